@@ -1,0 +1,213 @@
+"""Floor 2. What must hold beyond the type and the range of one setting.
+
+A check takes a Config and yields (path, expected, given) for each thing that is wrong. CHECKS says which
+settings each one reads: it is left out while one of those is wrong by itself, so that one mistake gives one
+problem.
+Settings that a later version will know are refused here, with the reason, until they are built.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from pipeline.config_fields import SLOT_BYTES, WORKER_KINDS, Config
+from pipeline.config_values import INTERFACE_FORM, parse_endpoint, parse_interface, parse_prefix
+
+COMPAT_MTU_MAX = 1495  # the original's frames count type and packet, and end at 1496
+IPV6_MTU_MIN = 1280  # RFC 8200, 5
+
+Found = Iterator[tuple[str, str, Any]]
+
+
+def local_addr(config: Config) -> Found:
+    try:
+        parse_endpoint(config.local_addr)
+    except ValueError as expected:
+        yield "local_addr", str(expected), config.local_addr
+
+
+def remote_addr(config: Config) -> Found:
+    if not config.remote_addr:
+        return
+    try:
+        endpoint = parse_endpoint(config.remote_addr)
+    except ValueError as expected:
+        yield "remote_addr", str(expected), config.remote_addr
+        return
+    if config.remote_addr.startswith(":"):
+        yield "remote_addr", "a host before the colon", config.remote_addr
+    elif endpoint.port == 0:
+        yield "remote_addr", "a port of 1 to 65535", config.remote_addr
+
+
+def tunnel_addr(config: Config) -> Found:
+    given = config.tunnel_addr
+    if given == "auto":
+        yield "tunnel_addr", f"{INTERFACE_FORM}: to let the server choose is not built yet", given
+    elif isinstance(given, str):
+        yield from _each_once({"tunnel_addr": given}, _tunnel_ip)
+    elif given is not None:
+        if not given:
+            yield "tunnel_addr", "at least one address", given
+        yield from _each_once({f"tunnel_addr[{i}]": text for i, text in enumerate(given)}, _tunnel_ip)
+
+
+def _tunnel_ip(text: str) -> Any:
+    return parse_interface(text).ip
+
+
+def required(config: Config) -> Found:
+    if config.mode == "client" and not config.remote_addr:
+        yield "remote_addr", 'the server that this client dials, such as "192.0.2.1:9000"', ""
+    if config.mode == "client" and config.tunnel_addr is None:
+        yield "tunnel_addr", f"{INTERFACE_FORM}: a client has no default", None
+
+
+def routes(config: Config) -> Found:
+    yield from _each_once({f"routes[{i}]": text for i, text in enumerate(config.routes)}, parse_prefix)
+
+
+def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Found:
+    seen = set()
+    for path, text in texts.items():
+        try:
+            value = parse(text)
+        except ValueError as expected:
+            yield path, str(expected), text
+            continue
+        if value in seen:
+            yield path, "each of them once", text
+        seen.add(value)
+
+
+def affinity(config: Config) -> Found:
+    if isinstance(config.affinity, str):
+        return
+    workers = {f"{kind}-{lane}" for kind in WORKER_KINDS for lane in range(config.lanes)}
+    for worker, cores in config.affinity.items():
+        if worker not in workers:
+            kinds = ", ".join(f'"{kind}-N"' for kind in WORKER_KINDS)
+            yield "affinity", f"names of workers, {kinds}, with N less than lanes ({config.lanes})", worker
+        elif not cores:
+            yield f"affinity.{worker}", "at least one core", cores
+        elif len(set(cores)) < len(cores):
+            yield f"affinity.{worker}", "each core once", cores
+
+
+def keepalive(config: Config) -> Found:
+    if config.keepalive >= config.timeout:
+        expected = f"less than timeout ({config.timeout:g}), or every idle connection is taken for dead"
+        yield "keepalive", expected, config.keepalive
+
+
+def reconnect(config: Config) -> Found:
+    if config.reconnect_min > config.reconnect_max:
+        yield "reconnect_min", f"at most reconnect_max ({config.reconnect_max:g})", config.reconnect_min
+
+
+def compat_packets(config: Config) -> Found:
+    if config.compat and config.offload:
+        yield "offload", "false with compat: the original knows bare packets alone", True
+
+
+def compat_mtu(config: Config) -> Found:
+    if config.compat and config.mtu > COMPAT_MTU_MAX:
+        expected = f"at most {COMPAT_MTU_MAX} with compat: the original ends a connection at a longer frame"
+        yield "mtu", expected, config.mtu
+
+
+def compat_connections(config: Config) -> Found:
+    if config.compat and config.connections > 1:
+        yield "connections", "1 with compat: the original takes each for another client", config.connections
+
+
+def ipv6_mtu(config: Config) -> Found:
+    inside = config.tunnel_interfaces + config.route_prefixes
+    if config.mtu < IPV6_MTU_MIN and any(value.version == 6 for value in inside):
+        expected = f"at least {IPV6_MTU_MIN} with IPv6 in tunnel_addr or routes: Linux has no IPv6 below"
+        yield "mtu", expected, config.mtu
+
+
+def slot_bytes(config: Config) -> Found:
+    if not config.compat and config.slot_bytes < SLOT_BYTES:
+        expected = f"at least {SLOT_BYTES} without compat: a peer's block must fit"
+        yield "slot_bytes", expected, config.slot_bytes
+
+
+def insecure(config: Config) -> Found:
+    if config.mode == "server" and not config.insecure and not config.listen_endpoint.is_loopback:
+        yield "insecure", (
+            f"true, because this server listens on {config.local_addr} without authentication or encryption, "
+            'and whoever reaches that address is inside the tunnel. Write "insecure": true into the file (or '
+            "give --set insecure=true) to accept that, or set local_addr to a loopback address, such as "
+            "127.0.0.1:9000"
+        ), False
+
+
+def fec(config: Config) -> Found:
+    if config.fec != "off":
+        yield "fec", '"off": forward error correction is not built yet', config.fec
+
+
+def encryption(config: Config) -> Found:
+    unbuilt = "TLS is not built yet, and what was meant to be encrypted shall not travel in clear text"
+    if config.encryption != "none":
+        yield "encryption", f'"none": {unbuilt}', config.encryption
+    if config.tls_enabled:
+        yield "tls_enabled", f"false: {unbuilt}", True
+
+
+def multi_client(config: Config) -> Found:
+    if config.mode == "server" and config.multi_client:
+        yield "multi_client", (
+            "false: serving several clients at once is not built yet, and a second client is refused while "
+            "one is connected"
+        ), True
+
+
+def user(config: Config) -> Found:
+    if config.user:
+        yield "user", '"": to run the workers as another user is not built yet', config.user
+
+
+class Check(NamedTuple):
+    find: Callable[[Config], Found]
+    reads: tuple[str, ...]
+
+
+# Those of one setting come before those that read it.
+CHECKS = (
+    Check(local_addr, ("local_addr",)),
+    Check(remote_addr, ("remote_addr",)),
+    Check(tunnel_addr, ("tunnel_addr",)),
+    Check(routes, ("routes",)),
+    Check(required, ("mode", "remote_addr", "tunnel_addr")),
+    Check(affinity, ("affinity", "lanes")),
+    Check(keepalive, ("keepalive", "timeout")),
+    Check(reconnect, ("reconnect_min", "reconnect_max")),
+    Check(compat_packets, ("compat", "offload")),
+    Check(compat_mtu, ("compat", "mtu")),
+    Check(compat_connections, ("compat", "connections")),
+    Check(ipv6_mtu, ("mtu", "tunnel_addr", "routes")),
+    Check(slot_bytes, ("slot_bytes", "compat")),
+    Check(insecure, ("mode", "local_addr", "insecure")),
+    Check(fec, ("fec",)),
+    Check(encryption, ("encryption", "tls_enabled")),
+    Check(multi_client, ("mode", "multi_client")),
+    Check(user, ("user",)),
+)
+
+
+def setting_of(path: str) -> str:
+    """The setting that a path such as routes[2] or affinity.tun-0 leads into."""
+    return re.split(r"[.\[]", path, maxsplit=1)[0]
+
+
+def wrong(config: Config, already_wrong: Iterable[str]) -> Found:
+    """Everything that does not hold between the settings that are right by themselves."""
+    bad = set(already_wrong)
+    for check in CHECKS:
+        if bad.isdisjoint(check.reads):
+            for path, expected, given in check.find(config):
+                bad.add(setting_of(path))
+                yield path, expected, given

@@ -1,0 +1,132 @@
+"""Floor 2. One TCP connection: its socket, its state, and who may touch what.
+
+    connecting -> greeting -> established -> closed        client
+                  greeting -> established -> closed        server
+    (compat has no greeting)
+
+The inbound duty owns the life: it makes, greets, reads and closes. The outbound duty only writes, and only to
+established connections. When a write fails it calls `fail`, and the inbound duty finds out by the shutdown.
+A closed socket's number may be given out again at once, so a connection is closed only after the outbound duty
+has looked at the roster again (`Roster`).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+from pipeline.board import ConnectionRow
+from pipeline.log import LOG
+
+CONNECTING, GREETING, ESTABLISHED, CLOSED = "connecting", "greeting", "established", "closed"
+
+# linux/tcp.h; not in every version of the socket module
+TCP_USER_TIMEOUT = 18
+TCP_NOTSENT_LOWAT = 25
+_TCP_INFO_RTT_AT = 68      # struct tcp_info: tcpi_rtt, microseconds
+
+WOULD_BLOCK = (errno.EAGAIN, errno.EINPROGRESS)
+
+
+class Connection:
+    """State of one connection. Times are CLOCK_MONOTONIC ns."""
+
+    def __init__(self, sock: socket.socket, address: str, state: str, serial: int, now: int) -> None:
+        self.socket = sock
+        self.fd = sock.fileno()
+        self.address = address
+        self.state = state
+        self.serial = serial
+        self.lane = 0
+        self.since = now
+        self.error = ""
+        # inbound duty
+        self.heard = now
+        self.received = 0
+        self.greeting = bytearray()
+        self.stash = b""           # bytes of an unfinished frame, while another connection has the slot
+        self.need = 0              # where that frame ends, counted from its beginning; 0: not known
+        self.slot = -1             # index of the client's dial slot; -1 on a server
+        self.client = 0
+        self.session = 0
+        self.offloads = 0
+        # outbound duty
+        self.spoke = now
+        self.sent = 0
+        self.unfinished_lane = -1  # the lane whose frame was sent in part
+        self.pending = b""         # rest of a keepalive that was sent in part
+
+    def fail(self, error: OSError) -> None:
+        """Called by the outbound duty when a write fails: the inbound duty will find the connection ended."""
+        self.error = error.strerror or str(error)
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is closed already, which is what we want
+
+    def rtt_us(self) -> int:
+        """Smoothed round trip time as the kernel sees it; 0 if it does not say."""
+        try:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RTT_AT + 4)
+            return struct.unpack_from("=I", info, _TCP_INFO_RTT_AT)[0]
+        except (OSError, struct.error):
+            return 0
+
+    def row(self) -> ConnectionRow:
+        rtt = self.rtt_us() if self.state == ESTABLISHED else 0
+        return ConnectionRow(self.state, self.address, self.lane, self.serial, self.sent, self.received,
+                             self.since, self.heard, rtt)
+
+
+class Roster:
+    """The established connections of a tcp worker, as its two duties share them.
+
+    The inbound duty replaces the tuple and counts `version` up; the outbound duty notes in `seen` which version it
+    works with. What was taken off the roster may be closed once `seen` has caught up.
+    """
+
+    def __init__(self, now: int) -> None:
+        self.established: tuple[Connection, ...] = ()
+        self.version = 0
+        self.seen = 0
+        self.empty_since = now
+
+    def add(self, connection: Connection) -> None:
+        self.established += (connection,)
+        self.version += 1
+
+    def remove(self, connection: Connection, now: int) -> None:
+        self.established = tuple(c for c in self.established if c is not connection)
+        if not self.established:
+            self.empty_since = now
+        self.version += 1
+
+
+def configure(sock: socket.socket, settings: dict) -> None:
+    """Set every option that a connection has, each for its reason."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a lone packet leaves at once
+    # unacknowledged data for this long: the peer is gone (keepalive probes are not sent while data is in flight)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, int(settings["timeout"] * 1000))
+    if settings["notsent_lowat"]:
+        # what waits unsent in the kernel is latency that no later packet can overtake
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, settings["notsent_lowat"])
+    if settings["congestion"]:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, settings["congestion"].encode())
+        except OSError as error:
+            LOG.warning("congestion control %s: %s; the system's default is used", settings["congestion"],
+                        error.strerror)
+    # unset they are tuned by the kernel; setting them ends that
+    if settings["send_buffer_bytes"]:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings["send_buffer_bytes"])
+    if settings["receive_buffer_bytes"]:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, settings["receive_buffer_bytes"])
+
+
+def shown(address: tuple) -> str:
+    """A socket address as people write it."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+

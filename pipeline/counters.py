@@ -1,0 +1,63 @@
+"""Floor 1. The table of counters: everything that the data plane counts, under one name each.
+
+A counter lives on the board in its worker's page, as one u64 that a single duty writes; it survives the
+worker. Readers add the workers up. Ids are permanent; a retired counter keeps its row, marked retired.
+Every drop has a counter of its own, named `<kind>.dropped_<reason>`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Counter(NamedTuple):
+    """One row: `id` is the index on the board, `duty` the only writer."""
+
+    id: int
+    name: str
+    duty: str
+    meaning: str
+
+
+OUT, IN = "outbound", "inbound"
+
+COUNTERS = (
+    # The ids of one duty share cache lines with no other duty's: blocks of 16 ids.
+    Counter(0, "tun.packets_read", OUT, "IP packets taken from TUN; a super-packet counts once"),
+    Counter(1, "tun.bytes_read", OUT, "bytes of those packets, without virtio-net headers"),
+    Counter(2, "tun.blocks_filled", OUT, "slots handed on with at least one packet"),
+    Counter(3, "tun.ring_full_waits", OUT, "times the reader waited for a free slot (backpressure)"),
+    Counter(4, "tun.read_errors", OUT, "reads that failed because the link was down or the device gone"),
+    Counter(5, "tun.dropped_packet_too_long", OUT, "packets longer than a frame may carry (compat)"),
+    Counter(16, "tun.packets_written", IN, "IP packets given to TUN; a super-packet counts once"),
+    Counter(17, "tun.bytes_written", IN, "bytes of those packets, without virtio-net headers"),
+    Counter(18, "tun.dropped_frame_malformed", IN, "frames whose lengths contradict each other"),
+    Counter(19, "tun.dropped_packet_malformed", IN, "packets with a wrong IP version or length"),
+    Counter(20, "tun.dropped_header_malformed", IN, "packets with an unusable virtio-net header"),
+    Counter(21, "tun.dropped_write_refused", IN, "packets that the kernel refused (EINVAL)"),
+    Counter(22, "tun.dropped_link_down", IN, "packets that came while the device was down or gone"),
+    Counter(23, "tun.dropped_offload_refused", IN, "super-packets that the kernel refused"),
+    Counter(24, "tun.frames_unknown", IN, "frames of a type that this version does not know"),
+    Counter(32, "tcp.frames_sent", OUT, "frames with packets given to a connection"),
+    Counter(33, "tcp.bytes_sent", OUT, "wire bytes given to connections"),
+    Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),
+    Counter(35, "tcp.socket_full_waits", OUT, "times a ring waited for a full socket (backpressure)"),
+    Counter(36, "tcp.dropped_no_connection", OUT, "blocks given up after `hold` seconds without a connection"),
+    Counter(37, "tcp.blocks_resent", OUT, "blocks begun on a connection that died and sent again on another"),
+    Counter(48, "tcp.frames_received", IN, "frames received on established connections, keepalives included"),
+    Counter(49, "tcp.bytes_received", IN, "wire bytes received on established connections"),
+    Counter(50, "tcp.ring_full_waits", IN, "times the receiver waited for a free slot (backpressure)"),
+    Counter(51, "tcp.connections_established", IN, "connections that came to carry packets"),
+    Counter(52, "tcp.connections_lost", IN, "established connections that ended, for whatever reason"),
+    Counter(53, "tcp.connections_timed_out", IN, "connections closed after `timeout` seconds of silence"),
+    Counter(54, "tcp.connections_refused", IN, "connections refused to a second client"),
+    Counter(55, "tcp.dials_failed", IN, "attempts to reach the server that failed"),
+    Counter(56, "tcp.closed_frame_too_long", IN, "connections ended by a frame above the limit"),
+    Counter(57, "tcp.closed_hello_invalid", IN, "connections ended by a wrong or late greeting"),
+    Counter(58, "tcp.accepts_failed", IN, "accepts that failed, for want of descriptors or memory"),
+    Counter(59, "tcp.closed_row_full", IN, "connections refused because this worker's table is full"),
+)
+
+ID = {counter.name: counter.id for counter in COUNTERS}
+
+assert len(ID) == len(COUNTERS) == len(set(ID.values()))

@@ -1,0 +1,74 @@
+"""Floor 3. The TUN device as the supervisor owns it: addresses and routes as configured, made again if it is deleted."""
+
+from __future__ import annotations
+
+import select
+import time
+
+from pipeline import tun
+from pipeline.config import Config
+from pipeline.errors import LocalError
+from pipeline.log import LOG
+
+BUSY_SECONDS = 1.0   # how long a dead predecessor's workers may still hold the device
+MEND_SECONDS = 1.0   # between attempts to make a deleted device anew
+
+
+class OwnedDevice:
+    """Open, configured and routed on creation; gone, with addresses and routes, on close()."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._device = _open(config)
+        self.fds = self._device.fds
+        self.offloads = self._device.offloads
+        # the kernel takes back in writes whatever it would hand out in reads
+        self.accepted = self.offloads
+        self._watch = select.poll()
+        self._watch.register(self.fds[0], 0)  # POLLERR is always reported: the device was deleted
+        self._next_mend = 0.0
+        try:
+            self._set_up()
+        except BaseException:
+            self._device.close()
+            raise
+
+    def _set_up(self) -> None:
+        config = self._config
+        tun.configure(config.tun_name, [str(i) for i in config.tunnel_interfaces], config.mtu,
+                      config.send_queue_size)
+        tun.add_routes(config.tun_name, [str(prefix) for prefix in config.route_prefixes])
+
+    def mend(self) -> None:
+        """If the device was deleted under us, make it again on the same file descriptors."""
+        if not self._watch.poll(0) or time.monotonic() < self._next_mend:
+            return
+        self._next_mend = time.monotonic() + MEND_SECONDS
+        LOG.error("TUN device %s was deleted: making it again", self._config.tun_name)
+        try:
+            self._device.rebind(self._config.offload)
+            self._set_up()
+        except (OSError, LocalError) as error:
+            LOG.error("TUN device %s: %s; trying again", self._config.tun_name, error)
+
+    def route(self, config: Config) -> None:
+        """Change the routes from the present configuration's to those of `config`."""
+        old = {str(prefix) for prefix in self._config.route_prefixes}
+        new = {str(prefix) for prefix in config.route_prefixes}
+        tun.add_routes(config.tun_name, sorted(new - old))
+        tun.remove_routes(config.tun_name, sorted(old - new))
+        self._config = config
+
+    def close(self) -> None:
+        self._device.close()
+
+
+def _open(config: Config) -> tun.Device:
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return tun.open_device(config.tun_name, config.lanes, config.offload)
+        except tun.DeviceBusy:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)

@@ -1,0 +1,138 @@
+"""Floor 2. From the streams of several connections into the slots of one ring.
+
+A slot handed on holds whole frames of one connection. A frame that is not whole yet stays in the slot in hand, and
+its next bytes are received right behind it; what comes after it in the stream lands at the start of the next slot.
+So under load no byte is copied. Only when another connection has something to say does the one that holds the
+slot leave: its unfinished frame moves into its stash, and back when its turn comes.
+
+A killed worker loses the slot in hand, which nobody has seen, and its connections, whose packets the inner
+protocols repeat.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from pipeline import wire
+from pipeline.block import SLOT
+from pipeline.connection import Connection
+from pipeline.layout import SLOT_HEADER_BYTES
+from pipeline.port import Port
+
+START = SLOT_HEADER_BYTES
+
+
+class Intake:
+    """Stage 0 of an inbound ring. `limit`: the longest frame (length field) that a peer may send."""
+
+    def __init__(self, port: Port, limit: int) -> None:
+        self._port = port
+        self._limit = limit
+        self._room = port.ring.slot_bytes
+        self._holder: Connection | None = None
+        self._end = START          # end of the holder's bytes in the slot in hand
+        self.frames = 0            # frames handed on, for the caller's counter
+
+    def read(self, connection: Connection) -> int:
+        """Receive once, hand on what is whole. Bytes received; 0 at the end of the stream.
+
+        At least one slot must be free. BlockingIOError if nothing is there, PeerError on a frame above the limit,
+        OSError if the connection is broken.
+        """
+        if self._holder is not connection:
+            self._switch(connection)
+        port = self._port
+        slot = port.slot()
+        need = connection.need
+        if need and port.ready() > 1:
+            # the rest of the frame in hand, and whatever follows it straight into the next slot
+            spill = port.slot(1)
+            missing = START + need - self._end
+            received = connection.socket.recvmsg_into((slot[self._end : START + need], spill[START:]))[0]
+            if received > missing:
+                self._hand_on(START + need, connection, 1)
+                self._end = START + received - missing
+            else:
+                self._end += received
+        else:
+            received = connection.socket.recv_into(slot[self._end :])
+            self._end += received
+        if received:
+            self._sort(connection)
+        return received
+
+    def prefill(self, connection: Connection, data: bytes) -> None:
+        """Take bytes that arrived behind the greeting. One slot must be free."""
+        connection.stash = data
+        connection.need = 0
+        self._switch(connection)
+        self._sort(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """The connection has ended: its unfinished frame is worth nothing."""
+        if self._holder is connection:
+            self._holder = None
+            self._end = START
+        connection.stash = b""
+
+    def _switch(self, connection: Connection) -> None:
+        holder = self._holder
+        slot = self._port.slot()
+        if holder is not None:
+            holder.stash = bytes(slot[START : self._end])
+        stash = connection.stash
+        self._end = START + len(stash)
+        slot[START : self._end] = stash
+        connection.stash = b""
+        self._holder = connection
+
+    def _sort(self, connection: Connection) -> None:
+        """Hand on the whole frames in the slot in hand; an unfinished one moves to the start of the next slot."""
+        slot = self._port.slot()
+        whole, need, frames = wire.scan(slot, START, self._end, self._limit)
+        if not frames:
+            connection.need = need - START if need else 0
+            return
+        tail = self._end - whole
+        rest = b""
+        if tail:
+            if self._port.ready() > 1:
+                self._port.slot(1)[START : START + tail] = slot[whole : self._end]
+            else:
+                rest = bytes(slot[whole : self._end])
+        self._hand_on(whole, connection, frames)
+        connection.need = need - whole if need else 0
+        self._end = START + tail
+        if rest:  # the ring is full now: the tail waits in the stash until there is a slot again
+            connection.stash = rest
+            self._holder = None
+            self._end = START
+
+    def _hand_on(self, end: int, connection: Connection, frames: int) -> None:
+        SLOT.pack_into(self._port.slot(), 0, START, end - START, connection.lane, connection.serial)
+        self._port.advance(1)
+        self.frames += frames
+        connection.need = 0
+
+
+def receive_greeting(sock: socket.socket, buffer: bytearray) -> bytes | None:
+    """Receive into `buffer` until its first frame is whole: then that frame, taken out of it; None before.
+
+    EOFError at the end of the stream, PeerError on a frame that is no greeting by its length.
+    """
+    data = sock.recv(wire.HELLO_LENGTH_LIMIT)
+    if not data:
+        raise EOFError
+    buffer += data
+    with memoryview(buffer) as view:
+        if len(buffer) < wire.LENGTH.size:
+            return None
+        (length,) = wire.LENGTH.unpack_from(view, 0)
+        end = wire.LENGTH.size + length
+        if length > wire.HELLO_LENGTH_LIMIT:
+            raise wire.PeerError(f"greeting of {length} bytes, at most {wire.HELLO_LENGTH_LIMIT} allowed")
+        if len(buffer) < end:
+            return None
+        frame = bytes(view[:end])
+    del buffer[:end]
+    return frame

@@ -1,0 +1,58 @@
+"""Floor 1, pure. Is this a packet that may be given to the kernel?
+
+The kernel does not police a TUN writer (it takes a one-byte packet), so what a peer sent is checked here:
+IP version, lengths, and a virtio-net header that stays inside the packet. `check` answers with the name of
+the counter for the drop, or "" when the packet is sound.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pipeline.block import VNET_HEADER_BYTES
+
+VNET = struct.Struct("<BBHHHH")  # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
+NO_VNET = bytes(VNET_HEADER_BYTES)
+
+# linux/virtio_net.h
+NEEDS_CSUM = 1
+GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4 = 0, 1, 4, 5
+GSO_ECN = 0x80
+
+_V4 = struct.Struct(">BBH")
+_V6_PAYLOAD = struct.Struct(">4xH")
+V4_HEADER_BYTES, V6_HEADER_BYTES = 20, 40
+
+_GSO_VERSIONS = {GSO_TCPV4: (4,), GSO_TCPV6: (6,), GSO_UDP_L4: (4, 6)}
+
+
+def check_bare(view: memoryview, at: int, length: int) -> str:
+    """Check the IP packet in view[at : at + length]."""
+    if length < V4_HEADER_BYTES:
+        return "tun.dropped_packet_malformed"
+    first, _, total = _V4.unpack_from(view, at)
+    version = first >> 4
+    if version == 4:
+        sound = total == length and (first & 15) * 4 >= V4_HEADER_BYTES
+    elif version == 6 and length >= V6_HEADER_BYTES:
+        sound = _V6_PAYLOAD.unpack_from(view, at)[0] + V6_HEADER_BYTES == length
+    else:
+        sound = False
+    return "" if sound else "tun.dropped_packet_malformed"
+
+
+def check(view: memoryview, at: int, length: int) -> str:
+    """Check virtio-net header and IP packet in view[at : at + length]."""
+    size = length - VNET_HEADER_BYTES
+    if size < V4_HEADER_BYTES:
+        return "tun.dropped_packet_malformed"
+    flags, gso_type, header, segment, start, offset = VNET.unpack_from(view, at)
+    if flags or gso_type or header or segment:
+        kind = gso_type & ~GSO_ECN
+        if kind != GSO_NONE:
+            version = view[at + VNET_HEADER_BYTES] >> 4
+            if version not in _GSO_VERSIONS.get(kind, ()) or segment == 0 or header > size:
+                return "tun.dropped_header_malformed"
+        if flags & NEEDS_CSUM and start + offset + 2 > size:
+            return "tun.dropped_header_malformed"
+    return check_bare(view, at + VNET_HEADER_BYTES, size)

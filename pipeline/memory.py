@@ -1,0 +1,33 @@
+"""Floor 3. The shared memory of a plan: everything is created and unlinked here, by the supervisor."""
+
+from __future__ import annotations
+
+from pipeline import board, doorbell, ring, segment
+from pipeline.plan import Plan
+
+
+class Memory:
+    """Board, rings and doorbells of one run. Creates all or nothing (LocalError)."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.rings: dict[str, ring.Ring] = {}
+        try:
+            self.board = board.create(plan.board, len(plan.workers))
+            for each in plan.rings:
+                self.rings[each.name] = ring.create(each.segment, each.members, plan.slots, plan.slot_bytes)
+            for worker in plan.workers:
+                for name in worker.doorbells.values():
+                    doorbell.create(name)
+        except BaseException:
+            self.unlink()
+            raise
+
+    def unlink(self) -> None:
+        """Remove all names. Attached workers keep their mappings."""
+        segment.unlink(self._plan.board)
+        for each in self._plan.rings:
+            segment.unlink(each.segment)
+        for worker in self._plan.workers:
+            for name in worker.doorbells.values():
+                doorbell.unlink(name)

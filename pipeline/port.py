@@ -1,0 +1,22 @@
+"""Floor 2. A port: a duty's place in one ring, with the doorbells of those that come after it."""
+
+from __future__ import annotations
+
+from pipeline.doorbell import Doorbell
+from pipeline.plan import Place
+from pipeline.ring import Ring, Stage
+
+
+class Port(Stage):
+    """A Stage whose advance() also kicks the duties of the next stage (those that sleep)."""
+
+    def __init__(self, ring: Ring, place: Place, lane: int, after: list[Doorbell]) -> None:
+        super().__init__(ring, place.number, place.before, place.first)
+        self.lane = lane
+        self.position = place.position
+        self._after = after
+
+    def advance(self, count: int) -> None:
+        super().advance(count)
+        for doorbell in self._after:
+            doorbell.kick()

@@ -1,0 +1,87 @@
+"""Floor 3. What `status` tells, as plain data."""
+
+from __future__ import annotations
+
+from pipeline.board import Board
+from pipeline.layout import MASK64
+from pipeline.plan import Plan, RingPlan
+from pipeline.process import Process
+from pipeline.ring import Ring
+
+SCHEMA_VERSION = 1
+
+
+def snapshot(plan: Plan, state: str, pid: int, since: int, tun_name: str, processes: list[Process], board: Board,
+             rings: dict[str, Ring], now: int) -> dict:
+    """Everything about a running instance at `now` (CLOCK_MONOTONIC ns)."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": plan.name,
+        "mode": plan.mode,
+        "state": state,
+        "pid": pid,
+        "run": plan.run,
+        "tun_name": tun_name,
+        "uptime_seconds": round((now - since) / 1e9, 3),
+        "workers": [_worker(process, board, now) for process in processes],
+        "rings": [_ring(each, rings[each.name]) for each in plan.rings],
+        "connections": _connections(plan, board, processes, now),
+        "counters": board.totals(),
+    }
+
+
+def _worker(process: Process, board: Board, now: int) -> dict:
+    beat = board.pages[process.plan.page].oldest_heartbeat()
+    percent, rss = process.usage()
+    return {
+        "name": process.name,
+        "kind": process.plan.kind,
+        "lane": process.plan.lane,
+        "pid": process.pid,
+        "state": process.state,
+        "restarts": process.restarts,
+        "heartbeat_age_ms": round(max(0, now - beat) / 1e6, 1) if beat else None,
+        "cpu_percent": percent,
+        "rss_bytes": rss,
+        "cores": process.cores,
+    }
+
+
+def _ring(plan: RingPlan, ring: Ring) -> dict:
+    stages = []
+    for group in plan.stages:
+        depths = {}
+        for member in group:
+            place = plan.place(member)
+            own = ring.cursor(place.number)
+            before = [ring.cursor(number) for number in place.before]
+            depths[member.worker] = 0 if place.first else depth(before, own, ring.capacity)
+        stages.append({"duty": group[0].duty, "depth": depths})
+    return {"name": plan.name, "kind": plan.kind, "lane": plan.lane, "capacity": ring.capacity, "stages": stages}
+
+
+def depth(before: list[int], own: int, capacity: int) -> int:
+    """Slots waiting for a member, as an outsider guesses them from cursors that move meanwhile: clamped."""
+    waiting = min((cursor - own) & MASK64 for cursor in before)
+    return waiting if waiting <= capacity else 0
+
+
+def _connections(plan: Plan, board: Board, processes: list[Process], now: int) -> list[dict]:
+    found = []
+    for process in processes:
+        if process.plan.kind != "tcp" or not process.pid:
+            continue
+        for row in board.pages[process.plan.page].rows():
+            found.append({
+                "worker": process.name,
+                "serial": row.serial,
+                "state": row.state,
+                "address": row.address,
+                "lane": row.lane,
+                "sent_bytes": row.sent_bytes,
+                "received_bytes": row.received_bytes,
+                "age_seconds": round((now - row.since_ns) / 1e9, 1),
+                "heard_ms_ago": round((now - row.heard_ns) / 1e6),
+                "rtt_ms": row.rtt_us / 1000,
+            })
+    return found

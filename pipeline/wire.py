@@ -1,0 +1,64 @@
+"""Floor 1, pure. Frames on a TCP connection; `docs/wire.md` is the document for other implementations.
+
+    length u32 big-endian | type u8 | body        length counts type and body
+
+Types 0x01 and 0x02 mean what they mean in the original program. A frame of length 0 has no type and is
+skipped, as it is there. A length above the limit is the peer's fault and ends the connection (PeerError)
+before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from pipeline.errors import PeerError
+
+LENGTH = struct.Struct(">I")
+FRAME = struct.Struct(">IB")
+
+DATA = 0x01        # one bare IP packet
+KEEPALIVE = 0x02   # empty
+HELLO = 0x10       # client's first frame
+WELCOME = 0x11     # server's answer
+REFUSED = 0x12     # server's other answer
+BLOCK = 0x20       # packets with their virtio-net headers
+SHARD = 0x21       # reserved: part of a block under forward error correction
+
+KEEPALIVE_FRAME = FRAME.pack(1, KEEPALIVE)
+
+COMPAT_LENGTH_LIMIT = 1496     # the original's MaxPacketSize 1500 - HeaderSize 4: type and packet
+BLOCK_PACKETS_MAX = 512        # packets in a block; bounds the length table
+BLOCK_PAYLOAD_MAX = 131072     # bytes of packets and virtio-net headers in a block
+BLOCK_PREFIX = struct.Struct(">IBH")
+LENGTH_LIMIT = BLOCK_PREFIX.size - LENGTH.size + 4 * BLOCK_PACKETS_MAX + BLOCK_PAYLOAD_MAX
+HELLO_LENGTH_LIMIT = 512       # before a connection is established
+
+
+class Scan(NamedTuple):
+    """What a stretch of stream holds: `whole` is the end of the last whole frame, `need` the end of the
+    frame after it (0 while its length is not known), `frames` the number of whole ones."""
+
+    whole: int
+    need: int
+    frames: int
+
+
+def scan(view: memoryview, at: int, end: int, limit: int) -> Scan:
+    """Find the frames in view[at:end], which begins at a frame. PeerError on a length above `limit`."""
+    frames = 0
+    while end - at >= LENGTH.size:
+        (length,) = LENGTH.unpack_from(view, at)
+        if length > limit:
+            raise PeerError(f"frame of {length} bytes, at most {limit} allowed")
+        after = at + LENGTH.size + length
+        if after > end:
+            return Scan(at, after, frames)
+        at = after
+        frames += 1
+    return Scan(at, 0, frames)
+
+
+def frame(kind: int, body: bytes = b"") -> bytes:
+    """A whole frame, for everything that is not on the hot path."""
+    return FRAME.pack(1 + len(body), kind) + body

@@ -1,0 +1,162 @@
+"""Floor 2. What every worker process is: attached to shared memory, two duties, a heartbeat each, one way out.
+
+A duty has one small step and one way to wait; the loop, the signals and the exit are written here, once:
+
+    work() -> int        do what can be done now without blocking; 0 if there was nothing
+    wait(seconds)        wait for more, on exactly one thing
+    drained() -> bool    asked when the worker stops and work() found nothing: may the duty end?
+
+Each duty runs in a thread of its own and can as well be stepped by a test. Signals are blocked in every thread
+and taken by sigtimedwait in the main one: no handler ever runs, no system call is interrupted. An exception in
+a duty ends the process: its successor goes on at the same cursors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Protocol
+
+from pipeline import board, doorbell, ring
+from pipeline.log import LOG
+from pipeline.plan import Member, Plan
+from pipeline.port import Port
+
+PERIOD = 0.02
+"""Longest wait of a duty, in seconds: what a lost wake-up costs."""
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+EXIT_DUTY_FAILED = 70  # EX_SOFTWARE
+
+
+class Duty(Protocol):
+    """One of a worker's two threads."""
+
+    name: str
+
+    def work(self) -> int: ...
+
+    def wait(self, seconds: float) -> None: ...
+
+    def drained(self) -> bool: ...
+
+
+class Stop:
+    """Whether the worker is to stop, and until when (CLOCK_MONOTONIC ns) it may drain."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.deadline_ns = 0
+
+    def request(self, drain_seconds: float) -> None:
+        self.deadline_ns = time.monotonic_ns() + int(drain_seconds * 1e9)
+        self.requested = True
+
+
+class Attachment:
+    """A worker's hold on the shared memory of a plan: the board, its page, its ports, its doorbells."""
+
+    def __init__(self, plan: Plan, worker: str) -> None:
+        self.plan = plan
+        self.settings = plan.settings
+        self.me = plan.worker(worker)
+        self.board = board.attach(plan.board, len(plan.workers))
+        self.page = self.board.pages[self.me.page]
+        self._rings: list[ring.Ring] = []
+        self._doorbells: list[doorbell.Doorbell] = []
+        self.doorbells = {duty: self._doorbell(Member(worker, duty), owner=True) for duty in self.me.doorbells}
+        self.stop = Stop()
+
+    def _doorbell(self, member: Member, owner: bool = False) -> doorbell.Doorbell:
+        target = self.plan.worker(member.worker)
+        spin_ns = doorbell.IDLE_SPIN_NS[self.settings["idle"]] if owner else 0
+        bell = doorbell.Doorbell(target.doorbells[member.duty], self.board.pages[target.page].sleeping(member.duty),
+                                 owner, spin_ns)
+        self._doorbells.append(bell)
+        return bell
+
+    def ports(self, duty: str, kind: str) -> list[Port]:
+        """This worker's ports in the rings of one kind, by lane."""
+        found = []
+        for plan in self.plan.rings:
+            place = plan.place(Member(self.me.name, duty))
+            if plan.kind == kind and place is not None:
+                attached = ring.attach(plan.segment, plan.members, self.plan.slots, self.plan.slot_bytes)
+                self._rings.append(attached)
+                found.append(Port(attached, place, plan.lane, [self._doorbell(m) for m in place.after]))
+        return found
+
+    def close(self) -> None:
+        """Let go of everything; the duties must not run any more."""
+        for bell in self._doorbells:
+            bell.close()
+        for attached in self._rings:
+            attached.close()
+        self.board.close()
+
+
+def loop(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
+    """A duty's life: beat, work, wait. Returns when the worker stops and the duty has drained."""
+    while True:
+        now = time.monotonic_ns()
+        heartbeat[0] = now
+        if duty.work():
+            if not stop.requested:
+                continue
+        elif not stop.requested:
+            duty.wait(PERIOD)
+            continue
+        elif duty.drained():
+            return
+        else:
+            duty.wait(PERIOD)
+        if now > stop.deadline_ns:
+            return
+
+
+def bind_to_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent's spawning thread ends. Call from the main thread."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)  # it died before we asked
+
+
+def run(attachment: Attachment, duties: list[Duty], ready_fd: int, parent: int) -> int:
+    """Run the duties until a stop signal. Returns the exit status."""
+    stop = attachment.stop
+    threads = [
+        threading.Thread(target=_guard, args=(duty, attachment.page.heartbeat(duty.name), stop),
+                         name=duty.name, daemon=True)
+        for duty in duties
+    ]
+    for thread in threads:
+        thread.start()
+    os.write(ready_fd, b"R")
+    os.close(ready_fd)
+    while signal.sigtimedwait(STOP_SIGNALS, 1.0) is None:
+        if os.getppid() != parent:
+            break
+    stop.request(attachment.settings["drain_timeout"])
+    for thread in threads:
+        thread.join()
+    return 0
+
+
+def _guard(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
+    try:
+        loop(duty, heartbeat, stop)
+    except BaseException:
+        LOG.critical("the %s duty failed", duty.name, exc_info=True)
+        os._exit(EXIT_DUTY_FAILED)  # with the cursors as they are; the supervisor starts a successor
+
+
+def prepare() -> None:
+    """First thing in a worker process: signals blocked, a stack trace on SIGABRT."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    faulthandler.enable()

@@ -1,0 +1,25 @@
+"""The tcp worker: blocks from the outbound rings onto connections, and frames from connections into its inbound ring.
+
+    outbound    wait on the doorbell (or on a full socket) -> for each lane, the slots stamped with this worker ->
+                one sendmsg for what is ready -> hand on; keepalives on connections that are silent
+    inbound     wait on epoll -> dial or accept, greet -> receive into the slot in hand -> hand on whole frames
+
+Each duty is a file of its own: `tcp_outbound`, `tcp_inbound`. They share the roster and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from pipeline.connection import Roster
+from pipeline.worker import Attachment, Duty
+from workers.tcp_inbound import Inbound
+from workers.tcp_outbound import Outbound
+
+
+def duties(attachment: Attachment, arguments: argparse.Namespace) -> list[Duty]:
+    """The two duties of a tcp worker; `arguments.listen_fd` is the server's listening socket."""
+    roster = Roster(time.monotonic_ns())
+    outbound = Outbound(attachment, roster)
+    return [outbound, Inbound(attachment, roster, outbound, arguments.listen_fd)]

@@ -1,0 +1,199 @@
+"""The outbound duty of a tcp worker: blocks from the outbound rings onto connections.
+
+A lane stays on one connection as long as the set of connections stays, so order inside a flow holds. A full socket
+stalls that lane's ring, and the ring stalls the TUN reader: backpressure, no queue. A frame that was sent in part
+is finished before anything else goes out on that connection; if the connection dies first, the block is sent again
+from its beginning on another. Without any connection blocks wait `hold` seconds and are then dropped, counted.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+
+from pipeline import wire
+from pipeline.block import SLOT
+from pipeline.connection import Connection, Roster
+from pipeline.counters import ID
+from pipeline.port import Port
+from pipeline.worker import Attachment
+
+BURST_SLOTS = 16           # slots in one sendmsg
+BURST_BYTES = 262144       # and their bytes: more would not fit a socket's unsent limit anyway
+KEEPALIVE_CHECK_NS = 100_000_000
+BLOCKED_PAUSE_S = 0.002    # how long to wait on one full socket while other lanes may become ready
+
+
+class Lane:
+    """One outbound ring as this worker sees it: `offset` bytes of its first slot are sent on `connection`."""
+
+    def __init__(self, port: Port) -> None:
+        self.port = port
+        self.connection: Connection | None = None
+        self.offset = 0
+
+
+class Outbound:
+    """Every outbound ring to this worker's connections."""
+
+    name = "outbound"
+
+    def __init__(self, attachment: Attachment, roster: Roster) -> None:
+        self._lanes = [Lane(port) for port in attachment.ports(self.name, "outbound")]
+        self._bell = attachment.doorbells[self.name]
+        self._counters = attachment.page.counters
+        self._roster = roster
+        self._keepalive_ns = int(attachment.settings["keepalive"] * 1e9)
+        self._hold_ns = int(attachment.settings["hold"] * 1e9)
+        self._next_check = 0
+        self._full: list[Connection] = []
+        self._waiting_for_connection = False
+        self.ended = False
+
+    def work(self) -> int:
+        """Send what is ready, once around the lanes."""
+        roster = self._roster
+        roster.seen = roster.version
+        connections = roster.established
+        self._full.clear()
+        self._waiting_for_connection = False
+        done = 0
+        for lane in self._lanes:
+            if lane.port.ready():
+                done += self._send(lane, connections)
+        now = time.monotonic_ns()
+        if now >= self._next_check:
+            self._next_check = now + KEEPALIVE_CHECK_NS
+            self._send_keepalives(connections, now)
+        return done
+
+    def wait(self, seconds: float) -> None:
+        if self._full:
+            poll = select.poll()
+            for connection in self._full:
+                poll.register(connection.fd, select.POLLOUT)
+            poll.poll((seconds if len(self._lanes) == 1 else BLOCKED_PAUSE_S) * 1000)
+        elif self._waiting_for_connection:
+            self._bell.wait(self._roster_changed, seconds)
+        else:
+            self._bell.wait(self._ready, seconds)
+
+    def drained(self) -> bool:
+        self.ended = not self._full or not self._roster.established
+        return self.ended
+
+    def kick(self) -> None:
+        """The roster has changed (called by the inbound duty)."""
+        self._bell.kick()
+
+    def _ready(self) -> bool:
+        return any(lane.port.ready() for lane in self._lanes) or self._roster_changed()
+
+    def _roster_changed(self) -> bool:
+        return self._roster.version != self._roster.seen
+
+    def _send(self, lane: Lane, connections: tuple[Connection, ...]) -> int:
+        """Send this lane's ready slots with one system call. Slots done."""
+        if not connections:
+            return self._hold(lane)
+        connection = connections[lane.port.lane % len(connections)]
+        if connection is not lane.connection:
+            if lane.offset:
+                self._counters[ID["tcp.blocks_resent"]] += 1
+                lane.offset = 0
+            lane.connection = connection
+        if connection.unfinished_lane not in (-1, lane.port.lane) or connection.pending:
+            self._full.append(connection)  # another frame has to be finished first
+            return 0
+        return self._send_on(lane, connection)
+
+    def _send_on(self, lane: Lane, connection: Connection) -> int:
+        port = lane.port
+        position = port.position
+        views = []
+        sizes = []
+        size = -lane.offset
+        for i in range(min(port.ready(), BURST_SLOTS)):
+            slot = port.slot(i)
+            start, length, member, _ = SLOT.unpack_from(slot)
+            if member == position:
+                skip = lane.offset if not views else 0
+                views.append(slot[start + skip : start + length])
+                sizes.append(length)
+                size += length
+                if size >= BURST_BYTES:
+                    break
+            else:
+                sizes.append(0)
+        try:
+            sent = connection.socket.sendmsg(views) if views else 0
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            connection.fail(error)
+            self._waiting_for_connection = True
+            return 0
+        counters = self._counters
+        done = 0
+        left = sent + lane.offset
+        for length in sizes:
+            if length > left:
+                break
+            left -= length
+            done += 1
+            if length:
+                counters[_FRAMES_SENT] += 1
+        lane.offset = left if done < len(sizes) else 0
+        connection.unfinished_lane = port.lane if lane.offset else -1
+        if sent:
+            counters[_BYTES_SENT] += sent
+            connection.sent += sent
+            connection.spoke = time.monotonic_ns()
+        if sent < size:
+            counters[ID["tcp.socket_full_waits"]] += 1
+            self._full.append(connection)
+        if done:
+            port.advance(done)
+        return done
+
+    def _hold(self, lane: Lane) -> int:
+        """No connection: let the ring fill, but not with packets that are too old to be worth sending."""
+        port = lane.port
+        lane.offset = 0
+        lane.connection = None
+        ready = port.ready()
+        if time.monotonic_ns() - self._roster.empty_since < self._hold_ns:
+            done = 0
+            while done < ready and SLOT.unpack_from(port.slot(done))[2] != port.position:
+                done += 1
+        else:
+            done = ready
+            dropped = sum(SLOT.unpack_from(port.slot(i))[2] == port.position for i in range(ready))
+            self._counters[ID["tcp.dropped_no_connection"]] += dropped
+        if done:
+            port.advance(done)
+        self._waiting_for_connection = done < ready
+        return done
+
+    def _send_keepalives(self, connections: tuple[Connection, ...], now: int) -> None:
+        for connection in connections:
+            if connection.unfinished_lane != -1:
+                continue
+            if not connection.pending and now - connection.spoke < self._keepalive_ns:
+                continue
+            data = connection.pending or wire.KEEPALIVE_FRAME
+            try:
+                sent = connection.socket.send(data)
+            except BlockingIOError:
+                continue  # not silent at all: its send queue is full
+            except OSError as error:
+                connection.fail(error)
+                continue
+            connection.pending = data[sent:]
+            connection.sent += sent
+            connection.spoke = now
+            self._counters[ID["tcp.keepalives_sent"]] += not connection.pending
+
+
+_FRAMES_SENT = ID["tcp.frames_sent"]
+_BYTES_SENT = ID["tcp.bytes_sent"]

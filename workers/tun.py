@@ -1,0 +1,284 @@
+"""The tun worker: packets from a TUN queue into blocks, and frames from the tcp workers back to the kernel.
+
+    outbound    wait on the queue -> read packets into the slot until it is full or nothing is left ->
+                stamp the tcp worker that carries it -> hand on
+    inbound     wait on the doorbell -> for each slot of this lane, each frame, each packet: check, write -> hand on
+
+Nothing waits to fill: a block leaves with whatever was ready. A packet that is refused is counted by reason and
+costs nothing else. A slot seen twice (a killed predecessor had it in hand) means a duplicated packet, which IP allows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import select
+import time
+
+from pipeline import block, ippacket, layout, tun, wire
+from pipeline.block import SLOT, VNET_HEADER_BYTES
+from pipeline.counters import ID
+from pipeline.errors import PeerError
+from pipeline.log import LOG
+from pipeline.worker import Attachment, Duty
+
+TROUBLE_PAUSE_NS = 50_000_000
+"""How long a reader leaves a queue alone whose link is down or whose device is gone."""
+
+
+def duties(attachment: Attachment, arguments: argparse.Namespace) -> list[Duty]:
+    """The two duties of a tun worker over the queue in `arguments.tun_fd`."""
+    return [Outbound(attachment, arguments.tun_fd), Inbound(attachment, arguments.tun_fd)]
+
+
+class Outbound:
+    """TUN to the outbound ring of this lane."""
+
+    name = "outbound"
+
+    def __init__(self, attachment: Attachment, fd: int) -> None:
+        (self._port,) = attachment.ports(self.name, "outbound")
+        self._bell = attachment.doorbells[self.name]
+        self._stop = attachment.stop
+        self._fd = fd
+        self._counters = attachment.page.counters
+        self._fill = self._fill_compat if attachment.settings["compat"] else self._fill_block
+        self._carriers = [attachment.board.pages[w.page].carrier for w in attachment.plan.of_kind("tcp")]
+        self._offloads = self._granted = attachment.settings["offloads"]
+        self._lane = attachment.me.lane
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._first = [[slot[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX]]
+                       for slot in self._port.slots]
+        self._scratch = memoryview(bytearray(VNET_HEADER_BYTES))
+        self._blocked = False
+        self._pause_until = 0
+
+    def work(self) -> int:
+        """Fill free slots while packets are ready, at most one ring full."""
+        if self._stop.requested:
+            return 0
+        free = self._port.ready()
+        self._blocked = not free
+        if not free:
+            self._counters[ID["tun.ring_full_waits"]] += 1
+            return 0
+        if self._pause_until and time.monotonic_ns() < self._pause_until:
+            return 0
+        member = self._choose()
+        filled = 0
+        while filled < free:
+            try:
+                more = self._fill(member)
+            except OSError as error:
+                self._trouble(error)
+                break
+            if more < 0:
+                break
+            filled += 1
+            self._port.advance(1)
+            if not more:
+                break
+        self._counters[_BLOCKS_FILLED] += filled
+        return filled
+
+    def wait(self, seconds: float) -> None:
+        if self._blocked:
+            self._bell.wait(self._port.ready, seconds)
+        elif self._pause_until:
+            if time.monotonic_ns() >= self._pause_until:
+                self._pause_until = 0
+            else:
+                self._bell.wait(_never, seconds)
+        else:
+            self._poll.poll(seconds * 1000)
+
+    def drained(self) -> bool:
+        return True
+
+    def _fill_block(self, member: int) -> int:
+        """Fill the next slot. 1: more may be ready; 0: nothing is left; -1: there was nothing at all."""
+        fd, port = self._fd, self._port
+        slot = port.slot()
+        end = layout.SLOT_BODY_AT
+        lengths = []
+        buffers = self._first[port.index()]
+        limit = layout.SLOT_BODY_AT + block.FILL_LIMIT
+        try:
+            while True:
+                length = os.readv(fd, buffers)
+                lengths.append(length)
+                end += length
+                if end > limit or len(lengths) == wire.BLOCK_PACKETS_MAX:
+                    more = 1
+                    break
+                buffers = (slot[end : end + block.PACKET_BYTES_MAX],)
+        except BlockingIOError:
+            if not lengths:
+                return -1
+            more = 0
+        block.seal(slot, lengths, end, member)
+        counters = self._counters
+        counters[_PACKETS_READ] += len(lengths)
+        counters[_BYTES_READ] += end - layout.SLOT_BODY_AT - len(lengths) * VNET_HEADER_BYTES
+        return more
+
+    def _fill_compat(self, member: int) -> int:
+        """Like _fill_block, but each packet becomes a frame of the original: header, then the bare packet."""
+        slot = self._port.slot()
+        end = layout.SLOT_BODY_AT
+        packets = size = 0
+        more = 1
+        while end <= layout.SLOT_BODY_AT + block.FILL_LIMIT:
+            body = end + wire.FRAME.size
+            try:
+                length = os.readv(self._fd, (self._scratch, slot[body : body + block.PACKET_BYTES_MAX]))
+            except BlockingIOError:
+                more = 0
+                break
+            length -= VNET_HEADER_BYTES
+            if 1 + length > wire.COMPAT_LENGTH_LIMIT:
+                self._counters[ID["tun.dropped_packet_too_long"]] += 1
+                continue
+            wire.FRAME.pack_into(slot, end, 1 + length, wire.DATA)
+            end = body + length
+            packets += 1
+            size += length
+        if not packets:
+            return -1
+        SLOT.pack_into(slot, 0, layout.SLOT_BODY_AT, end - layout.SLOT_BODY_AT, member, packets)
+        self._counters[_PACKETS_READ] += packets
+        self._counters[_BYTES_READ] += size
+        return more
+
+    def _choose(self) -> int:
+        """The tcp worker for this lane's blocks: the lane's own, or another while only others have connections."""
+        carriers = self._carriers
+        lane = self._lane
+        if not carriers[lane][_ESTABLISHED]:
+            lane = next((i for i, carrier in enumerate(carriers) if carrier[_ESTABLISHED]), lane)
+        offloads = carriers[lane][_OFFLOADS]
+        if offloads != self._granted and carriers[lane][_ESTABLISHED]:
+            self._grant(offloads)
+        return lane
+
+    def _grant(self, accepted: int) -> None:
+        """Let the kernel hand out only what the far end's device takes back."""
+        if tun.set_offloads(self._fd, self._offloads & accepted):
+            LOG.info("offloads in force: %#x of %#x", self._offloads & accepted, self._offloads)
+        self._granted = accepted
+
+    def _trouble(self, error: OSError) -> None:
+        """Link down (EIO) or device gone (EBADFD): the supervisor sees to it; packets are not lost meanwhile."""
+        if error.errno != errno.EIO and error.errno not in tun.GONE:
+            raise error
+        self._counters[ID["tun.read_errors"]] += 1
+        self._pause_until = time.monotonic_ns() + TROUBLE_PAUSE_NS
+
+
+class Inbound:
+    """Every inbound ring to this lane's TUN queue."""
+
+    name = "inbound"
+
+    def __init__(self, attachment: Attachment, fd: int) -> None:
+        self._ports = attachment.ports(self.name, "inbound") + attachment.ports(self.name, "decoded")
+        self._bell = attachment.doorbells[self.name]
+        self._fd = fd
+        self._counters = attachment.page.counters
+
+    def work(self) -> int:
+        """Write the packets of all ready slots that are this lane's."""
+        done = 0
+        for port in self._ports:
+            ready = port.ready()
+            for i in range(ready):
+                slot = port.slot()
+                start, length, member, _ = SLOT.unpack_from(slot)
+                if member == port.position:
+                    self._write_frames(slot, start, start + length)
+                port.advance(1)
+            done += ready
+        return done
+
+    def wait(self, seconds: float) -> None:
+        self._bell.wait(self._ready, seconds)
+
+    def drained(self) -> bool:
+        return True
+
+    def _ready(self) -> bool:
+        return any(port.ready() for port in self._ports)
+
+    def _write_frames(self, slot: memoryview, at: int, end: int) -> None:
+        counters = self._counters
+        while at < end:
+            length, kind = wire.FRAME.unpack_from(slot, at) if end - at > 4 else (0, 0)
+            after = at + wire.LENGTH.size + length
+            if kind == wire.BLOCK and length:
+                try:
+                    first, lengths = block.lengths(slot, at, after)
+                except PeerError:
+                    counters[ID["tun.dropped_frame_malformed"]] += 1
+                else:
+                    self._write_packets(slot, first, lengths)
+            elif kind == wire.DATA and length:
+                self._write_bare(slot, at + wire.FRAME.size, length - 1)
+            elif kind != wire.KEEPALIVE and length:
+                counters[ID["tun.frames_unknown"]] += 1
+            at = after
+
+    def _write_packets(self, slot: memoryview, at: int, lengths: tuple[int, ...]) -> None:
+        fd = self._fd
+        counters = self._counters
+        written = size = 0
+        for length in lengths:
+            reason = ippacket.check(slot, at, length)
+            if not reason:
+                try:
+                    os.write(fd, slot[at : at + length])
+                    written += 1
+                    size += length - VNET_HEADER_BYTES
+                except OSError as error:
+                    reason = _refused(error, slot[at + _GSO_TYPE_AT])
+            if reason:
+                counters[ID[reason]] += 1
+            at += length
+        counters[_PACKETS_WRITTEN] += written
+        counters[_BYTES_WRITTEN] += size
+
+    def _write_bare(self, slot: memoryview, at: int, length: int) -> None:
+        reason = ippacket.check_bare(slot, at, length)
+        if not reason:
+            try:
+                os.writev(self._fd, (ippacket.NO_VNET, slot[at : at + length]))
+                self._counters[_PACKETS_WRITTEN] += 1
+                self._counters[_BYTES_WRITTEN] += length
+            except OSError as error:
+                reason = _refused(error, 0)
+        if reason:
+            self._counters[ID[reason]] += 1
+
+
+def _refused(error: OSError, gso_type: int) -> str:
+    """The counter for a write that the kernel refused; an error that no packet explains ends the worker."""
+    if error.errno == errno.EIO or error.errno in tun.GONE:
+        return "tun.dropped_link_down"
+    if error.errno in (errno.EINVAL, errno.EMSGSIZE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EPERM):
+        return "tun.dropped_offload_refused" if gso_type else "tun.dropped_write_refused"
+    raise error
+
+
+def _never() -> bool:
+    return False
+
+
+_GSO_TYPE_AT = 1  # struct virtio_net_hdr
+_ESTABLISHED = (layout.CARRIER_ESTABLISHED_AT - layout.CARRIER_AT) // 8
+_OFFLOADS = (layout.CARRIER_OFFLOADS_AT - layout.CARRIER_AT) // 8
+_BLOCKS_FILLED = ID["tun.blocks_filled"]
+_PACKETS_READ = ID["tun.packets_read"]
+_BYTES_READ = ID["tun.bytes_read"]
+_PACKETS_WRITTEN = ID["tun.packets_written"]
+_BYTES_WRITTEN = ID["tun.bytes_written"]
