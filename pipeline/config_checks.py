@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from pipeline.config_fields import SLOT_BYTES, WORKER_KINDS, Config
+from pipeline.config_fields import WORKER_KINDS, Config
 from pipeline.config_values import INTERFACE_FORM, parse_endpoint, parse_interface, parse_prefix
 
 COMPAT_MTU_MAX = 1495  # the original's frames count type and packet, and end at 1496
@@ -83,10 +83,11 @@ def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Found:
 def affinity(config: Config) -> Found:
     if isinstance(config.affinity, str):
         return
-    workers = {f"{kind}-{lane}" for kind in WORKER_KINDS for lane in range(config.lanes)}
+    present = [kind for kind in WORKER_KINDS if kind != "fec" or config.fec != "off"]
+    workers = {f"{kind}-{lane}" for kind in present for lane in range(config.lanes)}
     for worker, cores in config.affinity.items():
         if worker not in workers:
-            kinds = ", ".join(f'"{kind}-N"' for kind in WORKER_KINDS)
+            kinds = ", ".join(f'"{kind}-N"' for kind in present)
             yield "affinity", f"names of workers, {kinds}, with N less than lanes ({config.lanes})", worker
         elif not cores:
             yield f"affinity.{worker}", "at least one core", cores
@@ -126,12 +127,6 @@ def ipv6_mtu(config: Config) -> Found:
     if config.mtu < IPV6_MTU_MIN and any(value.version == 6 for value in inside):
         expected = f"at least {IPV6_MTU_MIN} with IPv6 in tunnel_addr or routes: Linux has no IPv6 below"
         yield "mtu", expected, config.mtu
-
-
-def slot_bytes(config: Config) -> Found:
-    if not config.compat and config.slot_bytes < SLOT_BYTES:
-        expected = f"at least {SLOT_BYTES} without compat: a peer's block must fit"
-        yield "slot_bytes", expected, config.slot_bytes
 
 
 def insecure(config: Config) -> Found:
@@ -182,14 +177,13 @@ CHECKS = (
     Check(tunnel_addr, ("tunnel_addr",)),
     Check(routes, ("routes",)),
     Check(required, ("mode", "remote_addr", "tunnel_addr")),
-    Check(affinity, ("affinity", "lanes")),
+    Check(affinity, ("affinity", "lanes", "fec")),
     Check(keepalive, ("keepalive", "timeout")),
     Check(reconnect, ("reconnect_min", "reconnect_max")),
     Check(compat_packets, ("compat", "offload")),
     Check(compat_mtu, ("compat", "mtu")),
     Check(compat_connections, ("compat", "connections")),
     Check(ipv6_mtu, ("mtu", "tunnel_addr", "routes")),
-    Check(slot_bytes, ("slot_bytes", "compat")),
     Check(insecure, ("mode", "local_addr", "insecure")),
     Check(fec, ("fec",)),
     Check(encryption, ("encryption", "tls_enabled")),

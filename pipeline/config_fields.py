@@ -27,7 +27,6 @@ DAY = 86400
 GIB = 1 << 30
 
 SLOT_BYTES = 33 * PAGE  # a page of headers and the largest block that a peer may send, 131072 bytes
-COMPAT_SLOT_BYTES = 2 * PAGE  # a page of headers and the longest frame of the original
 
 
 def about(text: str, unit: str = "", derived: str = "", live: bool = False) -> Meta:
@@ -43,7 +42,7 @@ def words(expected: str) -> Meta:
 NAME_FORM = 'letters, digits, "_", "-" or ".", the first neither "-" nor "."'
 WORKER_CORES = 'an object of workers and cores, such as {"tun-0": [0], "tcp-0": [1, 2]}'
 
-Seconds = Annotated[float, Meta(gt=0, le=DAY)]
+Seconds = Annotated[float, Meta(ge=0.001, le=DAY)]
 SecondsOrZero = Annotated[float, Meta(ge=0, le=DAY)]
 Bytes = Annotated[int, Meta(ge=0, le=GIB)]
 SmallCount = Annotated[int, Meta(ge=1, le=64)]
@@ -109,19 +108,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         "Complete pipelines side by side, each with a TUN queue and workers of its own; a flow stays in one. "
         "More of them are for machines with a group of cores for each; the default is the least.")] = 1
     affinity: Annotated[Literal["auto", "none"] | CoresOfWorkers, about(
-        "Which cores a worker may use. `auto` spreads the workers, physical cores first; `none` leaves them "
-        "to the kernel; an object gives some workers their cores, and the others are spread as with `auto`."
-    )] = "auto"
+        "Which cores a worker may use. `auto` gives each one of its own, physical cores first, if there are "
+        "enough of them, and else leaves all to the kernel; `none` does that always; an object gives some "
+        "workers their cores, and the others are placed as with `auto`.")] = "auto"
     idle: Annotated[Literal["block", "spin-then-block", "spin"], about(
         "How a worker waits when there is nothing to do. Spinning saves a wake-up per hop and burns the core "
         "it runs on; the default costs nothing while idle.", live=True)] = "block"
     ring_slots: Annotated[Literal[4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096], about(
         "Slots of each ring. A power of two, so that a slot's place survives the wrap of the cursors at "
         "2^64. What waits in them under load is latency; the default is 4.3 MB a ring.", unit="slots")] = 32
-    slot_bytes: Annotated[int, Meta(ge=COMPAT_SLOT_BYTES, le=1 << 22, multiple_of=PAGE), about(
-        "Size of a slot, in whole pages. The default holds a page of headers and a block of up to 131072 "
-        "bytes, which is 64 KiB and room for one super-packet more; a peer may send as much, so less is "
-        "possible with `compat` alone.", unit="bytes")] = SLOT_BYTES
+    slot_bytes: Annotated[int, Meta(ge=SLOT_BYTES, le=1 << 22, multiple_of=PAGE), about(
+        "Size of a slot, in whole pages. The default, which is the least, holds a page of headers and the "
+        "largest block that a peer may send: 131072 bytes, 64 KiB and room for one super-packet more.",
+        unit="bytes")] = SLOT_BYTES
     hold: Annotated[SecondsOrZero, about(
         "How long a block waits for a connection before it is dropped and counted. The default bridges a "
         "quick reconnect; what waits longer, the inner TCP has sent again.", unit="seconds")] = 2.0

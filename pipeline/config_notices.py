@@ -94,10 +94,6 @@ def _warnings(config: Config) -> Iterator[str]:
     inside = config.tunnel_interfaces + config.route_prefixes
     if config.compat and any(value.version == 6 for value in inside):
         yield "compat is true and there is IPv6 inside: the original's server drops IPv6 packets."
-    if _without_fec(config) and not isinstance(config.affinity, str):
-        for worker in config.affinity:
-            if worker.startswith("fec-"):
-                yield f"affinity.{worker} has no effect: fec is off, so there is no such worker."
 
 
 def _routes_over_the_server(config: Config) -> Iterator[str]:

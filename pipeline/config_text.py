@@ -80,9 +80,8 @@ def describe(kind: kinds.Type) -> str:
             return "true or false"
         case kinds.IntType(ge=least, le=most, multiple_of=step):
             return f"{f'a multiple of {step}' if step else 'an integer'} from {least} to {most}"
-        case kinds.FloatType(gt=above, ge=least, le=most):
-            start = f"above {above}, up" if least is None else f"from {least}"
-            return f"a number {start} to {most}"
+        case kinds.FloatType(ge=least, le=most):
+            return f"a number from {least} to {most}"
         case kinds.LiteralType(values=values):
             return _either([json.dumps(value) for value in values])
         case kinds.VarTupleType(item_type=item):
@@ -101,7 +100,7 @@ def _either(texts: list[str]) -> str:
 
 def to_json(config: Config) -> str:
     """The effective configuration, defaults filled in; what `parse` makes of it is the same one."""
-    return msgspec.json.format(msgspec.json.encode(config), indent=2).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode(config), indent=2).decode()
 
 
 def json_schema() -> dict[str, Any]:

