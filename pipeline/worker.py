@@ -2,8 +2,9 @@
 
 A duty has one small step and one way to wait; the loop, the signals and the exit are written here, once:
 
-    work() -> int        do what can be done now without blocking; 0 if there was nothing
+    work() -> int        do what can be done now without blocking: NOTHING, DONE, or MORE if there may be more
     wait(seconds)        wait for more, on exactly one thing
+    look()               the same without waiting
     drained() -> bool    asked when the worker stops and work() found nothing: may the duty end?
 
 Each duty runs in a thread of its own and can as well be stepped by a test. Signals are blocked in every thread
@@ -30,10 +31,10 @@ from pipeline.port import Port
 PERIOD = 0.02
 """Longest wait of a duty, in seconds: what a lost wake-up costs."""
 
-NAP = 0.00015
+NAP = 0.0002
 """Moderation: how long a busy duty that found nothing leaves before it looks again, in seconds."""
 
-BUSY_NS = 400_000
+BUSY_NS = 1_500_000
 """Work this soon after work is one streak."""
 
 BUSY_STREAK = 8
@@ -46,6 +47,9 @@ TIMER_SLACK_NS = 1000  # the default of 50 us would double a nap
 EXIT_DUTY_FAILED = 70  # EX_SOFTWARE
 
 
+NOTHING, DONE, MORE = range(3)
+
+
 class Duty(Protocol):
     """One of a worker's two threads."""
 
@@ -54,6 +58,8 @@ class Duty(Protocol):
     def work(self) -> int: ...
 
     def wait(self, seconds: float) -> None: ...
+
+    def look(self) -> None: ...
 
     def drained(self) -> bool: ...
 
@@ -124,23 +130,20 @@ def loop(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
     while True:
         now = time.monotonic_ns()
         heartbeat[0] = now
-        if duty.work():
+        found = duty.work()
+        if found:
             streak = streak + 1 if now - worked < BUSY_NS else 0
             worked = now
-            if not stop.requested:
-                continue
-        elif not stop.requested:
-            if streak > BUSY_STREAK and now - worked < BUSY_NS:
-                time.sleep(NAP)
-            else:
-                duty.wait(PERIOD)
+        if stop.requested:
+            if not found and duty.drained() or now > stop.deadline_ns:
+                return
+        if found is MORE:
             continue
-        elif duty.drained():
-            return
+        if streak > BUSY_STREAK and now - worked < BUSY_NS:
+            time.sleep(NAP)
+            duty.look()
         else:
             duty.wait(PERIOD)
-        if now > stop.deadline_ns:
-            return
 
 
 def bind_to_parent(parent: int) -> None:

@@ -24,7 +24,7 @@ from pipeline.errors import PeerError
 from pipeline.intake import Intake, receive_greeting
 from pipeline.layout import ROWS_MAX
 from pipeline.log import LOG, printable
-from pipeline.worker import Attachment
+from pipeline.worker import DONE, NOTHING, Attachment
 from workers.tcp_outbound import Outbound
 
 TICK_NS = 100_000_000
@@ -100,7 +100,10 @@ class Inbound:
         if now >= self._next_tick:
             self._next_tick = now + TICK_NS
             self._tick(now)
-        return done
+        return DONE if done else NOTHING
+
+    def look(self) -> None:
+        self.wait(0)
 
     def wait(self, seconds: float) -> None:
         if self._ring_full:

@@ -16,7 +16,7 @@ from pipeline.block import SLOT
 from pipeline.connection import Connection, Roster
 from pipeline.counters import ID
 from pipeline.port import Port
-from pipeline.worker import Attachment
+from pipeline.worker import MORE, NOTHING, Attachment
 
 BURST_SLOTS = 16           # slots in one sendmsg
 BURST_BYTES = 262144       # and their bytes: more would not fit a socket's unsent limit anyway
@@ -65,7 +65,10 @@ class Outbound:
         if now >= self._next_check:
             self._next_check = now + KEEPALIVE_CHECK_NS
             self._send_keepalives(connections, now)
-        return done
+        return MORE if done else NOTHING
+
+    def look(self) -> None:
+        """work() looks for itself."""
 
     def wait(self, seconds: float) -> None:
         if self._full:

@@ -21,7 +21,7 @@ from pipeline.block import SLOT, VNET_HEADER_BYTES
 from pipeline.counters import ID
 from pipeline.errors import PeerError
 from pipeline.log import LOG
-from pipeline.worker import Attachment, Duty
+from pipeline.worker import DONE, MORE, NOTHING, Attachment, Duty
 
 BURST_SLOTS = 4
 """Slots filled before they are handed on together."""
@@ -61,31 +61,36 @@ class Outbound:
     def work(self) -> int:
         """Fill free slots while packets are ready, at most one ring full."""
         if self._stop.requested:
-            return 0
+            return NOTHING
         free = min(self._port.ready(), BURST_SLOTS)
         self._blocked = not free
         if not free:
             self._counters[ID["tun.ring_full_waits"]] += 1
-            return 0
+            return NOTHING
         if self._pause_until and time.monotonic_ns() < self._pause_until:
-            return 0
+            return NOTHING
         member = self._choose()
-        filled = 0
+        filled = more = 0
         while filled < free:
             try:
                 more = self._fill(filled, member)
             except OSError as error:
                 self._trouble(error)
+                more = 0
                 break
             if more < 0:
                 break
             filled += 1
             if not more:
                 break
-        if filled:
-            self._port.advance(filled)
-            self._counters[_BLOCKS_FILLED] += filled
-        return filled
+        if not filled:
+            return NOTHING
+        self._port.advance(filled)
+        self._counters[_BLOCKS_FILLED] += filled
+        return MORE if more > 0 else DONE
+
+    def look(self) -> None:
+        """work() looks for itself."""
 
     def wait(self, seconds: float) -> None:
         if self._blocked:
@@ -194,7 +199,7 @@ class Inbound:
 
     def work(self) -> int:
         """Write the packets of all ready slots that are this lane's."""
-        done = 0
+        found = NOTHING
         for port in self._ports:
             ready = port.ready()
             for i in range(ready):
@@ -204,8 +209,11 @@ class Inbound:
                     self._write_frames(slot, start, start + length)
             if ready:
                 port.advance(ready)
-                done += ready
-        return done
+                found = MORE
+        return found
+
+    def look(self) -> None:
+        """work() looks for itself."""
 
     def wait(self, seconds: float) -> None:
         self._bell.wait(self._ready, seconds)
