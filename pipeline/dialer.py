@@ -21,6 +21,9 @@ from pipeline.log import LOG
 CONNECT_NS = 5_000_000_000
 """How long one address may take to answer: a SYN and two repetitions (1 + 2 s)."""
 
+SETTLED_NS = 1_000_000_000
+"""A connection that has stood this long was no failed attempt."""
+
 IDLE, RESOLVING, CONNECTING, HELD = "idle", "resolving", "connecting", "held"
 
 
@@ -32,6 +35,7 @@ class Slot:
         self.backoff = backoff
         self.state = IDLE
         self.due = 0                       # CLOCK_MONOTONIC ns of the next attempt
+        self.since = 0                     # since when it is held
         self.addresses: list[tuple] = []   # still to be tried in this attempt
         self.trouble = ""                  # what was logged last, so that it is said once
 
@@ -73,19 +77,21 @@ class Dialer:
         started = self._connect(slot, now, why)
         return started
 
-    def held(self, slot: Slot) -> None:
+    def held(self, slot: Slot, now: int) -> None:
         """The connection stands."""
         slot.state = HELD
+        slot.since = now
         slot.trouble = ""
         slot.addresses = []
 
-    def settled(self, slot: Slot) -> None:
-        """It has stood long enough to call the server healthy."""
-        slot.backoff.reset()
-
     def lost(self, slot: Slot, now: int, why: str) -> None:
-        """An established connection ended: dial again after the backoff."""
-        self._give_up(slot, now, why, counted=False)
+        """An established connection ended: dial again, at once if it had stood for a while."""
+        if now - slot.since >= SETTLED_NS:
+            slot.backoff.reset()
+            slot.state = IDLE
+            slot.due = now
+        else:
+            self._give_up(slot, now, why, counted=False)
 
     def _resolve(self, slot: Slot) -> None:
         slot.state = RESOLVING

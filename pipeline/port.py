@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from pipeline.doorbell import Doorbell
 from pipeline.plan import Place
 from pipeline.ring import Ring, Stage
@@ -20,3 +22,10 @@ class Port(Stage):
         super().advance(count)
         for doorbell in self._after:
             doorbell.kick()
+
+
+def any_ready(ports: Sequence[Port]) -> Callable[[], int]:
+    """A function that tells whether any of these ports has a ready slot, as cheap as it can be for one port."""
+    if len(ports) == 1:
+        return ports[0].ready
+    return lambda: sum(port.ready() for port in ports)

@@ -4,7 +4,6 @@ A duty has one small step and one way to wait; the loop, the signals and the exi
 
     work() -> int        do what can be done now without blocking: NOTHING, DONE, or MORE if there may be more
     wait(seconds)        wait for more, on exactly one thing
-    look()               the same without waiting
     drained() -> bool    asked when the worker stops and work() found nothing: may the duty end?
 
 Each duty runs in a thread of its own and can as well be stepped by a test. Signals are blocked in every thread
@@ -31,19 +30,8 @@ from pipeline.port import Port
 PERIOD = 0.02
 """Longest wait of a duty, in seconds: what a lost wake-up costs."""
 
-NAP = 0.0002
-"""Moderation: how long a busy duty that found nothing leaves before it looks again, in seconds."""
-
-BUSY_NS = 1_500_000
-"""Work this soon after work is one streak."""
-
-BUSY_STREAK = 8
-"""A streak longer than this is a load, not a few packets."""
-
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-PR_SET_PDEATHSIG = 1   # linux/prctl.h
-PR_SET_TIMERSLACK = 29
-TIMER_SLACK_NS = 1000  # the default of 50 us would double a nap
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 EXIT_DUTY_FAILED = 70  # EX_SOFTWARE
 
 
@@ -58,8 +46,6 @@ class Duty(Protocol):
     def work(self) -> int: ...
 
     def wait(self, seconds: float) -> None: ...
-
-    def look(self) -> None: ...
 
     def drained(self) -> bool: ...
 
@@ -119,38 +105,20 @@ class Attachment:
 
 
 def loop(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
-    """A duty's life: beat, work, wait. Returns when the worker stops and the duty has drained.
-
-    Moderation, as network cards moderate interrupts: a duty that has been busy time after time naps before it looks
-    again, instead of being woken for every block. Then nobody pays for waking it, and it finds several blocks at
-    once. A lone packet is not delayed: the duty that it wakes was not busy before.
-    """
-    streak = 0
-    worked = 0
+    """A duty's life: beat, work, wait. Returns when the worker stops and the duty has drained."""
     while True:
         now = time.monotonic_ns()
         heartbeat[0] = now
         found = duty.work()
-        if found:
-            streak = streak + 1 if now - worked < BUSY_NS else 0
-            worked = now
-        if stop.requested:
-            if not found and duty.drained() or now > stop.deadline_ns:
-                return
-        if found is MORE:
-            continue
-        if streak > BUSY_STREAK and now - worked < BUSY_NS:
-            time.sleep(NAP)
-            duty.look()
-        else:
+        if stop.requested and (not found and duty.drained() or now > stop.deadline_ns):
+            return
+        if found is not MORE:
             duty.wait(PERIOD)
 
 
 def bind_to_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent's spawning thread ends. Call from the main thread."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0)
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(1)  # it died before we asked
 

@@ -33,7 +33,7 @@ GREETING_NS = 10_000_000_000   # in all, from accept or connect to WELCOME
 ACCEPT_BURST = 16
 ACCEPT_PAUSE_NS = 200_000_000  # after an accept that failed for want of descriptors
 READ_BURST = 8                 # receives on one connection before the others have their turn
-SETTLED_NS = 5_000_000_000     # an established connection this old resets the client's backoff
+FULL_READ_BYTES = 65536        # a receive of less has most likely emptied the socket
 
 EVENTS = select.EPOLLIN | select.EPOLLRDHUP
 
@@ -101,9 +101,6 @@ class Inbound:
             self._next_tick = now + TICK_NS
             self._tick(now)
         return DONE if done else NOTHING
-
-    def look(self) -> None:
-        self.wait(0)
 
     def wait(self, seconds: float) -> None:
         if self._ring_full:
@@ -258,7 +255,7 @@ class Inbound:
         self._write_carrier()
         self._outbound.kick()
         if self._dialer is not None:
-            self._dialer.held(self._dialer.slots[connection.slot])
+            self._dialer.held(self._dialer.slots[connection.slot], now)
         self._counters[ID["tcp.connections_established"]] += 1
         LOG.info("connection %d %s %s established", connection.serial, "to" if self._dialer else "from",
                  connection.address)
@@ -277,6 +274,8 @@ class Inbound:
                 if not received:
                     raise EOFError
                 total += received
+                if received < FULL_READ_BYTES:
+                    break  # there was no more; to ask costs an exception
         except BlockingIOError:
             pass
         finally:
@@ -313,6 +312,7 @@ class Inbound:
             slot = self._dialer.slots[connection.slot]
             if state is ESTABLISHED:
                 self._dialer.lost(slot, now, why)
+                self._dial(now)
             else:
                 begun = self._dialer.refused(slot, now, f"{connection.address}: {why}")
                 if begun:
@@ -354,8 +354,6 @@ class Inbound:
             self._close(connection, f"nothing heard for {self._settings['timeout']:g} s")
         elif session.replaced(self._holder(self._page.carrier), list(map(self._holder, self._others))):
             self._close(connection, "replaced by a newer session of the same client")
-        elif self._dialer is not None and now - connection.since > SETTLED_NS:
-            self._dialer.settled(self._dialer.slots[connection.slot])
 
     def _connect_ns(self) -> int:
         return min(CONNECT_NS, self._timeout_ns)

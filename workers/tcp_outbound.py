@@ -15,8 +15,8 @@ from pipeline import wire
 from pipeline.block import SLOT
 from pipeline.connection import Connection, Roster
 from pipeline.counters import ID
-from pipeline.port import Port
-from pipeline.worker import MORE, NOTHING, Attachment
+from pipeline.port import Port, any_ready
+from pipeline.worker import DONE, MORE, NOTHING, Attachment
 
 BURST_SLOTS = 16           # slots in one sendmsg
 BURST_BYTES = 262144       # and their bytes: more would not fit a socket's unsent limit anyway
@@ -40,6 +40,7 @@ class Outbound:
 
     def __init__(self, attachment: Attachment, roster: Roster) -> None:
         self._lanes = [Lane(port) for port in attachment.ports(self.name, "outbound")]
+        self._ports_ready = any_ready([lane.port for lane in self._lanes])
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
         self._roster = roster
@@ -65,17 +66,14 @@ class Outbound:
         if now >= self._next_check:
             self._next_check = now + KEEPALIVE_CHECK_NS
             self._send_keepalives(connections, now)
-        return MORE if done else NOTHING
-
-    def look(self) -> None:
-        """work() looks for itself."""
+        return NOTHING if not done else DONE if self._full else MORE
 
     def wait(self, seconds: float) -> None:
         if self._full:
-            poll = select.poll()
+            full = select.poll()
             for connection in self._full:
-                poll.register(connection.fd, select.POLLOUT)
-            poll.poll((seconds if len(self._lanes) == 1 else BLOCKED_PAUSE_S) * 1000)
+                full.register(connection.fd, select.POLLOUT)
+            full.poll((seconds if len(self._lanes) == 1 else BLOCKED_PAUSE_S) * 1000)
         elif self._waiting_for_connection:
             self._bell.wait(self._roster_changed, seconds)
         else:
@@ -89,8 +87,8 @@ class Outbound:
         """The roster has changed (called by the inbound duty)."""
         self._bell.kick()
 
-    def _ready(self) -> bool:
-        return any(lane.port.ready() for lane in self._lanes) or self._roster_changed()
+    def _ready(self) -> int:
+        return self._ports_ready() or self._roster_changed()
 
     def _roster_changed(self) -> bool:
         return self._roster.version != self._roster.seen

@@ -15,16 +15,22 @@ import errno
 import os
 import select
 import time
+from os import readv, write
 
 from pipeline import block, ippacket, layout, tun, wire
 from pipeline.block import SLOT, VNET_HEADER_BYTES
 from pipeline.counters import ID
 from pipeline.errors import PeerError
 from pipeline.log import LOG
+from pipeline.port import any_ready
 from pipeline.worker import DONE, MORE, NOTHING, Attachment, Duty
 
 BURST_SLOTS = 4
 """Slots filled before they are handed on together."""
+
+POLLED_PACKETS = 4
+"""So many packets into a block, a look whether there is another is cheaper than a read that fails (the exception
+costs more than the system call); behind that it is a burst, and only its last read fails."""
 
 TROUBLE_PAUSE_NS = 50_000_000
 """How long a reader leaves a queue alone whose link is down or whose device is gone."""
@@ -50,87 +56,89 @@ class Outbound:
         self._carriers = [attachment.board.pages[w.page].carrier for w in attachment.plan.of_kind("tcp")]
         self._offloads = self._granted = attachment.settings["offloads"]
         self._lane = attachment.me.lane
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
+        queue = select.poll()
+        queue.register(fd, select.POLLIN)
+        self._poll = queue.poll
         self._first = [[slot[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX]]
                        for slot in self._port.slots]
         self._scratch = memoryview(bytearray(VNET_HEADER_BYTES))
-        self._blocked = False
+        self._readable = False   # the last look at the queue found something
+        self._ring_full = False
         self._pause_until = 0
 
     def work(self) -> int:
-        """Fill free slots while packets are ready, at most one ring full."""
-        if self._stop.requested:
+        """Fill free slots while packets are ready, a few at a time, and hand them on together."""
+        if self._stop.requested or not self._readable:
             return NOTHING
-        free = min(self._port.ready(), BURST_SLOTS)
-        self._blocked = not free
+        free = self._port.ready()
         if not free:
             self._counters[ID["tun.ring_full_waits"]] += 1
-            return NOTHING
-        if self._pause_until and time.monotonic_ns() < self._pause_until:
+            self._ring_full = True
             return NOTHING
         member = self._choose()
-        filled = more = 0
-        while filled < free:
-            try:
+        filled = 0
+        more = MORE
+        try:
+            while more and filled < free and filled < BURST_SLOTS:
                 more = self._fill(filled, member)
-            except OSError as error:
-                self._trouble(error)
-                more = 0
-                break
-            if more < 0:
-                break
-            filled += 1
-            if not more:
-                break
+                filled += 1
+        except BlockingIOError:  # not even one packet for the slot in hand
+            more = NOTHING
+        except OSError as error:
+            self._trouble(error)
+        if not more:
+            self._readable = False
         if not filled:
             return NOTHING
         self._port.advance(filled)
         self._counters[_BLOCKS_FILLED] += filled
-        return MORE if more > 0 else DONE
-
-    def look(self) -> None:
-        """work() looks for itself."""
+        return more or DONE
 
     def wait(self, seconds: float) -> None:
-        if self._blocked:
-            self._bell.wait(self._port.ready, seconds)
+        if self._ring_full:
+            self._ring_full = not self._bell.wait(self._port.ready, seconds)
         elif self._pause_until:
+            self._bell.wait(_never, seconds)
             if time.monotonic_ns() >= self._pause_until:
                 self._pause_until = 0
-            else:
-                self._bell.wait(_never, seconds)
         else:
-            self._poll.poll(seconds * 1000)
+            self._readable = bool(self._poll(seconds * 1000))
 
     def drained(self) -> bool:
         return True
 
     def _fill_block(self, ahead: int, member: int) -> int:
-        """Fill the next slot. 1: more may be ready; 0: nothing is left; -1: there was nothing at all."""
-        fd, port = self._fd, self._port
+        """Fill a free slot with what is ready: MORE if there is more, else NOTHING.
+
+        BlockingIOError if there was nothing for this slot.
+        """
+        fd, port, poll = self._fd, self._port, self._poll
         slot = port.slot(ahead)
         end = layout.SLOT_BODY_AT
         lengths = []
         buffers = self._first[port.index(ahead)]
-        limit = layout.SLOT_BODY_AT + block.FILL_LIMIT
-        try:
-            while True:
-                length = os.readv(fd, buffers)
-                lengths.append(length)
-                end += length
-                if end > limit or len(lengths) == wire.BLOCK_PACKETS_MAX:
-                    more = 1
-                    break
-                buffers = (slot[end : end + block.PACKET_BYTES_MAX],)
-        except BlockingIOError:
-            if not lengths:
-                return -1
-            more = 0
+        more = MORE
+        while True:
+            try:
+                length = readv(fd, buffers)
+            except BlockingIOError:
+                if not lengths:
+                    raise
+                more = NOTHING
+                break
+            lengths.append(length)
+            end += length
+            count = len(lengths)
+            if end > _FULL or count == wire.BLOCK_PACKETS_MAX:
+                break
+            if count < POLLED_PACKETS and not poll(0):
+                more = NOTHING
+                break
+            buffers = (slot[end : end + block.PACKET_BYTES_MAX],)
         block.seal(slot, lengths, end, member)
         counters = self._counters
-        counters[_PACKETS_READ] += len(lengths)
-        counters[_BYTES_READ] += end - layout.SLOT_BODY_AT - len(lengths) * VNET_HEADER_BYTES
+        counters[_PACKETS_READ] += count
+        counters[_BYTES_READ] += end - layout.SLOT_BODY_AT - count * VNET_HEADER_BYTES
         return more
 
     def _fill_compat(self, ahead: int, member: int) -> int:
@@ -138,13 +146,15 @@ class Outbound:
         slot = self._port.slot(ahead)
         end = layout.SLOT_BODY_AT
         packets = size = 0
-        more = 1
-        while end <= layout.SLOT_BODY_AT + block.FILL_LIMIT:
+        more = MORE
+        while end <= _FULL:
             body = end + wire.FRAME.size
             try:
-                length = os.readv(self._fd, (self._scratch, slot[body : body + block.PACKET_BYTES_MAX]))
+                length = readv(self._fd, (self._scratch, slot[body : body + block.PACKET_BYTES_MAX]))
             except BlockingIOError:
-                more = 0
+                if not packets:
+                    raise
+                more = NOTHING
                 break
             length -= VNET_HEADER_BYTES
             if 1 + length > wire.COMPAT_LENGTH_LIMIT:
@@ -154,8 +164,6 @@ class Outbound:
             end = body + length
             packets += 1
             size += length
-        if not packets:
-            return -1
         SLOT.pack_into(slot, 0, layout.SLOT_BODY_AT, end - layout.SLOT_BODY_AT, member, packets)
         self._counters[_PACKETS_READ] += packets
         self._counters[_BYTES_READ] += size
@@ -183,6 +191,7 @@ class Outbound:
         if error.errno != errno.EIO and error.errno not in tun.GONE:
             raise error
         self._counters[ID["tun.read_errors"]] += 1
+        self._readable = False
         self._pause_until = time.monotonic_ns() + TROUBLE_PAUSE_NS
 
 
@@ -194,6 +203,7 @@ class Inbound:
     def __init__(self, attachment: Attachment, fd: int) -> None:
         self._ports = attachment.ports(self.name, "inbound") + attachment.ports(self.name, "decoded")
         self._bell = attachment.doorbells[self.name]
+        self._ready = any_ready(self._ports)
         self._fd = fd
         self._counters = attachment.page.counters
 
@@ -212,17 +222,11 @@ class Inbound:
                 found = MORE
         return found
 
-    def look(self) -> None:
-        """work() looks for itself."""
-
     def wait(self, seconds: float) -> None:
         self._bell.wait(self._ready, seconds)
 
     def drained(self) -> bool:
         return True
-
-    def _ready(self) -> bool:
-        return any(port.ready() for port in self._ports)
 
     def _write_frames(self, slot: memoryview, at: int, end: int) -> None:
         counters = self._counters
@@ -250,7 +254,7 @@ class Inbound:
             reason = ippacket.check(slot, at, length)
             if not reason:
                 try:
-                    os.write(fd, slot[at : at + length])
+                    write(fd, slot[at : at + length])
                     written += 1
                     size += length - VNET_HEADER_BYTES
                 except OSError as error:
@@ -287,6 +291,7 @@ def _never() -> bool:
     return False
 
 
+_FULL = layout.SLOT_BODY_AT + block.FILL_LIMIT
 _GSO_TYPE_AT = 1  # struct virtio_net_hdr
 _ESTABLISHED = (layout.CARRIER_ESTABLISHED_AT - layout.CARRIER_AT) // 8
 _OFFLOADS = (layout.CARRIER_OFFLOADS_AT - layout.CARRIER_AT) // 8
