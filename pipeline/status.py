@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.board import Board
 from pipeline.layout import MASK64
 from pipeline.plan import Plan, RingPlan
-from pipeline.process import Process
+from pipeline.process import RUNNING, Process
 from pipeline.ring import Ring
 
 SCHEMA_VERSION = 1
@@ -69,7 +69,7 @@ def depth(before: list[int], own: int, capacity: int) -> int:
 def _connections(plan: Plan, board: Board, processes: list[Process], now: int) -> list[dict]:
     found = []
     for process in processes:
-        if process.plan.kind != "tcp" or not process.pid:
+        if process.plan.kind != "tcp" or process.state != RUNNING:  # rows of the dead are old
             continue
         for row in board.pages[process.plan.page].rows():
             found.append({

@@ -224,6 +224,7 @@ class Supervisor:
             if process.replace:
                 process.replace = False
                 process.state, process.due = BACKOFF, now
+                self._start_due(now)
             return
         LOG.error("%s died: %s", process.name, _describe(code))
         decision = self._policy.died(process.name, code, lived, now)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import struct
 import subprocess
 
@@ -18,6 +19,7 @@ from pipeline.errors import LocalError, PermissionDenied
 from pipeline.log import LOG
 
 TUN_PATH = "/dev/net/tun"
+IPV6_SETTINGS = "/proc/sys/net/ipv6"  # not there: a kernel without IPv6
 
 IFF_TUN = 0x0001
 IFF_MULTI_QUEUE = 0x0100
@@ -71,6 +73,9 @@ class Device:
 
 def open_device(name: str, queues: int, offload: bool) -> Device:
     """Create the device with so many queues. LocalError or PermissionDenied says what is missing."""
+    if name in (present for _, present in socket.if_nameindex()):
+        # TUNSETIFF would attach to a persistent device, and what we set on it would stay
+        raise DeviceBusy(f"TUN device {name}: a device of that name exists; remove it or set another tun_name")
     fds: list[int] = []
     try:
         for _ in range(queues):
@@ -115,16 +120,14 @@ def _explain(error: OSError, name: str) -> Exception:
             return PermissionDenied(f"TUN device {name}: {error.strerror}: needs root or CAP_NET_ADMIN")
         case errno.EBUSY:
             return DeviceBusy(f"TUN device {name}: in use by another process; set another tun_name")
-        case errno.EINVAL:
-            return LocalError(f"TUN device {name}: a device of that name exists and is of another kind; "
-                              f"set another tun_name")
     return LocalError(f"TUN device {name}: {error.strerror}")
 
 
 def configure(name: str, addresses: list[str], mtu: int, queue_packets: int) -> None:
     """Give the device MTU, queue length and addresses, and set it up. LocalError with what `ip` says."""
-    lines = [f"link set dev {name} addrgenmode none",
-             f"link set dev {name} mtu {mtu} txqueuelen {queue_packets}"]
+    lines = [f"link set dev {name} mtu {mtu} txqueuelen {queue_packets}"]
+    if os.path.exists(IPV6_SETTINGS):
+        lines.append(f"link set dev {name} addrgenmode none")  # no packets of the kernel's own on a point-to-point
     for address in addresses:
         lines.append(f"address replace {address} dev {name}{' nodad' if ':' in address else ''}")
     lines.append(f"link set dev {name} up")

@@ -21,9 +21,9 @@ def main() -> int:
     if os.path.exists("/tmp/swi"): sys.setswitchinterval(float(open("/tmp/swi").read()))
     arguments = _arguments()
     worker.bind_to_parent(arguments.parent)
-    os.lseek(arguments.plan_fd, 0, os.SEEK_SET)
-    with os.fdopen(arguments.plan_fd) as file:
-        plan = Plan.from_json(file.read())
+    # pread: workers that start together share the file offset
+    plan = Plan.from_json(os.pread(arguments.plan_fd, os.fstat(arguments.plan_fd).st_size, 0).decode())
+    os.close(arguments.plan_fd)
     log.start(plan.name, arguments.name, plan.settings["log_level"], plan.settings["log_format"])
     try:
         attachment = worker.Attachment(plan, arguments.name)

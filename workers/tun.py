@@ -54,7 +54,8 @@ class Outbound:
         self._counters = attachment.page.counters
         self._fill = self._fill_compat if attachment.settings["compat"] else self._fill_block
         self._carriers = [attachment.board.pages[w.page].carrier for w in attachment.plan.of_kind("tcp")]
-        self._offloads = self._granted = attachment.settings["offloads"]
+        self._offloads = attachment.settings["offloads"]
+        self._granted = -1  # whatever a predecessor left in force
         self._lane = attachment.me.lane
         queue = select.poll()
         queue.register(fd, select.POLLIN)
