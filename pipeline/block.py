@@ -30,6 +30,9 @@ FILL_LIMIT = wire.BLOCK_PAYLOAD_MAX - PACKET_BYTES_MAX
 _PREFIXES = [struct.Struct(f">IBH{count}I") for count in range(wire.BLOCK_PACKETS_MAX + 1)]
 _TABLES = [struct.Struct(f">{count}I") for count in range(wire.BLOCK_PACKETS_MAX + 1)]
 
+_STARTS = [layout.SLOT_BODY_AT - prefix.size for prefix in _PREFIXES]
+_pack_slot = SLOT.pack_into
+
 assert layout.SLOT_HEADER_BYTES + _PREFIXES[-1].size <= layout.SLOT_BODY_AT
 
 
@@ -39,10 +42,10 @@ def seal(slot: memoryview, lengths: list[int], end: int, member: int) -> None:
     The slot is not published yet, so pack_into (which zeroes first) is safe here.
     """
     count = len(lengths)
-    prefix = _PREFIXES[count]
-    start = layout.SLOT_BODY_AT - prefix.size
-    prefix.pack_into(slot, start, end - start - wire.LENGTH.size, wire.BLOCK, count, *lengths)
-    SLOT.pack_into(slot, 0, start, end - start, member, count)
+    start = _STARTS[count]
+    length = end - start
+    _PREFIXES[count].pack_into(slot, start, length - 4, wire.BLOCK, count, *lengths)
+    _pack_slot(slot, 0, start, length, member, count)
 
 
 def lengths(view: memoryview, at: int, end: int) -> tuple[int, tuple[int, ...]]:
@@ -50,16 +53,20 @@ def lengths(view: memoryview, at: int, end: int) -> tuple[int, tuple[int, ...]]:
 
     PeerError if the table does not fit the frame or the lengths do not add up.
     """
-    if end - at < wire.BLOCK_PREFIX.size:
-        raise PeerError(f"block frame of {end - at} bytes, at least {wire.BLOCK_PREFIX.size} expected")
-    _, _, count = wire.BLOCK_PREFIX.unpack_from(view, at)
+    if end - at < _PREFIX_BYTES:
+        raise PeerError(f"block frame of {end - at} bytes, at least {_PREFIX_BYTES} expected")
+    _, _, count = _prefix_at(view, at)
     if count > wire.BLOCK_PACKETS_MAX:
         raise PeerError(f"block of {count} packets, at most {wire.BLOCK_PACKETS_MAX} allowed")
-    table = _TABLES[count]
-    first = at + wire.BLOCK_PREFIX.size + table.size
+    table = at + _PREFIX_BYTES
+    first = table + 4 * count
     if first > end:
         raise PeerError(f"block frame of {end - at} bytes is too short for {count} lengths")
-    found = table.unpack_from(view, at + wire.BLOCK_PREFIX.size)
+    found = _TABLES[count].unpack_from(view, table)
     if sum(found) != end - first:
         raise PeerError(f"block lengths add up to {sum(found)} bytes, the frame holds {end - first}")
     return first, found
+
+
+_PREFIX_BYTES = wire.BLOCK_PREFIX.size
+_prefix_at = wire.BLOCK_PREFIX.unpack_from

@@ -37,7 +37,7 @@ COUNTERS = (
     Counter(21, "tun.dropped_write_refused", IN, "packets that the kernel refused (EINVAL)"),
     Counter(22, "tun.dropped_link_down", IN, "packets that came while the device was down or gone"),
     Counter(23, "tun.dropped_offload_refused", IN, "super-packets that the kernel refused"),
-    Counter(24, "tun.frames_unknown", IN, "frames of a type that this version does not know"),
+    Counter(24, "tun.dropped_frame_unknown", IN, "frames of a type that this version does not know"),
     Counter(32, "tcp.frames_sent", OUT, "frames with packets given to a connection"),
     Counter(33, "tcp.bytes_sent", OUT, "wire bytes given to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),

@@ -26,6 +26,7 @@ import posix_ipc
 from pipeline.errors import LocalError
 
 _FENCE = threading.Lock()
+_acquire, _release = _FENCE.acquire, _FENCE.release  # half the price of a with statement
 
 SPIN_NS = 50_000
 """Idle strategy "spin-then-block": longer than a wake-up through the kernel (some 30 us)."""
@@ -40,7 +41,7 @@ def create(name: str) -> None:
     """Make the semaphore. LocalError if the name is taken or /dev/shm is full."""
     try:
         posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=0).close()
-    except (posix_ipc.ExistentialError, OSError) as error:
+    except (posix_ipc.Error, OSError) as error:
         raise LocalError(f"doorbell {name}: cannot be created: {error}") from None
 
 
@@ -63,6 +64,8 @@ class Doorbell:
             self._semaphore = posix_ipc.Semaphore(name)
         except posix_ipc.ExistentialError:
             raise LocalError(f"doorbell {name}: expected, not there; something removed it") from None
+        except posix_ipc.PermissionsError:
+            raise LocalError(f"doorbell {name}: belongs to another user; run as the supervisor's") from None
         self._sleeping = sleeping
         if owner:
             self._sleeping[0] = 0  # a predecessor may have died asleep
@@ -70,8 +73,8 @@ class Doorbell:
 
     def kick(self) -> None:
         """Wake the duty if it sleeps. Call after the cursor was advanced."""
-        with _FENCE:
-            pass
+        _acquire()
+        _release()
         if self._sleeping[0]:
             self._semaphore.release()
 
@@ -85,8 +88,8 @@ class Doorbell:
                 time.sleep(0)  # lets the other duty of this process have the interpreter
             timeout = max(0.0, timeout - self._spin_ns / 1e9)
         self._sleeping[0] = 1
-        with _FENCE:
-            pass
+        _acquire()
+        _release()
         try:
             if ready():
                 return True

@@ -21,6 +21,8 @@ from pipeline.port import Port
 
 START = SLOT_HEADER_BYTES
 
+_pack_slot = SLOT.pack_into
+
 
 class Intake:
     """Stage 0 of an inbound ring. `limit`: the longest frame (length field) that a peer may send."""
@@ -61,12 +63,11 @@ class Intake:
             self._sort(connection)
         return received
 
-    def prefill(self, connection: Connection, data: bytes) -> None:
-        """Take bytes that arrived behind the greeting. One slot must be free."""
-        connection.stash = data
-        connection.need = 0
-        self._switch(connection)
-        self._sort(connection)
+    def prefill(self, connection: Connection) -> None:
+        """Hand on what is whole in the connection's stash: bytes that arrived behind its greeting. One slot is free."""
+        if self._holder is not connection:
+            self._switch(connection)
+            self._sort(connection)
 
     def forget(self, connection: Connection) -> None:
         """The connection has ended: its unfinished frame is worth nothing."""
@@ -94,12 +95,15 @@ class Intake:
             connection.need = need - START if need else 0
             return
         tail = self._end - whole
+        if not tail:
+            self._hand_on(whole, connection, frames)
+            self._end = START
+            return
         rest = b""
-        if tail:
-            if self._port.ready() > 1:
-                self._port.slot(1)[START : START + tail] = slot[whole : self._end]
-            else:
-                rest = bytes(slot[whole : self._end])
+        if self._port.ready() > 1:
+            self._port.slot(1)[START : START + tail] = slot[whole : self._end]
+        else:
+            rest = bytes(slot[whole : self._end])
         self._hand_on(whole, connection, frames)
         connection.need = need - whole if need else 0
         self._end = START + tail
@@ -109,7 +113,7 @@ class Intake:
             self._end = START
 
     def _hand_on(self, end: int, connection: Connection, frames: int) -> None:
-        SLOT.pack_into(self._port.slot(), 0, START, end - START, connection.lane, connection.serial)
+        _pack_slot(self._port.slot(), 0, START, end - START, connection.lane, connection.serial)
         self._port.advance(1)
         self.frames += frames
         connection.need = 0

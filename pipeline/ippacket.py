@@ -33,7 +33,7 @@ def check_bare(view: memoryview, at: int, length: int) -> str:
     first, _, total = _V4.unpack_from(view, at)
     version = first >> 4
     if version == 4:
-        sound = total == length and (first & 15) * 4 >= V4_HEADER_BYTES
+        sound = total == length and V4_HEADER_BYTES <= (first & 15) * 4 <= length
     elif version == 6 and length >= V6_HEADER_BYTES:
         sound = _V6_PAYLOAD.unpack_from(view, at)[0] + V6_HEADER_BYTES == length
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pipeline.doorbell import Doorbell
+from pipeline.layout import MASK64
 from pipeline.plan import Place
 from pipeline.ring import Ring, Stage
 
@@ -19,7 +20,8 @@ class Port(Stage):
         self._after = after
 
     def advance(self, count: int) -> None:
-        super().advance(count)
+        self.cursor = cursor = (self.cursor + count) & MASK64
+        self._words[self._own] = cursor
         for doorbell in self._after:
             doorbell.kick()
 

@@ -93,12 +93,14 @@ class Process:
         status = self._popen.wait()
         os.close(self.pidfd)
         self.pidfd = -1
-        self.pid = 0
+        self.pid = self.term_at = self.abort_at = 0
         self.close_ready()
         return status
 
     def send(self, number: int) -> None:
         """Send a signal through the pidfd: never to a process that took over the number."""
+        if self.pidfd < 0:
+            return  # reaped
         try:
             signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:

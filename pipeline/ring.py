@@ -114,13 +114,15 @@ class Stage:
 
     def ready(self) -> int:
         """Slots that may be touched now. LocalError if cursors contradict each other (foreign writes)."""
-        words, cursor, lap = self._words, self.cursor, self._lap
-        if self._only is not None:
-            count = (words[self._only] - cursor + lap) & MASK64
+        words = self._words
+        offset = self._lap - self.cursor
+        only = self._only
+        if only is not None:
+            count = (words[only] + offset) & MASK64
         else:
-            count = min((words[w] - cursor + lap) & MASK64 for w in self._before)
-        if count > self.ring.capacity:
-            raise LocalError(f"ring {self.ring.memory.name}: member {self.member} at {cursor} may touch {count} "
+            count = min([(words[w] + offset) & MASK64 for w in self._before])
+        if count > self._mask + 1:
+            raise LocalError(f"ring {self.ring.memory.name}: member {self.member} at {self.cursor} may touch {count} "
                              f"slots, more than the capacity {self.ring.capacity}: its cursors were overwritten")
         return count
 

@@ -41,8 +41,8 @@ def create(name: str, size: int) -> Segment:
     except posix_ipc.ExistentialError:
         raise LocalError(f"shared memory {name}: expected to be free, exists already; "
                          f"remove {SHM_DIRECTORY}{name}") from None
-    except OSError as error:
-        raise LocalError(f"shared memory {name}: cannot be created: {error.strerror}") from None
+    except (posix_ipc.Error, OSError) as error:
+        raise LocalError(f"shared memory {name}: cannot be created: {error}") from None
     try:
         os.posix_fallocate(shm.fd, 0, size)
         return Segment(name, shm.fd, size)
@@ -64,6 +64,8 @@ def attach(name: str, size: int) -> Segment:
         shm = posix_ipc.SharedMemory(name)
     except posix_ipc.ExistentialError:
         raise LocalError(f"shared memory {name}: expected, not there; something removed it") from None
+    except posix_ipc.PermissionsError:
+        raise LocalError(f"shared memory {name}: belongs to another user; run as the supervisor's") from None
     try:
         actual = os.fstat(shm.fd).st_size
         if actual != size:

@@ -10,7 +10,6 @@ before anything is allocated.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from pipeline.errors import PeerError
 
@@ -34,29 +33,26 @@ BLOCK_PREFIX = struct.Struct(">IBH")
 LENGTH_LIMIT = BLOCK_PREFIX.size - LENGTH.size + 4 * BLOCK_PACKETS_MAX + BLOCK_PAYLOAD_MAX
 HELLO_LENGTH_LIMIT = 512       # before a connection is established
 
-
-class Scan(NamedTuple):
-    """What a stretch of stream holds: `whole` is the end of the last whole frame, `need` the end of the
-    frame after it (0 while its length is not known), `frames` the number of whole ones."""
-
-    whole: int
-    need: int
-    frames: int
+_length_at = LENGTH.unpack_from
 
 
-def scan(view: memoryview, at: int, end: int, limit: int) -> Scan:
-    """Find the frames in view[at:end], which begins at a frame. PeerError on a length above `limit`."""
+def scan(view: memoryview, at: int, end: int, limit: int) -> tuple[int, int, int]:
+    """Find the frames in view[at:end], which begins at a frame. PeerError on a length above `limit`.
+
+    Returns the end of the last whole frame, the end of the frame after it (0 while its length is not known), and the
+    number of whole ones.
+    """
     frames = 0
-    while end - at >= LENGTH.size:
-        (length,) = LENGTH.unpack_from(view, at)
+    while end - at >= 4:
+        (length,) = _length_at(view, at)
         if length > limit:
             raise PeerError(f"frame of {length} bytes, at most {limit} allowed")
-        after = at + LENGTH.size + length
+        after = at + 4 + length
         if after > end:
-            return Scan(at, after, frames)
+            return at, after, frames
         at = after
         frames += 1
-    return Scan(at, 0, frames)
+    return at, 0, frames
 
 
 def frame(kind: int, body: bytes = b"") -> bytes:

@@ -63,6 +63,7 @@ class Inbound:
         self._epoll = select.epoll()
         self._events: list[tuple[int, int]] = []
         self._connections: dict[int, Connection] = {}
+        self._ahead: list[Connection] = []
         self._retired: list[tuple[int, Connection]] = []
         self._serial = 0
         self._ring_full = False
@@ -96,6 +97,8 @@ class Inbound:
                 os.eventfd_read(fd)
                 self._dial(time.monotonic_ns())
         self._events = []
+        if self._ahead:
+            self._read_ahead()
         now = time.monotonic_ns()
         if now >= self._next_tick:
             self._next_tick = now + TICK_NS
@@ -170,9 +173,7 @@ class Inbound:
         except BlockingIOError:
             pass
         except PeerError as error:
-            counter = "tcp.closed_frame_too_long" if connection.state is ESTABLISHED else "tcp.closed_hello_invalid"
-            self._counters[ID[counter]] += 1
-            self._close(connection, printable(str(error)))
+            self._end_for(connection, error)
         except EOFError:
             self._close(connection, connection.error or "closed by the peer")
         except OSError as error:
@@ -245,12 +246,6 @@ class Inbound:
         connection.state = ESTABLISHED
         connection.since = connection.heard = connection.spoke = now
         connection.lane = (self._lane + len(self._roster.established)) % self._lanes
-        if connection.greeting:
-            # what came behind the greeting; a slot is free unless the ring is full, and then it waits in the stash
-            connection.stash = bytes(connection.greeting)
-            connection.greeting = bytearray()
-            if self._port.ready():
-                self._intake.prefill(connection, connection.stash)
         self._roster.add(connection)
         self._write_carrier()
         self._outbound.kick()
@@ -259,6 +254,11 @@ class Inbound:
         self._counters[ID["tcp.connections_established"]] += 1
         LOG.info("connection %d %s %s established", connection.serial, "to" if self._dialer else "from",
                  connection.address)
+        if connection.greeting:
+            connection.stash = bytes(connection.greeting)  # frames that came right behind the greeting
+            connection.greeting = bytearray()
+            self._ahead.append(connection)
+            self._read_ahead()
 
     def _read(self, connection: Connection) -> int:
         port, intake = self._port, self._intake
@@ -286,6 +286,23 @@ class Inbound:
                 self._counters[_FRAMES_RECEIVED] += intake.frames
                 intake.frames = 0
         return total
+
+    def _read_ahead(self) -> None:
+        """Hand on what arrived together with a greeting, as soon as a slot is free."""
+        while self._ahead and self._port.ready():
+            connection = self._ahead.pop()
+            if connection.state is ESTABLISHED:
+                try:
+                    self._intake.prefill(connection)
+                except PeerError as error:
+                    self._end_for(connection, error)
+        self._counters[_FRAMES_RECEIVED] += self._intake.frames
+        self._intake.frames = 0
+
+    def _end_for(self, connection: Connection, error: PeerError) -> None:
+        counter = "tcp.closed_frame_too_long" if connection.state is ESTABLISHED else "tcp.closed_hello_invalid"
+        self._counters[ID[counter]] += 1
+        self._close(connection, printable(str(error)))
 
     def _close(self, connection: Connection, why: str) -> None:
         """Take a connection out of service; its socket is closed once the outbound duty has let go of it."""

@@ -56,17 +56,19 @@ class Outbound:
         roster = self._roster
         roster.seen = roster.version
         connections = roster.established
-        self._full.clear()
+        full = self._full
+        full.clear()
         self._waiting_for_connection = False
+        now = time.monotonic_ns()
         done = 0
         for lane in self._lanes:
-            if lane.port.ready():
-                done += self._send(lane, connections)
-        now = time.monotonic_ns()
+            ready = lane.port.ready()
+            if ready:
+                done += self._send(lane, ready, connections, now) if connections else self._hold(lane, ready, now)
         if now >= self._next_check:
             self._next_check = now + KEEPALIVE_CHECK_NS
             self._send_keepalives(connections, now)
-        return NOTHING if not done else DONE if self._full else MORE
+        return NOTHING if not done else DONE if full else MORE
 
     def wait(self, seconds: float) -> None:
         if self._full:
@@ -93,39 +95,34 @@ class Outbound:
     def _roster_changed(self) -> bool:
         return self._roster.version != self._roster.seen
 
-    def _send(self, lane: Lane, connections: tuple[Connection, ...]) -> int:
+    def _send(self, lane: Lane, ready: int, connections: tuple[Connection, ...], now: int) -> int:
         """Send this lane's ready slots with one system call. Slots done."""
-        if not connections:
-            return self._hold(lane)
-        connection = connections[lane.port.lane % len(connections)]
-        if connection is not lane.connection:
-            if lane.offset:
-                self._counters[ID["tcp.blocks_resent"]] += 1
-                lane.offset = 0
-            lane.connection = connection
-        if connection.unfinished_lane not in (-1, lane.port.lane) or connection.pending:
+        port = lane.port
+        if not lane.offset or lane.connection not in connections:  # a frame is finished where it was begun
+            self._start_anew(lane)
+            lane.connection = connections[port.lane % len(connections)]
+        connection = lane.connection
+        if connection.unfinished_lane not in (-1, port.lane) or connection.pending:
             self._full.append(connection)  # another frame has to be finished first
             return 0
-        return self._send_on(lane, connection)
 
-    def _send_on(self, lane: Lane, connection: Connection) -> int:
-        port = lane.port
         position = port.position
+        offset = lane.offset
         views = []
         sizes = []
-        size = -lane.offset
-        for i in range(min(port.ready(), BURST_SLOTS)):
+        size = 0
+        for i in range(ready if ready < BURST_SLOTS else BURST_SLOTS):
             slot = port.slot(i)
-            start, length, member, _ = SLOT.unpack_from(slot)
-            if member == position:
-                skip = lane.offset if not views else 0
-                views.append(slot[start + skip : start + length])
-                sizes.append(length)
-                size += length
-                if size >= BURST_BYTES:
-                    break
-            else:
+            start, length, member, _ = _unpack_slot(slot)
+            if member != position:
                 sizes.append(0)
+                continue
+            views.append(slot[start + offset : start + length])
+            sizes.append(length)
+            size += length - offset
+            offset = 0
+            if size >= BURST_BYTES:
+                break
         try:
             sent = connection.socket.sendmsg(views) if views else 0
         except BlockingIOError:
@@ -134,36 +131,31 @@ class Outbound:
             connection.fail(error)
             self._waiting_for_connection = True
             return 0
+
         counters = self._counters
-        done = 0
-        left = sent + lane.offset
-        for length in sizes:
-            if length > left:
-                break
-            left -= length
-            done += 1
-            if length:
-                counters[_FRAMES_SENT] += 1
-        lane.offset = left if done < len(sizes) else 0
-        connection.unfinished_lane = port.lane if lane.offset else -1
-        if sent:
-            counters[_BYTES_SENT] += sent
-            connection.sent += sent
-            connection.spoke = time.monotonic_ns()
-        if sent < size:
+        if sent == size:
+            done = len(sizes)
+            lane.offset = 0
+        else:
+            done, lane.offset = _progress(sizes, lane.offset + sent)
             counters[ID["tcp.socket_full_waits"]] += 1
             self._full.append(connection)
+        connection.unfinished_lane = port.lane if lane.offset else -1
+        if sent:
+            counters[_FRAMES_SENT] += len(views) if sent == size else sum(map(bool, sizes[:done]))
+            counters[_BYTES_SENT] += sent
+            connection.sent += sent
+            connection.spoke = now
         if done:
             port.advance(done)
         return done
 
-    def _hold(self, lane: Lane) -> int:
+    def _hold(self, lane: Lane, ready: int, now: int) -> int:
         """No connection: let the ring fill, but not with packets that are too old to be worth sending."""
         port = lane.port
-        lane.offset = 0
+        self._start_anew(lane)
         lane.connection = None
-        ready = port.ready()
-        if time.monotonic_ns() - self._roster.empty_since < self._hold_ns:
+        if now - self._roster.empty_since < self._hold_ns:
             done = 0
             while done < ready and SLOT.unpack_from(port.slot(done))[2] != port.position:
                 done += 1
@@ -173,8 +165,14 @@ class Outbound:
             self._counters[ID["tcp.dropped_no_connection"]] += dropped
         if done:
             port.advance(done)
-        self._waiting_for_connection = done < ready
+        self._waiting_for_connection |= done < ready
         return done
+
+    def _start_anew(self, lane: Lane) -> None:
+        """The connection on which this lane's block was begun is gone: send it from its beginning."""
+        if lane.offset:
+            self._counters[ID["tcp.blocks_resent"]] += 1
+            lane.offset = 0
 
     def _send_keepalives(self, connections: tuple[Connection, ...], now: int) -> None:
         for connection in connections:
@@ -196,5 +194,17 @@ class Outbound:
             self._counters[ID["tcp.keepalives_sent"]] += not connection.pending
 
 
+def _progress(sizes: list[int], sent: int) -> tuple[int, int]:
+    """How many of these slots `sent` bytes cover whole, and how many bytes of the next one."""
+    done = 0
+    for size in sizes:
+        if size > sent:
+            break
+        sent -= size
+        done += 1
+    return done, sent
+
+
+_unpack_slot = SLOT.unpack_from
 _FRAMES_SENT = ID["tcp.frames_sent"]
 _BYTES_SENT = ID["tcp.bytes_sent"]

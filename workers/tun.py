@@ -244,7 +244,7 @@ class Inbound:
             elif kind == wire.DATA and length:
                 self._write_bare(slot, at + wire.FRAME.size, length - 1)
             elif kind != wire.KEEPALIVE and length:
-                counters[ID["tun.frames_unknown"]] += 1
+                counters[ID["tun.dropped_frame_unknown"]] += 1
             at = after
 
     def _write_packets(self, slot: memoryview, at: int, lengths: tuple[int, ...]) -> None:

@@ -1,0 +1,309 @@
+"""Both ends of a tunnel in one process and one thread, stepped by hand: no supervisor, no TUN, no waiting.
+
+    End        one instance: its shared memory, and per worker an Attachment with its duties, built as `workers` does
+    Peer       a peer written by hand from docs/wire.md, on a plain socket: for what an End would never say
+    until      step some ends until a condition holds, with a deadline
+
+A TUN queue is one end of a UNIX datagram socket pair: one read is one packet, with its virtio-net header, and it is
+full at some time. The test holds the other end; what arrives there is collected in `received`, by lane.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+import secrets
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from pipeline import block, topology
+from pipeline.memory import Memory
+from pipeline.worker import Attachment, Duty
+from workers import tcp, tun
+
+SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+TUN_BUFFER_BYTES = 4 << 20
+PAUSE_SECONDS = 0.0005
+PACKET_READ_BYTES = 1 << 17
+
+SETTINGS = {
+    "compat": False, "idle": "block", "timeout": 30.0, "keepalive": 10.0, "hold": 10.0, "reconnect_min": 0.02,
+    "reconnect_max": 0.1, "congestion": "", "notsent_lowat": 0, "send_buffer_bytes": 0, "receive_buffer_bytes": 0,
+    "drain_timeout": 5.0, "log_level": "info", "log_format": "text", "mtu": 1400, "connections": 1, "offloads": 0,
+    "offloads_accepted": 0, "client": 0, "session": 0,
+}
+
+T = TypeVar("T")
+
+
+class Worker:
+    """One generation of a worker: its hold on shared memory and its duties."""
+
+    def __init__(self, attachment: Attachment, duties: list[Duty]) -> None:
+        self.attachment = attachment
+        self.duties = duties
+
+    def duty(self, name: str) -> Duty:
+        return next(duty for duty in self.duties if duty.name == name)
+
+    def step(self) -> int:
+        found = 0
+        for duty in self.duties:
+            duty.wait(0)
+            found += bool(duty.work())
+        return found
+
+    def let_go(self) -> None:
+        """What the kernel does when the process dies: every descriptor of its own is closed."""
+        for duty in self.duties:
+            if isinstance(duty, tcp.Inbound):
+                for connection in [*duty._connections.values(), *(retired for _, retired in duty._retired)]:
+                    connection.socket.close()
+                if duty._listener is not None:
+                    duty._listener.close()
+                if duty._dialer is not None:
+                    os.close(duty._dialer.wake)
+                duty._epoll.close()
+
+
+class End:
+    """One instance. A server listens on a free port of the loopback; a client is given it as `port`."""
+
+    def __init__(self, mode: str, lanes: int = 1, slots: int = 4, port: int = 0, seed: int = 0,
+                 **settings: object) -> None:
+        known = SETTINGS | {"remote_host": "127.0.0.1", "remote_port": port}
+        assert set(settings) <= set(known)
+        self.plan = topology.build("inlinetest", secrets.token_hex(4), mode, lanes, False, slots,
+                                   block.SLOT_BYTES_MIN, known | settings)
+        self.memory = Memory(self.plan)
+        self._random = random.Random(seed)
+        self._listener: socket.socket | None = None
+        if mode == "server":
+            self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
+            self._listener.setblocking(False)
+        self.outside: list[socket.socket] = []
+        self._inside: list[socket.socket] = []
+        for _ in range(lanes):
+            outside, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            for sock in (outside, inside):
+                sock.setblocking(False)
+                enlarge(sock)
+            self.outside.append(outside)
+            self._inside.append(inside)
+        self.received: list[list[bytes]] = [[] for _ in range(lanes)]
+        self.workers: dict[str, Worker] = {}
+        for worker in self.plan.workers:
+            self.start(worker.name)
+
+    # -- workers
+
+    def start(self, name: str) -> Worker:
+        """Start a worker, or its successor."""
+        attachment = Attachment(self.plan, name)
+        listen_fd = os.dup(self._listener.fileno()) if self._listener else None
+        if attachment.me.kind == "tun":
+            arguments = argparse.Namespace(tun_fd=self._inside[attachment.me.lane].fileno())
+            duties = tun.duties(attachment, arguments)
+            if listen_fd is not None:
+                os.close(listen_fd)
+        else:
+            duties = tcp.duties(attachment, argparse.Namespace(listen_fd=listen_fd))
+        self.workers[name] = Worker(attachment, duties)
+        return self.workers[name]
+
+    def kill(self, name: str) -> None:
+        """A worker ends between two steps, as by SIGKILL."""
+        self.workers.pop(name).let_go()
+
+    def step(self, *names: str) -> int:
+        """One turn of these workers, or of all of them in an order of chance."""
+        order = list(names) or self._random.sample(sorted(self.workers), len(self.workers))
+        found = sum(self.workers[name].step() for name in order)
+        for lane, sock in enumerate(self.outside):
+            self.received[lane] += arrived(sock)
+        return found
+
+    # -- what can be seen
+
+    @property
+    def port(self) -> int:
+        return self._listener.getsockname()[1]
+
+    def count(self, name: str) -> int:
+        return self.memory.board.totals()[name]
+
+    def counts(self) -> dict[str, int]:
+        """The counters that are not zero."""
+        return {name: value for name, value in self.memory.board.totals().items() if value}
+
+    def established(self) -> int:
+        return sum(self.memory.board.pages[w.page].carrier[0] for w in self.plan.of_kind("tcp"))
+
+    def packets(self) -> list[bytes]:
+        """What has arrived on all lanes together."""
+        return list(itertools.chain(*self.received))
+
+    def write(self, packet: bytes, lane: int = 0) -> None:
+        """As the kernel queues a packet for TUN; BlockingIOError when the queue is full."""
+        self.outside[lane].send(packet)
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.let_go()
+        self.workers.clear()
+        for sock in [*self.outside, *self._inside, *([self._listener] if self._listener else [])]:
+            sock.close()
+        self.memory.unlink()
+
+
+def enlarge(sock: socket.socket) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, TUN_BUFFER_BYTES)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, TUN_BUFFER_BYTES)
+
+
+def arrived(sock: socket.socket) -> list[bytes]:
+    packets = []
+    try:
+        while True:
+            packets.append(sock.recv(PACKET_READ_BYTES))
+    except BlockingIOError:
+        return packets
+
+
+def until(condition: Callable[[], T], *ends: End, seconds: float = 10.0, what: str = "") -> T:
+    """Step the ends until the condition gives something true: that. AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while True:
+        found = sum(end.step() for end in ends)
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            shown = "; ".join(str(end.counts()) for end in ends)
+            raise AssertionError(f"not within {seconds:g} s: {what or condition}; counters: {shown}")
+        if not found:
+            pause.wait(PAUSE_SECONDS)
+
+
+def for_a_while(seconds: float, *ends: End) -> None:
+    """Step the ends for so long."""
+    over = time.monotonic() + seconds
+    until(lambda: time.monotonic() > over, *ends, seconds=seconds + 10)
+
+
+# -- packets
+
+
+def ipv4(number: int, size: int = 60, vnet: bytes = bytes(10)) -> bytes:
+    """A sound IPv4 packet of `size` bytes that carries a number, with its virtio-net header."""
+    head = struct.pack(">BBHQ", 0x45, 0, size, number)
+    return vnet + head + random.Random(number).randbytes(size - len(head))
+
+
+def ipv6(number: int, size: int = 60, vnet: bytes = bytes(10)) -> bytes:
+    head = struct.pack(">IHQ", 6 << 28, size - 40, number)
+    return vnet + head + random.Random(number).randbytes(size - len(head))
+
+
+def number_of(packet: bytes) -> int:
+    """The number that a packet carries."""
+    at = 10 + (4 if packet[10] >> 4 == 4 else 6)
+    return struct.unpack_from(">Q", packet, at)[0]
+
+
+# -- a peer written by hand
+
+DATA, KEEPALIVE, HELLO, WELCOME, REFUSED, BLOCK = 0x01, 0x02, 0x10, 0x11, 0x12, 0x20
+
+
+def frame(kind: int, body: bytes = b"") -> bytes:
+    return struct.pack(">IB", 1 + len(body), kind) + body
+
+
+def hello(client: int = 1, session: int = 1, index: int = 0, version: int = 1, offloads: int = 0) -> bytes:
+    return frame(HELLO, b"tnl\x01" + struct.pack(">BBHHHQQ", version, offloads, index, 1, 1400, client, session))
+
+
+def welcome(offloads: int = 0) -> bytes:
+    return frame(WELCOME, struct.pack(">BBH", 1, offloads, 1400))
+
+
+def block_of(*packets: bytes) -> bytes:
+    return frame(BLOCK, struct.pack(f">H{len(packets)}I", len(packets), *map(len, packets)) + b"".join(packets))
+
+
+def packets_in(body: bytes) -> list[bytes]:
+    """The packets of a block's body."""
+    (count,) = struct.unpack_from(">H", body)
+    at = 2 + 4 * count
+    packets = []
+    for length in struct.unpack_from(f">{count}I", body, 2):
+        packets.append(body[at : at + length])
+        at += length
+    assert at == len(body)
+    return packets
+
+
+class Peer:
+    """One connection in the test's own hand. `frames` holds (type, body) of the whole frames that have come."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        sock.setblocking(False)
+        self._buffer = b""
+        self.frames: list[tuple[int, bytes]] = []
+        self.ended = False
+
+    @classmethod
+    def dial(cls, port: int, receive_buffer: int = 0) -> Peer:
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.connect(("127.0.0.1", port))
+        return cls(sock)
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def hear(self) -> Peer:
+        """Take what has come, in whole frames."""
+        try:
+            while not self.ended:
+                data = self.socket.recv(1 << 16)
+                self._buffer += data
+                self.ended = not data
+        except BlockingIOError:
+            pass
+        except ConnectionResetError:
+            self.ended = True
+        while len(self._buffer) >= 4:
+            (length,) = struct.unpack_from(">I", self._buffer)
+            if len(self._buffer) < 4 + length:
+                break
+            if length:
+                self.frames.append((self._buffer[4], self._buffer[5 : 4 + length]))
+            self._buffer = self._buffer[4 + length :]
+        return self
+
+    def kinds(self) -> list[int]:
+        return [kind for kind, _ in self.hear().frames]
+
+    def packets(self) -> list[bytes]:
+        return [packet for kind, body in self.hear().frames if kind == BLOCK for packet in packets_in(body)]
+
+    def reset(self) -> None:
+        """Close with a reset: whatever is on the way is lost."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def close(self) -> None:
+        self.socket.close()

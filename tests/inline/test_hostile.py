@@ -1,0 +1,553 @@
+"""A peer's bytes end that peer's connection and nothing else; connections that die cost what they had in hand.
+
+The peer is written by hand here, on plain sockets.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pipeline import wire
+from pipeline.counters import COUNTERS
+from pipeline.layout import ROWS_MAX
+from tests.inline.stepped import (BLOCK, DATA, HELLO, KEEPALIVE, REFUSED, WELCOME, End, Peer, block_of, for_a_while,
+                                  frame, hello, ipv4, ipv6, number_of, until, welcome)
+
+UNKNOWN_FRAMES = next(c.name for c in COUNTERS if c.name.startswith("tun.") and "unknown" in c.name)
+
+
+@pytest.fixture
+def server() -> Iterator[End]:
+    made = End("server", timeout=5.0)
+    yield made
+    made.close()
+
+
+Dial = Callable[..., Peer]
+
+
+@pytest.fixture
+def dial() -> Iterator[Dial]:
+    """Peers that dial an end; closed after the test."""
+    made: list[Peer] = []
+
+    def peer(end: End, greeting: bytes = b"", **options: int) -> Peer:
+        made.append(Peer.dial(end.port, **options))
+        if greeting:
+            before = end.established()
+            made[-1].send(greeting)
+            until(lambda: end.established() == before + 1 and WELCOME in made[-1].kinds(), end)
+        return made[-1]
+
+    yield peer
+    for each in made:
+        each.close()
+
+
+class Acceptor:
+    """A server written by hand. Its connections are Peers."""
+
+    def __init__(self, receive_buffer: int = 0) -> None:
+        self._listener = socket.socket()
+        if receive_buffer:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self.peers: list[Peer] = []
+
+    def accept(self) -> Peer | None:
+        try:
+            self.peers.append(Peer(self._listener.accept()[0]))
+        except BlockingIOError:
+            return None
+        return self.peers[-1]
+
+    def admit(self, client: End) -> Peer:
+        """Take the client's next connection and welcome it."""
+        peer = until(self.accept, client)
+        until(lambda: HELLO in peer.kinds(), client)
+        before = client.count("tcp.connections_established")
+        peer.send(welcome())
+        until(lambda: client.count("tcp.connections_established") > before, client)
+        peer.frames.clear()
+        return peer
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.close()
+        self._listener.close()
+
+
+@pytest.fixture
+def acceptor() -> Iterator[Acceptor]:
+    made = Acceptor()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client_of(acceptor: Acceptor) -> Iterator[Callable[..., End]]:
+    """Clients that dial the acceptor."""
+    made: list[End] = []
+
+    def client(**settings: object) -> End:
+        made.append(End("client", port=acceptor.port, client=1, session=1, **settings))
+        return made[-1]
+
+    yield client
+    for each in made:
+        each.close()
+
+
+def ended(peer: Peer, end: End) -> None:
+    """Wait until the other side has closed this connection."""
+    until(lambda: peer.hear().ended, end)
+
+
+# -- what is not a greeting
+
+
+GARBAGE = {
+    "http": b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
+    "ssh": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "zeros": bytes(64),
+    "ones": b"\xff" * 64,
+    "empty frame": b"\x00\x00\x00\x00",
+    "keepalive": frame(KEEPALIVE),
+    "packet": frame(DATA, ipv4(1)[10:]),
+    "block": block_of(ipv4(1)),
+    "hello cut short": frame(HELLO, hello()[5:-1]),
+    "hello with another magic": frame(HELLO, b"xxxx" + hello()[9:]),
+    "a server's welcome": welcome(),
+    "a server's refusal": frame(REFUSED, b"\x01no"),
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+def test_garbage_instead_of_a_greeting_ends_that_connection_and_no_other(
+        server: End, dial: Dial, garbage: bytes) -> None:
+    good = dial(server, hello())
+    bad = dial(server)
+    bad.send(garbage)
+    ended(bad, server)
+    assert bad.frames == []
+    assert server.count("tcp.closed_hello_invalid") == 1
+    good.send(block_of(ipv4(1)))
+    until(lambda: server.packets() == [ipv4(1)], server)
+    assert server.established() == 1
+    assert server.count("tcp.connections_lost") == 0
+
+
+@pytest.mark.parametrize("garbage", [hello(), frame(KEEPALIVE), b"HTTP/1.1 400 Bad Request\r\n", block_of(ipv4(1))],
+                         ids=["hello", "keepalive", "http", "block"])
+def test_a_client_that_is_answered_with_garbage_dials_again(
+        acceptor: Acceptor, client_of: Callable[..., End], garbage: bytes) -> None:
+    client = client_of()
+    peer = until(acceptor.accept, client)
+    until(lambda: HELLO in peer.kinds(), client)
+    peer.send(garbage)
+    ended(peer, client)
+    assert client.count("tcp.closed_hello_invalid") == 1
+    acceptor.admit(client)
+    assert client.established() == 1
+
+
+def test_a_hello_of_another_version_is_refused_with_the_reason(server: End, dial: Dial) -> None:
+    peer = dial(server)
+    peer.send(hello(version=2))
+    ended(peer, server)
+    assert peer.frames == [(REFUSED, b"\x02this server speaks version 1")]
+    assert server.count("tcp.connections_refused") == 1
+
+
+def test_a_second_client_is_told_why_it_is_refused(server: End, dial: Dial) -> None:
+    dial(server, hello(client=1))
+    second = dial(server)
+    second.send(hello(client=2))
+    ended(second, server)
+    assert second.frames == [(REFUSED, b"\x01another client is connected")]
+
+
+def test_a_refusal_in_hostile_words_reaches_the_log_escaped(
+        acceptor: Acceptor, client_of: Callable[..., End], caplog: pytest.LogCaptureFixture) -> None:
+    client = client_of()
+    peer = until(acceptor.accept, client)
+    until(lambda: HELLO in peer.kinds(), client)
+    peer.send(frame(REFUSED, b"\x01\x1b[2Jgone\nfake line\xff"))
+    until(lambda: client.count("tcp.dials_failed"), client)
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert r"refused by the server: \x1b[2Jgone\nfake line\ufffd" in said
+
+
+def test_a_greeting_in_single_bytes_is_as_good_as_any(server: End, dial: Dial) -> None:
+    peer = dial(server)
+    for value in hello():
+        peer.send(bytes([value]))
+        server.step()
+    until(lambda: WELCOME in peer.kinds(), server)
+    assert server.established() == 1
+
+
+def test_whoever_never_greets_is_closed_after_a_while(
+        server: End, dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.tcp_inbound.GREETING_NS", 200_000_000)
+    silent, slow = dial(server), dial(server)
+    slow.send(hello()[:7])
+    ended(silent, server)
+    ended(slow, server)
+    assert server.count("tcp.closed_hello_invalid") == 2
+    assert server.established() == 0
+
+
+def test_an_end_before_the_greeting_is_nothing_to_count(server: End, dial: Dial) -> None:
+    peer = dial(server)
+    server.step()
+    peer.close()
+    for_a_while(0.05, server)
+    assert not [name for name in server.counts() if name.startswith(("tcp.closed", "tcp.connections"))]
+
+
+def test_more_connections_than_the_table_has_rows_are_turned_away(server: End, dial: Dial) -> None:
+    peers = []
+    for _ in range(ROWS_MAX + 6):
+        peers.append(dial(server))
+        server.step()
+    until(lambda: server.count("tcp.closed_row_full") == 6, server)
+    assert sum(peer.hear().ended for peer in peers) == 6
+    for peer in peers:
+        peer.close()
+    for_a_while(0.05, server)
+    dial(server, hello())
+
+
+# -- frames
+
+
+def test_malformed_frames_and_packets_are_counted_each_under_its_name_and_cost_nothing_else(
+        server: End, dial: Dial) -> None:
+    peer = dial(server, hello())
+    wrong_version = bytes(10) + b"\x55" + ipv4(0)[11:]
+    wrong_length = ipv4(0) + b"more"
+    wrong_header = b"\x00\x01" + bytes(8) + ipv4(0)[10:]   # TSO4 with segments of nothing
+    stream = [
+        (block_of(ipv4(1)), [ipv4(1)], ""),
+        (frame(BLOCK, b""), [], "tun.dropped_frame_malformed"),
+        (frame(BLOCK, b"\x00"), [], "tun.dropped_frame_malformed"),
+        (frame(BLOCK, struct.pack(">HI", 1, 61) + ipv4(2)[:60]), [], "tun.dropped_frame_malformed"),
+        (frame(BLOCK, struct.pack(">H", 513) + bytes(4 * 513)), [], "tun.dropped_frame_malformed"),
+        (frame(0x7F, b"of a later version"), [], UNKNOWN_FRAMES),
+        (frame(HELLO, hello()[5:]), [], UNKNOWN_FRAMES),
+        (frame(0x00), [], UNKNOWN_FRAMES),
+        (struct.pack(">I", 0), [], ""),
+        (frame(KEEPALIVE), [], ""),
+        (frame(KEEPALIVE, b"with a body"), [], ""),
+        (block_of(ipv4(3), wrong_version, ipv6(4)), [ipv4(3), ipv6(4)], "tun.dropped_packet_malformed"),
+        (block_of(wrong_length, ipv4(5)), [ipv4(5)], "tun.dropped_packet_malformed"),
+        (block_of(b"", b"x", ipv4(6)), [ipv4(6)], "tun.dropped_packet_malformed"),
+        (block_of(ipv4(7), wrong_header), [ipv4(7)], "tun.dropped_header_malformed"),
+        (frame(DATA, ipv4(8)[10:]), [ipv4(8)], ""),
+        (frame(DATA), [], "tun.dropped_packet_malformed"),
+        (frame(DATA, b"\x45"), [], "tun.dropped_packet_malformed"),
+        (block_of(*[ipv4(i, 30) for i in range(512)]), [ipv4(i, 30) for i in range(512)], ""),
+        (block_of(ipv4(9)), [ipv4(9)], ""),
+    ]
+    peer.send(b"".join(data for data, _, _ in stream))
+    expected = [packet for _, packets, _ in stream for packet in packets]
+    until(lambda: len(server.packets()) == len(expected), server)
+    assert server.packets() == expected
+    counted = {name: value for name, value in server.counts().items() if ".dropped_" in name or name == UNKNOWN_FRAMES}
+    assert counted == {"tun.dropped_frame_malformed": 4, UNKNOWN_FRAMES: 3, "tun.dropped_packet_malformed": 6,
+                       "tun.dropped_header_malformed": 1}
+    assert server.count("tun.packets_written") == len(expected)
+    assert server.count("tcp.frames_received") == len(stream)
+    assert server.established() == 1
+
+
+def test_a_packet_that_the_kernel_refuses_is_counted_and_the_next_one_passes(server: End, dial: Dial) -> None:
+    peer = dial(server, hello())
+    inside = server._inside[0]
+    inside.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # EMSGSIZE for what is longer
+    super_packet = b"\x00\x01\x00\x00\x00\x05" + bytes(4) + ipv4(0, 60_000)[10:]
+    peer.send(block_of(ipv4(1), ipv4(2, 60_000), super_packet, ipv4(3)) + frame(DATA, ipv4(4, 60_000)[10:])
+              + frame(DATA, ipv4(5)[10:]))
+    until(lambda: len(server.packets()) == 3, server)
+    assert server.packets() == [ipv4(1), ipv4(3), ipv4(5)]
+    assert server.count("tun.dropped_write_refused") == 2
+    assert server.count("tun.dropped_offload_refused") == 1
+
+
+@pytest.mark.parametrize("length", [wire.LENGTH_LIMIT + 1, 1 << 31, (1 << 32) - 1])
+def test_a_frame_that_is_too_long_ends_its_connection_and_no_other(server: End, dial: Dial, length: int) -> None:
+    good, bad = dial(server, hello(index=0)), dial(server, hello(index=1))
+    good.send(block_of(ipv4(1, 5000))[:2000])  # is in the middle of a frame meanwhile
+    until(lambda: not server.step())
+    bad.send(struct.pack(">IB", length, BLOCK) + b"x" * 100)
+    ended(bad, server)
+    assert server.count("tcp.closed_frame_too_long") == 1
+    good.send(block_of(ipv4(1, 5000))[2000:] + block_of(ipv4(2)))
+    until(lambda: len(server.packets()) == 2, server)
+    assert server.packets() == [ipv4(1, 5000), ipv4(2)]
+    assert server.established() == 1
+
+
+def test_a_frame_at_the_limit_is_taken(server: End, dial: Dial) -> None:
+    peer = dial(server, hello())
+    share = wire.BLOCK_PAYLOAD_MAX // wire.BLOCK_PACKETS_MAX
+    packets = [ipv4(i, share - 10) for i in range(wire.BLOCK_PACKETS_MAX)]
+    data = block_of(*packets)
+    assert len(data) == 4 + wire.LENGTH_LIMIT
+    sent = [0]
+
+    def all_there() -> bool:
+        try:
+            sent[0] += peer.socket.send(data[sent[0] :])
+        except BlockingIOError:
+            pass
+        return len(server.packets()) == len(packets)
+
+    until(all_there, server)
+    assert server.packets() == packets
+
+
+def test_with_compat_the_limit_is_the_originals() -> None:
+    server = End("server", compat=True)
+    peers = []
+    try:
+        good = Peer.dial(server.port)
+        peers.append(good)
+        longest = ipv4(1, wire.COMPAT_LENGTH_LIMIT - 1)
+        good.send(frame(DATA, longest[10:]) + frame(KEEPALIVE) + frame(DATA, ipv4(2)[10:]))
+        until(lambda: len(server.packets()) == 2, server)
+        assert server.packets() == [longest, ipv4(2)]
+        server.write(ipv6(3, 1400))
+        until(lambda: DATA in good.kinds(), server)
+        assert (DATA, ipv6(3, 1400)[10:]) in good.frames
+        good.send(frame(DATA, bytes(wire.COMPAT_LENGTH_LIMIT)))
+        ended(good, server)
+        assert server.count("tcp.closed_frame_too_long") == 1
+    finally:
+        for peer in peers:
+            peer.close()
+        server.close()
+
+
+def test_a_connection_that_ends_is_lost_only_if_it_was_established(server: End, dial: Dial) -> None:
+    peer = dial(server)
+    peer.send(hello() + b"\xff\xff\xff\xff")  # a frame too long in the greeting's wake
+    ended(peer, server)
+    assert server.count("tcp.closed_frame_too_long") == 1
+    assert server.count("tcp.connections_lost") == server.count("tcp.connections_established")
+
+
+def test_packets_behind_a_greeting_are_not_kept_back_by_a_ring_that_was_full(server: End, dial: Dial) -> None:
+    first = dial(server, hello(index=0))
+    for i in range(4):
+        first.send(block_of(ipv4(i)))
+        until(lambda i=i: server.step("tcp-0") == 0 and server.count("tcp.frames_received") == i + 1)
+    second = dial(server)
+    second.send(hello(index=1) + block_of(ipv4(7)))
+    over = time.monotonic() + 0.2
+    until(lambda: server.step("tcp-0") or time.monotonic() > over)  # all the time that it needs, and the ring is full
+    until(lambda: len(server.packets()) == 5, server, seconds=2)
+    assert server.packets() == [ipv4(i) for i in (0, 1, 2, 3, 7)]
+
+
+def test_a_connection_that_ends_in_the_middle_of_a_frame_leaves_nothing_of_it(server: End, dial: Dial) -> None:
+    first = dial(server, hello(index=0))
+    first.send(block_of(ipv4(1)) + block_of(ipv4(2, 5000))[:3000])
+    until(lambda: len(server.packets()) == 1, server)
+    first.close()
+    until(lambda: server.established() == 0, server)
+    second = dial(server, hello(index=0))
+    second.send(block_of(ipv4(3)))
+    until(lambda: len(server.packets()) == 2, server)
+    assert server.packets() == [ipv4(1), ipv4(3)]
+    assert not [name for name in server.counts() if ".dropped_" in name]
+
+
+# -- dead peers
+
+
+def test_a_peer_that_says_nothing_is_closed_after_the_timeout_and_not_before(dial: Dial) -> None:
+    server = End("server", timeout=0.4, keepalive=0.1)
+    try:
+        peer = dial(server, hello())
+        since = time.monotonic()
+        ended(peer, server)
+        assert 0.4 <= time.monotonic() - since < 1.4
+        assert server.count("tcp.connections_timed_out") == server.count("tcp.connections_lost") == 1
+        assert KEEPALIVE in peer.kinds()
+        dial(server, hello())
+    finally:
+        server.close()
+
+
+def test_any_byte_is_a_sign_of_life(dial: Dial) -> None:
+    server = End("server", timeout=0.4)
+    try:
+        peer = dial(server, hello())
+        slow = block_of(ipv4(1, 40))
+        over = time.monotonic() + 0.1
+        for value in slow[:-1]:
+            peer.send(bytes([value]))
+            until(lambda: time.monotonic() > over, server)
+            over = time.monotonic() + 0.012
+        assert server.established() == 1
+        peer.send(slow[-1:])
+        until(lambda: server.packets() == [ipv4(1, 40)], server)
+    finally:
+        server.close()
+
+
+def test_a_client_whose_server_says_nothing_leaves_it_and_dials_again(
+        acceptor: Acceptor, client_of: Callable[..., End]) -> None:
+    client = client_of(timeout=0.3, keepalive=0.1)
+    peer = acceptor.admit(client)
+    ended(peer, client)
+    assert client.count("tcp.connections_timed_out") == 1
+    acceptor.admit(client)
+    assert client.established() == 1
+
+
+def test_keepalives_are_the_two_words_that_the_original_knows(
+        acceptor: Acceptor, client_of: Callable[..., End]) -> None:
+    client = client_of(keepalive=0.1)
+    peer = acceptor.admit(client)
+    until(lambda: len(peer.hear().frames) >= 2, client)
+    assert set(peer.frames) == {(KEEPALIVE, b"")}
+    assert client.count("tcp.keepalives_sent") >= 2
+
+
+# -- connections that die with a frame in hand
+
+BIG = 65_535  # a packet that fills a block, so that packets and blocks are the same here
+
+
+def fill(end: End, first: int, lane: int = 0) -> int:
+    """Give the end big packets until its socket is full in the middle of a frame; the next number."""
+    number = first
+
+    def full() -> bool:
+        nonlocal number
+        if end.count("tun.packets_read") >= number - first:
+            end.write(ipv4(number, BIG), lane)
+            number += 1
+        return end.count("tun.ring_full_waits") > 2 and end.count("tcp.socket_full_waits") > 2
+
+    until(full, end)
+    return number
+
+
+def test_a_block_that_was_cut_by_the_end_of_its_connection_is_sent_again(dial: Dial) -> None:
+    server = End("server", send_buffer_bytes=30_000)
+    try:
+        first = dial(server, hello(), receive_buffer=30_000)
+        count = fill(server, 0)
+        whole = server.count("tcp.frames_sent")
+        assert whole < count
+        first.reset()
+        until(lambda: not server.established(), server)
+        second = dial(server, hello())
+        until(lambda: second.packets() and number_of(second.packets()[-1]) == count - 1, server)
+        assert second.packets() == [ipv4(i, BIG) for i in range(whole, count)]
+        assert server.count("tcp.blocks_resent") == 1
+        assert server.count("tcp.dropped_no_connection") == 0
+    finally:
+        server.close()
+
+
+def test_a_block_that_was_cut_goes_to_another_connection_of_the_session(dial: Dial) -> None:
+    server = End("server", send_buffer_bytes=30_000)
+    try:
+        first = dial(server, hello(index=0), receive_buffer=30_000)
+        second = dial(server, hello(index=1))
+        count = fill(server, 0)
+        whole = server.count("tcp.frames_sent")
+        first.reset()
+        until(lambda: second.packets() and number_of(second.packets()[-1]) == count - 1, server)
+        assert second.packets() == [ipv4(i, BIG) for i in range(whole, count)]
+        assert server.count("tcp.blocks_resent") == 1
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def two_lanes() -> Iterator[End]:
+    """A server whose second tcp worker accepts nobody: both lanes use the connections of the first one."""
+    made = End("server", lanes=2, send_buffer_bytes=30_000)
+    second = made.workers["tcp-1"]
+    duties = second.duties
+    second.duties = [second.duty("outbound")]
+    yield made
+    second.duties = duties
+    made.close()
+
+
+def test_a_lane_does_not_speak_into_the_half_sent_frame_of_another_one(two_lanes: End, dial: Dial) -> None:
+    peer = dial(two_lanes, hello(), receive_buffer=30_000)
+    count = fill(two_lanes, 0, lane=1)
+    for i in range(3):
+        two_lanes.write(ipv4(1000 + i), lane=0)
+    until(lambda: len(peer.packets()) == count + 3, two_lanes)
+    numbers = [number_of(packet) for packet in peer.packets()]
+    assert [number for number in numbers if number < 1000] == list(range(count))
+    assert [number for number in numbers if number >= 1000] == [1000, 1001, 1002]
+
+
+def test_a_connection_that_comes_while_a_frame_is_half_sent_does_not_cut_that_frame(
+        two_lanes: End, dial: Dial) -> None:
+    first = dial(two_lanes, hello(index=0), receive_buffer=30_000)
+    count = fill(two_lanes, 0, lane=1)
+    second = dial(two_lanes, hello(index=1))
+    for i in range(3):
+        two_lanes.write(ipv4(1000 + i), lane=0)
+
+    def heard() -> set[int]:
+        return {number_of(packet) for peer in (first, second) for packet in peer.packets()}
+
+    until(lambda: heard() >= {*range(count), 1000, 1001, 1002}, two_lanes, seconds=3, what="packets of both lanes")
+    assert {kind for peer in (first, second) for kind in peer.kinds()} <= {WELCOME, BLOCK, KEEPALIVE}
+
+
+def test_a_descriptor_is_not_given_away_before_both_duties_have_let_go_of_it(server: End, dial: Dial) -> None:
+    peer = dial(server, hello())
+    outbound, inbound = (server.workers["tcp-0"].duty(name) for name in ("outbound", "inbound"))
+    (connection,) = inbound._roster.established
+    peer.close()
+    over = time.monotonic() + 0.4
+
+    def inbound_alone() -> bool:
+        inbound.wait(0)
+        inbound.work()
+        return time.monotonic() > over
+
+    until(inbound_alone)
+    assert server.count("tcp.connections_lost") == 1
+    assert connection.socket.fileno() == connection.fd
+    outbound.work()
+    until(lambda: connection.socket.fileno() == -1, server)
+
+
+def test_a_reset_in_the_middle_of_everything_leaves_the_tunnel_usable(dial: Dial) -> None:
+    server = End("server", send_buffer_bytes=30_000)
+    try:
+        for round_ in range(5):
+            peer = dial(server, hello(session=round_ + 1), receive_buffer=30_000)
+            peer.send(block_of(ipv4(round_)) + block_of(ipv4(100, 3000))[:1000])
+            server.write(ipv4(round_, BIG))
+            until(lambda r=round_: len(server.packets()) == r + 1, server)
+            peer.reset()
+            until(lambda: not server.established(), server)
+        last = dial(server, hello(session=99))
+        until(lambda: last.packets() and number_of(last.packets()[-1]) == 4, server)
+        assert [number_of(packet) for packet in server.packets()] == list(range(5))
+    finally:
+        server.close()

@@ -1,0 +1,456 @@
+"""A whole tunnel in one process: what goes in at one end comes out at the other, in order, byte for byte."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pipeline import wire
+from pipeline.worker import loop
+from tests.inline.stepped import (BLOCK, KEEPALIVE, End, Peer, block_of, for_a_while, hello, ipv4, ipv6, number_of,
+                                  until)
+
+Make = Callable[..., End]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes ends; all are closed after the test."""
+    made: list[End] = []
+
+    def end(mode: str, **options: object) -> End:
+        made.append(End(mode, seed=len(made), **options))
+        return made[-1]
+
+    yield end
+    for each in made:
+        each.close()
+
+
+def pair(make: Make, lanes: tuple[int, int] = (1, 1), connections: int = 1, **settings: object) -> tuple[End, End]:
+    """Server and client with so many lanes each, connected."""
+    server = make("server", lanes=lanes[0], **settings)
+    client = make("client", lanes=lanes[1], port=server.port, connections=connections, client=1, session=1,
+                  **settings)
+    until(lambda: server.established() == client.established() == connections, server, client)
+    return server, client
+
+
+def push(end: End, packets: list[bytes]) -> bool:
+    """Give as many of the packets as the queue takes, and take those off the list; True when none is left."""
+    try:
+        while packets:
+            end.write(packets[0])
+            del packets[0]
+    except BlockingIOError:
+        return False
+    return True
+
+
+def carry(sender: End, receiver: End, packets: list[bytes]) -> None:
+    """Give packets to an end as fast as it takes them, and wait until that many have come out."""
+    waiting = list(packets)
+    expected = len(receiver.packets()) + len(packets)
+    until(lambda: push(sender, waiting) and len(receiver.packets()) >= expected, sender, receiver)
+
+
+# -- packets
+
+
+def test_a_lone_packet_arrives_in_each_direction(make: Make) -> None:
+    server, client = pair(make)
+    carry(client, server, [ipv4(1)])
+    carry(server, client, [ipv6(2)])
+    assert server.packets() == [ipv4(1)]
+    assert client.packets() == [ipv6(2)]
+
+
+SIZES = (20, 21, 64, 576, 1400, 1500, 9000, 40_000, 65_535)
+
+
+def test_packets_of_every_size_arrive_in_order_byte_for_byte(make: Make) -> None:
+    server, client = pair(make)
+    up = [ipv4(i, SIZES[i % len(SIZES)]) for i in range(60)]
+    down = [ipv6(i, max(60, SIZES[-1 - i % len(SIZES)])) for i in range(60)]
+    carry(client, server, up)
+    carry(server, client, down)
+    assert server.packets() == up
+    assert client.packets() == down
+
+
+def test_super_packets_arrive_with_the_headers_that_the_kernel_gave_them(make: Make) -> None:
+    server, client = pair(make)
+    vnet = b"\x01\x01\x28\x00\x50\x05\x14\x00\x10\x00"  # checksum wanted, TSO4, 40 header bytes, 1360 a segment
+    packets = [ipv4(i, 65_535, vnet) for i in range(20)]
+    carry(client, server, packets)
+    assert server.packets() == packets
+
+
+def test_what_is_ready_together_travels_together(make: Make) -> None:
+    server, client = pair(make)
+    packets = [ipv4(i, 100) for i in range(1000)]
+    for packet in packets:
+        client.write(packet)
+    until(lambda: len(server.packets()) == 1000, server, client)
+    assert server.packets() == packets
+    assert client.count("tun.packets_read") == server.count("tun.packets_written") == 1000
+    assert client.count("tun.bytes_read") == server.count("tun.bytes_written") == 100_000
+    assert client.count("tun.blocks_filled") <= 1 + -(-1000 // 100)
+    assert client.count("tcp.frames_sent") == client.count("tun.blocks_filled") == server.count("tcp.frames_received")
+    assert client.count("tcp.bytes_sent") == server.count("tcp.bytes_received")
+
+
+def test_a_block_takes_at_most_its_number_of_packets(make: Make) -> None:
+    server, client = pair(make)
+    packets = [ipv4(i, 20) for i in range(2 * wire.BLOCK_PACKETS_MAX + 1)]
+    for packet in packets:
+        client.write(packet)
+    until(lambda: len(server.packets()) == len(packets), server, client)
+    assert server.packets() == packets
+    assert client.count("tun.blocks_filled") >= 3
+
+
+@pytest.mark.parametrize("connections", [1, 2, 5])
+@pytest.mark.parametrize("lanes", [(1, 1), (2, 2), (3, 3), (1, 3), (3, 1), (2, 3)],
+                         ids=["1-1", "2-2", "3-3", "1-3", "3-1", "2-3"])
+def test_every_lane_keeps_its_order_whatever_lanes_and_connections_there_are(
+        make: Make, lanes: tuple[int, int], connections: int) -> None:
+    server, client = pair(make, lanes, connections)
+    for sender, receiver, count in ((client, server, lanes[1]), (server, client, lanes[0])):
+        sent = [[ipv4(1000 * lane + i, 60 + 37 * i % 3000) for i in range(60)] for lane in range(count)]
+        for lane, packets in enumerate(sent):
+            for packet in packets:
+                sender.write(packet, lane)
+        until(lambda: len(receiver.packets()) >= 60 * count, server, client)
+        for packets in sent:
+            wanted = set(packets)
+            where = [queue for queue in receiver.received if wanted & set(queue)]
+            assert len(where) == 1  # one queue of TUN, so that the kernel keeps the order too
+            assert [packet for packet in where[0] if packet in wanted] == packets
+        assert len(receiver.packets()) == 60 * count
+
+
+def test_connections_live_in_whichever_worker_accepted_them(make: Make) -> None:
+    server = make("server", lanes=2)
+    client = make("client", lanes=2, port=server.port, connections=2, client=1, session=1)
+    tcp = [server.memory.board.pages[w.page].carrier for w in server.plan.of_kind("tcp")]
+
+    def step_one_acceptor() -> bool:
+        server.step("tcp-1", "tun-0", "tun-1")
+        return tcp[1][0] == 2
+
+    until(step_one_acceptor, client)
+    assert tcp[0][0] == 0
+    for lane in (0, 1):
+        server.write(ipv4(lane), lane)
+        client.write(ipv4(lane), lane)
+    until(lambda: len(client.packets()) == len(server.packets()) == 2, server, client)
+    assert sorted(client.packets()) == sorted(server.packets()) == sorted([ipv4(0), ipv4(1)])
+    assert [len(queue) for queue in server.received] == [1, 1]  # both queues of TUN are used all the same
+
+
+@pytest.mark.parametrize("strategy", ["block", "spin-then-block", "spin"])
+def test_packets_pass_with_every_idle_strategy(make: Make, strategy: str) -> None:
+    server, client = pair(make, idle=strategy)
+    carry(client, server, [ipv4(i) for i in range(20)])
+    assert server.packets() == [ipv4(i) for i in range(20)]
+
+
+# -- compat
+
+
+def test_with_compat_at_both_ends_bare_packets_pass(make: Make) -> None:
+    server, client = pair(make, compat=True)
+    up = [ipv4(i, 20 + i * 7) for i in range(200)]
+    down = [ipv6(i, 40 + i * 7) for i in range(200)]
+    carry(client, server, up)
+    carry(server, client, down)
+    assert server.packets() == up
+    assert client.packets() == down
+
+
+def test_with_compat_a_packet_too_long_for_the_original_is_dropped_counted_and_costs_no_other(make: Make) -> None:
+    server, client = pair(make, compat=True)
+    longest = wire.COMPAT_LENGTH_LIMIT - 1
+    carry(client, server, [ipv4(0, longest)])
+    for packet in (ipv4(1, longest + 1), ipv4(2, 65_535), ipv4(3, longest)):
+        client.write(packet)
+    until(lambda: len(server.packets()) == 2, server, client)
+    assert server.packets() == [ipv4(0, longest), ipv4(3, longest)]
+    assert client.count("tun.dropped_packet_too_long") == 2
+    assert client.count("tun.packets_read") == 2
+
+
+# -- backpressure
+
+
+def test_a_reader_that_stands_still_costs_time_and_no_packet(make: Make) -> None:
+    server, client = pair(make, send_buffer_bytes=65_536, receive_buffer_bytes=65_536)
+    packets = [ipv4(i, 60_000) for i in range(200)]
+    waiting = list(packets)
+
+    def everything_is_full() -> bool:
+        push(client, waiting)
+        server.step("tcp-0")
+        return all(count > 3 for count in (server.count("tcp.ring_full_waits"), client.count("tcp.socket_full_waits"),
+                                           client.count("tun.ring_full_waits")))
+
+    until(everything_is_full, client)
+    assert waiting
+    assert server.packets() == []
+    until(lambda: push(client, waiting) and len(server.packets()) == len(packets), server, client)
+    assert server.packets() == packets
+    assert not [name for name in server.counts() | client.counts() if ".dropped_" in name]
+
+
+def test_a_full_ring_is_our_own_silence_and_ends_no_connection(make: Make) -> None:
+    server, client = pair(make, timeout=0.3, keepalive=0.1)
+    packets = [ipv4(i, 60_000) for i in range(60)]
+    waiting = list(packets)
+    over = time.monotonic() + 0.8
+
+    def long_enough() -> bool:
+        push(client, waiting)
+        server.step("tcp-0")
+        return time.monotonic() > over
+
+    until(long_enough, client)
+    assert server.count("tcp.ring_full_waits") > 3
+    until(lambda: push(client, waiting) and len(server.packets()) == len(packets), server, client)
+    assert server.packets() == packets
+    assert server.count("tcp.connections_lost") == client.count("tcp.connections_lost") == 0
+
+
+# -- silence
+
+
+def test_an_idle_connection_is_kept_alive_beyond_the_timeout(make: Make) -> None:
+    server, client = pair(make, timeout=0.5, keepalive=0.15)
+    for_a_while(1.2, server, client)
+    for end in (server, client):
+        assert end.established() == 1
+        assert end.count("tcp.connections_lost") == 0
+        assert 4 <= end.count("tcp.keepalives_sent") <= 12
+    assert server.count("tcp.frames_received") == client.count("tcp.keepalives_sent")
+
+
+def test_a_connection_that_carries_packets_sends_no_keepalives(make: Make) -> None:
+    server, client = pair(make, keepalive=0.3)
+    sent = [0]
+
+    def busy() -> bool:
+        client.write(ipv4(sent[0]))
+        sent[0] += 1
+        return server.count("tcp.keepalives_sent") >= 3
+
+    until(busy, server, client)
+    assert client.count("tcp.keepalives_sent") == 0
+
+
+# -- no connection
+
+
+def test_packets_wait_for_a_connection_as_long_as_they_may(make: Make) -> None:
+    server = make("server")
+    port = server.port
+    client = make("client", port=port, client=1, session=1, hold=10.0)
+    for i in range(3):
+        client.write(ipv4(i))
+    until(lambda: client.count("tun.packets_read") == 3, client)
+    for_a_while(0.2, client)  # the server does not answer yet
+    until(lambda: len(server.packets()) == 3, server, client)
+    assert server.packets() == [ipv4(0), ipv4(1), ipv4(2)]
+    assert client.count("tcp.dropped_no_connection") == 0
+
+
+def test_packets_too_old_for_a_connection_are_dropped_counted_and_the_next_ones_pass(make: Make) -> None:
+    server = make("server")
+    client = make("client", port=server.port, client=1, session=1, hold=0.1)
+    for i in range(3):
+        client.write(ipv4(i))
+        until(lambda i=i: client.count("tun.packets_read") == i + 1, client)
+    until(lambda: client.count("tcp.dropped_no_connection") == 3, client)
+    until(lambda: client.established(), server, client)
+    carry(client, server, [ipv4(7)])
+    assert server.packets() == [ipv4(7)]
+
+
+def test_a_client_that_finds_nobody_counts_its_attempts_and_finds_the_server_when_it_comes(make: Make) -> None:
+    gone = make("server")
+    port = gone.port
+    gone.close()
+    client = make("client", port=port, client=1, session=1)
+    until(lambda: client.count("tcp.dials_failed") >= 3, client)
+    server = make("server", port=port)
+    until(lambda: client.established() and server.established(), server, client)
+    carry(client, server, [ipv4(1)])
+    assert server.packets() == [ipv4(1)]
+
+
+# -- ends and beginnings
+
+
+def test_a_server_that_vanishes_and_returns_is_found_again(make: Make) -> None:
+    server, client = pair(make)
+    port = server.port
+    carry(client, server, [ipv4(1)])
+    server.close()
+    until(lambda: not client.established(), client)
+    successor = make("server", port=port)
+    until(lambda: client.established(), successor, client)
+    carry(client, successor, [ipv4(2)])
+    assert successor.packets() == [ipv4(2)]
+    assert client.count("tcp.connections_lost") == 1
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_a_tun_worker_that_is_replaced_loses_nothing_that_was_in_a_ring(make: Make, side: str) -> None:
+    server, client = pair(make)
+    end, other = (server, client) if side == "server" else (client, server)
+    for i in range(4):
+        other.write(ipv4(i))
+        until(lambda i=i: other.count("tcp.frames_sent") == i + 1, other)
+    until(lambda: end.step("tcp-0") == 0 and end.count("tcp.frames_received") >= 4)
+    end.kill("tun-0")
+    end.write(ipv4(100))  # waits in the kernel's queue
+    end.start("tun-0")
+    until(lambda: len(end.packets()) == 4 and len(other.packets()) == 1, server, client)
+    assert end.packets() == [ipv4(i) for i in range(4)]
+    assert other.packets() == [ipv4(100)]
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_a_tcp_worker_that_is_replaced_goes_on_with_what_was_not_sent(make: Make, side: str) -> None:
+    server, client = pair(make)
+    end, other = (server, client) if side == "server" else (client, server)
+    end.kill("tcp-0")
+    for i in range(3):
+        end.write(ipv4(i))
+        until(lambda: end.step("tun-0") == 0 and end.count("tun.packets_read"))
+    end.start("tcp-0")
+    until(lambda: len(other.packets()) == 3, server, client)
+    assert other.packets() == [ipv4(i) for i in range(3)]
+    carry(other, end, [ipv4(9)])
+    assert end.packets() == [ipv4(9)]
+
+
+def test_a_client_that_stops_has_sent_what_it_had_and_says_goodbye(make: Make) -> None:
+    server, client = pair(make)
+    packets = [ipv4(i, 1000) for i in range(300)]
+    waiting = list(packets)
+    until(lambda: push(client, waiting) and client.count("tun.packets_read") == len(packets), client, server)
+    for name in ("tun-0", "tcp-0"):
+        worker = client.workers[name]
+        worker.attachment.stop.request(5.0)
+        for duty in worker.duties:
+            loop(duty, worker.attachment.page.heartbeat(duty.name), worker.attachment.stop)
+        assert worker.attachment.page.oldest_heartbeat() > 0
+    until(lambda: not server.established(), server)
+    assert server.packets() == packets
+
+
+def test_a_worker_that_cannot_drain_ends_at_its_deadline_all_the_same(make: Make) -> None:
+    server, client = pair(make, send_buffer_bytes=30_000, receive_buffer_bytes=30_000)
+    assert push(client, [ipv4(i, 60_000) for i in range(50)])
+    until(lambda: client.count("tcp.socket_full_waits") > 3, client)  # nobody reads
+    worker = client.workers["tcp-0"]
+    stop = worker.attachment.stop
+    asked = time.monotonic()
+    stop.request(0.2)
+    loop(worker.duty("outbound"), worker.attachment.page.heartbeat("outbound"), stop)
+    assert 0.2 <= time.monotonic() - asked < 1.2
+    assert not worker.duty("outbound").ended
+
+
+def test_what_is_told_about_a_connection_is_on_the_board(make: Make) -> None:
+    server, client = pair(make)
+    carry(client, server, [ipv4(1, 1000)])
+    page = client.memory.board.pages[client.plan.worker("tcp-0").page]
+    row = until(lambda: next((r for r in page.rows() if r.sent_bytes), None), server, client)
+    assert (row.state, row.address, row.lane) == ("established", f"127.0.0.1:{server.port}", 0)
+    assert row.sent_bytes == client.count("tcp.bytes_sent")
+    client.kill("tcp-0")
+    client.start("tcp-0")
+    assert page.rows() == []  # a successor says nothing about its predecessor's connections
+
+
+# -- two clients
+
+
+def test_a_second_client_is_refused_and_the_first_one_notices_nothing(make: Make) -> None:
+    server = make("server")
+    first = make("client", port=server.port, client=1, session=5)
+    until(lambda: first.established(), server, first)
+    second = make("client", port=server.port, client=2, session=9)
+    until(lambda: second.count("tcp.dials_failed") >= 2, server, first, second)
+    carry(first, server, [ipv4(i) for i in range(10)])
+    carry(server, first, [ipv4(i) for i in range(10)])
+    for_a_while(0.2, server, first, second)
+    assert server.packets() == first.packets() == [ipv4(i) for i in range(10)]
+    assert second.established() == 0 == second.count("tcp.connections_established")
+    assert server.count("tcp.connections_refused") >= 2
+    assert first.count("tcp.connections_lost") == server.count("tcp.connections_lost") == 0
+
+
+def test_a_second_client_is_admitted_once_the_first_one_has_left(make: Make) -> None:
+    server = make("server")
+    first = make("client", port=server.port, client=1, session=5)
+    until(lambda: first.established(), server, first)
+    second = make("client", port=server.port, client=2, session=1)
+    until(lambda: second.count("tcp.dials_failed"), server, first, second)
+    first.close()
+    until(lambda: second.established(), server, second)
+    carry(second, server, [ipv4(1)])
+    assert server.packets() == [ipv4(1)]
+
+
+@pytest.mark.parametrize("acceptor", ["tcp-0", "tcp-1"], ids=["the-same-worker", "another-worker"])
+def test_a_newer_session_of_the_same_client_replaces_the_older_one(make: Make, acceptor: str) -> None:
+    server = make("server", lanes=2)
+    older = make("client", port=server.port, client=1, session=5)
+    until(lambda: server.step("tcp-0") and False or older.established(), older)
+    newer = make("client", port=server.port, client=1, session=6)
+    until(lambda: server.step(acceptor) and False or newer.established(), newer)
+    until(lambda: server.established() == 1 and not older.established(), server, older, newer)
+    carry(newer, server, [ipv4(1)])
+    assert server.packets() == [ipv4(1)]
+    refused = older.count("tcp.dials_failed")
+    until(lambda: older.count("tcp.dials_failed") > refused, server, older, newer)
+    assert newer.count("tcp.connections_lost") == 0
+
+
+def test_with_compat_a_second_connection_is_closed_and_the_first_one_notices_nothing(make: Make) -> None:
+    server = make("server", compat=True)
+    first = make("client", port=server.port, compat=True)
+    until(lambda: first.established() and server.established(), server, first)
+    second = Peer.dial(server.port)
+    try:
+        until(lambda: second.hear().ended, server, first)
+        assert second.frames == []
+        carry(first, server, [ipv4(1)])
+        assert server.packets() == [ipv4(1)]
+        assert server.count("tcp.connections_refused") == 1
+        assert first.count("tcp.connections_lost") == 0
+    finally:
+        second.close()
+
+
+# -- both formats against a peer written by hand
+
+
+def test_a_block_on_the_wire_is_as_the_document_says(make: Make) -> None:
+    server = make("server")
+    peer = Peer.dial(server.port)
+    try:
+        peer.send(hello() + block_of(ipv4(1), ipv6(2, 1000)) + block_of())
+        until(lambda: len(server.packets()) == 2, server)
+        assert server.packets() == [ipv4(1), ipv6(2, 1000)]
+        server.write(ipv4(3))
+        until(lambda: peer.packets(), server)
+        assert peer.packets() == [ipv4(3)]
+        assert [kind for kind in peer.kinds() if kind != KEEPALIVE] == [0x11, BLOCK]
+        assert number_of(peer.packets()[0]) == 3
+    finally:
+        peer.close()

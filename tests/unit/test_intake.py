@@ -1,0 +1,522 @@
+"""From streams into slots: whatever way the bytes come, each connection's frames arrive whole and in order."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import layout, ring, segment, wire
+from pipeline.block import SLOT
+from pipeline.connection import ESTABLISHED, Connection
+from pipeline.errors import PeerError
+from pipeline.intake import START, Intake, receive_greeting
+from pipeline.plan import Place
+from pipeline.port import Port
+from pipeline.ring import Stage
+
+SLOT_BYTES = layout.PAGE
+FITS = SLOT_BYTES - START - wire.LENGTH.size
+"""The longest frame (length field) that a slot of this size can take."""
+
+LIMIT = 300
+
+
+class Source:
+    """One connection: the peer's end of it, ours, and what was sent."""
+
+    def __init__(self, serial: int, lane: int) -> None:
+        self.peer, ours = socket.socketpair()
+        ours.setblocking(False)
+        self.connection = Connection(ours, f"peer {serial}", ESTABLISHED, serial, 0)
+        self.connection.lane = lane
+
+    def close(self) -> None:
+        self.peer.close()
+        self.connection.socket.close()
+
+
+class Bench:
+    """An intake on a ring of its own, a consumer behind it, and connections in front of it."""
+
+    def __init__(self, connections: int = 1, slots: int = 4, limit: int = LIMIT, start: int = 0) -> None:
+        name = f"/tunnel@intaketest@{secrets.token_hex(4)}@ring"
+        self.ring = ring.create(name, 2, slots, SLOT_BYTES, start)
+        self.port = Port(self.ring, Place(0, 0, [1], True, []), 0, [])
+        self.intake = Intake(self.port, limit)
+        self.consumer = Stage(self.ring, 1, [0])
+        self.sources = [Source(serial, lane=serial + 10) for serial in range(connections)]
+        self.slots: list[tuple[int, int, bytes]] = []  # serial, lane, wire bytes
+
+    def send(self, number: int, data: bytes) -> None:
+        self.sources[number].peer.sendall(data)
+
+    def read(self, number: int) -> int:
+        return self.intake.read(self.sources[number].connection)
+
+    def read_all(self, number: int) -> None:
+        """Read until nothing is there or the ring is full."""
+        while self.port.ready():
+            try:
+                if not self.read(number):
+                    return
+            except BlockingIOError:
+                return
+
+    def take(self, count: int = 1 << 30) -> int:
+        """Consume up to so many slots, each of which must hold whole frames of one connection."""
+        taken = min(count, self.consumer.ready())
+        for _ in range(taken):
+            slot = self.consumer.slot()
+            start, length, lane, serial = SLOT.unpack_from(slot)
+            assert (start, lane) == (START, self.sources[serial].connection.lane)
+            self.slots.append((serial, lane, bytes(slot[start : start + length])))
+            slot[:] = b"\xdb" * SLOT_BYTES  # whoever keeps bytes here after the hand-over loses them
+            self.consumer.advance(1)
+        return taken
+
+    def frames(self, number: int) -> list[bytes]:
+        """What has come out of a connection, as bodies."""
+        found = []
+        for serial, _, data in self.slots:
+            if serial == number:
+                bodies = split(data)
+                assert bodies  # no slot is handed on empty
+                found += bodies
+        return found
+
+    def close(self) -> None:
+        for source in self.sources:
+            source.close()
+        name = self.ring.memory.name
+        self.ring.close()
+        segment.unlink(name)
+
+
+@contextmanager
+def bench_of(**shape: int) -> Iterator[Bench]:
+    made = Bench(**shape)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(**shape: int) -> Bench:
+        made.append(Bench(**shape))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+Make = Callable[..., Bench]
+
+
+def framed(bodies: Sequence[bytes]) -> bytes:
+    return b"".join(struct.pack(">I", len(body)) + body for body in bodies)
+
+
+def split(data: bytes) -> list[bytes]:
+    """The frames in it; there must be nothing but whole ones."""
+    bodies, at = [], 0
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        assert at + 4 + length <= len(data)
+        bodies.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    return bodies
+
+
+def body(number: int, length: int) -> bytes:
+    return bytes((number * 7 + i) % 256 for i in range(length))
+
+
+def pieces(data: bytes, cuts: Sequence[int]) -> list[bytes]:
+    bounds = [0, *sorted(cuts), len(data)]
+    return [data[a:b] for a, b in zip(bounds, bounds[1:]) if a < b]
+
+
+def test_what_comes_at_once_leaves_in_one_slot(bench: Make) -> None:
+    made = bench()
+    bodies = [body(i, 20) for i in range(5)]
+    made.send(0, framed(bodies))
+    assert made.read(0) == 5 * 24
+    assert made.take() == 1
+    assert made.frames(0) == bodies
+    assert made.intake.frames == 5
+
+
+def test_a_slot_carries_lane_and_serial_of_its_connection(bench: Make) -> None:
+    made = bench(connections=3)
+    made.send(2, framed([b"\x02"]))
+    made.read_all(2)
+    made.take()
+    assert made.slots == [(2, 12, framed([b"\x02"]))]
+
+
+STREAM = [b"\x01first", b"", b"\x20" + body(3, 40), b"\x02", b"", b"\x01the last"]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_every_split_of_the_stream_in_two_gives_the_same_frames(bench: Make, slots: int) -> None:
+    stream = framed(STREAM)
+    made = bench(slots=slots)
+    for cut in range(len(stream) + 1):
+        made.slots.clear()
+        for piece in pieces(stream, [cut]):
+            made.send(0, piece)
+            made.read_all(0)
+            made.take()
+        assert made.frames(0) == STREAM
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize("start", [0, (1 << 64) - 3], ids=["zero", "near-2^64"])
+def test_a_stream_that_comes_byte_by_byte_gives_the_same_frames(bench: Make, slots: int, start: int) -> None:
+    made = bench(slots=slots, start=start)
+    for value in framed(STREAM):
+        made.send(0, bytes([value]))
+        made.read_all(0)
+        made.take()
+    assert made.frames(0) == STREAM
+
+
+def test_every_split_of_one_stream_in_three_gives_the_same_frames(bench: Make) -> None:
+    bodies = [b"\x01ab", b"", b"\x20" + body(1, 9)]
+    stream = framed(bodies)
+    made = bench(slots=4)
+    for first in range(len(stream) + 1):
+        for second in range(first, len(stream) + 1):
+            made.slots.clear()
+            for piece in pieces(stream, [first, second]):
+                made.send(0, piece)
+                made.read_all(0)
+            made.take()
+            assert made.frames(0) == bodies
+
+
+def test_two_connections_that_alternate_at_every_byte_keep_their_frames_apart(bench: Make) -> None:
+    made = bench(connections=2, slots=2)
+    other = [b"\x20" + body(9, 21), b"", b"\x01the other", b"\x02", b"\x01."]
+    streams = [framed(STREAM), framed(other)]
+    for i in range(max(map(len, streams))):
+        for number, stream in enumerate(streams):
+            if i < len(stream):
+                made.send(number, stream[i : i + 1])
+                made.read_all(number)
+                made.take()
+    assert made.frames(0) == STREAM
+    assert made.frames(1) == other
+
+
+def test_an_interrupted_frame_is_finished_after_the_interruption(bench: Make) -> None:
+    long = b"\x20" + body(1, 250)
+    stream = framed([long])
+    for cut in range(1, len(stream)):
+        with bench_of(connections=2) as made:
+            made.send(0, stream[:cut])
+            made.read_all(0)
+            made.send(1, framed([b"\x02", b"\x01x"]))
+            made.read_all(1)
+            made.send(0, stream[cut:])
+            made.read_all(0)
+            made.take()
+            assert (made.frames(0), made.frames(1)) == ([long], [b"\x02", b"\x01x"])
+
+
+def test_the_rest_of_a_long_frame_does_not_drag_what_follows_it_along(bench: Make) -> None:
+    """What arrives behind the frame in hand goes straight into the next slot."""
+    made = bench()
+    first, second = b"\x20" + body(1, 250), b"\x20" + body(2, 200)
+    stream = framed([first, second])
+    made.send(0, stream[:100])
+    made.read(0)
+    made.send(0, stream[100:])
+    made.read(0)
+    assert made.take() == 2
+    assert made.frames(0) == [first, second]
+
+
+def test_the_rest_of_a_frame_whose_beginning_was_moved_does_not_drag_what_follows_it_along(bench: Make) -> None:
+    made = bench()
+    first, second = b"\x20" + body(1, 250), b"\x20" + body(2, 200)
+    made.send(0, framed([b"\x02"]) + framed([first])[:100])
+    made.read(0)
+    made.send(0, framed([first])[100:] + framed([second]))
+    made.read(0)
+    assert made.take() == 3
+    assert made.frames(0) == [b"\x02", first, second]
+
+
+def test_a_full_ring_is_not_read_into_and_goes_on_when_a_slot_is_free(bench: Make) -> None:
+    made = bench(slots=2)
+    bodies = [body(i, 100) for i in range(6)]
+    for each in bodies:
+        made.send(0, framed([each]))
+        made.read_all(0)
+        if made.port.ready() == 0:
+            assert made.take(1) == 1
+    while True:
+        made.read_all(0)
+        if not made.take():
+            break
+    assert made.frames(0) == bodies
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_tail_that_finds_no_free_slot_waits_and_is_not_lost(bench: Make, slots: int) -> None:
+    made = bench(slots=slots)
+    bodies = [body(i, 100) for i in range(slots + 1)]
+    stream = framed(bodies)
+    for i in range(slots):  # each piece ends in the middle of a frame
+        made.send(0, stream[i * 104 + (i > 0) * 50 : (i + 1) * 104 + 50])
+        made.read_all(0)
+    assert made.port.ready() == 0
+    made.send(0, stream[slots * 104 + 50 :])
+    while made.take(1):
+        made.read_all(0)
+    assert made.frames(0) == bodies
+
+
+def test_a_tail_that_waits_survives_another_connection_and_a_refilled_ring(bench: Make) -> None:
+    made = bench(connections=2, slots=1)
+    made.send(0, framed([b"\x01a"]) + framed([b"\x20" + body(5, 99)])[:60])
+    made.read(0)
+    made.take()
+    made.send(1, framed([b"\x02"]))
+    made.read(1)
+    made.take()
+    made.send(0, framed([b"\x20" + body(5, 99)])[60:])
+    made.read(0)
+    made.take()
+    assert made.frames(0) == [b"\x01a", b"\x20" + body(5, 99)]
+    assert made.frames(1) == [b"\x02"]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize("offset", [0, 1, 3, 4, 5, 1000])
+def test_frames_at_the_limit_of_what_a_slot_can_take_pass(bench: Make, slots: int, offset: int) -> None:
+    """Whatever place in the slot the frame's first byte comes to."""
+    made = bench(slots=slots, limit=FITS)
+    bodies = [body(9, offset)] * (offset > 0) + [body(i, FITS) for i in range(4)]
+    stream = framed(bodies)
+    for at in range(0, len(stream), 1500):
+        made.send(0, stream[at : at + 1500])
+        made.read_all(0)
+        made.take()
+        made.read_all(0)
+        made.take()
+    assert made.frames(0) == bodies
+
+
+@pytest.mark.parametrize("length", [LIMIT + 1, 1 << 31, (1 << 32) - 1])
+@pytest.mark.parametrize("already", [0, 1, 2, 3])
+def test_a_length_beyond_the_limit_is_the_peers_fault_however_it_comes(bench: Make, length: int, already: int) -> None:
+    made = bench()
+    data = struct.pack(">I", length)
+    if already:
+        made.send(0, data[:already])
+        made.read(0)
+    made.send(0, data[already:])
+    with pytest.raises(PeerError, match=f"frame of {length} bytes, at most {LIMIT} allowed"):
+        made.read(0)
+
+
+def test_a_length_beyond_the_limit_in_the_next_slot_is_found_and_the_frame_before_it_passes(bench: Make) -> None:
+    made = bench()
+    first = b"\x20" + body(1, 250)
+    made.send(0, framed([first])[:100])
+    made.read(0)
+    made.send(0, framed([first])[100:] + struct.pack(">I", LIMIT + 1))
+    with pytest.raises(PeerError):
+        made.read(0)
+    made.take()
+    assert made.frames(0) == [first]
+
+
+def test_a_connection_that_sent_nonsense_costs_the_others_nothing(bench: Make) -> None:
+    made = bench(connections=3)
+    made.send(1, framed([b"\x20" + body(1, 250)])[:120])
+    made.read(1)
+    made.send(0, b"\xff\xff\xff\xff")
+    with pytest.raises(PeerError):
+        made.read(0)
+    made.intake.forget(made.sources[0].connection)
+    made.send(2, framed([b"\x02"]))
+    made.read(2)
+    made.send(1, framed([b"\x20" + body(1, 250)])[120:])
+    made.read(1)
+    made.take()
+    assert (made.frames(0), made.frames(1), made.frames(2)) == ([], [b"\x20" + body(1, 250)], [b"\x02"])
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 5, 50])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_what_a_lost_connection_left_unfinished_is_forgotten(bench: Make, cut: int, interrupted: bool) -> None:
+    made = bench(connections=2)
+    made.send(0, framed([body(1, 60)])[:cut])
+    made.read(0)
+    if interrupted:
+        made.send(1, framed([b"\x01in between"]))
+        made.read(1)
+    made.intake.forget(made.sources[0].connection)
+    made.send(1, framed([b"\x01whole"]))
+    made.read(1)
+    made.take()
+    assert made.frames(0) == []
+    assert made.frames(1)[-1] == b"\x01whole"
+
+
+def test_the_end_of_a_stream_is_zero_bytes(bench: Make) -> None:
+    made = bench()
+    made.send(0, framed([b"\x02"]) + b"\x00\x00")
+    made.sources[0].peer.shutdown(socket.SHUT_WR)
+    assert made.read(0) == 7
+    assert made.read(0) == 0
+    made.take()
+    assert made.frames(0) == [b"\x02"]
+
+
+def test_a_silent_connection_would_block_and_changes_nothing(bench: Make) -> None:
+    made = bench(connections=2)
+    made.send(0, framed([b"\x01ab"])[:5])
+    made.read(0)
+    with pytest.raises(BlockingIOError):
+        made.read(1)
+    with pytest.raises(BlockingIOError):
+        made.read(0)
+    made.send(0, framed([b"\x01ab"])[5:])
+    made.read(0)
+    made.take()
+    assert made.frames(0) == [b"\x01ab"]
+
+
+@st.composite
+def traffic(draw: st.DrawFn) -> tuple[int, list[list[bytes]], list[tuple[int, int, int]]]:
+    """Ring size; bodies by connection; turns of (connection, bytes to send, slots to take)."""
+    slots = draw(st.sampled_from([1, 2, 4]))
+    lengths = st.one_of(st.integers(0, 6), st.sampled_from([LIMIT - 1, LIMIT]), st.integers(0, LIMIT))
+    streams = draw(st.lists(st.lists(lengths, max_size=8), min_size=1, max_size=3))
+    bodies = [[body(17 * c + i, length) for i, length in enumerate(stream)] for c, stream in enumerate(streams)]
+    turn = st.tuples(st.integers(0, len(streams) - 1), st.one_of(st.integers(0, 8), st.integers(0, 700)),
+                     st.integers(0, 3))
+    return slots, bodies, draw(st.lists(turn, max_size=40))
+
+
+@given(traffic())
+def test_any_chunking_of_any_frames_of_several_connections_gives_exactly_those_frames_in_order(
+        given_traffic: tuple[int, list[list[bytes]], list[tuple[int, int, int]]]) -> None:
+    slots, bodies, turns = given_traffic
+    streams = [framed(each) for each in bodies]
+    sent = [0] * len(streams)
+    with bench_of(connections=len(streams), slots=slots) as made:
+        for number, size, taken in turns:
+            made.send(number, streams[number][sent[number] : sent[number] + size])
+            sent[number] = min(len(streams[number]), sent[number] + size)
+            made.read_all(number)
+            made.take(taken)
+        moved = True
+        while moved:
+            moved = False
+            for number, stream in enumerate(streams):
+                made.send(number, stream[sent[number] :])
+                sent[number] = len(stream)
+                made.read_all(number)
+                moved |= made.take() > 0
+        assert [made.frames(number) for number in range(len(streams))] == bodies
+        assert made.intake.frames == sum(map(len, bodies))
+
+
+# -- behind the greeting
+
+
+@pytest.mark.parametrize("cut", range(len(framed(STREAM)) + 1))
+def test_bytes_that_came_behind_the_greeting_begin_the_stream(bench: Make, cut: int) -> None:
+    made = bench()
+    stream = framed(STREAM)
+    made.sources[0].connection.stash = stream[:cut]
+    made.intake.prefill(made.sources[0].connection)
+    made.send(0, stream[cut:])
+    made.read_all(0)
+    made.take()
+    assert made.frames(0) == STREAM
+
+
+def test_frames_that_came_behind_the_greeting_do_not_wait_for_the_next_byte(bench: Make) -> None:
+    made = bench()
+    made.sources[0].connection.stash = framed([b"\x02", b"\x01x"])
+    made.intake.prefill(made.sources[0].connection)
+    made.take()
+    assert made.frames(0) == [b"\x02", b"\x01x"]
+
+
+def test_a_greeting_leaves_the_frame_in_another_connections_hand_alone(bench: Make) -> None:
+    made = bench(connections=2)
+    made.send(0, framed([body(1, 99)])[:50])
+    made.read(0)
+    made.sources[1].connection.stash = framed([b"\x02"])
+    made.intake.prefill(made.sources[1].connection)
+    made.send(0, framed([body(1, 99)])[50:])
+    made.read(0)
+    made.take()
+    assert (made.frames(0), made.frames(1)) == ([body(1, 99)], [b"\x02"])
+
+
+def greeted(arrivals: Sequence[bytes]) -> tuple[bytes | None, bytes]:
+    """Receive these bytes, one arrival a call: the greeting, and what is left behind it."""
+    peer, ours = socket.socketpair()
+    with peer, ours:
+        buffer = bytearray()
+        for arrival in arrivals:
+            peer.sendall(arrival)
+            frame = receive_greeting(ours, buffer)
+            if frame is not None:
+                return frame, bytes(buffer)
+        return None, bytes(buffer)
+
+
+GREETING = wire.frame(wire.HELLO, b"hello")
+
+
+@pytest.mark.parametrize("cut", range(1, len(GREETING)))
+def test_a_greeting_is_received_over_every_split(cut: int) -> None:
+    assert greeted([GREETING[:cut]]) == (None, GREETING[:cut])
+    assert greeted([GREETING[:cut], GREETING[cut:] + b"tail"]) == (GREETING, b"tail")
+
+
+def test_a_greeting_that_comes_byte_by_byte_is_received() -> None:
+    assert greeted([bytes([value]) for value in GREETING]) == (GREETING, b"")
+
+
+@pytest.mark.parametrize("length", [0, 1, wire.HELLO_LENGTH_LIMIT])
+def test_a_first_frame_up_to_the_limit_is_received(length: int) -> None:
+    frame = struct.pack(">I", length) + body(1, length)
+    assert greeted([frame[:300], frame[300:]] if length > 296 else [frame]) == (frame, b"")
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+                                  b"SSH-2.0-OpenSSH_9.6\r\n", struct.pack(">I", wire.HELLO_LENGTH_LIMIT + 1),
+                                  struct.pack(">I", 1 << 31), struct.pack(">I", (1 << 32) - 1)])
+def test_whoever_speaks_another_protocol_is_told_by_its_first_four_bytes(data: bytes) -> None:
+    with pytest.raises(PeerError, match="greeting of .* bytes, at most 512 allowed"):
+        greeted([data[:4]])
+
+
+def test_the_end_of_the_stream_before_a_greeting_is_an_end_of_file() -> None:
+    peer, ours = socket.socketpair()
+    with ours:
+        peer.close()
+        with pytest.raises(EOFError):
+            receive_greeting(ours, bytearray())

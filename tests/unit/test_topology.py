@@ -1,0 +1,187 @@
+"""The topology table: every worker, ring, place and kick, for each number of lanes, with and without fec."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from pipeline import layout, topology
+from pipeline.plan import Member, Plan, RingPlan, WorkerPlan
+
+LANES = (1, 2, 3)
+SETTINGS = {"compat": False, "timeout": 30.0, "congestion": "", "nothing": None, "list": [1, "two"]}
+
+EVERY_SHAPE = pytest.mark.parametrize(
+    ("lanes", "fec"), [pytest.param(lanes, fec, id=f"{lanes}-{'fec' if fec else 'plain'}")
+                       for lanes in LANES for fec in (False, True)])
+LANE_COUNTS = pytest.mark.parametrize("lanes", LANES)
+
+
+def build(lanes: int, fec: bool, name: str = "town") -> Plan:
+    return topology.build(name, "0123abcd", "server", lanes, fec, 32, 135168, SETTINGS)
+
+
+def ring(plan: Plan, name: str) -> RingPlan:
+    return next(each for each in plan.rings if each.name == name)
+
+
+def shown(stages: list[list[Member]]) -> str:
+    """A ring as people draw it."""
+    return " -> ".join(" ".join(f"{m.worker}.{m.duty}" for m in stage) for stage in stages)
+
+
+def drawn(plan: Plan) -> dict[str, str]:
+    return {each.name: shown(each.stages) for each in plan.rings}
+
+
+def group(kind: str, duty: str, lanes: int) -> str:
+    return " ".join(f"{kind}-{i}.{duty}" for i in range(lanes))
+
+
+@LANE_COUNTS
+def test_without_fec_tun_and_tcp_face_each_other(lanes: int) -> None:
+    expected = {f"outbound-{i}": f"tun-{i}.outbound -> {group('tcp', 'outbound', lanes)}" for i in range(lanes)}
+    expected |= {f"inbound-{j}": f"tcp-{j}.inbound -> {group('tun', 'inbound', lanes)}" for j in range(lanes)}
+    assert drawn(build(lanes, False)) == expected
+
+
+@LANE_COUNTS
+def test_with_fec_its_worker_stands_between_them_and_fills_a_ring_of_its_own(lanes: int) -> None:
+    expected = {f"outbound-{i}": f"tun-{i}.outbound -> fec-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
+                for i in range(lanes)}
+    expected |= {f"inbound-{j}": f"tcp-{j}.inbound -> {group('fec', 'inbound', lanes)}" for j in range(lanes)}
+    expected |= {f"decoded-{i}": f"fec-{i}.inbound -> tun-{i}.inbound" for i in range(lanes)}
+    assert drawn(build(lanes, True)) == expected
+
+
+def test_two_lanes_written_out() -> None:
+    assert drawn(build(2, False)) == {
+        "outbound-0": "tun-0.outbound -> tcp-0.outbound tcp-1.outbound",
+        "outbound-1": "tun-1.outbound -> tcp-0.outbound tcp-1.outbound",
+        "inbound-0": "tcp-0.inbound -> tun-0.inbound tun-1.inbound",
+        "inbound-1": "tcp-1.inbound -> tun-0.inbound tun-1.inbound",
+    }
+
+
+@LANE_COUNTS
+@pytest.mark.parametrize(("fec", "kinds"), [(False, ["tcp", "tun"]), (True, ["tcp", "fec", "tun"])])
+def test_who_takes_from_a_ring_starts_before_who_fills_it_from_tun(lanes: int, fec: bool, kinds: list[str]) -> None:
+    plan = build(lanes, fec)
+    assert [(w.name, w.kind, w.lane) for w in plan.workers] == [
+        (f"{kind}-{lane}", kind, lane) for kind in kinds for lane in range(lanes)]
+    assert [w.page for w in plan.workers] == list(range(len(kinds) * lanes))
+
+
+@EVERY_SHAPE
+def test_rings_know_kind_and_lane_of_their_own(lanes: int, fec: bool) -> None:
+    for each in build(lanes, fec).rings:
+        assert each.name == f"{each.kind}-{each.lane}"
+        assert each.members == sum(len(stage) for stage in each.stages)
+
+
+@EVERY_SHAPE
+def test_every_member_has_its_place_between_its_neighbours(lanes: int, fec: bool) -> None:
+    for each in build(lanes, fec).rings:
+        numbers: list[list[int]] = []
+        for stage in each.stages:
+            first = sum(map(len, numbers))
+            numbers.append(list(range(first, first + len(stage))))
+        for index, stage in enumerate(each.stages):
+            for position, member in enumerate(stage):
+                place = each.place(member)
+                assert place.number == numbers[index][position]
+                assert place.position == position
+                assert place.before == numbers[index - 1]
+                assert place.first is (index == 0)
+                assert place.after == each.stages[(index + 1) % len(each.stages)]
+
+
+def test_places_of_the_largest_shape_written_out() -> None:
+    outbound = ring(build(3, True), "outbound-1")
+    tcp = [Member(f"tcp-{i}", "outbound") for i in range(3)]
+    assert outbound.place(Member("tun-1", "outbound")) == (0, 0, [2, 3, 4], True, [Member("fec-1", "outbound")])
+    assert outbound.place(Member("fec-1", "outbound")) == (1, 0, [0], False, tcp)
+    assert outbound.place(tcp[2]) == (4, 2, [1], False, [Member("tun-1", "outbound")])
+    inbound = ring(build(3, True), "inbound-2")
+    assert inbound.place(Member("fec-0", "inbound")) == (1, 0, [0], False, [Member("tcp-2", "inbound")])
+
+
+def test_who_does_not_visit_a_ring_has_no_place_in_it() -> None:
+    plan = build(2, False)
+    assert ring(plan, "outbound-0").place(Member("tun-1", "outbound")) is None
+    assert ring(plan, "outbound-0").place(Member("tun-0", "inbound")) is None
+    assert ring(plan, "inbound-0").place(Member("tcp-1", "inbound")) is None
+
+
+@EVERY_SHAPE
+def test_a_group_member_stands_at_the_position_of_its_lane(lanes: int, fec: bool) -> None:
+    plan = build(lanes, fec)
+    for each in plan.rings:
+        for stage in each.stages:
+            if len(stage) > 1:
+                assert [plan.worker(member.worker).lane for member in stage] == list(range(lanes))
+
+
+@EVERY_SHAPE
+def test_everybody_is_kicked_by_exactly_those_that_it_waits_for(lanes: int, fec: bool) -> None:
+    for each in build(lanes, fec).rings:
+        everybody = [member for stage in each.stages for member in stage]
+        for member in everybody:
+            waits_for = {everybody[number] for number in each.place(member).before}
+            kicked_by = {other for other in everybody if member in each.place(other).after}
+            assert waits_for == kicked_by != set()
+
+
+@EVERY_SHAPE
+def test_every_duty_of_every_worker_visits_a_ring(lanes: int, fec: bool) -> None:
+    plan = build(lanes, fec)
+    visiting = {member for each in plan.rings for stage in each.stages for member in stage}
+    assert visiting == {Member(w.name, duty) for w in plan.workers for duty in layout.DUTIES}
+
+
+@EVERY_SHAPE
+def test_every_duty_has_one_doorbell_and_every_name_is_one_of_a_kind(lanes: int, fec: bool) -> None:
+    plan = build(lanes, fec)
+    names = [plan.board, *(each.segment for each in plan.rings)]
+    for worker in plan.workers:
+        assert set(worker.doorbells) == set(layout.DUTIES)
+        names += worker.doorbells.values()
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert name.startswith("/tunnel@town@0123abcd@")
+        assert "/" not in name[1:]
+
+
+def test_names_fit_a_file_name_with_the_longest_instance_name() -> None:
+    longest = "n" * 64
+    plan = build(3, True, longest)
+    for worker in plan.workers:
+        for name in worker.doorbells.values():
+            assert len("sem." + name) < os.pathconf("/dev/shm", "PC_NAME_MAX")
+
+
+def test_the_prefix_of_one_instance_is_never_the_beginning_of_anothers() -> None:
+    assert not topology.prefix("town-2").startswith(topology.prefix("town"))
+
+
+@EVERY_SHAPE
+def test_a_plan_crosses_a_pipe_as_json_and_is_the_same_plan(lanes: int, fec: bool) -> None:
+    plan = build(lanes, fec)
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert isinstance(again.workers[0], WorkerPlan)
+    assert isinstance(again.rings[0], RingPlan)
+    assert isinstance(again.rings[0].stages[0][0], Member)
+    assert isinstance(json.loads(plan.to_json()), list)
+    for before, after in zip(plan.rings, again.rings):
+        for stage in before.stages:
+            for member in stage:
+                assert before.place(member) == after.place(member)
+
+
+def test_workers_are_found_by_name_and_kind() -> None:
+    plan = build(2, True)
+    assert plan.worker("fec-1").lane == 1
+    assert [w.name for w in plan.of_kind("tcp")] == ["tcp-0", "tcp-1"]
