@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from pipeline import instance
-from pipeline.errors import ConfigError, LocalError, NotRunning, TunnelError
+from pipeline.errors import LocalError, NotRunning, TunnelError, UsageError
 
 EXIT_STATUS = """exit status:
   0 done   1 failed   2 usage   3 not running   77 no permission   78 configuration"""
@@ -202,7 +202,7 @@ def _instance(arguments: argparse.Namespace) -> instance.Instance:
         return instance.Instance(found[0])
     if not found:
         raise NotRunning("no instance runs on this machine")
-    raise ConfigError([f"several instances run ({', '.join(found)}): say which with --name or --config"])
+    raise UsageError(f"several instances run ({', '.join(found)}): say which with --name or --config")
 
 
 if __name__ == "__main__":

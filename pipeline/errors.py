@@ -2,6 +2,7 @@
 
     error             exit   whose fault, and what follows
     LocalError           1   ours: a contract of our own code is broken; the process ends
+    UsageError           2   the caller's: the command needs to be told more
     NotRunning           3   nobody's: the instance that was asked for does not run
     PermissionDenied    77   the caller's: it lacks a right, and the text says which
     ConfigError         78   the configuration's: trying again cannot help, so nothing is restarted
@@ -22,6 +23,12 @@ class TunnelError(Exception):
 
 class LocalError(TunnelError):
     """A contract between two parts of this program does not hold."""
+
+
+class UsageError(TunnelError):
+    """The command line does not say enough."""
+
+    exit_status = 2
 
 
 class NotRunning(TunnelError):

@@ -33,7 +33,7 @@ GREETING_NS = 10_000_000_000   # in all, from accept or connect to WELCOME
 ACCEPT_BURST = 16
 ACCEPT_PAUSE_NS = 200_000_000  # after an accept that failed for want of descriptors
 READ_BURST = 8                 # receives on one connection before the others have their turn
-FULL_READ_BYTES = 65536        # a receive of less has most likely emptied the socket
+FULL_READ_BYTES = 131072       # a receive of less has most likely emptied the socket
 
 EVENTS = select.EPOLLIN | select.EPOLLRDHUP
 

@@ -32,6 +32,9 @@ POLLED_PACKETS = 4
 """So many packets into a block, a look whether there is another is cheaper than a read that fails (the exception
 costs more than the system call); behind that it is a burst, and only its last read fails."""
 
+SUPER_PACKET_BYTES = 16384
+"""A packet longer than this is worth a block of its own."""
+
 TROUBLE_PAUSE_NS = 50_000_000
 """How long a reader leaves a queue alone whose link is down or whose device is gone."""
 
@@ -131,6 +134,9 @@ class Outbound:
             end += length
             count = len(lengths)
             if end > _FULL or count == wire.BLOCK_PACKETS_MAX:
+                break
+            if length > SUPER_PACKET_BYTES:
+                more = NOTHING  # as far as we know: wait() looks
                 break
             if count < POLLED_PACKETS and not poll(0):
                 more = NOTHING

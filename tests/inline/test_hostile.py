@@ -13,13 +13,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pipeline import wire
-from pipeline.counters import COUNTERS
 from pipeline.layout import ROWS_MAX
 from tests.inline.stepped import (BLOCK, DATA, HELLO, KEEPALIVE, REFUSED, WELCOME, End, Peer, block_of, for_a_while,
                                   frame, hello, ipv4, ipv6, number_of, until, welcome)
-
-UNKNOWN_FRAMES = next(c.name for c in COUNTERS if c.name.startswith("tun.") and "unknown" in c.name)
-
 
 @pytest.fixture
 def server() -> Iterator[End]:
@@ -243,9 +239,9 @@ def test_malformed_frames_and_packets_are_counted_each_under_its_name_and_cost_n
         (frame(BLOCK, b"\x00"), [], "tun.dropped_frame_malformed"),
         (frame(BLOCK, struct.pack(">HI", 1, 61) + ipv4(2)[:60]), [], "tun.dropped_frame_malformed"),
         (frame(BLOCK, struct.pack(">H", 513) + bytes(4 * 513)), [], "tun.dropped_frame_malformed"),
-        (frame(0x7F, b"of a later version"), [], UNKNOWN_FRAMES),
-        (frame(HELLO, hello()[5:]), [], UNKNOWN_FRAMES),
-        (frame(0x00), [], UNKNOWN_FRAMES),
+        (frame(0x7F, b"of a later version"), [], "tun.dropped_frame_unknown"),
+        (frame(HELLO, hello()[5:]), [], "tun.dropped_frame_unknown"),
+        (frame(0x00), [], "tun.dropped_frame_unknown"),
         (struct.pack(">I", 0), [], ""),
         (frame(KEEPALIVE), [], ""),
         (frame(KEEPALIVE, b"with a body"), [], ""),
@@ -263,9 +259,9 @@ def test_malformed_frames_and_packets_are_counted_each_under_its_name_and_cost_n
     expected = [packet for _, packets, _ in stream for packet in packets]
     until(lambda: len(server.packets()) == len(expected), server)
     assert server.packets() == expected
-    counted = {name: value for name, value in server.counts().items() if ".dropped_" in name or name == UNKNOWN_FRAMES}
-    assert counted == {"tun.dropped_frame_malformed": 4, UNKNOWN_FRAMES: 3, "tun.dropped_packet_malformed": 6,
-                       "tun.dropped_header_malformed": 1}
+    counted = {name: value for name, value in server.counts().items() if ".dropped_" in name}
+    assert counted == {"tun.dropped_frame_malformed": 4, "tun.dropped_frame_unknown": 3,
+                       "tun.dropped_packet_malformed": 6, "tun.dropped_header_malformed": 1}
     assert server.count("tun.packets_written") == len(expected)
     assert server.count("tcp.frames_received") == len(stream)
     assert server.established() == 1
@@ -347,15 +343,19 @@ def test_a_connection_that_ends_is_lost_only_if_it_was_established(server: End, 
     assert server.count("tcp.connections_lost") == server.count("tcp.connections_established")
 
 
-def test_packets_behind_a_greeting_are_not_kept_back_by_a_ring_that_was_full(server: End, dial: Dial) -> None:
+@pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves-at-once"])
+def test_packets_behind_a_greeting_are_not_kept_back_by_a_ring_that_was_full(
+        server: End, dial: Dial, leaves: bool) -> None:
     first = dial(server, hello(index=0))
     for i in range(4):
         first.send(block_of(ipv4(i)))
         until(lambda i=i: server.step("tcp-0") == 0 and server.count("tcp.frames_received") == i + 1)
     second = dial(server)
     second.send(hello(index=1) + block_of(ipv4(7)))
+    if leaves:
+        second.socket.shutdown(socket.SHUT_WR)
     over = time.monotonic() + 0.2
-    until(lambda: server.step("tcp-0") or time.monotonic() > over)  # all the time that it needs, and the ring is full
+    until(lambda: server.step("tcp-0") and False or time.monotonic() > over)  # all its time, and the ring is full
     until(lambda: len(server.packets()) == 5, server, seconds=2)
     assert server.packets() == [ipv4(i) for i in (0, 1, 2, 3, 7)]
 
@@ -382,7 +382,7 @@ def test_a_peer_that_says_nothing_is_closed_after_the_timeout_and_not_before(dia
         peer = dial(server, hello())
         since = time.monotonic()
         ended(peer, server)
-        assert 0.4 <= time.monotonic() - since < 1.4
+        assert 0.4 <= time.monotonic() - since < 3
         assert server.count("tcp.connections_timed_out") == server.count("tcp.connections_lost") == 1
         assert KEEPALIVE in peer.kinds()
         dial(server, hello())
@@ -391,7 +391,7 @@ def test_a_peer_that_says_nothing_is_closed_after_the_timeout_and_not_before(dia
 
 
 def test_any_byte_is_a_sign_of_life(dial: Dial) -> None:
-    server = End("server", timeout=0.4)
+    server = End("server", timeout=0.8)
     try:
         peer = dial(server, hello())
         slow = block_of(ipv4(1, 40))
@@ -399,7 +399,7 @@ def test_any_byte_is_a_sign_of_life(dial: Dial) -> None:
         for value in slow[:-1]:
             peer.send(bytes([value]))
             until(lambda: time.monotonic() > over, server)
-            over = time.monotonic() + 0.012
+            over = time.monotonic() + 0.018
         assert server.established() == 1
         peer.send(slow[-1:])
         until(lambda: server.packets() == [ipv4(1, 40)], server)

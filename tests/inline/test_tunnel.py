@@ -206,10 +206,10 @@ def test_a_reader_that_stands_still_costs_time_and_no_packet(make: Make) -> None
 
 
 def test_a_full_ring_is_our_own_silence_and_ends_no_connection(make: Make) -> None:
-    server, client = pair(make, timeout=0.3, keepalive=0.1)
+    server, client = pair(make, timeout=0.6, keepalive=0.1)
     packets = [ipv4(i, 60_000) for i in range(60)]
     waiting = list(packets)
-    over = time.monotonic() + 0.8
+    over = time.monotonic() + 1.3
 
     def long_enough() -> bool:
         push(client, waiting)
@@ -227,23 +227,23 @@ def test_a_full_ring_is_our_own_silence_and_ends_no_connection(make: Make) -> No
 
 
 def test_an_idle_connection_is_kept_alive_beyond_the_timeout(make: Make) -> None:
-    server, client = pair(make, timeout=0.5, keepalive=0.15)
-    for_a_while(1.2, server, client)
+    server, client = pair(make, timeout=1.0, keepalive=0.2)
+    for_a_while(1.5, server, client)
     for end in (server, client):
         assert end.established() == 1
         assert end.count("tcp.connections_lost") == 0
-        assert 4 <= end.count("tcp.keepalives_sent") <= 12
-    assert server.count("tcp.frames_received") == client.count("tcp.keepalives_sent")
+        assert end.count("tcp.keepalives_sent") >= 3
+    until(lambda: server.count("tcp.frames_received") == client.count("tcp.keepalives_sent"), server, client)
 
 
 def test_a_connection_that_carries_packets_sends_no_keepalives(make: Make) -> None:
-    server, client = pair(make, keepalive=0.3)
+    server, client = pair(make, keepalive=0.4)
     sent = [0]
 
     def busy() -> bool:
         client.write(ipv4(sent[0]))
         sent[0] += 1
-        return server.count("tcp.keepalives_sent") >= 3
+        return server.count("tcp.keepalives_sent") >= 2
 
     until(busy, server, client)
     assert client.count("tcp.keepalives_sent") == 0
@@ -344,6 +344,7 @@ def test_a_client_that_stops_has_sent_what_it_had_and_says_goodbye(make: Make) -
     for name in ("tun-0", "tcp-0"):
         worker = client.workers[name]
         worker.attachment.stop.request(5.0)
+        assert name == "tun-0" or not worker.duty("inbound").drained()  # no goodbye before the last packet
         for duty in worker.duties:
             loop(duty, worker.attachment.page.heartbeat(duty.name), worker.attachment.stop)
         assert worker.attachment.page.oldest_heartbeat() > 0

@@ -442,12 +442,17 @@ def test_any_chunking_of_any_frames_of_several_connections_gives_exactly_those_f
 # -- behind the greeting
 
 
+def arrived_with_the_greeting(made: Bench, number: int, data: bytes) -> None:
+    connection = made.sources[number].connection
+    connection.stash = data
+    made.intake.prefill(connection)
+
+
 @pytest.mark.parametrize("cut", range(len(framed(STREAM)) + 1))
 def test_bytes_that_came_behind_the_greeting_begin_the_stream(bench: Make, cut: int) -> None:
     made = bench()
     stream = framed(STREAM)
-    made.sources[0].connection.stash = stream[:cut]
-    made.intake.prefill(made.sources[0].connection)
+    arrived_with_the_greeting(made, 0, stream[:cut])
     made.send(0, stream[cut:])
     made.read_all(0)
     made.take()
@@ -456,8 +461,7 @@ def test_bytes_that_came_behind_the_greeting_begin_the_stream(bench: Make, cut: 
 
 def test_frames_that_came_behind_the_greeting_do_not_wait_for_the_next_byte(bench: Make) -> None:
     made = bench()
-    made.sources[0].connection.stash = framed([b"\x02", b"\x01x"])
-    made.intake.prefill(made.sources[0].connection)
+    arrived_with_the_greeting(made, 0, framed([b"\x02", b"\x01x"]))
     made.take()
     assert made.frames(0) == [b"\x02", b"\x01x"]
 
@@ -466,8 +470,7 @@ def test_a_greeting_leaves_the_frame_in_another_connections_hand_alone(bench: Ma
     made = bench(connections=2)
     made.send(0, framed([body(1, 99)])[:50])
     made.read(0)
-    made.sources[1].connection.stash = framed([b"\x02"])
-    made.intake.prefill(made.sources[1].connection)
+    arrived_with_the_greeting(made, 1, framed([b"\x02"]))
     made.send(0, framed([body(1, 99)])[50:])
     made.read(0)
     made.take()

@@ -24,7 +24,7 @@ def scan(stream: bytes, at: int = 0, end: int | None = None, limit: int = LIMIT)
 
 
 def expected(bodies: list[bytes], at: int, end: int) -> tuple[int, int, int]:
-    """The answer in the words of the docstring, worked out frame by frame."""
+    """End of the last whole frame, end of the next one if its length is known, number of whole ones."""
     frames = 0
     for body in bodies:
         after = at + 4 + len(body)
