@@ -24,6 +24,7 @@ STOP_SECONDS = 30.0
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Errors are one clear text on standard error."""
+    _open_standard_files()
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
@@ -33,6 +34,13 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _open_standard_files() -> None:
+    """Whoever closed one of them meant silence, not that the next file that we open takes its number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def _parser() -> argparse.ArgumentParser:

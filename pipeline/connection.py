@@ -47,7 +47,7 @@ class Connection:
         self.greeting = bytearray()
         self.stash = b""           # bytes of an unfinished frame, while another connection has the slot
         self.need = 0              # where that frame ends, counted from its beginning; 0: not known
-        self.slot = -1             # index of the client's dial slot; -1 on a server
+        self.slot = -1             # index of the client's dial slot; on a server known after the greeting
         self.client = 0
         self.session = 0
         self.offloads = 0

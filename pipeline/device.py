@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import socket
 import time
 
 from pipeline import tun
@@ -10,6 +11,7 @@ from pipeline.config import Config
 from pipeline.errors import LocalError
 from pipeline.log import LOG
 
+RTMGRP_LINK = 1      # linux/rtnetlink.h
 BUSY_SECONDS = 1.0   # how long a dead predecessor's workers may still hold the device
 MEND_SECONDS = 1.0   # between attempts to make a deleted device anew
 
@@ -27,21 +29,49 @@ class OwnedDevice:
         self._watch = select.poll()
         self._watch.register(self.fds[0], 0)  # POLLERR is always reported: the device was deleted
         self._next_mend = 0.0
+        self._links = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+                                    socket.NETLINK_ROUTE)
+        self._links.bind((0, RTMGRP_LINK))
         try:
             self._set_up()
         except BaseException:
-            self._device.close()
+            self.close()
             raise
 
     def _set_up(self) -> None:
+        tun.set_up(self._config.tun_name, self._config.mtu, self._config.send_queue_size)
+        self._address()
+
+    def _address(self) -> None:
         config = self._config
-        tun.configure(config.tun_name, [str(i) for i in config.tunnel_interfaces], config.mtu,
-                      config.send_queue_size)
+        tun.add_addresses(config.tun_name, [str(i) for i in config.tunnel_interfaces])
         tun.add_routes(config.tun_name, [str(prefix) for prefix in config.route_prefixes])
 
+    def _links_changed(self) -> bool:
+        changed = False
+        while True:
+            try:
+                changed = bool(self._links.recv(65536))
+            except BlockingIOError:
+                return changed
+            except OSError:  # ENOBUFS: more than we could take
+                changed = True
+
     def mend(self) -> None:
-        """If the device was deleted under us, make it again on the same file descriptors."""
-        if not self._watch.poll(0) or time.monotonic() < self._next_mend:
+        """Put back what others took: the device, or the addresses and routes that a moment of "down" cost it.
+
+        A device that was set down stays down: that is the administrator's word.
+        """
+        if self._watch.poll(0):
+            self._make_again()
+        elif self._links_changed() and tun.is_up(self._config.tun_name):
+            try:
+                self._address()
+            except LocalError as error:  # down again, or deleted, since we looked
+                LOG.error("TUN device %s: %s", self._config.tun_name, error)
+
+    def _make_again(self) -> None:
+        if time.monotonic() < self._next_mend:
             return
         self._next_mend = time.monotonic() + MEND_SECONDS
         LOG.error("TUN device %s was deleted: making it again", self._config.tun_name)
@@ -60,6 +90,7 @@ class OwnedDevice:
         self._config = config
 
     def close(self) -> None:
+        self._links.close()
         self._device.close()
 
 

@@ -13,12 +13,15 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from pathlib import Path
 
 from pipeline import topology
 from pipeline.errors import LocalError, NotRunning, PermissionDenied
 from pipeline.segment import SHM_DIRECTORY
 
+ATTEMPTS = 100
+ASKED_SECONDS = 0.2  # who asks for the holder has the lock for a moment
 RUN_DIRECTORY = Path("/run/tunnel-supervisor")
 _OURS = re.compile(r"(?:sem\.)?tunnel@(?P<name>[^@]+)@[0-9a-f]{8}@[^@]+")
 
@@ -35,15 +38,17 @@ class Instance:
     def acquire(self) -> None:
         """Become the supervisor of this instance and remove what a dead one left. LocalError if one is alive."""
         try:
-            RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
-            self._lock_fd = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock_fd = self._open_lock()
         except PermissionError as error:
             raise PermissionDenied(f"{error.filename}: {error.strerror}: run as root") from None
         except OSError as error:
             raise LocalError(f"{error.filename}: {error.strerror}") from None
-        if not _lock(self._lock_fd):
-            raise LocalError(f'instance "{self.name}" runs already (pid {self.holder()}); stop it, or give this one '
-                             f"another name (--set name=...)")
+        until = time.monotonic() + ASKED_SECONDS
+        while not _lock(self._lock_fd):
+            if time.monotonic() > until:
+                raise LocalError(f'instance "{self.name}" runs already (pid {_pid(self._lock_fd)}); stop it, or give '
+                                 f"this one another name (--set name=...)")
+            time.sleep(0.001)
         if not self._is_current():  # the predecessor removed the file between our open and our lock
             os.close(self._lock_fd)
             self.acquire()
@@ -51,6 +56,16 @@ class Instance:
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
         self.remove_leftovers()
+
+    def _open_lock(self) -> int:
+        """The last of the other instances may remove the directory between any two of our steps."""
+        for attempt in range(ATTEMPTS):
+            try:
+                RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
+                return os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except (FileExistsError, FileNotFoundError):
+                if attempt == ATTEMPTS - 1:
+                    raise
 
     def _is_current(self) -> bool:
         try:
@@ -88,7 +103,7 @@ class Instance:
         try:
             if _lock(fd):
                 raise NotRunning(f'instance "{self.name}" does not run (its last supervisor died)')
-            return int(os.pread(fd, 32, 0) or b"0")
+            return _pid(fd)
         finally:
             os.close(fd)
 
@@ -96,6 +111,10 @@ class Instance:
 def names() -> list[str]:
     """Names of all instances on this machine that have a lock file."""
     return sorted(path.stem for path in RUN_DIRECTORY.glob("*.lock"))
+
+
+def _pid(fd: int) -> int:
+    return int(os.pread(fd, 32, 0) or b"0")
 
 
 def _lock(fd: int) -> bool:

@@ -35,39 +35,40 @@ class Intake:
         self._end = START          # end of the holder's bytes in the slot in hand
         self.frames = 0            # frames handed on, for the caller's counter
 
-    def read(self, connection: Connection) -> int:
+    def read(self, connection: Connection, free: int) -> int:
         """Receive once, hand on what is whole. Bytes received; 0 at the end of the stream.
 
-        At least one slot must be free. BlockingIOError if nothing is there, PeerError on a frame above the limit,
-        OSError if the connection is broken.
+        `free`: slots that are free, at least one. BlockingIOError if nothing is there, PeerError on a frame above the
+        limit, OSError if the connection is broken.
         """
         if self._holder is not connection:
             self._switch(connection)
         port = self._port
         slot = port.slot()
+        end = self._end
         need = connection.need
-        if need and port.ready() > 1:
+        if need and free > 1:
             # the rest of the frame in hand, and whatever follows it straight into the next slot
-            spill = port.slot(1)
-            missing = START + need - self._end
-            received = connection.socket.recvmsg_into((slot[self._end : START + need], spill[START:]))[0]
-            if received > missing:
-                self._hand_on(START + need, connection, 1)
-                self._end = START + received - missing
-            else:
-                self._end += received
+            until = START + need
+            received = connection.socket.recvmsg_into((slot[end:until], port.slot(1)[START:]))[0]
+            end += received
+            if end >= until:
+                self._hand_on(slot, until, connection, 1)
+                free -= 1
+                end += START - until
         else:
-            received = connection.socket.recv_into(slot[self._end :])
-            self._end += received
-        if received:
-            self._sort(connection)
+            received = connection.socket.recv_into(slot[end:])
+            end += received
+        self._end = end
+        if end > START and received:
+            self._sort(connection, free)
         return received
 
     def prefill(self, connection: Connection) -> None:
         """Hand on what is whole in the connection's stash: bytes that arrived behind its greeting. One slot is free."""
         if self._holder is not connection:
             self._switch(connection)
-            self._sort(connection)
+            self._sort(connection, self._port.ready())
 
     def forget(self, connection: Connection) -> None:
         """The connection has ended: its unfinished frame is worth nothing."""
@@ -87,33 +88,30 @@ class Intake:
         connection.stash = b""
         self._holder = connection
 
-    def _sort(self, connection: Connection) -> None:
+    def _sort(self, connection: Connection, free: int) -> None:
         """Hand on the whole frames in the slot in hand; an unfinished one moves to the start of the next slot."""
         slot = self._port.slot()
-        whole, need, frames = wire.scan(slot, START, self._end, self._limit)
+        end = self._end
+        whole, need, frames = wire.scan(slot, START, end, self._limit)
         if not frames:
             connection.need = need - START if need else 0
             return
-        tail = self._end - whole
-        if not tail:
-            self._hand_on(whole, connection, frames)
-            self._end = START
-            return
         rest = b""
-        if self._port.ready() > 1:
-            self._port.slot(1)[START : START + tail] = slot[whole : self._end]
-        else:
-            rest = bytes(slot[whole : self._end])
-        self._hand_on(whole, connection, frames)
+        if whole != end:
+            if free > 1:
+                self._port.slot(1)[START : START + end - whole] = slot[whole:end]
+            else:
+                rest = bytes(slot[whole:end])
+        self._hand_on(slot, whole, connection, frames)
         connection.need = need - whole if need else 0
-        self._end = START + tail
+        self._end = START + end - whole
         if rest:  # the ring is full now: the tail waits in the stash until there is a slot again
             connection.stash = rest
             self._holder = None
             self._end = START
 
-    def _hand_on(self, end: int, connection: Connection, frames: int) -> None:
-        _pack_slot(self._port.slot(), 0, START, end - START, connection.lane, connection.serial)
+    def _hand_on(self, slot: memoryview, end: int, connection: Connection, frames: int) -> None:
+        _pack_slot(slot, 0, START, end - START, connection.lane, connection.serial)
         self._port.advance(1)
         self.frames += frames
         connection.need = 0

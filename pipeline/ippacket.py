@@ -46,13 +46,15 @@ def check(view: memoryview, at: int, length: int) -> str:
     size = length - VNET_HEADER_BYTES
     if size < V4_HEADER_BYTES:
         return "tun.dropped_packet_malformed"
-    flags, gso_type, header, segment, start, offset = VNET.unpack_from(view, at)
-    if flags or gso_type or header or segment:
+    flags, gso_type, header, segment, start, offset = _vnet_at(view, at)
+    at += VNET_HEADER_BYTES
+    if gso_type:
         kind = gso_type & ~GSO_ECN
-        if kind != GSO_NONE:
-            version = view[at + VNET_HEADER_BYTES] >> 4
-            if version not in _GSO_VERSIONS.get(kind, ()) or segment == 0 or header > size:
-                return "tun.dropped_header_malformed"
-        if flags & NEEDS_CSUM and start + offset + 2 > size:
+        if kind and (view[at] >> 4 not in _GSO_VERSIONS.get(kind, ()) or not segment or header > size):
             return "tun.dropped_header_malformed"
-    return check_bare(view, at + VNET_HEADER_BYTES, size)
+    if flags & NEEDS_CSUM and start + offset + 2 > size:
+        return "tun.dropped_header_malformed"
+    return check_bare(view, at, size)
+
+
+_vnet_at = VNET.unpack_from

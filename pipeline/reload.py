@@ -8,7 +8,7 @@ from pipeline.config import RELOAD, Config, changes
 from pipeline.errors import ConfigError
 
 SUPERVISORS_OWN = {"routes", "restart_intensity", "restart_period", "heartbeat_timeout"}
-"""Settings that no worker knows; the others are applied by replacing the workers, one by one."""
+"""Settings that no worker knows; the others are applied by replacing the workers."""
 
 
 class Reload:

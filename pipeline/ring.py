@@ -10,7 +10,7 @@ the cursor of the stage before it (the slowest member, if that is a group); stag
 stage, one lap ahead. Cursors are the truth; nothing else is.
 
 Crash argument. A process killed at any instant has advanced or it has not. If not, its successor
-attaches to the same cursor and sees the slot in hand once more (so every duty tolerates seeing a
+attaches to the same cursor and sees the slots in hand once more (so every duty tolerates seeing a
 slot twice); if it has, the next stage owns the slot. Nobody else's cursor moved either way: what
 came before never comes back, what comes after is never lost.
 

@@ -105,6 +105,8 @@ def admit(hello: Hello, holders: list[Holder]) -> int:
     return 0
 
 
-def replaced(own: Holder, others: list[Holder]) -> bool:
-    """True if a worker must give its connections up, because another holds a newer session of that client."""
-    return any(o.established and o.client == own.client and o.session > own.session for o in others)
+def gives_way(own: Holder, others: list[Holder]) -> bool:
+    """True if a worker must give its connections up, because another holds a newer session of the same client, or
+    admitted another client in the same moment: then the client with the lower identity gives way."""
+    return any(o.established and (o.session > own.session if o.client == own.client else o.client > own.client)
+               for o in others)

@@ -72,10 +72,10 @@ class Supervisor:
 
     def _set_up(self) -> None:
         config = self.config
+        self._take_signals()
         instance = Instance(config.name)
         instance.acquire()
         self._stack.append(instance.release)
-        self._take_signals()
         self._device = OwnedDevice(config)
         self._stack.append(self._device.close)
         self._listener: socket.socket | None = None
@@ -216,7 +216,7 @@ class Supervisor:
     def _died(self, process: Process) -> None:
         now = time.monotonic_ns()
         lived = now - process.ready_at if process.ready_at else 0
-        was = process.state
+        was, ended_by_us = process.state, bool(process.abort_at)
         self._forget(process)
         code = process.reap()
         if was == STOPPING or self._state == "stopping":
@@ -226,7 +226,7 @@ class Supervisor:
                 process.state, process.due = BACKOFF, now
                 self._start_due(now)
             return
-        LOG.error("%s died: %s", process.name, _describe(code))
+        LOG.error("%s died: %s", process.name, _describe(code, ended_by_us))
         decision = self._policy.died(process.name, code, lived, now)
         if isinstance(decision, Again):
             process.state = BACKOFF
@@ -244,6 +244,7 @@ class Supervisor:
 
     def _check_heartbeats(self, now: int) -> None:
         limit = int(self.config.heartbeat_timeout * 1e9)
+        patience = int(self.config.drain_timeout * 1e9) + GRACE_NS
         for process in self._processes:
             if process.abort_at:
                 if now - process.abort_at > ABORT_NS:
@@ -252,6 +253,8 @@ class Supervisor:
                 beat = max(process.ready_at, self._memory.board.pages[process.plan.page].oldest_heartbeat())
                 if now - beat > limit:
                     self._abort(process, f"no heartbeat for {(now - beat) / 1e9:.1f} s", now)
+            elif process.state == STOPPING and now - process.term_at > patience:
+                process.send(signal.SIGKILL)
             elif process.state == STARTING and now - process.started > READY_NS:
                 self._abort(process, "not ready in time", now)
 
@@ -259,6 +262,7 @@ class Supervisor:
         LOG.error("%s hangs (%s): ending it; its stack follows", process.name, why)
         process.abort_at = now
         process.send(signal.SIGABRT)
+        process.send(signal.SIGCONT)  # a stopped one takes it, and leaves its stack, only once it goes on
 
     # -- stopping
 
@@ -272,18 +276,13 @@ class Supervisor:
 
     def _stop_next(self, now: int) -> None:
         """Stop kind by kind, in reverse start order, so that what was read is still sent."""
-        patience = int(self.config.drain_timeout * 1e9) + GRACE_NS
         alive = [process for process in self._processes if process.state in ALIVE]
         if not alive:
             self._state = "stopped"
             return
         for process in alive:
-            if process.plan.kind != alive[-1].plan.kind:
-                continue
-            if not process.term_at:
+            if process.plan.kind == alive[-1].plan.kind and not process.term_at:
                 self._terminate(process, now)
-            elif now - process.term_at > patience:
-                process.send(signal.SIGKILL)
 
     def _terminate(self, process: Process, now: int) -> None:
         process.state = STOPPING
@@ -323,28 +322,31 @@ class Supervisor:
     def _reload(self) -> dict:
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         outcome = Reload(self.config, self._reread)
-        if outcome.error:
-            LOG.error("reload refused, the old configuration goes on: %s", outcome.error)
-        elif outcome.changed:
+        if outcome.changed:
             try:
                 self._device.route(outcome.config)
             except LocalError as error:
-                LOG.error("reload: routes: %s", error)
-                return {"ok": False, "error": str(error)}
-            self.config = outcome.config
-            self._policy = RestartPolicy(self.config.restart_intensity, self.config.restart_period)
-            LOG.setLevel(self.config.log_level.upper())
-            LOG.info("reloaded: %s", ", ".join(outcome.changed))
-            if outcome.workers_concerned:
-                os.close(self._plan_fd)
-                self._make_plan(self.plan.run)
-                self._restart("")
+                outcome.error = str(error)
+        if outcome.error:
+            LOG.error("reload refused, the old configuration goes on: %s", outcome.error)
+        elif outcome.changed:
+            self._apply(outcome)
         notify("READY=1")
         return outcome.answer()
 
+    def _apply(self, outcome: Reload) -> None:
+        self.config = outcome.config
+        self._policy = RestartPolicy(self.config.restart_intensity, self.config.restart_period)
+        LOG.setLevel(self.config.log_level.upper())
+        LOG.info("reloaded: %s", ", ".join(outcome.changed))
+        if outcome.workers_concerned:
+            os.close(self._plan_fd)
+            self._make_plan(self.plan.run)
+            self._restart("")
 
-def _describe(code: int) -> str:
+
+def _describe(code: int, ended_by_us: bool) -> str:
     if code >= 0:
         return f"exit status {code}"
     name = signal.Signals(-code).name
-    return name + (" (out of memory?)" if -code == signal.SIGKILL else "")
+    return name + (" (out of memory?)" if -code == signal.SIGKILL and not ended_by_us else "")

@@ -25,11 +25,15 @@ IFF_TUN = 0x0001
 IFF_MULTI_QUEUE = 0x0100
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
+IFF_TUN_EXCL = 0x8000      # refuse a device that exists already
 
 TUNSETIFF = 0x400454CA
 TUNSETOFFLOAD = 0x400454D0
 TUNSETVNETHDRSZ = 0x400454D8
 TUNSETVNETLE = 0x400454DC
+
+SIOCGIFFLAGS = 0x8913      # linux/sockios.h
+IFF_UP = 0x1               # linux/if.h
 
 TUN_F_CSUM = 0x01
 TUN_F_TSO4 = 0x02
@@ -73,14 +77,12 @@ class Device:
 
 def open_device(name: str, queues: int, offload: bool) -> Device:
     """Create the device with so many queues. LocalError or PermissionDenied says what is missing."""
-    if name in (present for _, present in socket.if_nameindex()):
-        # TUNSETIFF would attach to a persistent device, and what we set on it would stay
-        raise DeviceBusy(f"TUN device {name}: a device of that name exists; remove it or set another tun_name")
     fds: list[int] = []
     try:
         for _ in range(queues):
             fds.append(os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-            _bind(fds[-1], name, queues > 1)
+            # exclusive: to attach to a persistent device would leave on it what we set
+            _bind(fds[-1], name, queues > 1, IFF_TUN_EXCL if len(fds) == 1 else 0)
         return Device(name, fds, _set_best_offloads(fds[0], offload))
     except OSError as error:
         for fd in fds:
@@ -88,8 +90,8 @@ def open_device(name: str, queues: int, offload: bool) -> Device:
         raise _explain(error, name) from None
 
 
-def _bind(fd: int, name: str, multi_queue: bool) -> None:
-    flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | (IFF_MULTI_QUEUE if multi_queue else 0)
+def _bind(fd: int, name: str, multi_queue: bool, exclusive: int = 0) -> None:
+    flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | (IFF_MULTI_QUEUE if multi_queue else 0) | exclusive
     fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
     fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_BYTES))
     fcntl.ioctl(fd, TUNSETVNETLE, struct.pack("i", 1))
@@ -119,19 +121,32 @@ def _explain(error: OSError, name: str) -> Exception:
         case errno.EPERM | errno.EACCES:
             return PermissionDenied(f"TUN device {name}: {error.strerror}: needs root or CAP_NET_ADMIN")
         case errno.EBUSY:
-            return DeviceBusy(f"TUN device {name}: in use by another process; set another tun_name")
+            return DeviceBusy(f"TUN device {name}: a device of that name exists; remove it or set another tun_name")
     return LocalError(f"TUN device {name}: {error.strerror}")
 
 
-def configure(name: str, addresses: list[str], mtu: int, queue_packets: int) -> None:
-    """Give the device MTU, queue length and addresses, and set it up. LocalError with what `ip` says."""
+def set_up(name: str, mtu: int, queue_packets: int) -> None:
+    """Give the device MTU and queue length, and set it up. LocalError with what `ip` says."""
     lines = [f"link set dev {name} mtu {mtu} txqueuelen {queue_packets}"]
     if os.path.exists(IPV6_SETTINGS):
         lines.append(f"link set dev {name} addrgenmode none")  # no packets of the kernel's own on a point-to-point
-    for address in addresses:
-        lines.append(f"address replace {address} dev {name}{' nodad' if ':' in address else ''}")
     lines.append(f"link set dev {name} up")
     _ip(lines)
+
+
+def is_up(name: str) -> bool:
+    """Whether the device is administratively up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            answer = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH22x", name.encode(), 0))
+        except OSError:
+            return False
+    return bool(struct.unpack_from("16xH", answer)[0] & IFF_UP)
+
+
+def add_addresses(name: str, addresses: list[str]) -> None:
+    """Give the device its addresses (again)."""
+    _ip([f"address replace {address} dev {name}{' nodad' if ':' in address else ''}" for address in addresses])
 
 
 def add_routes(name: str, routes: list[str]) -> None:

@@ -155,4 +155,4 @@ def _guard(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
 def prepare() -> None:
     """First thing in a worker process: signals blocked, a stack trace on SIGABRT."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    faulthandler.enable()
+    faulthandler.enable(sys.__stderr__ or 2)

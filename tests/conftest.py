@@ -79,13 +79,16 @@ def others(pid: int) -> bool:
 
 
 def expect_nothing_left(before: set[str]) -> None:
+    remains: list[str] = []
+
+    def gone() -> bool:
+        remains[:] = left(before)
+        return not remains
+
     try:
-        eventually(lambda: not left(before), VANISH_SECONDS)
+        eventually(gone, VANISH_SECONDS)
     except AssertionError:
-        remains = left(before)
-    else:
-        return
-    pytest.fail(f"left behind: {', '.join(remains)}", pytrace=False)
+        pytest.fail(f"left behind: {', '.join(remains)}", pytrace=False)
 
 
 def rules_and_addresses() -> list[str]:

@@ -18,7 +18,6 @@ from pipeline.plan import Plan
 def main() -> int:
     """Run one worker. Exit status: 0 stopped on request, 70 a duty failed, else that of the error."""
     worker.prepare()
-    if os.path.exists("/tmp/swi"): sys.setswitchinterval(float(open("/tmp/swi").read()))
     arguments = _arguments()
     worker.bind_to_parent(arguments.parent)
     # pread: workers that start together share the file offset

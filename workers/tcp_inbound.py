@@ -17,7 +17,7 @@ import socket
 import time
 
 from pipeline import layout, session, wire
-from pipeline.connection import (CONNECTING, ESTABLISHED, GREETING, Connection, Roster, configure, shown)
+from pipeline.connection import (CLOSED, CONNECTING, ESTABLISHED, GREETING, Connection, Roster, configure, shown)
 from pipeline.counters import ID
 from pipeline.dialer import CONNECT_NS, Dialer
 from pipeline.errors import PeerError
@@ -87,6 +87,8 @@ class Inbound:
     def work(self) -> int:
         """Serve the events of the last wait, and the clock."""
         done = 0
+        if self._ahead:
+            self._read_ahead()
         for fd, _ in self._events:
             connection = self._connections.get(fd)
             if connection is not None:
@@ -97,8 +99,6 @@ class Inbound:
                 os.eventfd_read(fd)
                 self._dial(time.monotonic_ns())
         self._events = []
-        if self._ahead:
-            self._read_ahead()
         now = time.monotonic_ns()
         if now >= self._next_tick:
             self._next_tick = now + TICK_NS
@@ -125,6 +125,8 @@ class Inbound:
     # -- the life of a connection
 
     def _dial(self, now: int) -> None:
+        if self._stop.requested:
+            return
         for slot, sock, address in self._dialer.step(now):
             self._begin(slot, sock, address, now)
 
@@ -219,9 +221,12 @@ class Inbound:
         if reason:
             self._refuse(connection, reason)
             return
-        for other in [c for c in self._roster.established if c.session < hello.session]:
-            self._close(other, "replaced by a newer session of the same client")
-        connection.client, connection.session = hello.client, hello.session
+        for other in self._roster.established:
+            if other.session < hello.session:
+                self._close(other, "replaced by a newer session of the same client")
+            elif other.slot == hello.index:
+                self._close(other, "dialled anew by the client")
+        connection.client, connection.session, connection.slot = hello.client, hello.session, hello.index
         connection.offloads = hello.offloads
         welcome = session.Welcome(session.VERSION, self._settings["offloads_accepted"], self._settings["mtu"])
         connection.socket.send(welcome.frame())
@@ -248,6 +253,7 @@ class Inbound:
         connection.lane = (self._lane + len(self._roster.established)) % self._lanes
         self._roster.add(connection)
         self._write_carrier()
+        self._next_rows = 0
         self._outbound.kick()
         if self._dialer is not None:
             self._dialer.held(self._dialer.slots[connection.slot], now)
@@ -261,16 +267,17 @@ class Inbound:
             self._read_ahead()
 
     def _read(self, connection: Connection) -> int:
-        port, intake = self._port, self._intake
+        intake = self._intake
         total = 0
         try:
             for _ in range(READ_BURST):
-                if not port.ready():
+                free = self._port.ready()
+                if not free:
                     self._ring_full = True
                     self._counters[ID["tcp.ring_full_waits"]] += 1
                     connection.heard = time.monotonic_ns()  # silent by our own fault
                     break
-                received = intake.read(connection)
+                received = intake.read(connection, free)
                 if not received:
                     raise EOFError
                 total += received
@@ -282,8 +289,9 @@ class Inbound:
             if total:
                 connection.heard = time.monotonic_ns()
                 connection.received += total
-                self._counters[_BYTES_RECEIVED] += total
-                self._counters[_FRAMES_RECEIVED] += intake.frames
+                counters = self._counters
+                counters[_BYTES_RECEIVED] += total
+                counters[_FRAMES_RECEIVED] += intake.frames
                 intake.frames = 0
         return total
 
@@ -292,6 +300,8 @@ class Inbound:
         while self._ahead and self._port.ready():
             connection = self._ahead.pop()
             if connection.state is ESTABLISHED:
+                self._counters[_BYTES_RECEIVED] += len(connection.stash)
+                connection.received += len(connection.stash)
                 try:
                     self._intake.prefill(connection)
                 except PeerError as error:
@@ -307,7 +317,8 @@ class Inbound:
     def _close(self, connection: Connection, why: str) -> None:
         """Take a connection out of service; its socket is closed once the outbound duty has let go of it."""
         now = time.monotonic_ns()
-        state, connection.state = connection.state, "closed"
+        state, connection.state = connection.state, CLOSED
+        self._next_rows = 0
         del self._connections[connection.fd]
         self._epoll.unregister(connection.fd)
         self._intake.forget(connection)
@@ -369,8 +380,8 @@ class Inbound:
         elif now - connection.heard > self._timeout_ns:
             self._counters[ID["tcp.connections_timed_out"]] += 1
             self._close(connection, f"nothing heard for {self._settings['timeout']:g} s")
-        elif session.replaced(self._holder(self._page.carrier), list(map(self._holder, self._others))):
-            self._close(connection, "replaced by a newer session of the same client")
+        elif session.gives_way(self._holder(self._page.carrier), list(map(self._holder, self._others))):
+            self._close(connection, "another worker holds a newer session, or another client")
 
     def _connect_ns(self) -> int:
         return min(CONNECT_NS, self._timeout_ns)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import select
 import time
 
-from pipeline import wire
+from pipeline import layout, wire
 from pipeline.block import SLOT
 from pipeline.connection import Connection, Roster
 from pipeline.counters import ID
@@ -44,6 +44,8 @@ class Outbound:
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
         self._roster = roster
+        self._others = [attachment.board.pages[w.page].carrier for w in attachment.plan.of_kind("tcp")
+                        if w.name != attachment.me.name]
         self._keepalive_ns = int(attachment.settings["keepalive"] * 1e9)
         self._hold_ns = int(attachment.settings["hold"] * 1e9)
         self._next_check = 0
@@ -151,11 +153,13 @@ class Outbound:
         return done
 
     def _hold(self, lane: Lane, ready: int, now: int) -> int:
-        """No connection: let the ring fill, but not with packets that are too old to be worth sending."""
+        """No connection: let the ring fill, but not with packets that are too old to be worth sending. Once ours are
+        lost while another worker has one, what was stamped for us would only hold the others up."""
         port = lane.port
         self._start_anew(lane)
         lane.connection = None
-        if now - self._roster.empty_since < self._hold_ns:
+        lost = self._roster.version and any(carrier[_ESTABLISHED] for carrier in self._others)
+        if now - self._roster.empty_since < self._hold_ns and not lost:
             done = 0
             while done < ready and SLOT.unpack_from(port.slot(done))[2] != port.position:
                 done += 1
@@ -205,6 +209,7 @@ def _progress(sizes: list[int], sent: int) -> tuple[int, int]:
     return done, sent
 
 
+_ESTABLISHED = (layout.CARRIER_ESTABLISHED_AT - layout.CARRIER_AT) // 8
 _unpack_slot = SLOT.unpack_from
 _FRAMES_SENT = ID["tcp.frames_sent"]
 _BYTES_SENT = ID["tcp.bytes_sent"]

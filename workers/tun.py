@@ -21,6 +21,7 @@ from pipeline import block, ippacket, layout, tun, wire
 from pipeline.block import SLOT, VNET_HEADER_BYTES
 from pipeline.counters import ID
 from pipeline.errors import PeerError
+from pipeline.ippacket import check
 from pipeline.log import LOG
 from pipeline.port import any_ready
 from pipeline.worker import DONE, MORE, NOTHING, Attachment, Duty
@@ -90,13 +91,12 @@ class Outbound:
             more = NOTHING
         except OSError as error:
             self._trouble(error)
+        if filled:
+            self._port.advance(filled)
+            self._counters[_BLOCKS_FILLED] += filled
         if not more:
             self._readable = False
-        if not filled:
-            return NOTHING
-        self._port.advance(filled)
-        self._counters[_BLOCKS_FILLED] += filled
-        return more or DONE
+        return NOTHING if not filled else MORE if more else DONE
 
     def wait(self, seconds: float) -> None:
         if self._ring_full:
@@ -125,7 +125,7 @@ class Outbound:
         while True:
             try:
                 length = readv(fd, buffers)
-            except BlockingIOError:
+            except OSError:  # nothing more, or trouble that the next read will meet as well
                 if not lengths:
                     raise
                 more = NOTHING
@@ -158,7 +158,7 @@ class Outbound:
             body = end + wire.FRAME.size
             try:
                 length = readv(self._fd, (self._scratch, slot[body : body + block.PACKET_BYTES_MAX]))
-            except BlockingIOError:
+            except OSError:
                 if not packets:
                     raise
                 more = NOTHING
@@ -191,12 +191,14 @@ class Outbound:
         """Let the kernel hand out only what the far end's device takes back."""
         if tun.set_offloads(self._fd, self._offloads & accepted):
             LOG.info("offloads in force: %#x of %#x", self._offloads & accepted, self._offloads)
-        self._granted = accepted
+            self._granted = accepted
 
     def _trouble(self, error: OSError) -> None:
         """Link down (EIO) or device gone (EBADFD): the supervisor sees to it; packets are not lost meanwhile."""
         if error.errno != errno.EIO and error.errno not in tun.GONE:
             raise error
+        if error.errno in tun.GONE:
+            self._granted = -1  # the supervisor makes the device anew, with all offloads
         self._counters[ID["tun.read_errors"]] += 1
         self._readable = False
         self._pause_until = time.monotonic_ns() + TROUBLE_PAUSE_NS
@@ -211,6 +213,7 @@ class Inbound:
         self._ports = attachment.ports(self.name, "inbound") + attachment.ports(self.name, "decoded")
         self._bell = attachment.doorbells[self.name]
         self._ready = any_ready(self._ports)
+        self._compat = attachment.settings["compat"]
         self._fd = fd
         self._counters = attachment.page.counters
 
@@ -221,7 +224,7 @@ class Inbound:
             ready = port.ready()
             for i in range(ready):
                 slot = port.slot(i)
-                start, length, member, _ = SLOT.unpack_from(slot)
+                start, length, member, _ = _unpack_slot(slot)
                 if member == port.position:
                     self._write_frames(slot, start, start + length)
             if ready:
@@ -236,21 +239,22 @@ class Inbound:
         return True
 
     def _write_frames(self, slot: memoryview, at: int, end: int) -> None:
-        counters = self._counters
-        while at < end:
-            length, kind = wire.FRAME.unpack_from(slot, at) if end - at > 4 else (0, 0)
-            after = at + wire.LENGTH.size + length
-            if kind == wire.BLOCK and length:
+        while end - at > 4:
+            length, kind = _frame_at(slot, at)
+            after = at + 4 + length
+            if not length:
+                pass
+            elif kind == wire.BLOCK and not self._compat:
                 try:
                     first, lengths = block.lengths(slot, at, after)
                 except PeerError:
-                    counters[ID["tun.dropped_frame_malformed"]] += 1
+                    self._counters[ID["tun.dropped_frame_malformed"]] += 1
                 else:
                     self._write_packets(slot, first, lengths)
-            elif kind == wire.DATA and length:
+            elif kind == wire.DATA:
                 self._write_bare(slot, at + wire.FRAME.size, length - 1)
-            elif kind != wire.KEEPALIVE and length:
-                counters[ID["tun.dropped_frame_unknown"]] += 1
+            elif kind != wire.KEEPALIVE:
+                self._counters[ID["tun.dropped_frame_unknown"]] += 1
             at = after
 
     def _write_packets(self, slot: memoryview, at: int, lengths: tuple[int, ...]) -> None:
@@ -258,19 +262,19 @@ class Inbound:
         counters = self._counters
         written = size = 0
         for length in lengths:
-            reason = ippacket.check(slot, at, length)
+            reason = check(slot, at, length)
             if not reason:
                 try:
                     write(fd, slot[at : at + length])
                     written += 1
-                    size += length - VNET_HEADER_BYTES
+                    size += length
                 except OSError as error:
                     reason = _refused(error, slot[at + _GSO_TYPE_AT])
             if reason:
                 counters[ID[reason]] += 1
             at += length
         counters[_PACKETS_WRITTEN] += written
-        counters[_BYTES_WRITTEN] += size
+        counters[_BYTES_WRITTEN] += size - written * VNET_HEADER_BYTES
 
     def _write_bare(self, slot: memoryview, at: int, length: int) -> None:
         reason = ippacket.check_bare(slot, at, length)
@@ -299,6 +303,8 @@ def _never() -> bool:
 
 
 _FULL = layout.SLOT_BODY_AT + block.FILL_LIMIT
+_frame_at = wire.FRAME.unpack_from
+_unpack_slot = SLOT.unpack_from
 _GSO_TYPE_AT = 1  # struct virtio_net_hdr
 _ESTABLISHED = (layout.CARRIER_ESTABLISHED_AT - layout.CARRIER_AT) // 8
 _OFFLOADS = (layout.CARRIER_OFFLOADS_AT - layout.CARRIER_AT) // 8

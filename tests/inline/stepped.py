@@ -2,6 +2,7 @@
 
     End        one instance: its shared memory, and per worker an Attachment with its duties, built as `workers` does
     Peer       a peer written by hand from docs/wire.md, on a plain socket: for what an End would never say
+    Acceptor   the same as a server
     until      step some ends until a condition holds, with a deadline
 
 A TUN queue is one end of a UNIX datagram socket pair: one read is one packet, with its virtio-net header, and it is
@@ -40,6 +41,8 @@ SETTINGS = {
 }
 
 T = TypeVar("T")
+Make = Callable[..., "End"]
+Dial = Callable[..., "Peer"]
 
 
 class Worker:
@@ -307,3 +310,70 @@ class Peer:
 
     def close(self) -> None:
         self.socket.close()
+
+
+class Acceptor:
+    """A server written by hand. Its connections are Peers."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self.peers: list[Peer] = []
+
+    def accept(self) -> Peer | None:
+        try:
+            self.peers.append(Peer(self._listener.accept()[0]))
+        except BlockingIOError:
+            return None
+        return self.peers[-1]
+
+    def admit(self, client: End) -> Peer:
+        """Take the client's next connection and welcome it."""
+        peer = until(self.accept, client)
+        until(lambda: HELLO in peer.kinds(), client)
+        before = client.count("tcp.connections_established")
+        peer.send(welcome())
+        until(lambda: client.count("tcp.connections_established") > before, client)
+        peer.frames.clear()
+        return peer
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.close()
+        self._listener.close()
+
+
+def ended(peer: Peer, end: End) -> None:
+    """Wait until the other side has closed this connection."""
+    until(lambda: peer.hear().ended, end)
+
+
+# -- what tests do
+
+
+def pair(make: Make, lanes: tuple[int, int] = (1, 1), connections: int = 1, **settings: object) -> tuple[End, End]:
+    """Server and client with so many lanes each, connected."""
+    server = make("server", lanes=lanes[0], **settings)
+    client = make("client", lanes=lanes[1], port=server.port, connections=connections, client=1, session=1,
+                  **settings)
+    until(lambda: server.established() == client.established() == connections, server, client)
+    return server, client
+
+
+def push(end: End, packets: list[bytes]) -> bool:
+    """Give as many of the packets as the queue takes, and take those off the list; True when none is left."""
+    try:
+        while packets:
+            end.write(packets[0])
+            del packets[0]
+    except BlockingIOError:
+        return False
+    return True
+
+
+def carry(sender: End, receiver: End, packets: list[bytes]) -> None:
+    """Give packets to an end as fast as it takes them, and wait until that many have come out."""
+    waiting = list(packets)
+    expected = len(receiver.packets()) + len(packets)
+    until(lambda: push(sender, waiting) and len(receiver.packets()) >= expected, sender, receiver)

@@ -2,110 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import layout, ring, segment, wire
-from pipeline.block import SLOT
-from pipeline.connection import ESTABLISHED, Connection
 from pipeline.errors import PeerError
-from pipeline.intake import START, Intake, receive_greeting
-from pipeline.plan import Place
-from pipeline.port import Port
-from pipeline.ring import Stage
-
-SLOT_BYTES = layout.PAGE
-FITS = SLOT_BYTES - START - wire.LENGTH.size
-"""The longest frame (length field) that a slot of this size can take."""
-
-LIMIT = 300
-
-
-class Source:
-    """One connection: the peer's end of it, ours, and what was sent."""
-
-    def __init__(self, serial: int, lane: int) -> None:
-        self.peer, ours = socket.socketpair()
-        ours.setblocking(False)
-        self.connection = Connection(ours, f"peer {serial}", ESTABLISHED, serial, 0)
-        self.connection.lane = lane
-
-    def close(self) -> None:
-        self.peer.close()
-        self.connection.socket.close()
-
-
-class Bench:
-    """An intake on a ring of its own, a consumer behind it, and connections in front of it."""
-
-    def __init__(self, connections: int = 1, slots: int = 4, limit: int = LIMIT, start: int = 0) -> None:
-        name = f"/tunnel@intaketest@{secrets.token_hex(4)}@ring"
-        self.ring = ring.create(name, 2, slots, SLOT_BYTES, start)
-        self.port = Port(self.ring, Place(0, 0, [1], True, []), 0, [])
-        self.intake = Intake(self.port, limit)
-        self.consumer = Stage(self.ring, 1, [0])
-        self.sources = [Source(serial, lane=serial + 10) for serial in range(connections)]
-        self.slots: list[tuple[int, int, bytes]] = []  # serial, lane, wire bytes
-
-    def send(self, number: int, data: bytes) -> None:
-        self.sources[number].peer.sendall(data)
-
-    def read(self, number: int) -> int:
-        return self.intake.read(self.sources[number].connection)
-
-    def read_all(self, number: int) -> None:
-        """Read until nothing is there or the ring is full."""
-        while self.port.ready():
-            try:
-                if not self.read(number):
-                    return
-            except BlockingIOError:
-                return
-
-    def take(self, count: int = 1 << 30) -> int:
-        """Consume up to so many slots, each of which must hold whole frames of one connection."""
-        taken = min(count, self.consumer.ready())
-        for _ in range(taken):
-            slot = self.consumer.slot()
-            start, length, lane, serial = SLOT.unpack_from(slot)
-            assert (start, lane) == (START, self.sources[serial].connection.lane)
-            self.slots.append((serial, lane, bytes(slot[start : start + length])))
-            slot[:] = b"\xdb" * SLOT_BYTES  # whoever keeps bytes here after the hand-over loses them
-            self.consumer.advance(1)
-        return taken
-
-    def frames(self, number: int) -> list[bytes]:
-        """What has come out of a connection, as bodies."""
-        found = []
-        for serial, _, data in self.slots:
-            if serial == number:
-                bodies = split(data)
-                assert bodies  # no slot is handed on empty
-                found += bodies
-        return found
-
-    def close(self) -> None:
-        for source in self.sources:
-            source.close()
-        name = self.ring.memory.name
-        self.ring.close()
-        segment.unlink(name)
-
-
-@contextmanager
-def bench_of(**shape: int) -> Iterator[Bench]:
-    made = Bench(**shape)
-    try:
-        yield made
-    finally:
-        made.close()
+from tests.unit.intake_bench import FITS, LIMIT, Bench, bench_of, body, framed, pieces
 
 
 @pytest.fixture
@@ -122,30 +28,6 @@ def bench() -> Iterator[Callable[..., Bench]]:
 
 
 Make = Callable[..., Bench]
-
-
-def framed(bodies: Sequence[bytes]) -> bytes:
-    return b"".join(struct.pack(">I", len(body)) + body for body in bodies)
-
-
-def split(data: bytes) -> list[bytes]:
-    """The frames in it; there must be nothing but whole ones."""
-    bodies, at = [], 0
-    while at < len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        assert at + 4 + length <= len(data)
-        bodies.append(data[at + 4 : at + 4 + length])
-        at += 4 + length
-    return bodies
-
-
-def body(number: int, length: int) -> bytes:
-    return bytes((number * 7 + i) % 256 for i in range(length))
-
-
-def pieces(data: bytes, cuts: Sequence[int]) -> list[bytes]:
-    bounds = [0, *sorted(cuts), len(data)]
-    return [data[a:b] for a, b in zip(bounds, bounds[1:]) if a < b]
 
 
 def test_what_comes_at_once_leaves_in_one_slot(bench: Make) -> None:
@@ -475,51 +357,3 @@ def test_a_greeting_leaves_the_frame_in_another_connections_hand_alone(bench: Ma
     made.read(0)
     made.take()
     assert (made.frames(0), made.frames(1)) == ([body(1, 99)], [b"\x02"])
-
-
-def greeted(arrivals: Sequence[bytes]) -> tuple[bytes | None, bytes]:
-    """Receive these bytes, one arrival a call: the greeting, and what is left behind it."""
-    peer, ours = socket.socketpair()
-    with peer, ours:
-        buffer = bytearray()
-        for arrival in arrivals:
-            peer.sendall(arrival)
-            frame = receive_greeting(ours, buffer)
-            if frame is not None:
-                return frame, bytes(buffer)
-        return None, bytes(buffer)
-
-
-GREETING = wire.frame(wire.HELLO, b"hello")
-
-
-@pytest.mark.parametrize("cut", range(1, len(GREETING)))
-def test_a_greeting_is_received_over_every_split(cut: int) -> None:
-    assert greeted([GREETING[:cut]]) == (None, GREETING[:cut])
-    assert greeted([GREETING[:cut], GREETING[cut:] + b"tail"]) == (GREETING, b"tail")
-
-
-def test_a_greeting_that_comes_byte_by_byte_is_received() -> None:
-    assert greeted([bytes([value]) for value in GREETING]) == (GREETING, b"")
-
-
-@pytest.mark.parametrize("length", [0, 1, wire.HELLO_LENGTH_LIMIT])
-def test_a_first_frame_up_to_the_limit_is_received(length: int) -> None:
-    frame = struct.pack(">I", length) + body(1, length)
-    assert greeted([frame[:300], frame[300:]] if length > 296 else [frame]) == (frame, b"")
-
-
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-                                  b"SSH-2.0-OpenSSH_9.6\r\n", struct.pack(">I", wire.HELLO_LENGTH_LIMIT + 1),
-                                  struct.pack(">I", 1 << 31), struct.pack(">I", (1 << 32) - 1)])
-def test_whoever_speaks_another_protocol_is_told_by_its_first_four_bytes(data: bytes) -> None:
-    with pytest.raises(PeerError, match="greeting of .* bytes, at most 512 allowed"):
-        greeted([data[:4]])
-
-
-def test_the_end_of_the_stream_before_a_greeting_is_an_end_of_file() -> None:
-    peer, ours = socket.socketpair()
-    with ours:
-        peer.close()
-        with pytest.raises(EOFError):
-            receive_greeting(ours, bytearray())

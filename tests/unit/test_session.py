@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline import session, wire
 from pipeline.errors import PeerError
-from pipeline.session import BUSY, SUPERSEDED, WRONG_VERSION, Hello, Holder, Refused, Welcome, admit, decode, replaced
+from pipeline.session import BUSY, SUPERSEDED, WRONG_VERSION, Hello, Holder, Refused, Welcome, admit, decode, gives_way
 
 U8, U16, U64 = st.integers(0, 255), st.integers(0, 65535), st.integers(0, (1 << 64) - 1)
 HELLOS = st.builds(Hello, U8, U8, U16, U16, U16, U64, U64)
@@ -114,9 +114,10 @@ def test_every_refusal_has_a_text() -> None:
     (Holder(1, OURS, 5), [Holder(1, OURS, 6)], True),
     (Holder(1, OURS, 5), [Holder(0, OURS, 6)], False),
     (Holder(1, OURS, 5), [Holder(1, OURS, 4)], False),
-    (Holder(1, OURS, 5), [Holder(1, THEIRS, 6)], False),
+    (Holder(1, min(OURS, THEIRS), 5), [Holder(1, max(OURS, THEIRS), 4)], True),
+    (Holder(1, max(OURS, THEIRS), 5), [Holder(1, min(OURS, THEIRS), 6)], False),
     (Holder(1, OURS, 5), [NOBODY, Holder(2, OURS, 6)], True),
 ])
-def test_a_worker_gives_way_to_a_newer_session_of_its_own_client_only(
+def test_a_worker_gives_way_to_a_newer_session_and_of_two_clients_the_lower_does(
         own: Holder, others: list[Holder], answer: bool) -> None:
-    assert replaced(own, others) is answer
+    assert gives_way(own, others) is answer

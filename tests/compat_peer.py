@@ -1,0 +1,144 @@
+"""A peer that speaks the original program's wire format. Written from its description; no code of ours in it.
+
+    length u32 big-endian | type u8 | body      length counts type and body, 1496 at most; more is an error
+    0x01   one IP packet                        0x02   keepalive, no body
+    other types and frames of length 0 are ignored; there is no greeting; header and body are two writes
+
+`captured` holds every byte that came, for comparison with frames that this file builds.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+LENGTH_MAX = 1496
+DATA, KEEPALIVE = b"\x01", b"\x02"
+
+ICMP, UDP = 1, 17  # protocol numbers of IPv4
+ECHO_REQUEST, ECHO_REPLY = 8, 0
+
+
+class FrameTooLong(Exception):
+    """The other side sent a length at which the original ends its connection."""
+
+
+def frame(kind: bytes, body: bytes = b"") -> bytes:
+    return (len(kind) + len(body)).to_bytes(4, "big") + kind + body
+
+
+class CompatPeer:
+    """One end of a connection to a program that speaks this format. Reads fail after `patience` seconds."""
+
+    def __init__(self, connection: socket.socket, patience: float = 10.0) -> None:
+        self.captured = bytearray()
+        self._connection = connection
+        self._taken = 0
+        connection.settimeout(patience)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as in the original
+
+    def __enter__(self) -> CompatPeer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def write(self, data: bytes) -> None:
+        """Bytes as they are."""
+        self._connection.sendall(data)
+
+    def send(self, kind: bytes, body: bytes = b"") -> None:
+        """A frame as the original writes it: the length, and then the rest."""
+        whole = frame(kind, body)
+        self.write(whole[:4])
+        self.write(whole[4:])
+
+    def receive(self) -> tuple[bytes, bytes] | None:
+        """Type and body of the next frame; None at the end of the stream. A frame of length 0 has neither."""
+        header = self._take(4)
+        if header is None:
+            return None
+        length = int.from_bytes(header, "big")
+        if length > LENGTH_MAX:
+            raise FrameTooLong(f"length {length}, the original allows {LENGTH_MAX}")
+        rest = self._take(length)
+        return None if rest is None else (rest[:1], rest[1:])
+
+    def receive_packet(self) -> bytes | None:
+        """The next IP packet, keepalives left out; None at the end of the stream."""
+        while (got := self.receive()) is not None:
+            if got[0] == DATA:
+                return got[1]
+        return None
+
+    def ended(self) -> bool:
+        """Wait for the other side to end the connection. True if it did so without a further byte."""
+        try:
+            return self._connection.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def answer_pings(self, count: int) -> list[bytes]:
+        """Be the host behind the tunnel: answer so many echo requests. The requests."""
+        requests = []
+        while len(requests) < count:
+            packet = self.receive_packet()
+            if packet is None:
+                break
+            if packet[9] == ICMP and packet[20] == ECHO_REQUEST:
+                requests.append(packet)
+                self.send(DATA, echo_reply(packet))
+        return requests
+
+    def _take(self, count: int) -> bytes | None:
+        while len(self.captured) - self._taken < count:
+            data = self._connection.recv(65536)
+            if not data:
+                return None
+            self.captured += data
+        start, self._taken = self._taken, self._taken + count
+        return bytes(self.captured[start : self._taken])
+
+
+def checksum(data: bytes) -> int:
+    """RFC 1071."""
+    words = struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2))
+    total = sum(words)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def ipv4(source: str, target: str, protocol: int, payload: bytes, number: int = 1) -> bytes:
+    """A whole IPv4 packet; `number` is its identification."""
+    def header(check: int) -> bytes:
+        return struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), number, 0, 64, protocol, check,
+                           socket.inet_aton(source), socket.inet_aton(target))
+
+    return header(checksum(header(0))) + payload
+
+
+def udp(source: str, target: str, port: int, payload: bytes, number: int = 1) -> bytes:
+    """A UDP datagram in an IPv4 packet, from and to the same port."""
+    def header(check: int) -> bytes:
+        return struct.pack("!HHHH", port, port, 8 + len(payload), check)
+
+    addresses = socket.inet_aton(source) + socket.inet_aton(target)
+    pseudo = addresses + struct.pack("!BBH", 0, UDP, 8 + len(payload))
+    check = checksum(pseudo + header(0) + payload) or 0xFFFF
+    return ipv4(source, target, UDP, header(check) + payload, number)
+
+
+def echo_request(source: str, target: str, payload: bytes, number: int = 1) -> bytes:
+    return ipv4(source, target, ICMP, _echo(ECHO_REQUEST, struct.pack("!HH", 77, number) + payload), number)
+
+
+def echo_reply(request: bytes) -> bytes:
+    """The answer to an echo request without IP options."""
+    source, target = socket.inet_ntoa(request[16:20]), socket.inet_ntoa(request[12:16])
+    return ipv4(source, target, ICMP, _echo(ECHO_REPLY, request[24:]))
+
+
+def _echo(kind: int, rest: bytes) -> bytes:
+    check = checksum(struct.pack("!BBH", kind, 0, 0) + rest)
+    return struct.pack("!BBH", kind, 0, check) + rest

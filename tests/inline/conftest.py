@@ -1,0 +1,69 @@
+"""Ends and peers for the tests here; all are closed after the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.inline.stepped import WELCOME, Acceptor, Dial, End, Make, Peer, until
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes ends; all are closed after the test."""
+    made: list[End] = []
+
+    def end(mode: str, **options: object) -> End:
+        made.append(End(mode, seed=len(made), **options))
+        return made[-1]
+
+    yield end
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def server() -> Iterator[End]:
+    made = End("server", timeout=5.0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def dial() -> Iterator[Dial]:
+    """Peers that dial an end; closed after the test."""
+    made: list[Peer] = []
+
+    def peer(end: End, greeting: bytes = b"", **options: int) -> Peer:
+        made.append(Peer.dial(end.port, **options))
+        if greeting:
+            before = end.established()
+            made[-1].send(greeting)
+            until(lambda: end.established() == before + 1 and WELCOME in made[-1].kinds(), end)
+        return made[-1]
+
+    yield peer
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def acceptor() -> Iterator[Acceptor]:
+    made = Acceptor()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client_of(acceptor: Acceptor) -> Iterator[Callable[..., End]]:
+    """Clients that dial the acceptor."""
+    made: list[End] = []
+
+    def client(**settings: object) -> End:
+        made.append(End("client", port=acceptor.port, client=1, session=1, **settings))
+        return made[-1]
+
+    yield client
+    for each in made:
+        each.close()

@@ -1,0 +1,194 @@
+"""Connections that die or stand still: noticed in time, and they cost what they had in hand.
+
+The peer is written by hand here, on plain sockets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.inline.stepped import (BLOCK, KEEPALIVE, WELCOME, Acceptor, Dial, End, block_of, ended, hello, ipv4,
+                                  number_of, until)
+
+
+# -- dead peers
+
+
+def test_a_peer_that_says_nothing_is_closed_after_the_timeout_and_not_before(dial: Dial) -> None:
+    server = End("server", timeout=0.4, keepalive=0.1)
+    try:
+        peer = dial(server, hello())
+        since = time.monotonic()
+        ended(peer, server)
+        assert 0.4 <= time.monotonic() - since < 3
+        assert server.count("tcp.connections_timed_out") == server.count("tcp.connections_lost") == 1
+        assert KEEPALIVE in peer.kinds()
+        dial(server, hello())
+    finally:
+        server.close()
+
+
+def test_any_byte_is_a_sign_of_life(dial: Dial) -> None:
+    server = End("server", timeout=0.8)
+    try:
+        peer = dial(server, hello())
+        slow = block_of(ipv4(1, 40))
+        over = time.monotonic() + 0.1
+        for value in slow[:-1]:
+            peer.send(bytes([value]))
+            until(lambda: time.monotonic() > over, server)
+            over = time.monotonic() + 0.018
+        assert server.established() == 1
+        peer.send(slow[-1:])
+        until(lambda: server.packets() == [ipv4(1, 40)], server)
+    finally:
+        server.close()
+
+
+def test_a_client_whose_server_says_nothing_leaves_it_and_dials_again(
+        acceptor: Acceptor, client_of: Callable[..., End]) -> None:
+    client = client_of(timeout=0.3, keepalive=0.1)
+    peer = acceptor.admit(client)
+    ended(peer, client)
+    assert client.count("tcp.connections_timed_out") == 1
+    acceptor.admit(client)
+    assert client.established() == 1
+
+
+def test_keepalives_are_the_two_words_that_the_original_knows(
+        acceptor: Acceptor, client_of: Callable[..., End]) -> None:
+    client = client_of(keepalive=0.1)
+    peer = acceptor.admit(client)
+    until(lambda: len(peer.hear().frames) >= 2, client)
+    assert set(peer.frames) == {(KEEPALIVE, b"")}
+    assert client.count("tcp.keepalives_sent") >= 2
+
+
+# -- connections that die with a frame in hand
+
+BIG = 65_535  # a packet that fills a block, so that packets and blocks are the same here
+
+
+def fill(end: End, first: int, lane: int = 0) -> int:
+    """Give the end big packets until its socket is full in the middle of a frame; the next number."""
+    number = first
+
+    def full() -> bool:
+        nonlocal number
+        if end.count("tun.packets_read") >= number - first:
+            end.write(ipv4(number, BIG), lane)
+            number += 1
+        return end.count("tun.ring_full_waits") > 2 and end.count("tcp.socket_full_waits") > 2
+
+    until(full, end)
+    return number
+
+
+def test_a_block_that_was_cut_by_the_end_of_its_connection_is_sent_again(dial: Dial) -> None:
+    server = End("server", send_buffer_bytes=30_000)
+    try:
+        first = dial(server, hello(), receive_buffer=30_000)
+        count = fill(server, 0)
+        whole = server.count("tcp.frames_sent")
+        assert whole < count
+        first.reset()
+        until(lambda: not server.established(), server)
+        second = dial(server, hello())
+        until(lambda: second.packets() and number_of(second.packets()[-1]) == count - 1, server)
+        assert second.packets() == [ipv4(i, BIG) for i in range(whole, count)]
+        assert server.count("tcp.blocks_resent") == 1
+        assert server.count("tcp.dropped_no_connection") == 0
+    finally:
+        server.close()
+
+
+def test_a_block_that_was_cut_goes_to_another_connection_of_the_session(dial: Dial) -> None:
+    server = End("server", send_buffer_bytes=30_000)
+    try:
+        first = dial(server, hello(index=0), receive_buffer=30_000)
+        second = dial(server, hello(index=1))
+        count = fill(server, 0)
+        whole = server.count("tcp.frames_sent")
+        first.reset()
+        until(lambda: second.packets() and number_of(second.packets()[-1]) == count - 1, server)
+        assert second.packets() == [ipv4(i, BIG) for i in range(whole, count)]
+        assert server.count("tcp.blocks_resent") == 1
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def two_lanes() -> Iterator[End]:
+    """A server whose second tcp worker accepts nobody: both lanes use the connections of the first one."""
+    made = End("server", lanes=2, send_buffer_bytes=30_000)
+    second = made.workers["tcp-1"]
+    duties = second.duties
+    second.duties = [second.duty("outbound")]
+    yield made
+    second.duties = duties
+    made.close()
+
+
+def test_a_lane_does_not_speak_into_the_half_sent_frame_of_another_one(two_lanes: End, dial: Dial) -> None:
+    peer = dial(two_lanes, hello(), receive_buffer=30_000)
+    count = fill(two_lanes, 0, lane=1)
+    for i in range(3):
+        two_lanes.write(ipv4(1000 + i), lane=0)
+    until(lambda: len(peer.packets()) == count + 3, two_lanes)
+    numbers = [number_of(packet) for packet in peer.packets()]
+    assert [number for number in numbers if number < 1000] == list(range(count))
+    assert [number for number in numbers if number >= 1000] == [1000, 1001, 1002]
+
+
+def test_a_connection_that_comes_while_a_frame_is_half_sent_does_not_cut_that_frame(
+        two_lanes: End, dial: Dial) -> None:
+    first = dial(two_lanes, hello(index=0), receive_buffer=30_000)
+    count = fill(two_lanes, 0, lane=1)
+    second = dial(two_lanes, hello(index=1))
+    for i in range(3):
+        two_lanes.write(ipv4(1000 + i), lane=0)
+
+    def heard() -> set[int]:
+        return {number_of(packet) for peer in (first, second) for packet in peer.packets()}
+
+    until(lambda: heard() >= {*range(count), 1000, 1001, 1002}, two_lanes, seconds=3, what="packets of both lanes")
+    assert {kind for peer in (first, second) for kind in peer.kinds()} <= {WELCOME, BLOCK, KEEPALIVE}
+
+
+def test_a_descriptor_is_not_given_away_before_both_duties_have_let_go_of_it(server: End, dial: Dial) -> None:
+    peer = dial(server, hello())
+    outbound, inbound = (server.workers["tcp-0"].duty(name) for name in ("outbound", "inbound"))
+    (connection,) = inbound._roster.established
+    peer.close()
+    over = time.monotonic() + 0.4
+
+    def inbound_alone() -> bool:
+        inbound.wait(0)
+        inbound.work()
+        return time.monotonic() > over
+
+    until(inbound_alone)
+    assert server.count("tcp.connections_lost") == 1
+    assert connection.socket.fileno() == connection.fd
+    outbound.work()
+    until(lambda: connection.socket.fileno() == -1, server)
+
+
+def test_a_reset_in_the_middle_of_everything_leaves_the_tunnel_usable(dial: Dial) -> None:
+    server = End("server", send_buffer_bytes=30_000)
+    try:
+        for round_ in range(5):
+            peer = dial(server, hello(session=round_ + 1), receive_buffer=30_000)
+            peer.send(block_of(ipv4(round_)) + block_of(ipv4(100, 3000))[:1000])
+            server.write(ipv4(round_, BIG))
+            until(lambda r=round_: len(server.packets()) == r + 1, server)
+            peer.reset()
+            until(lambda: not server.established(), server)
+        last = dial(server, hello(session=99))
+        until(lambda: last.packets() and number_of(last.packets()[-1]) == 4, server)
+        assert [number_of(packet) for packet in server.packets()] == list(range(5))
+    finally:
+        server.close()

@@ -1,0 +1,228 @@
+"""The commands to a running instance, from another shell: what they say and do, and their exit statuses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.netns.flow import Flow
+from tests.netns.tunnels import COMMAND, NOBODY, Ends, command, needs_root, pids, reaches, tunnel, unique_name
+from tests.support import eventually
+from tools.lab import Lab
+
+pytestmark = needs_root
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ends]:
+    """A tunnel for tests that leave it as it is."""
+    with Lab() as lab, tunnel(lab, tmp_path_factory.mktemp("commands"), lanes=2) as made:
+        yield made
+
+
+def test_status_tells_people_how_the_instance_is(ends: Ends) -> None:
+    said = ends[1].command("status")
+    assert said.returncode == 0
+    assert ends[1].name in said.stdout and "running" in said.stdout and "tcp-1" in said.stdout
+
+
+def test_status_for_programs_has_the_published_shape(ends: Ends) -> None:
+    server, client = ends
+    assert reaches(client, server)
+    eventually(lambda: all(row["state"] == "established" for row in client.status()["connections"]))
+    said = client.command("status", "--json")
+    assert said.returncode == 0
+    status = json.loads(said.stdout)
+    assert (status["schema_version"], status["name"], status["mode"], status["state"]) == (
+        1, client.name, "client", "running")
+    assert status["pid"] == client.process.pid
+    assert sorted((each["name"], each["kind"], each["lane"]) for each in status["workers"]) == [
+        ("tcp-0", "tcp", 0), ("tcp-1", "tcp", 1), ("tun-0", "tun", 0), ("tun-1", "tun", 1)]
+    for worker in status["workers"]:
+        assert worker["state"] == "running" and worker["restarts"] == 0
+        assert Path(f"/proc/{worker['pid']}").exists()
+        assert 0 <= worker["heartbeat_age_ms"] < 5000
+        assert 0 <= worker["cpu_percent"] and 1e6 < worker["rss_bytes"] < 1e9
+    names = {ring["name"] for ring in status["rings"]}
+    assert names == {"inbound-0", "inbound-1", "outbound-0", "outbound-1"}
+    for ring in status["rings"]:
+        depths = [depth for stage in ring["stages"] for depth in stage["depth"].values()]
+        assert len(depths) == 3 and all(0 <= depth <= ring["capacity"] for depth in depths)
+    assert len(status["connections"]) == 2
+    assert all(row["state"] == "established" and row["address"] == client.config["remote_addr"]
+               for row in status["connections"])
+    assert status["counters"]["tun.packets_read"] >= 2
+    assert all(isinstance(count, int) and count >= 0 for count in status["counters"].values())
+
+
+def test_an_instance_is_found_by_its_configuration_too(ends: Ends) -> None:
+    said = command("status", "--json", "--config", ends[0].file)
+    assert said.returncode == 0 and json.loads(said.stdout)["name"] == ends[0].name
+
+
+def test_among_several_instances_one_must_be_named(ends: Ends) -> None:
+    said = command("status")
+    assert said.returncode != 0 and not said.stdout
+    assert all(end.name in said.stderr for end in ends) and "--name" in said.stderr
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["stop"], ["reload"], ["restart"]],
+                         ids=lambda words: " ".join(words))
+def test_commands_to_an_instance_that_does_not_run_say_so(words: list[str]) -> None:
+    said = command(*words, "--name", "nobody-runs-this")
+    assert (said.returncode, said.stdout) == (3, "")
+    assert said.stderr == 'tunnel-supervisor: instance "nobody-runs-this" does not run\n'
+
+
+@pytest.mark.parametrize("words", ["", "nonsense", "status --nonsense", "status --name a --config b",
+                                   "start --mode sideways"])
+def test_wrong_usage_is_told_from_failure(words: str) -> None:
+    said = command(*shlex.split(words))
+    assert said.returncode == 2 and "usage:" in said.stderr
+
+
+@pytest.mark.parametrize("start", [["check"], ["start", "--config"]], ids=["check", "start"])
+def test_a_wrong_configuration_is_refused_with_all_that_is_wrong(tmp_path: Path, start: list[str]) -> None:
+    file = tmp_path / "wrong.json"
+    file.write_text(json.dumps({"mode": "server", "mtuu": 1400, "lanes": "two", "insecure": True}))
+    said = command(*start, file)
+    assert said.returncode == 78
+    assert "mtuu" in said.stderr and "lanes" in said.stderr and str(file) in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_a_configuration_that_is_not_there_is_a_wrong_configuration(tmp_path: Path) -> None:
+    said = command("start", "--config", tmp_path / "missing.json")
+    assert said.returncode == 78 and "missing.json" in said.stderr
+
+
+def test_two_ends_start_without_any_file(lab: Lab, tmp_path: Path) -> None:
+    a, b = lab
+    server, client, port = unique_name("s"), unique_name("c"), a.free_port()
+    start = [COMMAND, "start", "--mode"]
+    with (a.popen([*start, "server", "--local", f"0.0.0.0:{port}", "--tunnel", "10.99.0.1/24", "--insecure",
+                   "--set", f"name={server}", "--set", "mtu=1300"]) as serving,
+          b.popen([*start, "client", "--remote", f"{a.address}:{port}", "--tunnel", "10.99.0.2/24",
+                   "--set", f"name={client}"]) as dialling):
+        eventually(lambda: '"established"' in command("status", "--json", "--name", client).stdout, 20)
+        assert "mtu 1300" in a.run(["ip", "link", "show", server]).stdout
+        for name, process in ((client, dialling), (server, serving)):
+            assert command("stop", "--name", name).returncode == 0
+            assert process.wait(10) == 0
+
+
+def test_a_restarted_worker_is_another_process_and_the_others_stay(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path) as (server, client), Flow(client, server) as flow:
+        before = pids(client)
+        flow.wait_for(100_000)
+        said = client.command("restart", "tcp-0")
+        assert (said.returncode, said.stdout) == (0, "workers: tcp-0\n")
+        client.wait_until_replaced("tcp-0", before["tcp-0"])
+        assert pids(client) == {**before, "tcp-0": pids(client)["tcp-0"]}
+        flow.wait_for(100_000)
+        said = client.command("restart")
+        assert (said.returncode, said.stdout) == (0, "workers: tcp-0, tun-0\n")
+        for name in before:
+            client.wait_until_replaced(name, before[name])
+        flow.wait_for(100_000)
+        assert client.process.poll() is None and "died" not in client.log
+
+
+def test_a_worker_that_there_is_not_cannot_be_restarted(ends: Ends) -> None:
+    said = ends[0].command("restart", "tcp-7")
+    assert said.returncode == 1
+    assert 'no worker "tcp-7"' in said.stderr and "tcp-0, tcp-1, tun-0, tun-1" in said.stderr
+
+
+@pytest.mark.parametrize("words", [["status"], ["stop"], ["reload"], ["restart"]], ids=lambda words: words[0])
+def test_a_stranger_may_not_talk_to_an_instance(ends: Ends, words: list[str]) -> None:
+    said = subprocess.run([*NOBODY, COMMAND, *words, "--name", ends[0].name], capture_output=True, text=True,
+                          cwd="/")
+    assert said.returncode == 77, said.stderr
+    assert "Permission denied" in said.stderr and "Traceback" not in said.stderr
+    assert ends[0].running()
+
+
+# -- reload
+
+
+@pytest.mark.parametrize("how", ["command", "signal"])
+def test_a_reload_applies_what_has_changed(lab: Lab, tmp_path: Path, how: str) -> None:
+    routes = {"routes": ["10.96.0.0/16"]}
+    with tunnel(lab, tmp_path, client=routes) as (server, client), Flow(client, server) as flow:
+        before = pids(client)
+        flow.wait_for(100_000)
+        client.write({**client.config, "routes": ["10.98.0.0/16"], "keepalive": 0.2})
+        if how == "command":
+            said = client.command("reload")
+            assert said.returncode == 0 and said.stdout == "changed: routes, keepalive\n"
+        else:
+            client.signal(signal.SIGHUP)
+            client.wait_for_log("reloaded: routes, keepalive")
+        for name in before:
+            client.wait_until_replaced(name, before[name])
+        routes = client.node.run(["ip", "route", "show", "dev", client.tun_name]).stdout
+        assert "10.98.0.0/16" in routes and "10.96.0.0/16" not in routes
+        flow.wait_for(100_000)
+        flow.pause()
+        eventually(lambda: client.counter("tcp.keepalives_sent") >= 3, 5.0)
+
+
+def test_a_reload_of_routes_alone_replaces_no_worker(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path) as (_, client):
+        before = pids(client)
+        client.write({**client.config, "routes": ["10.98.0.0/16"]})
+        assert client.command("reload").returncode == 0
+        assert "10.98.0.0/16" in client.node.run(["ip", "route", "show", "dev", client.tun_name]).stdout
+        assert pids(client) == before
+
+
+@pytest.mark.parametrize("change, text", [
+    ('{"mode": ', "not JSON"), ({"lanes": 3}, "needs a restart: lanes"), ({"mtuu": 1400}, "mtuu"),
+    ({"mtu": 1300, "routes": ["10.98.0.0/16"]}, "needs a restart: mtu")],
+    ids=["no-json", "lanes", "unknown", "mtu-and-routes"])
+@pytest.mark.parametrize("how", ["command", "signal"])
+def test_a_reload_that_cannot_be_applied_changes_nothing_and_says_why(
+        ends: Ends, how: str, change: str | dict[str, Any], text: str) -> None:
+    server, client = ends
+    before, routes = pids(client), client.node.run(["ip", "route", "show"]).stdout
+    refusals = client.log.count("reload refused")
+    try:
+        if isinstance(change, str):
+            client.file.write_text(change)
+        else:
+            client.write({**client.config, **change})
+        if how == "command":
+            said = client.command("reload")
+            assert said.returncode in (1, 78) and text in said.stderr and not said.stdout
+        else:
+            client.signal(signal.SIGHUP)
+        eventually(lambda: client.log.count("reload refused") == refusals + 1)
+        assert text in client.log
+    finally:
+        client.write(client.config)
+    assert pids(client) == before and client.running()
+    assert client.node.run(["ip", "route", "show"]).stdout == routes
+    assert reaches(client, server)
+
+
+def test_a_storm_of_reloads_changes_nothing(ends: Ends) -> None:
+    server, client = ends
+    before = pids(client)
+    for _ in range(100):
+        client.signal(signal.SIGHUP)
+    assert client.command("reload").stdout == "changed: nothing\n"
+    assert pids(client) == before and client.running() and reaches(client, server)

@@ -1,0 +1,255 @@
+"""`"compat": true`, as server and as client, against a peer written from the original's description alone."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.compat_peer import (DATA, KEEPALIVE, LENGTH_MAX, CompatPeer, echo_reply, echo_request, frame, udp)
+from tests.netns.tunnels import End, client_config, needs_root, server_config
+from tests.support import eventually
+from tools import flows
+from tools.lab import Lab
+from tools.namespace import Namespace
+
+pytestmark = needs_root
+
+OURS, THEIRS = "10.99.0.1", "10.99.0.2"
+COMPAT = {"compat": True, "mtu": 1495, "tunnel_addr": f"{OURS}/24", "reconnect_max": 0.2}
+MODES = ("server", "client")
+PORT = 4242
+ETH_P_IP = 0x0800  # linux/if_ether.h
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+TAP_BYTES = 8 << 20
+PACKETS = 200
+UNKNOWN = "tun.dropped_frame_unknown"
+
+
+class Pair:
+    """Our end, running, on one node, and the means to be its peer on another."""
+
+    def __init__(self, end: End, node: Namespace, listener: socket.socket | None) -> None:
+        self.end = end
+        self._node = node
+        self._listener = listener
+
+    def connect(self) -> CompatPeer:
+        """A peer that is connected to our end: it has dialled, or was dialled."""
+        if self._listener is not None:
+            return CompatPeer(self._listener.accept()[0])
+        sock = self._node.socket()
+        host, _, port = self.end.config["local_addr"].rpartition(":")
+        sock.settimeout(10)
+        sock.connect((host, int(port)))
+        return CompatPeer(sock)
+
+    def tap(self) -> socket.socket:
+        """What passes our TUN device in either direction, as the kernel sees it: bare IPv4 packets."""
+        sock = self.end.node.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, TAP_BYTES)
+        sock.bind((self.end.tun_name, ETH_P_IP))
+        sock.settimeout(10)
+        return sock
+
+    def raw(self) -> socket.socket:
+        """Sends whole IPv4 packets from our node, into the tunnel."""
+        return self.end.node.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+
+
+@contextmanager
+def pair(mode: str, directory: Path, **settings: object) -> Iterator[Pair]:
+    with Lab() as lab:
+        ours, theirs = lab
+        with theirs.socket() as listener:
+            listener.settimeout(10)
+            listener.bind((theirs.address, 0))
+            listener.listen()
+            config = server_config(ours, **COMPAT, local_addr=f"{ours.address}:{ours.free_port()}")
+            if mode == "client":
+                address = f"{theirs.address}:{listener.getsockname()[1]}"
+                config = client_config({"local_addr": address}, theirs.address, **COMPAT)
+            config |= settings
+            with End(ours, config, directory) as end:
+                end.wait_until_running()
+                yield Pair(end, theirs, listener if mode == "client" else None)
+
+
+@pytest.fixture(scope="module", params=MODES)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with pair(request.param, tmp_path_factory.mktemp(request.param)) as made:
+        yield made
+
+
+@pytest.fixture
+def peer(shared: Pair) -> Iterator[CompatPeer]:
+    """A connection of the test's own. A server serves one peer at a time, so the end of it is waited for."""
+    with shared.connect() as connected:
+        yield connected
+    if shared.end.config["mode"] == "server":
+        counted = shared.end.counter
+        eventually(lambda: counted("tcp.connections_lost") == counted("tcp.connections_established"))
+
+
+def some_packets(source: str, target: str) -> list[bytes]:
+    """UDP packets of all sizes up to the longest that fits a frame."""
+    draw = random.Random(5)
+    sizes = [0, 1, LENGTH_MAX - 1 - 28, *(draw.randrange(LENGTH_MAX - 28) for _ in range(PACKETS - 3))]
+    return [udp(source, target, PORT, draw.randbytes(size), number) for number, size in enumerate(sizes, 1)]
+
+
+def test_every_byte_of_ours_is_one_that_the_original_would_send(shared: Pair, peer: CompatPeer) -> None:
+    packets = some_packets(OURS, THEIRS)
+    with shared.raw() as raw:
+        for packet in packets:
+            raw.sendto(packet, (THEIRS, 0))
+    assert [peer.receive() for _ in packets] == [(DATA, packet) for packet in packets]
+    assert peer.captured == b"".join(frame(DATA, packet) for packet in packets)
+
+
+@pytest.mark.parametrize("how", ["in-two-writes", "in-one-write", "byte-by-byte"])
+def test_every_packet_of_the_original_reaches_the_device_unaltered(
+        shared: Pair, peer: CompatPeer, how: str) -> None:
+    packets = some_packets(THEIRS, OURS)
+    with shared.tap() as tap:
+        if how == "in-two-writes":
+            for packet in packets:
+                peer.send(DATA, packet)
+        elif how == "in-one-write":
+            peer.write(b"".join(frame(DATA, packet) for packet in packets))
+        else:
+            packets = packets[:1] + packets[3:6]
+            for packet in packets:
+                for byte in frame(DATA, packet):
+                    peer.write(bytes([byte]))
+        got = []
+        while len(got) < len(packets):
+            data, (_, _, direction, *_) = tap.recvfrom(65536)
+            if direction != socket.PACKET_OUTGOING:  # our kernel answers each: nobody listens there
+                got.append(data)
+    assert got == packets
+
+
+def test_our_pings_are_answered_by_the_peer(shared: Pair, peer: CompatPeer) -> None:
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        answered = thread.submit(peer.answer_pings, 5)
+        pings = flows.ping(shared.end.node, THEIRS, count=5, interval=0.01, size=1000)
+        assert pings.lost == []
+        assert [len(packet) for packet in answered.result(10)] == [1028] * 5
+
+
+def test_the_pings_of_the_peer_are_answered_by_our_kernel(shared: Pair, peer: CompatPeer) -> None:
+    for number in range(1, 6):
+        request = echo_request(THEIRS, OURS, bytes(range(100)), number)
+        peer.send(DATA, request)
+        assert peer.receive_packet()[20:] == echo_reply(request)[20:]
+
+
+@pytest.mark.parametrize("ignored", [
+    b"\0\0\0\0", b"\0\0\0\0" * 1000, frame(KEEPALIVE), frame(KEEPALIVE, b"with a body"), frame(b"\x00"),
+    frame(b"\x03"), frame(b"\x10", b"not a greeting here"), frame(b"\x20", bytes(LENGTH_MAX - 1)),
+    frame(b"\xff", b"?")],
+    ids=["nothing", "nothing-often", "keepalive", "keepalive-with-body", "type-00", "type-03", "type-10",
+         "type-20", "type-ff"])
+def test_what_the_original_ignores_is_ignored(shared: Pair, peer: CompatPeer, ignored: bytes) -> None:
+    request = echo_request(THEIRS, OURS, b"still there?")
+    before = drops(shared.end)
+    peer.write(ignored)
+    peer.send(DATA, request)
+    assert peer.receive_packet()[20:] == echo_reply(request)[20:]
+    assert drops(shared.end) == before
+
+
+def test_a_block_of_ours_is_as_unknown_here_as_to_the_original(shared: Pair, peer: CompatPeer) -> None:
+    blocked, request = (echo_request(THEIRS, OURS, text) for text in (b"in a block", b"in a frame"))
+    unknown = shared.end.counter(UNKNOWN)
+    virtio_net_header = bytes(10)
+    body = struct.pack(">HI", 1, len(virtio_net_header + blocked)) + virtio_net_header + blocked
+    peer.send(b"\x20", body)
+    peer.send(DATA, request)
+    assert peer.receive_packet()[20:] == echo_reply(request)[20:]
+    assert shared.end.counter(UNKNOWN) == unknown + 1
+
+
+def drops(end: End) -> dict[str, int]:
+    """What was refused or given up, by reason, without frames of types that nobody knows here."""
+    counted = end.status()["counters"]
+    bad = (".dropped_", ".closed_")
+    return {name: counted[name] for name in counted if any(word in name for word in bad) and name != UNKNOWN}
+
+
+@pytest.mark.parametrize("packet", [b"", b"E", bytes(1495), b"\x60" + bytes(30), b"\x45" + bytes(19),
+                                    udp(THEIRS, OURS, PORT, b"cut off")[:-1]],
+                         ids=["empty", "one-byte", "zeroes", "short-ipv6", "zero-length", "cut-off"])
+def test_a_malformed_packet_is_dropped_and_counted_and_nothing_else(
+        shared: Pair, peer: CompatPeer, packet: bytes) -> None:
+    dropped = shared.end.counter("tun.dropped_packet_malformed")
+    request = echo_request(THEIRS, OURS, b"still there?")
+    peer.send(DATA, packet)
+    peer.send(DATA, request)
+    assert peer.receive_packet()[20:] == echo_reply(request)[20:]
+    assert shared.end.counter("tun.dropped_packet_malformed") == dropped + 1
+
+
+def test_a_frame_of_1496_is_taken(shared: Pair, peer: CompatPeer) -> None:
+    request = echo_request(THEIRS, OURS, bytes(LENGTH_MAX - 1 - 28))
+    assert frame(DATA, request).startswith(b"\x00\x00\x05\xd8\x01")
+    peer.send(DATA, request)
+    assert peer.receive_packet()[20:] == echo_reply(request)[20:]
+
+
+@pytest.mark.parametrize("length", [1497, 2**31, 2**32 - 1])
+def test_a_longer_frame_ends_the_connection(shared: Pair, peer: CompatPeer, length: int) -> None:
+    closed = shared.end.counter("tcp.closed_frame_too_long")
+    peer.write(length.to_bytes(4, "big"))
+    assert peer.ended()
+    assert shared.end.counter("tcp.closed_frame_too_long") == closed + 1
+    assert [worker["restarts"] for worker in shared.end.status()["workers"]] == [0, 0]
+
+
+def test_nothing_is_said_before_there_is_something_to_say(shared: Pair, peer: CompatPeer) -> None:
+    with shared.raw() as raw:
+        packet = udp(OURS, THEIRS, PORT, b"first")
+        raw.sendto(packet, (THEIRS, 0))
+    assert peer.receive() == (DATA, packet)
+    assert peer.captured == frame(DATA, packet)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_keepalives_go_both_ways_and_keep_a_silent_connection(mode: str, tmp_path: Path) -> None:
+    with pair(mode, tmp_path, keepalive=0.2, timeout=0.8) as made, made.connect() as peer:
+        for _ in range(8):  # twice the time after which silence would have ended it
+            assert peer.receive() == (KEEPALIVE, b"")
+            peer.send(KEEPALIVE)
+        assert peer.captured == b"\0\0\0\x01\x02" * 8
+        assert made.end.counter("tcp.connections_lost") == 0
+        while peer.receive() is not None:  # the peer falls silent
+            pass
+        assert made.end.counter("tcp.connections_timed_out") == 1
+
+
+def test_a_client_dials_again_when_the_original_has_ended_the_connection(tmp_path: Path) -> None:
+    with pair("client", tmp_path) as made:
+        for _ in range(3):
+            with made.connect() as peer:
+                request = echo_request(THEIRS, OURS, b"there again?")
+                peer.send(DATA, request)
+                assert peer.receive_packet()[20:] == echo_reply(request)[20:]
+
+
+def test_a_second_peer_of_a_server_is_turned_away_and_the_first_does_not_notice(tmp_path: Path) -> None:
+    with pair("server", tmp_path) as made, made.connect() as first:
+        request = echo_request(THEIRS, OURS, b"still there?")
+        first.send(DATA, request)
+        assert first.receive_packet()[20:] == echo_reply(request)[20:]
+        with made.connect() as second:
+            assert second.ended()
+        first.send(DATA, request)
+        assert first.receive_packet()[20:] == echo_reply(request)[20:]
+        assert made.end.counter("tcp.connections_refused") == 1

@@ -1,0 +1,335 @@
+"""What goes wrong under a running tunnel, and that connections inside it notice a pause and nothing else."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.segment import SHM_DIRECTORY
+from tests.netns.flow import Flow, transfer
+from tests.netns.tunnels import (End, Ends, client_config, needs_root, reaches, restarts, server_config,
+                                 traces, tunnel, unique_name)
+from tests.support import eventually
+from tools.lab import Lab
+from tools.linkmodel import LinkSpec
+
+pytestmark = needs_root
+
+ROUTES = {"routes": ["10.98.0.0/16", "fd98::/48"]}
+BEAR_ALL = {"restart_intensity": 1000}
+KILLS = {1: 3, 2: 2}
+"""Of each worker, by the number of lanes."""
+
+QUICK = {"timeout": 1.0, "keepalive": 0.3}
+NOTICED_SECONDS = QUICK["timeout"] + 1.0
+"""Until a dead connection is seen in the counters: its timeout, and some ticks on a busy machine."""
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture
+def lab_of_three() -> Iterator[Lab]:
+    with Lab(names=("server", "one", "two")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1-lane", "2-lanes"])
+def ends(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ends]:
+    with Lab() as lab, tunnel(lab, tmp_path_factory.mktemp("kills"), lanes=request.param, **BEAR_ALL) as made:
+        yield made
+
+
+# -- workers
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["server", "client"])
+@pytest.mark.parametrize("kind", ["tcp", "tun"])
+def test_a_worker_killed_under_load_again_and_again_costs_no_byte(ends: Ends, which: int, kind: str) -> None:
+    server, client = ends
+    end = ends[which]
+    workers = [name for name in end.workers() if name.startswith(kind)]
+    kills = KILLS[len(workers)]
+    for worker in workers:
+        before, supervisor = restarts(end), end.status()["pid"]
+        with Flow(client, server) as up, Flow(server, client, six=True) as down:
+            for _ in range(kills):
+                up.wait_for(100_000)
+                down.wait_for(100_000)
+                pid = end.signal_worker(worker, signal.SIGKILL)
+                end.wait_until_replaced(worker, pid)
+            up.wait_for(100_000)
+            down.wait_for(100_000)
+        assert restarts(end) == {**before, worker: before[worker] + kills}
+        assert end.status()["pid"] == supervisor
+        assert f"{worker} died: SIGKILL" in end.log
+
+
+def test_all_workers_of_both_ends_killed_at_once_cost_no_byte(ends: Ends) -> None:
+    server, client = ends
+    with Flow(client, server) as up, Flow(server, client) as down:
+        up.wait_for(100_000)
+        workers = [(end, name) for end in ends for name in end.workers()]
+        killed = [end.signal_worker(name, signal.SIGKILL) for end, name in workers]
+        for (end, name), pid in zip(workers, killed):
+            end.wait_until_replaced(name, pid)
+        up.wait_for(100_000)
+        down.wait_for(100_000)
+
+
+@pytest.mark.parametrize("worker", ["tcp-0", "tun-0"])
+def test_a_worker_that_hangs_is_replaced_and_costs_no_byte(lab: Lab, tmp_path: Path, worker: str) -> None:
+    with tunnel(lab, tmp_path, client={"heartbeat_timeout": 0.5}) as (server, client):
+        with Flow(client, server) as up, Flow(server, client) as down:
+            up.wait_for(100_000)
+            pid = client.signal_worker(worker, signal.SIGSTOP)
+            client.wait_until_replaced(worker, pid, 5.0)
+            up.wait_for(100_000)
+            down.wait_for(100_000)
+        assert restarts(client) == {"tcp-0": 0, "tun-0": 0, worker: 1}
+        assert f"{worker} hangs (no heartbeat for" in client.log
+
+
+def test_a_worker_that_hangs_leaves_its_stack_in_the_log(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, client={"heartbeat_timeout": 0.5}) as (_, client):
+        pid = client.signal_worker("tun-0", signal.SIGSTOP)
+        client.wait_until_replaced("tun-0", pid, 5.0)
+        assert "Fatal Python error: Aborted" in client.log and "worker.py" in client.log
+
+
+def test_a_worker_that_pauses_within_the_heartbeat_timeout_is_left_alone(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path) as (server, client):
+        for worker in client.workers():
+            client.signal_worker(worker, signal.SIGSTOP)
+            eventually(lambda: client.worker(worker)["heartbeat_age_ms"] > 300)
+            client.signal_worker(worker, signal.SIGCONT)
+            assert reaches(client, server)
+        assert restarts(client) == {"tcp-0": 0, "tun-0": 0}
+
+
+def test_a_hung_worker_that_is_to_be_restarted_by_command_is_replaced_too(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, client={"drain_timeout": 0.2}) as (server, client):
+        pid = client.signal_worker("tcp-0", signal.SIGSTOP)
+        assert client.command("restart", "tcp-0").returncode == 0
+        client.wait_until_replaced("tcp-0", pid)
+        eventually(lambda: reaches(client, server))
+
+
+def test_traffic_goes_on_while_the_supervisor_is_stopped(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path) as (server, client):
+        client.signal(signal.SIGSTOP)
+        try:
+            transfer(client, server, streams=1, size=2_000_000)
+        finally:
+            client.signal(signal.SIGCONT)
+        assert restarts(client) == {"tcp-0": 0, "tun-0": 0}
+
+
+def test_a_worker_that_dies_again_and_again_ends_the_instance(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    name = unique_name("s")
+    before = traces(a, name)
+    with End(a, server_config(a, name=name, restart_intensity=2), tmp_path) as end:
+        end.wait_until_running()
+        Path(f"{SHM_DIRECTORY}/tunnel@{end.name}@{end.status()['run']}@inbound-0").unlink()
+        end.signal_worker("tcp-0", signal.SIGKILL)
+        state = eventually(lambda: end.worker("tcp-0")["state"] == "backoff" and end.status()["state"])
+        assert state == "degraded"
+        assert end.wait() == 1
+        assert "expected, not there; something removed it" in end.log
+        assert "stopping: tcp-0 has died 3 times in 30 s" in end.log
+    assert traces(a, name) == before
+
+
+# -- the peer and the network
+
+
+def test_a_peer_that_vanishes_while_nothing_is_sent_is_noticed_in_time(tmp_path: Path) -> None:
+    with Lab(link=LinkSpec()) as lab, tunnel(lab, tmp_path, **QUICK) as ends:
+        server, client = ends
+        with Flow(client, server) as flow:
+            flow.wait_for(100_000)
+            flow.pause()
+            cut_at = time.monotonic()
+            lab.cut()
+            for end in ends:
+                eventually(lambda: end.counter("tcp.connections_timed_out") == 1, NOTICED_SECONDS)
+                assert time.monotonic() - cut_at > QUICK["timeout"] - QUICK["keepalive"] - 0.1
+            lab.join()
+            for end in ends:
+                eventually(lambda: end.counter("tcp.connections_established") == 2)
+            flow.resume()
+            flow.wait_for(100_000)
+
+
+def test_a_peer_that_vanishes_with_data_in_flight_is_noticed_in_time(tmp_path: Path) -> None:
+    with Lab(link=LinkSpec()) as lab, tunnel(lab, tmp_path, **QUICK) as ends:
+        server, client = ends
+        with Flow(client, server) as up, Flow(server, client) as down:
+            up.wait_for(100_000)
+            down.wait_for(100_000)
+            lab.cut()
+            for end in ends:
+                eventually(lambda: end.counter("tcp.connections_lost") == 1, NOTICED_SECONDS)
+            lab.join()
+            up.wait_for(100_000)
+            down.wait_for(100_000)
+
+
+def test_a_connection_that_is_silent_but_alive_is_kept(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, **QUICK) as ends:
+        eventually(lambda: all(end.counter("tcp.keepalives_sent") > 4 for end in ends))
+        assert [end.counter("tcp.connections_lost") for end in ends] == [0, 0]
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["server", "client"])
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_an_end_that_comes_back_costs_no_byte(lab: Lab, tmp_path: Path, which: int, how: str) -> None:
+    with tunnel(lab, tmp_path) as ends, ExitStack() as stack:
+        server, client = ends
+        with Flow(client, server) as up, Flow(server, client) as down:
+            up.wait_for(100_000)
+            down.wait_for(100_000)
+            getattr(ends[which], how)()
+            stack.enter_context(ends[which].again()).wait_until_connected()
+            up.wait_for(100_000)
+            down.wait_for(100_000)
+
+
+def test_a_client_may_start_before_its_server(lab: Lab, tmp_path: Path) -> None:
+    a, b = lab
+    serving = server_config(a)
+    with End(b, client_config(serving, a.address), tmp_path) as client:
+        client.wait_until_running()
+        client.wait_for_log("trying again until it succeeds")
+        eventually(lambda: client.counter("tcp.dials_failed") >= 3)
+        assert client.log.count("trying again until it succeeds") == 1
+        with End(a, serving, tmp_path) as server:
+            client.wait_until_connected()
+            server.wait_until_running()
+            assert reaches(client, server)
+
+
+def test_a_second_client_is_refused_and_the_first_does_not_notice(lab_of_three: Lab, tmp_path: Path) -> None:
+    with tunnel(lab_of_three, tmp_path) as (server, client), Flow(client, server) as flow:
+        second = client_config(server.config, lab_of_three["server"].address, tunnel_addr="10.99.0.3/24")
+        with End(lab_of_three["two"], second, tmp_path) as late:
+            late.wait_until_running()
+            late.wait_for_log("refused by the server: another client is connected")
+            flow.wait_for(100_000)
+            assert server.counter("tcp.connections_refused") >= 1
+            assert late.counter("tcp.connections_established") == 0
+        assert [server.counter(f"tcp.connections_{what}") for what in ("established", "lost")] == [1, 0]
+
+
+def test_a_second_client_may_come_once_the_first_has_gone(lab_of_three: Lab, tmp_path: Path) -> None:
+    with tunnel(lab_of_three, tmp_path) as (server, client):
+        second = client_config(server.config, lab_of_three["server"].address, tunnel_addr="10.99.0.3/24")
+        with End(lab_of_three["two"], second, tmp_path) as late:
+            late.wait_for_log("refused by the server")
+            client.stop()
+            late.wait_until_connected()
+            assert reaches(late, server)
+
+
+def test_a_client_that_is_back_replaces_its_dead_session_at_once(lab_of_three: Lab, tmp_path: Path) -> None:
+    with tunnel(lab_of_three, tmp_path) as (server, client):
+        lab_of_three.cut(lab_of_three["one"])  # for good: the server learns nothing of the end of this client
+        client.kill()
+        with End(lab_of_three["two"], client.config, tmp_path) as back:
+            back.wait_until_connected(seconds=5.0)
+            assert reaches(back, server)
+            server.wait_for_log("replaced by a newer session of the same client")
+            assert [server.counter(f"tcp.connections_{what}") for what in ("refused", "timed_out")] == [0, 0]
+
+
+@pytest.mark.parametrize("garbage", [
+    b"GET / HTTP/1.1\r\nHost: tunnel\r\n\r\n", bytes.fromhex("16030100c8010000c40303"), b"SSH-2.0-x\r\n",
+    b"\xff" * 65536, b"\x7f\xff\xff\xff\x10", b"\x00\x00\x00\x01\x01", b"\x00\x00\x00\x05\x12\x01bad"],
+    ids=["http", "tls", "ssh", "ones", "2-gigabytes", "data-before-hello", "answer-instead-of-hello"])
+def test_a_stranger_who_talks_nonsense_loses_his_connection_and_nobody_else_does(
+        ends: Ends, garbage: bytes) -> None:
+    server, client = ends
+    before = restarts(server)
+    host, _, port = client.config["remote_addr"].rpartition(":")
+    lost = server.counter("tcp.connections_lost")
+    with client.node.socket() as stranger:
+        stranger.settimeout(5)
+        stranger.connect((host, int(port)))
+        try:
+            stranger.sendall(garbage)
+            assert stranger.recv(1) == b""
+        except ConnectionError:
+            pass  # it hung up on the rest
+    assert reaches(client, server)
+    assert restarts(server) == before and server.counter("tcp.connections_lost") == lost
+
+
+# -- the device
+
+
+@pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
+def test_a_device_set_down_and_up_again_costs_no_byte(lab: Lab, tmp_path: Path, six: bool) -> None:
+    with tunnel(lab, tmp_path) as (server, client), Flow(client, server, six=six) as flow:
+        flow.wait_for(100_000)
+        client.node.ip(f"link set {client.tun_name} down")
+        eventually(lambda: server.counter("tcp.frames_sent") and client.running())
+        client.node.ip(f"link set {client.tun_name} up")
+        flow.wait_for(100_000)
+        assert restarts(client) == {"tcp-0": 0, "tun-0": 0}
+
+
+def test_a_device_set_down_and_up_again_has_its_routes(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, client=ROUTES) as (_, client):
+        before = network(client)
+        client.node.ip(f"link set {client.tun_name} down")
+        client.node.ip(f"link set {client.tun_name} up")
+        eventually(lambda: network(client) == before, 5.0, f"{before}, got {network(client)}")
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_device_deleted_under_us_is_made_again_at_no_cost(lab: Lab, tmp_path: Path, lanes: int) -> None:
+    with tunnel(lab, tmp_path, lanes=lanes, client=ROUTES) as (server, client):
+        before = network(client)
+        with Flow(client, server) as up, Flow(server, client, six=True) as down:
+            up.wait_for(100_000)
+            down.wait_for(100_000)
+            client.node.ip(f"link delete {client.tun_name}")
+            client.wait_for_log("was deleted: making it again")
+            eventually(lambda: network(client) == before, 5.0)
+            up.wait_for(100_000)
+            down.wait_for(100_000)
+        assert set(restarts(client).values()) == {0}
+
+
+def test_a_device_made_again_hands_out_only_what_the_far_end_takes(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, server={"offload": False}) as (server, client):
+        client.node.ip(f"link delete {client.tun_name}")
+        eventually(lambda: reaches(client, server, seconds=0.2), 5.0)
+        packets, size = client.counter("tun.packets_read"), client.counter("tun.bytes_read")
+        transfer(client, server, streams=1, size=2_000_000)
+        packets, size = client.counter("tun.packets_read") - packets, client.counter("tun.bytes_read") - size
+        assert size <= packets * 1400, f"{size} bytes in {packets} packets: super-packets"
+
+
+def network(end: End) -> dict[str, Any]:
+    """Addresses, routes and settings of the device, as `ip` tells them."""
+    def ask(*words: str) -> Any:
+        said = end.node.run(["ip", "-j", *words, "dev", end.tun_name], check=False).stdout
+        return json.loads(said or "[]")
+
+    addresses = {(one["local"], one["prefixlen"])
+                 for each in ask("address", "show") for one in each.get("addr_info", [])}
+    link = [(each["mtu"], each["txqlen"], "UP" in each["flags"]) for each in ask("link", "show")]
+    routes = {each["dst"] for family in ("-4", "-6") for each in ask(family, "route", "show")}
+    return {"addresses": addresses, "link": link, "routes": routes}

@@ -1,0 +1,388 @@
+"""From start to stop: signals, what a start may lack, its surroundings, and that nothing is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import NotRunning
+from pipeline.instance import Instance
+from tests.netns.flow import Flow, transfer
+from tests.netns.tunnels import (COMMAND, NOBODY, End, Ends, client_config, leftovers, needs_root, pids,
+                                 reaches, server_config, traces, tunnel, unique_name)
+from tests.support import eventually
+from tools.lab import Lab
+
+pytestmark = needs_root
+
+NO_NET_ADMIN = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+STOP_UNDER_LOAD_SECONDS = 5.0
+FOLLOW_SECONDS = 1.0
+"""Until a killed supervisor's workers are gone too."""
+
+TWO_THAT_START_AND_STOP = """
+import threading
+from pipeline.instance import Instance
+
+def start_and_stop(name):
+    for _ in range(500):
+        instance = Instance(name)
+        instance.acquire()
+        instance.release()
+
+both = [threading.Thread(target=start_and_stop, args=(name,)) for name in ("one", "other")]
+for each in both:
+    each.start()
+"""
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ends]:
+    """A tunnel for tests that leave it as it is."""
+    with Lab() as lab, tunnel(lab, tmp_path_factory.mktemp("lifecycle"), lanes=2) as made:
+        yield made
+
+
+def ended(pid: int) -> bool:
+    """The process has ended, whether or not whoever inherited it has noticed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def fails_to_start(end: End, exit_status: int, *texts: str) -> None:
+    """The start ends by itself with this status, and one message with these texts that is no stack trace."""
+    with end:
+        eventually(lambda: end.process.poll() is not None or end.running())
+        assert end.process.poll() is not None, "it runs"
+        assert end.wait() == exit_status, end.log
+        assert all(text in end.log for text in texts), end.log
+        assert "Traceback" not in end.log
+
+
+# -- stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_by_signal_is_a_success_and_leaves_no_trace(lab: Lab, tmp_path: Path, number: int) -> None:
+    names = unique_name("s"), unique_name("c")
+    before = [traces(node, name) for node, name in zip(lab, names)]
+    with tunnel(lab, tmp_path, lanes=2, server={"name": names[0]}, client={
+            "name": names[1], "routes": ["10.98.0.0/16", "fd98::/48"]}) as ends:
+        transfer(*ends, streams=2, size=100_000)
+        for end in ends:
+            assert leftovers(end.name) and end.tun_name in traces(end.node, end.name)["-o link"]
+            end.signal(number)
+        assert [end.wait() for end in ends] == [0, 0]
+    assert [traces(node, name) for node, name in zip(lab, names)] == before
+
+
+def test_stop_waits_until_everything_is_gone(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    name = unique_name("s")
+    before = traces(a, name)
+    with End(a, server_config(a, name=name), tmp_path) as end:
+        end.wait_until_running()
+        said = end.command("stop")
+        assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+        assert leftovers(name) == []
+        assert end.wait() == 0
+    assert traces(a, name) == before
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["server", "client"])
+def test_a_stop_under_load_takes_a_bounded_time(lab: Lab, tmp_path: Path, which: int) -> None:
+    with tunnel(lab, tmp_path) as ends:
+        server, client = ends
+        with Flow(client, server) as up, Flow(server, client) as down:
+            up.wait_for(1_000_000)
+            down.wait_for(1_000_000)
+            asked = time.monotonic()
+            ends[which].stop()
+            assert time.monotonic() - asked < STOP_UNDER_LOAD_SECONDS
+            with ends[which].again() as back:
+                back.wait_until_connected()
+                up.finish()
+                down.finish()
+
+
+def test_a_worker_that_hangs_holds_up_a_stop_for_a_bounded_time(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    with End(a, server_config(a, drain_timeout=0.2), tmp_path) as end:
+        end.wait_until_running()
+        end.signal_worker("tun-0", signal.SIGSTOP)
+        end.stop()
+        assert leftovers(end.name) == []
+
+
+def test_a_second_signal_ends_a_stop_that_takes_long(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    with End(a, server_config(a, drain_timeout=60), tmp_path) as end:
+        end.wait_until_running()
+        end.signal_worker("tun-0", signal.SIGSTOP)
+        end.signal(signal.SIGTERM)
+        end.wait_for_log("stopping: signal SIGTERM")
+        end.signal(signal.SIGTERM)
+        assert end.wait(3.0) == 0
+        assert "asked to stop again" in end.log and leftovers(end.name) == []
+
+
+def test_a_signal_while_workers_start_is_a_stop(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    name = unique_name("s")
+    before = traces(a, name)
+    with End(a, server_config(a, name=name, lanes=3), tmp_path) as end:
+        eventually(lambda: end.status() is not None)
+        end.signal(signal.SIGTERM)
+        assert end.wait() == 0
+        assert "running:" not in end.log
+    assert traces(a, name) == before
+
+
+def test_a_killed_supervisor_takes_its_workers_along_and_the_next_cleans_up(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    name = unique_name("s")
+    before = traces(a, name)
+    with End(a, server_config(a, name=name, lanes=2), tmp_path) as end:
+        end.wait_until_running()
+        workers, run = pids(end), end.status()["run"]
+        end.kill()
+        eventually(lambda: all(map(ended, workers.values())), FOLLOW_SECONDS, "all workers gone")
+        assert leftovers(name)
+        said = end.command("status")
+        assert said.returncode == 3 and "its last supervisor died" in said.stderr
+        with end.again() as successor:
+            successor.wait_until_running()
+            assert not any(f"@{run}@" in path.name for path in leftovers(name))
+            successor.stop()
+    assert traces(a, name) == before
+
+
+# -- what a start may lack
+
+
+def test_a_second_supervisor_of_one_name_is_refused_and_the_first_stays(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path) as (server, client):
+        before, files = pids(client), leftovers(client.name)
+        fails_to_start(client.again(), 1, "--set name=",
+                       f'instance "{client.name}" runs already (pid {client.process.pid})')
+        assert (pids(client), leftovers(client.name)) == (before, files)
+        assert reaches(client, server)
+
+
+def test_two_instances_run_side_by_side(lab: Lab, tmp_path: Path) -> None:
+    other = {"server": {"tunnel_addr": "10.97.0.1/24"}, "client": {"tunnel_addr": "10.97.0.2/24"}}
+    with tunnel(lab, tmp_path) as first, tunnel(lab, tmp_path, **other) as second:
+        for server, client in (first, second):
+            transfer(client, server, streams=1, size=1_000_000)
+        assert second[1].command("stop").returncode == 0 == second[1].wait()
+        transfer(first[0], first[1], streams=1, size=1_000_000)
+
+
+def test_a_full_dev_shm_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    name = unique_name("s")
+    before = traces(a, name)
+    fails_to_start(End(a, server_config(a, name=name), tmp_path, wrap=in_shm_of("size=2m")), 1,
+                   f"tunnel@{name}@", "needs ", "/dev/shm has ", "enlarge it", "left in /dev/shm: nothing")
+    assert traces(a, name) == before
+
+
+def test_a_dev_shm_without_room_for_a_doorbell_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    fails_to_start(End(a, server_config(a), tmp_path, wrap=in_shm_of("size=64m,nr_inodes=5")), 1,
+                   "doorbell", "No space left on device", "left in /dev/shm: nothing")
+
+
+def in_shm_of(options: str) -> list[str]:
+    """Words in front of a command: it has a /dev/shm of its own; what it leaves there is told afterwards."""
+    script = (f'mount -t tmpfs -o {options} tmpfs /dev/shm && "$@"; status=$?; left=$(ls /dev/shm); '
+              'echo "left in /dev/shm: ${left:-nothing}"; exit $status')
+    return ["unshare", "--mount", "sh", "-c", script, "sh"]
+
+
+def test_a_port_in_use_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    name = unique_name("s")
+    config = server_config(a, name=name)
+    before = traces(a, name)
+    with a.socket() as other:
+        other.bind(("0.0.0.0", int(config["local_addr"].rpartition(":")[2])))
+        other.listen()
+        fails_to_start(End(a, config, tmp_path), 1, config["local_addr"], "another program listens there")
+    assert traces(a, name) == before
+
+
+def test_an_address_that_is_not_ours_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    fails_to_start(End(a, server_config(a, local_addr="192.0.2.1:9000"), tmp_path), 1,
+                   "local_addr 192.0.2.1:9000", "Cannot assign requested address")
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_a_device_name_that_another_instance_holds_is_a_message_at_the_start(
+        ends: Ends, tmp_path: Path, lanes: int) -> None:
+    server, client = ends
+    config = server_config(server.node, tun_name=server.tun_name, tunnel_addr="10.97.0.1/24", lanes=lanes)
+    fails_to_start(End(server.node, config, tmp_path), 1, f"TUN device {server.tun_name}: ",
+                   "set another tun_name")
+    assert server.running() and reaches(client, server)
+
+
+def test_a_device_name_of_another_kind_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    before = traces(a, "")
+    fails_to_start(End(a, server_config(a, tun_name=a.interface), tmp_path), 1, f"TUN device {a.interface}",
+                   "set another tun_name")
+    assert traces(a, "") == before
+
+
+def test_a_missing_dev_net_tun_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    name = unique_name("s")
+    before = traces(a, name)
+    without = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/net && exec "$@"', "sh"]
+    fails_to_start(End(a, server_config(a, name=name), tmp_path, wrap=without), 1,
+                   "/dev/net/tun: No such file or directory", "load the tun module")
+    assert traces(a, name) == before
+
+
+@pytest.mark.parametrize("wrap", [NOBODY, NO_NET_ADMIN], ids=["nobody", "root-without-net-admin"])
+def test_a_start_without_the_right_to_do_so_has_a_status_of_its_own(lab: Lab, wrap: list[str]) -> None:
+    a = lab.nodes[0]
+    name = unique_name("c")
+    before = traces(a, name)
+    said = a.run([*wrap, COMMAND, "start", "--mode", "client", "--remote", "192.0.2.1:9000", "--tunnel",
+                  "10.99.0.2/24", "--set", f"name={name}"], check=False, cwd="/")
+    assert said.returncode == 77, said.stderr
+    assert "root" in said.stderr and "Traceback" not in said.stderr
+    assert traces(a, name) == before
+
+
+# -- its surroundings
+
+
+def test_a_service_manager_hears_of_every_step(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(20)
+
+        def hear(word: str) -> None:
+            while (said := manager.recv(4096).decode().split("\n"))[0] != word:
+                assert said == ["WATCHDOG=1"], f"expected {word}, got {said}"
+
+        with End(a, server_config(a), tmp_path, environment={"NOTIFY_SOCKET": str(address),
+                                                            "WATCHDOG_USEC": "200000"}) as end:
+            assert manager.recv(4096) == b"READY=1"
+            assert end.running()
+            hear("WATCHDOG=1")
+            assert end.command("reload").returncode == 0
+            hear("RELOADING=1")
+            hear("READY=1")
+            end.file.write_text("nonsense")
+            end.signal(signal.SIGHUP)
+            hear("RELOADING=1")
+            hear("READY=1")
+            end.signal(signal.SIGTERM)
+            hear("STOPPING=1")
+            assert end.wait() == 0
+
+
+def test_a_watchdog_is_not_fed_while_a_worker_is_down(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        with End(a, server_config(a, drain_timeout=30), tmp_path, environment={
+                "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "40000"}) as end:
+            end.wait_until_running()
+            end.signal_worker("tcp-0", signal.SIGSTOP)
+            assert end.command("restart", "tcp-0").returncode == 0  # stopped, it cannot end before it goes on
+            manager.setblocking(False)
+            with suppress(BlockingIOError):
+                while manager.recv(4096):
+                    pass
+            manager.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                manager.recv(4096)
+            os.kill(pids(end)["tcp-0"], signal.SIGCONT)
+            manager.settimeout(20)
+            assert manager.recv(4096) == b"WATCHDOG=1"
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"], ids=["full", "closed"])
+def test_a_lost_standard_error_costs_the_log_alone(lab: Lab, tmp_path: Path, redirection: str) -> None:
+    a, b = lab
+    serving = server_config(a)
+    silent = ["sh", "-c", f'exec "$@" {redirection}', "sh"]
+    with End(a, serving, tmp_path, wrap=silent) as server, End(
+            b, client_config(serving, a.address), tmp_path, wrap=silent) as client:
+        for end in (server, client):
+            end.wait_until_connected()
+        transfer(client, server, streams=1, size=100_000)
+        pid = client.signal_worker("tcp-0", signal.SIGKILL)
+        client.wait_until_replaced("tcp-0", pid)
+        eventually(lambda: reaches(client, server))
+
+
+def test_a_log_of_json_has_an_object_in_every_line(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    with End(a, server_config(a, log_format="json", log_level="debug"), tmp_path) as end:
+        end.wait_until_running()
+        pid = end.signal_worker("tun-0", signal.SIGKILL)
+        end.wait_until_replaced("tun-0", pid)
+        end.stop()
+        said = [json.loads(line) for line in end.lines]
+    assert all({"time", "level", "instance", "process", "text"} == set(line) for line in said)
+    assert {"supervisor", "tcp-0", "tun-0"} >= {line["process"] for line in said}
+
+
+def test_asking_for_an_instance_never_keeps_it_from_starting() -> None:
+    name = unique_name("x")
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            with suppress(NotRunning):
+                Instance(name).holder()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(300):
+            instance = Instance(name)
+            instance.acquire()
+            instance.release()
+    finally:
+        done.set()
+        asking.join()
+        for path in leftovers(name):
+            path.unlink()
+
+
+def test_instances_that_start_while_others_stop_do_not_disturb_each_other() -> None:
+    """In a /run of their own, where the last one to stop removes the directory."""
+    alone = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh"]
+    said = subprocess.run([*alone, sys.executable, "-c", TWO_THAT_START_AND_STOP], capture_output=True, text=True,
+                          timeout=60)
+    assert (said.returncode, said.stderr) == (0, "")

@@ -1,0 +1,127 @@
+"""An intake on a ring of its own, connections in front of it and a consumer behind it; streams of frames."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pipeline import layout, ring, segment, wire
+from pipeline.block import SLOT
+from pipeline.connection import ESTABLISHED, Connection
+from pipeline.intake import START, Intake
+from pipeline.plan import Place
+from pipeline.port import Port
+from pipeline.ring import Stage
+
+SLOT_BYTES = layout.PAGE
+FITS = SLOT_BYTES - START - wire.LENGTH.size
+"""The longest frame (length field) that a slot of this size can take."""
+
+LIMIT = 300
+
+
+class Source:
+    """One connection: the peer's end of it, ours, and what was sent."""
+
+    def __init__(self, serial: int, lane: int) -> None:
+        self.peer, ours = socket.socketpair()
+        ours.setblocking(False)
+        self.connection = Connection(ours, f"peer {serial}", ESTABLISHED, serial, 0)
+        self.connection.lane = lane
+
+    def close(self) -> None:
+        self.peer.close()
+        self.connection.socket.close()
+
+
+class Bench:
+    """An intake on a ring of its own, a consumer behind it, and connections in front of it."""
+
+    def __init__(self, connections: int = 1, slots: int = 4, limit: int = LIMIT, start: int = 0) -> None:
+        name = f"/tunnel@intaketest@{secrets.token_hex(4)}@ring"
+        self.ring = ring.create(name, 2, slots, SLOT_BYTES, start)
+        self.port = Port(self.ring, Place(0, 0, [1], True, []), 0, [])
+        self.intake = Intake(self.port, limit)
+        self.consumer = Stage(self.ring, 1, [0])
+        self.sources = [Source(serial, lane=serial + 10) for serial in range(connections)]
+        self.slots: list[tuple[int, int, bytes]] = []  # serial, lane, wire bytes
+
+    def send(self, number: int, data: bytes) -> None:
+        self.sources[number].peer.sendall(data)
+
+    def read(self, number: int) -> int:
+        return self.intake.read(self.sources[number].connection, self.port.ready())
+
+    def read_all(self, number: int) -> None:
+        """Read until nothing is there or the ring is full."""
+        while self.port.ready():
+            try:
+                if not self.read(number):
+                    return
+            except BlockingIOError:
+                return
+
+    def take(self, count: int = 1 << 30) -> int:
+        """Consume up to so many slots, each of which must hold whole frames of one connection."""
+        taken = min(count, self.consumer.ready())
+        for _ in range(taken):
+            slot = self.consumer.slot()
+            start, length, lane, serial = SLOT.unpack_from(slot)
+            assert (start, lane) == (START, self.sources[serial].connection.lane)
+            self.slots.append((serial, lane, bytes(slot[start : start + length])))
+            slot[:] = b"\xdb" * SLOT_BYTES  # whoever keeps bytes here after the hand-over loses them
+            self.consumer.advance(1)
+        return taken
+
+    def frames(self, number: int) -> list[bytes]:
+        """What has come out of a connection, as bodies."""
+        found = []
+        for serial, _, data in self.slots:
+            if serial == number:
+                bodies = split(data)
+                assert bodies  # no slot is handed on empty
+                found += bodies
+        return found
+
+    def close(self) -> None:
+        for source in self.sources:
+            source.close()
+        name = self.ring.memory.name
+        self.ring.close()
+        segment.unlink(name)
+
+
+@contextmanager
+def bench_of(**shape: int) -> Iterator[Bench]:
+    made = Bench(**shape)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def framed(bodies: Sequence[bytes]) -> bytes:
+    return b"".join(struct.pack(">I", len(body)) + body for body in bodies)
+
+
+def split(data: bytes) -> list[bytes]:
+    """The frames in it; there must be nothing but whole ones."""
+    bodies, at = [], 0
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        assert at + 4 + length <= len(data)
+        bodies.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    return bodies
+
+
+def body(number: int, length: int) -> bytes:
+    return bytes((number * 7 + i) % 256 for i in range(length))
+
+
+def pieces(data: bytes, cuts: Sequence[int]) -> list[bytes]:
+    bounds = [0, *sorted(cuts), len(data)]
+    return [data[a:b] for a, b in zip(bounds, bounds[1:]) if a < b]
