@@ -28,9 +28,10 @@ from tools.measure import quantile
 from tools.namespace import LabError
 from tools.tunnels import TunnelPair
 from tools.waiting import Overdue
+from tools.yardstick import yardstick
 
 DONE, FAILED, NO_PERMISSION, INTERRUPTED = 0, 1, 77, 130
-MEASUREMENTS = ("tcp", "udp", "ping", "loaded", "cpu", "memory")
+MEASUREMENTS = ("tcp", "yardstick", "udp", "ping", "loaded", "cpu", "memory")
 Log = Callable[[str], None]
 
 
@@ -44,10 +45,10 @@ class Bench:
         self._rounds = rounds
         self._log = log
 
-    def values(self, what: str, function: Callable[..., float]) -> Values:
-        """`function` once bare and once through the tunnel, each round."""
+    def values(self, what: str, function: Callable[..., float], through: str = "") -> Values:
+        """`function` once bare and once through the tunnel, each round; or through the address `through`."""
         bare, tunnel = [], []
-        for bare_one, tunnel_one in self._alternate(what, function):
+        for bare_one, tunnel_one in self._alternate(what, function, through):
             bare.append(bare_one)
             tunnel.append(tunnel_one)
         ratios = [one / other for one, other in zip(tunnel, bare)]
@@ -85,12 +86,17 @@ class Bench:
         machine = self.values("CPU of one TCP stream", used)
         return measure.medians(processes), machine
 
-    def _alternate(self, what: str, function: Callable) -> Iterable[tuple]:
+    def yardstick(self) -> Values:
+        """One TCP stream through the least that a tunnel in Python has to do."""
+        with yardstick(self._pair.server.node, self._pair.client.node) as address:
+            return self.values("TCP, 1 stream, yardstick", measure.tcp_gbit, address)
+
+    def _alternate(self, what: str, function: Callable, through: str = "") -> Iterable[tuple]:
         source, sink = self._ends
         for number in range(self._rounds):
             self._log(f"{what}: round {number + 1} of {self._rounds}")
             yield (function(source, sink, sink.address, self._seconds),
-                   function(source, sink, self._pair.server.address, self._seconds))
+                   function(source, sink, through or self._pair.server.address, self._seconds))
 
 
 def run(options: argparse.Namespace, log: Log) -> BenchResult:
@@ -108,6 +114,8 @@ def run(options: argparse.Namespace, log: Log) -> BenchResult:
                 for streams in sorted({1, options.streams}):
                     result.tcp_gbit[str(streams)] = bench.values(
                         f"TCP, {streams} stream(s)", partial(measure.tcp_gbit, streams=streams))
+            if "yardstick" in chosen:
+                result.yardstick_gbit = bench.yardstick()
             if "udp" in chosen:
                 result.udp_packets = bench.values("UDP, 200 bytes", measure.udp_packets)
             if "ping" in chosen:

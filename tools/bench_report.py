@@ -46,6 +46,8 @@ class BenchResult(msgspec.Struct, kw_only=True):
     settings: list[str]
     tcp_gbit: dict[str, Values] = {}
     """By number of streams."""
+    yardstick_gbit: Values | None = None
+    """One TCP stream through tools/yardstick.py instead of the tunnel."""
     udp_packets: Values | None = None
     """Of 200 bytes, received a second."""
     ping_idle: PingValues | None = None
@@ -68,10 +70,12 @@ def table(result: BenchResult) -> str:
     lines = [f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}; "
              f"{result.rounds} rounds of {result.seconds} s",
              f"settings: {' '.join(result.settings) or 'defaults'}"]
-    if result.tcp_gbit or result.udp_packets or result.machine_cpu_seconds_per_gb:
+    if result.tcp_gbit or result.yardstick_gbit or result.udp_packets or result.machine_cpu_seconds_per_gb:
         lines += ["", _row("", "bare", "tunnel", "ratio")]
     for streams, values in result.tcp_gbit.items():
         lines.append(_values(f"TCP, {streams} stream{'s' * (streams != '1')}, Gbit/s", values, "{:.2f}"))
+        if streams == "1" and result.yardstick_gbit:
+            lines.append(_values("  the same through the yardstick", result.yardstick_gbit, "{:.2f}"))
     if result.udp_packets:
         lines.append(_values("UDP, 200 bytes, packets/s", result.udp_packets, "{:.0f}"))
     if result.machine_cpu_seconds_per_gb:
