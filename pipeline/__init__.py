@@ -6,7 +6,7 @@ Imports point down the floors:
     floor 1   wire, block, ippacket, session, counters, backoff         pure: bytes and `now` in, values out
               segment, ring, doorbell, board                            shared memory
     floor 2   config, config_fields, config_values, config_checks, config_notices, config_text
-              plan, topology, port, tun, connection, intake, dialer, log, worker
+              plan, topology, port, tun, connection, intake, dialer, log, worker, carrier
     floor 3   restart, cores, instance, memory, process, settings, device, listener, notify, reload
               status, status_text, control, supervisor, cli
 """

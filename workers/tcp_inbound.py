@@ -16,7 +16,8 @@ import select
 import socket
 import time
 
-from pipeline import layout, session, wire
+from pipeline import session, wire
+from pipeline.carrier import Carrier
 from pipeline.connection import (CLOSED, CONNECTING, ESTABLISHED, GREETING, Connection, Roster, configure, shown)
 from pipeline.counters import ID
 from pipeline.dialer import CONNECT_NS, Dialer
@@ -50,7 +51,6 @@ class Inbound:
         self._roster = roster
         self._outbound = outbound
         self._counters = attachment.page.counters
-        self._page = attachment.page
         self._bell = attachment.doorbells[self.name]
         (self._port,) = attachment.ports(self.name, "inbound")
         self._compat = settings["compat"]
@@ -58,7 +58,7 @@ class Inbound:
         self._lane = attachment.me.lane
         tcp_workers = attachment.plan.of_kind("tcp")
         self._lanes = len(tcp_workers)
-        self._others = [attachment.board.pages[w.page].carrier for w in tcp_workers if w.name != attachment.me.name]
+        self._carrier = Carrier(attachment)
         self._timeout_ns = int(settings["timeout"] * 1e9)
         self._epoll = select.epoll()
         self._events: list[tuple[int, int]] = []
@@ -78,9 +78,6 @@ class Inbound:
             indexes = list(range(self._lane, settings["connections"], self._lanes))
             self._dialer = Dialer(settings["remote_host"], settings["remote_port"], indexes, settings)
             self._epoll.register(self._dialer.wake, select.EPOLLIN)
-        for index in range(ROWS_MAX):
-            self._page.write_row(index, None)
-        self._write_carrier()
 
     # -- the duty
 
@@ -152,7 +149,7 @@ class Inbound:
             configure(sock, self._settings)
             connection = self._register(sock, shown(address), GREETING, now, EVENTS)
             if self._compat:
-                if self._roster.established or any(carrier[0] for carrier in self._others):
+                if self._roster.established or any(holder.established for holder in self._carrier.other_holders()):
                     self._refuse(connection, session.BUSY)
                 else:
                     self._establish(connection, now)
@@ -217,7 +214,7 @@ class Inbound:
                 raise PeerError("a greeting that only the other side may send")
 
     def _admit(self, connection: Connection, hello: session.Hello) -> None:
-        reason = session.admit(hello, [self._holder(self._page.carrier), *map(self._holder, self._others)])
+        reason = session.admit(hello, [self._carrier.holder(), *self._carrier.other_holders()])
         if reason:
             self._refuse(connection, reason)
             return
@@ -252,7 +249,7 @@ class Inbound:
         connection.since = connection.heard = connection.spoke = now
         connection.lane = (self._lane + len(self._roster.established)) % self._lanes
         self._roster.add(connection)
-        self._write_carrier()
+        self._carrier.write(self._roster.established)
         self._next_rows = 0
         self._outbound.kick()
         if self._dialer is not None:
@@ -329,7 +326,7 @@ class Inbound:
             self._roster.remove(connection, now)
             self._retired.append((self._roster.version, connection))
             connection.fail(OSError(0, why))
-            self._write_carrier()
+            self._carrier.write(self._roster.established)
             self._outbound.kick()
         else:
             connection.socket.close()
@@ -372,7 +369,7 @@ class Inbound:
             self._dialer.failures = 0
         if now >= self._next_rows:
             self._next_rows = now + ROWS_NS
-            self._write_rows()
+            self._carrier.write_rows(self._connections.values())
 
     def _check_established(self, connection: Connection, now: int) -> None:
         if self._ring_full:
@@ -380,39 +377,12 @@ class Inbound:
         elif now - connection.heard > self._timeout_ns:
             self._counters[ID["tcp.connections_timed_out"]] += 1
             self._close(connection, f"nothing heard for {self._settings['timeout']:g} s")
-        elif session.gives_way(self._holder(self._page.carrier), list(map(self._holder, self._others))):
+        elif session.gives_way(self._carrier.holder(), self._carrier.other_holders()):
             self._close(connection, "another worker holds a newer session, or another client")
 
     def _connect_ns(self) -> int:
         return min(CONNECT_NS, self._timeout_ns)
 
-    # -- what others see
 
-    @staticmethod
-    def _holder(carrier: memoryview) -> session.Holder:
-        return session.Holder(carrier[_ESTABLISHED], carrier[_CLIENT], carrier[_SESSION])
-
-    def _write_carrier(self) -> None:
-        established = self._roster.established
-        carrier = self._page.carrier
-        offloads = self._settings["offloads"]
-        for connection in established:
-            offloads &= connection.offloads
-            carrier[_CLIENT] = connection.client
-            carrier[_SESSION] = connection.session
-        carrier[_OFFLOADS] = offloads
-        carrier[_ESTABLISHED] = len(established)
-
-    def _write_rows(self) -> None:
-        rows = [connection.row() for connection in self._connections.values()]
-        for index in range(ROWS_MAX):
-            self._page.write_row(index, rows[index] if index < len(rows) else None)
-
-
-_ESTABLISHED, _OFFLOADS, _CLIENT, _SESSION = (
-    (at - layout.CARRIER_AT) // 8
-    for at in (layout.CARRIER_ESTABLISHED_AT, layout.CARRIER_OFFLOADS_AT, layout.CARRIER_CLIENT_AT,
-               layout.CARRIER_SESSION_AT)
-)
 _BYTES_RECEIVED = ID["tcp.bytes_received"]
 _FRAMES_RECEIVED = ID["tcp.frames_received"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import select
 import time
 
-from pipeline import layout, wire
+from pipeline import carrier, wire
 from pipeline.block import SLOT
 from pipeline.connection import Connection, Roster
 from pipeline.counters import ID
@@ -44,8 +44,7 @@ class Outbound:
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
         self._roster = roster
-        self._others = [attachment.board.pages[w.page].carrier for w in attachment.plan.of_kind("tcp")
-                        if w.name != attachment.me.name]
+        self._others = carrier.others(attachment)
         self._keepalive_ns = int(attachment.settings["keepalive"] * 1e9)
         self._hold_ns = int(attachment.settings["hold"] * 1e9)
         self._next_check = 0
@@ -158,7 +157,7 @@ class Outbound:
         port = lane.port
         self._start_anew(lane)
         lane.connection = None
-        lost = self._roster.version and any(carrier[_ESTABLISHED] for carrier in self._others)
+        lost = self._roster.version and any(words[carrier.ESTABLISHED] for words in self._others)
         if now - self._roster.empty_since < self._hold_ns and not lost:
             done = 0
             while done < ready and SLOT.unpack_from(port.slot(done))[2] != port.position:
@@ -209,7 +208,6 @@ def _progress(sizes: list[int], sent: int) -> tuple[int, int]:
     return done, sent
 
 
-_ESTABLISHED = (layout.CARRIER_ESTABLISHED_AT - layout.CARRIER_AT) // 8
 _unpack_slot = SLOT.unpack_from
 _FRAMES_SENT = ID["tcp.frames_sent"]
 _BYTES_SENT = ID["tcp.bytes_sent"]

@@ -19,6 +19,7 @@ from os import readv, write
 
 from pipeline import block, ippacket, layout, tun, wire
 from pipeline.block import SLOT, VNET_HEADER_BYTES
+from pipeline.carrier import ESTABLISHED, OFFLOADS
 from pipeline.counters import ID
 from pipeline.errors import PeerError
 from pipeline.ippacket import check
@@ -180,10 +181,10 @@ class Outbound:
         """The tcp worker for this lane's blocks: the lane's own, or another while only others have connections."""
         carriers = self._carriers
         lane = self._lane
-        if not carriers[lane][_ESTABLISHED]:
-            lane = next((i for i, carrier in enumerate(carriers) if carrier[_ESTABLISHED]), lane)
-        offloads = carriers[lane][_OFFLOADS]
-        if offloads != self._granted and carriers[lane][_ESTABLISHED]:
+        if not carriers[lane][ESTABLISHED]:
+            lane = next((i for i, carrier in enumerate(carriers) if carrier[ESTABLISHED]), lane)
+        offloads = carriers[lane][OFFLOADS]
+        if offloads != self._granted and carriers[lane][ESTABLISHED]:
             self._grant(offloads)
         return lane
 
@@ -306,8 +307,6 @@ _FULL = layout.SLOT_BODY_AT + block.FILL_LIMIT
 _frame_at = wire.FRAME.unpack_from
 _unpack_slot = SLOT.unpack_from
 _GSO_TYPE_AT = 1  # struct virtio_net_hdr
-_ESTABLISHED = (layout.CARRIER_ESTABLISHED_AT - layout.CARRIER_AT) // 8
-_OFFLOADS = (layout.CARRIER_OFFLOADS_AT - layout.CARRIER_AT) // 8
 _BLOCKS_FILLED = ID["tun.blocks_filled"]
 _PACKETS_READ = ID["tun.packets_read"]
 _BYTES_READ = ID["tun.bytes_read"]
