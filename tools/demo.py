@@ -60,20 +60,20 @@ def _show(lab: Lab, seconds: float) -> int:
         print(f"ping: {_median(direct.rtts_ms):.2f} ms on the bare link, "
               f"{_median(through.rtts_ms):.2f} ms through the tunnel, {len(through.lost)} lost")
         with TcpFlow(client_node, server_node, pair.server.address, seconds=seconds) as flow:
-            kills = _transfer(pair, flow, seconds)
+            killed = _transfer(pair, flow, seconds)
             survived = flow.alive
             sent, end = flow.finish(seconds + 10)
         print(f"\nTCP connection through the tunnel: {amount(end.bytes)} in {seconds:g} s, "
               f"{end.bytes * 8 / seconds / 1e9:.2f} Gbit/s, {'survived every kill' if survived else 'broke'}")
-        for name, gap in kills:
-            print(f"  kill -9 {name:<6} nothing arrived for {gap * 1000:.0f} ms at most in the second after")
+        for name, at in killed:
+            print(f"  kill -9 {name:<12} nothing arrived for {_gap(flow, at) * 1000:.0f} ms at most in the second after")
         failed = not survived or end.bytes != sent.count
     print("stopped; " + ("nothing is left behind" if not pair.left_behind else f"left: {pair.left_behind}"))
     return 1 if failed or pair.left_behind else 0
 
 
-def _transfer(pair: TunnelPair, flow: TcpFlow, seconds: float) -> list[tuple[str, float]]:
-    """Show the transfer, and kill one worker after the other meanwhile. Who was killed, and the gap it made."""
+def _transfer(pair: TunnelPair, flow: TcpFlow, seconds: float) -> list[tuple[str, int]]:
+    """Show the transfer, and kill one worker after the other meanwhile. Who was killed, and when."""
     began = time.monotonic()
     victims = [(end, worker) for end in (pair.client, pair.server) for worker in ("tun-0", "tcp-0")]
     due = [began + seconds * (i + 1) / (len(victims) + 1) for i in range(len(victims))]
@@ -90,7 +90,7 @@ def _transfer(pair: TunnelPair, flow: TcpFlow, seconds: float) -> list[tuple[str
             said = f"kill -9 of the {side}'s {worker}"
         display.show(pair.client, flow, now - began, seconds, said)
         time.sleep(REFRESH_SECONDS)
-    return [(name, _gap(flow, at)) for name, at in killed]
+    return killed
 
 
 def _gap(flow: TcpFlow, at: int) -> float:
