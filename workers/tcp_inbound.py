@@ -25,6 +25,7 @@ from pipeline.errors import PeerError
 from pipeline.intake import Intake, receive_greeting
 from pipeline.layout import ROWS_MAX
 from pipeline.log import LOG, printable
+from pipeline.port import QUIET_NS
 from pipeline.worker import DONE, NOTHING, Attachment
 from workers.tcp_outbound import Outbound
 
@@ -67,6 +68,7 @@ class Inbound:
         self._retired: list[tuple[int, Connection]] = []
         self._serial = 0
         self._ring_full = False
+        self._woken = 0
         self._next_tick = self._next_rows = 0
         self._listener: socket.socket | None = None
         self._listen_again = 0
@@ -107,6 +109,11 @@ class Inbound:
             self._bell.wait(self._port.ready, seconds)
             self._ring_full = not self._port.ready()
         self._events = self._epoll.poll(0 if self._ring_full else seconds)
+        if self._events:
+            now = time.monotonic_ns()
+            if now - self._woken > QUIET_NS:
+                self._port.herald()
+            self._woken = now
 
     def drained(self) -> bool:
         """End once the outbound duty has sent what there was: then say goodbye to every peer."""

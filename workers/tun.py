@@ -24,7 +24,7 @@ from pipeline.counters import ID
 from pipeline.errors import PeerError
 from pipeline.ippacket import check
 from pipeline.log import LOG
-from pipeline.port import any_ready
+from pipeline.port import QUIET_NS, any_ready
 from pipeline.worker import DONE, MORE, NOTHING, Attachment, Duty
 
 BURST_SLOTS = 4
@@ -70,6 +70,7 @@ class Outbound:
         self._scratch = memoryview(bytearray(VNET_HEADER_BYTES))
         self._readable = False   # the last look at the queue found something
         self._ring_full = False
+        self._woken = 0
         self._pause_until = 0
 
     def work(self) -> int:
@@ -108,6 +109,11 @@ class Outbound:
                 self._pause_until = 0
         else:
             self._readable = bool(self._poll(seconds * 1000))
+            if self._readable:
+                now = time.monotonic_ns()
+                if now - self._woken > QUIET_NS:
+                    self._port.herald()
+                self._woken = now
 
     def drained(self) -> bool:
         return True
