@@ -6,7 +6,6 @@ import json
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,6 @@ from tests.support import eventually
 from tools.lab import Lab
 
 pytestmark = needs_root
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ends]:
-    """A tunnel for tests that leave it as it is."""
-    with Lab() as lab, tunnel(lab, tmp_path_factory.mktemp("commands"), lanes=2) as made:
-        yield made
 
 
 def test_status_tells_people_how_the_instance_is(ends: Ends) -> None:

@@ -33,12 +33,6 @@ NOTICED_SECONDS = QUICK["timeout"] + 1.0
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab() as made:
-        yield made
-
-
-@pytest.fixture
 def lab_of_three() -> Iterator[Lab]:
     with Lab(names=("server", "one", "two")) as made:
         yield made

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,19 +44,6 @@ both = [threading.Thread(target=start_and_stop, args=(name,)) for name in ("one"
 for each in both:
     each.start()
 """
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ends]:
-    """A tunnel for tests that leave it as it is."""
-    with Lab() as lab, tunnel(lab, tmp_path_factory.mktemp("lifecycle"), lanes=2) as made:
-        yield made
 
 
 def ended(pid: int) -> bool:
