@@ -10,16 +10,14 @@ import fcntl
 import os
 import struct
 
+from pipeline.tun import (IFF_NO_PI, IFF_VNET_HDR, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_PATH, TUNSETIFF,
+                          TUNSETOFFLOAD, USO)
 from tools.namespace import LabError
 
-TUN_PATH = "/dev/net/tun"
-TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0  # linux/if_tun.h
-IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000  # linux/if_tun.h
-TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6 = 0x01, 0x02, 0x04, 0x20, 0x40  # linux/if_tun.h
+IFF_TAP = 0x0002  # linux/if_tun.h
 INTERFACE_NAME_BYTES = 15  # IFNAMSIZ - 1, linux/if.h
 
 TCP_OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6
-UDP_OFFLOADS = TUN_F_USO4 | TUN_F_USO6
 
 
 def open_tap(name: str) -> int:
@@ -33,7 +31,7 @@ def open_tap(name: str) -> int:
     try:
         fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
         try:
-            fcntl.ioctl(fd, TUNSETOFFLOAD, TCP_OFFLOADS | UDP_OFFLOADS)
+            fcntl.ioctl(fd, TUNSETOFFLOAD, TCP_OFFLOADS | USO)
         except OSError:
             fcntl.ioctl(fd, TUNSETOFFLOAD, TCP_OFFLOADS)
     except OSError as error:
