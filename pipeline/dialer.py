@@ -7,7 +7,6 @@ take as long as a broken DNS server likes, so it happens in a thread of its own 
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import os
 import queue
@@ -41,7 +40,7 @@ class Slot:
 
 
 class Dialer:
-    """Drives the slots. `dialled` holds connecting sockets for the caller to watch."""
+    """Drives the slots; the caller watches the sockets that it begins and says what became of them."""
 
     def __init__(self, host: str, port: int, indexes: list[int], settings: dict) -> None:
         self._host = host
@@ -74,8 +73,7 @@ class Dialer:
     def refused(self, slot: Slot, now: int, why: str) -> tuple[Slot, socket.socket, tuple] | None:
         """An address did not lead to a connection: try the next, or wait and begin again."""
         LOG.debug("connection %d: %s", slot.index, why)
-        started = self._connect(slot, now, why)
-        return started
+        return self._connect(slot, now, why)
 
     def held(self, slot: Slot, now: int) -> None:
         """The connection stands."""
@@ -124,9 +122,6 @@ class Dialer:
                 return slot, sock, address
             why = os.strerror(result)
             sock.close()
-            if result not in (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL,
-                              errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.EINVAL):
-                LOG.warning("connecting to %s: %s", address[0], why)
         self._give_up(slot, now, why)
         return None
 

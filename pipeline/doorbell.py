@@ -75,7 +75,7 @@ class Doorbell:
         self._spin_ns = spin_ns
 
     def kick(self) -> None:
-        """Wake the duty if it sleeps. Call after the cursor was advanced."""
+        """Wake the duty if it sleeps: after a cursor was advanced, or ahead of it (Port.herald)."""
         _acquire()
         _release()
         if self._sleeping[0]:

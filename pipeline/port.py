@@ -25,7 +25,7 @@ class Port(Stage):
     def advance(self, count: int) -> None:
         self.cursor = cursor = (self.cursor + count) & MASK64
         self._words[self._own] = cursor
-        for doorbell in self._after:
+        for doorbell in self._after:  # not herald(): a call less for every burst
             doorbell.kick()
 
     def herald(self) -> None:

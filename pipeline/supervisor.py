@@ -18,7 +18,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from pipeline import cores, status, topology
+from pipeline import cores, log, status, topology
 from pipeline.config import Config
 from pipeline.control import ControlServer
 from pipeline.device import OwnedDevice
@@ -30,7 +30,7 @@ from pipeline.memory import Memory
 from pipeline.notify import notify, watchdog_seconds
 from pipeline.process import ALIVE, BACKOFF, FAILED, RUNNING, STARTING, STOPPED, STOPPING, Process
 from pipeline.reload import Reload
-from pipeline.restart import Again, RestartPolicy
+from pipeline.restart import EX_CONFIG, Again, RestartPolicy
 from pipeline.settings import new_session, worker_settings
 
 TICK = 0.1                     # seconds between looks at clocks, heartbeats and the device
@@ -83,6 +83,7 @@ class Supervisor:
             self._listener = listen(config.listen_endpoint)
             self._stack.append(self._listener.close)
         self._make_plan(secrets.token_hex(4))
+        self._stack.append(lambda: os.close(self._plan_fd))
         self._memory = Memory(self.plan)
         self._stack.append(self._memory.unlink)
         placed = cores.assign([(w.name, w.lane) for w in self.plan.workers], config.affinity, cores.available())
@@ -170,7 +171,7 @@ class Supervisor:
             elif self._state == "stopping":
                 LOG.warning("asked to stop again: stopping without a drain")
                 for process in self._processes:
-                    process.send(signal.SIGKILL) if process.pid else None
+                    process.send(signal.SIGKILL)
             else:
                 self._stop(0, f"signal {signal.Signals(number).name}")
 
@@ -235,7 +236,7 @@ class Supervisor:
             self._start_due(now)
         else:
             process.state = FAILED
-            self._stop(code if code == 78 else 1, decision.why)
+            self._stop(code if code == EX_CONFIG else 1, decision.why)
 
     def _forget(self, process: Process) -> None:
         for fd in (process.pidfd, process.ready_fd):
@@ -337,7 +338,7 @@ class Supervisor:
     def _apply(self, outcome: Reload) -> None:
         self.config = outcome.config
         self._policy = RestartPolicy(self.config.restart_intensity, self.config.restart_period)
-        LOG.setLevel(self.config.log_level.upper())
+        log.start(self.config.name, "supervisor", self.config.log_level, self.config.log_format)
         LOG.info("reloaded: %s", ", ".join(outcome.changed))
         if outcome.workers_concerned:
             os.close(self._plan_fd)

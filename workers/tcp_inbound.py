@@ -18,9 +18,9 @@ import time
 
 from pipeline import session, wire
 from pipeline.carrier import Carrier
-from pipeline.connection import (CLOSED, CONNECTING, ESTABLISHED, GREETING, Connection, Roster, configure, shown)
+from pipeline.connection import CLOSED, CONNECTING, ESTABLISHED, GREETING, Connection, Roster, configure, shown
 from pipeline.counters import ID
-from pipeline.dialer import CONNECT_NS, Dialer
+from pipeline.dialer import CONNECT_NS, Dialer, Slot
 from pipeline.errors import PeerError
 from pipeline.intake import Intake, receive_greeting
 from pipeline.layout import ROWS_MAX
@@ -96,7 +96,8 @@ class Inbound:
                 self._accept()
             elif self._dialer is not None and fd == self._dialer.wake:
                 os.eventfd_read(fd)
-                self._dial(time.monotonic_ns())
+                if not self._stop.requested:
+                    self._dial(time.monotonic_ns())
         self._events = []
         now = time.monotonic_ns()
         if now >= self._next_tick:
@@ -129,12 +130,10 @@ class Inbound:
     # -- the life of a connection
 
     def _dial(self, now: int) -> None:
-        if self._stop.requested:
-            return
         for slot, sock, address in self._dialer.step(now):
             self._begin(slot, sock, address, now)
 
-    def _begin(self, slot, sock: socket.socket, address: tuple, now: int) -> None:
+    def _begin(self, slot: Slot, sock: socket.socket, address: tuple, now: int) -> None:
         connection = self._register(sock, shown(address), CONNECTING, now, select.EPOLLOUT)
         connection.slot = slot.index
 
@@ -340,7 +339,7 @@ class Inbound:
         if why.startswith("refused"):
             level = LOG.warning if self._dialer is None else LOG.debug
         level("connection %d %s ended: %s", connection.serial, connection.address, why)
-        if self._dialer is not None:
+        if self._dialer is not None and not self._stop.requested:
             slot = self._dialer.slots[connection.slot]
             if state is ESTABLISHED:
                 self._dialer.lost(slot, now, why)

@@ -160,11 +160,11 @@ class Outbound:
         lost = self._roster.version and any(words[carrier.ESTABLISHED] for words in self._others)
         if now - self._roster.empty_since < self._hold_ns and not lost:
             done = 0
-            while done < ready and SLOT.unpack_from(port.slot(done))[2] != port.position:
+            while done < ready and _unpack_slot(port.slot(done))[2] != port.position:
                 done += 1
         else:
             done = ready
-            dropped = sum(SLOT.unpack_from(port.slot(i))[2] == port.position for i in range(ready))
+            dropped = sum(_unpack_slot(port.slot(i))[2] == port.position for i in range(ready))
             self._counters[ID["tcp.dropped_no_connection"]] += dropped
         if done:
             port.advance(done)
