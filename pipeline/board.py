@@ -60,7 +60,7 @@ class Page:
             self._cut(layout.DUTY_AT + d * layout.DUTY_STRIDE + layout.DUTY_HEARTBEAT_AT, 1)
             for d in range(len(layout.DUTIES))
         ]
-        self.carrier = self._cut(layout.CARRIER_AT, 4)
+        self.carrier = self._cut(layout.CARRIER_AT, layout.CARRIER_WORDS)
 
     def _cut(self, at: int, words: int) -> memoryview:
         first = (self._at + at) // 8
@@ -97,7 +97,7 @@ class Page:
             view.release()
 
 
-_ROW = struct.Struct("<BBHIQQQQI20x")
+_ROW = struct.Struct("<BBHIQQQQIB19x")
 _STATES = ("", "connecting", "greeting", "established")
 
 
@@ -113,6 +113,7 @@ class ConnectionRow(NamedTuple):
     since_ns: int
     heard_ns: int
     rtt_us: int
+    purpose: int
 
     def pack(self) -> bytes:
         address = self.address.encode()[: layout.ROW_BYTES - _ROW.size]

@@ -118,6 +118,8 @@ def compat_mtu(config: Config) -> Found:
 
 
 def compat_connections(config: Config) -> Found:
+    if config.compat and config.light_connections:
+        yield "light_connections", "0 with compat: the original knows one connection", config.light_connections
     if config.compat and config.connections > 1:
         yield "connections", "1 with compat: the original takes each for another client", config.connections
 
@@ -140,8 +142,10 @@ def insecure(config: Config) -> Found:
 
 
 def fec(config: Config) -> Found:
-    if config.fec != "off":
-        yield "fec", '"off": forward error correction is not built yet', config.fec
+    if config.fec != "off" and config.compat:
+        yield "fec", '"off" with compat: the original has no forward error correction on the wire', config.fec
+    if config.fec != "off" and config.fec_parity == 0:
+        yield "fec_parity", 'at least 1, or fec "off"', 0
 
 
 def encryption(config: Config) -> Found:
@@ -182,10 +186,10 @@ CHECKS = (
     Check(reconnect, ("reconnect_min", "reconnect_max")),
     Check(compat_packets, ("compat", "offload")),
     Check(compat_mtu, ("compat", "mtu")),
-    Check(compat_connections, ("compat", "connections")),
+    Check(compat_connections, ("compat", "connections", "light_connections")),
     Check(ipv6_mtu, ("mtu", "tunnel_addr", "routes")),
     Check(insecure, ("mode", "local_addr", "insecure")),
-    Check(fec, ("fec",)),
+    Check(fec, ("fec", "fec_parity", "compat")),
     Check(encryption, ("encryption", "tls_enabled")),
     Check(multi_client, ("mode", "multi_client")),
     Check(user, ("user",)),

@@ -26,6 +26,9 @@ PAGE = 4096
 DAY = 86400
 GIB = 1 << 30
 
+CONNECTIONS_MAX = 32
+LIGHT_CONNECTIONS = 3  # two copies beyond the first
+
 SLOT_BYTES = 33 * PAGE  # a page of headers and the largest block that a peer may send, 131072 bytes
 
 
@@ -127,8 +130,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     # Connections
     connections: Annotated[SmallCount | None, about(
-        "TCP connections that a client opens. Without FEC each lane, of either end, stays on one of them.",
-        derived="`lanes`; 1 with `compat`")] = None
+        "TCP connections that a client opens. Without FEC each lane, of either end, stays on one of them; with it "
+        "the shards of a block are spread over all. The default is enough of them that the stall or loss of any one "
+        "costs nothing.",
+        derived="`lanes`, 1 with `compat`; with FEC at least (`fec_data` + `fec_parity`) / `fec_parity`")] = None
+    light_connections: Annotated[Annotated[int, Meta(ge=0, le=8)] | None, about(
+        "Further connections for the packets of flows that send little, so that they never wait behind a bulk "
+        "transfer. With FEC such a packet goes out on up to three of them at once. 0: they share the others.",
+        derived="3 with FEC and more than one connection, else 0")] = None
     timeout: Annotated[Seconds, about(
         "A connection that has heard nothing for this long is dead and closed. The default is the "
         "original's.", unit="seconds", live=True)] = 30.0
@@ -156,8 +165,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         unit="bytes", live=True)] = 0
 
     # Forward error correction
-    fec: Annotated[Literal["off", "on", "auto"], about(
-        "Forward error correction over several connections. Only `off` is built so far.")] = "off"
+    fec: Annotated[Literal["off", "on", "auto"] | None, about(
+        "Forward error correction: blocks are cut into shards that travel over several connections, with parity. "
+        "`on`: always; `auto`: as much parity as the stalls of the connections call for, none on a good path.",
+        derived="`auto`; `off` with `compat`")] = None
     fec_data: Annotated[int, Meta(ge=1, le=37), about(
         "Data shards of a full block. The code is proved for up to 37; the default is the original's.")] = 10
     fec_parity: Annotated[int, Meta(ge=0, le=6), about(
@@ -234,13 +245,20 @@ def with_derived(config: Config) -> Config:
     short = config.name is not None and len(config.name) <= TUN_NAME_MAX
     tun_name = config.tun_name or (config.name if short else DEFAULT_TUN_NAME)
     served = DEFAULT_SERVER_ADDRESS if config.mode == "server" else None
+    fec = config.fec or ("off" if config.compat else "auto")
+    connections = config.connections or (1 if config.compat else config.lanes)
+    if fec != "off" and config.connections is None and not config.compat:
+        connections = max(connections, -(-(config.fec_data + config.fec_parity) // max(1, config.fec_parity)))
+    light = 0 if fec == "off" or connections == 1 else LIGHT_CONNECTIONS
     return msgspec.structs.replace(
         config,
+        fec=fec,
         tun_name=tun_name,
         name=config.name or tun_name,
         tunnel_addr=served if config.tunnel_addr is None else config.tunnel_addr,
         offload=not config.compat if config.offload is None else config.offload,
-        connections=config.connections or (1 if config.compat else config.lanes),
+        connections=min(connections, CONNECTIONS_MAX),
+        light_connections=light if config.light_connections is None else config.light_connections,
         multi_client=bool(config.multi_client),
     )
 

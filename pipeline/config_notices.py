@@ -46,6 +46,7 @@ UNUSED = (
     Unused("insecure", _on_client, "only a server can be left open"),
     Unused("remote_addr", _on_server, "a server dials nobody"),
     Unused("connections", _on_server, "the client decides how many it opens"),
+    Unused("light_connections", _on_server, "the client decides how many it opens"),
     Unused("reconnect_min", _on_server, "a server dials nobody"),
     Unused("reconnect_max", _on_server, "a server dials nobody"),
     Unused("fec_data", _without_fec, "fec is off"),

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
+import sys
 
+from pipeline import wire
+from pipeline.adapt import Seen
 from pipeline.board import ConnectionRow
 from pipeline.log import LOG
 
@@ -24,7 +26,9 @@ CONNECTING, GREETING, ESTABLISHED, CLOSED = "connecting", "greeting", "establish
 # linux/tcp.h; not in every version of the socket module
 TCP_USER_TIMEOUT = 18
 TCP_NOTSENT_LOWAT = 25
-_TCP_INFO_RTT_AT = 68      # struct tcp_info: tcpi_rtt, microseconds
+# struct tcp_info: offsets of u8 tcpi_retransmits, u32 tcpi_rtt (microseconds), tcpi_total_retrans, tcpi_data_segs_out
+_INFO_RETRANSMITS_AT, _INFO_RTT_AT, _INFO_TOTAL_RETRANS_AT, _INFO_DATA_SEGS_OUT_AT = 2, 68, 100, 156
+_INFO_BYTES = 160
 
 WOULD_BLOCK = (errno.EAGAIN, errno.EINPROGRESS)
 
@@ -51,11 +55,11 @@ class Connection:
         self.client = 0
         self.session = 0
         self.offloads = 0
+        self.purpose = wire.BULK
+        self.decodes = False       # the peer takes shards
         # outbound duty
         self.spoke = now
         self.sent = 0
-        self.unfinished_lane = -1  # the lane whose frame was sent in part
-        self.pending = b""         # rest of a keepalive that was sent in part
 
     def fail(self, error: OSError) -> None:
         """Called by the outbound duty when a write fails: the inbound duty will find the connection ended."""
@@ -65,18 +69,28 @@ class Connection:
         except OSError:
             pass  # it is closed already, which is what we want
 
+    def seen(self) -> Seen:
+        """How the kernel sees this connection."""
+        info = self._info()
+        return Seen(self.serial, info[_INFO_RETRANSMITS_AT], *(
+            int.from_bytes(info[at : at + 4], sys.byteorder)
+            for at in (_INFO_TOTAL_RETRANS_AT, _INFO_DATA_SEGS_OUT_AT)))
+
     def rtt_us(self) -> int:
         """Smoothed round trip time as the kernel sees it; 0 if it does not say."""
+        return int.from_bytes(self._info()[_INFO_RTT_AT : _INFO_RTT_AT + 4], sys.byteorder)
+
+    def _info(self) -> bytes:
+        """struct tcp_info; an old kernel's is shorter, and what it does not say is 0."""
         try:
-            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RTT_AT + 4)
-            return struct.unpack_from("=I", info, _TCP_INFO_RTT_AT)[0]
-        except (OSError, struct.error):
-            return 0
+            return self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES).ljust(_INFO_BYTES, b"\0")
+        except OSError:
+            return bytes(_INFO_BYTES)
 
     def row(self) -> ConnectionRow:
         rtt = self.rtt_us() if self.state == ESTABLISHED else 0
         return ConnectionRow(self.state, self.address, self.lane, self.serial, self.sent, self.received,
-                             self.since, self.heard, rtt)
+                             self.since, self.heard, rtt, self.purpose)
 
 
 class Roster:

@@ -11,7 +11,7 @@ CACHE_LINE = 64
 PAGE = 4096
 MASK64 = (1 << 64) - 1
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 # --- ring segment ------------------------------------------------------------------------------
 RING_MAGIC = int.from_bytes(b"tnl-ring", "little")
@@ -28,7 +28,16 @@ SLOT_START_AT = 0          # u64, stage 0: offset in the slot of the first wire 
 SLOT_LENGTH_AT = 8         # u64, stage 0: number of wire bytes
 SLOT_MEMBER_AT = 16        # u64, stage 0: the member of the next group that acts on this slot
 SLOT_PACKETS_AT = 24       # u64, stage 0: packets in it (outbound) or connection serial (inbound)
+SLOT_RUNS_AT = 32          # u64, the stage before the tcp workers: runs in the table; 0: the slot is one, `member`'s
+SLOT_SPARE_AT = 40         # u64, the same: shards that may stay unsent
+SLOT_SPARER_AT = 48        # u64, the same: the member that may leave them so
 SLOT_HEADER_BYTES = CACHE_LINE
+SLOT_TABLE_AT = 64         # rows of RUN_ROW_BYTES, the same
+RUN_ROW_BYTES = 16         # u16 member, u16 connection, u16 shards, u16 head, u32 start, u32 length
+RUNS_MAX = 40
+SLOT_HEADS_AT = SLOT_TABLE_AT + RUN_ROW_BYTES * RUNS_MAX   # frame headers of runs
+RUN_HEAD_BYTES = 32
+SLOT_HEADS_END = SLOT_HEADS_AT + RUN_HEAD_BYTES * RUNS_MAX
 SLOT_BODY_AT = PAGE        # outbound: first packet; frame header and length table end here
 
 # --- board segment -----------------------------------------------------------------------------
@@ -50,6 +59,10 @@ CARRIER_ESTABLISHED_AT = 256   # u64: connections that carry packets now
 CARRIER_OFFLOADS_AT = 264      # u64: offloads that every connected peer accepts
 CARRIER_CLIENT_AT = 272        # u64: identity of the connected client (server)
 CARRIER_SESSION_AT = 280       # u64: its session
+CARRIER_LIGHT_AT = 288         # u64: those of the established that are for light flows
+CARRIER_DECODES_AT = 296       # u64: 1 if every connected peer takes shards
+CARRIER_PARITY_AT = 304        # u64: parity shards that the state of the connections calls for
+CARRIER_WORDS = 7
 COUNTERS_AT = 512          # u64 each, index = counter id
 COUNTERS_MAX = 256
 ROWS_AT = PAGE             # connection rows, tcp inbound duty

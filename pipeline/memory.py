@@ -15,7 +15,7 @@ class Memory:
         try:
             self.board = board.create(plan.board, len(plan.workers))
             for each in plan.rings:
-                self.rings[each.name] = ring.create(each.segment, each.members, plan.slots, plan.slot_bytes)
+                self.rings[each.name] = ring.create(each.segment, each.members, each.slots, each.slot_bytes)
             for worker in plan.workers:
                 for name in worker.doorbells.values():
                     doorbell.create(name)

@@ -34,6 +34,8 @@ class RingPlan(NamedTuple):
     segment: str
     kind: str
     lane: int
+    slots: int
+    slot_bytes: int
     stages: list[list[Member]]
 
     @property
@@ -75,8 +77,6 @@ class Plan(NamedTuple):
     run: str
     mode: str
     board: str
-    slots: int
-    slot_bytes: int
     workers: list[WorkerPlan]
     rings: list[RingPlan]
     settings: dict

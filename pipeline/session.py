@@ -22,8 +22,10 @@ from pipeline.errors import PeerError
 MAGIC = b"tnl\x01"
 VERSION = 1
 
-_HELLO = struct.Struct(">4sBBHHHQQ")
-_WELCOME = struct.Struct(">BBH")
+_HELLO = struct.Struct(">4sBBHHHQQBB")
+_WELCOME = struct.Struct(">BBHB")
+
+DECODES = 1            # feature bit: takes shards (pipeline.shard)
 
 BUSY, WRONG_VERSION, SUPERSEDED = 1, 2, 3
 REASONS = {
@@ -43,6 +45,8 @@ class Hello(NamedTuple):
     mtu: int
     client: int
     session: int
+    purpose: int
+    features: int
 
     def frame(self) -> bytes:
         return wire.frame(wire.HELLO, _HELLO.pack(MAGIC, *self))
@@ -54,6 +58,7 @@ class Welcome(NamedTuple):
     version: int
     offloads: int
     mtu: int
+    features: int
 
     def frame(self) -> bytes:
         return wire.frame(wire.WELCOME, _WELCOME.pack(*self))

@@ -12,7 +12,7 @@ from pipeline.config import Config
 HANDED_DOWN = (
     "compat", "idle", "timeout", "keepalive", "hold", "reconnect_min", "reconnect_max", "congestion",
     "notsent_lowat", "send_buffer_bytes", "receive_buffer_bytes", "drain_timeout", "log_level", "log_format", "mtu",
-    "connections",
+    "connections", "light_connections", "fec", "fec_data", "fec_parity",
 )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pipeline import wire
 from pipeline.board import Board
+from pipeline.carrier import DECODES, ESTABLISHED, PARITY
 from pipeline.layout import MASK64
 from pipeline.plan import Plan, RingPlan
 from pipeline.process import RUNNING, Process
@@ -25,6 +27,7 @@ def snapshot(plan: Plan, state: str, pid: int, since: int, tun_name: str, proces
         "uptime_seconds": round((now - since) / 1e9, 3),
         "workers": [_worker(process, board, now) for process in processes],
         "rings": [_ring(each, rings[each.name]) for each in plan.rings],
+        "fec": _fec(plan, board),
         "connections": _connections(plan, board, processes, now),
         "counters": board.totals(),
     }
@@ -60,6 +63,23 @@ def _ring(plan: RingPlan, ring: Ring) -> dict:
     return {"name": plan.name, "kind": plan.kind, "lane": plan.lane, "capacity": ring.capacity, "stages": stages}
 
 
+def _fec(plan: Plan, board: Board) -> dict:
+    """The mode, and how a full block is cut now; `parity` 0 means that blocks travel whole."""
+    settings = plan.settings
+    if settings["fec"] == "off":
+        return {"mode": "off"}
+    carriers = [board.pages[worker.page].carrier for worker in plan.of_kind("tcp")]
+    established = [words for words in carriers if words[ESTABLISHED]]
+    decodes = bool(established) and all(words[DECODES] for words in established)
+    return {
+        "mode": settings["fec"],
+        "data": settings["fec_data"],
+        "parity": max(words[PARITY] for words in established) if decodes else 0,
+        "parity_most": settings["fec_parity"],
+        "peer_decodes": decodes,
+    }
+
+
 def depth(before: list[int], own: int, capacity: int) -> int:
     """Slots waiting for a member, as an outsider guesses them from cursors that move meanwhile: clamped."""
     waiting = min((cursor - own) & MASK64 for cursor in before)
@@ -78,6 +98,7 @@ def _connections(plan: Plan, board: Board, processes: list[Process], now: int) -
                 "state": row.state,
                 "address": row.address,
                 "lane": row.lane,
+                "purpose": "light" if row.purpose == wire.LIGHT else "bulk",
                 "sent_bytes": row.sent_bytes,
                 "received_bytes": row.received_bytes,
                 "age_seconds": round((now - row.since_ns) / 1e9, 1),

@@ -23,9 +23,10 @@ def render(snapshot: dict) -> str:
             for r in snapshot["rings"]]),
         "",
     ]
+    lines += _fec(snapshot["fec"])
     if snapshot["connections"]:
-        lines += _table(["connection", "worker", "state", "sent", "received", "rtt", "heard"], [
-            [c["address"], c["worker"], c["state"], amount(c["sent_bytes"]), amount(c["received_bytes"]),
+        lines += _table(["connection", "worker", "for", "state", "sent", "received", "rtt", "heard"], [
+            [c["address"], c["worker"], c["purpose"], c["state"], amount(c["sent_bytes"]), amount(c["received_bytes"]),
              f"{c['rtt_ms']:.2f} ms", f"{c['heard_ms_ago'] / 1000:.1f} s ago"]
             for c in snapshot["connections"]])
     else:
@@ -34,6 +35,14 @@ def render(snapshot: dict) -> str:
     if counted:
         lines += ["", *_table(["counter", "value"], counted)]
     return "\n".join(lines)
+
+
+def _fec(fec: dict) -> list[str]:
+    if fec["mode"] == "off":
+        return []
+    now = f"{fec['data']} + {fec['parity']} shards a block" if fec["parity"] else "no parity"
+    why = "" if fec["peer_decodes"] else ": the other end takes no shards, or is not connected"
+    return [f"fec {fec['mode']}, now {now} (at most {fec['data']} + {fec['parity_most']}){why}", ""]
 
 
 def amount(size: float) -> str:

@@ -95,7 +95,8 @@ class Supervisor:
     def _make_plan(self, run: str) -> None:
         config = self.config
         settings = worker_settings(config, self._device.offloads, self._device.accepted, self._session)
-        self.plan = topology.build(config.name, run, config.mode, config.lanes, False, config.ring_slots,
+        code = None if config.fec == "off" else (config.fec_data, config.fec_parity)
+        self.plan = topology.build(config.name, run, config.mode, config.lanes, code, config.ring_slots,
                                    config.slot_bytes, settings)
         fd = os.memfd_create("plan", os.MFD_CLOEXEC)
         os.write(fd, self.plan.to_json().encode())

@@ -1,36 +1,52 @@
 """Floor 2, pure. The topology table: which workers there are, and which rings they visit in which order.
 
-    forward error correction off              on
-    outbound i   tun_i -> { tcp_j }           tun_i -> fec_i -> { tcp_j }
-    inbound j    tcp_j -> { tun_i }           tcp_j -> { fec_i }
-    decoded i                                 fec_i -> tun_i
+    ring           compat                 fec off                fec on or auto
+    outbound i     tun_i -> { tcp_j }     tun_i -> { tcp_j }     tun_i -> { tcp_j }             bulk, not coded
+    light i                               tun_i -> { tcp_j }     tun_i -> { tcp_j }             flows that send little
+    coded i                                                      tun_i -> fec_i -> { tcp_j }    bulk, with parity
+    inbound j      tcp_j -> { tun_i }     tcp_j -> { tun_i }     tcp_j -> { tun_i fec_i }
+    decoded i                                                    fec_i -> tun_i
 
-One outbound and one decoded ring per lane, one inbound ring per tcp worker. `{ }` is a group: each member sees
-every slot and acts on those stamped with its position. Workers start in the order of KINDS: those that take
-from a ring before those that fill it from TUN.
+One inbound ring per tcp worker, one of each other kind per lane. `{ }` is a group: each member sees every slot and
+acts on what is its own. Workers start in the order of KINDS: those that take from a ring before those that fill it
+from TUN.
 """
 
 from __future__ import annotations
 
-from pipeline import layout
+from pipeline import layout, shard
 from pipeline.plan import Member, Plan, RingPlan, WorkerPlan
 
 EACH = "*"  # a group: one member per lane
 
-KINDS = {False: ("tcp", "tun"), True: ("tcp", "fec", "tun")}
+KINDS = {"compat": ("tcp", "tun"), "off": ("tcp", "tun"), "fec": ("tcp", "fec", "tun")}
 
-# forward error correction -> ring kind -> stages of (worker kind, duty, EACH or "" for the ring's own lane)
+_TUN_OUT, _FEC_OUT, _TCP_OUT = ("tun", "outbound", ""), ("fec", "outbound", ""), ("tcp", "outbound", EACH)
+_TCP_IN, _TUN_IN, _FEC_IN = ("tcp", "inbound", ""), ("tun", "inbound", EACH), ("fec", "inbound", EACH)
+
+# shape -> ring kind -> stages, each of one or more (worker kind, duty, EACH or "" for the ring's own lane)
 RINGS = {
-    False: {
-        "outbound": (("tun", "outbound", ""), ("tcp", "outbound", EACH)),
-        "inbound": (("tcp", "inbound", ""), ("tun", "inbound", EACH)),
+    "compat": {
+        "outbound": ((_TUN_OUT,), (_TCP_OUT,)),
+        "inbound": ((_TCP_IN,), (_TUN_IN,)),
     },
-    True: {
-        "outbound": (("tun", "outbound", ""), ("fec", "outbound", ""), ("tcp", "outbound", EACH)),
-        "inbound": (("tcp", "inbound", ""), ("fec", "inbound", EACH)),
-        "decoded": (("fec", "inbound", ""), ("tun", "inbound", "")),
+    "off": {
+        "outbound": ((_TUN_OUT,), (_TCP_OUT,)),
+        "light": ((_TUN_OUT,), (_TCP_OUT,)),
+        "inbound": ((_TCP_IN,), (_TUN_IN,)),
+    },
+    "fec": {
+        "outbound": ((_TUN_OUT,), (_TCP_OUT,)),
+        "light": ((_TUN_OUT,), (_TCP_OUT,)),
+        "coded": ((_TUN_OUT,), (_FEC_OUT,), (_TCP_OUT,)),
+        "inbound": ((_TCP_IN,), (_TUN_IN, _FEC_IN)),
+        "decoded": ((("fec", "inbound", ""),), (("tun", "inbound", ""),)),
     },
 }
+
+LIGHT_SLOTS = 64
+LIGHT_SLOT_BYTES = 3 * layout.PAGE
+"""A light block is at most two packets of an ordinary MTU or many small ones: see LIGHT_FILL_BYTES in the tun worker."""
 
 
 def prefix(name: str) -> str:
@@ -38,22 +54,35 @@ def prefix(name: str) -> str:
     return f"tunnel@{name}@"
 
 
-def build(name: str, run: str, mode: str, lanes: int, fec: bool, slots: int, slot_bytes: int,
+def build(name: str, run: str, mode: str, lanes: int, code: tuple[int, int] | None, slots: int, slot_bytes: int,
           settings: dict) -> Plan:
-    """The plan of one run. `settings` is what workers need to know of the configuration, as plain JSON."""
+    """The plan of one run. `code`: data and parity shards of a full block, None without forward error correction;
+    `settings` is what workers need to know of the configuration, as plain JSON."""
+    shape = "compat" if settings["compat"] else "fec" if code else "off"
     base = "/" + prefix(name) + run
     workers: list[WorkerPlan] = []
-    for kind in KINDS[fec]:
+    for kind in KINDS[shape]:
         for lane in range(lanes):
             worker = f"{kind}-{lane}"
             doorbells = {duty: f"{base}@{worker}.{duty}" for duty in layout.DUTIES}
             workers.append(WorkerPlan(worker, kind, lane, len(workers), doorbells))
+    geometry = {"light": (LIGHT_SLOTS, LIGHT_SLOT_BYTES)}
+    if code:
+        geometry["coded"] = (slots, _coded_slot_bytes(*code))
     rings: list[RingPlan] = []
-    for kind, stages in RINGS[fec].items():
+    for kind, stages in RINGS[shape].items():
         for lane in range(lanes):
             members = [
-                [Member(f"{worker}-{i}", duty) for i in (range(lanes) if reach is EACH else (lane,))]
-                for worker, duty, reach in stages
+                [Member(f"{worker}-{i}", duty) for worker, duty, reach in stage
+                 for i in (range(lanes) if reach is EACH else (lane,))]
+                for stage in stages
             ]
-            rings.append(RingPlan(f"{kind}-{lane}", f"{base}@{kind}-{lane}", kind, lane, members))
-    return Plan(name, run, mode, f"{base}@board", slots, slot_bytes, workers, rings, settings)
+            rings.append(RingPlan(f"{kind}-{lane}", f"{base}@{kind}-{lane}", kind, lane,
+                                  *geometry.get(kind, (slots, slot_bytes)), members))
+    return Plan(name, run, mode, f"{base}@board", workers, rings, settings)
+
+
+def _coded_slot_bytes(n: int, m: int) -> int:
+    """Room for the longest block frame, its padding and its parity."""
+    area = (n + m) * shard.shard_bytes(shard.BLOCK_BYTES_MAX, n, m)
+    return -(-(layout.SLOT_BODY_AT + area) // layout.PAGE) * layout.PAGE

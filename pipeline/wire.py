@@ -22,7 +22,9 @@ HELLO = 0x10       # client's first frame
 WELCOME = 0x11     # server's answer
 REFUSED = 0x12     # server's other answer
 BLOCK = 0x20       # packets with their virtio-net headers
-SHARD = 0x21       # reserved: part of a block under forward error correction
+RUN = 0x21         # shards of a block: see pipeline.shard
+
+BULK, LIGHT = 0, 1  # what a connection, or a stream, is for: whatever comes, or the flows that send little
 
 KEEPALIVE_FRAME = FRAME.pack(1, KEEPALIVE)
 
@@ -30,7 +32,8 @@ COMPAT_LENGTH_LIMIT = 1496     # the original's MaxPacketSize 1500 - HeaderSize 
 BLOCK_PACKETS_MAX = 512        # packets in a block; bounds the length table
 BLOCK_PAYLOAD_MAX = 131072     # bytes of packets and virtio-net headers in a block
 BLOCK_PREFIX = struct.Struct(">IBH")
-LENGTH_LIMIT = BLOCK_PREFIX.size - LENGTH.size + 4 * BLOCK_PACKETS_MAX + BLOCK_PAYLOAD_MAX
+BLOCK_LENGTH_LIMIT = BLOCK_PREFIX.size - LENGTH.size + 4 * BLOCK_PACKETS_MAX + BLOCK_PAYLOAD_MAX
+LENGTH_LIMIT = BLOCK_LENGTH_LIMIT + 32   # such a block frame as the only shard of a run
 HELLO_LENGTH_LIMIT = 512       # before a connection is established
 
 _length_at = LENGTH.unpack_from

@@ -90,7 +90,7 @@ class Attachment:
         for plan in self.plan.rings:
             place = plan.place(Member(self.me.name, duty))
             if plan.kind == kind and place is not None:
-                attached = ring.attach(plan.segment, plan.members, self.plan.slots, self.plan.slot_bytes)
+                attached = ring.attach(plan.segment, plan.members, plan.slots, plan.slot_bytes)
                 self._rings.append(attached)
                 found.append(Port(attached, place, plan.lane, [self._doorbell(m) for m in place.after]))
         return found

@@ -1,7 +1,8 @@
 """Load between two nodes: the generators of tools/load.py started inside them, their results as values.
 
-    ping       echo round trips
+    ping       echo round trips; Echoes: the same, while something else happens
     udp_flow   packets one way, with what became of each
+    UdpFlow    packets one way, until told to end; what arrived, as it arrives
     TcpFlow    one TCP connection that runs while something else happens; what arrived, as it arrives
 """
 
@@ -10,13 +11,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from types import TracebackType
 
 import msgspec
 
-from tools.load import Pings, Received, Sample, Sent, SinkEnd
+from tools.load import Arrival, Pings, Received, Sample, Sent, SinkEnd
 from tools.namespace import LabError, Namespace, stop
-from tools.waiting import until
+from tools.waiting import LOOK_AGAIN_SECONDS, until
 
 LOAD = [sys.executable, "-P", "-m", "tools.load"]
 READY_SECONDS = 10.0
@@ -26,9 +28,31 @@ END_SECONDS = 10.0
 def ping(node: Namespace, address: str, *, count: int = 10, interval: float = 0.1, size: int = 56,
          timeout: float = 1.0) -> Pings:
     """Echo requests from `node`; see tools.load.ping."""
-    said = node.run([*LOAD, "ping", address, "--count", count, "--interval", interval, "--size", size,
-                     "--timeout", timeout], timeout=count * interval + timeout + READY_SECONDS)
+    said = node.run(_ping_command(address, count, interval, size, timeout),
+                    timeout=count * interval + timeout + READY_SECONDS)
     return msgspec.json.decode(said.stdout, type=Pings)
+
+
+class Echoes:
+    """A ping under way from `node`."""
+
+    def __init__(self, node: Namespace, address: str, *, count: int, interval: float, size: int = 56,
+                 timeout: float = 1.0) -> None:
+        self._address = address
+        self._seconds = count * interval + timeout + READY_SECONDS
+        self._process = node.popen(_ping_command(address, count, interval, size, timeout), stdout=subprocess.PIPE)
+
+    def finish(self) -> Pings:
+        """Wait for the last echo or its time."""
+        with self._process:
+            try:
+                said, _ = self._process.communicate(timeout=self._seconds)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                raise LabError(f"ping to {self._address}: no end within {self._seconds:g} s") from None
+        if not said:
+            raise LabError(f"ping to {self._address}: exit status {self._process.returncode}")
+        return msgspec.json.decode(said, type=Pings)
 
 
 def udp_flow(source: Namespace, sink: Namespace, address: str, *, count: int, rate: float, size: int = 200,
@@ -48,19 +72,72 @@ def udp_flow(source: Namespace, sink: Namespace, address: str, *, count: int, ra
     return msgspec.json.decode(said, type=Received)
 
 
+class UdpFlow:
+    """Packets of `size` payload bytes, `rate` a second, from `source` to `address`, the sink's, until end()."""
+
+    def __init__(self, source: Namespace, sink: Namespace, address: str, *, rate: float, size: int = 200) -> None:
+        self.arrivals: list[Arrival] = []
+        """Grows as packets arrive."""
+        self.sent = 0
+        """Known after end()."""
+        self._sink = sink.popen([*LOAD, "udp-arrivals", "--address", _any(address)], stdout=subprocess.PIPE)
+        port = _port(self._sink)
+        self._source = source.popen([*LOAD, "udp-source", address, port, "--count", 0, "--rate", rate,
+                                     "--size", size], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> UdpFlow:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        stop([self._source, self._sink], END_SECONDS)
+        self._reader.join()
+        for stream in (self._source.stdin, self._source.stdout, self._sink.stdout):
+            stream.close()
+
+    def end(self) -> int:
+        """No more packets; how many were sent."""
+        said, _ = self._source.communicate(timeout=END_SECONDS)
+        if not said:
+            raise LabError(f"udp source: ended early, exit status {self._source.returncode}")
+        self.sent = msgspec.json.decode(said, type=Sent).count
+        return self.sent
+
+    def missing(self) -> int:
+        """Packets sent that have not arrived."""
+        return self.sent - len({arrival.number for arrival in list(self.arrivals)})
+
+    def wait_for_all(self, deadline: float) -> None:
+        """Until every packet has arrived, or time.monotonic() is `deadline`."""
+        while self.missing() and time.monotonic() < deadline:
+            time.sleep(LOOK_AGAIN_SECONDS)
+
+    def _read(self) -> None:
+        for line in self._sink.stdout:
+            self.arrivals.append(msgspec.json.decode(line, type=Arrival))
+
+
 class TcpFlow:
-    """One connection from `source` to `address`, the sink's, for `seconds` or until close() is called."""
+    """One connection from `source` to `address`, the sink's, for `seconds` or until close() is called.
+    `congestion`: its congestion control, instead of the machine's own."""
 
     def __init__(self, source: Namespace, sink: Namespace, address: str, *, seconds: float,
-                 rate_mbit: float | None = None, interval: float = 0.005) -> None:
+                 rate_mbit: float | None = None, interval: float = 0.005, congestion: str = "") -> None:
         self.samples: list[Sample] = []
         """Grows as bytes arrive."""
         self.end: SinkEnd | None = None
         self._sink = sink.popen([*LOAD, "tcp-sink", "--address", _any(address), "--interval", interval],
                                 stdout=subprocess.PIPE)
-        port = _port(self._sink)
-        limit = [] if rate_mbit is None else ["--rate-mbit", rate_mbit]
-        self._source = source.popen([*LOAD, "tcp-source", address, port, "--seconds", seconds, *limit],
+        self.port = _port(self._sink)
+        """The sink's."""
+        options = [] if rate_mbit is None else ["--rate-mbit", rate_mbit]
+        options += ["--congestion", congestion] if congestion else []
+        self._source = source.popen([*LOAD, "tcp-source", address, self.port, "--seconds", seconds, *options],
                                     stdout=subprocess.PIPE)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -103,6 +180,10 @@ class TcpFlow:
                 self.samples.append(msgspec.json.decode(line, type=Sample))
             else:
                 self.end = msgspec.json.decode(line, type=SinkEnd)
+
+
+def _ping_command(address: str, count: int, interval: float, size: int, timeout: float) -> list[object]:
+    return [*LOAD, "ping", address, "--count", count, "--interval", interval, "--size", size, "--timeout", timeout]
 
 
 def _port(process: subprocess.Popen) -> int:

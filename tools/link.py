@@ -2,6 +2,7 @@
 
     Link(a, b, spec, ...)   starts the emulator and makes an interface in both namespaces
     change, blackout        while traffic runs; one direction or both
+    silence                 chosen TCP connections vanish from the path, by port
     stats                   what happened to the segments, by direction
     close                   ends the emulator; the devices vanish with it
 
@@ -23,6 +24,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -33,7 +35,7 @@ import msgspec
 
 from tools.linkmodel import NS_PER_MS, LinkCounters, LinkModel, LinkSpec
 from tools.namespace import LIBC, LabError, Namespace, die_with_parent, inside, signals_held_off
-from tools.superpacket import VNET_BYTES, cut, shape
+from tools.superpacket import ETHERNET_BYTES, IPPROTO_TCP, IPV6_BYTES, VNET_BYTES, cut, shape
 from tools.tap import open_tap
 
 Direction = Literal["forward", "backward"]
@@ -50,17 +52,19 @@ NICE = -10
 """Where real-time scheduling is not allowed."""
 
 ETHERTYPE_OFFSET = VNET_BYTES + 12
+PORTS = struct.Struct("!HH")  # where a TCP header begins
 IP_ETHERTYPES = (b"\x08\x00", b"\x86\xdd")
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """`open` names the interfaces to make in the two namespaces; the others act on `directions`."""
 
-    action: Literal["open", "change", "blackout", "stats"]
+    action: Literal["open", "change", "blackout", "silence", "stats"]
     directions: tuple[Direction, ...] = DIRECTIONS
     specs: list[LinkSpec] = []
     interfaces: list[str] = []
     on: bool = False
+    ports: list[int] = []
 
 
 class DirectionStats(LinkCounters):
@@ -69,6 +73,8 @@ class DirectionStats(LinkCounters):
     delivered: int = 0
     """Segments written to the device: those passed, less what a blackout took, less what is on its way."""
     dropped_blackout: int = 0
+    dropped_silenced: int = 0
+    """Never offered to the model."""
     writes: int = 0
     writes_late: int = 0
     """Made more than 1 ms after they were due."""
@@ -109,6 +115,11 @@ class Link:
         """While on, nothing arrives: neither what is sent nor what is on its way and due meanwhile."""
         self._ask(Request("blackout", on=on, directions=_which(direction)))
 
+    def silence(self, *ports: int) -> None:
+        """TCP segments from or to these ports, and those alone, vanish in both directions as they are sent, until
+        the next call: what a connection sees when a box on its path has forgotten it. No port: undone."""
+        self._ask(Request("silence", ports=list(ports)))
+
     def stats(self) -> dict[str, DirectionStats]:
         """By direction: "forward" is from the first namespace to the second."""
         return self._ask(Request("stats")).stats
@@ -145,6 +156,7 @@ class Way:
     def __init__(self, name: str, spec: LinkSpec, source: int, target: int) -> None:
         self.model = LinkModel(spec, name)
         self.blackout = False
+        self.silenced: frozenset[int] = frozenset()
         self.source = source
         self._target = target
         self._pipe: list[tuple[int, int, int, bytes]] = []
@@ -166,6 +178,9 @@ class Way:
                     self._put(now, 0, frame)
                 continue
             segments, size, last = shape(frame)
+            if self.silenced and not self.silenced.isdisjoint(_tcp_ports(frame)):
+                self.stats.dropped_silenced += segments
+                continue
             for due, first, count in self.model.offer(now, segments, size, last):
                 self._put(due, count, frame if count == segments else cut(frame, first, count))
 
@@ -194,6 +209,16 @@ class Way:
     def _put(self, due: int, segments: int, frame: bytes) -> None:
         self._order += 1
         heapq.heappush(self._pipe, (due, self._order, segments, frame))
+
+
+def _tcp_ports(frame: bytes) -> tuple[int, ...]:
+    """(from, to) of a TCP packet; none of any other. IPv6 without extension headers."""
+    ip = VNET_BYTES + ETHERNET_BYTES
+    if frame[ip] >> 4 == 4:
+        protocol, tcp = frame[ip + 9], ip + (frame[ip] & 15) * 4
+    else:
+        protocol, tcp = frame[ip + 6], ip + IPV6_BYTES
+    return PORTS.unpack_from(frame, tcp) if protocol == IPPROTO_TCP else ()
 
 
 class Emulator:
@@ -239,6 +264,8 @@ class Emulator:
                 self._ways[name].model.change(request.specs[0])
             elif request.action == "blackout":
                 self._ways[name].blackout = request.on
+            elif request.action == "silence":
+                self._ways[name].silenced = frozenset(request.ports)
         return Answer(stats={name: way.stats for name, way in self._ways.items()})
 
 

@@ -4,6 +4,7 @@
     tcp-sink                  takes one connection; first {"port": N}, then {"time_ns", "bytes"} as they come
     tcp-source ADDR PORT      sends for --seconds; one line at the end
     udp-sink                  first {"port": N}, then one line at the end: received, duplicates, delays ...
+    udp-arrivals              first {"port": N}, then a line for each packet, until it is ended
     udp-source ADDR PORT      packets of --size at --rate a second; one line at the end
 
 Times are CLOCK_MONOTONIC, which all network namespaces of a machine share: sender's and receiver's compare. A
@@ -61,6 +62,14 @@ class Sent(msgspec.Struct):
     """Bytes for TCP, packets for UDP."""
     seconds: float
     error: str = ""
+
+
+class Arrival(msgspec.Struct):
+    """A line of udp-arrivals."""
+
+    number: int
+    time_ns: int
+    delay_ms: float
 
 
 class Received(msgspec.Struct):
@@ -170,13 +179,15 @@ def tcp_sink(address: str, port: int, interval: float) -> Iterator[dict | Sample
     yield SinkEnd(bytes=total, error=error)
 
 
-def tcp_source(address: str, port: int, seconds: float, rate_mbit: float | None) -> Sent:
-    """Send zeroes as fast as they go, or at `rate_mbit`."""
+def tcp_source(address: str, port: int, seconds: float, rate_mbit: float | None, congestion: str = "") -> Sent:
+    """Send zeroes as fast as they go, or at `rate_mbit`; `congestion` instead of the machine's own control."""
     chunk = memoryview(bytes(CHUNK_BYTES if rate_mbit is None else 16 * 1024))
     total, error = 0, ""
     start = time.monotonic()
     try:
         with socket.create_connection((address, port), timeout=max(10.0, seconds)) as connection:
+            if congestion:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
             start = time.monotonic()
             while (passed := time.monotonic() - start) < seconds:
                 if rate_mbit is not None and total * 8 > rate_mbit * 1e6 * passed:
@@ -190,11 +201,7 @@ def tcp_source(address: str, port: int, seconds: float, rate_mbit: float | None)
 
 def udp_sink(address: str, port: int, idle: float, each: bool) -> Iterator[dict | Received]:
     """Count until nothing has come for `idle` seconds after the first packet."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sink:
-        sink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, UDP_BUFFER_BYTES)
-        sink.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        sink.bind((address, port))
+    with _udp_listener(address, port) as sink:
         yield {"port": sink.getsockname()[1]}
         seen: set[int] = set()
         result = Received(received=0, bytes=0, duplicates=0, overtaken=0, seconds=0.0)
@@ -225,20 +232,42 @@ def udp_sink(address: str, port: int, idle: float, each: bool) -> Iterator[dict 
         yield result
 
 
+def udp_arrivals(address: str, port: int) -> Iterator[dict | Arrival]:
+    """Every packet as it comes, copies too, until this process is ended."""
+    with _udp_listener(address, port) as sink:
+        yield {"port": sink.getsockname()[1]}
+        while True:
+            packet, came = _receive(sink)
+            number, stamp = UDP_STAMP.unpack_from(packet)
+            yield Arrival(number=number, time_ns=came, delay_ms=(came - stamp) / 1e6)
+
+
+def _udp_listener(address: str, port: int) -> socket.socket:
+    sink = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    sink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, UDP_BUFFER_BYTES)
+    sink.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    sink.bind((address, port))
+    return sink
+
+
 def udp_source(address: str, port: int, size: int, rate: float, count: int) -> Sent:
-    """`count` packets of `size` payload bytes, `rate` a second."""
+    """`count` packets of `size` payload bytes, `rate` a second; with 0, until standard input ends."""
     padding = bytes(max(0, size - UDP_STAMP.size))
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as source:
         source.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, UDP_BUFFER_BYTES)
         source.connect((address, port))
         start = time.monotonic()
-        for number in range(count):
-            wait = start + number / rate - time.monotonic()
-            if wait > 0:
+        sent = 0
+        while not count or sent < count:
+            wait = max(0.0, start + sent / rate - time.monotonic())
+            if count:
                 time.sleep(wait)
-            source.send(UDP_STAMP.pack(number, time.monotonic_ns()) + padding)
-        return Sent(count=count, seconds=time.monotonic() - start)
+            elif select.select([sys.stdin], [], [], wait)[0]:
+                break
+            source.send(UDP_STAMP.pack(sent, time.monotonic_ns()) + padding)
+            sent += 1
+        return Sent(count=sent, seconds=time.monotonic() - start)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -259,27 +288,30 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("port", type=int)
     one.add_argument("--seconds", type=float, default=5.0)
     one.add_argument("--rate-mbit", type=float)
+    one.add_argument("--congestion", default="", help="congestion control, such as cubic")
     one = what.add_parser("udp-sink")
     one.add_argument("--address", default="0.0.0.0")
     one.add_argument("--port", type=int, default=0)
     one.add_argument("--idle", type=float, default=1.0, help="seconds of silence that end it")
     one.add_argument("--each", action="store_true", help="list every packet")
+    one = what.add_parser("udp-arrivals")
+    one.add_argument("--address", default="0.0.0.0")
+    one.add_argument("--port", type=int, default=0)
     one = what.add_parser("udp-source")
     one.add_argument("address")
     one.add_argument("port", type=int)
     one.add_argument("--size", type=int, default=200)
     one.add_argument("--rate", type=float, default=1000.0, help="packets a second")
-    one.add_argument("--count", type=int, default=1000)
+    one.add_argument("--count", type=int, default=1000, help="0: until standard input ends")
     return parser
 
 
 def _results(arguments: argparse.Namespace) -> Iterator[object]:
     options = vars(arguments)
     what = options.pop("what")
-    if what == "tcp-sink":
-        yield from tcp_sink(**options)
-    elif what == "udp-sink":
-        yield from udp_sink(**options)
+    sinks = {"tcp-sink": tcp_sink, "udp-sink": udp_sink, "udp-arrivals": udp_arrivals}
+    if what in sinks:
+        yield from sinks[what](**options)
     else:
         yield {"ping": ping, "tcp-source": tcp_source, "udp-source": udp_source}[what](**options)
 

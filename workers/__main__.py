@@ -28,6 +28,8 @@ def main() -> int:
         attachment = worker.Attachment(plan, arguments.name)
         if attachment.me.kind == "tun":
             from workers import tun as kind
+        elif attachment.me.kind == "fec":
+            from workers import fec as kind
         else:
             from workers import tcp as kind
         duties = kind.duties(attachment, arguments)

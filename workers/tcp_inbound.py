@@ -17,6 +17,7 @@ import socket
 import time
 
 from pipeline import session, wire
+from pipeline.adapt import Adaptive
 from pipeline.carrier import Carrier
 from pipeline.connection import CLOSED, CONNECTING, ESTABLISHED, GREETING, Connection, Roster, configure, shown
 from pipeline.counters import ID
@@ -60,6 +61,12 @@ class Inbound:
         tcp_workers = attachment.plan.of_kind("tcp")
         self._lanes = len(tcp_workers)
         self._carrier = Carrier(attachment)
+        self._features = session.DECODES if settings["fec"] != "off" else 0
+        self._adaptive = Adaptive(settings["fec_parity"]) if settings["fec"] == "auto" else None
+        if settings["fec"] == "on":
+            self._carrier.call_for(settings["fec_parity"])
+        self._ended = 0          # established connections that have ended since the last tick
+        self._helpless = False   # it has been said that one connection cannot help
         self._timeout_ns = int(settings["timeout"] * 1e9)
         self._epoll = select.epoll()
         self._events: list[tuple[int, int]] = []
@@ -77,7 +84,7 @@ class Inbound:
             self._listener = socket.socket(fileno=listen_fd)
             self._epoll.register(listen_fd, select.EPOLLIN)
         else:
-            indexes = list(range(self._lane, settings["connections"], self._lanes))
+            indexes = list(range(self._lane, settings["connections"] + settings["light_connections"], self._lanes))
             self._dialer = Dialer(settings["remote_host"], settings["remote_port"], indexes, settings)
             self._epoll.register(self._dialer.wake, select.EPOLLIN)
 
@@ -198,8 +205,11 @@ class Inbound:
         connection.since = now
         hello = session.Hello(session.VERSION, self._settings["offloads_accepted"], connection.slot,
                               self._settings["connections"], self._settings["mtu"],
-                              self._settings["client"], self._settings["session"])
+                              self._settings["client"], self._settings["session"],
+                              wire.LIGHT if connection.slot >= self._settings["connections"] else wire.BULK,
+                              self._features)
         connection.client, connection.session = hello.client, hello.session
+        connection.purpose = hello.purpose
         connection.socket.send(hello.frame())
 
     def _greet(self, connection: Connection) -> None:
@@ -212,6 +222,8 @@ class Inbound:
                 self._admit(connection, greeting)
             case session.Welcome() if self._listener is None:
                 connection.offloads = greeting.offloads
+                connection.decodes = bool(greeting.features & session.DECODES)
+                self._check_fec(connection, self._settings["connections"])
                 self._compare_mtu(connection, greeting.mtu)
                 self._establish(connection, time.monotonic_ns())
             case session.Refused() if self._listener is None:
@@ -231,7 +243,11 @@ class Inbound:
                 self._close(other, "dialled anew by the client")
         connection.client, connection.session, connection.slot = hello.client, hello.session, hello.index
         connection.offloads = hello.offloads
-        welcome = session.Welcome(session.VERSION, self._settings["offloads_accepted"], self._settings["mtu"])
+        connection.purpose = wire.LIGHT if hello.purpose == wire.LIGHT else wire.BULK
+        connection.decodes = bool(hello.features & session.DECODES)
+        self._check_fec(connection, hello.connections)
+        welcome = session.Welcome(session.VERSION, self._settings["offloads_accepted"], self._settings["mtu"],
+                                  self._features)
         connection.socket.send(welcome.frame())
         self._compare_mtu(connection, hello.mtu)
         self._establish(connection, time.monotonic_ns())
@@ -244,6 +260,19 @@ class Inbound:
             except OSError:
                 pass  # it left before it was refused
         self._close(connection, f"refused: {session.REASONS[reason]}")
+
+    def _check_fec(self, connection: Connection, connections: int) -> None:
+        """Say once what keeps forward error correction from helping."""
+        if not self._features or self._helpless:
+            return
+        if not connection.decodes:
+            LOG.warning("the other end has fec off: nothing is protected in its direction until it is on or auto there")
+        elif connections == 1:
+            LOG.warning("fec is %s, but there is one connection: TCP delivers it in order or stalls, and no parity can "
+                        "help there; let the client open more (connections)", self._settings["fec"])
+        else:
+            return
+        self._helpless = True
 
     def _compare_mtu(self, connection: Connection, theirs: int) -> None:
         if theirs != self._settings["mtu"]:
@@ -329,6 +358,7 @@ class Inbound:
         if state is ESTABLISHED:
             level = LOG.info
             self._counters[ID["tcp.connections_lost"]] += 1
+            self._ended += 1
             self._roster.remove(connection, now)
             self._retired.append((self._roster.version, connection))
             connection.fail(OSError(0, why))
@@ -369,6 +399,8 @@ class Inbound:
                 if self._dialer is None:
                     self._counters[ID["tcp.closed_hello_invalid"]] += 1
                 self._close(connection, f"no answer while {connection.state}")
+        if self._adaptive is not None:
+            self._adapt(self._adaptive, now)
         if self._dialer is not None:
             self._dial(now)
             self._counters[ID["tcp.dials_failed"]] += self._dialer.failures
@@ -376,6 +408,15 @@ class Inbound:
         if now >= self._next_rows:
             self._next_rows = now + ROWS_NS
             self._carrier.write_rows(self._connections.values())
+
+    def _adapt(self, adaptive: Adaptive, now: int) -> None:
+        before = adaptive.parity
+        parity = adaptive.look([connection.seen() for connection in self._roster.established], self._ended, now)
+        self._ended = 0
+        if parity != before:
+            self._carrier.call_for(parity)
+            self._counters[ID["tcp.parity_raised" if parity > before else "tcp.parity_lowered"]] += 1
+            LOG.debug("parity called for: %d", parity)
 
     def _check_established(self, connection: Connection, now: int) -> None:
         if self._ring_full:

@@ -1,36 +1,36 @@
-"""The outbound duty of a tcp worker: blocks from the outbound rings onto connections.
+"""The outbound duty of a tcp worker: runs from the outbound rings onto connections.
 
-A lane stays on one connection as long as the set of connections stays, so order inside a flow holds. A full socket
-stalls that lane's ring, and the ring stalls the TUN reader: backpressure, no queue. A frame that was sent in part
-is finished before anything else goes out on that connection; if the connection dies first, the block is sent again
-from its beginning on another. Without any connection blocks wait `hold` seconds and are then dropped, counted.
+    scan     each new slot once: its runs, those of this worker, join the lines of their connections
+    send     one sendmsg for what waits on a line
+    settle   hand on the slots whose runs are all done
+
+Who carries what. A plain ring stays on one connection as long as the set of connections stays, so order inside a
+flow holds. Coded and light slots bring a table of runs, each for a connection of its own.
+
+A full socket. Plain runs wait: the ring fills, and the ring stalls the TUN reader: no queue besides. A line that lags
+behind the others of a coded or light ring holds nobody up: its runs are spared, that is left unsent, as long as the
+block can do without them, and moved to another line after that. A line that takes nothing for STALL_NS hands its
+plain runs to another as well.
+
+A connection that dies: its runs go to the others. Without any, slots wait `hold` seconds and are then dropped, counted.
 """
 
 from __future__ import annotations
 
 import select
 import time
+from collections import deque
 
-from pipeline import carrier, wire
-from pipeline.block import SLOT
+from pipeline import carrier, layout, stripe, wire
 from pipeline.connection import Connection, Roster
 from pipeline.counters import ID
-from pipeline.port import Port, any_ready
 from pipeline.worker import DONE, MORE, NOTHING, Attachment
+from workers.tcp_line import Feed, Line, Run
 
-BURST_SLOTS = 16           # slots in one sendmsg
-BURST_BYTES = 262144       # and their bytes: more would not fit a socket's unsent limit anyway
 KEEPALIVE_CHECK_NS = 100_000_000
-BLOCKED_PAUSE_S = 0.002    # how long to wait on one full socket while other lanes may become ready
-
-
-class Lane:
-    """One outbound ring as this worker sees it: `offset` bytes of its first slot are sent on `connection`."""
-
-    def __init__(self, port: Port) -> None:
-        self.port = port
-        self.connection: Connection | None = None
-        self.offset = 0
+BLOCKED_PAUSE_S = 0.001    # how long to wait on full sockets while a ring may have something for another
+STALL_NS = 200_000_000     # the least retransmission timeout of Linux (TCP_RTO_MIN)
+LAG_SLOTS = 4              # so far behind the middle of the others, a line is left out
 
 
 class Outbound:
@@ -39,51 +39,62 @@ class Outbound:
     name = "outbound"
 
     def __init__(self, attachment: Attachment, roster: Roster) -> None:
-        self._lanes = [Lane(port) for port in attachment.ports(self.name, "outbound")]
-        self._ports_ready = any_ready([lane.port for lane in self._lanes])
+        self._feeds = [Feed(port, kind) for kind in ("light", "outbound", "coded")
+                       for port in attachment.ports(self.name, kind)]
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
         self._roster = roster
         self._others = carrier.others(attachment)
         self._keepalive_ns = int(attachment.settings["keepalive"] * 1e9)
         self._hold_ns = int(attachment.settings["hold"] * 1e9)
+        self._lines: dict[Connection, Line] = {}
+        self._for_bulk: list[Line] = []
+        self._for_light: list[Line] = []
+        self._full: list[Line] = []
         self._next_check = 0
-        self._full: list[Connection] = []
-        self._waiting_for_connection = False
+        self._holding = False
         self.ended = False
 
+    # -- the duty
+
     def work(self) -> int:
-        """Send what is ready, once around the lanes."""
-        roster = self._roster
-        roster.seen = roster.version
-        connections = roster.established
-        full = self._full
-        full.clear()
-        self._waiting_for_connection = False
+        """Once around: new slots onto the lines, each line to its socket, finished slots on."""
+        if self._roster.version != self._roster.seen:
+            self._follow_roster()
         now = time.monotonic_ns()
-        done = 0
-        for lane in self._lanes:
-            ready = lane.port.ready()
-            if ready:
-                done += self._send(lane, ready, connections, now) if connections else self._hold(lane, ready, now)
+        self._holding = False
+        found = 0
+        for feed in self._feeds:
+            waiting = feed.waiting()
+            if waiting:
+                found += self._scan(feed, waiting, now)
+        self._full.clear()
+        for line in self._lines.values():
+            if line.light or line.bulk or line.begun or line.rest:
+                self._send(line, now)
+        for line in self._full:
+            self._relieve(line, now)
+        for feed in self._feeds:
+            if feed.scanned:
+                found += feed.settle()
         if now >= self._next_check:
             self._next_check = now + KEEPALIVE_CHECK_NS
-            self._send_keepalives(connections, now)
-        return NOTHING if not done else DONE if full else MORE
+            self._send_keepalives(now)
+        return NOTHING if not found else DONE if self._full else MORE
 
     def wait(self, seconds: float) -> None:
         if self._full:
             full = select.poll()
-            for connection in self._full:
-                full.register(connection.fd, select.POLLOUT)
-            full.poll((seconds if len(self._lanes) == 1 else BLOCKED_PAUSE_S) * 1000)
-        elif self._waiting_for_connection:
+            for line in self._full:
+                full.register(line.connection.fd, select.POLLOUT)
+            full.poll(BLOCKED_PAUSE_S * 1000)
+        elif self._holding:
             self._bell.wait(self._roster_changed, seconds)
         else:
             self._bell.wait(self._ready, seconds)
 
     def drained(self) -> bool:
-        self.ended = not self._full or not self._roster.established
+        self.ended = not self._full or not self._lines
         return self.ended
 
     def kick(self) -> None:
@@ -91,123 +102,194 @@ class Outbound:
         self._bell.kick()
 
     def _ready(self) -> int:
-        return self._ports_ready() or self._roster_changed()
+        for feed in self._feeds:
+            if feed.port.ready() > feed.scanned:
+                return 1
+        return self._roster_changed()
 
     def _roster_changed(self) -> bool:
         return self._roster.version != self._roster.seen
 
-    def _send(self, lane: Lane, ready: int, connections: tuple[Connection, ...], now: int) -> int:
-        """Send this lane's ready slots with one system call. Slots done."""
-        port = lane.port
-        if not lane.offset or lane.connection not in connections:  # a frame is finished where it was begun
-            self._start_anew(lane)
-            lane.connection = connections[port.lane % len(connections)]
-        connection = lane.connection
-        if connection.unfinished_lane not in (-1, port.lane) or connection.pending:
-            self._full.append(connection)  # another frame has to be finished first
-            return 0
+    # -- connections come and go
 
+    def _follow_roster(self) -> None:
+        self._roster.seen = self._roster.version
+        established = self._roster.established
+        lines = {connection: self._lines.get(connection) or Line(connection) for connection in established}
+        gone = [line for connection, line in self._lines.items() if connection not in lines]
+        self._lines = lines
+        self._sort_lines()
+        for line in gone:
+            self._counters[ID["tcp.blocks_resent"]] += line.begun is not None
+            for run in line.withdraw():
+                if lines:
+                    self._enqueue(run, self._pool(run.feed)[run.place % len(self._pool(run.feed))])
+        if not lines:
+            for feed in self._feeds:  # whatever is not handed on is looked at again when there is a connection
+                feed.scanned = 0
+
+    def _sort_lines(self) -> None:
+        lines = [line for line in self._lines.values() if not line.stalled] or list(self._lines.values())
+        self._for_bulk = [line for line in lines if line.connection.purpose == wire.BULK] or lines
+        self._for_light = [line for line in lines if line.connection.purpose == wire.LIGHT] or lines
+
+    def _pool(self, feed: Feed) -> list[Line]:
+        return self._for_light if feed.kind == "light" else self._for_bulk
+
+    # -- from the rings to the lines
+
+    def _scan(self, feed: Feed, waiting: int, now: int) -> int:
+        """Put this worker's runs of new slots onto lines. Slots looked at."""
+        port = feed.port
+        pool = self._pool(feed)
         position = port.position
-        offset = lane.offset
-        views = []
-        sizes = []
-        size = 0
-        for i in range(ready if ready < BURST_SLOTS else BURST_SLOTS):
-            slot = port.slot(i)
-            start, length, member, _ = _unpack_slot(slot)
-            if member != position:
-                sizes.append(0)
-                continue
-            views.append(slot[start + offset : start + length])
-            sizes.append(length)
-            size += length - offset
-            offset = 0
-            if size >= BURST_BYTES:
+        done = 0
+        while done < waiting:
+            ahead = feed.scanned
+            slot = port.slot(ahead)
+            place = port.index(ahead)
+            start, length, member, _, runs = _unpack_slot(slot)
+            if not runs:
+                if member == position:
+                    if not pool:
+                        if not self._give_up(feed, now):
+                            break
+                        feed.left[place] = 0
+                    else:
+                        feed.left[place] = 1
+                        line = pool[port.lane % len(pool)]
+                        body = slot[start : start + length]
+                        (line.light if feed.kind == "light" else line.bulk).append(
+                            Run(feed, place, 0, length, None, body))
+                else:
+                    feed.left[place] = 0
+            elif not self._scan_table(feed, slot, place, runs, pool, now):
                 break
+            feed.scanned += 1
+            done += 1
+        return done
+
+    def _scan_table(self, feed: Feed, slot: memoryview, place: int, runs: int, pool: list[Line], now: int) -> bool:
+        """The same for a slot with a table. False if it has to wait for a connection."""
+        position = feed.port.position
+        _, spare, sparer = stripe.HEADER.unpack_from(slot, layout.SLOT_RUNS_AT)
+        left = 0
+        at = layout.SLOT_TABLE_AT
+        for _ in range(runs):
+            member, ordinal, shards, head, start, length = _unpack_row(slot, at)
+            at += layout.RUN_ROW_BYTES
+            if member != position:
+                continue
+            if not pool:
+                feed.left[place] = 0
+                return self._give_up(feed, now)
+            size = length + _HEAD_BYTES if head else length
+            run = Run(feed, place, shards, size, slot[head : head + _HEAD_BYTES] if head else None,
+                      slot[start : start + length])
+            self._enqueue(run, pool[ordinal % len(pool)])
+            left += 1
+        feed.left[place] = left
+        feed.spare[place] = spare if sparer == position else 0
+        return True
+
+    def _enqueue(self, run: Run, line: Line) -> None:
+        (line.light if run.feed.kind == "light" else line.bulk).append(run)
+
+    def _give_up(self, feed: Feed, now: int) -> bool:
+        """No connection: let the ring fill, but not with packets that are too old to be worth sending. Once ours are
+        lost while another worker has one, what was stamped for us would only hold the others up."""
+        lost = self._roster.version and any(words[carrier.ESTABLISHED] for words in self._others)
+        if now - self._roster.empty_since < self._hold_ns and not lost:
+            self._holding = True
+            return False
+        self._counters[ID["tcp.dropped_no_connection"]] += 1
+        return True
+
+    # -- from the lines to the sockets
+
+    def _send(self, line: Line, now: int) -> None:
+        if line.broken:
+            self._holding = True
+            return
+        connection = line.connection
         try:
-            sent = connection.socket.sendmsg(views) if views else 0
+            sent, frames, all_of_it = line.send()
         except BlockingIOError:
-            sent = 0
+            sent = frames = 0
+            all_of_it = False
         except OSError as error:
             connection.fail(error)
-            self._waiting_for_connection = True
-            return 0
-
+            line.broken = True
+            self._holding = True
+            return
         counters = self._counters
-        if sent == size:
-            done = len(sizes)
-            lane.offset = 0
-        else:
-            done, lane.offset = _progress(sizes, lane.offset + sent)
-            counters[ID["tcp.socket_full_waits"]] += 1
-            self._full.append(connection)
-        connection.unfinished_lane = port.lane if lane.offset else -1
+        if not all_of_it:
+            counters[_SOCKET_FULL_WAITS] += 1
+            self._full.append(line)
         if sent:
-            counters[_FRAMES_SENT] += len(views) if sent == size else sum(map(bool, sizes[:done]))
+            counters[_FRAMES_SENT] += frames
             counters[_BYTES_SENT] += sent
             connection.sent += sent
             connection.spoke = now
-        if done:
-            port.advance(done)
-        return done
+            line.full_since = 0 if all_of_it else now
+            if line.stalled:
+                line.stalled = False
+                self._sort_lines()
+        elif not line.full_since:
+            line.full_since = now
 
-    def _hold(self, lane: Lane, ready: int, now: int) -> int:
-        """No connection: let the ring fill, but not with packets that are too old to be worth sending. Once ours are
-        lost while another worker has one, what was stamped for us would only hold the others up."""
-        port = lane.port
-        self._start_anew(lane)
-        lane.connection = None
-        lost = self._roster.version and any(words[carrier.ESTABLISHED] for words in self._others)
-        if now - self._roster.empty_since < self._hold_ns and not lost:
-            done = 0
-            while done < ready and _unpack_slot(port.slot(done))[2] != port.position:
-                done += 1
-        else:
-            done = ready
-            dropped = sum(_unpack_slot(port.slot(i))[2] == port.position for i in range(ready))
-            self._counters[ID["tcp.dropped_no_connection"]] += dropped
-        if done:
-            port.advance(done)
-        self._waiting_for_connection |= done < ready
-        return done
+    def _relieve(self, line: Line, now: int) -> None:
+        """Leave out, or give to others, what a full line holds up."""
+        if len(self._lines) == 1:
+            return
+        if not line.stalled and now - line.full_since > STALL_NS:
+            line.stalled = True
+            self._sort_lines()
+            line.set_aside()
+            plain = [run for run in line.bulk if run.feed.kind == "outbound"]
+            if plain and self._for_bulk[0] is not line:
+                self._counters[ID["tcp.runs_moved"]] += len(plain)
+                line.bulk = type(line.bulk)(run for run in line.bulk if run.feed.kind != "outbound")
+                self._for_bulk[plain[0].feed.port.lane % len(self._for_bulk)].bulk.extend(plain)
+        for queue, pool in ((line.light, self._for_light), (line.bulk, self._for_bulk)):
+            if queue and queue[0].feed.kind != "outbound":
+                self._leave_out(line, queue, pool)
 
-    def _start_anew(self, lane: Lane) -> None:
-        """The connection on which this lane's block was begun is gone: send it from its beginning."""
-        if lane.offset:
-            self._counters[ID["tcp.blocks_resent"]] += 1
-            lane.offset = 0
+    def _leave_out(self, line: Line, queue: deque[Run], pool: list[Line]) -> None:
+        others = [each for each in pool if each is not line]
+        if not others:
+            return
+        feed = queue[0].feed
+        heads = sorted(self._head(other, feed) for other in others)
+        limit = heads[len(heads) // 2] - LAG_SLOTS
+        while queue and queue[0].feed is feed and feed.ahead(queue[0].place) <= limit:
+            run = queue.popleft()
+            if feed.spare[run.place] >= run.shards:
+                feed.spare[run.place] -= run.shards
+                feed.left[run.place] -= 1
+                self._counters[ID["tcp.runs_spared"]] += 1
+            else:
+                other = min(others, key=lambda each: len(each.bulk) + len(each.light))
+                (other.light if feed.kind == "light" else other.bulk).append(run)
+                self._counters[ID["tcp.runs_moved"]] += 1
 
-    def _send_keepalives(self, connections: tuple[Connection, ...], now: int) -> None:
-        for connection in connections:
-            if connection.unfinished_lane != -1:
+    def _head(self, line: Line, feed: Feed) -> int:
+        """How far this line has got in the feed: slots behind the port's cursor."""
+        queue = line.light if feed.kind == "light" else line.bulk
+        return feed.ahead(queue[0].place) if queue and queue[0].feed is feed else feed.scanned
+
+    def _send_keepalives(self, now: int) -> None:
+        for connection, line in self._lines.items():
+            if now - connection.spoke < self._keepalive_ns or not line.idle or line.broken:
                 continue
-            if not connection.pending and now - connection.spoke < self._keepalive_ns:
-                continue
-            data = connection.pending or wire.KEEPALIVE_FRAME
-            try:
-                sent = connection.socket.send(data)
-            except BlockingIOError:
-                continue  # not silent at all: its send queue is full
-            except OSError as error:
-                connection.fail(error)
-                continue
-            connection.pending = data[sent:]
-            connection.sent += sent
-            connection.spoke = now
-            self._counters[ID["tcp.keepalives_sent"]] += not connection.pending
+            line.rest = wire.KEEPALIVE_FRAME
+            self._send(line, now)
+            self._counters[ID["tcp.keepalives_sent"]] += not line.rest
 
 
-def _progress(sizes: list[int], sent: int) -> tuple[int, int]:
-    """How many of these slots `sent` bytes cover whole, and how many bytes of the next one."""
-    done = 0
-    for size in sizes:
-        if size > sent:
-            break
-        sent -= size
-        done += 1
-    return done, sent
-
-
-_unpack_slot = SLOT.unpack_from
+_unpack_slot = stripe.SLOT_AND_RUNS.unpack_from
+_unpack_row = stripe.ROW.unpack_from
+_HEAD_BYTES = stripe.RUN_BYTES
 _FRAMES_SENT = ID["tcp.frames_sent"]
 _BYTES_SENT = ID["tcp.bytes_sent"]
+_SOCKET_FULL_WAITS = ID["tcp.socket_full_waits"]

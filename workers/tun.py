@@ -19,13 +19,14 @@ from os import readv, write
 
 from pipeline import block, ippacket, layout, tun, wire
 from pipeline.block import SLOT, VNET_HEADER_BYTES
-from pipeline.carrier import ESTABLISHED, OFFLOADS
 from pipeline.counters import ID
 from pipeline.errors import PeerError
 from pipeline.ippacket import check
 from pipeline.log import LOG
 from pipeline.port import QUIET_NS, any_ready
+from pipeline.ways import Ways
 from pipeline.worker import DONE, MORE, NOTHING, Attachment, Duty
+from workers.tun_light import Light
 
 BURST_SLOTS = 4
 """Slots filled before they are handed on together."""
@@ -37,6 +38,15 @@ costs more than the system call); behind that it is a burst, and only its last r
 SUPER_PACKET_BYTES = 16384
 """A packet longer than this is worth a block of its own."""
 
+SLOW_SLOT_NS = 2_000_000
+"""A full ring that gives a slot free only after this long belongs to a path slower than TUN."""
+
+STUCK_NS = 150_000_000
+"""So long a full ring is waited for in any case: a tcp worker that was killed is back by then."""
+
+SHED_PACKETS = 16
+"""Packets read from TUN at a time while the ring is full."""
+
 TROUBLE_PAUSE_NS = 50_000_000
 """How long a reader leaves a queue alone whose link is down or whose device is gone."""
 
@@ -47,29 +57,33 @@ def duties(attachment: Attachment, arguments: argparse.Namespace) -> list[Duty]:
 
 
 class Outbound:
-    """TUN to the outbound ring of this lane."""
+    """TUN to the outbound rings of this lane: light flows by the light ring, all else by the plain or the coded one."""
 
     name = "outbound"
 
     def __init__(self, attachment: Attachment, fd: int) -> None:
-        (self._port,) = attachment.ports(self.name, "outbound")
+        (self._plain,) = attachment.ports(self.name, "outbound")
+        self._coded = next(iter(attachment.ports(self.name, "coded")), None)
+        self._bulk = self._plain
+        self._compat = attachment.settings["compat"]
+        self._light = None if self._compat else Light(attachment)
         self._bell = attachment.doorbells[self.name]
         self._stop = attachment.stop
         self._fd = fd
         self._counters = attachment.page.counters
-        self._fill = self._fill_compat if attachment.settings["compat"] else self._fill_block
-        self._carriers = [attachment.board.pages[w.page].carrier for w in attachment.plan.of_kind("tcp")]
+        self._ways = Ways(attachment)
         self._offloads = attachment.settings["offloads"]
         self._granted = -1  # whatever a predecessor left in force
-        self._lane = attachment.me.lane
         queue = select.poll()
         queue.register(fd, select.POLLIN)
         self._poll = queue.poll
-        self._first = [[slot[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX]]
-                       for slot in self._port.slots]
-        self._scratch = memoryview(bytearray(VNET_HEADER_BYTES))
+        self._first = {port: [[slot[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX]]
+                              for slot in port.slots]
+                       for port in (self._plain, self._coded) if port is not None}
+        self._scratch = memoryview(bytearray(layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX))
         self._readable = False   # the last look at the queue found something
-        self._ring_full = False
+        self._full_since = 0
+        self._slow = False       # the path takes less than TUN gives: the ring stays full
         self._woken = 0
         self._pause_until = 0
 
@@ -77,32 +91,40 @@ class Outbound:
         """Fill free slots while packets are ready, a few at a time, and hand them on together."""
         if self._stop.requested or not self._readable:
             return NOTHING
-        free = self._port.ready()
-        if not free:
-            self._counters[ID["tun.ring_full_waits"]] += 1
-            self._ring_full = True
-            return NOTHING
         member = self._choose()
+        free = self._bulk.ready()
+        now = time.monotonic_ns()
+        if not free:
+            return self._full(now)
+        if self._full_since:
+            self._slow = self._slow or now - self._full_since > SLOW_SLOT_NS
+            self._full_since = 0
+        elif self._slow and free > self._bulk.ring.capacity // 2:
+            self._slow = False
         filled = 0
         more = MORE
         try:
             while more and filled < free and filled < BURST_SLOTS:
-                more = self._fill(filled, member)
-                filled += 1
+                if self._compat:
+                    more = self._fill_compat(filled, member)
+                    filled += 1
+                else:
+                    count, more = self._fill_block(filled, member, now)
+                    filled += count
         except BlockingIOError:  # not even one packet for the slot in hand
             more = NOTHING
         except OSError as error:
             self._trouble(error)
         if filled:
-            self._port.advance(filled)
+            self._bulk.advance(filled)
             self._counters[_BLOCKS_FILLED] += filled
         if not more:
             self._readable = False
-        return NOTHING if not filled else MORE if more else DONE
+        return MORE if more else DONE
 
     def wait(self, seconds: float) -> None:
-        if self._ring_full:
-            self._ring_full = not self._bell.wait(self._port.ready, seconds)
+        if self._full_since and not self._slow:
+            self._bell.wait(self._bulk.ready, seconds)
         elif self._pause_until:
             self._bell.wait(_never, seconds)
             if time.monotonic_ns() >= self._pause_until:
@@ -112,59 +134,65 @@ class Outbound:
             if self._readable:
                 now = time.monotonic_ns()
                 if now - self._woken > QUIET_NS:
-                    self._port.herald()
+                    self._bulk.herald()
                 self._woken = now
 
     def drained(self) -> bool:
         return True
 
-    def _fill_block(self, ahead: int, member: int) -> int:
-        """Fill a free slot with what is ready: MORE if there is more, else NOTHING.
+    def _fill_block(self, ahead: int, member: int, now: int) -> tuple[int, int]:
+        """Fill a free slot with what is ready. Slots filled, 1 or 0, and MORE if there is more, else NOTHING.
 
         BlockingIOError if there was nothing for this slot.
         """
-        fd, port, poll = self._fd, self._port, self._poll
+        fd, port, poll, light = self._fd, self._bulk, self._poll, self._light
         slot = port.slot(ahead)
         end = layout.SLOT_BODY_AT
         lengths = []
-        buffers = self._first[port.index(ahead)]
+        buffers = self._first[port][port.index(ahead)]
         more = MORE
+        count = size = 0
         while True:
             try:
                 length = readv(fd, buffers)
             except OSError:  # nothing more, or trouble that the next read will meet as well
-                if not lengths:
+                if not count:
                     raise
                 more = NOTHING
                 break
-            lengths.append(length)
-            end += length
-            count = len(lengths)
-            if end > _FULL or count == wire.BLOCK_PACKETS_MAX:
-                break
-            if length > SUPER_PACKET_BYTES:
-                more = NOTHING  # as far as we know: wait() looks
-                break
+            count += 1
+            size += length
+            if not light.take(slot, end, length, now):
+                lengths.append(length)
+                end += length
+                if end > _FULL or len(lengths) == wire.BLOCK_PACKETS_MAX:
+                    break
+                if length > SUPER_PACKET_BYTES:
+                    more = NOTHING  # as far as we know: wait() looks
+                    break
             if count < POLLED_PACKETS and not poll(0):
                 more = NOTHING
                 break
             buffers = (slot[end : end + block.PACKET_BYTES_MAX],)
-        block.seal(slot, lengths, end, member)
+        light.leave()
+        if lengths:
+            block.seal(slot, lengths, end, member)
         counters = self._counters
         counters[_PACKETS_READ] += count
-        counters[_BYTES_READ] += end - layout.SLOT_BODY_AT - count * VNET_HEADER_BYTES
-        return more
+        counters[_BYTES_READ] += size - count * VNET_HEADER_BYTES
+        return (1 if lengths else 0), more
 
     def _fill_compat(self, ahead: int, member: int) -> int:
         """Like _fill_block, but each packet becomes a frame of the original: header, then the bare packet."""
-        slot = self._port.slot(ahead)
+        slot = self._plain.slot(ahead)
         end = layout.SLOT_BODY_AT
         packets = size = 0
         more = MORE
         while end <= _FULL:
             body = end + wire.FRAME.size
             try:
-                length = readv(self._fd, (self._scratch, slot[body : body + block.PACKET_BYTES_MAX]))
+                length = readv(self._fd, (self._scratch[:VNET_HEADER_BYTES],
+                                          slot[body : body + block.PACKET_BYTES_MAX]))
             except OSError:
                 if not packets:
                     raise
@@ -183,16 +211,51 @@ class Outbound:
         self._counters[_BYTES_READ] += size
         return more
 
+    def _full(self, now: int) -> int:
+        """No slot is free. On a fast path one soon is; on a slow one light flows must not wait for it."""
+        if not self._full_since:
+            self._full_since = now
+            self._counters[ID["tun.ring_full_waits"]] += 1
+        if self._compat or not self._slow and now - self._full_since < STUCK_NS:
+            return NOTHING
+        self._slow = True
+        return self._shed(now)
+
+    def _shed(self, now: int) -> int:
+        """Read on while the ring is full: light packets go their way, the others are dropped, as any full queue does."""
+        scratch, light, counters = self._scratch, self._light, self._counters
+        buffers = (scratch[layout.SLOT_BODY_AT :],)
+        more = MORE
+        try:
+            for _ in range(SHED_PACKETS):
+                length = readv(self._fd, buffers)
+                counters[_PACKETS_READ] += 1
+                counters[_BYTES_READ] += length - VNET_HEADER_BYTES
+                if not light.take(scratch, layout.SLOT_BODY_AT, length, now):
+                    counters[ID["tun.dropped_ring_full"]] += 1
+        except BlockingIOError:
+            self._readable = False
+            more = DONE
+        except OSError as error:
+            self._trouble(error)
+            more = DONE
+        light.leave()
+        return more
+
     def _choose(self) -> int:
-        """The tcp worker for this lane's blocks: the lane's own, or another while only others have connections."""
-        carriers = self._carriers
-        lane = self._lane
-        if not carriers[lane][ESTABLISHED]:
-            lane = next((i for i, carrier in enumerate(carriers) if carrier[ESTABLISHED]), lane)
-        offloads = carriers[lane][OFFLOADS]
-        if offloads != self._granted and carriers[lane][ESTABLISHED]:
+        """The ring for bulk, and the tcp worker that carries what is not coded."""
+        ways = self._ways
+        member = ways.own()
+        offloads = ways.offloads(member)
+        if offloads != self._granted and offloads is not None:
             self._grant(offloads)
-        return lane
+        if self._coded is not None:
+            parity = ways.parity()
+            self._bulk = self._coded if parity else self._plain
+            self._light.spread(ways.own_light(member), ways.for_light(), parity)
+        elif self._light is not None:
+            self._light.spread(ways.own_light(member), (), 0)
+        return member
 
     def _grant(self, accepted: int) -> None:
         """Let the kernel hand out only what the far end's device takes back."""
@@ -217,7 +280,8 @@ class Inbound:
     name = "inbound"
 
     def __init__(self, attachment: Attachment, fd: int) -> None:
-        self._ports = attachment.ports(self.name, "inbound") + attachment.ports(self.name, "decoded")
+        self._decoded = attachment.ports(self.name, "decoded")
+        self._ports = self._decoded + attachment.ports(self.name, "inbound")
         self._bell = attachment.doorbells[self.name]
         self._ready = any_ready(self._ports)
         self._compat = attachment.settings["compat"]
@@ -258,6 +322,8 @@ class Inbound:
                     self._counters[ID["tun.dropped_frame_malformed"]] += 1
                 else:
                     self._write_packets(slot, first, lengths)
+            elif kind == wire.RUN and self._decoded:
+                pass  # the fec worker's
             elif kind == wire.DATA:
                 self._write_bare(slot, at + wire.FRAME.size, length - 1)
             elif kind != wire.KEEPALIVE:

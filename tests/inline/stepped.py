@@ -37,7 +37,8 @@ SETTINGS = {
     "compat": False, "idle": "block", "timeout": 30.0, "keepalive": 10.0, "hold": 10.0, "reconnect_min": 0.02,
     "reconnect_max": 0.1, "congestion": "", "notsent_lowat": 0, "send_buffer_bytes": 0, "receive_buffer_bytes": 0,
     "drain_timeout": 5.0, "log_level": "info", "log_format": "text", "mtu": 1400, "connections": 1, "offloads": 0,
-    "offloads_accepted": 0, "client": 0, "session": 0,
+    "offloads_accepted": 0, "client": 0, "session": 0, "light_connections": 0, "fec": "off", "fec_data": 10,
+    "fec_parity": 3,
 }
 
 T = TypeVar("T")
@@ -82,8 +83,10 @@ class End:
                  **settings: object) -> None:
         known = SETTINGS | {"remote_host": "127.0.0.1", "remote_port": port}
         assert set(settings) <= set(known)
-        self.plan = topology.build("inlinetest", secrets.token_hex(4), mode, lanes, False, slots,
-                                   block.SLOT_BYTES_MIN, known | settings)
+        known |= settings
+        code = None if known["fec"] == "off" else (known["fec_data"], known["fec_parity"])
+        self.plan = topology.build("inlinetest", secrets.token_hex(4), mode, lanes, code, slots,
+                                   block.SLOT_BYTES_MIN, known)
         self.memory = Memory(self.plan)
         self._random = random.Random(seed)
         self._listener: socket.socket | None = None
@@ -99,6 +102,7 @@ class End:
                 enlarge(sock)
             self.outside.append(outside)
             self._inside.append(inside)
+        self.written = 0
         self.received: list[list[bytes]] = [[] for _ in range(lanes)]
         self.workers: dict[str, Worker] = {}
         for worker in self.plan.workers:
@@ -113,6 +117,11 @@ class End:
         if attachment.me.kind == "tun":
             arguments = argparse.Namespace(tun_fd=self._inside[attachment.me.lane].fileno())
             duties = tun.duties(attachment, arguments)
+            if listen_fd is not None:
+                os.close(listen_fd)
+        elif attachment.me.kind == "fec":
+            from workers import fec
+            duties = fec.duties(attachment, argparse.Namespace())
             if listen_fd is not None:
                 os.close(listen_fd)
         else:
@@ -155,6 +164,12 @@ class End:
     def write(self, packet: bytes, lane: int = 0) -> None:
         """As the kernel queues a packet for TUN; BlockingIOError when the queue is full."""
         self.outside[lane].send(packet)
+        self.written += 1
+
+    def has_room(self, lane: int = 0) -> bool:
+        """Whether one more packet finds a slot, so that none is dropped for want of one."""
+        ring = self.workers[f"tun-{lane}"].duty("outbound")._bulk
+        return self.written - self.count("tun.packets_read") < ring.ready()
 
     def close(self) -> None:
         for worker in self.workers.values():
@@ -207,19 +222,19 @@ def for_a_while(seconds: float, *ends: End) -> None:
 
 
 def ipv4(number: int, size: int = 60, vnet: bytes = bytes(10)) -> bytes:
-    """A sound IPv4 packet of `size` bytes that carries a number, with its virtio-net header."""
-    head = struct.pack(">BBHQ", 0x45, 0, size, number)
-    return vnet + head + random.Random(number).randbytes(size - len(head))
+    """A sound IPv4 packet of `size` bytes that carries a number, with its virtio-net header; all are of one flow."""
+    head = struct.pack(">BBHQ8s", 0x45, 0, size, number, b"\x0a\0\0\1\x0a\0\0\2")
+    return (vnet + head + random.Random(number).randbytes(max(0, size - len(head))))[: len(vnet) + size]
 
 
 def ipv6(number: int, size: int = 60, vnet: bytes = bytes(10)) -> bytes:
-    head = struct.pack(">IHQ", 6 << 28, size - 40, number)
-    return vnet + head + random.Random(number).randbytes(size - len(head))
+    head = struct.pack(">IHBB32sQ", 6 << 28, size - 40, 59, 64, b"\xfd".ljust(32, b"\1"), number)  # 59: no next header
+    return (vnet + head + random.Random(number).randbytes(max(0, size - len(head))))[: len(vnet) + size]
 
 
 def number_of(packet: bytes) -> int:
     """The number that a packet carries."""
-    at = 10 + (4 if packet[10] >> 4 == 4 else 6)
+    at = 10 + (4 if packet[10] >> 4 == 4 else 40)
     return struct.unpack_from(">Q", packet, at)[0]
 
 
@@ -232,12 +247,14 @@ def frame(kind: int, body: bytes = b"") -> bytes:
     return struct.pack(">IB", 1 + len(body), kind) + body
 
 
-def hello(client: int = 1, session: int = 1, index: int = 0, version: int = 1, offloads: int = 0) -> bytes:
-    return frame(HELLO, b"tnl\x01" + struct.pack(">BBHHHQQ", version, offloads, index, 1, 1400, client, session))
+def hello(client: int = 1, session: int = 1, index: int = 0, version: int = 1, offloads: int = 0,
+          connections: int = 1, purpose: int = 0, features: int = 0) -> bytes:
+    return frame(HELLO, b"tnl\x01" + struct.pack(">BBHHHQQBB", version, offloads, index, connections, 1400, client,
+                                                 session, purpose, features))
 
 
-def welcome(offloads: int = 0) -> bytes:
-    return frame(WELCOME, struct.pack(">BBH", 1, offloads, 1400))
+def welcome(offloads: int = 0, features: int = 0) -> bytes:
+    return frame(WELCOME, struct.pack(">BBHB", 1, offloads, 1400, features))
 
 
 def block_of(*packets: bytes) -> bytes:
@@ -357,19 +374,17 @@ def pair(make: Make, lanes: tuple[int, int] = (1, 1), connections: int = 1, **se
     server = make("server", lanes=lanes[0], **settings)
     client = make("client", lanes=lanes[1], port=server.port, connections=connections, client=1, session=1,
                   **settings)
-    until(lambda: server.established() == client.established() == connections, server, client)
+    every = connections + settings.get("light_connections", 0)
+    until(lambda: server.established() == client.established() == every, server, client)
     return server, client
 
 
 def push(end: End, packets: list[bytes]) -> bool:
-    """Give as many of the packets as the queue takes, and take those off the list; True when none is left."""
-    try:
-        while packets:
-            end.write(packets[0])
-            del packets[0]
-    except BlockingIOError:
-        return False
-    return True
+    """Give as many of the packets as there is room for, and take those off the list; True when none is left."""
+    while packets and end.has_room():
+        end.write(packets[0])
+        del packets[0]
+    return not packets
 
 
 def carry(sender: End, receiver: End, packets: list[bytes]) -> None:

@@ -73,15 +73,19 @@ BIG = 65_535  # a packet that fills a block, so that packets and blocks are the 
 
 
 def fill(end: End, first: int, lane: int = 0) -> int:
-    """Give the end big packets until its socket is full in the middle of a frame; the next number."""
+    """Give the end big packets until its socket is full in the middle of a frame, and its ring; the next number."""
     number = first
+    ring = end.workers[f"tun-{lane}"].duty("outbound")._plain
 
     def full() -> bool:
         nonlocal number
-        if end.count("tun.packets_read") >= number - first:
+        if end.count("tun.packets_read") < number - first:
+            return False
+        if ring.ready():
             end.write(ipv4(number, BIG), lane)
             number += 1
-        return end.count("tun.ring_full_waits") > 2 and end.count("tcp.socket_full_waits") > 2
+            return False
+        return end.count("tcp.socket_full_waits") > 2
 
     until(full, end)
     return number

@@ -206,7 +206,7 @@ def test_a_frame_at_the_limit_is_taken(server: End, dial: Dial) -> None:
     share = wire.BLOCK_PAYLOAD_MAX // wire.BLOCK_PACKETS_MAX
     packets = [ipv4(i, share - 10) for i in range(wire.BLOCK_PACKETS_MAX)]
     data = block_of(*packets)
-    assert len(data) == 4 + wire.LENGTH_LIMIT
+    assert len(data) == 4 + wire.BLOCK_LENGTH_LIMIT
     sent = [0]
 
     def all_there() -> bool:

@@ -64,7 +64,7 @@ class Member:
     def __init__(self, plan: Plan, worker: str, start: int, generation: int,
                  report: Callable[[int, int], None]) -> None:
         attachment = Attachment(plan, worker)
-        self.port = attachment.ports("outbound", "outbound")[0]
+        self.port = attachment.ports("outbound", "coded" if attachment.plan.of_kind("fec") else "outbound")[0]
         self.bell = attachment.doorbells["outbound"]
         self.start = start
         self._generation = generation

@@ -50,12 +50,14 @@ class World:
 
     def __init__(self, start: int, fec: bool = True, slots: int = SLOTS) -> None:
         self.start = start
-        self.plan: Plan = topology.build("crashtest", secrets.token_hex(4), "server", 2 if fec else 1, fec, slots,
-                                         layout.PAGE, {"idle": "block"})
+        self.plan: Plan = topology.build("crashtest", secrets.token_hex(4), "server", 2 if fec else 1,
+                                         (10, 3) if fec else None, slots, layout.PAGE,
+                                         {"idle": "block", "compat": False})
+        self.kind = "coded" if fec else "outbound"
         self.board = board.create(self.plan.board, len(self.plan.workers))
         self.rings: dict[str, Ring] = {
-            each.name: ring.create(each.segment, each.members, slots, layout.PAGE, start)
-            for each in self.plan.rings if each.kind == "outbound"}
+            each.name: ring.create(each.segment, each.members, each.slots, each.slot_bytes, start)
+            for each in self.plan.rings if each.kind == self.kind}
         for worker in self.plan.workers:
             for name in worker.doorbells.values():
                 doorbell.create(name)
@@ -67,7 +69,7 @@ class World:
 
     def cursors(self) -> list[int]:
         """How many slots each member of the ring has handed on, in their order."""
-        attached = self.rings["outbound-0"]
+        attached = self.rings[f"{self.kind}-0"]
         return [(attached.cursor(number) - self.start) & MASK64 for number in range(attached.members)]
 
     def asleep(self, worker: str) -> bool:

@@ -46,7 +46,7 @@ def test_a_sealed_block_is_one_frame_that_ends_behind_the_last_packet() -> None:
     frame = bytes(slot[start : start + length])
     assert frame == block_frame(3, [5, 10, 1], b"firstthe second3")
     assert (member, packets) == (3, 3)
-    assert wire.scan(memoryview(frame), 0, len(frame), wire.LENGTH_LIMIT) == (len(frame), 0, 1)
+    assert wire.scan(memoryview(frame), 0, len(frame), wire.BLOCK_LENGTH_LIMIT) == (len(frame), 0, 1)
 
 
 def test_the_fields_of_a_slot_are_where_the_layout_says() -> None:
@@ -67,7 +67,7 @@ def test_the_largest_number_of_packets_and_the_largest_payload_fit_slot_and_limi
     packets = [bytes([i % 251]) * share for i in range(wire.BLOCK_PACKETS_MAX)]
     slot = sealed(packets)
     start, length, _, _ = block.SLOT.unpack_from(slot)
-    assert length - wire.LENGTH.size == wire.LENGTH_LIMIT
+    assert length - wire.LENGTH.size == wire.BLOCK_LENGTH_LIMIT
     assert start >= layout.SLOT_HEADER_BYTES
     assert opened(slot) == packets
 
@@ -79,7 +79,7 @@ def test_a_block_that_takes_another_packet_has_room_for_the_largest() -> None:
 
 
 def test_a_received_frame_at_the_limit_fits_a_slot_behind_its_header() -> None:
-    assert layout.SLOT_HEADER_BYTES + wire.LENGTH.size + wire.LENGTH_LIMIT <= block.SLOT_BYTES_MIN
+    assert layout.SLOT_HEADER_BYTES + wire.LENGTH.size + wire.BLOCK_LENGTH_LIMIT <= block.SLOT_BYTES_MIN
 
 
 def test_a_block_of_no_packets_is_allowed_and_empty() -> None:

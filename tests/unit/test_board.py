@@ -19,8 +19,8 @@ from pipeline.errors import LocalError
 WORKERS = 3
 U64 = (1 << 64) - 1
 
-PARTICIPLE = r"(?:[a-z]+ed|read|sent|resent|written|lost|timed_out)"
-COUNTER_NAME = re.compile(rf"(tun|fec|tcp)\.(?:[a-z]+s(?:_[a-z]+)*_{PARTICIPLE}"  # packets_read
+PARTICIPLE = r"(?:[a-z]+ed|read|sent|resent|written|lost|timed_out|late|duplicate|overtaken|whole|recovered_[1-6])"
+COUNTER_NAME = re.compile(rf"(tun|fec|tcp)\.(?:(?:[a-z]+s|parity)(?:_[a-z]+)*_{PARTICIPLE}"  # packets_read
                           r"|(?:dropped|closed)_[a-z]+(?:_[a-z]+)*"               # dropped_link_down
                           r"|[a-z]+(?:_[a-z]+)*_(?:waits|errors))")              # ring_full_waits
 
@@ -35,7 +35,7 @@ def made() -> Iterator[Board]:
 
 
 def row(**changes: object) -> ConnectionRow:
-    return ConnectionRow("established", "192.0.2.1:9000", 1, 7, 10, 20, 30, 40, 50)._replace(**changes)
+    return ConnectionRow("established", "192.0.2.1:9000", 1, 7, 10, 20, 30, 40, 50, 0)._replace(**changes)
 
 
 def test_a_new_board_says_nothing(made: Board) -> None:
@@ -43,7 +43,7 @@ def test_a_new_board_says_nothing(made: Board) -> None:
     for page in made.pages:
         assert page.rows() == []
         assert page.oldest_heartbeat() == 0
-        assert list(page.carrier) == [0, 0, 0, 0]
+        assert list(page.carrier) == [0] * layout.CARRIER_WORDS
 
 
 def test_totals_add_a_counter_up_over_the_workers(made: Board) -> None:
@@ -143,7 +143,8 @@ def test_rows_are_read_back_in_order_and_cleared_ones_are_gone(made: Board) -> N
 @given(st.builds(
     ConnectionRow, st.sampled_from(["connecting", "greeting", "established"]),
     st.from_regex(r"[0-9a-f.:\[\]]{0,60}", fullmatch=True), st.integers(0, 65535), st.integers(0, 2**32 - 1),
-    st.integers(0, U64), st.integers(0, U64), st.integers(0, U64), st.integers(0, U64), st.integers(0, 2**32 - 1)))
+    st.integers(0, U64), st.integers(0, U64), st.integers(0, U64), st.integers(0, U64), st.integers(0, 2**32 - 1),
+    st.integers(0, 255)))
 def test_any_row_comes_back_as_it_was_written(original: ConnectionRow) -> None:
     assert len(original.pack()) <= layout.ROW_BYTES
     assert ConnectionRow.unpack(original.pack().ljust(layout.ROW_BYTES, b"\0")) == original

@@ -97,9 +97,25 @@ def test_instance_and_device_lend_each_other_their_name(given, expected):
 
 
 def test_connections_follow_the_lanes_unless_given_and_compat_has_one():
-    assert parse(CLIENT | {"lanes": 3}).connections == 3
-    assert parse(CLIENT | {"lanes": 3, "connections": 5}).connections == 5
+    assert parse(CLIENT | {"lanes": 3, "fec": "off"}).connections == 3
+    assert parse(CLIENT | {"lanes": 3, "connections": 4}).connections == 4
     assert parse(CLIENT | {"lanes": 3, "compat": True}).connections == 1
+
+
+@pytest.mark.parametrize(("data", "parity", "lanes", "connections"), [
+    (10, 3, 1, 5), (10, 3, 8, 8), (10, 1, 1, 11), (4, 2, 1, 3), (4, 6, 1, 2), (37, 1, 1, 32)])
+def test_with_fec_there_are_enough_connections_that_one_may_die(data, parity, lanes, connections):
+    config = parse(CLIENT | {"fec_data": data, "fec_parity": parity, "lanes": lanes})
+    assert config.connections == connections
+
+
+def test_fec_is_auto_and_has_connections_for_light_flows_unless_one_connection_has_to_do():
+    assert (parse(CLIENT).fec, parse(CLIENT).light_connections) == ("auto", 3)
+    assert parse(CLIENT | {"connections": 1}).light_connections == 0
+    assert parse(CLIENT | {"connections": 1, "light_connections": 2}).light_connections == 2
+    assert parse(CLIENT | {"fec": "off"}).light_connections == 0
+    compat = parse(CLIENT | {"compat": True})
+    assert (compat.fec, compat.light_connections) == ("off", 0)
 
 
 def test_compat_turns_offloads_off_and_null_is_the_same_as_leaving_out():
@@ -145,7 +161,7 @@ def test_every_problem_is_reported_at_once_with_its_source(tmp_path):
         "tunnel_addr": ["10.0.0.1", "fd00::/129"], "timeout": 1.5,
     }))
     with pytest.raises(ConfigError) as caught:
-        load(path, ["fec=auto", "novalue", "reconnect_min=11"])
+        load(path, ["fec=always", "novalue", "reconnect_min=11"])
     found = {(problem.source, problem.path) for problem in caught.value.problems}
     inside = {"mtuu", "mtu", "keepalive", "lanes", "routes[1]", "ring_slots", "user", "tunnel_addr[0]",
               "tunnel_addr[1]", "insecure"}
@@ -232,9 +248,9 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_told_what_is_expected(wron
                                   'that is "10.1.0.0/16"'),
     ({"routes": ["all"]}, 'routes[0]: given "all", expected a network'),
     ({"routes": ["10.1.0.0/16", "10.1.0.0/255.255.0.0"]}, "routes[1]"),
-    ({"affinity": {"tun-1": [0]}}, 'affinity: given "tun-1", expected names of workers, "tun-N", "tcp-N", '
+    ({"affinity": {"tun-1": [0]}}, 'affinity: given "tun-1", expected names of workers, "tun-N", "fec-N", "tcp-N", '
                                    "with N less than lanes (1)"),
-    ({"affinity": {"fec-0": [0]}}, 'affinity: given "fec-0", expected names of workers, "tun-N", "tcp-N"'),
+    ({"fec": "off", "affinity": {"fec-0": [0]}}, 'affinity: given "fec-0", expected names of workers, "tun-N", "tcp-N"'),
     ({"affinity": {"tun-0": []}}, "affinity.tun-0: given [], expected at least one core"),
     ({"affinity": {"tcp-0": [1, 1]}}, "affinity.tcp-0: given [1, 1], expected each core once"),
     ({"keepalive": 30}, "keepalive: given 30.0, expected less than timeout (30)"),
@@ -244,8 +260,11 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_told_what_is_expected(wron
     ({"compat": True, "mtu": 1496}, "mtu: given 1496, expected at most 1495 with compat"),
     ({"compat": True, "connections": 2}, "connections: given 2, expected 1 with compat"),
     ({"compat": True, "offload": True}, "offload: given true, expected false with compat"),
-    ({"fec": "on"}, 'fec: given "on", expected "off": forward error correction is not built yet'),
-    ({"fec": "auto"}, 'fec: given "auto", expected "off"'),
+    ({"compat": True, "light_connections": 1}, "light_connections: given 1, expected 0 with compat"),
+    ({"compat": True, "fec": "on"}, 'fec: given "on", expected "off" with compat'),
+    ({"fec": "on", "fec_parity": 0}, 'fec_parity: given 0, expected at least 1, or fec "off"'),
+    ({"fec_data": 38}, "fec_data: given 38, expected an integer from 1 to 37"),
+    ({"fec_parity": 7}, "fec_parity: given 7, expected an integer from 0 to 6"),
     ({"encryption": "tls"}, 'encryption: given "tls", expected "none": TLS is not built yet'),
     ({"tls_enabled": True}, "tls_enabled: given true, expected false: TLS is not built yet"),
     ({"user": "nobody"}, 'user: given "nobody", expected "": to run the workers as another user is not'),
@@ -343,12 +362,12 @@ def test_a_plain_configuration_is_told_nothing():
     (CLIENT | {"recv_queue_size": 5000}, "recv_queue_size has no effect"),
     (CLIENT | {"local_addr": "127.0.0.1:1"}, "local_addr has no effect: a client listens nowhere."),
     (CLIENT | {"insecure": True}, "insecure has no effect"),
-    (CLIENT | {"fec_parity": 2}, "fec_parity has no effect: fec is off."),
+    (CLIENT | {"fec": "off", "fec_parity": 2}, "fec_parity has no effect: fec is off."),
     (CLIENT | {"tls_skip_verify": True}, "tls_skip_verify has no effect: TLS is off."),
     (CLIENT | {"max_clients": 5}, "max_clients has no effect: the server decides"),
     (SERVER | {"max_clients": 5}, "max_clients has no effect: multi_client is false."),
     (SERVER | {"remote_addr": "192.0.2.1:9000"}, "remote_addr has no effect: a server dials nobody."),
-    (SERVER | {"connections": 5}, "connections has no effect: the client decides"),
+    (SERVER | {"connections": 7}, "connections has no effect: the client decides"),
     (SERVER | {"local_addr": "127.0.0.1:0"}, "local_addr has port 0"),
     (SERVER | {"compat": True, "tunnel_addr": "fd00::1/64"}, "drops IPv6 packets"),
     (CLIENT | {"idle": "spin"}, 'idle is "spin"'),
@@ -367,7 +386,7 @@ def test_what_is_accepted_and_does_nothing_or_deserves_a_warning_gets_a_sentence
 def test_changes_names_the_settings_that_differ_and_what_follows_from_them():
     old = parse(CLIENT)
     assert changes(old, parse(CLIENT)) == []
-    new = parse(CLIENT | {"lanes": 2, "log_level": "debug"})
+    new = parse(CLIENT | {"lanes": 6, "log_level": "debug"})
     assert changes(old, new) == ["lanes", "connections", "log_level"]
 
 
@@ -466,7 +485,7 @@ BAD = {  # values that are wrong whatever the others are, with one problem each
     "routes": ["x"], "mtu": 1, "compat": 1, "lanes": "2", "affinity": {"x-0": [0]}, "idle": "nap",
     "ring_slots": 5,
     "slot_bytes": 4096, "timeout": -1, "keepalive": 86400, "reconnect_min": 86400, "congestion": "no way",
-    "fec": "on", "encryption": "tls", "tls_enabled": True, "user": "nobody", "log_level": "loud",
+    "fec": "always", "encryption": "tls", "tls_enabled": True, "user": "nobody", "log_level": "loud",
     "unheard_of": 0, "connexions": 3,
 }
 
@@ -513,7 +532,7 @@ def test_each_of_any_number_of_mistakes_is_reported_and_nothing_else(mistakes, b
     found = [problem.path.split("[")[0] for problem in problems(wrong)]
     # what reads two settings waits until both are right by themselves
     waiting = {"keepalive"} if "timeout" in mistakes else set()
-    waiting |= {"affinity"} if "lanes" in mistakes else set()
+    waiting |= {"affinity"} if mistakes & {"lanes", "fec"} else set()
     assert sorted(found) == sorted(mistakes - waiting)
 
 

@@ -11,14 +11,14 @@ from pipeline.errors import PeerError
 from pipeline.session import BUSY, SUPERSEDED, WRONG_VERSION, Hello, Holder, Refused, Welcome, admit, decode, gives_way
 
 U8, U16, U64 = st.integers(0, 255), st.integers(0, 65535), st.integers(0, (1 << 64) - 1)
-HELLOS = st.builds(Hello, U8, U8, U16, U16, U16, U64, U64)
+HELLOS = st.builds(Hello, U8, U8, U16, U16, U16, U64, U64, U8, U8)
 
 OURS, THEIRS = 11, 22  # identities
 NOBODY = Holder(0, 0, 0)
 
 
 def hello(client: int = OURS, number: int = 5, version: int = session.VERSION) -> Hello:
-    return Hello(version, 0, 0, 1, 1400, client, number)
+    return Hello(version, 0, 0, 1, 1400, client, number, 0, 0)
 
 
 def grown(frame: bytes, more: bytes) -> bytes:
@@ -28,22 +28,22 @@ def grown(frame: bytes, more: bytes) -> bytes:
 
 
 def test_a_hello_on_the_wire() -> None:
-    frame = Hello(1, 0x6F, 2, 5, 1400, 0x1122334455667788, 3).frame()
-    assert frame == (b"\x00\x00\x00\x1d\x10" b"tnl\x01" b"\x01\x6f" b"\x00\x02\x00\x05\x05\x78"
-                     b"\x11\x22\x33\x44\x55\x66\x77\x88" b"\x00\x00\x00\x00\x00\x00\x00\x03")
+    frame = Hello(1, 0x6F, 2, 5, 1400, 0x1122334455667788, 3, wire.LIGHT, session.DECODES).frame()
+    assert frame == (b"\x00\x00\x00\x1f\x10" b"tnl\x01" b"\x01\x6f" b"\x00\x02\x00\x05\x05\x78"
+                     b"\x11\x22\x33\x44\x55\x66\x77\x88" b"\x00\x00\x00\x00\x00\x00\x00\x03\x01\x01")
 
 
 def test_the_answers_on_the_wire() -> None:
-    assert Welcome(1, 0x6F, 1400).frame() == b"\x00\x00\x00\x05\x11\x01\x6f\x05\x78"
+    assert Welcome(1, 0x6F, 1400, 1).frame() == b"\x00\x00\x00\x06\x11\x01\x6f\x05\x78\x01"
     assert Refused(BUSY, "no").frame() == b"\x00\x00\x00\x04\x12\x01no"
 
 
-@given(st.one_of(HELLOS, st.builds(Welcome, U8, U8, U16), st.builds(Refused, U8, st.text(max_size=50))))
+@given(st.one_of(HELLOS, st.builds(Welcome, U8, U8, U16, U8), st.builds(Refused, U8, st.text(max_size=50))))
 def test_any_greeting_comes_back_as_it_was_sent(greeting: Hello | Welcome | Refused) -> None:
     assert decode(greeting.frame()) == greeting
 
 
-@given(st.one_of(HELLOS, st.builds(Welcome, U8, U8, U16)), st.binary(max_size=30))
+@given(st.one_of(HELLOS, st.builds(Welcome, U8, U8, U16, U8)), st.binary(max_size=30))
 def test_a_body_that_has_grown_at_its_end_is_still_understood(greeting: Hello | Welcome, more: bytes) -> None:
     assert decode(grown(greeting.frame(), more)) == greeting
 

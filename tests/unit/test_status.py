@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import board, doorbell, layout, ring, segment, topology
+from pipeline import board, doorbell, layout, ring, segment, topology, wire
 from pipeline.board import ConnectionRow
+from pipeline.carrier import DECODES, ESTABLISHED, PARITY
 from pipeline.counters import COUNTERS, ID
 from pipeline.memory import Memory
 from pipeline.plan import Member, Plan
@@ -23,6 +24,8 @@ from pipeline.status_text import amount, duration, render
 SECOND = 1_000_000_000
 NOW = 5_000 * SECOND
 SLOTS = 4
+OFF = {"compat": False, "fec": "off"}
+FEC = {"compat": False, "fec": "auto", "fec_data": 10, "fec_parity": 3}
 U64 = 1 << 64
 
 
@@ -30,7 +33,8 @@ class Running:
     """The shared memory of an instance of two lanes, and its processes, which have not been started."""
 
     def __init__(self, fec: bool = False) -> None:
-        self.plan = topology.build("statustest", secrets.token_hex(4), "client", 2, fec, SLOTS, layout.PAGE, {})
+        self.plan = topology.build("statustest", secrets.token_hex(4), "client", 2, (10, 3) if fec else None,
+                                   SLOTS, layout.PAGE, FEC if fec else OFF)
         self.memory = Memory(self.plan)
         self.processes = [Process(worker, []) for worker in self.plan.workers]
 
@@ -105,20 +109,20 @@ def test_it_has_every_ring_with_the_depth_before_each_member(running: Running) -
     first.advance(3)
     running.stage("outbound-0", "tcp-1", "outbound").advance(2)
     rings = {each["name"]: each for each in running.snapshot()["rings"]}
-    assert list(rings) == ["outbound-0", "outbound-1", "inbound-0", "inbound-1"]
+    assert list(rings) == ["outbound-0", "outbound-1", "light-0", "light-1", "inbound-0", "inbound-1"]
     assert rings["outbound-0"] == {
         "name": "outbound-0", "kind": "outbound", "lane": 0, "capacity": SLOTS,
         "stages": [{"duty": "outbound", "depth": {"tun-0": 0}},
                    {"duty": "outbound", "depth": {"tcp-0": 3, "tcp-1": 1}}]}
 
 
-def test_with_fec_the_rings_have_its_stage_and_there_is_one_ring_more_a_lane() -> None:
+def test_with_fec_there_are_two_rings_more_a_lane_and_one_has_its_stage() -> None:
     running = Running(fec=True)
     try:
         rings = {each["name"]: each for each in running.snapshot()["rings"]}
-        assert [list(stage["depth"]) for stage in rings["outbound-1"]["stages"]] == [
+        assert [list(stage["depth"]) for stage in rings["coded-1"]["stages"]] == [
             ["tun-1"], ["fec-1"], ["tcp-0", "tcp-1"]]
-        assert {each["kind"] for each in rings.values()} == {"outbound", "inbound", "decoded"}
+        assert {each["kind"] for each in rings.values()} == {"outbound", "light", "coded", "inbound", "decoded"}
     finally:
         running.close()
 
@@ -132,7 +136,8 @@ def test_counters_are_all_there_and_added_up(running: Running) -> None:
 
 
 def test_connections_are_those_of_tcp_workers_that_run(running: Running) -> None:
-    row = ConnectionRow("established", "192.0.2.1:9000", 1, 8, 100, 200, NOW - 2 * SECOND, NOW - SECOND // 2, 1500)
+    row = ConnectionRow("established", "192.0.2.1:9000", 1, 8, 100, 200, NOW - 2 * SECOND, NOW - SECOND // 2, 1500,
+                        wire.LIGHT)
     running.page("tcp-0").write_row(0, row)
     running.page("tcp-1").write_row(3, row._replace(serial=9, state="greeting"))
     assert running.snapshot()["connections"] == []  # what a dead worker has left there
@@ -140,6 +145,7 @@ def test_connections_are_those_of_tcp_workers_that_run(running: Running) -> None
     process.state, process.pid = RUNNING, 1
     assert running.snapshot()["connections"] == [
         {"worker": "tcp-0", "serial": 8, "state": "established", "address": "192.0.2.1:9000", "lane": 1,
+         "purpose": "light",
          "sent_bytes": 100, "received_bytes": 200, "age_seconds": 2.0, "heard_ms_ago": 500, "rtt_ms": 1.5}]
 
 
@@ -159,16 +165,34 @@ def test_the_text_shows_what_a_person_looks_for(running: Running) -> None:
     running.page("tun-0").counters[ID["tun.dropped_link_down"]] = 12
     process = running.process("tcp-0")
     process.state, process.pid, process.cores = RUNNING, 1, [2]
-    running.page("tcp-0").write_row(0, ConnectionRow("established", "192.0.2.1:9000", 0, 8, 2_500_000, 0, NOW, NOW, 0))
+    running.page("tcp-0").write_row(0, ConnectionRow("established", "192.0.2.1:9000", 0, 8, 2_500_000, 0, NOW, NOW, 0,
+                                                     wire.BULK))
     text = render(running.snapshot())
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines[0] == "statustest client running up 1m30s device tun9 pid 4711"
     assert "outbound-0 4 tcp-0 3 tcp-1 3" in lines
     assert "tun.dropped_link_down 12" in lines
     assert any(line.startswith("tun-1 stopped - 0 - 0 % 0 B any") for line in lines)
-    assert any(line.startswith("192.0.2.1:9000 tcp-0 established 2.5 MB 0 B") for line in lines)
+    assert any(line.startswith("192.0.2.1:9000 tcp-0 bulk established 2.5 MB 0 B") for line in lines)
     assert "tun.packets_read" not in text
     assert not any(line != line.rstrip() for line in text.splitlines())
+
+
+@pytest.mark.parametrize(("words", "shown"), [
+    ({}, "fec auto, now no parity (at most 10 + 3): the other end takes no shards, or is not connected"),
+    ({ESTABLISHED: 5, DECODES: 0, PARITY: 3},
+     "fec auto, now no parity (at most 10 + 3): the other end takes no shards, or is not connected"),
+    ({ESTABLISHED: 5, DECODES: 1, PARITY: 0}, "fec auto, now no parity (at most 10 + 3)"),
+    ({ESTABLISHED: 5, DECODES: 1, PARITY: 2}, "fec auto, now 10 + 2 shards a block (at most 10 + 3)"),
+])
+def test_how_blocks_are_cut_now_is_shown(words: dict[int, int], shown: str) -> None:
+    running = Running(fec=True)
+    try:
+        for place, value in words.items():
+            running.page("tcp-1").carrier[place] = value
+        assert shown in render(running.snapshot()).splitlines()
+    finally:
+        running.close()
 
 
 def test_the_text_says_so_when_there_is_no_connection(running: Running) -> None:
@@ -195,7 +219,7 @@ def test_memory_makes_every_name_of_the_plan_and_takes_every_one_away(running: R
     plan: Plan = running.plan
     board.attach(plan.board, 4).close()
     for each in plan.rings:
-        ring.attach(each.segment, each.members, SLOTS, layout.PAGE).close()
+        ring.attach(each.segment, each.members, each.slots, each.slot_bytes).close()
     for worker in plan.workers:
         for duty, name in worker.doorbells.items():
             doorbell.Doorbell(name, running.page(worker.name).sleeping(duty), owner=False).close()

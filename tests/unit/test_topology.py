@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from pipeline import layout, topology
+from pipeline import layout, shard, topology
 from pipeline.plan import Member, Plan, RingPlan, WorkerPlan
 
 LANES = (1, 2, 3)
@@ -20,7 +20,7 @@ LANE_COUNTS = pytest.mark.parametrize("lanes", LANES)
 
 
 def build(lanes: int, fec: bool, name: str = "town") -> Plan:
-    return topology.build(name, "0123abcd", "server", lanes, fec, 32, 135168, SETTINGS)
+    return topology.build(name, "0123abcd", "server", lanes, (10, 3) if fec else None, 32, 135168, SETTINGS)
 
 
 def ring(plan: Plan, name: str) -> RingPlan:
@@ -42,16 +42,20 @@ def group(kind: str, duty: str, lanes: int) -> str:
 
 @LANE_COUNTS
 def test_without_fec_tun_and_tcp_face_each_other(lanes: int) -> None:
-    expected = {f"outbound-{i}": f"tun-{i}.outbound -> {group('tcp', 'outbound', lanes)}" for i in range(lanes)}
+    expected = {f"{kind}-{i}": f"tun-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
+                for kind in ("outbound", "light") for i in range(lanes)}
     expected |= {f"inbound-{j}": f"tcp-{j}.inbound -> {group('tun', 'inbound', lanes)}" for j in range(lanes)}
     assert drawn(build(lanes, False)) == expected
 
 
 @LANE_COUNTS
-def test_with_fec_its_worker_stands_between_them_and_fills_a_ring_of_its_own(lanes: int) -> None:
-    expected = {f"outbound-{i}": f"tun-{i}.outbound -> fec-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
-                for i in range(lanes)}
-    expected |= {f"inbound-{j}": f"tcp-{j}.inbound -> {group('fec', 'inbound', lanes)}" for j in range(lanes)}
+def test_with_fec_its_worker_stands_in_a_ring_between_them_and_fills_one_of_its_own(lanes: int) -> None:
+    expected = {f"{kind}-{i}": f"tun-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
+                for kind in ("outbound", "light") for i in range(lanes)}
+    expected |= {f"coded-{i}": f"tun-{i}.outbound -> fec-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
+                 for i in range(lanes)}
+    both = f"{group('tun', 'inbound', lanes)} {group('fec', 'inbound', lanes)}"
+    expected |= {f"inbound-{j}": f"tcp-{j}.inbound -> {both}" for j in range(lanes)}
     expected |= {f"decoded-{i}": f"fec-{i}.inbound -> tun-{i}.inbound" for i in range(lanes)}
     assert drawn(build(lanes, True)) == expected
 
@@ -60,6 +64,8 @@ def test_two_lanes_written_out() -> None:
     assert drawn(build(2, False)) == {
         "outbound-0": "tun-0.outbound -> tcp-0.outbound tcp-1.outbound",
         "outbound-1": "tun-1.outbound -> tcp-0.outbound tcp-1.outbound",
+        "light-0": "tun-0.outbound -> tcp-0.outbound tcp-1.outbound",
+        "light-1": "tun-1.outbound -> tcp-0.outbound tcp-1.outbound",
         "inbound-0": "tcp-0.inbound -> tun-0.inbound tun-1.inbound",
         "inbound-1": "tcp-1.inbound -> tun-0.inbound tun-1.inbound",
     }
@@ -99,13 +105,13 @@ def test_every_member_has_its_place_between_its_neighbours(lanes: int, fec: bool
 
 
 def test_places_of_the_largest_shape_written_out() -> None:
-    outbound = ring(build(3, True), "outbound-1")
+    outbound = ring(build(3, True), "coded-1")
     tcp = [Member(f"tcp-{i}", "outbound") for i in range(3)]
     assert outbound.place(Member("tun-1", "outbound")) == (0, 0, [2, 3, 4], True, [Member("fec-1", "outbound")])
     assert outbound.place(Member("fec-1", "outbound")) == (1, 0, [0], False, tcp)
     assert outbound.place(tcp[2]) == (4, 2, [1], False, [Member("tun-1", "outbound")])
     inbound = ring(build(3, True), "inbound-2")
-    assert inbound.place(Member("fec-0", "inbound")) == (1, 0, [0], False, [Member("tcp-2", "inbound")])
+    assert inbound.place(Member("fec-0", "inbound")) == (4, 3, [0], False, [Member("tcp-2", "inbound")])
 
 
 def test_who_does_not_visit_a_ring_has_no_place_in_it() -> None:
@@ -116,12 +122,29 @@ def test_who_does_not_visit_a_ring_has_no_place_in_it() -> None:
 
 
 @EVERY_SHAPE
-def test_a_group_member_stands_at_the_position_of_its_lane(lanes: int, fec: bool) -> None:
+def test_a_member_of_the_group_that_slots_are_stamped_for_stands_at_the_position_of_its_lane(
+        lanes: int, fec: bool) -> None:
     plan = build(lanes, fec)
     for each in plan.rings:
         for stage in each.stages:
             if len(stage) > 1:
-                assert [plan.worker(member.worker).lane for member in stage] == list(range(lanes))
+                assert [plan.worker(member.worker).lane for member in stage[:lanes]] == list(range(lanes))
+
+
+def test_compat_has_the_two_rings_that_the_original_wire_format_needs() -> None:
+    plan = topology.build("town", "0123abcd", "server", 1, None, 32, 135168, SETTINGS | {"compat": True})
+    assert drawn(plan) == {"outbound-0": "tun-0.outbound -> tcp-0.outbound",
+                           "inbound-0": "tcp-0.inbound -> tun-0.inbound"}
+
+
+@pytest.mark.parametrize("code", [(1, 1), (2, 6), (10, 3), (11, 6), (13, 5), (13, 6), (37, 6), (37, 1)])
+def test_a_coded_slot_holds_the_longest_block_with_its_parity(code: tuple[int, int]) -> None:
+    plan = topology.build("town", "0123abcd", "server", 1, code, 32, 135168, SETTINGS)
+    room = ring(plan, "coded-0").slot_bytes - layout.SLOT_BODY_AT
+    for size in range(1, shard.BLOCK_BYTES_MAX + 1, 97):
+        n = shard.data_shards(size, code[0])
+        m = code[1] if n > 1 else 0
+        assert (n + m) * shard.shard_bytes(size, n, m) <= room
 
 
 @EVERY_SHAPE

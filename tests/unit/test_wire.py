@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import wire
+from pipeline import shard, wire
 from pipeline.errors import PeerError
 
 LIMIT = 40
@@ -45,12 +45,13 @@ def test_types_and_limit_of_the_original_are_as_it_has_them() -> None:
 
 
 def test_types_are_unique() -> None:
-    types = [wire.DATA, wire.KEEPALIVE, wire.HELLO, wire.WELCOME, wire.REFUSED, wire.BLOCK, wire.SHARD]
+    types = [wire.DATA, wire.KEEPALIVE, wire.HELLO, wire.WELCOME, wire.REFUSED, wire.BLOCK, wire.RUN]
     assert len(set(types)) == len(types)
 
 
-def test_the_limit_is_the_longest_block() -> None:
-    assert wire.LENGTH_LIMIT == 1 + 2 + 4 * wire.BLOCK_PACKETS_MAX + wire.BLOCK_PAYLOAD_MAX
+def test_the_limit_is_a_run_around_the_longest_block() -> None:
+    assert shard.RUN_BYTES + shard.BLOCK_BYTES_MAX <= wire.LENGTH.size + wire.LENGTH_LIMIT
+    assert wire.BLOCK_LENGTH_LIMIT == 1 + 2 + 4 * wire.BLOCK_PACKETS_MAX + wire.BLOCK_PAYLOAD_MAX
 
 
 def test_nothing_holds_nothing() -> None:

@@ -1,0 +1,58 @@
+"""Floor 1, pure. Which packets belong to flows that send little.
+
+A flow that sends little (an echo, a game, a voice, a shell, the acknowledgements of a download) is worth a way of its
+own past those that fill the path. Each flow has a token bucket (RFC 2697's committed part): who keeps within it is
+*light*; who does not is in debt and *bulk* until half a second has passed without more than that rate, longer than
+a ring takes to empty, so that a flow does not overtake itself. A packet above LIGHT_PACKET_BYTES is never light.
+
+A flow is its addresses, and ports where TCP and UDP have them. Packets of other protocols count together.
+"""
+
+from __future__ import annotations
+
+from pipeline.block import VNET_HEADER_BYTES
+
+LIGHT_PACKET_BYTES = 4096
+RATE_BYTES_PER_S = 125_000      # 1 Mbit/s: a call, and the acknowledgements of some 50 Mbit/s
+BURST_BYTES = 16384
+DEBT_BYTES = 65536              # half a second at that rate
+FLOWS_MAX = 4096                # when there are more, all begin anew
+
+_PER_NS = RATE_BYTES_PER_S / 1e9
+_IP = VNET_HEADER_BYTES
+_V4_PROTOCOL, _V4_ADDRESSES, _V4_PORTS_END = _IP + 9, _IP + 12, _IP + 24
+_V6_PROTOCOL, _V6_ADDRESSES, _V6_PORTS_END = _IP + 6, _IP + 8, _IP + 44
+_PORTS_BYTES = 4
+_WITH_PORTS = (6, 17)           # IPPROTO_TCP, IPPROTO_UDP
+
+
+class FlowTable:
+    """The flows of one TUN queue."""
+
+    def __init__(self) -> None:
+        self._flows: dict[bytes, list] = {}  # tokens in bytes, and when they were counted
+
+    def light(self, slot: memoryview, at: int, length: int, now: int) -> bool:
+        """Whether the packet of `length` bytes at slot[at], virtio-net header included, is of a light flow.
+
+        Counts it. `now`: CLOCK_MONOTONIC ns.
+        """
+        if slot[at + _IP] < 0x50:
+            end = at + _V4_PORTS_END if slot[at + _V4_PROTOCOL] in _WITH_PORTS else at + _V4_PORTS_END - _PORTS_BYTES
+            key = bytes(slot[at + _V4_ADDRESSES : end])
+        else:
+            end = at + _V6_PORTS_END if slot[at + _V6_PROTOCOL] in _WITH_PORTS else at + _V6_PORTS_END - _PORTS_BYTES
+            key = bytes(slot[at + _V6_ADDRESSES : end])
+        flow = self._flows.get(key)
+        if flow is None:
+            if len(self._flows) >= FLOWS_MAX:
+                self._flows.clear()
+            flow = self._flows[key] = [BURST_BYTES, now]
+        tokens = flow[0] + (now - flow[1]) * _PER_NS
+        flow[1] = now
+        tokens = (tokens if tokens < BURST_BYTES else BURST_BYTES) - length
+        if tokens >= 0 and length <= LIGHT_PACKET_BYTES:
+            flow[0] = tokens
+            return True
+        flow[0] = -DEBT_BYTES
+        return False

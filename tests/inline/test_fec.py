@@ -1,0 +1,313 @@
+"""Forward error correction through both ends: what one connection holds up, the others bring."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pipeline import layout, shard, stripe
+from tests.inline.path import Path
+from tests.inline.stepped import (BLOCK, WELCOME, End, Make, Peer, block_of, carry, frame, hello, ipv4, number_of, pair, push,
+                                  until)
+
+BULK_BYTES = 50_000
+RUN = 0x21
+DECODES = 1
+RECOVERED = [f"fec.blocks_recovered_{lost}" for lost in range(1, 7)]
+
+
+def bulk(numbers: range) -> list[bytes]:
+    """Packets that are never light; one fills most of a block."""
+    return [ipv4(number, BULK_BYTES) for number in numbers]
+
+
+def light(numbers: range) -> list[bytes]:
+    return [ipv4(number, 100) for number in numbers]
+
+
+def recovered(end: End) -> int:
+    return sum(end.count(name) for name in RECOVERED)
+
+
+Joined = Callable[..., tuple[End, End, Path]]
+
+
+@pytest.fixture
+def joined(make: Make) -> Iterator[Joined]:
+    """Server and client with a Path between them."""
+    paths: list[Path] = []
+
+    def join(connections: int = 5, light_connections: int = 3, seed: int = 0, lanes: tuple[int, int] = (1, 1),
+             **settings: object) -> tuple[End, End, Path]:
+        settings = {"fec": "on", "slots": 8} | settings
+        server = make("server", lanes=lanes[0], **settings)
+        path = Path(server.port, seed)
+        paths.append(path)
+        client = make("client", lanes=lanes[1], port=path.port, connections=connections,
+                      light_connections=light_connections, client=1, session=1, **settings)
+        every = connections + light_connections
+        until(lambda: server.established() == client.established() == every, server, client, path)
+        return server, client, path
+
+    yield join
+    for path in paths:
+        path.close()
+
+
+def through(path: Path, sender: End, receiver: End, packets: list[bytes]) -> list[bytes]:
+    """Give packets to an end and wait until that many have come out: those."""
+    waiting = list(packets)
+    before = len(receiver.packets())
+    until(lambda: push(sender, waiting) and len(receiver.packets()) >= before + len(packets), sender, receiver, path)
+    return receiver.packets()[before:]
+
+
+# -- on a good path
+
+
+@pytest.mark.parametrize("code", [(10, 3), (4, 2), (1, 1), (11, 6), (20, 5), (37, 6)])
+def test_packets_of_every_size_arrive_in_order_byte_for_byte(make: Make, code: tuple[int, int]) -> None:
+    server, client = pair(make, connections=5, light_connections=3, fec="on", fec_data=code[0], fec_parity=code[1])
+    sizes = (65_535, 20, 1400, 2399, 2400, 9000, 40_000)
+    packets = [ipv4(number, sizes[number % len(sizes)]) for number in range(70)]
+    for sender, receiver in ((client, server), (server, client)):
+        carry(sender, receiver, bulk(range(1)))  # the receiver knows the stream from here on
+        carry(sender, receiver, packets)
+        assert receiver.packets() == bulk(range(1)) + packets
+    assert client.count("fec.blocks_coded") == server.count("fec.blocks_whole") + recovered(server)
+
+
+def test_every_run_of_a_full_block_travels_on_a_connection_of_its_own(server_with_fec: End, dial: Callable) -> None:
+    peers = [dial(server_with_fec, hello(index=index, connections=5, features=DECODES)) for index in range(5)]
+    server_with_fec.write(ipv4(1, 65_535))
+    until(lambda: all(RUN in peer.kinds() for peer in peers), server_with_fec)
+    counts = []
+    for peer in peers:
+        ((kind, body),) = [each for each in peer.frames if each[0] == RUN]
+        stream, block, n, m, first, count, size, _ = struct.unpack_from(">IIBBBBII", body)
+        assert (kind, n, m) == (RUN, 10, 3)
+        assert len(body) == 20 + count * shard.shard_bytes(size, 10, 3)
+        counts.append(count)
+    assert sorted(counts) == [2, 2, 3, 3, 3]
+
+
+def test_a_peer_that_takes_no_shards_gets_plain_blocks(server_with_fec: End, dial: Callable) -> None:
+    peer = dial(server_with_fec, hello())
+    server_with_fec.write(ipv4(1, 5000))
+    server_with_fec.write(ipv4(2, 100))
+    until(lambda: len(peer.packets()) == 2, server_with_fec)
+    assert set(peer.kinds()) == {WELCOME, BLOCK}
+    peer.send(block_of(ipv4(3)))
+    until(server_with_fec.packets, server_with_fec)
+    assert server_with_fec.packets() == [ipv4(3)]
+
+
+def test_a_light_packet_goes_out_on_three_connections_and_arrives_once(joined: Joined) -> None:
+    server, client, path = joined()
+    for number in range(20):
+        assert through(path, client, server, light(range(number, number + 1))) == light(range(number, number + 1))
+    assert client.count("tun.copies_added") == 40
+    until(lambda: server.count("fec.shards_duplicate") == 40, server, client, path)
+    assert server.count("tun.packets_written") == 20
+
+
+@pytest.mark.parametrize("lanes", [(2, 2), (1, 3), (3, 1), (2, 3)])
+def test_lanes_of_any_number_at_either_end_understand_each_other(joined: Joined, lanes: tuple[int, int]) -> None:
+    server, client, path = joined(lanes=lanes)
+    for sender, receiver in ((client, server), (server, client)):
+        waiting = [(lane, packet) for lane in range(len(sender.outside)) for packet in bulk(range(20))]
+
+        def push_all(sender: End = sender, waiting: list = waiting) -> bool:
+            while waiting and sender.has_room(waiting[0][0]):
+                sender.write(waiting[0][1], waiting[0][0])
+                del waiting[0]
+            return not waiting
+
+        expected = len(waiting)
+        until(lambda: push_all() and len(receiver.packets()) == expected, server, client, path)
+        assert sorted(receiver.packets()) == sorted(bulk(range(20)) * len(sender.outside))
+
+
+def test_with_one_connection_it_works_and_says_once_that_it_cannot_help(
+        joined: Joined, caplog: pytest.LogCaptureFixture) -> None:
+    server, client, path = joined(connections=1, light_connections=0)
+    assert through(path, client, server, bulk(range(30))) == bulk(range(30))
+    assert through(path, server, client, bulk(range(30))) == bulk(range(30))
+    said = [record.getMessage() for record in caplog.records if "no parity can help" in record.getMessage()]
+    assert len(said) == 2  # once at each end
+
+
+# -- on a bad one
+
+
+def test_one_connection_that_stands_still_holds_nothing_up(joined: Joined) -> None:
+    server, client, path = joined()
+    path.strands[0].held = True
+    assert through(path, client, server, bulk(range(60))) == bulk(range(60))
+    assert through(path, server, client, bulk(range(60))) == bulk(range(60))
+    assert recovered(server) > 0 and recovered(client) > 0
+    assert server.count("fec.blocks_expired") == client.count("fec.blocks_expired") == 0
+
+
+def test_a_light_flow_passes_two_connections_of_three_that_stand_still(joined: Joined) -> None:
+    server, client, path = joined()
+    for strand in path.strands[5:7]:
+        strand.held = True
+    for number in range(200):
+        assert through(path, client, server, light(range(number, number + 1))) == light(range(number, number + 1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_any_one_connection_stalled_at_any_time_every_packet_arrives_once_and_in_order(
+        joined: Joined, seed: int) -> None:
+    server, client, path = joined(seed=seed)
+    path.stalls = 1
+    packets = bulk(range(200))
+    assert through(path, client, server, packets) == packets
+    path.stalls = 0
+    for strand in path.strands:
+        strand.held = False
+    assert through(path, client, server, bulk(range(200, 205))) == bulk(range(200, 205))
+    assert server.count("tun.packets_written") == 205
+
+
+def test_recovery_really_happens_and_is_counted_by_the_shards_that_were_missing(joined: Joined) -> None:
+    server, client, path = joined()
+    path.strands[2].held = True
+    through(path, client, server, bulk(range(50)))
+    lost = {int(name[-1]): server.count(name) for name in RECOVERED if server.count(name)}
+    assert set(lost) <= {1, 2, 3} and sum(lost.values()) >= 20
+    assert server.count("fec.dropped_block_checksum") == 0
+
+
+def test_a_connection_that_is_cut_loses_no_packet(joined: Joined) -> None:
+    server, client, path = joined()
+    packets = bulk(range(100))
+    waiting = list(packets)
+    cut = []
+
+    def done() -> bool:
+        push(client, waiting)
+        if len(server.packets()) >= 30 and not cut:
+            cut.append(path.strands[1].cut())
+        return not waiting and len(server.packets()) >= len(packets)
+
+    until(done, server, client, path)
+    assert [number_of(packet) for packet in server.packets()] == list(range(100))
+    assert client.count("tcp.connections_lost") == 1
+    until(lambda: client.established() == 8, server, client, path)
+
+
+@pytest.mark.parametrize("worker", ["fec-0", "tun-0", "tcp-0"])
+def test_a_worker_killed_in_the_middle_costs_at_most_what_it_had_in_hand(joined: Joined, worker: str) -> None:
+    server, client, path = joined(timeout=5.0, keepalive=1.0)
+    waiting = bulk(range(200))
+    killed = []
+
+    def done() -> bool:
+        push(client, waiting)
+        if len(server.packets()) >= 40 and not killed:
+            for end in (client, server):
+                end.kill(worker)
+                end.start(worker)
+            killed.append(worker)
+        return not waiting and bool(server.packets()) and number_of(server.packets()[-1]) == 199
+
+    until(done, server, client, path)
+    numbers = [number_of(packet) for packet in server.packets()]
+    assert len(set(numbers)) > 100
+    assert through(path, client, server, bulk(range(200, 230)))[-1] == bulk(range(229, 230))[0]
+
+
+# -- auto
+
+
+def test_auto_on_a_good_path_sends_plain_blocks_and_no_parity(joined: Joined) -> None:
+    server, client, path = joined(fec="auto")
+    assert through(path, client, server, bulk(range(20))) == bulk(range(20))
+    assert client.count("fec.blocks_coded") == 0
+    assert server.count("fec.runs_received") == 0
+    through(path, client, server, light(range(100, 101)))
+    assert client.count("tun.copies_added") == 0
+
+
+def test_auto_calls_for_parity_when_a_connection_ends_and_sends_coded_blocks_from_then_on(joined: Joined) -> None:
+    server, client, path = joined(fec="auto")
+    through(path, client, server, bulk(range(10)))
+    path.strands[3].cut()
+    until(lambda: client.count("tcp.parity_raised"), server, client, path)
+    through(path, client, server, bulk(range(10, 20)))
+    assert client.count("fec.blocks_coded") > 0
+    assert client.memory.board.pages[client.plan.worker("tcp-0").page].carrier[6] == 3
+
+
+# -- hostile
+
+
+@pytest.fixture
+def server_with_fec(make: Make) -> End:
+    return make("server", fec="on")
+
+
+def run_of(body: bytes, stream: int = 2, block: int = 0, n: int = 1, m: int = 0, first: int = 0, count: int = 1,
+           size: int | None = None, checksum: int = 0) -> bytes:
+    size = len(body) if size is None else size
+    return frame(RUN, struct.pack(">IIBBBBII", stream, block, n, m, first, count, size, checksum) + body)
+
+
+def test_a_run_written_by_hand_arrives(server_with_fec: End, dial: Callable) -> None:
+    peer = dial(server_with_fec, hello(features=DECODES))
+    peer.send(run_of(block_of(ipv4(7))))
+    until(server_with_fec.packets, server_with_fec)
+    assert server_with_fec.packets() == [ipv4(7)]
+
+
+@pytest.mark.parametrize("data", [
+    run_of(block_of(ipv4(1)), n=0), run_of(block_of(ipv4(1)), n=99), run_of(block_of(ipv4(1)), m=9),
+    run_of(block_of(ipv4(1)), size=0), run_of(block_of(ipv4(1)), size=5), run_of(block_of(ipv4(1)), count=0),
+    run_of(block_of(ipv4(1)), count=2), run_of(block_of(ipv4(1)), first=1), run_of(b""), frame(RUN, b""),
+    frame(RUN, b"\0"), frame(RUN, bytes(19)), run_of(block_of(ipv4(1))[:-1]), run_of(bytes(100)),
+    run_of(frame(BLOCK, b"\xff\xff")), run_of(run_of(block_of(ipv4(1)))),
+])
+def test_a_run_that_makes_no_sense_is_counted_and_the_connection_goes_on(
+        server_with_fec: End, dial: Callable, data: bytes) -> None:
+    peer: Peer = dial(server_with_fec, hello(features=DECODES))
+    peer.send(data + run_of(block_of(ipv4(2)), block=1))
+    until(server_with_fec.packets, server_with_fec)
+    assert server_with_fec.packets() == [ipv4(2)]
+    dropped = [name for name in server_with_fec.counts() if "dropped" in name]
+    assert len(dropped) == 1
+    assert not peer.hear().ended
+
+
+def test_parity_that_does_not_fit_the_data_never_becomes_a_packet(server_with_fec: End, dial: Callable) -> None:
+    peer: Peer = dial(server_with_fec, hello(features=DECODES))
+    block = block_of(ipv4(1, 4000))
+    each = shard.shard_bytes(len(block), 3, 1)
+    data = block.ljust(3 * each, b"\0")
+    peer.send(run_of(data[: 2 * each], n=3, m=1, count=2, size=len(block), checksum=1)
+              + run_of(bytes(each), n=3, m=1, first=3, size=len(block), checksum=1)
+              + run_of(block_of(ipv4(2)), block=1))
+    until(server_with_fec.packets, server_with_fec)
+    assert server_with_fec.packets() == [ipv4(2)]
+    assert server_with_fec.count("fec.dropped_block_checksum") == 1
+
+
+def test_an_end_without_fec_skips_a_run_and_counts_it(make: Make, dial: Callable) -> None:
+    server = make("server", fec="off")
+    peer = dial(server, hello())
+    peer.send(run_of(block_of(ipv4(1))) + block_of(ipv4(2)))
+    until(server.packets, server)
+    assert server.packets() == [ipv4(2)]
+    assert server.count("tun.dropped_frame_unknown") == 1
+
+
+def test_the_table_of_runs_has_room_for_every_spread() -> None:
+    for connections in (1, 5, 64):
+        for n in range(1, 38):
+            for m in range(7):
+                each = shard.shard_bytes(shard.BLOCK_BYTES_MAX, n, m)
+                runs = stripe.spread(n + m, each, stripe.connections([connections]), 0)
+                assert len(runs) <= layout.RUNS_MAX
