@@ -14,21 +14,32 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 import sys
 
 from pipeline import wire
 from pipeline.adapt import Seen
 from pipeline.board import ConnectionRow
 from pipeline.log import LOG
+from pipeline.pace import Flow
 
 CONNECTING, GREETING, ESTABLISHED, CLOSED = "connecting", "greeting", "established", "closed"
 
 # linux/tcp.h; not in every version of the socket module
 TCP_USER_TIMEOUT = 18
 TCP_NOTSENT_LOWAT = 25
-# struct tcp_info: offsets of u8 tcpi_retransmits, u32 tcpi_rtt (microseconds), tcpi_total_retrans, tcpi_data_segs_out
-_INFO_RETRANSMITS_AT, _INFO_RTT_AT, _INFO_TOTAL_RETRANS_AT, _INFO_DATA_SEGS_OUT_AT = 2, 68, 100, 156
-_INFO_BYTES = 160
+SO_MAX_PACING_RATE = 47    # asm-generic/socket.h
+UNPACED = (1 << 64) - 1    # its initial value
+
+# struct tcp_info: offsets of the u8 tcpi_retransmits and of u32 fields
+_INFO_RETRANSMITS_AT = 2
+_INFO_SND_MSS_AT = 16
+_INFO_RTT_AT = 68          # microseconds
+_INFO_TOTAL_RETRANS_AT = 100
+_INFO_MIN_RTT_AT = 148     # microseconds
+_INFO_DATA_SEGS_OUT_AT = 156
+_INFO_DELIVERED_AT = 192   # segments
+_INFO_BYTES = 196
 
 WOULD_BLOCK = (errno.EAGAIN, errno.EINPROGRESS)
 
@@ -69,16 +80,24 @@ class Connection:
         except OSError:
             pass  # it is closed already, which is what we want
 
-    def seen(self) -> Seen:
-        """How the kernel sees this connection."""
+    def seen(self) -> tuple[Seen, Flow]:
+        """How the kernel sees this connection: its losses, and its delay."""
         info = self._info()
-        return Seen(self.serial, info[_INFO_RETRANSMITS_AT], *(
-            int.from_bytes(info[at : at + 4], sys.byteorder)
-            for at in (_INFO_TOTAL_RETRANS_AT, _INFO_DATA_SEGS_OUT_AT)))
+        return (Seen(self.serial, info[_INFO_RETRANSMITS_AT], _u32(info, _INFO_TOTAL_RETRANS_AT),
+                     _u32(info, _INFO_DATA_SEGS_OUT_AT)),
+                Flow(self.serial, 1000 * _u32(info, _INFO_RTT_AT), 1000 * _u32(info, _INFO_MIN_RTT_AT),
+                     _u32(info, _INFO_DELIVERED_AT) * _u32(info, _INFO_SND_MSS_AT)))
+
+    def pace(self, rate: int) -> None:
+        """Send at most so many bytes a second; UNPACED for no limit."""
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, struct.pack("=Q", rate))
+        except OSError:
+            pass  # it has just ended
 
     def rtt_us(self) -> int:
         """Smoothed round trip time as the kernel sees it; 0 if it does not say."""
-        return int.from_bytes(self._info()[_INFO_RTT_AT : _INFO_RTT_AT + 4], sys.byteorder)
+        return _u32(self._info(), _INFO_RTT_AT)
 
     def _info(self) -> bytes:
         """struct tcp_info; an old kernel's is shorter, and what it does not say is 0."""
@@ -91,6 +110,10 @@ class Connection:
         rtt = self.rtt_us() if self.state == ESTABLISHED else 0
         return ConnectionRow(self.state, self.address, self.lane, self.serial, self.sent, self.received,
                              self.since, self.heard, rtt, self.purpose)
+
+
+def _u32(info: bytes, at: int) -> int:
+    return int.from_bytes(info[at : at + 4], sys.byteorder)
 
 
 class Roster:

@@ -36,7 +36,6 @@ class Slot:
         self.due = 0                       # CLOCK_MONOTONIC ns of the next attempt
         self.since = 0                     # since when it is held
         self.addresses: list[tuple] = []   # still to be tried in this attempt
-        self.trouble = ""                  # what was logged last, so that it is said once
 
 
 class Dialer:
@@ -49,6 +48,7 @@ class Dialer:
         self._answers: queue.SimpleQueue[tuple[Slot, list | str]] = queue.SimpleQueue()
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.failures = 0
+        self.trouble = ""  # what was logged last: it is said once, not for each connection
         self.slots = {
             index: Slot(index, Backoff(settings["reconnect_min"], settings["reconnect_max"])) for index in indexes
         }
@@ -79,7 +79,7 @@ class Dialer:
         """The connection stands."""
         slot.state = HELD
         slot.since = now
-        slot.trouble = ""
+        self.trouble = ""
         slot.addresses = []
 
     def lost(self, slot: Slot, now: int, why: str) -> None:
@@ -131,10 +131,9 @@ class Dialer:
         slot.due = now + int(delay * 1e9)
         if counted:
             self.failures += 1
-        if why != slot.trouble:
-            LOG.warning("connection %d to %s port %d: %s; trying again until it succeeds",
-                        slot.index, self._host, self._port, why)
-            slot.trouble = why
+        if why != self.trouble:
+            LOG.warning("server %s port %d: %s; trying again until it succeeds", self._host, self._port, why)
+            self.trouble = why
 
 
 def _is_address(host: str) -> bool:

@@ -2,8 +2,10 @@
 
 A flow that sends little (an echo, a game, a voice, a shell, the acknowledgements of a download) is worth a way of its
 own past those that fill the path. Each flow has a token bucket (RFC 2697's committed part): who keeps within it is
-*light*; who does not is in debt and *bulk* until half a second has passed without more than that rate, longer than
-a ring takes to empty, so that a flow does not overtake itself. A packet above LIGHT_PACKET_BYTES is never light.
+*light*, who does not is *bulk*. No flow is to overtake itself, so
+
+    light -> bulk    at a pause, or with a packet above LIGHT_PACKET_BYTES; a burst may overdraw the bucket that long
+    bulk -> light    when all debt is paid, after half a second of little traffic at least: rings are empty by then
 
 A flow is its addresses, and ports where TCP and UDP have them. Packets of other protocols count together.
 """
@@ -15,6 +17,8 @@ from pipeline.block import VNET_HEADER_BYTES
 LIGHT_PACKET_BYTES = 4096
 RATE_BYTES_PER_S = 125_000      # 1 Mbit/s: a call, and the acknowledgements of some 50 Mbit/s
 BURST_BYTES = 16384
+OVERDRAFT_BYTES = 131072        # of one burst
+PAUSE_NS = 5_000_000            # what came before it is on its way
 DEBT_BYTES = 65536              # half a second at that rate
 FLOWS_MAX = 4096                # when there are more, all begin anew
 
@@ -30,7 +34,8 @@ class FlowTable:
     """The flows of one TUN queue."""
 
     def __init__(self) -> None:
-        self._flows: dict[bytes, list] = {}  # tokens in bytes, and when they were counted
+        self._last: list = [0, 0, False]
+        self._flows: dict[bytes, list] = {}  # tokens in bytes, when they were counted, and whether it is bulk
 
     def light(self, slot: memoryview, at: int, length: int, now: int) -> bool:
         """Whether the packet of `length` bytes at slot[at], virtio-net header included, is of a light flow.
@@ -47,12 +52,25 @@ class FlowTable:
         if flow is None:
             if len(self._flows) >= FLOWS_MAX:
                 self._flows.clear()
-            flow = self._flows[key] = [BURST_BYTES, now]
-        tokens = flow[0] + (now - flow[1]) * _PER_NS
-        flow[1] = now
+            flow = self._flows[key] = [BURST_BYTES, now, False]
+        self._last = flow
+        pause = now - flow[1]
+        tokens = flow[0] + pause * _PER_NS
         tokens = (tokens if tokens < BURST_BYTES else BURST_BYTES) - length
-        if tokens >= 0 and length <= LIGHT_PACKET_BYTES:
-            flow[0] = tokens
+        flow[0] = tokens
+        flow[1] = now
+        if length > LIGHT_PACKET_BYTES:
+            flow[2] = True
+        elif tokens >= 0:
+            flow[2] = False
+        elif tokens < -OVERDRAFT_BYTES or pause >= PAUSE_NS:
+            flow[2] = True
+        if not flow[2]:
             return True
-        flow[0] = -DEBT_BYTES
+        flow[0] = max(min(tokens, -DEBT_BYTES), -OVERDRAFT_BYTES)
         return False
+
+    def spill(self) -> None:
+        """There was no room for the packet of the last call: its flow is bulk from here on."""
+        self._last[0] = -DEBT_BYTES
+        self._last[2] = True

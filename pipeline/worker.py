@@ -135,13 +135,22 @@ def run(attachment: Attachment, duties: list[Duty], ready_fd: int, parent: int) 
         thread.start()
     os.write(ready_fd, b"R")
     os.close(ready_fd)
-    while signal.sigtimedwait(STOP_SIGNALS, 1.0) is None:
-        if os.getppid() != parent:
-            break
+    while not _stop_signal() and os.getppid() == parent:
+        pass
     stop.request(attachment.settings["drain_timeout"])
     for thread in threads:
         thread.join()
     return 0
+
+
+def _stop_signal() -> bool:
+    """Wait a second for a stop signal.
+
+    CPython's sigtimedwait, interrupted (SIGSTOP, SIGCONT) until its time has passed, returns a struct that nobody
+    has filled in, instead of None.
+    """
+    found = signal.sigtimedwait(STOP_SIGNALS, 1.0)
+    return found is not None and found.si_signo in STOP_SIGNALS
 
 
 def _guard(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:

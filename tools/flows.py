@@ -102,7 +102,10 @@ class UdpFlow:
 
     def end(self) -> int:
         """No more packets; how many were sent."""
-        said, _ = self._source.communicate(timeout=END_SECONDS)
+        try:
+            said, _ = self._source.communicate(timeout=END_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise LabError(f"udp source: did not end within {END_SECONDS:g} s") from None
         if not said:
             raise LabError(f"udp source: ended early, exit status {self._source.returncode}")
         self.sent = msgspec.json.decode(said, type=Sent).count

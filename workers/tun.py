@@ -38,11 +38,14 @@ costs more than the system call); behind that it is a burst, and only its last r
 SUPER_PACKET_BYTES = 16384
 """A packet longer than this is worth a block of its own."""
 
-SLOW_SLOT_NS = 2_000_000
-"""A full ring that gives a slot free only after this long belongs to a path slower than TUN."""
+SLOW_NS = 30_000_000
+"""A path is slow while a block takes longer than this to get through the full ring."""
+
+BACKLOG_NS = 50_000_000
+"""So long a ring has been full before that is judged."""
 
 STUCK_NS = 150_000_000
-"""So long a full ring is waited for in any case: a tcp worker that was killed is back by then."""
+"""So long a full ring that does not move is waited for: a tcp worker that was killed is back by then."""
 
 SHED_PACKETS = 16
 """Packets read from TUN at a time while the ring is full."""
@@ -82,8 +85,9 @@ class Outbound:
                        for port in (self._plain, self._coded) if port is not None}
         self._scratch = memoryview(bytearray(layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX))
         self._readable = False   # the last look at the queue found something
-        self._full_since = 0
-        self._slow = False       # the path takes less than TUN gives: the ring stays full
+        self._full = False       # the last look at the ring found no free slot
+        self._backlog_since = 0  # when the ring became full; 0 once half of it is free again
+        self._backlog_at = 0     # slots that had left the ring by then
         self._woken = 0
         self._pause_until = 0
 
@@ -94,13 +98,11 @@ class Outbound:
         member = self._choose()
         free = self._bulk.ready()
         now = time.monotonic_ns()
-        if not free:
-            return self._full(now)
-        if self._full_since:
-            self._slow = self._slow or now - self._full_since > SLOW_SLOT_NS
-            self._full_since = 0
-        elif self._slow and free > self._bulk.ring.capacity // 2:
-            self._slow = False
+        self._full = not free
+        if self._full:
+            return self._wait_or_shed(now)
+        if self._backlog_since and free > self._bulk.ring.capacity // 2:
+            self._backlog_since = 0
         filled = 0
         more = MORE
         try:
@@ -123,7 +125,7 @@ class Outbound:
         return MORE if more else DONE
 
     def wait(self, seconds: float) -> None:
-        if self._full_since and not self._slow:
+        if self._full:
             self._bell.wait(self._bulk.ready, seconds)
         elif self._pause_until:
             self._bell.wait(_never, seconds)
@@ -211,15 +213,23 @@ class Outbound:
         self._counters[_BYTES_READ] += size
         return more
 
-    def _full(self, now: int) -> int:
-        """No slot is free. On a fast path one soon is; on a slow one light flows must not wait for it."""
-        if not self._full_since:
-            self._full_since = now
-            self._counters[ID["tun.ring_full_waits"]] += 1
-        if self._compat or not self._slow and now - self._full_since < STUCK_NS:
+    def _wait_or_shed(self, now: int) -> int:
+        """No slot is free. On a fast path one soon is; on a slow one light flows must not wait for it, nor behind
+        everything that TUN would queue meanwhile."""
+        self._counters[ID["tun.ring_full_waits"]] += 1
+        left = self._bulk.cursor
+        if not self._backlog_since:
+            self._backlog_since, self._backlog_at = now, left
+        if self._compat or not self._slow(now - self._backlog_since, left - self._backlog_at):
             return NOTHING
-        self._slow = True
+        self._full = False  # wait for packets, not for a slot
         return self._shed(now)
+
+    def _slow(self, elapsed: int, left: int) -> bool:
+        """Whether the ring, full for so long while so many slots have left it, is that of a slow path."""
+        if left <= 0:
+            return elapsed > STUCK_NS
+        return elapsed > BACKLOG_NS and elapsed * self._bulk.ring.capacity > SLOW_NS * left
 
     def _shed(self, now: int) -> int:
         """Read on while the ring is full: light packets go their way, the others are dropped, as any full queue does."""
@@ -251,7 +261,10 @@ class Outbound:
             self._grant(offloads)
         if self._coded is not None:
             parity = ways.parity()
-            self._bulk = self._coded if parity else self._plain
+            bulk = self._coded if parity else self._plain
+            if bulk is not self._bulk:
+                self._bulk = bulk
+                self._backlog_since = 0
             self._light.spread(ways.own_light(member), ways.for_light(), parity)
         elif self._light is not None:
             self._light.spread(ways.own_light(member), (), 0)

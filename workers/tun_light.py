@@ -46,6 +46,7 @@ class Light:
         if self._end + length > self._room:
             self.leave()
         if not self._lengths and not self._port.ready():
+            self._flows.spill()  # all of it, or it would overtake itself
             return False
         end = self._end + length
         self._port.slot()[self._end : end] = slot[at : at + length]

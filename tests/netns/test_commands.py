@@ -36,18 +36,19 @@ def test_status_for_programs_has_the_published_shape(ends: Ends) -> None:
         1, client.name, "client", "running")
     assert status["pid"] == client.process.pid
     assert sorted((each["name"], each["kind"], each["lane"]) for each in status["workers"]) == [
-        ("tcp-0", "tcp", 0), ("tcp-1", "tcp", 1), ("tun-0", "tun", 0), ("tun-1", "tun", 1)]
+        ("fec-0", "fec", 0), ("fec-1", "fec", 1), ("tcp-0", "tcp", 0), ("tcp-1", "tcp", 1), ("tun-0", "tun", 0),
+        ("tun-1", "tun", 1)]
     for worker in status["workers"]:
         assert worker["state"] == "running" and worker["restarts"] == 0
         assert Path(f"/proc/{worker['pid']}").exists()
         assert 0 <= worker["heartbeat_age_ms"] < 5000
         assert 0 <= worker["cpu_percent"] and 1e6 < worker["rss_bytes"] < 1e9
     names = {ring["name"] for ring in status["rings"]}
-    assert names == {"inbound-0", "inbound-1", "outbound-0", "outbound-1"}
+    assert names == {f"{kind}-{i}" for kind in ("outbound", "light", "coded", "inbound", "decoded") for i in range(2)}
     for ring in status["rings"]:
         depths = [depth for stage in ring["stages"] for depth in stage["depth"].values()]
-        assert len(depths) == 3 and all(0 <= depth <= ring["capacity"] for depth in depths)
-    assert len(status["connections"]) == 2
+        assert len(depths) >= 2 and all(0 <= depth <= ring["capacity"] for depth in depths)
+    assert len(status["connections"]) == 8
     assert all(row["state"] == "established" and row["address"] == client.config["remote_addr"]
                for row in status["connections"])
     assert status["counters"]["tun.packets_read"] >= 2
@@ -120,7 +121,7 @@ def test_a_restarted_worker_is_another_process_and_the_others_stay(lab: Lab, tmp
         assert pids(client) == {**before, "tcp-0": pids(client)["tcp-0"]}
         flow.wait_for(100_000)
         said = client.command("restart")
-        assert (said.returncode, said.stdout) == (0, "workers: tcp-0, tun-0\n")
+        assert (said.returncode, said.stdout) == (0, "workers: tcp-0, fec-0, tun-0\n")
         for name in before:
             client.wait_until_replaced(name, before[name])
         flow.wait_for(100_000)
@@ -130,7 +131,7 @@ def test_a_restarted_worker_is_another_process_and_the_others_stay(lab: Lab, tmp
 def test_a_worker_that_there_is_not_cannot_be_restarted(ends: Ends) -> None:
     said = ends[0].command("restart", "tcp-7")
     assert said.returncode == 1
-    assert 'no worker "tcp-7"' in said.stderr and "tcp-0, tcp-1, tun-0, tun-1" in said.stderr
+    assert 'no worker "tcp-7"' in said.stderr and "tcp-0, tcp-1, fec-0, fec-1, tun-0, tun-1" in said.stderr
 
 
 @pytest.mark.parametrize("words", [["status"], ["stop"], ["reload"], ["restart"]], ids=lambda words: words[0])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from pipeline.config import parse
 from tests.netns.flow import connect, transfer
 from tests.netns.tunnels import (End, Ends, client_config, needs_root, reaches, restarts, server_config,
                                  tunnel)
@@ -51,6 +52,11 @@ SHAPES = {
     "lanes-1-to-2": Shape(client={"lanes": 2}),
     "lanes-3-connections-5": Shape({"lanes": 3}, client={"connections": 5}),
     "connections-4": Shape(client={"connections": 4}),
+    "fec-off": Shape({"fec": "off"}),
+    "fec-on": Shape({"fec": "on"}),
+    "fec-on-lanes-3-to-2": Shape({"fec": "on"}, server={"lanes": 3}, client={"lanes": 2}),
+    "fec-off-at-the-server": Shape(server={"fec": "off"}, client={"fec": "on"}),
+    "fec-37-and-6-no-offload": Shape({"fec": "on", "fec_data": 37, "fec_parity": 6, "offload": False}),
     "compat": Shape({"compat": True}),
 }
 
@@ -119,7 +125,8 @@ def exchange_datagrams(source: End, sink: End, sent: list[bytes], six: bool) -> 
 
 def test_status_shows_every_connection(ends: Ends) -> None:
     server, client = ends
-    wanted = client.config.get("connections", client.config.get("lanes", 1))
+    effective = parse(client.config)
+    wanted = effective.connections + effective.light_connections
 
     def established(end: End) -> list[dict[str, Any]]:
         return [row for row in end.status()["connections"] if row["state"] == "established"]

@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.config import parse
 from pipeline.instance import RUN_DIRECTORY
 from pipeline.segment import SHM_DIRECTORY
 from tests.support import eventually
@@ -240,7 +241,8 @@ def tunnel(lab: Lab, directory: Path, *, server: dict[str, Any] | None = None,
     a, b = lab.nodes[:2]
     serving = server_config(a, **both, **(server or {}))
     dialling = client_config(serving, host or a.address, **both, **(client or {}))
-    connections = dialling.get("connections", dialling.get("lanes", 1))
+    effective = parse(dialling)
+    connections = effective.connections + effective.light_connections
     with ExitStack() as stack:
         ends = End(a, serving, directory), End(b, dialling, directory)
         for end in ends:

@@ -127,7 +127,7 @@ def test_a_name_that_nobody_knows_is_a_failure_and_is_tried_again(make: Make) ->
     eventually(lambda: dialer.step(NOW) or slot.state == IDLE)
     assert dialer.failures == 1
     assert slot.due == NOW + SECOND // 2
-    assert "no such name.invalid" in slot.trouble
+    assert "no such name.invalid" in dialer.trouble
 
 
 def test_an_ipv6_address_is_dialled(make: Make) -> None:
@@ -228,7 +228,7 @@ def test_the_same_trouble_is_said_once_until_it_changes_or_ends(
     assert [record.getMessage().split(": ")[1].split(";")[0] for record in caplog.records
             if record.levelname == "WARNING"] == ["refused", "no route", "refused"]
     dialer.held(slot, NOW)
-    assert slot.trouble == ""
+    assert dialer.trouble == ""
 
 
 def test_the_name_is_looked_up_again_for_every_attempt(make: Make, listener: socket.socket) -> None:

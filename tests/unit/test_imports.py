@@ -25,7 +25,7 @@ KINDS = ("tun", "fec", "tcp")
 WORKER_MAY_NOT_LOAD = {"msgspec", "psutil", "numpy", "asyncio", "multiprocessing", "uuid", "hashlib"}
 """Each would lengthen the gap that a restarted worker leaves, and none is of use there."""
 
-ALLOWED = {"msgspec", "posix_ipc", "psutil", "pipeline", "workers", "tools"} | set(sys.stdlib_module_names)
+ALLOWED = {"msgspec", "numpy", "posix_ipc", "psutil", "pipeline", "workers", "tools"} | set(sys.stdlib_module_names)
 
 
 def modules(package: Path) -> list[Path]:
