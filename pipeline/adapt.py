@@ -18,7 +18,7 @@ from typing import NamedTuple
 WINDOW = 10                     # looks, ten a second
 LOSS_LEAST = 0.003
 LOSS_FULL = 0.01
-QUIET_NS = 5_000_000_000
+QUIET_NS = 15_000_000_000
 
 
 class Seen(NamedTuple):

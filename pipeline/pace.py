@@ -3,11 +3,14 @@
 Several connections at once fill the queue of a bottleneck whatever their congestion control is, and every packet of a
 light flow then waits in it. The kernel's round trip times tell how long it is: tcpi_rtt above tcpi_min_rtt.
 
-    queue above its limit    send at CUT of what was delivered
-    below                    GROWTH more each look, until the limit limits nothing
-    CUTS_MOST cuts in a row  the queue is not ours: no limit for FREE_NS, whoever else fills it would have it all
+    no limit, queue above QUEUE_MOST      a limit: what is delivered
+    a limit                               what is delivered, more or less by so much as brings the queue to QUEUE_AIM
+                                          within DRAIN; so the bottleneck never runs dry
+    far above what is delivered           no limit: it limits nothing
+    above QUEUE_MOST for LONG looks       no limit for FREE_NS: the queue is not ours, and whoever else fills it would
+                                          have it all
 
-As LEDBAT (RFC 6817) does, but with a way out where others fill the queue.
+LEDBAT (RFC 6817) has the same aim; the way out is ours.
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-QUEUE_NS = 8_000_000
-QUEUE_SHARE = 4                # or a quarter of the shortest round trip, if that is more
-CUT = 0.85
-GROWTH = 1.03
+QUEUE_AIM_NS = 5_000_000       # or an eighth of the shortest round trip, if that is more
+QUEUE_MOST = 2                 # times QUEUE_AIM
+DRAIN_NS = 250_000_000         # looks come every 100 ms, and round trip times are smoothed over some
+GROWTH = 1.02                  # beside that, to find out whether there is more
 UNLIMITED = 2.0                # a limit of so many times what is delivered limits nothing
-CUTS_MOST = 8
+LONG = 20
 FREE_NS = 30_000_000_000
-WINDOW = 5                     # looks over which deliveries are averaged
+WINDOW = 3                     # looks over which deliveries are averaged
+QUEUE_SHARE = 8
+BUSY_SHARE = 4                 # a connection is busy if it delivers this part of an equal share
 
 
 class Flow(NamedTuple):
@@ -42,35 +47,33 @@ class Pace:
         self._before: dict[int, int] = {}
         self._window: deque[tuple[int, int]] = deque(maxlen=WINDOW)   # bytes delivered, time that took
         self._looked = 0
-        self._cuts = 0
+        self._above = 0                # looks in a row with a long queue
         self._free_until = 0
 
     def look(self, flows: list[Flow], now: int) -> float:
-        """The limit from now on. `flows`: the connections for bulk."""
-        delivered = sum(flow.delivered - self._before.get(flow.serial, flow.delivered) for flow in flows)
+        """The limit for each connection from now on, 0 for none. `flows`: the connections for bulk."""
+        delivered = {flow: flow.delivered - self._before.get(flow.serial, flow.delivered) for flow in flows}
         self._before = {flow.serial: flow.delivered for flow in flows}
+        total = sum(delivered.values())
         if self._looked:
-            self._window.append((delivered, now - self._looked))
+            self._window.append((total, now - self._looked))
         self._looked = now
-        if not flows or not self._window or now < self._free_until:
-            self.rate = 0.0
-            return self.rate
-        actual = 1e9 * sum(part for part, _ in self._window) / sum(time for _, time in self._window)
-        if self._queued(flows) and actual:
-            self._cuts += 1
-            self.rate = CUT * min(actual, self.rate or actual)
-            if self._cuts > CUTS_MOST:
-                self.rate = 0.0
-                self._cuts = 0
-                self._free_until = now + FREE_NS
-        else:
-            self._cuts = 0
-            self.rate *= GROWTH
-            if self.rate > UNLIMITED * actual:
-                self.rate = 0.0
-        return self.rate
+        busy = [flow for flow in flows if delivered[flow] * BUSY_SHARE * len(flows) > total]
+        actual = sum(part for part, _ in self._window) * 1e9 / max(1, sum(time for _, time in self._window))
+        self.rate = self._limit(actual, busy, now) if busy and now >= self._free_until else 0.0
+        return self.rate / max(1, len(busy))
 
-    def _queued(self, flows: list[Flow]) -> bool:
-        """Whether most of them see a queue."""
-        waits = sorted(flow.rtt_ns - flow.min_rtt_ns - max(QUEUE_NS, flow.min_rtt_ns // QUEUE_SHARE) for flow in flows)
-        return waits[len(waits) // 2] > 0
+    def _limit(self, actual: float, busy: list[Flow], now: int) -> float:
+        flow = sorted(busy, key=lambda flow: flow.rtt_ns - flow.min_rtt_ns)[len(busy) // 2]
+        queue = flow.rtt_ns - flow.min_rtt_ns
+        aim = max(QUEUE_AIM_NS, flow.min_rtt_ns // QUEUE_SHARE)
+        self._above = self._above + 1 if queue > QUEUE_MOST * aim else 0
+        if self._above > LONG:
+            self._above = 0
+            self._free_until = now + FREE_NS
+            return 0.0
+        if not self.rate and not self._above:
+            return 0.0
+        change = (aim - queue) / DRAIN_NS
+        limit = actual * max(0.5, 1 + change) if change < 0 else max(actual, self.rate) * (GROWTH + change)
+        return limit if limit < UNLIMITED * actual else 0.0

@@ -19,7 +19,7 @@ from pipeline.errors import PeerError
 RUN = struct.Struct(">IBIIBBBBII")
 RUN_BYTES = RUN.size
 
-SHARD_LEAST_BYTES = 1200   # about one TCP segment: a smaller shard saves no packet on the path
+SHARD_MOST_BYTES = 1320    # of a block that is not full: with header and padding a shard fits one TCP segment
 DATA_SHARDS_MAX = 37
 PARITY_SHARDS_MAX = 6
 
@@ -53,7 +53,16 @@ def prime(n: int, m: int) -> int:
 
 def data_shards(size: int, most: int) -> int:
     """How many data shards a block of `size` bytes is cut into, `most` of them if it is large."""
-    return max(1, min(most, size // SHARD_LEAST_BYTES))
+    return min(most, -(-size // SHARD_MOST_BYTES))
+
+
+def parity_shards(n: int, most: int, connections: int) -> int:
+    """The fewest parity shards, `most` of them if need be, with which a block of n data shards survives the loss of
+    any one of so many connections."""
+    for m in range(1, most):
+        if -(-(n + m) // max(1, connections)) <= m:
+            return m
+    return most
 
 
 def shard_bytes(size: int, n: int, m: int) -> int:

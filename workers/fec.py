@@ -1,7 +1,7 @@
 """The fec worker: blocks into shards on their way out, shards into blocks on their way in.
 
     outbound    wait on the doorbell -> for each block of the coded ring: cut, parity behind it in the slot, frame headers
-                and the table of runs in front -> hand on to the tcp workers
+                and the table of runs in front -> hand on to the tcp workers; a block too small to be cut goes out twice
     inbound     wait on the doorbell or on a straggler's time -> for each frame of this worker's streams: into the
                 reassembly -> blocks that may go on into the decoded ring
 
@@ -25,9 +25,6 @@ from pipeline.worker import DONE, MORE, NOTHING, Attachment, Duty
 
 BURST_BLOCKS = 4
 """Blocks coded before they are handed on together."""
-
-COPIES_MOST = 2
-"""Copies beyond the first of a block that is too small to be cut."""
 
 START = layout.SLOT_HEADER_BYTES
 
@@ -76,12 +73,12 @@ class Outbound:
         n = shard.data_shards(size, self._data) if parity else 1
         checksum = 0
         if n == 1:
-            m = min(parity, COPIES_MOST, len(over) - 1)
+            m = min(parity, 1, len(over) - 1)
             step = 0  # the shards are one and the same
             each = size
             runs = [(*over[(turn + copy) % len(over)], copy, 1) for copy in range(1 + m)]
         else:
-            m = parity
+            m = shard.parity_shards(n, parity, len(over))
             step = each = shard.shard_bytes(size, n, m)
             end = start + n * each
             slot[start + size : end] = bytes(end - start - size)

@@ -424,12 +424,11 @@ class Inbound:
                 LOG.debug("parity called for: %d", parity)
         bulk = {connection: flow for connection, (_, flow) in seen.items() if connection.purpose == wire.BULK}
         if len(bulk) < len(seen):  # else there is nobody to make room for
-            before = self._pace.rate
-            rate = self._pace.look(list(bulk.values()), now)
-            if rate != before or rate:
-                each = int(rate / len(bulk)) if rate else UNPACED
+            paced = self._pace.rate
+            each = self._pace.look(list(bulk.values()), now)
+            if paced or each:
                 for connection in bulk:
-                    connection.pace(each)
+                    connection.pace(int(each) or UNPACED)
                 self._counters[ID["tcp.paces_changed"]] += 1
 
     def _check_established(self, connection: Connection, now: int) -> None:

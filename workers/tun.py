@@ -38,11 +38,14 @@ costs more than the system call); behind that it is a burst, and only its last r
 SUPER_PACKET_BYTES = 16384
 """A packet longer than this is worth a block of its own."""
 
-SLOW_NS = 30_000_000
-"""A path is slow while a block takes longer than this to get through the full ring."""
+SLOW_NS = 50_000_000
+"""A path is slow if a block takes longer than this to get through the full ring."""
 
 BACKLOG_NS = 50_000_000
 """So long a ring has been full before that is judged."""
+
+SLOW_AGAIN_NS = 2_000_000_000
+"""So long a path that was slow is held for slow."""
 
 STUCK_NS = 150_000_000
 """So long a full ring that does not move is waited for: a tcp worker that was killed is back by then."""
@@ -88,6 +91,7 @@ class Outbound:
         self._full = False       # the last look at the ring found no free slot
         self._backlog_since = 0  # when the ring became full; 0 once half of it is free again
         self._backlog_at = 0     # slots that had left the ring by then
+        self._slow_until = 0
         self._woken = 0
         self._pause_until = 0
 
@@ -220,7 +224,11 @@ class Outbound:
         left = self._bulk.cursor
         if not self._backlog_since:
             self._backlog_since, self._backlog_at = now, left
-        if self._compat or not self._slow(now - self._backlog_since, left - self._backlog_at):
+        if self._compat:
+            return NOTHING
+        if self._slow(now - self._backlog_since, left - self._backlog_at):
+            self._slow_until = now + SLOW_AGAIN_NS
+        elif now > self._slow_until:
             return NOTHING
         self._full = False  # wait for packets, not for a slot
         return self._shed(now)

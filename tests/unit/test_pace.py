@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.pace import CUTS_MOST, FREE_NS, QUEUE_NS, Flow, Pace
+from pipeline.pace import FREE_NS, LONG, QUEUE_AIM_NS, Flow, Pace
 
 LOOK = 100_000_000
 MS = 1_000_000
@@ -22,7 +22,7 @@ class Bottleneck:
         self.capacity = capacity
         self.others_ns = others     # delay that others cause whatever we do
         self.queue_most = queue_most
-        self.queue_ns = 0.0
+        self.queue_ns = self.limit = 0.0
         self.delivered = 0.0
         self.now = 1
         self.rtt = 40 * MS
@@ -32,12 +32,12 @@ class Bottleneck:
         queues = []
         for _ in range(looks):
             self.now += LOOK
-            offered = min(self.greed * self.capacity, self.pace.rate or self.greed * self.capacity)
+            offered = min(self.greed * self.capacity, self.limit or self.greed * self.capacity)
             self.queue_ns += LOOK * (offered / self.capacity - 1)
             self.queue_ns = min(max(0.0, self.queue_ns), self.queue_most)
             self.delivered += min(offered, self.capacity) * LOOK / 1e9
             rtt = int(self.rtt + self.queue_ns + self.others_ns)
-            self.pace.look([Flow(serial, rtt, self.rtt, int(self.delivered / self.flows))
+            self.limit = self.flows * self.pace.look([Flow(serial, rtt, self.rtt, int(self.delivered / self.flows))
                             for serial in range(self.flows)], self.now)
             queues.append(self.queue_ns)
         return queues
@@ -54,8 +54,8 @@ def test_the_queue_becomes_short_and_the_path_stays_used(greed: float) -> None:
     path = Bottleneck(greed=greed)
     path.run(30)
     queues = sorted(path.run(300))
-    assert queues[150] <= QUEUE_NS and queues[-3] <= 3 * QUEUE_NS
-    assert path.share(300) > 0.88
+    assert queues[150] <= 2 * QUEUE_AIM_NS and queues[-3] <= 4 * QUEUE_AIM_NS
+    assert path.share(300) > 0.97
 
 
 def test_a_path_without_a_queue_is_never_limited() -> None:
@@ -80,11 +80,22 @@ def test_the_limit_goes_when_the_path_is_wider_again() -> None:
 
 def test_where_others_fill_the_queue_there_is_no_limit_for_a_while() -> None:
     path = Bottleneck(others=50 * MS)
-    path.run(CUTS_MOST + 3)
+    path.run(LONG + 3)
     assert path.pace.rate == 0
-    path.run(FREE_NS // LOOK - 2 * CUTS_MOST)
+    path.run(FREE_NS // LOOK - 2 * LONG)
     assert path.pace.rate == 0
     assert path.share(3 * FREE_NS // LOOK) > 0.9
+
+
+def test_connections_that_are_idle_say_nothing_about_the_queue_and_take_no_share() -> None:
+    pace = Pace()
+    delivered = 0
+    for look in range(1, 50):
+        delivered += 625_000
+        idle = [Flow(serial, 40 * MS, 40 * MS, 1000) for serial in range(1, 5)]
+        limit = pace.look([Flow(0, 90 * MS if look > 40 else 40 * MS, 40 * MS, delivered), *idle], look * LOOK)
+        if look == 41:
+            assert limit == pytest.approx(6_250_000 * (1 - 45 / 250), rel=0.01)
 
 
 def test_connections_that_come_and_go_do_not_upset_it() -> None:
@@ -93,7 +104,7 @@ def test_connections_that_come_and_go_do_not_upset_it() -> None:
         path.flows = max(1, flows)
         if not flows:
             path.now += LOOK
-            assert path.pace.look([], path.now) == 0
+            path.pace.look([], path.now)
             continue
         path.run(40)
         assert 0 <= path.pace.rate < 2 * CAPACITY

@@ -36,11 +36,25 @@ def test_the_shards_hold_the_block_and_little_more(size: int, n: int, m: int) ->
 
 
 @given(SIZES, st.integers(1, 37))
-def test_a_small_block_has_few_shards_and_none_is_smaller_than_a_segment(size: int, most: int) -> None:
+def test_a_small_block_has_as_few_shards_as_fit_one_segment_each(size: int, most: int) -> None:
     n = shard.data_shards(size, most)
     assert 1 <= n <= most
-    assert n == 1 or size // n >= shard.SHARD_LEAST_BYTES
-    assert n == most or size // (n + 1) < shard.SHARD_LEAST_BYTES
+    assert n == most or size / n <= shard.SHARD_MOST_BYTES
+    assert n == 1 or size / (n - 1) > shard.SHARD_MOST_BYTES
+
+
+@given(SIZES)
+def test_a_shard_of_a_small_block_fits_one_segment_with_its_header(size: int) -> None:
+    n = shard.data_shards(size, 10)
+    if n < 10:
+        assert RUN_BYTES + shard.shard_bytes(size, n, 1) <= 1448  # MTU 1500 less headers and timestamps
+
+
+@pytest.mark.parametrize(("n", "connections", "m"), [
+    (1, 5, 1), (2, 5, 1), (4, 5, 1), (5, 5, 2), (8, 5, 2), (9, 5, 3), (10, 5, 3), (10, 1, 3), (10, 0, 3), (2, 2, 2),
+    (10, 13, 1)])
+def test_a_block_gets_as_much_parity_as_the_loss_of_one_connection_costs(n: int, connections: int, m: int) -> None:
+    assert shard.parity_shards(n, 3, connections) == m
 
 
 def test_a_lone_small_packet_is_one_shard_and_a_full_block_has_them_all() -> None:
