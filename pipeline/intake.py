@@ -33,6 +33,8 @@ class Intake:
         self._room = port.ring.slot_bytes
         self._holder: Connection | None = None
         self._end = START          # end of the holder's bytes in the slot in hand
+        self._quiet = 0            # slots handed on since those that take runs were kicked
+        self._quiet_most = max(1, port.ring.capacity // 4)
         self.frames = 0            # frames handed on, for the caller's counter
 
     def read(self, connection: Connection, free: int) -> int:
@@ -53,7 +55,7 @@ class Intake:
             received = connection.socket.recvmsg_into((slot[end:until], port.slot(1)[START:]))[0]
             end += received
             if end >= until:
-                self._hand_on(slot, until, connection, 1)
+                self._hand_on(slot, until, connection, 1, slot[START + 4] == wire.RUN)
                 free -= 1
                 end += START - until
         else:
@@ -92,7 +94,7 @@ class Intake:
         """Hand on the whole frames in the slot in hand; an unfinished one moves to the start of the next slot."""
         slot = self._port.slot()
         end = self._end
-        whole, need, frames = wire.scan(slot, START, end, self._limit)
+        whole, need, frames, runs = wire.scan(slot, START, end, self._limit)
         if not frames:
             connection.need = need - START if need else 0
             return
@@ -102,7 +104,7 @@ class Intake:
                 self._port.slot(1)[START : START + end - whole] = slot[whole:end]
             else:
                 rest = bytes(slot[whole:end])
-        self._hand_on(slot, whole, connection, frames)
+        self._hand_on(slot, whole, connection, frames, runs)
         connection.need = need - whole if need else 0
         self._end = START + end - whole
         if rest:  # the ring is full now: the tail waits in the stash until there is a slot again
@@ -110,9 +112,13 @@ class Intake:
             self._holder = None
             self._end = START
 
-    def _hand_on(self, slot: memoryview, end: int, connection: Connection, frames: int) -> None:
+    def _hand_on(self, slot: memoryview, end: int, connection: Connection, frames: int, runs: int) -> None:
         _pack_slot(slot, 0, START, end - START, connection.lane, connection.serial)
         self._port.advance(1)
+        self._quiet += 1
+        if runs or self._quiet >= self._quiet_most:  # slots without runs the fec workers pass over, some at a time
+            self._quiet = 0
+            self._port.kick_rest()
         self.frames += frames
         connection.need = 0
 

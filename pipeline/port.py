@@ -14,18 +14,26 @@ QUIET_NS = 2_000_000
 
 
 class Port(Stage):
-    """A Stage whose advance() also kicks the duties of the next stage (those that sleep)."""
+    """A Stage whose advance() also kicks the duties of the next stage (those that sleep).
 
-    def __init__(self, ring: Ring, place: Place, lane: int, after: list[Doorbell]) -> None:
+    `rest`: those of them that have to do with few slots only; kick_rest() kicks them.
+    """
+
+    def __init__(self, ring: Ring, place: Place, lane: int, after: list[Doorbell], rest: list[Doorbell]) -> None:
         super().__init__(ring, place.number, place.before, place.first)
         self.lane = lane
         self.position = place.position
         self._after = after
+        self._rest = rest
 
     def advance(self, count: int) -> None:
         self.cursor = cursor = (self.cursor + count) & MASK64
         self._words[self._own] = cursor
         for doorbell in self._after:  # not herald(): a call less for every burst
+            doorbell.kick()
+
+    def kick_rest(self) -> None:
+        for doorbell in self._rest:
             doorbell.kick()
 
     def herald(self) -> None:

@@ -104,8 +104,6 @@ class Reassembly:
         if have & shards:
             again = (have & shards).bit_count()
             counters[_DUPLICATE] += again
-            if again == count:
-                return
             block.left += again
         block.have = have | shards
         block.left = left = block.left - count

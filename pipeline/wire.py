@@ -39,23 +39,25 @@ HELLO_LENGTH_LIMIT = 512       # before a connection is established
 _length_at = LENGTH.unpack_from
 
 
-def scan(view: memoryview, at: int, end: int, limit: int) -> tuple[int, int, int]:
+def scan(view: memoryview, at: int, end: int, limit: int) -> tuple[int, int, int, int]:
     """Find the frames in view[at:end], which begins at a frame. PeerError on a length above `limit`.
 
-    Returns the end of the last whole frame, the end of the frame after it (0 while its length is not known), and the
-    number of whole ones.
+    Returns the end of the last whole frame, the end of the frame after it (0 while its length is not known), the
+    number of whole ones, and how many of them are runs.
     """
-    frames = 0
+    frames = runs = 0
     while end - at >= 4:
         (length,) = _length_at(view, at)
         if length > limit:
             raise PeerError(f"frame of {length} bytes, at most {limit} allowed")
         after = at + 4 + length
         if after > end:
-            return at, after, frames
+            return at, after, frames, runs
+        if length and view[at + 4] == RUN:
+            runs += 1
         at = after
         frames += 1
-    return at, 0, frames
+    return at, 0, frames, runs
 
 
 def frame(kind: int, body: bytes = b"") -> bytes:

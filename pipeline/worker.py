@@ -92,7 +92,10 @@ class Attachment:
             if plan.kind == kind and place is not None:
                 attached = ring.attach(plan.segment, plan.members, plan.slots, plan.slot_bytes)
                 self._rings.append(attached)
-                found.append(Port(attached, place, plan.lane, [self._doorbell(m) for m in place.after]))
+                takes_runs = [m for m in place.after if (plan.kind, self.plan.worker(m.worker).kind) == ("inbound", "fec")]
+                found.append(Port(attached, place, plan.lane,
+                                  [self._doorbell(m) for m in place.after if m not in takes_runs],
+                                  [self._doorbell(m) for m in takes_runs]))
         return found
 
     def close(self) -> None:

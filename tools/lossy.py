@@ -65,7 +65,7 @@ CONFIGURATIONS = (
 )
 
 LIGHT_RATE, LIGHT_BYTES = 50.0, 200
-WARM_UP_SECONDS = 1.0
+WARM_UP_SECONDS = 3.0
 """From the bulk transfer's first byte to the stream beside it: slow start is over."""
 
 EVENT_AFTER_SECONDS = 1.0

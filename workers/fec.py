@@ -26,6 +26,9 @@ from pipeline.worker import DONE, MORE, NOTHING, Attachment, Duty
 BURST_BLOCKS = 4
 """Blocks coded before they are handed on together."""
 
+SHAPES_MOST = 4096
+"""Sizes of blocks whose cut is remembered."""
+
 START = layout.SLOT_HEADER_BYTES
 
 
@@ -48,6 +51,7 @@ class Outbound:
         self._stream = shard.stream(int(attachment.plan.run, 16), attachment.me.lane, wire.BULK)
         self._alone = ((attachment.me.lane, 0),)
         self._data = attachment.settings["fec_data"]
+        self._cuts: dict[tuple[int, int, int], tuple[int, int, int]] = {}
 
     def work(self) -> int:
         """Cut what is ready, a few at a time."""
@@ -70,16 +74,13 @@ class Outbound:
 
     def _cut(self, slot: memoryview, turn: int, parity: int, over: tuple[tuple[int, int], ...]) -> None:
         start, size, _, _ = _unpack_slot(slot)
-        n = shard.data_shards(size, self._data) if parity else 1
+        n, m, each = self._shape(size, parity, len(over))
         checksum = 0
         if n == 1:
-            m = min(parity, 1, len(over) - 1)
             step = 0  # the shards are one and the same
-            each = size
             runs = [(*over[(turn + copy) % len(over)], copy, 1) for copy in range(1 + m)]
         else:
-            m = shard.parity_shards(n, parity, len(over))
-            step = each = shard.shard_bytes(size, n, m)
+            step = each
             end = start + n * each
             slot[start + size : end] = bytes(end - start - size)
             area = slot[start : end + m * each]
@@ -100,6 +101,18 @@ class Outbound:
         counters[_BLOCKS_CODED] += 1
         counters[_BYTES_CODED] += size
         counters[_BYTES_ADDED] += m * each
+
+
+    def _shape(self, size: int, parity: int, connections: int) -> tuple[int, int, int]:
+        """Data shards, parity shards and bytes of a shard."""
+        found = self._cuts.get((size, parity, connections))
+        if found is None:
+            if len(self._cuts) >= SHAPES_MOST:
+                self._cuts.clear()
+            n = shard.data_shards(size, self._data) if parity else 1
+            m = shard.parity_shards(n, parity, connections) if n > 1 else min(parity, 1, connections - 1)
+            found = self._cuts[size, parity, connections] = n, m, shard.shard_bytes(size, n, m)
+        return found
 
 
 class Inbound:

@@ -43,7 +43,7 @@ class Bench:
     def __init__(self, connections: int = 1, slots: int = 4, limit: int = LIMIT, start: int = 0) -> None:
         name = f"/tunnel@intaketest@{secrets.token_hex(4)}@ring"
         self.ring = ring.create(name, 2, slots, SLOT_BYTES, start)
-        self.port = Port(self.ring, Place(0, 0, [1], True, []), 0, [])
+        self.port = Port(self.ring, Place(0, 0, [1], True, []), 0, [], [])
         self.intake = Intake(self.port, limit)
         self.consumer = Stage(self.ring, 1, [0])
         self.sources = [Source(serial, lane=serial + 10) for serial in range(connections)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pipeline import shard, wire
 from pipeline.codec import Codec
 from pipeline.counters import COUNTERS
+from pipeline.order import WINDOW
 from pipeline.reassembly import BYTES_LIMIT, Reassembly
 
 BULK = shard.stream(0xABCDEF, 3, wire.BULK)
@@ -76,6 +77,13 @@ class Bench:
             slot = bytearray(b"\xdb" * 7 + frame + b"\xdb" * 5)
             self.reassembly.take(memoryview(slot), 7, length, self.now)
             slot[:] = bytes(len(slot))  # whoever keeps a view of the slot loses its bytes
+
+    def hear_long(self, until: int, stream: int = BULK) -> None:
+        """A stream up to the block before `until`, so long that nothing before its first block matters any more."""
+        for number in range(until - WINDOW, until):
+            self.take(*copies(block(number, 20), number, stream=stream))
+        self.pop()
+        self.counters[:] = [0] * len(self.counters)
 
     def pop(self) -> list[bytes]:
         """All that may go on now."""

@@ -46,7 +46,7 @@ def test_a_sealed_block_is_one_frame_that_ends_behind_the_last_packet() -> None:
     frame = bytes(slot[start : start + length])
     assert frame == block_frame(3, [5, 10, 1], b"firstthe second3")
     assert (member, packets) == (3, 3)
-    assert wire.scan(memoryview(frame), 0, len(frame), wire.BLOCK_LENGTH_LIMIT) == (len(frame), 0, 1)
+    assert wire.scan(memoryview(frame), 0, len(frame), wire.BLOCK_LENGTH_LIMIT) == (len(frame), 0, 1, 0)
 
 
 def test_the_fields_of_a_slot_are_where_the_layout_says() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from pipeline import shard, wire
@@ -94,6 +96,24 @@ def test_the_end_of_a_wait_takes_along_those_before_and_what_follows_in_order(be
     assert bench.pop() == [block(9)]
 
 
+def test_all_whose_wait_is_over_go_on_together(bench: Bench) -> None:
+    bench.take(*copies(block(1), 1), *copies(block(7), 7), *copies(block(4), 4))
+    bench.now += 200 * MS
+    assert bench.pop() == [block(1), block(4), block(7)]
+
+
+def test_a_stream_that_was_heard_for_long_waits_as_one_that_has_just_begun(bench: Bench) -> None:
+    bench.hear_long(until=5000)
+    bench.take(*copies(block(1), 5001), *copies(block(0), 5000))
+    assert bench.pop() == [block(0), block(1)]
+    bench.take(*copies(block(3), 5003))
+    assert bench.due_ms() == 100
+    bench.now += 100 * MS
+    assert bench.pop() == [block(3)]
+    bench.take(*copies(block(2), 5002))
+    assert bench.pop() == [block(2)]
+
+
 def test_the_earliest_of_all_streams_is_due(bench: Bench) -> None:
     bench.take(*copies(block(1), 1), *copies(block(3), 3))
     bench.now += 5 * MS
@@ -153,7 +173,7 @@ def test_a_block_beyond_the_window_makes_the_stream_jump(bench: Bench) -> None:
     assert bench.pop() == [block(0)]
     bench.take(*copies(block(far), far))
     assert bench.pop() == [block(2), block(far)]
-    assert bench.counts()["blocks_expired"] == far - WINDOW - 1  # 1, and 3 to far - WINDOW
+    assert bench.counts() == {"blocks_whole": 3, "blocks_expired": far - WINDOW - 1}  # 1, and 3 to far - WINDOW
     bench.take(*frames)
     assert bench.pop() == []
     assert bench.counts()["shards_late"] == 13
@@ -166,8 +186,14 @@ def test_after_a_jump_the_blocks_just_before_may_still_come(bench: Bench) -> Non
 
 def test_a_jump_by_half_of_all_numbers_costs_no_more_than_another(bench: Bench) -> None:
     far = (1 << 31) - 1
-    bench.take(*copies(block(0), 0), *copies(block(1), far), *copies(block(2), 2 * far), *copies(block(3), 2 * far + 1))
-    assert bench.pop() == [block(0), block(1), block(2), block(3)]
+    tracemalloc.start()
+    try:
+        for i, number in enumerate((0, far, 2 * far, 2 * far + 1)):
+            bench.take(*copies(block(i), number))
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
+    assert bench.pop() == [block(i) for i in range(4)]
     assert bench.counts()["blocks_expired"] == 2 * far - WINDOW
 
 
@@ -196,6 +222,30 @@ def test_a_block_is_given_up_when_it_is_too_old(bench: Bench) -> None:
     bench.take(*frames)
     assert bench.pop() == []
     assert bench.counts() == {"blocks_expired": 1, "shards_late": 13}
+
+
+def test_only_what_was_given_up_is_late(bench: Bench) -> None:
+    bench.hear_long(until=5000)
+    frames = runs(block(1), 5000)
+    bench.take(frames[0])
+    bench.now += KEEP_NS
+    for number in range(5001, 5010):
+        bench.take(*copies(block(number, 100), number))
+    assert len(bench.pop()) == 9
+    for number in range(5001, 5010):
+        bench.take(*copies(block(number, 100), number))
+    assert bench.counts() == {"blocks_whole": 9, "blocks_expired": 1, "shards_duplicate": 9}
+    bench.take(frames[1])
+    assert bench.counts()["shards_late"] == 3
+
+
+def test_a_block_before_the_first_one_that_was_begun_is_given_up_like_others(bench: Bench) -> None:
+    bench.take(*copies(block(100), 100), run(block(50), 10, 3, 0, 3, 50))
+    for number in range(101, 100 + 2 * WINDOW):
+        bench.take(*copies(block(number, 20), number))
+    bench.take(run(block(0), 10, 3, 0, 3, 100 + 2 * WINDOW))
+    bench.pop()
+    assert bench.counts() == {"blocks_whole": 2 * WINDOW, "blocks_expired": 1}
 
 
 def test_what_was_given_up_is_waited_for_no_more(bench: Bench) -> None:
@@ -232,14 +282,15 @@ def test_blocks_that_nobody_ever_saw_count_once_they_are_behind_the_window(bench
     assert bench.counts() == {"blocks_whole": 2 + 2 * WINDOW, "blocks_expired": 7}
 
 
-def test_every_block_is_either_handed_on_or_expired(bench: Bench) -> None:
+@pytest.mark.parametrize("pause_ms", [1, 3], ids=["behind the window first", "too old first"])
+def test_every_block_is_either_handed_on_or_expired(bench: Bench, pause_ms: int) -> None:
     handed = 0
     for i in range(3 * WINDOW):
         if i % 7:
             bench.take(*copies(block(i, 100), i))
         elif i % 3:
             bench.take(run(block(i), 10, 3, 0, 3, i))
-        bench.now += MS
+        bench.now += pause_ms * MS
         handed += len(bench.pop())
     bench.take(*copies(block(0, 100), 10 * WINDOW))
     handed += len(bench.pop())
@@ -261,7 +312,7 @@ def test_a_new_stream_takes_the_place_of_the_one_that_was_silent_longest(bench: 
     bench.take(*copies(block(6), 6, stream=streams[STREAMS_MAX]))
     assert bench.pop() == [block(6)]
     assert bench.counts()["blocks_expired"] == 3
-    bench.take(*copies(block(1), 1, stream=streams[1]))  # as if it were another
-    assert bench.pop() == [block(1)]
+    bench.take(*runs(block(5), 5, stream=streams[1]), *copies(block(6), 6, stream=streams[1]))  # as if it were another
+    assert bench.pop() == [block(5), block(6)]
     bench.take(run(block(4), 10, 3, 2, 10, 4, streams[0]))
     assert bench.pop() == [block(4), block(5)]

@@ -43,7 +43,7 @@ MALFORMED = {
     "shards behind the last": header(first=11),
     "first behind the last": header(first=255),
     "no bytes in the block": header(size=0),
-    "a block above the limit": header(size=shard.BLOCK_BYTES_MAX + 1),
+    "a block above the limit": framed(bytes(shard.BLOCK_BYTES_MAX + 1), 1, 0, 0, 1, shard.BLOCK_BYTES_MAX + 1, 0),
     "the largest number as a size": header(size=0xFFFFFFFF),
     "a byte too few": header(body=3 * EACH - 1),
     "a byte too many": header(body=3 * EACH + 1),
@@ -234,8 +234,12 @@ def singles_that_wait(dice: random.Random, i: int) -> Header:
     return BULK + 256 * (i % 16), 2 * (i // 16), 1, 0, dice.choice([1, 1, 100_000])
 
 
+def singles_that_wait_in_new_streams(dice: random.Random, i: int) -> Header:
+    return i // 6, i % 6 * 2, 1, 0, 1
+
+
 FLOODS = [unfinished, all_over_the_window, backwards, anywhere, small_blocks_and_new_streams, jumps, long_steps,
-          singles_that_wait]
+          singles_that_wait, singles_that_wait_in_new_streams]
 
 
 def flood(bench: Bench, kind: Flood, count: int, pops: bool) -> None:

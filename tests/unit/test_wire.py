@@ -19,20 +19,21 @@ def framed(*bodies: bytes) -> bytes:
     return b"".join(struct.pack(">I", len(body)) + body for body in bodies)
 
 
-def scan(stream: bytes, at: int = 0, end: int | None = None, limit: int = LIMIT) -> tuple[int, int, int]:
+def scan(stream: bytes, at: int = 0, end: int | None = None, limit: int = LIMIT) -> tuple[int, int, int, int]:
     return wire.scan(memoryview(stream), at, len(stream) if end is None else end, limit)
 
 
-def expected(bodies: list[bytes], at: int, end: int) -> tuple[int, int, int]:
-    """End of the last whole frame, end of the next one if its length is known, number of whole ones."""
-    frames = 0
+def expected(bodies: list[bytes], at: int, end: int) -> tuple[int, int, int, int]:
+    """End of the last whole frame, end of the next one if its length is known, number of whole ones and of runs."""
+    frames = runs = 0
     for body in bodies:
         after = at + 4 + len(body)
         if after > end:
-            return (at, after if end - at >= 4 else 0, frames)
+            return (at, after if end - at >= 4 else 0, frames, runs)
         at = after
         frames += 1
-    return (at, 0, frames)
+        runs += body[:1] == bytes([wire.RUN])
+    return (at, 0, frames, runs)
 
 
 def test_a_frame_is_its_length_its_type_and_its_body() -> None:
@@ -55,11 +56,11 @@ def test_the_limit_is_a_run_around_the_longest_block() -> None:
 
 
 def test_nothing_holds_nothing() -> None:
-    assert scan(b"") == (0, 0, 0)
+    assert scan(b"") == (0, 0, 0, 0)
 
 
 def test_every_split_of_a_stream_gives_the_frames_before_it_and_where_the_next_one_ends() -> None:
-    bodies = [b"\x01ab", b"", b"\x02", b"", b"", b"\x20" + bytes(LIMIT - 1), b"\x01"]
+    bodies = [b"\x01ab", b"", b"\x02", b"", b"\x21", b"", b"\x20" + bytes(LIMIT - 1), b"\x21ab", b"\x01"]
     stream = framed(*bodies)
     for end in range(len(stream) + 1):
         assert scan(stream, 0, end) == expected(bodies, 0, end)
@@ -85,18 +86,18 @@ def test_a_stream_cut_anywhere_and_read_on_gives_the_same_frames(bodies: list[by
 
 
 def test_a_frame_of_length_zero_is_whole_and_has_no_type() -> None:
-    assert scan(framed(b"", b"")) == (8, 0, 2)
+    assert scan(framed(b"", b"")) == (8, 0, 2, 0)
 
 
 def test_a_frame_of_length_one_is_its_type_alone() -> None:
-    assert scan(framed(b"\x02")) == (5, 0, 1)
+    assert scan(framed(b"\x02")) == (5, 0, 1, 0)
 
 
 @pytest.mark.parametrize("limit", [LIMIT, wire.COMPAT_LENGTH_LIMIT, wire.LENGTH_LIMIT, wire.HELLO_LENGTH_LIMIT])
 def test_a_frame_at_the_limit_is_taken(limit: int) -> None:
     stream = framed(bytes(limit))
-    assert scan(stream, limit=limit) == (4 + limit, 0, 1)
-    assert scan(stream, end=4, limit=limit) == (0, 4 + limit, 0)
+    assert scan(stream, limit=limit) == (4 + limit, 0, 1, 0)
+    assert scan(stream, end=4, limit=limit) == (0, 4 + limit, 0, 0)
 
 
 @pytest.mark.parametrize("limit", [LIMIT, wire.COMPAT_LENGTH_LIMIT, wire.LENGTH_LIMIT, wire.HELLO_LENGTH_LIMIT])
@@ -107,7 +108,7 @@ def test_a_length_beyond_the_limit_is_refused_before_its_body_comes(limit: int, 
     stream = struct.pack(">I", length)
     with pytest.raises(PeerError, match=f"frame of {length} bytes, at most {limit} allowed"):
         scan(stream, limit=limit)
-    assert scan(stream, end=3, limit=limit) == (0, 0, 0)
+    assert scan(stream, end=3, limit=limit) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("length", [LIMIT + 1, 1 << 31, (1 << 32) - 1])
