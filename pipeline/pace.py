@@ -22,6 +22,8 @@ QUEUE_AIM_NS = 5_000_000       # or an eighth of the shortest round trip, if tha
 QUEUE_MOST = 2                 # times QUEUE_AIM
 DRAIN_NS = 250_000_000         # looks come every 100 ms, and round trip times are smoothed over some
 GROWTH = 1.02                  # beside that, to find out whether there is more
+GROWTH_EMPTY = 1.05            # the same where there is hardly a queue
+SLOWEST_FALL = 0.85            # in one look: who had little to send for a moment keeps most of the limit
 UNLIMITED = 2.0                # a limit of so many times what is delivered limits nothing
 LONG = 20
 FREE_NS = 30_000_000_000
@@ -75,5 +77,8 @@ class Pace:
         if not self.rate and not self._above:
             return 0.0
         change = (aim - queue) / DRAIN_NS
-        limit = actual * max(0.5, 1 + change) if change < 0 else max(actual, self.rate) * (GROWTH + change)
+        if change < 0:
+            limit = max(actual, SLOWEST_FALL * self.rate) * max(0.5, 1 + change)
+        else:
+            limit = max(actual, self.rate) * ((GROWTH if queue > aim // 4 else GROWTH_EMPTY) + change)
         return limit if limit < UNLIMITED * actual else 0.0

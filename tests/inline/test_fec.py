@@ -9,8 +9,8 @@ import pytest
 
 from pipeline import layout, shard, stripe
 from tests.inline.path import Path
-from tests.inline.stepped import (BLOCK, WELCOME, End, Make, Peer, block_of, carry, frame, hello, ipv4, number_of, pair, push,
-                                  until)
+from tests.inline.stepped import (BLOCK, WELCOME, End, Make, Peer, block_of, carry, frame, hello, ipv4, ipv6,
+                                  number_of, pair, push, until)
 
 BULK_BYTES = 50_000
 RUN = 0x21
@@ -311,3 +311,55 @@ def test_the_table_of_runs_has_room_for_every_spread() -> None:
                 each = shard.shard_bytes(shard.BLOCK_BYTES_MAX, n, m)
                 runs = stripe.spread(n + m, each, stripe.connections([connections]), 0)
                 assert len(runs) <= layout.RUNS_MAX
+
+
+# -- what lags, what is light
+
+
+def test_a_connection_that_takes_nothing_more_is_left_out_while_blocks_can_do_without_it(joined: Joined) -> None:
+    server, client, path = joined(send_buffer_bytes=65_536)
+    path.strands[1].held = True
+    packets = bulk(range(400))
+    assert through(path, client, server, packets) == packets
+    assert client.count("tcp.runs_spared") > 0
+    assert server.count("fec.blocks_expired") == 0
+
+
+def test_two_connections_that_take_nothing_more_have_their_runs_moved(joined: Joined) -> None:
+    server, client, path = joined(send_buffer_bytes=65_536)
+    for strand in path.strands[1:3]:
+        strand.held = True
+    waiting = bulk(range(400))
+    until(lambda: push(client, waiting) and client.count("tcp.runs_moved") > 0, client, server, path, seconds=20)
+    for strand in path.strands:
+        strand.held = False
+    until(lambda: server.packets() and number_of(server.packets()[-1]) == 399, client, server, path)
+    assert sorted(map(number_of, server.packets())) == list(range(400))
+
+
+def test_plain_blocks_leave_a_connection_that_stands_still_for_another(joined: Joined) -> None:
+    server, client, path = joined(connections=2, light_connections=0, fec="off", send_buffer_bytes=65_536)
+    path.strands[0].held = True
+    packets = bulk(range(200))
+    waiting = list(packets)
+    until(lambda: push(client, waiting) and client.count("tcp.runs_moved") > 0, client, server, path)
+    path.strands[0].held = False
+    until(lambda: {number_of(packet) for packet in server.packets()} == set(range(200)), client, server, path)
+    assert client.count("tcp.connections_lost") == 0
+
+
+def test_a_light_flow_goes_on_while_bulk_fills_a_path_that_takes_nothing(joined: Joined) -> None:
+    server, client, path = joined(connections=1, light_connections=1, fec="off", send_buffer_bytes=65_536)
+    path.strands[0].held = True
+    numbers = iter(range(10_000))
+
+    def bulk_is_dropped() -> bool:
+        client.write(ipv4(next(numbers), 60_000))
+        return client.count("tun.dropped_ring_full") > 20
+
+    until(bulk_is_dropped, client, server, path)
+    before = len(server.packets())
+    for number in range(10):
+        client.write(ipv6(number, 200))
+    until(lambda: len(server.packets()) == before + 10, client, server, path)
+    assert server.packets()[before:] == [ipv6(number, 200) for number in range(10)]

@@ -1,0 +1,135 @@
+"""Forward error correction where it is for: a path that loses packets, a connection that dies or falls silent, a worker
+that is killed with blocks in hand."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.netns.flow import Flow
+from tests.netns.tunnels import End, Ends, needs_root, reaches, tunnel
+from tests.support import eventually
+from tools import flows
+from tools.lab import Lab
+from tools.linkmodel import LinkSpec
+
+pytestmark = needs_root
+
+PATH = LinkSpec(delay_ms=5.0, rate_mbit=50.0, queue_packets=None, queue_bytes=250_000)
+LOSSY = LinkSpec(delay_ms=5.0, rate_mbit=50.0, queue_packets=None, queue_bytes=250_000, loss_percent=2.0)
+ENOUGH_BYTES = 3_000_000
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """The link loses nothing until a test says so: the connections stand before."""
+    with Lab(link=PATH) as made:
+        yield made
+
+
+def recovered(end: End) -> int:
+    return sum(end.counter(f"fec.blocks_recovered_{lost}") for lost in range(1, 7))
+
+
+def carriers(end: End) -> list[int]:
+    """The local ports of the client's connections for bulk, in the order in which they were dialled."""
+    port = end.config["remote_addr"].rpartition(":")[2]
+    said = end.node.run(["ss", "--tcp", "--numeric", "--no-header", "state", "established", f"( dport = :{port} )"])
+    return sorted(int(line.split()[2].rpartition(":")[2]) for line in said.stdout.splitlines())
+
+
+def test_pings_through_a_path_that_loses_packets_all_come_back(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, fec="on") as (server, client):
+        lab.link.change(LOSSY)
+        pings = flows.ping(client.node, server.address, count=200, interval=0.02, timeout=3.0)
+        assert not pings.lost
+        lost = lab.link.stats()
+        assert lost["forward"].lost + lost["backward"].lost > 0
+        assert client.counter("tun.copies_added") >= 200 * 2
+        assert server.counter("fec.blocks_whole") >= 200
+
+
+def test_bulk_over_a_path_that_loses_packets_is_recovered_and_that_is_counted(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, fec="on") as (server, client):
+        lab.link.change(LOSSY)
+        with Flow(client, server) as flow:
+            flow.wait_for(ENOUGH_BYTES)
+        assert recovered(server) > 0
+        assert server.counter("fec.dropped_block_checksum") == 0
+        assert client.counter("fec.blocks_coded") > 0
+
+
+def test_auto_raises_parity_on_a_path_that_loses_packets_and_status_says_so(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, fec="auto") as (server, client):
+        assert client.status()["fec"]["parity"] == 0
+        lab.link.change(LOSSY)
+        with Flow(client, server) as flow:
+            flow.wait_for(100_000)
+            eventually(lambda: client.status()["fec"]["parity"] > 0)
+            eventually(lambda: client.counter("fec.blocks_coded") > 0)
+            flow.wait_for(100_000)
+        assert "fec auto, now 10 + " in client.command("status").stdout
+
+
+def test_auto_sends_no_parity_on_a_path_that_loses_nothing(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path) as (server, client):
+        with Flow(client, server) as flow:
+            flow.wait_for(ENOUGH_BYTES)
+        assert client.counter("fec.blocks_coded") == client.counter("tun.copies_added") == 0
+
+
+def test_a_connection_cut_under_load_costs_no_packet(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, fec="on") as (server, client), Flow(client, server) as flow:
+        flow.wait_for(100_000)
+        before = server.counter("fec.blocks_expired")
+        client.node.run(["ss", "--kill", "--tcp", "--numeric", f"( sport = :{carriers(client)[0]} )"])
+        eventually(lambda: client.counter("tcp.connections_lost") == 1)
+        flow.wait_for(ENOUGH_BYTES)
+        assert server.counter("fec.blocks_expired") == before
+        eventually(lambda: client.counter("tcp.connections_established") == 9)
+
+
+def test_a_connection_that_falls_silent_under_load_holds_nothing_up(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, fec="on") as (server, client), Flow(client, server) as flow:
+        flow.wait_for(100_000)
+        lab.link.silence(carriers(client)[0])
+        flow.wait_for(ENOUGH_BYTES)
+        assert reaches(client, server)
+        assert client.counter("tcp.connections_lost") == 0  # it is not even noticed yet
+        assert recovered(server) > 0
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["server", "client"])
+def test_a_fec_worker_killed_with_blocks_in_hand_costs_no_byte(lab: Lab, tmp_path: Path, which: int) -> None:
+    with tunnel(lab, tmp_path, fec="on") as ends, Flow(ends[1], ends[0]) as up, Flow(ends[0], ends[1]) as down:
+        for _ in range(3):
+            up.wait_for(100_000)
+            down.wait_for(100_000)
+            pid = ends[which].signal_worker("fec-0", signal.SIGKILL)
+            ends[which].wait_until_replaced("fec-0", pid)
+        up.wait_for(100_000)
+        down.wait_for(100_000)
+
+
+def test_one_connection_with_fec_works_and_both_ends_say_that_it_cannot_help(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, fec="on", client={"connections": 1}) as ends:
+        with Flow(ends[1], ends[0]) as flow:
+            flow.wait_for(100_000)
+        for end in ends:
+            end.wait_for_log("there is one connection")
+            assert end.log.count("there is one connection") == 1
+
+
+def test_an_end_without_fec_gets_plain_blocks_and_the_other_says_so(lab: Lab, tmp_path: Path) -> None:
+    ends: Ends
+    with tunnel(lab, tmp_path, server={"fec": "off"}, client={"fec": "on"}) as ends:
+        server, client = ends
+        assert reaches(client, server) and reaches(server, client)
+        with Flow(client, server) as flow:
+            flow.wait_for(100_000)
+        assert client.counter("fec.blocks_coded") == 0
+        client.wait_for_log("the other end has fec off")
+        assert client.status()["fec"]["peer_decodes"] is False
