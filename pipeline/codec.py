@@ -66,11 +66,12 @@ class Codec:
     def __init__(self) -> None:
         self._memory = np.zeros(0, _WORD)
         self._shapes: dict[tuple[int, int, int], Shape] = {}
+        self._used: Shape | None = None    # by the last call: all shapes share the memory
         self._placed: Shape | None = None  # whose zeros stand in the places where no shard goes
 
     def encode(self, area: Area, n: int, m: int, size: int) -> None:
         """Write the m parity shards."""
-        shape = self._shapes.get((n, m, size)) or self._shape(n, m, size)
+        shape = self._use(n, m, size)
         shards = _view(shape.area, _BYTE, area)
         _sum(shards[:n], 0, None, shards[n])
         if m > 1:
@@ -90,7 +91,7 @@ class Codec:
         What stands in the place of a missing shard does not matter: it is corrected by the difference that it makes.
         Parity shards are left as they are. LocalError if fewer than n shards are present.
         """
-        shape = self._shapes.get((n, m, size)) or self._shape(n, m, size)
+        shape = self._use(n, m, size)
         found = solution(shape.p, n, m, present)
         if found is None:
             there = (present & (1 << n + m) - 1).bit_count()
@@ -122,9 +123,16 @@ class Codec:
 
     def checksum(self, area: Area, n: int, m: int, size: int) -> int:
         """u32 of the data shards: the CRC-32 of the sums of their rows. Against wrong recovery, not against forgery."""
-        shape = self._shapes.get((n, m, size)) or self._shape(n, m, size)
+        shape = self._use(n, m, size)
         _row_sums("ij->i", _view(shape.words, _WORD, area), out=shape.row_sums)
         return crc32(shape.row_sums)
+
+    def _use(self, n: int, m: int, size: int) -> Shape:
+        shape = self._shapes.get((n, m, size)) or self._shape(n, m, size)
+        if shape is not self._used:
+            self._used = shape
+            self._placed = None  # the last shape may have written where the zeros were
+        return shape
 
     def _turn_and_sum(self, shape: Shape, area: Area, shards: np.ndarray, j: int) -> None:
         """The sum of the data shards, each turned for parity j >= 1, as p rows."""

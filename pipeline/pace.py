@@ -24,7 +24,8 @@ DRAIN_NS = 250_000_000         # looks come every 100 ms, and round trip times a
 GROWTH = 1.02                  # beside that, to find out whether there is more
 GROWTH_EMPTY = 1.05            # the same where there is hardly a queue
 SLOWEST_FALL = 0.85            # in one look: who had little to send for a moment keeps most of the limit
-UNLIMITED = 2.0                # a limit of so many times what is delivered limits nothing
+UNLIMITED = 2.0                # a limit of so many times what is delivered limits nothing, and goes if that is so
+UNLIMITED_LOOKS = 20           # for so long: flows pause, and BBR does so by itself (PROBE_RTT)
 LONG = 20
 FREE_NS = 30_000_000_000
 WINDOW = 3                     # looks over which deliveries are averaged
@@ -49,6 +50,7 @@ class Pace:
         self._before: dict[int, int] = {}
         self._window: deque[tuple[int, int]] = deque(maxlen=WINDOW)   # bytes delivered, time that took
         self._looked = 0
+        self._idle = 0                 # looks in a row with a limit that limits nothing
         self._above = 0                # looks in a row with a long queue
         self._free_until = 0
 
@@ -62,7 +64,10 @@ class Pace:
         self._looked = now
         busy = [flow for flow in flows if delivered[flow] * BUSY_SHARE * len(flows) > total]
         actual = sum(part for part, _ in self._window) * 1e9 / max(1, sum(time for _, time in self._window))
-        self.rate = self._limit(actual, busy, now) if busy and now >= self._free_until else 0.0
+        if now < self._free_until:
+            self.rate = 0.0
+        elif busy:
+            self.rate = self._limit(actual, busy, now)
         return self.rate / max(1, len(busy))
 
     def _limit(self, actual: float, busy: list[Flow], now: int) -> float:
@@ -81,4 +86,7 @@ class Pace:
             limit = max(actual, SLOWEST_FALL * self.rate) * max(0.5, 1 + change)
         else:
             limit = max(actual, self.rate) * ((GROWTH if queue > aim // 4 else GROWTH_EMPTY) + change)
-        return limit if limit < UNLIMITED * actual else 0.0
+        self._idle = self._idle + 1 if limit > UNLIMITED * actual else 0
+        if self._idle > UNLIMITED_LOOKS:
+            return 0.0
+        return limit if not self._idle else min(limit, self.rate)

@@ -264,6 +264,7 @@ class Reassembly:
             oldest = next(iter(self._open.values()), None)
         if oldest is None and now - max([order.heard for order in self._orders.values()], default=0) >= KEEP_NS:
             self._buffers.forget()
+            self._open.clear()  # it is empty, but its table has grown
             for order in self._orders.values():
                 order.begun.clear()
         self._look_at = (now if oldest is None else oldest.began) + KEEP_NS

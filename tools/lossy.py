@@ -367,9 +367,9 @@ def _between(kind: type, least: float, most: float) -> Callable[[str], Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tunnel-supervisor bench fec", description=(
         "Measure delay and throughput of the tunnel over an emulated link that loses packets, and when a "
-        "connection ends. All of it takes about 9 minutes."))
+        "connection ends. All of it takes about 12 minutes."))
     parser.add_argument("--seconds", type=_between(float, 1, 3600), default=3.0, metavar="N",
-                        help="length of each measurement (%(default)s); 12 are 600 packets, and 20 minutes in all")
+                        help="length of each measurement (%(default)s); 12 are 600 packets, and 25 minutes in all")
     parser.add_argument("--only", choices=[one.name for one in CONFIGURATIONS], action="append",
                         help="this configuration alone; may be repeated")
     parser.add_argument("--scenario", choices=[one.name for one in SCENARIOS], action="append",

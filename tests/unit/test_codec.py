@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import tracemalloc
 from pathlib import Path
@@ -388,3 +389,20 @@ def test_the_bench_measures_the_code_beside_zfec() -> None:
     rows = Bench(4800, 4, 3, rounds=1).rows()
     assert [row.what for row in rows] == ["encode", "recover 1", "recover 2", "recover 3", "checksum"]
     assert all(row.us > 0 and (row.zfec_us or 0) > 0 for row in rows[:-1])
+
+
+def test_a_codec_that_goes_from_shape_to_shape_recovers_each_as_if_it_were_the_only_one() -> None:
+    sizes = {(10, 3): shard.shard_bytes(13_000, 10, 3), (10, 2): shard.shard_bytes(60_000, 10, 2)}
+    kept = Codec()
+    for n, m in [(10, 3), (10, 2), (10, 3), (10, 2), (10, 3), (10, 3)]:
+        size = sizes[n, m]
+        whole = bytearray(random.Random(n * m).randbytes(n * size) + bytes(m * size))
+        Codec().encode(whole, n, m, size)
+        expected = bytes(whole[: n * size])
+        damaged = bytearray(bytes(m * size) + whole[m * size :])
+        kept.recover(damaged, n, m, size, (1 << n + m) - 1 & ~((1 << m) - 1))
+        assert damaged[: n * size] == expected
+        other = bytearray(whole)
+        kept.encode(other, n, m, size)
+        assert other == whole
+        kept.checksum(other, n, m, size)

@@ -132,10 +132,10 @@ def test_the_json_carries_its_schema_version_and_comes_back_the_same() -> None:
     assert msgspec.json.decode(text, type=LossyResult) == found
 
 
-def test_the_whole_table_is_said_to_take_at_most_ten_minutes() -> None:
+def test_the_whole_table_is_said_to_take_a_quarter_of_an_hour_at_most() -> None:
     every = result()
     every.scenarios, every.seconds = list(SCENARIOS), 3
-    assert 300 < about_seconds(every, 1) <= 600
+    assert 300 < about_seconds(every, 1) <= 900
     assert about_seconds(every, 5) < about_seconds(every, 1)
 
 

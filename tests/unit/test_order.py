@@ -229,6 +229,7 @@ def test_only_what_was_given_up_is_late(bench: Bench) -> None:
     frames = runs(block(1), 5000)
     bench.take(frames[0])
     bench.now += KEEP_NS
+    bench.pop()
     for number in range(5001, 5010):
         bench.take(*copies(block(number, 100), number))
     assert len(bench.pop()) == 9
