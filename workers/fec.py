@@ -102,7 +102,6 @@ class Outbound:
         counters[_BYTES_CODED] += size
         counters[_BYTES_ADDED] += m * each
 
-
     def _shape(self, size: int, parity: int, connections: int) -> tuple[int, int, int]:
         """Data shards, parity shards and bytes of a shard."""
         found = self._cuts.get((size, parity, connections))

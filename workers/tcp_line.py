@@ -52,7 +52,10 @@ class Feed:
 
 
 class Run(NamedTuple):
-    """Bytes of one slot for one connection: `head` (or None) and then `body`, `size` bytes in all."""
+    """Bytes of one slot for one connection: `head` (or None) and then `body`, `size` bytes in all.
+
+    `shards` 0: a plain block, which goes out once, so it is never left out.
+    """
 
     feed: Feed
     place: int
@@ -156,6 +159,14 @@ class Line:
             self.rest += b"".join(_behind(self.begun, self.offset))
             self._finish(self.begun)
             self.begun = None
+
+    def take_plain(self) -> list[Run]:
+        """Take the plain blocks out of the queues."""
+        plain = [run for queue in (self.light, self.bulk) for run in queue if not run.shards]
+        if plain:
+            self.light = deque(run for run in self.light if run.shards)
+            self.bulk = deque(run for run in self.bulk if run.shards)
+        return plain
 
     def withdraw(self) -> Iterator[Run]:
         """Take back every run, oldest first; the one in hand from its beginning."""

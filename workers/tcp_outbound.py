@@ -7,10 +7,10 @@
 Who carries what. A plain ring stays on one connection as long as the set of connections stays, so order inside a
 flow holds. Coded and light slots bring a table of runs, each for a connection of its own.
 
-A full socket. Plain runs wait: the ring fills, and the ring stalls the TUN reader: no queue besides. A line that lags
-behind the others of a coded or light ring holds nobody up: its runs are spared, that is left unsent, as long as the
-block can do without them, and moved to another line after that. A line that takes nothing for STALL_NS hands its
-plain runs to another as well.
+A full socket. Plain blocks wait: the ring fills, and the ring stalls the TUN reader: no queue besides. A line that lags
+behind the others with its runs of shards holds nobody up: they are spared, that is left unsent, as long as their block
+can do without them, and moved to another line after that. A line that takes nothing for STALL_NS hands its plain blocks
+to another as well.
 
 A connection that dies: its runs go to the others. Without any, slots wait `hold` seconds and are then dropped, counted.
 """
@@ -24,6 +24,7 @@ from collections import deque
 from pipeline import carrier, layout, stripe, wire
 from pipeline.connection import Connection, Roster
 from pipeline.counters import ID
+from pipeline.shard import RUN_BYTES
 from pipeline.worker import DONE, MORE, NOTHING, Attachment
 from workers.tcp_line import Feed, Line, Run
 
@@ -51,6 +52,7 @@ class Outbound:
         self._for_bulk: list[Line] = []
         self._for_light: list[Line] = []
         self._full: list[Line] = []
+        self._unsent = False     # a line has more than goes into one sendmsg
         self._next_check = 0
         self._holding = False
         self.ended = False
@@ -69,6 +71,7 @@ class Outbound:
             if waiting:
                 found += self._scan(feed, waiting, now)
         self._full.clear()
+        self._unsent = False
         for line in self._lines.values():
             if line.light or line.bulk or line.begun or line.rest:
                 self._send(line, now)
@@ -80,14 +83,15 @@ class Outbound:
         if now >= self._next_check:
             self._next_check = now + KEEPALIVE_CHECK_NS
             self._send_keepalives(now)
-        return NOTHING if not found else DONE if self._full else MORE
+        return MORE if self._unsent else NOTHING if not found else DONE if self._full else MORE
 
     def wait(self, seconds: float) -> None:
         if self._full:
             full = select.poll()
             for line in self._full:
                 full.register(line.connection.fd, select.POLLOUT)
-            full.poll(BLOCKED_PAUSE_S * 1000)
+            nobody = len(self._full) == len(self._lines)  # can take anything: the sockets are all there is to wait for
+            full.poll(1000 * (seconds if nobody else min(seconds, BLOCKED_PAUSE_S)))
         elif self._holding:
             self._bell.wait(self._roster_changed, seconds)
         else:
@@ -123,7 +127,8 @@ class Outbound:
             self._counters[ID["tcp.blocks_resent"]] += line.begun is not None
             for run in line.withdraw():
                 if lines:
-                    self._enqueue(run, self._pool(run.feed)[run.place % len(self._pool(run.feed))])
+                    pool = self._pool(run.feed)
+                    self._enqueue(run, pool[run.place % len(pool)] if run.shards else self._line_of(run.feed))
         if not lines:
             for feed in self._feeds:  # whatever is not handed on is looked at again when there is a connection
                 feed.scanned = 0
@@ -149,21 +154,17 @@ class Outbound:
             slot = port.slot(ahead)
             place = port.index(ahead)
             start, length, member, _, runs = _unpack_slot(slot)
-            if not runs:
-                if member == position:
-                    if not pool:
-                        if not self._give_up(feed, now):
-                            break
-                        feed.left[place] = 0
-                    else:
-                        feed.left[place] = 1
-                        line = pool[port.lane % len(pool)]
-                        body = slot[start : start + length]
-                        (line.light if feed.kind == "light" else line.bulk).append(
-                            Run(feed, place, 0, length, None, body))
-                else:
-                    feed.left[place] = 0
-            elif not self._scan_table(feed, slot, place, runs, pool, now):
+            if runs:
+                if not self._scan_table(feed, slot, place, runs, pool, now):
+                    break
+            elif member != position:
+                feed.left[place] = 0
+            elif pool:
+                feed.left[place] = 1
+                self._enqueue(Run(feed, place, 0, length, None, slot[start : start + length]), self._line_of(feed))
+            elif self._give_up(now):
+                feed.left[place] = 0
+            else:
                 break
             feed.scanned += 1
             done += 1
@@ -182,10 +183,9 @@ class Outbound:
                 continue
             if not pool:
                 feed.left[place] = 0
-                return self._give_up(feed, now)
-            size = length + _HEAD_BYTES if head else length
-            run = Run(feed, place, shards, size, slot[head : head + _HEAD_BYTES] if head else None,
-                      slot[start : start + length])
+                return self._give_up(now)
+            header = slot[head : head + RUN_BYTES] if head else None
+            run = Run(feed, place, shards, length + (RUN_BYTES if head else 0), header, slot[start : start + length])
             self._enqueue(run, pool[ordinal % len(pool)])
             left += 1
         feed.left[place] = left
@@ -193,9 +193,17 @@ class Outbound:
         return True
 
     def _enqueue(self, run: Run, line: Line) -> None:
-        (line.light if run.feed.kind == "light" else line.bulk).append(run)
+        self._queue(run.feed, line).append(run)
 
-    def _give_up(self, feed: Feed, now: int) -> bool:
+    def _queue(self, feed: Feed, line: Line) -> deque[Run]:
+        return line.light if feed.kind == "light" else line.bulk
+
+    def _line_of(self, feed: Feed) -> Line:
+        """For plain blocks: one connection as long as the connections stay the same."""
+        pool = self._pool(feed)
+        return pool[feed.port.lane % len(pool)]
+
+    def _give_up(self, now: int) -> bool:
         """No connection: let the ring fill, but not with packets that are too old to be worth sending. Once ours are
         lost while another worker has one, what was stamped for us would only hold the others up."""
         lost = self._roster.version and any(words[carrier.ESTABLISHED] for words in self._others)
@@ -214,6 +222,7 @@ class Outbound:
         connection = line.connection
         try:
             sent, frames, all_of_it = line.send()
+            self._unsent |= all_of_it and not line.idle
         except BlockingIOError:
             sent = frames = 0
             all_of_it = False
@@ -246,13 +255,12 @@ class Outbound:
             line.stalled = True
             self._sort_lines()
             line.set_aside()
-            plain = [run for run in line.bulk if run.feed.kind == "outbound"]
-            if plain and self._for_bulk[0] is not line:
-                self._counters[ID["tcp.runs_moved"]] += len(plain)
-                line.bulk = type(line.bulk)(run for run in line.bulk if run.feed.kind != "outbound")
-                self._for_bulk[plain[0].feed.port.lane % len(self._for_bulk)].bulk.extend(plain)
+            for run in line.take_plain():
+                other = self._line_of(run.feed)
+                self._enqueue(run, other)
+                self._counters[ID["tcp.runs_moved"]] += other is not line
         for queue, pool in ((line.light, self._for_light), (line.bulk, self._for_bulk)):
-            if queue and queue[0].feed.kind != "outbound":
+            if queue and queue[0].shards:
                 self._leave_out(line, queue, pool)
 
     def _leave_out(self, line: Line, queue: deque[Run], pool: list[Line]) -> None:
@@ -262,7 +270,7 @@ class Outbound:
         feed = queue[0].feed
         heads = sorted(self._head(other, feed) for other in others)
         limit = heads[len(heads) // 2] - LAG_SLOTS
-        while queue and queue[0].feed is feed and feed.ahead(queue[0].place) <= limit:
+        while queue and queue[0].shards and queue[0].feed is feed and feed.ahead(queue[0].place) <= limit:
             run = queue.popleft()
             if feed.spare[run.place] >= run.shards:
                 feed.spare[run.place] -= run.shards
@@ -270,12 +278,12 @@ class Outbound:
                 self._counters[ID["tcp.runs_spared"]] += 1
             else:
                 other = min(others, key=lambda each: len(each.bulk) + len(each.light))
-                (other.light if feed.kind == "light" else other.bulk).append(run)
+                self._enqueue(run, other)
                 self._counters[ID["tcp.runs_moved"]] += 1
 
     def _head(self, line: Line, feed: Feed) -> int:
         """How far this line has got in the feed: slots behind the port's cursor."""
-        queue = line.light if feed.kind == "light" else line.bulk
+        queue = self._queue(feed, line)
         return feed.ahead(queue[0].place) if queue and queue[0].feed is feed else feed.scanned
 
     def _send_keepalives(self, now: int) -> None:
@@ -289,7 +297,6 @@ class Outbound:
 
 _unpack_slot = stripe.SLOT_AND_RUNS.unpack_from
 _unpack_row = stripe.ROW.unpack_from
-_HEAD_BYTES = stripe.RUN_BYTES
 _FRAMES_SENT = ID["tcp.frames_sent"]
 _BYTES_SENT = ID["tcp.bytes_sent"]
 _SOCKET_FULL_WAITS = ID["tcp.socket_full_waits"]

@@ -87,7 +87,7 @@ class Light:
             member, ordinal = over[(turn + row) % len(over)]
             stripe.ROW.pack_into(slot, layout.SLOT_TABLE_AT + layout.RUN_ROW_BYTES * row, member, ordinal, 1, 0,
                                  start, length)
-        stripe.HEADER.pack_into(slot, layout.SLOT_RUNS_AT, times, 0, 0)
+        stripe.HEADER.pack_into(slot, layout.SLOT_RUNS_AT, times, times - 1, over[turn % len(over)][0])
 
 
 _BLOCKS = ID["tun.blocks_light_filled"]

@@ -348,6 +348,34 @@ def test_plain_blocks_leave_a_connection_that_stands_still_for_another(joined: J
     assert client.count("tcp.connections_lost") == 0
 
 
+def flow(source: int, number: int, size: int = 1400) -> bytes:
+    """A packet that carries a number, of a flow that others of this source belong to."""
+    head = struct.pack(">BBHQII", 0x45, 0, size, number, source, 0x0A000001)
+    return bytes(10) + head + bytes(size - len(head))
+
+
+def test_light_packets_that_go_out_once_are_never_left_out(make: Make, dial: Callable) -> None:
+    server = make("server", fec="auto", send_buffer_bytes=30_000)
+    peers = [dial(server, hello(index=index, connections=5, purpose=int(index >= 5), features=DECODES),
+                  receive_buffer=30_000) for index in range(8)]
+    packets = [flow(source, number) for source in range(6) for number in range(60 * source, 60 * source + 60)]
+    for packet in packets:
+        server.write(packet)
+    until(lambda: server.count("tcp.socket_full_waits") > 50, server)  # the light connection that they go on is full
+    until(lambda: sum(len(peer.packets()) for peer in peers) >= len(packets), server)
+    assert sorted(packet for peer in peers for packet in peer.packets()) == sorted(packets)
+    assert server.count("tcp.runs_spared") == 0
+
+
+def test_copies_of_a_light_packet_are_spared_on_a_connection_that_takes_nothing_more(joined: Joined) -> None:
+    server, client, path = joined(send_buffer_bytes=65_536)
+    path.strands[6].held = True
+    for source in range(40):
+        through(path, client, server, [flow(source, number) for number in range(50)])
+    assert client.count("tcp.runs_spared") > 0
+    assert client.count("tcp.runs_moved") == 0
+
+
 def test_a_light_flow_goes_on_while_bulk_fills_a_path_that_takes_nothing(joined: Joined) -> None:
     server, client, path = joined(connections=1, light_connections=1, fec="off", send_buffer_bytes=65_536)
     path.strands[0].held = True
