@@ -4,7 +4,8 @@ A flow that sends little (an echo, a game, a voice, a shell, the acknowledgement
 own past those that fill the path. Each flow has a token bucket (RFC 2697's committed part): who keeps within it is
 *light*, who does not is *bulk*. No flow is to overtake itself, so
 
-    light -> bulk    at a pause, or with a packet above LIGHT_PACKET_BYTES; a burst may overdraw the bucket that long
+    light -> bulk    at a pause, when the light ring is empty, or with a packet above LIGHT_PACKET_BYTES; a burst may
+                     overdraw the bucket that long
     bulk -> light    when all debt is paid, after half a second of little traffic at least: rings are empty by then
 
 A flow is its addresses, and ports where TCP and UDP have them. Packets of other protocols count together.
@@ -12,13 +13,15 @@ A flow is its addresses, and ports where TCP and UDP have them. Packets of other
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pipeline.block import VNET_HEADER_BYTES
 
 LIGHT_PACKET_BYTES = 4096
 RATE_BYTES_PER_S = 125_000      # 1 Mbit/s: a call, and the acknowledgements of some 50 Mbit/s
 BURST_BYTES = 16384
 OVERDRAFT_BYTES = 131072        # of one burst
-PAUSE_NS = 5_000_000            # what came before it is on its way
+PAUSE_NS = 20_000_000           # what came before it is on its way, also on a machine that is busy
 DEBT_BYTES = 65536              # half a second at that rate
 FLOWS_MAX = 4096                # when there are more, all begin anew
 
@@ -31,9 +34,10 @@ _WITH_PORTS = (6, 17)           # IPPROTO_TCP, IPPROTO_UDP
 
 
 class FlowTable:
-    """The flows of one TUN queue."""
+    """The flows of one TUN queue. `is_empty` tells whether the light ring is."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_empty: Callable[[], bool]) -> None:
+        self._is_empty = is_empty
         self._last: list = [0, 0, False]
         self._flows: dict[bytes, list] = {}  # tokens in bytes, when they were counted, and whether it is bulk
 
@@ -63,7 +67,7 @@ class FlowTable:
             flow[2] = True
         elif tokens >= 0:
             flow[2] = False
-        elif tokens < -OVERDRAFT_BYTES or pause >= PAUSE_NS:
+        elif tokens < -OVERDRAFT_BYTES or pause >= PAUSE_NS and self._is_empty():
             flow[2] = True
         if not flow[2]:
             return True

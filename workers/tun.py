@@ -92,6 +92,7 @@ class Outbound:
         self._backlog_since = 0  # when the ring became full; 0 once half of it is free again
         self._backlog_at = 0     # slots that had left the ring by then
         self._slow_until = 0
+        self._light_full_since = 0
         self._woken = 0
         self._pause_until = 0
 
@@ -105,6 +106,9 @@ class Outbound:
         self._full = not free
         if self._full:
             return self._wait_or_shed(now)
+        if self._light is not None and self._must_wait_for_light(now):
+            self._full = True
+            return NOTHING
         if self._backlog_since and free > self._bulk.ring.capacity // 2:
             self._backlog_since = 0
         filled = 0
@@ -130,7 +134,7 @@ class Outbound:
 
     def wait(self, seconds: float) -> None:
         if self._full:
-            self._bell.wait(self._bulk.ready, seconds)
+            self._bell.wait(self._has_room, seconds)
         elif self._pause_until:
             self._bell.wait(_never, seconds)
             if time.monotonic_ns() >= self._pause_until:
@@ -216,6 +220,19 @@ class Outbound:
         self._counters[_PACKETS_READ] += packets
         self._counters[_BYTES_READ] += size
         return more
+
+    def _has_room(self) -> bool:
+        return bool(self._bulk.ready()) and (self._light is None or self._light.has_room())
+
+    def _must_wait_for_light(self, now: int) -> bool:
+        """Whether the light ring is full, and not for long: a burst that spills to bulk would overtake itself."""
+        if self._light.has_room():
+            self._light_full_since = 0
+            return False
+        if not self._light_full_since:
+            self._light_full_since = now
+            self._counters[ID["tun.ring_full_waits"]] += 1
+        return now - self._light_full_since < STUCK_NS
 
     def _wait_or_shed(self, now: int) -> int:
         """No slot is free. On a fast path one soon is; on a slow one light flows must not wait for it, nor behind

@@ -23,7 +23,7 @@ class Light:
     def __init__(self, attachment: Attachment) -> None:
         (self._port,) = attachment.ports("outbound", "light")
         self._counters = attachment.page.counters
-        self._flows = FlowTable()
+        self._flows = FlowTable(self._is_empty)
         self._lane = attachment.me.lane
         self._stream = shard.stream(int(attachment.plan.run, 16), self._lane, wire.LIGHT)
         self._room = self._port.ring.slot_bytes
@@ -38,6 +38,13 @@ class Light:
         self._member = member
         self._over = over
         self._parity = parity
+
+    def has_room(self) -> bool:
+        """Whether the ring takes a burst of one flow."""
+        return self._port.ready() > self._port.ring.capacity // 4
+
+    def _is_empty(self) -> bool:
+        return not self._lengths and self._port.ready() == self._port.ring.capacity
 
     def take(self, slot: memoryview, at: int, length: int, now: int) -> bool:
         """Copy the packet at slot[at] into the slot in hand if it is light and there is a free one."""
