@@ -151,7 +151,7 @@ class Reassembly:
         key, code, first, count, content = header
         n = code >> 8
         total = n + (code & 0xFF)
-        each = _shard_bytes(code, content >> 32)
+        each = shard.shard_bytes(content >> 32, n, code & 0xFF)
         if not each or length != _REST + count * each or not count or first + count > total:
             self._counters[_RUN_MALFORMED] += 1
             return None
@@ -326,25 +326,15 @@ class Reassembly:
             self._counters[_EXPIRED] += 1
 
 
-def _shard_bytes(code: int, size: int) -> int:
-    """Bytes of each shard; 0 if there is no such code or block. `code`: n << 8 | m."""
-    unit = _UNITS.get(code)
-    if unit is None or not 0 < size <= shard.BLOCK_BYTES_MAX:
-        return 0
-    return -(-size // ((code >> 8) * unit)) * unit
-
-
 _Header = tuple[int, int, int, int, int]
 _header_at = Struct(">5xQHBBQ").unpack_from  # shard.RUN as stream and block, n and m, first, count, size and checksum
 _HEADER_BYTES = shard.RUN_BYTES
 _REST = shard.RUN_BYTES - wire.LENGTH.size
-_UNITS = {n << 8 | m: 1 if n == 1 else 8 * (shard.prime(n, m) - 1)
-          for n in range(1, shard.DATA_SHARDS_MAX + 1) for m in range(shard.PARITY_SHARDS_MAX + 1) if shard.prime(n, m)}
 _frame_at = wire.FRAME.unpack_from
 _U32 = 0xFFFFFFFF
 
-LARGEST_BYTES = rounded(max(((code >> 8) + (code & 0xFF)) * _shard_bytes(code, shard.BLOCK_BYTES_MAX)
-                            for code in _UNITS))
+LARGEST_BYTES = rounded(max((n + m) * shard.shard_bytes(shard.BLOCK_BYTES_MAX, n, m)
+                            for n in range(1, shard.DATA_SHARDS_MAX + 1) for m in range(shard.PARITY_SHARDS_MAX + 1)))
 """The largest buffer that a block can need."""
 
 _RUNS = ID["fec.runs_received"]

@@ -2,19 +2,17 @@
 
     length u32 | 0x21 | stream u32 | block u32 | n u8 | m u8 | first u8 | count u8 | size u32 | checksum u32 | shards
 
-A stream is a sequence of numbered blocks: one lane of one run of the sender, for one purpose (wire.BULK or LIGHT). A block is the
-bytes of a whole block frame (`pipeline.block`), `size` of them. It is cut into n data shards, zeros behind its end, and
-m parity shards follow (`pipeline.codec`). A block of one data shard is not coded: each of its frames is a copy.
-Everything that a receiver needs stands in each frame, so it knows nothing of the sender's settings.
+A stream is a sequence of numbered blocks: one lane of one start of the sender, for one purpose (wire.BULK or LIGHT). A
+block is the bytes of a whole block frame (`pipeline.block`), `size` of them. It is cut into n data shards, zeros behind
+its end, and m parity shards follow (`pipeline.codec`). A block of one data shard is not coded: each of its frames is a
+copy. Everything that a receiver needs stands in each frame, so it knows nothing of the sender's settings.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from pipeline import wire
-from pipeline.errors import PeerError
 
 RUN = struct.Struct(">IBIIBBBBII")
 RUN_BYTES = RUN.size
@@ -31,24 +29,15 @@ PRIMES_OF_SIX = (11, 19, 29, 37)
 BLOCK_BYTES_MAX = wire.LENGTH.size + wire.BLOCK_LENGTH_LIMIT
 
 
-class Run(NamedTuple):
-    """A run's header. `first`, `count`: which of the block's n + m shards; `size`: bytes of the block."""
-
-    stream: int
-    block: int
-    n: int
-    m: int
-    first: int
-    count: int
-    size: int
-    checksum: int
-
-
 def prime(n: int, m: int) -> int:
     """The p of the code for n data and m parity shards; 0 outside its domain."""
     if n < 1 or not 0 <= m <= PARITY_SHARDS_MAX:
         return 0
     return next((p for p in (PRIMES_OF_SIX if m == 6 else PRIMES) if p >= n), 0)
+
+
+_UNITS = {(n, m): 1 if n == 1 else 8 * (prime(n, m) - 1)
+          for n in range(1, DATA_SHARDS_MAX + 1) for m in range(PARITY_SHARDS_MAX + 1)}
 
 
 def data_shards(size: int, most: int) -> int:
@@ -66,38 +55,14 @@ def parity_shards(n: int, most: int, connections: int) -> int:
 
 
 def shard_bytes(size: int, n: int, m: int) -> int:
-    """Bytes of each shard of a block of `size` bytes: p - 1 rows of whole 8-byte words, or the block itself for n = 1."""
-    if n == 1:
-        return size
-    rows = prime(n, m) - 1
-    return -(-size // (n * rows * 8)) * rows * 8
+    """Bytes of each shard of a block of `size` bytes: p - 1 rows of whole 8-byte words, or the block itself for n = 1.
+    0 if there is no such block or code."""
+    unit = _UNITS.get((n, m))
+    if unit is None or not 0 < size <= BLOCK_BYTES_MAX:
+        return 0
+    return -(-size // (n * unit)) * unit
 
 
 def stream(run: int, lane: int, purpose: int) -> int:
-    """The number of a stream: different for each run of the sender, lane and purpose."""
+    """The number of a stream: different for each start of the sender (the plan's `run`), lane and purpose."""
     return (run & 0xFFFFFF) << 8 | (lane & 0x3F) << 1 | purpose
-
-
-def stream_lane(number: int) -> int:
-    return number >> 1 & 0x3F
-
-
-def stream_purpose(number: int) -> int:
-    return number & 1
-
-
-def decode(view: memoryview, at: int, length: int) -> Run:
-    """The header of the run frame at `at`, whose length field is `length`. PeerError if it contradicts itself."""
-    if length + 4 < RUN_BYTES:
-        raise PeerError(f"run of {length} bytes, at least {RUN_BYTES - 4} expected")
-    run = Run(*RUN.unpack_from(view, at)[2:])
-    _, _, n, m, first, count, size, _ = run
-    if not prime(n, m):
-        raise PeerError(f"code of {n} + {m} shards, outside the code's domain")
-    if not count or first + count > n + m:
-        raise PeerError(f"shards {first} to {first + count - 1} of {n} + {m}")
-    if not 0 < size <= BLOCK_BYTES_MAX:
-        raise PeerError(f"block of {size} bytes, 1 to {BLOCK_BYTES_MAX} allowed")
-    if length + 4 != RUN_BYTES + count * shard_bytes(size, n, m):
-        raise PeerError(f"run of {length} bytes for {count} shards of {shard_bytes(size, n, m)}")
-    return run

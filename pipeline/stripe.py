@@ -21,6 +21,7 @@ HEADER = struct.Struct("<QQQ")  # runs, spare, sparer
 SLOT_AND_RUNS = struct.Struct("<QQQQQ")  # block.SLOT and the number of runs
 
 assert ROW.size == layout.RUN_ROW_BYTES
+assert layout.SLOT_SPARE_AT == layout.SLOT_RUNS_AT + 8 and layout.SLOT_SPARER_AT == layout.SLOT_SPARE_AT + 8
 assert RUN_BYTES <= layout.RUN_HEAD_BYTES
 
 

@@ -21,7 +21,7 @@ from pipeline.counters import ID
 from pipeline.port import any_ready
 from pipeline.reassembly import Reassembly
 from pipeline.ways import Ways
-from pipeline.worker import DONE, MORE, NOTHING, Attachment, Duty
+from pipeline.worker import MORE, NOTHING, Attachment, Duty
 
 BURST_BLOCKS = 4
 """Blocks coded before they are handed on together."""

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from pipeline import block, layout, session, shard, wire
+from tests.unit.runs import decode
 
 DOCS = Path(__file__).parents[2] / "docs"
 OFFLOADS = 0x6F
@@ -30,7 +31,7 @@ def test_the_examples_of_the_wire_format_are_what_the_code_makes():
     block.seal(slot, [38], layout.SLOT_BODY_AT + 38, 0)
     start, length, _, _ = block.SLOT.unpack_from(slot)
     assert slot[start : start + length] == packet_block
-    header = shard.decode(memoryview(run), 0, len(run) - 4)
+    header = decode(memoryview(run), 0, len(run) - 4)
     assert header == (0x301, 7, 1, 1, 0, 1, len(packet_block), 0)
     assert shard.stream(3, 0, wire.LIGHT) == 0x301
     assert run[shard.RUN_BYTES :] == packet_block

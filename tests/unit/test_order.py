@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from pipeline import shard, wire
+from pipeline import wire
 from pipeline.order import WAIT_NS, WINDOW
 from pipeline.reassembly import KEEP_NS, STREAMS_MAX
 from tests.unit.reassembly_bench import BULK, LIGHT, MS, Bench, block, copies, run, runs
@@ -27,7 +27,7 @@ def test_a_complete_block_waits_so_long_for_the_one_before(bench: Bench, stream:
     bench.now += 3 * MS
     bench.take(*copies(block(2), 2, stream=stream))
     assert bench.pop() == []
-    assert bench.due_ms() == wait_ms == WAIT_NS[shard.stream_purpose(stream)] / MS
+    assert bench.due_ms() == wait_ms == WAIT_NS[stream & 1] / MS
     bench.now += wait_ms * MS - 1
     assert bench.pop() == []
     bench.now += 1

