@@ -64,7 +64,7 @@ COUNTERS = (
     Counter(59, "tcp.closed_row_full", IN, "connections refused because this worker's table is full"),
     Counter(60, "tcp.parity_raised", IN, "times that the state of the connections called for more parity"),
     Counter(61, "tcp.parity_lowered", IN, "times that it called for less"),
-    Counter(62, "tcp.paces_changed", IN, "times that the connections for bulk were slowed or let go, to keep the path's queue short"),
+    Counter(62, "tcp.paces_changed", IN, "times that the limit on bulk was set or lifted, to keep the path's queue short"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),
     Counter(65, "fec.bytes_coded", OUT, "bytes of those blocks"),
     Counter(66, "fec.bytes_added", OUT, "bytes of parity shards, and of copies, that were added to them"),

@@ -17,19 +17,18 @@ import socket
 import time
 
 from pipeline import session, wire
-from pipeline.adapt import Adaptive
 from pipeline.carrier import Carrier
-from pipeline.connection import UNPACED, CLOSED, CONNECTING, ESTABLISHED, GREETING, Connection, Roster, configure, shown
+from pipeline.connection import CLOSED, CONNECTING, ESTABLISHED, GREETING, Connection, Roster, configure, shown
 from pipeline.counters import ID
 from pipeline.dialer import CONNECT_NS, Dialer, Slot
 from pipeline.errors import PeerError
 from pipeline.intake import Intake, receive_greeting
 from pipeline.layout import ROWS_MAX
 from pipeline.log import LOG, printable
-from pipeline.pace import Pace
 from pipeline.port import QUIET_NS
 from pipeline.worker import DONE, NOTHING, Attachment
 from workers.tcp_outbound import Outbound
+from workers.tcp_watch import Watch
 
 TICK_NS = 100_000_000
 ROWS_NS = 500_000_000
@@ -63,11 +62,7 @@ class Inbound:
         self._lanes = len(tcp_workers)
         self._carrier = Carrier(attachment)
         self._features = session.DECODES if settings["fec"] != "off" else 0
-        self._adaptive = Adaptive(settings["fec_parity"]) if settings["fec"] == "auto" else None
-        if settings["fec"] == "on":
-            self._carrier.call_for(settings["fec_parity"])
-        self._pace = Pace()
-        self._ended = 0          # established connections that have ended since the last tick
+        self._watch = Watch(settings, self._carrier, self._counters) if self._features else None
         self._helpless = False   # it has been said that one connection cannot help
         self._timeout_ns = int(settings["timeout"] * 1e9)
         self._epoll = select.epoll()
@@ -360,7 +355,8 @@ class Inbound:
         if state is ESTABLISHED:
             level = LOG.info
             self._counters[ID["tcp.connections_lost"]] += 1
-            self._ended += 1
+            if self._watch is not None:
+                self._watch.ended += 1
             self._roster.remove(connection, now)
             self._retired.append((self._roster.version, connection))
             connection.fail(OSError(0, why))
@@ -401,8 +397,8 @@ class Inbound:
                 if self._dialer is None:
                     self._counters[ID["tcp.closed_hello_invalid"]] += 1
                 self._close(connection, f"no answer while {connection.state}")
-        if self._features:
-            self._adapt(now)
+        if self._watch is not None:
+            self._watch.look(self._roster.established, now)
         if self._dialer is not None:
             self._dial(now)
             self._counters[ID["tcp.dials_failed"]] += self._dialer.failures
@@ -410,26 +406,6 @@ class Inbound:
         if now >= self._next_rows:
             self._next_rows = now + ROWS_NS
             self._carrier.write_rows(self._connections.values())
-
-    def _adapt(self, now: int) -> None:
-        """Look at what the kernel sees: is there loss that calls for parity, does bulk fill the path's queue?"""
-        seen = {connection: connection.seen() for connection in self._roster.established}
-        if self._adaptive is not None:
-            before = self._adaptive.parity
-            parity = self._adaptive.look([losses for losses, _ in seen.values()], self._ended, now)
-            self._ended = 0
-            if parity != before:
-                self._carrier.call_for(parity)
-                self._counters[ID["tcp.parity_raised" if parity > before else "tcp.parity_lowered"]] += 1
-                LOG.debug("parity called for: %d", parity)
-        bulk = {connection: flow for connection, (_, flow) in seen.items() if connection.purpose == wire.BULK}
-        if len(bulk) < len(seen):  # else there is nobody to make room for
-            paced = self._pace.rate
-            each = self._pace.look(list(bulk.values()), now)
-            if paced or each:
-                for connection in bulk:
-                    connection.pace(int(each) or UNPACED)
-                self._counters[ID["tcp.paces_changed"]] += 1
 
     def _check_established(self, connection: Connection, now: int) -> None:
         if self._ring_full:

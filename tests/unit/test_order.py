@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from pipeline import wire
+from pipeline import shard, wire
 from pipeline.order import WAIT_NS, WINDOW
 from pipeline.reassembly import KEEP_NS, STREAMS_MAX
 from tests.unit.reassembly_bench import BULK, LIGHT, MS, Bench, block, copies, run, runs
