@@ -5,7 +5,8 @@
     coded      all else, while they do: the encoder takes it from there
 
 Nothing waits to fill: a block leaves with whatever was ready. A full ring stalls the reader, and the kernel's own queue
-tells the sender; on a path that is slow it reads on instead and drops what is bulk, so that light flows go on.
+tells the sender. On a path that is slow it reads on instead, so that light flows go on: bulk packets are parked until
+there is room, and dropped once PARKED_BYTES wait, as any full queue does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import errno
 import select
 import time
+from collections import deque
 from os import readv
 
 from pipeline import block, layout, tun, wire
@@ -46,8 +48,11 @@ SLOW_AGAIN_NS = 2_000_000_000
 STUCK_NS = 150_000_000
 """So long a full ring that does not move is waited for: a tcp worker that was killed is back by then."""
 
-SHED_PACKETS = 16
+PARKED_PACKETS = 16
 """Packets read from TUN at a time while the ring is full."""
+
+PARKED_BYTES = 4 << 20
+"""What a TCP connection inside has on its way when it has outgrown a ring, before it has noticed."""
 
 TROUBLE_PAUSE_NS = 50_000_000
 """How long a reader leaves a queue alone whose link is down or whose device is gone."""
@@ -77,6 +82,8 @@ class Outbound:
         self._first = {port: [[slot[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX]]
                               for slot in port.slots]
                        for port in (self._plain, self._coded) if port is not None}
+        self._parked: deque[bytes] = deque()
+        self._parked_bytes = 0
         self._scratch = memoryview(bytearray(layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX))
         self._readable = False   # the last look at the queue found something
         self._full = False       # the last look at the ring found no free slot
@@ -89,14 +96,14 @@ class Outbound:
 
     def work(self) -> int:
         """Fill free slots while packets are ready, a few at a time, and hand them on together."""
-        if self._stop.requested or not self._readable:
+        if not self._parked and (self._stop.requested or not self._readable):
             return NOTHING
         member = self._choose()
         free = self._bulk.ready()
         now = time.monotonic_ns()
         self._full = not free
         if self._full:
-            return self._wait_or_shed(now)
+            return self._wait_or_read_on(now)
         if self._light is not None and self._must_wait_for_light(now):
             self._full = True
             return NOTHING
@@ -139,7 +146,7 @@ class Outbound:
                 self._woken = now
 
     def drained(self) -> bool:
-        return True
+        return not self._parked
 
     def _fill_block(self, ahead: int, member: int, now: int) -> tuple[int, int]:
         """Fill a free slot with what is ready. Slots filled, 1 or 0, and MORE if there is more, else NOTHING.
@@ -150,9 +157,18 @@ class Outbound:
         slot = port.slot(ahead)
         end = layout.SLOT_BODY_AT
         lengths = []
-        buffers = self._first[port][port.index(ahead)]
         more = MORE
         count = size = 0
+        while self._parked and end <= _FULL and len(lengths) < wire.BLOCK_PACKETS_MAX:
+            packet = self._parked.popleft()
+            self._parked_bytes -= len(packet)
+            lengths.append(len(packet))
+            slot[end : end + len(packet)] = packet
+            end += len(packet)
+        if lengths:
+            block.seal(slot, lengths, end, member)
+            return 1, MORE if self._readable or self._parked else NOTHING
+        buffers = self._first[port][port.index(ahead)]
         while True:
             try:
                 length = readv(fd, buffers)
@@ -225,7 +241,7 @@ class Outbound:
             self._counters[ID["tun.ring_full_waits"]] += 1
         return now - self._light_full_since < STUCK_NS
 
-    def _wait_or_shed(self, now: int) -> int:
+    def _wait_or_read_on(self, now: int) -> int:
         """No slot is free. On a fast path one soon is; on a slow one light flows must not wait for it, nor behind
         everything that TUN would queue meanwhile."""
         self._counters[ID["tun.ring_full_waits"]] += 1
@@ -239,7 +255,7 @@ class Outbound:
         elif now > self._slow_until:
             return NOTHING
         self._full = False  # wait for packets, not for a slot
-        return self._shed(now)
+        return self._read_on(now)
 
     def _slow(self, elapsed: int, left: int) -> bool:
         """Whether the ring, full for so long while so many slots have left it, is that of a slow path."""
@@ -247,18 +263,25 @@ class Outbound:
             return elapsed > STUCK_NS
         return elapsed > BACKLOG_NS and elapsed * self._bulk.ring.capacity > SLOW_NS * left
 
-    def _shed(self, now: int) -> int:
-        """Read on while the ring is full: light packets go their way, the others are dropped, as any full queue does."""
+    def _read_on(self, now: int) -> int:
+        """Read while the ring is full: light packets go their way, the others are parked, or dropped."""
+        if self._stop.requested:
+            return NOTHING
         scratch, light, counters = self._scratch, self._light, self._counters
         buffers = (scratch[layout.SLOT_BODY_AT :],)
         more = MORE
         try:
-            for _ in range(SHED_PACKETS):
+            for _ in range(PARKED_PACKETS):
                 length = readv(self._fd, buffers)
                 counters[_PACKETS_READ] += 1
                 counters[_BYTES_READ] += length - VNET_HEADER_BYTES
-                if not light.take(scratch, layout.SLOT_BODY_AT, length, now):
+                if light.take(scratch, layout.SLOT_BODY_AT, length, now):
+                    continue
+                if self._parked_bytes + length > PARKED_BYTES:
                     counters[ID["tun.dropped_ring_full"]] += 1
+                else:
+                    self._parked.append(bytes(scratch[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + length]))
+                    self._parked_bytes += length
         except BlockingIOError:
             self._readable = False
             more = DONE

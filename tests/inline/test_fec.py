@@ -391,3 +391,22 @@ def test_a_light_flow_goes_on_while_bulk_fills_a_path_that_takes_nothing(joined:
         client.write(ipv6(number, 200))
     until(lambda: len(server.packets()) == before + 10, client, server, path)
     assert server.packets()[before:] == [ipv6(number, 200) for number in range(10)]
+
+
+def test_bulk_that_is_parked_while_the_ring_is_full_arrives_in_order_ahead_of_what_comes_later(joined: Joined) -> None:
+    server, client, path = joined(connections=1, light_connections=1, fec="off", send_buffer_bytes=65_536)
+    path.strands[0].held = True
+    outbound = client.workers["tun-0"].duty("outbound")
+    numbers = iter(range(10_000))
+
+    def some_are_parked() -> bool:
+        client.write(ipv4(next(numbers), 60_000))
+        return len(outbound._parked) > 10
+
+    until(some_are_parked, client, server, path)
+    path.strands[0].held = False
+    count = next(numbers)
+    client.write(ipv4(count, 60_000))
+    until(lambda: len(server.packets()) == count + 1, client, server, path)
+    assert [number_of(packet) for packet in server.packets()] == list(range(count + 1))
+    assert client.count("tun.dropped_ring_full") == 0
