@@ -31,15 +31,15 @@ TCP_NOTSENT_LOWAT = 25
 SO_MAX_PACING_RATE = 47    # asm-generic/socket.h
 UNPACED = (1 << 64) - 1    # its initial value
 
-# struct tcp_info: offsets of the u8 tcpi_retransmits and of u32 fields
+# struct tcp_info: offsets of the u8 tcpi_retransmits and tcpi_probes, and of u32 fields
 _INFO_RETRANSMITS_AT = 2
-_INFO_SND_MSS_AT = 16
+_INFO_PROBES_AT = 3
 _INFO_RTT_AT = 68          # microseconds
 _INFO_TOTAL_RETRANS_AT = 100
+_INFO_BYTES_ACKED_AT = 120 # u64
 _INFO_MIN_RTT_AT = 148     # microseconds
 _INFO_DATA_SEGS_OUT_AT = 156
-_INFO_DELIVERED_AT = 192   # segments
-_INFO_BYTES = 196
+_INFO_BYTES = 160
 
 WOULD_BLOCK = (errno.EAGAIN, errno.EINPROGRESS)
 
@@ -86,7 +86,12 @@ class Connection:
         return (Seen(self.serial, info[_INFO_RETRANSMITS_AT], _u32(info, _INFO_TOTAL_RETRANS_AT),
                      _u32(info, _INFO_DATA_SEGS_OUT_AT)),
                 Flow(self.serial, 1000 * _u32(info, _INFO_RTT_AT), 1000 * _u32(info, _INFO_MIN_RTT_AT),
-                     _u32(info, _INFO_DELIVERED_AT) * _u32(info, _INFO_SND_MSS_AT)))
+                     int.from_bytes(info[_INFO_BYTES_ACKED_AT : _INFO_BYTES_ACKED_AT + 8], sys.byteorder)))
+
+    def stands_still(self) -> bool:
+        """Whether the kernel waits for an answer beyond its retransmission timeout."""
+        info = self._info()
+        return bool(info[_INFO_RETRANSMITS_AT] or info[_INFO_PROBES_AT])
 
     def pace(self, rate: int) -> None:
         """Send at most so many bytes a second; UNPACED for no limit."""

@@ -24,11 +24,12 @@ DRAIN_NS = 250_000_000         # looks come every 100 ms, and round trip times a
 GROWTH = 1.02                  # beside that, to find out whether there is more
 GROWTH_EMPTY = 1.05            # the same where there is hardly a queue
 SLOWEST_FALL = 0.85            # in one look: who had little to send for a moment keeps most of the limit
-UNLIMITED = 2.0                # a limit of so many times what is delivered limits nothing, and goes if that is so
+UNLIMITED = 1.15               # a limit of so many times what is delivered limits nothing, and goes if that is so
 UNLIMITED_LOOKS = 20           # for so long: flows pause, and BBR does so by itself (PROBE_RTT)
 LONG = 20
 FREE_NS = 30_000_000_000
 WINDOW = 3                     # looks over which deliveries are averaged
+IN_USE = 0.85                  # who delivers less than this of the limit does not find out that there is more
 QUEUE_SHARE = 8
 BUSY_SHARE = 4                 # a connection is busy if it delivers this part of an equal share
 
@@ -85,7 +86,9 @@ class Pace:
         if change < 0:
             limit = max(actual, SLOWEST_FALL * self.rate) * max(0.5, 1 + change)
         else:
-            limit = max(actual, self.rate) * ((GROWTH if queue > aim // 4 else GROWTH_EMPTY) + change)
+            limit = max(actual, self.rate)
+            if actual > IN_USE * self.rate:
+                limit *= (GROWTH if queue > aim // 4 else GROWTH_EMPTY) + change
         self._idle = self._idle + 1 if limit > UNLIMITED * actual else 0
         if self._idle > UNLIMITED_LOOKS:
             return 0.0

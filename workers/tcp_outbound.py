@@ -9,8 +9,8 @@ flow holds. Coded and light slots bring a table of runs, each for a connection o
 
 A full socket. Plain blocks wait: the ring fills, and the ring stalls the TUN reader: no queue besides. A line that lags
 behind the others with its runs of shards holds nobody up: they are spared, that is left unsent, as long as their block
-can do without them, and moved to another line after that. A line that takes nothing for STALL_NS hands its plain blocks
-to another as well.
+can do without them, and moved to another line after that. A line that takes nothing for STALL_NS, and whose connection
+stands still, hands its plain blocks to another as well; BBR, which pauses by itself (PROBE_RTT), does not count.
 
 A connection that dies: its runs go to the others. Without any, slots wait `hold` seconds and are then dropped, counted.
 """
@@ -251,7 +251,7 @@ class Outbound:
         """Leave out, or give to others, what a full line holds up."""
         if len(self._lines) == 1:
             return
-        if not line.stalled and now - line.full_since > STALL_NS:
+        if not line.stalled and now - line.full_since > STALL_NS and line.connection.stands_still():
             line.stalled = True
             self._sort_lines()
             line.set_aside()

@@ -36,17 +36,14 @@ costs more than the system call); behind that it is a burst, and only its last r
 SUPER_PACKET_BYTES = 16384
 """A packet longer than this is worth a block of its own."""
 
-SLOW_NS = 50_000_000
-"""A path is slow if a block takes longer than this to get through the full ring."""
+PATIENCE_NS = 5_000_000
+"""A ring that has been full for so long is that of a slow path, or of a worker that is being replaced."""
 
-BACKLOG_NS = 50_000_000
-"""So long a ring has been full before that is judged."""
+SLOW_NS = 200_000_000
+"""So long after that the next full ring is not waited for at all."""
 
-SLOW_AGAIN_NS = 2_000_000_000
-"""So long a path that was slow is held for slow."""
-
-STUCK_NS = 150_000_000
-"""So long a full ring that does not move is waited for: a tcp worker that was killed is back by then."""
+SPILL_NS = 150_000_000
+"""So long the light ring may be full before its flows spill to bulk: a tcp worker that was killed is back by then."""
 
 PARKED_PACKETS = 16
 """Packets read from TUN at a time while the ring is full."""
@@ -87,8 +84,7 @@ class Outbound:
         self._scratch = memoryview(bytearray(layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX))
         self._readable = False   # the last look at the queue found something
         self._full = False       # the last look at the ring found no free slot
-        self._backlog_since = 0  # when the ring became full; 0 once half of it is free again
-        self._backlog_at = 0     # slots that had left the ring by then
+        self._full_since = 0
         self._slow_until = 0
         self._light_full_since = 0
         self._woken = 0
@@ -107,8 +103,7 @@ class Outbound:
         if self._light is not None and self._must_wait_for_light(now):
             self._full = True
             return NOTHING
-        if self._backlog_since and free > self._bulk.ring.capacity // 2:
-            self._backlog_since = 0
+        self._full_since = 0
         filled = 0
         more = MORE
         try:
@@ -132,7 +127,7 @@ class Outbound:
 
     def wait(self, seconds: float) -> None:
         if self._full:
-            self._bell.wait(self._has_room, seconds)
+            self._bell.wait(self._has_room, min(seconds, PATIENCE_NS / 1e9))
         elif self._pause_until:
             self._bell.wait(_never, seconds)
             if time.monotonic_ns() >= self._pause_until:
@@ -239,29 +234,19 @@ class Outbound:
         if not self._light_full_since:
             self._light_full_since = now
             self._counters[ID["tun.ring_full_waits"]] += 1
-        return now - self._light_full_since < STUCK_NS
+        return now - self._light_full_since < SPILL_NS
 
     def _wait_or_read_on(self, now: int) -> int:
         """No slot is free. On a fast path one soon is; on a slow one light flows must not wait for it, nor behind
         everything that TUN would queue meanwhile."""
-        self._counters[ID["tun.ring_full_waits"]] += 1
-        left = self._bulk.cursor
-        if not self._backlog_since:
-            self._backlog_since, self._backlog_at = now, left
-        if self._compat:
+        if not self._full_since:
+            self._full_since = now
+            self._counters[ID["tun.ring_full_waits"]] += 1
+        if self._compat or now - self._full_since < PATIENCE_NS and now > self._slow_until:
             return NOTHING
-        if self._slow(now - self._backlog_since, left - self._backlog_at):
-            self._slow_until = now + SLOW_AGAIN_NS
-        elif now > self._slow_until:
-            return NOTHING
+        self._slow_until = now + SLOW_NS
         self._full = False  # wait for packets, not for a slot
         return self._read_on(now)
-
-    def _slow(self, elapsed: int, left: int) -> bool:
-        """Whether the ring, full for so long while so many slots have left it, is that of a slow path."""
-        if left <= 0:
-            return elapsed > STUCK_NS
-        return elapsed > BACKLOG_NS and elapsed * self._bulk.ring.capacity > SLOW_NS * left
 
     def _read_on(self, now: int) -> int:
         """Read while the ring is full: light packets go their way, the others are parked, or dropped."""
@@ -300,10 +285,7 @@ class Outbound:
             self._grant(offloads)
         if self._coded is not None:
             parity = ways.parity()
-            bulk = self._coded if parity else self._plain
-            if bulk is not self._bulk:
-                self._bulk = bulk
-                self._backlog_since = 0
+            self._bulk = self._coded if parity else self._plain
             self._light.spread(ways.own_light(member), ways.for_light(), parity)
         elif self._light is not None:
             self._light.spread(ways.own_light(member), (), 0)

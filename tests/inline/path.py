@@ -65,6 +65,7 @@ class Path:
 
     def __init__(self, server_port: int, seed: int = 0) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ_BYTES)  # its connections have it, too
         self._listener.setblocking(False)
         self._server_port = server_port
         self._random = random.Random(seed)
