@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -72,7 +73,39 @@ def udp_flow(source: Namespace, sink: Namespace, address: str, *, count: int, ra
     return msgspec.json.decode(said, type=Received)
 
 
-class UdpFlow:
+class _Flow:
+    """A source and a sink, two processes, and a thread that reads what the sink says, line by line."""
+
+    _source: subprocess.Popen
+    _sink: subprocess.Popen
+
+    def _begin(self) -> None:
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        stop([self._source, self._sink], END_SECONDS)
+        self._reader.join()
+        for stream in (self._source.stdin, self._source.stdout, self._sink.stdout):
+            if stream is not None:
+                stream.close()
+
+    def _read(self) -> None:
+        for line in self._sink.stdout:
+            self._heard(line)
+
+    def _heard(self, line: bytes) -> None:
+        raise NotImplementedError
+
+
+class UdpFlow(_Flow):
     """Packets of `size` payload bytes, `rate` a second, from `source` to `address`, the sink's, until end()."""
 
     def __init__(self, source: Namespace, sink: Namespace, address: str, *, rate: float, size: int = 200) -> None:
@@ -84,21 +117,7 @@ class UdpFlow:
         port = _port(self._sink)
         self._source = source.popen([*LOAD, "udp-source", address, port, "--count", 0, "--rate", rate,
                                      "--size", size], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def __enter__(self) -> UdpFlow:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        stop([self._source, self._sink], END_SECONDS)
-        self._reader.join()
-        for stream in (self._source.stdin, self._source.stdout, self._sink.stdout):
-            stream.close()
+        self._begin()
 
     def end(self) -> int:
         """No more packets; how many were sent."""
@@ -120,12 +139,11 @@ class UdpFlow:
         while self.missing() and time.monotonic() < deadline:
             time.sleep(LOOK_AGAIN_SECONDS)
 
-    def _read(self) -> None:
-        for line in self._sink.stdout:
-            self.arrivals.append(msgspec.json.decode(line, type=Arrival))
+    def _heard(self, line: bytes) -> None:
+        self.arrivals.append(msgspec.json.decode(line, type=Arrival))
 
 
-class TcpFlow:
+class TcpFlow(_Flow):
     """One connection from `source` to `address`, the sink's, for `seconds` or until close() is called.
     `congestion`: its congestion control, instead of the machine's own."""
 
@@ -142,21 +160,7 @@ class TcpFlow:
         options += ["--congestion", congestion] if congestion else []
         self._source = source.popen([*LOAD, "tcp-source", address, self.port, "--seconds", seconds, *options],
                                     stdout=subprocess.PIPE)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def __enter__(self) -> TcpFlow:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        stop([self._source, self._sink], END_SECONDS)
-        self._reader.join()
-        self._source.stdout.close()
-        self._sink.stdout.close()
+        self._begin()
 
     @property
     def alive(self) -> bool:
@@ -177,12 +181,11 @@ class TcpFlow:
             raise LabError("tcp flow: the sink did not see the end of the connection")
         return msgspec.json.decode(said, type=Sent), self.end
 
-    def _read(self) -> None:
-        for line in self._sink.stdout:
-            if b"time_ns" in line:
-                self.samples.append(msgspec.json.decode(line, type=Sample))
-            else:
-                self.end = msgspec.json.decode(line, type=SinkEnd)
+    def _heard(self, line: bytes) -> None:
+        if b"time_ns" in line:
+            self.samples.append(msgspec.json.decode(line, type=Sample))
+        else:
+            self.end = msgspec.json.decode(line, type=SinkEnd)
 
 
 def _ping_command(address: str, count: int, interval: float, size: int, timeout: float) -> list[object]:
