@@ -3,12 +3,13 @@
 Several connections at once fill the queue of a bottleneck whatever their congestion control is, and every packet of a
 light flow then waits in it. The kernel's round trip times tell how long it is: tcpi_rtt above tcpi_min_rtt.
 
-    no limit, queue above QUEUE_MOST      a limit: what is delivered
+    no limit, queue above QUEUE_MOST      a limit: what is delivered, if that makes OURS_LEAST in such a time
     a limit                               what is delivered, more or less by so much as brings the queue to QUEUE_AIM
                                           within DRAIN; so the bottleneck never runs dry
     far above what is delivered           no limit: it limits nothing
-    above QUEUE_MOST for LONG looks       no limit for FREE_NS: the queue is not ours, and whoever else fills it would
-                                          have it all
+    above QUEUE_MOST for LONG looks, or   no limit for FREE_NS: the queue is not ours, and whoever else fills it would
+    above QUEUE_AIM although the limit    have it all; or what delays us is no queue but a path, or a machine, that is
+    has come down FALLEN times            late now and then
 
 LEDBAT (RFC 6817) has the same aim; the way out is ours.
 """
@@ -27,6 +28,8 @@ SLOWEST_FALL = 0.85            # in one look: who had little to send for a momen
 UNLIMITED = 1.15               # a limit of so many times what is delivered limits nothing, and goes if that is so
 UNLIMITED_LOOKS = 20           # for so long: flows pause, and BBR does so by itself (PROBE_RTT)
 LONG = 20
+FALLEN = 4
+OURS_LEAST = 4096              # bytes, some segments: with less than that under way we are not what fills a queue
 FREE_NS = 30_000_000_000
 WINDOW = 3                     # looks over which deliveries are averaged
 IN_USE = 0.85                  # who delivers less than this of the limit does not find out that there is more
@@ -48,6 +51,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.rate = 0.0
+        self._first = 0.0              # the limit as it was when there came to be one
         self._before: dict[int, int] = {}
         self._window: deque[tuple[int, int]] = deque(maxlen=WINDOW)   # bytes delivered, time that took
         self._looked = 0
@@ -76,12 +80,14 @@ class Pace:
         queue = flow.rtt_ns - flow.min_rtt_ns
         aim = max(QUEUE_AIM_NS, flow.min_rtt_ns // QUEUE_SHARE)
         self._above = self._above + 1 if queue > QUEUE_MOST * aim else 0
-        if self._above > LONG:
+        if self._above > LONG or queue > aim and 0 < self.rate < self._first / FALLEN:
             self._above = 0
             self._free_until = now + FREE_NS
             return 0.0
-        if not self.rate and not self._above:
-            return 0.0
+        if not self.rate:
+            if not self._above or actual * queue < OURS_LEAST * 1e9:
+                return 0.0
+            self._first = actual
         change = (aim - queue) / DRAIN_NS
         if change < 0:
             limit = max(actual, SLOWEST_FALL * self.rate) * max(0.5, 1 + change)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from pipeline.pace import FREE_NS, LONG, QUEUE_AIM_NS, Flow, Pace
+from pipeline.pace import FALLEN, FREE_NS, LONG, QUEUE_AIM_NS, Flow, Pace
 
 LOOK = 100_000_000
 MS = 1_000_000
@@ -108,3 +110,20 @@ def test_connections_that_come_and_go_do_not_upset_it() -> None:
             continue
         path.run(40)
         assert 0 <= path.pace.rate < 2 * CAPACITY
+
+
+@pytest.mark.parametrize("late_ms", [8, 10, 12])
+def test_a_path_that_is_late_now_and_then_does_not_slow_bulk_down_for_ever(late_ms: int) -> None:
+    """No queue: whatever we send, its round trips take sometimes less than QUEUE_AIM more, and mostly more."""
+    path, chance = Bottleneck(greed=0.5), random.Random(1)
+    for _ in range(3000):
+        path.others_ns = int(late_ms * MS * chance.uniform(0.4, 1.6))
+        path.run(1)
+        assert not path.limit or path.limit > 0.5 * CAPACITY / FALLEN / 2
+    assert path.share(300) > 0.25
+
+
+def test_who_sends_next_to_nothing_is_not_who_fills_the_queue() -> None:
+    path = Bottleneck(greed=0.01, others=15 * MS)
+    path.run(LONG)
+    assert path.pace.rate == 0
