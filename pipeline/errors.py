@@ -3,6 +3,7 @@
     error             exit   whose fault, and what follows
     LocalError           1   ours: a contract of our own code is broken; the process ends
     UsageError           2   the caller's: the command needs to be told more
+    SupervisorGone       1   the supervisor's: it has ended, and so does its worker
     NotRunning           3   nobody's: the instance that was asked for does not run
     PermissionDenied    77   the caller's: it lacks a right, and the text says which
     ConfigError         78   the configuration's: trying again cannot help, so nothing is restarted
@@ -23,6 +24,10 @@ class TunnelError(Exception):
 
 class LocalError(TunnelError):
     """A contract between two parts of this program does not hold."""
+
+
+class SupervisorGone(TunnelError):
+    """A worker has lost its supervisor, without which it can decide nothing."""
 
 
 class UsageError(TunnelError):

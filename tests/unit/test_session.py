@@ -1,57 +1,146 @@
-"""Greetings: what is on the wire, what is refused, and whom a server of one client admits."""
+"""Greetings: what is on the wire, and what is no greeting."""
 
 from __future__ import annotations
+
+from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import session, wire
-from pipeline.errors import PeerError
-from pipeline.session import BUSY, SUPERSEDED, WRONG_VERSION, Hello, Holder, Refused, Welcome, admit, decode, gives_way
+from pipeline.errors import LocalError, PeerError
+from pipeline.session import (
+    ADDRESS_OUTSIDE, ADDRESSES_MAX, AUTH_KEY, BUSY, ROUTES_MAX, TEXT_BYTES_MAX, Challenge, Greeting, Hello, Proof,
+    Refused, Welcome, decode,
+)
 
 U8, U16, U64 = st.integers(0, 255), st.integers(0, 65535), st.integers(0, (1 << 64) - 1)
-HELLOS = st.builds(Hello, U8, U8, U16, U16, U16, U64, U64, U8, U8)
-
-OURS, THEIRS = 11, 22  # identities
-NOBODY = Holder(0, 0, 0)
 
 
-def hello(client: int = OURS, number: int = 5, version: int = session.VERSION) -> Hello:
-    return Hello(version, 0, 0, 1, 1400, client, number, 0, 0)
+def of_size(size: int) -> st.SearchStrategy[bytes]:
+    return st.binary(min_size=size, max_size=size)
+
+
+def prefixed(version: int) -> st.SearchStrategy[session.Interface]:
+    """Addresses of a family with every length of prefix."""
+    return st.builds(lambda address, length: ip_interface((address.packed, length)), st.ip_addresses(v=version),
+                     st.integers(0, 32 if version == 4 else 128))
+
+
+def several(strategy: st.SearchStrategy, limit: int) -> st.SearchStrategy[tuple]:
+    return st.lists(strategy, max_size=limit).map(tuple)
+
+
+INTERFACES = st.one_of(prefixed(4), prefixed(6))
+NETWORKS = INTERFACES.map(lambda interface: interface.network)
+HELLOS = st.builds(Hello, U8, U8, U16, U16, U16, U64, U64, U8, U8, U8, of_size(8), of_size(32),
+                   several(st.ip_addresses(), ADDRESSES_MAX))
+CHALLENGES = st.builds(Challenge, of_size(32))
+PROOFS = st.builds(Proof, of_size(32))
+WELCOMES = st.builds(Welcome, U8, U8, U16, U8, of_size(32), several(INTERFACES, ADDRESSES_MAX), several(NETWORKS, 20))
+REFUSALS = st.builds(Refused, U8, st.text(max_size=TEXT_BYTES_MAX // 4))
+
+FULL_HELLO = Hello(1, 0x6F, 2, 5, 1400, 0x1122334455667788, 3, wire.LIGHT, session.DECODES, AUTH_KEY, b"i" * 8,
+                   b"n" * 32, (ip_address("10.0.0.2"), ip_address("fd00::2")))
+FULL_WELCOME = Welcome(1, 0x6F, 1400, 1, b"m" * 32, (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64")),
+                       (ip_network("10.1.0.0/16"), ip_network("::/0")))
+GREETINGS = [FULL_HELLO, FULL_WELCOME, Challenge(b"n" * 32), Proof(b"m" * 32)]
+
+
+def hello() -> Hello:
+    return Hello(session.VERSION, 0, 0, 1, 1400, 11, 5, 0, 0)
 
 
 def grown(frame: bytes, more: bytes) -> bytes:
     """The same frame with a longer body, as a later version may send it."""
-    kind, body = frame[4], frame[5:]
-    return wire.frame(kind, body + more)
+    return wire.frame(frame[4], frame[5:] + more)
+
+
+# -- what is on the wire
 
 
 def test_a_hello_on_the_wire() -> None:
-    frame = Hello(1, 0x6F, 2, 5, 1400, 0x1122334455667788, 3, wire.LIGHT, session.DECODES).frame()
-    assert frame == (b"\x00\x00\x00\x1f\x10" b"tnl\x01" b"\x01\x6f" b"\x00\x02\x00\x05\x05\x78"
-                     b"\x11\x22\x33\x44\x55\x66\x77\x88" b"\x00\x00\x00\x00\x00\x00\x00\x03\x01\x01")
+    assert FULL_HELLO.frame() == (
+        b"\x00\x00\x00\x5f\x10" b"tnl\x01" b"\x01\x6f" b"\x00\x02\x00\x05\x05\x78"
+        b"\x11\x22\x33\x44\x55\x66\x77\x88" b"\x00\x00\x00\x00\x00\x00\x00\x03\x01\x01"
+        b"\x01iiiiiiiinnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
+        b"\x02" b"\x04\x0a\x00\x00\x02" b"\x06\xfd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x02")
+
+
+def test_a_hello_without_a_key_and_wishes_says_so_in_zeros() -> None:
+    frame = hello().frame()
+    assert frame[35:] == bytes(1 + 8 + 32 + 1)
+    assert decode(frame) == hello()
 
 
 def test_the_answers_on_the_wire() -> None:
-    assert Welcome(1, 0x6F, 1400, 1).frame() == b"\x00\x00\x00\x06\x11\x01\x6f\x05\x78\x01"
+    assert Challenge(b"n" * 32).frame() == b"\x00\x00\x00\x21\x13" + b"n" * 32
+    assert Proof(b"m" * 32).frame() == b"\x00\x00\x00\x21\x14" + b"m" * 32
+    assert Welcome(1, 0x6F, 1400, 1).frame() == b"\x00\x00\x00\x29\x11\x01\x6f\x05\x78\x01" + bytes(32 + 1 + 2)
+    assert FULL_WELCOME.frame() == (
+        b"\x00\x00\x00\x59\x11\x01\x6f\x05\x78\x01" + b"m" * 32
+        + b"\x02" b"\x04\x18\x0a\x00\x00\x02" b"\x06\x40\xfd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x02"
+        + b"\x00\x02" b"\x04\x10\x0a\x01\x00\x00" b"\x06\x00" + bytes(16))
     assert Refused(BUSY, "no").frame() == b"\x00\x00\x00\x04\x12\x01no"
 
 
-@given(st.one_of(HELLOS, st.builds(Welcome, U8, U8, U16, U8), st.builds(Refused, U8, st.text(max_size=50))))
-def test_any_greeting_comes_back_as_it_was_sent(greeting: Hello | Welcome | Refused) -> None:
+def test_the_mac_of_a_welcome_is_where_it_is_said_to_be() -> None:
+    frame = FULL_WELCOME.frame()
+    assert frame[session.WELCOME_MAC_AT : session.WELCOME_MAC_AT + session.MAC_BYTES] == FULL_WELCOME.mac
+    assert frame.count(b"m") == session.MAC_BYTES
+
+
+@given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES, REFUSALS))
+def test_any_greeting_comes_back_as_it_was_sent(greeting: Greeting) -> None:
     assert decode(greeting.frame()) == greeting
 
 
-@given(st.one_of(HELLOS, st.builds(Welcome, U8, U8, U16, U8)), st.binary(max_size=30))
-def test_a_body_that_has_grown_at_its_end_is_still_understood(greeting: Hello | Welcome, more: bytes) -> None:
+@given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES), st.binary(max_size=30))
+def test_a_body_that_has_grown_at_its_end_is_still_understood(greeting: Greeting, more: bytes) -> None:
     assert decode(grown(greeting.frame(), more)) == greeting
 
 
-def test_every_greeting_fits_the_limit_before_a_connection_is_established() -> None:
-    assert len(hello().frame()) < wire.HELLO_LENGTH_LIMIT
-    for reason, text in session.REASONS.items():
-        assert len(Refused(reason, text).frame()) < wire.HELLO_LENGTH_LIMIT
+# -- how long a greeting may be
+
+
+def test_every_greeting_fits_the_limit_of_its_sender() -> None:
+    wishes = (ip_address("fd00::2"),) * ADDRESSES_MAX
+    for frame in (FULL_HELLO._replace(wishes=wishes).frame(), Proof(bytes(32)).frame()):
+        assert len(frame) - wire.LENGTH.size <= wire.HELLO_LENGTH_LIMIT
+    longest = Welcome(1, 0, 1400, 0, bytes(32), (ip_interface("fd00::2/64"),) * ADDRESSES_MAX,
+                      (ip_network("fd00::/64"),) * ROUTES_MAX)
+    refusal = Refused(BUSY, "x" * 2 * TEXT_BYTES_MAX)
+    for frame in (longest.frame(), refusal.frame(), Challenge(bytes(32)).frame()):
+        assert len(frame) - wire.LENGTH.size <= wire.WELCOME_LENGTH_LIMIT
+    assert decode(longest.frame()) == longest
+
+
+@pytest.mark.parametrize(("greeting", "message"), [
+    (FULL_HELLO._replace(key_id=b"short"), "key id of a greeting: expected 8 bytes, found 5"),
+    (FULL_HELLO._replace(nonce=bytes(33)), "nonce of a greeting: expected 32 bytes, found 33"),
+    (FULL_HELLO._replace(wishes=(ip_address("::1"),) * 9), "wished addresses: at most 8 .* there are 9"),
+    (Challenge(bytes(31)), "nonce of a greeting: expected 32 bytes, found 31"),
+    (Proof(b""), "mac of a greeting: expected 32 bytes, found 0"),
+    (FULL_WELCOME._replace(mac=bytes(31)), "mac of a greeting: expected 32 bytes, found 31"),
+    (FULL_WELCOME._replace(addresses=FULL_WELCOME.addresses * 5), "addresses of a peer: at most 8 .* there are 10"),
+    (FULL_WELCOME._replace(routes=FULL_WELCOME.routes * 257), "routes of a peer: at most 512 .* there are 514"),
+], ids=lambda value: type(value).__name__)
+def test_what_does_not_fit_into_a_greeting_is_our_own_mistake(greeting: Greeting, message: str) -> None:
+    with pytest.raises(LocalError, match=message):
+        greeting.frame()
+
+
+@given(U8, st.text(alphabet=st.characters(exclude_categories=()), max_size=300))
+def test_the_text_of_a_refusal_is_cut_between_characters(reason: int, text: str) -> None:
+    received = decode(Refused(reason, text).frame())
+    assert text.encode(errors="replace").decode().startswith(received.text)
+    assert len(received.text.encode()) <= TEXT_BYTES_MAX
+    if len(received.text) < len(text):
+        assert len(received.text.encode()) > TEXT_BYTES_MAX - 4
+
+
+# -- what is no greeting
 
 
 @pytest.mark.parametrize("frame", [
@@ -61,63 +150,95 @@ def test_every_greeting_fits_the_limit_before_a_connection_is_established() -> N
     wire.frame(wire.HELLO),
     wire.frame(wire.REFUSED),
     wire.frame(wire.WELCOME, b"\x01\x00\x05"),
-    hello().frame()[:-1],
-    wire.frame(wire.HELLO, b"TNL\x01" + bytes(24)),
-    wire.frame(wire.HELLO, b"tnl\x02" + bytes(24)),
-    wire.frame(0xFF, b"tnl\x01" + bytes(24)),
+    wire.frame(wire.HELLO, b"TNL\x01" + bytes(68)),
+    wire.frame(wire.HELLO, b"tnl\x02" + bytes(68)),
+    wire.frame(0xFF, b"tnl\x01" + bytes(68)),
+    hello().frame() + b"more than it says",
 ], ids=repr)
 def test_a_frame_that_is_no_greeting_is_the_peers_fault(frame: bytes) -> None:
     with pytest.raises(PeerError):
         decode(frame)
 
 
-@given(st.binary(max_size=100))
-def test_any_bytes_decode_or_are_the_peers_fault(data: bytes) -> None:
+@pytest.mark.parametrize("greeting", GREETINGS, ids=lambda greeting: type(greeting).__name__)
+def test_a_greeting_that_is_cut_anywhere_is_the_peers_fault(greeting: Greeting) -> None:
+    frame = greeting.frame()
+    assert decode(frame) == greeting
+    for length in range(len(frame)):
+        with pytest.raises(PeerError):
+            decode(frame[:length])
+    for length in range(len(frame) - 5):
+        with pytest.raises(PeerError, match="too early"):
+            decode(wire.frame(frame[4], frame[5 : 5 + length]))
+
+
+def hello_with(wishes: bytes) -> bytes:
+    return wire.frame(wire.HELLO, hello().frame()[5:-1] + wishes)
+
+
+def welcome_with(behind_the_mac: bytes) -> bytes:
+    return wire.frame(wire.WELCOME, Welcome(1, 0, 1400, 0).frame()[5:-3] + behind_the_mac)
+
+
+@pytest.mark.parametrize(("frame", "message"), [
+    (hello_with(b"\x01\x05\x0a\x00\x00\x02"), "address of family 5 in a greeting, expected 4 or 6"),
+    (hello_with(b"\x01\x00"), "address of family 0 "),
+    (hello_with(b"\x02\x04\x0a\x00\x00\x02"), "greeting ends 1 bytes too early"),
+    (hello_with(b"\x01\x06\x0a\x00\x00\x02"), "greeting ends 12 bytes too early"),
+    (hello_with(b"\x09" + b"\x04\x0a\x00\x00\x02" * 9), "9 addresses or routes in a greeting, at most 8 allowed"),
+    (welcome_with(b"\x01\x04\x21\x0a\x00\x00\x02\x00\x00"), "10.0.0.2/33 in a greeting: the prefix is longer"),
+    (welcome_with(b"\x01\x06\x81" + bytes(18)), "::/129 in a greeting: the prefix is longer"),
+    (welcome_with(b"\x01\x07\x18\x0a\x00\x00\x02\x00\x00"), "address of family 7 "),
+    (welcome_with(b"\xff\x00\x00"), "255 addresses or routes in a greeting, at most 8 allowed"),
+    (welcome_with(b"\x00\x00\x01\x04\x10\x0a\x01\x00\x01"), "10.1.0.1/16 in a greeting: .* bits behind it"),
+    (welcome_with(b"\x00\x00\x01\x04\xff\x0a\x01\x00\x00"), "10.1.0.0/255 in a greeting: "),
+    (welcome_with(b"\x00\x00\x02\x04\x10\x0a\x01\x00\x00"), "greeting ends 2 bytes too early"),
+    (welcome_with(b"\x00\x02\x01" + b"\x04\x00\x00\x00\x00\x00" * 513), "513 addresses or routes in a greeting"),
+])
+def test_addresses_and_routes_that_cannot_be_are_the_peers_fault(frame: bytes, message: str) -> None:
+    with pytest.raises(PeerError, match=message):
+        decode(frame)
+
+
+KINDS = st.one_of(st.sampled_from([wire.HELLO, wire.CHALLENGE, wire.PROOF, wire.WELCOME, wire.REFUSED]), U8)
+
+
+def decodes_or_is_refused(frame: bytes) -> None:
     try:
-        decode(data)
+        greeting = decode(frame)
     except PeerError:
-        pass
+        return
+    assert isinstance(greeting, Greeting)
+    frame = greeting.frame()
+    assert isinstance(greeting, Refused) or decode(frame) == greeting
 
 
-def test_a_reason_in_bytes_that_are_no_text_is_readable_all_the_same() -> None:
+@given(st.binary(max_size=200))
+def test_any_bytes_decode_or_are_the_peers_fault(data: bytes) -> None:
+    decodes_or_is_refused(data)
+
+
+@given(KINDS, st.sampled_from([b"", session.MAGIC, hello().frame()[5:-1], Welcome(1, 0, 1400, 0).frame()[5:-3]]),
+       st.binary(max_size=200))
+def test_any_frame_decodes_or_is_the_peers_fault(kind: int, start: bytes, rest: bytes) -> None:
+    decodes_or_is_refused(wire.frame(kind, start + rest))
+
+
+@given(st.sampled_from([greeting.frame() for greeting in GREETINGS]), st.data())
+def test_a_greeting_with_changed_bytes_decodes_or_is_the_peers_fault(frame: bytes, data: st.DataObject) -> None:
+    changed = bytearray(frame)
+    for at in data.draw(st.lists(st.integers(4, len(frame) - 1), min_size=1, max_size=4)):
+        changed[at] = data.draw(U8)
+    decodes_or_is_refused(bytes(changed))
+
+
+def test_a_refusal_in_bytes_that_are_no_text_or_too_many_is_readable_all_the_same() -> None:
     assert decode(wire.frame(wire.REFUSED, b"\x01caf\xe9")) == Refused(1, "caf�")
+    assert decode(wire.frame(wire.REFUSED, b"\x01" + b"x" * 400)) == Refused(1, "x" * TEXT_BYTES_MAX)
 
 
-# -- whom a server admits
-
-
-@pytest.mark.parametrize(("newcomer", "holders", "answer"), [
-    (hello(), [], 0),
-    (hello(), [NOBODY, NOBODY], 0),
-    (hello(), [Holder(0, THEIRS, 9)], 0),                            # it has gone
-    (hello(), [Holder(1, OURS, 5)], 0),                              # a further connection of the same session
-    (hello(), [Holder(1, OURS, 4)], 0),                              # a newer session
-    (hello(), [Holder(1, OURS, 6)], SUPERSEDED),
-    (hello(), [Holder(1, THEIRS, 1)], BUSY),
-    (hello(), [NOBODY, Holder(3, THEIRS, 9)], BUSY),                 # in another worker
-    (hello(), [Holder(2, OURS, 4), Holder(1, OURS, 6)], SUPERSEDED),
-    (hello(version=2), [], WRONG_VERSION),
-    (hello(version=0), [Holder(1, THEIRS, 1)], WRONG_VERSION),
-])
-def test_a_server_admits_its_one_client_and_nobody_else(newcomer: Hello, holders: list[Holder], answer: int) -> None:
-    assert admit(newcomer, holders) == answer
-
-
-def test_every_refusal_has_a_text() -> None:
-    assert set(session.REASONS) == {BUSY, WRONG_VERSION, SUPERSEDED}
-    assert 0 not in session.REASONS
-
-
-@pytest.mark.parametrize(("own", "others", "answer"), [
-    (Holder(1, OURS, 5), [], False),
-    (Holder(1, OURS, 5), [Holder(1, OURS, 5)], False),
-    (Holder(1, OURS, 5), [Holder(1, OURS, 6)], True),
-    (Holder(1, OURS, 5), [Holder(0, OURS, 6)], False),
-    (Holder(1, OURS, 5), [Holder(1, OURS, 4)], False),
-    (Holder(1, min(OURS, THEIRS), 5), [Holder(1, max(OURS, THEIRS), 4)], True),
-    (Holder(1, max(OURS, THEIRS), 5), [Holder(1, min(OURS, THEIRS), 6)], False),
-    (Holder(1, OURS, 5), [NOBODY, Holder(2, OURS, 6)], True),
-])
-def test_a_worker_gives_way_to_a_newer_session_and_of_two_clients_the_lower_does(
-        own: Holder, others: list[Holder], answer: bool) -> None:
-    assert gives_way(own, others) is answer
+def test_every_refusal_has_a_text_that_fits_and_no_number_is_lost() -> None:
+    assert list(session.REASONS) == list(range(1, 10))
+    assert session.REASONS[ADDRESS_OUTSIDE].startswith("the wished address is not in the server's subnets")
+    for reason, text in session.REASONS.items():
+        assert decode(Refused(reason, text).frame()) == Refused(reason, text)
