@@ -18,7 +18,9 @@ import struct
 from pipeline import layout, wire
 from pipeline.errors import PeerError
 
-SLOT = struct.Struct("<QQQQ")  # start, length, member, packets: see layout.SLOT_*_AT
+SLOT = struct.Struct("<QQQQ")  # start, length, member, seat: see layout.SLOT_*_AT
+MARKS = struct.Struct("<II")   # purpose, number
+NO_NUMBER = 0xFFFFFFFF         # of a block that is not to be coded
 
 VNET_HEADER_BYTES = 10         # struct virtio_net_hdr, linux/virtio_net.h
 PACKET_BYTES_MAX = 65535 + VNET_HEADER_BYTES + 4  # one super-packet as TUN gives it, rounded up
@@ -36,7 +38,7 @@ _pack_slot = SLOT.pack_into
 assert layout.SLOT_HEADS_END + layout.RUN_HEAD_BYTES <= _STARTS[-1]  # a light block has a run header in front
 
 
-def seal(slot: memoryview, lengths: list[int], end: int, member: int) -> None:
+def seal(slot: memoryview, lengths: list[int], end: int, member: int, seat: int) -> None:
     """Write frame header, length table and slot header around the packets in slot[SLOT_BODY_AT:end].
 
     The slot is not published yet, so pack_into (which zeroes first) is safe here.
@@ -45,7 +47,7 @@ def seal(slot: memoryview, lengths: list[int], end: int, member: int) -> None:
     start = _STARTS[count]
     length = end - start
     _PREFIXES[count].pack_into(slot, start, length - 4, wire.BLOCK, count, *lengths)
-    _pack_slot(slot, 0, start, length, member, count)
+    _pack_slot(slot, 0, start, length, member, seat)
 
 
 def lengths(view: memoryview, at: int, end: int) -> tuple[int, tuple[int, ...]]:

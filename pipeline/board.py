@@ -1,17 +1,13 @@
 """Floor 1. The board: one shared segment in which every worker has a page that it alone writes.
 
-    supervisor and tools     read heartbeats, counters, connection rows; need no answer from the worker
+    supervisor and tools     read heartbeats and counters; need no answer from the worker
     a duty                   writes its heartbeat, its sleeping word, its counters
-    tcp inbound duty         writes the carrier words and connection rows of its page
-    other workers            read sleeping words (to kick) and carrier words (to choose a tcp worker)
+    other workers            read sleeping words (to kick)
 
 A successor goes on with the counters that it finds. Offsets: `layout`.
 """
 
 from __future__ import annotations
-
-import struct
-from typing import NamedTuple
 
 from pipeline import layout, segment
 from pipeline.counters import COUNTERS
@@ -49,7 +45,6 @@ class Page:
 
     def __init__(self, board: Board, worker: int) -> None:
         self._at = layout.page_at(worker)
-        self._view = board.memory.view
         self._words = board.words
         self.counters = self._cut(layout.COUNTERS_AT, layout.COUNTERS_MAX)
         self._sleeping = [
@@ -60,7 +55,6 @@ class Page:
             self._cut(layout.DUTY_AT + d * layout.DUTY_STRIDE + layout.DUTY_HEARTBEAT_AT, 1)
             for d in range(len(layout.DUTIES))
         ]
-        self.carrier = self._cut(layout.CARRIER_AT, layout.CARRIER_WORDS)
 
     def _cut(self, at: int, words: int) -> memoryview:
         first = (self._at + at) // 8
@@ -76,56 +70,9 @@ class Page:
         """CLOCK_MONOTONIC ns of the duty that has been silent longest; 0 before the first beat."""
         return min(word[0] for word in self._heartbeats)
 
-    def write_row(self, index: int, row: ConnectionRow | None) -> None:
-        """Publish a connection, or clear its row. Readers may see a half-written row; they only show it."""
-        at = self._at + layout.ROWS_AT + index * layout.ROW_BYTES
-        data = row.pack() if row else b""
-        self._view[at : at + layout.ROW_BYTES] = data.ljust(layout.ROW_BYTES, b"\0")
-
-    def rows(self) -> list[ConnectionRow]:
-        """The connections that this worker has published."""
-        found = []
-        for index in range(layout.ROWS_MAX):
-            at = self._at + layout.ROWS_AT + index * layout.ROW_BYTES
-            row = ConnectionRow.unpack(bytes(self._view[at : at + layout.ROW_BYTES]))
-            if row is not None:
-                found.append(row)
-        return found
-
     def close(self) -> None:
-        for view in (self.counters, self.carrier, *self._sleeping, *self._heartbeats):
+        for view in (self.counters, *self._sleeping, *self._heartbeats):
             view.release()
-
-
-_ROW = struct.Struct("<BBHIQQQQIB19x")
-_STATES = ("", "connecting", "greeting", "established")
-
-
-class ConnectionRow(NamedTuple):
-    """What a tcp worker tells about one connection; times are CLOCK_MONOTONIC."""
-
-    state: str
-    address: str
-    lane: int
-    serial: int
-    sent_bytes: int
-    received_bytes: int
-    since_ns: int
-    heard_ns: int
-    rtt_us: int
-    purpose: int
-
-    def pack(self) -> bytes:
-        address = self.address.encode()[: layout.ROW_BYTES - _ROW.size]
-        return _ROW.pack(_STATES.index(self.state), len(address), *self[2:]) + address
-
-    @classmethod
-    def unpack(cls, data: bytes) -> ConnectionRow | None:
-        """The row, or None for an empty or unreadable one."""
-        state, length, *numbers = _ROW.unpack_from(data)
-        if not 0 < state < len(_STATES):
-            return None
-        return cls(_STATES[state], data[_ROW.size : _ROW.size + length].decode(errors="replace"), *numbers)
 
 
 def create(name: str, workers: int) -> Board:

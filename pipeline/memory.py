@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from pipeline import board, doorbell, ring, segment
+from pipeline import board, doorbell, peers, ring, segment
 from pipeline.plan import Plan
 
 
 class Memory:
-    """Board, rings and doorbells of one run. Creates all or nothing (LocalError)."""
+    """Board, peers, rings and doorbells of one run. Creates all or nothing (LocalError)."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.rings: dict[str, ring.Ring] = {}
         try:
             self.board = board.create(plan.board, len(plan.workers))
+            self.peers = peers.create(plan.peers.segment, plan.peers.capacity, plan.lanes, plan.peers.rows)
             for each in plan.rings:
                 self.rings[each.name] = ring.create(each.segment, each.members, each.slots, each.slot_bytes)
             for worker in plan.workers:
@@ -26,6 +27,7 @@ class Memory:
     def unlink(self) -> None:
         """Remove all names. Attached workers keep their mappings."""
         segment.unlink(self._plan.board)
+        segment.unlink(self._plan.peers.segment)
         for each in self._plan.rings:
             segment.unlink(each.segment)
         for worker in self._plan.workers:

@@ -1,4 +1,5 @@
-"""Floor 2. The plan: what a run consists of, as data. Made by `topology`, carried out by the supervisor, read by workers.
+"""Floor 2. The plan: what a run consists of, as data. Made by `topology`, carried out by the supervisor, read by
+workers.
 
 A worker gets it as JSON through a file descriptor and finds its place in it by its name. This module imports
 neither msgspec nor numpy, because a worker that starts quickly is a short gap in the traffic.
@@ -70,13 +71,23 @@ class Place(NamedTuple):
     after: list[Member]
 
 
+class PeersPlan(NamedTuple):
+    """The peers segment: how many peers can be connected, and how many connections a tcp worker can have."""
+
+    segment: str
+    capacity: int
+    rows: int
+
+
 class Plan(NamedTuple):
     """One run of one instance. `workers` stand in start order; they are stopped in reverse."""
 
     name: str
     run: str
     mode: str
+    lanes: int
     board: str
+    peers: PeersPlan
     workers: list[WorkerPlan]
     rings: list[RingPlan]
     settings: dict
@@ -94,6 +105,7 @@ class Plan(NamedTuple):
     def from_json(cls, text: str) -> Plan:
         plan = cls(*json.loads(text))
         return plan._replace(
+            peers=PeersPlan(*plan.peers),
             workers=[WorkerPlan(*w) for w in plan.workers],
             rings=[_ring(r) for r in plan.rings],
         )

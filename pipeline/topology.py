@@ -6,22 +6,24 @@
     coded i                                                      tun_i -> fec_i -> { tcp_j }    bulk, with parity
     inbound j      tcp_j -> { tun_i }     tcp_j -> { tun_i }     tcp_j -> { tun_i fec_i }
     decoded i                                                    fec_i -> tun_i
+    transit i                             tun_i -> { tcp_j }     tun_i -> fec_i -> { tcp_j }    from peer to peer
 
-One inbound ring per tcp worker, one of each other kind per lane. `{ }` is a group: each member sees every slot and
-acts on what is its own. Workers start in the order of KINDS: those that take from a ring before those that fill it
-from TUN.
+One inbound ring per tcp worker, one of each other kind per lane; transit with more than one peer alone. `{ }` is a
+group: each member sees every slot and acts on what is its own. Workers start in the order of KINDS: those that take
+from a ring before those that fill it from TUN.
 """
 
 from __future__ import annotations
 
 from pipeline import layout, shard
-from pipeline.plan import Member, Plan, RingPlan, WorkerPlan
+from pipeline.plan import Member, PeersPlan, Plan, RingPlan, WorkerPlan
 
 EACH = "*"  # a group: one member per lane
 
 KINDS = {"compat": ("tcp", "tun"), "off": ("tcp", "tun"), "fec": ("tcp", "fec", "tun")}
 
 _TUN_OUT, _FEC_OUT, _TCP_OUT = ("tun", "outbound", ""), ("fec", "outbound", ""), ("tcp", "outbound", EACH)
+_TUN_BACK = ("tun", "inbound", "")
 _TCP_IN, _TUN_IN, _FEC_IN = ("tcp", "inbound", ""), ("tun", "inbound", EACH), ("fec", "inbound", EACH)
 
 # shape -> ring kind -> stages, each of one or more (worker kind, duty, EACH or "" for the ring's own lane)
@@ -34,19 +36,26 @@ RINGS = {
         "outbound": ((_TUN_OUT,), (_TCP_OUT,)),
         "light": ((_TUN_OUT,), (_TCP_OUT,)),
         "inbound": ((_TCP_IN,), (_TUN_IN,)),
+        "transit": ((_TUN_BACK,), (_TCP_OUT,)),
     },
     "fec": {
         "outbound": ((_TUN_OUT,), (_TCP_OUT,)),
         "light": ((_TUN_OUT,), (_TCP_OUT,)),
         "coded": ((_TUN_OUT,), (_FEC_OUT,), (_TCP_OUT,)),
         "inbound": ((_TCP_IN,), (_TUN_IN, _FEC_IN)),
-        "decoded": ((("fec", "inbound", ""),), (("tun", "inbound", ""),)),
+        "decoded": ((("fec", "inbound", ""),), (_TUN_BACK,)),
+        "transit": ((_TUN_BACK,), (_FEC_OUT,), (_TCP_OUT,)),
     },
 }
 
 LIGHT_SLOTS = 64
 LIGHT_SLOT_BYTES = 3 * layout.PAGE
-"""A light block is at most two packets of an ordinary MTU or many small ones: see LIGHT_FILL_BYTES in the tun worker."""
+"""A light block is at most two packets of an ordinary MTU or many small ones: see LIGHT_FILL_BYTES in the tun
+worker."""
+
+ROWS_LEAST = 64            # connections of a tcp worker with one peer; a client opens at most 40
+ROWS_PER_PEER = 10         # more for each further one: eight are usual
+ROWS_MOST = 8192
 
 
 def prefix(name: str) -> str:
@@ -55,9 +64,9 @@ def prefix(name: str) -> str:
 
 
 def build(name: str, run: str, mode: str, lanes: int, code: tuple[int, int] | None, slots: int, slot_bytes: int,
-          settings: dict) -> Plan:
+          settings: dict, capacity: int = 1) -> Plan:
     """The plan of one run. `code`: data and parity shards of a full block, None without forward error correction;
-    `settings` is what workers need to know of the configuration, as plain JSON."""
+    `settings` is what workers need to know of the configuration, as plain JSON; `capacity`: peers at a time."""
     shape = "compat" if settings["compat"] else "fec" if code else "off"
     base = "/" + prefix(name) + run
     workers: list[WorkerPlan] = []
@@ -68,9 +77,11 @@ def build(name: str, run: str, mode: str, lanes: int, code: tuple[int, int] | No
             workers.append(WorkerPlan(worker, kind, lane, len(workers), doorbells))
     geometry = {"light": (LIGHT_SLOTS, LIGHT_SLOT_BYTES)}
     if code:
-        geometry["coded"] = (slots, _coded_slot_bytes(*code))
+        geometry["coded"] = geometry["transit"] = (slots, _coded_slot_bytes(*code))
     rings: list[RingPlan] = []
     for kind, stages in RINGS[shape].items():
+        if kind == "transit" and capacity == 1:
+            continue
         for lane in range(lanes):
             members = [
                 [Member(f"{worker}-{i}", duty) for worker, duty, reach in stage
@@ -79,7 +90,8 @@ def build(name: str, run: str, mode: str, lanes: int, code: tuple[int, int] | No
             ]
             rings.append(RingPlan(f"{kind}-{lane}", f"{base}@{kind}-{lane}", kind, lane,
                                   *geometry.get(kind, (slots, slot_bytes)), members))
-    return Plan(name, run, mode, f"{base}@board", workers, rings, settings)
+    peers = PeersPlan(f"{base}@peers", capacity, min(ROWS_MOST, ROWS_LEAST + ROWS_PER_PEER * (capacity - 1)))
+    return Plan(name, run, mode, lanes, f"{base}@board", peers, workers, rings, settings)
 
 
 def _coded_slot_bytes(n: int, m: int) -> int:

@@ -1,14 +1,16 @@
-"""Floor 2. The ways out of this end, as the carrier words of the tcp workers tell them to the tun and fec workers.
+"""Floor 2. The ways out of this end to a peer, as the tcp workers' lines tell them to the tun and fec workers.
 
 A connection is (member, ordinal): the position of its tcp worker in the outbound rings' last stage, and its number
-among that worker's connections for the same purpose. What is read here may be outdated a moment later, so the tcp
-worker takes an ordinal modulo what it has.
+among that worker's connections to the peer for the same purpose. What is read here may be outdated a moment later, so
+the tcp worker takes an ordinal modulo what it has.
 """
 
 from __future__ import annotations
 
 from pipeline import stripe
-from pipeline.carrier import DECODES, ESTABLISHED, LIGHT, OFFLOADS, PARITY
+from pipeline.layout import (
+    CARRIER_DECODES, CARRIER_ESTABLISHED, CARRIER_LIGHT, CARRIER_OFFLOADS, CARRIER_PARITY, LINE_WORDS,
+)
 from pipeline.worker import Attachment
 
 Way = tuple[int, int]
@@ -18,58 +20,64 @@ class Ways:
     """Looks at the words anew with every call."""
 
     def __init__(self, attachment: Attachment) -> None:
-        self._words = [attachment.board.pages[worker.page].carrier for worker in attachment.plan.of_kind("tcp")]
+        self._words = attachment.peers.carriers
         self._lane = attachment.me.lane
-        self._seen: dict[bool, tuple[list[int], tuple[Way, ...]]] = {True: ([], ()), False: ([], ())}
+        self._seen: dict[tuple[int, bool], tuple[list[int], tuple[Way, ...]]] = {}
 
-    def own(self) -> int:
-        """The tcp worker for this lane's plain blocks: the lane's own, or another while only others have connections."""
-        words = self._words
+    def own(self, peer: int) -> int:
+        """The tcp worker for this lane's plain blocks: the lane's own, or another while only others have
+        connections."""
+        words, at = self._words, peer * LINE_WORDS + CARRIER_ESTABLISHED
         lane = self._lane
-        if not words[lane][ESTABLISHED]:
-            lane = next((i for i, each in enumerate(words) if each[ESTABLISHED]), lane)
+        if not words[lane][at]:
+            lane = next((i for i, each in enumerate(words) if each[at]), lane)
         return lane
 
-    def own_light(self, own: int) -> int:
+    def own_light(self, peer: int, own: int) -> int:
         """The tcp worker for this lane's light blocks, given that for its plain ones: the same, so that they keep their
         order, unless others alone have connections for light flows."""
-        words = self._words
-        if words[own][LIGHT]:
+        words, at = self._words, peer * LINE_WORDS + CARRIER_LIGHT
+        if words[own][at]:
             return own
-        return next((i for i, each in enumerate(words) if each[LIGHT]), own)
+        return next((i for i, each in enumerate(words) if each[at]), own)
 
-    def offloads(self, member: int) -> int | None:
-        """What the peers of a tcp worker accept; None while it has none."""
-        words = self._words[member]
-        return words[OFFLOADS] if words[ESTABLISHED] else None
+    def offloads(self, peer: int) -> int | None:
+        """What a peer accepts; None while it has no connection."""
+        at = peer * LINE_WORDS
+        for words in self._words:
+            if words[at + CARRIER_ESTABLISHED]:
+                return words[at + CARRIER_OFFLOADS]
+        return None
 
-    def parity(self) -> int:
-        """Parity shards that the state of the connections calls for; 0 if a peer takes no shards."""
+    def parity(self, peer: int) -> int:
+        """Parity shards that the state of a peer's connections calls for; 0 if it takes no shards."""
+        at = peer * LINE_WORDS
         parity = 0
         for words in self._words:
-            if words[ESTABLISHED]:
-                if not words[DECODES]:
+            if words[at + CARRIER_ESTABLISHED]:
+                if not words[at + CARRIER_DECODES]:
                     return 0
-                parity = max(parity, words[PARITY])
+                parity = max(parity, words[at + CARRIER_PARITY])
         return parity
 
-    def for_bulk(self) -> tuple[Way, ...]:
+    def for_bulk(self, peer: int) -> tuple[Way, ...]:
         """The connections for whatever comes; if there are none, those for light flows."""
-        return self._connections(False)
+        return self._connections(peer, False)
 
-    def for_light(self) -> tuple[Way, ...]:
+    def for_light(self, peer: int) -> tuple[Way, ...]:
         """The connections for light flows; if there are none, the others."""
-        return self._connections(True)
+        return self._connections(peer, True)
 
-    def _connections(self, light: bool) -> tuple[Way, ...]:
+    def _connections(self, peer: int, light: bool) -> tuple[Way, ...]:
+        at = peer * LINE_WORDS
         if light:
-            counts = [words[LIGHT] for words in self._words]
+            counts = [words[at + CARRIER_LIGHT] for words in self._words]
         else:
-            counts = [words[ESTABLISHED] - words[LIGHT] for words in self._words]
+            counts = [words[at + CARRIER_ESTABLISHED] - words[at + CARRIER_LIGHT] for words in self._words]
         if not any(counts):
-            counts = [words[ESTABLISHED] for words in self._words]
-        seen, found = self._seen[light]
+            counts = [words[at + CARRIER_ESTABLISHED] for words in self._words]
+        seen, found = self._seen.get((peer, light), (None, ()))
         if counts != seen:
             found = stripe.connections(counts)
-            self._seen[light] = counts, found
+            self._seen[peer, light] = counts, found
         return found

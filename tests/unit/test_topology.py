@@ -1,4 +1,5 @@
-"""The topology table: every worker, ring, place and kick, for each number of lanes, with and without fec."""
+"""The topology table: every worker, ring, place and kick, for each number of lanes, with and without fec, for one peer
+and for several."""
 
 from __future__ import annotations
 
@@ -8,19 +9,21 @@ import os
 import pytest
 
 from pipeline import layout, shard, topology
-from pipeline.plan import Member, Plan, RingPlan, WorkerPlan
+from pipeline.plan import Member, PeersPlan, Plan, RingPlan, WorkerPlan
 
 LANES = (1, 2, 3)
 SETTINGS = {"compat": False, "timeout": 30.0, "congestion": "", "nothing": None, "list": [1, "two"]}
 
+Shape = tuple[int, bool, int]   # lanes, fec, peers at a time
+
 EVERY_SHAPE = pytest.mark.parametrize(
-    ("lanes", "fec"), [pytest.param(lanes, fec, id=f"{lanes}-{'fec' if fec else 'plain'}")
-                       for lanes in LANES for fec in (False, True)])
+    "shape", [pytest.param((lanes, fec, capacity), id=f"{lanes}-{'fec' if fec else 'plain'}-{capacity}")
+              for lanes in LANES for fec in (False, True) for capacity in (1, 5)])
 LANE_COUNTS = pytest.mark.parametrize("lanes", LANES)
 
 
-def build(lanes: int, fec: bool, name: str = "town") -> Plan:
-    return topology.build(name, "0123abcd", "server", lanes, (10, 3) if fec else None, 32, 135168, SETTINGS)
+def build(lanes: int, fec: bool, capacity: int = 1, name: str = "town") -> Plan:
+    return topology.build(name, "0123abcd", "server", lanes, (10, 3) if fec else None, 32, 135168, SETTINGS, capacity)
 
 
 def ring(plan: Plan, name: str) -> RingPlan:
@@ -60,6 +63,17 @@ def test_with_fec_its_worker_stands_in_a_ring_between_them_and_fills_one_of_its_
     assert drawn(build(lanes, True)) == expected
 
 
+@LANE_COUNTS
+@pytest.mark.parametrize("fec", [False, True])
+def test_with_several_peers_there_is_a_ring_from_peer_to_peer_in_each_lane_and_no_other_difference(
+        lanes: int, fec: bool) -> None:
+    coded = "fec-{0}.outbound -> " if fec else ""
+    expected = {f"transit-{i}": f"tun-{i}.inbound -> {coded.format(i)}{group('tcp', 'outbound', lanes)}"
+                for i in range(lanes)}
+    assert drawn(build(lanes, fec, 2)) == drawn(build(lanes, fec)) | expected
+    assert build(lanes, fec, 2).workers == build(lanes, fec).workers
+
+
 def test_two_lanes_written_out() -> None:
     assert drawn(build(2, False)) == {
         "outbound-0": "tun-0.outbound -> tcp-0.outbound tcp-1.outbound",
@@ -81,15 +95,15 @@ def test_who_takes_from_a_ring_starts_before_who_fills_it_from_tun(lanes: int, f
 
 
 @EVERY_SHAPE
-def test_rings_know_kind_and_lane_of_their_own(lanes: int, fec: bool) -> None:
-    for each in build(lanes, fec).rings:
+def test_rings_know_kind_and_lane_of_their_own(shape: Shape) -> None:
+    for each in build(*shape).rings:
         assert each.name == f"{each.kind}-{each.lane}"
         assert each.members == sum(len(stage) for stage in each.stages)
 
 
 @EVERY_SHAPE
-def test_every_member_has_its_place_between_its_neighbours(lanes: int, fec: bool) -> None:
-    for each in build(lanes, fec).rings:
+def test_every_member_has_its_place_between_its_neighbours(shape: Shape) -> None:
+    for each in build(*shape).rings:
         numbers: list[list[int]] = []
         for stage in each.stages:
             first = sum(map(len, numbers))
@@ -112,6 +126,9 @@ def test_places_of_the_largest_shape_written_out() -> None:
     assert outbound.place(tcp[2]) == (4, 2, [1], False, [Member("tun-1", "outbound")])
     inbound = ring(build(3, True), "inbound-2")
     assert inbound.place(Member("fec-0", "inbound")) == (4, 3, [0], False, [Member("tcp-2", "inbound")])
+    transit = ring(build(3, True, 5), "transit-1")
+    assert transit.place(Member("tun-1", "inbound")) == (0, 0, [2, 3, 4], True, [Member("fec-1", "outbound")])
+    assert transit.place(tcp[0]) == (2, 0, [1], False, [Member("tun-1", "inbound")])
 
 
 def test_who_does_not_visit_a_ring_has_no_place_in_it() -> None:
@@ -122,13 +139,12 @@ def test_who_does_not_visit_a_ring_has_no_place_in_it() -> None:
 
 
 @EVERY_SHAPE
-def test_a_member_of_the_group_that_slots_are_stamped_for_stands_at_the_position_of_its_lane(
-        lanes: int, fec: bool) -> None:
-    plan = build(lanes, fec)
+def test_a_member_of_the_group_that_slots_are_stamped_for_stands_at_the_position_of_its_lane(shape: Shape) -> None:
+    plan = build(*shape)
     for each in plan.rings:
         for stage in each.stages:
             if len(stage) > 1:
-                assert [plan.worker(member.worker).lane for member in stage[:lanes]] == list(range(lanes))
+                assert [plan.worker(member.worker).lane for member in stage[:shape[0]]] == list(range(shape[0]))
 
 
 def test_compat_has_the_two_rings_that_the_original_wire_format_needs() -> None:
@@ -139,8 +155,9 @@ def test_compat_has_the_two_rings_that_the_original_wire_format_needs() -> None:
 
 @pytest.mark.parametrize("code", [(1, 1), (2, 6), (10, 3), (11, 6), (13, 5), (13, 6), (37, 6), (37, 1)])
 def test_a_coded_slot_holds_the_longest_block_with_its_parity(code: tuple[int, int]) -> None:
-    plan = topology.build("town", "0123abcd", "server", 1, code, 32, 135168, SETTINGS)
+    plan = topology.build("town", "0123abcd", "server", 1, code, 32, 135168, SETTINGS, 2)
     room = ring(plan, "coded-0").slot_bytes - layout.SLOT_BODY_AT
+    assert ring(plan, "transit-0").slot_bytes == ring(plan, "coded-0").slot_bytes
     for size in range(1, shard.BLOCK_BYTES_MAX + 1, 97):
         n = shard.data_shards(size, code[0])
         m = code[1] if n > 1 else 0
@@ -148,8 +165,8 @@ def test_a_coded_slot_holds_the_longest_block_with_its_parity(code: tuple[int, i
 
 
 @EVERY_SHAPE
-def test_everybody_is_kicked_by_exactly_those_that_it_waits_for(lanes: int, fec: bool) -> None:
-    for each in build(lanes, fec).rings:
+def test_everybody_is_kicked_by_exactly_those_that_it_waits_for(shape: Shape) -> None:
+    for each in build(*shape).rings:
         everybody = [member for stage in each.stages for member in stage]
         for member in everybody:
             waits_for = {everybody[number] for number in each.place(member).before}
@@ -158,16 +175,16 @@ def test_everybody_is_kicked_by_exactly_those_that_it_waits_for(lanes: int, fec:
 
 
 @EVERY_SHAPE
-def test_every_duty_of_every_worker_visits_a_ring(lanes: int, fec: bool) -> None:
-    plan = build(lanes, fec)
+def test_every_duty_of_every_worker_visits_a_ring(shape: Shape) -> None:
+    plan = build(*shape)
     visiting = {member for each in plan.rings for stage in each.stages for member in stage}
     assert visiting == {Member(w.name, duty) for w in plan.workers for duty in layout.DUTIES}
 
 
 @EVERY_SHAPE
-def test_every_duty_has_one_doorbell_and_every_name_is_one_of_a_kind(lanes: int, fec: bool) -> None:
-    plan = build(lanes, fec)
-    names = [plan.board, *(each.segment for each in plan.rings)]
+def test_every_duty_has_one_doorbell_and_every_name_is_one_of_a_kind(shape: Shape) -> None:
+    plan = build(*shape)
+    names = [plan.board, plan.peers.segment, *(each.segment for each in plan.rings)]
     for worker in plan.workers:
         assert set(worker.doorbells) == set(layout.DUTIES)
         names += worker.doorbells.values()
@@ -179,7 +196,7 @@ def test_every_duty_has_one_doorbell_and_every_name_is_one_of_a_kind(lanes: int,
 
 def test_names_fit_a_file_name_with_the_longest_instance_name() -> None:
     longest = "n" * 64
-    plan = build(3, True, longest)
+    plan = build(3, True, 5, longest)
     for worker in plan.workers:
         for name in worker.doorbells.values():
             assert len("sem." + name) < os.pathconf("/dev/shm", "PC_NAME_MAX")
@@ -190,18 +207,24 @@ def test_the_prefix_of_one_instance_is_never_the_beginning_of_anothers() -> None
 
 
 @EVERY_SHAPE
-def test_a_plan_crosses_a_pipe_as_json_and_is_the_same_plan(lanes: int, fec: bool) -> None:
-    plan = build(lanes, fec)
+def test_a_plan_crosses_a_pipe_as_json_and_is_the_same_plan(shape: Shape) -> None:
+    plan = build(*shape)
     again = Plan.from_json(plan.to_json())
     assert again == plan
     assert isinstance(again.workers[0], WorkerPlan)
     assert isinstance(again.rings[0], RingPlan)
+    assert isinstance(again.peers, PeersPlan)
     assert isinstance(again.rings[0].stages[0][0], Member)
     assert isinstance(json.loads(plan.to_json()), list)
     for before, after in zip(plan.rings, again.rings):
         for stage in before.stages:
             for member in stage:
                 assert before.place(member) == after.place(member)
+
+
+@pytest.mark.parametrize(("capacity", "rows"), [(1, 64), (2, 74), (200, 2054), (1000, 8192), (8000, 8192)])
+def test_a_tcp_worker_has_room_for_the_connections_of_as_many_peers_as_there_can_be(capacity: int, rows: int) -> None:
+    assert build(1, False, capacity).peers == ("/tunnel@town@0123abcd@peers", capacity, rows)
 
 
 def test_workers_are_found_by_name_and_kind() -> None:
