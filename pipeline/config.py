@@ -13,36 +13,37 @@ path, what was given and what was expected.
 Only the supervisor and the command import this: workers get what they need handed down, and no msgspec.
 
     config_values   texts with a form of their own
-    config_fields   the settings and their ranges          imports the one above, as all of these do
-    config_checks   what must hold between them
-    config_notices  what deserves a word
+    config_types    ranges, patterns, words                imports the one above, as all of these do
+    config_peer     the settings of one peer
+    config_fields   the settings
+    config_derived  what follows from others
     config_text     to_json, the published schema and reference
+    config_convert  values of a file made into settings
+    config_trust    what must hold of encryption, keys and peers
+    config_checks   what must hold beyond types and ranges
+    config_notices  what deserves a word
     config          load and parse
 """
 
-import difflib
 import json
-import re
 from collections import Counter
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from pipeline.config_checks import setting_of, wrong
-from pipeline.config_fields import FIELDS, RELOAD, Config, changes, with_derived
+from pipeline.config_convert import missing, setting
+from pipeline.config_derived import with_derived
+from pipeline.config_fields import RELOAD, Config, changes
 from pipeline.config_notices import notices
-from pipeline.config_text import accepts, describe, element_of, escaped, json_schema, show, to_json
+from pipeline.config_peer import Peer
+from pipeline.config_text import escaped, json_schema, show, to_json
 from pipeline.errors import ConfigError, Problem
 
-__all__ = ["RELOAD", "Config", "changes", "json_schema", "load", "notices", "parse", "to_json"]
+__all__ = ["RELOAD", "Config", "Peer", "changes", "json_schema", "load", "notices", "parse", "to_json"]
 
 FILE_BYTES_MAX = 1 << 20
 COMMAND_LINE = "command line"
-KEY_LENGTH_MAX = 64  # of an unknown key that is compared with ours
-TYPES = {field.name: field.type for field in msgspec.structs.fields(Config)}
-ELEMENT = re.compile(r"at `\$\[([0-9]+)\]`$")  # how msgspec says which element of an array does not fit
 
 
 def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
@@ -127,48 +128,23 @@ def _build(
 ) -> Config:
     found = list(problems)
 
-    def source_of(key: str) -> str:
-        return COMMAND_LINE if key in overriding else file
-
-    def add(path: str, key: str, expected: str, given: str) -> None:
-        found.append(Problem(path, f"given {given}, expected {expected}", source_of(key)))
+    def add(path: str, key: str, text: str) -> None:
+        found.append(Problem(path, text, COMMAND_LINE if key in overriding else file))
 
     good: dict[str, Any] = {}
     for key, value in values.items():
-        if key not in FIELDS:
-            found.append(Problem(escaped(key), _unknown(key), source_of(key)))
-            continue
-        try:
-            good[key] = _convert(key, value)
-        except msgspec.ValidationError as error:
-            add(*_blame(key, value, str(error)))
-    if "mode" not in values:
-        add("mode", "mode", accepts("mode"), "nothing")
+        converted, unfit = setting(Config, key, value, escaped(key))
+        for path, text in unfit:
+            add(path, key, text)
+        if not unfit:
+            good[key] = converted
+    for path, text in missing(Config, values):
+        add(path, path, text)
 
     draft = with_derived(Config(**{"mode": "server"} | good))
     for path, expected, given in wrong(draft, (values.keys() | {"mode"}) - good.keys()):
         key = setting_of(path)
-        add(path, key, expected, show(given) if key in values else "nothing")
+        add(path, key, f"given {show(given) if key in values else 'nothing'}, expected {expected}")
     if found:
         raise ConfigError(found)
     return draft
-
-
-def _unknown(key: str) -> str:
-    nearest = difflib.get_close_matches(key[:KEY_LENGTH_MAX].lower().replace("-", "_"), FIELDS, n=1)
-    return f'unknown setting, the nearest one is "{nearest[0]}"' if nearest else "unknown setting"
-
-
-def _convert(key: str, value: Any) -> Any:
-    if isinstance(value, str) and not value.isprintable():
-        raise msgspec.ValidationError("control characters")
-    return msgspec.convert(value, TYPES[key])
-
-
-def _blame(key: str, value: Any, error: str) -> tuple[str, str, str, str]:
-    """Path, setting, expected and given of a value that does not fit, or of its element that does not."""
-    element = ELEMENT.search(error)
-    if element is None:
-        return key, key, accepts(key), show(value)
-    index = int(element[1])
-    return f"{key}[{index}]", key, describe(element_of(FIELDS[key].type)), show(value[index])

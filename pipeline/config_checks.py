@@ -3,20 +3,21 @@
 A check takes a Config and yields (path, expected, given) for each thing that is wrong. CHECKS says which
 settings each one reads: it is left out while one of those is wrong by itself, so that one mistake gives one
 problem.
-Settings that a later version will know are refused here, with the reason, until they are built.
+What concerns encryption, keys and peers is in config_trust.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from pipeline.config_fields import WORKER_KINDS, Config
+from pipeline import config_trust as trust
+from pipeline.config_fields import AUTO, WORKER_KINDS, Config
+from pipeline.config_trust import Found
 from pipeline.config_values import INTERFACE_FORM, parse_endpoint, parse_interface, parse_prefix
+from pipeline.session import ROUTES_MAX as PUSHED_MAX
 
 COMPAT_MTU_MAX = 1495  # the original's frames count type and packet, and end at 1496
 IPV6_MTU_MIN = 1280  # RFC 8200, 5
-
-Found = Iterator[tuple[str, str, Any]]
 
 
 def local_addr(config: Config) -> Found:
@@ -27,24 +28,32 @@ def local_addr(config: Config) -> Found:
 
 
 def remote_addr(config: Config) -> Found:
-    if not config.remote_addr:
+    yield from _dialled("remote_addr", config.remote_addr)
+
+
+def public_addr(config: Config) -> Found:
+    yield from _dialled("public_addr", config.public_addr)
+
+
+def _dialled(name: str, text: str) -> Found:
+    if not text:
         return
     try:
-        endpoint = parse_endpoint(config.remote_addr)
+        endpoint = parse_endpoint(text)
     except ValueError as expected:
-        yield "remote_addr", str(expected), config.remote_addr
+        yield name, str(expected), text
         return
-    if config.remote_addr.startswith(":"):
-        yield "remote_addr", "a host before the colon", config.remote_addr
+    if text.startswith(":"):
+        yield name, "a host before the colon", text
     elif endpoint.port == 0:
-        yield "remote_addr", "a port of 1 to 65535", config.remote_addr
+        yield name, "a port of 1 to 65535", text
 
 
 def tunnel_addr(config: Config) -> Found:
     given = config.tunnel_addr
-    if given == "auto":
-        yield "tunnel_addr", f"{INTERFACE_FORM}: to let the server choose is not built yet", given
-    elif isinstance(given, str):
+    if given == AUTO:
+        return
+    if isinstance(given, str):
         yield from _each_once({"tunnel_addr": given}, _tunnel_ip)
     elif given is not None:
         if not given:
@@ -59,12 +68,20 @@ def _tunnel_ip(text: str) -> Any:
 def required(config: Config) -> Found:
     if config.mode == "client" and not config.remote_addr:
         yield "remote_addr", 'the server that this client dials, such as "192.0.2.1:9000"', ""
-    if config.mode == "client" and config.tunnel_addr is None:
-        yield "tunnel_addr", f"{INTERFACE_FORM}: a client has no default", None
+    if config.mode == "server" and config.tunnel_addr == AUTO:
+        yield "tunnel_addr", f"{INTERFACE_FORM}: a server chooses for its clients, nobody for it", AUTO
+    if config.mode == "client" and config.compat and config.tunnel_addr in (None, AUTO):
+        yield "tunnel_addr", f"{INTERFACE_FORM}: the original's server, with compat, gives none", config.tunnel_addr
 
 
 def routes(config: Config) -> Found:
     yield from _each_once({f"routes[{i}]": text for i, text in enumerate(config.routes)}, parse_prefix)
+
+
+def push_routes(config: Config) -> Found:
+    if len(config.push_routes) > PUSHED_MAX:
+        yield "push_routes", f"at most {PUSHED_MAX}: a WELCOME holds no more", len(config.push_routes)
+    yield from _each_once({f"push_routes[{i}]": text for i, text in enumerate(config.push_routes)}, parse_prefix)
 
 
 def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Found:
@@ -125,20 +142,9 @@ def compat_connections(config: Config) -> Found:
 
 
 def ipv6_mtu(config: Config) -> Found:
-    inside = config.tunnel_interfaces + config.route_prefixes
-    if config.mtu < IPV6_MTU_MIN and any(value.version == 6 for value in inside):
-        expected = f"at least {IPV6_MTU_MIN} with IPv6 in tunnel_addr or routes: Linux has no IPv6 below"
+    if config.mtu < IPV6_MTU_MIN and config.has_ipv6_inside:
+        expected = f"at least {IPV6_MTU_MIN} with IPv6 in addresses or routes: Linux has no IPv6 below"
         yield "mtu", expected, config.mtu
-
-
-def insecure(config: Config) -> Found:
-    if config.mode == "server" and not config.insecure and not config.listen_endpoint.is_loopback:
-        yield "insecure", (
-            f"true, because this server listens on {config.local_addr} without authentication or encryption, "
-            'and whoever reaches that address is inside the tunnel. Write "insecure": true into the file (or '
-            "give --set insecure=true) to accept that, or set local_addr to a loopback address, such as "
-            "127.0.0.1:9000"
-        ), False
 
 
 def fec(config: Config) -> Found:
@@ -148,25 +154,10 @@ def fec(config: Config) -> Found:
         yield "fec_parity", 'at least 1, or fec "off"', 0
 
 
-def encryption(config: Config) -> Found:
-    unbuilt = "TLS is not built yet, and what was meant to be encrypted shall not travel in clear text"
-    if config.encryption != "none":
-        yield "encryption", f'"none": {unbuilt}', config.encryption
-    if config.tls_enabled:
-        yield "tls_enabled", f"false: {unbuilt}", True
-
-
-def multi_client(config: Config) -> Found:
-    if config.mode == "server" and config.multi_client:
-        yield "multi_client", (
-            "false: serving several clients at once is not built yet, and a second client is refused while "
-            "one is connected"
-        ), True
-
-
-def user(config: Config) -> Found:
-    if config.user:
-        yield "user", '"": to run the workers as another user is not built yet', config.user
+def state_dir(config: Config) -> Found:
+    if not config.state_dir.startswith("/"):
+        expected = "a path from / on: the next start, from wherever, has to find the same directory"
+        yield "state_dir", expected, config.state_dir
 
 
 class Check(NamedTuple):
@@ -179,20 +170,29 @@ CHECKS = (
     Check(local_addr, ("local_addr",)),
     Check(remote_addr, ("remote_addr",)),
     Check(tunnel_addr, ("tunnel_addr",)),
+    Check(public_addr, ("public_addr",)),
     Check(routes, ("routes",)),
-    Check(required, ("mode", "remote_addr", "tunnel_addr")),
+    Check(push_routes, ("push_routes",)),
+    Check(state_dir, ("state_dir",)),
+    Check(trust.peers, ("peers",)),
+    Check(trust.server_name, ("tls_server_name",)),
+    Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),
     Check(affinity, ("affinity", "lanes", "fec")),
     Check(keepalive, ("keepalive", "timeout")),
     Check(reconnect, ("reconnect_min", "reconnect_max")),
     Check(compat_packets, ("compat", "offload")),
     Check(compat_mtu, ("compat", "mtu")),
     Check(compat_connections, ("compat", "connections", "light_connections")),
-    Check(ipv6_mtu, ("mtu", "tunnel_addr", "routes")),
-    Check(insecure, ("mode", "local_addr", "insecure")),
+    Check(ipv6_mtu, ("mtu", "tunnel_addr", "routes", "push_routes", "peers")),
     Check(fec, ("fec", "fec_parity", "compat")),
-    Check(encryption, ("encryption", "tls_enabled")),
-    Check(multi_client, ("mode", "multi_client")),
-    Check(user, ("user",)),
+    Check(trust.plaintext, ("encryption", "tls_enabled", "compat")),
+    Check(trust.certificate, ("tls_cert_file", "tls_key_file")),
+    Check(trust.verification, ("mode", "tls_skip_verify", "tls_ca_file", "tls_fingerprint")),
+    Check(trust.insecure, ("mode", "local_addr", "insecure", "encryption", "tls_enabled", "compat")),
+    Check(trust.multi_client, ("mode", "compat", "multi_client")),
+    Check(trust.provable_peers, ("mode", "peers", "encryption", "tls_enabled", "compat", "tls_ca_file")),
+    Check(trust.peers_apart, ("mode", "peers", "tunnel_addr")),
+    Check(trust.routes_to_peers, ("mode", "peers", "tunnel_addr", "max_clients", "multi_client")),
 )
 
 

@@ -1,64 +1,34 @@
 """Floor 2. The settings: type, range, default, unit and reason of each, once.
 
 The schema, the reference table, the checks of types and ranges and the texts of errors are made from here.
-What needs more than one setting, or more than a range, is in config_checks.
+What needs more than one setting, or more than a range, is in config_checks and config_trust.
 
 A Config is immutable. Make one with `pipeline.config.parse` or `load`: they check it and fill what depends on
 other settings (None here, "derived" in the reference). The constructor does neither.
 Secrets live in files of their own; a Config holds their paths, so to print it gives none away.
 """
 
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from pipeline.config_values import (
-    ENDPOINT_FORM, INTERFACE_FORM, PREFIX_FORM, Endpoint, IPv4Interface, IPv4Network, IPv6Interface,
-    IPv6Network, parse_endpoint, parse_interface, parse_prefix,
+from pipeline.config_peer import Peer
+from pipeline.config_types import (
+    GIB, PEER_FORM, Bytes, CongestionName, CoresOfWorkers, DirectoryText, EndpointOrNone, EndpointText, FingerprintText,
+    HostText, Limit, Mbit, Name, OwnAddresses, PathText, PrefixText, Seconds, SecondsOrZero, SmallCount, TunName,
+    UserName, about, words,
 )
+from pipeline.config_values import Endpoint, parse_endpoint, parse_fingerprint, parse_interface, parse_prefix
 
 WORKER_KINDS = ("tun", "fec", "tcp")
+AUTO = "auto"
 DEFAULT_TUN_NAME = "tun0"
 DEFAULT_SERVER_ADDRESS = "10.0.0.1/24"
-TUN_NAME_MAX = 15  # IFNAMSIZ - 1, linux/if.h
+STATE_DIRECTORY = "/var/lib/tunnel-supervisor"  # file-hierarchy(7)
 PAGE = 4096
-DAY = 86400
-GIB = 1 << 30
-
-CONNECTIONS_MAX = 32
-LIGHT_CONNECTIONS = 3  # two copies beyond the first
-
 SLOT_BYTES = 33 * PAGE  # a page of headers and the largest block that a peer may send, 131072 bytes
-
-
-def about(text: str, unit: str = "", derived: str = "", live: bool = False) -> Meta:
-    """Meaning and reason; the unit; the default in words where it depends; whether a reload can apply it."""
-    return Meta(description=text, extra={"unit": unit, "derived": derived, "live": live})
-
-
-def words(expected: str) -> Meta:
-    """What a type accepts, where its range or pattern alone would not tell a person."""
-    return Meta(extra={"words": expected})
-
-
-NAME_FORM = 'letters, digits, "_", "-" or ".", the first neither "-" nor "."'
-WORKER_CORES = 'an object of workers and cores, such as {"tun-0": [0], "tcp-0": [1, 2]}'
-
-Seconds = Annotated[float, Meta(ge=0.001, le=DAY)]
-SecondsOrZero = Annotated[float, Meta(ge=0, le=DAY)]
-Bytes = Annotated[int, Meta(ge=0, le=GIB)]
-SmallCount = Annotated[int, Meta(ge=1, le=64)]
-Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), words(f"1 to 32 {NAME_FORM}")]
-TunName = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$"), words(f"1 to 15 {NAME_FORM}")]
-CongestionName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,15}$"), words('a name such as "bbr", or ""')]
-EndpointText = Annotated[str, words(ENDPOINT_FORM)]
-InterfaceText = Annotated[str, words(INTERFACE_FORM)]
-PrefixText = Annotated[str, words(PREFIX_FORM)]
-PathText = Annotated[str, words("the path of a file")]
-UserName = Annotated[str, words('the name of a system user, or ""')]
-Cores = list[Annotated[int, Meta(ge=0, le=4095)]]
-CoresOfWorkers = Annotated[dict[str, Cores], words(WORKER_CORES)]
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,23 +42,26 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     local_addr: Annotated[EndpointText, about(
         "Where a server listens. Without a host, as in `:9000`, on every address, IPv4 and IPv6; port 0 lets "
         "the kernel choose one.")] = "0.0.0.0:9000"
-    remote_addr: Annotated[EndpointText, about(
+    remote_addr: Annotated[EndpointOrNone, about(
         "The server that a client dials. A host name is looked up again before each attempt. Required for a "
         "client.", live=True)] = ""
+    public_addr: Annotated[EndpointOrNone, about(
+        "Where clients reach this server from outside; `invite` tells them.", live=True)] = ""
     insecure: Annotated[bool, about(
-        "Must be written out by a server that others can reach while nothing proves who connects. A wildcard "
-        "address counts as reachable. The default makes an open server a decision, not an accident.")] = False
+        "Let in whoever connects, without a proof of who it is. A server that others can reach, as on a wildcard "
+        "address, has to say so where nothing can be proved: with `encryption` `none` and with `compat`.")] = False
     compat: Annotated[bool, about(
         "Speak the wire format of the original program and nothing else, so that an installation can be "
-        "moved one end at a time: one connection, bare packets, no FEC.")] = False
+        "moved one end at a time: one connection, bare packets, no FEC, no keys.")] = False
 
     # TUN device
     tun_name: Annotated[TunName | None, about(
         "Name of the TUN device, at most 15 characters as in every Linux interface name.",
         derived=f"`name` if it is short enough, else `{DEFAULT_TUN_NAME}`")] = None
-    tunnel_addr: Annotated[InterfaceText | tuple[InterfaceText, ...] | None, about(
-        "Address of this end inside the tunnel with its prefix length, or a list of them, IPv4 and IPv6. "
-        "Required for a client.", derived=f"`{DEFAULT_SERVER_ADDRESS}` for a server")] = None
+    tunnel_addr: Annotated[OwnAddresses, about(
+        "Address of this end inside the tunnel with its prefix length, or a list of them, IPv4 and IPv6. A client "
+        "with `auto` gets its addresses from the server, the same ones each time; with `compat` it must have some of "
+        "its own.", derived=f"`{DEFAULT_SERVER_ADDRESS}` for a server, `{AUTO}` for a client")] = None
     routes: Annotated[tuple[PrefixText, ...], about(
         "Further networks that are reached through the tunnel; the device's own subnets need none.",
         live=True)] = ()
@@ -96,6 +69,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         "MTU of the TUN device; 68 is IPv4's minimum. The default is the original's. A carrier of bytes has "
         "no need of a small one; at least 1280 with IPv6 inside, at most 1495 with `compat`.",
         unit="bytes")] = 1400
+    mss_clamp: Annotated[bool, about(
+        "Keep the segments of TCP connections that this machine forwards through the tunnel within its MTU (by "
+        "nftables), whatever becomes of the ICMP messages that would tell their ends.")] = True
     offload: Annotated[bool | None, about(
         "Let the kernel hand over TCP super-packets of up to 64 KiB and unfinished checksums: many times the "
         "throughput. Off, every packet is a plain one.", derived="true; false with `compat`")] = None
@@ -176,23 +152,76 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         "default is the original's.")] = 3
 
     # Encryption
-    encryption: Annotated[Literal["none", "tls"], about(
-        "What protects the connections. Only `none` is built so far.")] = "none"
-    tls_enabled: Annotated[bool, about(
-        "The original's switch for TLS. Only false is built so far.")] = False
-    tls_cert_file: Annotated[PathText, about("Path of the certificate, PEM. Used with TLS alone.")] = ""
-    tls_key_file: Annotated[PathText, about("Path of the private key, PEM. Used with TLS alone.")] = ""
+    encryption: Annotated[Literal["tls", "none"] | None, about(
+        "What protects the connections. Plaintext has to be written out: with `none` whoever is on the way reads and "
+        "changes what he likes, and nothing proves who the other end is.",
+        derived="`tls`; `none` with `compat`")] = None
+    tls_enabled: Annotated[bool | None, about(
+        "The original's switch for TLS. It has to agree with `encryption`, and with `compat` it decides that.",
+        derived="true with `tls`, else false")] = None
+    key_file: Annotated[PathText, about(
+        "Path of the file with a client's key, as `genkey` makes it, readable by its owner alone. The server has the "
+        "same one for this peer. It proves each end to the other, whatever certificate the server has.")] = ""
+    tls_cert_file: Annotated[PathText, about(
+        "Path of this end's certificate, PEM, those of intermediate CAs behind it. A server without one makes its own "
+        "at its first start and keeps it in `state_dir`; a client needs one if the server knows it by certificate.",
+        live=True)] = ""
+    tls_key_file: Annotated[PathText, about(
+        "Path of the private key of `tls_cert_file`, PEM, readable by its owner alone.", live=True)] = ""
+    tls_ca_file: Annotated[PathText, about(
+        "Path of the certificates of the CAs, PEM, that the other end's must come from. With it a server knows peers "
+        "by their certificates; if none of `peers` says which, whoever has one is let in under the name in it. A "
+        "client without it, without `key_file` and without `tls_fingerprint` takes the system's CAs.",
+        live=True)] = ""
+    tls_server_name: Annotated[HostText | None, about(
+        "The name or address that a client expects in the server's certificate, where a CA decides.",
+        derived="host of `remote_addr`", live=True)] = None
+    tls_fingerprint: Annotated[FingerprintText, about(
+        "SHA-256 of the server's certificate; a client accepts this one and no other.")] = ""
     tls_skip_verify: Annotated[bool, about(
-        "A client accepts any certificate. Used with TLS alone.")] = False
+        "A client accepts any certificate. With `key_file` the server still has to prove itself.")] = False
+    tls_min_version: Annotated[Literal["1.3", "1.2"], about(
+        "The oldest version of TLS that is spoken. Both ends know the newest; `1.2` is for what does not, between "
+        "them or with `compat`.")] = "1.3"
 
-    # Several clients
+    # Clients of a server
+    peers: Annotated[tuple[Annotated[Peer, words(PEER_FORM)], ...], about(
+        "Who may connect, and with which networks: see below. Those that `invite` has added are not in this file and "
+        "count as well.", live=True)] = ()
     multi_client: Annotated[bool | None, about(
-        "Serve several clients at once. Only false is built so far: while one is connected, a second is "
-        "refused.", derived="false")] = None
-    max_clients: Annotated[int, Meta(ge=1, le=65535), about(
+        "Serve several clients at once. False: while one is connected, a second is refused.",
+        derived="true with `tls`; false with `none` or `compat`")] = None
+    max_clients: Annotated[int, Meta(ge=1, le=4096), about(
         "Clients at once, with `multi_client`. The default is the original's.", unit="clients")] = 100
     client_isolation: Annotated[bool, about(
-        "Keep clients from reaching each other, with `multi_client`.")] = False
+        "Keep clients from reaching each other, with `multi_client`.", live=True)] = False
+    push_routes: Annotated[tuple[PrefixText, ...], about(
+        "Networks that clients are told to reach through the tunnel; each without those behind itself.",
+        live=True)] = ()
+    rate_mbit: Annotated[Mbit, about(
+        "Limit of what each client sends and of what it receives, each, where its peer has none of its own; 0 for "
+        "none.", unit="Mbit/s", live=True)] = 0.0
+
+    # Limits of a server
+    max_handshakes: Annotated[Limit, about(
+        "Connections at a time that have proved nothing yet: what strangers can take. One more is closed at once.",
+        unit="connections", live=True)] = 64
+    max_handshakes_per_address: Annotated[Limit, about(
+        "The same of one address (IPv6: of one /64), so that nobody takes all of them.",
+        unit="connections", live=True)] = 4
+    connects_per_address: Annotated[Limit, about(
+        "New connections a second of one address (IPv6: of one /64). The default is two clients that come back at "
+        "the same time.", unit="connections a second", live=True)] = 20
+    handshake_timeout: Annotated[Seconds, about(
+        "From the accepted connection to the proof, TLS and all; then it is closed. The default is many round trips of "
+        "a bad path.", unit="seconds", live=True)] = 10.0
+    max_connections_per_client: Annotated[Limit, about(
+        "Connections of one client. The default is more than any opens that is not told to.",
+        unit="connections", live=True)] = 40
+    peer_queue_bytes: Annotated[int, Meta(ge=SLOT_BYTES, le=GIB), about(
+        "What waits in a tcp worker for one client that reads slowly; more is dropped and counted, so that it costs "
+        "the others nothing. The least is a block, the default 84 ms at 100 Mbit/s.",
+        unit="bytes", live=True)] = 1 << 20
 
     # Supervision
     restart_intensity: Annotated[int, Meta(ge=0, le=1000), about(
@@ -206,8 +235,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     drain_timeout: Annotated[SecondsOrZero, about(
         "How long a stop waits for what is on its way. The default keeps a stop short.",
         unit="seconds", live=True)] = 2.0
-    user: Annotated[UserName, about(
-        "System user that the workers become. Only empty, that is no change, is built so far.")] = ""
+    user: Annotated[UserName | None, about(
+        "System user that the workers become, once all that needs rights is open. Empty: `tunnel` or `nobody`, if "
+        "there is such a user and the right to become it. `root`: they stay root, without capabilities.",
+        derived='`""`')] = None
+    state_dir: Annotated[DirectoryText | None, about(
+        "Directory of what outlives a restart, of mode 0700: the certificate that a server has made for itself, which "
+        "peer has which address, whom `invite` has added.",
+        derived=f"`{STATE_DIRECTORY}/` and `name`")] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], about(
         "The least important message that is still written.", live=True)] = "info"
     log_format: Annotated[Literal["text", "json"], about(
@@ -224,9 +259,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return parse_endpoint(self.remote_addr)
 
     @property
+    def server_certificate_hash(self) -> bytes:
+        """`tls_fingerprint`, 32 bytes; empty if there is none."""
+        return parse_fingerprint(self.tls_fingerprint) if self.tls_fingerprint else b""
+
+    @property
     def tunnel_interfaces(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
-        """`tunnel_addr`, parsed."""
+        """`tunnel_addr`, parsed; empty if it is "auto"."""
         given = self.tunnel_addr or ()
+        if given == AUTO:
+            return ()
         return tuple(parse_interface(text) for text in ((given,) if isinstance(given, str) else given))
 
     @property
@@ -235,32 +277,21 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         own = {interface.network for interface in self.tunnel_interfaces}
         return tuple(prefix for prefix in map(parse_prefix, self.routes) if prefix not in own)
 
+    @property
+    def push_prefixes(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """`push_routes`, parsed."""
+        return tuple(map(parse_prefix, self.push_routes))
+
+    @property
+    def has_ipv6_inside(self) -> bool:
+        """Whether this end knows that there are IPv6 packets in the tunnel."""
+        behind = [prefix for peer in self.peers for prefix in peer.prefixes]
+        inside = (*self.tunnel_interfaces, *self.route_prefixes, *self.push_prefixes, *behind)
+        return any(value.version == 6 for value in inside)
+
 
 FIELDS = {field.name: field for field in msgspec.inspect.type_info(Config).fields}
 RELOAD = {name: "live" if field.type.extra["live"] else "restart" for name, field in FIELDS.items()}
-
-
-def with_derived(config: Config) -> Config:
-    """The same configuration with everything filled in that depends on other settings."""
-    short = config.name is not None and len(config.name) <= TUN_NAME_MAX
-    tun_name = config.tun_name or (config.name if short else DEFAULT_TUN_NAME)
-    served = DEFAULT_SERVER_ADDRESS if config.mode == "server" else None
-    fec = config.fec or ("off" if config.compat else "auto")
-    connections = config.connections or (1 if config.compat else config.lanes)
-    if fec != "off" and config.connections is None and not config.compat:
-        connections = max(connections, -(-(config.fec_data + config.fec_parity) // max(1, config.fec_parity)))
-    light = 0 if fec == "off" or connections == 1 else LIGHT_CONNECTIONS
-    return msgspec.structs.replace(
-        config,
-        fec=fec,
-        tun_name=tun_name,
-        name=config.name or tun_name,
-        tunnel_addr=served if config.tunnel_addr is None else config.tunnel_addr,
-        offload=not config.compat if config.offload is None else config.offload,
-        connections=min(connections, CONNECTIONS_MAX),
-        light_connections=light if config.light_connections is None else config.light_connections,
-        multi_client=bool(config.multi_client),
-    )
 
 
 def changes(old: Config, new: Config) -> list[str]:

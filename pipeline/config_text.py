@@ -13,7 +13,8 @@ import msgspec
 from msgspec import NODEFAULT
 from msgspec import inspect as kinds
 
-from pipeline.config_fields import FIELDS, RELOAD, Config
+from pipeline.config_fields import FIELDS, Config
+from pipeline.config_peer import PEER_FIELDS
 
 SHOWN_MAX = 60
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -30,7 +31,8 @@ PARTS = {
     "connections": "Connections",
     "fec": "Forward error correction",
     "encryption": "Encryption",
-    "multi_client": "Several clients",
+    "peers": "Clients of a server",
+    "max_handshakes": "Limits of a server",
     "restart_intensity": "Supervision",
 }
 
@@ -54,28 +56,28 @@ def show(value: Any) -> str:
     return text[:SHOWN_MAX] + "..."
 
 
-def _bare(kind: kinds.Type) -> kinds.Type:
+def bare(kind: kinds.Type) -> kinds.Type:
+    """A type without what is said about it."""
     return kind.type if isinstance(kind, kinds.Metadata) else kind
 
 
-def element_of(kind: kinds.Type) -> kinds.Type:
-    """What an array holds, of a kind that can be an array."""
-    bare = _bare(kind)
-    alternatives = bare.types if isinstance(bare, kinds.UnionType) else (bare,)
-    return next(each.item_type for each in alternatives if isinstance(each, kinds.VarTupleType))
+def element_of(kind: kinds.Type) -> kinds.Type | None:
+    """What an array holds, of a kind that can be an array; None if it cannot."""
+    plain = bare(kind)
+    alternatives = plain.types if isinstance(plain, kinds.UnionType) else (plain,)
+    return next((each.item_type for each in alternatives if isinstance(each, kinds.VarTupleType)), None)
 
 
-def accepts(name: str) -> str:
+def expected_of(field: kinds.Field) -> str:
     """What a setting accepts, in words."""
-    kind = FIELDS[name].type
-    return " ".join(filter(None, (describe(kind), kind.extra["unit"])))
+    return " ".join(filter(None, (describe(field.type), field.type.extra["unit"])))
 
 
 def describe(kind: kinds.Type) -> str:
     """What a type accepts, in words."""
     if isinstance(kind, kinds.Metadata) and kind.extra and "words" in kind.extra:
         return kind.extra["words"]
-    match _bare(kind):
+    match bare(kind):
         case kinds.BoolType():
             return "true or false"
         case kinds.IntType(ge=least, le=most, multiple_of=step):
@@ -105,8 +107,9 @@ def to_json(config: Config) -> str:
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of a configuration file. It knows types and ranges, not what must hold between settings."""
-    settings = msgspec.json.schema(Config)["$defs"]["Config"]
-    return {"$schema": SCHEMA_DIALECT} | settings | {"title": "Configuration of tunnel-supervisor"}
+    parts = msgspec.json.schema(Config)["$defs"]
+    settings = parts.pop("Config")
+    return {"$schema": SCHEMA_DIALECT} | settings | {"title": "Configuration of tunnel-supervisor", "$defs": parts}
 
 
 def schema_text() -> str:
@@ -118,13 +121,20 @@ def reference() -> str:
     lines = []
     for name, field in FIELDS.items():
         if name in PARTS:
-            lines += ["", f"### {PARTS[name]}", "",
-                      "| setting | accepts | default | reload | meaning |", "|---|---|---|---|---|"]
-        kind = field.type
-        row = (f"`{name}`", accepts(name), _default(field), RELOAD[name],
-               kind.extra_json_schema["description"])
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
-    return "\n".join(lines) + "\n\n"
+            lines += _table(PARTS[name])
+        lines.append(_row(field))
+    return "\n".join([*lines, *_table("A peer"), *map(_row, PEER_FIELDS.values())]) + "\n\n"
+
+
+def _table(title: str) -> list[str]:
+    return ["", f"### {title}", "", "| setting | accepts | default | reload | meaning |", "|---|---|---|---|---|"]
+
+
+def _row(field: kinds.Field) -> str:
+    reload = "live" if field.type.extra["live"] else "restart"
+    cells = (f"`{field.name}`", expected_of(field), _default(field), reload,
+             field.type.extra_json_schema["description"])
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _default(field: kinds.Field) -> str:

@@ -1,4 +1,4 @@
-"""Floor 2. Texts of a configuration that have a form of their own: endpoints, addresses, prefixes.
+"""Floor 2. Texts of a configuration that have a form of their own: endpoints, addresses, prefixes, fingerprints.
 
 Each function takes the text and returns the value, or raises ValueError whose text is what was expected.
 Nothing here looks a name up: a host name is checked for its form alone.
@@ -17,6 +17,10 @@ EVERY_ADDRESS = "::"  # what an empty host means to a listener: IPv4 and IPv6, a
 ENDPOINT_FORM = 'HOST:PORT, such as "192.0.2.1:9000", "vpn.example.org:9000" or "[2001:db8::1]:9000"'
 INTERFACE_FORM = 'an address with its prefix length, such as "10.0.0.1/24" or "fd00::1/64"'
 PREFIX_FORM = 'a network, such as "10.1.0.0/16" or "fd01::/48"'
+ADDRESS_FORM = 'an address, such as "10.0.0.7" or "fd00::7"'
+HOST_FORM = 'a host name or an address, such as "vpn.example.org", "192.0.2.1" or "2001:db8::1"'
+FINGERPRINT_FORM = "the SHA-256 of a certificate, 64 hexadecimal digits, with or without colons"
+FINGERPRINT_PATTERN = "[0-9A-Fa-f]{64}|[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){31}"
 
 
 class Endpoint(NamedTuple):
@@ -53,6 +57,17 @@ def parse_endpoint(text: str) -> Endpoint:
     elif host:
         _require_name_or_ipv4(host)
     return Endpoint(host or EVERY_ADDRESS, int(port))
+
+
+def check_host(host: str) -> None:
+    """A host without a port and without brackets, as certificates name it."""
+    if ":" not in host:
+        _require_name_or_ipv4(host)
+        return
+    try:
+        IPv6Address(host)
+    except ValueError:
+        raise ValueError(HOST_FORM) from None
 
 
 def _require_ipv6(host: str) -> None:
@@ -103,3 +118,20 @@ def parse_prefix(text: str) -> IPv4Network | IPv6Network:
         return ipaddress.ip_network(text)
     except ValueError:
         raise ValueError(f'no bits behind the prefix, that is "{loose}"') from None
+
+
+def parse_address(text: str) -> IPv4Address | IPv6Address:
+    """An address of its own, without a prefix length."""
+    try:
+        if "%" not in text:
+            return ipaddress.ip_address(text)
+    except ValueError:
+        pass
+    raise ValueError(ADDRESS_FORM)
+
+
+def parse_fingerprint(text: str) -> bytes:
+    """The 32 bytes of a SHA-256."""
+    if not re.fullmatch(FINGERPRINT_PATTERN, text):
+        raise ValueError(FINGERPRINT_FORM)
+    return bytes.fromhex(text.replace(":", ""))

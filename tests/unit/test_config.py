@@ -14,32 +14,23 @@ from pipeline.config import RELOAD, changes, json_schema, load, notices, parse, 
 from pipeline.config_checks import CHECKS, COMPAT_MTU_MAX
 from pipeline.config_fields import FIELDS, SLOT_BYTES, WORKER_KINDS
 from pipeline.config_notices import UNUSED
-from pipeline.errors import ConfigError, LocalError, NotRunning, PermissionDenied, Problem
+from pipeline.config_peer import PEER_FIELDS
+from pipeline.errors import ConfigError, LocalError, NotRunning, PermissionDenied
+from tests.unit.refusals import problems, the_problem
 
 ROOT = Path(__file__).parents[2]
+PROFILES = sorted(path for path in (ROOT / "configs").glob("*.json") if path != ROOT / config_text.SCHEMA_PATH)
 
-SERVER = {"mode": "server", "insecure": True}
-CLIENT = {"mode": "client", "remote_addr": "192.0.2.1:9000", "tunnel_addr": "10.0.0.2/24"}
+SERVER = {"mode": "server"}
+OPEN_SERVER = {"mode": "server", "encryption": "none", "insecure": True}
+CLIENT = {"mode": "client", "remote_addr": "192.0.2.1:9000", "tunnel_addr": "10.0.0.2/24", "key_file": "client.key"}
 
-ORIGINAL = {  # a file of the original program with every key that it knows, at its default
+ORIGINAL = {  # a file of the original program with every key that it knows, most at their defaults
     "mode": "server", "local_addr": "0.0.0.0:9000", "remote_addr": "", "tunnel_addr": "10.0.0.1/24",
     "mtu": 1400, "fec_data": 10, "fec_parity": 3, "timeout": 30, "keepalive": 10, "send_queue_size": 1000,
     "recv_queue_size": 1000, "tls_enabled": False, "tls_cert_file": "", "tls_key_file": "",
     "tls_skip_verify": False, "multi_client": False, "max_clients": 100, "client_isolation": False,
 }
-
-
-def problems(values: object) -> list[Problem]:
-    """What is wrong with it; at least something."""
-    with pytest.raises(ConfigError) as caught:
-        parse(values, "test.json")
-    return caught.value.problems
-
-
-def the_problem(values: object) -> str:
-    """The one thing that is wrong with it, as a person reads it."""
-    (problem,) = problems(values)
-    return str(problem)
 
 
 def file_with(tmp_path: Path, content: str | bytes) -> str:
@@ -52,25 +43,42 @@ def file_with(tmp_path: Path, content: str | bytes) -> str:
 
 
 @pytest.mark.parametrize("name", ["server", "client"])
-def test_the_published_examples_work_and_none_of_their_settings_can_be_left_out(name):
+def test_the_smallest_examples_work_and_whatever_is_left_out_of_them_is_missed(name):
     path = ROOT / "configs" / f"{name}.json"
     assert load(str(path)).mode == name
     values = json.loads(path.read_text())
+    assert notices(parse(values)) == []
     for key in values:
-        with pytest.raises(ConfigError):
-            parse({other: value for other, value in values.items() if other != key})
+        less = {other: value for other, value in values.items() if other != key}
+        try:
+            assert notices(parse(less)), key
+        except ConfigError:
+            pass
 
 
-def test_a_file_of_the_original_means_the_same_and_needs_only_to_say_that_it_is_open():
-    assert "insecure" in the_problem(ORIGINAL)
-    config = parse(ORIGINAL | {"insecure": True})
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_every_published_profile_works_as_it_is_and_all_of_it_has_an_effect(path):
+    said = notices(load(str(path)))
+    assert not [notice for notice in said if "no effect" in notice]
+    assert [notice.partition(":")[0] for notice in said] == (["insecure is true"] if path.stem == "original" else [])
+
+
+def test_a_file_of_the_original_means_the_same_and_needs_only_to_say_what_it_lets_happen():
+    assert "tls_enabled" in the_problem(ORIGINAL)
+    assert "insecure" in the_problem(ORIGINAL | {"encryption": "none"})
+    config = parse(ORIGINAL | {"encryption": "none", "insecure": True})
     assert {key: getattr(config, key) for key in ORIGINAL} == ORIGINAL
     assert len(notices(config)) == 1 and "insecure is true" in notices(config)[0]
 
 
-def test_the_defaults_of_the_original_are_ours():
+def test_the_defaults_of_the_original_are_ours_but_for_encryption():
     config = parse(SERVER)
-    assert {key: getattr(config, key) for key in ORIGINAL} == ORIGINAL
+    assert {key: getattr(config, key) for key in ORIGINAL} == ORIGINAL | {"tls_enabled": True, "multi_client": True}
+
+
+def test_the_published_profile_of_the_original_has_every_key_that_it_knows():
+    values = json.loads((ROOT / "configs" / "original.json").read_text())
+    assert {key: value for key, value in values.items() if key in ORIGINAL} == ORIGINAL
 
 
 def test_a_start_without_a_file_works_from_overrides_alone():
@@ -80,8 +88,10 @@ def test_a_start_without_a_file_works_from_overrides_alone():
 
 def test_an_override_wins_over_the_file_and_is_json_or_else_a_string(tmp_path):
     path = file_with(tmp_path, json.dumps(SERVER | {"lanes": 0, "log_level": "error"}))
-    config = load(path, ["lanes=2", "log_level=debug", 'routes=["10.9.0.0/16"]', "insecure=true"])
-    assert (config.lanes, config.log_level, config.routes) == (2, "debug", ("10.9.0.0/16",))
+    config = load(path, ["lanes=2", "log_level=debug", 'routes=["10.9.0.0/16"]', "mtu=1300",
+                         'peers=[{"name": "a", "key_file": "a.key"}]'])
+    assert (config.lanes, config.log_level, config.routes, config.mtu) == (2, "debug", ("10.9.0.0/16",), 1300)
+    assert [peer.name for peer in config.peers] == ["a"]
 
 
 @pytest.mark.parametrize(("given", "expected"), [
@@ -142,6 +152,25 @@ def test_a_server_is_dialled_by_address_or_by_name(text, host, port):
     assert parse(CLIENT | {"remote_addr": text}).remote_endpoint == (host, port)
 
 
+def test_a_client_is_given_its_address_unless_it_wishes_one_and_compat_has_to_wish():
+    values = {key: value for key, value in CLIENT.items() if key != "tunnel_addr"}
+    for config in (parse(values), parse(values | {"tunnel_addr": "auto"}), parse(values | {"encryption": "none"})):
+        assert (config.tunnel_addr, config.tunnel_interfaces, config.route_prefixes) == ("auto", (), ())
+    assert parse(SERVER).tunnel_addr == "10.0.0.1/24"
+    for given in ({}, {"tunnel_addr": "auto"}):
+        text = the_problem(values | {"compat": True} | given)
+        assert "tunnel_addr: given" in text and "the original's server, with compat, gives none" in text
+
+
+def test_what_outlives_a_restart_has_a_directory_of_the_instances_name():
+    assert parse(SERVER | {"name": "office"}).state_dir == "/var/lib/tunnel-supervisor/office"
+    assert parse(SERVER | {"state_dir": "/srv/tunnel"}).state_dir == "/srv/tunnel"
+
+
+def test_a_user_that_is_not_named_is_empty_and_root_stays_root():
+    assert [parse(SERVER | {"user": user}).user for user in (None, "", "root", "vpn")] == ["", "", "root", "vpn"]
+
+
 def test_a_listener_without_a_host_takes_every_address_as_in_the_original():
     assert parse(SERVER | {"local_addr": ":9000"}).listen_endpoint == ("::", 9000)
 
@@ -157,14 +186,16 @@ def test_a_checked_configuration_stays_as_it_is():
 def test_every_problem_is_reported_at_once_with_its_source(tmp_path):
     path = file_with(tmp_path, json.dumps({
         "mode": "server", "mtuu": 3, "mtu": "1400", "keepalive": 40, "lanes": True, "ring_slots": 5,
-        "routes": ["10.1.2.3/16", 5], "user": "nobody",
-        "tunnel_addr": ["10.0.0.1", "fd00::/129"], "timeout": 1.5,
+        "routes": ["10.1.2.3/16", 5], "user": 5, "encryption": "none",
+        "tunnel_addr": ["10.0.0.1", "fd00::/129"], "timeout": 1.5, "push_routes": ["10.1.2.3/16"],
+        "peers": [{"name": "a b", "rate_mbit": -1}, {"key_file": "b.key", "allowed": ["10.0.0.0/8", 5]}],
     }))
     with pytest.raises(ConfigError) as caught:
         load(path, ["fec=always", "novalue", "reconnect_min=11"])
     found = {(problem.source, problem.path) for problem in caught.value.problems}
     inside = {"mtuu", "mtu", "keepalive", "lanes", "routes[1]", "ring_slots", "user", "tunnel_addr[0]",
-              "tunnel_addr[1]", "insecure"}
+              "tunnel_addr[1]", "insecure", "push_routes[0]", "peers[0].name", "peers[0].rate_mbit", "peers[1].name",
+              "peers[1].allowed[1]"}
     assert found == {(path, name) for name in inside} | {("command line", name) for name in
                                                          ("fec", "", "reconnect_min")}
     assert len(str(caught.value).splitlines()) == len(caught.value.problems) == len(found)
@@ -243,14 +274,16 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_told_what_is_expected(wron
     ({"tunnel_addr": ""}, "expected an address with its prefix length"),
     ({"tunnel_addr": []}, "tunnel_addr: given [], expected at least one address"),
     ({"tunnel_addr": ["fd00::1/64", "fd00::1/48"]}, "tunnel_addr[1]: given \"fd00::1/48\", expected each"),
-    ({"tunnel_addr": "auto"}, "to let the server choose is not built yet"),
+    ({"tunnel_addr": ["auto", "fd00::2/64"]}, 'tunnel_addr[0]: given "auto", expected an address with its prefix'),
+    ({"mode": "server", "tunnel_addr": "auto"}, "a server chooses for its clients, nobody for it"),
     ({"routes": ["10.1.2.3/16"]}, 'routes[0]: given "10.1.2.3/16", expected no bits behind the prefix, '
                                   'that is "10.1.0.0/16"'),
     ({"routes": ["all"]}, 'routes[0]: given "all", expected a network'),
     ({"routes": ["10.1.0.0/16", "10.1.0.0/255.255.0.0"]}, "routes[1]"),
     ({"affinity": {"tun-1": [0]}}, 'affinity: given "tun-1", expected names of workers, "tun-N", "fec-N", "tcp-N", '
                                    "with N less than lanes (1)"),
-    ({"fec": "off", "affinity": {"fec-0": [0]}}, 'affinity: given "fec-0", expected names of workers, "tun-N", "tcp-N"'),
+    ({"fec": "off", "affinity": {"fec-0": [0]}},
+     'affinity: given "fec-0", expected names of workers, "tun-N", "tcp-N"'),
     ({"affinity": {"tun-0": []}}, "affinity.tun-0: given [], expected at least one core"),
     ({"affinity": {"tcp-0": [1, 1]}}, "affinity.tcp-0: given [1, 1], expected each core once"),
     ({"keepalive": 30}, "keepalive: given 30.0, expected less than timeout (30)"),
@@ -265,44 +298,32 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_told_what_is_expected(wron
     ({"fec": "on", "fec_parity": 0}, 'fec_parity: given 0, expected at least 1, or fec "off"'),
     ({"fec_data": 38}, "fec_data: given 38, expected an integer from 1 to 37"),
     ({"fec_parity": 7}, "fec_parity: given 7, expected an integer from 0 to 6"),
-    ({"encryption": "tls"}, 'encryption: given "tls", expected "none": TLS is not built yet'),
-    ({"tls_enabled": True}, "tls_enabled: given true, expected false: TLS is not built yet"),
-    ({"user": "nobody"}, 'user: given "nobody", expected "": to run the workers as another user is not'),
+    ({"encryption": "ssl"}, 'encryption: given "ssl", expected "none" or "tls"'),
+    ({"tls_min_version": "1.1"}, 'tls_min_version: given "1.1", expected "1.2" or "1.3"'),
+    ({"state_dir": ""}, 'state_dir: given "", expected a path from / on'),
+    ({"state_dir": "state"}, 'state_dir: given "state", expected a path from / on'),
+    ({"public_addr": ":9000"}, 'public_addr: given ":9000", expected a host before the colon'),
+    ({"public_addr": "vpn.example.org"}, "public_addr: given"),
+    ({"push_routes": ["10.1.2.3/16"]}, 'push_routes[0]: given "10.1.2.3/16", expected no bits behind the prefix'),
+    ({"push_routes": ["10.1.0.0/16"] * 2}, "push_routes[1]: given"),
+    ({"mtu": 1279, "push_routes": ["fd01::/48"]}, "mtu: given 1279, expected at least 1280 with IPv6"),
+    ({"max_clients": 4097}, "max_clients: given 4097, expected an integer from 1 to 4096 clients"),
+    ({"max_handshakes": 0}, "max_handshakes: given 0, expected an integer from 1 to 65535 connections"),
+    ({"handshake_timeout": 0}, "handshake_timeout: given 0, expected a number from 0.001"),
+    ({"peer_queue_bytes": 131072}, "peer_queue_bytes: given 131072, expected an integer from 135168"),
+    ({"rate_mbit": -1}, "rate_mbit: given -1, expected a number from 0 to 1000000 Mbit/s"),
 ])
 def test_what_cannot_work_is_refused_with_the_reason(wrong, text):
     assert text in the_problem(CLIENT | wrong)
 
 
-@pytest.mark.parametrize("missing", ["remote_addr", "tunnel_addr"])
-def test_a_client_needs_its_server_and_its_address(missing):
-    values = {key: value for key, value in CLIENT.items() if key != missing}
-    assert f"{missing}: given nothing, expected" in the_problem(values)
+def test_a_client_needs_its_server():
+    values = {key: value for key, value in CLIENT.items() if key != "remote_addr"}
+    assert "remote_addr: given nothing, expected" in the_problem(values)
 
 
 def test_without_a_mode_only_the_mode_and_what_is_wrong_in_either_mode_is_reported():
     assert [problem.path for problem in problems({"mtu": 1})] == ["mtu", "mode"]
-
-
-@pytest.mark.parametrize("address", ["0.0.0.0:9000", "[::]:9000", ":9000", "192.0.2.1:9000", "a.example:1"])
-def test_a_server_that_others_can_reach_starts_only_if_the_file_says_insecure(address):
-    text = the_problem({"mode": "server", "local_addr": address})
-    assert f"listens on {address} without authentication" in text
-    assert '"insecure": true' in text and "--set insecure=true" in text
-    (notice,) = notices(parse(SERVER | {"local_addr": address}))
-    assert "without authentication or encryption" in notice
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:9000", "127.9.9.9:9000", "[::1]:9000", "localhost:9000"])
-def test_a_server_on_a_loopback_address_needs_no_such_word(address):
-    assert notices(parse({"mode": "server", "local_addr": address})) == []
-
-
-def test_a_server_of_several_clients_is_refused_politely_and_a_client_does_not_decide():
-    text = the_problem(SERVER | {"multi_client": True})
-    assert "expected false: serving several clients at once is not built yet" in text
-    assert "a second client is refused while one is connected" in text
-    assert notices(parse(CLIENT | {"multi_client": True})) == [
-        "multi_client has no effect: the server decides whom it serves."]
 
 
 @pytest.mark.parametrize(("content", "text"), [
@@ -363,13 +384,23 @@ def test_a_plain_configuration_is_told_nothing():
     (CLIENT | {"local_addr": "127.0.0.1:1"}, "local_addr has no effect: a client listens nowhere."),
     (CLIENT | {"insecure": True}, "insecure has no effect"),
     (CLIENT | {"fec": "off", "fec_parity": 2}, "fec_parity has no effect: fec is off."),
-    (CLIENT | {"tls_skip_verify": True}, "tls_skip_verify has no effect: TLS is off."),
     (CLIENT | {"max_clients": 5}, "max_clients has no effect: the server decides"),
-    (SERVER | {"max_clients": 5}, "max_clients has no effect: multi_client is false."),
+    (CLIENT | {"multi_client": True}, "multi_client has no effect: the server decides"),
+    (CLIENT | {"push_routes": ["10.1.0.0/16"]}, "push_routes has no effect: the server decides"),
+    (CLIENT | {"max_handshakes": 10}, "max_handshakes has no effect: the server decides"),
+    (CLIENT | {"public_addr": "a.example:1"}, "public_addr has no effect: the server decides"),
+    (SERVER | {"multi_client": False, "max_clients": 5}, "max_clients has no effect: multi_client is false."),
+    (OPEN_SERVER | {"client_isolation": True}, "client_isolation has no effect: multi_client is false."),
+    (OPEN_SERVER | {"public_addr": "a.example:1"}, "public_addr has no effect: invite needs TLS."),
+    (OPEN_SERVER | {"compat": True, "push_routes": ["10.1.0.0/16"]}, "push_routes has no effect: the original knows"),
+    (SERVER | {"max_handshakes": 4}, "one address can keep everybody else out."),
+    (SERVER | {"max_connections_per_client": 7}, "a client opens 8 unless it is told otherwise"),
+    (SERVER | {"max_clients": 254}, "tunnel_addr 10.0.0.1/24 leaves addresses for 253 clients, and max_clients is 254"),
+    (SERVER | {"tunnel_addr": "10.0.0.0/31"}, "tunnel_addr 10.0.0.0/31 leaves addresses for 1 clients"),
     (SERVER | {"remote_addr": "192.0.2.1:9000"}, "remote_addr has no effect: a server dials nobody."),
     (SERVER | {"connections": 7}, "connections has no effect: the client decides"),
     (SERVER | {"local_addr": "127.0.0.1:0"}, "local_addr has port 0"),
-    (SERVER | {"compat": True, "tunnel_addr": "fd00::1/64"}, "drops IPv6 packets"),
+    (OPEN_SERVER | {"compat": True, "tunnel_addr": "fd00::1/64"}, "drops IPv6 packets"),
     (CLIENT | {"idle": "spin"}, 'idle is "spin"'),
     (CLIENT | {"send_buffer_bytes": 65536}, "send_buffer_bytes is 65536"),
     (CLIENT | {"routes": ["192.0.2.0/24"]}, "routes leads 192.0.2.0/24 into the tunnel"),
@@ -390,12 +421,28 @@ def test_changes_names_the_settings_that_differ_and_what_follows_from_them():
     assert changes(old, new) == ["lanes", "connections", "log_level"]
 
 
+def test_a_change_of_one_peer_is_a_change_of_the_peers():
+    old = parse(SERVER | {"peers": [{"name": "a", "key_file": "a.key"}]})
+    assert changes(old, parse(SERVER | {"peers": [{"name": "a", "key_file": "a.key", "rate_mbit": 0}]})) == []
+    assert changes(old, parse(SERVER | {"peers": [{"name": "a", "key_file": "a.key", "rate_mbit": 5}]})) == ["peers"]
+    assert changes(old, parse(SERVER)) == ["peers"]
+
+
+def test_a_server_that_moves_can_be_followed_while_running():
+    old, new = parse(CLIENT), parse(CLIENT | {"remote_addr": "vpn.example.org:9000"})
+    assert changes(old, new) == ["remote_addr", "tls_server_name"]
+    assert {RELOAD[name] for name in changes(old, new)} == {"live"}
+
+
 def test_a_reload_can_apply_what_no_ring_no_device_and_no_process_depends_on():
     live = {name for name, how in RELOAD.items() if how == "live"}
     assert live == set(
         "keepalive timeout log_level log_format idle congestion notsent_lowat routes remote_addr "
         "send_buffer_bytes receive_buffer_bytes restart_intensity restart_period heartbeat_timeout "
-        "drain_timeout reconnect_min reconnect_max".split())
+        "drain_timeout reconnect_min reconnect_max "
+        "peers push_routes public_addr client_isolation rate_mbit tls_cert_file tls_key_file tls_ca_file "
+        "tls_server_name max_handshakes max_handshakes_per_address connects_per_address handshake_timeout "
+        "max_connections_per_client peer_queue_bytes".split())
     assert RELOAD.keys() == FIELDS.keys() and set(RELOAD.values()) == {"live", "restart"}
 
 
@@ -415,11 +462,12 @@ def test_the_published_reference_is_the_codes():
 
 
 def test_every_setting_has_a_meaning_a_default_and_a_row():
-    reference = config_text.reference()
-    for name, field in FIELDS.items():
-        assert field.type.extra_json_schema["description"].endswith(".")
-        assert f"| `{name}` | " in reference
-        assert (field.default is None) == bool(field.type.extra["derived"]), name
+    reference, of_a_peer = config_text.reference().split("### A peer\n")
+    for fields, table in ((FIELDS, reference), (PEER_FIELDS, of_a_peer)):
+        for name, field in fields.items():
+            assert field.type.extra_json_schema["description"].endswith(".")
+            assert f"| `{name}` | " in table
+            assert (field.default is None) == bool(field.type.extra["derived"]), name
     assert config_text.PARTS.keys() <= FIELDS.keys()
 
 
@@ -427,11 +475,15 @@ def test_the_schema_knows_every_setting_and_refuses_others():
     schema = json_schema()
     assert schema["properties"].keys() == FIELDS.keys()
     assert schema["additionalProperties"] is False and schema["required"] == ["mode"]
+    peer = schema["$defs"]["Peer"]
+    assert schema["properties"]["peers"]["items"] == {"$ref": "#/$defs/Peer"} and schema["$defs"].keys() == {"Peer"}
+    assert peer["properties"].keys() == PEER_FIELDS.keys()
+    assert peer["additionalProperties"] is False and peer["required"] == ["name"]
 
 
 def test_checks_and_notices_speak_of_settings_that_exist():
     assert {name for check in CHECKS for name in check.reads} <= FIELDS.keys()
-    assert {unused.name for unused in UNUSED} <= FIELDS.keys()
+    assert {name for unused in UNUSED for name in unused.names} <= FIELDS.keys()
 
 
 def test_numbers_that_other_modules_know_too_are_the_same_there():
@@ -478,14 +530,22 @@ GOOD = {  # values that are right by themselves and with any of the others
     "hold": st.floats(0, 86400),
     "timeout": st.floats(20, 86400),
     "keepalive": st.floats(0.001, 19),
-    "tls_key_file": st.sampled_from(["", "ä b"]),
+    "tls_ca_file": st.sampled_from(["", "ä b"]),
+    "encryption": st.sampled_from([None, "tls", "none"]),
+    "push_routes": st.just(["10.1.0.0/16", "fd01::/48"]),
+    "user": st.sampled_from([None, "", "root"]),
+    "state_dir": st.sampled_from([None, "/srv/ä b"]),
+    "rate_mbit": st.floats(0, 1000),
+    "max_clients": st.integers(1, 4000),
+    "tls_fingerprint": st.sampled_from(["", "aB" * 32, ":".join(["0f"] * 32)]),
 }
 BAD = {  # values that are wrong whatever the others are, with one problem each
-    "name": "", "tun_name": "a b", "local_addr": "y", "remote_addr": "x", "tunnel_addr": "auto",
+    "name": "", "tun_name": "a b", "local_addr": "y", "remote_addr": "x", "tunnel_addr": "z", "public_addr": "x",
     "routes": ["x"], "mtu": 1, "compat": 1, "lanes": "2", "affinity": {"x-0": [0]}, "idle": "nap",
     "ring_slots": 5,
     "slot_bytes": 4096, "timeout": -1, "keepalive": 86400, "reconnect_min": 86400, "congestion": "no way",
-    "fec": "always", "encryption": "tls", "tls_enabled": True, "user": "nobody", "log_level": "loud",
+    "fec": "always", "encryption": "ssl", "tls_enabled": 1, "user": 0, "log_level": "loud", "peers": {},
+    "push_routes": ["x"], "state_dir": "x", "tls_fingerprint": "aa", "tls_server_name": ":", "max_clients": 0,
     "unheard_of": 0, "connexions": 3,
 }
 
@@ -515,7 +575,7 @@ def test_no_file_and_no_override_raises_anything_but_a_configuration_error(tmp_p
         assert error.problems
 
 
-@given(st.fixed_dictionaries({}, optional=GOOD), st.sampled_from([SERVER, CLIENT]))
+@given(st.fixed_dictionaries({}, optional=GOOD), st.sampled_from([OPEN_SERVER, CLIENT]))
 def test_the_effective_configuration_parses_to_itself(values, base):
     config = parse(base | values)
     effective = json.loads(to_json(config))
