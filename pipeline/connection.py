@@ -2,7 +2,7 @@
 
     connecting -> greeting -> established -> closed        client
                   greeting -> established -> closed        server
-    (compat has no greeting)
+    (greeting begins with the TLS handshake, if there is TLS; compat has no greeting)
 
 The inbound duty owns the life: it makes, greets, reads and closes. The outbound duty only writes, and only to
 established connections. When a write fails it calls `fail`, and the inbound duty finds out by the shutdown.
@@ -19,9 +19,12 @@ import sys
 
 from pipeline import wire
 from pipeline.adapt import Seen
-from pipeline.board import ConnectionRow
+from pipeline.layout import PEER_MASK
 from pipeline.log import LOG
 from pipeline.pace import Flow
+from pipeline.row import ConnectionRow
+from pipeline.session import Hello
+from pipeline.tls import Channel
 
 CONNECTING, GREETING, ESTABLISHED, CLOSED = "connecting", "greeting", "established", "closed"
 
@@ -41,36 +44,60 @@ _INFO_MIN_RTT_AT = 148     # microseconds
 _INFO_DATA_SEGS_OUT_AT = 156
 _INFO_BYTES = 160
 
+UNREAD_BYTES = 65536       # of a stranger's, at most, before he is closed
+
 WOULD_BLOCK = (errno.EAGAIN, errno.EINPROGRESS)
+
+
+class Exchange:
+    """How far the greeting of a connection has got; gone once it is established. Owned by workers.tcp_greeting."""
+
+    def __init__(self, expects: str) -> None:
+        self.expects = expects
+        self.buffer = bytearray()      # what has come of the next frame
+        self.hello: Hello | None = None
+        self.hello_frame = b""
+        self.challenge_frame = b""
+        self.transcript = b""
+        self.certificate_sha256 = bytes(32)   # of the server's
+        self.mtu = 0                   # of the other end's device
+        self.connections = 0           # that the client opens in all
 
 
 class Connection:
     """State of one connection. Times are CLOCK_MONOTONIC ns."""
 
-    def __init__(self, sock: socket.socket, address: str, state: str, serial: int, now: int) -> None:
+    def __init__(self, sock: socket.socket, address: tuple, state: str, serial: int, now: int) -> None:
         self.socket = sock
         self.fd = sock.fileno()
-        self.address = address
+        self.host = address[0]
+        self.address = shown(address)
         self.state = state
         self.serial = serial
+        self.channel: Channel | None = None   # with TLS
         self.lane = 0
+        self.seat = 0              # whose it is; see pipeline.peers
+        self.row = -1
         self.since = now
         self.error = ""
         # inbound duty
         self.heard = now
         self.received = 0
-        self.greeting = bytearray()
+        self.exchange: Exchange | None = None
         self.stash = b""           # bytes of an unfinished frame, while another connection has the slot
         self.need = 0              # where that frame ends, counted from its beginning; 0: not known
         self.slot = -1             # index of the client's dial slot; on a server known after the greeting
-        self.client = 0
-        self.session = 0
         self.offloads = 0
         self.purpose = wire.BULK
         self.decodes = False       # the peer takes shards
         # outbound duty
         self.spoke = now
         self.sent = 0
+        self.kept_alive = 0        # bytes of those, because there was nothing else to say
+
+    @property
+    def peer(self) -> int:
+        return self.seat & PEER_MASK
 
     def fail(self, error: OSError) -> None:
         """Called by the outbound duty when a write fails: the inbound duty will find the connection ended."""
@@ -111,10 +138,47 @@ class Connection:
         except OSError:
             return bytes(_INFO_BYTES)
 
-    def row(self) -> ConnectionRow:
+    def sealed(self, data: bytes) -> bytes:
+        """What goes on the wire for `data`, and for what the channel itself has to say."""
+        return data if self.channel is None else self.channel.seal([data] if data else [])
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the channel itself has something to say."""
+        return self.channel is not None and self.channel.unsent
+
+    def say(self, frame: bytes) -> None:
+        """Send a frame of the greeting. It is shorter than any socket's buffer, which is empty."""
+        self.socket.send(self.sealed(frame))
+
+    def say_goodbye(self) -> None:
+        """Nothing is sent after this. OSError if it cannot be said."""
+        if self.channel is not None and self.channel.ready:
+            self.socket.send(self.channel.closing())
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def close_unread(self) -> None:
+        """Close it whatever waits unread: Linux answers that with a reset, which would tell how far we had read."""
+        try:
+            self.socket.recv(UNREAD_BYTES)
+        except OSError:
+            pass  # nothing waits
+        self.socket.close()
+
+    def receive(self, size: int) -> bytes:
+        """At most so many bytes of the greeting; empty at the end. BlockingIOError if there are none."""
+        if self.channel is None:
+            return self.socket.recv(size)
+        buffer = bytearray(size)
+        with memoryview(buffer) as view:
+            count = self.channel.receive(view)
+        return bytes(buffer[:count])
+
+    def report(self) -> ConnectionRow:
+        """For `status`."""
         rtt = self.rtt_us() if self.state == ESTABLISHED else 0
         return ConnectionRow(self.state, self.address, self.lane, self.serial, self.sent, self.received,
-                             self.since, self.heard, rtt, self.purpose)
+                             self.since, self.heard, rtt, self.purpose, self.peer)
 
 
 def _u32(info: bytes, at: int) -> int:
@@ -158,8 +222,9 @@ def configure(sock: socket.socket, settings: dict) -> None:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, settings["congestion"].encode())
         except OSError as error:
-            LOG.warning("congestion control %s: %s; the system's default is used", settings["congestion"],
-                        error.strerror)
+            LOG.warning("congestion control %s: %s; the system's default is used; what workers may choose is in sysctl "
+                        "net.ipv4.tcp_allowed_congestion_control, once its module is loaded (modprobe tcp_%s)",
+                        settings["congestion"], error.strerror, settings["congestion"])
     # unset they are tuned by the kernel; setting them ends that
     if settings["send_buffer_bytes"]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings["send_buffer_bytes"])
@@ -168,7 +233,9 @@ def configure(sock: socket.socket, settings: dict) -> None:
 
 
 def shown(address: tuple) -> str:
-    """A socket address as people write it."""
+    """A socket address as people write it: an IPv4 one on a socket for both (RFC 4291, 2.5.5.2) is an IPv4 one."""
     host, port = address[:2]
+    if "." in host:
+        host = host.removeprefix("::ffff:")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

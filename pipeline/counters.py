@@ -33,6 +33,9 @@ COUNTERS = (
     Counter(7, "tun.blocks_light_filled", OUT, "slots of light flows handed on"),
     Counter(8, "tun.packets_light_read", OUT, "packets in them"),
     Counter(9, "tun.copies_added", OUT, "copies of those blocks beyond the first"),
+    Counter(10, "tun.dropped_no_peer", OUT, "packets for an address that belongs to no peer"),
+    Counter(11, "tun.dropped_not_finished", OUT, "super-packets of too many segments, for a peer that takes only "
+            "finished packets"),
     Counter(16, "tun.packets_written", IN, "IP packets given to TUN; a super-packet counts once"),
     Counter(17, "tun.bytes_written", IN, "bytes of those packets, without virtio-net headers"),
     Counter(18, "tun.dropped_frame_malformed", IN, "frames whose lengths contradict each other"),
@@ -42,29 +45,50 @@ COUNTERS = (
     Counter(22, "tun.dropped_link_down", IN, "packets that came while the device was down or gone"),
     Counter(23, "tun.dropped_offload_refused", IN, "super-packets that the kernel refused"),
     Counter(24, "tun.dropped_frame_unknown", IN, "frames of a type that this version does not know"),
+    Counter(25, "tun.dropped_source_refused", IN, "packets from a peer with a source address that is not its own"),
+    Counter(26, "tun.dropped_own_destination", IN, "packets from a peer to an address of its own"),
+    Counter(27, "tun.dropped_multicast", IN, "multicast and broadcast packets from one of several peers"),
+    Counter(28, "tun.dropped_isolated", IN, "packets from peer to peer that client_isolation forbids"),
+    Counter(29, "tun.dropped_transit_full", IN, "packets from peer to peer while the ring for them was full"),
+    Counter(30, "tun.packets_forwarded", IN, "packets from peer to peer handed on"),
     Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards given to a connection"),
     Counter(33, "tcp.bytes_sent", OUT, "wire bytes given to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),
     Counter(35, "tcp.socket_full_waits", OUT, "times a ring waited for a full socket (backpressure)"),
-    Counter(36, "tcp.dropped_no_connection", OUT, "blocks given up after `hold` seconds without a connection, or at once if another worker has one"),
+    Counter(36, "tcp.dropped_no_connection", OUT, "blocks given up after `hold` seconds without a connection, or at "
+            "once if another worker has one"),
     Counter(37, "tcp.blocks_resent", OUT, "blocks begun on a connection that died and sent again on another"),
-    Counter(38, "tcp.runs_spared", OUT, "runs left unsent because their connection lagged and the block can do without them"),
-    Counter(39, "tcp.runs_moved", OUT, "runs and plain blocks given to another connection because theirs lagged or stood still"),
+    Counter(38, "tcp.runs_spared", OUT, "runs left unsent because their connection lagged and the block can do "
+            "without them"),
+    Counter(39, "tcp.runs_moved", OUT, "runs and plain blocks given to another connection because theirs lagged or "
+            "stood still"),
+    Counter(40, "tcp.dropped_peer_full", OUT, "runs and blocks for a peer that reads too slowly, beyond "
+            "peer_queue_bytes"),
     Counter(48, "tcp.frames_received", IN, "frames received on established connections, keepalives included"),
     Counter(49, "tcp.bytes_received", IN, "wire bytes received on established connections"),
     Counter(50, "tcp.ring_full_waits", IN, "times the receiver waited for a free slot (backpressure)"),
     Counter(51, "tcp.connections_established", IN, "connections that came to carry packets"),
     Counter(52, "tcp.connections_lost", IN, "established connections that ended, for whatever reason"),
     Counter(53, "tcp.connections_timed_out", IN, "connections closed after `timeout` seconds of silence"),
-    Counter(54, "tcp.connections_refused", IN, "connections refused to a second client"),
+    Counter(54, "tcp.connections_refused", IN, "connections refused to peers that had proved who they are, with the "
+            "reason"),
     Counter(55, "tcp.dials_failed", IN, "attempts to reach the server that failed"),
     Counter(56, "tcp.closed_frame_too_long", IN, "connections ended by a frame above the limit"),
-    Counter(57, "tcp.closed_hello_invalid", IN, "connections ended by a wrong or late greeting"),
+    Counter(57, "tcp.closed_hello_invalid", IN, "connections ended by a wrong greeting, TLS included"),
     Counter(58, "tcp.accepts_failed", IN, "accepts that failed, for want of descriptors or memory"),
     Counter(59, "tcp.closed_row_full", IN, "connections refused because this worker's table is full"),
     Counter(60, "tcp.parity_raised", IN, "times that the state of the connections called for more parity"),
     Counter(61, "tcp.parity_lowered", IN, "times that it called for less"),
-    Counter(62, "tcp.paces_changed", IN, "times that the limit on bulk was set or lifted, to keep the path's queue short"),
+    Counter(62, "tcp.paces_changed", IN, "times that the limit on bulk was set or lifted, to keep the path's queue "
+            "short"),
+    Counter(63, "tcp.closed_too_late", IN, "connections ended because their greeting took longer than "
+            "handshake_timeout"),
+    Counter(112, "tcp.closed_proof_wrong", IN, "connections ended because who opened them did not prove to be a peer"),
+    Counter(113, "tcp.closed_handshakes_full", IN, "connections closed on arrival: max_handshakes are under way"),
+    Counter(114, "tcp.closed_handshakes_of_address", IN, "the same: max_handshakes_per_address from that address"),
+    Counter(115, "tcp.closed_connects_of_address", IN, "the same: connects_per_address from that address in a second"),
+    Counter(116, "tcp.rate_pauses", IN, "times that a peer's connections were not read because it had used up its "
+            "rate"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),
     Counter(65, "fec.bytes_coded", OUT, "bytes of those blocks"),
     Counter(66, "fec.bytes_added", OUT, "bytes of parity shards, and of copies, that were added to them"),
@@ -78,11 +102,13 @@ COUNTERS = (
     Counter(87, "fec.blocks_recovered_6", IN, "blocks recovered with 6 data shards missing"),
     Counter(88, "fec.blocks_expired", IN, "blocks given up with too few shards"),
     Counter(89, "fec.blocks_overtaken", IN, "blocks handed on behind a later one, which had waited long enough"),
-    Counter(90, "fec.shards_unneeded", IN, "shards that came when their block was complete: the fate of parity on a good path"),
+    Counter(90, "fec.shards_unneeded", IN, "shards that came when their block was complete: the fate of parity on a "
+            "good path"),
     Counter(91, "fec.shards_late", IN, "shards of blocks that had been given up or are too old to tell"),
     Counter(92, "fec.shards_duplicate", IN, "shards that were there already, copies of single shards included"),
     Counter(93, "fec.dropped_run_malformed", IN, "runs whose header contradicts itself or the block's other runs"),
-    Counter(94, "fec.dropped_block_checksum", IN, "recovered blocks whose checksum is wrong: parity that does not fit the data"),
+    Counter(94, "fec.dropped_block_checksum", IN, "recovered blocks whose checksum is wrong: parity that does not "
+            "fit the data"),
     Counter(95, "fec.dropped_block_malformed", IN, "blocks that are not the frame that they should be"),
 )
 

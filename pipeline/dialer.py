@@ -20,6 +20,10 @@ from pipeline.log import LOG
 CONNECT_NS = 5_000_000_000
 """How long one address may take to answer: a SYN and two repetitions (1 + 2 s)."""
 
+DIALS_AT_ONCE = 3
+"""Attempts under way at a time, of all lanes: a server takes four handshakes from an address
+(max_handshakes_per_address)."""
+
 SETTLED_NS = 1_000_000_000
 """A connection that has stood this long was no failed attempt."""
 
@@ -41,10 +45,11 @@ class Slot:
 class Dialer:
     """Drives the slots; the caller watches the sockets that it begins and says what became of them."""
 
-    def __init__(self, host: str, port: int, indexes: list[int], settings: dict) -> None:
+    def __init__(self, host: str, port: int, indexes: list[int], lanes: int, settings: dict) -> None:
         self._host = host
         self._port = port
         self._settings = settings
+        self._at_once = max(1, DIALS_AT_ONCE // lanes)
         self._answers: queue.SimpleQueue[tuple[Slot, list | str]] = queue.SimpleQueue()
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.failures = 0
@@ -56,9 +61,11 @@ class Dialer:
     def step(self, now: int) -> list[tuple[Slot, socket.socket, tuple]]:
         """Begin what is due and take the resolver's answers. New non-blocking sockets that are connecting."""
         begun = []
+        under_way = sum(slot.state in (RESOLVING, CONNECTING) for slot in self.slots.values())
         for slot in self.slots.values():
-            if slot.state is IDLE and slot.due <= now:
+            if slot.state is IDLE and slot.due <= now and under_way < self._at_once:
                 self._resolve(slot)
+                under_way += 1
         while not self._answers.empty():
             slot, answer = self._answers.get()
             if isinstance(answer, str):

@@ -11,17 +11,17 @@ protocols repeat.
 
 from __future__ import annotations
 
-import socket
-
 from pipeline import wire
-from pipeline.block import SLOT
+from pipeline.block import MARKS, SLOT
 from pipeline.connection import Connection
-from pipeline.layout import SLOT_HEADER_BYTES
+from pipeline.errors import PeerError
+from pipeline.layout import SLOT_HEADER_BYTES, SLOT_PURPOSE_AT
 from pipeline.port import Port
 
 START = SLOT_HEADER_BYTES
 
 _pack_slot = SLOT.pack_into
+_pack_marks = MARKS.pack_into
 
 
 class Intake:
@@ -49,7 +49,14 @@ class Intake:
         slot = port.slot()
         end = self._end
         need = connection.need
-        if need and free > 1:
+        if connection.channel is not None:
+            until = START + need if need else len(slot)
+            received = connection.channel.receive(slot[end:until])
+            end += received
+            if need and end == until:
+                self._hand_on(slot, until, connection, 1, slot[START + 4] == wire.RUN)
+                end = START
+        elif need and free > 1:
             # the rest of the frame in hand, and whatever follows it straight into the next slot
             until = START + need
             received = connection.socket.recvmsg_into((slot[end:until], port.slot(1)[START:]))[0]
@@ -113,7 +120,8 @@ class Intake:
             self._end = START
 
     def _hand_on(self, slot: memoryview, end: int, connection: Connection, frames: int, runs: int) -> None:
-        _pack_slot(slot, 0, START, end - START, connection.lane, connection.serial)
+        _pack_slot(slot, 0, START, end - START, connection.lane, connection.seat)
+        _pack_marks(slot, SLOT_PURPOSE_AT, connection.purpose, 0)
         self._port.advance(1)
         self._quiet += 1
         if runs or self._quiet >= self._quiet_most:  # slots without runs the fec workers pass over, some at a time
@@ -123,24 +131,30 @@ class Intake:
         connection.need = 0
 
 
-def receive_greeting(sock: socket.socket, buffer: bytearray) -> bytes | None:
-    """Receive into `buffer` until its first frame is whole: then that frame, taken out of it; None before.
+def receive_greeting(connection: Connection, limit: int) -> bytes:
+    """Receive until the first frame of the connection's greeting is whole: then that frame, taken out.
 
-    EOFError at the end of the stream, PeerError on a frame that is no greeting by its length.
+    BlockingIOError if it is not there yet, EOFError at the end of the stream, PeerError on a frame that is no greeting
+    by its length.
     """
-    data = sock.recv(wire.HELLO_LENGTH_LIMIT)
-    if not data:
-        raise EOFError
-    buffer += data
-    with memoryview(buffer) as view:
-        if len(buffer) < wire.LENGTH.size:
-            return None
-        (length,) = wire.LENGTH.unpack_from(view, 0)
-        end = wire.LENGTH.size + length
-        if length > wire.HELLO_LENGTH_LIMIT:
-            raise wire.PeerError(f"greeting of {length} bytes, at most {wire.HELLO_LENGTH_LIMIT} allowed")
-        if len(buffer) < end:
-            return None
-        frame = bytes(view[:end])
+    buffer = connection.exchange.buffer
+    while (frame := _first_frame(buffer, limit)) is None:
+        data = connection.receive(limit)
+        if not data:
+            raise EOFError
+        buffer += data
+    return frame
+
+
+def _first_frame(buffer: bytearray, limit: int) -> bytes | None:
+    if len(buffer) < wire.LENGTH.size:
+        return None
+    (length,) = wire.LENGTH.unpack_from(buffer, 0)
+    end = wire.LENGTH.size + length
+    if length > limit:
+        raise PeerError(f"greeting of {length} bytes, at most {limit} allowed")
+    if len(buffer) < end:
+        return None
+    frame = bytes(buffer[:end])
     del buffer[:end]
     return frame

@@ -52,9 +52,31 @@ def check(view: memoryview, at: int, length: int) -> str:
         kind = gso_type & ~GSO_ECN
         if kind and (view[at] >> 4 not in _GSO_VERSIONS.get(kind, ()) or not segment or header > size):
             return "tun.dropped_header_malformed"
-    if flags & NEEDS_CSUM and start + offset + 2 > size:
-        return "tun.dropped_header_malformed"
+    if flags & NEEDS_CSUM:
+        first = V6_HEADER_BYTES if view[at] >> 4 == 6 else (view[at] & 15) * 4
+        if start < first or start + offset + 2 > size:   # in the IP header it would change what is checked here
+            return "tun.dropped_header_malformed"
     return check_bare(view, at, size)
 
 
+def source(view: memoryview, at: int) -> bytes:
+    """Source address of the packet at view[at], virtio-net header included, that `check` has found sound."""
+    if view[at + _IP] < 0x50:
+        return bytes(view[at + _IP + 12 : at + _IP + 16])
+    return bytes(view[at + _IP + 8 : at + _IP + 24])
+
+
+def destination(view: memoryview, at: int) -> bytes:
+    """Destination address of such a packet, or of one that the kernel has handed out."""
+    if view[at + _IP] < 0x50:
+        return bytes(view[at + _IP + 16 : at + _IP + 20])
+    return bytes(view[at + _IP + 24 : at + _IP + 40])
+
+
+def is_multicast(address: bytes) -> bool:
+    """Multicast, limited broadcast and reserved addresses: 224.0.0.0/3 (RFC 1112), ff00::/8 (RFC 4291)."""
+    return address[0] >= 224 if len(address) == 4 else address[0] == 0xFF
+
+
+_IP = VNET_HEADER_BYTES
 _vnet_at = VNET.unpack_from

@@ -7,7 +7,7 @@
     a block is   while                                                   and is found in
     open         fewer than n of its shards are there                    _open, the oldest first
     waiting      it is complete, and one before it in its stream is not  Order.waiting
-    ready        it may go on                                            _ready
+    ready        it may go on; of light streams first                    _ready
     done, lost   it was handed on or dropped; it was given up            the bits of pipeline.order
 
 Any n distinct shards make a block complete. What is missing is recovered only when pop() comes to it: data shards that
@@ -36,11 +36,15 @@ from pipeline.order import WINDOW, Order
 KEEP_NS = 2_000_000_000
 """How long a block stays open: TCP has repeated a lost segment by then, its first timeout (RFC 6298: 1 s) included."""
 
-STREAMS_MAX = 16
-"""Streams of a peer that are followed at a time: lanes times purposes, and as many of the sender's last run."""
+STREAMS_MAX = 32
+"""Streams of a peer that are followed at a time: lanes times purposes, twice from a server of several peers, and as
+many of the sender's last run."""
 
 BYTES_LIMIT = 16 << 20
 """Bytes for the blocks of a peer: 20 ms of 64 KiB blocks at 10 000 a second."""
+
+BYTES_LIMIT_OF_MANY = 4 << 20
+"""The same where there are several peers: 100 Mbit/s for a third of a second."""
 
 SINGLE_BYTES = 256
 """What the objects that stand for a block of one shard take beside its bytes, rounded up."""
@@ -77,7 +81,8 @@ class Reassembly:
         self._orders: dict[int, Order[bytes | _Block]] = {}
         self._open: OrderedDict[int, _Block] = OrderedDict()
         self._complete: dict[int, _Block] = {}        # the waiting and the ready ones of several shards
-        self._ready: deque[bytes | _Block] = deque()
+        self._ready: tuple[deque[bytes | _Block], ...] = (deque(), deque())   # by purpose
+        self.purpose = wire.BULK                      # of the stream of what pop() gave
         self._lent: memoryview | None = None          # the buffer behind what pop() gave
         self._look_at = 0                             # when time alone may change something
 
@@ -118,14 +123,18 @@ class Reassembly:
         """The next block that may go on, in a view that is good until the next call."""
         if now >= self._look_at:
             self._look(now)
-        ready, buffers, counters = self._ready, self._buffers, self._counters
+        buffers, counters = self._buffers, self._counters
+        bulk, light = self._ready
         while True:
             if self._lent is not None:
                 buffers.take_back(self._lent)
                 self._lent = None
-            if not ready:
+            if light:
+                block, self.purpose = light.popleft(), wire.LIGHT
+            elif bulk:
+                block, self.purpose = bulk.popleft(), wire.BULK
+            else:
                 return None
-            block = ready.popleft()
             if type(block) is bytes:
                 buffers.release(len(block) + SINGLE_BYTES)
                 counters[_WHOLE] += 1
@@ -145,6 +154,14 @@ class Reassembly:
     def due(self) -> int:
         """When (CLOCK_MONOTONIC ns) pop() will have a block even if nothing is taken before; 0 if no block waits."""
         return min([order.due() for order in self._orders.values() if order.waiting], default=0)
+
+    def idle(self, now: int) -> bool:
+        """Whether nothing is left of what was heard, and that was long ago: then a new one does as well."""
+        return not (self._open or self._complete or any(self._ready) or any(o.waiting for o in self._orders.values())) \
+            and now - max([order.heard for order in self._orders.values()], default=0) >= KEEP_NS
+
+    def _ready_of(self, order: Order[bytes | _Block]) -> deque[bytes | _Block]:
+        return self._ready[order.stream & 1]
 
     def _other(self, view: memoryview, at: int, length: int, header: _Header, now: int) -> _Block | None:
         """A run of a block that is not open. Opens it, if it has several shards and they are wanted."""
@@ -195,7 +212,7 @@ class Reassembly:
                 return number
         elif ahead <= _U32 >> 1:
             number = order.next + ahead
-            self._expire(order, order.pass_to(number - 1, self._ready))
+            self._expire(order, order.pass_to(number - 1, self._ready_of(order)))
             return number
         else:
             behind = _U32 - ahead
@@ -222,19 +239,20 @@ class Reassembly:
 
     def _settle(self, order: Order[bytes | _Block], number: int, block: bytes | _Block, now: int) -> None:
         """A block has become complete: it goes on, or it waits for its turn."""
+        ready = self._ready_of(order)
         if number == order.next:
-            self._ready.append(block)
-            gone = order.step(self._ready)
+            ready.append(block)
+            gone = order.step(ready)
             if gone:
                 self._expire(order, gone)
         elif number < order.next:
             order.finish(number)
-            self._ready.append(block)
+            ready.append(block)
             self._counters[_OVERTAKEN] += 1
         else:
             until = order.wait(number, block, now)
             if self._buffers.used > self._plenty:
-                self._expire(order, order.pass_to(number, self._ready))
+                self._expire(order, order.pass_to(number, ready))
             elif until < self._look_at:
                 self._look_at = until
 
@@ -257,7 +275,7 @@ class Reassembly:
         for order in self._orders.values():
             last = order.over(now)
             if last >= order.next:
-                self._expire(order, order.pass_to(last, self._ready))
+                self._expire(order, order.pass_to(last, self._ready_of(order)))
         oldest = next(iter(self._open.values()), None)
         while oldest is not None and oldest.began + KEEP_NS <= now:
             self._give_up(oldest)
@@ -283,7 +301,7 @@ class Reassembly:
         del self._open[block.key]
         self._buffers.take_back(block.area)
         self._counters[_EXPIRED] += 1
-        self._expire(block.order, block.order.give_up(block.number, self._ready))
+        self._expire(block.order, block.order.give_up(block.number, self._ready_of(block.order)))
 
     def _expire(self, order: Order[bytes | _Block], gone: int) -> None:
         """So many blocks left the window undone; those of them that are open end here."""

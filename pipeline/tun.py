@@ -149,6 +149,11 @@ def add_addresses(name: str, addresses: list[str]) -> None:
     _ip([f"address replace {address} dev {name}{' nodad' if ':' in address else ''}" for address in addresses])
 
 
+def remove_addresses(name: str, addresses: list[str]) -> None:
+    """Take back addresses, and with them the routes of their subnets."""
+    _ip([f"address del {address} dev {name}" for address in addresses])
+
+
 def add_routes(name: str, routes: list[str]) -> None:
     """Route these prefixes into the device; they vanish with it."""
     _ip([f"route replace {route} dev {name}" for route in routes])

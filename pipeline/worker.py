@@ -13,7 +13,6 @@ a duty ends the process: its successor goes on at the same cursors.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
 import signal
@@ -22,7 +21,8 @@ import threading
 import time
 from typing import Protocol
 
-from pipeline import board, doorbell, ring
+from pipeline import board, doorbell, peers, privileges, ring
+from pipeline.errors import SupervisorGone
 from pipeline.log import LOG
 from pipeline.plan import Member, Plan
 from pipeline.port import Port
@@ -31,7 +31,6 @@ PERIOD = 0.02
 """Longest wait of a duty, in seconds: what a lost wake-up costs."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 EXIT_DUTY_FAILED = 70  # EX_SOFTWARE
 
 
@@ -71,6 +70,7 @@ class Attachment:
         self.me = plan.worker(worker)
         self.board = board.attach(plan.board, len(plan.workers))
         self.page = self.board.pages[self.me.page]
+        self.peers = peers.attach(plan.peers.segment, plan.peers.capacity, plan.lanes, plan.peers.rows)
         self._rings: list[ring.Ring] = []
         self._doorbells: list[doorbell.Doorbell] = []
         self.doorbells = {duty: self._doorbell(Member(worker, duty), owner=True) for duty in self.me.doorbells}
@@ -92,7 +92,8 @@ class Attachment:
             if plan.kind == kind and place is not None:
                 attached = ring.attach(plan.segment, plan.members, plan.slots, plan.slot_bytes)
                 self._rings.append(attached)
-                takes_runs = [m for m in place.after if (plan.kind, self.plan.worker(m.worker).kind) == ("inbound", "fec")]
+                takes_runs = [member for member in place.after
+                              if (plan.kind, self.plan.worker(member.worker).kind) == ("inbound", "fec")]
                 found.append(Port(attached, place, plan.lane,
                                   [self._doorbell(m) for m in place.after if m not in takes_runs],
                                   [self._doorbell(m) for m in takes_runs]))
@@ -104,6 +105,7 @@ class Attachment:
             bell.close()
         for attached in self._rings:
             attached.close()
+        self.peers.close()
         self.board.close()
 
 
@@ -120,8 +122,11 @@ def loop(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
 
 
 def bind_to_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent's spawning thread ends. Call from the main thread."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """Ask the kernel to kill this process when its parent's spawning thread ends. Call from the main thread.
+
+    Again after any change of credentials: it clears what was asked.
+    """
+    privileges.prctl(privileges.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)  # it died before we asked
 
@@ -159,12 +164,16 @@ def _stop_signal() -> bool:
 def _guard(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
     try:
         loop(duty, heartbeat, stop)
+    except SupervisorGone as error:
+        LOG.info("ending: %s", error)
+        os._exit(EXIT_DUTY_FAILED)
     except BaseException:
         LOG.critical("the %s duty failed", duty.name, exc_info=True)
         os._exit(EXIT_DUTY_FAILED)  # with the cursors as they are; the supervisor starts a successor
 
 
 def prepare() -> None:
-    """First thing in a worker process: signals blocked, a stack trace on SIGABRT."""
+    """First thing in a worker process: signals blocked, nothing new to be gained, a stack trace on SIGABRT."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    privileges.restrict()
     faulthandler.enable(sys.__stderr__ or 2)

@@ -1,12 +1,13 @@
 """The fec worker: blocks into shards on their way out, shards into blocks on their way in.
 
-    outbound    wait on the doorbell -> for each block of the coded ring: cut, parity behind it in the slot, frame headers
-                and the table of runs in front -> hand on to the tcp workers; a block too small to be cut goes out twice
-    inbound     wait on the doorbell or on a straggler's time -> for each frame of this worker's streams: into the
-                reassembly -> blocks that may go on into the decoded ring
+    outbound    wait on the doorbell -> for each block of the coded and the transit ring: cut, parity behind it in the
+                slot, frame headers and the table of runs in front -> hand on to the tcp workers; a block too small to
+                be cut goes out twice; one for a peer whose connections call for no parity goes on as it is
+    inbound     wait on the doorbell or on a straggler's time -> for each frame of this worker's streams: into its
+                peer's reassembly -> blocks that may go on into the decoded ring
 
-A stream belongs to the worker whose lane is the stream's modulo the number of lanes. Blocks are numbered by the
-cursor of the ring, so a successor numbers the slot in hand as its predecessor did.
+A stream belongs to the worker whose lane is the stream's modulo the number of lanes. The tun worker has numbered the
+blocks, for each peer and stream, so a successor numbers the slot in hand as its predecessor did.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import argparse
 import time
 
 from pipeline import layout, shard, stripe, wire
-from pipeline.block import SLOT
+from pipeline.block import MARKS, NO_NUMBER, SLOT
 from pipeline.codec import Codec
 from pipeline.counters import ID
+from pipeline.layout import PEER_MASK
 from pipeline.port import any_ready
-from pipeline.reassembly import Reassembly
+from pipeline.reassembly import BYTES_LIMIT, BYTES_LIMIT_OF_MANY, Reassembly
 from pipeline.ways import Ways
 from pipeline.worker import MORE, NOTHING, Attachment, Duty
 
@@ -38,42 +40,52 @@ def duties(attachment: Attachment, arguments: argparse.Namespace) -> list[Duty]:
 
 
 class Outbound:
-    """The encoder of this lane's coded ring."""
+    """The encoder of this lane's coded and transit rings."""
 
     name = "outbound"
 
     def __init__(self, attachment: Attachment) -> None:
-        (self._port,) = attachment.ports(self.name, "coded")
+        self._ports = attachment.ports(self.name, "coded") + attachment.ports(self.name, "transit")
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
         self._ways = Ways(attachment)
         self._codec = Codec()
-        self._stream = shard.stream(int(attachment.plan.run, 16), attachment.me.lane, wire.BULK)
-        self._alone = ((attachment.me.lane, 0),)
+        run, lane = int(attachment.plan.run, 16), attachment.me.lane
+        # what comes from TUN and what comes from peers is numbered by two duties
+        self._streams = [{purpose: shard.stream(run ^ turn, lane, purpose) for purpose in (wire.BULK, wire.LIGHT)}
+                         for turn in range(len(self._ports))]
+        self._ready = any_ready(self._ports)
+        self._alone = ((lane, 0),)
         self._data = attachment.settings["fec_data"]
         self._cuts: dict[tuple[int, int, int], tuple[int, int, int]] = {}
 
     def work(self) -> int:
         """Cut what is ready, a few at a time."""
-        ready = self._port.ready()
-        if not ready:
-            return NOTHING
-        ready = min(ready, BURST_BLOCKS)
-        parity = self._ways.parity()
-        over = self._ways.for_bulk() or self._alone
-        for ahead in range(ready):
-            self._cut(self._port.slot(ahead), self._port.cursor + ahead, parity, over)
-        self._port.advance(ready)
-        return MORE
+        found = NOTHING
+        for port, streams in zip(self._ports, self._streams):
+            ready = min(port.ready(), BURST_BLOCKS)
+            for ahead in range(ready):
+                self._cut(port.slot(ahead), streams)
+            if ready:
+                port.advance(ready)
+                found = MORE
+        return found
 
     def wait(self, seconds: float) -> None:
-        self._bell.wait(self._port.ready, seconds)
+        self._bell.wait(self._ready, seconds)
 
     def drained(self) -> bool:
         return True
 
-    def _cut(self, slot: memoryview, turn: int, parity: int, over: tuple[tuple[int, int], ...]) -> None:
-        start, size, _, _ = _unpack_slot(slot)
+    def _cut(self, slot: memoryview, streams: dict[int, int]) -> None:
+        start, size, _, seat = _unpack_slot(slot)
+        purpose, turn = _unpack_marks(slot, layout.SLOT_PURPOSE_AT)
+        peer = seat & PEER_MASK
+        parity = self._ways.parity(peer)
+        if not parity or turn == NO_NUMBER:
+            stripe.HEADER.pack_into(slot, layout.SLOT_RUNS_AT, 0, 0, 0)
+            return
+        over = (self._ways.for_light(peer) if purpose == wire.LIGHT else self._ways.for_bulk(peer)) or self._alone
         n, m, each = self._shape(size, parity, len(over))
         checksum = 0
         if n == 1:
@@ -87,11 +99,11 @@ class Outbound:
             self._codec.encode(area, n, m, each)
             checksum = self._codec.checksum(area, n, m, each)
             runs = stripe.spread(n + m, each, over, turn)
-        number = turn & 0xFFFFFFFF
+        stream = streams[purpose]
         row_at, head_at = layout.SLOT_TABLE_AT, layout.SLOT_HEADS_AT
         for member, ordinal, first, count in runs:
             length = count * each
-            _pack_run(slot, head_at, _RUN_REST + length, wire.RUN, self._stream, number, n, m, first, count, size, checksum)
+            _pack_run(slot, head_at, _RUN_REST + length, wire.RUN, stream, turn, n, m, first, count, size, checksum)
             _pack_row(slot, row_at, member, ordinal, count, head_at, start + first * step, length)
             row_at += layout.RUN_ROW_BYTES
             head_at += layout.RUN_HEAD_BYTES
@@ -115,7 +127,7 @@ class Outbound:
 
 
 class Inbound:
-    """The decoder of the streams that are this worker's."""
+    """The decoder of the streams that are this worker's; a reassembly for each peer that sends shards."""
 
     name = "inbound"
 
@@ -125,7 +137,10 @@ class Inbound:
         self._bell = attachment.doorbells[self.name]
         self._lane = attachment.me.lane
         self._lanes = len(attachment.plan.of_kind("fec"))
-        self._reassembly = Reassembly(Codec(), attachment.page.counters)
+        self._counters = attachment.page.counters
+        self._codec = Codec()
+        self._bytes_limit = BYTES_LIMIT if attachment.peers.capacity == 1 else BYTES_LIMIT_OF_MANY
+        self._peers: dict[int, Reassembly] = {}   # by seat, those that have sent shards lately
         self._ready = any_ready(self._ports)
         self._full = False
 
@@ -146,7 +161,7 @@ class Inbound:
         return MORE if done else NOTHING
 
     def wait(self, seconds: float) -> None:
-        due = self._reassembly.due()
+        due = min([due for reassembly in self._peers.values() if (due := reassembly.due())], default=0)
         if due:
             seconds = max(0.0, min(seconds, (due - time.monotonic_ns()) / 1e9))
         self._bell.wait(self._out.ready if self._full else self._ready, seconds)
@@ -155,7 +170,7 @@ class Inbound:
         return True
 
     def _take(self, slot: memoryview, now: int) -> None:
-        at, length, _, _ = _unpack_slot(slot)
+        at, length, _, seat = _unpack_slot(slot)
         lane, lanes = self._lane, self._lanes
         end = at + length
         while end - at > 4:
@@ -163,22 +178,38 @@ class Inbound:
             if kind == wire.RUN:
                 short = length < _LANE_BYTE_AT  # has no lane: counted as malformed by the first worker
                 if (0 if short else slot[at + _LANE_BYTE_AT] >> 1) % lanes == lane:
-                    self._reassembly.take(slot, at, length, now)
+                    reassembly = self._peers.get(seat) or self._begin(seat)
+                    reassembly.take(slot, at, length, now)
             at += 4 + length
+
+    def _begin(self, seat: int) -> Reassembly:
+        for earlier in [each for each in self._peers if each < seat and each & PEER_MASK == seat & PEER_MASK]:
+            del self._peers[earlier]   # else each session of one who comes again and again would have its memory
+        reassembly = self._peers[seat] = Reassembly(self._codec, self._counters, self._bytes_limit)
+        return reassembly
 
     def _hand_on(self, now: int) -> int:
         out = self._out
         free = out.ready()
         done = 0
-        while done < free:
-            found = self._reassembly.pop(now)
-            if found is None:
-                break
-            slot = out.slot(done)
-            end = START + len(found)
-            slot[START:end] = found
-            _pack_slot(slot, 0, START, len(found), 0, 0)
-            done += 1
+        gone = []
+        share = -(-free // max(1, len(self._peers)))   # nobody's blocks take all of the ring
+        for seat, reassembly in self._peers.items():
+            until = min(free, done + share)
+            while done < until:
+                found = reassembly.pop(now)
+                if found is None:
+                    if reassembly.idle(now):
+                        gone.append(seat)
+                    break
+                slot = out.slot(done)
+                end = START + len(found)
+                slot[START:end] = found
+                _pack_slot(slot, 0, START, len(found), 0, seat)
+                _pack_marks(slot, layout.SLOT_PURPOSE_AT, reassembly.purpose, 0)
+                done += 1
+        for seat in gone:
+            del self._peers[seat]
         if done:
             out.advance(done)
         return done
@@ -186,6 +217,8 @@ class Inbound:
 
 _unpack_slot = SLOT.unpack_from
 _pack_slot = SLOT.pack_into
+_pack_marks = MARKS.pack_into
+_unpack_marks = MARKS.unpack_from
 _frame_at = wire.FRAME.unpack_from
 _pack_run = shard.RUN.pack_into
 _pack_row = stripe.ROW.pack_into

@@ -4,7 +4,9 @@
                 one sendmsg for what is ready -> hand on; keepalives on connections that are silent
     inbound     wait on epoll -> dial or accept, greet -> receive into the slot in hand -> hand on whole frames
 
-Each duty is a file of its own: `tcp_outbound`, `tcp_inbound`. They share the roster and nothing else.
+Each duty is a file of its own: `tcp_outbound` (with `tcp_line`, `tcp_peer`), `tcp_inbound` (with `tcp_lives`,
+`tcp_door`, `tcp_greeting`, `tcp_peer_in`, `tcp_watch`). They share the roster and a connection's channel, which has a
+lock.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from workers.tcp_outbound import Outbound
 
 
 def duties(attachment: Attachment, arguments: argparse.Namespace) -> list[Duty]:
-    """The two duties of a tcp worker; `arguments.listen_fd` is the server's listening socket."""
+    """The two duties of a tcp worker; `arguments.listen_fd` is the server's listening socket, `arguments.desk_fd` the
+    way to the supervisor."""
     roster = Roster(time.monotonic_ns())
     outbound = Outbound(attachment, roster)
-    return [outbound, Inbound(attachment, roster, outbound, arguments.listen_fd)]
+    return [outbound, Inbound(attachment, roster, outbound, arguments)]

@@ -1,7 +1,10 @@
 """A line: what waits for one connection on the way out, and how far it has got. Owned by the outbound duty.
 
 A run is a reference into a slot: its bytes are sent from there. The one that was sent in part is finished before
-anything else; light runs go before bulk. A slot goes on once all its runs are sent, spared or moved elsewhere.
+anything else; light runs go before bulk. A slot goes on once all its runs are sent, spared or moved elsewhere. A run
+can be set aside: copied out of its slot, so that the slot need not wait for it.
+
+With TLS what is sealed counts as sent: its ciphertext waits in `rest`, and its slots go on.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pipeline.port import Port
 
 BURST_VIEWS = 64           # pieces in one sendmsg; IOV_MAX is 1024 (linux/uio.h)
 BURST_BYTES = 262144       # and their bytes: more would not fit a socket's unsent limit anyway
+SEAL_BYTES = 65536         # the same with TLS: what is sealed is in front of whatever comes
 
 
 class Feed:
@@ -35,6 +39,9 @@ class Feed:
         """Slots that have not been looked at."""
         return self.port.ready() - self.scanned
 
+    def finish(self, run: Run) -> None:
+        self.left[run.place] -= 1
+
     def settle(self) -> int:
         """Hand on the slots whose runs are all done. Slots done."""
         port, left, scanned = self.port, self.left, self.scanned
@@ -51,18 +58,47 @@ class Feed:
         return (place - self.port.cursor) & (self.port.ring.capacity - 1)
 
 
+class Aside:
+    """Bytes of runs that were set aside for one peer, at most `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, run: Run) -> Run | None:
+        """A copy that needs no slot; None if there is no room. The slot's own is finished either way."""
+        run.feed.finish(run)
+        if self.used + run.size > self.limit:
+            return None
+        self.used += run.size
+        return run._replace(feed=self, head=run.head and bytes(run.head), body=bytes(run.body))
+
+    def finish(self, run: Run) -> None:
+        self.used -= run.size
+
+
 class Run(NamedTuple):
     """Bytes of one slot for one connection: `head` (or None) and then `body`, `size` bytes in all.
 
     `shards` 0: a plain block, which goes out once, so it is never left out.
     """
 
-    feed: Feed
+    feed: Feed | Aside
     place: int
     shards: int
+    light: bool
     size: int
-    head: memoryview | None
-    body: memoryview
+    head: memoryview | bytes | None
+    body: memoryview | bytes
+
+    @property
+    def lane(self) -> int:
+        """Of its ring; what was set aside belongs to none any more."""
+        return self.feed.port.lane if self.in_slot else 0
+
+    @property
+    def in_slot(self) -> bool:
+        return type(self.feed) is Feed
 
 
 class Line:
@@ -74,20 +110,51 @@ class Line:
         self.bulk: deque[Run] = deque()
         self.begun: Run | None = None
         self.offset = 0            # bytes of `begun` that are sent
-        self.rest = b""            # bytes without a slot that go before everything else
+        self.rest: bytes | memoryview = b""   # bytes without a slot that go before everything else
         self.full_since = 0
+        self.retry_at = 0          # when one that has been full for long is tried again
         self.stalled = False       # full for so long that others carry what waits
         self.broken = False        # a write failed: the inbound duty will take it off the roster
+        self.mixed = False         # what was set aside may be behind what was not
 
     @property
     def idle(self) -> bool:
         return not (self.light or self.bulk or self.begun or self.rest)
 
+    def queue(self, light: bool) -> deque[Run]:
+        return self.light if light else self.bulk
+
     def send(self) -> tuple[int, int, bool]:
-        """One sendmsg of what waits: bytes sent, runs finished, and whether that was all of it.
+        """Send some of what waits: bytes sent, runs finished, and whether that was all that one call takes.
 
         BlockingIOError if the socket takes nothing, OSError if the connection is broken.
         """
+        channel = self.connection.channel
+        if channel is None:
+            views, size, light, bulk = self._gather(BURST_BYTES)
+            sent = self.connection.socket.sendmsg(views)
+            return sent, self._progress(sent, light, bulk), sent == size
+        done = 0
+        pieces = [self.rest] if self.rest else []
+        if not pieces:
+            views, size, light, bulk = self._gather(SEAL_BYTES)
+            pieces = channel.records(views)
+            done = self._progress(size, light, bulk)
+        sent = 0
+        try:
+            sent = self.connection.socket.sendmsg(pieces)
+        except BlockingIOError:
+            if not done:
+                raise
+        finally:
+            self.rest = _after(pieces, sent)
+        return sent, done, not self.rest
+
+    def put_first(self, data: bytes) -> None:
+        """Bytes that the channel itself has to say, or a keepalive, ahead of what waits. The line is idle."""
+        self.rest = data
+
+    def _gather(self, most: int) -> tuple[list[bytes | memoryview], int, int, int]:
         views: list[bytes | memoryview] = []
         size = 0
         rest = self.rest
@@ -105,24 +172,23 @@ class Line:
                 views.insert(-1, run.head)
             size += run.size
             light += 1
-            if size >= BURST_BYTES or len(views) >= BURST_VIEWS:
+            if size >= most or len(views) >= BURST_VIEWS:
                 break
-        if size < BURST_BYTES and len(views) < BURST_VIEWS:
+        if size < most and len(views) < BURST_VIEWS:
             for run in self.bulk:
                 if run.head is not None:
                     views.append(run.head)
                 views.append(run.body)
                 size += run.size
                 bulk += 1
-                if size >= BURST_BYTES or len(views) >= BURST_VIEWS:
+                if size >= most or len(views) >= BURST_VIEWS:
                     break
-        sent = self.connection.socket.sendmsg(views)
-        return sent, self._progress(sent, light, bulk), sent == size
+        return views, size, light, bulk
 
     def _progress(self, sent: int, light: int, bulk: int) -> int:
         done = 0
         left = sent
-        if self.rest:
+        if self.rest and self.connection.channel is None:
             taken = min(left, len(self.rest))
             self.rest = self.rest[taken:]
             left -= taken
@@ -133,7 +199,7 @@ class Line:
                 self.offset += left
                 return 0
             left -= self.begun.size - self.offset
-            self._finish(self.begun)
+            self.begun.feed.finish(self.begun)
             self.begun = None
             done = 1
         for queue, count in ((self.light, light), (self.bulk, bulk)):
@@ -146,19 +212,41 @@ class Line:
                     return done
                 queue.popleft()
                 left -= run.size
-                self._finish(run)
+                run.feed.finish(run)
                 done += 1
         return done
 
-    def _finish(self, run: Run) -> None:
-        run.feed.left[run.place] -= 1
+    # -- what is not sent from its slot
 
-    def set_aside(self) -> None:
+    def keep_begun(self) -> None:
         """Keep a copy of what is left of the run in hand, so that its slot need not wait."""
         if self.begun is not None:
-            self.rest += b"".join(_behind(self.begun, self.offset))
-            self._finish(self.begun)
+            self.rest = b"".join([self.rest, *_behind(self.begun, self.offset)])
+            self.begun.feed.finish(self.begun)
             self.begun = None
+
+    def set_aside(self, aside: Aside) -> int:
+        """Copy this line's runs out of their slots, oldest first. Runs for which there was no room: they are
+        dropped."""
+        self.keep_begun()
+        dropped = 0
+        for queue in (self.light, self.bulk):
+            in_slots = []
+            while queue and (queue[-1].in_slot or self.mixed):   # else what was set aside before is in front of them
+                in_slots.append(queue.pop())
+            for run in reversed(in_slots):
+                copied = aside.take(run) if run.in_slot else run
+                if copied is None:
+                    dropped += 1
+                else:
+                    queue.append(copied)
+        self.mixed = False
+        return dropped
+
+    def inherit(self, run: Run) -> None:
+        """Take over a run that was another line's."""
+        self.queue(run.light).append(run)
+        self.mixed = True
 
     def take_plain(self) -> list[Run]:
         """Take the plain blocks out of the queues."""
@@ -176,6 +264,16 @@ class Line:
         for queue in (self.light, self.bulk):
             yield from queue
             queue.clear()
+
+
+def _after(pieces: list[bytes | memoryview], sent: int) -> bytes | memoryview:
+    """What is left of these once so many bytes are sent."""
+    for index, piece in enumerate(pieces):
+        if sent < len(piece):
+            rest = memoryview(piece)[sent:]
+            return rest if index == len(pieces) - 1 else b"".join((rest, *pieces[index + 1 :]))
+        sent -= len(piece)
+    return b""
 
 
 def _behind(run: Run, offset: int) -> list[memoryview]:

@@ -1,4 +1,4 @@
-"""What the kernel sees of a tcp worker's connections, and what follows from it. With fec on or auto alone.
+"""What the kernel sees of a tcp worker's connections to one peer, and what follows from it. With fec on or auto alone.
 
     loss and stalls    how much parity they call for: a carrier word, which the tun and fec workers follow
     delay              how fast the connections for bulk may send, so that light flows find the path's queue short
@@ -20,7 +20,8 @@ from pipeline.pace import Flow, Pace
 class Watch:
     """Looks on the clock of the inbound duty, which counts in `ended` the established connections that have ended."""
 
-    def __init__(self, settings: dict, carrier: Carrier, counters: memoryview) -> None:
+    def __init__(self, settings: dict, peer: int, carrier: Carrier, counters: memoryview) -> None:
+        self._peer = peer
         self._carrier = carrier
         self._counters = counters
         self._pace = Pace()
@@ -29,7 +30,12 @@ class Watch:
         if settings["fec"] == "auto":
             self._adaptive = Adaptive(settings["fec_parity"])
         else:
-            carrier.call_for(settings["fec_parity"])
+            carrier.call_for(peer, settings["fec_parity"])
+
+    @property
+    def quiet(self) -> bool:
+        """Whether a connection that sends nothing need not be looked at."""
+        return not (self.ended or self._pace.rate or self._adaptive is not None and self._adaptive.parity)
 
     def look(self, established: Collection[Connection], now: int) -> None:
         """`now`: CLOCK_MONOTONIC ns."""
@@ -38,7 +44,7 @@ class Watch:
             before = self._adaptive.parity
             parity = self._adaptive.look([losses for losses, _ in seen.values()], self.ended, now)
             if parity != before:
-                self._carrier.call_for(parity)
+                self._carrier.call_for(self._peer, parity)
                 self._counters[ID["tcp.parity_raised" if parity > before else "tcp.parity_lowered"]] += 1
                 LOG.debug("parity called for: %d", parity)
         self.ended = 0

@@ -1,23 +1,35 @@
 """The inbound duty of a tun worker: frames of the inbound rings and of its decoded ring to its TUN queue.
 
-A packet that is refused is counted by reason and costs nothing else. A slot seen twice (a killed predecessor had it in
-hand) means a duplicated packet, which IP allows.
+Nothing that a peer has sent is believed. Each packet is checked for its form, and, unless there is one peer alone to
+which everything belongs, for its addresses:
+
+    source         the longest prefix over all peers has to be the sender's
+    destination    another peer's: into the transit ring (`tun_transit`), or dropped with client_isolation
+                   the sender's own, or multicast: dropped
+                   else the kernel's
+
+What is refused is counted by reason and costs nothing else. A slot seen twice (a killed predecessor had it in hand)
+means a duplicated packet, which IP allows.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 from os import write
 
-from pipeline import block, ippacket, tun, wire
-from pipeline.block import SLOT, VNET_HEADER_BYTES
+from pipeline import block, ippacket, layout, tun, wire
+from pipeline.block import MARKS, SLOT, VNET_HEADER_BYTES
 from pipeline.counters import ID
 from pipeline.errors import PeerError
 from pipeline.ippacket import check
+from pipeline.peers import Reader
 from pipeline.port import any_ready
+from pipeline.routes import Routes
 from pipeline.worker import MORE, NOTHING, Attachment
+from workers.tun_transit import Transit
 
+KERNEL, GONE = "", "gone"
+"""Where a packet goes that is not dropped: to the kernel, or it has gone already."""
 
 
 class Inbound:
@@ -31,20 +43,29 @@ class Inbound:
         self._bell = attachment.doorbells[self.name]
         self._ready = any_ready(self._ports)
         self._compat = attachment.settings["compat"]
+        self._isolated = attachment.settings["client_isolation"]
+        self._transit = Transit(attachment) if attachment.peers.capacity > 1 else None
+        self._reader = Reader(attachment.peers)
+        self._routes = Routes()
+        self._bare = memoryview(bytearray(VNET_HEADER_BYTES + wire.LENGTH_LIMIT))
         self._fd = fd
         self._counters = attachment.page.counters
 
     def work(self) -> int:
         """Write the packets of all ready slots that are this lane's."""
         found = NOTHING
+        if self._reader.changed():
+            self._reader.read_into(self._routes)
         for port in self._ports:
             ready = port.ready()
             for i in range(ready):
                 slot = port.slot(i)
-                start, length, member, _ = _unpack_slot(slot)
+                start, length, member, seat = _unpack_slot(slot)
                 if member == port.position:
-                    self._write_frames(slot, start, start + length)
+                    self._write_frames(slot, start, start + length, seat)
             if ready:
+                if self._transit is not None:
+                    self._transit.leave()
                 port.advance(ready)
                 found = MORE
         return found
@@ -55,7 +76,8 @@ class Inbound:
     def drained(self) -> bool:
         return True
 
-    def _write_frames(self, slot: memoryview, at: int, end: int) -> None:
+    def _write_frames(self, slot: memoryview, at: int, end: int, seat: int) -> None:
+        purpose = _unpack_marks(slot, layout.SLOT_PURPOSE_AT)[0]
         while end - at > 4:
             length, kind = _frame_at(slot, at)
             after = at + 4 + length
@@ -67,45 +89,55 @@ class Inbound:
                 except PeerError:
                     self._counters[ID["tun.dropped_frame_malformed"]] += 1
                 else:
-                    self._write_packets(slot, first, lengths)
+                    self._write_packets(slot, first, lengths, seat, purpose)
             elif kind == wire.RUN and self._decoded:
                 pass  # the fec worker's
             elif kind == wire.DATA:
-                self._write_bare(slot, at + wire.FRAME.size, length - 1)
+                size = VNET_HEADER_BYTES + length - 1
+                self._bare[VNET_HEADER_BYTES:size] = slot[at + wire.FRAME.size : after]
+                self._write_packets(self._bare, 0, (size,), seat, purpose)
             elif kind != wire.KEEPALIVE:
                 self._counters[ID["tun.dropped_frame_unknown"]] += 1
             at = after
 
-    def _write_packets(self, slot: memoryview, at: int, lengths: tuple[int, ...]) -> None:
+    def _write_packets(self, slot: memoryview, at: int, lengths: tuple[int, ...], seat: int, purpose: int) -> None:
         fd = self._fd
         counters = self._counters
+        trusted = self._routes.only == seat
         written = size = 0
         for length in lengths:
             reason = check(slot, at, length)
+            if not reason and not trusted:
+                reason = self._way(slot, at, length, seat, purpose)
             if not reason:
                 try:
                     write(fd, slot[at : at + length])
                     written += 1
                     size += length
+                    reason = GONE
                 except OSError as error:
                     reason = _refused(error, slot[at + _GSO_TYPE_AT])
-            if reason:
+            if reason is not GONE:
                 counters[ID[reason]] += 1
             at += length
         counters[_PACKETS_WRITTEN] += written
         counters[_BYTES_WRITTEN] += size - written * VNET_HEADER_BYTES
 
-    def _write_bare(self, slot: memoryview, at: int, length: int) -> None:
-        reason = ippacket.check_bare(slot, at, length)
-        if not reason:
-            try:
-                os.writev(self._fd, (ippacket.NO_VNET, slot[at : at + length]))
-                self._counters[_PACKETS_WRITTEN] += 1
-                self._counters[_BYTES_WRITTEN] += length
-            except OSError as error:
-                reason = _refused(error, 0)
-        if reason:
-            self._counters[ID[reason]] += 1
+    def _way(self, slot: memoryview, at: int, length: int, seat: int, purpose: int) -> str:
+        """KERNEL, GONE to another peer, or the counter for the drop."""
+        routes = self._routes
+        if routes.peer_of(ippacket.source(slot, at)) != seat:
+            return "tun.dropped_source_refused"
+        destination = ippacket.destination(slot, at)
+        other = routes.peer_of(destination)
+        if other < 0:
+            return "tun.dropped_multicast" if ippacket.is_multicast(destination) else KERNEL
+        if other == seat:
+            return "tun.dropped_own_destination"
+        if self._isolated or self._transit is None:
+            return "tun.dropped_isolated"
+        self._transit.take(slot, at, length, other, purpose)
+        return GONE
 
 
 def _refused(error: OSError, gso_type: int) -> str:
@@ -119,6 +151,7 @@ def _refused(error: OSError, gso_type: int) -> str:
 
 _frame_at = wire.FRAME.unpack_from
 _unpack_slot = SLOT.unpack_from
+_unpack_marks = MARKS.unpack_from
 _GSO_TYPE_AT = 1  # struct virtio_net_hdr
 _PACKETS_WRITTEN = ID["tun.packets_written"]
 _BYTES_WRITTEN = ID["tun.bytes_written"]

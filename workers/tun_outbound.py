@@ -1,7 +1,7 @@
 """The outbound duty of a tun worker: packets from TUN into the three outbound rings of its lane.
 
     light      flows that send little (`tun_light`)
-    plain      all else, while the connections call for no parity
+    plain      all else (`tun_blocks`), while the peer's connections call for no parity
     coded      all else, while they do: the encoder takes it from there
 
 Nothing waits to fill: a block leaves with whatever was ready. A full ring stalls the reader, and the kernel's own queue
@@ -17,17 +17,16 @@ import time
 from collections import deque
 from os import readv
 
-from pipeline import block, layout, tun, wire
-from pipeline.block import SLOT, VNET_HEADER_BYTES
+from pipeline import tun, wire
+from pipeline.block import VNET_HEADER_BYTES
 from pipeline.counters import ID
+from pipeline.layout import PEER_MASK
 from pipeline.log import LOG
 from pipeline.port import QUIET_NS
 from pipeline.ways import Ways
 from pipeline.worker import DONE, MORE, NOTHING, Attachment
-from workers.tun_light import Light
-
-BURST_SLOTS = 4
-"""Slots filled before they are handed on together."""
+from workers.tun_blocks import Blocks
+from workers.tun_compat import CompatBlocks
 
 POLLED_PACKETS = 4
 """So many packets into a block, a look whether there is another is cheaper than a read that fails (the exception
@@ -45,8 +44,11 @@ SLOW_NS = 200_000_000
 SPILL_NS = 150_000_000
 """So long the light ring may be full before its flows spill to bulk: a tcp worker that was killed is back by then."""
 
+READ_MOST = wire.BLOCK_PACKETS_MAX
+"""Packets read from TUN before the blocks in hand leave."""
+
 PARKED_PACKETS = 16
-"""Packets read from TUN at a time while the ring is full."""
+"""The same while the ring is full."""
 
 PARKED_BYTES = 4 << 20
 """What a TCP connection inside has on its way when it has outgrown a ring, before it has noticed."""
@@ -61,27 +63,19 @@ class Outbound:
     name = "outbound"
 
     def __init__(self, attachment: Attachment, fd: int) -> None:
-        (self._plain,) = attachment.ports(self.name, "outbound")
-        self._coded = next(iter(attachment.ports(self.name, "coded")), None)
-        self._bulk = self._plain
-        self._compat = attachment.settings["compat"]
-        self._light = None if self._compat else Light(attachment)
+        self._ways = Ways(attachment)
+        self._blocks = (CompatBlocks if attachment.settings["compat"] else Blocks)(attachment, self._ways)
         self._bell = attachment.doorbells[self.name]
         self._stop = attachment.stop
         self._fd = fd
         self._counters = attachment.page.counters
-        self._ways = Ways(attachment)
         self._offloads = attachment.settings["offloads"]
         self._granted = -1  # whatever a predecessor left in force
         queue = select.poll()
         queue.register(fd, select.POLLIN)
         self._poll = queue.poll
-        self._first = {port: [[slot[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX]]
-                              for slot in port.slots]
-                       for port in (self._plain, self._coded) if port is not None}
         self._parked: deque[bytes] = deque()
         self._parked_bytes = 0
-        self._scratch = memoryview(bytearray(layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX))
         self._readable = False   # the last look at the queue found something
         self._full = False       # the last look at the ring found no free slot
         self._full_since = 0
@@ -94,36 +88,29 @@ class Outbound:
         """Fill free slots while packets are ready, a few at a time, and hand them on together."""
         if not self._parked and (self._stop.requested or not self._readable):
             return NOTHING
-        member = self._choose()
-        free = self._bulk.ready()
+        room = self._blocks.begin()
+        only = self._blocks.routes.only
+        if only >= 0:
+            self._grant(self._ways.offloads(only & PEER_MASK))
         now = time.monotonic_ns()
-        self._full = not free
-        if self._full:
-            return self._wait_or_read_on(now)
-        if self._light is not None and self._must_wait_for_light(now):
+        self._full = not room
+        if self._full and not self._read_past(now):
+            return NOTHING
+        if self._must_wait_for_light(now):
             self._full = True
             return NOTHING
-        self._full_since = 0
-        filled = 0
-        more = MORE
+        if room:
+            self._full_since = 0
+        more = NOTHING
         try:
-            while more and filled < free and filled < BURST_SLOTS:
-                if self._compat:
-                    more = self._fill_compat(filled, member)
-                    filled += 1
-                else:
-                    count, more = self._fill_block(filled, member, now)
-                    filled += count
-        except BlockingIOError:  # not even one packet for the slot in hand
-            more = NOTHING
+            if self._unpark():
+                more = self._fill(now, room)
+        except BlockingIOError:
+            self._readable = False
         except OSError as error:
             self._trouble(error)
-        if filled:
-            self._bulk.advance(filled)
-            self._counters[_BLOCKS_FILLED] += filled
-        if not more:
-            self._readable = False
-        return MORE if more else DONE
+        self._counters[_BLOCKS_FILLED] += self._blocks.leave()
+        return MORE if more or room and self._parked else DONE
 
     def wait(self, seconds: float) -> None:
         if self._full:
@@ -137,36 +124,27 @@ class Outbound:
             if self._readable:
                 now = time.monotonic_ns()
                 if now - self._woken > QUIET_NS:
-                    self._bulk.herald()
+                    self._blocks.herald()
                 self._woken = now
 
     def drained(self) -> bool:
         return not self._parked
 
-    def _fill_block(self, ahead: int, member: int, now: int) -> tuple[int, int]:
-        """Fill a free slot with what is ready. Slots filled, 1 or 0, and MORE if there is more, else NOTHING.
+    def _fill(self, now: int, room: bool) -> int:
+        """Read packets until nothing is left, or no slot. MORE if there may be more, else NOTHING.
 
-        BlockingIOError if there was nothing for this slot.
+        BlockingIOError if there was nothing at all.
         """
-        fd, port, poll, light = self._fd, self._bulk, self._poll, self._light
-        slot = port.slot(ahead)
-        end = layout.SLOT_BODY_AT
-        lengths = []
+        fd, blocks, poll = self._fd, self._blocks, self._poll
         more = MORE
         count = size = 0
-        while self._parked and end <= _FULL and len(lengths) < wire.BLOCK_PACKETS_MAX:
-            packet = self._parked.popleft()
-            self._parked_bytes -= len(packet)
-            lengths.append(len(packet))
-            slot[end : end + len(packet)] = packet
-            end += len(packet)
-        if lengths:
-            block.seal(slot, lengths, end, member)
-            return 1, MORE if self._readable or self._parked else NOTHING
-        buffers = self._first[port][port.index(ahead)]
-        while True:
+        while count < (READ_MOST if room else PARKED_PACKETS):
+            if not room:
+                blocks.aim_aside()
+            elif not blocks.aim():
+                break
             try:
-                length = readv(fd, buffers)
+                length = readv(fd, blocks.buffers)
             except OSError:  # nothing more, or trouble that the next read will meet as well
                 if not count:
                     raise
@@ -174,61 +152,43 @@ class Outbound:
                 break
             count += 1
             size += length
-            if not light.take(slot, end, length, now):
-                lengths.append(length)
-                end += length
-                if end > _FULL or len(lengths) == wire.BLOCK_PACKETS_MAX:
-                    break
-                if length > SUPER_PACKET_BYTES:
-                    more = NOTHING  # as far as we know: wait() looks
-                    break
+            if not blocks.take(length, now):
+                self._park(bytes(blocks.place[blocks.at : blocks.at + length]))
+            elif length > SUPER_PACKET_BYTES and room:
+                more = NOTHING  # as far as we know: wait() looks
+                break
             if count < POLLED_PACKETS and not poll(0):
                 more = NOTHING
                 break
-            buffers = (slot[end : end + block.PACKET_BYTES_MAX],)
-        light.leave()
-        if lengths:
-            block.seal(slot, lengths, end, member)
+        if not more:
+            self._readable = False
         counters = self._counters
         counters[_PACKETS_READ] += count
         counters[_BYTES_READ] += size - count * VNET_HEADER_BYTES
-        return (1 if lengths else 0), more
-
-    def _fill_compat(self, ahead: int, member: int) -> int:
-        """Like _fill_block, but each packet becomes a frame of the original: header, then the bare packet."""
-        slot = self._plain.slot(ahead)
-        end = layout.SLOT_BODY_AT
-        packets = size = 0
-        more = MORE
-        while end <= _FULL:
-            body = end + wire.FRAME.size
-            try:
-                length = readv(self._fd, (self._scratch[:VNET_HEADER_BYTES],
-                                          slot[body : body + block.PACKET_BYTES_MAX]))
-            except OSError:
-                if not packets:
-                    raise
-                more = NOTHING
-                break
-            length -= VNET_HEADER_BYTES
-            if 1 + length > wire.COMPAT_LENGTH_LIMIT:
-                self._counters[ID["tun.dropped_packet_too_long"]] += 1
-                continue
-            wire.FRAME.pack_into(slot, end, 1 + length, wire.DATA)
-            end = body + length
-            packets += 1
-            size += length
-        SLOT.pack_into(slot, 0, layout.SLOT_BODY_AT, end - layout.SLOT_BODY_AT, member, packets)
-        self._counters[_PACKETS_READ] += packets
-        self._counters[_BYTES_READ] += size
         return more
 
+    # -- what does not find room
+
+    def _park(self, packet: bytes) -> None:
+        if self._parked_bytes + len(packet) > PARKED_BYTES:
+            self._counters[ID["tun.dropped_ring_full"]] += 1
+        else:
+            self._parked.append(packet)
+            self._parked_bytes += len(packet)
+
+    def _unpark(self) -> bool:
+        """Packets that were parked go before others. False if there is nothing to be read behind them."""
+        parked = self._parked
+        while parked and self._blocks.take_back(parked[0]):
+            self._parked_bytes -= len(parked.popleft())
+        return self._readable and not self._stop.requested
+
     def _has_room(self) -> bool:
-        return bool(self._bulk.ready()) and (self._light is None or self._light.has_room())
+        return self._blocks.has_room() and self._blocks.light_has_room()
 
     def _must_wait_for_light(self, now: int) -> bool:
         """Whether the light ring is full, and not for long: a burst that spills to bulk would overtake itself."""
-        if self._light.has_room():
+        if self._blocks.light_has_room():
             self._light_full_since = 0
             return False
         if not self._light_full_since:
@@ -236,63 +196,24 @@ class Outbound:
             self._counters[ID["tun.ring_full_waits"]] += 1
         return now - self._light_full_since < SPILL_NS
 
-    def _wait_or_read_on(self, now: int) -> int:
+    def _read_past(self, now: int) -> bool:
         """No slot is free. On a fast path one soon is; on a slow one light flows must not wait for it, nor behind
-        everything that TUN would queue meanwhile."""
+        everything that TUN would queue meanwhile: the others are parked, or dropped."""
         if not self._full_since:
             self._full_since = now
             self._counters[ID["tun.ring_full_waits"]] += 1
-        if self._compat or now - self._full_since < PATIENCE_NS and now > self._slow_until:
-            return NOTHING
+        if now - self._full_since < PATIENCE_NS and now > self._slow_until or self._stop.requested:
+            return False
         self._slow_until = now + SLOW_NS
         self._full = False  # wait for packets, not for a slot
-        return self._read_on(now)
+        return True
 
-    def _read_on(self, now: int) -> int:
-        """Read while the ring is full: light packets go their way, the others are parked, or dropped."""
-        if self._stop.requested:
-            return NOTHING
-        scratch, light, counters = self._scratch, self._light, self._counters
-        buffers = (scratch[layout.SLOT_BODY_AT :],)
-        more = MORE
-        try:
-            for _ in range(PARKED_PACKETS):
-                length = readv(self._fd, buffers)
-                counters[_PACKETS_READ] += 1
-                counters[_BYTES_READ] += length - VNET_HEADER_BYTES
-                if light.take(scratch, layout.SLOT_BODY_AT, length, now):
-                    continue
-                if self._parked_bytes + length > PARKED_BYTES:
-                    counters[ID["tun.dropped_ring_full"]] += 1
-                else:
-                    self._parked.append(bytes(scratch[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + length]))
-                    self._parked_bytes += length
-        except BlockingIOError:
-            self._readable = False
-            more = DONE
-        except OSError as error:
-            self._trouble(error)
-            more = DONE
-        light.leave()
-        return more
+    # -- the device
 
-    def _choose(self) -> int:
-        """The ring for bulk, and the tcp worker that carries what is not coded."""
-        ways = self._ways
-        member = ways.own()
-        offloads = ways.offloads(member)
-        if offloads != self._granted and offloads is not None:
-            self._grant(offloads)
-        if self._coded is not None:
-            parity = ways.parity()
-            self._bulk = self._coded if parity else self._plain
-            self._light.spread(ways.own_light(member), ways.for_light(), parity)
-        elif self._light is not None:
-            self._light.spread(ways.own_light(member), (), 0)
-        return member
-
-    def _grant(self, accepted: int) -> None:
+    def _grant(self, accepted: int | None) -> None:
         """Let the kernel hand out only what the far end's device takes back."""
+        if accepted is None or accepted == self._granted:
+            return
         if tun.set_offloads(self._fd, self._offloads & accepted):
             LOG.info("offloads in force: %#x of %#x", self._offloads & accepted, self._offloads)
             self._granted = accepted
@@ -312,7 +233,6 @@ def _never() -> bool:
     return False
 
 
-_FULL = layout.SLOT_BODY_AT + block.FILL_LIMIT
 _BLOCKS_FILLED = ID["tun.blocks_filled"]
 _PACKETS_READ = ID["tun.packets_read"]
 _BYTES_READ = ID["tun.bytes_read"]

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.inline.stepped import WELCOME, Acceptor, Dial, End, Make, Peer, until
+from pipeline import wire
+from pipeline.order import WAIT_NS
+from tests.inline.hubs import Hosts
+from tests.inline.stepped import WELCOME, Acceptor, Dial, End, Make, Peer, hello, until
 
 
 @pytest.fixture
@@ -21,6 +24,13 @@ def make() -> Iterator[Make]:
     yield end
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shard is given up because this machine is slow. Without a missing block nothing waits for these times."""
+    monkeypatch.setattr("pipeline.reassembly.KEEP_NS", 60_000_000_000)
+    monkeypatch.setitem(WAIT_NS, wire.BULK, 5_000_000_000)
 
 
 @pytest.fixture
@@ -46,6 +56,22 @@ def dial() -> Iterator[Dial]:
     yield peer
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def hosts(make: Make, dial: Dial) -> Hosts:
+    """A server of several peers and the clients 1 and 2, each a connection in the test's hand.
+
+    `takes`: the offloads that their devices accept.
+    """
+
+    def made(takes: tuple[int, int] = (0, 0), features: int = 0, **settings: object) -> tuple[End, Peer, Peer]:
+        server = make("server", capacity=4, **settings)
+        first, second = (dial(server, hello(client=client, offloads=takes[client - 1], features=features))
+                         for client in (1, 2))
+        return server, first, second
+
+    return made
 
 
 @pytest.fixture

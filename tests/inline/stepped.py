@@ -16,14 +16,20 @@ import itertools
 import os
 import random
 import secrets
+import selectors
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import TypeVar
 
 from pipeline import block, topology
+from pipeline.config import parse
+from pipeline.desks import Desks
+from pipeline.hub import Hub
+from pipeline.layout import FIRST_SEAT
 from pipeline.memory import Memory
 from pipeline.worker import Attachment, Duty
 from workers import tcp, tun
@@ -38,8 +44,11 @@ SETTINGS = {
     "reconnect_max": 0.1, "congestion": "", "notsent_lowat": 0, "send_buffer_bytes": 0, "receive_buffer_bytes": 0,
     "drain_timeout": 5.0, "log_level": "info", "log_format": "text", "mtu": 1400, "connections": 1, "offloads": 0,
     "offloads_accepted": 0, "client": 0, "session": 0, "light_connections": 0, "fec": "off", "fec_data": 10,
-    "fec_parity": 3,
+    "fec_parity": 3, "client_isolation": False, "peer_queue_bytes": 1 << 20, "handshake_timeout": 10.0,
+    "max_handshakes": 1024, "max_handshakes_per_address": 1024, "connects_per_address": 100_000, "tls": None,
+    "keys": False, "key": "", "wishes": [],
 }
+EVERYTHING = [(bytes(4), 0, FIRST_SEAT), (bytes(16), 0, FIRST_SEAT)]
 
 T = TypeVar("T")
 Make = Callable[..., "End"]
@@ -67,27 +76,43 @@ class Worker:
         """What the kernel does when the process dies: every descriptor of its own is closed."""
         for duty in self.duties:
             if isinstance(duty, tcp.Inbound):
-                for connection in [*duty._connections.values(), *(retired for _, retired in duty._retired)]:
+                lives = duty.lives
+                for connection in [*lives.connections.values(), *(retired for _, retired in lives._retired)]:
                     connection.socket.close()
-                if duty._listener is not None:
-                    duty._listener.close()
-                if duty._dialer is not None:
-                    os.close(duty._dialer.wake)
+                if lives.door is not None:
+                    lives.door.close()
+                lives.desk.socket.close()
+                if lives.dialer is not None:
+                    os.close(lives.dialer.wake)
                 duty._epoll.close()
 
 
 class End:
-    """One instance. A server listens on a free port of the loopback; a client is given it as `port`."""
+    """One instance. A server listens on a free port of the loopback; a client is given it as `port`.
 
-    def __init__(self, mode: str, lanes: int = 1, slots: int = 4, port: int = 0, seed: int = 0,
-                 **settings: object) -> None:
+    A server of several peers (`capacity`) has the addresses `inside`; `hub` is its supervisor's part.
+    """
+
+    def __init__(self, mode: str, lanes: int = 1, slots: int = 4, port: int = 0, seed: int = 0, capacity: int = 1,
+                 inside: Sequence[str] = ("10.0.0.1/24", "fd00::1/64"), **settings: object) -> None:
         known = SETTINGS | {"remote_host": "127.0.0.1", "remote_port": port}
         assert set(settings) <= set(known)
         known |= settings
         code = None if known["fec"] == "off" else (known["fec_data"], known["fec_parity"])
         self.plan = topology.build("inlinetest", secrets.token_hex(4), mode, lanes, code, slots,
-                                   block.SLOT_BYTES_MIN, known)
+                                   block.SLOT_BYTES_MIN, known, capacity)
         self.memory = Memory(self.plan)
+        self.hub: Hub | None = None
+        if mode == "server" and not known["compat"]:
+            config = parse({"mode": "server", "encryption": "none", "insecure": True, "multi_client": capacity > 1,
+                            "max_clients": capacity, "tunnel_addr": list(inside),
+                            "mtu": known["mtu"], "fec": known["fec"]})
+            self.hub = Hub(config, self.memory.peers, known["offloads_accepted"], {}, lambda addresses: None)
+        else:
+            self.memory.peers.write_routes(EVERYTHING)
+            self.memory.peers.write_line(FIRST_SEAT, 0)
+        self._selector = selectors.DefaultSelector()
+        self._desks = Desks(lambda request: self.hub.answer(request) if self.hub else None, self._selector)
         self._random = random.Random(seed)
         self._listener: socket.socket | None = None
         if mode == "server":
@@ -125,7 +150,7 @@ class End:
             if listen_fd is not None:
                 os.close(listen_fd)
         else:
-            duties = tcp.duties(attachment, argparse.Namespace(listen_fd=listen_fd))
+            duties = tcp.duties(attachment, argparse.Namespace(listen_fd=listen_fd, desk_fd=self._desks.open(name)))
         self.workers[name] = Worker(attachment, duties)
         return self.workers[name]
 
@@ -137,6 +162,9 @@ class End:
         """One turn of these workers, or of all of them in an order of chance."""
         order = list(names) or self._random.sample(sorted(self.workers), len(self.workers))
         found = sum(self.workers[name].step() for name in order)
+        for key, _ in self._selector.select(0):
+            key.data()
+            found += 1
         for lane, sock in enumerate(self.outside):
             self.received[lane] += arrived(sock)
         return found
@@ -155,7 +183,7 @@ class End:
         return {name: value for name, value in self.memory.board.totals().items() if value}
 
     def established(self) -> int:
-        return sum(self.memory.board.pages[w.page].carrier[0] for w in self.plan.of_kind("tcp"))
+        return sum(self.memory.peers.count(peer) for peer in range(self.memory.peers.capacity))
 
     def packets(self) -> list[bytes]:
         """What has arrived on all lanes together."""
@@ -168,7 +196,7 @@ class End:
 
     def has_room(self, lane: int = 0) -> bool:
         """Whether one more packet finds a slot, so that none is dropped for want of one."""
-        ring = self.workers[f"tun-{lane}"].duty("outbound")._bulk
+        ring = self.workers[f"tun-{lane}"].duty("outbound")._blocks._next
         return self.written - self.count("tun.packets_read") < ring.ready()
 
     def close(self) -> None:
@@ -177,6 +205,8 @@ class End:
         self.workers.clear()
         for sock in [*self.outside, *self._inside, *([self._listener] if self._listener else [])]:
             sock.close()
+        self._desks.close_all()
+        self._selector.close()
         self.memory.unlink()
 
 
@@ -248,13 +278,15 @@ def frame(kind: int, body: bytes = b"") -> bytes:
 
 
 def hello(client: int = 1, session: int = 1, index: int = 0, version: int = 1, offloads: int = 0,
-          connections: int = 1, purpose: int = 0, features: int = 0) -> bytes:
+          connections: int = 1, purpose: int = 0, features: int = 0, wishes: Sequence[str] = ()) -> bytes:
+    wished = [ip_address(wish) for wish in wishes]
     return frame(HELLO, b"tnl\x01" + struct.pack(">BBHHHQQBB", version, offloads, index, connections, 1400, client,
-                                                 session, purpose, features))
+                                                 session, purpose, features) + bytes(1 + 8 + 32) + bytes([len(wished)])
+                 + b"".join(bytes([wish.version]) + wish.packed for wish in wished))
 
 
 def welcome(offloads: int = 0, features: int = 0) -> bytes:
-    return frame(WELCOME, struct.pack(">BBHB", 1, offloads, 1400, features))
+    return frame(WELCOME, struct.pack(">BBHB", 1, offloads, 1400, features) + bytes(32 + 1 + 2))
 
 
 def block_of(*packets: bytes) -> bytes:
@@ -282,6 +314,7 @@ class Peer:
         self._buffer = b""
         self.frames: list[tuple[int, bytes]] = []
         self.ended = False
+        self.was_reset = False
 
     @classmethod
     def dial(cls, port: int, receive_buffer: int = 0) -> Peer:
@@ -304,7 +337,7 @@ class Peer:
         except BlockingIOError:
             pass
         except ConnectionResetError:
-            self.ended = True
+            self.ended = self.was_reset = True
         while len(self._buffer) >= 4:
             (length,) = struct.unpack_from(">I", self._buffer)
             if len(self._buffer) < 4 + length:

@@ -75,7 +75,7 @@ BIG = 65_535  # a packet that fills a block, so that packets and blocks are the 
 def fill(end: End, first: int, lane: int = 0) -> int:
     """Give the end big packets until its socket is full in the middle of a frame, and its ring; the next number."""
     number = first
-    ring = end.workers[f"tun-{lane}"].duty("outbound")._plain
+    ring = end.workers[f"tun-{lane}"].duty("outbound")._blocks._next
 
     def full() -> bool:
         nonlocal number
@@ -165,7 +165,7 @@ def test_a_connection_that_comes_while_a_frame_is_half_sent_does_not_cut_that_fr
 def test_a_descriptor_is_not_given_away_before_both_duties_have_let_go_of_it(server: End, dial: Dial) -> None:
     peer = dial(server, hello())
     outbound, inbound = (server.workers["tcp-0"].duty(name) for name in ("outbound", "inbound"))
-    (connection,) = inbound._roster.established
+    (connection,) = inbound.lives._roster.established
     peer.close()
     over = time.monotonic() + 0.4
 
@@ -185,13 +185,13 @@ def test_a_reset_in_the_middle_of_everything_leaves_the_tunnel_usable(dial: Dial
     server = End("server", send_buffer_bytes=30_000)
     try:
         for round_ in range(5):
-            peer = dial(server, hello(session=round_ + 1), receive_buffer=30_000)
+            peer = dial(server, hello(), receive_buffer=30_000)
             peer.send(block_of(ipv4(round_)) + block_of(ipv4(100, 3000))[:1000])
             server.write(ipv4(round_, BIG))
             until(lambda r=round_: len(server.packets()) == r + 1, server)
             peer.reset()
             until(lambda: not server.established(), server)
-        last = dial(server, hello(session=99))
+        last = dial(server, hello())
         until(lambda: last.packets() and number_of(last.packets()[-1]) == 4, server)
         assert [number_of(packet) for packet in server.packets()] == list(range(5))
     finally:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline import layout, shard, stripe
+from pipeline import layout, shard, stripe, wire
+from pipeline.layout import CARRIER_PARITY
+from pipeline.order import WAIT_NS
 from tests.inline.path import Path
 from tests.inline.stepped import (BLOCK, WELCOME, End, Make, Peer, block_of, carry, frame, hello, ipv4, ipv6,
                                   number_of, pair, push, until)
@@ -21,6 +23,13 @@ RECOVERED = [f"fec.blocks_recovered_{lost}" for lost in range(1, 7)]
 def bulk(numbers: range) -> list[bytes]:
     """Packets that are never light; one fills most of a block."""
     return [ipv4(number, BULK_BYTES) for number in numbers]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is given up because this machine is slow. Without a missing block nothing waits for these times."""
+    monkeypatch.setattr("pipeline.reassembly.KEEP_NS", 60_000_000_000)
+    monkeypatch.setitem(WAIT_NS, wire.BULK, 5_000_000_000)
 
 
 def light(numbers: range) -> list[bytes]:
@@ -240,7 +249,7 @@ def test_auto_calls_for_parity_when_a_connection_ends_and_sends_coded_blocks_fro
     until(lambda: client.count("tcp.parity_raised"), server, client, path)
     through(path, client, server, bulk(range(10, 20)))
     assert client.count("fec.blocks_coded") > 0
-    assert client.memory.board.pages[client.plan.worker("tcp-0").page].carrier[6] == 3
+    assert client.memory.peers.carriers[0][CARRIER_PARITY] == 3
 
 
 # -- hostile
@@ -333,8 +342,8 @@ def test_two_connections_that_take_nothing_more_have_their_runs_moved(joined: Jo
     until(lambda: push(client, waiting) and client.count("tcp.runs_moved") > 0, client, server, path, seconds=20)
     for strand in path.strands:
         strand.held = False
-    until(lambda: server.packets() and number_of(server.packets()[-1]) == 399, client, server, path)
-    assert sorted(map(number_of, server.packets())) == list(range(400))
+    until(lambda: set(map(number_of, server.packets())) == set(range(400)), client, server, path)
+    assert len(server.packets()) == 400
 
 
 def test_plain_blocks_leave_a_connection_that_stands_still_for_another(joined: Joined) -> None:

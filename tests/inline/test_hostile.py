@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from pipeline import wire
-from pipeline.layout import ROWS_MAX
-from tests.inline.stepped import (BLOCK, DATA, HELLO, KEEPALIVE, REFUSED, WELCOME, Acceptor, Dial, End, Peer, block_of,
-                                  ended, for_a_while, frame, hello, ipv4, ipv6, until, welcome)
+from pipeline.topology import ROWS_LEAST
+from tests.inline.stepped import (BLOCK, DATA, HELLO, KEEPALIVE, REFUSED, WELCOME, Acceptor, Dial, End, Make, Peer,
+                                  block_of, ended, for_a_while, frame, hello, ipv4, ipv6, until, welcome)
 
 # -- what is not a greeting
 
@@ -47,6 +47,15 @@ def test_garbage_instead_of_a_greeting_ends_that_connection_and_no_other(
     until(lambda: server.packets() == [ipv4(1)], server)
     assert server.established() == 1
     assert server.count("tcp.connections_lost") == 0
+
+
+@pytest.mark.parametrize("unread", [0, 30_000], ids=["nothing-more", "more-behind-it"])
+def test_how_a_stranger_is_turned_away_does_not_tell_how_much_of_it_was_read(
+        server: End, dial: Dial, unread: int) -> None:
+    peer = dial(server)
+    peer.send(GARBAGE["empty frame"] + bytes(unread))
+    ended(peer, server)
+    assert not peer.was_reset
 
 
 @pytest.mark.parametrize("garbage", [hello(), frame(KEEPALIVE), b"HTTP/1.1 400 Bad Request\r\n", block_of(ipv4(1))],
@@ -99,14 +108,13 @@ def test_a_greeting_in_single_bytes_is_as_good_as_any(server: End, dial: Dial) -
     assert server.established() == 1
 
 
-def test_whoever_never_greets_is_closed_after_a_while(
-        server: End, dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.tcp_inbound.GREETING_NS", 200_000_000)
+def test_whoever_never_greets_is_closed_after_a_while(make: Make, dial: Dial) -> None:
+    server = make("server", handshake_timeout=0.2)
     silent, slow = dial(server), dial(server)
     slow.send(hello()[:7])
     ended(silent, server)
     ended(slow, server)
-    assert server.count("tcp.closed_hello_invalid") == 2
+    assert server.count("tcp.closed_too_late") == 2
     assert server.established() == 0
 
 
@@ -120,7 +128,7 @@ def test_an_end_before_the_greeting_is_nothing_to_count(server: End, dial: Dial)
 
 def test_more_connections_than_the_table_has_rows_are_turned_away(server: End, dial: Dial) -> None:
     peers = []
-    for _ in range(ROWS_MAX + 6):
+    for _ in range(ROWS_LEAST + 6):
         peers.append(dial(server))
         server.step()
     until(lambda: server.count("tcp.closed_row_full") == 6, server)

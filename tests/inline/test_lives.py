@@ -7,6 +7,7 @@ import time
 import pytest
 
 from pipeline.worker import loop
+from tests.inline.hubs import tls
 from tests.inline.stepped import Make, Peer, carry, for_a_while, ipv4, pair, push, until
 
 
@@ -73,6 +74,18 @@ def test_a_client_that_stops_has_sent_what_it_had_and_says_goodbye(make: Make) -
     assert server.packets() == packets
 
 
+def test_with_tls_the_goodbye_is_one_of_tls(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Without it nobody could tell an end from a cut (RFC 8446, 6.1)."""
+    serving, dialling = tls()
+    server = make("server", tls=serving)
+    client = make("client", port=server.port, client=1, session=1, tls=dialling)
+    until(lambda: server.established() and client.established(), server, client)
+    with caplog.at_level("INFO"):
+        client.workers["tcp-0"].duty("inbound").lives.say_goodbye()
+        until(lambda: not server.established(), server)
+    assert [r.getMessage().endswith("ended: closed by the peer") for r in caplog.records] == [True]
+
+
 def test_a_worker_that_cannot_drain_ends_at_its_deadline_all_the_same(make: Make) -> None:
     server, client = pair(make, send_buffer_bytes=30_000, receive_buffer_bytes=30_000)
     for i in range(50):
@@ -87,16 +100,16 @@ def test_a_worker_that_cannot_drain_ends_at_its_deadline_all_the_same(make: Make
     assert not worker.duty("outbound").ended
 
 
-def test_what_is_told_about_a_connection_is_on_the_board(make: Make) -> None:
+def test_what_is_told_about_a_connection_is_in_the_peers_segment(make: Make) -> None:
     server, client = pair(make)
     carry(client, server, [ipv4(1, 1000)])
-    page = client.memory.board.pages[client.plan.worker("tcp-0").page]
-    row = until(lambda: next((r for r in page.rows() if r.sent_bytes), None), server, client)
+    peers = client.memory.peers
+    row = until(lambda: next((r for r in peers.connections(0) if r.sent_bytes), None), server, client)
     assert (row.state, row.address, row.lane) == ("established", f"127.0.0.1:{server.port}", 0)
     assert row.sent_bytes == client.count("tcp.bytes_sent")
     client.kill("tcp-0")
     client.start("tcp-0")
-    assert page.rows() == []  # a successor says nothing about its predecessor's connections
+    assert peers.connections(0) == []  # a successor says nothing about its predecessor's connections
 
 
 # -- two clients

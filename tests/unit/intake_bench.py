@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import socket
 import struct
@@ -9,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pipeline import layout, ring, segment, wire
-from pipeline.block import SLOT
+from pipeline.block import MARKS, SLOT
 from pipeline.connection import ESTABLISHED, Connection
 from pipeline.intake import START, Intake
 from pipeline.plan import Place
 from pipeline.port import Port
 from pipeline.ring import Stage
+from pipeline.tls import Context, client_context, server_context
+from tests.unit.tls_ends import NAME, End, issue, shake_hands
 
 SLOT_BYTES = layout.PAGE
 FITS = SLOT_BYTES - START - wire.LENGTH.size
@@ -23,14 +26,36 @@ FITS = SLOT_BYTES - START - wire.LENGTH.size
 LIMIT = 300
 
 
-class Source:
-    """One connection: the peer's end of it, ours, and what was sent."""
+@functools.cache
+def contexts() -> tuple[Context, Context]:
+    """A client's and a server's."""
+    pair = issue(NAME)
+    return (client_context(ca_pem=pair.certificate, system_cas=False, verify=True),
+            server_context(pair.certificate, pair.key))
 
-    def __init__(self, serial: int, lane: int) -> None:
+
+class Source:
+    """One connection, of the peer of the same number: the peer's end of it and ours."""
+
+    def __init__(self, number: int, tls: bool) -> None:
         self.peer, ours = socket.socketpair()
         ours.setblocking(False)
-        self.connection = Connection(ours, f"peer {serial}", ESTABLISHED, serial, 0)
-        self.connection.lane = lane
+        self.secure: End | None = None
+        if tls:
+            client, server = contexts()
+            self.secure, end = End(self.peer, client, server=False), End(ours, server, server=True)
+            shake_hands(self.secure, end)
+        self.connection = Connection(ours, ("192.0.2.1", 9000 + number), ESTABLISHED, 100 + number, 0)
+        self.connection.seat = layout.FIRST_SEAT | number
+        self.connection.lane = number + 10
+        self.connection.purpose = number & 1
+        self.connection.channel = end.channel if tls else None
+
+    def send(self, data: bytes) -> None:
+        if self.secure is None:
+            self.peer.sendall(data)
+        elif data:
+            self.secure.send(data)
 
     def close(self) -> None:
         self.peer.close()
@@ -40,17 +65,18 @@ class Source:
 class Bench:
     """An intake on a ring of its own, a consumer behind it, and connections in front of it."""
 
-    def __init__(self, connections: int = 1, slots: int = 4, limit: int = LIMIT, start: int = 0) -> None:
+    def __init__(self, connections: int = 1, slots: int = 4, limit: int = LIMIT, start: int = 0,
+                 tls: bool = False) -> None:
+        self.sources = [Source(number, tls) for number in range(connections)]
         name = f"/tunnel@intaketest@{secrets.token_hex(4)}@ring"
         self.ring = ring.create(name, 2, slots, SLOT_BYTES, start)
         self.port = Port(self.ring, Place(0, 0, [1], True, []), 0, [], [])
         self.intake = Intake(self.port, limit)
         self.consumer = Stage(self.ring, 1, [0])
-        self.sources = [Source(serial, lane=serial + 10) for serial in range(connections)]
-        self.slots: list[tuple[int, int, bytes]] = []  # serial, lane, wire bytes
+        self.slots: list[tuple[int, bytes]] = []  # peer, wire bytes
 
     def send(self, number: int, data: bytes) -> None:
-        self.sources[number].peer.sendall(data)
+        self.sources[number].send(data)
 
     def read(self, number: int) -> int:
         return self.intake.read(self.sources[number].connection, self.port.ready())
@@ -65,13 +91,16 @@ class Bench:
                 return
 
     def take(self, count: int = 1 << 30) -> int:
-        """Consume up to so many slots, each of which must hold whole frames of one connection."""
+        """Consume up to so many slots, each of which must say whose it is and hold whole frames of one connection."""
         taken = min(count, self.consumer.ready())
         for _ in range(taken):
             slot = self.consumer.slot()
-            start, length, lane, serial = SLOT.unpack_from(slot)
-            assert (start, lane) == (START, self.sources[serial].connection.lane)
-            self.slots.append((serial, lane, bytes(slot[start : start + length])))
+            start, length, lane, seat = SLOT.unpack_from(slot)
+            peer = seat & layout.PEER_MASK
+            connection = self.sources[peer].connection
+            assert (start, lane, seat) == (START, connection.lane, connection.seat)
+            assert MARKS.unpack_from(slot, layout.SLOT_PURPOSE_AT) == (connection.purpose, 0)
+            self.slots.append((peer, bytes(slot[start : start + length])))
             slot[:] = b"\xdb" * SLOT_BYTES  # whoever keeps bytes here after the hand-over loses them
             self.consumer.advance(1)
         return taken
@@ -79,8 +108,8 @@ class Bench:
     def frames(self, number: int) -> list[bytes]:
         """What has come out of a connection, as bodies."""
         found = []
-        for serial, _, data in self.slots:
-            if serial == number:
+        for peer, data in self.slots:
+            if peer == number:
                 bodies = split(data)
                 assert bodies  # no slot is handed on empty
                 found += bodies
@@ -89,9 +118,8 @@ class Bench:
     def close(self) -> None:
         for source in self.sources:
             source.close()
-        name = self.ring.memory.name
+        segment.unlink(self.ring.memory.name)
         self.ring.close()
-        segment.unlink(name)
 
 
 @contextmanager

@@ -26,8 +26,8 @@ def make() -> Iterator[Make]:
     """Makes dialers; their wake-up descriptors are closed after the test."""
     made: list[Dialer] = []
 
-    def dialer(host: str, port: int, indexes: tuple[int, ...] = (0,), **settings: object) -> Dialer:
-        made.append(Dialer(host, port, list(indexes), SETTINGS | settings))
+    def dialer(host: str, port: int, indexes: tuple[int, ...] = (0,), lanes: int = 1, **settings: object) -> Dialer:
+        made.append(Dialer(host, port, list(indexes), lanes, SETTINGS | settings))
         return made[-1]
 
     yield dialer
@@ -95,6 +95,16 @@ def test_each_slot_is_dialled_once(make: Make, listener: socket.socket) -> None:
     begun = dialer.step(NOW)
     assert [slot.index for slot, _, _ in begun] == [1, 3, 5]
     assert dialer.step(NOW + 100 * SECOND) == []
+    for _, sock, _ in begun:
+        sock.close()
+
+
+@pytest.mark.parametrize(("lanes", "at_once"), [(1, 3), (2, 1), (8, 1)])
+def test_the_workers_of_all_lanes_together_have_few_attempts_under_way(
+        make: Make, listener: socket.socket, lanes: int, at_once: int) -> None:
+    dialer = make("127.0.0.1", port_of(listener), tuple(range(5)), lanes=lanes)
+    begun = dialer.step(NOW)
+    assert len(begun) == at_once
     for _, sock, _ in begun:
         sock.close()
 

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import layout
+from pipeline.block import MARKS, SLOT
 from pipeline.errors import PeerError
 from tests.unit.intake_bench import FITS, LIMIT, Bench, bench_of, body, framed, pieces
 
@@ -40,12 +42,14 @@ def test_what_comes_at_once_leaves_in_one_slot(bench: Make) -> None:
     assert made.intake.frames == 5
 
 
-def test_a_slot_carries_lane_and_serial_of_its_connection(bench: Make) -> None:
+def test_a_slot_carries_seat_lane_and_purpose_of_its_connection(bench: Make) -> None:
     made = bench(connections=3)
-    made.send(2, framed([b"\x02"]))
-    made.read_all(2)
-    made.take()
-    assert made.slots == [(2, 12, framed([b"\x02"]))]
+    for number in (2, 1):
+        made.send(number, framed([b"\x02"]))
+        made.read_all(number)
+    slots = [made.consumer.slot(i) for i in range(made.consumer.ready())]
+    marks = [(*SLOT.unpack_from(slot)[2:], *MARKS.unpack_from(slot, layout.SLOT_PURPOSE_AT)) for slot in slots]
+    assert marks == [(12, 4098, 0, 0), (11, 4097, 1, 0)]  # lane, seat, purpose, number
 
 
 STREAM = [b"\x01first", b"", b"\x20" + body(3, 40), b"\x02", b"", b"\x01the last"]
@@ -297,13 +301,25 @@ def traffic(draw: st.DrawFn) -> tuple[int, list[list[bytes]], list[tuple[int, in
     return slots, bodies, draw(st.lists(turn, max_size=40))
 
 
+Traffic = tuple[int, list[list[bytes]], list[tuple[int, int, int]]]
+
+
 @given(traffic())
 def test_any_chunking_of_any_frames_of_several_connections_gives_exactly_those_frames_in_order(
-        given_traffic: tuple[int, list[list[bytes]], list[tuple[int, int, int]]]) -> None:
+        given_traffic: Traffic) -> None:
+    carry(given_traffic, tls=False)
+
+
+@given(traffic())
+def test_the_same_over_tls(given_traffic: Traffic) -> None:
+    carry(given_traffic, tls=True)
+
+
+def carry(given_traffic: Traffic, tls: bool) -> None:
     slots, bodies, turns = given_traffic
     streams = [framed(each) for each in bodies]
     sent = [0] * len(streams)
-    with bench_of(connections=len(streams), slots=slots) as made:
+    with bench_of(connections=len(streams), slots=slots, tls=tls) as made:
         for number, size, taken in turns:
             made.send(number, streams[number][sent[number] : sent[number] + size])
             sent[number] = min(len(streams[number]), sent[number] + size)
@@ -319,6 +335,59 @@ def test_any_chunking_of_any_frames_of_several_connections_gives_exactly_those_f
                 moved |= made.take() > 0
         assert [made.frames(number) for number in range(len(streams))] == bodies
         assert made.intake.frames == sum(map(len, bodies))
+
+
+# -- over TLS
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_over_tls_a_stream_in_records_of_a_byte_gives_the_same_frames(bench: Make, slots: int) -> None:
+    made = bench(slots=slots, tls=True)
+    for value in framed(STREAM):
+        made.send(0, bytes([value]))
+        made.read_all(0)
+        made.take()
+    assert made.frames(0) == STREAM
+
+
+def test_over_tls_no_byte_of_the_next_frame_comes_into_the_slot_of_one_that_was_interrupted(bench: Make) -> None:
+    made = bench(tls=True)
+    first, second = b"\x20" + body(1, 250), b"\x20" + body(2, 200)
+    stream = framed([first, second])
+    made.send(0, stream[:100])
+    made.read(0)
+    made.send(0, stream[100:])
+    made.read_all(0)
+    made.take(1)
+    assert made.slots == [(0, framed([first]))]
+    made.take()
+    assert made.frames(0) == [first, second]
+
+
+@pytest.mark.parametrize("offset", [0, 1, 3, 4, 5, 1000])
+def test_over_tls_frames_at_the_limit_of_what_a_slot_can_take_pass(bench: Make, offset: int) -> None:
+    made = bench(slots=2, limit=FITS, tls=True)
+    bodies = [body(9, offset)] * (offset > 0) + [body(i, FITS) for i in range(4)]
+    made.send(0, framed(bodies))
+    while True:
+        made.read_all(0)
+        if not made.take():
+            break
+    assert made.frames(0) == bodies
+
+
+def test_over_tls_a_length_beyond_the_limit_is_the_peers_fault_and_costs_the_others_nothing(bench: Make) -> None:
+    made = bench(connections=2, tls=True)
+    made.send(1, framed([b"\x20" + body(1, 250)])[:120])
+    made.read(1)
+    made.send(0, struct.pack(">I", LIMIT + 1))
+    with pytest.raises(PeerError, match=f"frame of {LIMIT + 1} bytes, at most {LIMIT} allowed"):
+        made.read(0)
+    made.intake.forget(made.sources[0].connection)
+    made.send(1, framed([b"\x20" + body(1, 250)])[120:])
+    made.read_all(1)
+    made.take()
+    assert (made.frames(0), made.frames(1)) == ([], [b"\x20" + body(1, 250)])
 
 
 # -- behind the greeting

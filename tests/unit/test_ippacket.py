@@ -1,8 +1,10 @@
-"""What a peer sent is checked before the kernel gets it: sound packets pass, each other one has its reason."""
+"""What a peer sent is checked before the kernel gets it: sound packets pass, each other one has its reason. And whose
+addresses they have."""
 
 from __future__ import annotations
 
 import struct
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 from hypothesis import given
@@ -101,7 +103,15 @@ def test_a_header_that_points_outside_its_packet_or_names_another_kind_is_malfor
 
 def test_a_checksum_may_be_the_last_two_bytes() -> None:
     assert verdict(header(NEEDS_CSUM, start=20, offset=6) + v4(28)) == SOUND
-    assert verdict(header(NEEDS_CSUM, start=0, offset=26) + v4(28)) == SOUND
+    assert verdict(header(NEEDS_CSUM, start=21, offset=5) + v4(28)) == SOUND
+
+
+@pytest.mark.parametrize(("packet", "first"), [(v4(60), 20), (v4(60, words=6), 24), (v6(80), 40)])
+def test_a_checksum_that_would_be_written_into_the_ip_header_is_malformed(packet: bytes, first: int) -> None:
+    """Whoever completes it later would change the addresses that were checked before."""
+    assert verdict(header(NEEDS_CSUM, start=first, offset=0) + packet) == SOUND
+    for start, offset in ((first - 1, 1), (0, 12), (0, first), (12, 0)):
+        assert verdict(header(NEEDS_CSUM, start=start, offset=offset) + packet) == HEADER
 
 
 def test_a_sound_header_does_not_excuse_the_packet_behind_it() -> None:
@@ -110,6 +120,33 @@ def test_a_sound_header_does_not_excuse_the_packet_behind_it() -> None:
 
 def test_the_empty_header_is_all_zeros() -> None:
     assert ippacket.NO_VNET == header()
+
+
+@given(st.ip_addresses(v=4), st.ip_addresses(v=4), st.integers(0, 30), st.integers(5, 15))
+def test_the_addresses_of_an_ipv4_packet_are_where_they_are(source: IPv4Address, destination: IPv4Address, at: int,
+                                                           words: int) -> None:
+    packet = v4(100, words=words)
+    packet = packet[:12] + source.packed + destination.packed + packet[20:]
+    view = memoryview(b"\xff" * at + header() + packet)
+    assert verdict(header() + packet) == SOUND
+    assert (ippacket.source(view, at), ippacket.destination(view, at)) == (source.packed, destination.packed)
+
+
+@given(st.ip_addresses(v=6), st.ip_addresses(v=6), st.integers(0, 30))
+def test_the_addresses_of_an_ipv6_packet_are_where_they_are(source: IPv6Address, destination: IPv6Address,
+                                                           at: int) -> None:
+    packet = v6(60)[:8] + source.packed + destination.packed + bytes(20)
+    view = memoryview(b"\xff" * at + header() + packet)
+    assert verdict(header() + packet) == SOUND
+    assert (ippacket.source(view, at), ippacket.destination(view, at)) == (source.packed, destination.packed)
+
+
+@pytest.mark.parametrize(("address", "answer"), [
+    ("10.0.0.1", False), ("223.255.255.255", False), ("224.0.0.0", True), ("239.1.2.3", True), ("240.0.0.1", True),
+    ("255.255.255.255", True), ("0.0.0.0", False), ("fd00::1", False), ("fe80::1", False), ("fe00::", False),
+    ("ff02::1", True), ("ffff::", True), ("::", False)])
+def test_an_address_of_many_is_told_from_one_of_a_host(address: str, answer: bool) -> None:
+    assert ippacket.is_multicast(ip_address(address).packed) is answer
 
 
 def test_every_reason_has_a_counter() -> None:

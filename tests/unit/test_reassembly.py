@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import shard
+from pipeline import shard, wire
 from pipeline.order import WINDOW
 from pipeline.reassembly import KEEP_NS
 from tests.unit.reassembly_bench import FIVE, LIGHT, MS, Bench, block, copies, run, runs
@@ -151,6 +151,63 @@ def test_a_view_stays_good_until_the_next_pop(bench: Bench) -> None:
     bench.take(*runs(second, 2))
     assert view == first
     assert bench.pop() == [second]
+
+
+def test_blocks_of_light_streams_go_on_before_those_of_bulk(bench: Bench) -> None:
+    bulk, light = [block(i) for i in range(3)], [block(i, 300) for i in range(10, 13)]
+    for number in range(3):
+        bench.take(*runs(bulk[number], number), *copies(light[number], number, stream=LIGHT))
+    assert bench.pop() == light + bulk
+
+
+def test_what_each_block_was_sent_for_is_told_with_it(bench: Bench) -> None:
+    bench.take(*runs(block(1), 1), *copies(block(2, 300), 2, stream=LIGHT))
+    told = []
+    while bench.reassembly.pop(bench.now) is not None:
+        told.append(bench.reassembly.purpose)
+    assert told == [wire.LIGHT, wire.BULK]
+
+
+def test_a_light_block_goes_on_with_the_next_pop_however_much_bulk_waits(bench: Bench) -> None:
+    bench.take(*(frame for number in range(5) for frame in runs(block(number), number)))
+    assert bench.reassembly.pop(bench.now) == block(0)
+    bench.take(*copies(block(9, 300), 9, stream=LIGHT))
+    assert bench.reassembly.pop(bench.now) == block(9, 300)
+    assert bench.reassembly.pop(bench.now) == block(1)
+
+
+# Whether another one would do as well
+
+
+def test_one_that_has_heard_nothing_is_idle(bench: Bench) -> None:
+    assert bench.reassembly.idle(bench.now)
+
+
+def test_one_is_idle_when_nothing_is_left_and_what_was_heard_can_not_come_again(bench: Bench) -> None:
+    bench.take(*runs(block(1), 1))
+    assert not bench.reassembly.idle(bench.now)
+    bench.pop()
+    assert not bench.reassembly.idle(bench.now)  # a copy of the block, or a run that was late, may still come
+    bench.now += KEEP_NS - 1
+    assert not bench.reassembly.idle(bench.now)
+    bench.now += 1
+    assert bench.reassembly.idle(bench.now)
+    bench.take(*copies(block(2), 2))
+    bench.pop()
+    assert not bench.reassembly.idle(bench.now)
+
+
+@pytest.mark.parametrize("frames", [runs(block(2), 2)[:1], copies(block(3), 3), copies(block(2), 2), runs(block(2), 2),
+                                    runs(block(3), 3)],
+                         ids=["open", "waiting", "ready", "ready, of several shards", "waiting, of several shards"])
+def test_one_is_not_idle_while_anything_is_in_hand(bench: Bench, frames: list[bytes]) -> None:
+    bench.take(*copies(block(1), 1))
+    bench.pop()
+    bench.take(*frames)
+    bench.now += 10 * KEEP_NS
+    assert not bench.reassembly.idle(bench.now)
+    bench.pop()
+    assert bench.reassembly.idle(bench.now)
 
 
 # Memory

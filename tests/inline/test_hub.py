@@ -1,0 +1,112 @@
+"""A hub and its clients: whose packets are whose, and what becomes of those that are nobody's.
+
+The way from one client to another is in test_transit, who comes and goes in test_members.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tests.inline.hubs import BULK_BYTES, FAMILIES, Hosts, between, dropped, gathered, inside, packet
+from tests.inline.stepped import DATA, Dial, Make, block_of, frame, hello, number_of, push, until
+
+# -- between the server and its clients
+
+
+@pytest.mark.parametrize("version", FAMILIES)
+@pytest.mark.parametrize("size", [100, BULK_BYTES])
+def test_two_clients_have_different_addresses_and_each_gets_only_its_own_packets(
+        make: Make, version: int, size: int) -> None:
+    server, first, second = gathered(make)
+    for_first, for_second = between(0, 1, range(30), version, size), between(0, 2, range(30, 60), version, size)
+    waiting = [each for pair in zip(for_first, for_second) for each in pair]
+    until(lambda: push(server, waiting) and len(first.packets()) == len(second.packets()) == 30, server, first, second)
+    assert first.packets() == for_first
+    assert second.packets() == for_second
+    up = []
+    for client, number in ((first, 1), (second, 2)):
+        up += between(number, 0, range(30), version, size)
+        waiting = up[-30:]
+        until(lambda c=client, w=waiting: push(c, w) and len(server.packets()) == len(up), server, client)
+    assert server.packets() == up
+    assert not dropped(server)
+
+
+def test_packets_for_many_clients_in_one_burst_arrive_each_where_it_belongs(hosts: Hosts, dial: Dial) -> None:
+    server, *peers = hosts(slots=8)
+    peers.append(dial(server, hello(client=3)))
+    sent: dict[int, list[bytes]] = {1: [], 2: [], 3: []}
+    for number in range(90):
+        client = (1, 1, 2, 3, 2)[number % 5]
+        sent[client] += between(0, client, range(number, number + 1), FAMILIES[number % 2], 60 + number * 40)
+        server.write(sent[client][-1])
+    until(lambda: sum(len(peer.packets()) for peer in peers) == 90, server)
+    for client, peer in enumerate(peers, 1):
+        assert Counter(peer.packets()) == Counter(sent[client])
+        for version in FAMILIES:
+            numbers = [number_of(each) for each in peer.packets() if each[10] >> 4 == version]
+            assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize("destination", ["10.0.0.77", "192.0.2.1", "10.0.0.1", "10.0.0.255", "224.0.0.1", "fd00::77",
+                                         "2001:db8::1", "ff02::1", "fe80::1"])
+def test_a_packet_for_nobody_is_dropped_and_counted(hosts: Hosts, destination: str) -> None:
+    server, first, second = hosts()
+    for number in range(2):
+        server.write(packet(inside(0, 6 if ":" in destination else 4), destination))
+        server.write(*between(0, 1, range(number, number + 1)))
+    until(lambda: first.packets() == between(0, 1, range(2)), server)
+    assert dropped(server) == {"tun.dropped_no_peer": 2}
+    assert second.packets() == []
+
+
+# -- whoever sends from an address that is not its own
+
+
+V4, V6 = packet(inside(1, 4), inside(0, 4)), packet(inside(1, 6), inside(0, 6))
+REFUSED, MALFORMED = "tun.dropped_source_refused", "tun.dropped_packet_malformed"
+
+WRONG = {
+    "another client's": (packet(inside(2, 4), inside(0, 4)), REFUSED),
+    "another client's, IPv6": (packet(inside(2, 6), inside(0, 6)), REFUSED),
+    "the server's": (packet(inside(0, 4), inside(2, 4)), REFUSED),
+    "the server's, IPv6": (packet(inside(0, 6), inside(2, 6)), REFUSED),
+    "unassigned": (packet("10.0.0.99", inside(0, 4)), REFUSED),
+    "unassigned, IPv6": (packet("fd00::99", inside(0, 6)), REFUSED),
+    "of another network": (packet("192.0.2.1", inside(2, 4)), REFUSED),
+    "of another network, IPv6": (packet("2001:db8::1", inside(2, 6)), REFUSED),
+    "the subnet's own": (packet("10.0.0.0", inside(2, 4)), REFUSED),
+    "the subnet's broadcast": (packet("10.0.0.255", inside(2, 4)), REFUSED),
+    "none": (packet("0.0.0.0", inside(2, 4)), REFUSED),
+    "none, IPv6": (packet("::", inside(2, 6)), REFUSED),
+    "loopback": (packet("127.0.0.1", inside(0, 4)), REFUSED),
+    "loopback, IPv6": (packet("::1", inside(0, 6)), REFUSED),
+    "link-local": (packet("169.254.1.1", inside(2, 4)), REFUSED),
+    "link-local, IPv6": (packet("fe80::1", inside(2, 6)), REFUSED),
+    "multicast": (packet("224.0.0.1", inside(2, 4)), REFUSED),
+    "multicast, IPv6": (packet("ff02::1", inside(2, 6)), REFUSED),
+    "its own IPv4 mapped into IPv6": (packet("::ffff:10.0.0.2", inside(2, 6)), REFUSED),
+    "another's IPv4 mapped into IPv6": (packet("::ffff:10.0.0.3", inside(0, 6)), REFUSED),
+    "IPv4 that claims to be IPv6": (V4[:10] + b"\x65" + V4[11:], MALFORMED),
+    "IPv6 that claims to be IPv4": (V6[:10] + b"\x45" + V6[11:], MALFORMED),
+    "IPv4 as a super-packet of IPv6": (b"\0\x04\0\0\x64" + bytes(5) + V4[10:], "tun.dropped_header_malformed"),
+    "a version that there is not": (V4[:10] + b"\x55" + V4[11:], MALFORMED),
+    "cut short": (V4[:-1], MALFORMED),
+}
+
+
+@pytest.mark.parametrize(("wrong", "reason"), WRONG.values(), ids=WRONG)
+def test_a_packet_from_a_wrong_source_is_dropped_counted_and_costs_its_connection_nothing(
+        hosts: Hosts, wrong: bytes, reason: str) -> None:
+    server, first, second = hosts()
+    (good,), (across,) = between(1, 0, range(1)), between(1, 2, range(1))
+    bare = frame(DATA, wrong[10:]) if not any(wrong[:10]) else b""
+    first.send(block_of(wrong, good, wrong, across) + bare + frame(DATA, good[10:]))
+    until(lambda: server.packets() == [good, good] and second.packets() == [across], server)
+    until(lambda: not server.step())
+    assert dropped(server) == {reason: 2 + bool(bare)}
+    assert server.packets() == [good, good]
+    assert second.packets() == [across]
+    assert server.count("tcp.connections_lost") == 0

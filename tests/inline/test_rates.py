@@ -1,0 +1,201 @@
+"""Clients of a hub that have a rate: they send and get so much and no more, and nobody else feels it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.addresses import Identity
+from pipeline.identities import Known
+from pipeline.layout import CARRIER_RECEIVED, LINE_WORDS, SENT_BYTES
+from pipeline.worker import NOTHING
+from tests.inline.hubs import (BULK_BYTES, between, configure, dropped_for, gathered, index_of, name_of, on_worker,
+                               run_duty, tls)
+from tests.inline.stepped import Dial, End, Make, Peer, block_of, for_a_while, hello, push, until
+
+RATE = 4_000_000
+SMALL_SOCKETS = {"send_buffer_bytes": 200_000, "receive_buffer_bytes": 65_536}   # so that little is taken at a time
+MEASURED_S = 1.5
+
+
+def limit(server: End, client: int, rate: int) -> None:
+    configure(server, Known(Identity(name_of(client), rate=rate)))
+
+
+def sent_to(server: End, client: int) -> int:
+    at = index_of(server, client) * LINE_WORDS + SENT_BYTES
+    return sum(lines[at] for lines in server.memory.peers.sent)
+
+
+def received_from(server: End, client: int) -> int:
+    at = index_of(server, client) * LINE_WORDS + CARRIER_RECEIVED
+    return sum(lines[at] for lines in server.memory.peers.carriers)
+
+
+def rates(step: Callable[[], object], measures: list[Callable[[], int]]) -> list[float]:
+    """Bytes a second, once what a bucket holds at first is used up."""
+
+    def for_so_long(seconds: float) -> float:
+        began = time.monotonic()
+        until(lambda: step() and False or time.monotonic() - began > seconds)
+        return time.monotonic() - began
+
+    for_so_long(0.3)
+    before = [measure() for measure in measures]
+    took = for_so_long(MEASURED_S)
+    return [(measure() - first) / took for measure, first in zip(measures, before)]
+
+
+@pytest.mark.parametrize("fec", ["off", "on"])
+def test_a_client_with_a_rate_gets_no_more_and_another_as_much_as_there_is(make: Make, fec: str) -> None:
+    server, first, second = gathered(make, slots=16, fec=fec, connections=2, **SMALL_SOCKETS)
+    limit(server, 1, RATE)
+
+    def step() -> None:
+        for client in (1, 2):
+            if server.has_room():
+                server.write(*between(0, client, range(1), size=BULK_BYTES))
+        for end in (server, first, second):
+            end.step()
+            end.received[0].clear()
+
+    limited, other = rates(step, [lambda: sent_to(server, 1), lambda: sent_to(server, 2)])
+    assert 0.9 * RATE < limited < 1.08 * RATE
+    assert other > 1.3 * RATE
+    assert dropped_for(server, 2) == 0
+
+
+@pytest.mark.parametrize("encryption", ["none", "tls"])
+def test_a_client_with_a_rate_sends_no_more_and_another_as_much_as_it_likes(make: Make, encryption: str) -> None:
+    with_tls = tls() if encryption == "tls" else (None, None)
+    server, first, second = gathered(make, slots=16, tls=with_tls[0], clients={"tls": with_tls[1]}, **SMALL_SOCKETS)
+    limit(server, 1, RATE)
+
+    def step() -> None:
+        for number, end in ((1, first), (2, second)):
+            push(end, between(number, 0, range(1), size=BULK_BYTES))
+        for end in (server, first, second):
+            end.step()
+            end.received[0].clear()
+
+    limited, other = rates(step, [lambda: received_from(server, 1), lambda: received_from(server, 2)])
+    assert 0.9 * RATE < limited < 1.08 * RATE
+    assert other > 1.3 * RATE
+    assert server.count("tcp.rate_pauses") > 0
+    assert not [name for name in server.counts() | first.counts() if ".dropped_" in name]   # TCP slows it down
+
+
+def test_a_connection_more_does_not_free_a_client_from_its_rate(make: Make, dial: Dial) -> None:
+    server = make("server", capacity=4, slots=16, **SMALL_SOCKETS)
+    peers = [dial(server, hello(client=1, index=0, connections=8))]
+    limit(server, 1, RATE)
+    data = block_of(*between(1, 0, range(1), size=BULK_BYTES))
+    unsent = [b""]
+
+    def step() -> None:
+        if len(peers) < 8 and server.count("tcp.rate_pauses") > len(peers):
+            peers.append(dial(server, hello(client=1, index=len(peers), connections=8)))
+            unsent.append(b"")
+        for turn, peer in enumerate(peers):
+            try:
+                unsent[turn] = unsent[turn] or data
+                unsent[turn] = unsent[turn][peer.socket.send(unsent[turn]) :]
+            except BlockingIOError:
+                pass
+        server.step()
+        server.received[0].clear()
+
+    (limited,) = rates(step, [lambda: received_from(server, 1)])
+    assert len(peers) > 1
+    assert limited < 1.1 * RATE
+
+
+def test_what_is_left_inside_tls_of_a_client_beyond_its_rate_waits_like_the_rest(make: Make) -> None:
+    server, sender = gathered(make, 1, slots=16, tls=tls()[0], clients={"tls": tls()[1]})
+    limit(server, 1, 1000)
+    for_a_while(0.2, server, sender)
+    packets = between(1, 0, range(30), size=BULK_BYTES)
+    waiting = list(packets)
+    until(lambda: push(sender, waiting) and sender.count("tun.packets_read") == 30 and not sender.step(), sender)
+    until(lambda: run_duty(server, "tcp-0", "inbound") and False or server.count("tcp.rate_pauses"))
+    before = received_from(server, 1)
+    inbound = server.workers["tcp-0"].duty("inbound")
+    for connection in inbound.lives.connections.values():
+        inbound._pending[connection] = None   # as if a turn had left something
+    assert {inbound.work() for _ in range(20)} == {NOTHING}
+    assert received_from(server, 1) == before
+    limit(server, 1, 0)
+    until(lambda: server.packets() == packets, server, sender)
+
+
+@pytest.mark.parametrize("way", ["sends", "gets"])
+def test_a_rate_is_for_all_connections_of_a_client_whichever_worker_has_them(make: Make, way: str) -> None:
+    server = make("server", lanes=2, capacity=4, slots=16, **SMALL_SOCKETS)
+    peers = [on_worker(server, worker, 1, index) for index, worker in enumerate(("tcp-0", "tcp-1"))]
+    limit(server, 1, RATE)
+    data = block_of(*between(1, 0, range(1), size=BULK_BYTES))
+    unsent = [data, data]
+
+    def step() -> None:
+        for turn, peer in enumerate(peers):
+            if way == "gets":
+                peer.hear().frames.clear()
+                if server.has_room(turn):
+                    server.write(*between(0, 1, range(1), size=BULK_BYTES), turn)
+                continue
+            try:
+                unsent[turn] = unsent[turn][peer.socket.send(unsent[turn]) :] or data
+            except BlockingIOError:
+                pass
+        server.step()
+        for received in server.received:
+            received.clear()
+
+    measure = received_from if way == "sends" else sent_to
+    try:
+        (limited,) = rates(step, [lambda: measure(server, 1)])
+    finally:
+        for peer in peers:
+            peer.close()
+    assert 0.8 * RATE < limited < 1.15 * RATE
+
+
+@pytest.mark.parametrize("way", ["sends", "gets"])
+def test_connections_that_come_and_go_give_a_client_no_more_than_its_rate(make: Make, way: str) -> None:
+    server = make("server", lanes=2, capacity=4, slots=16, **SMALL_SOCKETS)
+    peer = on_worker(server, "tcp-0", 1)
+    limit(server, 1, 500_000)
+    data = block_of(*between(1, 0, range(1), size=BULK_BYTES))
+    unsent = data
+    other: list[Peer] = []
+
+    def step() -> None:
+        nonlocal unsent
+        if int(time.monotonic() / 0.13) % 2:   # longer than a tick
+            while other:
+                other.pop().close()
+        elif not other and server.established() == 1:
+            other.append(on_worker(server, "tcp-1", 1, 1))
+        if way == "gets":
+            peer.hear().frames.clear()
+            if server.has_room():
+                server.write(*between(0, 1, range(1), size=BULK_BYTES))
+        else:
+            try:
+                unsent = unsent[peer.socket.send(unsent) :] or data
+            except BlockingIOError:
+                pass
+        for _ in range(3):
+            server.step()
+        for received in server.received:
+            received.clear()
+
+    measure = received_from if way == "sends" else sent_to
+    try:
+        (limited,) = rates(step, [lambda: measure(server, 1)])
+    finally:
+        for each in (peer, *other):
+            each.close()
+    assert limited < 1.5 * 500_000   # one time more or less is a quarter of that
