@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from pipeline import instance
+from pipeline import cli_keys, instance
 from pipeline.errors import LocalError, NotRunning, TunnelError, UsageError
 
 EXIT_STATUS = """exit status:
@@ -61,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--remote", metavar="HOST:PORT", help="short for --set remote_addr=...")
     start.add_argument("--local", metavar="HOST:PORT", help="short for --set local_addr=...")
     start.add_argument("--tunnel", metavar="ADDRESS/LENGTH", help="short for --set tunnel_addr=...")
+    start.add_argument("--join", metavar="LINE", help='be a client of the server whose `invite` has printed this line; '
+                       '"-": it is on standard input; "@FILE": in a file')
     start.add_argument("--insecure", action="store_true", help="short for --set insecure=true")
 
     for name, run, text in (
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "restart":
             sub.add_argument("worker", nargs="?", default="", help="such as tcp-0; all of them if left out")
 
+    cli_keys.add_commands(command, _add_instance)
     check = command("check", _check, "say what is wrong with a configuration, or print the effective one")
     check.add_argument("file", metavar="FILE", nargs="?")
     _add_set(check)
@@ -102,13 +105,17 @@ def _add_instance(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--config", metavar="FILE", help="the instance of this configuration")
     which.add_argument("--name", metavar="NAME", help="the instance of this name")
+    parser.set_defaults(instance=_instance)
 
 
 def _start(arguments: argparse.Namespace) -> int:
+    invitation = cli_keys.read_invitation(arguments.join) if arguments.join is not None else None
+
     from pipeline import config, log
     from pipeline.supervisor import Supervisor
 
-    overrides = [f"{key}={json.dumps(value)}" for key, value in (
+    overrides = cli_keys.overrides(invitation) if invitation else []
+    overrides += [f"{key}={json.dumps(value)}" for key, value in (
         ("mode", arguments.mode), ("remote_addr", arguments.remote), ("local_addr", arguments.local),
         ("tunnel_addr", arguments.tunnel), ("insecure", arguments.insecure or None)) if value is not None]
 
@@ -116,11 +123,13 @@ def _start(arguments: argparse.Namespace) -> int:
         return config.load(arguments.config, overrides + arguments.set)
 
     first = reread()
+    if invitation and first.mode != "client":
+        raise UsageError("--join makes a client: leave out what says that this is a server")
     os.environ.pop("SSLKEYLOGFILE", None)
     log.start(first.name, "supervisor", first.log_level, first.log_format)
-    for notice in config.notices(first):
+    for notice in config.notices(first, invited=invitation is not None):
         log.LOG.warning("%s", notice)
-    return Supervisor(first, reread).run()
+    return Supervisor(first, reread, key=invitation.key if invitation else b"").run()
 
 
 def _stop(arguments: argparse.Namespace) -> int:

@@ -75,7 +75,7 @@ class ControlServer:
         try:
             request = json.loads(line)
             reply = self._answer(request if isinstance(request, dict) else {})
-        except ValueError:
+        except (ValueError, RecursionError):
             reply = {"ok": False, "error": "the request is not JSON"}
         client.settimeout(ANSWER_SECONDS)
         try:

@@ -1,10 +1,12 @@
-"""Floor 3. The TUN device as the supervisor owns it: addresses and routes as configured, made again if it is deleted."""
+"""Floor 3. The TUN device as the supervisor owns it: addresses and routes as configured, made again if it is
+deleted."""
 
 from __future__ import annotations
 
 import select
 import socket
 import time
+from collections.abc import Iterable
 
 from pipeline import tun
 from pipeline.config import Config
@@ -21,6 +23,7 @@ class OwnedDevice:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._given: tuple[list[str], list[str]] = ([], [])   # addresses and routes from the server
         self._device = _open(config)
         self.fds = self._device.fds
         self.offloads = self._device.offloads
@@ -44,8 +47,23 @@ class OwnedDevice:
 
     def _address(self) -> None:
         config = self._config
-        tun.add_addresses(config.tun_name, [str(i) for i in config.tunnel_interfaces])
-        tun.add_routes(config.tun_name, [str(prefix) for prefix in config.route_prefixes])
+        addresses, routes = self._given
+        tun.add_addresses(config.tun_name, [*map(str, config.tunnel_interfaces), *addresses])
+        tun.add_routes(config.tun_name, [*map(str, config.route_prefixes), *routes])
+
+    def adopt(self, interfaces: Iterable[object], routes: Iterable[object]) -> bool:
+        """Have these addresses and routes beside the configured ones, instead of those adopted before. False if they
+        are the same. LocalError if the system refuses."""
+        given = [str(interface) for interface in interfaces], [str(route) for route in routes]
+        before = self._given
+        if given == before:
+            return False
+        configured = {str(prefix) for prefix in self._config.route_prefixes}
+        self._given = given
+        tun.remove_routes(self._config.tun_name, [r for r in before[1] if r not in given[1] and r not in configured])
+        tun.remove_addresses(self._config.tun_name, [a for a in before[0] if a not in given[0]])
+        self._address()
+        return True
 
     def _links_changed(self) -> bool:
         changed = False

@@ -30,7 +30,8 @@ def listen(endpoint: Endpoint) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EACCES:
-            raise PermissionDenied(f"local_addr {where}: {error.strerror}: needs root or CAP_NET_BIND_SERVICE") from None
+            raise PermissionDenied(
+                f"local_addr {where}: {error.strerror}: needs root or CAP_NET_BIND_SERVICE") from None
         if error.errno == errno.EADDRINUSE:
             raise LocalError(f"local_addr {where}: another program listens there; set another port") from None
         raise LocalError(f"local_addr {where}: {error.strerror}") from None

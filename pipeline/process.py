@@ -11,6 +11,7 @@ Only the supervisor's main thread spawns: PR_SET_PDEATHSIG fires when the spawni
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +23,12 @@ from pipeline.plan import WorkerPlan
 STOPPED, STARTING, RUNNING, STOPPING, BACKOFF, FAILED = (
     "stopped", "starting", "running", "stopping", "backoff", "failed")
 ALIVE = (STARTING, RUNNING, STOPPING)
+
+
+def raise_descriptor_limit() -> None:
+    """As many descriptors as we may have: a server has one for each connection, and workers inherit the limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Process:

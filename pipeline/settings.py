@@ -8,22 +8,25 @@ import uuid
 from pathlib import Path
 
 from pipeline.config import Config
+from pipeline.privileges import Account
+
+LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address")
+"""What a reload tells the tcp workers without replacing them."""
 
 HANDED_DOWN = (
     "compat", "idle", "timeout", "keepalive", "hold", "reconnect_min", "reconnect_max", "congestion",
     "notsent_lowat", "send_buffer_bytes", "receive_buffer_bytes", "drain_timeout", "log_level", "log_format", "mtu",
-    "connections", "light_connections", "fec", "fec_data", "fec_parity",
+    "connections", "light_connections", "fec", "fec_data", "fec_parity", "client_isolation", "peer_queue_bytes",
+    "handshake_timeout", *LIMITS,
 )
 
 
-def worker_settings(config: Config, offloads: int, accepted: int, session: int) -> dict:
-    """`offloads`: TUN_F_* in force on our device; `accepted`: what it takes back in writes; `session`: of this run."""
+def worker_settings(config: Config, offloads: int, accepted: int, session: int, account: Account | None) -> dict:
+    """`offloads`: TUN_F_* in force on our device; `accepted`: what it takes back in writes; `session`: of this run;
+    `account`: whom workers become."""
     settings = {name: getattr(config, name) for name in HANDED_DOWN}
     settings |= {"offloads": offloads, "offloads_accepted": accepted, "client": client_identity(config.name),
-                 "session": session}
-    if config.mode == "client":
-        endpoint = config.remote_endpoint
-        settings |= {"remote_host": endpoint.host, "remote_port": endpoint.port}
+                 "session": session, "user": account and [account.uid, account.gid]}
     return settings
 
 

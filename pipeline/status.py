@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pipeline import wire
 from pipeline.board import Board
-from pipeline.carrier import DECODES, ESTABLISHED, PARITY
-from pipeline.layout import MASK64
+from pipeline.layout import CARRIER_DECODES, CARRIER_ESTABLISHED, CARRIER_PARITY, LINE_WORDS, MASK64
+from pipeline.memory import Memory
+from pipeline.peers import Peers
 from pipeline.plan import Plan, RingPlan
 from pipeline.process import RUNNING, Process
 from pipeline.ring import Ring
@@ -13,9 +14,10 @@ from pipeline.ring import Ring
 SCHEMA_VERSION = 1
 
 
-def snapshot(plan: Plan, state: str, pid: int, since: int, tun_name: str, processes: list[Process], board: Board,
-             rings: dict[str, Ring], now: int) -> dict:
+def snapshot(plan: Plan, state: str, pid: int, since: int, tun_name: str, processes: list[Process], memory: Memory,
+             now: int) -> dict:
     """Everything about a running instance at `now` (CLOCK_MONOTONIC ns)."""
+    board, peers = memory.board, memory.peers
     return {
         "schema_version": SCHEMA_VERSION,
         "name": plan.name,
@@ -26,9 +28,11 @@ def snapshot(plan: Plan, state: str, pid: int, since: int, tun_name: str, proces
         "tun_name": tun_name,
         "uptime_seconds": round((now - since) / 1e9, 3),
         "workers": [_worker(process, board, now) for process in processes],
-        "rings": [_ring(each, rings[each.name]) for each in plan.rings],
-        "fec": _fec(plan, board),
-        "connections": _connections(plan, board, processes, now),
+        "rings": [_ring(each, memory.rings[each.name]) for each in plan.rings],
+        "fec": _fec(plan, peers),
+        "peers_connected": sum(peers.count(peer) > 0 for peer in range(peers.capacity)),
+        "peers_most": peers.capacity,
+        "connections": _connections(peers, processes, now),
         "counters": board.totals(),
     }
 
@@ -63,20 +67,20 @@ def _ring(plan: RingPlan, ring: Ring) -> dict:
     return {"name": plan.name, "kind": plan.kind, "lane": plan.lane, "capacity": ring.capacity, "stages": stages}
 
 
-def _fec(plan: Plan, board: Board) -> dict:
-    """The mode, and how a full block is cut now; `parity` 0 means that blocks travel whole."""
+def _fec(plan: Plan, peers: Peers) -> dict:
+    """The mode, and how a full block is cut now, for the peer that needs most; `parity` 0: blocks travel whole."""
     settings = plan.settings
     if settings["fec"] == "off":
         return {"mode": "off"}
-    carriers = [board.pages[worker.page].carrier for worker in plan.of_kind("tcp")]
-    established = [words for words in carriers if words[ESTABLISHED]]
-    decodes = bool(established) and all(words[DECODES] for words in established)
+    lines = [words[at : at + LINE_WORDS] for words in peers.carriers for at in range(0, len(words), LINE_WORDS)]
+    established = [line for line in lines if line[CARRIER_ESTABLISHED]]
+    decoding = [line for line in established if line[CARRIER_DECODES]]
     return {
         "mode": settings["fec"],
         "data": settings["fec_data"],
-        "parity": max(words[PARITY] for words in established) if decodes else 0,
+        "parity": max([line[CARRIER_PARITY] for line in decoding], default=0),
         "parity_most": settings["fec_parity"],
-        "peer_decodes": decodes,
+        "peer_decodes": bool(established) and len(decoding) == len(established),
     }
 
 
@@ -86,17 +90,18 @@ def depth(before: list[int], own: int, capacity: int) -> int:
     return waiting if waiting <= capacity else 0
 
 
-def _connections(plan: Plan, board: Board, processes: list[Process], now: int) -> list[dict]:
+def _connections(peers: Peers, processes: list[Process], now: int) -> list[dict]:
     found = []
     for process in processes:
         if process.plan.kind != "tcp" or process.state != RUNNING:  # rows of the dead are old
             continue
-        for row in board.pages[process.plan.page].rows():
+        for row in peers.connections(process.plan.lane):
             found.append({
                 "worker": process.name,
                 "serial": row.serial,
                 "state": row.state,
                 "address": row.address,
+                "peer": row.peer,
                 "lane": row.lane,
                 "purpose": "light" if row.purpose == wire.LIGHT else "bulk",
                 "sent_bytes": row.sent_bytes,

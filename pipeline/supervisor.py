@@ -1,11 +1,13 @@
 """Floor 3. The supervisor: starts the workers in order, keeps them alive, stops them in reverse, leaves no trace.
 
 It owns what must outlive a worker: the lock, the TUN device, the listening socket, the shared memory. One thread,
-one selector: signals, deaths (pidfd), readiness (a pipe per worker), the control socket, and a clock.
+one selector: signals, deaths (pidfd), readiness (a pipe per worker), the control socket, the tcp workers' desks, and a
+clock.
 
     starting -> running <-> degraded -> stopping -> (exit status)
 
-What a dead worker leads to is decided by `restart`, where it runs by `cores`, what a device needs by `tun`.
+What a dead worker leads to is decided by `restart`, where it runs by `cores`, what a device needs by `tun`, who may
+connect by `server_end`, and what the server says by `client_end`.
 """
 
 from __future__ import annotations
@@ -18,20 +20,26 @@ import socket
 import time
 from collections.abc import Callable
 
-from pipeline import cores, log, status, topology
+from pipeline import cores, log, privileges, status, topology
+from pipeline.client_end import ClientEnd
 from pipeline.config import Config
 from pipeline.control import ControlServer
+from pipeline.desks import Desks
 from pipeline.device import OwnedDevice
-from pipeline.errors import LocalError
+from pipeline.errors import ConfigError, LocalError
+from pipeline.firewall import Clamp
 from pipeline.instance import Instance
 from pipeline.listener import listen
 from pipeline.log import LOG
 from pipeline.memory import Memory
 from pipeline.notify import notify, watchdog_seconds
-from pipeline.process import ALIVE, BACKOFF, FAILED, RUNNING, STARTING, STOPPED, STOPPING, Process
+from pipeline.process import (
+    ALIVE, BACKOFF, FAILED, RUNNING, STARTING, STOPPED, STOPPING, Process, raise_descriptor_limit,
+)
 from pipeline.reload import Reload
 from pipeline.restart import EX_CONFIG, Again, RestartPolicy
-from pipeline.settings import new_session, worker_settings
+from pipeline.server_end import ServerEnd
+from pipeline.settings import LIMITS, new_session, worker_settings
 
 TICK = 0.1                     # seconds between looks at clocks, heartbeats and the device
 READY_NS = 10_000_000_000      # a worker that is not ready by then is hung
@@ -42,10 +50,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
-    """One run of one instance. `run()` returns the exit status; `reread` loads the configuration anew."""
+    """One run of one instance. `run()` returns the exit status; `reread` loads the configuration anew; `key`: a
+    client's that came with an invitation."""
 
-    def __init__(self, config: Config, reread: Callable[[], Config]) -> None:
+    def __init__(self, config: Config, reread: Callable[[], Config], key: bytes = b"") -> None:
         self.config = config
+        self._key = key
         self._reread = reread
         self._state = "starting"
         self._exit_status = 0
@@ -72,32 +82,52 @@ class Supervisor:
 
     def _set_up(self) -> None:
         config = self.config
+        raise_descriptor_limit()
         self._take_signals()
         instance = Instance(config.name)
         instance.acquire()
         self._stack.append(instance.release)
+        choice = privileges.choose(config.user)
+        self._account = choice.account
+        LOG.info("%s", choice.text)
+        is_server = config.mode == "server"
+        self._end = ServerEnd(config) if is_server else ClientEnd(config, self._key)
         self._device = OwnedDevice(config)
         self._stack.append(self._device.close)
+        self._clamp = Clamp(config.tun_name, config.name)
+        self._stack.append(self._clamp.remove)
+        self._guard_forwarding()
         self._listener: socket.socket | None = None
-        if config.mode == "server":
+        if is_server:
             self._listener = listen(config.listen_endpoint)
             self._stack.append(self._listener.close)
         self._make_plan(secrets.token_hex(4))
         self._stack.append(lambda: os.close(self._plan_fd))
         self._memory = Memory(self.plan)
         self._stack.append(self._memory.unlink)
+        self._end.open(self._memory.peers, self._device)
         placed = cores.assign([(w.name, w.lane) for w in self.plan.workers], config.affinity, cores.available())
         self._processes = [Process(worker, placed.get(worker.name, [])) for worker in self.plan.workers]
         self._stack.append(self._kill_all)
+        self._desks = Desks(self._end.answer, self._selector)
+        self._stack.append(self._desks.close_all)
         self._control = ControlServer(instance.socket_path, self._answer, self._selector)
         self._stack.append(self._control.close)
 
+    def _guard_forwarding(self) -> None:
+        """See that what is forwarded into the tunnel fits it, or that nothing is left of a run that did."""
+        trouble = self._clamp.install() if self.config.mss_clamp else self._clamp.remove()
+        if trouble:
+            LOG.warning("%s", trouble)
+
     def _make_plan(self, run: str) -> None:
         config = self.config
-        settings = worker_settings(config, self._device.offloads, self._device.accepted, self._session)
+        settings = worker_settings(config, self._device.offloads, self._device.accepted, self._session,
+                                   self._account)
+        settings |= self._end.settings()
         code = None if config.fec == "off" else (config.fec_data, config.fec_parity)
         self.plan = topology.build(config.name, run, config.mode, config.lanes, code, config.ring_slots,
-                                   config.slot_bytes, settings)
+                                   config.slot_bytes, settings, self._end.capacity)
         fd = os.memfd_create("plan", os.MFD_CLOEXEC)
         os.write(fd, self.plan.to_json().encode())
         self._plan_fd = fd
@@ -156,8 +186,8 @@ class Supervisor:
             first = self._state == "starting"
             self._state = "running"
             if first:
-                LOG.info("running: %s on %s", ", ".join(map(str, self.config.tunnel_interfaces)),
-                         self.config.tun_name)
+                addresses = ", ".join(map(str, self.config.tunnel_interfaces)) or "address from the server"
+                LOG.info("running: %s on %s", addresses, self.config.tun_name)
                 notify("READY=1")
         elif not running and self._state == "running":
             self._state = "degraded"
@@ -192,16 +222,21 @@ class Supervisor:
                 self._spawn(process, now)
 
     def _spawn(self, process: Process, now: int) -> None:
-        options = {}
-        if process.plan.kind == "tun":
-            options["tun-fd"] = self._device.fds[process.plan.lane]
-        elif process.plan.kind == "tcp" and self._listener is not None:
-            options["listen-fd"] = self._listener.fileno()
+        options, desk = {}, -1
         try:
+            if process.plan.kind == "tun":
+                options["tun-fd"] = self._device.fds[process.plan.lane]
+            elif process.plan.kind == "tcp":
+                options["desk-fd"] = desk = self._desks.open(process.name)
+                if self._listener is not None:
+                    options["listen-fd"] = self._listener.fileno()
             process.spawn(self._plan_fd, options, now)
         except OSError as error:
             self._stop(1, f"{process.name} cannot be started: {error.strerror}")
             return
+        finally:
+            if desk >= 0:
+                os.close(desk)
         LOG.debug("%s started: pid %d, generation %d", process.name, process.pid, process.restarts)
         self._selector.register(process.pidfd, selectors.EVENT_READ, lambda: self._died(process))
         self._selector.register(process.ready_fd, selectors.EVENT_READ, lambda: self._became_ready(process))
@@ -297,8 +332,7 @@ class Supervisor:
         match request.get("command"):
             case "status":
                 return status.snapshot(self.plan, self._state, os.getpid(), self._since, self.config.tun_name,
-                                       self._processes, self._memory.board, self._memory.rings,
-                                       time.monotonic_ns())
+                                       self._processes, self._memory, time.monotonic_ns())
             case "stop":
                 self._stop(0, "asked by the control socket")
                 return {"ok": True, "pid": os.getpid()}
@@ -306,7 +340,8 @@ class Supervisor:
                 return self._restart(request.get("worker") or "")
             case "reload":
                 return self._reload()
-        return {"ok": False, "error": f"unknown command {request.get('command')!r}"}
+        answer = self._end.command(request)
+        return answer or {"ok": False, "error": f"unknown command {request.get('command')!r}"}
 
     def _restart(self, name: str) -> dict:
         chosen = [p for p in self._processes if not name or p.name == name]
@@ -322,16 +357,18 @@ class Supervisor:
         return {"ok": True, "workers": [process.name for process in chosen]}
 
     def _reload(self) -> dict:
+        """Read everything again: the configuration, and the files of keys and certificates that it names."""
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         outcome = Reload(self.config, self._reread)
-        if outcome.changed:
+        if not outcome.error:
             try:
+                self._end.prepare(outcome.config)
                 self._device.route(outcome.config)
-            except LocalError as error:
+            except (ConfigError, LocalError) as error:
                 outcome.error = str(error)
         if outcome.error:
             LOG.error("reload refused, the old configuration goes on: %s", outcome.error)
-        elif outcome.changed:
+        else:
             self._apply(outcome)
         notify("READY=1")
         return outcome.answer()
@@ -340,11 +377,15 @@ class Supervisor:
         self.config = outcome.config
         self._policy = RestartPolicy(self.config.restart_intensity, self.config.restart_period)
         log.start(self.config.name, "supervisor", self.config.log_level, self.config.log_format)
-        LOG.info("reloaded: %s", ", ".join(outcome.changed))
+        LOG.info("reloaded: %s", ", ".join(outcome.changed) or "no setting has changed")
+        self._end.apply()
+        self._guard_forwarding()
+        os.close(self._plan_fd)
+        self._make_plan(self.plan.run)
         if outcome.workers_concerned:
-            os.close(self._plan_fd)
-            self._make_plan(self.plan.run)
             self._restart("")
+        else:
+            self._desks.tell({name: self.plan.settings[name] for name in ("tls", *LIMITS)})
 
 
 def _describe(code: int, ended_by_us: bool) -> str:

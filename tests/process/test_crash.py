@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import board, doorbell, layout, ring, segment, topology
+from pipeline import board, doorbell, layout, peers, ring, segment, topology
 from pipeline.layout import MASK64
 from pipeline.plan import Plan
 from pipeline.ring import Ring
@@ -46,7 +46,7 @@ EVERY_MEMBER = pytest.mark.parametrize("victim", MEMBERS)
 
 
 class World:
-    """Ring, doorbells and board of a plan, and members of it that live in this process."""
+    """Ring, doorbells, board and peers of a plan, and members of it that live in this process."""
 
     def __init__(self, start: int, fec: bool = True, slots: int = SLOTS) -> None:
         self.start = start
@@ -55,6 +55,7 @@ class World:
                                          {"idle": "block", "compat": False})
         self.kind = "coded" if fec else "outbound"
         self.board = board.create(self.plan.board, len(self.plan.workers))
+        self.peers = peers.create(*self.plan.peers[:2], self.plan.lanes, self.plan.peers.rows)
         self.rings: dict[str, Ring] = {
             each.name: ring.create(each.segment, each.members, each.slots, each.slot_bytes, start)
             for each in self.plan.rings if each.kind == self.kind}
@@ -85,7 +86,9 @@ class World:
     def close(self) -> None:
         for each in self.rings.values():
             each.close()
+        self.peers.close()
         self.board.close()
+        segment.unlink(self.plan.peers.segment)
         segment.unlink(self.plan.board)
         for each in self.plan.rings:
             segment.unlink(each.segment)

@@ -1,13 +1,27 @@
 """The documents that other people implement from say what the code does."""
 
+import hashlib
 import re
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
-from pipeline import block, layout, session, shard, wire
+from pipeline import block, layout, proof, session, shard, topology, wire
 from tests.unit.runs import decode
 
 DOCS = Path(__file__).parents[2] / "docs"
 OFFLOADS = 0x6F
+
+
+def _named_example() -> dict[str, bytes]:
+    """The indented values of the greeting with a key in docs/wire.md: a name, or spaces, and hexadecimal bytes."""
+    text = (DOCS / "wire.md").read_text()
+    values: dict[str, str] = {}
+    name = ""
+    for line in text[text.index("### A greeting with a key, in bytes") : text.index("## Blocks")].splitlines():
+        if line.startswith("    "):
+            name = line[:22].strip() or name
+            values[name] = values.get(name, "") + line[22:]
+    return {name: bytes.fromhex(value) for name, value in values.items()}
 
 
 def _examples() -> list[bytes]:
@@ -21,14 +35,15 @@ def _examples() -> list[bytes]:
 def test_the_examples_of_the_wire_format_are_what_the_code_makes():
     hello, welcome, packet_block, run, keepalive = _examples()
     assert hello == session.Hello(1, OFFLOADS, 0, 1, 1400, 1, 2, wire.BULK, session.DECODES).frame()
-    assert welcome == session.Welcome(1, OFFLOADS, 1400, session.DECODES).frame()
+    assert welcome == session.Welcome(1, OFFLOADS, 1400, session.DECODES,
+                                      addresses=(ip_interface("10.0.0.2/24"),)).frame()
     assert keepalive == wire.KEEPALIVE_FRAME
     view = memoryview(bytearray(packet_block))
     first, lengths = block.lengths(view, 0, len(view))
     assert (first, lengths) == (11, (38,))
     slot = memoryview(bytearray(block.SLOT_BYTES_MIN))
     slot[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + 38] = view[11:]
-    block.seal(slot, [38], layout.SLOT_BODY_AT + 38, 0)
+    block.seal(slot, [38], layout.SLOT_BODY_AT + 38, 0, 0)
     start, length, _, _ = block.SLOT.unpack_from(slot)
     assert slot[start : start + length] == packet_block
     header = decode(memoryview(run), 0, len(run) - 4)
@@ -37,18 +52,98 @@ def test_the_examples_of_the_wire_format_are_what_the_code_makes():
     assert run[shard.RUN_BYTES :] == packet_block
 
 
+def test_the_greeting_with_a_key_in_the_wire_format_is_what_the_code_makes():
+    example = _named_example()
+    key, transcript = example["key"], example["transcript"]
+    hello = session.decode(example["hello"])
+    assert example["hello"] == session.Hello(
+        1, OFFLOADS, 0, 1, 1400, 1, 2, wire.BULK, session.DECODES, session.AUTH_KEY, proof.key_id(key),
+        example["client's nonce"], (ip_address("10.0.0.2"), ip_address("fd00::2"))).frame()
+    assert hello.key_id == example["key id"]
+    assert example["challenge"] == session.Challenge(example["server's nonce"]).frame()
+    assert transcript == proof.transcript(example["hello"], example["challenge"], example["certificate hash"])
+    assert transcript == hashlib.sha256(example["transcript of"]).digest()
+    assert example["proof"] == session.Proof(proof.client_proof(key, transcript)).frame()
+    assert proof.server_proved(key, transcript, example["welcome"])
+    welcome = session.decode(example["welcome"])
+    assert welcome.addresses == (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64"))
+    assert welcome == session.Welcome(1, OFFLOADS, 1400, session.DECODES, welcome.mac, welcome.addresses,
+                                      (ip_network("10.1.0.0/16"),))
+    assert example["welcome"] == example["welcome"][:5] + example["without proof"][:5] + welcome.mac \
+        + example["without proof"][5:]
+    assert example["its SHA-256"] == hashlib.sha256(example["without proof"]).digest()
+    refused = session.Refused(session.ADDRESS_TAKEN, session.REASONS[session.ADDRESS_TAKEN])
+    assert example["refused"] == refused.frame()
+    assert len(example) == 14  # each is looked at above
+
+
+def test_the_reasons_of_a_refusal_in_the_wire_format_are_those_of_the_code():
+    text = (DOCS / "wire.md").read_text()
+    table = text[text.index("| reason | text |") : text.index("### Proofs")]
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", table, re.MULTILINE)
+    assert {int(number): reason for number, reason in rows} == session.REASONS
+
+
 def test_the_limits_in_the_wire_format_are_those_of_the_code():
     text = (DOCS / "wire.md").read_text()
     assert f"A length above {wire.LENGTH_LIMIT} ends" in text
-    assert f"one above {wire.HELLO_LENGTH_LIMIT} does" in text
+    assert f"one above {wire.HELLO_LENGTH_LIMIT} does that comes from a client" in text
+    assert f"one above {wire.WELCOME_LENGTH_LIMIT} that\n  comes from a server" in text
+    assert text.count(f"addresses, at most {session.ADDRESSES_MAX} |") == 2
+    assert f"routes, at most {session.ROUTES_MAX} |" in text
+    assert f"at most {session.TEXT_BYTES_MAX} bytes" in text
     assert f"at most {wire.COMPAT_LENGTH_LIMIT}" in text
-    for name in ("DATA", "KEEPALIVE", "HELLO", "WELCOME", "REFUSED", "BLOCK", "RUN"):
+    for name in ("DATA", "KEEPALIVE", "HELLO", "WELCOME", "REFUSED", "CHALLENGE", "PROOF", "BLOCK", "RUN"):
         assert f"| {getattr(wire, name):#04x} | {name.lower()} |" in text
+
+
+def _drawn(kind: str, shape: str) -> str:
+    """A ring as the design document draws it."""
+    own, other = ("j", "i") if kind == "inbound" else ("i", "j")
+    stages = []
+    for stage in topology.RINGS[shape].get(kind, ()):
+        names = [f"{worker}_{other if reach is topology.EACH else own}" for worker, _, reach in stage]
+        stages.append("{ " + ", ".join(names) + " }" if stage[0][2] is topology.EACH else names[0])
+    return " -> ".join(stages)
+
+
+def test_the_rings_in_the_design_document_are_those_of_the_code():
+    text = (DOCS / "design.md").read_text()
+    table = text[text.index("| ring | compat | fec off |") : text.index("## Why it is fast")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+    documented = {row[0].split()[0]: row[1:] for row in rows}
+    kinds = {kind for rings in topology.RINGS.values() for kind in rings}
+    assert documented == {kind: [_drawn(kind, shape) for shape in ("compat", "off", "fec")] for kind in kinds}
 
 
 def test_every_offset_in_the_shared_memory_document_is_the_codes():
     rows = re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", (DOCS / "shared-memory.md").read_text(), re.MULTILINE)
     documented = {name: int(value) for name, value in rows}
     in_code = {name: value for name, value in vars(layout).items()
-               if name.endswith(("_AT", "_STRIDE", "_BYTES", "_MAX", "_VERSION", "_WORDS")) and isinstance(value, int)}
+               if name.isupper() and isinstance(value, int) and not name.endswith("_MAGIC") and name != "MASK64"}
+    assert len(rows) == len(documented)
     assert documented == in_code
+
+
+def test_the_magics_in_the_shared_memory_document_are_the_codes():
+    text = (DOCS / "shared-memory.md").read_text()
+    documented = dict(re.findall(r"^\| `([A-Z]+_MAGIC)_AT` .* \| \"(.{8})\" \|$", text, re.MULTILINE))
+    assert {name: int.from_bytes(magic.encode(), "little") for name, magic in documented.items()} == {
+        name: value for name, value in vars(layout).items() if name.endswith("_MAGIC")}
+
+
+def test_lines_and_rows_are_where_the_shared_memory_document_says():
+    text = (DOCS / "shared-memory.md").read_text()
+    table = text[text.index("| lines | written by |") : text.index("So the line of peer p in table k")]
+    assert tuple(re.findall(r"^\| ([a-z]+) \| (?:tcp|tun) (?:in|out)bound duty \|$", table, re.MULTILINE)) == \
+        layout.LANE_LINES
+    capacity, lanes, rows = 5, 3, 70
+
+    def line(lane: int, table: int, peer: int) -> int:
+        return layout.LINES_AT + 64 * (capacity * (1 + 4 * lane + table) + peer)
+
+    for lane in range(lanes):
+        for number, kind in enumerate(layout.LANE_LINES):
+            assert layout.lines_at(capacity, lane, kind) == line(lane, number, 0)
+        assert layout.rows_at(capacity, lanes, rows, lane) == line(lanes, 0, 0) + 128 * rows * lane
+    assert layout.peers_bytes(capacity, lanes, rows) == layout.rows_at(capacity, lanes, rows, lanes)

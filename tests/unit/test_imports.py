@@ -22,10 +22,11 @@ PIPELINE = Path(pipeline.__file__).parent
 WORKERS = Path(workers.__file__).parent
 KINDS = ("tun", "fec", "tcp")
 
-WORKER_MAY_NOT_LOAD = {"msgspec", "psutil", "numpy", "asyncio", "multiprocessing", "uuid", "hashlib"}
+WORKER_MAY_NOT_LOAD = {"msgspec", "psutil", "cryptography", "numpy", "asyncio", "multiprocessing", "uuid"}
 """Each would lengthen the gap that a restarted worker leaves, and none is of use there."""
 
-ALLOWED = {"msgspec", "numpy", "posix_ipc", "psutil", "pipeline", "workers", "tools"} | set(sys.stdlib_module_names)
+ALLOWED = {"cryptography", "msgspec", "numpy", "posix_ipc", "psutil", "pipeline", "workers", "tools"} | set(
+    sys.stdlib_module_names)
 
 
 def modules(package: Path) -> list[Path]:
@@ -95,6 +96,17 @@ def test_the_map_has_every_module_on_the_floor_that_it_says_itself() -> None:
     assert mapped() == FLOORS
 
 
+def test_the_design_document_has_every_module_on_its_floor() -> None:
+    text = (PIPELINE.parent / "docs" / "design.md").read_text()
+    shown: dict[str, int] = {}
+    for number, listed in re.findall(r"^\| (\d) \| (.*) \|$", text[text.index("## Floors") :], re.MULTILINE):
+        for name, parts in re.findall(r"`(\w+)`( and its parts)?", listed):
+            names = [name] + [path.stem for path in PIPELINE.glob(f"{name}_*.py") if parts]
+            assert not set(names) & set(shown)
+            shown |= dict.fromkeys(names, int(number))
+    assert shown == FLOORS
+
+
 @pytest.mark.parametrize("path", [p for p in modules(PIPELINE) if FLOORS[p.stem] <= 1], ids=lambda path: path.stem)
 def test_the_lower_floors_know_no_sockets_and_write_no_log(path: Path) -> None:
     assert not imports(path) & {"socket", "select", "selectors", "logging", "subprocess", "pipeline.log"}
@@ -139,11 +151,17 @@ def loaded(statement: str) -> set[str]:
     return set(json.loads(bare.stdout))
 
 
-@pytest.mark.parametrize("kind", ["tun", "tcp"])
-def test_a_worker_process_loads_nothing_that_slows_its_start(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "may_load"), [("tun", set()), ("tcp", set()), ("fec", {"numpy"})])
+def test_a_worker_process_loads_nothing_that_slows_its_start(kind: str, may_load: set[str]) -> None:
     names = loaded(f"import workers.__main__, workers.{kind}")
     assert f"workers.{kind}" in names
-    assert {name.split(".")[0] for name in names} & WORKER_MAY_NOT_LOAD == set()
+    assert {name.split(".")[0] for name in names} & WORKER_MAY_NOT_LOAD == may_load
+
+
+@pytest.mark.parametrize("kind", ["tun", "fec"])
+def test_only_a_tcp_worker_loads_what_tls_needs(kind: str) -> None:
+    assert "ssl" in loaded("import workers.__main__, workers.tcp")
+    assert "ssl" not in loaded(f"import workers.__main__, workers.{kind}")
 
 
 def test_the_pipeline_itself_starts_nothing_and_loads_nothing() -> None:

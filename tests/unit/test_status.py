@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import board, doorbell, layout, ring, segment, topology, wire
-from pipeline.board import ConnectionRow
-from pipeline.carrier import DECODES, ESTABLISHED, PARITY
+from pipeline import board, doorbell, layout, peers, ring, segment, topology, wire
 from pipeline.counters import COUNTERS, ID
+from pipeline.layout import LINE_WORDS
 from pipeline.memory import Memory
 from pipeline.plan import Member, Plan
 from pipeline.process import RUNNING, Process
 from pipeline.ring import Stage
+from pipeline.row import ConnectionRow
 from pipeline.status import depth, snapshot
 from pipeline.status_text import amount, duration, render
 
@@ -32,15 +32,14 @@ U64 = 1 << 64
 class Running:
     """The shared memory of an instance of two lanes, and its processes, which have not been started."""
 
-    def __init__(self, fec: bool = False) -> None:
-        self.plan = topology.build("statustest", secrets.token_hex(4), "client", 2, (10, 3) if fec else None,
-                                   SLOTS, layout.PAGE, FEC if fec else OFF)
+    def __init__(self, fec: bool = False, capacity: int = 1) -> None:
+        self.plan = topology.build("statustest", secrets.token_hex(4), "client" if capacity == 1 else "server", 2,
+                                   (10, 3) if fec else None, SLOTS, layout.PAGE, FEC if fec else OFF, capacity)
         self.memory = Memory(self.plan)
         self.processes = [Process(worker, []) for worker in self.plan.workers]
 
     def snapshot(self) -> dict:
-        taken = snapshot(self.plan, "running", 4711, NOW - 90 * SECOND, "tun9", self.processes, self.memory.board,
-                         self.memory.rings, NOW)
+        taken = snapshot(self.plan, "running", 4711, NOW - 90 * SECOND, "tun9", self.processes, self.memory, NOW)
         return json.loads(json.dumps(taken))  # it must cross the control socket
 
     def stage(self, name: str, worker: str, duty: str) -> Stage:
@@ -51,12 +50,19 @@ class Running:
     def page(self, worker: str) -> board.Page:
         return self.memory.board.pages[self.plan.worker(worker).page]
 
+    def say(self, lane: int, peer: int, **words: int) -> None:
+        """What a tcp worker says of its connections to a peer."""
+        for name, value in words.items():
+            at = peer * LINE_WORDS + getattr(layout, f"CARRIER_{name.upper()}")
+            self.memory.peers.carriers[lane][at] = value
+
     def process(self, worker: str) -> Process:
         return next(process for process in self.processes if process.name == worker)
 
     def close(self) -> None:
         for each in self.memory.rings.values():
             each.close()
+        self.memory.peers.close()
         self.memory.board.close()
         self.memory.unlink()
 
@@ -137,15 +143,15 @@ def test_counters_are_all_there_and_added_up(running: Running) -> None:
 
 def test_connections_are_those_of_tcp_workers_that_run(running: Running) -> None:
     row = ConnectionRow("established", "192.0.2.1:9000", 1, 8, 100, 200, NOW - 2 * SECOND, NOW - SECOND // 2, 1500,
-                        wire.LIGHT)
-    running.page("tcp-0").write_row(0, row)
-    running.page("tcp-1").write_row(3, row._replace(serial=9, state="greeting"))
+                        wire.LIGHT, 3)
+    running.memory.peers.write_row(0, 0, row)
+    running.memory.peers.write_row(1, 3, row._replace(serial=9, state="greeting"))
     assert running.snapshot()["connections"] == []  # what a dead worker has left there
     process = running.process("tcp-0")
     process.state, process.pid = RUNNING, 1
     assert running.snapshot()["connections"] == [
-        {"worker": "tcp-0", "serial": 8, "state": "established", "address": "192.0.2.1:9000", "lane": 1,
-         "purpose": "light",
+        {"worker": "tcp-0", "serial": 8, "state": "established", "address": "192.0.2.1:9000", "peer": 3,
+         "lane": 1, "purpose": "light",
          "sent_bytes": 100, "received_bytes": 200, "age_seconds": 2.0, "heard_ms_ago": 500, "rtt_ms": 1.5}]
 
 
@@ -165,8 +171,8 @@ def test_the_text_shows_what_a_person_looks_for(running: Running) -> None:
     running.page("tun-0").counters[ID["tun.dropped_link_down"]] = 12
     process = running.process("tcp-0")
     process.state, process.pid, process.cores = RUNNING, 1, [2]
-    running.page("tcp-0").write_row(0, ConnectionRow("established", "192.0.2.1:9000", 0, 8, 2_500_000, 0, NOW, NOW, 0,
-                                                     wire.BULK))
+    running.memory.peers.write_row(0, 0, ConnectionRow("established", "192.0.2.1:9000", 0, 8, 2_500_000, 0, NOW, NOW, 0,
+                                                       wire.BULK, 0))
     text = render(running.snapshot())
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines[0] == "statustest client running up 1m30s device tun9 pid 4711"
@@ -180,17 +186,33 @@ def test_the_text_shows_what_a_person_looks_for(running: Running) -> None:
 
 @pytest.mark.parametrize(("words", "shown"), [
     ({}, "fec auto, now no parity (at most 10 + 3): the other end takes no shards, or is not connected"),
-    ({ESTABLISHED: 5, DECODES: 0, PARITY: 3},
+    ({"established": 5, "decodes": 0, "parity": 3},
      "fec auto, now no parity (at most 10 + 3): the other end takes no shards, or is not connected"),
-    ({ESTABLISHED: 5, DECODES: 1, PARITY: 0}, "fec auto, now no parity (at most 10 + 3)"),
-    ({ESTABLISHED: 5, DECODES: 1, PARITY: 2}, "fec auto, now 10 + 2 shards a block (at most 10 + 3)"),
+    ({"established": 5, "decodes": 1, "parity": 0}, "fec auto, now no parity (at most 10 + 3)"),
+    ({"established": 5, "decodes": 1, "parity": 2}, "fec auto, now 10 + 2 shards a block (at most 10 + 3)"),
 ])
-def test_how_blocks_are_cut_now_is_shown(words: dict[int, int], shown: str) -> None:
+def test_how_blocks_are_cut_now_is_shown(words: dict[str, int], shown: str) -> None:
     running = Running(fec=True)
     try:
-        for place, value in words.items():
-            running.page("tcp-1").carrier[place] = value
+        running.say(1, 0, **words)
         assert shown in render(running.snapshot()).splitlines()
+    finally:
+        running.close()
+
+
+def test_with_several_peers_it_says_how_many_are_connected_and_what_the_one_in_most_need_gets() -> None:
+    running = Running(fec=True, capacity=5)
+    try:
+        running.say(0, 1, established=2, decodes=1, parity=1)
+        running.say(1, 1, established=1, decodes=1, parity=1)
+        running.say(1, 4, established=3, decodes=1, parity=3)
+        taken = running.snapshot()
+        assert (taken["peers_connected"], taken["peers_most"]) == (2, 5)
+        assert (taken["fec"]["parity"], taken["fec"]["peer_decodes"]) == (3, True)
+        running.say(0, 0, established=1, decodes=0, parity=0)
+        taken = running.snapshot()
+        assert taken["peers_connected"] == 3
+        assert (taken["fec"]["parity"], taken["fec"]["peer_decodes"]) == (3, False)
     finally:
         running.close()
 
@@ -218,22 +240,24 @@ def test_durations(seconds: float, text: str) -> None:
 def test_memory_makes_every_name_of_the_plan_and_takes_every_one_away(running: Running) -> None:
     plan: Plan = running.plan
     board.attach(plan.board, 4).close()
+    peers.attach(plan.peers.segment, plan.peers.capacity, plan.lanes, plan.peers.rows).close()
     for each in plan.rings:
         ring.attach(each.segment, each.members, each.slots, each.slot_bytes).close()
     for worker in plan.workers:
         for duty, name in worker.doorbells.items():
             doorbell.Doorbell(name, running.page(worker.name).sleeping(duty), owner=False).close()
     running.memory.unlink()
-    for name in (plan.board, *(each.segment for each in plan.rings)):
+    for name in (plan.board, plan.peers.segment, *(each.segment for each in plan.rings)):
         with pytest.raises(Exception, match="expected, not there"):
             segment.attach(name, 0)
 
 
 def test_memory_that_cannot_be_had_in_full_leaves_nothing_behind(running: Running) -> None:
-    plan = running.plan._replace(run="x", board=running.plan.board + "x", rings=[
-        each._replace(segment=each.segment + "x") for each in running.plan.rings])
+    plan = running.plan
+    plan = plan._replace(run="x", board=plan.board + "x", peers=plan.peers._replace(segment=plan.peers.segment + "x"),
+                         rings=[each._replace(segment=each.segment + "x") for each in plan.rings])
     with pytest.raises(Exception, match="cannot be created"):
         Memory(plan)  # its doorbells' names are taken
-    for name in (plan.board, *(each.segment for each in plan.rings)):
+    for name in (plan.board, plan.peers.segment, *(each.segment for each in plan.rings)):
         with pytest.raises(Exception, match="expected, not there"):
             segment.attach(name, 0)
