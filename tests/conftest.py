@@ -1,8 +1,8 @@
 """Every test leaves the machine as it found it; property tests are the same in every run.
 
 Looked at after each test, and once more after the last: child processes, network devices and named namespaces,
-routes, names in /dev/shm, files of instances. Rules and addresses take a command to look at, so they are compared
-once. What is still vanishing gets a moment. What a process that is none of ours holds is somebody else's.
+routes, names in /dev/shm, files and states of instances. Rules and addresses take a command to look at, so they are
+compared once. What is still vanishing gets a moment. What a process that is none of ours holds is somebody else's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ VANISH_SECONDS = 3.0
 
 SHARED_MEMORY = Path("/dev/shm")
 INSTANCES = Path("/run/tunnel-supervisor")
-LISTED = (SHARED_MEMORY, INSTANCES, Path("/run/netns"), Path("/sys/class/net"))
+STATES = Path("/var/lib/tunnel-supervisor")
+LISTED = (SHARED_MEMORY, INSTANCES, STATES, Path("/run/netns"), Path("/sys/class/net"))
 
 # proc(5): of a route's columns those that use changes (reference and use counts) are left out
 ROUTES = (("/proc/net/route", (0, 1, 2, 6, 7)), ("/proc/net/ipv6_route", (0, 1, 2, 4, 5, 9)))

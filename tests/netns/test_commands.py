@@ -99,7 +99,7 @@ def test_a_configuration_that_is_not_there_is_a_wrong_configuration(tmp_path: Pa
 def test_two_ends_start_without_any_file(lab: Lab, tmp_path: Path) -> None:
     a, b = lab
     server, client, port = unique_name("s"), unique_name("c"), a.free_port()
-    start = [COMMAND, "start", "--mode"]
+    start = [COMMAND, "start", "--set", "encryption=none", "--mode"]
     with (a.popen([*start, "server", "--local", f"0.0.0.0:{port}", "--tunnel", "10.99.0.1/24", "--insecure",
                    "--set", f"name={server}", "--set", "mtu=1300"]) as serving,
           b.popen([*start, "client", "--remote", f"{a.address}:{port}", "--tunnel", "10.99.0.2/24",

@@ -246,7 +246,7 @@ def test_a_client_that_is_back_replaces_its_dead_session_at_once(lab_of_three: L
         with End(lab_of_three["two"], client.config, tmp_path) as back:
             back.wait_until_connected(seconds=5.0)
             assert reaches(back, server)
-            server.wait_for_log("replaced by a newer session of the same client")
+            server.wait_for_log("replaced by a newer session of the same peer")
             assert [server.counter(f"tcp.connections_{what}") for what in ("refused", "timed_out")] == [0, 0]
 
 

@@ -152,6 +152,7 @@ def test_a_killed_supervisor_takes_its_workers_along_and_the_next_cleans_up(lab:
         workers, run = pids(end), end.status()["run"]
         end.kill()
         eventually(lambda: all(map(ended, workers.values())), FOLLOW_SECONDS, "all workers gone")
+        assert "duty failed" not in end.log
         assert leftovers(name)
         said = end.command("status")
         assert said.returncode == 3 and "its last supervisor died" in said.stderr
@@ -194,7 +195,7 @@ def test_a_full_dev_shm_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> N
 
 def test_a_dev_shm_without_room_for_a_doorbell_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
-    fails_to_start(End(a, server_config(a, fec="off"), tmp_path, wrap=in_shm_of("size=64m,nr_inodes=5")), 1,
+    fails_to_start(End(a, server_config(a, fec="off"), tmp_path, wrap=in_shm_of("size=64m,nr_inodes=6")), 1,
                    "doorbell", "No space left on device", "left in /dev/shm: nothing")
 
 
@@ -257,7 +258,7 @@ def test_a_start_without_the_right_to_do_so_has_a_status_of_its_own(lab: Lab, wr
     name = unique_name("c")
     before = traces(a, name)
     said = a.run([*wrap, COMMAND, "start", "--mode", "client", "--remote", "192.0.2.1:9000", "--tunnel",
-                  "10.99.0.2/24", "--set", f"name={name}"], check=False, cwd="/")
+                  "10.99.0.2/24", "--set", "encryption=none", "--set", f"name={name}"], check=False, cwd="/")
     assert said.returncode == 77, said.stderr
     assert "root" in said.stderr and "Traceback" not in said.stderr
     assert traces(a, name) == before

@@ -50,10 +50,11 @@ def unique_name(role: str) -> str:
 
 
 class End:
-    """One `tunnel-supervisor start`. `wrap`: words in front of the command, such as `unshare -m ...`."""
+    """One `tunnel-supervisor start`. `wrap`: words in front of the command, such as `unshare -m ...`; `words`: further
+    ones behind it."""
 
     def __init__(self, node: Node, config: dict[str, Any], directory: Path, *, wrap: Sequence[str] = (),
-                 environment: dict[str, str] | None = None) -> None:
+                 environment: dict[str, str] | None = None, words: Sequence[str] = ()) -> None:
         self.node = node
         self.config = {"name": unique_name(config["mode"][0]), **config}
         self.name = self.config["name"]
@@ -66,7 +67,7 @@ class End:
         self._environment = environment or {}
         self.write(self.config)
         self.process = node.popen(
-            [*wrap, COMMAND, "start", "--config", self.file], cwd=directory,
+            [*wrap, COMMAND, "start", "--config", self.file, *words], cwd=directory,
             env=os.environ | self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace")
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -222,15 +223,15 @@ def command(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def server_config(node: Node, **settings: Any) -> dict[str, Any]:
-    """A server on a free port of the node, IPv4 and IPv6 inside."""
-    return {"mode": "server", "local_addr": f"0.0.0.0:{node.free_port()}", "insecure": True,
+    """A server on a free port of the node, without keys, IPv4 and IPv6 inside."""
+    return {"mode": "server", "local_addr": f"0.0.0.0:{node.free_port()}", "encryption": "none", "insecure": True,
             "tunnel_addr": ["10.99.0.1/24", "fd99::1/64"], **settings}
 
 
 def client_config(server: dict[str, Any], host: str, **settings: Any) -> dict[str, Any]:
     """A client of that server, which it finds at `host`."""
     port = server["local_addr"].rpartition(":")[2]
-    return {"mode": "client", "remote_addr": f"{host}:{port}", "reconnect_max": 0.5,
+    return {"mode": "client", "remote_addr": f"{host}:{port}", "encryption": "none", "reconnect_max": 0.5,
             "tunnel_addr": ["10.99.0.2/24", "fd99::2/64"], **settings}
 
 

@@ -1,0 +1,489 @@
+"""Who means harm to a hub: strangers who connect, and a peer who is in. They cost themselves a connection, and nobody
+else anything.
+
+    hub --+-- one      an ordinary client, connected all the time
+          +-- two      where the harm comes from, with many addresses
+          +-- three    where somebody new comes from
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import secrets
+import select
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import NameOID
+
+from pipeline import certificates, invitation, proof, session, wire
+from tests.netns.flow import Flow
+from tests.netns.hub import CALL_SECONDS, PLAIN, Client, Hub, call, established, reaches, tls_context
+from tests.netns.tunnels import End, needs_root, pids, restarts
+from tests.support import eventually
+from tools.lab import Lab, Node
+
+pytestmark = needs_root
+
+HANDSHAKE_SECONDS = 1.0
+MARGIN_SECONDS = 1.5               # of a busy machine, on top of that
+PER_ADDRESS, IN_ALL = 4, 64        # the defaults
+ADDRESSES = [f"10.77.0.{100 + number}" for number in range(2 * IN_ALL // PER_ADDRESS)]
+STATE_WITHOUT_PROOF = "greeting"
+CLOSED_ON_ARRIVAL = ("tcp.closed_handshakes_full", "tcp.closed_handshakes_of_address", "tcp.closed_connects_of_address")
+EVIL = "\x1b[31mevil\n2026-01-01T00:00:00.000Z info: all is well\r\x07"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    with (Lab(names=("hub", "one", "two", "three")) as lab,
+          Hub(lab, tmp_path_factory.mktemp("hostile"), handshake_timeout=HANDSHAKE_SECONDS) as made):
+        lab["two"].ip(*(f"address add {address}/24 dev link0" for address in ADDRESSES))
+        made.join(lab["one"], **PLAIN)
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nobody_else_notices(hub: Hub) -> Iterator[None]:
+    """An honest client's transfer goes on, and no worker dies."""
+    before, lost = pids(hub.server), hub["one"].counter("tcp.connections_lost")
+    with Flow(hub["one"], hub.server) as up, Flow(hub.server, hub["one"]) as down:
+        up.pause()
+        down.pause()
+        yield
+        for flow in (up, down):
+            flow.resume()
+            flow.wait_for(100_000)
+    assert pids(hub.server) == before and hub["one"].counter("tcp.connections_lost") == lost
+    assert "Traceback" not in hub.server.log
+
+
+def counted(hub: Hub, *names: str) -> int:
+    counters = hub.server.status()["counters"]
+    return sum(counters[name] for name in names)
+
+
+def without_proof(hub: Hub) -> int:
+    return sum(row["state"] == STATE_WITHOUT_PROOF for row in hub.server.status()["connections"])
+
+
+def ended(sock: socket.socket) -> bool:
+    """Whether the other end has closed it."""
+    try:
+        return not sock.recv(65536, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+# -- strangers
+
+
+def test_connections_that_say_nothing_are_few_and_end_in_time(hub: Hub) -> None:
+    before = {name: counted(hub, name) for name in ("tcp.closed_too_late", *CLOSED_ON_ARRIVAL)}
+    silent = [call(hub.lab["two"], hub.node.address, hub.port) for _ in range(100)]
+    began = time.monotonic()
+    try:
+        while not all(map(ended, silent)):
+            assert without_proof(hub) <= PER_ADDRESS
+            assert time.monotonic() - began < HANDSHAKE_SECONDS + MARGIN_SECONDS
+    finally:
+        for sock in silent:
+            sock.close()
+    grown = {name: counted(hub, name) - count for name, count in before.items()}
+    assert sum(grown.values()) == len(silent) and PER_ADDRESS <= grown["tcp.closed_too_late"] < len(silent) // 2
+    assert grown["tcp.closed_connects_of_address"] and grown["tcp.closed_handshakes_of_address"]
+
+
+class Flood:
+    """Connections that say nothing, PER_ADDRESS from each of these addresses at a time; who is closed comes again."""
+
+    def __init__(self, node: Node, address: str, port: int, sources: list[str]) -> None:
+        self._to = address, port
+        self._sources = sources
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=lambda: node.inside(self._run))
+
+    def __enter__(self) -> Flood:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._done.set()
+        self._thread.join(CALL_SECONDS)
+
+    def _run(self) -> None:
+        there = {self._dial(source): source for source in self._sources for _ in range(PER_ADDRESS)}
+        while not self._done.wait(0.02):
+            for sock in [sock for sock in there if ended(sock)]:
+                sock.close()
+                source = there.pop(sock)
+                there[self._dial(source)] = source
+        for sock in there:
+            sock.close()
+
+    def _dial(self, source: str) -> socket.socket:
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.bind((source, 0))
+        sock.connect_ex(self._to)
+        return sock
+
+
+def test_a_flood_from_one_address_keeps_nobody_out_who_comes_from_another(hub: Hub, tmp_path: Path) -> None:
+    line = hub.invite("three")
+    with Flood(hub.lab["two"], hub.node.address, hub.port, ADDRESSES[:1]):
+        eventually(lambda: without_proof(hub) == PER_ADDRESS)
+        with Client(hub.lab["three"], line, tmp_path, **PLAIN) as three:
+            three.wait_until_joined()
+            assert reaches(three.node, hub.server.address)
+        assert without_proof(hub) <= PER_ADDRESS
+    hub.server.command("revoke", "three")
+
+
+def test_a_flood_from_many_addresses_keeps_nobody_out_who_has_been_there(hub: Hub, tmp_path: Path) -> None:
+    line = hub.invite("three")
+    with Client(hub.lab["three"], line, tmp_path, **PLAIN) as three:
+        three.wait_until_joined()
+        full = counted(hub, "tcp.closed_handshakes_full")
+        with Flood(hub.lab["two"], hub.node.address, hub.port, ADDRESSES):
+            eventually(lambda: counted(hub, "tcp.closed_handshakes_full") > full + IN_ALL)
+            three.wait_until_replaced("tcp-0", three.signal_worker("tcp-0", signal.SIGKILL))
+            eventually(lambda: established(three), what="it is back")
+            assert 0 < without_proof(hub) <= IN_ALL
+        assert reaches(three.node, hub.server.address)
+    eventually(lambda: not without_proof(hub), HANDSHAKE_SECONDS + MARGIN_SECONDS)
+    hub.server.command("revoke", "three")
+
+
+CLIENT_HELLO_BEGINS = bytes.fromhex("1603010200010001fc0303")   # RFC 8446, 5.1 and 4.1.2: 512 bytes are to come
+GARBAGE = {
+    "http": b"GET / HTTP/1.1\r\nHost: hub\r\n\r\n",
+    "ssh": b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n",
+    "zeros": bytes(65536),
+    "noise": random.Random(4).randbytes(65536),
+    "plain-greeting": session.Hello(session.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0).frame(),
+    "plain-packet": wire.frame(wire.DATA, bytes(20)),
+    "long-record": bytes.fromhex("160301ffff") + bytes(1000),
+    "old-tls": bytes.fromhex("802e0100020015000000100100800300800600400200800700c0") + bytes(22),   # SSL 2.0
+}
+SLOW = {"nothing": b"", "a-byte-now-and-then": CLIENT_HELLO_BEGINS + bytes(500)}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_what_is_no_tls_ends_its_connection_at_once(hub: Hub, what: str) -> None:
+    before = counted(hub, "tcp.closed_hello_invalid")
+    with call(hub.lab["two"], hub.node.address, hub.port) as sock:
+        with suppress(ConnectionError):
+            sock.sendall(GARBAGE[what])
+        eventually(lambda: ended(sock), MARGIN_SECONDS)
+    assert counted(hub, "tcp.closed_hello_invalid") == before + 1
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_who_is_slow_in_the_greeting_has_so_long_and_no_longer(hub: Hub, what: str) -> None:
+    before = counted(hub, "tcp.closed_too_late")
+    with call(hub.lab["two"], hub.node.address, hub.port) as sock:
+        began = time.monotonic()
+        rest = iter(SLOW[what])
+
+        def next_byte_or_end() -> bool:
+            with suppress(ConnectionError, StopIteration):
+                sock.send(bytes([next(rest)]))
+            return bool(select.select([sock], [], [], 0.05)[0]) and ended(sock)
+
+        eventually(next_byte_or_end, HANDSHAKE_SECONDS + MARGIN_SECONDS)
+        assert time.monotonic() - began > 0.9 * HANDSHAKE_SECONDS
+    assert counted(hub, "tcp.closed_too_late") == before + 1
+
+
+def test_connections_that_are_reset_at_once_do_no_harm(hub: Hub) -> None:
+    for source in ADDRESSES[:8]:
+        for _ in range(8):
+            with call(hub.lab["two"], hub.node.address, hub.port, source=source) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+    eventually(lambda: not without_proof(hub))
+
+
+# -- by hand, with TLS
+
+
+@pytest.fixture
+def key(hub: Hub) -> Iterator[bytes]:
+    """Of a peer of the hub, who has no other client than ourselves."""
+    yield invitation.decode(hub.invite("mallory")).key
+    hub.server.command("revoke", "mallory")
+
+
+class Caller:
+    """A client by hand: TLS, and then frames."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._sock = call(hub.lab["two"], hub.node.address, hub.port, tls_context(), ADDRESSES[0])
+        self.certificate = hashlib.sha256(self._sock.getpeercert(True)).digest()
+
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._sock.close()
+
+    def say(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def hear(self) -> bytes:
+        """The next frame; b"" if the server has closed the connection instead."""
+        try:
+            head = self._sock.recv(wire.LENGTH.size)
+            return head and head + self._sock.recv(wire.LENGTH.unpack(head)[0])
+        except TimeoutError:
+            raise
+        except OSError:
+            return b""
+
+    def prove(self, key: bytes, hello: bytes, change: bytes = b"") -> bytes:
+        """Answer the challenge, with another proof than is right if so asked; what the server says then."""
+        self.say(hello)
+        challenge = self.hear()
+        assert isinstance(session.decode(challenge), session.Challenge)
+        right = proof.client_proof(key, proof.transcript(hello, challenge, self.certificate))
+        self.proof = session.Proof(change or right).frame()
+        self.say(self.proof)
+        return self.hear()
+
+
+def hello_with(key: bytes, **changes: object) -> bytes:
+    hello = session.Hello(session.VERSION, 0, 0, 1, 1400, 1, time.time_ns(), wire.BULK, 0, session.AUTH_KEY,
+                          proof.key_id(key), secrets.token_bytes(32))
+    return hello._replace(**changes).frame()
+
+
+def test_who_has_the_key_is_welcome(hub: Hub, key: bytes) -> None:
+    with Caller(hub) as caller:
+        hello = hello_with(key)
+        welcome = caller.prove(key, hello)
+        assert welcome[4] == wire.WELCOME
+        eventually(lambda: "mallory" in hub.connected())
+
+
+@pytest.mark.parametrize("whose", ["a-peers-key-id", "nobodys-key-id"])
+def test_a_wrong_proof_is_answered_with_silence_whether_or_not_there_is_such_a_peer(
+        hub: Hub, key: bytes, whose: str) -> None:
+    before = counted(hub, "tcp.closed_proof_wrong")
+    with Caller(hub) as caller:
+        named = key if whose == "a-peers-key-id" else secrets.token_bytes(32)
+        assert caller.prove(named, hello_with(named), secrets.token_bytes(32)) == b""
+    assert counted(hub, "tcp.closed_proof_wrong") == before + 1
+    assert hub.connected() == {"one"}
+
+
+def test_a_greeting_that_was_recorded_lets_nobody_in(hub: Hub, key: bytes) -> None:
+    with Caller(hub) as honest:
+        hello = hello_with(key)
+        assert honest.prove(key, hello)[4] == wire.WELCOME
+        recorded = honest.proof
+    with Caller(hub) as replaying:
+        replaying.say(hello)
+        assert replaying.hear()[4] == wire.CHALLENGE
+        replaying.say(recorded)
+        assert replaying.hear() == b""
+
+
+OUT_OF_TURN = {
+    "no-key": session.Hello(session.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0).frame(),
+    "unknown-authentication": session.Hello(session.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0, auth=77).frame(),
+    "proof-first": session.Proof(bytes(32)).frame(),
+    "welcome": session.Welcome(session.VERSION, 0, 1400, 0).frame(),
+    "packets": wire.frame(wire.BLOCK, bytes(100)),
+    "unknown-type": wire.frame(0x7F, b"?"),
+    "other-magic": wire.frame(wire.HELLO, b"tnl\x02" + bytes(100)),
+    "too-short": wire.frame(wire.HELLO, b"tnl\x01"),
+    "longer-than-any": struct.pack(">IB", 0xFFFFFFFF, wire.HELLO),
+    "no-length": bytes(4),
+    "http": GARBAGE["http"],
+}
+
+
+@pytest.mark.parametrize("what", OUT_OF_TURN)
+def test_what_is_no_greeting_ends_its_connection_at_once_and_without_a_word(hub: Hub, what: str) -> None:
+    before = counted(hub, "tcp.closed_hello_invalid", "tcp.closed_proof_wrong")
+    with Caller(hub) as caller:
+        caller.say(OUT_OF_TURN[what])
+        assert caller.hear() == b""
+    assert counted(hub, "tcp.closed_hello_invalid", "tcp.closed_proof_wrong") == before + 1
+
+
+def test_who_is_silent_in_the_greeting_is_closed_like_who_is_silent_before(hub: Hub, key: bytes) -> None:
+    before = counted(hub, "tcp.closed_too_late")
+    with Caller(hub) as one, Caller(hub) as two, Caller(hub) as three:
+        one.say(hello_with(key))
+        assert one.hear()[4] == wire.CHALLENGE
+        two.say(hello_with(key)[:-1])
+        assert [caller.hear() for caller in (one, two, three)] == [b""] * 3
+    assert counted(hub, "tcp.closed_too_late") == before + 3
+
+
+# -- a peer who is in
+
+
+def packet(source: str, destination: str, *, total: int = 28, header: int = 0x45, vnet: bytes = bytes(10)) -> bytes:
+    """An IPv4 packet without a checksum, of 28 bytes whatever it says, behind a virtio-net header."""
+    return vnet + struct.pack(">BBHHHBBH4s4s8x", header, 0, total, 0, 0, 64, 17, 0, socket.inet_aton(source),
+                              socket.inet_aton(destination))
+
+
+def block(content: bytes, length: int = 0) -> bytes:
+    """A block of one packet, which says that it has `length` bytes."""
+    return wire.frame(wire.BLOCK, struct.pack(">HI", 1, length or len(content)) + content)
+
+
+def vnet(flags: int = 0, gso_type: int = 0, csum_start: int = 0) -> bytes:
+    return struct.pack("<BBHHHH", flags, gso_type, 0, 0, csum_start, 0)
+
+
+HUB = "10.99.0.1"
+WRONG = {
+    "longer-than-its-frame": (lambda me: block(packet(me, HUB), 1 << 31), "tun.dropped_frame_malformed"),
+    "shorter-than-its-frame": (lambda me: block(packet(me, HUB), 30), "tun.dropped_frame_malformed"),
+    "version-7": (lambda me: block(packet(me, HUB, header=0x75)), "tun.dropped_packet_malformed"),
+    "says-that-it-is-longer": (lambda me: block(packet(me, HUB, total=1000)), "tun.dropped_packet_malformed"),
+    "header-beyond-its-end": (lambda me: block(packet(me, HUB, header=0x4F)), "tun.dropped_packet_malformed"),
+    "header-of-nothing": (lambda me: block(packet(me, HUB, header=0x40)), "tun.dropped_packet_malformed"),
+    "ipv4-that-says-ipv6": (lambda me: block(packet(me, HUB, header=0x65)), "tun.dropped_packet_malformed"),
+    "checksum-beyond-its-end": (lambda me: block(packet(me, HUB, vnet=vnet(flags=1, csum_start=100))),
+                                "tun.dropped_header_malformed"),
+    "segments-of-nothing": (lambda me: block(packet(me, HUB, vnet=vnet(gso_type=1))), "tun.dropped_header_malformed"),
+    "from-the-hub": (lambda me: block(packet(HUB, me)), "tun.dropped_source_refused"),
+    "to-itself": (lambda me: block(packet(me, me)), "tun.dropped_own_destination"),
+    "a-frame-of-no-known-type": (lambda me: wire.frame(0x7F, bytes(100)), "tun.dropped_frame_unknown"),
+    "shards-of-nothing": (lambda me: wire.frame(wire.RUN, struct.pack(">IIBBBBII", 1, 1, 10, 3, 200, 255, 1 << 31, 0)),
+                          "fec.dropped_run_malformed"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_frame_or_packet_that_is_wrong_costs_itself_and_is_counted(hub: Hub, key: bytes, what: str) -> None:
+    make, counter = WRONG[what]
+    before = counted(hub, counter)
+    with Caller(hub) as caller:
+        welcome = session.decode(caller.prove(key, hello_with(key)))
+        caller.say(make(str(welcome.addresses[0].ip)))
+        eventually(lambda: counted(hub, counter) == before + 1, what=counter)
+        assert "mallory" in hub.connected()
+
+
+@pytest.mark.parametrize("length", [1 << 31, (1 << 32) - 1, wire.LENGTH_LIMIT + 1])
+def test_a_frame_that_is_too_long_ends_its_own_connection(hub: Hub, key: bytes, length: int) -> None:
+    before = counted(hub, "tcp.closed_frame_too_long")
+    with Caller(hub) as caller:
+        assert caller.prove(key, hello_with(key))[4] == wire.WELCOME
+        caller.say(struct.pack(">IB", length, wire.BLOCK) + bytes(1000))
+        while caller.hear():
+            pass
+    assert counted(hub, "tcp.closed_frame_too_long") == before + 1
+    eventually(lambda: hub.connected() == {"one"})
+
+
+# -- what runs out
+
+
+def test_without_descriptors_a_server_waits_for_some_and_goes_on(tmp_path: Path) -> None:
+    strangers = {"max_handshakes": 1000, "max_handshakes_per_address": 1000, "connects_per_address": 1000,
+                 "handshake_timeout": 60}
+    with (Lab(names=("hub", "one", "two", "three")) as lab,
+          Hub(lab, tmp_path, wrap=["prlimit", "--nofile=64"], **strangers) as hub):
+        one = hub.join(lab["one"], **PLAIN)
+        line = hub.invite("three")
+        silent = [call(lab["two"], hub.node.address, hub.port) for _ in range(100)]
+        try:
+            failed = eventually(lambda: counted(hub, "tcp.accepts_failed"), what="no descriptor is left")
+            worker = psutil.Process(pids(hub.server)["tcp-0"])
+            began, used = time.monotonic(), sum(worker.cpu_times()[:2])
+            eventually(lambda: counted(hub, "tcp.accepts_failed") >= failed + 5)
+            seconds = time.monotonic() - began
+            assert seconds > 0.5 and sum(worker.cpu_times()[:2]) - used < 0.3 * seconds
+            assert reaches(one.node, hub.server.address) and hub.server.command("peers").returncode == 0
+        finally:
+            for sock in silent:
+                sock.close()
+        with Client(lab["three"], line, tmp_path, **PLAIN) as three:
+            three.wait_until_joined()
+        assert set(restarts(hub.server).values()) == {0}
+
+
+# -- what is written about them
+
+
+def test_the_text_of_a_refusal_is_escaped_in_the_clients_log(hub: Hub, tmp_path: Path) -> None:
+    a, b = hub.lab["three"], hub.lab["two"]
+    with a.socket() as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        listener.settimeout(CALL_SECONDS)
+        config = {"mode": "client", "remote_addr": f"{a.address}:{listener.getsockname()[1]}", "encryption": "none",
+                  "tunnel_addr": "10.98.0.2/24", **PLAIN}
+        with End(b, config, tmp_path) as client:
+            sock, _ = listener.accept()
+            with sock:
+                sock.settimeout(CALL_SECONDS)
+                assert sock.recv(1000)
+                sock.sendall(session.Refused(77, EVIL).frame())
+                client.wait_for_log("refused by the server: \\x1b[31mevil\\n2026")
+            client.stop()
+            assert no_evil(client.log)
+
+
+def test_who_has_a_name_that_would_alter_a_log_is_not_in_where_the_ca_says_who_is_who(tmp_path: Path) -> None:
+    ca = certificates.make_ca("Test CA")
+    mine, honest = (certificates.issue(ca, name, server=name == "hub") for name in ("hub", "honest"))
+    for name, content in (("ca.crt", ca.certificate), ("hub.crt", mine.certificate), ("hub.key", mine.key),
+                          ("honest", honest.certificate + honest.key), ("evil", evil_certificate(ca))):
+        (tmp_path / name).touch(0o600)
+        (tmp_path / name).write_bytes(content)
+    files = {f"tls_{what}_file": str(tmp_path / name) for what, name in (
+        ("ca", "ca.crt"), ("cert", "hub.crt"), ("key", "hub.key"))}
+    with Lab() as lab, Hub(lab, tmp_path, **files) as hub:
+        assert "no peer can connect yet" not in hub.server.log
+        for who, is_in in (("honest", True), ("evil", False)):
+            with call(lab["b"], hub.node.address, hub.port, tls_context(pair=(tmp_path / who,))) as sock:
+                sock.sendall(OUT_OF_TURN["no-key"])
+                assert (sock.recv(5)[4:] == bytes([wire.WELCOME])) == is_in
+        assert set(hub.peers()) == {"honest"}
+        hub.server.stop()
+        assert no_evil(hub.server.log)
+
+
+def no_evil(text: str) -> bool:
+    return not any(character in text for character in "\x1b\r\x07") and "\n2026-01-01" not in text
+
+
+def evil_certificate(ca: certificates.Pair) -> bytes:
+    """Of the CA, with EVIL for a name, and its key."""
+    pair = certificates.issue(ca, "evil", server=False)
+    issued = x509.load_pem_x509_certificate(pair.certificate)
+    builder = x509.CertificateBuilder(
+        issuer_name=issued.issuer, subject_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, EVIL)]),
+        public_key=issued.public_key(), serial_number=x509.random_serial_number(),
+        not_valid_before=datetime.now(UTC) - timedelta(days=1), not_valid_after=datetime.now(UTC) + timedelta(days=1))
+    for extension in issued.extensions:
+        if not isinstance(extension.value, x509.SubjectAlternativeName):
+            builder = builder.add_extension(extension.value, extension.critical)
+    signed = builder.sign(load_pem_private_key(ca.key, None), hashes.SHA256())
+    return signed.public_bytes(Encoding.PEM) + pair.key

@@ -1,0 +1,544 @@
+"""A hub and its clients, as people use it: invited, joined, reached, kept apart, slowed down, killed, revoked.
+
+    hub -- link0, a bridge --+-- one      a client with the defaults, and a host behind it
+                             +-- two      one connection, and a host behind it
+                             +-- three    finds the server by IPv6 alone; may send and receive RATE_MBIT
+                             +-- four     for clients of a test's own
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from pipeline.privileges import choose
+from tests.netns.flow import Flow, transfer
+from tests.netns.hub import BOTH, PLAIN, Client, Hub, established, inside, reaches
+from tests.netns.tunnels import COMMAND, End, needs_root, pids, traces
+from tests.support import eventually
+from tools.flows import UdpFlow
+from tools.lab import Lab, Node
+from tools.namespace import Namespace, stop
+
+pytestmark = needs_root
+
+RATE_MBIT = 20
+BEHIND_HUB = ["10.50.0.0/16", "fd50::/48"]
+HOSTS_BEHIND = {"one": 1, "two": 2}
+
+IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75   # linux/in.h, linux/in6.h: any source address, for root
+
+ALONE = ["unshare", "--mount", "sh", "-c",
+         'for place in /run /dev/shm /var/lib; do mount -t tmpfs tmpfs $place; done; exec "$@"', "sh"]
+"""Words in front of a command: as on a machine of its own, where nobody has its names and it may leave its state."""
+
+
+class Site(NamedTuple):
+    """A host behind a client, in a network of its own."""
+
+    node: Namespace
+    address: str
+    address6: str
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        return self.address, self.address6
+
+
+def networks_behind(number: int) -> tuple[str, str]:
+    return f"10.1.{number}.0/24", f"fd01:{number}::/64"
+
+
+def make_site(stack: ExitStack, node: Node, number: int) -> Site:
+    host = Namespace(f"behind-{node.name}")
+    stack.callback(host.close)
+    subprocess.run(["ip", "link", "add", "site", "netns", str(node.pid), "type", "veth", "peer", "name", "link0",
+                    "netns", str(host.pid)], check=True, capture_output=True)
+    for where, device, last in ((node, "site", 1), (host, "link0", 2)):
+        where.run(["ip", "-batch", "-"], input=f"link set {device} up\n"
+                  f"address add 10.1.{number}.{last}/24 dev {device}\n"
+                  f"address add fd01:{number}::{last}/64 dev {device} nodad\n")
+    host.run(["ip", "-batch", "-"], input=f"link set lo up\nroute add default via 10.1.{number}.1\n"
+             f"route add default via fd01:{number}::1\n")
+    node.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+    return Site(host, f"10.1.{number}.2", f"fd01:{number}::2")
+
+
+@pytest.fixture(scope="module")
+def wide_lab() -> Iterator[Lab]:
+    with Lab(names=("hub", "one", "two", "three", "four")) as lab:
+        lab.nodes[0].ip("address add 10.50.0.1/32 dev lo", "address add fd50::1/128 dev lo")
+        lab["three"].ip(f"address del {lab['three'].address}/24 dev link0")
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def sites(wide_lab: Lab) -> Iterator[dict[str, Site]]:
+    with ExitStack() as stack:
+        yield {name: make_site(stack, wide_lab[name], number) for name, number in HOSTS_BEHIND.items()}
+
+
+@pytest.fixture(scope="module")
+def hub(wide_lab: Lab, sites: dict[str, Site], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """For tests that leave it as it is."""
+    behind = [network for number in HOSTS_BEHIND.values() for network in networks_behind(number)]
+    with Hub(wide_lab, tmp_path_factory.mktemp("hub"), lanes=2, routes=behind,
+             push_routes=[*BEHIND_HUB, *behind]) as made:
+        made.join(wide_lab["one"], "", "--allow", *networks_behind(HOSTS_BEHIND["one"]))
+        made.join(wide_lab["two"], "", "--allow", *networks_behind(HOSTS_BEHIND["two"]), **PLAIN,
+                  receive_buffer_bytes=65536, heartbeat_timeout=60)
+        made.join(wide_lab["three"], "", "--address", f"[{made.node.address6}]", "--rate", str(RATE_MBIT), **PLAIN)
+        yield made
+
+
+@pytest.fixture
+def line(hub: Hub) -> Iterator[str]:
+    """An invitation for one more, whom the server forgets afterwards."""
+    yield hub.invite("four")
+    hub.server.command("revoke", "four")
+
+
+@contextmanager
+def running(node: Node, *argv: str, standard_input: str = "") -> Iterator[subprocess.Popen]:
+    with node.popen(argv, stdin=subprocess.PIPE, text=True) as process:
+        try:
+            with process.stdin as pipe:
+                pipe.write(standard_input)
+            yield process
+        finally:
+            stop([process], 10)
+
+
+# -- in
+
+
+def test_a_server_with_nothing_set_and_the_line_that_it_prints_are_all_that_it_takes(tmp_path: Path) -> None:
+    with Lab() as lab, running(lab.nodes[0], *ALONE, COMMAND, "start", "--mode", "server") as server:
+        a, b = lab
+
+        def shell(*words: str) -> str:
+            """What a command says in another shell of the server's machine."""
+            return subprocess.run(["nsenter", "--mount", "--target", str(server.pid), COMMAND, *words],
+                                  capture_output=True, text=True).stdout
+
+        line = eventually(lambda: shell("invite", "laptop", "--address", a.address), 20.0, "the server runs").strip()
+        file = tmp_path / "line"
+        file.touch(0o600)
+        file.write_text(line)
+        for join, standard_input in ((f"@{file}", ""), ("-", line), (line, "")):
+            with running(b, *ALONE, COMMAND, "start", "--join", join, standard_input=standard_input) as client:
+                eventually(lambda: reaches(b, "10.0.0.1", seconds=0.3), 20.0, "the server answers")
+                assert reaches(a, "10.0.0.2")
+                assert line not in Path(f"/proc/{client.pid}/cmdline").read_text()
+                client.send_signal(signal.SIGTERM)
+                assert client.wait(10) == 0
+        assert "laptop" in shell("peers") and "10.0.0.2" in shell("peers")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(10) == 0
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["one", "two", "three"])
+def test_the_hub_and_each_client_reach_each_other(hub: Hub, name: str, six: bool) -> None:
+    assert reaches(hub[name].node, inside(hub.server, six))
+    assert reaches(hub.node, inside(hub[name], six))
+
+
+@BOTH
+@pytest.mark.parametrize("name, size", [("one", 20_000_000), ("two", 20_000_000), ("three", 1_000_000)])
+def test_what_a_client_and_the_hub_send_each_other_arrives_byte_for_byte(
+        hub: Hub, name: str, size: int, six: bool) -> None:
+    transfer(hub[name], hub.server, streams=2, size=size // 2, six=six)
+    transfer(hub.server, hub[name], streams=2, size=size // 2, six=six)
+
+
+def test_peers_shows_who_is_there_with_what(hub: Hub) -> None:
+    peers = hub.peers()
+    assert hub.connected() == {"one", "two", "three"} == set(peers)
+    for name, connections in (("one", 8), ("two", 1), ("three", 1)):
+        assert peers[name]["addresses"] == [hub[name].address, hub[name].address6]
+        assert peers[name]["connections"] == connections
+        assert peers[name]["received_bytes"] > 0 < peers[name]["sent_bytes"]
+    assert peers["one"]["allowed"] == list(networks_behind(1))
+    assert peers["two"]["endpoint"] == hub.lab["two"].address
+    assert peers["three"]["endpoint"] == f"[{hub.lab['three'].address6}]"
+    said = hub.server.command("peers").stdout
+    assert all(name in said for name in peers)
+
+
+def test_who_joins_is_not_told_to_join(hub: Hub) -> None:
+    assert all("unless this client is started with --join" not in client.log for client in hub.clients.values())
+
+
+@pytest.mark.skipif(choose(None).account is None, reason="no user without rights on this machine")
+def test_workers_of_both_ends_are_a_user_without_rights(hub: Hub) -> None:
+    account = choose(None).account
+    for end in (hub.server, *hub.clients.values()):
+        for pid in pids(end).values():
+            status = Path(f"/proc/{pid}/status").read_text()
+            assert f"Uid:\t{account.uid}\t{account.uid}\t{account.uid}\t{account.uid}\n" in status
+            assert "CapEff:\t0000000000000000\n" in status and "CapPrm:\t0000000000000000\n" in status
+
+
+def test_nothing_is_left_of_a_hub_and_its_client(tmp_path: Path) -> None:
+    with Lab() as lab:
+        a, b = lab
+
+        def left(names: tuple[str, str] = ("", "")) -> list[Any]:
+            return [*(traces(node, name) for node, name in zip(lab, names)),
+                    *(node.run(["nft", "list", "tables"]).stdout for node in lab)]
+
+        before = left()
+        with Hub(lab, tmp_path, push_routes=BEHIND_HUB) as hub:
+            client = hub.join(b, **PLAIN)
+            assert set(BEHIND_HUB) <= set(client.routes())
+            names = hub.server.name, client.name
+            now = left(names)
+            assert names[0] in now[2] and names[1] in now[3], "each has a table of nftables"
+            assert all(each["files"] for each in now[:2])
+        assert left(names) == before
+
+
+# -- who is who
+
+
+def test_a_key_that_the_server_does_not_know_lets_nobody_in(hub: Hub, tmp_path: Path) -> None:
+    before = hub.server.counter("tcp.closed_proof_wrong")
+    with End(hub.lab["four"], keyed(hub, new_key(tmp_path)), tmp_path) as stranger:
+        stranger.wait_for_log("it does not know us")
+        eventually(lambda: hub.server.counter("tcp.closed_proof_wrong") > before + 1)
+        assert stranger.counter("tcp.connections_established") == 0
+    assert hub.connected() == {"one", "two", "three"}
+
+
+def new_key(directory: Path) -> Path:
+    file = directory / "key"
+    assert subprocess.run([COMMAND, "genkey", file], capture_output=True).returncode == 0
+    return file
+
+
+def keyed(hub: Hub, key: Path) -> dict[str, Any]:
+    """A client that has a key and no invitation."""
+    return {"mode": "client", "remote_addr": f"{hub.node.address}:{hub.port}", "key_file": str(key),
+            "reconnect_max": 0.5, **PLAIN}
+
+
+def test_of_two_with_the_same_key_the_newer_one_is_in_and_stays_in(hub: Hub, tmp_path: Path) -> None:
+    older = hub["two"]
+    refused = hub.server.counter("tcp.connections_refused")
+    with Client(hub.lab["four"], older.line, tmp_path, **PLAIN) as newer:
+        newer.wait_until_joined()
+        assert (newer.address, newer.address6) == (older.address, older.address6)
+        eventually(lambda: hub.server.counter("tcp.connections_refused") >= refused + 3, what="the older one dials on")
+        older.wait_for_log("refused by the server: a newer session of the same peer is connected")
+        assert newer.counter("tcp.connections_lost") == 0 == established(older)
+        assert reaches(newer.node, hub.server.address)
+    eventually(lambda: reaches(older.node, hub.server.address, count=1, seconds=0.3), what="the older one is back")
+
+
+def test_an_address_that_another_has_is_refused_and_one_that_is_free_is_given(
+        hub: Hub, line: str, tmp_path: Path) -> None:
+    wish = [f"{hub['one'].address}/24", "fd99::44/64"]
+    with Client(hub.lab["four"], line, tmp_path, tunnel_addr=wish, **PLAIN) as taken:
+        taken.wait_for_log(f"refused by the server: {hub['one'].address} is another peer's: choose another tunnel_addr")
+        assert not established(taken)
+    wish = ["10.99.0.44/24", "fd99::44/64"]
+    with Client(hub.lab["four"], line, tmp_path, tunnel_addr=wish, **PLAIN) as free:
+        free.wait_until_joined()
+        assert hub.peers()["four"]["addresses"] == ["10.99.0.44", "fd99::44"]
+        assert reaches(hub.node, "10.99.0.44") and reaches(free.node, hub.server.address6)
+    assert reaches(hub["one"].node, hub.server.address)
+
+
+def test_without_multi_client_one_is_taken_and_the_next_is_told(tmp_path: Path) -> None:
+    with Lab(names=("hub", "one", "two")) as lab, Hub(lab, tmp_path, multi_client=False) as hub:
+        line = hub.invite("two")
+        one = hub.join(lab["one"], **PLAIN)
+        with Client(lab["two"], line, tmp_path, **PLAIN) as two:
+            two.wait_for_log("refused by the server: ")
+            assert not established(two) and reaches(one.node, hub.server.address)
+            one.stop()
+            two.wait_until_joined()
+            assert reaches(two.node, hub.server.address)
+
+
+def test_who_is_revoked_is_out_at_once_and_for_good_and_nobody_else_notices(
+        hub: Hub, line: str, tmp_path: Path) -> None:
+    before = hub["one"].counter("tcp.connections_lost")
+    with Client(hub.lab["four"], line, tmp_path, **PLAIN) as four, Flow(hub["one"], hub.server) as flow:
+        four.wait_until_joined()
+        wrong = hub.server.counter("tcp.closed_proof_wrong")
+        flow.wait_for(1_000_000)
+        assert hub.server.command("revoke", "four").stdout == "revoked: four\n"
+        eventually(lambda: "four" not in hub.peers() and not established(four), 2.0, "four is out")
+        eventually(lambda: hub.server.counter("tcp.closed_proof_wrong") >= wrong + 2, what="it tries again")
+        assert not established(four) and not reaches(four.node, hub.server.address, count=1, seconds=0.1)
+        flow.wait_for(1_000_000)
+    assert hub["one"].counter("tcp.connections_lost") == before
+
+
+def test_peers_of_the_configuration_come_and_go_under_load_and_the_others_lose_nothing(
+        hub: Hub, tmp_path: Path) -> None:
+    key = new_key(tmp_path)
+    workers = pids(hub.server)
+    with (UdpFlow(hub["two"].node, hub.node, hub.server.address, rate=1000, size=500) as packets,
+          Flow(hub.server, hub["one"]) as flow, End(hub.lab["four"], keyed(hub, key), tmp_path) as carol):
+        hub.server.write({**hub.server.config, "peers": [{"name": "carol", "key_file": str(key)}]})
+        hub.server.signal(signal.SIGHUP)
+        hub.server.wait_for_log("reloaded: peers")
+        carol.wait_until_connected()
+        eventually(lambda: "carol" in hub.connected())
+        flow.wait_for(1_000_000)
+        hub.configure()
+        eventually(lambda: "carol" not in hub.peers() and not established(carol), 2.0, "carol is out")
+        flow.wait_for(1_000_000)
+        packets.end()
+        packets.wait_for_all(time.monotonic() + 5)
+        assert packets.missing() == 0 and packets.sent > 100
+    assert pids(hub.server) == workers
+
+
+# -- routes
+
+
+@BOTH
+def test_networks_that_the_server_pushes_are_reached_through_it(hub: Hub, six: bool) -> None:
+    for client in hub.clients.values():
+        assert BEHIND_HUB[six] in client.routes()
+        assert reaches(client.node, "fd50::1" if six else "10.50.0.1")
+
+
+def test_pushed_routes_go_when_the_server_pushes_them_no_more(hub: Hub, line: str, tmp_path: Path) -> None:
+    pushed = hub.server.config["push_routes"]
+    with Client(hub.lab["four"], line, tmp_path, routes=["10.52.0.0/16"], **PLAIN) as four:
+        four.wait_until_joined()
+        try:
+            for more in (["10.51.0.0/16", "10.52.0.0/16", "fd51::/48"], []):
+                hub.configure(push_routes=[*pushed, *more])
+                four.command("restart", "tcp-0")
+                eventually(lambda: set(more) <= set(four.routes()) and ("fd51::/48" in four.routes()) == bool(more))
+                assert {"10.52.0.0/16", *BEHIND_HUB} <= set(four.routes()), "its own stay"
+        finally:
+            hub.configure(push_routes=pushed)
+
+
+@pytest.mark.parametrize("known_by", ["address", "name"])
+def test_a_pushed_route_that_would_swallow_the_way_to_the_server_is_not_taken(
+        hub: Hub, known_by: str, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"{hub.node.address} hub.test\n")
+    with_hosts = ["unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh"]
+    pushed = hub.server.config["push_routes"]
+    hub.configure(push_routes=[*pushed, "0.0.0.0/0", "10.77.0.0/25"])
+    line = hub.invite("four", *(["--address", "hub.test"] if known_by == "name" else []))
+    try:
+        with Client(hub.lab["four"], line, tmp_path, wrap=with_hosts, **PLAIN) as four:
+            four.wait_until_joined()
+            four.wait_for_log("pushes a route to 0.0.0.0/0, which leads to itself: not taken")
+            four.wait_for_log("pushes a route to 10.77.0.0/25, which leads to itself: not taken")
+            assert reaches(four.node, hub.server.address) and set(BEHIND_HUB) <= set(four.routes())
+            assert not {"default", "10.77.0.0/25"} & set(four.routes())
+    finally:
+        hub.configure(push_routes=pushed)
+        hub.server.command("revoke", "four")
+
+
+@BOTH
+def test_hosts_behind_two_clients_reach_each_other_and_the_hub(
+        hub: Hub, sites: dict[str, Site], six: bool) -> None:
+    one, two = (sites[name] for name in ("one", "two"))
+    assert reaches(one.node, two.addresses[six]) and reaches(two.node, one.addresses[six])
+    assert reaches(hub.node, one.addresses[six]) and reaches(two.node, inside(hub.server, six))
+    assert reaches(two.node, "fd50::1" if six else "10.50.0.1")
+
+
+def test_a_network_behind_a_client_is_not_pushed_to_itself(hub: Hub) -> None:
+    for name, other in (("one", "two"), ("two", "one")):
+        assert set(networks_behind(HOSTS_BEHIND[other])) <= set(hub[name].routes())
+        assert not set(networks_behind(HOSTS_BEHIND[name])) & set(hub[name].routes())
+
+
+@BOTH
+def test_tcp_from_host_to_host_over_two_clients_arrives(hub: Hub, sites: dict[str, Site], six: bool) -> None:
+    one, two = (sites[name] for name in ("one", "two"))
+    transfer(one, two, streams=2, size=1_000_000, six=six)
+    transfer(two, one, streams=2, size=1_000_000, six=six)
+
+
+# -- who may say that he is whom
+
+SOURCES = {
+    "another-clients": ("10.99.0.3", "fd99::3"),
+    "the-servers": ("10.99.0.1", "fd99::1"),
+    "nobodys": ("10.99.0.200", "fd99::200"),
+    "behind-another-client": ("10.1.2.2", "fd01:2::2"),
+    "behind-the-server": ("10.50.0.1", "fd50::1"),
+    "of-the-world": ("198.51.100.1", "2001:db8::1"),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("whose", SOURCES)
+def test_a_source_that_is_not_the_clients_own_reaches_nobody(
+        hub: Hub, sites: dict[str, Site], whose: str, six: bool) -> None:
+    one, three = hub["one"], hub["three"]
+    assert [hub["two"].address, hub["two"].address6] == list(SOURCES["another-clients"])
+    refused = hub.server.counter("tun.dropped_source_refused")
+    with receiver(hub.node, six) as at_hub, receiver(three.node, six) as at_three:
+        for end, target in ((hub.server, at_hub), (three, at_three)):
+            with sender(one, SOURCES[whose][six], six) as false:
+                false.sendto(b"false", (inside(end, six), target.getsockname()[1]))
+        eventually(lambda: hub.server.counter("tun.dropped_source_refused") >= refused + 2, what="both are refused")
+        for end, target in ((hub.server, at_hub), (three, at_three)):
+            for source in (inside(one, six), sites["one"].addresses[six]):
+                with sender(one, source, six) as true:
+                    true.sendto(b"true", (inside(end, six), target.getsockname()[1]))
+                assert target.recvfrom(100)[0] == b"true"
+
+
+def receiver(node: Namespace, six: bool) -> socket.socket:
+    sock = node.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("", 0))
+    sock.settimeout(5)
+    return sock
+
+
+def sender(client: End, source: str, six: bool) -> socket.socket:
+    """A socket that sends into the tunnel from any address."""
+    sock = client.node.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(*(socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if six else (socket.SOL_IP, IP_TRANSPARENT), 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, client.tun_name.encode())
+    sock.bind((source, 0))
+    return sock
+
+
+@BOTH
+def test_multicast_of_a_client_goes_nowhere(hub: Hub, six: bool) -> None:
+    before = hub.server.counter("tun.dropped_multicast")
+    with sender(hub["one"], inside(hub["one"], six), six) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        for group in ("ff02::fb", "ff05::2") if six else ("224.0.0.251", "239.1.1.1", "255.255.255.255"):
+            sock.sendto(b"everybody", (group, 9))
+    eventually(lambda: hub.server.counter("tun.dropped_multicast") >= before + 3 - six)
+
+
+# -- client to client
+
+
+@BOTH
+def test_clients_reach_each_other_through_the_hub(hub: Hub, six: bool) -> None:
+    for source, sink in (("one", "two"), ("two", "three"), ("three", "one")):
+        assert reaches(hub[source].node, inside(hub[sink], six))
+    transfer(hub["one"], hub["two"], streams=2, size=3_000_000, six=six)
+    transfer(hub["two"], hub["one"], streams=2, size=3_000_000, six=six)
+
+
+def test_with_client_isolation_they_reach_the_hub_alone(hub: Hub, sites: dict[str, Site]) -> None:
+    one, two = hub["one"], hub["two"]
+    hub.configure(client_isolation=True, anew=True)
+    try:
+        hub.wait_for_all()
+        dropped = hub.server.counter("tun.dropped_isolated")
+        for address in (two.address, two.address6, *sites["two"].addresses):
+            assert not reaches(one.node, address, count=1, seconds=0.1)
+        assert hub.server.counter("tun.dropped_isolated") >= dropped + 4
+        assert reaches(one.node, "10.50.0.1")
+    finally:
+        hub.configure(client_isolation=False, anew=True)
+        hub.wait_for_all()
+    eventually(lambda: reaches(one.node, two.address, seconds=0.3))
+
+
+# -- what one costs the others
+
+
+@pytest.mark.parametrize("way", ["sends", "receives"])
+def test_a_client_sends_and_receives_at_its_rate_and_the_others_faster(hub: Hub, way: str) -> None:
+    three = (hub["three"], hub.server) if way == "sends" else (hub.server, hub["three"])
+    other = (hub["two"], hub.server) if way == "sends" else (hub.server, hub["two"])
+    rate = RATE_MBIT * 125_000
+    with Flow(*three) as limited, Flow(*other) as free:
+        limited.wait_for(rate // 2)   # its burst, and what the sockets take
+        free_before = free.received
+        seconds = taken(limited, rate)
+        assert 0.8 < seconds < 2.0
+        assert free.received - free_before > 2 * rate
+
+
+def taken(flow: Flow, count: int) -> float:
+    """Seconds for `count` more bytes."""
+    began = time.monotonic()
+    flow.wait_for(count)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("how", ["stopped", "cut"])
+def test_a_client_that_takes_nothing_costs_the_others_little(hub: Hub, how: str) -> None:
+    one, two = hub["one"], hub["two"]
+    worker = pids(two)["tcp-0"]
+    dropped = hub.server.counter("tcp.dropped_peer_full")
+    size = 20_000_000
+    with Flow(hub.server, one) as flow, UdpFlow(hub.node, two.node, two.address, rate=4000, size=1200) as flood:
+        eventually(lambda: len(flood.arrivals) > 100)
+        flow.wait_for(size)
+        before = min(taken(flow, size) for _ in range(3))
+        os.kill(worker, signal.SIGSTOP) if how == "stopped" else hub.lab.cut(two.node)
+        try:
+            eventually(lambda: hub.server.counter("tcp.dropped_peer_full") > dropped, what="its queue is full")
+            eventually(lambda: taken(flow, size) < before / 0.5, what=f"{size} bytes in {before / 0.5:.2f} s")
+        finally:
+            os.kill(worker, signal.SIGCONT) if how == "stopped" else hub.lab.join(two.node)
+        flood.end()
+    eventually(lambda: reaches(two.node, hub.server.address, count=1, seconds=0.3), what="it is back")
+    eventually(lambda: reaches(one.node, two.address6, count=1, seconds=0.3))
+
+
+
+
+# -- what dies
+
+
+@pytest.mark.parametrize("kind", ["tcp", "fec", "tun"])
+def test_a_killed_worker_of_the_server_ends_no_connection_inside(hub: Hub, kind: str) -> None:
+    with ExitStack() as stack:
+        flows = [stack.enter_context(Flow(*ends)) for name in ("one", "two")
+                 for ends in ((hub[name], hub.server), (hub.server, hub[name]))]
+        for lane in range(2):
+            pid = hub.server.signal_worker(f"{kind}-{lane}", signal.SIGKILL)
+            hub.server.wait_until_replaced(f"{kind}-{lane}", pid)
+            for flow in flows:
+                flow.wait_for(100_000)
+
+
+def test_after_restarts_and_a_kill_eight_clients_are_back_with_the_addresses_that_they_had(tmp_path: Path) -> None:
+    names = [f"n{number}" for number in range(8)]
+    with Lab(names=("hub", *names)) as lab, Hub(lab, tmp_path) as hub:
+        for name in names:
+            hub.start(lab[name], name, **PLAIN)
+        for client in hub.clients.values():
+            client.wait_until_joined()
+
+        def addresses() -> dict[str, tuple[str, str]]:
+            return {name: (client.address, client.address6) for name, client in hub.clients.items()}
+
+        had = addresses()
+        assert len(set(had.values())) == 8
+        hub.server.stop()
+        hub.start_again()
+        assert hub.connected() == set(names) and addresses() == had
+        hub.server.kill()
+        hub.start_again()
+        for name in ("n5", "n2"):
+            hub[name].stop()
+        for name in ("n2", "n5"):
+            hub.adopt(name, hub[name].again()).wait_until_joined()
+        assert hub.connected() == set(names) and addresses() == had

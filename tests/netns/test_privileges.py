@@ -1,0 +1,271 @@
+"""Real tunnels whose workers have no rights: what they are, and that everything goes on all the same."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pipeline.privileges import choose
+from tests.netns.flow import Flow, transfer
+from tests.netns.tunnels import End, Ends, client_config, needs_root, pids, reaches, server_config, tunnel
+from tests.support import eventually
+from tools.lab import Lab
+
+DEFAULT = choose(None).account
+
+pytestmark = [needs_root, pytest.mark.skipif(DEFAULT is None, reason="no user without rights on this machine")]
+
+OTHER = next((each for each in pwd.getpwall() if each.pw_uid not in (0, DEFAULT and DEFAULT.uid)), None)
+CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+FEC = {"fec": "on"}
+AT_ONCE_SECONDS = 0.4
+"""Six workers do not all happen to look within it."""
+
+CONGESTION = Path("/proc/sys/net/ipv4")
+FOR_ROOT = [name for name in (CONGESTION / "tcp_available_congestion_control").read_text().split()
+            if name not in (CONGESTION / "tcp_allowed_congestion_control").read_text().split()]
+
+LAUNCH = """
+import sys
+from pipeline.cli import main
+sys.executable, *sys.argv = sys.argv[1:]
+sys.exit(main())
+"""
+"""`tunnel-supervisor`, whose workers are started by the program that is named first."""
+
+LISTEN = """
+import os, resource, signal, sys
+from pipeline import privileges
+from workers.__main__ import main
+
+def say(event, arguments):
+    if event == "import" and arguments[0] != "ast":  # for marks in a traceback, which does without
+        os.write(2, f"imported late: {arguments[0]}\\n".encode())
+
+def drop_and_listen(account, drop=privileges.drop):
+    drop(account)
+    sys.addaudithook(say)
+    os.write(2, b"listening\\n")
+
+def have_no_more_threads(*_):
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+privileges.drop = drop_and_listen
+signal.signal(signal.SIGUSR1, have_no_more_threads)
+sys.argv = ["workers", *sys.argv[4:]]  # behind -I -m workers
+sys.exit(main())
+"""
+"""A worker that says what it imports once it has dropped its rights; SIGUSR1 keeps it from starting another thread."""
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ends]:
+    with Lab() as lab, tunnel(lab, tmp_path_factory.mktemp("privileges"), lanes=2, **FEC) as made:
+        yield made
+
+
+def statuses(end: End, worker: str) -> list[dict[str, list[str]]]:
+    """proc_pid_status(5) of every thread of a worker."""
+    found = []
+    for thread in Path(f"/proc/{pids(end)[worker]}/task").iterdir():
+        lines = (line.partition(":") for line in (thread / "status").read_text().splitlines())
+        found.append({name: value.split() for name, _, value in lines})
+    return found
+
+
+def belongs_to(end: End, worker: str, uid: int, gid: int) -> bool:
+    """Every thread is that user's, in no other group, and has no capability and no way to get one."""
+    return all(status["Uid"] == [str(uid)] * 4 and status["Gid"] == [str(gid)] * 4 and status["NoNewPrivs"] == ["1"]
+               and (not status["Groups"] or uid == 0) and all(int(status[name][0], 16) == 0 for name in CAPABILITIES)
+               for status in statuses(end, worker))
+
+
+# -- what they are
+
+
+def test_every_worker_is_a_user_without_rights_and_the_supervisor_is_not(ends: Ends) -> None:
+    for end in ends:
+        assert {name.split("-")[0] for name in end.workers()} == {"tcp", "fec", "tun"}
+        for worker in end.workers():
+            assert belongs_to(end, worker, DEFAULT.uid, DEFAULT.gid)
+        assert os.stat(f"/proc/{end.status()['pid']}").st_uid == 0
+
+
+def test_no_worker_leaves_a_core_dump_or_can_be_looked_into(ends: Ends) -> None:
+    for end in ends:
+        for pid in pids(end).values():
+            assert "Max core file size 0 0 bytes" in " ".join(Path(f"/proc/{pid}/limits").read_text().split())
+            assert os.stat(f"/proc/{pid}/environ").st_uid == 0  # proc(5): so it is of a process that is not dumpable
+            assert os.getsid(pid) == pid
+
+
+def test_a_worker_has_no_thread_but_its_duties(ends: Ends) -> None:
+    for end in ends:
+        assert {worker: len(statuses(end, worker)) for worker in end.workers()} == {w: 3 for w in end.workers()}
+
+
+@pytest.mark.skipif(OTHER is None, reason="no second user on this machine")
+def test_workers_are_the_user_of_the_configuration(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, server={"user": OTHER.pw_name}, client={"user": "root"}) as (server, client):
+        assert all(belongs_to(server, worker, OTHER.pw_uid, OTHER.pw_gid) for worker in server.workers())
+        assert all(belongs_to(client, worker, 0, 0) for worker in client.workers())
+        transfer(client, server, streams=1, size=1_000_000)
+
+
+def test_a_user_who_does_not_exist_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
+    name = f"x{secrets.token_hex(6)}"
+    with End(lab.nodes[0], server_config(lab.nodes[0], user=name), tmp_path) as end:
+        assert end.wait(20) == 78
+        assert "user: " in end.log and name in end.log and "Traceback" not in end.log
+
+
+@pytest.mark.parametrize("lacking", ["setuid", "kill"])
+def test_root_who_may_not_change_users_keeps_workers_as_they_are(lab: Lab, tmp_path: Path, lacking: str) -> None:
+    a, b = lab
+    serving = server_config(a)
+    less = ["setpriv", f"--bounding-set=-{lacking}", f"--inh-caps=-{lacking}"]
+    with End(a, serving, tmp_path, wrap=less) as server, End(
+            b, client_config(serving, a.address), tmp_path, wrap=less) as client:
+        for end in (server, client):
+            end.wait_until_connected()
+            assert all(belongs_to(end, worker, 0, 0) for worker in end.workers())
+        transfer(client, server, streams=1, size=1_000_000)
+
+
+def test_workers_end_with_their_supervisor_at_once(lab: Lab, tmp_path: Path) -> None:
+    """By the kernel's signal, which they asked for as the user that they are; their own look is one in a second."""
+    with End(lab.nodes[0], server_config(lab.nodes[0], lanes=2, **FEC), tmp_path) as end:
+        end.wait_until_running()
+        fds = [os.pidfd_open(pid) for pid in pids(end).values()]
+        try:
+            end.signal(signal.SIGKILL)
+            eventually(lambda: select.select(fds, [], [], 0)[0] == fds, AT_ONCE_SECONDS, "all workers gone")
+            end.wait()
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+
+# -- that everything goes on all the same
+
+
+@pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
+def test_traffic_passes_both_ways(ends: Ends, six: bool) -> None:
+    server, client = ends
+    transfer(client, server, streams=2, size=3_000_000, six=six)
+    transfer(server, client, streams=2, size=3_000_000, six=six)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT], ids=["killed", "aborted"])
+@pytest.mark.parametrize("kind", ["tcp", "fec", "tun"])
+def test_the_successor_of_a_dead_worker_has_no_rights_either(ends: Ends, kind: str, number: int) -> None:
+    server, client = ends
+    with Flow(client, server) as up, Flow(server, client) as down:
+        for end in ends:
+            pid = end.signal_worker(f"{kind}-0", number)
+            end.wait_until_replaced(f"{kind}-0", pid)
+            assert belongs_to(end, f"{kind}-0", DEFAULT.uid, DEFAULT.gid)
+        up.wait_for(100_000)
+        down.wait_for(100_000)
+
+
+def test_a_worker_that_hangs_leaves_its_stack_and_is_replaced(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, client={"heartbeat_timeout": 0.5}, **FEC) as (server, client):
+        for worker in client.workers():
+            pid = client.signal_worker(worker, signal.SIGSTOP)
+            client.wait_until_replaced(worker, pid, 5.0)
+            assert belongs_to(client, worker, DEFAULT.uid, DEFAULT.gid)
+        assert client.log.count("Fatal Python error: Aborted") == len(client.workers())
+        assert client.log.count("died: SIGABRT") == len(client.workers())
+        eventually(lambda: reaches(client, server))
+
+
+def test_offloads_are_agreed_upon_with_each_server_anew(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path) as (server, client):
+        transfer(client, server, streams=1, size=1_000_000)
+        server.stop()
+        with End(server.node, {**server.config, "offload": False}, tmp_path) as weaker:
+            weaker.wait_until_connected()
+            transfer(client, weaker, streams=1, size=1_000_000)
+            client.wait_for_log("offloads in force: 0x0 of")
+
+
+def test_a_congestion_control_that_workers_may_not_choose_is_said(lab: Lab, tmp_path: Path) -> None:
+    if not FOR_ROOT:
+        pytest.skip("every congestion control that this kernel has is for everybody")
+    with tunnel(lab, tmp_path, congestion=FOR_ROOT[0]) as ends:
+        for end in ends:
+            end.wait_for_log(f"congestion control {FOR_ROOT[0]}: Operation not permitted")
+            assert "sysctl net.ipv4.tcp_allowed_congestion_control" in end.log
+        transfer(ends[1], ends[0], streams=1, size=100_000)
+
+
+@pytest.mark.parametrize("encryption", ["none", "tls"])
+def test_nothing_is_imported_once_the_rights_are_gone(lab: Lab, tmp_path: Path, encryption: str) -> None:
+    """Python itself may lie where they cannot read. Everything happens to these workers: a server that is found by its
+    name, goes and comes back, strangers, a duty that fails, an abort, a stop."""
+    a, b = lab
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\n{a.address} server.test\n")
+    wrap = [*with_hosts(hosts), *listening(tmp_path)]
+    both = {"log_level": "debug", "encryption": encryption, **FEC}
+    serving = server_config(a, log_format="json", state_dir=str(tmp_path / "state"), **both)
+    dialling = client_config(serving, "server.test", tls_skip_verify=encryption == "tls", **both)
+    with End(b, dialling, tmp_path, wrap=wrap) as client:
+        with End(a, serving, tmp_path, wrap=wrap) as server:
+            for end in (server, client):
+                end.wait_until_connected()
+            with b.socket() as stranger:
+                stranger.connect((a.address, int(serving["local_addr"].rpartition(":")[2])))
+                stranger.sendall(b"\xff\x1b[31m" * 100)
+                stranger.settimeout(15)
+                with suppress(ConnectionError):  # it hung up on the rest
+                    while stranger.recv(100):
+                        pass
+            transfer(client, server, streams=1, size=1_000_000)
+        client.wait_for_log("Connection refused")
+        pid = client.signal_worker("tcp-0", signal.SIGUSR1)  # it needs a thread to resolve the server's name
+        client.wait_for_log("the inbound duty failed")
+        client.wait_for_log("RuntimeError: can't start new thread")
+        client.wait_until_replaced("tcp-0", pid)
+        with server.again() as back:
+            for end in (back, client):
+                end.wait_until_connected()
+            for worker in client.workers():
+                client.wait_until_replaced(worker, client.signal_worker(worker, signal.SIGABRT))
+            eventually(lambda: reaches(client, back))
+    for end in (server, back, client):
+        assert end.log.count("listening") >= len(("tcp", "fec", "tun"))
+        assert "imported late" not in end.log
+
+
+def test_a_name_that_does_not_exist_is_said_and_tried_again(lab: Lab, tmp_path: Path) -> None:
+    config = client_config(server_config(lab.nodes[0]), "no-such-server.invalid")
+    with End(lab.nodes[1], config, tmp_path) as client:
+        client.wait_until_running()
+        client.wait_for_log("server no-such-server.invalid port", 30.0)
+        eventually(lambda: client.counter("tcp.dials_failed") > 1, 30.0)
+        assert "Traceback" not in client.log
+
+
+def with_hosts(hosts: Path) -> list[str]:
+    """Words in front of a command: it finds these names."""
+    return ["unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh"]
+
+
+def listening(directory: Path) -> list[str]:
+    """Words in front of a command: its workers say what they import late."""
+    listener, starter = directory / "listen.py", directory / "python"
+    listener.write_text(LISTEN)
+    starter.write_text(f'#!/bin/sh\nexec {sys.executable} -I {listener} "$@"\n')
+    starter.chmod(0o755)
+    return [sys.executable, "-c", LAUNCH, str(starter)]

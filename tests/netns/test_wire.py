@@ -1,0 +1,206 @@
+"""docs/wire.md is true: a client that was written from it passes packets through a real server, in every form."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.netns.greeted import Answering, Door, connect, hub
+from tests.netns.tunnels import End, command, needs_root, server_config
+from tests.support import eventually
+from tests.wire_client import TAKES_RUNS, Ended, Refused, Runs, WireClient, tls
+from tests.wire_packets import echo_request, is_reply, udp_payload
+from tools import flows
+from tools.lab import Lab
+
+pytestmark = needs_root
+
+INSIDE = ("10.99.0.1", "fd99::1")
+VERSIONS = (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2)
+REPLY_SECONDS = 5.0
+DATAGRAMS, DATAGRAM_BYTES = 400, 1200
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    with Lab() as lab, hub(lab, tmp_path_factory.mktemp("hub"), tls_min_version="1.2", fec="on") as made:
+        yield made
+
+
+def pings(client: WireClient, *others: WireClient, send: str = "send") -> None:
+    """The client pings the server, over IPv4 and IPv6. The replies come there or on others of its connections."""
+    for number, (own, server) in enumerate(zip(client.welcome.addresses, INSIDE)):
+        request = echo_request(str(own.ip), server, number)
+        getattr(client, send)(request)
+        expect_reply(request, client, *others)
+
+
+def expect_reply(request: bytes, *connections: WireClient) -> None:
+    eventually(lambda: any(is_reply(packet, request) for each in connections for packet in each.packets(0.05)),
+               REPLY_SECONDS, "a reply")
+
+
+def is_pinged(server: End, answering: Answering, count: int = 3) -> None:
+    for address in (answering.address, answering.address6):
+        assert flows.ping(server.node, address, count=count, interval=0.05, timeout=REPLY_SECONDS).lost == []
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+def test_a_client_written_from_the_document_pings_and_is_pinged(door: Door, version: ssl.TLSVersion) -> None:
+    client = door.dial("one", version)
+    assert client.socket.version() == {"TLSv1_3": "TLSv1.3", "TLSv1_2": "TLSv1.2"}[version.name]
+    assert client.welcome.version == 1 and client.welcome.mtu == 1400
+    assert [each.version for each in client.welcome.addresses] == [4, 6] and client.welcome.routes == ()
+    pings(client)
+    with Answering(client) as answering:
+        is_pinged(door.server, answering)
+    assert answering.answered == 6 and client.unknown == 0
+
+
+def test_a_bare_packet_is_as_good_as_one_in_a_block(door: Door) -> None:
+    with door.dial("one") as client:
+        pings(client, send="send_bare")
+
+
+def test_many_packets_in_one_block_all_arrive(door: Door) -> None:
+    with door.dial("one") as client:
+        requests = [echo_request(str(client.welcome.addresses[0].ip), INSIDE[0], number) for number in range(100)]
+        client.send(*requests)
+        replies: list[bytes] = []
+        eventually(lambda: replies.extend(client.packets(0.1)) or len(replies) == len(requests), REPLY_SECONDS)
+        assert all(is_reply(reply, request) for reply, request in zip(replies, requests))
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 37])
+def test_a_block_in_shards_over_two_connections_is_put_together(door: Door, n: int) -> None:
+    session = next(door.sessions)
+    with ExitStack() as stack:
+        pair = [stack.enter_context(door.dial("one", session=session, connections=2, index=index, runs=Runs()))
+                for index in range(2)]
+        request = echo_request(str(pair[0].welcome.addresses[0].ip), INSIDE[0], n, bytes(1000))
+        stream, cut = session << 8, (n + 1) // 2
+        pair[0].send_run(stream, 0, n, [request], 0, cut)
+        if cut < n:
+            pair[1].send_run(stream, 0, n, [request], cut, n - cut)
+        expect_reply(request, *pair)
+
+
+def test_runs_of_one_shard_and_of_more_bring_every_packet(door: Door) -> None:
+    runs, session = Runs(), next(door.sessions)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(door.dial("one", session=session, connections=4, index=index, runs=runs))
+                   for index in range(4)]
+        assert all(client.welcome.features & TAKES_RUNS for client in clients)
+        address = str(clients[0].welcome.addresses[0].ip)
+        source = stack.enter_context(door.server.node.socket(kind=socket.SOCK_DGRAM))
+        for number in range(DATAGRAMS):
+            source.sendto(number.to_bytes(4, "big").ljust(DATAGRAM_BYTES, b"."), (address, 9))
+        came: set[int] = set()
+
+        def all_came() -> bool:
+            payloads = [udp_payload(packet) for client in clients for packet in client.packets(0.02, DATAGRAMS)]
+            came.update(int.from_bytes(payload[:4], "big") for payload in payloads if payload)
+            return len(came) == DATAGRAMS
+
+        eventually(all_came, 2 * REPLY_SECONDS, "every datagram")
+    assert runs.blocks[1] and runs.blocks[2], f"blocks in one shard and in more: {runs.blocks}"
+    assert runs.wanting == 0
+
+
+def test_a_wish_is_granted_and_one_that_cannot_be_is_refused_with_the_reason(door: Door) -> None:
+    with door.dial("two", wishes=["10.99.0.77", "fd99::77"]) as client:
+        assert [str(each) for each in client.welcome.addresses] == ["10.99.0.77/24", "fd99::77/64"]
+        with pytest.raises(Refused) as refused:
+            door.dial("three", wishes=["10.99.0.77"])
+        assert refused.value.reason == 5
+        with pytest.raises(Refused) as refused:
+            door.dial("three", wishes=["192.0.2.1"])
+        assert refused.value.reason == 6
+        pings(client)
+
+
+def test_a_hello_of_another_version_is_refused_once_the_proof_is_there(door: Door) -> None:
+    with door.secured("two") as client:
+        with pytest.raises(Refused) as refused:
+            client.greet(wire_version=2)
+    assert (refused.value.reason, refused.value.text) == (2, "this server speaks version 1")
+
+
+def test_the_same_index_again_takes_the_place_of_the_connection_before(door: Door) -> None:
+    session = next(door.sessions)
+    with door.dial("one", session=session) as first, door.dial("one", session=session, index=1) as second:
+        with door.dial("one", session=session) as third:
+            with pytest.raises(Ended):
+                first.packets(REPLY_SECONDS)
+            pings(second, third)
+            pings(third, second)
+
+
+def test_a_later_session_takes_the_place_of_an_earlier_one_and_not_the_other_way_round(door: Door) -> None:
+    session = next(door.sessions)
+    with door.dial("one", session=session) as earlier, door.dial("one") as later:
+        with pytest.raises(Ended):
+            earlier.packets(REPLY_SECONDS)
+        with pytest.raises(Refused) as refused:
+            door.dial("one", session=session)
+        assert refused.value.reason == 3
+        pings(later)
+
+
+def test_keepalives_keep_a_silent_connection_and_a_mute_one_is_closed(tmp_path: Path) -> None:
+    with Lab() as lab, hub(lab, tmp_path, keepalive=0.2, timeout=1.0) as door:
+        with door.dial("one") as speaks, door.dial("two") as mute:
+
+            def both_ways() -> bool:
+                speaks.keepalive()
+                speaks.packets(0.2)
+                return speaks.keepalives >= 10
+
+            eventually(both_ways, what="ten keepalives")
+            with pytest.raises(Ended):
+                mute.packets(REPLY_SECONDS)
+            assert 2 <= mute.keepalives < 10
+            pings(speaks)
+        assert door.server.counter("tcp.connections_timed_out") == 1
+
+
+def test_without_encryption_there_is_no_tls_and_no_proof(tmp_path: Path) -> None:
+    with Lab() as lab, End(lab.nodes[0], server_config(lab.nodes[0]), tmp_path) as server:
+        server.wait_until_running()
+        port = int(server.config["local_addr"].rpartition(":")[2])
+        client = WireClient(connect(lab.nodes[1], lab.nodes[0].address, port), wishes=["10.99.0.5", "fd99::5"])
+        assert [str(each) for each in client.greet().addresses] == ["10.99.0.5/24", "fd99::5/64"]
+        pings(client)
+        with Answering(client) as answering:
+            is_pinged(server, answering)
+
+
+def test_with_certificates_there_is_no_proof_but_theirs(tmp_path: Path) -> None:
+    authority = tmp_path / "ca"
+    for which in (["--ca", "Test CA"], ["--server", "hub", "--address", "10.77.0.1"], ["--client", "laptop"]):
+        assert command("gen-cert", authority, *which).returncode == 0
+    files = {name: str(authority / name) for name in ("ca.crt", "hub.crt", "hub.key", "laptop.crt", "laptop.key")}
+    with Lab() as lab:
+        a, b = lab
+        config = {**server_config(a), "encryption": "tls", "insecure": False, "state_dir": str(tmp_path / "state"),
+                  "tls_cert_file": files["hub.crt"], "tls_key_file": files["hub.key"], "tls_ca_file": files["ca.crt"],
+                  "peers": [{"name": "laptop", "certificate_name": "laptop"}]}
+        with End(a, config, tmp_path) as server:
+            server.wait_until_running()
+            port = int(config["local_addr"].rpartition(":")[2])
+            client = WireClient(connect(b, a.address, port))
+            client.secure(tls(ca=files["ca.crt"], certificate=files["laptop.crt"], key=files["laptop.key"]), a.address)
+            client.greet()
+            pings(client)
+            with Answering(client) as answering:
+                is_pinged(server, answering)
+            with WireClient(connect(b, a.address, port)) as nobody, pytest.raises(Ended) as ended:
+                nobody.secure(tls(ca=files["ca.crt"]), a.address)  # with TLS 1.3 the refusal comes when we read
+                nobody.greet()
+            assert ended.value.how == "alert: TLSV13_ALERT_CERTIFICATE_REQUIRED"
+            eventually(lambda: server.counter("tcp.closed_hello_invalid") == 1)
