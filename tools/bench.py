@@ -3,6 +3,7 @@
     bench [options]         this file
     bench fec [options]     the lossy lab (tools/lossy.py): what loss and the end of a connection do to the traffic
     bench codec [options]   the erasure code against zfec (tools/bench_codec.py)
+    bench hub [options]     a server with many clients, and with strangers at its door (tools/bench_hub.py)
 
 One lab with a bare veth pair, a server and a client instance in it. Every measurement goes to the bare
 address and to the tunnel's in turn, `--rounds` times; a value is the median of its rounds, a ratio the median
@@ -155,6 +156,9 @@ def main(argv: list[str]) -> int:
         case ["codec"]:
             from tools import bench_codec
             return bench_codec.main(argv[1:])
+        case ["hub"]:
+            from tools import bench_hub
+            return bench_hub.main(argv[1:])
     options = _parser().parse_args(argv)
     if os.geteuid() != 0:
         print("bench: needs root (network namespaces, TUN); run it with sudo", file=sys.stderr)
@@ -185,8 +189,8 @@ def _progress(text: str, quiet: bool) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tunnel-supervisor bench",
                                      description="Measure the tunnel against the bare link on this machine. "
-                                                 '"bench fec" is the lossy lab, "bench codec" the erasure code; '
-                                                 "both have --help of their own.")
+                                                 '"bench fec" is the lossy lab, "bench codec" the erasure code, '
+                                                 '"bench hub" many clients; each has --help of its own.')
     parser.add_argument("--seconds", type=int, default=3, metavar="N",
                         help="length of each measurement (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N",

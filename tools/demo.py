@@ -66,7 +66,8 @@ def _show(lab: Lab, seconds: float) -> int:
         print(f"\nTCP connection through the tunnel: {amount(end.bytes)} in {seconds:g} s, "
               f"{end.bytes * 8 / seconds / 1e9:.2f} Gbit/s, {'survived every kill' if survived else 'broke'}")
         for name, at in killed:
-            print(f"  kill -9 {name:<12} nothing arrived for {_gap(flow, at) * 1000:.0f} ms at most in the second after")
+            print(f"  kill -9 {name:<12} nothing arrived for {_gap(flow, at) * 1000:.0f} ms at most in the second "
+                  "after")
         failed = not survived or end.bytes != sent.count
     print("stopped; " + ("nothing is left behind" if not pair.left_behind else f"left: {pair.left_behind}"))
     return 1 if failed or pair.left_behind else 0

@@ -3,10 +3,10 @@
     with TunnelPair(server_node, client_node, {"lanes": 2}) as pair:
         ... pair.server.address, pair.client.status() ...
 
-Configuration and logs live in a temporary directory, instances under names of their own. Ready means: both
-say "running", the client has an established connection, and a ping has come back. The end is SIGTERM and exit
-status 0; `left_behind` says afterwards what they did not take with them. They get SIGTERM as well when this
-process is killed: then only the temporary directory stays.
+Plain unless `encryption` is set, and open to all. Configuration, state and logs live in a temporary directory, instances
+under names of their own. Ready means: both say "running", the client has an established connection, and a ping has come
+back. The end is SIGTERM and exit status 0; `left_behind` says afterwards what they did not take with them. They get
+SIGTERM as well when this process is killed: then only the temporary directory stays.
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ class TunnelPair:
             unique = f"{os.getpid()}-{server.pid}"
             self.server = self._start(opening, server, f"server-{unique}", directory, {
                 "mode": "server", "local_addr": f"0.0.0.0:{CARRIER_PORT}", "insecure": True,
-                "tunnel_addr": f"{SERVER_ADDRESS}/{PREFIX_LENGTH}"})
+                "tunnel_addr": f"{SERVER_ADDRESS}/{PREFIX_LENGTH}", "state_dir": str(directory / "state")})
             self.client = self._start(opening, client, f"client-{unique}", directory, {
-                "mode": "client", "remote_addr": f"{server.address}:{CARRIER_PORT}", "insecure": True,
+                "mode": "client", "remote_addr": f"{server.address}:{CARRIER_PORT}", "tls_skip_verify": True,
                 "tunnel_addr": f"{CLIENT_ADDRESS}/{PREFIX_LENGTH}"})
             self._wait_until_ready()
             self._open = opening.pop_all()
