@@ -207,7 +207,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         "Connections at a time that have proved nothing yet: what strangers can take. One more is closed at once.",
         unit="connections", live=True)] = 64
     max_handshakes_per_address: Annotated[Limit, about(
-        "The same of one address (IPv6: of one /64), so that nobody takes all of them.",
+        "The same of one address (IPv6: of one /64), so that nobody takes all of them. With several `lanes` each `tcp` "
+        "worker takes so many, but at most a quarter of its part of `max_handshakes`.",
         unit="connections", live=True)] = 4
     connects_per_address: Annotated[Limit, about(
         "New connections a second of one address (IPv6: of one /64). The default is two clients that come back at "
