@@ -96,7 +96,9 @@ class Host:
         if frame:
             connection.say(frame)
         if "why" in answer:
-            raise (OSError if frame else Stranger)(errno.ECONNREFUSED, f"refused: {answer['why']}")
+            if not frame:
+                raise Stranger(errno.EACCES, answer["why"])
+            raise OSError(errno.ECONNREFUSED, f"refused: {answer['why']}")
         hello = connection.exchange.hello
         connection.seat = answer["seat"]
         connection.slot = hello.index

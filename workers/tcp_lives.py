@@ -32,6 +32,7 @@ from workers.tcp_outbound import Outbound
 from workers.tcp_peer_in import PeerIn
 
 ROWS_A_TICK = 64               # rows refreshed on each tick, in turn
+STRANGERS_NS = 10_000_000_000  # strangers are spoken of once in so long, or they would fill the log
 
 EVENTS = select.EPOLLIN | select.EPOLLRDHUP
 
@@ -65,6 +66,8 @@ class Lives:
         self._carrier = Carrier(attachment)
         self.peers: dict[int, PeerIn] = {}
         self._helpless = False   # it has been said that one connection cannot help
+        self._strangers = 0      # that have not been spoken of
+        self._speak_again = 0
         self._timeout_ns = int(settings["timeout"] * 1e9)
         self._greeting_ns = int(settings["handshake_timeout"] * 1e9)
         self._epoll = epoll
@@ -177,12 +180,21 @@ class Lives:
             self._manners.answered(connection, answer)
         except Stranger as error:
             self._counters[ID["tcp.closed_proof_wrong"]] += 1
+            self._speak_of(connection, time.monotonic_ns())
             self.close(connection, error.strerror)
         except OSError as error:
             self._counters[ID["tcp.connections_refused"]] += 1
             self.close(connection, error.strerror or str(error))
         else:
             self._establish(connection, time.monotonic_ns())
+
+    def _speak_of(self, stranger: Connection, now: int) -> None:
+        self._strangers += 1
+        if now >= self._speak_again:
+            LOG.warning("%s has not proved to be a peer (%d in all since the last such line)", stranger.address,
+                        self._strangers)
+            self._strangers = 0
+            self._speak_again = now + STRANGERS_NS
 
     def _establish(self, connection: Connection, now: int) -> None:
         if self.door is None or self._compat:

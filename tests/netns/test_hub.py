@@ -1,110 +1,33 @@
-"""A hub and its clients, as people use it: invited, joined, reached, kept apart, slowed down, killed, revoked.
-
-    hub -- link0, a bridge --+-- one      a client with the defaults, and a host behind it
-                             +-- two      one connection, and a host behind it
-                             +-- three    finds the server by IPv6 alone; may send and receive RATE_MBIT
-                             +-- four     for clients of a test's own
-"""
+"""A hub and its clients, as people use it: invited, joined, slowed down, killed, revoked. Fixtures are in `sites`."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from pipeline.privileges import choose
 from tests.netns.flow import Flow, transfer
 from tests.netns.hub import BOTH, PLAIN, Client, Hub, established, inside, reaches
+from tests.netns.sites import BEHIND_HUB, RATE_MBIT, hub, line, networks_behind, sites, wide_lab
 from tests.netns.tunnels import COMMAND, End, needs_root, pids, traces
 from tests.support import eventually
 from tools.flows import UdpFlow
 from tools.lab import Lab, Node
-from tools.namespace import Namespace, stop
+from tools.namespace import stop
 
 pytestmark = needs_root
-
-RATE_MBIT = 20
-BEHIND_HUB = ["10.50.0.0/16", "fd50::/48"]
-HOSTS_BEHIND = {"one": 1, "two": 2}
-
-IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75   # linux/in.h, linux/in6.h: any source address, for root
 
 ALONE = ["unshare", "--mount", "sh", "-c",
          'for place in /run /dev/shm /var/lib; do mount -t tmpfs tmpfs $place; done; exec "$@"', "sh"]
 """Words in front of a command: as on a machine of its own, where nobody has its names and it may leave its state."""
-
-
-class Site(NamedTuple):
-    """A host behind a client, in a network of its own."""
-
-    node: Namespace
-    address: str
-    address6: str
-
-    @property
-    def addresses(self) -> tuple[str, str]:
-        return self.address, self.address6
-
-
-def networks_behind(number: int) -> tuple[str, str]:
-    return f"10.1.{number}.0/24", f"fd01:{number}::/64"
-
-
-def make_site(stack: ExitStack, node: Node, number: int) -> Site:
-    host = Namespace(f"behind-{node.name}")
-    stack.callback(host.close)
-    subprocess.run(["ip", "link", "add", "site", "netns", str(node.pid), "type", "veth", "peer", "name", "link0",
-                    "netns", str(host.pid)], check=True, capture_output=True)
-    for where, device, last in ((node, "site", 1), (host, "link0", 2)):
-        where.run(["ip", "-batch", "-"], input=f"link set {device} up\n"
-                  f"address add 10.1.{number}.{last}/24 dev {device}\n"
-                  f"address add fd01:{number}::{last}/64 dev {device} nodad\n")
-    host.run(["ip", "-batch", "-"], input=f"link set lo up\nroute add default via 10.1.{number}.1\n"
-             f"route add default via fd01:{number}::1\n")
-    node.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-    return Site(host, f"10.1.{number}.2", f"fd01:{number}::2")
-
-
-@pytest.fixture(scope="module")
-def wide_lab() -> Iterator[Lab]:
-    with Lab(names=("hub", "one", "two", "three", "four")) as lab:
-        lab.nodes[0].ip("address add 10.50.0.1/32 dev lo", "address add fd50::1/128 dev lo")
-        lab["three"].ip(f"address del {lab['three'].address}/24 dev link0")
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def sites(wide_lab: Lab) -> Iterator[dict[str, Site]]:
-    with ExitStack() as stack:
-        yield {name: make_site(stack, wide_lab[name], number) for name, number in HOSTS_BEHIND.items()}
-
-
-@pytest.fixture(scope="module")
-def hub(wide_lab: Lab, sites: dict[str, Site], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    """For tests that leave it as it is."""
-    behind = [network for number in HOSTS_BEHIND.values() for network in networks_behind(number)]
-    with Hub(wide_lab, tmp_path_factory.mktemp("hub"), lanes=2, routes=behind,
-             push_routes=[*BEHIND_HUB, *behind]) as made:
-        made.join(wide_lab["one"], "", "--allow", *networks_behind(HOSTS_BEHIND["one"]))
-        made.join(wide_lab["two"], "", "--allow", *networks_behind(HOSTS_BEHIND["two"]), **PLAIN,
-                  receive_buffer_bytes=65536, heartbeat_timeout=60)
-        made.join(wide_lab["three"], "", "--address", f"[{made.node.address6}]", "--rate", str(RATE_MBIT), **PLAIN)
-        yield made
-
-
-@pytest.fixture
-def line(hub: Hub) -> Iterator[str]:
-    """An invitation for one more, whom the server forgets afterwards."""
-    yield hub.invite("four")
-    hub.server.command("revoke", "four")
 
 
 @contextmanager
@@ -307,157 +230,6 @@ def test_peers_of_the_configuration_come_and_go_under_load_and_the_others_lose_n
     assert pids(hub.server) == workers
 
 
-# -- routes
-
-
-@BOTH
-def test_networks_that_the_server_pushes_are_reached_through_it(hub: Hub, six: bool) -> None:
-    for client in hub.clients.values():
-        assert BEHIND_HUB[six] in client.routes()
-        assert reaches(client.node, "fd50::1" if six else "10.50.0.1")
-
-
-def test_pushed_routes_go_when_the_server_pushes_them_no_more(hub: Hub, line: str, tmp_path: Path) -> None:
-    pushed = hub.server.config["push_routes"]
-    with Client(hub.lab["four"], line, tmp_path, routes=["10.52.0.0/16"], **PLAIN) as four:
-        four.wait_until_joined()
-        try:
-            for more in (["10.51.0.0/16", "10.52.0.0/16", "fd51::/48"], []):
-                hub.configure(push_routes=[*pushed, *more])
-                four.command("restart", "tcp-0")
-                eventually(lambda: set(more) <= set(four.routes()) and ("fd51::/48" in four.routes()) == bool(more))
-                assert {"10.52.0.0/16", *BEHIND_HUB} <= set(four.routes()), "its own stay"
-        finally:
-            hub.configure(push_routes=pushed)
-
-
-@pytest.mark.parametrize("known_by", ["address", "name"])
-def test_a_pushed_route_that_would_swallow_the_way_to_the_server_is_not_taken(
-        hub: Hub, known_by: str, tmp_path: Path) -> None:
-    hosts = tmp_path / "hosts"
-    hosts.write_text(f"{hub.node.address} hub.test\n")
-    with_hosts = ["unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh"]
-    pushed = hub.server.config["push_routes"]
-    hub.configure(push_routes=[*pushed, "0.0.0.0/0", "10.77.0.0/25"])
-    line = hub.invite("four", *(["--address", "hub.test"] if known_by == "name" else []))
-    try:
-        with Client(hub.lab["four"], line, tmp_path, wrap=with_hosts, **PLAIN) as four:
-            four.wait_until_joined()
-            four.wait_for_log("pushes a route to 0.0.0.0/0, which leads to itself: not taken")
-            four.wait_for_log("pushes a route to 10.77.0.0/25, which leads to itself: not taken")
-            assert reaches(four.node, hub.server.address) and set(BEHIND_HUB) <= set(four.routes())
-            assert not {"default", "10.77.0.0/25"} & set(four.routes())
-    finally:
-        hub.configure(push_routes=pushed)
-        hub.server.command("revoke", "four")
-
-
-@BOTH
-def test_hosts_behind_two_clients_reach_each_other_and_the_hub(
-        hub: Hub, sites: dict[str, Site], six: bool) -> None:
-    one, two = (sites[name] for name in ("one", "two"))
-    assert reaches(one.node, two.addresses[six]) and reaches(two.node, one.addresses[six])
-    assert reaches(hub.node, one.addresses[six]) and reaches(two.node, inside(hub.server, six))
-    assert reaches(two.node, "fd50::1" if six else "10.50.0.1")
-
-
-def test_a_network_behind_a_client_is_not_pushed_to_itself(hub: Hub) -> None:
-    for name, other in (("one", "two"), ("two", "one")):
-        assert set(networks_behind(HOSTS_BEHIND[other])) <= set(hub[name].routes())
-        assert not set(networks_behind(HOSTS_BEHIND[name])) & set(hub[name].routes())
-
-
-@BOTH
-def test_tcp_from_host_to_host_over_two_clients_arrives(hub: Hub, sites: dict[str, Site], six: bool) -> None:
-    one, two = (sites[name] for name in ("one", "two"))
-    transfer(one, two, streams=2, size=1_000_000, six=six)
-    transfer(two, one, streams=2, size=1_000_000, six=six)
-
-
-# -- who may say that he is whom
-
-SOURCES = {
-    "another-clients": ("10.99.0.3", "fd99::3"),
-    "the-servers": ("10.99.0.1", "fd99::1"),
-    "nobodys": ("10.99.0.200", "fd99::200"),
-    "behind-another-client": ("10.1.2.2", "fd01:2::2"),
-    "behind-the-server": ("10.50.0.1", "fd50::1"),
-    "of-the-world": ("198.51.100.1", "2001:db8::1"),
-}
-
-
-@BOTH
-@pytest.mark.parametrize("whose", SOURCES)
-def test_a_source_that_is_not_the_clients_own_reaches_nobody(
-        hub: Hub, sites: dict[str, Site], whose: str, six: bool) -> None:
-    one, three = hub["one"], hub["three"]
-    assert [hub["two"].address, hub["two"].address6] == list(SOURCES["another-clients"])
-    refused = hub.server.counter("tun.dropped_source_refused")
-    with receiver(hub.node, six) as at_hub, receiver(three.node, six) as at_three:
-        for end, target in ((hub.server, at_hub), (three, at_three)):
-            with sender(one, SOURCES[whose][six], six) as false:
-                false.sendto(b"false", (inside(end, six), target.getsockname()[1]))
-        eventually(lambda: hub.server.counter("tun.dropped_source_refused") >= refused + 2, what="both are refused")
-        for end, target in ((hub.server, at_hub), (three, at_three)):
-            for source in (inside(one, six), sites["one"].addresses[six]):
-                with sender(one, source, six) as true:
-                    true.sendto(b"true", (inside(end, six), target.getsockname()[1]))
-                assert target.recvfrom(100)[0] == b"true"
-
-
-def receiver(node: Namespace, six: bool) -> socket.socket:
-    sock = node.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind(("", 0))
-    sock.settimeout(5)
-    return sock
-
-
-def sender(client: End, source: str, six: bool) -> socket.socket:
-    """A socket that sends into the tunnel from any address."""
-    sock = client.node.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(*(socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if six else (socket.SOL_IP, IP_TRANSPARENT), 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, client.tun_name.encode())
-    sock.bind((source, 0))
-    return sock
-
-
-@BOTH
-def test_multicast_of_a_client_goes_nowhere(hub: Hub, six: bool) -> None:
-    before = hub.server.counter("tun.dropped_multicast")
-    with sender(hub["one"], inside(hub["one"], six), six) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        for group in ("ff02::fb", "ff05::2") if six else ("224.0.0.251", "239.1.1.1", "255.255.255.255"):
-            sock.sendto(b"everybody", (group, 9))
-    eventually(lambda: hub.server.counter("tun.dropped_multicast") >= before + 3 - six)
-
-
-# -- client to client
-
-
-@BOTH
-def test_clients_reach_each_other_through_the_hub(hub: Hub, six: bool) -> None:
-    for source, sink in (("one", "two"), ("two", "three"), ("three", "one")):
-        assert reaches(hub[source].node, inside(hub[sink], six))
-    transfer(hub["one"], hub["two"], streams=2, size=3_000_000, six=six)
-    transfer(hub["two"], hub["one"], streams=2, size=3_000_000, six=six)
-
-
-def test_with_client_isolation_they_reach_the_hub_alone(hub: Hub, sites: dict[str, Site]) -> None:
-    one, two = hub["one"], hub["two"]
-    hub.configure(client_isolation=True, anew=True)
-    try:
-        hub.wait_for_all()
-        dropped = hub.server.counter("tun.dropped_isolated")
-        for address in (two.address, two.address6, *sites["two"].addresses):
-            assert not reaches(one.node, address, count=1, seconds=0.1)
-        assert hub.server.counter("tun.dropped_isolated") >= dropped + 4
-        assert reaches(one.node, "10.50.0.1")
-    finally:
-        hub.configure(client_isolation=False, anew=True)
-        hub.wait_for_all()
-    eventually(lambda: reaches(one.node, two.address, seconds=0.3))
-
-
 # -- what one costs the others
 
 
@@ -500,8 +272,6 @@ def test_a_client_that_takes_nothing_costs_the_others_little(hub: Hub, how: str)
         flood.end()
     eventually(lambda: reaches(two.node, hub.server.address, count=1, seconds=0.3), what="it is back")
     eventually(lambda: reaches(one.node, two.address6, count=1, seconds=0.3))
-
-
 
 
 # -- what dies

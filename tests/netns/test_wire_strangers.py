@@ -213,6 +213,7 @@ def test_a_greeting_that_fails_is_closed_at_once_and_without_a_word(door: Door, 
 def test_nobody_can_tell_an_unknown_key_from_a_wrong_proof(door: Door, guest: Answering) -> None:
     """By the least of many times each: what others do with the machine only adds to it."""
     seen: dict[str, list[Outcome]] = {"unknown key": [], "wrong proof": []}
+    lines = door.server.log.count("has not proved to be a peer")
     with undisturbed(door, guest, closed_proof_wrong=40):
         for _ in range(20):
             for what, outcomes in seen.items():
@@ -222,6 +223,7 @@ def test_nobody_can_tell_an_unknown_key_from_a_wrong_proof(door: Door, guest: An
     unknown, wrong = (min(each.seconds for each in outcomes) for outcomes in seen.values())
     assert {each[:2] for outcomes in seen.values() for each in outcomes} == {(b"", "closed")}
     assert abs(unknown - wrong) < 0.003, f"{unknown * 1e3:.2f} ms and {wrong * 1e3:.2f} ms"
+    assert door.server.log.count("has not proved to be a peer") < lines + 10   # they do not fill the log
 
 
 # -- no TLS at all
