@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline import layout, shard, stripe, wire
+from pipeline import layout, shard, stripe
 from pipeline.layout import CARRIER_PARITY
-from pipeline.order import WAIT_NS
 from tests.inline.path import Path
 from tests.inline.stepped import (BLOCK, WELCOME, End, Make, Peer, block_of, carry, frame, hello, ipv4, ipv6,
                                   number_of, pair, push, until)
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 BULK_BYTES = 50_000
 RUN = 0x21
@@ -23,13 +24,6 @@ RECOVERED = [f"fec.blocks_recovered_{lost}" for lost in range(1, 7)]
 def bulk(numbers: range) -> list[bytes]:
     """Packets that are never light; one fills most of a block."""
     return [ipv4(number, BULK_BYTES) for number in numbers]
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is given up because this machine is slow. Without a missing block nothing waits for these times."""
-    monkeypatch.setattr("pipeline.reassembly.KEEP_NS", 60_000_000_000)
-    monkeypatch.setitem(WAIT_NS, wire.BULK, 5_000_000_000)
 
 
 def light(numbers: range) -> list[bytes]:
