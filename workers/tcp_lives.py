@@ -34,6 +34,8 @@ from workers.tcp_peer_in import PeerIn
 ROWS_A_TICK = 64               # rows refreshed on each tick, in turn
 STRANGERS_NS = 10_000_000_000  # strangers are spoken of once in so long, or they would fill the log
 
+KEY_BYTES = 1 << 38            # RFC 8446, 5.5: 2^24.5 full records of AES-GCM under one key; ssl has no KeyUpdate
+
 EVENTS = select.EPOLLIN | select.EPOLLRDHUP
 
 
@@ -351,6 +353,10 @@ class Lives:
         elif now - connection.heard > self._timeout_ns:
             self._counters[ID["tcp.connections_timed_out"]] += 1
             self.close(connection, f"nothing heard for {self._settings['timeout']:g} s")
+        elif self.dialer is not None and connection.channel is not None \
+                and max(connection.sent, connection.received) > KEY_BYTES - connection.slot % 32 * (KEY_BYTES // 64):
+            # at other times than those that have carried as much beside it
+            self.close(connection, "its keys have served long enough: the next connection has new ones")
 
     def _check_greeting(self, connection: Connection, now: int) -> None:
         most = self._greeting_ns if connection.state is GREETING else min(CONNECT_NS, self._timeout_ns)
