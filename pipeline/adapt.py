@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-WINDOW = 10                     # looks, ten a second
+WINDOW = 10  # looks, ten a second
 LOSS_LEAST = 0.003
 LOSS_FULL = 0.01
 QUIET_NS = 15_000_000_000
@@ -25,9 +25,9 @@ class Seen(NamedTuple):
     """What the kernel says about one connection; the counts are since it was made."""
 
     serial: int
-    timeouts: int              # tcpi_retransmits: retransmission timeouts since the last progress
-    resent: int                # tcpi_total_retrans, segments
-    sent: int                  # tcpi_data_segs_out, segments
+    timeouts: int  # tcpi_retransmits: retransmission timeouts since the last progress
+    resent: int  # tcpi_total_retrans, segments
+    sent: int  # tcpi_data_segs_out, segments
 
 
 class Adaptive:

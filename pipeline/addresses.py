@@ -1,14 +1,14 @@
 """Floor 2, pure. Which tunnel address is whose, and which ones a peer gets.
 
-    gets        of each IP version the fixed addresses; else those that it wishes; without any wish one in each subnet,
-                what it had before or the lowest that is free
-    may have    a host's address, in a subnet of the server or in its allowed prefixes, not the server's own
-    whose       by longest prefix over all fixed addresses, allowed prefixes and subnets: a peer's prefix inside a
-                subnet is that peer's alone. A subnet is anybody's, the server's own addresses are nobody's; of two
-                peers with the same prefix the first in the configuration has it
-    free        no other peer's, connected or not: `remembered` has what each was given. When a subnet is exhausted,
-                one is taken from a peer that is neither configured nor connected, the least recently admitted.
-                A fixed address is taken from whoever has it and is not connected
+gets        of each IP version the fixed addresses; else those that it wishes; without any wish one in each subnet,
+            what it had before or the lowest that is free
+may have    a host's address, in a subnet of the server or in its allowed prefixes, not the server's own
+whose       by longest prefix over all fixed addresses, allowed prefixes and subnets: a peer's prefix inside a
+            subnet is that peer's alone. A subnet is anybody's, the server's own addresses are nobody's; of two
+            peers with the same prefix the first in the configuration has it
+free        no other peer's, connected or not: `remembered` has what each was given. When a subnet is exhausted,
+            one is taken from a peer that is neither configured nor connected, the least recently admitted.
+            A fixed address is taken from whoever has it and is not connected
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ from typing import NamedTuple
 from pipeline.pool import Pool
 from pipeline.routes import NOBODY, Routes
 from pipeline.session import (
-    ADDRESS_OUTSIDE, ADDRESS_TAKEN, ADDRESSES_MAX, NO_ADDRESS, Address, Interface, Network,
+    ADDRESS_OUTSIDE,
+    ADDRESS_TAKEN,
+    ADDRESSES_MAX,
+    NO_ADDRESS,
+    Address,
+    Interface,
+    Network,
 )
 
 IsConnected = Callable[[str], bool]
 
-STRANGERS_MAX = 4096                   # whoever makes up names on an open server fills no memory with them
-RESERVED = ip_network("240.0.0.0/4")   # RFC 1112, 4; 255.255.255.255 is in it
-ANYBODY = ""                           # in place of a name
+STRANGERS_MAX = 4096  # whoever makes up names on an open server fills no memory with them
+RESERVED = ip_network("240.0.0.0/4")  # RFC 1112, 4; 255.255.255.255 is in it
+ANYBODY = ""  # in place of a name
 
 CHOOSE = 'choose another tunnel_addr, or "auto" to be given one'
 
@@ -63,7 +69,7 @@ class Addresses:
         self._pools = [Pool(interface) for interface in interfaces]
         self._configured: Collection[str] = ()
         self._holders: dict[Address, str] = {}
-        self._ground = Routes()   # leads to an index of `claims`
+        self._ground = Routes()  # leads to an index of `claims`
         self._reserved: dict[Pool, list[tuple[int, int, str]]] = {}
         for name, addresses in remembered.items():
             self._hold(name, [address for address in map(ip_address, addresses) if address not in self._holders])
@@ -71,15 +77,23 @@ class Addresses:
     def claim(self, identities: Mapping[str, Identity]) -> None:
         """Take over a configuration. What peers have, they keep until somebody asks whether it `suits`."""
         self._configured = identities.keys()
-        claims = [*((ip_network(address), ANYBODY) for address in self.own),
-                  *((pool.network, ANYBODY) for pool in self._pools), *_claims(identities.values())]
+        claims = [
+            *((ip_network(address), ANYBODY) for address in self.own),
+            *((pool.network, ANYBODY) for pool in self._pools),
+            *_claims(identities.values()),
+        ]
         self.claims = [(network.network_address.packed, network.prefixlen, name) for network, name in claims]
         self._ground.replace((*claim[:2], index) for index, claim in enumerate(self.claims))
-        self._reserved = {pool: sorted((int(network[0]), int(network[-1]), name) for network, name in claims
-                                       if _is_part(network, pool.network)) for pool in self._pools}
+        self._reserved = {
+            pool: sorted(
+                (int(network[0]), int(network[-1]), name) for network, name in claims if _is_part(network, pool.network)
+            )
+            for pool in self._pools
+        }
 
-    def choose(self, identity: Identity, wishes: Sequence[Address],
-               is_connected: IsConnected) -> tuple[Address, ...] | Refusal:
+    def choose(
+        self, identity: Identity, wishes: Sequence[Address], is_connected: IsConnected
+    ) -> tuple[Address, ...] | Refusal:
         """What the peer gets, or why nothing. It has it only when it is given."""
         for address in identity.fixed:
             if refusal := self._fixed_objection(identity, address, is_connected):
@@ -95,8 +109,9 @@ class Addresses:
         """Whether the peer may keep these, which it has."""
         versions = _not_fixed(identity)
         others = [address for address in addresses if address.version in versions]
-        return set(addresses) - set(others) == set(identity.fixed) \
-            and not any(self._objection(identity, address) for address in others)
+        return set(addresses) - set(others) == set(identity.fixed) and not any(
+            self._objection(identity, address) for address in others
+        )
 
     def give(self, name: str, addresses: Sequence[Address], members: Collection[str]) -> list[str]:
         """From now on the peer has these and no others. Returns who loses one by that.
@@ -144,14 +159,22 @@ class Addresses:
             whose = "in use by another peer"
         else:
             return None
-        return Refusal(ADDRESS_TAKEN, f"{address}, fixed for this peer in the server's configuration, is {whose}: "
-                                      f"the server must fix another")
+        return Refusal(
+            ADDRESS_TAKEN,
+            f"{address}, fixed for this peer in the server's configuration, is {whose}: the server must fix another",
+        )
 
     def _unasked(self, identity: Identity, is_connected: IsConnected) -> tuple[Address, ...] | Refusal:
         """What a peer gets that wishes nothing."""
         versions = _not_fixed(identity)
-        chosen = [*identity.fixed, *(address for address in self.remembered.get(identity.name, ())
-                                     if address.version in versions and not self._objection(identity, address))]
+        chosen = [
+            *identity.fixed,
+            *(
+                address
+                for address in self.remembered.get(identity.name, ())
+                if address.version in versions and not self._objection(identity, address)
+            ),
+        ]
         for pool in self._pools:
             if pool.is_empty or pool.version not in versions or any(map(pool.contains, chosen)):
                 continue
@@ -159,13 +182,16 @@ class Addresses:
             if not address:
                 return Refusal(NO_ADDRESS, f"no address in {pool.network} is free: the server needs a larger subnet")
             chosen.append(address)
-        return tuple(chosen[:ADDRESSES_MAX]) or Refusal(NO_ADDRESS, "the server has no subnet to give an address from: "
-                                                                    "choose a tunnel_addr that is allowed to this peer")
+        return tuple(chosen[:ADDRESSES_MAX]) or Refusal(
+            NO_ADDRESS,
+            "the server has no subnet to give an address from: choose a tunnel_addr that is allowed to this peer",
+        )
 
     def _free(self, pool: Pool, identity: Identity) -> Address | None:
         taken = {int(address) for address in self._holders if address.version == pool.version}
-        return pool.first_free(taken, ((first, last) for first, last, name in self._reserved[pool]
-                                       if name != identity.name))
+        return pool.first_free(
+            taken, ((first, last) for first, last, name in self._reserved[pool] if name != identity.name)
+        )
 
     def _forfeited(self, pool: Pool, identity: Identity, is_connected: IsConnected) -> Address | None:
         for name, addresses in self.remembered.items():
@@ -193,8 +219,10 @@ class Addresses:
 
 def _claims(identities: Collection[Identity]) -> list[tuple[Network, str]]:
     """What these peers claim: their fixed addresses before all prefixes that are allowed to them."""
-    return [*((ip_network(address), identity.name) for identity in identities for address in identity.fixed),
-            *((network, identity.name) for identity in identities for network in identity.allowed)]
+    return [
+        *((ip_network(address), identity.name) for identity in identities for address in identity.fixed),
+        *((network, identity.name) for identity in identities for network in identity.allowed),
+    ]
 
 
 def _not_fixed(identity: Identity) -> set[int]:
@@ -207,5 +235,10 @@ def _is_part(network: Network, subnet: Network) -> bool:
 
 def _is_unicast(address: Address) -> bool:
     """Whether a host can have it and be reached from elsewhere."""
-    return not (address.is_multicast or address.is_unspecified or address.is_loopback or address.is_link_local
-                or address in RESERVED)
+    return not (
+        address.is_multicast
+        or address.is_unspecified
+        or address.is_loopback
+        or address.is_link_local
+        or address in RESERVED
+    )

@@ -19,10 +19,10 @@ from pipeline import layout, wire
 from pipeline.errors import PeerError
 
 SLOT = struct.Struct("<QQQQ")  # start, length, member, seat: see layout.SLOT_*_AT
-MARKS = struct.Struct("<II")   # purpose, number
-NO_NUMBER = 0xFFFFFFFF         # of a block that is not to be coded
+MARKS = struct.Struct("<II")  # purpose, number
+NO_NUMBER = 0xFFFFFFFF  # of a block that is not to be coded
 
-VNET_HEADER_BYTES = 10         # struct virtio_net_hdr, linux/virtio_net.h
+VNET_HEADER_BYTES = 10  # struct virtio_net_hdr, linux/virtio_net.h
 PACKET_BYTES_MAX = 65535 + VNET_HEADER_BYTES + 4  # one super-packet as TUN gives it, rounded up
 
 SLOT_BYTES_MIN = layout.SLOT_BODY_AT + wire.BLOCK_PAYLOAD_MAX

@@ -13,8 +13,8 @@ are. With rate 0 there is no limit. Another rate is another Bucket.
 from __future__ import annotations
 
 SECOND = 1_000_000_000
-BURST_NS = 50_000_000       # a worker that comes so much too late has lost nothing of the rate
-BURST_LEAST = 2 * 131072    # bytes: two full blocks (wire.BLOCK_PAYLOAD_MAX), as takes are of up to one
+BURST_NS = 50_000_000  # a worker that comes so much too late has lost nothing of the rate
+BURST_LEAST = 2 * 131072  # bytes: two full blocks (wire.BLOCK_PAYLOAD_MAX), as takes are of up to one
 
 
 class Bucket:

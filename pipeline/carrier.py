@@ -13,7 +13,13 @@ from collections.abc import Collection, Iterable
 from pipeline import wire
 from pipeline.connection import Connection
 from pipeline.layout import (
-    CARRIER_DECODES, CARRIER_ESTABLISHED, CARRIER_LIGHT, CARRIER_OFFLOADS, CARRIER_PARITY, CARRIER_RECEIVED, LINE_WORDS,
+    CARRIER_DECODES,
+    CARRIER_ESTABLISHED,
+    CARRIER_LIGHT,
+    CARRIER_OFFLOADS,
+    CARRIER_PARITY,
+    CARRIER_RECEIVED,
+    LINE_WORDS,
 )
 from pipeline.worker import Attachment
 

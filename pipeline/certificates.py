@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 SLACK = timedelta(hours=1)
 CA_LIFE = timedelta(days=3650)
-SERVER_LIFE = timedelta(days=3650)   # its hash is in the hands of clients: to change it takes new invitations
-ISSUED_LIFE = timedelta(days=825)    # as easy-rsa has it: a renewed one is known by its name
-NOTICE = timedelta(days=30)          # before it expires
-COMMON_NAME_MAX = 64                 # ub-common-name, RFC 5280, A.1
+SERVER_LIFE = timedelta(days=3650)  # its hash is in the hands of clients: to change it takes new invitations
+ISSUED_LIFE = timedelta(days=825)  # as easy-rsa has it: a renewed one is known by its name
+NOTICE = timedelta(days=30)  # before it expires
+COMMON_NAME_MAX = 64  # ub-common-name, RFC 5280, A.1
 CERTIFICATE_BYTES_MAX = 1 << 20
 
 
@@ -127,8 +127,12 @@ def names(der: bytes) -> tuple[str, ...]:
 def describe(pem: bytes) -> Description:
     """What the first certificate of a PEM text says. ConfigError if there is none."""
     certificate = _certificate(pem)
-    return Description(_names(certificate), certificate.not_valid_before_utc, certificate.not_valid_after_utc,
-                       _certificate_hash(certificate))
+    return Description(
+        _names(certificate),
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+        _certificate_hash(certificate),
+    )
 
 
 def notice(pem: bytes, what: str, now: datetime | None = None) -> str:
@@ -170,8 +174,17 @@ def _subject(name: str) -> x509.Name:
 def _builder(name: str, public_key, begin: datetime, end: datetime, is_ca: bool) -> x509.CertificateBuilder:
     from cryptography import x509
 
-    usage = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
-                           "encipher_only", "decipher_only"), False)
+    usage = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
     return (
         x509.CertificateBuilder()
         .subject_name(_subject(name))
@@ -180,8 +193,9 @@ def _builder(name: str, public_key, begin: datetime, end: datetime, is_ca: bool)
         .not_valid_before(begin)
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=0 if is_ca else None), critical=True)
-        .add_extension(x509.KeyUsage(digital_signature=not is_ca, key_cert_sign=is_ca, crl_sign=is_ca, **usage),
-                       critical=True)
+        .add_extension(
+            x509.KeyUsage(digital_signature=not is_ca, key_cert_sign=is_ca, crl_sign=is_ca, **usage), critical=True
+        )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
 
@@ -191,11 +205,8 @@ def _for_tls(builder: x509.CertificateBuilder, server: bool, hosts: Sequence[str
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
     purpose = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-    return (
-        builder
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys(hosts)]),
-                       critical=False)
+    return builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False).add_extension(
+        x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys(hosts)]), critical=False
     )
 
 
@@ -226,14 +237,19 @@ def _authority_key_identifier(authority: x509.Certificate) -> x509.AuthorityKeyI
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
-def _signed(builder: x509.CertificateBuilder, issuer: x509.Name, issuer_key: EllipticCurvePrivateKey,
-            key: EllipticCurvePrivateKey) -> Pair:
+def _signed(
+    builder: x509.CertificateBuilder,
+    issuer: x509.Name,
+    issuer_key: EllipticCurvePrivateKey,
+    key: EllipticCurvePrivateKey,
+) -> Pair:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     certificate = builder.issuer_name(issuer).sign(issuer_key, hashes.SHA256())
-    return Pair(certificate.public_bytes(Encoding.PEM),
-                key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return Pair(
+        certificate.public_bytes(Encoding.PEM), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
 
 
 # -- what is in one
@@ -257,8 +273,10 @@ def _key(pair: Pair) -> EllipticCurvePrivateKey:
         key = load_pem_private_key(pair.key, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: encrypted
         raise _wrong("expected a private key in PEM without a password, found none that can be read") from None
-    own, expected = (public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-                     for public in (key.public_key(), _certificate(pair.certificate).public_key()))
+    own, expected = (
+        public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        for public in (key.public_key(), _certificate(pair.certificate).public_key())
+    )
     if own != expected:
         raise _wrong("expected the private key of the certificate, found another one's")
     return key

@@ -1,6 +1,6 @@
 """Floor 3. The command `tunnel-supervisor`: arguments in, one exit status out.
 
-    0 done   1 failed   2 usage   3 not running   77 no permission   78 configuration
+0 done   1 failed   2 usage   3 not running   77 no permission   78 configuration
 """
 
 from __future__ import annotations
@@ -45,13 +45,17 @@ def _open_standard_files() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="tunnel-supervisor", epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="A layer-3 tunnel: IP packets inside TCP connections.")
+        prog="tunnel-supervisor",
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="A layer-3 tunnel: IP packets inside TCP connections.",
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, epilog=EXIT_STATUS,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         sub.set_defaults(run=run)
         return sub
 
@@ -61,8 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--remote", metavar="HOST:PORT", help="short for --set remote_addr=...")
     start.add_argument("--local", metavar="HOST:PORT", help="short for --set local_addr=...")
     start.add_argument("--tunnel", metavar="ADDRESS/LENGTH", help="short for --set tunnel_addr=...")
-    start.add_argument("--join", metavar="LINE", help='be a client of the server whose `invite` has printed this line; '
-                       '"-": it is on standard input; "@FILE": in a file')
+    start.add_argument(
+        "--join",
+        metavar="LINE",
+        help="be a client of the server whose `invite` has printed this line; "
+        '"-": it is on standard input; "@FILE": in a file',
+    )
     start.add_argument("--insecure", action="store_true", help="short for --set insecure=true")
 
     for name, run, text in (
@@ -84,8 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_set(check)
     command("schema", _schema, "print the JSON schema of the configuration")
     command("version", _version, "print the version")
-    for name, text in (("bench", "measure the tunnel against the bare link on this machine"),
-                       ("demo", "a tunnel between two namespaces, with a load and a killed worker")):
+    for name, text in (
+        ("bench", "measure the tunnel against the bare link on this machine"),
+        ("demo", "a tunnel between two namespaces, with a load and a killed worker"),
+    ):
         sub = command(name, _tool(name), text)
         sub.add_argument("rest", nargs=argparse.REMAINDER, help=f"`tunnel-supervisor {name} -- --help` lists them")
         sub.prefix_chars = "\0"  # everything behind the command is the tool's
@@ -115,9 +125,17 @@ def _start(arguments: argparse.Namespace) -> int:
     from pipeline.supervisor import Supervisor
 
     overrides = cli_keys.overrides(invitation) if invitation else []
-    overrides += [f"{key}={json.dumps(value)}" for key, value in (
-        ("mode", arguments.mode), ("remote_addr", arguments.remote), ("local_addr", arguments.local),
-        ("tunnel_addr", arguments.tunnel), ("insecure", arguments.insecure or None)) if value is not None]
+    overrides += [
+        f"{key}={json.dumps(value)}"
+        for key, value in (
+            ("mode", arguments.mode),
+            ("remote_addr", arguments.remote),
+            ("local_addr", arguments.local),
+            ("tunnel_addr", arguments.tunnel),
+            ("insecure", arguments.insecure or None),
+        )
+        if value is not None
+    ]
 
     def reread() -> config.Config:
         return config.load(arguments.config, overrides + arguments.set)
@@ -155,6 +173,7 @@ def _status(arguments: argparse.Namespace) -> int:
         print(json.dumps(snapshot))
     else:
         from pipeline.status_text import render
+
         print(render(snapshot))
     return 0
 
@@ -204,6 +223,7 @@ def _tool(name: str) -> Callable[[argparse.Namespace], int]:
     def run(arguments: argparse.Namespace) -> int:
         rest = arguments.rest[1:] if arguments.rest[:1] == ["--"] else arguments.rest
         os.execv(sys.executable, [sys.executable, "-P", "-m", f"tools.{name}", *rest])
+
     return run
 
 
@@ -211,6 +231,7 @@ def _instance(arguments: argparse.Namespace) -> instance.Instance:
     """The instance that is meant: by configuration, by name, or the only one there is."""
     if arguments.config:
         from pipeline import config
+
         return instance.Instance(config.load(arguments.config).name)
     if arguments.name:
         return instance.Instance(arguments.name)

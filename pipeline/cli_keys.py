@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.invitation import Invitation
 
 STANDARD_INPUT, STANDARD_OUTPUT = 0, 1
-CA = "ca"   # name of the files of a CA
+CA = "ca"  # name of the files of a CA
 PEER_COLUMNS = ("name", "state", "addresses", "endpoint", "connections", "received", "sent", "since")
 
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
@@ -51,14 +51,26 @@ def add_commands(command: AddCommand, add_instance: Callable[[argparse.ArgumentP
     which.add_argument("--ca", metavar="NAME", help="make the CA, with this name in its certificate")
     which.add_argument("--server", metavar="NAME", help="the certificate of a server, by its host name")
     which.add_argument("--client", metavar="NAME", help="the certificate of a client")
-    gen_cert.add_argument("--address", metavar="HOST", action="extend", nargs="+", default=[],
-                          help="a further host name or address of the server")
+    gen_cert.add_argument(
+        "--address",
+        metavar="HOST",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="a further host name or address of the server",
+    )
 
     invite = command("invite", _invite, "add a peer to a running server, and print the line that lets it in")
     invite.add_argument("peer", metavar="NAME", help="what to call the peer")
     invite.add_argument("--address", metavar="HOST[:PORT]", default="", help="where clients reach this server")
-    invite.add_argument("--allow", metavar="PREFIX", action="extend", nargs="+", default=[],
-                        help="a network behind the peer, such as 10.1.0.0/16")
+    invite.add_argument(
+        "--allow",
+        metavar="PREFIX",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="a network behind the peer, such as 10.1.0.0/16",
+    )
     invite.add_argument("--rate", metavar="MBIT", type=float, help="limit each way, in Mbit/s; 0 for none")
 
     peers = command("peers", _peers, "list the peers of a running instance")
@@ -84,11 +96,12 @@ def read_invitation(text: str, standard_input: int = STANDARD_INPUT) -> Invitati
         with open(standard_input, "rb", buffering=0, closefd=False) as file:
             line = file.readline(LINE_LENGTH_MAX + 1)
         empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        os.dup2(empty, standard_input)   # a file with a secret stays open no longer than it takes to read it
+        os.dup2(empty, standard_input)  # a file with a secret stays open no longer than it takes to read it
         os.close(empty)
         return decode(line.decode(errors="replace"))
     if text.startswith("@"):
         from pipeline.keys import read_secret
+
         return decode(read_secret(text[1:], "invitation").decode(errors="replace"))
     invitation = decode(text)
     _hide(text)
@@ -98,7 +111,7 @@ def read_invitation(text: str, standard_input: int = STANDARD_INPUT) -> Invitati
 def _hide(line: str) -> None:
     argv = [word.replace(line, "-") for word in sys.orig_argv]
     if argv == sys.orig_argv:
-        return   # called by a program, not by a command line
+        return  # called by a program, not by a command line
     fd = os.memfd_create("invitation")
     os.write(fd, "".join(line.split()).encode())
     os.lseek(fd, 0, os.SEEK_SET)
@@ -108,8 +121,14 @@ def _hide(line: str) -> None:
 
 def overrides(invitation: Invitation) -> list[str]:
     """The settings that follow from it; not the key, which is no setting."""
-    return [f"{name}={json.dumps(value)}" for name, value in (
-        ("mode", "client"), ("remote_addr", invitation.server), ("tls_fingerprint", invitation.fingerprint))]
+    return [
+        f"{name}={json.dumps(value)}"
+        for name, value in (
+            ("mode", "client"),
+            ("remote_addr", invitation.server),
+            ("tls_fingerprint", invitation.fingerprint),
+        )
+    ]
 
 
 # -- files
@@ -186,17 +205,28 @@ def _write_pair(directory: Path, name: str, pair: Pair) -> None:
 def _invite(arguments: argparse.Namespace) -> int:
     from pipeline.control import REQUEST_BYTES_MAX
 
-    request = {"command": "invite", "name": arguments.peer, "server": arguments.address, "allowed": arguments.allow,
-               "rate_mbit": arguments.rate}
+    request = {
+        "command": "invite",
+        "name": arguments.peer,
+        "server": arguments.address,
+        "allowed": arguments.allow,
+        "rate_mbit": arguments.rate,
+    }
     if len(json.dumps(request)) >= REQUEST_BYTES_MAX:
         raise UsageError("more networks than one command takes: invite the peer, and write them into its file")
     answer = _ask(arguments, request)
     _print_secret(answer["line"])
-    print(f"note: whoever has this line is {arguments.peer}, and dials {answer['server']}. "
-          "There, give it to: tunnel-supervisor start --join -", file=sys.stderr)
+    print(
+        f"note: whoever has this line is {arguments.peer}, and dials {answer['server']}. "
+        "There, give it to: tunnel-supervisor start --join -",
+        file=sys.stderr,
+    )
     if answer["certificate"]:
-        print("note: the line alone does not let it in: this server has tls_ca_file and asks for a certificate too. "
-              "Make one with gen-cert --client, and name it there (tls_cert_file, tls_key_file)", file=sys.stderr)
+        print(
+            "note: the line alone does not let it in: this server has tls_ca_file and asks for a certificate too. "
+            "Make one with gen-cert --client, and name it there (tls_cert_file, tls_key_file)",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -213,10 +243,22 @@ def render(peers: list[dict]) -> str:
 
     if not peers:
         return "no peer"
-    rows = [PEER_COLUMNS, *((
-        printable(peer["name"]), peer["state"], ", ".join(peer["addresses"]) or "-", peer["endpoint"] or "-",
-        str(peer["connections"]), amount(peer["received_bytes"]), amount(peer["sent_bytes"]),
-        "-" if peer["session_seconds"] is None else f"{duration(peer['session_seconds'])} ago") for peer in peers)]
+    rows = [
+        PEER_COLUMNS,
+        *(
+            (
+                printable(peer["name"]),
+                peer["state"],
+                ", ".join(peer["addresses"]) or "-",
+                peer["endpoint"] or "-",
+                str(peer["connections"]),
+                amount(peer["received_bytes"]),
+                amount(peer["sent_bytes"]),
+                "-" if peer["session_seconds"] is None else f"{duration(peer['session_seconds'])} ago",
+            )
+            for peer in peers
+        ),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 

@@ -42,9 +42,14 @@ class ClientEnd:
     def settings(self) -> dict:
         """What workers are told of it."""
         endpoint = self._config.remote_endpoint
-        return {"tls": self.credentials.tls, "keys": False, "key": self.credentials.key.hex(),
-                "wishes": [str(interface.ip) for interface in self._config.tunnel_interfaces],
-                "remote_host": endpoint.host, "remote_port": endpoint.port}
+        return {
+            "tls": self.credentials.tls,
+            "keys": False,
+            "key": self.credentials.key.hex(),
+            "wishes": [str(interface.ip) for interface in self._config.tunnel_interfaces],
+            "remote_host": endpoint.host,
+            "remote_port": endpoint.port,
+        }
 
     def prepare(self, config: Config) -> None:
         self._prepared = config, credentials.load(config, None, self._key)
@@ -64,8 +69,11 @@ class ClientEnd:
         auto = self._config.tunnel_addr == AUTO
         own = [interface.ip for interface in self._config.tunnel_interfaces]
         if not auto and welcome.addresses and {a.ip for a in welcome.addresses} != set(own):
-            LOG.warning("the server has %s for us, tunnel_addr says %s: packets from other addresses are dropped there",
-                        _listed(welcome.addresses), _listed(own))
+            LOG.warning(
+                "the server has %s for us, tunnel_addr says %s: packets from other addresses are dropped there",
+                _listed(welcome.addresses),
+                _listed(own),
+            )
         routes = [route for route in welcome.routes if not _leads_to(request["server"], route)]
         try:
             if self._device.adopt(welcome.addresses if auto else (), routes):
@@ -82,8 +90,11 @@ class ClientEnd:
 def _leads_to(server: str, route: session.Network) -> bool:
     leads = ip_address(server) in route
     if leads:
-        LOG.warning("the server pushes a route to %s, which leads to itself: not taken. To send everything through the "
-                    "tunnel, set routes here, and a route to the server around it", route)
+        LOG.warning(
+            "the server pushes a route to %s, which leads to itself: not taken. To send everything through the "
+            "tunnel, set routes here, and a route to the server around it",
+            route,
+        )
     return leads
 
 

@@ -36,7 +36,7 @@ from pipeline.shard import DATA_SHARDS_MAX, PARITY_SHARDS_MAX, prime
 
 Area = memoryview | bytearray | np.ndarray
 
-SHAPES_KEPT = 256   # 3 to 30 KiB each; block sizes that give another shape are 8 * (p - 1) * n bytes apart
+SHAPES_KEPT = 256  # 3 to 30 KiB each; block sizes that give another shape are 8 * (p - 1) * n bytes apart
 
 _BYTE = np.dtype(np.uint8)
 _WORD = np.dtype("<u8")
@@ -56,8 +56,9 @@ def check(n: int, m: int) -> None:
     ):
         if not least <= count <= most:
             reason = too_few if count < least else f"beyond, not every loss of {m} shards is known to be recovered"
-            raise LocalError(f"code of {n} + {m} shards: {least} to {most} {what} shards expected, found {count}: "
-                             f"{reason}")
+            raise LocalError(
+                f"code of {n} + {m} shards: {least} to {most} {what} shards expected, found {count}: {reason}"
+            )
 
 
 class Codec:
@@ -66,7 +67,7 @@ class Codec:
     def __init__(self) -> None:
         self._memory = np.zeros(0, _WORD)
         self._shapes: dict[tuple[int, int, int], Shape] = {}
-        self._used: Shape | None = None    # by the last call: all shapes share the memory
+        self._used: Shape | None = None  # by the last call: all shapes share the memory
         self._placed: Shape | None = None  # whose zeros stand in the places where no shard goes
 
     def encode(self, area: Area, n: int, m: int, size: int) -> None:
@@ -153,8 +154,10 @@ class Codec:
         check(n, m)
         p = prime(n, m)
         if size < 1 or size % ((p - 1) * WORD_BYTES):
-            raise LocalError(f"block of {n} + {m} shards: a multiple of {(p - 1) * WORD_BYTES} bytes expected as the "
-                             f"size of a shard, found {size}")
+            raise LocalError(
+                f"block of {n} + {m} shards: a multiple of {(p - 1) * WORD_BYTES} bytes expected as the "
+                f"size of a shard, found {size}"
+            )
         needed = bytes_needed(p, n, m, size) // WORD_BYTES
         if len(self._memory) < needed or len(self._shapes) >= SHAPES_KEPT:
             self._shapes.clear()

@@ -15,7 +15,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-PATTERNS_KEPT = 1024   # 10 + 3 has 175 in which more than one data shard is lost
+PATTERNS_KEPT = 1024  # 10 + 3 has 175 in which more than one data shard is lost
 
 
 class Step(NamedTuple):
@@ -32,10 +32,10 @@ class Step(NamedTuple):
 class Solution(NamedTuple):
     """How the lost data shards of one pattern follow from parity."""
 
-    used: tuple[int, ...]     # as many parity shards as data shards are lost, the lowest that there are
-    turned: tuple[int, ...]   # those of them that are needed in other turns than 0
+    used: tuple[int, ...]  # as many parity shards as data shards are lost, the lowest that there are
+    turned: tuple[int, ...]  # those of them that are needed in other turns than 0
     steps: tuple[Step, ...]
-    by_sum: int               # the lost shard that is parity 0 without all other shards; -1 if parity 0 is lost
+    by_sum: int  # the lost shard that is parity 0 without all other shards; -1 if parity 0 is lost
 
 
 @lru_cache(PATTERNS_KEPT)

@@ -39,7 +39,7 @@ class Shape:
 
         sums = scratch[: (m + 1) * 2 * p * width].reshape(m + 1, 2 * p, width)
         self.sums = [each[:p].reshape(-1) for each in sums[:m]]
-        self.stored = [each[: rows * width] for each in self.sums]   # the rows that a shard has
+        self.stored = [each[: rows * width] for each in self.sums]  # the rows that a shard has
         self.parity_rows = sums[1:m, :rows]
         self.parity_last = sums[1:m, rows:p]
         self.beginning = self.sums[-1 if m == 1 else 1][: (p - n) * width]

@@ -16,9 +16,29 @@ from msgspec import Meta
 
 from pipeline.config_peer import Peer
 from pipeline.config_types import (
-    GIB, PEER_FORM, Bytes, CongestionName, CoresOfWorkers, DirectoryText, EndpointOrNone, EndpointText, FingerprintText,
-    HostText, Limit, Mbit, Name, OwnAddresses, PathText, PrefixText, Seconds, SecondsOrZero, SmallCount, TunName,
-    UserName, about, words,
+    GIB,
+    PEER_FORM,
+    Bytes,
+    CongestionName,
+    CoresOfWorkers,
+    DirectoryText,
+    EndpointOrNone,
+    EndpointText,
+    FingerprintText,
+    HostText,
+    Limit,
+    Mbit,
+    Name,
+    OwnAddresses,
+    PathText,
+    PrefixText,
+    Seconds,
+    SecondsOrZero,
+    SmallCount,
+    TunName,
+    UserName,
+    about,
+    words,
 )
 from pipeline.config_values import Endpoint, parse_endpoint, parse_fingerprint, parse_interface, parse_prefix
 
@@ -34,6 +54,7 @@ SLOT_BYTES = 33 * PAGE  # a page of headers and the largest block that a peer ma
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of one end of a tunnel."""
 
+    # fmt: off
     # The two ends
     mode: Annotated[Literal["server", "client"], about(
         "Which end this is: a server listens, a client dials.")]
@@ -248,6 +269,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         "The least important message that is still written.", live=True)] = "info"
     log_format: Annotated[Literal["text", "json"], about(
         "How messages are written: for people, or one JSON object a line.", live=True)] = "text"
+    # fmt: on
 
     @property
     def listen_endpoint(self) -> Endpoint:

@@ -9,7 +9,14 @@ from typing import Annotated
 import msgspec
 
 from pipeline.config_types import (
-    AddressText, CertificateName, FingerprintText, Mbit, Name, PathText, PrefixText, about,
+    AddressText,
+    CertificateName,
+    FingerprintText,
+    Mbit,
+    Name,
+    PathText,
+    PrefixText,
+    about,
 )
 from pipeline.config_values import parse_address, parse_fingerprint, parse_prefix
 
@@ -20,6 +27,7 @@ PROOFS = ("key_file", "fingerprint", "certificate_name")
 class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A client that may connect."""
 
+    # fmt: off
     name: Annotated[Name, about(
         "Name of the peer, by which `peers` and `revoke` find it. Each peer has another.", live=True)]
     key_file: Annotated[PathText, about(
@@ -40,6 +48,7 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     rate_mbit: Annotated[Mbit | None, about(
         "Limit of what it sends and of what it receives, each; 0 for none.",
         unit="Mbit/s", derived="the setting `rate_mbit`", live=True)] = None
+    # fmt: on
 
     @property
     def proofs(self) -> list[str]:

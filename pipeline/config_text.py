@@ -132,8 +132,13 @@ def _table(title: str) -> list[str]:
 
 def _row(field: kinds.Field) -> str:
     reload = "live" if field.type.extra["live"] else "restart"
-    cells = (f"`{field.name}`", expected_of(field), _default(field), reload,
-             field.type.extra_json_schema["description"])
+    cells = (
+        f"`{field.name}`",
+        expected_of(field),
+        _default(field),
+        reload,
+        field.type.extra_json_schema["description"],
+    )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -25,8 +25,14 @@ def plaintext(config: Config) -> Found:
     if config.tls_enabled and not is_tls:
         yield "tls_enabled", 'false or nothing with encryption "none", or encryption "tls"', True
     elif is_tls and not config.tls_enabled:
-        yield "tls_enabled", ('true, or "encryption": "none" beside it: that everything travels in clear text has to '
-                              "be written out in these words"), False
+        yield (
+            "tls_enabled",
+            (
+                'true, or "encryption": "none" beside it: that everything travels in clear text has to '
+                "be written out in these words"
+            ),
+            False,
+        )
 
 
 def certificate(config: Config) -> Found:
@@ -60,12 +66,16 @@ def insecure(config: Config) -> Found:
         lacking = "authentication, for which the original has no means"
     else:
         return
-    yield "insecure", (
-        f"true, because this server listens on {config.local_addr} without {lacking}, "
-        'and whoever reaches that address is inside the tunnel. Write "insecure": true into the file (or '
-        "give --set insecure=true) to accept that, or set local_addr to a loopback address, such as "
-        "127.0.0.1:9000" + ("" if config.compat else ', or leave "encryption": "none" out')
-    ), False
+    yield (
+        "insecure",
+        (
+            f"true, because this server listens on {config.local_addr} without {lacking}, "
+            'and whoever reaches that address is inside the tunnel. Write "insecure": true into the file (or '
+            "give --set insecure=true) to accept that, or set local_addr to a loopback address, such as "
+            "127.0.0.1:9000" + ("" if config.compat else ', or leave "encryption": "none" out')
+        ),
+        False,
+    )
 
 
 # -- peers
@@ -73,8 +83,14 @@ def insecure(config: Config) -> Found:
 
 def multi_client(config: Config) -> Found:
     if config.mode == "server" and config.compat and config.multi_client:
-        yield "multi_client", ("false with compat: on the original's wire nothing says which client a connection is "
-                               "of, so whoever takes another one's address has it"), True
+        yield (
+            "multi_client",
+            (
+                "false with compat: on the original's wire nothing says which client a connection is "
+                "of, so whoever takes another one's address has it"
+            ),
+            True,
+        )
 
 
 def peers(config: Config) -> Found:
@@ -107,8 +123,14 @@ def provable_peers(config: Config) -> Found:
     elif not config.tls_ca_file:
         for at, peer in _numbered(config):
             if not peer.key_file:
-                yield at, ("a key_file, or else tls_ca_file with the CA of the peers' certificates: without a CA no "
-                           "client can be asked for one"), peer.proofs
+                yield (
+                    at,
+                    (
+                        "a key_file, or else tls_ca_file with the CA of the peers' certificates: without a CA no "
+                        "client can be asked for one"
+                    ),
+                    peer.proofs,
+                )
 
 
 def peers_apart(config: Config) -> Found:
@@ -124,8 +146,11 @@ def peers_apart(config: Config) -> Found:
         for proof in peer.proofs:
             value = peer.certificate_hash if proof == "fingerprint" else getattr(peer, proof)
             if (other := proofs.setdefault((proof, value), at)) != at:
-                yield f"{at}.{proof}", f"one of its own: {other} has this one, and so they are one peer", getattr(
-                    peer, proof)
+                yield (
+                    f"{at}.{proof}",
+                    f"one of its own: {other} has this one, and so they are one peer",
+                    getattr(peer, proof),
+                )
         yield from _addresses(config, at, peer)
         for path, text, network in _inside(peer):
             if (other := networks.setdefault(network, at)) != at:
@@ -154,8 +179,10 @@ def routes_to_peers(config: Config) -> Found:
     subnets = len(config.tunnel_interfaces)
     most = (ROUTES_MAX - networks) // subnets - 2  # in each subnet: itself, the server's address, the clients'
     if config.max_clients > most:
-        expected = (f"at most {max(0, most)} with {subnets} subnet(s) in tunnel_addr and {networks} networks of peers: "
-                    f"workers hold {ROUTES_MAX} routes to peers and no more")
+        expected = (
+            f"at most {max(0, most)} with {subnets} subnet(s) in tunnel_addr and {networks} networks of peers: "
+            f"workers hold {ROUTES_MAX} routes to peers and no more"
+        )
         yield "max_clients", expected, config.max_clients
 
 
@@ -165,7 +192,9 @@ def _numbered(config: Config) -> Iterator[tuple[str, Peer]]:
 
 def _inside(peer: Peer) -> list[tuple[str, str, Any]]:
     """Path, text and network of everything in the tunnel that is this peer's."""
-    fixed = [(path, text, ip_network(address))
-             for (path, text), address in zip(peer.address_texts.items(), peer.addresses)]
-    return fixed + [(f"allowed[{index}]", text, network)
-                    for index, (text, network) in enumerate(zip(peer.allowed, peer.prefixes))]
+    fixed = [
+        (path, text, ip_network(address)) for (path, text), address in zip(peer.address_texts.items(), peer.addresses)
+    ]
+    return fixed + [
+        (f"allowed[{index}]", text, network) for index, (text, network) in enumerate(zip(peer.allowed, peer.prefixes))
+    ]

@@ -8,7 +8,13 @@ from typing import Annotated
 from msgspec import Meta
 
 from pipeline.config_values import (
-    ADDRESS_FORM, ENDPOINT_FORM, FINGERPRINT_FORM, FINGERPRINT_PATTERN, HOST_FORM, HOST_NAME_MAX, INTERFACE_FORM,
+    ADDRESS_FORM,
+    ENDPOINT_FORM,
+    FINGERPRINT_FORM,
+    FINGERPRINT_PATTERN,
+    HOST_FORM,
+    HOST_NAME_MAX,
+    INTERFACE_FORM,
     PREFIX_FORM,
 )
 
@@ -43,8 +49,9 @@ CongestionName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,15}$"), words('a 
 EndpointText = Annotated[str, words(ENDPOINT_FORM)]
 EndpointOrNone = Annotated[str, words(f'{ENDPOINT_FORM}, or ""')]
 InterfaceText = Annotated[str, words(INTERFACE_FORM)]
-OwnAddresses = Annotated[InterfaceText | tuple[InterfaceText, ...] | None,
-                         words(f'{INTERFACE_FORM}, or an array of such, or "auto"')]
+OwnAddresses = Annotated[
+    InterfaceText | tuple[InterfaceText, ...] | None, words(f'{INTERFACE_FORM}, or an array of such, or "auto"')
+]
 PrefixText = Annotated[str, words(PREFIX_FORM)]
 AddressText = Annotated[str, words(ADDRESS_FORM)]
 HostText = Annotated[str, words(HOST_FORM)]

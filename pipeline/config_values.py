@@ -53,7 +53,7 @@ def parse_endpoint(text: str) -> Endpoint:
     if bracketed:
         _require_ipv6(host)
     elif ":" in host:
-        raise ValueError(f"an IPv6 address in brackets, such as \"[2001:db8::1]:{int(port)}\"")
+        raise ValueError(f'an IPv6 address in brackets, such as "[2001:db8::1]:{int(port)}"')
     elif host:
         _require_name_or_ipv4(host)
     return Endpoint(host or EVERY_ADDRESS, int(port))

@@ -31,20 +31,20 @@ CONNECTING, GREETING, ESTABLISHED, CLOSED = "connecting", "greeting", "establish
 # linux/tcp.h; not in every version of the socket module
 TCP_USER_TIMEOUT = 18
 TCP_NOTSENT_LOWAT = 25
-SO_MAX_PACING_RATE = 47    # asm-generic/socket.h
-UNPACED = (1 << 64) - 1    # its initial value
+SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
+UNPACED = (1 << 64) - 1  # its initial value
 
 # struct tcp_info: offsets of the u8 tcpi_retransmits and tcpi_probes, and of u32 fields
 _INFO_RETRANSMITS_AT = 2
 _INFO_PROBES_AT = 3
-_INFO_RTT_AT = 68          # microseconds
+_INFO_RTT_AT = 68  # microseconds
 _INFO_TOTAL_RETRANS_AT = 100
-_INFO_BYTES_ACKED_AT = 120 # u64
-_INFO_MIN_RTT_AT = 148     # microseconds
+_INFO_BYTES_ACKED_AT = 120  # u64
+_INFO_MIN_RTT_AT = 148  # microseconds
 _INFO_DATA_SEGS_OUT_AT = 156
 _INFO_BYTES = 160
 
-UNREAD_BYTES = 65536       # of a stranger's, at most, before he is closed
+UNREAD_BYTES = 65536  # of a stranger's, at most, before he is closed
 
 WOULD_BLOCK = (errno.EAGAIN, errno.EINPROGRESS)
 
@@ -54,14 +54,14 @@ class Exchange:
 
     def __init__(self, expects: str) -> None:
         self.expects = expects
-        self.buffer = bytearray()      # what has come of the next frame
+        self.buffer = bytearray()  # what has come of the next frame
         self.hello: Hello | None = None
         self.hello_frame = b""
         self.challenge_frame = b""
         self.transcript = b""
-        self.certificate_sha256 = bytes(32)   # of the server's
-        self.mtu = 0                   # of the other end's device
-        self.connections = 0           # that the client opens in all
+        self.certificate_sha256 = bytes(32)  # of the server's
+        self.mtu = 0  # of the other end's device
+        self.connections = 0  # that the client opens in all
 
 
 class Connection:
@@ -74,9 +74,9 @@ class Connection:
         self.address = shown(address)
         self.state = state
         self.serial = serial
-        self.channel: Channel | None = None   # with TLS
+        self.channel: Channel | None = None  # with TLS
         self.lane = 0
-        self.seat = 0              # whose it is; see pipeline.peers
+        self.seat = 0  # whose it is; see pipeline.peers
         self.row = -1
         self.since = now
         self.error = ""
@@ -84,16 +84,16 @@ class Connection:
         self.heard = now
         self.received = 0
         self.exchange: Exchange | None = None
-        self.stash = b""           # bytes of an unfinished frame, while another connection has the slot
-        self.need = 0              # where that frame ends, counted from its beginning; 0: not known
-        self.slot = -1             # index of the client's dial slot; on a server known after the greeting
+        self.stash = b""  # bytes of an unfinished frame, while another connection has the slot
+        self.need = 0  # where that frame ends, counted from its beginning; 0: not known
+        self.slot = -1  # index of the client's dial slot; on a server known after the greeting
         self.offloads = 0
         self.purpose = wire.BULK
-        self.decodes = False       # the peer takes shards
+        self.decodes = False  # the peer takes shards
         # outbound duty
         self.spoke = now
         self.sent = 0
-        self.kept_alive = 0        # bytes of those, because there was nothing else to say
+        self.kept_alive = 0  # bytes of those, because there was nothing else to say
 
     @property
     def peer(self) -> int:
@@ -110,10 +110,20 @@ class Connection:
     def seen(self) -> tuple[Seen, Flow]:
         """How the kernel sees this connection: its losses, and its delay."""
         info = self._info()
-        return (Seen(self.serial, info[_INFO_RETRANSMITS_AT], _u32(info, _INFO_TOTAL_RETRANS_AT),
-                     _u32(info, _INFO_DATA_SEGS_OUT_AT)),
-                Flow(self.serial, 1000 * _u32(info, _INFO_RTT_AT), 1000 * _u32(info, _INFO_MIN_RTT_AT),
-                     int.from_bytes(info[_INFO_BYTES_ACKED_AT : _INFO_BYTES_ACKED_AT + 8], sys.byteorder)))
+        return (
+            Seen(
+                self.serial,
+                info[_INFO_RETRANSMITS_AT],
+                _u32(info, _INFO_TOTAL_RETRANS_AT),
+                _u32(info, _INFO_DATA_SEGS_OUT_AT),
+            ),
+            Flow(
+                self.serial,
+                1000 * _u32(info, _INFO_RTT_AT),
+                1000 * _u32(info, _INFO_MIN_RTT_AT),
+                int.from_bytes(info[_INFO_BYTES_ACKED_AT : _INFO_BYTES_ACKED_AT + 8], sys.byteorder),
+            ),
+        )
 
     def stands_still(self) -> bool:
         """Whether the kernel waits for an answer beyond its retransmission timeout."""
@@ -177,8 +187,19 @@ class Connection:
     def report(self) -> ConnectionRow:
         """For `status`."""
         rtt = self.rtt_us() if self.state == ESTABLISHED else 0
-        return ConnectionRow(self.state, self.address, self.lane, self.serial, self.sent, self.received,
-                             self.since, self.heard, rtt, self.purpose, self.peer)
+        return ConnectionRow(
+            self.state,
+            self.address,
+            self.lane,
+            self.serial,
+            self.sent,
+            self.received,
+            self.since,
+            self.heard,
+            rtt,
+            self.purpose,
+            self.peer,
+        )
 
 
 def _u32(info: bytes, at: int) -> int:
@@ -222,9 +243,13 @@ def configure(sock: socket.socket, settings: dict) -> None:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, settings["congestion"].encode())
         except OSError as error:
-            LOG.warning("congestion control %s: %s; the system's default is used; what workers may choose is in sysctl "
-                        "net.ipv4.tcp_allowed_congestion_control, once its module is loaded (modprobe tcp_%s)",
-                        settings["congestion"], error.strerror, settings["congestion"])
+            LOG.warning(
+                "congestion control %s: %s; the system's default is used; what workers may choose is in sysctl "
+                "net.ipv4.tcp_allowed_congestion_control, once its module is loaded (modprobe tcp_%s)",
+                settings["congestion"],
+                error.strerror,
+                settings["congestion"],
+            )
     # unset they are tuned by the kernel; setting them ends that
     if settings["send_buffer_bytes"]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings["send_buffer_bytes"])
@@ -238,4 +263,3 @@ def shown(address: tuple) -> str:
     if "." in host:
         host = host.removeprefix("::ffff:")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-

@@ -21,8 +21,8 @@ from pipeline.errors import LocalError, NotRunning
 from pipeline.instance import Instance
 
 REQUEST_BYTES_MAX = 4096
-ANSWER_SECONDS = 1.0       # how long the supervisor waits for a client that does not read
-CLIENT_SECONDS = 10.0      # how long a client waits for the supervisor
+ANSWER_SECONDS = 1.0  # how long the supervisor waits for a client that does not read
+CLIENT_SECONDS = 10.0  # how long a client waits for the supervisor
 
 
 class ControlServer:
@@ -103,8 +103,9 @@ def ask(instance: Instance, request: dict) -> dict:
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning(f'instance "{instance.name}" (pid {pid}) is starting or stopping') from None
         except OSError as error:
-            raise LocalError(f'instance "{instance.name}" (pid {pid}) does not answer: '
-                             f"{error.strerror or error}") from None
+            raise LocalError(
+                f'instance "{instance.name}" (pid {pid}) does not answer: {error.strerror or error}'
+            ) from None
     if not line:
         raise LocalError(f'instance "{instance.name}" (pid {pid}) ended while it was asked')
     return json.loads(line)

@@ -50,8 +50,12 @@ def assign(workers: list[tuple[str, int]], affinity: str | dict, cores: list[int
             if name not in names:
                 problems.append(Problem("affinity", f'given "{name}", expected one of {", ".join(sorted(names))}'))
             elif missing := [core for core in wanted if core not in cores]:
-                problems.append(Problem(f"affinity.{name}", f"given core {missing[0]}, expected one of "
-                                                            f"{', '.join(map(str, sorted(cores)))}"))
+                problems.append(
+                    Problem(
+                        f"affinity.{name}",
+                        f"given core {missing[0]}, expected one of {', '.join(map(str, sorted(cores)))}",
+                    )
+                )
             chosen[name] = list(wanted)
         if problems:
             raise ConfigError(problems)

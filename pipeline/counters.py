@@ -21,6 +21,7 @@ class Counter(NamedTuple):
 
 OUT, IN = "outbound", "inbound"
 
+# fmt: off
 COUNTERS = (
     # The ids of one duty share cache lines with no other duty's: blocks of 16 ids.
     Counter(0, "tun.packets_read", OUT, "IP packets taken from TUN; a super-packet counts once"),
@@ -111,6 +112,7 @@ COUNTERS = (
             "fit the data"),
     Counter(95, "fec.dropped_block_malformed", IN, "blocks that are not the frame that they should be"),
 )
+# fmt: on
 
 ID = {counter.name: counter.id for counter in COUNTERS}
 

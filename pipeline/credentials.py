@@ -37,13 +37,20 @@ def load(config: Config, state: State | None, key: bytes = b"") -> Credentials:
     ca = certificates.read_certificate(config.tls_ca_file, "tls_ca_file") if config.tls_ca_file else b""
     if not key and config.key_file:
         key = keys.read_key(config.key_file, "key_file")
-    tls = {"certificate": pair.certificate.decode(), "key": pair.key.decode(), "ca": ca.decode(),
-           "minimum": config.tls_min_version}
+    tls = {
+        "certificate": pair.certificate.decode(),
+        "key": pair.key.decode(),
+        "ca": ca.decode(),
+        "minimum": config.tls_min_version,
+    }
     if config.mode == "server":
         tls["fingerprint"] = certificates.fingerprint(pair.certificate)
     else:
         pin = config.server_certificate_hash
-        tls |= {"fingerprint": pin.hex(), "server_name": config.tls_server_name,
-                # a pinned certificate, or a server that proves to have our key, needs nobody to vouch for it
-                "verify": not config.tls_skip_verify and bool(ca or not (pin or key))}
+        tls |= {
+            "fingerprint": pin.hex(),
+            "server_name": config.tls_server_name,
+            # a pinned certificate, or a server that proves to have our key, needs nobody to vouch for it
+            "verify": not config.tls_skip_verify and bool(ca or not (pin or key)),
+        }
     return Credentials(tls, key, pair.certificate)

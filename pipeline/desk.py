@@ -18,7 +18,7 @@ import socket
 
 from pipeline.errors import SupervisorGone
 
-DATAGRAM_BYTES = 1 << 21   # certificates of a system's CAs are a quarter of that
+DATAGRAM_BYTES = 1 << 21  # certificates of a system's CAs are a quarter of that
 
 
 class Desk:

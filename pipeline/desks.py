@@ -16,8 +16,8 @@ from pipeline.desk import DATAGRAM_BYTES
 from pipeline.errors import TunnelError
 from pipeline.log import LOG
 
-SO_SNDBUFFORCE = 32      # asm-generic/socket.h; a datagram has to fit in
-QUESTIONS_AT_ONCE = 64   # of one worker, before anything else has its turn
+SO_SNDBUFFORCE = 32  # asm-generic/socket.h; a datagram has to fit in
+QUESTIONS_AT_ONCE = 64  # of one worker, before anything else has its turn
 
 
 class Desks:

@@ -13,9 +13,9 @@ from pipeline.config import Config
 from pipeline.errors import LocalError
 from pipeline.log import LOG
 
-RTMGRP_LINK = 1      # linux/rtnetlink.h
-BUSY_SECONDS = 1.0   # how long a dead predecessor's workers may still hold the device
-MEND_SECONDS = 1.0   # between attempts to make a deleted device anew
+RTMGRP_LINK = 1  # linux/rtnetlink.h
+BUSY_SECONDS = 1.0  # how long a dead predecessor's workers may still hold the device
+MEND_SECONDS = 1.0  # between attempts to make a deleted device anew
 
 
 class OwnedDevice:
@@ -23,7 +23,7 @@ class OwnedDevice:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._given: tuple[list[str], list[str]] = ([], [])   # addresses and routes from the server
+        self._given: tuple[list[str], list[str]] = ([], [])  # addresses and routes from the server
         self._device = _open(config)
         self.fds = self._device.fds
         self.offloads = self._device.offloads
@@ -32,8 +32,9 @@ class OwnedDevice:
         self._watch = select.poll()
         self._watch.register(self.fds[0], 0)  # POLLERR is always reported: the device was deleted
         self._next_mend = 0.0
-        self._links = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-                                    socket.NETLINK_ROUTE)
+        self._links = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+        )
         self._links.bind((0, RTMGRP_LINK))
         try:
             self._set_up()

@@ -37,9 +37,9 @@ class Slot:
         self.index = index
         self.backoff = backoff
         self.state = IDLE
-        self.due = 0                       # CLOCK_MONOTONIC ns of the next attempt
-        self.since = 0                     # since when it is held
-        self.addresses: list[tuple] = []   # still to be tried in this attempt
+        self.due = 0  # CLOCK_MONOTONIC ns of the next attempt
+        self.since = 0  # since when it is held
+        self.addresses: list[tuple] = []  # still to be tried in this attempt
 
 
 class Dialer:

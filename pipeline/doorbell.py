@@ -110,4 +110,3 @@ class Doorbell:
 
     def close(self) -> None:
         self._semaphore.close()
-

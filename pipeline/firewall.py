@@ -24,8 +24,8 @@ from __future__ import annotations
 import os
 import subprocess
 
-NFT_SECONDS = 5.0                      # it takes some ms
-PLACES = ("/usr/sbin", "/sbin")        # of nft; a root that has come by `su` has not always got them in its PATH
+NFT_SECONDS = 5.0  # it takes some ms
+PLACES = ("/usr/sbin", "/sbin")  # of nft; a root that has come by `su` has not always got them in its PATH
 
 CHAIN = """\
 table inet {table} {{
@@ -53,14 +53,16 @@ class Clamp:
         self._installed = False
 
     def install(self) -> str:
-        """"", or the sentence."""
+        """ "", or the sentence."""
         why_not = _nft((GONE + CHAIN).format(table=self.table, tun=self._tun_name))
         self._installed = not why_not
-        return why_not and (f"mss_clamp: {why_not}. TCP that this machine forwards through {self._tun_name} may hang "
-                            f"where path MTU discovery does not work; mss_clamp=false ends this warning")
+        return why_not and (
+            f"mss_clamp: {why_not}. TCP that this machine forwards through {self._tun_name} may hang "
+            f"where path MTU discovery does not work; mss_clamp=false ends this warning"
+        )
 
     def remove(self) -> str:
-        """"", or the sentence, if this run has installed what it cannot remove."""
+        """ "", or the sentence, if this run has installed what it cannot remove."""
         why_not = _nft(GONE.format(table=self.table))
         was_installed, self._installed = self._installed, False
         return f"mss_clamp: {why_not}; by hand: nft delete table inet {self.table}" if why_not and was_installed else ""
@@ -70,8 +72,14 @@ def _nft(script: str) -> str:
     """Carry it out as a whole; "" or why it has not been."""
     path = os.pathsep.join([*os.get_exec_path(), *PLACES])
     try:
-        done = subprocess.run(["nft", "-f", "-"], input=script, text=True, capture_output=True, timeout=NFT_SECONDS,
-                              env={**os.environ, "PATH": path})
+        done = subprocess.run(
+            ["nft", "-f", "-"],
+            input=script,
+            text=True,
+            capture_output=True,
+            timeout=NFT_SECONDS,
+            env={**os.environ, "PATH": path},
+        )
     except FileNotFoundError:
         return "the command nft is missing: install nftables"
     except subprocess.TimeoutExpired:

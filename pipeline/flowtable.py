@@ -18,19 +18,19 @@ from collections.abc import Callable
 from pipeline.block import VNET_HEADER_BYTES
 
 LIGHT_PACKET_BYTES = 4096
-RATE_BYTES_PER_S = 125_000      # 1 Mbit/s: a call, and the acknowledgements of some 50 Mbit/s
+RATE_BYTES_PER_S = 125_000  # 1 Mbit/s: a call, and the acknowledgements of some 50 Mbit/s
 BURST_BYTES = 16384
-OVERDRAFT_BYTES = 131072        # of one burst
-PAUSE_NS = 20_000_000           # what came before it is on its way, also on a machine that is busy
-DEBT_BYTES = 65536              # half a second at that rate
-FLOWS_MAX = 4096                # when there are more, all begin anew
+OVERDRAFT_BYTES = 131072  # of one burst
+PAUSE_NS = 20_000_000  # what came before it is on its way, also on a machine that is busy
+DEBT_BYTES = 65536  # half a second at that rate
+FLOWS_MAX = 4096  # when there are more, all begin anew
 
 _PER_NS = RATE_BYTES_PER_S / 1e9
 _IP = VNET_HEADER_BYTES
 _V4_PROTOCOL, _V4_ADDRESSES, _V4_PORTS_END = _IP + 9, _IP + 12, _IP + 24
 _V6_PROTOCOL, _V6_ADDRESSES, _V6_PORTS_END = _IP + 6, _IP + 8, _IP + 44
 _PORTS_BYTES = 4
-_WITH_PORTS = (6, 17)           # IPPROTO_TCP, IPPROTO_UDP
+_WITH_PORTS = (6, 17)  # IPPROTO_TCP, IPPROTO_UDP
 
 
 class FlowTable:

@@ -30,9 +30,9 @@ from ipaddress import IPv6Address
 
 from pipeline.errors import LocalError
 
-BURST = 16             # connects at once: two clients with eight connections each, behind one address
-REMEMBERED = 4096      # addresses: about 1 MB
-SHARE = 4              # a quarter
+BURST = 16  # connects at once: two clients with eight connections each, behind one address
+REMEMBERED = 4096  # addresses: about 1 MB
+SHARE = 4  # a quarter
 SECOND = 1_000_000_000
 
 HANDSHAKES_FULL = "tcp.closed_handshakes_full"

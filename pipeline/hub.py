@@ -44,8 +44,14 @@ class Sitter(NamedTuple):
 class Hub:
     """`save` is called with what is to be remembered (name -> addresses) whenever that has changed."""
 
-    def __init__(self, config: Config, table: Peers, offloads_accepted: int, remembered: dict[str, list[str]],
-                 save: Callable[[dict[str, list[str]]], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        table: Peers,
+        offloads_accepted: int,
+        remembered: dict[str, list[str]],
+        save: Callable[[dict[str, list[str]]], None],
+    ) -> None:
         self._table = table
         self._save = save
         self._saved = remembered
@@ -57,7 +63,7 @@ class Hub:
         else:
             self._membership = Membership(interfaces, table.capacity, remembered)
         self._offloads_accepted = offloads_accepted
-        self._sitters: dict[int, Sitter] = {}   # by index
+        self._sitters: dict[int, Sitter] = {}  # by index
         self._admitted_at = [0] * table.capacity
         self._occupations = 0
         self._routes: list = []
@@ -111,19 +117,28 @@ class Hub:
             return admitted
         config = self.config
         behind = known.identity.allowed
-        routes = tuple(route for route in config.push_prefixes if not any(
-            route.version == network.version and route.subnet_of(network) for network in behind))
-        welcome = session.Welcome(session.VERSION, self._offloads_accepted, config.mtu,
-                                  session.DECODES if config.fec != "off" else 0, addresses=admitted.addresses,
-                                  routes=routes)
+        routes = tuple(
+            route
+            for route in config.push_prefixes
+            if not any(route.version == network.version and route.subnet_of(network) for network in behind)
+        )
+        welcome = session.Welcome(
+            session.VERSION,
+            self._offloads_accepted,
+            config.mtu,
+            session.DECODES if config.fec != "off" else 0,
+            addresses=admitted.addresses,
+            routes=routes,
+        )
         if transcript:
             welcome = welcome._replace(mac=proof.server_proof(known.key, transcript, welcome.frame()))
         return admitted, welcome.frame()
 
     def _admit(self, identity: Identity, hello: session.Hello) -> Refusal | Admitted:
         now = time.monotonic_ns()
-        admitted = self._membership.admit(identity, hello.session, hello.wishes,
-                                          lambda peer: self._connected(peer, now))
+        admitted = self._membership.admit(
+            identity, hello.session, hello.wishes, lambda peer: self._connected(peer, now)
+        )
         if isinstance(admitted, Refusal):
             return admitted
         peer = admitted.peer
@@ -139,8 +154,11 @@ class Hub:
         return self._table.count(peer) > 0 or peer in self._sitters and now - self._admitted_at[peer] < ON_THE_WAY_NS
 
     def _is_seated(self, identity: Identity, hello: session.Hello, peer: int = NOBODY) -> bool:
-        return any((sitter.name, sitter.session) == (identity.name, hello.session)
-                   for index, sitter in self._sitters.items() if peer in (NOBODY, index))
+        return any(
+            (sitter.name, sitter.session) == (identity.name, hello.session)
+            for index, sitter in self._sitters.items()
+            if peer in (NOBODY, index)
+        )
 
     # -- the segment
 
@@ -149,16 +167,19 @@ class Hub:
         return self._occupations << PEER_BITS | peer
 
     def _take_seat(self, peer: int, identity: Identity, hello: session.Hello, now: int) -> None:
-        for other in [other for other, sitter in self._sitters.items()
-                      if sitter.name == identity.name and other != peer]:
+        for other in [
+            other for other, sitter in self._sitters.items() if sitter.name == identity.name and other != peer
+        ]:
             self._vacate(other)
         seat = self._new_seat(peer)
-        self._sitters[peer] = Sitter(seat, identity.name, hello.session, now, self._sent(peer), self._received(peer),
-                                      self._dropped(peer))
-        self._publish_routes()   # before the seat: its packets come after
+        self._sitters[peer] = Sitter(
+            seat, identity.name, hello.session, now, self._sent(peer), self._received(peer), self._dropped(peer)
+        )
+        self._publish_routes()  # before the seat: its packets come after
         self._table.write_line(seat, identity.rate)
-        remembered = {name: [str(address) for address in addresses]
-                      for name, addresses in self._membership.remembered.items()}
+        remembered = {
+            name: [str(address) for address in addresses] for name, addresses in self._membership.remembered.items()
+        }
         if remembered != self._saved:
             self._saved = remembered
             self._save(remembered)

@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError, Problem
 from pipeline.peerfile import InvitedPeer
 from pipeline.session import AUTH_KEY, Hello
 
-MBIT = 125_000   # bytes
+MBIT = 125_000  # bytes
 
 
 class Known(NamedTuple):
@@ -78,12 +78,13 @@ def _clashes(found: Iterable[Known]) -> list[Problem]:
     problems = []
     names: set[str] = set()
     ids: dict[bytes, str] = {}
-    networks: dict[object, str] = {}   # and addresses
+    networks: dict[object, str] = {}  # and addresses
     for known in found:
         name = known.identity.name
         if name in names:
-            problems.append(Problem("peers", f'two peers are called "{name}", one of them invited: revoke it, '
-                                             "or rename"))
+            problems.append(
+                Problem("peers", f'two peers are called "{name}", one of them invited: revoke it, or rename')
+            )
         names.add(name)
         for network in (*known.identity.allowed, *known.identity.fixed):
             other = networks.setdefault(network, name)

@@ -46,8 +46,10 @@ class Instance:
         until = time.monotonic() + ASKED_SECONDS
         while not _lock(self._lock_fd):
             if time.monotonic() > until:
-                raise LocalError(f'instance "{self.name}" runs already (pid {_pid(self._lock_fd)}); stop it, or give '
-                                 f"this one another name (--set name=...)")
+                raise LocalError(
+                    f'instance "{self.name}" runs already (pid {_pid(self._lock_fd)}); stop it, or give '
+                    f"this one another name (--set name=...)"
+                )
             time.sleep(0.001)
         if not self._is_current():  # the predecessor removed the file between our open and our lock
             os.close(self._lock_fd)
@@ -75,8 +77,11 @@ class Instance:
 
     def remove_leftovers(self) -> list[str]:
         """Remove every name of this instance in /dev/shm, and a stale control socket. The lock must be held."""
-        removed = [entry for entry in os.listdir(SHM_DIRECTORY)
-                   if (match := _OURS.fullmatch(entry)) and match["name"] == self.name]
+        removed = [
+            entry
+            for entry in os.listdir(SHM_DIRECTORY)
+            if (match := _OURS.fullmatch(entry)) and match["name"] == self.name
+        ]
         for entry in removed:
             (Path(SHM_DIRECTORY) / entry).unlink(missing_ok=True)
         self.socket_path.unlink(missing_ok=True)

@@ -32,10 +32,10 @@ class Intake:
         self._limit = limit
         self._room = port.ring.slot_bytes
         self._holder: Connection | None = None
-        self._end = START          # end of the holder's bytes in the slot in hand
-        self._quiet = 0            # slots handed on since those that take runs were kicked
+        self._end = START  # end of the holder's bytes in the slot in hand
+        self._quiet = 0  # slots handed on since those that take runs were kicked
         self._quiet_most = max(1, port.ring.capacity // 4)
-        self.frames = 0            # frames handed on, for the caller's counter
+        self.frames = 0  # frames handed on, for the caller's counter
 
     def read(self, connection: Connection, free: int) -> int:
         """Receive once, hand on what is whole. Bytes received; 0 at the end of the stream.

@@ -28,7 +28,7 @@ from pipeline.peerfile import check_name
 
 PREFIX = "tunnel1."
 SERVER_FORM = 'HOST or HOST:PORT, as clients reach this server, such as "vpn.example.org"'
-LINE_LENGTH_MAX = 2048   # four times the longest: a host name of 253 characters
+LINE_LENGTH_MAX = 2048  # four times the longest: a host name of 253 characters
 
 
 class Invitation(NamedTuple):
@@ -47,8 +47,12 @@ class _Content(msgspec.Struct):
 
 def encode(invitation: Invitation) -> str:
     """The line, printable ASCII."""
-    content = {"server": invitation.server, "key": base64.b64encode(invitation.key).decode(),
-               "certificate": invitation.fingerprint, "name": invitation.name}
+    content = {
+        "server": invitation.server,
+        "key": base64.b64encode(invitation.key).decode(),
+        "certificate": invitation.fingerprint,
+        "name": invitation.name,
+    }
     data = json.dumps(content, separators=(",", ":")).encode()
     return PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("=")
 
@@ -57,8 +61,10 @@ def decode(line: str) -> Invitation:
     """What a line says. ConfigError for any other text."""
     text = "".join(line.split())
     if not text.startswith(PREFIX) or len(text) > LINE_LENGTH_MAX:
-        raise _wrong(f"expected the line that `tunnel-supervisor invite` has printed, from {PREFIX!r} on; "
-                     f"found {len(text)} characters that are none")
+        raise _wrong(
+            f"expected the line that `tunnel-supervisor invite` has printed, from {PREFIX!r} on; "
+            f"found {len(text)} characters that are none"
+        )
     try:
         content = _read(text.removeprefix(PREFIX))
     except (ValueError, RecursionError):
@@ -67,8 +73,9 @@ def decode(line: str) -> Invitation:
         if content.server.startswith(":") or not parse_endpoint(content.server).port:
             raise ValueError("HOST:PORT of the server")
         check_name(content.name)
-        return Invitation(content.server, keys.parse(content.key), parse_fingerprint(content.certificate).hex(),
-                          content.name)
+        return Invitation(
+            content.server, keys.parse(content.key), parse_fingerprint(content.certificate).hex(), content.name
+        )
     except (ValueError, ConfigError):
         raise _wrong("the line holds what no server prints: ask for another one") from None
 

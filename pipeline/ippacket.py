@@ -54,7 +54,7 @@ def check(view: memoryview, at: int, length: int) -> str:
             return "tun.dropped_header_malformed"
     if flags & NEEDS_CSUM:
         first = V6_HEADER_BYTES if view[at] >> 4 == 6 else (view[at] & 15) * 4
-        if start < first or start + offset + 2 > size:   # in the IP header it would change what is checked here
+        if start < first or start + offset + 2 > size:  # in the IP header it would change what is checked here
             return "tun.dropped_header_malformed"
     return check_bare(view, at, size)
 

@@ -26,8 +26,8 @@ KEY_FORM = "a key as `tunnel-supervisor genkey` makes it: 32 random bytes in bas
 KEY_TEXT_LENGTH = 44
 
 SECRET_MODE = 0o600
-SECRET_BYTES_MAX = 1 << 16   # a certificate chain with its key has a tenth of that
-OF_OTHERS = 0o077            # of the mode
+SECRET_BYTES_MAX = 1 << 16  # a certificate chain with its key has a tenth of that
+OF_OTHERS = 0o077  # of the mode
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 
 
@@ -54,6 +54,7 @@ def parse(text: str) -> bytes:
 
 def read_secret(path: str | Path, what: str) -> bytes:
     """The content of a file that its owner alone can read. `what` it is, for the ConfigError if there is none."""
+
     def wrong(text: str) -> ConfigError:
         return ConfigError([Problem(what, text, str(path))])
 
@@ -63,8 +64,10 @@ def read_secret(path: str | Path, what: str) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise wrong("expected a file, found something else of this name")
             if status.st_mode & (stat.S_IRWXO if _is_credential(path) else OF_OTHERS):
-                raise wrong(f"others can read or change it (mode {stat.S_IMODE(status.st_mode):04o}): "
-                            f"chmod 600 {path}, and replace it if somebody may have read it")
+                raise wrong(
+                    f"others can read or change it (mode {stat.S_IMODE(status.st_mode):04o}): "
+                    f"chmod 600 {path}, and replace it if somebody may have read it"
+                )
             data = file.read(SECRET_BYTES_MAX + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise wrong(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None

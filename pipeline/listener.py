@@ -17,7 +17,8 @@ def listen(endpoint: Endpoint) -> socket.socket:
     where = shown((endpoint.host, endpoint.port))
     try:
         family, _, _, _, address = socket.getaddrinfo(
-            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     except OSError as error:
         raise LocalError(f"local_addr {where}: {error.strerror or error}") from None
@@ -31,7 +32,8 @@ def listen(endpoint: Endpoint) -> socket.socket:
         sock.close()
         if error.errno == errno.EACCES:
             raise PermissionDenied(
-                f"local_addr {where}: {error.strerror}: needs root or CAP_NET_BIND_SERVICE") from None
+                f"local_addr {where}: {error.strerror}: needs root or CAP_NET_BIND_SERVICE"
+            ) from None
         if error.errno == errno.EADDRINUSE:
             raise LocalError(f"local_addr {where}: another program listens there; set another port") from None
         raise LocalError(f"local_addr {where}: {error.strerror}") from None

@@ -30,8 +30,9 @@ class _Line(logging.Formatter):
         stamp = f"{seconds}.{int(record.msecs):03d}Z"
         level = record.levelname.lower()
         if self._json:
-            return json.dumps({"time": stamp, "level": level, "instance": self._instance,
-                               "process": self._process, "text": text})
+            return json.dumps(
+                {"time": stamp, "level": level, "instance": self._instance, "process": self._process, "text": text}
+            )
         return f"{stamp} {level} {self._instance} {self._process}: {text}"
 
 

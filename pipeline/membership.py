@@ -24,11 +24,18 @@ from typing import NamedTuple
 from pipeline.addresses import Addresses, Identity, Refusal
 from pipeline.routes import NOBODY, Routes
 from pipeline.session import (
-    ADDRESS_TAKEN, BUSY, FULL, REASONS, REVOKED, SUPERSEDED, Address, Interface,
+    ADDRESS_TAKEN,
+    BUSY,
+    FULL,
+    REASONS,
+    REVOKED,
+    SUPERSEDED,
+    Address,
+    Interface,
 )
 
 SESSION_MAX = (1 << 64) - 2
-ENDED = SESSION_MAX + 1   # later than every session: what connections there still are under this index are to end
+ENDED = SESSION_MAX + 1  # later than every session: what connections there still are under this index are to end
 EVERYTHING = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 
@@ -56,12 +63,13 @@ class Membership:
                   do to begin with
     """
 
-    def __init__(self, interfaces: Sequence[Interface], capacity: int,
-                 remembered: Mapping[str, Iterable[str | Address]]) -> None:
+    def __init__(
+        self, interfaces: Sequence[Interface], capacity: int, remembered: Mapping[str, Iterable[str | Address]]
+    ) -> None:
         self.sessions = [0] * capacity
         self._addresses = Addresses(interfaces, remembered)
         self._configured: dict[str, Identity] = {}
-        self._members: dict[str, Member] = {}   # least recently admitted first
+        self._members: dict[str, Member] = {}  # least recently admitted first
         self._is_open = False
         self.configure(())
 
@@ -76,8 +84,9 @@ class Membership:
     def remembered(self) -> dict[str, tuple[Address, ...]]:
         return self._addresses.remembered
 
-    def admit(self, identity: Identity, session: int, wishes: Sequence[Address],
-              is_connected: Callable[[int], bool]) -> Admitted | Refusal:
+    def admit(
+        self, identity: Identity, session: int, wishes: Sequence[Address], is_connected: Callable[[int], bool]
+    ) -> Admitted | Refusal:
         """Answer a peer that has proved its identity."""
         if self._is_open:
             identity = identity._replace(allowed=EVERYTHING)
@@ -92,8 +101,9 @@ class Membership:
         peer = present.peer if present else self._spare(is_connected)
         if peer == NOBODY:
             return self._full()
-        addresses = self._addresses.choose(identity, wishes, lambda name: (
-            name in self._members and is_connected(self._members[name].peer)))
+        addresses = self._addresses.choose(
+            identity, wishes, lambda name: name in self._members and is_connected(self._members[name].peer)
+        )
         if isinstance(addresses, Refusal):
             return addresses
         member = Member(peer, identity, session, addresses)
@@ -111,8 +121,9 @@ class Membership:
             if name in before and name not in self._configured:
                 ended[member.peer] = Refusal(REVOKED, REASONS[REVOKED])
             elif not self._addresses.suits(identity, member.addresses):
-                ended[member.peer] = Refusal(ADDRESS_TAKEN, "the server has another address for this peer now: "
-                                                            "connect again")
+                ended[member.peer] = Refusal(
+                    ADDRESS_TAKEN, "the server has another address for this peer now: connect again"
+                )
             if member.peer in ended:
                 self._release(name)
         return ended
@@ -125,16 +136,21 @@ class Membership:
         """
         if self._is_open:
             return [(network.network_address.packed, 0, 0) for network in EVERYTHING]
-        table = {(address.packed, address.max_prefixlen): member.peer
-                 for member in self._members.values() for address in member.addresses}
+        table = {
+            (address.packed, address.max_prefixlen): member.peer
+            for member in self._members.values()
+            for address in member.addresses
+        }
         for network, length, name in self._addresses.claims:
             table.setdefault((network, length), self._members[name].peer if name in self._members else NOBODY)
         return _without_idle_holes([(network, length, peer) for (network, length), peer in table.items()])
 
     def listing(self) -> list[Member]:
         """Every peer that is configured or a member, by name."""
-        absent = {name: Member(NOBODY, identity, 0, identity.fixed or self.remembered.get(name, ()))
-                  for name, identity in self._configured.items()}
+        absent = {
+            name: Member(NOBODY, identity, 0, identity.fixed or self.remembered.get(name, ()))
+            for name, identity in self._configured.items()
+        }
         return [member for _, member in sorted({**absent, **self._members}.items())]
 
     def _spare(self, is_connected: Callable[[int], bool]) -> int:

@@ -43,14 +43,14 @@ class Order(Generic[Content]):
 
     def __init__(self, stream: int, first: int) -> None:
         self.stream = stream
-        self.heard = 0                     # when, for the owner
-        self.begun: list[int] = []         # a heap of the blocks that the owner had open, those of the window at least
+        self.heard = 0  # when, for the owner
+        self.begun: list[int] = []  # a heap of the blocks that the owner had open, those of the window at least
         self.next = self.first = first
         self.waiting: dict[int, Content] = {}
-        self.undone = _EVERY               # bit i stands for block next - 1 - i
+        self.undone = _EVERY  # bit i stands for block next - 1 - i
         self.lost = 0
         self._wait_ns = WAIT_NS[stream & 1]
-        self._queue: list[int] = []        # a heap of the blocks that wait
+        self._queue: list[int] = []  # a heap of the blocks that wait
         self._turns: deque[tuple[int, int]] = deque()  # (until when, block), and some that wait no more
 
     def wait(self, block: int, content: Content, now: int) -> int:

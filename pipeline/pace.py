@@ -19,22 +19,22 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-QUEUE_AIM_NS = 5_000_000       # or an eighth of the shortest round trip, if that is more
-QUEUE_MOST = 2                 # times QUEUE_AIM
-DRAIN_NS = 250_000_000         # looks come every 100 ms, and round trip times are smoothed over some
-GROWTH = 1.02                  # beside that, to find out whether there is more
-GROWTH_EMPTY = 1.05            # the same where there is hardly a queue
-SLOWEST_FALL = 0.85            # in one look: who had little to send for a moment keeps most of the limit
-UNLIMITED = 1.15               # a limit of so many times what is delivered limits nothing, and goes if that is so
-UNLIMITED_LOOKS = 20           # for so long: flows pause, and BBR does so by itself (PROBE_RTT)
+QUEUE_AIM_NS = 5_000_000  # or an eighth of the shortest round trip, if that is more
+QUEUE_MOST = 2  # times QUEUE_AIM
+DRAIN_NS = 250_000_000  # looks come every 100 ms, and round trip times are smoothed over some
+GROWTH = 1.02  # beside that, to find out whether there is more
+GROWTH_EMPTY = 1.05  # the same where there is hardly a queue
+SLOWEST_FALL = 0.85  # in one look: who had little to send for a moment keeps most of the limit
+UNLIMITED = 1.15  # a limit of so many times what is delivered limits nothing, and goes if that is so
+UNLIMITED_LOOKS = 20  # for so long: flows pause, and BBR does so by itself (PROBE_RTT)
 LONG = 20
-FALLEN = 4                     # a path seldom narrows by more; then its queue is full for FREE_NS
-OURS_LEAST = 4096              # bytes, some segments: with less than that under way we are not what fills a queue
+FALLEN = 4  # a path seldom narrows by more; then its queue is full for FREE_NS
+OURS_LEAST = 4096  # bytes, some segments: with less than that under way we are not what fills a queue
 FREE_NS = 30_000_000_000
-WINDOW = 3                     # looks over which deliveries are averaged
-IN_USE = 0.85                  # who delivers less than this of the limit does not find out that there is more
+WINDOW = 3  # looks over which deliveries are averaged
+IN_USE = 0.85  # who delivers less than this of the limit does not find out that there is more
 QUEUE_SHARE = 8
-BUSY_SHARE = 4                 # a connection is busy if it delivers this part of an equal share
+BUSY_SHARE = 4  # a connection is busy if it delivers this part of an equal share
 
 
 class Flow(NamedTuple):
@@ -51,12 +51,12 @@ class Pace:
 
     def __init__(self) -> None:
         self.rate = 0.0
-        self._first = 0.0              # the limit as it was when there came to be one
+        self._first = 0.0  # the limit as it was when there came to be one
         self._before: dict[int, int] = {}
-        self._window: deque[tuple[int, int]] = deque(maxlen=WINDOW)   # bytes delivered, time that took
+        self._window: deque[tuple[int, int]] = deque(maxlen=WINDOW)  # bytes delivered, time that took
         self._looked = 0
-        self._idle = 0                 # looks in a row with a limit that limits nothing
-        self._above = 0                # looks in a row with a long queue
+        self._idle = 0  # looks in a row with a limit that limits nothing
+        self._above = 0  # looks in a row with a long queue
         self._free_until = 0
 
     def look(self, flows: list[Flow], now: int) -> float:

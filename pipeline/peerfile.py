@@ -68,7 +68,7 @@ def new_peer(name: Any, allowed: Any, rate_mbit: Any) -> InvitedPeer:
 def check_name(name: Any) -> None:
     """ConfigError if a peer cannot have this name. One that it can have is also the name of a file, and not a path."""
     try:
-        if not msgspec.convert(name, Name).isprintable():   # a pattern's $ takes a newline
+        if not msgspec.convert(name, Name).isprintable():  # a pattern's $ takes a newline
             raise msgspec.ValidationError
     except msgspec.ValidationError:
         raise ConfigError([Problem("name of a peer", f"given {show(name)}, expected 1 to 32 {NAME_FORM}")]) from None
@@ -101,8 +101,12 @@ def write(state: Path, peer: InvitedPeer) -> None:
     """Add a peer, or replace the one of this name. ConfigError for one that could not be read back."""
     check_name(peer.name)
     path = _path(state, peer.name)
-    content = _Content(base64.b64encode(peer.key).decode(), tuple(map(str, peer.allowed)),
-                       tuple(map(str, peer.address)), peer.rate_mbit)
+    content = _Content(
+        base64.b64encode(peer.key).decode(),
+        tuple(map(str, peer.allowed)),
+        tuple(map(str, peer.address)),
+        peer.rate_mbit,
+    )
     data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
     _decoded(peer.name, data, str(path))
     try:
@@ -149,8 +153,13 @@ def _decoded(name: str, data: bytes, source: str) -> InvitedPeer:
     except ValueError as expected:
         raise ConfigError([Problem("key", f"expected {expected}", source)]) from None
     addresses = (content.address,) if isinstance(content.address, str) else content.address
-    return InvitedPeer(name, key, _parsed(source, "allowed", content.allowed, parse_prefix),
-                       _parsed(source, "address", addresses, parse_address), content.rate_mbit)
+    return InvitedPeer(
+        name,
+        key,
+        _parsed(source, "allowed", content.allowed, parse_prefix),
+        _parsed(source, "address", addresses, parse_address),
+        content.rate_mbit,
+    )
 
 
 def _parsed(source: str, setting: str, texts: Sequence[str], parse: Callable[[str], T]) -> tuple[T, ...]:

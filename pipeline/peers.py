@@ -54,7 +54,8 @@ class Peers:
                 raise LocalError(f"peers {memory.name}: {what}: expected {expected}, found {actual}")
         self.lines = self._cut(layout.LINES_AT)
         self.carriers, self.sent, self.numbers, self.transit = (
-            [self._cut(layout.lines_at(capacity, lane, kind)) for lane in range(lanes)] for kind in LANE_LINES)
+            [self._cut(layout.lines_at(capacity, lane, kind)) for lane in range(lanes)] for kind in LANE_LINES
+        )
         self._rows_at = [layout.rows_at(capacity, lanes, rows, lane) for lane in range(lanes)]
 
     def _cut(self, at: int) -> memoryview:
@@ -93,13 +94,21 @@ class Peers:
     def write_routes(self, routes: Sequence[Route]) -> None:
         """Replace the routes. LocalError if there are more than ROUTES_MAX."""
         if len(routes) > ROUTES_MAX:
-            raise LocalError(f"routes to peers: at most {ROUTES_MAX} are possible, there are {len(routes)}: "
-                             f"join prefixes in `allowed`, or lower max_clients")
+            raise LocalError(
+                f"routes to peers: at most {ROUTES_MAX} are possible, there are {len(routes)}: "
+                f"join prefixes in `allowed`, or lower max_clients"
+            )
         version = layout.ROUTES_VERSION_AT // 8
         self._words[version] += 1
         for index, (address, length, seat) in enumerate(routes):
-            ROUTE.pack_into(self.memory.view, layout.ROUTES_AT + index * ROUTE.size,
-                            4 if len(address) == 4 else 6, length, seat, address)
+            ROUTE.pack_into(
+                self.memory.view,
+                layout.ROUTES_AT + index * ROUTE.size,
+                4 if len(address) == 4 else 6,
+                length,
+                seat,
+                address,
+            )
         self._words[layout.ROUTES_COUNT_AT // 8] = len(routes)
         self._words[version] += 1
 
@@ -114,8 +123,10 @@ class Peers:
     def connections(self, lane: int) -> list[ConnectionRow]:
         """The connections that a tcp worker has published."""
         view, first = self.memory.view, self._rows_at[lane]
-        rows = (ConnectionRow.unpack(bytes(view[at : at + layout.ROW_BYTES]))
-                for at in range(first, first + self.rows * layout.ROW_BYTES, layout.ROW_BYTES))
+        rows = (
+            ConnectionRow.unpack(bytes(view[at : at + layout.ROW_BYTES]))
+            for at in range(first, first + self.rows * layout.ROW_BYTES, layout.ROW_BYTES)
+        )
         return [row for row in rows if row is not None]
 
     def close(self) -> None:
@@ -144,8 +155,10 @@ class Reader:
         if version & 1 or version != self._words[_VERSION]:
             return
         self._seen = version
-        routes.replace((address[: 4 if family == 4 else 16], length, seat)
-                       for family, length, seat, address in ROUTE.iter_unpack(data))
+        routes.replace(
+            (address[: 4 if family == 4 else 16], length, seat)
+            for family, length, seat, address in ROUTE.iter_unpack(data)
+        )
 
 
 _VERSION = layout.ROUTES_VERSION_AT // 8

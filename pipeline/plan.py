@@ -49,8 +49,13 @@ class RingPlan(NamedTuple):
         for index, stage in enumerate(self.stages):
             for position, candidate in enumerate(stage):
                 if candidate == member:
-                    return Place(number + position, position, self._numbers(index - 1), index == 0,
-                                 self.stages[(index + 1) % len(self.stages)])
+                    return Place(
+                        number + position,
+                        position,
+                        self._numbers(index - 1),
+                        index == 0,
+                        self.stages[(index + 1) % len(self.stages)],
+                    )
             number += len(stage)
         return None
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-LINK_ADDRESSES = 2   # of a subnet that is a link between two hosts
+LINK_ADDRESSES = 2  # of a subnet that is a link between two hosts
 
 
 class Pool:
@@ -36,11 +36,13 @@ class Pool:
 
     def contains(self, address: IPv4Address | IPv6Address) -> bool:
         """Whether a client may have this address."""
-        return address.version == self.version and self._first <= int(address) <= self._last \
-            and int(address) != self._own
+        return (
+            address.version == self.version and self._first <= int(address) <= self._last and int(address) != self._own
+        )
 
-    def first_free(self, taken: Container[int],
-                   reserved: Iterable[tuple[int, int]] = ()) -> IPv4Address | IPv6Address | None:
+    def first_free(
+        self, taken: Container[int], reserved: Iterable[tuple[int, int]] = ()
+    ) -> IPv4Address | IPv6Address | None:
         """The lowest address that is not in `taken` and in no range of `reserved` (first, last; in order)."""
         value = self._first
         for first, last in (*reserved, (self._last + 1, self._last)):

@@ -87,8 +87,15 @@ def find_account(user: str | None) -> Account | None:
         try:
             return _account(user)
         except KeyError:
-            raise ConfigError([Problem("user", f'expected a system user, got "{user}", which does not exist; '
-                                               f"create it: useradd --system {user}")]) from None
+            raise ConfigError(
+                [
+                    Problem(
+                        "user",
+                        f'expected a system user, got "{user}", which does not exist; '
+                        f"create it: useradd --system {user}",
+                    )
+                ]
+            ) from None
     for name in PREFERRED:
         try:
             account = _account(name)
@@ -171,8 +178,10 @@ def _become(uid: int, gid: int) -> None:
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     except OSError as error:
-        raise LocalError(f"giving up rights: cannot become user {uid}, group {gid}: {error.strerror}; "
-                         f'set user to "root" to let workers stay who they are') from None
+        raise LocalError(
+            f"giving up rights: cannot become user {uid}, group {gid}: {error.strerror}; "
+            f'set user to "root" to let workers stay who they are'
+        ) from None
 
 
 def prctl(option: int, argument: int) -> None:
@@ -201,7 +210,7 @@ def _set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
     header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)  # struct __user_cap_header_struct; 0: this thread
     sets = (effective, permitted, inheritable)
     halves = [bits & 0xFFFFFFFF for bits in sets] + [bits >> 32 for bits in sets]
-    if _libc.capset(header, (ctypes.c_uint32 * 6)(*halves)):       # two struct __user_cap_data_struct
+    if _libc.capset(header, (ctypes.c_uint32 * 6)(*halves)):  # two struct __user_cap_data_struct
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

@@ -21,7 +21,13 @@ import psutil
 from pipeline.plan import WorkerPlan
 
 STOPPED, STARTING, RUNNING, STOPPING, BACKOFF, FAILED = (
-    "stopped", "starting", "running", "stopping", "backoff", "failed")
+    "stopped",
+    "starting",
+    "running",
+    "stopping",
+    "backoff",
+    "failed",
+)
 ALIVE = (STARTING, RUNNING, STOPPING)
 
 
@@ -45,7 +51,7 @@ class Process:
         self.ready_at = 0
         self.term_at = 0
         self.abort_at = 0
-        self.replace = False       # its stop was asked for by a restart: start it again, uncounted
+        self.replace = False  # its stop was asked for by a restart: start it again, uncounted
         self.pidfd = -1
         self.ready_fd = -1
         self._popen: subprocess.Popen | None = None
@@ -59,13 +65,23 @@ class Process:
         """Start the next generation. `options`: further file descriptors, by option name."""
         ready, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         fds = [plan_fd, write_end, *options.values()]
-        argv = [sys.executable, "-I", "-m", "workers", self.name, "--plan-fd", str(plan_fd), "--ready-fd",
-                str(write_end), "--parent", str(os.getpid())]
+        argv = [
+            sys.executable,
+            "-I",
+            "-m",
+            "workers",
+            self.name,
+            "--plan-fd",
+            str(plan_fd),
+            "--ready-fd",
+            str(write_end),
+            "--parent",
+            str(os.getpid()),
+        ]
         for option, fd in options.items():
             argv += [f"--{option}", str(fd)]
         try:
-            self._popen = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL,
-                                           stdout=subprocess.DEVNULL)
+            self._popen = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         except OSError:
             os.close(ready)
             raise

@@ -51,8 +51,10 @@ def key_id(key: bytes) -> bytes:
 def transcript(hello_frame: bytes, challenge_frame: bytes, certificate_sha256: bytes) -> bytes:
     """What both ends have seen of this connection before the proofs."""
     if len(certificate_sha256) != CERTIFICATE_HASH_BYTES:
-        raise LocalError(f"hash of the server's certificate: expected {CERTIFICATE_HASH_BYTES} bytes, "
-                         f"found {len(certificate_sha256)}")
+        raise LocalError(
+            f"hash of the server's certificate: expected {CERTIFICATE_HASH_BYTES} bytes, "
+            f"found {len(certificate_sha256)}"
+        )
     parts = (_TRANSCRIPT, hello_frame, challenge_frame, certificate_sha256)
     return hashlib.sha256(b"".join(wire.LENGTH.pack(len(part)) + part for part in parts)).digest()
 

@@ -55,19 +55,28 @@ class _Block:
 
     __slots__ = ("key", "order", "number", "code", "content", "each", "total", "area", "began", "have", "left")
 
-    def __init__(self, key: int, order: Order[bytes | _Block], number: int, code: int, content: int, each: int,
-                 area: memoryview, began: int) -> None:
+    def __init__(
+        self,
+        key: int,
+        order: Order[bytes | _Block],
+        number: int,
+        code: int,
+        content: int,
+        each: int,
+        area: memoryview,
+        began: int,
+    ) -> None:
         self.key = key
         self.order = order
         self.number = number
         self.code = code
         self.content = content
-        self.each = each        # bytes of a shard
+        self.each = each  # bytes of a shard
         self.total = (code >> 8) + (code & 0xFF)
         self.area = area
-        self.began = began      # when its first shard came
-        self.have = 0           # bit i: shard i is there
-        self.left = code >> 8   # shards that it takes to be complete
+        self.began = began  # when its first shard came
+        self.have = 0  # bit i: shard i is there
+        self.left = code >> 8  # shards that it takes to be complete
 
 
 class Reassembly:
@@ -77,14 +86,14 @@ class Reassembly:
         self._codec = codec
         self._counters = counters
         self._buffers = Buffers(max(bytes_limit, 2 * LARGEST_BYTES))
-        self._plenty = self._buffers.limit * 3 // 4   # bytes in use above which memory is short
+        self._plenty = self._buffers.limit * 3 // 4  # bytes in use above which memory is short
         self._orders: dict[int, Order[bytes | _Block]] = {}
         self._open: OrderedDict[int, _Block] = OrderedDict()
-        self._complete: dict[int, _Block] = {}        # the waiting and the ready ones of several shards
-        self._ready: tuple[deque[bytes | _Block], ...] = (deque(), deque())   # by purpose
-        self.purpose = wire.BULK                      # of the stream of what pop() gave
-        self._lent: memoryview | None = None          # the buffer behind what pop() gave
-        self._look_at = 0                             # when time alone may change something
+        self._complete: dict[int, _Block] = {}  # the waiting and the ready ones of several shards
+        self._ready: tuple[deque[bytes | _Block], ...] = (deque(), deque())  # by purpose
+        self.purpose = wire.BULK  # of the stream of what pop() gave
+        self._lent: memoryview | None = None  # the buffer behind what pop() gave
+        self._look_at = 0  # when time alone may change something
 
     def take(self, view: memoryview, at: int, length: int, now: int) -> None:
         """The run frame in view[at : at + 4 + length]. `now`: CLOCK_MONOTONIC ns."""
@@ -99,8 +108,13 @@ class Reassembly:
             block = self._other(view, at, length, header, now)
             if block is None:
                 return
-        elif (code != block.code or content != block.content or length != _REST + count * block.each
-                or not count or first + count > block.total):
+        elif (
+            code != block.code
+            or content != block.content
+            or length != _REST + count * block.each
+            or not count
+            or first + count > block.total
+        ):
             counters[_RUN_MALFORMED] += 1
             return
         each = block.each
@@ -157,8 +171,10 @@ class Reassembly:
 
     def idle(self, now: int) -> bool:
         """Whether nothing is left of what was heard, and that was long ago: then a new one does as well."""
-        return not (self._open or self._complete or any(self._ready) or any(o.waiting for o in self._orders.values())) \
+        return (
+            not (self._open or self._complete or any(self._ready) or any(o.waiting for o in self._orders.values()))
             and now - max([order.heard for order in self._orders.values()], default=0) >= KEEP_NS
+        )
 
     def _ready_of(self, order: Order[bytes | _Block]) -> deque[bytes | _Block]:
         return self._ready[order.stream & 1]
@@ -351,8 +367,13 @@ _REST = shard.RUN_BYTES - wire.LENGTH.size
 _frame_at = wire.FRAME.unpack_from
 _U32 = 0xFFFFFFFF
 
-LARGEST_BYTES = rounded(max((n + m) * shard.shard_bytes(shard.BLOCK_BYTES_MAX, n, m)
-                            for n in range(1, shard.DATA_SHARDS_MAX + 1) for m in range(shard.PARITY_SHARDS_MAX + 1)))
+LARGEST_BYTES = rounded(
+    max(
+        (n + m) * shard.shard_bytes(shard.BLOCK_BYTES_MAX, n, m)
+        for n in range(1, shard.DATA_SHARDS_MAX + 1)
+        for m in range(shard.PARITY_SHARDS_MAX + 1)
+    )
+)
 """The largest buffer that a block can need."""
 
 _RUNS = ID["fec.runs_received"]

@@ -9,8 +9,19 @@ from pipeline.errors import ConfigError
 from pipeline.settings import LIMITS
 
 SUPERVISORS_OWN = {
-    "routes", "restart_intensity", "restart_period", "heartbeat_timeout", "peers", "rate_mbit", "push_routes",
-    "public_addr", "max_connections_per_client", "tls_cert_file", "tls_key_file", "tls_ca_file", *LIMITS,
+    "routes",
+    "restart_intensity",
+    "restart_period",
+    "heartbeat_timeout",
+    "peers",
+    "rate_mbit",
+    "push_routes",
+    "public_addr",
+    "max_connections_per_client",
+    "tls_cert_file",
+    "tls_key_file",
+    "tls_ca_file",
+    *LIMITS,
 }
 """Settings that the supervisor carries out, or tells the workers; the others are applied by replacing them."""
 

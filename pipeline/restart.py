@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from pipeline.backoff import Backoff
 
-EX_CONFIG = 78             # sysexits.h
-YOUNG_NS = 1_000_000_000   # a worker that dies younger than this, counted from its readiness, has not worked
+EX_CONFIG = 78  # sysexits.h
+YOUNG_NS = 1_000_000_000  # a worker that dies younger than this, counted from its readiness, has not worked
 BACKOFF_MIN, BACKOFF_MAX = 0.1, 5.0  # seconds
 
 

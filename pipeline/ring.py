@@ -37,8 +37,9 @@ class Ring:
 
     def __init__(self, memory: segment.Segment, members: int, slots: int, slot_bytes: int) -> None:
         if platform.machine() not in ORDERED_MACHINES:
-            raise LocalError(f"ring {memory.name}: needs total store order (x86-64), this machine is "
-                             f"{platform.machine()}")
+            raise LocalError(
+                f"ring {memory.name}: needs total store order (x86-64), this machine is {platform.machine()}"
+            )
         self.memory = memory
         self.members = members
         self.capacity = slots
@@ -122,8 +123,10 @@ class Stage:
         else:
             count = min([(words[w] + offset) & MASK64 for w in self._before])
         if count > self._mask + 1:
-            raise LocalError(f"ring {self.ring.memory.name}: member {self.member} at {self.cursor} may touch {count} "
-                             f"slots, more than the capacity {self.ring.capacity}: its cursors were overwritten")
+            raise LocalError(
+                f"ring {self.ring.memory.name}: member {self.member} at {self.cursor} may touch {count} "
+                f"slots, more than the capacity {self.ring.capacity}: its cursors were overwritten"
+            )
         return count
 
     def slot(self, i: int = 0) -> memoryview:

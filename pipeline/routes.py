@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 NOBODY = -1
-CACHE_MAX = 65536   # some 10 MB at the most
+CACHE_MAX = 65536  # some 10 MB at the most
 
 
 class Routes:
@@ -38,9 +38,11 @@ class Routes:
             peers.add(peer)
             lengths.add(length)
         self.only = peers.pop() if lengths == {0} and len(peers) == 1 else NOBODY
-        self._families = {size: [(8 * size - length, of_size[length]) for length in sorted(of_size, reverse=True)]
-                          for size, of_size in networks.items()}
-        self.cache.clear()   # after the change: look_up relies on it
+        self._families = {
+            size: [(8 * size - length, of_size[length]) for length in sorted(of_size, reverse=True)]
+            for size, of_size in networks.items()
+        }
+        self.cache.clear()  # after the change: look_up relies on it
 
     def peer_of(self, address: bytes) -> int:
         try:
@@ -56,7 +58,7 @@ class Routes:
             if len(self.cache) >= CACHE_MAX:
                 self.cache.clear()
             self.cache[address] = peer
-            if families is self._families:   # else the table was replaced in between, and this answer is an old one
+            if families is self._families:  # else the table was replaced in between, and this answer is an old one
                 return peer
 
 

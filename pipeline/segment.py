@@ -39,8 +39,9 @@ def create(name: str, size: int) -> Segment:
     try:
         shm = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
     except posix_ipc.ExistentialError:
-        raise LocalError(f"shared memory {name}: expected to be free, exists already; "
-                         f"remove {SHM_DIRECTORY}{name}") from None
+        raise LocalError(
+            f"shared memory {name}: expected to be free, exists already; remove {SHM_DIRECTORY}{name}"
+        ) from None
     except (posix_ipc.Error, OSError) as error:
         raise LocalError(f"shared memory {name}: cannot be created: {error}") from None
     try:
@@ -53,7 +54,8 @@ def create(name: str, size: int) -> Segment:
         free = os.statvfs(SHM_DIRECTORY)
         raise LocalError(
             f"shared memory {name}: needs {size} bytes, {SHM_DIRECTORY} has {free.f_bavail * free.f_frsize} free; "
-            f"enlarge it (mount -o remount,size=... {SHM_DIRECTORY}) or lower ring_slots or lanes") from None
+            f"enlarge it (mount -o remount,size=... {SHM_DIRECTORY}) or lower ring_slots or lanes"
+        ) from None
     finally:
         shm.close_fd()
 

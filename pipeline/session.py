@@ -33,23 +33,24 @@ MAGIC = b"tnl\x01"
 VERSION = 1
 
 KEY_ID_BYTES = 8
-NONCE_BYTES = 32       # of the system's random numbers: none comes twice
-MAC_BYTES = 32         # HMAC-SHA256
-ADDRESSES_MAX = 8      # wished or given: a few subnets, IPv4 and IPv6 each
-ROUTES_MAX = 512       # in a WELCOME; with the addresses about 10 kB, below wire.WELCOME_LENGTH_LIMIT
-TEXT_BYTES_MAX = 200   # of a refusal
+NONCE_BYTES = 32  # of the system's random numbers: none comes twice
+MAC_BYTES = 32  # HMAC-SHA256
+ADDRESSES_MAX = 8  # wished or given: a few subnets, IPv4 and IPv6 each
+ROUTES_MAX = 512  # in a WELCOME; with the addresses about 10 kB, below wire.WELCOME_LENGTH_LIMIT
+TEXT_BYTES_MAX = 200  # of a refusal
 
 _HELLO = struct.Struct(f">4sBBHHHQQBBB{KEY_ID_BYTES}s{NONCE_BYTES}s")
 _WELCOME = struct.Struct(f">BBHB{MAC_BYTES}s")
 _COUNT = struct.Struct(">H")
 _ADDRESS_BYTES = {4: 4, 6: 16}
-WELCOME_MAC_AT = wire.FRAME.size + _WELCOME.size - MAC_BYTES   # in the frame
+WELCOME_MAC_AT = wire.FRAME.size + _WELCOME.size - MAC_BYTES  # in the frame
 
-DECODES = 1            # feature bit: takes shards (pipeline.shard)
+DECODES = 1  # feature bit: takes shards (pipeline.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
 
-(BUSY, WRONG_VERSION, SUPERSEDED, FULL, ADDRESS_TAKEN, ADDRESS_OUTSIDE, NO_ADDRESS, TOO_MANY_CONNECTIONS,
- REVOKED) = range(1, 10)
+(BUSY, WRONG_VERSION, SUPERSEDED, FULL, ADDRESS_TAKEN, ADDRESS_OUTSIDE, NO_ADDRESS, TOO_MANY_CONNECTIONS, REVOKED) = (
+    range(1, 10)
+)
 REASONS = {
     BUSY: "another client is connected",
     WRONG_VERSION: f"this server speaks version {VERSION}",
@@ -123,8 +124,14 @@ class Welcome(NamedTuple):
         _at_most(ROUTES_MAX, self.routes, "routes of a peer")
         addresses = b"".join(_prefixed(a.network.prefixlen, a) for a in self.addresses)
         routes = b"".join(_prefixed(route.prefixlen, route.network_address) for route in self.routes)
-        return wire.frame(wire.WELCOME, _WELCOME.pack(*self[:5]) + bytes([len(self.addresses)]) + addresses
-                          + _COUNT.pack(len(self.routes)) + routes)
+        return wire.frame(
+            wire.WELCOME,
+            _WELCOME.pack(*self[:5])
+            + bytes([len(self.addresses)])
+            + addresses
+            + _COUNT.pack(len(self.routes))
+            + routes,
+        )
 
 
 class Refused(NamedTuple):
@@ -195,8 +202,10 @@ class _Body:
         try:
             return make((packed, length))
         except ValueError:
-            raise PeerError(f"{ipaddress.ip_address(packed)}/{length} in a greeting: the prefix is longer than the "
-                            "address, or a route has bits behind it") from None
+            raise PeerError(
+                f"{ipaddress.ip_address(packed)}/{length} in a greeting: the prefix is longer than the "
+                "address, or a route has bits behind it"
+            ) from None
 
     def _packed(self, family: int) -> bytes:
         if family not in _ADDRESS_BYTES:
@@ -235,13 +244,19 @@ def _welcome(body: _Body) -> Welcome:
     fields = body.fields(_WELCOME)
     addresses = tuple(body.prefixed(ipaddress.ip_interface) for _ in body.count(body.number(), ADDRESSES_MAX))
     (routes,) = body.fields(_COUNT)
-    return Welcome(*fields, addresses, tuple(body.prefixed(ipaddress.ip_network)
-                                             for _ in body.count(routes, ROUTES_MAX)))
+    return Welcome(
+        *fields, addresses, tuple(body.prefixed(ipaddress.ip_network) for _ in body.count(routes, ROUTES_MAX))
+    )
 
 
 def _refused(body: _Body) -> Refused:
     return Refused(body.number(), body.rest(TEXT_BYTES_MAX).decode(errors="replace"))
 
 
-_READERS = {wire.HELLO: _hello, wire.CHALLENGE: _challenge, wire.PROOF: _proof, wire.WELCOME: _welcome,
-            wire.REFUSED: _refused}
+_READERS = {
+    wire.HELLO: _hello,
+    wire.CHALLENGE: _challenge,
+    wire.PROOF: _proof,
+    wire.WELCOME: _welcome,
+    wire.REFUSED: _refused,
+}

@@ -14,10 +14,30 @@ LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address"
 """What a reload tells the tcp workers without replacing them."""
 
 HANDED_DOWN = (
-    "compat", "idle", "timeout", "keepalive", "hold", "reconnect_min", "reconnect_max", "congestion",
-    "notsent_lowat", "send_buffer_bytes", "receive_buffer_bytes", "drain_timeout", "log_level", "log_format", "mtu",
-    "connections", "light_connections", "fec", "fec_data", "fec_parity", "client_isolation", "peer_queue_bytes",
-    "handshake_timeout", *LIMITS,
+    "compat",
+    "idle",
+    "timeout",
+    "keepalive",
+    "hold",
+    "reconnect_min",
+    "reconnect_max",
+    "congestion",
+    "notsent_lowat",
+    "send_buffer_bytes",
+    "receive_buffer_bytes",
+    "drain_timeout",
+    "log_level",
+    "log_format",
+    "mtu",
+    "connections",
+    "light_connections",
+    "fec",
+    "fec_data",
+    "fec_parity",
+    "client_isolation",
+    "peer_queue_bytes",
+    "handshake_timeout",
+    *LIMITS,
 )
 
 
@@ -25,8 +45,13 @@ def worker_settings(config: Config, offloads: int, accepted: int, session: int, 
     """`offloads`: TUN_F_* in force on our device; `accepted`: what it takes back in writes; `session`: of this run;
     `account`: whom workers become."""
     settings = {name: getattr(config, name) for name in HANDED_DOWN}
-    settings |= {"offloads": offloads, "offloads_accepted": accepted, "client": client_identity(config.name),
-                 "session": session, "user": account and [account.uid, account.gid]}
+    settings |= {
+        "offloads": offloads,
+        "offloads_accepted": accepted,
+        "client": client_identity(config.name),
+        "session": session,
+        "user": account and [account.uid, account.gid],
+    }
     return settings
 
 

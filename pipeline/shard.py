@@ -17,7 +17,7 @@ from pipeline import wire
 RUN = struct.Struct(">IBIIBBBBII")
 RUN_BYTES = RUN.size
 
-SHARD_MOST_BYTES = 1320    # of a block that is not full: with header and padding a shard fits one TCP segment
+SHARD_MOST_BYTES = 1320  # of a block that is not full: with header and padding a shard fits one TCP segment
 DATA_SHARDS_MAX = 37
 PARITY_SHARDS_MAX = 6
 
@@ -36,8 +36,11 @@ def prime(n: int, m: int) -> int:
     return next((p for p in (PRIMES_OF_SIX if m == 6 else PRIMES) if p >= n), 0)
 
 
-_UNITS = {(n, m): 1 if n == 1 else 8 * (prime(n, m) - 1)
-          for n in range(1, DATA_SHARDS_MAX + 1) for m in range(PARITY_SHARDS_MAX + 1)}
+_UNITS = {
+    (n, m): 1 if n == 1 else 8 * (prime(n, m) - 1)
+    for n in range(1, DATA_SHARDS_MAX + 1)
+    for m in range(PARITY_SHARDS_MAX + 1)
+}
 
 
 def data_shards(size: int, most: int) -> int:

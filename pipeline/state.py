@@ -1,8 +1,8 @@
 """Floor 3. What a server keeps over its restarts, in a directory of its own, mode 0700.
 
-    server.crt, server.key    its certificate, made on the first start unless the configuration names one
-    addresses.json            which peer has which tunnel address
-    peers/NAME.json           peers that were invited (pipeline.peerfile)
+server.crt, server.key    its certificate, made on the first start unless the configuration names one
+addresses.json            which peer has which tunnel address
+peers/NAME.json           peers that were invited (pipeline.peerfile)
 """
 
 from __future__ import annotations

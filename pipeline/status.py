@@ -14,8 +14,9 @@ from pipeline.ring import Ring
 SCHEMA_VERSION = 1
 
 
-def snapshot(plan: Plan, state: str, pid: int, since: int, tun_name: str, processes: list[Process], memory: Memory,
-             now: int) -> dict:
+def snapshot(
+    plan: Plan, state: str, pid: int, since: int, tun_name: str, processes: list[Process], memory: Memory, now: int
+) -> dict:
     """Everything about a running instance at `now` (CLOCK_MONOTONIC ns)."""
     board, peers = memory.board, memory.peers
     return {
@@ -96,18 +97,20 @@ def _connections(peers: Peers, processes: list[Process], now: int) -> list[dict]
         if process.plan.kind != "tcp" or process.state != RUNNING:  # rows of the dead are old
             continue
         for row in peers.connections(process.plan.lane):
-            found.append({
-                "worker": process.name,
-                "serial": row.serial,
-                "state": row.state,
-                "address": row.address,
-                "peer": row.peer,
-                "lane": row.lane,
-                "purpose": "light" if row.purpose == wire.LIGHT else "bulk",
-                "sent_bytes": row.sent_bytes,
-                "received_bytes": row.received_bytes,
-                "age_seconds": round((now - row.since_ns) / 1e9, 1),
-                "heard_ms_ago": round((now - row.heard_ns) / 1e6),
-                "rtt_ms": row.rtt_us / 1000,
-            })
+            found.append(
+                {
+                    "worker": process.name,
+                    "serial": row.serial,
+                    "state": row.state,
+                    "address": row.address,
+                    "peer": row.peer,
+                    "lane": row.lane,
+                    "purpose": "light" if row.purpose == wire.LIGHT else "bulk",
+                    "sent_bytes": row.sent_bytes,
+                    "received_bytes": row.received_bytes,
+                    "age_seconds": round((now - row.since_ns) / 1e9, 1),
+                    "heard_ms_ago": round((now - row.heard_ns) / 1e6),
+                    "rtt_ms": row.rtt_us / 1000,
+                }
+            )
     return found

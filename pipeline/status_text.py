@@ -11,24 +11,56 @@ def render(snapshot: dict) -> str:
         f"{snapshot['name']}  {snapshot['mode']}  {snapshot['state']}  up {duration(snapshot['uptime_seconds'])}  "
         f"device {snapshot['tun_name']}  pid {snapshot['pid']}",
         "",
-        *_table(["worker", "state", "pid", "restarts", "heartbeat", "cpu", "memory", "cores"], [
-            [w["name"], w["state"], str(w["pid"] or "-"), str(w["restarts"]),
-             "-" if w["heartbeat_age_ms"] is None else f"{w['heartbeat_age_ms']:.0f} ms ago",
-             f"{w['cpu_percent']:.0f} %", amount(w["rss_bytes"]), ",".join(map(str, w["cores"])) or "any"]
-            for w in snapshot["workers"]]),
+        *_table(
+            ["worker", "state", "pid", "restarts", "heartbeat", "cpu", "memory", "cores"],
+            [
+                [
+                    w["name"],
+                    w["state"],
+                    str(w["pid"] or "-"),
+                    str(w["restarts"]),
+                    "-" if w["heartbeat_age_ms"] is None else f"{w['heartbeat_age_ms']:.0f} ms ago",
+                    f"{w['cpu_percent']:.0f} %",
+                    amount(w["rss_bytes"]),
+                    ",".join(map(str, w["cores"])) or "any",
+                ]
+                for w in snapshot["workers"]
+            ],
+        ),
         "",
-        *_table(["ring", "capacity", "waiting"], [
-            [r["name"], str(r["capacity"]),
-             "  ".join(f"{worker} {depth}" for stage in r["stages"][1:] for worker, depth in stage["depth"].items())]
-            for r in snapshot["rings"]]),
+        *_table(
+            ["ring", "capacity", "waiting"],
+            [
+                [
+                    r["name"],
+                    str(r["capacity"]),
+                    "  ".join(
+                        f"{worker} {depth}" for stage in r["stages"][1:] for worker, depth in stage["depth"].items()
+                    ),
+                ]
+                for r in snapshot["rings"]
+            ],
+        ),
         "",
     ]
     lines += _fec(snapshot["fec"])
     if snapshot["connections"]:
-        lines += _table(["connection", "worker", "for", "state", "sent", "received", "rtt", "heard"], [
-            [c["address"], c["worker"], c["purpose"], c["state"], amount(c["sent_bytes"]), amount(c["received_bytes"]),
-             f"{c['rtt_ms']:.2f} ms", f"{c['heard_ms_ago'] / 1000:.1f} s ago"]
-            for c in snapshot["connections"]])
+        lines += _table(
+            ["connection", "worker", "for", "state", "sent", "received", "rtt", "heard"],
+            [
+                [
+                    c["address"],
+                    c["worker"],
+                    c["purpose"],
+                    c["state"],
+                    amount(c["sent_bytes"]),
+                    amount(c["received_bytes"]),
+                    f"{c['rtt_ms']:.2f} ms",
+                    f"{c['heard_ms_ago'] / 1000:.1f} s ago",
+                ]
+                for c in snapshot["connections"]
+            ],
+        )
     else:
         lines.append("no connection")
     counted = [[name, str(value)] for name, value in snapshot["counters"].items() if value]

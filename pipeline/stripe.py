@@ -30,8 +30,9 @@ def connections(counts: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((member, ordinal) for member, count in enumerate(counts) for ordinal in range(count))
 
 
-def spread(shards: int, shard_bytes: int, over: Sequence[tuple[int, int]],
-           turn: int) -> list[tuple[int, int, int, int]]:
+def spread(
+    shards: int, shard_bytes: int, over: Sequence[tuple[int, int]], turn: int
+) -> list[tuple[int, int, int, int]]:
     """(member, ordinal, first shard, number of shards) of each run; `over` is not empty, `turn` the block's number.
 
     A run is no longer than a frame may be, so one connection may get several.

@@ -15,7 +15,7 @@ import struct
 from pipeline.block import VNET_HEADER_BYTES
 from pipeline.ippacket import GSO_ECN, GSO_NONE, GSO_UDP_L4, NEEDS_CSUM, NO_VNET, V6_HEADER_BYTES, VNET
 
-SEGMENTS_MAX = 128             # 64 KiB in segments of 512 bytes; the least that IPv4 must carry is 576
+SEGMENTS_MAX = 128  # 64 KiB in segments of 512 bytes; the least that IPv4 must carry is 576
 IPPROTO_TCP, IPPROTO_UDP = 6, 17
 TCP_FIN, TCP_PSH, TCP_CWR = 0x01, 0x08, 0x80
 TCP_HEADER_BYTES, UDP_HEADER_BYTES = 20, 8
@@ -48,12 +48,16 @@ def _cut(ip: bytes, start: int, size: int, udp: bool) -> list[bytes]:
     count = -(-len(payload) // size)
     if head < start + least or not 0 < count <= SEGMENTS_MAX:
         return []
-    return [NO_VNET + _segment(ip[:head], payload[i * size : (i + 1) * size], start, header, i, i * size,
-                               i == count - 1, udp) for i in range(count)]
+    return [
+        NO_VNET
+        + _segment(ip[:head], payload[i * size : (i + 1) * size], start, header, i, i * size, i == count - 1, udp)
+        for i in range(count)
+    ]
 
 
-def _segment(head: bytes, payload: bytes, start: int, header: int, index: int, before: int, last: bool,
-             udp: bool) -> bytearray:
+def _segment(
+    head: bytes, payload: bytes, start: int, header: int, index: int, before: int, last: bool, udp: bool
+) -> bytearray:
     packet = bytearray(head + payload)
     length = len(packet)
     if packet[0] >> 4 == 6:

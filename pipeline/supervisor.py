@@ -34,17 +34,25 @@ from pipeline.log import LOG
 from pipeline.memory import Memory
 from pipeline.notify import notify, watchdog_seconds
 from pipeline.process import (
-    ALIVE, BACKOFF, FAILED, RUNNING, STARTING, STOPPED, STOPPING, Process, raise_descriptor_limit,
+    ALIVE,
+    BACKOFF,
+    FAILED,
+    RUNNING,
+    STARTING,
+    STOPPED,
+    STOPPING,
+    Process,
+    raise_descriptor_limit,
 )
 from pipeline.reload import Reload
 from pipeline.restart import EX_CONFIG, Again, RestartPolicy
 from pipeline.server_end import ServerEnd
 from pipeline.settings import LIMITS, new_session, worker_settings
 
-TICK = 0.1                     # seconds between looks at clocks, heartbeats and the device
-READY_NS = 10_000_000_000      # a worker that is not ready by then is hung
-ABORT_NS = 1_000_000_000       # from SIGABRT, which leaves a stack in the log, to SIGKILL
-GRACE_NS = 1_000_000_000       # beyond drain_timeout, from SIGTERM to SIGKILL
+TICK = 0.1  # seconds between looks at clocks, heartbeats and the device
+READY_NS = 10_000_000_000  # a worker that is not ready by then is hung
+ABORT_NS = 1_000_000_000  # from SIGABRT, which leaves a stack in the log, to SIGKILL
+GRACE_NS = 1_000_000_000  # beyond drain_timeout, from SIGTERM to SIGKILL
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -60,7 +68,7 @@ class Supervisor:
         self._state = "starting"
         self._exit_status = 0
         self._since = time.monotonic_ns()
-        self._stack: list[Callable[[], None]] = []   # what to undo, last first
+        self._stack: list[Callable[[], None]] = []  # what to undo, last first
         self._session = new_session()
         self._policy = RestartPolicy(config.restart_intensity, config.restart_period)
         self._selector = selectors.DefaultSelector()
@@ -122,12 +130,20 @@ class Supervisor:
 
     def _make_plan(self, run: str) -> None:
         config = self.config
-        settings = worker_settings(config, self._device.offloads, self._device.accepted, self._session,
-                                   self._account)
+        settings = worker_settings(config, self._device.offloads, self._device.accepted, self._session, self._account)
         settings |= self._end.settings()
         code = None if config.fec == "off" else (config.fec_data, config.fec_parity)
-        self.plan = topology.build(config.name, run, config.mode, config.lanes, code, config.ring_slots,
-                                   config.slot_bytes, settings, self._end.capacity)
+        self.plan = topology.build(
+            config.name,
+            run,
+            config.mode,
+            config.lanes,
+            code,
+            config.ring_slots,
+            config.slot_bytes,
+            settings,
+            self._end.capacity,
+        )
         fd = os.memfd_create("plan", os.MFD_CLOEXEC)
         os.write(fd, self.plan.to_json().encode())
         self._plan_fd = fd
@@ -331,8 +347,16 @@ class Supervisor:
     def _answer(self, request: dict) -> dict:
         match request.get("command"):
             case "status":
-                return status.snapshot(self.plan, self._state, os.getpid(), self._since, self.config.tun_name,
-                                       self._processes, self._memory, time.monotonic_ns())
+                return status.snapshot(
+                    self.plan,
+                    self._state,
+                    os.getpid(),
+                    self._since,
+                    self.config.tun_name,
+                    self._processes,
+                    self._memory,
+                    time.monotonic_ns(),
+                )
             case "stop":
                 self._stop(0, "asked by the control socket")
                 return {"ok": True, "pid": os.getpid()}

@@ -33,12 +33,12 @@ from pipeline.tls_pem import load_cas, load_pair
 
 ALPN = "tunnel/1"
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-CIPHERS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"   # forward secret and AEAD, RFC 9325; 1.3 has no others
+CIPHERS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"  # forward secret and AEAD, RFC 9325; 1.3 has no others
 
-BARREN_MAX = 32            # records in a row without data: as many as OpenSSL bears empty ones (MAX_EMPTY_RECORDS)
-ANSWERS_MAX = 4096         # bytes that may wait unsent because of what the peer sent; an answer has 27
-FLIGHT = 4096              # of a handshake, received at a time
-MARGIN = 2048              # received beyond what the view takes: headers and tags of its records
+BARREN_MAX = 32  # records in a row without data: as many as OpenSSL bears empty ones (MAX_EMPTY_RECORDS)
+ANSWERS_MAX = 4096  # bytes that may wait unsent because of what the peer sent; an answer has 27
+FLIGHT = 4096  # of a handshake, received at a time
+MARGIN = 2048  # received beyond what the view takes: headers and tags of its records
 
 
 class Context(ssl.SSLContext):
@@ -58,8 +58,15 @@ def server_context(certificate_pem: str, key_pem: str, ca_pem: str = "", minimum
     return context
 
 
-def client_context(minimum: str = "1.3", ca_pem: str = "", *, system_cas: bool, verify: bool, certificate_pem: str = "",
-                   key_pem: str = "") -> Context:
+def client_context(
+    minimum: str = "1.3",
+    ca_pem: str = "",
+    *,
+    system_cas: bool,
+    verify: bool,
+    certificate_pem: str = "",
+    key_pem: str = "",
+) -> Context:
     """`verify` off: any server will do here, and the caller looks at the channel's certificate()."""
     context = _context(ssl.PROTOCOL_TLS_CLIENT, minimum)
     if not verify:
@@ -98,16 +105,16 @@ class Channel:
         self._object = context.wrap_bio(self._incoming, self._outgoing, server, hostname)
         self._read, self._write = self._object.read, self._object.write
         self._lock = threading.Lock()
-        self._listens = server     # the next step of the handshake begins with what the peer says
-        self._flight = b""         # of the handshake, not taken by the socket yet
-        self._left = False         # the last record did not fit into the view: OpenSSL has the rest of it
-        self._full = False         # the last receive from the socket took all that it asked for
+        self._listens = server  # the next step of the handshake begins with what the peer says
+        self._flight = b""  # of the handshake, not taken by the socket yet
+        self._left = False  # the last record did not fit into the view: OpenSSL has the rest of it
+        self._full = False  # the last receive from the socket took all that it asked for
         self._ended = False
         self._barren = 0
-        self.ready = False         # the handshake is done
-        self.pending = False       # there is something inside that no event of the socket will announce
-        self.unsent = False        # something waits for the next records(), which may be of nothing
-        self.stash = b""           # of the inlet, while another channel has it
+        self.ready = False  # the handshake is done
+        self.pending = False  # there is something inside that no event of the socket will announce
+        self.unsent = False  # something waits for the next records(), which may be of nothing
+        self.stash = b""  # of the inlet, while another channel has it
 
     # -- the handshake
 

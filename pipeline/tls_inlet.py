@@ -15,10 +15,10 @@ import socket
 import struct
 from typing import Protocol
 
-RECORD = 16384             # RFC 8446, 5.1: the most that a record holds
-HEADER = 5                 # of a record: type, version, length
-BODY_MAX = RECORD + 2048   # RFC 5246, 6.2.3; 1.3 allows less
-SCRATCH_BYTES = 163840     # the largest block, headers and tags of its records, and an unfinished record before it
+RECORD = 16384  # RFC 8446, 5.1: the most that a record holds
+HEADER = 5  # of a record: type, version, length
+BODY_MAX = RECORD + 2048  # RFC 5246, 6.2.3; 1.3 allows less
+SCRATCH_BYTES = 163840  # the largest block, headers and tags of its records, and an unfinished record before it
 
 length_at = struct.Struct(">H").unpack_from
 """Of a record: at its fourth byte."""

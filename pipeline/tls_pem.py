@@ -21,8 +21,10 @@ def load_cas(context: ssl.SSLContext, ca_pem: str) -> None:
 def load_pair(context: ssl.SSLContext, certificate_pem: str, key_pem: str) -> None:
     """Our own certificate, with what leads from it to its CA, and its private key."""
     _load_certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate_pem, "certificate")
-    with (open(os.memfd_create("certificate"), "wb", buffering=0) as certificate,
-          open(os.memfd_create("key"), "wb", buffering=0) as key):
+    with (
+        open(os.memfd_create("certificate"), "wb", buffering=0) as certificate,
+        open(os.memfd_create("key"), "wb", buffering=0) as key,
+    ):
         certificate.write(certificate_pem.encode())
         key.write(key_pem.encode())
         try:

@@ -22,6 +22,7 @@ EACH = "*"  # a group: one member per lane
 
 KINDS = {"compat": ("tcp", "tun"), "off": ("tcp", "tun"), "fec": ("tcp", "fec", "tun")}
 
+# fmt: off
 _TUN_OUT, _FEC_OUT, _TCP_OUT = ("tun", "outbound", ""), ("fec", "outbound", ""), ("tcp", "outbound", EACH)
 _TUN_BACK = ("tun", "inbound", "")
 _TCP_IN, _TUN_IN, _FEC_IN = ("tcp", "inbound", ""), ("tun", "inbound", EACH), ("fec", "inbound", EACH)
@@ -47,14 +48,15 @@ RINGS = {
         "transit": ((_TUN_BACK,), (_FEC_OUT,), (_TCP_OUT,)),
     },
 }
+# fmt: on
 
 LIGHT_SLOTS = 64
 LIGHT_SLOT_BYTES = 3 * layout.PAGE
 """A light block is at most two packets of an ordinary MTU or many small ones: see LIGHT_FILL_BYTES in the tun
 worker."""
 
-ROWS_LEAST = 64            # connections of a tcp worker with one peer; a client opens at most 40
-ROWS_PER_PEER = 10         # more for each further one: eight are usual
+ROWS_LEAST = 64  # connections of a tcp worker with one peer; a client opens at most 40
+ROWS_PER_PEER = 10  # more for each further one: eight are usual
 ROWS_MOST = 8192
 
 
@@ -63,8 +65,17 @@ def prefix(name: str) -> str:
     return f"tunnel@{name}@"
 
 
-def build(name: str, run: str, mode: str, lanes: int, code: tuple[int, int] | None, slots: int, slot_bytes: int,
-          settings: dict, capacity: int = 1) -> Plan:
+def build(
+    name: str,
+    run: str,
+    mode: str,
+    lanes: int,
+    code: tuple[int, int] | None,
+    slots: int,
+    slot_bytes: int,
+    settings: dict,
+    capacity: int = 1,
+) -> Plan:
     """The plan of one run. `code`: data and parity shards of a full block, None without forward error correction;
     `settings` is what workers need to know of the configuration, as plain JSON; `capacity`: peers at a time."""
     shape = "compat" if settings["compat"] else "fec" if code else "off"
@@ -84,12 +95,23 @@ def build(name: str, run: str, mode: str, lanes: int, code: tuple[int, int] | No
             continue
         for lane in range(lanes):
             members = [
-                [Member(f"{worker}-{i}", duty) for worker, duty, reach in stage
-                 for i in (range(lanes) if reach is EACH else (lane,))]
+                [
+                    Member(f"{worker}-{i}", duty)
+                    for worker, duty, reach in stage
+                    for i in (range(lanes) if reach is EACH else (lane,))
+                ]
                 for stage in stages
             ]
-            rings.append(RingPlan(f"{kind}-{lane}", f"{base}@{kind}-{lane}", kind, lane,
-                                  *geometry.get(kind, (slots, slot_bytes)), members))
+            rings.append(
+                RingPlan(
+                    f"{kind}-{lane}",
+                    f"{base}@{kind}-{lane}",
+                    kind,
+                    lane,
+                    *geometry.get(kind, (slots, slot_bytes)),
+                    members,
+                )
+            )
     peers = PeersPlan(f"{base}@peers", capacity, min(ROWS_MOST, ROWS_LEAST + ROWS_PER_PEER * (capacity - 1)))
     return Plan(name, run, mode, lanes, f"{base}@board", peers, workers, rings, settings)
 

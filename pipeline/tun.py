@@ -25,21 +25,21 @@ IFF_TUN = 0x0001
 IFF_MULTI_QUEUE = 0x0100
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
-IFF_TUN_EXCL = 0x8000      # refuse a device that exists already
+IFF_TUN_EXCL = 0x8000  # refuse a device that exists already
 
 TUNSETIFF = 0x400454CA
 TUNSETOFFLOAD = 0x400454D0
 TUNSETVNETHDRSZ = 0x400454D8
 TUNSETVNETLE = 0x400454DC
 
-SIOCGIFFLAGS = 0x8913      # linux/sockios.h
-IFF_UP = 0x1               # linux/if.h
+SIOCGIFFLAGS = 0x8913  # linux/sockios.h
+IFF_UP = 0x1  # linux/if.h
 
 TUN_F_CSUM = 0x01
 TUN_F_TSO4 = 0x02
 TUN_F_TSO6 = 0x04
 TUN_F_TSO_ECN = 0x08
-TUN_F_USO4 = 0x20          # Linux 6.2
+TUN_F_USO4 = 0x20  # Linux 6.2
 TUN_F_USO6 = 0x40
 
 TSO = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
@@ -116,8 +116,10 @@ def set_offloads(fd: int, mask: int) -> bool:
 def _explain(error: OSError, name: str) -> Exception:
     match error.errno:
         case errno.ENOENT | errno.ENXIO | errno.ENODEV:
-            return LocalError(f"{TUN_PATH}: {error.strerror}: this kernel or container has no TUN; "
-                              f"load the tun module or give the container the device")
+            return LocalError(
+                f"{TUN_PATH}: {error.strerror}: this kernel or container has no TUN; "
+                f"load the tun module or give the container the device"
+            )
         case errno.EPERM | errno.EACCES:
             return PermissionDenied(f"TUN device {name}: {error.strerror}: needs root or CAP_NET_ADMIN")
         case errno.EBUSY:
@@ -172,8 +174,9 @@ def _ip(lines: list[str]) -> None:
             mine = [line for line in lines if (":" in line.split(" dev ")[0]) == (version == "-6")]
             done = subprocess.run(["ip", version, "-batch", "-"], input="\n".join(mine), text=True, capture_output=True)
             if done.returncode:
-                raise LocalError("ip: " + "; ".join(done.stderr.split("\n")[:2]).strip("; ") + ": in " +
-                                 "; ".join(mine))
+                raise LocalError(
+                    "ip: " + "; ".join(done.stderr.split("\n")[:2]).strip("; ") + ": in " + "; ".join(mine)
+                )
     except FileNotFoundError:
         raise LocalError("the command ip is missing: install iproute2") from None
     LOG.debug("ip: %s", "; ".join(lines))

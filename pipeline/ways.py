@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from pipeline import stripe
 from pipeline.layout import (
-    CARRIER_DECODES, CARRIER_ESTABLISHED, CARRIER_LIGHT, CARRIER_OFFLOADS, CARRIER_PARITY, LINE_WORDS,
+    CARRIER_DECODES,
+    CARRIER_ESTABLISHED,
+    CARRIER_LIGHT,
+    CARRIER_OFFLOADS,
+    CARRIER_PARITY,
+    LINE_WORDS,
 )
 from pipeline.worker import Attachment
 

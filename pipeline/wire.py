@@ -16,28 +16,28 @@ from pipeline.errors import PeerError
 LENGTH = struct.Struct(">I")
 FRAME = struct.Struct(">IB")
 
-DATA = 0x01        # one bare IP packet
-KEEPALIVE = 0x02   # empty
-HELLO = 0x10       # client's first frame
-WELCOME = 0x11     # server's answer
-REFUSED = 0x12     # server's other answer
-CHALLENGE = 0x13   # server's question to a client with a key
-PROOF = 0x14       # client's answer to it
-BLOCK = 0x20       # packets with their virtio-net headers
-RUN = 0x21         # shards of a block: see pipeline.shard
+DATA = 0x01  # one bare IP packet
+KEEPALIVE = 0x02  # empty
+HELLO = 0x10  # client's first frame
+WELCOME = 0x11  # server's answer
+REFUSED = 0x12  # server's other answer
+CHALLENGE = 0x13  # server's question to a client with a key
+PROOF = 0x14  # client's answer to it
+BLOCK = 0x20  # packets with their virtio-net headers
+RUN = 0x21  # shards of a block: see pipeline.shard
 
 BULK, LIGHT = 0, 1  # what a connection, or a stream, is for: whatever comes, or the flows that send little
 
 KEEPALIVE_FRAME = FRAME.pack(1, KEEPALIVE)
 
-COMPAT_LENGTH_LIMIT = 1496     # the original's MaxPacketSize 1500 - HeaderSize 4: type and packet
-BLOCK_PACKETS_MAX = 512        # packets in a block; bounds the length table
-BLOCK_PAYLOAD_MAX = 131072     # bytes of packets and virtio-net headers in a block
+COMPAT_LENGTH_LIMIT = 1496  # the original's MaxPacketSize 1500 - HeaderSize 4: type and packet
+BLOCK_PACKETS_MAX = 512  # packets in a block; bounds the length table
+BLOCK_PAYLOAD_MAX = 131072  # bytes of packets and virtio-net headers in a block
 BLOCK_PREFIX = struct.Struct(">IBH")
 BLOCK_LENGTH_LIMIT = BLOCK_PREFIX.size - LENGTH.size + 4 * BLOCK_PACKETS_MAX + BLOCK_PAYLOAD_MAX
-LENGTH_LIMIT = BLOCK_LENGTH_LIMIT + 32   # such a block frame as the only shard of a run
-HELLO_LENGTH_LIMIT = 512       # from a client, before its connection is established
-WELCOME_LENGTH_LIMIT = 16384   # from a server, the same: a WELCOME has routes, and the client chose to dial
+LENGTH_LIMIT = BLOCK_LENGTH_LIMIT + 32  # such a block frame as the only shard of a run
+HELLO_LENGTH_LIMIT = 512  # from a client, before its connection is established
+WELCOME_LENGTH_LIMIT = 16384  # from a server, the same: a WELCOME has routes, and the client chose to dial
 
 _length_at = LENGTH.unpack_from
 

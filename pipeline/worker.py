@@ -79,8 +79,9 @@ class Attachment:
     def _doorbell(self, member: Member, owner: bool = False) -> doorbell.Doorbell:
         target = self.plan.worker(member.worker)
         spin_ns = doorbell.IDLE_SPIN_NS[self.settings["idle"]] if owner else 0
-        bell = doorbell.Doorbell(target.doorbells[member.duty], self.board.pages[target.page].sleeping(member.duty),
-                                 owner, spin_ns)
+        bell = doorbell.Doorbell(
+            target.doorbells[member.duty], self.board.pages[target.page].sleeping(member.duty), owner, spin_ns
+        )
         self._doorbells.append(bell)
         return bell
 
@@ -92,11 +93,20 @@ class Attachment:
             if plan.kind == kind and place is not None:
                 attached = ring.attach(plan.segment, plan.members, plan.slots, plan.slot_bytes)
                 self._rings.append(attached)
-                takes_runs = [member for member in place.after
-                              if (plan.kind, self.plan.worker(member.worker).kind) == ("inbound", "fec")]
-                found.append(Port(attached, place, plan.lane,
-                                  [self._doorbell(m) for m in place.after if m not in takes_runs],
-                                  [self._doorbell(m) for m in takes_runs]))
+                takes_runs = [
+                    member
+                    for member in place.after
+                    if (plan.kind, self.plan.worker(member.worker).kind) == ("inbound", "fec")
+                ]
+                found.append(
+                    Port(
+                        attached,
+                        place,
+                        plan.lane,
+                        [self._doorbell(m) for m in place.after if m not in takes_runs],
+                        [self._doorbell(m) for m in takes_runs],
+                    )
+                )
         return found
 
     def close(self) -> None:
@@ -135,8 +145,9 @@ def run(attachment: Attachment, duties: list[Duty], ready_fd: int, parent: int) 
     """Run the duties until a stop signal. Returns the exit status."""
     stop = attachment.stop
     threads = [
-        threading.Thread(target=_guard, args=(duty, attachment.page.heartbeat(duty.name), stop),
-                         name=duty.name, daemon=True)
+        threading.Thread(
+            target=_guard, args=(duty, attachment.page.heartbeat(duty.name), stop), name=duty.name, daemon=True
+        )
         for duty in duties
     ]
     for thread in threads:

@@ -111,15 +111,28 @@ def checksum(data: bytes) -> int:
 
 def ipv4(source: str, target: str, protocol: int, payload: bytes, number: int = 1) -> bytes:
     """A whole IPv4 packet; `number` is its identification."""
+
     def header(check: int) -> bytes:
-        return struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), number, 0, 64, protocol, check,
-                           socket.inet_aton(source), socket.inet_aton(target))
+        return struct.pack(
+            "!BBHHHBBH4s4s",
+            0x45,
+            0,
+            20 + len(payload),
+            number,
+            0,
+            64,
+            protocol,
+            check,
+            socket.inet_aton(source),
+            socket.inet_aton(target),
+        )
 
     return header(checksum(header(0))) + payload
 
 
 def udp(source: str, target: str, port: int, payload: bytes, number: int = 1) -> bytes:
     """A UDP datagram in an IPv4 packet, from and to the same port."""
+
     def header(check: int) -> bytes:
         return struct.pack("!HHHH", port, port, 8 + len(payload), check)
 

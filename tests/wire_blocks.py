@@ -1,7 +1,7 @@
 """Frames, blocks and runs by docs/wire.md alone; none of the program's code is in it.
 
-    block_frame(packet, ...)      packets_of(body)      one way and the other
-    run_frame(...)                Runs().take(body)     shards of a block, and the block of its shards
+block_frame(packet, ...)      packets_of(body)      one way and the other
+run_frame(...)                Runs().take(body)     shards of a block, and the block of its shards
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def run_frame(stream: int, number: int, n: int, packets: Sequence[bytes], first:
     size = wire_code.shard_size(len(block), n, 0)
     shards = block.ljust(n * size, b"\0")
     count = count or n
-    head = RUN_FIELDS.pack(stream, number, n, 0, first, count, len(block),
-                           0 if n == 1 else wire_code.checksum(shards, n, 0))
+    head = RUN_FIELDS.pack(
+        stream, number, n, 0, first, count, len(block), 0 if n == 1 else wire_code.checksum(shards, n, 0)
+    )
     return frame(RUN, head + shards[first * size : (first + count) * size])
 
 
@@ -64,7 +65,7 @@ class Runs:
     """Blocks of all streams, put together from any n of their shards. `wanting`: those that are not whole yet."""
 
     def __init__(self) -> None:
-        self.blocks = {1: 0, 2: 0}             # put together, by whether they have one data shard or more
+        self.blocks = {1: 0, 2: 0}  # put together, by whether they have one data shard or more
         self._shards: dict[tuple[int, int], dict[int, bytes]] = {}
         self._heads: dict[tuple[int, int], tuple] = {}
 

@@ -58,8 +58,14 @@ class Welcome(NamedTuple):
     routes: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 
-def tls(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, *, ca: str = "", certificate: str = "", key: str = "",
-        alpn: str = ALPN) -> ssl.SSLContext:
+def tls(
+    version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    *,
+    ca: str = "",
+    certificate: str = "",
+    key: str = "",
+    alpn: str = ALPN,
+) -> ssl.SSLContext:
     """One version of TLS alone. Paths: with `ca` the certificate is checked as HTTPS does, without not at all."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = context.maximum_version = version
@@ -78,23 +84,44 @@ def tls(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, *, ca: str = "", certi
 class WireClient:
     """One connection. `wishes`: addresses; `session`: the same for all connections of a client that it opens now."""
 
-    def __init__(self, sock: socket.socket, *, key: bytes = b"", wishes: Sequence[str] = (), offloads: int = 0,
-                 index: int = 0, connections: int = 1, mtu: int = 1400, client: int = 1,
-                 session: int = 1, purpose: int = 0, runs: Runs | None = None, seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        key: bytes = b"",
+        wishes: Sequence[str] = (),
+        offloads: int = 0,
+        index: int = 0,
+        connections: int = 1,
+        mtu: int = 1400,
+        client: int = 1,
+        session: int = 1,
+        purpose: int = 0,
+        runs: Runs | None = None,
+        seconds: float = 5.0,
+    ) -> None:
         self.socket = sock
         self.key = key
         self.runs = runs
         self.certificate_hash = b""
         self.sent_hello = self.seen_challenge = self.server_proof = b""
         self.welcome: Welcome | None = None
-        self.unknown = 0                       # frames of types that the document does not know
-        self.keepalives = 0                    # that have come
+        self.unknown = 0  # frames of types that the document does not know
+        self.keepalives = 0  # that have come
         self._seconds = seconds
         self._buffer = bytearray()
         self._ready: list[bytes] = []
         packed = [ipaddress.ip_address(wish) for wish in wishes]
-        self._hello = (offloads, index, connections, mtu, client, session, purpose,
-                       TAKES_RUNS if runs is not None else 0)
+        self._hello = (
+            offloads,
+            index,
+            connections,
+            mtu,
+            client,
+            session,
+            purpose,
+            TAKES_RUNS if runs is not None else 0,
+        )
         self._wishes = b"".join(bytes([wish.version]) + wish.packed for wish in packed)
         self._wish_count = len(packed)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -133,8 +160,11 @@ class WireClient:
         key_id, nonce = bytes(8), bytes(32)
         if self.key:
             key_id, nonce = _mac(self.key, b"tunnel key id")[:8], secrets.token_bytes(32)
-        return frame(HELLO, HELLO_FIELDS.pack(MAGIC, wire_version, *self._hello, int(bool(self.key)), key_id, nonce,
-                                              self._wish_count) + self._wishes)
+        return frame(
+            HELLO,
+            HELLO_FIELDS.pack(MAGIC, wire_version, *self._hello, int(bool(self.key)), key_id, nonce, self._wish_count)
+            + self._wishes,
+        )
 
     def say_hello(self, wire_version: int = 1) -> None:
         self.sent_hello = self.hello(wire_version)

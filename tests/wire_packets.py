@@ -1,9 +1,9 @@
 """IP packets with ICMP echoes, made and read by hand (RFC 791, 792, 8200, 4443): none of the program's code is in it.
 
-    echo_request("10.0.0.2", "10.0.0.1", 7)     a packet
-    reply_to(packet)                            the answer to an echo request; None to anything else
-    is_reply(packet, request)                   whether it answers that one
-    udp_payload(packet)                         of a datagram whose checksums are right; None of anything else
+echo_request("10.0.0.2", "10.0.0.1", 7)     a packet
+reply_to(packet)                            the answer to an echo request; None to anything else
+is_reply(packet, request)                   whether it answers that one
+udp_payload(packet)                         of a datagram whose checksums are right; None of anything else
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ def reply_to(packet: bytes) -> bytes | None:
 def is_reply(packet: bytes, request: bytes) -> bool:
     version, source, _, protocol, message = _parts(packet)
     _, _, asked, _, question = _parts(request)
-    return (protocol in (ICMP, ICMP6) and source == asked and message[0] == REPLY[version]
-            and message[4:] == question[4:])
+    return (
+        protocol in (ICMP, ICMP6) and source == asked and message[0] == REPLY[version] and message[4:] == question[4:]
+    )
 
 
 def udp_payload(packet: bytes) -> bytes | None:

@@ -57,8 +57,13 @@ class Bench:
             bare.append(bare_one)
             tunnel.append(tunnel_one)
         ratios = [one / other for one, other in zip(tunnel, bare)]
-        return Values(bare=statistics.median(bare), tunnel=statistics.median(tunnel),
-                      ratio=statistics.median(ratios), bare_rounds=bare, tunnel_rounds=tunnel)
+        return Values(
+            bare=statistics.median(bare),
+            tunnel=statistics.median(tunnel),
+            ratio=statistics.median(ratios),
+            bare_rounds=bare,
+            tunnel_rounds=tunnel,
+        )
 
     def pings(self, what: str, function: Callable[..., Pings]) -> PingValues:
         """Quantiles over the echoes of all rounds."""
@@ -71,13 +76,19 @@ class Bench:
         if not bare or not tunnel:
             raise LabError(f"{what}: no echo came back ({'bare link' if not bare else 'tunnel'})")
         return PingValues(
-            bare_p50_ms=quantile(bare, 0.5), bare_p99_ms=quantile(bare, 0.99),
-            tunnel_p50_ms=quantile(tunnel, 0.5), tunnel_p99_ms=quantile(tunnel, 0.99), sent=sent, lost=lost)
+            bare_p50_ms=quantile(bare, 0.5),
+            bare_p99_ms=quantile(bare, 0.99),
+            tunnel_p50_ms=quantile(tunnel, 0.5),
+            tunnel_p99_ms=quantile(tunnel, 0.99),
+            sent=sent,
+            lost=lost,
+        )
 
     def cpu(self) -> tuple[dict[str, float], Values]:
         """CPU seconds a gigabyte of one TCP stream: of each process of the tunnel, and of the machine."""
-        pids = {f"{end} {name}": pid for end, tunnel in self._pair.ends().items()
-                for name, pid in tunnel.pids().items()}
+        pids = {
+            f"{end} {name}": pid for end, tunnel in self._pair.ends().items() for name, pid in tunnel.pids().items()
+        }
         processes: list[dict[str, float]] = []
 
         def used(source, sink, address: str, seconds: float) -> float:
@@ -100,15 +111,16 @@ class Bench:
         source, sink = self._ends
         for number in range(self._rounds):
             self._log(f"{what}: round {number + 1} of {self._rounds}")
-            yield (function(source, sink, sink.address, self._seconds),
-                   function(source, sink, through or self._pair.server.address, self._seconds))
+            yield (
+                function(source, sink, sink.address, self._seconds),
+                function(source, sink, through or self._pair.server.address, self._seconds),
+            )
 
 
 def run(options: argparse.Namespace, log: Log) -> BenchResult:
     """Build the lab, measure, take it down. LabError when anything of it does not work."""
     measure.require_iperf3()
-    result = BenchResult(machine=machine(), seconds=options.seconds, rounds=options.rounds,
-                         settings=options.set)
+    result = BenchResult(machine=machine(), seconds=options.seconds, rounds=options.rounds, settings=options.set)
     chosen = options.only or MEASUREMENTS
     with Lab() as lab:
         server, client = lab.nodes
@@ -118,7 +130,8 @@ def run(options: argparse.Namespace, log: Log) -> BenchResult:
             if "tcp" in chosen:
                 for streams in sorted({1, options.streams}):
                     result.tcp_gbit[str(streams)] = bench.values(
-                        f"TCP, {streams} stream(s)", partial(measure.tcp_gbit, streams=streams))
+                        f"TCP, {streams} stream(s)", partial(measure.tcp_gbit, streams=streams)
+                    )
             if "yardstick" in chosen:
                 result.yardstick_gbit = bench.yardstick()
             if "udp" in chosen:
@@ -131,8 +144,9 @@ def run(options: argparse.Namespace, log: Log) -> BenchResult:
                 result.cpu_seconds_per_gb, result.machine_cpu_seconds_per_gb = bench.cpu()
             if "memory" in chosen:
                 for end, tunnel in pair.ends().items():
-                    result.private_bytes[end] = {name: measure.private_bytes(pid)
-                                                 for name, pid in tunnel.pids().items()}
+                    result.private_bytes[end] = {
+                        name: measure.private_bytes(pid) for name, pid in tunnel.pids().items()
+                    }
                     result.shared_bytes[end] = measure.shared_bytes(tunnel.name)
             if options.kills:
                 result.kills = kill_workers(pair, options.kills, options.kill_pause, log)
@@ -142,22 +156,32 @@ def run(options: argparse.Namespace, log: Log) -> BenchResult:
 
 def machine() -> Machine:
     """What the numbers were measured on."""
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")), platform.machine())
-    return Machine(cores=len(os.sched_getaffinity(0)), cpu=model, kernel=platform.release(),
-                   python=platform.python_version())
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return Machine(
+        cores=len(os.sched_getaffinity(0)), cpu=model, kernel=platform.release(), python=platform.python_version()
+    )
 
 
 def main(argv: list[str]) -> int:
     match argv[:1]:
         case ["fec"]:
             from tools import lossy
+
             return lossy.main(argv[1:])
         case ["codec"]:
             from tools import bench_codec
+
             return bench_codec.main(argv[1:])
         case ["hub"]:
             from tools import bench_hub
+
             return bench_hub.main(argv[1:])
     options = _parser().parse_args(argv)
     if os.geteuid() != 0:
@@ -187,24 +211,31 @@ def _progress(text: str, quiet: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tunnel-supervisor bench",
-                                     description="Measure the tunnel against the bare link on this machine. "
-                                                 '"bench fec" is the lossy lab, "bench codec" the erasure code, '
-                                                 '"bench hub" many clients; each has --help of its own.')
-    parser.add_argument("--seconds", type=int, default=3, metavar="N",
-                        help="length of each measurement (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N",
-                        help="bare and tunnel in turn, this often (%(default)s)")
-    parser.add_argument("--streams", type=int, default=4, metavar="N",
-                        help="TCP streams beside the single one (%(default)s)")
-    parser.add_argument("--only", choices=MEASUREMENTS, action="append",
-                        help="measure this alone; may be repeated")
-    parser.add_argument("--kills", type=int, default=0, metavar="N",
-                        help="kill -9 each worker in turn under load, N times in all")
-    parser.add_argument("--kill-pause", type=float, default=1.0, metavar="S",
-                        help="seconds from a worker's return to the next kill (%(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="a setting for both ends")
+    parser = argparse.ArgumentParser(
+        prog="tunnel-supervisor bench",
+        description="Measure the tunnel against the bare link on this machine. "
+        '"bench fec" is the lossy lab, "bench codec" the erasure code, '
+        '"bench hub" many clients; each has --help of its own.',
+    )
+    parser.add_argument("--seconds", type=int, default=3, metavar="N", help="length of each measurement (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="bare and tunnel in turn, this often (%(default)s)"
+    )
+    parser.add_argument(
+        "--streams", type=int, default=4, metavar="N", help="TCP streams beside the single one (%(default)s)"
+    )
+    parser.add_argument("--only", choices=MEASUREMENTS, action="append", help="measure this alone; may be repeated")
+    parser.add_argument(
+        "--kills", type=int, default=0, metavar="N", help="kill -9 each worker in turn under load, N times in all"
+    )
+    parser.add_argument(
+        "--kill-pause",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="seconds from a worker's return to the next kill (%(default)s)",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting for both ends")
     parser.add_argument("--json", action="store_true", help="for programs; carries schema_version")
     return parser
 

@@ -33,8 +33,8 @@ except ImportError:
 
 DONE, FAILED = 0, 1
 SCHEMA_VERSION = 1
-BLOCKS = (65536, 12000, 4800)   # a full block, the least that is cut into 10 data shards, and one that is cut into 4
-SLICE_NS = 2_000_000            # short beside a time slice of the kernel, so that most rounds are not interrupted
+BLOCKS = (65536, 12000, 4800)  # a full block, the least that is cut into 10 data shards, and one that is cut into 4
+SLICE_NS = 2_000_000  # short beside a time slice of the kernel, so that most rounds are not interrupted
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -141,14 +141,19 @@ def _nanoseconds(call: Callable, times: int) -> float:
 def table(result: Result) -> str:
     """For people."""
     known = result.machine
-    lines = [f"{known.cores} cores, {known.cpu}, Linux {known.kernel}, Python {known.python}, numpy {result.numpy}, "
-             f"zfec {result.zfec or 'is not installed'}; {result.rounds} rounds"]
+    lines = [
+        f"{known.cores} cores, {known.cpu}, Linux {known.kernel}, Python {known.python}, numpy {result.numpy}, "
+        f"zfec {result.zfec or 'is not installed'}; {result.rounds} rounds"
+    ]
     block = None
     for row in result.rows:
         if row.block != block:
             block = row.block
-            lines += ["", f"{f'block of {block} bytes, {row.n} + {row.m}':<32}{'us':>9}{'GB/s':>8}"
-                          f"{'zfec us':>10}{'GB/s':>8}{'ratio':>8}"]
+            lines += [
+                "",
+                f"{f'block of {block} bytes, {row.n} + {row.m}':<32}{'us':>9}{'GB/s':>8}"
+                f"{'zfec us':>10}{'GB/s':>8}{'ratio':>8}",
+            ]
         line = f"{row.what:<32}{row.us:>9.1f}{row.gigabytes:>8.2f}"
         if row.ratio is not None:
             line += f"{row.zfec_us:>10.1f}{row.zfec_gigabytes:>8.2f}{row.ratio:>8.1f}"
@@ -159,8 +164,11 @@ def table(result: Result) -> str:
 def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     if zfec is None:
-        print("bench_codec: zfec is not installed, so there is nothing to compare with; "
-              "pip install 'tunnel-supervisor[test]'", file=sys.stderr)
+        print(
+            "bench_codec: zfec is not installed, so there is nothing to compare with; "
+            "pip install 'tunnel-supervisor[test]'",
+            file=sys.stderr,
+        )
     rows = []
     try:
         for block in options.block or BLOCKS:
@@ -169,8 +177,9 @@ def main(argv: list[str]) -> int:
     except LocalError as error:
         print(f"bench_codec: {error}", file=sys.stderr)
         return FAILED
-    result = Result(machine=machine(), numpy=np.__version__, zfec=zfec and zfec.__version__, rounds=options.rounds,
-                    rows=rows)
+    result = Result(
+        machine=machine(), numpy=np.__version__, zfec=zfec and zfec.__version__, rounds=options.rounds, rows=rows
+    )
     if options.json:
         print(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
     else:
@@ -179,15 +188,21 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.bench_codec",
-                                     description="Measure the erasure code against zfec on this machine.")
-    parser.add_argument("--block", type=int, action="append", metavar="BYTES",
-                        help=f"size of a block; may be repeated ({', '.join(map(str, BLOCKS))})")
-    parser.add_argument("--data", type=int, default=10, metavar="N",
-                        help="data shards of a large block (%(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.bench_codec", description="Measure the erasure code against zfec on this machine."
+    )
+    parser.add_argument(
+        "--block",
+        type=int,
+        action="append",
+        metavar="BYTES",
+        help=f"size of a block; may be repeated ({', '.join(map(str, BLOCKS))})",
+    )
+    parser.add_argument("--data", type=int, default=10, metavar="N", help="data shards of a large block (%(default)s)")
     parser.add_argument("--parity", type=int, default=3, metavar="N", help="parity shards (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=40, metavar="N",
-                        help="one and the other in turn, this often (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=40, metavar="N", help="one and the other in turn, this often (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="for programs; carries schema_version")
     return parser
 

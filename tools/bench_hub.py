@@ -79,12 +79,21 @@ class Bench:
             pingable = bed.reachable(bed.addresses())
             summary = crowd.finish()
             self._result.idle = Idle(
-                clients=clients, connections=summary.connections_each, invited_seconds=summary.invited_seconds,
-                first_seconds=summary.first_seconds, complete_seconds=summary.complete_seconds,
-                greeting_p50_ms=summary.greeting_p50_ms, greeting_p99_ms=summary.greeting_p99_ms,
-                failed=summary.failed, pingable=pingable, bytes_empty=empty, bytes_full=full,
+                clients=clients,
+                connections=summary.connections_each,
+                invited_seconds=summary.invited_seconds,
+                first_seconds=summary.first_seconds,
+                complete_seconds=summary.complete_seconds,
+                greeting_p50_ms=summary.greeting_p50_ms,
+                greeting_p99_ms=summary.greeting_p99_ms,
+                failed=summary.failed,
+                pingable=pingable,
+                bytes_empty=empty,
+                bytes_full=full,
                 bytes_per_client=(sum(full.values()) - sum(empty.values())) / clients,
-                cpu_percent_empty=cpu_empty, cpu_percent_full=cpu_full)
+                cpu_percent_empty=cpu_empty,
+                cpu_percent_full=cpu_full,
+            )
 
     def returns(self) -> None:
         """The same clients come back twice."""
@@ -98,10 +107,16 @@ class Bench:
                 attempts = crowd.now.attempts
                 ended, running = bed.restart(number)
                 first, complete = crowd.wait(complete=False, after=running), crowd.wait(after=running)
-                self._result.returns.append(Return(
-                    how=name, clients=clients, down_seconds=(running - ended) / 1e9,
-                    back_seconds=(first.time_ns - running) / 1e9, complete_seconds=(complete.time_ns - running) / 1e9,
-                    attempts=complete.attempts - attempts))
+                self._result.returns.append(
+                    Return(
+                        how=name,
+                        clients=clients,
+                        down_seconds=(running - ended) / 1e9,
+                        back_seconds=(first.time_ns - running) / 1e9,
+                        complete_seconds=(complete.time_ns - running) / 1e9,
+                        attempts=complete.attempts - attempts,
+                    )
+                )
             crowd.finish()
 
     def clients(self) -> None:
@@ -111,11 +126,15 @@ class Bench:
                 bed.client(name)
             hub, one, two = (bed.lab[name] for name in ("hub", "one", "two"))
             self._result.client_to_server = self._compared(
-                "client to server", partial(self._gbit, one, hub, hub.address),
-                partial(self._gbit, one, hub, SERVER_ADDRESS))
+                "client to server",
+                partial(self._gbit, one, hub, hub.address),
+                partial(self._gbit, one, hub, SERVER_ADDRESS),
+            )
             self._result.client_to_client = self._compared(
-                "client to client", partial(self._gbit, one, two, two.address),
-                partial(self._gbit, one, two, CLIENT_ADDRESSES["two"]))
+                "client to client",
+                partial(self._gbit, one, two, two.address),
+                partial(self._gbit, one, two, CLIENT_ADDRESSES["two"]),
+            )
 
     def deaf(self) -> None:
         """Once as much waits for the deaf one as ever will."""
@@ -126,10 +145,16 @@ class Bench:
             deaf = self._member(bed, "--deaf", 1)
             self._log("deaf: its queue fills")
             with self._packets(bed, deaf, FILL_PACKETS):
-                until(lambda: bed.server.running()["counters"]["tcp.dropped_peer_full"],
-                      "packets dropped for the peer that reads nothing", FILL_SECONDS)
-            self._result.deaf = self._compared("deaf", partial(self._beside_packets, bed, hearing, stream),
-                                               partial(self._beside_packets, bed, deaf, stream))
+                until(
+                    lambda: bed.server.running()["counters"]["tcp.dropped_peer_full"],
+                    "packets dropped for the peer that reads nothing",
+                    FILL_SECONDS,
+                )
+            self._result.deaf = self._compared(
+                "deaf",
+                partial(self._beside_packets, bed, hearing, stream),
+                partial(self._beside_packets, bed, deaf, stream),
+            )
 
     def _member(self, bed: Bed, *options: object) -> str:
         """The address of another light client, which is connected."""
@@ -146,13 +171,18 @@ class Bench:
             stream = partial(self._gbit, one, hub, SERVER_ADDRESS, seconds=self._options.garbage_seconds)
             before = bed.server.running()["counters"]
             floods: list[Flooded] = []
-            at_server = self._compared("garbage at the server", stream,
-                                       partial(self._beside_flood, bed, CARRIER_PORT, stream, floods))
+            at_server = self._compared(
+                "garbage at the server", stream, partial(self._beside_flood, bed, CARRIER_PORT, stream, floods)
+            )
             after = bed.server.running()["counters"]
-            at_nobody = self._compared("garbage at nobody", stream,
-                                       partial(self._beside_flood, bed, NOBODYS_PORT, stream, []))
-            counted = {name.removeprefix("tcp."): count - before[name] for name, count in after.items()
-                       if name.startswith("tcp.closed_") and count != before[name]}
+            at_nobody = self._compared(
+                "garbage at nobody", stream, partial(self._beside_flood, bed, NOBODYS_PORT, stream, [])
+            )
+            counted = {
+                name.removeprefix("tcp."): count - before[name]
+                for name, count in after.items()
+                if name.startswith("tcp.closed_") and count != before[name]
+            }
             self._result.garbage = Garbage(at_server, at_nobody, floods[-1], counted)
 
     # -- how
@@ -162,8 +192,11 @@ class Bench:
         for number in range(self._options.rounds):
             self._log(f"{what}: round {number + 1} of {self._options.rounds}")
             pairs.append((plain(), beside()))
-        return Compared(*(statistics.median(values) for values in zip(*pairs)),
-                        statistics.median(other / one for one, other in pairs), *map(list, zip(*pairs)))
+        return Compared(
+            *(statistics.median(values) for values in zip(*pairs)),
+            statistics.median(other / one for one, other in pairs),
+            *map(list, zip(*pairs)),
+        )
 
     def _gbit(self, source: Node, sink: Node, address: str, seconds: float = 0) -> float:
         return measure.tcp_gbit(source, sink, address, seconds or self._options.seconds)
@@ -174,13 +207,33 @@ class Bench:
 
     def _packets(self, bed: Bed, address: str, rate: int) -> AbstractContextManager:
         """From the server's node, while the block runs."""
-        return self._running(bed.lab["hub"], "tools.load", "udp-source", address, NOBODYS_PORT, "--rate", rate,
-                             "--size", PACKET_BYTES, "--count", rate * FILL_SECONDS)
+        return self._running(
+            bed.lab["hub"],
+            "tools.load",
+            "udp-source",
+            address,
+            NOBODYS_PORT,
+            "--rate",
+            rate,
+            "--size",
+            PACKET_BYTES,
+            "--count",
+            rate * FILL_SECONDS,
+        )
 
     def _beside_flood(self, bed: Bed, port: int, stream: Callable[[], float], floods: list[Flooded]) -> float:
-        with self._running(bed.lab["crowd"], "tools.flood", bed.lab["hub"].address, port, "--rate",
-                           self._options.garbage_rate, "--seconds", self._options.garbage_seconds, "--source",
-                           CROWD_NETWORK) as flood:
+        with self._running(
+            bed.lab["crowd"],
+            "tools.flood",
+            bed.lab["hub"].address,
+            port,
+            "--rate",
+            self._options.garbage_rate,
+            "--seconds",
+            self._options.garbage_seconds,
+            "--source",
+            CROWD_NETWORK,
+        ) as flood:
             gbit = stream()
             said, _ = flood.communicate(timeout=FLOOD_SPARE_SECONDS)
         floods.append(msgspec.json.decode(said, type=Flooded))
@@ -245,20 +298,32 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tunnel-supervisor bench hub",
-                                     description="Measure a server with many clients on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="tunnel-supervisor bench hub", description="Measure a server with many clients on this machine."
+    )
     parser.add_argument("--clients", type=int, default=200, metavar="N", help="that are idle (%(default)s)")
     parser.add_argument("--returning", type=int, default=100, metavar="N", help="that come back (%(default)s)")
     parser.add_argument("--seconds", type=int, default=5, metavar="N", help="length of a measurement (%(default)s)")
-    parser.add_argument("--settle", type=float, default=8, metavar="S",
-                        help="before clients, and their last greetings, count as idle (%(default)s)")
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=8,
+        metavar="S",
+        help="before clients, and their last greetings, count as idle (%(default)s)",
+    )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="one and the other in turn (%(default)s)")
     parser.add_argument("--garbage-rate", type=float, default=1000, metavar="N", help="a second (%(default)s)")
-    parser.add_argument("--garbage-seconds", type=int, default=20, metavar="N",
-                        help="length of a measurement with garbage (%(default)s)")
+    parser.add_argument(
+        "--garbage-seconds",
+        type=int,
+        default=20,
+        metavar="N",
+        help="length of a measurement with garbage (%(default)s)",
+    )
     parser.add_argument("--only", choices=MEASUREMENTS, action="append", help="measure this alone; may be repeated")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="a setting for the server and the real clients")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting for the server and the real clients"
+    )
     parser.add_argument("--json", action="store_true", help="for programs; carries schema_version")
     return parser
 

@@ -67,9 +67,11 @@ class BenchResult(msgspec.Struct, kw_only=True):
 def table(result: BenchResult) -> str:
     """For people."""
     machine = result.machine
-    lines = [f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}; "
-             f"{result.rounds} rounds of {result.seconds} s",
-             f"settings: {' '.join(result.settings) or 'defaults'}"]
+    lines = [
+        f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}; "
+        f"{result.rounds} rounds of {result.seconds} s",
+        f"settings: {' '.join(result.settings) or 'defaults'}",
+    ]
     if result.tcp_gbit or result.yardstick_gbit or result.udp_packets or result.machine_cpu_seconds_per_gb:
         lines += ["", _row("", "bare", "tunnel", "ratio")]
     for streams, values in result.tcp_gbit.items():
@@ -84,8 +86,10 @@ def table(result: BenchResult) -> str:
         lines += ["", _row("", "bare", "tunnel", "added")]
     for what, pings in (("idle", result.ping_idle), ("under load", result.ping_loaded)):
         if pings:
-            lines += [_pings(f"ping {what}, p50, ms", pings.bare_p50_ms, pings.tunnel_p50_ms),
-                      _pings(f"ping {what}, p99, ms", pings.bare_p99_ms, pings.tunnel_p99_ms)]
+            lines += [
+                _pings(f"ping {what}, p50, ms", pings.bare_p50_ms, pings.tunnel_p50_ms),
+                _pings(f"ping {what}, p99, ms", pings.bare_p99_ms, pings.tunnel_p99_ms),
+            ]
             if pings.lost:
                 lines.append(f"  {pings.lost} of {pings.sent} echoes through the tunnel never came back")
     lines += _processes(result)
@@ -96,8 +100,9 @@ def table(result: BenchResult) -> str:
 
 
 def _processes(result: BenchResult) -> list[str]:
-    names = list(result.cpu_seconds_per_gb) or [f"{end} {name}" for end, found in result.private_bytes.items()
-                                                for name in found]
+    names = list(result.cpu_seconds_per_gb) or [
+        f"{end} {name}" for end, found in result.private_bytes.items() for name in found
+    ]
     if not names:
         return []
     lines = ["", _row("", "CPU s/GB", "private MB")]
@@ -105,11 +110,14 @@ def _processes(result: BenchResult) -> list[str]:
         end, _, process = name.partition(" ")
         used = result.cpu_seconds_per_gb.get(name)
         private = result.private_bytes.get(end, {}).get(process)
-        lines.append(_row(name, "" if used is None else f"{used:.2f}",
-                          "" if private is None else f"{private / MEGABYTE:.1f}"))
+        lines.append(
+            _row(name, "" if used is None else f"{used:.2f}", "" if private is None else f"{private / MEGABYTE:.1f}")
+        )
     for end, found in result.private_bytes.items():
-        lines.append(_row(f"{end}, in all", "", f"{sum(found.values()) / MEGABYTE:.1f}")
-                     + f"   shared memory {result.shared_bytes[end] / MEGABYTE:.1f} MB")
+        lines.append(
+            _row(f"{end}, in all", "", f"{sum(found.values()) / MEGABYTE:.1f}")
+            + f"   shared memory {result.shared_bytes[end] / MEGABYTE:.1f} MB"
+        )
     return lines
 
 
@@ -118,8 +126,10 @@ def _kills(result: BenchResult) -> list[str]:
         return []
     lines = ["", _row("kill -9 under load, gap in ms", "p50", "p99", "max") + "   kills  connection survived"]
     for kind, gaps in result.kills.by_kind.items():
-        lines.append(_row(kind, f"{gaps.p50_ms:.0f}", f"{gaps.p99_ms:.0f}", f"{gaps.max_ms:.0f}")
-                     + f"   {gaps.kills:5}  {gaps.survived}")
+        lines.append(
+            _row(kind, f"{gaps.p50_ms:.0f}", f"{gaps.p99_ms:.0f}", f"{gaps.max_ms:.0f}")
+            + f"   {gaps.kills:5}  {gaps.survived}"
+        )
     lines.append(_row("without a kill", "", "", f"{result.kills.quiet_gap_ms:.0f}"))
     return lines
 

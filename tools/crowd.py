@@ -52,15 +52,31 @@ def peers(options: argparse.Namespace) -> list[Peer]:
         invited = invitation.decode(line)
         endpoint = parse_endpoint(options.server or invited.server)
         source = str(network[1 + number]) if network else ""
-        found.append(Peer(invited.name, endpoint.host, endpoint.port, invited.key, bytes.fromhex(invited.fingerprint),
-                          source, number < options.deaf))
+        found.append(
+            Peer(
+                invited.name,
+                endpoint.host,
+                endpoint.port,
+                invited.key,
+                bytes.fromhex(invited.fingerprint),
+                source,
+                number < options.deaf,
+            )
+        )
     return found
 
 
 def _invited(options: argparse.Namespace, number: int) -> str:
-    answer = control.ask(Instance(options.invite), {
-        "command": "invite", "name": f"{options.name}-{number}", "server": options.server, "allowed": [],
-        "rate_mbit": None})
+    answer = control.ask(
+        Instance(options.invite),
+        {
+            "command": "invite",
+            "name": f"{options.name}-{number}",
+            "server": options.server,
+            "allowed": [],
+            "rate_mbit": None,
+        },
+    )
     if not answer["ok"]:
         raise TunnelError(answer["error"])
     return answer["line"]
@@ -75,9 +91,21 @@ def main(argv: list[str]) -> int:
     try:
         invited = peers(options)
         invited_seconds = time.monotonic() - began
-        crowd = Crowd(invited, Settings(
-            context, options.connections - options.light, options.light, options.mtu, options.keepalive,
-            options.timeout, options.greeting, options.reconnect_min, options.reconnect_max), _print)
+        crowd = Crowd(
+            invited,
+            Settings(
+                context,
+                options.connections - options.light,
+                options.light,
+                options.mtu,
+                options.keepalive,
+                options.timeout,
+                options.greeting,
+                options.reconnect_min,
+                options.reconnect_max,
+            ),
+            _print,
+        )
     except (TunnelError, OSError, ValueError, IndexError) as error:
         print(f"crowd: {error}", file=sys.stderr)
         return FAILED
@@ -115,8 +143,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ramp", type=float, default=0, metavar="S", help="spread the first attempts (%(default)s)")
     parser.add_argument("--tls", choices=("1.2", "1.3"), default="1.3", help="the oldest version (%(default)s)")
     parser.add_argument("--mtu", type=int, default=1400)
-    for name, value in (("keepalive", 10.0), ("timeout", 30.0), ("greeting", 10.0), ("reconnect-min", 0.1),
-                        ("reconnect-max", 10.0)):
+    for name, value in (
+        ("keepalive", 10.0),
+        ("timeout", 30.0),
+        ("greeting", 10.0),
+        ("reconnect-min", 0.1),
+        ("reconnect-max", 10.0),
+    ):
         parser.add_argument(f"--{name}", type=float, default=value, metavar="S", help="as the client's (%(default)s)")
     return parser
 

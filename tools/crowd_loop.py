@@ -20,8 +20,8 @@ from tools.crowd_member import ESTABLISHED, Link, Member, Peer, Settings
 from tools.measure import quantile
 
 TICK_SECONDS = 0.05
-LOOK_SECONDS = 1.0             # between looks at what is silent or overdue
-WHY_MOST = 20                  # different reasons in a report
+LOOK_SECONDS = 1.0  # between looks at what is silent or overdue
+WHY_MOST = 20  # different reasons in a report
 
 
 class Sample(msgspec.Struct):
@@ -91,11 +91,11 @@ class Crowd:
         self._report = report
         self._selector = selectors.DefaultSelector()
         self._started = time.monotonic_ns()
-        self._first = self._complete = 0           # when all had one, and all of their connections
-        self._gone: dict[Member, int] = {}         # since when, of those that had one
+        self._first = self._complete = 0  # when all had one, and all of their connections
+        self._gone: dict[Member, int] = {}  # since when, of those that had one
         self._outage_began = 0
-        self._returns: list[float] = []            # of this outage: how many seconds each was gone
-        self._outage: Outage | None = None         # over, but for connections that are not back yet
+        self._returns: list[float] = []  # of this outage: how many seconds each was gone
+        self._outage: Outage | None = None  # over, but for connections that are not back yet
         self.outages: list[Outage] = []
         self.attempts = self.lost = 0
         self.failed: Counter[str] = Counter()
@@ -135,22 +135,35 @@ class Crowd:
 
     def sample(self, now: int) -> Sample:
         return Sample(
-            time_ns=now, clients=sum(member.established > 0 for member in self.members),
+            time_ns=now,
+            clients=sum(member.established > 0 for member in self.members),
             complete=sum(member.complete for member in self.members),
-            connections=sum(member.established for member in self.members), attempts=self.attempts,
-            failed=self.failed.total(), lost=self.lost, echoes=sum(member.echoes for member in self.members))
+            connections=sum(member.established for member in self.members),
+            attempts=self.attempts,
+            failed=self.failed.total(),
+            lost=self.lost,
+            echoes=sum(member.echoes for member in self.members),
+        )
 
     def summary(self, invited_seconds: float) -> Summary:
         took = [ns / 1e6 for member in self.members for ns in member.greetings_ns] or [0.0]
         return Summary(
-            clients=len(self.members), connections_each=len(self.members[0].links),
-            invited_seconds=invited_seconds, first_seconds=self._since_start(self._first),
+            clients=len(self.members),
+            connections_each=len(self.members[0].links),
+            invited_seconds=invited_seconds,
+            first_seconds=self._since_start(self._first),
             complete_seconds=self._since_start(self._complete),
-            greeting_p50_ms=quantile(took, 0.5), greeting_p99_ms=quantile(took, 0.99), greeting_max_ms=max(took),
-            attempts=self.attempts, lost=self.lost, failed=dict(self.failed.most_common(WHY_MOST)),
+            greeting_p50_ms=quantile(took, 0.5),
+            greeting_p99_ms=quantile(took, 0.99),
+            greeting_max_ms=max(took),
+            attempts=self.attempts,
+            lost=self.lost,
+            failed=dict(self.failed.most_common(WHY_MOST)),
             echoes=sum(member.echoes for member in self.members),
-            other_packets=sum(member.others for member in self.members), outages=self.outages,
-            addresses=[member.addresses for member in self.members])
+            other_packets=sum(member.others for member in self.members),
+            outages=self.outages,
+            addresses=[member.addresses for member in self.members],
+        )
 
     def _since_start(self, when: int) -> float | None:
         return (when - self._started) / 1e9 if when else None
@@ -208,8 +221,14 @@ class Crowd:
             self._returns.append((now - self._gone.pop(member)) / 1e9)
             if not self._gone:
                 self._tell_outage()
-                self._outage = Outage(now, (now - self._outage_began) / 1e9, len(self._returns),
-                                      quantile(self._returns, 0.5), quantile(self._returns, 0.99), None)
+                self._outage = Outage(
+                    now,
+                    (now - self._outage_began) / 1e9,
+                    len(self._returns),
+                    quantile(self._returns, 0.5),
+                    quantile(self._returns, 0.99),
+                    None,
+                )
                 self.outages.append(self._outage)
         if not self._first and all(each.established for each in self.members):
             self._first = now

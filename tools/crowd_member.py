@@ -30,7 +30,7 @@ from tools.echo import answer, block_of
 IDLE, CONNECTING, SECURING, GREETING, ESTABLISHED = "idle", "connecting", "securing", "greeting", "established"
 
 RECEIVE_BYTES = 65536
-COPIES_REMEMBERED = 64         # blocks of a stream; copies of one come within a round trip of each other
+COPIES_REMEMBERED = 64  # blocks of a stream; copies of one come within a round trip of each other
 
 
 class Settings(NamedTuple):
@@ -72,7 +72,7 @@ class Link:
         self.state = IDLE
         self.due = self.began = self.since = self.heard = self.spoke = 0
         self.socket: socket.socket | None = None
-        self.unsent = b""              # what the socket did not take
+        self.unsent = b""  # what the socket did not take
         self._channel: Channel | None = None
         self._buffer = bytearray()
         self._hello = self._transcript = self._pin = b""
@@ -90,8 +90,10 @@ class Link:
     def dial(self, now: int) -> None:
         """Begin an attempt; OSError if that alone is too much."""
         peer = self.member.peer
-        sock = socket.socket(socket.AF_INET6 if ":" in peer.host else socket.AF_INET,
-                             socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock = socket.socket(
+            socket.AF_INET6 if ":" in peer.host else socket.AF_INET,
+            socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+        )
         self.socket, self.state, self.began = sock, CONNECTING, now
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if peer.source:
@@ -178,9 +180,19 @@ class Link:
             raise OSError(errno.EPROTO, "another certificate than the invitation names")
         self._pin = certificate
         self._hello = session.Hello(
-            session.VERSION, 0, self.index, settings.bulk, settings.mtu, self.member.number, self.member.session,
-            self.purpose, session.DECODES, session.AUTH_KEY, proof.key_id(peer.key),
-            secrets.token_bytes(session.NONCE_BYTES)).frame()
+            session.VERSION,
+            0,
+            self.index,
+            settings.bulk,
+            settings.mtu,
+            self.member.number,
+            self.member.session,
+            self.purpose,
+            session.DECODES,
+            session.AUTH_KEY,
+            proof.key_id(peer.key),
+            secrets.token_bytes(session.NONCE_BYTES),
+        ).frame()
         self.unsent += self._channel.seal([self._hello])
 
     def _take_greeting(self, frame: bytes, now: int) -> None:
@@ -212,8 +224,8 @@ class Member:
         self.addresses: list[str] = []
         self.links = [Link(self, index) for index in range(settings.bulk + settings.light)]
         self.established = 0
-        self.echoes = 0                # echo requests answered
-        self.others = 0                # packets that are none
+        self.echoes = 0  # echo requests answered
+        self.others = 0  # packets that are none
         self.greetings_ns: list[int] = []
         """From dialling to the welcome, of each connection that got that far."""
         self._seen: dict[int, list[int]] = {}

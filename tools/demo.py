@@ -24,8 +24,14 @@ from tools.waiting import Overdue
 REFRESH_SECONDS = 0.5
 BAR = 30
 CLEAR_TO_END, HOME, CLEAR = "\x1b[J", "\x1b[H", "\x1b[2J"
-COUNTED = ("tun.packets_read", "tun.packets_written", "tcp.bytes_sent", "tcp.bytes_received",
-           "tcp.connections_established", "tcp.connections_lost")
+COUNTED = (
+    "tun.packets_read",
+    "tun.packets_written",
+    "tcp.bytes_sent",
+    "tcp.bytes_received",
+    "tcp.connections_established",
+    "tcp.connections_lost",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,17 +63,22 @@ def _show(lab: Lab, seconds: float) -> int:
     with TunnelPair(server_node, client_node) as pair:
         direct = ping(client_node, server_node.address, count=20, interval=0.02)
         through = ping(client_node, pair.server.address, count=20, interval=0.02)
-        print(f"ping: {_median(direct.rtts_ms):.2f} ms on the bare link, "
-              f"{_median(through.rtts_ms):.2f} ms through the tunnel, {len(through.lost)} lost")
+        print(
+            f"ping: {_median(direct.rtts_ms):.2f} ms on the bare link, "
+            f"{_median(through.rtts_ms):.2f} ms through the tunnel, {len(through.lost)} lost"
+        )
         with TcpFlow(client_node, server_node, pair.server.address, seconds=seconds) as flow:
             killed = _transfer(pair, flow, seconds)
             survived = flow.alive
             sent, end = flow.finish(seconds + 10)
-        print(f"\nTCP connection through the tunnel: {amount(end.bytes)} in {seconds:g} s, "
-              f"{end.bytes * 8 / seconds / 1e9:.2f} Gbit/s, {'survived every kill' if survived else 'broke'}")
+        print(
+            f"\nTCP connection through the tunnel: {amount(end.bytes)} in {seconds:g} s, "
+            f"{end.bytes * 8 / seconds / 1e9:.2f} Gbit/s, {'survived every kill' if survived else 'broke'}"
+        )
         for name, at in killed:
-            print(f"  kill -9 {name:<12} nothing arrived for {_gap(flow, at) * 1000:.0f} ms at most in the second "
-                  "after")
+            print(
+                f"  kill -9 {name:<12} nothing arrived for {_gap(flow, at) * 1000:.0f} ms at most in the second after"
+            )
         failed = not survived or end.bytes != sent.count
     print("stopped; " + ("nothing is left behind" if not pair.left_behind else f"left: {pair.left_behind}"))
     return 1 if failed or pair.left_behind else 0

@@ -17,7 +17,7 @@ def answer(packet: bytes) -> bytes | None:
         kind, change = 0, 0x0800
     elif len(packet) >= 48 and packet[0] >> 4 == 6 and packet[6] == 58 and packet[40] == 128:
         head, message, source, destination = packet[:8], packet[40:], packet[8:24], packet[24:40]
-        kind, change = 129, 0xFEFF   # 129 - 128 in the upper byte, taken away from the checksum
+        kind, change = 129, 0xFEFF  # 129 - 128 in the upper byte, taken away from the checksum
     else:
         return None
     total = int.from_bytes(message[2:4], "big") + change

@@ -20,9 +20,9 @@ from collections import Counter, deque
 
 import msgspec
 
-IP_BIND_ADDRESS_NO_PORT = 24   # linux/in.h: the port is chosen by connect, which knows both ends
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: the port is chosen by connect, which knows both ends
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() resets
-BEHIND_SECONDS = 0.1           # what is due for longer than that is not made up for
+BEHIND_SECONDS = 0.1  # what is due for longer than that is not made up for
 READ_BYTES = 4096
 SOURCES = 60000
 
@@ -70,14 +70,15 @@ KINDS = {
 class Flood:
     """`rate` connections a second to one address. `network`: where they come from, None for the kernel's choice."""
 
-    def __init__(self, address: tuple[str, int], rate: float, patience: float,
-                 network: ipaddress.IPv4Network | None) -> None:
+    def __init__(
+        self, address: tuple[str, int], rate: float, patience: float, network: ipaddress.IPv4Network | None
+    ) -> None:
         self._address = address
         self._rate = rate
         self._patience_ns = int(patience * 1e9)
         self._network = network
         self._selector = selectors.DefaultSelector()
-        self._waiting: deque[tuple[int, socket.socket]] = deque()   # since when; closed ones too
+        self._waiting: deque[tuple[int, socket.socket]] = deque()  # since when; closed ones too
         self._opened = self._connected = self._failed = 0
         self._ended: Counter[str] = Counter()
 
@@ -174,8 +175,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("port", type=int)
     parser.add_argument("--rate", type=float, default=1000.0, metavar="N", help="connections a second (%(default)s)")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S")
-    parser.add_argument("--patience", type=float, default=15.0, metavar="S",
-                        help="before one that the server does not close is given up (%(default)s)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=15.0,
+        metavar="S",
+        help="before one that the server does not close is given up (%(default)s)",
+    )
     parser.add_argument("--source", metavar="PREFIX", default="", help="come from all addresses of this network")
     return parser
 

@@ -1,9 +1,9 @@
 """Load between two nodes: the generators of tools/load.py started inside them, their results as values.
 
-    ping       echo round trips; Echoes: the same, while something else happens
-    udp_flow   packets one way, with what became of each
-    UdpFlow    packets one way, until told to end; what arrived, as it arrives
-    TcpFlow    one TCP connection that runs while something else happens; what arrived, as it arrives
+ping       echo round trips; Echoes: the same, while something else happens
+udp_flow   packets one way, with what became of each
+UdpFlow    packets one way, until told to end; what arrived, as it arrives
+TcpFlow    one TCP connection that runs while something else happens; what arrived, as it arrives
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ READY_SECONDS = 10.0
 END_SECONDS = 10.0
 
 
-def ping(node: Namespace, address: str, *, count: int = 10, interval: float = 0.1, size: int = 56,
-         timeout: float = 1.0) -> Pings:
+def ping(
+    node: Namespace, address: str, *, count: int = 10, interval: float = 0.1, size: int = 56, timeout: float = 1.0
+) -> Pings:
     """Echo requests from `node`; see tools.load.ping."""
-    said = node.run(_ping_command(address, count, interval, size, timeout),
-                    timeout=count * interval + timeout + READY_SECONDS)
+    said = node.run(
+        _ping_command(address, count, interval, size, timeout), timeout=count * interval + timeout + READY_SECONDS
+    )
     return msgspec.json.decode(said.stdout, type=Pings)
 
 
 class Echoes:
     """A ping under way from `node`."""
 
-    def __init__(self, node: Namespace, address: str, *, count: int, interval: float, size: int = 56,
-                 timeout: float = 1.0) -> None:
+    def __init__(
+        self, node: Namespace, address: str, *, count: int, interval: float, size: int = 56, timeout: float = 1.0
+    ) -> None:
         self._address = address
         self._seconds = count * interval + timeout + READY_SECONDS
         self._process = node.popen(_ping_command(address, count, interval, size, timeout), stdout=subprocess.PIPE)
@@ -56,15 +59,19 @@ class Echoes:
         return msgspec.json.decode(said, type=Pings)
 
 
-def udp_flow(source: Namespace, sink: Namespace, address: str, *, count: int, rate: float, size: int = 200,
-             idle: float = 0.5) -> Received:
+def udp_flow(
+    source: Namespace, sink: Namespace, address: str, *, count: int, rate: float, size: int = 200, idle: float = 0.5
+) -> Received:
     """`count` packets from `source` to `address`, which is the sink's; every one of them is listed."""
-    counting = sink.popen([*LOAD, "udp-sink", "--address", _any(address), "--idle", idle, "--each"],
-                          stdout=subprocess.PIPE)
+    counting = sink.popen(
+        [*LOAD, "udp-sink", "--address", _any(address), "--idle", idle, "--each"], stdout=subprocess.PIPE
+    )
     with counting:
         port = _port(counting)
-        source.run([*LOAD, "udp-source", address, port, "--count", count, "--rate", rate, "--size", size],
-                   timeout=count / rate + READY_SECONDS)
+        source.run(
+            [*LOAD, "udp-source", address, port, "--count", count, "--rate", rate, "--size", size],
+            timeout=count / rate + READY_SECONDS,
+        )
         try:
             said, _ = counting.communicate(timeout=idle + END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -86,8 +93,9 @@ class _Flow:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -115,8 +123,11 @@ class UdpFlow(_Flow):
         """Known after end()."""
         self._sink = sink.popen([*LOAD, "udp-arrivals", "--address", _any(address)], stdout=subprocess.PIPE)
         port = _port(self._sink)
-        self._source = source.popen([*LOAD, "udp-source", address, port, "--count", 0, "--rate", rate,
-                                     "--size", size], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._source = source.popen(
+            [*LOAD, "udp-source", address, port, "--count", 0, "--rate", rate, "--size", size],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         self._begin()
 
     def end(self) -> int:
@@ -147,19 +158,30 @@ class TcpFlow(_Flow):
     """One connection from `source` to `address`, the sink's, for `seconds` or until close() is called.
     `congestion`: its congestion control, instead of the machine's own."""
 
-    def __init__(self, source: Namespace, sink: Namespace, address: str, *, seconds: float,
-                 rate_mbit: float | None = None, interval: float = 0.005, congestion: str = "") -> None:
+    def __init__(
+        self,
+        source: Namespace,
+        sink: Namespace,
+        address: str,
+        *,
+        seconds: float,
+        rate_mbit: float | None = None,
+        interval: float = 0.005,
+        congestion: str = "",
+    ) -> None:
         self.samples: list[Sample] = []
         """Grows as bytes arrive."""
         self.end: SinkEnd | None = None
-        self._sink = sink.popen([*LOAD, "tcp-sink", "--address", _any(address), "--interval", interval],
-                                stdout=subprocess.PIPE)
+        self._sink = sink.popen(
+            [*LOAD, "tcp-sink", "--address", _any(address), "--interval", interval], stdout=subprocess.PIPE
+        )
         self.port = _port(self._sink)
         """The sink's."""
         options = [] if rate_mbit is None else ["--rate-mbit", rate_mbit]
         options += ["--congestion", congestion] if congestion else []
-        self._source = source.popen([*LOAD, "tcp-source", address, self.port, "--seconds", seconds, *options],
-                                    stdout=subprocess.PIPE)
+        self._source = source.popen(
+            [*LOAD, "tcp-source", address, self.port, "--seconds", seconds, *options], stdout=subprocess.PIPE
+        )
         self._begin()
 
     @property
@@ -170,8 +192,11 @@ class TcpFlow(_Flow):
     def wait_for_bytes(self, count: int = 1, seconds: float = READY_SECONDS) -> None:
         """Until `count` more bytes have arrived."""
         before = self.samples[-1].bytes if self.samples else 0
-        until(lambda: self.samples and self.samples[-1].bytes >= before + count or not self.alive,
-              f"{count} bytes over the TCP connection", seconds)
+        until(
+            lambda: self.samples and self.samples[-1].bytes >= before + count or not self.alive,
+            f"{count} bytes over the TCP connection",
+            seconds,
+        )
 
     def finish(self, seconds: float) -> tuple[Sent, SinkEnd]:
         """Wait for the source's time to pass and for both ends' last words."""

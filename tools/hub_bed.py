@@ -39,7 +39,7 @@ CROWD_NETWORK = "10.81.0.0/16"
 CLIENTS_MOST = 1024
 CONNECTED_SECONDS = 60.0
 ECHO_SECONDS = 5.0
-ECHO_BURST = 32                # a queue of the device or of a ring is not what is measured
+ECHO_BURST = 32  # a queue of the device or of a ring is not what is measured
 
 IP_HEADER_BYTES = 20
 ECHO_REQUEST = bytes([ICMP_ECHO_REQUEST, 0, 0xF7, 0xFF]) + bytes(4)
@@ -72,9 +72,16 @@ class Crowd:
 
     def wait(self, complete: bool = True, after: int = 0) -> Sample:
         """The first sample behind that time in which all clients have a connection, or all of theirs."""
+
         def connected() -> Sample | None:
-            return next((each for each in list(self.samples) if each.time_ns > after
-                         and (each.complete if complete else each.clients) == self.clients), None)
+            return next(
+                (
+                    each
+                    for each in list(self.samples)
+                    if each.time_ns > after and (each.complete if complete else each.clients) == self.clients
+                ),
+                None,
+            )
 
         return until(connected, f"{self.clients} clients of the crowd connected", CONNECTED_SECONDS)
 
@@ -123,9 +130,16 @@ class Bed:
 
     def client(self, name: str) -> Tunnel:
         """A real client on this node, connected."""
-        client = self._start(name, name, {
-            "mode": "client", "remote_addr": f"{self.lab['hub'].address}:{CARRIER_PORT}",
-            "key_file": str(self._keys[name]), "tunnel_addr": f"{CLIENT_ADDRESSES[name]}/{PREFIX}"})
+        client = self._start(
+            name,
+            name,
+            {
+                "mode": "client",
+                "remote_addr": f"{self.lab['hub'].address}:{CARRIER_PORT}",
+                "key_file": str(self._keys[name]),
+                "tunnel_addr": f"{CLIENT_ADDRESSES[name]}/{PREFIX}",
+            },
+        )
         until(lambda: client.is_ready(connected=True), f"client {name!r} connected", READY_SECONDS)
         return client
 
@@ -133,10 +147,27 @@ class Bed:
         """Light clients, which the server has invited; wait() until they are connected."""
         self._crowds += 1
         process = self.lab["crowd"].popen(
-            [sys.executable, "-P", "-m", "tools.crowd", "--invite", self.server.name, "--name",
-             f"crowd-{self._crowds}", "--server", f"{self.lab['hub'].address}:{CARRIER_PORT}", "--clients", clients,
-             "--source", f"10.81.{self._crowds}.0/24" if clients < 250 else CROWD_NETWORK, "--interval", 0.1, *options],
-            stdout=subprocess.PIPE)
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "tools.crowd",
+                "--invite",
+                self.server.name,
+                "--name",
+                f"crowd-{self._crowds}",
+                "--server",
+                f"{self.lab['hub'].address}:{CARRIER_PORT}",
+                "--clients",
+                clients,
+                "--source",
+                f"10.81.{self._crowds}.0/24" if clients < 250 else CROWD_NETWORK,
+                "--interval",
+                0.1,
+                *options,
+            ],
+            stdout=subprocess.PIPE,
+        )
         crowd = Crowd(process, clients)
         self._stack.callback(crowd.close)
         return crowd
@@ -151,17 +182,33 @@ class Bed:
         return began, time.monotonic_ns()
 
     def _start_server(self) -> Tunnel:
-        server = self._start("hub", "hub", {
-            "mode": "server", "local_addr": f"0.0.0.0:{CARRIER_PORT}", "tunnel_addr": f"{SERVER_ADDRESS}/{PREFIX}",
-            "state_dir": str(self._directory / "state"), "max_clients": CLIENTS_MOST, "log_level": "warning",
-            "peers": [{"name": name, "key_file": str(path), "address": CLIENT_ADDRESSES[name]}
-                      for name, path in self._keys.items()]})
+        server = self._start(
+            "hub",
+            "hub",
+            {
+                "mode": "server",
+                "local_addr": f"0.0.0.0:{CARRIER_PORT}",
+                "tunnel_addr": f"{SERVER_ADDRESS}/{PREFIX}",
+                "state_dir": str(self._directory / "state"),
+                "max_clients": CLIENTS_MOST,
+                "log_level": "warning",
+                "peers": [
+                    {"name": name, "key_file": str(path), "address": CLIENT_ADDRESSES[name]}
+                    for name, path in self._keys.items()
+                ],
+            },
+        )
         until(lambda: server.is_ready(connected=False), "the server running", READY_SECONDS)
         return server
 
     def _start(self, node: str, name: str, settings: dict) -> Tunnel:
-        tunnel = Tunnel(self.lab[node], f"{name}-{self._unique}", {"tun_name": TUN_NAME, **settings}, self._directory,
-                        overrides=self._overrides)
+        tunnel = Tunnel(
+            self.lab[node],
+            f"{name}-{self._unique}",
+            {"tun_name": TUN_NAME, **settings},
+            self._directory,
+            overrides=self._overrides,
+        )
         self._stack.callback(self._stop, tunnel)
         return tunnel
 

@@ -95,25 +95,43 @@ class HubResult(msgspec.Struct, kw_only=True):
 def table(result: HubResult) -> str:
     """For people."""
     machine = result.machine
-    lines = [f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}; "
-             f"{result.rounds} rounds of {result.seconds} s",
-             f"settings: {' '.join(result.settings) or 'defaults'}"]
+    lines = [
+        f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}; "
+        f"{result.rounds} rounds of {result.seconds} s",
+        f"settings: {' '.join(result.settings) or 'defaults'}",
+    ]
     if result.idle:
         lines += _idle(result.idle)
     if result.returns:
         lines += ["", _row("all clients come back, s", "clients", "down", "first", "complete", "attempts")]
-        lines += [_row(f"  after {one.how}", one.clients, f"{one.down_seconds:.1f}", f"{one.back_seconds:.1f}",
-                       f"{one.complete_seconds:.1f}", one.attempts) for one in result.returns]
-    compared = [("client to server, beside the bare link", result.client_to_server),
-                ("client to client, beside the bare link", result.client_to_client),
-                ("beside packets to a peer that reads nothing", result.deaf)]
+        lines += [
+            _row(
+                f"  after {one.how}",
+                one.clients,
+                f"{one.down_seconds:.1f}",
+                f"{one.back_seconds:.1f}",
+                f"{one.complete_seconds:.1f}",
+                one.attempts,
+            )
+            for one in result.returns
+        ]
+    compared = [
+        ("client to server, beside the bare link", result.client_to_server),
+        ("client to client, beside the bare link", result.client_to_client),
+        ("beside packets to a peer that reads nothing", result.deaf),
+    ]
     if result.garbage:
-        compared += [("beside a flood of garbage at the server", result.garbage.at_server),
-                     ("beside the same at nobody's port", result.garbage.at_nobody)]
+        compared += [
+            ("beside a flood of garbage at the server", result.garbage.at_server),
+            ("beside the same at nobody's port", result.garbage.at_nobody),
+        ]
     if any(values for _, values in compared):
         lines += ["", _row("one TCP stream, Gbit/s", "plain", "beside", "ratio")]
-    lines += [_row(f"  {name}", f"{values.plain:.2f}", f"{values.beside:.2f}", f"{values.ratio:.2f}")
-              for name, values in compared if values]
+    lines += [
+        _row(f"  {name}", f"{values.plain:.2f}", f"{values.beside:.2f}", f"{values.ratio:.2f}")
+        for name, values in compared
+        if values
+    ]
     if result.garbage:
         flood = result.garbage.flood
         counted = ", ".join(f"{name} {count}" for name, count in result.garbage.counted.items())
@@ -125,18 +143,28 @@ def table(result: HubResult) -> str:
 
 def _idle(idle: Idle) -> list[str]:
     failed = sum(idle.failed.values())
-    lines = ["", f"{idle.clients} clients with {idle.connections} connections each, {idle.pingable} pingable; "
-                 f"invited in {idle.invited_seconds:.1f} s",
-             f"  all connected after {idle.first_seconds:.1f} s, with all connections after "
-             f"{idle.complete_seconds:.1f} s; {failed} attempts failed",
-             f"  a greeting took {idle.greeting_p50_ms:.0f} ms (p50), {idle.greeting_p99_ms:.0f} ms (p99)",
-             f"  memory of a client in all processes of the server: {idle.bytes_per_client / KILOBYTE:.0f} kB",
-             _row("  process", "kB empty", "kB full", "a client", "CPU % empty", "CPU % full")]
+    lines = [
+        "",
+        f"{idle.clients} clients with {idle.connections} connections each, {idle.pingable} pingable; "
+        f"invited in {idle.invited_seconds:.1f} s",
+        f"  all connected after {idle.first_seconds:.1f} s, with all connections after "
+        f"{idle.complete_seconds:.1f} s; {failed} attempts failed",
+        f"  a greeting took {idle.greeting_p50_ms:.0f} ms (p50), {idle.greeting_p99_ms:.0f} ms (p99)",
+        f"  memory of a client in all processes of the server: {idle.bytes_per_client / KILOBYTE:.0f} kB",
+        _row("  process", "kB empty", "kB full", "a client", "CPU % empty", "CPU % full"),
+    ]
     for name, full in idle.bytes_full.items():
         empty = idle.bytes_empty[name]
-        lines.append(_row(f"  {name}", f"{empty / KILOBYTE:.0f}", f"{full / KILOBYTE:.0f}",
-                          f"{(full - empty) / idle.clients / KILOBYTE:.1f}", f"{idle.cpu_percent_empty[name]:.1f}",
-                          f"{idle.cpu_percent_full[name]:.1f}"))
+        lines.append(
+            _row(
+                f"  {name}",
+                f"{empty / KILOBYTE:.0f}",
+                f"{full / KILOBYTE:.0f}",
+                f"{(full - empty) / idle.clients / KILOBYTE:.1f}",
+                f"{idle.cpu_percent_empty[name]:.1f}",
+                f"{idle.cpu_percent_full[name]:.1f}",
+            )
+        )
     return lines
 
 

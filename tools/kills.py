@@ -57,9 +57,11 @@ class Kills(msgspec.Struct):
 
 def kill_workers(pair: TunnelPair, count: int, pause: float, log: Callable[[str], None]) -> Kills:
     """`count` kills over all workers of both ends in turn; `pause` seconds from a return to the next kill."""
-    targets = [(end, tunnel, worker["name"], worker["kind"])
-               for end, tunnel in pair.ends().items()
-               for worker in tunnel.running()["workers"]]
+    targets = [
+        (end, tunnel, worker["name"], worker["kind"])
+        for end, tunnel in pair.ends().items()
+        for worker in tunnel.running()["workers"]
+    ]
     each: list[Kill] = []
     flow = _flow(pair)
     try:
@@ -88,8 +90,13 @@ def gaps_by_kind(each: list[Kill]) -> dict[str, KindGaps]:
     for kind in dict.fromkeys(kill.kind for kill in each):
         ours = [kill for kill in each if kill.kind == kind]
         gaps = [kill.gap_ms for kill in ours]
-        result[kind] = KindGaps(kills=len(ours), survived=sum(kill.survived for kill in ours),
-                                p50_ms=quantile(gaps, 0.5), p99_ms=quantile(gaps, 0.99), max_ms=max(gaps))
+        result[kind] = KindGaps(
+            kills=len(ours),
+            survived=sum(kill.survived for kill in ours),
+            p50_ms=quantile(gaps, 0.5),
+            p99_ms=quantile(gaps, 0.99),
+            max_ms=max(gaps),
+        )
     return result
 
 

@@ -55,9 +55,14 @@ class Lab:
     """See above. `link` may be a pair: (first to other, other to first). `mtu` is that of the interfaces.
     A process inside has `term_seconds` between SIGTERM and SIGKILL."""
 
-    def __init__(self, *, names: Sequence[str] = ("a", "b"), mtu: int = 1500,
-                 link: LinkSpec | tuple[LinkSpec, LinkSpec] | None = None,
-                 term_seconds: float = TERM_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        names: Sequence[str] = ("a", "b"),
+        mtu: int = 1500,
+        link: LinkSpec | tuple[LinkSpec, LinkSpec] | None = None,
+        term_seconds: float = TERM_SECONDS,
+    ) -> None:
         if not 2 <= len(names) <= 250 or len(set(names)) != len(names):
             raise LabError(f"names: expected 2 to 250 different ones, got {list(names)}")
         self._names = tuple(names)
@@ -78,8 +83,9 @@ class Lab:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __getitem__(self, name: str) -> Node:
@@ -136,9 +142,11 @@ class Lab:
             self._join_nodes(hub, port, other)
         if bridged:
             quiet = f"mtu {self._mtu} addrgenmode none"
-            hub.ip(f"link add {INTERFACE} type bridge",
-                   *(f"link set {port} master {INTERFACE} {quiet}" for port in ports),
-                   *(f"link set {port} up" for port in ports))
+            hub.ip(
+                f"link add {INTERFACE} type bridge",
+                *(f"link set {port} master {INTERFACE} {quiet}" for port in ports),
+                *(f"link set {port} up" for port in ports),
+            )
         for node in self.nodes:
             self._set_up(node, others if node is hub else [hub])
         until(lambda: all(_has_carrier(node) for node in self.nodes), f"{INTERFACE} up in {self._names}")
@@ -149,9 +157,25 @@ class Lab:
             hub.ip(f"link set {near} txqueuelen {DEVICE_QUEUE}")
             other.ip(f"link set {INTERFACE} txqueuelen {DEVICE_QUEUE}")
         else:
-            made = subprocess.run(["ip", "link", "add", near, "netns", str(hub.pid), "type", "veth",
-                                   "peer", "name", INTERFACE, "netns", str(other.pid)],
-                                  capture_output=True, text=True)
+            made = subprocess.run(
+                [
+                    "ip",
+                    "link",
+                    "add",
+                    near,
+                    "netns",
+                    str(hub.pid),
+                    "type",
+                    "veth",
+                    "peer",
+                    "name",
+                    INTERFACE,
+                    "netns",
+                    str(other.pid),
+                ],
+                capture_output=True,
+                text=True,
+            )
             if made.returncode != 0:
                 raise LabError(f"veth pair {hub.name}-{other.name}: {made.stderr.strip()}")
 
@@ -160,26 +184,31 @@ class Lab:
         permanent neighbours: no address resolution that a loss could hold up."""
         ipv6 = f"net.ipv6.conf.{INTERFACE}"
         node.sysctl(f"{ipv6}.router_solicitations=0", f"{ipv6}.keep_addr_on_down=1")
-        node.ip("link set lo up",
-                f"link set {INTERFACE} address {node.mac} mtu {self._mtu} addrgenmode none",
-                f"address add {node.address}/24 dev {INTERFACE}",
-                f"address add {node.address6}/64 dev {INTERFACE} nodad",
-                f"link set {INTERFACE} up",
-                *(f"neighbour replace {address} lladdr {other.mac} dev {INTERFACE} nud permanent"
-                  for other in others for address in (other.address, other.address6)))
+        node.ip(
+            "link set lo up",
+            f"link set {INTERFACE} address {node.mac} mtu {self._mtu} addrgenmode none",
+            f"address add {node.address}/24 dev {INTERFACE}",
+            f"address add {node.address6}/64 dev {INTERFACE} nodad",
+            f"link set {INTERFACE} up",
+            *(
+                f"neighbour replace {address} lladdr {other.mac} dev {INTERFACE} nud permanent"
+                for other in others
+                for address in (other.address, other.address6)
+            ),
+        )
 
     def _far_ends(self, node: Node | None) -> list[tuple[Node, Link | None]]:
         ends = zip(self.nodes[1:], self.links or [None] * len(self.nodes))
         chosen = [(far, link) for far, link in ends if node is None or far is node]
         if not chosen:
-            raise LabError(f"expected a node with a link of its own (all but {self.nodes[0].name!r}), "
-                           f"got {node.name!r}")
+            raise LabError(
+                f"expected a node with a link of its own (all but {self.nodes[0].name!r}), got {node.name!r}"
+            )
         return chosen
 
     def _catch_sigterm(self) -> None:
         """SIGTERM unwinds the stack as SIGINT does, unless the program has a handler of its own."""
-        if (threading.current_thread() is threading.main_thread()
-                and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL):
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             self._sigterm_was = signal.signal(signal.SIGTERM, _terminate)
 
 

@@ -91,15 +91,24 @@ class Answer(msgspec.Struct, omit_defaults=True):
 class Link:
     """The near end: what the lab holds."""
 
-    def __init__(self, a: Namespace, b: Namespace, specs: tuple[LinkSpec, LinkSpec],
-                 interfaces: tuple[str, str] = ("link0", "link0")) -> None:
+    def __init__(
+        self,
+        a: Namespace,
+        b: Namespace,
+        specs: tuple[LinkSpec, LinkSpec],
+        interfaces: tuple[str, str] = ("link0", "link0"),
+    ) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(CONTROL_SECONDS)
         with theirs, signals_held_off():
             inherited = [theirs.fileno(), a.netns, b.netns]
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tools.link", *map(str, inherited)], pass_fds=inherited,
-                start_new_session=True, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent())
+                [sys.executable, "-P", "-m", "tools.link", *map(str, inherited)],
+                pass_fds=inherited,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=die_with_parent(),
+            )
         self.pid = self._process.pid
         try:
             self._ask(Request("open", specs=list(specs), interfaces=list(interfaces)))
@@ -173,7 +182,7 @@ class Way:
             except OSError:
                 return  # nothing left, or the interface is down
             now = time.monotonic_ns()
-            if frame[VNET_BYTES] & 1 or frame[ETHERTYPE_OFFSET:ETHERTYPE_OFFSET + 2] not in IP_ETHERTYPES:
+            if frame[VNET_BYTES] & 1 or frame[ETHERTYPE_OFFSET : ETHERTYPE_OFFSET + 2] not in IP_ETHERTYPES:
                 if not self.blackout:
                     self._put(now, 0, frame)
                 continue
@@ -254,11 +263,9 @@ class Emulator:
 
     def _do(self, request: Request) -> Answer:
         if request.action == "open":
-            a, b = (inside(netns, partial(open_tap, name))
-                    for netns, name in zip(self._namespaces, request.interfaces))
+            a, b = (inside(netns, partial(open_tap, name)) for netns, name in zip(self._namespaces, request.interfaces))
             forward, backward = request.specs
-            self._ways = {"forward": Way("forward", forward, a, b),
-                          "backward": Way("backward", backward, b, a)}
+            self._ways = {"forward": Way("forward", forward, a, b), "backward": Way("backward", backward, b, a)}
         for name in request.directions:
             if request.action == "change":
                 self._ways[name].model.change(request.specs[0])

@@ -66,8 +66,7 @@ class LinkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(f"{field}: expected 0 or more, got {getattr(self, field)}")
         if self.jitter_ms > self.delay_ms:
-            raise ValueError(f"jitter_ms: expected at most delay_ms ({self.delay_ms:g}), "
-                             f"got {self.jitter_ms:g}")
+            raise ValueError(f"jitter_ms: expected at most delay_ms ({self.delay_ms:g}), got {self.jitter_ms:g}")
         if self.rate_mbit is not None and not 0 < self.rate_mbit < math.inf:
             raise ValueError(f"rate_mbit: expected more than 0, or none, got {self.rate_mbit}")
         for field in ("queue_packets", "queue_bytes", "mtu"):
@@ -78,8 +77,10 @@ class LinkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError(f"burst: expected 1 or more, got {self.burst}")
         loss = self.loss_percent / 100
         if self.burst > 1 and loss < 1 and loss / (1 - loss) > self.burst:
-            raise ValueError(f"burst: expected at least {loss / (1 - loss):.2f} for loss_percent "
-                             f"{self.loss_percent}, got {self.burst}")
+            raise ValueError(
+                f"burst: expected at least {loss / (1 - loss):.2f} for loss_percent "
+                f"{self.loss_percent}, got {self.burst}"
+            )
 
 
 class Run(NamedTuple):

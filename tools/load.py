@@ -107,7 +107,7 @@ def ping(address: str, count: int, interval: float, size: int, timeout: float = 
             ready, _, _ = select.select([echo], [], [], max(0.0, due - time.monotonic()))
             if ready:
                 packet, came = _receive(echo)
-                message = packet if six else packet[(packet[0] & 15) * 4:]  # IPv4 comes with its header
+                message = packet if six else packet[(packet[0] & 15) * 4 :]  # IPv4 comes with its header
                 if len(message) < ICMP.size:
                     continue
                 what, _, _, who, number, stamp = ICMP.unpack_from(message)

@@ -37,8 +37,18 @@ from tools.flows import Echoes, TcpFlow, UdpFlow
 from tools.linkmodel import LinkSpec
 from tools.load import Sample
 from tools.lossy_bed import Bed, open_bed
-from tools.lossy_report import (Cell, Configuration, LossyResult, Scenario, Stream, gap_ms, mbit, of_arrivals,
-                                of_pings, table)
+from tools.lossy_report import (
+    Cell,
+    Configuration,
+    LossyResult,
+    Scenario,
+    Stream,
+    gap_ms,
+    mbit,
+    of_arrivals,
+    of_pings,
+    table,
+)
 from tools.namespace import LabError
 from tools.waiting import Overdue
 
@@ -51,8 +61,11 @@ BURST = 4.0
 
 SCENARIOS = (
     Scenario(name="loss-0"),
-    *(Scenario(name=f"{kind}-{loss:g}", loss_percent=loss, burst=burst)
-      for kind, burst in (("random", 1.0), ("burst", BURST)) for loss in LOSSES_PERCENT),
+    *(
+        Scenario(name=f"{kind}-{loss:g}", loss_percent=loss, burst=burst)
+        for kind, burst in (("random", 1.0), ("burst", BURST))
+        for loss in LOSSES_PERCENT
+    ),
     Scenario(name="cut", event="cut"),
     Scenario(name="black-hole", event="black-hole"),
 )
@@ -88,8 +101,9 @@ replaced and the bulk transfer behind it finds out."""
 
 WAKE_SECONDS = 0.005
 BULK_SECONDS = 24 * 3600.0
-CONTROL, CONTROLS = (Path("/proc/sys/net/ipv4") / name for name in (
-    "tcp_congestion_control", "tcp_available_congestion_control"))
+CONTROL, CONTROLS = (
+    Path("/proc/sys/net/ipv4") / name for name in ("tcp_congestion_control", "tcp_available_congestion_control")
+)
 
 Item = TypeVar("Item")
 
@@ -101,8 +115,13 @@ class Lossy:
         self._options = options
         self._result = result
         self._overrides = {one.name: one.overrides for one in result.configurations}
-        self._link = LinkSpec(delay_ms=ONE_WAY_MS, rate_mbit=RATE_MBIT, queue_packets=None,
-                              queue_bytes=result.queue_bytes, seed=options.seed)
+        self._link = LinkSpec(
+            delay_ms=ONE_WAY_MS,
+            rate_mbit=RATE_MBIT,
+            queue_packets=None,
+            queue_bytes=result.queue_bytes,
+            seed=options.seed,
+        )
         self._began = time.monotonic()
 
     def run(self) -> None:
@@ -110,8 +129,10 @@ class Lossy:
         for number, scenario in enumerate(self._result.scenarios, start=1):
             passed = time.monotonic() - self._began
             _say(f"{passed:4.0f} s  {number}/{len(self._result.scenarios)}  {scenario.name}")
-            cells = [Cell(scenario=scenario.name, configuration=one.name)
-                     for one in fitting(self._result.configurations, scenario)]
+            cells = [
+                Cell(scenario=scenario.name, configuration=one.name)
+                for one in fitting(self._result.configurations, scenario)
+            ]
             self._result.cells += cells
             try:
                 if scenario.event:
@@ -149,8 +170,7 @@ class Lossy:
                 if overrides is not None:
                     overrides = [*control, *overrides, *self._options.set]
                 try:
-                    beds.append(stack.enter_context(
-                        open_bed(cell, self._link, overrides, self._result.left_behind)))
+                    beds.append(stack.enter_context(open_bed(cell, self._link, overrides, self._result.left_behind)))
                 except (LabError, Overdue) as error:
                     cell.error = str(error)
             lossy = msgspec.structs.replace(self._link, loss_percent=scenario.loss_percent, burst=scenario.burst)
@@ -162,8 +182,13 @@ class Lossy:
         echoes = {}
         for bed in _working(beds):
             with bed.step():
-                echoes[bed] = Echoes(bed.source, bed.address, count=round(self._options.seconds * LIGHT_RATE),
-                                     interval=1 / LIGHT_RATE, timeout=_patience(bed))
+                echoes[bed] = Echoes(
+                    bed.source,
+                    bed.address,
+                    count=round(self._options.seconds * LIGHT_RATE),
+                    interval=1 / LIGHT_RATE,
+                    timeout=_patience(bed),
+                )
         pause = _pass(time.monotonic() + self._options.seconds)
         for bed, echo in echoes.items():
             with bed.step():
@@ -176,8 +201,9 @@ class Lossy:
             bulks = self._start_bulks(flows, beds) if beside else {}
             lights = _start_lights(flows, beds)
             times, pause = self._watch(bulks, lights, event)
-            resumed = {bed: not event or _flow([lights[bed], *([bulks[bed]] if beside else [])])
-                       for bed in _working(lights)}
+            resumed = {
+                bed: not event or _flow([lights[bed], *([bulks[bed]] if beside else [])]) for bed in _working(lights)
+            }
             for bed in _working(lights):
                 with bed.step():
                     lights[bed].end()
@@ -194,14 +220,18 @@ class Lossy:
         bulks = {}
         for bed in _working(beds):
             with bed.step():
-                bulks[bed] = flows.enter_context(TcpFlow(bed.source, bed.sink, bed.address, seconds=BULK_SECONDS,
-                                                         congestion=self._options.congestion))
+                bulks[bed] = flows.enter_context(
+                    TcpFlow(
+                        bed.source, bed.sink, bed.address, seconds=BULK_SECONDS, congestion=self._options.congestion
+                    )
+                )
                 bulks[bed].wait_for_bytes()
         time.sleep(WARM_UP_SECONDS)
         return bulks
 
-    def _watch(self, bulks: dict[Bed, TcpFlow], lights: dict[Bed, UdpFlow],
-               event: str) -> tuple[tuple[int, int, int], float]:
+    def _watch(
+        self, bulks: dict[Bed, TcpFlow], lights: dict[Bed, UdpFlow], event: str
+    ) -> tuple[tuple[int, int, int], float]:
         """Let it run. When it began, what the gaps count from (the event, if any), and when it ended, in monotonic
         ns; the longest pause."""
         begin = since = time.monotonic_ns()
@@ -215,7 +245,8 @@ class Lossy:
         pauses.append(_pass(begin / 1e9 + self._options.seconds))
         if event:
             while not _flow([*bulks.values(), *lights.values()]) and (
-                    time.monotonic_ns() - since < WATCH_SECONDS * 1e9):
+                time.monotonic_ns() - since < WATCH_SECONDS * 1e9
+            ):
                 pauses.append(_pass(time.monotonic() + FLOWING_SECONDS / 2))
         return (begin, since, time.monotonic_ns()), max(pauses)
 
@@ -225,16 +256,19 @@ def _start_lights(flows: ExitStack, beds: Sequence[Bed]) -> dict[Bed, UdpFlow]:
     for bed in _working(beds):
         with bed.step():
             bed.look()
-            lights[bed] = flows.enter_context(UdpFlow(bed.source, bed.sink, bed.address, rate=LIGHT_RATE,
-                                                      size=LIGHT_BYTES))
+            lights[bed] = flows.enter_context(
+                UdpFlow(bed.source, bed.sink, bed.address, rate=LIGHT_RATE, size=LIGHT_BYTES)
+            )
     return lights
 
 
 def _found(light: UdpFlow, bulk: TcpFlow | None, times: tuple[int, int, int]) -> Stream:
     """`times` as from Lossy._watch."""
     begin, since, end = times
-    stream = Stream(light=of_arrivals(light.sent, list(light.arrivals)),
-                    light_gap_ms=gap_ms([Sample(one.time_ns, 0) for one in list(light.arrivals)], since, end))
+    stream = Stream(
+        light=of_arrivals(light.sent, list(light.arrivals)),
+        light_gap_ms=gap_ms([Sample(one.time_ns, 0) for one in list(light.arrivals)], since, end),
+    )
     if bulk is not None:
         samples = list(bulk.samples)
         stream.bulk_mbit = mbit(samples, begin, end)
@@ -276,7 +310,7 @@ def _working(beds: Iterable[Bed]) -> list[Bed]:
 
 
 def _groups(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    return [items[first:first + size] for first in range(0, len(items), size)]
+    return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 def _patience(bed: Bed) -> float:
@@ -317,15 +351,25 @@ def run(options: argparse.Namespace) -> LossyResult:
     if control not in CONTROLS.read_text().split():
         raise LabError(f"--congestion: expected one of {CONTROLS.read_text().strip()!r}, got {control!r}")
     result = LossyResult(
-        machine=machine(), rate_mbit=RATE_MBIT, rtt_ms=2 * ONE_WAY_MS,
-        queue_bytes=round(RATE_MBIT * 1e6 / 8 * options.queue_ms / 1e3), congestion=control, seconds=options.seconds,
-        seed=options.seed, settings=options.set,
-        scenarios=[], configurations=[one for one in CONFIGURATIONS if one.name in (options.only or [one.name])])
-    result.scenarios = [one for one in SCENARIOS if one.name in (options.scenario or [one.name])
-                        and fitting(result.configurations, one)]
+        machine=machine(),
+        rate_mbit=RATE_MBIT,
+        rtt_ms=2 * ONE_WAY_MS,
+        queue_bytes=round(RATE_MBIT * 1e6 / 8 * options.queue_ms / 1e3),
+        congestion=control,
+        seconds=options.seconds,
+        seed=options.seed,
+        settings=options.set,
+        scenarios=[],
+        configurations=[one for one in CONFIGURATIONS if one.name in (options.only or [one.name])],
+    )
+    result.scenarios = [
+        one for one in SCENARIOS if one.name in (options.scenario or [one.name]) and fitting(result.configurations, one)
+    ]
     about = about_seconds(result, options.at_once)
-    _say(f"{len(result.scenarios)} scenarios, {len(result.configurations)} configurations: about "
-         + (f"{about / 60:.0f} minutes" if about >= 120 else f"{about:.0f} seconds"))
+    _say(
+        f"{len(result.scenarios)} scenarios, {len(result.configurations)} configurations: about "
+        + (f"{about / 60:.0f} minutes" if about >= 120 else f"{about:.0f} seconds")
+    )
     Lossy(options, result).run()
     return result
 
@@ -365,24 +409,56 @@ def _between(kind: type, least: float, most: float) -> Callable[[str], Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tunnel-supervisor bench fec", description=(
-        "Measure delay and throughput of the tunnel over an emulated link that loses packets, and when a "
-        "connection ends. All of it takes about 12 minutes."))
-    parser.add_argument("--seconds", type=_between(float, 1, 3600), default=3.0, metavar="N",
-                        help="length of each measurement (%(default)s); 12 are 600 packets, and 25 minutes in all")
-    parser.add_argument("--only", choices=[one.name for one in CONFIGURATIONS], action="append",
-                        help="this configuration alone; may be repeated")
-    parser.add_argument("--scenario", choices=[one.name for one in SCENARIOS], action="append",
-                        help="this scenario alone; may be repeated")
-    parser.add_argument("--queue-ms", type=_between(float, 1, 10_000), default=100.0, metavar="MS",
-                        help="what the link's queue holds, in time at its rate (%(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="tunnel-supervisor bench fec",
+        description=(
+            "Measure delay and throughput of the tunnel over an emulated link that loses packets, and when a "
+            "connection ends. All of it takes about 12 minutes."
+        ),
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_between(float, 1, 3600),
+        default=3.0,
+        metavar="N",
+        help="length of each measurement (%(default)s); 12 are 600 packets, and 25 minutes in all",
+    )
+    parser.add_argument(
+        "--only",
+        choices=[one.name for one in CONFIGURATIONS],
+        action="append",
+        help="this configuration alone; may be repeated",
+    )
+    parser.add_argument(
+        "--scenario",
+        choices=[one.name for one in SCENARIOS],
+        action="append",
+        help="this scenario alone; may be repeated",
+    )
+    parser.add_argument(
+        "--queue-ms",
+        type=_between(float, 1, 10_000),
+        default=100.0,
+        metavar="MS",
+        help="what the link's queue holds, in time at its rate (%(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the losses (%(default)s)")
-    parser.add_argument("--congestion", default="", metavar="NAME",
-                        help="congestion control of the bulk transfer and of the tunnel's connections (the machine's)")
-    parser.add_argument("--at-once", type=_between(int, 1, 64), default=1, metavar="N",
-                        help="configurations under load at a time, for a machine with cores to spare (%(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="a setting for both ends of every tunnel")
+    parser.add_argument(
+        "--congestion",
+        default="",
+        metavar="NAME",
+        help="congestion control of the bulk transfer and of the tunnel's connections (the machine's)",
+    )
+    parser.add_argument(
+        "--at-once",
+        type=_between(int, 1, 64),
+        default=1,
+        metavar="N",
+        help="configurations under load at a time, for a machine with cores to spare (%(default)s)",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting for both ends of every tunnel"
+    )
     parser.add_argument("--plot", metavar="FILE", help="draw the result, as PNG, SVG or PDF; needs matplotlib")
     parser.add_argument("--json", action="store_true", help="for programs; carries schema_version")
     return parser

@@ -89,15 +89,29 @@ def open_bed(cell: Cell, link: LinkSpec, overrides: Sequence[str] | None, left_b
             pair = TunnelPair(*lab.nodes, overrides=overrides)
             stack.callback(lambda: left_behind.extend(pair.left_behind))
             stack.enter_context(pair)
-            until(lambda: _all_established(pair), f"every connection of {cell.configuration!r} established",
-                  CONNECTED_SECONDS)
+            until(
+                lambda: _all_established(pair),
+                f"every connection of {cell.configuration!r} established",
+                CONNECTED_SECONDS,
+            )
         yield Bed(lab, pair, cell)
 
 
 def carriers(node: Namespace) -> dict[int, int]:
     """Of each established connection of the client: its local port, and the bytes that it has sent."""
-    said = node.run(["ss", "--tcp", "--numeric", "--info", "--oneline", "--no-header", "state", "established",
-                     f"( dport = :{CARRIER_PORT} )"])
+    said = node.run(
+        [
+            "ss",
+            "--tcp",
+            "--numeric",
+            "--info",
+            "--oneline",
+            "--no-header",
+            "state",
+            "established",
+            f"( dport = :{CARRIER_PORT} )",
+        ]
+    )
     return {int(port): int(sent) for port, sent in SOCKET_LINE.findall(said.stdout)}
 
 
@@ -114,7 +128,12 @@ def _all_established(pair: TunnelPair) -> bool:
 
 def _way(now: DirectionStats, before: DirectionStats) -> Way:
     """What happened since `before`; the worst lateness is that of all time."""
-    return Way(offered=now.offered - before.offered, lost=now.lost - before.lost,
-               queue_full=now.dropped_queue_full - before.dropped_queue_full,
-               silenced=now.dropped_silenced - before.dropped_silenced, writes=now.writes - before.writes,
-               writes_late=now.writes_late - before.writes_late, worst_late_ms=now.worst_late_us / 1000)
+    return Way(
+        offered=now.offered - before.offered,
+        lost=now.lost - before.lost,
+        queue_full=now.dropped_queue_full - before.dropped_queue_full,
+        silenced=now.dropped_silenced - before.dropped_silenced,
+        writes=now.writes - before.writes,
+        writes_late=now.writes_late - before.writes_late,
+        worst_late_ms=now.worst_late_us / 1000,
+    )

@@ -41,22 +41,38 @@ def plot(result: LossyResult, path: str) -> None:
     figure, ((ping, alone, beside), (bulk, bulk_gap, light_gap)) = pyplot.subplots(2, 3, figsize=INCHES)
     try:
         _lines(ping, result, "ping, there and back, p99", "ms", lambda cell: _p99(cell.ping))
-        _lines(alone, result, "light stream alone, one way, p99", "ms",
-               lambda cell: _p99(cell.alone and cell.alone.light))
-        _lines(beside, result, "light stream beside a bulk transfer, one way, p99", "ms",
-               lambda cell: _p99(cell.beside and cell.beside.light))
+        _lines(
+            alone, result, "light stream alone, one way, p99", "ms", lambda cell: _p99(cell.alone and cell.alone.light)
+        )
+        _lines(
+            beside,
+            result,
+            "light stream beside a bulk transfer, one way, p99",
+            "ms",
+            lambda cell: _p99(cell.beside and cell.beside.light),
+        )
         _lines(bulk, result, "bulk transfer", "Mbit/s", lambda cell: cell.beside and cell.beside.bulk_mbit)
-        _bars(bulk_gap, result, "longest silence of the bulk transfer",
-              lambda cell: cell.beside and cell.beside.bulk_gap_ms)
-        _bars(light_gap, result, "longest silence of the light stream beside it",
-              lambda cell: cell.beside and cell.beside.light_gap_ms)
+        _bars(
+            bulk_gap,
+            result,
+            "longest silence of the bulk transfer",
+            lambda cell: cell.beside and cell.beside.bulk_gap_ms,
+        )
+        _bars(
+            light_gap,
+            result,
+            "longest silence of the light stream beside it",
+            lambda cell: cell.beside and cell.beside.light_gap_ms,
+        )
         for axes in (ping, alone, beside):
             _logarithmic(axes)
         bulk.set_ylim(bottom=0)
         handles, labels = max((axes.get_legend_handles_labels() for axes in figure.axes), key=lambda one: len(one[0]))
         figure.legend(handles, labels, loc="lower center", ncols=max(1, len(labels)), frameon=False)
-        figure.suptitle(f"link {result.rate_mbit:g} Mbit/s, RTT {result.rtt_ms:g} ms, queue {result.queue_bytes} "
-                        f"bytes, congestion control {result.congestion}; solid: random loss, dashed: in bursts")
+        figure.suptitle(
+            f"link {result.rate_mbit:g} Mbit/s, RTT {result.rtt_ms:g} ms, queue {result.queue_bytes} "
+            f"bytes, congestion control {result.congestion}; solid: random loss, dashed: in bursts"
+        )
         figure.tight_layout(rect=(0, 0.04, 1, 1))
         figure.savefig(path, dpi=DOTS_PER_INCH)
     except (OSError, ValueError) as error:
@@ -65,8 +81,9 @@ def plot(result: LossyResult, path: str) -> None:
         pyplot.close(figure)
 
 
-def points(result: LossyResult, configuration: str, bursty: bool,
-           value: Callable[[Cell], float | None]) -> list[tuple[float, float]]:
+def points(
+    result: LossyResult, configuration: str, bursty: bool, value: Callable[[Cell], float | None]
+) -> list[tuple[float, float]]:
     """(loss in percent, value) of one line, in order. No loss belongs to both lines."""
     found = []
     for scenario in result.scenarios:
@@ -82,8 +99,13 @@ def _lines(axes: Any, result: LossyResult, title: str, unit: str, value: Callabl
         for bursty in (False, True):
             line = points(result, configuration.name, bursty, value)
             if line:
-                axes.plot(*zip(*line), marker="s" if bursty else "o", color=f"C{number}",
-                          dashes=BURSTY if bursty else (), label=None if bursty else configuration.name)
+                axes.plot(
+                    *zip(*line),
+                    marker="s" if bursty else "o",
+                    color=f"C{number}",
+                    dashes=BURSTY if bursty else (),
+                    label=None if bursty else configuration.name,
+                )
     axes.set_title(title)
     axes.set_xlabel("loss in each direction, %")
     axes.set_ylabel(unit)
@@ -95,8 +117,9 @@ def _bars(axes: Any, result: LossyResult, title: str, value: Callable[[Cell], fl
     width = 0.8 / len(result.configurations)
     for number, configuration in enumerate(result.configurations):
         heights = [_value(result, event, configuration.name, value) for event in events]
-        shown = [(place + (number + 0.5) * width - 0.4, height) for place, height in enumerate(heights)
-                 if height is not None]
+        shown = [
+            (place + (number + 0.5) * width - 0.4, height) for place, height in enumerate(heights) if height is not None
+        ]
         if shown:
             bars = axes.bar(*zip(*shown), width=width, color=f"C{number}", label=configuration.name)
             axes.bar_label(bars, [_duration(height) for _, height in shown], fontsize="small")
@@ -118,8 +141,9 @@ def _duration(milliseconds: float) -> str:
     return f"{milliseconds:.0f}" if milliseconds < 10_000 else f"{milliseconds / 1000:.0f} s"
 
 
-def _value(result: LossyResult, scenario: Scenario, configuration: str,
-           value: Callable[[Cell], float | None]) -> float | None:
+def _value(
+    result: LossyResult, scenario: Scenario, configuration: str, value: Callable[[Cell], float | None]
+) -> float | None:
     for cell in result.cells:
         if (cell.scenario, cell.configuration) == (scenario.name, configuration):
             return value(cell)

@@ -151,6 +151,7 @@ def gap_ms(samples: list[Sample], since: int, end: int) -> float:
 
 def mbit(samples: Sequence[Sample], begin: int, end: int) -> float:
     """What arrived from `begin` to `end`, in 10^6 bits a second."""
+
     def by(when: int) -> int:
         return max((sample.bytes for sample in samples if sample.time_ns <= when), default=0)
 
@@ -160,16 +161,22 @@ def mbit(samples: Sequence[Sample], begin: int, end: int) -> float:
 def table(result: LossyResult) -> str:
     """For people."""
     machine = result.machine
-    lines = [f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}",
-             f"link {result.rate_mbit:g} Mbit/s, RTT {result.rtt_ms:g} ms, queue {result.queue_bytes} bytes, "
-             f"congestion control {result.congestion}; {result.seconds:g} s each, seed {result.seed}; "
-             f"{result.took_seconds:.0f} s in all"]
+    lines = [
+        f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}",
+        f"link {result.rate_mbit:g} Mbit/s, RTT {result.rtt_ms:g} ms, queue {result.queue_bytes} bytes, "
+        f"congestion control {result.congestion}; {result.seconds:g} s each, seed {result.seed}; "
+        f"{result.took_seconds:.0f} s in all",
+    ]
     if result.settings:
         lines.append(f"settings: {' '.join(result.settings)}")
-    lines += [f"  {one.name:<10}{'no tunnel' if one.overrides is None else ' '.join(one.overrides)}"
-              for one in result.configurations]
-    lines.append("delays and gaps in ms; ping there and back, the light stream one way, from client to server (up), as "
-                 "the bulk transfer")
+    lines += [
+        f"  {one.name:<10}{'no tunnel' if one.overrides is None else ' '.join(one.overrides)}"
+        for one in result.configurations
+    ]
+    lines.append(
+        "delays and gaps in ms; ping there and back, the light stream one way, from client to server (up), as "
+        "the bulk transfer"
+    )
     for scenario in result.scenarios:
         cells = [cell for cell in result.cells if cell.scenario == scenario.name]
         if cells:
@@ -195,8 +202,10 @@ class Part(NamedTuple):
 def _scenario(scenario: Scenario, cells: list[Cell]) -> list[str]:
     parts = EVENT_PARTS if scenario.event else LOSS_PARTS
     titles = [f"{part.title:<{len(part.row(part.heads))}}" for part in parts]
-    lines = [f"{scenario.name:<12} " + " | ".join(titles), f"{'':12} " + " | ".join(
-        part.row(part.heads) for part in parts)]
+    lines = [
+        f"{scenario.name:<12} " + " | ".join(titles),
+        f"{'':12} " + " | ".join(part.row(part.heads) for part in parts),
+    ]
     notes = []
     for cell in cells:
         lines.append(f"  {cell.configuration:<10} " + " | ".join(part.row(part.values(cell)) for part in parts))
@@ -211,15 +220,20 @@ def _notes(cell: Cell) -> list[str]:
             notes.append(f"{what}: not everything flowed again when the wait ended; its gap is at least so long")
         if stream and stream.bulk_survived is False:
             notes.append("the bulk transfer's connection broke")
-    pauses = {"ping": cell.ping_pause_ms, "alone": cell.alone.pause_ms if cell.alone else 0.0,
-              "beside": cell.beside.pause_ms if cell.beside else 0.0}
+    pauses = {
+        "ping": cell.ping_pause_ms,
+        "alone": cell.alone.pause_ms if cell.alone else 0.0,
+        "beside": cell.beside.pause_ms if cell.beside else 0.0,
+    }
     if long := [f"{what} {pause:.0f} ms" for what, pause in pauses.items() if pause > PAUSE_MS]:
         notes.append(f"the machine was busy, a process waited for a core: {', '.join(long)}")
     ways = [way for way in (cell.to_server, cell.to_client) if way]
     late = sum(way.writes_late for way in ways)
     if late > LATE_SHARE * sum(way.writes for way in ways):
-        notes.append(f"the machine was busy, {late} writes of the emulated link came late, the worst by "
-                     f"{max(way.worst_late_ms for way in ways):.0f} ms")
+        notes.append(
+            f"the machine was busy, {late} writes of the emulated link came late, the worst by "
+            f"{max(way.worst_late_ms for way in ways):.0f} ms"
+        )
     return notes
 
 
@@ -251,8 +265,7 @@ def _link(cell: Cell) -> list[str] | None:
     """Lost of what passed the queue, in percent, and what the queue dropped."""
     if cell.to_server is None or cell.to_client is None:
         return None
-    return [f"{cell.to_server.loss_percent:.2f}", f"{cell.to_client.loss_percent:.2f}",
-            str(cell.to_server.queue_full)]
+    return [f"{cell.to_server.loss_percent:.2f}", f"{cell.to_client.loss_percent:.2f}", str(cell.to_server.queue_full)]
 
 
 QUANTILES = ("p50", "p99", "max", "lost")

@@ -73,8 +73,9 @@ def machine_cpu_seconds() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
-def cpu_per_gigabyte(pids: Mapping[str, int], gbit: Callable[[], float],
-                     seconds: float) -> tuple[float, dict[str, float], float]:
+def cpu_per_gigabyte(
+    pids: Mapping[str, int], gbit: Callable[[], float], seconds: float
+) -> tuple[float, dict[str, float], float]:
     """What `gbit`, which runs for `seconds`, returns; CPU seconds a gigabyte by process and in all."""
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
     machine_before = machine_cpu_seconds()
@@ -112,8 +113,11 @@ def medians(rounds: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 def _iperf(source: Namespace, sink: Namespace, address: str, seconds: float, *options: Any) -> dict[str, Any]:
     with _iperf_server(sink) as port:
-        said = source.run(["iperf3", "-c", address, "-p", port, "-t", max(1, round(seconds)), "-J", *options],
-                          check=False, timeout=seconds + IPERF_SPARE_SECONDS)
+        said = source.run(
+            ["iperf3", "-c", address, "-p", port, "-t", max(1, round(seconds)), "-J", *options],
+            check=False,
+            timeout=seconds + IPERF_SPARE_SECONDS,
+        )
     try:
         result = json.loads(said.stdout)
     except json.JSONDecodeError:

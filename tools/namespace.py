@@ -115,16 +115,19 @@ class Namespace:
         self._term_seconds = term_seconds
         with signals_held_off():
             self._holder = subprocess.Popen(
-                ["unshare", "--net", "--", "sh", "-c", "echo; exec cat"], start_new_session=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=die_with_parent())
+                ["unshare", "--net", "--", "sh", "-c", "echo; exec cat"],
+                start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                preexec_fn=die_with_parent(),
+            )
         self.pid = self._holder.pid
         if not self._holder.stdout.readline():
             self._end_holder()
             raise LabError(f"cannot create a network namespace for {name!r}; run as root (CAP_SYS_ADMIN)")
         self.netns = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
-    def popen(self, argv: Sequence[object], *, death_signal: int = signal.SIGKILL,
-              **options: Any) -> subprocess.Popen:
+    def popen(self, argv: Sequence[object], *, death_signal: int = signal.SIGKILL, **options: Any) -> subprocess.Popen:
         """subprocess.Popen inside. The lab ends the process as it closes, `death_signal` if we are killed."""
         self.started = [process for process in self.started if process.poll() is None]
         with signals_held_off():
@@ -132,11 +135,22 @@ class Namespace:
             self.started.append(process)
         return process
 
-    def run(self, argv: Sequence[object], *, check: bool = True, timeout: float | None = 60,
-            input: str | None = None, **options: Any) -> subprocess.CompletedProcess:
+    def run(
+        self,
+        argv: Sequence[object],
+        *,
+        check: bool = True,
+        timeout: float | None = 60,
+        input: str | None = None,
+        **options: Any,
+    ) -> subprocess.CompletedProcess:
         """As subprocess.run inside, text output captured; a failure's message holds what the command said."""
-        streams = {"stdin": subprocess.DEVNULL if input is None else subprocess.PIPE,
-                   "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        streams = {
+            "stdin": subprocess.DEVNULL if input is None else subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+        }
         with signals_held_off():
             process = self._start(argv, {**streams, **options})
         with process:
@@ -146,16 +160,19 @@ class Namespace:
                 process.kill()
                 raise
         if check and process.returncode != 0:
-            raise LabError(f"{' '.join(map(str, argv))} in {self.name!r}: exit status {process.returncode}: "
-                           f"{(err or out or '').strip()}")
+            raise LabError(
+                f"{' '.join(map(str, argv))} in {self.name!r}: exit status {process.returncode}: "
+                f"{(err or out or '').strip()}"
+            )
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
     def inside(self, action: Callable[[], Result]) -> Result:
         """Run `action` in a thread that has entered the namespace, see there."""
         return inside(self.netns, action)
 
-    def socket(self, family: int = sockets.AF_INET, kind: int = sockets.SOCK_STREAM,
-               protocol: int = 0) -> sockets.socket:
+    def socket(
+        self, family: int = sockets.AF_INET, kind: int = sockets.SOCK_STREAM, protocol: int = 0
+    ) -> sockets.socket:
         """A socket of this namespace, for use by this process."""
         return self.inside(lambda: sockets.socket(family, kind, protocol))
 
@@ -208,7 +225,8 @@ class Namespace:
         self._holder.stdin.close()
         self._holder.stdout.close()
 
-    def _start(self, argv: Sequence[object], options: dict[str, Any],
-               death_signal: int = signal.SIGKILL) -> subprocess.Popen:
+    def _start(
+        self, argv: Sequence[object], options: dict[str, Any], death_signal: int = signal.SIGKILL
+    ) -> subprocess.Popen:
         words = [str(word) for word in argv]
         return subprocess.Popen(words, preexec_fn=die_with_parent(self.netns, death_signal), **options)

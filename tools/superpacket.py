@@ -57,7 +57,7 @@ def cut(frame: bytes, first: int, count: int) -> bytes:
     head = _header_bytes(frame)
     begin = VNET_BYTES + head
     piece = bytearray(frame[:begin])
-    piece += frame[begin + first * whole_gso_size: begin + (first + count) * whole_gso_size]
+    piece += frame[begin + first * whole_gso_size : begin + (first + count) * whole_gso_size]
     gso_size = whole_gso_size
     if count == 1:
         kind, gso_size = GSO_NONE, 0

@@ -10,8 +10,17 @@ import fcntl
 import os
 import struct
 
-from pipeline.tun import (IFF_NO_PI, IFF_VNET_HDR, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_PATH, TUNSETIFF,
-                          TUNSETOFFLOAD, USO)
+from pipeline.tun import (
+    IFF_NO_PI,
+    IFF_VNET_HDR,
+    TUN_F_CSUM,
+    TUN_F_TSO4,
+    TUN_F_TSO6,
+    TUN_PATH,
+    TUNSETIFF,
+    TUNSETOFFLOAD,
+    USO,
+)
 from tools.namespace import LabError
 
 IFF_TAP = 0x0002  # linux/if_tun.h

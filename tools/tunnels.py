@@ -44,8 +44,15 @@ PLACES = ("/dev/shm", "/run/tunnel-supervisor")
 class Tunnel:
     """One instance, from its start to its end."""
 
-    def __init__(self, node: Node, name: str, settings: Mapping[str, Any], directory: Path,
-                 command: Sequence[str] = (EXECUTABLE,), overrides: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        settings: Mapping[str, Any],
+        directory: Path,
+        command: Sequence[str] = (EXECUTABLE,),
+        overrides: Sequence[str] = (),
+    ) -> None:
         self.node = node
         self.name = name
         self.address = str(settings["tunnel_addr"]).partition("/")[0]
@@ -55,9 +62,13 @@ class Tunnel:
         config.write_text(json.dumps({**settings, "name": name}, indent=2))
         given = [word for override in overrides for word in ("--set", override)]
         with self._log.open("wb") as log:
-            self.process = node.popen([*self._command, "start", "--config", config, *given],
-                                      stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                      death_signal=signal.SIGTERM)
+            self.process = node.popen(
+                [*self._command, "start", "--config", config, *given],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                death_signal=signal.SIGTERM,
+            )
 
     def status(self) -> dict[str, Any] | None:
         """What `status --json` says; None while it says nothing."""
@@ -74,8 +85,9 @@ class Tunnel:
     def is_ready(self, connected: bool) -> bool:
         """In state "running"; with a connection if it should have one. Raises when the process has ended."""
         if self.process.poll() is not None:
-            raise LabError(f"instance {self.name!r} ended while starting, exit status "
-                           f"{self.process.returncode}\n{self.log()}")
+            raise LabError(
+                f"instance {self.name!r} ended while starting, exit status {self.process.returncode}\n{self.log()}"
+            )
         status = self.status()
         if status is None or status["state"] != "running":
             return False
@@ -94,8 +106,13 @@ class Tunnel:
 
     def names(self) -> list[str]:
         """Files that carry the instance's name."""
-        return [str(entry) for place in PLACES if os.path.isdir(place)
-                for entry in Path(place).iterdir() if self.name in entry.name]
+        return [
+            str(entry)
+            for place in PLACES
+            if os.path.isdir(place)
+            for entry in Path(place).iterdir()
+            if self.name in entry.name
+        ]
 
     def stop(self) -> int:
         """SIGTERM; its exit status. KILL, and LabError, when that is not enough."""
@@ -106,15 +123,21 @@ class Tunnel:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            raise LabError(f"instance {self.name!r} did not stop within {STOP_SECONDS:g} s\n"
-                           f"{self.log()}") from None
+            raise LabError(f"instance {self.name!r} did not stop within {STOP_SECONDS:g} s\n{self.log()}") from None
 
 
 class TunnelPair:
     """`settings` go to both ends, as `overrides` ("key=value", the command's --set) do."""
 
-    def __init__(self, server_node: Node, client_node: Node, settings: Mapping[str, Any] | None = None, *,
-                 overrides: Sequence[str] = (), command: Sequence[str] = (EXECUTABLE,)) -> None:
+    def __init__(
+        self,
+        server_node: Node,
+        client_node: Node,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        command: Sequence[str] = (EXECUTABLE,),
+    ) -> None:
         self._nodes = server_node, client_node
         self._settings = dict(settings or {})
         self._options = {"command": command, "overrides": overrides}
@@ -126,26 +149,45 @@ class TunnelPair:
             directory = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="tunnel-lab-")))
             server, client = self._nodes
             unique = f"{os.getpid()}-{server.pid}"
-            self.server = self._start(opening, server, f"server-{unique}", directory, {
-                "mode": "server", "local_addr": f"0.0.0.0:{CARRIER_PORT}", "insecure": True,
-                "tunnel_addr": f"{SERVER_ADDRESS}/{PREFIX_LENGTH}", "state_dir": str(directory / "state")})
-            self.client = self._start(opening, client, f"client-{unique}", directory, {
-                "mode": "client", "remote_addr": f"{server.address}:{CARRIER_PORT}", "tls_skip_verify": True,
-                "tunnel_addr": f"{CLIENT_ADDRESS}/{PREFIX_LENGTH}"})
+            self.server = self._start(
+                opening,
+                server,
+                f"server-{unique}",
+                directory,
+                {
+                    "mode": "server",
+                    "local_addr": f"0.0.0.0:{CARRIER_PORT}",
+                    "insecure": True,
+                    "tunnel_addr": f"{SERVER_ADDRESS}/{PREFIX_LENGTH}",
+                    "state_dir": str(directory / "state"),
+                },
+            )
+            self.client = self._start(
+                opening,
+                client,
+                f"client-{unique}",
+                directory,
+                {
+                    "mode": "client",
+                    "remote_addr": f"{server.address}:{CARRIER_PORT}",
+                    "tls_skip_verify": True,
+                    "tunnel_addr": f"{CLIENT_ADDRESS}/{PREFIX_LENGTH}",
+                },
+            )
             self._wait_until_ready()
             self._open = opening.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._open.close()
 
     def ends(self) -> dict[str, Tunnel]:
         """Both, by name."""
         return {"server": self.server, "client": self.client}
 
-    def _start(self, opening: ExitStack, node: Node, name: str, directory: Path,
-               settings: dict[str, Any]) -> Tunnel:
+    def _start(self, opening: ExitStack, node: Node, name: str, directory: Path, settings: dict[str, Any]) -> Tunnel:
         settings = {"tun_name": TUN_NAME, "encryption": "none", **settings, **self._settings}
         tunnel = Tunnel(node, name, settings, directory, **self._options)
         opening.callback(self._stop, tunnel)
@@ -161,8 +203,10 @@ class TunnelPair:
         try:
             until(lambda: self.server.is_ready(connected=False), "the server running", READY_SECONDS)
             until(lambda: self.client.is_ready(connected=True), "the client connected", READY_SECONDS)
-            until(lambda: not ping(self.client.node, self.server.address, count=1, timeout=0.5).lost,
-                  f"a ping through the tunnel to {self.server.address}", READY_SECONDS)
+            until(
+                lambda: not ping(self.client.node, self.server.address, count=1, timeout=0.5).lost,
+                f"a ping through the tunnel to {self.server.address}",
+                READY_SECONDS,
+            )
         except Overdue as overdue:
-            raise LabError(f"{overdue}\n--- server\n{self.server.log()}\n"
-                           f"--- client\n{self.client.log()}") from None
+            raise LabError(f"{overdue}\n--- server\n{self.server.log()}\n--- client\n{self.client.log()}") from None

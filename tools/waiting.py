@@ -14,8 +14,7 @@ class Overdue(RuntimeError):
     """What was waited for did not come in time."""
 
 
-def until(condition: Callable[[], Value], what: str, seconds: float = 10.0,
-          every: float = LOOK_AGAIN_SECONDS) -> Value:
+def until(condition: Callable[[], Value], what: str, seconds: float = 10.0, every: float = LOOK_AGAIN_SECONDS) -> Value:
     """The first true value of `condition()`. Overdue, which says what was expected, after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -38,8 +38,10 @@ def yardstick(server: Node, client: Node) -> Iterator[str]:
     """Run it between two nodes: the server's address inside."""
     port = server.free_port()
     command = [sys.executable, "-P", "-m", "tools.yardstick"]
-    ends = [server.popen([*command, "listen", NAME, f"{SERVER_ADDRESS}/{PREFIX_LENGTH}", port]),
-            client.popen([*command, "dial", NAME, f"{CLIENT_ADDRESS}/{PREFIX_LENGTH}", server.address, port])]
+    ends = [
+        server.popen([*command, "listen", NAME, f"{SERVER_ADDRESS}/{PREFIX_LENGTH}", port]),
+        client.popen([*command, "dial", NAME, f"{CLIENT_ADDRESS}/{PREFIX_LENGTH}", server.address, port]),
+    ]
     try:
         until(lambda: not ping(client, SERVER_ADDRESS, count=1, timeout=0.5).lost, "a ping through the yardstick")
         yield SERVER_ADDRESS
@@ -50,7 +52,7 @@ def yardstick(server: Node, client: Node) -> Iterator[str]:
 def send(fd: int, connection: socket.socket) -> None:
     buffer = memoryview(bytearray(PACKET_BYTES))
     while True:
-        length = os.readv(fd, [buffer[LENGTH.size:]])
+        length = os.readv(fd, [buffer[LENGTH.size :]])
         LENGTH.pack_into(buffer, 0, length)
         connection.sendall(buffer[: LENGTH.size + length])
 

@@ -52,8 +52,10 @@ class Outbound:
         self._codec = Codec()
         run, lane = int(attachment.plan.run, 16), attachment.me.lane
         # what comes from TUN and what comes from peers is numbered by two duties
-        self._streams = [{purpose: shard.stream(run ^ turn, lane, purpose) for purpose in (wire.BULK, wire.LIGHT)}
-                         for turn in range(len(self._ports))]
+        self._streams = [
+            {purpose: shard.stream(run ^ turn, lane, purpose) for purpose in (wire.BULK, wire.LIGHT)}
+            for turn in range(len(self._ports))
+        ]
         self._ready = any_ready(self._ports)
         self._alone = ((lane, 0),)
         self._data = attachment.settings["fec_data"]
@@ -140,7 +142,7 @@ class Inbound:
         self._counters = attachment.page.counters
         self._codec = Codec()
         self._bytes_limit = BYTES_LIMIT if attachment.peers.capacity == 1 else BYTES_LIMIT_OF_MANY
-        self._peers: dict[int, Reassembly] = {}   # by seat, those that have sent shards lately
+        self._peers: dict[int, Reassembly] = {}  # by seat, those that have sent shards lately
         self._ready = any_ready(self._ports)
         self._full = False
 
@@ -184,7 +186,7 @@ class Inbound:
 
     def _begin(self, seat: int) -> Reassembly:
         for earlier in [each for each in self._peers if each < seat and each & PEER_MASK == seat & PEER_MASK]:
-            del self._peers[earlier]   # else each session of one who comes again and again would have its memory
+            del self._peers[earlier]  # else each session of one who comes again and again would have its memory
         reassembly = self._peers[seat] = Reassembly(self._codec, self._counters, self._bytes_limit)
         return reassembly
 
@@ -193,7 +195,7 @@ class Inbound:
         free = out.ready()
         done = 0
         gone = []
-        share = -(-free // max(1, len(self._peers)))   # nobody's blocks take all of the ring
+        share = -(-free // max(1, len(self._peers)))  # nobody's blocks take all of the ring
         for seat, reassembly in self._peers.items():
             until = min(free, done + share)
             while done < until:

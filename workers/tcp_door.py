@@ -18,7 +18,7 @@ from pipeline.gate import Gate
 
 ACCEPT_BURST = 64
 ACCEPT_PAUSE_NS = 200_000_000  # after an accept that failed for want of descriptors
-REST_NS = 10_000_000           # after somebody was turned away
+REST_NS = 10_000_000  # after somebody was turned away
 
 
 class Door:
@@ -26,17 +26,22 @@ class Door:
 
     def __init__(self, fd: int, settings: dict, workers: int, counters: memoryview, epoll: select.epoll) -> None:
         self._socket = socket.socket(fileno=fd)
-        self._gate = Gate(settings["max_handshakes"], settings["max_handshakes_per_address"],
-                          settings["connects_per_address"], workers)
+        self._gate = Gate(
+            settings["max_handshakes"],
+            settings["max_handshakes_per_address"],
+            settings["connects_per_address"],
+            workers,
+        )
         self._counters = counters
         self._epoll = epoll
-        self.opens_at = 0          # when the socket is looked at again; 0: it is
+        self.opens_at = 0  # when the socket is looked at again; 0: it is
         epoll.register(fd, select.EPOLLIN)
 
     def limit(self, settings: dict) -> None:
         """Other limits from now on."""
-        self._gate.limit(settings["max_handshakes"], settings["max_handshakes_per_address"],
-                         settings["connects_per_address"])
+        self._gate.limit(
+            settings["max_handshakes"], settings["max_handshakes_per_address"], settings["connects_per_address"]
+        )
 
     @property
     def fd(self) -> int:

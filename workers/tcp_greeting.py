@@ -86,8 +86,13 @@ class Host:
         exchange.expects = "answer"
         certificate = b"" if connection.channel is None else connection.channel.certificate()
         if not self._desk.ask(
-                serial=connection.serial, hello=exchange.hello_frame.hex(), challenge=exchange.challenge_frame.hex(),
-                proof=mac.hex(), certificate=certificate.hex(), hash=exchange.certificate_sha256.hex()):
+            serial=connection.serial,
+            hello=exchange.hello_frame.hex(),
+            challenge=exchange.challenge_frame.hex(),
+            proof=mac.hex(),
+            certificate=certificate.hex(),
+            hash=exchange.certificate_sha256.hex(),
+        ):
             raise OSError(errno.EAGAIN, "the supervisor has too many questions to answer")
 
     def answered(self, connection: Connection, answer: dict) -> None:
@@ -125,8 +130,14 @@ class Guest:
     def renew(self, tls: dict | None) -> None:
         """Other certificates, for connections from now on."""
         if tls is not None:
-            self._context = client_context(tls["minimum"], tls["ca"], system_cas=tls["verify"] and not tls["ca"],
-                                           verify=tls["verify"], certificate_pem=tls["certificate"], key_pem=tls["key"])
+            self._context = client_context(
+                tls["minimum"],
+                tls["ca"],
+                system_cas=tls["verify"] and not tls["ca"],
+                verify=tls["verify"],
+                certificate_pem=tls["certificate"],
+                key_pem=tls["key"],
+            )
             self._pin = bytes.fromhex(tls["fingerprint"])
             self._name = tls["server_name"]
 
@@ -145,8 +156,11 @@ class Guest:
             channel.handshake()
             exchange.certificate_sha256 = hashlib.sha256(channel.certificate()).digest()
             if self._pin and not hmac.compare_digest(self._pin, exchange.certificate_sha256):
-                raise OSError(errno.EPROTO, f"the server's certificate has the fingerprint "
-                                            f"{exchange.certificate_sha256.hex()}, expected {self._pin.hex()}")
+                raise OSError(
+                    errno.EPROTO,
+                    f"the server's certificate has the fingerprint "
+                    f"{exchange.certificate_sha256.hex()}, expected {self._pin.hex()}",
+                )
             if not self._compat:
                 self._say_hello(connection)
         while True:
@@ -174,10 +188,20 @@ class Guest:
         settings, key = self._settings, self._key
         light = connection.slot >= settings["connections"]
         hello = session.Hello(
-            session.VERSION, settings["offloads_accepted"], connection.slot, settings["connections"], settings["mtu"],
-            settings["client"], settings["session"], wire.LIGHT if light else wire.BULK, self._features,
-            session.AUTH_KEY if key else session.AUTH_NONE, proof.key_id(key) if key else bytes(session.KEY_ID_BYTES),
-            secrets.token_bytes(session.NONCE_BYTES), tuple(map(ip_address, settings["wishes"])))
+            session.VERSION,
+            settings["offloads_accepted"],
+            connection.slot,
+            settings["connections"],
+            settings["mtu"],
+            settings["client"],
+            settings["session"],
+            wire.LIGHT if light else wire.BULK,
+            self._features,
+            session.AUTH_KEY if key else session.AUTH_NONE,
+            proof.key_id(key) if key else bytes(session.KEY_ID_BYTES),
+            secrets.token_bytes(session.NONCE_BYTES),
+            tuple(map(ip_address, settings["wishes"])),
+        )
         connection.exchange.hello_frame = hello.frame()
         connection.purpose = hello.purpose
         connection.say(connection.exchange.hello_frame)

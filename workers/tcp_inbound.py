@@ -24,8 +24,8 @@ from workers.tcp_outbound import Outbound
 from workers.tcp_peer_in import PeerIn
 
 TICK_NS = 100_000_000
-READ_BURST = 8                 # receives on one connection before the others have their turn
-FULL_READ_BYTES = 131072       # a receive of less has most likely emptied the socket
+READ_BURST = 8  # receives on one connection before the others have their turn
+FULL_READ_BYTES = 131072  # a receive of less has most likely emptied the socket
 
 
 class Inbound:
@@ -33,8 +33,9 @@ class Inbound:
 
     name = "inbound"
 
-    def __init__(self, attachment: Attachment, roster: Roster, outbound: Outbound,
-                 arguments: argparse.Namespace) -> None:
+    def __init__(
+        self, attachment: Attachment, roster: Roster, outbound: Outbound, arguments: argparse.Namespace
+    ) -> None:
         self._outbound = outbound
         self._counters = attachment.page.counters
         self._bell = attachment.doorbells[self.name]
@@ -43,9 +44,9 @@ class Inbound:
         self._intake = Intake(self._port, limit)
         self._epoll = select.epoll()
         self._events: list[tuple[int, int]] = []
-        self._ahead: list[Connection] = []                     # something of them arrived with their greeting
-        self._pending: dict[Connection, None] = {}             # something of them is in their channel
-        self._paused: list[PeerIn] = []                        # those beyond their rate
+        self._ahead: list[Connection] = []  # something of them arrived with their greeting
+        self._pending: dict[Connection, None] = {}  # something of them is in their channel
+        self._paused: list[PeerIn] = []  # those beyond their rate
         self._ring_full = False
         self._woken = 0
         self._next_tick = 0

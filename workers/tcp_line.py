@@ -16,9 +16,9 @@ from typing import NamedTuple
 from pipeline.connection import Connection
 from pipeline.port import Port
 
-BURST_VIEWS = 64           # pieces in one sendmsg; IOV_MAX is 1024 (linux/uio.h)
-BURST_BYTES = 262144       # and their bytes: more would not fit a socket's unsent limit anyway
-SEAL_BYTES = 65536         # the same with TLS: what is sealed is in front of whatever comes
+BURST_VIEWS = 64  # pieces in one sendmsg; IOV_MAX is 1024 (linux/uio.h)
+BURST_BYTES = 262144  # and their bytes: more would not fit a socket's unsent limit anyway
+SEAL_BYTES = 65536  # the same with TLS: what is sealed is in front of whatever comes
 
 
 class Feed:
@@ -109,13 +109,13 @@ class Line:
         self.light: deque[Run] = deque()
         self.bulk: deque[Run] = deque()
         self.begun: Run | None = None
-        self.offset = 0            # bytes of `begun` that are sent
-        self.rest: bytes | memoryview = b""   # bytes without a slot that go before everything else
+        self.offset = 0  # bytes of `begun` that are sent
+        self.rest: bytes | memoryview = b""  # bytes without a slot that go before everything else
         self.full_since = 0
-        self.retry_at = 0          # when one that has been full for long is tried again
-        self.stalled = False       # full for so long that others carry what waits
-        self.broken = False        # a write failed: the inbound duty will take it off the roster
-        self.mixed = False         # what was set aside may be behind what was not
+        self.retry_at = 0  # when one that has been full for long is tried again
+        self.stalled = False  # full for so long that others carry what waits
+        self.broken = False  # a write failed: the inbound duty will take it off the roster
+        self.mixed = False  # what was set aside may be behind what was not
 
     @property
     def idle(self) -> bool:
@@ -232,7 +232,7 @@ class Line:
         dropped = 0
         for queue in (self.light, self.bulk):
             in_slots = []
-            while queue and (queue[-1].in_slot or self.mixed):   # else what was set aside before is in front of them
+            while queue and (queue[-1].in_slot or self.mixed):  # else what was set aside before is in front of them
                 in_slots.append(queue.pop())
             for run in reversed(in_slots):
                 copied = aside.take(run) if run.in_slot else run

@@ -31,10 +31,10 @@ from workers.tcp_greeting import Guest, Host, Stranger
 from workers.tcp_outbound import Outbound
 from workers.tcp_peer_in import PeerIn
 
-ROWS_A_TICK = 64               # rows refreshed on each tick, in turn
+ROWS_A_TICK = 64  # rows refreshed on each tick, in turn
 STRANGERS_NS = 10_000_000_000  # strangers are spoken of once in so long, or they would fill the log
 
-KEY_BYTES = 1 << 38            # RFC 8446, 5.5: 2^24.5 full records of AES-GCM under one key; ssl has no KeyUpdate
+KEY_BYTES = 1 << 38  # RFC 8446, 5.5: 2^24.5 full records of AES-GCM under one key; ssl has no KeyUpdate
 
 EVENTS = select.EPOLLIN | select.EPOLLRDHUP
 
@@ -52,8 +52,15 @@ class Reader(Protocol):
 class Lives:
     """Owns every connection of this worker; a server has a Door, a client a Dialer."""
 
-    def __init__(self, attachment: Attachment, roster: Roster, outbound: Outbound, arguments: argparse.Namespace,
-                 epoll: select.epoll, reader: Reader) -> None:
+    def __init__(
+        self,
+        attachment: Attachment,
+        roster: Roster,
+        outbound: Outbound,
+        arguments: argparse.Namespace,
+        epoll: select.epoll,
+        reader: Reader,
+    ) -> None:
         settings = attachment.settings
         self._settings = settings
         self._stop = attachment.stop
@@ -67,14 +74,14 @@ class Lives:
         self._lanes = attachment.plan.lanes
         self._carrier = Carrier(attachment)
         self.peers: dict[int, PeerIn] = {}
-        self._helpless = False   # it has been said that one connection cannot help
-        self._strangers = 0      # that have not been spoken of
+        self._helpless = False  # it has been said that one connection cannot help
+        self._strangers = 0  # that have not been spoken of
         self._speak_again = 0
         self._timeout_ns = int(settings["timeout"] * 1e9)
         self._greeting_ns = int(settings["handshake_timeout"] * 1e9)
         self._epoll = epoll
-        self.connections: dict[int, Connection] = {}           # by descriptor
-        self._greeting: dict[int, Connection] = {}             # those that are not established, by serial number
+        self.connections: dict[int, Connection] = {}  # by descriptor
+        self._greeting: dict[int, Connection] = {}  # those that are not established, by serial number
         self._retired: list[tuple[int, Connection]] = []
         self._serial = 0
         self._next_rows: list[Connection] = []
@@ -193,8 +200,9 @@ class Lives:
     def _speak_of(self, stranger: Connection, now: int) -> None:
         self._strangers += 1
         if now >= self._speak_again:
-            LOG.warning("%s has not proved to be a peer (%d in all since the last such line)", stranger.address,
-                        self._strangers)
+            LOG.warning(
+                "%s has not proved to be a peer (%d in all since the last such line)", stranger.address, self._strangers
+            )
             self._strangers = 0
             self._speak_again = now + STRANGERS_NS
 
@@ -233,8 +241,9 @@ class Lives:
             self.dialer.held(self.dialer.slots[connection.slot], now)
             self._dial_soon = True  # it is another one's turn
         self._counters[ID["tcp.connections_established"]] += 1
-        LOG.info("connection %d %s %s established", connection.serial, "to" if self.dialer else "from",
-                 connection.address)
+        LOG.info(
+            "connection %d %s %s established", connection.serial, "to" if self.dialer else "from", connection.address
+        )
         if not self._compat:
             self._check_fec(connection, exchange.connections)
             self._compare_mtu(connection, exchange.mtu)
@@ -247,16 +256,24 @@ class Lives:
         if not connection.decodes:
             LOG.warning("the other end has fec off: nothing is protected in its direction until it is on or auto there")
         elif connections == 1:
-            LOG.warning("fec is %s, but there is one connection: TCP delivers it in order or stalls, and no parity can "
-                        "help there; let the client open more (connections)", self._settings["fec"])
+            LOG.warning(
+                "fec is %s, but there is one connection: TCP delivers it in order or stalls, and no parity can "
+                "help there; let the client open more (connections)",
+                self._settings["fec"],
+            )
         else:
             return
         self._helpless = True
 
     def _compare_mtu(self, connection: Connection, theirs: int) -> None:
         if theirs != self._settings["mtu"]:
-            LOG.warning("connection %d to %s: its tunnel MTU is %d, ours is %d: set both to the same value",
-                        connection.serial, connection.address, theirs, self._settings["mtu"])
+            LOG.warning(
+                "connection %d to %s: its tunnel MTU is %d, ours is %d: set both to the same value",
+                connection.serial,
+                connection.address,
+                theirs,
+                self._settings["mtu"],
+            )
 
     # -- they end
 
@@ -264,8 +281,11 @@ class Lives:
         why = connection.error or printable(error.strerror or str(error))
         if self.door is not None:
             self._counters[ID["tcp.closed_hello_invalid"]] += error.errno != 0  # whoever leaves has done nothing wrong
-        elif connection.exchange is not None and connection.exchange.expects == "welcome" \
-                and error.errno in (0, errno.ECONNRESET):
+        elif (
+            connection.exchange is not None
+            and connection.exchange.expects == "welcome"
+            and error.errno in (0, errno.ECONNRESET)
+        ):
             why += ": the server does not say why: it does not know us (any more), or it is stopping"
         self.close(connection, why)
 
@@ -353,8 +373,11 @@ class Lives:
         elif now - connection.heard > self._timeout_ns:
             self._counters[ID["tcp.connections_timed_out"]] += 1
             self.close(connection, f"nothing heard for {self._settings['timeout']:g} s")
-        elif self.dialer is not None and connection.channel is not None \
-                and max(connection.sent, connection.received) > KEY_BYTES - connection.slot % 32 * (KEY_BYTES // 64):
+        elif (
+            self.dialer is not None
+            and connection.channel is not None
+            and max(connection.sent, connection.received) > KEY_BYTES - connection.slot % 32 * (KEY_BYTES // 64)
+        ):
             # at other times than those that have carried as much beside it
             self.close(connection, "its keys have served long enough: the next connection has new ones")
 

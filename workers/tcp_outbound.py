@@ -33,9 +33,9 @@ from workers.tcp_line import Feed, Line, Run
 from workers.tcp_peer import PeerOut
 
 KEEPALIVE_CHECK_NS = 100_000_000
-BLOCKED_PAUSE_S = 0.001    # how long to wait on full sockets while a ring may have something for another
-STUCK_NS = 20_000_000      # a line that has taken nothing for so long is tried again
-RETRY_NS = 5_000_000       # so often, and not waited for
+BLOCKED_PAUSE_S = 0.001  # how long to wait on full sockets while a ring may have something for another
+STUCK_NS = 20_000_000  # a line that has taken nothing for so long is tried again
+RETRY_NS = 5_000_000  # so often, and not waited for
 
 
 class Outbound:
@@ -44,8 +44,11 @@ class Outbound:
     name = "outbound"
 
     def __init__(self, attachment: Attachment, roster: Roster) -> None:
-        self._feeds = [Feed(port, kind) for kind in ("light", "outbound", "coded", "transit")
-                       for port in attachment.ports(self.name, kind)]
+        self._feeds = [
+            Feed(port, kind)
+            for kind in ("light", "outbound", "coded", "transit")
+            for port in attachment.ports(self.name, kind)
+        ]
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
         self._roster = roster
@@ -57,14 +60,14 @@ class Outbound:
         self._keepalive_ns = int(attachment.settings["keepalive"] * 1e9)
         self._hold_ns = int(attachment.settings["hold"] * 1e9)
         self._lines: dict[Connection, Line] = {}
-        self._peers: dict[int, PeerOut] = {}   # by seat
-        self._busy: dict[Line, None] = {}   # lines that have something to send, in the order in which they got it
+        self._peers: dict[int, PeerOut] = {}  # by seat
+        self._busy: dict[Line, None] = {}  # lines that have something to send, in the order in which they got it
         self._full: list[Line] = []
-        self._limited: list[Line] = []   # those of peers that have used up their rate
-        self._next_due = 0       # when a peer may be sent to again that has used up its rate; 0: none has
-        self._unsent = False     # a line has more than goes into one sendmsg
+        self._limited: list[Line] = []  # those of peers that have used up their rate
+        self._next_due = 0  # when a peer may be sent to again that has used up its rate; 0: none has
+        self._unsent = False  # a line has more than goes into one sendmsg
         self._next_check = 0
-        self._crowd = False      # at the last tick more than one peer was connected, here or with another worker
+        self._crowd = False  # at the last tick more than one peer was connected, here or with another worker
         self._holding = False
         self._began = time.monotonic_ns()
         self.ended = False
@@ -208,8 +211,9 @@ class Outbound:
             done += 1
         return done
 
-    def _scan_table(self, feed: Feed, slot: memoryview, place: int, runs: int, out: PeerOut, light: bool,
-                    now: int) -> bool:
+    def _scan_table(
+        self, feed: Feed, slot: memoryview, place: int, runs: int, out: PeerOut, light: bool, now: int
+    ) -> bool:
         """The same for a slot with a table. False if it has to wait for a connection."""
         position = feed.port.position
         _, spare, sparer = stripe.HEADER.unpack_from(slot, layout.SLOT_RUNS_AT)
@@ -222,8 +226,9 @@ class Outbound:
             if member != position:
                 continue
             header = slot[head : head + RUN_BYTES] if head else None
-            run = Run(feed, place, shards, light, length + (RUN_BYTES if head else 0), header,
-                      slot[start : start + length])
+            run = Run(
+                feed, place, shards, light, length + (RUN_BYTES if head else 0), header, slot[start : start + length]
+            )
             feed.left[place] += 1
             if pool:
                 self._enqueue(run, pool[ordinal % len(pool)])
@@ -331,8 +336,18 @@ class Outbound:
     # -- the clock
 
     def _tick(self, now: int) -> None:
-        self._crowd = self._several and len({peer for words in self._table.carriers for peer, count in enumerate(
-            words[CARRIER_ESTABLISHED::LINE_WORDS]) if count}) > 1
+        self._crowd = (
+            self._several
+            and len(
+                {
+                    peer
+                    for words in self._table.carriers
+                    for peer, count in enumerate(words[CARRIER_ESTABLISHED::LINE_WORDS])
+                    if count
+                }
+            )
+            > 1
+        )
         for connection, line in self._lines.items():
             if line.broken or not line.idle:
                 continue

@@ -21,8 +21,8 @@ from pipeline.counters import ID
 from pipeline.layout import PEER_MASK
 from workers.tcp_line import Aside, Feed, Line, Run
 
-STALL_NS = 200_000_000     # the least retransmission timeout of Linux (TCP_RTO_MIN)
-LAG_SLOTS = 4              # so far behind the middle of the others, a line is left out
+STALL_NS = 200_000_000  # the least retransmission timeout of Linux (TCP_RTO_MIN)
+LAG_SLOTS = 4  # so far behind the middle of the others, a line is left out
 
 
 class PeerOut:
@@ -36,7 +36,7 @@ class PeerOut:
         self.for_light: list[Line] = []
         self.aside = Aside(limit)
         self.orphans: deque[Run] = deque()
-        self.lost_since = since        # since when it has no line
+        self.lost_since = since  # since when it has no line
         self.bucket = Bucket(0)
         self._elsewhere = 0
 

@@ -10,7 +10,7 @@ from pipeline.carrier import Carrier
 from pipeline.connection import Connection
 from workers.tcp_watch import Watch
 
-IDLE_LOOKS = 50   # five seconds: longer than a retransmission takes that will succeed
+IDLE_LOOKS = 50  # five seconds: longer than a retransmission takes that will succeed
 
 
 class PeerIn:

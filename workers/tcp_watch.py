@@ -1,7 +1,7 @@
 """What the kernel sees of a tcp worker's connections to one peer, and what follows from it. With fec on or auto alone.
 
-    loss and stalls    how much parity they call for: a carrier word, which the tun and fec workers follow
-    delay              how fast the connections for bulk may send, so that light flows find the path's queue short
+loss and stalls    how much parity they call for: a carrier word, which the tun and fec workers follow
+delay              how fast the connections for bulk may send, so that light flows find the path's queue short
 """
 
 from __future__ import annotations

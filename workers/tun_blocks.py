@@ -61,16 +61,17 @@ class Blocks:
         self._numbers = attachment.peers.numbers[attachment.me.lane]
         self._reader = Reader(attachment.peers)
         self.routes = Routes()
-        self._first = {port: [[slot[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX]]
-                              for slot in port.slots]
-                       for port in self._ports}
+        self._first = {
+            port: [[slot[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX]] for slot in port.slots]
+            for port in self._ports
+        }
         self._scratch = memoryview(bytearray(layout.SLOT_BODY_AT + block.PACKET_BYTES_MAX))
         self._taken = dict.fromkeys(self._ports, 0)
         self._filled: list[Filling] = []
         self._open: dict[int, Filling] = {}
         self._last: Filling | None = None
         self._accepts: dict[int, int] = {}
-        self._next = self._plain       # the port in which the next block will most likely begin
+        self._next = self._plain  # the port in which the next block will most likely begin
         self.place = self._scratch
         self.at = layout.SLOT_BODY_AT
         self.buffers: list[memoryview] = []

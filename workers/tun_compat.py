@@ -25,7 +25,7 @@ class CompatBlocks:
         self._aside = memoryview(bytearray(block.PACKET_BYTES_MAX))
         self._vnet = bytearray(VNET_HEADER_BYTES)
         self._taken = 0
-        self._end = layout.SLOT_BODY_AT    # in slot `taken`; SLOT_BODY_AT while it is empty
+        self._end = layout.SLOT_BODY_AT  # in slot `taken`; SLOT_BODY_AT while it is empty
         self.place = self._aside
         self.at = 0
         self.buffers: list[memoryview | bytearray] = []
@@ -73,8 +73,7 @@ class CompatBlocks:
 
     def _seal(self) -> None:
         start = layout.SLOT_BODY_AT
-        SLOT.pack_into(self._next.slot(self._taken), 0, start, self._end - start, self._ways.own(0),
-                       layout.FIRST_SEAT)
+        SLOT.pack_into(self._next.slot(self._taken), 0, start, self._end - start, self._ways.own(0), layout.FIRST_SEAT)
         self._taken += 1
         self._end = start
 

@@ -93,8 +93,9 @@ class Light:
         shard.RUN.pack_into(slot, start, length - 4, wire.RUN, self._stream, turn, 1, times - 1, 0, 1, size, 0)
         for row in range(times):
             member, ordinal = over[(turn + row) % len(over)]
-            stripe.ROW.pack_into(slot, layout.SLOT_TABLE_AT + layout.RUN_ROW_BYTES * row, member, ordinal, 1, 0,
-                                 start, length)
+            stripe.ROW.pack_into(
+                slot, layout.SLOT_TABLE_AT + layout.RUN_ROW_BYTES * row, member, ordinal, 1, 0, start, length
+            )
         stripe.HEADER.pack_into(slot, layout.SLOT_RUNS_AT, times, times - 1, over[turn % len(over)][0])
 
 

@@ -76,8 +76,8 @@ class Outbound:
         self._poll = queue.poll
         self._parked: deque[bytes] = deque()
         self._parked_bytes = 0
-        self._readable = False   # the last look at the queue found something
-        self._full = False       # the last look at the ring found no free slot
+        self._readable = False  # the last look at the queue found something
+        self._full = False  # the last look at the ring found no free slot
         self._full_since = 0
         self._slow_until = 0
         self._light_full_since = 0

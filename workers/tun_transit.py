@@ -25,7 +25,7 @@ class Transit:
         self._numbers = attachment.peers.transit[attachment.me.lane]
         self._counters = attachment.page.counters
         self._filled: list[Filling] = []
-        self._open: dict[tuple[int, int], Filling] = {}   # by seat and purpose
+        self._open: dict[tuple[int, int], Filling] = {}  # by seat and purpose
 
     def take(self, slot: memoryview, at: int, length: int, seat: int, purpose: int) -> None:
         """The packet at slot[at], virtio-net header included, is for this seat."""
@@ -49,14 +49,15 @@ class Transit:
             peer = seat & PEER_MASK
             number = block.NO_NUMBER
             if self._ways.parity(peer):
-                at = peer * LINE_WORDS + purpose   # TRANSIT_BULK or TRANSIT_LIGHT
+                at = peer * LINE_WORDS + purpose  # TRANSIT_BULK or TRANSIT_LIGHT
                 number = self._numbers[at]
                 self._numbers[at] = number + 1 & 0xFFFFFFFF
             member = self._ways.own(peer)
             if purpose == wire.LIGHT:
                 member = self._ways.own_light(peer, member)
-            filling = self._open[seat, purpose] = Filling(self._port, self._port.slot(ahead), seat, purpose, member,
-                                                          number)
+            filling = self._open[seat, purpose] = Filling(
+                self._port, self._port.slot(ahead), seat, purpose, member, number
+            )
             self._filled.append(filling)
         end = filling.end + len(packet)
         filling.slot[filling.end : end] = packet
@@ -78,8 +79,14 @@ class Transit:
         self._open.clear()
 
 
-_NEEDED = {GSO_NONE: TUN_F_CSUM, GSO_TCPV4: TUN_F_TSO4, GSO_TCPV4 | GSO_ECN: TUN_F_TSO4 | TUN_F_TSO_ECN,
-           GSO_TCPV6: TUN_F_TSO6, GSO_TCPV6 | GSO_ECN: TUN_F_TSO6 | TUN_F_TSO_ECN, GSO_UDP_L4: USO}
+_NEEDED = {
+    GSO_NONE: TUN_F_CSUM,
+    GSO_TCPV4: TUN_F_TSO4,
+    GSO_TCPV4 | GSO_ECN: TUN_F_TSO4 | TUN_F_TSO_ECN,
+    GSO_TCPV6: TUN_F_TSO6,
+    GSO_TCPV6 | GSO_ECN: TUN_F_TSO6 | TUN_F_TSO_ECN,
+    GSO_UDP_L4: USO,
+}
 """What the receiver's device has to take, by gso_type. That the sender's packet is of a kind that was offered to it,
 nobody has checked."""
 

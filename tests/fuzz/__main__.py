@@ -24,14 +24,17 @@ def main() -> int:
     reached: set[Line] = set()
     for name in names:
         target = TARGETS[name]
-        result = fuzz(target, [*load(name), *target.seeds()], f"{options.seed} {name}",
-                      seconds=options.seconds / len(names))
+        result = fuzz(
+            target, [*load(name), *target.seeds()], f"{options.seed} {name}", seconds=options.seconds / len(names)
+        )
         kept = minimal(target, result.kept) if options.minimise else result.new
         saved = save(name, kept)
         if options.minimise:
             leave(name, kept)
-        print(f"{name}: {result.tried} inputs tried, {len(result.reached)} lines reached, {saved} inputs saved",
-              flush=True)
+        print(
+            f"{name}: {result.tried} inputs tried, {len(result.reached)} lines reached, {saved} inputs saved",
+            flush=True,
+        )
         reached |= result.reached
         for finding in result.findings:
             found += 1

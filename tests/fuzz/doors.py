@@ -1,8 +1,8 @@
 """Targets at the door: TLS records, and both sides of the greeting with the supervisor's part behind them.
 
-    records    a byte of shape, then chunks: to a channel in its handshake, or to two that are ready
-    host       a byte of shape, then what a client says in chunks: to the server's side, its desk and its hub
-    guest      the same from a server to the client's side, and on to its supervisor
+records    a byte of shape, then chunks: to a channel in its handshake, or to two that are ready
+host       a byte of shape, then what a client says in chunks: to the server's side, its desk and its hub
+guest      the same from a server to the client's side, and on to its supervisor
 """
 
 from __future__ import annotations
@@ -31,13 +31,22 @@ from tests.unit.tls_ends import End, shake_hands
 from workers.tcp_greeting import Guest, Host
 
 ADDRESS = ("192.0.2.1", 9000)
-SETTINGS = {"compat": False, "keys": True, "tls": None, "connections": 1, "offloads_accepted": 0, "mtu": 1400,
-            "client": 1, "session": 1, "wishes": []}
+SETTINGS = {
+    "compat": False,
+    "keys": True,
+    "tls": None,
+    "connections": 1,
+    "offloads_accepted": 0,
+    "mtu": 1400,
+    "client": 1,
+    "session": 1,
+    "wishes": [],
+}
 
 # -- TLS
 
-SERVER, READY = 1, 2               # of the shape
-OTHER, RAW, NARROW = 1, 2, 4       # of a chunk: for the other channel; as it is; received into little room
+SERVER, READY = 1, 2  # of the shape
+OTHER, RAW, NARROW = 1, 2, 4  # of a chunk: for the other channel; as it is; received into little room
 STEP, GOODBYE, CLOSED = 8, 16, 32  # the other end takes its next step of the handshake first; it ends after the chunk
 
 
@@ -67,7 +76,7 @@ class _Link:
             shake_hands(*([self._theirs, self._ours] if server else [self._ours, self._theirs]))
         else:
             with contextlib.suppress(BlockingIOError):
-                self._theirs.step()   # a client's first flight
+                self._theirs.step()  # a client's first flight
         self._channel: Channel = self._ours.channel
         self._ended = False
         self._sealed = self._came = b""
@@ -78,7 +87,7 @@ class _Link:
         try:
             self._say(piece, flags)
         except OSError:
-            flags |= CLOSED   # the other end has heard what it cannot bear, or has said goodbye before
+            flags |= CLOSED  # the other end has heard what it cannot bear, or has said goodbye before
         if flags & CLOSED:
             self._theirs.socket.close()
         try:
@@ -123,8 +132,11 @@ def records_seeds() -> list[bytes]:
     greeted = chunk(b"", STEP) + chunk(b"right behind it", STEP) + chunk(b"", STEP) + chunk(b"x", GOODBYE)
     halves = chunk(b"\x17\x03\x03\0\x20abc", RAW) + chunk(b"x", OTHER) + chunk(b"d" * 40, RAW)
     raws = [chunk(raw, RAW) for raw in (garbage, alert, huge, mute * 40)]
-    return [bytes([shape]) + each for shape in range(4) for each in (
-        data, halves, greeted, chunk(b"", CLOSED), data + chunk(b"", GOODBYE), *raws)]
+    return [
+        bytes([shape]) + each
+        for shape in range(4)
+        for each in (data, halves, greeted, chunk(b"", CLOSED), data + chunk(b"", GOODBYE), *raws)
+    ]
 
 
 # -- greetings
@@ -213,13 +225,22 @@ def host_seeds() -> list[bytes]:
     bare = fixed[: at - 9] + bytes(1 + 8 + 32) + fixed[at + 32 :]
     old = fixed.replace(b"tnl\x01\x01", b"tnl\x01\x02")
     later = chunk(b"")
-    return [bytes([shape]) + each for shape in (0, KEYED, KEYED | PROVED, STRANGERS, KEYED | PROVED | EARLIER)
-            for each in (chunk(fixed) + later, chunk(fixed[:9]) + chunk(fixed[9:] + greetings()[2]), chunk(bare),
-                         chunk(old) + later, chunk(greetings()[1]), chunk(b"\0\0\x09\0"),
-                         chunk(fixed[:20], CLOSED))]
+    return [
+        bytes([shape]) + each
+        for shape in (0, KEYED, KEYED | PROVED, STRANGERS, KEYED | PROVED | EARLIER)
+        for each in (
+            chunk(fixed) + later,
+            chunk(fixed[:9]) + chunk(fixed[9:] + greetings()[2]),
+            chunk(bare),
+            chunk(old) + later,
+            chunk(greetings()[1]),
+            chunk(b"\0\0\x09\0"),
+            chunk(fixed[:20], CLOSED),
+        )
+    ]
 
 
-SEALED = 1     # of a chunk: a WELCOME in it gets the proof of a server that has our key
+SEALED = 1  # of a chunk: a WELCOME in it gets the proof of a server that has our key
 WITH_KEY, AUTO = 1, 2
 
 
@@ -241,8 +262,17 @@ def guest(data: bytes) -> None:
     key = KEYS["ann"] if shape & WITH_KEY else b""
     with ExitStack() as stack:
         device = _Device()
-        end = ClientEnd(parse({"mode": "client", "remote_addr": "192.0.2.1:9000", "encryption": "none",
-                               "tunnel_addr": "auto" if shape & AUTO else "10.0.0.7/24"}), key)
+        end = ClientEnd(
+            parse(
+                {
+                    "mode": "client",
+                    "remote_addr": "192.0.2.1:9000",
+                    "encryption": "none",
+                    "tunnel_addr": "auto" if shape & AUTO else "10.0.0.7/24",
+                }
+            ),
+            key,
+        )
         end._device = device
         office = _Office(stack, end.answer)
         connection, far = _connection(stack)
@@ -268,7 +298,7 @@ def guest(data: bytes) -> None:
             for addresses, routes in device.adopted:
                 assert len(addresses) <= session.ADDRESSES_MAX and len(routes) <= session.ROUTES_MAX
                 assert shape & AUTO or not addresses
-                assert "0.0.0.0/0" not in routes   # leads to the server itself
+                assert "0.0.0.0/0" not in routes  # leads to the server itself
 
 
 def _sealed(frame: bytes, transcript: bytes) -> bytes:
@@ -288,7 +318,18 @@ def _sealed(frame: bytes, transcript: bytes) -> bytes:
 def guest_seeds() -> list[bytes]:
     _, challenge, own, welcome, refused = greetings()
     everything = Welcome(1, 0, 1400, 0, routes=tuple(map(ip_network, ("0.0.0.0/0", "192.0.2.0/24"))))
-    return [bytes([shape]) + each for shape in range(4) for each in (
-        chunk(challenge) + chunk(welcome, SEALED), chunk(challenge + welcome), chunk(welcome), chunk(refused),
-        chunk(everything.frame()), chunk(challenge) + chunk(everything.frame(), SEALED), chunk(own),
-        chunk(welcome[:9]) + chunk(welcome[9:]), chunk(b"\0\0\x40\1"))]
+    return [
+        bytes([shape]) + each
+        for shape in range(4)
+        for each in (
+            chunk(challenge) + chunk(welcome, SEALED),
+            chunk(challenge + welcome),
+            chunk(welcome),
+            chunk(refused),
+            chunk(everything.frame()),
+            chunk(challenge) + chunk(everything.frame(), SEALED),
+            chunk(own),
+            chunk(welcome[:9]) + chunk(welcome[9:]),
+            chunk(b"\0\0\x40\1"),
+        )
+    ]

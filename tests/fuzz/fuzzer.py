@@ -1,7 +1,7 @@
 """Inputs that reach new lines are kept and changed further; one at which a target raises what it must not is a finding.
 
-    fuzz(target, corpus, seed, ...)     until so many inputs have been tried, or the clock says so
-    minimal(target, inputs)             the fewest of them, made shorter, that reach all lines that all of them reach
+fuzz(target, corpus, seed, ...)     until so many inputs have been tried, or the clock says so
+minimal(target, inputs)             the fewest of them, made shorter, that reach all lines that all of them reach
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tests.fuzz.lines import Line, Lines
 from tests.fuzz.mutate import Mutator
 
 CORPUS = Path(__file__).parent / "corpus"
-FOUND = "found-"       # before the name of an input that has shown a bug: it stays, whatever lines it reaches
-SLOW_SECONDS = 5.0     # of the processor for one input: a hundred times what the slowest takes under a trace
-FINDINGS_MAX = 20      # of one run; after that many the parser is known to be broken
+FOUND = "found-"  # before the name of an input that has shown a bug: it stays, whatever lines it reaches
+SLOW_SECONDS = 5.0  # of the processor for one input: a hundred times what the slowest takes under a trace
+FINDINGS_MAX = 20  # of one run; after that many the parser is known to be broken
 
 Feed = Callable[[bytes], None]
 
@@ -84,8 +84,9 @@ def feed(target: Target, take: Feed, data: bytes) -> None:
         pass
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
-        raise Unexpected(f"{type(error).__name__} {place.filename}:{place.lineno}",
-                         "".join(traceback.format_exception(error))) from error
+        raise Unexpected(
+            f"{type(error).__name__} {place.filename}:{place.lineno}", "".join(traceback.format_exception(error))
+        ) from error
     taken = time.process_time() - begun
     if taken > SLOW_SECONDS:
         raise Unexpected("slow", f"took {taken:.1f} s of the processor")
@@ -101,7 +102,7 @@ class _Run:
         self._take: Feed | None = None
 
     def __enter__(self) -> _Run:
-        self._was_silent, LOG.disabled = LOG.disabled, True   # or it would tell of every input
+        self._was_silent, LOG.disabled = LOG.disabled, True  # or it would tell of every input
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -126,8 +127,9 @@ class _Run:
             self._close()
 
 
-def fuzz(target: Target, corpus: Iterable[bytes], seed: str, tries: int | None = None,
-         seconds: float = float("inf")) -> Result:
+def fuzz(
+    target: Target, corpus: Iterable[bytes], seed: str, tries: int | None = None, seconds: float = float("inf")
+) -> Result:
     """Feed the corpus, then changed inputs: `tries` of them, or for so long."""
     deadline = time.monotonic() + seconds
     lines = Lines(target.files)
@@ -135,6 +137,7 @@ def fuzz(target: Target, corpus: Iterable[bytes], seed: str, tries: int | None =
     kept: list[bytes] = []
     tried = 0
     with _Run(target) as run:
+
         def look(data: bytes) -> set[Line]:
             run.prepare()
             return lines.new(lambda: run.feed(data))
@@ -155,6 +158,7 @@ def minimal(target: Target, inputs: Iterable[bytes], tries_each: int = 150) -> l
     """Chosen greedily: the one that adds the most lines, of those the shortest. Those with a finding are left out."""
     lines = Lines(target.files)
     with _Run(target) as run:
+
         def reached(data: bytes) -> set[Line]:
             run.prepare()
             before = len(run.findings)

@@ -144,5 +144,5 @@ class _Monitoring:
         return self._at_line(code, code.co_firstlineno)
 
 
-_NEWLOCALS = 0x2   # inspect.CO_NEWLOCALS: a function
-_TOOL = 4          # of the numbers that no tool of the standard library has reserved
+_NEWLOCALS = 0x2  # inspect.CO_NEWLOCALS: a function
+_TOOL = 4  # of the numbers that no tool of the standard library has reserved

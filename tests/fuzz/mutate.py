@@ -13,12 +13,80 @@ from collections.abc import Callable, Sequence
 INPUT_BYTES_MAX = 4096
 CHANGES_MAX = 6
 WIDTHS = (1, 1, 2, 4, 4, 8)
-EDGES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 13, 16, 19, 20, 32, 37, 40, 60, 64, 127, 128, 255, 256, 511, 512, 513, 1023,
-         1024, 1496, 1497, 4096, 16384, 32767, 32768, 65535, 65536, 131072, 133127, 133128, 133160, 133161, 1 << 24,
-         (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1)
+EDGES = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    9,
+    10,
+    13,
+    16,
+    19,
+    20,
+    32,
+    37,
+    40,
+    60,
+    64,
+    127,
+    128,
+    255,
+    256,
+    511,
+    512,
+    513,
+    1023,
+    1024,
+    1496,
+    1497,
+    4096,
+    16384,
+    32767,
+    32768,
+    65535,
+    65536,
+    131072,
+    133127,
+    133128,
+    133160,
+    133161,
+    1 << 24,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 32,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 2,
+    (1 << 64) - 1,
+)
 """Limits of the protocol and of machine words."""
-WORDS = (b"[]", b"{}", b"null", b"true", b"0", b"-1", b"1.5", b"1e999", b"-1e999", b"NaN", b"1e18", b'""', b'"x"',
-         b"[[]]", b'"\\ud800"', b'"\\u0000"', b'"\xff"', b"[" * 1500, b"9" * 400)
+WORDS = (
+    b"[]",
+    b"{}",
+    b"null",
+    b"true",
+    b"0",
+    b"-1",
+    b"1.5",
+    b"1e999",
+    b"-1e999",
+    b"NaN",
+    b"1e18",
+    b'""',
+    b'"x"',
+    b"[[]]",
+    b'"\\ud800"',
+    b'"\\u0000"',
+    b'"\xff"',
+    b"[" * 1500,
+    b"9" * 400,
+)
 """Values of JSON that are not the expected ones."""
 
 
@@ -119,7 +187,6 @@ class Mutator:
                 return
             at += 4 + length
 
-
     def _word(self, data: bytearray, corpus: Sequence[bytes]) -> None:
         """A value of a JSON object becomes another, if there is one."""
         values = list(_VALUE.finditer(data))
@@ -130,7 +197,20 @@ class Mutator:
 
 _VALUE = re.compile(rb'(?<=[:,\[])\s*("[^"]*"|[-+.\w]+)')
 _CHANGES: tuple[Callable[[Mutator, bytearray, Sequence[bytes]], None], ...] = (
-    Mutator._flip, Mutator._set, Mutator._insert, Mutator._delete, Mutator._double, Mutator._cut_off, Mutator._splice,
-    Mutator._borrow, Mutator._edge, Mutator._edge, Mutator._count, Mutator._measure, Mutator._frame, Mutator._frame,
-    Mutator._word, Mutator._word,
+    Mutator._flip,
+    Mutator._set,
+    Mutator._insert,
+    Mutator._delete,
+    Mutator._double,
+    Mutator._cut_off,
+    Mutator._splice,
+    Mutator._borrow,
+    Mutator._edge,
+    Mutator._edge,
+    Mutator._count,
+    Mutator._measure,
+    Mutator._frame,
+    Mutator._frame,
+    Mutator._word,
+    Mutator._word,
 )

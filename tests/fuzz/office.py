@@ -1,9 +1,9 @@
 """Targets in the supervisor: what tcp workers ask for their clients, what root asks, what a server remembers.
 
-    hub          a byte of shape, then questions: flags, a HELLO behind a byte of length, a certificate behind two
-    desk         a datagram of a worker that may have been broken into
-    control      a byte that says where the request is cut in two, and the request
-    remembered   addresses.json
+hub          a byte of shape, then questions: flags, a HELLO behind a byte of length, a certificate behind two
+desk         a datagram of a worker that may have been broken into
+control      a byte that says where the request is cut in two, and the request
+remembered   addresses.json
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ def hub(data: bytes) -> None:
     bites = Bites(data)
     shape = bites.number()
     with ExitStack() as stack:
-        settings = ((CONFIGURED if shape & STRANGERS else {})
-                    | ({"tunnel_addr": ["10.0.0.1/29"]} if shape & SMALL else {}))
+        settings = (CONFIGURED if shape & STRANGERS else {}) | (
+            {"tunnel_addr": ["10.0.0.1/29"]} if shape & SMALL else {}
+        )
         ann = known("ann", fixed=["10.0.0.5"]) if shape & FIXED else ANN
         server = Server(ann, BOB, *([CYD] if shape & NAMED else []), **settings)
         stack.callback(server.close)
@@ -73,8 +74,11 @@ def hub(data: bytes) -> None:
                 if isinstance(answer.greeting, Refused):
                     assert answer.reason in session.REASONS
                 elif answer.greeting is None:
-                    assert not flags & PROVED or session.decode(frame).auth != session.AUTH_KEY or (
-                        session.decode(frame).key_id != hello(KEYS["ann"]).key_id)
+                    assert (
+                        not flags & PROVED
+                        or session.decode(frame).auth != session.AUTH_KEY
+                        or (session.decode(frame).key_id != hello(KEYS["ann"]).key_id)
+                    )
                 else:
                     assert flags & PROVED or certificate or shape & STRANGERS
                     assert server.is_current(answer) and answer.peer != bob.peer
@@ -96,15 +100,34 @@ def hub_seeds() -> list[bytes]:
     der = ssl.PEM_cert_to_DER_cert(issue(NAME).certificate)
     ann, other = KEYS["ann"], KEYS["dan"]
     wishes = "10.0.0.2", "10.0.0.9", "10.9.9.9", "fd00::9", "10.0.0.1"
-    proved = b"".join(question(PROVED, hello(ann, number, *wished)) for number, wished in (
-        (3, ()), (3, ()), (2, ()), (4, wishes[1:2]), (5, wishes[:1]), (6, wishes[2:3]), (7, wishes[3:])))
+    proved = b"".join(
+        question(PROVED, hello(ann, number, *wished))
+        for number, wished in (
+            (3, ()),
+            (3, ()),
+            (2, ()),
+            (4, wishes[1:2]),
+            (5, wishes[:1]),
+            (6, wishes[2:3]),
+            (7, wishes[3:]),
+        )
+    )
     strangers = b"".join(question(each & LEAVES, hello(None, 1, client=each)) for each in range(2, 14))
     many = question(PROVED | MANY, hello(ann, 3)) + question(PROVED, hello(ann, 3))
     welcome = greetings()[3]
-    return [bytes([shape]) + each for shape in range(16) for each in (
-        proved, strangers, many, bytes([0, len(welcome)]) + welcome,
-        question(FALSE, hello(other)) + question(PROVED, hello(other)) + question(PROVED, hello(None)),
-        question(CERTIFICATE, hello(None), der), question(PROVED, hello(ann, version=2)))]
+    return [
+        bytes([shape]) + each
+        for shape in range(16)
+        for each in (
+            proved,
+            strangers,
+            many,
+            bytes([0, len(welcome)]) + welcome,
+            question(FALSE, hello(other)) + question(PROVED, hello(other)) + question(PROVED, hello(None)),
+            question(CERTIFICATE, hello(None), der),
+            question(PROVED, hello(ann, version=2)),
+        )
+    ]
 
 
 # -- the desk
@@ -132,9 +155,19 @@ def desk(data: bytes) -> None:
 def desk_seeds() -> list[bytes]:
     ann = hello(KEYS["ann"])._replace(nonce=b"n" * 32).frame()
     good = request(ann, KEYS["ann"])
-    bad = [good | more for more in (
-        {"proof": 5}, {"hello": "zz"}, {"challenge": [1]}, {"serial": [[]]}, {"certificate": "00", "challenge": ""},
-        {"hash": ""}, {"hello": greetings()[1].hex()}, {"challenge": "", "serial": 1e300})]
+    bad = [
+        good | more
+        for more in (
+            {"proof": 5},
+            {"hello": "zz"},
+            {"challenge": [1]},
+            {"serial": [[]]},
+            {"certificate": "00", "challenge": ""},
+            {"hash": ""},
+            {"hello": greetings()[1].hex()},
+            {"challenge": "", "serial": 1e300},
+        )
+    ]
     return [json.dumps(each).encode() for each in (good, *bad, [], 7, {})] + [b"[" * 3000, b"\xff", b"7" * 4000]
 
 
@@ -148,8 +181,16 @@ def control() -> Iterator[Feed]:
     """A request is answered with one JSON object, or the connection ends; the supervisor goes on."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        end = ServerEnd(parse({"mode": "server", "tunnel_addr": "10.0.0.1/24", "state_dir": str(directory / "state"),
-                               "public_addr": "vpn.example.org:9000"}))
+        end = ServerEnd(
+            parse(
+                {
+                    "mode": "server",
+                    "tunnel_addr": "10.0.0.1/24",
+                    "state_dir": str(directory / "state"),
+                    "public_addr": "vpn.example.org:9000",
+                }
+            )
+        )
         server = Server(BOB)
         stack.callback(server.close)
         end.open(server.table, SimpleNamespace(accepted=0))
@@ -177,7 +218,7 @@ def control() -> Iterator[Feed]:
                 with contextlib.suppress(OSError):
                     client.shutdown(socket.SHUT_WR)
                 turn()
-                with contextlib.suppress(ConnectionResetError):   # it had more to say than anybody wanted to hear
+                with contextlib.suppress(ConnectionResetError):  # it had more to say than anybody wanted to hear
                     line = client.makefile("rb").read()
                     assert not line or "ok" in json.loads(line)
             _restore(end, directory / "state")
@@ -196,16 +237,30 @@ def _restore(end: ServerEnd, state: Path) -> None:
 
 
 def control_seeds() -> list[bytes]:
-    requests = [{"command": command} | more for command in (*COMMANDS, "status", 7) for more in (
-        {}, {"name": "ann"}, {"name": "eve", "allowed": []},
-        {"name": "dan", "allowed": ["10.1.0.0/16"], "rate_mbit": 5, "server": "h:1"},
-        {"name": "ann", "allowed": ["10.1.0.1/16"]}, {"name": "../x", "allowed": []},
-        {"name": "ann", "allowed": [], "rate_mbit": 0, "server": ":"})]
-    return [bytes([9]) + json.dumps(each).encode() + b"\n" for each in requests] + [
-        b"\0" + each for each in (b"[]\n", b"\n", b"{", b"\xff\n", b"7" * 4000, b"[" * 4000 + b"\n",
-                                 b'{"command": []}\n')] + [
-        b'\0{"command": "invite", "name": "ann", "allowed": [], "rate_mbit": %s}\n' % rate
-        for rate in (b"NaN", b"1e999")]
+    requests = [
+        {"command": command} | more
+        for command in (*COMMANDS, "status", 7)
+        for more in (
+            {},
+            {"name": "ann"},
+            {"name": "eve", "allowed": []},
+            {"name": "dan", "allowed": ["10.1.0.0/16"], "rate_mbit": 5, "server": "h:1"},
+            {"name": "ann", "allowed": ["10.1.0.1/16"]},
+            {"name": "../x", "allowed": []},
+            {"name": "ann", "allowed": [], "rate_mbit": 0, "server": ":"},
+        )
+    ]
+    return (
+        [bytes([9]) + json.dumps(each).encode() + b"\n" for each in requests]
+        + [
+            b"\0" + each
+            for each in (b"[]\n", b"\n", b"{", b"\xff\n", b"7" * 4000, b"[" * 4000 + b"\n", b'{"command": []}\n')
+        ]
+        + [
+            b'\0{"command": "invite", "name": "ann", "allowed": [], "rate_mbit": %s}\n' % rate
+            for rate in (b"NaN", b"1e999")
+        ]
+    )
 
 
 # -- what is remembered
@@ -232,8 +287,16 @@ def remembered() -> Iterator[Feed]:
 
 
 def remembered_seeds() -> list[bytes]:
-    return [json.dumps(each).encode() for each in (
-        {"ann": ["10.0.0.7", "fd00::7"], "bob": ["10.0.0.8"]}, {"ann": ["10.0.0.7"], "bob": ["10.0.0.7"]},
-        {"ann": ["10.9.9.9", "x", "10.0.0.1", "10.0.0.255", "10.0.0.0"], "cyd": ["10.0.0.2"]}, {"ann": 5}, [], {},
-        {"": [[]]},
-        {"ann": "10.0.0.7"})] + [b"", b"\xff", b"{"]
+    return [
+        json.dumps(each).encode()
+        for each in (
+            {"ann": ["10.0.0.7", "fd00::7"], "bob": ["10.0.0.8"]},
+            {"ann": ["10.0.0.7"], "bob": ["10.0.0.7"]},
+            {"ann": ["10.9.9.9", "x", "10.0.0.1", "10.0.0.255", "10.0.0.0"], "cyd": ["10.0.0.2"]},
+            {"ann": 5},
+            [],
+            {},
+            {"": [[]]},
+            {"ann": "10.0.0.7"},
+        )
+    ] + [b"", b"\xff", b"{"]

@@ -26,16 +26,18 @@ from tests.wire_blocks import block_frame
 from tests.wire_packets import echo_request
 
 LIMITS = (wire.LENGTH_LIMIT, wire.COMPAT_LENGTH_LIMIT, wire.HELLO_LENGTH_LIMIT)
-SECRET_PIECE = 16      # characters of a secret that no text may hold in a row
+SECRET_PIECE = 16  # characters of a secret that no text may hold in a row
 IP_BYTES_MAX = 65535
-GUARD = b"\xdb" * 7    # around a packet: nobody's bytes
+GUARD = b"\xdb" * 7  # around a packet: nobody's bytes
 
 
 def alone(take: Feed) -> Callable:
     """A target that needs nothing made."""
+
     @contextmanager
     def opened() -> Iterator[Feed]:
         yield take
+
     return opened
 
 
@@ -64,7 +66,8 @@ def frames(data: bytes) -> None:
 def frames_seeds() -> list[bytes]:
     stream = wire.KEEPALIVE_FRAME + wire.frame(wire.RUN, bytes(30)) + bytes(4) + wire.frame(wire.DATA, bytes(20))
     return [bytes([which]) + stream + tail for which in range(3) for tail in (b"", b"\0\0", b"\0\0\0\x09ab")] + [
-        b"\0\0\2\x08\x49"]
+        b"\0\0\2\x08\x49"
+    ]
 
 
 def blocks(data: bytes) -> None:
@@ -101,7 +104,7 @@ def _said_again(frame: bytes) -> None:
         assert len(found.text) <= session.TEXT_BYTES_MAX
         return
     assert session.decode(again) == found
-    assert frame[4 : len(again)] == again[4:]   # a body may be longer than what is known of it
+    assert frame[4 : len(again)] == again[4:]  # a body may be longer than what is known of it
     assert len(again) <= wire.WELCOME_LENGTH_LIMIT
 
 
@@ -109,11 +112,25 @@ def greetings() -> list[bytes]:
     """One of each kind, whole frames."""
     wishes = ip_address("10.0.0.7"), ip_address("fd00::7")
     hello = session.Hello(1, 0x13, 0, 2, 1400, 5, 6, 1, 1, session.AUTH_KEY, b"k" * 8, b"n" * 32, wishes)
-    welcome = session.Welcome(1, 0x13, 1400, 1, b"m" * 32, (ip_interface("10.0.0.7/24"), ip_interface("fd00::7/64")),
-                              (ip_network("10.1.0.0/16"), ip_network("fd01::/48")))
-    return [each.frame() for each in (
-        hello, session.Challenge(b"c" * 32), session.Proof(b"p" * 32), welcome,
-        session.Refused(session.FULL, "full é"))]
+    welcome = session.Welcome(
+        1,
+        0x13,
+        1400,
+        1,
+        b"m" * 32,
+        (ip_interface("10.0.0.7/24"), ip_interface("fd00::7/64")),
+        (ip_network("10.1.0.0/16"), ip_network("fd01::/48")),
+    )
+    return [
+        each.frame()
+        for each in (
+            hello,
+            session.Challenge(b"c" * 32),
+            session.Proof(b"p" * 32),
+            welcome,
+            session.Refused(session.FULL, "full é"),
+        )
+    ]
 
 
 def greeting_seeds() -> list[bytes]:
@@ -135,7 +152,7 @@ def packet(data: bytes) -> None:
     _found_sound(view)
     flags, _, _, _, start, _ = ippacket.VNET.unpack_from(data)
     header = 40 if data[VNET_HEADER_BYTES] >> 4 == 6 else (data[VNET_HEADER_BYTES] & 15) * 4
-    assert not flags & ippacket.NEEDS_CSUM or start >= header   # or the checksum lands where an address was checked
+    assert not flags & ippacket.NEEDS_CSUM or start >= header  # or the checksum lands where an address was checked
     FlowTable(lambda: True).light(view, 0, size, 5)
     finished = superpacket.finish(data)
     kind = data[1] & ~ippacket.GSO_ECN
@@ -146,8 +163,10 @@ def packet(data: bytes) -> None:
         assert ippacket.check(each, 0, len(each)) == ""
         _found_sound(each)
         assert (ippacket.source(each, 0), ippacket.destination(each, 0)) == (
-            ippacket.source(view, 0), ippacket.destination(view, 0))
-    if len(finished) > 1:   # headers are all that is added, and the payload is all there in its order
+            ippacket.source(view, 0),
+            ippacket.destination(view, 0),
+        )
+    if len(finished) > 1:  # headers are all that is added, and the payload is all there in its order
         ip = data[VNET_HEADER_BYTES:]
         segments = [each[VNET_HEADER_BYTES:] for each in finished]
         head, odd = divmod(sum(map(len, segments)) - len(ip), len(segments) - 1)
@@ -163,22 +182,37 @@ def _found_sound(view: memoryview) -> None:
 
 
 def packet_seeds() -> list[bytes]:
-    return [packet_of(version, protocol, gso) for version in (4, 6) for protocol in (6, 17)
-            for gso in (0, 1, 4, 5, 0x81, 0x84)] + [bytes(10) + echo_request("10.0.0.2", "224.0.0.1", 1)]
+    return [
+        packet_of(version, protocol, gso)
+        for version in (4, 6)
+        for protocol in (6, 17)
+        for gso in (0, 1, 4, 5, 0x81, 0x84)
+    ] + [bytes(10) + echo_request("10.0.0.2", "224.0.0.1", 1)]
 
 
-def packet_of(version: int, protocol: int, gso: int, payload: int = 100, source: str = "",
-              destination: str = "") -> bytes:
+def packet_of(
+    version: int, protocol: int, gso: int, payload: int = 100, source: str = "", destination: str = ""
+) -> bytes:
     """TCP or UDP with a checksum to be completed, in segments of 40 bytes where `gso` says so."""
     start = 20 if version == 4 else 40
     head = 20 if protocol == 6 else 8
     size = start + head + payload
-    ends = [ip_address(given or default).packed for given, default in zip(
-        (source, destination), ("10.0.0.2", "10.9.9.9") if version == 4 else ("fd00::2", "fd09::9"))]
-    ip = (struct.pack(">BBHIBBH", 0x45, 0, size, 0, 64, protocol, 0) if version == 4
-          else struct.pack(">IHBB", 6 << 28, size - 40, protocol, 64)) + b"".join(ends)
-    transport = struct.pack(">HHIIBBHHH", 1000, 2000, 1, 1, 0x50, 0x99, 9, 0, 0) if protocol == 6 else struct.pack(
-        ">HHHH", 1000, 2000, head + payload, 0)
+    ends = [
+        ip_address(given or default).packed
+        for given, default in zip(
+            (source, destination), ("10.0.0.2", "10.9.9.9") if version == 4 else ("fd00::2", "fd09::9")
+        )
+    ]
+    ip = (
+        struct.pack(">BBHIBBH", 0x45, 0, size, 0, 64, protocol, 0)
+        if version == 4
+        else struct.pack(">IHBB", 6 << 28, size - 40, protocol, 64)
+    ) + b"".join(ends)
+    transport = (
+        struct.pack(">HHIIBBHHH", 1000, 2000, 1, 1, 0x50, 0x99, 9, 0, 0)
+        if protocol == 6
+        else struct.pack(">HHHH", 1000, 2000, head + payload, 0)
+    )
     vnet = ippacket.VNET.pack(1, gso, start + head, 40 if gso else 0, start, 16 if protocol == 6 else 6)
     return vnet + ip + transport + bytes(payload)
 
@@ -202,11 +236,19 @@ def invited(data: bytes) -> None:
 
 
 def invited_seeds() -> list[bytes]:
-    lines = [invitation.encode(Invitation(server, bytes(range(32)), "ab" * 32, "ann"))
-             for server in ("vpn.example.org:9000", "[fd00::1]:9000", "192.0.2.1:1")]
+    lines = [
+        invitation.encode(Invitation(server, bytes(range(32)), "ab" * 32, "ann"))
+        for server in ("vpn.example.org:9000", "[fd00::1]:9000", "192.0.2.1:1")
+    ]
     objects = [base64.urlsafe_b64decode(line.removeprefix(invitation.PREFIX) + "==") for line in lines]
-    return [b"\0" + line.encode() for line in lines] + [b"\1" + each for each in objects] + [
-        b"\1" + b"[" * 1400, b"\1" + json.dumps({"server": ":1", "key": "", "certificate": "", "name": "a/b"}).encode()]
+    return (
+        [b"\0" + line.encode() for line in lines]
+        + [b"\1" + each for each in objects]
+        + [
+            b"\1" + b"[" * 1400,
+            b"\1" + json.dumps({"server": ":1", "key": "", "certificate": "", "name": "a/b"}).encode(),
+        ]
+    )
 
 
 @contextmanager
@@ -234,7 +276,14 @@ def peer_file() -> Iterator[Feed]:
 
 def peer_file_seeds() -> list[bytes]:
     key = base64.b64encode(bytes(range(32))).decode()
-    return [json.dumps({"key": key} | more).encode() for more in (
-        {}, {"allowed": ["10.1.0.0/16", "fd01::/48"], "address": "10.0.0.7", "rate_mbit": 20},
-        {"address": ["10.0.0.7", "fd00::7"], "rate_mbit": 0.5}, {"allowed": ["10.1.0.1/16"]}, {"address": "x"},
-        {"key": "x"})] + [b"{", b"[" * 2000]
+    return [
+        json.dumps({"key": key} | more).encode()
+        for more in (
+            {},
+            {"allowed": ["10.1.0.0/16", "fd01::/48"], "address": "10.0.0.7", "rate_mbit": 20},
+            {"address": ["10.0.0.7", "fd00::7"], "rate_mbit": 0.5},
+            {"allowed": ["10.1.0.1/16"]},
+            {"address": "x"},
+            {"key": "x"},
+        )
+    ] + [b"{", b"[" * 2000]

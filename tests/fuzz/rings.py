@@ -1,7 +1,7 @@
 """Targets behind the greeting: an intake, and the workers behind its ring. Streams of a peer's frames.
 
-    intake        a byte of shape, then chunks: by their flags of one connection or the other, or the consumer's turn
-    inbound       a byte of shape, then a stream of frames: through the inbound duties of the workers to the TUN queue
+intake        a byte of shape, then chunks: by their flags of one connection or the other, or the consumer's turn
+inbound       a byte of shape, then a stream of frames: through the inbound duties of the workers to the TUN queue
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from workers import fec, tun_inbound
 
 # -- intake
 
-AHEAD, TLS = 0x80, 0x40        # of the shape: the first chunk came with the greeting; both connections have TLS
-CONSUME, OTHER = 2, 1          # of a chunk
+AHEAD, TLS = 0x80, 0x40  # of the shape: the first chunk came with the greeting; both connections have TLS
+CONSUME, OTHER = 2, 1  # of a chunk
 
 
 def intake(data: bytes) -> None:
@@ -66,7 +66,7 @@ def intake(data: bytes) -> None:
                 bench.take()
                 try:
                     bench.read_all(number)
-                    ended[number] = bench.port.ready() == bench.ring.capacity   # that was all
+                    ended[number] = bench.port.ready() == bench.ring.capacity  # that was all
                 except PeerError:
                     bench.intake.forget(bench.sources[number].connection)
                     ended[number] = True
@@ -80,7 +80,7 @@ def _came_through(stream: bytes, came: list[bytes]) -> None:
     while len(stream) - at >= 4:
         (length,) = struct.unpack_from(">I", stream, at)
         if length > intake_bench.LIMIT:
-            assert bodies[: len(came)] == came   # those that the chunk of the long one brought are lost with it
+            assert bodies[: len(came)] == came  # those that the chunk of the long one brought are lost with it
             return
         if at + 4 + length > len(stream):
             break
@@ -91,16 +91,19 @@ def _came_through(stream: bytes, came: list[bytes]) -> None:
 
 def intake_seeds() -> list[bytes]:
     stream = intake_bench.framed([b"", b"\x21" + bytes(40), bytes(300), b"a", bytes(250)])
-    most = chunk(intake_bench.framed([bytes(90)] * 2)) * 6   # more than the ring has slots
+    most = chunk(intake_bench.framed([bytes(90)] * 2)) * 6  # more than the ring has slots
     halves = chunk(stream[:30]) + chunk(stream[:7], OTHER) + chunk(stream[30:]) + chunk(stream[7:], OTHER)
-    return [bytes([shape]) + each for shape in (0, AHEAD, TLS) for each in (
-        chunk(stream), halves, most + chunk(b"a", CONSUME) + most, chunk(b"\0\0\2\0a"))]
+    return [
+        bytes([shape]) + each
+        for shape in (0, AHEAD, TLS)
+        for each in (chunk(stream), halves, most + chunk(b"a", CONSUME) + most, chunk(b"\0\0\2\0a"))
+    ]
 
 
 # -- the inbound duties
 
 COMPAT, ONE, SEVERAL, ISOLATED, DECODING = range(5)
-LIGHT, FINISHED = 0x40, 0x20   # the connection's purpose; whether the other peers take finished packets alone
+LIGHT, FINISHED = 0x40, 0x20  # the connection's purpose; whether the other peers take finished packets alone
 PEERS = 4
 INSIDE = tuple(bytes([10, 0, 0, 2 + peer]) for peer in range(PEERS))
 SETTINGS = {"fec": "off", "idle": "block", "offloads": 0}
@@ -114,8 +117,17 @@ class Workers:
         self.kind = kind
         self.capacity = 1 if kind in (COMPAT, ONE, DECODING) else PEERS
         settings = SETTINGS | {"compat": kind == COMPAT, "client_isolation": kind == ISOLATED}
-        plan = topology.build("fuzztest", secrets.token_hex(4), "server", 1, (10, 3) if kind == DECODING else None, 4,
-                              block.SLOT_BYTES_MIN, settings, self.capacity)
+        plan = topology.build(
+            "fuzztest",
+            secrets.token_hex(4),
+            "server",
+            1,
+            (10, 3) if kind == DECODING else None,
+            4,
+            block.SLOT_BYTES_MIN,
+            settings,
+            self.capacity,
+        )
         self.memory = Memory(plan)
         stack.callback(self._close_memory)
         self._attached = [self._attach(plan, name, stack) for name in ("tcp-0", "tun-0")]
@@ -151,8 +163,14 @@ class Workers:
         self._occupations += 1
         self.seats = [self._occupations << PEER_BITS | peer for peer in range(self.capacity)]
         peers = self.memory.peers
-        routes = [(*each, self.seats[0]) for each in EVERYTHING] if self.capacity == 1 else [
-            *((address, 32, seat) for address, seat in zip(INSIDE, self.seats)), (b"\xfd" * 16, 64, self.seats[1])]
+        routes = (
+            [(*each, self.seats[0]) for each in EVERYTHING]
+            if self.capacity == 1
+            else [
+                *((address, 32, seat) for address, seat in zip(INSIDE, self.seats)),
+                (b"\xfd" * 16, 64, self.seats[1]),
+            ]
+        )
         peers.write_routes(routes)
         for peer, seat in enumerate(self.seats):
             peers.write_line(seat, 0)
@@ -221,26 +239,45 @@ def _look_at_transit(workers: Workers, finished: bool) -> None:
                 assert ippacket.check(slot, at, size) == ""
                 assert workers.owner(ippacket.source(slot, at)) == workers.seats[0]
                 assert workers.owner(ippacket.destination(slot, at)) == seat != workers.seats[0]
-                assert not finished or bytes(slot[at : at + 2]) == bytes(2)   # flags and gso_type
+                assert not finished or bytes(slot[at : at + 2]) == bytes(2)  # flags and gso_type
                 at += size
         port.advance(ready)
 
 
 def inbound_seeds() -> list[bytes]:
     packets = [echo_request("10.0.0.2", to, 1) for to in ("10.0.0.3", "10.0.0.2", "10.9.9.9", "224.0.0.1")] + [
-        echo_request("fd00::2", "fd09::9", 1), echo_request("10.0.0.3", "10.0.0.2", 1)]
-    unfinished = [packet_of(4, protocol, gso, destination="10.0.0.3") for protocol, gso in ((6, 1), (17, 5), (6, 0),
-                                                                                           (6, 0x81), (6, 5))]
+        echo_request("fd00::2", "fd09::9", 1),
+        echo_request("10.0.0.3", "10.0.0.2", 1),
+    ]
+    unfinished = [
+        packet_of(4, protocol, gso, destination="10.0.0.3")
+        for protocol, gso in ((6, 1), (17, 5), (6, 0), (6, 0x81), (6, 5))
+    ]
     raw = block_of(unfinished)
     # a checksum to be put where an address is: that of another peer, or whatever the sender likes
-    forged = block_of([ippacket.VNET.pack(1, 0, 0, 0, start, offset) + packets[0] for start, offset in (
-        (0, 14), (8, 4), (0, 18), (0, 0), (19, 0), (20, 2))])
+    forged = block_of(
+        [
+            ippacket.VNET.pack(1, 0, 0, 0, start, offset) + packets[0]
+            for start, offset in ((0, 14), (8, 4), (0, 18), (0, 0), (19, 0), (20, 2))
+        ]
+    )
     sound = block_frame(*packets)
-    mixed = (wire.KEEPALIVE_FRAME + bytes(4) + wire.frame(wire.DATA, packets[0]) + sound + wire.frame(0x77, b"?")
-             + wire.frame(wire.BLOCK, b"\0\1\0\0\0\5abcd") + wire.frame(wire.RUN, b"short"))
+    mixed = (
+        wire.KEEPALIVE_FRAME
+        + bytes(4)
+        + wire.frame(wire.DATA, packets[0])
+        + sound
+        + wire.frame(0x77, b"?")
+        + wire.frame(wire.BLOCK, b"\0\1\0\0\0\5abcd")
+        + wire.frame(wire.RUN, b"short")
+    )
     shards = b"".join(copies(sound, 5) + runs(sound, 6, n=2, m=1, counts=(1, 2)))
-    return [bytes([kind | more]) + each for kind in range(5) for more in (0, LIGHT | FINISHED)
-            for each in (sound, raw, forged, mixed, shards)]
+    return [
+        bytes([kind | more]) + each
+        for kind in range(5)
+        for more in (0, LIGHT | FINISHED)
+        for each in (sound, raw, forged, mixed, shards)
+    ]
 
 
 def block_of(packets: list[bytes]) -> bytes:

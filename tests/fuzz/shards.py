@@ -18,9 +18,9 @@ POP, PASS, MADE = 0x30, 0x31, 0x32
 whose shards fit each other."""
 STEPS_MAX = 200
 SIZE_MAX = 66_000
-BYTES_LIMIT = 1    # which makes it the least that a reassembly bears: a dozen large blocks
+BYTES_LIMIT = 1  # which makes it the least that a reassembly bears: a dozen large blocks
 CODED_KEPT = 64
-_MADE = struct.Struct(">BhBBBBBHB")   # stream, block, n, m, first, count, size (u24), which bytes
+_MADE = struct.Struct(">BhBBBBBHB")  # stream, block, n, m, first, count, size (u24), which bytes
 _coded = functools.lru_cache(CODED_KEPT)(coded)
 
 
@@ -77,11 +77,16 @@ def made_run(body: bytes) -> tuple[bytes, bytes]:
     return content, framed(b"".join(shards[first : first + count]), n, m, first, count, size, checksum, number, stream)
 
 
-def made(number: int, n: int, m: int, first: int, count: int, stream: int = 0, size: int = 3000,
-         which: int | None = None) -> bytes:
+def made(
+    number: int, n: int, m: int, first: int, count: int, stream: int = 0, size: int = 3000, which: int | None = None
+) -> bytes:
     """The frame that stands for it."""
-    return wire.frame(MADE, _MADE.pack(stream, number, n, m, first, count, size >> 16, size & 0xFFFF,
-                                       number & 0xFF if which is None else which))
+    return wire.frame(
+        MADE,
+        _MADE.pack(
+            stream, number, n, m, first, count, size >> 16, size & 0xFFFF, number & 0xFF if which is None else which
+        ),
+    )
 
 
 def reassembly_seeds() -> list[bytes]:
@@ -92,17 +97,39 @@ def reassembly_seeds() -> list[bytes]:
     raw = b"".join(runs(reassembly_bench.block(1, 300), 0, (1, 2), 2, 1)) + b"".join(copies(b"\0\0\0\1\x20", 1, 2))
     large = [made(number, 2, 6, 0, 1, size=60_000) for number in range(14)]
     waiting = [made(number, 2, 6, 0, 2, size=60_000, which=1) for number in range(1, 15)]
-    busy = b"".join(made(0, 3, 1, 0, 2, stream) + made(2, 3, 1, 0, 3, stream) + made(3, 1, 0, 0, 1, stream)
-                    for stream in range(36))
+    busy = b"".join(
+        made(0, 3, 1, 0, 2, stream) + made(2, 3, 1, 0, 3, stream) + made(3, 1, 0, 0, 1, stream) for stream in range(36)
+    )
     singles = [made(number, 1, 0, 0, 1, size=65_000, which=1) for number in range(1, 40)]
     spare = made(0, 3, 2, 0, 1) + made(1, 3, 2, 1, 3) + made(1, 3, 2, 0, 1) + made(1, 3, 2, 4, 1)
     single = [made(number, 1, 2, 0, 1, stream=1, size=200) for number in range(3)]
-    return [b"".join(each) for each in (
-        large, waiting, [*large, *waiting, pop], [busy], [*singles, pop], [spare, later * 2, pop],
-        [made(0, 3, 2, 0, 1), made(1, 3, 2, 0, 3), made(1500, 3, 2, 0, 3), made(20, 3, 2, 0, 2), pop,
-         made(1, 3, 2, 0, 3)],
-        whole + [pop], lossy + [pop], [*lossy[1:], pop, later, later, lossy[0], pop], [streams, pop, streams],
-        [raw, pop, later], [*single, single[0], pop, single[2], pop], [whole[0], made(2000, 3, 2, 0, 3), pop, whole[1]],
-        [made(0, 3, 2, 0, 1), later * 12, pop, made(0, 3, 2, 1, 2)],
-        [whole[0], made(0, 3, 2, 3, 2), pop, whole[0], pop],
-        [made(0, 2, 1, 0, 1), made(0, 2, 1, 1, 1, which=9), pop], [made(5, 3, 2, 0, 3), made(-3000, 3, 2, 0, 3), pop])]
+    return [
+        b"".join(each)
+        for each in (
+            large,
+            waiting,
+            [*large, *waiting, pop],
+            [busy],
+            [*singles, pop],
+            [spare, later * 2, pop],
+            [
+                made(0, 3, 2, 0, 1),
+                made(1, 3, 2, 0, 3),
+                made(1500, 3, 2, 0, 3),
+                made(20, 3, 2, 0, 2),
+                pop,
+                made(1, 3, 2, 0, 3),
+            ],
+            whole + [pop],
+            lossy + [pop],
+            [*lossy[1:], pop, later, later, lossy[0], pop],
+            [streams, pop, streams],
+            [raw, pop, later],
+            [*single, single[0], pop, single[2], pop],
+            [whole[0], made(2000, 3, 2, 0, 3), pop, whole[1]],
+            [made(0, 3, 2, 0, 1), later * 12, pop, made(0, 3, 2, 1, 2)],
+            [whole[0], made(0, 3, 2, 3, 2), pop, whole[0], pop],
+            [made(0, 2, 1, 0, 1), made(0, 2, 1, 1, 1, which=9), pop],
+            [made(5, 3, 2, 0, 3), made(-3000, 3, 2, 0, 3), pop],
+        )
+    ]

@@ -98,13 +98,21 @@ def test_a_target_is_made_anew_after_a_finding_and_taken_down_at_the_end() -> No
 
 
 def test_the_fewest_inputs_that_reach_all_lines_are_left_and_made_shorter() -> None:
-    inputs = [b"", b"to", b"toy\0\3\1ab", b"toy\0\3\1xy", b"toy\0\7\3\xc9more!", b"toy\0\4\3\0ab", b"toy\0\3\2ab",
-              b"toy\0\3\1"]
+    inputs = [
+        b"",
+        b"to",
+        b"toy\0\3\1ab",
+        b"toy\0\3\1xy",
+        b"toy\0\7\3\xc9more!",
+        b"toy\0\4\3\0ab",
+        b"toy\0\3\2ab",
+        b"toy\0\3\1",
+    ]
     lines = Lines([toy.FILE])
     wanted = set().union(*(lines.all(lambda: refused(data)) for data in inputs))
     left = minimal(SOUND, inputs)
     assert set().union(*(lines.all(lambda: refused(data)) for data in left)) == wanted
-    assert len(left) == 6   # one for each end that the parser can come to
+    assert len(left) == 6  # one for each end that the parser can come to
     assert sum(map(len, left)) < sum(map(len, inputs))
 
 

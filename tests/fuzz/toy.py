@@ -1,6 +1,6 @@
 """A parser with a bug behind four checks, which chance alone does not come by: what the fuzzer is held against.
 
-    "toy" | length u16, of what follows it | kind u8 | body        kind 3: an index u8, and as many entries as its bytes
+"toy" | length u16, of what follows it | kind u8 | body        kind 3: an index u8, and as many entries as its bytes
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def parse(data: bytes) -> int:
     index, entries = data[6], data[7:]
     if index < 200:
         return 0
-    return entries[index - 200]   # the bug: nobody has looked how many there are
+    return entries[index - 200]  # the bug: nobody has looked how many there are
 
 
 def sound(data: bytes) -> int:

@@ -67,8 +67,9 @@ def hosts(make: Make, dial: Dial) -> Hosts:
 
     def made(takes: tuple[int, int] = (0, 0), features: int = 0, **settings: object) -> tuple[End, Peer, Peer]:
         server = make("server", capacity=4, **settings)
-        first, second = (dial(server, hello(client=client, offloads=takes[client - 1], features=features))
-                         for client in (1, 2))
+        first, second = (
+            dial(server, hello(client=client, offloads=takes[client - 1], features=features)) for client in (1, 2)
+        )
         return server, first, second
 
     return made

@@ -25,7 +25,7 @@ BULK_BYTES = 50_000
 FAMILIES = (4, 6)
 Hosts = Callable[..., tuple[End, Peer, Peer]]
 RUN = 0x21
-DECODES = 1   # the feature bit of a hello
+DECODES = 1  # the feature bit of a hello
 
 
 def inside(client: int, version: int) -> str:
@@ -39,7 +39,7 @@ def packet(source: str, destination: str, number: int = 0, size: int = 100) -> b
     if len(ends) == 8:
         head = struct.pack(">BBHQ8s", 0x45, 0, size, number, ends)
     else:
-        head = struct.pack(">IHBB32sQ", 6 << 28, size - 40, 59, 64, ends, number)   # 59: no next header
+        head = struct.pack(">IHBB32sQ", 6 << 28, size - 40, 59, 64, ends, number)  # 59: no next header
     return (bytes(10) + head).ljust(10 + size, number.to_bytes(8, "big")[-1:])
 
 
@@ -62,8 +62,9 @@ def super_packet(source: str, destination: str, segments: int = 4, segment: int 
     return vnet + head + transport + bytes(segments * segment)
 
 
-def gathered(make: Make, count: int = 2, lanes: int = 1, capacity: int = 4, clients: dict | None = None,
-             **settings: object) -> tuple[End, ...]:
+def gathered(
+    make: Make, count: int = 2, lanes: int = 1, capacity: int = 4, clients: dict | None = None, **settings: object
+) -> tuple[End, ...]:
     """A server and so many clients of it, connected. `clients`: settings of theirs alone."""
     server = make("server", lanes=lanes, capacity=capacity, **settings)
     ends: list[End] = []
@@ -80,10 +81,22 @@ def gathered(make: Make, count: int = 2, lanes: int = 1, capacity: int = 4, clie
 def tls() -> tuple[dict, dict]:
     """Settings of a server with TLS, and of a client that takes any certificate."""
     pair = certificates.make_server("inlinetest")
-    server = {"certificate": pair.certificate.decode(), "key": pair.key.decode(), "ca": "", "minimum": "1.3",
-              "fingerprint": certificates.fingerprint(pair.certificate)}
-    client = {"certificate": "", "key": "", "ca": "", "minimum": "1.3", "fingerprint": "", "server_name": None,
-              "verify": False}
+    server = {
+        "certificate": pair.certificate.decode(),
+        "key": pair.key.decode(),
+        "ca": "",
+        "minimum": "1.3",
+        "fingerprint": certificates.fingerprint(pair.certificate),
+    }
+    client = {
+        "certificate": "",
+        "key": "",
+        "ca": "",
+        "minimum": "1.3",
+        "fingerprint": "",
+        "server_name": None,
+        "verify": False,
+    }
     return server, client
 
 
@@ -129,8 +142,9 @@ def run_duty(server: End, worker: str, duty: str) -> int:
     return it.work()
 
 
-def on_worker(server: End, worker: str, client: int, index: int = 0, receive_buffer: int = 0,
-              purpose: int = wire.BULK) -> Peer:
+def on_worker(
+    server: End, worker: str, client: int, index: int = 0, receive_buffer: int = 0, purpose: int = wire.BULK
+) -> Peer:
     """A connection of a client that this tcp worker has accepted. Whoever asks for it closes it."""
     peer = Peer.dial(server.port, receive_buffer)
     peer.send(hello(client=client, index=index, connections=index + 1, purpose=purpose, features=DECODES))

@@ -71,7 +71,7 @@ class Path:
         self._random = random.Random(seed)
         self.port = self._listener.getsockname()[1]
         self.strands: list[Strand] = []
-        self.stalls = 0            # so many of the live connections are held at a time, changing by chance
+        self.stalls = 0  # so many of the live connections are held at a time, changing by chance
 
     def step(self) -> int:
         try:
@@ -91,8 +91,10 @@ class Path:
         return sum(strand.step() for strand in live)
 
     def counts(self) -> dict[str, int]:
-        return {"connections": sum(not strand.dead for strand in self.strands),
-                "held": sum(strand.held for strand in self.strands if not strand.dead)}
+        return {
+            "connections": sum(not strand.dead for strand in self.strands),
+            "held": sum(strand.held for strand in self.strands if not strand.dead),
+        }
 
     def close(self) -> None:
         for strand in self.strands:

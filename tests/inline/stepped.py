@@ -40,13 +40,40 @@ PAUSE_SECONDS = 0.0005
 PACKET_READ_BYTES = 1 << 17
 
 SETTINGS = {
-    "compat": False, "idle": "block", "timeout": 30.0, "keepalive": 10.0, "hold": 10.0, "reconnect_min": 0.02,
-    "reconnect_max": 0.1, "congestion": "", "notsent_lowat": 0, "send_buffer_bytes": 0, "receive_buffer_bytes": 0,
-    "drain_timeout": 5.0, "log_level": "info", "log_format": "text", "mtu": 1400, "connections": 1, "offloads": 0,
-    "offloads_accepted": 0, "client": 0, "session": 0, "light_connections": 0, "fec": "off", "fec_data": 10,
-    "fec_parity": 3, "client_isolation": False, "peer_queue_bytes": 1 << 20, "handshake_timeout": 10.0,
-    "max_handshakes": 1024, "max_handshakes_per_address": 1024, "connects_per_address": 100_000, "tls": None,
-    "keys": False, "key": "", "wishes": [],
+    "compat": False,
+    "idle": "block",
+    "timeout": 30.0,
+    "keepalive": 10.0,
+    "hold": 10.0,
+    "reconnect_min": 0.02,
+    "reconnect_max": 0.1,
+    "congestion": "",
+    "notsent_lowat": 0,
+    "send_buffer_bytes": 0,
+    "receive_buffer_bytes": 0,
+    "drain_timeout": 5.0,
+    "log_level": "info",
+    "log_format": "text",
+    "mtu": 1400,
+    "connections": 1,
+    "offloads": 0,
+    "offloads_accepted": 0,
+    "client": 0,
+    "session": 0,
+    "light_connections": 0,
+    "fec": "off",
+    "fec_data": 10,
+    "fec_parity": 3,
+    "client_isolation": False,
+    "peer_queue_bytes": 1 << 20,
+    "handshake_timeout": 10.0,
+    "max_handshakes": 1024,
+    "max_handshakes_per_address": 1024,
+    "connects_per_address": 100_000,
+    "tls": None,
+    "keys": False,
+    "key": "",
+    "wishes": [],
 }
 EVERYTHING = [(bytes(4), 0, FIRST_SEAT), (bytes(16), 0, FIRST_SEAT)]
 
@@ -93,20 +120,39 @@ class End:
     A server of several peers (`capacity`) has the addresses `inside`; `hub` is its supervisor's part.
     """
 
-    def __init__(self, mode: str, lanes: int = 1, slots: int = 4, port: int = 0, seed: int = 0, capacity: int = 1,
-                 inside: Sequence[str] = ("10.0.0.1/24", "fd00::1/64"), **settings: object) -> None:
+    def __init__(
+        self,
+        mode: str,
+        lanes: int = 1,
+        slots: int = 4,
+        port: int = 0,
+        seed: int = 0,
+        capacity: int = 1,
+        inside: Sequence[str] = ("10.0.0.1/24", "fd00::1/64"),
+        **settings: object,
+    ) -> None:
         known = SETTINGS | {"remote_host": "127.0.0.1", "remote_port": port}
         assert set(settings) <= set(known)
         known |= settings
         code = None if known["fec"] == "off" else (known["fec_data"], known["fec_parity"])
-        self.plan = topology.build("inlinetest", secrets.token_hex(4), mode, lanes, code, slots,
-                                   block.SLOT_BYTES_MIN, known, capacity)
+        self.plan = topology.build(
+            "inlinetest", secrets.token_hex(4), mode, lanes, code, slots, block.SLOT_BYTES_MIN, known, capacity
+        )
         self.memory = Memory(self.plan)
         self.hub: Hub | None = None
         if mode == "server" and not known["compat"]:
-            config = parse({"mode": "server", "encryption": "none", "insecure": True, "multi_client": capacity > 1,
-                            "max_clients": capacity, "tunnel_addr": list(inside),
-                            "mtu": known["mtu"], "fec": known["fec"]})
+            config = parse(
+                {
+                    "mode": "server",
+                    "encryption": "none",
+                    "insecure": True,
+                    "multi_client": capacity > 1,
+                    "max_clients": capacity,
+                    "tunnel_addr": list(inside),
+                    "mtu": known["mtu"],
+                    "fec": known["fec"],
+                }
+            )
             self.hub = Hub(config, self.memory.peers, known["offloads_accepted"], {}, lambda addresses: None)
         else:
             self.memory.peers.write_routes(EVERYTHING)
@@ -146,6 +192,7 @@ class End:
                 os.close(listen_fd)
         elif attachment.me.kind == "fec":
             from workers import fec
+
             duties = fec.duties(attachment, argparse.Namespace())
             if listen_fd is not None:
                 os.close(listen_fd)
@@ -277,12 +324,26 @@ def frame(kind: int, body: bytes = b"") -> bytes:
     return struct.pack(">IB", 1 + len(body), kind) + body
 
 
-def hello(client: int = 1, session: int = 1, index: int = 0, version: int = 1, offloads: int = 0,
-          connections: int = 1, purpose: int = 0, features: int = 0, wishes: Sequence[str] = ()) -> bytes:
+def hello(
+    client: int = 1,
+    session: int = 1,
+    index: int = 0,
+    version: int = 1,
+    offloads: int = 0,
+    connections: int = 1,
+    purpose: int = 0,
+    features: int = 0,
+    wishes: Sequence[str] = (),
+) -> bytes:
     wished = [ip_address(wish) for wish in wishes]
-    return frame(HELLO, b"tnl\x01" + struct.pack(">BBHHHQQBB", version, offloads, index, connections, 1400, client,
-                                                 session, purpose, features) + bytes(1 + 8 + 32) + bytes([len(wished)])
-                 + b"".join(bytes([wish.version]) + wish.packed for wish in wished))
+    return frame(
+        HELLO,
+        b"tnl\x01"
+        + struct.pack(">BBHHHQQBB", version, offloads, index, connections, 1400, client, session, purpose, features)
+        + bytes(1 + 8 + 32)
+        + bytes([len(wished)])
+        + b"".join(bytes([wish.version]) + wish.packed for wish in wished),
+    )
 
 
 def welcome(offloads: int = 0, features: int = 0) -> bytes:
@@ -405,8 +466,7 @@ def ended(peer: Peer, end: End) -> None:
 def pair(make: Make, lanes: tuple[int, int] = (1, 1), connections: int = 1, **settings: object) -> tuple[End, End]:
     """Server and client with so many lanes each, connected."""
     server = make("server", lanes=lanes[0], **settings)
-    client = make("client", lanes=lanes[1], port=server.port, connections=connections, client=1, session=1,
-                  **settings)
+    client = make("client", lanes=lanes[1], port=server.port, connections=connections, client=1, session=1, **settings)
     every = connections + settings.get("light_connections", 0)
     until(lambda: server.established() == client.established() == every, server, client)
     return server, client

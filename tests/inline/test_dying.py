@@ -10,8 +10,20 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.inline.stepped import (BLOCK, KEEPALIVE, WELCOME, Acceptor, Dial, End, block_of, ended, hello, ipv4,
-                                  number_of, until)
+from tests.inline.stepped import (
+    BLOCK,
+    KEEPALIVE,
+    WELCOME,
+    Acceptor,
+    Dial,
+    End,
+    block_of,
+    ended,
+    hello,
+    ipv4,
+    number_of,
+    until,
+)
 
 
 # -- dead peers
@@ -49,7 +61,8 @@ def test_any_byte_is_a_sign_of_life(dial: Dial) -> None:
 
 
 def test_a_client_whose_server_says_nothing_leaves_it_and_dials_again(
-        acceptor: Acceptor, client_of: Callable[..., End]) -> None:
+    acceptor: Acceptor, client_of: Callable[..., End]
+) -> None:
     client = client_of(timeout=0.3, keepalive=0.1)
     peer = acceptor.admit(client)
     ended(peer, client)
@@ -59,7 +72,8 @@ def test_a_client_whose_server_says_nothing_leaves_it_and_dials_again(
 
 
 def test_keepalives_are_the_two_words_that_the_original_knows(
-        acceptor: Acceptor, client_of: Callable[..., End]) -> None:
+    acceptor: Acceptor, client_of: Callable[..., End]
+) -> None:
     client = client_of(keepalive=0.1)
     peer = acceptor.admit(client)
     until(lambda: len(peer.hear().frames) >= 2, client)
@@ -147,8 +161,7 @@ def test_a_lane_does_not_speak_into_the_half_sent_frame_of_another_one(two_lanes
     assert [number for number in numbers if number >= 1000] == [1000, 1001, 1002]
 
 
-def test_a_connection_that_comes_while_a_frame_is_half_sent_does_not_cut_that_frame(
-        two_lanes: End, dial: Dial) -> None:
+def test_a_connection_that_comes_while_a_frame_is_half_sent_does_not_cut_that_frame(two_lanes: End, dial: Dial) -> None:
     first = dial(two_lanes, hello(index=0), receive_buffer=30_000)
     count = fill(two_lanes, 0, lane=1)
     second = dial(two_lanes, hello(index=1))

@@ -12,14 +12,38 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.shard import shard_bytes
-from tests.inline.hubs import (BULK_BYTES, DECODES, RUN, all_packets, between, destinations, dropped_for, index_of,
-                               on_worker, own)
-from tests.inline.stepped import (BLOCK, KEEPALIVE, WELCOME, Dial, End, Make, Peer, block_of, for_a_while, frame,
-                                  hello, number_of, push, until)
+from tests.inline.hubs import (
+    BULK_BYTES,
+    DECODES,
+    RUN,
+    all_packets,
+    between,
+    destinations,
+    dropped_for,
+    index_of,
+    on_worker,
+    own,
+)
+from tests.inline.stepped import (
+    BLOCK,
+    KEEPALIVE,
+    WELCOME,
+    Dial,
+    End,
+    Make,
+    Peer,
+    block_of,
+    for_a_while,
+    frame,
+    hello,
+    number_of,
+    push,
+    until,
+)
 from tests.unit import runs
 
 SMALL_SOCKET = 30_000
-SEND_BYTES = 200_000    # for all; with less, who reads waits for delayed acknowledgements
+SEND_BYTES = 200_000  # for all; with less, who reads waits for delayed acknowledgements
 QUEUE_BYTES = 1 << 18
 
 SlowAndQuick = Callable[..., tuple[End, Peer, End]]
@@ -30,8 +54,15 @@ def slow_and_quick(make: Make, dial: Dial) -> SlowAndQuick:
     """A server, client 1 in the test's hand, which reads when the test does, and client 2, which reads at once."""
 
     def made(fec: str = "off", lanes: int = 1, **settings: object) -> tuple[End, Peer, End]:
-        server = make("server", capacity=4, slots=8, lanes=lanes, fec=fec, send_buffer_bytes=SEND_BYTES,
-                      **{"peer_queue_bytes": QUEUE_BYTES} | settings)
+        server = make(
+            "server",
+            capacity=4,
+            slots=8,
+            lanes=lanes,
+            fec=fec,
+            send_buffer_bytes=SEND_BYTES,
+            **{"peer_queue_bytes": QUEUE_BYTES} | settings,
+        )
         slow = dial(server, hello(client=1, features=DECODES), receive_buffer=SMALL_SOCKET)
         quick = make("client", port=server.port, client=2, session=1, fec=fec, slots=8)
         until(lambda: quick.established(), server, quick)
@@ -43,8 +74,13 @@ def slow_and_quick(make: Make, dial: Dial) -> SlowAndQuick:
 def aside_bytes(server: End, client: int) -> int:
     """What the tcp workers have set aside for a client."""
     index = index_of(server, client)
-    return sum(out.aside.used for name, worker in server.workers.items() if name.startswith("tcp")
-               for out in worker.duty("outbound")._peers.values() if out.peer == index)
+    return sum(
+        out.aside.used
+        for name, worker in server.workers.items()
+        if name.startswith("tcp")
+        for out in worker.duty("outbound")._peers.values()
+        if out.peer == index
+    )
 
 
 # -- who does not read
@@ -54,13 +90,18 @@ def aside_bytes(server: End, client: int) -> int:
 @pytest.mark.parametrize("whence", [0, 3], ids=["from-the-server", "from-a-client"])
 @pytest.mark.parametrize("size", [BULK_BYTES, 1000], ids=["bulk", "small"])
 def test_a_client_that_reads_nothing_costs_another_nothing(
-        slow_and_quick: SlowAndQuick, dial: Dial, fec: str, whence: int, size: int) -> None:
+    slow_and_quick: SlowAndQuick, dial: Dial, fec: str, whence: int, size: int
+) -> None:
     server, slow, quick = slow_and_quick(fec)
     sender = dial(server, hello(client=3)) if whence else None
     count = 200 if size == BULK_BYTES else 1500
     for number in range(0, count, 2):
-        for_both = [each for turn in (number, number + 1) for client in (1, 2)
-                    for each in between(whence, client, range(turn, turn + 1), size=size)]
+        for_both = [
+            each
+            for turn in (number, number + 1)
+            for client in (1, 2)
+            for each in between(whence, client, range(turn, turn + 1), size=size)
+        ]
         if sender:
             sender.send(block_of(*for_both[:2]) + block_of(*for_both[2:]))
         else:
@@ -68,7 +109,7 @@ def test_a_client_that_reads_nothing_costs_another_nothing(
                 server.write(each)
         until(lambda expected=number + 2: len(quick.packets()) >= expected, server, quick)
         assert aside_bytes(server, 1) <= QUEUE_BYTES
-    assert sorted(number_of(each) for each in quick.packets()) == list(range(count))   # light may have become bulk
+    assert sorted(number_of(each) for each in quick.packets()) == list(range(count))  # light may have become bulk
     assert dropped_for(server, 1) == server.count("tcp.dropped_peer_full") > 0
     assert server.count("tun.dropped_ring_full") == server.count("tun.dropped_transit_full") == 0
     assert dropped_for(server, 2) == 0
@@ -90,9 +131,11 @@ def expect_whole_frames(server: End, slow: Peer) -> None:
 
 @pytest.mark.parametrize("fec", ["off", "on"])
 def test_a_client_that_reads_nothing_on_one_tcp_worker_costs_one_on_another_nothing(
-        make: Make, dial: Dial, fec: str) -> None:
-    server = make("server", capacity=4, slots=8, lanes=2, fec=fec, send_buffer_bytes=SEND_BYTES,
-                  peer_queue_bytes=QUEUE_BYTES)
+    make: Make, dial: Dial, fec: str
+) -> None:
+    server = make(
+        "server", capacity=4, slots=8, lanes=2, fec=fec, send_buffer_bytes=SEND_BYTES, peer_queue_bytes=QUEUE_BYTES
+    )
     slow = on_worker(server, "tcp-0", 1, receive_buffer=SMALL_SOCKET)
     quick = on_worker(server, "tcp-1", 2, receive_buffer=SMALL_SOCKET)
     try:
@@ -111,10 +154,14 @@ def test_a_client_that_reads_nothing_on_one_tcp_worker_costs_one_on_another_noth
 
 def test_a_client_that_reads_nothing_and_loses_one_of_its_connections_costs_another_nothing(make: Make) -> None:
     server = make("server", capacity=4, slots=8, lanes=2, send_buffer_bytes=SEND_BYTES)
-    peers = first, second, quick = [on_worker(server, "tcp-0", *who, receive_buffer=SMALL_SOCKET)
-                                      for who in ((1, 0), (1, 1), (2, 0))]
-    of_second = next(line for line in server.workers["tcp-0"].duty("outbound")._lines.values()
-                     if (line.connection.peer, line.connection.slot) == (index_of(server, 1), 1))
+    peers = first, second, quick = [
+        on_worker(server, "tcp-0", *who, receive_buffer=SMALL_SOCKET) for who in ((1, 0), (1, 1), (2, 0))
+    ]
+    of_second = next(
+        line
+        for line in server.workers["tcp-0"].duty("outbound")._lines.values()
+        if (line.connection.peer, line.connection.slot) == (index_of(server, 1), 1)
+    )
 
     def one_more(client: int, lane: int) -> None:
         server.write(*between(0, client, range(1), size=BULK_BYTES), lane)
@@ -124,9 +171,9 @@ def test_a_client_that_reads_nothing_and_loses_one_of_its_connections_costs_anot
             quick.hear()
 
     try:
-        while not aside_bytes(server, 1):   # lane 0 goes to the first connection
+        while not aside_bytes(server, 1):  # lane 0 goes to the first connection
             one_more(1, 0)
-        while not of_second.bulk:           # and lane 1 to the second
+        while not of_second.bulk:  # and lane 1 to the second
             one_more(1, 1)
         first.reset()
         until(lambda: server.established() == 2, server)
@@ -140,14 +187,19 @@ def test_a_client_that_reads_nothing_and_loses_one_of_its_connections_costs_anot
 
 
 def test_a_client_of_which_one_connection_stands_still_gets_all_of_its_packets_and_so_does_another(
-        make: Make, dial: Dial) -> None:
+    make: Make, dial: Dial
+) -> None:
     server = make("server", capacity=4, slots=16, fec="on", send_buffer_bytes=SEND_BYTES, peer_queue_bytes=QUEUE_BYTES)
     still = dial(server, hello(client=1, connections=5, features=DECODES), receive_buffer=SMALL_SOCKET)
     others = [dial(server, hello(client=1, index=index, connections=5, features=DECODES)) for index in range(1, 5)]
     quick = dial(server, hello(client=2, features=DECODES))
-    waiting = [each for number in range(150) for client in (1, 2)
-               for each in between(0, client, range(number, number + 1), size=BULK_BYTES)]
-    shards: dict[int, set[int]] = {}   # of the first client's blocks, by number
+    waiting = [
+        each
+        for number in range(150)
+        for client in (1, 2)
+        for each in between(0, client, range(number, number + 1), size=BULK_BYTES)
+    ]
+    shards: dict[int, set[int]] = {}  # of the first client's blocks, by number
 
     def all_have_come() -> bool:
         push(server, waiting)
@@ -165,7 +217,8 @@ def test_a_client_of_which_one_connection_stands_still_gets_all_of_its_packets_a
 
 
 def test_a_client_alone_that_reads_nothing_stalls_the_kernel_instead_of_losing_its_packets(
-        make: Make, dial: Dial) -> None:
+    make: Make, dial: Dial
+) -> None:
     server = make("server", capacity=4, slots=8, send_buffer_bytes=SEND_BYTES, peer_queue_bytes=QUEUE_BYTES)
     alone = dial(server, hello(client=1), receive_buffer=SMALL_SOCKET)
     packets = between(0, 1, range(60), size=BULK_BYTES)
@@ -220,7 +273,8 @@ def test_sessions_that_replace_each_other_do_not_leave_a_queue_each(make: Make, 
 
 @pytest.mark.parametrize("fec", ["off", "on"])
 def test_a_client_that_comes_back_in_time_gets_what_waited_for_it(
-        slow_and_quick: SlowAndQuick, dial: Dial, fec: str) -> None:
+    slow_and_quick: SlowAndQuick, dial: Dial, fec: str
+) -> None:
     server, slow, quick = slow_and_quick(fec, peer_queue_bytes=1 << 20)
     slow.close()
     until(lambda: server.established() == 1, server, quick)
@@ -239,7 +293,8 @@ def test_a_client_that_comes_back_in_time_gets_what_waited_for_it(
 
 
 def test_what_waits_longer_than_hold_for_a_client_is_dropped_and_counted(
-        slow_and_quick: SlowAndQuick, dial: Dial) -> None:
+    slow_and_quick: SlowAndQuick, dial: Dial
+) -> None:
     server, slow, quick = slow_and_quick(hold=0.3)
     slow.close()
     until(lambda: server.established() == 1, server, quick)
@@ -249,7 +304,7 @@ def test_what_waits_longer_than_hold_for_a_client_is_dropped_and_counted(
     until(lambda: server.count("tcp.dropped_no_connection") == 5, server, quick)
     assert time.monotonic() - since > 0.2
     assert aside_bytes(server, 1) == 0
-    server.write(*between(0, 1, range(5, 6)))   # and at once what comes later
+    server.write(*between(0, 1, range(5, 6)))  # and at once what comes later
     until(lambda: server.count("tcp.dropped_no_connection") == 6, server, quick)
     back = dial(server, hello(client=1))
     server.write(*between(0, 1, range(6, 7)))

@@ -10,8 +10,23 @@ import pytest
 from pipeline import layout, shard, stripe
 from pipeline.layout import CARRIER_PARITY
 from tests.inline.path import Path
-from tests.inline.stepped import (BLOCK, WELCOME, End, Make, Peer, block_of, carry, frame, hello, ipv4, ipv6,
-                                  number_of, pair, push, until)
+from tests.inline.stepped import (
+    BLOCK,
+    WELCOME,
+    End,
+    Make,
+    Peer,
+    block_of,
+    carry,
+    frame,
+    hello,
+    ipv4,
+    ipv6,
+    number_of,
+    pair,
+    push,
+    until,
+)
 
 pytestmark = pytest.mark.usefixtures("patient")
 
@@ -42,14 +57,27 @@ def joined(make: Make) -> Iterator[Joined]:
     """Server and client with a Path between them."""
     paths: list[Path] = []
 
-    def join(connections: int = 5, light_connections: int = 3, seed: int = 0, lanes: tuple[int, int] = (1, 1),
-             **settings: object) -> tuple[End, End, Path]:
+    def join(
+        connections: int = 5,
+        light_connections: int = 3,
+        seed: int = 0,
+        lanes: tuple[int, int] = (1, 1),
+        **settings: object,
+    ) -> tuple[End, End, Path]:
         settings = {"fec": "on", "slots": 8} | settings
         server = make("server", lanes=lanes[0], **settings)
         path = Path(server.port, seed)
         paths.append(path)
-        client = make("client", lanes=lanes[1], port=path.port, connections=connections,
-                      light_connections=light_connections, client=1, session=1, **settings)
+        client = make(
+            "client",
+            lanes=lanes[1],
+            port=path.port,
+            connections=connections,
+            light_connections=light_connections,
+            client=1,
+            session=1,
+            **settings,
+        )
         every = connections + light_connections
         until(lambda: server.established() == client.established() == every, server, client, path)
         return server, client, path
@@ -134,7 +162,8 @@ def test_lanes_of_any_number_at_either_end_understand_each_other(joined: Joined,
 
 
 def test_with_one_connection_it_works_and_says_once_that_it_cannot_help(
-        joined: Joined, caplog: pytest.LogCaptureFixture) -> None:
+    joined: Joined, caplog: pytest.LogCaptureFixture
+) -> None:
     server, client, path = joined(connections=1, light_connections=0)
     assert through(path, client, server, bulk(range(30))) == bulk(range(30))
     assert through(path, server, client, bulk(range(30))) == bulk(range(30))
@@ -164,7 +193,8 @@ def test_a_light_flow_passes_two_connections_of_three_that_stand_still(joined: J
 
 @pytest.mark.parametrize("seed", range(4))
 def test_with_any_one_connection_stalled_at_any_time_every_packet_arrives_once_and_in_order(
-        joined: Joined, seed: int) -> None:
+    joined: Joined, seed: int
+) -> None:
     server, client, path = joined(seed=seed)
     path.stalls = 1
     packets = bulk(range(200))
@@ -254,8 +284,17 @@ def server_with_fec(make: Make) -> End:
     return make("server", fec="on")
 
 
-def run_of(body: bytes, stream: int = 2, block: int = 0, n: int = 1, m: int = 0, first: int = 0, count: int = 1,
-           size: int | None = None, checksum: int = 0) -> bytes:
+def run_of(
+    body: bytes,
+    stream: int = 2,
+    block: int = 0,
+    n: int = 1,
+    m: int = 0,
+    first: int = 0,
+    count: int = 1,
+    size: int | None = None,
+    checksum: int = 0,
+) -> bytes:
     size = len(body) if size is None else size
     return frame(RUN, struct.pack(">IIBBBBII", stream, block, n, m, first, count, size, checksum) + body)
 
@@ -267,15 +306,30 @@ def test_a_run_written_by_hand_arrives(server_with_fec: End, dial: Callable) -> 
     assert server_with_fec.packets() == [ipv4(7)]
 
 
-@pytest.mark.parametrize("data", [
-    run_of(block_of(ipv4(1)), n=0), run_of(block_of(ipv4(1)), n=99), run_of(block_of(ipv4(1)), m=9),
-    run_of(block_of(ipv4(1)), size=0), run_of(block_of(ipv4(1)), size=5), run_of(block_of(ipv4(1)), count=0),
-    run_of(block_of(ipv4(1)), count=2), run_of(block_of(ipv4(1)), first=1), run_of(b""), frame(RUN, b""),
-    frame(RUN, b"\0"), frame(RUN, bytes(19)), run_of(block_of(ipv4(1))[:-1]), run_of(bytes(100)),
-    run_of(frame(BLOCK, b"\xff\xff")), run_of(run_of(block_of(ipv4(1)))),
-])
+@pytest.mark.parametrize(
+    "data",
+    [
+        run_of(block_of(ipv4(1)), n=0),
+        run_of(block_of(ipv4(1)), n=99),
+        run_of(block_of(ipv4(1)), m=9),
+        run_of(block_of(ipv4(1)), size=0),
+        run_of(block_of(ipv4(1)), size=5),
+        run_of(block_of(ipv4(1)), count=0),
+        run_of(block_of(ipv4(1)), count=2),
+        run_of(block_of(ipv4(1)), first=1),
+        run_of(b""),
+        frame(RUN, b""),
+        frame(RUN, b"\0"),
+        frame(RUN, bytes(19)),
+        run_of(block_of(ipv4(1))[:-1]),
+        run_of(bytes(100)),
+        run_of(frame(BLOCK, b"\xff\xff")),
+        run_of(run_of(block_of(ipv4(1)))),
+    ],
+)
 def test_a_run_that_makes_no_sense_is_counted_and_the_connection_goes_on(
-        server_with_fec: End, dial: Callable, data: bytes) -> None:
+    server_with_fec: End, dial: Callable, data: bytes
+) -> None:
     peer: Peer = dial(server_with_fec, hello(features=DECODES))
     peer.send(data + run_of(block_of(ipv4(2)), block=1))
     until(server_with_fec.packets, server_with_fec)
@@ -290,9 +344,11 @@ def test_parity_that_does_not_fit_the_data_never_becomes_a_packet(server_with_fe
     block = block_of(ipv4(1, 4000))
     each = shard.shard_bytes(len(block), 3, 1)
     data = block.ljust(3 * each, b"\0")
-    peer.send(run_of(data[: 2 * each], n=3, m=1, count=2, size=len(block), checksum=1)
-              + run_of(bytes(each), n=3, m=1, first=3, size=len(block), checksum=1)
-              + run_of(block_of(ipv4(2)), block=1))
+    peer.send(
+        run_of(data[: 2 * each], n=3, m=1, count=2, size=len(block), checksum=1)
+        + run_of(bytes(each), n=3, m=1, first=3, size=len(block), checksum=1)
+        + run_of(block_of(ipv4(2)), block=1)
+    )
     until(server_with_fec.packets, server_with_fec)
     assert server_with_fec.packets() == [ipv4(2)]
     assert server_with_fec.count("fec.dropped_block_checksum") == 1
@@ -359,8 +415,12 @@ def flow(source: int, number: int, size: int = 1400) -> bytes:
 
 def test_light_packets_that_go_out_once_are_never_left_out(make: Make, dial: Callable) -> None:
     server = make("server", fec="auto", send_buffer_bytes=30_000)
-    peers = [dial(server, hello(index=index, connections=5, purpose=int(index >= 5), features=DECODES),
-                  receive_buffer=30_000) for index in range(8)]
+    peers = [
+        dial(
+            server, hello(index=index, connections=5, purpose=int(index >= 5), features=DECODES), receive_buffer=30_000
+        )
+        for index in range(8)
+    ]
     packets = [flow(source, number) for source in range(6) for number in range(60 * source, 60 * source + 60)]
     for packet in packets:
         server.write(packet)

@@ -11,8 +11,28 @@ import pytest
 
 from pipeline import wire
 from pipeline.topology import ROWS_LEAST
-from tests.inline.stepped import (BLOCK, DATA, HELLO, KEEPALIVE, REFUSED, WELCOME, Acceptor, Dial, End, Make, Peer,
-                                  block_of, ended, for_a_while, frame, hello, ipv4, ipv6, until, welcome)
+from tests.inline.stepped import (
+    BLOCK,
+    DATA,
+    HELLO,
+    KEEPALIVE,
+    REFUSED,
+    WELCOME,
+    Acceptor,
+    Dial,
+    End,
+    Make,
+    Peer,
+    block_of,
+    ended,
+    for_a_while,
+    frame,
+    hello,
+    ipv4,
+    ipv6,
+    until,
+    welcome,
+)
 
 # -- what is not a greeting
 
@@ -36,7 +56,8 @@ GARBAGE = {
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
 def test_garbage_instead_of_a_greeting_ends_that_connection_and_no_other(
-        server: End, dial: Dial, garbage: bytes) -> None:
+    server: End, dial: Dial, garbage: bytes
+) -> None:
     good = dial(server, hello())
     bad = dial(server)
     bad.send(garbage)
@@ -51,17 +72,22 @@ def test_garbage_instead_of_a_greeting_ends_that_connection_and_no_other(
 
 @pytest.mark.parametrize("unread", [0, 30_000], ids=["nothing-more", "more-behind-it"])
 def test_how_a_stranger_is_turned_away_does_not_tell_how_much_of_it_was_read(
-        server: End, dial: Dial, unread: int) -> None:
+    server: End, dial: Dial, unread: int
+) -> None:
     peer = dial(server)
     peer.send(GARBAGE["empty frame"] + bytes(unread))
     ended(peer, server)
     assert not peer.was_reset
 
 
-@pytest.mark.parametrize("garbage", [hello(), frame(KEEPALIVE), b"HTTP/1.1 400 Bad Request\r\n", block_of(ipv4(1))],
-                         ids=["hello", "keepalive", "http", "block"])
+@pytest.mark.parametrize(
+    "garbage",
+    [hello(), frame(KEEPALIVE), b"HTTP/1.1 400 Bad Request\r\n", block_of(ipv4(1))],
+    ids=["hello", "keepalive", "http", "block"],
+)
 def test_a_client_that_is_answered_with_garbage_dials_again(
-        acceptor: Acceptor, client_of: Callable[..., End], garbage: bytes) -> None:
+    acceptor: Acceptor, client_of: Callable[..., End], garbage: bytes
+) -> None:
     client = client_of()
     peer = until(acceptor.accept, client)
     until(lambda: HELLO in peer.kinds(), client)
@@ -89,7 +115,8 @@ def test_a_second_client_is_told_why_it_is_refused(server: End, dial: Dial) -> N
 
 
 def test_a_refusal_in_hostile_words_reaches_the_log_escaped(
-        acceptor: Acceptor, client_of: Callable[..., End], caplog: pytest.LogCaptureFixture) -> None:
+    acceptor: Acceptor, client_of: Callable[..., End], caplog: pytest.LogCaptureFixture
+) -> None:
     client = client_of()
     peer = until(acceptor.accept, client)
     until(lambda: HELLO in peer.kinds(), client)
@@ -143,11 +170,12 @@ def test_more_connections_than_the_table_has_rows_are_turned_away(server: End, d
 
 
 def test_malformed_frames_and_packets_are_counted_each_under_its_name_and_cost_nothing_else(
-        server: End, dial: Dial) -> None:
+    server: End, dial: Dial
+) -> None:
     peer = dial(server, hello())
     wrong_version = bytes(10) + b"\x55" + ipv4(0)[11:]
     wrong_length = ipv4(0) + b"more"
-    wrong_header = b"\x00\x01" + bytes(8) + ipv4(0)[10:]   # TSO4 with segments of nothing
+    wrong_header = b"\x00\x01" + bytes(8) + ipv4(0)[10:]  # TSO4 with segments of nothing
     stream = [
         (block_of(ipv4(1)), [ipv4(1)], ""),
         (frame(BLOCK, b""), [], "tun.dropped_frame_malformed"),
@@ -175,8 +203,12 @@ def test_malformed_frames_and_packets_are_counted_each_under_its_name_and_cost_n
     until(lambda: len(server.packets()) == len(expected), server)
     assert server.packets() == expected
     counted = {name: value for name, value in server.counts().items() if ".dropped_" in name}
-    assert counted == {"tun.dropped_frame_malformed": 4, "tun.dropped_frame_unknown": 3,
-                       "tun.dropped_packet_malformed": 6, "tun.dropped_header_malformed": 1}
+    assert counted == {
+        "tun.dropped_frame_malformed": 4,
+        "tun.dropped_frame_unknown": 3,
+        "tun.dropped_packet_malformed": 6,
+        "tun.dropped_header_malformed": 1,
+    }
     assert server.count("tun.packets_written") == len(expected)
     assert server.count("tcp.frames_received") == len(stream)
     assert server.established() == 1
@@ -187,8 +219,11 @@ def test_a_packet_that_the_kernel_refuses_is_counted_and_the_next_one_passes(ser
     inside = server._inside[0]
     inside.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # EMSGSIZE for what is longer
     super_packet = b"\x00\x01\x00\x00\x00\x05" + bytes(4) + ipv4(0, 60_000)[10:]
-    peer.send(block_of(ipv4(1), ipv4(2, 60_000), super_packet, ipv4(3)) + frame(DATA, ipv4(4, 60_000)[10:])
-              + frame(DATA, ipv4(5)[10:]))
+    peer.send(
+        block_of(ipv4(1), ipv4(2, 60_000), super_packet, ipv4(3))
+        + frame(DATA, ipv4(4, 60_000)[10:])
+        + frame(DATA, ipv4(5)[10:])
+    )
     until(lambda: len(server.packets()) == 3, server)
     assert server.packets() == [ipv4(1), ipv4(3), ipv4(5)]
     assert server.count("tun.dropped_write_refused") == 2
@@ -260,7 +295,8 @@ def test_a_connection_that_ends_is_lost_only_if_it_was_established(server: End, 
 
 @pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves-at-once"])
 def test_packets_behind_a_greeting_are_not_kept_back_by_a_ring_that_was_full(
-        server: End, dial: Dial, leaves: bool) -> None:
+    server: End, dial: Dial, leaves: bool
+) -> None:
     first = dial(server, hello(index=0))
     for i in range(4):
         first.send(block_of(ipv4(i)))

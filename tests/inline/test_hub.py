@@ -18,7 +18,8 @@ from tests.inline.stepped import DATA, Dial, Make, block_of, frame, hello, numbe
 @pytest.mark.parametrize("version", FAMILIES)
 @pytest.mark.parametrize("size", [100, BULK_BYTES])
 def test_two_clients_have_different_addresses_and_each_gets_only_its_own_packets(
-        make: Make, version: int, size: int) -> None:
+    make: Make, version: int, size: int
+) -> None:
     server, first, second = gathered(make)
     for_first, for_second = between(0, 1, range(30), version, size), between(0, 2, range(30, 60), version, size)
     waiting = [each for pair in zip(for_first, for_second) for each in pair]
@@ -50,8 +51,10 @@ def test_packets_for_many_clients_in_one_burst_arrive_each_where_it_belongs(host
             assert numbers == sorted(numbers)
 
 
-@pytest.mark.parametrize("destination", ["10.0.0.77", "192.0.2.1", "10.0.0.1", "10.0.0.255", "224.0.0.1", "fd00::77",
-                                         "2001:db8::1", "ff02::1", "fe80::1"])
+@pytest.mark.parametrize(
+    "destination",
+    ["10.0.0.77", "192.0.2.1", "10.0.0.1", "10.0.0.255", "224.0.0.1", "fd00::77", "2001:db8::1", "ff02::1", "fe80::1"],
+)
 def test_a_packet_for_nobody_is_dropped_and_counted(hosts: Hosts, destination: str) -> None:
     server, first, second = hosts()
     for number in range(2):
@@ -99,7 +102,8 @@ WRONG = {
 
 @pytest.mark.parametrize(("wrong", "reason"), WRONG.values(), ids=WRONG)
 def test_a_packet_from_a_wrong_source_is_dropped_counted_and_costs_its_connection_nothing(
-        hosts: Hosts, wrong: bytes, reason: str) -> None:
+    hosts: Hosts, wrong: bytes, reason: str
+) -> None:
     server, first, second = hosts()
     (good,), (across,) = between(1, 0, range(1)), between(1, 2, range(1))
     bare = frame(DATA, wrong[10:]) if not any(wrong[:10]) else b""

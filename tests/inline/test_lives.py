@@ -87,7 +87,8 @@ def test_with_tls_the_goodbye_is_one_of_tls(make: Make, caplog: pytest.LogCaptur
 
 
 def test_with_tls_a_connection_is_dialled_anew_before_its_keys_wear_out(
-        make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("workers.tcp_lives.KEY_BYTES", 100_000)
     serving, dialling = tls()
     server = make("server", tls=serving)
@@ -95,9 +96,9 @@ def test_with_tls_a_connection_is_dialled_anew_before_its_keys_wear_out(
     until(lambda: server.established() and client.established(), server, client)
     for end, other, rounds in ((client, server, 1), (server, client, 2)):
         carry(end, other, [ipv4(number, 1000) for number in range(90)])
-        for_a_while(0.15, server, client)   # a tick of the clock, in which nothing happens yet
+        for_a_while(0.15, server, client)  # a tick of the clock, in which nothing happens yet
         assert client.count("tcp.connections_lost") == rounds - 1
-        waiting = [ipv4(number, 1000) for number in range(90, 120)]   # what is on the way at the end may be lost
+        waiting = [ipv4(number, 1000) for number in range(90, 120)]  # what is on the way at the end may be lost
         until(lambda end=end, waiting=waiting: push(end, waiting), server, client)
         until(lambda rounds=rounds: client.count("tcp.connections_established") == rounds + 1, server, client)
     carry(client, server, [ipv4(number) for number in range(200, 210)])

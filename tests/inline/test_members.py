@@ -11,12 +11,38 @@ import pytest
 
 from pipeline.addresses import Identity
 from pipeline.identities import Known
-from tests.inline.hubs import (BULK_BYTES, DECODES, all_packets, between, configure, destinations, index_of,
-                               inside, listing, long_ago, name_of, own, packet, run_duty)
-from tests.inline.stepped import (REFUSED, WELCOME, Dial, End, Make, Peer, block_of, ended, for_a_while, hello,
-                                  number_of, until)
+from tests.inline.hubs import (
+    BULK_BYTES,
+    DECODES,
+    all_packets,
+    between,
+    configure,
+    destinations,
+    index_of,
+    inside,
+    listing,
+    long_ago,
+    name_of,
+    own,
+    packet,
+    run_duty,
+)
+from tests.inline.stepped import (
+    REFUSED,
+    WELCOME,
+    Dial,
+    End,
+    Make,
+    Peer,
+    block_of,
+    ended,
+    for_a_while,
+    hello,
+    number_of,
+    until,
+)
 
-SUPERSEDED, FULL, ADDRESS_TAKEN, ADDRESS_OUTSIDE, TOO_MANY = 3, 4, 5, 6, 8   # docs/wire.md
+SUPERSEDED, FULL, ADDRESS_TAKEN, ADDRESS_OUTSIDE, TOO_MANY = 3, 4, 5, 6, 8  # docs/wire.md
 
 
 def refused(server: End, dial: Dial, greeting: bytes) -> tuple[int, str]:
@@ -43,17 +69,21 @@ def leave(server: End, *peers: Peer) -> None:
 @pytest.mark.parametrize("acceptor", ["tcp-0", "tcp-1"], ids=["the-same-worker", "another-worker"])
 @pytest.mark.parametrize("connections", [1, 3])
 def test_a_newer_session_replaces_the_older_one_whose_end_does_not_take_the_address_away(
-        make: Make, acceptor: str, connections: int) -> None:
+    make: Make, acceptor: str, connections: int
+) -> None:
     server = make("server", lanes=2, capacity=4)
     other = make("client", port=server.port, client=2, session=1)
     older = make("client", port=server.port, client=1, session=5, connections=connections)
-    until(lambda: server.step("tcp-0") and False or older.established() == connections and other.established(),
-          older, other)
+    until(
+        lambda: server.step("tcp-0") and False or older.established() == connections and other.established(),
+        older,
+        other,
+    )
     addresses = listing(server)[1]["addresses"]
     newer = make("client", port=server.port, client=1, session=6, connections=connections)
     until(lambda: server.step(acceptor) and False or newer.established() == connections, newer)
     until(lambda: not older.established() and server.established() == 1 + connections, server, older, newer, other)
-    until(lambda: older.count("tcp.dials_failed") > 2, server, older, newer, other)   # and it goes on trying
+    until(lambda: older.count("tcp.dials_failed") > 2, server, older, newer, other)  # and it goes on trying
     assert listing(server)[1]["addresses"] == addresses
     here = addresses[0]
     for number in range(5):
@@ -66,7 +96,8 @@ def test_a_newer_session_replaces_the_older_one_whose_end_does_not_take_the_addr
 
 
 def test_an_older_session_is_refused_while_the_newer_one_is_connected_and_taken_after_it(
-        make: Make, dial: Dial) -> None:
+    make: Make, dial: Dial
+) -> None:
     server = make("server", capacity=4)
     newer = dial(server, hello(client=1, session=6))
     reason, text = refused(server, dial, hello(client=1, session=5))
@@ -81,7 +112,8 @@ def test_an_older_session_is_refused_while_the_newer_one_is_connected_and_taken_
 
 
 def test_a_connection_of_the_same_session_is_one_more_and_the_same_one_again_replaces_itself(
-        make: Make, dial: Dial) -> None:
+    make: Make, dial: Dial
+) -> None:
     server = make("server", capacity=4)
     first, second = (dial(server, hello(client=1, index=index, connections=2)) for index in (0, 1))
     assert server.memory.peers.count(index_of(server, 1)) == 2
@@ -112,8 +144,10 @@ def test_a_client_has_no_more_connections_than_the_server_takes_from_one(make: M
 def test_each_client_has_the_addresses_that_it_wishes(make: Make) -> None:
     server = make("server", capacity=4)
     wishes = {1: ["10.0.0.99", "fd00::99"], 2: ["10.0.0.7"]}
-    clients = {number: make("client", port=server.port, client=number, session=1, wishes=wished)
-               for number, wished in wishes.items()}
+    clients = {
+        number: make("client", port=server.port, client=number, session=1, wishes=wished)
+        for number, wished in wishes.items()
+    }
     until(lambda: all(client.established() for client in clients.values()), server, *clients.values())
     for number, wished in wishes.items():
         assert listing(server)[number]["addresses"] == wished
@@ -125,7 +159,8 @@ def test_each_client_has_the_addresses_that_it_wishes(make: Make) -> None:
 
 
 def test_of_two_clients_that_wish_the_same_address_the_second_is_refused_with_the_reason(
-        make: Make, dial: Dial) -> None:
+    make: Make, dial: Dial
+) -> None:
     server = make("server", capacity=4)
     first = dial(server, hello(client=1, wishes=["10.0.0.9"]))
     reason, text = refused(server, dial, hello(client=2, wishes=["10.0.0.9"]))
@@ -136,26 +171,37 @@ def test_of_two_clients_that_wish_the_same_address_the_second_is_refused_with_th
     dial(server, hello(client=2, wishes=["10.0.0.10"]))
 
 
-@pytest.mark.parametrize(("wish", "expected"), [("10.0.0.1", ADDRESS_TAKEN), ("10.0.0.0", ADDRESS_OUTSIDE),
-                                                ("10.0.0.255", ADDRESS_OUTSIDE), ("192.0.2.1", ADDRESS_OUTSIDE),
-                                                ("127.0.0.1", ADDRESS_OUTSIDE), ("fd00::1", ADDRESS_TAKEN),
-                                                ("fe80::1", ADDRESS_OUTSIDE), ("ff02::1", ADDRESS_OUTSIDE)])
+@pytest.mark.parametrize(
+    ("wish", "expected"),
+    [
+        ("10.0.0.1", ADDRESS_TAKEN),
+        ("10.0.0.0", ADDRESS_OUTSIDE),
+        ("10.0.0.255", ADDRESS_OUTSIDE),
+        ("192.0.2.1", ADDRESS_OUTSIDE),
+        ("127.0.0.1", ADDRESS_OUTSIDE),
+        ("fd00::1", ADDRESS_TAKEN),
+        ("fe80::1", ADDRESS_OUTSIDE),
+        ("ff02::1", ADDRESS_OUTSIDE),
+    ],
+)
 def test_nobody_gets_an_address_that_is_the_servers_or_no_hosts(
-        make: Make, dial: Dial, wish: str, expected: int) -> None:
+    make: Make, dial: Dial, wish: str, expected: int
+) -> None:
     server = make("server", capacity=4)
     assert refused(server, dial, hello(client=1, wishes=[wish]))[0] == expected
     assert server.memory.peers.count(0) == 0
 
 
 def test_a_client_whose_address_was_given_to_another_while_it_was_away_has_its_new_one_when_it_returns(
-        make: Make, dial: Dial) -> None:
-    server = make("server", capacity=4, inside=["10.0.0.1/30"])   # one client has an address
+    make: Make, dial: Dial
+) -> None:
+    server = make("server", capacity=4, inside=["10.0.0.1/30"])  # one client has an address
     (there,) = between(0, 1, range(1))
     leave(server, dial(server, hello(client=1)))
     long_ago(server)
     leave(server, dial(server, hello(client=2)))
     long_ago(server)
-    back = dial(server, hello(client=1))   # the same session: it had only lost its connection
+    back = dial(server, hello(client=1))  # the same session: it had only lost its connection
     server.write(there)
     until(lambda: back.packets() == [there], server, seconds=3)
     back.send(block_of(packet(inside(1, 4), inside(0, 4))))
@@ -204,7 +250,7 @@ def test_a_peer_that_is_revoked_loses_its_connections_within_a_tick_and_its_addr
     until(lambda: len(server.packets()) == 1, server)
     since = time.monotonic()
     configure(server)
-    peers[0].send(block_of(*between(1, 0, range(1, 2)), *between(1, 2, range(1))))   # too late
+    peers[0].send(block_of(*between(1, 0, range(1, 2)), *between(1, 2, range(1))))  # too late
     server.write(*between(0, 1, range(1)))
     for peer in peers:
         ended(peer, server)
@@ -241,7 +287,8 @@ def expect_only_its_own(server: End, peer: Peer, client: int) -> None:
 @pytest.mark.parametrize("fec", ["off", "on"])
 @pytest.mark.parametrize("how", ["evicted", "revoked"])
 def test_what_waits_for_a_client_that_is_away_never_reaches_the_next_one_with_its_index(
-        make: Make, dial: Dial, fec: str, how: str) -> None:
+    make: Make, dial: Dial, fec: str, how: str
+) -> None:
     server = make("server", capacity=2, fec=fec, slots=8)
     if how == "revoked":
         configure(server, Known(Identity(name_of(1))))
@@ -260,7 +307,8 @@ def test_what_waits_for_a_client_that_is_away_never_reaches_the_next_one_with_it
 
 @pytest.mark.parametrize("fec", ["off", "on"])
 def test_what_is_half_sent_to_a_client_that_leaves_never_reaches_one_that_comes_at_the_same_moment(
-        make: Make, dial: Dial, fec: str) -> None:
+    make: Make, dial: Dial, fec: str
+) -> None:
     server = make("server", capacity=2, fec=fec, slots=8, send_buffer_bytes=30_000)
     gone = dial(server, hello(client=1, features=DECODES), receive_buffer=30_000)
     other = dial(server, hello(client=2, features=DECODES))
@@ -277,14 +325,23 @@ def test_what_is_half_sent_to_a_client_that_leaves_never_reaches_one_that_comes_
 
 @pytest.mark.parametrize("fec", ["off", "on"])
 def test_what_is_in_a_ring_for_a_client_that_leaves_never_reaches_one_that_comes_at_the_same_moment(
-        make: Make, dial: Dial, fec: str) -> None:
+    make: Make, dial: Dial, fec: str
+) -> None:
     server = make("server", capacity=2, fec=fec, slots=8)
     gone, other = (dial(server, hello(client=client, features=DECODES)) for client in (1, 2))
     for each in between(0, 1, range(3)) + between(0, 1, range(3, 6), size=BULK_BYTES):
         server.write(each)
     other.send(block_of(*between(2, 1, range(3))))
-    until(lambda: server.count("tun.packets_read") == 6 and server.count("tun.packets_forwarded") == 3
-          or run_duty(server, "tcp-0", "inbound") and False or server.step("tun-0") and False)
+    until(
+        lambda: (
+            server.count("tun.packets_read") == 6
+            and server.count("tun.packets_forwarded") == 3
+            or run_duty(server, "tcp-0", "inbound")
+            and False
+            or server.step("tun-0")
+            and False
+        )
+    )
     third = at_the_same_moment(server, gone, 3)
     expect_only_its_own(server, third, 3)
     third.close()
@@ -298,8 +355,15 @@ def at_the_same_moment(server: End, gone: Peer, client: int) -> Peer:
     long_ago(server)
     peer = Peer.dial(server.port)
     peer.send(hello(client=client, features=DECODES))
-    until(lambda: run_duty(server, "tcp-0", "inbound") and False or server.step("tun-0") and False
-          or server.memory.peers.count(index) == 1)
+    until(
+        lambda: (
+            run_duty(server, "tcp-0", "inbound")
+            and False
+            or server.step("tun-0")
+            and False
+            or server.memory.peers.count(index) == 1
+        )
+    )
     return peer
 
 
@@ -308,7 +372,7 @@ def test_what_was_parked_for_a_client_that_leaves_is_for_nobody(make: Make, dial
     gone, other = (dial(server, hello(client=client)) for client in (1, 2))
     outbound = server.workers["tun-0"].duty("outbound")
 
-    def some_are_parked() -> bool:   # the outbound duty of tcp-0 stands still
+    def some_are_parked() -> bool:  # the outbound duty of tcp-0 stands still
         if not outbound._parked:
             server.write(*between(0, 1, range(1), size=BULK_BYTES))
         server.step("tun-0")

@@ -11,12 +11,22 @@ from pipeline.addresses import Identity
 from pipeline.identities import Known
 from pipeline.layout import CARRIER_RECEIVED, LINE_WORDS, SENT_BYTES
 from pipeline.worker import NOTHING
-from tests.inline.hubs import (BULK_BYTES, between, configure, dropped_for, gathered, index_of, name_of, on_worker,
-                               run_duty, tls)
+from tests.inline.hubs import (
+    BULK_BYTES,
+    between,
+    configure,
+    dropped_for,
+    gathered,
+    index_of,
+    name_of,
+    on_worker,
+    run_duty,
+    tls,
+)
 from tests.inline.stepped import Dial, End, Make, Peer, block_of, for_a_while, hello, push, until
 
 RATE = 4_000_000
-SMALL_SOCKETS = {"send_buffer_bytes": 200_000, "receive_buffer_bytes": 65_536}   # so that little is taken at a time
+SMALL_SOCKETS = {"send_buffer_bytes": 200_000, "receive_buffer_bytes": 65_536}  # so that little is taken at a time
 MEASURED_S = 1.5
 
 
@@ -84,7 +94,7 @@ def test_a_client_with_a_rate_sends_no_more_and_another_as_much_as_it_likes(make
     assert 0.9 * RATE < limited < 1.08 * RATE
     assert other > 1.3 * RATE
     assert server.count("tcp.rate_pauses") > 0
-    assert not [name for name in server.counts() | first.counts() if ".dropped_" in name]   # TCP slows it down
+    assert not [name for name in server.counts() | first.counts() if ".dropped_" in name]  # TCP slows it down
 
 
 def test_a_connection_more_does_not_free_a_client_from_its_rate(make: Make, dial: Dial) -> None:
@@ -123,7 +133,7 @@ def test_what_is_left_inside_tls_of_a_client_beyond_its_rate_waits_like_the_rest
     before = received_from(server, 1)
     inbound = server.workers["tcp-0"].duty("inbound")
     for connection in inbound.lives.connections.values():
-        inbound._pending[connection] = None   # as if a turn had left something
+        inbound._pending[connection] = None  # as if a turn had left something
     assert {inbound.work() for _ in range(20)} == {NOTHING}
     assert received_from(server, 1) == before
     limit(server, 1, 0)
@@ -173,7 +183,7 @@ def test_connections_that_come_and_go_give_a_client_no_more_than_its_rate(make: 
 
     def step() -> None:
         nonlocal unsent
-        if int(time.monotonic() / 0.13) % 2:   # longer than a tick
+        if int(time.monotonic() / 0.13) % 2:  # longer than a tick
             while other:
                 other.pop().close()
         elif not other and server.established() == 1:
@@ -198,4 +208,4 @@ def test_connections_that_come_and_go_give_a_client_no_more_than_its_rate(make: 
     finally:
         for each in (peer, *other):
             each.close()
-    assert limited < 1.5 * 500_000   # one time more or less is a quarter of that
+    assert limited < 1.5 * 500_000  # one time more or less is a quarter of that

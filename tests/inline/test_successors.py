@@ -11,7 +11,8 @@ from tests.inline.stepped import Dial, Make, Peer, block_of, hello, number_of, u
 
 @pytest.mark.parametrize("worker", ["tun-0", "fec-0"])
 def test_after_a_killed_worker_blocks_go_on_under_new_numbers_each_to_its_own_client(
-        make: Make, dial: Dial, worker: str) -> None:
+    make: Make, dial: Dial, worker: str
+) -> None:
     server = make("server", capacity=4, slots=8, fec="on")
     first, second, sender = (dial(server, hello(client=client, features=DECODES)) for client in (1, 2, 3))
     for number in range(60):
@@ -20,16 +21,22 @@ def test_after_a_killed_worker_blocks_go_on_under_new_numbers_each_to_its_own_cl
             sender.send(block_of(*between(3, client, range(number, number + 1), 6, 5000 + 100 * client)))
         server.step(*server.workers)
         if number in (20, 40):
-            server.step("tun-0")   # so that there is something in hand
+            server.step("tun-0")  # so that there is something in hand
             server.kill(worker)
             server.step()
             server.start(worker)
-    until(lambda: all({59} <= {number_of(each) for each in all_packets(peer) if each[10] >> 4 == version}
-                      for peer in (first, second) for version in (4, 6)), server)
+    until(
+        lambda: all(
+            {59} <= {number_of(each) for each in all_packets(peer) if each[10] >> 4 == version}
+            for peer in (first, second)
+            for version in (4, 6)
+        ),
+        server,
+    )
     for client, peer in ((1, first), (2, second)):
         assert destinations(all_packets(peer)) == own(client)
         streams = decoded_in_order(peer)
-        assert len(streams) == 2   # from the server and from the client
+        assert len(streams) == 2  # from the server and from the client
         assert all(len(set(packets)) == len(packets) for packets in streams)
         assert sum(map(len, streams)) > 100
     assert server.count("tcp.connections_lost") == 0
@@ -37,8 +44,11 @@ def test_after_a_killed_worker_blocks_go_on_under_new_numbers_each_to_its_own_cl
 
 def decoded_in_order(peer: Peer) -> list[list[bytes]]:
     """The packets of each bulk stream; decoded() sees to it that no number stands for two blocks."""
-    return [[each for packets in stream.values() for each in packets] for number, stream in decoded(peer).items()
-            if number & 1 == wire.BULK]
+    return [
+        [each for packets in stream.values() for each in packets]
+        for number, stream in decoded(peer).items()
+        if number & 1 == wire.BULK
+    ]
 
 
 @pytest.mark.parametrize("duty", ["outbound", "inbound"])
@@ -67,7 +77,7 @@ def test_the_number_of_a_block_that_its_worker_died_with_is_not_used_again(make:
     until(lambda: number_of(all_packets(receiver)[-1]) == 4, server)
     (stream,) = decoded(receiver).values()
     assert [number_of(packet) for packets in stream.values() for packet in packets] in ([0, 1, 2, 4], [0, 1, 2, 3, 4])
-    assert max(stream) - min(stream) == len(stream)   # one is missing
+    assert max(stream) - min(stream) == len(stream)  # one is missing
 
 
 class Killed(Exception):
@@ -78,10 +88,12 @@ def die(count: int) -> None:
     raise Killed
 
 
-@pytest.mark.parametrize(("worker", "fec"), [("tun-0", "off"), ("tcp-0", "off"), ("tun-0", "on"), ("tcp-0", "on"),
-                                             ("fec-0", "on")])
+@pytest.mark.parametrize(
+    ("worker", "fec"), [("tun-0", "off"), ("tcp-0", "off"), ("tun-0", "on"), ("tcp-0", "on"), ("fec-0", "on")]
+)
 def test_a_killed_worker_of_a_hub_has_a_successor_and_nobody_gets_what_is_anothers(
-        make: Make, worker: str, fec: str) -> None:
+    make: Make, worker: str, fec: str
+) -> None:
     server, first, second = gathered(make, slots=8, fec=fec, connections=2, light_connections=1, timeout=5.0)
     clients = {1: first, 2: second}
     numbers = iter(range(1_000_000))
@@ -108,5 +120,5 @@ def test_a_killed_worker_of_a_hub_has_a_successor_and_nobody_gets_what_is_anothe
     for client, end in clients.items():
         assert destinations(end.packets()) <= own(client)
         sources = {each[22:26] for each in end.packets() if each[10] >> 4 == 4}
-        assert len(sources) == 2   # the server's and the other client's
+        assert len(sources) == 2  # the server's and the other client's
     assert not [name for name in server.counts() if "malformed" in name or "checksum" in name or "refused" in name]

@@ -10,12 +10,40 @@ import pytest
 from pipeline import block, ippacket, shard, wire
 from pipeline.layout import PEER_MASK
 from pipeline.tun import TSO, TUN_F_CSUM
-from tests.inline.hubs import (BULK_BYTES, DECODES, FAMILIES, RUN, Hosts, all_packets, between, decoded, dropped,
-                               gathered, index_of, inside, on_worker, packet, run_duty, super_packet)
-from tests.inline.stepped import (KEEPALIVE, WELCOME, Dial, End, Make, Peer, block_of, frame, hello, number_of, push,
-                                  until)
+from tests.inline.hubs import (
+    BULK_BYTES,
+    DECODES,
+    FAMILIES,
+    RUN,
+    Hosts,
+    all_packets,
+    between,
+    decoded,
+    dropped,
+    gathered,
+    index_of,
+    inside,
+    on_worker,
+    packet,
+    run_duty,
+    super_packet,
+)
+from tests.inline.stepped import (
+    KEEPALIVE,
+    WELCOME,
+    Dial,
+    End,
+    Make,
+    Peer,
+    block_of,
+    frame,
+    hello,
+    number_of,
+    push,
+    until,
+)
 
-BLOCK_PACKET = 65_535   # with its header such a packet is a block
+BLOCK_PACKET = 65_535  # with its header such a packet is a block
 
 # -- from client to client
 
@@ -47,7 +75,9 @@ def test_what_is_light_stays_light_on_its_way_to_another_client(make: Make, dial
     server = make("server", capacity=4, fec=fec)
     bulk1, light1, bulk2, light2 = (
         dial(server, hello(client=client, index=purpose, connections=2, purpose=purpose, features=DECODES))
-        for client in (1, 2) for purpose in (wire.BULK, wire.LIGHT))
+        for client in (1, 2)
+        for purpose in (wire.BULK, wire.LIGHT)
+    )
     (small,), (large,) = between(1, 2, range(1)), between(1, 2, range(1, 2))
     light1.send(block_of(small))
     until(lambda: all_packets(light2) == [small], server)
@@ -55,7 +85,7 @@ def test_what_is_light_stays_light_on_its_way_to_another_client(make: Make, dial
     bulk1.send(block_of(large))
     until(lambda: all_packets(bulk2) == [large], server)
     assert all_packets(light2) == [small]
-    light1.send(run_of(block_of(small), stream=3))   # the last bit: of a light stream
+    light1.send(run_of(block_of(small), stream=3))  # the last bit: of a light stream
     bulk1.send(run_of(block_of(large), stream=2))
     if fec == "on":
         until(lambda: all_packets(light2) == [small] * 2 and all_packets(bulk2) == [large] * 2, server)
@@ -66,8 +96,11 @@ def test_what_is_light_stays_light_on_its_way_to_another_client(make: Make, dial
 @pytest.mark.parametrize("fec", ["off", "on"])
 def test_what_is_light_finds_the_connection_for_it_in_whichever_worker_it_is(make: Make, fec: str) -> None:
     server = make("server", capacity=4, lanes=2, fec=fec)
-    light1, bulk2, light2 = peers = (on_worker(server, "tcp-0", 1, purpose=wire.LIGHT), on_worker(server, "tcp-0", 2),
-                                     on_worker(server, "tcp-1", 2, 1, purpose=wire.LIGHT))
+    light1, bulk2, light2 = peers = (
+        on_worker(server, "tcp-0", 1, purpose=wire.LIGHT),
+        on_worker(server, "tcp-0", 2),
+        on_worker(server, "tcp-1", 2, 1, purpose=wire.LIGHT),
+    )
     try:
         light1.send(block_of(*between(1, 2, range(1))))
         server.write(*between(0, 2, range(1)))
@@ -78,8 +111,9 @@ def test_what_is_light_finds_the_connection_for_it_in_whichever_worker_it_is(mak
             peer.close()
 
 
-def run_of(body: bytes, stream: int, number: int = 0, n: int = 1, m: int = 0, first: int = 0, count: int = 1,
-           size: int = 0) -> bytes:
+def run_of(
+    body: bytes, stream: int, number: int = 0, n: int = 1, m: int = 0, first: int = 0, count: int = 1, size: int = 0
+) -> bytes:
     return frame(RUN, struct.pack(">IIBBBBII", stream, number, n, m, first, count, size or len(body), 0) + body)
 
 
@@ -87,7 +121,8 @@ def run_of(body: bytes, stream: int, number: int = 0, n: int = 1, m: int = 0, fi
 @pytest.mark.parametrize("whence", [0, 1], ids=["from-the-server", "from-a-client"])
 @pytest.mark.parametrize("takes", [0, TUN_F_CSUM, TSO], ids=["nothing", "checksums", "all"])
 def test_a_super_packet_is_finished_for_a_client_that_takes_none_and_passed_on_whole_to_one_that_does(
-        hosts: Hosts, version: int, whence: int, takes: int) -> None:
+    hosts: Hosts, version: int, whence: int, takes: int
+) -> None:
     server, first, second = hosts((TSO, takes), offloads=TSO, offloads_accepted=TSO)
     whole = super_packet(inside(whence, version), inside(2, version), 4, 1000)
     if whence:
@@ -102,14 +137,15 @@ def test_a_super_packet_is_finished_for_a_client_that_takes_none_and_passed_on_w
     for each in second.packets():
         assert (each[:10], len(each)) == (bytes(10), 10 + head + 1000)
         assert ippacket.check(memoryview(each), 0, len(each)) == ""
-        if version == 4:   # a checksum over the whole header is zero
+        if version == 4:  # a checksum over the whole header is zero
             assert sum(struct.unpack(">10H", each[10:30])) % 0xFFFF == 0
     assert not dropped(server)
 
 
 @pytest.mark.parametrize("accepted", [TSO, 0], ids=["the-server-takes-them", "the-server-takes-none"])
 def test_a_super_packet_is_finished_for_a_client_that_takes_none_although_the_servers_own_device_has_offloads_off(
-        hosts: Hosts, accepted: int) -> None:
+    hosts: Hosts, accepted: int
+) -> None:
     server, first, second = hosts((TSO, 0), offloads=0, offloads_accepted=accepted)
     first.send(block_of(super_packet(inside(1, 4), inside(2, 4), 4, 1000)))
     until(lambda: second.packets(), server)
@@ -136,8 +172,9 @@ def test_with_client_isolation_clients_do_not_reach_each_other_but_the_server(ho
     until(lambda: second.packets() == between(0, 2, range(1), version), server)
 
 
-@pytest.mark.parametrize("destination", ["224.0.0.1", "239.1.2.3", "240.0.0.1", "255.255.255.255", "ff02::1",
-                                         "ff0e::1"])
+@pytest.mark.parametrize(
+    "destination", ["224.0.0.1", "239.1.2.3", "240.0.0.1", "255.255.255.255", "ff02::1", "ff0e::1"]
+)
 def test_multicast_and_broadcast_from_a_client_go_nowhere(hosts: Hosts, destination: str) -> None:
     server, first, second = hosts()
     version = 6 if ":" in destination else 4
@@ -168,7 +205,8 @@ def test_what_is_for_none_of_the_clients_is_the_kernels(hosts: Hosts, destinatio
 
 @pytest.mark.parametrize("fec", ["off", "on"])
 def test_clients_that_different_workers_have_reach_the_server_and_each_other_over_either_lane(
-        make: Make, fec: str) -> None:
+    make: Make, fec: str
+) -> None:
     server = make("server", lanes=2, capacity=4, slots=8, fec=fec)
     peers = first, second = on_worker(server, "tcp-0", 1), on_worker(server, "tcp-1", 2)
     expected: dict[int, Counter] = {0: Counter(), 1: Counter(), 2: Counter()}
@@ -198,7 +236,7 @@ def test_a_full_transit_ring_drops_what_is_counted_and_holds_nobody_up(hosts: Ho
     waiting = b"".join(map(block_of, [*packets, up]))
     sent = 0
 
-    def nobody_sends() -> bool:   # the outbound duty of tcp-0 stands still
+    def nobody_sends() -> bool:  # the outbound duty of tcp-0 stands still
         nonlocal sent
         try:
             sent += first.socket.send(waiting[sent : sent + 100_000])
@@ -220,12 +258,17 @@ def test_a_full_transit_ring_drops_what_is_counted_and_holds_nobody_up(hosts: Ho
 @pytest.mark.parametrize("fec", ["off", "on"])
 @pytest.mark.parametrize(("lanes", "connections"), [(1, 1), (1, 3), (2, 1), (2, 3)])
 def test_packets_of_one_flow_keep_their_order_on_the_way_to_another_client(
-        make: Make, lanes: int, connections: int, fec: str) -> None:
+    make: Make, lanes: int, connections: int, fec: str
+) -> None:
     server, first, second = gathered(make, lanes=lanes, slots=8, fec=fec, connections=connections, light_connections=1)
     light, bulk = between(1, 2, range(150), 4, 300), between(1, 2, range(150), 6, 5000)
     waiting = [each for pair in zip(light, bulk) for each in pair]
-    until(lambda: push(first, waiting) and len(second.packets()) + server.count("tun.dropped_transit_full") == 300,
-          server, first, second)
+    until(
+        lambda: push(first, waiting) and len(second.packets()) + server.count("tun.dropped_transit_full") == 300,
+        server,
+        first,
+        second,
+    )
     for version in FAMILIES:
         numbers = [number_of(each) for each in second.packets() if each[10] >> 4 == version]
         assert numbers == sorted(numbers)
@@ -282,7 +325,7 @@ def test_with_auto_what_was_not_coded_leaves_no_gap_in_the_numbers(make: Make, d
     kept, lost = (dial(server, hello(client=2, index=index, connections=2, features=DECODES)) for index in (0, 1))
     call_for = server.workers["tcp-0"].duty("inbound").lives._carrier.call_for
     for number in range(15):
-        call_for(index_of(server, 2), 0 if 5 <= number < 10 else 3)   # before each, as the watch has its own opinion
+        call_for(index_of(server, 2), 0 if 5 <= number < 10 else 3)  # before each, as the watch has its own opinion
         first.send(block_of(*between(1, 2, range(number, number + 1))))
         until(lambda n=number: packet_of(n) in all_packets(kept) + all_packets(lost), server)
     assert len(kept.packets() + lost.packets()) >= 5
@@ -301,8 +344,9 @@ def test_two_clients_that_use_the_same_stream_number_do_not_mix(hosts: Hosts) ->
 
     def shards(packet_: bytes, first_: int, count: int) -> bytes:
         data = block_of(packet_)
-        return run_of(data.ljust(3 * each, b"\0")[first_ * each : (first_ + count) * each], 2, 0, 3, 1, first_, count,
-                      len(data))
+        return run_of(
+            data.ljust(3 * each, b"\0")[first_ * each : (first_ + count) * each], 2, 0, 3, 1, first_, count, len(data)
+        )
 
     first.send(shards(one, 0, 2))
     until(lambda: server.count("fec.runs_received") == 1, server)

@@ -8,8 +8,22 @@ import pytest
 
 from pipeline import wire
 from pipeline.layout import CARRIER_ESTABLISHED
-from tests.inline.stepped import (BLOCK, KEEPALIVE, Make, Peer, block_of, carry, for_a_while, hello, ipv4, ipv6,
-                                  number_of, pair, push, until)
+from tests.inline.stepped import (
+    BLOCK,
+    KEEPALIVE,
+    Make,
+    Peer,
+    block_of,
+    carry,
+    for_a_while,
+    hello,
+    ipv4,
+    ipv6,
+    number_of,
+    pair,
+    push,
+    until,
+)
 
 
 # -- packets
@@ -71,10 +85,12 @@ def test_a_block_takes_at_most_its_number_of_packets(make: Make) -> None:
 
 
 @pytest.mark.parametrize("connections", [1, 2, 5])
-@pytest.mark.parametrize("lanes", [(1, 1), (2, 2), (3, 3), (1, 3), (3, 1), (2, 3)],
-                         ids=["1-1", "2-2", "3-3", "1-3", "3-1", "2-3"])
+@pytest.mark.parametrize(
+    "lanes", [(1, 1), (2, 2), (3, 3), (1, 3), (3, 1), (2, 3)], ids=["1-1", "2-2", "3-3", "1-3", "3-1", "2-3"]
+)
 def test_every_lane_keeps_its_order_whatever_lanes_and_connections_there_are(
-        make: Make, lanes: tuple[int, int], connections: int) -> None:
+    make: Make, lanes: tuple[int, int], connections: int
+) -> None:
     server, client = pair(make, lanes, connections)
     for sender, receiver, count in ((client, server, lanes[1]), (server, client, lanes[0])):
         sent = [[ipv4(1000 * lane + i, 60 + 37 * i % 3000) for i in range(60)] for lane in range(count)]
@@ -154,8 +170,9 @@ def test_a_reader_that_stands_still_costs_time_and_no_packet_that_found_room(mak
         if ring.ready() and client.count("tun.packets_read") == len(packets) - len(waiting):
             client.write(waiting.pop(0))
         server.step("tcp-0")
-        return not ring.ready() and all(count > 3 for count in (server.count("tcp.ring_full_waits"),
-                                                                client.count("tcp.socket_full_waits")))
+        return not ring.ready() and all(
+            count > 3 for count in (server.count("tcp.ring_full_waits"), client.count("tcp.socket_full_waits"))
+        )
 
     until(everything_is_full, client)
     assert waiting

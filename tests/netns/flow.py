@@ -1,8 +1,8 @@
 """TCP connections inside a tunnel. The test itself holds both ends; every byte that arrives is checked.
 
-    with Flow(client, server) as flow:     it runs while the test does other things
-        flow.wait_for(100_000)             so many more bytes have arrived
-    transfer(client, server, ...)          some of them at once, each of a given size, to their end
+with Flow(client, server) as flow:     it runs while the test does other things
+    flow.wait_for(100_000)             so many more bytes have arrived
+transfer(client, server, ...)          some of them at once, each of a given size, to their end
 """
 
 from __future__ import annotations
@@ -44,16 +44,18 @@ class Flow:
         self._go.set()
         self._errors: list[BaseException] = []
         self._pair = connect(source.node, sink.node, sink.address6 if six else sink.address)
-        self._threads = [threading.Thread(target=self._guard, args=(part,), daemon=True)
-                         for part in (self._send, self._receive)]
+        self._threads = [
+            threading.Thread(target=self._guard, args=(part,), daemon=True) for part in (self._send, self._receive)
+        ]
         for thread in self._threads:
             thread.start()
 
     def __enter__(self) -> Flow:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if error is None:
                 self.finish()

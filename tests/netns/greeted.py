@@ -1,8 +1,8 @@
 """A server for clients that are written by hand, and such clients in a node of the lab.
 
-    with hub(lab, directory) as door:           a server with TLS that has invited the peers of PEERS
-        with door.dial("one") as client:        a WireClient that has been welcomed as that peer
-        with Answering(client) as answering:    it answers echo requests in a thread of its own
+with hub(lab, directory) as door:           a server with TLS that has invited the peers of PEERS
+    with door.dial("one") as client:        a WireClient that has been welcomed as that peer
+    with Answering(client) as answering:    it answers echo requests in a thread of its own
 """
 
 from __future__ import annotations
@@ -72,8 +72,15 @@ class Door:
 @contextmanager
 def hub(lab: Lab, directory: Path, **settings: Any) -> Iterator[Door]:
     a, b = lab.nodes[:2]
-    config = {**server_config(a), "encryption": "tls", "insecure": False, "state_dir": str(directory / "state"),
-              "max_handshakes_per_address": PLENTY, "connects_per_address": PLENTY, **settings}
+    config = {
+        **server_config(a),
+        "encryption": "tls",
+        "insecure": False,
+        "state_dir": str(directory / "state"),
+        "max_handshakes_per_address": PLENTY,
+        "connects_per_address": PLENTY,
+        **settings,
+    }
     with End(a, config, directory) as server:
         server.wait_until_running()
         said = {peer: server.command("invite", peer, "--address", a.address) for peer in PEERS}
@@ -96,8 +103,9 @@ class Answering:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._leave.set()
         self._thread.join()
         self._client.socket.close()

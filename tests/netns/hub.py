@@ -57,8 +57,12 @@ def established(end: End) -> int:
     return sum(row["state"] == "established" for row in end.status()["connections"])
 
 
-def tls_context(*, oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
-                pair: tuple[Path, Path] | None = None) -> ssl.SSLContext:
+def tls_context(
+    *,
+    oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    pair: tuple[Path, Path] | None = None,
+) -> ssl.SSLContext:
     """Of somebody who calls a hub by hand, whatever certificate it has."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -90,8 +94,13 @@ class Client(End):
         file = directory / unique_name("line")
         file.touch(0o600)
         file.write_text(line)
-        super().__init__(node, {"mode": "client", "reconnect_max": 0.5, **settings}, directory, wrap=wrap,
-                         words=["--join", f"@{file}"])
+        super().__init__(
+            node,
+            {"mode": "client", "reconnect_max": 0.5, **settings},
+            directory,
+            wrap=wrap,
+            words=["--join", f"@{file}"],
+        )
 
     def again(self) -> Client:
         return Client(self.node, self.line, self._directory, wrap=self._wrap, **self.config)
@@ -131,8 +140,9 @@ class Hub:
         self.server.wait_until_running()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stack.__exit__(kind, error, trace)
 
     def __getitem__(self, name: str) -> Client:
@@ -190,12 +200,22 @@ class Hub:
     def wait_for_all(self, seconds: float = 15.0) -> None:
         """Until the server and every client that has joined reach each other."""
         for client in self.clients.values():
-            eventually(lambda: reaches(client.node, self.server.address, count=1, seconds=0.3), seconds,
-                       f"{client.name} reaches the server")
+            eventually(
+                lambda: reaches(client.node, self.server.address, count=1, seconds=0.3),
+                seconds,
+                f"{client.name} reaches the server",
+            )
 
 
 def hub_config(node: Node, directory: Path, **settings: Any) -> dict[str, Any]:
     """A server on a free port of the node, on all its addresses, with a state directory of its own."""
     name, port = unique_name("s"), node.free_port()
-    return {"mode": "server", "name": name, "local_addr": f":{port}", "public_addr": f"{node.address}:{port}",
-            "tunnel_addr": INSIDE, "state_dir": str(directory / f"state-{name}"), **settings}
+    return {
+        "mode": "server",
+        "name": name,
+        "local_addr": f":{port}",
+        "public_addr": f"{node.address}:{port}",
+        "tunnel_addr": INSIDE,
+        "state_dir": str(directory / f"state-{name}"),
+        **settings,
+    }

@@ -1,9 +1,9 @@
 """A hub with clients that have hosts behind them, for the tests that leave it as it is: fixtures.
 
-    hub -- link0, a bridge --+-- one      a client with the defaults, and a host behind it
-                             +-- two      one connection, and a host behind it
-                             +-- three    finds the server by IPv6 alone; may send and receive RATE_MBIT
-                             +-- four     for clients of a test's own
+hub -- link0, a bridge --+-- one      a client with the defaults, and a host behind it
+                         +-- two      one connection, and a host behind it
+                         +-- three    finds the server by IPv6 alone; may send and receive RATE_MBIT
+                         +-- four     for clients of a test's own
 """
 
 from __future__ import annotations
@@ -43,14 +43,36 @@ def networks_behind(number: int) -> tuple[str, str]:
 def make_site(stack: ExitStack, node: Node, number: int) -> Site:
     host = Namespace(f"behind-{node.name}")
     stack.callback(host.close)
-    subprocess.run(["ip", "link", "add", "site", "netns", str(node.pid), "type", "veth", "peer", "name", "link0",
-                    "netns", str(host.pid)], check=True, capture_output=True)
+    subprocess.run(
+        [
+            "ip",
+            "link",
+            "add",
+            "site",
+            "netns",
+            str(node.pid),
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "link0",
+            "netns",
+            str(host.pid),
+        ],
+        check=True,
+        capture_output=True,
+    )
     for where, device, last in ((node, "site", 1), (host, "link0", 2)):
-        where.run(["ip", "-batch", "-"], input=f"link set {device} up\n"
-                  f"address add 10.1.{number}.{last}/24 dev {device}\n"
-                  f"address add fd01:{number}::{last}/64 dev {device} nodad\n")
-    host.run(["ip", "-batch", "-"], input=f"link set lo up\nroute add default via 10.1.{number}.1\n"
-             f"route add default via fd01:{number}::1\n")
+        where.run(
+            ["ip", "-batch", "-"],
+            input=f"link set {device} up\n"
+            f"address add 10.1.{number}.{last}/24 dev {device}\n"
+            f"address add fd01:{number}::{last}/64 dev {device} nodad\n",
+        )
+    host.run(
+        ["ip", "-batch", "-"],
+        input=f"link set lo up\nroute add default via 10.1.{number}.1\nroute add default via fd01:{number}::1\n",
+    )
     node.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     return Site(host, f"10.1.{number}.2", f"fd01:{number}::2")
 
@@ -73,11 +95,19 @@ def sites(wide_lab: Lab) -> Iterator[dict[str, Site]]:
 def hub(wide_lab: Lab, sites: dict[str, Site], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """For tests that leave it as it is."""
     behind = [network for number in HOSTS_BEHIND.values() for network in networks_behind(number)]
-    with Hub(wide_lab, tmp_path_factory.mktemp("hub"), lanes=2, routes=behind,
-             push_routes=[*BEHIND_HUB, *behind]) as made:
+    with Hub(
+        wide_lab, tmp_path_factory.mktemp("hub"), lanes=2, routes=behind, push_routes=[*BEHIND_HUB, *behind]
+    ) as made:
         made.join(wide_lab["one"], "", "--allow", *networks_behind(HOSTS_BEHIND["one"]))
-        made.join(wide_lab["two"], "", "--allow", *networks_behind(HOSTS_BEHIND["two"]), **PLAIN,
-                  receive_buffer_bytes=65536, heartbeat_timeout=60)
+        made.join(
+            wide_lab["two"],
+            "",
+            "--allow",
+            *networks_behind(HOSTS_BEHIND["two"]),
+            **PLAIN,
+            receive_buffer_bytes=65536,
+            heartbeat_timeout=60,
+        )
         made.join(wide_lab["three"], "", "--address", f"[{made.node.address6}]", "--rate", str(RATE_MBIT), **PLAIN)
         yield made
 

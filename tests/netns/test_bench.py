@@ -17,8 +17,9 @@ from tools.linkmodel import LinkSpec
 from tools.namespace import LabError
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")]
-needs_iperf3 = pytest.mark.skipif(not any((Path(place) / "iperf3").exists() for place in os.get_exec_path()),
-                                  reason="iperf3 is not installed")
+needs_iperf3 = pytest.mark.skipif(
+    not any((Path(place) / "iperf3").exists() for place in os.get_exec_path()), reason="iperf3 is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +77,9 @@ def test_shared_memory_is_what_the_instances_names_occupy() -> None:
 
 
 def test_without_iperf3_one_line_says_what_to_install(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-P", "-m", "tools.bench"], env={"PATH": str(tmp_path)},
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "tools.bench"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert done.stderr == "bench: iperf3 is not installed; install it (on Debian: apt install iperf3)\n"
 
@@ -85,8 +87,26 @@ def test_without_iperf3_one_line_says_what_to_install(tmp_path: Path) -> None:
 @needs_iperf3
 def test_the_whole_bench_over_a_real_tunnel_leaves_nothing() -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "tools.bench", "--seconds", "1", "--rounds", "1", "--streams", "2",
-         "--json", "--kills", "2", "--kill-pause", "0.1"], capture_output=True, text=True)
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "tools.bench",
+            "--seconds",
+            "1",
+            "--rounds",
+            "1",
+            "--streams",
+            "2",
+            "--json",
+            "--kills",
+            "2",
+            "--kill-pause",
+            "0.1",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["schema_version"] == 1

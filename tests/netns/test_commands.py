@@ -33,11 +33,20 @@ def test_status_for_programs_has_the_published_shape(ends: Ends) -> None:
     assert said.returncode == 0
     status = json.loads(said.stdout)
     assert (status["schema_version"], status["name"], status["mode"], status["state"]) == (
-        1, client.name, "client", "running")
+        1,
+        client.name,
+        "client",
+        "running",
+    )
     assert status["pid"] == client.process.pid
     assert sorted((each["name"], each["kind"], each["lane"]) for each in status["workers"]) == [
-        ("fec-0", "fec", 0), ("fec-1", "fec", 1), ("tcp-0", "tcp", 0), ("tcp-1", "tcp", 1), ("tun-0", "tun", 0),
-        ("tun-1", "tun", 1)]
+        ("fec-0", "fec", 0),
+        ("fec-1", "fec", 1),
+        ("tcp-0", "tcp", 0),
+        ("tcp-1", "tcp", 1),
+        ("tun-0", "tun", 0),
+        ("tun-1", "tun", 1),
+    ]
     for worker in status["workers"]:
         assert worker["state"] == "running" and worker["restarts"] == 0
         assert Path(f"/proc/{worker['pid']}").exists()
@@ -49,8 +58,10 @@ def test_status_for_programs_has_the_published_shape(ends: Ends) -> None:
         depths = [depth for stage in ring["stages"] for depth in stage["depth"].values()]
         assert len(depths) >= 2 and all(0 <= depth <= ring["capacity"] for depth in depths)
     assert len(status["connections"]) == 8
-    assert all(row["state"] == "established" and row["address"] == client.config["remote_addr"]
-               for row in status["connections"])
+    assert all(
+        row["state"] == "established" and row["address"] == client.config["remote_addr"]
+        for row in status["connections"]
+    )
     assert status["counters"]["tun.packets_read"] >= 2
     assert all(isinstance(count, int) and count >= 0 for count in status["counters"].values())
 
@@ -66,16 +77,18 @@ def test_among_several_instances_one_must_be_named(ends: Ends) -> None:
     assert all(end.name in said.stderr for end in ends) and "--name" in said.stderr
 
 
-@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["stop"], ["reload"], ["restart"]],
-                         ids=lambda words: " ".join(words))
+@pytest.mark.parametrize(
+    "words", [["status"], ["status", "--json"], ["stop"], ["reload"], ["restart"]], ids=lambda words: " ".join(words)
+)
 def test_commands_to_an_instance_that_does_not_run_say_so(words: list[str]) -> None:
     said = command(*words, "--name", "nobody-runs-this")
     assert (said.returncode, said.stdout) == (3, "")
     assert said.stderr == 'tunnel-supervisor: instance "nobody-runs-this" does not run\n'
 
 
-@pytest.mark.parametrize("words", ["", "nonsense", "status --nonsense", "status --name a --config b",
-                                   "start --mode sideways"])
+@pytest.mark.parametrize(
+    "words", ["", "nonsense", "status --nonsense", "status --name a --config b", "start --mode sideways"]
+)
 def test_wrong_usage_is_told_from_failure(words: str) -> None:
     said = command(*shlex.split(words))
     assert said.returncode == 2 and "usage:" in said.stderr
@@ -100,10 +113,26 @@ def test_two_ends_start_without_any_file(lab: Lab, tmp_path: Path) -> None:
     a, b = lab
     server, client, port = unique_name("s"), unique_name("c"), a.free_port()
     start = [COMMAND, "start", "--set", "encryption=none", "--mode"]
-    with (a.popen([*start, "server", "--local", f"0.0.0.0:{port}", "--tunnel", "10.99.0.1/24", "--insecure",
-                   "--set", f"name={server}", "--set", "mtu=1300"]) as serving,
-          b.popen([*start, "client", "--remote", f"{a.address}:{port}", "--tunnel", "10.99.0.2/24",
-                   "--set", f"name={client}"]) as dialling):
+    with (
+        a.popen(
+            [
+                *start,
+                "server",
+                "--local",
+                f"0.0.0.0:{port}",
+                "--tunnel",
+                "10.99.0.1/24",
+                "--insecure",
+                "--set",
+                f"name={server}",
+                "--set",
+                "mtu=1300",
+            ]
+        ) as serving,
+        b.popen(
+            [*start, "client", "--remote", f"{a.address}:{port}", "--tunnel", "10.99.0.2/24", "--set", f"name={client}"]
+        ) as dialling,
+    ):
         eventually(lambda: '"established"' in command("status", "--json", "--name", client).stdout, 20)
         assert "mtu 1300" in a.run(["ip", "link", "show", server]).stdout
         for name, process in ((client, dialling), (server, serving)):
@@ -136,8 +165,7 @@ def test_a_worker_that_there_is_not_cannot_be_restarted(ends: Ends) -> None:
 
 @pytest.mark.parametrize("words", [["status"], ["stop"], ["reload"], ["restart"]], ids=lambda words: words[0])
 def test_a_stranger_may_not_talk_to_an_instance(ends: Ends, words: list[str]) -> None:
-    said = subprocess.run([*NOBODY, COMMAND, *words, "--name", ends[0].name], capture_output=True, text=True,
-                          cwd="/")
+    said = subprocess.run([*NOBODY, COMMAND, *words, "--name", ends[0].name], capture_output=True, text=True, cwd="/")
     assert said.returncode == 77, said.stderr
     assert "Permission denied" in said.stderr and "Traceback" not in said.stderr
     assert ends[0].running()
@@ -177,13 +205,20 @@ def test_a_reload_of_routes_alone_replaces_no_worker(lab: Lab, tmp_path: Path) -
         assert pids(client) == before
 
 
-@pytest.mark.parametrize("change, text", [
-    ('{"mode": ', "not JSON"), ({"lanes": 3}, "needs a restart: lanes"), ({"mtuu": 1400}, "mtuu"),
-    ({"mtu": 1300, "routes": ["10.98.0.0/16"]}, "needs a restart: mtu")],
-    ids=["no-json", "lanes", "unknown", "mtu-and-routes"])
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ('{"mode": ', "not JSON"),
+        ({"lanes": 3}, "needs a restart: lanes"),
+        ({"mtuu": 1400}, "mtuu"),
+        ({"mtu": 1300, "routes": ["10.98.0.0/16"]}, "needs a restart: mtu"),
+    ],
+    ids=["no-json", "lanes", "unknown", "mtu-and-routes"],
+)
 @pytest.mark.parametrize("how", ["command", "signal"])
 def test_a_reload_that_cannot_be_applied_changes_nothing_and_says_why(
-        ends: Ends, how: str, change: str | dict[str, Any], text: str) -> None:
+    ends: Ends, how: str, change: str | dict[str, Any], text: str
+) -> None:
     server, client = ends
     before, routes = pids(client), client.node.run(["ip", "route", "show"]).stdout
     refusals = client.log.count("reload refused")

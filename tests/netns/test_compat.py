@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compat_peer import (DATA, KEEPALIVE, LENGTH_MAX, CompatPeer, echo_reply, echo_request, frame, udp)
+from tests.compat_peer import DATA, KEEPALIVE, LENGTH_MAX, CompatPeer, echo_reply, echo_request, frame, udp
 from tests.netns.tunnels import End, client_config, needs_root, server_config
 from tests.support import eventually
 from tools import flows
@@ -114,8 +114,7 @@ def test_every_byte_of_ours_is_one_that_the_original_would_send(shared: Pair, pe
 
 
 @pytest.mark.parametrize("how", ["in-two-writes", "in-one-write", "byte-by-byte"])
-def test_every_packet_of_the_original_reaches_the_device_unaltered(
-        shared: Pair, peer: CompatPeer, how: str) -> None:
+def test_every_packet_of_the_original_reaches_the_device_unaltered(shared: Pair, peer: CompatPeer, how: str) -> None:
     packets = some_packets(THEIRS, OURS)
     with shared.tap() as tap:
         if how == "in-two-writes":
@@ -151,12 +150,31 @@ def test_the_pings_of_the_peer_are_answered_by_our_kernel(shared: Pair, peer: Co
         assert peer.receive_packet()[20:] == echo_reply(request)[20:]
 
 
-@pytest.mark.parametrize("ignored", [
-    b"\0\0\0\0", b"\0\0\0\0" * 1000, frame(KEEPALIVE), frame(KEEPALIVE, b"with a body"), frame(b"\x00"),
-    frame(b"\x03"), frame(b"\x10", b"not a greeting here"), frame(b"\x20", bytes(LENGTH_MAX - 1)),
-    frame(b"\xff", b"?")],
-    ids=["nothing", "nothing-often", "keepalive", "keepalive-with-body", "type-00", "type-03", "type-10",
-         "type-20", "type-ff"])
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        b"\0\0\0\0",
+        b"\0\0\0\0" * 1000,
+        frame(KEEPALIVE),
+        frame(KEEPALIVE, b"with a body"),
+        frame(b"\x00"),
+        frame(b"\x03"),
+        frame(b"\x10", b"not a greeting here"),
+        frame(b"\x20", bytes(LENGTH_MAX - 1)),
+        frame(b"\xff", b"?"),
+    ],
+    ids=[
+        "nothing",
+        "nothing-often",
+        "keepalive",
+        "keepalive-with-body",
+        "type-00",
+        "type-03",
+        "type-10",
+        "type-20",
+        "type-ff",
+    ],
+)
 def test_what_the_original_ignores_is_ignored(shared: Pair, peer: CompatPeer, ignored: bytes) -> None:
     request = echo_request(THEIRS, OURS, b"still there?")
     before = drops(shared.end)
@@ -184,11 +202,14 @@ def drops(end: End) -> dict[str, int]:
     return {name: counted[name] for name in counted if any(word in name for word in bad) and name != UNKNOWN}
 
 
-@pytest.mark.parametrize("packet", [b"", b"E", bytes(1495), b"\x60" + bytes(30), b"\x45" + bytes(19),
-                                    udp(THEIRS, OURS, PORT, b"cut off")[:-1]],
-                         ids=["empty", "one-byte", "zeroes", "short-ipv6", "zero-length", "cut-off"])
+@pytest.mark.parametrize(
+    "packet",
+    [b"", b"E", bytes(1495), b"\x60" + bytes(30), b"\x45" + bytes(19), udp(THEIRS, OURS, PORT, b"cut off")[:-1]],
+    ids=["empty", "one-byte", "zeroes", "short-ipv6", "zero-length", "cut-off"],
+)
 def test_a_malformed_packet_is_dropped_and_counted_and_nothing_else(
-        shared: Pair, peer: CompatPeer, packet: bytes) -> None:
+    shared: Pair, peer: CompatPeer, packet: bytes
+) -> None:
     dropped = shared.end.counter("tun.dropped_packet_malformed")
     request = echo_request(THEIRS, OURS, b"still there?")
     peer.send(DATA, packet)

@@ -20,8 +20,9 @@ from tools.hub_bed import Bed, open_bed
 from tools.lab import Lab
 
 pytestmark = needs_root
-needs_iperf3 = pytest.mark.skipif(not any((Path(place) / "iperf3").exists() for place in os.get_exec_path()),
-                                  reason="iperf3 is not installed")
+needs_iperf3 = pytest.mark.skipif(
+    not any((Path(place) / "iperf3").exists() for place in os.get_exec_path()), reason="iperf3 is not installed"
+)
 CROWD = [sys.executable, "-P", "-m", "tools.crowd"]
 
 
@@ -36,8 +37,10 @@ def test_a_crowd_by_invitation_lines_connects_and_answers_pings(tmp_path: Path) 
     with Lab() as lab, hub(lab, tmp_path) as door:
         lines = "\n".join(_line(door, f"guest-{number}") for number in range(3))
         (tmp_path / "lines").write_text(lines)
-        crowd = door.node.popen([*CROWD, "--invitations", tmp_path / "lines", "--connections", 3, "--light", 1,
-                                 "--interval", 0.1], stdout=subprocess.PIPE)
+        crowd = door.node.popen(
+            [*CROWD, "--invitations", tmp_path / "lines", "--connections", 3, "--light", 1, "--interval", 0.1],
+            stdout=subprocess.PIPE,
+        )
         eventually(lambda: door.server.counter("tcp.connections_established") == 9, 20.0, "nine connections")
         peers = json.loads(door.server.command("peers", "--json").stdout)["peers"]
         addresses = {peer["name"]: peer["addresses"] for peer in peers if peer["state"] == "connected"}
@@ -88,8 +91,22 @@ def test_a_deaf_member_is_connected_and_answers_nothing(bed: Bed) -> None:
 
 def test_a_flood_is_as_fast_as_asked_and_every_end_is_counted(bed: Bed) -> None:
     before = bed.server.running()["counters"]
-    said = bed.lab["crowd"].run([sys.executable, "-P", "-m", "tools.flood", bed.lab["hub"].address, 9000, "--rate", 50,
-                                 "--seconds", 2, "--source", "10.81.0.0/16"])
+    said = bed.lab["crowd"].run(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "tools.flood",
+            bed.lab["hub"].address,
+            9000,
+            "--rate",
+            50,
+            "--seconds",
+            2,
+            "--source",
+            "10.81.0.0/16",
+        ]
+    )
     flood = json.loads(said.stdout)
     assert flood["opened"] == pytest.approx(100, abs=15) and flood["opened_a_second"] == pytest.approx(50, rel=0.2)
     assert sum(flood["ended"].values()) == flood["connected"] == flood["opened"] - flood["failed"]
@@ -100,8 +117,9 @@ def test_a_flood_is_as_fast_as_asked_and_every_end_is_counted(bed: Bed) -> None:
 
 
 def test_a_flood_to_a_port_where_nobody_listens_is_counted_as_failed(bed: Bed) -> None:
-    said = bed.lab["crowd"].run([sys.executable, "-P", "-m", "tools.flood", bed.lab["hub"].address, 9, "--rate", 50,
-                                 "--seconds", 0.5])
+    said = bed.lab["crowd"].run(
+        [sys.executable, "-P", "-m", "tools.flood", bed.lab["hub"].address, 9, "--rate", 50, "--seconds", 0.5]
+    )
     flood = json.loads(said.stdout)
     assert flood["opened"] > 10 and flood["connected"] == 0
     assert flood["failed"] + flood["ended"].get("left", 0) == flood["opened"]
@@ -110,9 +128,31 @@ def test_a_flood_to_a_port_where_nobody_listens_is_counted_as_failed(bed: Bed) -
 @needs_iperf3
 def test_bench_hub_measures_all_it_promises_and_leaves_nothing() -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "tools.bench", "hub", "--clients", "4", "--returning", "3", "--seconds", "1",
-         "--settle", "0", "--rounds", "1", "--garbage-rate", "100", "--garbage-seconds", "1", "--json"],
-        capture_output=True, text=True)
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "tools.bench",
+            "hub",
+            "--clients",
+            "4",
+            "--returning",
+            "3",
+            "--seconds",
+            "1",
+            "--settle",
+            "0",
+            "--rounds",
+            "1",
+            "--garbage-rate",
+            "100",
+            "--garbage-seconds",
+            "1",
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["schema_version"] == 1 and result["left_behind"] == []

@@ -14,8 +14,18 @@ import pytest
 
 from pipeline.segment import SHM_DIRECTORY
 from tests.netns.flow import Flow, transfer
-from tests.netns.tunnels import (End, Ends, client_config, needs_root, reaches, restarts, server_config,
-                                 traces, tunnel, unique_name)
+from tests.netns.tunnels import (
+    End,
+    Ends,
+    client_config,
+    needs_root,
+    reaches,
+    restarts,
+    server_config,
+    traces,
+    tunnel,
+    unique_name,
+)
 from tests.support import eventually
 from tools.lab import Lab
 from tools.linkmodel import LinkSpec
@@ -250,12 +260,20 @@ def test_a_client_that_is_back_replaces_its_dead_session_at_once(lab_of_three: L
             assert [server.counter(f"tcp.connections_{what}") for what in ("refused", "timed_out")] == [0, 0]
 
 
-@pytest.mark.parametrize("garbage", [
-    b"GET / HTTP/1.1\r\nHost: tunnel\r\n\r\n", bytes.fromhex("16030100c8010000c40303"), b"SSH-2.0-x\r\n",
-    b"\xff" * 65536, b"\x7f\xff\xff\xff\x10", b"\x00\x00\x00\x01\x01", b"\x00\x00\x00\x05\x12\x01bad"],
-    ids=["http", "tls", "ssh", "ones", "2-gigabytes", "data-before-hello", "answer-instead-of-hello"])
-def test_a_stranger_who_talks_nonsense_loses_his_connection_and_nobody_else_does(
-        ends: Ends, garbage: bytes) -> None:
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\nHost: tunnel\r\n\r\n",
+        bytes.fromhex("16030100c8010000c40303"),
+        b"SSH-2.0-x\r\n",
+        b"\xff" * 65536,
+        b"\x7f\xff\xff\xff\x10",
+        b"\x00\x00\x00\x01\x01",
+        b"\x00\x00\x00\x05\x12\x01bad",
+    ],
+    ids=["http", "tls", "ssh", "ones", "2-gigabytes", "data-before-hello", "answer-instead-of-hello"],
+)
+def test_a_stranger_who_talks_nonsense_loses_his_connection_and_nobody_else_does(ends: Ends, garbage: bytes) -> None:
     server, client = ends
     before = restarts(server)
     host, _, port = client.config["remote_addr"].rpartition(":")
@@ -321,12 +339,14 @@ def test_a_device_made_again_hands_out_only_what_the_far_end_takes(lab: Lab, tmp
 
 def network(end: End) -> dict[str, Any]:
     """Addresses, routes and settings of the device, as `ip` tells them."""
+
     def ask(*words: str) -> Any:
         said = end.node.run(["ip", "-j", *words, "dev", end.tun_name], check=False).stdout
         return json.loads(said or "[]")
 
-    addresses = {(one["local"], one["prefixlen"])
-                 for each in ask("address", "show") for one in each.get("addr_info", [])}
+    addresses = {
+        (one["local"], one["prefixlen"]) for each in ask("address", "show") for one in each.get("addr_info", [])
+    }
     link = [(each["mtu"], each["txqlen"], "UP" in each["flags"]) for each in ask("link", "show")]
     routes = {each["dst"] for family in ("-4", "-6") for each in ask(family, "route", "show")}
     return {"addresses": addresses, "link": link, "routes": routes}

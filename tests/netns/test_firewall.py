@@ -33,7 +33,7 @@ from tools.lab import LabError
 from tools.namespace import Namespace
 
 WIDE, NARROW = 1500, 1300
-HEADERS = {socket.AF_INET: 40, socket.AF_INET6: 60}   # of IP and TCP, without options: what an MSS leaves room for
+HEADERS = {socket.AF_INET: 40, socket.AF_INET6: 60}  # of IP and TCP, without options: what an MSS leaves room for
 FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["ipv4", "ipv6"])
 SIDES = pytest.mark.parametrize("origin", ["left", "right"])
 
@@ -41,7 +41,7 @@ NETWORK = {socket.AF_INET: (0x0800, 20, 9), socket.AF_INET6: (0x86DD, 40, 6)}
 """Ether type, and of the header its length and where it has the protocol: linux/if_ether.h, RFC 791, RFC 8200."""
 
 TCP_HEADER_BYTES, TCP_LENGTH_AT, TCP_FLAGS_AT, TCP_SYN = 20, 12, 13, 0x02
-TCP_OPTION_NOP, TCP_OPTION_MSS = 1, 2   # RFC 9293
+TCP_OPTION_NOP, TCP_OPTION_MSS = 1, 2  # RFC 9293
 
 OTHERS = "add table inet filter\nadd chain inet filter forward { type filter hook forward priority 0 ; }"
 
@@ -66,20 +66,44 @@ class Route:
         for node in nodes:
             stack.callback(node.close)
             node.sysctl("net.ipv6.conf.default.accept_dad=0")  # addresses work at once
-        self.hosts = {"left": self._join(self.left, "link0", WIDE, 1),
-                      "right": self._join(self.right, "narrow", NARROW, 2)}
+        self.hosts = {
+            "left": self._join(self.left, "link0", WIDE, 1),
+            "right": self._join(self.right, "narrow", NARROW, 2),
+        }
         self.router.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 
     def _join(self, node: Namespace, device: str, mtu: int, net: int) -> Host:
-        command = ["ip", "link", "add", device, "netns", self.router.pid, "type", "veth",
-                   "peer", "name", "link0", "netns", node.pid]
+        command = [
+            "ip",
+            "link",
+            "add",
+            device,
+            "netns",
+            self.router.pid,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "link0",
+            "netns",
+            node.pid,
+        ]
         subprocess.run([str(word) for word in command], check=True, capture_output=True)
-        ip(self.router, f"link set {device} mtu {mtu} up", f"address add 10.78.{net}.1/24 dev {device}",
-           f"address add fd78:{net}::1/64 dev {device} nodad")
+        ip(
+            self.router,
+            f"link set {device} mtu {mtu} up",
+            f"address add 10.78.{net}.1/24 dev {device}",
+            f"address add fd78:{net}::1/64 dev {device} nodad",
+        )
         # single packets: a veth device takes super-packets whatever its MTU is
-        ip(node, f"link set link0 mtu {WIDE} gso_max_segs 1 up", f"address add 10.78.{net}.2/24 dev link0",
-           f"address add fd78:{net}::2/64 dev link0 nodad", f"route add default via 10.78.{net}.1",
-           f"route add default via fd78:{net}::1")
+        ip(
+            node,
+            f"link set link0 mtu {WIDE} gso_max_segs 1 up",
+            f"address add 10.78.{net}.2/24 dev link0",
+            f"address add fd78:{net}::2/64 dev link0 nodad",
+            f"route add default via 10.78.{net}.1",
+            f"route add default via fd78:{net}::1",
+        )
         return Host(node, {socket.AF_INET: f"10.78.{net}.2", socket.AF_INET6: f"fd78:{net}::2"})
 
     def rules(self) -> str:
@@ -132,7 +156,7 @@ class Syns:
             except BlockingIOError:
                 return self.seen
             if kind != socket.PACKET_OUTGOING and packet[self._protocol_at] == socket.IPPROTO_TCP:
-                segment = packet[self._network_bytes:]
+                segment = packet[self._network_bytes :]
                 if segment[TCP_FLAGS_AT] & TCP_SYN:
                     self.seen.append(mss(segment))
 
@@ -167,7 +191,8 @@ def said(route: Route, origin: str, family: int, own: int = 0) -> tuple[int, int
 @FAMILIES
 @SIDES
 def test_a_connection_through_the_narrow_device_uses_segments_that_fit(
-        clamped: Route, origin: str, family: int) -> None:
+    clamped: Route, origin: str, family: int
+) -> None:
     assert said(clamped, origin, family) == (NARROW - HEADERS[family],) * 2
 
 
@@ -315,7 +340,8 @@ def test_without_nft_it_says_what_to_install(route: Route) -> None:
     words = hidden(" && ".join(f"mount -t tmpfs none {place}" for place in places))
     assert carry_out(route, INSTALL, words=words) == (
         "mss_clamp: the command nft is missing: install nftables. TCP that this machine forwards through narrow may "
-        "hang where path MTU discovery does not work; mss_clamp=false ends this warning")
+        "hang where path MTU discovery does not work; mss_clamp=false ends this warning"
+    )
 
 
 def test_without_the_right_it_says_which(route: Route) -> None:

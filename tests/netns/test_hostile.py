@@ -40,8 +40,8 @@ from tools.lab import Lab, Node
 pytestmark = needs_root
 
 HANDSHAKE_SECONDS = 1.0
-MARGIN_SECONDS = 1.5               # of a busy machine, on top of that
-PER_ADDRESS, IN_ALL = 4, 64        # the defaults
+MARGIN_SECONDS = 1.5  # of a busy machine, on top of that
+PER_ADDRESS, IN_ALL = 4, 64  # the defaults
 ADDRESSES = [f"10.77.0.{100 + number}" for number in range(2 * IN_ALL // PER_ADDRESS)]
 STATE_WITHOUT_PROOF = "greeting"
 CLOSED_ON_ARRIVAL = ("tcp.closed_handshakes_full", "tcp.closed_handshakes_of_address", "tcp.closed_connects_of_address")
@@ -50,8 +50,10 @@ EVIL = "\x1b[31mevil\n2026-01-01T00:00:00.000Z info: all is well\r\x07"
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    with (Lab(names=("hub", "one", "two", "three")) as lab,
-          Hub(lab, tmp_path_factory.mktemp("hostile"), handshake_timeout=HANDSHAKE_SECONDS) as made):
+    with (
+        Lab(names=("hub", "one", "two", "three")) as lab,
+        Hub(lab, tmp_path_factory.mktemp("hostile"), handshake_timeout=HANDSHAKE_SECONDS) as made,
+    ):
         lab["two"].ip(*(f"address add {address}/24 dev link0" for address in ADDRESSES))
         made.join(lab["one"], **PLAIN)
         yield made
@@ -123,8 +125,9 @@ class Flood:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._done.set()
         self._thread.join(CALL_SECONDS)
 
@@ -172,7 +175,7 @@ def test_a_flood_from_many_addresses_keeps_nobody_out_who_has_been_there(hub: Hu
     hub.server.command("revoke", "three")
 
 
-CLIENT_HELLO_BEGINS = bytes.fromhex("1603010200010001fc0303")   # RFC 8446, 5.1 and 4.1.2: 512 bytes are to come
+CLIENT_HELLO_BEGINS = bytes.fromhex("1603010200010001fc0303")  # RFC 8446, 5.1 and 4.1.2: 512 bytes are to come
 GARBAGE = {
     "http": b"GET / HTTP/1.1\r\nHost: hub\r\n\r\n",
     "ssh": b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n",
@@ -181,7 +184,7 @@ GARBAGE = {
     "plain-greeting": session.Hello(session.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0).frame(),
     "plain-packet": wire.frame(wire.DATA, bytes(20)),
     "long-record": bytes.fromhex("160301ffff") + bytes(1000),
-    "old-tls": bytes.fromhex("802e0100020015000000100100800300800600400200800700c0") + bytes(22),   # SSL 2.0
+    "old-tls": bytes.fromhex("802e0100020015000000100100800300800600400200800700c0") + bytes(22),  # SSL 2.0
 }
 SLOW = {"nothing": b"", "a-byte-now-and-then": CLIENT_HELLO_BEGINS + bytes(500)}
 
@@ -241,8 +244,9 @@ class Caller:
     def __enter__(self) -> Caller:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._sock.close()
 
     def say(self, data: bytes) -> None:
@@ -270,8 +274,20 @@ class Caller:
 
 
 def hello_with(key: bytes, **changes: object) -> bytes:
-    hello = session.Hello(session.VERSION, 0, 0, 1, 1400, 1, time.time_ns(), wire.BULK, 0, session.AUTH_KEY,
-                          proof.key_id(key), secrets.token_bytes(32))
+    hello = session.Hello(
+        session.VERSION,
+        0,
+        0,
+        1,
+        1400,
+        1,
+        time.time_ns(),
+        wire.BULK,
+        0,
+        session.AUTH_KEY,
+        proof.key_id(key),
+        secrets.token_bytes(32),
+    )
     return hello._replace(**changes).frame()
 
 
@@ -285,7 +301,8 @@ def test_who_has_the_key_is_welcome(hub: Hub, key: bytes) -> None:
 
 @pytest.mark.parametrize("whose", ["a-peers-key-id", "nobodys-key-id"])
 def test_a_wrong_proof_is_answered_with_silence_whether_or_not_there_is_such_a_peer(
-        hub: Hub, key: bytes, whose: str) -> None:
+    hub: Hub, key: bytes, whose: str
+) -> None:
     before = counted(hub, "tcp.closed_proof_wrong")
     with Caller(hub) as caller:
         named = key if whose == "a-peers-key-id" else secrets.token_bytes(32)
@@ -345,8 +362,9 @@ def test_who_is_silent_in_the_greeting_is_closed_like_who_is_silent_before(hub: 
 
 def packet(source: str, destination: str, *, total: int = 28, header: int = 0x45, vnet: bytes = bytes(10)) -> bytes:
     """An IPv4 packet without a checksum, of 28 bytes whatever it says, behind a virtio-net header."""
-    return vnet + struct.pack(">BBHHHBBH4s4s8x", header, 0, total, 0, 0, 64, 17, 0, socket.inet_aton(source),
-                              socket.inet_aton(destination))
+    return vnet + struct.pack(
+        ">BBHHHBBH4s4s8x", header, 0, total, 0, 0, 64, 17, 0, socket.inet_aton(source), socket.inet_aton(destination)
+    )
 
 
 def block(content: bytes, length: int = 0) -> bytes:
@@ -367,14 +385,18 @@ WRONG = {
     "header-beyond-its-end": (lambda me: block(packet(me, HUB, header=0x4F)), "tun.dropped_packet_malformed"),
     "header-of-nothing": (lambda me: block(packet(me, HUB, header=0x40)), "tun.dropped_packet_malformed"),
     "ipv4-that-says-ipv6": (lambda me: block(packet(me, HUB, header=0x65)), "tun.dropped_packet_malformed"),
-    "checksum-beyond-its-end": (lambda me: block(packet(me, HUB, vnet=vnet(flags=1, csum_start=100))),
-                                "tun.dropped_header_malformed"),
+    "checksum-beyond-its-end": (
+        lambda me: block(packet(me, HUB, vnet=vnet(flags=1, csum_start=100))),
+        "tun.dropped_header_malformed",
+    ),
     "segments-of-nothing": (lambda me: block(packet(me, HUB, vnet=vnet(gso_type=1))), "tun.dropped_header_malformed"),
     "from-the-hub": (lambda me: block(packet(HUB, me)), "tun.dropped_source_refused"),
     "to-itself": (lambda me: block(packet(me, me)), "tun.dropped_own_destination"),
     "a-frame-of-no-known-type": (lambda me: wire.frame(0x7F, bytes(100)), "tun.dropped_frame_unknown"),
-    "shards-of-nothing": (lambda me: wire.frame(wire.RUN, struct.pack(">IIBBBBII", 1, 1, 10, 3, 200, 255, 1 << 31, 0)),
-                          "fec.dropped_run_malformed"),
+    "shards-of-nothing": (
+        lambda me: wire.frame(wire.RUN, struct.pack(">IIBBBBII", 1, 1, 10, 3, 200, 255, 1 << 31, 0)),
+        "fec.dropped_run_malformed",
+    ),
 }
 
 
@@ -405,10 +427,16 @@ def test_a_frame_that_is_too_long_ends_its_own_connection(hub: Hub, key: bytes, 
 
 
 def test_without_descriptors_a_server_waits_for_some_and_goes_on(tmp_path: Path) -> None:
-    strangers = {"max_handshakes": 1000, "max_handshakes_per_address": 1000, "connects_per_address": 1000,
-                 "handshake_timeout": 60}
-    with (Lab(names=("hub", "one", "two", "three")) as lab,
-          Hub(lab, tmp_path, wrap=["prlimit", "--nofile=64"], **strangers) as hub):
+    strangers = {
+        "max_handshakes": 1000,
+        "max_handshakes_per_address": 1000,
+        "connects_per_address": 1000,
+        "handshake_timeout": 60,
+    }
+    with (
+        Lab(names=("hub", "one", "two", "three")) as lab,
+        Hub(lab, tmp_path, wrap=["prlimit", "--nofile=64"], **strangers) as hub,
+    ):
         one = hub.join(lab["one"], **PLAIN)
         line = hub.invite("three")
         silent = [call(lab["two"], hub.node.address, hub.port) for _ in range(100)]
@@ -437,8 +465,13 @@ def test_the_text_of_a_refusal_is_escaped_in_the_clients_log(hub: Hub, tmp_path:
         listener.bind(("", 0))
         listener.listen()
         listener.settimeout(CALL_SECONDS)
-        config = {"mode": "client", "remote_addr": f"{a.address}:{listener.getsockname()[1]}", "encryption": "none",
-                  "tunnel_addr": "10.98.0.2/24", **PLAIN}
+        config = {
+            "mode": "client",
+            "remote_addr": f"{a.address}:{listener.getsockname()[1]}",
+            "encryption": "none",
+            "tunnel_addr": "10.98.0.2/24",
+            **PLAIN,
+        }
         with End(b, config, tmp_path) as client:
             sock, _ = listener.accept()
             with sock:
@@ -453,12 +486,19 @@ def test_the_text_of_a_refusal_is_escaped_in_the_clients_log(hub: Hub, tmp_path:
 def test_who_has_a_name_that_would_alter_a_log_is_not_in_where_the_ca_says_who_is_who(tmp_path: Path) -> None:
     ca = certificates.make_ca("Test CA")
     mine, honest = (certificates.issue(ca, name, server=name == "hub") for name in ("hub", "honest"))
-    for name, content in (("ca.crt", ca.certificate), ("hub.crt", mine.certificate), ("hub.key", mine.key),
-                          ("honest", honest.certificate + honest.key), ("evil", evil_certificate(ca))):
+    for name, content in (
+        ("ca.crt", ca.certificate),
+        ("hub.crt", mine.certificate),
+        ("hub.key", mine.key),
+        ("honest", honest.certificate + honest.key),
+        ("evil", evil_certificate(ca)),
+    ):
         (tmp_path / name).touch(0o600)
         (tmp_path / name).write_bytes(content)
-    files = {f"tls_{what}_file": str(tmp_path / name) for what, name in (
-        ("ca", "ca.crt"), ("cert", "hub.crt"), ("key", "hub.key"))}
+    files = {
+        f"tls_{what}_file": str(tmp_path / name)
+        for what, name in (("ca", "ca.crt"), ("cert", "hub.crt"), ("key", "hub.key"))
+    }
     with Lab() as lab, Hub(lab, tmp_path, **files) as hub:
         assert "no peer can connect yet" not in hub.server.log
         for who, is_in in (("honest", True), ("evil", False)):
@@ -479,9 +519,13 @@ def evil_certificate(ca: certificates.Pair) -> bytes:
     pair = certificates.issue(ca, "evil", server=False)
     issued = x509.load_pem_x509_certificate(pair.certificate)
     builder = x509.CertificateBuilder(
-        issuer_name=issued.issuer, subject_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, EVIL)]),
-        public_key=issued.public_key(), serial_number=x509.random_serial_number(),
-        not_valid_before=datetime.now(UTC) - timedelta(days=1), not_valid_after=datetime.now(UTC) + timedelta(days=1))
+        issuer_name=issued.issuer,
+        subject_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, EVIL)]),
+        public_key=issued.public_key(),
+        serial_number=x509.random_serial_number(),
+        not_valid_before=datetime.now(UTC) - timedelta(days=1),
+        not_valid_after=datetime.now(UTC) + timedelta(days=1),
+    )
     for extension in issued.extensions:
         if not isinstance(extension.value, x509.SubjectAlternativeName):
             builder = builder.add_extension(extension.value, extension.critical)

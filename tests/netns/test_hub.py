@@ -25,8 +25,14 @@ from tools.namespace import stop
 
 pytestmark = needs_root
 
-ALONE = ["unshare", "--mount", "sh", "-c",
-         'for place in /run /dev/shm /var/lib; do mount -t tmpfs tmpfs $place; done; exec "$@"', "sh"]
+ALONE = [
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    'for place in /run /dev/shm /var/lib; do mount -t tmpfs tmpfs $place; done; exec "$@"',
+    "sh",
+]
 """Words in front of a command: as on a machine of its own, where nobody has its names and it may leave its state."""
 
 
@@ -50,8 +56,9 @@ def test_a_server_with_nothing_set_and_the_line_that_it_prints_are_all_that_it_t
 
         def shell(*words: str) -> str:
             """What a command says in another shell of the server's machine."""
-            return subprocess.run(["nsenter", "--mount", "--target", str(server.pid), COMMAND, *words],
-                                  capture_output=True, text=True).stdout
+            return subprocess.run(
+                ["nsenter", "--mount", "--target", str(server.pid), COMMAND, *words], capture_output=True, text=True
+            ).stdout
 
         line = eventually(lambda: shell("invite", "laptop", "--address", a.address), 20.0, "the server runs").strip()
         file = tmp_path / "line"
@@ -79,7 +86,8 @@ def test_the_hub_and_each_client_reach_each_other(hub: Hub, name: str, six: bool
 @BOTH
 @pytest.mark.parametrize("name, size", [("one", 20_000_000), ("two", 20_000_000), ("three", 1_000_000)])
 def test_what_a_client_and_the_hub_send_each_other_arrives_byte_for_byte(
-        hub: Hub, name: str, size: int, six: bool) -> None:
+    hub: Hub, name: str, size: int, six: bool
+) -> None:
     transfer(hub[name], hub.server, streams=2, size=size // 2, six=six)
     transfer(hub.server, hub[name], streams=2, size=size // 2, six=six)
 
@@ -117,8 +125,10 @@ def test_nothing_is_left_of_a_hub_and_its_client(tmp_path: Path) -> None:
         a, b = lab
 
         def left(names: tuple[str, str] = ("", "")) -> list[Any]:
-            return [*(traces(node, name) for node, name in zip(lab, names)),
-                    *(node.run(["nft", "list", "tables"]).stdout for node in lab)]
+            return [
+                *(traces(node, name) for node, name in zip(lab, names)),
+                *(node.run(["nft", "list", "tables"]).stdout for node in lab),
+            ]
 
         before = left()
         with Hub(lab, tmp_path, push_routes=BEHIND_HUB) as hub:
@@ -151,8 +161,13 @@ def new_key(directory: Path) -> Path:
 
 def keyed(hub: Hub, key: Path) -> dict[str, Any]:
     """A client that has a key and no invitation."""
-    return {"mode": "client", "remote_addr": f"{hub.node.address}:{hub.port}", "key_file": str(key),
-            "reconnect_max": 0.5, **PLAIN}
+    return {
+        "mode": "client",
+        "remote_addr": f"{hub.node.address}:{hub.port}",
+        "key_file": str(key),
+        "reconnect_max": 0.5,
+        **PLAIN,
+    }
 
 
 def test_of_two_with_the_same_key_the_newer_one_is_in_and_stays_in(hub: Hub, tmp_path: Path) -> None:
@@ -169,7 +184,8 @@ def test_of_two_with_the_same_key_the_newer_one_is_in_and_stays_in(hub: Hub, tmp
 
 
 def test_an_address_that_another_has_is_refused_and_one_that_is_free_is_given(
-        hub: Hub, line: str, tmp_path: Path) -> None:
+    hub: Hub, line: str, tmp_path: Path
+) -> None:
     wish = [f"{hub['one'].address}/24", "fd99::44/64"]
     with Client(hub.lab["four"], line, tmp_path, tunnel_addr=wish, **PLAIN) as taken:
         taken.wait_for_log(f"refused by the server: {hub['one'].address} is another peer's: choose another tunnel_addr")
@@ -195,7 +211,8 @@ def test_without_multi_client_one_is_taken_and_the_next_is_told(tmp_path: Path) 
 
 
 def test_who_is_revoked_is_out_at_once_and_for_good_and_nobody_else_notices(
-        hub: Hub, line: str, tmp_path: Path) -> None:
+    hub: Hub, line: str, tmp_path: Path
+) -> None:
     before = hub["one"].counter("tcp.connections_lost")
     with Client(hub.lab["four"], line, tmp_path, **PLAIN) as four, Flow(hub["one"], hub.server) as flow:
         four.wait_until_joined()
@@ -210,11 +227,15 @@ def test_who_is_revoked_is_out_at_once_and_for_good_and_nobody_else_notices(
 
 
 def test_peers_of_the_configuration_come_and_go_under_load_and_the_others_lose_nothing(
-        hub: Hub, tmp_path: Path) -> None:
+    hub: Hub, tmp_path: Path
+) -> None:
     key = new_key(tmp_path)
     workers = pids(hub.server)
-    with (UdpFlow(hub["two"].node, hub.node, hub.server.address, rate=1000, size=500) as packets,
-          Flow(hub.server, hub["one"]) as flow, End(hub.lab["four"], keyed(hub, key), tmp_path) as carol):
+    with (
+        UdpFlow(hub["two"].node, hub.node, hub.server.address, rate=1000, size=500) as packets,
+        Flow(hub.server, hub["one"]) as flow,
+        End(hub.lab["four"], keyed(hub, key), tmp_path) as carol,
+    ):
         hub.server.write({**hub.server.config, "peers": [{"name": "carol", "key_file": str(key)}]})
         hub.server.signal(signal.SIGHUP)
         hub.server.wait_for_log("reloaded: peers")
@@ -239,7 +260,7 @@ def test_a_client_sends_and_receives_at_its_rate_and_the_others_faster(hub: Hub,
     other = (hub["two"], hub.server) if way == "sends" else (hub.server, hub["two"])
     rate = RATE_MBIT * 125_000
     with Flow(*three) as limited, Flow(*other) as free:
-        limited.wait_for(rate // 2)   # its burst, and what the sockets take
+        limited.wait_for(rate // 2)  # its burst, and what the sockets take
         free_before = free.received
         seconds = taken(limited, rate)
         assert 0.8 < seconds < 2.0
@@ -280,8 +301,11 @@ def test_a_client_that_takes_nothing_costs_the_others_little(hub: Hub, how: str)
 @pytest.mark.parametrize("kind", ["tcp", "fec", "tun"])
 def test_a_killed_worker_of_the_server_ends_no_connection_inside(hub: Hub, kind: str) -> None:
     with ExitStack() as stack:
-        flows = [stack.enter_context(Flow(*ends)) for name in ("one", "two")
-                 for ends in ((hub[name], hub.server), (hub.server, hub[name]))]
+        flows = [
+            stack.enter_context(Flow(*ends))
+            for name in ("one", "two")
+            for ends in ((hub[name], hub.server), (hub.server, hub[name]))
+        ]
         for lane in range(2):
             pid = hub.server.signal_worker(f"{kind}-{lane}", signal.SIGKILL)
             hub.server.wait_until_replaced(f"{kind}-{lane}", pid)

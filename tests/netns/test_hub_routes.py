@@ -16,7 +16,7 @@ from tools.namespace import Namespace
 
 pytestmark = needs_root
 
-IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75   # linux/in.h, linux/in6.h: any source address, for root
+IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h: any source address, for root
 
 
 # -- routes
@@ -45,7 +45,8 @@ def test_pushed_routes_go_when_the_server_pushes_them_no_more(hub: Hub, line: st
 
 @pytest.mark.parametrize("known_by", ["address", "name"])
 def test_a_pushed_route_that_would_swallow_the_way_to_the_server_is_not_taken(
-        hub: Hub, known_by: str, tmp_path: Path) -> None:
+    hub: Hub, known_by: str, tmp_path: Path
+) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text(f"{hub.node.address} hub.test\n")
     with_hosts = ["unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh"]
@@ -65,8 +66,7 @@ def test_a_pushed_route_that_would_swallow_the_way_to_the_server_is_not_taken(
 
 
 @BOTH
-def test_hosts_behind_two_clients_reach_each_other_and_the_hub(
-        hub: Hub, sites: dict[str, Site], six: bool) -> None:
+def test_hosts_behind_two_clients_reach_each_other_and_the_hub(hub: Hub, sites: dict[str, Site], six: bool) -> None:
     one, two = (sites[name] for name in ("one", "two"))
     assert reaches(one.node, two.addresses[six]) and reaches(two.node, one.addresses[six])
     assert reaches(hub.node, one.addresses[six]) and reaches(two.node, inside(hub.server, six))
@@ -101,7 +101,8 @@ SOURCES = {
 @BOTH
 @pytest.mark.parametrize("whose", SOURCES)
 def test_a_source_that_is_not_the_clients_own_reaches_nobody(
-        hub: Hub, sites: dict[str, Site], whose: str, six: bool) -> None:
+    hub: Hub, sites: dict[str, Site], whose: str, six: bool
+) -> None:
     one, three = hub["one"], hub["three"]
     assert [hub["two"].address, hub["two"].address6] == list(SOURCES["another-clients"])
     refused = hub.server.counter("tun.dropped_source_refused")

@@ -126,8 +126,9 @@ def test_closing_ends_every_process_inside_and_leaves_no_interface(link: LinkSpe
 
 def test_a_process_that_ignores_sigterm_is_killed() -> None:
     with Lab(term_seconds=0.1) as lab:
-        deaf = lab["a"].popen(["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 100; done"],
-                              stdout=subprocess.PIPE)
+        deaf = lab["a"].popen(
+            ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 100; done"], stdout=subprocess.PIPE
+        )
         assert deaf.stdout.readline() == b"deaf\n"
         deaf.stdout.close()
     assert deaf.returncode == -signal.SIGKILL
@@ -149,13 +150,16 @@ with Lab(link=LinkSpec() if sys.argv[1] == "emulated" else None) as lab:
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_stays_when_the_program_is_ended_by_a_signal(kind: str, sign: signal.Signals) -> None:
     _, interfaces_before = processes_and_interfaces()
-    with subprocess.Popen([sys.executable, "-P", "-c", LIFE, kind], stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL) as program:
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", LIFE, kind], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as program:
         pids = [int(word) for word in program.stdout.readline().split()]
         program.send_signal(sign)
         status = program.wait(timeout=20)
-    assert status == {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 128 + signal.SIGTERM,
-                      signal.SIGKILL: -signal.SIGKILL}[sign]
+    assert (
+        status
+        == {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGKILL: -signal.SIGKILL}[sign]
+    )
     assert len(pids) == (3 if kind == "veth" else 4)
     until(lambda: all(gone(pid) for pid in pids), f"the end of {pids}")
     assert processes_and_interfaces()[1] == interfaces_before

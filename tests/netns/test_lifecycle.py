@@ -18,8 +18,21 @@ import pytest
 from pipeline.errors import NotRunning
 from pipeline.instance import Instance
 from tests.netns.flow import Flow, transfer
-from tests.netns.tunnels import (COMMAND, NOBODY, End, Ends, client_config, leftovers, needs_root, pids,
-                                 reaches, server_config, traces, tunnel, unique_name)
+from tests.netns.tunnels import (
+    COMMAND,
+    NOBODY,
+    End,
+    Ends,
+    client_config,
+    leftovers,
+    needs_root,
+    pids,
+    reaches,
+    server_config,
+    traces,
+    tunnel,
+    unique_name,
+)
 from tests.support import eventually
 from tools.lab import Lab
 
@@ -71,8 +84,13 @@ def fails_to_start(end: End, exit_status: int, *texts: str) -> None:
 def test_a_stop_by_signal_is_a_success_and_leaves_no_trace(lab: Lab, tmp_path: Path, number: int) -> None:
     names = unique_name("s"), unique_name("c")
     before = [traces(node, name) for node, name in zip(lab, names)]
-    with tunnel(lab, tmp_path, lanes=2, server={"name": names[0]}, client={
-            "name": names[1], "routes": ["10.98.0.0/16", "fd98::/48"]}) as ends:
+    with tunnel(
+        lab,
+        tmp_path,
+        lanes=2,
+        server={"name": names[0]},
+        client={"name": names[1], "routes": ["10.98.0.0/16", "fd98::/48"]},
+    ) as ends:
         transfer(*ends, streams=2, size=100_000)
         for end in ends:
             assert leftovers(end.name) and end.tun_name in traces(end.node, end.name)["-o link"]
@@ -169,8 +187,9 @@ def test_a_killed_supervisor_takes_its_workers_along_and_the_next_cleans_up(lab:
 def test_a_second_supervisor_of_one_name_is_refused_and_the_first_stays(lab: Lab, tmp_path: Path) -> None:
     with tunnel(lab, tmp_path) as (server, client):
         before, files = pids(client), leftovers(client.name)
-        fails_to_start(client.again(), 1, "--set name=",
-                       f'instance "{client.name}" runs already (pid {client.process.pid})')
+        fails_to_start(
+            client.again(), 1, "--set name=", f'instance "{client.name}" runs already (pid {client.process.pid})'
+        )
         assert (pids(client), leftovers(client.name)) == (before, files)
         assert reaches(client, server)
 
@@ -188,21 +207,35 @@ def test_a_full_dev_shm_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> N
     a = lab.nodes[0]
     name = unique_name("s")
     before = traces(a, name)
-    fails_to_start(End(a, server_config(a, name=name), tmp_path, wrap=in_shm_of("size=2m")), 1,
-                   f"tunnel@{name}@", "needs ", "/dev/shm has ", "enlarge it", "left in /dev/shm: nothing")
+    fails_to_start(
+        End(a, server_config(a, name=name), tmp_path, wrap=in_shm_of("size=2m")),
+        1,
+        f"tunnel@{name}@",
+        "needs ",
+        "/dev/shm has ",
+        "enlarge it",
+        "left in /dev/shm: nothing",
+    )
     assert traces(a, name) == before
 
 
 def test_a_dev_shm_without_room_for_a_doorbell_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
-    fails_to_start(End(a, server_config(a, fec="off"), tmp_path, wrap=in_shm_of("size=64m,nr_inodes=6")), 1,
-                   "doorbell", "No space left on device", "left in /dev/shm: nothing")
+    fails_to_start(
+        End(a, server_config(a, fec="off"), tmp_path, wrap=in_shm_of("size=64m,nr_inodes=6")),
+        1,
+        "doorbell",
+        "No space left on device",
+        "left in /dev/shm: nothing",
+    )
 
 
 def in_shm_of(options: str) -> list[str]:
     """Words in front of a command: it has a /dev/shm of its own; what it leaves there is told afterwards."""
-    script = (f'mount -t tmpfs -o {options} tmpfs /dev/shm && "$@"; status=$?; left=$(ls /dev/shm); '
-              'echo "left in /dev/shm: ${left:-nothing}"; exit $status')
+    script = (
+        f'mount -t tmpfs -o {options} tmpfs /dev/shm && "$@"; status=$?; left=$(ls /dev/shm); '
+        'echo "left in /dev/shm: ${left:-nothing}"; exit $status'
+    )
     return ["unshare", "--mount", "sh", "-c", script, "sh"]
 
 
@@ -220,25 +253,30 @@ def test_a_port_in_use_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> No
 
 def test_an_address_that_is_not_ours_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
-    fails_to_start(End(a, server_config(a, local_addr="192.0.2.1:9000"), tmp_path), 1,
-                   "local_addr 192.0.2.1:9000", "Cannot assign requested address")
+    fails_to_start(
+        End(a, server_config(a, local_addr="192.0.2.1:9000"), tmp_path),
+        1,
+        "local_addr 192.0.2.1:9000",
+        "Cannot assign requested address",
+    )
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3])
 def test_a_device_name_that_another_instance_holds_is_a_message_at_the_start(
-        ends: Ends, tmp_path: Path, lanes: int) -> None:
+    ends: Ends, tmp_path: Path, lanes: int
+) -> None:
     server, client = ends
     config = server_config(server.node, tun_name=server.tun_name, tunnel_addr="10.97.0.1/24", lanes=lanes)
-    fails_to_start(End(server.node, config, tmp_path), 1, f"TUN device {server.tun_name}: ",
-                   "set another tun_name")
+    fails_to_start(End(server.node, config, tmp_path), 1, f"TUN device {server.tun_name}: ", "set another tun_name")
     assert server.running() and reaches(client, server)
 
 
 def test_a_device_name_of_another_kind_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
     before = traces(a, "")
-    fails_to_start(End(a, server_config(a, tun_name=a.interface), tmp_path), 1, f"TUN device {a.interface}",
-                   "set another tun_name")
+    fails_to_start(
+        End(a, server_config(a, tun_name=a.interface), tmp_path), 1, f"TUN device {a.interface}", "set another tun_name"
+    )
     assert traces(a, "") == before
 
 
@@ -247,8 +285,12 @@ def test_a_missing_dev_net_tun_is_a_message_at_the_start(lab: Lab, tmp_path: Pat
     name = unique_name("s")
     before = traces(a, name)
     without = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/net && exec "$@"', "sh"]
-    fails_to_start(End(a, server_config(a, name=name), tmp_path, wrap=without), 1,
-                   "/dev/net/tun: No such file or directory", "load the tun module")
+    fails_to_start(
+        End(a, server_config(a, name=name), tmp_path, wrap=without),
+        1,
+        "/dev/net/tun: No such file or directory",
+        "load the tun module",
+    )
     assert traces(a, name) == before
 
 
@@ -257,8 +299,25 @@ def test_a_start_without_the_right_to_do_so_has_a_status_of_its_own(lab: Lab, wr
     a = lab.nodes[0]
     name = unique_name("c")
     before = traces(a, name)
-    said = a.run([*wrap, COMMAND, "start", "--mode", "client", "--remote", "192.0.2.1:9000", "--tunnel",
-                  "10.99.0.2/24", "--set", "encryption=none", "--set", f"name={name}"], check=False, cwd="/")
+    said = a.run(
+        [
+            *wrap,
+            COMMAND,
+            "start",
+            "--mode",
+            "client",
+            "--remote",
+            "192.0.2.1:9000",
+            "--tunnel",
+            "10.99.0.2/24",
+            "--set",
+            "encryption=none",
+            "--set",
+            f"name={name}",
+        ],
+        check=False,
+        cwd="/",
+    )
     assert said.returncode == 77, said.stderr
     assert "root" in said.stderr and "Traceback" not in said.stderr
     assert traces(a, name) == before
@@ -278,8 +337,9 @@ def test_a_service_manager_hears_of_every_step(lab: Lab, tmp_path: Path) -> None
             while (said := manager.recv(4096).decode().split("\n"))[0] != word:
                 assert said == ["WATCHDOG=1"], f"expected {word}, got {said}"
 
-        with End(a, server_config(a), tmp_path, environment={"NOTIFY_SOCKET": str(address),
-                                                            "WATCHDOG_USEC": "200000"}) as end:
+        with End(
+            a, server_config(a), tmp_path, environment={"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "200000"}
+        ) as end:
             assert manager.recv(4096) == b"READY=1"
             assert end.running()
             hear("WATCHDOG=1")
@@ -300,8 +360,12 @@ def test_a_watchdog_is_not_fed_while_a_worker_is_down(lab: Lab, tmp_path: Path) 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(20)
-        with End(a, server_config(a, drain_timeout=30), tmp_path, environment={
-                "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "40000"}) as end:
+        with End(
+            a,
+            server_config(a, drain_timeout=30),
+            tmp_path,
+            environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "40000"},
+        ) as end:
             end.wait_until_running()
             end.signal_worker("tcp-0", signal.SIGSTOP)
             assert end.command("restart", "tcp-0").returncode == 0  # stopped, it cannot end before it goes on
@@ -322,8 +386,10 @@ def test_a_lost_standard_error_costs_the_log_alone(lab: Lab, tmp_path: Path, red
     a, b = lab
     serving = server_config(a)
     silent = ["sh", "-c", f'exec "$@" {redirection}', "sh"]
-    with End(a, serving, tmp_path, wrap=silent) as server, End(
-            b, client_config(serving, a.address), tmp_path, wrap=silent) as client:
+    with (
+        End(a, serving, tmp_path, wrap=silent) as server,
+        End(b, client_config(serving, a.address), tmp_path, wrap=silent) as client,
+    ):
         for end in (server, client):
             end.wait_until_connected()
         transfer(client, server, streams=1, size=100_000)
@@ -370,6 +436,7 @@ def test_asking_for_an_instance_never_keeps_it_from_starting() -> None:
 def test_instances_that_start_while_others_stop_do_not_disturb_each_other() -> None:
     """In a /run of their own, where the last one to stop removes the directory."""
     alone = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh"]
-    said = subprocess.run([*alone, sys.executable, "-c", TWO_THAT_START_AND_STOP], capture_output=True, text=True,
-                          timeout=60)
+    said = subprocess.run(
+        [*alone, sys.executable, "-c", TWO_THAT_START_AND_STOP], capture_output=True, text=True, timeout=60
+    )
     assert (said.returncode, said.stderr) == (0, "")

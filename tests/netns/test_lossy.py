@@ -41,8 +41,10 @@ def test_a_silenced_connection_vanishes_and_its_neighbour_goes_on(six: bool) -> 
     with Lab(link=LinkSpec(rate_mbit=20)) as lab:
         a, b = lab
         address = b.address6 if six else b.address
-        with (TcpFlow(a, b, address, seconds=60, rate_mbit=2) as one,
-              TcpFlow(a, b, address, seconds=60, rate_mbit=2) as other):
+        with (
+            TcpFlow(a, b, address, seconds=60, rate_mbit=2) as one,
+            TcpFlow(a, b, address, seconds=60, rate_mbit=2) as other,
+        ):
             one.wait_for_bytes(10_000)
             other.wait_for_bytes(10_000)
             lab.link.silence(one.port)
@@ -111,13 +113,31 @@ def test_cutting_what_is_not_there_is_no_error(bed: Bed) -> None:
 
 def test_a_short_run_measures_everything_it_says() -> None:
     done = subprocess.run(
-        [*LOSSY, "--seconds", "1", "--scenario", "random-5", "--scenario", "cut", "--only", "bare", "--only", "five",
-         "--json"], capture_output=True, text=True)
+        [
+            *LOSSY,
+            "--seconds",
+            "1",
+            "--scenario",
+            "random-5",
+            "--scenario",
+            "cut",
+            "--only",
+            "bare",
+            "--only",
+            "five",
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["schema_version"] == 1
     assert [(cell["scenario"], cell["configuration"]) for cell in result["cells"]] == [
-        ("random-5", "bare"), ("random-5", "five"), ("cut", "five")]
+        ("random-5", "bare"),
+        ("random-5", "five"),
+        ("cut", "five"),
+    ]
     bare, five, event = result["cells"]
     for cell in (bare, five):
         assert 40 <= cell["ping"]["p50"]
@@ -150,8 +170,12 @@ def _starts(process: psutil.Process) -> bool:
 
 
 def test_an_interrupt_takes_everything_down() -> None:
-    with subprocess.Popen([*LOSSY, "--seconds", "60", "--scenario", "loss-0", "--only", "one"],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*LOSSY, "--seconds", "60", "--scenario", "loss-0", "--only", "one"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             said = [process.stderr.readline(), process.stderr.readline()]
             assert "loss-0" in said[1]

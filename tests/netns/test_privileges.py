@@ -31,8 +31,11 @@ AT_ONCE_SECONDS = 0.4
 """Six workers do not all happen to look within it."""
 
 CONGESTION = Path("/proc/sys/net/ipv4")
-FOR_ROOT = [name for name in (CONGESTION / "tcp_available_congestion_control").read_text().split()
-            if name not in (CONGESTION / "tcp_allowed_congestion_control").read_text().split()]
+FOR_ROOT = [
+    name
+    for name in (CONGESTION / "tcp_available_congestion_control").read_text().split()
+    if name not in (CONGESTION / "tcp_allowed_congestion_control").read_text().split()
+]
 
 LAUNCH = """
 import sys
@@ -84,9 +87,14 @@ def statuses(end: End, worker: str) -> list[dict[str, list[str]]]:
 
 def belongs_to(end: End, worker: str, uid: int, gid: int) -> bool:
     """Every thread is that user's, in no other group, and has no capability and no way to get one."""
-    return all(status["Uid"] == [str(uid)] * 4 and status["Gid"] == [str(gid)] * 4 and status["NoNewPrivs"] == ["1"]
-               and (not status["Groups"] or uid == 0) and all(int(status[name][0], 16) == 0 for name in CAPABILITIES)
-               for status in statuses(end, worker))
+    return all(
+        status["Uid"] == [str(uid)] * 4
+        and status["Gid"] == [str(gid)] * 4
+        and status["NoNewPrivs"] == ["1"]
+        and (not status["Groups"] or uid == 0)
+        and all(int(status[name][0], 16) == 0 for name in CAPABILITIES)
+        for status in statuses(end, worker)
+    )
 
 
 # -- what they are
@@ -133,8 +141,10 @@ def test_root_who_may_not_change_users_keeps_workers_as_they_are(lab: Lab, tmp_p
     a, b = lab
     serving = server_config(a)
     less = ["setpriv", f"--bounding-set=-{lacking}", f"--inh-caps=-{lacking}"]
-    with End(a, serving, tmp_path, wrap=less) as server, End(
-            b, client_config(serving, a.address), tmp_path, wrap=less) as client:
+    with (
+        End(a, serving, tmp_path, wrap=less) as server,
+        End(b, client_config(serving, a.address), tmp_path, wrap=less) as client,
+    ):
         for end in (server, client):
             end.wait_until_connected()
             assert all(belongs_to(end, worker, 0, 0) for worker in end.workers())

@@ -118,28 +118,48 @@ def served(authority: Authority) -> Files:
 
 
 @pytest.fixture(scope="module")
-def server(lab: Lab, authority: Authority, served: Files, environment: dict[str, str],
-           tmp_path_factory: pytest.TempPathFactory) -> Iterator[End]:
+def server(
+    lab: Lab, authority: Authority, served: Files, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[End]:
     directory = tmp_path_factory.mktemp("server")
-    config = hub_config(lab["a"], directory, tls_cert_file=str(served.certificate), tls_key_file=str(served.key),
-                        tls_ca_file=str(authority.certificate), connects_per_address=1000,
-                        peers=[{"name": "the-branch", "certificate_name": CLIENT}])
+    config = hub_config(
+        lab["a"],
+        directory,
+        tls_cert_file=str(served.certificate),
+        tls_key_file=str(served.key),
+        tls_ca_file=str(authority.certificate),
+        connects_per_address=1000,
+        peers=[{"name": "the-branch", "certificate_name": CLIENT}],
+    )
     with End(lab["a"], config, directory, environment=environment) as end:
         end.wait_until_running()
         yield end
 
 
 def client_config(server: End, authority: Authority, mine: Files, **settings: Any) -> dict[str, Any]:
-    return {"mode": "client", "remote_addr": f"{server.node.address}:{port_of(server)}", "tunnel_addr": INSIDE_CLIENT,
-            "tls_ca_file": str(authority.certificate), "tls_cert_file": str(mine.certificate),
-            "tls_key_file": str(mine.key), "reconnect_max": 0.5, **PLAIN, **settings}
+    return {
+        "mode": "client",
+        "remote_addr": f"{server.node.address}:{port_of(server)}",
+        "tunnel_addr": INSIDE_CLIENT,
+        "tls_ca_file": str(authority.certificate),
+        "tls_cert_file": str(mine.certificate),
+        "tls_key_file": str(mine.key),
+        "reconnect_max": 0.5,
+        **PLAIN,
+        **settings,
+    }
 
 
 @pytest.fixture(scope="module")
-def client(lab: Lab, server: End, authority: Authority, environment: dict[str, str],
-           tmp_path_factory: pytest.TempPathFactory) -> Iterator[End]:
-    with End(lab["b"], client_config(server, authority, authority.files(CLIENT)), tmp_path_factory.mktemp("client"),
-             environment=environment) as end:
+def client(
+    lab: Lab, server: End, authority: Authority, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[End]:
+    with End(
+        lab["b"],
+        client_config(server, authority, authority.files(CLIENT)),
+        tmp_path_factory.mktemp("client"),
+        environment=environment,
+    ) as end:
         end.wait_until_connected()
         yield end
 
@@ -155,7 +175,8 @@ def test_a_client_with_a_certificate_of_the_ca_is_in(server: End, client: End, s
 
 
 def test_nobody_is_told_the_keys_of_a_session_whatever_the_environment_says(
-        client: End, environment: dict[str, str]) -> None:
+    client: End, environment: dict[str, str]
+) -> None:
     assert established(client) and not Path(environment["SSLKEYLOGFILE"]).exists()
 
 
@@ -173,17 +194,29 @@ def greeting(node: Node, server: End, context: ssl.SSLContext) -> bytes:
 
 def test_by_hand_too(lab: Lab, server: End, authority: Authority) -> None:
     said = greeting(lab["c"], server, tls_context(pair=authority.files(CLIENT)))
-    assert said[4] in (wire.WELCOME, wire.REFUSED)   # the branch is there already, in a newer session
+    assert said[4] in (wire.WELCOME, wire.REFUSED)  # the branch is there already, in a newer session
 
 
-@pytest.mark.parametrize("whose, alert", [
-    ("other-ca", "UNKNOWN_CA"), ("expired", "CERTIFICATE_EXPIRED"), ("not-yet-valid", "BAD_CERTIFICATE"),
-    ("servers", "UNSUPPORTED_CERTIFICATE"), ("none", "CERTIFICATE_REQUIRED")])
+@pytest.mark.parametrize(
+    "whose, alert",
+    [
+        ("other-ca", "UNKNOWN_CA"),
+        ("expired", "CERTIFICATE_EXPIRED"),
+        ("not-yet-valid", "BAD_CERTIFICATE"),
+        ("servers", "UNSUPPORTED_CERTIFICATE"),
+        ("none", "CERTIFICATE_REQUIRED"),
+    ],
+)
 def test_a_client_whose_certificate_does_not_hold_is_not_in(
-        lab: Lab, server: End, client: End, authority: Authority, other: Authority, whose: str, alert: str) -> None:
-    pair = {"other-ca": lambda: other.files(CLIENT), "servers": lambda: authority.files(SERVER),
-            "expired": lambda: authority.issue(CLIENT, server=False, days=-900),
-            "not-yet-valid": lambda: authority.issue(CLIENT, server=False, days=2), "none": lambda: None}[whose]()
+    lab: Lab, server: End, client: End, authority: Authority, other: Authority, whose: str, alert: str
+) -> None:
+    pair = {
+        "other-ca": lambda: other.files(CLIENT),
+        "servers": lambda: authority.files(SERVER),
+        "expired": lambda: authority.issue(CLIENT, server=False, days=-900),
+        "not-yet-valid": lambda: authority.issue(CLIENT, server=False, days=2),
+        "none": lambda: None,
+    }[whose]()
     before = server.counter("tcp.closed_hello_invalid")
     with pytest.raises(ssl.SSLError) as refusal:
         greeting(lab["c"], server, tls_context(pair=pair))
@@ -193,8 +226,9 @@ def test_a_client_whose_certificate_does_not_hold_is_not_in(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2], ids=["1.1", "1.2"])
-def test_an_older_tls_is_not_spoken(lab: Lab, server: End, client: End, authority: Authority,
-                                    version: ssl.TLSVersion) -> None:
+def test_an_older_tls_is_not_spoken(
+    lab: Lab, server: End, client: End, authority: Authority, version: ssl.TLSVersion
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of TLS 1.1
         context = tls_context(oldest=version, newest=version, pair=authority.files(CLIENT))
@@ -204,7 +238,8 @@ def test_an_older_tls_is_not_spoken(lab: Lab, server: End, client: End, authorit
 
 
 def test_a_client_whose_certificate_names_no_peer_hears_nothing(
-        lab: Lab, server: End, client: End, authority: Authority, tmp_path: Path) -> None:
+    lab: Lab, server: End, client: End, authority: Authority, tmp_path: Path
+) -> None:
     before = server.counter("tcp.closed_proof_wrong")
     with End(lab["c"], client_config(server, authority, authority.files(STRANGER)), tmp_path) as stranger:
         stranger.wait_for_log("it does not know us")
@@ -216,16 +251,20 @@ def test_a_client_whose_certificate_names_no_peer_hears_nothing(
 # -- what a client finds wrong with the server
 
 
-@pytest.mark.parametrize("settings, text", [
-    ({"tls_server_name": "elsewhere.test"}, "certificate is not valid for 'elsewhere.test'"),
-    ({"tls_ca_file": "other"}, "certificate verify failed: self-signed certificate in certificate chain"),
-    ({"tls_fingerprint": "00" * 32, "tls_ca_file": ""}, f"expected {'00' * 32}"),
-    ({"tls_fingerprint": "00" * 32}, f"expected {'00' * 32}"),
-    ({"tls_ca_file": ""}, "certificate verify failed: self-signed certificate in certificate chain"),
-], ids=["name", "ca", "pin", "pin-and-ca", "system"])
+@pytest.mark.parametrize(
+    "settings, text",
+    [
+        ({"tls_server_name": "elsewhere.test"}, "certificate is not valid for 'elsewhere.test'"),
+        ({"tls_ca_file": "other"}, "certificate verify failed: self-signed certificate in certificate chain"),
+        ({"tls_fingerprint": "00" * 32, "tls_ca_file": ""}, f"expected {'00' * 32}"),
+        ({"tls_fingerprint": "00" * 32}, f"expected {'00' * 32}"),
+        ({"tls_ca_file": ""}, "certificate verify failed: self-signed certificate in certificate chain"),
+    ],
+    ids=["name", "ca", "pin", "pin-and-ca", "system"],
+)
 def test_a_client_tells_what_is_wrong_with_the_server(
-        lab: Lab, server: End, authority: Authority, other: Authority, tmp_path: Path, settings: dict[str, str],
-        text: str) -> None:
+    lab: Lab, server: End, authority: Authority, other: Authority, tmp_path: Path, settings: dict[str, str], text: str
+) -> None:
     if settings.get("tls_ca_file") == "other":
         settings = {"tls_ca_file": str(other.certificate)}
     with End(lab["c"], client_config(server, authority, authority.files(CLIENT), **settings), tmp_path) as refusing:
@@ -253,7 +292,8 @@ def shown(node: Node, server: End, authority: Authority) -> bytes:
 
 
 def test_another_certificate_is_for_those_who_come_and_costs_no_session(
-        lab: Lab, server: End, client: End, authority: Authority, replaced: Files) -> None:
+    lab: Lab, server: End, client: End, authority: Authority, replaced: Files
+) -> None:
     before = shown(lab["c"], server, authority)
     with Flow(client, server) as up, Flow(server, client) as down:
         replaced.put(certificates.issue(authority.files("ca").content(), "vpn2.test", server=True))
@@ -267,7 +307,8 @@ def test_another_certificate_is_for_those_who_come_and_costs_no_session(
 
 @pytest.mark.parametrize("what", ["certificate", "key"])
 def test_garbage_for_a_certificate_is_refused_and_the_old_one_goes_on(
-        lab: Lab, server: End, client: End, authority: Authority, replaced: Files, what: str) -> None:
+    lab: Lab, server: End, client: End, authority: Authority, replaced: Files, what: str
+) -> None:
     before = shown(lab["c"], server, authority)
     path = replaced.certificate if what == "certificate" else replaced.key
     path.write_text("-----BEGIN NONSENSE-----\n")
@@ -279,14 +320,16 @@ def test_garbage_for_a_certificate_is_refused_and_the_old_one_goes_on(
 
 
 def test_a_key_of_another_certificate_is_refused_on_reload(
-        lab: Lab, server: End, authority: Authority, replaced: Files) -> None:
+    lab: Lab, server: End, authority: Authority, replaced: Files
+) -> None:
     replaced.key.write_bytes(authority.files(STRANGER).key.read_bytes())
     said = server.command("reload")
     assert said.returncode == 1 and "expected the private key of the certificate, found another one's" in said.stderr
 
 
 def test_a_certificate_that_has_expired_is_said_at_both_ends_and_taken_by_nobody(
-        lab: Lab, server: End, client: End, authority: Authority, replaced: Files, tmp_path: Path) -> None:
+    lab: Lab, server: End, client: End, authority: Authority, replaced: Files, tmp_path: Path
+) -> None:
     expired = authority.issue(server.node.address, server=True, days=-900)
     replaced.put(expired.content())
     assert server.command("reload").returncode == 0
@@ -297,23 +340,36 @@ def test_a_certificate_that_has_expired_is_said_at_both_ends_and_taken_by_nobody
     assert reaches(client.node, server.address)
 
 
-def test_tls_1_2_is_spoken_where_both_ends_are_told_so(lab: Lab, server: End, authority: Authority,
-                                                       tmp_path: Path) -> None:
+def test_tls_1_2_is_spoken_where_both_ends_are_told_so(
+    lab: Lab, server: End, authority: Authority, tmp_path: Path
+) -> None:
     """The client's OpenSSL is made to know nothing newer."""
     (tmp_path / "openssl.cnf").write_text(NO_NEWER_THAN_1_2)
     old = {"OPENSSL_CONF": str(tmp_path / "openssl.cnf")}
     mine = authority.files(CLIENT)
-    older = hub_config(lab["a"], tmp_path, **{
-        **{name: value for name, value in server.config.items() if name.startswith("tls") or name == "peers"},
-        "tls_min_version": "1.2", "tunnel_addr": ["10.98.0.1/24"]})
+    older = hub_config(
+        lab["a"],
+        tmp_path,
+        **{
+            **{name: value for name, value in server.config.items() if name.startswith("tls") or name == "peers"},
+            "tls_min_version": "1.2",
+            "tunnel_addr": ["10.98.0.1/24"],
+        },
+    )
     settings = {"tunnel_addr": "auto", "tls_min_version": "1.2"}
-    with (End(lab["a"], older, tmp_path) as willing,
-          End(lab["c"], client_config(server, authority, mine, **settings), tmp_path, environment=old) as refused):
+    with (
+        End(lab["a"], older, tmp_path) as willing,
+        End(lab["c"], client_config(server, authority, mine, **settings), tmp_path, environment=old) as refused,
+    ):
         willing.wait_until_running()
         refused.wait_for_log("PROTOCOL_VERSION")
         with End(lab["c"], client_config(willing, authority, mine, **settings), tmp_path, environment=old) as end:
             end.wait_until_connected()
             assert reaches(end.node, "10.98.0.1") and reaches(willing.node, "10.98.0.2")
-        with call(lab["c"], willing.node.address, port_of(willing), tls_context(
-                oldest=ssl.TLSVersion.TLSv1_2, newest=ssl.TLSVersion.TLSv1_2, pair=mine)) as sock:
+        with call(
+            lab["c"],
+            willing.node.address,
+            port_of(willing),
+            tls_context(oldest=ssl.TLSVersion.TLSv1_2, newest=ssl.TLSVersion.TLSv1_2, pair=mine),
+        ) as sock:
             assert sock.version() == "TLSv1.2"

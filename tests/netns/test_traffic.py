@@ -12,8 +12,7 @@ import pytest
 
 from pipeline.config import parse
 from tests.netns.flow import connect, transfer
-from tests.netns.tunnels import (End, Ends, client_config, needs_root, reaches, restarts, server_config,
-                                 tunnel)
+from tests.netns.tunnels import End, Ends, client_config, needs_root, reaches, restarts, server_config, tunnel
 from tests.support import eventually
 from tools import flows
 from tools.lab import Lab
@@ -75,15 +74,15 @@ def own_lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module", params=SHAPES)
-def ends(request: pytest.FixtureRequest, lab: Lab,
-         tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ends]:
+def ends(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ends]:
     shape = SHAPES[request.param]
     a = lab.nodes[0]
     server, host = shape.server, a.address
     if shape.six_outside:
         server, host = {**server, "local_addr": f"[::]:{a.free_port()}"}, f"[{a.address6}]"
-    with tunnel(lab, tmp_path_factory.mktemp(request.param), server=server, client=shape.client, host=host,
-                **shape.both) as made:
+    with tunnel(
+        lab, tmp_path_factory.mktemp(request.param), server=server, client=shape.client, host=host, **shape.both
+    ) as made:
         yield made
 
 
@@ -94,8 +93,9 @@ def test_pings_of_every_size_come_back(ends: Ends, size: int, six: bool) -> None
     assert reaches(client, server, count=3, size=size, six=six)
 
 
-@pytest.mark.parametrize("streams, size", [(1, 16_000_000), (4, 2_000_000), (50, 100_000)],
-                         ids=["1-stream", "4-streams", "50-streams"])
+@pytest.mark.parametrize(
+    "streams, size", [(1, 16_000_000), (4, 2_000_000), (50, 100_000)], ids=["1-stream", "4-streams", "50-streams"]
+)
 def test_tcp_streams_arrive_byte_for_byte(ends: Ends, streams: int, size: int) -> None:
     server, client = ends
     transfer(client, server, streams=streams, size=size)
@@ -112,8 +112,10 @@ def test_a_burst_of_small_udp_packets_arrives_whole_and_in_order(ends: Ends, six
 
 def exchange_datagrams(source: End, sink: End, sent: list[bytes], six: bool) -> list[bytes]:
     family = socket.AF_INET6 if six else socket.AF_INET
-    with (sink.node.socket(family, socket.SOCK_DGRAM) as receiving,
-          source.node.socket(family, socket.SOCK_DGRAM) as sending):
+    with (
+        sink.node.socket(family, socket.SOCK_DGRAM) as receiving,
+        source.node.socket(family, socket.SOCK_DGRAM) as sending,
+    ):
         receiving.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
         receiving.bind(("", 0))
         receiving.settimeout(5)
@@ -132,8 +134,11 @@ def test_status_shows_every_connection(ends: Ends) -> None:
         return [row for row in end.status()["connections"] if row["state"] == "established"]
 
     for end in (server, client):
-        rows = eventually(lambda: len(established(end)) == wanted and established(end), 5.0,
-                          f"{wanted} established connection(s) in the status of {end.name}")
+        rows = eventually(
+            lambda: len(established(end)) == wanted and established(end),
+            5.0,
+            f"{wanted} established connection(s) in the status of {end.name}",
+        )
         assert {row["worker"] for row in rows} <= set(end.workers())
         assert all(0 <= row["heard_ms_ago"] < 60_000 for row in rows)
 
@@ -145,6 +150,7 @@ def test_nothing_was_refused_or_dropped(ends: Ends) -> None:
         found = {name: count for name, count in counted.items() if any(word in name for word in bad)}
         assert set(found.values()) == {0}, found
         assert set(restarts(end).values()) == {0}
+
 
 def test_a_connection_inside_may_go_both_ways_at_once(ends: Ends) -> None:
     server, client = ends
@@ -168,8 +174,10 @@ def receive(sock: socket.socket, size: int) -> bytes:
 def test_a_udp_super_packet_arrives_as_the_datagrams_that_it_stands_for(own_lab: Lab, tmp_path: Path) -> None:
     content = random.Random(3).randbytes(10_000)
     with tunnel(own_lab, tmp_path) as (server, client):
-        with (server.node.socket(kind=socket.SOCK_DGRAM) as receiving,
-              client.node.socket(kind=socket.SOCK_DGRAM) as sending):
+        with (
+            server.node.socket(kind=socket.SOCK_DGRAM) as receiving,
+            client.node.socket(kind=socket.SOCK_DGRAM) as sending,
+        ):
             receiving.bind(("", 0))
             receiving.settimeout(5)
             sending.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
@@ -191,8 +199,9 @@ def test_ten_pings_are_counted_to_the_byte_everywhere(own_lab: Lab, tmp_path: Pa
             assert grown == {"rx_packets": 10, "tx_packets": 10, "rx_bytes": size, "tx_bytes": size}
         for end, other in ((server, client), (client, server)):
             ours, theirs = (each.status()["counters"] for each in (end, other))
-            mine, far = ({name: now[name] - counted[each][name] for name in now}
-                         for each, now in ((end, ours), (other, theirs)))
+            mine, far = (
+                {name: now[name] - counted[each][name] for name in now} for each, now in ((end, ours), (other, theirs))
+            )
             assert (mine["tun.packets_read"], mine["tun.bytes_read"]) == (10, size)
             assert (mine["tun.packets_written"], mine["tun.bytes_written"]) == (10, size)
             on_the_wire = mine["tcp.frames_sent"] * FRAME_BYTES + 10 * (LENGTH_BYTES + VNET_BYTES) + size

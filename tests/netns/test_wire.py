@@ -41,8 +41,11 @@ def pings(client: WireClient, *others: WireClient, send: str = "send") -> None:
 
 
 def expect_reply(request: bytes, *connections: WireClient) -> None:
-    eventually(lambda: any(is_reply(packet, request) for each in connections for packet in each.packets(0.05)),
-               REPLY_SECONDS, "a reply")
+    eventually(
+        lambda: any(is_reply(packet, request) for each in connections for packet in each.packets(0.05)),
+        REPLY_SECONDS,
+        "a reply",
+    )
 
 
 def is_pinged(server: End, answering: Answering, count: int = 3) -> None:
@@ -80,8 +83,10 @@ def test_many_packets_in_one_block_all_arrive(door: Door) -> None:
 def test_a_block_in_shards_over_two_connections_is_put_together(door: Door, n: int) -> None:
     session = next(door.sessions)
     with ExitStack() as stack:
-        pair = [stack.enter_context(door.dial("one", session=session, connections=2, index=index, runs=Runs()))
-                for index in range(2)]
+        pair = [
+            stack.enter_context(door.dial("one", session=session, connections=2, index=index, runs=Runs()))
+            for index in range(2)
+        ]
         request = echo_request(str(pair[0].welcome.addresses[0].ip), INSIDE[0], n, bytes(1000))
         stream, cut = session << 8, (n + 1) // 2
         pair[0].send_run(stream, 0, n, [request], 0, cut)
@@ -93,8 +98,10 @@ def test_a_block_in_shards_over_two_connections_is_put_together(door: Door, n: i
 def test_runs_of_one_shard_and_of_more_bring_every_packet(door: Door) -> None:
     runs, session = Runs(), next(door.sessions)
     with ExitStack() as stack:
-        clients = [stack.enter_context(door.dial("one", session=session, connections=4, index=index, runs=runs))
-                   for index in range(4)]
+        clients = [
+            stack.enter_context(door.dial("one", session=session, connections=4, index=index, runs=runs))
+            for index in range(4)
+        ]
         assert all(client.welcome.features & TAKES_RUNS for client in clients)
         address = str(clients[0].welcome.addresses[0].ip)
         source = stack.enter_context(door.server.node.socket(kind=socket.SOCK_DGRAM))
@@ -187,9 +194,16 @@ def test_with_certificates_there_is_no_proof_but_theirs(tmp_path: Path) -> None:
     files = {name: str(authority / name) for name in ("ca.crt", "hub.crt", "hub.key", "laptop.crt", "laptop.key")}
     with Lab() as lab:
         a, b = lab
-        config = {**server_config(a), "encryption": "tls", "insecure": False, "state_dir": str(tmp_path / "state"),
-                  "tls_cert_file": files["hub.crt"], "tls_key_file": files["hub.key"], "tls_ca_file": files["ca.crt"],
-                  "peers": [{"name": "laptop", "certificate_name": "laptop"}]}
+        config = {
+            **server_config(a),
+            "encryption": "tls",
+            "insecure": False,
+            "state_dir": str(tmp_path / "state"),
+            "tls_cert_file": files["hub.crt"],
+            "tls_key_file": files["hub.key"],
+            "tls_ca_file": files["ca.crt"],
+            "peers": [{"name": "laptop", "certificate_name": "laptop"}],
+        }
         with End(a, config, tmp_path) as server:
             server.wait_until_running()
             port = int(config["local_addr"].rpartition(":")[2])

@@ -39,7 +39,7 @@ INVALID, WRONG = "tcp.closed_hello_invalid", "tcp.closed_proof_wrong"
 HTTP = b"GET / HTTP/1.1\r\nHost: example.org\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n\r\n"
 SSH = b"SSH-2.0-OpenSSH_9.6\r\n"
 GARBAGE = hashlib.sha512(b"garbage").digest() * 5
-ALERT = 0x15               # content type of a TLS record (RFC 8446, 5.1)
+ALERT = 0x15  # content type of a TLS record (RFC 8446, 5.1)
 ALERT_BYTES = 7
 
 
@@ -164,6 +164,7 @@ def hello_with(at: int, value: bytes) -> Callable[[WireClient, Door], None]:
         hello = bytearray(client.hello())
         hello[FRAME.size + at : FRAME.size + at + len(value)] = value
         client.socket.sendall(hello)
+
     return say
 
 
@@ -183,18 +184,27 @@ def half_a_hello_and_the_end(client: WireClient, door: Door) -> None:
 
 
 INSIDE = {
-    "wrong proof": (wrong_proof, WRONG), "unknown key": (unknown_key, WRONG), "replayed proof": (replayed_proof, WRONG),
-    "reflected mac": (reflected_mac, WRONG), "another certificate": (proof_for_another_certificate, WRONG),
-    "another version, unknown key": (another_version, WRONG), "no key": (no_key, WRONG),
-    "unknown authentication": (hello_with(30, b"\x07"), WRONG), "another magic": (hello_with(0, b"\0"), INVALID),
+    "wrong proof": (wrong_proof, WRONG),
+    "unknown key": (unknown_key, WRONG),
+    "replayed proof": (replayed_proof, WRONG),
+    "reflected mac": (reflected_mac, WRONG),
+    "another certificate": (proof_for_another_certificate, WRONG),
+    "another version, unknown key": (another_version, WRONG),
+    "no key": (no_key, WRONG),
+    "unknown authentication": (hello_with(30, b"\x07"), WRONG),
+    "another magic": (hello_with(0, b"\0"), INVALID),
     "too many wishes": (hello_with(71, b"\x09"), INVALID),
     "a wish that is not there": (hello_with(71, b"\x01"), INVALID),
     "a proof first": (saying(frame(PROOF, bytes(32))), INVALID),
     "the server's part": (saying(frame(CHALLENGE, bytes(32))), INVALID),
-    "a packet": (saying(frame(1, bytes(40))), INVALID), "a hello twice": (hello_twice, INVALID),
-    "a frame of no length": (saying(bytes(4)), INVALID), "a long frame": (saying(FRAME.pack(513, HELLO)), INVALID),
-    "the longest frame": (saying(FRAME.pack(0xFFFFFFFF, HELLO)), INVALID), "HTTP": (saying(HTTP), INVALID),
-    "SSH": (saying(SSH), INVALID), "garbage": (saying(GARBAGE), INVALID),
+    "a packet": (saying(frame(1, bytes(40))), INVALID),
+    "a hello twice": (hello_twice, INVALID),
+    "a frame of no length": (saying(bytes(4)), INVALID),
+    "a long frame": (saying(FRAME.pack(513, HELLO)), INVALID),
+    "the longest frame": (saying(FRAME.pack(0xFFFFFFFF, HELLO)), INVALID),
+    "HTTP": (saying(HTTP), INVALID),
+    "SSH": (saying(SSH), INVALID),
+    "garbage": (saying(GARBAGE), INVALID),
     "half a hello": (half_a_hello_and_the_end, INVALID),
 }
 
@@ -223,14 +233,17 @@ def test_nobody_can_tell_an_unknown_key_from_a_wrong_proof(door: Door, guest: An
     unknown, wrong = (min(each.seconds for each in outcomes) for outcomes in seen.values())
     assert {each[:2] for outcomes in seen.values() for each in outcomes} == {(b"", "closed")}
     assert abs(unknown - wrong) < 0.003, f"{unknown * 1e3:.2f} ms and {wrong * 1e3:.2f} ms"
-    assert door.server.log.count("has not proved to be a peer") < lines + 10   # they do not fill the log
+    assert door.server.log.count("has not proved to be a peer") < lines + 10  # they do not fill the log
 
 
 # -- no TLS at all
 
 
-@pytest.mark.parametrize("data", [GARBAGE, HTTP, SSH, bytes(300), frame(HELLO, bytes(90))],
-                         ids=["garbage", "HTTP", "SSH", "zeros", "a plain hello"])
+@pytest.mark.parametrize(
+    "data",
+    [GARBAGE, HTTP, SSH, bytes(300), frame(HELLO, bytes(90))],
+    ids=["garbage", "HTTP", "SSH", "zeros", "a plain hello"],
+)
 def test_whoever_speaks_no_tls_gets_an_alert_at_most(door: Door, guest: Answering, data: bytes) -> None:
     with undisturbed(door, guest, closed_hello_invalid=1), door.connect() as sock:
         sock.sendall(data)
@@ -250,8 +263,12 @@ def test_tls_for_something_else_ends_with_the_handshake(door: Door, guest: Answe
 @pytest.mark.parametrize("data", [GARBAGE, HTTP, SSH, client_hello()], ids=["garbage", "HTTP", "SSH", "TLS"])
 def test_a_plain_port_ends_what_is_no_greeting_without_a_word(lab: Lab, tmp_path: Path, data: bytes) -> None:
     a, b = lab
-    settings = {"max_handshakes_per_address": PLENTY, "connects_per_address": PLENTY, "multi_client": True,
-                "state_dir": str(tmp_path / "state")}
+    settings = {
+        "max_handshakes_per_address": PLENTY,
+        "connects_per_address": PLENTY,
+        "multi_client": True,
+        "state_dir": str(tmp_path / "state"),
+    }
     with End(a, server_config(a, **settings), tmp_path) as server:
         server.wait_until_running()
         port = int(server.config["local_addr"].rpartition(":")[2])

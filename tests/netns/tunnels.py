@@ -37,8 +37,14 @@ COMMAND = str(Path(sys.executable).with_name("tunnel-supervisor"))
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 
-NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+dac_read_search",
-          "--ambient-caps=+dac_read_search"]
+NOBODY = [
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=+dac_read_search",
+    "--ambient-caps=+dac_read_search",
+]
 """Words in front of a command: it may read, wherever Python and the checkout are, and do nothing else."""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
@@ -53,8 +59,16 @@ class End:
     """One `tunnel-supervisor start`. `wrap`: words in front of the command, such as `unshare -m ...`; `words`: further
     ones behind it."""
 
-    def __init__(self, node: Node, config: dict[str, Any], directory: Path, *, wrap: Sequence[str] = (),
-                 environment: dict[str, str] | None = None, words: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        node: Node,
+        config: dict[str, Any],
+        directory: Path,
+        *,
+        wrap: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+        words: Sequence[str] = (),
+    ) -> None:
         self.node = node
         self.config = {"name": unique_name(config["mode"][0]), **config}
         self.name = self.config["name"]
@@ -67,17 +81,24 @@ class End:
         self._environment = environment or {}
         self.write(self.config)
         self.process = node.popen(
-            [*wrap, COMMAND, "start", "--config", self.file, *words], cwd=directory,
-            env=os.environ | self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors="replace")
+            [*wrap, COMMAND, "start", "--config", self.file, *words],
+            cwd=directory,
+            env=os.environ | self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def __enter__(self) -> End:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         unexpected = self.exit_status is None and self.process.poll() is not None
         try:
             if error is None and self.exit_status is None and not unexpected:
@@ -153,8 +174,11 @@ class End:
     def wait_until_connected(self, connections: int = 1, seconds: float = START_SECONDS) -> None:
         """Until it runs and so many connections have been established since its start."""
         self.wait_until_running(seconds)
-        eventually(lambda: self.counter("tcp.connections_established") >= connections, seconds,
-                   f"{connections} connection(s) of {self.name}")
+        eventually(
+            lambda: self.counter("tcp.connections_established") >= connections,
+            seconds,
+            f"{connections} connection(s) of {self.name}",
+        )
 
     def wait_for_log(self, text: str, seconds: float = 10.0) -> None:
         eventually(lambda: text in self.log, seconds, f'"{text}" in the log of {self.name}')
@@ -170,8 +194,7 @@ class End:
 
     def wait_until_replaced(self, name: str, pid: int, seconds: float = 10.0) -> None:
         """Until another process than `pid` runs as that worker."""
-        eventually(lambda: self._running_pid(name) not in (None, pid), seconds,
-                   f"{name} of {self.name} replaced")
+        eventually(lambda: self._running_pid(name) not in (None, pid), seconds, f"{name} of {self.name} replaced")
 
     def wait(self, seconds: float = STOP_SECONDS) -> int:
         """Wait for its end; the exit status, which is then the test's business."""
@@ -224,20 +247,39 @@ def command(*words: object) -> subprocess.CompletedProcess[str]:
 
 def server_config(node: Node, **settings: Any) -> dict[str, Any]:
     """A server on a free port of the node, without keys, IPv4 and IPv6 inside."""
-    return {"mode": "server", "local_addr": f"0.0.0.0:{node.free_port()}", "encryption": "none", "insecure": True,
-            "tunnel_addr": ["10.99.0.1/24", "fd99::1/64"], **settings}
+    return {
+        "mode": "server",
+        "local_addr": f"0.0.0.0:{node.free_port()}",
+        "encryption": "none",
+        "insecure": True,
+        "tunnel_addr": ["10.99.0.1/24", "fd99::1/64"],
+        **settings,
+    }
 
 
 def client_config(server: dict[str, Any], host: str, **settings: Any) -> dict[str, Any]:
     """A client of that server, which it finds at `host`."""
     port = server["local_addr"].rpartition(":")[2]
-    return {"mode": "client", "remote_addr": f"{host}:{port}", "encryption": "none", "reconnect_max": 0.5,
-            "tunnel_addr": ["10.99.0.2/24", "fd99::2/64"], **settings}
+    return {
+        "mode": "client",
+        "remote_addr": f"{host}:{port}",
+        "encryption": "none",
+        "reconnect_max": 0.5,
+        "tunnel_addr": ["10.99.0.2/24", "fd99::2/64"],
+        **settings,
+    }
 
 
 @contextmanager
-def tunnel(lab: Lab, directory: Path, *, server: dict[str, Any] | None = None,
-           client: dict[str, Any] | None = None, host: str = "", **both: Any) -> Iterator[Ends]:
+def tunnel(
+    lab: Lab,
+    directory: Path,
+    *,
+    server: dict[str, Any] | None = None,
+    client: dict[str, Any] | None = None,
+    host: str = "",
+    **both: Any,
+) -> Iterator[Ends]:
     """A server on the lab's first node and a client on its second, connected. Settings for each and both."""
     a, b = lab.nodes[:2]
     serving = server_config(a, **both, **(server or {}))
@@ -253,8 +295,7 @@ def tunnel(lab: Lab, directory: Path, *, server: dict[str, Any] | None = None,
         yield ends
 
 
-def reaches(source: End, sink: End, *, count: int = 2, size: int = 56, six: bool = False,
-            seconds: float = 2.0) -> bool:
+def reaches(source: End, sink: End, *, count: int = 2, size: int = 56, six: bool = False, seconds: float = 2.0) -> bool:
     """Whether every one of `count` pings through the tunnel comes back."""
     address = sink.address6 if six else sink.address
     return not flows.ping(source.node, address, count=count, interval=0.01, size=size, timeout=seconds).lost
@@ -277,6 +318,15 @@ def restarts(end: End) -> dict[str, int]:
 
 def traces(node: Node, name: str) -> dict[str, Any]:
     """All that an instance may leave: compare what this says before and after."""
-    said = {what: node.run(["ip", *what.split()]).stdout for what in (
-        "-o address", "-o link", "-4 route show table all", "-6 route show table all", "-4 rule", "-6 rule")}
+    said = {
+        what: node.run(["ip", *what.split()]).stdout
+        for what in (
+            "-o address",
+            "-o link",
+            "-4 route show table all",
+            "-6 route show table all",
+            "-4 rule",
+            "-6 rule",
+        )
+    }
     return {**said, "files": leftovers(name), "processes": node.processes()}

@@ -61,8 +61,9 @@ def live_on(instant: str, number: int) -> None:
 class Member:
     """One worker's place in the ring. `report(number, generation)` hears of every slot that a tcp worker checks."""
 
-    def __init__(self, plan: Plan, worker: str, start: int, generation: int,
-                 report: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, plan: Plan, worker: str, start: int, generation: int, report: Callable[[int, int], None]
+    ) -> None:
         attachment = Attachment(plan, worker)
         self.port = attachment.ports("outbound", "coded" if attachment.plan.of_kind("fec") else "outbound")[0]
         self.bell = attachment.doorbells["outbound"]

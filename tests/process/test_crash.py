@@ -24,8 +24,18 @@ from pipeline.layout import MASK64
 from pipeline.plan import Plan
 from pipeline.ring import Ring
 from pipeline.worker import PERIOD
-from tests.process.relay import (AFTER_CURSOR, AFTER_KICK, AFTER_PAYLOAD, ASLEEP, BEFORE_CURSOR, BEFORE_PAYLOAD,
-                                 FALLING_ASLEEP, IN_PAYLOAD, SEEN_BYTES, Member)
+from tests.process.relay import (
+    AFTER_CURSOR,
+    AFTER_KICK,
+    AFTER_PAYLOAD,
+    ASLEEP,
+    BEFORE_CURSOR,
+    BEFORE_PAYLOAD,
+    FALLING_ASLEEP,
+    IN_PAYLOAD,
+    SEEN_BYTES,
+    Member,
+)
 from tests.support import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -50,15 +60,24 @@ class World:
 
     def __init__(self, start: int, fec: bool = True, slots: int = SLOTS) -> None:
         self.start = start
-        self.plan: Plan = topology.build("crashtest", secrets.token_hex(4), "server", 2 if fec else 1,
-                                         (10, 3) if fec else None, slots, layout.PAGE,
-                                         {"idle": "block", "compat": False})
+        self.plan: Plan = topology.build(
+            "crashtest",
+            secrets.token_hex(4),
+            "server",
+            2 if fec else 1,
+            (10, 3) if fec else None,
+            slots,
+            layout.PAGE,
+            {"idle": "block", "compat": False},
+        )
         self.kind = "coded" if fec else "outbound"
         self.board = board.create(self.plan.board, len(self.plan.workers))
         self.peers = peers.create(*self.plan.peers[:2], self.plan.lanes, self.plan.peers.rows)
         self.rings: dict[str, Ring] = {
             each.name: ring.create(each.segment, each.members, each.slots, each.slot_bytes, start)
-            for each in self.plan.rings if each.kind == self.kind}
+            for each in self.plan.rings
+            if each.kind == self.kind
+        }
         for worker in self.plan.workers:
             for name in worker.doorbells.values():
                 doorbell.create(name)
@@ -77,8 +96,13 @@ class World:
         return bool(self.board.pages[self.plan.worker(worker).page].sleeping("outbound")[0])
 
     def process(self, *arguments: object, **options: object) -> subprocess.Popen:
-        process = subprocess.Popen([sys.executable, "-m", "tests.process.relay", *map(str, arguments)],
-                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, **options)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.process.relay", *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            **options,
+        )
         process.stdin.write(self.plan.to_json().encode())
         process.stdin.close()
         return process
@@ -119,6 +143,7 @@ def run(members: list[Member], burst: int = SLOTS, upto: int = TOTAL) -> None:
 
 def killed(process: subprocess.Popen, meanwhile: Callable[[], object] = lambda: None) -> list[tuple[int, int]]:
     """Wait until the process has killed itself; what it had seen."""
+
     def ended() -> bool:
         meanwhile()
         return process.poll() is not None
@@ -146,7 +171,8 @@ def expected_seen(instant: str, first: int, last: int) -> list[int]:
 @pytest.mark.parametrize("instant", [*IN_HAND, *HANDED_ON])
 @pytest.mark.parametrize("fatal", [0, SLOTS - 1], ids=["first", "last-of-the-ring"])
 def test_a_member_killed_with_neighbours_that_stand_still_loses_only_what_it_had_in_hand(
-        world: Callable[..., World], start: int, victim: str, instant: str, fatal: int) -> None:
+    world: Callable[..., World], start: int, victim: str, instant: str, fatal: int
+) -> None:
     """With the last slot of the ring it fills it (tun) or empties it (the others) in the moment of its death."""
     made = world(start)
     before = upstream(made, victim)
@@ -173,7 +199,8 @@ def test_a_member_killed_with_neighbours_that_stand_still_loses_only_what_it_had
 @EVERY_MEMBER
 @pytest.mark.parametrize("instant", [IN_PAYLOAD, BEFORE_CURSOR, AFTER_CURSOR])
 def test_a_member_killed_while_its_neighbours_run_loses_only_what_it_had_in_hand(
-        world: Callable[..., World], start: int, victim: str, instant: str) -> None:
+    world: Callable[..., World], start: int, victim: str, instant: str
+) -> None:
     """On the second lap of the ring, with slots that held something else before."""
     made = world(start)
     fatal = SLOTS + 2
@@ -195,7 +222,8 @@ def test_a_member_killed_while_its_neighbours_run_loses_only_what_it_had_in_hand
 @EVERY_MEMBER
 @pytest.mark.parametrize("instant", [AFTER_PAYLOAD, BEFORE_CURSOR, AFTER_CURSOR])
 def test_a_member_killed_in_a_burst_has_the_whole_burst_in_hand(
-        world: Callable[..., World], start: int, victim: str, instant: str) -> None:
+    world: Callable[..., World], start: int, victim: str, instant: str
+) -> None:
     made = world(start)
     before = upstream(made, victim)
     run(before, upto=SLOTS)
@@ -212,7 +240,8 @@ def test_a_member_killed_in_a_burst_has_the_whole_burst_in_hand(
 @EVERY_MEMBER
 @pytest.mark.parametrize("instant", [FALLING_ASLEEP, ASLEEP])
 def test_a_member_killed_asleep_has_a_successor_that_wakes(
-        world: Callable[..., World], start: int, victim: str, instant: str) -> None:
+    world: Callable[..., World], start: int, victim: str, instant: str
+) -> None:
     """tun-0 sleeps on a full ring, the others on an empty one."""
     made = world(start)
     run(upstream(made, victim), upto=SLOTS)
@@ -236,8 +265,9 @@ def test_a_member_killed_asleep_has_a_successor_that_wakes(
         assert [number for number, _ in (seen if name == victim else []) + made.seen[name]] == list(range(TOTAL))
 
 
-@pytest.mark.parametrize(("mover", "sleeper"), [("tun-0", "fec-0"), ("fec-0", "tcp-0"), ("fec-0", "tcp-1"),
-                                                ("tcp-1", "tun-0")])
+@pytest.mark.parametrize(
+    ("mover", "sleeper"), [("tun-0", "fec-0"), ("fec-0", "tcp-0"), ("fec-0", "tcp-1"), ("tcp-1", "tun-0")]
+)
 def test_a_member_that_lives_wakes_the_next_one_at_once(world: Callable[..., World], mover: str, sleeper: str) -> None:
     made = world(NEAR_WRAP)
     run(upstream(made, mover), upto=SLOTS)
@@ -262,7 +292,8 @@ def test_a_member_that_lives_wakes_the_next_one_at_once(world: Callable[..., Wor
 @STARTS
 @pytest.mark.parametrize(("victim", "sleeper"), [("tun-0", "fec-0"), ("fec-0", "tcp-0"), ("tcp-1", "tun-0")])
 def test_a_wake_up_that_was_never_sent_costs_a_period_and_not_the_tunnel(
-        world: Callable[..., World], start: int, victim: str, sleeper: str) -> None:
+    world: Callable[..., World], start: int, victim: str, sleeper: str
+) -> None:
     """Its sender is killed after the cursor and before the kick. The sleeper finds the slot by itself."""
     made = world(start)
     run(upstream(made, victim), upto=SLOTS)
@@ -316,8 +347,9 @@ class Load:
             self.start(name)
 
     def start(self, name: str) -> None:
-        self._running[name] = self._world.process("load", name, self._world.start, self.kills[name], self._seen_fd,
-                                                  pass_fds=[self._seen_fd])
+        self._running[name] = self._world.process(
+            "load", name, self._world.start, self.kills[name], self._seen_fd, pass_fds=[self._seen_fd]
+        )
 
     def kill(self, name: str) -> None:
         process = self._running.pop(name)
@@ -347,7 +379,8 @@ class Load:
 
 @pytest.mark.parametrize("start", [0, NEAR_WRAP], ids=["zero", "near-2^64"])
 def test_kills_at_any_moment_under_load_lose_nothing_and_repeat_only_what_was_in_hand(
-        world: Callable[..., World], start: int) -> None:
+    world: Callable[..., World], start: int
+) -> None:
     slots = 16
     made = world(start, fec=False, slots=slots)
     dice = random.Random(start)

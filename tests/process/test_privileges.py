@@ -55,15 +55,24 @@ USER = ({USER}, {USER})
 
 def process(code: str, wrap: Sequence[str] = (), status: int = 0, environment: dict[str, str] | None = None) -> Any:
     """What a fresh interpreter, isolated as a worker's, says of itself; it must end with this status."""
-    said = subprocess.run([*wrap, sys.executable, "-I", "-c", BEGIN + code], capture_output=True, text=True, timeout=60,
-                          env=os.environ | (environment or {}), cwd="/")
+    said = subprocess.run(
+        [*wrap, sys.executable, "-I", "-c", BEGIN + code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | (environment or {}),
+        cwd="/",
+    )
     assert said.returncode == status, said.stderr
     return json.loads(said.stdout or "null")
 
 
 def nothing_left(status: dict[str, list[str]], user: int) -> bool:
-    return (status["Uid"] == status["Gid"] == [str(user)] * 4 and status["NoNewPrivs"] == ["1"]
-            and all(int(status[name][0], 16) == 0 for name in CAPABILITIES))
+    return (
+        status["Uid"] == status["Gid"] == [str(user)] * 4
+        and status["NoNewPrivs"] == ["1"]
+        and all(int(status[name][0], 16) == 0 for name in CAPABILITIES)
+    )
 
 
 # -- what is left
@@ -75,12 +84,15 @@ def test_a_process_that_has_dropped_its_rights_has_none() -> None:
 
 
 def test_every_thread_that_a_library_has_started_loses_them_too() -> None:
-    found = process("""
+    found = process(
+        """
 privileges.restrict()
 import numpy
 privileges.drop(USER)
 say(list(threads()))
-""", environment={"OPENBLAS_NUM_THREADS": "4"})
+""",
+        environment={"OPENBLAS_NUM_THREADS": "4"},
+    )
     if len(found) == 1:
         pytest.skip("this numpy starts no threads")
     assert all(nothing_left(status, USER) for status in found)
@@ -103,11 +115,14 @@ def test_a_process_that_stays_root_has_no_capability_either() -> None:
 
 
 def test_a_process_of_an_ordinary_user_gives_up_the_capabilities_that_it_was_given() -> None:
-    before, after = process("""
+    before, after = process(
+        """
 (before,) = threads()
 privileges.restrict(); privileges.drop(None)
 say([before, *threads()])
-""", wrap=NOBODY)
+""",
+        wrap=NOBODY,
+    )
     assert int(before["CapEff"][0], 16) and int(before["CapAmb"][0], 16)
     assert after["NoNewPrivs"] == ["1"] and after["Uid"] == [str(USER)] * 4
     assert all(int(after[name][0], 16) == 0 for name in CAPABILITIES if name != "CapBnd")  # that takes CAP_SETPCAP
@@ -143,9 +158,20 @@ def test_a_program_that_would_give_root_gives_nothing() -> None:
 
 @pytest.mark.parametrize("account", ["USER", "None"])
 def test_a_process_that_aborts_leaves_no_core_dump(account: str) -> None:
-    running = subprocess.Popen([sys.executable, "-I", "-c", BEGIN + f"""
+    running = subprocess.Popen(
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            BEGIN
+            + f"""
 privileges.restrict(); privileges.drop({account}); say(0); time.sleep(60)
-"""], stdout=subprocess.PIPE, cwd="/", preexec_fn=allow_core_dumps)
+""",
+        ],
+        stdout=subprocess.PIPE,
+        cwd="/",
+        preexec_fn=allow_core_dumps,
+    )
     with running:
         assert running.stdout.readline() == b"0\n"
         limit = next(line for line in Path(f"/proc/{running.pid}/limits").read_text().splitlines() if "core" in line)
@@ -161,15 +187,34 @@ def allow_core_dumps() -> None:
 
 
 def test_a_process_that_is_nobody_is_not_to_be_looked_into_by_another_nobody() -> None:
-    with subprocess.Popen([sys.executable, "-I", "-c", BEGIN + """
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            BEGIN
+            + """
 privileges.restrict(); privileges.drop(USER); say(0); time.sleep(60)
-"""], stdout=subprocess.PIPE, cwd="/") as running:
+""",
+        ],
+        stdout=subprocess.PIPE,
+        cwd="/",
+    ) as running:
         try:
             assert running.stdout.readline() == b"0\n"
             for name in ("environ", "mem", "fd"):
                 assert os.stat(f"/proc/{running.pid}/{name}").st_uid == 0
-            looking = subprocess.run(["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "cat",
-                                      f"/proc/{running.pid}/environ"], capture_output=True)
+            looking = subprocess.run(
+                [
+                    "setpriv",
+                    f"--reuid={USER}",
+                    f"--regid={USER}",
+                    "--clear-groups",
+                    "cat",
+                    f"/proc/{running.pid}/environ",
+                ],
+                capture_output=True,
+            )
             assert looking.returncode == 1 and b"Permission denied" in looking.stderr
         finally:
             running.kill()
@@ -177,11 +222,14 @@ privileges.restrict(); privileges.drop(USER); say(0); time.sleep(60)
 
 def test_a_process_has_no_terminal_to_type_into() -> None:
     """Under a terminal of its own, which a child has until it restricts itself."""
-    child = BEGIN + """
+    child = (
+        BEGIN
+        + """
 before = refused(open, "/dev/tty")
 privileges.restrict()
 say([before, refused(open, "/dev/tty")])
 """
+    )
     assert process(f"""
 _, terminal = os.openpty()
 out = os.dup(1)
@@ -197,15 +245,25 @@ say(json.loads(said))
 
 def test_a_process_that_has_dropped_its_rights_still_follows_its_parent() -> None:
     ends, theirs = socket.socketpair()
-    child = BEGIN + f"""
+    child = (
+        BEGIN
+        + f"""
 privileges.restrict(); worker.bind_to_parent(os.getppid())
 privileges.drop(USER); worker.bind_to_parent(os.getppid())
 os.write({theirs.fileno()}, b"ready"); time.sleep(60)
 """
-    parent = subprocess.Popen([sys.executable, "-c", f"""
+    )
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"""
 import subprocess, sys
 subprocess.run([sys.executable, "-I", "-c", {child!r}], pass_fds=[{theirs.fileno()}], cwd="/")
-"""], pass_fds=[theirs.fileno()])
+""",
+        ],
+        pass_fds=[theirs.fileno()],
+    )
     with parent, ends:
         theirs.close()
         ends.settimeout(20)
@@ -274,11 +332,15 @@ except PermissionDenied as error:
 """
 
 
-@pytest.mark.parametrize(("wrap", "text"), [
-    (["setpriv", "--bounding-set=-setuid", "--inh-caps=-setuid"], "CAP_SETUID"),
-    (["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"], "CAP_KILL"),
-    (["unshare", "--user", "--map-root-user"], "this user namespace has no "),
-], ids=["no-setuid", "no-kill", "user-namespace"])
+@pytest.mark.parametrize(
+    ("wrap", "text"),
+    [
+        (["setpriv", "--bounding-set=-setuid", "--inh-caps=-setuid"], "CAP_SETUID"),
+        (["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"], "CAP_KILL"),
+        (["unshare", "--user", "--map-root-user"], "this user namespace has no "),
+    ],
+    ids=["no-setuid", "no-kill", "user-namespace"],
+)
 def test_root_who_cannot_make_workers_another_user_keeps_them_and_says_why(wrap: list[str], text: str) -> None:
     if subprocess.run([*wrap, "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here")

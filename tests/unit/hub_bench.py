@@ -68,28 +68,56 @@ class Answer:
 def hello(key: bytes | None, number: int = 1, *wishes: str, client: int = 1, version: int = session.VERSION) -> Hello:
     """Of a client with a key, or without one, in its session of this number."""
     auth = session.AUTH_KEY if key else session.AUTH_NONE
-    return Hello(version, 0, 0, 1, 1400, client, number, 0, 0, auth, proof.key_id(key) if key else bytes(8),
-                 secrets.token_bytes(32), tuple(map(ip_address, wishes)))
+    return Hello(
+        version,
+        0,
+        0,
+        1,
+        1400,
+        client,
+        number,
+        0,
+        0,
+        auth,
+        proof.key_id(key) if key else bytes(8),
+        secrets.token_bytes(32),
+        tuple(map(ip_address, wishes)),
+    )
 
 
-def request(greeting: bytes, key: bytes | None = None, certificate: bytes = b"", serial: int = 7,
-            certificate_hash: bytes = CERTIFICATE_HASH) -> dict:
+def request(
+    greeting: bytes,
+    key: bytes | None = None,
+    certificate: bytes = b"",
+    serial: int = 7,
+    certificate_hash: bytes = CERTIFICATE_HASH,
+) -> dict:
     """What a tcp worker asks when a client has sent this HELLO, and after its PROOF with this key, if it has one."""
     challenge = mac = b""
     if key:
         challenge = Challenge(secrets.token_bytes(32)).frame()
         mac = proof.client_proof(key, proof.transcript(greeting, challenge, certificate_hash))
-    return {"serial": serial, "hello": greeting.hex(), "challenge": challenge.hex(), "proof": mac.hex(),
-            "certificate": certificate.hex(), "hash": certificate_hash.hex()}
+    return {
+        "serial": serial,
+        "hello": greeting.hex(),
+        "challenge": challenge.hex(),
+        "proof": mac.hex(),
+        "certificate": certificate.hex(),
+        "hash": certificate_hash.hex(),
+    }
 
 
 class Server:
     """With these peers. `settings` are the configuration's; `saved`: what was to be remembered, each time."""
 
-    def __init__(self, *peers_known: Known, capacity: int = 4, lanes: int = 2, remembered: dict | None = None,
-                 **settings: object) -> None:
-        self.settings = {"mode": "server", "tunnel_addr": ["10.0.0.1/24", "fd00::1/64"],
-                         "max_clients": capacity} | settings
+    def __init__(
+        self, *peers_known: Known, capacity: int = 4, lanes: int = 2, remembered: dict | None = None, **settings: object
+    ) -> None:
+        self.settings = {
+            "mode": "server",
+            "tunnel_addr": ["10.0.0.1/24", "fd00::1/64"],
+            "max_clients": capacity,
+        } | settings
         self.table = peers.create(f"/tunnel@hubtest@{secrets.token_hex(4)}@peers", capacity, lanes, ROWS)
         self.saved: list[dict[str, list[str]]] = []
         self.hub = Hub(self.config, self.table, OFFLOADS, remembered or {}, self.saved.append)

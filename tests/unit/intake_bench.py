@@ -30,8 +30,10 @@ LIMIT = 300
 def contexts() -> tuple[Context, Context]:
     """A client's and a server's."""
     pair = issue(NAME)
-    return (client_context(ca_pem=pair.certificate, system_cas=False, verify=True),
-            server_context(pair.certificate, pair.key))
+    return (
+        client_context(ca_pem=pair.certificate, system_cas=False, verify=True),
+        server_context(pair.certificate, pair.key),
+    )
 
 
 class Source:
@@ -65,8 +67,9 @@ class Source:
 class Bench:
     """An intake on a ring of its own, a consumer behind it, and connections in front of it."""
 
-    def __init__(self, connections: int = 1, slots: int = 4, limit: int = LIMIT, start: int = 0,
-                 tls: bool = False) -> None:
+    def __init__(
+        self, connections: int = 1, slots: int = 4, limit: int = LIMIT, start: int = 0, tls: bool = False
+    ) -> None:
         self.sources = [Source(number, tls) for number in range(connections)]
         name = f"/tunnel@intaketest@{secrets.token_hex(4)}@ring"
         self.ring = ring.create(name, 2, slots, SLOT_BYTES, start)

@@ -31,8 +31,9 @@ def run(data: bytes, n: int, m: int, first: int, count: int, number: int = 0, st
     return framed(b"".join(shards[first : first + count]), n, m, first, count, len(data), checksum, number, stream)
 
 
-def runs(data: bytes, number: int, counts: Sequence[int] = FIVE, n: int = 10, m: int = 3,
-         stream: int = BULK) -> list[bytes]:
+def runs(
+    data: bytes, number: int, counts: Sequence[int] = FIVE, n: int = 10, m: int = 3, stream: int = BULK
+) -> list[bytes]:
     """All shards of a block, so many in each frame."""
     firsts = [sum(counts[:i]) for i in range(len(counts))]
     return [run(data, n, m, first, count, number, stream) for first, count in zip(firsts, counts)]
@@ -43,8 +44,9 @@ def copies(data: bytes, number: int, count: int = 1, stream: int = BULK) -> list
     return runs(data, number, [1] * count, 1, count - 1, stream)
 
 
-def framed(shards: bytes, n: int, m: int, first: int, count: int, size: int, checksum: int, number: int = 0,
-           stream: int = BULK) -> bytes:
+def framed(
+    shards: bytes, n: int, m: int, first: int, count: int, size: int, checksum: int, number: int = 0, stream: int = BULK
+) -> bytes:
     length = shard.RUN_BYTES - wire.LENGTH.size + len(shards)
     return shard.RUN.pack(length, wire.RUN, stream, number & 0xFFFFFFFF, n, m, first, count, size, checksum) + shards
 
@@ -99,5 +101,8 @@ class Bench:
 
     def counts(self) -> dict[str, int]:
         """What the counters say, without the runs received."""
-        return {counter.name.removeprefix("fec."): self.counters[counter.id] for counter in COUNTERS
-                if self.counters[counter.id] and counter.name != "fec.runs_received"}
+        return {
+            counter.name.removeprefix("fec."): self.counters[counter.id]
+            for counter in COUNTERS
+            if self.counters[counter.id] and counter.name != "fec.runs_received"
+        }

@@ -20,7 +20,8 @@ def test_the_first_delay_is_the_least_one_exactly(bounds: tuple[float, float], s
 
 @given(BOUNDS, SEEDS, st.integers(2, 60))
 def test_each_next_delay_is_between_half_and_all_of_the_double(
-        bounds: tuple[float, float], seed: int, attempts: int) -> None:
+    bounds: tuple[float, float], seed: int, attempts: int
+) -> None:
     minimum, maximum = bounds
     backoff = Backoff(minimum, maximum, random.Random(seed))
     delays = [backoff.delay() for _ in range(attempts)]

@@ -53,8 +53,10 @@ def test_the_fields_of_a_slot_are_where_the_layout_says() -> None:
     slot = sealed([b"packet"], member=5, seat=1 << 40)
     words = slot[: layout.SLOT_HEADER_BYTES].cast("Q")
     start = BODY - 7 - 4
-    assert [words[at // 8] for at in (layout.SLOT_START_AT, layout.SLOT_LENGTH_AT, layout.SLOT_MEMBER_AT,
-                                      layout.SLOT_SEAT_AT)] == [start, BODY + 6 - start, 5, 1 << 40]
+    assert [
+        words[at // 8]
+        for at in (layout.SLOT_START_AT, layout.SLOT_LENGTH_AT, layout.SLOT_MEMBER_AT, layout.SLOT_SEAT_AT)
+    ] == [start, BODY + 6 - start, 5, 1 << 40]
 
 
 def test_the_marks_of_a_slot_are_where_the_layout_says_and_a_number_counts_to_2_32() -> None:
@@ -95,17 +97,20 @@ def test_a_block_of_no_packets_is_allowed_and_empty() -> None:
     assert block.lengths(memoryview(frame), 0, len(frame)) == (7, ())
 
 
-@pytest.mark.parametrize(("frame", "complaint"), [
-    (b"\x00\x00\x00\x01\x20", "block frame of 5 bytes, at least 7 expected"),
-    (b"\x00\x00\x00\x02\x20\x00", "block frame of 6 bytes"),
-    (block_frame(wire.BLOCK_PACKETS_MAX + 1, [], b""), "block of 513 packets, at most 512 allowed"),
-    (block_frame(65535, [], b"x" * 100), "block of 65535 packets"),
-    (block_frame(2, [3], b""), "too short for 2 lengths"),
-    (block_frame(2, [3, 3], b"12345"), "add up to 6 bytes, the frame holds 5"),
-    (block_frame(2, [3, 3], b"1234567"), "add up to 6 bytes, the frame holds 7"),
-    (block_frame(1, [(1 << 32) - 1], b"1"), "add up to 4294967295 bytes"),
-    (block_frame(2, [(1 << 32) - 1, 2], b"1"), "add up to 4294967297 bytes"),
-])
+@pytest.mark.parametrize(
+    ("frame", "complaint"),
+    [
+        (b"\x00\x00\x00\x01\x20", "block frame of 5 bytes, at least 7 expected"),
+        (b"\x00\x00\x00\x02\x20\x00", "block frame of 6 bytes"),
+        (block_frame(wire.BLOCK_PACKETS_MAX + 1, [], b""), "block of 513 packets, at most 512 allowed"),
+        (block_frame(65535, [], b"x" * 100), "block of 65535 packets"),
+        (block_frame(2, [3], b""), "too short for 2 lengths"),
+        (block_frame(2, [3, 3], b"12345"), "add up to 6 bytes, the frame holds 5"),
+        (block_frame(2, [3, 3], b"1234567"), "add up to 6 bytes, the frame holds 7"),
+        (block_frame(1, [(1 << 32) - 1], b"1"), "add up to 4294967295 bytes"),
+        (block_frame(2, [(1 << 32) - 1, 2], b"1"), "add up to 4294967297 bytes"),
+    ],
+)
 def test_a_block_whose_lengths_contradict_each_other_is_the_peers_fault(frame: bytes, complaint: str) -> None:
     with pytest.raises(PeerError, match=complaint):
         block.lengths(memoryview(frame), 0, len(frame))

@@ -19,9 +19,11 @@ WORKERS = 3
 U64 = (1 << 64) - 1
 
 PARTICIPLE = r"(?:[a-z]+ed|read|sent|resent|written|lost|timed_out|late|duplicate|overtaken|whole|recovered_[1-6])"
-COUNTER_NAME = re.compile(rf"(tun|fec|tcp)\.(?:(?:[a-z]+s|parity)(?:_[a-z]+)*_{PARTICIPLE}"  # packets_read
-                          r"|(?:dropped|closed)_[a-z]+(?:_[a-z]+)*"               # dropped_link_down
-                          r"|[a-z]+(?:_[a-z]+)*_(?:waits|errors|pauses))")       # ring_full_waits
+COUNTER_NAME = re.compile(
+    rf"(tun|fec|tcp)\.(?:(?:[a-z]+s|parity)(?:_[a-z]+)*_{PARTICIPLE}"  # packets_read
+    r"|(?:dropped|closed)_[a-z]+(?:_[a-z]+)*"  # dropped_link_down
+    r"|[a-z]+(?:_[a-z]+)*_(?:waits|errors|pauses))"
+)  # ring_full_waits
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def test_a_new_board_says_nothing(made: Board) -> None:
 
 def test_totals_add_a_counter_up_over_the_workers(made: Board) -> None:
     for number, page in enumerate(made.pages):
-        page.counters[ID["tun.packets_read"]] = 10 ** number
+        page.counters[ID["tun.packets_read"]] = 10**number
     assert made.totals()["tun.packets_read"] == 111
     assert sum(made.totals().values()) == 111
 
@@ -72,8 +74,9 @@ class Word:
 
 
 def words() -> list[Word]:
-    found = [Word(f"counter {c.name}", layout.COUNTERS_AT + 8 * c.id, f"{c.name.split('.')[0]} {c.duty}")
-             for c in COUNTERS]
+    found = [
+        Word(f"counter {c.name}", layout.COUNTERS_AT + 8 * c.id, f"{c.name.split('.')[0]} {c.duty}") for c in COUNTERS
+    ]
     for number, duty in enumerate(layout.DUTIES):
         first = layout.DUTY_AT + number * layout.DUTY_STRIDE
         for kind in ("tun", "fec", "tcp"):
@@ -115,13 +118,17 @@ def test_what_one_worker_writes_is_on_its_own_page_alone(made: Board) -> None:
     assert bytes(made.memory.view[: layout.PAGE]).count(0) > layout.PAGE - 64
 
 
-@pytest.mark.parametrize(("at", "what"), [
-    (layout.BOARD_MAGIC_AT, "magic"),
-    (layout.BOARD_VERSION_AT, "layout version"),
-    (layout.BOARD_WORKERS_AT, "workers"),
-])
+@pytest.mark.parametrize(
+    ("at", "what"),
+    [
+        (layout.BOARD_MAGIC_AT, "magic"),
+        (layout.BOARD_VERSION_AT, "layout version"),
+        (layout.BOARD_WORKERS_AT, "workers"),
+    ],
+)
 def test_a_board_whose_header_differs_is_refused_with_what_was_expected_and_found(
-        made: Board, at: int, what: str) -> None:
+    made: Board, at: int, what: str
+) -> None:
     expected = made.words[at // 8]
     made.words[at // 8] = 99
     with pytest.raises(LocalError, match=f"{made.memory.name}: {what}: expected {expected}, found 99"):

@@ -13,8 +13,8 @@ from pipeline.bucket import BURST_LEAST, BURST_NS, Bucket
 
 SECOND = 1_000_000_000
 MBIT = 125_000
-START = 3_600 * SECOND   # a machine has been up for a while
-CLOCK_TICKS = 100        # ns of the rate that a burst holds at least: it bridges a clock of whole ns
+START = 3_600 * SECOND  # a machine has been up for a while
+CLOCK_TICKS = 100  # ns of the rate that a burst holds at least: it bridges a clock of whole ns
 
 RATES = st.integers(1_000, 10_000 * MBIT)
 TAKES = st.lists(st.integers(1, 10_000), min_size=1, max_size=20)
@@ -48,7 +48,8 @@ def test_who_always_has_something_gets_the_rate_whatever_the_takes_are(rate: int
 
 @given(RATES, TAKES, PAUSES, st.integers(1, 100_000))
 def test_never_more_than_the_burst_and_the_rate_goes_through_beside_the_last_take(
-        rate: int, takes: list[int], pauses: list[int], burst: int) -> None:
+    rate: int, takes: list[int], pauses: list[int], burst: int
+) -> None:
     bucket = Bucket(rate, burst)
     now, total = START, 0
     for size, pause in zip(cycle(takes), 10 * pauses):
@@ -94,14 +95,17 @@ def test_an_empty_bucket_is_no_debt() -> None:
 def test_a_pause_of_any_length_saves_up_one_burst() -> None:
     bucket = Bucket(MBIT, 5000)
     bucket.take(5000, START - 3_000 * SECOND)
-    assert burst_of(bucket) == 6000   # and the take that made the debt
+    assert burst_of(bucket) == 6000  # and the take that made the debt
 
 
-@pytest.mark.parametrize(("rate", "burst"), [
-    (MBIT // 10, BURST_LEAST),
-    (MBIT, BURST_LEAST),
-    (1000 * MBIT, 1000 * MBIT * BURST_NS // SECOND),
-])
+@pytest.mark.parametrize(
+    ("rate", "burst"),
+    [
+        (MBIT // 10, BURST_LEAST),
+        (MBIT, BURST_LEAST),
+        (1000 * MBIT, 1000 * MBIT * BURST_NS // SECOND),
+    ],
+)
 def test_the_burst_is_50_ms_of_the_rate_and_two_blocks_at_least(rate: int, burst: int) -> None:
     assert burst < burst_of(Bucket(rate)) <= burst + 1000
 

@@ -48,8 +48,9 @@ def test_what_is_kept_is_a_part_of_the_limit() -> None:
     assert buffers.kept == 0
 
 
-@pytest.mark.parametrize("ask", [lambda buffers: buffers.lend(80_000), lambda buffers: buffers.hold(80_000)],
-                         ids=["a buffer", "held bytes"])
+@pytest.mark.parametrize(
+    "ask", [lambda buffers: buffers.lend(80_000), lambda buffers: buffers.hold(80_000)], ids=["a buffer", "held bytes"]
+)
 def test_what_is_kept_makes_way_for_what_is_asked_for(ask: object) -> None:
     buffers = Buffers(100_000)
     kept = buffers.lend(24_576)

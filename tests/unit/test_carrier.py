@@ -9,7 +9,13 @@ import pytest
 from pipeline import wire
 from pipeline.carrier import Carrier
 from pipeline.layout import (
-    CARRIER_DECODES, CARRIER_ESTABLISHED, CARRIER_LIGHT, CARRIER_OFFLOADS, CARRIER_PARITY, CARRIER_RECEIVED, FIRST_SEAT,
+    CARRIER_DECODES,
+    CARRIER_ESTABLISHED,
+    CARRIER_LIGHT,
+    CARRIER_OFFLOADS,
+    CARRIER_PARITY,
+    CARRIER_RECEIVED,
+    FIRST_SEAT,
 )
 from tests.unit.worker_bench import OFFLOADS, Run
 
@@ -29,9 +35,15 @@ def carrier(run: Run) -> Carrier:
 
 
 def said(run: Run, peer: int, lane: int = LANE) -> dict[str, int]:
-    return {name: run.word(lane, peer, word) for name, word in (
-        ("established", CARRIER_ESTABLISHED), ("light", CARRIER_LIGHT), ("offloads", CARRIER_OFFLOADS),
-        ("decodes", CARRIER_DECODES))}
+    return {
+        name: run.word(lane, peer, word)
+        for name, word in (
+            ("established", CARRIER_ESTABLISHED),
+            ("light", CARRIER_LIGHT),
+            ("offloads", CARRIER_OFFLOADS),
+            ("decodes", CARRIER_DECODES),
+        )
+    }
 
 
 NOTHING = {"established": 0, "light": 0, "offloads": OFFLOADS, "decodes": 0}

@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError
 HOST = "vpn.example.org"
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
-ANCIENT = NOW - 900 * DAY   # what was issued then has expired, its CA has not
+ANCIENT = NOW - 900 * DAY  # what was issued then has expired, its CA has not
 
 CA = make_ca("our CA", ANCIENT)
 OTHER_CA = make_ca("our CA")
@@ -36,10 +36,12 @@ class Refused(Exception):
 @pytest.fixture
 def load(tmp_path: Path):
     """Give a context a certificate with its key; ssl takes them from files alone."""
+
     def loaded(context: ssl.SSLContext, pair: Pair) -> None:
         path = tmp_path / "pair.pem"
         path.write_bytes(pair.key + pair.certificate)
         context.load_cert_chain(path)
+
     return loaded
 
 
@@ -112,29 +114,45 @@ def test_a_server_may_be_called_as_its_ca_is(load) -> None:
 # -- what is refused
 
 
-@pytest.mark.parametrize(("pair", "host", "why"), [
-    (issue(CA, HOST, server=True, now=ANCIENT), HOST, "expired"),
-    (issue(CA, HOST, server=True, now=NOW + 2 * certificates.SLACK), HOST, "not yet valid"),
-    (issue(OTHER_CA, HOST, server=True), HOST, "unable to get local issuer certificate"),
-    (issue(make_ca("another CA"), HOST, server=True), HOST, "unable to get local issuer certificate"),
-    (OWN, "tun0", "self-signed certificate"),
-    (SERVER, "other.example.org", "Hostname mismatch"),
-    (SERVER, "192.0.2.2", "IP address mismatch"),
-    (issue(CA, HOST, server=False), HOST, "unsuitable certificate purpose"),
-], ids=["expired", "not yet valid", "CA of the same name", "another CA", "no CA", "wrong name", "wrong address",
-        "a client's"])
+@pytest.mark.parametrize(
+    ("pair", "host", "why"),
+    [
+        (issue(CA, HOST, server=True, now=ANCIENT), HOST, "expired"),
+        (issue(CA, HOST, server=True, now=NOW + 2 * certificates.SLACK), HOST, "not yet valid"),
+        (issue(OTHER_CA, HOST, server=True), HOST, "unable to get local issuer certificate"),
+        (issue(make_ca("another CA"), HOST, server=True), HOST, "unable to get local issuer certificate"),
+        (OWN, "tun0", "self-signed certificate"),
+        (SERVER, "other.example.org", "Hostname mismatch"),
+        (SERVER, "192.0.2.2", "IP address mismatch"),
+        (issue(CA, HOST, server=False), HOST, "unsuitable certificate purpose"),
+    ],
+    ids=[
+        "expired",
+        "not yet valid",
+        "CA of the same name",
+        "another CA",
+        "no CA",
+        "wrong name",
+        "wrong address",
+        "a client's",
+    ],
+)
 def test_a_client_refuses_a_server(load, pair: Pair, host: str, why: str) -> None:
     with pytest.raises(Refused, match=why):
         handshake(client_of(CA), server_with(load, pair), host)
 
 
-@pytest.mark.parametrize(("pair", "why"), [
-    (None, "peer did not return a certificate"),
-    (issue(CA, "alice", server=False, now=ANCIENT), "expired"),
-    (issue(CA, "alice", server=False, now=NOW + 2 * certificates.SLACK), "not yet valid"),
-    (issue(make_ca("another CA"), "alice", server=False), "unable to get local issuer certificate"),
-    (issue(CA, "alice", server=True), "unsuitable certificate purpose"),
-], ids=["none", "expired", "not yet valid", "another CA", "a server's"])
+@pytest.mark.parametrize(
+    ("pair", "why"),
+    [
+        (None, "peer did not return a certificate"),
+        (issue(CA, "alice", server=False, now=ANCIENT), "expired"),
+        (issue(CA, "alice", server=False, now=NOW + 2 * certificates.SLACK), "not yet valid"),
+        (issue(make_ca("another CA"), "alice", server=False), "unable to get local issuer certificate"),
+        (issue(CA, "alice", server=True), "unsuitable certificate purpose"),
+    ],
+    ids=["none", "expired", "not yet valid", "another CA", "a server's"],
+)
 def test_a_server_refuses_a_client(load, pair: Pair | None, why: str) -> None:
     client, server = client_of(CA), verifying(server_with(load, SERVER), CA)
     if pair:
@@ -176,8 +194,11 @@ def test_a_certificate_begins_an_hour_ago_for_clocks_that_are_behind() -> None:
 
 
 def test_lives_are_ten_years_and_of_what_is_issued_825_days() -> None:
-    for pair, days in ((make_ca("ca", NOW), 3650), (make_server("server", now=NOW), 3650),
-                       (issue(OTHER_CA, "alice", server=False, now=NOW), 825)):
+    for pair, days in (
+        (make_ca("ca", NOW), 3650),
+        (make_server("server", now=NOW), 3650),
+        (issue(OTHER_CA, "alice", server=False, now=NOW), 825),
+    ):
         assert (describe(pair.certificate).not_after - NOW + timedelta(seconds=1)).days == days
 
 
@@ -196,13 +217,16 @@ def test_names_are_those_for_dns_and_then_the_subjects() -> None:
     assert names(der(CA)) == ("our CA",)
 
 
-@pytest.mark.parametrize(("now", "text"), [
-    (NOW, ""),
-    (NOW + 794 * DAY, ""),
-    (NOW + 810 * DAY, "server.crt expires on "),
-    (NOW + 826 * DAY, "server.crt has expired on "),
-    (NOW - DAY, "server.crt is not valid before "),
-])
+@pytest.mark.parametrize(
+    ("now", "text"),
+    [
+        (NOW, ""),
+        (NOW + 794 * DAY, ""),
+        (NOW + 810 * DAY, "server.crt expires on "),
+        (NOW + 826 * DAY, "server.crt has expired on "),
+        (NOW - DAY, "server.crt is not valid before "),
+    ],
+)
 def test_a_notice_comes_a_month_before_the_end(now: datetime, text: str) -> None:
     said = notice(issue(OTHER_CA, HOST, server=True, now=NOW).certificate, "server.crt", now)
     assert said.startswith(text) and bool(said) == bool(text)
@@ -229,7 +253,7 @@ def test_a_damaged_certificate_has_some_names_or_none(changes: Sequence[tuple[in
 
 
 def test_a_certificate_of_a_version_that_there_is_not_has_no_names() -> None:
-    version = bytes.fromhex("a003020102")   # [0] { INTEGER 2 }: v3, RFC 5280, 4.1
+    version = bytes.fromhex("a003020102")  # [0] { INTEGER 2 }: v3, RFC 5280, 4.1
     unknown = der(CLIENT).replace(version, version[:-1] + b"\x3e", 1)
     assert unknown != der(CLIENT) and names(unknown) == ()
     with pytest.raises(ConfigError, match="expected a certificate"):

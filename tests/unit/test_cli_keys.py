@@ -30,10 +30,26 @@ from tests.support import eventually
 INVITATION = Invitation("vpn.example.org:9000", bytes(range(32)), "ab" * 32, "alice")
 LINE = encode(INVITATION)
 
-ALICE = {"name": "alice", "state": "connected", "addresses": ["10.0.0.2", "fd00::2"], "endpoint": "192.0.2.7:40000",
-         "connections": 5, "received_bytes": 1_500_000, "sent_bytes": 20, "session_seconds": 184.2}
-BOB = {"name": "bob", "state": "away", "addresses": [], "endpoint": "", "connections": 0, "received_bytes": 0,
-       "sent_bytes": 0, "session_seconds": None}
+ALICE = {
+    "name": "alice",
+    "state": "connected",
+    "addresses": ["10.0.0.2", "fd00::2"],
+    "endpoint": "192.0.2.7:40000",
+    "connections": 5,
+    "received_bytes": 1_500_000,
+    "sent_bytes": 20,
+    "session_seconds": 184.2,
+}
+BOB = {
+    "name": "bob",
+    "state": "away",
+    "addresses": [],
+    "endpoint": "",
+    "connections": 0,
+    "received_bytes": 0,
+    "sent_bytes": 0,
+    "session_seconds": None,
+}
 PEERS = {"ok": True, "schema_version": 1, "peers": [ALICE, BOB]}
 
 Said = tuple[int, str, str]
@@ -94,10 +110,12 @@ def server(run_directory: None) -> Iterator[Server]:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]):
     """Type a command."""
+
     def typed(*words: str | Path) -> Said:
         status = main([str(word) for word in words])
         out, err = capsys.readouterr()
         return status, out, err
+
     return typed
 
 
@@ -126,8 +144,9 @@ def test_a_key_redirected_to_a_file_that_others_can_read_is_warned_of(tmp_path: 
     path.touch()
     path.chmod(mode)
     with path.open("w") as file:
-        done = subprocess.run([sys.executable, "-m", "pipeline.cli", "genkey"], stdout=file, stderr=subprocess.PIPE,
-                              text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", "genkey"], stdout=file, stderr=subprocess.PIPE, text=True, check=True
+        )
     assert ("chmod 600" in done.stderr) is warned and len(parse(path.read_text())) == 32
 
 
@@ -136,8 +155,11 @@ def test_a_key_redirected_to_a_file_that_others_can_read_is_warned_of(tmp_path: 
 
 def test_a_ca_and_what_it_issues_are_files_of_their_owner_that_belong_together(run, tmp_path: Path) -> None:
     pki = tmp_path / "pki"
-    for words, name in ((["--ca", "Our CA"], "ca"), (["--server", "vpn.example.org", "--address", "192.0.2.1", "vpn"],
-                        "vpn.example.org"), (["--client", "alice"], "alice")):
+    for words, name in (
+        (["--ca", "Our CA"], "ca"),
+        (["--server", "vpn.example.org", "--address", "192.0.2.1", "vpn"], "vpn.example.org"),
+        (["--client", "alice"], "alice"),
+    ):
         status, out, err = run("gen-cert", pki, *words)
         assert (status, err) == (0, "")
         pair = certificates.read_pair(pki / f"{name}.crt", pki / f"{name}.key", name)
@@ -166,15 +188,18 @@ def test_a_key_whose_certificate_cannot_be_written_is_not_left_behind(run, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alice.crt", "ca.crt", "ca.key"]
 
 
-@pytest.mark.parametrize(("words", "status", "text"), [
-    (["--client", "alice"], 78, "ca.crt: CA: cannot be read: No such file"),
-    (["--client", "ca"], 2, 'the name "ca" belongs to'),
-    (["--server", "../vpn"], 78, "expected 1 to 32"),
-    (["--client", ""], 78, "expected 1 to 32"),
-    (["--ca", ""], 78, "1 to 64 printable characters"),
-    (["--client", "alice", "--address", "192.0.2.1"], 2, "--address goes with --server"),
-    (["--server", "vpn", "--address", "192.0.2.1:9000"], 2, "--address: expected"),
-])
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["--client", "alice"], 78, "ca.crt: CA: cannot be read: No such file"),
+        (["--client", "ca"], 2, 'the name "ca" belongs to'),
+        (["--server", "../vpn"], 78, "expected 1 to 32"),
+        (["--client", ""], 78, "expected 1 to 32"),
+        (["--ca", ""], 78, "1 to 64 printable characters"),
+        (["--client", "alice", "--address", "192.0.2.1"], 2, "--address goes with --server"),
+        (["--server", "vpn", "--address", "192.0.2.1:9000"], 2, "--address: expected"),
+    ],
+)
 def test_a_certificate_that_cannot_be_is_refused(run, tmp_path: Path, words: list[str], status: int, text: str) -> None:
     found, out, err = run("gen-cert", tmp_path, *words)
     assert (found, out) == (status, "") and text in err
@@ -186,12 +211,30 @@ def test_a_certificate_that_cannot_be_is_refused(run, tmp_path: Path, words: lis
 
 def test_an_invitation_is_asked_for_and_its_line_printed(run, server: Server) -> None:
     server.answer = {"ok": True, "line": LINE, "server": INVITATION.server, "certificate": False}
-    status, out, err = run("invite", "alice", "--address", "vpn.example.org", "--allow", "10.1.0.0/16", "fd01::/48",
-                           "--allow", "10.2.0.0/16", "--rate", "20")
+    status, out, err = run(
+        "invite",
+        "alice",
+        "--address",
+        "vpn.example.org",
+        "--allow",
+        "10.1.0.0/16",
+        "fd01::/48",
+        "--allow",
+        "10.2.0.0/16",
+        "--rate",
+        "20",
+    )
     assert (status, out) == (0, LINE + "\n")
     assert "alice" in err and INVITATION.server in err and LINE not in err and "certificate" not in err
-    assert server.asked == [{"command": "invite", "name": "alice", "server": "vpn.example.org",
-                             "allowed": ["10.1.0.0/16", "fd01::/48", "10.2.0.0/16"], "rate_mbit": 20}]
+    assert server.asked == [
+        {
+            "command": "invite",
+            "name": "alice",
+            "server": "vpn.example.org",
+            "allowed": ["10.1.0.0/16", "fd01::/48", "10.2.0.0/16"],
+            "rate_mbit": 20,
+        }
+    ]
 
 
 def test_an_invitation_says_if_the_server_wants_a_certificate_as_well(run, server: Server) -> None:
@@ -206,8 +249,9 @@ def test_what_is_not_said_of_a_peer_is_left_to_the_server(run, server: Server) -
     assert server.asked == [{"command": "invite", "name": "alice", "server": "", "allowed": [], "rate_mbit": None}]
 
 
-@pytest.mark.parametrize("words", [["invite", "alice"], ["revoke", "alice"], ["peers"], ["peers", "--json"]],
-                         ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["invite", "alice"], ["revoke", "alice"], ["peers"], ["peers", "--json"]], ids=" ".join
+)
 def test_what_the_server_refuses_is_said_with_its_reason(run, server: Server, words: list[str]) -> None:
     server.answer = {"ok": False, "error": "not here"}
     assert run(*words) == (1, "", "tunnel-supervisor: not here\n")
@@ -255,8 +299,7 @@ def test_the_instance_is_the_one_named_or_configured_or_the_only_one(run, server
     file.write_text(json.dumps({"mode": "server", "name": "hub"}))
     assert [run("revoke", "alice", *words)[0] for words in ([], ["--name", "hub"], ["--config", str(file)])] == [0] * 3
     assert len(server.asked) == 3
-    assert run("revoke", "alice", "--name", "other") == (
-        3, "", 'tunnel-supervisor: instance "other" does not run\n')
+    assert run("revoke", "alice", "--name", "other") == (3, "", 'tunnel-supervisor: instance "other" does not run\n')
 
 
 @pytest.mark.parametrize("words", [["invite", "alice"], ["revoke", "alice"], ["peers"]], ids=" ".join)
@@ -265,8 +308,17 @@ def test_without_an_instance_nothing_is_asked(run, run_directory: None, words: l
     assert (status, out) == (3, "") and "no instance runs" in err
 
 
-@pytest.mark.parametrize("words", [["invite"], ["revoke"], ["gen-cert", "x"], ["gen-cert", "x", "--ca", "a", "--client",
-                                   "b"], ["invite", "alice", "--rate", "fast"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["invite"],
+        ["revoke"],
+        ["gen-cert", "x"],
+        ["gen-cert", "x", "--ca", "a", "--client", "b"],
+        ["invite", "alice", "--rate", "fast"],
+    ],
+    ids=" ".join,
+)
 def test_wrong_usage_is_told(run, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
@@ -306,7 +358,10 @@ def test_an_invitation_on_standard_input_ends_with_its_line_and_the_input_is_clo
 def test_an_invitation_makes_a_client_whose_configuration_holds_no_key() -> None:
     made = config.load(None, overrides(INVITATION))
     assert (made.mode, made.remote_addr, made.server_certificate_hash) == (
-        "client", INVITATION.server, bytes.fromhex(INVITATION.fingerprint))
+        "client",
+        INVITATION.server,
+        bytes.fromhex(INVITATION.fingerprint),
+    )
     assert base64.b64encode(INVITATION.key).decode() not in config.to_json(made)
 
 
@@ -320,8 +375,12 @@ def test_a_line_on_the_command_line_is_taken_off_it(tmp_path: Path) -> None:
     """A configuration in a FIFO holds the start up where others would look at it."""
     fifo = tmp_path / "config"
     os.mkfifo(fifo)
-    with subprocess.Popen([sys.executable, "-m", "pipeline.cli", "start", "--join", LINE, "--config", fifo],
-                          stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "start", "--join", LINE, "--config", fifo],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         command_line = Path(f"/proc/{process.pid}/cmdline")
         words = [sys.executable, "-m", "pipeline.cli", "start", "--join", "-", "--config", str(fifo)]
         try:

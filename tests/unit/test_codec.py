@@ -75,8 +75,10 @@ def defined_parity(data: bytes, n: int, m: int, size: int) -> bytes:
     """The parity shards as docs/fec-code.md defines them, row by row."""
     p = shard.prime(n, m)
     width = size // (p - 1)
-    rows = [[int.from_bytes(data[at : at + width], "little") for at in range(i * size, (i + 1) * size, width)] + [0]
-            for i in range(n)]
+    rows = [
+        [int.from_bytes(data[at : at + width], "little") for at in range(i * size, (i + 1) * size, width)] + [0]
+        for i in range(n)
+    ]
     parity = b""
     for j in range(m):
         total = [0] * p
@@ -148,7 +150,8 @@ def test_each_loss_of_10_and_3_is_recovered_byte_for_byte_or_refused() -> None:
 @given(SHAPES, st.integers(0, 2**32), st.integers(0, 8), st.data())
 @settings(max_examples=300)
 def test_any_m_losses_of_any_shape_are_recovered(
-        shape: tuple[int, int, int], seed: int, offset: int, data: st.DataObject) -> None:
+    shape: tuple[int, int, int], seed: int, offset: int, data: st.DataObject
+) -> None:
     n, m, words = shape
     lost = data.draw(st.lists(st.integers(0, n + m - 1), max_size=m, unique=True), label="lost")
     block = coded(n, m, size_of(n, m, words), offset, seed)
@@ -218,7 +221,7 @@ def test_no_reference_to_an_area_is_kept() -> None:
     codec.encode(area, N, M, SIZE)
     codec.recover(area, N, M, SIZE, ALL & ~7)
     codec.checksum(area, N, M, SIZE)
-    area.append(0)   # BufferError while anything exports it
+    area.append(0)  # BufferError while anything exports it
 
 
 def test_nothing_is_allocated_once_the_shapes_are_known() -> None:
@@ -243,7 +246,7 @@ def test_nothing_is_allocated_once_the_shapes_are_known() -> None:
     finally:
         tracemalloc.stop()
     assert after - before < 1000
-    assert peak - before < 16384   # views, and an iterator's buffer of at most 8192 elements; no copy of a large shard
+    assert peak - before < 16384  # views, and an iterator's buffer of at most 8192 elements; no copy of a large shard
 
 
 @given(SHAPES, st.integers(0, 2**32), st.integers(0, 8))
@@ -300,18 +303,35 @@ def test_the_checksum_sees_a_recovery_from_another_blocks_parity(foreign: int) -
     assert codec.checksum(block.area, *block.shape) != before
 
 
-@pytest.mark.parametrize(("n", "m", "size", "text"), [
-    (1, 3, 80, "code of 1 + 3 shards: 2 to 37 data shards expected, found 1: a single one is copied, not coded"),
-    (38, 3, 288, "code of 38 + 3 shards: 2 to 37 data shards expected, found 38: "
-                 "beyond, not every loss of 3 shards is known to be recovered"),
-    (10, 0, 80, "code of 10 + 0 shards: 1 to 6 parity shards expected, found 0: "
-                "without parity there is nothing to code"),
-    (10, 7, 80, "code of 10 + 7 shards: 1 to 6 parity shards expected, found 7: "
-                "beyond, not every loss of 7 shards is known to be recovered"),
-    (10, 3, 0, "block of 10 + 3 shards: a multiple of 80 bytes expected as the size of a shard, found 0"),
-    (10, 3, 81, "block of 10 + 3 shards: a multiple of 80 bytes expected as the size of a shard, found 81"),
-    (13, 6, 96, "block of 13 + 6 shards: a multiple of 144 bytes expected as the size of a shard, found 96"),
-])
+@pytest.mark.parametrize(
+    ("n", "m", "size", "text"),
+    [
+        (1, 3, 80, "code of 1 + 3 shards: 2 to 37 data shards expected, found 1: a single one is copied, not coded"),
+        (
+            38,
+            3,
+            288,
+            "code of 38 + 3 shards: 2 to 37 data shards expected, found 38: "
+            "beyond, not every loss of 3 shards is known to be recovered",
+        ),
+        (
+            10,
+            0,
+            80,
+            "code of 10 + 0 shards: 1 to 6 parity shards expected, found 0: without parity there is nothing to code",
+        ),
+        (
+            10,
+            7,
+            80,
+            "code of 10 + 7 shards: 1 to 6 parity shards expected, found 7: "
+            "beyond, not every loss of 7 shards is known to be recovered",
+        ),
+        (10, 3, 0, "block of 10 + 3 shards: a multiple of 80 bytes expected as the size of a shard, found 0"),
+        (10, 3, 81, "block of 10 + 3 shards: a multiple of 80 bytes expected as the size of a shard, found 81"),
+        (13, 6, 96, "block of 13 + 6 shards: a multiple of 144 bytes expected as the size of a shard, found 96"),
+    ],
+)
 def test_a_shape_outside_the_domain_is_refused_with_the_reason(n: int, m: int, size: int, text: str) -> None:
     codec, area = Codec(), bytearray(100_000)
     for call in (codec.encode, codec.checksum, lambda *shape: codec.recover(*shape, 0b10)):
@@ -336,13 +356,19 @@ def documented(n: int, m: int, bytes_of_block: int) -> Block:
 
 
 def test_the_documents_vectors_in_full_are_coded_and_decoded() -> None:
-    found = re.findall(r"^(\d+) \+ (\d+) shards, a block of (\d+) bytes, shards of (\d+) bytes, checksum (\w{8})\.\n"
-                       r"((?:.*\n)*?)(?=\d+ \+ \d|The CRC)", DOCUMENT.read_text(), re.MULTILINE)
+    found = re.findall(
+        r"^(\d+) \+ (\d+) shards, a block of (\d+) bytes, shards of (\d+) bytes, checksum (\w{8})\.\n"
+        r"((?:.*\n)*?)(?=\d+ \+ \d|The CRC)",
+        DOCUMENT.read_text(),
+        re.MULTILINE,
+    )
     assert len(found) == 2
     for n, m, length, size, checksum, body in found:
         block = documented(int(n), int(m), int(length))
-        shown = {name: bytes.fromhex(digits)
-                 for name, digits in re.findall(r"^(\w[\w ]*):\n\n((?: {4}[0-9a-f]+\n)+)", body, re.MULTILINE)}
+        shown = {
+            name: bytes.fromhex(digits)
+            for name, digits in re.findall(r"^(\w[\w ]*):\n\n((?: {4}[0-9a-f]+\n)+)", body, re.MULTILINE)
+        }
         assert shown.pop("The data", block.data()) == block.data()
         parity = b"".join(shown[f"Parity {j}"] for j in range(block.m))
         codec = Codec()
@@ -356,8 +382,11 @@ def test_the_documents_vectors_in_full_are_coded_and_decoded() -> None:
 
 
 def test_the_documents_vectors_in_short_are_what_the_code_makes() -> None:
-    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| ([0-9a-f]{8}) \| ([0-9a-f ]+) \|$",
-                      DOCUMENT.read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| ([0-9a-f]{8}) \| ([0-9a-f ]+) \|$",
+        DOCUMENT.read_text(),
+        re.MULTILINE,
+    )
     assert len(rows) == 11
     codec = Codec()
     for n, m, p, length, size, checksum, parity in rows:
@@ -382,7 +411,7 @@ def test_the_documents_ways_to_divide_give_what_multiplies_back(p: int) -> None:
         by_turns = np.bitwise_xor.reduce([np.roll(z, -odd * k) for odd in range(1, p - 1, 2)])
         for quotient in (by_rows, by_turns):
             back = quotient ^ np.roll(quotient, -k)
-            assert len(set(back ^ z)) == 1   # the same in all rows
+            assert len(set(back ^ z)) == 1  # the same in all rows
 
 
 def test_the_bench_measures_the_code_beside_zfec() -> None:

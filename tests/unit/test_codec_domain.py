@@ -45,8 +45,9 @@ def test_2_is_a_primitive_root_so_that_there_is_a_field(p: int) -> None:
 
 @pytest.mark.parametrize(("p", "m"), DOMAIN)
 def test_every_minor_is_invertible(p: int, m: int) -> None:
-    assert {parities: vanishing_minors(p, order, parities) for order, parities in ways(m)} \
-        == {parities: 0 for _, parities in ways(m)}
+    assert {parities: vanishing_minors(p, order, parities) for order, parities in ways(m)} == {
+        parities: 0 for _, parities in ways(m)
+    }
 
 
 def test_13_rows_do_not_carry_6_parity_shards() -> None:

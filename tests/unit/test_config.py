@@ -26,10 +26,24 @@ OPEN_SERVER = {"mode": "server", "encryption": "none", "insecure": True}
 CLIENT = {"mode": "client", "remote_addr": "192.0.2.1:9000", "tunnel_addr": "10.0.0.2/24", "key_file": "client.key"}
 
 ORIGINAL = {  # a file of the original program with every key that it knows, most at their defaults
-    "mode": "server", "local_addr": "0.0.0.0:9000", "remote_addr": "", "tunnel_addr": "10.0.0.1/24",
-    "mtu": 1400, "fec_data": 10, "fec_parity": 3, "timeout": 30, "keepalive": 10, "send_queue_size": 1000,
-    "recv_queue_size": 1000, "tls_enabled": False, "tls_cert_file": "", "tls_key_file": "",
-    "tls_skip_verify": False, "multi_client": False, "max_clients": 100, "client_isolation": False,
+    "mode": "server",
+    "local_addr": "0.0.0.0:9000",
+    "remote_addr": "",
+    "tunnel_addr": "10.0.0.1/24",
+    "mtu": 1400,
+    "fec_data": 10,
+    "fec_parity": 3,
+    "timeout": 30,
+    "keepalive": 10,
+    "send_queue_size": 1000,
+    "recv_queue_size": 1000,
+    "tls_enabled": False,
+    "tls_cert_file": "",
+    "tls_key_file": "",
+    "tls_skip_verify": False,
+    "multi_client": False,
+    "max_clients": 100,
+    "client_isolation": False,
 }
 
 
@@ -88,19 +102,30 @@ def test_a_start_without_a_file_works_from_overrides_alone():
 
 def test_an_override_wins_over_the_file_and_is_json_or_else_a_string(tmp_path):
     path = file_with(tmp_path, json.dumps(SERVER | {"lanes": 0, "log_level": "error"}))
-    config = load(path, ["lanes=2", "log_level=debug", 'routes=["10.9.0.0/16"]', "mtu=1300",
-                         'peers=[{"name": "a", "key_file": "a.key"}]'])
+    config = load(
+        path,
+        [
+            "lanes=2",
+            "log_level=debug",
+            'routes=["10.9.0.0/16"]',
+            "mtu=1300",
+            'peers=[{"name": "a", "key_file": "a.key"}]',
+        ],
+    )
     assert (config.lanes, config.log_level, config.routes, config.mtu) == (2, "debug", ("10.9.0.0/16",), 1300)
     assert [peer.name for peer in config.peers] == ["a"]
 
 
-@pytest.mark.parametrize(("given", "expected"), [
-    ({}, ("tun0", "tun0")),
-    ({"name": "office"}, ("office", "office")),
-    ({"tun_name": "vpn7"}, ("vpn7", "vpn7")),
-    ({"name": "a-name-that-no-device-can-have"}, ("a-name-that-no-device-can-have", "tun0")),
-    ({"name": "office", "tun_name": "vpn7"}, ("office", "vpn7")),
-])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("tun0", "tun0")),
+        ({"name": "office"}, ("office", "office")),
+        ({"tun_name": "vpn7"}, ("vpn7", "vpn7")),
+        ({"name": "a-name-that-no-device-can-have"}, ("a-name-that-no-device-can-have", "tun0")),
+        ({"name": "office", "tun_name": "vpn7"}, ("office", "vpn7")),
+    ],
+)
 def test_instance_and_device_lend_each_other_their_name(given, expected):
     config = parse(SERVER | given)
     assert (config.name, config.tun_name) == expected
@@ -112,8 +137,10 @@ def test_connections_follow_the_lanes_unless_given_and_compat_has_one():
     assert parse(CLIENT | {"lanes": 3, "compat": True}).connections == 1
 
 
-@pytest.mark.parametrize(("data", "parity", "lanes", "connections"), [
-    (10, 3, 1, 5), (10, 3, 8, 8), (10, 1, 1, 11), (4, 2, 1, 3), (4, 6, 1, 2), (37, 1, 1, 32)])
+@pytest.mark.parametrize(
+    ("data", "parity", "lanes", "connections"),
+    [(10, 3, 1, 5), (10, 3, 8, 8), (10, 1, 1, 11), (4, 2, 1, 3), (4, 6, 1, 2), (37, 1, 1, 32)],
+)
 def test_with_fec_there_are_enough_connections_that_one_may_die(data, parity, lanes, connections):
     config = parse(CLIENT | {"fec_data": data, "fec_parity": parity, "lanes": lanes})
     assert config.connections == connections
@@ -134,20 +161,26 @@ def test_compat_turns_offloads_off_and_null_is_the_same_as_leaving_out():
 
 
 def test_addresses_and_routes_come_parsed_and_the_devices_own_subnet_is_no_route():
-    config = parse(CLIENT | {
-        "tunnel_addr": ["10.0.0.2/24", "fd00::2/64"],
-        "routes": ["10.1.0.0/16", "10.0.0.0/24", "fd01::/48", "192.0.2.7"],
-    })
+    config = parse(
+        CLIENT
+        | {
+            "tunnel_addr": ["10.0.0.2/24", "fd00::2/64"],
+            "routes": ["10.1.0.0/16", "10.0.0.0/24", "fd01::/48", "192.0.2.7"],
+        }
+    )
     assert [str(value) for value in config.tunnel_interfaces] == ["10.0.0.2/24", "fd00::2/64"]
     assert [str(value) for value in config.route_prefixes] == ["10.1.0.0/16", "fd01::/48", "192.0.2.7/32"]
 
 
-@pytest.mark.parametrize(("text", "host", "port"), [
-    ("192.0.2.1:1", "192.0.2.1", 1),
-    ("[2001:db8::1]:65535", "2001:db8::1", 65535),
-    ("[fe80::1%eth0]:9000", "fe80::1%eth0", 9000),
-    ("xn--bcher-kva.example.:9000", "xn--bcher-kva.example.", 9000),
-])
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("192.0.2.1:1", "192.0.2.1", 1),
+        ("[2001:db8::1]:65535", "2001:db8::1", 65535),
+        ("[fe80::1%eth0]:9000", "fe80::1%eth0", 9000),
+        ("xn--bcher-kva.example.:9000", "xn--bcher-kva.example.", 9000),
+    ],
+)
 def test_a_server_is_dialled_by_address_or_by_name(text, host, port):
     assert parse(CLIENT | {"remote_addr": text}).remote_endpoint == (host, port)
 
@@ -184,28 +217,64 @@ def test_a_checked_configuration_stays_as_it_is():
 
 
 def test_every_problem_is_reported_at_once_with_its_source(tmp_path):
-    path = file_with(tmp_path, json.dumps({
-        "mode": "server", "mtuu": 3, "mtu": "1400", "keepalive": 40, "lanes": True, "ring_slots": 5,
-        "routes": ["10.1.2.3/16", 5], "user": 5, "encryption": "none",
-        "tunnel_addr": ["10.0.0.1", "fd00::/129"], "timeout": 1.5, "push_routes": ["10.1.2.3/16"],
-        "peers": [{"name": "a b", "rate_mbit": -1}, {"key_file": "b.key", "allowed": ["10.0.0.0/8", 5]}],
-    }))
+    path = file_with(
+        tmp_path,
+        json.dumps(
+            {
+                "mode": "server",
+                "mtuu": 3,
+                "mtu": "1400",
+                "keepalive": 40,
+                "lanes": True,
+                "ring_slots": 5,
+                "routes": ["10.1.2.3/16", 5],
+                "user": 5,
+                "encryption": "none",
+                "tunnel_addr": ["10.0.0.1", "fd00::/129"],
+                "timeout": 1.5,
+                "push_routes": ["10.1.2.3/16"],
+                "peers": [{"name": "a b", "rate_mbit": -1}, {"key_file": "b.key", "allowed": ["10.0.0.0/8", 5]}],
+            }
+        ),
+    )
     with pytest.raises(ConfigError) as caught:
         load(path, ["fec=always", "novalue", "reconnect_min=11"])
     found = {(problem.source, problem.path) for problem in caught.value.problems}
-    inside = {"mtuu", "mtu", "keepalive", "lanes", "routes[1]", "ring_slots", "user", "tunnel_addr[0]",
-              "tunnel_addr[1]", "insecure", "push_routes[0]", "peers[0].name", "peers[0].rate_mbit", "peers[1].name",
-              "peers[1].allowed[1]"}
-    assert found == {(path, name) for name in inside} | {("command line", name) for name in
-                                                         ("fec", "", "reconnect_min")}
+    inside = {
+        "mtuu",
+        "mtu",
+        "keepalive",
+        "lanes",
+        "routes[1]",
+        "ring_slots",
+        "user",
+        "tunnel_addr[0]",
+        "tunnel_addr[1]",
+        "insecure",
+        "push_routes[0]",
+        "peers[0].name",
+        "peers[0].rate_mbit",
+        "peers[1].name",
+        "peers[1].allowed[1]",
+    }
+    assert found == {(path, name) for name in inside} | {
+        ("command line", name) for name in ("fec", "", "reconnect_min")
+    }
     assert len(str(caught.value).splitlines()) == len(caught.value.problems) == len(found)
     assert caught.value.exit_status == 78
 
 
-@pytest.mark.parametrize(("key", "nearest"), [
-    ("mtuu", "mtu"), ("keep-alive", "keepalive"), ("tunnelAddr", "tunnel_addr"),
-    ("TLS_CERT", "tls_cert_file"), ("lane", "lanes"), ("connection", "connections"),
-])
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("mtuu", "mtu"),
+        ("keep-alive", "keepalive"),
+        ("tunnelAddr", "tunnel_addr"),
+        ("TLS_CERT", "tls_cert_file"),
+        ("lane", "lanes"),
+        ("connection", "connections"),
+    ],
+)
 def test_an_unknown_setting_is_refused_and_the_nearest_name_proposed(key, nearest):
     expected = f'test.json: {key}: unknown setting, the nearest one is "{nearest}"'
     assert the_problem(CLIENT | {key: 1}) == expected
@@ -215,104 +284,116 @@ def test_the_value_of_an_unknown_setting_is_not_printed_because_it_may_be_a_secr
     assert the_problem(CLIENT | {"key": "hunter2"}) == "test.json: key: unknown setting"
 
 
-@pytest.mark.parametrize(("wrong", "text"), [
-    ({"mtu": "1400"}, 'mtu: given "1400", expected an integer from 68 to 65535 bytes'),
-    ({"mtu": 67}, "mtu: given 67, expected an integer from 68 to 65535 bytes"),
-    ({"mtu": True}, "mtu: given true, expected an integer from 68 to 65535 bytes"),
-    ({"mtu": None}, "mtu: given null, expected an integer from 68 to 65535 bytes"),
-    ({"timeout": 0}, "timeout: given 0, expected a number from 0.001 to 86400 seconds"),
-    ({"timeout": float("nan")}, "timeout: given NaN, expected a number from 0.001 to 86400 seconds"),
-    ({"timeout": float("inf")}, "timeout: given Infinity, expected a number from 0.001 to 86400 seconds"),
-    ({"hold": -1}, "hold: given -1, expected a number from 0 to 86400 seconds"),
-    ({"mode": "sever"}, 'mode: given "sever", expected "client" or "server"'),
-    ({"compat": "yes"}, 'compat: given "yes", expected true or false'),
-    ({"connections": 65}, "connections: given 65, expected an integer from 1 to 64"),
-    ({"ring_slots": 33}, "expected 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048 or 4096 slots"),
-    ({"slot_bytes": 139000}, "given 139000, expected a multiple of 4096 from 135168 to 4194304 bytes"),
-    ({"slot_bytes": 131072}, "given 131072, expected a multiple of 4096 from 135168"),
-    ({"fec_data": 38}, "fec_data: given 38, expected an integer from 1 to 37"),
-    ({"fec_parity": 7}, "fec_parity: given 7, expected an integer from 0 to 6"),
-    ({"routes": ["10.0.0.0/8", 5]}, 'routes[1]: given 5, expected a network, such as "10.1.0.0/16"'),
-    ({"tunnel_addr": 5}, 'tunnel_addr: given 5, expected an address with its prefix length, such as'),
-    ({"tls_key_file": 5}, "tls_key_file: given 5, expected the path of a file"),
-    ({"tls_key_file": "a\nb"}, 'tls_key_file: given "a\\nb", expected the path of a file'),
-    ({"tls_key_file": "\ud800"}, 'tls_key_file: given "\\ud800", expected the path of a file'),
-    ({"name": "a/b"}, 'name: given "a/b", expected 1 to 32 letters, digits, "_", "-" or "."'),
-    ({"name": ".."}, 'name: given "..", expected 1 to 32 letters'),
-    ({"name": "vpn\n"}, 'name: given "vpn\\n", expected 1 to 32 letters'),
-    ({"tun_name": "sixteen-letters-"}, "expected 1 to 15 letters"),
-    ({"tun_name": "tun%d"}, 'tun_name: given "tun%d", expected 1 to 15 letters'),
-    ({"congestion": "bbr cubic"}, 'congestion: given "bbr cubic", expected a name such as "bbr", or ""'),
-    ({"affinity": {"tun-0": 0}}, 'given {"tun-0": 0}, expected "auto" or "none", or an object of workers'),
-])
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"mtu": "1400"}, 'mtu: given "1400", expected an integer from 68 to 65535 bytes'),
+        ({"mtu": 67}, "mtu: given 67, expected an integer from 68 to 65535 bytes"),
+        ({"mtu": True}, "mtu: given true, expected an integer from 68 to 65535 bytes"),
+        ({"mtu": None}, "mtu: given null, expected an integer from 68 to 65535 bytes"),
+        ({"timeout": 0}, "timeout: given 0, expected a number from 0.001 to 86400 seconds"),
+        ({"timeout": float("nan")}, "timeout: given NaN, expected a number from 0.001 to 86400 seconds"),
+        ({"timeout": float("inf")}, "timeout: given Infinity, expected a number from 0.001 to 86400 seconds"),
+        ({"hold": -1}, "hold: given -1, expected a number from 0 to 86400 seconds"),
+        ({"mode": "sever"}, 'mode: given "sever", expected "client" or "server"'),
+        ({"compat": "yes"}, 'compat: given "yes", expected true or false'),
+        ({"connections": 65}, "connections: given 65, expected an integer from 1 to 64"),
+        ({"ring_slots": 33}, "expected 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048 or 4096 slots"),
+        ({"slot_bytes": 139000}, "given 139000, expected a multiple of 4096 from 135168 to 4194304 bytes"),
+        ({"slot_bytes": 131072}, "given 131072, expected a multiple of 4096 from 135168"),
+        ({"fec_data": 38}, "fec_data: given 38, expected an integer from 1 to 37"),
+        ({"fec_parity": 7}, "fec_parity: given 7, expected an integer from 0 to 6"),
+        ({"routes": ["10.0.0.0/8", 5]}, 'routes[1]: given 5, expected a network, such as "10.1.0.0/16"'),
+        ({"tunnel_addr": 5}, "tunnel_addr: given 5, expected an address with its prefix length, such as"),
+        ({"tls_key_file": 5}, "tls_key_file: given 5, expected the path of a file"),
+        ({"tls_key_file": "a\nb"}, 'tls_key_file: given "a\\nb", expected the path of a file'),
+        ({"tls_key_file": "\ud800"}, 'tls_key_file: given "\\ud800", expected the path of a file'),
+        ({"name": "a/b"}, 'name: given "a/b", expected 1 to 32 letters, digits, "_", "-" or "."'),
+        ({"name": ".."}, 'name: given "..", expected 1 to 32 letters'),
+        ({"name": "vpn\n"}, 'name: given "vpn\\n", expected 1 to 32 letters'),
+        ({"tun_name": "sixteen-letters-"}, "expected 1 to 15 letters"),
+        ({"tun_name": "tun%d"}, 'tun_name: given "tun%d", expected 1 to 15 letters'),
+        ({"congestion": "bbr cubic"}, 'congestion: given "bbr cubic", expected a name such as "bbr", or ""'),
+        ({"affinity": {"tun-0": 0}}, 'given {"tun-0": 0}, expected "auto" or "none", or an object of workers'),
+    ],
+)
 def test_a_value_of_the_wrong_type_or_out_of_range_is_told_what_is_expected(wrong, text):
     assert text in the_problem(CLIENT | wrong)
 
 
-@pytest.mark.parametrize(("wrong", "text"), [
-    ({"local_addr": "9000"}, 'local_addr: given "9000", expected HOST:PORT'),
-    ({"local_addr": "::1:9000"}, 'expected an IPv6 address in brackets, such as "[2001:db8::1]:9000"'),
-    ({"local_addr": "[::1:9000"}, "expected HOST:PORT"),
-    ({"local_addr": "[10.0.0.1]:9000"}, "expected an IPv6 address between the brackets"),
-    ({"local_addr": "10.0.0.1:65536"}, "expected a port of 0 to 65535 behind the last colon"),
-    ({"local_addr": "10.0.0.1:http"}, "expected a port of 0 to 65535"),
-    ({"remote_addr": "10.0.0.1:"}, "expected a port of 0 to 65535"),
-    ({"remote_addr": "10.0.0.1:0"}, "expected a port of 1 to 65535"),
-    ({"remote_addr": ":9000"}, "expected a host before the colon"),
-    ({"remote_addr": "10.0.0.256:9000"}, "expected four numbers of 0 to 255"),
-    ({"remote_addr": "10.1:9000"}, "expected four numbers of 0 to 255"),
-    ({"remote_addr": "bücher.example:9000"}, "expected a host name of letters, digits, hyphens and dots"),
-    ({"remote_addr": "-a.example:9000"}, "expected a host name"),
-    ({"remote_addr": ""}, 'expected the server that this client dials, such as "192.0.2.1:9000"'),
-    ({"tunnel_addr": "10.0.0.2"}, 'expected an address with its prefix length, such as "10.0.0.1/24"'),
-    ({"tunnel_addr": "10.0.0.2/33"}, "expected an address with its prefix length"),
-    ({"tunnel_addr": "10.0.0.2/255.255.255.0"}, "expected an address with its prefix length"),
-    ({"tunnel_addr": "10.0.0.0/24"}, "expected an address of a host: 10.0.0.0 names the subnet 10.0.0.0/24"),
-    ({"tunnel_addr": "10.0.0.255/24"}, "expected an address of a host"),
-    ({"tunnel_addr": "fe80::1%eth0/64"}, "expected an address with its prefix length"),
-    ({"tunnel_addr": "127.0.0.1/8"}, "expected a unicast address that is not a loopback address"),
-    ({"tunnel_addr": ""}, "expected an address with its prefix length"),
-    ({"tunnel_addr": []}, "tunnel_addr: given [], expected at least one address"),
-    ({"tunnel_addr": ["fd00::1/64", "fd00::1/48"]}, "tunnel_addr[1]: given \"fd00::1/48\", expected each"),
-    ({"tunnel_addr": ["auto", "fd00::2/64"]}, 'tunnel_addr[0]: given "auto", expected an address with its prefix'),
-    ({"mode": "server", "tunnel_addr": "auto"}, "a server chooses for its clients, nobody for it"),
-    ({"routes": ["10.1.2.3/16"]}, 'routes[0]: given "10.1.2.3/16", expected no bits behind the prefix, '
-                                  'that is "10.1.0.0/16"'),
-    ({"routes": ["all"]}, 'routes[0]: given "all", expected a network'),
-    ({"routes": ["10.1.0.0/16", "10.1.0.0/255.255.0.0"]}, "routes[1]"),
-    ({"affinity": {"tun-1": [0]}}, 'affinity: given "tun-1", expected names of workers, "tun-N", "fec-N", "tcp-N", '
-                                   "with N less than lanes (1)"),
-    ({"fec": "off", "affinity": {"fec-0": [0]}},
-     'affinity: given "fec-0", expected names of workers, "tun-N", "tcp-N"'),
-    ({"affinity": {"tun-0": []}}, "affinity.tun-0: given [], expected at least one core"),
-    ({"affinity": {"tcp-0": [1, 1]}}, "affinity.tcp-0: given [1, 1], expected each core once"),
-    ({"keepalive": 30}, "keepalive: given 30.0, expected less than timeout (30)"),
-    ({"reconnect_min": 11}, "reconnect_min: given 11.0, expected at most reconnect_max (10)"),
-    ({"mtu": 1279, "tunnel_addr": "fd00::2/64"}, "mtu: given 1279, expected at least 1280 with IPv6"),
-    ({"mtu": 1279, "routes": ["fd01::/48"]}, "mtu: given 1279, expected at least 1280 with IPv6"),
-    ({"compat": True, "mtu": 1496}, "mtu: given 1496, expected at most 1495 with compat"),
-    ({"compat": True, "connections": 2}, "connections: given 2, expected 1 with compat"),
-    ({"compat": True, "offload": True}, "offload: given true, expected false with compat"),
-    ({"compat": True, "light_connections": 1}, "light_connections: given 1, expected 0 with compat"),
-    ({"compat": True, "fec": "on"}, 'fec: given "on", expected "off" with compat'),
-    ({"fec": "on", "fec_parity": 0}, 'fec_parity: given 0, expected at least 1, or fec "off"'),
-    ({"fec_data": 38}, "fec_data: given 38, expected an integer from 1 to 37"),
-    ({"fec_parity": 7}, "fec_parity: given 7, expected an integer from 0 to 6"),
-    ({"encryption": "ssl"}, 'encryption: given "ssl", expected "none" or "tls"'),
-    ({"tls_min_version": "1.1"}, 'tls_min_version: given "1.1", expected "1.2" or "1.3"'),
-    ({"state_dir": ""}, 'state_dir: given "", expected a path from / on'),
-    ({"state_dir": "state"}, 'state_dir: given "state", expected a path from / on'),
-    ({"public_addr": ":9000"}, 'public_addr: given ":9000", expected a host before the colon'),
-    ({"public_addr": "vpn.example.org"}, "public_addr: given"),
-    ({"push_routes": ["10.1.2.3/16"]}, 'push_routes[0]: given "10.1.2.3/16", expected no bits behind the prefix'),
-    ({"push_routes": ["10.1.0.0/16"] * 2}, "push_routes[1]: given"),
-    ({"mtu": 1279, "push_routes": ["fd01::/48"]}, "mtu: given 1279, expected at least 1280 with IPv6"),
-    ({"max_clients": 4097}, "max_clients: given 4097, expected an integer from 1 to 4096 clients"),
-    ({"max_handshakes": 0}, "max_handshakes: given 0, expected an integer from 1 to 65535 connections"),
-    ({"handshake_timeout": 0}, "handshake_timeout: given 0, expected a number from 0.001"),
-    ({"peer_queue_bytes": 131072}, "peer_queue_bytes: given 131072, expected an integer from 135168"),
-    ({"rate_mbit": -1}, "rate_mbit: given -1, expected a number from 0 to 1000000 Mbit/s"),
-])
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"local_addr": "9000"}, 'local_addr: given "9000", expected HOST:PORT'),
+        ({"local_addr": "::1:9000"}, 'expected an IPv6 address in brackets, such as "[2001:db8::1]:9000"'),
+        ({"local_addr": "[::1:9000"}, "expected HOST:PORT"),
+        ({"local_addr": "[10.0.0.1]:9000"}, "expected an IPv6 address between the brackets"),
+        ({"local_addr": "10.0.0.1:65536"}, "expected a port of 0 to 65535 behind the last colon"),
+        ({"local_addr": "10.0.0.1:http"}, "expected a port of 0 to 65535"),
+        ({"remote_addr": "10.0.0.1:"}, "expected a port of 0 to 65535"),
+        ({"remote_addr": "10.0.0.1:0"}, "expected a port of 1 to 65535"),
+        ({"remote_addr": ":9000"}, "expected a host before the colon"),
+        ({"remote_addr": "10.0.0.256:9000"}, "expected four numbers of 0 to 255"),
+        ({"remote_addr": "10.1:9000"}, "expected four numbers of 0 to 255"),
+        ({"remote_addr": "bücher.example:9000"}, "expected a host name of letters, digits, hyphens and dots"),
+        ({"remote_addr": "-a.example:9000"}, "expected a host name"),
+        ({"remote_addr": ""}, 'expected the server that this client dials, such as "192.0.2.1:9000"'),
+        ({"tunnel_addr": "10.0.0.2"}, 'expected an address with its prefix length, such as "10.0.0.1/24"'),
+        ({"tunnel_addr": "10.0.0.2/33"}, "expected an address with its prefix length"),
+        ({"tunnel_addr": "10.0.0.2/255.255.255.0"}, "expected an address with its prefix length"),
+        ({"tunnel_addr": "10.0.0.0/24"}, "expected an address of a host: 10.0.0.0 names the subnet 10.0.0.0/24"),
+        ({"tunnel_addr": "10.0.0.255/24"}, "expected an address of a host"),
+        ({"tunnel_addr": "fe80::1%eth0/64"}, "expected an address with its prefix length"),
+        ({"tunnel_addr": "127.0.0.1/8"}, "expected a unicast address that is not a loopback address"),
+        ({"tunnel_addr": ""}, "expected an address with its prefix length"),
+        ({"tunnel_addr": []}, "tunnel_addr: given [], expected at least one address"),
+        ({"tunnel_addr": ["fd00::1/64", "fd00::1/48"]}, 'tunnel_addr[1]: given "fd00::1/48", expected each'),
+        ({"tunnel_addr": ["auto", "fd00::2/64"]}, 'tunnel_addr[0]: given "auto", expected an address with its prefix'),
+        ({"mode": "server", "tunnel_addr": "auto"}, "a server chooses for its clients, nobody for it"),
+        (
+            {"routes": ["10.1.2.3/16"]},
+            'routes[0]: given "10.1.2.3/16", expected no bits behind the prefix, that is "10.1.0.0/16"',
+        ),
+        ({"routes": ["all"]}, 'routes[0]: given "all", expected a network'),
+        ({"routes": ["10.1.0.0/16", "10.1.0.0/255.255.0.0"]}, "routes[1]"),
+        (
+            {"affinity": {"tun-1": [0]}},
+            'affinity: given "tun-1", expected names of workers, "tun-N", "fec-N", "tcp-N", with N less than lanes (1)',
+        ),
+        (
+            {"fec": "off", "affinity": {"fec-0": [0]}},
+            'affinity: given "fec-0", expected names of workers, "tun-N", "tcp-N"',
+        ),
+        ({"affinity": {"tun-0": []}}, "affinity.tun-0: given [], expected at least one core"),
+        ({"affinity": {"tcp-0": [1, 1]}}, "affinity.tcp-0: given [1, 1], expected each core once"),
+        ({"keepalive": 30}, "keepalive: given 30.0, expected less than timeout (30)"),
+        ({"reconnect_min": 11}, "reconnect_min: given 11.0, expected at most reconnect_max (10)"),
+        ({"mtu": 1279, "tunnel_addr": "fd00::2/64"}, "mtu: given 1279, expected at least 1280 with IPv6"),
+        ({"mtu": 1279, "routes": ["fd01::/48"]}, "mtu: given 1279, expected at least 1280 with IPv6"),
+        ({"compat": True, "mtu": 1496}, "mtu: given 1496, expected at most 1495 with compat"),
+        ({"compat": True, "connections": 2}, "connections: given 2, expected 1 with compat"),
+        ({"compat": True, "offload": True}, "offload: given true, expected false with compat"),
+        ({"compat": True, "light_connections": 1}, "light_connections: given 1, expected 0 with compat"),
+        ({"compat": True, "fec": "on"}, 'fec: given "on", expected "off" with compat'),
+        ({"fec": "on", "fec_parity": 0}, 'fec_parity: given 0, expected at least 1, or fec "off"'),
+        ({"fec_data": 38}, "fec_data: given 38, expected an integer from 1 to 37"),
+        ({"fec_parity": 7}, "fec_parity: given 7, expected an integer from 0 to 6"),
+        ({"encryption": "ssl"}, 'encryption: given "ssl", expected "none" or "tls"'),
+        ({"tls_min_version": "1.1"}, 'tls_min_version: given "1.1", expected "1.2" or "1.3"'),
+        ({"state_dir": ""}, 'state_dir: given "", expected a path from / on'),
+        ({"state_dir": "state"}, 'state_dir: given "state", expected a path from / on'),
+        ({"public_addr": ":9000"}, 'public_addr: given ":9000", expected a host before the colon'),
+        ({"public_addr": "vpn.example.org"}, "public_addr: given"),
+        ({"push_routes": ["10.1.2.3/16"]}, 'push_routes[0]: given "10.1.2.3/16", expected no bits behind the prefix'),
+        ({"push_routes": ["10.1.0.0/16"] * 2}, "push_routes[1]: given"),
+        ({"mtu": 1279, "push_routes": ["fd01::/48"]}, "mtu: given 1279, expected at least 1280 with IPv6"),
+        ({"max_clients": 4097}, "max_clients: given 4097, expected an integer from 1 to 4096 clients"),
+        ({"max_handshakes": 0}, "max_handshakes: given 0, expected an integer from 1 to 65535 connections"),
+        ({"handshake_timeout": 0}, "handshake_timeout: given 0, expected a number from 0.001"),
+        ({"peer_queue_bytes": 131072}, "peer_queue_bytes: given 131072, expected an integer from 135168"),
+        ({"rate_mbit": -1}, "rate_mbit: given -1, expected a number from 0 to 1000000 Mbit/s"),
+    ],
+)
 def test_what_cannot_work_is_refused_with_the_reason(wrong, text):
     assert text in the_problem(CLIENT | wrong)
 
@@ -326,18 +407,21 @@ def test_without_a_mode_only_the_mode_and_what_is_wrong_in_either_mode_is_report
     assert [problem.path for problem in problems({"mtu": 1})] == ["mtu", "mode"]
 
 
-@pytest.mark.parametrize(("content", "text"), [
-    ('{"mode": "server"\n "mtu": 3}', "line 2, column 2: not JSON: Expecting ',' delimiter"),
-    ("", "line 1, column 1: not JSON"),
-    ("[1, 2]", "given [1, 2], expected an object of settings"),
-    ('{"mtu": 1400, "mtu": 1300}', 'given more than once: "mtu"'),
-    ('{"timeout": NaN}', "given NaN, expected a number"),
-    ('{"timeout": Infinity}', "given Infinity, expected a number"),
-    (b'{"mode": "\xff"}', "not UTF-8 at byte 10"),
-    ("[" * 100_000, "nested too deeply"),
-    ('{"mtu": ' + "9" * 5000 + "}", "Exceeds the limit"),
-    (" " * (1 << 20) + "{}", "longer than 1048576 bytes"),
-])
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ('{"mode": "server"\n "mtu": 3}', "line 2, column 2: not JSON: Expecting ',' delimiter"),
+        ("", "line 1, column 1: not JSON"),
+        ("[1, 2]", "given [1, 2], expected an object of settings"),
+        ('{"mtu": 1400, "mtu": 1300}', 'given more than once: "mtu"'),
+        ('{"timeout": NaN}', "given NaN, expected a number"),
+        ('{"timeout": Infinity}', "given Infinity, expected a number"),
+        (b'{"mode": "\xff"}', "not UTF-8 at byte 10"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"mtu": ' + "9" * 5000 + "}", "Exceeds the limit"),
+        (" " * (1 << 20) + "{}", "longer than 1048576 bytes"),
+    ],
+)
 def test_a_file_that_is_no_configuration_says_where_and_why(tmp_path, content, text):
     path = file_with(tmp_path, content)
     with pytest.raises(ConfigError) as caught:
@@ -350,7 +434,8 @@ def test_a_file_that_cannot_be_read_is_a_configuration_problem_beside_the_others
         load(str(tmp_path / "missing.json"), ["oops"])
     assert str(caught.value).splitlines() == [
         'command line: given "oops", expected KEY=VALUE, such as "mtu=1400"',
-        f"{tmp_path}/missing.json: cannot be read: No such file or directory"]
+        f"{tmp_path}/missing.json: cannot be read: No such file or directory",
+    ]
     with pytest.raises(ConfigError, match="Is a directory"):
         load(str(tmp_path))
 
@@ -379,33 +464,42 @@ def test_a_plain_configuration_is_told_nothing():
     assert notices(parse(CLIENT)) == []
 
 
-@pytest.mark.parametrize(("values", "sentence"), [
-    (CLIENT | {"recv_queue_size": 5000}, "recv_queue_size has no effect"),
-    (CLIENT | {"local_addr": "127.0.0.1:1"}, "local_addr has no effect: a client listens nowhere."),
-    (CLIENT | {"insecure": True}, "insecure has no effect"),
-    (CLIENT | {"fec": "off", "fec_parity": 2}, "fec_parity has no effect: fec is off."),
-    (CLIENT | {"max_clients": 5}, "max_clients has no effect: the server decides"),
-    (CLIENT | {"multi_client": True}, "multi_client has no effect: the server decides"),
-    (CLIENT | {"push_routes": ["10.1.0.0/16"]}, "push_routes has no effect: the server decides"),
-    (CLIENT | {"max_handshakes": 10}, "max_handshakes has no effect: the server decides"),
-    (CLIENT | {"public_addr": "a.example:1"}, "public_addr has no effect: the server decides"),
-    (SERVER | {"multi_client": False, "max_clients": 5}, "max_clients has no effect: multi_client is false."),
-    (OPEN_SERVER | {"client_isolation": True}, "client_isolation has no effect: multi_client is false."),
-    (OPEN_SERVER | {"public_addr": "a.example:1"}, "public_addr has no effect: invite needs TLS."),
-    (OPEN_SERVER | {"compat": True, "push_routes": ["10.1.0.0/16"]}, "push_routes has no effect: the original knows"),
-    (SERVER | {"max_handshakes": 4}, "one address can keep everybody else out."),
-    (SERVER | {"max_connections_per_client": 7}, "a client opens 8 unless it is told otherwise"),
-    (SERVER | {"max_clients": 254}, "tunnel_addr 10.0.0.1/24 leaves addresses for 253 clients, and max_clients is 254"),
-    (SERVER | {"tunnel_addr": "10.0.0.0/31"}, "tunnel_addr 10.0.0.0/31 leaves addresses for 1 clients"),
-    (SERVER | {"remote_addr": "192.0.2.1:9000"}, "remote_addr has no effect: a server dials nobody."),
-    (SERVER | {"connections": 7}, "connections has no effect: the client decides"),
-    (SERVER | {"local_addr": "127.0.0.1:0"}, "local_addr has port 0"),
-    (OPEN_SERVER | {"compat": True, "tunnel_addr": "fd00::1/64"}, "drops IPv6 packets"),
-    (CLIENT | {"idle": "spin"}, 'idle is "spin"'),
-    (CLIENT | {"send_buffer_bytes": 65536}, "send_buffer_bytes is 65536"),
-    (CLIENT | {"routes": ["192.0.2.0/24"]}, "routes leads 192.0.2.0/24 into the tunnel"),
-    (CLIENT | {"remote_addr": "a.example:1", "routes": ["0.0.0.0/1"]}, "routes leads 0.0.0.0/1 into the"),
-])
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (CLIENT | {"recv_queue_size": 5000}, "recv_queue_size has no effect"),
+        (CLIENT | {"local_addr": "127.0.0.1:1"}, "local_addr has no effect: a client listens nowhere."),
+        (CLIENT | {"insecure": True}, "insecure has no effect"),
+        (CLIENT | {"fec": "off", "fec_parity": 2}, "fec_parity has no effect: fec is off."),
+        (CLIENT | {"max_clients": 5}, "max_clients has no effect: the server decides"),
+        (CLIENT | {"multi_client": True}, "multi_client has no effect: the server decides"),
+        (CLIENT | {"push_routes": ["10.1.0.0/16"]}, "push_routes has no effect: the server decides"),
+        (CLIENT | {"max_handshakes": 10}, "max_handshakes has no effect: the server decides"),
+        (CLIENT | {"public_addr": "a.example:1"}, "public_addr has no effect: the server decides"),
+        (SERVER | {"multi_client": False, "max_clients": 5}, "max_clients has no effect: multi_client is false."),
+        (OPEN_SERVER | {"client_isolation": True}, "client_isolation has no effect: multi_client is false."),
+        (OPEN_SERVER | {"public_addr": "a.example:1"}, "public_addr has no effect: invite needs TLS."),
+        (
+            OPEN_SERVER | {"compat": True, "push_routes": ["10.1.0.0/16"]},
+            "push_routes has no effect: the original knows",
+        ),
+        (SERVER | {"max_handshakes": 4}, "one address can keep everybody else out."),
+        (SERVER | {"max_connections_per_client": 7}, "a client opens 8 unless it is told otherwise"),
+        (
+            SERVER | {"max_clients": 254},
+            "tunnel_addr 10.0.0.1/24 leaves addresses for 253 clients, and max_clients is 254",
+        ),
+        (SERVER | {"tunnel_addr": "10.0.0.0/31"}, "tunnel_addr 10.0.0.0/31 leaves addresses for 1 clients"),
+        (SERVER | {"remote_addr": "192.0.2.1:9000"}, "remote_addr has no effect: a server dials nobody."),
+        (SERVER | {"connections": 7}, "connections has no effect: the client decides"),
+        (SERVER | {"local_addr": "127.0.0.1:0"}, "local_addr has port 0"),
+        (OPEN_SERVER | {"compat": True, "tunnel_addr": "fd00::1/64"}, "drops IPv6 packets"),
+        (CLIENT | {"idle": "spin"}, 'idle is "spin"'),
+        (CLIENT | {"send_buffer_bytes": 65536}, "send_buffer_bytes is 65536"),
+        (CLIENT | {"routes": ["192.0.2.0/24"]}, "routes leads 192.0.2.0/24 into the tunnel"),
+        (CLIENT | {"remote_addr": "a.example:1", "routes": ["0.0.0.0/1"]}, "routes leads 0.0.0.0/1 into the"),
+    ],
+)
 def test_what_is_accepted_and_does_nothing_or_deserves_a_warning_gets_a_sentence(values, sentence):
     found = [notice for notice in notices(parse(values)) if "insecure is true" not in notice]
     assert len(found) == 1 and sentence in found[0] and found[0].endswith(".")
@@ -442,7 +536,8 @@ def test_a_reload_can_apply_what_no_ring_no_device_and_no_process_depends_on():
         "drain_timeout reconnect_min reconnect_max "
         "peers push_routes public_addr client_isolation rate_mbit tls_cert_file tls_key_file tls_ca_file "
         "tls_server_name max_handshakes max_handshakes_per_address connects_per_address handshake_timeout "
-        "max_connections_per_client peer_queue_bytes".split())
+        "max_connections_per_client peer_queue_bytes".split()
+    )
     assert RELOAD.keys() == FIELDS.keys() and set(RELOAD.values()) == {"live", "restart"}
 
 
@@ -506,10 +601,13 @@ def test_errors_do_not_bring_msgspec_into_a_worker():
 
 NAMES = sorted(FIELDS)
 TEXTS = st.text(max_size=20) | st.sampled_from(
-    ["server", "client", "auto", "none", "off", "10.0.0.1/24", "fd00::1/64", "[::1]:9000", "a:1", "tun-0"])
+    ["server", "client", "auto", "none", "off", "10.0.0.1/24", "fd00::1/64", "[::1]:9000", "a:1", "tun-0"]
+)
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=8)
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=8,
+)
 ANY_SETTINGS = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=12), ANY_JSON, max_size=12)
 
 GOOD = {  # values that are right by themselves and with any of the others
@@ -540,13 +638,37 @@ GOOD = {  # values that are right by themselves and with any of the others
     "tls_fingerprint": st.sampled_from(["", "aB" * 32, ":".join(["0f"] * 32)]),
 }
 BAD = {  # values that are wrong whatever the others are, with one problem each
-    "name": "", "tun_name": "a b", "local_addr": "y", "remote_addr": "x", "tunnel_addr": "z", "public_addr": "x",
-    "routes": ["x"], "mtu": 1, "compat": 1, "lanes": "2", "affinity": {"x-0": [0]}, "idle": "nap",
+    "name": "",
+    "tun_name": "a b",
+    "local_addr": "y",
+    "remote_addr": "x",
+    "tunnel_addr": "z",
+    "public_addr": "x",
+    "routes": ["x"],
+    "mtu": 1,
+    "compat": 1,
+    "lanes": "2",
+    "affinity": {"x-0": [0]},
+    "idle": "nap",
     "ring_slots": 5,
-    "slot_bytes": 4096, "timeout": -1, "keepalive": 86400, "reconnect_min": 86400, "congestion": "no way",
-    "fec": "always", "encryption": "ssl", "tls_enabled": 1, "user": 0, "log_level": "loud", "peers": {},
-    "push_routes": ["x"], "state_dir": "x", "tls_fingerprint": "aa", "tls_server_name": ":", "max_clients": 0,
-    "unheard_of": 0, "connexions": 3,
+    "slot_bytes": 4096,
+    "timeout": -1,
+    "keepalive": 86400,
+    "reconnect_min": 86400,
+    "congestion": "no way",
+    "fec": "always",
+    "encryption": "ssl",
+    "tls_enabled": 1,
+    "user": 0,
+    "log_level": "loud",
+    "peers": {},
+    "push_routes": ["x"],
+    "state_dir": "x",
+    "tls_fingerprint": "aa",
+    "tls_server_name": ":",
+    "max_clients": 0,
+    "unheard_of": 0,
+    "connexions": 3,
 }
 
 
@@ -601,5 +723,3 @@ def test_a_slip_of_one_letter_finds_a_known_name(name, place, letter):
     slip = name[:place] + letter + name[place:]
     if slip not in FIELDS:
         assert "unknown setting, the nearest one is" in the_problem(CLIENT | {slip: 1})
-
-

@@ -23,24 +23,35 @@ COLONS = ":".join(FINGERPRINT.upper()[i : i + 2] for i in range(0, 64, 2))
 
 def of(*peers: object, **settings: object) -> dict:
     """A server with these peers; a peer without a name or a key gets one."""
-    given = [{"name": f"peer{i}"} | ({} if set(PROOFS) & peer.keys() else {"key_file": f"{i}.key"}) | peer
-             if isinstance(peer, dict) else peer for i, peer in enumerate(peers)]
+    given = [
+        {"name": f"peer{i}"} | ({} if set(PROOFS) & peer.keys() else {"key_file": f"{i}.key"}) | peer
+        if isinstance(peer, dict)
+        else peer
+        for i, peer in enumerate(peers)
+    ]
     return SERVER | {"peers": given} | settings
 
 
 # --- encryption ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("values", "encryption", "hub"), [
-    (SERVER, "tls", True), (SERVER | {"tls_enabled": True}, "tls", True), (SERVER | {"tls_enabled": None}, "tls", True),
-    (SERVER | {"encryption": None}, "tls", True), (SERVER | PLAIN | {"insecure": True}, "none", False),
-    (SERVER | PLAIN | {"insecure": True, "tls_enabled": False}, "none", False),
-    (SERVER | COMPAT | {"insecure": True}, "none", False),
-    (SERVER | COMPAT | {"insecure": True, "tls_enabled": False}, "none", False),
-    (SERVER | COMPAT | {"insecure": True, "tls_enabled": True}, "tls", False),
-    (SERVER | COMPAT | {"insecure": True, "encryption": "tls"}, "tls", False),
-    (CLIENT, "tls", False), (CLIENT | PLAIN, "none", False),
-])
+@pytest.mark.parametrize(
+    ("values", "encryption", "hub"),
+    [
+        (SERVER, "tls", True),
+        (SERVER | {"tls_enabled": True}, "tls", True),
+        (SERVER | {"tls_enabled": None}, "tls", True),
+        (SERVER | {"encryption": None}, "tls", True),
+        (SERVER | PLAIN | {"insecure": True}, "none", False),
+        (SERVER | PLAIN | {"insecure": True, "tls_enabled": False}, "none", False),
+        (SERVER | COMPAT | {"insecure": True}, "none", False),
+        (SERVER | COMPAT | {"insecure": True, "tls_enabled": False}, "none", False),
+        (SERVER | COMPAT | {"insecure": True, "tls_enabled": True}, "tls", False),
+        (SERVER | COMPAT | {"insecure": True, "encryption": "tls"}, "tls", False),
+        (CLIENT, "tls", False),
+        (CLIENT | PLAIN, "none", False),
+    ],
+)
 def test_everything_is_encrypted_unless_plaintext_is_written_out(values, encryption, hub):
     config = parse(values)
     assert (config.encryption, config.tls_enabled, config.multi_client) == (encryption, encryption == "tls", hub)
@@ -76,14 +87,19 @@ def test_a_plaintext_server_on_a_loopback_address_needs_no_such_word(address):
 def test_a_server_with_tls_needs_no_such_word_and_opens_with_it():
     assert notices(parse(SERVER)) == []
     (notice,) = notices(parse(SERVER | {"insecure": True}))
-    assert notice == ("insecure is true: whoever reaches 0.0.0.0:9000 and speaks TLS is inside this tunnel, without a "
-                      "proof of who it is.")
+    assert notice == (
+        "insecure is true: whoever reaches 0.0.0.0:9000 and speaks TLS is inside this tunnel, without a "
+        "proof of who it is."
+    )
 
 
-@pytest.mark.parametrize(("values", "text"), [
-    (COMPAT, "without authentication or encryption, and whoever"),
-    (COMPAT | {"encryption": "tls"}, "without authentication, for which the original has no means, and whoever"),
-])
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (COMPAT, "without authentication or encryption, and whoever"),
+        (COMPAT | {"encryption": "tls"}, "without authentication, for which the original has no means, and whoever"),
+    ],
+)
 def test_with_compat_nobody_can_prove_anything_with_or_without_tls(values, text):
     refusal = the_problem(SERVER | values)
     assert text in refusal and 'leave "encryption"' not in refusal
@@ -116,19 +132,35 @@ def test_a_fingerprint_is_taken_as_it_is_printed_elsewhere(text, expected):
         assert peer.certificate_hash.hex() == expected
 
 
-@pytest.mark.parametrize("text", [FINGERPRINT[1:], FINGERPRINT + "0", COLONS[:-1], COLONS + ":", "x" * 64,
-                                  COLONS.replace(":", "", 1), f"sha256:{FINGERPRINT}", FINGERPRINT + "\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        FINGERPRINT[1:],
+        FINGERPRINT + "0",
+        COLONS[:-1],
+        COLONS + ":",
+        "x" * 64,
+        COLONS.replace(":", "", 1),
+        f"sha256:{FINGERPRINT}",
+        FINGERPRINT + "\n",
+    ],
+)
 def test_a_fingerprint_of_another_form_is_refused(text):
     expected = "expected the SHA-256 of a certificate, 64 hexadecimal digits"
     assert f"tls_fingerprint: given {json.dumps(text)[:40]}" in the_problem(KEYED | {"tls_fingerprint": text})
     assert expected in the_problem(of({"fingerprint": text}, tls_ca_file="ca.crt"))
 
 
-@pytest.mark.parametrize(("remote", "name"), [
-    ("192.0.2.1:9000", "192.0.2.1"), ("vpn.example.org:9000", "vpn.example.org"),
-    ("vpn.example.org.:1", "vpn.example.org"),
-    ("[2001:db8::1]:9000", "2001:db8::1"), ("[fe80::1%eth0]:9000", "fe80::1"),
-])
+@pytest.mark.parametrize(
+    ("remote", "name"),
+    [
+        ("192.0.2.1:9000", "192.0.2.1"),
+        ("vpn.example.org:9000", "vpn.example.org"),
+        ("vpn.example.org.:1", "vpn.example.org"),
+        ("[2001:db8::1]:9000", "2001:db8::1"),
+        ("[fe80::1%eth0]:9000", "fe80::1"),
+    ],
+)
 def test_the_certificate_must_be_for_the_host_that_is_dialled_unless_another_name_is_given(remote, name):
     assert parse(KEYED | {"remote_addr": remote}).tls_server_name == name
     assert parse(KEYED | {"remote_addr": remote, "tls_server_name": "other.example"}).tls_server_name == "other.example"
@@ -146,39 +178,56 @@ def test_to_accept_any_certificate_and_a_certain_one_is_a_contradiction(other):
     assert f"tls_skip_verify: given true, expected false with {next(iter(other))}" in text
 
 
-@pytest.mark.parametrize(("values", "sentence"), [
-    (CLIENT, "there is neither a key_file nor a tls_cert_file: unless this client is started with --join"),
-    (CLIENT | {"tls_cert_file": "a.crt", "tls_key_file": "a.key", "tls_skip_verify": True},
-     "whoever is on the way can be the server"),
-    (CLIENT | COMPAT | {"tls_enabled": True, "tls_skip_verify": True, "tunnel_addr": "10.0.0.2/24"},
-     "whoever is on the way can be the server"),
-    (KEYED | PLAIN, 'key_file has no effect: encryption is "none".'),
-    (CLIENT | PLAIN | {"tls_skip_verify": True}, 'tls_skip_verify has no effect: encryption is "none".'),
-    (CLIENT | PLAIN | {"tls_min_version": "1.2"}, 'tls_min_version has no effect: encryption is "none".'),
-    (KEYED | COMPAT | {"tls_enabled": True, "tunnel_addr": "10.0.0.2/24"},
-     "key_file has no effect: the original knows nothing of the kind."),
-    (KEYED | {"peers": [{"name": "a", "key_file": "a"}]}, "peers has no effect: the server decides"),
-    (SERVER | {"key_file": "a.key"}, "key_file has no effect: each of its peers has one."),
-    (SERVER | {"tls_skip_verify": True}, "tls_skip_verify has no effect: a server dials nobody."),
-    (SERVER | {"tls_fingerprint": FINGERPRINT}, "tls_fingerprint has no effect: a server dials nobody."),
-    (SERVER | {"tls_server_name": "a.example"}, "tls_server_name has no effect: a server dials nobody."),
-    (SERVER | {"tls_ca_file": "ca.crt"}, "whoever has a certificate of this CA is let in, under the name in it."),
-    (of({}, tls_ca_file="ca.crt"), "tls_ca_file is given and no peer has a fingerprint or certificate_name"),
-    (of({"allowed": ["10.1.0.0/16", "10.2.0.0/16"]}, routes=["10.0.0.0/15"]),
-     "routes leads nothing to 10.2.0.0/16, allowed to peers"),
-])
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (CLIENT, "there is neither a key_file nor a tls_cert_file: unless this client is started with --join"),
+        (
+            CLIENT | {"tls_cert_file": "a.crt", "tls_key_file": "a.key", "tls_skip_verify": True},
+            "whoever is on the way can be the server",
+        ),
+        (
+            CLIENT | COMPAT | {"tls_enabled": True, "tls_skip_verify": True, "tunnel_addr": "10.0.0.2/24"},
+            "whoever is on the way can be the server",
+        ),
+        (KEYED | PLAIN, 'key_file has no effect: encryption is "none".'),
+        (CLIENT | PLAIN | {"tls_skip_verify": True}, 'tls_skip_verify has no effect: encryption is "none".'),
+        (CLIENT | PLAIN | {"tls_min_version": "1.2"}, 'tls_min_version has no effect: encryption is "none".'),
+        (
+            KEYED | COMPAT | {"tls_enabled": True, "tunnel_addr": "10.0.0.2/24"},
+            "key_file has no effect: the original knows nothing of the kind.",
+        ),
+        (KEYED | {"peers": [{"name": "a", "key_file": "a"}]}, "peers has no effect: the server decides"),
+        (SERVER | {"key_file": "a.key"}, "key_file has no effect: each of its peers has one."),
+        (SERVER | {"tls_skip_verify": True}, "tls_skip_verify has no effect: a server dials nobody."),
+        (SERVER | {"tls_fingerprint": FINGERPRINT}, "tls_fingerprint has no effect: a server dials nobody."),
+        (SERVER | {"tls_server_name": "a.example"}, "tls_server_name has no effect: a server dials nobody."),
+        (SERVER | {"tls_ca_file": "ca.crt"}, "whoever has a certificate of this CA is let in, under the name in it."),
+        (of({}, tls_ca_file="ca.crt"), "tls_ca_file is given and no peer has a fingerprint or certificate_name"),
+        (
+            of({"allowed": ["10.1.0.0/16", "10.2.0.0/16"]}, routes=["10.0.0.0/15"]),
+            "routes leads nothing to 10.2.0.0/16, allowed to peers",
+        ),
+    ],
+)
 def test_what_does_nothing_or_proves_nothing_gets_one_sentence(values, sentence):
     (notice,) = notices(parse(values))
     assert sentence in notice and notice.endswith(".")
 
 
-@pytest.mark.parametrize("values", [
-    KEYED, KEYED | {"tls_skip_verify": True}, KEYED | {"tls_fingerprint": FINGERPRINT},
-    CLIENT | {"tls_cert_file": "a.crt", "tls_key_file": "a.key"},
-    SERVER | {"tls_cert_file": "a.crt", "tls_key_file": "a.key"},
-    of({"certificate_name": "a"}, tls_ca_file="ca.crt"),
-    of({"allowed": ["10.1.0.0/16"]}, routes=["10.0.0.0/8"]), of({"allowed": ["10.0.0.7/32"]}),
-])
+@pytest.mark.parametrize(
+    "values",
+    [
+        KEYED,
+        KEYED | {"tls_skip_verify": True},
+        KEYED | {"tls_fingerprint": FINGERPRINT},
+        CLIENT | {"tls_cert_file": "a.crt", "tls_key_file": "a.key"},
+        SERVER | {"tls_cert_file": "a.crt", "tls_key_file": "a.key"},
+        of({"certificate_name": "a"}, tls_ca_file="ca.crt"),
+        of({"allowed": ["10.1.0.0/16"]}, routes=["10.0.0.0/8"]),
+        of({"allowed": ["10.0.0.7/32"]}),
+    ],
+)
 def test_what_proves_who_is_who_is_told_nothing(values):
     assert notices(parse(values)) == []
 
@@ -187,9 +236,16 @@ def test_what_proves_who_is_who_is_told_nothing(values):
 
 
 def test_a_peer_comes_parsed():
-    config = parse(of({"name": "one", "allowed": ["10.1.0.0/16", "fd01::/48"], "address": "10.0.0.7"},
-                      {"address": ["10.0.0.8", "fd00::8"], "rate_mbit": 7}, {"rate_mbit": 0},
-                      tunnel_addr=["10.0.0.1/24", "fd00::1/64"], rate_mbit=50, routes=["10.1.0.0/16", "fd01::/48"]))
+    config = parse(
+        of(
+            {"name": "one", "allowed": ["10.1.0.0/16", "fd01::/48"], "address": "10.0.0.7"},
+            {"address": ["10.0.0.8", "fd00::8"], "rate_mbit": 7},
+            {"rate_mbit": 0},
+            tunnel_addr=["10.0.0.1/24", "fd00::1/64"],
+            rate_mbit=50,
+            routes=["10.1.0.0/16", "fd01::/48"],
+        )
+    )
     one, two, three = config.peers
     assert (one.name, one.key_file, one.proofs) == ("one", "0.key", ["key_file"])
     assert [str(prefix) for prefix in one.prefixes] == ["10.1.0.0/16", "fd01::/48"]
@@ -198,41 +254,52 @@ def test_a_peer_comes_parsed():
     assert three.addresses == three.prefixes == () and three.certificate_hash == b""
 
 
-@pytest.mark.parametrize(("proofs", "given"), [
-    ({"key_file": ""}, "[]"), ({"key_file": "a", "fingerprint": FINGERPRINT}, '["key_file", "fingerprint"]'),
-    ({"fingerprint": FINGERPRINT, "certificate_name": "a"}, '["fingerprint", "certificate_name"]'),
-])
+@pytest.mark.parametrize(
+    ("proofs", "given"),
+    [
+        ({"key_file": ""}, "[]"),
+        ({"key_file": "a", "fingerprint": FINGERPRINT}, '["key_file", "fingerprint"]'),
+        ({"fingerprint": FINGERPRINT, "certificate_name": "a"}, '["fingerprint", "certificate_name"]'),
+    ],
+)
 def test_a_peer_proves_itself_in_exactly_one_way(proofs, given):
     text = the_problem(of(proofs, tls_ca_file="ca.crt"))
     assert text.startswith(f"test.json: peers[0]: given {given}, expected exactly one of key_file, fingerprint and")
 
 
-@pytest.mark.parametrize(("peers", "path", "text"), [
-    ([{"allowed": ["10.1.2.3/16"]}], "peers[0].allowed[0]", 'that is "10.1.0.0/16"'),
-    ([{"allowed": ["10.1.0.0/16", "x"]}], "peers[0].allowed[1]", "expected a network"),
-    ([{"allowed": ["10.1.0.0/16"] * 2}], "peers[0].allowed[1]", "expected each of them once"),
-    ([{"address": "10.0.0.2/24"}], "peers[0].address", "expected an address, such as"),
-    ([{"address": "fe80::1%eth0"}], "peers[0].address", "expected an address, such as"),
-    ([{"address": ["10.0.0.2", ""]}], "peers[0].address[1]", "expected an address, such as"),
-    ([{"address": "10.9.0.2"}], "peers[0].address", "in a subnet of tunnel_addr, 10.0.0.0/24"),
-    ([{"address": "10.0.0.255"}], "peers[0].address", "an address of a host in a subnet of tunnel_addr"),
-    ([{"address": "fd00::2"}], "peers[0].address", "in a subnet of tunnel_addr"),
-    ([{"address": "10.0.0.1"}], "peers[0].address", "it belongs to the server itself"),
-    ([{"address": ["10.0.0.2", "10.0.0.3"]}], "peers[0].address[1]", "one address in each subnet of tunnel_addr"),
-    ([{"allowed": ["10.0.0.1/32"]}], "peers[0].allowed[0]", "it belongs to the server itself"),
-    ([{"address": "10.0.0.2"}, {"address": "10.0.0.2"}], "peers[1].address", "it belongs to peers[0]"),
-    ([{"allowed": ["10.1.0.0/16"]}, {"allowed": ["10.1.0.0/16"]}], "peers[1].allowed[0]", "it belongs to peers[0]"),
-    ([{"address": "10.0.0.2"}, {"allowed": ["10.0.0.2/32"]}], "peers[1].allowed[0]", "it belongs to peers[0]"),
-    ([{"name": "a"}, {}, {"name": "a"}], "peers[2].name", "a name of its own: peers[0] has this one"),
-    ([{"key_file": "a"}, {"key_file": "a"}], "peers[1].key_file", "peers[0] has this one, and so they are one peer"),
-    ([{"name": ".."}], "peers[0].name", "expected 1 to 32 letters"),
-    ([{}, {"rate_mbit": -1}], "peers[1].rate_mbit", "expected a number from 0 to 1000000 Mbit/s"),
-    ([{"allowed": [5]}], "peers[0].allowed[0]", "given 5, expected a network"),
-    ([{"address": [5]}], "peers[0].address[0]", "given 5, expected an address"),
-    ([{"key_file": "a\nb"}], "peers[0].key_file", "expected the path of a file"),
-    ([{}, {"adress": "10.0.0.2"}], "peers[1].adress", 'unknown setting, the nearest one is "address"'),
-    ([{}, 5], "peers[1]", "given 5, expected an object with the name of a peer"),
-])
+@pytest.mark.parametrize(
+    ("peers", "path", "text"),
+    [
+        ([{"allowed": ["10.1.2.3/16"]}], "peers[0].allowed[0]", 'that is "10.1.0.0/16"'),
+        ([{"allowed": ["10.1.0.0/16", "x"]}], "peers[0].allowed[1]", "expected a network"),
+        ([{"allowed": ["10.1.0.0/16"] * 2}], "peers[0].allowed[1]", "expected each of them once"),
+        ([{"address": "10.0.0.2/24"}], "peers[0].address", "expected an address, such as"),
+        ([{"address": "fe80::1%eth0"}], "peers[0].address", "expected an address, such as"),
+        ([{"address": ["10.0.0.2", ""]}], "peers[0].address[1]", "expected an address, such as"),
+        ([{"address": "10.9.0.2"}], "peers[0].address", "in a subnet of tunnel_addr, 10.0.0.0/24"),
+        ([{"address": "10.0.0.255"}], "peers[0].address", "an address of a host in a subnet of tunnel_addr"),
+        ([{"address": "fd00::2"}], "peers[0].address", "in a subnet of tunnel_addr"),
+        ([{"address": "10.0.0.1"}], "peers[0].address", "it belongs to the server itself"),
+        ([{"address": ["10.0.0.2", "10.0.0.3"]}], "peers[0].address[1]", "one address in each subnet of tunnel_addr"),
+        ([{"allowed": ["10.0.0.1/32"]}], "peers[0].allowed[0]", "it belongs to the server itself"),
+        ([{"address": "10.0.0.2"}, {"address": "10.0.0.2"}], "peers[1].address", "it belongs to peers[0]"),
+        ([{"allowed": ["10.1.0.0/16"]}, {"allowed": ["10.1.0.0/16"]}], "peers[1].allowed[0]", "it belongs to peers[0]"),
+        ([{"address": "10.0.0.2"}, {"allowed": ["10.0.0.2/32"]}], "peers[1].allowed[0]", "it belongs to peers[0]"),
+        ([{"name": "a"}, {}, {"name": "a"}], "peers[2].name", "a name of its own: peers[0] has this one"),
+        (
+            [{"key_file": "a"}, {"key_file": "a"}],
+            "peers[1].key_file",
+            "peers[0] has this one, and so they are one peer",
+        ),
+        ([{"name": ".."}], "peers[0].name", "expected 1 to 32 letters"),
+        ([{}, {"rate_mbit": -1}], "peers[1].rate_mbit", "expected a number from 0 to 1000000 Mbit/s"),
+        ([{"allowed": [5]}], "peers[0].allowed[0]", "given 5, expected a network"),
+        ([{"address": [5]}], "peers[0].address[0]", "given 5, expected an address"),
+        ([{"key_file": "a\nb"}], "peers[0].key_file", "expected the path of a file"),
+        ([{}, {"adress": "10.0.0.2"}], "peers[1].adress", 'unknown setting, the nearest one is "address"'),
+        ([{}, 5], "peers[1]", "given 5, expected an object with the name of a peer"),
+    ],
+)
 def test_what_is_wrong_with_a_peer_is_said_with_its_place(peers, path, text):
     (problem,) = problems(of(*peers))
     assert problem.path == path and text in problem.text
@@ -241,8 +308,10 @@ def test_what_is_wrong_with_a_peer_is_said_with_its_place(peers, path, text):
 def test_a_peer_needs_a_name_and_each_mistake_of_each_peer_is_reported():
     found = problems(SERVER | {"peers": [{"key_file": "a"}, {"name": "b", "rate_mbit": "x", "allowed": "10.0.0.0/8"}]})
     assert [(problem.path, problem.text.partition(",")[0]) for problem in found] == [
-        ("peers[0].name", "given nothing"), ("peers[1].rate_mbit", 'given "x"'),
-        ("peers[1].allowed", 'given "10.0.0.0/8"')]
+        ("peers[0].name", "given nothing"),
+        ("peers[1].rate_mbit", 'given "x"'),
+        ("peers[1].allowed", 'given "10.0.0.0/8"'),
+    ]
 
 
 def test_a_key_in_the_place_of_its_path_is_not_printed():
@@ -251,8 +320,9 @@ def test_a_key_in_the_place_of_its_path_is_not_printed():
 
 
 def test_networks_inside_one_another_may_belong_to_different_peers():
-    nested = of({"allowed": ["0.0.0.0/0"]}, {"allowed": ["10.1.0.0/16"]},
-                {"allowed": ["10.1.2.0/24"], "address": "10.0.0.9"})
+    nested = of(
+        {"allowed": ["0.0.0.0/0"]}, {"allowed": ["10.1.0.0/16"]}, {"allowed": ["10.1.2.0/24"], "address": "10.0.0.9"}
+    )
     assert len(parse(nested).peers) == 3
 
 
@@ -273,12 +343,15 @@ def test_who_is_known_by_a_certificate_needs_a_ca_on_the_server(proof):
     assert problem.path == "peers[1]" and "without a CA no client can be asked for one" in problem.text
 
 
-@pytest.mark.parametrize(("settings", "text"), [
-    (PLAIN | {"insecure": True}, 'expected none with encryption "none": nothing proves who they are'),
-    (PLAIN | {"local_addr": "127.0.0.1:9000"}, 'expected none with encryption "none"'),
-    (COMPAT | {"insecure": True}, "expected none with compat: the original's clients have no way to prove"),
-    (COMPAT | {"insecure": True, "encryption": "tls"}, "expected none with compat"),
-])
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (PLAIN | {"insecure": True}, 'expected none with encryption "none": nothing proves who they are'),
+        (PLAIN | {"local_addr": "127.0.0.1:9000"}, 'expected none with encryption "none"'),
+        (COMPAT | {"insecure": True}, "expected none with compat: the original's clients have no way to prove"),
+        (COMPAT | {"insecure": True, "encryption": "tls"}, "expected none with compat"),
+    ],
+)
 def test_where_nothing_can_be_proved_there_are_no_peers(settings, text):
     assert text in the_problem(of({}, {}, **settings))
 
@@ -299,9 +372,11 @@ def test_there_are_no_more_clients_and_networks_than_workers_can_find():
 # --- properties ------------------------------------------------------------------------------------
 
 TEXTS = st.text(max_size=12) | st.sampled_from(["10.0.0.2", "10.1.0.0/16", "fd00::2", FINGERPRINT, "a"])
-ANY_JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
-                        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
-                        max_leaves=5)
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=5,
+)
 ANY_PEER = st.dictionaries(st.sampled_from(sorted(PEER_FIELDS)) | st.text(max_size=8), ANY_JSON, max_size=5) | ANY_JSON
 
 HOSTS = st.integers(2, 254).map(lambda host: f"10.0.0.{host}")
@@ -319,9 +394,11 @@ def sound_peers(draw: st.DrawFn) -> list[dict]:
     for index in range(count):
         proof = draw(st.sampled_from(PROOFS))
         peer = {"name": f"p{index}", proof: proofs[proof](index)}
-        optional = {"address": st.sampled_from([hosts[index], [hosts[index]], []]),
-                    "rate_mbit": st.floats(0, 100) | st.none(),
-                    "allowed": st.sampled_from([[], [networks[index]]])}
+        optional = {
+            "address": st.sampled_from([hosts[index], [hosts[index]], []]),
+            "rate_mbit": st.floats(0, 100) | st.none(),
+            "allowed": st.sampled_from([[], [networks[index]]]),
+        }
         peers.append(peer | draw(st.fixed_dictionaries({}, optional=optional)))
     return peers
 
@@ -343,5 +420,6 @@ def test_the_effective_peers_parse_to_themselves(peers, rate):
     again = parse(json.loads(to_json(config)))
     assert again == config and changes(config, again) == []
     assert [peer.rate_mbit for peer in config.peers] == [
-        rate if peer.get("rate_mbit") is None else peer["rate_mbit"] for peer in peers]
+        rate if peer.get("rate_mbit") is None else peer["rate_mbit"] for peer in peers
+    ]
     assert all(notice.endswith(".") for notice in notices(config))

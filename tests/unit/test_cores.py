@@ -24,7 +24,13 @@ def complaints(workers: list[tuple[str, int]], affinity: dict, available: list[i
 
 def test_with_a_core_for_each_worker_each_has_one_and_a_lane_has_neighbours() -> None:
     assert cores.assign(TWO_LANES, "auto", [0, 2, 4, 1, 3, 5]) == {
-        "fec-0": [0], "tcp-0": [2], "tun-0": [4], "fec-1": [1], "tcp-1": [3], "tun-1": [5]}
+        "fec-0": [0],
+        "tcp-0": [2],
+        "tun-0": [4],
+        "fec-1": [1],
+        "tcp-1": [3],
+        "tun-1": [5],
+    }
 
 
 def test_with_more_cores_than_workers_the_first_ones_are_taken() -> None:
@@ -57,8 +63,7 @@ def test_a_worker_with_an_empty_list_is_not_pinned_and_takes_no_core() -> None:
 
 
 def test_a_worker_that_there_is_not_is_named_with_those_that_there_are() -> None:
-    assert complaints(ONE_LANE, {"tun-1": [0]}, [0, 1]) == [
-        'affinity: given "tun-1", expected one of tcp-0, tun-0']
+    assert complaints(ONE_LANE, {"tun-1": [0]}, [0, 1]) == ['affinity: given "tun-1", expected one of tcp-0, tun-0']
 
 
 def test_a_core_that_there_is_not_is_named_with_those_that_there_are() -> None:

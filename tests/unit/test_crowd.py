@@ -28,9 +28,18 @@ def test_an_echo_request_gets_the_reply_that_the_documents_say(source: str, dest
             assert reply[20:] == expected[20:] and reply[10:12] == request[10:12]  # the header's sum is the same
 
 
-@pytest.mark.parametrize("packet", [b"", b"\x45", bytes(100), reply_to(echo_request(*PAIRS[0], 1)),
-                                    reply_to(echo_request(*PAIRS[1], 1)), echo_request(*PAIRS[0], 1)[:27]],
-                         ids=["nothing", "a byte", "zeros", "a reply", "a reply in IPv6", "cut off"])
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"",
+        b"\x45",
+        bytes(100),
+        reply_to(echo_request(*PAIRS[0], 1)),
+        reply_to(echo_request(*PAIRS[1], 1)),
+        echo_request(*PAIRS[0], 1)[:27],
+    ],
+    ids=["nothing", "a byte", "zeros", "a reply", "a reply in IPv6", "cut off"],
+)
 def test_anything_else_gets_none(packet: bytes) -> None:
     assert answer(packet) is None
 
@@ -56,16 +65,39 @@ def test_the_kinds_of_garbage_are_what_they_are_called() -> None:
 def result() -> HubResult:
     compared = Compared(plain=4.0, beside=3.8, ratio=0.95, plain_rounds=[4.0], beside_rounds=[3.8])
     return HubResult(
-        machine=Machine(cores=2, cpu="Some CPU", kernel="6.18", python="3.11.7"), seconds=5, rounds=3, settings=[],
-        idle=Idle(clients=200, connections=8, invited_seconds=4.0, first_seconds=6.0, complete_seconds=8.0,
-                  greeting_p50_ms=300.0, greeting_p99_ms=900.0, failed={"closed": 7}, pingable=199,
-                  bytes_empty={"tcp-0": 14_000_000}, bytes_full={"tcp-0": 46_000_000}, bytes_per_client=160_000.0,
-                  cpu_percent_empty={"tcp-0": 0.5}, cpu_percent_full={"tcp-0": 9.5}),
-        returns=[Return(how="SIGKILL", clients=100, down_seconds=1.5, back_seconds=2.5, complete_seconds=5.0,
-                        attempts=900)],
-        garbage=Garbage(compared, compared, Flooded(20.0, 20_000, 19_000, 1000, {"closed": 19_000}, 1000.0),
-                        {"closed_hello_invalid": 12}),
-        client_to_client=compared, deaf=compared, left_behind=["/dev/shm/x"])
+        machine=Machine(cores=2, cpu="Some CPU", kernel="6.18", python="3.11.7"),
+        seconds=5,
+        rounds=3,
+        settings=[],
+        idle=Idle(
+            clients=200,
+            connections=8,
+            invited_seconds=4.0,
+            first_seconds=6.0,
+            complete_seconds=8.0,
+            greeting_p50_ms=300.0,
+            greeting_p99_ms=900.0,
+            failed={"closed": 7},
+            pingable=199,
+            bytes_empty={"tcp-0": 14_000_000},
+            bytes_full={"tcp-0": 46_000_000},
+            bytes_per_client=160_000.0,
+            cpu_percent_empty={"tcp-0": 0.5},
+            cpu_percent_full={"tcp-0": 9.5},
+        ),
+        returns=[
+            Return(how="SIGKILL", clients=100, down_seconds=1.5, back_seconds=2.5, complete_seconds=5.0, attempts=900)
+        ],
+        garbage=Garbage(
+            compared,
+            compared,
+            Flooded(20.0, 20_000, 19_000, 1000, {"closed": 19_000}, 1000.0),
+            {"closed_hello_invalid": 12},
+        ),
+        client_to_client=compared,
+        deaf=compared,
+        left_behind=["/dev/shm/x"],
+    )
 
 
 def test_the_table_says_what_each_thing_costs() -> None:

@@ -102,9 +102,18 @@ def test_certificates_of_any_size_arrive_after_a_reload(office: Office, size: in
 # -- a worker that is broken, or was broken into
 
 NONSENSE = {
-    "nothing": b"\0", "no JSON": b"hello", "no text": b"\xff\xfe\xfd", "cut off": b'{"from": ', "no object": b"[1, 2]",
-    "a word": b'"from"', "a number": b"7", "null": b"null", "nothing in it": b"{}", "nested": b"[" * 100_000,
-    "nested objects": b'{"from":' * 15_000, "a number of many digits": b'{"from": ' + b"9" * 10_000 + b"}",
+    "nothing": b"\0",
+    "no JSON": b"hello",
+    "no text": b"\xff\xfe\xfd",
+    "cut off": b'{"from": ',
+    "no object": b"[1, 2]",
+    "a word": b'"from"',
+    "a number": b"7",
+    "null": b"null",
+    "nothing in it": b"{}",
+    "nested": b"[" * 100_000,
+    "nested objects": b'{"from":' * 15_000,
+    "a number of many digits": b'{"from": ' + b"9" * 10_000 + b"}",
     "longer than a question": b'{"from": "' + b"x" * 140_000 + b'"}',
 }
 
@@ -136,18 +145,27 @@ def test_any_bytes_cost_at_most_the_question(data: bytes) -> None:
 
 OF_ANN = request(hello(KEYS["ann"]).frame(), KEYS["ann"])
 OTHER_FRAMES = {
-    "a WELCOME": session.Welcome(1, 0, 1400, 0).frame(), "a CHALLENGE": session.Challenge(bytes(32)).frame(),
-    "a PROOF": session.Proof(bytes(32)).frame(), "a REFUSED": session.Refused(1, "").frame(),
-    "a keepalive": wire.KEEPALIVE_FRAME, "nothing": b"", "half a HELLO": hello(KEYS["ann"]).frame()[:40],
+    "a WELCOME": session.Welcome(1, 0, 1400, 0).frame(),
+    "a CHALLENGE": session.Challenge(bytes(32)).frame(),
+    "a PROOF": session.Proof(bytes(32)).frame(),
+    "a REFUSED": session.Refused(1, "").frame(),
+    "a keepalive": wire.KEEPALIVE_FRAME,
+    "nothing": b"",
+    "half a HELLO": hello(KEYS["ann"]).frame()[:40],
 }
 NO_BYTES = (None, 7, [], {}, "no hexadecimal", "é")
 UNPROVED = OF_ANN | {"challenge": "", "proof": ""}
 WRONG = {
     **{f"{what} for HELLO": OF_ANN | {"hello": frame.hex()} for what, frame in OTHER_FRAMES.items()},
-    **{f"{what} for HELLO, with a certificate": UNPROVED | {"hello": frame.hex(), "certificate": "ab"}
-       for what, frame in OTHER_FRAMES.items()},
-    **{f"{field} {value!r}": OF_ANN | {field: value} for field in ("hello", "challenge", "proof", "hash")
-       for value in NO_BYTES},
+    **{
+        f"{what} for HELLO, with a certificate": UNPROVED | {"hello": frame.hex(), "certificate": "ab"}
+        for what, frame in OTHER_FRAMES.items()
+    },
+    **{
+        f"{field} {value!r}": OF_ANN | {field: value}
+        for field in ("hello", "challenge", "proof", "hash")
+        for value in NO_BYTES
+    },
     **{f"certificate {value!r}": UNPROVED | {"certificate": value} for value in NO_BYTES},
     "a short hash": OF_ANN | {"hash": "ab"},
     "an empty proof": OF_ANN | {"proof": ""},
@@ -157,7 +175,8 @@ WRONG = {
 
 @pytest.mark.parametrize("question", WRONG.values(), ids=WRONG.keys())
 def test_a_question_to_the_hub_with_a_wrong_field_admits_nobody_and_costs_itself_alone(
-        hub: Office, question: dict) -> None:
+    hub: Office, question: dict
+) -> None:
     broken, sound = hub.spawn("tcp-0"), hub.spawn("tcp-1")
     broken.ask(**question)
     sound.ask(**OF_ANN)

@@ -15,8 +15,15 @@ from tests.support import eventually
 SECOND = 1_000_000_000
 NOW = 1_000 * SECOND
 
-SETTINGS = {"reconnect_min": 0.5, "reconnect_max": 8.0, "timeout": 30.0, "notsent_lowat": 0, "congestion": "",
-            "send_buffer_bytes": 0, "receive_buffer_bytes": 0}
+SETTINGS = {
+    "reconnect_min": 0.5,
+    "reconnect_max": 8.0,
+    "timeout": 30.0,
+    "notsent_lowat": 0,
+    "congestion": "",
+    "send_buffer_bytes": 0,
+    "receive_buffer_bytes": 0,
+}
 
 Make = Callable[..., Dialer]
 
@@ -101,7 +108,8 @@ def test_each_slot_is_dialled_once(make: Make, listener: socket.socket) -> None:
 
 @pytest.mark.parametrize(("lanes", "at_once"), [(1, 3), (2, 1), (8, 1)])
 def test_the_workers_of_all_lanes_together_have_few_attempts_under_way(
-        make: Make, listener: socket.socket, lanes: int, at_once: int) -> None:
+    make: Make, listener: socket.socket, lanes: int, at_once: int
+) -> None:
     dialer = make("127.0.0.1", port_of(listener), tuple(range(5)), lanes=lanes)
     begun = dialer.step(NOW)
     assert len(begun) == at_once
@@ -154,7 +162,8 @@ def test_an_ipv6_address_is_dialled(make: Make) -> None:
 
 
 def test_when_one_address_fails_the_next_one_is_tried_without_waiting(
-        make: Make, listener: socket.socket, deaf_port: int) -> None:
+    make: Make, listener: socket.socket, deaf_port: int
+) -> None:
     dialer = make("127.0.0.1", deaf_port)
     slot = dialer.slots[0]
     slot.state = RESOLVING  # the answer of a resolver that knows two addresses
@@ -187,13 +196,14 @@ def test_waits_double_up_to_the_most_and_go_on_for_ever(make: Make, deaf_port: i
         now = slot.due
     assert waits[0] == 0.5
     for number, wait in enumerate(waits[1:], 1):
-        base = min(8.0, 0.5 * 2 ** number)
+        base = min(8.0, 0.5 * 2**number)
         assert base / 2 <= wait <= base
     assert dialer.failures == 12
 
 
 def test_a_connection_that_stood_for_a_while_is_dialled_anew_at_once_and_begins_the_waits_anew(
-        make: Make, deaf_port: int) -> None:
+    make: Make, deaf_port: int
+) -> None:
     dialer = make("127.0.0.1", deaf_port)
     now = NOW
     for _ in range(5):
@@ -230,13 +240,15 @@ def test_the_end_of_a_connection_that_stood_is_no_failed_attempt(make: Make, sto
 
 
 def test_the_same_trouble_is_said_once_until_it_changes_or_ends(
-        make: Make, deaf_port: int, caplog: pytest.LogCaptureFixture) -> None:
+    make: Make, deaf_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
     dialer = make("127.0.0.1", deaf_port)
     slot = dialer.slots[0]
     for why in ("refused", "refused", "refused", "no route", "refused"):
         dialer.refused(slot, NOW, why)
-    assert [record.getMessage().split(": ")[1].split(";")[0] for record in caplog.records
-            if record.levelname == "WARNING"] == ["refused", "no route", "refused"]
+    assert [
+        record.getMessage().split(": ")[1].split(";")[0] for record in caplog.records if record.levelname == "WARNING"
+    ] == ["refused", "no route", "refused"]
     dialer.held(slot, NOW)
     assert dialer.trouble == ""
 

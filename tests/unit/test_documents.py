@@ -35,8 +35,9 @@ def _examples() -> list[bytes]:
 def test_the_examples_of_the_wire_format_are_what_the_code_makes():
     hello, welcome, packet_block, run, keepalive = _examples()
     assert hello == session.Hello(1, OFFLOADS, 0, 1, 1400, 1, 2, wire.BULK, session.DECODES).frame()
-    assert welcome == session.Welcome(1, OFFLOADS, 1400, session.DECODES,
-                                      addresses=(ip_interface("10.0.0.2/24"),)).frame()
+    assert (
+        welcome == session.Welcome(1, OFFLOADS, 1400, session.DECODES, addresses=(ip_interface("10.0.0.2/24"),)).frame()
+    )
     assert keepalive == wire.KEEPALIVE_FRAME
     view = memoryview(bytearray(packet_block))
     first, lengths = block.lengths(view, 0, len(view))
@@ -56,9 +57,24 @@ def test_the_greeting_with_a_key_in_the_wire_format_is_what_the_code_makes():
     example = _named_example()
     key, transcript = example["key"], example["transcript"]
     hello = session.decode(example["hello"])
-    assert example["hello"] == session.Hello(
-        1, OFFLOADS, 0, 1, 1400, 1, 2, wire.BULK, session.DECODES, session.AUTH_KEY, proof.key_id(key),
-        example["client's nonce"], (ip_address("10.0.0.2"), ip_address("fd00::2"))).frame()
+    assert (
+        example["hello"]
+        == session.Hello(
+            1,
+            OFFLOADS,
+            0,
+            1,
+            1400,
+            1,
+            2,
+            wire.BULK,
+            session.DECODES,
+            session.AUTH_KEY,
+            proof.key_id(key),
+            example["client's nonce"],
+            (ip_address("10.0.0.2"), ip_address("fd00::2")),
+        ).frame()
+    )
     assert hello.key_id == example["key id"]
     assert example["challenge"] == session.Challenge(example["server's nonce"]).frame()
     assert transcript == proof.transcript(example["hello"], example["challenge"], example["certificate hash"])
@@ -67,10 +83,13 @@ def test_the_greeting_with_a_key_in_the_wire_format_is_what_the_code_makes():
     assert proof.server_proved(key, transcript, example["welcome"])
     welcome = session.decode(example["welcome"])
     assert welcome.addresses == (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64"))
-    assert welcome == session.Welcome(1, OFFLOADS, 1400, session.DECODES, welcome.mac, welcome.addresses,
-                                      (ip_network("10.1.0.0/16"),))
-    assert example["welcome"] == example["welcome"][:5] + example["without proof"][:5] + welcome.mac \
-        + example["without proof"][5:]
+    assert welcome == session.Welcome(
+        1, OFFLOADS, 1400, session.DECODES, welcome.mac, welcome.addresses, (ip_network("10.1.0.0/16"),)
+    )
+    assert (
+        example["welcome"]
+        == example["welcome"][:5] + example["without proof"][:5] + welcome.mac + example["without proof"][5:]
+    )
     assert example["its SHA-256"] == hashlib.sha256(example["without proof"]).digest()
     refused = session.Refused(session.ADDRESS_TAKEN, session.REASONS[session.ADDRESS_TAKEN])
     assert example["refused"] == refused.frame()
@@ -119,8 +138,11 @@ def test_the_rings_in_the_design_document_are_those_of_the_code():
 def test_every_offset_in_the_shared_memory_document_is_the_codes():
     rows = re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", (DOCS / "shared-memory.md").read_text(), re.MULTILINE)
     documented = {name: int(value) for name, value in rows}
-    in_code = {name: value for name, value in vars(layout).items()
-               if name.isupper() and isinstance(value, int) and not name.endswith("_MAGIC") and name != "MASK64"}
+    in_code = {
+        name: value
+        for name, value in vars(layout).items()
+        if name.isupper() and isinstance(value, int) and not name.endswith("_MAGIC") and name != "MASK64"
+    }
     assert len(rows) == len(documented)
     assert documented == in_code
 
@@ -129,14 +151,17 @@ def test_the_magics_in_the_shared_memory_document_are_the_codes():
     text = (DOCS / "shared-memory.md").read_text()
     documented = dict(re.findall(r"^\| `([A-Z]+_MAGIC)_AT` .* \| \"(.{8})\" \|$", text, re.MULTILINE))
     assert {name: int.from_bytes(magic.encode(), "little") for name, magic in documented.items()} == {
-        name: value for name, value in vars(layout).items() if name.endswith("_MAGIC")}
+        name: value for name, value in vars(layout).items() if name.endswith("_MAGIC")
+    }
 
 
 def test_lines_and_rows_are_where_the_shared_memory_document_says():
     text = (DOCS / "shared-memory.md").read_text()
     table = text[text.index("| lines | written by |") : text.index("So the line of peer p in table k")]
-    assert tuple(re.findall(r"^\| ([a-z]+) \| (?:tcp|tun) (?:in|out)bound duty \|$", table, re.MULTILINE)) == \
-        layout.LANE_LINES
+    assert (
+        tuple(re.findall(r"^\| ([a-z]+) \| (?:tcp|tun) (?:in|out)bound duty \|$", table, re.MULTILINE))
+        == layout.LANE_LINES
+    )
     capacity, lanes, rows = 5, 3, 70
 
     def line(lane: int, table: int, peer: int) -> int:

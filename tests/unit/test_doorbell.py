@@ -17,8 +17,8 @@ from pipeline.doorbell import Doorbell
 from pipeline.errors import LocalError
 from tests.support import eventually
 
-LONG = 20.0    # a wait that is expected to end early
-SHORT = 0.02   # a wait that is expected to run out
+LONG = 20.0  # a wait that is expected to end early
+SHORT = 0.02  # a wait that is expected to run out
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="changes the user id")
 NOBODY = 65534
@@ -161,6 +161,7 @@ def test_a_signal_ends_a_wait_and_its_handler_has_run(door: Door) -> None:
     main = threading.get_ident()
     previous = signal.signal(signal.SIGUSR1, lambda number, frame: handled.append(number))
     try:
+
         def disturb() -> None:
             eventually(lambda: door.word[0])
             while not handled:

@@ -28,8 +28,15 @@ def pseudo(version: int, protocol: int, length: int) -> bytes:
     return addresses + struct.pack(">IxxxB", length, protocol)
 
 
-def made(version: int, protocol: int, payload: bytes, gso_size: int, flags: int = 0x18, identity: int = 7,
-         sequence: int = 1000) -> bytes:
+def made(
+    version: int,
+    protocol: int,
+    payload: bytes,
+    gso_size: int,
+    flags: int = 0x18,
+    identity: int = 7,
+    sequence: int = 1000,
+) -> bytes:
     """What TUN hands out: a partial checksum, and more than one segment if there is more than gso_size."""
     if protocol == 6:
         transport = struct.pack(">HHIIBBHHH", 1, 2, sequence, 9, 0x50, flags, 500, 0, 0)
@@ -46,8 +53,9 @@ def made(version: int, protocol: int, payload: bytes, gso_size: int, flags: int 
     else:
         header = struct.pack(">IHBB", 0x60000000, length, protocol, 64) + V6
     many = len(payload) > gso_size
-    vnet = VNET.pack(NEEDS_CSUM, kind if many else 0, len(header) + len(transport), gso_size if many else 0,
-                     len(header), field)
+    vnet = VNET.pack(
+        NEEDS_CSUM, kind if many else 0, len(header) + len(transport), gso_size if many else 0, len(header), field
+    )
     return vnet + header + transport + payload
 
 
@@ -85,8 +93,11 @@ def test_push_and_fin_stay_with_the_last_segment_and_cwr_with_the_first():
 
 
 def test_a_udp_checksum_that_comes_out_as_zero_is_written_as_all_ones():
-    payload = next(p for p in (struct.pack(">H", n) for n in range(0x10000))
-                   if words_sum(pseudo(4, 17, 10) + struct.pack(">HHHH", 1, 2, 10, 0) + p) == 0xFFFF)
+    payload = next(
+        p
+        for p in (struct.pack(">H", n) for n in range(0x10000))
+        if words_sum(pseudo(4, 17, 10) + struct.pack(">HHHH", 1, 2, 10, 0) + p) == 0xFFFF
+    )
     (packet,) = superpacket.finish(made(4, 17, payload, 1400))
     assert packet[10 + 26 : 10 + 28] == b"\xff\xff"
 
@@ -106,12 +117,18 @@ def test_ecn_does_not_matter():
     assert len(superpacket.finish(bytes(packet))) == 3
 
 
-@given(st.binary(min_size=0, max_size=200), st.sampled_from([4, 6]), st.tuples(
-    st.integers(0, 255), st.integers(0, 255), *[st.integers(0, 300)] * 4))
+@given(
+    st.binary(min_size=0, max_size=200),
+    st.sampled_from([4, 6]),
+    st.tuples(st.integers(0, 255), st.integers(0, 255), *[st.integers(0, 300)] * 4),
+)
 def test_whatever_passes_the_check_can_be_finished(body, version, vnet):
     length = 20 + len(body) if version == 4 else len(body)
-    header = (struct.pack(">BBHHHBBH", 0x45, 0, length, 0, 0, 64, 6, 0) + V4 if version == 4
-              else struct.pack(">IHBB", 0x60000000, length, 6, 64) + V6)
+    header = (
+        struct.pack(">BBHHHBBH", 0x45, 0, length, 0, 0, 64, 6, 0) + V4
+        if version == 4
+        else struct.pack(">IHBB", 0x60000000, length, 6, 64) + V6
+    )
     packet = VNET.pack(*vnet) + header + body
     if not ippacket.check(memoryview(packet), 0, len(packet)):
         for each in superpacket.finish(packet):

@@ -9,9 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.block import VNET_HEADER_BYTES
-from pipeline.flowtable import (BURST_BYTES, FLOWS_MAX, LIGHT_PACKET_BYTES, OVERDRAFT_BYTES, PAUSE_NS,
-                                RATE_BYTES_PER_S,
-                                FlowTable)
+from pipeline.flowtable import (
+    BURST_BYTES,
+    FLOWS_MAX,
+    LIGHT_PACKET_BYTES,
+    OVERDRAFT_BYTES,
+    PAUSE_NS,
+    RATE_BYTES_PER_S,
+    FlowTable,
+)
 
 SECOND = 1_000_000_000
 TCP, UDP, ICMP = 6, 17, 1

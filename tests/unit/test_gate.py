@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from pipeline.counters import ID
 from pipeline.errors import LocalError
 from pipeline.gate import (
-    BURST, CONNECTS_OF_ADDRESS, HANDSHAKES_FULL, HANDSHAKES_OF_ADDRESS, REMEMBERED, SHARE, Gate, source_of,
+    BURST,
+    CONNECTS_OF_ADDRESS,
+    HANDSHAKES_FULL,
+    HANDSHAKES_OF_ADDRESS,
+    REMEMBERED,
+    SHARE,
+    Gate,
+    source_of,
 )
 
 SECOND = 1_000_000_000
@@ -86,16 +93,19 @@ def test_a_refused_connect_costs_its_address_nothing() -> None:
 # -- what is one address
 
 
-@pytest.mark.parametrize(("one", "other", "same"), [
-    ("192.0.2.1", "192.0.2.2", False),
-    ("192.0.2.1", "::ffff:192.0.2.1", True),
-    ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
-    ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff", True),
-    ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
-    ("fe80::1%eth0", "fe80::2%eth0", True),
-    ("::1", "::ffff:0.0.0.1", False),
-    ("::1", "127.0.0.1", False),
-])
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("::1", "::ffff:0.0.0.1", False),
+        ("::1", "127.0.0.1", False),
+    ],
+)
 def test_an_ipv4_address_counts_by_itself_and_an_ipv6_one_by_its_64(one: str, other: str, same: bool) -> None:
     assert (source_of(one) == source_of(other)) is same
 
@@ -222,7 +232,8 @@ def test_a_newcomer_is_remembered_when_as_many_are_as_can_be() -> None:
 
 @pytest.mark.parametrize(("workers", "handshakes"), [(1, 4), (2, 4), (4, 4), (8, 2), (64, 1)])
 def test_an_address_whose_connects_all_come_to_one_worker_has_its_handshakes_and_never_all_of_them(
-        workers: int, handshakes: int) -> None:
+    workers: int, handshakes: int
+) -> None:
     assert let_in(gate(workers=workers), CLIENT, 16) == handshakes
 
 
@@ -266,9 +277,15 @@ def test_higher_limits_hold_at_once_also_for_who_was_refused_a_moment_ago() -> N
 # -- all of it
 
 
-@given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 30),
-       st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["open", "prove", "end"]), st.integers(0, SECOND // 4)),
-                max_size=200))
+@given(
+    st.integers(1, 12),
+    st.integers(1, 6),
+    st.integers(1, 30),
+    st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from(["open", "prove", "end"]), st.integers(0, SECOND // 4)),
+        max_size=200,
+    ),
+)
 def test_no_sequence_of_connections_gets_past_a_limit(in_all: int, per_address: int, rate: int, steps: list) -> None:
     made = gate(in_all, per_address, rate)
     inside = dict.fromkeys(strangers(6), 0)

@@ -79,9 +79,17 @@ def test_a_frame_up_to_the_limit_is_received_and_no_byte_more(limit: int) -> Non
         greeted([struct.pack(">I", limit + 1)], limit)
 
 
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-                                  b"SSH-2.0-OpenSSH_9.6\r\n", struct.pack(">I", LIMIT + 1),
-                                  struct.pack(">I", 1 << 31), struct.pack(">I", (1 << 32) - 1)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        struct.pack(">I", LIMIT + 1),
+        struct.pack(">I", 1 << 31),
+        struct.pack(">I", (1 << 32) - 1),
+    ],
+)
 def test_whoever_speaks_another_protocol_is_told_by_its_first_four_bytes(data: bytes) -> None:
     with pytest.raises(PeerError, match="greeting of .* bytes, at most 512 allowed"):
         greeted([data[:4]])

@@ -16,7 +16,16 @@ from pipeline.identities import Known
 from pipeline.routes import NOBODY
 from pipeline.session import Challenge, Refused, Welcome
 from tests.unit.hub_bench import (
-    CERTIFICATE_HASH, KEYS, OFFLOADS, Answer, MakeServer, Server, hello, known, refused, request,
+    CERTIFICATE_HASH,
+    KEYS,
+    OFFLOADS,
+    Answer,
+    MakeServer,
+    Server,
+    hello,
+    known,
+    refused,
+    request,
 )
 
 ANN, BOB, CYD = known("ann"), known("bob"), known("cyd")
@@ -36,14 +45,21 @@ def test_who_proves_to_be_a_peer_is_welcomed_with_what_he_needs_to_know(make_ser
     greeting = hello(KEYS["ann"]).frame()
     answer = Answer(server.hub.answer(request(greeting, KEYS["ann"], serial=41)))
     assert answer.reply["serial"] == 41
-    assert answer.greeting == Welcome(session.VERSION, OFFLOADS, 1380, session.DECODES, answer.greeting.mac,
-                                      (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64")),
-                                      (ip_network("10.9.0.0/16"), ip_network("fd09::/64")))
+    assert answer.greeting == Welcome(
+        session.VERSION,
+        OFFLOADS,
+        1380,
+        session.DECODES,
+        answer.greeting.mac,
+        (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64")),
+        (ip_network("10.9.0.0/16"), ip_network("fd09::/64")),
+    )
 
 
 @pytest.mark.parametrize(("fec", "features"), [("off", 0), ("on", session.DECODES), ("auto", session.DECODES)])
 def test_a_server_takes_shards_unless_forward_error_correction_is_off(
-        make_server: MakeServer, fec: str, features: int) -> None:
+    make_server: MakeServer, fec: str, features: int
+) -> None:
     assert make_server(ANN, fec=fec).ask("ann").greeting.features == features
 
 
@@ -133,8 +149,21 @@ def test_another_peers_address_is_refused(server: Server) -> None:
     assert refused(server, lambda: server.ask("bob", 1, "10.0.0.1")) == session.ADDRESS_TAKEN
 
 
-@pytest.mark.parametrize("wish", ["10.0.1.1", "127.0.0.1", "10.0.0.255", "224.0.0.1", "0.0.0.0", "255.255.255.255",
-                                  "::", "ff02::1", "fe80::1", "2001:db8::1"])
+@pytest.mark.parametrize(
+    "wish",
+    [
+        "10.0.1.1",
+        "127.0.0.1",
+        "10.0.0.255",
+        "224.0.0.1",
+        "0.0.0.0",
+        "255.255.255.255",
+        "::",
+        "ff02::1",
+        "fe80::1",
+        "2001:db8::1",
+    ],
+)
 def test_an_address_outside_is_refused(server: Server, wish: str) -> None:
     assert refused(server, lambda: server.ask("ann", 1, wish)) == session.ADDRESS_OUTSIDE
 
@@ -237,9 +266,12 @@ def certificate() -> bytes:
 
 @pytest.mark.parametrize("by", ["hash", "name"])
 def test_a_peer_with_a_certificate_is_admitted_and_needs_no_proof_of_the_server(
-        make_server: MakeServer, certificate: bytes, by: str) -> None:
-    proved_by = {"hash": {"certificate_sha256": hashlib.sha256(certificate).digest()},
-                 "name": {"certificate_name": "ann.test"}}[by]
+    make_server: MakeServer, certificate: bytes, by: str
+) -> None:
+    proved_by = {
+        "hash": {"certificate_sha256": hashlib.sha256(certificate).digest()},
+        "name": {"certificate_name": "ann.test"},
+    }[by]
     server = make_server(Known(Identity("ann", (ip_network("10.1.0.0/16"),), rate=7), **proved_by))
     answer = Answer(server.hub.answer(request(hello(None).frame(), certificate=certificate)))
     assert answer.greeting.mac == bytes(32)
@@ -248,7 +280,8 @@ def test_a_peer_with_a_certificate_is_admitted_and_needs_no_proof_of_the_server(
 
 
 def test_of_a_connection_with_key_and_certificate_the_key_says_who_it_is(
-        make_server: MakeServer, certificate: bytes) -> None:
+    make_server: MakeServer, certificate: bytes
+) -> None:
     server = make_server(ANN, Known(Identity("bob"), certificate_name="ann.test"))
     asked = request(hello(KEYS["ann"]).frame(), KEYS["ann"])
     Answer(server.hub.answer(asked | {"certificate": certificate.hex()}))
@@ -267,7 +300,8 @@ def test_where_everybody_is_let_in_each_client_is_a_peer_of_its_own(make_server:
 
 
 def test_an_open_server_of_one_client_sends_it_everything_and_takes_another_one_after_it(
-        make_server: MakeServer) -> None:
+    make_server: MakeServer,
+) -> None:
     server = make_server(capacity=1, encryption="none", insecure=True, multi_client=False)
     first = server.ask_unproved(1, 5, "192.168.7.7")
     assert server.whose("192.0.2.1") == server.whose("2001:db8::1") == first.seat

@@ -21,12 +21,37 @@ SILENCE = 0
 
 U8, U16, U64 = st.integers(0, 255), st.integers(0, 65535), st.integers(0, (1 << 64) - 1)
 EDGES = st.sampled_from([0, 1, (1 << 63), (1 << 64) - 2, (1 << 64) - 1])
-NEAR = st.sampled_from(["10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.255", "fd00::", "fd00::1", "fd00::2",
-                        "::ffff:10.0.0.2", "0.0.0.0", "224.0.0.1", "ff02::1"]).map(ip_address)
+NEAR = st.sampled_from(
+    [
+        "10.0.0.0",
+        "10.0.0.1",
+        "10.0.0.2",
+        "10.0.0.255",
+        "fd00::",
+        "fd00::1",
+        "fd00::2",
+        "::ffff:10.0.0.2",
+        "0.0.0.0",
+        "224.0.0.1",
+        "ff02::1",
+    ]
+).map(ip_address)
 ANY_HELLO = st.builds(
-    Hello, st.one_of(st.just(session.VERSION), U8), U8, U16, U16, U16, U64, st.one_of(EDGES, U64), U8, U8,
-    st.one_of(st.just(session.AUTH_KEY), U8), st.just(proof.key_id(KEYS["ann"])), st.binary(min_size=32, max_size=32),
-    st.lists(st.one_of(NEAR, st.ip_addresses()), max_size=8).map(tuple))
+    Hello,
+    st.one_of(st.just(session.VERSION), U8),
+    U8,
+    U16,
+    U16,
+    U16,
+    U64,
+    st.one_of(EDGES, U64),
+    U8,
+    U8,
+    st.one_of(st.just(session.AUTH_KEY), U8),
+    st.just(proof.key_id(KEYS["ann"])),
+    st.binary(min_size=32, max_size=32),
+    st.lists(st.one_of(NEAR, st.ip_addresses()), max_size=8).map(tuple),
+)
 
 
 @given(st.lists(ANY_HELLO, min_size=1, max_size=5))
@@ -50,13 +75,20 @@ def test_a_peer_is_answered_whatever_its_hello_says(greetings: list[Hello]) -> N
 
 
 @given(ANY_HELLO, st.binary(max_size=80), st.binary(max_size=40), st.binary(max_size=200))
-def test_a_stranger_is_answered_by_silence_whatever_he_sends(greeting: Hello, challenge: bytes, mac: bytes,
-                                                             shown: bytes) -> None:
+def test_a_stranger_is_answered_by_silence_whatever_he_sends(
+    greeting: Hello, challenge: bytes, mac: bytes, shown: bytes
+) -> None:
     server = Server(ANN)
     try:
         before = server.state()
-        asked = {"serial": 1, "hello": greeting.frame().hex(), "challenge": challenge.hex(), "proof": mac.hex(),
-                 "certificate": shown.hex(), "hash": CERTIFICATE_HASH.hex()}
+        asked = {
+            "serial": 1,
+            "hello": greeting.frame().hex(),
+            "challenge": challenge.hex(),
+            "proof": mac.hex(),
+            "certificate": shown.hex(),
+            "hash": CERTIFICATE_HASH.hex(),
+        }
         assert Answer(server.hub.answer(asked)).reason == SILENCE
         assert server.state() == before
     finally:
@@ -67,12 +99,19 @@ def test_a_stranger_is_answered_by_silence_whatever_he_sends(greeting: Hello, ch
 
 NAMES = ("ann", "bob", "cyd")
 EVENTS = st.one_of(
-    st.tuples(st.just("asks"), st.sampled_from(NAMES), st.integers(1, 2),
-              st.sampled_from([(), ("10.0.0.2",), ("10.0.0.3",), ("10.0.0.3", "fd00::3")])),
+    st.tuples(
+        st.just("asks"),
+        st.sampled_from(NAMES),
+        st.integers(1, 2),
+        st.sampled_from([(), ("10.0.0.2",), ("10.0.0.3",), ("10.0.0.3", "fd00::3")]),
+    ),
     st.tuples(st.just("connects"), st.sampled_from(NAMES)),
     st.tuples(st.just("ends"), st.integers(0, 1)),
-    st.tuples(st.just("configures"), st.sampled_from([
-        (), ("bob",), NAMES, NAMES, ("ann=10.0.0.3", "bob", "cyd"), ("ann/10.1.0.0/16", "cyd")])))
+    st.tuples(
+        st.just("configures"),
+        st.sampled_from([(), ("bob",), NAMES, NAMES, ("ann=10.0.0.3", "bob", "cyd"), ("ann/10.1.0.0/16", "cyd")]),
+    ),
+)
 
 
 def peer_of(text: str) -> Known:

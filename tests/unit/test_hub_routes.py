@@ -58,7 +58,8 @@ def test_a_fixed_address_is_the_peers_and_networks_behind_it_are_reached_through
 
 
 def test_more_routes_than_there_is_room_for_leave_the_others_theirs(
-        make_server: MakeServer, caplog: pytest.LogCaptureFixture) -> None:
+    make_server: MakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
     many = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(1, ROUTES_MAX + 2)]
     server = make_server(ANN, known("bob", *many))
     ann = server.comes("ann", 1, "10.0.0.9")
@@ -70,7 +71,8 @@ def test_more_routes_than_there_is_room_for_leave_the_others_theirs(
 
 
 def test_a_peer_that_lost_its_address_while_it_was_away_has_a_way_again_when_it_is_back(
-        make_server: MakeServer) -> None:
+    make_server: MakeServer,
+) -> None:
     """The only address of a small subnet goes from one to the other and back."""
     server = make_server(tunnel_addr="10.0.0.1/30", insecure=True)
     ann = server.ask_unproved(1, 5)
@@ -96,8 +98,11 @@ def test_a_peer_that_comes_back_with_another_wish_has_a_way_to_its_new_address(s
 
 
 def test_a_route_to_what_is_behind_a_peer_is_pushed_to_the_others_alone(make_server: MakeServer) -> None:
-    server = make_server(known("ann", "10.1.0.0/16", "fd01::/16"), known("bob", "10.1.2.0/24"),
-                         push_routes=["10.1.0.0/16", "10.1.2.0/24", "10.9.0.0/16", "fd01:1::/48"])
+    server = make_server(
+        known("ann", "10.1.0.0/16", "fd01::/16"),
+        known("bob", "10.1.2.0/24"),
+        push_routes=["10.1.0.0/16", "10.1.2.0/24", "10.9.0.0/16", "fd01:1::/48"],
+    )
 
     def pushed(name: str) -> list[str]:
         return [str(route) for route in server.ask(name).greeting.routes]

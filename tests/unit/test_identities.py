@@ -28,8 +28,9 @@ MBIT = 125_000
 def hello(key: bytes | None, client: int = 1) -> session.Hello:
     """Of a client that has this key, or none."""
     auth = session.AUTH_NONE if key is None else session.AUTH_KEY
-    return session.Hello(session.VERSION, 0, 0, 1, 1400, client, 1, 0, 0, auth,
-                         bytes(8) if key is None else proof.key_id(key))
+    return session.Hello(
+        session.VERSION, 0, 0, 1, 1400, client, 1, 0, 0, auth, bytes(8) if key is None else proof.key_id(key)
+    )
 
 
 def with_key(name: str) -> Known:
@@ -112,6 +113,7 @@ def authority() -> Pair:
 
 def der(pem: bytes) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding
+
     return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
 
 
@@ -218,8 +220,9 @@ class Files:
         return peer
 
     def config(self, *peers: dict, **values: object) -> Config:
-        return parse({"mode": "server", "state_dir": str(self.path), "tunnel_addr": "10.0.0.1/24", "peers": [*peers]}
-                     | values)
+        return parse(
+            {"mode": "server", "state_dir": str(self.path), "tunnel_addr": "10.0.0.1/24", "peers": [*peers]} | values
+        )
 
 
 @pytest.fixture
@@ -235,20 +238,31 @@ def refused(load: Callable[[], object]) -> list[str]:
 
 def test_a_peer_of_the_configuration_has_its_key_its_networks_and_its_rate(files: Files) -> None:
     path = files.key("ann")
-    config = files.config({"name": "ann", "key_file": path, "allowed": ["10.1.0.0/16", "fd01::/64"],
-                           "address": "10.0.0.7", "rate_mbit": 20}, {"name": "bob", "key_file": files.key("bob")},
-                          rate_mbit=0.5)
+    config = files.config(
+        {
+            "name": "ann",
+            "key_file": path,
+            "allowed": ["10.1.0.0/16", "fd01::/64"],
+            "address": "10.0.0.7",
+            "rate_mbit": 20,
+        },
+        {"name": "bob", "key_file": files.key("bob")},
+        rate_mbit=0.5,
+    )
     ann, bob = identities.load(config)
-    assert ann == Known(Identity("ann", (ip_network("10.1.0.0/16"), ip_network("fd01::/64")), (ip_address("10.0.0.7"),),
-                                 20 * MBIT), keys.read_key(path, ""))
+    assert ann == Known(
+        Identity("ann", (ip_network("10.1.0.0/16"), ip_network("fd01::/64")), (ip_address("10.0.0.7"),), 20 * MBIT),
+        keys.read_key(path, ""),
+    )
     assert (bob.identity.name, bob.identity.rate) == ("bob", MBIT // 2)
 
 
 def test_a_peer_with_a_certificate_is_known_by_what_the_configuration_says(files: Files, authority: Pair) -> None:
     ca = files.path / "ca.crt"
     ca.write_bytes(authority.certificate)
-    config = files.config({"name": "ann", "fingerprint": "ab" * 32}, {"name": "bob", "certificate_name": "bob.test"},
-                          tls_ca_file=str(ca))
+    config = files.config(
+        {"name": "ann", "fingerprint": "ab" * 32}, {"name": "bob", "certificate_name": "bob.test"}, tls_ca_file=str(ca)
+    )
     ann, bob = identities.load(config)
     assert (ann.certificate_sha256, ann.certificate_name, ann.key) == (b"\xab" * 32, "", b"")
     assert (bob.certificate_sha256, bob.certificate_name, bob.key) == (b"", "bob.test", b"")
@@ -276,8 +290,13 @@ def test_everything_that_is_wrong_in_any_file_is_said_at_once(files: Files) -> N
     files.invite("eve")
     (files.path / "peers" / "fay.json").write_text('{"key": "short"}')
     (files.path / "peers" / "fay.json").chmod(0o600)
-    found = refused(lambda: identities.load(files.config(
-        {"name": "ann", "key_file": str(open_to_all)}, {"name": "bob", "key_file": str(files.path / "none")})))
+    found = refused(
+        lambda: identities.load(
+            files.config(
+                {"name": "ann", "key_file": str(open_to_all)}, {"name": "bob", "key_file": str(files.path / "none")}
+            )
+        )
+    )
     assert len(found) == 3
     assert "peers[0].key_file: others can read or change it" in found[0]
     assert "peers[1].key_file: cannot be read: No such file" in found[1]
@@ -293,8 +312,12 @@ def clashing(known: Iterable[Known]) -> list[str]:
 
 def test_peers_that_have_nothing_in_common_can_be_beside_each_other() -> None:
     identities.check([with_key("ann"), with_key("bob"), by_name("cyd", "cyd.test")])
-    identities.check([Known(Identity("ann", (ip_network("10.0.0.0/8"),)), KEYS["ann"]),
-                      Known(Identity("bob", (ip_network("10.1.0.0/16"), ip_network("10.0.0.0/9"))), KEYS["bob"])])
+    identities.check(
+        [
+            Known(Identity("ann", (ip_network("10.0.0.0/8"),)), KEYS["ann"]),
+            Known(Identity("bob", (ip_network("10.1.0.0/16"), ip_network("10.0.0.0/9"))), KEYS["bob"]),
+        ]
+    )
 
 
 def test_two_peers_of_one_name_are_refused(files: Files) -> None:
@@ -305,21 +328,25 @@ def test_two_peers_of_one_name_are_refused(files: Files) -> None:
 
 def test_two_peers_with_one_key_are_refused(files: Files) -> None:
     assert clashing([with_key("ann"), Known(Identity("bob"), KEYS["ann"])]) == [
-        'peers: "ann" and "bob" have the same key: who has it, is one peer']
+        'peers: "ann" and "bob" have the same key: who has it, is one peer'
+    ]
     path = files.key("ann")
     files.invite("eve", key=keys.read_key(path, ""))
     assert refused(lambda: identities.load(files.config({"name": "ann", "key_file": path}))) == [
-        'peers: "ann" and "eve" have the same key: who has it, is one peer']
+        'peers: "ann" and "eve" have the same key: who has it, is one peer'
+    ]
 
 
 def test_two_peers_with_one_network_are_refused(files: Files) -> None:
     lan = (ip_network("10.1.0.0/16"),)
     assert clashing([Known(Identity("ann", lan), KEYS["ann"]), Known(Identity("bob", lan), KEYS["bob"])]) == [
-        'allowed: 10.1.0.0/16 belongs to "ann", and "bob" shall have it, too']
+        'allowed: 10.1.0.0/16 belongs to "ann", and "bob" shall have it, too'
+    ]
     files.invite("eve", allowed=lan)
     config = files.config({"name": "ann", "key_file": files.key("ann"), "allowed": ["10.1.0.0/16"]})
     assert refused(lambda: identities.load(config)) == [
-        'allowed: 10.1.0.0/16 belongs to "ann", and "eve" shall have it, too']
+        'allowed: 10.1.0.0/16 belongs to "ann", and "eve" shall have it, too'
+    ]
 
 
 def test_two_peers_with_one_fixed_address_are_refused(files: Files) -> None:

@@ -26,7 +26,8 @@ WORKER_MAY_NOT_LOAD = {"msgspec", "psutil", "cryptography", "numpy", "asyncio", 
 """Each would lengthen the gap that a restarted worker leaves, and none is of use there."""
 
 ALLOWED = {"cryptography", "msgspec", "numpy", "posix_ipc", "psutil", "pipeline", "workers", "tools"} | set(
-    sys.stdlib_module_names)
+    sys.stdlib_module_names
+)
 
 
 def modules(package: Path) -> list[Path]:
@@ -112,8 +113,9 @@ def test_the_lower_floors_know_no_sockets_and_write_no_log(path: Path) -> None:
     assert not imports(path) & {"socket", "select", "selectors", "logging", "subprocess", "pipeline.log"}
 
 
-@pytest.mark.parametrize("path", [p for p in modules(PIPELINE) if ", pure." in p.read_text().splitlines()[0]],
-                         ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in modules(PIPELINE) if ", pure." in p.read_text().splitlines()[0]], ids=lambda path: path.stem
+)
 def test_a_pure_module_looks_at_no_clock_and_touches_no_memory_or_file(path: Path) -> None:
     assert not imports(path) & {"time", "os", "mmap", "posix_ipc", "pathlib", "threading"}
 

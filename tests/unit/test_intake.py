@@ -296,8 +296,9 @@ def traffic(draw: st.DrawFn) -> tuple[int, list[list[bytes]], list[tuple[int, in
     lengths = st.one_of(st.integers(0, 6), st.sampled_from([LIMIT - 1, LIMIT]), st.integers(0, LIMIT))
     streams = draw(st.lists(st.lists(lengths, max_size=8), min_size=1, max_size=3))
     bodies = [[body(17 * c + i, length) for i, length in enumerate(stream)] for c, stream in enumerate(streams)]
-    turn = st.tuples(st.integers(0, len(streams) - 1), st.one_of(st.integers(0, 8), st.integers(0, 700)),
-                     st.integers(0, 3))
+    turn = st.tuples(
+        st.integers(0, len(streams) - 1), st.one_of(st.integers(0, 8), st.integers(0, 700)), st.integers(0, 3)
+    )
     return slots, bodies, draw(st.lists(turn, max_size=40))
 
 
@@ -306,7 +307,8 @@ Traffic = tuple[int, list[list[bytes]], list[tuple[int, int, int]]]
 
 @given(traffic())
 def test_any_chunking_of_any_frames_of_several_connections_gives_exactly_those_frames_in_order(
-        given_traffic: Traffic) -> None:
+    given_traffic: Traffic,
+) -> None:
     carry(given_traffic, tls=False)
 
 

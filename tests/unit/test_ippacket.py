@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline import ippacket
 from pipeline.counters import ID
-from pipeline.ippacket import (GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VNET, check,
-                               check_bare)
+from pipeline.ippacket import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VNET, check, check_bare
 
 SOUND = ""
 PACKET = "tun.dropped_packet_malformed"
@@ -41,19 +40,39 @@ def bare(packet: bytes, at: int = 0) -> str:
     return check_bare(memoryview(b"\xff" * at + packet + b"\xff" * 9), at, len(packet))
 
 
-@pytest.mark.parametrize("packet", [v4(20), v4(40), v4(1400), v4(65535), v4(60, words=15), v6(40), v6(60),
-                                    v6(1400), v6(65535 + 40)], ids=lambda packet: f"{packet[0] >> 4}-{len(packet)}")
+@pytest.mark.parametrize(
+    "packet",
+    [v4(20), v4(40), v4(1400), v4(65535), v4(60, words=15), v6(40), v6(60), v6(1400), v6(65535 + 40)],
+    ids=lambda packet: f"{packet[0] >> 4}-{len(packet)}",
+)
 @pytest.mark.parametrize("at", [0, 1, 4096])
 def test_a_sound_packet_passes_bare_and_with_a_header(packet: bytes, at: int) -> None:
     assert bare(packet, at) == SOUND
     assert verdict(header() + packet, at) == SOUND
 
 
-@pytest.mark.parametrize("packet", [
-    b"", b"E", v4(20)[:19], v4(40, total=39), v4(40, total=41), v4(40, total=0), v4(40, words=4), v4(40, words=0),
-    v4(40, version=0), v4(40, version=5), v4(40, version=15), v6(60, version=7),
-    v6(60, payload=19), v6(60, payload=21), v6(60, payload=65535), v6(60)[:39],
-], ids=repr)
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"",
+        b"E",
+        v4(20)[:19],
+        v4(40, total=39),
+        v4(40, total=41),
+        v4(40, total=0),
+        v4(40, words=4),
+        v4(40, words=0),
+        v4(40, version=0),
+        v4(40, version=5),
+        v4(40, version=15),
+        v6(60, version=7),
+        v6(60, payload=19),
+        v6(60, payload=21),
+        v6(60, payload=65535),
+        v6(60)[:39],
+    ],
+    ids=repr,
+)
 def test_a_packet_of_wrong_version_or_length_is_malformed(packet: bytes) -> None:
     assert bare(packet) == PACKET
     assert verdict(header() + packet) == PACKET
@@ -69,34 +88,40 @@ def test_a_header_without_a_packet_is_malformed() -> None:
         assert verdict(bytes(size)) == PACKET
 
 
-@pytest.mark.parametrize(("vnet", "packet"), [
-    (header(NEEDS_CSUM, GSO_TCPV4, 40, 1360, 20, 16), v4(60000)),
-    (header(NEEDS_CSUM, GSO_TCPV4 | GSO_ECN, 40, 1360, 20, 16), v4(60000)),
-    (header(NEEDS_CSUM, GSO_TCPV6, 60, 1340, 40, 16), v6(60000)),
-    (header(NEEDS_CSUM, GSO_UDP_L4, 28, 1372, 20, 6), v4(60000)),
-    (header(NEEDS_CSUM, GSO_UDP_L4, 48, 1372, 40, 6), v6(60000)),
-    (header(NEEDS_CSUM, GSO_NONE, 0, 0, 20, 6), v4(28)),
-    (header(2, GSO_NONE), v4(28)),
-])
+@pytest.mark.parametrize(
+    ("vnet", "packet"),
+    [
+        (header(NEEDS_CSUM, GSO_TCPV4, 40, 1360, 20, 16), v4(60000)),
+        (header(NEEDS_CSUM, GSO_TCPV4 | GSO_ECN, 40, 1360, 20, 16), v4(60000)),
+        (header(NEEDS_CSUM, GSO_TCPV6, 60, 1340, 40, 16), v6(60000)),
+        (header(NEEDS_CSUM, GSO_UDP_L4, 28, 1372, 20, 6), v4(60000)),
+        (header(NEEDS_CSUM, GSO_UDP_L4, 48, 1372, 40, 6), v6(60000)),
+        (header(NEEDS_CSUM, GSO_NONE, 0, 0, 20, 6), v4(28)),
+        (header(2, GSO_NONE), v4(28)),
+    ],
+)
 def test_the_headers_that_a_kernel_makes_pass(vnet: bytes, packet: bytes) -> None:
     assert verdict(vnet + packet) == SOUND
 
 
-@pytest.mark.parametrize(("vnet", "packet"), [
-    (header(gso=GSO_TCPV4, size=1000), v6(2000)),
-    (header(gso=GSO_TCPV6, size=1000), v4(2000)),
-    (header(gso=GSO_UDP_L4, size=0), v4(2000)),
-    (header(gso=GSO_TCPV4, size=0), v4(2000)),
-    (header(gso=GSO_TCPV4, size=1000, length=2001), v4(2000)),
-    (header(gso=2, size=1000), v4(2000)),
-    (header(gso=3, size=1000), v4(2000)),
-    (header(gso=127, size=1000), v4(2000)),
-    (header(gso=GSO_ECN | 127, size=1000), v4(2000)),
-    (header(NEEDS_CSUM, start=27, offset=0), v4(28)),
-    (header(NEEDS_CSUM, start=20, offset=7), v4(28)),
-    (header(NEEDS_CSUM, start=65535, offset=65535), v4(28)),
-    (header(NEEDS_CSUM, GSO_TCPV4, 40, 1360, 1999, 16), v4(2000)),
-])
+@pytest.mark.parametrize(
+    ("vnet", "packet"),
+    [
+        (header(gso=GSO_TCPV4, size=1000), v6(2000)),
+        (header(gso=GSO_TCPV6, size=1000), v4(2000)),
+        (header(gso=GSO_UDP_L4, size=0), v4(2000)),
+        (header(gso=GSO_TCPV4, size=0), v4(2000)),
+        (header(gso=GSO_TCPV4, size=1000, length=2001), v4(2000)),
+        (header(gso=2, size=1000), v4(2000)),
+        (header(gso=3, size=1000), v4(2000)),
+        (header(gso=127, size=1000), v4(2000)),
+        (header(gso=GSO_ECN | 127, size=1000), v4(2000)),
+        (header(NEEDS_CSUM, start=27, offset=0), v4(28)),
+        (header(NEEDS_CSUM, start=20, offset=7), v4(28)),
+        (header(NEEDS_CSUM, start=65535, offset=65535), v4(28)),
+        (header(NEEDS_CSUM, GSO_TCPV4, 40, 1360, 1999, 16), v4(2000)),
+    ],
+)
 def test_a_header_that_points_outside_its_packet_or_names_another_kind_is_malformed(vnet: bytes, packet: bytes) -> None:
     assert verdict(vnet + packet) == HEADER
 
@@ -123,8 +148,9 @@ def test_the_empty_header_is_all_zeros() -> None:
 
 
 @given(st.ip_addresses(v=4), st.ip_addresses(v=4), st.integers(0, 30), st.integers(5, 15))
-def test_the_addresses_of_an_ipv4_packet_are_where_they_are(source: IPv4Address, destination: IPv4Address, at: int,
-                                                           words: int) -> None:
+def test_the_addresses_of_an_ipv4_packet_are_where_they_are(
+    source: IPv4Address, destination: IPv4Address, at: int, words: int
+) -> None:
     packet = v4(100, words=words)
     packet = packet[:12] + source.packed + destination.packed + packet[20:]
     view = memoryview(b"\xff" * at + header() + packet)
@@ -133,18 +159,33 @@ def test_the_addresses_of_an_ipv4_packet_are_where_they_are(source: IPv4Address,
 
 
 @given(st.ip_addresses(v=6), st.ip_addresses(v=6), st.integers(0, 30))
-def test_the_addresses_of_an_ipv6_packet_are_where_they_are(source: IPv6Address, destination: IPv6Address,
-                                                           at: int) -> None:
+def test_the_addresses_of_an_ipv6_packet_are_where_they_are(
+    source: IPv6Address, destination: IPv6Address, at: int
+) -> None:
     packet = v6(60)[:8] + source.packed + destination.packed + bytes(20)
     view = memoryview(b"\xff" * at + header() + packet)
     assert verdict(header() + packet) == SOUND
     assert (ippacket.source(view, at), ippacket.destination(view, at)) == (source.packed, destination.packed)
 
 
-@pytest.mark.parametrize(("address", "answer"), [
-    ("10.0.0.1", False), ("223.255.255.255", False), ("224.0.0.0", True), ("239.1.2.3", True), ("240.0.0.1", True),
-    ("255.255.255.255", True), ("0.0.0.0", False), ("fd00::1", False), ("fe80::1", False), ("fe00::", False),
-    ("ff02::1", True), ("ffff::", True), ("::", False)])
+@pytest.mark.parametrize(
+    ("address", "answer"),
+    [
+        ("10.0.0.1", False),
+        ("223.255.255.255", False),
+        ("224.0.0.0", True),
+        ("239.1.2.3", True),
+        ("240.0.0.1", True),
+        ("255.255.255.255", True),
+        ("0.0.0.0", False),
+        ("fd00::1", False),
+        ("fe80::1", False),
+        ("fe00::", False),
+        ("ff02::1", True),
+        ("ffff::", True),
+        ("::", False),
+    ],
+)
 def test_an_address_of_many_is_told_from_one_of_a_host(address: str, answer: bool) -> None:
     assert ippacket.is_multicast(ip_address(address).packed) is answer
 
@@ -159,10 +200,18 @@ def test_any_bytes_get_a_verdict(data: bytes, at: int) -> None:
     assert bare(data, at) in (SOUND, PACKET)
 
 
-@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 65535), st.integers(0, 65535), st.integers(0, 65535),
-       st.integers(0, 65535), st.sampled_from([v4(40), v6(60)]))
-def test_what_passes_keeps_its_promises(flags: int, gso: int, length: int, size: int, start: int, offset: int,
-                                        packet: bytes) -> None:
+@given(
+    st.integers(0, 255),
+    st.integers(0, 255),
+    st.integers(0, 65535),
+    st.integers(0, 65535),
+    st.integers(0, 65535),
+    st.integers(0, 65535),
+    st.sampled_from([v4(40), v6(60)]),
+)
+def test_what_passes_keeps_its_promises(
+    flags: int, gso: int, length: int, size: int, start: int, offset: int, packet: bytes
+) -> None:
     if verdict(header(flags, gso, length, size, start, offset) + packet) == SOUND:
         if flags & NEEDS_CSUM:
             assert start + offset + 2 <= len(packet)

@@ -46,11 +46,25 @@ def test_every_key_is_read_as_it_was_written(key: bytes) -> None:
     assert parse(base64.b64encode(key).decode() + "\n") == key
 
 
-@pytest.mark.parametrize("text", [
-    "", "hunter2", "correct horse battery staple", TEXT[:-1], TEXT + "A", TEXT[:-2] + "9=", "-" * 44, "é" * 44,
-    TEXT[:20] + " " + TEXT[21:], base64.b64encode(bytes(31)).decode(), base64.b64encode(bytes(33)).decode(),
-    base64.b64encode(bytes(32)).decode(), KEY.hex(),
-], ids=repr)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hunter2",
+        "correct horse battery staple",
+        TEXT[:-1],
+        TEXT + "A",
+        TEXT[:-2] + "9=",
+        "-" * 44,
+        "é" * 44,
+        TEXT[:20] + " " + TEXT[21:],
+        base64.b64encode(bytes(31)).decode(),
+        base64.b64encode(bytes(33)).decode(),
+        base64.b64encode(bytes(32)).decode(),
+        KEY.hex(),
+    ],
+    ids=repr,
+)
 def test_what_is_no_key_is_refused_with_what_a_key_is_and_not_printed(text: str) -> None:
     with pytest.raises(ValueError, match="genkey") as caught:
         parse(text)
@@ -86,7 +100,8 @@ def test_a_secret_that_others_can_read_or_change_is_refused_with_what_to_do(tmp_
 
 
 def test_a_credential_of_systemd_may_have_the_rights_of_an_acl_in_its_mode(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert read_secret(secret(tmp_path, mode=0o440), "key_file") == b"content"
     assert "others can read" in refusal(secret(tmp_path, mode=0o444))

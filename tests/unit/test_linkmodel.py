@@ -13,8 +13,9 @@ from tools.linkmodel import LinkModel, LinkSpec, Run
 MS = 1_000_000
 
 
-def pass_packets(model: LinkModel, count: int, *, every_ns: int = MS, size: int = 1000,
-                 start: int = 0) -> list[list[Run]]:
+def pass_packets(
+    model: LinkModel, count: int, *, every_ns: int = MS, size: int = 1000, start: int = 0
+) -> list[list[Run]]:
     """Ordinary packets at equal intervals; what came out of each."""
     return [model.offer(start + number * every_ns, 1, size, size) for number in range(count)]
 
@@ -110,8 +111,16 @@ def test_all_is_lost_or_nothing_at_the_ends_of_the_scale() -> None:
 
 def test_the_same_seed_gives_the_same_link_and_another_seed_another() -> None:
     def outcome(seed: int, direction: str = "forward") -> list[list[Run]]:
-        spec = LinkSpec(delay_ms=20, jitter_ms=10, rate_mbit=20, loss_percent=5, burst=2, reorder_percent=3,
-                        duplicate_percent=2, seed=seed)
+        spec = LinkSpec(
+            delay_ms=20,
+            jitter_ms=10,
+            rate_mbit=20,
+            loss_percent=5,
+            burst=2,
+            reorder_percent=3,
+            duplicate_percent=2,
+            seed=seed,
+        )
         return pass_packets(LinkModel(spec, direction), 2000)
 
     assert outcome(1) == outcome(1)
@@ -181,16 +190,19 @@ def test_every_segment_is_accounted_for() -> None:
     assert counters.passed - counters.duplicated == 20_000 - counters.lost - counters.dropped_queue_full
 
 
-@pytest.mark.parametrize(("wrong", "says"), [
-    ({"loss_percent": 101}, "loss_percent: expected 0 to 100, got 101"),
-    ({"loss_percent": -1}, "loss_percent"),
-    ({"delay_ms": -1}, "delay_ms: expected 0 or more"),
-    ({"delay_ms": 1, "jitter_ms": 2}, r"jitter_ms: expected at most delay_ms \(1\)"),
-    ({"rate_mbit": 0}, "rate_mbit"),
-    ({"queue_packets": 0}, "queue_packets"),
-    ({"burst": 0.5}, "burst: expected 1 or more"),
-    ({"loss_percent": 90, "burst": 2}, "burst: expected at least 9.00"),
-])
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"loss_percent": 101}, "loss_percent: expected 0 to 100, got 101"),
+        ({"loss_percent": -1}, "loss_percent"),
+        ({"delay_ms": -1}, "delay_ms: expected 0 or more"),
+        ({"delay_ms": 1, "jitter_ms": 2}, r"jitter_ms: expected at most delay_ms \(1\)"),
+        ({"rate_mbit": 0}, "rate_mbit"),
+        ({"queue_packets": 0}, "queue_packets"),
+        ({"burst": 0.5}, "burst: expected 1 or more"),
+        ({"loss_percent": 90, "burst": 2}, "burst: expected at least 9.00"),
+    ],
+)
 def test_a_spec_that_cannot_be_is_refused_with_field_and_range(wrong: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         LinkSpec(**wrong)

@@ -40,8 +40,9 @@ class Broken(Pipe):
 
 def as_stderr(raw: io.RawIOBase) -> io.TextIOWrapper:
     """As the interpreter builds its own."""
-    return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", errors="backslashreplace", line_buffering=True,
-                            write_through=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), "utf-8", errors="backslashreplace", line_buffering=True, write_through=False
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +73,7 @@ def test_a_line_of_text_says_when_how_grave_which_instance_and_which_process(sta
     written = start("tcp-0", "info", "text")
     LOG.warning("connection %d ended", 7)
     assert len(written) == 1
-    assert re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z warning town tcp-0: connection 7 ended\n",
-                        written[0])
+    assert re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z warning town tcp-0: connection 7 ended\n", written[0])
 
 
 def test_a_line_of_json_says_the_same(start: Start) -> None:
@@ -119,13 +119,16 @@ def test_a_lost_standard_error_costs_the_lines_and_nothing_else(monkeypatch: pyt
     LOG.error("nobody reads this")
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("plain text", "plain text"),
-    ("\x1b[2Jgone", r"\x1b[2Jgone"),
-    ("two\nlines\r", r"two\nlines\r"),
-    ("\x00\x07\x7f", r"\x00\x07\x7f"),
-    ("caf\xe9 \u202e", r"caf\xe9 \u202e"),
-])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain text", "plain text"),
+        ("\x1b[2Jgone", r"\x1b[2Jgone"),
+        ("two\nlines\r", r"two\nlines\r"),
+        ("\x00\x07\x7f", r"\x00\x07\x7f"),
+        ("caf\xe9 \u202e", r"caf\xe9 \u202e"),
+    ],
+)
 def test_what_a_terminal_would_obey_is_shown_instead(text: str, shown: str) -> None:
     assert printable(text) == shown
 

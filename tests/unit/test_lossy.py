@@ -14,8 +14,19 @@ from tools.bench_report import Machine
 from tools.load import Arrival, Pings, Sample
 from tools.lossy import CONFIGURATIONS, SCENARIOS, about_seconds, fitting, main
 from tools.lossy_bed import SOCKET_LINE
-from tools.lossy_report import (Cell, Configuration, Delays, LossyResult, Stream, Way, gap_ms, mbit, of_arrivals,
-                                of_pings, table)
+from tools.lossy_report import (
+    Cell,
+    Configuration,
+    Delays,
+    LossyResult,
+    Stream,
+    Way,
+    gap_ms,
+    mbit,
+    of_arrivals,
+    of_pings,
+    table,
+)
 from tools.namespace import LabError
 
 MS = 1_000_000
@@ -23,8 +34,10 @@ WITHOUT_MATPLOTLIB = "import sys; sys.modules['matplotlib'] = None; from tools.{
 
 
 def arrivals(**delays_by_number: float) -> list[Arrival]:
-    return [Arrival(number=int(name[1:]), time_ns=position * MS, delay_ms=delay)
-            for position, (name, delay) in enumerate(delays_by_number.items())]
+    return [
+        Arrival(number=int(name[1:]), time_ns=position * MS, delay_ms=delay)
+        for position, (name, delay) in enumerate(delays_by_number.items())
+    ]
 
 
 def samples(*points: tuple[int, int]) -> list[Sample]:
@@ -37,23 +50,49 @@ def way(lost: int = 20, late: int = 0) -> Way:
 
 def stream(**fields) -> Stream:
     light = Delays(sent=200, lost=3, p50=20.25, p99=81.5, max=1250.0)
-    return Stream(**{"light": light, "light_gap_ms": 140.4, "bulk_mbit": 43.26, "bulk_gap_ms": 310.0,
-                     "bulk_survived": True, **fields})
+    return Stream(
+        **{
+            "light": light,
+            "light_gap_ms": 140.4,
+            "bulk_mbit": 43.26,
+            "bulk_gap_ms": 310.0,
+            "bulk_survived": True,
+            **fields,
+        }
+    )
 
 
 def result(*cells: Cell) -> LossyResult:
     named = {scenario.name: scenario for scenario in SCENARIOS}
     return LossyResult(
-        machine=Machine(cores=2, cpu="Some CPU", kernel="6.18", python="3.11.7"), rate_mbit=50, rtt_ms=40,
-        queue_bytes=625_000, congestion="cubic", seconds=4, seed=1, settings=[],
+        machine=Machine(cores=2, cpu="Some CPU", kernel="6.18", python="3.11.7"),
+        rate_mbit=50,
+        rtt_ms=40,
+        queue_bytes=625_000,
+        congestion="cubic",
+        seconds=4,
+        seed=1,
+        settings=[],
         scenarios=[named[name] for name in dict.fromkeys(cell.scenario for cell in cells)],
-        configurations=list(CONFIGURATIONS), cells=list(cells))
+        configurations=list(CONFIGURATIONS),
+        cells=list(cells),
+    )
 
 
 def lossy_cell(configuration: str = "five", scenario: str = "random-2", **fields) -> Cell:
     ping = Delays(sent=200, lost=0, p50=40.5, p99=101.5, max=104.0)
-    return Cell(**{"scenario": scenario, "configuration": configuration, "ping": ping, "alone": stream(),
-                   "beside": stream(), "to_server": way(), "to_client": way(lost=21), **fields})
+    return Cell(
+        **{
+            "scenario": scenario,
+            "configuration": configuration,
+            "ping": ping,
+            "alone": stream(),
+            "beside": stream(),
+            "to_server": way(),
+            "to_client": way(lost=21),
+            **fields,
+        }
+    )
 
 
 def rows(text: str) -> list[str]:
@@ -90,9 +129,11 @@ def test_silence_from_beginning_to_end_is_all_of_it() -> None:
 
 
 def test_local_port_and_bytes_are_read_from_what_ss_says() -> None:
-    said = ("0 0          10.77.0.2:36404   10.77.0.1:9000 \t bbr wscale:10,10 rto:244 rtt:40.3/11.4 mss:1448 cwnd:12 "
-            "bytes_sent:140 bytes_acked:141 segs_out:6\n"
-            "0 0    [::ffff:10.77.0.2]:36418 [::ffff:10.77.0.1]:9000 \t cubic cwnd:11 bytes_sent:35 bytes_retrans:7\n")
+    said = (
+        "0 0          10.77.0.2:36404   10.77.0.1:9000 \t bbr wscale:10,10 rto:244 rtt:40.3/11.4 mss:1448 cwnd:12 "
+        "bytes_sent:140 bytes_acked:141 segs_out:6\n"
+        "0 0    [::ffff:10.77.0.2]:36418 [::ffff:10.77.0.1]:9000 \t cubic cwnd:11 bytes_sent:35 bytes_retrans:7\n"
+    )
     assert SOCKET_LINE.findall(said) == [("36404", "140"), ("36418", "35")]
 
 
@@ -114,12 +155,15 @@ def test_a_configuration_that_does_not_work_says_so_and_the_others_stay() -> Non
     assert any(line.startswith("five 40.5") for line in lines)
 
 
-@pytest.mark.parametrize(("cell", "says"), [
-    (lossy_cell(scenario="black-hole", beside=stream(resumed=False)), "not everything flowed again"),
-    (lossy_cell(beside=stream(bulk_survived=False)), "connection broke"),
-    (lossy_cell(to_server=way(late=30)), "30 writes of the emulated link came late"),
-    (lossy_cell(alone=stream(pause_ms=31.0)), "waited for a core: alone 31 ms"),
-])
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        (lossy_cell(scenario="black-hole", beside=stream(resumed=False)), "not everything flowed again"),
+        (lossy_cell(beside=stream(bulk_survived=False)), "connection broke"),
+        (lossy_cell(to_server=way(late=30)), "30 writes of the emulated link came late"),
+        (lossy_cell(alone=stream(pause_ms=31.0)), "waited for a core: alone 31 ms"),
+    ],
+)
 def test_what_a_number_does_not_say_stands_below_it(cell: Cell, says: str) -> None:
     assert says in table(result(cell))
     assert says not in table(result(lossy_cell()))
@@ -147,8 +191,10 @@ def test_the_bare_link_has_no_part_in_events() -> None:
 
 
 def test_a_line_of_the_plot_has_its_losses_in_order_and_begins_at_none() -> None:
-    cells = [lossy_cell(scenario=name, ping=Delays(sent=1, lost=0, p50=1, p99=p99, max=1))
-             for name, p99 in (("random-2", 80.0), ("burst-2", 120.0), ("loss-0", 41.0), ("random-0.5", 60.0))]
+    cells = [
+        lossy_cell(scenario=name, ping=Delays(sent=1, lost=0, p50=1, p99=p99, max=1))
+        for name, p99 in (("random-2", 80.0), ("burst-2", 120.0), ("loss-0", 41.0), ("random-0.5", 60.0))
+    ]
     found = result(*cells, lossy_cell(scenario="random-5", ping=None))
 
     def p99(cell: Cell) -> float | None:
@@ -174,13 +220,18 @@ def test_the_plot_is_drawn_with_whatever_was_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("module", "argv"), [("lossy", ["--plot", "x.png"]), ("lossy_plot", ["r.json", "x.png"])])
 def test_without_matplotlib_one_line_says_what_to_install(module: str, argv: list[str], tmp_path: Path) -> None:
     (tmp_path / "r.json").write_bytes(msgspec.json.encode(result(lossy_cell())))
-    done = subprocess.run([sys.executable, "-P", "-c", WITHOUT_MATPLOTLIB.format(module, argv)], cwd=tmp_path,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", WITHOUT_MATPLOTLIB.format(module, argv)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode == 77:
         pytest.skip("the lossy lab needs root")
     assert done.returncode == 1
-    assert done.stderr == (f"{module}: --plot: matplotlib is not installed; install it "
-                           "(pip install 'tunnel-supervisor[plot]')\n")
+    assert done.stderr == (
+        f"{module}: --plot: matplotlib is not installed; install it (pip install 'tunnel-supervisor[plot]')\n"
+    )
 
 
 @pytest.mark.parametrize("argv", [["--seconds", "0"], ["--at-once", "0"], ["--only", "six"], ["--scenario", "loss-3"]])

@@ -14,7 +14,15 @@ from pipeline.addresses import Address, Identity, Refusal
 from pipeline.membership import ENDED, SESSION_MAX, Admitted, Membership
 from pipeline.routes import NOBODY, Routes
 from pipeline.session import (
-    ADDRESS_OUTSIDE, ADDRESS_TAKEN, ADDRESSES_MAX, BUSY, FULL, NO_ADDRESS, REVOKED, SUPERSEDED, TEXT_BYTES_MAX,
+    ADDRESS_OUTSIDE,
+    ADDRESS_TAKEN,
+    ADDRESSES_MAX,
+    BUSY,
+    FULL,
+    NO_ADDRESS,
+    REVOKED,
+    SUPERSEDED,
+    TEXT_BYTES_MAX,
 )
 
 INTERFACES = ("10.0.0.1/24", "fd00::1/64")
@@ -31,8 +39,9 @@ ANN, BOB, CYD, DAN = map(identity, ("ann", "bob", "cyd", "dan"))
 class Hub:
     """A server, its configuration, and what is connected under which index."""
 
-    def __init__(self, *configured: Identity, interfaces: Iterable[str] = V4, capacity: int = 8,
-                 remembered: dict | None = None) -> None:
+    def __init__(
+        self, *configured: Identity, interfaces: Iterable[str] = V4, capacity: int = 8, remembered: dict | None = None
+    ) -> None:
         self.membership = Membership(tuple(map(ip_interface, interfaces)), capacity, remembered or {})
         self.membership.configure(configured)
         self.connected: set[int] = set()
@@ -136,8 +145,8 @@ def test_a_session_number_that_no_later_one_can_follow_is_refused() -> None:
 def test_a_client_that_has_just_come_back_is_not_thrown_out_by_the_end_of_its_old_connection() -> None:
     hub = Hub(ANN, BOB, capacity=2)
     peer = hub.admit(ANN, 5, "10.0.0.9")
-    assert hub.admit(ANN, 6, "10.0.0.9") == peer    # the old connection is not known to be dead
-    hub.leaves(ANN)                                 # now it is, and the new one not established for a moment
+    assert hub.admit(ANN, 6, "10.0.0.9") == peer  # the old connection is not known to be dead
+    hub.leaves(ANN)  # now it is, and the new one not established for a moment
     assert hub.whose("10.0.0.9") == peer
     assert hub.membership.sessions[peer] == 6
     assert hub.refuses(BOB, 1, "10.0.0.9") == ADDRESS_TAKEN
@@ -244,22 +253,25 @@ def test_one_bad_wish_among_good_ones_is_refused() -> None:
     assert Hub(ANN).refuses(ANN, 1, "10.0.0.9", "192.168.1.1") == ADDRESS_OUTSIDE
 
 
-@pytest.mark.parametrize(("wish", "reason"), [
-    ("10.0.0.1", ADDRESS_TAKEN),      # the server's own
-    ("fd00::1", ADDRESS_TAKEN),
-    ("10.0.0.0", ADDRESS_OUTSIDE),    # the subnet
-    ("10.0.0.255", ADDRESS_OUTSIDE),  # its broadcast
-    ("fd00::", ADDRESS_OUTSIDE),      # its routers
-    ("10.0.1.2", ADDRESS_OUTSIDE),
-    ("fd00:0:0:1::2", ADDRESS_OUTSIDE),
-    ("::ffff:10.0.0.9", ADDRESS_OUTSIDE),
-    ("0.0.0.0", ADDRESS_OUTSIDE),
-    ("::", ADDRESS_OUTSIDE),
-    ("127.0.0.1", ADDRESS_OUTSIDE),
-    ("224.0.0.1", ADDRESS_OUTSIDE),
-    ("255.255.255.255", ADDRESS_OUTSIDE),
-    ("fe80::9", ADDRESS_OUTSIDE),
-])
+@pytest.mark.parametrize(
+    ("wish", "reason"),
+    [
+        ("10.0.0.1", ADDRESS_TAKEN),  # the server's own
+        ("fd00::1", ADDRESS_TAKEN),
+        ("10.0.0.0", ADDRESS_OUTSIDE),  # the subnet
+        ("10.0.0.255", ADDRESS_OUTSIDE),  # its broadcast
+        ("fd00::", ADDRESS_OUTSIDE),  # its routers
+        ("10.0.1.2", ADDRESS_OUTSIDE),
+        ("fd00:0:0:1::2", ADDRESS_OUTSIDE),
+        ("::ffff:10.0.0.9", ADDRESS_OUTSIDE),
+        ("0.0.0.0", ADDRESS_OUTSIDE),
+        ("::", ADDRESS_OUTSIDE),
+        ("127.0.0.1", ADDRESS_OUTSIDE),
+        ("224.0.0.1", ADDRESS_OUTSIDE),
+        ("255.255.255.255", ADDRESS_OUTSIDE),
+        ("fe80::9", ADDRESS_OUTSIDE),
+    ],
+)
 def test_what_nobody_may_wish(wish: str, reason: int) -> None:
     assert Hub(ANN, interfaces=INTERFACES).refuses(ANN, 1, wish) == reason
 
@@ -272,14 +284,17 @@ def test_what_is_no_hosts_address_is_not_had_by_a_prefix_that_is_allowed_either(
 
 def test_a_refusal_names_the_address_and_says_what_to_do() -> None:
     text = Hub(ANN).answer(ANN, 1, "10.0.1.2").text
-    assert text == ('10.0.1.2 is not in 10.0.0.0/24, nor allowed to this peer: choose another tunnel_addr, or "auto" '
-                    'to be given one')
+    assert text == (
+        '10.0.1.2 is not in 10.0.0.0/24, nor allowed to this peer: choose another tunnel_addr, or "auto" '
+        "to be given one"
+    )
 
 
 def test_the_longest_texts_of_refusals_fit_into_one() -> None:
     long = "fd00:1111:2222:3333:4444:5555:6666:777"
-    hub = Hub(identity("ann", fixed=[long + "9"]), BOB, identity("cyd", fixed=[long + "9"]), DAN,
-              interfaces=[long + "0/112"])
+    hub = Hub(
+        identity("ann", fixed=[long + "9"]), BOB, identity("cyd", fixed=[long + "9"]), DAN, interfaces=[long + "0/112"]
+    )
     assert hub.refuses(identity("cyd", fixed=[long + "9"])) == ADDRESS_TAKEN
     assert hub.refuses(DAN, 1, long + "9") == ADDRESS_TAKEN
     assert hub.refuses(DAN, 1, long + "0") == ADDRESS_TAKEN
@@ -361,8 +376,11 @@ def test_an_address_fixed_for_a_stranger_is_not_taken_from_who_is_connected_with
 
 
 def test_a_fixed_address_that_is_the_servers_own_or_somebody_elses_is_refused() -> None:
-    own, first, second = (identity("ann", fixed=["10.0.0.1"]), identity("bob", fixed=["10.0.0.9"]),
-                          identity("cyd", fixed=["10.0.0.9"]))
+    own, first, second = (
+        identity("ann", fixed=["10.0.0.1"]),
+        identity("bob", fixed=["10.0.0.9"]),
+        identity("cyd", fixed=["10.0.0.9"]),
+    )
     hub = Hub(own, first, second)
     assert hub.refuses(own) == ADDRESS_TAKEN
     assert hub.refuses(second) == ADDRESS_TAKEN
@@ -382,15 +400,24 @@ def test_when_a_subnet_is_exhausted_nobody_is_robbed_who_is_configured_or_connec
 
 def test_when_a_subnet_is_exhausted_the_stranger_that_was_away_for_longest_loses_its_address() -> None:
     one, two = identity("one"), identity("two")
-    hub = Hub(ANN, interfaces=["10.0.0.1/29"], remembered={
-        "dan": ["10.0.0.6"], "ann": ["10.0.0.4"], "one": ["10.0.0.2"], "two": ["10.0.0.3"], "cyd": ["10.0.0.5"]})
+    hub = Hub(
+        ANN,
+        interfaces=["10.0.0.1/29"],
+        remembered={
+            "dan": ["10.0.0.6"],
+            "ann": ["10.0.0.4"],
+            "one": ["10.0.0.2"],
+            "two": ["10.0.0.3"],
+            "cyd": ["10.0.0.5"],
+        },
+    )
     hub.admit(identity("dan"))
     hub.admit(one)
     hub.leaves(one)
-    assert hub.gets(BOB) == ["10.0.0.3"]       # of `two`, since `one` was here in the meantime
+    assert hub.gets(BOB) == ["10.0.0.3"]  # of `two`, since `one` was here in the meantime
     assert hub.membership.remembered["two"] == ()
-    assert hub.gets(two) == ["10.0.0.5"]       # of `cyd`
-    assert hub.gets(CYD) == ["10.0.0.2"]       # of `one`, which has an index no more either
+    assert hub.gets(two) == ["10.0.0.5"]  # of `cyd`
+    assert hub.gets(CYD) == ["10.0.0.2"]  # of `one`, which has an index no more either
     assert hub.index(one) == NOBODY
     assert hub.refuses(one) == NO_ADDRESS
 
@@ -423,8 +450,9 @@ def test_a_second_address_of_the_server_in_its_subnet_is_given_to_nobody() -> No
 
 
 def test_what_is_remembered_and_no_longer_possible_is_forgotten_when_the_peer_comes() -> None:
-    hub = Hub(ANN, BOB, CYD, remembered={
-        "ann": ["10.0.0.1"], "bob": ["192.168.1.1"], "cyd": ["10.0.0.7", "10.0.0.255"]})
+    hub = Hub(
+        ANN, BOB, CYD, remembered={"ann": ["10.0.0.1"], "bob": ["192.168.1.1"], "cyd": ["10.0.0.7", "10.0.0.255"]}
+    )
     assert [hub.gets(ANN), hub.gets(BOB), hub.gets(CYD)] == [["10.0.0.2"], ["10.0.0.3"], ["10.0.0.7"]]
 
 
@@ -451,7 +479,7 @@ def test_names_made_up_by_strangers_fill_no_memory(monkeypatch: pytest.MonkeyPat
     hub.leaves(ANN)
     for number in range(50):
         hub.connected.discard(hub.admit(identity(f"client-{number:x}")))
-        assert len(hub.membership.remembered) <= 5 + 3   # strangers, and the members that they come beside
+        assert len(hub.membership.remembered) <= 5 + 3  # strangers, and the members that they come beside
     assert hub.gets(ANN, 2) == first
     assert {"ann", "connected"} < set(hub.membership.remembered)
 
@@ -515,11 +543,15 @@ def test_changed_prefixes_and_rates_take_effect_while_the_peer_is_connected() ->
     assert [member.identity for member in hub.membership.listing()] == [changed]
 
 
-@pytest.mark.parametrize("configured", [
-    [identity("ann", fixed=["10.0.0.33"]), BOB],   # it has another now
-    [ANN, identity("bob", fixed=["10.0.0.9"])],    # somebody else has it now
-    [ANN, identity("bob", "10.0.0.8/29")],
-], ids=str)
+@pytest.mark.parametrize(
+    "configured",
+    [
+        [identity("ann", fixed=["10.0.0.33"]), BOB],  # it has another now
+        [ANN, identity("bob", fixed=["10.0.0.9"])],  # somebody else has it now
+        [ANN, identity("bob", "10.0.0.8/29")],
+    ],
+    ids=str,
+)
 def test_who_cannot_keep_its_address_must_come_again(configured: list[Identity]) -> None:
     hub = Hub(ANN, BOB)
     peer = hub.admit(ANN, 5, "10.0.0.9")
@@ -545,8 +577,14 @@ def test_a_member_has_its_addresses_and_its_allowed_prefixes() -> None:
     hub = Hub(ANN, site, interfaces=INTERFACES)
     hub.admit(ANN)
     peer = hub.admit(site)
-    assert hub.routes() == {("10.0.0.2/32", 0), ("fd00::2/128", 0), ("10.0.0.3/32", peer), ("fd00::3/128", peer),
-                            ("192.168.5.0/24", peer), ("fd05::/48", peer)}
+    assert hub.routes() == {
+        ("10.0.0.2/32", 0),
+        ("fd00::2/128", 0),
+        ("10.0.0.3/32", peer),
+        ("fd00::3/128", peer),
+        ("192.168.5.0/24", peer),
+        ("fd05::/48", peer),
+    }
 
 
 @pytest.mark.parametrize("allowed", ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "10.0.0.0/30", "10.0.0.1/32"])
@@ -562,7 +600,12 @@ def test_of_a_subnet_a_peer_has_what_it_was_given_and_not_the_rest_by_a_wide_pre
     hub = Hub(exit_node, BOB)
     peer, other = hub.admit(exit_node), hub.admit(BOB)
     assert [hub.whose(a) for a in ("9.9.9.9", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.255")] == [
-        peer, peer, other, NOBODY, NOBODY]
+        peer,
+        peer,
+        other,
+        NOBODY,
+        NOBODY,
+    ]
 
 
 def test_what_belongs_to_a_peer_that_is_no_member_is_not_somebody_elses_by_a_wider_prefix() -> None:
@@ -594,8 +637,11 @@ def test_the_listing_has_everybody_who_is_configured_or_a_member() -> None:
     hub = Hub(site, identity("cyd", fixed=["10.0.0.9"]), ANN, remembered={"bob": ["10.0.0.5"]})
     hub.admit(identity("client-2a"), 3)
     assert [(m.identity.name, m.peer, m.session, tuple(map(str, m.addresses))) for m in hub.membership.listing()] == [
-        ("ann", NOBODY, 0, ()), ("bob", NOBODY, 0, ("10.0.0.5",)), ("client-2a", 0, 3, ("10.0.0.2",)),
-        ("cyd", NOBODY, 0, ("10.0.0.9",))]
+        ("ann", NOBODY, 0, ()),
+        ("bob", NOBODY, 0, ("10.0.0.5",)),
+        ("client-2a", 0, 3, ("10.0.0.2",)),
+        ("cyd", NOBODY, 0, ("10.0.0.9",)),
+    ]
     assert hub.membership.listing()[1].identity == site
 
 
@@ -631,7 +677,8 @@ def test_the_one_client_may_have_any_address_but_the_servers() -> None:
     hub = Hub.open_to_one()
     assert hub.refuses(identity("client-1"), 1, "10.0.0.1") == ADDRESS_TAKEN
     assert hub.answer(identity("client-1"), 1, "10.0.0.9", "fd07::9") == Admitted(
-        0, (ip_interface("10.0.0.9/24"), ip_interface("fd07::9/128")))
+        0, (ip_interface("10.0.0.9/24"), ip_interface("fd07::9/128"))
+    )
 
 
 # -- whatever happens
@@ -642,15 +689,21 @@ WISHES = (*(f"10.0.0.{number}" for number in range(8)), "192.168.5.5", "192.168.
 
 PEERS = st.builds(
     lambda name, allowed, fixed: identity(name, *allowed, fixed=fixed),
-    st.sampled_from(NAMES), st.lists(st.sampled_from(ALLOWED), max_size=2, unique=True),
-    st.lists(st.sampled_from(WISHES), max_size=1))
+    st.sampled_from(NAMES),
+    st.lists(st.sampled_from(ALLOWED), max_size=2, unique=True),
+    st.lists(st.sampled_from(WISHES), max_size=1),
+)
 CONFIGURATIONS = st.lists(PEERS, max_size=4, unique_by=lambda peer: peer.name)
-STEPS = st.lists(st.one_of(
-    st.tuples(st.just("admit"), st.sampled_from(NAMES), st.integers(0, 5),
-              st.lists(st.sampled_from(WISHES), max_size=2)),
-    st.tuples(st.just("leave"), st.integers(0, 2)),
-    st.tuples(st.just("configure"), CONFIGURATIONS),
-), max_size=30)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("admit"), st.sampled_from(NAMES), st.integers(0, 5), st.lists(st.sampled_from(WISHES), max_size=2)
+        ),
+        st.tuples(st.just("leave"), st.integers(0, 2)),
+        st.tuples(st.just("configure"), CONFIGURATIONS),
+    ),
+    max_size=30,
+)
 
 
 class Watched(Hub):

@@ -305,8 +305,12 @@ def test_a_new_stream_takes_the_place_of_the_one_that_was_silent_longest(bench: 
     streams = [shard.stream(number, 0, wire.BULK) for number in range(STREAMS_MAX + 1)]
     for stream in streams[:STREAMS_MAX]:
         bench.now += 1
-        bench.take(*copies(block(1), 1, stream=stream), *copies(block(3), 3, stream=stream),
-                   run(block(4), 10, 3, 0, 2, 4, stream), *runs(block(5), 5, stream=stream))
+        bench.take(
+            *copies(block(1), 1, stream=stream),
+            *copies(block(3), 3, stream=stream),
+            run(block(4), 10, 3, 0, 2, 4, stream),
+            *runs(block(5), 5, stream=stream),
+        )
         assert bench.pop() == [block(1)]
     bench.take(*copies(block(2), 2, stream=streams[0]))
     assert bench.pop() == [block(2), block(3)]

@@ -10,19 +10,25 @@ from pipeline.pace import FALLEN, FREE_NS, LONG, QUEUE_AIM_NS, Flow, Pace
 
 LOOK = 100_000_000
 MS = 1_000_000
-CAPACITY = 6_250_000.0          # 50 Mbit/s
+CAPACITY = 6_250_000.0  # 50 Mbit/s
 
 
 class Bottleneck:
     """Flows that always have something to send, at `greed` times the capacity when nothing limits them."""
 
-    def __init__(self, flows: int = 5, greed: float = 1.3, capacity: float = CAPACITY, others: int = 0,
-                 queue_most: int = 100 * MS) -> None:
+    def __init__(
+        self,
+        flows: int = 5,
+        greed: float = 1.3,
+        capacity: float = CAPACITY,
+        others: int = 0,
+        queue_most: int = 100 * MS,
+    ) -> None:
         self.pace = Pace()
         self.flows = flows
         self.greed = greed
         self.capacity = capacity
-        self.others_ns = others     # delay that others cause whatever we do
+        self.others_ns = others  # delay that others cause whatever we do
         self.queue_most = queue_most
         self.queue_ns = self.limit = 0.0
         self.delivered = 0.0
@@ -39,8 +45,10 @@ class Bottleneck:
             self.queue_ns = min(max(0.0, self.queue_ns), self.queue_most)
             self.delivered += min(offered, self.capacity) * LOOK / 1e9
             rtt = int(self.rtt + self.queue_ns + self.others_ns)
-            self.limit = self.flows * self.pace.look([Flow(serial, rtt, self.rtt, int(self.delivered / self.flows))
-                            for serial in range(self.flows)], self.now)
+            self.limit = self.flows * self.pace.look(
+                [Flow(serial, rtt, self.rtt, int(self.delivered / self.flows)) for serial in range(self.flows)],
+                self.now,
+            )
             queues.append(self.queue_ns)
         return queues
 

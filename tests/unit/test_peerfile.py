@@ -19,8 +19,13 @@ from pipeline.peerfile import InvitedPeer, check_name, new_peer, read_all, remov
 
 KEY = bytes(range(32))
 TEXT = base64.b64encode(KEY).decode()
-FULL = InvitedPeer("alice", KEY, (ip_network("10.1.0.0/16"), ip_network("fd01::/48")),
-                   (ip_address("10.0.0.7"), ip_address("fd00::7")), 20.0)
+FULL = InvitedPeer(
+    "alice",
+    KEY,
+    (ip_network("10.1.0.0/16"), ip_network("fd01::/48")),
+    (ip_address("10.0.0.7"), ip_address("fd00::7")),
+    20.0,
+)
 
 
 def put(state: Path, name: str, content: Any, mode: int = 0o600) -> Path:
@@ -64,8 +69,11 @@ def test_a_peer_that_is_written_again_is_replaced_as_a_whole(tmp_path: Path) -> 
     assert read_all(tmp_path) == [FULL._replace(rate_mbit=0.0)]
 
 
-@pytest.mark.parametrize("changes", [{"key": b"short"}, {"key": bytes(32)}, {"rate_mbit": -1.0}, {"rate_mbit": 1e9},
-                                     {"allowed": ("10.1.0.1/16",)}], ids=repr)
+@pytest.mark.parametrize(
+    "changes",
+    [{"key": b"short"}, {"key": bytes(32)}, {"rate_mbit": -1.0}, {"rate_mbit": 1e9}, {"allowed": ("10.1.0.1/16",)}],
+    ids=repr,
+)
 def test_a_peer_that_could_not_be_read_back_is_not_written(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="alice.json"):
         write(tmp_path, FULL._replace(**changes))
@@ -93,25 +101,31 @@ def test_a_file_may_be_written_by_hand_and_leave_out_what_has_a_default(tmp_path
     put(tmp_path, "bob.json", {"key": TEXT, "address": "10.0.0.8", "rate_mbit": 0.5})
     put(tmp_path, ".carol.json", "being written")
     put(tmp_path, "dave.json~", "of an editor")
-    assert read_all(tmp_path) == [InvitedPeer("alice", KEY),
-                                  InvitedPeer("bob", KEY, (), (ip_address("10.0.0.8"),), 0.5)]
+    assert read_all(tmp_path) == [
+        InvitedPeer("alice", KEY),
+        InvitedPeer("bob", KEY, (), (ip_address("10.0.0.8"),), 0.5),
+    ]
 
 
-@pytest.mark.parametrize(("content", "text"), [
-    ("", "Input data was truncated"),
-    ("[]", "Expected `object`"),
-    ('{"key": ', "Input data was truncated"),
-    ("[" * 60_000, "Expected `object`"),
-    ({}, "missing required field `key`"),
-    ({"key": "hunter2"}, "key: expected a key as `tunnel-supervisor genkey` makes it"),
-    ({"key": TEXT, "allowd": []}, "unknown field `allowd`"),
-    ({"key": TEXT, "allowed": "10.1.0.0/16"}, "Expected `array`, got `str` - at `$.allowed`"),
-    ({"key": TEXT, "allowed": ["10.1.0.0/16", "10.1.0.1/16"]}, 'allowed: given "10.1.0.1/16", expected no bits'),
-    ({"key": TEXT, "address": "10.0.0.7/24"}, 'address: given "10.0.0.7/24", expected '),
-    ({"key": TEXT, "address": ["fd00::7", "x"]}, 'address: given "x", expected '),
-    ({"key": TEXT, "rate_mbit": -1}, "Expected `float` >= 0"),
-    ({"key": TEXT, "rate_mbit": True}, "Expected `float | null`, got `bool`"),
-], ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("", "Input data was truncated"),
+        ("[]", "Expected `object`"),
+        ('{"key": ', "Input data was truncated"),
+        ("[" * 60_000, "Expected `object`"),
+        ({}, "missing required field `key`"),
+        ({"key": "hunter2"}, "key: expected a key as `tunnel-supervisor genkey` makes it"),
+        ({"key": TEXT, "allowd": []}, "unknown field `allowd`"),
+        ({"key": TEXT, "allowed": "10.1.0.0/16"}, "Expected `array`, got `str` - at `$.allowed`"),
+        ({"key": TEXT, "allowed": ["10.1.0.0/16", "10.1.0.1/16"]}, 'allowed: given "10.1.0.1/16", expected no bits'),
+        ({"key": TEXT, "address": "10.0.0.7/24"}, 'address: given "10.0.0.7/24", expected '),
+        ({"key": TEXT, "address": ["fd00::7", "x"]}, 'address: given "x", expected '),
+        ({"key": TEXT, "rate_mbit": -1}, "Expected `float` >= 0"),
+        ({"key": TEXT, "rate_mbit": True}, "Expected `float | null`, got `bool`"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
 def test_what_is_wrong_is_said_with_the_file_and_without_the_key(tmp_path: Path, content: Any, text: str) -> None:
     path = put(tmp_path, "alice.json", content)
     (problem,) = problems(tmp_path)
@@ -126,8 +140,9 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     put(tmp_path, "not a name.json", {"key": TEXT})
     said = problems(tmp_path)
     assert len(said) == 3
-    for problem, name, text in zip(said, ("alice", "carol", "not a name"),
-                                   ("missing required", "chmod 600", "expected 1 to 32 letters")):
+    for problem, name, text in zip(
+        said, ("alice", "carol", "not a name"), ("missing required", "chmod 600", "expected 1 to 32 letters")
+    ):
         assert problem.startswith(f"{tmp_path}/peers/{name}.json: ") and text in problem
 
 
@@ -137,11 +152,18 @@ def test_a_directory_to_which_others_can_add_is_refused(tmp_path: Path) -> None:
     assert "chmod 700" in problems(tmp_path)[0]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../alice", "a/b", "/etc/passwd", ".hidden", "-x", "a b", "a\n", "a\0",
-                                  "ä", "a" * 33, None, 5], ids=repr)
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../alice", "a/b", "/etc/passwd", ".hidden", "-x", "a b", "a\n", "a\0", "ä", "a" * 33, None, 5],
+    ids=repr,
+)
 def test_a_name_that_could_be_a_path_or_an_option_is_refused(tmp_path: Path, name: Any) -> None:
-    for attempt in (lambda: check_name(name), lambda: write(tmp_path, InvitedPeer(name, KEY)),
-                    lambda: remove(tmp_path, name), lambda: new_peer(name, [], None)):
+    for attempt in (
+        lambda: check_name(name),
+        lambda: write(tmp_path, InvitedPeer(name, KEY)),
+        lambda: remove(tmp_path, name),
+        lambda: new_peer(name, [], None),
+    ):
         with pytest.raises(ConfigError, match="name of a peer: given .*, expected 1 to 32 letters"):
             attempt()
     assert not os.listdir(tmp_path)
@@ -163,11 +185,19 @@ def test_a_new_peer_has_a_key_of_its_own_and_what_was_asked_for() -> None:
     assert second == ("alice", second.key, (), (), None) and first.key != second.key
 
 
-@pytest.mark.parametrize(("allowed", "rate", "text"), [
-    (["10.1.0.1/16"], None, "allowed: given"), ("10.1.0.0/16", None, "Expected `array`"), ([5], None, "Expected `str`"),
-    (None, None, "Expected `array`"), ([], "fast", "Expected `float | null`"), ([], -1, ">= 0"),
-    ([], float("nan"), "float"), ([], float("inf"), "<= 1000000"),
-])
+@pytest.mark.parametrize(
+    ("allowed", "rate", "text"),
+    [
+        (["10.1.0.1/16"], None, "allowed: given"),
+        ("10.1.0.0/16", None, "Expected `array`"),
+        ([5], None, "Expected `str`"),
+        (None, None, "Expected `array`"),
+        ([], "fast", "Expected `float | null`"),
+        ([], -1, ">= 0"),
+        ([], float("nan"), "float"),
+        ([], float("inf"), "<= 1000000"),
+    ],
+)
 def test_a_new_peer_that_cannot_be_is_refused(allowed: Any, rate: Any, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         new_peer("alice", allowed, rate)

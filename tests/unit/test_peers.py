@@ -88,23 +88,28 @@ def test_whoever_attaches_sees_what_the_others_write(table: Peers) -> None:
     attached.close()
 
 
-@pytest.mark.parametrize(("at", "what"), [
-    (layout.PEERS_MAGIC_AT, "magic"),
-    (layout.PEERS_VERSION_AT, "layout version"),
-    (layout.PEERS_CAPACITY_AT, "capacity"),
-    (layout.PEERS_LANES_AT, "lanes"),
-    (layout.PEERS_ROWS_AT, "rows"),
-])
+@pytest.mark.parametrize(
+    ("at", "what"),
+    [
+        (layout.PEERS_MAGIC_AT, "magic"),
+        (layout.PEERS_VERSION_AT, "layout version"),
+        (layout.PEERS_CAPACITY_AT, "capacity"),
+        (layout.PEERS_LANES_AT, "lanes"),
+        (layout.PEERS_ROWS_AT, "rows"),
+    ],
+)
 def test_a_segment_whose_header_differs_is_refused_with_what_was_expected_and_found(
-        table: Peers, at: int, what: str) -> None:
+    table: Peers, at: int, what: str
+) -> None:
     expected = table.memory.words[at // 8]
     table.memory.words[at // 8] = 99
     with pytest.raises(LocalError, match=f"{table.memory.name}: {what}: expected {expected}, found 99"):
         peers.attach(table.memory.name, CAPACITY, LANES, ROWS)
 
 
-@pytest.mark.parametrize("geometry", [(CAPACITY + 1, LANES, ROWS), (CAPACITY, LANES - 1, ROWS),
-                                      (CAPACITY, LANES, ROWS + 1)])
+@pytest.mark.parametrize(
+    "geometry", [(CAPACITY + 1, LANES, ROWS), (CAPACITY, LANES - 1, ROWS), (CAPACITY, LANES, ROWS + 1)]
+)
 def test_a_segment_of_another_size_is_refused(table: Peers, geometry: tuple[int, int, int]) -> None:
     with pytest.raises(LocalError, match="expected .* bytes, has"):
         peers.attach(table.memory.name, *geometry)
@@ -189,17 +194,31 @@ def test_rows_are_read_back_in_order_and_cleared_ones_are_gone(table: Peers) -> 
     table.write_row(1, 2, row(serial=2, state="greeting", address="[2001:db8::1]:9000"))
     table.write_row(1, ROWS - 1, row(serial=3, state="connecting"))
     assert [(r.serial, r.state) for r in table.connections(1)] == [
-        (1, "established"), (2, "greeting"), (3, "connecting")]
+        (1, "established"),
+        (2, "greeting"),
+        (3, "connecting"),
+    ]
     assert table.connections(0) == []
     table.write_row(1, 0, None)
     assert [r.serial for r in table.connections(1)] == [2, 3]
 
 
-@given(st.builds(
-    ConnectionRow, st.sampled_from(["connecting", "greeting", "established"]),
-    st.from_regex(r"[0-9a-f.:\[\]]{0,60}", fullmatch=True), st.integers(0, 65535), st.integers(0, 2**32 - 1),
-    st.integers(0, U64), st.integers(0, U64), st.integers(0, U64), st.integers(0, U64), st.integers(0, 2**32 - 1),
-    st.integers(0, 255), st.integers(0, 65535)))
+@given(
+    st.builds(
+        ConnectionRow,
+        st.sampled_from(["connecting", "greeting", "established"]),
+        st.from_regex(r"[0-9a-f.:\[\]]{0,60}", fullmatch=True),
+        st.integers(0, 65535),
+        st.integers(0, 2**32 - 1),
+        st.integers(0, U64),
+        st.integers(0, U64),
+        st.integers(0, U64),
+        st.integers(0, U64),
+        st.integers(0, 2**32 - 1),
+        st.integers(0, 255),
+        st.integers(0, 65535),
+    )
+)
 def test_any_row_comes_back_as_it_was_written(original: ConnectionRow) -> None:
     assert len(original.pack()) <= layout.ROW_BYTES
     assert ConnectionRow.unpack(original.pack().ljust(layout.ROW_BYTES, b"\0")) == original
@@ -222,15 +241,21 @@ def test_a_row_has_its_fields_where_the_document_says(table: Peers) -> None:
     table.write_row(0, 1, row(address="[::1]:9", purpose=1))
     at = layout.rows_at(CAPACITY, LANES, ROWS, 0) + layout.ROW_BYTES
     data = bytes(table.memory.view[at : at + layout.ROW_BYTES])
-    assert data == (struct.pack("<BBHI4QIBBH", 3, 7, 1, 7, 10, 20, 30, 40, 50, 1, 0, 2) + bytes(16)
-                    + b"[::1]:9").ljust(layout.ROW_BYTES, b"\0")
+    assert data == (struct.pack("<BBHI4QIBBH", 3, 7, 1, 7, 10, 20, 30, 40, 50, 1, 0, 2) + bytes(16) + b"[::1]:9").ljust(
+        layout.ROW_BYTES, b"\0"
+    )
 
 
 # -- routes
 
 ANN, BOB, CYD = seat(0, 5), seat(1, 1 << 40), seat(2)
-ROUTES = [route("10.0.0.0/24", ANN), route("10.0.0.7/32", BOB), route("10.0.0.9/32", NOBODY), route("fd00::/64", CYD),
-          route("::/0", ANN)]
+ROUTES = [
+    route("10.0.0.0/24", ANN),
+    route("10.0.0.7/32", BOB),
+    route("10.0.0.9/32", NOBODY),
+    route("fd00::/64", CYD),
+    route("::/0", ANN),
+]
 
 
 def test_routes_come_out_as_they_were_written(table: Peers) -> None:
@@ -247,8 +272,18 @@ def test_routes_come_out_as_they_were_written(table: Peers) -> None:
 def test_a_route_has_its_fields_where_the_document_says(table: Peers) -> None:
     table.write_routes([route("10.1.0.0/16", NOBODY), route("2001:db8::/32", CYD)])
     assert bytes(table.memory.view[layout.ROUTES_AT : layout.ROUTES_AT + 64]) == (
-        b"\x04\x10" + bytes(6) + b"\xff" * 8 + b"\x0a\1\0\0" + bytes(12)
-        + b"\x06\x20" + bytes(6) + b"\x02\x10" + bytes(6) + b"\x20\1\x0d\xb8" + bytes(12))
+        b"\x04\x10"
+        + bytes(6)
+        + b"\xff" * 8
+        + b"\x0a\1\0\0"
+        + bytes(12)
+        + b"\x06\x20"
+        + bytes(6)
+        + b"\x02\x10"
+        + bytes(6)
+        + b"\x20\1\x0d\xb8"
+        + bytes(12)
+    )
     assert table.memory.words[layout.ROUTES_COUNT_AT // 8] == 2
 
 
@@ -331,8 +366,9 @@ def test_another_process_never_sees_half_a_table(table: Peers) -> None:
     sizes = {0: 50, 1: 400, 2: 170, NOBODY: 0}
     reader, found = Reader(table), Routes()
     seen = [NOBODY]
-    with subprocess.Popen([sys.executable, "-c", WRITER, table.memory.name], stdout=subprocess.PIPE,
-                          text=True) as writer:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, table.memory.name], stdout=subprocess.PIPE, text=True
+    ) as writer:
         while writer.poll() is None:
             if not reader.changed():
                 continue

@@ -18,8 +18,21 @@ KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
 CERTIFICATE, OTHER_CERTIFICATE = hashlib.sha256(b"ours").digest(), hashlib.sha256(b"theirs").digest()
 KEYS = st.binary(min_size=32, max_size=32)
 
-HELLO = Hello(1, 0x6F, 0, 1, 1400, 1, 2, wire.BULK, 1, AUTH_KEY, proof.key_id(KEY), b"c" * 32,
-              (ip_address("10.0.0.2"), ip_address("fd00::2"))).frame()
+HELLO = Hello(
+    1,
+    0x6F,
+    0,
+    1,
+    1400,
+    1,
+    2,
+    wire.BULK,
+    1,
+    AUTH_KEY,
+    proof.key_id(KEY),
+    b"c" * 32,
+    (ip_address("10.0.0.2"), ip_address("fd00::2")),
+).frame()
 CHALLENGE = Challenge(b"s" * 32).frame()
 TRANSCRIPT = proof.transcript(HELLO, CHALLENGE, CERTIFICATE)
 WELCOME = Welcome(1, 0x6F, 1400, 1, bytes(32), (ip_interface("10.0.0.2/24"),), (ip_network("10.1.0.0/16"),))
@@ -45,13 +58,23 @@ def test_the_macs_are_what_their_definition_says(key: bytes) -> None:
     assert proof.client_proof(key, TRANSCRIPT) == hmac_sha256(key, b"tunnel client" + TRANSCRIPT)
     rest = SEALED[5:10] + SEALED[42:]
     assert proof.server_proof(key, TRANSCRIPT, SEALED) == hmac_sha256(
-        key, b"tunnel server" + TRANSCRIPT + hashlib.sha256(rest).digest())
+        key, b"tunnel server" + TRANSCRIPT + hashlib.sha256(rest).digest()
+    )
 
 
 def test_the_transcript_is_what_its_definition_says() -> None:
-    assert TRANSCRIPT == hashlib.sha256(
-        b"\0\0\0\x0ftunnel greeting" + bytes([0, 0, 0, len(HELLO)]) + HELLO + bytes([0, 0, 0, len(CHALLENGE)])
-        + CHALLENGE + b"\0\0\0\x20" + CERTIFICATE).digest()
+    assert (
+        TRANSCRIPT
+        == hashlib.sha256(
+            b"\0\0\0\x0ftunnel greeting"
+            + bytes([0, 0, 0, len(HELLO)])
+            + HELLO
+            + bytes([0, 0, 0, len(CHALLENGE)])
+            + CHALLENGE
+            + b"\0\0\0\x20"
+            + CERTIFICATE
+        ).digest()
+    )
 
 
 def test_a_greeting_between_two_that_share_a_key_is_proved_both_ways() -> None:
@@ -78,8 +101,9 @@ def test_every_change_of_a_byte_of_hello_or_challenge_changes_the_transcript() -
 
 def test_no_change_of_a_byte_of_the_welcome_passes_its_proof() -> None:
     body = range(wire.FRAME.size, len(SEALED))
-    assert not any(proof.server_proved(KEY, TRANSCRIPT, with_byte(SEALED, at, change))
-                   for at in body for change in range(1, 256))
+    assert not any(
+        proof.server_proved(KEY, TRANSCRIPT, with_byte(SEALED, at, change)) for at in body for change in range(1, 256)
+    )
 
 
 def test_bytes_that_only_a_later_version_knows_are_protected_too() -> None:
@@ -128,8 +152,18 @@ def test_no_proof_is_another_and_none_is_the_key_id() -> None:
     assert len({mac[:8] for mac in macs} | {proof.key_id(KEY)}) == 3
 
 
-@pytest.mark.parametrize("mac", [b"", bytes(31), bytes(32), bytes(33), proof.client_proof(KEY, TRANSCRIPT)[:-1],
-                                 proof.client_proof(OTHER_KEY, TRANSCRIPT)], ids=len)
+@pytest.mark.parametrize(
+    "mac",
+    [
+        b"",
+        bytes(31),
+        bytes(32),
+        bytes(33),
+        proof.client_proof(KEY, TRANSCRIPT)[:-1],
+        proof.client_proof(OTHER_KEY, TRANSCRIPT),
+    ],
+    ids=len,
+)
 def test_a_mac_of_zeros_or_of_another_length_proves_nothing(mac: bytes) -> None:
     assert proof.client_proved(KEY, TRANSCRIPT, mac) is False
 
@@ -151,8 +185,11 @@ def test_any_bytes_in_the_place_of_a_proof_prove_nothing(data: bytes) -> None:
 @pytest.mark.parametrize("size", [0, 16, 31, 33, 64])
 def test_a_key_of_another_length_is_refused_and_not_shown(size: int) -> None:
     key = random.Random(size).randbytes(size)
-    for use in (proof.key_id, lambda key: proof.client_proof(key, TRANSCRIPT),
-                lambda key: proof.server_proof(key, TRANSCRIPT, SEALED)):
+    for use in (
+        proof.key_id,
+        lambda key: proof.client_proof(key, TRANSCRIPT),
+        lambda key: proof.server_proof(key, TRANSCRIPT, SEALED),
+    ):
         with pytest.raises(LocalError, match=f"^key of {size} bytes, expected 32$"):
             use(key)
 

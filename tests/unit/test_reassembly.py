@@ -47,14 +47,17 @@ def test_the_runs_of_a_block_come_in_any_order(bench: Bench) -> None:
     assert bench.counts() == {"blocks_whole": len(orders), "shards_unneeded": UNNEEDED}
 
 
-UNNEEDED = sum(count for order in itertools.permutations(FIVE)
-               for i, count in enumerate(order) if sum(order[:i]) >= 10)
+UNNEEDED = sum(count for order in itertools.permutations(FIVE) for i, count in enumerate(order) if sum(order[:i]) >= 10)
 
 
-@pytest.mark.parametrize(("came", "missing"), [(range(3, 13), 3), ((*range(8), 10, 12), 2),
-                                              ((*range(4), *range(5, 11)), 1), (range(10), 0)], ids=str)
-def test_any_n_shards_make_a_block_and_what_was_missing_is_counted(bench: Bench, came: Sequence[int],
-                                                                  missing: int) -> None:
+@pytest.mark.parametrize(
+    ("came", "missing"),
+    [(range(3, 13), 3), ((*range(8), 10, 12), 2), ((*range(4), *range(5, 11)), 1), (range(10), 0)],
+    ids=str,
+)
+def test_any_n_shards_make_a_block_and_what_was_missing_is_counted(
+    bench: Bench, came: Sequence[int], missing: int
+) -> None:
     data = block(1)
     bench.take(*(run(data, 10, 3, i, 1, 7) for i in came))
     assert bench.pop() == [data]
@@ -63,8 +66,9 @@ def test_any_n_shards_make_a_block_and_what_was_missing_is_counted(bench: Bench,
 
 @pytest.mark.parametrize("shape", [(2, 1), (2, 6), (3, 2), (13, 5), (29, 4), (37, 6), (10, 0)], ids=str)
 @pytest.mark.parametrize("size", [7, 1201, 65_000, shard.BLOCK_BYTES_MAX], ids=str)
-def test_every_shape_and_size_comes_through_with_as_much_lost_as_may_be(bench: Bench, shape: tuple[int, int],
-                                                                       size: int) -> None:
+def test_every_shape_and_size_comes_through_with_as_much_lost_as_may_be(
+    bench: Bench, shape: tuple[int, int], size: int
+) -> None:
     n, m = shape
     data = block(1, size)
     bench.take(*(run(data, n, m, i, 1) for i in range(m, n + m)))
@@ -197,9 +201,11 @@ def test_one_is_idle_when_nothing_is_left_and_what_was_heard_can_not_come_again(
     assert not bench.reassembly.idle(bench.now)
 
 
-@pytest.mark.parametrize("frames", [runs(block(2), 2)[:1], copies(block(3), 3), copies(block(2), 2), runs(block(2), 2),
-                                    runs(block(3), 3)],
-                         ids=["open", "waiting", "ready", "ready, of several shards", "waiting, of several shards"])
+@pytest.mark.parametrize(
+    "frames",
+    [runs(block(2), 2)[:1], copies(block(3), 3), copies(block(2), 2), runs(block(2), 2), runs(block(3), 3)],
+    ids=["open", "waiting", "ready", "ready, of several shards", "waiting, of several shards"],
+)
 def test_one_is_not_idle_while_anything_is_in_hand(bench: Bench, frames: list[bytes]) -> None:
     bench.take(*copies(block(1), 1))
     bench.pop()
@@ -299,8 +305,12 @@ def test_what_finds_no_room_is_dropped_and_counted() -> None:
 def test_even_the_smallest_limit_has_room_for_two_blocks_of_any_shape() -> None:
     bench = Bench(bytes_limit=0)
     data = [block(i, shard.BLOCK_BYTES_MAX) for i in range(2)]
-    bench.take(run(data[0], 2, 6, 0, 1, 0), run(data[1], 2, 6, 7, 1, 1), run(data[0], 2, 6, 4, 1, 0),
-               run(data[1], 2, 6, 2, 1, 1))
+    bench.take(
+        run(data[0], 2, 6, 0, 1, 0),
+        run(data[1], 2, 6, 7, 1, 1),
+        run(data[0], 2, 6, 4, 1, 0),
+        run(data[1], 2, 6, 2, 1, 1),
+    )
     assert bench.pop() == data
 
 
@@ -336,8 +346,9 @@ FIRST = (1 << 32) - 4
 
 
 @given(schedules(), st.data())
-def test_within_the_waits_every_block_comes_out_once_and_in_order(schedule: tuple[list[bytes], list[bytes]],
-                                                                 data: st.DataObject) -> None:
+def test_within_the_waits_every_block_comes_out_once_and_in_order(
+    schedule: tuple[list[bytes], list[bytes]], data: st.DataObject
+) -> None:
     bench = Bench()
     if data.draw(st.booleans()):
         bench.hear_long(until=FIRST)
@@ -352,13 +363,20 @@ def test_within_the_waits_every_block_comes_out_once_and_in_order(schedule: tupl
     assert bench.counts().keys() <= DONE
 
 
-DONE = {"blocks_whole", "blocks_recovered_1", "blocks_recovered_2", "blocks_recovered_3", "shards_unneeded",
-        "shards_duplicate"}
+DONE = {
+    "blocks_whole",
+    "blocks_recovered_1",
+    "blocks_recovered_2",
+    "blocks_recovered_3",
+    "shards_unneeded",
+    "shards_duplicate",
+}
 
 
 @given(schedules(), st.data())
-def test_beyond_the_waits_every_block_still_comes_out_once(schedule: tuple[list[bytes], list[bytes]],
-                                                           data: st.DataObject) -> None:
+def test_beyond_the_waits_every_block_still_comes_out_once(
+    schedule: tuple[list[bytes], list[bytes]], data: st.DataObject
+) -> None:
     bench = Bench()
     blocks, frames = schedule
     out = []
@@ -370,8 +388,9 @@ def test_beyond_the_waits_every_block_still_comes_out_once(schedule: tuple[list[
 
 
 @given(schedules(), st.data())
-def test_what_is_due_comes_out_then_and_not_before(schedule: tuple[list[bytes], list[bytes]],
-                                                   data: st.DataObject) -> None:
+def test_what_is_due_comes_out_then_and_not_before(
+    schedule: tuple[list[bytes], list[bytes]], data: st.DataObject
+) -> None:
     bench = Bench()
     for frame in schedule[1]:
         bench.take(frame)

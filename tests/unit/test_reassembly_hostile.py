@@ -31,8 +31,9 @@ def bench() -> Bench:
 # Runs
 
 
-def header(n: int = 10, m: int = 3, first: int = 0, count: int = 3, size: int = len(DATA),
-           body: int = 3 * EACH) -> bytes:
+def header(
+    n: int = 10, m: int = 3, first: int = 0, count: int = 3, size: int = len(DATA), body: int = 3 * EACH
+) -> bytes:
     return framed(bytes(body), n, m, first, count, size, CHECKSUM)
 
 
@@ -240,8 +241,17 @@ def singles_that_wait_in_new_streams(dice: random.Random, i: int) -> Header:
     return i // 6, i % 6 * 2, 1, 0, 1
 
 
-FLOODS = [unfinished, all_over_the_window, backwards, anywhere, small_blocks_and_new_streams, jumps, long_steps,
-          singles_that_wait, singles_that_wait_in_new_streams]
+FLOODS = [
+    unfinished,
+    all_over_the_window,
+    backwards,
+    anywhere,
+    small_blocks_and_new_streams,
+    jumps,
+    long_steps,
+    singles_that_wait,
+    singles_that_wait_in_new_streams,
+]
 
 
 def flood(bench: Bench, kind: Flood, count: int, pops: bool) -> None:

@@ -31,7 +31,7 @@ def test_a_worker_that_dies_young_waits_longer_each_time() -> None:
         waits.append(again.at / SECOND)
     assert waits[0] == BACKOFF_MIN
     for number, wait in enumerate(waits[1:], 1):
-        base = min(BACKOFF_MAX, BACKOFF_MIN * 2 ** number)
+        base = min(BACKOFF_MAX, BACKOFF_MIN * 2**number)
         assert base / 2 <= wait <= base
 
 

@@ -54,8 +54,9 @@ def dispose(each: Ring) -> None:
 def stages(attached: Ring, groups: list[int]) -> list[list[Stage]]:
     """The members of consecutive stages with so many members each."""
     numbers = [list(range(sum(groups[:i]), sum(groups[: i + 1]))) for i in range(len(groups))]
-    return [[Stage(attached, member, numbers[i - 1], first=i == 0) for member in group]
-            for i, group in enumerate(numbers)]
+    return [
+        [Stage(attached, member, numbers[i - 1], first=i == 0) for member in group] for i, group in enumerate(numbers)
+    ]
 
 
 @STARTS
@@ -163,7 +164,8 @@ def journeys(draw: st.DrawFn) -> tuple[int, int, list[int], list[tuple[int, int]
 
 @given(journeys())
 def test_any_order_of_moves_passes_every_slot_through_every_stage_exactly_once(
-        journey: tuple[int, int, list[int], list[tuple[int, int]]]) -> None:
+    journey: tuple[int, int, list[int], list[tuple[int, int]]],
+) -> None:
     slots, start, groups, moves = journey
     attached = ring.create(fresh_name(), sum(groups), slots, SLOT_BYTES, start)
     try:
@@ -204,15 +206,19 @@ def test_a_capacity_that_is_no_power_of_two_is_refused_and_nothing_is_made(slots
         ring.create(fresh_name(), 2, slots, SLOT_BYTES)
 
 
-@pytest.mark.parametrize(("at", "what"), [
-    (layout.RING_MAGIC_AT, "magic"),
-    (layout.RING_VERSION_AT, "layout version"),
-    (layout.RING_SLOTS_AT, "slots"),
-    (layout.RING_SLOT_BYTES_AT, "slot bytes"),
-    (layout.RING_MEMBERS_AT, "members"),
-])
+@pytest.mark.parametrize(
+    ("at", "what"),
+    [
+        (layout.RING_MAGIC_AT, "magic"),
+        (layout.RING_VERSION_AT, "layout version"),
+        (layout.RING_SLOTS_AT, "slots"),
+        (layout.RING_SLOT_BYTES_AT, "slot bytes"),
+        (layout.RING_MEMBERS_AT, "members"),
+    ],
+)
 def test_a_segment_whose_header_differs_is_refused_with_what_was_expected_and_found(
-        make: Make, at: int, what: str) -> None:
+    make: Make, at: int, what: str
+) -> None:
     attached = make(2)
     expected = attached.memory.words[at // 8]
     attached.memory.words[at // 8] = 99
@@ -220,8 +226,9 @@ def test_a_segment_whose_header_differs_is_refused_with_what_was_expected_and_fo
         ring.attach(attached.memory.name, 2, SLOTS, SLOT_BYTES)
 
 
-@pytest.mark.parametrize(("members", "slots", "slot_bytes"), [(2, 8, SLOT_BYTES), (2, SLOTS, 2 * SLOT_BYTES),
-                                                              (40, SLOTS, SLOT_BYTES)])
+@pytest.mark.parametrize(
+    ("members", "slots", "slot_bytes"), [(2, 8, SLOT_BYTES), (2, SLOTS, 2 * SLOT_BYTES), (40, SLOTS, SLOT_BYTES)]
+)
 def test_a_ring_of_another_size_is_refused(make: Make, members: int, slots: int, slot_bytes: int) -> None:
     with pytest.raises(LocalError, match="expected .* bytes, has"):
         ring.attach(make(2).memory.name, members, slots, slot_bytes)
@@ -265,8 +272,9 @@ def test_another_process_never_sees_a_cursor_half_stored(make: Make) -> None:
     attached = make(2, cursor=low)
     attached.memory.words[(layout.RING_CURSORS_AT + layout.CURSOR_STRIDE) // 8] = 0
     stage = Stage(attached, 0, [1], first=True)
-    with subprocess.Popen([sys.executable, "-c", READER, attached.memory.name], stdout=subprocess.PIPE,
-                          text=True) as reader:
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, attached.memory.name], stdout=subprocess.PIPE, text=True
+    ) as reader:
         assert reader.stdout.readline() == "ready\n"
         for _ in range(100_000):
             stage.advance(1 << 63)
@@ -279,8 +287,7 @@ def test_another_process_never_sees_a_cursor_half_stored(make: Make) -> None:
 @pytest.mark.parametrize("module", ["ring", "doorbell", "segment", "port", "worker"])
 def test_nothing_that_publishes_packs_into_shared_memory(module: str) -> None:
     tree = ast.parse(Path(ring.__file__).with_name(f"{module}.py").read_text())
-    assert not [node.lineno for node in ast.walk(tree)
-                if isinstance(node, ast.Attribute) and node.attr == "pack_into"]
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "pack_into"]
 
 
 def test_closing_lets_go_of_the_memory(make: Make) -> None:

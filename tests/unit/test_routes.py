@@ -34,7 +34,8 @@ def addresses(draw: st.DrawFn) -> bytes:
     """Of both families, and close together, so that networks nest."""
     size = draw(st.sampled_from([4, 16]))
     return draw(st.sampled_from([bytes(size), b"\xff" * size, b"\x0a" + bytes(size - 1)]))[:-2] + draw(
-        st.binary(min_size=2, max_size=2))
+        st.binary(min_size=2, max_size=2)
+    )
 
 
 @st.composite
@@ -70,8 +71,15 @@ def test_nothing_of_an_old_table_is_left_in_a_new_one(old: list[Entry], new: lis
 
 
 def test_networks_of_different_peers_nest() -> None:
-    table = filled(("0.0.0.0/0", 1), ("10.0.0.0/8", 2), ("10.0.0.0/24", 3), ("10.0.0.7/32", 4), ("::/0", 5),
-                   ("fd00::/64", 6), ("fd00::7/128", 7))
+    table = filled(
+        ("0.0.0.0/0", 1),
+        ("10.0.0.0/8", 2),
+        ("10.0.0.0/24", 3),
+        ("10.0.0.7/32", 4),
+        ("::/0", 5),
+        ("fd00::/64", 6),
+        ("fd00::7/128", 7),
+    )
     assert [peer(table, a) for a in ("9.9.9.9", "10.1.0.1", "10.0.0.1", "10.0.0.7")] == [1, 2, 3, 4]
     assert [peer(table, a) for a in ("2001:db8::1", "fd00::1", "fd00::7")] == [5, 6, 7]
 
@@ -95,16 +103,19 @@ def test_what_is_no_address_is_nobodys(size: int) -> None:
     assert filled(("0.0.0.0/0", 1), ("::/0", 1)).peer_of(bytes(size)) == NOBODY
 
 
-@pytest.mark.parametrize(("table", "only"), [
-    ([], NOBODY),
-    ([("0.0.0.0/0", 0)], 0),
-    ([("::/0", 3)], 3),
-    ([("0.0.0.0/0", 0), ("::/0", 0)], 0),
-    ([("0.0.0.0/0", 0), ("::/0", 1)], NOBODY),
-    ([("0.0.0.0/0", 0), ("10.0.0.2/32", 0)], NOBODY),
-    ([("0.0.0.0/0", 0), ("10.0.0.1/32", NOBODY)], NOBODY),
-    ([("0.0.0.0/1", 0), ("128.0.0.0/1", 0)], NOBODY),
-])
+@pytest.mark.parametrize(
+    ("table", "only"),
+    [
+        ([], NOBODY),
+        ([("0.0.0.0/0", 0)], 0),
+        ([("::/0", 3)], 3),
+        ([("0.0.0.0/0", 0), ("::/0", 0)], 0),
+        ([("0.0.0.0/0", 0), ("::/0", 1)], NOBODY),
+        ([("0.0.0.0/0", 0), ("10.0.0.2/32", 0)], NOBODY),
+        ([("0.0.0.0/0", 0), ("10.0.0.1/32", NOBODY)], NOBODY),
+        ([("0.0.0.0/1", 0), ("128.0.0.0/1", 0)], NOBODY),
+    ],
+)
 def test_one_peer_that_has_everything_needs_no_look_up(table: list[tuple[str, int]], only: int) -> None:
     assert filled(*table).only == only
 

@@ -51,9 +51,22 @@ def test_a_shard_of_a_small_block_fits_one_segment_with_its_header(size: int) ->
         assert RUN_BYTES + shard.shard_bytes(size, n, 1) <= 1448  # MTU 1500 less headers and timestamps
 
 
-@pytest.mark.parametrize(("n", "connections", "m"), [
-    (1, 5, 1), (2, 5, 1), (4, 5, 1), (5, 5, 2), (8, 5, 2), (9, 5, 3), (10, 5, 3), (10, 1, 3), (10, 0, 3), (2, 2, 2),
-    (10, 13, 1)])
+@pytest.mark.parametrize(
+    ("n", "connections", "m"),
+    [
+        (1, 5, 1),
+        (2, 5, 1),
+        (4, 5, 1),
+        (5, 5, 2),
+        (8, 5, 2),
+        (9, 5, 3),
+        (10, 5, 3),
+        (10, 1, 3),
+        (10, 0, 3),
+        (2, 2, 2),
+        (10, 13, 1),
+    ],
+)
 def test_a_block_gets_as_much_parity_as_the_loss_of_one_connection_costs(n: int, connections: int, m: int) -> None:
     assert shard.parity_shards(n, 3, connections) == m
 
@@ -68,13 +81,22 @@ def test_a_header_says_what_was_put_into_it(size: int, n: int, m: int) -> None:
     assert decode(run(n, m, n + m - 1, 1, size)) == (5, 6, n, m, n + m - 1, 1, size, 7)
 
 
-@pytest.mark.parametrize(("data", "text"), [
-    (run(n=0), "code of 0"), (run(n=38), "code of 38"), (run(m=7), "code of 10"),
-    (run(count=0), "shards 0 to -1"), (run(first=11), "shards 11 to 13"), (run(first=255, count=1), "shards 255"),
-    (run(size=0), "block of 0 bytes"), (run(size=BLOCK_BYTES_MAX + 1), "bytes, 1 to"),
-    (run(spare=1), "for 3 shards"), (run(spare=-1), "for 3 shards"),
-    (b"\0\0\0\5" + bytes(40), "at least 21 expected"),
-])
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (run(n=0), "code of 0"),
+        (run(n=38), "code of 38"),
+        (run(m=7), "code of 10"),
+        (run(count=0), "shards 0 to -1"),
+        (run(first=11), "shards 11 to 13"),
+        (run(first=255, count=1), "shards 255"),
+        (run(size=0), "block of 0 bytes"),
+        (run(size=BLOCK_BYTES_MAX + 1), "bytes, 1 to"),
+        (run(spare=1), "for 3 shards"),
+        (run(spare=-1), "for 3 shards"),
+        (b"\0\0\0\5" + bytes(40), "at least 21 expected"),
+    ],
+)
 def test_a_header_that_contradicts_itself_is_refused_with_the_reason(data: bytes, text: str) -> None:
     with pytest.raises(PeerError, match=text):
         decode(data)

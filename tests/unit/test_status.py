@@ -33,8 +33,17 @@ class Running:
     """The shared memory of an instance of two lanes, and its processes, which have not been started."""
 
     def __init__(self, fec: bool = False, capacity: int = 1) -> None:
-        self.plan = topology.build("statustest", secrets.token_hex(4), "client" if capacity == 1 else "server", 2,
-                                   (10, 3) if fec else None, SLOTS, layout.PAGE, FEC if fec else OFF, capacity)
+        self.plan = topology.build(
+            "statustest",
+            secrets.token_hex(4),
+            "client" if capacity == 1 else "server",
+            2,
+            (10, 3) if fec else None,
+            SLOTS,
+            layout.PAGE,
+            FEC if fec else OFF,
+            capacity,
+        )
         self.memory = Memory(self.plan)
         self.processes = [Process(worker, []) for worker in self.plan.workers]
 
@@ -77,8 +86,13 @@ def running() -> Iterator[Running]:
 def test_it_says_which_instance_this_is(running: Running) -> None:
     taken = running.snapshot()
     assert {key: taken[key] for key in ("schema_version", "name", "mode", "state", "pid", "tun_name")} == {
-        "schema_version": 1, "name": "statustest", "mode": "client", "state": "running", "pid": 4711,
-        "tun_name": "tun9"}
+        "schema_version": 1,
+        "name": "statustest",
+        "mode": "client",
+        "state": "running",
+        "pid": 4711,
+        "tun_name": "tun9",
+    }
     assert taken["uptime_seconds"] == 90.0
     assert taken["run"] == running.plan.run
 
@@ -88,8 +102,17 @@ def test_it_has_every_worker_in_start_order_with_every_promised_field(running: R
     assert [w["name"] for w in workers] == ["tcp-0", "tcp-1", "tun-0", "tun-1"]
     assert [(w["kind"], w["lane"]) for w in workers] == [("tcp", 0), ("tcp", 1), ("tun", 0), ("tun", 1)]
     for worker in workers:
-        assert set(worker) >= {"name", "kind", "lane", "pid", "state", "restarts", "heartbeat_age_ms", "cpu_percent",
-                               "rss_bytes"}
+        assert set(worker) >= {
+            "name",
+            "kind",
+            "lane",
+            "pid",
+            "state",
+            "restarts",
+            "heartbeat_age_ms",
+            "cpu_percent",
+            "rss_bytes",
+        }
 
 
 def test_a_worker_that_has_not_begun_has_no_heartbeat(running: Running) -> None:
@@ -117,9 +140,15 @@ def test_it_has_every_ring_with_the_depth_before_each_member(running: Running) -
     rings = {each["name"]: each for each in running.snapshot()["rings"]}
     assert list(rings) == ["outbound-0", "outbound-1", "light-0", "light-1", "inbound-0", "inbound-1"]
     assert rings["outbound-0"] == {
-        "name": "outbound-0", "kind": "outbound", "lane": 0, "capacity": SLOTS,
-        "stages": [{"duty": "outbound", "depth": {"tun-0": 0}},
-                   {"duty": "outbound", "depth": {"tcp-0": 3, "tcp-1": 1}}]}
+        "name": "outbound-0",
+        "kind": "outbound",
+        "lane": 0,
+        "capacity": SLOTS,
+        "stages": [
+            {"duty": "outbound", "depth": {"tun-0": 0}},
+            {"duty": "outbound", "depth": {"tcp-0": 3, "tcp-1": 1}},
+        ],
+    }
 
 
 def test_with_fec_there_are_two_rings_more_a_lane_and_one_has_its_stage() -> None:
@@ -127,7 +156,10 @@ def test_with_fec_there_are_two_rings_more_a_lane_and_one_has_its_stage() -> Non
     try:
         rings = {each["name"]: each for each in running.snapshot()["rings"]}
         assert [list(stage["depth"]) for stage in rings["coded-1"]["stages"]] == [
-            ["tun-1"], ["fec-1"], ["tcp-0", "tcp-1"]]
+            ["tun-1"],
+            ["fec-1"],
+            ["tcp-0", "tcp-1"],
+        ]
         assert {each["kind"] for each in rings.values()} == {"outbound", "light", "coded", "inbound", "decoded"}
     finally:
         running.close()
@@ -142,17 +174,30 @@ def test_counters_are_all_there_and_added_up(running: Running) -> None:
 
 
 def test_connections_are_those_of_tcp_workers_that_run(running: Running) -> None:
-    row = ConnectionRow("established", "192.0.2.1:9000", 1, 8, 100, 200, NOW - 2 * SECOND, NOW - SECOND // 2, 1500,
-                        wire.LIGHT, 3)
+    row = ConnectionRow(
+        "established", "192.0.2.1:9000", 1, 8, 100, 200, NOW - 2 * SECOND, NOW - SECOND // 2, 1500, wire.LIGHT, 3
+    )
     running.memory.peers.write_row(0, 0, row)
     running.memory.peers.write_row(1, 3, row._replace(serial=9, state="greeting"))
     assert running.snapshot()["connections"] == []  # what a dead worker has left there
     process = running.process("tcp-0")
     process.state, process.pid = RUNNING, 1
     assert running.snapshot()["connections"] == [
-        {"worker": "tcp-0", "serial": 8, "state": "established", "address": "192.0.2.1:9000", "peer": 3,
-         "lane": 1, "purpose": "light",
-         "sent_bytes": 100, "received_bytes": 200, "age_seconds": 2.0, "heard_ms_ago": 500, "rtt_ms": 1.5}]
+        {
+            "worker": "tcp-0",
+            "serial": 8,
+            "state": "established",
+            "address": "192.0.2.1:9000",
+            "peer": 3,
+            "lane": 1,
+            "purpose": "light",
+            "sent_bytes": 100,
+            "received_bytes": 200,
+            "age_seconds": 2.0,
+            "heard_ms_ago": 500,
+            "rtt_ms": 1.5,
+        }
+    ]
 
 
 @given(st.integers(0, U64 - 1), st.integers(0, U64 - 1), st.integers(0, U64 - 1))
@@ -160,8 +205,10 @@ def test_a_depth_seen_from_outside_is_never_more_than_the_ring_has(before: int, 
     assert 0 <= depth([before, other], own, SLOTS) <= SLOTS
 
 
-@pytest.mark.parametrize(("before", "own", "expected"), [
-    ([7], 5, 2), ([7, 6], 5, 1), ([5], 5, 0), ([4], 5, 0), ([9], 5, 4), ([10], 5, 0), ([1], U64 - 2, 3)])
+@pytest.mark.parametrize(
+    ("before", "own", "expected"),
+    [([7], 5, 2), ([7, 6], 5, 1), ([5], 5, 0), ([4], 5, 0), ([9], 5, 4), ([10], 5, 0), ([1], U64 - 2, 3)],
+)
 def test_a_depth_is_the_distance_to_the_slowest_before(before: list[int], own: int, expected: int) -> None:
     assert depth(before, own, SLOTS) == expected
 
@@ -171,8 +218,9 @@ def test_the_text_shows_what_a_person_looks_for(running: Running) -> None:
     running.page("tun-0").counters[ID["tun.dropped_link_down"]] = 12
     process = running.process("tcp-0")
     process.state, process.pid, process.cores = RUNNING, 1, [2]
-    running.memory.peers.write_row(0, 0, ConnectionRow("established", "192.0.2.1:9000", 0, 8, 2_500_000, 0, NOW, NOW, 0,
-                                                       wire.BULK, 0))
+    running.memory.peers.write_row(
+        0, 0, ConnectionRow("established", "192.0.2.1:9000", 0, 8, 2_500_000, 0, NOW, NOW, 0, wire.BULK, 0)
+    )
     text = render(running.snapshot())
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines[0] == "statustest client running up 1m30s device tun9 pid 4711"
@@ -184,13 +232,18 @@ def test_the_text_shows_what_a_person_looks_for(running: Running) -> None:
     assert not any(line != line.rstrip() for line in text.splitlines())
 
 
-@pytest.mark.parametrize(("words", "shown"), [
-    ({}, "fec auto, now no parity (at most 10 + 3): the other end takes no shards, or is not connected"),
-    ({"established": 5, "decodes": 0, "parity": 3},
-     "fec auto, now no parity (at most 10 + 3): the other end takes no shards, or is not connected"),
-    ({"established": 5, "decodes": 1, "parity": 0}, "fec auto, now no parity (at most 10 + 3)"),
-    ({"established": 5, "decodes": 1, "parity": 2}, "fec auto, now 10 + 2 shards a block (at most 10 + 3)"),
-])
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ({}, "fec auto, now no parity (at most 10 + 3): the other end takes no shards, or is not connected"),
+        (
+            {"established": 5, "decodes": 0, "parity": 3},
+            "fec auto, now no parity (at most 10 + 3): the other end takes no shards, or is not connected",
+        ),
+        ({"established": 5, "decodes": 1, "parity": 0}, "fec auto, now no parity (at most 10 + 3)"),
+        ({"established": 5, "decodes": 1, "parity": 2}, "fec auto, now 10 + 2 shards a block (at most 10 + 3)"),
+    ],
+)
 def test_how_blocks_are_cut_now_is_shown(words: dict[str, int], shown: str) -> None:
     running = Running(fec=True)
     try:
@@ -221,15 +274,27 @@ def test_the_text_says_so_when_there_is_no_connection(running: Running) -> None:
     assert "no connection" in render(running.snapshot()).splitlines()
 
 
-@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_567, "1.2 MB"),
-                                            (U64, "18.4 EB"), (10 ** 22, "10000.0 EB")])
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_567, "1.2 MB"), (U64, "18.4 EB"), (10**22, "10000.0 EB")],
+)
 def test_amounts(size: int, text: str) -> None:
     assert amount(size) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59.9, "59s"), (60, "1m00s"), (184, "3m04s"),
-                                               (3600, "1h00m"), (18_360, "5h06m"), (86_400, "1d00h"),
-                                               (633_600, "7d08h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (59.9, "59s"),
+        (60, "1m00s"),
+        (184, "3m04s"),
+        (3600, "1h00m"),
+        (18_360, "5h06m"),
+        (86_400, "1d00h"),
+        (633_600, "7d08h"),
+    ],
+)
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
@@ -254,8 +319,12 @@ def test_memory_makes_every_name_of_the_plan_and_takes_every_one_away(running: R
 
 def test_memory_that_cannot_be_had_in_full_leaves_nothing_behind(running: Running) -> None:
     plan = running.plan
-    plan = plan._replace(run="x", board=plan.board + "x", peers=plan.peers._replace(segment=plan.peers.segment + "x"),
-                         rings=[each._replace(segment=each.segment + "x") for each in plan.rings])
+    plan = plan._replace(
+        run="x",
+        board=plan.board + "x",
+        peers=plan.peers._replace(segment=plan.peers.segment + "x"),
+        rings=[each._replace(segment=each.segment + "x") for each in plan.rings],
+    )
     with pytest.raises(Exception, match="cannot be created"):
         Memory(plan)  # its doorbells' names are taken
     for name in (plan.board, plan.peers.segment, *(each.segment for each in plan.rings)):

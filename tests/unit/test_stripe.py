@@ -18,10 +18,15 @@ def test_ten_and_three_over_five() -> None:
     assert [ordinal for _, ordinal, _, _ in stripe.spread(13, 6560, over, 3)] == [3, 4, 0, 1, 2]
 
 
-@given(st.integers(1, 43), st.integers(1, 140_000), st.lists(st.integers(0, 8), min_size=1, max_size=4).filter(any),
-       st.integers(0, 2**64 - 1))
+@given(
+    st.integers(1, 43),
+    st.integers(1, 140_000),
+    st.lists(st.integers(0, 8), min_size=1, max_size=4).filter(any),
+    st.integers(0, 2**64 - 1),
+)
 def test_every_shard_goes_out_once_and_no_frame_is_too_long(
-        shards: int, size: int, counts: list[int], turn: int) -> None:
+    shards: int, size: int, counts: list[int], turn: int
+) -> None:
     size = min(size, wire.LENGTH_LIMIT - shard.RUN_BYTES)
     over = stripe.connections(counts)
     runs = stripe.spread(shards, size, over, turn)

@@ -50,15 +50,28 @@ def transport_header(protocol: int, payload: int, sequence: int, flags: int, che
     return struct.pack("!HHIIBBHHH", 5001, 5002, sequence, 77, 0x80, flags, 501, check, 0) + TCP_OPTIONS
 
 
-def packet(six: bool, protocol: int, payload: bytes, *, identity: int = 0, sequence: int = 0,
-           flags: int = ACK, gso: tuple[int, int] = (0, 0)) -> bytes:
+def packet(
+    six: bool,
+    protocol: int,
+    payload: bytes,
+    *,
+    identity: int = 0,
+    sequence: int = 0,
+    flags: int = ACK,
+    gso: tuple[int, int] = (0, 0),
+) -> bytes:
     """A frame as the kernel hands it out: gso is (type, size), the checksum partial."""
     head = 8 if protocol == UDP else 32
     partial = ones_complement_sum(pseudo_header(six, protocol, head + len(payload)))
     start = 14 + (40 if six else 20)
     vnet = struct.pack("=BBHHHH", 1, gso[0], start + head, gso[1], start, 6 if protocol == UDP else 16)
-    return (vnet + (ETHERNET6 if six else ETHERNET4) + ip_header(six, protocol, head + len(payload), identity)
-            + transport_header(protocol, len(payload), sequence, flags, partial) + payload)
+    return (
+        vnet
+        + (ETHERNET6 if six else ETHERNET4)
+        + ip_header(six, protocol, head + len(payload), identity)
+        + transport_header(protocol, len(payload), sequence, flags, partial)
+        + payload
+    )
 
 
 def gso_type(six: bool, protocol: int) -> int:
@@ -66,8 +79,8 @@ def gso_type(six: bool, protocol: int) -> int:
 
 
 every_kind = pytest.mark.parametrize(
-    ("six", "protocol"), [(False, TCP), (True, TCP), (False, UDP), (True, UDP)],
-    ids=["tcp4", "tcp6", "udp4", "udp6"])
+    ("six", "protocol"), [(False, TCP), (True, TCP), (False, UDP), (True, UDP)], ids=["tcp4", "tcp6", "udp4", "udp6"]
+)
 
 
 @every_kind
@@ -87,20 +100,26 @@ def test_an_ordinary_packet_is_one_segment() -> None:
 
 @every_kind
 @pytest.mark.parametrize(("first", "count"), [(0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (3, 1)])
-def test_a_piece_is_what_the_kernel_would_have_made_of_it(
-        six: bool, protocol: int, first: int, count: int) -> None:
+def test_a_piece_is_what_the_kernel_would_have_made_of_it(six: bool, protocol: int, first: int, count: int) -> None:
     payload = (bytes(range(256)) * 14)[:3456]
     kind = gso_type(six, protocol)
-    whole = packet(six, protocol, payload, identity=0xFFFE, sequence=0xFFFFFF00, flags=ACK | PSH | FIN | CWR,
-                   gso=(kind, 1000))
+    whole = packet(
+        six, protocol, payload, identity=0xFFFE, sequence=0xFFFFFF00, flags=ACK | PSH | FIN | CWR, gso=(kind, 1000)
+    )
     flags = ACK
     if first == 0:
         flags |= CWR
     if first + count == 4:
         flags |= PSH | FIN
-    wanted = packet(six, protocol, payload[first * 1000:(first + count) * 1000],
-                    identity=(0xFFFE + first) & 0xFFFF, sequence=(0xFFFFFF00 + first * 1000) & 0xFFFFFFFF,
-                    flags=flags, gso=(kind, 1000) if count > 1 else (0, 0))
+    wanted = packet(
+        six,
+        protocol,
+        payload[first * 1000 : (first + count) * 1000],
+        identity=(0xFFFE + first) & 0xFFFF,
+        sequence=(0xFFFFFF00 + first * 1000) & 0xFFFFFFFF,
+        flags=flags,
+        gso=(kind, 1000) if count > 1 else (0, 0),
+    )
     assert cut(whole, first, count) == wanted
 
 
@@ -109,9 +128,9 @@ def test_the_partial_checksum_completes_to_the_full_one(six: bool, protocol: int
     payload = bytes(range(251)) * 9
     piece = cut(packet(six, protocol, payload, gso=(gso_type(six, protocol), 700)), 1, 2)
     start, offset = struct.unpack_from("=HH", piece, 6)
-    transport = piece[10 + start:]
+    transport = piece[10 + start :]
     completed = ~ones_complement_sum(transport) & 0xFFFF
-    transport = transport[:offset] + struct.pack("!H", completed) + transport[offset + 2:]
+    transport = transport[:offset] + struct.pack("!H", completed) + transport[offset + 2 :]
     assert ones_complement_sum(pseudo_header(six, protocol, len(transport)) + transport) == 0xFFFF
 
 
@@ -127,10 +146,16 @@ def test_segments_that_are_not_there_are_refused(first: int, count: int) -> None
         cut(packet(False, TCP, bytes(3000), gso=(1, 1000)), first, count)
 
 
-@given(payload=st.binary(min_size=1, max_size=4000), size=st.integers(1, 1448),
-       protocol=st.sampled_from([TCP, UDP]), six=st.booleans(), data=st.data())
-def test_pieces_put_together_are_the_payload(payload: bytes, size: int, protocol: int, six: bool,
-                                             data: st.DataObject) -> None:
+@given(
+    payload=st.binary(min_size=1, max_size=4000),
+    size=st.integers(1, 1448),
+    protocol=st.sampled_from([TCP, UDP]),
+    six=st.booleans(),
+    data=st.data(),
+)
+def test_pieces_put_together_are_the_payload(
+    payload: bytes, size: int, protocol: int, six: bool, data: st.DataObject
+) -> None:
     frame = packet(six, protocol, payload, gso=(gso_type(six, protocol), size))
     segments, _, _ = shape(frame)
     split = data.draw(st.integers(0, segments))

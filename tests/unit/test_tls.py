@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.tls import ALPN, Context, client_context, server_context
 from tests.unit.tls_ends import NAME, End, Pair, connected, issue, shake_hands, tcp_pair
 
-ALERT = 0x15                       # content type of a record, RFC 8446, 5.1
+ALERT = 0x15  # content type of a record, RFC 8446, 5.1
 CHILD_SECONDS = 30
 ROOT = Path(pipeline.__file__).parents[1]
 
@@ -31,8 +31,11 @@ AUTHORITY = issue("authority", is_ca=True)
 OWN = issue(NAME)
 ISSUED = issue(NAME, AUTHORITY)
 CLIENT = issue("client", AUTHORITY)
-RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-    Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+RSA_KEY = (
+    rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    .private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    .decode()
+)
 ENCRYPTED_KEY = OWN.signer.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word")).decode()
 
 
@@ -40,8 +43,9 @@ def server_of(pair: Pair = OWN, ca: str = "", minimum: str = "1.3") -> Context:
     return server_context(pair.certificate, pair.key, ca, minimum)
 
 
-def client_of(ca: str = OWN.certificate, pair: Pair | None = None, minimum: str = "1.3",
-              verify: bool = True) -> Context:
+def client_of(
+    ca: str = OWN.certificate, pair: Pair | None = None, minimum: str = "1.3", verify: bool = True
+) -> Context:
     certificate, key = (pair.certificate, pair.key) if pair else ("", "")
     return client_context(minimum, ca, system_cas=False, verify=verify, certificate_pem=certificate, key_pem=key)
 
@@ -80,19 +84,22 @@ class Stranger(End):
 # -- contexts
 
 
-@pytest.mark.parametrize("certificate, key, ca, complaint", [
-    ("", OWN.key, "", "^certificate: expected PEM"),
-    ("nonsense", OWN.key, "", "^certificate: expected PEM"),
-    ("é", OWN.key, "", "^certificate: expected PEM"),
-    (OWN.key, OWN.key, "", "^certificate: expected PEM"),
-    (OWN.certificate, "", "", "^private key: expected PEM"),
-    (OWN.certificate, OWN.certificate, "", "^private key: expected PEM"),
-    (OWN.certificate, OWN.key[:100], "", "^private key: expected PEM"),
-    (OWN.certificate, CLIENT.key, "", "^private key: expected the certificate's, found another"),
-    (OWN.certificate, RSA_KEY, "", "^private key: expected the certificate's, found another"),
-    (OWN.certificate, ENCRYPTED_KEY, "", "^private key: expected one without a password"),
-    (OWN.certificate, OWN.key, "nonsense", "^CA certificates: expected PEM"),
-])
+@pytest.mark.parametrize(
+    "certificate, key, ca, complaint",
+    [
+        ("", OWN.key, "", "^certificate: expected PEM"),
+        ("nonsense", OWN.key, "", "^certificate: expected PEM"),
+        ("é", OWN.key, "", "^certificate: expected PEM"),
+        (OWN.key, OWN.key, "", "^certificate: expected PEM"),
+        (OWN.certificate, "", "", "^private key: expected PEM"),
+        (OWN.certificate, OWN.certificate, "", "^private key: expected PEM"),
+        (OWN.certificate, OWN.key[:100], "", "^private key: expected PEM"),
+        (OWN.certificate, CLIENT.key, "", "^private key: expected the certificate's, found another"),
+        (OWN.certificate, RSA_KEY, "", "^private key: expected the certificate's, found another"),
+        (OWN.certificate, ENCRYPTED_KEY, "", "^private key: expected one without a password"),
+        (OWN.certificate, OWN.key, "nonsense", "^CA certificates: expected PEM"),
+    ],
+)
 def test_a_text_that_is_not_what_it_should_be_is_named(certificate: str, key: str, ca: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         server_context(certificate, key, ca)
@@ -103,8 +110,9 @@ def test_a_client_that_is_to_verify_needs_a_ca() -> None:
         client_context(system_cas=False, verify=True)
 
 
-def test_the_cas_of_the_system_are_used_when_they_are_asked_for(tmp_path: Path,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cas_of_the_system_are_used_when_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trusted = tmp_path / "ca.pem"
     trusted.write_text(AUTHORITY.certificate)
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
@@ -124,8 +132,15 @@ def test_loading_a_key_leaves_no_descriptor_open() -> None:
 def run_child(script: str, **environment: str) -> str:
     """What a child prints that has our certificate in `certificate` and `key`, and ends well."""
     head = f"certificate, key = {OWN[:2]!r}\n"
-    done = subprocess.run([sys.executable, "-c", head + script], env=os.environ | environment, text=True, cwd=ROOT,
-                          capture_output=True, timeout=CHILD_SECONDS, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", head + script],
+        env=os.environ | environment,
+        text=True,
+        cwd=ROOT,
+        capture_output=True,
+        timeout=CHILD_SECONDS,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -147,7 +162,9 @@ server_context(certificate, key)
 
 def test_keys_of_sessions_are_not_logged_whatever_the_environment_says(tmp_path: Path) -> None:
     log = tmp_path / "keys"
-    assert run_child("""
+    assert (
+        run_child(
+            """
 import os
 from pipeline.tls import client_context, server_context
 from tests.unit.tls_ends import connected
@@ -156,7 +173,11 @@ server = server_context(certificate, key)
 assert client.keylog_filename is server.keylog_filename is None and "SSLKEYLOGFILE" not in os.environ
 with connected(client, server):
     print("connected")
-""", SSLKEYLOGFILE=str(log)) == "connected\n"
+""",
+            SSLKEYLOGFILE=str(log),
+        )
+        == "connected\n"
+    )
     assert not log.exists()
 
 
@@ -181,8 +202,9 @@ def test_an_unverified_server_is_known_by_its_certificate() -> None:
 
 
 @contextmanager
-def failing(near: Callable[[socket.socket], End], far: Callable[[socket.socket], End],
-            complaint: str) -> Iterator[tuple[End, End]]:
+def failing(
+    near: Callable[[socket.socket], End], far: Callable[[socket.socket], End], complaint: str
+) -> Iterator[tuple[End, End]]:
     """Both ends, once one of them has given up for this reason."""
     sockets = tcp_pair()
     with sockets[0], sockets[1]:
@@ -196,18 +218,22 @@ def ours(context: Context, server: bool = False, hostname: str | None = NAME) ->
     return lambda sock: End(sock, context, server, hostname)
 
 
-@pytest.mark.parametrize("presented, hostname, complaint", [
-    (CLIENT, NAME, "Hostname mismatch"),
-    (OWN, NAME, "self-signed certificate"),
-    (issue(NAME, AUTHORITY, age=timedelta(days=2)), NAME, "certificate has expired"),
-    (issue(NAME, AUTHORITY, age=timedelta(days=-2)), NAME, "certificate is not yet valid"),
-    (issue(NAME, issue("authority", is_ca=True)), NAME, "unable to get local issuer certificate"),
-    (ISSUED, "127.0.0.2", "IP address mismatch"),
-    (issue(NAME, AUTHORITY, strict=False), NAME, "Missing Authority Key Identifier"),
-])
+@pytest.mark.parametrize(
+    "presented, hostname, complaint",
+    [
+        (CLIENT, NAME, "Hostname mismatch"),
+        (OWN, NAME, "self-signed certificate"),
+        (issue(NAME, AUTHORITY, age=timedelta(days=2)), NAME, "certificate has expired"),
+        (issue(NAME, AUTHORITY, age=timedelta(days=-2)), NAME, "certificate is not yet valid"),
+        (issue(NAME, issue("authority", is_ca=True)), NAME, "unable to get local issuer certificate"),
+        (ISSUED, "127.0.0.2", "IP address mismatch"),
+        (issue(NAME, AUTHORITY, strict=False), NAME, "Missing Authority Key Identifier"),
+    ],
+)
 def test_a_client_turns_away_from_a_server_that_is_not_the_one(presented: Pair, hostname: str, complaint: str) -> None:
-    with failing(ours(client_of(AUTHORITY.certificate), hostname=hostname), ours(server_of(presented), True),
-                 complaint) as (_, server):
+    with failing(
+        ours(client_of(AUTHORITY.certificate), hostname=hostname), ours(server_of(presented), True), complaint
+    ) as (_, server):
         with pytest.raises(OSError, match="alert"):  # the client has said why
             while not server.step():
                 pass
@@ -217,15 +243,19 @@ def test_a_client_turns_away_from_a_server_that_is_not_the_one(presented: Pair, 
 def test_a_server_is_known_by_its_name_and_by_its_address(hostname: str) -> None:
     sockets = tcp_pair()
     with sockets[0], sockets[1]:
-        shake_hands(End(sockets[0], client_of(AUTHORITY.certificate), False, hostname),
-                    End(sockets[1], server_of(ISSUED), True))
+        shake_hands(
+            End(sockets[0], client_of(AUTHORITY.certificate), False, hostname), End(sockets[1], server_of(ISSUED), True)
+        )
 
 
-@pytest.mark.parametrize("presented, complaint", [
-    (None, "peer did not return a certificate"),
-    (issue("client"), "self-signed certificate"),
-    (issue("client", AUTHORITY, age=timedelta(days=2)), "certificate has expired"),
-])
+@pytest.mark.parametrize(
+    "presented, complaint",
+    [
+        (None, "peer did not return a certificate"),
+        (issue("client"), "self-signed certificate"),
+        (issue("client", AUTHORITY, age=timedelta(days=2)), "certificate has expired"),
+    ],
+)
 def test_a_client_that_no_ca_of_the_servers_knows_is_refused_and_told(presented: Pair | None, complaint: str) -> None:
     client, server = client_of(AUTHORITY.certificate, presented), server_of(ISSUED, AUTHORITY.certificate)
     with failing(ours(client), ours(server, True), complaint) as (near, _):
@@ -234,8 +264,10 @@ def test_a_client_that_no_ca_of_the_servers_knows_is_refused_and_told(presented:
             near.receive()
 
 
-@pytest.mark.parametrize("version, complaint", [
-    (ssl.TLSVersion.TLSv1_1, "unsupported protocol"), (ssl.TLSVersion.TLSv1_2, "unsupported protocol")])
+@pytest.mark.parametrize(
+    "version, complaint",
+    [(ssl.TLSVersion.TLSv1_1, "unsupported protocol"), (ssl.TLSVersion.TLSv1_2, "unsupported protocol")],
+)
 def test_an_old_version_is_refused_with_an_alert(version: ssl.TLSVersion, complaint: str) -> None:
     context = plain_context(alpn=[ALPN])
     context.set_ciphers("DEFAULT:@SECLEVEL=0")  # 1.1 needs SHA-1
@@ -313,24 +345,30 @@ def what_is_answered(said: bytes, complaint: str) -> bytes:
             return b""
 
 
-@pytest.mark.parametrize("said, complaint", [
-    (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", "length too short"),  # a ClientHello of one byte
-    (b"\x16\x03\x01\x40\x00\x01\x03\x00\x00" + bytes(16380), "excessive message size"),  # the begin of 192 KiB
-    (b"\x16\x03\x01\x01\x00" + bytes(256), "unexpected message"),
-    (b"\x17\x03\x03\x00\x20" + bytes(32), "unexpected message"),
-])
+@pytest.mark.parametrize(
+    "said, complaint",
+    [
+        (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", "length too short"),  # a ClientHello of one byte
+        (b"\x16\x03\x01\x40\x00\x01\x03\x00\x00" + bytes(16380), "excessive message size"),  # the begin of 192 KiB
+        (b"\x16\x03\x01\x01\x00" + bytes(256), "unexpected message"),
+        (b"\x17\x03\x03\x00\x20" + bytes(32), "unexpected message"),
+    ],
+)
 def test_a_nonsensical_client_hello_is_answered_with_an_alert(said: bytes, complaint: str) -> None:
     answer = what_is_answered(said, complaint)
     assert (answer[0], len(answer)) == (ALERT, 7)
 
 
-@pytest.mark.parametrize("said, complaint", [
-    (b"SSH-2.0-OpenSSH_9.6\r\n", "wrong version number"),
-    (bytes(300), "wrong version number"),
-    (b"\xff" * 300, "wrong version number"),
-    (b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", "http request"),
-    (b"CONNECT here:443 HTTP/1.1\r\n\r\n", "https proxy request"),
-])
+@pytest.mark.parametrize(
+    "said, complaint",
+    [
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "wrong version number"),
+        (bytes(300), "wrong version number"),
+        (b"\xff" * 300, "wrong version number"),
+        (b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", "http request"),
+        (b"CONNECT here:443 HTTP/1.1\r\n\r\n", "https proxy request"),
+    ],
+)
 def test_what_is_no_tls_at_all_fails_without_an_answer(said: bytes, complaint: str) -> None:
     assert what_is_answered(said, complaint) == b""  # it is OpenSSL that thinks an alert would be lost on it
 

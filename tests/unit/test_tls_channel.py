@@ -25,7 +25,7 @@ from tests.unit.tls_foreign import FRAGMENTS_OF_512, TLS_1_2, Foreign
 OWN = issue(NAME)
 SERVER = server_context(OWN.certificate, OWN.key, minimum="1.2")
 CLIENT = client_context(ca_pem=OWN.certificate, system_cas=False, verify=True)
-HEADER_AND_TAG = 5 + 1 + 16        # RFC 8446, 5.2: header, content type, tag of AES-GCM
+HEADER_AND_TAG = 5 + 1 + 16  # RFC 8446, 5.2: header, content type, tag of AES-GCM
 BOTH_WAYS_SECONDS = 1.0
 
 sizes = st.one_of(st.integers(1, 50), st.integers(RECORD - 2, RECORD + 2), st.integers(1, 5 * RECORD))
@@ -78,10 +78,13 @@ def test_pieces_arrive_whole_whatever_their_sizes_and_the_views(pairs: list, pie
     assert not server.channel.pending
 
 
-@given(lengths=st.tuples(sizes, sizes, sizes),
-       steps=st.lists(st.tuples(st.integers(0, 2), st.sampled_from([1, 4, 5, 6, 1000, RECORD, 5 * RECORD]), sizes)))
+@given(
+    lengths=st.tuples(sizes, sizes, sizes),
+    steps=st.lists(st.tuples(st.integers(0, 2), st.sampled_from([1, 4, 5, 6, 1000, RECORD, 5 * RECORD]), sizes)),
+)
 def test_streams_are_not_mixed_up_when_their_records_arrive_in_pieces(
-        pairs: list, lengths: tuple[int, ...], steps: list[tuple[int, int, int]]) -> None:
+    pairs: list, lengths: tuple[int, ...], steps: list[tuple[int, int, int]]
+) -> None:
     plain = [noise(length, number) for number, length in enumerate(lengths)]
     left = [memoryview(client.channel.seal([text])) for (client, _), text in zip(pairs, plain)]
     got = [b""] * len(pairs)
@@ -262,11 +265,14 @@ def test_a_repeated_record_ends_the_connection(ends: tuple[End, End]) -> None:
         server.receive_all(8)
 
 
-@pytest.mark.parametrize("wire, complaint", [
-    (b"\x17\x03\x03\xff\xff", "TLS record of 65535 bytes, at most 18432"),
-    (b"\x17\x03\x03\x48\x00" + bytes(18432), "too long|bad record"),
-    (b"GET / HTTP/1.1\r\n" + bytes(9000), "version|record|request"),
-])
+@pytest.mark.parametrize(
+    "wire, complaint",
+    [
+        (b"\x17\x03\x03\xff\xff", "TLS record of 65535 bytes, at most 18432"),
+        (b"\x17\x03\x03\x48\x00" + bytes(18432), "too long|bad record"),
+        (b"GET / HTTP/1.1\r\n" + bytes(9000), "version|record|request"),
+    ],
+)
 def test_garbage_after_the_handshake_ends_the_connection(ends: tuple[End, End], wire: bytes, complaint: str) -> None:
     client, server = ends
     client.send_raw(wire)

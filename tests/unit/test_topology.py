@@ -14,11 +14,17 @@ from pipeline.plan import Member, PeersPlan, Plan, RingPlan, WorkerPlan
 LANES = (1, 2, 3)
 SETTINGS = {"compat": False, "timeout": 30.0, "congestion": "", "nothing": None, "list": [1, "two"]}
 
-Shape = tuple[int, bool, int]   # lanes, fec, peers at a time
+Shape = tuple[int, bool, int]  # lanes, fec, peers at a time
 
 EVERY_SHAPE = pytest.mark.parametrize(
-    "shape", [pytest.param((lanes, fec, capacity), id=f"{lanes}-{'fec' if fec else 'plain'}-{capacity}")
-              for lanes in LANES for fec in (False, True) for capacity in (1, 5)])
+    "shape",
+    [
+        pytest.param((lanes, fec, capacity), id=f"{lanes}-{'fec' if fec else 'plain'}-{capacity}")
+        for lanes in LANES
+        for fec in (False, True)
+        for capacity in (1, 5)
+    ],
+)
 LANE_COUNTS = pytest.mark.parametrize("lanes", LANES)
 
 
@@ -45,18 +51,25 @@ def group(kind: str, duty: str, lanes: int) -> str:
 
 @LANE_COUNTS
 def test_without_fec_tun_and_tcp_face_each_other(lanes: int) -> None:
-    expected = {f"{kind}-{i}": f"tun-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
-                for kind in ("outbound", "light") for i in range(lanes)}
+    expected = {
+        f"{kind}-{i}": f"tun-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
+        for kind in ("outbound", "light")
+        for i in range(lanes)
+    }
     expected |= {f"inbound-{j}": f"tcp-{j}.inbound -> {group('tun', 'inbound', lanes)}" for j in range(lanes)}
     assert drawn(build(lanes, False)) == expected
 
 
 @LANE_COUNTS
 def test_with_fec_its_worker_stands_in_a_ring_between_them_and_fills_one_of_its_own(lanes: int) -> None:
-    expected = {f"{kind}-{i}": f"tun-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
-                for kind in ("outbound", "light") for i in range(lanes)}
-    expected |= {f"coded-{i}": f"tun-{i}.outbound -> fec-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
-                 for i in range(lanes)}
+    expected = {
+        f"{kind}-{i}": f"tun-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
+        for kind in ("outbound", "light")
+        for i in range(lanes)
+    }
+    expected |= {
+        f"coded-{i}": f"tun-{i}.outbound -> fec-{i}.outbound -> {group('tcp', 'outbound', lanes)}" for i in range(lanes)
+    }
     both = f"{group('tun', 'inbound', lanes)} {group('fec', 'inbound', lanes)}"
     expected |= {f"inbound-{j}": f"tcp-{j}.inbound -> {both}" for j in range(lanes)}
     expected |= {f"decoded-{i}": f"fec-{i}.inbound -> tun-{i}.inbound" for i in range(lanes)}
@@ -66,10 +79,12 @@ def test_with_fec_its_worker_stands_in_a_ring_between_them_and_fills_one_of_its_
 @LANE_COUNTS
 @pytest.mark.parametrize("fec", [False, True])
 def test_with_several_peers_there_is_a_ring_from_peer_to_peer_in_each_lane_and_no_other_difference(
-        lanes: int, fec: bool) -> None:
+    lanes: int, fec: bool
+) -> None:
     coded = "fec-{0}.outbound -> " if fec else ""
-    expected = {f"transit-{i}": f"tun-{i}.inbound -> {coded.format(i)}{group('tcp', 'outbound', lanes)}"
-                for i in range(lanes)}
+    expected = {
+        f"transit-{i}": f"tun-{i}.inbound -> {coded.format(i)}{group('tcp', 'outbound', lanes)}" for i in range(lanes)
+    }
     assert drawn(build(lanes, fec, 2)) == drawn(build(lanes, fec)) | expected
     assert build(lanes, fec, 2).workers == build(lanes, fec).workers
 
@@ -90,7 +105,8 @@ def test_two_lanes_written_out() -> None:
 def test_who_takes_from_a_ring_starts_before_who_fills_it_from_tun(lanes: int, fec: bool, kinds: list[str]) -> None:
     plan = build(lanes, fec)
     assert [(w.name, w.kind, w.lane) for w in plan.workers] == [
-        (f"{kind}-{lane}", kind, lane) for kind in kinds for lane in range(lanes)]
+        (f"{kind}-{lane}", kind, lane) for kind in kinds for lane in range(lanes)
+    ]
     assert [w.page for w in plan.workers] == list(range(len(kinds) * lanes))
 
 
@@ -144,13 +160,15 @@ def test_a_member_of_the_group_that_slots_are_stamped_for_stands_at_the_position
     for each in plan.rings:
         for stage in each.stages:
             if len(stage) > 1:
-                assert [plan.worker(member.worker).lane for member in stage[:shape[0]]] == list(range(shape[0]))
+                assert [plan.worker(member.worker).lane for member in stage[: shape[0]]] == list(range(shape[0]))
 
 
 def test_compat_has_the_two_rings_that_the_original_wire_format_needs() -> None:
     plan = topology.build("town", "0123abcd", "server", 1, None, 32, 135168, SETTINGS | {"compat": True})
-    assert drawn(plan) == {"outbound-0": "tun-0.outbound -> tcp-0.outbound",
-                           "inbound-0": "tcp-0.inbound -> tun-0.inbound"}
+    assert drawn(plan) == {
+        "outbound-0": "tun-0.outbound -> tcp-0.outbound",
+        "inbound-0": "tcp-0.inbound -> tun-0.inbound",
+    }
 
 
 @pytest.mark.parametrize("code", [(1, 1), (2, 6), (10, 3), (11, 6), (13, 5), (13, 6), (37, 6), (37, 1)])

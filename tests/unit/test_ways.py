@@ -33,22 +33,29 @@ def counts(run: Run, *established: int | tuple[int, int], peer: int = PEER) -> N
         run.say(lane, peer, *(count if isinstance(count, tuple) else (count,)))
 
 
-@pytest.mark.parametrize(("established", "own"), [
-    ((0, 0, 0), LANE), ((0, 1, 0), LANE), ((5, 1, 5), LANE), ((5, 0, 5), 0), ((0, 0, 5), 2)])
+@pytest.mark.parametrize(
+    ("established", "own"), [((0, 0, 0), LANE), ((0, 1, 0), LANE), ((5, 1, 5), LANE), ((5, 0, 5), 0), ((0, 0, 5), 2)]
+)
 def test_plain_blocks_go_by_the_own_lanes_worker_or_by_another_while_only_others_have_connections(
-        run: Run, ways: Ways, established: tuple[int, ...], own: int) -> None:
+    run: Run, ways: Ways, established: tuple[int, ...], own: int
+) -> None:
     counts(run, *established)
     assert ways.own(PEER) == own
 
 
-@pytest.mark.parametrize(("established", "own", "light"), [
-    (((2, 0), (2, 0), (2, 0)), 1, 1),      # nobody has any for light flows
-    (((2, 1), (2, 1), (2, 1)), 1, 1),
-    (((2, 0), (2, 0), (2, 1)), 1, 2),
-    (((2, 1), (2, 0), (2, 1)), 1, 0),
-    (((0, 0), (0, 0), (1, 1)), 2, 2)])
+@pytest.mark.parametrize(
+    ("established", "own", "light"),
+    [
+        (((2, 0), (2, 0), (2, 0)), 1, 1),  # nobody has any for light flows
+        (((2, 1), (2, 1), (2, 1)), 1, 1),
+        (((2, 0), (2, 0), (2, 1)), 1, 2),
+        (((2, 1), (2, 0), (2, 1)), 1, 0),
+        (((0, 0), (0, 0), (1, 1)), 2, 2),
+    ],
+)
 def test_light_blocks_go_by_the_worker_of_the_plain_ones_unless_others_alone_have_connections_for_them(
-        run: Run, ways: Ways, established: tuple[tuple[int, int], ...], own: int, light: int) -> None:
+    run: Run, ways: Ways, established: tuple[tuple[int, int], ...], own: int, light: int
+) -> None:
     counts(run, *established)
     assert ways.own(PEER) == own
     assert ways.own_light(PEER, own) == light
@@ -80,14 +87,18 @@ def test_who_does_not_take_shards_on_every_connection_gets_none(run: Run, ways: 
     assert ways.parity(PEER) == 0
 
 
-@pytest.mark.parametrize(("established", "bulk", "light"), [
-    (((0, 0), (0, 0), (0, 0)), (), ()),
-    (((2, 0), (0, 0), (1, 0)), ((0, 0), (0, 1), (2, 0)), ((0, 0), (0, 1), (2, 0))),
-    (((2, 1), (1, 1), (1, 0)), ((0, 0), (2, 0)), ((0, 0), (1, 0))),
-    (((1, 1), (0, 0), (2, 2)), ((0, 0), (2, 0), (2, 1)), ((0, 0), (2, 0), (2, 1)))])
+@pytest.mark.parametrize(
+    ("established", "bulk", "light"),
+    [
+        (((0, 0), (0, 0), (0, 0)), (), ()),
+        (((2, 0), (0, 0), (1, 0)), ((0, 0), (0, 1), (2, 0)), ((0, 0), (0, 1), (2, 0))),
+        (((2, 1), (1, 1), (1, 0)), ((0, 0), (2, 0)), ((0, 0), (1, 0))),
+        (((1, 1), (0, 0), (2, 2)), ((0, 0), (2, 0), (2, 1)), ((0, 0), (2, 0), (2, 1))),
+    ],
+)
 def test_connections_are_for_bulk_or_for_light_flows_and_for_both_if_there_are_none_of_a_kind(
-        run: Run, ways: Ways, established: tuple[tuple[int, int], ...], bulk: tuple[Way, ...],
-        light: tuple[Way, ...]) -> None:
+    run: Run, ways: Ways, established: tuple[tuple[int, int], ...], bulk: tuple[Way, ...], light: tuple[Way, ...]
+) -> None:
     counts(run, *established)
     assert ways.for_bulk(PEER) == bulk
     assert ways.for_light(PEER) == light
@@ -115,8 +126,14 @@ def test_one_peers_connections_are_no_way_to_another(ours: list[tuple], theirs: 
 
         def seen(peer: int) -> tuple:
             own = ways.own(peer)
-            return (own, ways.own_light(peer, own), ways.offloads(peer), ways.parity(peer), ways.for_bulk(peer),
-                    ways.for_light(peer))
+            return (
+                own,
+                ways.own_light(peer, own),
+                ways.offloads(peer),
+                ways.parity(peer),
+                ways.for_bulk(peer),
+                ways.for_light(peer),
+            )
 
         told(ours, PEER)
         before = seen(PEER)

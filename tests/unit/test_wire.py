@@ -101,8 +101,9 @@ def test_a_frame_at_the_limit_is_taken(limit: int) -> None:
 
 
 @pytest.mark.parametrize("limit", [LIMIT, wire.COMPAT_LENGTH_LIMIT, wire.LENGTH_LIMIT, wire.HELLO_LENGTH_LIMIT])
-@pytest.mark.parametrize("beyond", [lambda limit: limit + 1, lambda _: 1 << 31, lambda _: (1 << 32) - 1],
-                         ids=["limit+1", "2^31", "2^32-1"])
+@pytest.mark.parametrize(
+    "beyond", [lambda limit: limit + 1, lambda _: 1 << 31, lambda _: (1 << 32) - 1], ids=["limit+1", "2^31", "2^32-1"]
+)
 def test_a_length_beyond_the_limit_is_refused_before_its_body_comes(limit: int, beyond) -> None:
     length = beyond(limit)
     stream = struct.pack(">I", length)

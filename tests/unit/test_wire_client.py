@@ -41,8 +41,12 @@ def pair() -> Iterator[tuple[WireClient, socket.socket]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ours = socket.create_connection(listener.getsockname())
         theirs, _ = listener.accept()
-    with theirs, WireClient(ours, key=example["key"], offloads=0x6F, session=2, wishes=["10.0.0.2", "fd00::2"],
-                            runs=Runs()) as client:
+    with (
+        theirs,
+        WireClient(
+            ours, key=example["key"], offloads=0x6F, session=2, wishes=["10.0.0.2", "fd00::2"], runs=Runs()
+        ) as client,
+    ):
         client.certificate_hash = example["certificate hash"]
         client.sent_hello = example["hello"]
         yield client, theirs
@@ -51,8 +55,13 @@ def pair() -> Iterator[tuple[WireClient, socket.socket]]:
 def test_none_of_the_programs_code_is_in_it() -> None:
     for name in FILES:
         for node in ast.walk(ast.parse((ROOT / "tests" / name).read_text())):
-            found = [each.name for each in node.names] if isinstance(node, ast.Import) else \
-                [node.module] if isinstance(node, ast.ImportFrom) else []
+            found = (
+                [each.name for each in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
             assert not {each.split(".")[0] for each in found} & {"pipeline", "workers", "tools"}, name
 
 
@@ -74,8 +83,7 @@ def test_it_answers_the_documents_challenge_and_takes_its_welcome(pair: tuple[Wi
     assert client.transcript() == example["transcript"] == hashlib.sha256(example["transcript of"]).digest()
     theirs.sendall(example["welcome"])
     welcome = client.take_welcome()
-    assert [str(each) for each in (*welcome.addresses, *welcome.routes)] == \
-        ["10.0.0.2/24", "fd00::2/64", "10.1.0.0/16"]
+    assert [str(each) for each in (*welcome.addresses, *welcome.routes)] == ["10.0.0.2/24", "fd00::2/64", "10.1.0.0/16"]
 
 
 def test_it_takes_no_welcome_with_a_byte_changed(pair: tuple[WireClient, socket.socket]) -> None:

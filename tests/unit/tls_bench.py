@@ -24,7 +24,7 @@ from pipeline.tls import Context, client_context, server_context
 from tests.unit.tls_ends import NAME, VIEW, End, issue, tcp_pair, wait
 
 BLOCK = 65536
-HEAD = 11                  # bytes of a block that are a piece of their own
+HEAD = 11  # bytes of a block that are a piece of their own
 WAYS = ("plain", "seal", "records", "SSLSocket")
 MICRO = 1e6
 
@@ -42,8 +42,9 @@ def _measured(work: Callable[[], None]) -> Cost:
     before, begun = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     work()
     seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF)
-    return Cost(seconds, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime,
-                after.ru_minflt - before.ru_minflt)
+    return Cost(
+        seconds, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime, after.ru_minflt - before.ru_minflt
+    )
 
 
 def _push(sock: socket.socket, pieces: list) -> None:
@@ -126,8 +127,11 @@ def _speed(client: Context, server: Context, megabytes: int, rounds: int) -> Non
     print(f"{'':10}{'MB/s':>8}{columns}{columns}   sending, receiving")
     for way, found in runs.items():
         sent, received = (Cost(*map(statistics.median, zip(*(run[end] for run in found)))) for end in (0, 1))
-        ends = "".join(f"{'':4}{MICRO * (end.user + end.system):6.1f}{MICRO * end.user:6.1f}{MICRO * end.system:7.1f}"
-                       f"{end.faults:7.2f}" for end in (sent, received))
+        ends = "".join(
+            f"{'':4}{MICRO * (end.user + end.system):6.1f}{MICRO * end.user:6.1f}{MICRO * end.system:7.1f}"
+            f"{end.faults:7.2f}"
+            for end in (sent, received)
+        )
         print(f"{way:10}{BLOCK / received.seconds / 1e6:8.0f}{ends}")
 
 
@@ -167,8 +171,10 @@ def _memory(client: Context, server: Context, channels: int) -> None:
     figures.append(_resident())
     os.waitpid(child, 0)
     idle, received, busy = ((figure - before) // channels for figure in figures)
-    print(f"{channels} channels: {idle} bytes each after the handshake ({MICRO * handshake:.0f} us of CPU), {received} "
-          f"after a block came in, {busy} after one went out too")
+    print(
+        f"{channels} channels: {idle} bytes each after the handshake ({MICRO * handshake:.0f} us of CPU), {received} "
+        f"after a block came in, {busy} after one went out too"
+    )
 
 
 def _main(megabytes: int = 300, rounds: int = 5, channels: int = 500) -> None:

@@ -20,8 +20,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pipeline.tls import Channel, Context
 
 NAME = "server.test"
-VIEW = 131072              # of a slot
-DEADLINE = 10.0            # seconds for whatever a test waits for
+VIEW = 131072  # of a slot
+DEADLINE = 10.0  # seconds for whatever a test waits for
 
 
 class Pair(NamedTuple):
@@ -32,8 +32,9 @@ class Pair(NamedTuple):
     signer: ec.EllipticCurvePrivateKey
 
 
-def issue(name: str, issuer: Pair | None = None, is_ca: bool = False, age: timedelta = timedelta(0),
-          strict: bool = True) -> Pair:
+def issue(
+    name: str, issuer: Pair | None = None, is_ca: bool = False, age: timedelta = timedelta(0), strict: bool = True
+) -> Pair:
     """A certificate of its own, or of an issuer, that began an hour before `age` ago and is good for a day.
 
     `strict`: with all that RFC 5280 asks for.
@@ -43,24 +44,36 @@ def issue(name: str, issuer: Pair | None = None, is_ca: bool = False, age: timed
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     begin = datetime.now(UTC) - age - timedelta(hours=1)
     signer = issuer.signer if issuer else key
-    usage = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
-                           "encipher_only", "decipher_only"), False)
+    usage = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
     names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ip_address("127.0.0.1"))])
     purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     builder = (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(parent.subject if parent else subject)
-        .public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(begin).not_valid_after(begin + timedelta(days=1))
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(parent.subject if parent else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + timedelta(days=1))
         .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
         .add_extension(x509.KeyUsage(digital_signature=not is_ca, key_cert_sign=is_ca, crl_sign=is_ca, **usage), True)
         .add_extension(names, critical=False)
         .add_extension(purposes, critical=False)
     )
     if strict:
-        builder = (
-            builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
-        )
+        builder = builder.add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+        ).add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     certificate = builder.sign(signer, hashes.SHA256())
     text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     return Pair(certificate.public_bytes(Encoding.PEM).decode(), text, key)

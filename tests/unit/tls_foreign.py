@@ -12,10 +12,10 @@ import pytest
 from pipeline.tls import ALPN, Context
 from tests.unit.tls_ends import End
 
-KEY_UPDATE_REQUESTED = 1           # openssl/ssl.h, as are the next two
+KEY_UPDATE_REQUESTED = 1  # openssl/ssl.h, as are the next two
 SET_MAX_PROTO_VERSION = 124
 TLS_1_2 = 0x0303
-FRAGMENTS_OF_512 = 1               # RFC 6066, 4
+FRAGMENTS_OF_512 = 1  # RFC 6066, 4
 
 _FUNCTIONS = {
     "TLS_client_method": (c_void_p,),

@@ -19,8 +19,9 @@ class Run:
 
     def __init__(self, lanes: int = 3, capacity: int = 4) -> None:
         settings = {"compat": False, "fec": "off", "idle": "block", "offloads": OFFLOADS}
-        self.plan = topology.build("workertest", secrets.token_hex(4), "server", lanes, None, 4, layout.PAGE, settings,
-                                   capacity)
+        self.plan = topology.build(
+            "workertest", secrets.token_hex(4), "server", lanes, None, 4, layout.PAGE, settings, capacity
+        )
         self.memory = Memory(self.plan)
         self.attached: list[Attachment] = []
         self.sockets: list[socket.socket] = []
@@ -33,17 +34,35 @@ class Run:
         """What a tcp worker says of a peer."""
         return self.memory.peers.carriers[lane][peer * LINE_WORDS + word]
 
-    def say(self, lane: int, peer: int, established: int, light: int = 0, offloads: int = 0, decodes: int = 0,
-            parity: int = 0) -> None:
+    def say(
+        self,
+        lane: int,
+        peer: int,
+        established: int,
+        light: int = 0,
+        offloads: int = 0,
+        decodes: int = 0,
+        parity: int = 0,
+    ) -> None:
         """The same, written."""
         line = self.memory.peers.carriers[lane]
-        for word, value in ((layout.CARRIER_ESTABLISHED, established), (layout.CARRIER_LIGHT, light),
-                            (layout.CARRIER_OFFLOADS, offloads), (layout.CARRIER_DECODES, decodes),
-                            (layout.CARRIER_PARITY, parity)):
+        for word, value in (
+            (layout.CARRIER_ESTABLISHED, established),
+            (layout.CARRIER_LIGHT, light),
+            (layout.CARRIER_OFFLOADS, offloads),
+            (layout.CARRIER_DECODES, decodes),
+            (layout.CARRIER_PARITY, parity),
+        ):
             line[peer * LINE_WORDS + word] = value
 
-    def connection(self, peer: int = 0, offloads: int = OFFLOADS, decodes: bool = True, purpose: int = wire.BULK,
-                   address: tuple = ("192.0.2.1", 9000)) -> Connection:
+    def connection(
+        self,
+        peer: int = 0,
+        offloads: int = OFFLOADS,
+        decodes: bool = True,
+        purpose: int = wire.BULK,
+        address: tuple = ("192.0.2.1", 9000),
+    ) -> Connection:
         """An established one."""
         ours, theirs = socket.socketpair()
         self.sockets += [ours, theirs]
