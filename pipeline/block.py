@@ -35,7 +35,7 @@ _TABLES = [struct.Struct(f">{count}I") for count in range(wire.BLOCK_PACKETS_MAX
 _STARTS = [layout.SLOT_BODY_AT - prefix.size for prefix in _PREFIXES]
 _pack_slot = SLOT.pack_into
 
-assert layout.SLOT_HEADS_END + layout.RUN_HEAD_BYTES <= _STARTS[-1]  # a light block has a run header in front
+assert _STARTS[-1] >= layout.SLOT_HEADS_END + layout.RUN_HEAD_BYTES  # a light block has a run header in front
 
 
 def seal(slot: memoryview, lengths: list[int], end: int, member: int, seat: int) -> None:

@@ -46,7 +46,7 @@ def solution(p: int, n: int, m: int, present: int) -> Solution | None:
     if len(used) < len(lost):
         return None
     rows = _inverse(p, [[1 << i * j % p for i in lost] for j in used])
-    steps = [_step(p, m, shard, used, row) for shard, row in zip(lost, rows)]
+    steps = [_step(p, m, shard, used, row) for shard, row in zip(lost, rows, strict=True)]
     by_sum = -1
     if used and used[0] == 0:
         costly = max(steps, key=_terms)
@@ -99,7 +99,7 @@ def _inverse(p: int, matrix: list[list[int]]) -> list[list[int]]:
         for other in work:
             if other is not row:
                 by = other[column]
-                other[:] = [a ^ multiply(p, by, b) for a, b in zip(other, row)]
+                other[:] = [a ^ multiply(p, by, b) for a, b in zip(other, row, strict=True)]
     return [row[size:] for row in work]
 
 
@@ -110,7 +110,9 @@ def _step(p: int, m: int, shard: int, used: list[int], row: list[int]) -> Step:
     steps = []
     for factor in row:
         scale = inverse(p, factor)
-        sources = [number for j, value in zip(used, row) for number in _numbers(p, j, multiply(p, scale, value))]
+        sources = [
+            number for j, value in zip(used, row, strict=True) for number in _numbers(p, j, multiply(p, scale, value))
+        ]
         steps.append(Step(shard, tuple(sources), _numbers(p, m, factor)))
     return min(steps, key=_terms)
 

@@ -162,7 +162,7 @@ def _addresses(config: Config, at: str, peer: Peer) -> Found:
     pools = [Pool(interface) for interface in config.tunnel_interfaces]
     own = {interface.ip for interface in config.tunnel_interfaces}
     used: set[Pool] = set()
-    for (path, text), address in zip(peer.address_texts.items(), peer.addresses):
+    for (path, text), address in zip(peer.address_texts.items(), peer.addresses, strict=True):
         fitting = [pool for pool in pools if pool.contains(address)]
         if not fitting and address not in own:  # that one is reported as the server's
             subnets = ", ".join(str(pool.network) for pool in pools)
@@ -193,8 +193,10 @@ def _numbered(config: Config) -> Iterator[tuple[str, Peer]]:
 def _inside(peer: Peer) -> list[tuple[str, str, Any]]:
     """Path, text and network of everything in the tunnel that is this peer's."""
     fixed = [
-        (path, text, ip_network(address)) for (path, text), address in zip(peer.address_texts.items(), peer.addresses)
+        (path, text, ip_network(address))
+        for (path, text), address in zip(peer.address_texts.items(), peer.addresses, strict=True)
     ]
     return fixed + [
-        (f"allowed[{index}]", text, network) for index, (text, network) in enumerate(zip(peer.allowed, peer.prefixes))
+        (f"allowed[{index}]", text, network)
+        for index, (text, network) in enumerate(zip(peer.allowed, peer.prefixes, strict=True))
     ]

@@ -100,9 +100,9 @@ def parse_interface(text: str) -> IPv4Interface | IPv6Interface:
     address, network = interface.ip, interface.network
     if address.is_unspecified or address.is_multicast or address.is_loopback:
         raise ValueError("a unicast address that is not a loopback address")
-    if interface.version == 4 and network.prefixlen < 31:
-        if address in (network.network_address, network.broadcast_address):
-            raise ValueError(f"an address of a host: {address} names the subnet {network} or its broadcast")
+    ends = (network.network_address, network.broadcast_address)
+    if interface.version == 4 and network.prefixlen < 31 and address in ends:
+        raise ValueError(f"an address of a host: {address} names the subnet {network} or its broadcast")
     return interface
 
 

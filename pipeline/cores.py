@@ -63,5 +63,5 @@ def assign(workers: list[tuple[str, int]], affinity: str | dict, cores: list[int
     taken = {core for wanted in chosen.values() for core in wanted}
     free = [core for core in cores if core not in taken]
     if len(free) >= len(rest):
-        chosen |= {name: [core] for (_, name), core in zip(rest, free)}
+        chosen |= {name: [core] for (_, name), core in zip(rest, free, strict=False)}
     return {name: wanted for name, wanted in chosen.items() if wanted}

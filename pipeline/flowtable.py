@@ -67,7 +67,7 @@ class FlowTable:
             flow[2] = True
         elif tokens >= 0:
             flow[2] = False
-        elif tokens < -OVERDRAFT_BYTES or pause >= PAUSE_NS and self._is_empty():
+        elif tokens < -OVERDRAFT_BYTES or (pause >= PAUSE_NS and self._is_empty()):
             flow[2] = True
         if not flow[2]:
             return True

@@ -151,7 +151,7 @@ class Hub:
         return admitted
 
     def _connected(self, peer: int, now: int) -> bool:
-        return self._table.count(peer) > 0 or peer in self._sitters and now - self._admitted_at[peer] < ON_THE_WAY_NS
+        return self._table.count(peer) > 0 or (peer in self._sitters and now - self._admitted_at[peer] < ON_THE_WAY_NS)
 
     def _is_seated(self, identity: Identity, hello: session.Hello, peer: int = NOBODY) -> bool:
         return any(

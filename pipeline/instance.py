@@ -61,12 +61,14 @@ class Instance:
 
     def _open_lock(self) -> int:
         """The last of the other instances may remove the directory between any two of our steps."""
-        for attempt in range(ATTEMPTS):
+        attempts = ATTEMPTS
+        while True:
             try:
                 RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
                 return os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except (FileExistsError, FileNotFoundError):
-                if attempt == ATTEMPTS - 1:
+                attempts -= 1
+                if not attempts:
                     raise
 
     def _is_current(self) -> bool:

@@ -80,7 +80,7 @@ class Pace:
         queue = flow.rtt_ns - flow.min_rtt_ns
         aim = max(QUEUE_AIM_NS, flow.min_rtt_ns // QUEUE_SHARE)
         self._above = self._above + 1 if queue > QUEUE_MOST * aim else 0
-        if self._above > LONG or queue > aim and 0 < self.rate < self._first / FALLEN:
+        if self._above > LONG or (queue > aim and 0 < self.rate < self._first / FALLEN):
             self._above = 0
             self._free_until = now + FREE_NS
             return 0.0

@@ -53,7 +53,7 @@ SINGLE_BYTES = 256
 class _Block:
     """A block of several shards. Its runs agree on `code` (n << 8 | m) and `content` (size << 32 | checksum)."""
 
-    __slots__ = ("key", "order", "number", "code", "content", "each", "total", "area", "began", "have", "left")
+    __slots__ = ("area", "began", "code", "content", "each", "have", "key", "left", "number", "order", "total")
 
     def __init__(
         self,

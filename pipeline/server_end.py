@@ -133,7 +133,7 @@ class ServerEnd:
         endpoint = self._config.listen_endpoint
         if endpoint.address is None or not endpoint.address.is_unspecified:
             return shown(endpoint)
-        for family, there in zip((socket.AF_INET, socket.AF_INET6), SOMEWHERE):
+        for family, there in zip((socket.AF_INET, socket.AF_INET6), SOMEWHERE, strict=True):
             try:
                 with socket.socket(family, socket.SOCK_DGRAM) as sock:
                     sock.connect(there)

@@ -8,8 +8,10 @@ UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 def render(snapshot: dict) -> str:
     """Several lines: the instance, its workers, rings, connections, and the counters that are not zero."""
     lines = [
-        f"{snapshot['name']}  {snapshot['mode']}  {snapshot['state']}  up {duration(snapshot['uptime_seconds'])}  "
-        f"device {snapshot['tun_name']}  pid {snapshot['pid']}",
+        (
+            f"{snapshot['name']}  {snapshot['mode']}  {snapshot['state']}  up {duration(snapshot['uptime_seconds'])}  "
+            f"device {snapshot['tun_name']}  pid {snapshot['pid']}"
+        ),
         "",
         *_table(
             ["worker", "state", "pid", "restarts", "heartbeat", "cpu", "memory", "cores"],
@@ -97,4 +99,6 @@ def duration(seconds: float) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [head, *rows]]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    ]

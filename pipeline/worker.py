@@ -125,7 +125,7 @@ def loop(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
         now = time.monotonic_ns()
         heartbeat[0] = now
         found = duty.work()
-        if stop.requested and (not found and duty.drained() or now > stop.deadline_ns):
+        if stop.requested and ((not found and duty.drained()) or now > stop.deadline_ns):
             return
         if found is not MORE:
             duty.wait(PERIOD)

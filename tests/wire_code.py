@@ -48,9 +48,9 @@ def recover(shards: Mapping[int, bytes], n: int, m: int) -> bytes:
                 total = _sum(total, _turned(rows[i], i * j))
         left.append(total)
     inverse = _inverse([[_power(i * j, p) for i in lost] for j in used], p)
-    for i, factors in zip(lost, inverse):
+    for i, factors in zip(lost, inverse, strict=True):
         total = [0] * p
-        for factor, equation in zip(factors, left):
+        for factor, equation in zip(factors, left, strict=True):
             for k in range(p):
                 if factor >> k & 1:
                     total = _sum(total, _turned(equation, k))
@@ -65,7 +65,7 @@ def _rows(shard: bytes, p: int) -> Rows:
 
 
 def _sum(one: Rows, other: Rows) -> Rows:
-    return [a ^ b for a, b in zip(one, other)]
+    return [a ^ b for a, b in zip(one, other, strict=True)]
 
 
 def _turned(rows: Rows, k: int) -> Rows:
@@ -113,5 +113,7 @@ def _inverse(matrix: list[list[int]], p: int) -> list[list[int]]:
         for i in range(size):
             if i != column and work[i][column]:
                 times = work[i][column]
-                work[i] = [value ^ _product(times, above, p) for value, above in zip(work[i], work[column])]
+                work[i] = [
+                    value ^ _product(times, above, p) for value, above in zip(work[i], work[column], strict=True)
+                ]
     return [row[size:] for row in work]

@@ -56,7 +56,7 @@ class Bench:
         for bare_one, tunnel_one in self._alternate(what, function, through):
             bare.append(bare_one)
             tunnel.append(tunnel_one)
-        ratios = [one / other for one, other in zip(tunnel, bare)]
+        ratios = [one / other for one, other in zip(tunnel, bare, strict=True)]
         return Values(
             bare=statistics.median(bare),
             tunnel=statistics.median(tunnel),

@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -84,7 +85,7 @@ class Bench:
             self._area[: lost * size] = bytes(lost * size)
             self._recover(present)
             self._expect(self._area[: n * size], "the codec")
-            found.append(self._row(f"recover {lost}", lambda: self._recover(present), self._zfec_recover(lost)))
+            found.append(self._row(f"recover {lost}", partial(self._recover, present), self._zfec_recover(lost)))
         found.append(self._row("checksum", lambda: self._codec.checksum(self._area, n, m, size), None))
         return found
 
@@ -121,8 +122,11 @@ class Bench:
     def _row(self, what: str, ours: Callable, theirs: Callable | None) -> Row:
         pair = [ours] if theirs is None else [ours, theirs]
         calls = [max(1, round(SLICE_NS / _nanoseconds(call, 3))) for call in pair]
-        rounds = [[_nanoseconds(call, count) / 1000 for call, count in zip(pair, calls)] for _ in range(self._rounds)]
-        us = [statistics.median(each) for each in zip(*rounds)]
+        rounds = [
+            [_nanoseconds(call, count) / 1000 for call, count in zip(pair, calls, strict=True)]
+            for _ in range(self._rounds)
+        ]
+        us = [statistics.median(each) for each in zip(*rounds, strict=True)]
         row = Row(block=self._block, n=self._n, m=self._m, what=what, us=us[0], gigabytes=self._block / us[0] / 1000)
         if theirs is not None:
             row.zfec_us, row.zfec_gigabytes = us[1], self._block / us[1] / 1000
@@ -142,8 +146,10 @@ def table(result: Result) -> str:
     """For people."""
     known = result.machine
     lines = [
-        f"{known.cores} cores, {known.cpu}, Linux {known.kernel}, Python {known.python}, numpy {result.numpy}, "
-        f"zfec {result.zfec or 'is not installed'}; {result.rounds} rounds"
+        (
+            f"{known.cores} cores, {known.cpu}, Linux {known.kernel}, Python {known.python}, numpy {result.numpy}, "
+            f"zfec {result.zfec or 'is not installed'}; {result.rounds} rounds"
+        )
     ]
     block = None
     for row in result.rows:
@@ -151,8 +157,10 @@ def table(result: Result) -> str:
             block = row.block
             lines += [
                 "",
-                f"{f'block of {block} bytes, {row.n} + {row.m}':<32}{'us':>9}{'GB/s':>8}"
-                f"{'zfec us':>10}{'GB/s':>8}{'ratio':>8}",
+                (
+                    f"{f'block of {block} bytes, {row.n} + {row.m}':<32}{'us':>9}{'GB/s':>8}"
+                    f"{'zfec us':>10}{'GB/s':>8}{'ratio':>8}"
+                ),
             ]
         line = f"{row.what:<32}{row.us:>9.1f}{row.gigabytes:>8.2f}"
         if row.ratio is not None:

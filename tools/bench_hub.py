@@ -193,9 +193,9 @@ class Bench:
             self._log(f"{what}: round {number + 1} of {self._options.rounds}")
             pairs.append((plain(), beside()))
         return Compared(
-            *(statistics.median(values) for values in zip(*pairs)),
+            *(statistics.median(values) for values in zip(*pairs, strict=True)),
             statistics.median(other / one for one, other in pairs),
-            *map(list, zip(*pairs)),
+            *map(list, zip(*pairs, strict=True)),
         )
 
     def _gbit(self, source: Node, sink: Node, address: str, seconds: float = 0) -> float:

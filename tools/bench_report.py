@@ -68,8 +68,10 @@ def table(result: BenchResult) -> str:
     """For people."""
     machine = result.machine
     lines = [
-        f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}; "
-        f"{result.rounds} rounds of {result.seconds} s",
+        (
+            f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}; "
+            f"{result.rounds} rounds of {result.seconds} s"
+        ),
         f"settings: {' '.join(result.settings) or 'defaults'}",
     ]
     if result.tcp_gbit or result.yardstick_gbit or result.udp_packets or result.machine_cpu_seconds_per_gb:

@@ -7,6 +7,7 @@ kill -9 of each worker in the middle of it, a summary. Ctrl-C at any time ends i
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import signal
 import sys
@@ -108,7 +109,7 @@ def _transfer(pair: TunnelPair, flow: TcpFlow, seconds: float) -> list[tuple[str
 def _gap(flow: TcpFlow, at: int) -> float:
     """The longest silence, in seconds, at the receiver within the second after `at`."""
     times = [at, *(s.time_ns for s in flow.samples if at <= s.time_ns <= at + 1_000_000_000), at + 1_000_000_000]
-    return max(later - earlier for earlier, later in zip(times, times[1:])) / 1e9
+    return max(later - earlier for earlier, later in itertools.pairwise(times)) / 1e9
 
 
 class _Display:

@@ -193,7 +193,7 @@ class TcpFlow(_Flow):
         """Until `count` more bytes have arrived."""
         before = self.samples[-1].bytes if self.samples else 0
         until(
-            lambda: self.samples and self.samples[-1].bytes >= before + count or not self.alive,
+            lambda: (self.samples and self.samples[-1].bytes >= before + count) or not self.alive,
             f"{count} bytes over the TCP connection",
             seconds,
         )

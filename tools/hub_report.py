@@ -96,8 +96,10 @@ def table(result: HubResult) -> str:
     """For people."""
     machine = result.machine
     lines = [
-        f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}; "
-        f"{result.rounds} rounds of {result.seconds} s",
+        (
+            f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}; "
+            f"{result.rounds} rounds of {result.seconds} s"
+        ),
         f"settings: {' '.join(result.settings) or 'defaults'}",
     ]
     if result.idle:
@@ -145,10 +147,14 @@ def _idle(idle: Idle) -> list[str]:
     failed = sum(idle.failed.values())
     lines = [
         "",
-        f"{idle.clients} clients with {idle.connections} connections each, {idle.pingable} pingable; "
-        f"invited in {idle.invited_seconds:.1f} s",
-        f"  all connected after {idle.first_seconds:.1f} s, with all connections after "
-        f"{idle.complete_seconds:.1f} s; {failed} attempts failed",
+        (
+            f"{idle.clients} clients with {idle.connections} connections each, {idle.pingable} pingable; "
+            f"invited in {idle.invited_seconds:.1f} s"
+        ),
+        (
+            f"  all connected after {idle.first_seconds:.1f} s, with all connections after "
+            f"{idle.complete_seconds:.1f} s; {failed} attempts failed"
+        ),
         f"  a greeting took {idle.greeting_p50_ms:.0f} ms (p50), {idle.greeting_p99_ms:.0f} ms (p99)",
         f"  memory of a client in all processes of the server: {idle.bytes_per_client / KILOBYTE:.0f} kB",
         _row("  process", "kB empty", "kB full", "a client", "CPU % empty", "CPU % full"),

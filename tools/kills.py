@@ -7,11 +7,13 @@ what a person would see.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -74,7 +76,7 @@ def kill_workers(pair: TunnelPair, count: int, pause: float, log: Callable[[str]
             os.kill(pid, signal.SIGKILL)
             gap, survived = _gap(flow, killed_at)
             each.append(Kill(end=end, worker=name, kind=kind, gap_ms=gap, survived=survived))
-            until(lambda: _has_returned(tunnel, name, pid), f"a new {name} of the {end}", RETURN_SECONDS)
+            until(partial(_has_returned, tunnel, name, pid), f"a new {name} of the {end}", RETURN_SECONDS)
             if not survived:
                 flow.close()
                 flow = _flow(pair)
@@ -105,7 +107,7 @@ def longest_silence_ms(samples: list[Sample], begin_ns: int, end_ns: int) -> flo
     arrivals = [sample.time_ns for sample in samples if sample.time_ns <= end_ns]
     first = max(0, bisect_left(arrivals, begin_ns) - 1)
     times = [*arrivals[first:], end_ns]
-    return max((later - earlier) / 1e6 for earlier, later in zip(times, times[1:])) if len(times) > 1 else 0.0
+    return max((later - earlier) / 1e6 for earlier, later in itertools.pairwise(times)) if len(times) > 1 else 0.0
 
 
 def _flow(pair: TunnelPair) -> TcpFlow:

@@ -138,7 +138,7 @@ class Lab:
         hub, *others = self.nodes
         bridged = len(others) > 1
         ports = [f"port{number}" if bridged else INTERFACE for number in range(len(others))]
-        for port, other in zip(ports, others):
+        for port, other in zip(ports, others, strict=True):
             self._join_nodes(hub, port, other)
         if bridged:
             quiet = f"mtu {self._mtu} addrgenmode none"
@@ -198,7 +198,7 @@ class Lab:
         )
 
     def _far_ends(self, node: Node | None) -> list[tuple[Node, Link | None]]:
-        ends = zip(self.nodes[1:], self.links or [None] * len(self.nodes))
+        ends = zip(self.nodes[1:], self.links or [None] * len(self.nodes), strict=False)
         chosen = [(far, link) for far, link in ends if node is None or far is node]
         if not chosen:
             raise LabError(

@@ -263,7 +263,10 @@ class Emulator:
 
     def _do(self, request: Request) -> Answer:
         if request.action == "open":
-            a, b = (inside(netns, partial(open_tap, name)) for netns, name in zip(self._namespaces, request.interfaces))
+            a, b = (
+                inside(netns, partial(open_tap, name))
+                for netns, name in zip(self._namespaces, request.interfaces, strict=True)
+            )
             forward, backward = request.specs
             self._ways = {"forward": Way("forward", forward, a, b), "backward": Way("backward", backward, b, a)}
         for name in request.directions:

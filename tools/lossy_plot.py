@@ -100,7 +100,7 @@ def _lines(axes: Any, result: LossyResult, title: str, unit: str, value: Callabl
             line = points(result, configuration.name, bursty, value)
             if line:
                 axes.plot(
-                    *zip(*line),
+                    *zip(*line, strict=True),
                     marker="s" if bursty else "o",
                     color=f"C{number}",
                     dashes=BURSTY if bursty else (),
@@ -121,7 +121,7 @@ def _bars(axes: Any, result: LossyResult, title: str, value: Callable[[Cell], fl
             (place + (number + 0.5) * width - 0.4, height) for place, height in enumerate(heights) if height is not None
         ]
         if shown:
-            bars = axes.bar(*zip(*shown), width=width, color=f"C{number}", label=configuration.name)
+            bars = axes.bar(*zip(*shown, strict=True), width=width, color=f"C{number}", label=configuration.name)
             axes.bar_label(bars, [_duration(height) for _, height in shown], fontsize="small")
     axes.set_xticks(range(len(events)), [event.name for event in events])
     axes.set_title(title)

@@ -163,9 +163,11 @@ def table(result: LossyResult) -> str:
     machine = result.machine
     lines = [
         f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}",
-        f"link {result.rate_mbit:g} Mbit/s, RTT {result.rtt_ms:g} ms, queue {result.queue_bytes} bytes, "
-        f"congestion control {result.congestion}; {result.seconds:g} s each, seed {result.seed}; "
-        f"{result.took_seconds:.0f} s in all",
+        (
+            f"link {result.rate_mbit:g} Mbit/s, RTT {result.rtt_ms:g} ms, queue {result.queue_bytes} bytes, "
+            f"congestion control {result.congestion}; {result.seconds:g} s each, seed {result.seed}; "
+            f"{result.took_seconds:.0f} s in all"
+        ),
     ]
     if result.settings:
         lines.append(f"settings: {' '.join(result.settings)}")

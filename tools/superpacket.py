@@ -51,7 +51,7 @@ def cut(frame: bytes, first: int, count: int) -> bytes:
     segments, _, _ = shape(frame)
     if first == 0 and count == segments:
         return frame
-    if not (0 <= first and 0 < count and first + count <= segments):
+    if not (first >= 0 and count > 0 and first + count <= segments):
         raise ValueError(f"segments {first}..{first + count - 1} asked of a super-packet of {segments}")
     flags, kind, _, whole_gso_size, start, offset = VNET.unpack_from(frame)
     head = _header_bytes(frame)

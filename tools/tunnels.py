@@ -3,10 +3,10 @@
     with TunnelPair(server_node, client_node, {"lanes": 2}) as pair:
         ... pair.server.address, pair.client.status() ...
 
-Plain unless `encryption` is set, and open to all. Configuration, state and logs live in a temporary directory, instances
-under names of their own. Ready means: both say "running", the client has an established connection, and a ping has come
-back. The end is SIGTERM and exit status 0; `left_behind` says afterwards what they did not take with them. They get
-SIGTERM as well when this process is killed: then only the temporary directory stays.
+Plain unless `encryption` is set, and open to all. Configuration, state and logs live in a temporary directory,
+instances under names of their own. Ready means: both say "running", the client has an established connection, and a
+ping has come back. The end is SIGTERM and exit status 0; `left_behind` says afterwards what they did not take with
+them. They get SIGTERM as well when this process is killed: then only the temporary directory stays.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Outbound:
     def work(self) -> int:
         """Cut what is ready, a few at a time."""
         found = NOTHING
-        for port, streams in zip(self._ports, self._streams):
+        for port, streams in zip(self._ports, self._streams, strict=True):
             ready = min(port.ready(), BURST_BLOCKS)
             for ahead in range(ready):
                 self._cut(port.slot(ahead), streams)

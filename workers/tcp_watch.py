@@ -35,7 +35,7 @@ class Watch:
     @property
     def quiet(self) -> bool:
         """Whether a connection that sends nothing need not be looked at."""
-        return not (self.ended or self._pace.rate or self._adaptive is not None and self._adaptive.parity)
+        return not (self.ended or self._pace.rate or (self._adaptive is not None and self._adaptive.parity))
 
     def look(self, established: Collection[Connection], now: int) -> None:
         """`now`: CLOCK_MONOTONIC ns."""

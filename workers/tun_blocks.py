@@ -27,7 +27,7 @@ BURST_SLOTS = 4
 class Filling:
     """A block in hand: packets in `slot`, a slot of `port`, up to `end`."""
 
-    __slots__ = ("port", "slot", "seat", "purpose", "member", "number", "lengths", "end")
+    __slots__ = ("end", "lengths", "member", "number", "port", "purpose", "seat", "slot")
 
     def __init__(self, port: Port, slot: memoryview, seat: int, purpose: int, member: int, number: int) -> None:
         self.port = port
@@ -200,9 +200,9 @@ class Blocks:
         self._counters[_NOT_FINISHED] += not packets
         for packet in packets:
             scratch[begin : begin + len(packet)] = packet
-            if not self._light.take(scratch, begin, len(packet), now, seat):
-                if not self._put(scratch, begin, len(packet), seat):
-                    self._counters[_RING_FULL] += 1
+            taken = self._light.take(scratch, begin, len(packet), now, seat)
+            if not (taken or self._put(scratch, begin, len(packet), seat)):
+                self._counters[_RING_FULL] += 1
         return True
 
     # -- after a burst

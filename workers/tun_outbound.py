@@ -110,7 +110,7 @@ class Outbound:
         except OSError as error:
             self._trouble(error)
         self._counters[_BLOCKS_FILLED] += self._blocks.leave()
-        return MORE if more or room and self._parked else DONE
+        return MORE if more or (room and self._parked) else DONE
 
     def wait(self, seconds: float) -> None:
         if self._full:
@@ -202,7 +202,7 @@ class Outbound:
         if not self._full_since:
             self._full_since = now
             self._counters[ID["tun.ring_full_waits"]] += 1
-        if now - self._full_since < PATIENCE_NS and now > self._slow_until or self._stop.requested:
+        if (now - self._full_since < PATIENCE_NS and now > self._slow_until) or self._stop.requested:
             return False
         self._slow_until = now + SLOW_NS
         self._full = False  # wait for packets, not for a slot

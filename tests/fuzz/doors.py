@@ -178,7 +178,7 @@ def host(data: bytes) -> None:
                 side.answered(connection, answer)
             finally:
                 assert server.is_current(bob) and server.whose("10.0.0.2") == bob.seat
-                assert connection.seat == 0 or strangers or shape & PROVED and connection.seat != bob.seat
+                assert connection.seat == 0 or strangers or (shape & PROVED and connection.seat != bob.seat)
 
 
 def _true_proof(hello_frame: bytes, challenge: bytes, certificate_sha256: bytes) -> bytes:

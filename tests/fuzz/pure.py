@@ -200,7 +200,7 @@ def packet_of(
     ends = [
         ip_address(given or default).packed
         for given, default in zip(
-            (source, destination), ("10.0.0.2", "10.9.9.9") if version == 4 else ("fd00::2", "fd09::9")
+            (source, destination), ("10.0.0.2", "10.9.9.9") if version == 4 else ("fd00::2", "fd09::9"), strict=True
         )
     ]
     ip = (
@@ -229,7 +229,7 @@ def invited(data: bytes) -> None:
         found = invitation.decode(line)
     except ConfigError as error:
         said = str(error)
-        assert not any(line[at : at + SECRET_PIECE] in said for at in range(0, len(line) - SECRET_PIECE))
+        assert not any(line[at : at + SECRET_PIECE] in said for at in range(len(line) - SECRET_PIECE))
         return
     assert invitation.decode(invitation.encode(found)) == found
     assert len(found.key) == 32

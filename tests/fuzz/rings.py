@@ -167,7 +167,7 @@ class Workers:
             [(*each, self.seats[0]) for each in EVERYTHING]
             if self.capacity == 1
             else [
-                *((address, 32, seat) for address, seat in zip(INSIDE, self.seats)),
+                *((address, 32, seat) for address, seat in zip(INSIDE, self.seats, strict=True)),
                 (b"\xfd" * 16, 64, self.seats[1]),
             ]
         )
@@ -189,7 +189,9 @@ class Workers:
     def owner(self, address: bytes) -> int:
         if self.capacity == 1:
             return self.seats[0]
-        return dict(zip(INSIDE, self.seats)).get(address, self.seats[1] if address[:8] == b"\xfd" * 8 else NOBODY)
+        return dict(zip(INSIDE, self.seats, strict=True)).get(
+            address, self.seats[1] if address[:8] == b"\xfd" * 8 else NOBODY
+        )
 
 
 @contextmanager

@@ -37,7 +37,5 @@ def sound(data: bytes) -> int:
 
 def stairs(data: bytes) -> None:
     """A bug that takes three bytes: each alone is soon hit upon, all at once never."""
-    if data[:1] == b"s":
-        if data[1:2] == b"t":
-            if data[2:3] == b"e":
-                raise IndexError("the top")
+    if data[:1] == b"s" and data[1:2] == b"t" and data[2:3] == b"e":
+        raise IndexError("the top")

@@ -148,7 +148,7 @@ def on_worker(
     """A connection of a client that this tcp worker has accepted. Whoever asks for it closes it."""
     peer = Peer.dial(server.port, receive_buffer)
     peer.send(hello(client=client, index=index, connections=index + 1, purpose=purpose, features=DECODES))
-    until(lambda: server.step(worker) and False or WELCOME in peer.kinds())
+    until(lambda: (server.step(worker) and False) or WELCOME in peer.kinds())
     return peer
 
 

@@ -154,7 +154,7 @@ def test_a_client_that_reads_nothing_on_one_tcp_worker_costs_one_on_another_noth
 
 def test_a_client_that_reads_nothing_and_loses_one_of_its_connections_costs_another_nothing(make: Make) -> None:
     server = make("server", capacity=4, slots=8, lanes=2, send_buffer_bytes=SEND_BYTES)
-    peers = first, second, quick = [
+    peers = first, _second, quick = [
         on_worker(server, "tcp-0", *who, receive_buffer=SMALL_SOCKET) for who in ((1, 0), (1, 1), (2, 0))
     ]
     of_second = next(

@@ -117,7 +117,7 @@ def test_every_run_of_a_full_block_travels_on_a_connection_of_its_own(server_wit
     counts = []
     for peer in peers:
         ((kind, body),) = [each for each in peer.frames if each[0] == RUN]
-        stream, block, n, m, first, count, size, _ = struct.unpack_from(">IIBBBBII", body)
+        _stream, _block, n, m, _first, count, size, _ = struct.unpack_from(">IIBBBBII", body)
         assert (kind, n, m) == (RUN, 10, 3)
         assert len(body) == 20 + count * shard.shard_bytes(size, 10, 3)
         counts.append(count)

@@ -306,7 +306,7 @@ def test_packets_behind_a_greeting_are_not_kept_back_by_a_ring_that_was_full(
     if leaves:
         second.socket.shutdown(socket.SHUT_WR)
     over = time.monotonic() + 0.2
-    until(lambda: server.step("tcp-0") and False or time.monotonic() > over)  # all its time, and the ring is full
+    until(lambda: (server.step("tcp-0") and False) or time.monotonic() > over)  # all its time, and the ring is full
     until(lambda: len(server.packets()) == 5, server, seconds=2)
     assert server.packets() == [ipv4(i) for i in (0, 1, 2, 3, 7)]
 

@@ -22,7 +22,7 @@ def test_two_clients_have_different_addresses_and_each_gets_only_its_own_packets
 ) -> None:
     server, first, second = gathered(make)
     for_first, for_second = between(0, 1, range(30), version, size), between(0, 2, range(30, 60), version, size)
-    waiting = [each for pair in zip(for_first, for_second) for each in pair]
+    waiting = [each for pair in zip(for_first, for_second, strict=True) for each in pair]
     until(lambda: push(server, waiting) and len(first.packets()) == len(second.packets()) == 30, server, first, second)
     assert first.packets() == for_first
     assert second.packets() == for_second

@@ -10,7 +10,6 @@ from pipeline.worker import loop
 from tests.inline.hubs import tls
 from tests.inline.stepped import Make, Peer, carry, for_a_while, ipv4, pair, push, until
 
-
 # -- ends and beginnings
 
 
@@ -107,7 +106,7 @@ def test_with_tls_a_connection_is_dialled_anew_before_its_keys_wear_out(
 
 
 def test_a_worker_that_cannot_drain_ends_at_its_deadline_all_the_same(make: Make) -> None:
-    server, client = pair(make, send_buffer_bytes=30_000, receive_buffer_bytes=30_000)
+    _server, client = pair(make, send_buffer_bytes=30_000, receive_buffer_bytes=30_000)
     for i in range(50):
         client.write(ipv4(i, 60_000))
     until(lambda: client.count("tcp.socket_full_waits") > 3, client)  # nobody reads
@@ -166,9 +165,9 @@ def test_a_second_client_is_admitted_once_the_first_one_has_left(make: Make) -> 
 def test_a_newer_session_of_the_same_client_replaces_the_older_one(make: Make, acceptor: str) -> None:
     server = make("server", lanes=2)
     older = make("client", port=server.port, client=1, session=5)
-    until(lambda: server.step("tcp-0") and False or older.established(), older)
+    until(lambda: (server.step("tcp-0") and False) or older.established(), older)
     newer = make("client", port=server.port, client=1, session=6)
-    until(lambda: server.step(acceptor) and False or newer.established(), newer)
+    until(lambda: (server.step(acceptor) and False) or newer.established(), newer)
     until(lambda: server.established() == 1 and not older.established(), server, older, newer)
     carry(newer, server, [ipv4(1)])
     assert server.packets() == [ipv4(1)]

@@ -75,13 +75,13 @@ def test_a_newer_session_replaces_the_older_one_whose_end_does_not_take_the_addr
     other = make("client", port=server.port, client=2, session=1)
     older = make("client", port=server.port, client=1, session=5, connections=connections)
     until(
-        lambda: server.step("tcp-0") and False or older.established() == connections and other.established(),
+        lambda: (server.step("tcp-0") and False) or (older.established() == connections and other.established()),
         older,
         other,
     )
     addresses = listing(server)[1]["addresses"]
     newer = make("client", port=server.port, client=1, session=6, connections=connections)
-    until(lambda: server.step(acceptor) and False or newer.established() == connections, newer)
+    until(lambda: (server.step(acceptor) and False) or newer.established() == connections, newer)
     until(lambda: not older.established() and server.established() == 1 + connections, server, older, newer, other)
     until(lambda: older.count("tcp.dials_failed") > 2, server, older, newer, other)  # and it goes on trying
     assert listing(server)[1]["addresses"] == addresses
@@ -243,7 +243,7 @@ def test_a_peer_that_is_revoked_loses_its_connections_within_a_tick_and_its_addr
     for acceptor, index in (("tcp-0", 0), ("tcp-1", 1)):
         peers.append(dial(server))
         peers[-1].send(hello(client=1, index=index, connections=2))
-        until(lambda a=acceptor: server.step(a) and False or WELCOME in peers[-1].kinds())
+        until(lambda a=acceptor: (server.step(a) and False) or WELCOME in peers[-1].kinds())
     other = dial(server, hello(client=2))
     configure(server, Known(Identity(name_of(1))))
     peers[0].send(block_of(*between(1, 0, range(1))))
@@ -334,12 +334,9 @@ def test_what_is_in_a_ring_for_a_client_that_leaves_never_reaches_one_that_comes
     other.send(block_of(*between(2, 1, range(3))))
     until(
         lambda: (
-            server.count("tun.packets_read") == 6
-            and server.count("tun.packets_forwarded") == 3
-            or run_duty(server, "tcp-0", "inbound")
-            and False
-            or server.step("tun-0")
-            and False
+            (server.count("tun.packets_read") == 6 and server.count("tun.packets_forwarded") == 3)
+            or (run_duty(server, "tcp-0", "inbound") and False)
+            or (server.step("tun-0") and False)
         )
     )
     third = at_the_same_moment(server, gone, 3)
@@ -351,16 +348,14 @@ def at_the_same_moment(server: End, gone: Peer, client: int) -> Peer:
     """One client leaves and another gets its index before the outbound duty of tcp-0 has its turn."""
     gone.reset()
     index = index_of(server, 1)
-    until(lambda: run_duty(server, "tcp-0", "inbound") and False or not server.memory.peers.count(index))
+    until(lambda: (run_duty(server, "tcp-0", "inbound") and False) or not server.memory.peers.count(index))
     long_ago(server)
     peer = Peer.dial(server.port)
     peer.send(hello(client=client, features=DECODES))
     until(
         lambda: (
-            run_duty(server, "tcp-0", "inbound")
-            and False
-            or server.step("tun-0")
-            and False
+            (run_duty(server, "tcp-0", "inbound") and False)
+            or (server.step("tun-0") and False)
             or server.memory.peers.count(index) == 1
         )
     )
@@ -390,14 +385,14 @@ def test_what_a_client_has_sent_before_it_left_is_never_taken_for_the_next_ones(
     server = make("server", capacity=2)
     gone, other = (dial(server, hello(client=client)) for client in (1, 2))
     gone.send(block_of(*between(1, 0, range(3)), *between(1, 2, range(3))))
-    until(lambda: run_duty(server, "tcp-0", "inbound") and False or server.count("tcp.frames_received") == 1)
+    until(lambda: (run_duty(server, "tcp-0", "inbound") and False) or server.count("tcp.frames_received") == 1)
     gone.close()
     index = index_of(server, 1)
-    until(lambda: run_duty(server, "tcp-0", "inbound") and False or not server.memory.peers.count(index))
+    until(lambda: (run_duty(server, "tcp-0", "inbound") and False) or not server.memory.peers.count(index))
     long_ago(server)
     third = Peer.dial(server.port)
     third.send(hello(client=3))
-    until(lambda: server.step("tcp-0") and False or server.memory.peers.count(index) == 1)
+    until(lambda: (server.step("tcp-0") and False) or server.memory.peers.count(index) == 1)
     until(lambda: not server.step())
     assert destinations(other.packets()) <= own(2)
     assert server.packets() == []

@@ -49,13 +49,13 @@ def rates(step: Callable[[], object], measures: list[Callable[[], int]]) -> list
 
     def for_so_long(seconds: float) -> float:
         began = time.monotonic()
-        until(lambda: step() and False or time.monotonic() - began > seconds)
+        until(lambda: (step() and False) or time.monotonic() - began > seconds)
         return time.monotonic() - began
 
     for_so_long(0.3)
     before = [measure() for measure in measures]
     took = for_so_long(MEASURED_S)
-    return [(measure() - first) / took for measure, first in zip(measures, before)]
+    return [(measure() - first) / took for measure, first in zip(measures, before, strict=True)]
 
 
 @pytest.mark.parametrize("fec", ["off", "on"])
@@ -129,7 +129,7 @@ def test_what_is_left_inside_tls_of_a_client_beyond_its_rate_waits_like_the_rest
     packets = between(1, 0, range(30), size=BULK_BYTES)
     waiting = list(packets)
     until(lambda: push(sender, waiting) and sender.count("tun.packets_read") == 30 and not sender.step(), sender)
-    until(lambda: run_duty(server, "tcp-0", "inbound") and False or server.count("tcp.rate_pauses"))
+    until(lambda: (run_duty(server, "tcp-0", "inbound") and False) or server.count("tcp.rate_pauses"))
     before = received_from(server, 1)
     inbound = server.workers["tcp-0"].duty("inbound")
     for connection in inbound.lives.connections.values():

@@ -262,7 +262,7 @@ def test_packets_of_one_flow_keep_their_order_on_the_way_to_another_client(
 ) -> None:
     server, first, second = gathered(make, lanes=lanes, slots=8, fec=fec, connections=connections, light_connections=1)
     light, bulk = between(1, 2, range(150), 4, 300), between(1, 2, range(150), 6, 5000)
-    waiting = [each for pair in zip(light, bulk) for each in pair]
+    waiting = [each for pair in zip(light, bulk, strict=True) for each in pair]
     until(
         lambda: push(first, waiting) and len(second.packets()) + server.count("tun.dropped_transit_full") == 300,
         server,

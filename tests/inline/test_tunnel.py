@@ -25,7 +25,6 @@ from tests.inline.stepped import (
     until,
 )
 
-
 # -- packets
 
 

@@ -54,7 +54,7 @@ def test_a_ping_beside_a_stream_waits_in_the_same_queue(lab: Lab) -> None:
 @needs_iperf3
 def test_a_measurement_that_cannot_be_made_says_why(lab: Lab) -> None:
     a, b = lab
-    with pytest.raises(LabError, match="iperf3 to 10.99.0.1: "):
+    with pytest.raises(LabError, match=r"iperf3 to 10.99.0.1: "):
         measure.tcp_gbit(a, b, "10.99.0.1", 1)
 
 
@@ -111,7 +111,7 @@ def test_the_whole_bench_over_a_real_tunnel_leaves_nothing() -> None:
     result = json.loads(done.stdout)
     assert result["schema_version"] == 1
     assert set(result["tcp_gbit"]) == {"1", "2"}
-    assert all(0 < values["ratio"] for values in (*result["tcp_gbit"].values(), result["udp_packets"]))
+    assert all(values["ratio"] > 0 for values in (*result["tcp_gbit"].values(), result["udp_packets"]))
     assert result["ping_idle"]["lost"] == 0
     assert {"server supervisor", "server tun-0", "client tcp-0"} <= set(result["cpu_seconds_per_gb"])
     assert all(size > 0 for end in result["private_bytes"].values() for size in end.values())

@@ -51,7 +51,7 @@ def test_status_for_programs_has_the_published_shape(ends: Ends) -> None:
         assert worker["state"] == "running" and worker["restarts"] == 0
         assert Path(f"/proc/{worker['pid']}").exists()
         assert 0 <= worker["heartbeat_age_ms"] < 5000
-        assert 0 <= worker["cpu_percent"] and 1e6 < worker["rss_bytes"] < 1e9
+        assert worker["cpu_percent"] >= 0 and 1e6 < worker["rss_bytes"] < 1e9
     names = {ring["name"] for ring in status["rings"]}
     assert names == {f"{kind}-{i}" for kind in ("outbound", "light", "coded", "inbound", "decoded") for i in range(2)}
     for ring in status["rings"]:
@@ -206,7 +206,7 @@ def test_a_reload_of_routes_alone_replaces_no_worker(lab: Lab, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "change, text",
+    ("change", "text"),
     [
         ('{"mode": ', "not JSON"),
         ({"lanes": 3}, "needs a restart: lanes"),

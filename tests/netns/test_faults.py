@@ -88,7 +88,7 @@ def test_all_workers_of_both_ends_killed_at_once_cost_no_byte(ends: Ends) -> Non
         up.wait_for(100_000)
         workers = [(end, name) for end in ends for name in end.workers()]
         killed = [end.signal_worker(name, signal.SIGKILL) for end, name in workers]
-        for (end, name), pid in zip(workers, killed):
+        for (end, name), pid in zip(workers, killed, strict=True):
             end.wait_until_replaced(name, pid)
         up.wait_for(100_000)
         down.wait_for(100_000)

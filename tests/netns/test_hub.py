@@ -84,7 +84,7 @@ def test_the_hub_and_each_client_reach_each_other(hub: Hub, name: str, six: bool
 
 
 @BOTH
-@pytest.mark.parametrize("name, size", [("one", 20_000_000), ("two", 20_000_000), ("three", 1_000_000)])
+@pytest.mark.parametrize(("name", "size"), [("one", 20_000_000), ("two", 20_000_000), ("three", 1_000_000)])
 def test_what_a_client_and_the_hub_send_each_other_arrives_byte_for_byte(
     hub: Hub, name: str, size: int, six: bool
 ) -> None:
@@ -122,11 +122,11 @@ def test_workers_of_both_ends_are_a_user_without_rights(hub: Hub) -> None:
 
 def test_nothing_is_left_of_a_hub_and_its_client(tmp_path: Path) -> None:
     with Lab() as lab:
-        a, b = lab
+        _a, b = lab
 
         def left(names: tuple[str, str] = ("", "")) -> list[Any]:
             return [
-                *(traces(node, name) for node, name in zip(lab, names)),
+                *(traces(node, name) for node, name in zip(lab, names, strict=True)),
                 *(node.run(["nft", "list", "tables"]).stdout for node in lab),
             ]
 

@@ -177,7 +177,7 @@ def test_a_signal_while_the_lab_closes_takes_effect_afterwards() -> None:
 
 
 def test_an_error_while_building_leaves_nothing() -> None:
-    with pytest.raises(LabError, match="TAP|mtu|MTU|Argument|argument"), Lab(mtu=10_000_000):
+    with pytest.raises(LabError, match=r"TAP|mtu|MTU|Argument|argument"), Lab(mtu=10_000_000):
         pass
     with pytest.raises(LabError, match="different ones"):
         Lab(names=("a", "a"))

@@ -83,7 +83,7 @@ def fails_to_start(end: End, exit_status: int, *texts: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_by_signal_is_a_success_and_leaves_no_trace(lab: Lab, tmp_path: Path, number: int) -> None:
     names = unique_name("s"), unique_name("c")
-    before = [traces(node, name) for node, name in zip(lab, names)]
+    before = [traces(node, name) for node, name in zip(lab, names, strict=True)]
     with tunnel(
         lab,
         tmp_path,
@@ -96,7 +96,7 @@ def test_a_stop_by_signal_is_a_success_and_leaves_no_trace(lab: Lab, tmp_path: P
             assert leftovers(end.name) and end.tun_name in traces(end.node, end.name)["-o link"]
             end.signal(number)
         assert [end.wait() for end in ends] == [0, 0]
-    assert [traces(node, name) for node, name in zip(lab, names)] == before
+    assert [traces(node, name) for node, name in zip(lab, names, strict=True)] == before
 
 
 def test_stop_waits_until_everything_is_gone(lab: Lab, tmp_path: Path) -> None:

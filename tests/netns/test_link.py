@@ -231,9 +231,8 @@ def test_a_blackout_loses_everything_and_one_direction_can_be_black_alone() -> N
 
 
 def test_a_changed_spec_holds_at_once() -> None:
-    with Lab() as bare:
-        with pytest.raises(LabError, match="has 0"):
-            bare.link.change(LinkSpec())
+    with Lab() as bare, pytest.raises(LabError, match="has 0"):
+        bare.link.change(LinkSpec())
     with Lab(link=LinkSpec()) as lab:
         a, b = lab
         assert statistics.median(ping(a, b.address, count=5, interval=0.01).rtts_ms) < 2

@@ -140,7 +140,7 @@ def test_a_short_run_measures_everything_it_says() -> None:
     ]
     bare, five, event = result["cells"]
     for cell in (bare, five):
-        assert 40 <= cell["ping"]["p50"]
+        assert cell["ping"]["p50"] >= 40
         assert 20 <= cell["alone"]["light"]["p50"] < 100
         assert cell["beside"]["bulk_mbit"] > 0
         assert 0 < cell["to_server"]["lost"] < 0.15 * cell["to_server"]["offered"]

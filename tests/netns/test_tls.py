@@ -47,7 +47,7 @@ class Files(NamedTuple):
     key: Path
 
     def put(self, pair: Pair) -> Files:
-        for path, content in zip(self, pair):
+        for path, content in zip(self, pair, strict=True):
             path.touch(0o600)
             path.write_bytes(content)
         return self
@@ -198,7 +198,7 @@ def test_by_hand_too(lab: Lab, server: End, authority: Authority) -> None:
 
 
 @pytest.mark.parametrize(
-    "whose, alert",
+    ("whose", "alert"),
     [
         ("other-ca", "UNKNOWN_CA"),
         ("expired", "CERTIFICATE_EXPIRED"),
@@ -252,7 +252,7 @@ def test_a_client_whose_certificate_names_no_peer_hears_nothing(
 
 
 @pytest.mark.parametrize(
-    "settings, text",
+    ("settings", "text"),
     [
         ({"tls_server_name": "elsewhere.test"}, "certificate is not valid for 'elsewhere.test'"),
         ({"tls_ca_file": "other"}, "certificate verify failed: self-signed certificate in certificate chain"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -35,9 +36,9 @@ ONLY_V6 = {"server": {"tunnel_addr": "fd99::1/64"}, "client": {"tunnel_addr": "f
 class Shape(NamedTuple):
     """A tunnel as its two ends are configured."""
 
-    both: dict[str, Any] = {}
-    server: dict[str, Any] = {}
-    client: dict[str, Any] = {}
+    both: Mapping[str, Any] = MappingProxyType({})
+    server: Mapping[str, Any] = MappingProxyType({})
+    client: Mapping[str, Any] = MappingProxyType({})
     six_outside: bool = False
 
 
@@ -94,7 +95,7 @@ def test_pings_of_every_size_come_back(ends: Ends, size: int, six: bool) -> None
 
 
 @pytest.mark.parametrize(
-    "streams, size", [(1, 16_000_000), (4, 2_000_000), (50, 100_000)], ids=["1-stream", "4-streams", "50-streams"]
+    ("streams", "size"), [(1, 16_000_000), (4, 2_000_000), (50, 100_000)], ids=["1-stream", "4-streams", "50-streams"]
 )
 def test_tcp_streams_arrive_byte_for_byte(ends: Ends, streams: int, size: int) -> None:
     server, client = ends
@@ -173,17 +174,17 @@ def receive(sock: socket.socket, size: int) -> bytes:
 
 def test_a_udp_super_packet_arrives_as_the_datagrams_that_it_stands_for(own_lab: Lab, tmp_path: Path) -> None:
     content = random.Random(3).randbytes(10_000)
-    with tunnel(own_lab, tmp_path) as (server, client):
-        with (
-            server.node.socket(kind=socket.SOCK_DGRAM) as receiving,
-            client.node.socket(kind=socket.SOCK_DGRAM) as sending,
-        ):
-            receiving.bind(("", 0))
-            receiving.settimeout(5)
-            sending.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
-            sending.sendto(content, (server.address, receiving.getsockname()[1]))
-            expected = [content[at : at + 1000] for at in range(0, 10_000, 1000)]
-            assert [receiving.recv(65536) for _ in expected] == expected
+    with (
+        tunnel(own_lab, tmp_path) as (server, client),
+        server.node.socket(kind=socket.SOCK_DGRAM) as receiving,
+        client.node.socket(kind=socket.SOCK_DGRAM) as sending,
+    ):
+        receiving.bind(("", 0))
+        receiving.settimeout(5)
+        sending.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
+        sending.sendto(content, (server.address, receiving.getsockname()[1]))
+        expected = [content[at : at + 1000] for at in range(0, 10_000, 1000)]
+        assert [receiving.recv(65536) for _ in expected] == expected
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])

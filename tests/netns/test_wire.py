@@ -34,7 +34,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 def pings(client: WireClient, *others: WireClient, send: str = "send") -> None:
     """The client pings the server, over IPv4 and IPv6. The replies come there or on others of its connections."""
-    for number, (own, server) in enumerate(zip(client.welcome.addresses, INSIDE)):
+    for number, (own, server) in enumerate(zip(client.welcome.addresses, INSIDE, strict=True)):
         request = echo_request(str(own.ip), server, number)
         getattr(client, send)(request)
         expect_reply(request, client, *others)
@@ -76,7 +76,7 @@ def test_many_packets_in_one_block_all_arrive(door: Door) -> None:
         client.send(*requests)
         replies: list[bytes] = []
         eventually(lambda: replies.extend(client.packets(0.1)) or len(replies) == len(requests), REPLY_SECONDS)
-        assert all(is_reply(reply, request) for reply, request in zip(replies, requests))
+        assert all(is_reply(reply, request) for reply, request in zip(replies, requests, strict=True))
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 37])
@@ -132,20 +132,22 @@ def test_a_wish_is_granted_and_one_that_cannot_be_is_refused_with_the_reason(doo
 
 
 def test_a_hello_of_another_version_is_refused_once_the_proof_is_there(door: Door) -> None:
-    with door.secured("two") as client:
-        with pytest.raises(Refused) as refused:
-            client.greet(wire_version=2)
+    with door.secured("two") as client, pytest.raises(Refused) as refused:
+        client.greet(wire_version=2)
     assert (refused.value.reason, refused.value.text) == (2, "this server speaks version 1")
 
 
 def test_the_same_index_again_takes_the_place_of_the_connection_before(door: Door) -> None:
     session = next(door.sessions)
-    with door.dial("one", session=session) as first, door.dial("one", session=session, index=1) as second:
-        with door.dial("one", session=session) as third:
-            with pytest.raises(Ended):
-                first.packets(REPLY_SECONDS)
-            pings(second, third)
-            pings(third, second)
+    with (
+        door.dial("one", session=session) as first,
+        door.dial("one", session=session, index=1) as second,
+        door.dial("one", session=session) as third,
+    ):
+        with pytest.raises(Ended):
+            first.packets(REPLY_SECONDS)
+        pings(second, third)
+        pings(third, second)
 
 
 def test_a_later_session_takes_the_place_of_an_earlier_one_and_not_the_other_way_round(door: Door) -> None:

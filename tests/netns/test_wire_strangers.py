@@ -212,10 +212,9 @@ INSIDE = {
 @pytest.mark.parametrize("what", INSIDE)
 def test_a_greeting_that_fails_is_closed_at_once_and_without_a_word(door: Door, guest: Answering, what: str) -> None:
     act, counter = INSIDE[what]
-    with undisturbed(door, guest, **{counter.removeprefix("tcp."): 1}):
-        with door.secured("two") as client:
-            act(client, door)
-            seen = outcome(client.socket)
+    with undisturbed(door, guest, **{counter.removeprefix("tcp."): 1}), door.secured("two") as client:
+        act(client, door)
+        seen = outcome(client.socket)
     assert (seen.said, seen.how) == (b"", "closed")
     assert seen.seconds < HANDSHAKE_SECONDS
 

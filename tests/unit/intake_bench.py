@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import secrets
 import socket
 import struct
@@ -155,4 +156,4 @@ def body(number: int, length: int) -> bytes:
 
 def pieces(data: bytes, cuts: Sequence[int]) -> list[bytes]:
     bounds = [0, *sorted(cuts), len(data)]
-    return [data[a:b] for a, b in zip(bounds, bounds[1:]) if a < b]
+    return [data[a:b] for a, b in itertools.pairwise(bounds) if a < b]

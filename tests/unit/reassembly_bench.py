@@ -36,7 +36,7 @@ def runs(
 ) -> list[bytes]:
     """All shards of a block, so many in each frame."""
     firsts = [sum(counts[:i]) for i in range(len(counts))]
-    return [run(data, n, m, first, count, number, stream) for first, count in zip(firsts, counts)]
+    return [run(data, n, m, first, count, number, stream) for first, count in zip(firsts, counts, strict=True)]
 
 
 def copies(data: bytes, number: int, count: int = 1, stream: int = BULK) -> list[bytes]:

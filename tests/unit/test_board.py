@@ -136,7 +136,7 @@ def test_a_board_whose_header_differs_is_refused_with_what_was_expected_and_foun
 
 
 def test_a_board_of_another_number_of_workers_is_refused(made: Board) -> None:
-    with pytest.raises(LocalError, match="expected .* bytes, has"):
+    with pytest.raises(LocalError, match=r"expected .* bytes, has"):
         board.attach(made.memory.name, WORKERS + 1)
 
 

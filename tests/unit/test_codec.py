@@ -311,21 +311,25 @@ def test_the_checksum_sees_a_recovery_from_another_blocks_parity(foreign: int) -
             38,
             3,
             288,
-            "code of 38 + 3 shards: 2 to 37 data shards expected, found 38: "
-            "beyond, not every loss of 3 shards is known to be recovered",
+            (
+                "code of 38 + 3 shards: 2 to 37 data shards expected, found 38: "
+                "beyond, not every loss of 3 shards is known to be recovered"
+            ),
         ),
         (
             10,
             0,
             80,
-            "code of 10 + 0 shards: 1 to 6 parity shards expected, found 0: without parity there is nothing to code",
+            ("code of 10 + 0 shards: 1 to 6 parity shards expected, found 0: without parity there is nothing to code"),
         ),
         (
             10,
             7,
             80,
-            "code of 10 + 7 shards: 1 to 6 parity shards expected, found 7: "
-            "beyond, not every loss of 7 shards is known to be recovered",
+            (
+                "code of 10 + 7 shards: 1 to 6 parity shards expected, found 7: "
+                "beyond, not every loss of 7 shards is known to be recovered"
+            ),
         ),
         (10, 3, 0, "block of 10 + 3 shards: a multiple of 80 bytes expected as the size of a shard, found 0"),
         (10, 3, 81, "block of 10 + 3 shards: a multiple of 80 bytes expected as the size of a shard, found 81"),

@@ -190,8 +190,8 @@ def test_a_client_is_given_its_address_unless_it_wishes_one_and_compat_has_to_wi
     for config in (parse(values), parse(values | {"tunnel_addr": "auto"}), parse(values | {"encryption": "none"})):
         assert (config.tunnel_addr, config.tunnel_interfaces, config.route_prefixes) == ("auto", (), ())
     assert parse(SERVER).tunnel_addr == "10.0.0.1/24"
-    for given in ({}, {"tunnel_addr": "auto"}):
-        text = the_problem(values | {"compat": True} | given)
+    for more in ({}, {"tunnel_addr": "auto"}):
+        text = the_problem(values | {"compat": True} | more)
         assert "tunnel_addr: given" in text and "the original's server, with compat, gives none" in text
 
 
@@ -352,13 +352,16 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_told_what_is_expected(wron
         ({"mode": "server", "tunnel_addr": "auto"}, "a server chooses for its clients, nobody for it"),
         (
             {"routes": ["10.1.2.3/16"]},
-            'routes[0]: given "10.1.2.3/16", expected no bits behind the prefix, that is "10.1.0.0/16"',
+            ('routes[0]: given "10.1.2.3/16", expected no bits behind the prefix, that is "10.1.0.0/16"'),
         ),
         ({"routes": ["all"]}, 'routes[0]: given "all", expected a network'),
         ({"routes": ["10.1.0.0/16", "10.1.0.0/255.255.0.0"]}, "routes[1]"),
         (
             {"affinity": {"tun-1": [0]}},
-            'affinity: given "tun-1", expected names of workers, "tun-N", "fec-N", "tcp-N", with N less than lanes (1)',
+            (
+                'affinity: given "tun-1", expected names of workers, "tun-N", "fec-N", "tcp-N", '
+                "with N less than lanes (1)"
+            ),
         ),
         (
             {"fec": "off", "affinity": {"fec-0": [0]}},
@@ -530,14 +533,16 @@ def test_a_server_that_moves_can_be_followed_while_running():
 
 def test_a_reload_can_apply_what_no_ring_no_device_and_no_process_depends_on():
     live = {name for name, how in RELOAD.items() if how == "live"}
-    assert live == set(
-        "keepalive timeout log_level log_format idle congestion notsent_lowat routes remote_addr "
-        "send_buffer_bytes receive_buffer_bytes restart_intensity restart_period heartbeat_timeout "
-        "drain_timeout reconnect_min reconnect_max "
-        "peers push_routes public_addr client_isolation rate_mbit tls_cert_file tls_key_file tls_ca_file "
-        "tls_server_name max_handshakes max_handshakes_per_address connects_per_address handshake_timeout "
-        "max_connections_per_client peer_queue_bytes".split()
-    )
+    # fmt: off
+    assert live == {
+        "keepalive", "timeout", "log_level", "log_format", "idle", "congestion", "notsent_lowat", "routes",
+        "remote_addr", "send_buffer_bytes", "receive_buffer_bytes", "restart_intensity", "restart_period",
+        "heartbeat_timeout", "drain_timeout", "reconnect_min", "reconnect_max", "peers", "push_routes",
+        "public_addr", "client_isolation", "rate_mbit", "tls_cert_file", "tls_key_file", "tls_ca_file",
+        "tls_server_name", "max_handshakes", "max_handshakes_per_address", "connects_per_address",
+        "handshake_timeout", "max_connections_per_client", "peer_queue_bytes",
+    }
+    # fmt: on
     assert RELOAD.keys() == FIELDS.keys() and set(RELOAD.values()) == {"live", "restart"}
 
 

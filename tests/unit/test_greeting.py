@@ -91,7 +91,7 @@ def test_a_frame_up_to_the_limit_is_received_and_no_byte_more(limit: int) -> Non
     ],
 )
 def test_whoever_speaks_another_protocol_is_told_by_its_first_four_bytes(data: bytes) -> None:
-    with pytest.raises(PeerError, match="greeting of .* bytes, at most 512 allowed"):
+    with pytest.raises(PeerError, match=r"greeting of .* bytes, at most 512 allowed"):
         greeted([data[:4]])
 
 

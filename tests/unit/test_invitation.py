@@ -167,7 +167,7 @@ def test_an_address_without_a_port_gets_the_servers(server: str, expected: str) 
     ],
 )
 def test_what_is_no_address_of_a_server_is_refused(server: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         with_port(server, 9000)
 
 

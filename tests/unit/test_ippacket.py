@@ -144,7 +144,7 @@ def test_a_sound_header_does_not_excuse_the_packet_behind_it() -> None:
 
 
 def test_the_empty_header_is_all_zeros() -> None:
-    assert ippacket.NO_VNET == header()
+    assert header() == ippacket.NO_VNET
 
 
 @given(st.ip_addresses(v=4), st.ip_addresses(v=4), st.integers(0, 30), st.integers(5, 15))
@@ -216,5 +216,5 @@ def test_what_passes_keeps_its_promises(
         if flags & NEEDS_CSUM:
             assert start + offset + 2 <= len(packet)
         if gso & ~GSO_ECN:
-            assert 0 < size and length <= len(packet)
+            assert size > 0 and length <= len(packet)
             assert packet[0] >> 4 in {GSO_TCPV4: (4,), GSO_TCPV6: (6,), GSO_UDP_L4: (4, 6)}[gso & ~GSO_ECN]

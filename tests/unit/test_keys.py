@@ -80,7 +80,7 @@ def test_any_text_is_a_key_or_refused(text: str) -> None:
 
 
 def test_a_password_is_called_by_its_name() -> None:
-    with pytest.raises(ValueError, match="found 7 characters. A password will not do"):
+    with pytest.raises(ValueError, match=r"found 7 characters. A password will not do"):
         parse("hunter2")
 
 

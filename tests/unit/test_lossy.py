@@ -213,7 +213,7 @@ def test_the_plot_is_drawn_with_whatever_was_measured(tmp_path: Path) -> None:
     assert lossy_plot.main([str(saved), str(drawn)]) == 0
     assert "<svg" in drawn.read_text()
     lossy_plot.plot(result(lossy_cell()), str(tmp_path / "loss.png"))
-    with pytest.raises(LabError, match="plot.nonsense"):
+    with pytest.raises(LabError, match=r"plot.nonsense"):
         lossy_plot.plot(result(lossy_cell()), str(tmp_path / "plot.nonsense"))
 
 

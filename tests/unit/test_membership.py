@@ -743,7 +743,7 @@ def test_no_two_peers_ever_share_an_index_or_an_address(configured: list[Identit
         assert len(had) == len(set(had))
         assert not {ip_address("10.0.0.1"), ip_address("fd00::1")} & set(had)
         for index, name in hub.really.items():
-            assert index not in members and hub.membership.sessions[index] == ENDED or members[index][0] == name
+            assert (index not in members and hub.membership.sessions[index] == ENDED) or members[index][0] == name
 
 
 @given(CONFIGURATIONS, STEPS)

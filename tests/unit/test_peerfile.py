@@ -75,7 +75,7 @@ def test_a_peer_that_is_written_again_is_replaced_as_a_whole(tmp_path: Path) -> 
     ids=repr,
 )
 def test_a_peer_that_could_not_be_read_back_is_not_written(tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="alice.json"):
+    with pytest.raises(ConfigError, match=r"alice.json"):
         write(tmp_path, FULL._replace(**changes))
     assert not os.listdir(tmp_path)
 
@@ -141,7 +141,10 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     said = problems(tmp_path)
     assert len(said) == 3
     for problem, name, text in zip(
-        said, ("alice", "carol", "not a name"), ("missing required", "chmod 600", "expected 1 to 32 letters")
+        said,
+        ("alice", "carol", "not a name"),
+        ("missing required", "chmod 600", "expected 1 to 32 letters"),
+        strict=True,
     ):
         assert problem.startswith(f"{tmp_path}/peers/{name}.json: ") and text in problem
 
@@ -164,7 +167,7 @@ def test_a_name_that_could_be_a_path_or_an_option_is_refused(tmp_path: Path, nam
         lambda: remove(tmp_path, name),
         lambda: new_peer(name, [], None),
     ):
-        with pytest.raises(ConfigError, match="name of a peer: given .*, expected 1 to 32 letters"):
+        with pytest.raises(ConfigError, match=r"name of a peer: given .*, expected 1 to 32 letters"):
             attempt()
     assert not os.listdir(tmp_path)
 

@@ -111,7 +111,7 @@ def test_a_segment_whose_header_differs_is_refused_with_what_was_expected_and_fo
     "geometry", [(CAPACITY + 1, LANES, ROWS), (CAPACITY, LANES - 1, ROWS), (CAPACITY, LANES, ROWS + 1)]
 )
 def test_a_segment_of_another_size_is_refused(table: Peers, geometry: tuple[int, int, int]) -> None:
-    with pytest.raises(LocalError, match="expected .* bytes, has"):
+    with pytest.raises(LocalError, match=r"expected .* bytes, has"):
         peers.attach(table.memory.name, *geometry)
 
 

@@ -333,7 +333,7 @@ def schedules(draw: st.DrawFn) -> tuple[list[bytes], list[bytes]]:
         lost = draw(st.sets(st.integers(0, n + m - 1), max_size=m))
         cuts = {cut for i in lost for cut in (i, i + 1)} | draw(st.sets(st.integers(1, n + m), max_size=4))
         bounds = sorted(cuts | {0, n + m})
-        for first, end in zip(bounds, bounds[1:]):
+        for first, end in itertools.pairwise(bounds):
             if first not in lost:
                 frame = run(blocks[-1], n, m, first, end - first, FIRST + number)
                 places = draw(st.lists(st.floats(0, 4), min_size=1, max_size=2))

@@ -15,8 +15,8 @@ from pipeline import shard, wire
 from pipeline.errors import PeerError
 from pipeline.order import WINDOW
 from pipeline.reassembly import KEEP_NS
-from tests.unit.runs import decode
 from tests.unit.reassembly_bench import BULK, LIGHT, MS, Bench, block, coded, copies, framed, run, runs
+from tests.unit.runs import decode
 
 DATA = block(1)
 SHARDS, CHECKSUM = coded(DATA, 10, 3)

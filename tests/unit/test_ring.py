@@ -230,7 +230,7 @@ def test_a_segment_whose_header_differs_is_refused_with_what_was_expected_and_fo
     ("members", "slots", "slot_bytes"), [(2, 8, SLOT_BYTES), (2, SLOTS, 2 * SLOT_BYTES), (40, SLOTS, SLOT_BYTES)]
 )
 def test_a_ring_of_another_size_is_refused(make: Make, members: int, slots: int, slot_bytes: int) -> None:
-    with pytest.raises(LocalError, match="expected .* bytes, has"):
+    with pytest.raises(LocalError, match=r"expected .* bytes, has"):
         ring.attach(make(2).memory.name, members, slots, slot_bytes)
 
 
@@ -242,7 +242,7 @@ def test_a_ring_of_as_many_bytes_but_another_shape_is_refused(make: Make) -> Non
 def test_a_machine_without_total_store_order_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     attached = make(2)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    with pytest.raises(LocalError, match="x86-64.*aarch64"):
+    with pytest.raises(LocalError, match=r"x86-64.*aarch64"):
         ring.attach(attached.memory.name, 2, SLOTS, SLOT_BYTES)
 
 

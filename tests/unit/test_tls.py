@@ -85,7 +85,7 @@ class Stranger(End):
 
 
 @pytest.mark.parametrize(
-    "certificate, key, ca, complaint",
+    ("certificate", "key", "ca", "complaint"),
     [
         ("", OWN.key, "", "^certificate: expected PEM"),
         ("nonsense", OWN.key, "", "^certificate: expected PEM"),
@@ -219,7 +219,7 @@ def ours(context: Context, server: bool = False, hostname: str | None = NAME) ->
 
 
 @pytest.mark.parametrize(
-    "presented, hostname, complaint",
+    ("presented", "hostname", "complaint"),
     [
         (CLIENT, NAME, "Hostname mismatch"),
         (OWN, NAME, "self-signed certificate"),
@@ -231,12 +231,14 @@ def ours(context: Context, server: bool = False, hostname: str | None = NAME) ->
     ],
 )
 def test_a_client_turns_away_from_a_server_that_is_not_the_one(presented: Pair, hostname: str, complaint: str) -> None:
-    with failing(
-        ours(client_of(AUTHORITY.certificate), hostname=hostname), ours(server_of(presented), True), complaint
-    ) as (_, server):
-        with pytest.raises(OSError, match="alert"):  # the client has said why
-            while not server.step():
-                pass
+    with (
+        failing(
+            ours(client_of(AUTHORITY.certificate), hostname=hostname), ours(server_of(presented), True), complaint
+        ) as (_, server),
+        pytest.raises(OSError, match="alert"),
+    ):  # the client has said why
+        while not server.step():
+            pass
 
 
 @pytest.mark.parametrize("hostname", [NAME, "127.0.0.1"])
@@ -249,7 +251,7 @@ def test_a_server_is_known_by_its_name_and_by_its_address(hostname: str) -> None
 
 
 @pytest.mark.parametrize(
-    "presented, complaint",
+    ("presented", "complaint"),
     [
         (None, "peer did not return a certificate"),
         (issue("client"), "self-signed certificate"),
@@ -265,7 +267,7 @@ def test_a_client_that_no_ca_of_the_servers_knows_is_refused_and_told(presented:
 
 
 @pytest.mark.parametrize(
-    "version, complaint",
+    ("version", "complaint"),
     [(ssl.TLSVersion.TLSv1_1, "unsupported protocol"), (ssl.TLSVersion.TLSv1_2, "unsupported protocol")],
 )
 def test_an_old_version_is_refused_with_an_alert(version: ssl.TLSVersion, complaint: str) -> None:
@@ -273,9 +275,11 @@ def test_an_old_version_is_refused_with_an_alert(version: ssl.TLSVersion, compla
     context.set_ciphers("DEFAULT:@SECLEVEL=0")  # 1.1 needs SHA-1
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         context.minimum_version = context.maximum_version = version
-    with failing(lambda sock: Stranger(sock, context), ours(server_of(), True), complaint) as (client, _):
-        with pytest.raises(ssl.SSLError, match="alert protocol version"):
-            client.step()
+    with (
+        failing(lambda sock: Stranger(sock, context), ours(server_of(), True), complaint) as (client, _),
+        pytest.raises(ssl.SSLError, match="alert protocol version"),
+    ):
+        client.step()
 
 
 def test_version_1_2_is_spoken_where_it_is_allowed_with_nothing_but_strong_ciphers() -> None:
@@ -346,7 +350,7 @@ def what_is_answered(said: bytes, complaint: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "said, complaint",
+    ("said", "complaint"),
     [
         (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", "length too short"),  # a ClientHello of one byte
         (b"\x16\x03\x01\x40\x00\x01\x03\x00\x00" + bytes(16380), "excessive message size"),  # the begin of 192 KiB
@@ -360,7 +364,7 @@ def test_a_nonsensical_client_hello_is_answered_with_an_alert(said: bytes, compl
 
 
 @pytest.mark.parametrize(
-    "said, complaint",
+    ("said", "complaint"),
     [
         (b"SSH-2.0-OpenSSH_9.6\r\n", "wrong version number"),
         (bytes(300), "wrong version number"),

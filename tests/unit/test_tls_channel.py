@@ -86,7 +86,7 @@ def test_streams_are_not_mixed_up_when_their_records_arrive_in_pieces(
     pairs: list, lengths: tuple[int, ...], steps: list[tuple[int, int, int]]
 ) -> None:
     plain = [noise(length, number) for number, length in enumerate(lengths)]
-    left = [memoryview(client.channel.seal([text])) for (client, _), text in zip(pairs, plain)]
+    left = [memoryview(client.channel.seal([text])) for (client, _), text in zip(pairs, plain, strict=True)]
     got = [b""] * len(pairs)
     view = memoryview(bytearray(VIEW))
     for number, cut, size in steps:
@@ -266,7 +266,7 @@ def test_a_repeated_record_ends_the_connection(ends: tuple[End, End]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wire, complaint",
+    ("wire", "complaint"),
     [
         (b"\x17\x03\x03\xff\xff", "TLS record of 65535 bytes, at most 18432"),
         (b"\x17\x03\x03\x48\x00" + bytes(18432), "too long|bad record"),

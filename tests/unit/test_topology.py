@@ -234,7 +234,7 @@ def test_a_plan_crosses_a_pipe_as_json_and_is_the_same_plan(shape: Shape) -> Non
     assert isinstance(again.peers, PeersPlan)
     assert isinstance(again.rings[0].stages[0][0], Member)
     assert isinstance(json.loads(plan.to_json()), list)
-    for before, after in zip(plan.rings, again.rings):
+    for before, after in zip(plan.rings, again.rings, strict=True):
         for stage in before.stages:
             for member in stage:
                 assert before.place(member) == after.place(member)

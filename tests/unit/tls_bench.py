@@ -126,7 +126,9 @@ def _speed(client: Context, server: Context, megabytes: int, rounds: int) -> Non
     columns = f"{'':4}{'CPU':>6}{'user':>6}{'system':>7}{'faults':>7}"
     print(f"{'':10}{'MB/s':>8}{columns}{columns}   sending, receiving")
     for way, found in runs.items():
-        sent, received = (Cost(*map(statistics.median, zip(*(run[end] for run in found)))) for end in (0, 1))
+        sent, received = (
+            Cost(*map(statistics.median, zip(*(run[end] for run in found), strict=True))) for end in (0, 1)
+        )
         ends = "".join(
             f"{'':4}{MICRO * (end.user + end.system):6.1f}{MICRO * end.user:6.1f}{MICRO * end.system:7.1f}"
             f"{end.faults:7.2f}"
