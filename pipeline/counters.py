@@ -1,4 +1,4 @@
-"""Floor 1. The table of counters: everything that the data plane counts, under one name each.
+"""The table of counters: everything that the data plane counts, under one name each.
 
 A counter lives on the board in its worker's page, as one u64 that a single duty writes; it survives the
 worker. Readers add the workers up. Ids are permanent; a retired counter keeps its row, marked retired.

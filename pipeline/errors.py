@@ -1,4 +1,4 @@
-"""Floor 0. Every error that this package raises on purpose, and what each one means to the command.
+"""Every error that this package raises on purpose, and what each one means to the command.
 
     error             exit   whose fault, and what follows
     LocalError           1   ours: a contract of our own code is broken; the process ends

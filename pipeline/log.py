@@ -1,4 +1,4 @@
-"""Floor 2. Log lines to standard error, one write() each, as text or JSON; times are UTC.
+"""Log lines to standard error, one write() each, as text or JSON; times are UTC.
 
 Text that a peer sent is escaped: control characters never reach a terminal or a log file.
 """

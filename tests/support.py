@@ -1,12 +1,14 @@
-"""What several tests need: waiting for a condition with a deadline. `from tests.support import eventually`."""
+"""What several tests need: the root of the checkout, and waiting for a condition with a deadline."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
+ROOT = Path(__file__).parents[1]  # of the checkout
 POLL = 0.005  # seconds between two looks at a condition
 
 T = TypeVar("T")

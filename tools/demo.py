@@ -13,14 +13,14 @@ import signal
 import sys
 import time
 
+from pipeline.cli.status_text import amount, render
 from pipeline.errors import TunnelError
-from pipeline.status_text import amount, render
-from tools.flows import TcpFlow, ping
-from tools.lab import Lab
-from tools.link import LinkSpec
-from tools.namespace import LabError
-from tools.tunnels import Tunnel, TunnelPair
-from tools.waiting import Overdue
+from tools.lab.link_emulator import LinkSpec
+from tools.lab.namespace import LabError
+from tools.lab.network import Lab
+from tools.lab.waiting import Overdue
+from tools.load.flows import TcpFlow, ping
+from tools.tunnel_pair import Tunnel, TunnelPair
 
 REFRESH_SECONDS = 0.5
 BAR = 30

@@ -12,10 +12,11 @@ import importlib
 import os
 import sys
 
-from pipeline import log, privileges, worker
+from pipeline import log
 from pipeline.errors import TunnelError
 from pipeline.log import LOG
-from pipeline.plan import Plan
+from pipeline.runtime import privileges, worker
+from pipeline.runtime.plan import Plan
 
 # who (a kind, or a kind and a mode; "": every worker), the module, and what imports it only once it is needed
 LATE = (
@@ -39,12 +40,12 @@ def main() -> int:
     try:
         attachment = worker.Attachment(plan, arguments.name)
         if attachment.me.kind == "tun":
-            from workers import tun as kind
+            from workers.tun import duties as kind
         elif attachment.me.kind == "fec":
             os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else numpy starts a thread per core, and uses none of them here
-            from workers import fec as kind
+            from workers.fec import duties as kind
         else:
-            from workers import tcp as kind
+            from workers.tcp import duties as kind
         _import_late(f"{attachment.me.kind} {plan.mode}")
         duties = kind.duties(attachment, arguments)
         privileges.drop(plan.settings.get("user"))

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tests.fuzz.fuzzer import fuzz, leave, load, minimal, name_of, save
-from tests.fuzz.lines import Line, Lines
+from tests.fuzz.line_coverage import Line, Lines
 from tests.fuzz.targets import TARGETS
 
 

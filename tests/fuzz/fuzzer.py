@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.log import LOG
-from tests.fuzz.lines import Line, Lines
+from tests.fuzz.line_coverage import Line, Lines
 from tests.fuzz.mutate import Mutator
 
 CORPUS = Path(__file__).parent / "corpus"

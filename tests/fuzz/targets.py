@@ -6,67 +6,128 @@
 from __future__ import annotations
 
 from pipeline.errors import PeerError
-from tests.fuzz import doors, office, pure, rings, shards
+from tests.fuzz import targets_control, targets_fec, targets_handshake, targets_rings, targets_wire
 from tests.fuzz.fuzzer import Target
-from tests.fuzz.pure import alone
+from tests.fuzz.targets_wire import alone
 
 ENDS = (PeerError, EOFError, OSError)
-"""What ends a connection, and nothing else: see workers.tcp_greeting and workers.tcp_inbound."""
+"""What ends a connection, and nothing else: see workers.tcp.handshake and workers.tcp.receiver."""
 
-_GREETING = ("pipeline/session.py", "pipeline/proof.py", "workers/tcp_greeting.py", "pipeline/intake.py")
-_HUB = ("pipeline/hub.py", "pipeline/identities.py", "pipeline/membership.py", "pipeline/addresses.py")
+_GREETING = (
+    "pipeline/wire/messages.py",
+    "pipeline/wire/auth.py",
+    "workers/tcp/handshake.py",
+    "workers/tcp/frame_reader.py",
+)
+_HUB = (
+    "pipeline/peers/admission.py",
+    "pipeline/peers/registry.py",
+    "pipeline/peers/membership.py",
+    "pipeline/peers/address_assignment.py",
+)
 
 TARGETS = {
-    "frames": Target(alone(pure.frames), (PeerError,), ("pipeline/wire.py",), pure.frames_seeds, 10000),
-    "blocks": Target(alone(pure.blocks), (PeerError,), ("pipeline/block.py",), pure.blocks_seeds, 10000),
-    "greeting": Target(alone(pure.greeting), (PeerError,), ("pipeline/session.py",), pure.greeting_seeds, 5000),
+    "frames": Target(
+        alone(targets_wire.frames), (PeerError,), ("pipeline/wire/framing.py",), targets_wire.frames_seeds, 10000
+    ),
+    "blocks": Target(
+        alone(targets_wire.blocks), (PeerError,), ("pipeline/wire/block.py",), targets_wire.blocks_seeds, 10000
+    ),
+    "greeting": Target(
+        alone(targets_wire.greeting), (PeerError,), ("pipeline/wire/messages.py",), targets_wire.greeting_seeds, 5000
+    ),
     "packet": Target(
-        alone(pure.packet),
+        alone(targets_wire.packet),
         (),
-        ("pipeline/ippacket.py", "pipeline/superpacket.py", "pipeline/flowtable.py"),
-        pure.packet_seeds,
+        ("pipeline/packet/ip.py", "pipeline/packet/gso.py", "pipeline/packet/flow_classifier.py"),
+        targets_wire.packet_seeds,
         5000,
     ),
     "invitation": Target(
-        alone(pure.invited), (), ("pipeline/invitation.py", "pipeline/keys.py"), pure.invited_seeds, 3000
+        alone(targets_wire.invited),
+        (),
+        ("pipeline/credentials/invitation.py", "pipeline/credentials/keys.py"),
+        targets_wire.invited_seeds,
+        3000,
     ),
-    "peer_file": Target(pure.peer_file, (), ("pipeline/peerfile.py", "pipeline/keys.py"), pure.peer_file_seeds, 1000),
-    "intake": Target(alone(rings.intake), (), ("pipeline/intake.py", "pipeline/wire.py"), rings.intake_seeds, 300),
+    "peer_file": Target(
+        targets_wire.peer_file,
+        (),
+        ("pipeline/peers/peer_file.py", "pipeline/credentials/keys.py"),
+        targets_wire.peer_file_seeds,
+        1000,
+    ),
+    "intake": Target(
+        alone(targets_rings.intake),
+        (),
+        ("workers/tcp/frame_reader.py", "pipeline/wire/framing.py"),
+        targets_rings.intake_seeds,
+        300,
+    ),
     "inbound": Target(
-        rings.inbound,
+        targets_rings.inbound,
         (PeerError,),
         (
-            "workers/tun_inbound.py",
-            "workers/tun_transit.py",
-            "workers/fec.py",
-            "pipeline/block.py",
-            "pipeline/ippacket.py",
-            "pipeline/superpacket.py",
-            "pipeline/routes.py",
+            "workers/tun/writer.py",
+            "workers/tun/forwarder.py",
+            "workers/fec/duties.py",
+            "pipeline/wire/block.py",
+            "pipeline/packet/ip.py",
+            "pipeline/packet/gso.py",
+            "pipeline/packet/route_table.py",
         ),
-        rings.inbound_seeds,
+        targets_rings.inbound_seeds,
         1000,
     ),
     "reassembly": Target(
-        alone(shards.reassembly),
+        alone(targets_fec.reassembly),
         (PeerError,),
-        ("pipeline/reassembly.py", "pipeline/order.py", "pipeline/buffers.py", "pipeline/shard.py"),
-        shards.reassembly_seeds,
+        (
+            "pipeline/fec/reassembly.py",
+            "pipeline/fec/reorder.py",
+            "pipeline/fec/buffer_pool.py",
+            "pipeline/fec/shard.py",
+        ),
+        targets_fec.reassembly_seeds,
         600,
     ),
-    "records": Target(alone(doors.records), (), ("pipeline/tls.py", "pipeline/tls_inlet.py"), doors.records_seeds, 300),
-    "host": Target(alone(doors.host), ENDS, (*_GREETING, *_HUB), doors.host_seeds, 200),
-    "guest": Target(alone(doors.guest), ENDS, (*_GREETING, "pipeline/client_end.py"), doors.guest_seeds, 1500),
-    "hub": Target(alone(office.hub), (), (*_HUB, "pipeline/certificates.py"), office.hub_seeds, 200),
-    "desk": Target(alone(office.desk), (), ("pipeline/desks.py", *_HUB), office.desk_seeds, 200),
-    "control": Target(
-        office.control,
+    "records": Target(
+        alone(targets_handshake.records),
         (),
-        ("pipeline/control.py", "pipeline/server_end.py", "pipeline/peerfile.py"),
-        office.control_seeds,
+        ("pipeline/transport/tls_channel.py", "pipeline/transport/tls_records.py"),
+        targets_handshake.records_seeds,
+        300,
+    ),
+    "host": Target(alone(targets_handshake.host), ENDS, (*_GREETING, *_HUB), targets_handshake.host_seeds, 200),
+    "guest": Target(
+        alone(targets_handshake.guest),
+        ENDS,
+        (*_GREETING, "pipeline/supervisor/client_role.py"),
+        targets_handshake.guest_seeds,
+        1500,
+    ),
+    "hub": Target(
+        alone(targets_control.hub), (), (*_HUB, "pipeline/credentials/certificates.py"), targets_control.hub_seeds, 200
+    ),
+    "desk": Target(
+        alone(targets_control.desk),
+        (),
+        ("pipeline/supervisor/worker_channels.py", *_HUB),
+        targets_control.desk_seeds,
+        200,
+    ),
+    "control": Target(
+        targets_control.control,
+        (),
+        ("pipeline/supervisor/control_socket.py", "pipeline/supervisor/server_role.py", "pipeline/peers/peer_file.py"),
+        targets_control.control_seeds,
         800,
     ),
     "remembered": Target(
-        office.remembered, (), ("pipeline/state.py", "pipeline/addresses.py"), office.remembered_seeds, 150
+        targets_control.remembered,
+        (),
+        ("pipeline/credentials/state_dir.py", "pipeline/peers/address_assignment.py"),
+        targets_control.remembered_seeds,
+        150,
     ),
 }

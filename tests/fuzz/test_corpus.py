@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PeerError
-from tests.fuzz import toy
+from tests.fuzz import three_step_bug
 from tests.fuzz.fuzzer import CORPUS, FOUND, Target, fuzz, leave, load, minimal, name_of, save
-from tests.fuzz.lines import Lines
+from tests.fuzz.line_coverage import Lines
 from tests.fuzz.mutate import INPUT_BYTES_MAX
-from tests.fuzz.pure import alone
 from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets_wire import alone
 
 CORPUS_BYTES_MAX = 200_000
 SEEDS = [b"toy\0\3\1ab"]
 TRIES = 20_000
 STAIRS_TRIES = 60_000
-STAIRS = toy.stairs.__code__.co_firstlineno
+STAIRS = three_step_bug.stairs.__code__.co_firstlineno
 
-TOY = Target(alone(toy.parse), (PeerError,), (toy.FILE,), lambda: SEEDS)
-SOUND = TOY._replace(opened=alone(toy.sound))
+TOY = Target(alone(three_step_bug.parse), (PeerError,), (three_step_bug.FILE,), lambda: SEEDS)
+SOUND = TOY._replace(opened=alone(three_step_bug.sound))
 
 
 def found_in(target: Target, corpus: list[bytes], seed: str, tries: int) -> str:
@@ -58,7 +58,7 @@ def test_the_corpus_is_small_and_each_file_has_its_name() -> None:
 def test_a_bug_behind_four_checks_is_found() -> None:
     (finding,) = fuzz(TOY, SEEDS, "planted", TRIES).findings
     with pytest.raises(IndexError):
-        toy.parse(finding.data)
+        three_step_bug.parse(finding.data)
     assert "IndexError" in finding.error
 
 
@@ -72,7 +72,7 @@ def test_a_bug_in_the_corpus_is_found_without_any_change() -> None:
 
 def test_it_is_led_by_the_lines_that_an_input_reaches() -> None:
     """Blind, as many changes do not get there."""
-    stairs = TOY._replace(opened=alone(toy.stairs))
+    stairs = TOY._replace(opened=alone(three_step_bug.stairs))
     assert fuzz(stairs, [bytes(3)], "stairs", STAIRS_TRIES).findings
     assert not fuzz(stairs._replace(files=()), [bytes(3)], "stairs", STAIRS_TRIES).findings
 
@@ -88,7 +88,7 @@ def test_a_target_is_made_anew_after_a_finding_and_taken_down_at_the_end() -> No
     class Opened:
         def __enter__(self) -> object:
             events.append("opened")
-            return toy.parse
+            return three_step_bug.parse
 
         def __exit__(self, *error: object) -> None:
             events.append("closed")
@@ -108,7 +108,7 @@ def test_the_fewest_inputs_that_reach_all_lines_are_left_and_made_shorter() -> N
         b"toy\0\3\2ab",
         b"toy\0\3\1",
     ]
-    lines = Lines([toy.FILE])
+    lines = Lines([three_step_bug.FILE])
     wanted = set().union(*(lines.all(lambda: refused(data)) for data in inputs))
     left = minimal(SOUND, inputs)
     assert set().union(*(lines.all(lambda: refused(data)) for data in left)) == wanted
@@ -118,15 +118,15 @@ def test_the_fewest_inputs_that_reach_all_lines_are_left_and_made_shorter() -> N
 
 def refused(data: bytes) -> None:
     try:
-        toy.sound(data)
+        three_step_bug.sound(data)
     except PeerError:
         pass
 
 
 def test_lines_are_new_once_and_all_that_there_are_can_be_reached() -> None:
-    lines = Lines([toy.FILE])
+    lines = Lines([three_step_bug.FILE])
     first = lines.new(lambda: refused(b""))
-    assert first and {file for file, _ in first} == {toy.FILE}
+    assert first and {file for file, _ in first} == {three_step_bug.FILE}
     assert lines.new(lambda: refused(b"")) == set()
     assert lines.all(lambda: refused(b"")) == first
     for data in (b"toy", b"toy\0\3\1ab", b"toy\0\3\2ab", b"toy\0\3\3\0a", b"toy\0\3\3\xc8a", b"toy\0\3\3\xffa"):

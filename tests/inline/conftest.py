@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline import wire
-from pipeline.order import WAIT_NS
-from tests.inline.hubs import Hosts
-from tests.inline.stepped import WELCOME, Acceptor, Dial, End, Make, Peer, hello, until
+from pipeline.fec.reorder import WAIT_NS
+from pipeline.wire import framing
+from tests.inline.harness.ends import WELCOME, Acceptor, Dial, End, Make, Peer, hello, until
+from tests.inline.harness.hub_ends import Hosts
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def make() -> Iterator[Make]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No shard is given up because this machine is slow. Without a missing block nothing waits for these times."""
-    monkeypatch.setattr("pipeline.reassembly.KEEP_NS", 60_000_000_000)
-    monkeypatch.setitem(WAIT_NS, wire.BULK, 5_000_000_000)
+    monkeypatch.setattr("pipeline.fec.reassembly.KEEP_NS", 60_000_000_000)
+    monkeypatch.setitem(WAIT_NS, framing.BULK, 5_000_000_000)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.inline.stepped import (
+from tests.inline.harness.ends import (
     BLOCK,
     KEEPALIVE,
     WELCOME,

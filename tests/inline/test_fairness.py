@@ -11,20 +11,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.shard import shard_bytes
-from tests.inline.hubs import (
-    BULK_BYTES,
-    DECODES,
-    RUN,
-    all_packets,
-    between,
-    destinations,
-    dropped_for,
-    index_of,
-    on_worker,
-    own,
-)
-from tests.inline.stepped import (
+from pipeline.fec.shard import shard_bytes
+from tests.harness import run_header
+from tests.inline.harness.ends import (
     BLOCK,
     KEEPALIVE,
     WELCOME,
@@ -40,7 +29,18 @@ from tests.inline.stepped import (
     push,
     until,
 )
-from tests.unit import runs
+from tests.inline.harness.hub_ends import (
+    BULK_BYTES,
+    DECODES,
+    RUN,
+    all_packets,
+    between,
+    destinations,
+    dropped_for,
+    index_of,
+    on_worker,
+    own,
+)
 
 SMALL_SOCKET = 30_000
 SEND_BYTES = 200_000  # for all; with less, who reads waits for delayed acknowledgements
@@ -206,7 +206,7 @@ def test_a_client_of_which_one_connection_stands_still_gets_all_of_its_packets_a
         for peer in others:
             for kind, body in peer.hear().frames:
                 if kind == RUN:
-                    run = runs.decode(memoryview(frame(kind, body)), 0, 1 + len(body))
+                    run = run_header.decode(memoryview(frame(kind, body)), 0, 1 + len(body))
                     shards.setdefault(run.block, set()).update(range(run.first, run.first + run.count))
             peer.frames.clear()
         return len(all_packets(quick)) == 150 and sum(len(there) >= 10 for there in shards.values()) == 150

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline import layout, shard, stripe
-from pipeline.layout import CARRIER_PARITY
-from tests.inline.path import Path
-from tests.inline.stepped import (
+from pipeline.fec import shard, stripe
+from pipeline.shm import layout
+from pipeline.shm.layout import CARRIER_PARITY
+from tests.inline.harness.ends import (
     BLOCK,
     WELCOME,
     End,
@@ -27,6 +27,7 @@ from tests.inline.stepped import (
     push,
     until,
 )
+from tests.inline.harness.relay import Path
 
 pytestmark = pytest.mark.usefixtures("patient")
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline import wire
-from pipeline.topology import ROWS_LEAST
-from tests.inline.stepped import (
+from pipeline.runtime.topology import ROWS_LEAST
+from pipeline.wire import framing
+from tests.inline.harness.ends import (
     BLOCK,
     DATA,
     HELLO,
@@ -230,7 +230,7 @@ def test_a_packet_that_the_kernel_refuses_is_counted_and_the_next_one_passes(ser
     assert server.count("tun.dropped_offload_refused") == 1
 
 
-@pytest.mark.parametrize("length", [wire.LENGTH_LIMIT + 1, 1 << 31, (1 << 32) - 1])
+@pytest.mark.parametrize("length", [framing.LENGTH_LIMIT + 1, 1 << 31, (1 << 32) - 1])
 def test_a_frame_that_is_too_long_ends_its_connection_and_no_other(server: End, dial: Dial, length: int) -> None:
     good, bad = dial(server, hello(index=0)), dial(server, hello(index=1))
     good.send(block_of(ipv4(1, 5000))[:2000])  # is in the middle of a frame meanwhile
@@ -246,10 +246,10 @@ def test_a_frame_that_is_too_long_ends_its_connection_and_no_other(server: End, 
 
 def test_a_frame_at_the_limit_is_taken(server: End, dial: Dial) -> None:
     peer = dial(server, hello())
-    share = wire.BLOCK_PAYLOAD_MAX // wire.BLOCK_PACKETS_MAX
-    packets = [ipv4(i, share - 10) for i in range(wire.BLOCK_PACKETS_MAX)]
+    share = framing.BLOCK_PAYLOAD_MAX // framing.BLOCK_PACKETS_MAX
+    packets = [ipv4(i, share - 10) for i in range(framing.BLOCK_PACKETS_MAX)]
     data = block_of(*packets)
-    assert len(data) == 4 + wire.BLOCK_LENGTH_LIMIT
+    assert len(data) == 4 + framing.BLOCK_LENGTH_LIMIT
     sent = [0]
 
     def all_there() -> bool:
@@ -269,14 +269,14 @@ def test_with_compat_the_limit_is_the_originals() -> None:
     try:
         good = Peer.dial(server.port)
         peers.append(good)
-        longest = ipv4(1, wire.COMPAT_LENGTH_LIMIT - 1)
+        longest = ipv4(1, framing.COMPAT_LENGTH_LIMIT - 1)
         good.send(frame(DATA, longest[10:]) + frame(KEEPALIVE) + frame(DATA, ipv4(2)[10:]))
         until(lambda: len(server.packets()) == 2, server)
         assert server.packets() == [longest, ipv4(2)]
         server.write(ipv6(3, 1400))
         until(lambda: DATA in good.kinds(), server)
         assert (DATA, ipv6(3, 1400)[10:]) in good.frames
-        good.send(frame(DATA, bytes(wire.COMPAT_LENGTH_LIMIT)))
+        good.send(frame(DATA, bytes(framing.COMPAT_LENGTH_LIMIT)))
         ended(good, server)
         assert server.count("tcp.closed_frame_too_long") == 1
     finally:

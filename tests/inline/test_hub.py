@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
-from tests.inline.hubs import BULK_BYTES, FAMILIES, Hosts, between, dropped, gathered, inside, packet
-from tests.inline.stepped import DATA, Dial, Make, block_of, frame, hello, number_of, push, until
+from tests.inline.harness.ends import DATA, Dial, Make, block_of, frame, hello, number_of, push, until
+from tests.inline.harness.hub_ends import BULK_BYTES, FAMILIES, Hosts, between, dropped, gathered, inside, packet
 
 # -- between the server and its clients
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.addresses import Identity
-from pipeline.identities import Known
-from pipeline.layout import CARRIER_RECEIVED, LINE_WORDS, SENT_BYTES
-from pipeline.worker import NOTHING
-from tests.inline.hubs import (
+from pipeline.peers.address_assignment import Identity
+from pipeline.peers.registry import Known
+from pipeline.runtime.worker import NOTHING
+from pipeline.shm.layout import CARRIER_RECEIVED, LINE_WORDS, SENT_BYTES
+from tests.inline.harness.ends import Dial, End, Make, Peer, block_of, for_a_while, hello, push, until
+from tests.inline.harness.hub_ends import (
     BULK_BYTES,
     between,
     configure,
@@ -23,7 +24,6 @@ from tests.inline.hubs import (
     run_duty,
     tls,
 )
-from tests.inline.stepped import Dial, End, Make, Peer, block_of, for_a_while, hello, push, until
 
 RATE = 4_000_000
 SMALL_SOCKETS = {"send_buffer_bytes": 200_000, "receive_buffer_bytes": 65_536}  # so that little is taken at a time

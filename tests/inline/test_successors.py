@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import wire
-from tests.inline.hubs import DECODES, all_packets, between, decoded, destinations, gathered, own
-from tests.inline.stepped import Dial, Make, Peer, block_of, hello, number_of, until
+from pipeline.wire import framing
+from tests.inline.harness.ends import Dial, Make, Peer, block_of, hello, number_of, until
+from tests.inline.harness.hub_ends import DECODES, all_packets, between, decoded, destinations, gathered, own
 
 
 @pytest.mark.parametrize("worker", ["tun-0", "fec-0"])
@@ -47,7 +47,7 @@ def decoded_in_order(peer: Peer) -> list[list[bytes]]:
     return [
         [each for packets in stream.values() for each in packets]
         for number, stream in decoded(peer).items()
-        if number & 1 == wire.BULK
+        if number & 1 == framing.BULK
     ]
 
 

@@ -7,10 +7,27 @@ from collections import Counter
 
 import pytest
 
-from pipeline import block, ippacket, shard, wire
-from pipeline.layout import PEER_MASK
-from pipeline.tun import TSO, TUN_F_CSUM
-from tests.inline.hubs import (
+from pipeline.fec import shard
+from pipeline.packet import ip
+from pipeline.runtime.tun import TSO, TUN_F_CSUM
+from pipeline.shm.layout import PEER_MASK
+from pipeline.shm.slot import SLOT
+from pipeline.wire import block, framing
+from tests.inline.harness.ends import (
+    KEEPALIVE,
+    WELCOME,
+    Dial,
+    End,
+    Make,
+    Peer,
+    block_of,
+    frame,
+    hello,
+    number_of,
+    push,
+    until,
+)
+from tests.inline.harness.hub_ends import (
     BULK_BYTES,
     DECODES,
     FAMILIES,
@@ -27,20 +44,6 @@ from tests.inline.hubs import (
     packet,
     run_duty,
     super_packet,
-)
-from tests.inline.stepped import (
-    KEEPALIVE,
-    WELCOME,
-    Dial,
-    End,
-    Make,
-    Peer,
-    block_of,
-    frame,
-    hello,
-    number_of,
-    push,
-    until,
 )
 
 BLOCK_PACKET = 65_535  # with its header such a packet is a block
@@ -76,7 +79,7 @@ def test_what_is_light_stays_light_on_its_way_to_another_client(make: Make, dial
     bulk1, light1, bulk2, light2 = (
         dial(server, hello(client=client, index=purpose, connections=2, purpose=purpose, features=DECODES))
         for client in (1, 2)
-        for purpose in (wire.BULK, wire.LIGHT)
+        for purpose in (framing.BULK, framing.LIGHT)
     )
     (small,), (large,) = between(1, 2, range(1)), between(1, 2, range(1, 2))
     light1.send(block_of(small))
@@ -89,17 +92,17 @@ def test_what_is_light_stays_light_on_its_way_to_another_client(make: Make, dial
     bulk1.send(run_of(block_of(large), stream=2))
     if fec == "on":
         until(lambda: all_packets(light2) == [small] * 2 and all_packets(bulk2) == [large] * 2, server)
-        assert {stream & 1 for stream in decoded(light2)} == {wire.LIGHT}
-        assert {stream & 1 for stream in decoded(bulk2)} == {wire.BULK}
+        assert {stream & 1 for stream in decoded(light2)} == {framing.LIGHT}
+        assert {stream & 1 for stream in decoded(bulk2)} == {framing.BULK}
 
 
 @pytest.mark.parametrize("fec", ["off", "on"])
 def test_what_is_light_finds_the_connection_for_it_in_whichever_worker_it_is(make: Make, fec: str) -> None:
     server = make("server", capacity=4, lanes=2, fec=fec)
     light1, bulk2, light2 = peers = (
-        on_worker(server, "tcp-0", 1, purpose=wire.LIGHT),
+        on_worker(server, "tcp-0", 1, purpose=framing.LIGHT),
         on_worker(server, "tcp-0", 2),
-        on_worker(server, "tcp-1", 2, 1, purpose=wire.LIGHT),
+        on_worker(server, "tcp-1", 2, 1, purpose=framing.LIGHT),
     )
     try:
         light1.send(block_of(*between(1, 2, range(1))))
@@ -136,7 +139,7 @@ def test_a_super_packet_is_finished_for_a_client_that_takes_none_and_passed_on_w
     head = len(whole) - 10 - 4 * 1000
     for each in second.packets():
         assert (each[:10], len(each)) == (bytes(10), 10 + head + 1000)
-        assert ippacket.check(memoryview(each), 0, len(each)) == ""
+        assert ip.check(memoryview(each), 0, len(each)) == ""
         if version == 4:  # a checksum over the whole header is zero
             assert sum(struct.unpack(">10H", each[10:30])) % 0xFFFF == 0
     assert not dropped(server)
@@ -296,7 +299,7 @@ def test_blocks_for_several_clients_are_numbered_for_each_although_they_share_a_
         if number == 3:
             server.step("tun-0")
             slots = server.memory.rings["coded-0"].slots
-            there = {block.SLOT.unpack_from(slot)[3] & PEER_MASK for slot in slots[:2]}
+            there = {SLOT.unpack_from(slot)[3] & PEER_MASK for slot in slots[:2]}
             assert there == {index_of(server, 1), index_of(server, 2)}
     until(lambda: sum(len(all_packets(peer)) for peer in (first, second)) == 40, server)
     assert expect_no_gaps(first) == sent[1]

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from pipeline import wire
-from pipeline.layout import CARRIER_ESTABLISHED
-from tests.inline.stepped import (
+from pipeline.shm.layout import CARRIER_ESTABLISHED
+from pipeline.wire import framing
+from tests.inline.harness.ends import (
     BLOCK,
     KEEPALIVE,
     Make,
@@ -75,7 +75,7 @@ def test_a_block_takes_at_most_its_number_of_packets(make: Make) -> None:
     server, client = pair(make)
     carry(client, server, [ipv4(9999, 5000)])  # bulk from here on
     server.received[0].clear()
-    packets = [ipv4(i, 20) for i in range(2 * wire.BLOCK_PACKETS_MAX + 1)]
+    packets = [ipv4(i, 20) for i in range(2 * framing.BLOCK_PACKETS_MAX + 1)]
     for packet in packets:
         client.write(packet)
     until(lambda: len(server.packets()) == len(packets), server, client)
@@ -146,7 +146,7 @@ def test_with_compat_at_both_ends_bare_packets_pass(make: Make) -> None:
 
 def test_with_compat_a_packet_too_long_for_the_original_is_dropped_counted_and_costs_no_other(make: Make) -> None:
     server, client = pair(make, compat=True)
-    longest = wire.COMPAT_LENGTH_LIMIT - 1
+    longest = framing.COMPAT_LENGTH_LIMIT - 1
     carry(client, server, [ipv4(0, longest)])
     for packet in (ipv4(1, longest + 1), ipv4(2, 65_535), ipv4(3, longest)):
         client.write(packet)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns.tunnels import Ends, tunnel
-from tools.lab import Lab
+from tests.netns.harness.instance import Ends, tunnel
+from tools.lab.network import Lab
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tools import measure
-from tools.lab import Lab
-from tools.linkmodel import LinkSpec
-from tools.namespace import LabError
+from tools.bench import measure
+from tools.lab.link_model import LinkSpec
+from tools.lab.namespace import LabError
+from tools.lab.network import Lab
+from tools.load.quantiles import quantile
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")]
 needs_iperf3 = pytest.mark.skipif(
@@ -47,8 +48,8 @@ def test_a_ping_beside_a_stream_waits_in_the_same_queue(lab: Lab) -> None:
     a, b = lab
     idle = measure.ping_idle(a, b, b.address, 0.3).rtts_ms
     loaded = measure.ping_loaded(a, b, b.address, 0.5).rtts_ms
-    assert 4 <= measure.quantile(idle, 0.5) < 5
-    assert measure.quantile(loaded, 0.9) > measure.quantile(idle, 0.9) + 0.2
+    assert 4 <= quantile(idle, 0.5) < 5
+    assert quantile(loaded, 0.9) > quantile(idle, 0.9) + 0.2
 
 
 @needs_iperf3

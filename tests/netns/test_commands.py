@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.netns.flow import Flow
-from tests.netns.tunnels import COMMAND, NOBODY, Ends, command, needs_root, pids, reaches, tunnel, unique_name
+from tests.netns.harness.checked_flow import Flow
+from tests.netns.harness.instance import COMMAND, NOBODY, Ends, command, needs_root, pids, reaches, tunnel, unique_name
 from tests.support import eventually
-from tools.lab import Lab
+from tools.lab.network import Lab
 
 pytestmark = needs_root
 

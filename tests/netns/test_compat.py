@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.compat_peer import DATA, KEEPALIVE, LENGTH_MAX, CompatPeer, echo_reply, echo_request, frame, udp
-from tests.netns.tunnels import End, client_config, needs_root, server_config
+from tests.netns.harness.instance import End, client_config, needs_root, server_config
+from tests.reference.compat_peer import DATA, KEEPALIVE, LENGTH_MAX, CompatPeer, echo_reply, echo_request, frame, udp
 from tests.support import eventually
-from tools import flows
-from tools.lab import Lab
-from tools.namespace import Namespace
+from tools.lab.namespace import Namespace
+from tools.lab.network import Lab
+from tools.load import flows
 
 pytestmark = needs_root
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.segment import SHM_DIRECTORY
-from tests.netns.flow import Flow, transfer
-from tests.netns.tunnels import (
+from pipeline.shm.segment import SHM_DIRECTORY
+from tests.netns.harness.checked_flow import Flow, transfer
+from tests.netns.harness.instance import (
     End,
     Ends,
     client_config,
@@ -27,8 +27,8 @@ from tests.netns.tunnels import (
     unique_name,
 )
 from tests.support import eventually
-from tools.lab import Lab
-from tools.linkmodel import LinkSpec
+from tools.lab.link_model import LinkSpec
+from tools.lab.network import Lab
 
 pytestmark = needs_root
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.flow import Flow
-from tests.netns.tunnels import End, Ends, needs_root, reaches, tunnel
+from tests.netns.harness.checked_flow import Flow
+from tests.netns.harness.instance import End, Ends, needs_root, reaches, tunnel
 from tests.support import eventually
-from tools import flows
-from tools.lab import Lab
-from tools.linkmodel import LinkSpec
+from tools.lab.link_model import LinkSpec
+from tools.lab.network import Lab
+from tools.load import flows
 
 pytestmark = needs_root
 

@@ -24,13 +24,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import firewall
-from pipeline.config_fields import Name, TunName
-from pipeline.firewall import PLACES, Clamp
-from tests.netns.tunnels import needs_root
-from tests.support import eventually
-from tools.lab import LabError
-from tools.namespace import Namespace
+from pipeline.config.schema import Name, TunName
+from pipeline.supervisor import mss_clamp
+from pipeline.supervisor.mss_clamp import PLACES, Clamp
+from tests.netns.harness.instance import needs_root
+from tests.support import ROOT, eventually
+from tools.lab.namespace import Namespace
+from tools.lab.network import LabError
 
 WIDE, NARROW = 1500, 1300
 HEADERS = {socket.AF_INET: 40, socket.AF_INET6: 60}  # of IP and TCP, without options: what an MSS leaves room for
@@ -45,7 +45,6 @@ TCP_OPTION_NOP, TCP_OPTION_MSS = 1, 2  # RFC 9293
 
 OTHERS = "add table inet filter\nadd chain inet filter forward { type filter hook forward priority 0 ; }"
 
-ROOT = Path(firewall.__file__).parent.parent
 NFT = shutil.which("nft", path=os.pathsep.join([*os.get_exec_path(), *PLACES]))
 
 pytestmark = [needs_root, pytest.mark.skipif(NFT is None, reason="the command nft is missing: install nftables")]
@@ -304,9 +303,9 @@ def test_nft_takes_every_name_that_the_configuration_takes(route: Route, name: s
 # -- where it cannot work
 
 INSTALL = """
-from pipeline import firewall
-firewall.NFT_SECONDS = 0.3
-clamp = firewall.Clamp("narrow", "one")
+from pipeline.supervisor import mss_clamp
+mss_clamp.NFT_SECONDS = 0.3
+clamp = mss_clamp.Clamp("narrow", "one")
 print(clamp.install())
 """
 REMOVE_BY_ANOTHER_NFT = """

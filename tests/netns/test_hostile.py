@@ -30,12 +30,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from pipeline import certificates, invitation, proof, session, wire
-from tests.netns.flow import Flow
-from tests.netns.hub import CALL_SECONDS, PLAIN, Client, Hub, call, established, reaches, tls_context
-from tests.netns.tunnels import End, needs_root, pids, restarts
+from pipeline.credentials import certificates, invitation
+from pipeline.wire import auth, framing, messages
+from tests.netns.harness.checked_flow import Flow
+from tests.netns.harness.hub import CALL_SECONDS, PLAIN, Client, Hub, call, established, reaches, tls_context
+from tests.netns.harness.instance import End, needs_root, pids, restarts
 from tests.support import eventually
-from tools.lab import Lab, Node
+from tools.lab.network import Lab, Node
 
 pytestmark = needs_root
 
@@ -181,8 +182,8 @@ GARBAGE = {
     "ssh": b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n",
     "zeros": bytes(65536),
     "noise": random.Random(4).randbytes(65536),
-    "plain-greeting": session.Hello(session.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0).frame(),
-    "plain-packet": wire.frame(wire.DATA, bytes(20)),
+    "plain-greeting": messages.Hello(messages.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0).frame(),
+    "plain-packet": framing.frame(framing.DATA, bytes(20)),
     "long-record": bytes.fromhex("160301ffff") + bytes(1000),
     "old-tls": bytes.fromhex("802e0100020015000000100100800300800600400200800700c0") + bytes(22),  # SSL 2.0
 }
@@ -255,8 +256,8 @@ class Caller:
     def hear(self) -> bytes:
         """The next frame; b"" if the server has closed the connection instead."""
         try:
-            head = self._sock.recv(wire.LENGTH.size)
-            return head and head + self._sock.recv(wire.LENGTH.unpack(head)[0])
+            head = self._sock.recv(framing.LENGTH.size)
+            return head and head + self._sock.recv(framing.LENGTH.unpack(head)[0])
         except TimeoutError:
             raise
         except OSError:
@@ -266,26 +267,26 @@ class Caller:
         """Answer the challenge, with another proof than is right if so asked; what the server says then."""
         self.say(hello)
         challenge = self.hear()
-        assert isinstance(session.decode(challenge), session.Challenge)
-        right = proof.client_proof(key, proof.transcript(hello, challenge, self.certificate))
-        self.proof = session.Proof(change or right).frame()
+        assert isinstance(messages.decode(challenge), messages.Challenge)
+        right = auth.client_proof(key, auth.transcript(hello, challenge, self.certificate))
+        self.proof = messages.Proof(change or right).frame()
         self.say(self.proof)
         return self.hear()
 
 
 def hello_with(key: bytes, **changes: object) -> bytes:
-    hello = session.Hello(
-        session.VERSION,
+    hello = messages.Hello(
+        messages.VERSION,
         0,
         0,
         1,
         1400,
         1,
         time.time_ns(),
-        wire.BULK,
+        framing.BULK,
         0,
-        session.AUTH_KEY,
-        proof.key_id(key),
+        messages.AUTH_KEY,
+        auth.key_id(key),
         secrets.token_bytes(32),
     )
     return hello._replace(**changes).frame()
@@ -295,7 +296,7 @@ def test_who_has_the_key_is_welcome(hub: Hub, key: bytes) -> None:
     with Caller(hub) as caller:
         hello = hello_with(key)
         welcome = caller.prove(key, hello)
-        assert welcome[4] == wire.WELCOME
+        assert welcome[4] == framing.WELCOME
         eventually(lambda: "mallory" in hub.connected())
 
 
@@ -314,25 +315,25 @@ def test_a_wrong_proof_is_answered_with_silence_whether_or_not_there_is_such_a_p
 def test_a_greeting_that_was_recorded_lets_nobody_in(hub: Hub, key: bytes) -> None:
     with Caller(hub) as honest:
         hello = hello_with(key)
-        assert honest.prove(key, hello)[4] == wire.WELCOME
+        assert honest.prove(key, hello)[4] == framing.WELCOME
         recorded = honest.proof
     with Caller(hub) as replaying:
         replaying.say(hello)
-        assert replaying.hear()[4] == wire.CHALLENGE
+        assert replaying.hear()[4] == framing.CHALLENGE
         replaying.say(recorded)
         assert replaying.hear() == b""
 
 
 OUT_OF_TURN = {
-    "no-key": session.Hello(session.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0).frame(),
-    "unknown-authentication": session.Hello(session.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0, auth=77).frame(),
-    "proof-first": session.Proof(bytes(32)).frame(),
-    "welcome": session.Welcome(session.VERSION, 0, 1400, 0).frame(),
-    "packets": wire.frame(wire.BLOCK, bytes(100)),
-    "unknown-type": wire.frame(0x7F, b"?"),
-    "other-magic": wire.frame(wire.HELLO, b"tnl\x02" + bytes(100)),
-    "too-short": wire.frame(wire.HELLO, b"tnl\x01"),
-    "longer-than-any": struct.pack(">IB", 0xFFFFFFFF, wire.HELLO),
+    "no-key": messages.Hello(messages.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0).frame(),
+    "unknown-authentication": messages.Hello(messages.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0, auth=77).frame(),
+    "proof-first": messages.Proof(bytes(32)).frame(),
+    "welcome": messages.Welcome(messages.VERSION, 0, 1400, 0).frame(),
+    "packets": framing.frame(framing.BLOCK, bytes(100)),
+    "unknown-type": framing.frame(0x7F, b"?"),
+    "other-magic": framing.frame(framing.HELLO, b"tnl\x02" + bytes(100)),
+    "too-short": framing.frame(framing.HELLO, b"tnl\x01"),
+    "longer-than-any": struct.pack(">IB", 0xFFFFFFFF, framing.HELLO),
     "no-length": bytes(4),
     "http": GARBAGE["http"],
 }
@@ -351,7 +352,7 @@ def test_who_is_silent_in_the_greeting_is_closed_like_who_is_silent_before(hub: 
     before = counted(hub, "tcp.closed_too_late")
     with Caller(hub) as one, Caller(hub) as two, Caller(hub) as three:
         one.say(hello_with(key))
-        assert one.hear()[4] == wire.CHALLENGE
+        assert one.hear()[4] == framing.CHALLENGE
         two.say(hello_with(key)[:-1])
         assert [caller.hear() for caller in (one, two, three)] == [b""] * 3
     assert counted(hub, "tcp.closed_too_late") == before + 3
@@ -369,7 +370,7 @@ def packet(source: str, destination: str, *, total: int = 28, header: int = 0x45
 
 def block(content: bytes, length: int = 0) -> bytes:
     """A block of one packet, which says that it has `length` bytes."""
-    return wire.frame(wire.BLOCK, struct.pack(">HI", 1, length or len(content)) + content)
+    return framing.frame(framing.BLOCK, struct.pack(">HI", 1, length or len(content)) + content)
 
 
 def vnet(flags: int = 0, gso_type: int = 0, csum_start: int = 0) -> bytes:
@@ -392,9 +393,9 @@ WRONG = {
     "segments-of-nothing": (lambda me: block(packet(me, HUB, vnet=vnet(gso_type=1))), "tun.dropped_header_malformed"),
     "from-the-hub": (lambda me: block(packet(HUB, me)), "tun.dropped_source_refused"),
     "to-itself": (lambda me: block(packet(me, me)), "tun.dropped_own_destination"),
-    "a-frame-of-no-known-type": (lambda me: wire.frame(0x7F, bytes(100)), "tun.dropped_frame_unknown"),
+    "a-frame-of-no-known-type": (lambda me: framing.frame(0x7F, bytes(100)), "tun.dropped_frame_unknown"),
     "shards-of-nothing": (
-        lambda me: wire.frame(wire.RUN, struct.pack(">IIBBBBII", 1, 1, 10, 3, 200, 255, 1 << 31, 0)),
+        lambda me: framing.frame(framing.RUN, struct.pack(">IIBBBBII", 1, 1, 10, 3, 200, 255, 1 << 31, 0)),
         "fec.dropped_run_malformed",
     ),
 }
@@ -405,18 +406,18 @@ def test_a_frame_or_packet_that_is_wrong_costs_itself_and_is_counted(hub: Hub, k
     make, counter = WRONG[what]
     before = counted(hub, counter)
     with Caller(hub) as caller:
-        welcome = session.decode(caller.prove(key, hello_with(key)))
+        welcome = messages.decode(caller.prove(key, hello_with(key)))
         caller.say(make(str(welcome.addresses[0].ip)))
         eventually(lambda: counted(hub, counter) == before + 1, what=counter)
         assert "mallory" in hub.connected()
 
 
-@pytest.mark.parametrize("length", [1 << 31, (1 << 32) - 1, wire.LENGTH_LIMIT + 1])
+@pytest.mark.parametrize("length", [1 << 31, (1 << 32) - 1, framing.LENGTH_LIMIT + 1])
 def test_a_frame_that_is_too_long_ends_its_own_connection(hub: Hub, key: bytes, length: int) -> None:
     before = counted(hub, "tcp.closed_frame_too_long")
     with Caller(hub) as caller:
-        assert caller.prove(key, hello_with(key))[4] == wire.WELCOME
-        caller.say(struct.pack(">IB", length, wire.BLOCK) + bytes(1000))
+        assert caller.prove(key, hello_with(key))[4] == framing.WELCOME
+        caller.say(struct.pack(">IB", length, framing.BLOCK) + bytes(1000))
         while caller.hear():
             pass
     assert counted(hub, "tcp.closed_frame_too_long") == before + 1
@@ -477,7 +478,7 @@ def test_the_text_of_a_refusal_is_escaped_in_the_clients_log(hub: Hub, tmp_path:
             with sock:
                 sock.settimeout(CALL_SECONDS)
                 assert sock.recv(1000)
-                sock.sendall(session.Refused(77, EVIL).frame())
+                sock.sendall(messages.Refused(77, EVIL).frame())
                 client.wait_for_log("refused by the server: \\x1b[31mevil\\n2026")
             client.stop()
             assert no_evil(client.log)
@@ -504,7 +505,7 @@ def test_who_has_a_name_that_would_alter_a_log_is_not_in_where_the_ca_says_who_i
         for who, is_in in (("honest", True), ("evil", False)):
             with call(lab["b"], hub.node.address, hub.port, tls_context(pair=(tmp_path / who,))) as sock:
                 sock.sendall(OUT_OF_TURN["no-key"])
-                assert (sock.recv(5)[4:] == bytes([wire.WELCOME])) == is_in
+                assert (sock.recv(5)[4:] == bytes([framing.WELCOME])) == is_in
         assert set(hub.peers()) == {"honest"}
         hub.server.stop()
         assert no_evil(hub.server.log)

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.privileges import choose
-from tests.netns.flow import Flow, transfer
-from tests.netns.hub import BOTH, PLAIN, Client, Hub, established, inside, reaches
-from tests.netns.sites import BEHIND_HUB, RATE_MBIT, hub, line, networks_behind, sites, wide_lab
-from tests.netns.tunnels import COMMAND, End, needs_root, pids, traces
+from pipeline.runtime.privileges import choose
+from tests.netns.harness.checked_flow import Flow, transfer
+from tests.netns.harness.hub import BOTH, PLAIN, Client, Hub, established, inside, reaches
+from tests.netns.harness.instance import COMMAND, End, needs_root, pids, traces
+from tests.netns.harness.sites import BEHIND_HUB, RATE_MBIT, hub, line, networks_behind, sites, wide_lab
 from tests.support import eventually
-from tools.flows import UdpFlow
-from tools.lab import Lab, Node
-from tools.namespace import stop
+from tools.lab.namespace import stop
+from tools.lab.network import Lab, Node
+from tools.load.flows import UdpFlow
 
 pytestmark = needs_root
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.flow import transfer
-from tests.netns.hub import BOTH, PLAIN, Client, Hub, inside, reaches
-from tests.netns.sites import BEHIND_HUB, HOSTS_BEHIND, Site, hub, line, networks_behind, sites, wide_lab
-from tests.netns.tunnels import End, needs_root
+from tests.netns.harness.checked_flow import transfer
+from tests.netns.harness.hub import BOTH, PLAIN, Client, Hub, inside, reaches
+from tests.netns.harness.instance import End, needs_root
+from tests.netns.harness.sites import BEHIND_HUB, HOSTS_BEHIND, Site, hub, line, networks_behind, sites, wide_lab
 from tests.support import eventually
-from tools.namespace import Namespace
+from tools.lab.namespace import Namespace
 
 pytestmark = needs_root
 

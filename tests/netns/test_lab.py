@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tools.flows import ping
-from tools.lab import Lab
-from tools.linkmodel import LinkSpec
-from tools.namespace import LabError
-from tools.waiting import until
+from tools.lab.link_model import LinkSpec
+from tools.lab.namespace import LabError
+from tools.lab.network import Lab
+from tools.lab.waiting import until
+from tools.load.flows import ping
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
@@ -136,8 +136,8 @@ def test_a_process_that_ignores_sigterm_is_killed() -> None:
 
 LIFE = """
 import sys
-from tools.lab import Lab
-from tools.linkmodel import LinkSpec
+from tools.lab.network import Lab
+from tools.lab.link_model import LinkSpec
 with Lab(link=LinkSpec() if sys.argv[1] == "emulated" else None) as lab:
     lab["b"].popen(["sleep", "1000"])
     pids = [pid for node in lab for pid in (node.pid, *node.processes())] + [link.pid for link in lab.links]

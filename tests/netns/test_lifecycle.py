@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import NotRunning
-from pipeline.instance import Instance
-from tests.netns.flow import Flow, transfer
-from tests.netns.tunnels import (
+from pipeline.supervisor.instance import Instance
+from tests.netns.harness.checked_flow import Flow, transfer
+from tests.netns.harness.instance import (
     COMMAND,
     NOBODY,
     End,
@@ -34,7 +34,7 @@ from tests.netns.tunnels import (
     unique_name,
 )
 from tests.support import eventually
-from tools.lab import Lab
+from tools.lab.network import Lab
 
 pytestmark = needs_root
 
@@ -45,7 +45,7 @@ FOLLOW_SECONDS = 1.0
 
 TWO_THAT_START_AND_STOP = """
 import threading
-from pipeline.instance import Instance
+from pipeline.supervisor.instance import Instance
 
 def start_and_stop(name):
     for _ in range(500):

@@ -16,11 +16,11 @@ import time
 
 import pytest
 
-from tools.flows import TcpFlow, ping, udp_flow
-from tools.lab import Lab
-from tools.linkmodel import LinkSpec
-from tools.namespace import LabError
-from tools.waiting import until
+from tools.lab.link_model import LinkSpec
+from tools.lab.namespace import LabError
+from tools.lab.network import Lab
+from tools.lab.waiting import until
+from tools.load.flows import TcpFlow, ping, udp_flow
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.privileges import choose
-from tests.netns.flow import Flow, transfer
-from tests.netns.tunnels import End, Ends, client_config, needs_root, pids, reaches, server_config, tunnel
+from pipeline.runtime.privileges import choose
+from tests.netns.harness.checked_flow import Flow, transfer
+from tests.netns.harness.instance import End, Ends, client_config, needs_root, pids, reaches, server_config, tunnel
 from tests.support import eventually
-from tools.lab import Lab
+from tools.lab.network import Lab
 
 DEFAULT = choose(None).account
 
@@ -39,7 +39,7 @@ FOR_ROOT = [
 
 LAUNCH = """
 import sys
-from pipeline.cli import main
+from pipeline.cli.main import main
 sys.executable, *sys.argv = sys.argv[1:]
 sys.exit(main())
 """
@@ -47,7 +47,7 @@ sys.exit(main())
 
 LISTEN = """
 import os, resource, signal, sys
-from pipeline import privileges
+from pipeline.runtime import privileges
 from workers.__main__ import main
 
 def say(event, arguments):

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipeline import certificates, session, wire
-from pipeline.certificates import Pair
-from tests.netns.flow import Flow, transfer
-from tests.netns.hub import BOTH, PLAIN, call, established, hub_config, inside, port_of, reaches, tls_context
-from tests.netns.tunnels import COMMAND, End, needs_root, pids
+from pipeline.credentials import certificates
+from pipeline.credentials.certificates import Pair
+from pipeline.wire import framing, messages
+from tests.netns.harness.checked_flow import Flow, transfer
+from tests.netns.harness.hub import BOTH, PLAIN, call, established, hub_config, inside, port_of, reaches, tls_context
+from tests.netns.harness.instance import COMMAND, End, needs_root, pids
 from tests.support import eventually
-from tools.lab import Lab, Node
+from tools.lab.network import Lab, Node
 
 pytestmark = needs_root
 
@@ -37,7 +38,7 @@ system_default = limits
 MaxProtocol = TLSv1.2
 """
 
-HELLO = session.Hello(session.VERSION, 0, 0, 1, 1400, 1, 1, wire.BULK, 0)
+HELLO = messages.Hello(messages.VERSION, 0, 0, 1, 1400, 1, 1, framing.BULK, 0)
 
 
 class Files(NamedTuple):
@@ -194,7 +195,7 @@ def greeting(node: Node, server: End, context: ssl.SSLContext) -> bytes:
 
 def test_by_hand_too(lab: Lab, server: End, authority: Authority) -> None:
     said = greeting(lab["c"], server, tls_context(pair=authority.files(CLIENT)))
-    assert said[4] in (wire.WELCOME, wire.REFUSED)  # the branch is there already, in a newer session
+    assert said[4] in (framing.WELCOME, framing.REFUSED)  # the branch is there already, in a newer session
 
 
 @pytest.mark.parametrize(

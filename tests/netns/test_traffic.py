@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from pipeline.config import parse
-from tests.netns.flow import connect, transfer
-from tests.netns.tunnels import End, Ends, client_config, needs_root, reaches, restarts, server_config, tunnel
+from tests.netns.harness.checked_flow import connect, transfer
+from tests.netns.harness.instance import End, Ends, client_config, needs_root, reaches, restarts, server_config, tunnel
 from tests.support import eventually
-from tools import flows
-from tools.lab import Lab
+from tools.lab.network import Lab
+from tools.load import flows
 
 pytestmark = needs_root
 

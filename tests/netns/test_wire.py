@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.greeted import Answering, Door, connect, hub
-from tests.netns.tunnels import End, command, needs_root, server_config
+from tests.netns.harness.handmade_clients import Answering, Door, connect, hub
+from tests.netns.harness.instance import End, command, needs_root, server_config
+from tests.reference.client import TAKES_RUNS, Ended, Refused, Runs, WireClient, tls
+from tests.reference.packets import echo_request, is_reply, udp_payload
 from tests.support import eventually
-from tests.wire_client import TAKES_RUNS, Ended, Refused, Runs, WireClient, tls
-from tests.wire_packets import echo_request, is_reply, udp_payload
-from tools import flows
-from tools.lab import Lab
+from tools.lab.network import Lab
+from tools.load import flows
 
 pytestmark = needs_root
 

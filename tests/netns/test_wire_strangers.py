@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.netns.greeted import PLENTY, Answering, Door, connect, hub
-from tests.netns.tunnels import End, needs_root, restarts, server_config
+from tests.netns.harness.handmade_clients import PLENTY, Answering, Door, connect, hub
+from tests.netns.harness.instance import End, needs_root, restarts, server_config
+from tests.reference.blocks import FRAME, frame
+from tests.reference.client import CHALLENGE, HELLO, PROOF, WireClient, tls
 from tests.support import eventually
-from tests.wire_blocks import FRAME, frame
-from tests.wire_client import CHALLENGE, HELLO, PROOF, WireClient, tls
-from tools import flows
-from tools.lab import Lab
+from tools.lab.network import Lab
+from tools.load import flows
 
 pytestmark = needs_root
 

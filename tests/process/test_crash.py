@@ -1,7 +1,7 @@
 """The crash argument: a member of a ring that is killed at any instant loses at most what it had in hand.
 
-A process is killed exactly there (it kills itself between two statements: tests/process/relay.py), a successor
-attaches, and every slot must come out whole: once, or, of those in hand when the process died, twice.
+A process is killed exactly there (it kills itself between two statements: tests/process/harness/ring_member.py), a
+successor attaches, and every slot must come out whole: once, or, of those in hand when the process died, twice.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import board, doorbell, layout, peers, ring, segment, topology
-from pipeline.layout import MASK64
-from pipeline.plan import Plan
-from pipeline.ring import Ring
-from pipeline.worker import PERIOD
-from tests.process.relay import (
+from pipeline.runtime import topology
+from pipeline.runtime.plan import Plan
+from pipeline.runtime.worker import PERIOD
+from pipeline.shm import doorbell, layout, peer_table, ring, scoreboard, segment
+from pipeline.shm.layout import MASK64
+from pipeline.shm.ring import Ring
+from tests.process.harness.ring_member import (
     AFTER_CURSOR,
     AFTER_KICK,
     AFTER_PAYLOAD,
@@ -36,9 +37,8 @@ from tests.process.relay import (
     SEEN_BYTES,
     Member,
 )
-from tests.support import eventually
+from tests.support import ROOT, eventually
 
-ROOT = Path(__file__).parents[2]
 SLOTS = 4
 TOTAL = 12
 NEAR_WRAP = (1 << 64) - 3
@@ -71,8 +71,8 @@ class World:
             {"idle": "block", "compat": False},
         )
         self.kind = "coded" if fec else "outbound"
-        self.board = board.create(self.plan.board, len(self.plan.workers))
-        self.peers = peers.create(*self.plan.peers[:2], self.plan.lanes, self.plan.peers.rows)
+        self.board = scoreboard.create(self.plan.board, len(self.plan.workers))
+        self.peers = peer_table.create(*self.plan.peers[:2], self.plan.lanes, self.plan.peers.rows)
         self.rings: dict[str, Ring] = {
             each.name: ring.create(each.segment, each.members, each.slots, each.slot_bytes, start)
             for each in self.plan.rings
@@ -97,7 +97,7 @@ class World:
 
     def process(self, *arguments: object, **options: object) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.process.relay", *map(str, arguments)],
+            [sys.executable, "-m", "tests.process.harness.ring_member", *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,

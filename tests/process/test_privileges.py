@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.privileges import PREFERRED, choose
-from tests.netns.tunnels import NOBODY, needs_root
+from pipeline.runtime.privileges import PREFERRED, choose
+from tests.netns.harness.instance import NOBODY, needs_root
 
 pytestmark = needs_root
 
@@ -31,7 +31,7 @@ CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 BEGIN = f"""
 import ctypes, json, os, resource, signal, socket, subprocess, sys, threading, time
-from pipeline import privileges, worker
+from pipeline.runtime import privileges, worker
 
 def threads():
     for thread in os.listdir("/proc/self/task"):

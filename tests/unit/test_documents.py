@@ -5,10 +5,15 @@ import re
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
-from pipeline import block, layout, proof, session, shard, topology, wire
-from tests.unit.runs import decode
+from pipeline.fec import shard
+from pipeline.runtime import topology
+from pipeline.shm import layout, slot
+from pipeline.shm.slot import SLOT, SLOT_BYTES_MIN, seal
+from pipeline.wire import auth, block, framing, messages
+from tests.harness.run_header import decode
+from tests.support import ROOT
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 OFFLOADS = 0x6F
 
 
@@ -34,32 +39,33 @@ def _examples() -> list[bytes]:
 
 def test_the_examples_of_the_wire_format_are_what_the_code_makes():
     hello, welcome, packet_block, run, keepalive = _examples()
-    assert hello == session.Hello(1, OFFLOADS, 0, 1, 1400, 1, 2, wire.BULK, session.DECODES).frame()
+    assert hello == messages.Hello(1, OFFLOADS, 0, 1, 1400, 1, 2, framing.BULK, messages.DECODES).frame()
     assert (
-        welcome == session.Welcome(1, OFFLOADS, 1400, session.DECODES, addresses=(ip_interface("10.0.0.2/24"),)).frame()
+        welcome
+        == messages.Welcome(1, OFFLOADS, 1400, messages.DECODES, addresses=(ip_interface("10.0.0.2/24"),)).frame()
     )
-    assert keepalive == wire.KEEPALIVE_FRAME
+    assert keepalive == framing.KEEPALIVE_FRAME
     view = memoryview(bytearray(packet_block))
     first, lengths = block.lengths(view, 0, len(view))
     assert (first, lengths) == (11, (38,))
-    slot = memoryview(bytearray(block.SLOT_BYTES_MIN))
+    slot = memoryview(bytearray(SLOT_BYTES_MIN))
     slot[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + 38] = view[11:]
-    block.seal(slot, [38], layout.SLOT_BODY_AT + 38, 0, 0)
-    start, length, _, _ = block.SLOT.unpack_from(slot)
+    seal(slot, [38], layout.SLOT_BODY_AT + 38, 0, 0)
+    start, length, _, _ = SLOT.unpack_from(slot)
     assert slot[start : start + length] == packet_block
     header = decode(memoryview(run), 0, len(run) - 4)
     assert header == (0x301, 7, 1, 1, 0, 1, len(packet_block), 0)
-    assert shard.stream(3, 0, wire.LIGHT) == 0x301
+    assert shard.stream(3, 0, framing.LIGHT) == 0x301
     assert run[shard.RUN_BYTES :] == packet_block
 
 
 def test_the_greeting_with_a_key_in_the_wire_format_is_what_the_code_makes():
     example = _named_example()
     key, transcript = example["key"], example["transcript"]
-    hello = session.decode(example["hello"])
+    hello = messages.decode(example["hello"])
     assert (
         example["hello"]
-        == session.Hello(
+        == messages.Hello(
             1,
             OFFLOADS,
             0,
@@ -67,31 +73,31 @@ def test_the_greeting_with_a_key_in_the_wire_format_is_what_the_code_makes():
             1400,
             1,
             2,
-            wire.BULK,
-            session.DECODES,
-            session.AUTH_KEY,
-            proof.key_id(key),
+            framing.BULK,
+            messages.DECODES,
+            messages.AUTH_KEY,
+            auth.key_id(key),
             example["client's nonce"],
             (ip_address("10.0.0.2"), ip_address("fd00::2")),
         ).frame()
     )
     assert hello.key_id == example["key id"]
-    assert example["challenge"] == session.Challenge(example["server's nonce"]).frame()
-    assert transcript == proof.transcript(example["hello"], example["challenge"], example["certificate hash"])
+    assert example["challenge"] == messages.Challenge(example["server's nonce"]).frame()
+    assert transcript == auth.transcript(example["hello"], example["challenge"], example["certificate hash"])
     assert transcript == hashlib.sha256(example["transcript of"]).digest()
-    assert example["proof"] == session.Proof(proof.client_proof(key, transcript)).frame()
-    assert proof.server_proved(key, transcript, example["welcome"])
-    welcome = session.decode(example["welcome"])
+    assert example["proof"] == messages.Proof(auth.client_proof(key, transcript)).frame()
+    assert auth.server_proved(key, transcript, example["welcome"])
+    welcome = messages.decode(example["welcome"])
     assert welcome.addresses == (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64"))
-    assert welcome == session.Welcome(
-        1, OFFLOADS, 1400, session.DECODES, welcome.mac, welcome.addresses, (ip_network("10.1.0.0/16"),)
+    assert welcome == messages.Welcome(
+        1, OFFLOADS, 1400, messages.DECODES, welcome.mac, welcome.addresses, (ip_network("10.1.0.0/16"),)
     )
     assert (
         example["welcome"]
         == example["welcome"][:5] + example["without proof"][:5] + welcome.mac + example["without proof"][5:]
     )
     assert example["its SHA-256"] == hashlib.sha256(example["without proof"]).digest()
-    refused = session.Refused(session.ADDRESS_TAKEN, session.REASONS[session.ADDRESS_TAKEN])
+    refused = messages.Refused(messages.ADDRESS_TAKEN, messages.REASONS[messages.ADDRESS_TAKEN])
     assert example["refused"] == refused.frame()
     assert len(example) == 14  # each is looked at above
 
@@ -100,20 +106,20 @@ def test_the_reasons_of_a_refusal_in_the_wire_format_are_those_of_the_code():
     text = (DOCS / "wire.md").read_text()
     table = text[text.index("| reason | text |") : text.index("### Proofs")]
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", table, re.MULTILINE)
-    assert {int(number): reason for number, reason in rows} == session.REASONS
+    assert {int(number): reason for number, reason in rows} == messages.REASONS
 
 
 def test_the_limits_in_the_wire_format_are_those_of_the_code():
     text = (DOCS / "wire.md").read_text()
-    assert f"A length above {wire.LENGTH_LIMIT} ends" in text
-    assert f"one above {wire.HELLO_LENGTH_LIMIT} does that comes from a client" in text
-    assert f"one above {wire.WELCOME_LENGTH_LIMIT} that\n  comes from a server" in text
-    assert text.count(f"addresses, at most {session.ADDRESSES_MAX} |") == 2
-    assert f"routes, at most {session.ROUTES_MAX} |" in text
-    assert f"at most {session.TEXT_BYTES_MAX} bytes" in text
-    assert f"at most {wire.COMPAT_LENGTH_LIMIT}" in text
+    assert f"A length above {framing.LENGTH_LIMIT} ends" in text
+    assert f"one above {framing.HELLO_LENGTH_LIMIT} does that comes from a client" in text
+    assert f"one above {framing.WELCOME_LENGTH_LIMIT} that\n  comes from a server" in text
+    assert text.count(f"addresses, at most {messages.ADDRESSES_MAX} |") == 2
+    assert f"routes, at most {messages.ROUTES_MAX} |" in text
+    assert f"at most {messages.TEXT_BYTES_MAX} bytes" in text
+    assert f"at most {framing.COMPAT_LENGTH_LIMIT}" in text
     for name in ("DATA", "KEEPALIVE", "HELLO", "WELCOME", "REFUSED", "CHALLENGE", "PROOF", "BLOCK", "RUN"):
-        assert f"| {getattr(wire, name):#04x} | {name.lower()} |" in text
+        assert f"| {getattr(framing, name):#04x} | {name.lower()} |" in text
 
 
 def _drawn(kind: str, shape: str) -> str:

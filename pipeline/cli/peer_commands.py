@@ -1,0 +1,287 @@
+"""The commands around keys, certificates and peers, and what `start` has of them.
+
+    genkey, gen-cert        make files; no instance is needed
+    invite, peers, revoke   ask a running server by its control socket
+    start --join            takes the line that `invite` has printed
+
+    {"command": "invite", "name", "server", "allowed", "rate_mbit"}   -> {"ok": true, "line", "server", "certificate"}
+        server: "", HOST or HOST:PORT, and in the answer what the line has; rate_mbit: null for the server's setting
+        certificate: whether the server asks its clients for one as well
+    {"command": "peers"}                                              -> {"ok": true, "schema_version", "peers": [
+        {"name", "state", "addresses", "endpoint", "connections", "received_bytes", "sent_bytes", "session_seconds"}]}
+        endpoint is "" and session_seconds null without a session
+    {"command": "revoke", "name"}                                     -> {"ok": true}
+    any of them                                                       -> {"ok": false, "error": ...}
+
+Nothing here puts a secret on a command line, and one that was given there is taken off it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import LocalError, UsageError
+
+if TYPE_CHECKING:
+    from pipeline.credentials.certificates import Pair
+    from pipeline.credentials.invitation import Invitation
+
+STANDARD_INPUT, STANDARD_OUTPUT = 0, 1
+CA = "ca"  # name of the files of a CA
+PEER_COLUMNS = ("name", "state", "addresses", "endpoint", "connections", "received", "sent", "since")
+
+AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
+
+def add_commands(command: AddCommand, add_instance: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Add them to the command line. `add_instance` has `arguments.instance(arguments)` find the instance meant."""
+    genkey = command("genkey", _genkey, "make a key that a server and one client share")
+    genkey.add_argument("file", metavar="FILE", nargs="?", help="a new file, mode 0600; standard output if left out")
+
+    gen_cert = command("gen-cert", _gen_cert, "make a CA of your own, and certificates of it")
+    gen_cert.add_argument("directory", metavar="DIR", help="has ca.crt and ca.key, and gets NAME.crt and NAME.key")
+    which = gen_cert.add_mutually_exclusive_group(required=True)
+    which.add_argument("--ca", metavar="NAME", help="make the CA, with this name in its certificate")
+    which.add_argument("--server", metavar="NAME", help="the certificate of a server, by its host name")
+    which.add_argument("--client", metavar="NAME", help="the certificate of a client")
+    gen_cert.add_argument(
+        "--address",
+        metavar="HOST",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="a further host name or address of the server",
+    )
+
+    invite = command("invite", _invite, "add a peer to a running server, and print the line that lets it in")
+    invite.add_argument("peer", metavar="NAME", help="what to call the peer")
+    invite.add_argument("--address", metavar="HOST[:PORT]", default="", help="where clients reach this server")
+    invite.add_argument(
+        "--allow",
+        metavar="PREFIX",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="a network behind the peer, such as 10.1.0.0/16",
+    )
+    invite.add_argument("--rate", metavar="MBIT", type=float, help="limit each way, in Mbit/s; 0 for none")
+
+    peers = command("peers", _peers, "list the peers of a running instance")
+    peers.add_argument("--json", action="store_true", help="for programs; carries schema_version")
+
+    revoke = command("revoke", _revoke, "remove a peer that `invite` has added, and end its session")
+    revoke.add_argument("peer", metavar="NAME", help="the peer's name")
+    for sub in (invite, peers, revoke):
+        add_instance(sub)
+
+
+# -- start
+
+
+def read_invitation(text: str, standard_input: int = STANDARD_INPUT) -> Invitation:
+    """The invitation of `--join`: the line itself, "-" for one on standard input, "@FILE" for the one in a file.
+
+    A line that stands on our command line, where everybody can read it, is moved to standard input by starting again.
+    """
+    from pipeline.credentials.invitation import LINE_LENGTH_MAX, decode
+
+    if text == "-":
+        with open(standard_input, "rb", buffering=0, closefd=False) as file:
+            line = file.readline(LINE_LENGTH_MAX + 1)
+        empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(empty, standard_input)  # a file with a secret stays open no longer than it takes to read it
+        os.close(empty)
+        return decode(line.decode(errors="replace"))
+    if text.startswith("@"):
+        from pipeline.credentials.keys import read_secret
+
+        return decode(read_secret(text[1:], "invitation").decode(errors="replace"))
+    invitation = decode(text)
+    _hide(text)
+    return invitation
+
+
+def _hide(line: str) -> None:
+    argv = [word.replace(line, "-") for word in sys.orig_argv]
+    if argv == sys.orig_argv:
+        return  # called by a program, not by a command line
+    fd = os.memfd_create("invitation")
+    os.write(fd, "".join(line.split()).encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.dup2(fd, STANDARD_INPUT)
+    os.execv(sys.executable, argv)
+
+
+def overrides(invitation: Invitation) -> list[str]:
+    """The settings that follow from it; not the key, which is no setting."""
+    return [
+        f"{name}={json.dumps(value)}"
+        for name, value in (
+            ("mode", "client"),
+            ("remote_addr", invitation.server),
+            ("tls_fingerprint", invitation.fingerprint),
+        )
+    ]
+
+
+# -- files
+
+
+def _genkey(arguments: argparse.Namespace) -> int:
+    from pipeline.credentials import keys
+
+    key = keys.generate()
+    if arguments.file is None:
+        _print_secret(key)
+    else:
+        keys.write_secret(arguments.file, key.encode() + b"\n")
+    return 0
+
+
+def _gen_cert(arguments: argparse.Namespace) -> int:
+    from pipeline.credentials import certificates
+
+    directory = Path(arguments.directory)
+    if arguments.address and arguments.server is None:
+        raise UsageError("--address goes with --server: nobody looks for a client or a CA by an address")
+    for host in arguments.address:
+        _check_host(host)
+    if arguments.ca is not None:
+        _write_pair(directory, CA, certificates.make_ca(arguments.ca))
+        return 0
+    name = arguments.client if arguments.server is None else arguments.server
+    _check_file_name(name)
+    ca = certificates.read_pair(directory / f"{CA}.crt", directory / f"{CA}.key", "CA")
+    pair = certificates.issue(ca, name, server=arguments.server is not None, hosts=arguments.address)
+    _write_pair(directory, name, pair)
+    return 0
+
+
+def _check_host(host: str) -> None:
+    from pipeline.config.values import check_host
+
+    try:
+        check_host(host)
+    except ValueError as expected:
+        raise UsageError(f"--address: expected {expected}, got {host!r}") from None
+
+
+def _check_file_name(name: str) -> None:
+    from pipeline.config.convert import check_name
+
+    check_name(name)
+    if name == CA:
+        raise UsageError(f'the name "{CA}" belongs to the files of the CA: choose another one')
+
+
+def _write_pair(directory: Path, name: str, pair: Pair) -> None:
+    from pipeline.credentials import certificates, keys
+
+    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
+    try:
+        directory.mkdir(0o700, exist_ok=True)
+    except OSError as error:
+        raise keys.not_written(directory, error) from None
+    keys.write_secret(key, pair.key)
+    try:
+        keys.write_secret(certificate, pair.certificate)
+    except BaseException:
+        key.unlink()
+        raise
+    described = certificates.describe(pair.certificate)
+    print(f"{certificate}: SHA-256 {described.fingerprint}, valid until {described.not_after:%Y-%m-%d}")
+
+
+# -- a running server
+
+
+def _invite(arguments: argparse.Namespace) -> int:
+    from pipeline.supervisor.control_socket import REQUEST_BYTES_MAX
+
+    request = {
+        "command": "invite",
+        "name": arguments.peer,
+        "server": arguments.address,
+        "allowed": arguments.allow,
+        "rate_mbit": arguments.rate,
+    }
+    if len(json.dumps(request)) >= REQUEST_BYTES_MAX:
+        raise UsageError("more networks than one command takes: invite the peer, and write them into its file")
+    answer = _ask(arguments, request)
+    _print_secret(answer["line"])
+    print(
+        f"note: whoever has this line is {arguments.peer}, and dials {answer['server']}. "
+        "There, give it to: tunnel-supervisor start --join -",
+        file=sys.stderr,
+    )
+    if answer["certificate"]:
+        print(
+            "note: the line alone does not let it in: this server has tls_ca_file and asks for a certificate too. "
+            "Make one with gen-cert --client, and name it there (tls_cert_file, tls_key_file)",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _peers(arguments: argparse.Namespace) -> int:
+    answer = _ask(arguments, {"command": "peers"})
+    print(json.dumps(answer) if arguments.json else render(answer["peers"]))
+    return 0
+
+
+def render(peers: list[dict]) -> str:
+    """The peers as a person reads them. A name may be a stranger's: it is escaped."""
+    from pipeline.cli.status_text import amount, duration
+    from pipeline.log import printable
+
+    if not peers:
+        return "no peer"
+    rows = [
+        PEER_COLUMNS,
+        *(
+            (
+                printable(peer["name"]),
+                peer["state"],
+                ", ".join(peer["addresses"]) or "-",
+                peer["endpoint"] or "-",
+                str(peer["connections"]),
+                amount(peer["received_bytes"]),
+                amount(peer["sent_bytes"]),
+                "-" if peer["session_seconds"] is None else f"{duration(peer['session_seconds'])} ago",
+            )
+            for peer in peers
+        ),
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _revoke(arguments: argparse.Namespace) -> int:
+    _ask(arguments, {"command": "revoke", "name": arguments.peer})
+    print(f"revoked: {arguments.peer}")
+    return 0
+
+
+def _ask(arguments: argparse.Namespace, request: dict) -> dict:
+    from pipeline.supervisor import control_socket
+
+    answer = control_socket.ask(arguments.instance(arguments), request)
+    if not answer["ok"]:
+        raise LocalError(answer["error"])
+    return answer
+
+
+def _print_secret(line: str) -> None:
+    print(line)
+    status = os.fstat(STANDARD_OUTPUT)
+    if stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        print("note: standard output is a file that others can read: chmod 600 it", file=sys.stderr)

@@ -1,0 +1,104 @@
+"""The status snapshot as a person reads it."""
+
+from __future__ import annotations
+
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+
+
+def render(snapshot: dict) -> str:
+    """Several lines: the instance, its workers, rings, connections, and the counters that are not zero."""
+    lines = [
+        (
+            f"{snapshot['name']}  {snapshot['mode']}  {snapshot['state']}  up {duration(snapshot['uptime_seconds'])}  "
+            f"device {snapshot['tun_name']}  pid {snapshot['pid']}"
+        ),
+        "",
+        *_table(
+            ["worker", "state", "pid", "restarts", "heartbeat", "cpu", "memory", "cores"],
+            [
+                [
+                    w["name"],
+                    w["state"],
+                    str(w["pid"] or "-"),
+                    str(w["restarts"]),
+                    "-" if w["heartbeat_age_ms"] is None else f"{w['heartbeat_age_ms']:.0f} ms ago",
+                    f"{w['cpu_percent']:.0f} %",
+                    amount(w["rss_bytes"]),
+                    ",".join(map(str, w["cores"])) or "any",
+                ]
+                for w in snapshot["workers"]
+            ],
+        ),
+        "",
+        *_table(
+            ["ring", "capacity", "waiting"],
+            [
+                [
+                    r["name"],
+                    str(r["capacity"]),
+                    "  ".join(
+                        f"{worker} {depth}" for stage in r["stages"][1:] for worker, depth in stage["depth"].items()
+                    ),
+                ]
+                for r in snapshot["rings"]
+            ],
+        ),
+        "",
+    ]
+    lines += _fec(snapshot["fec"])
+    if snapshot["connections"]:
+        lines += _table(
+            ["connection", "worker", "for", "state", "sent", "received", "rtt", "heard"],
+            [
+                [
+                    c["address"],
+                    c["worker"],
+                    c["purpose"],
+                    c["state"],
+                    amount(c["sent_bytes"]),
+                    amount(c["received_bytes"]),
+                    f"{c['rtt_ms']:.2f} ms",
+                    f"{c['heard_ms_ago'] / 1000:.1f} s ago",
+                ]
+                for c in snapshot["connections"]
+            ],
+        )
+    else:
+        lines.append("no connection")
+    counted = [[name, str(value)] for name, value in snapshot["counters"].items() if value]
+    if counted:
+        lines += ["", *_table(["counter", "value"], counted)]
+    return "\n".join(lines)
+
+
+def _fec(fec: dict) -> list[str]:
+    if fec["mode"] == "off":
+        return []
+    now = f"{fec['data']} + {fec['parity']} shards a block" if fec["parity"] else "no parity"
+    why = "" if fec["peer_decodes"] else ": the other end takes no shards, or is not connected"
+    return [f"fec {fec['mode']}, now {now} (at most {fec['data']} + {fec['parity_most']}){why}", ""]
+
+
+def amount(size: float) -> str:
+    """Bytes with a decimal unit."""
+    for unit in UNITS:
+        if size < 1000 or unit == UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 12s, 3m04s, 5h06m or 7d08h."""
+    whole = int(seconds)
+    for big, small, names in ((86400, 3600, "dh"), (3600, 60, "hm"), (60, 1, "ms")):
+        if whole >= big:
+            return f"{whole // big}{names[0]}{whole % big // small:02d}{names[1]}"
+    return f"{whole}s"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    ]

@@ -1,0 +1,121 @@
+"""Read a configuration: a file, then settings that win over it, checked and complete."""
+
+import json
+from collections import Counter
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.checks import setting_of, wrong
+from pipeline.config.convert import missing, setting
+from pipeline.config.derive import with_derived
+from pipeline.config.reference import escaped, show
+from pipeline.config.schema import Config
+from pipeline.errors import ConfigError, Problem
+
+FILE_BYTES_MAX = 1 << 20
+COMMAND_LINE = "command line"
+
+
+def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
+    """The file at `path`, or none, with `key=value` overrides on top; a value is JSON, or else a string."""
+    problems: list[Problem] = []
+    overriding: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if key and equals:
+            overriding[key] = _json_or_string(value)
+        else:
+            text = f'given {show(override)}, expected KEY=VALUE, such as "mtu=1400"'
+            problems.append(Problem("", text, COMMAND_LINE))
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = _read(path)
+        except ConfigError as error:
+            raise ConfigError(problems + error.problems) from None
+    return _build(values | overriding, path or COMMAND_LINE, overriding.keys(), problems)
+
+
+def parse(values: Any, source: str = "") -> Config:
+    """A decoded JSON value; `source` names where it came from in each problem."""
+    if not isinstance(values, dict):
+        raise ConfigError([Problem("", f"given {show(values)}, expected an object of settings", source)])
+    return _build(values, source)
+
+
+def _read(path: str) -> dict[str, Any]:
+    def failed(text: str) -> ConfigError:
+        return ConfigError([Problem("", text, path)])
+
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise failed(f"cannot be read: {error.strerror}") from None
+    if len(data) > FILE_BYTES_MAX:
+        raise failed(f"longer than {FILE_BYTES_MAX} bytes")
+    try:
+        values = _decode(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise failed(f"not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise failed(f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise failed("nested too deeply") from None
+    except ValueError as error:
+        raise failed(str(error)) from None
+    if not isinstance(values, dict):
+        raise failed(f"given {show(values)}, expected an object of settings")
+    return values
+
+
+def _decode(text: str) -> Any:
+    """JSON as the standard has it: no NaN, no key twice."""
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = [show(key) for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+        raise ValueError(f"given more than once: {', '.join(twice)}")
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"given {name}, expected a number")
+
+
+def _json_or_string(text: str) -> Any:
+    try:
+        return _decode(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _build(
+    values: dict[str, Any], file: str, overriding: Container[str] = (), problems: Sequence[Problem] = ()
+) -> Config:
+    found = list(problems)
+
+    def add(path: str, key: str, text: str) -> None:
+        found.append(Problem(path, text, COMMAND_LINE if key in overriding else file))
+
+    good: dict[str, Any] = {}
+    for key, value in values.items():
+        converted, unfit = setting(Config, key, value, escaped(key))
+        for path, text in unfit:
+            add(path, key, text)
+        if not unfit:
+            good[key] = converted
+    for path, text in missing(Config, values):
+        add(path, path, text)
+
+    draft = with_derived(Config(**{"mode": "server"} | good))
+    for path, expected, given in wrong(draft, (values.keys() | {"mode"}) - good.keys()):
+        key = setting_of(path)
+        add(path, key, f"given {show(given) if key in values else 'nothing'}, expected {expected}")
+    if found:
+        raise ConfigError(found)
+    return draft

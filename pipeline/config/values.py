@@ -1,0 +1,137 @@
+"""Texts of a configuration that have a form of their own: endpoints, addresses, prefixes, fingerprints.
+
+Each function takes the text and returns the value, or raises ValueError whose text is what was expected.
+Nothing here looks a name up: a host name is checked for its form alone.
+"""
+
+import ipaddress
+import re
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import NamedTuple
+
+PORT_MAX = 65535
+HOST_NAME_MAX = 253  # RFC 1035, 2.3.4, without the closing dot
+HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+EVERY_ADDRESS = "::"  # what an empty host means to a listener: IPv4 and IPv6, as in the original
+
+ENDPOINT_FORM = 'HOST:PORT, such as "192.0.2.1:9000", "vpn.example.org:9000" or "[2001:db8::1]:9000"'
+INTERFACE_FORM = 'an address with its prefix length, such as "10.0.0.1/24" or "fd00::1/64"'
+PREFIX_FORM = 'a network, such as "10.1.0.0/16" or "fd01::/48"'
+ADDRESS_FORM = 'an address, such as "10.0.0.7" or "fd00::7"'
+HOST_FORM = 'a host name or an address, such as "vpn.example.org", "192.0.2.1" or "2001:db8::1"'
+FINGERPRINT_FORM = "the SHA-256 of a certificate, 64 hexadecimal digits, with or without colons"
+FINGERPRINT_PATTERN = "[0-9A-Fa-f]{64}|[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){31}"
+
+
+class Endpoint(NamedTuple):
+    host: str  # an address without brackets, or a host name
+    port: int
+
+    @property
+    def address(self) -> IPv4Address | IPv6Address | None:
+        """The address, or None if the host is a name."""
+        try:
+            return ipaddress.ip_address(self.host)
+        except ValueError:
+            return None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it; a wildcard or an unknown name can be reached by others."""
+        address = self.address
+        return self.host.lower() == "localhost" if address is None else address.is_loopback
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """HOST:PORT, IPv6 in brackets. An empty host is every address; only a listener may have that."""
+    bracketed = text.startswith("[")
+    host, colon, port = text[1:].rpartition("]:") if bracketed else text.rpartition(":")
+    if not colon:
+        raise ValueError(ENDPOINT_FORM)
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= PORT_MAX):
+        raise ValueError(f"a port of 0 to {PORT_MAX} behind the last colon")
+    if bracketed:
+        _require_ipv6(host)
+    elif ":" in host:
+        raise ValueError(f'an IPv6 address in brackets, such as "[2001:db8::1]:{int(port)}"')
+    elif host:
+        _require_name_or_ipv4(host)
+    return Endpoint(host or EVERY_ADDRESS, int(port))
+
+
+def check_host(host: str) -> None:
+    """A host without a port and without brackets, as certificates name it."""
+    if ":" not in host:
+        _require_name_or_ipv4(host)
+        return
+    try:
+        IPv6Address(host)
+    except ValueError:
+        raise ValueError(HOST_FORM) from None
+
+
+def _require_ipv6(host: str) -> None:
+    try:
+        IPv6Address(host)
+    except ValueError:
+        raise ValueError("an IPv6 address between the brackets") from None
+
+
+def _require_name_or_ipv4(host: str) -> None:
+    labels = host.removesuffix(".").split(".")
+    if labels[-1].isdigit():  # then a resolver takes it for an address too
+        try:
+            IPv4Address(host)
+        except ValueError:
+            raise ValueError("four numbers of 0 to 255 in an IPv4 address") from None
+    elif len(host) > HOST_NAME_MAX or not all(HOST_LABEL.fullmatch(label) for label in labels):
+        raise ValueError("a host name of letters, digits, hyphens and dots (others in their xn-- form)")
+
+
+def parse_interface(text: str) -> IPv4Interface | IPv6Interface:
+    """An address that a TUN device can have, with the length of its subnet's prefix."""
+    _, slash, length = text.partition("/")
+    if not slash or not length.isdigit() or "%" in text:
+        raise ValueError(INTERFACE_FORM)
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError:
+        raise ValueError(INTERFACE_FORM) from None
+    address, network = interface.ip, interface.network
+    if address.is_unspecified or address.is_multicast or address.is_loopback:
+        raise ValueError("a unicast address that is not a loopback address")
+    ends = (network.network_address, network.broadcast_address)
+    if interface.version == 4 and network.prefixlen < 31 and address in ends:
+        raise ValueError(f"an address of a host: {address} names the subnet {network} or its broadcast")
+    return interface
+
+
+def parse_prefix(text: str) -> IPv4Network | IPv6Network:
+    """The destination of a route; bits behind the prefix must be zero."""
+    if "%" in text:
+        raise ValueError(PREFIX_FORM)
+    try:
+        loose = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(PREFIX_FORM) from None
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(f'no bits behind the prefix, that is "{loose}"') from None
+
+
+def parse_address(text: str) -> IPv4Address | IPv6Address:
+    """An address of its own, without a prefix length."""
+    try:
+        if "%" not in text:
+            return ipaddress.ip_address(text)
+    except ValueError:
+        pass
+    raise ValueError(ADDRESS_FORM)
+
+
+def parse_fingerprint(text: str) -> bytes:
+    """The 32 bytes of a SHA-256."""
+    if not re.fullmatch(FINGERPRINT_PATTERN, text):
+        raise ValueError(FINGERPRINT_FORM)
+    return bytes.fromhex(text.replace(":", ""))

@@ -1,0 +1,72 @@
+"""A run: consecutive shards of one block in one frame, and how a block is cut.
+
+    length u32 | 0x21 | stream u32 | block u32 | n u8 | m u8 | first u8 | count u8 | size u32 | checksum u32 | shards
+
+A stream is a sequence of numbered blocks: one lane of one start of the sender, for one purpose (wire.BULK or LIGHT).
+A block is the bytes of a whole block frame (`pipeline.wire.block`), `size` of them. It is cut into n data shards,
+zeros behind its end, and m parity shards follow (`pipeline.fec.codec`). A block of one data shard is not coded: each
+of its frames is a copy. Everything that a receiver needs stands in each frame, so it knows nothing of the sender's
+settings.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pipeline.wire import framing
+
+RUN = struct.Struct(">IBIIBBBBII")
+RUN_BYTES = RUN.size
+
+SHARD_MOST_BYTES = 1320  # of a block that is not full: with header and padding a shard fits one TCP segment
+DATA_SHARDS_MAX = 37
+PARITY_SHARDS_MAX = 6
+
+PRIMES = (11, 13, 19, 29, 37)
+"""Row counts for which the code was checked to recover every loss of at most m shards: m <= 5 with any n <= p."""
+PRIMES_OF_SIX = (11, 19, 29, 37)
+"""The same for m = 6."""
+
+BLOCK_BYTES_MAX = framing.LENGTH.size + framing.BLOCK_LENGTH_LIMIT
+
+
+def prime(n: int, m: int) -> int:
+    """The p of the code for n data and m parity shards; 0 outside its domain."""
+    if n < 1 or not 0 <= m <= PARITY_SHARDS_MAX:
+        return 0
+    return next((p for p in (PRIMES_OF_SIX if m == 6 else PRIMES) if p >= n), 0)
+
+
+_UNITS = {
+    (n, m): 1 if n == 1 else 8 * (prime(n, m) - 1)
+    for n in range(1, DATA_SHARDS_MAX + 1)
+    for m in range(PARITY_SHARDS_MAX + 1)
+}
+
+
+def data_shards(size: int, most: int) -> int:
+    """How many data shards a block of `size` bytes is cut into, `most` of them if it is large."""
+    return min(most, -(-size // SHARD_MOST_BYTES))
+
+
+def parity_shards(n: int, most: int, connections: int) -> int:
+    """The fewest parity shards, `most` of them if need be, with which a block of n data shards survives the loss of
+    any one of so many connections."""
+    for m in range(1, most):
+        if -(-(n + m) // max(1, connections)) <= m:
+            return m
+    return most
+
+
+def shard_bytes(size: int, n: int, m: int) -> int:
+    """Bytes of each shard of a block of `size` bytes: p - 1 rows of whole 8-byte words, or the block itself for n = 1.
+    0 if there is no such block or code."""
+    unit = _UNITS.get((n, m))
+    if unit is None or not 0 < size <= BLOCK_BYTES_MAX:
+        return 0
+    return -(-size // (n * unit)) * unit
+
+
+def stream(run: int, lane: int, purpose: int) -> int:
+    """The number of a stream: different for each start of the sender (the plan's `run`), lane and purpose."""
+    return (run & 0xFFFFFF) << 8 | (lane & 0x3F) << 1 | purpose

@@ -1,0 +1,164 @@
+"""The peers that `invite` has added: a file for each in the server's state directory.
+
+    STATE_DIR/peers/NAME.json     mode 0600, the directory 0700
+    {
+      "key": "...",               base64
+      "allowed": ["10.1.0.0/16"], "address": "10.0.0.7", "rate_mbit": 20       each may be left out
+    }
+
+The settings mean what they mean for a peer of the configuration (pipeline.config.peer); the key itself is here, where
+that has a path. The supervisor alone writes; a file is replaced as a whole, so that no reader sees half of one. Whoever
+edits one by hand reloads the instance.
+"""
+
+from __future__ import annotations
+
+import base64
+import stat
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from pipeline.config.convert import check_name
+from pipeline.config.reference import show
+from pipeline.config.types import Mbit
+from pipeline.config.values import parse_address, parse_prefix
+from pipeline.credentials import keys
+from pipeline.errors import ConfigError, Problem
+
+DIRECTORY = "peers"
+DIRECTORY_MODE = 0o700
+SUFFIX = ".json"
+
+T = TypeVar("T")
+
+
+class InvitedPeer(NamedTuple):
+    """A peer as its file has it. `rate_mbit`: None for the server's setting, 0 for no limit."""
+
+    name: str
+    key: bytes
+    allowed: tuple[IPv4Network | IPv6Network, ...] = ()
+    address: tuple[IPv4Address | IPv6Address, ...] = ()
+    rate_mbit: float | None = None
+
+
+class _Content(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A misspelt setting is refused: it may have been meant to take something away."""
+
+    key: str
+    allowed: tuple[str, ...] = ()
+    address: str | tuple[str, ...] = ()
+    rate_mbit: Mbit | None = None
+
+
+def new_peer(name: Any, allowed: Any, rate_mbit: Any) -> InvitedPeer:
+    """A peer with a new key, of what `invite` has asked for. ConfigError if there can be no such peer."""
+    check_name(name)
+    try:
+        networks = _parsed("invite", "allowed", msgspec.convert(allowed, tuple[str, ...]), parse_prefix)
+        rate = msgspec.convert(rate_mbit, Mbit | None)
+    except msgspec.ValidationError as error:
+        raise ConfigError([Problem("", str(error), "invite")]) from None
+    return InvitedPeer(name, keys.parse(keys.generate()), networks, (), rate)
+
+
+def read_all(state: Path) -> list[InvitedPeer]:
+    """All peers of a state directory, by name. ConfigError with everything that is wrong in any file."""
+    directory = state / DIRECTORY
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.suffix == SUFFIX and path.name[0] != ".")
+        mode = directory.stat().st_mode
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError([Problem("", f"cannot be read: {error.strerror}", str(directory))]) from None
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError([Problem("", f"others can add peers here: chmod 700 {directory}", str(directory))])
+    found, problems = [], []
+    for path in paths:
+        try:
+            found.append(_read(path))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def write(state: Path, peer: InvitedPeer) -> None:
+    """Add a peer, or replace the one of this name. ConfigError for one that could not be read back."""
+    check_name(peer.name)
+    path = _path(state, peer.name)
+    content = _Content(
+        base64.b64encode(peer.key).decode(),
+        tuple(map(str, peer.allowed)),
+        tuple(map(str, peer.address)),
+        peer.rate_mbit,
+    )
+    data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+    _decoded(peer.name, data, str(path))
+    try:
+        path.parent.mkdir(DIRECTORY_MODE, exist_ok=True)
+    except OSError as error:
+        raise keys.not_written(path.parent, error) from None
+    keys.write_secret(path, data, replace=True)
+
+
+def remove(state: Path, name: str) -> bool:
+    """Remove a peer; false if there is none of this name."""
+    check_name(name)
+    path = _path(state, name)
+    try:
+        path.unlink()
+        keys.sync_directory(path.parent)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise keys.not_written(path, error) from None
+    return True
+
+
+def _path(state: Path, name: str) -> Path:
+    return state / DIRECTORY / (name + SUFFIX)
+
+
+def _read(path: Path) -> InvitedPeer:
+    name = path.name.removesuffix(SUFFIX)
+    try:
+        check_name(name)
+    except ConfigError as error:
+        raise ConfigError([Problem("", error.problems[0].text, str(path))]) from None
+    return _decoded(name, keys.read_secret(path, "peer"), str(path))
+
+
+def _decoded(name: str, data: bytes, source: str) -> InvitedPeer:
+    try:
+        content = msgspec.json.decode(data, type=_Content)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError([Problem("", str(error), source)]) from None
+    try:
+        key = keys.parse(content.key)
+    except ValueError as expected:
+        raise ConfigError([Problem("key", f"expected {expected}", source)]) from None
+    addresses = (content.address,) if isinstance(content.address, str) else content.address
+    return InvitedPeer(
+        name,
+        key,
+        _parsed(source, "allowed", content.allowed, parse_prefix),
+        _parsed(source, "address", addresses, parse_address),
+        content.rate_mbit,
+    )
+
+
+def _parsed(source: str, setting: str, texts: Sequence[str], parse: Callable[[str], T]) -> tuple[T, ...]:
+    values = []
+    for text in texts:
+        try:
+            values.append(parse(text))
+        except ValueError as expected:
+            raise ConfigError([Problem(setting, f"given {show(text)}, expected {expected}", source)]) from None
+    return tuple(values)

@@ -1,0 +1,60 @@
+"""Whether and when a dead worker is started again.
+
+    died(name, status, lived, now) -> Again(at) | GiveUp(why)
+
+One bad worker must not keep a machine busy, one bad moment must not end a tunnel:
+
+    intensity, period   more restarts of one worker than `intensity` within `period`: give up (OTP's rule)
+    backoff             a worker that had worked for a while comes back at once; one that dies young waits, twice
+                        as long each time
+    exit status 78      wrong configuration: trying again cannot help
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from pipeline.policy.backoff import Backoff
+
+EX_CONFIG = 78  # sysexits.h
+YOUNG_NS = 1_000_000_000  # a worker that dies younger than this, counted from its readiness, has not worked
+BACKOFF_MIN, BACKOFF_MAX = 0.1, 5.0  # seconds
+
+
+class Again(NamedTuple):
+    """Start it again at this time (CLOCK_MONOTONIC ns)."""
+
+    at: int
+
+
+class GiveUp(NamedTuple):
+    """Stop the instance: a person has to look at it."""
+
+    why: str
+
+
+class RestartPolicy:
+    """Remembers the restarts of every worker. `intensity` restarts within `period` seconds are borne."""
+
+    def __init__(self, intensity: int, period: float) -> None:
+        self._intensity = intensity
+        self._period_ns = int(period * 1e9)
+        self._restarts: dict[str, deque[int]] = {}
+        self._backoffs: dict[str, Backoff] = {}
+
+    def died(self, name: str, status: int, lived_ns: int, now: int) -> Again | GiveUp:
+        """`status`: exit status, negative for a signal. `lived_ns`: since readiness, 0 if it never was ready."""
+        if status == EX_CONFIG:
+            return GiveUp(f"{name} refuses its configuration")
+        times = self._restarts.setdefault(name, deque())
+        while times and now - times[0] > self._period_ns:
+            times.popleft()
+        if len(times) >= self._intensity:
+            return GiveUp(f"{name} has died {len(times) + 1} times in {self._period_ns / 1e9:g} s")
+        times.append(now)
+        backoff = self._backoffs.setdefault(name, Backoff(BACKOFF_MIN, BACKOFF_MAX))
+        if lived_ns >= YOUNG_NS:
+            backoff.reset()
+            return Again(now)
+        return Again(now + int(backoff.delay() * 1e9))

@@ -1,0 +1,239 @@
+"""A worker's rights: which user it becomes, and how it gives up everything that it no longer needs.
+
+    choose(user)     supervisor   which account workers are to have, and the sentence for the log
+    restrict()       worker       first of all, while it has one thread: nothing new can be gained, nothing is dumped
+    drop(account)    worker       once everything that takes rights is open: the account's ids, and no capability
+
+What follows a drop and is asked of the kernel again: PR_SET_PDEATHSIG, which a change of credentials clears.
+
+Ids are changed by libc in all threads; prctl(2) and capset(2) are the calling thread's alone, and threads inherit.
+So `restrict` comes before any thread, and `drop` looks at every thread that a library may have started since.
+
+A worker has no capability in the end whoever it is, root too. The supervisor needs CAP_SETUID and CAP_SETGID to make
+it another user, and CAP_KILL to end it then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import pwd
+import resource
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pipeline.errors import ConfigError, LocalError, PermissionDenied, Problem
+
+PREFERRED = ("tunnel", "nobody")
+"""Users of no rights, tried in this order when the configuration names none."""
+
+# linux/prctl.h
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+
+# linux/capability.h
+CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP = 5, 6, 7, 8
+CAPABILITY_BITS = 64
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+STATUS = "/proc/self/status"
+THREADS = "/proc/self/task"
+EVERY_ID_MAPPED = [[0, 0, (1 << 32) - 1]]  # outside user namespaces: first inside, first outside, how many
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Account(NamedTuple):
+    """A system user: the ids that a worker takes, and the name for people."""
+
+    uid: int
+    gid: int
+    name: str
+
+
+class Choice(NamedTuple):
+    """Whom workers become, None if they stay who the supervisor is; and a sentence that says so, with the reason."""
+
+    account: Account | None
+    text: str
+
+
+# -- the supervisor's part
+
+
+def choose(user: str | None) -> Choice:
+    """Whom workers are to become. `user`: the setting; None or "" if it does not say.
+
+    ConfigError if it names a user that does not exist, PermissionDenied if this process could not carry it out.
+    """
+    account = find_account(user)
+    if account is None:
+        why = 'the setting user says "root"' if user else f"there is no user {' or '.join(PREFERRED)}"
+    elif account.uid == os.geteuid():
+        why = "that is the user that was wanted"
+    elif not (why := _hindrance(account)):
+        return Choice(account, f"workers run as {account.name}")
+    elif user:
+        raise PermissionDenied(f"user {user}: {why}; start as root, or leave the setting out")
+    return Choice(None, f"workers stay {_name(os.geteuid())}: {why}")
+
+
+def find_account(user: str | None) -> Account | None:
+    """The account of that name, or without a name the first of PREFERRED that exists. None for one that is root."""
+    if user:
+        try:
+            return _account(user)
+        except KeyError:
+            raise ConfigError(
+                [
+                    Problem(
+                        "user",
+                        f'expected a system user, got "{user}", which does not exist; '
+                        f"create it: useradd --system {user}",
+                    )
+                ]
+            ) from None
+    for name in PREFERRED:
+        try:
+            account = _account(name)
+        except KeyError:
+            continue
+        if account is not None and account.gid:
+            return account
+    return None
+
+
+def _account(name: str) -> Account | None:
+    entry = pwd.getpwnam(name)
+    return Account(entry.pw_uid, entry.pw_gid, name) if entry.pw_uid else None
+
+
+def _hindrance(account: Account) -> str:
+    """Why this process could not give a worker that account, and end it afterwards; "" if it could."""
+    needed = 1 << CAP_KILL | 1 << CAP_SETGID | 1 << CAP_SETUID
+    if effective_capabilities() & needed != needed:
+        return f"to make them {account.name} the supervisor needs CAP_SETUID, CAP_SETGID and CAP_KILL"
+    if not (_mapped("uid_map", account.uid) and _mapped("gid_map", account.gid)):
+        return f"this user namespace has no {account.name}"
+    if _read("/proc/self/setgroups", "allow") == "deny":
+        return "this user namespace does not allow setgroups"
+    return ""
+
+
+def _mapped(table: str, number: int) -> bool:
+    """Whether user_namespaces(7) has this id."""
+    lines = [[int(word) for word in line.split()] for line in _read(f"/proc/self/{table}", "").splitlines()]
+    return any(first <= number < first + count for first, _, count in lines or EVERY_ID_MAPPED)
+
+
+def _read(path: str, otherwise: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except FileNotFoundError:  # a kernel without user namespaces
+        return otherwise
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+# -- the worker's part
+
+
+def restrict() -> None:
+    """Let this process and its threads to come gain nothing, and leave nothing. Call before any thread is started."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if effective_capabilities() & 1 << CAP_SETPCAP:
+        _empty_the_bounding_set()
+    status = _status(STATUS)
+    _set_capabilities(int(status["CapEff"], 16), int(status["CapPrm"], 16), inheritable=0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    prctl(PR_SET_DUMPABLE, 0)  # core_pattern may be a pipe, and then the limit does not count: core(5)
+    if os.getsid(0) != os.getpid():
+        os.setsid()  # no controlling terminal: by TIOCSTI a worker could type into root's
+
+
+def drop(account: tuple[int, int] | None) -> None:
+    """Become (uid, gid), or stay who we are, with no capability either way. LocalError if anything is left."""
+    bounded = bool(effective_capabilities() & 1 << CAP_SETPCAP)
+    if account is not None:
+        _become(*account)
+    _set_capabilities(0, 0, 0)
+    prctl(PR_SET_DUMPABLE, 0)  # the kernel has set it anew: /proc/sys/fs/suid_dumpable
+    left = list(_left(account, bounded))
+    if left:
+        raise LocalError(f"giving up rights: expected none, left are {', '.join(left)}")
+
+
+def _become(uid: int, gid: int) -> None:
+    try:
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        raise LocalError(
+            f"giving up rights: cannot become user {uid}, group {gid}: {error.strerror}; "
+            f'set user to "root" to let workers stay who they are'
+        ) from None
+
+
+def prctl(option: int, argument: int) -> None:
+    """prctl(2) with one argument; OSError if the kernel refuses."""
+    if _libc.prctl(option, ctypes.c_ulong(argument), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)):
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl {option}, {argument}: {os.strerror(number)}")
+
+
+def effective_capabilities() -> int:
+    """Those of the main thread, as bits."""
+    return int(_status(STATUS)["CapEff"], 16)
+
+
+def _empty_the_bounding_set() -> None:
+    for capability in range(CAPABILITY_BITS):
+        try:
+            prctl(PR_CAPBSET_DROP, capability)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            break  # beyond the last one that this kernel knows
+
+
+def _set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
+    header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)  # struct __user_cap_header_struct; 0: this thread
+    sets = (effective, permitted, inheritable)
+    halves = [bits & 0xFFFFFFFF for bits in sets] + [bits >> 32 for bits in sets]
+    if _libc.capset(header, (ctypes.c_uint32 * 6)(*halves)):  # two struct __user_cap_data_struct
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _left(account: tuple[int, int] | None, bounded: bool) -> Iterator[str]:
+    """What some thread has that it should not have. `bounded`: the bounding set could be dropped."""
+    expected = {"NoNewPrivs": "1"}
+    if account is not None:
+        uid, gid = account
+        expected |= {"Uid": "\t".join([str(uid)] * 4), "Gid": "\t".join([str(gid)] * 4), "Groups": ""}
+    empty = ["CapPrm", "CapEff", "CapInh", "CapAmb"] + ["CapBnd"] * bounded
+    for thread in os.listdir(THREADS):
+        status = _status(f"{THREADS}/{thread}/status")
+        for field, value in expected.items():
+            if status[field] != value:
+                yield f"{field} {status[field]!r} of thread {thread}"
+        for field in empty:
+            if int(status[field], 16):
+                yield f"{field} {status[field]} of thread {thread}"
+
+
+def _status(path: str) -> dict[str, str]:
+    """proc_pid_status(5)."""
+    with open(path) as file:
+        fields = (line.partition(":") for line in file)
+        return {name: value.strip() for name, _, value in fields}

@@ -1,0 +1,120 @@
+"""The TUN device: opening its queues, offloads, addresses and routes.
+
+The supervisor opens the device and owns it; workers get a queue's file descriptor. A killed worker then costs no
+route and no address: packets wait in the kernel's queue for its successor. Every packet carries a 10-byte
+virtio-net header, also when all offloads are off. Constants: linux/if_tun.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from pipeline.errors import LocalError, PermissionDenied
+from pipeline.packet.vnet import VNET_HEADER_BYTES
+
+TUN_PATH = "/dev/net/tun"
+
+IFF_TUN = 0x0001
+IFF_MULTI_QUEUE = 0x0100
+IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
+IFF_TUN_EXCL = 0x8000  # refuse a device that exists already
+
+TUNSETIFF = 0x400454CA
+TUNSETOFFLOAD = 0x400454D0
+TUNSETVNETHDRSZ = 0x400454D8
+TUNSETVNETLE = 0x400454DC
+
+TUN_F_CSUM = 0x01
+TUN_F_TSO4 = 0x02
+TUN_F_TSO6 = 0x04
+TUN_F_TSO_ECN = 0x08
+TUN_F_USO4 = 0x20  # Linux 6.2
+TUN_F_USO6 = 0x40
+
+TSO = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
+USO = TUN_F_USO4 | TUN_F_USO6
+OFFLOAD_CHOICES = (TSO | USO, TSO, TUN_F_CSUM, 0)
+"""What we ask for, best first; the kernel refuses a mask with a bit that it does not know."""
+
+GONE = (errno.EBADFD, errno.ENODEV)
+"""What reads and writes say once the device was deleted."""
+
+
+class DeviceBusy(LocalError):
+    """Somebody holds the device."""
+
+
+class Device:
+    """An open device: its name, one file descriptor per queue, the offloads in force."""
+
+    def __init__(self, name: str, fds: list[int], offloads: int) -> None:
+        self.name = name
+        self.fds = fds
+        self.offloads = offloads
+
+    def rebind(self, offload: bool) -> None:
+        """Make the device anew on the same file descriptors, after it was deleted under us: the workers that
+        hold them need not know."""
+        for fd in self.fds:
+            _bind(fd, self.name, len(self.fds) > 1)
+        self.offloads = _set_best_offloads(self.fds[0], offload)
+
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+
+
+def open_device(name: str, queues: int, offload: bool) -> Device:
+    """Create the device with so many queues. LocalError or PermissionDenied says what is missing."""
+    fds: list[int] = []
+    try:
+        for _ in range(queues):
+            fds.append(os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+            # exclusive: to attach to a persistent device would leave on it what we set
+            _bind(fds[-1], name, queues > 1, IFF_TUN_EXCL if len(fds) == 1 else 0)
+        return Device(name, fds, _set_best_offloads(fds[0], offload))
+    except OSError as error:
+        for fd in fds:
+            os.close(fd)
+        raise _explain(error, name) from None
+
+
+def _bind(fd: int, name: str, multi_queue: bool, exclusive: int = 0) -> None:
+    flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | (IFF_MULTI_QUEUE if multi_queue else 0) | exclusive
+    fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+    fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_BYTES))
+    fcntl.ioctl(fd, TUNSETVNETLE, struct.pack("i", 1))
+
+
+def _set_best_offloads(fd: int, offload: bool) -> int:
+    for mask in OFFLOAD_CHOICES if offload else (0,):
+        if set_offloads(fd, mask):
+            return mask
+    return 0
+
+
+def set_offloads(fd: int, mask: int) -> bool:
+    """Set the device's offloads (device-wide). False if the kernel refuses."""
+    try:
+        fcntl.ioctl(fd, TUNSETOFFLOAD, mask)
+    except OSError:
+        return False
+    return True
+
+
+def _explain(error: OSError, name: str) -> Exception:
+    match error.errno:
+        case errno.ENOENT | errno.ENXIO | errno.ENODEV:
+            return LocalError(
+                f"{TUN_PATH}: {error.strerror}: this kernel or container has no TUN; "
+                f"load the tun module or give the container the device"
+            )
+        case errno.EPERM | errno.EACCES:
+            return PermissionDenied(f"TUN device {name}: {error.strerror}: needs root or CAP_NET_ADMIN")
+        case errno.EBUSY:
+            return DeviceBusy(f"TUN device {name}: a device of that name exists; remove it or set another tun_name")
+    return LocalError(f"TUN device {name}: {error.strerror}")

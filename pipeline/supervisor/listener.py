@@ -1,0 +1,40 @@
+"""The server's listening socket: made by the supervisor, shared by all tcp workers, outlives them."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from pipeline.config.values import Endpoint
+from pipeline.errors import LocalError, PermissionDenied
+from pipeline.transport.connection import shown
+
+BACKLOG = 128
+
+
+def listen(endpoint: Endpoint) -> socket.socket:
+    """Listen there; "::" takes IPv4 too, "0.0.0.0" IPv4 only. Raises what says which address and what to do."""
+    where = shown((endpoint.host, endpoint.port))
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise LocalError(f"local_addr {where}: {error.strerror or error}") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EACCES:
+            raise PermissionDenied(
+                f"local_addr {where}: {error.strerror}: needs root or CAP_NET_BIND_SERVICE"
+            ) from None
+        if error.errno == errno.EADDRINUSE:
+            raise LocalError(f"local_addr {where}: another program listens there; set another port") from None
+        raise LocalError(f"local_addr {where}: {error.strerror}") from None
+    return sock

@@ -1,0 +1,46 @@
+"""A block's place in a slot and its shape on the wire.
+
+The packets stand one behind the other from SLOT_BODY_AT on. The frame header, their number and their
+lengths are written *in front of* them once their number is known, so that the whole frame is one
+contiguous stretch of the slot, sent without a copy:
+
+    ... | length u32 | 0x20 | count u16 | count x length u32 | packets ...
+        ^ SLOT_START_AT                                      ^ SLOT_BODY_AT
+
+A packet is a 10-byte virtio-net header (little-endian, TUNSETVNETLE) and the IP packet; its length counts both.
+In compat mode the slot holds the original's frames instead, one bare packet each, just as contiguous.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pipeline.errors import PeerError
+from pipeline.wire import framing
+
+PREFIXES = [struct.Struct(f">IBH{count}I") for count in range(framing.BLOCK_PACKETS_MAX + 1)]
+_TABLES = [struct.Struct(f">{count}I") for count in range(framing.BLOCK_PACKETS_MAX + 1)]
+
+
+def lengths(view: memoryview, at: int, end: int) -> tuple[int, tuple[int, ...]]:
+    """Offset of the first packet and the packets' lengths of the block frame in view[at:end].
+
+    PeerError if the table does not fit the frame or the lengths do not add up.
+    """
+    if end - at < _PREFIX_BYTES:
+        raise PeerError(f"block frame of {end - at} bytes, at least {_PREFIX_BYTES} expected")
+    _, _, count = _prefix_at(view, at)
+    if count > framing.BLOCK_PACKETS_MAX:
+        raise PeerError(f"block of {count} packets, at most {framing.BLOCK_PACKETS_MAX} allowed")
+    table = at + _PREFIX_BYTES
+    first = table + 4 * count
+    if first > end:
+        raise PeerError(f"block frame of {end - at} bytes is too short for {count} lengths")
+    found = _TABLES[count].unpack_from(view, table)
+    if sum(found) != end - first:
+        raise PeerError(f"block lengths add up to {sum(found)} bytes, the frame holds {end - first}")
+    return first, found
+
+
+_PREFIX_BYTES = framing.BLOCK_PREFIX.size
+_prefix_at = framing.BLOCK_PREFIX.unpack_from

@@ -1,0 +1,298 @@
+"""Targets that are functions of their input alone: frames, blocks, greetings, packets; texts and files of a person.
+
+Each is a context manager of a function that takes an input. What it asserts is what whoever calls the parser relies on.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+
+from pipeline.counters import ID
+from pipeline.credentials import invitation, keys
+from pipeline.credentials.invitation import Invitation
+from pipeline.errors import ConfigError, PeerError
+from pipeline.packet import gso as superpacket
+from pipeline.packet import ip as ippacket
+from pipeline.packet.flow_classifier import FlowTable
+from pipeline.packet.vnet import GSO_ECN, NEEDS_CSUM, NO_VNET, VNET, VNET_HEADER_BYTES
+from pipeline.peers.peer_file import DIRECTORY, DIRECTORY_MODE, read_all, write
+from pipeline.wire import block, framing, messages
+from tests.fuzz.fuzzer import Feed
+from tests.reference.blocks import block_frame
+from tests.reference.packets import echo_request
+
+LIMITS = (framing.LENGTH_LIMIT, framing.COMPAT_LENGTH_LIMIT, framing.HELLO_LENGTH_LIMIT)
+SECRET_PIECE = 16  # characters of a secret that no text may hold in a row
+IP_BYTES_MAX = 65535
+GUARD = b"\xdb" * 7  # around a packet: nobody's bytes
+
+
+def alone(take: Feed) -> Callable:
+    """A target that needs nothing made."""
+
+    @contextmanager
+    def opened() -> Iterator[Feed]:
+        yield take
+
+    return opened
+
+
+# -- frames and blocks
+
+
+def frames(data: bytes) -> None:
+    """A byte that chooses the limit, and a stream. What scan() calls whole are frames one behind the other."""
+    limit = LIMITS[(data[0] if data else 0) % len(LIMITS)]
+    view = memoryview(data)[1:]
+    end = len(view)
+    whole, after, count, runs = framing.scan(view, 0, end, limit)
+    assert 0 <= whole <= end
+    assert after > end and after - whole - 4 <= limit if after else end - whole < 4
+    at = found = found_runs = 0
+    while at < whole:
+        (length,) = struct.unpack_from(">I", view, at)
+        assert length <= limit
+        found += 1
+        found_runs += length > 0 and view[at + 4] == framing.RUN
+        at += 4 + length
+    assert (at, found, found_runs) == (whole, count, runs)
+    assert framing.scan(view, 0, whole, limit) == (whole, 0, count, runs)
+
+
+def frames_seeds() -> list[bytes]:
+    stream = (
+        framing.KEEPALIVE_FRAME
+        + framing.frame(framing.RUN, bytes(30))
+        + bytes(4)
+        + framing.frame(framing.DATA, bytes(20))
+    )
+    return [bytes([which]) + stream + tail for which in range(3) for tail in (b"", b"\0\0", b"\0\0\0\x09ab")] + [
+        b"\0\0\2\x08\x49"
+    ]
+
+
+def blocks(data: bytes) -> None:
+    """A block's frame behind its length. The packets fill it."""
+    frame = framing.LENGTH.pack(len(data)) + data
+    view = memoryview(GUARD + frame + GUARD)
+    at, end = len(GUARD), len(GUARD) + len(frame)
+    first, lengths = block.lengths(view, at, end)
+    assert at + framing.BLOCK_PREFIX.size + 4 * len(lengths) == first
+    assert first + sum(lengths) == end
+    assert len(lengths) <= framing.BLOCK_PACKETS_MAX
+
+
+def blocks_seeds() -> list[bytes]:
+    packet = echo_request("10.0.0.2", "10.0.0.1", 7)
+    return [block_frame(*[packet] * count)[4:] for count in range(3)] + [b"", b"\x20\xff\xff"]
+
+
+# -- greetings
+
+
+def greeting(data: bytes) -> None:
+    """A greeting's frame, and once more behind a length that is right. What it says, said again, is the same."""
+    with contextlib.suppress(PeerError):
+        _said_again(data)
+    _said_again(framing.LENGTH.pack(len(data)) + data)
+
+
+def _said_again(frame: bytes) -> None:
+    found = messages.decode(frame)
+    again = found.frame()
+    assert messages.decode(again).frame() == again
+    if isinstance(found, messages.Refused):
+        assert len(found.text) <= messages.TEXT_BYTES_MAX
+        return
+    assert messages.decode(again) == found
+    assert frame[4 : len(again)] == again[4:]  # a body may be longer than what is known of it
+    assert len(again) <= framing.WELCOME_LENGTH_LIMIT
+
+
+def greetings() -> list[bytes]:
+    """One of each kind, whole frames."""
+    wishes = ip_address("10.0.0.7"), ip_address("fd00::7")
+    hello = messages.Hello(1, 0x13, 0, 2, 1400, 5, 6, 1, 1, messages.AUTH_KEY, b"k" * 8, b"n" * 32, wishes)
+    welcome = messages.Welcome(
+        1,
+        0x13,
+        1400,
+        1,
+        b"m" * 32,
+        (ip_interface("10.0.0.7/24"), ip_interface("fd00::7/64")),
+        (ip_network("10.1.0.0/16"), ip_network("fd01::/48")),
+    )
+    return [
+        each.frame()
+        for each in (
+            hello,
+            messages.Challenge(b"c" * 32),
+            messages.Proof(b"p" * 32),
+            welcome,
+            messages.Refused(messages.FULL, "full é"),
+        )
+    ]
+
+
+def greeting_seeds() -> list[bytes]:
+    return [frame[4:] for frame in greetings()] + greetings()
+
+
+# -- packets
+
+
+def packet(data: bytes) -> None:
+    """A packet with its virtio-net header. A sound one has addresses, and what is made of it is sound and its own."""
+    size = len(data)
+    view = memoryview(data)
+    reason = ippacket.check(view, 0, size)
+    assert reason == ippacket.check(memoryview(GUARD + data + GUARD), len(GUARD), size)
+    if reason:
+        assert reason in ID
+        return
+    _found_sound(view)
+    flags, _, _, _, start, _ = VNET.unpack_from(data)
+    header = 40 if data[VNET_HEADER_BYTES] >> 4 == 6 else (data[VNET_HEADER_BYTES] & 15) * 4
+    assert not flags & NEEDS_CSUM or start >= header  # or the checksum lands where an address was checked
+    FlowTable(lambda: True).light(view, 0, size, 5)
+    finished = superpacket.finish(data)
+    kind = data[1] & ~GSO_ECN
+    assert len(finished) <= superpacket.SEGMENTS_MAX
+    assert finished or kind
+    for each in map(memoryview, finished):
+        assert each[:VNET_HEADER_BYTES] == NO_VNET
+        assert ippacket.check(each, 0, len(each)) == ""
+        _found_sound(each)
+        assert (ippacket.source(each, 0), ippacket.destination(each, 0)) == (
+            ippacket.source(view, 0),
+            ippacket.destination(view, 0),
+        )
+    if len(finished) > 1:  # headers are all that is added, and the payload is all there in its order
+        ip = data[VNET_HEADER_BYTES:]
+        segments = [each[VNET_HEADER_BYTES:] for each in finished]
+        head, odd = divmod(sum(map(len, segments)) - len(ip), len(segments) - 1)
+        assert not odd
+        assert b"".join(each[head:] for each in segments) == ip[head:]
+
+
+def _found_sound(view: memoryview) -> None:
+    assert len(view) - VNET_HEADER_BYTES <= IP_BYTES_MAX + ippacket.V6_HEADER_BYTES
+    source, destination = ippacket.source(view, 0), ippacket.destination(view, 0)
+    assert len(source) == len(destination) == (4 if view[VNET_HEADER_BYTES] >> 4 == 4 else 16)
+    ippacket.is_multicast(destination)
+
+
+def packet_seeds() -> list[bytes]:
+    return [
+        packet_of(version, protocol, gso)
+        for version in (4, 6)
+        for protocol in (6, 17)
+        for gso in (0, 1, 4, 5, 0x81, 0x84)
+    ] + [bytes(10) + echo_request("10.0.0.2", "224.0.0.1", 1)]
+
+
+def packet_of(
+    version: int, protocol: int, gso: int, payload: int = 100, source: str = "", destination: str = ""
+) -> bytes:
+    """TCP or UDP with a checksum to be completed, in segments of 40 bytes where `gso` says so."""
+    start = 20 if version == 4 else 40
+    head = 20 if protocol == 6 else 8
+    size = start + head + payload
+    ends = [
+        ip_address(given or default).packed
+        for given, default in zip(
+            (source, destination), ("10.0.0.2", "10.9.9.9") if version == 4 else ("fd00::2", "fd09::9"), strict=True
+        )
+    ]
+    ip = (
+        struct.pack(">BBHIBBH", 0x45, 0, size, 0, 64, protocol, 0)
+        if version == 4
+        else struct.pack(">IHBB", 6 << 28, size - 40, protocol, 64)
+    ) + b"".join(ends)
+    transport = (
+        struct.pack(">HHIIBBHHH", 1000, 2000, 1, 1, 0x50, 0x99, 9, 0, 0)
+        if protocol == 6
+        else struct.pack(">HHHH", 1000, 2000, head + payload, 0)
+    )
+    header = VNET.pack(1, gso, start + head, 40 if gso else 0, start, 16 if protocol == 6 else 6)
+    return header + ip + transport + bytes(payload)
+
+
+# -- texts and files
+
+
+def invited(data: bytes) -> None:
+    """A line, or behind an odd byte the object in it. Its text again is the same, and no error tells of it."""
+    line = data[1:].decode(errors="surrogateescape")
+    if data[:1] and data[0] & 1:
+        line = invitation.PREFIX + base64.urlsafe_b64encode(data[1:]).decode().rstrip("=")
+    try:
+        found = invitation.decode(line)
+    except ConfigError as error:
+        said = str(error)
+        assert not any(line[at : at + SECRET_PIECE] in said for at in range(len(line) - SECRET_PIECE))
+        return
+    assert invitation.decode(invitation.encode(found)) == found
+    assert len(found.key) == 32
+
+
+def invited_seeds() -> list[bytes]:
+    lines = [
+        invitation.encode(Invitation(server, bytes(range(32)), "ab" * 32, "ann"))
+        for server in ("vpn.example.org:9000", "[fd00::1]:9000", "192.0.2.1:1")
+    ]
+    objects = [base64.urlsafe_b64decode(line.removeprefix(invitation.PREFIX) + "==") for line in lines]
+    return (
+        [b"\0" + line.encode() for line in lines]
+        + [b"\1" + each for each in objects]
+        + [
+            b"\1" + b"[" * 1400,
+            b"\1" + json.dumps({"server": ":1", "key": "", "certificate": "", "name": "a/b"}).encode(),
+        ]
+    )
+
+
+@contextmanager
+def peer_file() -> Iterator[Feed]:
+    """The file of an invited peer. One that is taken can be written, and is read again as it was."""
+    with tempfile.TemporaryDirectory() as name:
+        state = Path(name)
+        directory = state / DIRECTORY
+        directory.mkdir(DIRECTORY_MODE)
+        path = directory / "ann.json"
+        path.touch(keys.SECRET_MODE)
+
+        def take(data: bytes) -> None:
+            path.write_bytes(data)
+            try:
+                (found,) = read_all(state)
+            except ConfigError as error:
+                assert str(path) in str(error)
+                return
+            write(state, found)
+            assert read_all(state) == [found]
+
+        yield take
+
+
+def peer_file_seeds() -> list[bytes]:
+    key = base64.b64encode(bytes(range(32))).decode()
+    return [
+        json.dumps({"key": key} | more).encode()
+        for more in (
+            {},
+            {"allowed": ["10.1.0.0/16", "fd01::/48"], "address": "10.0.0.7", "rate_mbit": 20},
+            {"address": ["10.0.0.7", "fd00::7"], "rate_mbit": 0.5},
+            {"allowed": ["10.1.0.1/16"]},
+            {"address": "x"},
+            {"key": "x"},
+        )
+    ] + [b"{", b"[" * 2000]

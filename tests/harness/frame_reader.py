@@ -1,0 +1,160 @@
+"""An intake on a ring of its own, connections in front of it and a consumer behind it; streams of frames."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import secrets
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pipeline.runtime.plan import Place
+from pipeline.runtime.port import Port
+from pipeline.shm import layout, ring, segment
+from pipeline.shm.ring import Stage
+from pipeline.shm.slot import MARKS, SLOT
+from pipeline.transport.connection import ESTABLISHED, Connection
+from pipeline.transport.tls_context import Context, client_context, server_context
+from pipeline.wire import framing
+from tests.harness.tls_ends import NAME, End, issue, shake_hands
+from workers.tcp.frame_reader import START, Intake
+
+SLOT_BYTES = layout.PAGE
+FITS = SLOT_BYTES - START - framing.LENGTH.size
+"""The longest frame (length field) that a slot of this size can take."""
+
+LIMIT = 300
+
+
+@functools.cache
+def contexts() -> tuple[Context, Context]:
+    """A client's and a server's."""
+    pair = issue(NAME)
+    return (
+        client_context(ca_pem=pair.certificate, system_cas=False, verify=True),
+        server_context(pair.certificate, pair.key),
+    )
+
+
+class Source:
+    """One connection, of the peer of the same number: the peer's end of it and ours."""
+
+    def __init__(self, number: int, tls: bool) -> None:
+        self.peer, ours = socket.socketpair()
+        ours.setblocking(False)
+        self.secure: End | None = None
+        if tls:
+            client, server = contexts()
+            self.secure, end = End(self.peer, client, server=False), End(ours, server, server=True)
+            shake_hands(self.secure, end)
+        self.connection = Connection(ours, ("192.0.2.1", 9000 + number), ESTABLISHED, 100 + number, 0)
+        self.connection.seat = layout.FIRST_SEAT | number
+        self.connection.lane = number + 10
+        self.connection.purpose = number & 1
+        self.connection.channel = end.channel if tls else None
+
+    def send(self, data: bytes) -> None:
+        if self.secure is None:
+            self.peer.sendall(data)
+        elif data:
+            self.secure.send(data)
+
+    def close(self) -> None:
+        self.peer.close()
+        self.connection.socket.close()
+
+
+class Bench:
+    """An intake on a ring of its own, a consumer behind it, and connections in front of it."""
+
+    def __init__(
+        self, connections: int = 1, slots: int = 4, limit: int = LIMIT, start: int = 0, tls: bool = False
+    ) -> None:
+        self.sources = [Source(number, tls) for number in range(connections)]
+        name = f"/tunnel@intaketest@{secrets.token_hex(4)}@ring"
+        self.ring = ring.create(name, 2, slots, SLOT_BYTES, start)
+        self.port = Port(self.ring, Place(0, 0, [1], True, []), 0, [], [])
+        self.intake = Intake(self.port, limit)
+        self.consumer = Stage(self.ring, 1, [0])
+        self.slots: list[tuple[int, bytes]] = []  # peer, wire bytes
+
+    def send(self, number: int, data: bytes) -> None:
+        self.sources[number].send(data)
+
+    def read(self, number: int) -> int:
+        return self.intake.read(self.sources[number].connection, self.port.ready())
+
+    def read_all(self, number: int) -> None:
+        """Read until nothing is there or the ring is full."""
+        while self.port.ready():
+            try:
+                if not self.read(number):
+                    return
+            except BlockingIOError:
+                return
+
+    def take(self, count: int = 1 << 30) -> int:
+        """Consume up to so many slots, each of which must say whose it is and hold whole frames of one connection."""
+        taken = min(count, self.consumer.ready())
+        for _ in range(taken):
+            slot = self.consumer.slot()
+            start, length, lane, seat = SLOT.unpack_from(slot)
+            peer = seat & layout.PEER_MASK
+            connection = self.sources[peer].connection
+            assert (start, lane, seat) == (START, connection.lane, connection.seat)
+            assert MARKS.unpack_from(slot, layout.SLOT_PURPOSE_AT) == (connection.purpose, 0)
+            self.slots.append((peer, bytes(slot[start : start + length])))
+            slot[:] = b"\xdb" * SLOT_BYTES  # whoever keeps bytes here after the hand-over loses them
+            self.consumer.advance(1)
+        return taken
+
+    def frames(self, number: int) -> list[bytes]:
+        """What has come out of a connection, as bodies."""
+        found = []
+        for peer, data in self.slots:
+            if peer == number:
+                bodies = split(data)
+                assert bodies  # no slot is handed on empty
+                found += bodies
+        return found
+
+    def close(self) -> None:
+        for source in self.sources:
+            source.close()
+        segment.unlink(self.ring.memory.name)
+        self.ring.close()
+
+
+@contextmanager
+def bench_of(**shape: int) -> Iterator[Bench]:
+    made = Bench(**shape)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def framed(bodies: Sequence[bytes]) -> bytes:
+    return b"".join(struct.pack(">I", len(body)) + body for body in bodies)
+
+
+def split(data: bytes) -> list[bytes]:
+    """The frames in it; there must be nothing but whole ones."""
+    bodies, at = [], 0
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        assert at + 4 + length <= len(data)
+        bodies.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    return bodies
+
+
+def body(number: int, length: int) -> bytes:
+    return bytes((number * 7 + i) % 256 for i in range(length))
+
+
+def pieces(data: bytes, cuts: Sequence[int]) -> list[bytes]:
+    bounds = [0, *sorted(cuts), len(data)]
+    return [data[a:b] for a, b in itertools.pairwise(bounds) if a < b]

@@ -1,0 +1,109 @@
+"""Blocks, the runs of shards that they are cut into, and a reassembly that takes them in a time of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from pipeline.counters import COUNTERS
+from pipeline.fec import shard
+from pipeline.fec.codec import Codec
+from pipeline.fec.reassembly import BYTES_LIMIT, Reassembly
+from pipeline.fec.reorder import WINDOW
+from pipeline.wire import framing
+
+BULK = shard.stream(0xABCDEF, 3, framing.BULK)
+LIGHT = shard.stream(0xABCDEF, 3, framing.LIGHT)
+MS = 1_000_000
+CODEC = Codec()
+
+FIVE = (3, 3, 3, 2, 2)
+"""Shards of each run of a 10 + 3 block over five connections."""
+
+
+def block(number: int, size: int = 13_000) -> bytes:
+    """A whole block frame that differs from every other."""
+    return framing.FRAME.pack(size - 4, framing.BLOCK) + random.Random(number).randbytes(size - framing.FRAME.size)
+
+
+def run(data: bytes, n: int, m: int, first: int, count: int, number: int = 0, stream: int = BULK) -> bytes:
+    """The frame with `count` shards of a block."""
+    shards, checksum = coded(data, n, m)
+    return framed(b"".join(shards[first : first + count]), n, m, first, count, len(data), checksum, number, stream)
+
+
+def runs(
+    data: bytes, number: int, counts: Sequence[int] = FIVE, n: int = 10, m: int = 3, stream: int = BULK
+) -> list[bytes]:
+    """All shards of a block, so many in each frame."""
+    firsts = [sum(counts[:i]) for i in range(len(counts))]
+    return [run(data, n, m, first, count, number, stream) for first, count in zip(firsts, counts, strict=True)]
+
+
+def copies(data: bytes, number: int, count: int = 1, stream: int = BULK) -> list[bytes]:
+    """The frames of a block of one shard."""
+    return runs(data, number, [1] * count, 1, count - 1, stream)
+
+
+def framed(
+    shards: bytes, n: int, m: int, first: int, count: int, size: int, checksum: int, number: int = 0, stream: int = BULK
+) -> bytes:
+    length = shard.RUN_BYTES - framing.LENGTH.size + len(shards)
+    return shard.RUN.pack(length, framing.RUN, stream, number & 0xFFFFFFFF, n, m, first, count, size, checksum) + shards
+
+
+def coded(data: bytes, n: int, m: int) -> tuple[list[bytes], int]:
+    """A block's shards and its checksum."""
+    if n == 1:
+        return [data] * (1 + m), 0
+    each = shard.shard_bytes(len(data), n, m)
+    area = memoryview(bytearray((n + m) * each))
+    area[: len(data)] = data
+    checksum = 0
+    if m:
+        CODEC.encode(area, n, m, each)
+        checksum = CODEC.checksum(area, n, m, each)
+    return [bytes(area[i * each : (i + 1) * each]) for i in range(n + m)], checksum
+
+
+class Bench:
+    """A reassembly. `now` passes only when a test says so."""
+
+    def __init__(self, bytes_limit: int = BYTES_LIMIT) -> None:
+        self.counters = [0] * (max(counter.id for counter in COUNTERS) + 1)
+        self.reassembly = Reassembly(CODEC, self.counters, bytes_limit)
+        self.now = 5_000_000_000
+
+    def take(self, *frames: bytes) -> None:
+        for frame in frames:
+            (length,) = framing.LENGTH.unpack_from(frame)
+            slot = bytearray(b"\xdb" * 7 + frame + b"\xdb" * 5)
+            self.reassembly.take(memoryview(slot), 7, length, self.now)
+            slot[:] = bytes(len(slot))  # whoever keeps a view of the slot loses its bytes
+
+    def hear_long(self, until: int, stream: int = BULK) -> None:
+        """A stream up to the block before `until`, so long that nothing before its first block matters any more."""
+        for number in range(until - WINDOW, until):
+            self.take(*copies(block(number, 20), number, stream=stream))
+        self.pop()
+        self.counters[:] = [0] * len(self.counters)
+
+    def pop(self) -> list[bytes]:
+        """All that may go on now."""
+        found = []
+        while (view := self.reassembly.pop(self.now)) is not None:
+            found.append(bytes(view))
+        return found
+
+    def due_ms(self) -> float | None:
+        """How long until something is due; None if nothing is."""
+        due = self.reassembly.due()
+        return (due - self.now) / MS if due else None
+
+    def counts(self) -> dict[str, int]:
+        """What the counters say, without the runs received."""
+        return {
+            counter.name.removeprefix("fec."): self.counters[counter.id]
+            for counter in COUNTERS
+            if self.counters[counter.id] and counter.name != "fec.runs_received"
+        }

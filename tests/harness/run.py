@@ -1,0 +1,85 @@
+"""The shared memory of a run, and workers attached to it that do nothing: what their parts are tested on."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+
+from pipeline.runtime import topology
+from pipeline.runtime.worker import Attachment
+from pipeline.shm import layout
+from pipeline.shm.layout import FIRST_SEAT, LINE_WORDS
+from pipeline.supervisor.shared_memory import Memory
+from pipeline.transport.connection import ESTABLISHED, Connection
+from pipeline.wire import framing
+
+OFFLOADS = 0b111
+
+
+class Run:
+    """A server's, of several peers and lanes."""
+
+    def __init__(self, lanes: int = 3, capacity: int = 4) -> None:
+        settings = {"compat": False, "fec": "off", "idle": "block", "offloads": OFFLOADS}
+        self.plan = topology.build(
+            "workertest", secrets.token_hex(4), "server", lanes, None, 4, layout.PAGE, settings, capacity
+        )
+        self.memory = Memory(self.plan)
+        self.attached: list[Attachment] = []
+        self.sockets: list[socket.socket] = []
+
+    def attach(self, worker: str) -> Attachment:
+        self.attached.append(Attachment(self.plan, worker))
+        return self.attached[-1]
+
+    def word(self, lane: int, peer: int, word: int) -> int:
+        """What a tcp worker says of a peer."""
+        return self.memory.peers.carriers[lane][peer * LINE_WORDS + word]
+
+    def say(
+        self,
+        lane: int,
+        peer: int,
+        established: int,
+        light: int = 0,
+        offloads: int = 0,
+        decodes: int = 0,
+        parity: int = 0,
+    ) -> None:
+        """The same, written."""
+        line = self.memory.peers.carriers[lane]
+        for word, value in (
+            (layout.CARRIER_ESTABLISHED, established),
+            (layout.CARRIER_LIGHT, light),
+            (layout.CARRIER_OFFLOADS, offloads),
+            (layout.CARRIER_DECODES, decodes),
+            (layout.CARRIER_PARITY, parity),
+        ):
+            line[peer * LINE_WORDS + word] = value
+
+    def connection(
+        self,
+        peer: int = 0,
+        offloads: int = OFFLOADS,
+        decodes: bool = True,
+        purpose: int = framing.BULK,
+        address: tuple = ("192.0.2.1", 9000),
+    ) -> Connection:
+        """An established one."""
+        ours, theirs = socket.socketpair()
+        self.sockets += [ours, theirs]
+        made = Connection(ours, address, ESTABLISHED, len(self.sockets), 0)
+        made.seat = FIRST_SEAT | peer
+        made.offloads, made.decodes, made.purpose = offloads, decodes, purpose
+        return made
+
+    def close(self) -> None:
+        self.memory.unlink()
+        for sock in self.sockets:
+            sock.close()
+        for attachment in self.attached:
+            attachment.close()
+        for each in self.memory.rings.values():
+            each.close()
+        self.memory.peers.close()
+        self.memory.board.close()

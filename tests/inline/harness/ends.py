@@ -1,0 +1,490 @@
+"""Both ends of a tunnel in one process and one thread, stepped by hand: no supervisor, no TUN, no waiting.
+
+    End        one instance: its shared memory, and per worker an Attachment with its duties, built as `workers` does
+    Peer       a peer written by hand from docs/wire.md, on a plain socket: for what an End would never say
+    Acceptor   the same as a server
+    until      step some ends until a condition holds, with a deadline
+
+A TUN queue is one end of a UNIX datagram socket pair: one read is one packet, with its virtio-net header, and it is
+full at some time. The test holds the other end; what arrives there is collected in `received`, by lane.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+import secrets
+import selectors
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+from typing import TypeVar
+
+from pipeline.config import parse
+from pipeline.peers.admission import Hub
+from pipeline.runtime import topology
+from pipeline.runtime.worker import Attachment, Duty
+from pipeline.shm.layout import FIRST_SEAT
+from pipeline.shm.slot import SLOT_BYTES_MIN
+from pipeline.supervisor.shared_memory import Memory
+from pipeline.supervisor.worker_channels import Desks
+from pipeline.wire import block
+from workers.tcp import duties as tcp
+from workers.tun import duties as tun
+
+SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+TUN_BUFFER_BYTES = 4 << 20
+PAUSE_SECONDS = 0.0005
+PACKET_READ_BYTES = 1 << 17
+
+SETTINGS = {
+    "compat": False,
+    "idle": "block",
+    "timeout": 30.0,
+    "keepalive": 10.0,
+    "hold": 10.0,
+    "reconnect_min": 0.02,
+    "reconnect_max": 0.1,
+    "congestion": "",
+    "notsent_lowat": 0,
+    "send_buffer_bytes": 0,
+    "receive_buffer_bytes": 0,
+    "drain_timeout": 5.0,
+    "log_level": "info",
+    "log_format": "text",
+    "mtu": 1400,
+    "connections": 1,
+    "offloads": 0,
+    "offloads_accepted": 0,
+    "client": 0,
+    "session": 0,
+    "light_connections": 0,
+    "fec": "off",
+    "fec_data": 10,
+    "fec_parity": 3,
+    "client_isolation": False,
+    "peer_queue_bytes": 1 << 20,
+    "handshake_timeout": 10.0,
+    "max_handshakes": 1024,
+    "max_handshakes_per_address": 1024,
+    "connects_per_address": 100_000,
+    "tls": None,
+    "keys": False,
+    "key": "",
+    "wishes": [],
+}
+EVERYTHING = [(bytes(4), 0, FIRST_SEAT), (bytes(16), 0, FIRST_SEAT)]
+
+T = TypeVar("T")
+Make = Callable[..., "End"]
+Dial = Callable[..., "Peer"]
+
+
+class Worker:
+    """One generation of a worker: its hold on shared memory and its duties."""
+
+    def __init__(self, attachment: Attachment, duties: list[Duty]) -> None:
+        self.attachment = attachment
+        self.duties = duties
+
+    def duty(self, name: str) -> Duty:
+        return next(duty for duty in self.duties if duty.name == name)
+
+    def step(self) -> int:
+        found = 0
+        for duty in self.duties:
+            duty.wait(0)
+            found += bool(duty.work())
+        return found
+
+    def let_go(self) -> None:
+        """What the kernel does when the process dies: every descriptor of its own is closed."""
+        for duty in self.duties:
+            if isinstance(duty, tcp.Inbound):
+                lives = duty.lives
+                for connection in [*lives.connections.values(), *(retired for _, retired in lives._retired)]:
+                    connection.socket.close()
+                if lives.door is not None:
+                    lives.door.close()
+                lives.desk.socket.close()
+                if lives.dialer is not None:
+                    os.close(lives.dialer.wake)
+                duty._epoll.close()
+
+
+class End:
+    """One instance. A server listens on a free port of the loopback; a client is given it as `port`.
+
+    A server of several peers (`capacity`) has the addresses `inside`; `hub` is its supervisor's part.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        lanes: int = 1,
+        slots: int = 4,
+        port: int = 0,
+        seed: int = 0,
+        capacity: int = 1,
+        inside: Sequence[str] = ("10.0.0.1/24", "fd00::1/64"),
+        **settings: object,
+    ) -> None:
+        known = SETTINGS | {"remote_host": "127.0.0.1", "remote_port": port}
+        assert set(settings) <= set(known)
+        known |= settings
+        code = None if known["fec"] == "off" else (known["fec_data"], known["fec_parity"])
+        self.plan = topology.build(
+            "inlinetest", secrets.token_hex(4), mode, lanes, code, slots, SLOT_BYTES_MIN, known, capacity
+        )
+        self.memory = Memory(self.plan)
+        self.hub: Hub | None = None
+        if mode == "server" and not known["compat"]:
+            config = parse(
+                {
+                    "mode": "server",
+                    "encryption": "none",
+                    "insecure": True,
+                    "multi_client": capacity > 1,
+                    "max_clients": capacity,
+                    "tunnel_addr": list(inside),
+                    "mtu": known["mtu"],
+                    "fec": known["fec"],
+                }
+            )
+            self.hub = Hub(config, self.memory.peers, known["offloads_accepted"], {}, lambda addresses: None)
+        else:
+            self.memory.peers.write_routes(EVERYTHING)
+            self.memory.peers.write_line(FIRST_SEAT, 0)
+        self._selector = selectors.DefaultSelector()
+        self._desks = Desks(lambda request: self.hub.answer(request) if self.hub else None, self._selector)
+        self._random = random.Random(seed)
+        self._listener: socket.socket | None = None
+        if mode == "server":
+            self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
+            self._listener.setblocking(False)
+        self.outside: list[socket.socket] = []
+        self._inside: list[socket.socket] = []
+        for _ in range(lanes):
+            outside, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            for sock in (outside, inside):
+                sock.setblocking(False)
+                enlarge(sock)
+            self.outside.append(outside)
+            self._inside.append(inside)
+        self.written = 0
+        self.received: list[list[bytes]] = [[] for _ in range(lanes)]
+        self.workers: dict[str, Worker] = {}
+        for worker in self.plan.workers:
+            self.start(worker.name)
+
+    # -- workers
+
+    def start(self, name: str) -> Worker:
+        """Start a worker, or its successor."""
+        attachment = Attachment(self.plan, name)
+        listen_fd = os.dup(self._listener.fileno()) if self._listener else None
+        if attachment.me.kind == "tun":
+            arguments = argparse.Namespace(tun_fd=self._inside[attachment.me.lane].fileno())
+            duties = tun.duties(attachment, arguments)
+            if listen_fd is not None:
+                os.close(listen_fd)
+        elif attachment.me.kind == "fec":
+            from workers.fec import duties as fec
+
+            duties = fec.duties(attachment, argparse.Namespace())
+            if listen_fd is not None:
+                os.close(listen_fd)
+        else:
+            duties = tcp.duties(attachment, argparse.Namespace(listen_fd=listen_fd, desk_fd=self._desks.open(name)))
+        self.workers[name] = Worker(attachment, duties)
+        return self.workers[name]
+
+    def kill(self, name: str) -> None:
+        """A worker ends between two steps, as by SIGKILL."""
+        self.workers.pop(name).let_go()
+
+    def step(self, *names: str) -> int:
+        """One turn of these workers, or of all of them in an order of chance."""
+        order = list(names) or self._random.sample(sorted(self.workers), len(self.workers))
+        found = sum(self.workers[name].step() for name in order)
+        for key, _ in self._selector.select(0):
+            key.data()
+            found += 1
+        for lane, sock in enumerate(self.outside):
+            self.received[lane] += arrived(sock)
+        return found
+
+    # -- what can be seen
+
+    @property
+    def port(self) -> int:
+        return self._listener.getsockname()[1]
+
+    def count(self, name: str) -> int:
+        return self.memory.board.totals()[name]
+
+    def counts(self) -> dict[str, int]:
+        """The counters that are not zero."""
+        return {name: value for name, value in self.memory.board.totals().items() if value}
+
+    def established(self) -> int:
+        return sum(self.memory.peers.count(peer) for peer in range(self.memory.peers.capacity))
+
+    def packets(self) -> list[bytes]:
+        """What has arrived on all lanes together."""
+        return list(itertools.chain(*self.received))
+
+    def write(self, packet: bytes, lane: int = 0) -> None:
+        """As the kernel queues a packet for TUN; BlockingIOError when the queue is full."""
+        self.outside[lane].send(packet)
+        self.written += 1
+
+    def has_room(self, lane: int = 0) -> bool:
+        """Whether one more packet finds a slot, so that none is dropped for want of one."""
+        ring = self.workers[f"tun-{lane}"].duty("outbound")._blocks._next
+        return self.written - self.count("tun.packets_read") < ring.ready()
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.let_go()
+        self.workers.clear()
+        for sock in [*self.outside, *self._inside, *([self._listener] if self._listener else [])]:
+            sock.close()
+        self._desks.close_all()
+        self._selector.close()
+        self.memory.unlink()
+
+
+def enlarge(sock: socket.socket) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, TUN_BUFFER_BYTES)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, TUN_BUFFER_BYTES)
+
+
+def arrived(sock: socket.socket) -> list[bytes]:
+    packets = []
+    try:
+        while True:
+            packets.append(sock.recv(PACKET_READ_BYTES))
+    except BlockingIOError:
+        return packets
+
+
+def until(condition: Callable[[], T], *ends: End, seconds: float = 10.0, what: str = "") -> T:
+    """Step the ends until the condition gives something true: that. AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while True:
+        found = sum(end.step() for end in ends)
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            shown = "; ".join(str(end.counts()) for end in ends)
+            raise AssertionError(f"not within {seconds:g} s: {what or condition}; counters: {shown}")
+        if not found:
+            pause.wait(PAUSE_SECONDS)
+
+
+def for_a_while(seconds: float, *ends: End) -> None:
+    """Step the ends for so long."""
+    over = time.monotonic() + seconds
+    until(lambda: time.monotonic() > over, *ends, seconds=seconds + 10)
+
+
+# -- packets
+
+
+def ipv4(number: int, size: int = 60, vnet: bytes = bytes(10)) -> bytes:
+    """A sound IPv4 packet of `size` bytes that carries a number, with its virtio-net header; all are of one flow."""
+    head = struct.pack(">BBHQ8s", 0x45, 0, size, number, b"\x0a\0\0\1\x0a\0\0\2")
+    return (vnet + head + random.Random(number).randbytes(max(0, size - len(head))))[: len(vnet) + size]
+
+
+def ipv6(number: int, size: int = 60, vnet: bytes = bytes(10)) -> bytes:
+    head = struct.pack(">IHBB32sQ", 6 << 28, size - 40, 59, 64, b"\xfd".ljust(32, b"\1"), number)  # 59: no next header
+    return (vnet + head + random.Random(number).randbytes(max(0, size - len(head))))[: len(vnet) + size]
+
+
+def number_of(packet: bytes) -> int:
+    """The number that a packet carries."""
+    at = 10 + (4 if packet[10] >> 4 == 4 else 40)
+    return struct.unpack_from(">Q", packet, at)[0]
+
+
+# -- a peer written by hand
+
+DATA, KEEPALIVE, HELLO, WELCOME, REFUSED, BLOCK = 0x01, 0x02, 0x10, 0x11, 0x12, 0x20
+
+
+def frame(kind: int, body: bytes = b"") -> bytes:
+    return struct.pack(">IB", 1 + len(body), kind) + body
+
+
+def hello(
+    client: int = 1,
+    session: int = 1,
+    index: int = 0,
+    version: int = 1,
+    offloads: int = 0,
+    connections: int = 1,
+    purpose: int = 0,
+    features: int = 0,
+    wishes: Sequence[str] = (),
+) -> bytes:
+    wished = [ip_address(wish) for wish in wishes]
+    return frame(
+        HELLO,
+        b"tnl\x01"
+        + struct.pack(">BBHHHQQBB", version, offloads, index, connections, 1400, client, session, purpose, features)
+        + bytes(1 + 8 + 32)
+        + bytes([len(wished)])
+        + b"".join(bytes([wish.version]) + wish.packed for wish in wished),
+    )
+
+
+def welcome(offloads: int = 0, features: int = 0) -> bytes:
+    return frame(WELCOME, struct.pack(">BBHB", 1, offloads, 1400, features) + bytes(32 + 1 + 2))
+
+
+def block_of(*packets: bytes) -> bytes:
+    return frame(BLOCK, struct.pack(f">H{len(packets)}I", len(packets), *map(len, packets)) + b"".join(packets))
+
+
+def packets_in(body: bytes) -> list[bytes]:
+    """The packets of a block's body."""
+    (count,) = struct.unpack_from(">H", body)
+    at = 2 + 4 * count
+    packets = []
+    for length in struct.unpack_from(f">{count}I", body, 2):
+        packets.append(body[at : at + length])
+        at += length
+    assert at == len(body)
+    return packets
+
+
+class Peer:
+    """One connection in the test's own hand. `frames` holds (type, body) of the whole frames that have come."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        sock.setblocking(False)
+        self._buffer = b""
+        self.frames: list[tuple[int, bytes]] = []
+        self.ended = False
+        self.was_reset = False
+
+    @classmethod
+    def dial(cls, port: int, receive_buffer: int = 0) -> Peer:
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.connect(("127.0.0.1", port))
+        return cls(sock)
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def hear(self) -> Peer:
+        """Take what has come, in whole frames."""
+        try:
+            while not self.ended:
+                data = self.socket.recv(1 << 16)
+                self._buffer += data
+                self.ended = not data
+        except BlockingIOError:
+            pass
+        except ConnectionResetError:
+            self.ended = self.was_reset = True
+        while len(self._buffer) >= 4:
+            (length,) = struct.unpack_from(">I", self._buffer)
+            if len(self._buffer) < 4 + length:
+                break
+            if length:
+                self.frames.append((self._buffer[4], self._buffer[5 : 4 + length]))
+            self._buffer = self._buffer[4 + length :]
+        return self
+
+    def kinds(self) -> list[int]:
+        return [kind for kind, _ in self.hear().frames]
+
+    def packets(self) -> list[bytes]:
+        return [packet for kind, body in self.hear().frames if kind == BLOCK for packet in packets_in(body)]
+
+    def reset(self) -> None:
+        """Close with a reset: whatever is on the way is lost."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Acceptor:
+    """A server written by hand. Its connections are Peers."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self.peers: list[Peer] = []
+
+    def accept(self) -> Peer | None:
+        try:
+            self.peers.append(Peer(self._listener.accept()[0]))
+        except BlockingIOError:
+            return None
+        return self.peers[-1]
+
+    def admit(self, client: End) -> Peer:
+        """Take the client's next connection and welcome it."""
+        peer = until(self.accept, client)
+        until(lambda: HELLO in peer.kinds(), client)
+        before = client.count("tcp.connections_established")
+        peer.send(welcome())
+        until(lambda: client.count("tcp.connections_established") > before, client)
+        peer.frames.clear()
+        return peer
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.close()
+        self._listener.close()
+
+
+def ended(peer: Peer, end: End) -> None:
+    """Wait until the other side has closed this connection."""
+    until(lambda: peer.hear().ended, end)
+
+
+# -- what tests do
+
+
+def pair(make: Make, lanes: tuple[int, int] = (1, 1), connections: int = 1, **settings: object) -> tuple[End, End]:
+    """Server and client with so many lanes each, connected."""
+    server = make("server", lanes=lanes[0], **settings)
+    client = make("client", lanes=lanes[1], port=server.port, connections=connections, client=1, session=1, **settings)
+    every = connections + settings.get("light_connections", 0)
+    until(lambda: server.established() == client.established() == every, server, client)
+    return server, client
+
+
+def push(end: End, packets: list[bytes]) -> bool:
+    """Give as many of the packets as there is room for, and take those off the list; True when none is left."""
+    while packets and end.has_room():
+        end.write(packets[0])
+        del packets[0]
+    return not packets
+
+
+def carry(sender: End, receiver: End, packets: list[bytes]) -> None:
+    """Give packets to an end as fast as it takes them, and wait until that many have come out."""
+    waiting = list(packets)
+    expected = len(receiver.packets()) + len(packets)
+    until(lambda: push(sender, waiting) and len(receiver.packets()) >= expected, sender, receiver)

@@ -1,0 +1,193 @@
+"""A server of several peers, stepped: its clients, and packets with the addresses that they have.
+
+Client number i is the i-th to connect, so a fresh server gives it the i-th address behind its own: `inside(i, 4)`.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from pipeline.credentials import certificates
+from pipeline.fec.shard import RUN_BYTES, shard_bytes
+from pipeline.packet.vnet import GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, VNET
+from pipeline.peers.registry import Known
+from pipeline.shm.layout import LINE_WORDS, SENT_DROPPED
+from pipeline.wire import framing
+from tests.harness import run_header
+from tests.inline.harness.ends import WELCOME, End, Make, Peer, frame, hello, packets_in, until
+
+BULK_BYTES = 50_000
+"""A packet that is never light; one fills most of a block."""
+
+FAMILIES = (4, 6)
+Hosts = Callable[..., tuple[End, Peer, Peer]]
+RUN = 0x21
+DECODES = 1  # the feature bit of a hello
+
+
+def inside(client: int, version: int) -> str:
+    """The address of a client in the tunnel; 0 is the server."""
+    return f"10.0.0.{client + 1}" if version == 4 else f"fd00::{client + 1:x}"
+
+
+def packet(source: str, destination: str, number: int = 0, size: int = 100) -> bytes:
+    """A sound packet that carries a number, with an empty virtio-net header. All between two addresses are one flow."""
+    ends = ip_address(source).packed + ip_address(destination).packed
+    if len(ends) == 8:
+        head = struct.pack(">BBHQ8s", 0x45, 0, size, number, ends)
+    else:
+        head = struct.pack(">IHBB32sQ", 6 << 28, size - 40, 59, 64, ends, number)  # 59: no next header
+    return (bytes(10) + head).ljust(10 + size, number.to_bytes(8, "big")[-1:])
+
+
+def between(sender: int, receiver: int, numbers: range, version: int = 4, size: int = 100) -> list[bytes]:
+    """Packets from one client to another."""
+    return [packet(inside(sender, version), inside(receiver, version), number, size) for number in numbers]
+
+
+def super_packet(source: str, destination: str, segments: int = 4, segment: int = 1000) -> bytes:
+    """TCP as TUN hands it out where all offloads are on: one packet for so many segments, the checksum left to do."""
+    ends = ip_address(source).packed + ip_address(destination).packed
+    version = 4 if len(ends) == 8 else 6
+    length = 20 + segments * segment
+    if version == 4:
+        head = struct.pack(">BBHHHBBH8s", 0x45, 0, 20 + length, 1, 0, 64, 6, 0, ends)
+    else:
+        head = struct.pack(">IHBB32s", 6 << 28, length, 6, 64, ends)
+    transport = struct.pack(">HHIIBBHHH", 1, 2, 1000, 0, 0x50, 0x10, 500, 0, 0)
+    vnet = VNET.pack(NEEDS_CSUM, GSO_TCPV4 if version == 4 else GSO_TCPV6, len(head) + 20, segment, len(head), 16)
+    return vnet + head + transport + bytes(segments * segment)
+
+
+def gathered(
+    make: Make, count: int = 2, lanes: int = 1, capacity: int = 4, clients: dict | None = None, **settings: object
+) -> tuple[End, ...]:
+    """A server and so many clients of it, connected. `clients`: settings of theirs alone."""
+    server = make("server", lanes=lanes, capacity=capacity, **settings)
+    ends: list[End] = []
+    for number in range(1, count + 1):
+        mine = {"client": number, "session": 1} | settings | (clients or {})
+        ends.append(make("client", port=server.port, **mine))
+        wanted = mine.get("connections", 1) + mine.get("light_connections", 0)
+        until(lambda end=ends[-1], wanted=wanted: end.established() == wanted, server, *ends)
+    until(lambda: server.established() == sum(end.established() for end in ends), server, *ends)
+    return server, *ends
+
+
+@functools.cache
+def tls() -> tuple[dict, dict]:
+    """Settings of a server with TLS, and of a client that takes any certificate."""
+    pair = certificates.make_server("inlinetest")
+    server = {
+        "certificate": pair.certificate.decode(),
+        "key": pair.key.decode(),
+        "ca": "",
+        "minimum": "1.3",
+        "fingerprint": certificates.fingerprint(pair.certificate),
+    }
+    client = {
+        "certificate": "",
+        "key": "",
+        "ca": "",
+        "minimum": "1.3",
+        "fingerprint": "",
+        "server_name": None,
+        "verify": False,
+    }
+    return server, client
+
+
+def listing(server: End) -> dict[int, dict]:
+    """What `peers` shows, by number of the client."""
+    return {int(row["name"].removeprefix("client-"), 16): row for row in server.hub.peers(time.monotonic_ns())}
+
+
+def index_of(server: End, client: int) -> int:
+    """The index of a client that has a seat."""
+    return next(index for index, sitter in server.hub._sitters.items() if sitter.name == name_of(client))
+
+
+def name_of(client: int) -> str:
+    return f"client-{client:016x}"
+
+
+def configure(server: End, *known: Known) -> None:
+    """A reload of the server's peers."""
+    server.hub.configure(server.hub.config, known)
+
+
+def long_ago(server: End) -> None:
+    """As if whoever was admitted had been admitted long ago: whether he is connected is all that counts."""
+    server.hub._admitted_at = [0] * len(server.hub._admitted_at)
+
+
+def dropped(end: End) -> dict[str, int]:
+    """The counters of drops that are not zero."""
+    return {name: value for name, value in end.counts().items() if ".dropped_" in name}
+
+
+def dropped_for(server: End, client: int) -> int:
+    """Runs and blocks for a client that were dropped because it reads too slowly."""
+    at = index_of(server, client) * LINE_WORDS + SENT_DROPPED
+    return sum(lines[at] for lines in server.memory.peers.sent)
+
+
+def run_duty(server: End, worker: str, duty: str) -> int:
+    """One turn of one of a worker's two duties: the other's thread does not run meanwhile."""
+    it = server.workers[worker].duty(duty)
+    it.wait(0)
+    return it.work()
+
+
+def on_worker(
+    server: End, worker: str, client: int, index: int = 0, receive_buffer: int = 0, purpose: int = framing.BULK
+) -> Peer:
+    """A connection of a client that this tcp worker has accepted. Whoever asks for it closes it."""
+    peer = Peer.dial(server.port, receive_buffer)
+    peer.send(hello(client=client, index=index, connections=index + 1, purpose=purpose, features=DECODES))
+    until(lambda: (server.step(worker) and False) or WELCOME in peer.kinds())
+    return peer
+
+
+def destinations(packets: list[bytes]) -> set[str]:
+    """The addresses that these are for."""
+    return {str(ip_address(each[26:30] if each[10] >> 4 == 4 else each[34:50])) for each in packets}
+
+
+def own(client: int) -> set[str]:
+    return {inside(client, version) for version in FAMILIES}
+
+
+def decoded(peer: Peer) -> dict[int, dict[int, list[bytes]]]:
+    """What a peer got in runs: stream -> number of the block -> its packets.
+
+    Nothing is recovered: all data shards have to have come. A block that came twice has to be the same.
+    """
+    shards: dict[tuple[int, int], dict[int, bytes]] = {}
+    shapes: dict[tuple[int, int], tuple[int, int]] = {}
+    for kind, body in peer.hear().frames:
+        if kind == RUN:
+            run = run_header.decode(memoryview(frame(kind, body)), 0, len(body) + 1)
+            key = run.stream, run.block
+            assert shapes.setdefault(key, (run.n, run.size)) == (run.n, run.size)
+            each = shard_bytes(run.size, run.n, run.m)
+            for turn in range(run.count):
+                at = RUN_BYTES - 5 + turn * each
+                index = 0 if run.n == 1 else run.first + turn
+                shard = body[at : at + each]
+                assert shards.setdefault(key, {}).setdefault(index, shard) == shard
+    found: dict[int, dict[int, list[bytes]]] = {}
+    for (stream, number), there in sorted(shards.items()):
+        n, size = shapes[stream, number]
+        block = b"".join(there[index] for index in range(n))[:size]
+        found.setdefault(stream, {})[number] = packets_in(block[5:])
+    return found
+
+
+def all_packets(peer: Peer) -> list[bytes]:
+    """What a peer got in blocks and in runs."""
+    return peer.packets() + [each for stream in decoded(peer).values() for block in stream.values() for each in block]

@@ -1,0 +1,122 @@
+"""A server for clients that are written by hand, and such clients in a node of the lab.
+
+with hub(lab, directory) as door:           a server with TLS that has invited the peers of PEERS
+    with door.dial("one") as client:        a WireClient that has been welcomed as that peer
+    with Answering(client) as answering:    it answers echo requests in a thread of its own
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline.credentials.invitation import Invitation, decode
+from tests.netns.harness.instance import End, server_config
+from tests.reference.client import Ended, WireClient, tls
+from tests.reference.packets import reply_to
+from tools.lab.network import Lab, Node
+
+PEERS = ("one", "two", "three")
+PLENTY = 65535
+"""Of what a server grants strangers: all tests come from one address."""
+
+CONNECT_SECONDS = 10.0
+LOOK_SECONDS = 0.1
+
+
+def connect(node: Node, host: str, port: int) -> socket.socket:
+    """A connected socket of that node."""
+    sock = node.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.settimeout(CONNECT_SECONDS)
+    sock.connect((host, port))
+    return sock
+
+
+class Door:
+    """A server, and the node from which it is reached."""
+
+    def __init__(self, server: End, node: Node, invitations: dict[str, Invitation]) -> None:
+        self.server = server
+        self.node = node
+        self.invitations = invitations
+        self.port = int(server.config["local_addr"].rpartition(":")[2])
+        self.sessions = itertools.count(1)
+        """Each is later than those before."""
+
+    def connect(self) -> socket.socket:
+        return connect(self.node, self.server.node.address, self.port)
+
+    def key(self, peer: str) -> bytes:
+        return self.invitations[peer].key
+
+    def secured(self, peer: str = "", version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, **options: Any) -> WireClient:
+        """TLS is done, and nothing has been said inside it."""
+        options = {"key": self.key(peer) if peer else b"", "session": next(self.sessions), **options}
+        client = WireClient(self.connect(), **options)
+        client.secure(tls(version), pin=bytes.fromhex(self.invitations[PEERS[0]].fingerprint))
+        return client
+
+    def dial(self, peer: str, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, **options: Any) -> WireClient:
+        client = self.secured(peer, version, **options)
+        client.greet()
+        return client
+
+
+@contextmanager
+def hub(lab: Lab, directory: Path, **settings: Any) -> Iterator[Door]:
+    a, b = lab.nodes[:2]
+    config = {
+        **server_config(a),
+        "encryption": "tls",
+        "insecure": False,
+        "state_dir": str(directory / "state"),
+        "max_handshakes_per_address": PLENTY,
+        "connects_per_address": PLENTY,
+        **settings,
+    }
+    with End(a, config, directory) as server:
+        server.wait_until_running()
+        said = {peer: server.command("invite", peer, "--address", a.address) for peer in PEERS}
+        assert all(each.returncode == 0 for each in said.values()), said
+        yield Door(server, b, {peer: decode(each.stdout) for peer, each in said.items()})
+
+
+class Answering:
+    """A welcomed client in a thread, until the end of the block: it answers each echo request it gets."""
+
+    def __init__(self, client: WireClient) -> None:
+        self.address, self.address6 = (str(each.ip) for each in client.welcome.addresses)
+        self.answered = 0
+        self.ended: Ended | None = None
+        self._client = client
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._answer, daemon=True)
+
+    def __enter__(self) -> Answering:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave.set()
+        self._thread.join()
+        self._client.socket.close()
+        assert error is not None or self.ended is None, f"the server has ended the connection: {self.ended}"
+
+    def _answer(self) -> None:
+        try:
+            while not self._leave.is_set():
+                replies = [reply for packet in self._client.packets(LOOK_SECONDS) if (reply := reply_to(packet))]
+                if replies:
+                    self._client.send(*replies)
+                    self.answered += len(replies)
+        except Ended as ended:
+            self.ended = ended

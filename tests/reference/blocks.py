@@ -1,0 +1,102 @@
+"""Frames, blocks and runs by docs/wire.md alone; none of the program's code is in it.
+
+block_frame(packet, ...)      packets_of(body)      one way and the other
+run_frame(...)                Runs().take(body)     shards of a block, and the block of its shards
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from tests.reference import erasure_code
+
+DATA, BLOCK, RUN = 0x01, 0x20, 0x21
+FRAME = struct.Struct(">IB")
+RUN_FIELDS = struct.Struct(">IIBBBBII")
+PACKETS_MAX = 512
+BARE = bytes(10)
+"""The virtio-net header of a packet with which nothing is left to do."""
+
+
+class Violation(Exception):
+    """The other end does what the document does not let it do."""
+
+
+def frame(kind: int, body: bytes = b"") -> bytes:
+    return FRAME.pack(1 + len(body), kind) + body
+
+
+def block_frame(*packets: bytes) -> bytes:
+    table = b"".join((len(BARE) + len(packet)).to_bytes(4, "big") for packet in packets)
+    return frame(BLOCK, len(packets).to_bytes(2, "big") + table + b"".join(BARE + packet for packet in packets))
+
+
+def packets_of(body: bytes) -> list[bytes]:
+    """Those of a block. A client without offloads gets none with which something is left to do."""
+    (count,) = struct.unpack_from(">H", body)
+    lengths = struct.unpack_from(f">{count}I", body, 2)
+    at = 2 + 4 * count
+    if count > PACKETS_MAX or at + sum(lengths) != len(body):
+        raise Violation(f"block of {count} packets, {sum(lengths)} bytes of them in {len(body) - at}")
+    packets = []
+    for length in lengths:
+        flags, gso = body[at], body[at + 1]
+        if flags & 1 or gso:
+            raise Violation(f"packet with flags {flags} and gso_type {gso} for an end without offloads")
+        packets.append(body[at + len(BARE) : at + length])
+        at += length
+    return packets
+
+
+def run_frame(stream: int, number: int, n: int, packets: Sequence[bytes], first: int = 0, count: int = 0) -> bytes:
+    """A block of these packets cut into n data shards, without parity: `count` of the shards, or all."""
+    block = block_frame(*packets)
+    size = erasure_code.shard_size(len(block), n, 0)
+    shards = block.ljust(n * size, b"\0")
+    count = count or n
+    head = RUN_FIELDS.pack(
+        stream, number, n, 0, first, count, len(block), 0 if n == 1 else erasure_code.checksum(shards, n, 0)
+    )
+    return frame(RUN, head + shards[first * size : (first + count) * size])
+
+
+class Runs:
+    """Blocks of all streams, put together from any n of their shards. `wanting`: those that are not whole yet."""
+
+    def __init__(self) -> None:
+        self.blocks = {1: 0, 2: 0}  # put together, by whether they have one data shard or more
+        self._shards: dict[tuple[int, int], dict[int, bytes]] = {}
+        self._heads: dict[tuple[int, int], tuple] = {}
+
+    @property
+    def wanting(self) -> int:
+        return len(self._shards)
+
+    def take(self, body: bytes) -> list[bytes]:
+        """The block frame that is whole with this run, if one is."""
+        stream, number, n, m, first, count, size, checksum = RUN_FIELDS.unpack_from(body)
+        which, head = (stream, number), (n, m, size, checksum)
+        each = erasure_code.shard_size(size, n, m)
+        content = body[RUN_FIELDS.size :]
+        if len(content) != count * each or not 0 < count <= n + m - first:
+            raise Violation(f"run of {count} shards from {first} on, n {n}, m {m}, in {len(content)} bytes")
+        if which not in self._heads:
+            self._heads[which], self._shards[which] = head, {}
+        if self._heads[which] != head:
+            raise Violation(f"runs of one block do not agree: {head} and {self._heads[which]}")
+        shards = self._shards.get(which)
+        if shards is None:
+            return []  # it was whole before
+        for shard in range(first, first + count):
+            shards[shard] = content[(shard - first) * each :][:each]
+        if len(shards) < n:
+            return []
+        del self._shards[which]
+        self.blocks[min(n, 2)] += 1
+        if n == 1:
+            return [content[:each]]
+        block = erasure_code.recover(shards, n, m)
+        if block[size:].strip(b"\0") or checksum != erasure_code.checksum(block, n, m):
+            raise Violation("what is behind the block's end, or its checksum")
+        return [block[:size]]

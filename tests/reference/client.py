@@ -1,0 +1,303 @@
+"""A client of the tunnel written from docs/wire.md alone; none of the program's code is in it, nor in what it imports.
+
+    client = WireClient(sock, key=key)         a connected socket; greeting step by step, or all of it:
+    client.secure(tls(...))                    TLS, and the certificate's hash
+    client.greet()                             hello, challenge, proof, welcome
+    client.send(packet, ...)                   in a block; send_bare, send_run, keepalive
+    client.packets(seconds)                    what has come in any of these forms: bare IP packets
+
+Blocking, each step with a deadline. What the document forbids a server is a Violation; Refused is the server's word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tests.reference.blocks import BLOCK, DATA, FRAME, RUN, Runs, Violation, block_frame, frame, packets_of, run_frame
+
+KEEPALIVE, HELLO, WELCOME, REFUSED, CHALLENGE, PROOF = 0x02, 0x10, 0x11, 0x12, 0x13, 0x14
+HELLO_FIELDS = struct.Struct(">4sBBHHHQQBBB8s32sB")
+WELCOME_FIELDS = struct.Struct(">BBHB32sB")
+MAGIC = b"tnl\x01"
+LENGTH_LIMIT, WELCOME_LIMIT = 133155, 16384
+ALPN = "tunnel/1"
+TAKES_RUNS = 1
+
+
+class Refused(Exception):
+    """`reason`, `text`: as the server says them."""
+
+    def __init__(self, reason: int, text: str) -> None:
+        super().__init__(f"{reason}: {text}")
+        self.reason, self.text = reason, text
+
+
+class Ended(Exception):
+    """The server has closed the connection; `how`: "closed", "goodbye" (with close_notify), "reset" or an alert."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(how)
+        self.how = how
+
+
+class Welcome(NamedTuple):
+    version: int
+    offloads: int
+    mtu: int
+    features: int
+    addresses: tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface, ...]
+    routes: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+
+def tls(
+    version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    *,
+    ca: str = "",
+    certificate: str = "",
+    key: str = "",
+    alpn: str = ALPN,
+) -> ssl.SSLContext:
+    """One version of TLS alone. Paths: with `ca` the certificate is checked as HTTPS does, without not at all."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = context.maximum_version = version
+    if alpn:
+        context.set_alpn_protocols([alpn])
+    if ca:
+        context.load_verify_locations(ca)
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if certificate:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
+class WireClient:
+    """One connection. `wishes`: addresses; `session`: the same for all connections of a client that it opens now."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        key: bytes = b"",
+        wishes: Sequence[str] = (),
+        offloads: int = 0,
+        index: int = 0,
+        connections: int = 1,
+        mtu: int = 1400,
+        client: int = 1,
+        session: int = 1,
+        purpose: int = 0,
+        runs: Runs | None = None,
+        seconds: float = 5.0,
+    ) -> None:
+        self.socket = sock
+        self.key = key
+        self.runs = runs
+        self.certificate_hash = b""
+        self.sent_hello = self.seen_challenge = self.server_proof = b""
+        self.welcome: Welcome | None = None
+        self.unknown = 0  # frames of types that the document does not know
+        self.keepalives = 0  # that have come
+        self._seconds = seconds
+        self._buffer = bytearray()
+        self._ready: list[bytes] = []
+        packed = [ipaddress.ip_address(wish) for wish in wishes]
+        self._hello = (
+            offloads,
+            index,
+            connections,
+            mtu,
+            client,
+            session,
+            purpose,
+            TAKES_RUNS if runs is not None else 0,
+        )
+        self._wishes = b"".join(bytes([wish.version]) + wish.packed for wish in packed)
+        self._wish_count = len(packed)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def __enter__(self) -> WireClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    # -- the greeting
+
+    def secure(self, context: ssl.SSLContext, name: str | None = None, pin: bytes = b"") -> None:
+        """TLS. `pin`: the certificate hash that the client has been told."""
+        self.socket.settimeout(self._seconds)
+        try:
+            self.socket = context.wrap_socket(self.socket, server_hostname=name, suppress_ragged_eofs=False)
+        except (ConnectionError, ssl.SSLError) as error:
+            raise Ended(_how(error)) from None
+        if self.socket.selected_alpn_protocol() != ALPN:
+            raise Violation(f"ALPN: expected {ALPN}, selected {self.socket.selected_alpn_protocol()}")
+        self.certificate_hash = hashlib.sha256(self.socket.getpeercert(True)).digest()
+        if pin and not hmac.compare_digest(pin, self.certificate_hash):
+            raise Violation("another certificate than the one that we have been told")
+
+    def greet(self, wire_version: int = 1) -> Welcome:
+        """All of it, TLS excepted."""
+        self.say_hello(wire_version)
+        if self.key:
+            self.take_challenge()
+            self.prove(self.proof())
+        return self.take_welcome()
+
+    def hello(self, wire_version: int = 1) -> bytes:
+        """A new one."""
+        key_id, nonce = bytes(8), bytes(32)
+        if self.key:
+            key_id, nonce = _mac(self.key, b"tunnel key id")[:8], secrets.token_bytes(32)
+        return frame(
+            HELLO,
+            HELLO_FIELDS.pack(MAGIC, wire_version, *self._hello, int(bool(self.key)), key_id, nonce, self._wish_count)
+            + self._wishes,
+        )
+
+    def say_hello(self, wire_version: int = 1) -> None:
+        self.sent_hello = self.hello(wire_version)
+        self.socket.sendall(self.sent_hello)
+
+    def take_challenge(self) -> None:
+        self.seen_challenge = frame(CHALLENGE, self._greeting(CHALLENGE))
+        if len(self.seen_challenge) < FRAME.size + 32:
+            raise Violation("a challenge without a whole nonce")
+
+    def proof(self) -> bytes:
+        """Ours, for this connection."""
+        return _mac(self.key, b"tunnel client" + self.transcript())
+
+    def transcript(self) -> bytes:
+        parts = b"tunnel greeting", self.sent_hello, self.seen_challenge, self.certificate_hash
+        return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
+
+    def prove(self, mac: bytes) -> None:
+        self.socket.sendall(frame(PROOF, mac))
+
+    def take_welcome(self) -> Welcome:
+        """Refused is one of the two answers."""
+        body = self._greeting(WELCOME)
+        fields = WELCOME_FIELDS.unpack_from(body)
+        self.server_proof = fields[4]
+        if self.key:
+            rest = hashlib.sha256(body[:5] + body[37:]).digest()
+            if not hmac.compare_digest(fields[4], _mac(self.key, b"tunnel server" + self.transcript() + rest)):
+                raise Violation("the server's proof is wrong")
+        at = WELCOME_FIELDS.size
+        addresses, at = _prefixed(body, at, fields[5], ipaddress.ip_interface)
+        (count,) = struct.unpack_from(">H", body, at)
+        routes, at = _prefixed(body, at + 2, count, ipaddress.ip_network)
+        self.welcome = Welcome(*fields[:4], tuple(addresses), tuple(routes))
+        return self.welcome
+
+    def _greeting(self, expected: int) -> bytes:
+        found = self.frame(self._seconds, WELCOME_LIMIT)
+        if found is None:
+            raise TimeoutError(f"no answer within {self._seconds:g} s")
+        kind, body = found
+        if kind == REFUSED:
+            raise Refused(body[0], body[1:].decode())
+        if kind != expected:
+            raise Violation(f"frame of type {kind:#04x}, expected {expected:#04x}")
+        return body
+
+    # -- frames
+
+    def frame(self, seconds: float, limit: int = LENGTH_LIMIT) -> tuple[int, bytes] | None:
+        """The next one; None if it does not come in time. Ended, if the connection is."""
+        deadline = time.monotonic() + seconds
+        buffer = self._buffer
+        while True:
+            while len(buffer) >= 4:
+                length = int.from_bytes(buffer[:4], "big")
+                if length > limit:
+                    raise Violation(f"frame of {length} bytes, at most {limit} allowed")
+                if len(buffer) < 4 + length:
+                    break
+                whole = bytes(buffer[4 : 4 + length])
+                del buffer[: 4 + length]
+                if length:
+                    return whole[0], whole[1:]
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            self.socket.settimeout(left)
+            try:
+                data = self.socket.recv(65536)
+            except TimeoutError:
+                return None
+            except (ConnectionError, ssl.SSLError) as error:
+                raise Ended(_how(error)) from None
+            if not data:
+                raise Ended("goodbye" if isinstance(self.socket, ssl.SSLSocket) else "closed")
+            buffer += data
+
+    def packets(self, seconds: float, count: int = 1) -> list[bytes]:
+        """Bare IP packets, as soon as there are `count`; fewer when the time is over."""
+        deadline = time.monotonic() + seconds
+        while len(self._ready) < count:
+            found = self.frame(deadline - time.monotonic())
+            if found is None:
+                break
+            self._take(*found)
+        ready, self._ready = self._ready, []
+        return ready
+
+    def _take(self, kind: int, body: bytes) -> None:
+        if kind == DATA:
+            self._ready.append(body)
+        elif kind == BLOCK:
+            self._ready += packets_of(body)
+        elif kind == RUN and self.runs is not None:
+            for block in self.runs.take(body):
+                self._ready += packets_of(block[FRAME.size :])
+        elif kind == KEEPALIVE:
+            self.keepalives += 1
+        else:
+            self.unknown += 1
+
+    def send(self, *packets: bytes) -> None:
+        """In one block."""
+        self.socket.sendall(block_frame(*packets))
+
+    def send_bare(self, packet: bytes) -> None:
+        self.socket.sendall(frame(DATA, packet))
+
+    def send_run(self, *shards_of: object) -> None:
+        """See wire_blocks.run_frame."""
+        self.socket.sendall(run_frame(*shards_of))
+
+    def keepalive(self) -> None:
+        self.socket.sendall(frame(KEEPALIVE))
+
+
+def _mac(key: bytes, message: bytes) -> bytes:
+    return hmac.new(key, message, hashlib.sha256).digest()
+
+
+def _prefixed(body: bytes, at: int, count: int, make: type) -> tuple[list, int]:
+    found = []
+    for _ in range(count):
+        family, length = body[at : at + 2]
+        size = {4: 4, 6: 16}[family]
+        found.append(make((body[at + 2 : at + 2 + size], length)))
+        at += 2 + size
+    return found, at
+
+
+def _how(error: OSError) -> str:
+    if isinstance(error, ssl.SSLEOFError):
+        return "closed"
+    return "reset" if isinstance(error, ConnectionError) else f"alert: {error.reason}"

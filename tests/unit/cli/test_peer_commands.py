@@ -1,0 +1,399 @@
+"""The commands around keys, certificates and peers, as they are typed; a server answers at a real control socket."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import selectors
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from pipeline import config
+from pipeline.cli.main import main
+from pipeline.cli.peer_commands import overrides, read_invitation, render
+from pipeline.credentials import certificates
+from pipeline.credentials.invitation import Invitation, encode
+from pipeline.credentials.keys import parse, read_key, write_secret
+from pipeline.errors import ConfigError
+from pipeline.supervisor import instance
+from pipeline.supervisor.control_socket import ControlServer
+from tests.support import eventually
+
+INVITATION = Invitation("vpn.example.org:9000", bytes(range(32)), "ab" * 32, "alice")
+LINE = encode(INVITATION)
+
+ALICE = {
+    "name": "alice",
+    "state": "connected",
+    "addresses": ["10.0.0.2", "fd00::2"],
+    "endpoint": "192.0.2.7:40000",
+    "connections": 5,
+    "received_bytes": 1_500_000,
+    "sent_bytes": 20,
+    "session_seconds": 184.2,
+}
+BOB = {
+    "name": "bob",
+    "state": "away",
+    "addresses": [],
+    "endpoint": "",
+    "connections": 0,
+    "received_bytes": 0,
+    "sent_bytes": 0,
+    "session_seconds": None,
+}
+PEERS = {"ok": True, "schema_version": 1, "peers": [ALICE, BOB]}
+
+Said = tuple[int, str, str]
+
+
+class Server:
+    """An instance that has one answer for everything, and what it was asked."""
+
+    def __init__(self, name: str) -> None:
+        self.asked: list[dict] = []
+        self.answer: dict[str, Any] = {"ok": True}
+        self._instance = instance.Instance(name)
+        self._instance.acquire()
+        self._selector = selectors.DefaultSelector()
+        self._control = ControlServer(self._instance.socket_path, self._take, self._selector)
+        self._end, end = os.pipe()
+        self._selector.register(self._end, selectors.EVENT_READ)
+        self._writer = end
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _take(self, request: dict) -> dict:
+        self.asked.append(request)
+        return self.answer
+
+    def _serve(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.fd == self._end:
+                    return
+                key.data()
+
+    def close(self) -> None:
+        os.write(self._writer, b"\n")
+        self._thread.join()
+        self._control.close()
+        self._selector.close()
+        os.close(self._end)
+        os.close(self._writer)
+        self._instance.release()
+
+
+@pytest.fixture
+def run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No instance runs but ours. Short: the path of a socket has 107 bytes, unix(7)."""
+    with tempfile.TemporaryDirectory() as directory:
+        monkeypatch.setattr(instance, "RUN_DIRECTORY", Path(directory) / "run")
+        yield
+
+
+@pytest.fixture
+def server(run_directory: None) -> Iterator[Server]:
+    started = Server("hub")
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    """Type a command."""
+
+    def typed(*words: str | Path) -> Said:
+        status = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return typed
+
+
+# -- genkey
+
+
+def test_a_key_is_printed_and_no_two_are_the_same(run) -> None:
+    status, first, _ = run("genkey")
+    assert status == 0 and len(parse(first)) == 32 and first.count("\n") == 1
+    assert run("genkey")[1] != first
+
+
+def test_a_key_goes_into_a_new_file_of_its_owner_and_not_to_the_screen(run, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    assert run("genkey", path) == (0, "", "")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    key = read_key(path, "key")
+    status, out, err = run("genkey", path)
+    assert (status, out) == (1, "") and f"{path} exists and is not overwritten" in err
+    assert read_key(path, "key") == key
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o600, False)])
+def test_a_key_redirected_to_a_file_that_others_can_read_is_warned_of(tmp_path: Path, mode: int, warned: bool) -> None:
+    path = tmp_path / "key"
+    path.touch()
+    path.chmod(mode)
+    with path.open("w") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli.main", "genkey"],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    assert ("chmod 600" in done.stderr) is warned and len(parse(path.read_text())) == 32
+
+
+# -- gen-cert
+
+
+def test_a_ca_and_what_it_issues_are_files_of_their_owner_that_belong_together(run, tmp_path: Path) -> None:
+    pki = tmp_path / "pki"
+    for words, name in (
+        (["--ca", "Our CA"], "ca"),
+        (["--server", "vpn.example.org", "--address", "192.0.2.1", "vpn"], "vpn.example.org"),
+        (["--client", "alice"], "alice"),
+    ):
+        status, out, err = run("gen-cert", pki, *words)
+        assert (status, err) == (0, "")
+        pair = certificates.read_pair(pki / f"{name}.crt", pki / f"{name}.key", name)
+        assert certificates.fingerprint(pair.certificate) in out and out.startswith(f"{pki}/{name}.crt: ")
+    assert certificates.describe((pki / "vpn.example.org.crt").read_bytes()).names == ("vpn.example.org", "vpn")
+    assert certificates.describe((pki / "alice.crt").read_bytes()).names == ("alice",)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in pki.iterdir()} == {0o600}
+    assert stat.S_IMODE(pki.stat().st_mode) == 0o700
+    ca, alice = (x509.load_pem_x509_certificate((pki / f"{name}.crt").read_bytes()) for name in ("ca", "alice"))
+    alice.verify_directly_issued_by(ca)
+
+
+def test_no_certificate_is_made_twice(run, tmp_path: Path) -> None:
+    for words in (["--ca", "Our CA"], ["--client", "alice"]):
+        assert run("gen-cert", tmp_path, *words)[0] == 0
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        status, out, err = run("gen-cert", tmp_path, *words)
+        assert (status, out) == (1, "") and "not overwritten" in err
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_key_whose_certificate_cannot_be_written_is_not_left_behind(run, tmp_path: Path) -> None:
+    assert run("gen-cert", tmp_path, "--ca", "Our CA")[0] == 0
+    (tmp_path / "alice.crt").touch()
+    assert run("gen-cert", tmp_path, "--client", "alice")[0] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alice.crt", "ca.crt", "ca.key"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["--client", "alice"], 78, "ca.crt: CA: cannot be read: No such file"),
+        (["--client", "ca"], 2, 'the name "ca" belongs to'),
+        (["--server", "../vpn"], 78, "expected 1 to 32"),
+        (["--client", ""], 78, "expected 1 to 32"),
+        (["--ca", ""], 78, "1 to 64 printable characters"),
+        (["--client", "alice", "--address", "192.0.2.1"], 2, "--address goes with --server"),
+        (["--server", "vpn", "--address", "192.0.2.1:9000"], 2, "--address: expected"),
+    ],
+)
+def test_a_certificate_that_cannot_be_is_refused(run, tmp_path: Path, words: list[str], status: int, text: str) -> None:
+    found, out, err = run("gen-cert", tmp_path, *words)
+    assert (found, out) == (status, "") and text in err
+    assert not os.listdir(tmp_path)
+
+
+# -- invite, peers, revoke
+
+
+def test_an_invitation_is_asked_for_and_its_line_printed(run, server: Server) -> None:
+    server.answer = {"ok": True, "line": LINE, "server": INVITATION.server, "certificate": False}
+    status, out, err = run(
+        "invite",
+        "alice",
+        "--address",
+        "vpn.example.org",
+        "--allow",
+        "10.1.0.0/16",
+        "fd01::/48",
+        "--allow",
+        "10.2.0.0/16",
+        "--rate",
+        "20",
+    )
+    assert (status, out) == (0, LINE + "\n")
+    assert "alice" in err and INVITATION.server in err and LINE not in err and "certificate" not in err
+    assert server.asked == [
+        {
+            "command": "invite",
+            "name": "alice",
+            "server": "vpn.example.org",
+            "allowed": ["10.1.0.0/16", "fd01::/48", "10.2.0.0/16"],
+            "rate_mbit": 20,
+        }
+    ]
+
+
+def test_an_invitation_says_if_the_server_wants_a_certificate_as_well(run, server: Server) -> None:
+    server.answer = {"ok": True, "line": LINE, "server": INVITATION.server, "certificate": True}
+    _, out, err = run("invite", "alice")
+    assert out == LINE + "\n" and "tls_cert_file" in err
+
+
+def test_what_is_not_said_of_a_peer_is_left_to_the_server(run, server: Server) -> None:
+    server.answer = {"ok": True, "line": LINE, "server": INVITATION.server, "certificate": False}
+    assert run("invite", "alice")[0] == 0
+    assert server.asked == [{"command": "invite", "name": "alice", "server": "", "allowed": [], "rate_mbit": None}]
+
+
+@pytest.mark.parametrize(
+    "words", [["invite", "alice"], ["revoke", "alice"], ["peers"], ["peers", "--json"]], ids=" ".join
+)
+def test_what_the_server_refuses_is_said_with_its_reason(run, server: Server, words: list[str]) -> None:
+    server.answer = {"ok": False, "error": "not here"}
+    assert run(*words) == (1, "", "tunnel-supervisor: not here\n")
+
+
+def test_more_networks_than_a_request_holds_are_refused_before_it_is_sent(run, server: Server) -> None:
+    status, out, err = run("invite", "alice", "--allow", *(f"10.{i}.0.0/16" for i in range(250)))
+    assert (status, out, server.asked) == (2, "", []) and "into its file" in err
+
+
+def test_peers_are_a_table_for_people(run, server: Server) -> None:
+    server.answer = PEERS
+    status, out, _ = run("peers")
+    assert status == 0 and server.asked == [{"command": "peers"}]
+    assert out.splitlines() == [
+        "name   state      addresses          endpoint         connections  received  sent  since",
+        "alice  connected  10.0.0.2, fd00::2  192.0.2.7:40000  5            1.5 MB    20 B  3m04s ago",
+        "bob    away       -                  -                0            0 B       0 B   -",
+    ]
+
+
+def test_peers_are_json_for_programs(run, server: Server) -> None:
+    server.answer = PEERS
+    status, out, _ = run("peers", "--json")
+    assert status == 0 and json.loads(out) == PEERS
+
+
+def test_without_a_peer_it_is_said(run, server: Server) -> None:
+    server.answer = {"ok": True, "schema_version": 1, "peers": []}
+    assert run("peers")[:2] == (0, "no peer\n")
+
+
+def test_a_strangers_name_reaches_no_terminal_unescaped() -> None:
+    shown = render([{**ALICE, "name": "\x1b[2J\u202e\n"}])
+    assert all(character.isprintable() or character == "\n" for character in shown) and shown.count("\n") == 1
+
+
+def test_a_peer_is_revoked(run, server: Server) -> None:
+    assert run("revoke", "alice") == (0, "revoked: alice\n", "")
+    assert server.asked == [{"command": "revoke", "name": "alice"}]
+
+
+def test_the_instance_is_the_one_named_or_configured_or_the_only_one(run, server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "hub.json"
+    file.write_text(json.dumps({"mode": "server", "name": "hub"}))
+    assert [run("revoke", "alice", *words)[0] for words in ([], ["--name", "hub"], ["--config", str(file)])] == [0] * 3
+    assert len(server.asked) == 3
+    assert run("revoke", "alice", "--name", "other") == (3, "", 'tunnel-supervisor: instance "other" does not run\n')
+
+
+@pytest.mark.parametrize("words", [["invite", "alice"], ["revoke", "alice"], ["peers"]], ids=" ".join)
+def test_without_an_instance_nothing_is_asked(run, run_directory: None, words: list[str]) -> None:
+    status, out, err = run(*words)
+    assert (status, out) == (3, "") and "no instance runs" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["invite"],
+        ["revoke"],
+        ["gen-cert", "x"],
+        ["gen-cert", "x", "--ca", "a", "--client", "b"],
+        ["invite", "alice", "--rate", "fast"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_told(run, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and "usage:" in capsys.readouterr().err
+
+
+# -- start --join
+
+
+def test_an_invitation_is_taken_from_the_command_line_and_from_a_file(tmp_path: Path) -> None:
+    write_secret(tmp_path / "line", LINE.encode() + b"\n")
+    assert read_invitation(LINE) == read_invitation(f"@{tmp_path}/line") == INVITATION
+
+
+def test_an_invitation_in_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "line").write_text(LINE)
+    (tmp_path / "line").chmod(0o644)
+    with pytest.raises(ConfigError, match="others can read"):
+        read_invitation(f"@{tmp_path}/line")
+
+
+def test_an_invitation_on_standard_input_ends_with_its_line_and_the_input_is_closed() -> None:
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, LINE.encode() + b"\nmore")
+        assert read_invitation("-", reader) == INVITATION
+        with pytest.raises(BrokenPipeError):
+            os.write(writer, b"more")
+        assert os.read(reader, 1) == b""
+        with pytest.raises(ConfigError, match="found 0 characters"):
+            read_invitation("-", reader)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_an_invitation_makes_a_client_whose_configuration_holds_no_key() -> None:
+    made = config.load(None, overrides(INVITATION))
+    assert (made.mode, made.remote_addr, made.server_certificate_hash) == (
+        "client",
+        INVITATION.server,
+        bytes.fromhex(INVITATION.fingerprint),
+    )
+    assert base64.b64encode(INVITATION.key).decode() not in config.to_json(made)
+
+
+@pytest.mark.parametrize("words", [["--mode", "server"], ["--set", "mode=server"]], ids=" ".join)
+def test_a_server_joins_nobody(run, words: list[str]) -> None:
+    status, out, err = run("start", "--join", LINE, *words)
+    assert (status, out) == (2, "") and "--join makes a client" in err
+
+
+def test_a_line_on_the_command_line_is_taken_off_it(tmp_path: Path) -> None:
+    """A configuration in a FIFO holds the start up where others would look at it."""
+    fifo = tmp_path / "config"
+    os.mkfifo(fifo)
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli.main", "start", "--join", LINE, "--config", fifo],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        command_line = Path(f"/proc/{process.pid}/cmdline")
+        words = [sys.executable, "-m", "pipeline.cli.main", "start", "--join", "-", "--config", str(fifo)]
+        try:
+            eventually(lambda: command_line.read_bytes().decode().split("\0")[:-1] == words)
+            standard_input = Path(f"/proc/{process.pid}/fd/0")
+            eventually(lambda: os.readlink(standard_input) == "/dev/null")
+            fifo.write_text("no JSON")
+            assert process.wait(10) == 78 and "not JSON" in process.stderr.read()
+        finally:
+            process.kill()

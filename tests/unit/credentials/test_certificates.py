@@ -1,0 +1,306 @@
+"""Certificates, in real handshakes that check them as strictly as Python can."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.credentials import certificates
+from pipeline.credentials.certificates import (
+    Pair,
+    describe,
+    fingerprint,
+    issue,
+    make_ca,
+    make_server,
+    names,
+    notice,
+    read_pair,
+)
+from pipeline.errors import ConfigError
+
+HOST = "vpn.example.org"
+NOW = datetime.now(UTC)
+DAY = timedelta(days=1)
+ANCIENT = NOW - 900 * DAY  # what was issued then has expired, its CA has not
+
+CA = make_ca("our CA", ANCIENT)
+OTHER_CA = make_ca("our CA")
+SERVER = issue(CA, HOST, server=True, hosts=["192.0.2.1", "2001:db8::1"])
+CLIENT = issue(CA, "alice", server=False)
+OWN = make_server("tun0")
+
+
+class Refused(Exception):
+    """The handshake failed, for the reason that OpenSSL gives."""
+
+
+@pytest.fixture
+def load(tmp_path: Path):
+    """Give a context a certificate with its key; ssl takes them from files alone."""
+
+    def loaded(context: ssl.SSLContext, pair: Pair) -> None:
+        path = tmp_path / "pair.pem"
+        path.write_bytes(pair.key + pair.certificate)
+        context.load_cert_chain(path)
+
+    return loaded
+
+
+def verifying(context: ssl.SSLContext, ca: Pair, flags: ssl.VerifyFlags = ssl.VERIFY_DEFAULT) -> ssl.SSLContext:
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT | flags
+    context.load_verify_locations(cadata=ca.certificate.decode())
+    return context
+
+
+def client_of(ca: Pair, flags: ssl.VerifyFlags = ssl.VERIFY_DEFAULT) -> ssl.SSLContext:
+    return verifying(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca, flags)
+
+
+def server_with(load, pair: Pair) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load(context, pair)
+    return context
+
+
+def handshake(client: ssl.SSLContext, server: ssl.SSLContext, host: str) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+    """Both ends after it, client's first."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(down, up, server_hostname=host), server.wrap_bio(up, down, server_side=True)]
+    waiting = list(ends)
+    while waiting:
+        for end in list(waiting):
+            try:
+                end.do_handshake()
+                waiting.remove(end)
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError as error:
+                raise Refused(str(error)) from None
+    return ends[0], ends[1]
+
+
+# -- what works
+
+
+@pytest.mark.parametrize("host", [HOST, "192.0.2.1", "2001:db8::1"])
+def test_a_server_of_a_ca_is_known_by_its_name_and_by_its_addresses(load, host: str) -> None:
+    client, _ = handshake(client_of(CA), server_with(load, SERVER), host)
+    assert client.version() == "TLSv1.3"
+
+
+def test_a_client_of_a_ca_is_known_by_its_name(load) -> None:
+    client, server = client_of(CA), verifying(server_with(load, SERVER), CA)
+    load(client, CLIENT)
+    _, end = handshake(client, server, HOST)
+    assert names(end.getpeercert(True)) == ("alice",)
+
+
+def test_a_servers_own_certificate_is_known_by_its_hash(load) -> None:
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    end, _ = handshake(client, server_with(load, OWN), "wherever")
+    assert hashlib.sha256(end.getpeercert(True)).hexdigest() == fingerprint(OWN.certificate)
+
+
+def test_a_servers_own_certificate_is_strict_as_well(load) -> None:
+    handshake(client_of(OWN, ssl.VERIFY_X509_PARTIAL_CHAIN), server_with(load, OWN), "tun0")
+
+
+def test_a_server_may_be_called_as_its_ca_is(load) -> None:
+    ca = make_ca(HOST)
+    handshake(client_of(ca), server_with(load, issue(ca, HOST, server=True)), HOST)
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize(
+    ("pair", "host", "why"),
+    [
+        (issue(CA, HOST, server=True, now=ANCIENT), HOST, "expired"),
+        (issue(CA, HOST, server=True, now=NOW + 2 * certificates.SLACK), HOST, "not yet valid"),
+        (issue(OTHER_CA, HOST, server=True), HOST, "unable to get local issuer certificate"),
+        (issue(make_ca("another CA"), HOST, server=True), HOST, "unable to get local issuer certificate"),
+        (OWN, "tun0", "self-signed certificate"),
+        (SERVER, "other.example.org", "Hostname mismatch"),
+        (SERVER, "192.0.2.2", "IP address mismatch"),
+        (issue(CA, HOST, server=False), HOST, "unsuitable certificate purpose"),
+    ],
+    ids=[
+        "expired",
+        "not yet valid",
+        "CA of the same name",
+        "another CA",
+        "no CA",
+        "wrong name",
+        "wrong address",
+        "a client's",
+    ],
+)
+def test_a_client_refuses_a_server(load, pair: Pair, host: str, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        handshake(client_of(CA), server_with(load, pair), host)
+
+
+@pytest.mark.parametrize(
+    ("pair", "why"),
+    [
+        (None, "peer did not return a certificate"),
+        (issue(CA, "alice", server=False, now=ANCIENT), "expired"),
+        (issue(CA, "alice", server=False, now=NOW + 2 * certificates.SLACK), "not yet valid"),
+        (issue(make_ca("another CA"), "alice", server=False), "unable to get local issuer certificate"),
+        (issue(CA, "alice", server=True), "unsuitable certificate purpose"),
+    ],
+    ids=["none", "expired", "not yet valid", "another CA", "a server's"],
+)
+def test_a_server_refuses_a_client(load, pair: Pair | None, why: str) -> None:
+    client, server = client_of(CA), verifying(server_with(load, SERVER), CA)
+    if pair:
+        load(client, pair)
+    with pytest.raises(Refused, match=why):
+        handshake(client, server, HOST)
+
+
+def test_who_has_been_issued_a_certificate_issues_none() -> None:
+    with pytest.raises(ConfigError, match="may not sign others"):
+        issue(CLIENT, "mallory", server=False)
+
+
+def test_a_ca_issues_nothing_that_outlives_it_and_nothing_after_its_end() -> None:
+    ca = make_ca("old", NOW - certificates.CA_LIFE + DAY)
+    assert describe(issue(ca, HOST, server=True).certificate).not_after == describe(ca.certificate).not_after
+    with pytest.raises(ConfigError, match="the CA has expired"):
+        issue(make_ca("older", NOW - certificates.CA_LIFE - DAY), HOST, server=True)
+
+
+@pytest.mark.parametrize("name", ["", "a" * 65, "a\nb", "a\0b"], ids=repr)
+def test_a_name_that_no_certificate_can_have_is_refused(name: str) -> None:
+    for make in (make_ca, make_server):
+        with pytest.raises(ConfigError, match="1 to 64 printable characters"):
+            make(name)
+
+
+def test_a_host_name_that_is_not_ascii_is_refused() -> None:
+    with pytest.raises(ConfigError, match="xn--"):
+        issue(CA, HOST, server=True, hosts=["bücher.example"])
+
+
+# -- what it says
+
+
+def test_a_certificate_begins_an_hour_ago_for_clocks_that_are_behind() -> None:
+    for pair in (make_ca("ca", NOW), make_server("server", now=NOW), issue(CA, "alice", server=False, now=NOW)):
+        assert NOW.replace(microsecond=0) - describe(pair.certificate).not_before == timedelta(hours=1)
+
+
+def test_lives_are_ten_years_and_of_what_is_issued_825_days() -> None:
+    for pair, days in (
+        (make_ca("ca", NOW), 3650),
+        (make_server("server", now=NOW), 3650),
+        (issue(OTHER_CA, "alice", server=False, now=NOW), 825),
+    ):
+        assert (describe(pair.certificate).not_after - NOW + timedelta(seconds=1)).days == days
+
+
+def test_a_description_has_names_and_hash() -> None:
+    described = describe(SERVER.certificate)
+    assert described.names == (HOST,)
+    assert described.fingerprint == hashlib.sha256(der(SERVER)).hexdigest() == fingerprint(SERVER.certificate)
+
+
+def test_of_a_chain_the_first_certificate_counts() -> None:
+    assert fingerprint(SERVER.certificate + CA.certificate) == fingerprint(SERVER.certificate)
+
+
+def test_names_are_those_for_dns_and_then_the_subjects() -> None:
+    assert names(der(issue(CA, "alice", server=False, hosts=["a.example", "10.0.0.1"]))) == ("alice", "a.example")
+    assert names(der(CA)) == ("our CA",)
+
+
+@pytest.mark.parametrize(
+    ("now", "text"),
+    [
+        (NOW, ""),
+        (NOW + 794 * DAY, ""),
+        (NOW + 810 * DAY, "server.crt expires on "),
+        (NOW + 826 * DAY, "server.crt has expired on "),
+        (NOW - DAY, "server.crt is not valid before "),
+    ],
+)
+def test_a_notice_comes_a_month_before_the_end(now: datetime, text: str) -> None:
+    said = notice(issue(OTHER_CA, HOST, server=True, now=NOW).certificate, "server.crt", now)
+    assert said.startswith(text) and bool(said) == bool(text)
+
+
+# -- what peers and files may hold
+
+
+def der(pair: Pair) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(pair.certificate.decode())
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_certificate_have_no_names(data: bytes) -> None:
+    assert names(data) == ()
+
+
+@given(st.lists(st.tuples(st.integers(0, len(der(CLIENT)) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_damaged_certificate_has_some_names_or_none(changes: Sequence[tuple[int, int]]) -> None:
+    damaged = bytearray(der(CLIENT))
+    for at, value in changes:
+        damaged[at] = value
+    assert all(isinstance(name, str) for name in names(bytes(damaged)))
+
+
+def test_a_certificate_of_a_version_that_there_is_not_has_no_names() -> None:
+    version = bytes.fromhex("a003020102")  # [0] { INTEGER 2 }: v3, RFC 5280, 4.1
+    unknown = der(CLIENT).replace(version, version[:-1] + b"\x3e", 1)
+    assert unknown != der(CLIENT) and names(unknown) == ()
+    with pytest.raises(ConfigError, match="expected a certificate"):
+        describe(ssl.DER_cert_to_PEM_cert(unknown).encode())
+
+
+@given(st.binary(max_size=200))
+def test_a_file_of_any_bytes_is_a_certificate_or_refused(data: bytes) -> None:
+    with pytest.raises(ConfigError, match="expected a certificate"):
+        describe(b"-----BEGIN CERTIFICATE-----\n" + data + b"\n-----END CERTIFICATE-----\n")
+
+
+def test_a_pair_is_read_from_its_files_and_refused_if_it_is_none(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "a.crt", tmp_path / "a.key"
+
+    def write(first: bytes, second: bytes, mode: int = 0o600) -> None:
+        certificate.write_bytes(first)
+        key.write_bytes(second)
+        key.chmod(mode)
+
+    write(*SERVER)
+    assert read_pair(certificate, key, "CA") == SERVER
+    for first, second, mode, text in (
+        (SERVER.certificate, CLIENT.key, 0o600, f"{key}: CA: expected the private key of the certificate"),
+        (SERVER.certificate, b"garbage", 0o600, f"{key}: CA: expected a private key"),
+        (b"garbage", SERVER.key, 0o600, f"{certificate}: CA: expected a certificate"),
+        (SERVER.certificate, SERVER.key, 0o644, f"{key}: CA: others can read"),
+    ):
+        write(first, second, mode)
+        with pytest.raises(ConfigError) as caught:
+            read_pair(certificate, key, "CA")
+        assert str(caught.value).startswith(text)
+    key.unlink()
+    with pytest.raises(ConfigError, match="No such file"):
+        read_pair(certificate, key, "CA")
+
+
+def test_serial_numbers_are_positive_and_no_two_the_same() -> None:
+    serials = {x509.load_der_x509_certificate(der(make_server("a"))).serial_number for _ in range(20)}
+    assert len(serials) == 20 and all(0 < serial < 1 << 160 for serial in serials)

@@ -1,0 +1,238 @@
+"""The hub: which addresses a peer gets, whose packets go where, what a new configuration changes, what people see."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+
+from pipeline.packet.route_table import NOBODY
+from pipeline.peers.registry import Known
+from pipeline.shm import layout
+from pipeline.shm.connection_row import ConnectionRow
+from pipeline.shm.layout import ROUTES_MAX
+from pipeline.wire import messages
+from tests.harness.config_problems import problems
+from tests.harness.hub import KEYS, Answer, MakeServer, Server, hello, known, request
+
+ANN, BOB, CYD = known("ann"), known("bob"), known("cyd")
+SILENCE = 0
+
+
+@pytest.fixture
+def server(make_server: MakeServer) -> Server:
+    return make_server(ANN, BOB)
+
+
+# -- addresses and routes
+
+
+def test_a_peer_keeps_its_address_over_restarts_of_the_server(make_server: MakeServer) -> None:
+    first = make_server(ANN, BOB)
+    addresses = {name: first.ask(name).addresses for name in ("bob", "ann")}
+    second = make_server(ANN, BOB, remembered=first.saved[-1])
+    assert {name: second.ask(name).addresses for name in ("ann", "bob")} == addresses
+    assert addresses["bob"][0] == "10.0.0.2/24"
+
+
+def test_addresses_are_saved_when_they_have_changed_and_only_then(server: Server) -> None:
+    server.ask("ann")
+    assert server.saved == [{"ann": ["10.0.0.2", "fd00::2"]}]
+    server.ask("ann")
+    server.ask("ann", 2)
+    assert len(server.saved) == 1
+    server.ask("bob")
+    assert server.saved[1:] == [{"ann": ["10.0.0.2", "fd00::2"], "bob": ["10.0.0.3", "fd00::3"]}]
+
+
+def test_a_fixed_address_is_the_peers_and_networks_behind_it_are_reached_through_it(make_server: MakeServer) -> None:
+    server = make_server(known("ann", "10.1.0.0/16", fixed=["10.0.0.50"]), known("bob", "10.1.2.0/24"))
+    assert server.whose("10.1.0.1") == server.whose("10.0.0.50") == NOBODY
+    ann = server.ask("ann")
+    assert ann.addresses == ["10.0.0.50/24", "fd00::2/64"]
+    assert server.whose("10.1.0.1") == server.whose("10.0.0.50") == ann.seat
+    assert server.whose("10.1.2.1") == NOBODY
+    bob = server.ask("bob")
+    assert server.whose("10.1.2.1") == bob.seat
+    assert server.whose("10.0.0.1") == server.whose("192.0.2.1") == NOBODY
+
+
+def test_more_routes_than_there_is_room_for_leave_the_others_theirs(
+    make_server: MakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    many = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(1, ROUTES_MAX + 2)]
+    server = make_server(ANN, known("bob", *many))
+    ann = server.comes("ann", 1, "10.0.0.9")
+    with caplog.at_level(logging.ERROR, "tunnel"):
+        server.ask("bob", 1, "10.0.0.10")
+    assert "routes to peers: at most 8192 are possible" in caplog.messages[0]
+    assert server.whose("10.0.0.9") == ann.seat
+    assert server.is_current(ann)
+
+
+def test_a_peer_that_lost_its_address_while_it_was_away_has_a_way_again_when_it_is_back(
+    make_server: MakeServer,
+) -> None:
+    """The only address of a small subnet goes from one to the other and back."""
+    server = make_server(tunnel_addr="10.0.0.1/30", insecure=True)
+    ann = server.ask_unproved(1, 5)
+    server.goes(ann.peer)
+    bob = server.ask_unproved(2, 5)
+    assert bob.addresses == ann.addresses
+    server.goes(bob.peer)
+    again = server.ask_unproved(1, 5)
+    assert again.addresses == ann.addresses
+    assert server.whose("10.0.0.2") == again.seat
+    assert server.is_current(again)
+
+
+def test_a_peer_that_comes_back_with_another_wish_has_a_way_to_its_new_address(server: Server) -> None:
+    """Nothing keeps a client from it: the same session, and another address."""
+    before = server.comes("ann", 5, "10.0.0.9")
+    server.goes(before.peer)
+    after = server.ask("ann", 5, "10.0.0.10")
+    assert after.addresses == ["10.0.0.10/24"]
+    assert server.whose("10.0.0.10") == after.seat
+    assert server.whose("10.0.0.9") == NOBODY
+    assert server.saved[-1] == {"ann": ["10.0.0.10"]}
+
+
+def test_a_route_to_what_is_behind_a_peer_is_pushed_to_the_others_alone(make_server: MakeServer) -> None:
+    server = make_server(
+        known("ann", "10.1.0.0/16", "fd01::/16"),
+        known("bob", "10.1.2.0/24"),
+        push_routes=["10.1.0.0/16", "10.1.2.0/24", "10.9.0.0/16", "fd01:1::/48"],
+    )
+
+    def pushed(name: str) -> list[str]:
+        return [str(route) for route in server.ask(name).greeting.routes]
+
+    assert pushed("ann") == ["10.9.0.0/16"]
+    assert pushed("bob") == ["10.1.0.0/16", "10.9.0.0/16", "fd01:1::/48"]
+
+
+def test_as_many_routes_can_be_configured_to_be_pushed_as_a_greeting_holds(make_server: MakeServer) -> None:
+    many = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(1, messages.ROUTES_MAX + 2)]
+    server = make_server(ANN, push_routes=many[:-1])
+    assert len(server.ask("ann").greeting.routes) == messages.ROUTES_MAX
+    assert [problem.path for problem in problems({"mode": "server", "push_routes": many})] == ["push_routes"]
+
+
+# -- another configuration
+
+
+def test_a_peer_that_was_revoked_loses_its_connections_its_routes_and_its_right_to_come_back(server: Server) -> None:
+    bob, ann = server.comes("bob"), server.comes("ann")
+    server.configure(BOB)
+    assert not server.is_current(ann)
+    assert server.is_current(bob)
+    assert server.whose("10.0.0.2") == bob.seat
+    assert server.whose("10.0.0.3") == NOBODY
+    assert server.ask("ann").reason == SILENCE
+
+
+def test_a_peer_that_was_revoked_and_invited_again_has_another_seat(server: Server) -> None:
+    ann = server.comes("ann")
+    server.configure(BOB)
+    server.configure(ANN, BOB)
+    server.has_connections(ann.peer, 0)
+    again = server.ask("ann", 1)
+    assert again.seat != ann.seat
+    assert server.is_current(again) and not server.is_current(ann)
+    assert server.whose("10.0.0.2") == again.seat
+
+
+def test_a_peer_with_another_key_is_known_by_that_and_goes_on(server: Server) -> None:
+    ann = server.comes("ann", 5)
+    server.configure(Known(ANN.identity, KEYS["eve"]), BOB)
+    assert server.is_current(ann)
+    assert server.ask("ann", 5).reason == SILENCE
+    asked = request(hello(KEYS["eve"], 5).frame(), KEYS["eve"])
+    assert Answer(server.hub.answer(asked)).seat == ann.seat
+
+
+def test_the_same_configuration_again_changes_nothing(server: Server) -> None:
+    server.comes("ann")
+    before = server.state()
+    server.configure(ANN, BOB)
+    assert server.state() == before
+
+
+def test_rates_are_taken_over_without_ending_anything(server: Server) -> None:
+    ann, bob = server.comes("ann"), server.comes("bob")
+    server.configure(known("ann", rate=5000), BOB)
+    assert server.is_current(ann) and server.is_current(bob)
+    assert [server.table.rate(peer) for peer in range(3)] == [5000, 0, 0]
+    server.configure(ANN, BOB)
+    assert server.table.rate(ann.peer) == 0
+
+
+def test_networks_that_a_peer_may_have_from_now_on_lead_to_it_at_once(server: Server) -> None:
+    ann = server.comes("ann")
+    server.configure(known("ann", "10.1.0.0/16"), BOB)
+    assert server.whose("10.1.2.3") == ann.seat
+    server.configure(ANN, BOB)
+    assert server.whose("10.1.2.3") == NOBODY
+    assert server.is_current(ann)
+
+
+def test_an_address_that_another_one_is_given_by_the_configuration_ends_the_session_that_has_it(server: Server) -> None:
+    ann = server.comes("ann")
+    server.configure(ANN, known("bob", fixed=["10.0.0.2"]))
+    assert not server.is_current(ann)
+    assert server.whose("10.0.0.2") == NOBODY
+    server.goes(ann.peer)
+    bob = server.ask("bob")
+    assert bob.addresses[0] == "10.0.0.2/24"
+    assert set(server.ask("ann", 1).addresses) == {"10.0.0.3/24", "fd00::2/64"}
+
+
+# -- for people
+
+
+def row(peer: int, address: str, state: str = "established") -> ConnectionRow:
+    return ConnectionRow(state, address, 0, 1, 0, 0, 0, 0, 0, 0, peer)
+
+
+def test_every_peer_is_listed_by_name_whether_it_is_connected_or_not(make_server: MakeServer) -> None:
+    server = make_server(known("bob", "10.1.0.0/16", rate=250_000), known("ann", fixed=["10.0.0.9"]), CYD)
+    bob = server.comes("bob")
+    server.has_connections(bob.peer, 2, lane=1)
+    for lane, address in enumerate(("192.0.2.7:40000", "192.0.2.7:40001")):
+        server.table.write_row(lane, lane, row(bob.peer, address))
+    server.table.write_row(1, 5, row(bob.peer, "[2001:db8::1]:4000"))
+    server.table.write_row(1, 6, row(bob.peer, "192.0.2.99:1", state="greeting"))
+    ann, shown, cyd = server.hub.peers(time.monotonic_ns() + 90_000_000_000)
+    assert (ann["name"], ann["state"], ann["addresses"], ann["endpoint"]) == ("ann", "away", ["10.0.0.9"], "")
+    assert (ann["connections"], ann["session_seconds"]) == (0, None)
+    assert (shown["name"], shown["state"], shown["connections"]) == ("bob", "connected", 3)
+    assert (shown["addresses"], shown["allowed"]) == (["10.0.0.2", "fd00::2"], ["10.1.0.0/16"])
+    assert (shown["endpoint"], shown["rate_mbit"]) == ("192.0.2.7, [2001:db8::1]", 2.0)
+    assert 90 <= shown["session_seconds"] < 100
+    assert (cyd["name"], cyd["addresses"]) == ("cyd", [])
+
+
+def test_amounts_are_counted_from_when_the_peer_sat_down(make_server: MakeServer) -> None:
+    server = make_server(ANN, BOB, capacity=1)
+
+    def carry(amount: int) -> None:
+        for lane in range(2):
+            server.table.sent[lane][layout.SENT_BYTES] += amount
+            server.table.sent[lane][layout.SENT_DROPPED] += amount + 1
+            server.table.carriers[lane][layout.CARRIER_RECEIVED] += amount + 2
+
+    def amounts(name: str) -> tuple[int, int, int]:
+        found = next(peer for peer in server.hub.peers(0) if peer["name"] == name)
+        return found["sent_bytes"], found["dropped"], found["received_bytes"]
+
+    carry(1000)
+    ann = server.comes("ann")
+    assert amounts("ann") == (0, 0, 0)
+    carry(10)
+    assert amounts("ann") == (20, 22, 24)
+    server.goes(ann.peer)
+    server.comes("bob")
+    assert amounts("bob") == amounts("ann") == (0, 0, 0)
+    carry(1)
+    assert amounts("bob") == (2, 4, 6)

@@ -1,0 +1,363 @@
+"""Who can prove to be which peer: by a key, a certificate, or nothing; and which peers cannot be beside each other."""
+
+from __future__ import annotations
+
+import hashlib
+import timeit
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from pipeline.config import Config, parse
+from pipeline.credentials import certificates, keys
+from pipeline.credentials.certificates import Pair
+from pipeline.errors import ConfigError
+from pipeline.peers import peer_file, registry
+from pipeline.peers.address_assignment import Identity
+from pipeline.peers.peer_file import InvitedPeer
+from pipeline.peers.registry import Identities, Known
+from pipeline.wire import auth as proof
+from pipeline.wire import messages
+from tests.harness.tls_ends import issue
+
+KEYS = {name: bytes([number]) * 31 + name[:1].encode() for number, name in enumerate(("ann", "bob", "cyd"))}
+TRANSCRIPT = b"t" * 32
+MBIT = 125_000
+
+
+def hello(key: bytes | None, client: int = 1) -> messages.Hello:
+    """Of a client that has this key, or none."""
+    auth = messages.AUTH_NONE if key is None else messages.AUTH_KEY
+    return messages.Hello(
+        messages.VERSION, 0, 0, 1, 1400, client, 1, 0, 0, auth, bytes(8) if key is None else proof.key_id(key)
+    )
+
+
+def with_key(name: str) -> Known:
+    return Known(Identity(name), KEYS[name])
+
+
+def name_of(known: Known | None) -> str | None:
+    return known and known.identity.name
+
+
+# -- by key
+
+
+def proved(known: Identities, named: bytes | None, used: bytes) -> str | None:
+    """Who a client is that names one key and uses one."""
+    return name_of(known.by_key(hello(named), TRANSCRIPT, proof.client_proof(used, TRANSCRIPT)))
+
+
+@pytest.fixture
+def known() -> Identities:
+    made = Identities(strangers=False)
+    made.replace([with_key("ann"), with_key("bob")])
+    return made
+
+
+@pytest.mark.parametrize("name", ["ann", "bob"])
+def test_who_has_a_key_is_its_peer(known: Identities, name: str) -> None:
+    assert proved(known, KEYS[name], KEYS[name]) == name
+
+
+def test_who_names_a_key_and_has_another_is_nobody(known: Identities) -> None:
+    assert proved(known, KEYS["ann"], KEYS["bob"]) is None
+    assert proved(known, KEYS["cyd"], KEYS["ann"]) is None
+    assert proved(known, KEYS["cyd"], KEYS["cyd"]) is None
+
+
+def test_who_names_no_key_is_nobody_whatever_he_proves(known: Identities) -> None:
+    assert proved(known, None, KEYS["ann"]) is None
+    silent = hello(KEYS["ann"])._replace(auth=messages.AUTH_NONE)
+    assert known.by_key(silent, TRANSCRIPT, proof.client_proof(KEYS["ann"], TRANSCRIPT)) is None
+
+
+@pytest.mark.parametrize("mac", [b"", b"m" * 31, bytes(32), b"m" * 64])
+def test_a_proof_that_is_none_proves_nothing(known: Identities, mac: bytes) -> None:
+    assert known.by_key(hello(KEYS["ann"]), TRANSCRIPT, mac) is None
+    assert known.by_key(hello(KEYS["cyd"]), TRANSCRIPT, mac) is None
+
+
+def test_an_unknown_key_takes_the_same_path_as_a_known_one(known: Identities) -> None:
+    """Without a mac to compare, it would be done in a tenth of the time."""
+    mac = b"m" * 32
+
+    def seconds(greeting: messages.Hello) -> float:
+        return min(timeit.repeat(lambda: known.by_key(greeting, TRANSCRIPT, mac), number=200, repeat=20))
+
+    assert 0.5 < seconds(hello(KEYS["cyd"])) / seconds(hello(KEYS["ann"])) < 2
+
+
+def test_nobody_has_the_key_that_stands_for_unknown_ones() -> None:
+    first, second = Identities(False), Identities(False)
+    assert first._nobodys_key != second._nobodys_key
+    assert len(first._nobodys_key) == proof.KEY_BYTES
+
+
+def test_others_replace_those_that_were_known(known: Identities) -> None:
+    known.replace([with_key("cyd")])
+    assert proved(known, KEYS["ann"], KEYS["ann"]) is None
+    assert proved(known, KEYS["cyd"], KEYS["cyd"]) == "cyd"
+    known.replace([Known(Identity("dan"), certificate_name="dan.test")])
+    assert proved(known, KEYS["cyd"], KEYS["cyd"]) is None
+
+
+# -- by certificate
+
+
+@pytest.fixture(scope="module")
+def authority() -> Pair:
+    return certificates.make_ca("authority")
+
+
+def der(pem: bytes) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+
+
+@pytest.fixture(scope="module")
+def shown(authority: Pair) -> Callable[..., bytes]:
+    """A client's certificate as the server is shown it."""
+    return lambda name, *hosts: der(certificates.issue(authority, name, server=False, hosts=hosts).certificate)
+
+
+def certified(*known: Known) -> Identities:
+    made = Identities(strangers=False)
+    made.replace(known)
+    return made
+
+
+def by_hash(name: str, certificate: bytes) -> Known:
+    return Known(Identity(name), certificate_sha256=hashlib.sha256(certificate).digest())
+
+
+def by_name(name: str, certificate_name: str) -> Known:
+    return Known(Identity(name), certificate_name=certificate_name)
+
+
+def test_a_certificate_is_known_by_its_hash(shown: Callable[..., bytes]) -> None:
+    ann, renewed = shown("ann.test"), shown("ann.test")
+    known = certified(by_hash("ann", ann))
+    assert name_of(known.by_certificate(ann)) == "ann"
+    assert known.by_certificate(renewed) is None
+    assert known.by_certificate(shown("bob.test")) is None
+
+
+def test_a_certificate_is_known_by_any_of_its_names_and_so_is_a_renewed_one(shown: Callable[..., bytes]) -> None:
+    known = certified(by_name("ann", "laptop.test"))
+    assert name_of(known.by_certificate(shown("ann.test", "laptop.test"))) == "ann"
+    assert name_of(known.by_certificate(shown("laptop.test"))) == "ann"
+    assert known.by_certificate(shown("bob.test")) is None
+    assert known.by_certificate(shown("other.laptop.test")) is None
+
+
+def test_its_hash_goes_before_its_names(shown: Callable[..., bytes]) -> None:
+    certificate = shown("bob.test")
+    known = certified(by_name("bob", "bob.test"), by_hash("ann", certificate))
+    assert name_of(known.by_certificate(certificate)) == "ann"
+    assert name_of(known.by_certificate(shown("bob.test"))) == "bob"
+
+
+def test_if_no_peer_is_known_by_a_certificate_it_says_itself_who_it_is(shown: Callable[..., bytes]) -> None:
+    for known in (certified(), certified(with_key("cyd"))):
+        assert known.by_certificate(shown("ann.test")) == Known(Identity("ann.test"))
+
+
+def test_a_certificate_never_speaks_for_a_peer_that_has_a_key(shown: Callable[..., bytes]) -> None:
+    """It would get that peer's addresses and the networks behind it."""
+    known = certified(with_key("ann"))
+    assert known.by_certificate(shown("ann")) is None
+
+
+def test_a_name_that_no_log_could_show_is_no_name() -> None:
+    """Its CA may be one that lets clients choose."""
+    for name in ("an\x1b[31mn", "an\nn"):
+        assert certified().by_certificate(der(issue(name).certificate.encode())) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"\x30\x82", b"no certificate", bytes(2000)])
+def test_what_is_no_certificate_is_nobodys(data: bytes) -> None:
+    for known in (certified(), certified(by_name("ann", "ann.test")), certified(with_key("ann"))):
+        assert known.by_certificate(data) is None
+
+
+# -- by nothing
+
+
+def test_strangers_are_let_in_where_everybody_is_each_as_a_peer_of_his_own() -> None:
+    everybody = Identities(strangers=True)
+    names = [name_of(everybody.stranger(hello(None, client))) for client in (1, 2, (1 << 64) - 1)]
+    assert len(set(names)) == 3
+    assert names[0] == name_of(everybody.stranger(hello(None, 1)))
+    assert names[2] == "client-ffffffffffffffff"
+    assert everybody.stranger(hello(None)).identity == Identity(names[0])
+
+
+def test_elsewhere_a_stranger_is_nobody() -> None:
+    assert Identities(strangers=False).stranger(hello(None)) is None
+
+
+# -- from the configuration and the state directory
+
+
+class Files:
+    """A server's files: keys for its peers, and those that were invited."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def key(self, name: str) -> str:
+        """The path of a new file with a key."""
+        path = self.path / f"{name}.key"
+        keys.write_secret(path, keys.generate().encode())
+        return str(path)
+
+    def invite(self, name: str, **values: object) -> InvitedPeer:
+        peer = InvitedPeer(name, keys.parse(keys.generate()))._replace(**values)
+        peer_file.write(self.path, peer)
+        return peer
+
+    def config(self, *peers: dict, **values: object) -> Config:
+        return parse(
+            {"mode": "server", "state_dir": str(self.path), "tunnel_addr": "10.0.0.1/24", "peers": [*peers]} | values
+        )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def refused(load: Callable[[], object]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load()
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_peer_of_the_configuration_has_its_key_its_networks_and_its_rate(files: Files) -> None:
+    path = files.key("ann")
+    config = files.config(
+        {
+            "name": "ann",
+            "key_file": path,
+            "allowed": ["10.1.0.0/16", "fd01::/64"],
+            "address": "10.0.0.7",
+            "rate_mbit": 20,
+        },
+        {"name": "bob", "key_file": files.key("bob")},
+        rate_mbit=0.5,
+    )
+    ann, bob = registry.load(config)
+    assert ann == Known(
+        Identity("ann", (ip_network("10.1.0.0/16"), ip_network("fd01::/64")), (ip_address("10.0.0.7"),), 20 * MBIT),
+        keys.read_key(path, ""),
+    )
+    assert (bob.identity.name, bob.identity.rate) == ("bob", MBIT // 2)
+
+
+def test_a_peer_with_a_certificate_is_known_by_what_the_configuration_says(files: Files, authority: Pair) -> None:
+    ca = files.path / "ca.crt"
+    ca.write_bytes(authority.certificate)
+    config = files.config(
+        {"name": "ann", "fingerprint": "ab" * 32}, {"name": "bob", "certificate_name": "bob.test"}, tls_ca_file=str(ca)
+    )
+    ann, bob = registry.load(config)
+    assert (ann.certificate_sha256, ann.certificate_name, ann.key) == (b"\xab" * 32, "", b"")
+    assert (bob.certificate_sha256, bob.certificate_name, bob.key) == (b"", "bob.test", b"")
+
+
+def test_who_was_invited_is_known_beside_those_of_the_configuration(files: Files) -> None:
+    eve = files.invite("eve", allowed=(ip_network("10.2.0.0/16"),), address=(ip_address("10.0.0.9"),), rate_mbit=3.0)
+    files.invite("fay")
+    files.invite("gus", rate_mbit=0.0)
+    known = registry.load(files.config({"name": "ann", "key_file": files.key("ann")}, rate_mbit=7))
+    assert [name_of(each) for each in known] == ["ann", "eve", "fay", "gus"]
+    assert known[1] == Known(Identity("eve", eve.allowed, eve.address, 3 * MBIT), eve.key)
+    assert [each.identity.rate for each in known[2:]] == [7 * MBIT, 0]
+
+
+def test_without_encryption_nobody_is_invited(files: Files) -> None:
+    files.invite("eve")
+    assert registry.load(files.config(encryption="none", insecure=True)) == []
+
+
+def test_everything_that_is_wrong_in_any_file_is_said_at_once(files: Files) -> None:
+    open_to_all = files.path / "open.key"
+    open_to_all.write_text(keys.generate())
+    open_to_all.chmod(0o644)
+    files.invite("eve")
+    (files.path / "peers" / "fay.json").write_text('{"key": "short"}')
+    (files.path / "peers" / "fay.json").chmod(0o600)
+    found = refused(
+        lambda: registry.load(
+            files.config(
+                {"name": "ann", "key_file": str(open_to_all)}, {"name": "bob", "key_file": str(files.path / "none")}
+            )
+        )
+    )
+    assert len(found) == 3
+    assert "peers[0].key_file: others can read or change it" in found[0]
+    assert "peers[1].key_file: cannot be read: No such file" in found[1]
+    assert "fay.json: key: expected a key as" in found[2]
+
+
+# -- beside each other
+
+
+def clashing(known: Iterable[Known]) -> list[str]:
+    return refused(lambda: registry.check(known))
+
+
+def test_peers_that_have_nothing_in_common_can_be_beside_each_other() -> None:
+    registry.check([with_key("ann"), with_key("bob"), by_name("cyd", "cyd.test")])
+    registry.check(
+        [
+            Known(Identity("ann", (ip_network("10.0.0.0/8"),)), KEYS["ann"]),
+            Known(Identity("bob", (ip_network("10.1.0.0/16"), ip_network("10.0.0.0/9"))), KEYS["bob"]),
+        ]
+    )
+
+
+def test_two_peers_of_one_name_are_refused(files: Files) -> None:
+    files.invite("ann")
+    found = refused(lambda: registry.load(files.config({"name": "ann", "key_file": files.key("ann")})))
+    assert found == ['peers: two peers are called "ann", one of them invited: revoke it, or rename']
+
+
+def test_two_peers_with_one_key_are_refused(files: Files) -> None:
+    assert clashing([with_key("ann"), Known(Identity("bob"), KEYS["ann"])]) == [
+        'peers: "ann" and "bob" have the same key: who has it, is one peer'
+    ]
+    path = files.key("ann")
+    files.invite("eve", key=keys.read_key(path, ""))
+    assert refused(lambda: registry.load(files.config({"name": "ann", "key_file": path}))) == [
+        'peers: "ann" and "eve" have the same key: who has it, is one peer'
+    ]
+
+
+def test_two_peers_with_one_network_are_refused(files: Files) -> None:
+    lan = (ip_network("10.1.0.0/16"),)
+    assert clashing([Known(Identity("ann", lan), KEYS["ann"]), Known(Identity("bob", lan), KEYS["bob"])]) == [
+        'allowed: 10.1.0.0/16 belongs to "ann", and "bob" shall have it, too'
+    ]
+    files.invite("eve", allowed=lan)
+    config = files.config({"name": "ann", "key_file": files.key("ann"), "allowed": ["10.1.0.0/16"]})
+    assert refused(lambda: registry.load(config)) == [
+        'allowed: 10.1.0.0/16 belongs to "ann", and "eve" shall have it, too'
+    ]
+
+
+def test_two_peers_with_one_fixed_address_are_refused(files: Files) -> None:
+    files.invite("eve", address=(ip_address("10.0.0.7"),))
+    config = files.config({"name": "ann", "key_file": files.key("ann"), "address": "10.0.0.7"})
+    assert ["10.0.0.7" in text for text in refused(lambda: registry.load(config))] == [True]
+
+
+def test_all_that_two_peers_share_is_said() -> None:
+    one = Known(Identity("ann", (ip_network("10.1.0.0/16"),)), KEYS["ann"])
+    assert len(clashing([one, one._replace(identity=one.identity._replace(name="bob")), with_key("bob")])) == 3

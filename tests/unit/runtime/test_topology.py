@@ -1,0 +1,253 @@
+"""The topology table: every worker, ring, place and kick, for each number of lanes, with and without fec, for one peer
+and for several."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from pipeline.fec import shard
+from pipeline.runtime import topology
+from pipeline.runtime.plan import Member, PeersPlan, Plan, RingPlan, WorkerPlan
+from pipeline.shm import layout
+
+LANES = (1, 2, 3)
+SETTINGS = {"compat": False, "timeout": 30.0, "congestion": "", "nothing": None, "list": [1, "two"]}
+
+Shape = tuple[int, bool, int]  # lanes, fec, peers at a time
+
+EVERY_SHAPE = pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((lanes, fec, capacity), id=f"{lanes}-{'fec' if fec else 'plain'}-{capacity}")
+        for lanes in LANES
+        for fec in (False, True)
+        for capacity in (1, 5)
+    ],
+)
+LANE_COUNTS = pytest.mark.parametrize("lanes", LANES)
+
+
+def build(lanes: int, fec: bool, capacity: int = 1, name: str = "town") -> Plan:
+    return topology.build(name, "0123abcd", "server", lanes, (10, 3) if fec else None, 32, 135168, SETTINGS, capacity)
+
+
+def ring(plan: Plan, name: str) -> RingPlan:
+    return next(each for each in plan.rings if each.name == name)
+
+
+def shown(stages: list[list[Member]]) -> str:
+    """A ring as people draw it."""
+    return " -> ".join(" ".join(f"{m.worker}.{m.duty}" for m in stage) for stage in stages)
+
+
+def drawn(plan: Plan) -> dict[str, str]:
+    return {each.name: shown(each.stages) for each in plan.rings}
+
+
+def group(kind: str, duty: str, lanes: int) -> str:
+    return " ".join(f"{kind}-{i}.{duty}" for i in range(lanes))
+
+
+@LANE_COUNTS
+def test_without_fec_tun_and_tcp_face_each_other(lanes: int) -> None:
+    expected = {
+        f"{kind}-{i}": f"tun-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
+        for kind in ("outbound", "light")
+        for i in range(lanes)
+    }
+    expected |= {f"inbound-{j}": f"tcp-{j}.inbound -> {group('tun', 'inbound', lanes)}" for j in range(lanes)}
+    assert drawn(build(lanes, False)) == expected
+
+
+@LANE_COUNTS
+def test_with_fec_its_worker_stands_in_a_ring_between_them_and_fills_one_of_its_own(lanes: int) -> None:
+    expected = {
+        f"{kind}-{i}": f"tun-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
+        for kind in ("outbound", "light")
+        for i in range(lanes)
+    }
+    expected |= {
+        f"coded-{i}": f"tun-{i}.outbound -> fec-{i}.outbound -> {group('tcp', 'outbound', lanes)}" for i in range(lanes)
+    }
+    both = f"{group('tun', 'inbound', lanes)} {group('fec', 'inbound', lanes)}"
+    expected |= {f"inbound-{j}": f"tcp-{j}.inbound -> {both}" for j in range(lanes)}
+    expected |= {f"decoded-{i}": f"fec-{i}.inbound -> tun-{i}.inbound" for i in range(lanes)}
+    assert drawn(build(lanes, True)) == expected
+
+
+@LANE_COUNTS
+@pytest.mark.parametrize("fec", [False, True])
+def test_with_several_peers_there_is_a_ring_from_peer_to_peer_in_each_lane_and_no_other_difference(
+    lanes: int, fec: bool
+) -> None:
+    coded = "fec-{0}.outbound -> " if fec else ""
+    expected = {
+        f"transit-{i}": f"tun-{i}.inbound -> {coded.format(i)}{group('tcp', 'outbound', lanes)}" for i in range(lanes)
+    }
+    assert drawn(build(lanes, fec, 2)) == drawn(build(lanes, fec)) | expected
+    assert build(lanes, fec, 2).workers == build(lanes, fec).workers
+
+
+def test_two_lanes_written_out() -> None:
+    assert drawn(build(2, False)) == {
+        "outbound-0": "tun-0.outbound -> tcp-0.outbound tcp-1.outbound",
+        "outbound-1": "tun-1.outbound -> tcp-0.outbound tcp-1.outbound",
+        "light-0": "tun-0.outbound -> tcp-0.outbound tcp-1.outbound",
+        "light-1": "tun-1.outbound -> tcp-0.outbound tcp-1.outbound",
+        "inbound-0": "tcp-0.inbound -> tun-0.inbound tun-1.inbound",
+        "inbound-1": "tcp-1.inbound -> tun-0.inbound tun-1.inbound",
+    }
+
+
+@LANE_COUNTS
+@pytest.mark.parametrize(("fec", "kinds"), [(False, ["tcp", "tun"]), (True, ["tcp", "fec", "tun"])])
+def test_who_takes_from_a_ring_starts_before_who_fills_it_from_tun(lanes: int, fec: bool, kinds: list[str]) -> None:
+    plan = build(lanes, fec)
+    assert [(w.name, w.kind, w.lane) for w in plan.workers] == [
+        (f"{kind}-{lane}", kind, lane) for kind in kinds for lane in range(lanes)
+    ]
+    assert [w.page for w in plan.workers] == list(range(len(kinds) * lanes))
+
+
+@EVERY_SHAPE
+def test_rings_know_kind_and_lane_of_their_own(shape: Shape) -> None:
+    for each in build(*shape).rings:
+        assert each.name == f"{each.kind}-{each.lane}"
+        assert each.members == sum(len(stage) for stage in each.stages)
+
+
+@EVERY_SHAPE
+def test_every_member_has_its_place_between_its_neighbours(shape: Shape) -> None:
+    for each in build(*shape).rings:
+        numbers: list[list[int]] = []
+        for stage in each.stages:
+            first = sum(map(len, numbers))
+            numbers.append(list(range(first, first + len(stage))))
+        for index, stage in enumerate(each.stages):
+            for position, member in enumerate(stage):
+                place = each.place(member)
+                assert place.number == numbers[index][position]
+                assert place.position == position
+                assert place.before == numbers[index - 1]
+                assert place.first is (index == 0)
+                assert place.after == each.stages[(index + 1) % len(each.stages)]
+
+
+def test_places_of_the_largest_shape_written_out() -> None:
+    outbound = ring(build(3, True), "coded-1")
+    tcp = [Member(f"tcp-{i}", "outbound") for i in range(3)]
+    assert outbound.place(Member("tun-1", "outbound")) == (0, 0, [2, 3, 4], True, [Member("fec-1", "outbound")])
+    assert outbound.place(Member("fec-1", "outbound")) == (1, 0, [0], False, tcp)
+    assert outbound.place(tcp[2]) == (4, 2, [1], False, [Member("tun-1", "outbound")])
+    inbound = ring(build(3, True), "inbound-2")
+    assert inbound.place(Member("fec-0", "inbound")) == (4, 3, [0], False, [Member("tcp-2", "inbound")])
+    transit = ring(build(3, True, 5), "transit-1")
+    assert transit.place(Member("tun-1", "inbound")) == (0, 0, [2, 3, 4], True, [Member("fec-1", "outbound")])
+    assert transit.place(tcp[0]) == (2, 0, [1], False, [Member("tun-1", "inbound")])
+
+
+def test_who_does_not_visit_a_ring_has_no_place_in_it() -> None:
+    plan = build(2, False)
+    assert ring(plan, "outbound-0").place(Member("tun-1", "outbound")) is None
+    assert ring(plan, "outbound-0").place(Member("tun-0", "inbound")) is None
+    assert ring(plan, "inbound-0").place(Member("tcp-1", "inbound")) is None
+
+
+@EVERY_SHAPE
+def test_a_member_of_the_group_that_slots_are_stamped_for_stands_at_the_position_of_its_lane(shape: Shape) -> None:
+    plan = build(*shape)
+    for each in plan.rings:
+        for stage in each.stages:
+            if len(stage) > 1:
+                assert [plan.worker(member.worker).lane for member in stage[: shape[0]]] == list(range(shape[0]))
+
+
+def test_compat_has_the_two_rings_that_the_original_wire_format_needs() -> None:
+    plan = topology.build("town", "0123abcd", "server", 1, None, 32, 135168, SETTINGS | {"compat": True})
+    assert drawn(plan) == {
+        "outbound-0": "tun-0.outbound -> tcp-0.outbound",
+        "inbound-0": "tcp-0.inbound -> tun-0.inbound",
+    }
+
+
+@pytest.mark.parametrize("code", [(1, 1), (2, 6), (10, 3), (11, 6), (13, 5), (13, 6), (37, 6), (37, 1)])
+def test_a_coded_slot_holds_the_longest_block_with_its_parity(code: tuple[int, int]) -> None:
+    plan = topology.build("town", "0123abcd", "server", 1, code, 32, 135168, SETTINGS, 2)
+    room = ring(plan, "coded-0").slot_bytes - layout.SLOT_BODY_AT
+    assert ring(plan, "transit-0").slot_bytes == ring(plan, "coded-0").slot_bytes
+    for size in range(1, shard.BLOCK_BYTES_MAX + 1, 97):
+        n = shard.data_shards(size, code[0])
+        m = code[1] if n > 1 else 0
+        assert (n + m) * shard.shard_bytes(size, n, m) <= room
+
+
+@EVERY_SHAPE
+def test_everybody_is_kicked_by_exactly_those_that_it_waits_for(shape: Shape) -> None:
+    for each in build(*shape).rings:
+        everybody = [member for stage in each.stages for member in stage]
+        for member in everybody:
+            waits_for = {everybody[number] for number in each.place(member).before}
+            kicked_by = {other for other in everybody if member in each.place(other).after}
+            assert waits_for == kicked_by != set()
+
+
+@EVERY_SHAPE
+def test_every_duty_of_every_worker_visits_a_ring(shape: Shape) -> None:
+    plan = build(*shape)
+    visiting = {member for each in plan.rings for stage in each.stages for member in stage}
+    assert visiting == {Member(w.name, duty) for w in plan.workers for duty in layout.DUTIES}
+
+
+@EVERY_SHAPE
+def test_every_duty_has_one_doorbell_and_every_name_is_one_of_a_kind(shape: Shape) -> None:
+    plan = build(*shape)
+    names = [plan.board, plan.peers.segment, *(each.segment for each in plan.rings)]
+    for worker in plan.workers:
+        assert set(worker.doorbells) == set(layout.DUTIES)
+        names += worker.doorbells.values()
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert name.startswith("/tunnel@town@0123abcd@")
+        assert "/" not in name[1:]
+
+
+def test_names_fit_a_file_name_with_the_longest_instance_name() -> None:
+    longest = "n" * 64
+    plan = build(3, True, 5, longest)
+    for worker in plan.workers:
+        for name in worker.doorbells.values():
+            assert len("sem." + name) < os.pathconf("/dev/shm", "PC_NAME_MAX")
+
+
+def test_the_prefix_of_one_instance_is_never_the_beginning_of_anothers() -> None:
+    assert not topology.prefix("town-2").startswith(topology.prefix("town"))
+
+
+@EVERY_SHAPE
+def test_a_plan_crosses_a_pipe_as_json_and_is_the_same_plan(shape: Shape) -> None:
+    plan = build(*shape)
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert isinstance(again.workers[0], WorkerPlan)
+    assert isinstance(again.rings[0], RingPlan)
+    assert isinstance(again.peers, PeersPlan)
+    assert isinstance(again.rings[0].stages[0][0], Member)
+    assert isinstance(json.loads(plan.to_json()), list)
+    for before, after in zip(plan.rings, again.rings, strict=True):
+        for stage in before.stages:
+            for member in stage:
+                assert before.place(member) == after.place(member)
+
+
+@pytest.mark.parametrize(("capacity", "rows"), [(1, 64), (2, 74), (200, 2054), (1000, 8192), (8000, 8192)])
+def test_a_tcp_worker_has_room_for_the_connections_of_as_many_peers_as_there_can_be(capacity: int, rows: int) -> None:
+    assert build(1, False, capacity).peers == ("/tunnel@town@0123abcd@peers", capacity, rows)
+
+
+def test_workers_are_found_by_name_and_kind() -> None:
+    plan = build(2, True)
+    assert plan.worker("fec-1").lane == 1
+    assert [w.name for w in plan.of_kind("tcp")] == ["tcp-0", "tcp-1"]

@@ -1,0 +1,122 @@
+"""Shared-memory segments: all of it allocated at creation, refused in words when it is not as expected."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import LocalError
+from pipeline.shm import segment
+
+SIZE = 3 * 4096 + 100  # the last word is not whole
+
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="changes the user id")
+NOBODY = 65534
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    fresh = f"/tunnel@segmenttest@{secrets.token_hex(4)}@x"
+    yield fresh
+    segment.unlink(fresh)
+
+
+def path(name: str) -> Path:
+    return Path(segment.SHM_DIRECTORY + name)
+
+
+def test_a_new_segment_is_zeroed_private_and_wholly_allocated(name: str) -> None:
+    made = segment.create(name, SIZE)
+    found = path(name).stat()
+    assert bytes(made.view) == bytes(SIZE)
+    assert found.st_size == SIZE
+    assert found.st_blocks * 512 >= SIZE
+    assert found.st_mode & 0o777 == 0o600
+    made.close()
+
+
+def test_words_are_the_aligned_words_of_the_view(name: str) -> None:
+    made = segment.create(name, SIZE)
+    made.words[3] = 0x0123456789ABCDEF
+    assert bytes(made.view[24:32]) == (0x0123456789ABCDEF).to_bytes(8, "little")
+    assert len(made.words) == SIZE // 8
+    made.close()
+
+
+def test_what_the_creator_writes_an_attacher_reads_and_the_other_way_round(name: str) -> None:
+    made = segment.create(name, SIZE)
+    attached = segment.attach(name, SIZE)
+    made.view[:3] = b"one"
+    attached.view[-3:] = b"two"
+    assert bytes(attached.view[:3]) == b"one"
+    assert bytes(made.view[-3:]) == b"two"
+    attached.close()
+    made.close()
+
+
+def test_a_mapping_outlives_its_name(name: str) -> None:
+    made = segment.create(name, SIZE)
+    segment.unlink(name)
+    assert not path(name).exists()
+    made.view[:3] = b"one"
+    made.close()
+
+
+def test_a_name_that_is_taken_is_refused_and_left_alone(name: str) -> None:
+    made = segment.create(name, SIZE)
+    made.view[:3] = b"one"
+    with pytest.raises(LocalError, match=f"{name}: expected to be free, exists already; remove /dev/shm{name}"):
+        segment.create(name, 2 * SIZE)
+    assert bytes(made.view[:3]) == b"one"
+    assert path(name).stat().st_size == SIZE
+    made.close()
+
+
+def test_a_segment_that_is_gone_is_refused(name: str) -> None:
+    with pytest.raises(LocalError, match=f"{name}: expected, not there; something removed it"):
+        segment.attach(name, SIZE)
+
+
+def test_a_segment_of_another_size_is_refused_with_both_sizes(name: str) -> None:
+    segment.create(name, SIZE).close()
+    with pytest.raises(LocalError, match=f"{name}: expected {SIZE + 1} bytes, has {SIZE}"):
+        segment.attach(name, SIZE + 1)
+
+
+def test_more_than_there_is_gives_one_message_with_the_figures_and_leaves_nothing(name: str) -> None:
+    whole = os.statvfs(segment.SHM_DIRECTORY)
+    if not whole.f_blocks:
+        pytest.skip("/dev/shm has no limit here")
+    size = (whole.f_blocks + 1) * whole.f_frsize
+    with pytest.raises(LocalError, match=rf"{name}: needs {size} bytes, /dev/shm has \d+ free; enlarge it"):
+        segment.create(name, size)
+    assert not path(name).exists()
+
+
+def test_removing_a_name_twice_is_no_error(name: str) -> None:
+    segment.create(name, SIZE).close()
+    segment.unlink(name)
+    segment.unlink(name)
+
+
+def test_closing_under_a_live_view_is_refused_loudly(name: str) -> None:
+    made = segment.create(name, SIZE)
+    cut = made.view[:10]
+    with pytest.raises(BufferError):
+        made.close()
+    cut.release()
+
+
+@ROOT_ONLY
+def test_a_segment_of_another_user_is_refused_in_words(name: str) -> None:
+    segment.create(name, SIZE).close()
+    os.seteuid(NOBODY)
+    try:
+        with pytest.raises(LocalError, match=name):
+            segment.attach(name, SIZE)
+    finally:
+        os.seteuid(0)

@@ -1,0 +1,334 @@
+"""Status: what a running instance tells about itself, as data and as text, read from shared memory alone."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.cli.status_text import amount, duration, render
+from pipeline.counters import COUNTERS, ID
+from pipeline.runtime import topology
+from pipeline.runtime.plan import Member, Plan
+from pipeline.shm import doorbell, layout, peer_table, ring, scoreboard, segment
+from pipeline.shm.connection_row import ConnectionRow
+from pipeline.shm.layout import LINE_WORDS
+from pipeline.shm.ring import Stage
+from pipeline.supervisor.process import RUNNING, Process
+from pipeline.supervisor.shared_memory import Memory
+from pipeline.supervisor.status import depth, snapshot
+from pipeline.wire import framing
+
+SECOND = 1_000_000_000
+NOW = 5_000 * SECOND
+SLOTS = 4
+OFF = {"compat": False, "fec": "off"}
+FEC = {"compat": False, "fec": "auto", "fec_data": 10, "fec_parity": 3}
+U64 = 1 << 64
+
+
+class Running:
+    """The shared memory of an instance of two lanes, and its processes, which have not been started."""
+
+    def __init__(self, fec: bool = False, capacity: int = 1) -> None:
+        self.plan = topology.build(
+            "statustest",
+            secrets.token_hex(4),
+            "client" if capacity == 1 else "server",
+            2,
+            (10, 3) if fec else None,
+            SLOTS,
+            layout.PAGE,
+            FEC if fec else OFF,
+            capacity,
+        )
+        self.memory = Memory(self.plan)
+        self.processes = [Process(worker, []) for worker in self.plan.workers]
+
+    def snapshot(self) -> dict:
+        taken = snapshot(self.plan, "running", 4711, NOW - 90 * SECOND, "tun9", self.processes, self.memory, NOW)
+        return json.loads(json.dumps(taken))  # it must cross the control socket
+
+    def stage(self, name: str, worker: str, duty: str) -> Stage:
+        plan = next(each for each in self.plan.rings if each.name == name)
+        place = plan.place(Member(worker, duty))
+        return Stage(self.memory.rings[name], place.number, place.before, place.first)
+
+    def page(self, worker: str) -> scoreboard.Page:
+        return self.memory.board.pages[self.plan.worker(worker).page]
+
+    def say(self, lane: int, peer: int, **words: int) -> None:
+        """What a tcp worker says of its connections to a peer."""
+        for name, value in words.items():
+            at = peer * LINE_WORDS + getattr(layout, f"CARRIER_{name.upper()}")
+            self.memory.peers.carriers[lane][at] = value
+
+    def process(self, worker: str) -> Process:
+        return next(process for process in self.processes if process.name == worker)
+
+    def close(self) -> None:
+        for each in self.memory.rings.values():
+            each.close()
+        self.memory.peers.close()
+        self.memory.board.close()
+        self.memory.unlink()
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    made = Running()
+    yield made
+    made.close()
+
+
+def test_it_says_which_instance_this_is(running: Running) -> None:
+    taken = running.snapshot()
+    assert {key: taken[key] for key in ("schema_version", "name", "mode", "state", "pid", "tun_name")} == {
+        "schema_version": 1,
+        "name": "statustest",
+        "mode": "client",
+        "state": "running",
+        "pid": 4711,
+        "tun_name": "tun9",
+    }
+    assert taken["uptime_seconds"] == 90.0
+    assert taken["run"] == running.plan.run
+
+
+def test_it_has_every_worker_in_start_order_with_every_promised_field(running: Running) -> None:
+    workers = running.snapshot()["workers"]
+    assert [w["name"] for w in workers] == ["tcp-0", "tcp-1", "tun-0", "tun-1"]
+    assert [(w["kind"], w["lane"]) for w in workers] == [("tcp", 0), ("tcp", 1), ("tun", 0), ("tun", 1)]
+    for worker in workers:
+        assert set(worker) >= {
+            "name",
+            "kind",
+            "lane",
+            "pid",
+            "state",
+            "restarts",
+            "heartbeat_age_ms",
+            "cpu_percent",
+            "rss_bytes",
+        }
+
+
+def test_a_worker_that_has_not_begun_has_no_heartbeat(running: Running) -> None:
+    worker = running.snapshot()["workers"][0]
+    assert (worker["state"], worker["pid"], worker["heartbeat_age_ms"]) == ("stopped", 0, None)
+
+
+def test_a_heartbeat_is_as_old_as_that_of_the_more_silent_duty(running: Running) -> None:
+    page = running.page("tcp-1")
+    page.heartbeat("outbound")[0] = NOW - 3 * SECOND
+    page.heartbeat("inbound")[0] = NOW - SECOND
+    assert running.snapshot()["workers"][1]["heartbeat_age_ms"] == 3000.0
+
+
+def test_a_heartbeat_just_after_the_look_at_the_clock_is_not_negative(running: Running) -> None:
+    for duty in layout.DUTIES:
+        running.page("tun-0").heartbeat(duty)[0] = NOW + 1000
+    assert running.snapshot()["workers"][2]["heartbeat_age_ms"] == 0.0
+
+
+def test_it_has_every_ring_with_the_depth_before_each_member(running: Running) -> None:
+    first = running.stage("outbound-0", "tun-0", "outbound")
+    first.advance(3)
+    running.stage("outbound-0", "tcp-1", "outbound").advance(2)
+    rings = {each["name"]: each for each in running.snapshot()["rings"]}
+    assert list(rings) == ["outbound-0", "outbound-1", "light-0", "light-1", "inbound-0", "inbound-1"]
+    assert rings["outbound-0"] == {
+        "name": "outbound-0",
+        "kind": "outbound",
+        "lane": 0,
+        "capacity": SLOTS,
+        "stages": [
+            {"duty": "outbound", "depth": {"tun-0": 0}},
+            {"duty": "outbound", "depth": {"tcp-0": 3, "tcp-1": 1}},
+        ],
+    }
+
+
+def test_with_fec_there_are_two_rings_more_a_lane_and_one_has_its_stage() -> None:
+    running = Running(fec=True)
+    try:
+        rings = {each["name"]: each for each in running.snapshot()["rings"]}
+        assert [list(stage["depth"]) for stage in rings["coded-1"]["stages"]] == [
+            ["tun-1"],
+            ["fec-1"],
+            ["tcp-0", "tcp-1"],
+        ]
+        assert {each["kind"] for each in rings.values()} == {"outbound", "light", "coded", "inbound", "decoded"}
+    finally:
+        running.close()
+
+
+def test_counters_are_all_there_and_added_up(running: Running) -> None:
+    running.page("tun-0").counters[ID["tun.packets_read"]] = 3
+    running.page("tun-1").counters[ID["tun.packets_read"]] = 4
+    counters = running.snapshot()["counters"]
+    assert list(counters) == [c.name for c in COUNTERS]
+    assert counters["tun.packets_read"] == 7
+
+
+def test_connections_are_those_of_tcp_workers_that_run(running: Running) -> None:
+    row = ConnectionRow(
+        "established", "192.0.2.1:9000", 1, 8, 100, 200, NOW - 2 * SECOND, NOW - SECOND // 2, 1500, framing.LIGHT, 3
+    )
+    running.memory.peers.write_row(0, 0, row)
+    running.memory.peers.write_row(1, 3, row._replace(serial=9, state="greeting"))
+    assert running.snapshot()["connections"] == []  # what a dead worker has left there
+    process = running.process("tcp-0")
+    process.state, process.pid = RUNNING, 1
+    assert running.snapshot()["connections"] == [
+        {
+            "worker": "tcp-0",
+            "serial": 8,
+            "state": "established",
+            "address": "192.0.2.1:9000",
+            "peer": 3,
+            "lane": 1,
+            "purpose": "light",
+            "sent_bytes": 100,
+            "received_bytes": 200,
+            "age_seconds": 2.0,
+            "heard_ms_ago": 500,
+            "rtt_ms": 1.5,
+        }
+    ]
+
+
+@given(st.integers(0, U64 - 1), st.integers(0, U64 - 1), st.integers(0, U64 - 1))
+def test_a_depth_seen_from_outside_is_never_more_than_the_ring_has(before: int, other: int, own: int) -> None:
+    assert 0 <= depth([before, other], own, SLOTS) <= SLOTS
+
+
+@pytest.mark.parametrize(
+    ("before", "own", "expected"),
+    [([7], 5, 2), ([7, 6], 5, 1), ([5], 5, 0), ([4], 5, 0), ([9], 5, 4), ([10], 5, 0), ([1], U64 - 2, 3)],
+)
+def test_a_depth_is_the_distance_to_the_slowest_before(before: list[int], own: int, expected: int) -> None:
+    assert depth(before, own, SLOTS) == expected
+
+
+def test_the_text_shows_what_a_person_looks_for(running: Running) -> None:
+    running.stage("outbound-0", "tun-0", "outbound").advance(3)
+    running.page("tun-0").counters[ID["tun.dropped_link_down"]] = 12
+    process = running.process("tcp-0")
+    process.state, process.pid, process.cores = RUNNING, 1, [2]
+    running.memory.peers.write_row(
+        0, 0, ConnectionRow("established", "192.0.2.1:9000", 0, 8, 2_500_000, 0, NOW, NOW, 0, framing.BULK, 0)
+    )
+    text = render(running.snapshot())
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[0] == "statustest client running up 1m30s device tun9 pid 4711"
+    assert "outbound-0 4 tcp-0 3 tcp-1 3" in lines
+    assert "tun.dropped_link_down 12" in lines
+    assert any(line.startswith("tun-1 stopped - 0 - 0 % 0 B any") for line in lines)
+    assert any(line.startswith("192.0.2.1:9000 tcp-0 bulk established 2.5 MB 0 B") for line in lines)
+    assert "tun.packets_read" not in text
+    assert not any(line != line.rstrip() for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ({}, "fec auto, now no parity (at most 10 + 3): the other end takes no shards, or is not connected"),
+        (
+            {"established": 5, "decodes": 0, "parity": 3},
+            "fec auto, now no parity (at most 10 + 3): the other end takes no shards, or is not connected",
+        ),
+        ({"established": 5, "decodes": 1, "parity": 0}, "fec auto, now no parity (at most 10 + 3)"),
+        ({"established": 5, "decodes": 1, "parity": 2}, "fec auto, now 10 + 2 shards a block (at most 10 + 3)"),
+    ],
+)
+def test_how_blocks_are_cut_now_is_shown(words: dict[str, int], shown: str) -> None:
+    running = Running(fec=True)
+    try:
+        running.say(1, 0, **words)
+        assert shown in render(running.snapshot()).splitlines()
+    finally:
+        running.close()
+
+
+def test_with_several_peers_it_says_how_many_are_connected_and_what_the_one_in_most_need_gets() -> None:
+    running = Running(fec=True, capacity=5)
+    try:
+        running.say(0, 1, established=2, decodes=1, parity=1)
+        running.say(1, 1, established=1, decodes=1, parity=1)
+        running.say(1, 4, established=3, decodes=1, parity=3)
+        taken = running.snapshot()
+        assert (taken["peers_connected"], taken["peers_most"]) == (2, 5)
+        assert (taken["fec"]["parity"], taken["fec"]["peer_decodes"]) == (3, True)
+        running.say(0, 0, established=1, decodes=0, parity=0)
+        taken = running.snapshot()
+        assert taken["peers_connected"] == 3
+        assert (taken["fec"]["parity"], taken["fec"]["peer_decodes"]) == (3, False)
+    finally:
+        running.close()
+
+
+def test_the_text_says_so_when_there_is_no_connection(running: Running) -> None:
+    assert "no connection" in render(running.snapshot()).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_567, "1.2 MB"), (U64, "18.4 EB"), (10**22, "10000.0 EB")],
+)
+def test_amounts(size: int, text: str) -> None:
+    assert amount(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (59.9, "59s"),
+        (60, "1m00s"),
+        (184, "3m04s"),
+        (3600, "1h00m"),
+        (18_360, "5h06m"),
+        (86_400, "1d00h"),
+        (633_600, "7d08h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# -- the memory that it reads
+
+
+def test_memory_makes_every_name_of_the_plan_and_takes_every_one_away(running: Running) -> None:
+    plan: Plan = running.plan
+    scoreboard.attach(plan.board, 4).close()
+    peer_table.attach(plan.peers.segment, plan.peers.capacity, plan.lanes, plan.peers.rows).close()
+    for each in plan.rings:
+        ring.attach(each.segment, each.members, each.slots, each.slot_bytes).close()
+    for worker in plan.workers:
+        for duty, name in worker.doorbells.items():
+            doorbell.Doorbell(name, running.page(worker.name).sleeping(duty), owner=False).close()
+    running.memory.unlink()
+    for name in (plan.board, plan.peers.segment, *(each.segment for each in plan.rings)):
+        with pytest.raises(Exception, match="expected, not there"):
+            segment.attach(name, 0)
+
+
+def test_memory_that_cannot_be_had_in_full_leaves_nothing_behind(running: Running) -> None:
+    plan = running.plan
+    plan = plan._replace(
+        run="x",
+        board=plan.board + "x",
+        peers=plan.peers._replace(segment=plan.peers.segment + "x"),
+        rings=[each._replace(segment=each.segment + "x") for each in plan.rings],
+    )
+    with pytest.raises(Exception, match="cannot be created"):
+        Memory(plan)  # its doorbells' names are taken
+    for name in (plan.board, plan.peers.segment, *(each.segment for each in plan.rings)):
+        with pytest.raises(Exception, match="expected, not there"):
+            segment.attach(name, 0)

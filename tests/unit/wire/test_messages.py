@@ -1,0 +1,313 @@
+"""Greetings: what is on the wire, and what is no greeting."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import LocalError, PeerError
+from pipeline.wire import framing, messages
+from pipeline.wire.messages import (
+    ADDRESS_OUTSIDE,
+    ADDRESSES_MAX,
+    AUTH_KEY,
+    BUSY,
+    ROUTES_MAX,
+    TEXT_BYTES_MAX,
+    Challenge,
+    Greeting,
+    Hello,
+    Proof,
+    Refused,
+    Welcome,
+    decode,
+)
+
+U8, U16, U64 = st.integers(0, 255), st.integers(0, 65535), st.integers(0, (1 << 64) - 1)
+
+
+def of_size(size: int) -> st.SearchStrategy[bytes]:
+    return st.binary(min_size=size, max_size=size)
+
+
+def prefixed(version: int) -> st.SearchStrategy[messages.Interface]:
+    """Addresses of a family with every length of prefix."""
+    return st.builds(
+        lambda address, length: ip_interface((address.packed, length)),
+        st.ip_addresses(v=version),
+        st.integers(0, 32 if version == 4 else 128),
+    )
+
+
+def several(strategy: st.SearchStrategy, limit: int) -> st.SearchStrategy[tuple]:
+    return st.lists(strategy, max_size=limit).map(tuple)
+
+
+INTERFACES = st.one_of(prefixed(4), prefixed(6))
+NETWORKS = INTERFACES.map(lambda interface: interface.network)
+HELLOS = st.builds(
+    Hello,
+    U8,
+    U8,
+    U16,
+    U16,
+    U16,
+    U64,
+    U64,
+    U8,
+    U8,
+    U8,
+    of_size(8),
+    of_size(32),
+    several(st.ip_addresses(), ADDRESSES_MAX),
+)
+CHALLENGES = st.builds(Challenge, of_size(32))
+PROOFS = st.builds(Proof, of_size(32))
+WELCOMES = st.builds(Welcome, U8, U8, U16, U8, of_size(32), several(INTERFACES, ADDRESSES_MAX), several(NETWORKS, 20))
+REFUSALS = st.builds(Refused, U8, st.text(max_size=TEXT_BYTES_MAX // 4))
+
+FULL_HELLO = Hello(
+    1,
+    0x6F,
+    2,
+    5,
+    1400,
+    0x1122334455667788,
+    3,
+    framing.LIGHT,
+    messages.DECODES,
+    AUTH_KEY,
+    b"i" * 8,
+    b"n" * 32,
+    (ip_address("10.0.0.2"), ip_address("fd00::2")),
+)
+FULL_WELCOME = Welcome(
+    1,
+    0x6F,
+    1400,
+    1,
+    b"m" * 32,
+    (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64")),
+    (ip_network("10.1.0.0/16"), ip_network("::/0")),
+)
+GREETINGS = [FULL_HELLO, FULL_WELCOME, Challenge(b"n" * 32), Proof(b"m" * 32)]
+
+
+def hello() -> Hello:
+    return Hello(messages.VERSION, 0, 0, 1, 1400, 11, 5, 0, 0)
+
+
+def grown(frame: bytes, more: bytes) -> bytes:
+    """The same frame with a longer body, as a later version may send it."""
+    return framing.frame(frame[4], frame[5:] + more)
+
+
+# -- what is on the wire
+
+
+def test_a_hello_on_the_wire() -> None:
+    assert FULL_HELLO.frame() == (
+        b"\x00\x00\x00\x5f\x10tnl\x01\x01\x6f\x00\x02\x00\x05\x05\x78"
+        b"\x11\x22\x33\x44\x55\x66\x77\x88\x00\x00\x00\x00\x00\x00\x00\x03\x01\x01"
+        b"\x01iiiiiiiinnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
+        b"\x02\x04\x0a\x00\x00\x02\x06\xfd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x02"
+    )
+
+
+def test_a_hello_without_a_key_and_wishes_says_so_in_zeros() -> None:
+    frame = hello().frame()
+    assert frame[35:] == bytes(1 + 8 + 32 + 1)
+    assert decode(frame) == hello()
+
+
+def test_the_answers_on_the_wire() -> None:
+    assert Challenge(b"n" * 32).frame() == b"\x00\x00\x00\x21\x13" + b"n" * 32
+    assert Proof(b"m" * 32).frame() == b"\x00\x00\x00\x21\x14" + b"m" * 32
+    assert Welcome(1, 0x6F, 1400, 1).frame() == b"\x00\x00\x00\x29\x11\x01\x6f\x05\x78\x01" + bytes(32 + 1 + 2)
+    assert FULL_WELCOME.frame() == (
+        b"\x00\x00\x00\x59\x11\x01\x6f\x05\x78\x01"
+        + b"m" * 32
+        + b"\x02\x04\x18\x0a\x00\x00\x02\x06\x40\xfd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x02"
+        + b"\x00\x02\x04\x10\x0a\x01\x00\x00\x06\x00"
+        + bytes(16)
+    )
+    assert Refused(BUSY, "no").frame() == b"\x00\x00\x00\x04\x12\x01no"
+
+
+def test_the_mac_of_a_welcome_is_where_it_is_said_to_be() -> None:
+    frame = FULL_WELCOME.frame()
+    assert frame[messages.WELCOME_MAC_AT : messages.WELCOME_MAC_AT + messages.MAC_BYTES] == FULL_WELCOME.mac
+    assert frame.count(b"m") == messages.MAC_BYTES
+
+
+@given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES, REFUSALS))
+def test_any_greeting_comes_back_as_it_was_sent(greeting: Greeting) -> None:
+    assert decode(greeting.frame()) == greeting
+
+
+@given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES), st.binary(max_size=30))
+def test_a_body_that_has_grown_at_its_end_is_still_understood(greeting: Greeting, more: bytes) -> None:
+    assert decode(grown(greeting.frame(), more)) == greeting
+
+
+# -- how long a greeting may be
+
+
+def test_every_greeting_fits_the_limit_of_its_sender() -> None:
+    wishes = (ip_address("fd00::2"),) * ADDRESSES_MAX
+    for frame in (FULL_HELLO._replace(wishes=wishes).frame(), Proof(bytes(32)).frame()):
+        assert len(frame) - framing.LENGTH.size <= framing.HELLO_LENGTH_LIMIT
+    longest = Welcome(
+        1, 0, 1400, 0, bytes(32), (ip_interface("fd00::2/64"),) * ADDRESSES_MAX, (ip_network("fd00::/64"),) * ROUTES_MAX
+    )
+    refusal = Refused(BUSY, "x" * 2 * TEXT_BYTES_MAX)
+    for frame in (longest.frame(), refusal.frame(), Challenge(bytes(32)).frame()):
+        assert len(frame) - framing.LENGTH.size <= framing.WELCOME_LENGTH_LIMIT
+    assert decode(longest.frame()) == longest
+
+
+@pytest.mark.parametrize(
+    ("greeting", "message"),
+    [
+        (FULL_HELLO._replace(key_id=b"short"), "key id of a greeting: expected 8 bytes, found 5"),
+        (FULL_HELLO._replace(nonce=bytes(33)), "nonce of a greeting: expected 32 bytes, found 33"),
+        (FULL_HELLO._replace(wishes=(ip_address("::1"),) * 9), "wished addresses: at most 8 .* there are 9"),
+        (Challenge(bytes(31)), "nonce of a greeting: expected 32 bytes, found 31"),
+        (Proof(b""), "mac of a greeting: expected 32 bytes, found 0"),
+        (FULL_WELCOME._replace(mac=bytes(31)), "mac of a greeting: expected 32 bytes, found 31"),
+        (FULL_WELCOME._replace(addresses=FULL_WELCOME.addresses * 5), "addresses of a peer: at most 8 .* there are 10"),
+        (FULL_WELCOME._replace(routes=FULL_WELCOME.routes * 257), "routes of a peer: at most 512 .* there are 514"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_does_not_fit_into_a_greeting_is_our_own_mistake(greeting: Greeting, message: str) -> None:
+    with pytest.raises(LocalError, match=message):
+        greeting.frame()
+
+
+@given(U8, st.text(alphabet=st.characters(exclude_categories=()), max_size=300))
+def test_the_text_of_a_refusal_is_cut_between_characters(reason: int, text: str) -> None:
+    received = decode(Refused(reason, text).frame())
+    assert text.encode(errors="replace").decode().startswith(received.text)
+    assert len(received.text.encode()) <= TEXT_BYTES_MAX
+    if len(received.text) < len(text):
+        assert len(received.text.encode()) > TEXT_BYTES_MAX - 4
+
+
+# -- what is no greeting
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x00\x00\x00\x00",
+        framing.KEEPALIVE_FRAME,
+        framing.frame(framing.DATA, b"E" * 40),
+        framing.frame(framing.HELLO),
+        framing.frame(framing.REFUSED),
+        framing.frame(framing.WELCOME, b"\x01\x00\x05"),
+        framing.frame(framing.HELLO, b"TNL\x01" + bytes(68)),
+        framing.frame(framing.HELLO, b"tnl\x02" + bytes(68)),
+        framing.frame(0xFF, b"tnl\x01" + bytes(68)),
+        hello().frame() + b"more than it says",
+    ],
+    ids=repr,
+)
+def test_a_frame_that_is_no_greeting_is_the_peers_fault(frame: bytes) -> None:
+    with pytest.raises(PeerError):
+        decode(frame)
+
+
+@pytest.mark.parametrize("greeting", GREETINGS, ids=lambda greeting: type(greeting).__name__)
+def test_a_greeting_that_is_cut_anywhere_is_the_peers_fault(greeting: Greeting) -> None:
+    frame = greeting.frame()
+    assert decode(frame) == greeting
+    for length in range(len(frame)):
+        with pytest.raises(PeerError):
+            decode(frame[:length])
+    for length in range(len(frame) - 5):
+        with pytest.raises(PeerError, match="too early"):
+            decode(framing.frame(frame[4], frame[5 : 5 + length]))
+
+
+def hello_with(wishes: bytes) -> bytes:
+    return framing.frame(framing.HELLO, hello().frame()[5:-1] + wishes)
+
+
+def welcome_with(behind_the_mac: bytes) -> bytes:
+    return framing.frame(framing.WELCOME, Welcome(1, 0, 1400, 0).frame()[5:-3] + behind_the_mac)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (hello_with(b"\x01\x05\x0a\x00\x00\x02"), "address of family 5 in a greeting, expected 4 or 6"),
+        (hello_with(b"\x01\x00"), "address of family 0 "),
+        (hello_with(b"\x02\x04\x0a\x00\x00\x02"), "greeting ends 1 bytes too early"),
+        (hello_with(b"\x01\x06\x0a\x00\x00\x02"), "greeting ends 12 bytes too early"),
+        (hello_with(b"\x09" + b"\x04\x0a\x00\x00\x02" * 9), "9 addresses or routes in a greeting, at most 8 allowed"),
+        (welcome_with(b"\x01\x04\x21\x0a\x00\x00\x02\x00\x00"), "10.0.0.2/33 in a greeting: the prefix is longer"),
+        (welcome_with(b"\x01\x06\x81" + bytes(18)), "::/129 in a greeting: the prefix is longer"),
+        (welcome_with(b"\x01\x07\x18\x0a\x00\x00\x02\x00\x00"), "address of family 7 "),
+        (welcome_with(b"\xff\x00\x00"), "255 addresses or routes in a greeting, at most 8 allowed"),
+        (welcome_with(b"\x00\x00\x01\x04\x10\x0a\x01\x00\x01"), "10.1.0.1/16 in a greeting: .* bits behind it"),
+        (welcome_with(b"\x00\x00\x01\x04\xff\x0a\x01\x00\x00"), "10.1.0.0/255 in a greeting: "),
+        (welcome_with(b"\x00\x00\x02\x04\x10\x0a\x01\x00\x00"), "greeting ends 2 bytes too early"),
+        (welcome_with(b"\x00\x02\x01" + b"\x04\x00\x00\x00\x00\x00" * 513), "513 addresses or routes in a greeting"),
+    ],
+)
+def test_addresses_and_routes_that_cannot_be_are_the_peers_fault(frame: bytes, message: str) -> None:
+    with pytest.raises(PeerError, match=message):
+        decode(frame)
+
+
+KINDS = st.one_of(
+    st.sampled_from([framing.HELLO, framing.CHALLENGE, framing.PROOF, framing.WELCOME, framing.REFUSED]), U8
+)
+
+
+def decodes_or_is_refused(frame: bytes) -> None:
+    try:
+        greeting = decode(frame)
+    except PeerError:
+        return
+    assert isinstance(greeting, Greeting)
+    frame = greeting.frame()
+    assert isinstance(greeting, Refused) or decode(frame) == greeting
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_decode_or_are_the_peers_fault(data: bytes) -> None:
+    decodes_or_is_refused(data)
+
+
+@given(
+    KINDS,
+    st.sampled_from([b"", messages.MAGIC, hello().frame()[5:-1], Welcome(1, 0, 1400, 0).frame()[5:-3]]),
+    st.binary(max_size=200),
+)
+def test_any_frame_decodes_or_is_the_peers_fault(kind: int, start: bytes, rest: bytes) -> None:
+    decodes_or_is_refused(framing.frame(kind, start + rest))
+
+
+@given(st.sampled_from([greeting.frame() for greeting in GREETINGS]), st.data())
+def test_a_greeting_with_changed_bytes_decodes_or_is_the_peers_fault(frame: bytes, data: st.DataObject) -> None:
+    changed = bytearray(frame)
+    for at in data.draw(st.lists(st.integers(4, len(frame) - 1), min_size=1, max_size=4)):
+        changed[at] = data.draw(U8)
+    decodes_or_is_refused(bytes(changed))
+
+
+def test_a_refusal_in_bytes_that_are_no_text_or_too_many_is_readable_all_the_same() -> None:
+    assert decode(framing.frame(framing.REFUSED, b"\x01caf\xe9")) == Refused(1, "caf�")
+    assert decode(framing.frame(framing.REFUSED, b"\x01" + b"x" * 400)) == Refused(1, "x" * TEXT_BYTES_MAX)
+
+
+def test_every_refusal_has_a_text_that_fits_and_no_number_is_lost() -> None:
+    assert list(messages.REASONS) == list(range(1, 10))
+    assert messages.REASONS[ADDRESS_OUTSIDE].startswith("the wished address is not in the server's subnets")
+    for reason, text in messages.REASONS.items():
+        assert decode(Refused(reason, text).frame()) == Refused(reason, text)

@@ -1,0 +1,331 @@
+"""`bench hub`: a server with many clients, and what they, and strangers, cost the others.
+
+    idle       so many light clients connect at once and then say nothing: time, memory, CPU; who answers a ping
+    returns    the server ends (SIGTERM, SIGKILL), another takes its place: until all clients are back
+    clients    one TCP stream from client to client, and from client to server, beside the bare link
+    deaf       one TCP stream to a client while packets go to a peer that reads them, and to one that reads nothing
+    garbage    one from a client while strangers open connections that are no greeting, there and at nobody's port
+
+Each has a lab and a server of its own (tools/bench/hub_testbed.py). What is compared is measured in turn, `--rounds`
+times; a value is the median of its rounds, a ratio the median of the rounds' ratios. All of it, the clients, the load
+and the strangers, shares this machine's cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from tools.bench import DONE, FAILED, INTERRUPTED, NO_PERMISSION, machine, measure
+from tools.bench.hub_report import Compared, Garbage, HubResult, Idle, Return, table
+from tools.bench.hub_testbed import CLIENT_ADDRESSES, CROWD_NETWORK, SERVER_ADDRESS, Bed, open_bed
+from tools.lab.namespace import LabError, stop
+from tools.lab.network import Node
+from tools.lab.waiting import Overdue, until
+from tools.load.flood import Flooded
+from tools.tunnel_pair import CARRIER_PORT
+
+MEASUREMENTS = ("idle", "returns", "clients", "deaf", "garbage")
+FLOOD_SPARE_SECONDS = 10.0
+PACKET_BYTES = 1200
+PACKETS, FILL_PACKETS = 200, 5000  # a second: so few that they cost nothing by themselves, and enough to fill a window
+FILL_SECONDS = 60
+NOBODYS_PORT = 9
+"""Discard (RFC 863); nobody listens there in a namespace of our own."""
+
+Log = Callable[[str], None]
+
+
+class Bench:
+    """All measurements, each with a bed of its own."""
+
+    def __init__(self, options: argparse.Namespace, result: HubResult, log: Log) -> None:
+        self._options = options
+        self._result = result
+        self._log = log
+
+    @contextmanager
+    def _bed(self, what: str) -> Iterator[Bed]:
+        self._log(f"{what}: starting the server")
+        with tempfile.TemporaryDirectory(prefix="tunnel-hub-") as directory:
+            with open_bed(Path(directory), self._options.set) as bed:
+                yield bed
+            self._result.left_behind += bed.left_behind
+
+    def idle(self) -> None:
+        """Without clients, and with all of them, who say keepalives and nothing else."""
+        clients = self._options.clients
+        with self._bed("idle") as bed:
+            time.sleep(self._options.settle)
+            empty, cpu_empty = bed.memory(), self._cpu(bed)
+            self._log(f"idle: {clients} clients connect")
+            crowd = bed.crowd(clients)
+            crowd.wait()
+            time.sleep(self._options.settle)
+            full, cpu_full = bed.memory(), self._cpu(bed)
+            pingable = bed.reachable(bed.addresses())
+            summary = crowd.finish()
+            self._result.idle = Idle(
+                clients=clients,
+                connections=summary.connections_each,
+                invited_seconds=summary.invited_seconds,
+                first_seconds=summary.first_seconds,
+                complete_seconds=summary.complete_seconds,
+                greeting_p50_ms=summary.greeting_p50_ms,
+                greeting_p99_ms=summary.greeting_p99_ms,
+                failed=summary.failed,
+                pingable=pingable,
+                bytes_empty=empty,
+                bytes_full=full,
+                bytes_per_client=(sum(full.values()) - sum(empty.values())) / clients,
+                cpu_percent_empty=cpu_empty,
+                cpu_percent_full=cpu_full,
+            )
+
+    def returns(self) -> None:
+        """The same clients come back twice."""
+        clients = self._options.returning
+        with self._bed("returns") as bed:
+            crowd = bed.crowd(clients)
+            crowd.wait()
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                name = signal.Signals(number).name
+                self._log(f"returns: {name} to the server with {clients} clients")
+                attempts = crowd.now.attempts
+                ended, running = bed.restart(number)
+                first, complete = crowd.wait(complete=False, after=running), crowd.wait(after=running)
+                self._result.returns.append(
+                    Return(
+                        how=name,
+                        clients=clients,
+                        down_seconds=(running - ended) / 1e9,
+                        back_seconds=(first.time_ns - running) / 1e9,
+                        complete_seconds=(complete.time_ns - running) / 1e9,
+                        attempts=complete.attempts - attempts,
+                    )
+                )
+            crowd.finish()
+
+    def clients(self) -> None:
+        """From one to another, and from one to the server."""
+        with self._bed("clients") as bed:
+            for name in CLIENT_ADDRESSES:
+                bed.client(name)
+            hub, one, two = (bed.lab[name] for name in ("hub", "one", "two"))
+            self._result.client_to_server = self._compared(
+                "client to server",
+                partial(self._gbit, one, hub, hub.address),
+                partial(self._gbit, one, hub, SERVER_ADDRESS),
+            )
+            self._result.client_to_client = self._compared(
+                "client to client",
+                partial(self._gbit, one, two, two.address),
+                partial(self._gbit, one, two, CLIENT_ADDRESSES["two"]),
+            )
+
+    def deaf(self) -> None:
+        """Once as much waits for the deaf one as ever will."""
+        with self._bed("deaf") as bed:
+            bed.client("one")
+            stream = partial(self._gbit, bed.lab["hub"], bed.lab["one"], CLIENT_ADDRESSES["one"])
+            hearing = self._member(bed)
+            deaf = self._member(bed, "--deaf", 1)
+            self._log("deaf: its queue fills")
+            with self._packets(bed, deaf, FILL_PACKETS):
+                until(
+                    lambda: bed.server.running()["counters"]["tcp.dropped_peer_full"],
+                    "packets dropped for the peer that reads nothing",
+                    FILL_SECONDS,
+                )
+            self._result.deaf = self._compared(
+                "deaf",
+                partial(self._beside_packets, bed, hearing, stream),
+                partial(self._beside_packets, bed, deaf, stream),
+            )
+
+    def _member(self, bed: Bed, *options: object) -> str:
+        """The address of another light client, which is connected."""
+        before = set(bed.addresses())
+        bed.crowd(1, *options).wait()
+        (address,) = set(bed.addresses()) - before
+        return address
+
+    def garbage(self) -> None:
+        """At the server, and at a port where nobody listens."""
+        with self._bed("garbage") as bed:
+            bed.client("one")
+            hub, one = bed.lab["hub"], bed.lab["one"]
+            stream = partial(self._gbit, one, hub, SERVER_ADDRESS, seconds=self._options.garbage_seconds)
+            before = bed.server.running()["counters"]
+            floods: list[Flooded] = []
+            at_server = self._compared(
+                "garbage at the server", stream, partial(self._beside_flood, bed, CARRIER_PORT, stream, floods)
+            )
+            after = bed.server.running()["counters"]
+            at_nobody = self._compared(
+                "garbage at nobody", stream, partial(self._beside_flood, bed, NOBODYS_PORT, stream, [])
+            )
+            counted = {
+                name.removeprefix("tcp."): count - before[name]
+                for name, count in after.items()
+                if name.startswith("tcp.closed_") and count != before[name]
+            }
+            self._result.garbage = Garbage(at_server, at_nobody, floods[-1], counted)
+
+    # -- how
+
+    def _compared(self, what: str, plain: Callable[[], float], beside: Callable[[], float]) -> Compared:
+        pairs = []
+        for number in range(self._options.rounds):
+            self._log(f"{what}: round {number + 1} of {self._options.rounds}")
+            pairs.append((plain(), beside()))
+        return Compared(
+            *(statistics.median(values) for values in zip(*pairs, strict=True)),
+            statistics.median(other / one for one, other in pairs),
+            *map(list, zip(*pairs, strict=True)),
+        )
+
+    def _gbit(self, source: Node, sink: Node, address: str, seconds: float = 0) -> float:
+        return measure.tcp_gbit(source, sink, address, seconds or self._options.seconds)
+
+    def _beside_packets(self, bed: Bed, address: str, stream: Callable[[], float]) -> float:
+        with self._packets(bed, address, PACKETS):
+            return stream()
+
+    def _packets(self, bed: Bed, address: str, rate: int) -> AbstractContextManager:
+        """From the server's node, while the block runs."""
+        return self._running(
+            bed.lab["hub"],
+            "tools.load.generators",
+            "udp-source",
+            address,
+            NOBODYS_PORT,
+            "--rate",
+            rate,
+            "--size",
+            PACKET_BYTES,
+            "--count",
+            rate * FILL_SECONDS,
+        )
+
+    def _beside_flood(self, bed: Bed, port: int, stream: Callable[[], float], floods: list[Flooded]) -> float:
+        with self._running(
+            bed.lab["crowd"],
+            "tools.load.flood",
+            bed.lab["hub"].address,
+            port,
+            "--rate",
+            self._options.garbage_rate,
+            "--seconds",
+            self._options.garbage_seconds,
+            "--source",
+            CROWD_NETWORK,
+        ) as flood:
+            gbit = stream()
+            said, _ = flood.communicate(timeout=FLOOD_SPARE_SECONDS)
+        floods.append(msgspec.json.decode(said, type=Flooded))
+        return gbit
+
+    @staticmethod
+    @contextmanager
+    def _running(node: Node, *module: object) -> Iterator[subprocess.Popen]:
+        process = node.popen([sys.executable, "-P", "-m", *module], stdout=subprocess.PIPE)
+        with process:
+            try:
+                yield process
+            finally:
+                stop([process], FLOOD_SPARE_SECONDS)
+
+    def _cpu(self, bed: Bed) -> dict[str, float]:
+        """Percent of one core over `--seconds`, by process."""
+        pids = bed.server.pids()
+        before = {name: measure.cpu_seconds(pid) for name, pid in pids.items()}
+        began = time.monotonic()
+        time.sleep(self._options.seconds)
+        took = time.monotonic() - began
+        return {name: 100 * (measure.cpu_seconds(pid) - before[name]) / took for name, pid in pids.items()}
+
+
+def run(options: argparse.Namespace, log: Log) -> HubResult:
+    """LabError or Overdue when anything of it does not work."""
+    measure.require_iperf3()
+    result = HubResult(machine=machine(), seconds=options.seconds, rounds=options.rounds, settings=options.set)
+    bench = Bench(options, result, log)
+    for name in options.only or MEASUREMENTS:
+        getattr(bench, name)()
+    return result
+
+
+def main(argv: list[str]) -> int:
+    options = _parser().parse_args(argv)
+    if os.geteuid() != 0:
+        print("bench hub: needs root (network namespaces, TUN); run it with sudo", file=sys.stderr)
+        return NO_PERMISSION
+    quiet = options.json or not sys.stderr.isatty()
+
+    def log(text: str) -> None:
+        if not quiet:
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    try:
+        result = run(options, log)
+    except (LabError, Overdue) as error:
+        print(f"bench hub: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("bench hub: interrupted; everything is taken down", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        log("")
+    if options.json:
+        print(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+    else:
+        print(table(result))
+    return FAILED if result.left_behind else DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tunnel-supervisor bench hub", description="Measure a server with many clients on this machine."
+    )
+    parser.add_argument("--clients", type=int, default=200, metavar="N", help="that are idle (%(default)s)")
+    parser.add_argument("--returning", type=int, default=100, metavar="N", help="that come back (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=5, metavar="N", help="length of a measurement (%(default)s)")
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=8,
+        metavar="S",
+        help="before clients, and their last greetings, count as idle (%(default)s)",
+    )
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="one and the other in turn (%(default)s)")
+    parser.add_argument("--garbage-rate", type=float, default=1000, metavar="N", help="a second (%(default)s)")
+    parser.add_argument(
+        "--garbage-seconds",
+        type=int,
+        default=20,
+        metavar="N",
+        help="length of a measurement with garbage (%(default)s)",
+    )
+    parser.add_argument("--only", choices=MEASUREMENTS, action="append", help="measure this alone; may be repeated")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting for the server and the real clients"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs; carries schema_version")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,178 @@
+"""What `bench hub` found, as values and as a table. schema_version counts up when a field changes its meaning or
+goes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tools.bench.throughput_report import Machine
+from tools.load.flood import Flooded
+
+SCHEMA_VERSION = 1
+KILOBYTE = 1000
+
+
+class Compared(msgspec.Struct):
+    """The same thing measured in turn, as it is and beside something: medians over the rounds, and the rounds."""
+
+    plain: float
+    beside: float
+    ratio: float
+    plain_rounds: list[float]
+    beside_rounds: list[float]
+
+
+class Idle(msgspec.Struct, kw_only=True):
+    """So many clients that say nothing but keepalives."""
+
+    clients: int
+    connections: int
+    invited_seconds: float
+    """To add them to the running server, one by one."""
+    first_seconds: float
+    """From the first attempt until all had a connection."""
+    complete_seconds: float
+    """Until all had all of their connections."""
+    greeting_p50_ms: float
+    greeting_p99_ms: float
+    failed: dict[str, int]
+    """Attempts that ended before the welcome, by reason."""
+    pingable: int
+    """Clients that answered an echo request of the server."""
+    bytes_empty: dict[str, int]
+    """Memory (PSS) of the server's processes without a client."""
+    bytes_full: dict[str, int]
+    """And with all of them."""
+    bytes_per_client: float
+    cpu_percent_empty: dict[str, float]
+    cpu_percent_full: dict[str, float]
+    """Of one core, by process."""
+
+
+class Return(msgspec.Struct):
+    """All clients come back after another server has taken the place of the one that ended."""
+
+    how: str
+    clients: int
+    down_seconds: float
+    """From the signal until the next server ran."""
+    back_seconds: float
+    """From then until all clients had a connection."""
+    complete_seconds: float
+    """From then until all had all of their connections."""
+    attempts: int
+
+
+class Garbage(msgspec.Struct):
+    """One TCP stream of a client to the server beside a flood of connections that are no greeting."""
+
+    at_server: Compared
+    at_nobody: Compared
+    """Beside the same flood to a port where nobody listens: what the flood itself costs this machine."""
+    flood: Flooded
+    counted: dict[str, int]
+    """What the server counted."""
+
+
+class HubResult(msgspec.Struct, kw_only=True):
+    schema_version: int = SCHEMA_VERSION
+    machine: Machine
+    seconds: int
+    rounds: int
+    settings: list[str]
+    idle: Idle | None = None
+    returns: list[Return] = []
+    garbage: Garbage | None = None
+    client_to_server: Compared | None = None
+    """Gbit/s of one TCP stream, on the bare link and through the tunnel."""
+    client_to_client: Compared | None = None
+    deaf: Compared | None = None
+    """Gbit/s of one TCP stream from the server to a client, beside packets to a peer that reads them, and beside the
+    same packets to a peer that reads nothing."""
+    left_behind: list[str] = []
+
+
+def table(result: HubResult) -> str:
+    """For people."""
+    machine = result.machine
+    lines = [
+        (
+            f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}; "
+            f"{result.rounds} rounds of {result.seconds} s"
+        ),
+        f"settings: {' '.join(result.settings) or 'defaults'}",
+    ]
+    if result.idle:
+        lines += _idle(result.idle)
+    if result.returns:
+        lines += ["", _row("all clients come back, s", "clients", "down", "first", "complete", "attempts")]
+        lines += [
+            _row(
+                f"  after {one.how}",
+                one.clients,
+                f"{one.down_seconds:.1f}",
+                f"{one.back_seconds:.1f}",
+                f"{one.complete_seconds:.1f}",
+                one.attempts,
+            )
+            for one in result.returns
+        ]
+    compared = [
+        ("client to server, beside the bare link", result.client_to_server),
+        ("client to client, beside the bare link", result.client_to_client),
+        ("beside packets to a peer that reads nothing", result.deaf),
+    ]
+    if result.garbage:
+        compared += [
+            ("beside a flood of garbage at the server", result.garbage.at_server),
+            ("beside the same at nobody's port", result.garbage.at_nobody),
+        ]
+    if any(values for _, values in compared):
+        lines += ["", _row("one TCP stream, Gbit/s", "plain", "beside", "ratio")]
+    lines += [
+        _row(f"  {name}", f"{values.plain:.2f}", f"{values.beside:.2f}", f"{values.ratio:.2f}")
+        for name, values in compared
+        if values
+    ]
+    if result.garbage:
+        flood = result.garbage.flood
+        counted = ", ".join(f"{name} {count}" for name, count in result.garbage.counted.items())
+        lines.append(f"  the flood: {flood.opened_a_second:.0f} connections a second; the server counted {counted}")
+    if result.left_behind:
+        lines += ["", "LEFT BEHIND: " + ", ".join(result.left_behind)]
+    return "\n".join(lines)
+
+
+def _idle(idle: Idle) -> list[str]:
+    failed = sum(idle.failed.values())
+    lines = [
+        "",
+        (
+            f"{idle.clients} clients with {idle.connections} connections each, {idle.pingable} pingable; "
+            f"invited in {idle.invited_seconds:.1f} s"
+        ),
+        (
+            f"  all connected after {idle.first_seconds:.1f} s, with all connections after "
+            f"{idle.complete_seconds:.1f} s; {failed} attempts failed"
+        ),
+        f"  a greeting took {idle.greeting_p50_ms:.0f} ms (p50), {idle.greeting_p99_ms:.0f} ms (p99)",
+        f"  memory of a client in all processes of the server: {idle.bytes_per_client / KILOBYTE:.0f} kB",
+        _row("  process", "kB empty", "kB full", "a client", "CPU % empty", "CPU % full"),
+    ]
+    for name, full in idle.bytes_full.items():
+        empty = idle.bytes_empty[name]
+        lines.append(
+            _row(
+                f"  {name}",
+                f"{empty / KILOBYTE:.0f}",
+                f"{full / KILOBYTE:.0f}",
+                f"{(full - empty) / idle.clients / KILOBYTE:.1f}",
+                f"{idle.cpu_percent_empty[name]:.1f}",
+                f"{idle.cpu_percent_full[name]:.1f}",
+            )
+        )
+    return lines
+
+
+def _row(name: str, *cells: object) -> str:
+    return f"{name:<44}" + "".join(f"{cell!s:>12}" for cell in cells)

@@ -1,0 +1,263 @@
+"""A server with many clients, set up: a lab of four nodes, a server instance with TLS, real clients, a crowd.
+
+    with open_bed(directory, overrides) as bed:
+        client = bed.client("one")        a real client on the node of that name
+        crowd = bed.crowd(200)            light clients on the node "crowd", an address for each
+        bed.restart(signal.SIGKILL)       another server with the same state
+
+What the limits on one address do is not measured here: the node "crowd" has a whole network of addresses, to which the
+server's node has a route. Everything ends with the block; names that instances leave are in `left_behind`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from pipeline.credentials import keys
+from tools.lab.namespace import LabError, stop
+from tools.lab.network import Lab
+from tools.lab.waiting import until
+from tools.load.generators import ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST
+from tools.load.swarm_loop import Outage, Sample, Summary
+from tools.tunnel_pair import CARRIER_PORT, EXECUTABLE, READY_SECONDS, TUN_NAME, Tunnel
+
+SERVER_ADDRESS, PREFIX = "10.80.0.1", 16
+CLIENT_ADDRESSES = {"one": "10.80.0.2", "two": "10.80.0.3"}
+CROWD_NETWORK = "10.81.0.0/16"
+CLIENTS_MOST = 1024
+CONNECTED_SECONDS = 60.0
+ECHO_SECONDS = 5.0
+ECHO_BURST = 32  # a queue of the device or of a ring is not what is measured
+
+IP_HEADER_BYTES = 20
+ECHO_REQUEST = bytes([ICMP_ECHO_REQUEST, 0, 0xF7, 0xFF]) + bytes(4)
+"""The checksum is that of eight bytes with nothing else in them."""
+
+
+class Line(msgspec.Struct):
+    """What a crowd says."""
+
+    sample: Sample | None = None
+    outage: Outage | None = None
+    summary: Summary | None = None
+
+
+class Crowd:
+    """A crowd that runs, and what it has said."""
+
+    def __init__(self, process: subprocess.Popen, clients: int) -> None:
+        self.clients = clients
+        self.samples: list[Sample] = []
+        self.outages: list[Outage] = []
+        self.summary: Summary | None = None
+        self._process = process
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def now(self) -> Sample | None:
+        return self.samples[-1] if self.samples else None
+
+    def wait(self, complete: bool = True, after: int = 0) -> Sample:
+        """The first sample behind that time in which all clients have a connection, or all of theirs."""
+
+        def connected() -> Sample | None:
+            return next(
+                (
+                    each
+                    for each in list(self.samples)
+                    if each.time_ns > after and (each.complete if complete else each.clients) == self.clients
+                ),
+                None,
+            )
+
+        return until(connected, f"{self.clients} clients of the crowd connected", CONNECTED_SECONDS)
+
+    def finish(self) -> Summary:
+        """End it; its last words."""
+        self.close()
+        if self.summary is None:
+            raise LabError(f"the crowd ended without a summary, exit status {self._process.returncode}")
+        return self.summary
+
+    def close(self) -> None:
+        stop([self._process], ECHO_SECONDS)
+        self._reader.join()
+        self._process.stdout.close()
+
+    def _read(self) -> None:
+        for text in self._process.stdout:
+            line = msgspec.json.decode(text, type=Line)
+            if line.sample:
+                self.samples.append(line.sample)
+            elif line.outage:
+                self.outages.append(line.outage)
+            else:
+                self.summary = line.summary
+
+
+class Bed:
+    """Made by open_bed()."""
+
+    def __init__(self, lab: Lab, directory: Path, overrides: Sequence[str], stack: ExitStack) -> None:
+        self.lab = lab
+        self.left_behind: list[str] = []
+        self._directory = directory
+        self._overrides = list(overrides)
+        self._stack = stack
+        self._unique = f"{os.getpid()}-{lab['hub'].pid}"
+        self._keys = {name: directory / f"{name}.key" for name in CLIENT_ADDRESSES}
+        for path in self._keys.values():
+            keys.write_secret(path, keys.generate().encode())
+        self._crowds = 0
+        lab["crowd"].ip(f"route add local {CROWD_NETWORK} dev lo")
+        lab["hub"].ip(f"route add {CROWD_NETWORK} via {lab['crowd'].address}")
+        self.server = self._start_server()
+
+    # -- instances
+
+    def client(self, name: str) -> Tunnel:
+        """A real client on this node, connected."""
+        client = self._start(
+            name,
+            name,
+            {
+                "mode": "client",
+                "remote_addr": f"{self.lab['hub'].address}:{CARRIER_PORT}",
+                "key_file": str(self._keys[name]),
+                "tunnel_addr": f"{CLIENT_ADDRESSES[name]}/{PREFIX}",
+            },
+        )
+        until(lambda: client.is_ready(connected=True), f"client {name!r} connected", READY_SECONDS)
+        return client
+
+    def crowd(self, clients: int, *options: object) -> Crowd:
+        """Light clients, which the server has invited; wait() until they are connected."""
+        self._crowds += 1
+        process = self.lab["crowd"].popen(
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "tools.load.client_swarm",
+                "--invite",
+                self.server.name,
+                "--name",
+                f"crowd-{self._crowds}",
+                "--server",
+                f"{self.lab['hub'].address}:{CARRIER_PORT}",
+                "--clients",
+                clients,
+                "--source",
+                f"10.81.{self._crowds}.0/24" if clients < 250 else CROWD_NETWORK,
+                "--interval",
+                0.1,
+                *options,
+            ],
+            stdout=subprocess.PIPE,
+        )
+        crowd = Crowd(process, clients)
+        self._stack.callback(crowd.close)
+        return crowd
+
+    def restart(self, number: int) -> tuple[int, int]:
+        """End the server by this signal and start another with the same state. When it got the signal, and when the
+        next one ran."""
+        began = time.monotonic_ns()
+        self.server.process.send_signal(number)
+        self.server.process.wait(READY_SECONDS)
+        self.server = self._start_server()
+        return began, time.monotonic_ns()
+
+    def _start_server(self) -> Tunnel:
+        server = self._start(
+            "hub",
+            "hub",
+            {
+                "mode": "server",
+                "local_addr": f"0.0.0.0:{CARRIER_PORT}",
+                "tunnel_addr": f"{SERVER_ADDRESS}/{PREFIX}",
+                "state_dir": str(self._directory / "state"),
+                "max_clients": CLIENTS_MOST,
+                "log_level": "warning",
+                "peers": [
+                    {"name": name, "key_file": str(path), "address": CLIENT_ADDRESSES[name]}
+                    for name, path in self._keys.items()
+                ],
+            },
+        )
+        until(lambda: server.is_ready(connected=False), "the server running", READY_SECONDS)
+        return server
+
+    def _start(self, node: str, name: str, settings: dict) -> Tunnel:
+        tunnel = Tunnel(
+            self.lab[node],
+            f"{name}-{self._unique}",
+            {"tun_name": TUN_NAME, **settings},
+            self._directory,
+            overrides=self._overrides,
+        )
+        self._stack.callback(self._stop, tunnel)
+        return tunnel
+
+    def _stop(self, tunnel: Tunnel) -> None:
+        ended = tunnel.process.poll() is not None
+        status = tunnel.stop()
+        if not ended:
+            self.left_behind += tunnel.names()
+            if status != 0:
+                self.left_behind.append(f"{tunnel.name}: exit status {status}, expected 0")
+
+    # -- what it costs
+
+    def addresses(self) -> list[str]:
+        """Of all peers that are connected."""
+        said = self.lab["hub"].run([EXECUTABLE, "peers", "--json", "--name", self.server.name]).stdout
+        return [peer["addresses"][0] for peer in json.loads(said)["peers"] if peer["state"] == "connected"]
+
+    def memory(self) -> dict[str, int]:
+        """Proportional set size of each process of the server, shared memory in it (proc_pid_smaps(5))."""
+        return {name: _pss(pid) for name, pid in self.server.pids().items()}
+
+    def reachable(self, addresses: Sequence[str]) -> int:
+        """How many of them answer an echo request from the server's node."""
+        waiting = set(addresses)
+        with self.lab["hub"].socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as echo:
+            echo.setblocking(False)
+            end = time.monotonic() + ECHO_SECONDS
+            unsent = list(addresses)
+            while waiting and time.monotonic() < end:
+                burst, unsent = unsent[:ECHO_BURST], unsent[ECHO_BURST:]
+                for address in burst:
+                    echo.sendto(ECHO_REQUEST, (address, 0))
+                while select.select([echo], [], [], 0.05 if unsent else 0.5)[0]:
+                    packet, (address, _) = echo.recvfrom(2048)
+                    if packet[IP_HEADER_BYTES] == ICMP_ECHO_REPLY:
+                        waiting.discard(address)
+        return len(addresses) - len(waiting)
+
+
+@contextmanager
+def open_bed(directory: Path, overrides: Sequence[str] = ()) -> Iterator[Bed]:
+    """`directory` is the bed's own; it gets the state of the server, configurations and logs."""
+    with Lab(names=("hub", "one", "two", "crowd")) as lab, ExitStack() as stack:
+        yield Bed(lab, directory, overrides, stack)
+
+
+def _pss(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,149 @@
+"""What bench measures, each as a function of two nodes and an address: the bare link's or the tunnel's.
+
+Throughput is iperf3's, latency tools.load.generators's. A measurement that fails raises LabError with the generator's
+words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tools.lab.namespace import LabError, Namespace, stop
+from tools.lab.waiting import until
+from tools.load.flows import ping
+from tools.load.generators import Pings
+
+PING_INTERVAL = 0.01
+UDP_PAYLOAD_BYTES = 200
+IPERF_SPARE_SECONDS = 20.0
+SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+LISTEN_STATE = "0A"  # TCP_LISTEN, net/tcp_states.h
+
+
+def require_iperf3() -> None:
+    if shutil.which("iperf3") is None:
+        raise LabError("iperf3 is not installed; install it (on Debian: apt install iperf3)")
+
+
+def tcp_gbit(source: Namespace, sink: Namespace, address: str, seconds: float, streams: int = 1) -> float:
+    """Received gigabits a second over `streams` connections in all."""
+    return _iperf(source, sink, address, seconds, "-P", streams)["sum_received"]["bits_per_second"] / 1e9
+
+
+def udp_packets(source: Namespace, sink: Namespace, address: str, seconds: float) -> float:
+    """Packets of 200 payload bytes received a second, sent as fast as one sender can."""
+    received = _iperf(source, sink, address, seconds, "-u", "-b", 0, "-l", UDP_PAYLOAD_BYTES)["sum_received"]
+    return (received["packets"] - received["lost_packets"]) / received["seconds"]
+
+
+def ping_idle(source: Namespace, sink: Namespace, address: str, seconds: float) -> Pings:
+    """A hundred echoes a second and nothing else."""
+    return ping(source, address, count=max(2, round(seconds / PING_INTERVAL)), interval=PING_INTERVAL)
+
+
+def ping_loaded(source: Namespace, sink: Namespace, address: str, seconds: float) -> Pings:
+    """The same beside one TCP stream in the same direction."""
+    with _iperf_server(sink) as port:
+        load = source.popen(["iperf3", "-c", address, "-p", port, "-t", round(seconds) + 60], **SILENT)
+        try:
+            until(lambda: _established(sink, port), "the load's connections")
+            return ping_idle(source, sink, address, seconds)
+        finally:
+            stop([load], IPERF_SPARE_SECONDS)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_cpu_seconds() -> float:
+    """Time that all cores together did not idle so far."""
+    total = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _, _, irq, softirq, *_ = map(int, total)
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_per_gigabyte(
+    pids: Mapping[str, int], gbit: Callable[[], float], seconds: float
+) -> tuple[float, dict[str, float], float]:
+    """What `gbit`, which runs for `seconds`, returns; CPU seconds a gigabyte by process and in all."""
+    before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+    machine_before = machine_cpu_seconds()
+    rate = gbit()
+    machine = machine_cpu_seconds() - machine_before
+    gigabytes = rate / 8 * seconds  # 10^9 bytes
+    used = {name: (cpu_seconds(pid) - before[name]) / gigabytes for name, pid in pids.items()}
+    return rate, used, machine / gigabytes
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that the process has for itself alone (smaps_rollup)."""
+    total = 0
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith(("Private_Clean:", "Private_Dirty:")):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def shared_bytes(name: str) -> int:
+    """Memory behind the names in /dev/shm that carry `name`."""
+    return sum(entry.stat().st_blocks * 512 for entry in Path("/dev/shm").iterdir() if name in entry.name)
+
+
+def medians(rounds: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Key by key."""
+    rounds = list(rounds)
+    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+
+
+def _iperf(source: Namespace, sink: Namespace, address: str, seconds: float, *options: Any) -> dict[str, Any]:
+    with _iperf_server(sink) as port:
+        said = source.run(
+            ["iperf3", "-c", address, "-p", port, "-t", max(1, round(seconds)), "-J", *options],
+            check=False,
+            timeout=seconds + IPERF_SPARE_SECONDS,
+        )
+    try:
+        result = json.loads(said.stdout)
+    except json.JSONDecodeError:
+        raise LabError(f"iperf3 to {address}: {said.stderr or said.stdout}") from None
+    if "error" in result:
+        raise LabError(f"iperf3 to {address}: {result['error']}")
+    return result["end"]
+
+
+@contextmanager
+def _iperf_server(sink: Namespace) -> Iterator[int]:
+    """A server for one test, at a port of its own."""
+    port = sink.free_port()
+    server = sink.popen(["iperf3", "-s", "-1", "-p", port], **SILENT)
+    try:
+        until(lambda: (port, LISTEN_STATE) in _tcp_states(sink), f"iperf3 listening in {sink.name!r}")
+        yield port
+    finally:
+        stop([server], IPERF_SPARE_SECONDS)
+
+
+def _established(sink: Namespace, port: int) -> bool:
+    """iperf3 has a control and a data connection."""
+    return sum(number == port and state != LISTEN_STATE for number, state in _tcp_states(sink)) >= 2
+
+
+def _tcp_states(namespace: Namespace) -> list[tuple[int, str]]:
+    """(local port, state) of each TCP socket inside."""
+    states = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{namespace.pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            states.append((int(fields[1].rpartition(":")[2], 16), fields[3]))
+    return states

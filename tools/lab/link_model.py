@@ -1,0 +1,271 @@
+"""What a link does to each segment: pure, stepped with `now`, repeatable from a seed.
+
+    offer(now, segments, size, last)   a packet enters: which of its segments come out, in which runs, when
+
+A packet is `segments` segments of `size` wire bytes (the last of `last`); an ordinary packet is one. Every
+segment passes, in this order: path MTU, queue (tail drop), rate, loss, delay. So loss happens behind the
+bottleneck, and what is lost has taken its time there.
+
+Loss comes in runs. With `burst` 1 each segment is lost independently. Above, it is a Gilbert model: all is
+lost in the bad state, whose mean length is `burst` segments; the good state's mean length makes
+`loss_percent`. Runs are drawn as lengths: a super-packet in the middle of a good run costs one comparison.
+
+Jitter wanders: the delay moves within delay_ms +- jitter_ms, in straight lines between random points, slower
+than time passes. So jitter alone never reorders; `reorder_percent` of the segments is held back `reorder_ms`
+longer.
+
+Each effect has a random.Random of its own: one changes without moving the others.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from typing import NamedTuple
+
+import msgspec
+
+from tools.lab.gso import ETHERNET_BYTES
+
+NS_PER_MS = 1_000_000
+GRAIN_NS = NS_PER_MS // 4
+"""Segments of one packet that leave the queue within this time stay one super-packet."""
+
+FOREVER = 1 << 62
+WANDER_PERIOD = 4
+"""Time between two points of the jitter, in jitter_ms: the delay moves at most half as fast as time does."""
+
+
+class LinkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One direction of a link. The default is a perfect one."""
+
+    delay_ms: float = 0.0
+    jitter_ms: float = 0.0
+    """Greatest deviation from delay_ms, both ways."""
+    rate_mbit: float | None = None
+    """10^6 bits a second, all headers of all segments counted, Ethernet's too. None: no limit."""
+    loss_percent: float = 0.0
+    burst: float = 1.0
+    """Mean length of a loss in segments; 1 is independent loss."""
+    reorder_percent: float = 0.0
+    reorder_ms: float = 2.0
+    duplicate_percent: float = 0.0
+    mtu: int | None = None
+    """Path MTU: a segment whose IP packet is larger vanishes silently. None: what the device lets through."""
+    queue_packets: int | None = 1000
+    """Segments that may wait for the rate; those that find it full are dropped."""
+    queue_bytes: int | None = None
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for field in ("loss_percent", "reorder_percent", "duplicate_percent"):
+            if not 0 <= getattr(self, field) <= 100:
+                raise ValueError(f"{field}: expected 0 to 100, got {getattr(self, field)}")
+        for field in ("delay_ms", "jitter_ms", "reorder_ms"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise ValueError(f"{field}: expected 0 or more, got {getattr(self, field)}")
+        if self.jitter_ms > self.delay_ms:
+            raise ValueError(f"jitter_ms: expected at most delay_ms ({self.delay_ms:g}), got {self.jitter_ms:g}")
+        if self.rate_mbit is not None and not 0 < self.rate_mbit < math.inf:
+            raise ValueError(f"rate_mbit: expected more than 0, or none, got {self.rate_mbit}")
+        for field in ("queue_packets", "queue_bytes", "mtu"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{field}: expected 1 or more, or none, got {value}")
+        if self.burst < 1:
+            raise ValueError(f"burst: expected 1 or more, got {self.burst}")
+        loss = self.loss_percent / 100
+        if self.burst > 1 and loss < 1 and loss / (1 - loss) > self.burst:
+            raise ValueError(
+                f"burst: expected at least {loss / (1 - loss):.2f} for loss_percent "
+                f"{self.loss_percent}, got {self.burst}"
+            )
+
+
+class Run(NamedTuple):
+    """Neighbouring segments of a packet that come out together."""
+
+    due: int
+    """monotonic ns"""
+    first: int
+    count: int
+
+
+class LinkCounters(msgspec.Struct):
+    """All in segments."""
+
+    offered: int = 0
+    passed: int = 0
+    """Handed on to arrive, copies included."""
+    lost: int = 0
+    dropped_queue_full: int = 0
+    dropped_too_big: int = 0
+    reordered: int = 0
+    duplicated: int = 0
+
+
+class Chance:
+    """Picks segments out of a stream, in runs: `percent` of all, in runs of `burst` on average."""
+
+    def __init__(self, rng: random.Random, percent: float, burst: float = 1.0) -> None:
+        share = percent / 100
+        self._rng = rng
+        self._bad = rng.random() < share
+        self._left = FOREVER
+        if 0 < share < 1:
+            self._end_bad = 1 / burst if burst > 1 else 1 - share
+            self._end_good = self._end_bad * share / (1 - share)
+            self._left = self._length()
+
+    def pick(self, count: int) -> list[int]:
+        """Indices picked among the next `count` segments, in order."""
+        if not self._bad and self._left > count:
+            if self._left != FOREVER:
+                self._left -= count
+            return []
+        picked: list[int] = []
+        index = 0
+        while index < count:
+            step = min(self._left, count - index)
+            if self._bad:
+                picked.extend(range(index, index + step))
+            index += step
+            if self._left == FOREVER:
+                continue
+            self._left -= step
+            if self._left == 0:
+                self._bad = not self._bad
+                self._left = self._length()
+        return picked
+
+    def _length(self) -> int:
+        """Length of the run that begins: geometric, 1 or more."""
+        end = self._end_bad if self._bad else self._end_good
+        if end >= 1:
+            return 1
+        return int(math.log(1 - self._rng.random()) / math.log(1 - end)) + 1
+
+
+class Wander:
+    """An offset within +- span that moves in straight lines from one random point to the next."""
+
+    def __init__(self, rng: random.Random, span_ns: int) -> None:
+        self._rng = rng
+        self._span = span_ns
+        self._period = WANDER_PERIOD * span_ns
+        self._from = self._to = rng.uniform(-span_ns, span_ns)
+        self._until = -FOREVER
+
+    def at(self, now: int) -> int:
+        """The offset; `now` never goes back."""
+        if self._span == 0:
+            return 0
+        if now >= self._until:
+            if now >= self._until + self._period:
+                self._until = now
+            self._from, self._to = self._to, self._rng.uniform(-self._span, self._span)
+            self._until += self._period
+        return round(self._to - (self._to - self._from) * (self._until - now) / self._period)
+
+
+class LinkModel:
+    """One direction. Keeps its queue across a change of the spec; the random streams start anew."""
+
+    def __init__(self, spec: LinkSpec, direction: str = "") -> None:
+        self._direction = direction
+        self._busy_until = 0
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._waiting_bytes = 0
+        self.counters = LinkCounters()
+        self.change(spec)
+
+    def change(self, spec: LinkSpec) -> None:
+        self.spec = spec
+
+        def stream(effect: str) -> random.Random:
+            return random.Random(f"{spec.seed}/{self._direction}/{effect}")
+
+        self._loss = Chance(stream("loss"), spec.loss_percent, spec.burst)
+        self._reorder = Chance(stream("reorder"), spec.reorder_percent)
+        self._duplicate = Chance(stream("duplicate"), spec.duplicate_percent)
+        self._jitter = Wander(stream("jitter"), round(spec.jitter_ms * NS_PER_MS))
+        self._delay_ns = round(spec.delay_ms * NS_PER_MS)
+        self._hold_ns = round(spec.reorder_ms * NS_PER_MS)
+        self._ns_per_byte = 8000 / spec.rate_mbit if spec.rate_mbit else None
+        self._greatest = spec.mtu + ETHERNET_BYTES if spec.mtu else FOREVER
+
+    def offer(self, now: int, segments: int, size: int, last: int) -> list[Run]:
+        """The runs that come out. `size` and `last` count the Ethernet header; `now` never goes back."""
+        counters = self.counters
+        counters.offered += segments
+        first = 0
+        if size > self._greatest:
+            first = segments - 1 if last <= self._greatest else segments
+            counters.dropped_too_big += first
+            if first == segments:
+                return []
+            segments, size = 1, last
+        if self._ns_per_byte is None:
+            runs = self._runs([now] * segments, first)
+        else:
+            runs = self._runs(self._queue(now, segments, size, last), first)
+        for run in runs:
+            counters.passed += run.count
+        return runs
+
+    def _queue(self, now: int, segments: int, size: int, last: int) -> list[int]:
+        """Departure times of the segments that find room; these are always the first ones."""
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= now:
+            self._waiting_bytes -= waiting.popleft()[1]
+        limit_packets = self.spec.queue_packets or FOREVER
+        limit_bytes = self.spec.queue_bytes or FOREVER
+        at = max(now, self._busy_until)
+        departures: list[int] = []
+        for index in range(segments):
+            wire = size if index < segments - 1 else last
+            if waiting and (len(waiting) >= limit_packets or self._waiting_bytes + wire > limit_bytes):
+                self.counters.dropped_queue_full += segments - index
+                break
+            at += round(wire * self._ns_per_byte)
+            departures.append(at)
+            waiting.append((at, wire))
+            self._waiting_bytes += wire
+        self._busy_until = at
+        return departures
+
+    def _runs(self, departures: list[int], first: int) -> list[Run]:
+        """What becomes of segments `first`, first + 1, ... that leave the queue at these times."""
+        segments = len(departures)
+        if segments == 0:
+            return []
+        lost, held, twice = (chance.pick(segments) for chance in (self._loss, self._reorder, self._duplicate))
+        if not lost and not held and not twice and departures[-1] - departures[0] <= GRAIN_NS:
+            return [Run(self._arrival(departures[-1]), first, segments)]
+        counters = self.counters
+        counters.lost += len(lost)
+        runs: list[Run] = []
+        copies: list[Run] = []
+        run_began = None
+        for index, leaves in enumerate(departures):
+            if index in lost:
+                run_began = None
+                continue
+            arrival = self._arrival(leaves)
+            if index in twice:
+                counters.duplicated += 1
+                copies.append(Run(arrival, first + index, 1))
+            if index in held:
+                counters.reordered += 1
+                runs.append(Run(arrival + self._hold_ns, first + index, 1))
+                run_began = None
+            elif run_began is not None and leaves - run_began <= GRAIN_NS:
+                runs[-1] = Run(arrival, runs[-1].first, runs[-1].count + 1)
+            else:
+                run_began = leaves
+                runs.append(Run(arrival, first + index, 1))
+        return runs + copies
+
+    def _arrival(self, leaves: int) -> int:
+        return leaves + self._delay_ns + self._jitter.at(leaves)
