@@ -75,7 +75,7 @@ def _fec(fec: dict) -> list[str]:
     if fec["mode"] == "off":
         return []
     now = f"{fec['data']} + {fec['parity']} shards a block" if fec["parity"] else "no parity"
-    why = "" if fec["peer_decodes"] else ": the other end takes no shards, or is not connected"
+    why = "" if fec["peer_accepts_shards"] else ": the other end takes no shards, or is not connected"
     return [f"fec {fec['mode']}, now {now} (at most {fec['data']} + {fec['parity_most']}){why}", ""]
 
 

@@ -14,7 +14,7 @@ from pipeline.config import security_checks as trust
 from pipeline.config.schema import AUTO, WORKER_KINDS, Config
 from pipeline.config.security_checks import Found
 from pipeline.config.values import INTERFACE_FORM, parse_endpoint, parse_interface, parse_prefix
-from pipeline.wire.messages import ROUTES_MAX as PUSHED_MAX
+from pipeline.wire.messages import PUSHED_ROUTES_MAX as PUSHED_MAX
 
 COMPAT_MTU_MAX = 1495  # the original's frames count type and packet, and end at 1496
 IPV6_MTU_MIN = 1280  # RFC 8200, 5

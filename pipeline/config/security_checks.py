@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config.peer import PROOFS, Peer
 from pipeline.config.schema import Config
 from pipeline.config.values import check_host, parse_address, parse_prefix
-from pipeline.packet.address_pool import Pool
+from pipeline.packet.address_pool import AddressPool
 from pipeline.shm.layout import ROUTES_MAX
 
 Found = Iterator[tuple[str, str, Any]]
@@ -159,9 +159,9 @@ def peers_apart(config: Config) -> Found:
 
 def _addresses(config: Config, at: str, peer: Peer) -> Found:
     """That each fixed address is one that the server can give, and at most one in each subnet."""
-    pools = [Pool(interface) for interface in config.tunnel_interfaces]
+    pools = [AddressPool(interface) for interface in config.tunnel_interfaces]
     own = {interface.ip for interface in config.tunnel_interfaces}
-    used: set[Pool] = set()
+    used: set[AddressPool] = set()
     for (path, text), address in zip(peer.address_texts.items(), peer.addresses, strict=True):
         fitting = [pool for pool in pools if pool.contains(address)]
         if not fitting and address not in own:  # that one is reported as the server's

@@ -204,8 +204,8 @@ def _for_tls(builder: x509.CertificateBuilder, server: bool, hosts: Sequence[str
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
-    purpose = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-    return builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False).add_extension(
+    traffic_class = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+    return builder.add_extension(x509.ExtendedKeyUsage([traffic_class]), critical=False).add_extension(
         x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys(hosts)]), critical=False
     )
 

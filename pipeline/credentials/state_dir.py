@@ -19,7 +19,7 @@ from pipeline.log import LOG
 DIRECTORY_MODE = 0o700
 
 
-class State:
+class StateDir:
     """The directory; made if it is not there. LocalError or PermissionDenied if it cannot be."""
 
     def __init__(self, directory: str) -> None:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from pipeline.config import Config
 from pipeline.credentials import certificates, keys
 from pipeline.credentials.certificates import Pair
-from pipeline.credentials.state_dir import State
+from pipeline.credentials.state_dir import StateDir
 from pipeline.log import LOG
 
 
-class Credentials(NamedTuple):
+class TlsSettings(NamedTuple):
     """`key`: a client's, b"" for none. `certificate`: PEM of our own, b"" for none."""
 
     tls: dict | None
@@ -23,10 +23,10 @@ class Credentials(NamedTuple):
     certificate: bytes
 
 
-def load(config: Config, state: State | None, key: bytes = b"") -> Credentials:
+def load(config: Config, state: StateDir | None, key: bytes = b"") -> TlsSettings:
     """Read everything. `key`: a client's that came with an invitation. ConfigError with what is wrong in which file."""
     if config.encryption == "none":
-        return Credentials(None, b"", b"")
+        return TlsSettings(None, b"", b"")
     pair = Pair(b"", b"")
     if config.tls_cert_file:
         pair = certificates.read_pair(config.tls_cert_file, config.tls_key_file, "tls_cert_file")
@@ -53,4 +53,4 @@ def load(config: Config, state: State | None, key: bytes = b"") -> Credentials:
             # a pinned certificate, or a server that proves to have our key, needs nobody to vouch for it
             "verify": not config.tls_skip_verify and bool(ca or not (pin or key)),
         }
-    return Credentials(tls, key, pair.certificate)
+    return TlsSettings(tls, key, pair.certificate)

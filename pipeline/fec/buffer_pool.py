@@ -19,7 +19,7 @@ KEPT_SHARE = 4
 """Of the limit, one part in so many is kept for the next borrower at most."""
 
 
-class Buffers:
+class BufferPool:
     """What one owner may use. `used`: bytes lent or held now; `kept`: bytes that wait for the next borrower."""
 
     def __init__(self, limit: int) -> None:

@@ -29,9 +29,9 @@ from struct import Struct
 
 from pipeline.counters import ID
 from pipeline.fec import shard
-from pipeline.fec.buffer_pool import Buffers, rounded
+from pipeline.fec.buffer_pool import BufferPool, rounded
 from pipeline.fec.codec import Codec
-from pipeline.fec.reorder import WINDOW, Order
+from pipeline.fec.reorder import WINDOW, ReorderBuffer
 from pipeline.wire import framing
 
 KEEP_NS = 2_000_000_000
@@ -59,7 +59,7 @@ class _Block:
     def __init__(
         self,
         key: int,
-        order: Order[bytes | _Block],
+        order: ReorderBuffer[bytes | _Block],
         number: int,
         code: int,
         content: int,
@@ -86,13 +86,13 @@ class Reassembly:
     def __init__(self, codec: Codec, counters: MutableSequence[int], bytes_limit: int = BYTES_LIMIT) -> None:
         self._codec = codec
         self._counters = counters
-        self._buffers = Buffers(max(bytes_limit, 2 * LARGEST_BYTES))
+        self._buffers = BufferPool(max(bytes_limit, 2 * LARGEST_BYTES))
         self._plenty = self._buffers.limit * 3 // 4  # bytes in use above which memory is short
-        self._orders: dict[int, Order[bytes | _Block]] = {}
+        self._orders: dict[int, ReorderBuffer[bytes | _Block]] = {}
         self._open: OrderedDict[int, _Block] = OrderedDict()
         self._complete: dict[int, _Block] = {}  # the waiting and the ready ones of several shards
         self._ready: tuple[deque[bytes | _Block], ...] = (deque(), deque())  # by purpose
-        self.purpose = framing.BULK  # of the stream of what pop() gave
+        self.traffic_class = framing.BULK  # of the stream of what pop() gave
         self._lent: memoryview | None = None  # the buffer behind what pop() gave
         self._look_at = 0  # when time alone may change something
 
@@ -145,9 +145,9 @@ class Reassembly:
                 buffers.take_back(self._lent)
                 self._lent = None
             if light:
-                block, self.purpose = light.popleft(), framing.LIGHT
+                block, self.traffic_class = light.popleft(), framing.LIGHT
             elif bulk:
-                block, self.purpose = bulk.popleft(), framing.BULK
+                block, self.traffic_class = bulk.popleft(), framing.BULK
             else:
                 return None
             if type(block) is bytes:
@@ -177,7 +177,7 @@ class Reassembly:
             and now - max([order.heard for order in self._orders.values()], default=0) >= KEEP_NS
         )
 
-    def _ready_of(self, order: Order[bytes | _Block]) -> deque[bytes | _Block]:
+    def _ready_of(self, order: ReorderBuffer[bytes | _Block]) -> deque[bytes | _Block]:
         return self._ready[order.stream & 1]
 
     def _other(self, view: memoryview, at: int, length: int, header: _Header, now: int) -> _Block | None:
@@ -221,7 +221,7 @@ class Reassembly:
         self._counters[_LATE] += count
         return None
 
-    def _place(self, order: Order[bytes | _Block], ahead: int, n: int, count: int) -> int | None:
+    def _place(self, order: ReorderBuffer[bytes | _Block], ahead: int, n: int, count: int) -> int | None:
         """The number of the block in its stream; None if nothing of it is wanted any more, which is counted."""
         if ahead <= WINDOW:
             number = order.next + ahead
@@ -254,7 +254,7 @@ class Reassembly:
             start, size, at = first * block.each, count * block.each, at + _HEADER_BYTES
             block.area[start : start + size] = view[at : at + size]
 
-    def _settle(self, order: Order[bytes | _Block], number: int, block: bytes | _Block, now: int) -> None:
+    def _settle(self, order: ReorderBuffer[bytes | _Block], number: int, block: bytes | _Block, now: int) -> None:
         """A block has become complete: it goes on, or it waits for its turn."""
         ready = self._ready_of(order)
         if number == order.next:
@@ -320,13 +320,13 @@ class Reassembly:
         self._counters[_EXPIRED] += 1
         self._expire(block.order, block.order.give_up(block.number, self._ready_of(block.order)))
 
-    def _expire(self, order: Order[bytes | _Block], gone: int) -> None:
+    def _expire(self, order: ReorderBuffer[bytes | _Block], gone: int) -> None:
         """So many blocks left the window undone; those of them that are open end here."""
         if gone:
             self._counters[_EXPIRED] += gone
             self._prune(order)
 
-    def _prune(self, order: Order[bytes | _Block]) -> None:
+    def _prune(self, order: ReorderBuffer[bytes | _Block]) -> None:
         begun = order.begun
         floor = order.next - WINDOW if order.undone else order.next
         while begun and begun[0] < floor:
@@ -337,15 +337,15 @@ class Reassembly:
                 if number < order.first:
                     self._counters[_EXPIRED] += 1
 
-    def _admit(self, key: int) -> Order[bytes | _Block]:
+    def _admit(self, key: int) -> ReorderBuffer[bytes | _Block]:
         """A stream that was not heard before, or not for long. It may take the place of another."""
         orders = self._orders
         if len(orders) >= STREAMS_MAX:
             self._drop(min(orders.values(), key=lambda order: order.heard))
-        order = orders[key >> 32] = Order(key >> 32, key & _U32)
+        order = orders[key >> 32] = ReorderBuffer(key >> 32, key & _U32)
         return order
 
-    def _drop(self, order: Order[bytes | _Block]) -> None:
+    def _drop(self, order: ReorderBuffer[bytes | _Block]) -> None:
         del self._orders[order.stream]
         for number in order.begun:
             block = self._open.pop(order.stream << 32 | number & _U32, None)

@@ -38,7 +38,7 @@ Content = TypeVar("Content")
 _EVERY = (1 << WINDOW) - 1
 
 
-class Order(Generic[Content]):
+class ReorderBuffer(Generic[Content]):
     """One stream. `first` is the first block seen of it; those before that one may come yet."""
 
     def __init__(self, stream: int, first: int) -> None:

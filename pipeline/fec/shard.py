@@ -67,6 +67,6 @@ def shard_bytes(size: int, n: int, m: int) -> int:
     return -(-size // (n * unit)) * unit
 
 
-def stream(run: int, lane: int, purpose: int) -> int:
+def stream(run: int, lane: int, traffic_class: int) -> int:
     """The number of a stream: different for each start of the sender (the plan's `run`), lane and purpose."""
-    return (run & 0xFFFFFF) << 8 | (lane & 0x3F) << 1 | purpose
+    return (run & 0xFFFFFF) << 8 | (lane & 0x3F) << 1 | traffic_class

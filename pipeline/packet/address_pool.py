@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 LINK_ADDRESSES = 2  # of a subnet that is a link between two hosts
 
 
-class Pool:
+class AddressPool:
     """The subnet of `interface`, the server's own address in it."""
 
     def __init__(self, interface: IPv4Interface | IPv6Interface) -> None:

@@ -33,7 +33,7 @@ _PORTS_BYTES = 4
 _WITH_PORTS = (6, 17)  # IPPROTO_TCP, IPPROTO_UDP
 
 
-class FlowTable:
+class FlowClassifier:
     """The flows of one TUN queue. `is_empty` tells whether the light ring is."""
 
     def __init__(self, is_empty: Callable[[], bool]) -> None:

@@ -19,7 +19,7 @@ NOBODY = -1
 CACHE_MAX = 65536  # some 10 MB at the most
 
 
-class Routes:
+class RouteTable:
     """The table of one process."""
 
     def __init__(self) -> None:

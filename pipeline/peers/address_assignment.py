@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import NamedTuple
 
-from pipeline.packet.address_pool import Pool
-from pipeline.packet.route_table import NOBODY, Routes
+from pipeline.packet.address_pool import AddressPool
+from pipeline.packet.route_table import NOBODY, RouteTable
 from pipeline.wire.messages import (
     ADDRESS_OUTSIDE,
     ADDRESS_TAKEN,
@@ -38,7 +38,7 @@ ANYBODY = ""  # in place of a name
 CHOOSE = 'choose another tunnel_addr, or "auto" to be given one'
 
 
-class Identity(NamedTuple):
+class PeerPolicy(NamedTuple):
     """A peer as it is configured. `rate`: bytes a second, 0 for no limit."""
 
     name: str
@@ -54,7 +54,7 @@ class Refusal(NamedTuple):
     text: str
 
 
-class Addresses:
+class AddressAssignment:
     """The addresses of one server.
 
     own           the server's
@@ -66,15 +66,15 @@ class Addresses:
         self.own = [interface.ip for interface in interfaces]
         self.claims: list[tuple[bytes, int, str]] = []
         self.remembered: dict[str, tuple[Address, ...]] = {}
-        self._pools = [Pool(interface) for interface in interfaces]
+        self._pools = [AddressPool(interface) for interface in interfaces]
         self._configured: Collection[str] = ()
         self._holders: dict[Address, str] = {}
-        self._ground = Routes()  # leads to an index of `claims`
-        self._reserved: dict[Pool, list[tuple[int, int, str]]] = {}
+        self._ground = RouteTable()  # leads to an index of `claims`
+        self._reserved: dict[AddressPool, list[tuple[int, int, str]]] = {}
         for name, addresses in remembered.items():
             self._hold(name, [address for address in map(ip_address, addresses) if address not in self._holders])
 
-    def claim(self, identities: Mapping[str, Identity]) -> None:
+    def claim(self, identities: Mapping[str, PeerPolicy]) -> None:
         """Take over a configuration. What peers have, they keep until somebody asks whether it `suits`."""
         self._configured = identities.keys()
         claims = [
@@ -92,7 +92,7 @@ class Addresses:
         }
 
     def choose(
-        self, identity: Identity, wishes: Sequence[Address], is_connected: IsConnected
+        self, identity: PeerPolicy, wishes: Sequence[Address], is_connected: IsConnected
     ) -> tuple[Address, ...] | Refusal:
         """What the peer gets, or why nothing. It has it only when it is given."""
         for address in identity.fixed:
@@ -105,7 +105,7 @@ class Addresses:
                 return refusal
         return (*identity.fixed, *wanted)[:ADDRESSES_MAX] if wishes else self._unasked(identity, is_connected)
 
-    def suits(self, identity: Identity, addresses: Sequence[Address]) -> bool:
+    def suits(self, identity: PeerPolicy, addresses: Sequence[Address]) -> bool:
         """Whether the peer may keep these, which it has."""
         versions = _not_fixed(identity)
         others = [address for address in addresses if address.version in versions]
@@ -135,7 +135,7 @@ class Addresses:
                 return ip_interface((address, pool.network.prefixlen))
         return ip_interface(address)
 
-    def _objection(self, identity: Identity, address: Address) -> Refusal | None:
+    def _objection(self, identity: PeerPolicy, address: Address) -> Refusal | None:
         """Why the peer may not have an address that is not fixed."""
         pools = [pool for pool in self._pools if address in pool.network]
         if address in self.own:
@@ -150,7 +150,7 @@ class Addresses:
             return Refusal(ADDRESS_TAKEN, f"{address} is another peer's: {CHOOSE}")
         return None
 
-    def _fixed_objection(self, identity: Identity, address: Address, is_connected: IsConnected) -> Refusal | None:
+    def _fixed_objection(self, identity: PeerPolicy, address: Address, is_connected: IsConnected) -> Refusal | None:
         if address in self.own:
             whose = "the server's own"
         elif self._owner(address) not in (ANYBODY, identity.name):
@@ -164,7 +164,7 @@ class Addresses:
             f"{address}, fixed for this peer in the server's configuration, is {whose}: the server must fix another",
         )
 
-    def _unasked(self, identity: Identity, is_connected: IsConnected) -> tuple[Address, ...] | Refusal:
+    def _unasked(self, identity: PeerPolicy, is_connected: IsConnected) -> tuple[Address, ...] | Refusal:
         """What a peer gets that wishes nothing."""
         versions = _not_fixed(identity)
         chosen = [
@@ -187,13 +187,13 @@ class Addresses:
             "the server has no subnet to give an address from: choose a tunnel_addr that is allowed to this peer",
         )
 
-    def _free(self, pool: Pool, identity: Identity) -> Address | None:
+    def _free(self, pool: AddressPool, identity: PeerPolicy) -> Address | None:
         taken = {int(address) for address in self._holders if address.version == pool.version}
         return pool.first_free(
             taken, ((first, last) for first, last, name in self._reserved[pool] if name != identity.name)
         )
 
-    def _forfeited(self, pool: Pool, identity: Identity, is_connected: IsConnected) -> Address | None:
+    def _forfeited(self, pool: AddressPool, identity: PeerPolicy, is_connected: IsConnected) -> Address | None:
         for name, addresses in self.remembered.items():
             if name not in self._configured and not is_connected(name):
                 for address in addresses:
@@ -205,7 +205,7 @@ class Addresses:
         index = self._ground.peer_of(address.packed)
         return ANYBODY if index == NOBODY else self.claims[index][2]
 
-    def _is_held(self, identity: Identity, address: Address) -> bool:
+    def _is_held(self, identity: PeerPolicy, address: Address) -> bool:
         return self._holders.get(address, identity.name) != identity.name
 
     def _hold(self, name: str, addresses: Sequence[Address]) -> None:
@@ -217,7 +217,7 @@ class Addresses:
             del self._holders[address]
 
 
-def _claims(identities: Collection[Identity]) -> list[tuple[Network, str]]:
+def _claims(identities: Collection[PeerPolicy]) -> list[tuple[Network, str]]:
     """What these peers claim: their fixed addresses before all prefixes that are allowed to them."""
     return [
         *((ip_network(address), identity.name) for identity in identities for address in identity.fixed),
@@ -225,7 +225,7 @@ def _claims(identities: Collection[Identity]) -> list[tuple[Network, str]]:
     ]
 
 
-def _not_fixed(identity: Identity) -> set[int]:
+def _not_fixed(identity: PeerPolicy) -> set[int]:
     return {4, 6} - {address.version for address in identity.fixed}
 
 

@@ -19,21 +19,21 @@ from pipeline.config import Config
 from pipeline.errors import LocalError, PeerError
 from pipeline.log import LOG, printable
 from pipeline.packet.route_table import NOBODY
-from pipeline.peers.address_assignment import Identity, Refusal
+from pipeline.peers.address_assignment import PeerPolicy, Refusal
 from pipeline.peers.membership import Admitted, Membership
-from pipeline.peers.registry import Identities, Known
+from pipeline.peers.registry import KnownPeer, PeerRegistry
 from pipeline.shm import layout
-from pipeline.shm.layout import LINE_WORDS, PEER_BITS
-from pipeline.shm.peer_table import Peers
+from pipeline.shm.layout import PEER_INDEX_BITS, RECORD_WORDS
+from pipeline.shm.peer_table import PeerTable
 from pipeline.wire import auth, messages
 
 ON_THE_WAY_NS = 2_000_000_000
 
 
-class Sitter(NamedTuple):
+class PeerSession(NamedTuple):
     """Who has an index. `sent`, `received`, `dropped`: the segment's counts when he took it."""
 
-    seat: int
+    peer_handle: int
     name: str
     session: int
     since_ns: int
@@ -42,13 +42,13 @@ class Sitter(NamedTuple):
     dropped: int
 
 
-class Hub:
+class Admission:
     """`save` is called with what is to be remembered (name -> addresses) whenever that has changed."""
 
     def __init__(
         self,
         config: Config,
-        table: Peers,
+        table: PeerTable,
         offloads_accepted: int,
         remembered: dict[str, list[str]],
         save: Callable[[dict[str, list[str]]], None],
@@ -57,31 +57,33 @@ class Hub:
         self._save = save
         self._saved = remembered
         open_to_all = config.encryption == "none" or config.insecure
-        self.identities = Identities(open_to_all)
+        self.identities = PeerRegistry(open_to_all)
         interfaces = config.tunnel_interfaces
         if config.encryption == "none" and not config.multi_client:
             self._membership = Membership.open_to_one(interfaces)
         else:
             self._membership = Membership(interfaces, table.capacity, remembered)
         self._offloads_accepted = offloads_accepted
-        self._sitters: dict[int, Sitter] = {}  # by index
+        self._peer_sessions: dict[int, PeerSession] = {}  # by index
         self._admitted_at = [0] * table.capacity
         self._occupations = 0
         self._routes: list = []
         self.config = config
         self._publish_routes()
 
-    def configure(self, config: Config, known: Iterable[Known]) -> None:
+    def configure(self, config: Config, known: Iterable[KnownPeer]) -> None:
         """Take over a configuration."""
         self.config = config
         self.identities.replace(known)
         ended = self._membership.configure(each.identity for each in self.identities.known)
         for peer, refusal in ended.items():
-            LOG.info("peer %s: %s", self._sitters[peer].name if peer in self._sitters else peer, refusal.text)
-            self._vacate(peer)
+            LOG.info(
+                "peer %s: %s", self._peer_sessions[peer].name if peer in self._peer_sessions else peer, refusal.text
+            )
+            self._end_session(peer)
         rates = {each.identity.name: each.identity.rate for each in self.identities.known}
-        for sitter in self._sitters.values():
-            self._table.write_line(sitter.seat, rates.get(sitter.name, 0))
+        for peer_session in self._peer_sessions.values():
+            self._table.write_record(peer_session.peer_handle, rates.get(peer_session.name, 0))
         self._publish_routes()
 
     # -- a connection asks
@@ -93,7 +95,11 @@ class Hub:
             frame = messages.Refused(found.reason, found.text).frame() if found.reason else b""
             return {"serial": request["serial"], "frame": frame.hex(), "why": printable(found.text)}
         admitted, frame = found
-        return {"serial": request["serial"], "frame": frame.hex(), "seat": self._sitters[admitted.peer].seat}
+        return {
+            "serial": request["serial"],
+            "frame": frame.hex(),
+            "seat": self._peer_sessions[admitted.peer].peer_handle,
+        }
 
     def _decide(self, request: dict) -> Refusal | tuple[Admitted, bytes]:
         hello_frame = bytes.fromhex(request["hello"])
@@ -127,7 +133,7 @@ class Hub:
             messages.VERSION,
             self._offloads_accepted,
             config.mtu,
-            messages.DECODES if config.fec != "off" else 0,
+            messages.ACCEPTS_SHARDS if config.fec != "off" else 0,
             addresses=admitted.addresses,
             routes=routes,
         )
@@ -135,7 +141,7 @@ class Hub:
             welcome = welcome._replace(mac=auth.server_proof(known.key, transcript, welcome.frame()))
         return admitted, welcome.frame()
 
-    def _admit(self, identity: Identity, hello: messages.Hello) -> Refusal | Admitted:
+    def _admit(self, identity: PeerPolicy, hello: messages.Hello) -> Refusal | Admitted:
         now = time.monotonic_ns()
         admitted = self._membership.admit(
             identity, hello.session, hello.wishes, lambda peer: self._connected(peer, now)
@@ -143,41 +149,45 @@ class Hub:
         if isinstance(admitted, Refusal):
             return admitted
         peer = admitted.peer
-        if self._table.count(peer) >= self.config.max_connections_per_client and self._is_seated(identity, hello):
+        if self._table.count(peer) >= self.config.max_connections_per_client and self._has_session(identity, hello):
             return Refusal(messages.TOO_MANY_CONNECTIONS, messages.REASONS[messages.TOO_MANY_CONNECTIONS])
-        stays = self._is_seated(identity, hello, peer) and self._connected(peer, now)
+        stays = self._has_session(identity, hello, peer) and self._connected(peer, now)
         self._admitted_at[peer] = now
         if not stays:
-            self._take_seat(peer, identity, hello, now)
+            self._start_session(peer, identity, hello, now)
         return admitted
 
     def _connected(self, peer: int, now: int) -> bool:
-        return self._table.count(peer) > 0 or (peer in self._sitters and now - self._admitted_at[peer] < ON_THE_WAY_NS)
+        return self._table.count(peer) > 0 or (
+            peer in self._peer_sessions and now - self._admitted_at[peer] < ON_THE_WAY_NS
+        )
 
-    def _is_seated(self, identity: Identity, hello: messages.Hello, peer: int = NOBODY) -> bool:
+    def _has_session(self, identity: PeerPolicy, hello: messages.Hello, peer: int = NOBODY) -> bool:
         return any(
-            (sitter.name, sitter.session) == (identity.name, hello.session)
-            for index, sitter in self._sitters.items()
+            (peer_session.name, peer_session.session) == (identity.name, hello.session)
+            for index, peer_session in self._peer_sessions.items()
             if peer in (NOBODY, index)
         )
 
     # -- the segment
 
-    def _new_seat(self, peer: int) -> int:
+    def _new_handle(self, peer: int) -> int:
         self._occupations += 1
-        return self._occupations << PEER_BITS | peer
+        return self._occupations << PEER_INDEX_BITS | peer
 
-    def _take_seat(self, peer: int, identity: Identity, hello: messages.Hello, now: int) -> None:
+    def _start_session(self, peer: int, identity: PeerPolicy, hello: messages.Hello, now: int) -> None:
         for other in [
-            other for other, sitter in self._sitters.items() if sitter.name == identity.name and other != peer
+            other
+            for other, peer_session in self._peer_sessions.items()
+            if peer_session.name == identity.name and other != peer
         ]:
-            self._vacate(other)
-        seat = self._new_seat(peer)
-        self._sitters[peer] = Sitter(
-            seat, identity.name, hello.session, now, self._sent(peer), self._received(peer), self._dropped(peer)
+            self._end_session(other)
+        peer_handle = self._new_handle(peer)
+        self._peer_sessions[peer] = PeerSession(
+            peer_handle, identity.name, hello.session, now, self._sent(peer), self._received(peer), self._dropped(peer)
         )
         self._publish_routes()  # before the seat: its packets come after
-        self._table.write_line(seat, identity.rate)
+        self._table.write_record(peer_handle, identity.rate)
         remembered = {
             name: [str(address) for address in addresses] for name, addresses in self._membership.remembered.items()
         }
@@ -185,13 +195,15 @@ class Hub:
             self._saved = remembered
             self._save(remembered)
 
-    def _vacate(self, peer: int) -> None:
-        self._sitters.pop(peer, None)
-        self._table.write_line(self._new_seat(peer), 0)
+    def _end_session(self, peer: int) -> None:
+        self._peer_sessions.pop(peer, None)
+        self._table.write_record(self._new_handle(peer), 0)
 
     def _publish_routes(self) -> None:
-        seats = {peer: sitter.seat for peer, sitter in self._sitters.items()}
-        routes = [(address, length, seats.get(peer, NOBODY)) for address, length, peer in self._membership.routes()]
+        peer_handles = {peer: peer_session.peer_handle for peer, peer_session in self._peer_sessions.items()}
+        routes = [
+            (address, length, peer_handles.get(peer, NOBODY)) for address, length, peer in self._membership.routes()
+        ]
         if routes != self._routes:
             try:
                 self._table.write_routes(routes)
@@ -200,20 +212,20 @@ class Hub:
                 LOG.error("%s; the old routes go on", error)
 
     def _sent(self, peer: int) -> int:
-        return sum(lines[peer * LINE_WORDS + layout.SENT_BYTES] for lines in self._table.sent)
+        return sum(lines[peer * RECORD_WORDS + layout.SENT_BYTES] for lines in self._table.sent)
 
     def _received(self, peer: int) -> int:
-        return sum(lines[peer * LINE_WORDS + layout.CARRIER_RECEIVED] for lines in self._table.carriers)
+        return sum(lines[peer * RECORD_WORDS + layout.LINK_RECEIVED_BYTES] for lines in self._table.links)
 
     def _dropped(self, peer: int) -> int:
-        return sum(lines[peer * LINE_WORDS + layout.SENT_DROPPED] for lines in self._table.sent)
+        return sum(lines[peer * RECORD_WORDS + layout.SENT_DROPPED] for lines in self._table.sent)
 
     # -- for people
 
     def peers(self, now: int) -> list[dict]:
         """Every peer that is configured or sits here, by name."""
         endpoints: dict[int, set[str]] = {}
-        for lane in range(len(self._table.carriers)):
+        for lane in range(len(self._table.links)):
             for row in self._table.connections(lane):
                 if row.state == "established":
                     endpoints.setdefault(row.peer, set()).add(row.address.rpartition(":")[0])
@@ -221,7 +233,7 @@ class Hub:
 
     def _peer(self, member: NamedTuple, endpoints: dict[int, set[str]], now: int) -> dict:
         index = member.peer
-        sitter = self._sitters.get(index)
+        peer_session = self._peer_sessions.get(index)
         count = self._table.count(index) if index != NOBODY else 0
         return {
             "name": member.identity.name,
@@ -231,8 +243,8 @@ class Hub:
             "rate_mbit": member.identity.rate / 125_000,
             "endpoint": ", ".join(sorted(endpoints.get(index, ()))) if count else "",
             "connections": count,
-            "sent_bytes": self._sent(index) - sitter.sent if sitter else 0,
-            "received_bytes": self._received(index) - sitter.received if sitter else 0,
-            "dropped": self._dropped(index) - sitter.dropped if sitter else 0,
-            "session_seconds": round((now - sitter.since_ns) / 1e9, 1) if sitter and count else None,
+            "sent_bytes": self._sent(index) - peer_session.sent if peer_session else 0,
+            "received_bytes": self._received(index) - peer_session.received if peer_session else 0,
+            "dropped": self._dropped(index) - peer_session.dropped if peer_session else 0,
+            "session_seconds": round((now - peer_session.since_ns) / 1e9, 1) if peer_session and count else None,
         }

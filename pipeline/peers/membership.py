@@ -21,8 +21,8 @@ from ipaddress import ip_network
 from itertools import chain
 from typing import NamedTuple
 
-from pipeline.packet.route_table import NOBODY, Routes
-from pipeline.peers.address_assignment import Addresses, Identity, Refusal
+from pipeline.packet.route_table import NOBODY, RouteTable
+from pipeline.peers.address_assignment import AddressAssignment, PeerPolicy, Refusal
 from pipeline.wire.messages import (
     ADDRESS_TAKEN,
     BUSY,
@@ -50,7 +50,7 @@ class Member(NamedTuple):
     """A peer with its index; NOBODY in a listing, for one that is configured and has none."""
 
     peer: int
-    identity: Identity
+    identity: PeerPolicy
     session: int
     addresses: tuple[Address, ...]
 
@@ -67,8 +67,8 @@ class Membership:
         self, interfaces: Sequence[Interface], capacity: int, remembered: Mapping[str, Iterable[str | Address]]
     ) -> None:
         self.sessions = [0] * capacity
-        self._addresses = Addresses(interfaces, remembered)
-        self._configured: dict[str, Identity] = {}
+        self._addresses = AddressAssignment(interfaces, remembered)
+        self._configured: dict[str, PeerPolicy] = {}
         self._members: dict[str, Member] = {}  # least recently admitted first
         self._is_open = False
         self.configure(())
@@ -85,7 +85,7 @@ class Membership:
         return self._addresses.remembered
 
     def admit(
-        self, identity: Identity, session: int, wishes: Sequence[Address], is_connected: Callable[[int], bool]
+        self, identity: PeerPolicy, session: int, wishes: Sequence[Address], is_connected: Callable[[int], bool]
     ) -> Admitted | Refusal:
         """Answer a peer that has proved its identity."""
         if self._is_open:
@@ -107,10 +107,10 @@ class Membership:
         if isinstance(addresses, Refusal):
             return addresses
         member = Member(peer, identity, session, addresses)
-        self._seat(member)
+        self._peer_handle(member)
         return self._admitted(member)
 
-    def configure(self, identities: Iterable[Identity]) -> dict[int, Refusal]:
+    def configure(self, identities: Iterable[PeerPolicy]) -> dict[int, Refusal]:
         """Take over a configuration. Returns the indexes whose sessions end, each with what to tell that peer."""
         before, self._configured = self._configured, {identity.name: identity for identity in identities}
         self._addresses.claim(self._configured)
@@ -163,7 +163,7 @@ class Membership:
             return Refusal(BUSY, REASONS[BUSY])
         return Refusal(FULL, f"{REASONS[FULL]}, max_clients {len(self.sessions)}: try again later")
 
-    def _seat(self, member: Member) -> None:
+    def _peer_handle(self, member: Member) -> None:
         """The peer has this index, session and addresses; whoever had the index, or one of the addresses, has not."""
         name = member.identity.name
         for other in [other for other, there in self._members.items() if there.peer == member.peer]:
@@ -186,6 +186,6 @@ class Membership:
 
 def _without_idle_holes(routes: list[tuple[bytes, int, int]]) -> list[tuple[bytes, int, int]]:
     """The same without the holes that are in nobody's network: where there is no route, nobody has it anyway."""
-    peers = Routes()
+    peers = RouteTable()
     peers.replace(route for route in routes if route[2] != NOBODY)
     return [route for route in routes if route[2] != NOBODY or peers.look_up(route[0]) != NOBODY]

@@ -21,7 +21,7 @@ LOSS_FULL = 0.01
 QUIET_NS = 15_000_000_000
 
 
-class Seen(NamedTuple):
+class LossSample(NamedTuple):
     """What the kernel says about one connection; the counts are since it was made."""
 
     serial: int
@@ -30,17 +30,17 @@ class Seen(NamedTuple):
     sent: int  # tcpi_data_segs_out, segments
 
 
-class Adaptive:
+class AdaptiveParity:
     """`most`: parity shards of a full block. `parity` is what is called for now."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._before: dict[int, Seen] = {}
+        self._before: dict[int, LossSample] = {}
         self._window: deque[tuple[int, int]] = deque(maxlen=WINDOW)
         self._since = 0
         self.parity = 0
 
-    def look(self, connections: list[Seen], ended: int, now: int) -> int:
+    def look(self, connections: list[LossSample], ended: int, now: int) -> int:
         """The parity called for, given all connections, how many have ended since the last look, and the time in ns."""
         resent = sent = timeouts = 0
         for seen in connections:

@@ -40,7 +40,7 @@ HANDSHAKES_OF_ADDRESS = "tcp.closed_handshakes_of_address"
 CONNECTS_OF_ADDRESS = "tcp.closed_connects_of_address"
 
 
-class Gate:
+class HandshakeLimiter:
     """One of `workers`. The limits are the server's, each at least 1; times are CLOCK_MONOTONIC ns."""
 
     def __init__(self, in_all: int, per_address: int, connects_per_address: int, workers: int) -> None:

@@ -37,7 +37,7 @@ QUEUE_SHARE = 8
 BUSY_SHARE = 4  # a connection is busy if it delivers this part of an equal share
 
 
-class Flow(NamedTuple):
+class PathSample(NamedTuple):
     """What the kernel says about one connection: round trip times in ns, bytes delivered since it was made."""
 
     serial: int
@@ -46,7 +46,7 @@ class Flow(NamedTuple):
     delivered: int
 
 
-class Pace:
+class BulkPacer:
     """`rate` is the limit for all together in bytes a second, 0 for none."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Pace:
         self._above = 0  # looks in a row with a long queue
         self._free_until = 0
 
-    def look(self, flows: list[Flow], now: int) -> float:
+    def look(self, flows: list[PathSample], now: int) -> float:
         """The limit for each connection from now on, 0 for none. `flows`: the connections for bulk."""
         delivered = {flow: flow.delivered - self._before.get(flow.serial, flow.delivered) for flow in flows}
         self._before = {flow.serial: flow.delivered for flow in flows}
@@ -75,7 +75,7 @@ class Pace:
             self.rate = self._limit(actual, busy, now)
         return self.rate / max(1, len(busy))
 
-    def _limit(self, actual: float, busy: list[Flow], now: int) -> float:
+    def _limit(self, actual: float, busy: list[PathSample], now: int) -> float:
         flow = sorted(busy, key=lambda flow: flow.rtt_ns - flow.min_rtt_ns)[len(busy) // 2]
         queue = flow.rtt_ns - flow.min_rtt_ns
         aim = max(QUEUE_AIM_NS, flow.min_rtt_ns // QUEUE_SHARE)

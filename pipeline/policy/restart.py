@@ -22,7 +22,7 @@ YOUNG_NS = 1_000_000_000  # a worker that dies younger than this, counted from i
 BACKOFF_MIN, BACKOFF_MAX = 0.1, 5.0  # seconds
 
 
-class Again(NamedTuple):
+class RestartAt(NamedTuple):
     """Start it again at this time (CLOCK_MONOTONIC ns)."""
 
     at: int
@@ -43,7 +43,7 @@ class RestartPolicy:
         self._restarts: dict[str, deque[int]] = {}
         self._backoffs: dict[str, Backoff] = {}
 
-    def died(self, name: str, status: int, lived_ns: int, now: int) -> Again | GiveUp:
+    def died(self, name: str, status: int, lived_ns: int, now: int) -> RestartAt | GiveUp:
         """`status`: exit status, negative for a signal. `lived_ns`: since readiness, 0 if it never was ready."""
         if status == EX_CONFIG:
             return GiveUp(f"{name} refuses its configuration")
@@ -56,5 +56,5 @@ class RestartPolicy:
         backoff = self._backoffs.setdefault(name, Backoff(BACKOFF_MIN, BACKOFF_MAX))
         if lived_ns >= YOUNG_NS:
             backoff.reset()
-            return Again(now)
-        return Again(now + int(backoff.delay() * 1e9))
+            return RestartAt(now)
+        return RestartAt(now + int(backoff.delay() * 1e9))

@@ -17,7 +17,7 @@ BURST_NS = 50_000_000  # a worker that comes so much too late has lost nothing o
 BURST_LEAST = 2 * 131072  # bytes: two full blocks (wire.BLOCK_PAYLOAD_MAX), as takes are of up to one
 
 
-class Bucket:
+class TokenBucket:
     """Full at first. Times are CLOCK_MONOTONIC ns; `burst` 0 stands for BURST_NS of the rate, at least BURST_LEAST."""
 
     def __init__(self, rate_bytes_per_s: int, burst_bytes: int = 0) -> None:

@@ -10,29 +10,29 @@ from __future__ import annotations
 from pipeline.fec import stripe
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import (
-    CARRIER_DECODES,
-    CARRIER_ESTABLISHED,
-    CARRIER_LIGHT,
-    CARRIER_OFFLOADS,
-    CARRIER_PARITY,
-    LINE_WORDS,
+    LINK_ACCEPTS_SHARDS,
+    LINK_ESTABLISHED,
+    LINK_LIGHT,
+    LINK_OFFLOADS,
+    LINK_PARITY,
+    RECORD_WORDS,
 )
 
-Way = tuple[int, int]
+ConnectionRef = tuple[int, int]
 
 
-class Ways:
+class LinkView:
     """Looks at the words anew with every call."""
 
     def __init__(self, attachment: Attachment) -> None:
-        self._words = attachment.peers.carriers
+        self._words = attachment.peers.links
         self._lane = attachment.me.lane
-        self._seen: dict[tuple[int, bool], tuple[list[int], tuple[Way, ...]]] = {}
+        self._seen: dict[tuple[int, bool], tuple[list[int], tuple[ConnectionRef, ...]]] = {}
 
     def own(self, peer: int) -> int:
         """The tcp worker for this lane's plain blocks: the lane's own, or another while only others have
         connections."""
-        words, at = self._words, peer * LINE_WORDS + CARRIER_ESTABLISHED
+        words, at = self._words, peer * RECORD_WORDS + LINK_ESTABLISHED
         lane = self._lane
         if not words[lane][at]:
             lane = next((i for i, each in enumerate(words) if each[at]), lane)
@@ -41,46 +41,46 @@ class Ways:
     def own_light(self, peer: int, own: int) -> int:
         """The tcp worker for this lane's light blocks, given that for its plain ones: the same, so that they keep their
         order, unless others alone have connections for light flows."""
-        words, at = self._words, peer * LINE_WORDS + CARRIER_LIGHT
+        words, at = self._words, peer * RECORD_WORDS + LINK_LIGHT
         if words[own][at]:
             return own
         return next((i for i, each in enumerate(words) if each[at]), own)
 
     def offloads(self, peer: int) -> int | None:
         """What a peer accepts; None while it has no connection."""
-        at = peer * LINE_WORDS
+        at = peer * RECORD_WORDS
         for words in self._words:
-            if words[at + CARRIER_ESTABLISHED]:
-                return words[at + CARRIER_OFFLOADS]
+            if words[at + LINK_ESTABLISHED]:
+                return words[at + LINK_OFFLOADS]
         return None
 
     def parity(self, peer: int) -> int:
         """Parity shards that the state of a peer's connections calls for; 0 if it takes no shards."""
-        at = peer * LINE_WORDS
+        at = peer * RECORD_WORDS
         parity = 0
         for words in self._words:
-            if words[at + CARRIER_ESTABLISHED]:
-                if not words[at + CARRIER_DECODES]:
+            if words[at + LINK_ESTABLISHED]:
+                if not words[at + LINK_ACCEPTS_SHARDS]:
                     return 0
-                parity = max(parity, words[at + CARRIER_PARITY])
+                parity = max(parity, words[at + LINK_PARITY])
         return parity
 
-    def for_bulk(self, peer: int) -> tuple[Way, ...]:
+    def for_bulk(self, peer: int) -> tuple[ConnectionRef, ...]:
         """The connections for whatever comes; if there are none, those for light flows."""
         return self._connections(peer, False)
 
-    def for_light(self, peer: int) -> tuple[Way, ...]:
+    def for_light(self, peer: int) -> tuple[ConnectionRef, ...]:
         """The connections for light flows; if there are none, the others."""
         return self._connections(peer, True)
 
-    def _connections(self, peer: int, light: bool) -> tuple[Way, ...]:
-        at = peer * LINE_WORDS
+    def _connections(self, peer: int, light: bool) -> tuple[ConnectionRef, ...]:
+        at = peer * RECORD_WORDS
         if light:
-            counts = [words[at + CARRIER_LIGHT] for words in self._words]
+            counts = [words[at + LINK_LIGHT] for words in self._words]
         else:
-            counts = [words[at + CARRIER_ESTABLISHED] - words[at + CARRIER_LIGHT] for words in self._words]
+            counts = [words[at + LINK_ESTABLISHED] - words[at + LINK_LIGHT] for words in self._words]
         if not any(counts):
-            counts = [words[at + CARRIER_ESTABLISHED] for words in self._words]
+            counts = [words[at + LINK_ESTABLISHED] for words in self._words]
         seen, found = self._seen.get((peer, light), (None, ()))
         if counts != seen:
             found = stripe.connections(counts)

@@ -21,7 +21,7 @@ class WorkerPlan(NamedTuple):
     doorbells: dict[str, str]
 
 
-class Member(NamedTuple):
+class StageMember(NamedTuple):
     """One visitor of a ring: a duty of a worker."""
 
     worker: str
@@ -37,19 +37,19 @@ class RingPlan(NamedTuple):
     lane: int
     slots: int
     slot_bytes: int
-    stages: list[list[Member]]
+    stages: list[list[StageMember]]
 
     @property
     def members(self) -> int:
         return sum(len(stage) for stage in self.stages)
 
-    def place(self, member: Member) -> Place | None:
+    def place(self, member: StageMember) -> StagePosition | None:
         """Where this member stands, or None if it does not visit this ring."""
         number = 0
         for index, stage in enumerate(self.stages):
             for position, candidate in enumerate(stage):
                 if candidate == member:
-                    return Place(
+                    return StagePosition(
                         number + position,
                         position,
                         self._numbers(index - 1),
@@ -65,7 +65,7 @@ class RingPlan(NamedTuple):
         return list(range(first, first + len(self.stages[stage])))
 
 
-class Place(NamedTuple):
+class StagePosition(NamedTuple):
     """A member's place: its number in the ring, its position in its stage, the member numbers before it, and
     whom it kicks after it has advanced."""
 
@@ -73,10 +73,10 @@ class Place(NamedTuple):
     position: int
     before: list[int]
     first: bool
-    after: list[Member]
+    after: list[StageMember]
 
 
-class PeersPlan(NamedTuple):
+class PeerTablePlan(NamedTuple):
     """The peers segment: how many peers can be connected, and how many connections a tcp worker can have."""
 
     segment: str
@@ -88,11 +88,11 @@ class Plan(NamedTuple):
     """One run of one instance. `workers` stand in start order; they are stopped in reverse."""
 
     name: str
-    run: str
+    run_id: str
     mode: str
     lanes: int
-    board: str
-    peers: PeersPlan
+    scoreboard: str
+    peers: PeerTablePlan
     workers: list[WorkerPlan]
     rings: list[RingPlan]
     settings: dict
@@ -110,7 +110,7 @@ class Plan(NamedTuple):
     def from_json(cls, text: str) -> Plan:
         plan = cls(*json.loads(text))
         return plan._replace(
-            peers=PeersPlan(*plan.peers),
+            peers=PeerTablePlan(*plan.peers),
             workers=[WorkerPlan(*w) for w in plan.workers],
             rings=[_ring(r) for r in plan.rings],
         )
@@ -118,4 +118,4 @@ class Plan(NamedTuple):
 
 def _ring(fields: list) -> RingPlan:
     ring = RingPlan(*fields)
-    return ring._replace(stages=[[Member(*m) for m in stage] for stage in ring.stages])
+    return ring._replace(stages=[[StageMember(*m) for m in stage] for stage in ring.stages])

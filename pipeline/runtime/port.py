@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pipeline.runtime.plan import Place
+from pipeline.runtime.plan import StagePosition
 from pipeline.shm.doorbell import Doorbell
 from pipeline.shm.layout import MASK64
 from pipeline.shm.ring import Ring, Stage
@@ -19,7 +19,9 @@ class Port(Stage):
     `rest`: those of them that have to do with few slots only; kick_rest() kicks them.
     """
 
-    def __init__(self, ring: Ring, place: Place, lane: int, after: list[Doorbell], rest: list[Doorbell]) -> None:
+    def __init__(
+        self, ring: Ring, place: StagePosition, lane: int, after: list[Doorbell], rest: list[Doorbell]
+    ) -> None:
         super().__init__(ring, place.number, place.before, place.first)
         self.lane = lane
         self.position = place.position
@@ -36,7 +38,7 @@ class Port(Stage):
         for doorbell in self._rest:
             doorbell.kick()
 
-    def herald(self) -> None:
+    def wake_ahead(self) -> None:
         """Work is about to come: kick the next stage's duties ahead of it.
 
         Worth it after a silence, when the other core sleeps: it wakes up while the first packet is still being read.

@@ -21,7 +21,7 @@ from pipeline.errors import SupervisorGone
 DATAGRAM_BYTES = 1 << 21  # certificates of a system's CAs are a quarter of that
 
 
-class Desk:
+class SupervisorChannel:
     """`fd` is this end of a SOCK_SEQPACKET pair."""
 
     def __init__(self, fd: int) -> None:

@@ -16,7 +16,7 @@ from a ring before those that fill it from TUN.
 from __future__ import annotations
 
 from pipeline.fec import shard
-from pipeline.runtime.plan import Member, PeersPlan, Plan, RingPlan, WorkerPlan
+from pipeline.runtime.plan import PeerTablePlan, Plan, RingPlan, StageMember, WorkerPlan
 from pipeline.shm import layout
 
 EACH = "*"  # a group: one member per lane
@@ -97,7 +97,7 @@ def build(
         for lane in range(lanes):
             members = [
                 [
-                    Member(f"{worker}-{i}", duty)
+                    StageMember(f"{worker}-{i}", duty)
                     for worker, duty, reach in stage
                     for i in (range(lanes) if reach is EACH else (lane,))
                 ]
@@ -113,7 +113,7 @@ def build(
                     members,
                 )
             )
-    peers = PeersPlan(f"{base}@peers", capacity, min(ROWS_MOST, ROWS_LEAST + ROWS_PER_PEER * (capacity - 1)))
+    peers = PeerTablePlan(f"{base}@peers", capacity, min(ROWS_MOST, ROWS_LEAST + ROWS_PER_PEER * (capacity - 1)))
     return Plan(name, run, mode, lanes, f"{base}@board", peers, workers, rings, settings)
 
 

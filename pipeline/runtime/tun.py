@@ -40,7 +40,7 @@ USO = TUN_F_USO4 | TUN_F_USO6
 OFFLOAD_CHOICES = (TSO | USO, TSO, TUN_F_CSUM, 0)
 """What we ask for, best first; the kernel refuses a mask with a bit that it does not know."""
 
-GONE = (errno.EBADFD, errno.ENODEV)
+DEVICE_GONE_ERRNOS = (errno.EBADFD, errno.ENODEV)
 """What reads and writes say once the device was deleted."""
 
 

@@ -24,7 +24,7 @@ from typing import Protocol
 from pipeline.errors import SupervisorGone
 from pipeline.log import LOG
 from pipeline.runtime import privileges
-from pipeline.runtime.plan import Member, Plan
+from pipeline.runtime.plan import Plan, StageMember
 from pipeline.runtime.port import Port
 from pipeline.shm import doorbell, peer_table, ring, scoreboard
 
@@ -69,19 +69,19 @@ class Attachment:
         self.plan = plan
         self.settings = plan.settings
         self.me = plan.worker(worker)
-        self.board = scoreboard.attach(plan.board, len(plan.workers))
-        self.page = self.board.pages[self.me.page]
+        self.scoreboard = scoreboard.attach(plan.scoreboard, len(plan.workers))
+        self.page = self.scoreboard.pages[self.me.page]
         self.peers = peer_table.attach(plan.peers.segment, plan.peers.capacity, plan.lanes, plan.peers.rows)
         self._rings: list[ring.Ring] = []
         self._doorbells: list[doorbell.Doorbell] = []
-        self.doorbells = {duty: self._doorbell(Member(worker, duty), owner=True) for duty in self.me.doorbells}
+        self.doorbells = {duty: self._doorbell(StageMember(worker, duty), owner=True) for duty in self.me.doorbells}
         self.stop = Stop()
 
-    def _doorbell(self, member: Member, owner: bool = False) -> doorbell.Doorbell:
+    def _doorbell(self, member: StageMember, owner: bool = False) -> doorbell.Doorbell:
         target = self.plan.worker(member.worker)
         spin_ns = doorbell.IDLE_SPIN_NS[self.settings["idle"]] if owner else 0
         bell = doorbell.Doorbell(
-            target.doorbells[member.duty], self.board.pages[target.page].sleeping(member.duty), owner, spin_ns
+            target.doorbells[member.duty], self.scoreboard.pages[target.page].sleeping(member.duty), owner, spin_ns
         )
         self._doorbells.append(bell)
         return bell
@@ -90,7 +90,7 @@ class Attachment:
         """This worker's ports in the rings of one kind, by lane."""
         found = []
         for plan in self.plan.rings:
-            place = plan.place(Member(self.me.name, duty))
+            place = plan.place(StageMember(self.me.name, duty))
             if plan.kind == kind and place is not None:
                 attached = ring.attach(plan.segment, plan.members, plan.slots, plan.slot_bytes)
                 self._rings.append(attached)
@@ -117,7 +117,7 @@ class Attachment:
         for attached in self._rings:
             attached.close()
         self.peers.close()
-        self.board.close()
+        self.scoreboard.close()
 
 
 def loop(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:

@@ -31,7 +31,7 @@ _acquire, _release = _FENCE.acquire, _FENCE.release  # half the price of a with 
 SPIN_NS = 50_000
 """Idle strategy "spin-then-block": longer than a wake-up through the kernel (some 30 us)."""
 
-HERALD_NS = 100_000
+WAKE_AHEAD_NS = 100_000
 """How long a duty that was kicked looks for the work that the kick announced."""
 
 SPIN_FOREVER_NS = 1 << 62
@@ -97,7 +97,7 @@ class Doorbell:
             if ready():
                 return True
             self._semaphore.acquire(timeout)
-            until = time.monotonic_ns() + HERALD_NS
+            until = time.monotonic_ns() + WAKE_AHEAD_NS
             while not ready() and time.monotonic_ns() < until:
                 pass  # kicked ahead of the work: see Port.herald
             return True

@@ -14,21 +14,21 @@ from pipeline.errors import LocalError
 from pipeline.shm import layout, segment
 
 
-class Board:
+class Scoreboard:
     """An attached board of so many workers' pages."""
 
     def __init__(self, memory: segment.Segment, workers: int) -> None:
         self.memory = memory
         self.words = memory.words
         for at, expected, what in (
-            (layout.BOARD_MAGIC_AT, layout.BOARD_MAGIC, "magic"),
-            (layout.BOARD_VERSION_AT, layout.LAYOUT_VERSION, "layout version"),
-            (layout.BOARD_WORKERS_AT, workers, "workers"),
+            (layout.SCOREBOARD_MAGIC_AT, layout.SCOREBOARD_MAGIC, "magic"),
+            (layout.SCOREBOARD_VERSION_AT, layout.LAYOUT_VERSION, "layout version"),
+            (layout.SCOREBOARD_WORKERS_AT, workers, "workers"),
         ):
             actual = self.words[at // 8]
             if actual != expected:
                 raise LocalError(f"board {memory.name}: {what}: expected {expected}, found {actual}")
-        self.pages = [Page(self, worker) for worker in range(workers)]
+        self.pages = [WorkerPage(self, worker) for worker in range(workers)]
 
     def totals(self) -> dict[str, int]:
         """Every counter, added up over the workers."""
@@ -40,10 +40,10 @@ class Board:
         self.memory.close()
 
 
-class Page:
+class WorkerPage:
     """One worker's page."""
 
-    def __init__(self, board: Board, worker: int) -> None:
+    def __init__(self, board: Scoreboard, worker: int) -> None:
         self._at = layout.page_at(worker)
         self._words = board.words
         self.counters = self._cut(layout.COUNTERS_AT, layout.COUNTERS_MAX)
@@ -75,15 +75,15 @@ class Page:
             view.release()
 
 
-def create(name: str, workers: int) -> Board:
+def create(name: str, workers: int) -> Scoreboard:
     """Make an empty board."""
-    memory = segment.create(name, layout.board_bytes(workers))
-    memory.words[layout.BOARD_VERSION_AT // 8] = layout.LAYOUT_VERSION
-    memory.words[layout.BOARD_WORKERS_AT // 8] = workers
-    memory.words[layout.BOARD_MAGIC_AT // 8] = layout.BOARD_MAGIC
-    return Board(memory, workers)
+    memory = segment.create(name, layout.scoreboard_bytes(workers))
+    memory.words[layout.SCOREBOARD_VERSION_AT // 8] = layout.LAYOUT_VERSION
+    memory.words[layout.SCOREBOARD_WORKERS_AT // 8] = workers
+    memory.words[layout.SCOREBOARD_MAGIC_AT // 8] = layout.SCOREBOARD_MAGIC
+    return Scoreboard(memory, workers)
 
 
-def attach(name: str, workers: int) -> Board:
+def attach(name: str, workers: int) -> Scoreboard:
     """Attach to an existing board (LocalError if it is another one)."""
-    return Board(segment.attach(name, layout.board_bytes(workers)), workers)
+    return Scoreboard(segment.attach(name, layout.scoreboard_bytes(workers)), workers)

@@ -18,7 +18,7 @@ RUN_TABLE_HEADER = struct.Struct("<QQQ")  # runs, spare, sparer
 SLOT_AND_RUNS = struct.Struct("<QQQQQ")  # SLOT and the number of runs
 
 assert RUN_ROW.size == layout.RUN_ROW_BYTES
-assert layout.SLOT_SPARE_AT == layout.SLOT_RUNS_AT + 8 and layout.SLOT_SPARER_AT == layout.SLOT_SPARE_AT + 8
+assert layout.SLOT_SKIPPABLE_AT == layout.SLOT_RUNS_AT + 8 and layout.SLOT_SKIP_OWNER_AT == layout.SLOT_SKIPPABLE_AT + 8
 
 SLOT_BYTES_MIN = layout.SLOT_BODY_AT + framing.BLOCK_PAYLOAD_MAX
 FILL_LIMIT = framing.BLOCK_PAYLOAD_MAX - PACKET_BYTES_MAX
@@ -30,7 +30,7 @@ _pack_slot = SLOT.pack_into
 assert _STARTS[-1] >= layout.SLOT_HEADS_END + layout.RUN_HEAD_BYTES  # a light block has a run header in front
 
 
-def seal(slot: memoryview, lengths: list[int], end: int, member: int, seat: int) -> None:
+def seal(slot: memoryview, lengths: list[int], end: int, member: int, peer_handle: int) -> None:
     """Write frame header, length table and slot header around the packets in slot[SLOT_BODY_AT:end].
 
     The slot is not published yet, so pack_into (which zeroes first) is safe here.
@@ -39,4 +39,4 @@ def seal(slot: memoryview, lengths: list[int], end: int, member: int, seat: int)
     start = _STARTS[count]
     length = end - start
     PREFIXES[count].pack_into(slot, start, length - 4, framing.BLOCK, count, *lengths)
-    _pack_slot(slot, 0, start, length, member, seat)
+    _pack_slot(slot, 0, start, length, member, peer_handle)

@@ -12,17 +12,17 @@ from ipaddress import ip_address
 from pipeline.config import Config
 from pipeline.config.schema import AUTO
 from pipeline.credentials import tls_settings
-from pipeline.credentials.tls_settings import Credentials
+from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import LocalError
 from pipeline.log import LOG
-from pipeline.shm.layout import FIRST_SEAT
-from pipeline.shm.peer_table import Peers
+from pipeline.shm.layout import FIRST_PEER_HANDLE
+from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.server_role import EVERYTHING
-from pipeline.supervisor.tun_device import OwnedDevice
+from pipeline.supervisor.tun_device import TunDevice
 from pipeline.wire import messages
 
 
-class ClientEnd:
+class ClientRole:
     """`key`: one that came with an invitation, b"" for that of `key_file`."""
 
     capacity = 1
@@ -30,15 +30,15 @@ class ClientEnd:
     def __init__(self, config: Config, key: bytes = b"") -> None:
         self._config = config
         self._key = key
-        self.credentials: Credentials = tls_settings.load(config, None, key)
-        self._device: OwnedDevice | None = None
+        self.credentials: TlsSettings = tls_settings.load(config, None, key)
+        self._device: TunDevice | None = None
         self._last: tuple | None = None
 
-    def open(self, table: Peers, device: OwnedDevice) -> None:
+    def open(self, table: PeerTable, device: TunDevice) -> None:
         """The peers segment and the device are there: the server is peer 0, and everything goes to it."""
         self._device = device
         table.write_routes(EVERYTHING)
-        table.write_line(FIRST_SEAT, 0)
+        table.write_record(FIRST_PEER_HANDLE, 0)
 
     def settings(self) -> dict:
         """What workers are told of it."""

@@ -7,14 +7,14 @@ import socket
 
 from pipeline.config.values import Endpoint
 from pipeline.errors import LocalError, PermissionDenied
-from pipeline.transport.connection import shown
+from pipeline.transport.connection import format_address
 
 BACKLOG = 128
 
 
 def listen(endpoint: Endpoint) -> socket.socket:
     """Listen there; "::" takes IPv4 too, "0.0.0.0" IPv4 only. Raises what says which address and what to do."""
-    where = shown((endpoint.host, endpoint.port))
+    where = format_address((endpoint.host, endpoint.port))
     try:
         family, _, _, _, address = socket.getaddrinfo(
             endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -37,14 +37,14 @@ table inet {table} {{
 }}
 """
 
-GONE = """\
+DELETE_TABLE = """\
 add table inet {table}
 delete table inet {table}
 """
 """Deletes a table that need not be there; `destroy` does so too, from nft 1.0.7 and Linux 6.3 on."""
 
 
-class Clamp:
+class MssClamp:
     """The clamp of one instance. Both names are as the configuration allows them, which is within what nft takes."""
 
     def __init__(self, tun_name: str, instance_name: str) -> None:
@@ -54,7 +54,7 @@ class Clamp:
 
     def install(self) -> str:
         """ "", or the sentence."""
-        why_not = _nft((GONE + CHAIN).format(table=self.table, tun=self._tun_name))
+        why_not = _nft((DELETE_TABLE + CHAIN).format(table=self.table, tun=self._tun_name))
         self._installed = not why_not
         return why_not and (
             f"mss_clamp: {why_not}. TCP that this machine forwards through {self._tun_name} may hang "
@@ -63,7 +63,7 @@ class Clamp:
 
     def remove(self) -> str:
         """ "", or the sentence, if this run has installed what it cannot remove."""
-        why_not = _nft(GONE.format(table=self.table))
+        why_not = _nft(DELETE_TABLE.format(table=self.table))
         was_installed, self._installed = self._installed, False
         return f"mss_clamp: {why_not}; by hand: nft delete table inet {self.table}" if why_not and was_installed else ""
 

@@ -18,46 +18,46 @@ from pipeline.config import Config
 from pipeline.config.values import Endpoint
 from pipeline.credentials import invitation, tls_settings
 from pipeline.credentials.invitation import Invitation
-from pipeline.credentials.state_dir import State
-from pipeline.credentials.tls_settings import Credentials
+from pipeline.credentials.state_dir import StateDir
+from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import ConfigError, Problem, TunnelError
 from pipeline.log import LOG
 from pipeline.peers import peer_file, registry
-from pipeline.peers.admission import Hub
-from pipeline.peers.registry import Known
-from pipeline.shm.layout import FIRST_SEAT
-from pipeline.shm.peer_table import Peers
+from pipeline.peers.admission import Admission
+from pipeline.peers.registry import KnownPeer
+from pipeline.shm.layout import FIRST_PEER_HANDLE
+from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.status import SCHEMA_VERSION
-from pipeline.supervisor.tun_device import OwnedDevice
-from pipeline.transport.connection import shown
+from pipeline.supervisor.tun_device import TunDevice
+from pipeline.transport.connection import format_address
 
-EVERYTHING = [(bytes(4), 0, FIRST_SEAT), (bytes(16), 0, FIRST_SEAT)]
+EVERYTHING = [(bytes(4), 0, FIRST_PEER_HANDLE), (bytes(16), 0, FIRST_PEER_HANDLE)]
 """Routes where there is one peer to which all packets go."""
 
 SOMEWHERE = ("192.0.2.1", 9), ("2001:db8::1", 9)
 """Documentation addresses (RFC 5737, RFC 3849): the way there is the way to the world. Nothing is sent."""
 
 
-class ServerEnd:
+class ServerRole:
     """`credentials` and `capacity` are what workers are told."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._state = State(config.state_dir) if config.encryption == "tls" or config.multi_client else None
+        self._state = StateDir(config.state_dir) if config.encryption == "tls" or config.multi_client else None
         self.capacity = config.max_clients if config.multi_client else 1
-        self.credentials: Credentials = tls_settings.load(config, self._state)
-        self._known: list[Known] = [] if config.compat else registry.load(config)
-        self._hub: Hub | None = None
+        self.credentials: TlsSettings = tls_settings.load(config, self._state)
+        self._known: list[KnownPeer] = [] if config.compat else registry.load(config)
+        self._hub: Admission | None = None
 
-    def open(self, table: Peers, device: OwnedDevice) -> None:
+    def open(self, table: PeerTable, device: TunDevice) -> None:
         """The peers segment and the device are there."""
         if self._config.compat:
             table.write_routes(EVERYTHING)
-            table.write_line(FIRST_SEAT, 0)
+            table.write_record(FIRST_PEER_HANDLE, 0)
             return
         remembered = self._state.addresses() if self._state else {}
         save = self._state.save_addresses if self._state else lambda addresses: None
-        self._hub = Hub(self._config, table, device.accepted, remembered, save)
+        self._hub = Admission(self._config, table, device.accepted, remembered, save)
         self._hub.configure(self._config, self._known)
         if self._config.encryption == "tls" and not (self._known or self._config.insecure or self._config.tls_ca_file):
             LOG.info("no peer can connect yet: `tunnel-supervisor invite NAME` adds one")
@@ -133,12 +133,12 @@ class ServerEnd:
         """Our address as others most likely see it: the one that we listen on, or that leads to the world."""
         endpoint = self._config.listen_endpoint
         if endpoint.address is None or not endpoint.address.is_unspecified:
-            return shown(endpoint)
+            return format_address(endpoint)
         for family, there in zip((socket.AF_INET, socket.AF_INET6), SOMEWHERE, strict=True):
             try:
                 with socket.socket(family, socket.SOCK_DGRAM) as sock:
                     sock.connect(there)
-                    return shown(Endpoint(sock.getsockname()[0], endpoint.port))
+                    return format_address(Endpoint(sock.getsockname()[0], endpoint.port))
             except OSError:
                 continue  # no way there
         raise ConfigError([Problem("public_addr", "not known: say --address HOST, or set public_addr")])

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from pipeline.runtime.plan import Plan, RingPlan
-from pipeline.shm.layout import CARRIER_DECODES, CARRIER_ESTABLISHED, CARRIER_PARITY, LINE_WORDS, MASK64
-from pipeline.shm.peer_table import Peers
+from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_PARITY, MASK64, RECORD_WORDS
+from pipeline.shm.peer_table import PeerTable
 from pipeline.shm.ring import Ring
-from pipeline.shm.scoreboard import Board
+from pipeline.shm.scoreboard import Scoreboard
 from pipeline.supervisor.process import RUNNING, Process
-from pipeline.supervisor.shared_memory import Memory
+from pipeline.supervisor.shared_memory import SharedMemory
 from pipeline.wire import framing
 
 SCHEMA_VERSION = 1
 
 
 def snapshot(
-    plan: Plan, state: str, pid: int, since: int, tun_name: str, processes: list[Process], memory: Memory, now: int
+    plan: Plan,
+    state: str,
+    pid: int,
+    since: int,
+    tun_name: str,
+    processes: list[Process],
+    memory: SharedMemory,
+    now: int,
 ) -> dict:
     """Everything about a running instance at `now` (CLOCK_MONOTONIC ns)."""
-    board, peers = memory.board, memory.peers
+    board, peers = memory.scoreboard, memory.peers
     return {
         "schema_version": SCHEMA_VERSION,
         "name": plan.name,
         "mode": plan.mode,
         "state": state,
         "pid": pid,
-        "run": plan.run,
+        "run": plan.run_id,
         "tun_name": tun_name,
         "uptime_seconds": round((now - since) / 1e9, 3),
         "workers": [_worker(process, board, now) for process in processes],
@@ -38,7 +45,7 @@ def snapshot(
     }
 
 
-def _worker(process: Process, board: Board, now: int) -> dict:
+def _worker(process: Process, board: Scoreboard, now: int) -> dict:
     beat = board.pages[process.plan.page].oldest_heartbeat()
     percent, rss = process.usage()
     return {
@@ -68,20 +75,20 @@ def _ring(plan: RingPlan, ring: Ring) -> dict:
     return {"name": plan.name, "kind": plan.kind, "lane": plan.lane, "capacity": ring.capacity, "stages": stages}
 
 
-def _fec(plan: Plan, peers: Peers) -> dict:
+def _fec(plan: Plan, peers: PeerTable) -> dict:
     """The mode, and how a full block is cut now, for the peer that needs most; `parity` 0: blocks travel whole."""
     settings = plan.settings
     if settings["fec"] == "off":
         return {"mode": "off"}
-    lines = [words[at : at + LINE_WORDS] for words in peers.carriers for at in range(0, len(words), LINE_WORDS)]
-    established = [line for line in lines if line[CARRIER_ESTABLISHED]]
-    decoding = [line for line in established if line[CARRIER_DECODES]]
+    lines = [words[at : at + RECORD_WORDS] for words in peers.links for at in range(0, len(words), RECORD_WORDS)]
+    established = [line for line in lines if line[LINK_ESTABLISHED]]
+    decoding = [line for line in established if line[LINK_ACCEPTS_SHARDS]]
     return {
         "mode": settings["fec"],
         "data": settings["fec_data"],
-        "parity": max([line[CARRIER_PARITY] for line in decoding], default=0),
+        "parity": max([line[LINK_PARITY] for line in decoding], default=0),
         "parity_most": settings["fec_parity"],
-        "peer_decodes": bool(established) and len(decoding) == len(established),
+        "peer_accepts_shards": bool(established) and len(decoding) == len(established),
     }
 
 
@@ -91,7 +98,7 @@ def depth(before: list[int], own: int, capacity: int) -> int:
     return waiting if waiting <= capacity else 0
 
 
-def _connections(peers: Peers, processes: list[Process], now: int) -> list[dict]:
+def _connections(peers: PeerTable, processes: list[Process], now: int) -> list[dict]:
     found = []
     for process in processes:
         if process.plan.kind != "tcp" or process.state != RUNNING:  # rows of the dead are old
@@ -105,11 +112,11 @@ def _connections(peers: Peers, processes: list[Process], now: int) -> list[dict]
                     "address": row.address,
                     "peer": row.peer,
                     "lane": row.lane,
-                    "purpose": "light" if row.purpose == framing.LIGHT else "bulk",
+                    "purpose": "light" if row.traffic_class == framing.LIGHT else "bulk",
                     "sent_bytes": row.sent_bytes,
                     "received_bytes": row.received_bytes,
                     "age_seconds": round((now - row.since_ns) / 1e9, 1),
-                    "heard_ms_ago": round((now - row.heard_ns) / 1e6),
+                    "heard_ms_ago": round((now - row.last_received_ns) / 1e6),
                     "rtt_ms": row.rtt_us / 1000,
                 }
             )

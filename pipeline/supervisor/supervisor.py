@@ -24,14 +24,14 @@ from pipeline import log
 from pipeline.config import Config
 from pipeline.errors import ConfigError, LocalError
 from pipeline.log import LOG
-from pipeline.policy.restart import EX_CONFIG, Again, RestartPolicy
+from pipeline.policy.restart import EX_CONFIG, RestartAt, RestartPolicy
 from pipeline.runtime import privileges, topology
 from pipeline.supervisor import cores, status
-from pipeline.supervisor.client_role import ClientEnd
+from pipeline.supervisor.client_role import ClientRole
 from pipeline.supervisor.control_socket import ControlServer
 from pipeline.supervisor.instance import Instance
 from pipeline.supervisor.listener import listen
-from pipeline.supervisor.mss_clamp import Clamp
+from pipeline.supervisor.mss_clamp import MssClamp
 from pipeline.supervisor.process import (
     ALIVE,
     BACKOFF,
@@ -45,10 +45,10 @@ from pipeline.supervisor.process import (
 )
 from pipeline.supervisor.reload import Reload
 from pipeline.supervisor.sd_notify import notify, watchdog_seconds
-from pipeline.supervisor.server_role import ServerEnd
-from pipeline.supervisor.shared_memory import Memory
-from pipeline.supervisor.tun_device import OwnedDevice
-from pipeline.supervisor.worker_channels import Desks
+from pipeline.supervisor.server_role import ServerRole
+from pipeline.supervisor.shared_memory import SharedMemory
+from pipeline.supervisor.tun_device import TunDevice
+from pipeline.supervisor.worker_channels import WorkerChannels
 from pipeline.supervisor.worker_settings import LIMITS, new_session, worker_settings
 
 TICK = 0.1  # seconds between looks at clocks, heartbeats and the device
@@ -81,7 +81,7 @@ class Supervisor:
         """Start, supervise, stop. TunnelError if it cannot start; nothing is left behind either way."""
         try:
             self._set_up()
-            LOG.info("starting: %s, %d lane(s), run %s", self.config.mode, self.config.lanes, self.plan.run)
+            LOG.info("starting: %s, %d lane(s), run %s", self.config.mode, self.config.lanes, self.plan.run_id)
             while self._state != "stopped":
                 self._step()
             return self._exit_status
@@ -101,10 +101,10 @@ class Supervisor:
         self._account = choice.account
         LOG.info("%s", choice.text)
         is_server = config.mode == "server"
-        self._end = ServerEnd(config) if is_server else ClientEnd(config, self._key)
-        self._device = OwnedDevice(config)
+        self._end = ServerRole(config) if is_server else ClientRole(config, self._key)
+        self._device = TunDevice(config)
         self._stack.append(self._device.close)
-        self._clamp = Clamp(config.tun_name, config.name)
+        self._clamp = MssClamp(config.tun_name, config.name)
         self._stack.append(self._clamp.remove)
         self._guard_forwarding()
         self._listener: socket.socket | None = None
@@ -113,13 +113,13 @@ class Supervisor:
             self._stack.append(self._listener.close)
         self._make_plan(secrets.token_hex(4))
         self._stack.append(lambda: os.close(self._plan_fd))
-        self._memory = Memory(self.plan)
+        self._memory = SharedMemory(self.plan)
         self._stack.append(self._memory.unlink)
         self._end.open(self._memory.peers, self._device)
         placed = cores.assign([(w.name, w.lane) for w in self.plan.workers], config.affinity, cores.available())
         self._processes = [Process(worker, placed.get(worker.name, [])) for worker in self.plan.workers]
         self._stack.append(self._kill_all)
-        self._desks = Desks(self._end.answer, self._selector)
+        self._desks = WorkerChannels(self._end.answer, self._selector)
         self._stack.append(self._desks.close_all)
         self._control = ControlServer(instance.socket_path, self._answer, self._selector)
         self._stack.append(self._control.close)
@@ -283,7 +283,7 @@ class Supervisor:
             return
         LOG.error("%s died: %s", process.name, _describe(code, ended_by_us))
         decision = self._policy.died(process.name, code, lived, now)
-        if isinstance(decision, Again):
+        if isinstance(decision, RestartAt):
             process.state = BACKOFF
             process.due = decision.at
             process.restarts += 1
@@ -305,7 +305,7 @@ class Supervisor:
                 if now - process.abort_at > ABORT_NS:
                     process.send(signal.SIGKILL)
             elif process.state == RUNNING:
-                beat = max(process.ready_at, self._memory.board.pages[process.plan.page].oldest_heartbeat())
+                beat = max(process.ready_at, self._memory.scoreboard.pages[process.plan.page].oldest_heartbeat())
                 if now - beat > limit:
                     self._abort(process, f"no heartbeat for {(now - beat) / 1e9:.1f} s", now)
             elif process.state == STOPPING and now - process.term_at > patience:
@@ -407,7 +407,7 @@ class Supervisor:
         self._end.apply()
         self._guard_forwarding()
         os.close(self._plan_fd)
-        self._make_plan(self.plan.run)
+        self._make_plan(self.plan.run_id)
         if outcome.workers_concerned:
             self._restart("")
         else:

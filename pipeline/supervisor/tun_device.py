@@ -19,7 +19,7 @@ BUSY_SECONDS = 1.0  # how long a dead predecessor's workers may still hold the d
 MEND_SECONDS = 1.0  # between attempts to make a deleted device anew
 
 
-class OwnedDevice:
+class TunDevice:
     """Open, configured and routed on creation; gone, with addresses and routes, on close()."""
 
     def __init__(self, config: Config) -> None:

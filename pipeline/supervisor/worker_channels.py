@@ -20,7 +20,7 @@ SO_SNDBUFFORCE = 32  # asm-generic/socket.h; a datagram has to fit in
 QUESTIONS_AT_ONCE = 64  # of one worker, before anything else has its turn
 
 
-class Desks:
+class WorkerChannels:
     """`answer`: what to say to a worker's question, None for nothing. By name of the worker."""
 
     def __init__(self, answer: Callable[[dict], dict | None], selector: selectors.BaseSelector) -> None:

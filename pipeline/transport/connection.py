@@ -18,15 +18,15 @@ import struct
 import sys
 
 from pipeline.log import LOG
-from pipeline.policy.adaptive_parity import Seen
-from pipeline.policy.pacing import Flow
-from pipeline.shm.connection_row import ConnectionRow
-from pipeline.shm.layout import PEER_MASK
-from pipeline.transport.tls_channel import Channel
+from pipeline.policy.adaptive_parity import LossSample
+from pipeline.policy.pacing import PathSample
+from pipeline.shm.connection_status import ConnectionStatus
+from pipeline.shm.layout import PEER_INDEX_MASK
+from pipeline.transport.tls_channel import TlsChannel
 from pipeline.wire import framing
 from pipeline.wire.messages import Hello
 
-CONNECTING, GREETING, ESTABLISHED, CLOSED = "connecting", "greeting", "established", "closed"
+CONNECTING, HANDSHAKE, ESTABLISHED, CLOSED = "connecting", "greeting", "established", "closed"
 
 # linux/tcp.h; not in every version of the socket module
 TCP_USER_TIMEOUT = 18
@@ -49,7 +49,7 @@ UNREAD_BYTES = 65536  # of a stranger's, at most, before he is closed
 WOULD_BLOCK = (errno.EAGAIN, errno.EINPROGRESS)
 
 
-class Exchange:
+class HandshakeState:
     """How far the greeting of a connection has got; gone once it is established. Owned by workers.tcp.handshake."""
 
     def __init__(self, expects: str) -> None:
@@ -71,53 +71,53 @@ class Connection:
         self.socket = sock
         self.fd = sock.fileno()
         self.host = address[0]
-        self.address = shown(address)
+        self.address = format_address(address)
         self.state = state
         self.serial = serial
-        self.channel: Channel | None = None  # with TLS
-        self.lane = 0
-        self.seat = 0  # whose it is; see pipeline.shm.peer_table
+        self.channel: TlsChannel | None = None  # with TLS
+        self.stamped_lane = 0
+        self.peer_handle = 0  # whose it is; see pipeline.shm.peer_table
         self.row = -1
-        self.since = now
-        self.error = ""
+        self.state_since_ns = now
+        self.last_error = ""
         # inbound duty
-        self.heard = now
-        self.received = 0
-        self.exchange: Exchange | None = None
+        self.last_received_ns = now
+        self.received_bytes = 0
+        self.exchange: HandshakeState | None = None
         self.stash = b""  # bytes of an unfinished frame, while another connection has the slot
         self.need = 0  # where that frame ends, counted from its beginning; 0: not known
-        self.slot = -1  # index of the client's dial slot; on a server known after the greeting
+        self.dial_index = -1  # index of the client's dial slot; on a server known after the greeting
         self.offloads = 0
-        self.purpose = framing.BULK
-        self.decodes = False  # the peer takes shards
+        self.traffic_class = framing.BULK
+        self.accepts_shards = False  # the peer takes shards
         # outbound duty
-        self.spoke = now
-        self.sent = 0
-        self.kept_alive = 0  # bytes of those, because there was nothing else to say
+        self.last_sent_ns = now
+        self.sent_bytes = 0
+        self.keepalive_bytes = 0  # bytes of those, because there was nothing else to say
 
     @property
     def peer(self) -> int:
-        return self.seat & PEER_MASK
+        return self.peer_handle & PEER_INDEX_MASK
 
     def fail(self, error: OSError) -> None:
         """Called by the outbound duty when a write fails: the inbound duty will find the connection ended."""
-        self.error = error.strerror or str(error)
+        self.last_error = error.strerror or str(error)
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it is closed already, which is what we want
 
-    def seen(self) -> tuple[Seen, Flow]:
+    def seen(self) -> tuple[LossSample, PathSample]:
         """How the kernel sees this connection: its losses, and its delay."""
         info = self._info()
         return (
-            Seen(
+            LossSample(
                 self.serial,
                 info[_INFO_RETRANSMITS_AT],
                 _u32(info, _INFO_TOTAL_RETRANS_AT),
                 _u32(info, _INFO_DATA_SEGS_OUT_AT),
             ),
-            Flow(
+            PathSample(
                 self.serial,
                 1000 * _u32(info, _INFO_RTT_AT),
                 1000 * _u32(info, _INFO_MIN_RTT_AT),
@@ -184,20 +184,20 @@ class Connection:
             count = self.channel.receive(view)
         return bytes(buffer[:count])
 
-    def report(self) -> ConnectionRow:
+    def report(self) -> ConnectionStatus:
         """For `status`."""
         rtt = self.rtt_us() if self.state == ESTABLISHED else 0
-        return ConnectionRow(
+        return ConnectionStatus(
             self.state,
             self.address,
-            self.lane,
+            self.stamped_lane,
             self.serial,
-            self.sent,
-            self.received,
-            self.since,
-            self.heard,
+            self.sent_bytes,
+            self.received_bytes,
+            self.state_since_ns,
+            self.last_received_ns,
             rtt,
-            self.purpose,
+            self.traffic_class,
             self.peer,
         )
 
@@ -206,7 +206,7 @@ def _u32(info: bytes, at: int) -> int:
     return int.from_bytes(info[at : at + 4], sys.byteorder)
 
 
-class Roster:
+class ConnectionList:
     """The established connections of a tcp worker, as its two duties share them.
 
     The inbound duty replaces the tuple and counts `version` up; the outbound duty notes in `seen` which version it
@@ -257,7 +257,7 @@ def configure(sock: socket.socket, settings: dict) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, settings["receive_buffer_bytes"])
 
 
-def shown(address: tuple) -> str:
+def format_address(address: tuple) -> str:
     """A socket address as people write it: an IPv4 one on a socket for both (RFC 4291, 2.5.5.2) is an IPv4 one."""
     host, port = address[:2]
     if "." in host:

@@ -30,7 +30,7 @@ SETTLED_NS = 1_000_000_000
 IDLE, RESOLVING, CONNECTING, HELD = "idle", "resolving", "connecting", "held"
 
 
-class Slot:
+class DialSlot:
     """One connection that the client keeps up."""
 
     def __init__(self, index: int, backoff: Backoff) -> None:
@@ -50,15 +50,15 @@ class Dialer:
         self._port = port
         self._settings = settings
         self._at_once = max(1, DIALS_AT_ONCE // lanes)
-        self._answers: queue.SimpleQueue[tuple[Slot, list | str]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[DialSlot, list | str]] = queue.SimpleQueue()
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.failures = 0
         self.trouble = ""  # what was logged last: it is said once, not for each connection
         self.slots = {
-            index: Slot(index, Backoff(settings["reconnect_min"], settings["reconnect_max"])) for index in indexes
+            index: DialSlot(index, Backoff(settings["reconnect_min"], settings["reconnect_max"])) for index in indexes
         }
 
-    def step(self, now: int) -> list[tuple[Slot, socket.socket, tuple]]:
+    def step(self, now: int) -> list[tuple[DialSlot, socket.socket, tuple]]:
         """Begin what is due and take the resolver's answers. New non-blocking sockets that are connecting."""
         begun = []
         under_way = sum(slot.state in (RESOLVING, CONNECTING) for slot in self.slots.values())
@@ -77,19 +77,19 @@ class Dialer:
                 begun.append(started)
         return begun
 
-    def refused(self, slot: Slot, now: int, why: str) -> tuple[Slot, socket.socket, tuple] | None:
+    def refused(self, slot: DialSlot, now: int, why: str) -> tuple[DialSlot, socket.socket, tuple] | None:
         """An address did not lead to a connection: try the next, or wait and begin again."""
         LOG.debug("connection %d: %s", slot.index, why)
         return self._connect(slot, now, why)
 
-    def held(self, slot: Slot, now: int) -> None:
+    def held(self, slot: DialSlot, now: int) -> None:
         """The connection stands."""
         slot.state = HELD
         slot.since = now
         self.trouble = ""
         slot.addresses = []
 
-    def lost(self, slot: Slot, now: int, why: str) -> None:
+    def lost(self, slot: DialSlot, now: int, why: str) -> None:
         """An established connection ended: dial again, at once if it had stood for a while."""
         if now - slot.since >= SETTLED_NS:
             slot.backoff.reset()
@@ -98,14 +98,14 @@ class Dialer:
         else:
             self._give_up(slot, now, why, counted=False)
 
-    def _resolve(self, slot: Slot) -> None:
+    def _resolve(self, slot: DialSlot) -> None:
         slot.state = RESOLVING
         if _is_address(self._host):
             self._answer(slot)
         else:
             threading.Thread(target=self._answer, args=(slot,), name="resolver", daemon=True).start()
 
-    def _answer(self, slot: Slot) -> None:
+    def _answer(self, slot: DialSlot) -> None:
         try:
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
             answer: list | str = [(family, address) for family, _, _, _, address in found]
@@ -114,7 +114,9 @@ class Dialer:
         self._answers.put((slot, answer))
         os.eventfd_write(self.wake, 1)
 
-    def _connect(self, slot: Slot, now: int, why: str = "no address") -> tuple[Slot, socket.socket, tuple] | None:
+    def _connect(
+        self, slot: DialSlot, now: int, why: str = "no address"
+    ) -> tuple[DialSlot, socket.socket, tuple] | None:
         while slot.addresses:
             family, address = slot.addresses.pop(0)
             try:
@@ -132,7 +134,7 @@ class Dialer:
         self._give_up(slot, now, why)
         return None
 
-    def _give_up(self, slot: Slot, now: int, why: str, counted: bool = True) -> None:
+    def _give_up(self, slot: DialSlot, now: int, why: str, counted: bool = True) -> None:
         delay = slot.backoff.delay()
         slot.state = IDLE
         slot.due = now + int(delay * 1e9)

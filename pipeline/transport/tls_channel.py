@@ -26,7 +26,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from pipeline.transport.tls_context import ALPN, Context
+from pipeline.transport.tls_context import ALPN, TlsContext
 from pipeline.transport.tls_records import HEADER, RECORD, length_at
 
 BARREN_MAX = 32  # records in a row without data: as many as OpenSSL bears empty ones (MAX_EMPTY_RECORDS)
@@ -35,10 +35,10 @@ FLIGHT = 4096  # of a handshake, received at a time
 MARGIN = 2048  # received beyond what the view takes: headers and tags of its records
 
 
-class Channel:
+class TlsChannel:
     """One connection. Whatever ends it is an OSError (ssl.SSLError is one); BlockingIOError: not now."""
 
-    def __init__(self, sock: socket.socket, context: Context, server: bool, hostname: str | None) -> None:
+    def __init__(self, sock: socket.socket, context: TlsContext, server: bool, hostname: str | None) -> None:
         self._socket = sock
         self._inlet = context.inlet
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

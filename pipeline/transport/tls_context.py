@@ -7,20 +7,20 @@ import ssl
 
 from pipeline.errors import ConfigError, Problem
 from pipeline.transport.tls_pem import load_cas, load_pair
-from pipeline.transport.tls_records import Inlet
+from pipeline.transport.tls_records import RecordBuffer
 
 ALPN = "tunnel/1"
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 CIPHERS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"  # forward secret and AEAD, RFC 9325; 1.3 has no others
 
 
-class Context(ssl.SSLContext):
+class TlsContext(ssl.SSLContext):
     """With the inlet of its channels."""
 
-    inlet: Inlet
+    inlet: RecordBuffer
 
 
-def server_context(certificate_pem: str, key_pem: str, ca_pem: str = "", minimum: str = "1.3") -> Context:
+def server_context(certificate_pem: str, key_pem: str, ca_pem: str = "", minimum: str = "1.3") -> TlsContext:
     """`ca_pem`: clients need a certificate of one of these CAs. ConfigError with what is wrong with a text."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, minimum)
     context.num_tickets = 0  # nobody resumes, and a ticket's key would outlive the session
@@ -39,7 +39,7 @@ def client_context(
     verify: bool,
     certificate_pem: str = "",
     key_pem: str = "",
-) -> Context:
+) -> TlsContext:
     """`verify` off: any server will do here, and the caller looks at the channel's certificate()."""
     context = _context(ssl.PROTOCOL_TLS_CLIENT, minimum)
     if not verify:
@@ -56,10 +56,10 @@ def client_context(
     return context
 
 
-def _context(protocol: int, minimum: str) -> Context:
+def _context(protocol: int, minimum: str) -> TlsContext:
     os.environ.pop("SSLKEYLOGFILE", None)  # an OpenSSL from 3.5 on may be built to obey it by itself
-    context = Context(protocol)
-    context.inlet = Inlet()
+    context = TlsContext(protocol)
+    context.inlet = RecordBuffer()
     context.minimum_version = VERSIONS[minimum]
     context.set_ciphers(CIPHERS_1_2)
     context.set_alpn_protocols([ALPN])

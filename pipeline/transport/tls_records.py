@@ -30,7 +30,7 @@ class Holder(Protocol):
     stash: bytes
 
 
-class Inlet:
+class RecordBuffer:
     """The buffer, and whose bytes are in it."""
 
     def __init__(self) -> None:

@@ -36,7 +36,7 @@ KEY_ID_BYTES = 8
 NONCE_BYTES = 32  # of the system's random numbers: none comes twice
 MAC_BYTES = 32  # HMAC-SHA256
 ADDRESSES_MAX = 8  # wished or given: a few subnets, IPv4 and IPv6 each
-ROUTES_MAX = 512  # in a WELCOME; with the addresses about 10 kB, below wire.WELCOME_LENGTH_LIMIT
+PUSHED_ROUTES_MAX = 512  # in a WELCOME; with the addresses about 10 kB, below wire.WELCOME_LENGTH_LIMIT
 TEXT_BYTES_MAX = 200  # of a refusal
 
 _HELLO = struct.Struct(f">4sBBHHHQQBBB{KEY_ID_BYTES}s{NONCE_BYTES}s")
@@ -45,7 +45,7 @@ _COUNT = struct.Struct(">H")
 _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # in the frame
 
-DECODES = 1  # feature bit: takes shards (pipeline.fec.shard)
+ACCEPTS_SHARDS = 1  # feature bit: takes shards (pipeline.fec.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
 
 (BUSY, WRONG_VERSION, SUPERSEDED, FULL, ADDRESS_TAKEN, ADDRESS_OUTSIDE, NO_ADDRESS, TOO_MANY_CONNECTIONS, REVOKED) = (
@@ -74,7 +74,7 @@ class Hello(NamedTuple):
     mtu: int
     client: int
     session: int
-    purpose: int
+    traffic_class: int
     features: int
     auth: int = AUTH_NONE
     key_id: bytes = bytes(KEY_ID_BYTES)
@@ -121,7 +121,7 @@ class Welcome(NamedTuple):
     def frame(self) -> bytes:
         _exactly(MAC_BYTES, self.mac, "mac")
         _at_most(ADDRESSES_MAX, self.addresses, "addresses of a peer")
-        _at_most(ROUTES_MAX, self.routes, "routes of a peer")
+        _at_most(PUSHED_ROUTES_MAX, self.routes, "routes of a peer")
         addresses = b"".join(_prefixed(a.network.prefixlen, a) for a in self.addresses)
         routes = b"".join(_prefixed(route.prefixlen, route.network_address) for route in self.routes)
         return framing.frame(
@@ -145,7 +145,7 @@ class Refused(NamedTuple):
         return framing.frame(framing.REFUSED, bytes([self.reason]) + whole_characters.encode())
 
 
-Greeting = Hello | Challenge | Proof | Welcome | Refused
+Message = Hello | Challenge | Proof | Welcome | Refused
 
 
 def _exactly(size: int, value: bytes, what: str) -> bytes:
@@ -213,7 +213,7 @@ class _Body:
         return self.take(_ADDRESS_BYTES[family])
 
 
-def decode(frame: bytes) -> Greeting:
+def decode(frame: bytes) -> Message:
     """Decode a whole greeting frame. PeerError for anything else."""
     if len(frame) < framing.FRAME.size:
         raise PeerError("empty frame where a greeting is expected")
@@ -245,7 +245,7 @@ def _welcome(body: _Body) -> Welcome:
     addresses = tuple(body.prefixed(ipaddress.ip_interface) for _ in body.count(body.number(), ADDRESSES_MAX))
     (routes,) = body.fields(_COUNT)
     return Welcome(
-        *fields, addresses, tuple(body.prefixed(ipaddress.ip_network) for _ in body.count(routes, ROUTES_MAX))
+        *fields, addresses, tuple(body.prefixed(ipaddress.ip_network) for _ in body.count(routes, PUSHED_ROUTES_MAX))
     )
 
 

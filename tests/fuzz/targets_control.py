@@ -20,16 +20,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline.config import parse
-from pipeline.credentials.state_dir import State
+from pipeline.credentials.state_dir import StateDir
 from pipeline.errors import PeerError
 from pipeline.packet.route_table import NOBODY
 from pipeline.peers import peer_file
-from pipeline.peers.address_assignment import Identity
-from pipeline.peers.admission import Hub
-from pipeline.peers.registry import Known
+from pipeline.peers.address_assignment import PeerPolicy
+from pipeline.peers.admission import Admission
+from pipeline.peers.registry import KnownPeer
 from pipeline.supervisor.control_socket import ControlServer
-from pipeline.supervisor.server_role import ServerEnd
-from pipeline.supervisor.worker_channels import Desks
+from pipeline.supervisor.server_role import ServerRole
+from pipeline.supervisor.worker_channels import WorkerChannels
 from pipeline.wire import messages
 from pipeline.wire.messages import Refused, Welcome
 from tests.fuzz.byte_source import Bites
@@ -40,7 +40,7 @@ from tests.harness.hub import KEYS, OFFLOADS, Answer, Server, hello, known, requ
 from tests.harness.tls_ends import NAME, issue
 
 ANN, BOB = known("ann", "10.1.0.0/16"), known("bob")
-CYD = Known(Identity("cyd"), certificate_name=NAME)
+CYD = KnownPeer(PeerPolicy("cyd"), certificate_name=NAME)
 
 # -- the hub
 
@@ -87,7 +87,7 @@ def hub(data: bytes) -> None:
                         server.goes(answer.peer)
                     else:
                         server.has_connections(answer.peer, 64 if flags & MANY else 1)
-            assert server.is_current(bob) and server.whose("10.0.0.2") == bob.seat
+            assert server.is_current(bob) and server.whose("10.0.0.2") == bob.peer_handle
             assert server.whose("10.0.0.1") == NOBODY
 
 
@@ -141,7 +141,7 @@ def desk(data: bytes) -> None:
         stack.callback(server.close)
         bob = server.comes("bob")
         selector = stack.enter_context(selectors.DefaultSelector())
-        desks = Desks(server.hub.answer, selector)
+        desks = WorkerChannels(server.hub.answer, selector)
         stack.callback(desks.close_all)
         worker = stack.enter_context(socket.socket(fileno=desks.open("tcp-0")))
         worker.setblocking(False)
@@ -182,7 +182,7 @@ def control() -> Iterator[Feed]:
     """A request is answered with one JSON object, or the connection ends; the supervisor goes on."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        end = ServerEnd(
+        end = ServerRole(
             parse(
                 {
                     "mode": "server",
@@ -227,7 +227,7 @@ def control() -> Iterator[Feed]:
         yield take
 
 
-def _restore(end: ServerEnd, state: Path) -> None:
+def _restore(end: ServerRole, state: Path) -> None:
     """One peer is invited, and nobody else."""
     invited = list((state / peer_file.DIRECTORY).glob("*"))
     if [path.stem for path in invited] != ["eve"]:
@@ -271,13 +271,13 @@ def control_seeds() -> list[bytes]:
 def remembered() -> Iterator[Feed]:
     """Whatever is in the file, a server starts and its peers get addresses."""
     with tempfile.TemporaryDirectory() as name:
-        state = State(name)
+        state = StateDir(name)
 
         def take(data: bytes) -> None:
             (state.path / "addresses.json").write_bytes(data)
             server = Server(ANN, BOB)
             try:
-                server.hub = Hub(server.config, server.table, OFFLOADS, state.addresses(), server.saved.append)
+                server.hub = Admission(server.config, server.table, OFFLOADS, state.addresses(), server.saved.append)
                 server.configure(ANN, BOB)
                 given = [server.comes(peer).addresses for peer in ("ann", "bob")]
                 assert len({address for each in given for address in each}) == 4

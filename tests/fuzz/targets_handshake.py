@@ -15,11 +15,11 @@ from ipaddress import ip_network
 
 from pipeline.config import parse
 from pipeline.errors import PeerError
-from pipeline.runtime.supervisor_channel import Desk
-from pipeline.supervisor.client_role import ClientEnd
-from pipeline.supervisor.worker_channels import Desks
-from pipeline.transport.connection import GREETING, Connection
-from pipeline.transport.tls_channel import ANSWERS_MAX, Channel
+from pipeline.runtime.supervisor_channel import SupervisorChannel
+from pipeline.supervisor.client_role import ClientRole
+from pipeline.supervisor.worker_channels import WorkerChannels
+from pipeline.transport.connection import HANDSHAKE, Connection
+from pipeline.transport.tls_channel import ANSWERS_MAX, TlsChannel
 from pipeline.transport.tls_records import BODY_MAX, HEADER, RECORD
 from pipeline.wire import auth, framing, messages
 from pipeline.wire.messages import Proof, Welcome
@@ -77,7 +77,7 @@ class _Link:
         else:
             with contextlib.suppress(BlockingIOError):
                 self._theirs.step()  # a client's first flight
-        self._channel: Channel = self._ours.channel
+        self._channel: TlsChannel = self._ours.channel
         self._ended = False
         self._sealed = self._came = b""
 
@@ -177,8 +177,12 @@ def host(data: bytes) -> None:
             try:
                 side.answered(connection, answer)
             finally:
-                assert server.is_current(bob) and server.whose("10.0.0.2") == bob.seat
-                assert connection.seat == 0 or strangers or (shape & PROVED and connection.seat != bob.seat)
+                assert server.is_current(bob) and server.whose("10.0.0.2") == bob.peer_handle
+                assert (
+                    connection.peer_handle == 0
+                    or strangers
+                    or (shape & PROVED and connection.peer_handle != bob.peer_handle)
+                )
 
 
 def _true_proof(hello_frame: bytes, challenge: bytes, certificate_sha256: bytes) -> bytes:
@@ -190,8 +194,8 @@ class _Office:
 
     def __init__(self, stack: ExitStack, answer: object) -> None:
         self._selector = stack.enter_context(selectors.DefaultSelector())
-        desks = Desks(answer, self._selector)
-        self.desk = Desk(desks.open("tcp-0"))
+        desks = WorkerChannels(answer, self._selector)
+        self.desk = SupervisorChannel(desks.open("tcp-0"))
         stack.callback(desks.close_all)
         stack.callback(self.desk.socket.close)
 
@@ -207,7 +211,7 @@ def _connection(stack: ExitStack) -> tuple[Connection, socket.socket]:
     stack.enter_context(far)
     near.setblocking(False)
     far.settimeout(1.0)
-    return Connection(near, ADDRESS, GREETING, 7, 0), far
+    return Connection(near, ADDRESS, HANDSHAKE, 7, 0), far
 
 
 def _say(far: socket.socket, piece: bytes, flags: int) -> None:
@@ -262,7 +266,7 @@ def guest(data: bytes) -> None:
     key = KEYS["ann"] if shape & WITH_KEY else b""
     with ExitStack() as stack:
         device = _Device()
-        end = ClientEnd(
+        end = ClientRole(
             parse(
                 {
                     "mode": "client",
@@ -276,8 +280,8 @@ def guest(data: bytes) -> None:
         end._device = device
         office = _Office(stack, end.answer)
         connection, far = _connection(stack)
-        connection.slot = 0
-        side = Guest(SETTINGS | {"key": key.hex()}, office.desk, messages.DECODES)
+        connection.dial_index = 0
+        side = Guest(SETTINGS | {"key": key.hex()}, office.desk, messages.ACCEPTS_SHARDS)
         side.begin(connection)
         exchange = connection.exchange
         proved = welcome = False
@@ -296,7 +300,7 @@ def guest(data: bytes) -> None:
             assert len(device.adopted) == int(welcome)
             assert not welcome or proved or not key
             for addresses, routes in device.adopted:
-                assert len(addresses) <= messages.ADDRESSES_MAX and len(routes) <= messages.ROUTES_MAX
+                assert len(addresses) <= messages.ADDRESSES_MAX and len(routes) <= messages.PUSHED_ROUTES_MAX
                 assert shape & AUTO or not addresses
                 assert "0.0.0.0/0" not in routes  # leads to the server itself
 

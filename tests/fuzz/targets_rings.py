@@ -19,9 +19,9 @@ from pipeline.packet.vnet import NO_VNET, VNET, VNET_HEADER_BYTES
 from pipeline.runtime import topology
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import layout, slot
-from pipeline.shm.layout import PEER_BITS
+from pipeline.shm.layout import PEER_INDEX_BITS
 from pipeline.shm.slot import MARKS, SLOT, SLOT_BYTES_MIN
-from pipeline.supervisor.shared_memory import Memory
+from pipeline.supervisor.shared_memory import SharedMemory
 from pipeline.wire import block, framing
 from tests.fuzz.byte_source import Bites, chunk
 from tests.fuzz.fuzzer import Feed
@@ -133,7 +133,7 @@ class Workers:
             settings,
             self.capacity,
         )
-        self.memory = Memory(plan)
+        self.memory = SharedMemory(plan)
         stack.callback(self._close_memory)
         self._attached = [self._attach(plan, name, stack) for name in ("tcp-0", "tun-0")]
         tcp, tun = self._attached
@@ -144,11 +144,11 @@ class Workers:
             enlarge(sock)
         (self.port,) = tcp.ports("inbound", "inbound")
         self.transit = tcp.ports("outbound", "transit")
-        self.duties = [writer.Inbound(tun, inside.fileno())]
+        self.duties = [writer.TunWriter(tun, inside.fileno())]
         if kind == DECODING:
-            self.duties.insert(0, duties.Inbound(self._attach(plan, "fec-0", stack)))
+            self.duties.insert(0, duties.Decoder(self._attach(plan, "fec-0", stack)))
         self._occupations = 0
-        self.seats: list[int] = []
+        self.peer_handles: list[int] = []
 
     @staticmethod
     def _attach(plan: object, worker: str, stack: ExitStack) -> Attachment:
@@ -161,41 +161,41 @@ class Workers:
         for each in self.memory.rings.values():
             each.close()
         self.memory.peers.close()
-        self.memory.board.close()
+        self.memory.scoreboard.close()
 
     def sit(self, offloads: int) -> None:
         """Everybody anew, so that no input sees what another one left."""
         self._occupations += 1
-        self.seats = [self._occupations << PEER_BITS | peer for peer in range(self.capacity)]
+        self.peer_handles = [self._occupations << PEER_INDEX_BITS | peer for peer in range(self.capacity)]
         peers = self.memory.peers
         routes = (
-            [(*each, self.seats[0]) for each in EVERYTHING]
+            [(*each, self.peer_handles[0]) for each in EVERYTHING]
             if self.capacity == 1
             else [
-                *((address, 32, seat) for address, seat in zip(INSIDE, self.seats, strict=True)),
-                (b"\xfd" * 16, 64, self.seats[1]),
+                *((address, 32, peer_handle) for address, peer_handle in zip(INSIDE, self.peer_handles, strict=True)),
+                (b"\xfd" * 16, 64, self.peer_handles[1]),
             ]
         )
         peers.write_routes(routes)
-        for peer, seat in enumerate(self.seats):
-            peers.write_line(seat, 0)
-            at = peer * layout.LINE_WORDS
-            peers.carriers[0][at + layout.CARRIER_ESTABLISHED] = 1
-            peers.carriers[0][at + layout.CARRIER_OFFLOADS] = offloads
+        for peer, peer_handle in enumerate(self.peer_handles):
+            peers.write_record(peer_handle, 0)
+            at = peer * layout.RECORD_WORDS
+            peers.links[0][at + layout.LINK_ESTABLISHED] = 1
+            peers.links[0][at + layout.LINK_OFFLOADS] = offloads
 
-    def put(self, stream: bytes, purpose: int) -> None:
+    def put(self, stream: bytes, traffic_class: int) -> None:
         slot = self.port.slot()
         start = layout.SLOT_HEADER_BYTES
         slot[start : start + len(stream)] = stream
-        SLOT.pack_into(slot, 0, start, len(stream), 0, self.seats[0])
-        MARKS.pack_into(slot, layout.SLOT_PURPOSE_AT, purpose, 0)
+        SLOT.pack_into(slot, 0, start, len(stream), 0, self.peer_handles[0])
+        MARKS.pack_into(slot, layout.SLOT_TRAFFIC_CLASS_AT, traffic_class, 0)
         self.port.advance(1)
 
     def owner(self, address: bytes) -> int:
         if self.capacity == 1:
-            return self.seats[0]
-        return dict(zip(INSIDE, self.seats, strict=True)).get(
-            address, self.seats[1] if address[:8] == b"\xfd" * 8 else NOBODY
+            return self.peer_handles[0]
+        return dict(zip(INSIDE, self.peer_handles, strict=True)).get(
+            address, self.peer_handles[1] if address[:8] == b"\xfd" * 8 else NOBODY
         )
 
 
@@ -226,7 +226,7 @@ def inbound() -> Iterator[Feed]:
 def _look_at_queue(workers: Workers) -> None:
     for packet in map(memoryview, arrived(workers.outside)):
         assert ip.check(packet, 0, len(packet)) == ""
-        assert workers.owner(ip.source(packet, 0)) == workers.seats[0]
+        assert workers.owner(ip.source(packet, 0)) == workers.peer_handles[0]
         if workers.capacity > 1:
             assert workers.owner(ip.destination(packet, 0)) == NOBODY
             assert not ip.is_multicast(ip.destination(packet, 0))
@@ -240,12 +240,12 @@ def _look_at_transit(workers: Workers, finished: bool) -> None:
         assert not ready or workers.kind == SEVERAL
         for ahead in range(ready):
             slot = port.slot(ahead)
-            start, length, _, seat = SLOT.unpack_from(slot)
+            start, length, _, peer_handle = SLOT.unpack_from(slot)
             at, lengths = block.lengths(slot, start, start + length)
             for size in lengths:
                 assert ip.check(slot, at, size) == ""
-                assert workers.owner(ip.source(slot, at)) == workers.seats[0]
-                assert workers.owner(ip.destination(slot, at)) == seat != workers.seats[0]
+                assert workers.owner(ip.source(slot, at)) == workers.peer_handles[0]
+                assert workers.owner(ip.destination(slot, at)) == peer_handle != workers.peer_handles[0]
                 assert not finished or bytes(slot[at : at + 2]) == bytes(2)  # flags and gso_type
                 at += size
         port.advance(ready)

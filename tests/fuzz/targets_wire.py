@@ -21,7 +21,7 @@ from pipeline.credentials.invitation import Invitation
 from pipeline.errors import ConfigError, PeerError
 from pipeline.packet import gso as superpacket
 from pipeline.packet import ip as ippacket
-from pipeline.packet.flow_classifier import FlowTable
+from pipeline.packet.flow_classifier import FlowClassifier
 from pipeline.packet.vnet import GSO_ECN, NEEDS_CSUM, NO_VNET, VNET, VNET_HEADER_BYTES
 from pipeline.peers.peer_file import DIRECTORY, DIRECTORY_MODE, read_all, write
 from pipeline.wire import block, framing, messages
@@ -162,7 +162,7 @@ def packet(data: bytes) -> None:
     flags, _, _, _, start, _ = VNET.unpack_from(data)
     header = 40 if data[VNET_HEADER_BYTES] >> 4 == 6 else (data[VNET_HEADER_BYTES] & 15) * 4
     assert not flags & NEEDS_CSUM or start >= header  # or the checksum lands where an address was checked
-    FlowTable(lambda: True).light(view, 0, size, 5)
+    FlowClassifier(lambda: True).light(view, 0, size, 5)
     finished = superpacket.finish(data)
     kind = data[1] & ~GSO_ECN
     assert len(finished) <= superpacket.SEGMENTS_MAX

@@ -10,16 +10,16 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pipeline.runtime.plan import Place
+from pipeline.runtime.plan import StagePosition
 from pipeline.runtime.port import Port
 from pipeline.shm import layout, ring, segment
 from pipeline.shm.ring import Stage
 from pipeline.shm.slot import MARKS, SLOT
 from pipeline.transport.connection import ESTABLISHED, Connection
-from pipeline.transport.tls_context import Context, client_context, server_context
+from pipeline.transport.tls_context import TlsContext, client_context, server_context
 from pipeline.wire import framing
 from tests.harness.tls_ends import NAME, End, issue, shake_hands
-from workers.tcp.frame_reader import START, Intake
+from workers.tcp.frame_reader import START, FrameReader
 
 SLOT_BYTES = layout.PAGE
 FITS = SLOT_BYTES - START - framing.LENGTH.size
@@ -29,7 +29,7 @@ LIMIT = 300
 
 
 @functools.cache
-def contexts() -> tuple[Context, Context]:
+def contexts() -> tuple[TlsContext, TlsContext]:
     """A client's and a server's."""
     pair = issue(NAME)
     return (
@@ -50,9 +50,9 @@ class Source:
             self.secure, end = End(self.peer, client, server=False), End(ours, server, server=True)
             shake_hands(self.secure, end)
         self.connection = Connection(ours, ("192.0.2.1", 9000 + number), ESTABLISHED, 100 + number, 0)
-        self.connection.seat = layout.FIRST_SEAT | number
-        self.connection.lane = number + 10
-        self.connection.purpose = number & 1
+        self.connection.peer_handle = layout.FIRST_PEER_HANDLE | number
+        self.connection.stamped_lane = number + 10
+        self.connection.traffic_class = number & 1
         self.connection.channel = end.channel if tls else None
 
     def send(self, data: bytes) -> None:
@@ -75,8 +75,8 @@ class Bench:
         self.sources = [Source(number, tls) for number in range(connections)]
         name = f"/tunnel@intaketest@{secrets.token_hex(4)}@ring"
         self.ring = ring.create(name, 2, slots, SLOT_BYTES, start)
-        self.port = Port(self.ring, Place(0, 0, [1], True, []), 0, [], [])
-        self.intake = Intake(self.port, limit)
+        self.port = Port(self.ring, StagePosition(0, 0, [1], True, []), 0, [], [])
+        self.intake = FrameReader(self.port, limit)
         self.consumer = Stage(self.ring, 1, [0])
         self.slots: list[tuple[int, bytes]] = []  # peer, wire bytes
 
@@ -100,11 +100,11 @@ class Bench:
         taken = min(count, self.consumer.ready())
         for _ in range(taken):
             slot = self.consumer.slot()
-            start, length, lane, seat = SLOT.unpack_from(slot)
-            peer = seat & layout.PEER_MASK
+            start, length, lane, peer_handle = SLOT.unpack_from(slot)
+            peer = peer_handle & layout.PEER_INDEX_MASK
             connection = self.sources[peer].connection
-            assert (start, lane, seat) == (START, connection.lane, connection.seat)
-            assert MARKS.unpack_from(slot, layout.SLOT_PURPOSE_AT) == (connection.purpose, 0)
+            assert (start, lane, peer_handle) == (START, connection.stamped_lane, connection.peer_handle)
+            assert MARKS.unpack_from(slot, layout.SLOT_TRAFFIC_CLASS_AT) == (connection.traffic_class, 0)
             self.slots.append((peer, bytes(slot[start : start + length])))
             slot[:] = b"\xdb" * SLOT_BYTES  # whoever keeps bytes here after the hand-over loses them
             self.consumer.advance(1)

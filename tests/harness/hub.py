@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address, ip_network
 
 from pipeline.config import Config, parse
-from pipeline.packet.route_table import Routes
-from pipeline.peers.address_assignment import Identity
-from pipeline.peers.admission import ON_THE_WAY_NS, Hub
-from pipeline.peers.registry import Known
+from pipeline.packet.route_table import RouteTable
+from pipeline.peers.address_assignment import PeerPolicy
+from pipeline.peers.admission import ON_THE_WAY_NS, Admission
+from pipeline.peers.registry import KnownPeer
 from pipeline.shm import layout, peer_table, segment
-from pipeline.shm.layout import LINE_WORDS, PEER_MASK
-from pipeline.shm.peer_table import Reader
+from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
+from pipeline.shm.peer_table import RouteReader
 from pipeline.wire import auth as proof
 from pipeline.wire import messages
-from pipeline.wire.messages import Challenge, Greeting, Hello, Refused, Welcome
+from pipeline.wire.messages import Challenge, Hello, Message, Refused, Welcome
 
 OFFLOADS = 0x13
 CERTIFICATE_HASH = b"c" * 32
@@ -25,9 +25,9 @@ KEYS = {name: number.to_bytes(31) + b"k" for number, name in enumerate(("ann", "
 ROWS = 8
 
 
-def known(name: str, *allowed: str, fixed: Iterable[str] = (), rate: int = 0) -> Known:
+def known(name: str, *allowed: str, fixed: Iterable[str] = (), rate: int = 0) -> KnownPeer:
     """A peer that proves itself with its key."""
-    return Known(Identity(name, tuple(map(ip_network, allowed)), tuple(map(ip_address, fixed)), rate), KEYS[name])
+    return KnownPeer(PeerPolicy(name, tuple(map(ip_network, allowed)), tuple(map(ip_address, fixed)), rate), KEYS[name])
 
 
 class Answer:
@@ -36,17 +36,17 @@ class Answer:
     def __init__(self, reply: dict) -> None:
         self.reply = json.loads(json.dumps(reply))  # it must cross the desk
         self.frame = bytes.fromhex(self.reply["frame"])
-        self.greeting: Greeting | None = messages.decode(self.frame) if self.frame else None
+        self.greeting: Message | None = messages.decode(self.frame) if self.frame else None
 
     @property
-    def seat(self) -> int:
+    def peer_handle(self) -> int:
         assert isinstance(self.greeting, Welcome), self
         assert set(self.reply) == {"serial", "frame", "seat"}
         return self.reply["seat"]
 
     @property
     def peer(self) -> int:
-        return self.seat & PEER_MASK
+        return self.peer_handle & PEER_INDEX_MASK
 
     @property
     def addresses(self) -> list[str]:
@@ -113,7 +113,12 @@ class Server:
     """With these peers. `settings` are the configuration's; `saved`: what was to be remembered, each time."""
 
     def __init__(
-        self, *peers_known: Known, capacity: int = 4, lanes: int = 2, remembered: dict | None = None, **settings: object
+        self,
+        *peers_known: KnownPeer,
+        capacity: int = 4,
+        lanes: int = 2,
+        remembered: dict | None = None,
+        **settings: object,
     ) -> None:
         self.settings = {
             "mode": "server",
@@ -122,14 +127,14 @@ class Server:
         } | settings
         self.table = peer_table.create(f"/tunnel@hubtest@{secrets.token_hex(4)}@peers", capacity, lanes, ROWS)
         self.saved: list[dict[str, list[str]]] = []
-        self.hub = Hub(self.config, self.table, OFFLOADS, remembered or {}, self.saved.append)
+        self.hub = Admission(self.config, self.table, OFFLOADS, remembered or {}, self.saved.append)
         self.configure(*peers_known)
 
     @property
     def config(self) -> Config:
         return parse(self.settings)
 
-    def configure(self, *peers_known: Known, **settings: object) -> None:
+    def configure(self, *peers_known: KnownPeer, **settings: object) -> None:
         self.settings |= settings
         self.hub.configure(self.config, peers_known)
 
@@ -149,7 +154,7 @@ class Server:
 
     def has_connections(self, peer: int, count: int, lane: int = 0) -> None:
         """What tcp worker `lane` says."""
-        self.table.carriers[lane][peer * LINE_WORDS + layout.CARRIER_ESTABLISHED] = count
+        self.table.links[lane][peer * RECORD_WORDS + layout.LINK_ESTABLISHED] = count
 
     def comes(self, name: str, number: int = 1, *wishes: str) -> Answer:
         """It is admitted, and connected."""
@@ -159,7 +164,7 @@ class Server:
 
     def goes(self, peer: int) -> None:
         """Its connections have ended, a while ago."""
-        for lane in range(len(self.table.carriers)):
+        for lane in range(len(self.table.links)):
             self.has_connections(peer, 0, lane)
         self.hub._admitted_at[peer] -= ON_THE_WAY_NS
 
@@ -167,19 +172,19 @@ class Server:
 
     def is_current(self, answer: Answer) -> bool:
         """Whether connections that were answered so go on."""
-        return self.table.seat(answer.peer) == answer.seat
+        return self.table.peer_handle(answer.peer) == answer.peer_handle
 
     def whose(self, address: str) -> int:
         """The seat to which packets for an address go."""
-        found = Routes()
-        Reader(self.table).read_into(found)
+        found = RouteTable()
+        RouteReader(self.table).read_into(found)
         return found.peer_of(ip_address(address).packed)
 
     def state(self) -> tuple:
         """All that workers see, and all that is remembered."""
-        found = Routes()
-        Reader(self.table).read_into(found)
-        lines = [(self.table.seat(peer), self.table.rate(peer)) for peer in range(self.table.capacity)]
+        found = RouteTable()
+        RouteReader(self.table).read_into(found)
+        lines = [(self.table.peer_handle(peer), self.table.rate(peer)) for peer in range(self.table.capacity)]
         return lines, found._families, len(self.saved)
 
 

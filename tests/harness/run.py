@@ -8,8 +8,8 @@ import socket
 from pipeline.runtime import topology
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import layout
-from pipeline.shm.layout import FIRST_SEAT, LINE_WORDS
-from pipeline.supervisor.shared_memory import Memory
+from pipeline.shm.layout import FIRST_PEER_HANDLE, RECORD_WORDS
+from pipeline.supervisor.shared_memory import SharedMemory
 from pipeline.transport.connection import ESTABLISHED, Connection
 from pipeline.wire import framing
 
@@ -24,7 +24,7 @@ class Run:
         self.plan = topology.build(
             "workertest", secrets.token_hex(4), "server", lanes, None, 4, layout.PAGE, settings, capacity
         )
-        self.memory = Memory(self.plan)
+        self.memory = SharedMemory(self.plan)
         self.attached: list[Attachment] = []
         self.sockets: list[socket.socket] = []
 
@@ -34,7 +34,7 @@ class Run:
 
     def word(self, lane: int, peer: int, word: int) -> int:
         """What a tcp worker says of a peer."""
-        return self.memory.peers.carriers[lane][peer * LINE_WORDS + word]
+        return self.memory.peers.links[lane][peer * RECORD_WORDS + word]
 
     def say(
         self,
@@ -47,30 +47,30 @@ class Run:
         parity: int = 0,
     ) -> None:
         """The same, written."""
-        line = self.memory.peers.carriers[lane]
+        line = self.memory.peers.links[lane]
         for word, value in (
-            (layout.CARRIER_ESTABLISHED, established),
-            (layout.CARRIER_LIGHT, light),
-            (layout.CARRIER_OFFLOADS, offloads),
-            (layout.CARRIER_DECODES, decodes),
-            (layout.CARRIER_PARITY, parity),
+            (layout.LINK_ESTABLISHED, established),
+            (layout.LINK_LIGHT, light),
+            (layout.LINK_OFFLOADS, offloads),
+            (layout.LINK_ACCEPTS_SHARDS, decodes),
+            (layout.LINK_PARITY, parity),
         ):
-            line[peer * LINE_WORDS + word] = value
+            line[peer * RECORD_WORDS + word] = value
 
     def connection(
         self,
         peer: int = 0,
         offloads: int = OFFLOADS,
         decodes: bool = True,
-        purpose: int = framing.BULK,
+        traffic_class: int = framing.BULK,
         address: tuple = ("192.0.2.1", 9000),
     ) -> Connection:
         """An established one."""
         ours, theirs = socket.socketpair()
         self.sockets += [ours, theirs]
         made = Connection(ours, address, ESTABLISHED, len(self.sockets), 0)
-        made.seat = FIRST_SEAT | peer
-        made.offloads, made.decodes, made.purpose = offloads, decodes, purpose
+        made.peer_handle = FIRST_PEER_HANDLE | peer
+        made.offloads, made.accepts_shards, made.traffic_class = offloads, decodes, traffic_class
         return made
 
     def close(self) -> None:
@@ -82,4 +82,4 @@ class Run:
         for each in self.memory.rings.values():
             each.close()
         self.memory.peers.close()
-        self.memory.board.close()
+        self.memory.scoreboard.close()

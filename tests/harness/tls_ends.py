@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pipeline.transport.tls_channel import Channel
-from pipeline.transport.tls_context import Context
+from pipeline.transport.tls_channel import TlsChannel
+from pipeline.transport.tls_context import TlsContext
 
 NAME = "server.test"
 VIEW = 131072  # of a slot
@@ -57,7 +57,7 @@ def issue(
         False,
     )
     names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ip_address("127.0.0.1"))])
-    purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+    traffic_classes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -69,7 +69,7 @@ def issue(
         .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
         .add_extension(x509.KeyUsage(digital_signature=not is_ca, key_cert_sign=is_ca, crl_sign=is_ca, **usage), True)
         .add_extension(names, critical=False)
-        .add_extension(purposes, critical=False)
+        .add_extension(traffic_classes, critical=False)
     )
     if strict:
         builder = builder.add_extension(
@@ -89,10 +89,10 @@ def wait(sock: socket.socket, events: int) -> None:
 class End:
     """A socket and its channel, driven until something is there."""
 
-    def __init__(self, sock: socket.socket, context: Context, server: bool, hostname: str | None = NAME) -> None:
+    def __init__(self, sock: socket.socket, context: TlsContext, server: bool, hostname: str | None = NAME) -> None:
         sock.setblocking(False)
         self.socket = sock
-        self.channel = Channel(sock, context, server, None if server else hostname)
+        self.channel = TlsChannel(sock, context, server, None if server else hostname)
 
     def step(self) -> bool:
         """One of the handshake."""
@@ -148,7 +148,7 @@ def shake_hands(client: End, server: End) -> None:
 
 
 @contextmanager
-def connected(client: Context, server: Context, sockets: Callable = tcp_pair) -> Iterator[tuple[End, End]]:
+def connected(client: TlsContext, server: TlsContext, sockets: Callable = tcp_pair) -> Iterator[tuple[End, End]]:
     """A client and a server whose handshake is done."""
     near, far = sockets()
     with near, far:

@@ -9,7 +9,7 @@ from ctypes import c_char_p, c_int, c_long, c_uint8, c_void_p
 
 import pytest
 
-from pipeline.transport.tls_context import ALPN, Context
+from pipeline.transport.tls_context import ALPN, TlsContext
 from tests.harness.tls_ends import End
 
 KEY_UPDATE_REQUESTED = 1  # openssl/ssl.h, as are the next two
@@ -51,7 +51,7 @@ def _library() -> ctypes.CDLL:
 class Foreign:
     """The client, and our server's end of the connection."""
 
-    def __init__(self, server: Context, maximum: int = 0, fragments: int = 0) -> None:
+    def __init__(self, server: TlsContext, maximum: int = 0, fragments: int = 0) -> None:
         self._ssl = lib = _library()
         self.socket, far = socket.socketpair()
         self.socket.setblocking(False)

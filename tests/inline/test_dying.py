@@ -177,7 +177,7 @@ def test_a_connection_that_comes_while_a_frame_is_half_sent_does_not_cut_that_fr
 def test_a_descriptor_is_not_given_away_before_both_duties_have_let_go_of_it(server: End, dial: Dial) -> None:
     peer = dial(server, hello())
     outbound, inbound = (server.workers["tcp-0"].duty(name) for name in ("outbound", "inbound"))
-    (connection,) = inbound.lives._roster.established
+    (connection,) = inbound.lives._connection_list.established
     peer.close()
     over = time.monotonic() + 0.4
 

@@ -30,8 +30,8 @@ from tests.inline.harness.ends import (
     until,
 )
 from tests.inline.harness.hub_ends import (
+    ACCEPTS_SHARDS,
     BULK_BYTES,
-    DECODES,
     RUN,
     all_packets,
     between,
@@ -63,7 +63,7 @@ def slow_and_quick(make: Make, dial: Dial) -> SlowAndQuick:
             send_buffer_bytes=SEND_BYTES,
             **{"peer_queue_bytes": QUEUE_BYTES} | settings,
         )
-        slow = dial(server, hello(client=1, features=DECODES), receive_buffer=SMALL_SOCKET)
+        slow = dial(server, hello(client=1, features=ACCEPTS_SHARDS), receive_buffer=SMALL_SOCKET)
         quick = make("client", port=server.port, client=2, session=1, fec=fec, slots=8)
         until(lambda: quick.established(), server, quick)
         return server, slow, quick
@@ -160,7 +160,7 @@ def test_a_client_that_reads_nothing_and_loses_one_of_its_connections_costs_anot
     of_second = next(
         line
         for line in server.workers["tcp-0"].duty("outbound")._lines.values()
-        if (line.connection.peer, line.connection.slot) == (index_of(server, 1), 1)
+        if (line.connection.peer, line.connection.dial_index) == (index_of(server, 1), 1)
     )
 
     def one_more(client: int, lane: int) -> None:
@@ -190,9 +190,11 @@ def test_a_client_of_which_one_connection_stands_still_gets_all_of_its_packets_a
     make: Make, dial: Dial
 ) -> None:
     server = make("server", capacity=4, slots=16, fec="on", send_buffer_bytes=SEND_BYTES, peer_queue_bytes=QUEUE_BYTES)
-    still = dial(server, hello(client=1, connections=5, features=DECODES), receive_buffer=SMALL_SOCKET)
-    others = [dial(server, hello(client=1, index=index, connections=5, features=DECODES)) for index in range(1, 5)]
-    quick = dial(server, hello(client=2, features=DECODES))
+    still = dial(server, hello(client=1, connections=5, features=ACCEPTS_SHARDS), receive_buffer=SMALL_SOCKET)
+    others = [
+        dial(server, hello(client=1, index=index, connections=5, features=ACCEPTS_SHARDS)) for index in range(1, 5)
+    ]
+    quick = dial(server, hello(client=2, features=ACCEPTS_SHARDS))
     waiting = [
         each
         for number in range(150)
@@ -241,7 +243,7 @@ def test_sessions_that_replace_each_other_do_not_have_memory_for_shards_each(mak
     try:
         for session in range(1, 6):
             peers.append(Peer.dial(server.port))
-            peers[-1].send(hello(client=1, session=session, features=DECODES))
+            peers[-1].send(hello(client=1, session=session, features=ACCEPTS_SHARDS))
             until(lambda: WELCOME in peers[-1].kinds(), server)
             peers[-1].send(frame(RUN, struct.pack(">IIBBBBII", 2, 0, 3, 1, 0, 1, len(data), 0) + half))
             until(lambda expected=session: server.count("fec.runs_received") == expected, server)
@@ -283,7 +285,7 @@ def test_a_client_that_comes_back_in_time_gets_what_waited_for_it(
         server.write(each)
     until(lambda: len(quick.packets()) == 3, server, quick)
     for_a_while(0.2, server, quick)
-    back = dial(server, hello(client=1, features=DECODES))
+    back = dial(server, hello(client=1, features=ACCEPTS_SHARDS))
     until(lambda: len(all_packets(back)) == 12, server, quick)
     for version in (4, 6):
         expected = [each for each in waiting if each[10] >> 4 == version]

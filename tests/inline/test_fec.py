@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.fec import shard, stripe
 from pipeline.shm import layout
-from pipeline.shm.layout import CARRIER_PARITY
+from pipeline.shm.layout import LINK_PARITY
 from tests.inline.harness.ends import (
     BLOCK,
     WELCOME,
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("patient")
 
 BULK_BYTES = 50_000
 RUN = 0x21
-DECODES = 1
+ACCEPTS_SHARDS = 1
 RECOVERED = [f"fec.blocks_recovered_{lost}" for lost in range(1, 7)]
 
 
@@ -112,7 +112,7 @@ def test_packets_of_every_size_arrive_in_order_byte_for_byte(make: Make, code: t
 
 
 def test_every_run_of_a_full_block_travels_on_a_connection_of_its_own(server_with_fec: End, dial: Callable) -> None:
-    peers = [dial(server_with_fec, hello(index=index, connections=5, features=DECODES)) for index in range(5)]
+    peers = [dial(server_with_fec, hello(index=index, connections=5, features=ACCEPTS_SHARDS)) for index in range(5)]
     server_with_fec.write(ipv4(1, 65_535))
     until(lambda: all(RUN in peer.kinds() for peer in peers), server_with_fec)
     counts = []
@@ -274,7 +274,7 @@ def test_auto_calls_for_parity_when_a_connection_ends_and_sends_coded_blocks_fro
     until(lambda: client.count("tcp.parity_raised"), server, client, path)
     through(path, client, server, bulk(range(10, 20)))
     assert client.count("fec.blocks_coded") > 0
-    assert client.memory.peers.carriers[0][CARRIER_PARITY] == 3
+    assert client.memory.peers.links[0][LINK_PARITY] == 3
 
 
 # -- hostile
@@ -301,7 +301,7 @@ def run_of(
 
 
 def test_a_run_written_by_hand_arrives(server_with_fec: End, dial: Callable) -> None:
-    peer = dial(server_with_fec, hello(features=DECODES))
+    peer = dial(server_with_fec, hello(features=ACCEPTS_SHARDS))
     peer.send(run_of(block_of(ipv4(7))))
     until(server_with_fec.packets, server_with_fec)
     assert server_with_fec.packets() == [ipv4(7)]
@@ -331,7 +331,7 @@ def test_a_run_written_by_hand_arrives(server_with_fec: End, dial: Callable) -> 
 def test_a_run_that_makes_no_sense_is_counted_and_the_connection_goes_on(
     server_with_fec: End, dial: Callable, data: bytes
 ) -> None:
-    peer: Peer = dial(server_with_fec, hello(features=DECODES))
+    peer: Peer = dial(server_with_fec, hello(features=ACCEPTS_SHARDS))
     peer.send(data + run_of(block_of(ipv4(2)), block=1))
     until(server_with_fec.packets, server_with_fec)
     assert server_with_fec.packets() == [ipv4(2)]
@@ -341,7 +341,7 @@ def test_a_run_that_makes_no_sense_is_counted_and_the_connection_goes_on(
 
 
 def test_parity_that_does_not_fit_the_data_never_becomes_a_packet(server_with_fec: End, dial: Callable) -> None:
-    peer: Peer = dial(server_with_fec, hello(features=DECODES))
+    peer: Peer = dial(server_with_fec, hello(features=ACCEPTS_SHARDS))
     block = block_of(ipv4(1, 4000))
     each = shard.shard_bytes(len(block), 3, 1)
     data = block.ljust(3 * each, b"\0")
@@ -418,7 +418,9 @@ def test_light_packets_that_go_out_once_are_never_left_out(make: Make, dial: Cal
     server = make("server", fec="auto", send_buffer_bytes=30_000)
     peers = [
         dial(
-            server, hello(index=index, connections=5, purpose=int(index >= 5), features=DECODES), receive_buffer=30_000
+            server,
+            hello(index=index, connections=5, traffic_class=int(index >= 5), features=ACCEPTS_SHARDS),
+            receive_buffer=30_000,
         )
         for index in range(8)
     ]

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from pipeline.peers.address_assignment import Identity
-from pipeline.peers.registry import Known
+from pipeline.peers.address_assignment import PeerPolicy
+from pipeline.peers.registry import KnownPeer
 from tests.inline.harness.ends import (
     REFUSED,
     WELCOME,
@@ -26,8 +26,8 @@ from tests.inline.harness.ends import (
     until,
 )
 from tests.inline.harness.hub_ends import (
+    ACCEPTS_SHARDS,
     BULK_BYTES,
-    DECODES,
     all_packets,
     between,
     configure,
@@ -245,7 +245,7 @@ def test_a_peer_that_is_revoked_loses_its_connections_within_a_tick_and_its_addr
         peers[-1].send(hello(client=1, index=index, connections=2))
         until(lambda a=acceptor: (server.step(a) and False) or WELCOME in peers[-1].kinds())
     other = dial(server, hello(client=2))
-    configure(server, Known(Identity(name_of(1))))
+    configure(server, KnownPeer(PeerPolicy(name_of(1))))
     peers[0].send(block_of(*between(1, 0, range(1))))
     until(lambda: len(server.packets()) == 1, server)
     since = time.monotonic()
@@ -291,8 +291,8 @@ def test_what_waits_for_a_client_that_is_away_never_reaches_the_next_one_with_it
 ) -> None:
     server = make("server", capacity=2, fec=fec, slots=8)
     if how == "revoked":
-        configure(server, Known(Identity(name_of(1))))
-    gone, _ = (dial(server, hello(client=client, features=DECODES)) for client in (1, 2))
+        configure(server, KnownPeer(PeerPolicy(name_of(1))))
+    gone, _ = (dial(server, hello(client=client, features=ACCEPTS_SHARDS)) for client in (1, 2))
     index = index_of(server, 1)
     leave(server, gone)
     for each in between(0, 1, range(5)) + between(0, 1, range(5, 10), size=BULK_BYTES):
@@ -300,7 +300,7 @@ def test_what_waits_for_a_client_that_is_away_never_reaches_the_next_one_with_it
     until(lambda: server.count("tun.packets_read") == 10 and not server.step(), server)
     if how == "revoked":
         configure(server)
-    third = newcomer(server, dial, 3, DECODES)
+    third = newcomer(server, dial, 3, ACCEPTS_SHARDS)
     assert index_of(server, 3) == index
     expect_only_its_own(server, third, 3)
 
@@ -310,8 +310,8 @@ def test_what_is_half_sent_to_a_client_that_leaves_never_reaches_one_that_comes_
     make: Make, dial: Dial, fec: str
 ) -> None:
     server = make("server", capacity=2, fec=fec, slots=8, send_buffer_bytes=30_000)
-    gone = dial(server, hello(client=1, features=DECODES), receive_buffer=30_000)
-    other = dial(server, hello(client=2, features=DECODES))
+    gone = dial(server, hello(client=1, features=ACCEPTS_SHARDS), receive_buffer=30_000)
+    other = dial(server, hello(client=2, features=ACCEPTS_SHARDS))
     index = index_of(server, 1)
     for each in between(0, 1, range(6), size=BULK_BYTES):
         server.write(each)
@@ -328,7 +328,7 @@ def test_what_is_in_a_ring_for_a_client_that_leaves_never_reaches_one_that_comes
     make: Make, dial: Dial, fec: str
 ) -> None:
     server = make("server", capacity=2, fec=fec, slots=8)
-    gone, other = (dial(server, hello(client=client, features=DECODES)) for client in (1, 2))
+    gone, other = (dial(server, hello(client=client, features=ACCEPTS_SHARDS)) for client in (1, 2))
     for each in between(0, 1, range(3)) + between(0, 1, range(3, 6), size=BULK_BYTES):
         server.write(each)
     other.send(block_of(*between(2, 1, range(3))))
@@ -351,7 +351,7 @@ def at_the_same_moment(server: End, gone: Peer, client: int) -> Peer:
     until(lambda: (run_duty(server, "tcp-0", "inbound") and False) or not server.memory.peers.count(index))
     long_ago(server)
     peer = Peer.dial(server.port)
-    peer.send(hello(client=client, features=DECODES))
+    peer.send(hello(client=client, features=ACCEPTS_SHARDS))
     until(
         lambda: (
             (run_duty(server, "tcp-0", "inbound") and False)

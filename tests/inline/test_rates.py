@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.peers.address_assignment import Identity
-from pipeline.peers.registry import Known
+from pipeline.peers.address_assignment import PeerPolicy
+from pipeline.peers.registry import KnownPeer
 from pipeline.runtime.worker import NOTHING
-from pipeline.shm.layout import CARRIER_RECEIVED, LINE_WORDS, SENT_BYTES
+from pipeline.shm.layout import LINK_RECEIVED_BYTES, RECORD_WORDS, SENT_BYTES
 from tests.inline.harness.ends import Dial, End, Make, Peer, block_of, for_a_while, hello, push, until
 from tests.inline.harness.hub_ends import (
     BULK_BYTES,
@@ -31,17 +31,17 @@ MEASURED_S = 1.5
 
 
 def limit(server: End, client: int, rate: int) -> None:
-    configure(server, Known(Identity(name_of(client), rate=rate)))
+    configure(server, KnownPeer(PeerPolicy(name_of(client), rate=rate)))
 
 
 def sent_to(server: End, client: int) -> int:
-    at = index_of(server, client) * LINE_WORDS + SENT_BYTES
+    at = index_of(server, client) * RECORD_WORDS + SENT_BYTES
     return sum(lines[at] for lines in server.memory.peers.sent)
 
 
 def received_from(server: End, client: int) -> int:
-    at = index_of(server, client) * LINE_WORDS + CARRIER_RECEIVED
-    return sum(lines[at] for lines in server.memory.peers.carriers)
+    at = index_of(server, client) * RECORD_WORDS + LINK_RECEIVED_BYTES
+    return sum(lines[at] for lines in server.memory.peers.links)
 
 
 def rates(step: Callable[[], object], measures: list[Callable[[], int]]) -> list[float]:

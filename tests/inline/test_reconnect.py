@@ -88,7 +88,7 @@ def test_with_tls_the_goodbye_is_one_of_tls(make: Make, caplog: pytest.LogCaptur
 def test_with_tls_a_connection_is_dialled_anew_before_its_keys_wear_out(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.tcp.connection_manager.KEY_BYTES", 100_000)
+    monkeypatch.setattr("workers.tcp.connection_manager.REKEY_AFTER_BYTES", 100_000)
     serving, dialling = tls()
     server = make("server", tls=serving)
     client = make("client", port=server.port, client=1, session=1, tls=dialling)

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.wire import framing
 from tests.inline.harness.ends import Dial, Make, Peer, block_of, hello, number_of, until
-from tests.inline.harness.hub_ends import DECODES, all_packets, between, decoded, destinations, gathered, own
+from tests.inline.harness.hub_ends import ACCEPTS_SHARDS, all_packets, between, decoded, destinations, gathered, own
 
 
 @pytest.mark.parametrize("worker", ["tun-0", "fec-0"])
@@ -14,7 +14,7 @@ def test_after_a_killed_worker_blocks_go_on_under_new_numbers_each_to_its_own_cl
     make: Make, dial: Dial, worker: str
 ) -> None:
     server = make("server", capacity=4, slots=8, fec="on")
-    first, second, sender = (dial(server, hello(client=client, features=DECODES)) for client in (1, 2, 3))
+    first, second, sender = (dial(server, hello(client=client, features=ACCEPTS_SHARDS)) for client in (1, 2, 3))
     for number in range(60):
         for client in (1, 2):
             server.write(*between(0, client, range(number, number + 1), size=5000 + 100 * client))
@@ -54,7 +54,7 @@ def decoded_in_order(peer: Peer) -> list[list[bytes]]:
 @pytest.mark.parametrize("duty", ["outbound", "inbound"])
 def test_the_number_of_a_block_that_its_worker_died_with_is_not_used_again(make: Make, dial: Dial, duty: str) -> None:
     server = make("server", capacity=4, slots=8, fec="on")
-    receiver, sender = (dial(server, hello(client=client, features=DECODES)) for client in (1, 2))
+    receiver, sender = (dial(server, hello(client=client, features=ACCEPTS_SHARDS)) for client in (1, 2))
 
     def give(number: int) -> None:
         if duty == "outbound":

@@ -10,7 +10,7 @@ import pytest
 from pipeline.fec import shard
 from pipeline.packet import ip
 from pipeline.runtime.tun import TSO, TUN_F_CSUM
-from pipeline.shm.layout import PEER_MASK
+from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.shm.slot import SLOT
 from pipeline.wire import block, framing
 from tests.inline.harness.ends import (
@@ -28,8 +28,8 @@ from tests.inline.harness.ends import (
     until,
 )
 from tests.inline.harness.hub_ends import (
+    ACCEPTS_SHARDS,
     BULK_BYTES,
-    DECODES,
     FAMILIES,
     RUN,
     Hosts,
@@ -77,9 +77,14 @@ def test_packets_from_client_to_client_never_reach_the_kernel(make: Make, versio
 def test_what_is_light_stays_light_on_its_way_to_another_client(make: Make, dial: Dial, fec: str) -> None:
     server = make("server", capacity=4, fec=fec)
     bulk1, light1, bulk2, light2 = (
-        dial(server, hello(client=client, index=purpose, connections=2, purpose=purpose, features=DECODES))
+        dial(
+            server,
+            hello(
+                client=client, index=traffic_class, connections=2, traffic_class=traffic_class, features=ACCEPTS_SHARDS
+            ),
+        )
         for client in (1, 2)
-        for purpose in (framing.BULK, framing.LIGHT)
+        for traffic_class in (framing.BULK, framing.LIGHT)
     )
     (small,), (large,) = between(1, 2, range(1)), between(1, 2, range(1, 2))
     light1.send(block_of(small))
@@ -100,9 +105,9 @@ def test_what_is_light_stays_light_on_its_way_to_another_client(make: Make, dial
 def test_what_is_light_finds_the_connection_for_it_in_whichever_worker_it_is(make: Make, fec: str) -> None:
     server = make("server", capacity=4, lanes=2, fec=fec)
     light1, bulk2, light2 = peers = (
-        on_worker(server, "tcp-0", 1, purpose=framing.LIGHT),
+        on_worker(server, "tcp-0", 1, traffic_class=framing.LIGHT),
         on_worker(server, "tcp-0", 2),
-        on_worker(server, "tcp-1", 2, 1, purpose=framing.LIGHT),
+        on_worker(server, "tcp-1", 2, 1, traffic_class=framing.LIGHT),
     )
     try:
         light1.send(block_of(*between(1, 2, range(1))))
@@ -290,7 +295,7 @@ def expect_no_gaps(peer: Peer) -> list[bytes]:
 
 
 def test_blocks_for_several_clients_are_numbered_for_each_although_they_share_a_ring(hosts: Hosts) -> None:
-    server, first, second = hosts(features=DECODES, fec="on", slots=8)
+    server, first, second = hosts(features=ACCEPTS_SHARDS, fec="on", slots=8)
     sent: dict[int, list[bytes]] = {1: [], 2: []}
     for number in range(40):
         client = 1 + (number % 3 == 0)
@@ -299,7 +304,7 @@ def test_blocks_for_several_clients_are_numbered_for_each_although_they_share_a_
         if number == 3:
             server.step("tun-0")
             slots = server.memory.rings["coded-0"].slots
-            there = {SLOT.unpack_from(slot)[3] & PEER_MASK for slot in slots[:2]}
+            there = {SLOT.unpack_from(slot)[3] & PEER_INDEX_MASK for slot in slots[:2]}
             assert there == {index_of(server, 1), index_of(server, 2)}
     until(lambda: sum(len(all_packets(peer)) for peer in (first, second)) == 40, server)
     assert expect_no_gaps(first) == sent[1]
@@ -307,8 +312,8 @@ def test_blocks_for_several_clients_are_numbered_for_each_although_they_share_a_
 
 
 def test_blocks_between_clients_are_coded_and_numbered_for_each_of_them(hosts: Hosts, dial: Dial) -> None:
-    server, first, second = hosts(features=DECODES, fec="on", slots=8)
-    third = dial(server, hello(client=3, features=DECODES))
+    server, first, second = hosts(features=ACCEPTS_SHARDS, fec="on", slots=8)
+    third = dial(server, hello(client=3, features=ACCEPTS_SHARDS))
     sent: dict[int, list[bytes]] = {2: [], 3: []}
     for number in range(60):
         receiver = 2 + (number % 3 == 0)
@@ -324,8 +329,10 @@ def test_blocks_between_clients_are_coded_and_numbered_for_each_of_them(hosts: H
 
 def test_with_auto_what_was_not_coded_leaves_no_gap_in_the_numbers(make: Make, dial: Dial) -> None:
     server = make("server", capacity=4, fec="auto", slots=8)
-    first = dial(server, hello(client=1, features=DECODES))
-    kept, lost = (dial(server, hello(client=2, index=index, connections=2, features=DECODES)) for index in (0, 1))
+    first = dial(server, hello(client=1, features=ACCEPTS_SHARDS))
+    kept, lost = (
+        dial(server, hello(client=2, index=index, connections=2, features=ACCEPTS_SHARDS)) for index in (0, 1)
+    )
     call_for = server.workers["tcp-0"].duty("inbound").lives._carrier.call_for
     for number in range(15):
         call_for(index_of(server, 2), 0 if 5 <= number < 10 else 3)  # before each, as the watch has its own opinion
@@ -341,7 +348,7 @@ def packet_of(number: int) -> bytes:
 
 
 def test_two_clients_that_use_the_same_stream_number_do_not_mix(hosts: Hosts) -> None:
-    server, first, second = hosts(features=DECODES, fec="on")
+    server, first, second = hosts(features=ACCEPTS_SHARDS, fec="on")
     (one,), (two,) = between(1, 0, range(7, 8), size=4000), between(2, 0, range(9, 10), size=4000)
     each = shard.shard_bytes(len(block_of(one)), 3, 1)
 
@@ -365,7 +372,7 @@ def test_two_clients_that_use_the_same_stream_number_do_not_mix(hosts: Hosts) ->
 
 
 def test_runs_of_one_shard_with_the_same_numbers_from_two_clients_are_both_passed_on(hosts: Hosts) -> None:
-    server, first, second = hosts(features=DECODES, fec="on")
+    server, first, second = hosts(features=ACCEPTS_SHARDS, fec="on")
     sent = []
     for number in range(20):
         for client, peer in ((1, first), (2, second)):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pipeline.shm.layout import CARRIER_ESTABLISHED
+from pipeline.shm.layout import LINK_ESTABLISHED
 from pipeline.wire import framing
 from tests.inline.harness.ends import (
     BLOCK,
@@ -108,14 +108,14 @@ def test_every_lane_keeps_its_order_whatever_lanes_and_connections_there_are(
 def test_connections_live_in_whichever_worker_accepted_them(make: Make) -> None:
     server = make("server", lanes=2)
     client = make("client", lanes=2, port=server.port, connections=2, client=1, session=1)
-    tcp = server.memory.peers.carriers
+    tcp = server.memory.peers.links
 
     def step_one_acceptor() -> bool:
         server.step("tcp-1", "tun-0", "tun-1")
-        return tcp[1][CARRIER_ESTABLISHED] == 2
+        return tcp[1][LINK_ESTABLISHED] == 2
 
     until(step_one_acceptor, client)
-    assert tcp[0][CARRIER_ESTABLISHED] == 0
+    assert tcp[0][LINK_ESTABLISHED] == 0
     for lane in (0, 1):
         server.write(ipv4(lane), lane)
         client.write(ipv4(lane), lane)

@@ -132,4 +132,4 @@ def test_an_end_without_fec_gets_plain_blocks_and_the_other_says_so(lab: Lab, tm
             flow.wait_for(100_000)
         assert client.counter("fec.blocks_coded") == 0
         client.wait_for_log("the other end has fec off")
-        assert client.status()["fec"]["peer_decodes"] is False
+        assert client.status()["fec"]["peer_accepts_shards"] is False

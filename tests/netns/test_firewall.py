@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from pipeline.config.schema import Name, TunName
 from pipeline.supervisor import mss_clamp
-from pipeline.supervisor.mss_clamp import PLACES, Clamp
+from pipeline.supervisor.mss_clamp import PLACES, MssClamp
 from tests.netns.harness.instance import needs_root
 from tests.support import ROOT, eventually
 from tools.lab.namespace import Namespace
@@ -108,10 +108,10 @@ class Route:
     def rules(self) -> str:
         return self.router.run([NFT, "list", "ruleset"]).stdout
 
-    def install(self, clamp: Clamp) -> str:
+    def install(self, clamp: MssClamp) -> str:
         return self.router.inside(clamp.install)
 
-    def remove(self, clamp: Clamp) -> str:
+    def remove(self, clamp: MssClamp) -> str:
         return self.router.inside(clamp.remove)
 
 
@@ -134,7 +134,7 @@ def route() -> Iterator[Route]:
 
 @pytest.fixture
 def clamped(route: Route) -> Route:
-    assert route.install(Clamp("narrow", "one")) == ""
+    assert route.install(MssClamp("narrow", "one")) == ""
     return route
 
 
@@ -206,7 +206,7 @@ def test_a_segment_size_that_fits_already_is_left_as_it_is(clamped: Route) -> No
 
 
 def test_a_connection_that_goes_by_another_device_is_left_as_it_is(route: Route) -> None:
-    route.install(Clamp("other", "one"))
+    route.install(MssClamp("other", "one"))
     assert said(route, "left", socket.AF_INET) == (WIDE - HEADERS[socket.AF_INET],) * 2
 
 
@@ -232,7 +232,7 @@ def test_bytes_arrive_where_packets_that_are_too_long_are_lost_without_a_word(cl
 
 
 def test_the_clamp_holds_for_a_device_that_is_made_later_and_made_again(route: Route) -> None:
-    route.install(Clamp("late", "one"))
+    route.install(MssClamp("late", "one"))
     for _ in range(2):
         ip(route.router, "link set narrow down", "link set narrow name late", "link set late up")
         ip(route.router, "address replace fd78:2::1/64 dev late nodad")
@@ -244,14 +244,14 @@ def test_the_clamp_holds_for_a_device_that_is_made_later_and_made_again(route: R
 
 
 def test_nothing_is_left_after_remove(clamped: Route) -> None:
-    clamp = Clamp("narrow", "one")
+    clamp = MssClamp("narrow", "one")
     assert "tunnel-one" in clamped.rules()
     assert clamped.remove(clamp) == ""
     assert clamped.rules() == ""
 
 
 def test_remove_where_nothing_is_does_nothing_and_says_nothing(route: Route) -> None:
-    clamp = Clamp("narrow", "one")
+    clamp = MssClamp("narrow", "one")
     route.install(clamp)
     route.router.run([NFT, "flush", "ruleset"])
     assert [route.remove(clamp), route.remove(clamp)] == ["", ""]
@@ -261,25 +261,25 @@ def test_remove_where_nothing_is_does_nothing_and_says_nothing(route: Route) -> 
 def test_the_table_of_a_killed_run_is_replaced(clamped: Route) -> None:
     fresh = Namespace("fresh")
     try:
-        fresh.inside(Clamp("new", "one").install)
+        fresh.inside(MssClamp("new", "one").install)
         expected = fresh.run([NFT, "list", "ruleset"]).stdout
     finally:
         fresh.close()
-    assert clamped.install(Clamp("new", "one")) == ""
+    assert clamped.install(MssClamp("new", "one")) == ""
     assert clamped.rules() == expected
 
 
 def test_to_install_again_changes_nothing(clamped: Route) -> None:
     before = clamped.rules()
-    assert clamped.install(Clamp("narrow", "one")) == ""
+    assert clamped.install(MssClamp("narrow", "one")) == ""
     assert clamped.rules() == before
 
 
 def test_the_tables_of_others_and_of_other_instances_stay(route: Route) -> None:
     route.router.run([NFT, "-f", "-"], input=OTHERS)
-    route.install(Clamp("other", "two"))
+    route.install(MssClamp("other", "two"))
     before = route.rules()
-    clamp = Clamp("narrow", "one")
+    clamp = MssClamp("narrow", "one")
     route.install(clamp)
     assert route.rules().startswith(before)
     route.remove(clamp)
@@ -293,7 +293,7 @@ def pattern(of: object) -> st.SearchStrategy[str]:
 @given(pattern(Name), pattern(TunName))
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nft_takes_every_name_that_the_configuration_takes(route: Route, name: str, tun_name: str) -> None:
-    clamp = Clamp(tun_name, name)
+    clamp = MssClamp(tun_name, name)
     assert route.install(clamp) == ""
     assert f'oifname "{tun_name}"' in route.rules()
     assert route.remove(clamp) == ""

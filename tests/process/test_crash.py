@@ -71,7 +71,7 @@ class World:
             {"idle": "block", "compat": False},
         )
         self.kind = "coded" if fec else "outbound"
-        self.board = scoreboard.create(self.plan.board, len(self.plan.workers))
+        self.board = scoreboard.create(self.plan.scoreboard, len(self.plan.workers))
         self.peers = peer_table.create(*self.plan.peers[:2], self.plan.lanes, self.plan.peers.rows)
         self.rings: dict[str, Ring] = {
             each.name: ring.create(each.segment, each.members, each.slots, each.slot_bytes, start)
@@ -113,7 +113,7 @@ class World:
         self.peers.close()
         self.board.close()
         segment.unlink(self.plan.peers.segment)
-        segment.unlink(self.plan.board)
+        segment.unlink(self.plan.scoreboard)
         for each in self.plan.rings:
             segment.unlink(each.segment)
         for worker in self.plan.workers:

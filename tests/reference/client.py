@@ -96,7 +96,7 @@ class WireClient:
         mtu: int = 1400,
         client: int = 1,
         session: int = 1,
-        purpose: int = 0,
+        traffic_class: int = 0,
         runs: Runs | None = None,
         seconds: float = 5.0,
     ) -> None:
@@ -119,7 +119,7 @@ class WireClient:
             mtu,
             client,
             session,
-            purpose,
+            traffic_class,
             TAKES_RUNS if runs is not None else 0,
         )
         self._wishes = b"".join(bytes([wish.version]) + wish.packed for wish in packed)

@@ -39,10 +39,12 @@ def _examples() -> list[bytes]:
 
 def test_the_examples_of_the_wire_format_are_what_the_code_makes():
     hello, welcome, packet_block, run, keepalive = _examples()
-    assert hello == messages.Hello(1, OFFLOADS, 0, 1, 1400, 1, 2, framing.BULK, messages.DECODES).frame()
+    assert hello == messages.Hello(1, OFFLOADS, 0, 1, 1400, 1, 2, framing.BULK, messages.ACCEPTS_SHARDS).frame()
     assert (
         welcome
-        == messages.Welcome(1, OFFLOADS, 1400, messages.DECODES, addresses=(ip_interface("10.0.0.2/24"),)).frame()
+        == messages.Welcome(
+            1, OFFLOADS, 1400, messages.ACCEPTS_SHARDS, addresses=(ip_interface("10.0.0.2/24"),)
+        ).frame()
     )
     assert keepalive == framing.KEEPALIVE_FRAME
     view = memoryview(bytearray(packet_block))
@@ -74,7 +76,7 @@ def test_the_greeting_with_a_key_in_the_wire_format_is_what_the_code_makes():
             1,
             2,
             framing.BULK,
-            messages.DECODES,
+            messages.ACCEPTS_SHARDS,
             messages.AUTH_KEY,
             auth.key_id(key),
             example["client's nonce"],
@@ -90,7 +92,7 @@ def test_the_greeting_with_a_key_in_the_wire_format_is_what_the_code_makes():
     welcome = messages.decode(example["welcome"])
     assert welcome.addresses == (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64"))
     assert welcome == messages.Welcome(
-        1, OFFLOADS, 1400, messages.DECODES, welcome.mac, welcome.addresses, (ip_network("10.1.0.0/16"),)
+        1, OFFLOADS, 1400, messages.ACCEPTS_SHARDS, welcome.mac, welcome.addresses, (ip_network("10.1.0.0/16"),)
     )
     assert (
         example["welcome"]
@@ -115,7 +117,7 @@ def test_the_limits_in_the_wire_format_are_those_of_the_code():
     assert f"one above {framing.HELLO_LENGTH_LIMIT} does that comes from a client" in text
     assert f"one above {framing.WELCOME_LENGTH_LIMIT} that\n  comes from a server" in text
     assert text.count(f"addresses, at most {messages.ADDRESSES_MAX} |") == 2
-    assert f"routes, at most {messages.ROUTES_MAX} |" in text
+    assert f"routes, at most {messages.PUSHED_ROUTES_MAX} |" in text
     assert f"at most {messages.TEXT_BYTES_MAX} bytes" in text
     assert f"at most {framing.COMPAT_LENGTH_LIMIT}" in text
     for name in ("DATA", "KEEPALIVE", "HELLO", "WELCOME", "REFUSED", "CHALLENGE", "PROOF", "BLOCK", "RUN"):
@@ -155,7 +157,7 @@ def test_every_offset_in_the_shared_memory_document_is_the_codes():
 
 def test_the_magics_in_the_shared_memory_document_are_the_codes():
     text = (DOCS / "shared-memory.md").read_text()
-    documented = dict(re.findall(r"^\| `([A-Z]+_MAGIC)_AT` .* \| \"(.{8})\" \|$", text, re.MULTILINE))
+    documented = dict(re.findall(r"^\| `([A-Z_]+_MAGIC)_AT` .* \| \"(.{8})\" \|$", text, re.MULTILINE))
     assert {name: int.from_bytes(magic.encode(), "little") for name, magic in documented.items()} == {
         name: value for name, value in vars(layout).items() if name.endswith("_MAGIC")
     }
@@ -166,15 +168,15 @@ def test_lines_and_rows_are_where_the_shared_memory_document_says():
     table = text[text.index("| lines | written by |") : text.index("So the line of peer p in table k")]
     assert (
         tuple(re.findall(r"^\| ([a-z]+) \| (?:tcp|tun) (?:in|out)bound duty \|$", table, re.MULTILINE))
-        == layout.LANE_LINES
+        == layout.LANE_RECORDS
     )
     capacity, lanes, rows = 5, 3, 70
 
     def line(lane: int, table: int, peer: int) -> int:
-        return layout.LINES_AT + 64 * (capacity * (1 + 4 * lane + table) + peer)
+        return layout.RECORDS_AT + 64 * (capacity * (1 + 4 * lane + table) + peer)
 
     for lane in range(lanes):
-        for number, kind in enumerate(layout.LANE_LINES):
-            assert layout.lines_at(capacity, lane, kind) == line(lane, number, 0)
+        for number, kind in enumerate(layout.LANE_RECORDS):
+            assert layout.records_at(capacity, lane, kind) == line(lane, number, 0)
         assert layout.rows_at(capacity, lanes, rows, lane) == line(lanes, 0, 0) + 128 * rows * lane
-    assert layout.peers_bytes(capacity, lanes, rows) == layout.rows_at(capacity, lanes, rows, lanes)
+    assert layout.peer_table_bytes(capacity, lanes, rows) == layout.rows_at(capacity, lanes, rows, lanes)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pipeline.transport.tls_context import Context, client_context, server_context
+from pipeline.transport.tls_context import TlsContext, client_context, server_context
 from tests.harness.tls_ends import NAME, VIEW, End, issue, tcp_pair, wait
 
 BLOCK = 65536
@@ -76,7 +76,7 @@ def _ready(end: End) -> End:
     return end
 
 
-def _send(way: str, sock: socket.socket, context: Context, blocks: int) -> Cost:
+def _send(way: str, sock: socket.socket, context: TlsContext, blocks: int) -> Cost:
     block = memoryview(bytearray(BLOCK))
     pieces = [block[:HEAD], block[HEAD:]]
     if way == "SSLSocket":
@@ -90,7 +90,7 @@ def _send(way: str, sock: socket.socket, context: Context, blocks: int) -> Cost:
     return _measured(lambda: [_push(sock, seal(pieces)) for _ in range(blocks)] and None)
 
 
-def _receive(way: str, sock: socket.socket, context: Context, blocks: int) -> Cost:
+def _receive(way: str, sock: socket.socket, context: TlsContext, blocks: int) -> Cost:
     if way == "SSLSocket":
         with context.wrap_socket(sock, server_side=True) as secure:
             return _measured(lambda: _pull(secure.recv_into, secure, blocks * BLOCK))
@@ -99,7 +99,7 @@ def _receive(way: str, sock: socket.socket, context: Context, blocks: int) -> Co
     return _measured(lambda: _pull(receive, sock, blocks * BLOCK))
 
 
-def _run(way: str, client: Context, server: Context, blocks: int) -> tuple[Cost, Cost]:
+def _run(way: str, client: TlsContext, server: TlsContext, blocks: int) -> tuple[Cost, Cost]:
     """What a block cost at both ends, on average."""
     near, far = tcp_pair()
     reading, writing = os.pipe()
@@ -117,7 +117,7 @@ def _run(way: str, client: Context, server: Context, blocks: int) -> tuple[Cost,
     return tuple(Cost(*(each / blocks for each in cost)) for cost in (sent, received))
 
 
-def _speed(client: Context, server: Context, megabytes: int, rounds: int) -> None:
+def _speed(client: TlsContext, server: TlsContext, megabytes: int, rounds: int) -> None:
     runs: dict[str, list[tuple[Cost, Cost]]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         for way in WAYS:
@@ -143,7 +143,7 @@ def _resident() -> int:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-def _memory(client: Context, server: Context, channels: int) -> None:
+def _memory(client: TlsContext, server: TlsContext, channels: int) -> None:
     pairs = [socket.socketpair() for _ in range(channels)]
     child = os.fork()
     if not child:

@@ -24,8 +24,8 @@ from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.policy.backoff import Backoff
 from pipeline.transport.connection import WOULD_BLOCK
 from pipeline.transport.dialer import CONNECT_NS, DIALS_AT_ONCE, SETTLED_NS
-from pipeline.transport.tls_channel import Channel
-from pipeline.transport.tls_context import Context
+from pipeline.transport.tls_channel import TlsChannel
+from pipeline.transport.tls_context import TlsContext
 from pipeline.wire import auth, framing, messages
 from pipeline.wire.block import lengths
 from tools.load.icmp_echo import answer, block_of
@@ -39,7 +39,7 @@ COPIES_REMEMBERED = 64  # blocks of a stream; copies of one come within a round 
 class Settings(NamedTuple):
     """Of all members. `bulk` and `light`: connections of a member; times in seconds."""
 
-    context: Context
+    context: TlsContext
     bulk: int
     light: int
     mtu: int
@@ -70,13 +70,13 @@ class Link:
         self.member = member
         self.index = index
         settings = member.settings
-        self.purpose = framing.LIGHT if index >= settings.bulk else framing.BULK
+        self.traffic_class = framing.LIGHT if index >= settings.bulk else framing.BULK
         self.backoff = Backoff(settings.reconnect_min, settings.reconnect_max)
         self.state = IDLE
         self.due = self.began = self.since = self.heard = self.spoke = 0
         self.socket: socket.socket | None = None
         self.unsent = b""  # what the socket did not take
-        self._channel: Channel | None = None
+        self._channel: TlsChannel | None = None
         self._buffer = bytearray()
         self._hello = self._transcript = self._pin = b""
 
@@ -112,7 +112,7 @@ class Link:
                 error = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if error:
                     raise OSError(error, os.strerror(error))
-                self._channel = Channel(self.socket, self.member.settings.context, server=False, hostname=None)
+                self._channel = TlsChannel(self.socket, self.member.settings.context, server=False, hostname=None)
                 self.state = SECURING
             if self.state is SECURING:
                 self._channel.handshake()
@@ -190,8 +190,8 @@ class Link:
             settings.mtu,
             self.member.number,
             self.member.session,
-            self.purpose,
-            messages.DECODES,
+            self.traffic_class,
+            messages.ACCEPTS_SHARDS,
             messages.AUTH_KEY,
             auth.key_id(peer.key),
             secrets.token_bytes(messages.NONCE_BYTES),

@@ -19,11 +19,11 @@ from pipeline.counters import ID
 from pipeline.fec import shard, stripe
 from pipeline.fec.codec import Codec
 from pipeline.fec.reassembly import BYTES_LIMIT, BYTES_LIMIT_OF_MANY, Reassembly
-from pipeline.runtime.link_view import Ways
+from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment, Duty
 from pipeline.shm import layout
-from pipeline.shm.layout import PEER_MASK
+from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.shm.slot import MARKS, NO_NUMBER, RUN_ROW, RUN_TABLE_HEADER, SLOT
 from pipeline.wire import framing
 
@@ -38,10 +38,10 @@ START = layout.SLOT_HEADER_BYTES
 
 def duties(attachment: Attachment, arguments: argparse.Namespace) -> list[Duty]:
     """The two duties of a fec worker."""
-    return [Outbound(attachment), Inbound(attachment)]
+    return [Encoder(attachment), Decoder(attachment)]
 
 
-class Outbound:
+class Encoder:
     """The encoder of this lane's coded and transit rings."""
 
     name = "outbound"
@@ -50,12 +50,15 @@ class Outbound:
         self._ports = attachment.ports(self.name, "coded") + attachment.ports(self.name, "transit")
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
-        self._ways = Ways(attachment)
+        self._ways = LinkView(attachment)
         self._codec = Codec()
-        run, lane = int(attachment.plan.run, 16), attachment.me.lane
+        run, lane = int(attachment.plan.run_id, 16), attachment.me.lane
         # what comes from TUN and what comes from peers is numbered by two duties
         self._streams = [
-            {purpose: shard.stream(run ^ turn, lane, purpose) for purpose in (framing.BULK, framing.LIGHT)}
+            {
+                traffic_class: shard.stream(run ^ turn, lane, traffic_class)
+                for traffic_class in (framing.BULK, framing.LIGHT)
+            }
             for turn in range(len(self._ports))
         ]
         self._ready = any_ready(self._ports)
@@ -82,14 +85,16 @@ class Outbound:
         return True
 
     def _cut(self, slot: memoryview, streams: dict[int, int]) -> None:
-        start, size, _, seat = _unpack_slot(slot)
-        purpose, turn = _unpack_marks(slot, layout.SLOT_PURPOSE_AT)
-        peer = seat & PEER_MASK
+        start, size, _, peer_handle = _unpack_slot(slot)
+        traffic_class, turn = _unpack_marks(slot, layout.SLOT_TRAFFIC_CLASS_AT)
+        peer = peer_handle & PEER_INDEX_MASK
         parity = self._ways.parity(peer)
         if not parity or turn == NO_NUMBER:
             RUN_TABLE_HEADER.pack_into(slot, layout.SLOT_RUNS_AT, 0, 0, 0)
             return
-        over = (self._ways.for_light(peer) if purpose == framing.LIGHT else self._ways.for_bulk(peer)) or self._alone
+        over = (
+            self._ways.for_light(peer) if traffic_class == framing.LIGHT else self._ways.for_bulk(peer)
+        ) or self._alone
         n, m, each = self._shape(size, parity, len(over))
         checksum = 0
         if n == 1:
@@ -103,7 +108,7 @@ class Outbound:
             self._codec.encode(area, n, m, each)
             checksum = self._codec.checksum(area, n, m, each)
             runs = stripe.spread(n + m, each, over, turn)
-        stream = streams[purpose]
+        stream = streams[traffic_class]
         row_at, head_at = layout.SLOT_TABLE_AT, layout.SLOT_HEADS_AT
         for member, ordinal, first, count in runs:
             length = count * each
@@ -130,7 +135,7 @@ class Outbound:
         return found
 
 
-class Inbound:
+class Decoder:
     """The decoder of the streams that are this worker's; a reassembly for each peer that sends shards."""
 
     name = "inbound"
@@ -174,7 +179,7 @@ class Inbound:
         return True
 
     def _take(self, slot: memoryview, now: int) -> None:
-        at, length, _, seat = _unpack_slot(slot)
+        at, length, _, peer_handle = _unpack_slot(slot)
         lane, lanes = self._lane, self._lanes
         end = at + length
         while end - at > 4:
@@ -182,14 +187,18 @@ class Inbound:
             if kind == framing.RUN:
                 short = length < _LANE_BYTE_AT  # has no lane: counted as malformed by the first worker
                 if (0 if short else slot[at + _LANE_BYTE_AT] >> 1) % lanes == lane:
-                    reassembly = self._peers.get(seat) or self._begin(seat)
+                    reassembly = self._peers.get(peer_handle) or self._begin(peer_handle)
                     reassembly.take(slot, at, length, now)
             at += 4 + length
 
-    def _begin(self, seat: int) -> Reassembly:
-        for earlier in [each for each in self._peers if each < seat and each & PEER_MASK == seat & PEER_MASK]:
+    def _begin(self, peer_handle: int) -> Reassembly:
+        for earlier in [
+            each
+            for each in self._peers
+            if each < peer_handle and each & PEER_INDEX_MASK == peer_handle & PEER_INDEX_MASK
+        ]:
             del self._peers[earlier]  # else each session of one who comes again and again would have its memory
-        reassembly = self._peers[seat] = Reassembly(self._codec, self._counters, self._bytes_limit)
+        reassembly = self._peers[peer_handle] = Reassembly(self._codec, self._counters, self._bytes_limit)
         return reassembly
 
     def _hand_on(self, now: int) -> int:
@@ -198,22 +207,22 @@ class Inbound:
         done = 0
         gone = []
         share = -(-free // max(1, len(self._peers)))  # nobody's blocks take all of the ring
-        for seat, reassembly in self._peers.items():
+        for peer_handle, reassembly in self._peers.items():
             until = min(free, done + share)
             while done < until:
                 found = reassembly.pop(now)
                 if found is None:
                     if reassembly.idle(now):
-                        gone.append(seat)
+                        gone.append(peer_handle)
                     break
                 slot = out.slot(done)
                 end = START + len(found)
                 slot[START:end] = found
-                _pack_slot(slot, 0, START, len(found), 0, seat)
-                _pack_marks(slot, layout.SLOT_PURPOSE_AT, reassembly.purpose, 0)
+                _pack_slot(slot, 0, START, len(found), 0, peer_handle)
+                _pack_marks(slot, layout.SLOT_TRAFFIC_CLASS_AT, reassembly.traffic_class, 0)
                 done += 1
-        for seat in gone:
-            del self._peers[seat]
+        for peer_handle in gone:
+            del self._peers[peer_handle]
         if done:
             out.advance(done)
         return done

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator
 
 from pipeline.counters import ID
-from pipeline.policy.handshake_limiter import Gate
+from pipeline.policy.handshake_limiter import HandshakeLimiter
 from pipeline.transport.connection import Connection
 
 ACCEPT_BURST = 64
@@ -21,12 +21,12 @@ ACCEPT_PAUSE_NS = 200_000_000  # after an accept that failed for want of descrip
 REST_NS = 10_000_000  # after somebody was turned away
 
 
-class Door:
+class Acceptor:
     """`workers`: how many share the limits."""
 
     def __init__(self, fd: int, settings: dict, workers: int, counters: memoryview, epoll: select.epoll) -> None:
         self._socket = socket.socket(fileno=fd)
-        self._gate = Gate(
+        self._gate = HandshakeLimiter(
             settings["max_handshakes"],
             settings["max_handshakes_per_address"],
             settings["connects_per_address"],

@@ -20,21 +20,29 @@ from typing import Protocol
 from pipeline.counters import ID
 from pipeline.errors import PeerError
 from pipeline.log import LOG, printable
-from pipeline.runtime.supervisor_channel import Desk
+from pipeline.runtime.supervisor_channel import SupervisorChannel
 from pipeline.runtime.worker import Attachment
-from pipeline.transport.connection import CLOSED, CONNECTING, ESTABLISHED, GREETING, Connection, Roster, configure
-from pipeline.transport.dialer import CONNECT_NS, Dialer, Slot
+from pipeline.transport.connection import (
+    CLOSED,
+    CONNECTING,
+    ESTABLISHED,
+    HANDSHAKE,
+    Connection,
+    ConnectionList,
+    configure,
+)
+from pipeline.transport.dialer import CONNECT_NS, Dialer, DialSlot
 from pipeline.wire import messages
-from workers.tcp.acceptor import Door
-from workers.tcp.handshake import Guest, Host, Stranger
-from workers.tcp.link_publisher import Carrier
-from workers.tcp.peer_receiver import PeerIn
-from workers.tcp.sender import Outbound
+from workers.tcp.acceptor import Acceptor
+from workers.tcp.handshake import Guest, Host, Unauthenticated
+from workers.tcp.link_publisher import LinkPublisher
+from workers.tcp.peer_receiver import PeerReceiver
+from workers.tcp.sender import Sender
 
 ROWS_A_TICK = 64  # rows refreshed on each tick, in turn
 STRANGERS_NS = 10_000_000_000  # strangers are spoken of once in so long, or they would fill the log
 
-KEY_BYTES = 1 << 38  # RFC 8446, 5.5: 2^24.5 full records of AES-GCM under one key; ssl has no KeyUpdate
+REKEY_AFTER_BYTES = 1 << 38  # RFC 8446, 5.5: 2^24.5 full records of AES-GCM under one key; ssl has no KeyUpdate
 
 EVENTS = select.EPOLLIN | select.EPOLLRDHUP
 
@@ -49,14 +57,14 @@ class Reader(Protocol):
         """It has ended, whether it was established or not."""
 
 
-class Lives:
+class ConnectionManager:
     """Owns every connection of this worker; a server has a Door, a client a Dialer."""
 
     def __init__(
         self,
         attachment: Attachment,
-        roster: Roster,
-        outbound: Outbound,
+        connection_list: ConnectionList,
+        outbound: Sender,
         arguments: argparse.Namespace,
         epoll: select.epoll,
         reader: Reader,
@@ -64,7 +72,7 @@ class Lives:
         settings = attachment.settings
         self._settings = settings
         self._stop = attachment.stop
-        self._roster = roster
+        self._connection_list = connection_list
         self._outbound = outbound
         self._reader = reader
         self._table = attachment.peers
@@ -72,8 +80,8 @@ class Lives:
         self._compat = settings["compat"]
         self._lane = attachment.me.lane
         self._lanes = attachment.plan.lanes
-        self._carrier = Carrier(attachment)
-        self.peers: dict[int, PeerIn] = {}
+        self._carrier = LinkPublisher(attachment)
+        self.peers: dict[int, PeerReceiver] = {}
         self._helpless = False  # it has been said that one connection cannot help
         self._strangers = 0  # that have not been spoken of
         self._speak_again = 0
@@ -86,18 +94,18 @@ class Lives:
         self._serial = 0
         self._next_rows: list[Connection] = []
         self._dial_soon = False
-        self.desk = Desk(arguments.desk_fd)
+        self.desk = SupervisorChannel(arguments.desk_fd)
         self._epoll.register(self.desk.socket.fileno(), select.EPOLLIN)
-        self.door: Door | None = None
+        self.door: Acceptor | None = None
         self.dialer: Dialer | None = None
         if arguments.listen_fd is not None:
-            self.door = Door(arguments.listen_fd, settings, self._lanes, self._counters, self._epoll)
+            self.door = Acceptor(arguments.listen_fd, settings, self._lanes, self._counters, self._epoll)
             self._manners: Host | Guest = Host(settings, self.desk)
         else:
             indexes = list(range(self._lane, settings["connections"] + settings["light_connections"], self._lanes))
             self.dialer = Dialer(settings["remote_host"], settings["remote_port"], indexes, self._lanes, settings)
             self._epoll.register(self.dialer.wake, select.EPOLLIN)
-            self._manners = Guest(settings, self.desk, messages.DECODES if settings["fec"] != "off" else 0)
+            self._manners = Guest(settings, self.desk, messages.ACCEPTS_SHARDS if settings["fec"] != "off" else 0)
 
     # -- they begin
 
@@ -123,15 +131,15 @@ class Lives:
             for slot, sock, address in self.dialer.step(now):
                 self._begin(slot, sock, address, now)
 
-    def _begin(self, slot: Slot, sock: socket.socket, address: tuple, now: int) -> None:
+    def _begin(self, slot: DialSlot, sock: socket.socket, address: tuple, now: int) -> None:
         connection = self._register(sock, address, CONNECTING, now, select.EPOLLOUT)
-        connection.slot = slot.index
+        connection.dial_index = slot.index
 
     def _accept(self) -> None:
         now = time.monotonic_ns()
         for sock, address in self.door.accept(now):
             configure(sock, self._settings)
-            connection = self._register(sock, address, GREETING, now, EVENTS)
+            connection = self._register(sock, address, HANDSHAKE, now, EVENTS)
             if connection.row < 0:
                 self._counters[ID["tcp.closed_row_full"]] += 1
                 self.close(connection, "as many connections as this worker can have")
@@ -171,8 +179,8 @@ class Lives:
         if error:
             raise OSError(error, os.strerror(error))
         self._epoll.modify(connection.fd, EVENTS)
-        connection.state = GREETING
-        connection.since = time.monotonic_ns()
+        connection.state = HANDSHAKE
+        connection.state_since_ns = time.monotonic_ns()
         self._manners.begin(connection)
 
     def _hear(self, answer: dict) -> None:
@@ -187,7 +195,7 @@ class Lives:
             return
         try:
             self._manners.answered(connection, answer)
-        except Stranger as error:
+        except Unauthenticated as error:
             self._counters[ID["tcp.closed_proof_wrong"]] += 1
             self._speak_of(connection, time.monotonic_ns())
             self.close(connection, error.strerror)
@@ -208,7 +216,7 @@ class Lives:
 
     def _establish(self, connection: Connection, now: int) -> None:
         if self.door is None or self._compat:
-            connection.seat = self._table.seat(0)
+            connection.peer_handle = self._table.peer_handle(0)
             if self.door is not None and self._table.count(connection.peer):
                 self._counters[ID["tcp.connections_refused"]] += 1
                 self.close(connection, f"refused: {messages.REASONS[messages.BUSY]}")
@@ -219,26 +227,28 @@ class Lives:
         exchange, connection.exchange = connection.exchange, None
         del self._greeting[connection.serial]
         connection.state = ESTABLISHED
-        connection.since = connection.heard = connection.spoke = now
-        connection.lane = (self._lane + len(self._roster.established)) % self._lanes
+        connection.state_since_ns = connection.last_received_ns = connection.last_sent_ns = now
+        connection.stamped_lane = (self._lane + len(self._connection_list.established)) % self._lanes
         peer = self.peers.get(connection.peer)
         if peer is None:
-            peer = self.peers[connection.peer] = PeerIn(connection.peer, self._carrier, self._settings, self._counters)
+            peer = self.peers[connection.peer] = PeerReceiver(
+                connection.peer, self._carrier, self._settings, self._counters
+            )
         peer.limit(self._table.rate(peer.peer), self._table.received_elsewhere(peer.peer, self._lane), now)
         for other in peer.established:
             if not self._carrier.current(other):
                 self.close(other, "replaced by a newer session of the same peer")
-            elif other.slot == connection.slot:
+            elif other.dial_index == connection.dial_index:
                 self.close(other, "dialled anew by the client")
         self._epoll.modify(connection.fd, 0 if peer.paused else EVENTS)
-        self._roster.add(connection)
+        self._connection_list.add(connection)
         peer.add(connection)
         self._carrier.write_rows([connection])
         self._outbound.kick()
         if self.door is not None:
             self.door.settled(connection, True)
         else:
-            self.dialer.held(self.dialer.slots[connection.slot], now)
+            self.dialer.held(self.dialer.slots[connection.dial_index], now)
             self._dial_soon = True  # it is another one's turn
         self._counters[ID["tcp.connections_established"]] += 1
         LOG.info(
@@ -253,7 +263,7 @@ class Lives:
         """Say once what keeps forward error correction from helping."""
         if self._settings["fec"] == "off" or self._helpless:
             return
-        if not connection.decodes:
+        if not connection.accepts_shards:
             LOG.warning("the other end has fec off: nothing is protected in its direction until it is on or auto there")
         elif connections == 1:
             LOG.warning(
@@ -278,7 +288,7 @@ class Lives:
     # -- they end
 
     def _fail(self, connection: Connection, error: OSError) -> None:
-        why = connection.error or printable(error.strerror or str(error))
+        why = connection.last_error or printable(error.strerror or str(error))
         if self.door is not None:
             self._counters[ID["tcp.closed_hello_invalid"]] += error.errno != 0  # whoever leaves has done nothing wrong
         elif (
@@ -302,8 +312,8 @@ class Lives:
         if state is ESTABLISHED:
             level = LOG.info
             self._counters[ID["tcp.connections_lost"]] += 1
-            self._roster.remove(connection, now)
-            self._retired.append((self._roster.version, connection))
+            self._connection_list.remove(connection, now)
+            self._retired.append((self._connection_list.version, connection))
             connection.fail(OSError(0, why))
             self.peers[connection.peer].remove(connection)
             self._outbound.kick()
@@ -319,7 +329,7 @@ class Lives:
             self._dial_again(connection, state, now, why)
 
     def _dial_again(self, connection: Connection, state: str, now: int, why: str) -> None:
-        slot = self.dialer.slots[connection.slot]
+        slot = self.dialer.slots[connection.dial_index]
         if state is ESTABLISHED:
             self.dialer.lost(slot, now, why)
             self._dial(now)
@@ -340,7 +350,7 @@ class Lives:
 
     def tick(self, now: int, unread: bool) -> None:
         """`unread`: bytes of anybody may be waiting, because we do not read."""
-        seen = self._roster.seen
+        seen = self._connection_list.seen
         for version, connection in self._retired:
             if seen >= version:
                 connection.socket.close()
@@ -369,21 +379,22 @@ class Lives:
         if not self._carrier.current(connection):
             self.close(connection, "its session has ended: there is a newer one, or the peer was revoked")
         elif unread or self.peers[connection.peer].paused:
-            connection.heard = now  # the silence is ours
-        elif now - connection.heard > self._timeout_ns:
+            connection.last_received_ns = now  # the silence is ours
+        elif now - connection.last_received_ns > self._timeout_ns:
             self._counters[ID["tcp.connections_timed_out"]] += 1
             self.close(connection, f"nothing heard for {self._settings['timeout']:g} s")
         elif (
             self.dialer is not None
             and connection.channel is not None
-            and max(connection.sent, connection.received) > KEY_BYTES - connection.slot % 32 * (KEY_BYTES // 64)
+            and max(connection.sent_bytes, connection.received_bytes)
+            > REKEY_AFTER_BYTES - connection.dial_index % 32 * (REKEY_AFTER_BYTES // 64)
         ):
             # at other times than those that have carried as much beside it
             self.close(connection, "its keys have served long enough: the next connection has new ones")
 
     def _check_greeting(self, connection: Connection, now: int) -> None:
-        most = self._greeting_ns if connection.state is GREETING else min(CONNECT_NS, self._timeout_ns)
-        if now - connection.since > most:
+        most = self._greeting_ns if connection.state is HANDSHAKE else min(CONNECT_NS, self._timeout_ns)
+        if now - connection.state_since_ns > most:
             if self.door is not None:
                 self._counters[ID["tcp.closed_too_late"]] += 1
             self.close(connection, f"no answer while {connection.state}")

@@ -15,14 +15,14 @@ import argparse
 import time
 
 from pipeline.runtime.worker import Attachment, Duty
-from pipeline.transport.connection import Roster
-from workers.tcp.receiver import Inbound
-from workers.tcp.sender import Outbound
+from pipeline.transport.connection import ConnectionList
+from workers.tcp.receiver import Receiver
+from workers.tcp.sender import Sender
 
 
 def duties(attachment: Attachment, arguments: argparse.Namespace) -> list[Duty]:
     """The two duties of a tcp worker; `arguments.listen_fd` is the server's listening socket, `arguments.desk_fd` the
     way to the supervisor."""
-    roster = Roster(time.monotonic_ns())
-    outbound = Outbound(attachment, roster)
-    return [outbound, Inbound(attachment, roster, outbound, arguments)]
+    connection_list = ConnectionList(time.monotonic_ns())
+    outbound = Sender(attachment, connection_list)
+    return [outbound, Receiver(attachment, connection_list, outbound, arguments)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pipeline.errors import PeerError
 from pipeline.runtime.port import Port
-from pipeline.shm.layout import SLOT_HEADER_BYTES, SLOT_PURPOSE_AT
+from pipeline.shm.layout import SLOT_HEADER_BYTES, SLOT_TRAFFIC_CLASS_AT
 from pipeline.shm.slot import MARKS, SLOT
 from pipeline.transport.connection import Connection
 from pipeline.wire import framing
@@ -24,7 +24,7 @@ _pack_slot = SLOT.pack_into
 _pack_marks = MARKS.pack_into
 
 
-class Intake:
+class FrameReader:
     """Stage 0 of an inbound ring. `limit`: the longest frame (length field) that a peer may send."""
 
     def __init__(self, port: Port, limit: int) -> None:
@@ -120,8 +120,8 @@ class Intake:
             self._end = START
 
     def _hand_on(self, slot: memoryview, end: int, connection: Connection, frames: int, runs: int) -> None:
-        _pack_slot(slot, 0, START, end - START, connection.lane, connection.seat)
-        _pack_marks(slot, SLOT_PURPOSE_AT, connection.purpose, 0)
+        _pack_slot(slot, 0, START, end - START, connection.stamped_lane, connection.peer_handle)
+        _pack_marks(slot, SLOT_TRAFFIC_CLASS_AT, connection.traffic_class, 0)
         self._port.advance(1)
         self._quiet += 1
         if runs or self._quiet >= self._quiet_most:  # slots without runs the fec workers pass over, some at a time

@@ -20,9 +20,9 @@ from ssl import SSLContext
 
 from pipeline.errors import PeerError
 from pipeline.log import LOG
-from pipeline.runtime.supervisor_channel import Desk
-from pipeline.transport.connection import Connection, Exchange
-from pipeline.transport.tls_channel import Channel
+from pipeline.runtime.supervisor_channel import SupervisorChannel
+from pipeline.transport.connection import Connection, HandshakeState
+from pipeline.transport.tls_channel import TlsChannel
 from pipeline.transport.tls_context import client_context, server_context
 from pipeline.wire import auth, framing, messages
 from workers.tcp.frame_reader import receive_greeting
@@ -30,14 +30,14 @@ from workers.tcp.frame_reader import receive_greeting
 NO_CERTIFICATE = bytes(32)
 
 
-class Stranger(OSError):
+class Unauthenticated(OSError):
     """Whoever it is, the supervisor does not know him."""
 
 
 class Host:
     """The server's side, for all connections of a worker."""
 
-    def __init__(self, settings: dict, desk: Desk) -> None:
+    def __init__(self, settings: dict, desk: SupervisorChannel) -> None:
         self._desk = desk
         self._compat = settings["compat"]
         self._with_keys = settings["keys"]
@@ -53,10 +53,10 @@ class Host:
 
     def begin(self, connection: Connection) -> None:
         """It has been accepted."""
-        connection.exchange = Exchange("hello")
+        connection.exchange = HandshakeState("hello")
         connection.exchange.certificate_sha256 = self._certificate_sha256
         if self._context is not None:
-            connection.channel = Channel(connection.socket, self._context, server=True, hostname=None)
+            connection.channel = TlsChannel(connection.socket, self._context, server=True, hostname=None)
 
     def step(self, connection: Connection) -> bool:
         """False, unless nothing is greeted (compat): it is answered() that welcomes."""
@@ -103,21 +103,21 @@ class Host:
             connection.say(frame)
         if "why" in answer:
             if not frame:
-                raise Stranger(errno.EACCES, answer["why"])
+                raise Unauthenticated(errno.EACCES, answer["why"])
             raise OSError(errno.ECONNREFUSED, f"refused: {answer['why']}")
         hello = connection.exchange.hello
-        connection.seat = answer["seat"]
-        connection.slot = hello.index
+        connection.peer_handle = answer["seat"]
+        connection.dial_index = hello.index
         connection.offloads = hello.offloads
-        connection.purpose = framing.LIGHT if hello.purpose == framing.LIGHT else framing.BULK
-        connection.decodes = bool(hello.features & messages.DECODES)
+        connection.traffic_class = framing.LIGHT if hello.traffic_class == framing.LIGHT else framing.BULK
+        connection.accepts_shards = bool(hello.features & messages.ACCEPTS_SHARDS)
         connection.exchange.mtu, connection.exchange.connections = hello.mtu, hello.connections
 
 
 class Guest:
     """The client's side."""
 
-    def __init__(self, settings: dict, desk: Desk, features: int) -> None:
+    def __init__(self, settings: dict, desk: SupervisorChannel, features: int) -> None:
         self._settings = settings
         self._desk = desk
         self._compat = settings["compat"]
@@ -144,9 +144,9 @@ class Guest:
 
     def begin(self, connection: Connection) -> None:
         """TCP is connected."""
-        connection.exchange = Exchange("")
+        connection.exchange = HandshakeState("")
         if self._context is not None:
-            connection.channel = Channel(connection.socket, self._context, server=False, hostname=self._name)
+            connection.channel = TlsChannel(connection.socket, self._context, server=False, hostname=self._name)
         elif not self._compat:
             self._say_hello(connection)
 
@@ -187,11 +187,11 @@ class Guest:
 
     def _say_hello(self, connection: Connection) -> None:
         settings, key = self._settings, self._key
-        light = connection.slot >= settings["connections"]
+        light = connection.dial_index >= settings["connections"]
         hello = messages.Hello(
             messages.VERSION,
             settings["offloads_accepted"],
-            connection.slot,
+            connection.dial_index,
             settings["connections"],
             settings["mtu"],
             settings["client"],
@@ -204,13 +204,13 @@ class Guest:
             tuple(map(ip_address, settings["wishes"])),
         )
         connection.exchange.hello_frame = hello.frame()
-        connection.purpose = hello.purpose
+        connection.traffic_class = hello.traffic_class
         connection.say(connection.exchange.hello_frame)
         connection.exchange.expects = "challenge" if key else "welcome"
 
     def _welcomed(self, connection: Connection, welcome: messages.Welcome, frame: bytes) -> None:
         connection.offloads = welcome.offloads
-        connection.decodes = bool(welcome.features & messages.DECODES)
+        connection.accepts_shards = bool(welcome.features & messages.ACCEPTS_SHARDS)
         connection.exchange.mtu, connection.exchange.connections = welcome.mtu, self._settings["connections"]
         if not self._desk.ask(welcome=frame.hex(), server=connection.host):
             LOG.warning("the supervisor has too many questions to answer: addresses and routes may be old ones")

@@ -10,25 +10,25 @@ from collections.abc import Collection
 
 from pipeline.counters import ID
 from pipeline.log import LOG
-from pipeline.policy.adaptive_parity import Adaptive
-from pipeline.policy.pacing import Flow, Pace
+from pipeline.policy.adaptive_parity import AdaptiveParity
+from pipeline.policy.pacing import BulkPacer, PathSample
 from pipeline.transport.connection import UNPACED, Connection
 from pipeline.wire import framing
-from workers.tcp.link_publisher import Carrier
+from workers.tcp.link_publisher import LinkPublisher
 
 
-class Watch:
+class LinkMonitor:
     """Looks on the clock of the inbound duty, which counts in `ended` the established connections that have ended."""
 
-    def __init__(self, settings: dict, peer: int, carrier: Carrier, counters: memoryview) -> None:
+    def __init__(self, settings: dict, peer: int, carrier: LinkPublisher, counters: memoryview) -> None:
         self._peer = peer
         self._carrier = carrier
         self._counters = counters
-        self._pace = Pace()
-        self._adaptive: Adaptive | None = None
+        self._pace = BulkPacer()
+        self._adaptive: AdaptiveParity | None = None
         self.ended = 0
         if settings["fec"] == "auto":
-            self._adaptive = Adaptive(settings["fec_parity"])
+            self._adaptive = AdaptiveParity(settings["fec_parity"])
         else:
             carrier.call_for(peer, settings["fec_parity"])
 
@@ -48,11 +48,11 @@ class Watch:
                 self._counters[ID["tcp.parity_raised" if parity > before else "tcp.parity_lowered"]] += 1
                 LOG.debug("parity called for: %d", parity)
         self.ended = 0
-        bulk = {connection: flow for connection, (_, flow) in seen.items() if connection.purpose == framing.BULK}
+        bulk = {connection: flow for connection, (_, flow) in seen.items() if connection.traffic_class == framing.BULK}
         if len(bulk) < len(seen):  # else there is nobody to make room for
             self._set_pace(bulk, now)
 
-    def _set_pace(self, bulk: dict[Connection, Flow], now: int) -> None:
+    def _set_pace(self, bulk: dict[Connection, PathSample], now: int) -> None:
         paced = self._pace.rate
         each = self._pace.look(list(bulk.values()), now)
         if paced or each:

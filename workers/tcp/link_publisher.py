@@ -12,25 +12,25 @@ from collections.abc import Collection, Iterable
 
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import (
-    CARRIER_DECODES,
-    CARRIER_ESTABLISHED,
-    CARRIER_LIGHT,
-    CARRIER_OFFLOADS,
-    CARRIER_PARITY,
-    CARRIER_RECEIVED,
-    LINE_WORDS,
+    LINK_ACCEPTS_SHARDS,
+    LINK_ESTABLISHED,
+    LINK_LIGHT,
+    LINK_OFFLOADS,
+    LINK_PARITY,
+    LINK_RECEIVED_BYTES,
+    RECORD_WORDS,
 )
 from pipeline.transport.connection import Connection
 from pipeline.wire import framing
 
 
-class Carrier:
+class LinkPublisher:
     """This tcp worker's lines and rows; a predecessor's are cleared."""
 
     def __init__(self, attachment: Attachment) -> None:
         self._peers = attachment.peers
         self._lane = attachment.me.lane
-        self._words = attachment.peers.carriers[self._lane]
+        self._words = attachment.peers.links[self._lane]
         self._offloads = attachment.settings["offloads"]
         self._free_rows = list(range(self._peers.rows))[::-1]
         for row in self._free_rows:
@@ -41,25 +41,27 @@ class Carrier:
 
     def write(self, peer: int, established: Collection[Connection]) -> None:
         """Say what is established with a peer now. The count comes last: who reads it finds the rest in place."""
-        words, at = self._words, peer * LINE_WORDS
+        words, at = self._words, peer * RECORD_WORDS
         offloads = self._offloads
         for connection in established:
             offloads &= connection.offloads
-        words[at + CARRIER_OFFLOADS] = offloads
-        words[at + CARRIER_LIGHT] = sum(connection.purpose == framing.LIGHT for connection in established)
-        words[at + CARRIER_DECODES] = bool(established) and all(connection.decodes for connection in established)
-        words[at + CARRIER_ESTABLISHED] = len(established)
+        words[at + LINK_OFFLOADS] = offloads
+        words[at + LINK_LIGHT] = sum(connection.traffic_class == framing.LIGHT for connection in established)
+        words[at + LINK_ACCEPTS_SHARDS] = bool(established) and all(
+            connection.accepts_shards for connection in established
+        )
+        words[at + LINK_ESTABLISHED] = len(established)
 
     def call_for(self, peer: int, parity: int) -> None:
         """Say how many parity shards the state of a peer's connections calls for."""
-        self._words[peer * LINE_WORDS + CARRIER_PARITY] = parity
+        self._words[peer * RECORD_WORDS + LINK_PARITY] = parity
 
     def received(self, peer: int, size: int) -> None:
-        self._words[peer * LINE_WORDS + CARRIER_RECEIVED] += size
+        self._words[peer * RECORD_WORDS + LINK_RECEIVED_BYTES] += size
 
     def current(self, connection: Connection) -> bool:
         """Whether a connection is of the current seat of its index."""
-        return self._peers.seat(connection.peer) == connection.seat
+        return self._peers.peer_handle(connection.peer) == connection.peer_handle
 
     # -- rows
 

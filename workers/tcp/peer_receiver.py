@@ -5,27 +5,27 @@ Whoever sends more than its rate is not read for a moment: TCP slows it down, an
 
 from __future__ import annotations
 
-from pipeline.policy.token_bucket import Bucket
+from pipeline.policy.token_bucket import TokenBucket
 from pipeline.transport.connection import Connection
-from workers.tcp.link_monitor import Watch
-from workers.tcp.link_publisher import Carrier
+from workers.tcp.link_monitor import LinkMonitor
+from workers.tcp.link_publisher import LinkPublisher
 
 IDLE_LOOKS = 50  # five seconds: longer than a retransmission takes that will succeed
 
 
-class PeerIn:
+class PeerReceiver:
     """`established`: its connections here."""
 
-    def __init__(self, peer: int, carrier: Carrier, settings: dict, counters: memoryview) -> None:
+    def __init__(self, peer: int, carrier: LinkPublisher, settings: dict, counters: memoryview) -> None:
         self.peer = peer
         self._carrier = carrier
         self.established: tuple[Connection, ...] = ()
-        self.bucket = Bucket(0)
+        self.bucket = TokenBucket(0)
         self._elsewhere = 0
         self.paused = False
         self._sent = 0
         self._idle_looks = 0
-        self.watch = Watch(settings, peer, carrier, counters) if settings["fec"] != "off" else None
+        self.watch = LinkMonitor(settings, peer, carrier, counters) if settings["fec"] != "off" else None
 
     def add(self, connection: Connection) -> None:
         self.established += (connection,)
@@ -40,7 +40,7 @@ class PeerIn:
     def limit(self, rate: int, elsewhere: int, now: int) -> None:
         """So many bytes a second from now on; 0: no limit. `elsewhere`: what has passed other workers counts too."""
         if rate != self.bucket.rate:
-            self.bucket = Bucket(rate)
+            self.bucket = TokenBucket(rate)
         elif rate:
             self.bucket.take(elsewhere - self._elsewhere, now)
         self._elsewhere = elsewhere
@@ -49,7 +49,7 @@ class PeerIn:
         """On the clock: how its connections fare. Who has sent but keepalives for long has nothing in flight."""
         if self.watch is None:
             return
-        sent = sum(connection.sent - connection.kept_alive for connection in self.established)
+        sent = sum(connection.sent_bytes - connection.keepalive_bytes for connection in self.established)
         self._idle_looks = self._idle_looks + 1 if sent == self._sent else 0
         self._sent = sent
         if self._idle_looks < IDLE_LOOKS or not self.watch.quiet:

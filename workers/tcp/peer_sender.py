@@ -16,49 +16,49 @@ from collections import deque
 from collections.abc import Iterable
 
 from pipeline.counters import ID
-from pipeline.policy.token_bucket import Bucket
-from pipeline.shm.layout import PEER_MASK
+from pipeline.policy.token_bucket import TokenBucket
+from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.wire import framing
-from workers.tcp.send_queue import Aside, Feed, Line, Run
+from workers.tcp.send_queue import Backlog, RingReader, SendItem, SendQueue
 
 STALL_NS = 200_000_000  # the least retransmission timeout of Linux (TCP_RTO_MIN)
 LAG_SLOTS = 4  # so far behind the middle of the others, a line is left out
 
 
-class PeerOut:
+class PeerSender:
     """`for_bulk`, `for_light`: the lines that carry what, never empty while there is a line."""
 
-    def __init__(self, seat: int, limit: int, since: int, counters: memoryview) -> None:
-        self.peer = seat & PEER_MASK
+    def __init__(self, peer_handle: int, limit: int, since: int, counters: memoryview) -> None:
+        self.peer = peer_handle & PEER_INDEX_MASK
         self._counters = counters
-        self.lines: list[Line] = []
-        self.for_bulk: list[Line] = []
-        self.for_light: list[Line] = []
-        self.aside = Aside(limit)
-        self.orphans: deque[Run] = deque()
+        self.lines: list[SendQueue] = []
+        self.for_bulk: list[SendQueue] = []
+        self.for_light: list[SendQueue] = []
+        self.aside = Backlog(limit)
+        self.orphans: deque[SendItem] = deque()
         self.lost_since = since  # since when it has no line
-        self.bucket = Bucket(0)
+        self.bucket = TokenBucket(0)
         self._elsewhere = 0
 
-    def sort(self, lines: Iterable[Line]) -> None:
+    def sort(self, lines: Iterable[SendQueue]) -> None:
         """These are its lines now; who stands still carries nothing, unless all do."""
         self.lines = list(lines)
         moving = [line for line in self.lines if not line.stalled] or self.lines
-        self.for_bulk = [line for line in moving if line.connection.purpose == framing.BULK] or moving
-        self.for_light = [line for line in moving if line.connection.purpose == framing.LIGHT] or moving
+        self.for_bulk = [line for line in moving if line.connection.traffic_class == framing.BULK] or moving
+        self.for_light = [line for line in moving if line.connection.traffic_class == framing.LIGHT] or moving
 
     def limit(self, rate: int, elsewhere: int, now: int) -> None:
         """So many bytes a second from now on; 0: no limit. `elsewhere`: what has passed other workers counts too."""
         if rate != self.bucket.rate:
-            self.bucket = Bucket(rate)
+            self.bucket = TokenBucket(rate)
         elif rate:
             self.bucket.take(elsewhere - self._elsewhere, now)
         self._elsewhere = elsewhere
 
-    def pool(self, light: bool) -> list[Line]:
+    def pool(self, light: bool) -> list[SendQueue]:
         return self.for_light if light else self.for_bulk
 
-    def line_for(self, run: Run) -> Line:
+    def line_for(self, run: SendItem) -> SendQueue:
         """Plain blocks: one line of their lane's as long as the lines stay the same. Runs of shards: one in turn."""
         pool = self.pool(run.light)
         return pool[(run.place if run.shards else run.lane) % len(pool)]
@@ -79,7 +79,7 @@ class PeerOut:
 
     # -- what a full line holds up
 
-    def relieve(self, line: Line, now: int) -> list[Line]:
+    def relieve(self, line: SendQueue, now: int) -> list[SendQueue]:
         """Leave out, or give to others, what this full line holds up. Lines that have got some of it."""
         if len(self.lines) == 1:
             return []
@@ -100,7 +100,7 @@ class PeerOut:
                 changed += self._leave_out(queue, others)
         return changed
 
-    def _leave_out(self, queue: deque[Run], others: list[Line]) -> list[Line]:
+    def _leave_out(self, queue: deque[SendItem], others: list[SendQueue]) -> list[SendQueue]:
         feed = queue[0].feed
         heads = sorted(_head(other, feed, queue[0].light) for other in others)
         limit = heads[len(heads) // 2] - LAG_SLOTS
@@ -119,7 +119,7 @@ class PeerOut:
         return changed
 
 
-def _head(line: Line, feed: Feed, light: bool) -> int:
+def _head(line: SendQueue, feed: RingReader, light: bool) -> int:
     """How far this line has got in the feed: slots behind the port's cursor."""
     queue = line.queue(light)
     return feed.ahead(queue[0].place) if queue and queue[0].feed is feed else feed.scanned

@@ -16,41 +16,41 @@ from pipeline.errors import PeerError
 from pipeline.log import printable
 from pipeline.runtime.port import QUIET_NS
 from pipeline.runtime.worker import DONE, MORE, NOTHING, Attachment
-from pipeline.transport.connection import ESTABLISHED, Connection, Roster
+from pipeline.transport.connection import ESTABLISHED, Connection, ConnectionList
 from pipeline.wire import framing
-from workers.tcp.connection_manager import EVENTS, Lives
-from workers.tcp.frame_reader import Intake
-from workers.tcp.peer_receiver import PeerIn
-from workers.tcp.sender import Outbound
+from workers.tcp.connection_manager import EVENTS, ConnectionManager
+from workers.tcp.frame_reader import FrameReader
+from workers.tcp.peer_receiver import PeerReceiver
+from workers.tcp.sender import Sender
 
 TICK_NS = 100_000_000
 READ_BURST = 8  # receives on one connection before the others have their turn
 FULL_READ_BYTES = 131072  # a receive of less has most likely emptied the socket
 
 
-class Inbound:
+class Receiver:
     """Stage 0 of the inbound ring."""
 
     name = "inbound"
 
     def __init__(
-        self, attachment: Attachment, roster: Roster, outbound: Outbound, arguments: argparse.Namespace
+        self, attachment: Attachment, connection_list: ConnectionList, outbound: Sender, arguments: argparse.Namespace
     ) -> None:
         self._outbound = outbound
         self._counters = attachment.page.counters
         self._bell = attachment.doorbells[self.name]
         (self._port,) = attachment.ports(self.name, "inbound")
         limit = framing.COMPAT_LENGTH_LIMIT if attachment.settings["compat"] else framing.LENGTH_LIMIT
-        self._intake = Intake(self._port, limit)
+        self._intake = FrameReader(self._port, limit)
         self._epoll = select.epoll()
         self._events: list[tuple[int, int]] = []
         self._ahead: list[Connection] = []  # something of them arrived with their greeting
         self._pending: dict[Connection, None] = {}  # something of them is in their channel
-        self._paused: list[PeerIn] = []  # those beyond their rate
+        self._paused: list[PeerReceiver] = []  # those beyond their rate
         self._ring_full = False
         self._woken = 0
         self._next_tick = 0
-        self.lives = Lives(attachment, roster, outbound, arguments, self._epoll, self)
+        self.lives = ConnectionManager(attachment, connection_list, outbound, arguments, self._epoll, self)
 
     # -- the duty
 
@@ -89,7 +89,7 @@ class Inbound:
         if self._events:
             now = time.monotonic_ns()
             if now - self._woken > QUIET_NS:
-                self._port.herald()
+                self._port.wake_ahead()
             self._woken = now
 
     def drained(self) -> bool:
@@ -126,9 +126,9 @@ class Inbound:
         except PeerError as error:
             self._end_for(connection, error)
         except EOFError:
-            self.lives.close(connection, connection.error or "closed by the peer")
+            self.lives.close(connection, connection.last_error or "closed by the peer")
         except OSError as error:
-            self.lives.close(connection, connection.error or printable(error.strerror or str(error)))
+            self.lives.close(connection, connection.last_error or printable(error.strerror or str(error)))
         return 0
 
     def _read(self, connection: Connection) -> int:
@@ -141,7 +141,7 @@ class Inbound:
                 if not free:
                     self._ring_full = True
                     self._counters[ID["tcp.ring_full_waits"]] += 1
-                    connection.heard = time.monotonic_ns()  # silent by our own fault
+                    connection.last_received_ns = time.monotonic_ns()  # silent by our own fault
                     break
                 received = intake.read(connection, free)
                 if not received:
@@ -172,8 +172,8 @@ class Inbound:
 
     def _count(self, connection: Connection, size: int) -> None:
         now = time.monotonic_ns()
-        connection.heard = now
-        connection.received += size
+        connection.last_received_ns = now
+        connection.received_bytes += size
         counters = self._counters
         counters[_BYTES_RECEIVED] += size
         counters[_FRAMES_RECEIVED] += self._intake.frames
@@ -190,7 +190,7 @@ class Inbound:
 
     # -- their rates
 
-    def _pause(self, peer: PeerIn) -> None:
+    def _pause(self, peer: PeerReceiver) -> None:
         peer.paused = True
         self._paused.append(peer)
         self._counters[ID["tcp.rate_pauses"]] += 1
@@ -202,7 +202,7 @@ class Inbound:
             if peer.bucket.ready(now):
                 peer.paused = False
                 for connection in peer.established:
-                    connection.heard = now  # silent by our own fault
+                    connection.last_received_ns = now  # silent by our own fault
                     self._epoll.modify(connection.fd, EVENTS)
         self._paused = [peer for peer in self._paused if peer.paused]
 

@@ -21,7 +21,7 @@ BURST_BYTES = 262144  # and their bytes: more would not fit a socket's unsent li
 SEAL_BYTES = 65536  # the same with TLS: what is sealed is in front of whatever comes
 
 
-class Feed:
+class RingReader:
     """One outbound ring as a tcp worker sees it.
 
     The first `scanned` slots behind the port's cursor have been looked at. By place in the ring: `left`, the runs of a
@@ -39,7 +39,7 @@ class Feed:
         """Slots that have not been looked at."""
         return self.port.ready() - self.scanned
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: SendItem) -> None:
         self.left[run.place] -= 1
 
     def settle(self) -> int:
@@ -58,14 +58,14 @@ class Feed:
         return (place - self.port.cursor) & (self.port.ring.capacity - 1)
 
 
-class Aside:
+class Backlog:
     """Bytes of runs that were set aside for one peer, at most `limit`."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
 
-    def take(self, run: Run) -> Run | None:
+    def take(self, run: SendItem) -> SendItem | None:
         """A copy that needs no slot; None if there is no room. The slot's own is finished either way."""
         run.feed.finish(run)
         if self.used + run.size > self.limit:
@@ -73,17 +73,17 @@ class Aside:
         self.used += run.size
         return run._replace(feed=self, head=run.head and bytes(run.head), body=bytes(run.body))
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: SendItem) -> None:
         self.used -= run.size
 
 
-class Run(NamedTuple):
+class SendItem(NamedTuple):
     """Bytes of one slot for one connection: `head` (or None) and then `body`, `size` bytes in all.
 
     `shards` 0: a plain block, which goes out once, so it is never left out.
     """
 
-    feed: Feed | Aside
+    feed: RingReader | Backlog
     place: int
     shards: int
     light: bool
@@ -98,17 +98,17 @@ class Run(NamedTuple):
 
     @property
     def in_slot(self) -> bool:
-        return type(self.feed) is Feed
+        return type(self.feed) is RingReader
 
 
-class Line:
+class SendQueue:
     """One connection's queues."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.light: deque[Run] = deque()
-        self.bulk: deque[Run] = deque()
-        self.begun: Run | None = None
+        self.light: deque[SendItem] = deque()
+        self.bulk: deque[SendItem] = deque()
+        self.begun: SendItem | None = None
         self.offset = 0  # bytes of `begun` that are sent
         self.rest: bytes | memoryview = b""  # bytes without a slot that go before everything else
         self.full_since = 0
@@ -121,7 +121,7 @@ class Line:
     def idle(self) -> bool:
         return not (self.light or self.bulk or self.begun or self.rest)
 
-    def queue(self, light: bool) -> deque[Run]:
+    def queue(self, light: bool) -> deque[SendItem]:
         return self.light if light else self.bulk
 
     def send(self) -> tuple[int, int, bool]:
@@ -225,7 +225,7 @@ class Line:
             self.begun.feed.finish(self.begun)
             self.begun = None
 
-    def set_aside(self, aside: Aside) -> int:
+    def set_aside(self, aside: Backlog) -> int:
         """Copy this line's runs out of their slots, oldest first. Runs for which there was no room: they are
         dropped."""
         self.keep_begun()
@@ -243,12 +243,12 @@ class Line:
         self.mixed = False
         return dropped
 
-    def inherit(self, run: Run) -> None:
+    def inherit(self, run: SendItem) -> None:
         """Take over a run that was another line's."""
         self.queue(run.light).append(run)
         self.mixed = True
 
-    def take_plain(self) -> list[Run]:
+    def take_plain(self) -> list[SendItem]:
         """Take the plain blocks out of the queues."""
         plain = [run for queue in (self.light, self.bulk) for run in queue if not run.shards]
         if plain:
@@ -256,7 +256,7 @@ class Line:
             self.bulk = deque(run for run in self.bulk if run.shards)
         return plain
 
-    def withdraw(self) -> Iterator[Run]:
+    def withdraw(self) -> Iterator[SendItem]:
         """Take back every run, oldest first; the one in hand from its beginning."""
         if self.begun is not None:
             yield self.begun
@@ -276,7 +276,7 @@ def _after(pieces: list[bytes | memoryview], sent: int) -> bytes | memoryview:
     return b""
 
 
-def _behind(run: Run, offset: int) -> list[memoryview]:
+def _behind(run: SendItem, offset: int) -> list[memoryview]:
     """What follows the first `offset` bytes of a run."""
     if run.head is None:
         return [run.body[offset:]]

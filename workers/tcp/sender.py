@@ -26,12 +26,12 @@ from pipeline.counters import ID
 from pipeline.fec.shard import RUN_BYTES
 from pipeline.runtime.worker import DONE, MORE, NOTHING, Attachment
 from pipeline.shm import layout
-from pipeline.shm.layout import CARRIER_ESTABLISHED, LINE_WORDS, SENT_BYTES, SENT_DROPPED
+from pipeline.shm.layout import LINK_ESTABLISHED, RECORD_WORDS, SENT_BYTES, SENT_DROPPED
 from pipeline.shm.slot import MARKS, RUN_ROW, RUN_TABLE_HEADER, SLOT_AND_RUNS
-from pipeline.transport.connection import Connection, Roster
+from pipeline.transport.connection import Connection, ConnectionList
 from pipeline.wire import framing
-from workers.tcp.peer_sender import PeerOut
-from workers.tcp.send_queue import Feed, Line, Run
+from workers.tcp.peer_sender import PeerSender
+from workers.tcp.send_queue import RingReader, SendItem, SendQueue
 
 KEEPALIVE_CHECK_NS = 100_000_000
 BLOCKED_PAUSE_S = 0.001  # how long to wait on full sockets while a ring may have something for another
@@ -39,20 +39,20 @@ STUCK_NS = 20_000_000  # a line that has taken nothing for so long is tried agai
 RETRY_NS = 5_000_000  # so often, and not waited for
 
 
-class Outbound:
+class Sender:
     """Every outbound ring to this worker's connections."""
 
     name = "outbound"
 
-    def __init__(self, attachment: Attachment, roster: Roster) -> None:
+    def __init__(self, attachment: Attachment, connection_list: ConnectionList) -> None:
         self._feeds = [
-            Feed(port, kind)
+            RingReader(port, kind)
             for kind in ("light", "outbound", "coded", "transit")
             for port in attachment.ports(self.name, kind)
         ]
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
-        self._roster = roster
+        self._connection_list = connection_list
         self._table = attachment.peers
         self._lane = attachment.me.lane
         self._sent = attachment.peers.sent[attachment.me.lane]
@@ -60,11 +60,11 @@ class Outbound:
         self._queue_bytes = attachment.settings["peer_queue_bytes"]
         self._keepalive_ns = int(attachment.settings["keepalive"] * 1e9)
         self._hold_ns = int(attachment.settings["hold"] * 1e9)
-        self._lines: dict[Connection, Line] = {}
-        self._peers: dict[int, PeerOut] = {}  # by seat
-        self._busy: dict[Line, None] = {}  # lines that have something to send, in the order in which they got it
-        self._full: list[Line] = []
-        self._limited: list[Line] = []  # those of peers that have used up their rate
+        self._lines: dict[Connection, SendQueue] = {}
+        self._peers: dict[int, PeerSender] = {}  # by seat
+        self._busy: dict[SendQueue, None] = {}  # lines that have something to send, in the order in which they got it
+        self._full: list[SendQueue] = []
+        self._limited: list[SendQueue] = []  # those of peers that have used up their rate
         self._next_due = 0  # when a peer may be sent to again that has used up its rate; 0: none has
         self._unsent = False  # a line has more than goes into one sendmsg
         self._next_check = 0
@@ -78,8 +78,8 @@ class Outbound:
     def work(self) -> int:
         """Once around: new slots onto the lines, each line to its socket, finished slots on."""
         now = time.monotonic_ns()
-        if self._roster.version != self._roster.seen:
-            self._follow_roster(now)
+        if self._connection_list.version != self._connection_list.seen:
+            self._follow_connections(now)
         self._holding = False
         found = 0
         for feed in self._feeds:
@@ -117,7 +117,7 @@ class Outbound:
             nobody = len(moving) == len(self._lines)  # can take anything: the sockets are all there is to wait for
             full.poll(1000 * (seconds if nobody else min(seconds, BLOCKED_PAUSE_S)))
         elif self._holding:
-            self._bell.wait(self._roster_changed, seconds)
+            self._bell.wait(self._connections_changed, seconds)
         else:
             self._bell.wait(self._ready, seconds)
 
@@ -133,24 +133,24 @@ class Outbound:
         for feed in self._feeds:
             if feed.port.ready() > feed.scanned:
                 return 1
-        return self._roster_changed()
+        return self._connections_changed()
 
-    def _roster_changed(self) -> bool:
-        return self._roster.version != self._roster.seen
+    def _connections_changed(self) -> bool:
+        return self._connection_list.version != self._connection_list.seen
 
     # -- connections come and go
 
-    def _follow_roster(self, now: int) -> None:
-        self._roster.seen = self._roster.version
-        established = self._roster.established
-        lines = {connection: self._lines.get(connection) or Line(connection) for connection in established}
+    def _follow_connections(self, now: int) -> None:
+        self._connection_list.seen = self._connection_list.version
+        established = self._connection_list.established
+        lines = {connection: self._lines.get(connection) or SendQueue(connection) for connection in established}
         gone = [line for connection, line in self._lines.items() if connection not in lines]
-        of_seats: dict[int, list[Line]] = {line.connection.seat: [] for line in gone}
+        of_handles: dict[int, list[SendQueue]] = {line.connection.peer_handle: [] for line in gone}
         for line in lines.values():
-            of_seats.setdefault(line.connection.seat, []).append(line)
+            of_handles.setdefault(line.connection.peer_handle, []).append(line)
         self._lines = lines
-        for seat, mine in of_seats.items():
-            out = self._peer(seat)
+        for peer_handle, mine in of_handles.items():
+            out = self._peer(peer_handle)
             if out.lines and not mine:
                 out.lost_since = now
             out.sort(mine)
@@ -161,7 +161,7 @@ class Outbound:
         for line in gone:
             self._busy.pop(line, None)
             self._counters[ID["tcp.blocks_resent"]] += line.begun is not None
-            out = self._peer(line.connection.seat)
+            out = self._peer(line.connection.peer_handle)
             for run in line.withdraw():
                 if out.lines:
                     heir = out.line_for(run)
@@ -173,15 +173,15 @@ class Outbound:
             for feed in self._feeds:  # whatever is not handed on is looked at again when there is a connection
                 feed.scanned = 0
 
-    def _peer(self, seat: int) -> PeerOut:
-        out = self._peers.get(seat)
+    def _peer(self, peer_handle: int) -> PeerSender:
+        out = self._peers.get(peer_handle)
         if out is None:
-            out = self._peers[seat] = PeerOut(seat, self._queue_bytes, self._began, self._counters)
+            out = self._peers[peer_handle] = PeerSender(peer_handle, self._queue_bytes, self._began, self._counters)
         return out
 
     # -- from the rings to the lines
 
-    def _scan(self, feed: Feed, waiting: int, now: int) -> int:
+    def _scan(self, feed: RingReader, waiting: int, now: int) -> int:
         """Put this worker's runs of new slots onto lines. Slots looked at."""
         port = feed.port
         position = port.position
@@ -192,10 +192,10 @@ class Outbound:
             ahead = feed.scanned
             slot = port.slot(ahead)
             place = port.index(ahead)
-            start, length, member, seat, runs = _unpack_slot(slot)
+            start, length, member, peer_handle, runs = _unpack_slot(slot)
             if transit:
-                light = _unpack_marks(slot, layout.SLOT_PURPOSE_AT)[0] == framing.LIGHT
-            out = self._peers.get(seat) or self._peer(seat)
+                light = _unpack_marks(slot, layout.SLOT_TRAFFIC_CLASS_AT)[0] == framing.LIGHT
+            out = self._peers.get(peer_handle) or self._peer(peer_handle)
             if runs:
                 if not self._scan_table(feed, slot, place, runs, out, light, now):
                     break
@@ -203,7 +203,7 @@ class Outbound:
                 feed.left[place] = 0
             else:
                 feed.left[place] = 1
-                run = Run(feed, place, 0, light, length, None, slot[start : start + length])
+                run = SendItem(feed, place, 0, light, length, None, slot[start : start + length])
                 if out.lines:
                     self._enqueue(run, out.line_for(run))
                 elif not self._without_line(out, run, now):
@@ -213,7 +213,7 @@ class Outbound:
         return done
 
     def _scan_table(
-        self, feed: Feed, slot: memoryview, place: int, runs: int, out: PeerOut, light: bool, now: int
+        self, feed: RingReader, slot: memoryview, place: int, runs: int, out: PeerSender, light: bool, now: int
     ) -> bool:
         """The same for a slot with a table. False if it has to wait for a connection."""
         position = feed.port.position
@@ -227,7 +227,7 @@ class Outbound:
             if member != position:
                 continue
             header = slot[head : head + RUN_BYTES] if head else None
-            run = Run(
+            run = SendItem(
                 feed, place, shards, light, length + (RUN_BYTES if head else 0), header, slot[start : start + length]
             )
             feed.left[place] += 1
@@ -238,15 +238,15 @@ class Outbound:
         feed.spare[place] = spare if sparer == position else 0
         return True
 
-    def _enqueue(self, run: Run, line: Line) -> None:
+    def _enqueue(self, run: SendItem, line: SendQueue) -> None:
         (line.light if run.light else line.bulk).append(run)
         self._busy[line] = None
 
-    def _without_line(self, out: PeerOut, run: Run, now: int) -> bool:
+    def _without_line(self, out: PeerSender, run: SendItem, now: int) -> bool:
         """No connection. With one peer let the ring fill (False), but not with packets that are too old to be worth
         sending. Once ours are lost while another worker has one, what was stamped for us would only hold others up."""
-        lost = self._roster.version and self._table.count(out.peer)
-        since = self._roster.empty_since if not self._several else out.lost_since
+        lost = self._connection_list.version and self._table.count(out.peer)
+        since = self._connection_list.empty_since if not self._several else out.lost_since
         if now - since < self._hold_ns and not lost:
             if self._several:
                 self._orphan(out, run)
@@ -257,26 +257,26 @@ class Outbound:
         self._counters[ID["tcp.dropped_no_connection"]] += 1
         return True
 
-    def _orphan(self, out: PeerOut, run: Run) -> None:
+    def _orphan(self, out: PeerSender, run: SendItem) -> None:
         copied = out.aside.take(run) if run.in_slot else run
         if copied is None:
             self._dropped(out, 1)
         else:
             out.orphans.append(copied)
 
-    def _dropped(self, out: PeerOut, runs: int) -> None:
+    def _dropped(self, out: PeerSender, runs: int) -> None:
         if runs:
             self._counters[ID["tcp.dropped_peer_full"]] += runs
-            self._sent[out.peer * LINE_WORDS + SENT_DROPPED] += runs
+            self._sent[out.peer * RECORD_WORDS + SENT_DROPPED] += runs
 
     # -- from the lines to the sockets
 
-    def _send(self, line: Line, now: int) -> None:
+    def _send(self, line: SendQueue, now: int) -> None:
         if line.broken:
             self._holding = True
             return
         connection = line.connection
-        out = self._peers[connection.seat]
+        out = self._peers[connection.peer_handle]
         bucket = out.bucket
         if not bucket.ready(now):
             due = bucket.due()
@@ -308,9 +308,9 @@ class Outbound:
             bucket.take(sent, now)
             counters[_FRAMES_SENT] += frames
             counters[_BYTES_SENT] += sent
-            self._sent[out.peer * LINE_WORDS + SENT_BYTES] += sent
-            connection.sent += sent
-            connection.spoke = now
+            self._sent[out.peer * RECORD_WORDS + SENT_BYTES] += sent
+            connection.sent_bytes += sent
+            connection.last_sent_ns = now
             line.full_since = 0 if all_of_it else now
             if line.stalled:
                 line.stalled = False
@@ -322,7 +322,7 @@ class Outbound:
 
     def _relieve_all(self, now: int) -> None:
         for line in self._full:
-            for other in self._peers[line.connection.seat].relieve(line, now):
+            for other in self._peers[line.connection.peer_handle].relieve(line, now):
                 self._busy[other] = None
         if self._several and any(2 * feed.scanned >= feed.port.ring.capacity for feed in self._feeds):
             self._set_aside()
@@ -331,7 +331,7 @@ class Outbound:
         """A ring is half full: what waits for full lines shall not keep out what is for others."""
         if self._crowd or sum(bool(out.lines) for out in self._peers.values()) > 1:
             for line in (*self._full, *self._limited):
-                out = self._peers[line.connection.seat]
+                out = self._peers[line.connection.peer_handle]
                 self._dropped(out, line.set_aside(out.aside))
 
     # -- the clock
@@ -342,8 +342,8 @@ class Outbound:
             and len(
                 {
                     peer
-                    for words in self._table.carriers
-                    for peer, count in enumerate(words[CARRIER_ESTABLISHED::LINE_WORDS])
+                    for words in self._table.links
+                    for peer, count in enumerate(words[LINK_ESTABLISHED::RECORD_WORDS])
                     if count
                 }
             )
@@ -352,10 +352,10 @@ class Outbound:
         for connection, line in self._lines.items():
             if line.broken or not line.idle:
                 continue
-            if now - connection.spoke >= self._keepalive_ns:
+            if now - connection.last_sent_ns >= self._keepalive_ns:
                 keepalive = connection.sealed(framing.KEEPALIVE_FRAME)
                 line.put_first(keepalive)
-                connection.kept_alive += len(keepalive)
+                connection.keepalive_bytes += len(keepalive)
                 self._counters[ID["tcp.keepalives_sent"]] += 1
             elif connection.unsent:
                 line.put_first(connection.sealed(b""))
@@ -363,12 +363,12 @@ class Outbound:
                 continue
             self._busy[line] = None
             self._send(line, now)
-        for seat, out in list(self._peers.items()):
+        for peer_handle, out in list(self._peers.items()):
             if out.lines:
                 out.limit(self._table.rate(out.peer), self._table.sent_elsewhere(out.peer, self._lane), now)
-            elif now - out.lost_since >= self._hold_ns or self._table.seat(out.peer) != seat:
+            elif now - out.lost_since >= self._hold_ns or self._table.peer_handle(out.peer) != peer_handle:
                 self._counters[ID["tcp.dropped_no_connection"]] += out.give_up_orphans()
-                del self._peers[seat]
+                del self._peers[peer_handle]
 
 
 _unpack_slot = SLOT_AND_RUNS.unpack_from

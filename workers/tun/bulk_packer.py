@@ -11,32 +11,34 @@ from __future__ import annotations
 
 from pipeline.counters import ID
 from pipeline.packet import gso, ip
-from pipeline.packet.route_table import Routes
+from pipeline.packet.route_table import RouteTable
 from pipeline.packet.vnet import PACKET_BYTES_MAX
-from pipeline.runtime.link_view import Ways
+from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.port import Port
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import layout
-from pipeline.shm.layout import LINE_WORDS, NUMBER_CODED, PEER_MASK
-from pipeline.shm.peer_table import Reader
+from pipeline.shm.layout import NUMBER_CODED, PEER_INDEX_MASK, RECORD_WORDS
+from pipeline.shm.peer_table import RouteReader
 from pipeline.shm.slot import FILL_LIMIT, MARKS, seal
 from pipeline.wire import framing
-from workers.tun.light_packer import Light
+from workers.tun.light_packer import LightPacker
 
 BURST_SLOTS = 4
 """Slots filled before they are handed on together, with one peer; with several, as many as are free."""
 
 
-class Filling:
+class OpenBlock:
     """A block in hand: packets in `slot`, a slot of `port`, up to `end`."""
 
-    __slots__ = ("end", "lengths", "member", "number", "port", "purpose", "seat", "slot")
+    __slots__ = ("end", "lengths", "member", "number", "peer_handle", "port", "slot", "traffic_class")
 
-    def __init__(self, port: Port, slot: memoryview, seat: int, purpose: int, member: int, number: int) -> None:
+    def __init__(
+        self, port: Port, slot: memoryview, peer_handle: int, traffic_class: int, member: int, number: int
+    ) -> None:
         self.port = port
         self.slot = slot
-        self.seat = seat
-        self.purpose = purpose
+        self.peer_handle = peer_handle
+        self.traffic_class = traffic_class
         self.member = member
         self.number = number
         self.lengths: list[int] = []
@@ -44,35 +46,35 @@ class Filling:
 
     def seal(self) -> None:
         """Make a whole slot of it."""
-        seal(self.slot, self.lengths, self.end, self.member, self.seat)
-        _pack_marks(self.slot, layout.SLOT_PURPOSE_AT, self.purpose, self.number)
+        seal(self.slot, self.lengths, self.end, self.member, self.peer_handle)
+        _pack_marks(self.slot, layout.SLOT_TRAFFIC_CLASS_AT, self.traffic_class, self.number)
 
 
-class Blocks:
+class BulkPacker:
     """`place` and `at`: where the next packet is read to, in the one buffer of `buffers`."""
 
-    def __init__(self, attachment: Attachment, ways: Ways) -> None:
+    def __init__(self, attachment: Attachment, ways: LinkView) -> None:
         (self._plain,) = attachment.ports("outbound", "outbound")
         self._coded = next(iter(attachment.ports("outbound", "coded")), None)
         self._ports = [port for port in (self._plain, self._coded) if port is not None]
-        self._light = Light(attachment, ways)
+        self._light = LightPacker(attachment, ways)
         self._ways = ways
         self._several = attachment.peers.capacity > 1
         self._most = self._plain.ring.capacity if self._several else BURST_SLOTS
         self._offloads = attachment.settings["offloads"]
         self._counters = attachment.page.counters
         self._numbers = attachment.peers.numbers[attachment.me.lane]
-        self._reader = Reader(attachment.peers)
-        self.routes = Routes()
+        self._reader = RouteReader(attachment.peers)
+        self.routes = RouteTable()
         self._first = {
             port: [[slot[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + PACKET_BYTES_MAX]] for slot in port.slots]
             for port in self._ports
         }
         self._scratch = memoryview(bytearray(layout.SLOT_BODY_AT + PACKET_BYTES_MAX))
         self._taken = dict.fromkeys(self._ports, 0)
-        self._filled: list[Filling] = []
-        self._open: dict[int, Filling] = {}
-        self._last: Filling | None = None
+        self._filled: list[OpenBlock] = []
+        self._open: dict[int, OpenBlock] = {}
+        self._last: OpenBlock | None = None
         self._accepts: dict[int, int] = {}
         self._next = self._plain  # the port in which the next block will most likely begin
         self.place = self._scratch
@@ -87,7 +89,7 @@ class Blocks:
             self._reader.read_into(self.routes)
         only = self.routes.only
         if only >= 0:
-            self._next = self._port_for(only & PEER_MASK)
+            self._next = self._port_for(only & PEER_INDEX_MASK)
             return bool(self._next.ready())
         return all(port.ready() for port in self._ports)
 
@@ -125,40 +127,40 @@ class Blocks:
     def take(self, length: int, now: int) -> bool:
         """The packet at `place` goes where it belongs. False if there is no slot for it."""
         slot, at = self.place, self.at
-        seat = self.routes.only
-        if seat < 0:
-            seat = self._find(slot, at)
-            if seat < 0:
+        peer_handle = self.routes.only
+        if peer_handle < 0:
+            peer_handle = self._find(slot, at)
+            if peer_handle < 0:
                 return True
-            if (slot[at] or slot[at + 1]) and self._offloads & ~self._accepted(seat):
-                return self._finish(slot, at, length, seat, now)
-        return self._light.take(slot, at, length, now, seat) or self._put(slot, at, length, seat)
+            if (slot[at] or slot[at + 1]) and self._offloads & ~self._accepted(peer_handle):
+                return self._finish(slot, at, length, peer_handle, now)
+        return self._light.take(slot, at, length, now, peer_handle) or self._put(slot, at, length, peer_handle)
 
     def take_back(self, packet: bytes) -> bool:
         """A packet that found no slot before. False if there is none still."""
         at = layout.SLOT_BODY_AT
         self._scratch[at : at + len(packet)] = packet
-        seat = self.routes.only
-        if seat < 0:
-            seat = self._find(self._scratch, at)
-            if seat < 0:
+        peer_handle = self.routes.only
+        if peer_handle < 0:
+            peer_handle = self._find(self._scratch, at)
+            if peer_handle < 0:
                 return True
-        return self._put(self._scratch, at, len(packet), seat)
+        return self._put(self._scratch, at, len(packet), peer_handle)
 
     def _find(self, slot: memoryview, at: int) -> int:
         """The seat that the packet at slot[at] is for; NOBODY, counted."""
         address = ip.destination(slot, at)
-        seat = self.routes.cache.get(address)
-        if seat is None:
-            seat = self.routes.look_up(address)
-        if seat < 0:
+        peer_handle = self.routes.cache.get(address)
+        if peer_handle is None:
+            peer_handle = self.routes.look_up(address)
+        if peer_handle < 0:
             self._counters[_NO_PEER] += 1
-        return seat
+        return peer_handle
 
-    def _put(self, slot: memoryview, at: int, length: int, seat: int) -> bool:
+    def _put(self, slot: memoryview, at: int, length: int, peer_handle: int) -> bool:
         filling = self._last
-        if filling is None or filling.seat != seat:
-            filling = self._open.get(seat) or self._begin(seat)
+        if filling is None or filling.peer_handle != peer_handle:
+            filling = self._open.get(peer_handle) or self._begin(peer_handle)
             if filling is None:
                 return False
             self._last = filling
@@ -168,12 +170,12 @@ class Blocks:
         filling.lengths.append(length)
         filling.end = end = end + length
         if end > _FULL or len(filling.lengths) == framing.BLOCK_PACKETS_MAX:
-            del self._open[seat]
+            del self._open[peer_handle]
             self._last = None
         return True
 
-    def _begin(self, seat: int) -> Filling | None:
-        peer = seat & PEER_MASK
+    def _begin(self, peer_handle: int) -> OpenBlock | None:
+        peer = peer_handle & PEER_INDEX_MASK
         port = self._port_for(peer)
         taken = self._taken[port]
         if taken >= self._most or taken >= port.ready():
@@ -182,29 +184,31 @@ class Blocks:
         self._next = port
         number = 0
         if port is self._coded:
-            at = peer * LINE_WORDS + NUMBER_CODED
+            at = peer * RECORD_WORDS + NUMBER_CODED
             number = self._numbers[at]
             # first: a number that nobody uses costs less than one used twice
             self._numbers[at] = number + 1 & 0xFFFFFFFF
-        filling = self._open[seat] = Filling(port, port.slot(taken), seat, framing.BULK, self._ways.own(peer), number)
+        filling = self._open[peer_handle] = OpenBlock(
+            port, port.slot(taken), peer_handle, framing.BULK, self._ways.own(peer), number
+        )
         self._filled.append(filling)
         return filling
 
-    def _accepted(self, seat: int) -> int:
-        accepted = self._accepts.get(seat)
+    def _accepted(self, peer_handle: int) -> int:
+        accepted = self._accepts.get(peer_handle)
         if accepted is None:
-            accepted = self._accepts[seat] = self._ways.offloads(seat & PEER_MASK) or 0
+            accepted = self._accepts[peer_handle] = self._ways.offloads(peer_handle & PEER_INDEX_MASK) or 0
         return accepted
 
-    def _finish(self, slot: memoryview, at: int, length: int, seat: int, now: int) -> bool:
+    def _finish(self, slot: memoryview, at: int, length: int, peer_handle: int, now: int) -> bool:
         """Do what the kernel has left to do, for a peer whose kernel does not."""
         scratch, begin = self._scratch, layout.SLOT_BODY_AT
         packets = gso.finish(bytes(slot[at : at + length]))
         self._counters[_NOT_FINISHED] += not packets
         for packet in packets:
             scratch[begin : begin + len(packet)] = packet
-            taken = self._light.take(scratch, begin, len(packet), now, seat)
-            if not (taken or self._put(scratch, begin, len(packet), seat)):
+            taken = self._light.take(scratch, begin, len(packet), now, peer_handle)
+            if not (taken or self._put(scratch, begin, len(packet), peer_handle)):
                 self._counters[_RING_FULL] += 1
         return True
 
@@ -229,8 +233,8 @@ class Blocks:
                 port.advance(taken)
         return count
 
-    def herald(self) -> None:
-        self._next.herald()
+    def wake_ahead(self) -> None:
+        self._next.wake_ahead()
 
 
 _pack_marks = MARKS.pack_into

@@ -6,9 +6,9 @@ A slot holds frames of one bare packet each; one connection, one peer, no light 
 from __future__ import annotations
 
 from pipeline.counters import ID
-from pipeline.packet.route_table import Routes
+from pipeline.packet.route_table import RouteTable
 from pipeline.packet.vnet import PACKET_BYTES_MAX, VNET_HEADER_BYTES
-from pipeline.runtime.link_view import Ways
+from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import layout
 from pipeline.shm.slot import FILL_LIMIT, SLOT
@@ -16,14 +16,14 @@ from pipeline.wire import framing
 from workers.tun.bulk_packer import BURST_SLOTS
 
 
-class CompatBlocks:
+class CompatPacker:
     """Stage 0 of the lane's outbound ring."""
 
-    def __init__(self, attachment: Attachment, ways: Ways) -> None:
+    def __init__(self, attachment: Attachment, ways: LinkView) -> None:
         (self._next,) = attachment.ports("outbound", "outbound")
         self._ways = ways
         self._counters = attachment.page.counters
-        self.routes = Routes()
+        self.routes = RouteTable()
         self._aside = memoryview(bytearray(PACKET_BYTES_MAX))
         self._vnet = bytearray(VNET_HEADER_BYTES)
         self._taken = 0
@@ -75,7 +75,9 @@ class CompatBlocks:
 
     def _seal(self) -> None:
         start = layout.SLOT_BODY_AT
-        SLOT.pack_into(self._next.slot(self._taken), 0, start, self._end - start, self._ways.own(0), layout.FIRST_SEAT)
+        SLOT.pack_into(
+            self._next.slot(self._taken), 0, start, self._end - start, self._ways.own(0), layout.FIRST_PEER_HANDLE
+        )
         self._taken += 1
         self._end = start
 
@@ -87,8 +89,8 @@ class CompatBlocks:
             self._next.advance(taken)
         return taken
 
-    def herald(self) -> None:
-        self._next.herald()
+    def wake_ahead(self) -> None:
+        self._next.wake_ahead()
 
 
 _FULL = layout.SLOT_BODY_AT + FILL_LIMIT

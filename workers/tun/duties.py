@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 
 from pipeline.runtime.worker import Attachment, Duty
-from workers.tun.reader import Outbound
-from workers.tun.writer import Inbound
+from workers.tun.reader import TunReader
+from workers.tun.writer import TunWriter
 
 
 def duties(attachment: Attachment, arguments: argparse.Namespace) -> list[Duty]:
     """The two duties of a tun worker over the queue in `arguments.tun_fd`."""
-    return [Outbound(attachment, arguments.tun_fd), Inbound(attachment, arguments.tun_fd)]
+    return [TunReader(attachment, arguments.tun_fd), TunWriter(attachment, arguments.tun_fd)]

@@ -9,57 +9,57 @@ from __future__ import annotations
 from pipeline.counters import ID
 from pipeline.packet import gso
 from pipeline.packet.vnet import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
-from pipeline.runtime.link_view import Ways
+from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.tun import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, USO
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import layout
-from pipeline.shm.layout import LINE_WORDS, PEER_MASK
+from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.slot import FILL_LIMIT, NO_NUMBER
 from pipeline.wire import framing
-from workers.tun.bulk_packer import Filling
+from workers.tun.bulk_packer import OpenBlock
 
 
-class Transit:
+class Forwarder:
     """The blocks in hand: one for each seat and purpose."""
 
     def __init__(self, attachment: Attachment) -> None:
         (self._port,) = attachment.ports("inbound", "transit")
-        self._ways = Ways(attachment)
+        self._ways = LinkView(attachment)
         self._numbers = attachment.peers.transit[attachment.me.lane]
         self._counters = attachment.page.counters
-        self._filled: list[Filling] = []
-        self._open: dict[tuple[int, int], Filling] = {}  # by seat and purpose
+        self._filled: list[OpenBlock] = []
+        self._open: dict[tuple[int, int], OpenBlock] = {}  # by seat and purpose
 
-    def take(self, slot: memoryview, at: int, length: int, seat: int, purpose: int) -> None:
+    def take(self, slot: memoryview, at: int, length: int, peer_handle: int, traffic_class: int) -> None:
         """The packet at slot[at], virtio-net header included, is for this seat."""
         if slot[at] or slot[at + 1]:
-            accepted = self._ways.offloads(seat & PEER_MASK) or 0
+            accepted = self._ways.offloads(peer_handle & PEER_INDEX_MASK) or 0
             if _NEEDED.get(slot[at + 1], -1) & ~accepted:
                 finished = gso.finish(bytes(slot[at : at + length]))
                 for packet in finished:
-                    self._put(memoryview(packet), seat, purpose)
+                    self._put(memoryview(packet), peer_handle, traffic_class)
                 self._counters[_MALFORMED] += not finished
                 return
-        self._put(slot[at : at + length], seat, purpose)
+        self._put(slot[at : at + length], peer_handle, traffic_class)
 
-    def _put(self, packet: memoryview, seat: int, purpose: int) -> None:
-        filling = self._open.get((seat, purpose))
+    def _put(self, packet: memoryview, peer_handle: int, traffic_class: int) -> None:
+        filling = self._open.get((peer_handle, traffic_class))
         if filling is None:
             ahead = len(self._filled)
             if ahead >= self._port.ready():
                 self._counters[_FULL_RING] += 1
                 return
-            peer = seat & PEER_MASK
+            peer = peer_handle & PEER_INDEX_MASK
             number = NO_NUMBER
             if self._ways.parity(peer):
-                at = peer * LINE_WORDS + purpose  # TRANSIT_BULK or TRANSIT_LIGHT
+                at = peer * RECORD_WORDS + traffic_class  # TRANSIT_BULK or TRANSIT_LIGHT
                 number = self._numbers[at]
                 self._numbers[at] = number + 1 & 0xFFFFFFFF
             member = self._ways.own(peer)
-            if purpose == framing.LIGHT:
+            if traffic_class == framing.LIGHT:
                 member = self._ways.own_light(peer, member)
-            filling = self._open[seat, purpose] = Filling(
-                self._port, self._port.slot(ahead), seat, purpose, member, number
+            filling = self._open[peer_handle, traffic_class] = OpenBlock(
+                self._port, self._port.slot(ahead), peer_handle, traffic_class, member, number
             )
             self._filled.append(filling)
         end = filling.end + len(packet)
@@ -68,7 +68,7 @@ class Transit:
         filling.end = end
         self._counters[_PACKETS] += 1
         if end > _FULL or len(filling.lengths) == framing.BLOCK_PACKETS_MAX:
-            del self._open[seat, purpose]
+            del self._open[peer_handle, traffic_class]
 
     def leave(self) -> None:
         """Hand on the blocks in hand."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from pipeline.counters import ID
 from pipeline.fec import shard
-from pipeline.packet.flow_classifier import FlowTable
-from pipeline.runtime.link_view import Way, Ways
+from pipeline.packet.flow_classifier import FlowClassifier
+from pipeline.runtime.link_view import ConnectionRef, LinkView
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import layout
-from pipeline.shm.layout import LINE_WORDS, NUMBER_LIGHT, PEER_MASK
+from pipeline.shm.layout import NUMBER_LIGHT, PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.slot import RUN_ROW, RUN_TABLE_HEADER, SLOT, seal
 from pipeline.wire import framing
 
@@ -22,21 +22,21 @@ COPIES_MOST = 2
 """Copies beyond the first: with three connections, 2 % of losses and 50 packets a second, one of 10 000 is late."""
 
 
-class Light:
+class LightPacker:
     """Stage 0 of the lane's light ring."""
 
-    def __init__(self, attachment: Attachment, ways: Ways) -> None:
+    def __init__(self, attachment: Attachment, ways: LinkView) -> None:
         (self._port,) = attachment.ports("outbound", "light")
         self._counters = attachment.page.counters
-        self._flows = FlowTable(self._is_empty)
+        self._flows = FlowClassifier(self._is_empty)
         self._ways = ways
         self._protected = attachment.settings["fec"] != "off"
-        self._stream = shard.stream(int(attachment.plan.run, 16), attachment.me.lane, framing.LIGHT)
+        self._stream = shard.stream(int(attachment.plan.run_id, 16), attachment.me.lane, framing.LIGHT)
         self._numbers = attachment.peers.numbers[attachment.me.lane]
         self._room = self._port.ring.slot_bytes
         self._lengths: list[int] = []
         self._end = layout.SLOT_BODY_AT
-        self._seat = 0
+        self._peer_handle = 0
 
     def has_room(self) -> bool:
         """Whether the ring takes a burst of one flow."""
@@ -45,13 +45,13 @@ class Light:
     def _is_empty(self) -> bool:
         return not self._lengths and self._port.ready() == self._port.ring.capacity
 
-    def take(self, slot: memoryview, at: int, length: int, now: int, seat: int) -> bool:
+    def take(self, slot: memoryview, at: int, length: int, now: int, peer_handle: int) -> bool:
         """Copy the packet at slot[at] into the slot in hand if it is light and there is a free one."""
         if not self._flows.light(slot, at, length, now):
             return False
-        if self._end + length > self._room or seat != self._seat:
+        if self._end + length > self._room or peer_handle != self._peer_handle:
             self.leave()
-            self._seat = seat
+            self._peer_handle = peer_handle
         if not self._lengths and not self._port.ready():
             self._flows.spill()  # all of it, or it would overtake itself
             return False
@@ -67,9 +67,9 @@ class Light:
         if not lengths:
             return
         port, ways, counters = self._port, self._ways, self._counters
-        peer = self._seat & PEER_MASK
+        peer = self._peer_handle & PEER_INDEX_MASK
         slot = port.slot()
-        seal(slot, lengths, self._end, ways.own_light(peer, ways.own(peer)), self._seat)
+        seal(slot, lengths, self._end, ways.own_light(peer, ways.own(peer)), self._peer_handle)
         copies = 0
         if self._protected:
             over = ways.for_light(peer)
@@ -85,12 +85,12 @@ class Light:
         self._end = layout.SLOT_BODY_AT
         port.advance(1)
 
-    def _copy(self, slot: memoryview, times: int, over: tuple[Way, ...]) -> None:
+    def _copy(self, slot: memoryview, times: int, over: tuple[ConnectionRef, ...]) -> None:
         """Put the block into a run, and that run on so many connections."""
         start, size = SLOT.unpack_from(slot)[:2]
         start -= shard.RUN_BYTES
         length = shard.RUN_BYTES + size
-        at = (self._seat & PEER_MASK) * LINE_WORDS + NUMBER_LIGHT
+        at = (self._peer_handle & PEER_INDEX_MASK) * RECORD_WORDS + NUMBER_LIGHT
         turn = self._numbers[at]
         self._numbers[at] = turn + 1 & 0xFFFFFFFF
         shard.RUN.pack_into(slot, start, length - 4, framing.RUN, self._stream, turn, 1, times - 1, 0, 1, size, 0)

@@ -21,13 +21,13 @@ from pipeline.counters import ID
 from pipeline.log import LOG
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.runtime import tun
-from pipeline.runtime.link_view import Ways
+from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.port import QUIET_NS
 from pipeline.runtime.worker import DONE, MORE, NOTHING, Attachment
-from pipeline.shm.layout import PEER_MASK
+from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.wire import framing
-from workers.tun.bulk_packer import Blocks
-from workers.tun.compat_packer import CompatBlocks
+from workers.tun.bulk_packer import BulkPacker
+from workers.tun.compat_packer import CompatPacker
 
 POLLED_PACKETS = 4
 """So many packets into a block, a look whether there is another is cheaper than a read that fails (the exception
@@ -58,14 +58,14 @@ TROUBLE_PAUSE_NS = 50_000_000
 """How long a reader leaves a queue alone whose link is down or whose device is gone."""
 
 
-class Outbound:
+class TunReader:
     """TUN to the outbound rings of this lane: light flows by the light ring, all else by the plain or the coded one."""
 
     name = "outbound"
 
     def __init__(self, attachment: Attachment, fd: int) -> None:
-        self._ways = Ways(attachment)
-        self._blocks = (CompatBlocks if attachment.settings["compat"] else Blocks)(attachment, self._ways)
+        self._ways = LinkView(attachment)
+        self._blocks = (CompatPacker if attachment.settings["compat"] else BulkPacker)(attachment, self._ways)
         self._bell = attachment.doorbells[self.name]
         self._stop = attachment.stop
         self._fd = fd
@@ -92,7 +92,7 @@ class Outbound:
         room = self._blocks.begin()
         only = self._blocks.routes.only
         if only >= 0:
-            self._grant(self._ways.offloads(only & PEER_MASK))
+            self._grant(self._ways.offloads(only & PEER_INDEX_MASK))
         now = time.monotonic_ns()
         self._full = not room
         if self._full and not self._read_past(now):
@@ -125,7 +125,7 @@ class Outbound:
             if self._readable:
                 now = time.monotonic_ns()
                 if now - self._woken > QUIET_NS:
-                    self._blocks.herald()
+                    self._blocks.wake_ahead()
                 self._woken = now
 
     def drained(self) -> bool:
@@ -221,9 +221,9 @@ class Outbound:
 
     def _trouble(self, error: OSError) -> None:
         """Link down (EIO) or device gone (EBADFD): the supervisor sees to it; packets are not lost meanwhile."""
-        if error.errno != errno.EIO and error.errno not in tun.GONE:
+        if error.errno != errno.EIO and error.errno not in tun.DEVICE_GONE_ERRNOS:
             raise error
-        if error.errno in tun.GONE:
+        if error.errno in tun.DEVICE_GONE_ERRNOS:
             self._granted = -1  # the supervisor makes the device anew, with all offloads
         self._counters[ID["tun.read_errors"]] += 1
         self._readable = False

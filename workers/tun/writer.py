@@ -21,22 +21,22 @@ from pipeline.counters import ID
 from pipeline.errors import PeerError
 from pipeline.packet import ip
 from pipeline.packet.ip import check
-from pipeline.packet.route_table import Routes
+from pipeline.packet.route_table import RouteTable
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.runtime import tun
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
 from pipeline.shm import layout
-from pipeline.shm.peer_table import Reader
+from pipeline.shm.peer_table import RouteReader
 from pipeline.shm.slot import MARKS, SLOT
 from pipeline.wire import block, framing
-from workers.tun.forwarder import Transit
+from workers.tun.forwarder import Forwarder
 
 KERNEL, GONE = "", "gone"
 """Where a packet goes that is not dropped: to the kernel, or it has gone already."""
 
 
-class Inbound:
+class TunWriter:
     """Every inbound ring to this lane's TUN queue."""
 
     name = "inbound"
@@ -48,9 +48,9 @@ class Inbound:
         self._ready = any_ready(self._ports)
         self._compat = attachment.settings["compat"]
         self._isolated = attachment.settings["client_isolation"]
-        self._transit = Transit(attachment) if attachment.peers.capacity > 1 else None
-        self._reader = Reader(attachment.peers)
-        self._routes = Routes()
+        self._transit = Forwarder(attachment) if attachment.peers.capacity > 1 else None
+        self._reader = RouteReader(attachment.peers)
+        self._routes = RouteTable()
         self._bare = memoryview(bytearray(VNET_HEADER_BYTES + framing.LENGTH_LIMIT))
         self._fd = fd
         self._counters = attachment.page.counters
@@ -64,9 +64,9 @@ class Inbound:
             ready = port.ready()
             for i in range(ready):
                 slot = port.slot(i)
-                start, length, member, seat = _unpack_slot(slot)
+                start, length, member, peer_handle = _unpack_slot(slot)
                 if member == port.position:
-                    self._write_frames(slot, start, start + length, seat)
+                    self._write_frames(slot, start, start + length, peer_handle)
             if ready:
                 if self._transit is not None:
                     self._transit.leave()
@@ -80,8 +80,8 @@ class Inbound:
     def drained(self) -> bool:
         return True
 
-    def _write_frames(self, slot: memoryview, at: int, end: int, seat: int) -> None:
-        purpose = _unpack_marks(slot, layout.SLOT_PURPOSE_AT)[0]
+    def _write_frames(self, slot: memoryview, at: int, end: int, peer_handle: int) -> None:
+        traffic_class = _unpack_marks(slot, layout.SLOT_TRAFFIC_CLASS_AT)[0]
         while end - at > 4:
             length, kind = _frame_at(slot, at)
             after = at + 4 + length
@@ -93,26 +93,28 @@ class Inbound:
                 except PeerError:
                     self._counters[ID["tun.dropped_frame_malformed"]] += 1
                 else:
-                    self._write_packets(slot, first, lengths, seat, purpose)
+                    self._write_packets(slot, first, lengths, peer_handle, traffic_class)
             elif kind == framing.RUN and self._decoded:
                 pass  # the fec worker's
             elif kind == framing.DATA:
                 size = VNET_HEADER_BYTES + length - 1
                 self._bare[VNET_HEADER_BYTES:size] = slot[at + framing.FRAME.size : after]
-                self._write_packets(self._bare, 0, (size,), seat, purpose)
+                self._write_packets(self._bare, 0, (size,), peer_handle, traffic_class)
             elif kind != framing.KEEPALIVE:
                 self._counters[ID["tun.dropped_frame_unknown"]] += 1
             at = after
 
-    def _write_packets(self, slot: memoryview, at: int, lengths: tuple[int, ...], seat: int, purpose: int) -> None:
+    def _write_packets(
+        self, slot: memoryview, at: int, lengths: tuple[int, ...], peer_handle: int, traffic_class: int
+    ) -> None:
         fd = self._fd
         counters = self._counters
-        trusted = self._routes.only == seat
+        trusted = self._routes.only == peer_handle
         written = size = 0
         for length in lengths:
             reason = check(slot, at, length)
             if not reason and not trusted:
-                reason = self._way(slot, at, length, seat, purpose)
+                reason = self._way(slot, at, length, peer_handle, traffic_class)
             if not reason:
                 try:
                     write(fd, slot[at : at + length])
@@ -127,26 +129,26 @@ class Inbound:
         counters[_PACKETS_WRITTEN] += written
         counters[_BYTES_WRITTEN] += size - written * VNET_HEADER_BYTES
 
-    def _way(self, slot: memoryview, at: int, length: int, seat: int, purpose: int) -> str:
+    def _way(self, slot: memoryview, at: int, length: int, peer_handle: int, traffic_class: int) -> str:
         """KERNEL, GONE to another peer, or the counter for the drop."""
         routes = self._routes
-        if routes.peer_of(ip.source(slot, at)) != seat:
+        if routes.peer_of(ip.source(slot, at)) != peer_handle:
             return "tun.dropped_source_refused"
         destination = ip.destination(slot, at)
         other = routes.peer_of(destination)
         if other < 0:
             return "tun.dropped_multicast" if ip.is_multicast(destination) else KERNEL
-        if other == seat:
+        if other == peer_handle:
             return "tun.dropped_own_destination"
         if self._isolated or self._transit is None:
             return "tun.dropped_isolated"
-        self._transit.take(slot, at, length, other, purpose)
+        self._transit.take(slot, at, length, other, traffic_class)
         return GONE
 
 
 def _refused(error: OSError, gso_type: int) -> str:
     """The counter for a write that the kernel refused; an error that no packet explains ends the worker."""
-    if error.errno == errno.EIO or error.errno in tun.GONE:
+    if error.errno == errno.EIO or error.errno in tun.DEVICE_GONE_ERRNOS:
         return "tun.dropped_link_down"
     if error.errno in (errno.EINVAL, errno.EMSGSIZE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EPERM):
         return "tun.dropped_offload_refused" if gso_type else "tun.dropped_write_refused"

@@ -26,13 +26,13 @@ from ipaddress import ip_address
 from typing import TypeVar
 
 from pipeline.config import parse
-from pipeline.peers.admission import Hub
+from pipeline.peers.admission import Admission
 from pipeline.runtime import topology
 from pipeline.runtime.worker import Attachment, Duty
-from pipeline.shm.layout import FIRST_SEAT
+from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.shm.slot import SLOT_BYTES_MIN
-from pipeline.supervisor.shared_memory import Memory
-from pipeline.supervisor.worker_channels import Desks
+from pipeline.supervisor.shared_memory import SharedMemory
+from pipeline.supervisor.worker_channels import WorkerChannels
 from pipeline.wire import block
 from workers.tcp import duties as tcp
 from workers.tun import duties as tun
@@ -78,7 +78,7 @@ SETTINGS = {
     "key": "",
     "wishes": [],
 }
-EVERYTHING = [(bytes(4), 0, FIRST_SEAT), (bytes(16), 0, FIRST_SEAT)]
+EVERYTHING = [(bytes(4), 0, FIRST_PEER_HANDLE), (bytes(16), 0, FIRST_PEER_HANDLE)]
 
 T = TypeVar("T")
 Make = Callable[..., "End"]
@@ -105,7 +105,7 @@ class Worker:
     def let_go(self) -> None:
         """What the kernel does when the process dies: every descriptor of its own is closed."""
         for duty in self.duties:
-            if isinstance(duty, tcp.Inbound):
+            if isinstance(duty, tcp.Receiver):
                 lives = duty.lives
                 for connection in [*lives.connections.values(), *(retired for _, retired in lives._retired)]:
                     connection.socket.close()
@@ -141,8 +141,8 @@ class End:
         self.plan = topology.build(
             "inlinetest", secrets.token_hex(4), mode, lanes, code, slots, SLOT_BYTES_MIN, known, capacity
         )
-        self.memory = Memory(self.plan)
-        self.hub: Hub | None = None
+        self.memory = SharedMemory(self.plan)
+        self.hub: Admission | None = None
         if mode == "server" and not known["compat"]:
             config = parse(
                 {
@@ -156,12 +156,12 @@ class End:
                     "fec": known["fec"],
                 }
             )
-            self.hub = Hub(config, self.memory.peers, known["offloads_accepted"], {}, lambda addresses: None)
+            self.hub = Admission(config, self.memory.peers, known["offloads_accepted"], {}, lambda addresses: None)
         else:
             self.memory.peers.write_routes(EVERYTHING)
-            self.memory.peers.write_line(FIRST_SEAT, 0)
+            self.memory.peers.write_record(FIRST_PEER_HANDLE, 0)
         self._selector = selectors.DefaultSelector()
-        self._desks = Desks(lambda request: self.hub.answer(request) if self.hub else None, self._selector)
+        self._desks = WorkerChannels(lambda request: self.hub.answer(request) if self.hub else None, self._selector)
         self._random = random.Random(seed)
         self._listener: socket.socket | None = None
         if mode == "server":
@@ -226,11 +226,11 @@ class End:
         return self._listener.getsockname()[1]
 
     def count(self, name: str) -> int:
-        return self.memory.board.totals()[name]
+        return self.memory.scoreboard.totals()[name]
 
     def counts(self) -> dict[str, int]:
         """The counters that are not zero."""
-        return {name: value for name, value in self.memory.board.totals().items() if value}
+        return {name: value for name, value in self.memory.scoreboard.totals().items() if value}
 
     def established(self) -> int:
         return sum(self.memory.peers.count(peer) for peer in range(self.memory.peers.capacity))
@@ -334,7 +334,7 @@ def hello(
     version: int = 1,
     offloads: int = 0,
     connections: int = 1,
-    purpose: int = 0,
+    traffic_class: int = 0,
     features: int = 0,
     wishes: Sequence[str] = (),
 ) -> bytes:
@@ -342,7 +342,9 @@ def hello(
     return frame(
         HELLO,
         b"tnl\x01"
-        + struct.pack(">BBHHHQQBB", version, offloads, index, connections, 1400, client, session, purpose, features)
+        + struct.pack(
+            ">BBHHHQQBB", version, offloads, index, connections, 1400, client, session, traffic_class, features
+        )
         + bytes(1 + 8 + 32)
         + bytes([len(wished)])
         + b"".join(bytes([wish.version]) + wish.packed for wish in wished),

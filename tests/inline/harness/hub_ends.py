@@ -14,8 +14,8 @@ from ipaddress import ip_address
 from pipeline.credentials import certificates
 from pipeline.fec.shard import RUN_BYTES, shard_bytes
 from pipeline.packet.vnet import GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, VNET
-from pipeline.peers.registry import Known
-from pipeline.shm.layout import LINE_WORDS, SENT_DROPPED
+from pipeline.peers.registry import KnownPeer
+from pipeline.shm.layout import RECORD_WORDS, SENT_DROPPED
 from pipeline.wire import framing
 from tests.harness import run_header
 from tests.inline.harness.ends import WELCOME, End, Make, Peer, frame, hello, packets_in, until
@@ -26,7 +26,7 @@ BULK_BYTES = 50_000
 FAMILIES = (4, 6)
 Hosts = Callable[..., tuple[End, Peer, Peer]]
 RUN = 0x21
-DECODES = 1  # the feature bit of a hello
+ACCEPTS_SHARDS = 1  # the feature bit of a hello
 
 
 def inside(client: int, version: int) -> str:
@@ -108,14 +108,16 @@ def listing(server: End) -> dict[int, dict]:
 
 def index_of(server: End, client: int) -> int:
     """The index of a client that has a seat."""
-    return next(index for index, sitter in server.hub._sitters.items() if sitter.name == name_of(client))
+    return next(
+        index for index, peer_session in server.hub._peer_sessions.items() if peer_session.name == name_of(client)
+    )
 
 
 def name_of(client: int) -> str:
     return f"client-{client:016x}"
 
 
-def configure(server: End, *known: Known) -> None:
+def configure(server: End, *known: KnownPeer) -> None:
     """A reload of the server's peers."""
     server.hub.configure(server.hub.config, known)
 
@@ -132,7 +134,7 @@ def dropped(end: End) -> dict[str, int]:
 
 def dropped_for(server: End, client: int) -> int:
     """Runs and blocks for a client that were dropped because it reads too slowly."""
-    at = index_of(server, client) * LINE_WORDS + SENT_DROPPED
+    at = index_of(server, client) * RECORD_WORDS + SENT_DROPPED
     return sum(lines[at] for lines in server.memory.peers.sent)
 
 
@@ -144,11 +146,13 @@ def run_duty(server: End, worker: str, duty: str) -> int:
 
 
 def on_worker(
-    server: End, worker: str, client: int, index: int = 0, receive_buffer: int = 0, purpose: int = framing.BULK
+    server: End, worker: str, client: int, index: int = 0, receive_buffer: int = 0, traffic_class: int = framing.BULK
 ) -> Peer:
     """A connection of a client that this tcp worker has accepted. Whoever asks for it closes it."""
     peer = Peer.dial(server.port, receive_buffer)
-    peer.send(hello(client=client, index=index, connections=index + 1, purpose=purpose, features=DECODES))
+    peer.send(
+        hello(client=client, index=index, connections=index + 1, traffic_class=traffic_class, features=ACCEPTS_SHARDS)
+    )
     until(lambda: (server.step(worker) and False) or WELCOME in peer.kinds())
     return peer
 

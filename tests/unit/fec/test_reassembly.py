@@ -169,7 +169,7 @@ def test_what_each_block_was_sent_for_is_told_with_it(bench: Bench) -> None:
     bench.take(*runs(block(1), 1), *copies(block(2, 300), 2, stream=LIGHT))
     told = []
     while bench.reassembly.pop(bench.now) is not None:
-        told.append(bench.reassembly.purpose)
+        told.append(bench.reassembly.traffic_class)
     assert told == [framing.LIGHT, framing.BULK]
 
 

@@ -112,7 +112,7 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 63), st.sampled_from([framing.BULK, framing.LIGHT]))
-def test_a_stream_tells_lane_and_purpose(start: int, lane: int, purpose: int) -> None:
-    number = shard.stream(start, lane, purpose)
+def test_a_stream_tells_lane_and_purpose(start: int, lane: int, traffic_class: int) -> None:
+    number = shard.stream(start, lane, traffic_class)
     assert number < 2**32
-    assert (number >> 1 & 0x7F, number & 1) == (lane, purpose)
+    assert (number >> 1 & 0x7F, number & 1) == (lane, traffic_class)

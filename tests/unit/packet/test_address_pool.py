@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.packet.address_pool import Pool
+from pipeline.packet.address_pool import AddressPool
 
 
-def pool(interface: str) -> Pool:
-    return Pool(ip_interface(interface))
+def pool(interface: str) -> AddressPool:
+    return AddressPool(ip_interface(interface))
 
 
 def numbers(*addresses: str) -> set[int]:

@@ -15,7 +15,7 @@ from pipeline.packet.flow_classifier import (
     OVERDRAFT_BYTES,
     PAUSE_NS,
     RATE_BYTES_PER_S,
-    FlowTable,
+    FlowClassifier,
 )
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 
@@ -33,44 +33,44 @@ def packet6(source: int = 1, port: int = 1000, protocol: int = UDP) -> memoryvie
     return memoryview(bytes(VNET_HEADER_BYTES) + head + struct.pack(">HH", port, 53) + bytes(40))
 
 
-def light(table: FlowTable, packet: memoryview, length: int = 200, now: int = SECOND) -> bool:
+def light(table: FlowClassifier, packet: memoryview, length: int = 200, now: int = SECOND) -> bool:
     return table.light(packet, 0, length, now)
 
 
 @pytest.mark.parametrize("packet", [packet4(), packet6(), packet4(protocol=ICMP), packet6(protocol=58)])
 def test_a_flow_of_fifty_packets_a_second_is_light_for_ever(packet: memoryview) -> None:
-    table = FlowTable(lambda: True)
+    table = FlowClassifier(lambda: True)
     assert all(light(table, packet, 200, SECOND + i * SECOND // 50) for i in range(500))
 
 
 def test_a_flow_that_goes_on_above_its_rate_becomes_bulk_and_stays_it() -> None:
-    table = FlowTable(lambda: True)
+    table = FlowClassifier(lambda: True)
     found = [light(table, packet4(), 4000, SECOND + i * PAUSE_NS) for i in range(100)]
     assert found == sorted(found, reverse=True)
     assert BURST_BYTES // 4000 <= found.count(True) <= 3 * BURST_BYTES // 4000
 
 
 def test_a_flow_stays_light_while_packets_of_light_flows_wait_in_their_ring() -> None:
-    table = FlowTable(lambda: False)
+    table = FlowClassifier(lambda: False)
     for i in range(20):
         assert light(table, packet4(), 4000, SECOND + i * PAUSE_NS)
 
 
 def test_a_burst_is_not_torn_apart() -> None:
-    table = FlowTable(lambda: True)
+    table = FlowClassifier(lambda: True)
     assert all(light(table, packet4(), 1400, SECOND + i * 10_000) for i in range(OVERDRAFT_BYTES // 1400))
     assert not light(table, packet4(), 1400, SECOND + SECOND // 10)
 
 
 def test_a_burst_without_end_is_bulk_at_some_time() -> None:
-    table = FlowTable(lambda: True)
+    table = FlowClassifier(lambda: True)
     found = [light(table, packet4(), 1400, SECOND + i * 10_000) for i in range(1000)]
     assert found == sorted(found, reverse=True)
     assert found.count(True) * 1400 <= BURST_BYTES + OVERDRAFT_BYTES + 1400
 
 
 def test_a_bulk_flow_is_light_again_only_after_half_a_second_of_quiet() -> None:
-    table = FlowTable(lambda: True)
+    table = FlowClassifier(lambda: True)
     assert not light(table, packet4(), 65_000)
     assert not light(table, packet4(), 100, SECOND + SECOND // 2)
     assert not light(table, packet4(), 100, 2 * SECOND)  # that one began the half second anew
@@ -78,7 +78,7 @@ def test_a_bulk_flow_is_light_again_only_after_half_a_second_of_quiet() -> None:
 
 
 def test_a_packet_behind_a_super_packet_of_its_flow_does_not_overtake_it() -> None:
-    table = FlowTable(lambda: True)
+    table = FlowClassifier(lambda: True)
     assert light(table, packet4(), 60)
     assert not light(table, packet4(), LIGHT_PACKET_BYTES + 1)
     assert not light(table, packet4(), 60)
@@ -86,20 +86,20 @@ def test_a_packet_behind_a_super_packet_of_its_flow_does_not_overtake_it() -> No
 
 @pytest.mark.parametrize("other", [packet4(port=1001), packet4(source=2), packet4(protocol=ICMP), packet6()])
 def test_a_bulk_flow_takes_nothing_from_another_one(other: memoryview) -> None:
-    table = FlowTable(lambda: True)
+    table = FlowClassifier(lambda: True)
     for _ in range(100):
         light(table, packet4(protocol=TCP), 60_000)
     assert light(table, other)
 
 
 def test_what_changes_within_a_flow_does_not_make_it_another() -> None:
-    table = FlowTable(lambda: True)
+    table = FlowClassifier(lambda: True)
     echoes = [packet4(protocol=ICMP, port=number, other=bytes([number])) for number in range(200)]
     assert not all(light(table, echo, 1400) for echo in echoes)
 
 
 def test_more_flows_than_it_keeps_cost_no_memory() -> None:
-    table = FlowTable(lambda: True)
+    table = FlowClassifier(lambda: True)
     for source in range(3 * FLOWS_MAX):
         assert light(table, packet4(source=source))
     assert len(table._flows) <= FLOWS_MAX
@@ -107,7 +107,7 @@ def test_more_flows_than_it_keeps_cost_no_memory() -> None:
 
 @given(st.lists(st.tuples(st.integers(20, 65_535), st.integers(0, SECOND)), max_size=200))
 def test_light_packets_never_exceed_burst_and_rate(packets: list[tuple[int, int]]) -> None:
-    table = FlowTable(lambda: True)
+    table = FlowClassifier(lambda: True)
     now = SECOND
     passed = 0
     for length, pause in packets:

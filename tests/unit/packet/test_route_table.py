@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.packet import route_table
-from pipeline.packet.route_table import NOBODY, Routes
+from pipeline.packet.route_table import NOBODY, RouteTable
 
 Network = IPv4Network | IPv6Network
 Entry = tuple[Network, int]
 
 
-def filled(*entries: tuple[str, int]) -> Routes:
-    table = Routes()
+def filled(*entries: tuple[str, int]) -> RouteTable:
+    table = RouteTable()
     table.replace(rows([(ip_network(network), peer) for network, peer in entries]))
     return table
 
@@ -25,7 +25,7 @@ def rows(entries: list[Entry]) -> list[tuple[bytes, int, int]]:
     return [(network.network_address.packed, network.prefixlen, peer) for network, peer in entries]
 
 
-def peer(table: Routes, address: str) -> int:
+def peer(table: RouteTable, address: str) -> int:
     return table.peer_of(ip_address(address).packed)
 
 
@@ -54,7 +54,7 @@ def oracle(table: list[Entry], address: bytes) -> int:
 
 @given(st.lists(entries(), max_size=20), st.lists(addresses(), min_size=1, max_size=20))
 def test_an_address_belongs_to_the_longest_prefix_that_it_is_in(table: list[Entry], asked: list[bytes]) -> None:
-    found = Routes()
+    found = RouteTable()
     found.replace(rows(table))
     asked += [entry[0].network_address.packed for entry in table] + [entry[0][-1].packed for entry in table]
     for address in asked:
@@ -64,7 +64,7 @@ def test_an_address_belongs_to_the_longest_prefix_that_it_is_in(table: list[Entr
 
 @given(st.lists(entries(), max_size=8), st.lists(entries(), max_size=8), st.lists(addresses(), max_size=8))
 def test_nothing_of_an_old_table_is_left_in_a_new_one(old: list[Entry], new: list[Entry], asked: list[bytes]) -> None:
-    found = Routes()
+    found = RouteTable()
     for table in (old, new):
         found.replace(rows(table))
         assert [found.peer_of(address) for address in asked] == [oracle(table, address) for address in asked]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.peers.registry import Known
+from pipeline.peers.registry import KnownPeer
 from tests.harness.hub import MakeServer, Server
 
 
@@ -15,7 +15,7 @@ def make_server() -> Iterator[MakeServer]:
     """Makes a server with these peers."""
     made: list[Server] = []
 
-    def make(*peers_known: Known, **shape: object) -> Server:
+    def make(*peers_known: KnownPeer, **shape: object) -> Server:
         made.append(Server(*peers_known, **shape))
         return made[-1]
 

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pipeline.credentials import certificates
 from pipeline.packet.route_table import NOBODY
-from pipeline.peers.address_assignment import Identity
+from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.admission import ON_THE_WAY_NS
-from pipeline.peers.registry import Known
+from pipeline.peers.registry import KnownPeer
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import Challenge, Refused, Welcome
 from tests.harness.hub import (
@@ -50,14 +50,16 @@ def test_who_proves_to_be_a_peer_is_welcomed_with_what_he_needs_to_know(make_ser
         messages.VERSION,
         OFFLOADS,
         1380,
-        messages.DECODES,
+        messages.ACCEPTS_SHARDS,
         answer.greeting.mac,
         (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64")),
         (ip_network("10.9.0.0/16"), ip_network("fd09::/64")),
     )
 
 
-@pytest.mark.parametrize(("fec", "features"), [("off", 0), ("on", messages.DECODES), ("auto", messages.DECODES)])
+@pytest.mark.parametrize(
+    ("fec", "features"), [("off", 0), ("on", messages.ACCEPTS_SHARDS), ("auto", messages.ACCEPTS_SHARDS)]
+)
 def test_a_server_takes_shards_unless_forward_error_correction_is_off(
     make_server: MakeServer, fec: str, features: int
 ) -> None:
@@ -79,8 +81,8 @@ def test_who_is_admitted_has_a_seat_and_a_rate_before_the_answer_is_there(make_s
     assert server.is_current(ann) and server.is_current(bob)
     assert (ann.peer, bob.peer) == (0, 1)
     assert (server.table.rate(0), server.table.rate(1)) == (1000, 0)
-    assert server.whose("10.0.0.2") == server.whose("fd00::2") == ann.seat
-    assert server.whose("10.0.0.3") == bob.seat
+    assert server.whose("10.0.0.2") == server.whose("fd00::2") == ann.peer_handle
+    assert server.whose("10.0.0.3") == bob.peer_handle
 
 
 GREETING = hello(KEYS["ann"]).frame()
@@ -181,7 +183,7 @@ def test_as_many_connections_as_a_peer_may_have_and_no_more(make_server: MakeSer
     server.has_connections(ann.peer, 2, lane=1)
     assert refused(server, lambda: server.ask("ann", 5)) == messages.TOO_MANY_CONNECTIONS
     server.has_connections(ann.peer, 1, lane=1)
-    assert server.ask("ann", 5).seat == ann.seat
+    assert server.ask("ann", 5).peer_handle == ann.peer_handle
     assert server.ask("bob").peer != ann.peer
 
 
@@ -190,7 +192,7 @@ def test_a_new_session_of_a_peer_with_all_its_connections_is_admitted(make_serve
     server = make_server(ANN, max_connections_per_client=3)
     ann = server.comes("ann", 5)
     server.has_connections(ann.peer, 3)
-    assert server.ask("ann", 6).seat != ann.seat
+    assert server.ask("ann", 6).peer_handle != ann.peer_handle
 
 
 def test_every_refusal_has_a_frame_that_says_why(server: Server) -> None:
@@ -210,15 +212,15 @@ def test_a_second_session_takes_the_seat_of_the_first(server: Server) -> None:
     assert second.peer == first.peer
     assert not server.is_current(first)
     assert server.is_current(second) and server.is_current(bob)
-    assert server.whose("10.0.0.2") == second.seat
+    assert server.whose("10.0.0.2") == second.peer_handle
     assert second.addresses == first.addresses
 
 
 def test_further_connections_of_a_session_have_its_seat(server: Server) -> None:
     first = server.comes("ann", 5)
-    assert server.ask("ann", 5).seat == first.seat
+    assert server.ask("ann", 5).peer_handle == first.peer_handle
     server.has_connections(first.peer, 2)
-    assert server.ask("ann", 5).seat == first.seat
+    assert server.ask("ann", 5).peer_handle == first.peer_handle
     assert server.is_current(first)
 
 
@@ -228,7 +230,7 @@ def test_a_session_that_comes_back_after_all_its_connections_had_ended_has_its_a
     again = server.ask("ann", 5)
     assert again.addresses == first.addresses
     assert server.is_current(again)
-    assert server.whose("10.0.0.2") == again.seat
+    assert server.whose("10.0.0.2") == again.peer_handle
 
 
 def test_a_peer_counts_as_connected_for_a_moment_after_its_admission(server: Server) -> None:
@@ -236,7 +238,7 @@ def test_a_peer_counts_as_connected_for_a_moment_after_its_admission(server: Ser
     assert server.table.count(ann.peer) == 0
     assert refused(server, lambda: server.ask("ann", 4)) == messages.SUPERSEDED
     server.hub._admitted_at[ann.peer] -= ON_THE_WAY_NS
-    assert server.ask("ann", 4).seat != ann.seat
+    assert server.ask("ann", 4).peer_handle != ann.peer_handle
 
 
 def test_an_index_is_not_given_away_while_its_peer_is_on_the_way(make_server: MakeServer) -> None:
@@ -248,12 +250,12 @@ def test_an_index_is_not_given_away_while_its_peer_is_on_the_way(make_server: Ma
     assert bob.peer == ann.peer
     assert not server.is_current(ann)
     assert server.whose("10.0.0.2") == NOBODY
-    assert server.whose("10.0.0.3") == bob.seat
+    assert server.whose("10.0.0.3") == bob.peer_handle
 
 
 def test_no_seat_is_ever_taken_twice(server: Server) -> None:
-    seats = [server.ask(name, number).seat for number in range(1, 20) for name in ("ann", "bob")]
-    assert len(set(seats)) == len(seats)
+    peer_handles = [server.ask(name, number).peer_handle for number in range(1, 20) for name in ("ann", "bob")]
+    assert len(set(peer_handles)) == len(peer_handles)
 
 
 # -- by certificate, by nothing, and only one
@@ -273,17 +275,17 @@ def test_a_peer_with_a_certificate_is_admitted_and_needs_no_proof_of_the_server(
         "hash": {"certificate_sha256": hashlib.sha256(certificate).digest()},
         "name": {"certificate_name": "ann.test"},
     }[by]
-    server = make_server(Known(Identity("ann", (ip_network("10.1.0.0/16"),), rate=7), **proved_by))
+    server = make_server(KnownPeer(PeerPolicy("ann", (ip_network("10.1.0.0/16"),), rate=7), **proved_by))
     answer = Answer(server.hub.answer(request(hello(None).frame(), certificate=certificate)))
     assert answer.greeting.mac == bytes(32)
-    assert server.whose("10.1.2.3") == answer.seat
+    assert server.whose("10.1.2.3") == answer.peer_handle
     assert server.table.rate(answer.peer) == 7
 
 
 def test_of_a_connection_with_key_and_certificate_the_key_says_who_it_is(
     make_server: MakeServer, certificate: bytes
 ) -> None:
-    server = make_server(ANN, Known(Identity("bob"), certificate_name="ann.test"))
+    server = make_server(ANN, KnownPeer(PeerPolicy("bob"), certificate_name="ann.test"))
     asked = request(hello(KEYS["ann"]).frame(), KEYS["ann"])
     Answer(server.hub.answer(asked | {"certificate": certificate.hex()}))
     assert [peer["name"] for peer in server.hub.peers(0) if peer["addresses"]] == ["ann"]
@@ -296,7 +298,7 @@ def test_where_everybody_is_let_in_each_client_is_a_peer_of_its_own(make_server:
     server = make_server(insecure=True, **settings)
     first, second = server.ask_unproved(1, 5), server.ask_unproved(2, 5)
     assert (first.addresses[0], second.addresses[0]) == ("10.0.0.2/24", "10.0.0.3/24")
-    assert server.whose("10.0.0.2") == first.seat
+    assert server.whose("10.0.0.2") == first.peer_handle
     assert server.ask_unproved(1, 6).peer == first.peer
 
 
@@ -305,10 +307,10 @@ def test_an_open_server_of_one_client_sends_it_everything_and_takes_another_one_
 ) -> None:
     server = make_server(capacity=1, encryption="none", insecure=True, multi_client=False)
     first = server.ask_unproved(1, 5, "192.168.7.7")
-    assert server.whose("192.0.2.1") == server.whose("2001:db8::1") == first.seat
+    assert server.whose("192.0.2.1") == server.whose("2001:db8::1") == first.peer_handle
     server.has_connections(0, 1)
     assert refused(server, lambda: server.ask_unproved(2, 6)) == messages.BUSY
     server.goes(0)
     second = server.ask_unproved(2, 1)
-    assert server.whose("192.0.2.1") == second.seat
+    assert server.whose("192.0.2.1") == second.peer_handle
     assert not server.is_current(first)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.packet.route_table import NOBODY
-from pipeline.peers.registry import Known
+from pipeline.peers.registry import KnownPeer
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import Hello, Refused, Welcome
 from tests.harness.hub import CERTIFICATE_HASH, KEYS, Answer, Server, known, request
@@ -68,7 +68,7 @@ def test_a_peer_is_answered_whatever_its_hello_says(greetings: list[Hello]) -> N
             else:
                 assert server.is_current(answer)
             assert server.is_current(bob)
-            assert server.whose("10.0.0.2") == bob.seat
+            assert server.whose("10.0.0.2") == bob.peer_handle
             assert server.whose("10.0.0.1") == NOBODY
     finally:
         server.close()
@@ -114,7 +114,7 @@ EVENTS = st.one_of(
 )
 
 
-def peer_of(text: str) -> Known:
+def peer_of(text: str) -> KnownPeer:
     name, _, fixed = text.partition("=")
     name, _, allowed = name.partition("/")
     return known(name, *filter(None, [allowed]), fixed=filter(None, [fixed]))
@@ -138,11 +138,14 @@ def test_who_was_admitted_last_has_his_addresses_and_nobody_has_anothers(events:
             elif what == "configures":
                 server.configure(*map(peer_of, details[0]))
             current = {name: answer for name, answer in admitted.items() if server.is_current(answer)}
-            assert len({answer.seat for answer in current.values()}) == len(current)
+            assert len({answer.peer_handle for answer in current.values()}) == len(current)
             if what == "asks" and name in current and isinstance(answer.greeting, Welcome):
                 for interface in answer.addresses:
-                    assert server.whose(interface.split("/")[0]) == answer.seat
+                    assert server.whose(interface.split("/")[0]) == answer.peer_handle
             for number in range(2, 5):
-                assert server.whose(f"10.0.0.{number}") in (NOBODY, *(answer.seat for answer in current.values()))
+                assert server.whose(f"10.0.0.{number}") in (
+                    NOBODY,
+                    *(answer.peer_handle for answer in current.values()),
+                )
     finally:
         server.close()

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from pipeline.packet.route_table import NOBODY
-from pipeline.peers.registry import Known
+from pipeline.peers.registry import KnownPeer
 from pipeline.shm import layout
-from pipeline.shm.connection_row import ConnectionRow
+from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import ROUTES_MAX
 from pipeline.wire import messages
 from tests.harness.config_problems import problems
@@ -51,10 +51,10 @@ def test_a_fixed_address_is_the_peers_and_networks_behind_it_are_reached_through
     assert server.whose("10.1.0.1") == server.whose("10.0.0.50") == NOBODY
     ann = server.ask("ann")
     assert ann.addresses == ["10.0.0.50/24", "fd00::2/64"]
-    assert server.whose("10.1.0.1") == server.whose("10.0.0.50") == ann.seat
+    assert server.whose("10.1.0.1") == server.whose("10.0.0.50") == ann.peer_handle
     assert server.whose("10.1.2.1") == NOBODY
     bob = server.ask("bob")
-    assert server.whose("10.1.2.1") == bob.seat
+    assert server.whose("10.1.2.1") == bob.peer_handle
     assert server.whose("10.0.0.1") == server.whose("192.0.2.1") == NOBODY
 
 
@@ -67,7 +67,7 @@ def test_more_routes_than_there_is_room_for_leave_the_others_theirs(
     with caplog.at_level(logging.ERROR, "tunnel"):
         server.ask("bob", 1, "10.0.0.10")
     assert "routes to peers: at most 8192 are possible" in caplog.messages[0]
-    assert server.whose("10.0.0.9") == ann.seat
+    assert server.whose("10.0.0.9") == ann.peer_handle
     assert server.is_current(ann)
 
 
@@ -83,7 +83,7 @@ def test_a_peer_that_lost_its_address_while_it_was_away_has_a_way_again_when_it_
     server.goes(bob.peer)
     again = server.ask_unproved(1, 5)
     assert again.addresses == ann.addresses
-    assert server.whose("10.0.0.2") == again.seat
+    assert server.whose("10.0.0.2") == again.peer_handle
     assert server.is_current(again)
 
 
@@ -93,7 +93,7 @@ def test_a_peer_that_comes_back_with_another_wish_has_a_way_to_its_new_address(s
     server.goes(before.peer)
     after = server.ask("ann", 5, "10.0.0.10")
     assert after.addresses == ["10.0.0.10/24"]
-    assert server.whose("10.0.0.10") == after.seat
+    assert server.whose("10.0.0.10") == after.peer_handle
     assert server.whose("10.0.0.9") == NOBODY
     assert server.saved[-1] == {"ann": ["10.0.0.10"]}
 
@@ -113,9 +113,9 @@ def test_a_route_to_what_is_behind_a_peer_is_pushed_to_the_others_alone(make_ser
 
 
 def test_as_many_routes_can_be_configured_to_be_pushed_as_a_greeting_holds(make_server: MakeServer) -> None:
-    many = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(1, messages.ROUTES_MAX + 2)]
+    many = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(1, messages.PUSHED_ROUTES_MAX + 2)]
     server = make_server(ANN, push_routes=many[:-1])
-    assert len(server.ask("ann").greeting.routes) == messages.ROUTES_MAX
+    assert len(server.ask("ann").greeting.routes) == messages.PUSHED_ROUTES_MAX
     assert [problem.path for problem in problems({"mode": "server", "push_routes": many})] == ["push_routes"]
 
 
@@ -127,7 +127,7 @@ def test_a_peer_that_was_revoked_loses_its_connections_its_routes_and_its_right_
     server.configure(BOB)
     assert not server.is_current(ann)
     assert server.is_current(bob)
-    assert server.whose("10.0.0.2") == bob.seat
+    assert server.whose("10.0.0.2") == bob.peer_handle
     assert server.whose("10.0.0.3") == NOBODY
     assert server.ask("ann").reason == SILENCE
 
@@ -138,18 +138,18 @@ def test_a_peer_that_was_revoked_and_invited_again_has_another_seat(server: Serv
     server.configure(ANN, BOB)
     server.has_connections(ann.peer, 0)
     again = server.ask("ann", 1)
-    assert again.seat != ann.seat
+    assert again.peer_handle != ann.peer_handle
     assert server.is_current(again) and not server.is_current(ann)
-    assert server.whose("10.0.0.2") == again.seat
+    assert server.whose("10.0.0.2") == again.peer_handle
 
 
 def test_a_peer_with_another_key_is_known_by_that_and_goes_on(server: Server) -> None:
     ann = server.comes("ann", 5)
-    server.configure(Known(ANN.identity, KEYS["eve"]), BOB)
+    server.configure(KnownPeer(ANN.identity, KEYS["eve"]), BOB)
     assert server.is_current(ann)
     assert server.ask("ann", 5).reason == SILENCE
     asked = request(hello(KEYS["eve"], 5).frame(), KEYS["eve"])
-    assert Answer(server.hub.answer(asked)).seat == ann.seat
+    assert Answer(server.hub.answer(asked)).peer_handle == ann.peer_handle
 
 
 def test_the_same_configuration_again_changes_nothing(server: Server) -> None:
@@ -171,7 +171,7 @@ def test_rates_are_taken_over_without_ending_anything(server: Server) -> None:
 def test_networks_that_a_peer_may_have_from_now_on_lead_to_it_at_once(server: Server) -> None:
     ann = server.comes("ann")
     server.configure(known("ann", "10.1.0.0/16"), BOB)
-    assert server.whose("10.1.2.3") == ann.seat
+    assert server.whose("10.1.2.3") == ann.peer_handle
     server.configure(ANN, BOB)
     assert server.whose("10.1.2.3") == NOBODY
     assert server.is_current(ann)
@@ -191,8 +191,8 @@ def test_an_address_that_another_one_is_given_by_the_configuration_ends_the_sess
 # -- for people
 
 
-def row(peer: int, address: str, state: str = "established") -> ConnectionRow:
-    return ConnectionRow(state, address, 0, 1, 0, 0, 0, 0, 0, 0, peer)
+def row(peer: int, address: str, state: str = "established") -> ConnectionStatus:
+    return ConnectionStatus(state, address, 0, 1, 0, 0, 0, 0, 0, 0, peer)
 
 
 def test_every_peer_is_listed_by_name_whether_it_is_connected_or_not(make_server: MakeServer) -> None:
@@ -220,7 +220,7 @@ def test_amounts_are_counted_from_when_the_peer_sat_down(make_server: MakeServer
         for lane in range(2):
             server.table.sent[lane][layout.SENT_BYTES] += amount
             server.table.sent[lane][layout.SENT_DROPPED] += amount + 1
-            server.table.carriers[lane][layout.CARRIER_RECEIVED] += amount + 2
+            server.table.links[lane][layout.LINK_RECEIVED_BYTES] += amount + 2
 
     def amounts(name: str) -> tuple[int, int, int]:
         found = next(peer for peer in server.hub.peers(0) if peer["name"] == name)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.packet.route_table import NOBODY, Routes
+from pipeline.packet.route_table import NOBODY, RouteTable
 from pipeline.peers import address_assignment as addresses
-from pipeline.peers.address_assignment import Address, Identity, Refusal
+from pipeline.peers.address_assignment import Address, PeerPolicy, Refusal
 from pipeline.peers.membership import ENDED, SESSION_MAX, Admitted, Membership
 from pipeline.wire.messages import (
     ADDRESS_OUTSIDE,
@@ -29,8 +29,8 @@ INTERFACES = ("10.0.0.1/24", "fd00::1/64")
 V4 = ("10.0.0.1/24",)
 
 
-def identity(name: str, *allowed: str, fixed: Iterable[str] = (), rate: int = 0) -> Identity:
-    return Identity(name, tuple(map(ip_network, allowed)), tuple(map(ip_address, fixed)), rate)
+def identity(name: str, *allowed: str, fixed: Iterable[str] = (), rate: int = 0) -> PeerPolicy:
+    return PeerPolicy(name, tuple(map(ip_network, allowed)), tuple(map(ip_address, fixed)), rate)
 
 
 ANN, BOB, CYD, DAN = map(identity, ("ann", "bob", "cyd", "dan"))
@@ -40,7 +40,7 @@ class Hub:
     """A server, its configuration, and what is connected under which index."""
 
     def __init__(
-        self, *configured: Identity, interfaces: Iterable[str] = V4, capacity: int = 8, remembered: dict | None = None
+        self, *configured: PeerPolicy, interfaces: Iterable[str] = V4, capacity: int = 8, remembered: dict | None = None
     ) -> None:
         self.membership = Membership(tuple(map(ip_interface, interfaces)), capacity, remembered or {})
         self.membership.configure(configured)
@@ -52,25 +52,25 @@ class Hub:
         hub.membership = Membership.open_to_one(tuple(map(ip_interface, interfaces or V4)))
         return hub
 
-    def answer(self, peer: Identity, session: int = 1, *wishes: str) -> Admitted | Refusal:
+    def answer(self, peer: PeerPolicy, session: int = 1, *wishes: str) -> Admitted | Refusal:
         found = self.membership.admit(peer, session, tuple(map(ip_address, wishes)), self.connected.__contains__)
         if isinstance(found, Admitted):
             self.connected.add(found.peer)
         return found
 
-    def admit(self, peer: Identity, session: int = 1, *wishes: str) -> int:
+    def admit(self, peer: PeerPolicy, session: int = 1, *wishes: str) -> int:
         """The index of a peer that is let in."""
         found = self.answer(peer, session, *wishes)
         assert isinstance(found, Admitted), found
         return found.peer
 
-    def gets(self, peer: Identity, session: int = 1, *wishes: str) -> list[str]:
+    def gets(self, peer: PeerPolicy, session: int = 1, *wishes: str) -> list[str]:
         """The addresses of a peer that is let in."""
         found = self.answer(peer, session, *wishes)
         assert isinstance(found, Admitted), found
         return [str(address.ip) for address in found.addresses]
 
-    def refuses(self, peer: Identity, session: int = 1, *wishes: str) -> int:
+    def refuses(self, peer: PeerPolicy, session: int = 1, *wishes: str) -> int:
         """The reason for not letting it in, and that nothing has changed by it."""
         before = self.state()
         found = self.answer(peer, session, *wishes)
@@ -83,15 +83,15 @@ class Hub:
         membership = self.membership
         return membership.listing(), membership.routes(), list(membership.sessions), list(membership.remembered.items())
 
-    def leaves(self, peer: Identity) -> None:
+    def leaves(self, peer: PeerPolicy) -> None:
         self.connected.discard(self.index(peer))
 
-    def index(self, peer: Identity) -> int:
+    def index(self, peer: PeerPolicy) -> int:
         return next((m.peer for m in self.membership.listing() if m.identity.name == peer.name), NOBODY)
 
     def whose(self, address: str) -> int:
         """Whose index packets to and from this address have."""
-        table = Routes()
+        table = RouteTable()
         table.replace(self.membership.routes())
         return table.peer_of(ip_address(address).packed)
 
@@ -552,7 +552,7 @@ def test_changed_prefixes_and_rates_take_effect_while_the_peer_is_connected() ->
     ],
     ids=str,
 )
-def test_who_cannot_keep_its_address_must_come_again(configured: list[Identity]) -> None:
+def test_who_cannot_keep_its_address_must_come_again(configured: list[PeerPolicy]) -> None:
     hub = Hub(ANN, BOB)
     peer = hub.admit(ANN, 5, "10.0.0.9")
     ended = hub.membership.configure(configured)
@@ -709,7 +709,7 @@ STEPS = st.lists(
 class Watched(Hub):
     """A hub, and beside it whose connections are really there under each index."""
 
-    def __init__(self, *configured: Identity, **kwargs: object) -> None:
+    def __init__(self, *configured: PeerPolicy, **kwargs: object) -> None:
         super().__init__(*configured, **kwargs)
         self.configured = {peer.name: peer for peer in configured}
         self.really: dict[int, str] = {}
@@ -732,7 +732,7 @@ class Watched(Hub):
 
 
 @given(CONFIGURATIONS, STEPS)
-def test_no_two_peers_ever_share_an_index_or_an_address(configured: list[Identity], steps: list[tuple]) -> None:
+def test_no_two_peers_ever_share_an_index_or_an_address(configured: list[PeerPolicy], steps: list[tuple]) -> None:
     hub = Watched(*configured, interfaces=["10.0.0.1/29", "fd00::1/125"], capacity=3)
     for step in steps:
         hub.step(*step)
@@ -747,7 +747,7 @@ def test_no_two_peers_ever_share_an_index_or_an_address(configured: list[Identit
 
 
 @given(CONFIGURATIONS, STEPS)
-def test_packets_of_a_members_address_are_always_that_members(configured: list[Identity], steps: list[tuple]) -> None:
+def test_packets_of_a_members_address_are_always_that_members(configured: list[PeerPolicy], steps: list[tuple]) -> None:
     hub = Watched(*configured, interfaces=["10.0.0.1/29", "fd00::1/125"], capacity=3)
     for step in steps:
         hub.step(*step)

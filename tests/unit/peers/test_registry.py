@@ -16,9 +16,9 @@ from pipeline.credentials import certificates, keys
 from pipeline.credentials.certificates import Pair
 from pipeline.errors import ConfigError
 from pipeline.peers import peer_file, registry
-from pipeline.peers.address_assignment import Identity
+from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.peer_file import InvitedPeer
-from pipeline.peers.registry import Identities, Known
+from pipeline.peers.registry import KnownPeer, PeerRegistry
 from pipeline.wire import auth as proof
 from pipeline.wire import messages
 from tests.harness.tls_ends import issue
@@ -36,53 +36,53 @@ def hello(key: bytes | None, client: int = 1) -> messages.Hello:
     )
 
 
-def with_key(name: str) -> Known:
-    return Known(Identity(name), KEYS[name])
+def with_key(name: str) -> KnownPeer:
+    return KnownPeer(PeerPolicy(name), KEYS[name])
 
 
-def name_of(known: Known | None) -> str | None:
+def name_of(known: KnownPeer | None) -> str | None:
     return known and known.identity.name
 
 
 # -- by key
 
 
-def proved(known: Identities, named: bytes | None, used: bytes) -> str | None:
+def proved(known: PeerRegistry, named: bytes | None, used: bytes) -> str | None:
     """Who a client is that names one key and uses one."""
     return name_of(known.by_key(hello(named), TRANSCRIPT, proof.client_proof(used, TRANSCRIPT)))
 
 
 @pytest.fixture
-def known() -> Identities:
-    made = Identities(strangers=False)
+def known() -> PeerRegistry:
+    made = PeerRegistry(strangers=False)
     made.replace([with_key("ann"), with_key("bob")])
     return made
 
 
 @pytest.mark.parametrize("name", ["ann", "bob"])
-def test_who_has_a_key_is_its_peer(known: Identities, name: str) -> None:
+def test_who_has_a_key_is_its_peer(known: PeerRegistry, name: str) -> None:
     assert proved(known, KEYS[name], KEYS[name]) == name
 
 
-def test_who_names_a_key_and_has_another_is_nobody(known: Identities) -> None:
+def test_who_names_a_key_and_has_another_is_nobody(known: PeerRegistry) -> None:
     assert proved(known, KEYS["ann"], KEYS["bob"]) is None
     assert proved(known, KEYS["cyd"], KEYS["ann"]) is None
     assert proved(known, KEYS["cyd"], KEYS["cyd"]) is None
 
 
-def test_who_names_no_key_is_nobody_whatever_he_proves(known: Identities) -> None:
+def test_who_names_no_key_is_nobody_whatever_he_proves(known: PeerRegistry) -> None:
     assert proved(known, None, KEYS["ann"]) is None
     silent = hello(KEYS["ann"])._replace(auth=messages.AUTH_NONE)
     assert known.by_key(silent, TRANSCRIPT, proof.client_proof(KEYS["ann"], TRANSCRIPT)) is None
 
 
 @pytest.mark.parametrize("mac", [b"", b"m" * 31, bytes(32), b"m" * 64])
-def test_a_proof_that_is_none_proves_nothing(known: Identities, mac: bytes) -> None:
+def test_a_proof_that_is_none_proves_nothing(known: PeerRegistry, mac: bytes) -> None:
     assert known.by_key(hello(KEYS["ann"]), TRANSCRIPT, mac) is None
     assert known.by_key(hello(KEYS["cyd"]), TRANSCRIPT, mac) is None
 
 
-def test_an_unknown_key_takes_the_same_path_as_a_known_one(known: Identities) -> None:
+def test_an_unknown_key_takes_the_same_path_as_a_known_one(known: PeerRegistry) -> None:
     """Without a mac to compare, it would be done in a tenth of the time."""
     mac = b"m" * 32
 
@@ -93,16 +93,16 @@ def test_an_unknown_key_takes_the_same_path_as_a_known_one(known: Identities) ->
 
 
 def test_nobody_has_the_key_that_stands_for_unknown_ones() -> None:
-    first, second = Identities(False), Identities(False)
+    first, second = PeerRegistry(False), PeerRegistry(False)
     assert first._nobodys_key != second._nobodys_key
     assert len(first._nobodys_key) == proof.KEY_BYTES
 
 
-def test_others_replace_those_that_were_known(known: Identities) -> None:
+def test_others_replace_those_that_were_known(known: PeerRegistry) -> None:
     known.replace([with_key("cyd")])
     assert proved(known, KEYS["ann"], KEYS["ann"]) is None
     assert proved(known, KEYS["cyd"], KEYS["cyd"]) == "cyd"
-    known.replace([Known(Identity("dan"), certificate_name="dan.test")])
+    known.replace([KnownPeer(PeerPolicy("dan"), certificate_name="dan.test")])
     assert proved(known, KEYS["cyd"], KEYS["cyd"]) is None
 
 
@@ -126,18 +126,18 @@ def shown(authority: Pair) -> Callable[..., bytes]:
     return lambda name, *hosts: der(certificates.issue(authority, name, server=False, hosts=hosts).certificate)
 
 
-def certified(*known: Known) -> Identities:
-    made = Identities(strangers=False)
+def certified(*known: KnownPeer) -> PeerRegistry:
+    made = PeerRegistry(strangers=False)
     made.replace(known)
     return made
 
 
-def by_hash(name: str, certificate: bytes) -> Known:
-    return Known(Identity(name), certificate_sha256=hashlib.sha256(certificate).digest())
+def by_hash(name: str, certificate: bytes) -> KnownPeer:
+    return KnownPeer(PeerPolicy(name), certificate_sha256=hashlib.sha256(certificate).digest())
 
 
-def by_name(name: str, certificate_name: str) -> Known:
-    return Known(Identity(name), certificate_name=certificate_name)
+def by_name(name: str, certificate_name: str) -> KnownPeer:
+    return KnownPeer(PeerPolicy(name), certificate_name=certificate_name)
 
 
 def test_a_certificate_is_known_by_its_hash(shown: Callable[..., bytes]) -> None:
@@ -165,7 +165,7 @@ def test_its_hash_goes_before_its_names(shown: Callable[..., bytes]) -> None:
 
 def test_if_no_peer_is_known_by_a_certificate_it_says_itself_who_it_is(shown: Callable[..., bytes]) -> None:
     for known in (certified(), certified(with_key("cyd"))):
-        assert known.by_certificate(shown("ann.test")) == Known(Identity("ann.test"))
+        assert known.by_certificate(shown("ann.test")) == KnownPeer(PeerPolicy("ann.test"))
 
 
 def test_a_certificate_never_speaks_for_a_peer_that_has_a_key(shown: Callable[..., bytes]) -> None:
@@ -190,16 +190,16 @@ def test_what_is_no_certificate_is_nobodys(data: bytes) -> None:
 
 
 def test_strangers_are_let_in_where_everybody_is_each_as_a_peer_of_his_own() -> None:
-    everybody = Identities(strangers=True)
+    everybody = PeerRegistry(strangers=True)
     names = [name_of(everybody.stranger(hello(None, client))) for client in (1, 2, (1 << 64) - 1)]
     assert len(set(names)) == 3
     assert names[0] == name_of(everybody.stranger(hello(None, 1)))
     assert names[2] == "client-ffffffffffffffff"
-    assert everybody.stranger(hello(None)).identity == Identity(names[0])
+    assert everybody.stranger(hello(None)).identity == PeerPolicy(names[0])
 
 
 def test_elsewhere_a_stranger_is_nobody() -> None:
-    assert Identities(strangers=False).stranger(hello(None)) is None
+    assert PeerRegistry(strangers=False).stranger(hello(None)) is None
 
 
 # -- from the configuration and the state directory
@@ -253,8 +253,8 @@ def test_a_peer_of_the_configuration_has_its_key_its_networks_and_its_rate(files
         rate_mbit=0.5,
     )
     ann, bob = registry.load(config)
-    assert ann == Known(
-        Identity("ann", (ip_network("10.1.0.0/16"), ip_network("fd01::/64")), (ip_address("10.0.0.7"),), 20 * MBIT),
+    assert ann == KnownPeer(
+        PeerPolicy("ann", (ip_network("10.1.0.0/16"), ip_network("fd01::/64")), (ip_address("10.0.0.7"),), 20 * MBIT),
         keys.read_key(path, ""),
     )
     assert (bob.identity.name, bob.identity.rate) == ("bob", MBIT // 2)
@@ -277,7 +277,7 @@ def test_who_was_invited_is_known_beside_those_of_the_configuration(files: Files
     files.invite("gus", rate_mbit=0.0)
     known = registry.load(files.config({"name": "ann", "key_file": files.key("ann")}, rate_mbit=7))
     assert [name_of(each) for each in known] == ["ann", "eve", "fay", "gus"]
-    assert known[1] == Known(Identity("eve", eve.allowed, eve.address, 3 * MBIT), eve.key)
+    assert known[1] == KnownPeer(PeerPolicy("eve", eve.allowed, eve.address, 3 * MBIT), eve.key)
     assert [each.identity.rate for each in known[2:]] == [7 * MBIT, 0]
 
 
@@ -309,7 +309,7 @@ def test_everything_that_is_wrong_in_any_file_is_said_at_once(files: Files) -> N
 # -- beside each other
 
 
-def clashing(known: Iterable[Known]) -> list[str]:
+def clashing(known: Iterable[KnownPeer]) -> list[str]:
     return refused(lambda: registry.check(known))
 
 
@@ -317,8 +317,8 @@ def test_peers_that_have_nothing_in_common_can_be_beside_each_other() -> None:
     registry.check([with_key("ann"), with_key("bob"), by_name("cyd", "cyd.test")])
     registry.check(
         [
-            Known(Identity("ann", (ip_network("10.0.0.0/8"),)), KEYS["ann"]),
-            Known(Identity("bob", (ip_network("10.1.0.0/16"), ip_network("10.0.0.0/9"))), KEYS["bob"]),
+            KnownPeer(PeerPolicy("ann", (ip_network("10.0.0.0/8"),)), KEYS["ann"]),
+            KnownPeer(PeerPolicy("bob", (ip_network("10.1.0.0/16"), ip_network("10.0.0.0/9"))), KEYS["bob"]),
         ]
     )
 
@@ -330,7 +330,7 @@ def test_two_peers_of_one_name_are_refused(files: Files) -> None:
 
 
 def test_two_peers_with_one_key_are_refused(files: Files) -> None:
-    assert clashing([with_key("ann"), Known(Identity("bob"), KEYS["ann"])]) == [
+    assert clashing([with_key("ann"), KnownPeer(PeerPolicy("bob"), KEYS["ann"])]) == [
         'peers: "ann" and "bob" have the same key: who has it, is one peer'
     ]
     path = files.key("ann")
@@ -342,9 +342,9 @@ def test_two_peers_with_one_key_are_refused(files: Files) -> None:
 
 def test_two_peers_with_one_network_are_refused(files: Files) -> None:
     lan = (ip_network("10.1.0.0/16"),)
-    assert clashing([Known(Identity("ann", lan), KEYS["ann"]), Known(Identity("bob", lan), KEYS["bob"])]) == [
-        'allowed: 10.1.0.0/16 belongs to "ann", and "bob" shall have it, too'
-    ]
+    assert clashing(
+        [KnownPeer(PeerPolicy("ann", lan), KEYS["ann"]), KnownPeer(PeerPolicy("bob", lan), KEYS["bob"])]
+    ) == ['allowed: 10.1.0.0/16 belongs to "ann", and "bob" shall have it, too']
     files.invite("eve", allowed=lan)
     config = files.config({"name": "ann", "key_file": files.key("ann"), "allowed": ["10.1.0.0/16"]})
     assert refused(lambda: registry.load(config)) == [
@@ -359,5 +359,5 @@ def test_two_peers_with_one_fixed_address_are_refused(files: Files) -> None:
 
 
 def test_all_that_two_peers_share_is_said() -> None:
-    one = Known(Identity("ann", (ip_network("10.1.0.0/16"),)), KEYS["ann"])
+    one = KnownPeer(PeerPolicy("ann", (ip_network("10.1.0.0/16"),)), KEYS["ann"])
     assert len(clashing([one, one._replace(identity=one.identity._replace(name="bob")), with_key("bob")])) == 3

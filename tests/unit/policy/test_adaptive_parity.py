@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.policy.adaptive_parity import QUIET_NS, WINDOW, Adaptive, Seen
+from pipeline.policy.adaptive_parity import QUIET_NS, WINDOW, AdaptiveParity, LossSample
 
 TICK = 100_000_000
 MOST = 3
@@ -14,7 +14,7 @@ class Path:
     def __init__(self, serial: int = 1) -> None:
         self.serial = serial
         self.sent = self.resent = 0
-        self.adaptive = Adaptive(MOST)
+        self.adaptive = AdaptiveParity(MOST)
         self.now = 0
 
     def tick(self, times: int = 1, sent: int = 400, resent: int = 0, timeouts: int = 0, ended: int = 0) -> int:
@@ -22,7 +22,7 @@ class Path:
             self.now += TICK
             self.sent += sent
             self.resent += resent
-            self.adaptive.look([Seen(self.serial, timeouts, self.resent, self.sent)], ended, self.now)
+            self.adaptive.look([LossSample(self.serial, timeouts, self.resent, self.sent)], ended, self.now)
         return self.adaptive.parity
 
 

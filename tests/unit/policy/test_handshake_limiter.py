@@ -18,7 +18,7 @@ from pipeline.policy.handshake_limiter import (
     HANDSHAKES_OF_ADDRESS,
     REMEMBERED,
     SHARE,
-    Gate,
+    HandshakeLimiter,
     source_of,
 )
 
@@ -28,16 +28,16 @@ ATTACKER, CLIENT = "192.0.2.66", "198.51.100.7"
 PLENTY = 1_000_000
 
 
-def gate(in_all: int = IN_ALL, per_address: int = PER_ADDRESS, rate: int = RATE, workers: int = 1) -> Gate:
-    return Gate(in_all, per_address, rate, workers)
+def gate(in_all: int = IN_ALL, per_address: int = PER_ADDRESS, rate: int = RATE, workers: int = 1) -> HandshakeLimiter:
+    return HandshakeLimiter(in_all, per_address, rate, workers)
 
 
-def let_in(made: Gate, address: str, times: int, now: int = 0) -> int:
+def let_in(made: HandshakeLimiter, address: str, times: int, now: int = 0) -> int:
     """How many of so many connects at once are let in and stay."""
     return sum(made.opened(address, now) == "" for _ in range(times))
 
 
-def passed(made: Gate, address: str, times: int, now: int = 0) -> int:
+def passed(made: HandshakeLimiter, address: str, times: int, now: int = 0) -> int:
     """How many of so many connects at once are let in if each ends at once."""
     total = 0
     for _ in range(times):
@@ -199,7 +199,7 @@ def test_memory_is_bounded_whatever_the_number_of_addresses() -> None:
     assert max(sizes[REMEMBERED:]) <= 2 * max(sizes[:REMEMBERED])
 
 
-def size_of(made: Gate) -> int:
+def size_of(made: HandshakeLimiter) -> int:
     return sum(sys.getsizeof(value) for value in vars(made).values())
 
 

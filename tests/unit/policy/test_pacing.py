@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pipeline.policy.pacing import FALLEN, FREE_NS, LONG, QUEUE_AIM_NS, Flow, Pace
+from pipeline.policy.pacing import FALLEN, FREE_NS, LONG, QUEUE_AIM_NS, BulkPacer, PathSample
 
 LOOK = 100_000_000
 MS = 1_000_000
@@ -24,7 +24,7 @@ class Bottleneck:
         others: int = 0,
         queue_most: int = 100 * MS,
     ) -> None:
-        self.pace = Pace()
+        self.pace = BulkPacer()
         self.flows = flows
         self.greed = greed
         self.capacity = capacity
@@ -46,7 +46,7 @@ class Bottleneck:
             self.delivered += min(offered, self.capacity) * LOOK / 1e9
             rtt = int(self.rtt + self.queue_ns + self.others_ns)
             self.limit = self.flows * self.pace.look(
-                [Flow(serial, rtt, self.rtt, int(self.delivered / self.flows)) for serial in range(self.flows)],
+                [PathSample(serial, rtt, self.rtt, int(self.delivered / self.flows)) for serial in range(self.flows)],
                 self.now,
             )
             queues.append(self.queue_ns)
@@ -98,12 +98,12 @@ def test_where_others_fill_the_queue_there_is_no_limit_for_a_while() -> None:
 
 
 def test_connections_that_are_idle_say_nothing_about_the_queue_and_take_no_share() -> None:
-    pace = Pace()
+    pace = BulkPacer()
     delivered = 0
     for look in range(1, 50):
         delivered += 625_000
-        idle = [Flow(serial, 40 * MS, 40 * MS, 1000) for serial in range(1, 5)]
-        limit = pace.look([Flow(0, 90 * MS if look > 40 else 40 * MS, 40 * MS, delivered), *idle], look * LOOK)
+        idle = [PathSample(serial, 40 * MS, 40 * MS, 1000) for serial in range(1, 5)]
+        limit = pace.look([PathSample(0, 90 * MS if look > 40 else 40 * MS, 40 * MS, delivered), *idle], look * LOOK)
         if look == 41:
             assert limit == pytest.approx(6_250_000 * (1 - 45 / 250), rel=0.01)
 

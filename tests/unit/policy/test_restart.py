@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from pipeline.policy.restart import BACKOFF_MAX, BACKOFF_MIN, EX_CONFIG, YOUNG_NS, Again, GiveUp, RestartPolicy
+from pipeline.policy.restart import BACKOFF_MAX, BACKOFF_MIN, EX_CONFIG, YOUNG_NS, GiveUp, RestartAt, RestartPolicy
 from pipeline.runtime.plan import WorkerPlan
 from pipeline.supervisor.process import Process
 
@@ -18,8 +18,8 @@ LONG_LIVED = 10 * SECOND
 
 def test_a_worker_that_had_worked_comes_back_at_once() -> None:
     policy = RestartPolicy(5, 30)
-    assert policy.died("tun-0", KILLED, LONG_LIVED, 1000) == Again(1000)
-    assert policy.died("tun-0", KILLED, YOUNG_NS, 2000) == Again(2000)
+    assert policy.died("tun-0", KILLED, LONG_LIVED, 1000) == RestartAt(1000)
+    assert policy.died("tun-0", KILLED, YOUNG_NS, 2000) == RestartAt(2000)
 
 
 def test_a_worker_that_dies_young_waits_longer_each_time() -> None:
@@ -27,7 +27,7 @@ def test_a_worker_that_dies_young_waits_longer_each_time() -> None:
     waits = []
     for _ in range(12):
         again = policy.died("tun-0", 1, 0, 0)
-        assert isinstance(again, Again)
+        assert isinstance(again, RestartAt)
         waits.append(again.at / SECOND)
     assert waits[0] == BACKOFF_MIN
     for number, wait in enumerate(waits[1:], 1):
@@ -39,27 +39,27 @@ def test_having_worked_ends_the_waiting() -> None:
     policy = RestartPolicy(100, 30)
     for _ in range(5):
         policy.died("tun-0", 1, YOUNG_NS - 1, 0)
-    assert policy.died("tun-0", 1, LONG_LIVED, 0) == Again(0)
-    assert policy.died("tun-0", 1, 0, 0) == Again(int(BACKOFF_MIN * SECOND))
+    assert policy.died("tun-0", 1, LONG_LIVED, 0) == RestartAt(0)
+    assert policy.died("tun-0", 1, 0, 0) == RestartAt(int(BACKOFF_MIN * SECOND))
 
 
 def test_more_deaths_within_the_period_than_the_intensity_are_too_many() -> None:
     policy = RestartPolicy(3, 10)
     for number in range(3):
-        assert isinstance(policy.died("tcp-0", KILLED, LONG_LIVED, number * SECOND), Again)
+        assert isinstance(policy.died("tcp-0", KILLED, LONG_LIVED, number * SECOND), RestartAt)
     assert policy.died("tcp-0", KILLED, LONG_LIVED, 10 * SECOND) == GiveUp("tcp-0 has died 4 times in 10 s")
 
 
 def test_deaths_older_than_the_period_are_forgotten() -> None:
     policy = RestartPolicy(3, 10)
     for number in range(50):
-        assert isinstance(policy.died("tcp-0", KILLED, LONG_LIVED, number * 4 * SECOND), Again)
+        assert isinstance(policy.died("tcp-0", KILLED, LONG_LIVED, number * 4 * SECOND), RestartAt)
 
 
 def test_each_worker_has_its_own_account() -> None:
     policy = RestartPolicy(1, 10)
-    assert isinstance(policy.died("tun-0", 1, LONG_LIVED, 0), Again)
-    assert isinstance(policy.died("tcp-0", 1, LONG_LIVED, 0), Again)
+    assert isinstance(policy.died("tun-0", 1, LONG_LIVED, 0), RestartAt)
+    assert isinstance(policy.died("tcp-0", 1, LONG_LIVED, 0), RestartAt)
     assert isinstance(policy.died("tun-0", 1, LONG_LIVED, 1), GiveUp)
 
 
@@ -74,7 +74,7 @@ def test_a_worker_that_refuses_its_configuration_is_not_started_again(lived: int
 
 @pytest.mark.parametrize("status", [0, 1, 70, KILLED, -signal.SIGABRT, -signal.SIGSEGV])
 def test_any_other_end_is_worth_another_try(status: int) -> None:
-    assert isinstance(RestartPolicy(1, 1).died("tun-0", status, 0, 0), Again)
+    assert isinstance(RestartPolicy(1, 1).died("tun-0", status, 0, 0), RestartAt)
 
 
 # -- the process that the policy is about

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.policy.token_bucket import BURST_LEAST, BURST_NS, Bucket
+from pipeline.policy.token_bucket import BURST_LEAST, BURST_NS, TokenBucket
 from pipeline.wire import framing
 
 SECOND = 1_000_000_000
@@ -21,7 +21,7 @@ TAKES = st.lists(st.integers(1, 10_000), min_size=1, max_size=20)
 PAUSES = st.lists(st.integers(0, SECOND), min_size=1, max_size=20)
 
 
-def burst_of(bucket: Bucket, size: int = 1000) -> int:
+def burst_of(bucket: TokenBucket, size: int = 1000) -> int:
     """Bytes that go through at once, in takes of `size`, until it is in debt."""
     total = 0
     while bucket.ready(START):
@@ -33,7 +33,7 @@ def burst_of(bucket: Bucket, size: int = 1000) -> int:
 @given(RATES, TAKES, st.integers(1, 5))
 def test_who_always_has_something_gets_the_rate_whatever_the_takes_are(rate: int, takes: list[int], deep: int) -> None:
     burst = max(deep * max(takes), rate * CLOCK_TICKS // SECOND)
-    bucket = Bucket(rate, burst)
+    bucket = TokenBucket(rate, burst)
     now, total = START, 0
     sizes = cycle(takes)
     while total < 110 * (burst + max(takes)):
@@ -50,7 +50,7 @@ def test_who_always_has_something_gets_the_rate_whatever_the_takes_are(rate: int
 def test_never_more_than_the_burst_and_the_rate_goes_through_beside_the_last_take(
     rate: int, takes: list[int], pauses: list[int], burst: int
 ) -> None:
-    bucket = Bucket(rate, burst)
+    bucket = TokenBucket(rate, burst)
     now, total = START, 0
     for size, pause in zip(cycle(takes), 10 * pauses):
         while bucket.ready(now) and total < 1 << 24:
@@ -62,7 +62,7 @@ def test_never_more_than_the_burst_and_the_rate_goes_through_beside_the_last_tak
 
 @given(RATES, TAKES, st.integers(0, SECOND))
 def test_due_is_the_first_moment_that_is_ready(rate: int, takes: list[int], pause: int) -> None:
-    bucket = Bucket(rate, 1)
+    bucket = TokenBucket(rate, 1)
     for size in takes:
         bucket.take(size, START + pause)
     assert bucket.ready(bucket.due())
@@ -71,7 +71,7 @@ def test_due_is_the_first_moment_that_is_ready(rate: int, takes: list[int], paus
 
 @given(RATES, st.lists(st.integers(1, 200), min_size=1, max_size=100))
 def test_many_small_takes_count_as_one_large_one(rate: int, takes: list[int]) -> None:
-    one, many = Bucket(rate), Bucket(rate)
+    one, many = TokenBucket(rate), TokenBucket(rate)
     for size in takes:
         many.take(size, START)
     one.take(sum(takes), START)
@@ -79,13 +79,13 @@ def test_many_small_takes_count_as_one_large_one(rate: int, takes: list[int]) ->
 
 
 def test_a_take_beyond_the_bucket_is_a_debt_that_the_rate_pays() -> None:
-    bucket = Bucket(MBIT, 1000)
+    bucket = TokenBucket(MBIT, 1000)
     bucket.take(1000 + MBIT, START)
     assert bucket.due() == START + SECOND
 
 
 def test_an_empty_bucket_is_no_debt() -> None:
-    bucket = Bucket(MBIT, 1000)
+    bucket = TokenBucket(MBIT, 1000)
     bucket.take(1000, START)
     assert bucket.ready(START)
     bucket.take(1, START)
@@ -93,7 +93,7 @@ def test_an_empty_bucket_is_no_debt() -> None:
 
 
 def test_a_pause_of_any_length_saves_up_one_burst() -> None:
-    bucket = Bucket(MBIT, 5000)
+    bucket = TokenBucket(MBIT, 5000)
     bucket.take(5000, START - 3_000 * SECOND)
     assert burst_of(bucket) == 6000  # and the take that made the debt
 
@@ -107,7 +107,7 @@ def test_a_pause_of_any_length_saves_up_one_burst() -> None:
     ],
 )
 def test_the_burst_is_50_ms_of_the_rate_and_two_blocks_at_least(rate: int, burst: int) -> None:
-    assert burst < burst_of(Bucket(rate)) <= burst + 1000
+    assert burst < burst_of(TokenBucket(rate)) <= burst + 1000
 
 
 def test_two_of_the_largest_blocks_fit_the_least_burst() -> None:
@@ -115,7 +115,7 @@ def test_two_of_the_largest_blocks_fit_the_least_burst() -> None:
 
 
 def test_a_rate_of_zero_is_no_limit() -> None:
-    bucket = Bucket(0)
+    bucket = TokenBucket(0)
     for _ in range(1000):
         bucket.take(1 << 30, START)
     assert bucket.ready(START)
@@ -123,7 +123,7 @@ def test_a_rate_of_zero_is_no_limit() -> None:
 
 
 def test_a_clock_that_was_read_a_moment_earlier_does_no_harm() -> None:
-    in_step, out_of_step = Bucket(MBIT), Bucket(MBIT)
+    in_step, out_of_step = TokenBucket(MBIT), TokenBucket(MBIT)
     for bucket, later in ((in_step, START), (out_of_step, START - 1_000_000)):
         bucket.take(BURST_LEAST, START)
         bucket.take(BURST_LEAST, later)

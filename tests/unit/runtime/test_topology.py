@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.fec import shard
 from pipeline.runtime import topology
-from pipeline.runtime.plan import Member, PeersPlan, Plan, RingPlan, WorkerPlan
+from pipeline.runtime.plan import PeerTablePlan, Plan, RingPlan, StageMember, WorkerPlan
 from pipeline.shm import layout
 
 LANES = (1, 2, 3)
@@ -38,7 +38,7 @@ def ring(plan: Plan, name: str) -> RingPlan:
     return next(each for each in plan.rings if each.name == name)
 
 
-def shown(stages: list[list[Member]]) -> str:
+def shown(stages: list[list[StageMember]]) -> str:
     """A ring as people draw it."""
     return " -> ".join(" ".join(f"{m.worker}.{m.duty}" for m in stage) for stage in stages)
 
@@ -138,22 +138,28 @@ def test_every_member_has_its_place_between_its_neighbours(shape: Shape) -> None
 
 def test_places_of_the_largest_shape_written_out() -> None:
     outbound = ring(build(3, True), "coded-1")
-    tcp = [Member(f"tcp-{i}", "outbound") for i in range(3)]
-    assert outbound.place(Member("tun-1", "outbound")) == (0, 0, [2, 3, 4], True, [Member("fec-1", "outbound")])
-    assert outbound.place(Member("fec-1", "outbound")) == (1, 0, [0], False, tcp)
-    assert outbound.place(tcp[2]) == (4, 2, [1], False, [Member("tun-1", "outbound")])
+    tcp = [StageMember(f"tcp-{i}", "outbound") for i in range(3)]
+    assert outbound.place(StageMember("tun-1", "outbound")) == (
+        0,
+        0,
+        [2, 3, 4],
+        True,
+        [StageMember("fec-1", "outbound")],
+    )
+    assert outbound.place(StageMember("fec-1", "outbound")) == (1, 0, [0], False, tcp)
+    assert outbound.place(tcp[2]) == (4, 2, [1], False, [StageMember("tun-1", "outbound")])
     inbound = ring(build(3, True), "inbound-2")
-    assert inbound.place(Member("fec-0", "inbound")) == (4, 3, [0], False, [Member("tcp-2", "inbound")])
+    assert inbound.place(StageMember("fec-0", "inbound")) == (4, 3, [0], False, [StageMember("tcp-2", "inbound")])
     transit = ring(build(3, True, 5), "transit-1")
-    assert transit.place(Member("tun-1", "inbound")) == (0, 0, [2, 3, 4], True, [Member("fec-1", "outbound")])
-    assert transit.place(tcp[0]) == (2, 0, [1], False, [Member("tun-1", "inbound")])
+    assert transit.place(StageMember("tun-1", "inbound")) == (0, 0, [2, 3, 4], True, [StageMember("fec-1", "outbound")])
+    assert transit.place(tcp[0]) == (2, 0, [1], False, [StageMember("tun-1", "inbound")])
 
 
 def test_who_does_not_visit_a_ring_has_no_place_in_it() -> None:
     plan = build(2, False)
-    assert ring(plan, "outbound-0").place(Member("tun-1", "outbound")) is None
-    assert ring(plan, "outbound-0").place(Member("tun-0", "inbound")) is None
-    assert ring(plan, "inbound-0").place(Member("tcp-1", "inbound")) is None
+    assert ring(plan, "outbound-0").place(StageMember("tun-1", "outbound")) is None
+    assert ring(plan, "outbound-0").place(StageMember("tun-0", "inbound")) is None
+    assert ring(plan, "inbound-0").place(StageMember("tcp-1", "inbound")) is None
 
 
 @EVERY_SHAPE
@@ -198,13 +204,13 @@ def test_everybody_is_kicked_by_exactly_those_that_it_waits_for(shape: Shape) ->
 def test_every_duty_of_every_worker_visits_a_ring(shape: Shape) -> None:
     plan = build(*shape)
     visiting = {member for each in plan.rings for stage in each.stages for member in stage}
-    assert visiting == {Member(w.name, duty) for w in plan.workers for duty in layout.DUTIES}
+    assert visiting == {StageMember(w.name, duty) for w in plan.workers for duty in layout.DUTIES}
 
 
 @EVERY_SHAPE
 def test_every_duty_has_one_doorbell_and_every_name_is_one_of_a_kind(shape: Shape) -> None:
     plan = build(*shape)
-    names = [plan.board, plan.peers.segment, *(each.segment for each in plan.rings)]
+    names = [plan.scoreboard, plan.peers.segment, *(each.segment for each in plan.rings)]
     for worker in plan.workers:
         assert set(worker.doorbells) == set(layout.DUTIES)
         names += worker.doorbells.values()
@@ -233,8 +239,8 @@ def test_a_plan_crosses_a_pipe_as_json_and_is_the_same_plan(shape: Shape) -> Non
     assert again == plan
     assert isinstance(again.workers[0], WorkerPlan)
     assert isinstance(again.rings[0], RingPlan)
-    assert isinstance(again.peers, PeersPlan)
-    assert isinstance(again.rings[0].stages[0][0], Member)
+    assert isinstance(again.peers, PeerTablePlan)
+    assert isinstance(again.rings[0].stages[0][0], StageMember)
     assert isinstance(json.loads(plan.to_json()), list)
     for before, after in zip(plan.rings, again.rings, strict=True):
         for stage in before.stages:

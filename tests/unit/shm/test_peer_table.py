@@ -15,24 +15,24 @@ from hypothesis import strategies as st
 
 from pipeline.config import parse
 from pipeline.errors import LocalError
-from pipeline.packet.route_table import NOBODY, Routes
+from pipeline.packet.route_table import NOBODY, RouteTable
 from pipeline.shm import layout, peer_table, segment
-from pipeline.shm.connection_row import ConnectionRow
-from pipeline.shm.layout import LINE_WORDS, ROUTES_MAX
-from pipeline.shm.peer_table import Peers, Reader, Route
+from pipeline.shm.connection_status import ConnectionStatus
+from pipeline.shm.layout import RECORD_WORDS, ROUTES_MAX
+from pipeline.shm.peer_table import PeerTable, Route, RouteReader
 from tests.harness.config_problems import problems
 
 CAPACITY, LANES, ROWS = 3, 2, 4
 U64 = (1 << 64) - 1
 
-Make = Callable[..., Peers]
+Make = Callable[..., PeerTable]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    made: list[Peers] = []
+    made: list[PeerTable] = []
 
-    def create(capacity: int = CAPACITY, lanes: int = LANES, rows: int = ROWS) -> Peers:
+    def create(capacity: int = CAPACITY, lanes: int = LANES, rows: int = ROWS) -> PeerTable:
         made.append(peer_table.create(f"/tunnel@peerstest@{secrets.token_hex(4)}@peers", capacity, lanes, rows))
         return made[-1]
 
@@ -43,63 +43,63 @@ def make() -> Iterator[Make]:
 
 
 @pytest.fixture
-def table(make: Make) -> Peers:
+def table(make: Make) -> PeerTable:
     return make()
 
 
-def row(**changes: object) -> ConnectionRow:
-    return ConnectionRow("established", "192.0.2.1:9000", 1, 7, 10, 20, 30, 40, 50, 0, 2)._replace(**changes)
+def row(**changes: object) -> ConnectionStatus:
+    return ConnectionStatus("established", "192.0.2.1:9000", 1, 7, 10, 20, 30, 40, 50, 0, 2)._replace(**changes)
 
 
-def route(network: str, seat: int) -> Route:
+def route(network: str, peer_handle: int) -> Route:
     parsed = ip_network(network)
-    return parsed.network_address.packed, parsed.prefixlen, seat
+    return parsed.network_address.packed, parsed.prefixlen, peer_handle
 
 
-def seat(peer: int, occupation: int = 1) -> int:
-    return occupation << layout.PEER_BITS | peer
+def peer_handle(peer: int, occupation: int = 1) -> int:
+    return occupation << layout.PEER_INDEX_BITS | peer
 
 
-def read(table: Peers) -> Routes:
-    found = Routes()
-    Reader(table).read_into(found)
+def read(table: PeerTable) -> RouteTable:
+    found = RouteTable()
+    RouteReader(table).read_into(found)
     return found
 
 
 # -- attaching
 
 
-def test_in_a_new_segment_nobody_is_connected_and_no_packet_has_a_way(table: Peers) -> None:
+def test_in_a_new_segment_nobody_is_connected_and_no_packet_has_a_way(table: PeerTable) -> None:
     for peer in range(CAPACITY):
-        assert (table.seat(peer), table.rate(peer), table.count(peer)) == (0, 0, 0)
+        assert (table.peer_handle(peer), table.rate(peer), table.count(peer)) == (0, 0, 0)
     assert [table.connections(lane) for lane in range(LANES)] == [[], []]
     assert read(table).peer_of(bytes(4)) == read(table).peer_of(bytes(16)) == NOBODY
 
 
-def test_whoever_attaches_sees_what_the_others_write(table: Peers) -> None:
+def test_whoever_attaches_sees_what_the_others_write(table: PeerTable) -> None:
     attached = peer_table.attach(table.memory.name, CAPACITY, LANES, ROWS)
-    attached.carriers[1][2 * LINE_WORDS + layout.CARRIER_ESTABLISHED] = 3
+    attached.links[1][2 * RECORD_WORDS + layout.LINK_ESTABLISHED] = 3
     attached.write_row(1, 0, row())
-    table.write_line(seat(2), 1000)
-    table.write_routes([route("10.0.0.0/24", seat(2))])
+    table.write_record(peer_handle(2), 1000)
+    table.write_routes([route("10.0.0.0/24", peer_handle(2))])
     assert (table.count(2), table.connections(1)) == (3, [row()])
-    assert (attached.seat(2), attached.rate(2)) == (seat(2), 1000)
-    assert read(attached).peer_of(b"\x0a\0\0\1") == seat(2)
+    assert (attached.peer_handle(2), attached.rate(2)) == (peer_handle(2), 1000)
+    assert read(attached).peer_of(b"\x0a\0\0\1") == peer_handle(2)
     attached.close()
 
 
 @pytest.mark.parametrize(
     ("at", "what"),
     [
-        (layout.PEERS_MAGIC_AT, "magic"),
-        (layout.PEERS_VERSION_AT, "layout version"),
-        (layout.PEERS_CAPACITY_AT, "capacity"),
-        (layout.PEERS_LANES_AT, "lanes"),
-        (layout.PEERS_ROWS_AT, "rows"),
+        (layout.PEER_TABLE_MAGIC_AT, "magic"),
+        (layout.PEER_TABLE_VERSION_AT, "layout version"),
+        (layout.PEER_TABLE_CAPACITY_AT, "capacity"),
+        (layout.PEER_TABLE_LANES_AT, "lanes"),
+        (layout.PEER_TABLE_ROWS_AT, "rows"),
     ],
 )
 def test_a_segment_whose_header_differs_is_refused_with_what_was_expected_and_found(
-    table: Peers, at: int, what: str
+    table: PeerTable, at: int, what: str
 ) -> None:
     expected = table.memory.words[at // 8]
     table.memory.words[at // 8] = 99
@@ -110,14 +110,14 @@ def test_a_segment_whose_header_differs_is_refused_with_what_was_expected_and_fo
 @pytest.mark.parametrize(
     "geometry", [(CAPACITY + 1, LANES, ROWS), (CAPACITY, LANES - 1, ROWS), (CAPACITY, LANES, ROWS + 1)]
 )
-def test_a_segment_of_another_size_is_refused(table: Peers, geometry: tuple[int, int, int]) -> None:
+def test_a_segment_of_another_size_is_refused(table: PeerTable, geometry: tuple[int, int, int]) -> None:
     with pytest.raises(LocalError, match=r"expected .* bytes, has"):
         peer_table.attach(table.memory.name, *geometry)
 
 
 def test_a_segment_of_as_many_bytes_but_another_shape_is_refused(make: Make) -> None:
     made = make(capacity=4, lanes=1, rows=5)
-    assert layout.peers_bytes(4, 1, 5) == layout.peers_bytes(2, 1, 10)
+    assert layout.peer_table_bytes(4, 1, 5) == layout.peer_table_bytes(2, 1, 10)
     with pytest.raises(LocalError, match="capacity: expected 2, found 4"):
         peer_table.attach(made.memory.name, 2, 1, 10)
 
@@ -125,18 +125,18 @@ def test_a_segment_of_as_many_bytes_but_another_shape_is_refused(make: Make) -> 
 # -- lines
 
 
-def views(table: Peers) -> list[memoryview]:
-    return [table.lines, *table.carriers, *table.sent, *table.numbers, *table.transit]
+def views(table: PeerTable) -> list[memoryview]:
+    return [table.records, *table.links, *table.sent, *table.numbers, *table.transit]
 
 
 @pytest.mark.parametrize("geometry", [(1, 1, 64), (CAPACITY, LANES, ROWS), (2, 3, 1)], ids=str)
 def test_lines_and_rows_share_no_byte_and_fill_the_segment(make: Make, geometry: tuple[int, int, int]) -> None:
     made = make(*geometry)
     capacity, lanes, rows = geometry
-    header = bytes(made.memory.view[: layout.LINES_AT])
+    header = bytes(made.memory.view[: layout.RECORDS_AT])
     number = 0
     for view in views(made):
-        assert len(view) == capacity * LINE_WORDS
+        assert len(view) == capacity * RECORD_WORDS
         for word in range(len(view)):
             number += 1
             assert view[word] == 0
@@ -148,48 +148,52 @@ def test_lines_and_rows_share_no_byte_and_fill_the_segment(make: Make, geometry:
     assert [word for view in views(made) for word in view] == list(range(1, number + 1))
     for lane in range(lanes):
         assert [each.serial for each in made.connections(lane)] == [1000 * lane + index for index in range(rows)]
-    assert bytes(made.memory.view[: layout.LINES_AT]) == header
-    assert made.memory.size == layout.LINES_AT + 8 * number + layout.ROW_BYTES * lanes * rows
+    assert bytes(made.memory.view[: layout.RECORDS_AT]) == header
+    assert made.memory.size == layout.RECORDS_AT + 8 * number + layout.ROW_BYTES * lanes * rows
 
 
 def test_whatever_has_a_writer_of_its_own_has_cache_lines_of_its_own() -> None:
-    assert LINE_WORDS * 8 == layout.CACHE_LINE
-    assert layout.LINES_AT % layout.CACHE_LINE == layout.ROW_BYTES % layout.CACHE_LINE == 0
-    assert layout.ROUTES_VERSION_AT // layout.CACHE_LINE > layout.PEERS_ROWS_AT // layout.CACHE_LINE
-    assert layout.ROUTES_AT + layout.ROUTE_BYTES * ROUTES_MAX <= layout.LINES_AT
+    assert RECORD_WORDS * 8 == layout.CACHE_LINE
+    assert layout.RECORDS_AT % layout.CACHE_LINE == layout.ROW_BYTES % layout.CACHE_LINE == 0
+    assert layout.ROUTES_VERSION_AT // layout.CACHE_LINE > layout.PEER_TABLE_ROWS_AT // layout.CACHE_LINE
+    assert layout.ROUTES_AT + layout.ROUTE_BYTES * ROUTES_MAX <= layout.RECORDS_AT
 
 
 def test_the_words_of_a_line_are_different_words_and_fit_it() -> None:
-    for kinds in (("PEER_SEAT", "PEER_RATE"), "CARRIER_", "SENT_", "NUMBER_", "TRANSIT_"):
+    for kinds in (("PEER_HANDLE", "PEER_RATE"), "LINK_", "SENT_", "NUMBER_", "TRANSIT_"):
         words = [value for name, value in vars(layout).items() if name.startswith(kinds)]
         assert sorted(words) == list(range(len(words)))
-        assert 0 < len(words) <= LINE_WORDS
+        assert 0 < len(words) <= RECORD_WORDS
 
 
-def test_a_peers_line_says_its_seat_and_its_rate_and_no_other_peers(table: Peers) -> None:
-    table.write_line(seat(1, 7), 125_000)
-    assert [(table.seat(peer), table.rate(peer)) for peer in range(CAPACITY)] == [(0, 0), (seat(1, 7), 125_000), (0, 0)]
-    table.write_line(seat(1, 8), 0)
-    assert (table.seat(1), table.rate(1)) == (seat(1, 8), 0)
+def test_a_peers_line_says_its_seat_and_its_rate_and_no_other_peers(table: PeerTable) -> None:
+    table.write_record(peer_handle(1, 7), 125_000)
+    assert [(table.peer_handle(peer), table.rate(peer)) for peer in range(CAPACITY)] == [
+        (0, 0),
+        (peer_handle(1, 7), 125_000),
+        (0, 0),
+    ]
+    table.write_record(peer_handle(1, 8), 0)
+    assert (table.peer_handle(1), table.rate(1)) == (peer_handle(1, 8), 0)
 
 
 def test_a_seat_has_room_for_every_index_that_a_configuration_can_ask_for() -> None:
-    most = layout.PEER_MASK + 1
+    most = layout.PEER_INDEX_MASK + 1
     assert parse({"mode": "server", "tunnel_addr": "10.0.0.1/16", "max_clients": most}).max_clients == most
     assert any(problem.path == "max_clients" for problem in problems({"mode": "server", "max_clients": most + 1}))
-    assert layout.FIRST_SEAT == most == 1 << layout.PEER_BITS
+    assert layout.FIRST_PEER_HANDLE == most == 1 << layout.PEER_INDEX_BITS
 
 
-def test_the_connections_of_a_peer_are_counted_over_all_lanes(table: Peers) -> None:
+def test_the_connections_of_a_peer_are_counted_over_all_lanes(table: PeerTable) -> None:
     for lane, count in enumerate((2, 5)):
-        table.carriers[lane][1 * LINE_WORDS + layout.CARRIER_ESTABLISHED] = count
+        table.links[lane][1 * RECORD_WORDS + layout.LINK_ESTABLISHED] = count
     assert [table.count(peer) for peer in range(CAPACITY)] == [0, 7, 0]
 
 
 # -- rows
 
 
-def test_rows_are_read_back_in_order_and_cleared_ones_are_gone(table: Peers) -> None:
+def test_rows_are_read_back_in_order_and_cleared_ones_are_gone(table: PeerTable) -> None:
     table.write_row(1, 0, row(serial=1))
     table.write_row(1, 2, row(serial=2, state="greeting", address="[2001:db8::1]:9000"))
     table.write_row(1, ROWS - 1, row(serial=3, state="connecting"))
@@ -205,7 +209,7 @@ def test_rows_are_read_back_in_order_and_cleared_ones_are_gone(table: Peers) -> 
 
 @given(
     st.builds(
-        ConnectionRow,
+        ConnectionStatus,
         st.sampled_from(["connecting", "greeting", "established"]),
         st.from_regex(r"[0-9a-f.:\[\]]{0,60}", fullmatch=True),
         st.integers(0, 65535),
@@ -219,26 +223,26 @@ def test_rows_are_read_back_in_order_and_cleared_ones_are_gone(table: Peers) -> 
         st.integers(0, 65535),
     )
 )
-def test_any_row_comes_back_as_it_was_written(original: ConnectionRow) -> None:
+def test_any_row_comes_back_as_it_was_written(original: ConnectionStatus) -> None:
     assert len(original.pack()) <= layout.ROW_BYTES
-    assert ConnectionRow.unpack(original.pack().ljust(layout.ROW_BYTES, b"\0")) == original
+    assert ConnectionStatus.unpack(original.pack().ljust(layout.ROW_BYTES, b"\0")) == original
 
 
 @given(st.binary(min_size=layout.ROW_BYTES, max_size=layout.ROW_BYTES))
 def test_a_reader_takes_whatever_bytes_it_finds_in_a_row(data: bytes) -> None:
-    found = ConnectionRow.unpack(data)
+    found = ConnectionStatus.unpack(data)
     assert found is None or len(found.address) <= layout.ROW_BYTES
 
 
-def test_an_address_that_is_too_long_is_cut_and_the_next_row_is_whole(table: Peers) -> None:
+def test_an_address_that_is_too_long_is_cut_and_the_next_row_is_whole(table: PeerTable) -> None:
     table.write_row(0, 1, row(serial=2))
     table.write_row(0, 0, row(serial=1, address="é" * 500))
     assert [r.serial for r in table.connections(0)] == [1, 2]
     assert table.connections(0)[0].address.startswith("é" * 20)
 
 
-def test_a_row_has_its_fields_where_the_document_says(table: Peers) -> None:
-    table.write_row(0, 1, row(address="[::1]:9", purpose=1))
+def test_a_row_has_its_fields_where_the_document_says(table: PeerTable) -> None:
+    table.write_row(0, 1, row(address="[::1]:9", traffic_class=1))
     at = layout.rows_at(CAPACITY, LANES, ROWS, 0) + layout.ROW_BYTES
     data = bytes(table.memory.view[at : at + layout.ROW_BYTES])
     assert data == (struct.pack("<BBHI4QIBBH", 3, 7, 1, 7, 10, 20, 30, 40, 50, 1, 0, 2) + bytes(16) + b"[::1]:9").ljust(
@@ -248,7 +252,7 @@ def test_a_row_has_its_fields_where_the_document_says(table: Peers) -> None:
 
 # -- routes
 
-ANN, BOB, CYD = seat(0, 5), seat(1, 1 << 40), seat(2)
+ANN, BOB, CYD = peer_handle(0, 5), peer_handle(1, 1 << 40), peer_handle(2)
 ROUTES = [
     route("10.0.0.0/24", ANN),
     route("10.0.0.7/32", BOB),
@@ -258,10 +262,10 @@ ROUTES = [
 ]
 
 
-def test_routes_come_out_as_they_were_written(table: Peers) -> None:
+def test_routes_come_out_as_they_were_written(table: PeerTable) -> None:
     table.write_routes(ROUTES)
     found = read(table)
-    expected = Routes()
+    expected = RouteTable()
     expected.replace(ROUTES)
     for address in ("0a000001", "0a000007", "0a000009", "0b000001", "fd" + "00" * 15, "fe" + "00" * 15):
         assert found.peer_of(bytes.fromhex(address)) == expected.peer_of(bytes.fromhex(address))
@@ -269,7 +273,7 @@ def test_routes_come_out_as_they_were_written(table: Peers) -> None:
     assert found.peer_of(b"\x0a\0\0\x09") == NOBODY
 
 
-def test_a_route_has_its_fields_where_the_document_says(table: Peers) -> None:
+def test_a_route_has_its_fields_where_the_document_says(table: PeerTable) -> None:
     table.write_routes([route("10.1.0.0/16", NOBODY), route("2001:db8::/32", CYD)])
     assert bytes(table.memory.view[layout.ROUTES_AT : layout.ROUTES_AT + 64]) == (
         b"\x04\x10"
@@ -287,7 +291,7 @@ def test_a_route_has_its_fields_where_the_document_says(table: Peers) -> None:
     assert table.memory.words[layout.ROUTES_COUNT_AT // 8] == 2
 
 
-def test_fewer_routes_replace_more(table: Peers) -> None:
+def test_fewer_routes_replace_more(table: PeerTable) -> None:
     table.write_routes(ROUTES)
     table.write_routes(ROUTES[:1])
     assert read(table).peer_of(b"\x0a\0\0\x07") == ANN
@@ -296,26 +300,26 @@ def test_fewer_routes_replace_more(table: Peers) -> None:
     assert read(table).peer_of(b"\x0a\0\0\x07") == NOBODY
 
 
-def test_a_route_to_everything_in_both_families_is_known_as_such(table: Peers) -> None:
+def test_a_route_to_everything_in_both_families_is_known_as_such(table: PeerTable) -> None:
     table.write_routes([route("0.0.0.0/0", BOB), route("::/0", BOB)])
     assert read(table).only == BOB
 
 
-def test_as_many_routes_as_there_is_room_for_are_taken_and_one_more_changes_nothing(table: Peers) -> None:
+def test_as_many_routes_as_there_is_room_for_are_taken_and_one_more_changes_nothing(table: PeerTable) -> None:
     many = [(number.to_bytes(4), 32, number % CAPACITY) for number in range(ROUTES_MAX + 1)]
-    table.write_line(ANN, U64)
+    table.write_record(ANN, U64)
     table.write_routes(many[:-1])
-    reader, found = Reader(table), Routes()
+    reader, found = RouteReader(table), RouteTable()
     reader.read_into(found)
     assert [found.peer_of(address) for address, _, _ in many] == [peer for _, _, peer in many[:-1]] + [NOBODY]
-    assert (table.seat(0), table.rate(0)) == (ANN, U64)  # what follows the routes
+    assert (table.peer_handle(0), table.rate(0)) == (ANN, U64)  # what follows the routes
     with pytest.raises(LocalError, match=f"at most {ROUTES_MAX} are possible, there are {ROUTES_MAX + 1}: join "):
         table.write_routes(many)
     assert not reader.changed()
 
 
-def test_a_reader_learns_of_a_change_and_reads_it_once(table: Peers) -> None:
-    reader, found = Reader(table), Routes()
+def test_a_reader_learns_of_a_change_and_reads_it_once(table: PeerTable) -> None:
+    reader, found = RouteReader(table), RouteTable()
     assert reader.changed()
     reader.read_into(found)
     assert not reader.changed()
@@ -326,8 +330,8 @@ def test_a_reader_learns_of_a_change_and_reads_it_once(table: Peers) -> None:
     assert found.peer_of(b"\x0a\0\0\x07") == BOB
 
 
-def test_while_routes_are_being_written_a_reader_keeps_those_that_it_has(table: Peers) -> None:
-    reader, found = Reader(table), Routes()
+def test_while_routes_are_being_written_a_reader_keeps_those_that_it_has(table: PeerTable) -> None:
+    reader, found = RouteReader(table), RouteTable()
     table.write_routes(ROUTES)
     reader.read_into(found)
     table.memory.words[layout.ROUTES_VERSION_AT // 8] += 1
@@ -338,7 +342,7 @@ def test_while_routes_are_being_written_a_reader_keeps_those_that_it_has(table: 
     assert found.peer_of(b"\x0a\0\0\x07") == BOB
 
 
-def test_a_count_that_is_no_count_is_read_no_further_than_there_are_routes(table: Peers) -> None:
+def test_a_count_that_is_no_count_is_read_no_further_than_there_are_routes(table: PeerTable) -> None:
     table.write_routes(ROUTES)
     table.memory.words[layout.ROUTES_COUNT_AT // 8] = U64
     assert read(table).peer_of(b"\x0a\0\0\x07") == BOB
@@ -362,9 +366,9 @@ table.close()
 """
 
 
-def test_another_process_never_sees_half_a_table(table: Peers) -> None:
+def test_another_process_never_sees_half_a_table(table: PeerTable) -> None:
     sizes = {0: 50, 1: 400, 2: 170, NOBODY: 0}
-    reader, found = Reader(table), Routes()
+    reader, found = RouteReader(table), RouteTable()
     seen = [NOBODY]
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, table.memory.name], stdout=subprocess.PIPE, text=True
@@ -385,8 +389,8 @@ def test_another_process_never_sees_half_a_table(table: Peers) -> None:
     assert len(seen) > 20
 
 
-def test_closing_lets_go_of_the_memory(table: Peers) -> None:
+def test_closing_lets_go_of_the_memory(table: PeerTable) -> None:
     attached = peer_table.attach(table.memory.name, CAPACITY, LANES, ROWS)
     attached.close()
     with pytest.raises(ValueError, match="released"):
-        attached.seat(0)
+        attached.peer_handle(0)

@@ -13,7 +13,7 @@ import pytest
 from pipeline.counters import COUNTERS, ID, IN, OUT
 from pipeline.errors import LocalError
 from pipeline.shm import layout, scoreboard, segment
-from pipeline.shm.scoreboard import Board
+from pipeline.shm.scoreboard import Scoreboard
 
 WORKERS = 3
 U64 = (1 << 64) - 1
@@ -27,7 +27,7 @@ COUNTER_NAME = re.compile(
 
 
 @pytest.fixture
-def made() -> Iterator[Board]:
+def made() -> Iterator[Scoreboard]:
     name = f"/tunnel@boardtest@{secrets.token_hex(4)}@board"
     created = scoreboard.create(name, WORKERS)
     yield created
@@ -35,20 +35,20 @@ def made() -> Iterator[Board]:
     segment.unlink(name)
 
 
-def test_a_new_board_says_nothing(made: Board) -> None:
+def test_a_new_board_says_nothing(made: Scoreboard) -> None:
     assert set(made.totals().values()) == {0}
     for page in made.pages:
         assert page.oldest_heartbeat() == 0
 
 
-def test_totals_add_a_counter_up_over_the_workers(made: Board) -> None:
+def test_totals_add_a_counter_up_over_the_workers(made: Scoreboard) -> None:
     for number, page in enumerate(made.pages):
         page.counters[ID["tun.packets_read"]] = 10**number
     assert made.totals()["tun.packets_read"] == 111
     assert sum(made.totals().values()) == 111
 
 
-def test_a_successor_goes_on_with_the_counters_that_it_finds(made: Board) -> None:
+def test_a_successor_goes_on_with_the_counters_that_it_finds(made: Scoreboard) -> None:
     made.pages[1].counters[ID["tcp.bytes_sent"]] += 1000
     successor = scoreboard.attach(made.memory.name, WORKERS)
     successor.pages[1].counters[ID["tcp.bytes_sent"]] += 1
@@ -56,7 +56,7 @@ def test_a_successor_goes_on_with_the_counters_that_it_finds(made: Board) -> Non
     successor.close()
 
 
-def test_a_worker_is_as_alive_as_its_more_silent_duty(made: Board) -> None:
+def test_a_worker_is_as_alive_as_its_more_silent_duty(made: Scoreboard) -> None:
     page = made.pages[0]
     page.heartbeat("outbound")[0] = 500
     assert page.oldest_heartbeat() == 0
@@ -97,16 +97,16 @@ def test_no_cache_line_of_a_page_is_written_by_two_duties() -> None:
 def test_no_two_things_of_a_page_overlap_and_all_lie_in_it() -> None:
     places = {word.at: word.name for word in words()}
     assert len(places) == len({word.name for word in words()})
-    assert max(places) + 8 <= layout.BOARD_PAGE_BYTES
+    assert max(places) + 8 <= layout.SCOREBOARD_PAGE_BYTES
     assert all(at % 8 == 0 for at in places)
 
 
 def test_pages_lie_one_behind_the_other_and_fill_the_board() -> None:
-    assert [layout.page_at(w) for w in range(3)] == [layout.PAGE + w * layout.BOARD_PAGE_BYTES for w in range(3)]
-    assert layout.board_bytes(3) == layout.page_at(2) + layout.BOARD_PAGE_BYTES
+    assert [layout.page_at(w) for w in range(3)] == [layout.PAGE + w * layout.SCOREBOARD_PAGE_BYTES for w in range(3)]
+    assert layout.scoreboard_bytes(3) == layout.page_at(2) + layout.SCOREBOARD_PAGE_BYTES
 
 
-def test_what_one_worker_writes_is_on_its_own_page_alone(made: Board) -> None:
+def test_what_one_worker_writes_is_on_its_own_page_alone(made: Scoreboard) -> None:
     before = [bytes(made.memory.view[layout.page_at(w) : layout.page_at(w + 1)]) for w in range(WORKERS)]
     page = made.pages[1]
     page.counters[layout.COUNTERS_MAX - 1] = U64
@@ -121,13 +121,13 @@ def test_what_one_worker_writes_is_on_its_own_page_alone(made: Board) -> None:
 @pytest.mark.parametrize(
     ("at", "what"),
     [
-        (layout.BOARD_MAGIC_AT, "magic"),
-        (layout.BOARD_VERSION_AT, "layout version"),
-        (layout.BOARD_WORKERS_AT, "workers"),
+        (layout.SCOREBOARD_MAGIC_AT, "magic"),
+        (layout.SCOREBOARD_VERSION_AT, "layout version"),
+        (layout.SCOREBOARD_WORKERS_AT, "workers"),
     ],
 )
 def test_a_board_whose_header_differs_is_refused_with_what_was_expected_and_found(
-    made: Board, at: int, what: str
+    made: Scoreboard, at: int, what: str
 ) -> None:
     expected = made.words[at // 8]
     made.words[at // 8] = 99
@@ -135,7 +135,7 @@ def test_a_board_whose_header_differs_is_refused_with_what_was_expected_and_foun
         scoreboard.attach(made.memory.name, WORKERS)
 
 
-def test_a_board_of_another_number_of_workers_is_refused(made: Board) -> None:
+def test_a_board_of_another_number_of_workers_is_refused(made: Scoreboard) -> None:
     with pytest.raises(LocalError, match=r"expected .* bytes, has"):
         scoreboard.attach(made.memory.name, WORKERS + 1)
 

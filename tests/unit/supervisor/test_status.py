@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from pipeline.cli.status_text import amount, duration, render
 from pipeline.counters import COUNTERS, ID
 from pipeline.runtime import topology
-from pipeline.runtime.plan import Member, Plan
+from pipeline.runtime.plan import Plan, StageMember
 from pipeline.shm import doorbell, layout, peer_table, ring, scoreboard, segment
-from pipeline.shm.connection_row import ConnectionRow
-from pipeline.shm.layout import LINE_WORDS
+from pipeline.shm.connection_status import ConnectionStatus
+from pipeline.shm.layout import RECORD_WORDS
 from pipeline.shm.ring import Stage
 from pipeline.supervisor.process import RUNNING, Process
-from pipeline.supervisor.shared_memory import Memory
+from pipeline.supervisor.shared_memory import SharedMemory
 from pipeline.supervisor.status import depth, snapshot
 from pipeline.wire import framing
 
@@ -46,7 +46,7 @@ class Running:
             FEC if fec else OFF,
             capacity,
         )
-        self.memory = Memory(self.plan)
+        self.memory = SharedMemory(self.plan)
         self.processes = [Process(worker, []) for worker in self.plan.workers]
 
     def snapshot(self) -> dict:
@@ -55,17 +55,17 @@ class Running:
 
     def stage(self, name: str, worker: str, duty: str) -> Stage:
         plan = next(each for each in self.plan.rings if each.name == name)
-        place = plan.place(Member(worker, duty))
+        place = plan.place(StageMember(worker, duty))
         return Stage(self.memory.rings[name], place.number, place.before, place.first)
 
-    def page(self, worker: str) -> scoreboard.Page:
-        return self.memory.board.pages[self.plan.worker(worker).page]
+    def page(self, worker: str) -> scoreboard.WorkerPage:
+        return self.memory.scoreboard.pages[self.plan.worker(worker).page]
 
     def say(self, lane: int, peer: int, **words: int) -> None:
         """What a tcp worker says of its connections to a peer."""
         for name, value in words.items():
-            at = peer * LINE_WORDS + getattr(layout, f"CARRIER_{name.upper()}")
-            self.memory.peers.carriers[lane][at] = value
+            at = peer * RECORD_WORDS + getattr(layout, f"LINK_{name.upper()}")
+            self.memory.peers.links[lane][at] = value
 
     def process(self, worker: str) -> Process:
         return next(process for process in self.processes if process.name == worker)
@@ -74,7 +74,7 @@ class Running:
         for each in self.memory.rings.values():
             each.close()
         self.memory.peers.close()
-        self.memory.board.close()
+        self.memory.scoreboard.close()
         self.memory.unlink()
 
 
@@ -96,7 +96,7 @@ def test_it_says_which_instance_this_is(running: Running) -> None:
         "tun_name": "tun9",
     }
     assert taken["uptime_seconds"] == 90.0
-    assert taken["run"] == running.plan.run
+    assert taken["run"] == running.plan.run_id
 
 
 def test_it_has_every_worker_in_start_order_with_every_promised_field(running: Running) -> None:
@@ -176,7 +176,7 @@ def test_counters_are_all_there_and_added_up(running: Running) -> None:
 
 
 def test_connections_are_those_of_tcp_workers_that_run(running: Running) -> None:
-    row = ConnectionRow(
+    row = ConnectionStatus(
         "established", "192.0.2.1:9000", 1, 8, 100, 200, NOW - 2 * SECOND, NOW - SECOND // 2, 1500, framing.LIGHT, 3
     )
     running.memory.peers.write_row(0, 0, row)
@@ -221,7 +221,7 @@ def test_the_text_shows_what_a_person_looks_for(running: Running) -> None:
     process = running.process("tcp-0")
     process.state, process.pid, process.cores = RUNNING, 1, [2]
     running.memory.peers.write_row(
-        0, 0, ConnectionRow("established", "192.0.2.1:9000", 0, 8, 2_500_000, 0, NOW, NOW, 0, framing.BULK, 0)
+        0, 0, ConnectionStatus("established", "192.0.2.1:9000", 0, 8, 2_500_000, 0, NOW, NOW, 0, framing.BULK, 0)
     )
     text = render(running.snapshot())
     lines = [" ".join(line.split()) for line in text.splitlines()]
@@ -239,11 +239,11 @@ def test_the_text_shows_what_a_person_looks_for(running: Running) -> None:
     [
         ({}, "fec auto, now no parity (at most 10 + 3): the other end takes no shards, or is not connected"),
         (
-            {"established": 5, "decodes": 0, "parity": 3},
+            {"established": 5, "accepts_shards": 0, "parity": 3},
             "fec auto, now no parity (at most 10 + 3): the other end takes no shards, or is not connected",
         ),
-        ({"established": 5, "decodes": 1, "parity": 0}, "fec auto, now no parity (at most 10 + 3)"),
-        ({"established": 5, "decodes": 1, "parity": 2}, "fec auto, now 10 + 2 shards a block (at most 10 + 3)"),
+        ({"established": 5, "accepts_shards": 1, "parity": 0}, "fec auto, now no parity (at most 10 + 3)"),
+        ({"established": 5, "accepts_shards": 1, "parity": 2}, "fec auto, now 10 + 2 shards a block (at most 10 + 3)"),
     ],
 )
 def test_how_blocks_are_cut_now_is_shown(words: dict[str, int], shown: str) -> None:
@@ -258,16 +258,16 @@ def test_how_blocks_are_cut_now_is_shown(words: dict[str, int], shown: str) -> N
 def test_with_several_peers_it_says_how_many_are_connected_and_what_the_one_in_most_need_gets() -> None:
     running = Running(fec=True, capacity=5)
     try:
-        running.say(0, 1, established=2, decodes=1, parity=1)
-        running.say(1, 1, established=1, decodes=1, parity=1)
-        running.say(1, 4, established=3, decodes=1, parity=3)
+        running.say(0, 1, established=2, accepts_shards=1, parity=1)
+        running.say(1, 1, established=1, accepts_shards=1, parity=1)
+        running.say(1, 4, established=3, accepts_shards=1, parity=3)
         taken = running.snapshot()
         assert (taken["peers_connected"], taken["peers_most"]) == (2, 5)
-        assert (taken["fec"]["parity"], taken["fec"]["peer_decodes"]) == (3, True)
-        running.say(0, 0, established=1, decodes=0, parity=0)
+        assert (taken["fec"]["parity"], taken["fec"]["peer_accepts_shards"]) == (3, True)
+        running.say(0, 0, established=1, accepts_shards=0, parity=0)
         taken = running.snapshot()
         assert taken["peers_connected"] == 3
-        assert (taken["fec"]["parity"], taken["fec"]["peer_decodes"]) == (3, False)
+        assert (taken["fec"]["parity"], taken["fec"]["peer_accepts_shards"]) == (3, False)
     finally:
         running.close()
 
@@ -306,7 +306,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_memory_makes_every_name_of_the_plan_and_takes_every_one_away(running: Running) -> None:
     plan: Plan = running.plan
-    scoreboard.attach(plan.board, 4).close()
+    scoreboard.attach(plan.scoreboard, 4).close()
     peer_table.attach(plan.peers.segment, plan.peers.capacity, plan.lanes, plan.peers.rows).close()
     for each in plan.rings:
         ring.attach(each.segment, each.members, each.slots, each.slot_bytes).close()
@@ -314,7 +314,7 @@ def test_memory_makes_every_name_of_the_plan_and_takes_every_one_away(running: R
         for duty, name in worker.doorbells.items():
             doorbell.Doorbell(name, running.page(worker.name).sleeping(duty), owner=False).close()
     running.memory.unlink()
-    for name in (plan.board, plan.peers.segment, *(each.segment for each in plan.rings)):
+    for name in (plan.scoreboard, plan.peers.segment, *(each.segment for each in plan.rings)):
         with pytest.raises(Exception, match="expected, not there"):
             segment.attach(name, 0)
 
@@ -322,13 +322,13 @@ def test_memory_makes_every_name_of_the_plan_and_takes_every_one_away(running: R
 def test_memory_that_cannot_be_had_in_full_leaves_nothing_behind(running: Running) -> None:
     plan = running.plan
     plan = plan._replace(
-        run="x",
-        board=plan.board + "x",
+        run_id="x",
+        scoreboard=plan.scoreboard + "x",
         peers=plan.peers._replace(segment=plan.peers.segment + "x"),
         rings=[each._replace(segment=each.segment + "x") for each in plan.rings],
     )
     with pytest.raises(Exception, match="cannot be created"):
-        Memory(plan)  # its doorbells' names are taken
-    for name in (plan.board, plan.peers.segment, *(each.segment for each in plan.rings)):
+        SharedMemory(plan)  # its doorbells' names are taken
+    for name in (plan.scoreboard, plan.peers.segment, *(each.segment for each in plan.rings)):
         with pytest.raises(Exception, match="expected, not there"):
             segment.attach(name, 0)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SupervisorGone
-from pipeline.runtime.supervisor_channel import Desk
-from pipeline.supervisor.worker_channels import QUESTIONS_AT_ONCE, Desks
+from pipeline.runtime.supervisor_channel import SupervisorChannel
+from pipeline.supervisor.worker_channels import QUESTIONS_AT_ONCE, WorkerChannels
 from pipeline.wire import framing, messages
 from tests.harness.hub import KEYS, Server, hello, known, request
 
@@ -23,12 +23,12 @@ class Office:
 
     def __init__(self, answer: Callable[[dict], dict | None]) -> None:
         self.selector = selectors.DefaultSelector()
-        self.desks = Desks(answer, self.selector)
-        self.workers: dict[str, Desk] = {}
+        self.desks = WorkerChannels(answer, self.selector)
+        self.workers: dict[str, SupervisorChannel] = {}
 
-    def spawn(self, name: str) -> Desk:
+    def spawn(self, name: str) -> SupervisorChannel:
         """A worker starts, or its successor."""
-        self.workers[name] = Desk(self.desks.open(name))
+        self.workers[name] = SupervisorChannel(self.desks.open(name))
         return self.workers[name]
 
     def serve(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline.transport.dialer import CONNECTING, HELD, IDLE, RESOLVING, SETTLED_NS, Dialer, Slot
+from pipeline.transport.dialer import CONNECTING, HELD, IDLE, RESOLVING, SETTLED_NS, Dialer, DialSlot
 from tests.support import eventually
 
 SECOND = 1_000_000_000
@@ -60,7 +60,7 @@ def port_of(listener: socket.socket) -> int:
     return listener.getsockname()[1]
 
 
-def until_begun(dialer: Dialer, now: int = NOW) -> tuple[Slot, socket.socket, tuple]:
+def until_begun(dialer: Dialer, now: int = NOW) -> tuple[DialSlot, socket.socket, tuple]:
     """The one attempt that is due, as soon as the resolver has answered."""
     (begun,) = eventually(lambda: dialer.step(now))
     return begun
@@ -74,7 +74,7 @@ def outcome(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
-def fail_once(dialer: Dialer, now: int) -> Slot:
+def fail_once(dialer: Dialer, now: int) -> DialSlot:
     """Let the attempt that is due fail: the slot waits then."""
     slot = dialer.slots[0]
     assert slot.state == IDLE and slot.due <= now

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 import pipeline
 from pipeline.errors import ConfigError
-from pipeline.transport.tls_context import ALPN, Context, client_context, server_context
+from pipeline.transport.tls_context import ALPN, TlsContext, client_context, server_context
 from tests.harness.tls_ends import NAME, End, Pair, connected, issue, shake_hands, tcp_pair
 from tests.support import ROOT
 
@@ -39,13 +39,13 @@ RSA_KEY = (
 ENCRYPTED_KEY = OWN.signer.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word")).decode()
 
 
-def server_of(pair: Pair = OWN, ca: str = "", minimum: str = "1.3") -> Context:
+def server_of(pair: Pair = OWN, ca: str = "", minimum: str = "1.3") -> TlsContext:
     return server_context(pair.certificate, pair.key, ca, minimum)
 
 
 def client_of(
     ca: str = OWN.certificate, pair: Pair | None = None, minimum: str = "1.3", verify: bool = True
-) -> Context:
+) -> TlsContext:
     certificate, key = (pair.certificate, pair.key) if pair else ("", "")
     return client_context(minimum, ca, system_cas=False, verify=verify, certificate_pem=certificate, key_pem=key)
 
@@ -214,7 +214,7 @@ def failing(
         yield ends
 
 
-def ours(context: Context, server: bool = False, hostname: str | None = NAME) -> Callable[[socket.socket], End]:
+def ours(context: TlsContext, server: bool = False, hostname: str | None = NAME) -> Callable[[socket.socket], End]:
     return lambda sock: End(sock, context, server, hostname)
 
 

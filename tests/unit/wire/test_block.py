@@ -17,14 +17,14 @@ from pipeline.wire import block, framing
 BODY = layout.SLOT_BODY_AT
 
 
-def sealed(packets: list[bytes], member: int = 3, seat: int = 7) -> memoryview:
+def sealed(packets: list[bytes], member: int = 3, peer_handle: int = 7) -> memoryview:
     """A slot with these packets in it."""
     slot = memoryview(bytearray(b"\xee" * SLOT_BYTES_MIN))
     end = BODY
     for packet in packets:
         slot[end : end + len(packet)] = packet
         end += len(packet)
-    seal(slot, [len(packet) for packet in packets], end, member, seat)
+    seal(slot, [len(packet) for packet in packets], end, member, peer_handle)
     return slot
 
 
@@ -45,29 +45,29 @@ def block_frame(count: int, lengths: list[int], payload: bytes) -> bytes:
 
 def test_a_sealed_block_is_one_frame_that_ends_behind_the_last_packet() -> None:
     slot = sealed([b"first", b"the second", b"3"])
-    start, length, member, seat = SLOT.unpack_from(slot)
+    start, length, member, peer_handle = SLOT.unpack_from(slot)
     frame = bytes(slot[start : start + length])
     assert frame == block_frame(3, [5, 10, 1], b"firstthe second3")
-    assert (member, seat) == (3, 7)
+    assert (member, peer_handle) == (3, 7)
     assert framing.scan(memoryview(frame), 0, len(frame), framing.BLOCK_LENGTH_LIMIT) == (len(frame), 0, 1, 0)
 
 
 def test_the_fields_of_a_slot_are_where_the_layout_says() -> None:
-    slot = sealed([b"packet"], member=5, seat=1 << 40)
+    slot = sealed([b"packet"], member=5, peer_handle=1 << 40)
     words = slot[: layout.SLOT_HEADER_BYTES].cast("Q")
     start = BODY - 7 - 4
     assert [
         words[at // 8]
-        for at in (layout.SLOT_START_AT, layout.SLOT_LENGTH_AT, layout.SLOT_MEMBER_AT, layout.SLOT_SEAT_AT)
+        for at in (layout.SLOT_START_AT, layout.SLOT_LENGTH_AT, layout.SLOT_CONSUMER_AT, layout.SLOT_PEER_HANDLE_AT)
     ] == [start, BODY + 6 - start, 5, 1 << 40]
 
 
 def test_the_marks_of_a_slot_are_where_the_layout_says_and_a_number_counts_to_2_32() -> None:
     slot = memoryview(bytearray(layout.SLOT_HEADER_BYTES))
-    MARKS.pack_into(slot, layout.SLOT_PURPOSE_AT, framing.LIGHT, (1 << 32) - 1)
-    assert struct.unpack_from("<I", slot, layout.SLOT_PURPOSE_AT) == (framing.LIGHT,)
+    MARKS.pack_into(slot, layout.SLOT_TRAFFIC_CLASS_AT, framing.LIGHT, (1 << 32) - 1)
+    assert struct.unpack_from("<I", slot, layout.SLOT_TRAFFIC_CLASS_AT) == (framing.LIGHT,)
     assert struct.unpack_from("<I", slot, layout.SLOT_NUMBER_AT) == ((1 << 32) - 1,)
-    assert not any(slot[: layout.SLOT_PURPOSE_AT])
+    assert not any(slot[: layout.SLOT_TRAFFIC_CLASS_AT])
 
 
 @given(st.lists(st.binary(min_size=1, max_size=100), min_size=1, max_size=framing.BLOCK_PACKETS_MAX))

@@ -15,11 +15,11 @@ from pipeline.wire.messages import (
     ADDRESSES_MAX,
     AUTH_KEY,
     BUSY,
-    ROUTES_MAX,
+    PUSHED_ROUTES_MAX,
     TEXT_BYTES_MAX,
     Challenge,
-    Greeting,
     Hello,
+    Message,
     Proof,
     Refused,
     Welcome,
@@ -78,7 +78,7 @@ FULL_HELLO = Hello(
     0x1122334455667788,
     3,
     framing.LIGHT,
-    messages.DECODES,
+    messages.ACCEPTS_SHARDS,
     AUTH_KEY,
     b"i" * 8,
     b"n" * 32,
@@ -144,12 +144,12 @@ def test_the_mac_of_a_welcome_is_where_it_is_said_to_be() -> None:
 
 
 @given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES, REFUSALS))
-def test_any_greeting_comes_back_as_it_was_sent(greeting: Greeting) -> None:
+def test_any_greeting_comes_back_as_it_was_sent(greeting: Message) -> None:
     assert decode(greeting.frame()) == greeting
 
 
 @given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES), st.binary(max_size=30))
-def test_a_body_that_has_grown_at_its_end_is_still_understood(greeting: Greeting, more: bytes) -> None:
+def test_a_body_that_has_grown_at_its_end_is_still_understood(greeting: Message, more: bytes) -> None:
     assert decode(grown(greeting.frame(), more)) == greeting
 
 
@@ -161,7 +161,13 @@ def test_every_greeting_fits_the_limit_of_its_sender() -> None:
     for frame in (FULL_HELLO._replace(wishes=wishes).frame(), Proof(bytes(32)).frame()):
         assert len(frame) - framing.LENGTH.size <= framing.HELLO_LENGTH_LIMIT
     longest = Welcome(
-        1, 0, 1400, 0, bytes(32), (ip_interface("fd00::2/64"),) * ADDRESSES_MAX, (ip_network("fd00::/64"),) * ROUTES_MAX
+        1,
+        0,
+        1400,
+        0,
+        bytes(32),
+        (ip_interface("fd00::2/64"),) * ADDRESSES_MAX,
+        (ip_network("fd00::/64"),) * PUSHED_ROUTES_MAX,
     )
     refusal = Refused(BUSY, "x" * 2 * TEXT_BYTES_MAX)
     for frame in (longest.frame(), refusal.frame(), Challenge(bytes(32)).frame()):
@@ -183,7 +189,7 @@ def test_every_greeting_fits_the_limit_of_its_sender() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_does_not_fit_into_a_greeting_is_our_own_mistake(greeting: Greeting, message: str) -> None:
+def test_what_does_not_fit_into_a_greeting_is_our_own_mistake(greeting: Message, message: str) -> None:
     with pytest.raises(LocalError, match=message):
         greeting.frame()
 
@@ -222,7 +228,7 @@ def test_a_frame_that_is_no_greeting_is_the_peers_fault(frame: bytes) -> None:
 
 
 @pytest.mark.parametrize("greeting", GREETINGS, ids=lambda greeting: type(greeting).__name__)
-def test_a_greeting_that_is_cut_anywhere_is_the_peers_fault(greeting: Greeting) -> None:
+def test_a_greeting_that_is_cut_anywhere_is_the_peers_fault(greeting: Message) -> None:
     frame = greeting.frame()
     assert decode(frame) == greeting
     for length in range(len(frame)):
@@ -274,7 +280,7 @@ def decodes_or_is_refused(frame: bytes) -> None:
         greeting = decode(frame)
     except PeerError:
         return
-    assert isinstance(greeting, Greeting)
+    assert isinstance(greeting, Message)
     frame = greeting.frame()
     assert isinstance(greeting, Refused) or decode(frame) == greeting
 

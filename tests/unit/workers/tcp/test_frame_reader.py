@@ -48,7 +48,7 @@ def test_a_slot_carries_seat_lane_and_purpose_of_its_connection(bench: Make) -> 
         made.send(number, framed([b"\x02"]))
         made.read_all(number)
     slots = [made.consumer.slot(i) for i in range(made.consumer.ready())]
-    marks = [(*SLOT.unpack_from(slot)[2:], *MARKS.unpack_from(slot, layout.SLOT_PURPOSE_AT)) for slot in slots]
+    marks = [(*SLOT.unpack_from(slot)[2:], *MARKS.unpack_from(slot, layout.SLOT_TRAFFIC_CLASS_AT)) for slot in slots]
     assert marks == [(12, 4098, 0, 0), (11, 4097, 1, 0)]  # lane, seat, purpose, number
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from pipeline.errors import PeerError
-from pipeline.transport.connection import GREETING, Connection, Exchange
+from pipeline.transport.connection import HANDSHAKE, Connection, HandshakeState
 from pipeline.wire import framing
 from workers.tcp.frame_reader import receive_greeting
 
@@ -23,8 +23,8 @@ def stranger() -> Iterator[tuple[socket.socket, Connection]]:
     theirs, ours = socket.socketpair()
     with theirs, ours:
         ours.setblocking(False)
-        connection = Connection(ours, ("192.0.2.1", 40000), GREETING, 1, 0)
-        connection.exchange = Exchange("hello")
+        connection = Connection(ours, ("192.0.2.1", 40000), HANDSHAKE, 1, 0)
+        connection.exchange = HandshakeState("hello")
         yield theirs, connection
 
 

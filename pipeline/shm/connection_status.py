@@ -11,7 +11,7 @@ _ROW = struct.Struct("<BBHIQQQQIBxH16x")
 _STATES = ("", "connecting", "greeting", "established")
 
 
-class ConnectionRow(NamedTuple):
+class ConnectionStatus(NamedTuple):
     """Times are CLOCK_MONOTONIC."""
 
     state: str
@@ -21,9 +21,9 @@ class ConnectionRow(NamedTuple):
     sent_bytes: int
     received_bytes: int
     since_ns: int
-    heard_ns: int
+    last_received_ns: int
     rtt_us: int
-    purpose: int
+    traffic_class: int
     peer: int
 
     def pack(self) -> bytes:
@@ -31,7 +31,7 @@ class ConnectionRow(NamedTuple):
         return _ROW.pack(_STATES.index(self.state), len(address), *self[2:]) + address
 
     @classmethod
-    def unpack(cls, data: bytes) -> ConnectionRow | None:
+    def unpack(cls, data: bytes) -> ConnectionStatus | None:
         """The row, or None for an empty or unreadable one."""
         state, length, *numbers = _ROW.unpack_from(data)
         if not 0 < state < len(_STATES):
