@@ -5,9 +5,10 @@ Each folder says in its `__init__` what belongs there, what does not, and who us
     cli
     supervisor
     peers
-    runtime    credentials
+    credentials    runtime
     config     fec           transport
     shm
     wire       packet        policy
-    errors     counters      log
+    counters   log
+    errors
 """

@@ -1,8 +1,8 @@
-"""The table of counters: everything that the data plane counts, under one name each.
+"""The table of counters: everything that the data plane counts, each under one name.
 
-A counter lives on the board in its worker's page, as one u64 that a single duty writes; it survives the
-worker. Readers add the workers up. Ids are permanent; a retired counter keeps its row, marked retired.
-Every drop has a counter of its own, named `<kind>.dropped_<reason>`.
+A counter is one u64 in its worker's page of the scoreboard. A single duty writes it, and it survives the worker.
+Readers add the workers up. Ids are permanent: a counter that goes out of use keeps its row, marked so. Every drop has a
+counter of its own, named `<kind>.dropped_<reason>`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 
 class Counter(NamedTuple):
-    """One row: `id` is the index on the board, `duty` the only writer."""
+    """One row of the table."""
 
-    id: int
+    id: int  # index in a worker's page
     name: str
-    duty: str
+    duty: str  # the only writer
     meaning: str
 
 
@@ -24,93 +24,96 @@ OUT, IN = "outbound", "inbound"
 # fmt: off
 COUNTERS = (
     # The ids of one duty share cache lines with no other duty's: blocks of 16 ids.
-    Counter(0, "tun.packets_read", OUT, "IP packets taken from TUN; a super-packet counts once"),
-    Counter(1, "tun.bytes_read", OUT, "bytes of those packets, without virtio-net headers"),
-    Counter(2, "tun.blocks_filled", OUT, "slots handed on with at least one packet"),
-    Counter(3, "tun.ring_full_waits", OUT, "times the reader waited for a free slot (backpressure)"),
-    Counter(4, "tun.read_errors", OUT, "reads that failed because the link was down or the device gone"),
+    Counter(0, "tun.packets_read", OUT, "IP packets read from TUN; a super-packet counts once"),
+    Counter(1, "tun.bytes_read", OUT, "bytes of packets read from TUN, without virtio-net headers"),
+    Counter(2, "tun.blocks_filled", OUT, "slots of the plain and the coded ring handed on"),
+    Counter(3, "tun.ring_full_waits", OUT, "times the TUN reader waited for a free slot (backpressure)"),
+    Counter(4, "tun.read_errors", OUT, "reads from TUN that failed because the link was down or the device gone"),
     Counter(5, "tun.dropped_packet_too_long", OUT, "packets longer than a frame may carry (compat)"),
-    Counter(6, "tun.dropped_ring_full", OUT, "packets of bulk flows read while the path took no more"),
-    Counter(7, "tun.blocks_light_filled", OUT, "slots of light flows handed on"),
-    Counter(8, "tun.packets_light_read", OUT, "packets in them"),
-    Counter(9, "tun.copies_added", OUT, "copies of those blocks beyond the first"),
+    Counter(6, "tun.dropped_ring_full", OUT, "packets of bulk flows dropped while the path took no more"),
+    Counter(7, "tun.blocks_light_filled", OUT, "blocks of light flows handed on"),
+    Counter(8, "tun.packets_light_read", OUT, "packets in blocks of light flows"),
+    Counter(9, "tun.copies_added", OUT, "copies of blocks of light flows, beyond the first"),
     Counter(10, "tun.dropped_no_peer", OUT, "packets for an address that belongs to no peer"),
-    Counter(11, "tun.dropped_not_finished", OUT, "super-packets of too many segments, for a peer that takes only "
+    Counter(11, "tun.dropped_not_finished", OUT, "super-packets of too many segments, for a peer that accepts only "
             "finished packets"),
-    Counter(16, "tun.packets_written", IN, "IP packets given to TUN; a super-packet counts once"),
-    Counter(17, "tun.bytes_written", IN, "bytes of those packets, without virtio-net headers"),
+    Counter(16, "tun.packets_written", IN, "IP packets written to TUN; a super-packet counts once"),
+    Counter(17, "tun.bytes_written", IN, "bytes of packets written to TUN, without virtio-net headers"),
     Counter(18, "tun.dropped_frame_malformed", IN, "frames whose lengths contradict each other"),
     Counter(19, "tun.dropped_packet_malformed", IN, "packets with a wrong IP version or length"),
     Counter(20, "tun.dropped_header_malformed", IN, "packets with an unusable virtio-net header"),
     Counter(21, "tun.dropped_write_refused", IN, "packets that the kernel refused"),
-    Counter(22, "tun.dropped_link_down", IN, "packets that came while the device was down or gone"),
+    Counter(22, "tun.dropped_link_down", IN, "packets that arrived while the device was down or gone"),
     Counter(23, "tun.dropped_offload_refused", IN, "super-packets that the kernel refused"),
     Counter(24, "tun.dropped_frame_unknown", IN, "frames of a type that this version does not know"),
     Counter(25, "tun.dropped_source_refused", IN, "packets from a peer with a source address that is not its own"),
     Counter(26, "tun.dropped_own_destination", IN, "packets from a peer to an address of its own"),
     Counter(27, "tun.dropped_multicast", IN, "multicast and broadcast packets from one of several peers"),
     Counter(28, "tun.dropped_isolated", IN, "packets from peer to peer that client_isolation forbids"),
-    Counter(29, "tun.dropped_transit_full", IN, "packets from peer to peer while the ring for them was full"),
+    Counter(29, "tun.dropped_transit_full", IN, "packets from peer to peer dropped while the transit ring was full"),
     Counter(30, "tun.packets_forwarded", IN, "packets from peer to peer handed on"),
-    Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards given to a connection"),
-    Counter(33, "tcp.bytes_sent", OUT, "wire bytes given to connections"),
+    Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards written to connections"),
+    Counter(33, "tcp.bytes_sent", OUT, "wire bytes written to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),
-    Counter(35, "tcp.socket_full_waits", OUT, "times a ring waited for a full socket (backpressure)"),
-    Counter(36, "tcp.dropped_no_connection", OUT, "blocks given up after `hold` seconds without a connection, or at "
+    Counter(35, "tcp.socket_full_waits", OUT, "times that a send queue waited for a full socket (backpressure)"),
+    Counter(36, "tcp.dropped_no_connection", OUT, "blocks dropped after `hold` seconds without a connection, or at "
             "once if another worker has one"),
-    Counter(37, "tcp.blocks_resent", OUT, "blocks begun on a connection that died and sent again on another"),
-    Counter(38, "tcp.runs_spared", OUT, "runs left unsent because their connection lagged and the block can do "
-            "without them"),
-    Counter(39, "tcp.runs_moved", OUT, "runs and plain blocks given to another connection because theirs lagged or "
+    Counter(37, "tcp.blocks_resent", OUT, "blocks begun on a connection that ended, and sent again on another"),
+    Counter(38, "tcp.runs_skipped", OUT, "runs left unsent because their connection lagged and the block can be "
+            "recovered without them"),
+    Counter(39, "tcp.runs_moved", OUT, "runs and plain blocks moved to another connection because theirs lagged or "
             "stood still"),
-    Counter(40, "tcp.dropped_peer_full", OUT, "runs and blocks for a peer that reads too slowly, beyond "
+    Counter(40, "tcp.dropped_peer_full", OUT, "runs and blocks dropped because a peer read too slowly, beyond "
             "peer_queue_bytes"),
     Counter(48, "tcp.frames_received", IN, "frames received on established connections, keepalives included"),
     Counter(49, "tcp.bytes_received", IN, "wire bytes received on established connections"),
     Counter(50, "tcp.ring_full_waits", IN, "times the receiver waited for a free slot (backpressure)"),
-    Counter(51, "tcp.connections_established", IN, "connections that came to carry packets"),
-    Counter(52, "tcp.connections_lost", IN, "established connections that ended, for whatever reason"),
+    Counter(51, "tcp.connections_established", IN, "connections that have been established"),
+    Counter(52, "tcp.connections_lost", IN, "established connections that ended, for any reason"),
     Counter(53, "tcp.connections_timed_out", IN, "connections closed after `timeout` seconds of silence"),
-    Counter(54, "tcp.connections_refused", IN, "connections refused to peers that had proved who they are, with the "
-            "reason"),
+    Counter(54, "tcp.connections_refused", IN, "connections refused, with the reason, to peers that had proved who "
+            "they are"),
     Counter(55, "tcp.dials_failed", IN, "attempts to reach the server that failed"),
-    Counter(56, "tcp.closed_frame_too_long", IN, "connections ended by a frame above the limit"),
-    Counter(57, "tcp.closed_hello_invalid", IN, "connections ended by a wrong greeting, TLS included"),
-    Counter(58, "tcp.accepts_failed", IN, "accepts that failed, for want of descriptors or memory"),
-    Counter(59, "tcp.closed_row_full", IN, "connections refused because this worker's table is full"),
+    Counter(56, "tcp.closed_frame_too_long", IN, "connections closed because of a frame above the limit"),
+    Counter(57, "tcp.closed_hello_invalid", IN, "connections closed because of an invalid handshake, TLS included"),
+    Counter(58, "tcp.accepts_failed", IN, "accepts that failed for want of descriptors or memory"),
+    Counter(59, "tcp.closed_row_full", IN, "connections closed because all status rows of the worker were in use"),
     Counter(60, "tcp.parity_raised", IN, "times that the state of the connections called for more parity"),
-    Counter(61, "tcp.parity_lowered", IN, "times that it called for less"),
-    Counter(62, "tcp.paces_changed", IN, "times that the limit on bulk was set or lifted, to keep the path's queue "
+    Counter(61, "tcp.parity_lowered", IN, "times that the state of the connections called for less parity"),
+    Counter(62, "tcp.paces_changed", IN, "times that the bulk pacer set or lifted its limit, to keep the path's queue "
             "short"),
-    Counter(63, "tcp.closed_too_late", IN, "connections ended because their greeting took longer than "
+    Counter(63, "tcp.closed_too_late", IN, "connections closed because their handshake took longer than "
             "handshake_timeout"),
-    Counter(112, "tcp.closed_proof_wrong", IN, "connections ended because who opened them did not prove to be a peer"),
-    Counter(113, "tcp.closed_handshakes_full", IN, "connections closed on arrival: max_handshakes are under way"),
-    Counter(114, "tcp.closed_handshakes_of_address", IN, "the same: max_handshakes_per_address from that address"),
-    Counter(115, "tcp.closed_connects_of_address", IN, "the same: connects_per_address from that address in a second"),
-    Counter(116, "tcp.rate_pauses", IN, "times that a peer's connections were not read because it had used up its "
-            "rate"),
+    Counter(112, "tcp.closed_proof_wrong", IN, "connections closed because the client did not prove to be a peer"),
+    Counter(113, "tcp.closed_handshakes_full", IN, "connections closed on arrival because max_handshakes were under "
+            "way"),
+    Counter(114, "tcp.closed_handshakes_of_address", IN, "connections closed on arrival because "
+            "max_handshakes_per_address of their address were under way"),
+    Counter(115, "tcp.closed_connects_of_address", IN, "connections closed on arrival because connects_per_address "
+            "had arrived from their address within a second"),
+    Counter(116, "tcp.rate_pauses", IN, "times that a peer's connections were not read because the peer had used up "
+            "its rate"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),
-    Counter(65, "fec.bytes_coded", OUT, "bytes of those blocks"),
-    Counter(66, "fec.bytes_added", OUT, "bytes of parity shards, and of copies, that were added to them"),
-    Counter(80, "fec.runs_received", IN, "frames with shards received"),
-    Counter(81, "fec.blocks_whole", IN, "blocks whose data shards all came, and single shards"),
+    Counter(65, "fec.bytes_coded", OUT, "bytes of blocks cut into shards"),
+    Counter(66, "fec.bytes_added", OUT, "bytes of parity shards, and of copies, added to blocks"),
+    Counter(80, "fec.runs_received", IN, "runs received"),
+    Counter(81, "fec.blocks_whole", IN, "blocks whose data shards have all arrived, and single shards"),
     Counter(82, "fec.blocks_recovered_1", IN, "blocks recovered with 1 data shard missing"),
     Counter(83, "fec.blocks_recovered_2", IN, "blocks recovered with 2 data shards missing"),
     Counter(84, "fec.blocks_recovered_3", IN, "blocks recovered with 3 data shards missing"),
     Counter(85, "fec.blocks_recovered_4", IN, "blocks recovered with 4 data shards missing"),
     Counter(86, "fec.blocks_recovered_5", IN, "blocks recovered with 5 data shards missing"),
     Counter(87, "fec.blocks_recovered_6", IN, "blocks recovered with 6 data shards missing"),
-    Counter(88, "fec.blocks_expired", IN, "blocks given up with too few shards"),
-    Counter(89, "fec.blocks_overtaken", IN, "blocks handed on behind a later one, which had waited long enough"),
-    Counter(90, "fec.shards_unneeded", IN, "shards that came when their block was complete: the fate of parity on a "
-            "good path"),
-    Counter(91, "fec.shards_late", IN, "shards of blocks that had been given up or are too old to tell"),
-    Counter(92, "fec.shards_duplicate", IN, "shards that were there already, copies of single shards included"),
+    Counter(88, "fec.blocks_expired", IN, "blocks dropped because too few of their shards arrived in time"),
+    Counter(89, "fec.blocks_overtaken", IN, "blocks handed on behind a later block, which had waited long enough"),
+    Counter(90, "fec.shards_unneeded", IN, "shards that arrived when their block was complete: the fate of parity on "
+            "a good path"),
+    Counter(91, "fec.shards_late", IN, "shards of blocks that had been dropped or are too old to tell"),
+    Counter(92, "fec.shards_duplicate", IN, "shards that had arrived before, copies of single shards included"),
     Counter(93, "fec.dropped_run_malformed", IN, "runs whose header contradicts itself or the block's other runs"),
-    Counter(94, "fec.dropped_block_checksum", IN, "recovered blocks whose checksum is wrong: parity that does not "
-            "fit the data"),
-    Counter(95, "fec.dropped_block_malformed", IN, "blocks that are not the frame that they should be"),
+    Counter(94, "fec.dropped_block_checksum", IN, "recovered blocks with a wrong checksum: their parity does not fit "
+            "their data"),
+    Counter(95, "fec.dropped_block_malformed", IN, "blocks that are not one block frame"),
 )
 # fmt: on
 

@@ -1,6 +1,6 @@
-"""Log lines to standard error, one write() each, as text or JSON; times are UTC.
+"""Log lines on standard error, one write() each, as text or JSON; times are UTC.
 
-Text that a peer sent is escaped: control characters never reach a terminal or a log file.
+Text that a peer has sent is escaped by printable(): no control character reaches a terminal or a log file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 class _Line(logging.Formatter):
+    """Time, level, instance, process, text; with a traceback if there is one."""
+
     def __init__(self, instance: str, process: str, as_json: bool) -> None:
         super().__init__()
         self._instance = instance
@@ -37,12 +39,12 @@ class _Line(logging.Formatter):
 
 
 def printable(text: str) -> str:
-    """`text` with everything but printable ASCII escaped."""
+    """The text with all but printable ASCII escaped."""
     return text.encode("unicode_escape").decode()
 
 
 def start(instance: str, process: str, level: str, form: str) -> None:
-    """Set up logging of this process. A lost standard error costs the lines, never the data path."""
+    """Set up the log of this process. Where standard error is lost, lines are lost, and the data path goes on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line(instance, process, form == "json"))
     logging.raiseExceptions = False

@@ -1,13 +1,16 @@
-"""Every test leaves the machine as it found it; property tests are the same in every run.
+"""Every test leaves the machine as it found it; property tests are the same in every run; marks by folder.
 
-Looked at after each test, and once more after the last: child processes, network devices and named namespaces,
-routes, names in /dev/shm, files and states of instances. Rules and addresses take a command to look at, so they are
-compared once. What is still vanishing gets a moment. What a process that is none of ours holds is somebody else's.
+The leak check runs after each test, and once more after the last. It looks at child processes, network devices and
+named namespaces, routes, names in /dev/shm, files and states of instances. Rules and addresses take a command to look
+at, so they are compared once. A leftover gets a moment to vanish. A file that another's process holds is not ours.
+
+Run by root, tests have a machine of their own (tests/harness/own_machine.py): several processes may run them at once.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +19,14 @@ import psutil
 import pytest
 from hypothesis import settings
 
-from tests.support import eventually
+from tests.harness.own_machine import Room, enter_own_machine, remove_room
+from tests.support import ROOT, eventually
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
+
+MARKS_BY_FOLDER = {"netns": "netns", "process": "process", "unit/tools": "tools"}
+ROOM = pytest.StashKey[Room]()
 
 VANISH_SECONDS = 3.0
 
@@ -33,7 +40,7 @@ ROUTES = (("/proc/net/route", (0, 1, 2, 6, 7)), ("/proc/net/ipv6_route", (0, 1, 
 
 
 def traces() -> set[str]:
-    """What a test could leave behind, one line each."""
+    """Things that a test could leave behind, one line each."""
     found = {str(directory / name) for directory in LISTED if directory.is_dir() for name in os.listdir(directory)}
     for table, columns in ROUTES:
         if os.path.exists(table):
@@ -48,7 +55,7 @@ def traces() -> set[str]:
 
 
 def left(before: set[str]) -> list[str]:
-    """What there is now, was not there before, and is not somebody else's."""
+    """The traces that are there now, were not there before, and are not another's."""
     return sorted(trace for trace in traces() - before if not held_by_others(Path(trace)))
 
 
@@ -99,6 +106,50 @@ def rules_and_addresses() -> list[str]:
             done = subprocess.run(["ip", version, "-oneline", what], capture_output=True, text=True, check=False)
             shown += [line.split(" valid_lft")[0] for line in done.stdout.splitlines()]
     return shown
+
+
+# -- a machine of its own, marks
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts commands in the background without it
+    is_worker = hasattr(config, "workerinput")
+    if is_worker or not config.getoption("numprocesses", None):
+        has_own = enter_own_machine()
+        if is_worker and not has_own:
+            raise pytest.UsageError("tests in several processes need root; run them with --numprocesses 0")
+    if is_worker:
+        config.stash[ROOM] = Room(os.environ["PYTEST_XDIST_TESTRUNUID"])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    manager = session.config.pluginmanager.get_plugin("dsession")
+    if manager is not None:
+        remove_room(manager.nodemanager.testrunuid)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parent.as_posix()
+        mark = MARKS_BY_FOLDER.get(folder)
+        if mark:
+            item.add_marker(mark)
+        if mark == "netns" and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="network namespaces need root"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Around the test with its fixtures, and around its time-out too: waiting for the room is not the test's time."""
+    room = item.config.stash.get(ROOM, None)
+    if room is None:
+        return (yield)
+    with room.occupied(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+# -- leaks
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,27 +1,27 @@
-"""What several tests need: the root of the checkout, and waiting for a condition with a deadline."""
+"""Needs of many tests: the root of the checkout, and waiting for a condition with a deadline."""
 
 from __future__ import annotations
 
-import threading
-import time
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
+from tools.lab.waiting import Overdue, until
+
 ROOT = Path(__file__).parents[1]  # of the checkout
-POLL = 0.005  # seconds between two looks at a condition
+POLL_SECONDS = 0.005
 
-T = TypeVar("T")
+needs_iperf3 = pytest.mark.skipif(shutil.which("iperf3") is None, reason="iperf3 is not installed")
+
+Value = TypeVar("Value")
 
 
-def eventually(condition: Callable[[], T], seconds: float = 10.0, what: str = "") -> T:
-    """The first true value of `condition`. AssertionError, with `what`, when there is none within `seconds`."""
-    deadline = time.monotonic() + seconds
-    pause = threading.Event()
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what or condition}")
-        pause.wait(POLL)
+def eventually(condition: Callable[[], Value | None], seconds: float = 10.0, what: str = "") -> Value:
+    """The first true value of `condition()`. After `seconds` the test fails, with `what` was expected."""
+    try:
+        return until(condition, what or repr(condition), seconds, POLL_SECONDS)
+    except Overdue as overdue:
+        raise AssertionError(str(overdue)) from None

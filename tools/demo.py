@@ -1,7 +1,8 @@
-"""The tunnel shown at work: python -m tools.demo, or tools/run demo. Needs root; leaves nothing behind.
+"""A demonstration of the tunnel: python -m tools.demo, or tools/run demo. Needs root; leaves nothing behind.
 
-Two namespaces and a link between them, a server and a client, a ping, a bulk transfer with a live display, a
-kill -9 of each worker in the middle of it, a summary. Ctrl-C at any time ends it just as cleanly.
+It makes two namespaces with a link, and starts a server and a client, a ping, and a bulk transfer with a live display.
+It kills each worker with kill -9 in the middle of the transfer, and prints a summary. Ctrl-C ends it at any time, just
+as cleanly.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import time
 
 from pipeline.cli.status_text import amount, render
 from pipeline.errors import TunnelError
-from tools.lab.link_emulator import LinkSpec
+from tools.instance import RunningInstance
+from tools.lab.link_model import LinkSpec
 from tools.lab.namespace import LabError
 from tools.lab.network import Lab
 from tools.lab.waiting import Overdue
 from tools.load.flows import TcpFlow, ping
-from tools.tunnel_pair import Tunnel, TunnelPair
+from tools.tunnel_pair import TunnelPair
 
 REFRESH_SECONDS = 0.5
 BAR = 30
@@ -86,7 +88,7 @@ def _show(lab: Lab, seconds: float) -> int:
 
 
 def _transfer(pair: TunnelPair, flow: TcpFlow, seconds: float) -> list[tuple[str, int]]:
-    """Show the transfer, and kill one worker after the other meanwhile. Who was killed, and when."""
+    """Show the transfer and kill one worker after the other. The names of the killed workers, and the times."""
     began = time.monotonic()
     victims = [(end, worker) for end in (pair.client, pair.server) for worker in ("tun-0", "tcp-0")]
     due = [began + seconds * (i + 1) / (len(victims) + 1) for i in range(len(victims))]
@@ -121,7 +123,7 @@ class _Display:
         if self._terminal:
             sys.stdout.write(CLEAR)
 
-    def show(self, tunnel: Tunnel, flow: TcpFlow, elapsed: float, seconds: float, said: str) -> None:
+    def show(self, tunnel: RunningInstance, flow: TcpFlow, elapsed: float, seconds: float, said: str) -> None:
         received = flow.samples[-1].bytes if flow.samples else 0
         then, before = self._before or (0.0, 0)
         self._before = elapsed, received

@@ -1,8 +1,12 @@
-"""The way into a worker process: read the plan, build the kind, give up all rights, run, answer with an exit status.
+"""A worker process from its first instruction to its exit status. Only the supervisor starts it.
 
-Started by the supervisor alone. In this order: signals blocked, the parent's death arranged for, nothing new to be
-gained; the plan; the kind's modules, and whatever is imported late; shared memory, doorbells, duties; then the drop
-to the user that the plan names, and the parent's death once more, which a change of user makes the kernel forget.
+1. prepare            signals blocked, new privileges renounced; then our end is tied to that of the parent
+2. plan               from a file descriptor
+3. attach             shared memory, doorbells
+4. import             the modules of the kind, and those that Python would import later
+5. duties             on shared memory and on the file descriptors
+6. drop               to the account of the plan; the kernel forgets the parent then, so our end is tied once more
+7. run                until a stop signal
 """
 
 from __future__ import annotations
@@ -11,44 +15,39 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Callable
 
 from pipeline import log
 from pipeline.errors import TunnelError
 from pipeline.log import LOG
 from pipeline.runtime import privileges, worker
-from pipeline.runtime.plan import Plan
+from pipeline.runtime.plan import Plan, WorkerFds
 
-# who (a kind, or a kind and a mode; "": every worker), the module, and what imports it only once it is needed
+# workers (a kind, or a kind and a mode; "": all), the module, and its importer, which imports it at its first use
 LATE = (
     ("", "encodings.unicode_escape", "log.printable"),
     ("", "tokenize", "linecache, since Python 3.13: the traceback of an exception that a duty raised"),
     ("tcp client", "encodings.idna", "socket.getaddrinfo, of every host, an address too"),
     ("tcp client", "encodings.punycode", "encodings.idna, of a host that is not ASCII"),
 )
-"""Imported before the drop: after it, the directory in which Python lives may be closed to this process."""
+"""Imported before the drop: after it, the directory of Python may be closed to this process."""
 
 
 def main() -> int:
-    """Run one worker. Exit status: 0 stopped on request, 70 a duty failed, else that of the error."""
+    """Run one worker. Exit status: 0 after a stop signal, 70 if a duty failed, else that of the error."""
     worker.prepare()
     arguments = _arguments()
     worker.bind_to_parent(arguments.parent)
     # pread: workers that start together share the file offset
     plan = Plan.from_json(os.pread(arguments.plan_fd, os.fstat(arguments.plan_fd).st_size, 0).decode())
     os.close(arguments.plan_fd)
-    log.start(plan.name, arguments.name, plan.settings["log_level"], plan.settings["log_format"])
+    log.start(plan.name, arguments.name, plan.settings.log_level, plan.settings.log_format)
     try:
         attachment = worker.Attachment(plan, arguments.name)
-        if attachment.me.kind == "tun":
-            from workers.tun import duties as kind
-        elif attachment.me.kind == "fec":
-            os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else numpy starts a thread per core, and uses none of them here
-            from workers.fec import duties as kind
-        else:
-            from workers.tcp import duties as kind
-        _import_late(f"{attachment.me.kind} {plan.mode}")
-        duties = kind.duties(attachment, arguments)
-        privileges.drop(plan.settings.get("user"))
+        make_duties = _kind(attachment.worker.kind)
+        _import_late(f"{attachment.worker.kind} {plan.mode}")
+        duties = make_duties(attachment, WorkerFds(arguments.tun_fd, arguments.listen_fd, arguments.supervisor_fd))
+        privileges.drop(plan.settings.account)
         worker.bind_to_parent(arguments.parent)
         return worker.run(attachment, duties, arguments.ready_fd, arguments.parent)
     except TunnelError as error:
@@ -56,9 +55,21 @@ def main() -> int:
         return error.exit_status
 
 
-def _import_late(me: str) -> None:
-    for who, module, _ in LATE:
-        if me.startswith(who):
+def _kind(kind: str) -> Callable[[worker.Attachment, WorkerFds], list[worker.Duty]]:
+    """Import a kind of worker, and no other: the function that makes its duties."""
+    if kind == "tun":
+        from workers.tun.duties import duties
+    elif kind == "fec":
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else numpy starts a thread per core, and uses none of them here
+        from workers.fec.duties import duties
+    else:
+        from workers.tcp.duties import duties
+    return duties
+
+
+def _import_late(kind_and_mode: str) -> None:
+    for workers, module, _ in LATE:
+        if kind_and_mode.startswith(workers):
             importlib.import_module(module)
 
 
@@ -68,9 +79,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--plan-fd", type=int, required=True)
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument("--tun-fd", type=int)
-    parser.add_argument("--listen-fd", type=int)
-    parser.add_argument("--desk-fd", type=int)
+    parser.add_argument("--tun-fd", type=int, default=-1)
+    parser.add_argument("--listen-fd", type=int, default=-1)
+    parser.add_argument("--supervisor-fd", type=int, default=-1)
     return parser.parse_args()
 
 

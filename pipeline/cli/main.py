@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from pipeline.cli import peer_commands
 from pipeline.errors import LocalError, NotRunning, TunnelError, UsageError
@@ -20,15 +21,19 @@ from pipeline.supervisor import instance
 EXIT_STATUS = """exit status:
   0 done   1 failed   2 usage   3 not running   77 no permission   78 configuration"""
 
-STOP_SECONDS = 30.0
+STOP_SECONDS = 30.0  # how long `stop` waits
+
+Run = Callable[[argparse.Namespace], int]
+"""A command: arguments in, exit status out."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Errors are one clear text on standard error."""
+    """Run one command. An error is one text on standard error."""
     _open_standard_files()
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        run: Run = arguments.run
+        return run(arguments)
     except TunnelError as error:
         print(f"tunnel-supervisor: {error}", file=sys.stderr)
         return error.exit_status
@@ -38,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _open_standard_files() -> None:
-    """Whoever closed one of them meant silence, not that the next file that we open takes its number."""
+    """Open /dev/null for each of the three that the caller has closed, lest another file gets its number."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
@@ -53,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Run, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
         )
@@ -69,42 +74,44 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--join",
         metavar="LINE",
-        help="be a client of the server whose `invite` has printed this line; "
-        '"-": it is on standard input; "@FILE": in a file',
+        help="be a client of the server whose `invite` printed this line; "
+        '"-": read the line from standard input; "@FILE": read it from a file',
     )
     start.add_argument("--insecure", action="store_true", help="short for --set insecure=true")
 
     for name, run, text in (
         ("stop", _stop, "stop a running instance, and wait until it has stopped"),
-        ("status", _status, "say how a running instance is"),
-        ("reload", _reload, "have a running instance read its configuration again"),
-        ("restart", _restart, "replace the workers of a running instance, or one of them"),
+        ("status", _status, "show the state of a running instance"),
+        ("reload", _reload, "make a running instance read its configuration again"),
+        ("restart", _restart, "replace one worker, or all workers, of a running instance"),
     ):
         sub = command(name, run, text)
         _add_instance(sub)
         if name == "status":
-            sub.add_argument("--json", action="store_true", help="for programs; carries schema_version")
+            sub.add_argument("--json", action="store_true", help="print JSON, with schema_version")
         if name == "restart":
-            sub.add_argument("worker", nargs="?", default="", help="such as tcp-0; all of them if left out")
+            sub.add_argument("worker", nargs="?", default="", help="a worker, such as tcp-0; without it, all workers")
 
     peer_commands.add_commands(command, _add_instance)
-    check = command("check", _check, "say what is wrong with a configuration, or print the effective one")
+    check = command("check", _check, "print the effective configuration, or everything that is wrong with it")
     check.add_argument("file", metavar="FILE", nargs="?")
     _add_set(check)
     command("schema", _schema, "print the JSON schema of the configuration")
     command("version", _version, "print the version")
     for name, text in (
-        ("bench", "measure the tunnel against the bare link on this machine"),
-        ("demo", "a tunnel between two namespaces, with a load and a killed worker"),
+        ("bench", "compare the tunnel with the bare link on this machine"),
+        ("demo", "run a tunnel between two namespaces, and kill its workers under load"),
     ):
         sub = command(name, _tool(name), text)
-        sub.add_argument("rest", nargs=argparse.REMAINDER, help=f"`tunnel-supervisor {name} -- --help` lists them")
-        sub.prefix_chars = "\0"  # everything behind the command is the tool's
+        sub.add_argument(
+            "rest", nargs=argparse.REMAINDER, help=f"its arguments; `tunnel-supervisor {name} -- --help` lists them"
+        )
+        sub.prefix_chars = "\0"  # every word after the command is an argument of the tool
     return parser
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="configuration, JSON")
+    parser.add_argument("--config", metavar="FILE", help="the configuration, a JSON file")
     _add_set(parser)
 
 
@@ -114,8 +121,8 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 
 def _add_instance(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--config", metavar="FILE", help="the instance of this configuration")
-    which.add_argument("--name", metavar="NAME", help="the instance of this name")
+    which.add_argument("--config", metavar="FILE", help="the instance that has this configuration")
+    which.add_argument("--name", metavar="NAME", help="the instance that has this name")
     parser.set_defaults(instance=_instance)
 
 
@@ -143,11 +150,11 @@ def _start(arguments: argparse.Namespace) -> int:
 
     first = reread()
     if invitation and first.mode != "client":
-        raise UsageError("--join makes a client: leave out what says that this is a server")
+        raise UsageError("--join needs mode client: remove the setting or option that makes this a server")
     os.environ.pop("SSLKEYLOGFILE", None)
     log.start(first.name, "supervisor", first.log_level, first.log_format)
-    for notice in config.notices(first, invited=invitation is not None):
-        log.LOG.warning("%s", notice)
+    for warning in config.find_warnings(first, invited=invitation is not None):
+        log.LOG.warning("%s", warning)
     return Supervisor(first, reread, key=invitation.key if invitation else b"").run()
 
 
@@ -155,21 +162,21 @@ def _stop(arguments: argparse.Namespace) -> int:
     from pipeline.supervisor import control_socket
 
     which = _instance(arguments)
-    control_socket.ask(which, {"command": "stop"})
+    control_socket.send_request(which, {"command": "stop"})
     until = time.monotonic() + STOP_SECONDS
     while time.monotonic() < until:
         try:
-            which.holder()
+            which.supervisor_pid()
         except NotRunning:
             return 0
         time.sleep(0.02)
-    raise LocalError(f'instance "{which.name}" has not stopped within {STOP_SECONDS:g} s')
+    raise LocalError(f'instance "{which.name}" did not stop within {STOP_SECONDS:g} s')
 
 
 def _status(arguments: argparse.Namespace) -> int:
     from pipeline.supervisor import control_socket
 
-    snapshot = control_socket.ask(_instance(arguments), {"command": "status"})
+    snapshot = control_socket.send_request(_instance(arguments), {"command": "status"})
     if arguments.json:
         print(json.dumps(snapshot))
     else:
@@ -180,20 +187,21 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _reload(arguments: argparse.Namespace) -> int:
-    return _told(arguments, {"command": "reload"}, "changed")
+    return _send_command(arguments, {"command": "reload"}, "changed")
 
 
 def _restart(arguments: argparse.Namespace) -> int:
-    return _told(arguments, {"command": "restart", "worker": arguments.worker}, "workers")
+    return _send_command(arguments, {"command": "restart", "worker": arguments.worker}, "workers")
 
 
-def _told(arguments: argparse.Namespace, request: dict, what: str) -> int:
+def _send_command(arguments: argparse.Namespace, request: dict[str, Any], key: str) -> int:
+    """Send a request and print the list that its answer has under `key`."""
     from pipeline.supervisor import control_socket
 
-    answer = control_socket.ask(_instance(arguments), request)
+    answer = control_socket.send_request(_instance(arguments), request)
     if not answer["ok"]:
         raise LocalError(answer["error"])
-    print(f"{what}: {', '.join(answer[what]) or 'nothing'}")
+    print(f"{key}: {', '.join(answer[key]) or 'nothing'}")
     return 0
 
 
@@ -202,8 +210,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
     checked = config.load(arguments.file, arguments.set)
     print(config.to_json(checked))
-    for notice in config.notices(checked):
-        print(f"note: {notice}", file=sys.stderr)
+    for warning in config.find_warnings(checked):
+        print(f"note: {warning}", file=sys.stderr)
     return 0
 
 
@@ -220,7 +228,9 @@ def _version(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _tool(name: str) -> Callable[[argparse.Namespace], int]:
+def _tool(name: str) -> Run:
+    """The command that becomes a tool of this name."""
+
     def run(arguments: argparse.Namespace) -> int:
         rest = arguments.rest[1:] if arguments.rest[:1] == ["--"] else arguments.rest
         os.execv(sys.executable, [sys.executable, "-P", "-m", f"tools.{name}", *rest])
@@ -229,19 +239,19 @@ def _tool(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _instance(arguments: argparse.Namespace) -> instance.Instance:
-    """The instance that is meant: by configuration, by name, or the only one there is."""
+    """The instance of --config or --name; without them, the only one on this machine."""
     if arguments.config:
         from pipeline import config
 
         return instance.Instance(config.load(arguments.config).name)
     if arguments.name:
         return instance.Instance(arguments.name)
-    found = instance.names()
-    if len(found) == 1:
-        return instance.Instance(found[0])
-    if not found:
+    names = instance.list_names()
+    if len(names) == 1:
+        return instance.Instance(names[0])
+    if not names:
         raise NotRunning("no instance runs on this machine")
-    raise UsageError(f"several instances run ({', '.join(found)}): say which with --name or --config")
+    raise UsageError(f"several instances run ({', '.join(names)}): choose one with --name or --config")
 
 
 if __name__ == "__main__":

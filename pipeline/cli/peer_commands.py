@@ -1,19 +1,21 @@
-"""The commands around keys, certificates and peers, and what `start` has of them.
+"""The commands about keys, certificates and peers, and the part of `start` that reads an invitation.
 
-    genkey, gen-cert        make files; no instance is needed
-    invite, peers, revoke   ask a running server by its control socket
-    start --join            takes the line that `invite` has printed
+    genkey, gen-cert        write files; no instance is needed
+    invite, peers, revoke   send a request to the control socket of a running server
+    start --join            reads the line that `invite` has printed
 
     {"command": "invite", "name", "server", "allowed", "rate_mbit"}   -> {"ok": true, "line", "server", "certificate"}
-        server: "", HOST or HOST:PORT, and in the answer what the line has; rate_mbit: null for the server's setting
-        certificate: whether the server asks its clients for one as well
+        server: "", HOST or HOST:PORT; in the answer, the HOST:PORT in the line
+        rate_mbit: null for the server's setting; certificate: the server asks its clients for one as well
     {"command": "peers"}                                              -> {"ok": true, "schema_version", "peers": [
-        {"name", "state", "addresses", "endpoint", "connections", "received_bytes", "sent_bytes", "session_seconds"}]}
-        endpoint is "" and session_seconds null without a session
-    {"command": "revoke", "name"}                                     -> {"ok": true}
+        {"name", "state", "addresses", "allowed", "rate_mbit", "endpoint", "connections", "sent_bytes",
+         "received_bytes", "dropped", "session_seconds"}]}
+        state: "connected" or "away"; an away peer has endpoint "" and session_seconds null
+        sent_bytes, received_bytes, dropped (packets): since the session began
+    {"command": "revoke", "name"}                                     -> {"ok": true, "name"}
     any of them                                                       -> {"ok": false, "error": ...}
 
-Nothing here puts a secret on a command line, and one that was given there is taken off it.
+No secret is put on a command line; one that a user puts there is moved to standard input.
 """
 
 from __future__ import annotations
@@ -25,44 +27,48 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import LocalError, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.credentials.certificates import Pair
+    from pipeline.credentials.certificates import CertificatePair
     from pipeline.credentials.invitation import Invitation
 
 STANDARD_INPUT, STANDARD_OUTPUT = 0, 1
-CA = "ca"  # name of the files of a CA
+CA = "ca"  # the files of a CA are ca.crt and ca.key
 PEER_COLUMNS = ("name", "state", "addresses", "endpoint", "connections", "received", "sent", "since")
 
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
 
 def add_commands(command: AddCommand, add_instance: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Add them to the command line. `add_instance` has `arguments.instance(arguments)` find the instance meant."""
-    genkey = command("genkey", _genkey, "make a key that a server and one client share")
-    genkey.add_argument("file", metavar="FILE", nargs="?", help="a new file, mode 0600; standard output if left out")
+    """Add the commands to the command line. After `add_instance`, `arguments.instance(arguments)` is the instance."""
+    genkey = command("genkey", _genkey, "generate a key that a server and one client share")
+    genkey.add_argument("file", metavar="FILE", nargs="?", help="a new file, mode 0600; without it, standard output")
 
-    gen_cert = command("gen-cert", _gen_cert, "make a CA of your own, and certificates of it")
-    gen_cert.add_argument("directory", metavar="DIR", help="has ca.crt and ca.key, and gets NAME.crt and NAME.key")
+    gen_cert = command("gen-cert", _gen_cert, "make a CA of your own, or a certificate that it signs")
+    gen_cert.add_argument(
+        "directory", metavar="DIR", help="the directory of ca.crt and ca.key; NAME.crt and NAME.key are written there"
+    )
     which = gen_cert.add_mutually_exclusive_group(required=True)
-    which.add_argument("--ca", metavar="NAME", help="make the CA, with this name in its certificate")
-    which.add_argument("--server", metavar="NAME", help="the certificate of a server, by its host name")
-    which.add_argument("--client", metavar="NAME", help="the certificate of a client")
+    which.add_argument("--ca", metavar="NAME", help="make the CA; its certificate has this name")
+    which.add_argument("--server", metavar="NAME", help="make the certificate of the server with this host name")
+    which.add_argument("--client", metavar="NAME", help="make the certificate of the client with this name")
     gen_cert.add_argument(
         "--address",
         metavar="HOST",
         action="extend",
         nargs="+",
         default=[],
-        help="a further host name or address of the server",
+        help="another host name or address of the server",
     )
 
-    invite = command("invite", _invite, "add a peer to a running server, and print the line that lets it in")
-    invite.add_argument("peer", metavar="NAME", help="what to call the peer")
-    invite.add_argument("--address", metavar="HOST[:PORT]", default="", help="where clients reach this server")
+    invite = command("invite", _invite, "add a peer to a running server, and print its invitation")
+    invite.add_argument("peer", metavar="NAME", help="a name for the peer")
+    invite.add_argument(
+        "--address", metavar="HOST[:PORT]", default="", help="the address at which clients reach this server"
+    )
     invite.add_argument(
         "--allow",
         metavar="PREFIX",
@@ -71,12 +77,12 @@ def add_commands(command: AddCommand, add_instance: Callable[[argparse.ArgumentP
         default=[],
         help="a network behind the peer, such as 10.1.0.0/16",
     )
-    invite.add_argument("--rate", metavar="MBIT", type=float, help="limit each way, in Mbit/s; 0 for none")
+    invite.add_argument("--rate", metavar="MBIT", type=float, help="limit in each direction, in Mbit/s; 0 for none")
 
     peers = command("peers", _peers, "list the peers of a running instance")
-    peers.add_argument("--json", action="store_true", help="for programs; carries schema_version")
+    peers.add_argument("--json", action="store_true", help="print JSON, with schema_version")
 
-    revoke = command("revoke", _revoke, "remove a peer that `invite` has added, and end its session")
+    revoke = command("revoke", _revoke, "remove a peer that `invite` added, and end its session")
     revoke.add_argument("peer", metavar="NAME", help="the peer's name")
     for sub in (invite, peers, revoke):
         add_instance(sub)
@@ -86,9 +92,9 @@ def add_commands(command: AddCommand, add_instance: Callable[[argparse.ArgumentP
 
 
 def read_invitation(text: str, standard_input: int = STANDARD_INPUT) -> Invitation:
-    """The invitation of `--join`: the line itself, "-" for one on standard input, "@FILE" for the one in a file.
+    """The invitation of `--join`: the line itself, "-" for a line on standard input, "@FILE" for a line in a file.
 
-    A line that stands on our command line, where everybody can read it, is moved to standard input by starting again.
+    Every user can read a command line: a line that stands there is moved to standard input, by starting again.
     """
     from pipeline.credentials.invitation import LINE_LENGTH_MAX, decode
 
@@ -111,7 +117,7 @@ def read_invitation(text: str, standard_input: int = STANDARD_INPUT) -> Invitati
 def _hide(line: str) -> None:
     argv = [word.replace(line, "-") for word in sys.orig_argv]
     if argv == sys.orig_argv:
-        return  # called by a program, not by a command line
+        return  # main() was called by a program, not by a command line
     fd = os.memfd_create("invitation")
     os.write(fd, "".join(line.split()).encode())
     os.lseek(fd, 0, os.SEEK_SET)
@@ -120,7 +126,7 @@ def _hide(line: str) -> None:
 
 
 def overrides(invitation: Invitation) -> list[str]:
-    """The settings that follow from it; not the key, which is no setting."""
+    """The settings that follow from the invitation. Its key is not among them: there is no setting for a key."""
     return [
         f"{name}={json.dumps(value)}"
         for name, value in (
@@ -150,7 +156,7 @@ def _gen_cert(arguments: argparse.Namespace) -> int:
 
     directory = Path(arguments.directory)
     if arguments.address and arguments.server is None:
-        raise UsageError("--address goes with --server: nobody looks for a client or a CA by an address")
+        raise UsageError("--address is only valid with --server")
     for host in arguments.address:
         _check_host(host)
     if arguments.ca is not None:
@@ -174,21 +180,21 @@ def _check_host(host: str) -> None:
 
 
 def _check_file_name(name: str) -> None:
-    from pipeline.config.convert import check_name
+    from pipeline.config.peer import check_peer_name
 
-    check_name(name)
+    check_peer_name(name)
     if name == CA:
-        raise UsageError(f'the name "{CA}" belongs to the files of the CA: choose another one')
+        raise UsageError(f'the name "{CA}" is reserved for the files of the CA: choose another name')
 
 
-def _write_pair(directory: Path, name: str, pair: Pair) -> None:
+def _write_pair(directory: Path, name: str, pair: CertificatePair) -> None:
     from pipeline.credentials import certificates, keys
 
     certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
     try:
         directory.mkdir(0o700, exist_ok=True)
     except OSError as error:
-        raise keys.not_written(directory, error) from None
+        raise keys.write_error(directory, error) from None
     keys.write_secret(key, pair.key)
     try:
         keys.write_secret(certificate, pair.certificate)
@@ -213,31 +219,33 @@ def _invite(arguments: argparse.Namespace) -> int:
         "rate_mbit": arguments.rate,
     }
     if len(json.dumps(request)) >= REQUEST_BYTES_MAX:
-        raise UsageError("more networks than one command takes: invite the peer, and write them into its file")
-    answer = _ask(arguments, request)
+        raise UsageError(
+            "too many networks for one command: invite the peer without them, and write them into its file"
+        )
+    answer = _send_command(arguments, request)
     _print_secret(answer["line"])
     print(
-        f"note: whoever has this line is {arguments.peer}, and dials {answer['server']}. "
-        "There, give it to: tunnel-supervisor start --join -",
+        f"note: the line is a secret: it makes its holder the peer {arguments.peer}, which dials {answer['server']}. "
+        "On the client, give it to: tunnel-supervisor start --join -",
         file=sys.stderr,
     )
     if answer["certificate"]:
         print(
-            "note: the line alone does not let it in: this server has tls_ca_file and asks for a certificate too. "
-            "Make one with gen-cert --client, and name it there (tls_cert_file, tls_key_file)",
+            "note: the line alone is not enough: this server has tls_ca_file, so the client needs a certificate too. "
+            "Make it with gen-cert --client, and set tls_cert_file and tls_key_file on the client",
             file=sys.stderr,
         )
     return 0
 
 
 def _peers(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, {"command": "peers"})
+    answer = _send_command(arguments, {"command": "peers"})
     print(json.dumps(answer) if arguments.json else render(answer["peers"]))
     return 0
 
 
-def render(peers: list[dict]) -> str:
-    """The peers as a person reads them. A name may be a stranger's: it is escaped."""
+def render(peers: list[dict[str, Any]]) -> str:
+    """A table of the peers. A name may come from an unauthenticated client: it is escaped."""
     from pipeline.cli.status_text import amount, duration
     from pipeline.log import printable
 
@@ -266,15 +274,15 @@ def render(peers: list[dict]) -> str:
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    _ask(arguments, {"command": "revoke", "name": arguments.peer})
+    _send_command(arguments, {"command": "revoke", "name": arguments.peer})
     print(f"revoked: {arguments.peer}")
     return 0
 
 
-def _ask(arguments: argparse.Namespace, request: dict) -> dict:
+def _send_command(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
     from pipeline.supervisor import control_socket
 
-    answer = control_socket.ask(arguments.instance(arguments), request)
+    answer = control_socket.send_request(arguments.instance(arguments), request)
     if not answer["ok"]:
         raise LocalError(answer["error"])
     return answer
@@ -284,4 +292,4 @@ def _print_secret(line: str) -> None:
     print(line)
     status = os.fstat(STANDARD_OUTPUT)
     if stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        print("note: standard output is a file that others can read: chmod 600 it", file=sys.stderr)
+        print("note: standard output is a file that other users can read: chmod 600 it", file=sys.stderr)

@@ -1,12 +1,14 @@
-"""The status snapshot as a person reads it."""
+"""The answer to `status` as text for people."""
 
 from __future__ import annotations
+
+from typing import Any
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
-def render(snapshot: dict) -> str:
-    """Several lines: the instance, its workers, rings, connections, and the counters that are not zero."""
+def render(snapshot: dict[str, Any]) -> str:
+    """The instance, its workers, rings and connections, and the counters that are not zero."""
     lines = [
         (
             f"{snapshot['name']}  {snapshot['mode']}  {snapshot['state']}  up {duration(snapshot['uptime_seconds'])}  "
@@ -48,17 +50,17 @@ def render(snapshot: dict) -> str:
     lines += _fec(snapshot["fec"])
     if snapshot["connections"]:
         lines += _table(
-            ["connection", "worker", "for", "state", "sent", "received", "rtt", "heard"],
+            ["connection", "worker", "class", "state", "sent", "received", "rtt", "last received"],
             [
                 [
                     c["address"],
                     c["worker"],
-                    c["purpose"],
+                    c["traffic_class"],
                     c["state"],
                     amount(c["sent_bytes"]),
                     amount(c["received_bytes"]),
                     f"{c['rtt_ms']:.2f} ms",
-                    f"{c['heard_ms_ago'] / 1000:.1f} s ago",
+                    f"{c['last_received_ms_ago'] / 1000:.1f} s ago",
                 ]
                 for c in snapshot["connections"]
             ],
@@ -71,12 +73,12 @@ def render(snapshot: dict) -> str:
     return "\n".join(lines)
 
 
-def _fec(fec: dict) -> list[str]:
+def _fec(fec: dict[str, Any]) -> list[str]:
     if fec["mode"] == "off":
         return []
     now = f"{fec['data']} + {fec['parity']} shards a block" if fec["parity"] else "no parity"
-    why = "" if fec["peer_accepts_shards"] else ": the other end takes no shards, or is not connected"
-    return [f"fec {fec['mode']}, now {now} (at most {fec['data']} + {fec['parity_most']}){why}", ""]
+    why = "" if fec["peer_accepts_shards"] else ": the other end accepts no shards, or is not connected"
+    return [f"fec {fec['mode']}, now {now} (at most {fec['data']} + {fec['parity_max']}){why}", ""]
 
 
 def amount(size: float) -> str:

@@ -1,41 +1,40 @@
-"""What must hold beyond the type and the range of one setting.
+"""Rules between settings, beyond the type and the range of each.
 
-A check takes a Config and yields (path, expected, given) for each thing that is wrong. CHECKS says which
-settings each one reads: it is left out while one of those is wrong by itself, so that one mistake gives one
-problem.
-What concerns encryption, keys and peers is in config_trust.
+A check takes a Config and yields a violation (path, expected, given) for each broken rule. CHECKS says which settings
+each check reads. A check is skipped while one of these is invalid by itself, so that one mistake gives one problem.
+The rules of encryption, keys and peers are in security_checks.
 """
 
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from pipeline.config import security_checks as trust
+from pipeline.config import security_checks
 from pipeline.config.schema import AUTO, WORKER_KINDS, Config
-from pipeline.config.security_checks import Found
+from pipeline.config.security_checks import ONLY_ONCE, Violations
 from pipeline.config.values import INTERFACE_FORM, parse_endpoint, parse_interface, parse_prefix
-from pipeline.wire.messages import PUSHED_ROUTES_MAX as PUSHED_MAX
+from pipeline.wire.messages import PUSHED_ROUTES_MAX
 
-COMPAT_MTU_MAX = 1495  # the original's frames count type and packet, and end at 1496
+COMPAT_MTU_MAX = 1495  # the original program's frame length counts type and packet, and is at most 1496
 IPV6_MTU_MIN = 1280  # RFC 8200, 5
 
 
-def local_addr(config: Config) -> Found:
+def local_addr(config: Config) -> Violations:
     try:
         parse_endpoint(config.local_addr)
     except ValueError as expected:
         yield "local_addr", str(expected), config.local_addr
 
 
-def remote_addr(config: Config) -> Found:
-    yield from _dialled("remote_addr", config.remote_addr)
+def remote_addr(config: Config) -> Violations:
+    yield from _dialable("remote_addr", config.remote_addr)
 
 
-def public_addr(config: Config) -> Found:
-    yield from _dialled("public_addr", config.public_addr)
+def public_addr(config: Config) -> Violations:
+    yield from _dialable("public_addr", config.public_addr)
 
 
-def _dialled(name: str, text: str) -> Found:
+def _dialable(name: str, text: str) -> Violations:
     if not text:
         return
     try:
@@ -49,7 +48,7 @@ def _dialled(name: str, text: str) -> Found:
         yield name, "a port of 1 to 65535", text
 
 
-def tunnel_addr(config: Config) -> Found:
+def tunnel_addr(config: Config) -> Violations:
     given = config.tunnel_addr
     if given == AUTO:
         return
@@ -65,26 +64,27 @@ def _tunnel_ip(text: str) -> Any:
     return parse_interface(text).ip
 
 
-def required(config: Config) -> Found:
+def required(config: Config) -> Violations:
     if config.mode == "client" and not config.remote_addr:
         yield "remote_addr", 'the server that this client dials, such as "192.0.2.1:9000"', ""
     if config.mode == "server" and config.tunnel_addr == AUTO:
-        yield "tunnel_addr", f"{INTERFACE_FORM}: a server chooses for its clients, nobody for it", AUTO
+        yield "tunnel_addr", f"{INTERFACE_FORM}: a server gives addresses to clients and needs one of its own", AUTO
     if config.mode == "client" and config.compat and config.tunnel_addr in (None, AUTO):
-        yield "tunnel_addr", f"{INTERFACE_FORM}: the original's server, with compat, gives none", config.tunnel_addr
+        expected = f"{INTERFACE_FORM}: with compat, the original program's server gives no addresses to clients"
+        yield "tunnel_addr", expected, config.tunnel_addr
 
 
-def routes(config: Config) -> Found:
+def routes(config: Config) -> Violations:
     yield from _each_once({f"routes[{i}]": text for i, text in enumerate(config.routes)}, parse_prefix)
 
 
-def push_routes(config: Config) -> Found:
-    if len(config.push_routes) > PUSHED_MAX:
-        yield "push_routes", f"at most {PUSHED_MAX}: a WELCOME holds no more", len(config.push_routes)
+def push_routes(config: Config) -> Violations:
+    if len(config.push_routes) > PUSHED_ROUTES_MAX:
+        yield "push_routes", f"at most {PUSHED_ROUTES_MAX}: a WELCOME holds no more", len(config.push_routes)
     yield from _each_once({f"push_routes[{i}]": text for i, text in enumerate(config.push_routes)}, parse_prefix)
 
 
-def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Found:
+def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Violations:
     seen = set()
     for path, text in texts.items():
         try:
@@ -93,11 +93,11 @@ def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Found:
             yield path, str(expected), text
             continue
         if value in seen:
-            yield path, "each of them once", text
+            yield path, ONLY_ONCE, text
         seen.add(value)
 
 
-def affinity(config: Config) -> Found:
+def affinity(config: Config) -> Violations:
     if isinstance(config.affinity, str):
         return
     present = [kind for kind in WORKER_KINDS if kind != "fec" or config.fec != "off"]
@@ -109,63 +109,65 @@ def affinity(config: Config) -> Found:
         elif not cores:
             yield f"affinity.{worker}", "at least one core", cores
         elif len(set(cores)) < len(cores):
-            yield f"affinity.{worker}", "each core once", cores
+            yield f"affinity.{worker}", "each core only once", cores
 
 
-def keepalive(config: Config) -> Found:
+def keepalive(config: Config) -> Violations:
     if config.keepalive >= config.timeout:
-        expected = f"less than timeout ({config.timeout:g}), or every idle connection is taken for dead"
+        expected = f"less than timeout ({config.timeout:g}): otherwise every idle connection is considered dead"
         yield "keepalive", expected, config.keepalive
 
 
-def reconnect(config: Config) -> Found:
+def reconnect(config: Config) -> Violations:
     if config.reconnect_min > config.reconnect_max:
         yield "reconnect_min", f"at most reconnect_max ({config.reconnect_max:g})", config.reconnect_min
 
 
-def compat_packets(config: Config) -> Found:
+def compat_packets(config: Config) -> Violations:
     if config.compat and config.offload:
-        yield "offload", "false with compat: the original knows bare packets alone", True
+        yield "offload", "false with compat: the original program sends bare packets only", True
 
 
-def compat_mtu(config: Config) -> Found:
+def compat_mtu(config: Config) -> Violations:
     if config.compat and config.mtu > COMPAT_MTU_MAX:
-        expected = f"at most {COMPAT_MTU_MAX} with compat: the original ends a connection at a longer frame"
+        expected = f"at most {COMPAT_MTU_MAX} with compat: the original program closes a connection at a longer frame"
         yield "mtu", expected, config.mtu
 
 
-def compat_connections(config: Config) -> Found:
+def compat_connections(config: Config) -> Violations:
     if config.compat and config.light_connections:
-        yield "light_connections", "0 with compat: the original knows one connection", config.light_connections
+        expected = "0 with compat: the original program has one connection only"
+        yield "light_connections", expected, config.light_connections
     if config.compat and config.connections > 1:
-        yield "connections", "1 with compat: the original takes each for another client", config.connections
+        expected = "1 with compat: the original program takes every connection for another client"
+        yield "connections", expected, config.connections
 
 
-def ipv6_mtu(config: Config) -> Found:
+def ipv6_mtu(config: Config) -> Violations:
     if config.mtu < IPV6_MTU_MIN and config.has_ipv6_inside:
-        expected = f"at least {IPV6_MTU_MIN} with IPv6 in addresses or routes: Linux has no IPv6 below"
+        expected = f"at least {IPV6_MTU_MIN} with IPv6 in addresses or routes: Linux has no IPv6 below that MTU"
         yield "mtu", expected, config.mtu
 
 
-def fec(config: Config) -> Found:
+def fec(config: Config) -> Violations:
     if config.fec != "off" and config.compat:
-        yield "fec", '"off" with compat: the original has no forward error correction on the wire', config.fec
+        expected = '"off" with compat: the original program has no forward error correction on the wire'
+        yield "fec", expected, config.fec
     if config.fec != "off" and config.fec_parity == 0:
         yield "fec_parity", 'at least 1, or fec "off"', 0
 
 
-def state_dir(config: Config) -> Found:
+def state_dir(config: Config) -> Violations:
     if not config.state_dir.startswith("/"):
-        expected = "a path from / on: the next start, from wherever, has to find the same directory"
+        expected = "a path beginning with /: every later start, from any directory, must find this directory again"
         yield "state_dir", expected, config.state_dir
 
 
 class Check(NamedTuple):
-    find: Callable[[Config], Found]
+    find: Callable[[Config], Violations]
     reads: tuple[str, ...]
 
 
-# Those of one setting come before those that read it.
 CHECKS = (
     Check(local_addr, ("local_addr",)),
     Check(remote_addr, ("remote_addr",)),
@@ -174,8 +176,8 @@ CHECKS = (
     Check(routes, ("routes",)),
     Check(push_routes, ("push_routes",)),
     Check(state_dir, ("state_dir",)),
-    Check(trust.peers, ("peers",)),
-    Check(trust.server_name, ("tls_server_name",)),
+    Check(security_checks.peers, ("peers",)),
+    Check(security_checks.server_name, ("tls_server_name",)),
     Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),
     Check(affinity, ("affinity", "lanes", "fec")),
     Check(keepalive, ("keepalive", "timeout")),
@@ -185,27 +187,28 @@ CHECKS = (
     Check(compat_connections, ("compat", "connections", "light_connections")),
     Check(ipv6_mtu, ("mtu", "tunnel_addr", "routes", "push_routes", "peers")),
     Check(fec, ("fec", "fec_parity", "compat")),
-    Check(trust.plaintext, ("encryption", "tls_enabled", "compat")),
-    Check(trust.certificate, ("tls_cert_file", "tls_key_file")),
-    Check(trust.verification, ("mode", "tls_skip_verify", "tls_ca_file", "tls_fingerprint")),
-    Check(trust.insecure, ("mode", "local_addr", "insecure", "encryption", "tls_enabled", "compat")),
-    Check(trust.multi_client, ("mode", "compat", "multi_client")),
-    Check(trust.provable_peers, ("mode", "peers", "encryption", "tls_enabled", "compat", "tls_ca_file")),
-    Check(trust.peers_apart, ("mode", "peers", "tunnel_addr")),
-    Check(trust.routes_to_peers, ("mode", "peers", "tunnel_addr", "max_clients", "multi_client")),
+    Check(security_checks.plaintext, ("encryption", "tls_enabled", "compat")),
+    Check(security_checks.certificate, ("tls_cert_file", "tls_key_file")),
+    Check(security_checks.verification, ("mode", "tls_skip_verify", "tls_ca_file", "tls_fingerprint")),
+    Check(security_checks.insecure, ("mode", "local_addr", "insecure", "encryption", "tls_enabled", "compat")),
+    Check(security_checks.multi_client, ("mode", "compat", "multi_client")),
+    Check(security_checks.peer_proofs, ("mode", "peers", "encryption", "tls_enabled", "compat", "tls_ca_file")),
+    Check(security_checks.distinct_peers, ("mode", "peers", "tunnel_addr")),
+    Check(security_checks.routes_to_peers, ("mode", "peers", "tunnel_addr", "max_clients", "multi_client")),
 )
+"""In an order in which checks of a single setting come before the checks that read that setting as well."""
 
 
 def setting_of(path: str) -> str:
-    """The setting that a path such as routes[2] or affinity.tun-0 leads into."""
+    """The setting to which a path such as routes[2] or affinity.tun-0 belongs."""
     return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
-def wrong(config: Config, already_wrong: Iterable[str]) -> Found:
-    """Everything that does not hold between the settings that are right by themselves."""
-    bad = set(already_wrong)
+def find_problems(config: Config, already_invalid: Iterable[str]) -> Violations:
+    """Every broken rule between settings that are valid by themselves."""
+    invalid = set(already_invalid)
     for check in CHECKS:
-        if bad.isdisjoint(check.reads):
+        if invalid.isdisjoint(check.reads):
             for path, expected, given in check.find(config):
-                bad.add(setting_of(path))
+                invalid.add(setting_of(path))
                 yield path, expected, given

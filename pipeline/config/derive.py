@@ -1,9 +1,18 @@
-"""What settings are that nobody has written out and that depend on others: a value for each None."""
+"""Complete a configuration: a value for each setting that was left out and depends on others."""
+
+from typing import Literal
 
 import msgspec
 
 from pipeline.config.peer import Peer
-from pipeline.config.schema import AUTO, DEFAULT_SERVER_ADDRESS, DEFAULT_TUN_NAME, STATE_DIRECTORY, Config
+from pipeline.config.schema import (
+    AUTO,
+    DEFAULT_SERVER_ADDRESS,
+    DEFAULT_TUN_NAME,
+    STATE_DIRECTORY,
+    Config,
+    PartialConfig,
+)
 from pipeline.config.values import parse_endpoint
 
 TUN_NAME_MAX = 15  # IFNAMSIZ - 1, linux/if.h
@@ -11,54 +20,62 @@ CONNECTIONS_MAX = 32
 LIGHT_CONNECTIONS = 3  # two copies beyond the first
 
 
-def with_derived(config: Config) -> Config:
-    """The same configuration with everything filled in that depends on other settings. Asks for no sense in them."""
-    is_server = config.mode == "server"
-    short = config.name is not None and len(config.name) <= TUN_NAME_MAX
-    tun_name = config.tun_name or (config.name if short else DEFAULT_TUN_NAME)
-    name = config.name or tun_name
-    fec = config.fec or ("off" if config.compat else "auto")
-    connections = config.connections or (1 if config.compat else config.lanes)
-    if fec != "off" and config.connections is None and not config.compat:
-        connections = max(connections, -(-(config.fec_data + config.fec_parity) // max(1, config.fec_parity)))
+def derive(given: PartialConfig) -> Config:
+    """The complete configuration. Nothing is checked here: the result may still contradict itself."""
+    is_server = given.mode == "server"
+    name_fits = given.name is not None and len(given.name) <= TUN_NAME_MAX
+    tun_name = given.tun_name or (given.name if given.name and name_fits else DEFAULT_TUN_NAME)
+    name = given.name or tun_name
+    fec = given.fec or ("off" if given.compat else "auto")
+    connections = _connections(given, fec)
     light = 0 if fec == "off" or connections == 1 else LIGHT_CONNECTIONS
-    encryption = config.encryption or ("none" if config.compat and not config.tls_enabled else "tls")
-    is_hub = is_server and encryption == "tls" and not config.compat
-    return msgspec.structs.replace(
-        config,
-        fec=fec,
-        tun_name=tun_name,
-        name=name,
-        state_dir=f"{STATE_DIRECTORY}/{name}" if config.state_dir is None else config.state_dir,
-        tunnel_addr=_tunnel_addr(config) if config.tunnel_addr is None else config.tunnel_addr,
-        offload=not config.compat if config.offload is None else config.offload,
-        connections=min(connections, CONNECTIONS_MAX),
-        light_connections=light if config.light_connections is None else config.light_connections,
-        encryption=encryption,
-        tls_enabled=encryption == "tls" if config.tls_enabled is None else config.tls_enabled,
-        tls_server_name=_server_name(config) if config.tls_server_name is None else config.tls_server_name,
-        multi_client=is_hub if config.multi_client is None else config.multi_client,
-        peers=tuple(_peer(peer, config) for peer in config.peers),
-        user=config.user or "",
-    )
+    encryption = given.encryption or ("none" if given.compat and not given.tls_enabled else "tls")
+    is_hub = is_server and encryption == "tls" and not given.compat
+    derived = {
+        "fec": fec,
+        "tun_name": tun_name,
+        "name": name,
+        "state_dir": f"{STATE_DIRECTORY}/{name}" if given.state_dir is None else given.state_dir,
+        "tunnel_addr": _tunnel_addr(given) if given.tunnel_addr is None else given.tunnel_addr,
+        "offload": not given.compat if given.offload is None else given.offload,
+        "connections": min(connections, CONNECTIONS_MAX),
+        "light_connections": light if given.light_connections is None else given.light_connections,
+        "encryption": encryption,
+        "tls_enabled": encryption == "tls" if given.tls_enabled is None else given.tls_enabled,
+        "tls_server_name": _server_name(given) if given.tls_server_name is None else given.tls_server_name,
+        "multi_client": is_hub if given.multi_client is None else given.multi_client,
+        "peers": tuple(_peer(peer, given) for peer in given.peers),
+        "user": given.user or "",
+    }
+    return Config(**msgspec.structs.asdict(given) | derived)
 
 
-def _tunnel_addr(config: Config) -> str | None:
-    if config.mode == "server":
+def _connections(given: PartialConfig, fec: Literal["off", "on", "auto"]) -> int:
+    if given.connections:
+        return given.connections
+    if given.compat:
+        return 1
+    if fec == "off":
+        return given.lanes
+    return max(given.lanes, -(-(given.fec_data + given.fec_parity) // max(1, given.fec_parity)))
+
+
+def _tunnel_addr(given: PartialConfig) -> str | None:
+    if given.mode == "server":
         return DEFAULT_SERVER_ADDRESS
-    return None if config.compat else AUTO
+    return None if given.compat else AUTO
 
 
-def _server_name(config: Config) -> str:
+def _server_name(given: PartialConfig) -> str:
     """The host that a client dials, as certificates name it: without a zone and without a closing dot."""
-    if config.mode == "server":
+    if given.mode == "server":
         return ""
     try:
-        host = parse_endpoint(config.remote_addr).host
+        host = parse_endpoint(given.remote_addr).host
     except ValueError:  # which is reported for remote_addr
         return ""
     return host.partition("%")[0].removesuffix(".")
 
 
-def _peer(peer: Peer, config: Config) -> Peer:
-    return peer if peer.rate_mbit is not None else msgspec.structs.replace(peer, rate_mbit=config.rate_mbit)
+def _peer(peer: Peer, given: PartialConfig) -> Peer:
+    return peer if peer.rate_mbit is not None else msgspec.structs.replace(peer, rate_mbit=given.rate_mbit)

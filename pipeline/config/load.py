@@ -1,4 +1,4 @@
-"""Read a configuration: a file, then settings that win over it, checked and complete."""
+"""Read a configuration: a file, then the settings that override it, checked and complete."""
 
 import json
 from collections import Counter
@@ -6,11 +6,11 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.checks import setting_of, wrong
-from pipeline.config.convert import missing, setting
-from pipeline.config.derive import with_derived
-from pipeline.config.reference import escaped, show
-from pipeline.config.schema import Config
+from pipeline.config.checks import find_problems, setting_of
+from pipeline.config.convert import convert_setting, missing_settings
+from pipeline.config.derive import derive
+from pipeline.config.quote import escape, quote
+from pipeline.config.schema import Config, PartialConfig
 from pipeline.errors import ConfigError, Problem
 
 FILE_BYTES_MAX = 1 << 20
@@ -18,7 +18,7 @@ COMMAND_LINE = "command line"
 
 
 def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
-    """The file at `path`, or none, with `key=value` overrides on top; a value is JSON, or else a string."""
+    """The file at `path`, or none, with `key=value` overrides. A value is read as JSON; if it is none, as a string."""
     problems: list[Problem] = []
     overriding: dict[str, Any] = {}
     for override in overrides:
@@ -26,7 +26,7 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
         if key and equals:
             overriding[key] = _json_or_string(value)
         else:
-            text = f'given {show(override)}, expected KEY=VALUE, such as "mtu=1400"'
+            text = f'given {quote(override)}, expected KEY=VALUE, such as "mtu=1400"'
             problems.append(Problem("", text, COMMAND_LINE))
     values: dict[str, Any] = {}
     if path is not None:
@@ -38,9 +38,9 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
 
 
 def parse(values: Any, source: str = "") -> Config:
-    """A decoded JSON value; `source` names where it came from in each problem."""
+    """A configuration from a decoded JSON value. `source` is the origin named in each problem."""
     if not isinstance(values, dict):
-        raise ConfigError([Problem("", f"given {show(values)}, expected an object of settings", source)])
+        raise ConfigError([Problem("", f"given {quote(values)}, expected an object of settings", source)])
     return _build(values, source)
 
 
@@ -66,19 +66,19 @@ def _read(path: str) -> dict[str, Any]:
     except ValueError as error:
         raise failed(str(error)) from None
     if not isinstance(values, dict):
-        raise failed(f"given {show(values)}, expected an object of settings")
+        raise failed(f"given {quote(values)}, expected an object of settings")
     return values
 
 
 def _decode(text: str) -> Any:
-    """JSON as the standard has it: no NaN, no key twice."""
+    """JSON as the standard defines it: no NaN, and no key twice."""
     return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        twice = [show(key) for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+        twice = [quote(key) for key, times in Counter(key for key, _ in pairs).items() if times > 1]
         raise ValueError(f"given more than once: {', '.join(twice)}")
     return values
 
@@ -99,23 +99,23 @@ def _build(
 ) -> Config:
     found = list(problems)
 
-    def add(path: str, key: str, text: str) -> None:
-        found.append(Problem(path, text, COMMAND_LINE if key in overriding else file))
+    def add(problem: Problem, key: str) -> None:
+        found.append(problem._replace(source=COMMAND_LINE if key in overriding else file))
 
-    good: dict[str, Any] = {}
+    valid: dict[str, Any] = {}
     for key, value in values.items():
-        converted, unfit = setting(Config, key, value, escaped(key))
-        for path, text in unfit:
-            add(path, key, text)
+        converted, unfit = convert_setting(PartialConfig, key, value, escape(key))
+        for problem in unfit:
+            add(problem, key)
         if not unfit:
-            good[key] = converted
-    for path, text in missing(Config, values):
-        add(path, path, text)
+            valid[key] = converted
+    for problem in missing_settings(PartialConfig, values):
+        add(problem, problem.path)
 
-    draft = with_derived(Config(**{"mode": "server"} | good))
-    for path, expected, given in wrong(draft, (values.keys() | {"mode"}) - good.keys()):
+    draft = derive(PartialConfig(**{"mode": "server"} | valid))
+    for path, expected, given in find_problems(draft, (values.keys() | {"mode"}) - valid.keys()):
         key = setting_of(path)
-        add(path, key, f"given {show(given) if key in values else 'nothing'}, expected {expected}")
+        add(Problem(path, f"given {quote(given) if key in values else 'nothing'}, expected {expected}"), key)
     if found:
         raise ConfigError(found)
     return draft

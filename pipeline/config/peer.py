@@ -1,14 +1,17 @@
-"""What a server's configuration says of one peer: who it is, what is behind it, what it may use.
+"""One peer in a server's configuration: its name, how it proves its identity, its networks, its limits.
 
 A Peer is immutable, as a Config is. It holds paths of keys, no key.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
+from pipeline.config.quote import quote
+from pipeline.config.setting import settings_of
 from pipeline.config.types import (
+    NAME_FORM,
     AddressText,
     CertificateName,
     FingerprintText,
@@ -19,9 +22,10 @@ from pipeline.config.types import (
     about,
 )
 from pipeline.config.values import parse_address, parse_fingerprint, parse_prefix
+from pipeline.errors import ConfigError, Problem
 
 PROOFS = ("key_file", "fingerprint", "certificate_name")
-"""How a peer can prove itself; it has exactly one of them."""
+"""Settings by which a peer can prove its identity; each peer has exactly one of them."""
 
 
 class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -29,30 +33,32 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     # fmt: off
     name: Annotated[Name, about(
-        "Name of the peer, by which `peers` and `revoke` find it. Each peer has another.", live=True)]
+        "Name of the peer. `peers` and `revoke` find the peer by it. No two peers have one name.", live=True)]
     key_file: Annotated[PathText, about(
-        "Path of the file with the key that this peer and the server share, as `genkey` makes it, readable by its "
-        "owner alone. Each peer has another key: who has it, is the peer.", live=True)] = ""
+        "Path of the file with the key that this peer and the server share, made by `genkey`, readable by its owner "
+        "only. Every peer needs a key of its own: the server takes each holder of the key for this peer.",
+        live=True)] = ""
     fingerprint: Annotated[FingerprintText, about(
-        "SHA-256 of this peer's certificate, which must come from a CA of `tls_ca_file`.", live=True)] = ""
+        "SHA-256 of this peer's certificate. The certificate must come from a CA in `tls_ca_file`.", live=True)] = ""
     certificate_name: Annotated[CertificateName, about(
-        "Name in this peer's certificate, a DNS name or that of its subject; the certificate must come from a CA of "
-        "`tls_ca_file`. A renewed certificate is known by it as well.", live=True)] = ""
+        "Name in this peer's certificate: a DNS name or the common name of its subject. The certificate must come "
+        "from a CA in `tls_ca_file`. A renewed certificate with this name identifies the peer as well.",
+        live=True)] = ""
     allowed: Annotated[tuple[PrefixText, ...], about(
-        "Networks behind this peer: packets to them go to it, and it may send from them. Each belongs to one peer "
-        "alone; a smaller network of another peer goes first. This machine sends there what `routes` leads into the "
-        "tunnel.", live=True)] = ()
+        "Networks behind this peer. The server sends packets for them to this peer and accepts packets from them. A "
+        "network belongs to one peer only; a smaller network of another peer takes precedence. The server's own "
+        "packets reach these networks only if `routes` leads them into the tunnel.", live=True)] = ()
     address: Annotated[AddressText | tuple[AddressText, ...], about(
-        "Fixed tunnel address of this peer, or a list of them, at most one in each subnet of `tunnel_addr`. Without "
-        "one, the peer gets an address that is free, and keeps it.", live=True)] = ()
+        "Fixed tunnel address of this peer, or a list of them, at most one in each subnet of `tunnel_addr`. A peer "
+        "without a fixed address gets a free one and keeps it.", live=True)] = ()
     rate_mbit: Annotated[Mbit | None, about(
-        "Limit of what it sends and of what it receives, each; 0 for none.",
+        "Rate limit of this peer, in each direction. 0: no limit.",
         unit="Mbit/s", derived="the setting `rate_mbit`", live=True)] = None
     # fmt: on
 
     @property
     def proofs(self) -> list[str]:
-        """Those of PROOFS that it has."""
+        """The settings of PROOFS that this peer has."""
         return [name for name in PROOFS if getattr(self, name)]
 
     @property
@@ -67,7 +73,7 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def address_texts(self) -> dict[str, str]:
-        """Each of `address` with where it stands, such as address[1]."""
+        """Each text of `address`, by its path, such as address[1]."""
         if isinstance(self.address, str):
             return {"address": self.address}
         return {f"address[{index}]": text for index, text in enumerate(self.address)}
@@ -78,4 +84,13 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return tuple(map(parse_address, self.address_texts.values()))
 
 
-PEER_FIELDS = {field.name: field for field in msgspec.inspect.type_info(Peer).fields}
+PEER_SETTINGS = settings_of(Peer)
+
+
+def check_peer_name(name: Any) -> None:
+    """ConfigError if no peer can have this name. A valid name is also a file name, and never a path."""
+    try:
+        if not msgspec.convert(name, Name).isprintable():  # a pattern's $ matches before a newline, too
+            raise msgspec.ValidationError
+    except msgspec.ValidationError:
+        raise ConfigError([Problem("name of a peer", f"given {quote(name)}, expected 1 to 32 {NAME_FORM}")]) from None

@@ -1,10 +1,10 @@
-"""What must hold of encryption, certificates, keys and peers: who may come in, and who is who.
+"""Rules of encryption, certificates, keys and peers: which peers may connect, and how a server tells them apart.
 
-Checks like those of config_checks, which has them in its table.
+These checks have the form that `checks` describes; its table CHECKS lists them.
 """
 
-from collections.abc import Iterator
-from ipaddress import ip_network
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from pipeline.config.peer import PROOFS, Peer
@@ -13,43 +13,39 @@ from pipeline.config.values import check_host, parse_address, parse_prefix
 from pipeline.packet.address_pool import AddressPool
 from pipeline.shm.layout import ROUTES_MAX
 
-Found = Iterator[tuple[str, str, Any]]
+Violations = Iterator[tuple[str, str, Any]]
 """Path, expected, given."""
+
+ONLY_ONCE = "each value only once"
 
 
 # -- encryption
 
 
-def plaintext(config: Config) -> Found:
+def plaintext(config: Config) -> Violations:
     is_tls = config.encryption == "tls"
     if config.tls_enabled and not is_tls:
-        yield "tls_enabled", 'false or nothing with encryption "none", or encryption "tls"', True
+        yield "tls_enabled", 'false or left out with encryption "none", or encryption "tls"', True
     elif is_tls and not config.tls_enabled:
-        yield (
-            "tls_enabled",
-            (
-                'true, or "encryption": "none" beside it: that everything travels in clear text has to '
-                "be written out in these words"
-            ),
-            False,
-        )
+        yield "tls_enabled", 'true, or "encryption": "none" beside it: clear text must be written out so', False
 
 
-def certificate(config: Config) -> Found:
+def certificate(config: Config) -> Violations:
     for has, lacks in (("tls_cert_file", "tls_key_file"), ("tls_key_file", "tls_cert_file")):
         if getattr(config, has) and not getattr(config, lacks):
-            yield lacks, f"a path, because {has} is given: a certificate and its key go together", ""
+            yield lacks, f"a path, because {has} is given: a certificate needs its key, and a key its certificate", ""
 
 
-def verification(config: Config) -> Found:
+def verification(config: Config) -> Violations:
     if config.mode == "client" and config.tls_skip_verify:
         for name in ("tls_ca_file", "tls_fingerprint"):
             if getattr(config, name):
-                yield "tls_skip_verify", f"false with {name}: one accepts any certificate, the other does not", True
+                expected = f"false with {name}: tls_skip_verify accepts every certificate, {name} does not"
+                yield "tls_skip_verify", expected, True
                 return
 
 
-def server_name(config: Config) -> Found:
+def server_name(config: Config) -> Violations:
     if config.tls_server_name:
         try:
             check_host(config.tls_server_name)
@@ -57,20 +53,20 @@ def server_name(config: Config) -> Found:
             yield "tls_server_name", str(expected), config.tls_server_name
 
 
-def insecure(config: Config) -> Found:
+def insecure(config: Config) -> Violations:
     if config.mode == "client" or config.insecure or config.listen_endpoint.is_loopback:
         return
     if config.encryption == "none":
         lacking = "authentication or encryption"
     elif config.compat:
-        lacking = "authentication, for which the original has no means"
+        lacking = "authentication, which the original program does not have"
     else:
         return
     yield (
         "insecure",
         (
-            f"true, because this server listens on {config.local_addr} without {lacking}, "
-            'and whoever reaches that address is inside the tunnel. Write "insecure": true into the file (or '
+            f"true, because this server listens on {config.local_addr} without {lacking}: "
+            'every machine that reaches this address is inside the tunnel. Write "insecure": true into the file (or '
             "give --set insecure=true) to accept that, or set local_addr to a loopback address, such as "
             "127.0.0.1:9000" + ("" if config.compat else ', or leave "encryption": "none" out')
         ),
@@ -81,60 +77,58 @@ def insecure(config: Config) -> Found:
 # -- peers
 
 
-def multi_client(config: Config) -> Found:
+def multi_client(config: Config) -> Violations:
     if config.mode == "server" and config.compat and config.multi_client:
-        yield (
-            "multi_client",
-            (
-                "false with compat: on the original's wire nothing says which client a connection is "
-                "of, so whoever takes another one's address has it"
-            ),
-            True,
+        expected = (
+            "false with compat: the original program's wire format does not say which client a connection belongs "
+            "to, so a client could take another client's address"
         )
+        yield "multi_client", expected, True
 
 
-def peers(config: Config) -> Found:
+def peers(config: Config) -> Violations:
     """Each peer by itself."""
     for at, peer in _numbered(config):
         if len(peer.proofs) != 1:
-            yield at, f"exactly one of {', '.join(PROOFS[:-1])} and {PROOFS[-1]}: how it proves itself", peer.proofs
-        forms = [(f"allowed[{index}]", text, parse_prefix) for index, text in enumerate(peer.allowed)]
-        forms += [(path, text, parse_address) for path, text in peer.address_texts.items()]
+            expected = f"exactly one of {', '.join(PROOFS[:-1])} and {PROOFS[-1]}, to prove the peer's identity"
+            yield at, expected, peer.proofs
+        forms: list[tuple[str, str, Callable[[str], object]]] = [
+            *((f"allowed[{index}]", text, parse_prefix) for index, text in enumerate(peer.allowed)),
+            *((path, text, parse_address) for path, text in peer.address_texts.items()),
+        ]
         seen = set()
         for path, text, form in forms:
             try:
                 value = form(text)
-            except ValueError as expected:
-                yield f"{at}.{path}", str(expected), text
+            except ValueError as error:
+                yield f"{at}.{path}", str(error), text
                 continue
             if value in seen:
-                yield f"{at}.{path}", "each of them once", text
+                yield f"{at}.{path}", ONLY_ONCE, text
             seen.add(value)
 
 
-def provable_peers(config: Config) -> Found:
-    """That what peers would prove themselves with can be asked for."""
+def peer_proofs(config: Config) -> Violations:
+    """The server can ask each peer for its proof."""
     if config.mode == "client" or not config.peers:
         return
     if config.compat:
-        yield "peers", "none with compat: the original's clients have no way to prove who they are", len(config.peers)
+        expected = "none with compat: clients of the original program cannot prove their identity"
+        yield "peers", expected, len(config.peers)
     elif config.encryption == "none":
-        yield "peers", 'none with encryption "none": nothing proves who they are', len(config.peers)
+        yield "peers", 'none with encryption "none": clients cannot prove their identity', len(config.peers)
     elif not config.tls_ca_file:
         for at, peer in _numbered(config):
             if not peer.key_file:
-                yield (
-                    at,
-                    (
-                        "a key_file, or else tls_ca_file with the CA of the peers' certificates: without a CA no "
-                        "client can be asked for one"
-                    ),
-                    peer.proofs,
+                expected = (
+                    "a key_file, or tls_ca_file with the CA of the peers' certificates: without a CA the server "
+                    "cannot ask clients for a certificate"
                 )
+                yield at, expected, peer.proofs
 
 
-def peers_apart(config: Config) -> Found:
-    """That no two peers are one, and that nothing inside the tunnel belongs to two."""
+def distinct_peers(config: Config) -> Violations:
+    """No two peers share a name or a proof, and nothing inside the tunnel belongs to two peers."""
     if config.mode == "client":
         return
     names: dict[str, str] = {}
@@ -146,42 +140,41 @@ def peers_apart(config: Config) -> Found:
         for proof in peer.proofs:
             value = peer.certificate_hash if proof == "fingerprint" else getattr(peer, proof)
             if (other := proofs.setdefault((proof, value), at)) != at:
-                yield (
-                    f"{at}.{proof}",
-                    f"one of its own: {other} has this one, and so they are one peer",
-                    getattr(peer, proof),
-                )
+                expected = f"a {proof} of its own: {other} has this one, so the server could not tell them apart"
+                yield f"{at}.{proof}", expected, getattr(peer, proof)
         yield from _addresses(config, at, peer)
-        for path, text, network in _inside(peer):
+        for path, text, network in _networks_of(peer):
             if (other := networks.setdefault(network, at)) != at:
-                yield f"{at}.{path}", f"what nobody else has: it belongs to {other}", text
+                yield f"{at}.{path}", f"an address or network of this peer only: it belongs to {other}", text
 
 
-def _addresses(config: Config, at: str, peer: Peer) -> Found:
-    """That each fixed address is one that the server can give, and at most one in each subnet."""
+def _addresses(config: Config, at: str, peer: Peer) -> Violations:
+    """The server can give each fixed address, and at most one of them is in each subnet."""
     pools = [AddressPool(interface) for interface in config.tunnel_interfaces]
     own = {interface.ip for interface in config.tunnel_interfaces}
     used: set[AddressPool] = set()
     for (path, text), address in zip(peer.address_texts.items(), peer.addresses, strict=True):
         fitting = [pool for pool in pools if pool.contains(address)]
-        if not fitting and address not in own:  # that one is reported as the server's
+        if not fitting and address not in own:  # the server's own address is reported as such elsewhere
             subnets = ", ".join(str(pool.network) for pool in pools)
             yield f"{at}.{path}", f"an address of a host in a subnet of tunnel_addr, {subnets}", text
         elif used & set(fitting):
-            yield f"{at}.{path}", "one address in each subnet of tunnel_addr", text
+            yield f"{at}.{path}", "at most one address in each subnet of tunnel_addr", text
         used |= set(fitting)
 
 
-def routes_to_peers(config: Config) -> Found:
+def routes_to_peers(config: Config) -> Violations:
+    """The routes to all peers fit into the peer table."""
     if config.mode == "client" or not config.multi_client:
         return
-    networks = sum(len(_inside(peer)) for peer in config.peers)
+    networks = sum(len(_networks_of(peer)) for peer in config.peers)
     subnets = len(config.tunnel_interfaces)
-    most = (ROUTES_MAX - networks) // subnets - 2  # in each subnet: itself, the server's address, the clients'
+    # routes in each subnet: to the subnet, to the server's address, to the clients' addresses
+    most = (ROUTES_MAX - networks) // subnets - 2
     if config.max_clients > most:
         expected = (
             f"at most {max(0, most)} with {subnets} subnet(s) in tunnel_addr and {networks} networks of peers: "
-            f"workers hold {ROUTES_MAX} routes to peers and no more"
+            f"the peer table holds {ROUTES_MAX} routes"
         )
         yield "max_clients", expected, config.max_clients
 
@@ -190,8 +183,8 @@ def _numbered(config: Config) -> Iterator[tuple[str, Peer]]:
     return ((f"peers[{index}]", peer) for index, peer in enumerate(config.peers))
 
 
-def _inside(peer: Peer) -> list[tuple[str, str, Any]]:
-    """Path, text and network of everything in the tunnel that is this peer's."""
+def _networks_of(peer: Peer) -> list[tuple[str, str, IPv4Network | IPv6Network]]:
+    """Path, text and network of each address and network in the tunnel that belongs to this peer."""
     fixed = [
         (path, text, ip_network(address))
         for (path, text), address in zip(peer.address_texts.items(), peer.addresses, strict=True)

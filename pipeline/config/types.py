@@ -1,6 +1,6 @@
-"""The types of settings: ranges, patterns and what each accepts in words, once for all settings of a type.
+"""The types of settings: ranges, patterns, and what a type accepts in words, once for all settings of a type.
 
-A setting is Annotated[type, about(...)]. `inspect` shows both Metas of a type and of its setting as one.
+A setting is declared as Annotated[type, about(...)]. `pipeline.config.setting` reads the declarations.
 """
 
 from typing import Annotated
@@ -22,19 +22,19 @@ DAY = 86400
 GIB = 1 << 30
 MBIT_MAX = 1_000_000
 
-NAME_FORM = 'letters, digits, "_", "-" or ".", the first neither "-" nor "."'
+NAME_FORM = 'letters, digits, "_", "-" or ".", not beginning with "-" or "."'
 WORKER_CORES = 'an object of workers and cores, such as {"tun-0": [0], "tcp-0": [1, 2]}'
-PEER_FORM = "an object with the name of a peer and how it proves itself"
+PEER_FORM = "an object with the name of a peer and its key_file, fingerprint or certificate_name"
 
 
 def about(text: str, unit: str = "", derived: str = "", live: bool = False) -> Meta:
-    """Meaning and reason; the unit; the default in words where it depends; whether a reload can apply it."""
+    """A setting: meaning and reason, unit, default in words if others determine it, whether a reload applies it."""
     return Meta(description=text, extra={"unit": unit, "derived": derived, "live": live})
 
 
-def words(expected: str) -> Meta:
-    """What a type accepts, where its range or pattern alone would not tell a person."""
-    return Meta(extra={"words": expected})
+def accepts(expected: str) -> Meta:
+    """The accepted values in words, for a type whose range or pattern alone would not tell a person."""
+    return Meta(extra={"accepts": expected})
 
 
 Seconds = Annotated[float, Meta(ge=0.001, le=DAY)]
@@ -43,22 +43,22 @@ Bytes = Annotated[int, Meta(ge=0, le=GIB)]
 SmallCount = Annotated[int, Meta(ge=1, le=64)]
 Limit = Annotated[int, Meta(ge=1, le=65535)]
 Mbit = Annotated[float, Meta(ge=0, le=MBIT_MAX)]
-Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), words(f"1 to 32 {NAME_FORM}")]
-TunName = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$"), words(f"1 to 15 {NAME_FORM}")]
-CongestionName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,15}$"), words('a name such as "bbr", or ""')]
-EndpointText = Annotated[str, words(ENDPOINT_FORM)]
-EndpointOrNone = Annotated[str, words(f'{ENDPOINT_FORM}, or ""')]
-InterfaceText = Annotated[str, words(INTERFACE_FORM)]
+Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), accepts(f"1 to 32 {NAME_FORM}")]
+TunName = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$"), accepts(f"1 to 15 {NAME_FORM}")]
+CongestionName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,15}$"), accepts('a name such as "bbr", or ""')]
+EndpointText = Annotated[str, accepts(ENDPOINT_FORM)]
+EndpointOrNone = Annotated[str, accepts(f'{ENDPOINT_FORM}, or ""')]
+InterfaceText = Annotated[str, accepts(INTERFACE_FORM)]
 OwnAddresses = Annotated[
-    InterfaceText | tuple[InterfaceText, ...] | None, words(f'{INTERFACE_FORM}, or an array of such, or "auto"')
+    InterfaceText | tuple[InterfaceText, ...] | None, accepts(f'{INTERFACE_FORM}, or an array of such, or "auto"')
 ]
-PrefixText = Annotated[str, words(PREFIX_FORM)]
-AddressText = Annotated[str, words(ADDRESS_FORM)]
-HostText = Annotated[str, words(HOST_FORM)]
-FingerprintText = Annotated[str, Meta(pattern=f"^({FINGERPRINT_PATTERN})?$"), words(f'{FINGERPRINT_FORM}, or ""')]
-CertificateName = Annotated[str, Meta(max_length=HOST_NAME_MAX), words('a name in a certificate, or ""')]
-PathText = Annotated[str, words("the path of a file")]
-DirectoryText = Annotated[str, words("the path of a directory, from / on")]
-UserName = Annotated[str, words('the name of a system user, or ""')]
+PrefixText = Annotated[str, accepts(PREFIX_FORM)]
+AddressText = Annotated[str, accepts(ADDRESS_FORM)]
+HostText = Annotated[str, accepts(HOST_FORM)]
+FingerprintText = Annotated[str, Meta(pattern=f"^({FINGERPRINT_PATTERN})?$"), accepts(f'{FINGERPRINT_FORM}, or ""')]
+CertificateName = Annotated[str, Meta(max_length=HOST_NAME_MAX), accepts('a name in a certificate, or ""')]
+PathText = Annotated[str, accepts("the path of a file")]
+DirectoryText = Annotated[str, accepts("the path of a directory, beginning with /")]
+UserName = Annotated[str, accepts('the name of a system user, or ""')]
 Cores = list[Annotated[int, Meta(ge=0, le=4095)]]
-CoresOfWorkers = Annotated[dict[str, Cores], words(WORKER_CORES)]
+CoresOfWorkers = Annotated[dict[str, Cores], accepts(WORKER_CORES)]

@@ -1,7 +1,7 @@
 """Texts of a configuration that have a form of their own: endpoints, addresses, prefixes, fingerprints.
 
-Each function takes the text and returns the value, or raises ValueError whose text is what was expected.
-Nothing here looks a name up: a host name is checked for its form alone.
+Each function takes the text and returns the value. ValueError says what was expected.
+No name is resolved here: a host name is checked for its form only.
 """
 
 import ipaddress
@@ -12,7 +12,7 @@ from typing import NamedTuple
 PORT_MAX = 65535
 HOST_NAME_MAX = 253  # RFC 1035, 2.3.4, without the closing dot
 HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-EVERY_ADDRESS = "::"  # what an empty host means to a listener: IPv4 and IPv6, as in the original
+EVERY_ADDRESS = "::"  # an empty host of a listener: IPv4 and IPv6, as in the original program
 
 ENDPOINT_FORM = 'HOST:PORT, such as "192.0.2.1:9000", "vpn.example.org:9000" or "[2001:db8::1]:9000"'
 INTERFACE_FORM = 'an address with its prefix length, such as "10.0.0.1/24" or "fd00::1/64"'
@@ -37,19 +37,19 @@ class Endpoint(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it; a wildcard or an unknown name can be reached by others."""
+        """Whether only this machine can reach it. Other machines may reach a wildcard address or an unknown name."""
         address = self.address
         return self.host.lower() == "localhost" if address is None else address.is_loopback
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """HOST:PORT, IPv6 in brackets. An empty host is every address; only a listener may have that."""
+    """HOST:PORT, IPv6 in brackets. An empty host stands for every address; only a listener may have it."""
     bracketed = text.startswith("[")
     host, colon, port = text[1:].rpartition("]:") if bracketed else text.rpartition(":")
     if not colon:
         raise ValueError(ENDPOINT_FORM)
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= PORT_MAX):
-        raise ValueError(f"a port of 0 to {PORT_MAX} behind the last colon")
+        raise ValueError(f"a port from 0 to {PORT_MAX} after the last colon")
     if bracketed:
         _require_ipv6(host)
     elif ":" in host:
@@ -79,13 +79,13 @@ def _require_ipv6(host: str) -> None:
 
 def _require_name_or_ipv4(host: str) -> None:
     labels = host.removesuffix(".").split(".")
-    if labels[-1].isdigit():  # then a resolver takes it for an address too
+    if labels[-1].isdigit():  # a resolver reads it as an address, too
         try:
             IPv4Address(host)
         except ValueError:
-            raise ValueError("four numbers of 0 to 255 in an IPv4 address") from None
+            raise ValueError("four numbers from 0 to 255 in an IPv4 address") from None
     elif len(host) > HOST_NAME_MAX or not all(HOST_LABEL.fullmatch(label) for label in labels):
-        raise ValueError("a host name of letters, digits, hyphens and dots (others in their xn-- form)")
+        raise ValueError("a host name of letters, digits, hyphens and dots (international names in xn-- form)")
 
 
 def parse_interface(text: str) -> IPv4Interface | IPv6Interface:
@@ -102,12 +102,12 @@ def parse_interface(text: str) -> IPv4Interface | IPv6Interface:
         raise ValueError("a unicast address that is not a loopback address")
     ends = (network.network_address, network.broadcast_address)
     if interface.version == 4 and network.prefixlen < 31 and address in ends:
-        raise ValueError(f"an address of a host: {address} names the subnet {network} or its broadcast")
+        raise ValueError(f"the address of a host: {address} is the network or broadcast address of {network}")
     return interface
 
 
 def parse_prefix(text: str) -> IPv4Network | IPv6Network:
-    """The destination of a route; bits behind the prefix must be zero."""
+    """The destination of a route; the bits after the prefix must be zero."""
     if "%" in text:
         raise ValueError(PREFIX_FORM)
     try:
@@ -117,11 +117,11 @@ def parse_prefix(text: str) -> IPv4Network | IPv6Network:
     try:
         return ipaddress.ip_network(text)
     except ValueError:
-        raise ValueError(f'no bits behind the prefix, that is "{loose}"') from None
+        raise ValueError(f'a network without bits after its prefix, such as "{loose}"') from None
 
 
 def parse_address(text: str) -> IPv4Address | IPv6Address:
-    """An address of its own, without a prefix length."""
+    """An address without a prefix length."""
     try:
         if "%" not in text:
             return ipaddress.ip_address(text)

@@ -1,5 +1,5 @@
-"""Secrets and what they make: keys, certificates, invitations, the state directory.
+"""Credentials: keys, certificates, invitations, TLS settings, and the state directory that keeps them.
 
-Not here: how a proof travels (wire), who may connect (peers).
-Used by the supervisor and the command; workers get what they need handed down.
+Not here: how a proof travels (wire), which peers may connect (peers).
+Used by everything above. Workers get what they need handed down.
 """

@@ -1,13 +1,13 @@
-"""X.509 certificates: a small CA and what it issues, a server's own, and what a certificate says.
+"""X.509 certificates: a small CA and the certificates that it issues, a server's own, and reading them.
 
-    make_ca       signs others, and is not trusted to let those sign
-    issue         a server's or a client's, of a CA
-    make_server   a server's own, signed by itself, which clients know by its hash
+    make_ca            a CA; certificates that it issues cannot sign others
+    issue              a certificate of a server or a client, signed by a CA
+    make_self_signed   a server's own certificate, which clients identify by its hash
 
-EC keys on P-256 (RFC 5480), signed with SHA-256, and everything in them that RFC 5280 asks for, since Python 3.13
-checks that (ssl.VERIFY_X509_STRICT). They begin an hour before they are made: clocks differ.
+Certificates have EC keys on P-256 (RFC 5480) and are signed with SHA-256. They hold everything that RFC 5280 requires,
+because Python 3.13 checks it (ssl.VERIFY_X509_STRICT). They become valid an hour before they are made: clocks differ.
 
-A client is told from the others by its certificate's names. Whoever verified it trusts its CA to give no name twice.
+A server tells clients apart by the names in their certificates. It trusts the CA to give no name twice.
 `cryptography` is imported where it is used: commands that need no certificate start without it.
 """
 
@@ -25,26 +25,27 @@ from pipeline.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-SLACK = timedelta(hours=1)
+CLOCK_SKEW = timedelta(hours=1)
 CA_LIFE = timedelta(days=3650)
-SERVER_LIFE = timedelta(days=3650)  # its hash is in the hands of clients: to change it takes new invitations
-ISSUED_LIFE = timedelta(days=825)  # as easy-rsa has it: a renewed one is known by its name
-NOTICE = timedelta(days=30)  # before it expires
+SERVER_LIFE = timedelta(days=3650)  # clients hold its hash: another certificate needs new invitations
+ISSUED_LIFE = timedelta(days=825)  # the default of easy-rsa; a renewed certificate is identified by its name
+EXPIRY_WARNING = timedelta(days=30)  # before it expires
 COMMON_NAME_MAX = 64  # ub-common-name, RFC 5280, A.1
 CERTIFICATE_BYTES_MAX = 1 << 20
 
 
-class Pair(NamedTuple):
+class CertificatePair(NamedTuple):
     """A certificate and its private key (PKCS #8, not encrypted), both PEM."""
 
     certificate: bytes
     key: bytes
 
 
-class Description(NamedTuple):
-    """What a certificate says, for people."""
+class CertificateSummary(NamedTuple):
+    """The content of a certificate that people ask for."""
 
     names: tuple[str, ...]
     not_before: datetime
@@ -52,40 +53,42 @@ class Description(NamedTuple):
     fingerprint: str
 
 
-def make_ca(name: str, now: datetime | None = None) -> Pair:
-    """A CA of this name. Whoever has its key decides who is who."""
+def make_ca(name: str, now: datetime | None = None) -> CertificatePair:
+    """A CA of this name. The holder of its key can pose as every peer and every server."""
     key = _new_key()
-    begin, end = _life(now, CA_LIFE)
-    return _signed(_builder(name, key.public_key(), begin, end, is_ca=True), _subject(name), key, key)
+    subject, (begin, end) = _subject(name), _life(now, CA_LIFE)
+    return _signed(_builder(subject, key.public_key(), begin, end, is_ca=True), subject, key, key)
 
 
-def issue(ca: Pair, name: str, *, server: bool, hosts: Sequence[str] = (), now: datetime | None = None) -> Pair:
-    """A certificate of the CA. `hosts`: host names and addresses that a server has beside its name."""
+def issue(
+    ca: CertificatePair, name: str, *, server: bool, hosts: Sequence[str] = (), now: datetime | None = None
+) -> CertificatePair:
+    """A certificate signed by the CA. `hosts`: further host names and addresses of a server."""
     from cryptography.hazmat.primitives.asymmetric import ec
 
     authority, authority_key = _certificate(ca.certificate), _key(ca)
     if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
-        raise _wrong("expected a CA with an EC key, as gen-cert makes it, found one with another kind of key")
+        raise _certificate_error("expected a CA with an EC key, as gen-cert makes it, found another kind of key")
     begin, end = _life(now, ISSUED_LIFE)
     end = min(end, authority.not_valid_after_utc)
-    if end <= begin + SLACK:
-        raise _wrong(f"the CA has expired on {end:%Y-%m-%d}: make another one, and everything that it issued")
+    if end <= begin + CLOCK_SKEW:
+        raise _certificate_error(f"the CA has expired on {end:%Y-%m-%d}: make a CA and all its certificates anew")
     key = _new_key()
-    builder = _for_tls(_builder(name, key.public_key(), begin, end, is_ca=False), server, (name, *hosts))
+    builder = _for_tls(_builder(_subject(name), key.public_key(), begin, end, is_ca=False), server, (name, *hosts))
     builder = builder.add_extension(_authority_key_identifier(authority), critical=False)
     return _signed(builder, authority.subject, authority_key, key)
 
 
-def make_server(name: str, hosts: Sequence[str] = (), now: datetime | None = None) -> Pair:
-    """A server's own certificate, of no CA."""
+def make_self_signed(name: str, hosts: Sequence[str] = (), now: datetime | None = None) -> CertificatePair:
+    """A server's own certificate, signed by itself."""
     key = _new_key()
-    begin, end = _life(now, SERVER_LIFE)
-    builder = _builder(name, key.public_key(), begin, end, is_ca=False)
-    return _signed(_for_tls(builder, True, (name, *hosts)), _subject(name), key, key)
+    subject, (begin, end) = _subject(name), _life(now, SERVER_LIFE)
+    builder = _builder(subject, key.public_key(), begin, end, is_ca=False)
+    return _signed(_for_tls(builder, True, (name, *hosts)), subject, key, key)
 
 
 def read_certificate(path: str | Path, what: str) -> bytes:
-    """The PEM text of a file. ConfigError if there is no certificate in it."""
+    """The PEM text of a file. ConfigError if the file holds no certificate."""
     try:
         with open(path, "rb") as file:
             data = file.read(CERTIFICATE_BYTES_MAX)
@@ -98,9 +101,9 @@ def read_certificate(path: str | Path, what: str) -> bytes:
     return data
 
 
-def read_pair(certificate: str | Path, key: str | Path, what: str) -> Pair:
-    """Both from their files. ConfigError if they do not belong together, or others can read the key."""
-    pair = Pair(read_certificate(certificate, what), read_secret(key, what))
+def read_pair(certificate: str | Path, key: str | Path, what: str) -> CertificatePair:
+    """A certificate and its key from their files. ConfigError if they do not match, or other users can read the key."""
+    pair = CertificatePair(read_certificate(certificate, what), read_secret(key, what))
     try:
         _key(pair)
     except ConfigError as error:
@@ -114,7 +117,7 @@ def fingerprint(pem: bytes) -> str:
 
 
 def names(der: bytes) -> tuple[str, ...]:
-    """The names in a certificate, DNS names first and then those of its subject; none in what cannot be read."""
+    """The names in a certificate: DNS names, then common names of its subject. No names if it cannot be read."""
     from cryptography import x509
 
     try:
@@ -124,10 +127,10 @@ def names(der: bytes) -> tuple[str, ...]:
     return _names(certificate)
 
 
-def describe(pem: bytes) -> Description:
-    """What the first certificate of a PEM text says. ConfigError if there is none."""
+def describe(pem: bytes) -> CertificateSummary:
+    """A summary of the first certificate in a PEM text. ConfigError if there is none."""
     certificate = _certificate(pem)
-    return Description(
+    return CertificateSummary(
         _names(certificate),
         certificate.not_valid_before_utc,
         certificate.not_valid_after_utc,
@@ -135,25 +138,25 @@ def describe(pem: bytes) -> Description:
     )
 
 
-def notice(pem: bytes, what: str, now: datetime | None = None) -> str:
-    """A sentence if the certificate is about to expire or not valid at all, else nothing."""
+def expiry_warning(pem: bytes, what: str, now: datetime | None = None) -> str:
+    """A sentence if the certificate expires soon or is not valid now, else ""."""
     now = now or datetime.now(UTC)
-    described = describe(pem)
-    if now < described.not_before:
-        return f"{what} is not valid before {described.not_before:%Y-%m-%d %H:%M} UTC: is the clock right?"
-    if now > described.not_after:
-        return f"{what} has expired on {described.not_after:%Y-%m-%d}: nobody who checks it connects."
-    if now > described.not_after - NOTICE:
-        return f"{what} expires on {described.not_after:%Y-%m-%d}, in {(described.not_after - now).days} days."
+    summary = describe(pem)
+    if now < summary.not_before:
+        return f"{what} is not valid before {summary.not_before:%Y-%m-%d %H:%M} UTC: is the clock right?"
+    if now > summary.not_after:
+        return f"{what} has expired on {summary.not_after:%Y-%m-%d}: ends that verify it refuse to connect."
+    if now > summary.not_after - EXPIRY_WARNING:
+        return f"{what} expires on {summary.not_after:%Y-%m-%d}, in {(summary.not_after - now).days} days."
     return ""
 
 
-# -- what goes into one
+# -- making
 
 
 def _life(now: datetime | None, life: timedelta) -> tuple[datetime, datetime]:
     now = now or datetime.now(UTC)
-    return now - SLACK, now + life
+    return now - CLOCK_SKEW, now + life
 
 
 def _new_key() -> EllipticCurvePrivateKey:
@@ -167,11 +170,13 @@ def _subject(name: str) -> x509.Name:
     from cryptography.x509.oid import NameOID
 
     if not (name.isprintable() and 0 < len(name) <= COMMON_NAME_MAX):
-        raise _wrong(f"its name: expected 1 to {COMMON_NAME_MAX} printable characters, found {len(name)}")
+        raise _certificate_error(f"its name: expected 1 to {COMMON_NAME_MAX} printable characters, found {len(name)}")
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-def _builder(name: str, public_key, begin: datetime, end: datetime, is_ca: bool) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, public_key: EllipticCurvePublicKey, begin: datetime, end: datetime, is_ca: bool
+) -> x509.CertificateBuilder:
     from cryptography import x509
 
     usage = dict.fromkeys(
@@ -187,7 +192,7 @@ def _builder(name: str, public_key, begin: datetime, end: datetime, is_ca: bool)
     )
     return (
         x509.CertificateBuilder()
-        .subject_name(_subject(name))
+        .subject_name(subject)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(begin)
@@ -204,8 +209,8 @@ def _for_tls(builder: x509.CertificateBuilder, server: bool, hosts: Sequence[str
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
-    traffic_class = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-    return builder.add_extension(x509.ExtendedKeyUsage([traffic_class]), critical=False).add_extension(
+    usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+    return builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False).add_extension(
         x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys(hosts)]), critical=False
     )
 
@@ -220,11 +225,11 @@ def _general_name(host: str) -> x509.GeneralName:
     try:
         return x509.DNSName(host)
     except ValueError:
-        raise _wrong("a name in it: expected ASCII, host names in their xn-- form") from None
+        raise _certificate_error("a name in it: expected ASCII, international host names in xn-- form") from None
 
 
 def _authority_key_identifier(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """What leads from an issued certificate to its CA."""
+    """The extension that leads from an issued certificate to its CA."""
     from cryptography import x509
 
     try:
@@ -233,7 +238,7 @@ def _authority_key_identifier(authority: x509.Certificate) -> x509.AuthorityKeyI
     except x509.ExtensionNotFound:
         is_ca = False
     if not is_ca:
-        raise _wrong("expected the certificate of a CA, as gen-cert makes it, found one that may not sign others")
+        raise _certificate_error("expected the certificate of a CA, as gen-cert makes it, found another one")
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
@@ -242,17 +247,17 @@ def _signed(
     issuer: x509.Name,
     issuer_key: EllipticCurvePrivateKey,
     key: EllipticCurvePrivateKey,
-) -> Pair:
+) -> CertificatePair:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     certificate = builder.issuer_name(issuer).sign(issuer_key, hashes.SHA256())
-    return Pair(
+    return CertificatePair(
         certificate.public_bytes(Encoding.PEM), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     )
 
 
-# -- what is in one
+# -- reading
 
 
 def _certificate(pem: bytes) -> x509.Certificate:
@@ -261,24 +266,26 @@ def _certificate(pem: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
     except (ValueError, x509.InvalidVersion):
-        raise _wrong("expected a certificate in PEM, found none that can be read") from None
+        raise _certificate_error("expected a certificate in PEM, found none that can be read") from None
 
 
-def _key(pair: Pair) -> EllipticCurvePrivateKey:
-    """The private key, which has to be the one of the certificate."""
+def _key(pair: CertificatePair) -> PrivateKeyTypes:
+    """The private key, which must be that of the certificate."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
     try:
         key = load_pem_private_key(pair.key, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: encrypted
-        raise _wrong("expected a private key in PEM without a password, found none that can be read") from None
+        raise _certificate_error(
+            "expected a private key in PEM without a password, found none that can be read"
+        ) from None
     own, expected = (
         public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         for public in (key.public_key(), _certificate(pair.certificate).public_key())
     )
     if own != expected:
-        raise _wrong("expected the private key of the certificate, found another one's")
+        raise _certificate_error("expected the private key of the certificate, found another key")
     return key
 
 
@@ -303,5 +310,5 @@ def _certificate_hash(certificate: x509.Certificate) -> str:
     return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
 
-def _wrong(text: str) -> ConfigError:
+def _certificate_error(text: str) -> ConfigError:
     return ConfigError([Problem("certificate", text)])

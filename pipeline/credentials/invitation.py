@@ -2,15 +2,15 @@
 
     tunnel1.eyJzZXJ2ZXIiOiJ2cG4uZXhhbXBsZS5vcmc6OTAwMCIsImtleSI6...
 
-Behind the prefix, in base64url without padding (RFC 4648, 5), an object:
+After the prefix comes a JSON object, in base64url without padding (RFC 4648, 5):
 
     server        HOST:PORT to dial
-    key           the peer's, base64
-    certificate   SHA-256 of the server's certificate, hexadecimal: no other server is taken for this one
-    name          what the server calls the peer
+    key           of the peer, base64
+    certificate   SHA-256 of the server's certificate, hexadecimal: the client accepts no other server
+    name          of the peer at the server
 
-Whoever has the line is the peer: no text of an error holds any part of it. decode() is total; it takes white space for
-none, since a long line is easily wrapped on its way, and ignores what a later version may add to the object.
+The server takes every holder of the line for the peer, so no text of an error holds any part of it. decode() is total.
+It ignores white space, since a long line is easily wrapped on its way, and keys that a later version may add.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.config.convert import check_name
+from pipeline.config.peer import check_peer_name
 from pipeline.config.values import check_host, parse_endpoint, parse_fingerprint
 from pipeline.credentials import keys
 from pipeline.errors import ConfigError, Problem
@@ -58,30 +58,30 @@ def encode(invitation: Invitation) -> str:
 
 
 def decode(line: str) -> Invitation:
-    """What a line says. ConfigError for any other text."""
+    """The invitation in a line. ConfigError for any other text."""
     text = "".join(line.split())
     if not text.startswith(PREFIX) or len(text) > LINE_LENGTH_MAX:
-        raise _wrong(
-            f"expected the line that `tunnel-supervisor invite` has printed, from {PREFIX!r} on; "
-            f"found {len(text)} characters that are none"
+        raise _invitation_error(
+            f"expected the line that `tunnel-supervisor invite` has printed, beginning with {PREFIX!r}; "
+            f"found {len(text)} characters that are no such line"
         )
     try:
         content = _read(text.removeprefix(PREFIX))
     except (ValueError, RecursionError):
-        raise _wrong("the line is cut off or altered: copy it whole") from None
+        raise _invitation_error("the line is cut off or altered: copy the whole line") from None
     try:
         if content.server.startswith(":") or not parse_endpoint(content.server).port:
             raise ValueError("HOST:PORT of the server")
-        check_name(content.name)
+        check_peer_name(content.name)
         return Invitation(
             content.server, keys.parse(content.key), parse_fingerprint(content.certificate).hex(), content.name
         )
     except (ValueError, ConfigError):
-        raise _wrong("the line holds what no server prints: ask for another one") from None
+        raise _invitation_error("no server prints a line with this content: ask for another invitation") from None
 
 
 def with_port(server: str, port: int) -> str:
-    """HOST or HOST:PORT as HOST:PORT, where `port` is for the first. ValueError, whose text is what was expected."""
+    """HOST:PORT from HOST or HOST:PORT; `port` is for a text without one. ValueError says what was expected."""
     host = server[1:-1] if server.startswith("[") and server.endswith("]") else server
     try:
         check_host(host)
@@ -97,5 +97,5 @@ def _read(text: str) -> _Content:
     return msgspec.json.decode(data, type=_Content)
 
 
-def _wrong(text: str) -> ConfigError:
+def _invitation_error(text: str) -> ConfigError:
     return ConfigError([Problem("", text, "invitation")])

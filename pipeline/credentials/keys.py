@@ -1,14 +1,14 @@
-"""Secrets: keys as text, and files that are readable by their owner alone.
+"""Secrets: keys as text, and files that only their owner can read.
 
     generate() -> text       a new key: 256 random bits in base64, one line of 44 characters; WireGuard's form
-    parse(text) -> bytes     such a text, and nothing that a person thought up
-    read_secret(path)        what a file holds, if nobody else can read it
-    read_key(path)           the key that a file holds
-    write_secret(path)       a file of mode 0600, there as a whole or not at all
+    parse(text) -> bytes     the key in such a text; any other text is refused, a password above all
+    read_secret(path)        the content of a file, if no other user can read it
+    read_key(path)           the key in a file
+    write_secret(path)       a file of mode 0600; it appears as a whole or not at all
 
-No text of an error holds any part of a secret. A symbolic link is followed: what counts are the rights of the file
-that was opened. A credential of systemd has a group's rights in its mode when the service has a user of its own, which
-is the mask of the ACL that names this user (systemd.exec(5), acl(5)).
+No text of an error holds any part of a secret. A symbolic link is followed: the rights of the opened file count. If a
+service has a user of its own, its systemd credentials have group rights in their mode. These are the mask of the ACL
+that names this user (systemd.exec(5), acl(5)).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ KEY_TEXT_LENGTH = 44
 
 SECRET_MODE = 0o600
 SECRET_BYTES_MAX = 1 << 16  # a certificate chain with its key has a tenth of that
-OF_OTHERS = 0o077  # of the mode
-CREDENTIALS = "CREDENTIALS_DIRECTORY"
+GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # systemd.exec(5)
 
 
 def generate() -> str:
@@ -37,47 +37,47 @@ def generate() -> str:
 
 
 def parse(text: str) -> bytes:
-    """The 32 bytes of a key. ValueError, whose text is what was expected, for anything else."""
+    """The 32 bytes of a key. ValueError says what was expected."""
     text = text.strip()
     if len(text) != KEY_TEXT_LENGTH:
-        raise ValueError(f"{KEY_FORM}; found {len(text)} characters. A password will not do: it can be guessed")
+        raise ValueError(f"{KEY_FORM}; found {len(text)} characters. A password is no key: it can be guessed")
     try:
         key = base64.b64decode(text, validate=True)
     except ValueError:
-        raise ValueError(f"{KEY_FORM}; found what is no base64") from None
+        raise ValueError(f"{KEY_FORM}; found a text that is not base64") from None
     if len(key) != KEY_BYTES or base64.b64encode(key).decode() != text:
-        raise ValueError(f"{KEY_FORM}; found base64 of another length, or with bits behind its end")
+        raise ValueError(f"{KEY_FORM}; found base64 of another length, or with bits after its end")
     if len(set(key)) == 1:
-        raise ValueError(f"{KEY_FORM}; found one byte over and over")
+        raise ValueError(f"{KEY_FORM}; found one byte repeated")
     return key
 
 
 def read_secret(path: str | Path, what: str) -> bytes:
-    """The content of a file that its owner alone can read. `what` it is, for the ConfigError if there is none."""
+    """The content of a file that only its owner can read. `what`: the path of the problem in a ConfigError."""
 
-    def wrong(text: str) -> ConfigError:
+    def failed(text: str) -> ConfigError:
         return ConfigError([Problem(what, text, str(path))])
 
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise wrong("expected a file, found something else of this name")
-            if status.st_mode & (stat.S_IRWXO if _is_credential(path) else OF_OTHERS):
-                raise wrong(
-                    f"others can read or change it (mode {stat.S_IMODE(status.st_mode):04o}): "
-                    f"chmod 600 {path}, and replace it if somebody may have read it"
+                raise failed("expected a regular file, found another kind of file")
+            if status.st_mode & (stat.S_IRWXO if _is_credential(path) else GROUP_AND_OTHERS):
+                raise failed(
+                    f"other users can read or change it (mode {stat.S_IMODE(status.st_mode):04o}): "
+                    f"chmod 600 {path}, and replace the secret if another user may have read it"
                 )
             data = file.read(SECRET_BYTES_MAX + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise wrong(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise failed(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > SECRET_BYTES_MAX:
-        raise wrong(f"longer than {SECRET_BYTES_MAX} bytes")
+        raise failed(f"longer than {SECRET_BYTES_MAX} bytes")
     return data
 
 
 def read_key(path: str | Path, what: str) -> bytes:
-    """The 32 bytes of the key in a file. ConfigError if there is none, or others can read it."""
+    """The 32 bytes of the key in a file. ConfigError if the file holds no key, or other users can read it."""
     data = read_secret(path, what)
     try:
         return parse(data.decode(errors="replace"))
@@ -86,7 +86,7 @@ def read_key(path: str | Path, what: str) -> bytes:
 
 
 def write_secret(path: str | Path, data: bytes, *, replace: bool = False) -> None:
-    """Write a file of mode 0600 and have it on the disk. Without `replace` there must be none of this name."""
+    """Write a file of mode 0600 and flush it to the disk. Without `replace`, no file of this name may exist."""
     path = Path(path)
     new = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
@@ -104,19 +104,19 @@ def write_secret(path: str | Path, data: bytes, *, replace: bool = False) -> Non
             new.unlink(missing_ok=True)
         sync_directory(path.parent)
     except FileExistsError:
-        raise LocalError(f"{path} exists and is not overwritten: remove it, or choose another name") from None
+        raise LocalError(f"{path} exists already and is not overwritten: remove it, or choose another name") from None
     except OSError as error:
-        raise not_written(path, error) from None
+        raise write_error(path, error) from None
 
 
-def not_written(path: Path, error: OSError) -> TunnelError:
-    """What to raise when the operating system refuses to write or remove a file."""
+def write_error(path: Path, error: OSError) -> TunnelError:
+    """The error to raise when the operating system refuses to write or remove a file."""
     kind = PermissionDenied if isinstance(error, PermissionError) else LocalError
     return kind(f"{path} cannot be written: {error.strerror}")
 
 
 def sync_directory(directory: Path) -> None:
-    """Have the names in it on the disk: fsync(2)."""
+    """Flush the names in a directory to the disk: fsync(2)."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -125,10 +125,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """A FIFO would wait for its writer for ever."""
+    """O_NONBLOCK: the open of a FIFO would wait for a writer for ever."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _is_credential(path: str | Path) -> bool:
-    directory = os.environ.get(CREDENTIALS)
-    return bool(directory) and Path(path).parent == Path(directory)
+    directory = os.environ.get(CREDENTIALS_VARIABLE)
+    return directory is not None and directory != "" and Path(path).parent == Path(directory)

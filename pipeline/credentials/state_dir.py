@@ -1,7 +1,7 @@
-"""What a server keeps over its restarts, in a directory of its own, mode 0700.
+"""The state directory: what a server keeps over its restarts, mode 0700.
 
-server.crt, server.key    its certificate, made on the first start unless the configuration names one
-addresses.json            which peer has which tunnel address
+server.crt, server.key    its certificate, made at the first start unless the configuration names one
+addresses.json            the tunnel addresses of each peer
 peers/NAME.json           peers that were invited (pipeline.peers.peer_file)
 """
 
@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from pipeline.credentials import certificates, keys
-from pipeline.credentials.certificates import Pair
+from pipeline.credentials.certificates import CertificatePair
 from pipeline.errors import TunnelError
 from pipeline.log import LOG
 
@@ -20,27 +20,27 @@ DIRECTORY_MODE = 0o700
 
 
 class StateDir:
-    """The directory; made if it is not there. LocalError or PermissionDenied if it cannot be."""
+    """The directory; it is made if it does not exist. LocalError or PermissionDenied if it cannot be made."""
 
     def __init__(self, directory: str) -> None:
         self.path = Path(directory)
         try:
             self.path.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
         except OSError as error:
-            raise keys.not_written(self.path, error) from None
+            raise keys.write_error(self.path, error) from None
 
-    def server_pair(self, name: str) -> Pair:
-        """The server's own certificate and key."""
+    def server_certificate(self, name: str) -> CertificatePair:
+        """The server's own certificate and key, made if they do not exist."""
         certificate, key = self.path / "server.crt", self.path / "server.key"
-        if not certificate.exists():  # what a start left that was cut short is of no use
-            pair = certificates.make_server(name)
+        if not certificate.exists():  # a key alone is left over from a start that was cut short
+            pair = certificates.make_self_signed(name)
             keys.write_secret(key, pair.key, replace=True)
             keys.write_secret(certificate, pair.certificate)
-            LOG.info("made a certificate for this server: %s", certificate)
+            LOG.info("%s: made a certificate for this server", certificate)
         return certificates.read_pair(certificate, key, "server certificate")
 
-    def addresses(self) -> dict[str, list[str]]:
-        """As they were saved; nothing if the file is not there or cannot be read, which is said."""
+    def load_addresses(self) -> dict[str, list[str]]:
+        """The addresses that were saved; none if the file does not exist or cannot be read, which is logged."""
         path = self.path / "addresses.json"
         try:
             found = json.loads(path.read_bytes())
@@ -48,7 +48,7 @@ class StateDir:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-            LOG.error("%s: %s: peers may get other addresses than before", path, error)
+            LOG.error("%s: cannot be read, peers may get other addresses than before: %s", path, error)
             return {}
 
     def save_addresses(self, addresses: dict[str, list[str]]) -> None:

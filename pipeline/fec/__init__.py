@@ -1,5 +1,5 @@
-"""Forward error correction: the code, shards, how they are spread, reassembled and put in order.
+"""Forward error correction: the code, shards, their spread over connections, reassembly, reordering.
 
 Not here: when there is parity (policy), where shards lie in a slot (shm).
-Used by the fec worker and, to spread copies, by the tun worker.
+Used by runtime and by all kinds of workers.
 """

@@ -1,26 +1,27 @@
-"""A bounded number of bytes, lent out in buffers; what comes back is kept for the next borrower.
+"""A pool of buffers whose bytes together stay below a limit; a buffer that comes back is kept for the next use.
 
-    lend(size)      a buffer of at least `size` bytes, or None if that would go beyond the limit
-    take_back(it)   the borrower is done with it
-    hold(size)      count memory that the caller has made itself; False if that would go beyond the limit
-    release(size)   it is gone
+    acquire(size)      a buffer of at least `size` bytes, or None if it would exceed the limit
+    release(buffer)    give a buffer back; its holder does not use it any more
+    reserve(size)      count memory that the caller has allocated itself; False if it would exceed the limit
+    unreserve(size)    that memory is free again
+    trim()             return the kept buffers to the system
 
-A buffer's bytes are whatever its last borrower left in them. Sizes are rounded up to one of four steps between two
-powers of two, so that blocks of about one size share their buffers. Buffers lent and kept together never exceed the
-limit, and those that are kept not a quarter of it.
+A buffer's bytes are what its last holder left in them. Sizes are rounded up to one of four steps between two powers of
+two, so that blocks of about one size share their buffers. Used and kept bytes together never exceed the limit, and the
+kept ones never a quarter of it.
 """
 
 from __future__ import annotations
 
 SMALLEST_BYTES = 4096
-"""The smallest buffer; more than the objects that stand for a block beside it."""
+"""The smallest buffer. It is larger than the objects that stand for a block beside its buffer."""
 
 KEPT_SHARE = 4
-"""Of the limit, one part in so many is kept for the next borrower at most."""
+"""At most this fraction of the limit (one part in KEPT_SHARE) is kept for later use."""
 
 
 class BufferPool:
-    """What one owner may use. `used`: bytes lent or held now; `kept`: bytes that wait for the next borrower."""
+    """The memory of one owner. `used`: bytes acquired or reserved now; `kept`: bytes of buffers that came back."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -28,8 +29,8 @@ class BufferPool:
         self.kept = 0
         self._kept: dict[int, list[memoryview]] = {}
 
-    def lend(self, size: int) -> memoryview | None:
-        room = rounded(size)
+    def acquire(self, size: int) -> memoryview | None:
+        room = rounded_up(size)
         used = self.used + room
         if used > self.limit:
             return None
@@ -39,35 +40,34 @@ class BufferPool:
             self.kept -= room
             return kept.pop()
         if used + self.kept > self.limit:
-            self.forget()
+            self.trim()
         return memoryview(bytearray(room))
 
-    def take_back(self, buffer: memoryview) -> None:
+    def release(self, buffer: memoryview) -> None:
         room = len(buffer)
         self.used -= room
         if self.kept + room <= self.limit // KEPT_SHARE:
             self.kept += room
             self._kept.setdefault(room, []).append(buffer)
 
-    def hold(self, size: int) -> bool:
+    def reserve(self, size: int) -> bool:
         if self.used + size > self.limit:
             return False
         self.used += size
         if self.used + self.kept > self.limit:
-            self.forget()
+            self.trim()
         return True
 
-    def release(self, size: int) -> None:
+    def unreserve(self, size: int) -> None:
         self.used -= size
 
-    def forget(self) -> None:
-        """Give back to the system what is kept."""
+    def trim(self) -> None:
         self._kept.clear()
         self.kept = 0
 
 
-def rounded(size: int) -> int:
-    """Bytes of the buffer that is lent for `size` bytes."""
+def rounded_up(size: int) -> int:
+    """Bytes of the buffer that acquire() gives for `size` bytes."""
     if size <= SMALLEST_BYTES:
         return SMALLEST_BYTES
     step = 1 << (size - 1).bit_length() - 3

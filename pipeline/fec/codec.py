@@ -1,42 +1,42 @@
-"""The erasure code: m parity shards for n data shards; any m of the n + m may be lost.
+"""The erasure code: m parity shards for n data shards; any m of the n + m shards may be lost.
 
-    codec = Codec()                                scratch memory; one for each duty, never for two threads
+    codec = Codec()                                scratch memory; one for each duty, never shared by two threads
     codec.encode(area, n, m, size)                 write the parity shards
-    codec.encode_many(areas, n, m, size)           the same for several blocks of one shape
     codec.recover(area, n, m, size, present)       write the data shards that `present` has no bit for
     codec.checksum(area, n, m, size)               u32 of the data shards
 
-An area is n data shards and m parity shards of `size` bytes, one behind the other, at any alignment. No reference to it
-is kept. Outside the code's domain (`check`), or for a size that is not p - 1 rows of whole words: LocalError, and
-nothing has been written.
+An area is n data shards and m parity shards of `size` bytes, one behind the other, at any alignment. The codec keeps
+no reference to it. Outside the code's domain (`check`), or for a size that is not p - 1 rows of whole words, a call
+raises LocalError and has written nothing.
 
-The code is Blaum and Roth's; docs/fec-code.md has it for other implementations. A shard is p - 1 rows and, not
-stored, one more of zeros. Turned by k, it has its row (r + k) mod p as row r. Parity j is the sum (XOR) of all data
-shards, shard i turned by i * j; then its last row is added to every row.
+The code is Blaum and Roth's; docs/fec-code.md defines it for other implementations. A shard is p - 1 rows and one more
+row of zeros, which is not stored. A shard turned by k has as row r its row (r + k) mod p. Parity j is the sum (XOR) of
+all data shards, shard i turned by i * j; then its last row is added to every row.
 
 How a parity becomes one reduction. The rows of the data shards are one series. Row t of shard i is number
-(p - 1) * i + t of it, which is t - i modulo p: the row of parity 1 that it belongs to. So parity 1 is the data as they
-lie, in groups of p rows, summed. For parity j, shard i is copied to place i * j mod p of such a series, with zeros
-where no shard goes, and the same is done.
+(p - 1) * i + t of the series. That is t - i modulo p, the row of parity 1 that it belongs to. So parity 1 is the sum
+of the data as they lie, in groups of p rows. For parity j, shard i is copied to place i * j mod p of such a series,
+with zeros where no shard goes. That series is summed in the same groups.
 
 Rows are summed as bytes, which is as fast as words and needs no alignment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from zlib import crc32
 
 import numpy as np
 
 from pipeline.errors import LocalError
 from pipeline.fec.field import solution
-from pipeline.fec.scratch import WORD_BYTES, Shape, bytes_needed
+from pipeline.fec.scratch import WORD_BYTES, Array, ScratchViews, bytes_needed
 from pipeline.fec.shard import DATA_SHARDS_MAX, PARITY_SHARDS_MAX, prime
 
-Area = memoryview | bytearray | np.ndarray
+Area = memoryview | bytearray | Array
 
-SHAPES_KEPT = 256  # 3 to 30 KiB each; block sizes that give another shape are 8 * (p - 1) * n bytes apart
+CUTS_KEPT = 256
+"""Cuts (n, m, size) whose views are kept: 3 to 30 KiB each. Block sizes of two cuts are 8 * (p - 1) * n bytes
+apart."""
 
 _BYTE = np.dtype(np.uint8)
 _WORD = np.dtype("<u8")
@@ -62,95 +62,89 @@ def check(n: int, m: int) -> None:
 
 
 class Codec:
-    """Scratch memory that grows to the largest shape seen, and the views of it that each shape needs."""
+    """Scratch memory that grows to the largest cut used, and the views of it for each cut (n, m, size)."""
 
     def __init__(self) -> None:
         self._memory = np.zeros(0, _WORD)
-        self._shapes: dict[tuple[int, int, int], Shape] = {}
-        self._used: Shape | None = None  # by the last call: all shapes share the memory
-        self._placed: Shape | None = None  # whose zeros stand in the places where no shard goes
+        self._views: dict[tuple[int, int, int], ScratchViews] = {}
+        self._used: ScratchViews | None = None  # those of the last call; all cuts share the memory
+        self._placed: ScratchViews | None = None  # those whose zeros are in the places where no shard goes
 
     def encode(self, area: Area, n: int, m: int, size: int) -> None:
         """Write the m parity shards."""
-        shape = self._use(n, m, size)
-        shards = _view(shape.area, _BYTE, area)
+        views = self._use(n, m, size)
+        shards = _view(views.area, _BYTE, area)
         _sum(shards[:n], 0, None, shards[n])
         if m > 1:
             for j in range(1, m):
-                self._turn_and_sum(shape, area, shards, j)
-            _xor(shape.parity_rows, shape.parity_last, _view(shape.parity, _BYTE, area, (n + 1) * size))
-
-    def encode_many(self, areas: Iterable[Area], n: int, m: int, size: int) -> None:
-        """Write the parity shards of each area. A loop: blocks side by side in one scratch area are two more copies,
-        which take most of what fewer calls give."""
-        for area in areas:
-            self.encode(area, n, m, size)
+                self._turn_and_sum(views, area, shards, j)
+            _xor(views.parity_rows, views.parity_last, _view(views.parity, _BYTE, area, (n + 1) * size))
 
     def recover(self, area: Area, n: int, m: int, size: int, present: int) -> int:
-        """Write the data shards that are missing; how many there were. Bit i of `present` is shard i, data first.
+        """Write the missing data shards, and return their number. Bit i of `present` is shard i, data shards first.
 
-        What stands in the place of a missing shard does not matter: it is corrected by the difference that it makes.
-        Parity shards are left as they are. LocalError if fewer than n shards are present.
+        The bytes in the place of a missing shard do not matter: the difference that they make is corrected. Parity
+        shards stay as they are. LocalError if fewer than n shards are present.
         """
-        shape = self._use(n, m, size)
-        found = solution(shape.p, n, m, present)
+        views = self._use(n, m, size)
+        found = solution(views.p, n, m, present)
         if found is None:
-            there = (present & (1 << n + m) - 1).bit_count()
-            raise LocalError(f"block of {n} + {m} shards: {n} expected to recover it from, {there} are present")
+            count = (present & (1 << n + m) - 1).bit_count()
+            raise LocalError(f"block of {n} + {m} shards: {n} expected to recover it from, {count} are present")
         used, turned, steps, by_sum = found
         if not used:
             return 0
-        shards = _view(shape.area, _BYTE, area)
+        shards = _view(views.area, _BYTE, area)
         for j in used:
-            total = shape.stored[j]
+            total = views.stored[j]
             if j == 0:
                 _sum(shards[: n + 1], 0, None, total)
             else:
-                self._turn_and_sum(shape, area, shards, j)
+                self._turn_and_sum(views, area, shards, j)
                 _xor(total, shards[n + j], total)
         remaining = shards[by_sum] if by_sum >= 0 else None
         if steps:
-            solver = shape.solver()
-            solver.begin(turned)
+            solver = views.solver()
+            solver.extend_sums(turned)
             for i, sources, factor in steps:
-                difference = solver.shard(sources, factor)
+                difference = solver.lost_shard(sources, factor)
                 shard = shards[i]
                 _xor(shard, difference, shard)
                 if remaining is not None:
                     _xor(remaining, difference, remaining)
         if remaining is not None:
-            _xor(remaining, shape.stored[0], remaining)
+            _xor(remaining, views.stored[0], remaining)
         return len(used)
 
     def checksum(self, area: Area, n: int, m: int, size: int) -> int:
-        """u32 of the data shards: the CRC-32 of the sums of their rows. Against wrong recovery, not against forgery."""
-        shape = self._use(n, m, size)
-        _row_sums("ij->i", _view(shape.words, _WORD, area), out=shape.row_sums)
-        return crc32(shape.row_sums)
+        """u32 of the data shards: the CRC-32 of the sums of their rows. It shows wrong recovery, not forgery."""
+        views = self._use(n, m, size)
+        _row_sums("ij->i", _view(views.words, _WORD, area), out=views.row_sums)
+        return crc32(views.row_sum_bytes)
 
-    def _use(self, n: int, m: int, size: int) -> Shape:
-        shape = self._shapes.get((n, m, size)) or self._shape(n, m, size)
-        if shape is not self._used:
-            self._used = shape
-            self._placed = None  # the last shape may have written where the zeros were
-        return shape
+    def _use(self, n: int, m: int, size: int) -> ScratchViews:
+        views = self._views.get((n, m, size)) or self._make_views(n, m, size)
+        if views is not self._used:
+            self._used = views
+            self._placed = None  # the last call may have written over the zeros
+        return views
 
-    def _turn_and_sum(self, shape: Shape, area: Area, shards: np.ndarray, j: int) -> None:
+    def _turn_and_sum(self, views: ScratchViews, area: Area, shards: Array, j: int) -> None:
         """The sum of the data shards, each turned for parity j >= 1, as p rows."""
         if j == 1:
-            _sum(_view(shape.groups, _BYTE, area), 0, None, shape.sums[1])
-            if shape.rest:
-                _xor(shape.beginning, _view(shape.rest, _BYTE, area, shape.rest_at), shape.beginning)
+            _sum(_view(views.groups, _BYTE, area), 0, None, views.sums[1])
+            if views.rest:
+                _xor(views.beginning, _view(views.rest, _BYTE, area, views.rest_at), views.beginning)
             return
-        if self._placed is not shape:
-            shape.all_places.fill(0)
-            self._placed = shape
-        for places, first, end in shape.places[j]:
+        if self._placed is not views:
+            views.all_places.fill(0)
+            self._placed = views
+        for places, first, end in views.places[j]:
             _copy(places, shards[first:end])
-        _sum(shape.place_groups[j], 0, None, shape.sums[j])
+        _sum(views.place_groups[j], 0, None, views.sums[j])
 
-    def _shape(self, n: int, m: int, size: int) -> Shape:
-        """A shape that was not kept. Memory that has to grow, or too many shapes, end all that were kept."""
+    def _make_views(self, n: int, m: int, size: int) -> ScratchViews:
+        """Make the views of a cut. All kept views go when the memory has to grow, or when there are too many."""
         check(n, m)
         p = prime(n, m)
         if size < 1 or size % ((p - 1) * WORD_BYTES):
@@ -159,9 +153,9 @@ class Codec:
                 f"size of a shard, found {size}"
             )
         needed = bytes_needed(p, n, m, size) // WORD_BYTES
-        if len(self._memory) < needed or len(self._shapes) >= SHAPES_KEPT:
-            self._shapes.clear()
+        if len(self._memory) < needed or len(self._views) >= CUTS_KEPT:
+            self._views.clear()
         if len(self._memory) < needed:
             self._memory = np.zeros(needed, _WORD)
-        shape = self._shapes[n, m, size] = Shape(self._memory, p, n, m, size)
-        return shape
+        views = self._views[n, m, size] = ScratchViews(self._memory, p, n, m, size)
+        return views

@@ -1,13 +1,12 @@
-"""The algebra of `pipeline.fec.codec`: how lost shards follow from parity. Once per pattern of losses.
+"""The algebra of `pipeline.fec.codec`: how lost shards follow from parity, computed once for each pattern of losses.
 
-Turning p rows by one is multiplication by y, so p rows are a polynomial in y with y^p = 1, and a polynomial is an int
-here: bit k is the coefficient of y^k. The same value in all rows counts as nothing, so this is F2[y] modulo
-1 + y + ... + y^(p-1), a field because 2 is a primitive root modulo p. Each element has two forms, one the complement of
-the other.
+To turn p rows by one is to multiply by y. So p rows are a polynomial in y with y^p = 1. A polynomial is an int here:
+bit k is the coefficient of y^k. Equal rows count as zero, so this is F2[y] modulo 1 + y + ... + y^(p-1), which is a
+field because 2 is a primitive root modulo p. Each element has two forms, one the complement of the other.
 
-Parity j is the sum over i of y^(i*j) times shard i. Take away the shards that are there, and as many of these equations
-as shards are lost give these. Each row of the inverse matrix is written as one factor times simpler terms: the matrix
-is nearly Vandermonde's, and most bits cancel in the terms.
+Parity j is the sum over i of y^(i*j) times shard i. Subtract the shards that are present: then as many of these
+equations as shards are lost give the lost ones. The matrix is nearly Vandermonde's. So each row of its inverse is
+written as one factor times simpler terms, in which most bits cancel.
 """
 
 from __future__ import annotations
@@ -15,13 +14,15 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-PATTERNS_KEPT = 1024  # 10 + 3 has 175 in which more than one data shard is lost
+PATTERNS_KEPT = 1024
+"""Solutions that are kept; 10 + 3 has 175 patterns in which more than one data shard is lost."""
 
 
 class Step(NamedTuple):
-    """One lost shard: the turns of the factor, summed, of the sum of the sources. No sources: the factor says of what.
+    """How one lost shard is computed: sum the sources, then sum the turns of that sum which `factor` lists.
 
-    Parity j turned by k is number j * p + k, and the sum of the sources turned by k is number m * p + k.
+    Parity j turned by k has number j * p + k. The sum of the sources turned by k has number m * p + k. Without sources,
+    `factor` lists numbers of parities.
     """
 
     shard: int
@@ -32,20 +33,20 @@ class Step(NamedTuple):
 class Solution(NamedTuple):
     """How the lost data shards of one pattern follow from parity."""
 
-    used: tuple[int, ...]  # as many parity shards as data shards are lost, the lowest that there are
-    turned: tuple[int, ...]  # those of them that are needed in other turns than 0
+    used: tuple[int, ...]  # the lowest parity shards that are present, as many as data shards are lost
+    turned: tuple[int, ...]  # the used parity shards that are needed in other turns than 0
     steps: tuple[Step, ...]
-    by_sum: int  # the lost shard that is parity 0 without all other shards; -1 if parity 0 is lost
+    by_sum: int  # the lost shard that is parity 0 minus all other shards; -1 if parity 0 is lost
 
 
 @lru_cache(PATTERNS_KEPT)
 def solution(p: int, n: int, m: int, present: int) -> Solution | None:
-    """The solution for a pattern; bit i of `present` is shard i, data first. None if fewer than n are present."""
+    """The solution for a pattern; bit i of `present` is shard i, data first. None if fewer than n are there."""
     lost = [i for i in range(n) if not present >> i & 1]
     used = [j for j in range(m) if present >> (n + j) & 1][: len(lost)]
     if len(used) < len(lost):
         return None
-    rows = _inverse(p, [[1 << i * j % p for i in lost] for j in used])
+    rows = inverse_matrix(p, [[1 << i * j % p for i in lost] for j in used])
     steps = [_step(p, m, shard, used, row) for shard, row in zip(lost, rows, strict=True)]
     by_sum = -1
     if used and used[0] == 0:
@@ -89,8 +90,8 @@ def inverse(p: int, a: int) -> int:
     return fewer(p, of_low & modulus ^ of_low >> p)
 
 
-def _inverse(p: int, matrix: list[list[int]]) -> list[list[int]]:
-    """By Gauss and Jordan. No pivot is zero, because no minor of the code's matrix is: that is its domain."""
+def inverse_matrix(p: int, matrix: list[list[int]]) -> list[list[int]]:
+    """The inverse by Gauss and Jordan. No pivot is zero: in the code's domain no minor of its matrix is."""
     size = len(matrix)
     work = [row + [int(i == k) for k in range(size)] for i, row in enumerate(matrix)]
     for column, row in enumerate(work):
@@ -104,7 +105,7 @@ def _inverse(p: int, matrix: list[list[int]]) -> list[list[int]]:
 
 
 def _step(p: int, m: int, shard: int, used: list[int], row: list[int]) -> Step:
-    """A row of the inverse, with that of its elements as the factor that leaves the fewest terms."""
+    """The step for a row of the inverse. Its factor is the element that leaves the fewest terms."""
     if len(row) == 1:
         return Step(shard, (), _numbers(p, used[0], row[0]))
     steps = []
@@ -122,5 +123,5 @@ def _terms(step: Step) -> int:
 
 
 def _numbers(p: int, j: int, a: int) -> tuple[int, ...]:
-    """The turns of parity j that `a` times it is the sum of."""
+    """The numbers of the turns of parity j whose sum is `a` times parity j."""
     return tuple(j * p + k for k in range(p) if fewer(p, a) >> k & 1)

@@ -1,19 +1,20 @@
-"""In which order the blocks of one stream go on, and what became of the last ones.
+"""The order in which the blocks of one stream are delivered, and what became of the latest ones.
 
-Blocks have u32 numbers in serial arithmetic (RFC 1982); in here they are unbounded. `next` is the block whose turn it
-is: those before it have been passed. A block that is complete ahead of its turn waits; once it has waited long
-enough, those before it that are not complete are passed, and what comes of them later goes on at once.
+Blocks have u32 numbers in serial arithmetic (RFC 1982); in this file they are unbounded. `next` is the block whose
+turn it is: the stream has passed all blocks before it. A block that is complete ahead of its turn waits. Once it has
+waited long enough, the stream passes the incomplete blocks before it. If such a block becomes complete later, it is
+delivered at once.
 
-    block               is                                                           known by
-    next and above      open or never seen                                           nothing
-                        waiting: complete, and one before it is not                  `waiting`
-    the WINDOW before   undone: passed while open or never seen, it may still come   `undone`
-                        lost: given up                                               `lost`
-                        done: handed on or dropped                                   neither
-    before those        too old to tell
+    block                state                                                        known by
+    next and above       open, or never seen                                          nothing
+                         waiting: complete, but a block before it is not              `waiting`
+    the REORDER_WINDOW   undone: passed while open or never seen; it may still come   `undone`
+    before next          lost: given up                                               `lost`
+                         done: delivered or dropped                                   neither
+    before those         unknown: too old
 
-The methods that pass blocks put those that waited into `ready` and return how many left the window undone. A stream
-that loses nothing has no bits set, and costs an addition for each block.
+The methods that pass blocks append the waiting blocks to `ready`, and return how many blocks left the window undone.
+A stream that loses nothing has no bit set, and costs an addition for each block.
 """
 
 from __future__ import annotations
@@ -24,120 +25,125 @@ from typing import Generic, TypeVar
 
 from pipeline.wire import framing
 
-WINDOW = 1024
-"""Blocks that a stream may be ahead of its turn, and behind it: a tenth of a second at 10 000 blocks a second."""
+REORDER_WINDOW = 1024
+"""How many blocks a block may be ahead of its turn, or behind it: a tenth of a second at 10 000 blocks a second."""
 
 WAIT_NS = {
     framing.BULK: 100_000_000,  # a retransmission takes a round trip or two, and TCP inside takes disorder for loss
     framing.LIGHT: 10_000_000,  # copies are under way; these flows suffer more from delay than from disorder
 }
-"""How long a complete block waits for those before it."""
+"""How long a complete block waits for the blocks before it."""
 
 Content = TypeVar("Content")
 
-_EVERY = (1 << WINDOW) - 1
+_WHOLE_WINDOW = (1 << REORDER_WINDOW) - 1
 
 
 class ReorderBuffer(Generic[Content]):
-    """One stream. `first` is the first block seen of it; those before that one may come yet."""
+    """The stream `number`. `first` is the block that was seen first; blocks before it may still come.
 
-    def __init__(self, stream: int, first: int) -> None:
-        self.stream = stream
-        self.heard = 0  # when, for the owner
-        self.begun: list[int] = []  # a heap of the blocks that the owner had open, those of the window at least
+    Two attributes are the owner's. `last_received_ns` is when a run of the stream came last. `opened` is a heap of the
+    blocks that the owner has opened, at least those of the window.
+    """
+
+    def __init__(self, number: int, first: int) -> None:
+        self.number = number
+        self.last_received_ns = 0
+        self.opened: list[int] = []
         self.next = self.first = first
         self.waiting: dict[int, Content] = {}
-        self.undone = _EVERY  # bit i stands for block next - 1 - i
+        self.undone = _WHOLE_WINDOW  # bit i stands for block next - 1 - i
         self.lost = 0
-        self._wait_ns = WAIT_NS[stream & 1]
-        self._queue: list[int] = []  # a heap of the blocks that wait
-        self._turns: deque[tuple[int, int]] = deque()  # (until when, block), and some that wait no more
+        self._wait_ns = WAIT_NS[number & 1]
+        self._queue: list[int] = []  # a heap of the waiting blocks
+        self._deadlines: deque[tuple[int, int]] = deque()  # (waits until, block); blocks that were passed stay in it
 
-    def wait(self, block: int, content: Content, now: int) -> int:
-        """A block is complete ahead of its turn. Returns until when it waits."""
+    def add_waiting(self, block: int, content: Content, now: int) -> int:
+        """Add a block that is complete ahead of its turn. Returns until when it waits."""
         until = now + self._wait_ns
         self.waiting[block] = content
         heappush(self._queue, block)
         self.due()
-        self._turns.append((until, block))
+        self._deadlines.append((until, block))
         return until
 
     def due(self) -> int:
-        """Until when the first one waits; 0 if none does."""
-        turns = self._turns
-        while turns and turns[0][1] < self.next:
-            turns.popleft()
-        return turns[0][0] if turns else 0
+        """Until when the block that waited longest waits; 0 if no block waits."""
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][1] < self.next:
+            deadlines.popleft()
+        return deadlines[0][0] if deadlines else 0
 
-    def over(self, now: int) -> int:
-        """The last block that has waited long enough; one before `next` if there is none."""
+    def expired_up_to(self, now: int) -> int:
+        """The last block that has waited long enough; next - 1 if there is none."""
         last = self.next - 1
-        turns = self._turns
-        while turns and turns[0][0] <= now:
-            last = max(last, turns.popleft()[1])
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= now:
+            last = max(last, deadlines.popleft()[1])
         return last
 
-    def step(self, ready: deque[Content]) -> int:
-        """Pass the next block, which is done, and those that waited for it alone."""
+    def advance(self, ready: deque[Content]) -> int:
+        """Pass the next block, which is done, and the waiting blocks directly behind it."""
         if self.waiting or self.undone or self.lost:
-            return self._move(1, 0) + self._follow(ready)
+            return self._shift(1, 0) + self._pass_following(ready)
         self.next += 1
         return 0
 
-    def pass_to(self, last: int, ready: deque[Content]) -> int:
-        """Pass all up to `last`, and those that waited for them alone."""
-        return self._leave(last, ready) + self._follow(ready)
+    def skip_to(self, last: int, ready: deque[Content]) -> int:
+        """Pass all blocks up to `last`, and the waiting blocks directly behind it."""
+        return self._pass_up_to(last, ready) + self._pass_following(ready)
 
     def give_up(self, block: int, ready: deque[Content]) -> int:
-        """Pass all up to `block`, which may not come any more."""
-        gone = self._leave(block, ready)
+        """Pass all blocks up to `block`, which is lost, and the waiting blocks directly behind it."""
+        left = self._pass_up_to(block, ready)
         behind = self.next - 1 - block
-        if behind < WINDOW:
+        if behind < REORDER_WINDOW:
             self.undone &= ~(1 << behind)
             self.lost |= 1 << behind
-        return gone + self._follow(ready)
+        return left + self._pass_following(ready)
 
-    def finish(self, block: int) -> None:
-        """A block that was passed is done."""
+    def mark_done(self, block: int) -> None:
+        """A block that the stream has passed is done."""
         behind = self.next - 1 - block
-        if behind < WINDOW:
+        if behind < REORDER_WINDOW:
             self.undone &= ~(1 << behind)
 
-    def _leave(self, last: int, ready: deque[Content]) -> int:
+    def _pass_up_to(self, last: int, ready: deque[Content]) -> int:
         queue = self._queue
-        gone = 0
+        left = 0
         while queue and queue[0] <= last:
             block = heappop(queue)
-            gone += self._skip(block)
+            left += self._pass_undone(block)
             ready.append(self.waiting.pop(block))
-            gone += self._move(1, 0)
-        return gone + self._skip(last + 1)
+            left += self._shift(1, 0)
+        return left + self._pass_undone(last + 1)
 
-    def _follow(self, ready: deque[Content]) -> int:
+    def _pass_following(self, ready: deque[Content]) -> int:
         queue = self._queue
-        gone = 0
+        left = 0
         while queue and queue[0] == self.next:
             ready.append(self.waiting.pop(heappop(queue)))
-            gone += self._move(1, 0)
-        return gone
+            left += self._shift(1, 0)
+        return left
 
-    def _skip(self, block: int) -> int:
-        """Pass those before `block` undone."""
+    def _pass_undone(self, block: int) -> int:
+        """Pass the blocks before `block`, none of which is done."""
         count = block - self.next
         if count <= 0:
             return 0
-        near = min(count, WINDOW)
-        gone = self._move(near, (1 << near) - 1)
+        near = min(count, REORDER_WINDOW)
+        left = self._shift(near, (1 << near) - 1)
         self.next = block
-        return gone + count - near
+        return left + count - near
 
-    def _move(self, count: int, undone: int) -> int:
+    def _shift(self, count: int, undone: int) -> int:
+        """Move the window by `count` blocks; `undone` has a bit for each of them that is. How many left it undone."""
         self.next += count
         undone |= self.undone << count
-        self.undone = undone & _EVERY
-        self.lost = self.lost << count & _EVERY
-        gone = undone >> WINDOW
-        known = self.next - WINDOW - self.first  # whether there was any before the first, nobody knows
+        self.undone = undone & _WHOLE_WINDOW
+        self.lost = self.lost << count & _WHOLE_WINDOW
+        left = undone >> REORDER_WINDOW
+        known = self.next - REORDER_WINDOW - self.first  # whether there was a block before the first is not known
         if known < count:
-            gone &= (1 << max(0, known)) - 1
-        return gone.bit_count()
+            left &= (1 << max(0, known)) - 1
+        return left.bit_count()

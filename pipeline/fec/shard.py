@@ -2,11 +2,10 @@
 
     length u32 | 0x21 | stream u32 | block u32 | n u8 | m u8 | first u8 | count u8 | size u32 | checksum u32 | shards
 
-A stream is a sequence of numbered blocks: one lane of one start of the sender, for one purpose (wire.BULK or LIGHT).
-A block is the bytes of a whole block frame (`pipeline.wire.block`), `size` of them. It is cut into n data shards,
-zeros behind its end, and m parity shards follow (`pipeline.fec.codec`). A block of one data shard is not coded: each
-of its frames is a copy. Everything that a receiver needs stands in each frame, so it knows nothing of the sender's
-settings.
+A stream is a sequence of numbered blocks: of one start of the sender, one lane and one traffic class (framing.BULK or
+LIGHT). A block is a whole block frame (`pipeline.wire.block`) of `size` bytes. It is cut into n data shards, with zeros
+behind its end, and m parity shards follow (`pipeline.fec.codec`). A block of one data shard is not coded: each of its
+frames is a copy. Each frame holds all that a receiver needs, so a receiver does not know the sender's settings.
 """
 
 from __future__ import annotations
@@ -18,14 +17,17 @@ from pipeline.wire import framing
 RUN = struct.Struct(">IBIIBBBBII")
 RUN_BYTES = RUN.size
 
-SHARD_MOST_BYTES = 1320  # of a block that is not full: with header and padding a shard fits one TCP segment
+SHARD_MOST_BYTES = 1320
+"""Most bytes of a block in one shard, unless the block is full: with header and padding it fits one TCP segment."""
+
 DATA_SHARDS_MAX = 37
 PARITY_SHARDS_MAX = 6
 
 PRIMES = (11, 13, 19, 29, 37)
-"""Row counts for which the code was checked to recover every loss of at most m shards: m <= 5 with any n <= p."""
+"""Row counts p for which the code was checked to recover every loss of at most m shards: m <= 5 with any n <= p."""
+
 PRIMES_OF_SIX = (11, 19, 29, 37)
-"""The same for m = 6."""
+"""Row counts p for which this was checked with m = 6."""
 
 BLOCK_BYTES_MAX = framing.LENGTH.size + framing.BLOCK_LENGTH_LIMIT
 
@@ -45,13 +47,13 @@ _UNITS = {
 
 
 def data_shards(size: int, most: int) -> int:
-    """How many data shards a block of `size` bytes is cut into, `most` of them if it is large."""
+    """How many data shards a block of `size` bytes is cut into: `most` if it is large."""
     return min(most, -(-size // SHARD_MOST_BYTES))
 
 
 def parity_shards(n: int, most: int, connections: int) -> int:
-    """The fewest parity shards, `most` of them if need be, with which a block of n data shards survives the loss of
-    any one of so many connections."""
+    """The fewest parity shards with which a block of n data shards survives the loss of any one connection; at most
+    `most`."""
     for m in range(1, most):
         if -(-(n + m) // max(1, connections)) <= m:
             return m
@@ -60,7 +62,9 @@ def parity_shards(n: int, most: int, connections: int) -> int:
 
 def shard_bytes(size: int, n: int, m: int) -> int:
     """Bytes of each shard of a block of `size` bytes: p - 1 rows of whole 8-byte words, or the block itself for n = 1.
-    0 if there is no such block or code."""
+
+    0 if there is no such block or code.
+    """
     unit = _UNITS.get((n, m))
     if unit is None or not 0 < size <= BLOCK_BYTES_MAX:
         return 0
@@ -68,5 +72,5 @@ def shard_bytes(size: int, n: int, m: int) -> int:
 
 
 def stream(run: int, lane: int, traffic_class: int) -> int:
-    """The number of a stream: different for each start of the sender (the plan's `run`), lane and purpose."""
+    """The number of a stream: it differs for each start of the sender (`run`), lane and traffic class."""
     return (run & 0xFFFFFF) << 8 | (lane & 0x3F) << 1 | traffic_class

@@ -1,5 +1,5 @@
-"""What is in an IP packet: headers, checksums, segmentation, flows, prefixes, addresses.
+"""Contents of an IP packet: headers, checksums, segmentation, flows, prefixes, addresses.
 
 Not here: how packets are framed for a connection (wire), where they lie in memory (shm).
-Used by the tun worker, and by peers for addresses and routes.
+Used by most folders above, and by the tun worker.
 """

@@ -1,23 +1,24 @@
-"""What a kernel has left to do on a packet, done here: for a peer whose device takes only finished ones.
+"""Segmentation and checksums that a kernel has left to the device, for a peer whose device does not do them.
 
-    finish(packet)    the plain packets, each with an empty virtio-net header, that the given one stands for
+    finish(packet)    the finished packets that a packet stands for, each with an empty virtio-net header
 
-Checksums are completed, super-packets are cut into their segments as the kernel's own segmentation would
-(net/ipv4/tcp_offload.c, udp_offload.c): lengths, IPv4 id counted up, TCP sequence number, FIN and PSH on the last
-segment alone, CWR on the first. `ippacket.check` has found the packet sound; who made it is not trusted beyond that, so
-one that cannot be cut, or into more than SEGMENTS_MAX, gives none.
+Checksums are completed. Super-packets are cut into segments as the kernel does it (net/ipv4/tcp_offload.c,
+udp_offload.c). Each segment gets its lengths, an IPv4 id counted up, and its TCP sequence number. FIN and PSH are on
+the last segment alone, CWR on the first alone. The kernel has made the packet, or `ip.check` has found it sound;
+nothing else about it is trusted. A packet that cannot be cut, or only into more than SEGMENTS_MAX segments, gives none.
 """
 
 from __future__ import annotations
 
 import struct
 
-from pipeline.packet.ip import V6_HEADER_BYTES
+from pipeline.packet.ip import IPPROTO_TCP, IPPROTO_UDP, V6_HEADER_BYTES
 from pipeline.packet.vnet import GSO_ECN, GSO_NONE, GSO_UDP_L4, NEEDS_CSUM, NO_VNET, VNET, VNET_HEADER_BYTES
 
-SEGMENTS_MAX = 128  # 64 KiB in segments of 512 bytes; the least that IPv4 must carry is 576
-IPPROTO_TCP, IPPROTO_UDP = 6, 17
-TCP_FIN, TCP_PSH, TCP_CWR = 0x01, 0x08, 0x80
+SEGMENTS_MAX = 128
+"""Segments of a super-packet: 64 KiB in segments of 512 bytes; IPv4 must carry 576 at least."""
+
+TCP_FIN, TCP_PSH, TCP_CWR = 0x01, 0x08, 0x80  # RFC 9293, RFC 3168
 TCP_HEADER_BYTES, UDP_HEADER_BYTES = 20, 8
 
 _U16 = struct.Struct(">H")
@@ -25,16 +26,18 @@ _U32 = struct.Struct(">I")
 
 
 def finish(packet: bytes) -> list[bytes]:
-    """`packet` begins with its virtio-net header; empty if nothing can be made of it."""
+    """The finished packets; none if `packet` cannot be cut. `packet` begins with its virtio-net header."""
     flags, gso_type, _, size, start, offset = VNET.unpack_from(packet)
     kind = gso_type & ~GSO_ECN
     ip = packet[VNET_HEADER_BYTES:]
     if kind == GSO_NONE:
         if not flags & NEEDS_CSUM:
             return [NO_VNET + ip]
-        done = bytearray(ip)
-        _U16.pack_into(done, start + offset, _checksum(done[start:]))  # the field holds the pseudo-header's sum
-        return [NO_VNET + done]
+        completed = bytearray(ip)
+        _U16.pack_into(
+            completed, start + offset, _checksum(completed[start:])
+        )  # the field holds the pseudo-header's sum
+        return [NO_VNET + completed]
     return _cut(ip, start, size, kind == GSO_UDP_L4)
 
 
@@ -85,11 +88,11 @@ def _segment(
 
 
 def _sum(data: bytes | bytearray) -> int:
-    """The ones' complement sum (RFC 1071) as a number modulo 65535: 2^16 is 1 there, so a long number is its words'
-    sum."""
+    """The ones' complement sum (RFC 1071) as a number modulo 65535, where 2^16 is 1: so a long number is the sum of its
+    words."""
     return int.from_bytes(data + b"\0" if len(data) & 1 else data, "big") % 0xFFFF
 
 
 def _checksum(data: bytes | bytearray) -> int:
-    """Of data that are not all zero. A UDP checksum of 0 would mean none, and stands as its other form, 0xffff."""
+    """The checksum of data that are not all zero. A UDP checksum of 0 would mean none, so 0 is written as 0xffff."""
     return 0xFFFF - _sum(data) or 0xFFFF

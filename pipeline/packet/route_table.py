@@ -1,70 +1,76 @@
-"""Which peer an address belongs to: longest prefix over the networks of all peers.
+"""Longest-prefix match: for each address, the number of the longest network that contains it.
 
-    replace(entries)      the whole table anew
-    peer_of(address)      index of the peer whose address it is, NOBODY if it is nobody's
-    cache.get(address)    the same for who binds it once: None for an address that is not there; then look_up(address)
-    only                  the peer that has everything (0.0.0.0/0, ::/0 and nothing else), then nothing need be looked
-                          up; else NOBODY
+    replace(entries)          replace the whole table
+    lookup(address)           the number of the longest network that the address is in; NO_PEER if there is none
+    cache.get(address)        what lookup() would return, or None if the cache does not have the address
+    longest_match(address)    lookup() without a look into the cache; the cache has the address afterwards
+    only                      the number that all addresses have (the entries are 0.0.0.0/0, ::/0 or both), so that no
+                              address need be looked up; else NO_PEER
 
-An address is its 4 or 16 bytes as a packet has them. An entry of NOBODY is a hole in a wider network of somebody's.
-Of two entries for one network the first counts. `cache` is one dict for life; when it is full it begins anew, so
-whoever sends from or to ever new addresses costs time, not memory. One thread may replace() while others look up.
+The table does not know what its numbers mean: workers store peer handles, AddressAssignment stores indexes of its
+claims, Membership stores peer indexes. NO_PEER as a number makes a hole in a wider network.
+
+An address is its 4 or 16 bytes as they are in a packet. Of two entries for one network, the first counts. `cache` is
+always the same dict. When it is full it begins anew, so a peer that uses ever new addresses costs time, not memory. One
+thread may call replace() while others look up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-NOBODY = -1
-CACHE_MAX = 65536  # some 10 MB at the most
+NO_PEER = -1
+
+DEFAULT_ROUTES = ((bytes(4), 0), (bytes(16), 0))  # network address and prefix length of 0.0.0.0/0 and ::/0
+CACHE_MAX = 65536
+"""Addresses in the cache, some 10 MB at most."""
 
 
 class RouteTable:
-    """The table of one process."""
+    """The routes of one process."""
 
     def __init__(self) -> None:
         self.cache: dict[bytes, int] = {}
-        self.only = NOBODY
+        self.only = NO_PEER
         self._families: dict[int, list[tuple[int, dict[int, int]]]] = {}
 
     def replace(self, entries: Iterable[tuple[bytes, int, int]]) -> None:
-        """`entries`: network address, prefix length, index of the peer."""
+        """`entries`: network address, prefix length, number."""
         networks: dict[int, dict[int, dict[int, int]]] = {4: {}, 16: {}}
-        peers, lengths = set(), set()
-        for address, length, peer in entries:
+        numbers, lengths = set(), set()
+        for address, length, number in entries:
             size = len(address)
             of_length = networks[size].setdefault(length, {})
-            of_length.setdefault(int.from_bytes(address, "big") >> 8 * size - length, peer)
-            peers.add(peer)
+            of_length.setdefault(int.from_bytes(address, "big") >> 8 * size - length, number)
+            numbers.add(number)
             lengths.add(length)
-        self.only = peers.pop() if lengths == {0} and len(peers) == 1 else NOBODY
+        self.only = numbers.pop() if lengths == {0} and len(numbers) == 1 else NO_PEER
         self._families = {
             size: [(8 * size - length, of_size[length]) for length in sorted(of_size, reverse=True)]
             for size, of_size in networks.items()
         }
-        self.cache.clear()  # after the change: look_up relies on it
+        self.cache.clear()  # after the change: longest_match relies on it
 
-    def peer_of(self, address: bytes) -> int:
+    def lookup(self, address: bytes) -> int:
         try:
             return self.cache[address]
         except KeyError:
-            return self.look_up(address)
+            return self.longest_match(address)
 
-    def look_up(self, address: bytes) -> int:
-        """As peer_of, past the cache; the next time it is there."""
+    def longest_match(self, address: bytes) -> int:
         while True:
             families = self._families
-            peer = _longest(families.get(len(address), ()), int.from_bytes(address, "big"))
+            number = _longest_match(families.get(len(address), ()), int.from_bytes(address, "big"))
             if len(self.cache) >= CACHE_MAX:
                 self.cache.clear()
-            self.cache[address] = peer
-            if families is self._families:  # else the table was replaced in between, and this answer is an old one
-                return peer
+            self.cache[address] = number
+            if families is self._families:  # else the table was replaced meanwhile, and this number is an old one
+                return number
 
 
-def _longest(networks: Iterable[tuple[int, dict[int, int]]], address: int) -> int:
-    for shift, peers in networks:
-        peer = peers.get(address >> shift)
-        if peer is not None:
-            return peer
-    return NOBODY
+def _longest_match(networks: Iterable[tuple[int, dict[int, int]]], address: int) -> int:
+    for shift, numbers in networks:
+        number = numbers.get(address >> shift)
+        if number is not None:
+            return number
+    return NO_PEER

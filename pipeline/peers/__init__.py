@@ -1,5 +1,5 @@
-"""Who may connect to a server, under which index, with which addresses and routes.
+"""The peers of a server: which clients may connect, and the index, addresses and routes that each of them gets.
 
-Not here: the connections themselves (workers/tcp), the peer table's layout (shm).
-Used by the supervisor's server role and by the commands about peers.
+Not here: the connections themselves (workers/tcp), the layout of the peer table (shm).
+Used by the supervisor, for a server.
 """

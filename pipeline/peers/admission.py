@@ -1,37 +1,41 @@
-"""The server's desk: proofs are checked here, peers admitted, and the peers segment written.
+"""Admission to a server: check the proof of a client, assign it an index and addresses, and write the peer table.
 
-    answer(request)    a tcp worker's question about a connection; never raises for what a peer sent
-    configure(known)   other peers from now on; whose identity is gone loses its connections
-    peers()            for the command of this name
+    handle_hello(request)    a tcp worker's request about a connection; no bytes of a peer make it raise
+    configure(known)         take over other peers; a peer that is gone loses its connections
+    list_peers()             for the command `peers`
 
-Whoever gets an index, and each new session of his, gets a seat of its own (pipeline.shm.peer_table), and workers
-compare those: no connection of an earlier one goes on, whatever numbers its client makes up. Who was admitted a
-moment ago counts as connected, until his connection shows in the segment.
+Each session that gets an index has a peer handle of its own (pipeline.shm.peer_table), and workers compare handles. So
+no connection of an earlier session goes on, whatever session numbers a client makes up. A peer that was admitted a
+moment ago counts as connected until the peer table shows its connection.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from pipeline.config import Config
 from pipeline.errors import LocalError, PeerError
 from pipeline.log import LOG, printable
-from pipeline.packet.route_table import NOBODY
+from pipeline.packet.address_pool import is_part_of
+from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.address_assignment import PeerPolicy, Refusal
-from pipeline.peers.membership import Admitted, Membership
-from pipeline.peers.registry import KnownPeer, PeerRegistry
+from pipeline.peers.membership import Assigned, Member, Membership
+from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
+from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted
 from pipeline.shm import layout
 from pipeline.shm.layout import PEER_INDEX_BITS, RECORD_WORDS
-from pipeline.shm.peer_table import PeerTable
+from pipeline.shm.peer_table import PeerTable, Route
 from pipeline.wire import auth, messages
+from pipeline.wire.messages import REASONS, TOO_MANY_CONNECTIONS, WRONG_VERSION
 
-ON_THE_WAY_NS = 2_000_000_000
+CONNECTING_NS = 2_000_000_000
+"""Time in which an admitted peer's connection shows in the peer table."""
 
 
 class PeerSession(NamedTuple):
-    """Who has an index. `sent`, `received`, `dropped`: the segment's counts when he took it."""
+    """The session that has an index. `sent`, `received`, `dropped`: counts of the peer table when it began."""
 
     peer_handle: int
     name: str
@@ -42,8 +46,24 @@ class PeerSession(NamedTuple):
     dropped: int
 
 
+class PeerStatus(TypedDict):
+    """One peer as the command `peers` shows it."""
+
+    name: str
+    state: str  # connected or away
+    addresses: list[str]
+    allowed: list[str]
+    rate_mbit: float  # 0: no limit
+    endpoint: str  # addresses from which it is connected; "" without a connection
+    connections: int
+    sent_bytes: int  # in this session
+    received_bytes: int
+    dropped: int
+    session_seconds: float | None  # None without a connection
+
+
 class Admission:
-    """`save` is called with what is to be remembered (name -> addresses) whenever that has changed."""
+    """`save` is called with the addresses to be remembered (name -> addresses) whenever they have changed."""
 
     def __init__(
         self,
@@ -56,138 +76,139 @@ class Admission:
         self._table = table
         self._save = save
         self._saved = remembered
-        open_to_all = config.encryption == "none" or config.insecure
-        self.identities = PeerRegistry(open_to_all)
+        self.registry = PeerRegistry(admits_unauthenticated=config.encryption == "none" or config.insecure)
         interfaces = config.tunnel_interfaces
         if config.encryption == "none" and not config.multi_client:
-            self._membership = Membership.open_to_one(interfaces)
+            self._membership = Membership.for_one_client(interfaces)
         else:
             self._membership = Membership(interfaces, table.capacity, remembered)
         self._offloads_accepted = offloads_accepted
         self._peer_sessions: dict[int, PeerSession] = {}  # by index
         self._admitted_at = [0] * table.capacity
-        self._occupations = 0
-        self._routes: list = []
+        self._handles_made = 0
+        self._routes: list[Route] = []
         self.config = config
         self._publish_routes()
 
     def configure(self, config: Config, known: Iterable[KnownPeer]) -> None:
         """Take over a configuration."""
         self.config = config
-        self.identities.replace(known)
-        ended = self._membership.configure(each.identity for each in self.identities.known)
+        self.registry.replace(known)
+        ended = self._membership.configure(each.policy for each in self.registry.known)
         for peer, refusal in ended.items():
-            LOG.info(
-                "peer %s: %s", self._peer_sessions[peer].name if peer in self._peer_sessions else peer, refusal.text
-            )
+            name = self._peer_sessions[peer].name if peer in self._peer_sessions else str(peer)
+            LOG.info("peer %s: session ended: %s", name, refusal.text)
             self._end_session(peer)
-        rates = {each.identity.name: each.identity.rate for each in self.identities.known}
+        rates = {each.policy.name: each.policy.rate for each in self.registry.known}
         for peer_session in self._peer_sessions.values():
             self._table.write_record(peer_session.peer_handle, rates.get(peer_session.name, 0))
         self._publish_routes()
 
-    # -- a connection asks
+    # -- requests of tcp workers
 
-    def answer(self, request: dict) -> dict:
-        """Bytes in a request are a peer's, and hexadecimal."""
-        found = self._decide(request)
-        if isinstance(found, Refusal):
-            frame = messages.Refused(found.reason, found.text).frame() if found.reason else b""
-            return {"serial": request["serial"], "frame": frame.hex(), "why": printable(found.text)}
-        admitted, frame = found
-        return {
-            "serial": request["serial"],
-            "frame": frame.hex(),
-            "seat": self._peer_sessions[admitted.peer].peer_handle,
-        }
+    def handle_hello(self, request: AdmissionRequest) -> Decision:
+        """Admit a connection or refuse it. Bytes in a request are a peer's, and hexadecimal."""
+        decision = self._decide(request)
+        if isinstance(decision, Refusal):
+            frame = messages.Refused(decision.reason, decision.text).frame() if decision.reason else b""
+            return NotAdmitted(serial=request["serial"], frame=frame.hex(), reason=printable(decision.text))
+        assigned, welcome = decision
+        return Admitted(
+            serial=request["serial"], frame=welcome.hex(), peer_handle=self._peer_sessions[assigned.peer].peer_handle
+        )
 
-    def _decide(self, request: dict) -> Refusal | tuple[Admitted, bytes]:
+    def _decide(self, request: AdmissionRequest) -> Refusal | tuple[Assigned, bytes]:
+        """The refusal, or the WELCOME frame. Reason 0 is for a client that has proved nothing: it gets no answer."""
         hello_frame = bytes.fromhex(request["hello"])
         hello = messages.decode(hello_frame)
         if not isinstance(hello, messages.Hello):
-            raise PeerError("a HELLO that is another greeting")
+            raise PeerError("expected a HELLO, found another message of the handshake")
         transcript = b""
         challenge = bytes.fromhex(request["challenge"])
         if challenge:
             transcript = auth.transcript(hello_frame, challenge, bytes.fromhex(request["hash"]))
-            known = self.identities.by_key(hello, transcript, bytes.fromhex(request["proof"]))
+            known = self.registry.by_key(hello, transcript, bytes.fromhex(request["proof"]))
         elif request["certificate"]:
-            known = self.identities.by_certificate(bytes.fromhex(request["certificate"]))
+            known = self.registry.by_certificate(bytes.fromhex(request["certificate"]))
         else:
-            known = self.identities.stranger(hello)
+            known = self.registry.unauthenticated(hello)
         if known is None:
             return Refusal(0, "has not proved to be a peer")
         if hello.version != messages.VERSION:
-            return Refusal(messages.WRONG_VERSION, messages.REASONS[messages.WRONG_VERSION])
-        admitted = self._admit(known.identity, hello)
-        if isinstance(admitted, Refusal):
-            return admitted
+            return Refusal(WRONG_VERSION, REASONS[WRONG_VERSION])
+        assigned = self._admit(known.policy, hello)
+        if isinstance(assigned, Refusal):
+            return assigned
+        welcome = self._welcome(known.policy, assigned)
+        if transcript:
+            welcome = welcome._replace(mac=auth.server_proof(known.key, transcript, welcome.frame()))
+        return assigned, welcome.frame()
+
+    def _welcome(self, policy: PeerPolicy, assigned: Assigned) -> messages.Welcome:
         config = self.config
-        behind = known.identity.allowed
-        routes = tuple(
-            route
-            for route in config.push_prefixes
-            if not any(route.version == network.version and route.subnet_of(network) for network in behind)
-        )
-        welcome = messages.Welcome(
+        return messages.Welcome(
             messages.VERSION,
             self._offloads_accepted,
             config.mtu,
             messages.ACCEPTS_SHARDS if config.fec != "off" else 0,
-            addresses=admitted.addresses,
-            routes=routes,
+            addresses=assigned.addresses,
+            routes=tuple(
+                route
+                for route in config.push_prefixes
+                if not any(is_part_of(route, network) for network in policy.allowed)
+            ),
         )
-        if transcript:
-            welcome = welcome._replace(mac=auth.server_proof(known.key, transcript, welcome.frame()))
-        return admitted, welcome.frame()
 
-    def _admit(self, identity: PeerPolicy, hello: messages.Hello) -> Refusal | Admitted:
+    def _admit(self, policy: PeerPolicy, hello: messages.Hello) -> Refusal | Assigned:
         now = time.monotonic_ns()
-        admitted = self._membership.admit(
-            identity, hello.session, hello.wishes, lambda peer: self._connected(peer, now)
+        assigned = self._membership.admit(
+            policy, hello.session, hello.requested_addresses, lambda peer: self._is_connected(peer, now)
         )
-        if isinstance(admitted, Refusal):
-            return admitted
-        peer = admitted.peer
-        if self._table.count(peer) >= self.config.max_connections_per_client and self._has_session(identity, hello):
-            return Refusal(messages.TOO_MANY_CONNECTIONS, messages.REASONS[messages.TOO_MANY_CONNECTIONS])
-        stays = self._has_session(identity, hello, peer) and self._connected(peer, now)
+        if isinstance(assigned, Refusal):
+            return assigned
+        peer = assigned.peer
+        if self._table.established_count(peer) >= self.config.max_connections_per_client and self._has_session(
+            policy, hello
+        ):
+            return Refusal(TOO_MANY_CONNECTIONS, REASONS[TOO_MANY_CONNECTIONS])
+        goes_on = self._has_session(policy, hello, peer) and self._is_connected(peer, now)
         self._admitted_at[peer] = now
-        if not stays:
-            self._start_session(peer, identity, hello, now)
-        return admitted
+        if not goes_on:
+            self._start_session(peer, policy, hello, now)
+        return assigned
 
-    def _connected(self, peer: int, now: int) -> bool:
-        return self._table.count(peer) > 0 or (
-            peer in self._peer_sessions and now - self._admitted_at[peer] < ON_THE_WAY_NS
+    def _is_connected(self, peer: int, now: int) -> bool:
+        return self._table.established_count(peer) > 0 or (
+            peer in self._peer_sessions and now - self._admitted_at[peer] < CONNECTING_NS
         )
 
-    def _has_session(self, identity: PeerPolicy, hello: messages.Hello, peer: int = NOBODY) -> bool:
+    def _has_session(self, policy: PeerPolicy, hello: messages.Hello, peer: int = NO_PEER) -> bool:
+        """Whether the peer's session in HELLO has an index, or has this one."""
         return any(
-            (peer_session.name, peer_session.session) == (identity.name, hello.session)
+            (peer_session.name, peer_session.session) == (policy.name, hello.session)
             for index, peer_session in self._peer_sessions.items()
-            if peer in (NOBODY, index)
+            if peer in (NO_PEER, index)
         )
 
-    # -- the segment
+    # -- the peer table
 
     def _new_handle(self, peer: int) -> int:
-        self._occupations += 1
-        return self._occupations << PEER_INDEX_BITS | peer
+        self._handles_made += 1
+        return self._handles_made << PEER_INDEX_BITS | peer
 
-    def _start_session(self, peer: int, identity: PeerPolicy, hello: messages.Hello, now: int) -> None:
+    def _start_session(self, peer: int, policy: PeerPolicy, hello: messages.Hello, now: int) -> None:
         for other in [
             other
             for other, peer_session in self._peer_sessions.items()
-            if peer_session.name == identity.name and other != peer
+            if peer_session.name == policy.name and other != peer
         ]:
             self._end_session(other)
         peer_handle = self._new_handle(peer)
         self._peer_sessions[peer] = PeerSession(
-            peer_handle, identity.name, hello.session, now, self._sent(peer), self._received(peer), self._dropped(peer)
+            peer_handle, policy.name, hello.session, now, self._sent(peer), self._received(peer), self._dropped(peer)
         )
-        self._publish_routes()  # before the seat: its packets come after
-        self._table.write_record(peer_handle, identity.rate)
+        self._publish_routes()  # before the peer handle: packets with that handle come afterwards
+        self._table.write_record(peer_handle, policy.rate)
         remembered = {
             name: [str(address) for address in addresses] for name, addresses in self._membership.remembered.items()
         }
@@ -202,45 +223,45 @@ class Admission:
     def _publish_routes(self) -> None:
         peer_handles = {peer: peer_session.peer_handle for peer, peer_session in self._peer_sessions.items()}
         routes = [
-            (address, length, peer_handles.get(peer, NOBODY)) for address, length, peer in self._membership.routes()
+            (address, length, peer_handles.get(peer, NO_PEER)) for address, length, peer in self._membership.routes()
         ]
         if routes != self._routes:
             try:
                 self._table.write_routes(routes)
                 self._routes = routes
             except LocalError as error:
-                LOG.error("%s; the old routes go on", error)
+                LOG.error("%s; the old routes stay in use", error)
 
     def _sent(self, peer: int) -> int:
-        return sum(lines[peer * RECORD_WORDS + layout.SENT_BYTES] for lines in self._table.sent)
+        return sum(records[peer * RECORD_WORDS + layout.SENT_BYTES] for records in self._table.sent)
 
     def _received(self, peer: int) -> int:
-        return sum(lines[peer * RECORD_WORDS + layout.LINK_RECEIVED_BYTES] for lines in self._table.links)
+        return sum(records[peer * RECORD_WORDS + layout.LINK_RECEIVED_BYTES] for records in self._table.links)
 
     def _dropped(self, peer: int) -> int:
-        return sum(lines[peer * RECORD_WORDS + layout.SENT_DROPPED] for lines in self._table.sent)
+        return sum(records[peer * RECORD_WORDS + layout.SENT_DROPPED] for records in self._table.sent)
 
     # -- for people
 
-    def peers(self, now: int) -> list[dict]:
-        """Every peer that is configured or sits here, by name."""
+    def list_peers(self, now: int) -> list[PeerStatus]:
+        """Every peer that is configured or a member, by name."""
         endpoints: dict[int, set[str]] = {}
         for lane in range(len(self._table.links)):
-            for row in self._table.connections(lane):
-                if row.state == "established":
-                    endpoints.setdefault(row.peer, set()).add(row.address.rpartition(":")[0])
-        return [self._peer(member, endpoints, now) for member in self._membership.listing()]
+            for connection in self._table.connections(lane):
+                if connection.state == "established":
+                    endpoints.setdefault(connection.peer, set()).add(connection.address.rpartition(":")[0])
+        return [self._describe(member, endpoints, now) for member in self._membership.list_members()]
 
-    def _peer(self, member: NamedTuple, endpoints: dict[int, set[str]], now: int) -> dict:
-        index = member.peer
+    def _describe(self, member: Member, endpoints: dict[int, set[str]], now: int) -> PeerStatus:
+        index, policy = member.peer, member.policy
         peer_session = self._peer_sessions.get(index)
-        count = self._table.count(index) if index != NOBODY else 0
+        count = self._table.established_count(index) if index != NO_PEER else 0
         return {
-            "name": member.identity.name,
+            "name": policy.name,
             "state": "connected" if count else "away",
             "addresses": [str(address) for address in member.addresses],
-            "allowed": [str(network) for network in member.identity.allowed],
-            "rate_mbit": member.identity.rate / 125_000,
+            "allowed": [str(network) for network in policy.allowed],
+            "rate_mbit": policy.rate / BYTES_PER_MBIT,
             "endpoint": ", ".join(sorted(endpoints.get(index, ()))) if count else "",
             "connections": count,
             "sent_bytes": self._sent(index) - peer_session.sent if peer_session else 0,

@@ -1,13 +1,14 @@
-"""Who is a member of the hub: which peer has which index, and which session of it counts.
+"""The members of a hub: which peer has which index, and which of its sessions is current.
 
-A peer that was admitted is a *member*. It stays one while it is away, until somebody else needs its index. Nothing here
-hears that a connection has ended, so the end of an old one cannot throw out who has just come back: whoever asks for
-admission brings `is_connected(index)`, which must say yes also for who was admitted a moment ago and is on the way.
+An admitted peer is a *member*. It stays a member while it is away, until another peer needs its index. Membership is
+never told that a connection has ended, so the end of an old connection cannot remove a peer that has just returned.
+Instead the caller of admit() supplies `is_connected(index)`. It must be true also for a peer that was admitted a moment
+ago and whose connection is not established yet.
 
-    session      while an earlier one of the same peer is connected, a lower is SUPERSEDED, the same is one connection
-                 more, a higher replaces it; otherwise any replaces it
-    index        the peer's own; else one that nobody has; else that of the member not connected that was admitted least
-                 recently; else FULL. None is given away before the last connection under it has ended
+    session      while an earlier session of the peer is connected: a lower number is SUPERSEDED, an equal number is one
+                 connection more, a higher number replaces that session; otherwise any number replaces it
+    index        the peer's own; else an unused one; else that of the least recently admitted member that is not
+                 connected; else FULL. An index is never given away before the last connection under it has ended
     addresses    see pipeline.peers.address_assignment
     routes       a peer's addresses and its allowed prefixes, while it is a member
 
@@ -21,7 +22,7 @@ from ipaddress import ip_network
 from itertools import chain
 from typing import NamedTuple
 
-from pipeline.packet.route_table import NOBODY, RouteTable
+from pipeline.packet.route_table import DEFAULT_ROUTES, NO_PEER, RouteTable
 from pipeline.peers.address_assignment import AddressAssignment, PeerPolicy, Refusal
 from pipeline.wire.messages import (
     ADDRESS_TAKEN,
@@ -34,23 +35,22 @@ from pipeline.wire.messages import (
     Interface,
 )
 
-SESSION_MAX = (1 << 64) - 2
-ENDED = SESSION_MAX + 1  # later than every session: what connections there still are under this index are to end
-EVERYTHING = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+SESSION_MAX = (1 << 64) - 2  # docs/wire.md
+EVERY_NETWORK = tuple(ip_network(route) for route in DEFAULT_ROUTES)
 
 
-class Admitted(NamedTuple):
-    """The peer's index, and its addresses with the prefix lengths of their subnets."""
+class Assigned(NamedTuple):
+    """The index of an admitted peer, and its addresses with the prefix lengths of their subnets."""
 
     peer: int
     addresses: tuple[Interface, ...]
 
 
 class Member(NamedTuple):
-    """A peer with its index; NOBODY in a listing, for one that is configured and has none."""
+    """A peer with its index. In a list of members, NO_PEER is the index of a configured peer that is no member."""
 
     peer: int
-    identity: PeerPolicy
+    policy: PeerPolicy
     session: int
     addresses: tuple[Address, ...]
 
@@ -58,26 +58,25 @@ class Member(NamedTuple):
 class Membership:
     """The members of one server.
 
-    sessions      by index: the session that counts, 0 before the first; connections of an earlier one are to end
-    remembered    name -> addresses, least recently admitted first: what a server keeps over its restarts. Texts will
-                  do to begin with
+    `remembered`: name -> addresses, least recently admitted first: what a server keeps over its restarts. The
+    constructor accepts addresses as texts.
     """
 
     def __init__(
         self, interfaces: Sequence[Interface], capacity: int, remembered: Mapping[str, Iterable[str | Address]]
     ) -> None:
-        self.sessions = [0] * capacity
+        self._capacity = capacity
         self._addresses = AddressAssignment(interfaces, remembered)
         self._configured: dict[str, PeerPolicy] = {}
         self._members: dict[str, Member] = {}  # least recently admitted first
-        self._is_open = False
+        self._is_for_one = False
         self.configure(())
 
     @classmethod
-    def open_to_one(cls, interfaces: Sequence[Interface]) -> Membership:
-        """Of a server that takes one client at a time, whoever it is, with whatever addresses, and remembers none."""
+    def for_one_client(cls, interfaces: Sequence[Interface]) -> Membership:
+        """For a server that admits one client at a time, any client with any addresses, and remembers none."""
         membership = cls(interfaces, 1, {})
-        membership._is_open = True
+        membership._is_for_one = True
         return membership
 
     @property
@@ -85,107 +84,104 @@ class Membership:
         return self._addresses.remembered
 
     def admit(
-        self, identity: PeerPolicy, session: int, wishes: Sequence[Address], is_connected: Callable[[int], bool]
-    ) -> Admitted | Refusal:
-        """Answer a peer that has proved its identity."""
-        if self._is_open:
-            identity = identity._replace(allowed=EVERYTHING)
-        present = self._members.get(identity.name)
+        self, policy: PeerPolicy, session: int, requested: Sequence[Address], is_connected: Callable[[int], bool]
+    ) -> Assigned | Refusal:
+        """Admit a peer that has proved its identity, or refuse it."""
+        if self._is_for_one:
+            policy = policy._replace(allowed=EVERY_NETWORK)
+        present = self._members.get(policy.name)
         if session > SESSION_MAX:
             return Refusal(SUPERSEDED, f"session {session}: a session number is at most {SESSION_MAX}")
         if present and is_connected(present.peer):
             if session < present.session:
                 return Refusal(SUPERSEDED, REASONS[SUPERSEDED])
             if session == present.session:
-                return self._admitted(present)
-        peer = present.peer if present else self._spare(is_connected)
-        if peer == NOBODY:
+                return self._assigned(present)
+        peer = present.peer if present else self._free_index(is_connected)
+        if peer == NO_PEER:
             return self._full()
-        addresses = self._addresses.choose(
-            identity, wishes, lambda name: name in self._members and is_connected(self._members[name].peer)
+        addresses = self._addresses.offer(
+            policy, requested, lambda name: name in self._members and is_connected(self._members[name].peer)
         )
         if isinstance(addresses, Refusal):
             return addresses
-        member = Member(peer, identity, session, addresses)
-        self._peer_handle(member)
-        return self._admitted(member)
+        member = Member(peer, policy, session, addresses)
+        self._add_member(member)
+        return self._assigned(member)
 
-    def configure(self, identities: Iterable[PeerPolicy]) -> dict[int, Refusal]:
-        """Take over a configuration. Returns the indexes whose sessions end, each with what to tell that peer."""
-        before, self._configured = self._configured, {identity.name: identity for identity in identities}
-        self._addresses.claim(self._configured)
+    def configure(self, policies: Iterable[PeerPolicy]) -> dict[int, Refusal]:
+        """Take over a configuration. Returns the indexes whose sessions end, each with the reason."""
+        before, self._configured = self._configured, {policy.name: policy for policy in policies}
+        self._addresses.configure(self._configured)
         ended = {}
         for name, member in list(self._members.items()):
-            identity = self._configured.get(name, member.identity)
-            self._members[name] = member._replace(identity=identity)
+            policy = self._configured.get(name, member.policy)
+            self._members[name] = member._replace(policy=policy)
             if name in before and name not in self._configured:
                 ended[member.peer] = Refusal(REVOKED, REASONS[REVOKED])
-            elif not self._addresses.suits(identity, member.addresses):
+            elif not self._addresses.still_valid(policy, member.addresses):
                 ended[member.peer] = Refusal(
                     ADDRESS_TAKEN, "the server has another address for this peer now: connect again"
                 )
             if member.peer in ended:
-                self._release(name)
+                self._remove_member(name)
         return ended
 
     def routes(self) -> list[tuple[bytes, int, int]]:
-        """Whose packets are whose, as pipeline.packet.route_table takes it: network address, prefix length, index.
+        """The routes to all members, for a RouteTable: network address, prefix length, index.
 
-        A hole, NOBODY's, is cut into a member's networks for the server's own addresses, for its subnets, of which a
-        peer has what it was given and no more, and for what belongs to peers that are configured and no members.
+        NO_PEER makes a hole in a member's networks: for the server's own addresses; for its subnets, of which a peer
+        has only what it was given; and for the networks of peers that are configured but no members.
         """
-        if self._is_open:
-            return [(network.network_address.packed, 0, 0) for network in EVERYTHING]
-        table = {
+        if self._is_for_one:
+            return [(address, length, 0) for address, length in DEFAULT_ROUTES]
+        table: dict[tuple[bytes, int], int] = {
             (address.packed, address.max_prefixlen): member.peer
             for member in self._members.values()
             for address in member.addresses
         }
         for network, length, name in self._addresses.claims:
-            table.setdefault((network, length), self._members[name].peer if name in self._members else NOBODY)
+            table.setdefault((network, length), self._members[name].peer if name in self._members else NO_PEER)
         return _without_idle_holes([(network, length, peer) for (network, length), peer in table.items()])
 
-    def listing(self) -> list[Member]:
+    def list_members(self) -> list[Member]:
         """Every peer that is configured or a member, by name."""
         absent = {
-            name: Member(NOBODY, identity, 0, identity.fixed or self.remembered.get(name, ()))
-            for name, identity in self._configured.items()
+            name: Member(NO_PEER, policy, 0, policy.fixed or self.remembered.get(name, ()))
+            for name, policy in self._configured.items()
         }
         return [member for _, member in sorted({**absent, **self._members}.items())]
 
-    def _spare(self, is_connected: Callable[[int], bool]) -> int:
+    def _free_index(self, is_connected: Callable[[int], bool]) -> int:
         used = {member.peer: None for member in self._members.values()}
-        unused = (peer for peer in range(len(self.sessions)) if peer not in used)
-        return next((peer for peer in chain(unused, used) if not is_connected(peer)), NOBODY)
+        unused = (peer for peer in range(self._capacity) if peer not in used)
+        return next((peer for peer in chain(unused, used) if not is_connected(peer)), NO_PEER)
 
     def _full(self) -> Refusal:
-        if self._is_open:
+        if self._is_for_one:
             return Refusal(BUSY, REASONS[BUSY])
-        return Refusal(FULL, f"{REASONS[FULL]}, max_clients {len(self.sessions)}: try again later")
+        return Refusal(FULL, f"{REASONS[FULL]}, max_clients {self._capacity}: try again later")
 
-    def _peer_handle(self, member: Member) -> None:
-        """The peer has this index, session and addresses; whoever had the index, or one of the addresses, has not."""
-        name = member.identity.name
-        for other in [other for other, there in self._members.items() if there.peer == member.peer]:
+    def _add_member(self, member: Member) -> None:
+        """Give the peer this index, session and addresses. Earlier holders of the index or of an address lose them."""
+        name = member.policy.name
+        for other in [other for other, present in self._members.items() if present.peer == member.peer]:
             del self._members[other]
         self._members[name] = member
-        self.sessions[member.peer] = member.session
-        if not self._is_open:
-            for loser in self._addresses.give(name, member.addresses, self._members):
-                self._release(loser)
+        if not self._is_for_one:
+            for loser in self._addresses.commit(name, member.addresses, self._members):
+                self._remove_member(loser)
 
-    def _release(self, name: str) -> None:
-        """A member no longer; the index stays unused while there is a connection under it."""
-        member = self._members.pop(name, None)
-        if member:
-            self.sessions[member.peer] = ENDED
+    def _remove_member(self, name: str) -> None:
+        """The index stays unused while there is a connection under it."""
+        self._members.pop(name, None)
 
-    def _admitted(self, member: Member) -> Admitted:
-        return Admitted(member.peer, tuple(map(self._addresses.interface, member.addresses)))
+    def _assigned(self, member: Member) -> Assigned:
+        return Assigned(member.peer, tuple(map(self._addresses.interface_of, member.addresses)))
 
 
 def _without_idle_holes(routes: list[tuple[bytes, int, int]]) -> list[tuple[bytes, int, int]]:
-    """The same without the holes that are in nobody's network: where there is no route, nobody has it anyway."""
+    """The routes without those holes that lie in no peer's network: an address without a route has no peer anyway."""
     peers = RouteTable()
-    peers.replace(route for route in routes if route[2] != NOBODY)
-    return [route for route in routes if route[2] != NOBODY or peers.look_up(route[0]) != NOBODY]
+    peers.replace(route for route in routes if route[2] != NO_PEER)
+    return [route for route in routes if route[2] != NO_PEER or peers.longest_match(route[0]) != NO_PEER]

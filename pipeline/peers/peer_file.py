@@ -1,14 +1,14 @@
-"""The peers that `invite` has added: a file for each in the server's state directory.
+"""Peer files: one in the server's state directory for each peer that `invite` has added.
 
     STATE_DIR/peers/NAME.json     mode 0600, the directory 0700
     {
       "key": "...",               base64
-      "allowed": ["10.1.0.0/16"], "address": "10.0.0.7", "rate_mbit": 20       each may be left out
+      "allowed": ["10.1.0.0/16"], "address": "10.0.0.7", "rate_mbit": 20       each of these is optional
     }
 
-The settings mean what they mean for a peer of the configuration (pipeline.config.peer); the key itself is here, where
-that has a path. The supervisor alone writes; a file is replaced as a whole, so that no reader sees half of one. Whoever
-edits one by hand reloads the instance.
+The settings have the meaning that they have in the configuration (pipeline.config.peer). This file holds the key
+itself, where the configuration holds a path. Only the supervisor writes; it replaces a file as a whole, so that no
+reader sees half a file. After an edit by hand, the instance must be reloaded.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from pipeline.config.convert import check_name
-from pipeline.config.reference import show
+from pipeline.config.peer import check_peer_name
+from pipeline.config.quote import quote
 from pipeline.config.types import Mbit
 from pipeline.config.values import parse_address, parse_prefix
 from pipeline.credentials import keys
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class InvitedPeer(NamedTuple):
-    """A peer as its file has it. `rate_mbit`: None for the server's setting, 0 for no limit."""
+    """The content of a peer file. `rate_mbit`: None for the server's setting, 0 for no limit."""
 
     name: str
     key: bytes
@@ -47,7 +47,7 @@ class InvitedPeer(NamedTuple):
 
 
 class _Content(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A misspelt setting is refused: it may have been meant to take something away."""
+    """A misspelt setting is refused: it may have been meant as a restriction."""
 
     key: str
     allowed: tuple[str, ...] = ()
@@ -56,8 +56,8 @@ class _Content(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 def new_peer(name: Any, allowed: Any, rate_mbit: Any) -> InvitedPeer:
-    """A peer with a new key, of what `invite` has asked for. ConfigError if there can be no such peer."""
-    check_name(name)
+    """A peer with a new key, from the request of `invite`. ConfigError if the request is invalid."""
+    check_peer_name(name)
     try:
         networks = _parsed("invite", "allowed", msgspec.convert(allowed, tuple[str, ...]), parse_prefix)
         rate = msgspec.convert(rate_mbit, Mbit | None)
@@ -67,7 +67,7 @@ def new_peer(name: Any, allowed: Any, rate_mbit: Any) -> InvitedPeer:
 
 
 def read_all(state: Path) -> list[InvitedPeer]:
-    """All peers of a state directory, by name. ConfigError with everything that is wrong in any file."""
+    """All peers of a state directory, by name. ConfigError has every problem in any file."""
     directory = state / DIRECTORY
     try:
         paths = sorted(path for path in directory.iterdir() if path.suffix == SUFFIX and path.name[0] != ".")
@@ -77,7 +77,7 @@ def read_all(state: Path) -> list[InvitedPeer]:
     except OSError as error:
         raise ConfigError([Problem("", f"cannot be read: {error.strerror}", str(directory))]) from None
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError([Problem("", f"others can add peers here: chmod 700 {directory}", str(directory))])
+        raise ConfigError([Problem("", f"other users can add peers here: chmod 700 {directory}", str(directory))])
     found, problems = [], []
     for path in paths:
         try:
@@ -90,8 +90,8 @@ def read_all(state: Path) -> list[InvitedPeer]:
 
 
 def write(state: Path, peer: InvitedPeer) -> None:
-    """Add a peer, or replace the one of this name. ConfigError for one that could not be read back."""
-    check_name(peer.name)
+    """Add a peer, or replace the peer of this name. ConfigError for a peer that could not be read back."""
+    check_peer_name(peer.name)
     path = _path(state, peer.name)
     content = _Content(
         base64.b64encode(peer.key).decode(),
@@ -104,13 +104,13 @@ def write(state: Path, peer: InvitedPeer) -> None:
     try:
         path.parent.mkdir(DIRECTORY_MODE, exist_ok=True)
     except OSError as error:
-        raise keys.not_written(path.parent, error) from None
+        raise keys.write_error(path.parent, error) from None
     keys.write_secret(path, data, replace=True)
 
 
 def remove(state: Path, name: str) -> bool:
-    """Remove a peer; false if there is none of this name."""
-    check_name(name)
+    """Remove a peer; False if there is no peer of this name."""
+    check_peer_name(name)
     path = _path(state, name)
     try:
         path.unlink()
@@ -118,7 +118,7 @@ def remove(state: Path, name: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise keys.not_written(path, error) from None
+        raise keys.write_error(path, error) from None
     return True
 
 
@@ -129,7 +129,7 @@ def _path(state: Path, name: str) -> Path:
 def _read(path: Path) -> InvitedPeer:
     name = path.name.removesuffix(SUFFIX)
     try:
-        check_name(name)
+        check_peer_name(name)
     except ConfigError as error:
         raise ConfigError([Problem("", error.problems[0].text, str(path))]) from None
     return _decoded(name, keys.read_secret(path, "peer"), str(path))
@@ -160,5 +160,5 @@ def _parsed(source: str, setting: str, texts: Sequence[str], parse: Callable[[st
         try:
             values.append(parse(text))
         except ValueError as expected:
-            raise ConfigError([Problem(setting, f"given {show(text)}, expected {expected}", source)]) from None
+            raise ConfigError([Problem(setting, f"given {quote(text)}, expected {expected}", source)]) from None
     return tuple(values)

@@ -1,11 +1,11 @@
-"""Who can prove to be which peer: the peers of the configuration and those that `invite` has added.
+"""The peers that a server knows, from its configuration and from `invite`, and how each proves its identity.
 
-    a key                     its id in HELLO, and the proof over the greeting (pipeline.wire.auth)
-    a certificate of the CA   its SHA-256, or one of its names; if no peer is known by a certificate, whoever has one is
-                              the peer that the certificate names, unless that is one with a key
-    nothing                   a peer of its own for each client, where `insecure` or no encryption lets everybody in
+    a key            its id in HELLO, and the proof over the handshake (pipeline.wire.auth)
+    a certificate    from the CA: its SHA-256, or one of its names. If no peer is identified by certificate, a client
+                     with a certificate is the peer that the certificate names, unless that peer has a key
+    nothing          each client is a peer of its own, where `insecure` or no encryption admits every client
 
-TLS has verified a certificate before anybody asks here.
+TLS has verified a certificate before it is looked up here.
 """
 
 from __future__ import annotations
@@ -25,113 +25,112 @@ from pipeline.peers.peer_file import InvitedPeer
 from pipeline.wire import auth
 from pipeline.wire.messages import AUTH_KEY, Hello
 
-MBIT = 125_000  # bytes
+BYTES_PER_MBIT = 125_000
 
 
 class KnownPeer(NamedTuple):
-    """A peer, and what it proves itself with: one of the three."""
+    """A peer, and its proof of identity: a key, a certificate or a certificate's name."""
 
-    identity: PeerPolicy
+    policy: PeerPolicy
     key: bytes = b""
     certificate_sha256: bytes = b""
     certificate_name: str = ""
 
 
 def load(config: Config) -> list[KnownPeer]:
-    """All peers. ConfigError with everything that is wrong in any of their files."""
+    """All peers. ConfigError has every problem in any of their files."""
     found, problems = [], []
     for index, peer in enumerate(config.peers):
-        identity = PeerPolicy(peer.name, peer.prefixes, peer.addresses, _rate(peer.rate_mbit))
+        policy = PeerPolicy(peer.name, peer.prefixes, peer.addresses, _rate(peer.rate_mbit, config))
         try:
             key = keys.read_key(peer.key_file, f"peers[{index}].key_file") if peer.key_file else b""
         except ConfigError as error:
             problems += error.problems
             continue
-        found.append(KnownPeer(identity, key, peer.certificate_hash, peer.certificate_name))
-    invited = []
+        found.append(KnownPeer(policy, key, peer.certificate_hash, peer.certificate_name))
+    invited: list[InvitedPeer] = []
     try:
         invited = peer_file.read_all(Path(config.state_dir)) if config.encryption == "tls" else []
     except ConfigError as error:
         problems += error.problems
-    found += [of_invited(peer, config) for peer in invited]
+    found += [known_peer_of(peer, config) for peer in invited]
     problems += _clashes(found)
     if problems:
         raise ConfigError(problems)
     return found
 
 
-def check(known: Iterable[KnownPeer]) -> None:
-    """ConfigError if these cannot be peers beside each other."""
+def check_distinct(known: Iterable[KnownPeer]) -> None:
+    """ConfigError if two of these peers share a name, a key, a network or an address."""
     problems = _clashes(known)
     if problems:
         raise ConfigError(problems)
 
 
-def of_invited(peer: InvitedPeer, config: Config) -> KnownPeer:
-    rate = config.rate_mbit if peer.rate_mbit is None else peer.rate_mbit
-    return KnownPeer(PeerPolicy(peer.name, peer.allowed, peer.address, _rate(rate)), peer.key)
+def known_peer_of(peer: InvitedPeer, config: Config) -> KnownPeer:
+    return KnownPeer(PeerPolicy(peer.name, peer.allowed, peer.address, _rate(peer.rate_mbit, config)), peer.key)
 
 
-def _rate(mbit: float) -> int:
-    return int(mbit * MBIT)
+def _rate(mbit: float | None, config: Config) -> int:
+    """Bytes a second; None: the limit of all clients."""
+    return int((config.rate_mbit if mbit is None else mbit) * BYTES_PER_MBIT)
 
 
-def _clashes(found: Iterable[KnownPeer]) -> list[Problem]:
+def _clashes(peers: Iterable[KnownPeer]) -> list[Problem]:
     problems = []
     names: set[str] = set()
     ids: dict[bytes, str] = {}
     networks: dict[object, str] = {}  # and addresses
-    for known in found:
-        name = known.identity.name
+    for known in peers:
+        name = known.policy.name
         if name in names:
             problems.append(
-                Problem("peers", f'two peers are called "{name}", one of them invited: revoke it, or rename')
+                Problem("peers", f'two peers have the name "{name}", one of them invited: revoke or rename one of them')
             )
         names.add(name)
-        for network in (*known.identity.allowed, *known.identity.fixed):
+        for network in (*known.policy.allowed, *known.policy.fixed):
             other = networks.setdefault(network, name)
             if other != name:
-                problems.append(Problem("allowed", f'{network} belongs to "{other}", and "{name}" shall have it, too'))
+                problems.append(Problem("allowed", f'{network} belongs to "{other}" already, "{name}" cannot have it'))
         if known.key:
             other = ids.setdefault(auth.key_id(known.key), name)
             if other != name:
-                problems.append(Problem("peers", f'"{other}" and "{name}" have the same key: who has it, is one peer'))
+                problems.append(Problem("peers", f'"{other}" and "{name}" have one key, but each peer needs its own'))
     return problems
 
 
 class PeerRegistry:
-    """`strangers`: whether somebody who proves nothing is let in, as a peer of his own."""
+    """`admits_unauthenticated`: whether each client that proves nothing is a peer of its own."""
 
-    def __init__(self, strangers: bool) -> None:
-        self._strangers = strangers
-        self._nobodys_key = secrets.token_bytes(auth.KEY_BYTES)
+    def __init__(self, admits_unauthenticated: bool) -> None:
+        self._admits_unauthenticated = admits_unauthenticated
+        self._decoy_key = secrets.token_bytes(auth.KEY_BYTES)
         self.replace(())
 
     def replace(self, known: Iterable[KnownPeer]) -> None:
-        """Know these from now on."""
-        known = list(known)
-        self.known = known
-        self._keys = {auth.key_id(each.key): each for each in known if each.key}
-        self._certificates = {each.certificate_sha256: each for each in known if each.certificate_sha256}
-        self._names = {each.certificate_name: each for each in known if each.certificate_name}
+        """Replace all known peers."""
+        self.known = list(known)
+        self._keys = {auth.key_id(each.key): each for each in self.known if each.key}
+        self._certificates = {each.certificate_sha256: each for each in self.known if each.certificate_sha256}
+        self._names = {each.certificate_name: each for each in self.known if each.certificate_name}
 
     def by_key(self, hello: Hello, transcript: bytes, mac: bytes) -> KnownPeer | None:
-        """The peer that has proved to have the key which its HELLO names. An unknown one takes as long."""
+        """The peer that has proved to have the key named in its HELLO. An unknown key takes as long as a known one."""
         known = self._keys.get(hello.key_id) if hello.auth == AUTH_KEY else None
-        proved = auth.client_proved(known.key if known else self._nobodys_key, transcript, mac)
+        proved = auth.client_proved(known.key if known else self._decoy_key, transcript, mac)
         return known if proved else None
 
     def by_certificate(self, der: bytes) -> KnownPeer | None:
-        """The peer to whom TLS has found this certificate to belong."""
+        """The peer of a certificate that TLS has verified."""
         known = self._certificates.get(hashlib.sha256(der).digest())
         if known is None and (self._names or not self._certificates):
             names = certificates.names(der)
             known = next((self._names[name] for name in names if name in self._names), None)
             name = next((name for name in names if name.isascii() and name.isprintable()), "")
-            if known is None and not self._names and name and all(name != each.identity.name for each in self.known):
+            if known is None and not self._names and name and all(name != each.policy.name for each in self.known):
                 known = KnownPeer(PeerPolicy(name))
         return known
 
-    def stranger(self, hello: Hello) -> KnownPeer | None:
-        """Whoever it is, if strangers are let in."""
-        return KnownPeer(PeerPolicy(f"client-{hello.client:016x}")) if self._strangers else None
+    def unauthenticated(self, hello: Hello) -> KnownPeer | None:
+        """A peer for a client that proves nothing, if such clients are admitted."""
+        return KnownPeer(PeerPolicy(f"client-{hello.client_id:016x}")) if self._admits_unauthenticated else None

@@ -6,8 +6,10 @@ import random
 
 
 class Backoff:
-    """Delays in seconds: the first is `minimum`, each next one doubles up to `maximum`, all but the first
-    jittered down by up to half, so that many clients of one server do not come back in step."""
+    """Delays in seconds. The first is `minimum`, each next one is twice as long, up to `maximum`.
+
+    All but the first are shortened by up to a half, at random: many clients of one server do not come back in step.
+    """
 
     def __init__(self, minimum: float, maximum: float, source: random.Random | None = None) -> None:
         self.minimum = minimum
@@ -15,13 +17,14 @@ class Backoff:
         self.attempt = 0
         self._random = source or random.Random()
 
-    def delay(self) -> float:
-        """The next delay; counts the attempt."""
-        base = min(self.maximum, self.minimum * 2 ** min(self.attempt, 30))
-        first = self.attempt == 0
+    def next_delay(self) -> float:
+        """Count an attempt: the delay before it."""
+        delay = min(self.maximum, self.minimum * float(1 << min(self.attempt, 30)))
+        if self.attempt:
+            delay *= 0.5 + 0.5 * self._random.random()
         self.attempt += 1
-        return base if first else base * (0.5 + 0.5 * self._random.random())
+        return delay
 
     def reset(self) -> None:
-        """Start again from `minimum`, after a success."""
+        """Begin again at `minimum`, after a success."""
         self.attempt = 0

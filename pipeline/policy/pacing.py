@@ -1,15 +1,17 @@
-"""How fast the connections for bulk may send together, so that the path's queue stays short.
+"""The bulk pacer: how fast the bulk connections may send together, so that the path's queue stays short.
 
-Several connections at once fill the queue of a bottleneck whatever their congestion control is, and every packet of a
+Several connections at once fill the queue of a bottleneck, whatever their congestion control is. Every packet of a
 light flow then waits in it. The kernel's round trip times tell how long it is: tcpi_rtt above tcpi_min_rtt.
 
-    no limit, queue above QUEUE_MOST      a limit: what is delivered, if that makes OURS_LEAST in such a time
-    a limit                               what is delivered, more or less by so much as brings the queue to QUEUE_AIM
-                                          within DRAIN; so the bottleneck never runs dry
-    far above what is delivered           no limit: it limits nothing
-    above QUEUE_MOST for LONG looks, or   no limit for FREE_NS: the queue is not ours, and whoever else fills it would
-    above QUEUE_AIM although the limit    have it all; or what delays us is no queue but a path, or a machine, that is
-    has come down FALLEN times            late now and then
+    not limited, queue above QUEUE_MOST   begin a limit at the delivery rate, if at least OURS_LEAST of our bytes are
+                                          in that queue
+    limited                               the limit follows the delivery rate, corrected so that the queue comes to
+                                          QUEUE_AIM_NS within DRAIN_NS; so the bottleneck never runs dry
+    limit far above the delivery rate     lift it: it limits nothing
+    queue above QUEUE_MOST for LONG       lift the limit for FREE_NS. The queue is not ours, and its other users would
+    updates, or above QUEUE_AIM_NS while  take the whole path; or the delay is no queue but a path, or a machine, that
+    the limit is below 1 / FALLEN of its  is late now and then
+    first value
 
 LEDBAT (RFC 6817) has the same aim; the way out is ours.
 """
@@ -20,25 +22,25 @@ from collections import deque
 from typing import NamedTuple
 
 QUEUE_AIM_NS = 5_000_000  # or an eighth of the shortest round trip, if that is more
-QUEUE_MOST = 2  # times QUEUE_AIM
-DRAIN_NS = 250_000_000  # looks come every 100 ms, and round trip times are smoothed over some
-GROWTH = 1.02  # beside that, to find out whether there is more
-GROWTH_EMPTY = 1.05  # the same where there is hardly a queue
-SLOWEST_FALL = 0.85  # in one look: who had little to send for a moment keeps most of the limit
-UNLIMITED = 1.15  # a limit of so many times what is delivered limits nothing, and goes if that is so
-UNLIMITED_LOOKS = 20  # for so long: flows pause, and BBR does so by itself (PROBE_RTT)
+QUEUE_MOST = 2  # times QUEUE_AIM_NS
+DRAIN_NS = 250_000_000  # updates come every 100 ms, and round trip times are smoothed over some
+GROWTH = 1.02  # of the limit with each update besides, to find out whether the path carries more
+GROWTH_EMPTY = 1.05  # where there is hardly a queue
+SLOWEST_FALL = 0.85  # in one update: after a moment with little to send most of the limit is left
+UNLIMITED = 1.15  # a limit of so many times the delivery rate limits nothing, and is lifted if that is so
+UNLIMITED_UPDATES = 20  # for so long: flows pause, and BBR does so by itself (PROBE_RTT)
 LONG = 20
 FALLEN = 4  # a path seldom narrows by more; then its queue is full for FREE_NS
 OURS_LEAST = 4096  # bytes, some segments: with less than that under way we are not what fills a queue
 FREE_NS = 30_000_000_000
-WINDOW = 3  # looks over which deliveries are averaged
-IN_USE = 0.85  # who delivers less than this of the limit does not find out that there is more
+DELIVERY_WINDOW = 3  # updates over which deliveries are averaged
+IN_USE = 0.85  # of the limit: flows that deliver less do not find out whether the path carries more
 QUEUE_SHARE = 8
 BUSY_SHARE = 4  # a connection is busy if it delivers this part of an equal share
 
 
 class PathSample(NamedTuple):
-    """What the kernel says about one connection: round trip times in ns, bytes delivered since it was made."""
+    """The kernel's numbers of one connection: round trip times in ns, bytes delivered since its beginning."""
 
     serial: int
     rtt_ns: int
@@ -47,26 +49,26 @@ class PathSample(NamedTuple):
 
 
 class BulkPacer:
-    """`rate` is the limit for all together in bytes a second, 0 for none."""
+    """`rate`: the limit for all bulk connections together in bytes a second; 0: none."""
 
     def __init__(self) -> None:
         self.rate = 0.0
-        self._first = 0.0  # the limit as it was when there came to be one
+        self._first = 0.0  # the limit as it began
         self._before: dict[int, int] = {}
-        self._window: deque[tuple[int, int]] = deque(maxlen=WINDOW)  # bytes delivered, time that took
-        self._looked = 0
-        self._idle = 0  # looks in a row with a limit that limits nothing
-        self._above = 0  # looks in a row with a long queue
+        self._window: deque[tuple[int, int]] = deque(maxlen=DELIVERY_WINDOW)  # bytes delivered, time that took
+        self._updated_at = 0
+        self._idle = 0  # updates in a row with a limit that limits nothing
+        self._above = 0  # updates in a row with a long queue
         self._free_until = 0
 
-    def look(self, flows: list[PathSample], now: int) -> float:
-        """The limit for each connection from now on, 0 for none. `flows`: the connections for bulk."""
+    def update(self, flows: list[PathSample], now: int) -> float:
+        """The limit for each connection from now on, 0 for none. `flows`: the bulk connections."""
         delivered = {flow: flow.delivered - self._before.get(flow.serial, flow.delivered) for flow in flows}
         self._before = {flow.serial: flow.delivered for flow in flows}
         total = sum(delivered.values())
-        if self._looked:
-            self._window.append((total, now - self._looked))
-        self._looked = now
+        if self._updated_at:
+            self._window.append((total, now - self._updated_at))
+        self._updated_at = now
         busy = [flow for flow in flows if delivered[flow] * BUSY_SHARE * len(flows) > total]
         actual = sum(part for part, _ in self._window) * 1e9 / max(1, sum(time for _, time in self._window))
         if now < self._free_until:
@@ -96,6 +98,6 @@ class BulkPacer:
             if actual > IN_USE * self.rate:
                 limit *= (GROWTH if queue > aim // 4 else GROWTH_EMPTY) + change
         self._idle = self._idle + 1 if limit > UNLIMITED * actual else 0
-        if self._idle > UNLIMITED_LOOKS:
+        if self._idle > UNLIMITED_UPDATES:
             return 0.0
         return limit if not self._idle else min(limit, self.rate)

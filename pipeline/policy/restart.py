@@ -1,13 +1,13 @@
 """Whether and when a dead worker is started again.
 
-    died(name, status, lived, now) -> Again(at) | GiveUp(why)
+    died(name, status, lived, now) -> RestartAt(at_ns) | GiveUp(reason)
 
-One bad worker must not keep a machine busy, one bad moment must not end a tunnel:
+One bad worker must not keep a machine busy, and one bad moment must not end a tunnel:
 
-    intensity, period   more restarts of one worker than `intensity` within `period`: give up (OTP's rule)
-    backoff             a worker that had worked for a while comes back at once; one that dies young waits, twice
-                        as long each time
-    exit status 78      wrong configuration: trying again cannot help
+    intensity, period   After more than `intensity` restarts of one worker within `period`: give up (the rule of OTP).
+    backoff             A worker that had worked for a while is started again at once. A worker that dies young waits,
+                        about twice as long each time.
+    exit status 78      The configuration is wrong: another start cannot help. Give up.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ BACKOFF_MIN, BACKOFF_MAX = 0.1, 5.0  # seconds
 
 
 class RestartAt(NamedTuple):
-    """Start it again at this time (CLOCK_MONOTONIC ns)."""
+    """Start the worker again at this time (CLOCK_MONOTONIC)."""
 
-    at: int
+    at_ns: int
 
 
 class GiveUp(NamedTuple):
-    """Stop the instance: a person has to look at it."""
+    """Stop the instance: an operator has to find the cause."""
 
-    why: str
+    reason: str
 
 
 class RestartPolicy:
-    """Remembers the restarts of every worker. `intensity` restarts within `period` seconds are borne."""
+    """The restarts of every worker, of which up to `intensity` within `period` seconds are allowed."""
 
     def __init__(self, intensity: int, period: float) -> None:
         self._intensity = intensity
@@ -44,7 +44,7 @@ class RestartPolicy:
         self._backoffs: dict[str, Backoff] = {}
 
     def died(self, name: str, status: int, lived_ns: int, now: int) -> RestartAt | GiveUp:
-        """`status`: exit status, negative for a signal. `lived_ns`: since readiness, 0 if it never was ready."""
+        """`status`: exit status, negative for a signal. `lived_ns`: since the worker became ready, else 0."""
         if status == EX_CONFIG:
             return GiveUp(f"{name} refuses its configuration")
         times = self._restarts.setdefault(name, deque())
@@ -57,4 +57,4 @@ class RestartPolicy:
         if lived_ns >= YOUNG_NS:
             backoff.reset()
             return RestartAt(now)
-        return RestartAt(now + int(backoff.delay() * 1e9))
+        return RestartAt(now + int(backoff.next_delay() * 1e9))

@@ -1,41 +1,66 @@
-"""The limit on what a peer sends or receives: a token bucket that may be overdrawn.
+"""A token bucket that may be overdrawn: the limit on the bytes that a peer sends or receives.
 
-    take(size, now)   so many bytes went through. Whoever reads a socket learns their number when they are there, so
-                      nothing is refused; what is beyond the bucket is a debt
-    ready(now)        no debt is left: read and write
-    due()             when that will be so
+    spend(size, now)   record that `size` bytes passed. A reader of a socket learns their number when they are there, so
+                       the bucket refuses nothing; bytes beyond its level are a debt
+    in_credit(now)     whether no debt is left, so that the caller may read or write
+    credit_at()        the time at which that is so
 
-Who takes only when ready has, over any time t, at most burst + rate * t and the last take through; and rate * t at
-least if it always has something. Counted in integers, so nothing is lost or won by rounding, however small the takes
-are. With rate 0 there is no limit. Another rate is another Bucket.
+Take a caller that spends only while the bucket is in credit. Over any time t it passes at most burst + rate * t and the
+last amount spent. It passes at least rate * t if it always has something to pass. The bucket counts in integers:
+rounding neither loses nor wins bytes, however small the amounts are. With rate 0 there is no limit.
 """
 
 from __future__ import annotations
 
 SECOND = 1_000_000_000
 BURST_NS = 50_000_000  # a worker that comes so much too late has lost nothing of the rate
-BURST_LEAST = 2 * 131072  # bytes: two full blocks (wire.BLOCK_PAYLOAD_MAX), as takes are of up to one
+BURST_LEAST = 2 * 131072  # bytes: two full blocks (framing.BLOCK_PAYLOAD_MAX); a larger amount spent becomes a debt
 
 
 class TokenBucket:
     """Full at first. Times are CLOCK_MONOTONIC ns; `burst` 0 stands for BURST_NS of the rate, at least BURST_LEAST."""
 
     def __init__(self, rate_bytes_per_s: int, burst_bytes: int = 0) -> None:
-        self.rate = rate_bytes_per_s
-        burst = burst_bytes or max(BURST_LEAST, rate_bytes_per_s * BURST_NS // SECOND)
-        # in bytes times ns per second: what a rate of 1 adds in 1 ns
+        self._refill(rate_bytes_per_s, burst_bytes)
+
+    def _refill(self, rate: int, burst_bytes: int) -> None:
+        self.rate = rate
+        burst = burst_bytes or max(BURST_LEAST, rate * BURST_NS // SECOND)
+        # in bytes times ns per second, the amount that a rate of 1 adds in 1 ns
         self._burst = burst * SECOND
         self._level = self._burst
         self._at = 0
 
-    def take(self, size: int, now: int) -> None:
+    def spend(self, size: int, now: int) -> None:
         if self.rate:
             self._level = min(self._burst, self._level + self.rate * (now - self._at)) - size * SECOND
             self._at = now
 
-    def ready(self, now: int) -> bool:
+    def in_credit(self, now: int) -> bool:
         return self._level + self.rate * (now - self._at) >= 0
 
-    def due(self) -> int:
-        """Time from which on it is ready; one in the past if it is."""
+    def credit_at(self) -> int:
+        """The time from which on the bucket is in credit; one in the past if it is."""
         return self._at - self._level // self.rate if self.rate else 0
+
+
+class SharedBucket(TokenBucket):
+    """The limit of one peer, whose bytes pass several workers: each has a bucket and spends the others' bytes, too.
+
+    Without a limit until the first update().
+    """
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self._elsewhere = 0
+
+    def update(self, rate: int, elsewhere: int, now: int) -> None:
+        """Set the peer's rate; `elsewhere` is the number of bytes that have passed the other workers so far.
+
+        A new rate begins with a full bucket.
+        """
+        if rate != self.rate:
+            self._refill(rate, 0)
+        elif rate:
+            self.spend(elsewhere - self._elsewhere, now)
+        self._elsewhere = elsewhere

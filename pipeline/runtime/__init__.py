@@ -1,5 +1,5 @@
-"""What every worker process is: its plan, its rings and doorbells, its loop, its loss of privileges.
+"""The common part of all worker processes: the plan, rings and doorbells, the loop, the loss of privileges.
 
 Not here: what a kind of worker does (workers), how workers are started and watched (supervisor).
-Used by the workers, and by the supervisor for the plan and the TUN device.
+Used by the workers, peers and the supervisor.
 """

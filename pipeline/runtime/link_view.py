@@ -1,8 +1,8 @@
-"""The ways out of this end to a peer, as the tcp workers' lines tell them to the tun and fec workers.
+"""The link view: the state of the connections to each peer, as the tun and fec workers read it from the link records.
 
-A connection is (member, ordinal): the position of its tcp worker in the outbound rings' last stage, and its number
-among that worker's connections to the peer for the same purpose. What is read here may be outdated a moment later, so
-the tcp worker takes an ordinal modulo what it has.
+The tcp workers write the link records. A connection is (consumer, ordinal). Consumer is the position of its tcp worker
+in the last stage of a ring. Ordinal is its number among that worker's connections to the peer for one traffic class.
+The state may change right after it was read, so the tcp worker takes an ordinal modulo the number of its connections.
 """
 
 from __future__ import annotations
@@ -19,35 +19,39 @@ from pipeline.shm.layout import (
 )
 
 ConnectionRef = tuple[int, int]
+"""Consumer and ordinal of a connection."""
 
 
 class LinkView:
-    """Looks at the words anew with every call."""
+    """Every call reads the records anew."""
 
     def __init__(self, attachment: Attachment) -> None:
-        self._words = attachment.peers.links
-        self._lane = attachment.me.lane
+        self._words = attachment.peer_table.links
+        self._lane = attachment.worker.lane
         self._seen: dict[tuple[int, bool], tuple[list[int], tuple[ConnectionRef, ...]]] = {}
 
-    def own(self, peer: int) -> int:
-        """The tcp worker for this lane's plain blocks: the lane's own, or another while only others have
-        connections."""
+    def bulk_consumer(self, peer: int) -> int:
+        """The consumer of this lane's plain blocks: its own tcp worker, or another one if only others have
+        connections.
+
+        So a flow stays on one connection, in order, as long as the set of connections stays.
+        """
         words, at = self._words, peer * RECORD_WORDS + LINK_ESTABLISHED
         lane = self._lane
         if not words[lane][at]:
             lane = next((i for i, each in enumerate(words) if each[at]), lane)
         return lane
 
-    def own_light(self, peer: int, own: int) -> int:
-        """The tcp worker for this lane's light blocks, given that for its plain ones: the same, so that they keep their
-        order, unless others alone have connections for light flows."""
+    def light_consumer(self, peer: int, bulk_consumer: int) -> int:
+        """The consumer of this lane's light blocks: that of its plain blocks, or another one if only others have
+        connections for light flows."""
         words, at = self._words, peer * RECORD_WORDS + LINK_LIGHT
-        if words[own][at]:
-            return own
-        return next((i for i, each in enumerate(words) if each[at]), own)
+        if words[bulk_consumer][at]:
+            return bulk_consumer
+        return next((i for i, each in enumerate(words) if each[at]), bulk_consumer)
 
     def offloads(self, peer: int) -> int | None:
-        """What a peer accepts; None while it has no connection."""
+        """TUN_F_* bits that a peer accepts; None while it has no connection."""
         at = peer * RECORD_WORDS
         for words in self._words:
             if words[at + LINK_ESTABLISHED]:
@@ -55,7 +59,7 @@ class LinkView:
         return None
 
     def parity(self, peer: int) -> int:
-        """Parity shards that the state of a peer's connections calls for; 0 if it takes no shards."""
+        """Parity shards that the state of a peer's connections calls for; 0 if the peer accepts no shards."""
         at = peer * RECORD_WORDS
         parity = 0
         for words in self._words:
@@ -65,12 +69,12 @@ class LinkView:
                 parity = max(parity, words[at + LINK_PARITY])
         return parity
 
-    def for_bulk(self, peer: int) -> tuple[ConnectionRef, ...]:
-        """The connections for whatever comes; if there are none, those for light flows."""
+    def bulk_connections(self, peer: int) -> tuple[ConnectionRef, ...]:
+        """A peer's connections for bulk; if there are none, those for light flows."""
         return self._connections(peer, False)
 
-    def for_light(self, peer: int) -> tuple[ConnectionRef, ...]:
-        """The connections for light flows; if there are none, the others."""
+    def light_connections(self, peer: int) -> tuple[ConnectionRef, ...]:
+        """A peer's connections for light flows; if there are none, those for bulk."""
         return self._connections(peer, True)
 
     def _connections(self, peer: int, light: bool) -> tuple[ConnectionRef, ...]:

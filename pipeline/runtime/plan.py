@@ -1,24 +1,104 @@
-"""The plan: what a run consists of, as data. Made by `topology`, carried out by the supervisor, read by
-workers.
+"""The plan: everything about one run of an instance that its workers need, as data.
 
-A worker gets it as JSON through a file descriptor and finds its place in it by its name. This module imports
-neither msgspec nor numpy, because a worker that starts quickly is a short gap in the traffic.
+Made by `topology`, carried out by the supervisor, read by workers. A worker gets the plan as JSON through a file
+descriptor and finds itself in it by its name. This module imports neither msgspec nor numpy: a worker that starts
+quickly is a short gap in the traffic.
 """
 
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from pipeline.transport.settings import TlsMaterial
+from pipeline.wire import framing
+
+
+class WorkerSettings(NamedTuple):
+    """The part of the configuration that workers need, and what the supervisor has found out for them."""
+
+    # the wire
+    compat: bool  # the original program's wire format and nothing else
+    mtu: int  # bytes, of the TUN device
+    fec: str  # "off", "on" or "auto"
+    fec_data: int  # data shards of a full block
+    fec_parity: int  # parity shards of a full block, at most
+
+    # rings and queues
+    idle: str  # how a duty waits: a key of doorbell.IDLE_SPIN_NS
+    hold: float  # seconds that a block waits for a connection before it is dropped
+    peer_queue_bytes: int  # bytes of the backlog of one peer
+    drain_timeout: float  # seconds that a stop waits for what is on its way
+
+    # connections
+    connections: int  # that a client opens
+    light_connections: int  # that a client opens besides, for light flows
+    timeout: float  # seconds of silence after which a connection is closed
+    keepalive: float  # seconds without a frame sent after which a keepalive is
+    reconnect_min: float  # seconds; a client's first pause before it dials again
+    reconnect_max: float  # seconds; a client's longest pause before it dials again
+    congestion: str  # TCP congestion control; "": the kernel's choice
+    notsent_lowat: int  # bytes, TCP_NOTSENT_LOWAT; 0: the kernel's default
+    send_buffer_bytes: int  # SO_SNDBUF; 0: the kernel tunes it
+    receive_buffer_bytes: int  # SO_RCVBUF; 0: the kernel tunes it
+
+    # a server's limits
+    client_isolation: bool  # clients do not reach each other
+    handshake_timeout: float  # seconds from the accepted connection to the end of its handshake
+    max_handshakes: int  # handshakes at a time, of all tcp workers together
+    max_handshakes_per_address: int  # handshakes at a time of one address
+    connects_per_address: int  # new connections a second of one address
+
+    # proofs
+    tls: TlsMaterial | None  # None: connections are plain TCP
+    verifies_keys: bool  # a server asks clients that name a key for a proof
+    key: str  # a client's key, hexadecimal; "": it has none
+
+    # a client's end
+    client_id: int  # 64 bits, constant over restarts of this instance on this machine
+    session: int  # number of this start; a later start has a higher one
+    requested_addresses: list[str]  # tunnel addresses that the client asks for
+    remote_host: str  # the server; "" at a server
+    remote_port: int  # the server's port; 0 at a server
+
+    # the device and the process
+    offloads: int  # TUN_F_* bits in force on our device
+    offloads_accepted: int  # TUN_F_* bits that our device accepts in packets written to it
+    account: tuple[int, int] | None  # uid and gid that workers change to; None: they keep the supervisor's
+    log_level: str  # a key of log.LEVELS
+    log_format: str  # "text" or "json"
+
+    @property
+    def frame_limit(self) -> int:
+        """The longest frame that the other end may send, by its length field."""
+        return framing.COMPAT_LENGTH_LIMIT if self.compat else framing.LENGTH_LIMIT
+
+    @classmethod
+    def from_json(cls, fields: list[Any]) -> WorkerSettings:
+        """The settings again, out of the array that json.dumps makes of them."""
+        settings = cls(*fields)
+        return settings._replace(
+            tls=TlsMaterial(*settings.tls) if settings.tls else None,
+            account=(settings.account[0], settings.account[1]) if settings.account else None,
+        )
+
+
+class WorkerFds(NamedTuple):
+    """The file descriptors that a worker owns from its start; -1: a worker of this kind, or of this end, has none."""
+
+    tun: int = -1  # its queue of the TUN device
+    listener: int = -1  # the listening socket
+    supervisor: int = -1  # its end of the supervisor channel
 
 
 class WorkerPlan(NamedTuple):
-    """A process: `kind` is tun, fec or tcp; `page` its page on the board; `doorbells` one name per duty."""
+    """One worker process."""
 
     name: str
-    kind: str
+    kind: str  # tun, fec or tcp
     lane: int
-    page: int
-    doorbells: dict[str, str]
+    page: int  # number of its page on the scoreboard
+    doorbells: dict[str, str]  # name of a duty: name of the semaphore
 
 
 class StageMember(NamedTuple):
@@ -28,8 +108,19 @@ class StageMember(NamedTuple):
     duty: str
 
 
+class StagePosition(NamedTuple):
+    """The position of one member in a ring."""
+
+    number: int  # among all members of the ring: the number of its cursor
+    position: int  # among the members of its stage: slots name their consumer by it
+    before: list[int]  # numbers of the members of the stage before it
+    first: bool  # it belongs to stage 0
+    after: list[StageMember]  # members to kick after each advance
+    after_rarely: list[StageMember]  # members to kick only when a slot concerns them
+
+
 class RingPlan(NamedTuple):
-    """A ring: `stages` in the order in which a slot passes them, each one member or a group of them."""
+    """One ring."""
 
     name: str
     segment: str
@@ -37,25 +128,36 @@ class RingPlan(NamedTuple):
     lane: int
     slots: int
     slot_bytes: int
-    stages: list[list[StageMember]]
+    stages: list[list[StageMember]]  # in the order in which a slot passes them
+    rarely_kicked: list[StageMember]  # members that few slots concern
+
+    @classmethod
+    def from_json(cls, fields: list[Any]) -> RingPlan:
+        ring = cls(*fields)
+        return ring._replace(
+            stages=[[StageMember(*member) for member in stage] for stage in ring.stages],
+            rarely_kicked=[StageMember(*member) for member in ring.rarely_kicked],
+        )
 
     @property
     def members(self) -> int:
         return sum(len(stage) for stage in self.stages)
 
-    def place(self, member: StageMember) -> StagePosition | None:
-        """Where this member stands, or None if it does not visit this ring."""
+    def position_of(self, member: StageMember) -> StagePosition | None:
+        """The position of this member, or None if it does not visit this ring."""
         number = 0
         for index, stage in enumerate(self.stages):
-            for position, candidate in enumerate(stage):
-                if candidate == member:
-                    return StagePosition(
-                        number + position,
-                        position,
-                        self._numbers(index - 1),
-                        index == 0,
-                        self.stages[(index + 1) % len(self.stages)],
-                    )
+            if member in stage:
+                position = stage.index(member)
+                after = self.stages[(index + 1) % len(self.stages)]
+                return StagePosition(
+                    number + position,
+                    position,
+                    self._numbers(index - 1),
+                    index == 0,
+                    [each for each in after if each not in self.rarely_kicked],
+                    [each for each in after if each in self.rarely_kicked],
+                )
             number += len(stage)
         return None
 
@@ -65,57 +167,47 @@ class RingPlan(NamedTuple):
         return list(range(first, first + len(self.stages[stage])))
 
 
-class StagePosition(NamedTuple):
-    """A member's place: its number in the ring, its position in its stage, the member numbers before it, and
-    whom it kicks after it has advanced."""
-
-    number: int
-    position: int
-    before: list[int]
-    first: bool
-    after: list[StageMember]
-
-
 class PeerTablePlan(NamedTuple):
-    """The peers segment: how many peers can be connected, and how many connections a tcp worker can have."""
+    """The peer table."""
 
     segment: str
-    capacity: int
-    rows: int
+    capacity: int  # peers that can be connected at a time
+    status_rows: int  # connections that a tcp worker can have
 
 
 class Plan(NamedTuple):
-    """One run of one instance. `workers` stand in start order; they are stopped in reverse."""
+    """One run of one instance."""
 
     name: str
-    run_id: str
-    mode: str
+    run_id: str  # hexadecimal, part of every name in /dev/shm
+    mode: str  # server or client
     lanes: int
-    scoreboard: str
-    peers: PeerTablePlan
-    workers: list[WorkerPlan]
+    scoreboard: str  # name of the segment
+    peer_table: PeerTablePlan
+    workers: list[WorkerPlan]  # in the order in which they start; they are stopped in reverse
     rings: list[RingPlan]
-    settings: dict
+    settings: WorkerSettings
 
     def worker(self, name: str) -> WorkerPlan:
         return next(w for w in self.workers if w.name == name)
 
-    def of_kind(self, kind: str) -> list[WorkerPlan]:
+    def workers_of_kind(self, kind: str) -> list[WorkerPlan]:
         return [w for w in self.workers if w.kind == kind]
 
     def to_json(self) -> str:
-        return json.dumps(self)  # named tuples become arrays; from_json puts the names back
+        return json.dumps(self)  # named tuples become arrays; from_json gives them their names again
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        plan = cls(*json.loads(text))
-        return plan._replace(
-            peers=PeerTablePlan(*plan.peers),
-            workers=[WorkerPlan(*w) for w in plan.workers],
-            rings=[_ring(r) for r in plan.rings],
+        name, run_id, mode, lanes, scoreboard, peers, workers, rings, settings = json.loads(text)
+        return cls(
+            name,
+            run_id,
+            mode,
+            lanes,
+            scoreboard,
+            PeerTablePlan(*peers),
+            [WorkerPlan(*each) for each in workers],
+            [RingPlan.from_json(each) for each in rings],
+            WorkerSettings.from_json(settings),
         )
-
-
-def _ring(fields: list) -> RingPlan:
-    ring = RingPlan(*fields)
-    return ring._replace(stages=[[StageMember(*m) for m in stage] for stage in ring.stages])

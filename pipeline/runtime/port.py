@@ -1,4 +1,4 @@
-"""A port: a duty's place in one ring, with the doorbells of those that come after it."""
+"""A port: a duty's view of one ring, with the doorbells of the next stage."""
 
 from __future__ import annotations
 
@@ -7,48 +7,55 @@ from collections.abc import Callable, Sequence
 from pipeline.runtime.plan import StagePosition
 from pipeline.shm.doorbell import Doorbell
 from pipeline.shm.layout import MASK64
-from pipeline.shm.ring import Ring, Stage
+from pipeline.shm.ring import Ring, StageView
 
 QUIET_NS = 2_000_000
-"""Silence after which a core may well sleep."""
+"""After a silence of this length the core of the next duty is probably asleep."""
 
 
-class Port(Stage):
-    """A Stage whose advance() also kicks the duties of the next stage (those that sleep).
+class Port(StageView):
+    """The view of one member, which also kicks the next stage.
 
-    `rest`: those of them that have to do with few slots only; kick_rest() kicks them.
+    `after`: doorbells that every advance kicks. `rarely`: doorbells of members that few slots concern.
     """
 
     def __init__(
-        self, ring: Ring, place: StagePosition, lane: int, after: list[Doorbell], rest: list[Doorbell]
+        self, ring: Ring, position: StagePosition, lane: int, after: list[Doorbell], rarely: list[Doorbell]
     ) -> None:
-        super().__init__(ring, place.number, place.before, place.first)
+        super().__init__(ring, position.number, position.before, position.first)
         self.lane = lane
-        self.position = place.position
+        self.position = position.position
         self._after = after
-        self._rest = rest
+        self._rarely = rarely
+        self._unkicked = 0  # slots since the last kick of those rarely kicked
+        self._unkicked_max = max(1, ring.capacity // 4)  # they too must move on, before the ring is full of their slots
 
     def advance(self, count: int) -> None:
         self.cursor = cursor = (self.cursor + count) & MASK64
-        self._words[self._own] = cursor
-        for doorbell in self._after:  # not herald(): a call less for every burst
+        self._words[self._own_word] = cursor
+        for doorbell in self._after:  # not wake_ahead(): a call less for every burst
             doorbell.kick()
 
-    def kick_rest(self) -> None:
-        for doorbell in self._rest:
-            doorbell.kick()
+    def advance_one(self, concerns_all: bool) -> None:
+        """Hand one slot on. Members that are rarely kicked are kicked if it concerns them."""
+        self.advance(1)
+        self._unkicked += 1
+        if concerns_all or self._unkicked >= self._unkicked_max:
+            self._unkicked = 0
+            for doorbell in self._rarely:
+                doorbell.kick()
 
     def wake_ahead(self) -> None:
-        """Work is about to come: kick the next stage's duties ahead of it.
+        """Kick the next stage ahead of work that is about to come.
 
-        Worth it after a silence, when the other core sleeps: it wakes up while the first packet is still being read.
+        Worth it after a silence, when the other core sleeps: that core wakes up while the first packet is being read.
         """
         for doorbell in self._after:
             doorbell.kick()
 
 
 def any_ready(ports: Sequence[Port]) -> Callable[[], int]:
-    """A function that tells whether any of these ports has a ready slot, as cheap as it can be for one port."""
+    """A function that tells whether any of these ports has a ready slot, as cheap as possible for one port."""
     if len(ports) == 1:
         return ports[0].ready
     return lambda: sum(port.ready() for port in ports)

@@ -1,16 +1,16 @@
-"""A worker's rights: which user it becomes, and how it gives up everything that it no longer needs.
+"""Privileges of a worker: its user, and how it gives up every right that it no longer needs.
 
-    choose(user)     supervisor   which account workers are to have, and the sentence for the log
-    restrict()       worker       first of all, while it has one thread: nothing new can be gained, nothing is dumped
-    drop(account)    worker       once everything that takes rights is open: the account's ids, and no capability
+    choose_account(user)   supervisor   the account of the workers, and the sentence about it for the log
+    restrict()             worker       first of all, while it has one thread: no new rights, no core dumps
+    drop(account)          worker       once everything that needs rights is open: the account's ids, no capability
 
-What follows a drop and is asked of the kernel again: PR_SET_PDEATHSIG, which a change of credentials clears.
+A change of credentials clears PR_SET_PDEATHSIG, so a worker asks the kernel for that signal once more after drop().
 
-Ids are changed by libc in all threads; prctl(2) and capset(2) are the calling thread's alone, and threads inherit.
-So `restrict` comes before any thread, and `drop` looks at every thread that a library may have started since.
+libc changes ids in all threads. prctl(2) and capset(2) change the calling thread alone, and its later threads inherit.
+So restrict() comes before any thread, and drop() checks every thread that a library may have started since.
 
-A worker has no capability in the end whoever it is, root too. The supervisor needs CAP_SETUID and CAP_SETGID to make
-it another user, and CAP_KILL to end it then.
+In the end a worker has no capability, even if its user is root. The supervisor needs CAP_SETUID and CAP_SETGID to give
+a worker another user, and CAP_KILL to end that worker.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 from pipeline.errors import ConfigError, LocalError, PermissionDenied, Problem
 
-PREFERRED = ("tunnel", "nobody")
-"""Users of no rights, tried in this order when the configuration names none."""
+PREFERRED_USERS = ("tunnel", "nobody")
+"""Users without rights, tried in this order if the configuration names none."""
 
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -41,48 +41,48 @@ LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 STATUS = "/proc/self/status"
 THREADS = "/proc/self/task"
-EVERY_ID_MAPPED = [[0, 0, (1 << 32) - 1]]  # outside user namespaces: first inside, first outside, how many
+EVERY_ID_MAPPED = [[0, 0, (1 << 32) - 1]]  # outside user namespaces: first id inside, first id outside, number
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Account(NamedTuple):
-    """A system user: the ids that a worker takes, and the name for people."""
+    """A system user."""
 
     uid: int
     gid: int
-    name: str
+    name: str  # for texts
 
 
-class Choice(NamedTuple):
-    """Whom workers become, None if they stay who the supervisor is; and a sentence that says so, with the reason."""
+class AccountChoice(NamedTuple):
+    """The account that workers change to, None if they keep the supervisor's; and a sentence for the log."""
 
     account: Account | None
-    text: str
+    text: str  # with the reason
 
 
 # -- the supervisor's part
 
 
-def choose(user: str | None) -> Choice:
-    """Whom workers are to become. `user`: the setting; None or "" if it does not say.
+def choose_account(user: str | None) -> AccountChoice:
+    """The account of the workers. `user`: the setting; None or "" if there is none.
 
-    ConfigError if it names a user that does not exist, PermissionDenied if this process could not carry it out.
+    ConfigError if that user does not exist, PermissionDenied if this process cannot give a worker its account.
     """
     account = find_account(user)
     if account is None:
-        why = 'the setting user says "root"' if user else f"there is no user {' or '.join(PREFERRED)}"
+        why = 'the setting user says "root"' if user else f"there is no user {' or '.join(PREFERRED_USERS)}"
     elif account.uid == os.geteuid():
-        why = "that is the user that was wanted"
+        why = "that is the user that was asked for"
     elif not (why := _hindrance(account)):
-        return Choice(account, f"workers run as {account.name}")
+        return AccountChoice(account, f"workers run as {account.name}")
     elif user:
         raise PermissionDenied(f"user {user}: {why}; start as root, or leave the setting out")
-    return Choice(None, f"workers stay {_name(os.geteuid())}: {why}")
+    return AccountChoice(None, f"workers stay {_name(os.geteuid())}: {why}")
 
 
 def find_account(user: str | None) -> Account | None:
-    """The account of that name, or without a name the first of PREFERRED that exists. None for one that is root."""
+    """The account of that name; without a name, of the first of PREFERRED that exists. None for root."""
     if user:
         try:
             return _account(user)
@@ -96,7 +96,7 @@ def find_account(user: str | None) -> Account | None:
                     )
                 ]
             ) from None
-    for name in PREFERRED:
+    for name in PREFERRED_USERS:
         try:
             account = _account(name)
         except KeyError:
@@ -112,7 +112,7 @@ def _account(name: str) -> Account | None:
 
 
 def _hindrance(account: Account) -> str:
-    """Why this process could not give a worker that account, and end it afterwards; "" if it could."""
+    """Why this process cannot give a worker that account, or cannot end it afterwards; "" if it can."""
     needed = 1 << CAP_KILL | 1 << CAP_SETGID | 1 << CAP_SETUID
     if effective_capabilities() & needed != needed:
         return f"to make them {account.name} the supervisor needs CAP_SETUID, CAP_SETGID and CAP_KILL"
@@ -148,7 +148,7 @@ def _name(uid: int) -> str:
 
 
 def restrict() -> None:
-    """Let this process and its threads to come gain nothing, and leave nothing. Call before any thread is started."""
+    """Renounce new rights and core dumps, for this process and its later threads. Call before any thread starts."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     if effective_capabilities() & 1 << CAP_SETPCAP:
         _empty_the_bounding_set()
@@ -161,15 +161,15 @@ def restrict() -> None:
 
 
 def drop(account: tuple[int, int] | None) -> None:
-    """Become (uid, gid), or stay who we are, with no capability either way. LocalError if anything is left."""
+    """Change to (uid, gid), or keep our ids, and give up all capabilities. LocalError if any right is left."""
     bounded = bool(effective_capabilities() & 1 << CAP_SETPCAP)
     if account is not None:
         _become(*account)
     _set_capabilities(0, 0, 0)
     prctl(PR_SET_DUMPABLE, 0)  # the kernel has set it anew: /proc/sys/fs/suid_dumpable
-    left = list(_left(account, bounded))
-    if left:
-        raise LocalError(f"giving up rights: expected none, left are {', '.join(left)}")
+    remaining = list(_remaining_rights(account, bounded))
+    if remaining:
+        raise LocalError(f"giving up rights: expected none, left are {', '.join(remaining)}")
 
 
 def _become(uid: int, gid: int) -> None:
@@ -180,7 +180,7 @@ def _become(uid: int, gid: int) -> None:
     except OSError as error:
         raise LocalError(
             f"giving up rights: cannot become user {uid}, group {gid}: {error.strerror}; "
-            f'set user to "root" to let workers stay who they are'
+            f'set user to "root" to let workers keep the supervisor\'s user'
         ) from None
 
 
@@ -192,7 +192,7 @@ def prctl(option: int, argument: int) -> None:
 
 
 def effective_capabilities() -> int:
-    """Those of the main thread, as bits."""
+    """Effective capabilities of the main thread, as bits."""
     return int(_status(STATUS)["CapEff"], 16)
 
 
@@ -215,8 +215,8 @@ def _set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _left(account: tuple[int, int] | None, bounded: bool) -> Iterator[str]:
-    """What some thread has that it should not have. `bounded`: the bounding set could be dropped."""
+def _remaining_rights(account: tuple[int, int] | None, bounded: bool) -> Iterator[str]:
+    """Rights that a thread still has. `bounded`: the bounding set could be dropped."""
     expected = {"NoNewPrivs": "1"}
     if account is not None:
         uid, gid = account

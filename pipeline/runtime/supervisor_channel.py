@@ -1,24 +1,74 @@
-"""A tcp worker's end of its way to the supervisor, who alone knows the keys and decides who is a peer.
+"""A tcp worker's end of the supervisor channel. The supervisor alone knows the keys, and decides about peers.
 
-One JSON object a datagram each way, over a socket pair that never blocks:
+One JSON object a datagram in each direction, over a socket pair that never blocks. The other end is
+`pipeline.supervisor.worker_channels`. Bytes are hexadecimal.
 
-    server    {"serial": 7, "hello": ..., "challenge": ..., "proof": ..., "certificate": ..., "hash": ...}
-           <- {"serial": 7, "frame": ..., "seat": 49155}                  admitted: a WELCOME
-           <- {"serial": 7, "frame": ..., "why": ...}                     refused: a REFUSED; no frame for a stranger
-           <- {"tls": {...}, "max_handshakes": ...}                       what a reload has changed
-    client    {"welcome": ..., "server": "192.0.2.1"}                     what the server has said, and its address
-
-Bytes are hexadecimal. `why` is for our log.
+    AdmissionRequest   server    worker -> supervisor    may this client connect?
+    Admitted           server    supervisor -> worker    yes, send this WELCOME
+    NotAdmitted        server    supervisor -> worker    no, send this REFUSED, or nothing
+    NewSettings        both      supervisor -> worker    a reload has changed the settings
+    WelcomeReport      client    worker -> supervisor    the server has sent this WELCOME
 """
 
 from __future__ import annotations
 
 import json
 import socket
+from typing import Any, TypedDict, final
 
 from pipeline.errors import SupervisorGone
 
-DATAGRAM_BYTES = 1 << 21  # certificates of a system's CAs are a quarter of that
+DATAGRAM_BYTES = 1 << 21  # the CA certificates that a system trusts are a quarter of that
+
+
+@final
+class AdmissionRequest(TypedDict):
+    """May this client connect? Its messages, and the certificates of its connection."""
+
+    serial: int  # of the connection; the answer repeats it
+    hello: str  # its HELLO frame
+    challenge: str  # our CHALLENGE frame; "" for a client that was not challenged
+    proof: str  # the mac of its PROOF; "" for a client that was not challenged
+    certificate: str  # that the client has shown, DER; "" for none
+    hash: str  # SHA-256 of the certificate that we have shown
+
+
+@final
+class Admitted(TypedDict):
+    """The client is a peer."""
+
+    serial: int
+    frame: str  # the WELCOME frame
+    peer_handle: int
+
+
+@final
+class NotAdmitted(TypedDict):
+    """The client becomes no peer, and its connection is closed."""
+
+    serial: int
+    frame: str  # the REFUSED frame; "" for a client that has proved nothing: it learns nothing
+    reason: str  # for our log
+
+
+@final
+class NewSettings(TypedDict):
+    """Settings for connections that begin from now on."""
+
+    settings: list[Any]  # WorkerSettings as json.dumps writes it
+
+
+@final
+class WelcomeReport(TypedDict):
+    """The server has admitted us, and has proved to be ours."""
+
+    welcome: str  # the WELCOME frame
+    server: str  # its address
+
+
+Request = AdmissionRequest | WelcomeReport
+Decision = Admitted | NotAdmitted
+Answer = Admitted | NotAdmitted | NewSettings
 
 
 class SupervisorChannel:
@@ -28,17 +78,17 @@ class SupervisorChannel:
         self.socket = socket.socket(fileno=fd)
         self.socket.setblocking(False)
 
-    def ask(self, **request: int | str) -> bool:
-        """Send a request. False if the supervisor has more of them than it can take now."""
+    def ask(self, request: Request) -> bool:
+        """Send a request. False if the supervisor's queue is full: the request is lost."""
         try:
             self.socket.send(json.dumps(request).encode())
         except BlockingIOError:
             return False
         return True
 
-    def answers(self) -> list[dict]:
-        """What has come. SupervisorGone if nothing ever will."""
-        found = []
+    def answers(self) -> list[Answer]:
+        """The answers that have arrived. SupervisorGone if none will ever come again."""
+        found: list[Answer] = []
         while True:
             try:
                 data = self.socket.recv(DATAGRAM_BYTES)
@@ -47,5 +97,5 @@ class SupervisorChannel:
             except ConnectionResetError:
                 data = b""
             if not data:
-                raise SupervisorGone("the supervisor has closed its end of the desk")
+                raise SupervisorGone("the supervisor has closed its end of the supervisor channel")
             found.append(json.loads(data))

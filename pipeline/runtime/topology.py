@@ -1,120 +1,131 @@
 """The topology table: which workers there are, and which rings they visit in which order.
 
     ring           compat                 fec off                fec on or auto
-    outbound i     tun_i -> { tcp_j }     tun_i -> { tcp_j }     tun_i -> { tcp_j }             bulk, not coded
+    plain i        tun_i -> { tcp_j }     tun_i -> { tcp_j }     tun_i -> { tcp_j }             bulk, not coded
     light i                               tun_i -> { tcp_j }     tun_i -> { tcp_j }             flows that send little
     coded i                                                      tun_i -> fec_i -> { tcp_j }    bulk, with parity
-    inbound j      tcp_j -> { tun_i }     tcp_j -> { tun_i }     tcp_j -> { tun_i fec_i }
-    decoded i                                                    fec_i -> tun_i
+    inbound j      tcp_j -> { tun_i }     tcp_j -> { tun_i }     tcp_j -> { tun_i fec_i }       from the network
+    decoded i                                                    fec_i -> tun_i                 blocks made of shards
     transit i                             tun_i -> { tcp_j }     tun_i -> fec_i -> { tcp_j }    from peer to peer
 
-One inbound ring per tcp worker, one of each other kind per lane; transit with more than one peer alone. `{ }` is a
-group: each member sees every slot and acts on what is its own. Workers start in the order of KINDS: those that take
-from a ring before those that fill it from TUN.
+Each tcp worker has one inbound ring; each lane has one ring of every other kind. Rings from peer to peer exist only
+where more than one peer can be connected. `{ }` is a group: each member sees every slot and acts on its own slots.
+Workers start in START_ORDER: the consumers of a ring start before the worker that fills it from TUN.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pipeline.fec import shard
-from pipeline.runtime.plan import PeerTablePlan, Plan, RingPlan, StageMember, WorkerPlan
+from pipeline.runtime.plan import PeerTablePlan, Plan, RingPlan, StageMember, WorkerPlan, WorkerSettings
 from pipeline.shm import layout
 
-EACH = "*"  # a group: one member per lane
 
-KINDS = {"compat": ("tcp", "tun"), "off": ("tcp", "tun"), "fec": ("tcp", "fec", "tun")}
+class Visitor(NamedTuple):
+    """One entry of the table: a duty of the ring's own lane, or a group of them."""
+
+    worker: str  # kind of worker
+    duty: str
+    group: bool = False  # one member of each lane
+    rarely: bool = False  # few slots concern it: it is kicked only for them
+
+
+# shape -> kinds of workers, in the order in which they start
+START_ORDER = {"compat": ("tcp", "tun"), "off": ("tcp", "tun"), "fec": ("tcp", "fec", "tun")}
 
 # fmt: off
-_TUN_OUT, _FEC_OUT, _TCP_OUT = ("tun", "outbound", ""), ("fec", "outbound", ""), ("tcp", "outbound", EACH)
-_TUN_BACK = ("tun", "inbound", "")
-_TCP_IN, _TUN_IN, _FEC_IN = ("tcp", "inbound", ""), ("tun", "inbound", EACH), ("fec", "inbound", EACH)
+_TUN_READER, _TUN_WRITER = Visitor("tun", "outbound"), Visitor("tun", "inbound")
+_ENCODER, _DECODER = Visitor("fec", "outbound"), Visitor("fec", "inbound")
+_RECEIVER = Visitor("tcp", "inbound")
+_SENDERS = Visitor("tcp", "outbound", group=True)
+_TUN_WRITERS = Visitor("tun", "inbound", group=True)
+_DECODERS = Visitor("fec", "inbound", group=True, rarely=True)  # slots without runs are none of theirs
 
-# shape -> ring kind -> stages, each of one or more (worker kind, duty, EACH or "" for the ring's own lane)
-RINGS = {
+Stages = tuple[tuple[Visitor, ...], ...]
+
+# shape -> kind of ring -> stages
+RINGS: dict[str, dict[str, Stages]] = {
     "compat": {
-        "outbound": ((_TUN_OUT,), (_TCP_OUT,)),
-        "inbound": ((_TCP_IN,), (_TUN_IN,)),
+        "plain": ((_TUN_READER,), (_SENDERS,)),
+        "inbound": ((_RECEIVER,), (_TUN_WRITERS,)),
     },
     "off": {
-        "outbound": ((_TUN_OUT,), (_TCP_OUT,)),
-        "light": ((_TUN_OUT,), (_TCP_OUT,)),
-        "inbound": ((_TCP_IN,), (_TUN_IN,)),
-        "transit": ((_TUN_BACK,), (_TCP_OUT,)),
+        "plain": ((_TUN_READER,), (_SENDERS,)),
+        "light": ((_TUN_READER,), (_SENDERS,)),
+        "inbound": ((_RECEIVER,), (_TUN_WRITERS,)),
+        "transit": ((_TUN_WRITER,), (_SENDERS,)),
     },
     "fec": {
-        "outbound": ((_TUN_OUT,), (_TCP_OUT,)),
-        "light": ((_TUN_OUT,), (_TCP_OUT,)),
-        "coded": ((_TUN_OUT,), (_FEC_OUT,), (_TCP_OUT,)),
-        "inbound": ((_TCP_IN,), (_TUN_IN, _FEC_IN)),
-        "decoded": ((("fec", "inbound", ""),), (_TUN_BACK,)),
-        "transit": ((_TUN_BACK,), (_FEC_OUT,), (_TCP_OUT,)),
+        "plain": ((_TUN_READER,), (_SENDERS,)),
+        "light": ((_TUN_READER,), (_SENDERS,)),
+        "coded": ((_TUN_READER,), (_ENCODER,), (_SENDERS,)),
+        "inbound": ((_RECEIVER,), (_TUN_WRITERS, _DECODERS)),
+        "decoded": ((_DECODER,), (_TUN_WRITER,)),
+        "transit": ((_TUN_WRITER,), (_ENCODER,), (_SENDERS,)),
     },
 }
 # fmt: on
 
+BETWEEN_PEERS = ("transit",)
+"""Kinds of rings that one peer alone has no use for."""
+
 LIGHT_SLOTS = 64
 LIGHT_SLOT_BYTES = 3 * layout.PAGE
-"""A light block is at most two packets of an ordinary MTU or many small ones: see LIGHT_FILL_BYTES in the tun
-worker."""
+"""A light block is at most two packets of an ordinary MTU, or many small ones."""
 
-ROWS_LEAST = 64  # connections of a tcp worker with one peer; a client opens at most 40
-ROWS_PER_PEER = 10  # more for each further one: eight are usual
-ROWS_MOST = 8192
+STATUS_ROWS_MIN = 64  # connections of a tcp worker with one peer; a client opens at most 40
+STATUS_ROWS_PER_PEER = 10  # for each further peer; eight connections are usual
+STATUS_ROWS_MAX = 8192
 
 
-def prefix(name: str) -> str:
-    """What every name of an instance in /dev/shm begins with; "@" cannot occur in an instance's name."""
+def name_prefix(name: str) -> str:
+    """The beginning of every name of an instance in /dev/shm; "@" cannot occur in an instance's name."""
     return f"tunnel@{name}@"
 
 
-def build(
+def build_plan(
     name: str,
-    run: str,
+    run_id: str,
     mode: str,
     lanes: int,
-    code: tuple[int, int] | None,
     slots: int,
     slot_bytes: int,
-    settings: dict,
+    settings: WorkerSettings,
     capacity: int = 1,
 ) -> Plan:
-    """The plan of one run. `code`: data and parity shards of a full block, None without forward error correction;
-    `settings` is what workers need to know of the configuration, as plain JSON; `capacity`: peers at a time."""
-    shape = "compat" if settings["compat"] else "fec" if code else "off"
-    base = "/" + prefix(name) + run
-    workers: list[WorkerPlan] = []
-    for kind in KINDS[shape]:
-        for lane in range(lanes):
-            worker = f"{kind}-{lane}"
-            doorbells = {duty: f"{base}@{worker}.{duty}" for duty in layout.DUTIES}
-            workers.append(WorkerPlan(worker, kind, lane, len(workers), doorbells))
+    """The plan of one run. `slots`, `slot_bytes`: of a ring for bulk; `capacity`: peers that can be connected."""
+    shape = "compat" if settings.compat else "off" if settings.fec == "off" else "fec"
+    base = f"/{name_prefix(name)}{run_id}@"
+    workers = [
+        WorkerPlan(f"{kind}-{lane}", kind, lane, page, {d: f"{base}{kind}-{lane}.{d}" for d in layout.DUTIES})
+        for page, (kind, lane) in enumerate((kind, lane) for kind in START_ORDER[shape] for lane in range(lanes))
+    ]
     geometry = {"light": (LIGHT_SLOTS, LIGHT_SLOT_BYTES)}
-    if code:
-        geometry["coded"] = geometry["transit"] = (slots, _coded_slot_bytes(*code))
-    rings: list[RingPlan] = []
-    for kind, stages in RINGS[shape].items():
-        if kind == "transit" and capacity == 1:
-            continue
-        for lane in range(lanes):
-            members = [
-                [
-                    StageMember(f"{worker}-{i}", duty)
-                    for worker, duty, reach in stage
-                    for i in (range(lanes) if reach is EACH else (lane,))
-                ]
-                for stage in stages
-            ]
-            rings.append(
-                RingPlan(
-                    f"{kind}-{lane}",
-                    f"{base}@{kind}-{lane}",
-                    kind,
-                    lane,
-                    *geometry.get(kind, (slots, slot_bytes)),
-                    members,
-                )
-            )
-    peers = PeerTablePlan(f"{base}@peers", capacity, min(ROWS_MOST, ROWS_LEAST + ROWS_PER_PEER * (capacity - 1)))
-    return Plan(name, run, mode, lanes, f"{base}@board", peers, workers, rings, settings)
+    if shape == "fec":
+        geometry["coded"] = geometry["transit"] = slots, _coded_slot_bytes(settings.fec_data, settings.fec_parity)
+    rings = [
+        RingPlan(
+            f"{kind}-{lane}",
+            f"{base}{kind}-{lane}",
+            kind,
+            lane,
+            *geometry.get(kind, (slots, slot_bytes)),
+            [[member for visitor in stage for member in _members(visitor, lane, lanes)] for stage in stages],
+            [member for stage in stages for v in stage if v.rarely for member in _members(v, lane, lanes)],
+        )
+        for kind, stages in RINGS[shape].items()
+        if capacity > 1 or kind not in BETWEEN_PEERS
+        for lane in range(lanes)
+    ]
+    rows = min(STATUS_ROWS_MAX, STATUS_ROWS_MIN + STATUS_ROWS_PER_PEER * (capacity - 1))
+    peers = PeerTablePlan(f"{base}peer-table", capacity, rows)
+    return Plan(name, run_id, mode, lanes, f"{base}scoreboard", peers, workers, rings, settings)
+
+
+def _members(visitor: Visitor, lane: int, lanes: int) -> list[StageMember]:
+    """The members that an entry of the table stands for, in the ring of this lane."""
+    return [StageMember(f"{visitor.worker}-{i}", visitor.duty) for i in (range(lanes) if visitor.group else (lane,))]
 
 
 def _coded_slot_bytes(n: int, m: int) -> int:

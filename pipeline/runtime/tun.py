@@ -1,8 +1,8 @@
-"""The TUN device: opening its queues, offloads, addresses and routes.
+"""The TUN device: its queues and its offloads.
 
-The supervisor opens the device and owns it; workers get a queue's file descriptor. A killed worker then costs no
-route and no address: packets wait in the kernel's queue for its successor. Every packet carries a 10-byte
-virtio-net header, also when all offloads are off. Constants: linux/if_tun.h.
+The supervisor opens the device and owns it; a worker has the file descriptor of one queue. So a killed worker costs no
+route and no address, and packets wait in the kernel's queue for its successor. Every packet carries a 10-byte
+virtio-net header, even if all offloads are off. Constants: linux/if_tun.h.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ TUN_F_USO6 = 0x40
 TSO = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
 USO = TUN_F_USO4 | TUN_F_USO6
 OFFLOAD_CHOICES = (TSO | USO, TSO, TUN_F_CSUM, 0)
-"""What we ask for, best first; the kernel refuses a mask with a bit that it does not know."""
+"""Masks that we ask for, best first. The kernel refuses a mask with a bit that it does not know."""
 
 DEVICE_GONE_ERRNOS = (errno.EBADFD, errno.ENODEV)
-"""What reads and writes say once the device was deleted."""
+"""Errors of reads and writes after the device was deleted."""
 
 
 class DeviceBusy(LocalError):
-    """Somebody holds the device."""
+    """Another process holds the device."""
 
 
 class Device:
@@ -57,8 +57,7 @@ class Device:
         self.offloads = offloads
 
     def rebind(self, offload: bool) -> None:
-        """Make the device anew on the same file descriptors, after it was deleted under us: the workers that
-        hold them need not know."""
+        """Create the device again after it was deleted, on our file descriptors: workers go on with theirs."""
         for fd in self.fds:
             _bind(fd, self.name, len(self.fds) > 1)
         self.offloads = _set_best_offloads(self.fds[0], offload)
@@ -69,12 +68,12 @@ class Device:
 
 
 def open_device(name: str, queues: int, offload: bool) -> Device:
-    """Create the device with so many queues. LocalError or PermissionDenied says what is missing."""
+    """Create the device with so many queues. LocalError or PermissionDenied with what is missing."""
     fds: list[int] = []
     try:
         for _ in range(queues):
             fds.append(os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-            # exclusive: to attach to a persistent device would leave on it what we set
+            # exclusive: on a persistent device of that name our settings would outlive us
             _bind(fds[-1], name, queues > 1, IFF_TUN_EXCL if len(fds) == 1 else 0)
         return Device(name, fds, _set_best_offloads(fds[0], offload))
     except OSError as error:

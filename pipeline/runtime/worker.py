@@ -1,14 +1,14 @@
-"""What every worker process is: attached to shared memory, two duties, a heartbeat each, one way out.
+"""The common part of all workers: attachment to shared memory, two duties with a heartbeat each, one way to end.
 
-A duty has one small step and one way to wait; the loop, the signals and the exit are written here, once:
+A duty has one small step and one way to wait. The loop, the signals and the exit are here, once:
 
     work() -> int        do what can be done now without blocking: NOTHING, DONE, or MORE if there may be more
     wait(seconds)        wait for more, on exactly one thing
     drained() -> bool    asked when the worker stops and work() found nothing: may the duty end?
 
-Each duty runs in a thread of its own and can as well be stepped by a test. Signals are blocked in every thread
-and taken by sigtimedwait in the main one: no handler ever runs, no system call is interrupted. An exception in
-a duty ends the process: its successor goes on at the same cursors.
+Each duty runs in a thread of its own; a test can step it as well. Signals are blocked in every thread, and the main
+thread receives them by sigtimedwait: no handler ever runs, and no system call is interrupted. An exception in a duty
+ends the process; its successor continues at the process's cursors.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pipeline.runtime.port import Port
 from pipeline.shm import doorbell, peer_table, ring, scoreboard
 
 PERIOD = 0.02
-"""Longest wait of a duty, in seconds: what a lost wake-up costs."""
+"""Longest wait of a duty, in seconds: the price of a lost wake-up."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-EXIT_DUTY_FAILED = 70  # EX_SOFTWARE
-
+EXIT_DUTY_FAILED = 70  # EX_SOFTWARE, sysexits.h
 
 NOTHING, DONE, MORE = range(3)
+"""Results of work(): there was no work; all work is done; work was done, and perhaps there is more."""
 
 
 class Duty(Protocol):
@@ -63,23 +63,24 @@ class Stop:
 
 
 class Attachment:
-    """A worker's hold on the shared memory of a plan: the board, its page, its ports, its doorbells."""
+    """A worker's mappings of the shared memory of a plan: scoreboard, own page, peer table, rings, doorbells."""
 
-    def __init__(self, plan: Plan, worker: str) -> None:
+    def __init__(self, plan: Plan, name: str) -> None:
         self.plan = plan
         self.settings = plan.settings
-        self.me = plan.worker(worker)
+        self.worker = plan.worker(name)
         self.scoreboard = scoreboard.attach(plan.scoreboard, len(plan.workers))
-        self.page = self.scoreboard.pages[self.me.page]
-        self.peers = peer_table.attach(plan.peers.segment, plan.peers.capacity, plan.lanes, plan.peers.rows)
+        self.page = self.scoreboard.pages[self.worker.page]
+        peers = plan.peer_table
+        self.peer_table = peer_table.attach(peers.segment, peers.capacity, plan.lanes, peers.status_rows)
         self._rings: list[ring.Ring] = []
         self._doorbells: list[doorbell.Doorbell] = []
-        self.doorbells = {duty: self._doorbell(StageMember(worker, duty), owner=True) for duty in self.me.doorbells}
+        self.doorbells = {duty: self._doorbell(StageMember(name, duty), owner=True) for duty in self.worker.doorbells}
         self.stop = Stop()
 
     def _doorbell(self, member: StageMember, owner: bool = False) -> doorbell.Doorbell:
         target = self.plan.worker(member.worker)
-        spin_ns = doorbell.IDLE_SPIN_NS[self.settings["idle"]] if owner else 0
+        spin_ns = doorbell.IDLE_SPIN_NS[self.settings.idle] if owner else 0
         bell = doorbell.Doorbell(
             target.doorbells[member.duty], self.scoreboard.pages[target.page].sleeping(member.duty), owner, spin_ns
         )
@@ -87,41 +88,30 @@ class Attachment:
         return bell
 
     def ports(self, duty: str, kind: str) -> list[Port]:
-        """This worker's ports in the rings of one kind, by lane."""
+        """The ports of a duty of this worker in the rings of one kind, by lane."""
         found = []
-        for plan in self.plan.rings:
-            place = plan.place(StageMember(self.me.name, duty))
-            if plan.kind == kind and place is not None:
-                attached = ring.attach(plan.segment, plan.members, plan.slots, plan.slot_bytes)
+        for planned in self.plan.rings:
+            position = planned.position_of(StageMember(self.worker.name, duty))
+            if planned.kind == kind and position is not None:
+                attached = ring.attach(planned.segment, planned.members, planned.slots, planned.slot_bytes)
                 self._rings.append(attached)
-                takes_runs = [
-                    member
-                    for member in place.after
-                    if (plan.kind, self.plan.worker(member.worker).kind) == ("inbound", "fec")
-                ]
-                found.append(
-                    Port(
-                        attached,
-                        place,
-                        plan.lane,
-                        [self._doorbell(m) for m in place.after if m not in takes_runs],
-                        [self._doorbell(m) for m in takes_runs],
-                    )
-                )
+                after = [self._doorbell(member) for member in position.after]
+                rarely = [self._doorbell(member) for member in position.after_rarely]
+                found.append(Port(attached, position, planned.lane, after, rarely))
         return found
 
     def close(self) -> None:
-        """Let go of everything; the duties must not run any more."""
+        """Unmap everything. The duties must not run any more."""
         for bell in self._doorbells:
             bell.close()
         for attached in self._rings:
             attached.close()
-        self.peers.close()
+        self.peer_table.close()
         self.scoreboard.close()
 
 
 def loop(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
-    """A duty's life: beat, work, wait. Returns when the worker stops and the duty has drained."""
+    """Heartbeat, work, wait, again and again, until the worker stops and the duty has drained."""
     while True:
         now = time.monotonic_ns()
         heartbeat[0] = now
@@ -133,13 +123,13 @@ def loop(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
 
 
 def bind_to_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent's spawning thread ends. Call from the main thread.
+    """Ask the kernel to kill this process when the thread that spawned it ends. Call from the main thread.
 
-    Again after any change of credentials: it clears what was asked.
+    Call it once more after any change of credentials, which makes the kernel forget.
     """
     privileges.prctl(privileges.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        sys.exit(1)  # it died before we asked
+        sys.exit(1)  # the parent died before we asked
 
 
 def run(attachment: Attachment, duties: list[Duty], ready_fd: int, parent: int) -> int:
@@ -157,7 +147,7 @@ def run(attachment: Attachment, duties: list[Duty], ready_fd: int, parent: int) 
     os.close(ready_fd)
     while not _stop_signal() and os.getppid() == parent:
         pass
-    stop.request(attachment.settings["drain_timeout"])
+    stop.request(attachment.settings.drain_timeout)
     for thread in threads:
         thread.join()
     return 0
@@ -166,8 +156,8 @@ def run(attachment: Attachment, duties: list[Duty], ready_fd: int, parent: int) 
 def _stop_signal() -> bool:
     """Wait a second for a stop signal.
 
-    CPython's sigtimedwait, interrupted (SIGSTOP, SIGCONT) until its time has passed, returns a struct that nobody
-    has filled in, instead of None.
+    If CPython's sigtimedwait is interrupted (SIGSTOP, SIGCONT) until its time has passed, it returns an
+    uninitialized struct instead of None.
     """
     found = signal.sigtimedwait(STOP_SIGNALS, 1.0)
     return found is not None and found.si_signo in STOP_SIGNALS
@@ -177,15 +167,15 @@ def _guard(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
     try:
         loop(duty, heartbeat, stop)
     except SupervisorGone as error:
-        LOG.info("ending: %s", error)
+        LOG.info("worker ends: %s", error)
         os._exit(EXIT_DUTY_FAILED)
     except BaseException:
-        LOG.critical("the %s duty failed", duty.name, exc_info=True)
-        os._exit(EXIT_DUTY_FAILED)  # with the cursors as they are; the supervisor starts a successor
+        LOG.critical("%s duty failed, the supervisor starts a new worker", duty.name, exc_info=True)
+        os._exit(EXIT_DUTY_FAILED)  # with the cursors as they are
 
 
 def prepare() -> None:
-    """First thing in a worker process: signals blocked, nothing new to be gained, a stack trace on SIGABRT."""
+    """Block signals, renounce new privileges, have SIGABRT print a stack trace. Call first in a worker process."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     privileges.restrict()
     faulthandler.enable(sys.__stderr__ or 2)

@@ -1,5 +1,5 @@
-"""What lies in /dev/shm: every offset, the rings, the slots, the scoreboard, the peer table.
+"""The shared memory of an instance: every offset, the rings, the slots, the scoreboard, the peer table.
 
 Not here: which rings a worker visits (runtime), what the bytes of a packet mean (packet, wire).
-Used by every worker and by the supervisor.
+Used by everything above, and by all kinds of workers.
 """

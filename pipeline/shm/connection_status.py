@@ -1,4 +1,4 @@
-"""What a tcp worker tells about one connection, for `status`."""
+"""The status of one connection, as a tcp worker publishes it in a status row of the peer table."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import NamedTuple
 
 from pipeline.shm import layout
 
-_ROW = struct.Struct("<BBHIQQQQIBxH16x")
-_STATES = ("", "connecting", "greeting", "established")
+_ROW = struct.Struct("<BBHIQQQQIBxH16x")  # state, length of the address, the fields from `lane` on; the address follows
+_STATES = ("", "connecting", "handshake", "established")  # in the row: an index of these
 
 
 class ConnectionStatus(NamedTuple):
     """Times are CLOCK_MONOTONIC."""
 
     state: str
-    address: str
-    lane: int
-    serial: int
+    address: str  # of the other end
+    lane: int  # whose tun worker its packets go to
+    serial: int  # of the worker's connections
     sent_bytes: int
     received_bytes: int
-    since_ns: int
+    since_ns: int  # when its state began
     last_received_ns: int
-    rtt_us: int
+    rtt_us: int  # round trip
     traffic_class: int
-    peer: int
+    peer: int  # index
 
     def pack(self) -> bytes:
-        address = self.address.encode()[: layout.ROW_BYTES - _ROW.size]
+        address = self.address.encode()[: layout.STATUS_ROW_BYTES - _ROW.size]
         return _ROW.pack(_STATES.index(self.state), len(address), *self[2:]) + address
 
     @classmethod
     def unpack(cls, data: bytes) -> ConnectionStatus | None:
-        """The row, or None for an empty or unreadable one."""
+        """The status in a row; None if the row is empty or unreadable."""
         state, length, *numbers = _ROW.unpack_from(data)
         if not 0 < state < len(_STATES):
             return None

@@ -1,18 +1,18 @@
-"""The wake-up hint of one duty: a POSIX semaphore and a *sleeping* word on the board.
+"""The doorbell of one duty: a POSIX semaphore, and a *sleeping* flag on the scoreboard.
 
-    the duty that waits             whoever has advanced a cursor before it
-    wait(ready, timeout)            kick()
+    wait(ready, timeout)    the duty itself, when it has no work
+    kick()                  a duty that has advanced its cursor: wakes the waiting duty if it sleeps
 
-No count, no data, no truth: cursors are the truth. A kick posts only if the duty sleeps.
+A doorbell is a hint. It carries no count, no data and no truth: cursors are the truth.
 
-Ordering. The sleeper stores `sleeping` and then loads the cursors; the kicker stores its cursor and
-then loads `sleeping`. Each store must be visible before its load, and x86-64 does not promise that
-(store buffer). Taking an uncontended lock is a locked read-modify-write instruction, a full barrier
-on x86-64: `_FENCE` stands between store and load on both sides. Should a wake-up be lost all the
-same (the kicker killed in between), the wait ends by its timeout and looks again: one period.
+Ordering. The sleeper stores the flag and then loads the cursors; the kicker stores its cursor and then loads the flag.
+Each store must be visible before the load that follows it, and x86-64 does not promise that (store buffer). Taking an
+uncontended lock is a locked read-modify-write instruction, which is a full barrier on x86-64: `_FENCE` stands between
+store and load on both sides. A wake-up can still be lost, if the kicker is killed in between. Then the wait ends by its
+timeout, one period later, and the cursors are read again.
 
-posix_ipc, hidden here: a timeout raises BusyError, a signal raises SignalError, timeouts run on the
-wall clock. So no wait is longer than its period, and nothing about liveness rests on one.
+The peculiarities of posix_ipc stay in this file. A timeout raises BusyError, a signal raises SignalError, and timeouts
+run on the wall clock. So no wait is longer than its period, and liveness never depends on a wait.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ SPIN_NS = 50_000
 """Idle strategy "spin-then-block": longer than a wake-up through the kernel (some 30 us)."""
 
 WAKE_AHEAD_NS = 100_000
-"""How long a duty that was kicked looks for the work that the kick announced."""
+"""How long a duty that was kicked polls for the work that the kick announced."""
 
 SPIN_FOREVER_NS = 1 << 62
-"""Idle strategy "spin": the wait ends by its timeout alone; the duty's core is its own."""
+"""Idle strategy "spin": the wait ends by its timeout alone; the duty needs a core of its own."""
 
 IDLE_SPIN_NS = {"block": 0, "spin-then-block": SPIN_NS, "spin": SPIN_FOREVER_NS}
 
 
 def create(name: str) -> None:
-    """Make the semaphore. LocalError if the name is taken or /dev/shm is full."""
+    """Create the semaphore. LocalError if the name is in use or /dev/shm is full."""
     try:
         posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=0).close()
     except (posix_ipc.Error, OSError) as error:
@@ -49,7 +49,7 @@ def create(name: str) -> None:
 
 
 def unlink(name: str) -> None:
-    """Remove the name; no error when it is gone already."""
+    """Remove the name. No error if it is gone already."""
     try:
         posix_ipc.unlink_semaphore(name)
     except posix_ipc.ExistentialError:
@@ -57,32 +57,32 @@ def unlink(name: str) -> None:
 
 
 class Doorbell:
-    """Attached to the semaphore `name` and the word `sleeping` (a one-element "Q" view).
+    """Attached to the semaphore `name` and the flag `sleeping` (a one-element "Q" view).
 
-    `owner` is the duty that waits; it alone writes the word. `spin_ns`: how long it looks before it sleeps.
+    `owner`: this is the duty that waits; it alone writes the flag. `spin_ns`: how long it polls before it sleeps.
     """
 
     def __init__(self, name: str, sleeping: memoryview, owner: bool, spin_ns: int = 0) -> None:
         try:
             self._semaphore = posix_ipc.Semaphore(name)
         except posix_ipc.ExistentialError:
-            raise LocalError(f"doorbell {name}: expected, not there; something removed it") from None
+            raise LocalError(f"doorbell {name}: expected, not found: it was removed") from None
         except posix_ipc.PermissionsError:
-            raise LocalError(f"doorbell {name}: belongs to another user; run as the supervisor's") from None
+            raise LocalError(f"doorbell {name}: belongs to another user; run as the supervisor's user") from None
         self._sleeping = sleeping
         if owner:
-            self._sleeping[0] = 0  # a predecessor may have died asleep
+            self._sleeping[0] = 0  # a predecessor may have died in its sleep
         self._spin_ns = spin_ns
 
     def kick(self) -> None:
-        """Wake the duty if it sleeps: after a cursor was advanced, or ahead of it (Port.herald)."""
+        """Wake the duty if it sleeps: after a cursor was advanced, or ahead of that (Port.wake_ahead)."""
         _acquire()
         _release()
         if self._sleeping[0]:
             self._semaphore.release()
 
     def wait(self, ready: Callable[[], int], timeout: float) -> bool:
-        """Wait until `ready()` is true, a kick, or `timeout` seconds; the caller looks at its cursors again."""
+        """Wait for `ready()`, for a kick, or for `timeout` seconds. True for the first two."""
         if self._spin_ns:
             until = time.monotonic_ns() + min(self._spin_ns, int(timeout * 1e9))
             while time.monotonic_ns() < until:
@@ -99,7 +99,7 @@ class Doorbell:
             self._semaphore.acquire(timeout)
             until = time.monotonic_ns() + WAKE_AHEAD_NS
             while not ready() and time.monotonic_ns() < until:
-                pass  # kicked ahead of the work: see Port.herald
+                pass  # kicked ahead of the work: see Port.wake_ahead
             return True
         except (posix_ipc.BusyError, posix_ipc.SignalError):
             return False

@@ -1,18 +1,19 @@
-"""The peers segment: who is connected, over what, and whose packets are whose.
+"""The peer table: which peers are connected, over what, and which packets are theirs.
 
-    supervisor           a line per peer: its seat, its rate; the routes
-    tun workers          a line per peer each: the number of the next block of each of its streams
-    everybody            reads
+    supervisor    writes the routes, and a record for each peer: its handle, its rate
+    tcp workers   write records for each peer: the state of its link, what was sent; and a status row a connection
+    tun workers   write records for each peer: the next block number of each of its streams
+    all           read
 
-A peer has an index, 0 to capacity - 1; a client has one peer, the server. Lines are cut as one view for all peers: word
-w of peer p is lines[p * RECORD_WORDS + w]. Offsets: `layout`.
+A peer has an index, 0 to capacity - 1; a client has one peer, the server. One view holds the records of all peers: word
+w of peer p is records[p * RECORD_WORDS + w]. Offsets: `layout`.
 
-A seat is an index together with who sits there: another peer, or another session of the same, has another seat, its
-lower PEER_INDEX_BITS the same. Slots, routes and connections carry seats, so nothing that was meant for one ever
-reaches the next.
+A peer handle is an index together with the session that uses it. Another peer under the index, or another session of
+the peer, has another handle with equal lower PEER_INDEX_BITS. Slots, routes and connections carry handles, so nothing
+that was meant for one session reaches the next.
 
-Routes are written while their version is odd. Who reads them looks at the version before and after, and reads again
-when it has changed.
+The version of the routes is odd while they are written. A reader compares it before and after; if it has changed, what
+was read is thrown away.
 """
 
 from __future__ import annotations
@@ -26,43 +27,35 @@ from pipeline.shm import layout, segment
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import LANE_RECORDS, PEER_INDEX_MASK, RECORD_WORDS, ROUTES_MAX
 
-ROUTE = struct.Struct("<BB6xq16s")
+_ROUTE = struct.Struct("<BB6xq16s")
+_VERSION = layout.ROUTES_VERSION_AT // 8
+_COUNT = layout.ROUTES_COUNT_AT // 8
 
 Route = tuple[bytes, int, int]
-"""Address of 4 or 16 bytes, prefix length, seat (routes.NOBODY for a hole)."""
+"""Address of 4 or 16 bytes, prefix length, peer handle (NO_PEER for a prefix that belongs to none)."""
 
-assert ROUTE.size == layout.ROUTE_BYTES
+assert _ROUTE.size == layout.ROUTE_BYTES
 
 
 class PeerTable:
-    """An attached peers segment."""
+    """An attached peer table."""
 
-    def __init__(self, memory: segment.Segment, capacity: int, lanes: int, rows: int) -> None:
+    def __init__(self, memory: segment.Segment, capacity: int, lanes: int, status_rows: int) -> None:
         self.memory = memory
         self.capacity = capacity
-        self.rows = rows
+        self.status_rows = status_rows
         self._words = memory.words
-        for at, expected, what in (
-            (layout.PEER_TABLE_MAGIC_AT, layout.PEER_TABLE_MAGIC, "magic"),
-            (layout.PEER_TABLE_VERSION_AT, layout.LAYOUT_VERSION, "layout version"),
-            (layout.PEER_TABLE_CAPACITY_AT, capacity, "capacity"),
-            (layout.PEER_TABLE_LANES_AT, lanes, "lanes"),
-            (layout.PEER_TABLE_ROWS_AT, rows, "rows"),
-        ):
-            actual = memory.words[at // 8]
-            if actual != expected:
-                raise LocalError(f"peers {memory.name}: {what}: expected {expected}, found {actual}")
         self.records = self._cut(layout.RECORDS_AT)
-        self.links, self.sent, self.numbers, self.transit = (
+        self.links, self.sent, self.numbers, self.transit_numbers = (
             [self._cut(layout.records_at(capacity, lane, kind)) for lane in range(lanes)] for kind in LANE_RECORDS
         )
-        self._rows_at = [layout.rows_at(capacity, lanes, rows, lane) for lane in range(lanes)]
+        self._rows_at = [layout.status_rows_at(capacity, lanes, status_rows, lane) for lane in range(lanes)]
 
     def _cut(self, at: int) -> memoryview:
         return self._words[at // 8 : at // 8 + RECORD_WORDS * self.capacity]
 
     def peer_handle(self, peer: int) -> int:
-        """The current seat of an index; connections of an earlier one end."""
+        """The current handle of an index; connections with an earlier one end."""
         return self.records[peer * RECORD_WORDS + layout.PEER_HANDLE]
 
     def rate(self, peer: int) -> int:
@@ -70,23 +63,23 @@ class PeerTable:
         return self.records[peer * RECORD_WORDS + layout.PEER_RATE]
 
     def sent_elsewhere(self, peer: int, lane: int) -> int:
-        """Bytes that the tcp workers of other lanes have sent to it."""
+        """Bytes that the tcp workers of other lanes have sent to this peer."""
         at = peer * RECORD_WORDS + layout.SENT_BYTES
-        return sum(lines[at] for other, lines in enumerate(self.sent) if other != lane)
+        return sum(words[at] for other, words in enumerate(self.sent) if other != lane)
 
     def received_elsewhere(self, peer: int, lane: int) -> int:
-        """Bytes that they have received from it."""
+        """Bytes that the tcp workers of other lanes have received from this peer."""
         at = peer * RECORD_WORDS + layout.LINK_RECEIVED_BYTES
-        return sum(lines[at] for other, lines in enumerate(self.links) if other != lane)
+        return sum(words[at] for other, words in enumerate(self.links) if other != lane)
 
-    def count(self, peer: int) -> int:
+    def established_count(self, peer: int) -> int:
         """Established connections of a peer."""
-        return sum(lines[peer * RECORD_WORDS + layout.LINK_ESTABLISHED] for lines in self.links)
+        return sum(words[peer * RECORD_WORDS + layout.LINK_ESTABLISHED] for words in self.links)
 
     # -- the supervisor's
 
     def write_record(self, peer_handle: int, rate: int) -> None:
-        """This is the seat of its index now."""
+        """Make this the current handle of its index."""
         at = (peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
         self.records[at + layout.PEER_RATE] = rate
         self.records[at + layout.PEER_HANDLE] = peer_handle
@@ -98,39 +91,38 @@ class PeerTable:
                 f"routes to peers: at most {ROUTES_MAX} are possible, there are {len(routes)}: "
                 f"join prefixes in `allowed`, or lower max_clients"
             )
-        version = layout.ROUTES_VERSION_AT // 8
-        self._words[version] += 1
+        self._words[_VERSION] += 1
         for index, (address, length, peer_handle) in enumerate(routes):
-            ROUTE.pack_into(
+            _ROUTE.pack_into(
                 self.memory.view,
-                layout.ROUTES_AT + index * ROUTE.size,
+                layout.ROUTES_AT + index * _ROUTE.size,
                 4 if len(address) == 4 else 6,
                 length,
                 peer_handle,
                 address,
             )
-        self._words[layout.ROUTES_COUNT_AT // 8] = len(routes)
-        self._words[version] += 1
+        self._words[_COUNT] = len(routes)
+        self._words[_VERSION] += 1
 
     # -- a tcp worker's
 
-    def write_row(self, lane: int, index: int, row: ConnectionStatus | None) -> None:
-        """Publish a connection, or clear its row. Readers may see a half-written row; they only show it."""
-        at = self._rows_at[lane] + index * layout.ROW_BYTES
+    def write_status_row(self, lane: int, index: int, row: ConnectionStatus | None) -> None:
+        """Publish a connection, or clear its row. A reader may see a half-written row; it only shows it."""
+        at = self._rows_at[lane] + index * layout.STATUS_ROW_BYTES
         data = row.pack() if row else b""
-        self.memory.view[at : at + layout.ROW_BYTES] = data.ljust(layout.ROW_BYTES, b"\0")
+        self.memory.view[at : at + layout.STATUS_ROW_BYTES] = data.ljust(layout.STATUS_ROW_BYTES, b"\0")
 
     def connections(self, lane: int) -> list[ConnectionStatus]:
         """The connections that a tcp worker has published."""
         view, first = self.memory.view, self._rows_at[lane]
         rows = (
-            ConnectionStatus.unpack(bytes(view[at : at + layout.ROW_BYTES]))
-            for at in range(first, first + self.rows * layout.ROW_BYTES, layout.ROW_BYTES)
+            ConnectionStatus.unpack(bytes(view[at : at + layout.STATUS_ROW_BYTES]))
+            for at in range(first, first + self.status_rows * layout.STATUS_ROW_BYTES, layout.STATUS_ROW_BYTES)
         )
         return [row for row in rows if row is not None]
 
     def close(self) -> None:
-        for view in (self.records, *self.links, *self.sent, *self.numbers, *self.transit):
+        for view in (self.records, *self.links, *self.sent, *self.numbers, *self.transit_numbers):
             view.release()
         self.memory.close()
 
@@ -143,41 +135,43 @@ class RouteReader:
         self._words = peers.memory.words
         self._seen = -1
 
-    def changed(self) -> bool:
-        """Whether there are other routes than read_into() gave, as cheap as can be asked for every burst."""
+    def has_changed(self) -> bool:
+        """Whether the routes differ from those that read_into() gave. Cheap: asked for every burst."""
         return self._words[_VERSION] != self._seen
 
     def read_into(self, routes: RouteTable) -> None:
-        """Replace the routes by those that are there now; while they are being written all stays, and stays changed."""
+        """Replace the routes by the current ones. While the supervisor writes them, nothing is replaced."""
         version = self._words[_VERSION]
-        count = min(self._words[layout.ROUTES_COUNT_AT // 8], ROUTES_MAX)
-        data = bytes(self._view[layout.ROUTES_AT : layout.ROUTES_AT + count * ROUTE.size])
+        count = min(self._words[_COUNT], ROUTES_MAX)
+        data = bytes(self._view[layout.ROUTES_AT : layout.ROUTES_AT + count * _ROUTE.size])
         if version & 1 or version != self._words[_VERSION]:
             return
         self._seen = version
         routes.replace(
             (address[: 4 if family == 4 else 16], length, peer_handle)
-            for family, length, peer_handle, address in ROUTE.iter_unpack(data)
+            for family, length, peer_handle, address in _ROUTE.iter_unpack(data)
         )
 
 
-_VERSION = layout.ROUTES_VERSION_AT // 8
+def create(name: str, capacity: int, lanes: int, status_rows: int) -> PeerTable:
+    """Create an empty peer table: no peer is connected, no packet has a route."""
+    size = layout.peer_table_bytes(capacity, lanes, status_rows)
+    geometry = _geometry(capacity, lanes, status_rows)
+    memory = segment.create_with_header(name, size, layout.PEER_TABLE_MAGIC, geometry)
+    return PeerTable(memory, capacity, lanes, status_rows)
 
 
-def create(name: str, capacity: int, lanes: int, rows: int) -> PeerTable:
-    """Make an empty peers segment: nobody is connected, no packet has a way."""
-    memory = segment.create(name, layout.peer_table_bytes(capacity, lanes, rows))
-    for at, value in (
-        (layout.PEER_TABLE_VERSION_AT, layout.LAYOUT_VERSION),
-        (layout.PEER_TABLE_CAPACITY_AT, capacity),
-        (layout.PEER_TABLE_LANES_AT, lanes),
-        (layout.PEER_TABLE_ROWS_AT, rows),
-        (layout.PEER_TABLE_MAGIC_AT, layout.PEER_TABLE_MAGIC),
-    ):
-        memory.words[at // 8] = value
-    return PeerTable(memory, capacity, lanes, rows)
+def attach(name: str, capacity: int, lanes: int, status_rows: int) -> PeerTable:
+    """Attach to an existing peer table. LocalError if it is another one."""
+    size = layout.peer_table_bytes(capacity, lanes, status_rows)
+    geometry = _geometry(capacity, lanes, status_rows)
+    memory = segment.attach_with_header(name, size, layout.PEER_TABLE_MAGIC, geometry)
+    return PeerTable(memory, capacity, lanes, status_rows)
 
 
-def attach(name: str, capacity: int, lanes: int, rows: int) -> PeerTable:
-    """Attach to an existing segment (LocalError if it is another one)."""
-    return PeerTable(segment.attach(name, layout.peer_table_bytes(capacity, lanes, rows)), capacity, lanes, rows)
+def _geometry(capacity: int, lanes: int, status_rows: int) -> list[segment.Field]:
+    return [
+        segment.Field(layout.PEER_TABLE_CAPACITY_AT, capacity, "capacity"),
+        segment.Field(layout.PEER_TABLE_LANES_AT, lanes, "lanes"),
+        segment.Field(layout.PEER_TABLE_STATUS_ROWS_AT, status_rows, "status rows"),
+    ]

@@ -1,37 +1,28 @@
-"""The board: one shared segment in which every worker has a page that it alone writes.
+"""The scoreboard: a segment in which every worker has a page that it alone writes.
 
-    supervisor and tools     read heartbeats and counters; need no answer from the worker
-    a duty                   writes its heartbeat, its sleeping word, its counters
-    other workers            read sleeping words (to kick)
+    a duty                 writes its heartbeat, its sleeping flag and its counters
+    other workers          read sleeping flags, to kick
+    supervisor and tools   read heartbeats and counters, without a word from the worker
 
-A successor goes on with the counters that it finds. Offsets: `layout`.
+A successor continues the counters that it finds. Offsets: `layout`.
 """
 
 from __future__ import annotations
 
 from pipeline.counters import COUNTERS
-from pipeline.errors import LocalError
 from pipeline.shm import layout, segment
 
 
 class Scoreboard:
-    """An attached board of so many workers' pages."""
+    """An attached scoreboard, with a page for each of so many workers."""
 
     def __init__(self, memory: segment.Segment, workers: int) -> None:
         self.memory = memory
         self.words = memory.words
-        for at, expected, what in (
-            (layout.SCOREBOARD_MAGIC_AT, layout.SCOREBOARD_MAGIC, "magic"),
-            (layout.SCOREBOARD_VERSION_AT, layout.LAYOUT_VERSION, "layout version"),
-            (layout.SCOREBOARD_WORKERS_AT, workers, "workers"),
-        ):
-            actual = self.words[at // 8]
-            if actual != expected:
-                raise LocalError(f"board {memory.name}: {what}: expected {expected}, found {actual}")
-        self.pages = [WorkerPage(self, worker) for worker in range(workers)]
+        self.pages = [WorkerPage(memory, worker) for worker in range(workers)]
 
     def totals(self) -> dict[str, int]:
-        """Every counter, added up over the workers."""
+        """Every counter by its name, added up over the workers."""
         return {c.name: sum(page.counters[c.id] for page in self.pages) for c in COUNTERS}
 
     def close(self) -> None:
@@ -41,11 +32,11 @@ class Scoreboard:
 
 
 class WorkerPage:
-    """One worker's page."""
+    """The page of one worker."""
 
-    def __init__(self, board: Scoreboard, worker: int) -> None:
+    def __init__(self, memory: segment.Segment, worker: int) -> None:
         self._at = layout.page_at(worker)
-        self._words = board.words
+        self._words = memory.words
         self.counters = self._cut(layout.COUNTERS_AT, layout.COUNTERS_MAX)
         self._sleeping = [
             self._cut(layout.DUTY_AT + d * layout.DUTY_STRIDE + layout.DUTY_SLEEPING_AT, 1)
@@ -67,7 +58,7 @@ class WorkerPage:
         return self._heartbeats[layout.DUTIES.index(duty)]
 
     def oldest_heartbeat(self) -> int:
-        """CLOCK_MONOTONIC ns of the duty that has been silent longest; 0 before the first beat."""
+        """CLOCK_MONOTONIC ns of the last loop of the duty that is silent longest; 0 before its first loop."""
         return min(word[0] for word in self._heartbeats)
 
     def close(self) -> None:
@@ -76,14 +67,20 @@ class WorkerPage:
 
 
 def create(name: str, workers: int) -> Scoreboard:
-    """Make an empty board."""
-    memory = segment.create(name, layout.scoreboard_bytes(workers))
-    memory.words[layout.SCOREBOARD_VERSION_AT // 8] = layout.LAYOUT_VERSION
-    memory.words[layout.SCOREBOARD_WORKERS_AT // 8] = workers
-    memory.words[layout.SCOREBOARD_MAGIC_AT // 8] = layout.SCOREBOARD_MAGIC
+    """Create an empty scoreboard."""
+    memory = segment.create_with_header(
+        name, layout.scoreboard_bytes(workers), layout.SCOREBOARD_MAGIC, _geometry(workers)
+    )
     return Scoreboard(memory, workers)
 
 
 def attach(name: str, workers: int) -> Scoreboard:
-    """Attach to an existing board (LocalError if it is another one)."""
-    return Scoreboard(segment.attach(name, layout.scoreboard_bytes(workers)), workers)
+    """Attach to an existing scoreboard. LocalError if it is another one."""
+    memory = segment.attach_with_header(
+        name, layout.scoreboard_bytes(workers), layout.SCOREBOARD_MAGIC, _geometry(workers)
+    )
+    return Scoreboard(memory, workers)
+
+
+def _geometry(workers: int) -> list[segment.Field]:
+    return [segment.Field(layout.SCOREBOARD_WORKERS_AT, workers, "workers")]

@@ -1,7 +1,10 @@
-"""A POSIX shared-memory segment: made and unlinked by the supervisor, attached by everybody else.
+"""A POSIX shared-memory segment: created and unlinked by the supervisor, attached by the workers.
 
-The memory is allocated at creation (posix_fallocate): a full /dev/shm is an error message at start
-and never SIGBUS under load. Nothing here knows what the bytes mean.
+    create, attach                             any bytes
+    create_with_header, attach_with_header     a kind of segment, told by its header: magic, layout version, geometry
+
+All memory is allocated at creation (posix_fallocate): a full /dev/shm is an error message at the start and never
+SIGBUS under load. An attaching process refuses a segment of another kind, layout version or geometry.
 """
 
 from __future__ import annotations
@@ -9,12 +12,23 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import posix_ipc
 
 from pipeline.errors import LocalError
+from pipeline.shm import layout
 
 SHM_DIRECTORY = "/dev/shm"
+
+
+class Field(NamedTuple):
+    """One word of a header that creator and attacher have to agree about."""
+
+    at: int
+    value: int
+    meaning: str
 
 
 class Segment:
@@ -35,7 +49,7 @@ class Segment:
 
 
 def create(name: str, size: int) -> Segment:
-    """Make a segment of zeroed memory, all of it allocated. Raises LocalError when it cannot be had."""
+    """Create a segment of zeroed memory, all of it allocated. LocalError if that is impossible."""
     try:
         shm = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
     except posix_ipc.ExistentialError:
@@ -50,7 +64,7 @@ def create(name: str, size: int) -> Segment:
     except OSError as error:
         unlink(name)
         if error.errno != errno.ENOSPC:
-            raise LocalError(f"shared memory {name}: {size} bytes cannot be had: {error.strerror}") from None
+            raise LocalError(f"shared memory {name}: {size} bytes cannot be allocated: {error.strerror}") from None
         free = os.statvfs(SHM_DIRECTORY)
         raise LocalError(
             f"shared memory {name}: needs {size} bytes, {SHM_DIRECTORY} has {free.f_bavail * free.f_frsize} free; "
@@ -61,13 +75,13 @@ def create(name: str, size: int) -> Segment:
 
 
 def attach(name: str, size: int) -> Segment:
-    """Map an existing segment. Raises LocalError when it is gone or has another size."""
+    """Map an existing segment. LocalError if it is gone or has another size."""
     try:
         shm = posix_ipc.SharedMemory(name)
     except posix_ipc.ExistentialError:
-        raise LocalError(f"shared memory {name}: expected, not there; something removed it") from None
+        raise LocalError(f"shared memory {name}: expected, not found: it was removed") from None
     except posix_ipc.PermissionsError:
-        raise LocalError(f"shared memory {name}: belongs to another user; run as the supervisor's") from None
+        raise LocalError(f"shared memory {name}: belongs to another user; run as the supervisor's user") from None
     try:
         actual = os.fstat(shm.fd).st_size
         if actual != size:
@@ -77,8 +91,35 @@ def attach(name: str, size: int) -> Segment:
         shm.close_fd()
 
 
+def create_with_header(name: str, size: int, magic: int, fields: Sequence[Field]) -> Segment:
+    """Create a segment of this kind and geometry. The magic is written last: a segment with it is complete."""
+    memory = create(name, size)
+    for field in reversed(_header(magic, fields)):
+        memory.words[field.at // 8] = field.value
+    return memory
+
+
+def attach_with_header(name: str, size: int, magic: int, fields: Sequence[Field]) -> Segment:
+    """Map an existing segment of this kind and geometry. LocalError if it is another."""
+    memory = attach(name, size)
+    for field in _header(magic, fields):
+        found = memory.words[field.at // 8]
+        if found != field.value:
+            memory.close()
+            raise LocalError(f"shared memory {name}: {field.meaning}: expected {field.value}, found {found}")
+    return memory
+
+
+def _header(magic: int, fields: Sequence[Field]) -> list[Field]:
+    return [
+        Field(layout.MAGIC_AT, magic, "magic"),
+        Field(layout.VERSION_AT, layout.LAYOUT_VERSION, "layout version"),
+        *fields,
+    ]
+
+
 def unlink(name: str) -> None:
-    """Remove a segment's name; mappings live on. No error when it is gone already."""
+    """Remove a segment's name; mappings live on. No error if it is gone already."""
     try:
         posix_ipc.unlink_shared_memory(name)
     except posix_ipc.ExistentialError:

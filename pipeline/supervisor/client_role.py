@@ -1,13 +1,20 @@
-"""What a supervisor is on a client beside its workers' keeper: its credentials, and what the server welcomes
-it with.
+"""The client's part of the supervisor: its credentials, and what follows from the server's WELCOME.
 
-The tcp workers hand on each WELCOME, which they have verified. Addresses from it are the device's if `tunnel_addr` is
-"auto"; routes that the server pushes are taken, but never one that leads to the server itself through the tunnel.
+    start(table, device)      write the peer table: the server is the only peer
+    prepare_reload(config)    load everything that a configuration names; raises, and changes nothing
+    apply_reload()            use what was prepared
+    answer_request(request)   of a tcp worker: it reports a WELCOME, which it has verified
+    run_command(request)      refuses the commands of a server; None for any other
+
+With tunnel_addr "auto" the device gets the addresses of the WELCOME. Its routes are added to the configured ones. A
+route that contains the server's own address is not added: the server could not be reached through the tunnel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import ip_address
+from typing import Any
 
 from pipeline.config import Config
 from pipeline.config.schema import AUTO
@@ -15,89 +22,78 @@ from pipeline.credentials import tls_settings
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import LocalError
 from pipeline.log import LOG
-from pipeline.shm.layout import FIRST_PEER_HANDLE
+from pipeline.runtime.supervisor_channel import WelcomeReport
 from pipeline.shm.peer_table import PeerTable
-from pipeline.supervisor.server_role import EVERYTHING
+from pipeline.supervisor.control_socket import PEER_COMMANDS
+from pipeline.supervisor.only_peer import write_only_peer
 from pipeline.supervisor.tun_device import TunDevice
 from pipeline.wire import messages
 
 
 class ClientRole:
-    """`key`: one that came with an invitation, b"" for that of `key_file`."""
+    """`credentials` and `capacity` (peers that can be connected at a time) go into the plan.
+
+    `key`: the client's key from an invitation; b"": the key in `key_file`, if that is set.
+    """
 
     capacity = 1
+    _device: TunDevice  # from start() on
 
     def __init__(self, config: Config, key: bytes = b"") -> None:
         self._config = config
         self._key = key
         self.credentials: TlsSettings = tls_settings.load(config, None, key)
-        self._device: TunDevice | None = None
-        self._last: tuple | None = None
+        self._applied: tuple[object, ...] = ()  # addresses, routes and server of the last WELCOME
 
-    def open(self, table: PeerTable, device: TunDevice) -> None:
-        """The peers segment and the device are there: the server is peer 0, and everything goes to it."""
+    def start(self, table: PeerTable, device: TunDevice) -> None:
         self._device = device
-        table.write_routes(EVERYTHING)
-        table.write_record(FIRST_PEER_HANDLE, 0)
+        write_only_peer(table)
 
-    def settings(self) -> dict:
-        """What workers are told of it."""
-        endpoint = self._config.remote_endpoint
-        return {
-            "tls": self.credentials.tls,
-            "keys": False,
-            "key": self.credentials.key.hex(),
-            "wishes": [str(interface.ip) for interface in self._config.tunnel_interfaces],
-            "remote_host": endpoint.host,
-            "remote_port": endpoint.port,
-        }
-
-    def prepare(self, config: Config) -> None:
+    def prepare_reload(self, config: Config) -> None:
         self._prepared = config, tls_settings.load(config, None, self._key)
 
-    def apply(self) -> None:
+    def apply_reload(self) -> None:
         self._config, self.credentials = self._prepared
 
-    def answer(self, request: dict) -> None:
-        """A worker hands on a WELCOME, and the address that it has come from."""
+    def answer_request(self, request: WelcomeReport) -> None:
         welcome = messages.decode(bytes.fromhex(request["welcome"]))
         if not isinstance(welcome, messages.Welcome):
             return
-        said = welcome.addresses, welcome.routes, request["server"]
-        if said == self._last:
+        news = welcome.addresses, welcome.routes, request["server"]
+        if news == self._applied:
             return
-        self._last = said
+        self._applied = news
         auto = self._config.tunnel_addr == AUTO
         own = [interface.ip for interface in self._config.tunnel_interfaces]
         if not auto and welcome.addresses and {a.ip for a in welcome.addresses} != set(own):
             LOG.warning(
-                "the server has %s for us, tunnel_addr says %s: packets from other addresses are dropped there",
-                _listed(welcome.addresses),
+                "tunnel_addr has %s, the server has %s for this client: it drops packets from other addresses",
                 _listed(own),
+                _listed(welcome.addresses),
             )
-        routes = [route for route in welcome.routes if not _leads_to(request["server"], route)]
+        routes = [route for route in welcome.routes if not _leads_to_server(route, request["server"])]
         try:
-            if self._device.adopt(welcome.addresses if auto else (), routes):
+            if self._device.apply_server_settings(welcome.addresses if auto else (), routes):
                 LOG.info("from the server: addresses %s, routes %s", _listed(welcome.addresses), _listed(routes))
         except LocalError as error:
-            LOG.error("what the server has sent cannot be applied: %s", error)
+            LOG.error("addresses and routes from the server cannot be applied: %s", error)
 
-    def command(self, request: dict) -> dict | None:
-        if request.get("command") in ("peers", "invite", "revoke"):
-            return {"ok": False, "error": "this is a client: peers are the server's"}
+    def run_command(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        if request.get("command") in PEER_COMMANDS:
+            return {"ok": False, "error": "this instance is a client: only a server has peers"}
         return None
 
 
-def _leads_to(server: str, route: messages.Network) -> bool:
+def _leads_to_server(route: messages.Network, server: str) -> bool:
     leads = ip_address(server) in route
     if leads:
         LOG.warning(
-            "the server pushes a route to %s, which leads to itself: not taken. To send everything through the "
-            "tunnel, set routes here, and a route to the server around it",
+            "route %s from the server is ignored: it leads to the server itself. To send everything through the "
+            "tunnel, set routes here, and a route to the server around the tunnel",
             route,
         )
     return leads
 
 
-def _listed(values: tuple | list) -> str:
+def _listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values)) or "none"

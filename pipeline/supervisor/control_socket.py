@@ -3,9 +3,11 @@
     {"command": "status"}                  -> the status snapshot
     {"command": "stop"}                    -> {"ok": true, "pid": ...}, and the supervisor drains and ends
     {"command": "restart", "worker": ""}   -> {"ok": true, "workers": [...]}
-    {"command": "reload"}                  -> {"ok": true, "changed": [...]} or {"ok": false, "error": ...}
+    {"command": "reload"}                  -> {"ok": true, "changed": [...]}
+    {"command": one of PEER_COMMANDS, ...} -> see pipeline.cli.peer_commands
+    any of them                            -> {"ok": false, "error": ...}
 
-The server side never blocks the supervisor: requests are short, answers are sent with a timeout.
+ControlServer never blocks the supervisor for long: requests are short, and an answer is sent with a timeout.
 """
 
 from __future__ import annotations
@@ -16,19 +18,25 @@ import selectors
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import LocalError, NotRunning
 from pipeline.supervisor.instance import Instance
 
 REQUEST_BYTES_MAX = 4096
-ANSWER_SECONDS = 1.0  # how long the supervisor waits for a client that does not read
-CLIENT_SECONDS = 10.0  # how long a client waits for the supervisor
+ANSWER_SECONDS = 1.0  # how long the supervisor waits for a command that does not read its answer
+COMMAND_SECONDS = 10.0  # how long a command waits for the supervisor
+
+PEER_COMMANDS = ("peers", "invite", "revoke")
+"""Commands about the peers of a server; pipeline.cli.peer_commands has their fields."""
 
 
 class ControlServer:
-    """The supervisor's end. `answer` turns a request into a reply; it runs in the supervisor's loop."""
+    """The supervisor's end. `answer` turns a request into an answer; it runs in the supervisor's loop."""
 
-    def __init__(self, path: Path, answer: Callable[[dict], dict], selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self, path: Path, answer: Callable[[dict[str, Any]], dict[str, Any]], selector: selectors.BaseSelector
+    ) -> None:
         self._path = path
         self._answer = answer
         self._selector = selector
@@ -38,11 +46,12 @@ class ControlServer:
         try:
             self._listener.bind(str(path))
         except OSError as error:
+            self._listener.close()
             raise LocalError(f"control socket {path}: {error.strerror}") from None
         finally:
             os.umask(mask)
         self._listener.listen(8)
-        self._open: dict[socket.socket, bytearray] = {}
+        self._clients: dict[socket.socket, bytearray] = {}
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def _accept(self) -> None:
@@ -51,11 +60,11 @@ class ControlServer:
         except OSError:
             return
         client.setblocking(False)
-        self._open[client] = bytearray()
-        self._selector.register(client, selectors.EVENT_READ, lambda: self._serve(client))
+        self._clients[client] = bytearray()
+        self._selector.register(client, selectors.EVENT_READ, lambda: self._read_request(client))
 
-    def _serve(self, client: socket.socket) -> None:
-        buffer = self._open[client]
+    def _read_request(self, client: socket.socket) -> None:
+        buffer = self._clients[client]
         try:
             data = client.recv(REQUEST_BYTES_MAX)
         except BlockingIOError:
@@ -64,37 +73,37 @@ class ControlServer:
             data = b""
         buffer += data
         if b"\n" in buffer:
-            self._reply(client, bytes(buffer))
+            self._send_answer(client, bytes(buffer))
         elif data and len(buffer) < REQUEST_BYTES_MAX:
             return
         self._selector.unregister(client)
-        del self._open[client]
+        del self._clients[client]
         client.close()
 
-    def _reply(self, client: socket.socket, line: bytes) -> None:
+    def _send_answer(self, client: socket.socket, line: bytes) -> None:
         try:
             request = json.loads(line)
-            reply = self._answer(request if isinstance(request, dict) else {})
+            answer = self._answer(request if isinstance(request, dict) else {})
         except (ValueError, RecursionError):
-            reply = {"ok": False, "error": "the request is not JSON"}
+            answer = {"ok": False, "error": "the request is not JSON"}
         client.settimeout(ANSWER_SECONDS)
         try:
-            client.sendall(json.dumps(reply).encode() + b"\n")
+            client.sendall(json.dumps(answer).encode() + b"\n")
         except OSError:
-            pass  # whoever asked has left
+            pass  # the command has ended, or does not read
 
     def close(self) -> None:
-        for sock in (self._listener, *self._open):
+        for sock in (self._listener, *self._clients):
             self._selector.unregister(sock)
             sock.close()
         self._path.unlink(missing_ok=True)
 
 
-def ask(instance: Instance, request: dict) -> dict:
+def send_request(instance: Instance, request: dict[str, Any]) -> dict[str, Any]:
     """Send one request to a running supervisor. NotRunning if there is none, LocalError if it does not answer."""
-    pid = instance.holder()
+    pid = instance.supervisor_pid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
-        sock.settimeout(CLIENT_SECONDS)
+        sock.settimeout(COMMAND_SECONDS)
         try:
             sock.connect(str(instance.socket_path))
             sock.sendall(json.dumps(request).encode() + b"\n")
@@ -107,5 +116,6 @@ def ask(instance: Instance, request: dict) -> dict:
                 f'instance "{instance.name}" (pid {pid}) does not answer: {error.strerror or error}'
             ) from None
     if not line:
-        raise LocalError(f'instance "{instance.name}" (pid {pid}) ended while it was asked')
-    return json.loads(line)
+        raise LocalError(f'instance "{instance.name}" (pid {pid}) ended before it answered')
+    answer: dict[str, Any] = json.loads(line)
+    return answer

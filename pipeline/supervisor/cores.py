@@ -1,8 +1,8 @@
 """Which worker runs on which core.
 
-`assign` is pure: from the cores that we may use, physical ones first, each worker gets one of its own as long as
-there are enough; a lane's workers get neighbours, which share a cache. With fewer cores than workers nobody is
-pinned: then the kernel knows better.
+`assign` is pure. Each worker gets a core of its own, physical cores first, and the workers of a lane get neighbours,
+which share a cache. With fewer cores than workers, no worker is pinned that the configuration does not pin: the
+kernel's scheduler does better.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ SYS_CPU = Path("/sys/devices/system/cpu")
 
 def available() -> list[int]:
     """The cores that this process may use: one thread of each physical core first, then their siblings."""
-    allowed = sorted(psutil.Process().cpu_affinity())
-    first, siblings, seen = [], [], set()
-    for core in allowed:
+    first: list[int] = []
+    siblings: list[int] = []
+    seen: set[tuple[str, str]] = set()
+    for core in sorted(psutil.Process().cpu_affinity()):
         physical = _physical(core)
         (siblings if physical in seen else first).append(core)
         seen.add(physical)
@@ -35,15 +36,17 @@ def _physical(core: int) -> tuple[str, str]:
         return ("?", str(core))  # no topology (a container): every core counts as a physical one
 
 
-def assign(workers: list[tuple[str, int]], affinity: str | dict, cores: list[int]) -> dict[str, list[int]]:
-    """Cores of each worker that is pinned. `workers`: (name, lane); `affinity` as in the configuration.
+def assign(
+    workers: list[tuple[str, int]], affinity: str | dict[str, list[int]], cores: list[int]
+) -> dict[str, list[int]]:
+    """Cores of each worker that is pinned. `workers`: (name, lane).
 
-    ConfigError if the configuration names a worker or a core that is not there.
+    ConfigError if the configuration names a worker or a core that does not exist.
     """
     if affinity == "none":
         return {}
     chosen: dict[str, list[int]] = {}
-    if affinity != "auto":
+    if not isinstance(affinity, str):
         problems = []
         names = {name for name, _ in workers}
         for name, wanted in affinity.items():

@@ -4,8 +4,8 @@
     /run/tunnel-supervisor/NAME.sock    control socket, 0600
     /dev/shm/tunnel@NAME@RUN@...        segments;  /dev/shm/sem.tunnel@NAME@RUN@...  doorbells
 
-Whoever holds the lock owns the rest: what a dead predecessor left is removed under it. The lock belongs to the
-kernel, so it is gone however the holder died.
+The supervisor that holds the lock owns all other names of the instance. It removes what a dead predecessor left. The
+kernel releases the lock when its holder ends, however it ends.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pipeline.errors import LocalError, NotRunning, PermissionDenied
 from pipeline.runtime import topology
 from pipeline.shm.segment import SHM_DIRECTORY
 
-ATTEMPTS = 100
-ASKED_SECONDS = 0.2  # who asks for the holder has the lock for a moment
+OPEN_ATTEMPTS = 100
+LOCK_SECONDS = 0.2  # supervisor_pid() in another process holds the lock for a moment
 RUN_DIRECTORY = Path("/run/tunnel-supervisor")
-_OURS = re.compile(r"(?:sem\.)?tunnel@(?P<name>[^@]+)@[0-9a-f]{8}@[^@]+")
+_SHM_NAME = re.compile(r"(?:sem\.)?tunnel@(?P<name>[^@]+)@[0-9a-f]{8}@[^@]+")
 
 
 class Instance:
@@ -36,14 +36,14 @@ class Instance:
         self._lock_fd = -1
 
     def acquire(self) -> None:
-        """Become the supervisor of this instance and remove what a dead one left. LocalError if one is alive."""
+        """Take the lock and remove what a dead supervisor left. LocalError if another supervisor is alive."""
         try:
             self._lock_fd = self._open_lock()
         except PermissionError as error:
             raise PermissionDenied(f"{error.filename}: {error.strerror}: run as root") from None
         except OSError as error:
             raise LocalError(f"{error.filename}: {error.strerror}") from None
-        until = time.monotonic() + ASKED_SECONDS
+        until = time.monotonic() + LOCK_SECONDS
         while not _lock(self._lock_fd):
             if time.monotonic() > until:
                 raise LocalError(
@@ -60,8 +60,8 @@ class Instance:
         self.remove_leftovers()
 
     def _open_lock(self) -> int:
-        """The last of the other instances may remove the directory between any two of our steps."""
-        attempts = ATTEMPTS
+        """Another instance that ends may remove the directory between any two of these steps: try again then."""
+        attempts = OPEN_ATTEMPTS
         while True:
             try:
                 RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
@@ -82,7 +82,7 @@ class Instance:
         removed = [
             entry
             for entry in os.listdir(SHM_DIRECTORY)
-            if (match := _OURS.fullmatch(entry)) and match["name"] == self.name
+            if (match := _SHM_NAME.fullmatch(entry)) and match["name"] == self.name
         ]
         for entry in removed:
             (Path(SHM_DIRECTORY) / entry).unlink(missing_ok=True)
@@ -90,7 +90,7 @@ class Instance:
         return removed
 
     def release(self) -> None:
-        """Give the instance up, without a trace."""
+        """Remove every trace of the instance, and release the lock."""
         self.socket_path.unlink(missing_ok=True)
         self.lock_path.unlink(missing_ok=True)
         os.close(self._lock_fd)
@@ -99,7 +99,7 @@ class Instance:
         except OSError:
             pass  # other instances run
 
-    def holder(self) -> int:
+    def supervisor_pid(self) -> int:
         """Pid of the supervisor. NotRunning if there is none."""
         try:
             fd = os.open(self.lock_path, os.O_RDWR | os.O_CLOEXEC)
@@ -115,7 +115,7 @@ class Instance:
             os.close(fd)
 
 
-def names() -> list[str]:
+def list_names() -> list[str]:
     """Names of all instances on this machine that have a lock file."""
     return sorted(path.stem for path in RUN_DIRECTORY.glob("*.lock"))
 
@@ -132,4 +132,4 @@ def _lock(fd: int) -> bool:
     return True
 
 
-assert _OURS.fullmatch(topology.prefix("name") + "0123abcd@board")
+assert _SHM_NAME.fullmatch(topology.name_prefix("name") + "0123abcd@scoreboard")

@@ -1,4 +1,4 @@
-"""The TUN device as ip(8) sees it: link up, addresses, routes, each change one `ip -batch`."""
+"""Link state, addresses and routes of the TUN device, by ip(8): each change is one `ip -batch`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import subprocess
 from pipeline.errors import LocalError
 from pipeline.log import LOG
 
-IPV6_SETTINGS = "/proc/sys/net/ipv6"  # not there: a kernel without IPv6
+IPV6_SETTINGS = "/proc/sys/net/ipv6"  # missing if the kernel has no IPv6
 
 SIOCGIFFLAGS = 0x8913  # linux/sockios.h
 IFF_UP = 0x1  # linux/if.h
 
 
 def set_up(name: str, mtu: int, queue_packets: int) -> None:
-    """Give the device MTU and queue length, and set it up. LocalError with what `ip` says."""
+    """Set MTU and queue length, and set the device up. LocalError with the message of `ip`."""
     lines = [f"link set dev {name} mtu {mtu} txqueuelen {queue_packets}"]
     if os.path.exists(IPV6_SETTINGS):
-        lines.append(f"link set dev {name} addrgenmode none")  # no packets of the kernel's own on a point-to-point
+        lines.append(
+            f"link set dev {name} addrgenmode none"
+        )  # no link-local address, so no packets of the kernel's own
     lines.append(f"link set dev {name} up")
     _ip(lines)
 
@@ -37,22 +39,22 @@ def is_up(name: str) -> bool:
 
 
 def add_addresses(name: str, addresses: list[str]) -> None:
-    """Give the device its addresses (again)."""
+    """Add addresses; one that the device has already stays."""
     _ip([f"address replace {address} dev {name}{' nodad' if ':' in address else ''}" for address in addresses])
 
 
 def remove_addresses(name: str, addresses: list[str]) -> None:
-    """Take back addresses, and with them the routes of their subnets."""
+    """Remove addresses, and with them the routes of their subnets."""
     _ip([f"address del {address} dev {name}" for address in addresses])
 
 
 def add_routes(name: str, routes: list[str]) -> None:
-    """Route these prefixes into the device; they vanish with it."""
+    """Route these prefixes into the device; the routes vanish with it."""
     _ip([f"route replace {route} dev {name}" for route in routes])
 
 
 def remove_routes(name: str, routes: list[str]) -> None:
-    """Take back routes that a reload no longer wants."""
+    """Remove routes."""
     _ip([f"route del {route} dev {name}" for route in routes])
 
 

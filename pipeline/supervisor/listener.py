@@ -1,4 +1,4 @@
-"""The server's listening socket: made by the supervisor, shared by all tcp workers, outlives them."""
+"""The server's listening socket: the supervisor makes it, all tcp workers share it, and it outlives them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import socket
 
 from pipeline.config.values import Endpoint
 from pipeline.errors import LocalError, PermissionDenied
-from pipeline.transport.connection import format_address
+from pipeline.transport.address import format_address
 
-BACKLOG = 128
+LISTEN_BACKLOG = 128
 
 
 def listen(endpoint: Endpoint) -> socket.socket:
-    """Listen there; "::" takes IPv4 too, "0.0.0.0" IPv4 only. Raises what says which address and what to do."""
+    """Listen at the endpoint; "::" accepts IPv4 too. LocalError or PermissionDenied says why that is impossible."""
     where = format_address((endpoint.host, endpoint.port))
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -27,7 +27,7 @@ def listen(endpoint: Endpoint) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)
-        sock.listen(BACKLOG)
+        sock.listen(LISTEN_BACKLOG)
     except OSError as error:
         sock.close()
         if error.errno == errno.EACCES:

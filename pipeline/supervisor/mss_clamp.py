@@ -1,22 +1,21 @@
 """MSS clamping by nftables: TCP that is forwarded through the TUN device uses segments that fit it.
 
-A SYN says how large the segments may be that its sender takes. Where a packet is forwarded to or from the device, that
-is lowered to what the routes of both directions have room for (`rt mtu`; never raised). So connections work also where
-the ICMP messages of path MTU discovery are lost on their way. Our own connections know the device's MTU by themselves.
+A SYN says how large a segment its sender accepts. In a SYN that is forwarded to or from the device, that size is
+lowered to what the routes of both directions allow (`rt mtu`). It is never raised. So connections work even
+where the ICMP messages of path MTU discovery are lost. Connections of this machine know the device's MTU by themselves.
 
-    install()   puts the instance's own table in place, of a killed run in its stead; again at any time, such as after
-                somebody's `nft flush ruleset`
-    remove()    takes it away, also one that a killed run has left
+    install()   install the instance's own table, instead of one that a killed run has left; may be repeated at any
+                time, such as after `nft flush ruleset`
+    remove()    remove the table, also one that a killed run has left
 
-Each is one transaction. Nobody else's table is touched. The rules name the device instead of its index, so they hold
-while it is not there and when it is made again. All this is a help, and a tunnel runs without it: what keeps it from
-working is a sentence for a warning.
+Each is one transaction, and touches no other table. The rules name the device instead of its index: they hold while the
+device does not exist, and when it is made again. A tunnel runs without the clamp, so a failure is a text for a warning.
 
 Not here: the rule against CVE-2019-14899, as wg-quick has it when it routes everything into its tunnel,
     type filter hook prerouting priority raw; iifname != TUN ip daddr ADDRESS fib saddr type != local drop
-Linux answers to each of its addresses on every interface, and a router is used like that: hosts and containers reach a
-hub by its tunnel address, another interface may have that address too, and what a VRF's device receives comes by a
-second time as the VRF's. All these would be cut off. It is for the administrator of a client without them.
+Linux answers to each of its addresses on every interface, and routers rely on that. Hosts and containers reach a hub by
+its tunnel address; another interface may have that address too; what a VRF's device receives passes a second time as
+the VRF's. The rule would cut all of these off. It is for the administrator of a client without them.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from __future__ import annotations
 import os
 import subprocess
 
-NFT_SECONDS = 5.0  # it takes some ms
-PLACES = ("/usr/sbin", "/sbin")  # of nft; a root that has come by `su` has not always got them in its PATH
+NFT_SECONDS = 5.0  # nft takes some ms
+SBIN_DIRECTORIES = ("/usr/sbin", "/sbin")  # where nft is; after `su`, the PATH of root may lack them
 
 CHAIN = """\
 table inet {table} {{
@@ -41,11 +40,11 @@ DELETE_TABLE = """\
 add table inet {table}
 delete table inet {table}
 """
-"""Deletes a table that need not be there; `destroy` does so too, from nft 1.0.7 and Linux 6.3 on."""
+"""Deletes a table that need not exist; nft 1.0.7 with Linux 6.3 has `destroy` for that."""
 
 
 class MssClamp:
-    """The clamp of one instance. Both names are as the configuration allows them, which is within what nft takes."""
+    """The clamp of one instance. The configuration allows only names that nft accepts."""
 
     def __init__(self, tun_name: str, instance_name: str) -> None:
         self.table = f"tunnel-{instance_name}"
@@ -53,8 +52,8 @@ class MssClamp:
         self._installed = False
 
     def install(self) -> str:
-        """ "", or the sentence."""
-        why_not = _nft((DELETE_TABLE + CHAIN).format(table=self.table, tun=self._tun_name))
+        """The text of a warning; "" if the table is in place."""
+        why_not = _run_script((DELETE_TABLE + CHAIN).format(table=self.table, tun=self._tun_name))
         self._installed = not why_not
         return why_not and (
             f"mss_clamp: {why_not}. TCP that this machine forwards through {self._tun_name} may hang "
@@ -62,15 +61,15 @@ class MssClamp:
         )
 
     def remove(self) -> str:
-        """ "", or the sentence, if this run has installed what it cannot remove."""
-        why_not = _nft(DELETE_TABLE.format(table=self.table))
+        """The text of a warning if this run has installed a table that it cannot remove; else ""."""
+        why_not = _run_script(DELETE_TABLE.format(table=self.table))
         was_installed, self._installed = self._installed, False
         return f"mss_clamp: {why_not}; by hand: nft delete table inet {self.table}" if why_not and was_installed else ""
 
 
-def _nft(script: str) -> str:
-    """Carry it out as a whole; "" or why it has not been."""
-    path = os.pathsep.join([*os.get_exec_path(), *PLACES])
+def _run_script(script: str) -> str:
+    """Run the script as one transaction. Why it failed; "" if it did not."""
+    path = os.pathsep.join([*os.get_exec_path(), *SBIN_DIRECTORIES])
     try:
         done = subprocess.run(
             ["nft", "-f", "-"],
@@ -87,6 +86,6 @@ def _nft(script: str) -> str:
     except OSError as error:
         return f"nft: {error.strerror}"
     if done.returncode:
-        said = done.stderr.strip().partition("\n")[0] or f"exit status {done.returncode}"
-        return f"nft: {said}: it needs CAP_NET_ADMIN and a kernel with nf_tables"
+        message = done.stderr.strip().partition("\n")[0] or f"exit status {done.returncode}"
+        return f"nft: {message}: it needs CAP_NET_ADMIN and a kernel with nf_tables"
     return ""

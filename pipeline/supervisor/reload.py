@@ -1,14 +1,15 @@
-"""What a reload would do: the new configuration, or why the old one goes on."""
+"""The result of a reload before it is applied: the new configuration, or why the old one stays in force."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from pipeline.config import RELOAD, Config, changes
 from pipeline.errors import ConfigError
 from pipeline.supervisor.worker_settings import LIMITS
 
-SUPERVISORS_OWN = {
+APPLIED_BY_SUPERVISOR = {
     "routes",
     "restart_intensity",
     "restart_period",
@@ -23,11 +24,14 @@ SUPERVISORS_OWN = {
     "tls_ca_file",
     *LIMITS,
 }
-"""Settings that the supervisor carries out, or tells the workers; the others are applied by replacing them."""
+"""Settings that the supervisor applies itself, or tells the workers; a change of any other replaces the workers."""
 
 
 class Reload:
-    """Reads the configuration again and compares. Changes nothing."""
+    """Reads the configuration again and compares it with the old one. Changes nothing.
+
+    `error` is "" if the reload is possible; else `config` is the old one.
+    """
 
     def __init__(self, old: Config, reread: Callable[[], Config]) -> None:
         self.config = old
@@ -47,10 +51,12 @@ class Reload:
         self.changed = changed
 
     @property
-    def workers_concerned(self) -> bool:
-        return bool(set(self.changed) - SUPERVISORS_OWN)
+    def replaces_workers(self) -> bool:
+        """A changed setting is one that workers read at their start alone."""
+        return bool(set(self.changed) - APPLIED_BY_SUPERVISOR)
 
-    def answer(self) -> dict:
+    def answer(self) -> dict[str, Any]:
+        """The answer on the control socket."""
         if self.error:
             return {"ok": False, "error": self.error}
         return {"ok": True, "changed": self.changed}

@@ -1,4 +1,4 @@
-"""Messages to a service manager, as sd_notify(3) describes them; silent where there is none."""
+"""Messages to a service manager, as sd_notify(3) describes them; without a service manager, nothing is sent."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ def notify(text: str) -> None:
         try:
             sock.sendto(text.encode(), "\0" + path[1:] if path.startswith("@") else path)
         except OSError:
-            pass  # the manager went away; nobody is left to tell
+            pass  # the service manager went away
 
 
-def watchdog_seconds() -> float:
-    """How often the manager wants to hear WATCHDOG=1, halved as the manual advises; 0 if it does not."""
-    if os.environ.get("WATCHDOG_PID") not in (None, str(os.getpid())):
-        return 0.0
-    return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6
+class Watchdog:
+    """Sends WATCHDOG=1 twice in each period in which the service manager expects it, as its manual advises."""
+
+    def __init__(self) -> None:
+        wanted = os.environ.get("WATCHDOG_PID") in (None, str(os.getpid()))
+        self._period_ns = int(os.environ.get("WATCHDOG_USEC", "0")) * 1000 // 2 if wanted else 0
+        self._next_ns = 0
+
+    def feed(self, now: int) -> None:
+        """All is well at `now` (CLOCK_MONOTONIC ns)."""
+        if self._period_ns and now >= self._next_ns:
+            self._next_ns = now + self._period_ns
+            notify("WATCHDOG=1")

@@ -1,11 +1,12 @@
-"""What a supervisor is on a server beside its workers' keeper: the state, the credentials, the hub, its
-commands.
+"""The server's part of the supervisor: its state directory, its credentials, the admission of peers, its commands.
 
-    apply()            go by what was prepared
-    answer(request)    a tcp worker's question
-    command(request)   "peers", "invite", "revoke" from the control socket; None for any other
+    start(table, device)      write the peer table
+    prepare_reload(config)    load everything that a configuration names; raises, and changes nothing
+    apply_reload()            use what was prepared
+    answer_request(request)   of a tcp worker: may this client connect?
+    run_command(request)      "peers", "invite", "revoke" of the control socket; None for any other
 
-With compat there is no greeting and no hub: whoever is connected is peer 0, and everything is his.
+With compat there is no handshake and no admission: every connection is one of peer 0, and all packets go there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import Config
 from pipeline.config.values import Endpoint
@@ -25,21 +27,20 @@ from pipeline.log import LOG
 from pipeline.peers import peer_file, registry
 from pipeline.peers.admission import Admission
 from pipeline.peers.registry import KnownPeer
-from pipeline.shm.layout import FIRST_PEER_HANDLE
+from pipeline.runtime.supervisor_channel import AdmissionRequest, Answer
 from pipeline.shm.peer_table import PeerTable
+from pipeline.supervisor.control_socket import PEER_COMMANDS
+from pipeline.supervisor.only_peer import write_only_peer
 from pipeline.supervisor.status import SCHEMA_VERSION
 from pipeline.supervisor.tun_device import TunDevice
-from pipeline.transport.connection import format_address
+from pipeline.transport.address import format_address
 
-EVERYTHING = [(bytes(4), 0, FIRST_PEER_HANDLE), (bytes(16), 0, FIRST_PEER_HANDLE)]
-"""Routes where there is one peer to which all packets go."""
-
-SOMEWHERE = ("192.0.2.1", 9), ("2001:db8::1", 9)
-"""Documentation addresses (RFC 5737, RFC 3849): the way there is the way to the world. Nothing is sent."""
+PROBE_ADDRESSES = ("192.0.2.1", 9), ("2001:db8::1", 9)
+"""Documentation addresses (RFC 5737, RFC 3849): a route to them is the default route. Nothing is sent there."""
 
 
 class ServerRole:
-    """`credentials` and `capacity` are what workers are told."""
+    """`credentials` and `capacity` (peers that can be connected at a time) go into the plan."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -47,98 +48,96 @@ class ServerRole:
         self.capacity = config.max_clients if config.multi_client else 1
         self.credentials: TlsSettings = tls_settings.load(config, self._state)
         self._known: list[KnownPeer] = [] if config.compat else registry.load(config)
-        self._hub: Admission | None = None
+        self._admission: Admission | None = None
 
-    def open(self, table: PeerTable, device: TunDevice) -> None:
-        """The peers segment and the device are there."""
+    def start(self, table: PeerTable, device: TunDevice) -> None:
         if self._config.compat:
-            table.write_routes(EVERYTHING)
-            table.write_record(FIRST_PEER_HANDLE, 0)
+            write_only_peer(table)
             return
-        remembered = self._state.addresses() if self._state else {}
+        remembered = self._state.load_addresses() if self._state else {}
         save = self._state.save_addresses if self._state else lambda addresses: None
-        self._hub = Admission(self._config, table, device.accepted, remembered, save)
-        self._hub.configure(self._config, self._known)
+        self._admission = Admission(self._config, table, device.accepted, remembered, save)
+        self._admission.configure(self._config, self._known)
         if self._config.encryption == "tls" and not (self._known or self._config.insecure or self._config.tls_ca_file):
-            LOG.info("no peer can connect yet: `tunnel-supervisor invite NAME` adds one")
-
-    def settings(self) -> dict:
-        """What workers are told of it."""
-        return {"tls": self.credentials.tls, "keys": self._config.encryption == "tls", "key": ""}
+            LOG.info("no peer can connect yet: add one with `tunnel-supervisor invite NAME`")
 
     # -- reload
 
-    def prepare(self, config: Config) -> None:
+    def prepare_reload(self, config: Config) -> None:
         loaded = tls_settings.load(config, self._state)
         known = [] if config.compat else registry.load(config)
         self._prepared = config, loaded, known
 
-    def apply(self) -> None:
+    def apply_reload(self) -> None:
         self._config, self.credentials, self._known = self._prepared
-        if self._hub is not None:
-            self._hub.configure(self._config, self._known)
+        if self._admission is not None:
+            self._admission.configure(self._config, self._known)
 
-    # -- questions
+    # -- requests and commands
 
-    def answer(self, request: dict) -> dict | None:
-        return self._hub.answer(request) if self._hub is not None else None
+    def answer_request(self, request: AdmissionRequest) -> Answer | None:
+        return self._admission.handle_hello(request) if self._admission is not None else None
 
-    def command(self, request: dict) -> dict | None:
-        commands = {"peers": self._peers, "invite": self._invite, "revoke": self._revoke}
-        name = request.get("command")
-        if not isinstance(name, str) or name not in commands:
+    def run_command(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        command = request.get("command")
+        if command not in PEER_COMMANDS:
             return None
-        if self._hub is None:
-            return {"ok": False, "error": "compat is true: the original knows no peers"}
+        if self._admission is None:
+            return {"ok": False, "error": "compat is true: the original program's wire format has no peers"}
         try:
-            return commands[name](request)
+            match command:
+                case "invite":
+                    return self._invite(request)
+                case "revoke":
+                    return self._revoke(request)
+            peers = self._admission.list_peers(time.monotonic_ns())
+            return {"ok": True, "schema_version": SCHEMA_VERSION, "peers": peers}
         except TunnelError as error:
             return {"ok": False, "error": str(error)}
 
-    def _peers(self, request: dict) -> dict:
-        return {"ok": True, "schema_version": SCHEMA_VERSION, "peers": self._hub.peers(time.monotonic_ns())}
-
-    def _invite(self, request: dict) -> dict:
-        if self._config.encryption != "tls":
-            return {"ok": False, "error": 'encryption is "none": nothing could prove who the peer is'}
+    def _invite(self, request: dict[str, Any]) -> dict[str, Any]:
+        tls = self.credentials.tls
+        if tls is None:
+            return {"ok": False, "error": 'encryption is "none": a peer could not prove its identity'}
         peer = peer_file.new_peer(request.get("name"), request.get("allowed"), request.get("rate_mbit"))
-        if any(known.identity.name == peer.name for known in self._known):
-            return {"ok": False, "error": f'there is a peer "{peer.name}" already; revoke it, or choose another name'}
-        registry.check([*self._known, registry.of_invited(peer, self._config)])
-        server = str(request.get("server") or "") or self._config.public_addr or self._guess()
+        if any(known.policy.name == peer.name for known in self._known):
+            return {"ok": False, "error": f'peer "{peer.name}" exists already; revoke it, or choose another name'}
+        registry.check_distinct([*self._known, registry.known_peer_of(peer, self._config)])
+        server = str(request.get("server") or "") or self._config.public_addr or self._likely_address()
         try:
             server = invitation.with_port(server, self._config.listen_endpoint.port)
         except ValueError as expected:
             return {"ok": False, "error": f"--address: given {server}, expected {expected}"}
-        line = invitation.encode(Invitation(server, peer.key, self.credentials.tls["fingerprint"], peer.name))
+        line = invitation.encode(Invitation(server, peer.key, tls.fingerprint, peer.name))
         peer_file.write(Path(self._config.state_dir), peer)
-        self._reread()
+        self.reload_peers()
         return {"ok": True, "line": line, "server": server, "certificate": bool(self._config.tls_ca_file)}
 
-    def _revoke(self, request: dict) -> dict:
+    def _revoke(self, request: dict[str, Any]) -> dict[str, Any]:
         name = str(request.get("name"))
         if any(peer.name == name for peer in self._config.peers):
-            return {"ok": False, "error": f'"{name}" is in the configuration: take it out there, and reload'}
+            return {"ok": False, "error": f'peer "{name}" is in the configuration: remove it there, and reload'}
         if not peer_file.remove(Path(self._config.state_dir), name):
-            names = ", ".join(known.identity.name for known in self._known) or "nobody"
-            return {"ok": False, "error": f'no peer "{name}": there is {names}'}
-        self._reread()
+            names = ", ".join(known.policy.name for known in self._known) or "none"
+            return {"ok": False, "error": f'no peer "{name}"; known peers: {names}'}
+        self.reload_peers()
         return {"ok": True, "name": name}
 
-    def _reread(self) -> None:
-        self.prepare(self._config)
-        self.apply()
+    def reload_peers(self) -> None:
+        """Read the files of invited peers again."""
+        self.prepare_reload(self._config)
+        self.apply_reload()
 
-    def _guess(self) -> str:
-        """Our address as others most likely see it: the one that we listen on, or that leads to the world."""
+    def _likely_address(self) -> str:
+        """The address that we listen on, else the one from which this machine reaches others."""
         endpoint = self._config.listen_endpoint
         if endpoint.address is None or not endpoint.address.is_unspecified:
             return format_address(endpoint)
-        for family, there in zip((socket.AF_INET, socket.AF_INET6), SOMEWHERE, strict=True):
+        for family, probe in zip((socket.AF_INET, socket.AF_INET6), PROBE_ADDRESSES, strict=True):
             try:
                 with socket.socket(family, socket.SOCK_DGRAM) as sock:
-                    sock.connect(there)
+                    sock.connect(probe)
                     return format_address(Endpoint(sock.getsockname()[0], endpoint.port))
             except OSError:
-                continue  # no way there
-        raise ConfigError([Problem("public_addr", "not known: say --address HOST, or set public_addr")])
+                continue  # no route there
+        raise ConfigError([Problem("public_addr", "unknown: give --address HOST, or set public_addr")])

@@ -1,4 +1,4 @@
-"""The shared memory of a plan: everything is created and unlinked here, by the supervisor."""
+"""The shared memory of a run: the supervisor creates and unlinks everything here."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pipeline.shm import doorbell, peer_table, ring, scoreboard, segment
 
 
 class SharedMemory:
-    """Board, peers, rings and doorbells of one run. Creates all or nothing (LocalError)."""
+    """Scoreboard, peer table, rings and doorbells of one run. Creates all or nothing (LocalError)."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.rings: dict[str, ring.Ring] = {}
         try:
             self.scoreboard = scoreboard.create(plan.scoreboard, len(plan.workers))
-            self.peers = peer_table.create(plan.peers.segment, plan.peers.capacity, plan.lanes, plan.peers.rows)
+            peers = plan.peer_table
+            self.peer_table = peer_table.create(peers.segment, peers.capacity, plan.lanes, peers.status_rows)
             for each in plan.rings:
                 self.rings[each.name] = ring.create(each.segment, each.members, each.slots, each.slot_bytes)
             for worker in plan.workers:
@@ -26,10 +27,9 @@ class SharedMemory:
 
     def unlink(self) -> None:
         """Remove all names. Attached workers keep their mappings."""
-        segment.unlink(self._plan.scoreboard)
-        segment.unlink(self._plan.peers.segment)
-        for each in self._plan.rings:
-            segment.unlink(each.segment)
-        for worker in self._plan.workers:
+        plan = self._plan
+        for name in (plan.scoreboard, plan.peer_table.segment, *(each.segment for each in plan.rings)):
+            segment.unlink(name)
+        for worker in plan.workers:
             for name in worker.doorbells.values():
                 doorbell.unlink(name)

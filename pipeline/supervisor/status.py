@@ -1,123 +1,128 @@
-"""What `status` tells, as plain data."""
+"""The answer to `status`: everything about a running instance, as plain data, read from shared memory.
+
+SCHEMA_VERSION counts up when a key changes its meaning or goes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.policy.lifecycle import Lifecycle, Worker, WorkerState
 from pipeline.runtime.plan import Plan, RingPlan
 from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_PARITY, MASK64, RECORD_WORDS
 from pipeline.shm.peer_table import PeerTable
 from pipeline.shm.ring import Ring
 from pipeline.shm.scoreboard import Scoreboard
-from pipeline.supervisor.process import RUNNING, Process
+from pipeline.supervisor.process import Process
 from pipeline.supervisor.shared_memory import SharedMemory
 from pipeline.wire import framing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def snapshot(
     plan: Plan,
-    state: str,
-    pid: int,
-    since: int,
-    tun_name: str,
-    processes: list[Process],
+    lifecycle: Lifecycle,
+    processes: Mapping[str, Process],
     memory: SharedMemory,
+    *,
+    pid: int,
+    tun_name: str,
+    started_ns: int,
     now: int,
-) -> dict:
-    """Everything about a running instance at `now` (CLOCK_MONOTONIC ns)."""
-    board, peers = memory.scoreboard, memory.peers
+) -> dict[str, Any]:
+    """The status at `now` (CLOCK_MONOTONIC ns)."""
+    scoreboard, peers = memory.scoreboard, memory.peer_table
     return {
         "schema_version": SCHEMA_VERSION,
         "name": plan.name,
         "mode": plan.mode,
-        "state": state,
+        "state": lifecycle.phase,
         "pid": pid,
         "run": plan.run_id,
         "tun_name": tun_name,
-        "uptime_seconds": round((now - since) / 1e9, 3),
-        "workers": [_worker(process, board, now) for process in processes],
+        "uptime_seconds": round((now - started_ns) / 1e9, 3),
+        "workers": [_worker(worker, processes[name], scoreboard, now) for name, worker in lifecycle.workers.items()],
         "rings": [_ring(each, memory.rings[each.name]) for each in plan.rings],
         "fec": _fec(plan, peers),
-        "peers_connected": sum(peers.count(peer) > 0 for peer in range(peers.capacity)),
-        "peers_most": peers.capacity,
-        "connections": _connections(peers, processes, now),
-        "counters": board.totals(),
+        "peers_connected": sum(peers.established_count(peer) > 0 for peer in range(peers.capacity)),
+        "peers_max": peers.capacity,
+        "connections": _connections(plan, lifecycle, peers, now),
+        "counters": scoreboard.totals(),
     }
 
 
-def _worker(process: Process, board: Scoreboard, now: int) -> dict:
-    beat = board.pages[process.plan.page].oldest_heartbeat()
+def _worker(worker: Worker, process: Process, scoreboard: Scoreboard, now: int) -> dict[str, Any]:
+    heartbeat = scoreboard.pages[process.plan.page].oldest_heartbeat()
     percent, rss = process.usage()
     return {
-        "name": process.name,
-        "kind": process.plan.kind,
+        "name": worker.name,
+        "kind": worker.kind,
         "lane": process.plan.lane,
         "pid": process.pid,
-        "state": process.state,
-        "restarts": process.restarts,
-        "heartbeat_age_ms": round(max(0, now - beat) / 1e6, 1) if beat else None,
+        "state": worker.state,
+        "restarts": worker.restarts,
+        "heartbeat_age_ms": round(max(0, now - heartbeat) / 1e6, 1) if heartbeat else None,
         "cpu_percent": percent,
         "rss_bytes": rss,
         "cores": process.cores,
     }
 
 
-def _ring(plan: RingPlan, ring: Ring) -> dict:
-    stages = []
+def _ring(plan: RingPlan, ring: Ring) -> dict[str, Any]:
+    stages: list[dict[str, Any]] = []
     for group in plan.stages:
         depths = {}
         for member in group:
-            place = plan.place(member)
-            own = ring.cursor(place.number)
+            place = plan.position_of(member)
+            assert place is not None, f"{member} is of this ring"
             before = [ring.cursor(number) for number in place.before]
-            depths[member.worker] = 0 if place.first else depth(before, own, ring.capacity)
+            depths[member.worker] = 0 if place.first else depth(before, ring.cursor(place.number), ring.capacity)
         stages.append({"duty": group[0].duty, "depth": depths})
     return {"name": plan.name, "kind": plan.kind, "lane": plan.lane, "capacity": ring.capacity, "stages": stages}
 
 
-def _fec(plan: Plan, peers: PeerTable) -> dict:
-    """The mode, and how a full block is cut now, for the peer that needs most; `parity` 0: blocks travel whole."""
+def _fec(plan: Plan, peers: PeerTable) -> dict[str, Any]:
+    """The mode, and how a full block is cut now, for the peer that needs most parity; 0: blocks travel whole."""
     settings = plan.settings
-    if settings["fec"] == "off":
+    if settings.fec == "off":
         return {"mode": "off"}
-    lines = [words[at : at + RECORD_WORDS] for words in peers.links for at in range(0, len(words), RECORD_WORDS)]
-    established = [line for line in lines if line[LINK_ESTABLISHED]]
-    decoding = [line for line in established if line[LINK_ACCEPTS_SHARDS]]
+    links = [words[at : at + RECORD_WORDS] for words in peers.links for at in range(0, len(words), RECORD_WORDS)]
+    established = [link for link in links if link[LINK_ESTABLISHED]]
+    decoding = [link for link in established if link[LINK_ACCEPTS_SHARDS]]
     return {
-        "mode": settings["fec"],
-        "data": settings["fec_data"],
-        "parity": max([line[LINK_PARITY] for line in decoding], default=0),
-        "parity_most": settings["fec_parity"],
+        "mode": settings.fec,
+        "data": settings.fec_data,
+        "parity": max([link[LINK_PARITY] for link in decoding], default=0),
+        "parity_max": settings.fec_parity,
         "peer_accepts_shards": bool(established) and len(decoding) == len(established),
     }
 
 
 def depth(before: list[int], own: int, capacity: int) -> int:
-    """Slots waiting for a member, as an outsider guesses them from cursors that move meanwhile: clamped."""
+    """Slots that wait for a member, at most `capacity`: an estimate, since cursors move while they are read."""
     waiting = min((cursor - own) & MASK64 for cursor in before)
     return waiting if waiting <= capacity else 0
 
 
-def _connections(peers: PeerTable, processes: list[Process], now: int) -> list[dict]:
-    found = []
-    for process in processes:
-        if process.plan.kind != "tcp" or process.state != RUNNING:  # rows of the dead are old
-            continue
-        for row in peers.connections(process.plan.lane):
-            found.append(
-                {
-                    "worker": process.name,
-                    "serial": row.serial,
-                    "state": row.state,
-                    "address": row.address,
-                    "peer": row.peer,
-                    "lane": row.lane,
-                    "purpose": "light" if row.traffic_class == framing.LIGHT else "bulk",
-                    "sent_bytes": row.sent_bytes,
-                    "received_bytes": row.received_bytes,
-                    "age_seconds": round((now - row.since_ns) / 1e9, 1),
-                    "heard_ms_ago": round((now - row.last_received_ns) / 1e6),
-                    "rtt_ms": row.rtt_us / 1000,
-                }
-            )
-    return found
+def _connections(plan: Plan, lifecycle: Lifecycle, peers: PeerTable, now: int) -> list[dict[str, Any]]:
+    running = [w for w in plan.workers_of_kind("tcp") if lifecycle.workers[w.name].state is WorkerState.RUNNING]
+    return [  # a dead worker's connections are still in the table: passed over
+        {
+            "worker": worker.name,
+            "serial": connection.serial,
+            "state": connection.state,
+            "address": connection.address,
+            "peer": connection.peer,
+            "lane": connection.lane,
+            "traffic_class": "light" if connection.traffic_class == framing.LIGHT else "bulk",
+            "sent_bytes": connection.sent_bytes,
+            "received_bytes": connection.received_bytes,
+            "age_seconds": round((now - connection.since_ns) / 1e9, 1),
+            "last_received_ms_ago": round((now - connection.last_received_ns) / 1e6),
+            "rtt_ms": connection.rtt_us / 1000,
+        }
+        for worker in running
+        for connection in peers.connections(worker.lane)
+    ]

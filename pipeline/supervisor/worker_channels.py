@@ -1,8 +1,8 @@
-"""The supervisor's ends of the ways to its tcp workers: a socket pair for each, made anew with each
-generation.
+"""The supervisor's ends of the supervisor channels: a socket pair for each tcp worker, made anew for each generation.
 
-A question is answered at once. What makes no sense, because the worker is broken or was broken into, is logged and
-costs that question; a worker that does not read its answers loses them.
+The other end and the messages are in `pipeline.runtime.supervisor_channel`. A request is answered at once. A request
+that is invalid, since its worker is broken or was broken into, is logged and lost; nothing else happens. A worker that
+does not read its answers loses them.
 """
 
 from __future__ import annotations
@@ -11,55 +11,58 @@ import json
 import selectors
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from pipeline.errors import TunnelError
 from pipeline.log import LOG
-from pipeline.runtime.supervisor_channel import DATAGRAM_BYTES
+from pipeline.runtime.supervisor_channel import DATAGRAM_BYTES, Answer
 
 SO_SNDBUFFORCE = 32  # asm-generic/socket.h; a datagram has to fit in
-QUESTIONS_AT_ONCE = 64  # of one worker, before anything else has its turn
+REQUESTS_PER_TURN = 64  # of one worker, before the loop goes on to anything else
 
 
 class WorkerChannels:
-    """`answer`: what to say to a worker's question, None for nothing. By name of the worker."""
+    """One channel per tcp worker, by its name. `answer`: the answer to a request, None for no answer.
 
-    def __init__(self, answer: Callable[[dict], dict | None], selector: selectors.BaseSelector) -> None:
+    A request may be any JSON. TunnelError, ValueError, LookupError or TypeError from `answer` mean that it is invalid.
+    """
+
+    def __init__(self, answer: Callable[[Any], Answer | None], selector: selectors.BaseSelector) -> None:
         self._answer = answer
         self._selector = selector
-        self._open: dict[str, socket.socket] = {}
+        self._sockets: dict[str, socket.socket] = {}
 
-    def open(self, worker: str) -> int:
-        """A descriptor for the worker that is about to be spawned; close it after that."""
-        self.close(worker)
+    def open_channel(self, worker: str) -> int:
+        """The descriptor of the worker's end, to be inherited by its process; close it after that."""
+        self.close_channel(worker)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         ours.setblocking(False)
         try:
             ours.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, DATAGRAM_BYTES)
         except PermissionError:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, DATAGRAM_BYTES)
-        self._open[worker] = ours
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._serve(worker, ours))
+        self._sockets[worker] = ours
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._answer_requests(worker, ours))
         return theirs.detach()
 
-    def tell(self, message: dict) -> None:
-        """Tell all of them."""
-        for worker, sock in self._open.items():
+    def send_to_all(self, message: Answer) -> None:
+        for worker, sock in self._sockets.items():
             self._send(worker, sock, message)
 
-    def close(self, worker: str) -> None:
-        sock = self._open.pop(worker, None)
+    def close_channel(self, worker: str) -> None:
+        sock = self._sockets.pop(worker, None)
         if sock is not None:
             self._selector.unregister(sock)
             sock.close()
 
     def close_all(self) -> None:
-        for worker in list(self._open):
-            self.close(worker)
+        for worker in list(self._sockets):
+            self.close_channel(worker)
 
-    def _serve(self, worker: str, sock: socket.socket) -> None:
-        if self._open.get(worker) is not sock:
-            return  # an event of its predecessor's
-        for _ in range(QUESTIONS_AT_ONCE):
+    def _answer_requests(self, worker: str, sock: socket.socket) -> None:
+        if self._sockets.get(worker) is not sock:
+            return  # an event of the channel of an earlier generation
+        for _ in range(REQUESTS_PER_TURN):
             try:
                 data = sock.recv(DATAGRAM_BYTES)
             except BlockingIOError:
@@ -67,19 +70,19 @@ class WorkerChannels:
             except OSError:
                 data = b""
             if not data:
-                self.close(worker)  # it has ended
+                self.close_channel(worker)  # the worker has ended
                 return
             try:
-                reply = self._answer(json.loads(data))
+                answer = self._answer(json.loads(data))
             except (TunnelError, ValueError, LookupError, TypeError, RecursionError) as error:
-                LOG.error("%s asks what makes no sense: %s: %s", worker, type(error).__name__, error)
+                LOG.error("%s sent an invalid request: %s: %s", worker, type(error).__name__, error)
                 continue
-            if reply is not None:
-                self._send(worker, sock, reply)
+            if answer is not None:
+                self._send(worker, sock, answer)
 
     @staticmethod
-    def _send(worker: str, sock: socket.socket, message: dict) -> None:
+    def _send(worker: str, sock: socket.socket, message: Answer) -> None:
         try:
             sock.send(json.dumps(message).encode())
         except OSError as error:
-            LOG.warning("%s does not take an answer: %s", worker, error.strerror)
+            LOG.warning("%s lost an answer: %s", worker, error.strerror)

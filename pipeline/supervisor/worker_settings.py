@@ -1,4 +1,4 @@
-"""What workers are told of the configuration: plain JSON, so that they need not import msgspec."""
+"""The settings of workers, out of the configuration: plain values, so that workers need not import msgspec."""
 
 from __future__ import annotations
 
@@ -6,62 +6,65 @@ import hashlib
 import time
 import uuid
 from pathlib import Path
+from typing import Protocol
 
 from pipeline.config import Config
+from pipeline.credentials.tls_settings import TlsSettings
+from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.privileges import Account
 
 LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address")
-"""What a reload tells the tcp workers without replacing them."""
+"""Settings that a reload changes in running tcp workers."""
 
 HANDED_DOWN = (
-    "compat",
-    "idle",
-    "timeout",
-    "keepalive",
-    "hold",
-    "reconnect_min",
-    "reconnect_max",
-    "congestion",
-    "notsent_lowat",
-    "send_buffer_bytes",
-    "receive_buffer_bytes",
-    "drain_timeout",
-    "log_level",
-    "log_format",
-    "mtu",
-    "connections",
-    "light_connections",
-    "fec",
-    "fec_data",
-    "fec_parity",
-    "client_isolation",
-    "peer_queue_bytes",
-    "handshake_timeout",
-    *LIMITS,
+    *("compat", "mtu", "fec", "fec_data", "fec_parity"),
+    *("idle", "hold", "peer_queue_bytes", "drain_timeout"),
+    *("connections", "light_connections", "timeout", "keepalive", "reconnect_min", "reconnect_max"),
+    *("congestion", "notsent_lowat", "send_buffer_bytes", "receive_buffer_bytes"),
+    *("client_isolation", "handshake_timeout", *LIMITS),
+    *("log_level", "log_format"),
 )
+"""Settings that workers get unchanged."""
 
 
-def worker_settings(config: Config, offloads: int, accepted: int, session: int, account: Account | None) -> dict:
-    """`offloads`: TUN_F_* in force on our device; `accepted`: what it takes back in writes; `session`: of this run;
-    `account`: whom workers become."""
-    settings = {name: getattr(config, name) for name in HANDED_DOWN}
-    settings |= {
-        "offloads": offloads,
-        "offloads_accepted": accepted,
-        "client": client_identity(config.name),
-        "session": session,
-        "user": account and [account.uid, account.gid],
-    }
-    return settings
+class Offloads(Protocol):
+    """Of the TUN device, as TUN_F_* bits."""
+
+    @property
+    def offloads(self) -> int: ...  # in force
+
+    @property
+    def accepted(self) -> int: ...  # that it accepts in packets written to it
+
+
+def worker_settings(
+    config: Config, credentials: TlsSettings, device: Offloads, session: int, account: Account | None
+) -> WorkerSettings:
+    """`session`: the number of this start; `account`: what workers change to, None if they stay what we are."""
+    is_server = config.mode == "server"
+    return WorkerSettings(
+        **{name: getattr(config, name) for name in HANDED_DOWN},
+        tls=credentials.tls,
+        verifies_keys=is_server and config.encryption == "tls",
+        key="" if is_server else credentials.key.hex(),
+        client_id=client_id(config.name),
+        session=session,
+        requested_addresses=[] if is_server else [str(interface.ip) for interface in config.tunnel_interfaces],
+        remote_host="" if is_server else config.remote_endpoint.host,
+        remote_port=0 if is_server else config.remote_endpoint.port,
+        offloads=device.offloads,
+        offloads_accepted=device.accepted,
+        account=(account.uid, account.gid) if account else None,
+    )
 
 
 def new_session() -> int:
-    """A number for this run, higher than that of any earlier run: the wall clock in ns."""
+    """A number for this start, higher than that of any earlier one: the wall clock in ns."""
     return time.time_ns()
 
 
-def client_identity(name: str) -> int:
-    """64 bits that stay the same over restarts of one instance on one host."""
+def client_id(name: str) -> int:
+    """64 bits that tell this instance on this machine from others, constant over its restarts."""
     try:
         host = Path("/etc/machine-id").read_bytes()
     except OSError:

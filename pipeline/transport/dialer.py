@@ -1,8 +1,8 @@
-"""The client's attempts to reach the server: names resolved anew each time, backoff, forever.
+"""The client's attempts to reach the server: its name is resolved anew for each, with backoff between them, for ever.
 
-One dial slot per connection that this worker is to hold. An attempt tries the addresses of the name one after the
-other (IPv6 and IPv4 in the resolver's order); when all have failed the slot waits by its backoff. Resolving can
-take as long as a broken DNS server likes, so it happens in a thread of its own and rings `wake`.
+One dial slot for each connection that this worker keeps up. An attempt tries the addresses of the name one after the
+other, in the resolver's order. When all have failed, the slot waits by its backoff. A broken DNS server can make the
+resolver take any time. So it runs in a thread of its own and writes to the eventfd `wake` when it has an answer.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ import os
 import queue
 import socket
 import threading
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from pipeline.log import LOG
 from pipeline.policy.backoff import Backoff
-from pipeline.transport.connection import WOULD_BLOCK, configure
+from pipeline.transport.address import SocketAddress
+from pipeline.transport.connection import WOULD_BLOCK
+from pipeline.transport.settings import DialSettings
+from pipeline.transport.socket_options import configure
 
 CONNECT_NS = 5_000_000_000
 """How long one address may take to answer: a SYN and two repetitions (1 + 2 s)."""
@@ -24,125 +29,136 @@ DIALS_AT_ONCE = 3
 """Attempts under way at a time, of all lanes: a server takes four handshakes from an address
 (max_handshakes_per_address)."""
 
-SETTLED_NS = 1_000_000_000
-"""A connection that has stood this long was no failed attempt."""
+STABLE_NS = 1_000_000_000
+"""A connection that was established for so long was no failed attempt."""
 
-IDLE, RESOLVING, CONNECTING, HELD = "idle", "resolving", "connecting", "held"
+DIAL_IDLE, DIAL_RESOLVING, DIAL_CONNECTING, DIAL_ESTABLISHED = "idle", "resolving", "connecting", "established"
+
+
+class Attempt(NamedTuple):
+    """A non-blocking socket that is connecting."""
+
+    dial_index: int  # of the dial slot
+    sock: socket.socket
+    address: SocketAddress
 
 
 class DialSlot:
-    """One connection that the client keeps up."""
+    """One connection that the client keeps up. Times are CLOCK_MONOTONIC ns."""
 
     def __init__(self, index: int, backoff: Backoff) -> None:
         self.index = index
         self.backoff = backoff
-        self.state = IDLE
-        self.due = 0  # CLOCK_MONOTONIC ns of the next attempt
-        self.since = 0  # since when it is held
-        self.addresses: list[tuple] = []  # still to be tried in this attempt
+        self.state = DIAL_IDLE
+        self.due_at = 0  # the next attempt
+        self.established_at = 0
+        self.addresses: list[tuple[int, SocketAddress]] = []  # family and address: to be tried in this attempt
 
 
 class Dialer:
-    """Drives the slots; the caller watches the sockets that it begins and says what became of them."""
+    """Drives the slots. The caller watches the sockets, and reports each as established, failed or lost."""
 
-    def __init__(self, host: str, port: int, indexes: list[int], lanes: int, settings: dict) -> None:
+    def __init__(self, host: str, port: int, indexes: Iterable[int], lanes: int, settings: DialSettings) -> None:
         self._host = host
         self._port = port
         self._settings = settings
         self._at_once = max(1, DIALS_AT_ONCE // lanes)
-        self._answers: queue.SimpleQueue[tuple[DialSlot, list | str]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[DialSlot, list[tuple[int, SocketAddress]] | str]] = queue.SimpleQueue()
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.failures = 0
-        self.trouble = ""  # what was logged last: it is said once, not for each connection
+        self.failures = 0  # attempts, all their addresses included; the caller counts them and sets this to 0
+        self._last_warning = ""  # a reason is logged once, not for each connection
         self.slots = {
-            index: DialSlot(index, Backoff(settings["reconnect_min"], settings["reconnect_max"])) for index in indexes
+            index: DialSlot(index, Backoff(settings.reconnect_min, settings.reconnect_max)) for index in indexes
         }
 
-    def step(self, now: int) -> list[tuple[DialSlot, socket.socket, tuple]]:
-        """Begin what is due and take the resolver's answers. New non-blocking sockets that are connecting."""
-        begun = []
-        under_way = sum(slot.state in (RESOLVING, CONNECTING) for slot in self.slots.values())
+    def start_due(self, now: int) -> list[Attempt]:
+        """Start the attempts that are due, and connect to the addresses that the resolver has found."""
+        under_way = sum(slot.state in (DIAL_RESOLVING, DIAL_CONNECTING) for slot in self.slots.values())
         for slot in self.slots.values():
-            if slot.state is IDLE and slot.due <= now and under_way < self._at_once:
+            if slot.state is DIAL_IDLE and slot.due_at <= now and under_way < self._at_once:
                 self._resolve(slot)
                 under_way += 1
+        started = []
         while not self._answers.empty():
             slot, answer = self._answers.get()
             if isinstance(answer, str):
-                self._give_up(slot, now, answer)
+                self._wait(slot, now, answer)
                 continue
             slot.addresses = answer
-            started = self._connect(slot, now)
-            if started:
-                begun.append(started)
-        return begun
+            attempt = self._connect_next(slot, now, "no address")
+            if attempt is not None:
+                started.append(attempt)
+        return started
 
-    def refused(self, slot: DialSlot, now: int, why: str) -> tuple[DialSlot, socket.socket, tuple] | None:
-        """An address did not lead to a connection: try the next, or wait and begin again."""
-        LOG.debug("connection %d: %s", slot.index, why)
-        return self._connect(slot, now, why)
+    def attempt_failed(self, index: int, now: int, why: str) -> Attempt | None:
+        """An address has not led to a connection: try the next one, or wait and begin again."""
+        LOG.debug("connection %d: %s", index, why)
+        return self._connect_next(self.slots[index], now, why)
 
-    def held(self, slot: DialSlot, now: int) -> None:
-        """The connection stands."""
-        slot.state = HELD
-        slot.since = now
-        self.trouble = ""
+    def established(self, index: int, now: int) -> None:
+        slot = self.slots[index]
+        slot.state = DIAL_ESTABLISHED
+        slot.established_at = now
         slot.addresses = []
+        self._last_warning = ""
 
-    def lost(self, slot: DialSlot, now: int, why: str) -> None:
-        """An established connection ended: dial again, at once if it had stood for a while."""
-        if now - slot.since >= SETTLED_NS:
+    def connection_lost(self, index: int, now: int, why: str) -> None:
+        """An established connection has ended: dial again, at once if it was stable."""
+        slot = self.slots[index]
+        if now - slot.established_at >= STABLE_NS:
             slot.backoff.reset()
-            slot.state = IDLE
-            slot.due = now
+            slot.state = DIAL_IDLE
+            slot.due_at = now
         else:
-            self._give_up(slot, now, why, counted=False)
+            self._wait(slot, now, why, counted=False)
+
+    def close(self) -> None:
+        os.close(self.wake)
 
     def _resolve(self, slot: DialSlot) -> None:
-        slot.state = RESOLVING
+        slot.state = DIAL_RESOLVING
         if _is_address(self._host):
-            self._answer(slot)
+            self._look_up(slot)
         else:
-            threading.Thread(target=self._answer, args=(slot,), name="resolver", daemon=True).start()
+            threading.Thread(target=self._look_up, args=(slot,), name="resolver", daemon=True).start()
 
-    def _answer(self, slot: DialSlot) -> None:
+    def _look_up(self, slot: DialSlot) -> None:
+        answer: list[tuple[int, SocketAddress]] | str
         try:
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            answer: list | str = [(family, address) for family, _, _, _, address in found]
+            # a Python without IPv6 gives IPv6 addresses as bytes
+            answer = [(family, address) for family, _, _, _, address in found if not isinstance(address[1], bytes)]
         except OSError as error:
             answer = f"{self._host}: {error.strerror or error}"
         self._answers.put((slot, answer))
         os.eventfd_write(self.wake, 1)
 
-    def _connect(
-        self, slot: DialSlot, now: int, why: str = "no address"
-    ) -> tuple[DialSlot, socket.socket, tuple] | None:
+    def _connect_next(self, slot: DialSlot, now: int, why: str) -> Attempt | None:
         while slot.addresses:
             family, address = slot.addresses.pop(0)
             try:
                 sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             except OSError as error:
-                why = error.strerror
+                why = error.strerror or str(error)
                 continue
             configure(sock, self._settings)
             result = sock.connect_ex(address)
             if result in (0, *WOULD_BLOCK):
-                slot.state = CONNECTING
-                return slot, sock, address
+                slot.state = DIAL_CONNECTING
+                return Attempt(slot.index, sock, address)
             why = os.strerror(result)
             sock.close()
-        self._give_up(slot, now, why)
+        self._wait(slot, now, why)
         return None
 
-    def _give_up(self, slot: DialSlot, now: int, why: str, counted: bool = True) -> None:
-        delay = slot.backoff.delay()
-        slot.state = IDLE
-        slot.due = now + int(delay * 1e9)
+    def _wait(self, slot: DialSlot, now: int, why: str, counted: bool = True) -> None:
+        slot.state = DIAL_IDLE
+        slot.due_at = now + int(slot.backoff.next_delay() * 1e9)
         if counted:
             self.failures += 1
-        if why != self.trouble:
+        if why != self._last_warning:
             LOG.warning("server %s port %d: %s; trying again until it succeeds", self._host, self._port, why)
-            self.trouble = why
+            self._last_warning = why
 
 
 def _is_address(host: str) -> bool:

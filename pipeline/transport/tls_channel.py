@@ -1,20 +1,21 @@
-"""TLS on a non-blocking socket: the contexts of both ends, and a channel that two duties share.
+"""TLS on a non-blocking socket: a channel that both duties of a tcp worker use.
 
-    handshake()   one step                                        inbound duty
-    receive()     from the socket, decrypted into a view          inbound duty
-    records()     ciphertext of pieces, for the socket            outbound duty; before there is one for it, inbound
-    seal()        the same in one piece
+    handshake()       one step                                       inbound duty
+    receive()         from the socket, decrypted into a view         inbound duty
+    seal_records()    ciphertext of pieces, a list of records        outbound duty; the inbound one before there is any
+    seal()            ciphertext of pieces, joined                   as seal_records()
+    close_notify()    the last record                                inbound duty
 
-An OpenSSL object is for one thread at a time and CPython lets go of its own lock inside, so a channel has a lock, held
-while OpenSSL works and never over a system call. What receive() makes OpenSSL say (the answer to a KeyUpdate) waits in
-the outgoing BIO, under that lock, and leaves ahead of the next record; `unsent` says that it waits.
+An OpenSSL object is for one thread at a time, and CPython releases its own lock inside. So a channel has a lock, which
+is held while OpenSSL works and never over a system call. OpenSSL's answers to what receive() reads (to a KeyUpdate)
+wait in the outgoing BIO, under that lock. They leave ahead of the next record; `has_output` says that there are any.
 
-OpenSSL sees whole records, one at a time: so it asks for more only when a record had no data in it, and neither its
-buffers nor a BIO, which never gives memory back, grow beyond a record. What is not decrypted yet is in the inlet, which
-all channels of a context share.
+OpenSSL gets whole records, one at a time. So it asks for more only when a record had no data in it. A BIO never gives
+memory back, but neither a BIO nor OpenSSL's buffers grow beyond a record. Records that are not decrypted yet wait in
+the record buffer, which all channels of a context share.
 
-Costs of a peer that means harm: a record in OpenSSL and two in the stash; BARREN_MAX records in a row without data;
-ANSWERS_MAX bytes of answers. In a handshake OpenSSL's own limits hold (a message of 128 KiB).
+Costs of a hostile peer: a record in OpenSSL and two saved outside; EMPTY_RECORDS_MAX records in a row without data;
+ANSWER_BYTES_MAX bytes of answers. In a handshake OpenSSL's own limits hold (a message of 128 KiB).
 """
 
 from __future__ import annotations
@@ -23,201 +24,213 @@ import errno
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import cast
 
 from pipeline.transport.tls_context import ALPN, TlsContext
-from pipeline.transport.tls_records import HEADER, RECORD, length_at
+from pipeline.transport.tls_records import RECORD_BYTES, RECORD_HEADER_BYTES, length_at
 
-BARREN_MAX = 32  # records in a row without data: as many as OpenSSL bears empty ones (MAX_EMPTY_RECORDS)
-ANSWERS_MAX = 4096  # bytes that may wait unsent because of what the peer sent; an answer has 27
-FLIGHT = 4096  # of a handshake, received at a time
-MARGIN = 2048  # received beyond what the view takes: headers and tags of its records
+EMPTY_RECORDS_MAX = 32  # records in a row without data: as many as OpenSSL bears empty ones (MAX_EMPTY_RECORDS)
+ANSWER_BYTES_MAX = 4096  # bytes that may wait unsent because of what the peer sent; an answer has 27
+FLIGHT_BYTES = 4096  # of a handshake, received at a time
+MARGIN_BYTES = 2048  # received beyond the room in the view: headers and tags of its records
 
 
 class TlsChannel:
-    """One connection. Whatever ends it is an OSError (ssl.SSLError is one); BlockingIOError: not now."""
+    """TLS of one connection. Each failure is an OSError (ssl.SSLError is one), which ends the connection.
+
+    BlockingIOError: not now. Its many attributes are OpenSSL's object with its BIOs, and where a handshake and a record
+    stand.
+    """
 
     def __init__(self, sock: socket.socket, context: TlsContext, server: bool, hostname: str | None) -> None:
         self._socket = sock
-        self._inlet = context.inlet
+        self._buffer = context.record_buffer
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server, hostname)
-        self._read, self._write = self._object.read, self._object.write
+        # typeshed does not know the form of read() that fills a buffer and returns the number of bytes
+        self._read = cast("Callable[[int, memoryview], int]", self._object.read)
+        self._write = self._object.write
         self._lock = threading.Lock()
-        self._listens = server  # the next step of the handshake begins with what the peer says
-        self._flight = b""  # of the handshake, not taken by the socket yet
-        self._left = False  # the last record did not fit into the view: OpenSSL has the rest of it
-        self._full = False  # the last receive from the socket took all that it asked for
+        self._awaits_peer = server  # the next step of the handshake needs bytes of the peer
+        self._unsent_flight = b""  # of the handshake, not taken by the socket yet
+        self._plaintext_left = False  # the last record did not fit into the view: OpenSSL has the rest of it
+        self._socket_has_more = False  # the last receive from the socket took all that it asked for
         self._ended = False
-        self._barren = 0
+        self._empty_records = 0
         self.ready = False  # the handshake is done
-        self.pending = False  # there is something inside that no event of the socket will announce
-        self.unsent = False  # something waits for the next records(), which may be of nothing
-        self.stash = b""  # of the inlet, while another channel has it
+        self.pending = False  # there are data inside that no event of the socket will announce
+        self.has_output = False  # OpenSSL has answers for the next seal_records(), which may be of nothing
+        self.saved_records = b""  # of the record buffer, while another channel owns it
 
     # -- the handshake
 
     @property
     def wants_write(self) -> bool:
-        """The handshake waits for room in the socket, not for the peer."""
-        return bool(self._flight)
+        """Whether the handshake waits for room in the socket, not for the peer."""
+        return bool(self._unsent_flight)
 
     def handshake(self) -> bool:
-        """One step. True when done: then look at `pending`. BlockingIOError until then."""
+        """Do one step. True when the handshake is done; `pending` may be set then. BlockingIOError until then."""
         self._send_flight()
-        if self._listens:
-            self._hear()
+        if self._awaits_peer:
+            self._receive_flight()
         try:
             self._object.do_handshake()
         except ssl.SSLWantReadError:
-            self._listens = True
+            self._awaits_peer = True
             self._send_flight()
-            raise _not_now() from None
+            raise _would_block() from None
         except OSError:
-            with suppress(OSError):  # the alert: if it does not go out now, nobody will miss it
+            with suppress(OSError):  # the alert; the peer can do without it
                 self._send_flight()
             raise
-        self._listens = False
+        self._awaits_peer = False
         if self._object.selected_alpn_protocol() != ALPN:
             raise _aborted(f"the other end does not speak {ALPN} (ALPN)")
-        if self._incoming.pending:  # what came right behind the handshake
-            self._inlet.put(self._incoming.read())
-            self.pending = self._inlet.whole
+        if self._incoming.pending:  # records that arrived right behind the handshake
+            self._buffer.replace(self._incoming.read())
+            self.pending = self._buffer.has_whole_record
         self._send_flight()
         self.ready = True
         return True
 
-    def _hear(self) -> None:
-        inlet = self._inlet
-        inlet.turn_to(self)
-        inlet.fill(self._socket, FLIGHT)
-        self._incoming.write(inlet.scratch[: inlet.end])
-        inlet.at = inlet.end
+    def _receive_flight(self) -> None:
+        buffer = self._buffer
+        buffer.switch_to(self)
+        buffer.receive(self._socket, FLIGHT_BYTES)
+        self._incoming.write(buffer.data[buffer.start : buffer.end])
+        buffer.start = buffer.end
 
     def _send_flight(self) -> None:
         if self._outgoing.pending:
-            self._flight += self._outgoing.read()
-        if self._flight:
-            self._flight = self._flight[self._socket.send(self._flight) :]
-            if self._flight:
-                raise _not_now()
+            self._unsent_flight += self._outgoing.read()
+        if self._unsent_flight:
+            self._unsent_flight = self._unsent_flight[self._socket.send(self._unsent_flight) :]
+            if self._unsent_flight:
+                raise _would_block()
 
     def certificate(self) -> bytes:
-        """DER of the other end's; empty if it has shown none."""
+        """The other end's certificate, DER; empty if it has shown none."""
         return self._object.getpeercert(True) or b""
 
-    # -- in
+    # -- inbound
 
     def receive(self, view: memoryview) -> int:
-        """Fill the view, which has room, with what is there; 0 at the end. Only a full one leaves anything pending."""
-        inlet = self._inlet
-        inlet.turn_to(self)
+        """Fill a view, which has room, with decrypted bytes: their number; 0 at the end.
+
+        Only a view that is filled to its end leaves anything pending.
+        """
+        buffer = self._buffer
+        buffer.switch_to(self)
         size = len(view)
-        got = self._open(view, 0) if self.pending else 0
-        if got < size and not self._ended and (self._full or not got):
+        filled = self._decrypt(view, 0) if self.pending else 0
+        if filled < size and not self._ended and (self._socket_has_more or not filled):
             try:
-                self._full = inlet.fill(self._socket, max(size - got, RECORD) + MARGIN)
+                self._socket_has_more = buffer.receive(self._socket, max(size - filled, RECORD_BYTES) + MARGIN_BYTES)
             except BlockingIOError:
-                if not got:
+                if not filled:
                     raise
             else:
-                got = self._open(view, got)
-        if not got and not self._ended:
-            raise _not_now()
-        return got
+                filled = self._decrypt(view, filled)
+        if not filled and not self._ended:
+            raise _would_block()
+        return filled
 
-    def _open(self, view: memoryview, got: int) -> int:
-        """Decrypt what is in the inlet into view[got:]. How much is in the view then."""
-        inlet, feed, read = self._inlet, self._incoming.write, self._read
-        scratch, at, end = inlet.scratch, inlet.at, inlet.end
+    def _decrypt(self, view: memoryview, filled: int) -> int:
+        """Decrypt the whole records of the buffer into view[filled:]. Bytes that are in the view then."""
+        buffer, feed, read = self._buffer, self._incoming.write, self._read
+        data, at, end = buffer.data, buffer.start, buffer.end
         size = len(view)
         with self._lock:
-            if self._left:
-                got += read(size - got, view[got:])
-            while got < size and end - at >= HEADER:
-                after = at + HEADER + length_at(scratch, at + 3)[0]
-                if after > end:
+            if self._plaintext_left:
+                filled += read(size - filled, view[filled:])
+            while filled < size and end - at >= RECORD_HEADER_BYTES:
+                record_end = at + RECORD_HEADER_BYTES + length_at(data, at + 3)[0]
+                if record_end > end:
                     break
-                feed(scratch[at:after])
-                at = after
+                feed(data[at:record_end])
+                at = record_end
                 try:
-                    count = read(size - got, view[got:])
+                    count = read(size - filled, view[filled:])
                 except ssl.SSLWantReadError:
-                    self._count_barren()
+                    self._count_empty_record()
                     continue
                 if not count:
                     self._ended = True
                     break
-                got += count
-                self._barren = 0
-            self._left = got == size and self._object.pending() > 0
-        inlet.at = at
-        self.pending = self._left or (at < end and not self._ended and inlet.whole)
-        return got
+                filled += count
+                self._empty_records = 0
+            self._plaintext_left = filled == size and self._object.pending() > 0
+        buffer.start = at
+        self.pending = self._plaintext_left or (at < end and not self._ended and buffer.has_whole_record)
+        return filled
 
-    def _count_barren(self) -> None:
-        self._barren += 1
+    def _count_empty_record(self) -> None:
+        self._empty_records += 1
         waiting = self._outgoing.pending
-        if self._barren > BARREN_MAX or waiting > ANSWERS_MAX:
-            raise _aborted(f"{self._barren} TLS records in a row without data, {waiting} bytes of answers wait unread")
-        self.unsent = waiting > 0
+        if self._empty_records > EMPTY_RECORDS_MAX or waiting > ANSWER_BYTES_MAX:
+            raise _aborted(
+                f"{self._empty_records} TLS records in a row without data, {waiting} bytes of answers wait unread"
+            )
+        self.has_output = waiting > 0
 
-    # -- out
+    # -- outbound
 
-    def records(self, pieces: Sequence[bytes | memoryview]) -> list[bytes]:
-        """Ciphertext of the pieces in as few records as they take, and before it whatever else waits to go out."""
+    def seal_records(self, pieces: Sequence[bytes | memoryview]) -> list[bytes]:
+        """Ciphertext of the pieces in as few records as possible; OpenSSL's own output is in front of it."""
         sealed: list[bytes] = []
-        begun: list[bytes | memoryview] = []  # the record that is not full yet
-        room = RECORD
-        write, take = self._write, self._outgoing.read
+        partial: list[bytes | memoryview] = []  # the record that is not full yet
+        room = RECORD_BYTES
+        write, fetch = self._write, self._outgoing.read
         with self._lock:
             for piece in pieces:
                 size = len(piece)
                 at = 0
                 if size >= room:
                     piece = memoryview(piece)
-                    if begun:
-                        begun.append(piece[:room])
-                        self._seal(begun, sealed)
-                        begun = []
+                    if partial:
+                        partial.append(piece[:room])
+                        self._seal_record(partial, sealed)
+                        partial = []
                         at = room
-                    while size - at >= RECORD:
-                        at += write(piece[at : at + RECORD])
-                        sealed.append(take())
+                    while size - at >= RECORD_BYTES:
+                        at += write(piece[at : at + RECORD_BYTES])
+                        sealed.append(fetch())
                     piece = piece[at:]
-                    room = RECORD
+                    room = RECORD_BYTES
                 if size > at:
-                    begun.append(piece)
+                    partial.append(piece)
                     room -= size - at
-            if begun:
-                self._seal(begun, sealed)
+            if partial:
+                self._seal_record(partial, sealed)
             elif self._outgoing.pending:
-                sealed.append(take())
-            self.unsent = False
+                sealed.append(fetch())
+            self.has_output = False
         return sealed
 
-    def _seal(self, pieces: list[bytes | memoryview], sealed: list[bytes]) -> None:
+    def _seal_record(self, pieces: list[bytes | memoryview], sealed: list[bytes]) -> None:
         """One record of several pieces."""
         self._write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         sealed.append(self._outgoing.read())
 
     def seal(self, pieces: Sequence[bytes | memoryview]) -> bytes:
-        """The same in one piece."""
-        return b"".join(self.records(pieces))
+        """The records of seal_records(), joined."""
+        return b"".join(self.seal_records(pieces))
 
-    def closing(self) -> bytes:
-        """A goodbye (close_notify). Nothing is sealed or received after it. Of the inbound duty, like receive()."""
+    def close_notify(self) -> bytes:
+        """The alert that ends the outbound direction. Nothing is sealed or received after it."""
         with self._lock:
             self._ended = True
             self.pending = False
-            with suppress(OSError):  # the goodbye is there; OpenSSL would like to wait for the peer's
+            with suppress(OSError):  # the alert is there; OpenSSL would like to wait for the peer's
                 self._object.unwrap()
             return self._outgoing.read()
 
 
-def _not_now() -> BlockingIOError:
-    return BlockingIOError(errno.EAGAIN, "nothing has come in, or there is no room to send")
+def _would_block() -> BlockingIOError:
+    return BlockingIOError(errno.EAGAIN, "nothing has arrived, or there is no room to send")
 
 
 def _aborted(text: str) -> ConnectionAbortedError:

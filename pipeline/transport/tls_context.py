@@ -1,4 +1,4 @@
-"""TLS contexts of both ends: TLS 1.3 with an ALPN name of our own; the minimum may be set to 1.2."""
+"""TLS contexts of both ends: TLS 1.3 with an ALPN name of our own; 1.2 is allowed where the settings say so."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ CIPHERS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"  # forward secret and AEAD, RFC 9325
 
 
 class TlsContext(ssl.SSLContext):
-    """With the inlet of its channels."""
+    """A context with the record buffer that its channels share."""
 
-    inlet: RecordBuffer
+    record_buffer: RecordBuffer
 
 
 def server_context(certificate_pem: str, key_pem: str, ca_pem: str = "", minimum: str = "1.3") -> TlsContext:
-    """`ca_pem`: clients need a certificate of one of these CAs. ConfigError with what is wrong with a text."""
+    """`ca_pem`: clients need a certificate of one of these CAs. ConfigError says what is wrong with a text."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, minimum)
-    context.num_tickets = 0  # nobody resumes, and a ticket's key would outlive the session
+    context.num_tickets = 0  # no client resumes a session, and a ticket's key would outlive it
     load_pair(context, certificate_pem, key_pem)
     if ca_pem:
         load_cas(context, ca_pem)
@@ -40,13 +40,13 @@ def client_context(
     certificate_pem: str = "",
     key_pem: str = "",
 ) -> TlsContext:
-    """`verify` off: any server will do here, and the caller looks at the channel's certificate()."""
+    """Without `verify` any server is accepted here, and the caller checks the channel's certificate()."""
     context = _context(ssl.PROTOCOL_TLS_CLIENT, minimum)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif not ca_pem and not system_cas:
-        raise ConfigError([Problem("", "the server's certificate is to be verified, but there is no CA to do it by")])
+        raise ConfigError([Problem("", "the server's certificate must be verified, but no CA is given")])
     if ca_pem:
         load_cas(context, ca_pem)
     if system_cas:
@@ -59,7 +59,7 @@ def client_context(
 def _context(protocol: int, minimum: str) -> TlsContext:
     os.environ.pop("SSLKEYLOGFILE", None)  # an OpenSSL from 3.5 on may be built to obey it by itself
     context = TlsContext(protocol)
-    context.inlet = RecordBuffer()
+    context.record_buffer = RecordBuffer()
     context.minimum_version = VERSIONS[minimum]
     context.set_ciphers(CIPHERS_1_2)
     context.set_alpn_protocols([ALPN])

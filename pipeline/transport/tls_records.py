@@ -1,11 +1,11 @@
-"""Where the ciphertext of many channels comes in: one buffer, held by one channel at a time.
+"""The record buffer: ciphertext of many channels arrives in one buffer, which one channel owns at a time.
 
-    turn_to   a channel takes it; the holder before it takes its own bytes away, into its stash
-    fill      one receive
-    scratch[at:end] has come in and is not decrypted; it begins at a record
+    switch_to    another channel becomes the owner; the bytes of the owner before it are saved outside
+    receive      one receive from the owner's socket
+    data[start:end] has arrived and is not decrypted; it begins at a record
 
-Of the inbound duty alone. The holder keeps it for as long as nobody else asks, so under load no byte is moved but those
-of a record that is not whole yet.
+Only the inbound duty uses it. The owner keeps the buffer until another channel asks for it. So under load no byte is
+moved, but for those of a record that is not whole yet.
 """
 
 from __future__ import annotations
@@ -15,68 +15,68 @@ import socket
 import struct
 from typing import Protocol
 
-RECORD = 16384  # RFC 8446, 5.1: the most that a record holds
-HEADER = 5  # of a record: type, version, length
-BODY_MAX = RECORD + 2048  # RFC 5246, 6.2.3; 1.3 allows less
-SCRATCH_BYTES = 163840  # the largest block, headers and tags of its records, and an unfinished record before it
+RECORD_BYTES = 16384  # RFC 8446, 5.1: the most data in a record
+RECORD_HEADER_BYTES = 5  # of a record: type, version, length
+RECORD_BODY_MAX = RECORD_BYTES + 2048  # RFC 5246, 6.2.3; 1.3 allows less
+BUFFER_BYTES = 163840  # the largest block, headers and tags of its records, and an unfinished record before it
 
 length_at = struct.Struct(">H").unpack_from
-"""Of a record: at its fourth byte."""
+"""The length field of a record: two bytes, from its fourth byte on."""
 
 
-class Holder(Protocol):
-    """Who has bytes in the inlet, and keeps them while another does."""
+class BufferOwner(Protocol):
+    """A channel: it keeps its records while another channel owns the buffer."""
 
-    stash: bytes
+    saved_records: bytes
 
 
 class RecordBuffer:
-    """The buffer, and whose bytes are in it."""
+    """The buffer and its owner."""
 
     def __init__(self) -> None:
-        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
-        self.at = self.end = 0
-        self._holder: Holder | None = None
+        self.data = memoryview(bytearray(BUFFER_BYTES))
+        self.start = self.end = 0
+        self._owner: BufferOwner | None = None
 
-    def turn_to(self, channel: Holder) -> None:
-        """From now on it is this channel's."""
-        if self._holder is channel:
+    def switch_to(self, channel: BufferOwner) -> None:
+        """Make a channel the owner."""
+        if self._owner is channel:
             return
-        if self._holder is not None:
-            self._holder.stash = bytes(self.scratch[self.at : self.end])
-        self._holder = channel
-        self.put(channel.stash)
-        channel.stash = b""
+        if self._owner is not None:
+            self._owner.saved_records = bytes(self.data[self.start : self.end])
+        self._owner = channel
+        self.replace(channel.saved_records)
+        channel.saved_records = b""
 
-    def put(self, data: bytes) -> None:
-        """These bytes in place of what is there."""
-        self.at, self.end = 0, len(data)
-        self.scratch[: self.end] = data
+    def replace(self, data: bytes) -> None:
+        """Put other bytes in place of those that are there."""
+        self.start, self.end = 0, len(data)
+        self.data[: self.end] = data
 
-    def fill(self, sock: socket.socket, most: int) -> bool:
-        """Receive once, behind what is there. True if as much came as was asked for, so that there may be more.
+    def receive(self, sock: socket.socket, most: int) -> bool:
+        """Receive once, behind the bytes that are there. True if all of `most` came, so that there may be more.
 
         BlockingIOError if nothing is there, OSError if the connection is broken, the end of its stream included.
         """
-        scratch = self.scratch
-        rest = self.end - self.at
-        if self.at:
-            scratch[:rest] = scratch[self.at : self.end]
-            self.at = 0
-        self.end = rest
-        most = min(most, SCRATCH_BYTES - rest)
-        received = sock.recv_into(scratch[rest : rest + most])
+        data = self.data
+        kept = self.end - self.start
+        if self.start:
+            data[:kept] = data[self.start : self.end]
+            self.start = 0
+        self.end = kept
+        most = min(most, BUFFER_BYTES - kept)
+        received = sock.recv_into(data[kept : kept + most])
         if not received:
-            raise ConnectionResetError(errno.ECONNRESET, "the stream ended without a goodbye (close_notify)")
+            raise ConnectionResetError(errno.ECONNRESET, "the stream ended without close_notify")
         self.end += received
         return received == most
 
     @property
-    def whole(self) -> bool:
-        """Whether a record is whole. ConnectionAbortedError if it will never be one."""
-        if self.end - self.at < HEADER:
+    def has_whole_record(self) -> bool:
+        """Whether the first record is whole. ConnectionAbortedError if its length is above what TLS allows."""
+        if self.end - self.start < RECORD_HEADER_BYTES:
             return False
-        (length,) = length_at(self.scratch, self.at + 3)
-        if length > BODY_MAX:
-            raise ConnectionAbortedError(errno.ECONNABORTED, f"TLS record of {length} bytes, at most {BODY_MAX}")
-        return self.at + HEADER + length <= self.end
+        length: int = length_at(self.data, self.start + 3)[0]
+        if length > RECORD_BODY_MAX:
+            raise ConnectionAbortedError(errno.ECONNABORTED, f"TLS record of {length} bytes, at most {RECORD_BODY_MAX}")
+        return self.start + RECORD_HEADER_BYTES + length <= self.end

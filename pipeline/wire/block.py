@@ -1,14 +1,14 @@
-"""A block's place in a slot and its shape on the wire.
+"""The form of a block on the wire, and its place in a slot.
 
-The packets stand one behind the other from SLOT_BODY_AT on. The frame header, their number and their
-lengths are written *in front of* them once their number is known, so that the whole frame is one
-contiguous stretch of the slot, sent without a copy:
+The packets stand one behind the other from SLOT_BODY_AT on. The frame header, their number and their lengths are
+written in front of them once their number is known. So the whole frame is one contiguous stretch of the slot, and it
+is sent without a copy:
 
     ... | length u32 | 0x20 | count u16 | count x length u32 | packets ...
         ^ SLOT_START_AT                                      ^ SLOT_BODY_AT
 
-A packet is a 10-byte virtio-net header (little-endian, TUNSETVNETLE) and the IP packet; its length counts both.
-In compat mode the slot holds the original's frames instead, one bare packet each, just as contiguous.
+A packet is a virtio-net header of 10 bytes (little-endian, TUNSETVNETLE) and the IP packet; its length counts both. In
+compat mode the slot holds frames of the original program instead, one bare packet each, just as contiguous.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from pipeline.wire import framing
 PREFIXES = [struct.Struct(f">IBH{count}I") for count in range(framing.BLOCK_PACKETS_MAX + 1)]
 _TABLES = [struct.Struct(f">{count}I") for count in range(framing.BLOCK_PACKETS_MAX + 1)]
 
+_PREFIX_BYTES = framing.BLOCK_PREFIX.size
+_prefix_at = framing.BLOCK_PREFIX.unpack_from
+
 
 def lengths(view: memoryview, at: int, end: int) -> tuple[int, tuple[int, ...]]:
-    """Offset of the first packet and the packets' lengths of the block frame in view[at:end].
+    """The offset of the first packet, and the lengths of the packets, of the block frame in view[at:end].
 
-    PeerError if the table does not fit the frame or the lengths do not add up.
+    PeerError if the table of lengths does not fit into the frame, or the lengths do not add up to its end.
     """
     if end - at < _PREFIX_BYTES:
         raise PeerError(f"block frame of {end - at} bytes, at least {_PREFIX_BYTES} expected")
@@ -40,7 +43,3 @@ def lengths(view: memoryview, at: int, end: int) -> tuple[int, tuple[int, ...]]:
     if sum(found) != end - first:
         raise PeerError(f"block lengths add up to {sum(found)} bytes, the frame holds {end - first}")
     return first, found
-
-
-_PREFIX_BYTES = framing.BLOCK_PREFIX.size
-_prefix_at = framing.BLOCK_PREFIX.unpack_from

@@ -1,10 +1,10 @@
-"""Frames on a TCP connection; `docs/wire.md` is the document for other implementations.
+"""Frames on a connection; docs/wire.md describes them for other implementations.
 
-    length u32 big-endian | type u8 | body        length counts type and body
+    length u32 big-endian | type u8 | body      length counts type and body
 
-Types 0x01 and 0x02 mean what they mean in the original program. A frame of length 0 has no type and is
-skipped, as it is there. A length above the limit is the peer's fault and ends the connection (PeerError)
-before anything is allocated.
+Types 0x01 and 0x02 mean what they mean in the original program. A frame of length 0 has no type and is skipped, as in
+the original. A length above the limit is the peer's fault: it ends the connection (PeerError) before anything is
+allocated for the frame.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from pipeline.errors import PeerError
 LENGTH = struct.Struct(">I")
 FRAME = struct.Struct(">IB")
 
+# types of frames
 DATA = 0x01  # one bare IP packet
-KEEPALIVE = 0x02  # empty
-HELLO = 0x10  # client's first frame
-WELCOME = 0x11  # server's answer
-REFUSED = 0x12  # server's other answer
-CHALLENGE = 0x13  # server's question to a client with a key
-PROOF = 0x14  # client's answer to it
+KEEPALIVE = 0x02  # no body
+HELLO = 0x10  # the client's first message
+WELCOME = 0x11  # the server admits the client
+REFUSED = 0x12  # the server does not
+CHALLENGE = 0x13  # the server asks a client with a key for a proof
+PROOF = 0x14  # the client's proof
 BLOCK = 0x20  # packets with their virtio-net headers
 RUN = 0x21  # shards of a block: see pipeline.fec.shard
 
-BULK, LIGHT = 0, 1  # what a connection, or a stream, is for: whatever comes, or the flows that send little
+BULK, LIGHT = 0, 1  # traffic classes of a connection or a stream: any packets, or those of flows that send little
 
 KEEPALIVE_FRAME = FRAME.pack(1, KEEPALIVE)
 
-COMPAT_LENGTH_LIMIT = 1496  # the original's MaxPacketSize 1500 - HeaderSize 4: type and packet
+COMPAT_LENGTH_LIMIT = 1496  # type and packet: MaxPacketSize 1500 - HeaderSize 4 of the original program
 BLOCK_PACKETS_MAX = 512  # packets in a block; bounds the length table
 BLOCK_PAYLOAD_MAX = 131072  # bytes of packets and virtio-net headers in a block
 BLOCK_PREFIX = struct.Struct(">IBH")
 BLOCK_LENGTH_LIMIT = BLOCK_PREFIX.size - LENGTH.size + 4 * BLOCK_PACKETS_MAX + BLOCK_PAYLOAD_MAX
-LENGTH_LIMIT = BLOCK_LENGTH_LIMIT + 32  # such a block frame as the only shard of a run
-HELLO_LENGTH_LIMIT = 512  # from a client, before its connection is established
-WELCOME_LENGTH_LIMIT = 16384  # from a server, the same: a WELCOME has routes, and the client chose to dial
+LENGTH_LIMIT = BLOCK_LENGTH_LIMIT + 32  # the longest block frame as the only shard of a run
+HELLO_LENGTH_LIMIT = 512  # of a frame from a client before its welcome: the client is unauthenticated
+WELCOME_LENGTH_LIMIT = 16384  # of a frame from a server before its welcome, which has routes; the client chose to dial
 
 _length_at = LENGTH.unpack_from
 
@@ -45,8 +46,8 @@ _length_at = LENGTH.unpack_from
 def scan(view: memoryview, at: int, end: int, limit: int) -> tuple[int, int, int, int]:
     """Find the frames in view[at:end], which begins at a frame. PeerError on a length above `limit`.
 
-    Returns the end of the last whole frame, the end of the frame after it (0 while its length is not known), the
-    number of whole ones, and how many of them are runs.
+    Returns the end of the last whole frame; the end of the frame behind it, 0 while its length is not known; the number
+    of whole frames; and how many of them are runs.
     """
     frames = runs = 0
     while end - at >= 4:
@@ -64,5 +65,5 @@ def scan(view: memoryview, at: int, end: int, limit: int) -> tuple[int, int, int
 
 
 def frame(kind: int, body: bytes = b"") -> bytes:
-    """A whole frame, for everything that is not on the hot path."""
+    """A whole frame of the type `kind`. Not for the hot path."""
     return FRAME.pack(1 + len(body), kind) + body

@@ -1,26 +1,27 @@
-"""The greeting on a connection.
+"""The messages of the handshake as values, and their frames.
 
-    client                                      server
-    HELLO  version, wishes, key id, nonce    ->
-                                             <- CHALLENGE nonce          with a key only
-    PROOF  mac                               ->                          with a key only
-                                             <- WELCOME   mac, addresses, routes
-                                             or REFUSED   reason, text, and close
+    client                                             server
+    HELLO  version, addresses, key id, nonce      ->
+                                                  <-   CHALLENGE  nonce         with a key only
+    PROOF  mac                                    ->                            with a key only
+                                                  <-   WELCOME    mac, addresses, routes
+                                                  or   REFUSED    reason, text, and the connection is closed
 
-`pipeline.wire.auth` has what the macs are made of. Without a key a mac is zeros, and a TLS certificate or nothing
-says who the client is. A run of a client is a session with a higher number than the one before.
+`pipeline.wire.handshake` has their order, `pipeline.wire.auth` the macs. Without a key a mac is zeros, and a TLS
+certificate says who the client is, or nothing does. Each start of a client is a session; its number is higher than
+that of the session before.
 
-decode() is total: any bytes are a greeting or a PeerError. Bodies may grow at their end; a reader takes what it knows.
-What an address or a route may be is for whoever acts on it to judge: here it has a family and a prefix, and no more.
+decode() is total: any bytes give a message or a PeerError. A body may be longer than a reader knows: the reader ignores
+the bytes at its end. An address or a route has a family and a prefix here; `pipeline.peers` judges whether it may be.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sized
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pipeline.errors import LocalError, PeerError
 from pipeline.wire import framing
@@ -33,19 +34,19 @@ MAGIC = b"tnl\x01"
 VERSION = 1
 
 KEY_ID_BYTES = 8
-NONCE_BYTES = 32  # of the system's random numbers: none comes twice
+NONCE_BYTES = 32  # from the system's random numbers: no two nonces are equal
 MAC_BYTES = 32  # HMAC-SHA256
-ADDRESSES_MAX = 8  # wished or given: a few subnets, IPv4 and IPv6 each
-PUSHED_ROUTES_MAX = 512  # in a WELCOME; with the addresses about 10 kB, below wire.WELCOME_LENGTH_LIMIT
-TEXT_BYTES_MAX = 200  # of a refusal
+ADDRESSES_MAX = 8  # requested or assigned: a few subnets, IPv4 and IPv6 each
+PUSHED_ROUTES_MAX = 512  # in a WELCOME; with the addresses about 10 kB, below framing.WELCOME_LENGTH_LIMIT
+TEXT_BYTES_MAX = 200  # in a REFUSED
 
 _HELLO = struct.Struct(f">4sBBHHHQQBBB{KEY_ID_BYTES}s{NONCE_BYTES}s")
 _WELCOME = struct.Struct(f">BBHB{MAC_BYTES}s")
 _COUNT = struct.Struct(">H")
 _ADDRESS_BYTES = {4: 4, 6: 16}
-WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # in the frame
+WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
-ACCEPTS_SHARDS = 1  # feature bit: takes shards (pipeline.fec.shard)
+ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
 
 (BUSY, WRONG_VERSION, SUPERSEDED, FULL, ADDRESS_TAKEN, ADDRESS_OUTSIDE, NO_ADDRESS, TOO_MANY_CONNECTIONS, REVOKED) = (
@@ -55,42 +56,43 @@ REASONS = {
     BUSY: "another client is connected",
     WRONG_VERSION: f"this server speaks version {VERSION}",
     SUPERSEDED: "a newer session of the same peer is connected",
-    FULL: "as many peers are connected as this server takes",
-    ADDRESS_TAKEN: "another peer has the wished address",
-    ADDRESS_OUTSIDE: "the wished address is not in the server's subnets, or not allowed to this peer",
+    FULL: "this server has its maximum number of peers",
+    ADDRESS_TAKEN: "another peer has the requested address",
+    ADDRESS_OUTSIDE: "the requested address is not in the server's subnets, or not allowed to this peer",
     NO_ADDRESS: "no address is left in the server's pool",
-    TOO_MANY_CONNECTIONS: "this peer has as many connections as this server takes from one",
+    TOO_MANY_CONNECTIONS: "this peer has its maximum number of connections",
     REVOKED: "this peer has been revoked",
 }
 
 
 class Hello(NamedTuple):
-    """A client's first frame. `offloads`: TUN_F_* bits that its device accepts in packets written to it."""
+    """The client's first message."""
 
     version: int
-    offloads: int
-    index: int
-    connections: int
-    mtu: int
-    client: int
-    session: int
-    traffic_class: int
-    features: int
+    offloads: int  # TUN_F_* bits that the client's device accepts in packets written to it
+    connection_index: int  # of this connection among those of the client
+    connections: int  # of traffic class bulk that the client opens
+    mtu: int  # of the client's device
+    client_id: int  # constant over restarts of the client
+    session: int  # number of this start of the client
+    traffic_class: int  # of this connection
+    features: int  # ACCEPTS_SHARDS
     auth: int = AUTH_NONE
     key_id: bytes = bytes(KEY_ID_BYTES)
     nonce: bytes = bytes(NONCE_BYTES)
-    wishes: tuple[Address, ...] = ()
+    requested_addresses: tuple[Address, ...] = ()
 
     def frame(self) -> bytes:
         _exactly(KEY_ID_BYTES, self.key_id, "key id")
         _exactly(NONCE_BYTES, self.nonce, "nonce")
-        _at_most(ADDRESSES_MAX, self.wishes, "wished addresses")
-        wishes = b"".join(bytes([wish.version]) + wish.packed for wish in self.wishes)
-        return framing.frame(framing.HELLO, _HELLO.pack(MAGIC, *self[:-1]) + bytes([len(self.wishes)]) + wishes)
+        _at_most(ADDRESSES_MAX, self.requested_addresses, "requested addresses")
+        count = bytes([len(self.requested_addresses)])
+        addresses = b"".join(bytes([address.version]) + address.packed for address in self.requested_addresses)
+        return framing.frame(framing.HELLO, _HELLO.pack(MAGIC, *self[:-1]) + count + addresses)
 
 
 class Challenge(NamedTuple):
-    """The server asks a client with a key to prove that it has it."""
+    """The server asks a client that names a key to prove that it has the key."""
 
     nonce: bytes
 
@@ -99,7 +101,7 @@ class Challenge(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """The client proves it."""
+    """The client proves that it has the key."""
 
     mac: bytes
 
@@ -108,15 +110,15 @@ class Proof(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """The server admits the connection: the client's addresses in the tunnel, and the networks that are behind it."""
+    """The server admits the connection."""
 
     version: int
-    offloads: int
-    mtu: int
-    features: int
-    mac: bytes = bytes(MAC_BYTES)
-    addresses: tuple[Interface, ...] = ()
-    routes: tuple[Network, ...] = ()
+    offloads: int  # TUN_F_* bits that the server's device accepts in packets written to it
+    mtu: int  # of the server's device
+    features: int  # ACCEPTS_SHARDS
+    mac: bytes = bytes(MAC_BYTES)  # the server's proof
+    addresses: tuple[Interface, ...] = ()  # of the client in the tunnel, with the prefix of their subnet
+    routes: tuple[Network, ...] = ()  # networks that the client reaches through the tunnel
 
     def frame(self) -> bytes:
         _exactly(MAC_BYTES, self.mac, "mac")
@@ -135,7 +137,7 @@ class Welcome(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The server closes the connection after this frame. `text` is for people; a reader escapes it."""
+    """The server does not admit the connection, and closes it after this message. A reader escapes `text`."""
 
     reason: int
     text: str
@@ -149,111 +151,116 @@ Message = Hello | Challenge | Proof | Welcome | Refused
 
 
 def _exactly(size: int, value: bytes, what: str) -> bytes:
-    """struct would fill it up or cut it off without a word."""
+    """Check the length: struct would pad a short value or cut a long one without an error."""
     if len(value) != size:
-        raise LocalError(f"{what} of a greeting: expected {size} bytes, found {len(value)}")
+        raise LocalError(f"{what} of a handshake message: expected {size} bytes, found {len(value)}")
     return value
 
 
-def _at_most(limit: int, values: Sequence, what: str) -> None:
+def _at_most(limit: int, values: Sized, what: str) -> None:
     if len(values) > limit:
-        raise LocalError(f"{what}: at most {limit} fit into a greeting, there are {len(values)}")
+        raise LocalError(f"{what}: at most {limit} fit into a handshake message, there are {len(values)}")
 
 
 def _prefixed(length: int, address: Address) -> bytes:
     return bytes([address.version, length]) + address.packed
 
 
+Prefixed = TypeVar("Prefixed", Interface, Network)
+
+
 class _Body:
-    """The body of a frame, read from its front. PeerError where it ends too early or says what cannot be."""
+    """Reads the body of a frame from its front. PeerError if it ends too early or holds an impossible value."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
-    def take(self, size: int) -> bytes:
-        taken = self._data[self._at : self._at + size]
-        if len(taken) < size:
-            raise PeerError(f"greeting ends {size - len(taken)} bytes too early")
+    def read(self, size: int) -> bytes:
+        piece = self._data[self._at : self._at + size]
+        if len(piece) < size:
+            raise PeerError(f"handshake message ends {size - len(piece)} bytes too early")
         self._at += size
-        return taken
+        return piece
 
-    def rest(self, size: int) -> bytes:
-        """What is left, of it at most `size` bytes."""
-        return self._data[self._at : self._at + size]
+    def read_rest(self, limit: int) -> bytes:
+        """The bytes up to the end of the body, at most `limit` of them."""
+        return self._data[self._at : self._at + limit]
 
-    def number(self) -> int:
-        return self.take(1)[0]
+    def read_u8(self) -> int:
+        return self.read(1)[0]
 
-    def fields(self, form: struct.Struct) -> tuple:
-        return form.unpack(self.take(form.size))
+    def read_fields(self, form: struct.Struct) -> tuple[Any, ...]:
+        return form.unpack(self.read(form.size))
 
-    def count(self, number: int, limit: int) -> range:
-        if number > limit:
-            raise PeerError(f"{number} addresses or routes in a greeting, at most {limit} allowed")
-        return range(number)
+    def read_address(self) -> Address:
+        return ipaddress.ip_address(self._read_packed(self.read_u8()))
 
-    def address(self) -> Address:
-        return ipaddress.ip_address(self._packed(self.number()))
-
-    def prefixed(self, make: Callable[[tuple[bytes, int]], Interface | Network]) -> Interface | Network:
-        family, length = self.take(2)
-        packed = self._packed(family)
+    def read_prefixed(self, make: Callable[[tuple[bytes, int]], Prefixed]) -> Prefixed:
+        """An address with the length of its prefix."""
+        family, length = self.read(2)
+        packed = self._read_packed(family)
         try:
             return make((packed, length))
         except ValueError:
             raise PeerError(
-                f"{ipaddress.ip_address(packed)}/{length} in a greeting: the prefix is longer than the "
-                "address, or a route has bits behind it"
+                f"{ipaddress.ip_address(packed)}/{length} in a handshake message: the prefix is longer than the "
+                "address, or a route has bits behind its prefix"
             ) from None
 
-    def _packed(self, family: int) -> bytes:
+    def _read_packed(self, family: int) -> bytes:
         if family not in _ADDRESS_BYTES:
-            raise PeerError(f"address of family {family} in a greeting, expected 4 or 6")
-        return self.take(_ADDRESS_BYTES[family])
+            raise PeerError(f"address of family {family} in a handshake message, expected 4 or 6")
+        return self.read(_ADDRESS_BYTES[family])
+
+
+def _count(number: int, limit: int) -> range:
+    if number > limit:
+        raise PeerError(f"{number} addresses or routes in a handshake message, at most {limit} allowed")
+    return range(number)
 
 
 def decode(frame: bytes) -> Message:
-    """Decode a whole greeting frame. PeerError for anything else."""
+    """The message in a whole frame. PeerError if there is none."""
     if len(frame) < framing.FRAME.size:
-        raise PeerError("empty frame where a greeting is expected")
+        raise PeerError("empty frame, expected a handshake message")
     length, kind = framing.FRAME.unpack_from(frame)
     if framing.LENGTH.size + length != len(frame):
-        raise PeerError(f"greeting of {len(frame) - framing.LENGTH.size} bytes that says {length}")
+        raise PeerError(f"handshake message of {len(frame) - framing.LENGTH.size} bytes that says {length}")
     if kind not in _READERS:
-        raise PeerError(f"frame of type {kind:#04x} where a greeting is expected")
+        raise PeerError(f"frame of type {kind:#04x}, expected a handshake message")
     return _READERS[kind](_Body(frame[framing.FRAME.size :]))
 
 
 def _hello(body: _Body) -> Hello:
-    magic, *fields = body.fields(_HELLO)
+    magic, *fields = body.read_fields(_HELLO)
     if magic != MAGIC:
-        raise PeerError(f"greeting with magic {magic.hex()}, expected {MAGIC.hex()}")
-    return Hello(*fields, tuple(body.address() for _ in body.count(body.number(), ADDRESSES_MAX)))
+        raise PeerError(f"HELLO with magic {magic.hex()}, expected {MAGIC.hex()}")
+    addresses = tuple(body.read_address() for _ in _count(body.read_u8(), ADDRESSES_MAX))
+    return Hello._make([*fields, addresses])
 
 
 def _challenge(body: _Body) -> Challenge:
-    return Challenge(body.take(NONCE_BYTES))
+    return Challenge(body.read(NONCE_BYTES))
 
 
 def _proof(body: _Body) -> Proof:
-    return Proof(body.take(MAC_BYTES))
+    return Proof(body.read(MAC_BYTES))
 
 
 def _welcome(body: _Body) -> Welcome:
-    fields = body.fields(_WELCOME)
-    addresses = tuple(body.prefixed(ipaddress.ip_interface) for _ in body.count(body.number(), ADDRESSES_MAX))
-    (routes,) = body.fields(_COUNT)
-    return Welcome(
-        *fields, addresses, tuple(body.prefixed(ipaddress.ip_network) for _ in body.count(routes, PUSHED_ROUTES_MAX))
-    )
+    fields = body.read_fields(_WELCOME)
+    addresses = tuple(body.read_prefixed(ipaddress.ip_interface) for _ in _count(body.read_u8(), ADDRESSES_MAX))
+    (count,) = body.read_fields(_COUNT)
+    routes = tuple(body.read_prefixed(ipaddress.ip_network) for _ in _count(count, PUSHED_ROUTES_MAX))
+    return Welcome._make([*fields, addresses, routes])
 
 
 def _refused(body: _Body) -> Refused:
-    return Refused(body.number(), body.rest(TEXT_BYTES_MAX).decode(errors="replace"))
+    return Refused(body.read_u8(), body.read_rest(TEXT_BYTES_MAX).decode(errors="replace"))
 
 
-_READERS = {
+_READERS: dict[int, Callable[[_Body], Message]] = {
     framing.HELLO: _hello,
     framing.CHALLENGE: _challenge,
     framing.PROOF: _proof,

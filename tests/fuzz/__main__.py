@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.fuzz.fuzzer import fuzz, leave, load, minimal, name_of, save
+from tests.fuzz.fuzzer import fuzz, load, minimal, name_of, remove_all_but, save
 from tests.fuzz.line_coverage import Line, Lines
 from tests.fuzz.targets import TARGETS
 
@@ -30,7 +30,7 @@ def main() -> int:
         kept = minimal(target, result.kept) if options.minimise else result.new
         saved = save(name, kept)
         if options.minimise:
-            leave(name, kept)
+            remove_all_but(name, kept)
         print(
             f"{name}: {result.tried} inputs tried, {len(result.reached)} lines reached, {saved} inputs saved",
             flush=True,

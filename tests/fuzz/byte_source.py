@@ -1,11 +1,11 @@
-"""An input of bytes as a sequence of choices: numbers and pieces from its front; behind its end numbers are 0."""
+"""An input of bytes as a sequence of choices: numbers and pieces from its front. Beyond its end, numbers are 0."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 
-class Bites:
+class ByteSource:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
@@ -26,7 +26,7 @@ class Bites:
         return self.piece(len(self._data))
 
     def chunks(self) -> Iterator[tuple[int, bytes]]:
-        """What is left, as records of a byte of flags, a byte of length, and so many bytes."""
+        """The rest, as records of a byte of flags, a byte of length, and so many bytes."""
         while self:
             flags = self.number()
             yield flags, self.piece(self.number())

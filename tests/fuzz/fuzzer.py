@@ -1,7 +1,7 @@
-"""Inputs that reach new lines are kept and changed further; one at which a target raises what it must not is a finding.
+"""A fuzzer: inputs that reach new lines are kept and changed further; an unexpected exception of a target is a finding.
 
-fuzz(target, corpus, seed, ...)     until so many inputs have been tried, or the clock says so
-minimal(target, inputs)             the fewest of them, made shorter, that reach all lines that all of them reach
+fuzz(target, corpus, seed, ...)     try inputs, so many or for so long
+minimal(target, inputs)             the fewest inputs, made shorter, that reach all lines that all of them reach
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Feed = Callable[[bytes], None]
 class Target(NamedTuple):
     """A parser and how it is fed.
 
-    opened     makes what it needs, gives the function that takes an input, and takes all down again
-    allowed    what that function may raise: the parser's answer to nonsense. Whatever else it raises is a finding
-    files      whose lines count
+    opened     a context manager: it makes the surroundings of the parser and yields the function that takes an input
+    allowed    exceptions that this function may raise, for inputs that are invalid; every other one is a finding
+    files      files whose lines count
     seeds      inputs to begin with
-    tries      changed inputs that a run of the tests feeds it: so many that it takes about a second
+    tries      changed inputs that a run of the tests feeds it: so many that it takes about half a second
     """
 
     opened: Callable[[], AbstractContextManager[Feed]]
@@ -59,7 +59,7 @@ class Result(NamedTuple):
 
 
 class Unexpected(Exception):
-    """A target has raised what it must not, or has taken far too long. `cause`: where it came from."""
+    """A target has raised an exception that is not allowed, or has taken far too long. `cause`: where."""
 
     def __init__(self, cause: str, text: str) -> None:
         super().__init__(text)
@@ -67,7 +67,7 @@ class Unexpected(Exception):
 
 
 def name_of(data: bytes) -> str:
-    """Of its file."""
+    """The name of the file of an input."""
     return hashlib.sha1(data).hexdigest()[:12]
 
 
@@ -93,7 +93,7 @@ def feed(target: Target, take: Feed, data: bytes) -> None:
 
 
 class _Run:
-    """A target that is opened anew after each finding: what state it is in then, nobody knows."""
+    """A target that is opened again after each finding, since its state is unknown then."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -102,7 +102,7 @@ class _Run:
         self._take: Feed | None = None
 
     def __enter__(self) -> _Run:
-        self._was_silent, LOG.disabled = LOG.disabled, True  # or it would tell of every input
+        self._was_silent, LOG.disabled = LOG.disabled, True  # or it would log every input
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -130,7 +130,7 @@ class _Run:
 def fuzz(
     target: Target, corpus: Iterable[bytes], seed: str, tries: int | None = None, seconds: float = float("inf")
 ) -> Result:
-    """Feed the corpus, then changed inputs: `tries` of them, or for so long."""
+    """Feed the corpus, then `tries` changed inputs, or as many as fit into `seconds`."""
     deadline = time.monotonic() + seconds
     lines = Lines(target.files)
     mutator = Mutator(seed)
@@ -138,24 +138,25 @@ def fuzz(
     tried = 0
     with _Run(target) as run:
 
-        def look(data: bytes) -> set[Line]:
+        def new_lines(data: bytes) -> set[Line]:
             run.prepare()
             return lines.new(lambda: run.feed(data))
 
         for data in corpus:
-            look(data)
+            new_lines(data)
             kept.append(data)
         given = len(kept)
         while tried != tries and time.monotonic() < deadline and len(run.findings) < FINDINGS_MAX:
-            data = mutator.one(kept)
+            data = mutator.mutate(kept)
             tried += 1
-            if look(data):
+            if new_lines(data):
                 kept.append(data)
         return Result(tried, kept, kept[given:], lines.reached, list(run.findings.values()))
 
 
 def minimal(target: Target, inputs: Iterable[bytes], tries_each: int = 150) -> list[bytes]:
-    """Chosen greedily: the one that adds the most lines, of those the shortest. Those with a finding are left out."""
+    """Chosen greedily: the input that adds the most lines, and of several the shortest. Inputs with a finding are left
+    out."""
     lines = Lines(target.files)
     with _Run(target) as run:
 
@@ -195,15 +196,15 @@ def _shortened(data: bytes, needed: set[Line], reached: Callable[[bytes], set[Li
     return data
 
 
-def leave(target: str, inputs: Sequence[bytes], directory: Path = CORPUS) -> None:
-    """Remove the others, those excepted that have shown a bug."""
+def remove_all_but(target: str, inputs: Sequence[bytes], directory: Path = CORPUS) -> None:
+    """Remove all other inputs, except those that have shown a bug."""
     for path in (directory / target).glob("*"):
         if not path.name.startswith(FOUND) and path.read_bytes() not in inputs:
             path.unlink()
 
 
 def save(target: str, inputs: Sequence[bytes], directory: Path = CORPUS) -> int:
-    """Write those that are not there yet. How many."""
+    """Write the inputs that are not there yet. The number of them."""
     (directory / target).mkdir(parents=True, exist_ok=True)
     there = load(target, directory)
     new = [data for data in inputs if data not in there]

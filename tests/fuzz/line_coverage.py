@@ -1,11 +1,11 @@
 """Which lines of some files a call reaches: by sys.monitoring where there is one (Python 3.12), else by sys.settrace.
 
     new(call)      lines that no call has reached before
-    all(call)      all that this one reaches
-    possible()     all that there are in functions; what runs at the import alone is not counted
+    all(call)      all lines that this call reaches
+    possible()     all lines of functions; lines that run at the import alone are not counted
 
-A function whose lines have all been reached costs no more than a look at it: what is new matters, not how often. A
-function counts as reached at its first line.
+A function whose lines have all been reached costs no more than one check: only new lines matter, not how often they
+run. A function counts as reached at its first line.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Lines:
         return taken
 
     def possible(self) -> set[Line]:
-        """A class is a function, too, to the compiler, but runs at the import: it is not counted either."""
+        """The body of a class is a function to the compiler, but it runs at the import: it is not counted."""
         found: set[Line] = set()
         for path, name in self._names.items():
             module = compile(Path(path).read_text(), path, "exec")
@@ -76,7 +76,7 @@ class Lines:
 
 
 class _Tracing:
-    """By sys.settrace, for the time of a call; what traced before goes on after it."""
+    """By sys.settrace, for the time of a call; an earlier trace function goes on after it."""
 
     def __init__(self, names: dict[str, str], found: set[Line]) -> None:
         self._names = names
@@ -114,8 +114,7 @@ class _Tracing:
 
 
 class _Monitoring:
-    """By sys.monitoring (PEP 669): each line is told of once, then its event is switched off until another watcher
-    begins."""
+    """By sys.monitoring (PEP 669): each line is reported once, then its event is off until another watcher begins."""
 
     def __init__(self, names: dict[str, str], found: set[Line]) -> None:
         self._names = names

@@ -1,7 +1,8 @@
-"""Other inputs out of given ones: what is random is random.Random's, so a seed stands for one sequence of inputs.
+"""Changed inputs from given ones. Randomness comes from random.Random, so a seed stands for one sequence of inputs.
 
-A few changes at a time, each of a table: bits, bytes, numbers at the edges of their fields, pieces taken out, doubled
-or put in from another input, and lengths made right again, without which a parser sees little but its first check.
+A mutation makes a few changes, each from a table: bits, bytes, numbers at the edges of their fields, and pieces that
+are removed, doubled or inserted from another input. Another change corrects lengths: without it, an input seldom passes
+the first check of a parser.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Mutator:
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)
 
-    def one(self, corpus: Sequence[bytes]) -> bytes:
+    def mutate(self, corpus: Sequence[bytes]) -> bytes:
         """An input that is near to one of the corpus, most often to one of the last that came."""
         chance = self._random
         last = len(corpus) - 1

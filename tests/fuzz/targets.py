@@ -1,6 +1,6 @@
-"""Every parser that reads bytes of a peer, of a stranger, or of a file: name -> Target.
+"""Every parser that reads bytes of a peer, of an unauthenticated client, or of a file: name -> Target.
 
-`python -m tests.fuzz` feeds them for as long as one likes, tests/fuzz/test_corpus.py for some seconds.
+`python -m tests.fuzz` feeds the targets for any time, tests/fuzz/test_corpus.py for some seconds.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from tests.fuzz import targets_control, targets_fec, targets_handshake, targets_
 from tests.fuzz.fuzzer import Target
 from tests.fuzz.targets_wire import alone
 
-ENDS = (PeerError, EOFError, OSError)
-"""What ends a connection, and nothing else: see workers.tcp.handshake and workers.tcp.receiver."""
-
-_GREETING = (
+_HANDSHAKE = (
     "pipeline/wire/messages.py",
     "pipeline/wire/auth.py",
+    "pipeline/wire/handshake.py",
     "workers/tcp/handshake.py",
-    "workers/tcp/frame_reader.py",
+    "pipeline/runtime/supervisor_channel.py",
 )
-_HUB = (
+_PEERS = (
     "pipeline/peers/admission.py",
     "pipeline/peers/registry.py",
     "pipeline/peers/membership.py",
@@ -33,8 +31,12 @@ TARGETS = {
     "blocks": Target(
         alone(targets_wire.blocks), (PeerError,), ("pipeline/wire/block.py",), targets_wire.blocks_seeds, 10000
     ),
-    "greeting": Target(
-        alone(targets_wire.greeting), (PeerError,), ("pipeline/wire/messages.py",), targets_wire.greeting_seeds, 5000
+    "handshake_message": Target(
+        alone(targets_wire.handshake_message),
+        (PeerError,),
+        ("pipeline/wire/messages.py",),
+        targets_wire.handshake_message_seeds,
+        5000,
     ),
     "packet": Target(
         alone(targets_wire.packet),
@@ -57,11 +59,11 @@ TARGETS = {
         targets_wire.peer_file_seeds,
         1000,
     ),
-    "intake": Target(
-        alone(targets_rings.intake),
+    "frame_reader": Target(
+        alone(targets_rings.frame_reader_stream),
         (),
         ("workers/tcp/frame_reader.py", "pipeline/wire/framing.py"),
-        targets_rings.intake_seeds,
+        targets_rings.frame_reader_stream_seeds,
         300,
     ),
     "inbound": Target(
@@ -70,7 +72,7 @@ TARGETS = {
         (
             "workers/tun/writer.py",
             "workers/tun/forwarder.py",
-            "workers/fec/duties.py",
+            "workers/fec/decoder.py",
             "pipeline/wire/block.py",
             "pipeline/packet/ip.py",
             "pipeline/packet/gso.py",
@@ -98,22 +100,32 @@ TARGETS = {
         targets_handshake.records_seeds,
         300,
     ),
-    "host": Target(alone(targets_handshake.host), ENDS, (*_GREETING, *_HUB), targets_handshake.host_seeds, 200),
-    "guest": Target(
-        alone(targets_handshake.guest),
-        ENDS,
-        (*_GREETING, "pipeline/supervisor/client_role.py"),
-        targets_handshake.guest_seeds,
+    "server_handshake": Target(
+        alone(targets_handshake.server_handshake),
+        (),
+        (*_HANDSHAKE, *_PEERS),
+        targets_handshake.server_handshake_seeds,
+        200,
+    ),
+    "client_handshake": Target(
+        alone(targets_handshake.client_handshake),
+        (),
+        (*_HANDSHAKE, "pipeline/supervisor/client_role.py"),
+        targets_handshake.client_handshake_seeds,
         1500,
     ),
     "hub": Target(
-        alone(targets_control.hub), (), (*_HUB, "pipeline/credentials/certificates.py"), targets_control.hub_seeds, 200
-    ),
-    "desk": Target(
-        alone(targets_control.desk),
+        alone(targets_control.hub),
         (),
-        ("pipeline/supervisor/worker_channels.py", *_HUB),
-        targets_control.desk_seeds,
+        (*_PEERS, "pipeline/credentials/certificates.py"),
+        targets_control.hub_seeds,
+        200,
+    ),
+    "worker_channel": Target(
+        alone(targets_control.worker_channel),
+        (),
+        ("pipeline/supervisor/worker_channels.py", *_PEERS),
+        targets_control.worker_channel_seeds,
         200,
     ),
     "control": Target(

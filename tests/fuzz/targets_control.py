@@ -1,9 +1,9 @@
-"""Targets in the supervisor: what tcp workers ask for their clients, what root asks, what a server remembers.
+"""Targets in the supervisor: requests of tcp workers about their clients, commands of an operator, saved addresses.
 
-hub          a byte of shape, then questions: flags, a HELLO behind a byte of length, a certificate behind two
-desk         a datagram of a worker that may have been broken into
-control      a byte that says where the request is cut in two, and the request
-remembered   addresses.json
+hub              a byte of options, then requests: flags, a HELLO behind a byte of length, a certificate behind two
+worker_channel   a datagram of a worker that may have been broken into
+control          a byte that says where the request is cut in two, and the request
+remembered       addresses.json
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from pipeline.config import parse
 from pipeline.credentials.state_dir import StateDir
 from pipeline.errors import PeerError
-from pipeline.packet.route_table import NOBODY
+from pipeline.packet.route_table import NO_PEER
 from pipeline.peers import peer_file
 from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.admission import Admission
@@ -32,11 +32,11 @@ from pipeline.supervisor.server_role import ServerRole
 from pipeline.supervisor.worker_channels import WorkerChannels
 from pipeline.wire import messages
 from pipeline.wire.messages import Refused, Welcome
-from tests.fuzz.byte_source import Bites
+from tests.fuzz.byte_source import ByteSource
 from tests.fuzz.fuzzer import Feed
 from tests.fuzz.targets_handshake import CONFIGURED
-from tests.fuzz.targets_wire import greetings
-from tests.harness.hub import KEYS, OFFLOADS, Answer, Server, hello, known, request
+from tests.fuzz.targets_wire import one_of_each
+from tests.harness.hub import KEYS, OFFLOADS, Answer, HubServer, hello, known, request
 from tests.harness.tls_ends import NAME, issue
 
 ANN, BOB = known("ann", "10.1.0.0/16"), known("bob")
@@ -44,24 +44,24 @@ CYD = KnownPeer(PeerPolicy("cyd"), certificate_name=NAME)
 
 # -- the hub
 
-STRANGERS, NAMED, SMALL, FIXED = 1, 2, 4, 8
-"""Of the shape: everybody is let in; one peer is known by a certificate; the subnet has few addresses; one is fixed."""
+OPEN, NAMED, SMALL, FIXED = 1, 2, 4, 8
+"""Of the options: every client is admitted; one peer is known by a certificate; few addresses; a fixed one."""
 PROVED, FALSE, CERTIFICATE, LEAVES, MANY = 1, 2, 4, 8, 16
-"""Of a question: how its client proves itself; whether he goes again, or has all connections that there may be."""
+"""Of a request: how its client proves itself; whether it leaves, or has all the connections that are allowed."""
 
 
 def hub(data: bytes) -> None:
-    """Everybody is answered, a stranger by silence; nobody gets what is another's."""
-    bites = Bites(data)
-    shape = bites.number()
+    """Each client gets an answer, an unauthenticated client none; no client gets the addresses of another."""
+    bites = ByteSource(data)
+    options = bites.number()
     with ExitStack() as stack:
-        settings = (CONFIGURED if shape & STRANGERS else {}) | (
-            {"tunnel_addr": ["10.0.0.1/29"]} if shape & SMALL else {}
+        settings = (CONFIGURED if options & OPEN else {}) | (
+            {"tunnel_addr": ["10.0.0.1/29"]} if options & SMALL else {}
         )
-        ann = known("ann", fixed=["10.0.0.5"]) if shape & FIXED else ANN
-        server = Server(ann, BOB, *([CYD] if shape & NAMED else []), **settings)
+        ann = known("ann", fixed=["10.0.0.5"]) if options & FIXED else ANN
+        server = HubServer(ann, BOB, *([CYD] if options & NAMED else []), **settings)
         stack.callback(server.close)
-        bob = server.comes("bob", 1, "10.0.0.2")
+        bob = server.connect("bob", 1, "10.0.0.2")
         while bites:
             flags = bites.number()
             frame = bites.piece(bites.number())
@@ -69,32 +69,32 @@ def hub(data: bytes) -> None:
             key = KEYS["ann"] if flags & PROVED else KEYS["dan"] if flags & FALSE else None
             before = server.state()
             with contextlib.suppress(PeerError):
-                answer = Answer(server.hub.answer(request(frame, key, certificate)))
-                if not isinstance(answer.greeting, Welcome):
+                answer = Answer(server.admission.handle_hello(request(frame, key, certificate)))
+                if not isinstance(answer.message, Welcome):
                     assert server.state() == before
-                if isinstance(answer.greeting, Refused):
+                if isinstance(answer.message, Refused):
                     assert answer.reason in messages.REASONS
-                elif answer.greeting is None:
+                elif answer.message is None:
                     assert (
                         not flags & PROVED
                         or messages.decode(frame).auth != messages.AUTH_KEY
                         or (messages.decode(frame).key_id != hello(KEYS["ann"]).key_id)
                     )
                 else:
-                    assert flags & PROVED or certificate or shape & STRANGERS
+                    assert flags & PROVED or certificate or options & OPEN
                     assert server.is_current(answer) and answer.peer != bob.peer
                     if flags & LEAVES:
-                        server.goes(answer.peer)
+                        server.disconnect(answer.peer)
                     else:
-                        server.has_connections(answer.peer, 64 if flags & MANY else 1)
-            assert server.is_current(bob) and server.whose("10.0.0.2") == bob.peer_handle
-            assert server.whose("10.0.0.1") == NOBODY
+                        server.set_connections(answer.peer, 64 if flags & MANY else 1)
+            assert server.is_current(bob) and server.handle_at("10.0.0.2") == bob.peer_handle
+            assert server.handle_at("10.0.0.1") == NO_PEER
 
 
-def question(flags: int, greeting: messages.Hello, certificate: bytes = b"") -> bytes:
-    frame = greeting._replace(nonce=b"n" * messages.NONCE_BYTES).frame()
-    shown = len(certificate).to_bytes(2, "big") + certificate if certificate else b""
-    return bytes([flags, len(frame)]) + frame + shown
+def admission_request(flags: int, message: messages.Hello, certificate: bytes = b"") -> bytes:
+    frame = message._replace(nonce=b"n" * messages.NONCE_BYTES).frame()
+    behind = len(certificate).to_bytes(2, "big") + certificate if certificate else b""
+    return bytes([flags, len(frame)]) + frame + behind
 
 
 def hub_seeds() -> list[bytes]:
@@ -102,7 +102,7 @@ def hub_seeds() -> list[bytes]:
     ann, other = KEYS["ann"], KEYS["dan"]
     wishes = "10.0.0.2", "10.0.0.9", "10.9.9.9", "fd00::9", "10.0.0.1"
     proved = b"".join(
-        question(PROVED, hello(ann, number, *wished))
+        admission_request(PROVED, hello(ann, number, *wished))
         for number, wished in (
             (3, ()),
             (3, ()),
@@ -113,37 +113,39 @@ def hub_seeds() -> list[bytes]:
             (7, wishes[3:]),
         )
     )
-    strangers = b"".join(question(each & LEAVES, hello(None, 1, client=each)) for each in range(2, 14))
-    many = question(PROVED | MANY, hello(ann, 3)) + question(PROVED, hello(ann, 3))
-    welcome = greetings()[3]
+    unauthenticated = b"".join(admission_request(each & LEAVES, hello(None, 1, client=each)) for each in range(2, 14))
+    many = admission_request(PROVED | MANY, hello(ann, 3)) + admission_request(PROVED, hello(ann, 3))
+    welcome = one_of_each()[3]
     return [
-        bytes([shape]) + each
-        for shape in range(16)
+        bytes([options]) + each
+        for options in range(16)
         for each in (
             proved,
-            strangers,
+            unauthenticated,
             many,
             bytes([0, len(welcome)]) + welcome,
-            question(FALSE, hello(other)) + question(PROVED, hello(other)) + question(PROVED, hello(None)),
-            question(CERTIFICATE, hello(None), der),
-            question(PROVED, hello(ann, version=2)),
+            admission_request(FALSE, hello(other))
+            + admission_request(PROVED, hello(other))
+            + admission_request(PROVED, hello(None)),
+            admission_request(CERTIFICATE, hello(None), der),
+            admission_request(PROVED, hello(ann, version=2)),
         )
     ]
 
 
-# -- the desk
+# -- worker channels
 
 
-def desk(data: bytes) -> None:
-    """Whatever it is, it is answered in JSON or not at all, and nobody loses his seat."""
+def worker_channel(data: bytes) -> None:
+    """Any datagram gets a JSON answer or none, and no peer loses its session."""
     with ExitStack() as stack:
-        server = Server(ANN, BOB)
+        server = HubServer(ANN, BOB)
         stack.callback(server.close)
-        bob = server.comes("bob")
+        bob = server.connect("bob")
         selector = stack.enter_context(selectors.DefaultSelector())
-        desks = WorkerChannels(server.hub.answer, selector)
-        stack.callback(desks.close_all)
-        worker = stack.enter_context(socket.socket(fileno=desks.open("tcp-0")))
+        channels = WorkerChannels(server.admission.handle_hello, selector)
+        stack.callback(channels.close_all)
+        worker = stack.enter_context(socket.socket(fileno=channels.open_channel("tcp-0")))
         worker.setblocking(False)
         worker.send(data or b"{}")
         for key, _ in selector.select(0):
@@ -153,7 +155,7 @@ def desk(data: bytes) -> None:
         assert server.is_current(bob)
 
 
-def desk_seeds() -> list[bytes]:
+def worker_channel_seeds() -> list[bytes]:
     ann = hello(KEYS["ann"])._replace(nonce=b"n" * 32).frame()
     good = request(ann, KEYS["ann"])
     bad = [
@@ -165,7 +167,7 @@ def desk_seeds() -> list[bytes]:
             {"serial": [[]]},
             {"certificate": "00", "challenge": ""},
             {"hash": ""},
-            {"hello": greetings()[1].hex()},
+            {"hello": one_of_each()[1].hex()},
             {"challenge": "", "serial": 1e300},
         )
     ]
@@ -182,7 +184,7 @@ def control() -> Iterator[Feed]:
     """A request is answered with one JSON object, or the connection ends; the supervisor goes on."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        end = ServerRole(
+        role = ServerRole(
             parse(
                 {
                     "mode": "server",
@@ -192,13 +194,13 @@ def control() -> Iterator[Feed]:
                 }
             )
         )
-        server = Server(BOB)
+        server = HubServer(BOB)
         stack.callback(server.close)
-        end.open(server.table, SimpleNamespace(accepted=0))
+        role.start(server.table, SimpleNamespace(accepted=0))
         selector = stack.enter_context(selectors.DefaultSelector())
         path = directory / "control"
-        _restore(end, directory / "state")
-        listener = ControlServer(path, lambda asked: end.command(asked) or {"ok": False}, selector)
+        _restore(role, directory / "state")
+        listener = ControlServer(path, lambda asked: role.run_command(asked) or {"ok": False}, selector)
         stack.callback(listener.close)
 
         def turn() -> None:
@@ -206,7 +208,7 @@ def control() -> Iterator[Feed]:
                 key.data()
 
         def take(data: bytes) -> None:
-            bites = Bites(data)
+            bites = ByteSource(data)
             cut = bites.number()
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
                 client.settimeout(1.0)
@@ -219,22 +221,22 @@ def control() -> Iterator[Feed]:
                 with contextlib.suppress(OSError):
                     client.shutdown(socket.SHUT_WR)
                 turn()
-                with contextlib.suppress(ConnectionResetError):  # it had more to say than anybody wanted to hear
+                with contextlib.suppress(ConnectionResetError):  # the request was longer than the supervisor reads
                     line = client.makefile("rb").read()
                     assert not line or "ok" in json.loads(line)
-            _restore(end, directory / "state")
+            _restore(role, directory / "state")
 
         yield take
 
 
-def _restore(end: ServerRole, state: Path) -> None:
-    """One peer is invited, and nobody else."""
+def _restore(role: ServerRole, state: Path) -> None:
+    """One peer is invited, and no other."""
     invited = list((state / peer_file.DIRECTORY).glob("*"))
     if [path.stem for path in invited] != ["eve"]:
         for path in invited:
             path.unlink()
-        end._reread()
-        assert end.command({"command": "invite", "name": "eve", "allowed": [], "rate_mbit": None})["ok"]
+        role.reload_peers()
+        assert role.run_command({"command": "invite", "name": "eve", "allowed": [], "rate_mbit": None})["ok"]
 
 
 def control_seeds() -> list[bytes]:
@@ -269,17 +271,19 @@ def control_seeds() -> list[bytes]:
 
 @contextmanager
 def remembered() -> Iterator[Feed]:
-    """Whatever is in the file, a server starts and its peers get addresses."""
+    """With any content of the file, a server starts and its peers get addresses."""
     with tempfile.TemporaryDirectory() as name:
         state = StateDir(name)
 
         def take(data: bytes) -> None:
             (state.path / "addresses.json").write_bytes(data)
-            server = Server(ANN, BOB)
+            server = HubServer(ANN, BOB)
             try:
-                server.hub = Admission(server.config, server.table, OFFLOADS, state.addresses(), server.saved.append)
+                server.admission = Admission(
+                    server.config, server.table, OFFLOADS, state.load_addresses(), server.saved.append
+                )
                 server.configure(ANN, BOB)
-                given = [server.comes(peer).addresses for peer in ("ann", "bob")]
+                given = [server.connect(peer).addresses for peer in ("ann", "bob")]
                 assert len({address for each in given for address in each}) == 4
             finally:
                 server.close()

@@ -1,6 +1,6 @@
-"""The target behind the fec worker: runs of shards, from a peer who means harm, into blocks.
+"""The target of the decoder: runs of shards, from a hostile peer, become blocks.
 
-An input is a stream of frames: runs as they are, and a few kinds that stand for what no fuzzer makes of itself.
+An input is a stream of frames: runs as they are, and a few types that stand for steps which no fuzzer finds by itself.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from tests.harness import reassembly as harness
 from tests.harness.reassembly import coded, copies, framed, runs
 
 POP, PASS, MADE = 0x30, 0x31, 0x32
-"""Frames of the fuzzer's own: the duty's turn; time goes on by a tenth of the time a block is kept; a run of a block
-whose shards fit each other."""
+"""Types of the fuzzer's own: the duty pops blocks; a tenth of the time that a block is kept passes; a run of a block
+with shards that fit each other."""
 STEPS_MAX = 200
 SIZE_MAX = 66_000
-BYTES_LIMIT = 1  # which makes it the least that a reassembly bears: a dozen large blocks
+BYTES_LIMIT = 1  # so a reassembly has its smallest limit: a dozen large blocks
 CODED_KEPT = 64
 _MADE = struct.Struct(">BhBBBBBHB")  # stream, block, n, m, first, count, size (u24), which bytes
 _coded = functools.lru_cache(CODED_KEPT)(coded)
 
 
 def reassembly(data: bytes) -> None:
-    """Whole block frames come out, no byte is held for ever, none beyond the limit, and of nothing but what went in."""
-    bench = harness.Bench(BYTES_LIMIT)
+    """Only whole block frames that were sent are delivered; bytes stay below the limit, and none is used for ever."""
+    bench = harness.ReassemblyHarness(BYTES_LIMIT)
     buffers = bench.reassembly._buffers
     view = memoryview(data)
     end, _, _, _ = framing.scan(view, 0, len(view), framing.LENGTH_LIMIT)
@@ -49,7 +49,7 @@ def reassembly(data: bytes) -> None:
         match frame[4:5]:
             case b"\x21":
                 forged = True
-                bench.take(frame)
+                bench.add_runs(frame)
             case b"\x30":
                 pop()
             case b"\x31":
@@ -57,14 +57,14 @@ def reassembly(data: bytes) -> None:
             case b"\x32":
                 content, run = made_run(frame[5:])
                 sent.add(content)
-                bench.take(run)
+                bench.add_runs(run)
         assert buffers.used + buffers.kept <= buffers.limit
     pop()
     for _ in range(3):
         bench.now += KEEP_NS
         pop()
     assert buffers.used == 0
-    assert bench.reassembly.idle(bench.now)
+    assert bench.reassembly.is_idle(bench.now)
     assert not bench.reassembly.due()
 
 
@@ -81,7 +81,7 @@ def made_run(body: bytes) -> tuple[bytes, bytes]:
 def made(
     number: int, n: int, m: int, first: int, count: int, stream: int = 0, size: int = 3000, which: int | None = None
 ) -> bytes:
-    """The frame that stands for it."""
+    """The frame that stands for a run."""
     return framing.frame(
         MADE,
         _MADE.pack(
@@ -102,7 +102,7 @@ def reassembly_seeds() -> list[bytes]:
         made(0, 3, 1, 0, 2, stream) + made(2, 3, 1, 0, 3, stream) + made(3, 1, 0, 0, 1, stream) for stream in range(36)
     )
     singles = [made(number, 1, 0, 0, 1, size=65_000, which=1) for number in range(1, 40)]
-    spare = made(0, 3, 2, 0, 1) + made(1, 3, 2, 1, 3) + made(1, 3, 2, 0, 1) + made(1, 3, 2, 4, 1)
+    late = made(0, 3, 2, 0, 1) + made(1, 3, 2, 1, 3) + made(1, 3, 2, 0, 1) + made(1, 3, 2, 4, 1)
     single = [made(number, 1, 2, 0, 1, stream=1, size=200) for number in range(3)]
     return [
         b"".join(each)
@@ -112,7 +112,7 @@ def reassembly_seeds() -> list[bytes]:
             [*large, *waiting, pop],
             [busy],
             [*singles, pop],
-            [spare, later * 2, pop],
+            [late, later * 2, pop],
             [
                 made(0, 3, 2, 0, 1),
                 made(1, 3, 2, 0, 3),

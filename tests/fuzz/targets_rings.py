@@ -1,7 +1,7 @@
-"""Targets behind the greeting: an intake, and the workers behind its ring. Streams of a peer's frames.
+"""Targets behind the handshake: a frame reader, and the workers behind its ring. Streams of a peer's frames.
 
-intake        a byte of shape, then chunks: by their flags of one connection or the other, or the consumer's turn
-inbound       a byte of shape, then a stream of frames: through the inbound duties of the workers to the TUN queue
+frame_reader   a byte of options, then chunks: by their flags of one connection or the other, or the consumer's turn
+inbound        a byte of options, then a stream of frames: through the inbound duties of the workers to the TUN queue
 """
 
 from __future__ import annotations
@@ -13,42 +13,44 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from pipeline.errors import PeerError
-from pipeline.packet import ip, vnet
-from pipeline.packet.route_table import NOBODY
+from pipeline.packet import ip
+from pipeline.packet.route_table import NO_PEER
 from pipeline.packet.vnet import NO_VNET, VNET, VNET_HEADER_BYTES
 from pipeline.runtime import topology
+from pipeline.runtime.plan import Plan, WorkerFds
 from pipeline.runtime.worker import Attachment
-from pipeline.shm import layout, slot
+from pipeline.shm import layout
 from pipeline.shm.layout import PEER_INDEX_BITS
-from pipeline.shm.slot import MARKS, SLOT, SLOT_BYTES_MIN
+from pipeline.shm.slot import SLOT_BYTES_MIN, read_header, write_header
 from pipeline.supervisor.shared_memory import SharedMemory
 from pipeline.wire import block, framing
-from tests.fuzz.byte_source import Bites, chunk
+from tests.fuzz.byte_source import ByteSource, chunk
 from tests.fuzz.fuzzer import Feed
 from tests.fuzz.targets_wire import packet_of
 from tests.harness import frame_reader
 from tests.harness.reassembly import copies, runs
+from tests.harness.settings import WORKER_SETTINGS
 from tests.inline.harness.ends import arrived, enlarge
 from tests.reference.blocks import block_frame
 from tests.reference.packets import echo_request
-from workers.fec import duties
-from workers.tun import writer
+from workers.fec.duties import duties as fec_duties
+from workers.tun.duties import duties as tun_duties
 
-# -- intake
+# -- the frame reader
 
-AHEAD, TLS = 0x80, 0x40  # of the shape: the first chunk came with the greeting; both connections have TLS
+AHEAD, TLS = 0x80, 0x40  # of the options: the first chunk came with the handshake; both connections have TLS
 CONSUME, OTHER = 2, 1  # of a chunk
 
 
-def intake(data: bytes) -> None:
-    """What comes out of each connection is what went in, frame by frame, up to the first that is too long."""
-    bites = Bites(data)
-    shape = bites.number()
-    with frame_reader.bench_of(connections=2, slots=4, tls=bool(shape & TLS)) as bench:
+def frame_reader_stream(data: bytes) -> None:
+    """Each connection gives the frames that were sent on it, in order, up to the first that is too long."""
+    bites = ByteSource(data)
+    options = bites.number()
+    with frame_reader.harness_of(connections=2, slots=4, tls=bool(options & TLS)) as bench:
         said, begun, ended = [b"", b""], [False, False], [False, False]
         for flags, piece in bites.chunks():
             if flags & CONSUME:
-                bench.take(len(piece))
+                bench.consume(len(piece))
                 continue
             number = flags & OTHER
             connection = bench.sources[number].connection
@@ -57,25 +59,25 @@ def intake(data: bytes) -> None:
                 continue
             first, begun[number] = not begun[number], True
             try:
-                if shape & AHEAD and first and piece and bench.port.ready():
-                    connection.stash = piece
-                    bench.intake.prefill(connection)
+                if options & AHEAD and first and piece and bench.port.ready():
+                    connection.receive.partial_frame = piece
+                    bench.reader.publish_early(connection)
                 else:
                     bench.send(number, piece)
                     bench.read_all(number)
             except PeerError:
-                bench.intake.forget(connection)
+                bench.reader.forget(connection)
                 ended[number] = True
         for number in range(2):
             while not ended[number]:
-                bench.take()
+                bench.consume()
                 try:
                     bench.read_all(number)
                     ended[number] = bench.port.ready() == bench.ring.capacity  # that was all
                 except PeerError:
-                    bench.intake.forget(bench.sources[number].connection)
+                    bench.reader.forget(bench.sources[number].connection)
                     ended[number] = True
-        bench.take()
+        bench.consume()
         for number, stream in enumerate(said):
             _came_through(stream, bench.frames(number))
 
@@ -85,7 +87,7 @@ def _came_through(stream: bytes, came: list[bytes]) -> None:
     while len(stream) - at >= 4:
         (length,) = struct.unpack_from(">I", stream, at)
         if length > frame_reader.LIMIT:
-            assert bodies[: len(came)] == came  # those that the chunk of the long one brought are lost with it
+            assert bodies[: len(came)] == came  # frames in the chunk of the long one are lost with it
             return
         if at + 4 + length > len(stream):
             break
@@ -94,13 +96,13 @@ def _came_through(stream: bytes, came: list[bytes]) -> None:
     assert bodies == came
 
 
-def intake_seeds() -> list[bytes]:
+def frame_reader_stream_seeds() -> list[bytes]:
     stream = frame_reader.framed([b"", b"\x21" + bytes(40), bytes(300), b"a", bytes(250)])
     most = chunk(frame_reader.framed([bytes(90)] * 2)) * 6  # more than the ring has slots
     halves = chunk(stream[:30]) + chunk(stream[:7], OTHER) + chunk(stream[30:]) + chunk(stream[7:], OTHER)
     return [
-        bytes([shape]) + each
-        for shape in (0, AHEAD, TLS)
+        bytes([options]) + each
+        for options in (0, AHEAD, TLS)
         for each in (chunk(stream), halves, most + chunk(b"a", CONSUME) + most, chunk(b"\0\0\2\0a"))
     ]
 
@@ -108,30 +110,24 @@ def intake_seeds() -> list[bytes]:
 # -- the inbound duties
 
 COMPAT, ONE, SEVERAL, ISOLATED, DECODING = range(5)
-LIGHT, FINISHED = 0x40, 0x20  # the connection's purpose; whether the other peers take finished packets alone
+LIGHT = 0x40  # of the options: the traffic class of the connection is light
+FINISHED = 0x20  # of the options: the other peers accept finished packets alone
 PEERS = 4
 INSIDE = tuple(bytes([10, 0, 0, 2 + peer]) for peer in range(PEERS))
-SETTINGS = {"fec": "off", "idle": "block", "offloads": 0}
 EVERYTHING = ((bytes(4), 0), (bytes(16), 0))
 
 
 class Workers:
-    """The tun worker of one lane, with the fec worker where shards are taken; slots come from the test's hand."""
+    """The tun worker of one lane, and the fec worker if there is parity; the test publishes the slots."""
 
     def __init__(self, kind: int, stack: ExitStack) -> None:
         self.kind = kind
         self.capacity = 1 if kind in (COMPAT, ONE, DECODING) else PEERS
-        settings = SETTINGS | {"compat": kind == COMPAT, "client_isolation": kind == ISOLATED}
-        plan = topology.build(
-            "fuzztest",
-            secrets.token_hex(4),
-            "server",
-            1,
-            (10, 3) if kind == DECODING else None,
-            4,
-            SLOT_BYTES_MIN,
-            settings,
-            self.capacity,
+        settings = WORKER_SETTINGS._replace(
+            compat=kind == COMPAT, client_isolation=kind == ISOLATED, fec="on" if kind == DECODING else "off"
+        )
+        plan = topology.build_plan(
+            "fuzztest", secrets.token_hex(4), "server", 1, 4, SLOT_BYTES_MIN, settings, self.capacity
         )
         self.memory = SharedMemory(plan)
         stack.callback(self._close_memory)
@@ -144,14 +140,14 @@ class Workers:
             enlarge(sock)
         (self.port,) = tcp.ports("inbound", "inbound")
         self.transit = tcp.ports("outbound", "transit")
-        self.duties = [writer.TunWriter(tun, inside.fileno())]
+        self.duties = tun_duties(tun, WorkerFds(tun=inside.fileno()))[1:]
         if kind == DECODING:
-            self.duties.insert(0, duties.Decoder(self._attach(plan, "fec-0", stack)))
-        self._occupations = 0
+            self.duties = fec_duties(self._attach(plan, "fec-0", stack), WorkerFds())[1:] + self.duties
+        self._sessions = 0
         self.peer_handles: list[int] = []
 
     @staticmethod
-    def _attach(plan: object, worker: str, stack: ExitStack) -> Attachment:
+    def _attach(plan: Plan, worker: str, stack: ExitStack) -> Attachment:
         attachment = Attachment(plan, worker)
         stack.callback(attachment.close)
         return attachment
@@ -160,14 +156,14 @@ class Workers:
         self.memory.unlink()
         for each in self.memory.rings.values():
             each.close()
-        self.memory.peers.close()
+        self.memory.peer_table.close()
         self.memory.scoreboard.close()
 
-    def sit(self, offloads: int) -> None:
-        """Everybody anew, so that no input sees what another one left."""
-        self._occupations += 1
-        self.peer_handles = [self._occupations << PEER_INDEX_BITS | peer for peer in range(self.capacity)]
-        peers = self.memory.peers
+    def start_sessions(self, offloads: int) -> None:
+        """Start new sessions of all peers, so that no input sees the traces of another one."""
+        self._sessions += 1
+        self.peer_handles = [self._sessions << PEER_INDEX_BITS | peer for peer in range(self.capacity)]
+        peers = self.memory.peer_table
         routes = (
             [(*each, self.peer_handles[0]) for each in EVERYTHING]
             if self.capacity == 1
@@ -183,67 +179,66 @@ class Workers:
             peers.links[0][at + layout.LINK_ESTABLISHED] = 1
             peers.links[0][at + layout.LINK_OFFLOADS] = offloads
 
-    def put(self, stream: bytes, traffic_class: int) -> None:
+    def publish(self, stream: bytes, traffic_class: int) -> None:
         slot = self.port.slot()
         start = layout.SLOT_HEADER_BYTES
         slot[start : start + len(stream)] = stream
-        SLOT.pack_into(slot, 0, start, len(stream), 0, self.peer_handles[0])
-        MARKS.pack_into(slot, layout.SLOT_TRAFFIC_CLASS_AT, traffic_class, 0)
+        write_header(slot, start, len(stream), 0, self.peer_handles[0], traffic_class)
         self.port.advance(1)
 
     def owner(self, address: bytes) -> int:
         if self.capacity == 1:
             return self.peer_handles[0]
         return dict(zip(INSIDE, self.peer_handles, strict=True)).get(
-            address, self.peer_handles[1] if address[:8] == b"\xfd" * 8 else NOBODY
+            address, self.peer_handles[1] if address[:8] == b"\xfd" * 8 else NO_PEER
         )
 
 
 @contextmanager
 def inbound() -> Iterator[Feed]:
-    """Only sound packets of the sender's reach the kernel, and another peer what is for him and his device takes."""
+    """Only sound packets of the sender reach the kernel; a peer gets only packets for it, which its device accepts."""
     with ExitStack() as stack:
         made: dict[int, Workers] = {}
 
         def take(data: bytes) -> None:
-            bites = Bites(data)
-            shape = bites.number()
-            kind = (shape & 7) % 5
+            bites = ByteSource(data)
+            options = bites.number()
+            kind = (options & 7) % 5
             workers = made.get(kind) or made.setdefault(kind, Workers(kind, stack))
             stream = memoryview(bites.rest())
             limit = framing.COMPAT_LENGTH_LIMIT if kind == COMPAT else framing.LENGTH_LIMIT
             whole = framing.scan(stream, 0, len(stream), limit)[0]
-            workers.sit(0 if shape & FINISHED else 0xFF)
-            workers.put(bytes(stream[:whole]), int(bool(shape & LIGHT)))
+            workers.start_sessions(0 if options & FINISHED else 0xFF)
+            workers.publish(bytes(stream[:whole]), int(bool(options & LIGHT)))
             for duty in workers.duties:
                 duty.work()
-            _look_at_queue(workers)
-            _look_at_transit(workers, bool(shape & FINISHED))
+            _check_queue(workers)
+            _check_transit(workers, bool(options & FINISHED))
 
         yield take
 
 
-def _look_at_queue(workers: Workers) -> None:
+def _check_queue(workers: Workers) -> None:
     for packet in map(memoryview, arrived(workers.outside)):
-        assert ip.check(packet, 0, len(packet)) == ""
+        assert ip.check(packet, 0, len(packet)) is None
         assert workers.owner(ip.source(packet, 0)) == workers.peer_handles[0]
         if workers.capacity > 1:
-            assert workers.owner(ip.destination(packet, 0)) == NOBODY
+            assert workers.owner(ip.destination(packet, 0)) == NO_PEER
             assert not ip.is_multicast(ip.destination(packet, 0))
         if workers.kind == COMPAT:
             assert packet[:VNET_HEADER_BYTES] == NO_VNET
 
 
-def _look_at_transit(workers: Workers, finished: bool) -> None:
+def _check_transit(workers: Workers, finished: bool) -> None:
     for port in workers.transit:
         ready = port.ready()
         assert not ready or workers.kind == SEVERAL
         for ahead in range(ready):
             slot = port.slot(ahead)
-            start, length, _, peer_handle = SLOT.unpack_from(slot)
+            start, length, _, peer_handle = read_header(slot)
             at, lengths = block.lengths(slot, start, start + length)
             for size in lengths:
-                assert ip.check(slot, at, size) == ""
+                assert ip.check(slot, at, size) is None
                 assert workers.owner(ip.source(slot, at)) == workers.peer_handles[0]
                 assert workers.owner(ip.destination(slot, at)) == peer_handle != workers.peer_handles[0]
                 assert not finished or bytes(slot[at : at + 2]) == bytes(2)  # flags and gso_type
@@ -261,7 +256,7 @@ def inbound_seeds() -> list[bytes]:
         for protocol, gso in ((6, 1), (17, 5), (6, 0), (6, 0x81), (6, 5))
     ]
     raw = block_of(unfinished)
-    # a checksum to be put where an address is: that of another peer, or whatever the sender likes
+    # a checksum to be written over an address: that of another peer, or any other
     forged = block_of(
         [
             VNET.pack(1, 0, 0, 0, start, offset) + packets[0]
@@ -288,6 +283,6 @@ def inbound_seeds() -> list[bytes]:
 
 
 def block_of(packets: list[bytes]) -> bytes:
-    """Of packets that have their virtio-net headers."""
+    """A block of packets that have their virtio-net headers."""
     table = struct.pack(f">H{len(packets)}I", len(packets), *map(len, packets))
     return framing.frame(framing.BLOCK, table + b"".join(packets))

@@ -1,6 +1,6 @@
-"""Targets that are functions of their input alone: frames, blocks, greetings, packets; texts and files of a person.
+"""Targets that are functions of their input alone: frames, blocks, messages, packets; texts and files of an operator.
 
-Each is a context manager of a function that takes an input. What it asserts is what whoever calls the parser relies on.
+Each is a context manager of a function that takes an input. It asserts what the callers of the parser rely on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.reference.packets import echo_request
 LIMITS = (framing.LENGTH_LIMIT, framing.COMPAT_LENGTH_LIMIT, framing.HELLO_LENGTH_LIMIT)
 SECRET_PIECE = 16  # characters of a secret that no text may hold in a row
 IP_BYTES_MAX = 65535
-GUARD = b"\xdb" * 7  # around a packet: nobody's bytes
+GUARD = b"\xdb" * 7  # around a packet: bytes that belong to no packet
 
 
 def alone(take: Feed) -> Callable:
@@ -49,7 +49,7 @@ def alone(take: Feed) -> Callable:
 
 
 def frames(data: bytes) -> None:
-    """A byte that chooses the limit, and a stream. What scan() calls whole are frames one behind the other."""
+    """A byte that chooses the limit, and a stream. Up to the end that scan() gives, frames stand behind each other."""
     limit = LIMITS[(data[0] if data else 0) % len(LIMITS)]
     view = memoryview(data)[1:]
     end = len(view)
@@ -95,17 +95,17 @@ def blocks_seeds() -> list[bytes]:
     return [block_frame(*[packet] * count)[4:] for count in range(3)] + [b"", b"\x20\xff\xff"]
 
 
-# -- greetings
+# -- messages of the handshake
 
 
-def greeting(data: bytes) -> None:
-    """A greeting's frame, and once more behind a length that is right. What it says, said again, is the same."""
+def handshake_message(data: bytes) -> None:
+    """A frame, and once more behind a length that is right. The decoded message, encoded again, has equal bytes."""
     with contextlib.suppress(PeerError):
-        _said_again(data)
-    _said_again(framing.LENGTH.pack(len(data)) + data)
+        _encoded_again(data)
+    _encoded_again(framing.LENGTH.pack(len(data)) + data)
 
 
-def _said_again(frame: bytes) -> None:
+def _encoded_again(frame: bytes) -> None:
     found = messages.decode(frame)
     again = found.frame()
     assert messages.decode(again).frame() == again
@@ -117,10 +117,10 @@ def _said_again(frame: bytes) -> None:
     assert len(again) <= framing.WELCOME_LENGTH_LIMIT
 
 
-def greetings() -> list[bytes]:
-    """One of each kind, whole frames."""
-    wishes = ip_address("10.0.0.7"), ip_address("fd00::7")
-    hello = messages.Hello(1, 0x13, 0, 2, 1400, 5, 6, 1, 1, messages.AUTH_KEY, b"k" * 8, b"n" * 32, wishes)
+def one_of_each() -> list[bytes]:
+    """A whole frame of each message."""
+    addresses = ip_address("10.0.0.7"), ip_address("fd00::7")
+    hello = messages.Hello(1, 0x13, 0, 2, 1400, 5, 6, 1, 1, messages.AUTH_KEY, b"k" * 8, b"n" * 32, addresses)
     welcome = messages.Welcome(
         1,
         0x13,
@@ -142,8 +142,8 @@ def greetings() -> list[bytes]:
     ]
 
 
-def greeting_seeds() -> list[bytes]:
-    return [frame[4:] for frame in greetings()] + greetings()
+def handshake_message_seeds() -> list[bytes]:
+    return [frame[4:] for frame in one_of_each()] + one_of_each()
 
 
 # -- packets
@@ -155,21 +155,21 @@ def packet(data: bytes) -> None:
     view = memoryview(data)
     reason = ippacket.check(view, 0, size)
     assert reason == ippacket.check(memoryview(GUARD + data + GUARD), len(GUARD), size)
-    if reason:
-        assert reason in ID
+    if reason is not None:
+        assert reason in ID.values()
         return
     _found_sound(view)
     flags, _, _, _, start, _ = VNET.unpack_from(data)
     header = 40 if data[VNET_HEADER_BYTES] >> 4 == 6 else (data[VNET_HEADER_BYTES] & 15) * 4
     assert not flags & NEEDS_CSUM or start >= header  # or the checksum lands where an address was checked
-    FlowClassifier(lambda: True).light(view, 0, size, 5)
+    FlowClassifier(lambda: True).classify_light(view, 0, size, 5)
     finished = superpacket.finish(data)
     kind = data[1] & ~GSO_ECN
     assert len(finished) <= superpacket.SEGMENTS_MAX
     assert finished or kind
     for each in map(memoryview, finished):
         assert each[:VNET_HEADER_BYTES] == NO_VNET
-        assert ippacket.check(each, 0, len(each)) == ""
+        assert ippacket.check(each, 0, len(each)) is None
         _found_sound(each)
         assert (ippacket.source(each, 0), ippacket.destination(each, 0)) == (
             ippacket.source(view, 0),
@@ -230,7 +230,7 @@ def packet_of(
 
 
 def invited(data: bytes) -> None:
-    """A line, or behind an odd byte the object in it. Its text again is the same, and no error tells of it."""
+    """A line, or behind an odd byte the object in it. Encoded again it means no other; no error shows a piece of it."""
     line = data[1:].decode(errors="surrogateescape")
     if data[:1] and data[0] & 1:
         line = invitation.PREFIX + base64.urlsafe_b64encode(data[1:]).decode().rstrip("=")

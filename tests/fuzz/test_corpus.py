@@ -1,6 +1,7 @@
-"""Whatever bytes come from outside: each parser takes them or says no in the way that its callers know.
+"""Every parser accepts or refuses any foreign bytes in the way that its callers expect.
 
-What it does not is an input to be kept: put it into corpus/TARGET, "found-" before its name, together with the repair.
+An input for which this does not hold is kept: put it into corpus/TARGET, with "found-" before its name, together with
+the repair.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import pytest
 
 from pipeline.errors import PeerError
 from tests.fuzz import three_step_bug
-from tests.fuzz.fuzzer import CORPUS, FOUND, Target, fuzz, leave, load, minimal, name_of, save
+from tests.fuzz.fuzzer import CORPUS, FOUND, Target, fuzz, load, minimal, name_of, remove_all_but, save
 from tests.fuzz.line_coverage import Lines
 from tests.fuzz.mutate import INPUT_BYTES_MAX
 from tests.fuzz.targets import TARGETS
@@ -143,5 +144,5 @@ def test_inputs_are_saved_under_their_name_and_once(tmp_path: Path) -> None:
 def test_what_has_shown_a_bug_is_left_in_the_corpus(tmp_path: Path) -> None:
     save("toy", [b"a", b"b"], tmp_path)
     (tmp_path / "toy" / (FOUND + name_of(b"c"))).write_bytes(b"c")
-    leave("toy", [b"b"], tmp_path)
+    remove_all_but("toy", [b"b"], tmp_path)
     assert sorted(load("toy", tmp_path)) == [b"b", b"c"]

@@ -1,4 +1,4 @@
-"""An intake on a ring of its own, connections in front of it and a consumer behind it; streams of frames."""
+"""A frame reader on a ring of its own, connections before it, a consumer behind it; streams of frames."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from pipeline.runtime.plan import StagePosition
 from pipeline.runtime.port import Port
 from pipeline.shm import layout, ring, segment
-from pipeline.shm.ring import Stage
-from pipeline.shm.slot import MARKS, SLOT
+from pipeline.shm.ring import StageView
+from pipeline.shm.slot import read_header, read_marks
 from pipeline.transport.connection import ESTABLISHED, Connection
 from pipeline.transport.tls_context import TlsContext, client_context, server_context
 from pipeline.wire import framing
 from tests.harness.tls_ends import NAME, End, issue, shake_hands
-from workers.tcp.frame_reader import START, FrameReader
+from workers.tcp.frame_reader import FRAMES_AT, FrameReader
 
 SLOT_BYTES = layout.PAGE
-FITS = SLOT_BYTES - START - framing.LENGTH.size
+FITS = SLOT_BYTES - FRAMES_AT - framing.LENGTH.size
 """The longest frame (length field) that a slot of this size can take."""
 
 LIMIT = 300
@@ -39,7 +39,7 @@ def contexts() -> tuple[TlsContext, TlsContext]:
 
 
 class Source:
-    """One connection, of the peer of the same number: the peer's end of it and ours."""
+    """The connection of the peer of that number: the peer's end of it, and ours."""
 
     def __init__(self, number: int, tls: bool) -> None:
         self.peer, ours = socket.socketpair()
@@ -51,7 +51,7 @@ class Source:
             shake_hands(self.secure, end)
         self.connection = Connection(ours, ("192.0.2.1", 9000 + number), ESTABLISHED, 100 + number, 0)
         self.connection.peer_handle = layout.FIRST_PEER_HANDLE | number
-        self.connection.stamped_lane = number + 10
+        self.connection.receive.stamped_lane = number + 10
         self.connection.traffic_class = number & 1
         self.connection.channel = end.channel if tls else None
 
@@ -66,25 +66,25 @@ class Source:
         self.connection.socket.close()
 
 
-class Bench:
-    """An intake on a ring of its own, a consumer behind it, and connections in front of it."""
+class FrameReaderHarness:
+    """The reader, `sources` before it, and `slots` behind it: peer and wire bytes of each slot consumed."""
 
     def __init__(
         self, connections: int = 1, slots: int = 4, limit: int = LIMIT, start: int = 0, tls: bool = False
     ) -> None:
         self.sources = [Source(number, tls) for number in range(connections)]
-        name = f"/tunnel@intaketest@{secrets.token_hex(4)}@ring"
+        name = f"/tunnel@framereadertest@{secrets.token_hex(4)}@ring"
         self.ring = ring.create(name, 2, slots, SLOT_BYTES, start)
-        self.port = Port(self.ring, StagePosition(0, 0, [1], True, []), 0, [], [])
-        self.intake = FrameReader(self.port, limit)
-        self.consumer = Stage(self.ring, 1, [0])
-        self.slots: list[tuple[int, bytes]] = []  # peer, wire bytes
+        self.port = Port(self.ring, StagePosition(0, 0, [1], True, [], []), 0, [], [])
+        self.reader = FrameReader(self.port, limit)
+        self.consumer = StageView(self.ring, 1, [0])
+        self.slots: list[tuple[int, bytes]] = []
 
     def send(self, number: int, data: bytes) -> None:
         self.sources[number].send(data)
 
     def read(self, number: int) -> int:
-        return self.intake.read(self.sources[number].connection, self.port.ready())
+        return self.reader.read(self.sources[number].connection, self.port.ready())
 
     def read_all(self, number: int) -> None:
         """Read until nothing is there or the ring is full."""
@@ -95,28 +95,34 @@ class Bench:
             except BlockingIOError:
                 return
 
-    def take(self, count: int = 1 << 30) -> int:
-        """Consume up to so many slots, each of which must say whose it is and hold whole frames of one connection."""
-        taken = min(count, self.consumer.ready())
-        for _ in range(taken):
+    def consume(self, count: int = 1 << 30) -> int:
+        """Consume up to so many slots. Each must name its connection, and hold whole frames of it."""
+        consumed = min(count, self.consumer.ready())
+        for _ in range(consumed):
             slot = self.consumer.slot()
-            start, length, lane, peer_handle = SLOT.unpack_from(slot)
+            start, length, lane, peer_handle = read_header(slot)
             peer = peer_handle & layout.PEER_INDEX_MASK
             connection = self.sources[peer].connection
-            assert (start, lane, peer_handle) == (START, connection.stamped_lane, connection.peer_handle)
-            assert MARKS.unpack_from(slot, layout.SLOT_TRAFFIC_CLASS_AT) == (connection.traffic_class, 0)
+            assert (start, lane, peer_handle) == (FRAMES_AT, connection.receive.stamped_lane, connection.peer_handle)
+            assert read_marks(slot) == (connection.traffic_class, 0)
             self.slots.append((peer, bytes(slot[start : start + length])))
-            slot[:] = b"\xdb" * SLOT_BYTES  # whoever keeps bytes here after the hand-over loses them
+            slot[:] = b"\xdb" * SLOT_BYTES  # a reader that still uses bytes of a published slot loses them
             self.consumer.advance(1)
-        return taken
+        return consumed
+
+    def carry(self, number: int, data: bytes) -> None:
+        """Bytes through the reader into slots, which are consumed."""
+        self.send(number, data)
+        self.read_all(number)
+        self.consume()
 
     def frames(self, number: int) -> list[bytes]:
-        """What has come out of a connection, as bodies."""
+        """The bodies of a connection's frames."""
         found = []
         for peer, data in self.slots:
             if peer == number:
                 bodies = split(data)
-                assert bodies  # no slot is handed on empty
+                assert bodies  # no slot is published empty
                 found += bodies
         return found
 
@@ -128,8 +134,8 @@ class Bench:
 
 
 @contextmanager
-def bench_of(**shape: int) -> Iterator[Bench]:
-    made = Bench(**shape)
+def harness_of(**settings: int) -> Iterator[FrameReaderHarness]:
+    made = FrameReaderHarness(**settings)
     try:
         yield made
     finally:
@@ -141,7 +147,7 @@ def framed(bodies: Sequence[bytes]) -> bytes:
 
 
 def split(data: bytes) -> list[bytes]:
-    """The frames in it; there must be nothing but whole ones."""
+    """The bodies of the frames in `data`; there must be nothing but whole frames."""
     bodies, at = [], 0
     while at < len(data):
         (length,) = struct.unpack_from(">I", data, at)

@@ -1,4 +1,4 @@
-"""A server's hub on a peers segment of its own, and clients that ask it as a tcp worker would for them."""
+"""A server's Admission on a peer table of its own, and clients for which it is asked as a tcp worker would ask."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from ipaddress import ip_address, ip_network
 from pipeline.config import Config, parse
 from pipeline.packet.route_table import RouteTable
 from pipeline.peers.address_assignment import PeerPolicy
-from pipeline.peers.admission import ON_THE_WAY_NS, Admission
+from pipeline.peers.admission import CONNECTING_NS, Admission
 from pipeline.peers.registry import KnownPeer
 from pipeline.shm import layout, peer_table, segment
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.peer_table import RouteReader
-from pipeline.wire import auth as proof
-from pipeline.wire import messages
+from pipeline.wire import auth, messages
 from pipeline.wire.messages import Challenge, Hello, Message, Refused, Welcome
 
 OFFLOADS = 0x13
@@ -26,23 +25,28 @@ ROWS = 8
 
 
 def known(name: str, *allowed: str, fixed: Iterable[str] = (), rate: int = 0) -> KnownPeer:
-    """A peer that proves itself with its key."""
+    """A peer that proves its identity with its key."""
     return KnownPeer(PeerPolicy(name, tuple(map(ip_network, allowed)), tuple(map(ip_address, fixed)), rate), KEYS[name])
 
 
+ANN, BOB, CYD = known("ann"), known("bob"), known("cyd")
+SILENCE = 0
+"""The reason of an answer that is none."""
+
+
 class Answer:
-    """What the hub has said."""
+    """An answer of Admission, and the message in it."""
 
     def __init__(self, reply: dict) -> None:
-        self.reply = json.loads(json.dumps(reply))  # it must cross the desk
+        self.reply = json.loads(json.dumps(reply))  # as over the supervisor channel
         self.frame = bytes.fromhex(self.reply["frame"])
-        self.greeting: Message | None = messages.decode(self.frame) if self.frame else None
+        self.message: Message | None = messages.decode(self.frame) if self.frame else None
 
     @property
     def peer_handle(self) -> int:
-        assert isinstance(self.greeting, Welcome), self
-        assert set(self.reply) == {"serial", "frame", "seat"}
-        return self.reply["seat"]
+        assert isinstance(self.message, Welcome), self
+        assert set(self.reply) == {"serial", "frame", "peer_handle"}
+        return self.reply["peer_handle"]
 
     @property
     def peer(self) -> int:
@@ -50,26 +54,28 @@ class Answer:
 
     @property
     def addresses(self) -> list[str]:
-        assert isinstance(self.greeting, Welcome), self
-        return [str(address) for address in self.greeting.addresses]
+        assert isinstance(self.message, Welcome), self
+        return [str(address) for address in self.message.addresses]
 
     @property
     def reason(self) -> int:
-        """Of a refusal; 0 for the silence in which a stranger is turned away."""
-        assert set(self.reply) == {"serial", "frame", "why"}, self
-        if self.greeting is None:
+        """The reason of a refusal; 0 if the client has proved nothing and gets no message."""
+        assert set(self.reply) == {"serial", "frame", "reason"}, self
+        if self.message is None:
             return 0
-        assert isinstance(self.greeting, Refused)
-        assert self.reply["why"] == self.greeting.text
-        return self.greeting.reason
+        assert isinstance(self.message, Refused)
+        assert self.reply["reason"] == self.message.text
+        return self.message.reason
 
     def __repr__(self) -> str:
-        return f"Answer({self.reply}, {self.greeting})"
+        return f"Answer({self.reply}, {self.message})"
 
 
-def hello(key: bytes | None, number: int = 1, *wishes: str, client: int = 1, version: int = messages.VERSION) -> Hello:
-    """Of a client with a key, or without one, in its session of this number."""
-    auth = messages.AUTH_KEY if key else messages.AUTH_NONE
+def hello(
+    key: bytes | None, number: int = 1, *requested: str, client: int = 1, version: int = messages.VERSION
+) -> Hello:
+    """The HELLO of a client with a key, or without one, in its session of this number."""
+    method = messages.AUTH_KEY if key else messages.AUTH_NONE
     return Hello(
         version,
         0,
@@ -80,28 +86,28 @@ def hello(key: bytes | None, number: int = 1, *wishes: str, client: int = 1, ver
         number,
         0,
         0,
-        auth,
-        proof.key_id(key) if key else bytes(8),
+        method,
+        auth.key_id(key) if key else bytes(8),
         secrets.token_bytes(32),
-        tuple(map(ip_address, wishes)),
+        tuple(map(ip_address, requested)),
     )
 
 
 def request(
-    greeting: bytes,
+    hello_frame: bytes,
     key: bytes | None = None,
     certificate: bytes = b"",
     serial: int = 7,
     certificate_hash: bytes = CERTIFICATE_HASH,
 ) -> dict:
-    """What a tcp worker asks when a client has sent this HELLO, and after its PROOF with this key, if it has one."""
+    """The request of a tcp worker for a client that has sent this HELLO, and the PROOF for this key if there is one."""
     challenge = mac = b""
     if key:
         challenge = Challenge(secrets.token_bytes(32)).frame()
-        mac = proof.client_proof(key, proof.transcript(greeting, challenge, certificate_hash))
+        mac = auth.client_proof(key, auth.transcript(hello_frame, challenge, certificate_hash))
     return {
         "serial": serial,
-        "hello": greeting.hex(),
+        "hello": hello_frame.hex(),
         "challenge": challenge.hex(),
         "proof": mac.hex(),
         "certificate": certificate.hex(),
@@ -109,8 +115,8 @@ def request(
     }
 
 
-class Server:
-    """With these peers. `settings` are the configuration's; `saved`: what was to be remembered, each time."""
+class HubServer:
+    """A hub with these peers. `settings`: its configuration; `saved`: the addresses that it saved, each time."""
 
     def __init__(
         self,
@@ -125,9 +131,9 @@ class Server:
             "tunnel_addr": ["10.0.0.1/24", "fd00::1/64"],
             "max_clients": capacity,
         } | settings
-        self.table = peer_table.create(f"/tunnel@hubtest@{secrets.token_hex(4)}@peers", capacity, lanes, ROWS)
+        self.table = peer_table.create(f"/tunnel@hubtest@{secrets.token_hex(4)}@peer-table", capacity, lanes, ROWS)
         self.saved: list[dict[str, list[str]]] = []
-        self.hub = Admission(self.config, self.table, OFFLOADS, remembered or {}, self.saved.append)
+        self.admission = Admission(self.config, self.table, OFFLOADS, remembered or {}, self.saved.append)
         self.configure(*peers_known)
 
     @property
@@ -136,65 +142,65 @@ class Server:
 
     def configure(self, *peers_known: KnownPeer, **settings: object) -> None:
         self.settings |= settings
-        self.hub.configure(self.config, peers_known)
+        self.admission.configure(self.config, peers_known)
 
     def close(self) -> None:
         segment.unlink(self.table.memory.name)
         self.table.close()
 
-    # -- what clients do
+    # -- clients
 
-    def ask(self, name: str, number: int = 1, *wishes: str) -> Answer:
+    def ask(self, name: str, number: int = 1, *requested: str) -> Answer:
         """A peer with a key opens a connection in its session of this number."""
-        return Answer(self.hub.answer(request(hello(KEYS[name], number, *wishes).frame(), KEYS[name])))
+        return Answer(self.admission.handle_hello(request(hello(KEYS[name], number, *requested).frame(), KEYS[name])))
 
-    def ask_unproved(self, client: int, number: int = 1, *wishes: str) -> Answer:
-        """The same for a client that has nothing to prove itself with."""
-        return Answer(self.hub.answer(request(hello(None, number, *wishes, client=client).frame())))
+    def ask_unauthenticated(self, client: int, number: int = 1, *requested: str) -> Answer:
+        """A client without any proof opens a connection in its session of this number."""
+        return Answer(self.admission.handle_hello(request(hello(None, number, *requested, client=client).frame())))
 
-    def has_connections(self, peer: int, count: int, lane: int = 0) -> None:
-        """What tcp worker `lane` says."""
+    def set_connections(self, peer: int, count: int, lane: int = 0) -> None:
+        """As the tcp worker of this lane would publish it."""
         self.table.links[lane][peer * RECORD_WORDS + layout.LINK_ESTABLISHED] = count
 
-    def comes(self, name: str, number: int = 1, *wishes: str) -> Answer:
-        """It is admitted, and connected."""
-        answer = self.ask(name, number, *wishes)
-        self.has_connections(answer.peer, 1)
+    def connect(self, name: str, number: int = 1, *requested: str) -> Answer:
+        """A peer with a key opens a connection, which is established."""
+        answer = self.ask(name, number, *requested)
+        self.set_connections(answer.peer, 1)
         return answer
 
-    def goes(self, peer: int) -> None:
-        """Its connections have ended, a while ago."""
+    def disconnect(self, peer: int) -> None:
+        """The connections under an index have ended a while ago."""
         for lane in range(len(self.table.links)):
-            self.has_connections(peer, 0, lane)
-        self.hub._admitted_at[peer] -= ON_THE_WAY_NS
+            self.set_connections(peer, 0, lane)
+        self.admission._admitted_at[peer] -= CONNECTING_NS
 
-    # -- what workers see
+    # -- as workers see it
 
     def is_current(self, answer: Answer) -> bool:
-        """Whether connections that were answered so go on."""
+        """Whether the connections of this answer go on."""
         return self.table.peer_handle(answer.peer) == answer.peer_handle
 
-    def whose(self, address: str) -> int:
-        """The seat to which packets for an address go."""
-        found = RouteTable()
-        RouteReader(self.table).read_into(found)
-        return found.peer_of(ip_address(address).packed)
+    def handle_at(self, address: str) -> int:
+        """The peer handle to which packets for an address go."""
+        routes = RouteTable()
+        RouteReader(self.table).read_into(routes)
+        return routes.lookup(ip_address(address).packed)
 
     def state(self) -> tuple:
-        """All that workers see, and all that is remembered."""
-        found = RouteTable()
-        RouteReader(self.table).read_into(found)
-        lines = [(self.table.peer_handle(peer), self.table.rate(peer)) for peer in range(self.table.capacity)]
-        return lines, found._families, len(self.saved)
+        """Everything that workers see, and the number of times that addresses were saved."""
+        routes = RouteTable()
+        RouteReader(self.table).read_into(routes)
+        records = [(self.table.peer_handle(peer), self.table.rate(peer)) for peer in range(self.table.capacity)]
+        return records, routes._families, len(self.saved)
 
 
-MakeServer = Callable[..., Server]
+MakeHub = Callable[..., HubServer]
 
 
-def refused(server: Server, ask: Callable[[], Answer]) -> int:
-    """The reason, and that nothing has changed."""
+def refusal_reason(server: HubServer, ask: Callable[[], Answer]) -> int:
+    """The reason of a refusal, which must change nothing."""
     before = server.state()
     answer = ask()
-    assert isinstance(answer.greeting, Refused), answer
+    assert isinstance(answer.message, Refused), answer
     assert server.state() == before
     return answer.reason

@@ -1,4 +1,4 @@
-"""Blocks, the runs of shards that they are cut into, and a reassembly that takes them in a time of its own."""
+"""Blocks, their runs of shards, and a reassembly whose clock the test moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pipeline.counters import COUNTERS
 from pipeline.fec import shard
 from pipeline.fec.codec import Codec
 from pipeline.fec.reassembly import BYTES_LIMIT, Reassembly
-from pipeline.fec.reorder import WINDOW
+from pipeline.fec.reorder import REORDER_WINDOW
+from pipeline.shm import layout
 from pipeline.wire import framing
 
 BULK = shard.stream(0xABCDEF, 3, framing.BULK)
@@ -35,7 +36,7 @@ def run(data: bytes, n: int, m: int, first: int, count: int, number: int = 0, st
 def runs(
     data: bytes, number: int, counts: Sequence[int] = FIVE, n: int = 10, m: int = 3, stream: int = BULK
 ) -> list[bytes]:
-    """All shards of a block, so many in each frame."""
+    """The frames with all shards of a block, `counts` of them in each."""
     firsts = [sum(counts[:i]) for i in range(len(counts))]
     return [run(data, n, m, first, count, number, stream) for first, count in zip(firsts, counts, strict=True)]
 
@@ -66,42 +67,47 @@ def coded(data: bytes, n: int, m: int) -> tuple[list[bytes], int]:
     return [bytes(area[i * each : (i + 1) * each]) for i in range(n + m)], checksum
 
 
-class Bench:
+class ReassemblyHarness:
     """A reassembly. `now` passes only when a test says so."""
 
     def __init__(self, bytes_limit: int = BYTES_LIMIT) -> None:
-        self.counters = [0] * (max(counter.id for counter in COUNTERS) + 1)
+        self.counters = memoryview(bytearray(8 * layout.COUNTERS_MAX)).cast("Q")
         self.reassembly = Reassembly(CODEC, self.counters, bytes_limit)
         self.now = 5_000_000_000
 
-    def take(self, *frames: bytes) -> None:
+    def add_runs(self, *frames: bytes) -> None:
         for frame in frames:
             (length,) = framing.LENGTH.unpack_from(frame)
             slot = bytearray(b"\xdb" * 7 + frame + b"\xdb" * 5)
-            self.reassembly.take(memoryview(slot), 7, length, self.now)
-            slot[:] = bytes(len(slot))  # whoever keeps a view of the slot loses its bytes
+            self.reassembly.add_run(memoryview(slot), 7, length, self.now)
+            slot[:] = bytes(len(slot))  # a view of the slot that is kept would show
 
-    def hear_long(self, until: int, stream: int = BULK) -> None:
-        """A stream up to the block before `until`, so long that nothing before its first block matters any more."""
-        for number in range(until - WINDOW, until):
-            self.take(*copies(block(number, 20), number, stream=stream))
+    def receive_long(self, until: int, stream: int = BULK) -> None:
+        """Receive a stream up to the block before `until`, so long that blocks before its first one do not matter."""
+        for number in range(until - REORDER_WINDOW, until):
+            self.add_runs(*copies(block(number, 20), number, stream=stream))
         self.pop()
-        self.counters[:] = [0] * len(self.counters)
+        self.counters[:] = memoryview(bytes(self.counters.nbytes)).cast("Q")
 
     def pop(self) -> list[bytes]:
-        """All that may go on now."""
+        """All blocks that may be delivered now."""
         found = []
-        while (view := self.reassembly.pop(self.now)) is not None:
-            found.append(bytes(view))
+        while (block := self.pop_one()) is not None:
+            found.append(block)
         return found
 
+    def pop_one(self) -> bytes | None:
+        """The next block that may be delivered now."""
+        view = self.reassembly.pop(self.now)
+        return None if view is None else bytes(view)
+
     def due_ms(self) -> float | None:
-        """How long until something is due; None if nothing is."""
+        """Milliseconds until a waiting block is due; None if no block waits."""
         due = self.reassembly.due()
         return (due - self.now) / MS if due else None
 
     def counts(self) -> dict[str, int]:
-        """What the counters say, without the runs received."""
+        """The counters that are not zero, without the runs received."""
         return {
             counter.name.removeprefix("fec."): self.counters[counter.id]
             for counter in COUNTERS

@@ -1,4 +1,4 @@
-"""The shared memory of a run, and workers attached to it that do nothing: what their parts are tested on."""
+"""The shared memory of a run, with workers attached that do nothing: parts of workers are tested on it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pipeline.shm.layout import FIRST_PEER_HANDLE, RECORD_WORDS
 from pipeline.supervisor.shared_memory import SharedMemory
 from pipeline.transport.connection import ESTABLISHED, Connection
 from pipeline.wire import framing
+from tests.harness.settings import WORKER_SETTINGS
 
 OFFLOADS = 0b111
 
 
 class Run:
-    """A server's, of several peers and lanes."""
+    """The run of a server with several peers and lanes."""
 
     def __init__(self, lanes: int = 3, capacity: int = 4) -> None:
-        settings = {"compat": False, "fec": "off", "idle": "block", "offloads": OFFLOADS}
-        self.plan = topology.build(
-            "workertest", secrets.token_hex(4), "server", lanes, None, 4, layout.PAGE, settings, capacity
+        settings = WORKER_SETTINGS._replace(offloads=OFFLOADS)
+        self.plan = topology.build_plan(
+            "workertest", secrets.token_hex(4), "server", lanes, 4, layout.PAGE, settings, capacity
         )
         self.memory = SharedMemory(self.plan)
         self.attached: list[Attachment] = []
@@ -33,10 +34,10 @@ class Run:
         return self.attached[-1]
 
     def word(self, lane: int, peer: int, word: int) -> int:
-        """What a tcp worker says of a peer."""
-        return self.memory.peers.links[lane][peer * RECORD_WORDS + word]
+        """A word of the link record of a peer."""
+        return self.memory.peer_table.links[lane][peer * RECORD_WORDS + word]
 
-    def say(
+    def write_link(
         self,
         lane: int,
         peer: int,
@@ -46,8 +47,8 @@ class Run:
         decodes: int = 0,
         parity: int = 0,
     ) -> None:
-        """The same, written."""
-        line = self.memory.peers.links[lane]
+        """Write the link record of a peer, as the tcp worker of that lane does."""
+        words = self.memory.peer_table.links[lane]
         for word, value in (
             (layout.LINK_ESTABLISHED, established),
             (layout.LINK_LIGHT, light),
@@ -55,7 +56,7 @@ class Run:
             (layout.LINK_ACCEPTS_SHARDS, decodes),
             (layout.LINK_PARITY, parity),
         ):
-            line[peer * RECORD_WORDS + word] = value
+            words[peer * RECORD_WORDS + word] = value
 
     def connection(
         self,
@@ -65,7 +66,7 @@ class Run:
         traffic_class: int = framing.BULK,
         address: tuple = ("192.0.2.1", 9000),
     ) -> Connection:
-        """An established one."""
+        """An established connection."""
         ours, theirs = socket.socketpair()
         self.sockets += [ours, theirs]
         made = Connection(ours, address, ESTABLISHED, len(self.sockets), 0)
@@ -81,5 +82,5 @@ class Run:
             attachment.close()
         for each in self.memory.rings.values():
             each.close()
-        self.memory.peers.close()
+        self.memory.peer_table.close()
         self.memory.scoreboard.close()

@@ -1,4 +1,4 @@
-"""The header of a run read as docs/wire.md has it, with every check: the tests hold the receiver against it."""
+"""The header of a run, decoded as docs/wire.md defines it, with every check: tests compare the receiver with it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pipeline.fec.shard import BLOCK_BYTES_MAX, RUN, RUN_BYTES, prime, shard_byt
 
 
 class Run(NamedTuple):
-    """A run's header. `first`, `count`: which of the block's n + m shards; `size`: bytes of the block."""
+    """A run's header. `first`, `shards`: which of the block's n + m shards; `size`: bytes of the block."""
 
     stream: int
     block: int
     n: int
     m: int
     first: int
-    count: int
+    shards: int
     size: int
     checksum: int
 

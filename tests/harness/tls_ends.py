@@ -1,4 +1,4 @@
-"""Two ends of TLS that drive their channels until something is there, and certificates for them."""
+"""Two ends of TLS that drive their channels until bytes are there, and certificates for them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from pipeline.credentials import certificates
 from pipeline.transport.tls_channel import TlsChannel
 from pipeline.transport.tls_context import TlsContext
 
 NAME = "server.test"
 VIEW = 131072  # of a slot
-DEADLINE = 10.0  # seconds for whatever a test waits for
+DEADLINE = 10.0  # seconds that a test waits for anything
 
 
 class Pair(NamedTuple):
@@ -38,46 +37,25 @@ def issue(
 ) -> Pair:
     """A certificate of its own, or of an issuer, that began an hour before `age` ago and is good for a day.
 
-    `strict`: with all that RFC 5280 asks for.
+    Servers and clients may use it. `strict`: with every extension that RFC 5280 asks for.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    parent = issuer and x509.load_pem_x509_certificate(issuer.certificate.encode())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     begin = datetime.now(UTC) - age - timedelta(hours=1)
-    signer = issuer.signer if issuer else key
-    usage = dict.fromkeys(
-        (
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "encipher_only",
-            "decipher_only",
-        ),
-        False,
-    )
     names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ip_address("127.0.0.1"))])
-    traffic_classes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+    usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(parent.subject if parent else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(begin + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
-        .add_extension(x509.KeyUsage(digital_signature=not is_ca, key_cert_sign=is_ca, crl_sign=is_ca, **usage), True)
+        certificates._builder(subject, key.public_key(), begin, begin + timedelta(days=1), is_ca)
         .add_extension(names, critical=False)
-        .add_extension(traffic_classes, critical=False)
+        .add_extension(usages, critical=False)
     )
+    signer = issuer.signer if issuer else key
     if strict:
-        builder = builder.add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
-        ).add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
-    certificate = builder.sign(signer, hashes.SHA256())
-    text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    return Pair(certificate.public_bytes(Encoding.PEM).decode(), text, key)
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        builder = builder.add_extension(identifier, critical=False)
+    authority = x509.load_pem_x509_certificate(issuer.certificate.encode()).subject if issuer else subject
+    made = certificates._signed(builder, authority, signer, key)
+    return Pair(made.certificate.decode(), made.key.decode(), key)
 
 
 def wait(sock: socket.socket, events: int) -> None:
@@ -87,7 +65,7 @@ def wait(sock: socket.socket, events: int) -> None:
 
 
 class End:
-    """A socket and its channel, driven until something is there."""
+    """A socket and its channel, driven until bytes are there."""
 
     def __init__(self, sock: socket.socket, context: TlsContext, server: bool, hostname: str | None = NAME) -> None:
         sock.setblocking(False)
@@ -95,7 +73,7 @@ class End:
         self.channel = TlsChannel(sock, context, server, None if server else hostname)
 
     def step(self) -> bool:
-        """One of the handshake."""
+        """Do one step of the handshake. Whether it is done."""
         try:
             return self.channel.ready or self.channel.handshake()
         except BlockingIOError:
@@ -113,7 +91,7 @@ class End:
                 wait(self.socket, select.POLLOUT)
 
     def receive(self, size: int = VIEW) -> bytes:
-        """Whatever comes next, up to so much."""
+        """The next bytes, at most `size`."""
         view = memoryview(bytearray(size))
         while True:
             try:
@@ -141,14 +119,16 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def shake_hands(client: End, server: End) -> None:
-    """Until both are ready. OSError of whichever end fails."""
+    """Drive two handshakes until both are done. OSError of the end that fails."""
     deadline = time.monotonic() + DEADLINE
     while not client.step() & server.step():
         assert time.monotonic() < deadline, "no handshake"
 
 
 @contextmanager
-def connected(client: TlsContext, server: TlsContext, sockets: Callable = tcp_pair) -> Iterator[tuple[End, End]]:
+def connected(
+    client: TlsContext, server: TlsContext, sockets: Callable[[], tuple[socket.socket, socket.socket]] = tcp_pair
+) -> Iterator[tuple[End, End]]:
     """A client and a server whose handshake is done."""
     near, far = sockets()
     with near, far:

@@ -1,4 +1,4 @@
-"""A TLS client that is driven through libssl itself: it can do what Python's ssl module cannot. See `Foreign`."""
+"""A TLS client that is driven through libssl itself, because Python's ssl module cannot change keys. See `Foreign`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FUNCTIONS = {
 
 def _library() -> ctypes.CDLL:
     """The libssl that Python uses."""
-    library = ctypes.CDLL(ssl._ssl.__file__)  # its own symbols, and those of what it is linked with
+    library = ctypes.CDLL(ssl._ssl.__file__)  # its own symbols, and those of the libraries that it is linked with
     try:
         for name, (result, *arguments) in _FUNCTIONS.items():
             function = getattr(library, name)
@@ -49,7 +49,7 @@ def _library() -> ctypes.CDLL:
 
 
 class Foreign:
-    """The client, and our server's end of the connection."""
+    """The client, and the end of its connection that our server has."""
 
     def __init__(self, server: TlsContext, maximum: int = 0, fragments: int = 0) -> None:
         self._ssl = lib = _library()
@@ -66,7 +66,7 @@ class Foreign:
             pass
 
     def update_key(self) -> None:
-        """With a wish for the same from the server."""
+        """Change our key, and ask the server to change its own."""
         assert self._ssl.SSL_key_update(self._object, KEY_UPDATE_REQUESTED) == 1
         assert self._ssl.SSL_do_handshake(self._object) == 1
 
@@ -78,7 +78,7 @@ class Foreign:
         assert self._ssl.SSL_write(self._object, data, len(data)) == len(data)
 
     def read(self, size: int) -> bytes:
-        """Whatever is there, up to so much."""
+        """The bytes that are there, at most `size`."""
         buffer = ctypes.create_string_buffer(size)
         count = self._ssl.SSL_read(self._object, buffer, size)
         return buffer.raw[: max(0, count)]

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import count
 
 import pytest
 
 from pipeline.fec.reorder import WAIT_NS
 from pipeline.wire import framing
-from tests.inline.harness.ends import WELCOME, Acceptor, Dial, End, Make, Peer, hello, until
+from tests.harness.factory import factory
+from tests.inline.harness.ends import WELCOME, Dial, End, HandmadeServer, Make, Peer, hello, until
 from tests.inline.harness.hub_ends import Hosts
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes ends; all are closed after the test."""
-    made: list[End] = []
-
-    def end(mode: str, **options: object) -> End:
-        made.append(End(mode, seed=len(made), **options))
-        return made[-1]
-
-    yield end
-    for each in made:
-        each.close()
+    seeds = count()
+    with factory(lambda mode, **options: End(mode, seed=next(seeds), **options)) as make_end:
+        yield make_end
 
 
 @pytest.fixture
@@ -35,27 +33,24 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[End]:
-    made = End("server", timeout=5.0)
-    yield made
-    made.close()
+    with closing(End("server", timeout=5.0)) as made:
+        yield made
 
 
 @pytest.fixture
 def dial() -> Iterator[Dial]:
     """Peers that dial an end; closed after the test."""
-    made: list[Peer] = []
+    with factory(Peer.dial) as dial_port:
 
-    def peer(end: End, greeting: bytes = b"", **options: int) -> Peer:
-        made.append(Peer.dial(end.port, **options))
-        if greeting:
-            before = end.established()
-            made[-1].send(greeting)
-            until(lambda: end.established() == before + 1 and WELCOME in made[-1].kinds(), end)
-        return made[-1]
+        def peer(end: End, first_bytes: bytes = b"", **options: int) -> Peer:
+            made = dial_port(end.port, **options)
+            if first_bytes:
+                before = end.established()
+                made.send(first_bytes)
+                until(lambda: end.established() == before + 1 and WELCOME in made.kinds(), end)
+            return made
 
-    yield peer
-    for each in made:
-        each.close()
+        yield peer
 
 
 @pytest.fixture
@@ -76,21 +71,13 @@ def hosts(make: Make, dial: Dial) -> Hosts:
 
 
 @pytest.fixture
-def acceptor() -> Iterator[Acceptor]:
-    made = Acceptor()
-    yield made
-    made.close()
+def handmade_server() -> Iterator[HandmadeServer]:
+    with closing(HandmadeServer()) as made:
+        yield made
 
 
 @pytest.fixture
-def client_of(acceptor: Acceptor) -> Iterator[Callable[..., End]]:
-    """Clients that dial the acceptor."""
-    made: list[End] = []
-
-    def client(**settings: object) -> End:
-        made.append(End("client", port=acceptor.port, client=1, session=1, **settings))
-        return made[-1]
-
-    yield client
-    for each in made:
-        each.close()
+def client_of(handmade_server: HandmadeServer) -> Iterator[Callable[..., End]]:
+    """Clients that dial the handmade server."""
+    with factory(partial(End, "client", port=handmade_server.port, client_id=1, session=1)) as make_client:
+        yield make_client

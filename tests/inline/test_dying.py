@@ -1,4 +1,4 @@
-"""Connections that die or stand still: noticed in time, and they cost what they had in hand.
+"""Connections that die or stand still: they are noticed in time, and what they had begun to send is not lost.
 
 The peer is written by hand here, on plain sockets.
 """
@@ -14,9 +14,9 @@ from tests.inline.harness.ends import (
     BLOCK,
     KEEPALIVE,
     WELCOME,
-    Acceptor,
     Dial,
     End,
+    HandmadeServer,
     block_of,
     ended,
     hello,
@@ -28,7 +28,7 @@ from tests.inline.harness.ends import (
 # -- dead peers
 
 
-def test_a_peer_that_says_nothing_is_closed_after_the_timeout_and_not_before(dial: Dial) -> None:
+def test_the_connection_of_a_silent_peer_is_closed_after_the_timeout_and_not_before(dial: Dial) -> None:
     server = End("server", timeout=0.4, keepalive=0.1)
     try:
         peer = dial(server, hello())
@@ -59,42 +59,41 @@ def test_any_byte_is_a_sign_of_life(dial: Dial) -> None:
         server.close()
 
 
-def test_a_client_whose_server_says_nothing_leaves_it_and_dials_again(
-    acceptor: Acceptor, client_of: Callable[..., End]
+def test_a_client_whose_server_is_silent_closes_the_connection_and_dials_again(
+    handmade_server: HandmadeServer, client_of: Callable[..., End]
 ) -> None:
     client = client_of(timeout=0.3, keepalive=0.1)
-    peer = acceptor.admit(client)
+    peer = handmade_server.admit(client)
     ended(peer, client)
     assert client.count("tcp.connections_timed_out") == 1
-    acceptor.admit(client)
+    handmade_server.admit(client)
     assert client.established() == 1
 
 
-def test_keepalives_are_the_two_words_that_the_original_knows(
-    acceptor: Acceptor, client_of: Callable[..., End]
+def test_keepalives_are_the_frames_that_the_original_knows(
+    handmade_server: HandmadeServer, client_of: Callable[..., End]
 ) -> None:
     client = client_of(keepalive=0.1)
-    peer = acceptor.admit(client)
-    until(lambda: len(peer.hear().frames) >= 2, client)
+    peer = handmade_server.admit(client)
+    until(lambda: len(peer.read_frames().frames) >= 2, client)
     assert set(peer.frames) == {(KEEPALIVE, b"")}
     assert client.count("tcp.keepalives_sent") >= 2
 
 
-# -- connections that die with a frame in hand
+# -- connections that die with a partial frame
 
 BIG = 65_535  # a packet that fills a block, so that packets and blocks are the same here
 
 
 def fill(end: End, first: int, lane: int = 0) -> int:
-    """Give the end big packets until its socket is full in the middle of a frame, and its ring; the next number."""
+    """Write big packets until the socket is full in the middle of a frame, and the ring is full. The next number."""
     number = first
-    ring = end.workers[f"tun-{lane}"].duty("outbound")._blocks._next
 
     def full() -> bool:
         nonlocal number
         if end.count("tun.packets_read") < number - first:
             return False
-        if ring.ready():
+        if end.free_slots(lane):
             end.write(ipv4(number, BIG), lane)
             number += 1
             return False
@@ -139,7 +138,7 @@ def test_a_block_that_was_cut_goes_to_another_connection_of_the_session(dial: Di
 
 @pytest.fixture
 def two_lanes() -> Iterator[End]:
-    """A server whose second tcp worker accepts nobody: both lanes use the connections of the first one."""
+    """A server whose second tcp worker accepts no connection: both lanes use those of the first one."""
     made = End("server", lanes=2, send_buffer_bytes=30_000)
     second = made.workers["tcp-1"]
     duties = second.duties
@@ -149,7 +148,7 @@ def two_lanes() -> Iterator[End]:
     made.close()
 
 
-def test_a_lane_does_not_speak_into_the_half_sent_frame_of_another_one(two_lanes: End, dial: Dial) -> None:
+def test_a_lane_does_not_send_into_the_partial_frame_of_another_one(two_lanes: End, dial: Dial) -> None:
     peer = dial(two_lanes, hello(), receive_buffer=30_000)
     count = fill(two_lanes, 0, lane=1)
     for i in range(3):
@@ -160,24 +159,26 @@ def test_a_lane_does_not_speak_into_the_half_sent_frame_of_another_one(two_lanes
     assert [number for number in numbers if number >= 1000] == [1000, 1001, 1002]
 
 
-def test_a_connection_that_comes_while_a_frame_is_half_sent_does_not_cut_that_frame(two_lanes: End, dial: Dial) -> None:
+def test_a_connection_that_comes_while_a_frame_is_partly_sent_does_not_cut_that_frame(
+    two_lanes: End, dial: Dial
+) -> None:
     first = dial(two_lanes, hello(index=0), receive_buffer=30_000)
     count = fill(two_lanes, 0, lane=1)
     second = dial(two_lanes, hello(index=1))
     for i in range(3):
         two_lanes.write(ipv4(1000 + i), lane=0)
 
-    def heard() -> set[int]:
+    def arrived() -> set[int]:
         return {number_of(packet) for peer in (first, second) for packet in peer.packets()}
 
-    until(lambda: heard() >= {*range(count), 1000, 1001, 1002}, two_lanes, seconds=3, what="packets of both lanes")
+    until(lambda: arrived() >= {*range(count), 1000, 1001, 1002}, two_lanes, seconds=3, what="packets of both lanes")
     assert {kind for peer in (first, second) for kind in peer.kinds()} <= {WELCOME, BLOCK, KEEPALIVE}
 
 
-def test_a_descriptor_is_not_given_away_before_both_duties_have_let_go_of_it(server: End, dial: Dial) -> None:
+def test_a_descriptor_is_closed_once_both_duties_have_dropped_its_connection(server: End, dial: Dial) -> None:
     peer = dial(server, hello())
     outbound, inbound = (server.workers["tcp-0"].duty(name) for name in ("outbound", "inbound"))
-    (connection,) = inbound.lives._connection_list.established
+    (connection,) = inbound.connections.established.values()
     peer.close()
     over = time.monotonic() + 0.4
 
@@ -200,7 +201,7 @@ def test_a_reset_in_the_middle_of_everything_leaves_the_tunnel_usable(dial: Dial
             peer = dial(server, hello(), receive_buffer=30_000)
             peer.send(block_of(ipv4(round_)) + block_of(ipv4(100, 3000))[:1000])
             server.write(ipv4(round_, BIG))
-            until(lambda r=round_: len(server.packets()) == r + 1, server)
+            until(lambda: len(server.packets()) == round_ + 1, server)
             peer.reset()
             until(lambda: not server.established(), server)
         last = dial(server, hello())

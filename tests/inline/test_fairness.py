@@ -1,6 +1,6 @@
-"""Clients of a hub that read slowly, or not at all, or are away for a while: that costs them, and nobody else.
+"""Clients of a hub that read slowly, or not at all, or are away for a while: that costs them, and no other client.
 
-What a rate does is in test_rates.
+The effects of a rate are in test_rates.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from tests.inline.harness.ends import (
     Make,
     Peer,
     block_of,
-    for_a_while,
     frame,
     hello,
     number_of,
     push,
+    step_for,
     until,
 )
 from tests.inline.harness.hub_ends import (
     ACCEPTS_SHARDS,
     BULK_BYTES,
     RUN,
+    addresses_of,
     all_packets,
     between,
     destinations,
     dropped_for,
     index_of,
     on_worker,
-    own,
 )
 
 SMALL_SOCKET = 30_000
-SEND_BYTES = 200_000  # for all; with less, who reads waits for delayed acknowledgements
+SEND_BYTES = 200_000  # for all; with less, a reader waits for delayed acknowledgements
 QUEUE_BYTES = 1 << 18
 
 SlowAndQuick = Callable[..., tuple[End, Peer, End]]
@@ -64,26 +64,26 @@ def slow_and_quick(make: Make, dial: Dial) -> SlowAndQuick:
             **{"peer_queue_bytes": QUEUE_BYTES} | settings,
         )
         slow = dial(server, hello(client=1, features=ACCEPTS_SHARDS), receive_buffer=SMALL_SOCKET)
-        quick = make("client", port=server.port, client=2, session=1, fec=fec, slots=8)
+        quick = make("client", port=server.port, client_id=2, session=1, fec=fec, slots=8)
         until(lambda: quick.established(), server, quick)
         return server, slow, quick
 
     return made
 
 
-def aside_bytes(server: End, client: int) -> int:
-    """What the tcp workers have set aside for a client."""
+def backlog_bytes(server: End, client: int) -> int:
+    """Bytes that the backlogs of the tcp workers hold for a client."""
     index = index_of(server, client)
     return sum(
-        out.aside.used
+        peer.backlog.used
         for name, worker in server.workers.items()
         if name.startswith("tcp")
-        for out in worker.duty("outbound")._peers.values()
-        if out.peer == index
+        for peer in worker.duty("outbound")._peers.by_handle.values()
+        if peer.peer == index
     )
 
 
-# -- who does not read
+# -- clients that do not read
 
 
 @pytest.mark.parametrize("fec", ["off", "on"])
@@ -107,8 +107,8 @@ def test_a_client_that_reads_nothing_costs_another_nothing(
         else:
             for each in for_both:
                 server.write(each)
-        until(lambda expected=number + 2: len(quick.packets()) >= expected, server, quick)
-        assert aside_bytes(server, 1) <= QUEUE_BYTES
+        until(lambda: len(quick.packets()) >= number + 2, server, quick)
+        assert backlog_bytes(server, 1) <= QUEUE_BYTES
     assert sorted(number_of(each) for each in quick.packets()) == list(range(count))  # light may have become bulk
     assert dropped_for(server, 1) == server.count("tcp.dropped_peer_full") > 0
     assert server.count("tun.dropped_ring_full") == server.count("tun.dropped_transit_full") == 0
@@ -117,13 +117,13 @@ def test_a_client_that_reads_nothing_costs_another_nothing(
 
 
 def expect_whole_frames(server: End, slow: Peer) -> None:
-    """It reads again: what it gets is whole, in order, and its own; and what comes now comes through."""
+    """The client reads again: its frames are whole, in order, and its own; and a new packet comes through."""
     last = between(0, 1, range(5000, 5001))[0]
-    until(lambda: slow.hear() and not server.step())
+    until(lambda: slow.read_frames() and not server.step())
     server.write(last)
     until(lambda: last in all_packets(slow), server)
     assert set(slow.kinds()) <= {WELCOME, BLOCK, RUN, KEEPALIVE}
-    assert destinations(all_packets(slow)) <= own(1)
+    assert destinations(all_packets(slow)) <= addresses_of(1)
     assert not slow.ended
     plain = [number_of(each) for each in slow.packets() if each != last]
     assert plain == sorted(plain)
@@ -142,8 +142,8 @@ def test_a_client_that_reads_nothing_on_one_tcp_worker_costs_one_on_another_noth
         for number in range(50):
             for lane in (0, 1):
                 for client in (1, 2):
-                    server.write(*between(0, client, range(number, number + 1), size=BULK_BYTES), lane)
-            until(lambda expected=2 * number + 2: len(all_packets(quick)) >= expected, server)
+                    server.write(between(0, client, range(number, number + 1), size=BULK_BYTES)[0], lane)
+            until(lambda: len(all_packets(quick)) >= 2 * number + 2, server)
         assert server.count("tun.dropped_ring_full") == 0
         assert dropped_for(server, 1) > 0
         assert dropped_for(server, 2) == 0
@@ -158,20 +158,20 @@ def test_a_client_that_reads_nothing_and_loses_one_of_its_connections_costs_anot
         on_worker(server, "tcp-0", *who, receive_buffer=SMALL_SOCKET) for who in ((1, 0), (1, 1), (2, 0))
     ]
     of_second = next(
-        line
-        for line in server.workers["tcp-0"].duty("outbound")._lines.values()
-        if (line.connection.peer, line.connection.dial_index) == (index_of(server, 1), 1)
+        queue
+        for queue in server.workers["tcp-0"].duty("outbound")._peers.queues.values()
+        if (queue.connection.peer, queue.connection.dial_index) == (index_of(server, 1), 1)
     )
 
     def one_more(client: int, lane: int) -> None:
-        server.write(*between(0, client, range(1), size=BULK_BYTES), lane)
+        server.write(between(0, client, range(1), size=BULK_BYTES)[0], lane)
         until(lambda: server.count("tun.packets_read") == server.written, server, seconds=3)
         for _ in range(5):
             server.step()
-            quick.hear()
+            quick.read_frames()
 
     try:
-        while not aside_bytes(server, 1):  # lane 0 goes to the first connection
+        while not backlog_bytes(server, 1):  # lane 0 goes to the first connection
             one_more(1, 0)
         while not of_second.bulk:  # and lane 1 to the second
             one_more(1, 1)
@@ -180,7 +180,7 @@ def test_a_client_that_reads_nothing_and_loses_one_of_its_connections_costs_anot
         before = len(quick.packets())
         for number in range(1, 20):
             one_more(2, 1)
-            until(lambda expected=before + number: len(quick.packets()) == expected, server, seconds=3)
+            until(lambda: len(quick.packets()) == before + number, server, seconds=3)
     finally:
         for peer in peers:
             peer.close()
@@ -206,10 +206,10 @@ def test_a_client_of_which_one_connection_stands_still_gets_all_of_its_packets_a
     def all_have_come() -> bool:
         push(server, waiting)
         for peer in others:
-            for kind, body in peer.hear().frames:
+            for kind, body in peer.read_frames().frames:
                 if kind == RUN:
                     run = run_header.decode(memoryview(frame(kind, body)), 0, 1 + len(body))
-                    shards.setdefault(run.block, set()).update(range(run.first, run.first + run.count))
+                    shards.setdefault(run.block, set()).update(range(run.first, run.first + run.shards))
             peer.frames.clear()
         return len(all_packets(quick)) == 150 and sum(len(there) >= 10 for there in shards.values()) == 150
 
@@ -232,7 +232,7 @@ def test_a_client_alone_that_reads_nothing_stalls_the_kernel_instead_of_losing_i
     assert dropped_for(server, 1) == 0
 
 
-# -- who comes again and again
+# -- clients that come again and again
 
 
 def test_sessions_that_replace_each_other_do_not_have_memory_for_shards_each(make: Make) -> None:
@@ -246,7 +246,7 @@ def test_sessions_that_replace_each_other_do_not_have_memory_for_shards_each(mak
             peers[-1].send(hello(client=1, session=session, features=ACCEPTS_SHARDS))
             until(lambda: WELCOME in peers[-1].kinds(), server)
             peers[-1].send(frame(RUN, struct.pack(">IIBBBBII", 2, 0, 3, 1, 0, 1, len(data), 0) + half))
-            until(lambda expected=session: server.count("fec.runs_received") == expected, server)
+            until(lambda: server.count("fec.runs_received") == session, server)
         assert len(server.workers["fec-0"].duty("inbound")._peers) == 1
     finally:
         for peer in peers:
@@ -267,10 +267,10 @@ def test_sessions_that_replace_each_other_do_not_leave_a_queue_each(make: Make, 
             server.write(each)
         until(lambda: server.count("tun.packets_read") % 5 == 0 and not server.step(), server)
     dial(server, hello(client=1, session=9))
-    until(lambda: aside_bytes(server, 1) <= QUEUE_BYTES, server, seconds=3)
+    until(lambda: backlog_bytes(server, 1) <= QUEUE_BYTES, server, seconds=3)
 
 
-# -- who is away for a while
+# -- clients that are away for a while
 
 
 @pytest.mark.parametrize("fec", ["off", "on"])
@@ -284,14 +284,14 @@ def test_a_client_that_comes_back_in_time_gets_what_waited_for_it(
     for each in waiting + between(0, 2, range(3)):
         server.write(each)
     until(lambda: len(quick.packets()) == 3, server, quick)
-    for_a_while(0.2, server, quick)
+    step_for(0.2, server, quick)
     back = dial(server, hello(client=1, features=ACCEPTS_SHARDS))
     until(lambda: len(all_packets(back)) == 12, server, quick)
     for version in (4, 6):
         expected = [each for each in waiting if each[10] >> 4 == version]
         assert [each for each in all_packets(back) if each[10] >> 4 == version] == expected
     assert server.count("tcp.dropped_no_connection") == 0
-    assert aside_bytes(server, 1) == 0
+    assert backlog_bytes(server, 1) == 0
 
 
 def test_what_waits_longer_than_hold_for_a_client_is_dropped_and_counted(
@@ -305,7 +305,7 @@ def test_what_waits_longer_than_hold_for_a_client_is_dropped_and_counted(
         server.write(each)
     until(lambda: server.count("tcp.dropped_no_connection") == 5, server, quick)
     assert time.monotonic() - since > 0.2
-    assert aside_bytes(server, 1) == 0
+    assert backlog_bytes(server, 1) == 0
     server.write(*between(0, 1, range(5, 6)))  # and at once what comes later
     until(lambda: server.count("tcp.dropped_no_connection") == 6, server, quick)
     back = dial(server, hello(client=1))
@@ -320,6 +320,6 @@ def test_no_more_waits_for_a_client_that_is_away_than_its_queue_may_hold(slow_an
     for number in range(30):
         server.write(*between(0, 1, range(number, number + 1), size=BULK_BYTES))
         server.write(*between(0, 2, range(number, number + 1), size=BULK_BYTES))
-        until(lambda expected=number + 1: len(quick.packets()) == expected, server, quick)
-        assert aside_bytes(server, 1) <= QUEUE_BYTES
+        until(lambda: len(quick.packets()) == number + 1, server, quick)
+        assert backlog_bytes(server, 1) <= QUEUE_BYTES
     assert dropped_for(server, 1) == 30 - QUEUE_BYTES // BULK_BYTES

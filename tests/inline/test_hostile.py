@@ -1,4 +1,4 @@
-"""A peer's bytes end that peer's connection and nothing else. The peer is written by hand here, on plain sockets."""
+"""A peer's bytes end that peer's connection and nothing else. The peers here are plain sockets in the test's hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.runtime.topology import ROWS_LEAST
+from pipeline.runtime.topology import STATUS_ROWS_MIN
 from pipeline.wire import framing
 from tests.inline.harness.ends import (
     BLOCK,
@@ -18,23 +18,23 @@ from tests.inline.harness.ends import (
     KEEPALIVE,
     REFUSED,
     WELCOME,
-    Acceptor,
     Dial,
     End,
+    HandmadeServer,
     Make,
     Peer,
     block_of,
     ended,
-    for_a_while,
     frame,
     hello,
     ipv4,
     ipv6,
+    step_for,
     until,
     welcome,
 )
 
-# -- what is not a greeting
+# -- bytes that are no handshake
 
 
 GARBAGE = {
@@ -55,7 +55,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
-def test_garbage_instead_of_a_greeting_ends_that_connection_and_no_other(
+def test_garbage_instead_of_a_handshake_ends_that_connection_and_no_other(
     server: End, dial: Dial, garbage: bytes
 ) -> None:
     good = dial(server, hello())
@@ -71,7 +71,7 @@ def test_garbage_instead_of_a_greeting_ends_that_connection_and_no_other(
 
 
 @pytest.mark.parametrize("unread", [0, 30_000], ids=["nothing-more", "more-behind-it"])
-def test_how_a_stranger_is_turned_away_does_not_tell_how_much_of_it_was_read(
+def test_the_end_of_an_unauthenticated_connection_does_not_tell_how_many_bytes_were_read(
     server: End, dial: Dial, unread: int
 ) -> None:
     peer = dial(server)
@@ -86,15 +86,15 @@ def test_how_a_stranger_is_turned_away_does_not_tell_how_much_of_it_was_read(
     ids=["hello", "keepalive", "http", "block"],
 )
 def test_a_client_that_is_answered_with_garbage_dials_again(
-    acceptor: Acceptor, client_of: Callable[..., End], garbage: bytes
+    handmade_server: HandmadeServer, client_of: Callable[..., End], garbage: bytes
 ) -> None:
     client = client_of()
-    peer = until(acceptor.accept, client)
+    peer = until(handmade_server.accept, client)
     until(lambda: HELLO in peer.kinds(), client)
     peer.send(garbage)
     ended(peer, client)
     assert client.count("tcp.closed_hello_invalid") == 1
-    acceptor.admit(client)
+    handmade_server.admit(client)
     assert client.established() == 1
 
 
@@ -115,18 +115,18 @@ def test_a_second_client_is_told_why_it_is_refused(server: End, dial: Dial) -> N
 
 
 def test_a_refusal_in_hostile_words_reaches_the_log_escaped(
-    acceptor: Acceptor, client_of: Callable[..., End], caplog: pytest.LogCaptureFixture
+    handmade_server: HandmadeServer, client_of: Callable[..., End], caplog: pytest.LogCaptureFixture
 ) -> None:
     client = client_of()
-    peer = until(acceptor.accept, client)
+    peer = until(handmade_server.accept, client)
     until(lambda: HELLO in peer.kinds(), client)
     peer.send(frame(REFUSED, b"\x01\x1b[2Jgone\nfake line\xff"))
     until(lambda: client.count("tcp.dials_failed"), client)
-    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert r"refused by the server: \x1b[2Jgone\nfake line\ufffd" in said
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert r"refused by the server: \x1b[2Jgone\nfake line\ufffd" in warning
 
 
-def test_a_greeting_in_single_bytes_is_as_good_as_any(server: End, dial: Dial) -> None:
+def test_a_handshake_in_single_bytes_succeeds(server: End, dial: Dial) -> None:
     peer = dial(server)
     for value in hello():
         peer.send(bytes([value]))
@@ -135,7 +135,7 @@ def test_a_greeting_in_single_bytes_is_as_good_as_any(server: End, dial: Dial) -
     assert server.established() == 1
 
 
-def test_whoever_never_greets_is_closed_after_a_while(make: Make, dial: Dial) -> None:
+def test_a_client_that_never_says_hello_is_closed_after_a_while(make: Make, dial: Dial) -> None:
     server = make("server", handshake_timeout=0.2)
     silent, slow = dial(server), dial(server)
     slow.send(hello()[:7])
@@ -145,24 +145,24 @@ def test_whoever_never_greets_is_closed_after_a_while(make: Make, dial: Dial) ->
     assert server.established() == 0
 
 
-def test_an_end_before_the_greeting_is_nothing_to_count(server: End, dial: Dial) -> None:
+def test_a_connection_that_ends_before_its_handshake_is_not_counted(server: End, dial: Dial) -> None:
     peer = dial(server)
     server.step()
     peer.close()
-    for_a_while(0.05, server)
+    step_for(0.05, server)
     assert not [name for name in server.counts() if name.startswith(("tcp.closed", "tcp.connections"))]
 
 
-def test_more_connections_than_the_table_has_rows_are_turned_away(server: End, dial: Dial) -> None:
+def test_more_connections_than_the_table_has_rows_are_closed(server: End, dial: Dial) -> None:
     peers = []
-    for _ in range(ROWS_LEAST + 6):
+    for _ in range(STATUS_ROWS_MIN + 6):
         peers.append(dial(server))
         server.step()
     until(lambda: server.count("tcp.closed_row_full") == 6, server)
-    assert sum(peer.hear().ended for peer in peers) == 6
+    assert sum(peer.read_frames().ended for peer in peers) == 6
     for peer in peers:
         peer.close()
-    for_a_while(0.05, server)
+    step_for(0.05, server)
     dial(server, hello())
 
 
@@ -216,7 +216,7 @@ def test_malformed_frames_and_packets_are_counted_each_under_its_name_and_cost_n
 
 def test_a_packet_that_the_kernel_refuses_is_counted_and_the_next_one_passes(server: End, dial: Dial) -> None:
     peer = dial(server, hello())
-    inside = server._inside[0]
+    inside = server._device_sides[0]
     inside.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # EMSGSIZE for what is longer
     super_packet = b"\x00\x01\x00\x00\x00\x05" + bytes(4) + ipv4(0, 60_000)[10:]
     peer.send(
@@ -287,20 +287,20 @@ def test_with_compat_the_limit_is_the_originals() -> None:
 
 def test_a_connection_that_ends_is_lost_only_if_it_was_established(server: End, dial: Dial) -> None:
     peer = dial(server)
-    peer.send(hello() + b"\xff\xff\xff\xff")  # a frame too long in the greeting's wake
+    peer.send(hello() + b"\xff\xff\xff\xff")  # a frame that is too long, right behind the handshake
     ended(peer, server)
     assert server.count("tcp.closed_frame_too_long") == 1
     assert server.count("tcp.connections_lost") == server.count("tcp.connections_established")
 
 
 @pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves-at-once"])
-def test_packets_behind_a_greeting_are_not_kept_back_by_a_ring_that_was_full(
+def test_packets_behind_a_handshake_do_not_wait_for_long_in_front_of_a_full_ring(
     server: End, dial: Dial, leaves: bool
 ) -> None:
     first = dial(server, hello(index=0))
     for i in range(4):
         first.send(block_of(ipv4(i)))
-        until(lambda i=i: server.step("tcp-0") == 0 and server.count("tcp.frames_received") == i + 1)
+        until(lambda: server.step("tcp-0") == 0 and server.count("tcp.frames_received") == i + 1)
     second = dial(server)
     second.send(hello(index=1) + block_of(ipv4(7)))
     if leaves:

@@ -1,6 +1,6 @@
-"""A hub and its clients: whose packets are whose, and what becomes of those that are nobody's.
+"""A hub and its clients: packets reach the peer that owns their address, and packets without a peer are dropped.
 
-The way from one client to another is in test_transit, who comes and goes in test_members.
+The path from one client to another is in test_transit, connecting and disconnecting in test_many_peers.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ from collections import Counter
 import pytest
 
 from tests.inline.harness.ends import DATA, Dial, Make, block_of, frame, hello, number_of, push, until
-from tests.inline.harness.hub_ends import BULK_BYTES, FAMILIES, Hosts, between, dropped, gathered, inside, packet
+from tests.inline.harness.hub_ends import BULK_BYTES, FAMILIES, Hosts, between, connected_hub, dropped, inside, packet
 
 # -- between the server and its clients
 
 
 @pytest.mark.parametrize("version", FAMILIES)
 @pytest.mark.parametrize("size", [100, BULK_BYTES])
-def test_two_clients_have_different_addresses_and_each_gets_only_its_own_packets(
-    make: Make, version: int, size: int
-) -> None:
-    server, first, second = gathered(make)
+def test_each_of_two_clients_gets_only_its_own_packets(make: Make, version: int, size: int) -> None:
+    server, first, second = connected_hub(make)
     for_first, for_second = between(0, 1, range(30), version, size), between(0, 2, range(30, 60), version, size)
     waiting = [each for pair in zip(for_first, for_second, strict=True) for each in pair]
     until(lambda: push(server, waiting) and len(first.packets()) == len(second.packets()) == 30, server, first, second)
@@ -30,12 +28,12 @@ def test_two_clients_have_different_addresses_and_each_gets_only_its_own_packets
     for client, number in ((first, 1), (second, 2)):
         up += between(number, 0, range(30), version, size)
         waiting = up[-30:]
-        until(lambda c=client, w=waiting: push(c, w) and len(server.packets()) == len(up), server, client)
+        until(lambda: push(client, waiting) and len(server.packets()) == len(up), server, client)
     assert server.packets() == up
     assert not dropped(server)
 
 
-def test_packets_for_many_clients_in_one_burst_arrive_each_where_it_belongs(hosts: Hosts, dial: Dial) -> None:
+def test_packets_for_many_clients_in_one_burst_reach_their_clients(hosts: Hosts, dial: Dial) -> None:
     server, *peers = hosts(slots=8)
     peers.append(dial(server, hello(client=3)))
     sent: dict[int, list[bytes]] = {1: [], 2: [], 3: []}
@@ -55,7 +53,7 @@ def test_packets_for_many_clients_in_one_burst_arrive_each_where_it_belongs(host
     "destination",
     ["10.0.0.77", "192.0.2.1", "10.0.0.1", "10.0.0.255", "224.0.0.1", "fd00::77", "2001:db8::1", "ff02::1", "fe80::1"],
 )
-def test_a_packet_for_nobody_is_dropped_and_counted(hosts: Hosts, destination: str) -> None:
+def test_a_packet_for_an_address_without_a_peer_is_dropped_and_counted(hosts: Hosts, destination: str) -> None:
     server, first, second = hosts()
     for number in range(2):
         server.write(packet(inside(0, 6 if ":" in destination else 4), destination))
@@ -65,7 +63,7 @@ def test_a_packet_for_nobody_is_dropped_and_counted(hosts: Hosts, destination: s
     assert second.packets() == []
 
 
-# -- whoever sends from an address that is not its own
+# -- packets from an address that is not the client's own
 
 
 V4, V6 = packet(inside(1, 4), inside(0, 4)), packet(inside(1, 6), inside(0, 6))
@@ -101,7 +99,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("wrong", "reason"), WRONG.values(), ids=WRONG)
-def test_a_packet_from_a_wrong_source_is_dropped_counted_and_costs_its_connection_nothing(
+def test_a_packet_from_a_wrong_source_is_dropped_and_counted_and_its_connection_goes_on(
     hosts: Hosts, wrong: bytes, reason: str
 ) -> None:
     server, first, second = hosts()

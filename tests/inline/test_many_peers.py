@@ -1,6 +1,6 @@
-"""Who is a member of a hub: clients that come, come again, are refused and revoked; and who has whose index after them.
+"""Clients of a hub that connect, reconnect, are refused or revoked, and the clients that get their indexes afterwards.
 
-An index is given to another client once its own is away. Nothing that was meant for the one may reach the other.
+An index is given to another client after its client has disconnected. No packet for the one may reach the other.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from tests.inline.harness.ends import (
     Peer,
     block_of,
     ended,
-    for_a_while,
     hello,
     number_of,
+    step_for,
     until,
 )
 from tests.inline.harness.hub_ends import (
     ACCEPTS_SHARDS,
     BULK_BYTES,
+    addresses_of,
     all_packets,
     between,
     configure,
     destinations,
+    forget_admission_times,
     index_of,
     inside,
-    listing,
-    long_ago,
     name_of,
-    own,
     packet,
+    peers_by_number,
     run_duty,
 )
 
 SUPERSEDED, FULL, ADDRESS_TAKEN, ADDRESS_OUTSIDE, TOO_MANY = 3, 4, 5, 6, 8  # docs/wire.md
 
 
-def refused(server: End, dial: Dial, greeting: bytes) -> tuple[int, str]:
+def dial_refused(server: End, dial: Dial, hello_frame: bytes) -> tuple[int, str]:
     """Dial and be refused: the reason and the text."""
     peer = dial(server)
-    peer.send(greeting)
+    peer.send(hello_frame)
     ended(peer, server)
     ((kind, body),) = peer.frames
     assert kind == REFUSED
     return body[0], body[1:].decode()
 
 
-def leave(server: End, *peers: Peer) -> None:
-    """Close connections, and wait until the server has noticed."""
+def disconnect(server: End, *peers: Peer) -> None:
+    """Close connections, and wait until the server has closed them, too."""
     expected = server.established() - len(peers)
     for peer in peers:
         peer.close()
@@ -66,57 +66,55 @@ def leave(server: End, *peers: Peer) -> None:
 # -- sessions
 
 
-@pytest.mark.parametrize("acceptor", ["tcp-0", "tcp-1"], ids=["the-same-worker", "another-worker"])
+@pytest.mark.parametrize("worker", ["tcp-0", "tcp-1"], ids=["the-same-worker", "another-worker"])
 @pytest.mark.parametrize("connections", [1, 3])
-def test_a_newer_session_replaces_the_older_one_whose_end_does_not_take_the_address_away(
-    make: Make, acceptor: str, connections: int
+def test_a_newer_session_replaces_the_older_one_and_keeps_its_addresses(
+    make: Make, worker: str, connections: int
 ) -> None:
     server = make("server", lanes=2, capacity=4)
-    other = make("client", port=server.port, client=2, session=1)
-    older = make("client", port=server.port, client=1, session=5, connections=connections)
+    other = make("client", port=server.port, client_id=2, session=1)
+    older = make("client", port=server.port, client_id=1, session=5, connections=connections)
     until(
         lambda: (server.step("tcp-0") and False) or (older.established() == connections and other.established()),
         older,
         other,
     )
-    addresses = listing(server)[1]["addresses"]
-    newer = make("client", port=server.port, client=1, session=6, connections=connections)
-    until(lambda: (server.step(acceptor) and False) or newer.established() == connections, newer)
+    addresses = peers_by_number(server)[1]["addresses"]
+    newer = make("client", port=server.port, client_id=1, session=6, connections=connections)
+    until(lambda: (server.step(worker) and False) or newer.established() == connections, newer)
     until(lambda: not older.established() and server.established() == 1 + connections, server, older, newer, other)
-    until(lambda: older.count("tcp.dials_failed") > 2, server, older, newer, other)  # and it goes on trying
-    assert listing(server)[1]["addresses"] == addresses
+    until(lambda: older.count("tcp.dials_failed") > 2, server, older, newer, other)  # and it continues to dial
+    assert peers_by_number(server)[1]["addresses"] == addresses
     here = addresses[0]
     for number in range(5):
         server.write(packet("10.0.0.1", here, number))
-        other.write(packet(listing(server)[2]["addresses"][0], here, 10 + number))
+        other.write(packet(peers_by_number(server)[2]["addresses"][0], here, 10 + number))
         newer.write(packet(here, "10.0.0.1", number))
     until(lambda: len(newer.packets()) == 10 and len(server.packets()) == 5, server, older, newer, other)
     assert older.packets() == []
     assert newer.count("tcp.connections_lost") == other.count("tcp.connections_lost") == 0
 
 
-def test_an_older_session_is_refused_while_the_newer_one_is_connected_and_taken_after_it(
+def test_an_older_session_is_refused_while_a_newer_one_is_connected_and_admitted_afterwards(
     make: Make, dial: Dial
 ) -> None:
     server = make("server", capacity=4)
     newer = dial(server, hello(client=1, session=6))
-    reason, text = refused(server, dial, hello(client=1, session=5))
+    reason, text = dial_refused(server, dial, hello(client=1, session=5))
     assert (reason, text) == (SUPERSEDED, "a newer session of the same peer is connected")
     server.write(*between(0, 1, range(1)))
     until(lambda: newer.packets() == between(0, 1, range(1)), server)
-    leave(server, newer)
-    long_ago(server)
+    disconnect(server, newer)
+    forget_admission_times(server)
     older = dial(server, hello(client=1, session=5))
     server.write(*between(0, 1, range(1, 2)))
     until(lambda: older.packets() == between(0, 1, range(1, 2)), server)
 
 
-def test_a_connection_of_the_same_session_is_one_more_and_the_same_one_again_replaces_itself(
-    make: Make, dial: Dial
-) -> None:
+def test_a_session_may_have_several_connections_and_each_replaces_its_predecessor(make: Make, dial: Dial) -> None:
     server = make("server", capacity=4)
     first, second = (dial(server, hello(client=1, index=index, connections=2)) for index in (0, 1))
-    assert server.memory.peers.count(index_of(server, 1)) == 2
+    assert server.memory.peer_table.established_count(index_of(server, 1)) == 2
     first.send(block_of(*between(1, 0, range(1))))
     second.send(block_of(*between(1, 0, range(1, 2))))
     until(lambda: sorted(map(number_of, server.packets())) == [0, 1], server)
@@ -124,15 +122,15 @@ def test_a_connection_of_the_same_session_is_one_more_and_the_same_one_again_rep
     again.send(hello(client=1, index=1, connections=2))
     ended(second, server)
     until(lambda: WELCOME in again.kinds() and server.established() == 2, server)
-    assert not first.hear().ended
+    assert not first.read_frames().ended
 
 
-def test_a_client_has_no_more_connections_than_the_server_takes_from_one(make: Make, dial: Dial) -> None:
+def test_a_connection_beyond_max_connections_per_client_is_refused(make: Make, dial: Dial) -> None:
     server = make("server", capacity=4)
     most = server.hub.config.max_connections_per_client
     for index in range(most):
         dial(server, hello(client=1, index=index, connections=most + 1))
-    reason, _ = refused(server, dial, hello(client=1, index=most, connections=most + 1))
+    reason, _ = dial_refused(server, dial, hello(client=1, index=most, connections=most + 1))
     assert reason == TOO_MANY
     assert server.established() == most
     dial(server, hello(client=2))
@@ -141,38 +139,36 @@ def test_a_client_has_no_more_connections_than_the_server_takes_from_one(make: M
 # -- addresses
 
 
-def test_each_client_has_the_addresses_that_it_wishes(make: Make) -> None:
+def test_each_client_gets_the_addresses_that_it_requests(make: Make) -> None:
     server = make("server", capacity=4)
-    wishes = {1: ["10.0.0.99", "fd00::99"], 2: ["10.0.0.7"]}
+    requested = {1: ["10.0.0.99", "fd00::99"], 2: ["10.0.0.7"]}
     clients = {
-        number: make("client", port=server.port, client=number, session=1, wishes=wished)
-        for number, wished in wishes.items()
+        number: make("client", port=server.port, client_id=number, session=1, requested_addresses=addresses)
+        for number, addresses in requested.items()
     }
     until(lambda: all(client.established() for client in clients.values()), server, *clients.values())
-    for number, wished in wishes.items():
-        assert listing(server)[number]["addresses"] == wished
-        for address in wished:
+    for number, addresses in requested.items():
+        assert peers_by_number(server)[number]["addresses"] == addresses
+        for address in addresses:
             server.write(packet("10.0.0.1" if "." in address else "fd00::1", address))
     until(lambda: len(clients[1].packets()) == 2 and len(clients[2].packets()) == 1, server, *clients.values())
     clients[1].write(packet("fd00::99", "fd00::1"))
     until(server.packets, server, *clients.values())
 
 
-def test_of_two_clients_that_wish_the_same_address_the_second_is_refused_with_the_reason(
-    make: Make, dial: Dial
-) -> None:
+def test_a_request_for_the_address_of_another_client_is_refused_with_the_reason(make: Make, dial: Dial) -> None:
     server = make("server", capacity=4)
-    first = dial(server, hello(client=1, wishes=["10.0.0.9"]))
-    reason, text = refused(server, dial, hello(client=2, wishes=["10.0.0.9"]))
+    first = dial(server, hello(client=1, requested=["10.0.0.9"]))
+    reason, text = dial_refused(server, dial, hello(client=2, requested=["10.0.0.9"]))
     assert reason == ADDRESS_TAKEN
-    assert text.startswith("10.0.0.9 is another peer's")
+    assert text.startswith("10.0.0.9 belongs to another peer")
     server.write(packet("10.0.0.1", "10.0.0.9"))
     until(lambda: first.packets() == [packet("10.0.0.1", "10.0.0.9")], server)
-    dial(server, hello(client=2, wishes=["10.0.0.10"]))
+    dial(server, hello(client=2, requested=["10.0.0.10"]))
 
 
 @pytest.mark.parametrize(
-    ("wish", "expected"),
+    ("address", "expected"),
     [
         ("10.0.0.1", ADDRESS_TAKEN),
         ("10.0.0.0", ADDRESS_OUTSIDE),
@@ -184,23 +180,21 @@ def test_of_two_clients_that_wish_the_same_address_the_second_is_refused_with_th
         ("ff02::1", ADDRESS_OUTSIDE),
     ],
 )
-def test_nobody_gets_an_address_that_is_the_servers_or_no_hosts(
-    make: Make, dial: Dial, wish: str, expected: int
+def test_no_client_gets_an_address_of_the_server_or_one_that_no_host_can_have(
+    make: Make, dial: Dial, address: str, expected: int
 ) -> None:
     server = make("server", capacity=4)
-    assert refused(server, dial, hello(client=1, wishes=[wish]))[0] == expected
-    assert server.memory.peers.count(0) == 0
+    assert dial_refused(server, dial, hello(client=1, requested=[address]))[0] == expected
+    assert server.memory.peer_table.established_count(0) == 0
 
 
-def test_a_client_whose_address_was_given_to_another_while_it_was_away_has_its_new_one_when_it_returns(
-    make: Make, dial: Dial
-) -> None:
+def test_a_client_that_lost_its_address_while_away_gets_packets_when_it_returns(make: Make, dial: Dial) -> None:
     server = make("server", capacity=4, inside=["10.0.0.1/30"])  # one client has an address
     (there,) = between(0, 1, range(1))
-    leave(server, dial(server, hello(client=1)))
-    long_ago(server)
-    leave(server, dial(server, hello(client=2)))
-    long_ago(server)
+    disconnect(server, dial(server, hello(client=1)))
+    forget_admission_times(server)
+    disconnect(server, dial(server, hello(client=2)))
+    forget_admission_times(server)
     back = dial(server, hello(client=1))  # the same session: it had only lost its connection
     server.write(there)
     until(lambda: back.packets() == [there], server, seconds=3)
@@ -208,42 +202,42 @@ def test_a_client_whose_address_was_given_to_another_while_it_was_away_has_its_n
     until(server.packets, server, seconds=3)
 
 
-def test_a_client_that_comes_back_with_another_wish_has_the_address_that_it_was_given(make: Make, dial: Dial) -> None:
+def test_a_client_that_returns_with_another_request_gets_the_new_address(make: Make, dial: Dial) -> None:
     server = make("server", capacity=4)
-    leave(server, dial(server, hello(client=1, wishes=["10.0.0.9"])))
-    long_ago(server)
-    back = dial(server, hello(client=1, wishes=["10.0.0.10"]))
-    assert listing(server)[1]["addresses"] == ["10.0.0.10"]
+    disconnect(server, dial(server, hello(client=1, requested=["10.0.0.9"])))
+    forget_admission_times(server)
+    back = dial(server, hello(client=1, requested=["10.0.0.10"]))
+    assert peers_by_number(server)[1]["addresses"] == ["10.0.0.10"]
     there = packet("10.0.0.1", "10.0.0.10")
     server.write(there)
     until(lambda: back.packets() == [there], server, seconds=3)
 
 
-# -- how many, and no more
+# -- limits
 
 
 def test_there_are_at_most_max_clients_at_a_time(make: Make, dial: Dial) -> None:
     server = make("server", capacity=2)
     first, second = (dial(server, hello(client=client)) for client in (1, 2))
-    reason, text = refused(server, dial, hello(client=3))
+    reason, text = dial_refused(server, dial, hello(client=3))
     assert reason == FULL
     assert "max_clients 2" in text
-    assert not first.hear().ended and not second.hear().ended
-    leave(server, first)
-    long_ago(server)
+    assert not first.read_frames().ended and not second.read_frames().ended
+    disconnect(server, first)
+    forget_admission_times(server)
     third = dial(server, hello(client=3))
-    server.write(packet("10.0.0.1", listing(server)[3]["addresses"][0]))
+    server.write(packet("10.0.0.1", peers_by_number(server)[3]["addresses"][0]))
     until(third.packets, server)
-    assert refused(server, dial, hello(client=1))[0] == FULL
+    assert dial_refused(server, dial, hello(client=1))[0] == FULL
 
 
-def test_a_peer_that_is_revoked_loses_its_connections_within_a_tick_and_its_address(make: Make, dial: Dial) -> None:
+def test_a_revoked_peer_loses_its_address_and_within_a_tick_its_connections(make: Make, dial: Dial) -> None:
     server = make("server", lanes=2, capacity=4)
     peers = []
-    for acceptor, index in (("tcp-0", 0), ("tcp-1", 1)):
+    for worker, index in (("tcp-0", 0), ("tcp-1", 1)):
         peers.append(dial(server))
         peers[-1].send(hello(client=1, index=index, connections=2))
-        until(lambda a=acceptor: (server.step(a) and False) or WELCOME in peers[-1].kinds())
+        until(lambda: (server.step(worker) and False) or WELCOME in peers[-1].kinds())
     other = dial(server, hello(client=2))
     configure(server, KnownPeer(PeerPolicy(name_of(1))))
     peers[0].send(block_of(*between(1, 0, range(1))))
@@ -260,33 +254,33 @@ def test_a_peer_that_is_revoked_loses_its_connections_within_a_tick_and_its_addr
     assert other.packets() == []
     assert server.count("tun.dropped_source_refused") == 2
     assert server.count("tun.dropped_no_peer") == 1
-    assert listing(server).keys() == {2}
+    assert peers_by_number(server).keys() == {2}
     server.write(*between(0, 2, range(5, 6)))
     until(lambda: other.packets() == between(0, 2, range(5, 6)), server)
 
 
-# -- an index, and who has it next
+# -- an index that passes to another client
 
 
-def newcomer(server: End, dial: Dial, client: int, features: int = 0) -> Peer:
-    """A client that gets the index of one that is away."""
-    long_ago(server)
+def connect_under_freed_index(server: End, dial: Dial, client: int, features: int = 0) -> Peer:
+    """A client that gets the index of a client that is away."""
+    forget_admission_times(server)
     return dial(server, hello(client=client, features=features))
 
 
 def expect_only_its_own(server: End, peer: Peer, client: int) -> None:
-    """What is for this client reaches it, and nothing besides has."""
-    mine = [packet("10.0.0.1", listing(server)[client]["addresses"][0], 77, size) for size in (100, BULK_BYTES)]
+    """Packets for this client reach it, and it has received nothing else."""
+    mine = [packet("10.0.0.1", peers_by_number(server)[client]["addresses"][0], 77, size) for size in (100, BULK_BYTES)]
     for each in mine:
         server.write(each)
     until(lambda: set(mine) <= set(all_packets(peer)), server)
-    for_a_while(0.15, server)
+    step_for(0.15, server)
     assert sorted(all_packets(peer)) == sorted(mine)
 
 
 @pytest.mark.parametrize("fec", ["off", "on"])
 @pytest.mark.parametrize("how", ["evicted", "revoked"])
-def test_what_waits_for_a_client_that_is_away_never_reaches_the_next_one_with_its_index(
+def test_packets_that_wait_for_an_absent_client_never_reach_the_next_client_with_its_index(
     make: Make, dial: Dial, fec: str, how: str
 ) -> None:
     server = make("server", capacity=2, fec=fec, slots=8)
@@ -294,19 +288,19 @@ def test_what_waits_for_a_client_that_is_away_never_reaches_the_next_one_with_it
         configure(server, KnownPeer(PeerPolicy(name_of(1))))
     gone, _ = (dial(server, hello(client=client, features=ACCEPTS_SHARDS)) for client in (1, 2))
     index = index_of(server, 1)
-    leave(server, gone)
+    disconnect(server, gone)
     for each in between(0, 1, range(5)) + between(0, 1, range(5, 10), size=BULK_BYTES):
         server.write(each)
     until(lambda: server.count("tun.packets_read") == 10 and not server.step(), server)
     if how == "revoked":
         configure(server)
-    third = newcomer(server, dial, 3, ACCEPTS_SHARDS)
+    third = connect_under_freed_index(server, dial, 3, ACCEPTS_SHARDS)
     assert index_of(server, 3) == index
     expect_only_its_own(server, third, 3)
 
 
 @pytest.mark.parametrize("fec", ["off", "on"])
-def test_what_is_half_sent_to_a_client_that_leaves_never_reaches_one_that_comes_at_the_same_moment(
+def test_a_partly_sent_frame_never_reaches_a_client_that_gets_the_index_at_that_moment(
     make: Make, dial: Dial, fec: str
 ) -> None:
     server = make("server", capacity=2, fec=fec, slots=8, send_buffer_bytes=30_000)
@@ -324,7 +318,7 @@ def test_what_is_half_sent_to_a_client_that_leaves_never_reaches_one_that_comes_
 
 
 @pytest.mark.parametrize("fec", ["off", "on"])
-def test_what_is_in_a_ring_for_a_client_that_leaves_never_reaches_one_that_comes_at_the_same_moment(
+def test_packets_in_a_ring_never_reach_a_client_that_gets_the_index_at_that_moment(
     make: Make, dial: Dial, fec: str
 ) -> None:
     server = make("server", capacity=2, fec=fec, slots=8)
@@ -344,57 +338,65 @@ def test_what_is_in_a_ring_for_a_client_that_leaves_never_reaches_one_that_comes
     third.close()
 
 
-def at_the_same_moment(server: End, gone: Peer, client: int) -> Peer:
-    """One client leaves and another gets its index before the outbound duty of tcp-0 has its turn."""
-    gone.reset()
+def index_that_is_free(server: End) -> int:
+    """The index of client 1 once it has no connection; the outbound duty of tcp-0 has not run since."""
     index = index_of(server, 1)
-    until(lambda: (run_duty(server, "tcp-0", "inbound") and False) or not server.memory.peers.count(index))
-    long_ago(server)
+    until(
+        lambda: (
+            (run_duty(server, "tcp-0", "inbound") and False) or not server.memory.peer_table.established_count(index)
+        )
+    )
+    forget_admission_times(server)
+    return index
+
+
+def at_the_same_moment(server: End, gone: Peer, client: int) -> Peer:
+    """One client disconnects and another gets its index before the outbound duty of tcp-0 runs."""
+    gone.reset()
+    index = index_that_is_free(server)
     peer = Peer.dial(server.port)
     peer.send(hello(client=client, features=ACCEPTS_SHARDS))
     until(
         lambda: (
             (run_duty(server, "tcp-0", "inbound") and False)
             or (server.step("tun-0") and False)
-            or server.memory.peers.count(index) == 1
+            or server.memory.peer_table.established_count(index) == 1
         )
     )
     return peer
 
 
-def test_what_was_parked_for_a_client_that_leaves_is_for_nobody(make: Make, dial: Dial) -> None:
+def test_the_overflow_queue_of_a_client_that_leaves_is_for_no_other_client(make: Make, dial: Dial) -> None:
     server = make("server", capacity=2, slots=4)
     gone, other = (dial(server, hello(client=client)) for client in (1, 2))
-    outbound = server.workers["tun-0"].duty("outbound")
+    overflow = server.workers["tun-0"].duty("outbound")._overflow
 
-    def some_are_parked() -> bool:  # the outbound duty of tcp-0 stands still
-        if not outbound._parked:
+    def some_overflow() -> bool:  # while the sender of tcp-0 does not run
+        if not overflow.packets:
             server.write(*between(0, 1, range(1), size=BULK_BYTES))
         server.step("tun-0")
-        return bool(outbound._parked)
+        return bool(overflow.packets)
 
-    until(some_are_parked)
+    until(some_overflow)
     third = at_the_same_moment(server, gone, 3)
     expect_only_its_own(server, third, 3)
-    assert not outbound._parked
+    assert not overflow.packets
     assert other.packets() == []
     third.close()
 
 
-def test_what_a_client_has_sent_before_it_left_is_never_taken_for_the_next_ones(make: Make, dial: Dial) -> None:
+def test_packets_sent_before_a_disconnect_never_count_as_the_next_clients(make: Make, dial: Dial) -> None:
     server = make("server", capacity=2)
     gone, other = (dial(server, hello(client=client)) for client in (1, 2))
     gone.send(block_of(*between(1, 0, range(3)), *between(1, 2, range(3))))
     until(lambda: (run_duty(server, "tcp-0", "inbound") and False) or server.count("tcp.frames_received") == 1)
     gone.close()
-    index = index_of(server, 1)
-    until(lambda: (run_duty(server, "tcp-0", "inbound") and False) or not server.memory.peers.count(index))
-    long_ago(server)
+    index = index_that_is_free(server)
     third = Peer.dial(server.port)
     third.send(hello(client=3))
-    until(lambda: (server.step("tcp-0") and False) or server.memory.peers.count(index) == 1)
+    until(lambda: (server.step("tcp-0") and False) or server.memory.peer_table.established_count(index) == 1)
     until(lambda: not server.step())
-    assert destinations(other.packets()) <= own(2)
+    assert destinations(other.packets()) <= addresses_of(2)
     assert server.packets() == []
     assert server.count("tun.dropped_source_refused") == 6
     third.close()

@@ -1,4 +1,4 @@
-"""Clients of a hub that have a rate: they send and get so much and no more, and nobody else feels it."""
+"""Clients of a hub that have a rate: they send and get so much and no more, and other clients do not notice."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.registry import KnownPeer
 from pipeline.runtime.worker import NOTHING
 from pipeline.shm.layout import LINK_RECEIVED_BYTES, RECORD_WORDS, SENT_BYTES
-from tests.inline.harness.ends import Dial, End, Make, Peer, block_of, for_a_while, hello, push, until
+from tests.inline.harness.ends import Dial, End, Make, Peer, block_of, hello, push, step_for, until
 from tests.inline.harness.hub_ends import (
     BULK_BYTES,
     between,
     configure,
+    connected_hub,
     dropped_for,
-    gathered,
     index_of,
     name_of,
     on_worker,
@@ -26,8 +26,9 @@ from tests.inline.harness.hub_ends import (
 )
 
 RATE = 4_000_000
-SMALL_SOCKETS = {"send_buffer_bytes": 200_000, "receive_buffer_bytes": 65_536}  # so that little is taken at a time
+SMALL_SOCKETS = {"send_buffer_bytes": 200_000, "receive_buffer_bytes": 65_536}  # so that one call takes little
 MEASURED_S = 1.5
+BLOCK = block_of(*between(1, 0, range(1), size=BULK_BYTES))
 
 
 def limit(server: End, client: int, rate: int) -> None:
@@ -36,16 +37,16 @@ def limit(server: End, client: int, rate: int) -> None:
 
 def sent_to(server: End, client: int) -> int:
     at = index_of(server, client) * RECORD_WORDS + SENT_BYTES
-    return sum(lines[at] for lines in server.memory.peers.sent)
+    return sum(lines[at] for lines in server.memory.peer_table.sent)
 
 
 def received_from(server: End, client: int) -> int:
     at = index_of(server, client) * RECORD_WORDS + LINK_RECEIVED_BYTES
-    return sum(lines[at] for lines in server.memory.peers.links)
+    return sum(lines[at] for lines in server.memory.peer_table.links)
 
 
 def rates(step: Callable[[], object], measures: list[Callable[[], int]]) -> list[float]:
-    """Bytes a second, once what a bucket holds at first is used up."""
+    """Bytes a second, once the bucket's first burst is used up."""
 
     def for_so_long(seconds: float) -> float:
         began = time.monotonic()
@@ -58,41 +59,73 @@ def rates(step: Callable[[], object], measures: list[Callable[[], int]]) -> list
     return [(measure() - first) / took for measure, first in zip(measures, before, strict=True)]
 
 
-@pytest.mark.parametrize("fec", ["off", "on"])
-def test_a_client_with_a_rate_gets_no_more_and_another_as_much_as_there_is(make: Make, fec: str) -> None:
-    server, first, second = gathered(make, slots=16, fec=fec, connections=2, **SMALL_SOCKETS)
-    limit(server, 1, RATE)
+def rate_of(server: End, step: Callable[[], object], way: str) -> float:
+    """Of client 1, which "sends" or "gets"."""
+    measure = received_from if way == "sends" else sent_to
+    (found,) = rates(step, [lambda: measure(server, 1)])
+    return found
+
+
+def send(peer: Peer, unsent: bytes) -> bytes:
+    """As much of a block as the socket takes. The rest of it, with which the next call begins."""
+    unsent = unsent or BLOCK
+    try:
+        return unsent[peer.socket.send(unsent) :]
+    except BlockingIOError:
+        return unsent
+
+
+def get(server: End, peer: Peer, lane: int = 0) -> None:
+    """One packet more for client 1, whose peer reads what has come."""
+    peer.read_frames().frames.clear()
+    if server.has_room(lane):
+        server.write(between(0, 1, range(1), size=BULK_BYTES)[0], lane)
+
+
+def expect_a_limit_for_the_first(
+    ends: list[End], write: Callable[[], object], measure: Callable[[End, int], int]
+) -> None:
+    """Client 1 has its rate and client 2 more than that, while `write` gives the ends what there is room for."""
+    server = ends[0]
 
     def step() -> None:
-        for client in (1, 2):
-            if server.has_room():
-                server.write(*between(0, client, range(1), size=BULK_BYTES))
-        for end in (server, first, second):
+        write()
+        for end in ends:
             end.step()
             end.received[0].clear()
 
-    limited, other = rates(step, [lambda: sent_to(server, 1), lambda: sent_to(server, 2)])
+    limited, other = rates(step, [lambda: measure(server, 1), lambda: measure(server, 2)])
     assert 0.9 * RATE < limited < 1.08 * RATE
     assert other > 1.3 * RATE
+
+
+@pytest.mark.parametrize("fec", ["off", "on"])
+def test_a_client_with_a_rate_gets_no_more_and_another_as_much_as_there_is(make: Make, fec: str) -> None:
+    server, first, second = connected_hub(make, slots=16, fec=fec, connections=2, **SMALL_SOCKETS)
+    limit(server, 1, RATE)
+
+    def write() -> None:
+        for client in (1, 2):
+            if server.has_room():
+                server.write(*between(0, client, range(1), size=BULK_BYTES))
+
+    expect_a_limit_for_the_first([server, first, second], write, sent_to)
     assert dropped_for(server, 2) == 0
 
 
 @pytest.mark.parametrize("encryption", ["none", "tls"])
 def test_a_client_with_a_rate_sends_no_more_and_another_as_much_as_it_likes(make: Make, encryption: str) -> None:
     with_tls = tls() if encryption == "tls" else (None, None)
-    server, first, second = gathered(make, slots=16, tls=with_tls[0], clients={"tls": with_tls[1]}, **SMALL_SOCKETS)
+    server, first, second = connected_hub(
+        make, slots=16, tls=with_tls[0], clients={"tls": with_tls[1]}, **SMALL_SOCKETS
+    )
     limit(server, 1, RATE)
 
-    def step() -> None:
+    def write() -> None:
         for number, end in ((1, first), (2, second)):
             push(end, between(number, 0, range(1), size=BULK_BYTES))
-        for end in (server, first, second):
-            end.step()
-            end.received[0].clear()
 
-    limited, other = rates(step, [lambda: received_from(server, 1), lambda: received_from(server, 2)])
-    assert 0.9 * RATE < limited < 1.08 * RATE
-    assert other > 1.3 * RATE
+    expect_a_limit_for_the_first([server, first, second], write, received_from)
     assert server.count("tcp.rate_pauses") > 0
     assert not [name for name in server.counts() | first.counts() if ".dropped_" in name]  # TCP slows it down
 
@@ -101,7 +134,6 @@ def test_a_connection_more_does_not_free_a_client_from_its_rate(make: Make, dial
     server = make("server", capacity=4, slots=16, **SMALL_SOCKETS)
     peers = [dial(server, hello(client=1, index=0, connections=8))]
     limit(server, 1, RATE)
-    data = block_of(*between(1, 0, range(1), size=BULK_BYTES))
     unsent = [b""]
 
     def step() -> None:
@@ -109,11 +141,7 @@ def test_a_connection_more_does_not_free_a_client_from_its_rate(make: Make, dial
             peers.append(dial(server, hello(client=1, index=len(peers), connections=8)))
             unsent.append(b"")
         for turn, peer in enumerate(peers):
-            try:
-                unsent[turn] = unsent[turn] or data
-                unsent[turn] = unsent[turn][peer.socket.send(unsent[turn]) :]
-            except BlockingIOError:
-                pass
+            unsent[turn] = send(peer, unsent[turn])
         server.step()
         server.received[0].clear()
 
@@ -122,18 +150,18 @@ def test_a_connection_more_does_not_free_a_client_from_its_rate(make: Make, dial
     assert limited < 1.1 * RATE
 
 
-def test_what_is_left_inside_tls_of_a_client_beyond_its_rate_waits_like_the_rest(make: Make) -> None:
-    server, sender = gathered(make, 1, slots=16, tls=tls()[0], clients={"tls": tls()[1]})
+def test_bytes_inside_the_tls_channel_of_a_client_beyond_its_rate_wait_like_the_others(make: Make) -> None:
+    server, sender = connected_hub(make, 1, slots=16, tls=tls()[0], clients={"tls": tls()[1]})
     limit(server, 1, 1000)
-    for_a_while(0.2, server, sender)
+    step_for(0.2, server, sender)
     packets = between(1, 0, range(30), size=BULK_BYTES)
     waiting = list(packets)
     until(lambda: push(sender, waiting) and sender.count("tun.packets_read") == 30 and not sender.step(), sender)
     until(lambda: (run_duty(server, "tcp-0", "inbound") and False) or server.count("tcp.rate_pauses"))
     before = received_from(server, 1)
     inbound = server.workers["tcp-0"].duty("inbound")
-    for connection in inbound.lives.connections.values():
-        inbound._pending[connection] = None  # as if a turn had left something
+    for connection in inbound.connections.established.values():
+        inbound._pending[connection] = None  # as if a burst had left something
     assert {inbound.work() for _ in range(20)} == {NOTHING}
     assert received_from(server, 1) == before
     limit(server, 1, 0)
@@ -145,27 +173,20 @@ def test_a_rate_is_for_all_connections_of_a_client_whichever_worker_has_them(mak
     server = make("server", lanes=2, capacity=4, slots=16, **SMALL_SOCKETS)
     peers = [on_worker(server, worker, 1, index) for index, worker in enumerate(("tcp-0", "tcp-1"))]
     limit(server, 1, RATE)
-    data = block_of(*between(1, 0, range(1), size=BULK_BYTES))
-    unsent = [data, data]
+    unsent = [b"", b""]
 
     def step() -> None:
         for turn, peer in enumerate(peers):
             if way == "gets":
-                peer.hear().frames.clear()
-                if server.has_room(turn):
-                    server.write(*between(0, 1, range(1), size=BULK_BYTES), turn)
-                continue
-            try:
-                unsent[turn] = unsent[turn][peer.socket.send(unsent[turn]) :] or data
-            except BlockingIOError:
-                pass
+                get(server, peer, turn)
+            else:
+                unsent[turn] = send(peer, unsent[turn])
         server.step()
         for received in server.received:
             received.clear()
 
-    measure = received_from if way == "sends" else sent_to
     try:
-        (limited,) = rates(step, [lambda: measure(server, 1)])
+        limited = rate_of(server, step, way)
     finally:
         for peer in peers:
             peer.close()
@@ -177,8 +198,7 @@ def test_connections_that_come_and_go_give_a_client_no_more_than_its_rate(make: 
     server = make("server", lanes=2, capacity=4, slots=16, **SMALL_SOCKETS)
     peer = on_worker(server, "tcp-0", 1)
     limit(server, 1, 500_000)
-    data = block_of(*between(1, 0, range(1), size=BULK_BYTES))
-    unsent = data
+    unsent = b""
     other: list[Peer] = []
 
     def step() -> None:
@@ -189,23 +209,17 @@ def test_connections_that_come_and_go_give_a_client_no_more_than_its_rate(make: 
         elif not other and server.established() == 1:
             other.append(on_worker(server, "tcp-1", 1, 1))
         if way == "gets":
-            peer.hear().frames.clear()
-            if server.has_room():
-                server.write(*between(0, 1, range(1), size=BULK_BYTES))
+            get(server, peer)
         else:
-            try:
-                unsent = unsent[peer.socket.send(unsent) :] or data
-            except BlockingIOError:
-                pass
+            unsent = send(peer, unsent)
         for _ in range(3):
             server.step()
         for received in server.received:
             received.clear()
 
-    measure = received_from if way == "sends" else sent_to
     try:
-        (limited,) = rates(step, [lambda: measure(server, 1)])
+        limited = rate_of(server, step, way)
     finally:
         for each in (peer, *other):
             each.close()
-    assert limited < 1.5 * 500_000  # one time more or less is a quarter of that
+    assert limited < 1.5 * 500_000  # one more or less is a quarter of that

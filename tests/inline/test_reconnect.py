@@ -1,4 +1,4 @@
-"""Ends, workers and clients that come, go and come back: what that costs, and whom."""
+"""Ends, workers and clients that end and come back: the cost of that, and for which of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pipeline.runtime.worker import loop
-from tests.inline.harness.ends import Make, Peer, carry, for_a_while, ipv4, pair, push, until
+from tests.inline.harness.ends import Make, Peer, carry, ipv4, pair, push, step_for, until
 from tests.inline.harness.hub_ends import tls
 
 # -- ends and beginnings
@@ -32,7 +32,7 @@ def test_a_tun_worker_that_is_replaced_loses_nothing_that_was_in_a_ring(make: Ma
     end, other = (server, client) if side == "server" else (client, server)
     for i in range(4):
         other.write(ipv4(i))
-        until(lambda i=i: other.count("tcp.frames_sent") == i + 1, other)
+        until(lambda: other.count("tcp.frames_sent") == i + 1, other)
     until(lambda: end.step("tcp-0") == 0 and end.count("tcp.frames_received") >= 4)
     end.kill("tun-0")
     end.write(ipv4(100))  # waits in the kernel's queue
@@ -57,7 +57,7 @@ def test_a_tcp_worker_that_is_replaced_goes_on_with_what_was_not_sent(make: Make
     assert end.packets() == [ipv4(9)]
 
 
-def test_a_client_that_stops_has_sent_what_it_had_and_says_goodbye(make: Make) -> None:
+def test_a_client_that_stops_sends_all_that_it_has_and_shuts_its_connection_down(make: Make) -> None:
     server, client = pair(make)
     packets = [ipv4(i, 1000) for i in range(300)]
     waiting = list(packets)
@@ -65,7 +65,7 @@ def test_a_client_that_stops_has_sent_what_it_had_and_says_goodbye(make: Make) -
     for name in ("tun-0", "tcp-0"):
         worker = client.workers[name]
         worker.attachment.stop.request(5.0)
-        assert name == "tun-0" or not worker.duty("inbound").drained()  # no goodbye before the last packet
+        assert name == "tun-0" or not worker.duty("inbound").drained()  # no shutdown before the last packet
         for duty in worker.duties:
             loop(duty, worker.attachment.page.heartbeat(duty.name), worker.attachment.stop)
         assert worker.attachment.page.oldest_heartbeat() > 0
@@ -73,33 +73,33 @@ def test_a_client_that_stops_has_sent_what_it_had_and_says_goodbye(make: Make) -
     assert server.packets() == packets
 
 
-def test_with_tls_the_goodbye_is_one_of_tls(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """Without it nobody could tell an end from a cut (RFC 8446, 6.1)."""
+def test_with_tls_a_shutdown_sends_close_notify(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Without it a peer could not tell an end from a truncation (RFC 8446, 6.1)."""
     serving, dialling = tls()
     server = make("server", tls=serving)
-    client = make("client", port=server.port, client=1, session=1, tls=dialling)
+    client = make("client", port=server.port, client_id=1, session=1, tls=dialling)
     until(lambda: server.established() and client.established(), server, client)
     with caplog.at_level("INFO"):
-        client.workers["tcp-0"].duty("inbound").lives.say_goodbye()
+        client.workers["tcp-0"].duty("inbound").connections.shutdown_all()
         until(lambda: not server.established(), server)
     assert [r.getMessage().endswith("ended: closed by the peer") for r in caplog.records] == [True]
 
 
-def test_with_tls_a_connection_is_dialled_anew_before_its_keys_wear_out(
+def test_with_tls_a_connection_is_replaced_before_its_keys_have_served_too_long(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.tcp.connection_manager.REKEY_AFTER_BYTES", 100_000)
+    monkeypatch.setattr("workers.tcp.connection_checks.REKEY_AFTER_BYTES", 100_000)
     serving, dialling = tls()
     server = make("server", tls=serving)
-    client = make("client", port=server.port, client=1, session=1, tls=dialling)
+    client = make("client", port=server.port, client_id=1, session=1, tls=dialling)
     until(lambda: server.established() and client.established(), server, client)
     for end, other, rounds in ((client, server, 1), (server, client, 2)):
         carry(end, other, [ipv4(number, 1000) for number in range(90)])
-        for_a_while(0.15, server, client)  # a tick of the clock, in which nothing happens yet
+        step_for(0.15, server, client)  # a tick of the clock, in which nothing happens yet
         assert client.count("tcp.connections_lost") == rounds - 1
         waiting = [ipv4(number, 1000) for number in range(90, 120)]  # what is on the way at the end may be lost
-        until(lambda end=end, waiting=waiting: push(end, waiting), server, client)
-        until(lambda rounds=rounds: client.count("tcp.connections_established") == rounds + 1, server, client)
+        until(lambda: push(end, waiting), server, client)
+        until(lambda: client.count("tcp.connections_established") == rounds + 1, server, client)
     carry(client, server, [ipv4(number) for number in range(200, 210)])
     assert server.packets()[-1] == ipv4(209)
     assert server.established() == client.established() == 1
@@ -109,7 +109,7 @@ def test_a_worker_that_cannot_drain_ends_at_its_deadline_all_the_same(make: Make
     _server, client = pair(make, send_buffer_bytes=30_000, receive_buffer_bytes=30_000)
     for i in range(50):
         client.write(ipv4(i, 60_000))
-    until(lambda: client.count("tcp.socket_full_waits") > 3, client)  # nobody reads
+    until(lambda: client.count("tcp.socket_full_waits") > 3, client)  # the server does not read
     worker = client.workers["tcp-0"]
     stop = worker.attachment.stop
     asked = time.monotonic()
@@ -119,16 +119,16 @@ def test_a_worker_that_cannot_drain_ends_at_its_deadline_all_the_same(make: Make
     assert not worker.duty("outbound").ended
 
 
-def test_what_is_told_about_a_connection_is_in_the_peers_segment(make: Make) -> None:
+def test_the_status_of_a_connection_is_in_the_peer_table(make: Make) -> None:
     server, client = pair(make)
     carry(client, server, [ipv4(1, 1000)])
-    peers = client.memory.peers
+    peers = client.memory.peer_table
     row = until(lambda: next((r for r in peers.connections(0) if r.sent_bytes), None), server, client)
     assert (row.state, row.address, row.lane) == ("established", f"127.0.0.1:{server.port}", 0)
     assert row.sent_bytes == client.count("tcp.bytes_sent")
     client.kill("tcp-0")
     client.start("tcp-0")
-    assert peers.connections(0) == []  # a successor says nothing about its predecessor's connections
+    assert peers.connections(0) == []  # a successor clears the rows of its predecessor
 
 
 # -- two clients
@@ -136,13 +136,13 @@ def test_what_is_told_about_a_connection_is_in_the_peers_segment(make: Make) -> 
 
 def test_a_second_client_is_refused_and_the_first_one_notices_nothing(make: Make) -> None:
     server = make("server")
-    first = make("client", port=server.port, client=1, session=5)
+    first = make("client", port=server.port, client_id=1, session=5)
     until(lambda: first.established(), server, first)
-    second = make("client", port=server.port, client=2, session=9)
+    second = make("client", port=server.port, client_id=2, session=9)
     until(lambda: second.count("tcp.dials_failed") >= 2, server, first, second)
     carry(first, server, [ipv4(i) for i in range(10)])
     carry(server, first, [ipv4(i) for i in range(10)])
-    for_a_while(0.2, server, first, second)
+    step_for(0.2, server, first, second)
     assert server.packets() == first.packets() == [ipv4(i) for i in range(10)]
     assert second.established() == 0 == second.count("tcp.connections_established")
     assert server.count("tcp.connections_refused") >= 2
@@ -151,9 +151,9 @@ def test_a_second_client_is_refused_and_the_first_one_notices_nothing(make: Make
 
 def test_a_second_client_is_admitted_once_the_first_one_has_left(make: Make) -> None:
     server = make("server")
-    first = make("client", port=server.port, client=1, session=5)
+    first = make("client", port=server.port, client_id=1, session=5)
     until(lambda: first.established(), server, first)
-    second = make("client", port=server.port, client=2, session=1)
+    second = make("client", port=server.port, client_id=2, session=1)
     until(lambda: second.count("tcp.dials_failed"), server, first, second)
     first.close()
     until(lambda: second.established(), server, second)
@@ -161,13 +161,13 @@ def test_a_second_client_is_admitted_once_the_first_one_has_left(make: Make) -> 
     assert server.packets() == [ipv4(1)]
 
 
-@pytest.mark.parametrize("acceptor", ["tcp-0", "tcp-1"], ids=["the-same-worker", "another-worker"])
-def test_a_newer_session_of_the_same_client_replaces_the_older_one(make: Make, acceptor: str) -> None:
+@pytest.mark.parametrize("worker", ["tcp-0", "tcp-1"], ids=["the-same-worker", "another-worker"])
+def test_a_newer_session_of_the_same_client_replaces_the_older_one(make: Make, worker: str) -> None:
     server = make("server", lanes=2)
-    older = make("client", port=server.port, client=1, session=5)
+    older = make("client", port=server.port, client_id=1, session=5)
     until(lambda: (server.step("tcp-0") and False) or older.established(), older)
-    newer = make("client", port=server.port, client=1, session=6)
-    until(lambda: (server.step(acceptor) and False) or newer.established(), newer)
+    newer = make("client", port=server.port, client_id=1, session=6)
+    until(lambda: (server.step(worker) and False) or newer.established(), newer)
     until(lambda: server.established() == 1 and not older.established(), server, older, newer)
     carry(newer, server, [ipv4(1)])
     assert server.packets() == [ipv4(1)]
@@ -182,7 +182,7 @@ def test_with_compat_a_second_connection_is_closed_and_the_first_one_notices_not
     until(lambda: first.established() and server.established(), server, first)
     second = Peer.dial(server.port)
     try:
-        until(lambda: second.hear().ended, server, first)
+        until(lambda: second.read_frames().ended, server, first)
         assert second.frames == []
         carry(first, server, [ipv4(1)])
         assert server.packets() == [ipv4(1)]

@@ -1,4 +1,4 @@
-"""Workers of a hub that are killed: others go on where they were, and nobody gets what is another's."""
+"""Workers of a hub that are killed: their successors go on, and no client gets the packets of another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import pytest
 
 from pipeline.wire import framing
 from tests.inline.harness.ends import Dial, Make, Peer, block_of, hello, number_of, until
-from tests.inline.harness.hub_ends import ACCEPTS_SHARDS, all_packets, between, decoded, destinations, gathered, own
+from tests.inline.harness.hub_ends import (
+    ACCEPTS_SHARDS,
+    addresses_of,
+    all_packets,
+    between,
+    blocks_in_runs,
+    connected_hub,
+    destinations,
+)
 
 
 @pytest.mark.parametrize("worker", ["tun-0", "fec-0"])
@@ -34,7 +42,7 @@ def test_after_a_killed_worker_blocks_go_on_under_new_numbers_each_to_its_own_cl
         server,
     )
     for client, peer in ((1, first), (2, second)):
-        assert destinations(all_packets(peer)) == own(client)
+        assert destinations(all_packets(peer)) == addresses_of(client)
         streams = decoded_in_order(peer)
         assert len(streams) == 2  # from the server and from the client
         assert all(len(set(packets)) == len(packets) for packets in streams)
@@ -46,7 +54,7 @@ def decoded_in_order(peer: Peer) -> list[list[bytes]]:
     """The packets of each bulk stream; decoded() sees to it that no number stands for two blocks."""
     return [
         [each for packets in stream.values() for each in packets]
-        for number, stream in decoded(peer).items()
+        for number, stream in blocks_in_runs(peer).items()
         if number & 1 == framing.BULK
     ]
 
@@ -64,9 +72,9 @@ def test_the_number_of_a_block_that_its_worker_died_with_is_not_used_again(make:
 
     for number in range(3):
         give(number)
-        until(lambda n=number: len(all_packets(receiver)) == n + 1, server)
+        until(lambda: len(all_packets(receiver)) == number + 1, server)
     it = server.workers["tun-0"].duty(duty)
-    port = it._blocks._coded if duty == "outbound" else it._transit._port
+    port = it._packer._burst._coded if duty == "outbound" else it._forwarder._port
     port.advance = die
     give(3)
     with pytest.raises(Killed):
@@ -75,13 +83,13 @@ def test_the_number_of_a_block_that_its_worker_died_with_is_not_used_again(make:
     server.start("tun-0")
     give(4)
     until(lambda: number_of(all_packets(receiver)[-1]) == 4, server)
-    (stream,) = decoded(receiver).values()
+    (stream,) = blocks_in_runs(receiver).values()
     assert [number_of(packet) for packets in stream.values() for packet in packets] in ([0, 1, 2, 4], [0, 1, 2, 3, 4])
     assert max(stream) - min(stream) == len(stream)  # one is missing
 
 
 class Killed(Exception):
-    """In the middle of everything."""
+    """A worker has ended in the middle of a step."""
 
 
 def die(count: int) -> None:
@@ -91,10 +99,10 @@ def die(count: int) -> None:
 @pytest.mark.parametrize(
     ("worker", "fec"), [("tun-0", "off"), ("tcp-0", "off"), ("tun-0", "on"), ("tcp-0", "on"), ("fec-0", "on")]
 )
-def test_a_killed_worker_of_a_hub_has_a_successor_and_nobody_gets_what_is_anothers(
+def test_a_killed_worker_of_a_hub_has_a_successor_and_no_client_gets_packets_of_another(
     make: Make, worker: str, fec: str
 ) -> None:
-    server, first, second = gathered(make, slots=8, fec=fec, connections=2, light_connections=1, timeout=5.0)
+    server, first, second = connected_hub(make, slots=8, fec=fec, connections=2, light_connections=1, timeout=5.0)
     clients = {1: first, 2: second}
     numbers = iter(range(1_000_000))
     killed = []
@@ -118,7 +126,7 @@ def test_a_killed_worker_of_a_hub_has_a_successor_and_nobody_gets_what_is_anothe
 
     until(enough, server, first, second, seconds=20)
     for client, end in clients.items():
-        assert destinations(end.packets()) <= own(client)
+        assert destinations(end.packets()) <= addresses_of(client)
         sources = {each[22:26] for each in end.packets() if each[10] >> 4 == 4}
         assert len(sources) == 2  # the server's and the other client's
     assert not [name for name in server.counts() if "malformed" in name or "checksum" in name or "refused" in name]

@@ -1,4 +1,4 @@
-"""A whole tunnel in one process: what goes in at one end comes out at the other, in order, byte for byte."""
+"""A whole tunnel in one process: packets of one end come out at the other, in order, byte for byte."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.inline.harness.ends import (
     Peer,
     block_of,
     carry,
-    for_a_while,
     hello,
     ipv4,
     ipv6,
     number_of,
     pair,
     push,
+    step_for,
     until,
 )
 
@@ -57,7 +57,7 @@ def test_super_packets_arrive_with_the_headers_that_the_kernel_gave_them(make: M
     assert server.packets() == packets
 
 
-def test_what_is_ready_together_travels_together(make: Make) -> None:
+def test_packets_that_are_ready_together_travel_together(make: Make) -> None:
     server, client = pair(make)
     packets = [ipv4(0, 5000)] + [ipv4(i, 100) for i in range(1000)]  # the first one makes them all bulk
     for packet in packets:
@@ -105,10 +105,10 @@ def test_every_lane_keeps_its_order_whatever_lanes_and_connections_there_are(
         assert len(receiver.packets()) == 60 * count
 
 
-def test_connections_live_in_whichever_worker_accepted_them(make: Make) -> None:
+def test_a_connection_stays_with_the_worker_that_has_accepted_it(make: Make) -> None:
     server = make("server", lanes=2)
-    client = make("client", lanes=2, port=server.port, connections=2, client=1, session=1)
-    tcp = server.memory.peers.links
+    client = make("client", lanes=2, port=server.port, connections=2, client_id=1, session=1)
+    tcp = server.memory.peer_table.links
 
     def step_one_acceptor() -> bool:
         server.step("tcp-1", "tun-0", "tun-1")
@@ -163,7 +163,7 @@ def test_a_reader_that_stands_still_costs_time_and_no_packet_that_found_room(mak
     server, client = pair(make, send_buffer_bytes=65_536, receive_buffer_bytes=65_536)
     packets = [ipv4(i, 60_000) for i in range(200)]
     waiting = list(packets)
-    ring = client.workers["tun-0"].duty("outbound")._blocks._next
+    ring = client.workers["tun-0"].duty("outbound")._packer._next_port
 
     def everything_is_full() -> bool:
         if ring.ready() and client.count("tun.packets_read") == len(packets) - len(waiting):
@@ -183,7 +183,7 @@ def test_a_reader_that_stands_still_costs_time_and_no_packet_that_found_room(mak
 
 def test_a_full_ring_is_our_own_silence_and_ends_no_connection(make: Make) -> None:
     server = make("server", timeout=0.4, keepalive=0.1)
-    client = make("client", port=server.port, client=1, session=1)  # has patience with a window that stays closed
+    client = make("client", port=server.port, client_id=1, session=1)  # has patience with a window that stays closed
     until(lambda: client.established(), server, client)
     packets = [ipv4(i, 60_000) for i in range(60)]
     waiting = list(packets)
@@ -206,7 +206,7 @@ def test_a_full_ring_is_our_own_silence_and_ends_no_connection(make: Make) -> No
 
 def test_an_idle_connection_is_kept_alive_beyond_the_timeout(make: Make) -> None:
     server, client = pair(make, timeout=1.0, keepalive=0.2)
-    for_a_while(1.5, server, client)
+    step_for(1.5, server, client)
     for end in (server, client):
         assert end.established() == 1
         assert end.count("tcp.connections_lost") == 0
@@ -233,11 +233,11 @@ def test_a_connection_that_carries_packets_sends_no_keepalives(make: Make) -> No
 def test_packets_wait_for_a_connection_as_long_as_they_may(make: Make) -> None:
     server = make("server")
     port = server.port
-    client = make("client", port=port, client=1, session=1, hold=10.0)
+    client = make("client", port=port, client_id=1, session=1, hold=10.0)
     for i in range(3):
         client.write(ipv4(i))
     until(lambda: client.count("tun.packets_read") == 3, client)
-    for_a_while(0.2, client)  # the server does not answer yet
+    step_for(0.2, client)  # the server does not answer yet
     until(lambda: len(server.packets()) == 3, server, client)
     assert server.packets() == [ipv4(0), ipv4(1), ipv4(2)]
     assert client.count("tcp.dropped_no_connection") == 0
@@ -245,21 +245,21 @@ def test_packets_wait_for_a_connection_as_long_as_they_may(make: Make) -> None:
 
 def test_packets_too_old_for_a_connection_are_dropped_counted_and_the_next_ones_pass(make: Make) -> None:
     server = make("server")
-    client = make("client", port=server.port, client=1, session=1, hold=0.1)
+    client = make("client", port=server.port, client_id=1, session=1, hold=0.1)
     for i in range(3):
         client.write(ipv4(i))
-        until(lambda i=i: client.count("tun.packets_read") == i + 1, client)
+        until(lambda: client.count("tun.packets_read") == i + 1, client)
     until(lambda: client.count("tcp.dropped_no_connection") == 3, client)
     until(lambda: client.established(), server, client)
     carry(client, server, [ipv4(7)])
     assert server.packets() == [ipv4(7)]
 
 
-def test_a_client_that_finds_nobody_counts_its_attempts_and_finds_the_server_when_it_comes(make: Make) -> None:
+def test_a_client_without_a_server_counts_its_attempts_and_finds_the_server_when_it_starts(make: Make) -> None:
     gone = make("server")
     port = gone.port
     gone.close()
-    client = make("client", port=port, client=1, session=1)
+    client = make("client", port=port, client_id=1, session=1)
     until(lambda: client.count("tcp.dials_failed") >= 3, client)
     server = make("server", port=port)
     until(lambda: client.established() and server.established(), server, client)

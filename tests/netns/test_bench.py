@@ -1,4 +1,4 @@
-"""bench: its measuring functions against a bare link, and the whole of it over a real tunnel, short."""
+"""bench: its measuring functions over a bare link, and each measurement through a real tunnel, as short as possible."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tools.bench import measure
+from tests.support import needs_iperf3
+from tools.bench import measure, throughput
 from tools.lab.link_model import LinkSpec
 from tools.lab.namespace import LabError
 from tools.lab.network import Lab
 from tools.load.quantiles import quantile
 
-pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")]
-needs_iperf3 = pytest.mark.skipif(
-    not any((Path(place) / "iperf3").exists() for place in os.get_exec_path()), reason="iperf3 is not installed"
-)
+pytestmark = [pytest.mark.tools, pytest.mark.alone]
+SHORT_SECONDS = 0.2
 
 
 @pytest.fixture(scope="module")
@@ -85,37 +85,30 @@ def test_without_iperf3_one_line_says_what_to_install(tmp_path: Path) -> None:
     assert done.stderr == "bench: iperf3 is not installed; install it (on Debian: apt install iperf3)\n"
 
 
+@pytest.mark.slow
 @needs_iperf3
-def test_the_whole_bench_over_a_real_tunnel_leaves_nothing() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "tools.bench",
-            "--seconds",
-            "1",
-            "--rounds",
-            "1",
-            "--streams",
-            "2",
-            "--json",
-            "--kills",
-            "2",
-            "--kill-pause",
-            "0.1",
-        ],
-        capture_output=True,
-        text=True,
+def test_every_measurement_of_bench_through_a_tunnel() -> None:
+    options = throughput._parser().parse_args(
+        ["--rounds", "1", "--streams", "2", "--kills", "2", "--kill-pause", "0.1"]
     )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["schema_version"] == 1
+    options.only = [name for name in throughput.MEASUREMENTS if name != "memory"]
+    options.seconds = SHORT_SECONDS
+    measured = throughput.run(options)
+    assert "TCP, 2 streams, Gbit/s" in throughput.table(measured)
+    result = msgspec.to_builtins(measured)
     assert set(result["tcp_gbit"]) == {"1", "2"}
-    assert all(values["ratio"] > 0 for values in (*result["tcp_gbit"].values(), result["udp_packets"]))
-    assert result["ping_idle"]["lost"] == 0
+    compared = [*result["tcp_gbit"].values(), result["udp_packets"], result["baseline_gbit"]]
+    assert all(values["ratio"] > 0 for values in compared)
+    assert result["ping_idle"]["lost"] == 0 and result["ping_loaded"]["sent"] > 0
     assert {"server supervisor", "server tun-0", "client tcp-0"} <= set(result["cpu_seconds_per_gb"])
-    assert all(size > 0 for end in result["private_bytes"].values() for size in end.values())
-    assert all(size > 0 for size in result["shared_bytes"].values())
     assert len(result["kills"]["each"]) == 2
+    assert result["left_behind"] == []
+
+
+def test_bench_as_a_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert throughput.main(["--only", "memory", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["schema_version"] == 1
+    assert all(size > 0 for instance in result["private_bytes"].values() for size in instance.values())
+    assert all(size > 0 for size in result["shared_bytes"].values())
     assert result["left_behind"] == []

@@ -12,28 +12,27 @@ from typing import Any
 import pytest
 
 from tests.netns.harness.checked_flow import Flow
-from tests.netns.harness.instance import COMMAND, NOBODY, Ends, command, needs_root, pids, reaches, tunnel, unique_name
+from tests.netns.harness.instance import NOBODY, Instances, command, reaches, tunnel, unique_name
 from tests.support import eventually
+from tools.instance import EXECUTABLE
 from tools.lab.network import Lab
 
-pytestmark = needs_root
 
-
-def test_status_tells_people_how_the_instance_is(ends: Ends) -> None:
-    said = ends[1].command("status")
+def test_status_tells_people_how_the_instance_is(instances: Instances) -> None:
+    said = instances[1].command("status")
     assert said.returncode == 0
-    assert ends[1].name in said.stdout and "running" in said.stdout and "tcp-1" in said.stdout
+    assert instances[1].name in said.stdout and "running" in said.stdout and "tcp-1" in said.stdout
 
 
-def test_status_for_programs_has_the_published_shape(ends: Ends) -> None:
-    server, client = ends
+def test_status_for_programs_has_the_published_shape(instances: Instances) -> None:
+    server, client = instances
     assert reaches(client, server)
-    eventually(lambda: all(row["state"] == "established" for row in client.status()["connections"]))
+    eventually(lambda: all(row["state"] == "established" for row in client.running()["connections"]))
     said = client.command("status", "--json")
     assert said.returncode == 0
     status = json.loads(said.stdout)
     assert (status["schema_version"], status["name"], status["mode"], status["state"]) == (
-        1,
+        2,
         client.name,
         "client",
         "running",
@@ -53,7 +52,7 @@ def test_status_for_programs_has_the_published_shape(ends: Ends) -> None:
         assert 0 <= worker["heartbeat_age_ms"] < 5000
         assert worker["cpu_percent"] >= 0 and 1e6 < worker["rss_bytes"] < 1e9
     names = {ring["name"] for ring in status["rings"]}
-    assert names == {f"{kind}-{i}" for kind in ("outbound", "light", "coded", "inbound", "decoded") for i in range(2)}
+    assert names == {f"{kind}-{i}" for kind in ("plain", "light", "coded", "inbound", "decoded") for i in range(2)}
     for ring in status["rings"]:
         depths = [depth for stage in ring["stages"] for depth in stage["depth"].values()]
         assert len(depths) >= 2 and all(0 <= depth <= ring["capacity"] for depth in depths)
@@ -66,15 +65,15 @@ def test_status_for_programs_has_the_published_shape(ends: Ends) -> None:
     assert all(isinstance(count, int) and count >= 0 for count in status["counters"].values())
 
 
-def test_an_instance_is_found_by_its_configuration_too(ends: Ends) -> None:
-    said = command("status", "--json", "--config", ends[0].file)
-    assert said.returncode == 0 and json.loads(said.stdout)["name"] == ends[0].name
+def test_an_instance_is_found_by_its_configuration_too(instances: Instances) -> None:
+    said = command("status", "--json", "--config", instances[0].file)
+    assert said.returncode == 0 and json.loads(said.stdout)["name"] == instances[0].name
 
 
-def test_among_several_instances_one_must_be_named(ends: Ends) -> None:
+def test_among_several_instances_one_must_be_named(instances: Instances) -> None:
     said = command("status")
     assert said.returncode != 0 and not said.stdout
-    assert all(end.name in said.stderr for end in ends) and "--name" in said.stderr
+    assert all(instance.name in said.stderr for instance in instances) and "--name" in said.stderr
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,7 @@ def test_a_configuration_that_is_not_there_is_a_wrong_configuration(tmp_path: Pa
 def test_two_ends_start_without_any_file(lab: Lab, tmp_path: Path) -> None:
     a, b = lab
     server, client, port = unique_name("s"), unique_name("c"), a.free_port()
-    start = [COMMAND, "start", "--set", "encryption=none", "--mode"]
+    start = [EXECUTABLE, "start", "--set", "encryption=none", "--mode"]
     with (
         a.popen(
             [
@@ -142,12 +141,12 @@ def test_two_ends_start_without_any_file(lab: Lab, tmp_path: Path) -> None:
 
 def test_a_restarted_worker_is_another_process_and_the_others_stay(lab: Lab, tmp_path: Path) -> None:
     with tunnel(lab, tmp_path) as (server, client), Flow(client, server) as flow:
-        before = pids(client)
+        before = client.worker_pids()
         flow.wait_for(100_000)
         said = client.command("restart", "tcp-0")
         assert (said.returncode, said.stdout) == (0, "workers: tcp-0\n")
         client.wait_until_replaced("tcp-0", before["tcp-0"])
-        assert pids(client) == {**before, "tcp-0": pids(client)["tcp-0"]}
+        assert client.worker_pids() == {**before, "tcp-0": client.worker_pids()["tcp-0"]}
         flow.wait_for(100_000)
         said = client.command("restart")
         assert (said.returncode, said.stdout) == (0, "workers: tcp-0, fec-0, tun-0\n")
@@ -157,18 +156,20 @@ def test_a_restarted_worker_is_another_process_and_the_others_stay(lab: Lab, tmp
         assert client.process.poll() is None and "died" not in client.log
 
 
-def test_a_worker_that_there_is_not_cannot_be_restarted(ends: Ends) -> None:
-    said = ends[0].command("restart", "tcp-7")
+def test_a_worker_that_there_is_not_cannot_be_restarted(instances: Instances) -> None:
+    said = instances[0].command("restart", "tcp-7")
     assert said.returncode == 1
     assert 'no worker "tcp-7"' in said.stderr and "tcp-0, tcp-1, fec-0, fec-1, tun-0, tun-1" in said.stderr
 
 
 @pytest.mark.parametrize("words", [["status"], ["stop"], ["reload"], ["restart"]], ids=lambda words: words[0])
-def test_a_stranger_may_not_talk_to_an_instance(ends: Ends, words: list[str]) -> None:
-    said = subprocess.run([*NOBODY, COMMAND, *words, "--name", ends[0].name], capture_output=True, text=True, cwd="/")
+def test_another_user_may_not_talk_to_an_instance(instances: Instances, words: list[str]) -> None:
+    said = subprocess.run(
+        [*NOBODY, EXECUTABLE, *words, "--name", instances[0].name], capture_output=True, text=True, cwd="/"
+    )
     assert said.returncode == 77, said.stderr
     assert "Permission denied" in said.stderr and "Traceback" not in said.stderr
-    assert ends[0].running()
+    assert instances[0].is_running()
 
 
 # -- reload
@@ -178,7 +179,7 @@ def test_a_stranger_may_not_talk_to_an_instance(ends: Ends, words: list[str]) ->
 def test_a_reload_applies_what_has_changed(lab: Lab, tmp_path: Path, how: str) -> None:
     routes = {"routes": ["10.96.0.0/16"]}
     with tunnel(lab, tmp_path, client=routes) as (server, client), Flow(client, server) as flow:
-        before = pids(client)
+        before = client.worker_pids()
         flow.wait_for(100_000)
         client.write({**client.config, "routes": ["10.98.0.0/16"], "keepalive": 0.2})
         if how == "command":
@@ -198,11 +199,11 @@ def test_a_reload_applies_what_has_changed(lab: Lab, tmp_path: Path, how: str) -
 
 def test_a_reload_of_routes_alone_replaces_no_worker(lab: Lab, tmp_path: Path) -> None:
     with tunnel(lab, tmp_path) as (_, client):
-        before = pids(client)
+        before = client.worker_pids()
         client.write({**client.config, "routes": ["10.98.0.0/16"]})
         assert client.command("reload").returncode == 0
         assert "10.98.0.0/16" in client.node.run(["ip", "route", "show", "dev", client.tun_name]).stdout
-        assert pids(client) == before
+        assert client.worker_pids() == before
 
 
 @pytest.mark.parametrize(
@@ -217,10 +218,10 @@ def test_a_reload_of_routes_alone_replaces_no_worker(lab: Lab, tmp_path: Path) -
 )
 @pytest.mark.parametrize("how", ["command", "signal"])
 def test_a_reload_that_cannot_be_applied_changes_nothing_and_says_why(
-    ends: Ends, how: str, change: str | dict[str, Any], text: str
+    instances: Instances, how: str, change: str | dict[str, Any], text: str
 ) -> None:
-    server, client = ends
-    before, routes = pids(client), client.node.run(["ip", "route", "show"]).stdout
+    server, client = instances
+    before, routes = client.worker_pids(), client.node.run(["ip", "route", "show"]).stdout
     refusals = client.log.count("reload refused")
     try:
         if isinstance(change, str):
@@ -236,15 +237,15 @@ def test_a_reload_that_cannot_be_applied_changes_nothing_and_says_why(
         assert text in client.log
     finally:
         client.write(client.config)
-    assert pids(client) == before and client.running()
+    assert client.worker_pids() == before and client.is_running()
     assert client.node.run(["ip", "route", "show"]).stdout == routes
     assert reaches(client, server)
 
 
-def test_a_storm_of_reloads_changes_nothing(ends: Ends) -> None:
-    server, client = ends
-    before = pids(client)
+def test_a_storm_of_reloads_changes_nothing(instances: Instances) -> None:
+    server, client = instances
+    before = client.worker_pids()
     for _ in range(100):
         client.signal(signal.SIGHUP)
     assert client.command("reload").stdout == "changed: nothing\n"
-    assert pids(client) == before and client.running() and reaches(client, server)
+    assert client.worker_pids() == before and client.is_running() and reaches(client, server)

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.harness.instance import End, client_config, needs_root, server_config
+from tests.netns.harness.instance import Instance, client_config, server_config
 from tests.reference.compat_peer import DATA, KEEPALIVE, LENGTH_MAX, CompatPeer, echo_reply, echo_request, frame, udp
 from tests.support import eventually
 from tools.lab.namespace import Namespace
 from tools.lab.network import Lab
 from tools.load import flows
-
-pytestmark = needs_root
 
 OURS, THEIRS = "10.99.0.1", "10.99.0.2"
 COMPAT = {"compat": True, "mtu": 1495, "tunnel_addr": f"{OURS}/24", "reconnect_max": 0.2}
@@ -35,8 +33,8 @@ UNKNOWN = "tun.dropped_frame_unknown"
 class Pair:
     """Our end, running, on one node, and the means to be its peer on another."""
 
-    def __init__(self, end: End, node: Namespace, listener: socket.socket | None) -> None:
-        self.end = end
+    def __init__(self, instance: Instance, node: Namespace, listener: socket.socket | None) -> None:
+        self.instance = instance
         self._node = node
         self._listener = listener
 
@@ -45,22 +43,22 @@ class Pair:
         if self._listener is not None:
             return CompatPeer(self._listener.accept()[0])
         sock = self._node.socket()
-        host, _, port = self.end.config["local_addr"].rpartition(":")
+        host, _, port = self.instance.config["local_addr"].rpartition(":")
         sock.settimeout(10)
         sock.connect((host, int(port)))
         return CompatPeer(sock)
 
     def tap(self) -> socket.socket:
-        """What passes our TUN device in either direction, as the kernel sees it: bare IPv4 packets."""
-        sock = self.end.node.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+        """The packets that pass our TUN device in either direction, as the kernel sees them: bare IPv4 packets."""
+        sock = self.instance.node.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, TAP_BYTES)
-        sock.bind((self.end.tun_name, ETH_P_IP))
+        sock.bind((self.instance.tun_name, ETH_P_IP))
         sock.settimeout(10)
         return sock
 
     def raw(self) -> socket.socket:
         """Sends whole IPv4 packets from our node, into the tunnel."""
-        return self.end.node.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        return self.instance.node.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 
 
 @contextmanager
@@ -76,9 +74,9 @@ def pair(mode: str, directory: Path, **settings: object) -> Iterator[Pair]:
                 address = f"{theirs.address}:{listener.getsockname()[1]}"
                 config = client_config({"local_addr": address}, theirs.address, **COMPAT)
             config |= settings
-            with End(ours, config, directory) as end:
-                end.wait_until_running()
-                yield Pair(end, theirs, listener if mode == "client" else None)
+            with Instance(ours, config, directory) as instance:
+                instance.wait_until_running()
+                yield Pair(instance, theirs, listener if mode == "client" else None)
 
 
 @pytest.fixture(scope="module", params=MODES)
@@ -92,8 +90,8 @@ def peer(shared: Pair) -> Iterator[CompatPeer]:
     """A connection of the test's own. A server serves one peer at a time, so the end of it is waited for."""
     with shared.connect() as connected:
         yield connected
-    if shared.end.config["mode"] == "server":
-        counted = shared.end.counter
+    if shared.instance.config["mode"] == "server":
+        counted = shared.instance.counter
         eventually(lambda: counted("tcp.connections_lost") == counted("tcp.connections_established"))
 
 
@@ -138,7 +136,7 @@ def test_every_packet_of_the_original_reaches_the_device_unaltered(shared: Pair,
 def test_our_pings_are_answered_by_the_peer(shared: Pair, peer: CompatPeer) -> None:
     with ThreadPoolExecutor(max_workers=1) as thread:
         answered = thread.submit(peer.answer_pings, 5)
-        pings = flows.ping(shared.end.node, THEIRS, count=5, interval=0.01, size=1000)
+        pings = flows.ping(shared.instance.node, THEIRS, count=5, interval=0.01, size=1000)
         assert pings.lost == []
         assert [len(packet) for packet in answered.result(10)] == [1028] * 5
 
@@ -159,7 +157,7 @@ def test_the_pings_of_the_peer_are_answered_by_our_kernel(shared: Pair, peer: Co
         frame(KEEPALIVE, b"with a body"),
         frame(b"\x00"),
         frame(b"\x03"),
-        frame(b"\x10", b"not a greeting here"),
+        frame(b"\x10", b"not a handshake now"),
         frame(b"\x20", bytes(LENGTH_MAX - 1)),
         frame(b"\xff", b"?"),
     ],
@@ -177,27 +175,27 @@ def test_the_pings_of_the_peer_are_answered_by_our_kernel(shared: Pair, peer: Co
 )
 def test_what_the_original_ignores_is_ignored(shared: Pair, peer: CompatPeer, ignored: bytes) -> None:
     request = echo_request(THEIRS, OURS, b"still there?")
-    before = drops(shared.end)
+    before = drops(shared.instance)
     peer.write(ignored)
     peer.send(DATA, request)
     assert peer.receive_packet()[20:] == echo_reply(request)[20:]
-    assert drops(shared.end) == before
+    assert drops(shared.instance) == before
 
 
 def test_a_block_of_ours_is_as_unknown_here_as_to_the_original(shared: Pair, peer: CompatPeer) -> None:
     blocked, request = (echo_request(THEIRS, OURS, text) for text in (b"in a block", b"in a frame"))
-    unknown = shared.end.counter(UNKNOWN)
+    unknown = shared.instance.counter(UNKNOWN)
     virtio_net_header = bytes(10)
     body = struct.pack(">HI", 1, len(virtio_net_header + blocked)) + virtio_net_header + blocked
     peer.send(b"\x20", body)
     peer.send(DATA, request)
     assert peer.receive_packet()[20:] == echo_reply(request)[20:]
-    assert shared.end.counter(UNKNOWN) == unknown + 1
+    assert shared.instance.counter(UNKNOWN) == unknown + 1
 
 
-def drops(end: End) -> dict[str, int]:
-    """What was refused or given up, by reason, without frames of types that nobody knows here."""
-    counted = end.status()["counters"]
+def drops(instance: Instance) -> dict[str, int]:
+    """Counts of refusals and drops, by reason, without frames of types that nobody knows here."""
+    counted = instance.running()["counters"]
     bad = (".dropped_", ".closed_")
     return {name: counted[name] for name in counted if any(word in name for word in bad) and name != UNKNOWN}
 
@@ -210,12 +208,12 @@ def drops(end: End) -> dict[str, int]:
 def test_a_malformed_packet_is_dropped_and_counted_and_nothing_else(
     shared: Pair, peer: CompatPeer, packet: bytes
 ) -> None:
-    dropped = shared.end.counter("tun.dropped_packet_malformed")
+    dropped = shared.instance.counter("tun.dropped_packet_malformed")
     request = echo_request(THEIRS, OURS, b"still there?")
     peer.send(DATA, packet)
     peer.send(DATA, request)
     assert peer.receive_packet()[20:] == echo_reply(request)[20:]
-    assert shared.end.counter("tun.dropped_packet_malformed") == dropped + 1
+    assert shared.instance.counter("tun.dropped_packet_malformed") == dropped + 1
 
 
 def test_a_frame_of_1496_is_taken(shared: Pair, peer: CompatPeer) -> None:
@@ -227,11 +225,11 @@ def test_a_frame_of_1496_is_taken(shared: Pair, peer: CompatPeer) -> None:
 
 @pytest.mark.parametrize("length", [1497, 2**31, 2**32 - 1])
 def test_a_longer_frame_ends_the_connection(shared: Pair, peer: CompatPeer, length: int) -> None:
-    closed = shared.end.counter("tcp.closed_frame_too_long")
+    closed = shared.instance.counter("tcp.closed_frame_too_long")
     peer.write(length.to_bytes(4, "big"))
     assert peer.ended()
-    assert shared.end.counter("tcp.closed_frame_too_long") == closed + 1
-    assert [worker["restarts"] for worker in shared.end.status()["workers"]] == [0, 0]
+    assert shared.instance.counter("tcp.closed_frame_too_long") == closed + 1
+    assert [worker["restarts"] for worker in shared.instance.running()["workers"]] == [0, 0]
 
 
 def test_nothing_is_said_before_there_is_something_to_say(shared: Pair, peer: CompatPeer) -> None:
@@ -242,6 +240,7 @@ def test_nothing_is_said_before_there_is_something_to_say(shared: Pair, peer: Co
     assert peer.captured == frame(DATA, packet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_keepalives_go_both_ways_and_keep_a_silent_connection(mode: str, tmp_path: Path) -> None:
     with pair(mode, tmp_path, keepalive=0.2, timeout=0.8) as made, made.connect() as peer:
@@ -249,10 +248,10 @@ def test_keepalives_go_both_ways_and_keep_a_silent_connection(mode: str, tmp_pat
             assert peer.receive() == (KEEPALIVE, b"")
             peer.send(KEEPALIVE)
         assert peer.captured == b"\0\0\0\x01\x02" * 8
-        assert made.end.counter("tcp.connections_lost") == 0
+        assert made.instance.counter("tcp.connections_lost") == 0
         while peer.receive() is not None:  # the peer falls silent
             pass
-        assert made.end.counter("tcp.connections_timed_out") == 1
+        assert made.instance.counter("tcp.connections_timed_out") == 1
 
 
 def test_a_client_dials_again_when_the_original_has_ended_the_connection(tmp_path: Path) -> None:
@@ -273,4 +272,4 @@ def test_a_second_peer_of_a_server_is_turned_away_and_the_first_does_not_notice(
             assert second.ended()
         first.send(DATA, request)
         assert first.receive_packet()[20:] == echo_reply(request)[20:]
-        assert made.end.counter("tcp.connections_refused") == 1
+        assert made.instance.counter("tcp.connections_refused") == 1

@@ -1,5 +1,5 @@
-"""Forward error correction where it is for: a path that loses packets, a connection that dies or falls silent, a worker
-that is killed with blocks in hand."""
+"""Forward error correction where it matters: a path that loses packets, a connection that dies or falls silent, a
+worker that is killed with blocks in hand."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.netns.harness.checked_flow import Flow
-from tests.netns.harness.instance import End, Ends, needs_root, reaches, tunnel
+from tests.netns.harness.instance import Instance, Instances, reaches, tunnel
 from tests.support import eventually
 from tools.lab.link_model import LinkSpec
 from tools.lab.network import Lab
 from tools.load import flows
-
-pytestmark = needs_root
 
 PATH = LinkSpec(delay_ms=5.0, rate_mbit=50.0, queue_packets=None, queue_bytes=250_000)
 LOSSY = LinkSpec(delay_ms=5.0, rate_mbit=50.0, queue_packets=None, queue_bytes=250_000, loss_percent=2.0)
@@ -30,17 +28,20 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def recovered(end: End) -> int:
-    return sum(end.counter(f"fec.blocks_recovered_{lost}") for lost in range(1, 7))
+def recovered(instance: Instance) -> int:
+    return sum(instance.counter(f"fec.blocks_recovered_{lost}") for lost in range(1, 7))
 
 
-def carriers(end: End) -> list[int]:
+def carriers(instance: Instance) -> list[int]:
     """The local ports of the client's connections for bulk, in the order in which they were dialled."""
-    port = end.config["remote_addr"].rpartition(":")[2]
-    said = end.node.run(["ss", "--tcp", "--numeric", "--no-header", "state", "established", f"( dport = :{port} )"])
+    port = instance.config["remote_addr"].rpartition(":")[2]
+    said = instance.node.run(
+        ["ss", "--tcp", "--numeric", "--no-header", "state", "established", f"( dport = :{port} )"]
+    )
     return sorted(int(line.split()[2].rpartition(":")[2]) for line in said.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_pings_through_a_path_that_loses_packets_all_come_back(lab: Lab, tmp_path: Path) -> None:
     with tunnel(lab, tmp_path, fec="on") as (server, client):
         lab.link.change(LOSSY)
@@ -64,11 +65,11 @@ def test_bulk_over_a_path_that_loses_packets_is_recovered_and_that_is_counted(la
 
 def test_auto_raises_parity_on_a_path_that_loses_packets_and_status_says_so(lab: Lab, tmp_path: Path) -> None:
     with tunnel(lab, tmp_path, fec="auto") as (server, client):
-        assert client.status()["fec"]["parity"] == 0
+        assert client.running()["fec"]["parity"] == 0
         lab.link.change(LOSSY)
         with Flow(client, server) as flow:
             flow.wait_for(100_000)
-            eventually(lambda: client.status()["fec"]["parity"] > 0)
+            eventually(lambda: client.running()["fec"]["parity"] > 0)
             eventually(lambda: client.counter("fec.blocks_coded") > 0)
             flow.wait_for(100_000)
         assert "fec auto, now 10 + " in client.command("status").stdout
@@ -92,6 +93,7 @@ def test_a_connection_cut_under_load_costs_no_packet(lab: Lab, tmp_path: Path) -
         eventually(lambda: client.counter("tcp.connections_established") == 9)
 
 
+@pytest.mark.slow
 def test_a_connection_that_falls_silent_under_load_holds_nothing_up(lab: Lab, tmp_path: Path) -> None:
     with tunnel(lab, tmp_path, fec="on") as (server, client), Flow(client, server) as flow:
         flow.wait_for(100_000)
@@ -102,34 +104,39 @@ def test_a_connection_that_falls_silent_under_load_holds_nothing_up(lab: Lab, tm
         assert recovered(server) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1], ids=["server", "client"])
 def test_a_fec_worker_killed_with_blocks_in_hand_costs_no_byte(lab: Lab, tmp_path: Path, which: int) -> None:
-    with tunnel(lab, tmp_path, fec="on") as ends, Flow(ends[1], ends[0]) as up, Flow(ends[0], ends[1]) as down:
+    with (
+        tunnel(lab, tmp_path, fec="on") as instances,
+        Flow(instances[1], instances[0]) as up,
+        Flow(instances[0], instances[1]) as down,
+    ):
         for _ in range(3):
             up.wait_for(100_000)
             down.wait_for(100_000)
-            pid = ends[which].signal_worker("fec-0", signal.SIGKILL)
-            ends[which].wait_until_replaced("fec-0", pid)
+            pid = instances[which].signal_worker("fec-0", signal.SIGKILL)
+            instances[which].wait_until_replaced("fec-0", pid)
         up.wait_for(100_000)
         down.wait_for(100_000)
 
 
 def test_one_connection_with_fec_works_and_both_ends_say_that_it_cannot_help(lab: Lab, tmp_path: Path) -> None:
-    with tunnel(lab, tmp_path, fec="on", client={"connections": 1}) as ends:
-        with Flow(ends[1], ends[0]) as flow:
+    with tunnel(lab, tmp_path, fec="on", client={"connections": 1}) as instances:
+        with Flow(instances[1], instances[0]) as flow:
             flow.wait_for(100_000)
-        for end in ends:
-            end.wait_for_log("there is one connection")
-            assert end.log.count("there is one connection") == 1
+        for instance in instances:
+            instance.wait_for_log("there is one connection")
+            assert instance.log.count("there is one connection") == 1
 
 
 def test_an_end_without_fec_gets_plain_blocks_and_the_other_says_so(lab: Lab, tmp_path: Path) -> None:
-    ends: Ends
-    with tunnel(lab, tmp_path, server={"fec": "off"}, client={"fec": "on"}) as ends:
-        server, client = ends
+    instances: Instances
+    with tunnel(lab, tmp_path, server={"fec": "off"}, client={"fec": "on"}) as instances:
+        server, client = instances
         assert reaches(client, server) and reaches(server, client)
         with Flow(client, server) as flow:
             flow.wait_for(100_000)
         assert client.counter("fec.blocks_coded") == 0
         client.wait_for_log("the other end has fec off")
-        assert client.status()["fec"]["peer_accepts_shards"] is False
+        assert client.running()["fec"]["peer_accepts_shards"] is False

@@ -2,8 +2,8 @@
 
     left -- link0, MTU 1500 -- router -- narrow, MTU 1300 -- right
 
-The right end's own device has MTU 1500, so it believes what the SYN says, and what is too long for the router's is lost
-without a word.
+The right end's own device has MTU 1500, so it believes the size in the SYN. A packet that is too long for the router's
+device is lost without a word.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import shutil
 import socket
 import struct
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,12 +24,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.schema import Name, TunName
-from pipeline.supervisor import mss_clamp
-from pipeline.supervisor.mss_clamp import PLACES, MssClamp
-from tests.netns.harness.instance import needs_root
+from pipeline.supervisor.mss_clamp import SBIN_DIRECTORIES, MssClamp
 from tests.support import ROOT, eventually
 from tools.lab.namespace import Namespace
-from tools.lab.network import LabError
+from tools.lab.network import LabError, add_veth_pair
 
 WIDE, NARROW = 1500, 1300
 HEADERS = {socket.AF_INET: 40, socket.AF_INET6: 60}  # of IP and TCP, without options: what an MSS leaves room for
@@ -45,9 +42,9 @@ TCP_OPTION_NOP, TCP_OPTION_MSS = 1, 2  # RFC 9293
 
 OTHERS = "add table inet filter\nadd chain inet filter forward { type filter hook forward priority 0 ; }"
 
-NFT = shutil.which("nft", path=os.pathsep.join([*os.get_exec_path(), *PLACES]))
+NFT = shutil.which("nft", path=os.pathsep.join([*os.get_exec_path(), *SBIN_DIRECTORIES])) or ""
 
-pytestmark = [needs_root, pytest.mark.skipif(NFT is None, reason="the command nft is missing: install nftables")]
+pytestmark = pytest.mark.skipif(not NFT, reason="the command nft is missing: install nftables")
 
 
 class Host(NamedTuple):
@@ -72,22 +69,7 @@ class Route:
         self.router.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 
     def _join(self, node: Namespace, device: str, mtu: int, net: int) -> Host:
-        command = [
-            "ip",
-            "link",
-            "add",
-            device,
-            "netns",
-            self.router.pid,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "link0",
-            "netns",
-            node.pid,
-        ]
-        subprocess.run([str(word) for word in command], check=True, capture_output=True)
+        add_veth_pair(self.router, device, node)
         ip(
             self.router,
             f"link set {device} mtu {mtu} up",
@@ -161,8 +143,8 @@ class Syns:
 
 
 def mss(segment: bytes) -> int:
-    at, end = TCP_HEADER_BYTES, segment[TCP_LENGTH_AT] >> 4 << 2
-    while at < end:
+    at, instance = TCP_HEADER_BYTES, segment[TCP_LENGTH_AT] >> 4 << 2
+    while at < instance:
         if segment[at] == TCP_OPTION_MSS:
             return struct.unpack_from(">H", segment, at + 2)[0]
         at += 1 if segment[at] == TCP_OPTION_NOP else segment[at + 1]
@@ -290,6 +272,7 @@ def pattern(of: object) -> st.SearchStrategy[str]:
     return st.from_regex(get_args(of)[1].pattern.replace("$", r"\Z"))
 
 
+@pytest.mark.slow
 @given(pattern(Name), pattern(TunName))
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nft_takes_every_name_that_the_configuration_takes(route: Route, name: str, tun_name: str) -> None:
@@ -305,7 +288,7 @@ def test_nft_takes_every_name_that_the_configuration_takes(route: Route, name: s
 INSTALL = """
 from pipeline.supervisor import mss_clamp
 mss_clamp.NFT_SECONDS = 0.3
-clamp = mss_clamp.Clamp("narrow", "one")
+clamp = mss_clamp.MssClamp("narrow", "one")
 print(clamp.install())
 """
 REMOVE_BY_ANOTHER_NFT = """
@@ -316,7 +299,7 @@ print(clamp.remove())
 
 
 def carry_out(route: Route, script: str, *arguments: object, words: Sequence[str] = (), path: str = "") -> str:
-    """What a script prints in a process of its own, started by these words."""
+    """The output of a script in a process of its own, started by these words."""
     environment = {**os.environ, "PATH": path or os.environ["PATH"]}
     argv = [*words, sys.executable, "-c", script, *arguments]
     return route.router.run(argv, cwd=ROOT, env=environment).stdout.strip()
@@ -335,7 +318,9 @@ def hidden(mount: str) -> list[str]:
 
 
 def test_without_nft_it_says_what_to_install(route: Route) -> None:
-    places = sorted({os.path.dirname(os.path.realpath(NFT)), *map(os.path.realpath, PLACES)} - {"/usr/bin", "/bin"})
+    places = sorted(
+        {os.path.dirname(os.path.realpath(NFT)), *map(os.path.realpath, SBIN_DIRECTORIES)} - {"/usr/bin", "/bin"}
+    )
     words = hidden(" && ".join(f"mount -t tmpfs none {place}" for place in places))
     assert carry_out(route, INSTALL, words=words) == (
         "mss_clamp: the command nft is missing: install nftables. TCP that this machine forwards through narrow may "
@@ -363,7 +348,7 @@ def test_nft_is_found_also_where_the_path_has_no_sbin(route: Route) -> None:
     assert carry_out(route, INSTALL, path="/usr/bin:/bin") == ""
 
 
-def test_who_cannot_remove_what_he_has_installed_says_how_it_is_done_by_hand(route: Route, tmp_path: Path) -> None:
+def test_a_clamp_that_cannot_be_removed_says_how_to_do_it_by_hand(route: Route, tmp_path: Path) -> None:
     elsewhere = stub(tmp_path, "echo 'Error: Device or resource busy' >&2; exit 1")
     sentence = carry_out(route, INSTALL + REMOVE_BY_ANOTHER_NFT, elsewhere)
     by_hand = sentence.partition("by hand: ")[2]
@@ -372,7 +357,7 @@ def test_who_cannot_remove_what_he_has_installed_says_how_it_is_done_by_hand(rou
     assert route.rules() == ""
 
 
-def test_who_has_installed_nothing_has_nothing_to_say_about_its_removal(route: Route, tmp_path: Path) -> None:
+def test_the_removal_of_a_clamp_that_was_not_installed_says_nothing(route: Route, tmp_path: Path) -> None:
     path = f"{stub(tmp_path, 'exit 1')}:{os.environ['PATH']}"
     printed = carry_out(route, INSTALL + "print(repr(clamp.remove()))", path=path)
     assert "exit status 1" in printed and printed.endswith("''")

@@ -1,9 +1,9 @@
-"""Who means harm to a hub: strangers who connect, and a peer who is in. They cost themselves a connection, and nobody
-else anything.
+"""Attacks on a hub, by unauthenticated clients and by a peer that is admitted. An attack costs the attacker its
+connection and no other client anything.
 
     hub --+-- one      an ordinary client, connected all the time
-          +-- two      where the harm comes from, with many addresses
-          +-- three    where somebody new comes from
+          +-- two      the attacker, with many addresses
+          +-- three    a new client of a test's own
 """
 
 from __future__ import annotations
@@ -34,17 +34,15 @@ from pipeline.credentials import certificates, invitation
 from pipeline.wire import auth, framing, messages
 from tests.netns.harness.checked_flow import Flow
 from tests.netns.harness.hub import CALL_SECONDS, PLAIN, Client, Hub, call, established, reaches, tls_context
-from tests.netns.harness.instance import End, needs_root, pids, restarts
+from tests.netns.harness.instance import Instance
 from tests.support import eventually
 from tools.lab.network import Lab, Node
-
-pytestmark = needs_root
 
 HANDSHAKE_SECONDS = 1.0
 MARGIN_SECONDS = 1.5  # of a busy machine, on top of that
 PER_ADDRESS, IN_ALL = 4, 64  # the defaults
 ADDRESSES = [f"10.77.0.{100 + number}" for number in range(2 * IN_ALL // PER_ADDRESS)]
-STATE_WITHOUT_PROOF = "greeting"
+STATE_WITHOUT_PROOF = "handshake"
 CLOSED_ON_ARRIVAL = ("tcp.closed_handshakes_full", "tcp.closed_handshakes_of_address", "tcp.closed_connects_of_address")
 EVIL = "\x1b[31mevil\n2026-01-01T00:00:00.000Z info: all is well\r\x07"
 
@@ -63,7 +61,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 @pytest.fixture(autouse=True)
 def nobody_else_notices(hub: Hub) -> Iterator[None]:
     """An honest client's transfer goes on, and no worker dies."""
-    before, lost = pids(hub.server), hub["one"].counter("tcp.connections_lost")
+    before, lost = hub.server.worker_pids(), hub["one"].counter("tcp.connections_lost")
     with Flow(hub["one"], hub.server) as up, Flow(hub.server, hub["one"]) as down:
         up.pause()
         down.pause()
@@ -71,17 +69,17 @@ def nobody_else_notices(hub: Hub) -> Iterator[None]:
         for flow in (up, down):
             flow.resume()
             flow.wait_for(100_000)
-    assert pids(hub.server) == before and hub["one"].counter("tcp.connections_lost") == lost
+    assert hub.server.worker_pids() == before and hub["one"].counter("tcp.connections_lost") == lost
     assert "Traceback" not in hub.server.log
 
 
 def counted(hub: Hub, *names: str) -> int:
-    counters = hub.server.status()["counters"]
+    counters = hub.server.running()["counters"]
     return sum(counters[name] for name in names)
 
 
 def without_proof(hub: Hub) -> int:
-    return sum(row["state"] == STATE_WITHOUT_PROOF for row in hub.server.status()["connections"])
+    return sum(row["state"] == STATE_WITHOUT_PROOF for row in hub.server.running()["connections"])
 
 
 def ended(sock: socket.socket) -> bool:
@@ -94,7 +92,7 @@ def ended(sock: socket.socket) -> bool:
         return True
 
 
-# -- strangers
+# -- unauthenticated clients
 
 
 def test_connections_that_say_nothing_are_few_and_end_in_time(hub: Hub) -> None:
@@ -150,20 +148,20 @@ class Flood:
         return sock
 
 
-def test_a_flood_from_one_address_keeps_nobody_out_who_comes_from_another(hub: Hub, tmp_path: Path) -> None:
-    line = hub.invite("three")
+def test_a_flood_from_one_address_keeps_out_no_client_from_another(hub: Hub, tmp_path: Path) -> None:
+    invitation = hub.invite("three")
     with Flood(hub.lab["two"], hub.node.address, hub.port, ADDRESSES[:1]):
         eventually(lambda: without_proof(hub) == PER_ADDRESS)
-        with Client(hub.lab["three"], line, tmp_path, **PLAIN) as three:
+        with Client(hub.lab["three"], invitation, tmp_path, **PLAIN) as three:
             three.wait_until_joined()
             assert reaches(three.node, hub.server.address)
         assert without_proof(hub) <= PER_ADDRESS
     hub.server.command("revoke", "three")
 
 
-def test_a_flood_from_many_addresses_keeps_nobody_out_who_has_been_there(hub: Hub, tmp_path: Path) -> None:
-    line = hub.invite("three")
-    with Client(hub.lab["three"], line, tmp_path, **PLAIN) as three:
+def test_a_flood_from_many_addresses_keeps_out_no_client_that_was_connected_before(hub: Hub, tmp_path: Path) -> None:
+    invitation = hub.invite("three")
+    with Client(hub.lab["three"], invitation, tmp_path, **PLAIN) as three:
         three.wait_until_joined()
         full = counted(hub, "tcp.closed_handshakes_full")
         with Flood(hub.lab["two"], hub.node.address, hub.port, ADDRESSES):
@@ -182,7 +180,7 @@ GARBAGE = {
     "ssh": b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n",
     "zeros": bytes(65536),
     "noise": random.Random(4).randbytes(65536),
-    "plain-greeting": messages.Hello(messages.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0).frame(),
+    "plain-hello": messages.Hello(messages.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0).frame(),
     "plain-packet": framing.frame(framing.DATA, bytes(20)),
     "long-record": bytes.fromhex("160301ffff") + bytes(1000),
     "old-tls": bytes.fromhex("802e0100020015000000100100800300800600400200800700c0") + bytes(22),  # SSL 2.0
@@ -201,7 +199,7 @@ def test_what_is_no_tls_ends_its_connection_at_once(hub: Hub, what: str) -> None
 
 
 @pytest.mark.parametrize("what", SLOW)
-def test_who_is_slow_in_the_greeting_has_so_long_and_no_longer(hub: Hub, what: str) -> None:
+def test_a_slow_handshake_is_ended_at_the_deadline(hub: Hub, what: str) -> None:
     before = counted(hub, "tcp.closed_too_late")
     with call(hub.lab["two"], hub.node.address, hub.port) as sock:
         began = time.monotonic()
@@ -292,7 +290,7 @@ def hello_with(key: bytes, **changes: object) -> bytes:
     return hello._replace(**changes).frame()
 
 
-def test_who_has_the_key_is_welcome(hub: Hub, key: bytes) -> None:
+def test_a_client_with_the_key_is_welcome(hub: Hub, key: bytes) -> None:
     with Caller(hub) as caller:
         hello = hello_with(key)
         welcome = caller.prove(key, hello)
@@ -312,7 +310,7 @@ def test_a_wrong_proof_is_answered_with_silence_whether_or_not_there_is_such_a_p
     assert hub.connected() == {"one"}
 
 
-def test_a_greeting_that_was_recorded_lets_nobody_in(hub: Hub, key: bytes) -> None:
+def test_a_replayed_handshake_admits_no_client(hub: Hub, key: bytes) -> None:
     with Caller(hub) as honest:
         hello = hello_with(key)
         assert honest.prove(key, hello)[4] == framing.WELCOME
@@ -340,7 +338,7 @@ OUT_OF_TURN = {
 
 
 @pytest.mark.parametrize("what", OUT_OF_TURN)
-def test_what_is_no_greeting_ends_its_connection_at_once_and_without_a_word(hub: Hub, what: str) -> None:
+def test_bytes_that_are_no_handshake_end_their_connection_at_once_without_an_answer(hub: Hub, what: str) -> None:
     before = counted(hub, "tcp.closed_hello_invalid", "tcp.closed_proof_wrong")
     with Caller(hub) as caller:
         caller.say(OUT_OF_TURN[what])
@@ -348,7 +346,7 @@ def test_what_is_no_greeting_ends_its_connection_at_once_and_without_a_word(hub:
     assert counted(hub, "tcp.closed_hello_invalid", "tcp.closed_proof_wrong") == before + 1
 
 
-def test_who_is_silent_in_the_greeting_is_closed_like_who_is_silent_before(hub: Hub, key: bytes) -> None:
+def test_a_client_silent_within_the_handshake_is_closed_like_one_silent_before_it(hub: Hub, key: bytes) -> None:
     before = counted(hub, "tcp.closed_too_late")
     with Caller(hub) as one, Caller(hub) as two, Caller(hub) as three:
         one.say(hello_with(key))
@@ -427,8 +425,9 @@ def test_a_frame_that_is_too_long_ends_its_own_connection(hub: Hub, key: bytes, 
 # -- what runs out
 
 
+@pytest.mark.slow
 def test_without_descriptors_a_server_waits_for_some_and_goes_on(tmp_path: Path) -> None:
-    strangers = {
+    limits = {
         "max_handshakes": 1000,
         "max_handshakes_per_address": 1000,
         "connects_per_address": 1000,
@@ -436,14 +435,14 @@ def test_without_descriptors_a_server_waits_for_some_and_goes_on(tmp_path: Path)
     }
     with (
         Lab(names=("hub", "one", "two", "three")) as lab,
-        Hub(lab, tmp_path, wrap=["prlimit", "--nofile=64"], **strangers) as hub,
+        Hub(lab, tmp_path, wrap=["prlimit", "--nofile=64"], **limits) as hub,
     ):
         one = hub.join(lab["one"], **PLAIN)
-        line = hub.invite("three")
+        invitation = hub.invite("three")
         silent = [call(lab["two"], hub.node.address, hub.port) for _ in range(100)]
         try:
             failed = eventually(lambda: counted(hub, "tcp.accepts_failed"), what="no descriptor is left")
-            worker = psutil.Process(pids(hub.server)["tcp-0"])
+            worker = psutil.Process(hub.server.worker_pids()["tcp-0"])
             began, used = time.monotonic(), sum(worker.cpu_times()[:2])
             eventually(lambda: counted(hub, "tcp.accepts_failed") >= failed + 5)
             seconds = time.monotonic() - began
@@ -452,9 +451,9 @@ def test_without_descriptors_a_server_waits_for_some_and_goes_on(tmp_path: Path)
         finally:
             for sock in silent:
                 sock.close()
-        with Client(lab["three"], line, tmp_path, **PLAIN) as three:
+        with Client(lab["three"], invitation, tmp_path, **PLAIN) as three:
             three.wait_until_joined()
-        assert set(restarts(hub.server).values()) == {0}
+        assert set(hub.server.restarts().values()) == {0}
 
 
 # -- what is written about them
@@ -473,7 +472,7 @@ def test_the_text_of_a_refusal_is_escaped_in_the_clients_log(hub: Hub, tmp_path:
             "tunnel_addr": "10.98.0.2/24",
             **PLAIN,
         }
-        with End(b, config, tmp_path) as client:
+        with Instance(b, config, tmp_path) as client:
             sock, _ = listener.accept()
             with sock:
                 sock.settimeout(CALL_SECONDS)
@@ -484,7 +483,7 @@ def test_the_text_of_a_refusal_is_escaped_in_the_clients_log(hub: Hub, tmp_path:
             assert no_evil(client.log)
 
 
-def test_who_has_a_name_that_would_alter_a_log_is_not_in_where_the_ca_says_who_is_who(tmp_path: Path) -> None:
+def test_with_a_ca_a_certificate_whose_name_would_alter_a_log_is_refused(tmp_path: Path) -> None:
     ca = certificates.make_ca("Test CA")
     mine, honest = (certificates.issue(ca, name, server=name == "hub") for name in ("hub", "honest"))
     for name, content in (
@@ -515,7 +514,7 @@ def no_evil(text: str) -> bool:
     return not any(character in text for character in "\x1b\r\x07") and "\n2026-01-01" not in text
 
 
-def evil_certificate(ca: certificates.Pair) -> bytes:
+def evil_certificate(ca: certificates.CertificatePair) -> bytes:
     """Of the CA, with EVIL for a name, and its key."""
     pair = certificates.issue(ca, "evil", server=False)
     issued = x509.load_pem_x509_certificate(pair.certificate)

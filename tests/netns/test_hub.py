@@ -13,17 +13,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.runtime.privileges import choose
+from pipeline.runtime.privileges import choose_account
 from tests.netns.harness.checked_flow import Flow, transfer
 from tests.netns.harness.hub import BOTH, PLAIN, Client, Hub, established, inside, reaches
-from tests.netns.harness.instance import COMMAND, End, needs_root, pids, traces
-from tests.netns.harness.sites import BEHIND_HUB, RATE_MBIT, hub, line, networks_behind, sites, wide_lab
+from tests.netns.harness.instance import Instance, traces
+from tests.netns.harness.shared_hub import BEHIND_HUB, RATE_MBIT, networks_behind
 from tests.support import eventually
+from tools.instance import EXECUTABLE
 from tools.lab.namespace import stop
 from tools.lab.network import Lab, Node
 from tools.load.flows import UdpFlow
-
-pytestmark = needs_root
 
 ALONE = [
     "unshare",
@@ -50,25 +49,28 @@ def running(node: Node, *argv: str, standard_input: str = "") -> Iterator[subpro
 # -- in
 
 
+@pytest.mark.slow
 def test_a_server_with_nothing_set_and_the_line_that_it_prints_are_all_that_it_takes(tmp_path: Path) -> None:
-    with Lab() as lab, running(lab.nodes[0], *ALONE, COMMAND, "start", "--mode", "server") as server:
+    with Lab() as lab, running(lab.nodes[0], *ALONE, EXECUTABLE, "start", "--mode", "server") as server:
         a, b = lab
 
         def shell(*words: str) -> str:
-            """What a command says in another shell of the server's machine."""
+            """The output of a command in another shell of the server's machine."""
             return subprocess.run(
-                ["nsenter", "--mount", "--target", str(server.pid), COMMAND, *words], capture_output=True, text=True
+                ["nsenter", "--mount", "--target", str(server.pid), EXECUTABLE, *words], capture_output=True, text=True
             ).stdout
 
-        line = eventually(lambda: shell("invite", "laptop", "--address", a.address), 20.0, "the server runs").strip()
+        invitation = eventually(
+            lambda: shell("invite", "laptop", "--address", a.address), 20.0, "the server runs"
+        ).strip()
         file = tmp_path / "line"
         file.touch(0o600)
-        file.write_text(line)
-        for join, standard_input in ((f"@{file}", ""), ("-", line), (line, "")):
-            with running(b, *ALONE, COMMAND, "start", "--join", join, standard_input=standard_input) as client:
+        file.write_text(invitation)
+        for join, standard_input in ((f"@{file}", ""), ("-", invitation), (invitation, "")):
+            with running(b, *ALONE, EXECUTABLE, "start", "--join", join, standard_input=standard_input) as client:
                 eventually(lambda: reaches(b, "10.0.0.1", seconds=0.3), 20.0, "the server answers")
                 assert reaches(a, "10.0.0.2")
-                assert line not in Path(f"/proc/{client.pid}/cmdline").read_text()
+                assert invitation not in Path(f"/proc/{client.pid}/cmdline").read_text()
                 client.send_signal(signal.SIGTERM)
                 assert client.wait(10) == 0
         assert "laptop" in shell("peers") and "10.0.0.2" in shell("peers")
@@ -92,7 +94,7 @@ def test_what_a_client_and_the_hub_send_each_other_arrives_byte_for_byte(
     transfer(hub.server, hub[name], streams=2, size=size // 2, six=six)
 
 
-def test_peers_shows_who_is_there_with_what(hub: Hub) -> None:
+def test_peers_shows_each_peer_with_its_addresses_and_rate(hub: Hub) -> None:
     peers = hub.peers()
     assert hub.connected() == {"one", "two", "three"} == set(peers)
     for name, connections in (("one", 8), ("two", 1), ("three", 1)):
@@ -106,15 +108,15 @@ def test_peers_shows_who_is_there_with_what(hub: Hub) -> None:
     assert all(name in said for name in peers)
 
 
-def test_who_joins_is_not_told_to_join(hub: Hub) -> None:
+def test_a_client_that_joins_is_not_told_to_join(hub: Hub) -> None:
     assert all("unless this client is started with --join" not in client.log for client in hub.clients.values())
 
 
-@pytest.mark.skipif(choose(None).account is None, reason="no user without rights on this machine")
+@pytest.mark.skipif(choose_account(None).account is None, reason="no user without rights on this machine")
 def test_workers_of_both_ends_are_a_user_without_rights(hub: Hub) -> None:
-    account = choose(None).account
-    for end in (hub.server, *hub.clients.values()):
-        for pid in pids(end).values():
+    account = choose_account(None).account
+    for instance in (hub.server, *hub.clients.values()):
+        for pid in instance.worker_pids().values():
             status = Path(f"/proc/{pid}/status").read_text()
             assert f"Uid:\t{account.uid}\t{account.uid}\t{account.uid}\t{account.uid}\n" in status
             assert "CapEff:\t0000000000000000\n" in status and "CapPrm:\t0000000000000000\n" in status
@@ -146,16 +148,16 @@ def test_nothing_is_left_of_a_hub_and_its_client(tmp_path: Path) -> None:
 
 def test_a_key_that_the_server_does_not_know_lets_nobody_in(hub: Hub, tmp_path: Path) -> None:
     before = hub.server.counter("tcp.closed_proof_wrong")
-    with End(hub.lab["four"], keyed(hub, new_key(tmp_path)), tmp_path) as stranger:
-        stranger.wait_for_log("it does not know us")
+    with Instance(hub.lab["four"], keyed(hub, new_key(tmp_path)), tmp_path) as unknown:
+        unknown.wait_for_log("it does not know us")
         eventually(lambda: hub.server.counter("tcp.closed_proof_wrong") > before + 1)
-        assert stranger.counter("tcp.connections_established") == 0
+        assert unknown.counter("tcp.connections_established") == 0
     assert hub.connected() == {"one", "two", "three"}
 
 
 def new_key(directory: Path) -> Path:
     file = directory / "key"
-    assert subprocess.run([COMMAND, "genkey", file], capture_output=True).returncode == 0
+    assert subprocess.run([EXECUTABLE, "genkey", file], capture_output=True).returncode == 0
     return file
 
 
@@ -170,10 +172,10 @@ def keyed(hub: Hub, key: Path) -> dict[str, Any]:
     }
 
 
-def test_of_two_with_the_same_key_the_newer_one_is_in_and_stays_in(hub: Hub, tmp_path: Path) -> None:
+def test_of_two_clients_with_one_key_the_newer_is_admitted_and_stays(hub: Hub, tmp_path: Path) -> None:
     older = hub["two"]
     refused = hub.server.counter("tcp.connections_refused")
-    with Client(hub.lab["four"], older.line, tmp_path, **PLAIN) as newer:
+    with Client(hub.lab["four"], older.invitation, tmp_path, **PLAIN) as newer:
         newer.wait_until_joined()
         assert (newer.address, newer.address6) == (older.address, older.address6)
         eventually(lambda: hub.server.counter("tcp.connections_refused") >= refused + 3, what="the older one dials on")
@@ -184,25 +186,28 @@ def test_of_two_with_the_same_key_the_newer_one_is_in_and_stays_in(hub: Hub, tmp
 
 
 def test_an_address_that_another_has_is_refused_and_one_that_is_free_is_given(
-    hub: Hub, line: str, tmp_path: Path
+    hub: Hub, invitation: str, tmp_path: Path
 ) -> None:
     wish = [f"{hub['one'].address}/24", "fd99::44/64"]
-    with Client(hub.lab["four"], line, tmp_path, tunnel_addr=wish, **PLAIN) as taken:
-        taken.wait_for_log(f"refused by the server: {hub['one'].address} is another peer's: choose another tunnel_addr")
+    with Client(hub.lab["four"], invitation, tmp_path, tunnel_addr=wish, **PLAIN) as taken:
+        taken.wait_for_log(
+            f"refused by the server: {hub['one'].address} belongs to another peer: choose another tunnel_addr"
+        )
         assert not established(taken)
     wish = ["10.99.0.44/24", "fd99::44/64"]
-    with Client(hub.lab["four"], line, tmp_path, tunnel_addr=wish, **PLAIN) as free:
+    with Client(hub.lab["four"], invitation, tmp_path, tunnel_addr=wish, **PLAIN) as free:
         free.wait_until_joined()
         assert hub.peers()["four"]["addresses"] == ["10.99.0.44", "fd99::44"]
         assert reaches(hub.node, "10.99.0.44") and reaches(free.node, hub.server.address6)
     assert reaches(hub["one"].node, hub.server.address)
 
 
-def test_without_multi_client_one_is_taken_and_the_next_is_told(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_without_multi_client_one_client_is_admitted_and_the_next_is_refused_with_the_reason(tmp_path: Path) -> None:
     with Lab(names=("hub", "one", "two")) as lab, Hub(lab, tmp_path, multi_client=False) as hub:
-        line = hub.invite("two")
+        invitation = hub.invite("two")
         one = hub.join(lab["one"], **PLAIN)
-        with Client(lab["two"], line, tmp_path, **PLAIN) as two:
+        with Client(lab["two"], invitation, tmp_path, **PLAIN) as two:
             two.wait_for_log("refused by the server: ")
             assert not established(two) and reaches(one.node, hub.server.address)
             one.stop()
@@ -210,11 +215,11 @@ def test_without_multi_client_one_is_taken_and_the_next_is_told(tmp_path: Path) 
             assert reaches(two.node, hub.server.address)
 
 
-def test_who_is_revoked_is_out_at_once_and_for_good_and_nobody_else_notices(
-    hub: Hub, line: str, tmp_path: Path
+def test_a_revoked_client_is_out_at_once_and_for_good_and_no_other_notices(
+    hub: Hub, invitation: str, tmp_path: Path
 ) -> None:
     before = hub["one"].counter("tcp.connections_lost")
-    with Client(hub.lab["four"], line, tmp_path, **PLAIN) as four, Flow(hub["one"], hub.server) as flow:
+    with Client(hub.lab["four"], invitation, tmp_path, **PLAIN) as four, Flow(hub["one"], hub.server) as flow:
         four.wait_until_joined()
         wrong = hub.server.counter("tcp.closed_proof_wrong")
         flow.wait_for(1_000_000)
@@ -230,11 +235,11 @@ def test_peers_of_the_configuration_come_and_go_under_load_and_the_others_lose_n
     hub: Hub, tmp_path: Path
 ) -> None:
     key = new_key(tmp_path)
-    workers = pids(hub.server)
+    workers = hub.server.worker_pids()
     with (
         UdpFlow(hub["two"].node, hub.node, hub.server.address, rate=1000, size=500) as packets,
         Flow(hub.server, hub["one"]) as flow,
-        End(hub.lab["four"], keyed(hub, key), tmp_path) as carol,
+        Instance(hub.lab["four"], keyed(hub, key), tmp_path) as carol,
     ):
         hub.server.write({**hub.server.config, "peers": [{"name": "carol", "key_file": str(key)}]})
         hub.server.signal(signal.SIGHUP)
@@ -248,7 +253,7 @@ def test_peers_of_the_configuration_come_and_go_under_load_and_the_others_lose_n
         packets.end()
         packets.wait_for_all(time.monotonic() + 5)
         assert packets.missing() == 0 and packets.sent > 100
-    assert pids(hub.server) == workers
+    assert hub.server.worker_pids() == workers
 
 
 # -- what one costs the others
@@ -277,7 +282,7 @@ def taken(flow: Flow, count: int) -> float:
 @pytest.mark.parametrize("how", ["stopped", "cut"])
 def test_a_client_that_takes_nothing_costs_the_others_little(hub: Hub, how: str) -> None:
     one, two = hub["one"], hub["two"]
-    worker = pids(two)["tcp-0"]
+    worker = two.worker_pids()["tcp-0"]
     dropped = hub.server.counter("tcp.dropped_peer_full")
     size = 20_000_000
     with Flow(hub.server, one) as flow, UdpFlow(hub.node, two.node, two.address, rate=4000, size=1200) as flood:
@@ -302,9 +307,9 @@ def test_a_client_that_takes_nothing_costs_the_others_little(hub: Hub, how: str)
 def test_a_killed_worker_of_the_server_ends_no_connection_inside(hub: Hub, kind: str) -> None:
     with ExitStack() as stack:
         flows = [
-            stack.enter_context(Flow(*ends))
+            stack.enter_context(Flow(*instances))
             for name in ("one", "two")
-            for ends in ((hub[name], hub.server), (hub.server, hub[name]))
+            for instances in ((hub[name], hub.server), (hub.server, hub[name]))
         ]
         for lane in range(2):
             pid = hub.server.signal_worker(f"{kind}-{lane}", signal.SIGKILL)
@@ -313,6 +318,7 @@ def test_a_killed_worker_of_the_server_ends_no_connection_inside(hub: Hub, kind:
                 flow.wait_for(100_000)
 
 
+@pytest.mark.slow
 def test_after_restarts_and_a_kill_eight_clients_are_back_with_the_addresses_that_they_had(tmp_path: Path) -> None:
     names = [f"n{number}" for number in range(8)]
     with Lab(names=("hub", *names)) as lab, Hub(lab, tmp_path) as hub:
@@ -334,5 +340,5 @@ def test_after_restarts_and_a_kill_eight_clients_are_back_with_the_addresses_tha
         for name in ("n5", "n2"):
             hub[name].stop()
         for name in ("n2", "n5"):
-            hub.adopt(name, hub[name].again()).wait_until_joined()
+            hub.adopt(name, hub[name].start_again()).wait_until_joined()
         assert hub.connected() == set(names) and addresses() == had

@@ -9,12 +9,10 @@ import pytest
 
 from tests.netns.harness.checked_flow import transfer
 from tests.netns.harness.hub import BOTH, PLAIN, Client, Hub, inside, reaches
-from tests.netns.harness.instance import End, needs_root
-from tests.netns.harness.sites import BEHIND_HUB, HOSTS_BEHIND, Site, hub, line, networks_behind, sites, wide_lab
+from tests.netns.harness.instance import Instance
+from tests.netns.harness.shared_hub import BEHIND_HUB, HOSTS_BEHIND, HostsBehind, networks_behind
 from tests.support import eventually
 from tools.lab.namespace import Namespace
-
-pytestmark = needs_root
 
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h: any source address, for root
 
@@ -29,9 +27,9 @@ def test_networks_that_the_server_pushes_are_reached_through_it(hub: Hub, six: b
         assert reaches(client.node, "fd50::1" if six else "10.50.0.1")
 
 
-def test_pushed_routes_go_when_the_server_pushes_them_no_more(hub: Hub, line: str, tmp_path: Path) -> None:
+def test_pushed_routes_go_when_the_server_pushes_them_no_more(hub: Hub, invitation: str, tmp_path: Path) -> None:
     pushed = hub.server.config["push_routes"]
-    with Client(hub.lab["four"], line, tmp_path, routes=["10.52.0.0/16"], **PLAIN) as four:
+    with Client(hub.lab["four"], invitation, tmp_path, routes=["10.52.0.0/16"], **PLAIN) as four:
         four.wait_until_joined()
         try:
             for more in (["10.51.0.0/16", "10.52.0.0/16", "fd51::/48"], []):
@@ -52,12 +50,12 @@ def test_a_pushed_route_that_would_swallow_the_way_to_the_server_is_not_taken(
     with_hosts = ["unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh"]
     pushed = hub.server.config["push_routes"]
     hub.configure(push_routes=[*pushed, "0.0.0.0/0", "10.77.0.0/25"])
-    line = hub.invite("four", *(["--address", "hub.test"] if known_by == "name" else []))
+    invitation = hub.invite("four", *(["--address", "hub.test"] if known_by == "name" else []))
     try:
-        with Client(hub.lab["four"], line, tmp_path, wrap=with_hosts, **PLAIN) as four:
+        with Client(hub.lab["four"], invitation, tmp_path, wrap=with_hosts, **PLAIN) as four:
             four.wait_until_joined()
-            four.wait_for_log("pushes a route to 0.0.0.0/0, which leads to itself: not taken")
-            four.wait_for_log("pushes a route to 10.77.0.0/25, which leads to itself: not taken")
+            four.wait_for_log("route 0.0.0.0/0 from the server is ignored: it leads to the server itself")
+            four.wait_for_log("route 10.77.0.0/25 from the server is ignored: it leads to the server itself")
             assert reaches(four.node, hub.server.address) and set(BEHIND_HUB) <= set(four.routes())
             assert not {"default", "10.77.0.0/25"} & set(four.routes())
     finally:
@@ -66,8 +64,8 @@ def test_a_pushed_route_that_would_swallow_the_way_to_the_server_is_not_taken(
 
 
 @BOTH
-def test_hosts_behind_two_clients_reach_each_other_and_the_hub(hub: Hub, sites: dict[str, Site], six: bool) -> None:
-    one, two = (sites[name] for name in ("one", "two"))
+def test_hosts_behind_two_clients_reach_each_other_and_the_hub(hub: Hub, hosts_behind: HostsBehind, six: bool) -> None:
+    one, two = (hosts_behind[name] for name in ("one", "two"))
     assert reaches(one.node, two.addresses[six]) and reaches(two.node, one.addresses[six])
     assert reaches(hub.node, one.addresses[six]) and reaches(two.node, inside(hub.server, six))
     assert reaches(two.node, "fd50::1" if six else "10.50.0.1")
@@ -80,13 +78,13 @@ def test_a_network_behind_a_client_is_not_pushed_to_itself(hub: Hub) -> None:
 
 
 @BOTH
-def test_tcp_from_host_to_host_over_two_clients_arrives(hub: Hub, sites: dict[str, Site], six: bool) -> None:
-    one, two = (sites[name] for name in ("one", "two"))
+def test_tcp_from_host_to_host_over_two_clients_arrives(hub: Hub, hosts_behind: HostsBehind, six: bool) -> None:
+    one, two = (hosts_behind[name] for name in ("one", "two"))
     transfer(one, two, streams=2, size=1_000_000, six=six)
     transfer(two, one, streams=2, size=1_000_000, six=six)
 
 
-# -- who may say that he is whom
+# -- source addresses
 
 SOURCES = {
     "another-clients": ("10.99.0.3", "fd99::3"),
@@ -101,20 +99,20 @@ SOURCES = {
 @BOTH
 @pytest.mark.parametrize("whose", SOURCES)
 def test_a_source_that_is_not_the_clients_own_reaches_nobody(
-    hub: Hub, sites: dict[str, Site], whose: str, six: bool
+    hub: Hub, hosts_behind: HostsBehind, whose: str, six: bool
 ) -> None:
     one, three = hub["one"], hub["three"]
     assert [hub["two"].address, hub["two"].address6] == list(SOURCES["another-clients"])
     refused = hub.server.counter("tun.dropped_source_refused")
     with receiver(hub.node, six) as at_hub, receiver(three.node, six) as at_three:
-        for end, target in ((hub.server, at_hub), (three, at_three)):
+        for instance, target in ((hub.server, at_hub), (three, at_three)):
             with sender(one, SOURCES[whose][six], six) as false:
-                false.sendto(b"false", (inside(end, six), target.getsockname()[1]))
+                false.sendto(b"false", (inside(instance, six), target.getsockname()[1]))
         eventually(lambda: hub.server.counter("tun.dropped_source_refused") >= refused + 2, what="both are refused")
-        for end, target in ((hub.server, at_hub), (three, at_three)):
-            for source in (inside(one, six), sites["one"].addresses[six]):
+        for instance, target in ((hub.server, at_hub), (three, at_three)):
+            for source in (inside(one, six), hosts_behind["one"].addresses[six]):
                 with sender(one, source, six) as true:
-                    true.sendto(b"true", (inside(end, six), target.getsockname()[1]))
+                    true.sendto(b"true", (inside(instance, six), target.getsockname()[1]))
                 assert target.recvfrom(100)[0] == b"true"
 
 
@@ -125,7 +123,7 @@ def receiver(node: Namespace, six: bool) -> socket.socket:
     return sock
 
 
-def sender(client: End, source: str, six: bool) -> socket.socket:
+def sender(client: Instance, source: str, six: bool) -> socket.socket:
     """A socket that sends into the tunnel from any address."""
     sock = client.node.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(*(socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if six else (socket.SOL_IP, IP_TRANSPARENT), 1)
@@ -155,13 +153,13 @@ def test_clients_reach_each_other_through_the_hub(hub: Hub, six: bool) -> None:
     transfer(hub["two"], hub["one"], streams=2, size=3_000_000, six=six)
 
 
-def test_with_client_isolation_they_reach_the_hub_alone(hub: Hub, sites: dict[str, Site]) -> None:
+def test_with_client_isolation_they_reach_the_hub_alone(hub: Hub, hosts_behind: HostsBehind) -> None:
     one, two = hub["one"], hub["two"]
     hub.configure(client_isolation=True, anew=True)
     try:
         hub.wait_for_all()
         dropped = hub.server.counter("tun.dropped_isolated")
-        for address in (two.address, two.address6, *sites["two"].addresses):
+        for address in (two.address, two.address6, *hosts_behind["two"].addresses):
             assert not reaches(one.node, address, count=1, seconds=0.1)
         assert hub.server.counter("tun.dropped_isolated") >= dropped + 4
         assert reaches(one.node, "10.50.0.1")

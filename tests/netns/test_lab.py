@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,7 @@ from tools.lab.network import Lab
 from tools.lab.waiting import until
 from tools.load.flows import ping
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
-
+pytestmark = pytest.mark.tools
 EITHER_LINK = pytest.mark.parametrize("link", [None, LinkSpec()], ids=["veth", "emulated"])
 
 
@@ -34,12 +32,6 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with Lab() as made:
-        yield made
 
 
 @EITHER_LINK

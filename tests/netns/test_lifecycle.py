@@ -16,17 +16,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import NotRunning
-from pipeline.supervisor.instance import Instance
+from pipeline.supervisor.instance import Instance as InstanceFiles
 from tests.netns.harness.checked_flow import Flow, transfer
 from tests.netns.harness.instance import (
-    COMMAND,
     NOBODY,
-    End,
-    Ends,
+    Instance,
+    Instances,
     client_config,
-    leftovers,
-    needs_root,
-    pids,
     reaches,
     server_config,
     traces,
@@ -34,9 +30,8 @@ from tests.netns.harness.instance import (
     unique_name,
 )
 from tests.support import eventually
+from tools.instance import EXECUTABLE, leftovers
 from tools.lab.network import Lab
-
-pytestmark = needs_root
 
 NO_NET_ADMIN = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
 STOP_UNDER_LOAD_SECONDS = 5.0
@@ -60,21 +55,21 @@ for each in both:
 
 
 def ended(pid: int) -> bool:
-    """The process has ended, whether or not whoever inherited it has noticed."""
+    """The process has ended, whether or not its new parent has noticed."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
 
 
-def fails_to_start(end: End, exit_status: int, *texts: str) -> None:
+def fails_to_start(instance: Instance, exit_status: int, *texts: str) -> None:
     """The start ends by itself with this status, and one message with these texts that is no stack trace."""
-    with end:
-        eventually(lambda: end.process.poll() is not None or end.running())
-        assert end.process.poll() is not None, "it runs"
-        assert end.wait() == exit_status, end.log
-        assert all(text in end.log for text in texts), end.log
-        assert "Traceback" not in end.log
+    with instance:
+        eventually(lambda: instance.process.poll() is not None or instance.is_running())
+        assert instance.process.poll() is not None, "it runs"
+        assert instance.wait() == exit_status, instance.log
+        assert all(text in instance.log for text in texts), instance.log
+        assert "Traceback" not in instance.log
 
 
 # -- stopping
@@ -90,12 +85,12 @@ def test_a_stop_by_signal_is_a_success_and_leaves_no_trace(lab: Lab, tmp_path: P
         lanes=2,
         server={"name": names[0]},
         client={"name": names[1], "routes": ["10.98.0.0/16", "fd98::/48"]},
-    ) as ends:
-        transfer(*ends, streams=2, size=100_000)
-        for end in ends:
-            assert leftovers(end.name) and end.tun_name in traces(end.node, end.name)["-o link"]
-            end.signal(number)
-        assert [end.wait() for end in ends] == [0, 0]
+    ) as instances:
+        transfer(*instances, streams=2, size=100_000)
+        for instance in instances:
+            assert leftovers(instance.name) and instance.tun_name in traces(instance.node, instance.name)["-o link"]
+            instance.signal(number)
+        assert [instance.wait() for instance in instances] == [0, 0]
     assert [traces(node, name) for node, name in zip(lab, names, strict=True)] == before
 
 
@@ -103,26 +98,26 @@ def test_stop_waits_until_everything_is_gone(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
     name = unique_name("s")
     before = traces(a, name)
-    with End(a, server_config(a, name=name), tmp_path) as end:
-        end.wait_until_running()
-        said = end.command("stop")
+    with Instance(a, server_config(a, name=name), tmp_path) as instance:
+        instance.wait_until_running()
+        said = instance.command("stop")
         assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
         assert leftovers(name) == []
-        assert end.wait() == 0
+        assert instance.wait() == 0
     assert traces(a, name) == before
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["server", "client"])
 def test_a_stop_under_load_takes_a_bounded_time(lab: Lab, tmp_path: Path, which: int) -> None:
-    with tunnel(lab, tmp_path) as ends:
-        server, client = ends
+    with tunnel(lab, tmp_path) as instances:
+        server, client = instances
         with Flow(client, server) as up, Flow(server, client) as down:
             up.wait_for(1_000_000)
             down.wait_for(1_000_000)
             asked = time.monotonic()
-            ends[which].stop()
+            instances[which].stop()
             assert time.monotonic() - asked < STOP_UNDER_LOAD_SECONDS
-            with ends[which].again() as back:
+            with instances[which].start_again() as back:
                 back.wait_until_connected()
                 up.finish()
                 down.finish()
@@ -130,34 +125,34 @@ def test_a_stop_under_load_takes_a_bounded_time(lab: Lab, tmp_path: Path, which:
 
 def test_a_worker_that_hangs_holds_up_a_stop_for_a_bounded_time(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
-    with End(a, server_config(a, drain_timeout=0.2), tmp_path) as end:
-        end.wait_until_running()
-        end.signal_worker("tun-0", signal.SIGSTOP)
-        end.stop()
-        assert leftovers(end.name) == []
+    with Instance(a, server_config(a, drain_timeout=0.2), tmp_path) as instance:
+        instance.wait_until_running()
+        instance.signal_worker("tun-0", signal.SIGSTOP)
+        instance.stop()
+        assert leftovers(instance.name) == []
 
 
 def test_a_second_signal_ends_a_stop_that_takes_long(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
-    with End(a, server_config(a, drain_timeout=60), tmp_path) as end:
-        end.wait_until_running()
-        end.signal_worker("tun-0", signal.SIGSTOP)
-        end.signal(signal.SIGTERM)
-        end.wait_for_log("stopping: signal SIGTERM")
-        end.signal(signal.SIGTERM)
-        assert end.wait(3.0) == 0
-        assert "asked to stop again" in end.log and leftovers(end.name) == []
+    with Instance(a, server_config(a, drain_timeout=60), tmp_path) as instance:
+        instance.wait_until_running()
+        instance.signal_worker("tun-0", signal.SIGSTOP)
+        instance.signal(signal.SIGTERM)
+        instance.wait_for_log("stopping: signal SIGTERM")
+        instance.signal(signal.SIGTERM)
+        assert instance.wait(3.0) == 0
+        assert "asked to stop again" in instance.log and leftovers(instance.name) == []
 
 
 def test_a_signal_while_workers_start_is_a_stop(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
     name = unique_name("s")
     before = traces(a, name)
-    with End(a, server_config(a, name=name, lanes=3), tmp_path) as end:
-        eventually(lambda: end.status() is not None)
-        end.signal(signal.SIGTERM)
-        assert end.wait() == 0
-        assert "running:" not in end.log
+    with Instance(a, server_config(a, name=name, lanes=3), tmp_path) as instance:
+        eventually(lambda: instance.status() is not None)
+        instance.signal(signal.SIGTERM)
+        assert instance.wait() == 0
+        assert "running:" not in instance.log
     assert traces(a, name) == before
 
 
@@ -165,16 +160,16 @@ def test_a_killed_supervisor_takes_its_workers_along_and_the_next_cleans_up(lab:
     a = lab.nodes[0]
     name = unique_name("s")
     before = traces(a, name)
-    with End(a, server_config(a, name=name, lanes=2), tmp_path) as end:
-        end.wait_until_running()
-        workers, run = pids(end), end.status()["run"]
-        end.kill()
+    with Instance(a, server_config(a, name=name, lanes=2), tmp_path) as instance:
+        instance.wait_until_running()
+        workers, run = instance.worker_pids(), instance.running()["run"]
+        instance.kill()
         eventually(lambda: all(map(ended, workers.values())), FOLLOW_SECONDS, "all workers gone")
-        assert "duty failed" not in end.log
+        assert "duty failed" not in instance.log
         assert leftovers(name)
-        said = end.command("status")
+        said = instance.command("status")
         assert said.returncode == 3 and "its last supervisor died" in said.stderr
-        with end.again() as successor:
+        with instance.start_again() as successor:
             successor.wait_until_running()
             assert not any(f"@{run}@" in path.name for path in leftovers(name))
             successor.stop()
@@ -186,11 +181,11 @@ def test_a_killed_supervisor_takes_its_workers_along_and_the_next_cleans_up(lab:
 
 def test_a_second_supervisor_of_one_name_is_refused_and_the_first_stays(lab: Lab, tmp_path: Path) -> None:
     with tunnel(lab, tmp_path) as (server, client):
-        before, files = pids(client), leftovers(client.name)
+        before, files = client.worker_pids(), leftovers(client.name)
         fails_to_start(
-            client.again(), 1, "--set name=", f'instance "{client.name}" runs already (pid {client.process.pid})'
+            client.start_again(), 1, "--set name=", f'instance "{client.name}" runs already (pid {client.process.pid})'
         )
-        assert (pids(client), leftovers(client.name)) == (before, files)
+        assert (client.worker_pids(), leftovers(client.name)) == (before, files)
         assert reaches(client, server)
 
 
@@ -208,7 +203,7 @@ def test_a_full_dev_shm_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> N
     name = unique_name("s")
     before = traces(a, name)
     fails_to_start(
-        End(a, server_config(a, name=name), tmp_path, wrap=in_shm_of("size=2m")),
+        Instance(a, server_config(a, name=name), tmp_path, wrap=in_shm_of("size=2m")),
         1,
         f"tunnel@{name}@",
         "needs ",
@@ -222,7 +217,7 @@ def test_a_full_dev_shm_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> N
 def test_a_dev_shm_without_room_for_a_doorbell_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
     fails_to_start(
-        End(a, server_config(a, fec="off"), tmp_path, wrap=in_shm_of("size=64m,nr_inodes=6")),
+        Instance(a, server_config(a, fec="off"), tmp_path, wrap=in_shm_of("size=64m,nr_inodes=6")),
         1,
         "doorbell",
         "No space left on device",
@@ -247,14 +242,14 @@ def test_a_port_in_use_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> No
     with a.socket() as other:
         other.bind(("0.0.0.0", int(config["local_addr"].rpartition(":")[2])))
         other.listen()
-        fails_to_start(End(a, config, tmp_path), 1, config["local_addr"], "another program listens there")
+        fails_to_start(Instance(a, config, tmp_path), 1, config["local_addr"], "another program listens there")
     assert traces(a, name) == before
 
 
 def test_an_address_that_is_not_ours_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
     fails_to_start(
-        End(a, server_config(a, local_addr="192.0.2.1:9000"), tmp_path),
+        Instance(a, server_config(a, local_addr="192.0.2.1:9000"), tmp_path),
         1,
         "local_addr 192.0.2.1:9000",
         "Cannot assign requested address",
@@ -263,19 +258,24 @@ def test_an_address_that_is_not_ours_is_a_message_at_the_start(lab: Lab, tmp_pat
 
 @pytest.mark.parametrize("lanes", [1, 2, 3])
 def test_a_device_name_that_another_instance_holds_is_a_message_at_the_start(
-    ends: Ends, tmp_path: Path, lanes: int
+    instances: Instances, tmp_path: Path, lanes: int
 ) -> None:
-    server, client = ends
+    server, client = instances
     config = server_config(server.node, tun_name=server.tun_name, tunnel_addr="10.97.0.1/24", lanes=lanes)
-    fails_to_start(End(server.node, config, tmp_path), 1, f"TUN device {server.tun_name}: ", "set another tun_name")
-    assert server.running() and reaches(client, server)
+    fails_to_start(
+        Instance(server.node, config, tmp_path), 1, f"TUN device {server.tun_name}: ", "set another tun_name"
+    )
+    assert server.is_running() and reaches(client, server)
 
 
 def test_a_device_name_of_another_kind_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
     before = traces(a, "")
     fails_to_start(
-        End(a, server_config(a, tun_name=a.interface), tmp_path), 1, f"TUN device {a.interface}", "set another tun_name"
+        Instance(a, server_config(a, tun_name=a.interface), tmp_path),
+        1,
+        f"TUN device {a.interface}",
+        "set another tun_name",
     )
     assert traces(a, "") == before
 
@@ -286,7 +286,7 @@ def test_a_missing_dev_net_tun_is_a_message_at_the_start(lab: Lab, tmp_path: Pat
     before = traces(a, name)
     without = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/net && exec "$@"', "sh"]
     fails_to_start(
-        End(a, server_config(a, name=name), tmp_path, wrap=without),
+        Instance(a, server_config(a, name=name), tmp_path, wrap=without),
         1,
         "/dev/net/tun: No such file or directory",
         "load the tun module",
@@ -302,7 +302,7 @@ def test_a_start_without_the_right_to_do_so_has_a_status_of_its_own(lab: Lab, wr
     said = a.run(
         [
             *wrap,
-            COMMAND,
+            EXECUTABLE,
             "start",
             "--mode",
             "client",
@@ -337,22 +337,22 @@ def test_a_service_manager_hears_of_every_step(lab: Lab, tmp_path: Path) -> None
             while (said := manager.recv(4096).decode().split("\n"))[0] != word:
                 assert said == ["WATCHDOG=1"], f"expected {word}, got {said}"
 
-        with End(
+        with Instance(
             a, server_config(a), tmp_path, environment={"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "200000"}
-        ) as end:
+        ) as instance:
             assert manager.recv(4096) == b"READY=1"
-            assert end.running()
+            assert instance.is_running()
             hear("WATCHDOG=1")
-            assert end.command("reload").returncode == 0
+            assert instance.command("reload").returncode == 0
             hear("RELOADING=1")
             hear("READY=1")
-            end.file.write_text("nonsense")
-            end.signal(signal.SIGHUP)
+            instance.file.write_text("nonsense")
+            instance.signal(signal.SIGHUP)
             hear("RELOADING=1")
             hear("READY=1")
-            end.signal(signal.SIGTERM)
+            instance.signal(signal.SIGTERM)
             hear("STOPPING=1")
-            assert end.wait() == 0
+            assert instance.wait() == 0
 
 
 def test_a_watchdog_is_not_fed_while_a_worker_is_down(lab: Lab, tmp_path: Path) -> None:
@@ -360,15 +360,15 @@ def test_a_watchdog_is_not_fed_while_a_worker_is_down(lab: Lab, tmp_path: Path) 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(20)
-        with End(
+        with Instance(
             a,
             server_config(a, drain_timeout=30),
             tmp_path,
             environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "40000"},
-        ) as end:
-            end.wait_until_running()
-            end.signal_worker("tcp-0", signal.SIGSTOP)
-            assert end.command("restart", "tcp-0").returncode == 0  # stopped, it cannot end before it goes on
+        ) as instance:
+            instance.wait_until_running()
+            instance.signal_worker("tcp-0", signal.SIGSTOP)
+            assert instance.command("restart", "tcp-0").returncode == 0  # stopped, it cannot end before it goes on
             manager.setblocking(False)
             with suppress(BlockingIOError):
                 while manager.recv(4096):
@@ -376,7 +376,7 @@ def test_a_watchdog_is_not_fed_while_a_worker_is_down(lab: Lab, tmp_path: Path) 
             manager.settimeout(0.5)
             with pytest.raises(TimeoutError):
                 manager.recv(4096)
-            os.kill(pids(end)["tcp-0"], signal.SIGCONT)
+            os.kill(instance.worker_pids()["tcp-0"], signal.SIGCONT)
             manager.settimeout(20)
             assert manager.recv(4096) == b"WATCHDOG=1"
 
@@ -387,11 +387,11 @@ def test_a_lost_standard_error_costs_the_log_alone(lab: Lab, tmp_path: Path, red
     serving = server_config(a)
     silent = ["sh", "-c", f'exec "$@" {redirection}', "sh"]
     with (
-        End(a, serving, tmp_path, wrap=silent) as server,
-        End(b, client_config(serving, a.address), tmp_path, wrap=silent) as client,
+        Instance(a, serving, tmp_path, wrap=silent) as server,
+        Instance(b, client_config(serving, a.address), tmp_path, wrap=silent) as client,
     ):
-        for end in (server, client):
-            end.wait_until_connected()
+        for instance in (server, client):
+            instance.wait_until_connected()
         transfer(client, server, streams=1, size=100_000)
         pid = client.signal_worker("tcp-0", signal.SIGKILL)
         client.wait_until_replaced("tcp-0", pid)
@@ -400,12 +400,12 @@ def test_a_lost_standard_error_costs_the_log_alone(lab: Lab, tmp_path: Path, red
 
 def test_a_log_of_json_has_an_object_in_every_line(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
-    with End(a, server_config(a, log_format="json", log_level="debug"), tmp_path) as end:
-        end.wait_until_running()
-        pid = end.signal_worker("tun-0", signal.SIGKILL)
-        end.wait_until_replaced("tun-0", pid)
-        end.stop()
-        said = [json.loads(line) for line in end.lines]
+    with Instance(a, server_config(a, log_format="json", log_level="debug"), tmp_path) as instance:
+        instance.wait_until_running()
+        pid = instance.signal_worker("tun-0", signal.SIGKILL)
+        instance.wait_until_replaced("tun-0", pid)
+        instance.stop()
+        said = [json.loads(line) for line in instance.log.splitlines()]
     assert all({"time", "level", "instance", "process", "text"} == set(line) for line in said)
     assert {"supervisor", "tcp-0", "tun-0"} >= {line["process"] for line in said}
 
@@ -417,13 +417,13 @@ def test_asking_for_an_instance_never_keeps_it_from_starting() -> None:
     def ask() -> None:
         while not done.is_set():
             with suppress(NotRunning):
-                Instance(name).holder()
+                InstanceFiles(name).supervisor_pid()
 
     asking = threading.Thread(target=ask)
     asking.start()
     try:
         for _ in range(300):
-            instance = Instance(name)
+            instance = InstanceFiles(name)
             instance.acquire()
             instance.release()
     finally:

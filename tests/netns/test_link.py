@@ -22,8 +22,7 @@ from tools.lab.network import Lab
 from tools.lab.waiting import until
 from tools.load.flows import TcpFlow, ping, udp_flow
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
-
+pytestmark = [pytest.mark.tools, pytest.mark.alone]
 UDP_SEGMENT = 103  # linux/udp.h
 TCP_PAYLOAD_SHARE = 1448 / 1514
 """Of a full segment's wire bytes, with timestamps."""
@@ -90,6 +89,7 @@ def test_jitter_spreads_the_delay_without_reordering() -> None:
     assert quantile(flow.delays_ms, 0.95) < 15.5
 
 
+@pytest.mark.slow
 def test_loss_is_within_binomial_bounds_and_repeats_with_its_seed() -> None:
     count, share = 6000, 0.05
     spread = 4 * math.sqrt(count * share * (1 - share))
@@ -106,13 +106,13 @@ def test_loss_is_within_binomial_bounds_and_repeats_with_its_seed() -> None:
     assert first != other
 
 
-def test_burst_loss_comes_in_runs_of_the_mean_length_asked() -> None:
+def test_burst_loss_comes_in_spells_of_the_mean_length_asked() -> None:
     count = 10_000
     with Lab(link=LinkSpec(loss_percent=5, burst=8, seed=2)) as lab:
         a, b = lab
         arrived = set(udp_flow(a, b, b.address, count=count, rate=15_000).sequence)
-    runs = itertools.groupby(range(count), arrived.__contains__)
-    lengths = [len(list(group)) for here, group in runs if not here]
+    spells = itertools.groupby(range(count), arrived.__contains__)
+    lengths = [len(list(group)) for here, group in spells if not here]
     assert sum(lengths) / count == pytest.approx(0.05, rel=0.4)
     assert statistics.mean(lengths) == pytest.approx(8, rel=0.4)
 

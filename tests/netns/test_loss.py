@@ -1,9 +1,8 @@
-"""The lossy lab over real tunnels, short; and the link's way to let one connection vanish."""
+"""The loss lab over real tunnels, short, and the emulated link that lets one connection vanish."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,25 +12,24 @@ import psutil
 import pytest
 
 from tests.support import eventually
-from tools.bench.loss import main
+from tools.bench import loss
 from tools.bench.loss_report import Cell
-from tools.bench.loss_testbed import Bed, carriers, cut, open_bed
+from tools.bench.loss_testbed import Testbed, carriers, cut, open_testbed
 from tools.lab.link_model import LinkSpec
 from tools.lab.namespace import LabError
 from tools.lab.network import Lab
 from tools.load.flows import TcpFlow, UdpFlow, ping
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
-
-LOSSY = [sys.executable, "-P", "-m", "tools.bench.loss"]
+pytestmark = pytest.mark.tools
+LOSS = [sys.executable, "-P", "-m", "tools.bench.loss"]
 SHORT = LinkSpec(delay_ms=2, rate_mbit=50)
 
 
 @pytest.fixture
-def bed() -> Iterator[Bed]:
+def testbed() -> Iterator[Testbed]:
     left: list[str] = []
     cell = Cell(scenario="none", configuration="two")
-    with open_bed(cell, SHORT, ["connections=2", "fec=off", "timeout=0.6", "keepalive=0.2"], left) as made:
+    with open_testbed(cell, SHORT, ["connections=2", "fec=off", "timeout=0.6", "keepalive=0.2"], left) as made:
         yield made
     assert left == []
 
@@ -70,68 +68,56 @@ def test_a_stream_that_was_told_to_end_knows_what_it_sent_and_what_is_missing() 
             assert all(5 <= arrival.delay_ms < 50 for arrival in flow.arrivals)
 
 
-def test_the_busiest_connection_is_cut_and_dialled_anew(bed: Bed) -> None:
-    with TcpFlow(bed.source, bed.sink, bed.address, seconds=60) as bulk:
+def test_the_busiest_connection_is_cut_and_dialled_anew(testbed: Testbed) -> None:
+    with TcpFlow(testbed.source, testbed.sink, testbed.address, seconds=60) as bulk:
         bulk.wait_for_bytes(200_000)
-        bed.look()
+        testbed.mark_sent()
         bulk.wait_for_bytes(200_000)
-        before = carriers(bed.source)
-        bed.strike("cut")
-        gone = set(before) - set(carriers(bed.source))
+        before = carriers(testbed.source)
+        testbed.strike("cut")
+        gone = set(before) - set(carriers(testbed.source))
         assert gone == {max(before, key=before.get)}
         bulk.wait_for_bytes(200_000)
-    eventually(lambda: len(carriers(bed.source)) == 2)
+    eventually(lambda: len(carriers(testbed.source)) == 2)
 
 
-def test_a_black_holed_connection_is_given_up_and_another_takes_its_place(bed: Bed) -> None:
-    before = set(carriers(bed.source))
-    bed.look()
-    ping(bed.source, bed.address, count=5, interval=0.01)
-    bed.strike("black-hole")
-    eventually(lambda: len(carriers(bed.source)) == 2 and set(carriers(bed.source)) != before)
-    assert not ping(bed.source, bed.address, count=3, interval=0.01).lost
-    bed.note()
-    assert bed.cell.to_server.silenced + bed.cell.to_client.silenced > 0
-    assert bed.cell.counters["client"]["tcp.connections_timed_out"] == 1
+def test_a_black_holed_connection_is_given_up_and_another_takes_its_place(testbed: Testbed) -> None:
+    before = set(carriers(testbed.source))
+    testbed.mark_sent()
+    ping(testbed.source, testbed.address, count=5, interval=0.01)
+    testbed.strike("black-hole")
+    eventually(lambda: len(carriers(testbed.source)) == 2 and set(carriers(testbed.source)) != before)
+    assert not ping(testbed.source, testbed.address, count=3, interval=0.01).lost
+    testbed.note()
+    assert testbed.cell.to_server.silenced + testbed.cell.to_client.silenced > 0
+    assert testbed.cell.counters["client"]["tcp.connections_timed_out"] == 1
 
 
-def test_a_bed_without_the_connection_to_strike_rests_and_says_why() -> None:
+def test_a_testbed_without_the_connection_to_strike_rests_and_says_why() -> None:
     cell = Cell(scenario="cut", configuration="bare")
-    with open_bed(cell, SHORT, None, []) as bed:
-        with bed.step():
-            bed.strike("cut")
-        assert not bed.works
+    with open_testbed(cell, SHORT, None, []) as testbed:
+        with testbed.step():
+            testbed.strike("cut")
+        assert not testbed.works
         assert cell.error == "cut: expected an established connection to port 9000, there is none"
-        with pytest.raises(LabError, match="unknown_setting"), open_bed(cell, SHORT, ["unknown_setting=1"], []):
+        with pytest.raises(LabError, match="unknown_setting"), open_testbed(cell, SHORT, ["unknown_setting=1"], []):
             pass
 
 
-def test_cutting_what_is_not_there_is_no_error(bed: Bed) -> None:
-    cut(bed.source, 1)
-    assert len(carriers(bed.source)) == 2
+def test_cutting_what_is_not_there_is_no_error(testbed: Testbed) -> None:
+    cut(testbed.source, 1)
+    assert len(carriers(testbed.source)) == 2
 
 
-def test_a_short_run_measures_everything_it_says() -> None:
-    done = subprocess.run(
-        [
-            *LOSSY,
-            "--seconds",
-            "1",
-            "--scenario",
-            "random-5",
-            "--scenario",
-            "cut",
-            "--only",
-            "bare",
-            "--only",
-            "five",
-            "--json",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+@pytest.mark.slow
+def test_a_short_run_measures_everything_it_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loss, "WARM_UP_SECONDS", 0.3)
+    monkeypatch.setattr(loss, "EVENT_AFTER_SECONDS", 0.3)
+    chosen = ["--scenario", "random-5", "--scenario", "cut", "--only", "bare", "--only", "five"]
+    assert loss.main(["--seconds", "1", *chosen, "--at-once", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
     assert result["schema_version"] == 1
     assert [(cell["scenario"], cell["configuration"]) for cell in result["cells"]] == [
         ("random-5", "bare"),
@@ -153,7 +139,7 @@ def test_a_short_run_measures_everything_it_says() -> None:
 
 
 def test_a_congestion_control_that_is_not_there_is_refused(capsys: pytest.CaptureFixture) -> None:
-    assert main(["--congestion", "none-such"]) == 1
+    assert loss.main(["--congestion", "none-such"]) == 1
     assert "got 'none-such'" in capsys.readouterr().err
 
 
@@ -171,14 +157,14 @@ def _starts(process: psutil.Process) -> bool:
 
 def test_an_interrupt_takes_everything_down() -> None:
     with subprocess.Popen(
-        [*LOSSY, "--seconds", "60", "--scenario", "loss-0", "--only", "one"],
+        [*LOSS, "--seconds", "60", "--scenario", "loss-0", "--only", "one"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         try:
-            said = [process.stderr.readline(), process.stderr.readline()]
-            assert "loss-0" in said[1]
+            process.stderr.readline()
+            assert "loss-0" in process.stderr.readline()
             eventually(lambda: _instances(process.pid) == 2, 20)
         finally:
             process.send_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Real tunnels whose workers have no rights: what they are, and that everything goes on all the same."""
+"""Real tunnels whose workers have no rights: what they are, and that everything works nevertheless."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runtime.privileges import choose
+from pipeline.runtime.privileges import choose_account
 from tests.netns.harness.checked_flow import Flow, transfer
-from tests.netns.harness.instance import End, Ends, client_config, needs_root, pids, reaches, server_config, tunnel
+from tests.netns.harness.instance import Instance, Instances, client_config, reaches, server_config, tunnel
 from tests.support import eventually
 from tools.lab.network import Lab
 
-DEFAULT = choose(None).account
+DEFAULT = choose_account(None).account
 
-pytestmark = [needs_root, pytest.mark.skipif(DEFAULT is None, reason="no user without rights on this machine")]
+pytestmark = pytest.mark.skipif(DEFAULT is None, reason="no user without rights on this machine")
 
 OTHER = next((each for each in pwd.getpwall() if each.pw_uid not in (0, DEFAULT and DEFAULT.uid)), None)
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -71,21 +71,21 @@ sys.exit(main())
 
 
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ends]:
+def instances(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instances]:
     with Lab() as lab, tunnel(lab, tmp_path_factory.mktemp("privileges"), lanes=2, **FEC) as made:
         yield made
 
 
-def statuses(end: End, worker: str) -> list[dict[str, list[str]]]:
+def statuses(instance: Instance, worker: str) -> list[dict[str, list[str]]]:
     """proc_pid_status(5) of every thread of a worker."""
     found = []
-    for thread in Path(f"/proc/{pids(end)[worker]}/task").iterdir():
+    for thread in Path(f"/proc/{instance.worker_pids()[worker]}/task").iterdir():
         lines = (line.partition(":") for line in (thread / "status").read_text().splitlines())
         found.append({name: value.split() for name, _, value in lines})
     return found
 
 
-def belongs_to(end: End, worker: str, uid: int, gid: int) -> bool:
+def belongs_to(instance: Instance, worker: str, uid: int, gid: int) -> bool:
     """Every thread is that user's, in no other group, and has no capability and no way to get one."""
     return all(
         status["Uid"] == [str(uid)] * 4
@@ -93,32 +93,34 @@ def belongs_to(end: End, worker: str, uid: int, gid: int) -> bool:
         and status["NoNewPrivs"] == ["1"]
         and (not status["Groups"] or uid == 0)
         and all(int(status[name][0], 16) == 0 for name in CAPABILITIES)
-        for status in statuses(end, worker)
+        for status in statuses(instance, worker)
     )
 
 
 # -- what they are
 
 
-def test_every_worker_is_a_user_without_rights_and_the_supervisor_is_not(ends: Ends) -> None:
-    for end in ends:
-        assert {name.split("-")[0] for name in end.workers()} == {"tcp", "fec", "tun"}
-        for worker in end.workers():
-            assert belongs_to(end, worker, DEFAULT.uid, DEFAULT.gid)
-        assert os.stat(f"/proc/{end.status()['pid']}").st_uid == 0
+def test_every_worker_is_a_user_without_rights_and_the_supervisor_is_not(instances: Instances) -> None:
+    for instance in instances:
+        assert {name.split("-")[0] for name in instance.workers()} == {"tcp", "fec", "tun"}
+        for worker in instance.workers():
+            assert belongs_to(instance, worker, DEFAULT.uid, DEFAULT.gid)
+        assert os.stat(f"/proc/{instance.running()['pid']}").st_uid == 0
 
 
-def test_no_worker_leaves_a_core_dump_or_can_be_looked_into(ends: Ends) -> None:
-    for end in ends:
-        for pid in pids(end).values():
+def test_no_worker_leaves_a_core_dump_or_can_be_looked_into(instances: Instances) -> None:
+    for instance in instances:
+        for pid in instance.worker_pids().values():
             assert "Max core file size 0 0 bytes" in " ".join(Path(f"/proc/{pid}/limits").read_text().split())
             assert os.stat(f"/proc/{pid}/environ").st_uid == 0  # proc(5): so it is of a process that is not dumpable
             assert os.getsid(pid) == pid
 
 
-def test_a_worker_has_no_thread_but_its_duties(ends: Ends) -> None:
-    for end in ends:
-        assert {worker: len(statuses(end, worker)) for worker in end.workers()} == dict.fromkeys(end.workers(), 3)
+def test_a_worker_has_no_thread_but_its_duties(instances: Instances) -> None:
+    for instance in instances:
+        assert {worker: len(statuses(instance, worker)) for worker in instance.workers()} == dict.fromkeys(
+            instance.workers(), 3
+        )
 
 
 @pytest.mark.skipif(OTHER is None, reason="no second user on this machine")
@@ -131,35 +133,35 @@ def test_workers_are_the_user_of_the_configuration(lab: Lab, tmp_path: Path) -> 
 
 def test_a_user_who_does_not_exist_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
     name = f"x{secrets.token_hex(6)}"
-    with End(lab.nodes[0], server_config(lab.nodes[0], user=name), tmp_path) as end:
-        assert end.wait(20) == 78
-        assert "user: " in end.log and name in end.log and "Traceback" not in end.log
+    with Instance(lab.nodes[0], server_config(lab.nodes[0], user=name), tmp_path) as instance:
+        assert instance.wait(20) == 78
+        assert "user: " in instance.log and name in instance.log and "Traceback" not in instance.log
 
 
 @pytest.mark.parametrize("lacking", ["setuid", "kill"])
-def test_root_who_may_not_change_users_keeps_workers_as_they_are(lab: Lab, tmp_path: Path, lacking: str) -> None:
+def test_without_the_right_to_change_users_workers_keep_theirs(lab: Lab, tmp_path: Path, lacking: str) -> None:
     a, b = lab
     serving = server_config(a)
     less = ["setpriv", f"--bounding-set=-{lacking}", f"--inh-caps=-{lacking}"]
     with (
-        End(a, serving, tmp_path, wrap=less) as server,
-        End(b, client_config(serving, a.address), tmp_path, wrap=less) as client,
+        Instance(a, serving, tmp_path, wrap=less) as server,
+        Instance(b, client_config(serving, a.address), tmp_path, wrap=less) as client,
     ):
-        for end in (server, client):
-            end.wait_until_connected()
-            assert all(belongs_to(end, worker, 0, 0) for worker in end.workers())
+        for instance in (server, client):
+            instance.wait_until_connected()
+            assert all(belongs_to(instance, worker, 0, 0) for worker in instance.workers())
         transfer(client, server, streams=1, size=1_000_000)
 
 
 def test_workers_end_with_their_supervisor_at_once(lab: Lab, tmp_path: Path) -> None:
     """By the kernel's signal, which they asked for as the user that they are; their own look is one in a second."""
-    with End(lab.nodes[0], server_config(lab.nodes[0], lanes=2, **FEC), tmp_path) as end:
-        end.wait_until_running()
-        fds = [os.pidfd_open(pid) for pid in pids(end).values()]
+    with Instance(lab.nodes[0], server_config(lab.nodes[0], lanes=2, **FEC), tmp_path) as instance:
+        instance.wait_until_running()
+        fds = [os.pidfd_open(pid) for pid in instance.worker_pids().values()]
         try:
-            end.signal(signal.SIGKILL)
+            instance.signal(signal.SIGKILL)
             eventually(lambda: select.select(fds, [], [], 0)[0] == fds, AT_ONCE_SECONDS, "all workers gone")
-            end.wait()
+            instance.wait()
         finally:
             for fd in fds:
                 os.close(fd)
@@ -169,21 +171,21 @@ def test_workers_end_with_their_supervisor_at_once(lab: Lab, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
-def test_traffic_passes_both_ways(ends: Ends, six: bool) -> None:
-    server, client = ends
+def test_traffic_passes_both_ways(instances: Instances, six: bool) -> None:
+    server, client = instances
     transfer(client, server, streams=2, size=3_000_000, six=six)
     transfer(server, client, streams=2, size=3_000_000, six=six)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT], ids=["killed", "aborted"])
 @pytest.mark.parametrize("kind", ["tcp", "fec", "tun"])
-def test_the_successor_of_a_dead_worker_has_no_rights_either(ends: Ends, kind: str, number: int) -> None:
-    server, client = ends
+def test_the_successor_of_a_dead_worker_has_no_rights_either(instances: Instances, kind: str, number: int) -> None:
+    server, client = instances
     with Flow(client, server) as up, Flow(server, client) as down:
-        for end in ends:
-            pid = end.signal_worker(f"{kind}-0", number)
-            end.wait_until_replaced(f"{kind}-0", pid)
-            assert belongs_to(end, f"{kind}-0", DEFAULT.uid, DEFAULT.gid)
+        for instance in instances:
+            pid = instance.signal_worker(f"{kind}-0", number)
+            instance.wait_until_replaced(f"{kind}-0", pid)
+            assert belongs_to(instance, f"{kind}-0", DEFAULT.uid, DEFAULT.gid)
         up.wait_for(100_000)
         down.wait_for(100_000)
 
@@ -203,7 +205,7 @@ def test_offloads_are_agreed_upon_with_each_server_anew(lab: Lab, tmp_path: Path
     with tunnel(lab, tmp_path) as (server, client):
         transfer(client, server, streams=1, size=1_000_000)
         server.stop()
-        with End(server.node, {**server.config, "offload": False}, tmp_path) as weaker:
+        with Instance(server.node, {**server.config, "offload": False}, tmp_path) as weaker:
             weaker.wait_until_connected()
             transfer(client, weaker, streams=1, size=1_000_000)
             client.wait_for_log("offloads in force: 0x0 of")
@@ -212,17 +214,17 @@ def test_offloads_are_agreed_upon_with_each_server_anew(lab: Lab, tmp_path: Path
 def test_a_congestion_control_that_workers_may_not_choose_is_said(lab: Lab, tmp_path: Path) -> None:
     if not FOR_ROOT:
         pytest.skip("every congestion control that this kernel has is for everybody")
-    with tunnel(lab, tmp_path, congestion=FOR_ROOT[0]) as ends:
-        for end in ends:
-            end.wait_for_log(f"congestion control {FOR_ROOT[0]}: Operation not permitted")
-            assert "sysctl net.ipv4.tcp_allowed_congestion_control" in end.log
-        transfer(ends[1], ends[0], streams=1, size=100_000)
+    with tunnel(lab, tmp_path, congestion=FOR_ROOT[0]) as instances:
+        for instance in instances:
+            instance.wait_for_log(f"congestion control {FOR_ROOT[0]}: Operation not permitted")
+            assert "sysctl net.ipv4.tcp_allowed_congestion_control" in instance.log
+        transfer(instances[1], instances[0], streams=1, size=100_000)
 
 
 @pytest.mark.parametrize("encryption", ["none", "tls"])
 def test_nothing_is_imported_once_the_rights_are_gone(lab: Lab, tmp_path: Path, encryption: str) -> None:
-    """Python itself may lie where they cannot read. Everything happens to these workers: a server that is found by its
-    name, goes and comes back, strangers, a duty that fails, an abort, a stop."""
+    """Python itself may lie where they cannot read. Everything happens to these workers: a server is found by its name,
+    goes and comes back; bad connections, a duty that fails, an abort, a stop."""
     a, b = lab
     hosts = tmp_path / "hosts"
     hosts.write_text(f"127.0.0.1 localhost\n{a.address} server.test\n")
@@ -230,37 +232,37 @@ def test_nothing_is_imported_once_the_rights_are_gone(lab: Lab, tmp_path: Path, 
     both = {"log_level": "debug", "encryption": encryption, **FEC}
     serving = server_config(a, log_format="json", state_dir=str(tmp_path / "state"), **both)
     dialling = client_config(serving, "server.test", tls_skip_verify=encryption == "tls", **both)
-    with End(b, dialling, tmp_path, wrap=wrap) as client:
-        with End(a, serving, tmp_path, wrap=wrap) as server:
-            for end in (server, client):
-                end.wait_until_connected()
-            with b.socket() as stranger:
-                stranger.connect((a.address, int(serving["local_addr"].rpartition(":")[2])))
-                stranger.sendall(b"\xff\x1b[31m" * 100)
-                stranger.settimeout(15)
+    with Instance(b, dialling, tmp_path, wrap=wrap) as client:
+        with Instance(a, serving, tmp_path, wrap=wrap) as server:
+            for instance in (server, client):
+                instance.wait_until_connected()
+            with b.socket() as sock:
+                sock.connect((a.address, int(serving["local_addr"].rpartition(":")[2])))
+                sock.sendall(b"\xff\x1b[31m" * 100)
+                sock.settimeout(15)
                 with suppress(ConnectionError):  # it hung up on the rest
-                    while stranger.recv(100):
+                    while sock.recv(100):
                         pass
             transfer(client, server, streams=1, size=1_000_000)
         client.wait_for_log("Connection refused")
         pid = client.signal_worker("tcp-0", signal.SIGUSR1)  # it needs a thread to resolve the server's name
-        client.wait_for_log("the inbound duty failed")
+        client.wait_for_log("inbound duty failed")
         client.wait_for_log("RuntimeError: can't start new thread")
         client.wait_until_replaced("tcp-0", pid)
-        with server.again() as back:
-            for end in (back, client):
-                end.wait_until_connected()
+        with server.start_again() as back:
+            for instance in (back, client):
+                instance.wait_until_connected()
             for worker in client.workers():
                 client.wait_until_replaced(worker, client.signal_worker(worker, signal.SIGABRT))
             eventually(lambda: reaches(client, back))
-    for end in (server, back, client):
-        assert end.log.count("listening") >= len(("tcp", "fec", "tun"))
-        assert "imported late" not in end.log
+    for instance in (server, back, client):
+        assert instance.log.count("listening") >= len(("tcp", "fec", "tun"))
+        assert "imported late" not in instance.log
 
 
 def test_a_name_that_does_not_exist_is_said_and_tried_again(lab: Lab, tmp_path: Path) -> None:
     config = client_config(server_config(lab.nodes[0]), "no-such-server.invalid")
-    with End(lab.nodes[1], config, tmp_path) as client:
+    with Instance(lab.nodes[1], config, tmp_path) as client:
         client.wait_until_running()
         client.wait_for_log("server no-such-server.invalid port", 30.0)
         eventually(lambda: client.counter("tcp.dials_failed") > 1, 30.0)

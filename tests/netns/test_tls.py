@@ -16,17 +16,16 @@ from typing import Any, NamedTuple
 import pytest
 
 from pipeline.credentials import certificates
-from pipeline.credentials.certificates import Pair
+from pipeline.credentials.certificates import CertificatePair
 from pipeline.wire import framing, messages
 from tests.netns.harness.checked_flow import Flow, transfer
 from tests.netns.harness.hub import BOTH, PLAIN, call, established, hub_config, inside, port_of, reaches, tls_context
-from tests.netns.harness.instance import COMMAND, End, needs_root, pids
+from tests.netns.harness.instance import Instance
 from tests.support import eventually
+from tools.instance import EXECUTABLE
 from tools.lab.network import Lab, Node
 
-pytestmark = needs_root
-
-SERVER, CLIENT, STRANGER = "vpn.test", "branch", "laptop"
+SERVER, CLIENT, OTHER = "vpn.test", "branch", "laptop"
 INSIDE_CLIENT = ["10.99.0.2/24", "fd99::2/64"]
 NO_NEWER_THAN_1_2 = """
 openssl_conf = main
@@ -47,14 +46,14 @@ class Files(NamedTuple):
     certificate: Path
     key: Path
 
-    def put(self, pair: Pair) -> Files:
+    def put(self, pair: CertificatePair) -> Files:
         for path, content in zip(self, pair, strict=True):
             path.touch(0o600)
             path.write_bytes(content)
         return self
 
-    def content(self) -> Pair:
-        return Pair(self.certificate.read_bytes(), self.key.read_bytes())
+    def content(self) -> CertificatePair:
+        return CertificatePair(self.certificate.read_bytes(), self.key.read_bytes())
 
 
 class Authority(NamedTuple):
@@ -77,7 +76,7 @@ class Authority(NamedTuple):
 
 
 def gen_cert(directory: Path, *words: str) -> None:
-    said = subprocess.run([COMMAND, "gen-cert", directory, *words], capture_output=True, text=True)
+    said = subprocess.run([EXECUTABLE, "gen-cert", directory, *words], capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
 
 
@@ -92,7 +91,7 @@ def authority(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Authority:
     directory = tmp_path_factory.mktemp("authority")
     gen_cert(directory, "--ca", "Test CA")
     gen_cert(directory, "--server", SERVER, "--address", lab["a"].address)
-    for name in (CLIENT, STRANGER):
+    for name in (CLIENT, OTHER):
         gen_cert(directory, "--client", name)
     return Authority(directory)
 
@@ -121,7 +120,7 @@ def served(authority: Authority) -> Files:
 @pytest.fixture(scope="module")
 def server(
     lab: Lab, authority: Authority, served: Files, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[End]:
+) -> Iterator[Instance]:
     directory = tmp_path_factory.mktemp("server")
     config = hub_config(
         lab["a"],
@@ -132,12 +131,12 @@ def server(
         connects_per_address=1000,
         peers=[{"name": "the-branch", "certificate_name": CLIENT}],
     )
-    with End(lab["a"], config, directory, environment=environment) as end:
-        end.wait_until_running()
-        yield end
+    with Instance(lab["a"], config, directory, environment=environment) as instance:
+        instance.wait_until_running()
+        yield instance
 
 
-def client_config(server: End, authority: Authority, mine: Files, **settings: Any) -> dict[str, Any]:
+def client_config(server: Instance, authority: Authority, mine: Files, **settings: Any) -> dict[str, Any]:
     return {
         "mode": "client",
         "remote_addr": f"{server.node.address}:{port_of(server)}",
@@ -153,48 +152,52 @@ def client_config(server: End, authority: Authority, mine: Files, **settings: An
 
 @pytest.fixture(scope="module")
 def client(
-    lab: Lab, server: End, authority: Authority, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[End]:
-    with End(
+    lab: Lab,
+    server: Instance,
+    authority: Authority,
+    environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Instance]:
+    with Instance(
         lab["b"],
         client_config(server, authority, authority.files(CLIENT)),
         tmp_path_factory.mktemp("client"),
         environment=environment,
-    ) as end:
-        end.wait_until_connected()
-        yield end
+    ) as instance:
+        instance.wait_until_connected()
+        yield instance
 
 
 # -- who gets in
 
 
 @BOTH
-def test_a_client_with_a_certificate_of_the_ca_is_in(server: End, client: End, six: bool) -> None:
+def test_a_client_with_a_certificate_of_the_ca_is_in(server: Instance, client: Instance, six: bool) -> None:
     assert reaches(client.node, inside(server, six)) and reaches(server.node, inside(client, six))
     transfer(client, server, streams=1, size=2_000_000, six=six)
     transfer(server, client, streams=1, size=2_000_000, six=six)
 
 
 def test_nobody_is_told_the_keys_of_a_session_whatever_the_environment_says(
-    client: End, environment: dict[str, str]
+    client: Instance, environment: dict[str, str]
 ) -> None:
     assert established(client) and not Path(environment["SSLKEYLOGFILE"]).exists()
 
 
-def test_a_peer_is_called_what_the_configuration_calls_it(server: End, client: End) -> None:
+def test_a_peer_is_called_what_the_configuration_calls_it(server: Instance, client: Instance) -> None:
     said = server.command("peers").stdout
     assert "the-branch" in said and client.address in said and client.node.address in said
 
 
-def greeting(node: Node, server: End, context: ssl.SSLContext) -> bytes:
-    """What the server says to a HELLO without a key: the beginning of a frame, nothing if it closes."""
+def first_frame(node: Node, server: Instance, context: ssl.SSLContext) -> bytes:
+    """The server's answer to a HELLO without a key: the beginning of a frame, nothing if it closes."""
     with call(node, server.node.address, port_of(server), context) as sock:
         sock.sendall(HELLO.frame())
         return sock.recv(5)
 
 
-def test_by_hand_too(lab: Lab, server: End, authority: Authority) -> None:
-    said = greeting(lab["c"], server, tls_context(pair=authority.files(CLIENT)))
+def test_by_hand_too(lab: Lab, server: Instance, authority: Authority) -> None:
+    said = first_frame(lab["c"], server, tls_context(pair=authority.files(CLIENT)))
     assert said[4] in (framing.WELCOME, framing.REFUSED)  # the branch is there already, in a newer session
 
 
@@ -209,7 +212,7 @@ def test_by_hand_too(lab: Lab, server: End, authority: Authority) -> None:
     ],
 )
 def test_a_client_whose_certificate_does_not_hold_is_not_in(
-    lab: Lab, server: End, client: End, authority: Authority, other: Authority, whose: str, alert: str
+    lab: Lab, server: Instance, client: Instance, authority: Authority, other: Authority, whose: str, alert: str
 ) -> None:
     pair = {
         "other-ca": lambda: other.files(CLIENT),
@@ -220,7 +223,7 @@ def test_a_client_whose_certificate_does_not_hold_is_not_in(
     }[whose]()
     before = server.counter("tcp.closed_hello_invalid")
     with pytest.raises(ssl.SSLError) as refusal:
-        greeting(lab["c"], server, tls_context(pair=pair))
+        first_frame(lab["c"], server, tls_context(pair=pair))
     assert alert in refusal.value.reason
     eventually(lambda: server.counter("tcp.closed_hello_invalid") == before + 1)
     assert reaches(client.node, server.address)
@@ -228,23 +231,23 @@ def test_a_client_whose_certificate_does_not_hold_is_not_in(
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2], ids=["1.1", "1.2"])
 def test_an_older_tls_is_not_spoken(
-    lab: Lab, server: End, client: End, authority: Authority, version: ssl.TLSVersion
+    lab: Lab, server: Instance, client: Instance, authority: Authority, version: ssl.TLSVersion
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of TLS 1.1
         context = tls_context(oldest=version, newest=version, pair=authority.files(CLIENT))
     with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):
-        greeting(lab["c"], server, context)
+        first_frame(lab["c"], server, context)
     assert reaches(client.node, server.address)
 
 
 def test_a_client_whose_certificate_names_no_peer_hears_nothing(
-    lab: Lab, server: End, client: End, authority: Authority, tmp_path: Path
+    lab: Lab, server: Instance, client: Instance, authority: Authority, tmp_path: Path
 ) -> None:
     before = server.counter("tcp.closed_proof_wrong")
-    with End(lab["c"], client_config(server, authority, authority.files(STRANGER)), tmp_path) as stranger:
-        stranger.wait_for_log("it does not know us")
-        assert not established(stranger)
+    with Instance(lab["c"], client_config(server, authority, authority.files(OTHER)), tmp_path) as unknown:
+        unknown.wait_for_log("it does not know us")
+        assert not established(unknown)
     assert server.counter("tcp.closed_proof_wrong") > before
     assert reaches(client.node, server.address)
 
@@ -264,11 +267,19 @@ def test_a_client_whose_certificate_names_no_peer_hears_nothing(
     ids=["name", "ca", "pin", "pin-and-ca", "system"],
 )
 def test_a_client_tells_what_is_wrong_with_the_server(
-    lab: Lab, server: End, authority: Authority, other: Authority, tmp_path: Path, settings: dict[str, str], text: str
+    lab: Lab,
+    server: Instance,
+    authority: Authority,
+    other: Authority,
+    tmp_path: Path,
+    settings: dict[str, str],
+    text: str,
 ) -> None:
     if settings.get("tls_ca_file") == "other":
         settings = {"tls_ca_file": str(other.certificate)}
-    with End(lab["c"], client_config(server, authority, authority.files(CLIENT), **settings), tmp_path) as refusing:
+    with Instance(
+        lab["c"], client_config(server, authority, authority.files(CLIENT), **settings), tmp_path
+    ) as refusing:
         refusing.wait_for_log(text)
         assert "trying again until it succeeds" in refusing.log and not established(refusing)
 
@@ -277,23 +288,23 @@ def test_a_client_tells_what_is_wrong_with_the_server(
 
 
 @pytest.fixture
-def replaced(server: End, client: End, served: Files) -> Iterator[Files]:
+def replaced(server: Instance, client: Instance, served: Files) -> Iterator[Files]:
     """The server's files, to be written to; the old ones are back in force afterwards, and no worker was replaced."""
-    before, workers, lost = served.content(), pids(server), client.counter("tcp.connections_lost")
+    before, workers, lost = served.content(), server.worker_pids(), client.counter("tcp.connections_lost")
     yield served
     served.put(before)
     assert server.command("reload").returncode == 0
-    assert pids(server) == workers and client.counter("tcp.connections_lost") == lost
+    assert server.worker_pids() == workers and client.counter("tcp.connections_lost") == lost
 
 
-def shown(node: Node, server: End, authority: Authority) -> bytes:
+def shown(node: Node, server: Instance, authority: Authority) -> bytes:
     """The certificate that the server shows to who comes now."""
-    with call(node, server.node.address, port_of(server), tls_context(pair=authority.files(STRANGER))) as sock:
+    with call(node, server.node.address, port_of(server), tls_context(pair=authority.files(OTHER))) as sock:
         return sock.getpeercert(True)
 
 
-def test_another_certificate_is_for_those_who_come_and_costs_no_session(
-    lab: Lab, server: End, client: End, authority: Authority, replaced: Files
+def test_a_new_certificate_is_for_later_connections_and_costs_no_session(
+    lab: Lab, server: Instance, client: Instance, authority: Authority, replaced: Files
 ) -> None:
     before = shown(lab["c"], server, authority)
     with Flow(client, server) as up, Flow(server, client) as down:
@@ -308,7 +319,7 @@ def test_another_certificate_is_for_those_who_come_and_costs_no_session(
 
 @pytest.mark.parametrize("what", ["certificate", "key"])
 def test_garbage_for_a_certificate_is_refused_and_the_old_one_goes_on(
-    lab: Lab, server: End, client: End, authority: Authority, replaced: Files, what: str
+    lab: Lab, server: Instance, client: Instance, authority: Authority, replaced: Files, what: str
 ) -> None:
     before = shown(lab["c"], server, authority)
     path = replaced.certificate if what == "certificate" else replaced.key
@@ -321,28 +332,28 @@ def test_garbage_for_a_certificate_is_refused_and_the_old_one_goes_on(
 
 
 def test_a_key_of_another_certificate_is_refused_on_reload(
-    lab: Lab, server: End, authority: Authority, replaced: Files
+    lab: Lab, server: Instance, authority: Authority, replaced: Files
 ) -> None:
-    replaced.key.write_bytes(authority.files(STRANGER).key.read_bytes())
+    replaced.key.write_bytes(authority.files(OTHER).key.read_bytes())
     said = server.command("reload")
-    assert said.returncode == 1 and "expected the private key of the certificate, found another one's" in said.stderr
+    assert said.returncode == 1 and "expected the private key of the certificate, found another key" in said.stderr
 
 
 def test_a_certificate_that_has_expired_is_said_at_both_ends_and_taken_by_nobody(
-    lab: Lab, server: End, client: End, authority: Authority, replaced: Files, tmp_path: Path
+    lab: Lab, server: Instance, client: Instance, authority: Authority, replaced: Files, tmp_path: Path
 ) -> None:
     expired = authority.issue(server.node.address, server=True, days=-900)
     replaced.put(expired.content())
     assert server.command("reload").returncode == 0
     server.wait_for_log("our certificate has expired on")
-    with End(lab["c"], client_config(server, authority, authority.files(CLIENT)), tmp_path) as refusing:
+    with Instance(lab["c"], client_config(server, authority, authority.files(CLIENT)), tmp_path) as refusing:
         refusing.wait_for_log("certificate has expired")
         assert not established(refusing)
     assert reaches(client.node, server.address)
 
 
 def test_tls_1_2_is_spoken_where_both_ends_are_told_so(
-    lab: Lab, server: End, authority: Authority, tmp_path: Path
+    lab: Lab, server: Instance, authority: Authority, tmp_path: Path
 ) -> None:
     """The client's OpenSSL is made to know nothing newer."""
     (tmp_path / "openssl.cnf").write_text(NO_NEWER_THAN_1_2)
@@ -359,14 +370,16 @@ def test_tls_1_2_is_spoken_where_both_ends_are_told_so(
     )
     settings = {"tunnel_addr": "auto", "tls_min_version": "1.2"}
     with (
-        End(lab["a"], older, tmp_path) as willing,
-        End(lab["c"], client_config(server, authority, mine, **settings), tmp_path, environment=old) as refused,
+        Instance(lab["a"], older, tmp_path) as willing,
+        Instance(lab["c"], client_config(server, authority, mine, **settings), tmp_path, environment=old) as refused,
     ):
         willing.wait_until_running()
         refused.wait_for_log("PROTOCOL_VERSION")
-        with End(lab["c"], client_config(willing, authority, mine, **settings), tmp_path, environment=old) as end:
-            end.wait_until_connected()
-            assert reaches(end.node, "10.98.0.1") and reaches(willing.node, "10.98.0.2")
+        with Instance(
+            lab["c"], client_config(willing, authority, mine, **settings), tmp_path, environment=old
+        ) as instance:
+            instance.wait_until_connected()
+            assert reaches(instance.node, "10.98.0.1") and reaches(willing.node, "10.98.0.2")
         with call(
             lab["c"],
             willing.node.address,

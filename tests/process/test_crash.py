@@ -1,7 +1,7 @@
 """The crash argument: a member of a ring that is killed at any instant loses at most what it had in hand.
 
-A process is killed exactly there (it kills itself between two statements: tests/process/harness/ring_member.py), a
-successor attaches, and every slot must come out whole: once, or, of those in hand when the process died, twice.
+A process kills itself between two statements (tests/process/harness/ring_member.py), and a successor attaches. Every
+slot must come out whole: once, or, of those in hand when the process died, twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +25,8 @@ from pipeline.runtime.worker import PERIOD
 from pipeline.shm import doorbell, layout, peer_table, ring, scoreboard, segment
 from pipeline.shm.layout import MASK64
 from pipeline.shm.ring import Ring
+from tests.harness.factory import factory
+from tests.harness.settings import WORKER_SETTINGS
 from tests.process.harness.ring_member import (
     AFTER_CURSOR,
     AFTER_KICK,
@@ -56,23 +58,24 @@ EVERY_MEMBER = pytest.mark.parametrize("victim", MEMBERS)
 
 
 class World:
-    """Ring, doorbells, board and peers of a plan, and members of it that live in this process."""
+    """Ring, doorbells, scoreboard and peer table of a plan, with members of the ring in this process."""
 
     def __init__(self, start: int, fec: bool = True, slots: int = SLOTS) -> None:
         self.start = start
-        self.plan: Plan = topology.build(
+        self.plan: Plan = topology.build_plan(
             "crashtest",
             secrets.token_hex(4),
             "server",
             2 if fec else 1,
-            (10, 3) if fec else None,
             slots,
             layout.PAGE,
-            {"idle": "block", "compat": False},
+            WORKER_SETTINGS._replace(fec="on" if fec else "off"),
         )
-        self.kind = "coded" if fec else "outbound"
-        self.board = scoreboard.create(self.plan.scoreboard, len(self.plan.workers))
-        self.peers = peer_table.create(*self.plan.peers[:2], self.plan.lanes, self.plan.peers.rows)
+        self.kind = "coded" if fec else "plain"
+        self.scoreboard = scoreboard.create(self.plan.scoreboard, len(self.plan.workers))
+        self.peer_table = peer_table.create(
+            *self.plan.peer_table[:2], self.plan.lanes, self.plan.peer_table.status_rows
+        )
         self.rings: dict[str, Ring] = {
             each.name: ring.create(each.segment, each.members, each.slots, each.slot_bytes, start)
             for each in self.plan.rings
@@ -93,9 +96,9 @@ class World:
         return [(attached.cursor(number) - self.start) & MASK64 for number in range(attached.members)]
 
     def asleep(self, worker: str) -> bool:
-        return bool(self.board.pages[self.plan.worker(worker).page].sleeping("outbound")[0])
+        return bool(self.scoreboard.pages[self.plan.worker(worker).page].sleeping("outbound")[0])
 
-    def process(self, *arguments: object, **options: object) -> subprocess.Popen:
+    def process(self, *arguments: object, **options: Any) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.process.harness.ring_member", *map(str, arguments)],
             stdin=subprocess.PIPE,
@@ -110,12 +113,12 @@ class World:
     def close(self) -> None:
         for each in self.rings.values():
             each.close()
-        self.peers.close()
-        self.board.close()
-        segment.unlink(self.plan.peers.segment)
+        self.peer_table.close()
+        self.scoreboard.close()
+        segment.unlink(self.plan.peer_table.segment)
         segment.unlink(self.plan.scoreboard)
-        for each in self.plan.rings:
-            segment.unlink(each.segment)
+        for ring_plan in self.plan.rings:
+            segment.unlink(ring_plan.segment)
         for worker in self.plan.workers:
             for name in worker.doorbells.values():
                 doorbell.unlink(name)
@@ -123,26 +126,19 @@ class World:
 
 @pytest.fixture
 def world() -> Iterator[Callable[..., World]]:
-    made: list[World] = []
-
-    def make(*arguments: int, **options: bool) -> World:
-        made.append(World(*arguments, **options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
+    with factory(World) as make:
+        yield make
 
 
 def run(members: list[Member], burst: int = SLOTS, upto: int = TOTAL) -> None:
     """Step the members in turn until all have done so many slots."""
     while any(member.done < upto for member in members):
         moved = sum(member.step(min(burst, upto - member.done)) for member in members)
-        assert moved, f"nobody can move: {[member.done for member in members]}"
+        assert moved, f"no member can move: {[member.done for member in members]}"
 
 
 def killed(process: subprocess.Popen, meanwhile: Callable[[], object] = lambda: None) -> list[tuple[int, int]]:
-    """Wait until the process has killed itself; what it had seen."""
+    """Wait until the process has killed itself; the slots that it had seen."""
 
     def ended() -> bool:
         meanwhile()
@@ -152,7 +148,7 @@ def killed(process: subprocess.Popen, meanwhile: Callable[[], object] = lambda: 
     with process:
         said = process.stdout.read()
     assert process.returncode == -signal.SIGKILL
-    return [tuple(map(int, line.split())) for line in said.decode().splitlines()]
+    return [(int(number), int(count)) for number, count in map(str.split, said.decode().splitlines())]
 
 
 def upstream(world: World, victim: str) -> list[Member]:
@@ -182,11 +178,11 @@ def test_a_member_killed_with_neighbours_that_stand_still_loses_only_what_it_had
 
     place = MEMBERS.index(victim)
     stood[place] = fatal + (instant in HANDED_ON)
-    assert made.cursors() == stood  # its own moved or it did not; nobody else's did
+    assert made.cursors() == stood  # its own cursor moved or it did not; no other did
 
-    everybody = [made.member(name) for name in MEMBERS]
-    assert everybody[place].done == stood[place]
-    run(everybody)
+    members = [made.member(name) for name in MEMBERS]
+    assert members[place].done == stood[place]
+    run(members)
     for name in ("tcp-0", "tcp-1"):
         numbers = [number for number, _ in (seen if name == victim else []) + made.seen[name]]
         assert numbers == (expected_seen(instant, fatal, fatal) if name == victim else list(range(TOTAL)))
@@ -251,7 +247,7 @@ def test_a_member_killed_asleep_has_a_successor_that_wakes(
         eventually(lambda: made.cursors()[place] == SLOTS and made.asleep(victim))
         process.kill()
     seen = killed(process)
-    assert made.asleep(victim)  # nobody tidies up after the dead
+    assert made.asleep(victim)  # nothing cleans up after the dead
 
     others = [made.member(name) for name in MEMBERS if name != victim]
     for _ in range(2 * SLOTS):  # they go on without it as far as they can, and kick a dead sleeper
@@ -268,7 +264,7 @@ def test_a_member_killed_asleep_has_a_successor_that_wakes(
 @pytest.mark.parametrize(
     ("mover", "sleeper"), [("tun-0", "fec-0"), ("fec-0", "tcp-0"), ("fec-0", "tcp-1"), ("tcp-1", "tun-0")]
 )
-def test_a_member_that_lives_wakes_the_next_one_at_once(world: Callable[..., World], mover: str, sleeper: str) -> None:
+def test_a_running_member_wakes_the_next_one_at_once(world: Callable[..., World], mover: str, sleeper: str) -> None:
     made = world(NEAR_WRAP)
     run(upstream(made, mover), upto=SLOTS)
     if mover == "tcp-1":
@@ -334,7 +330,7 @@ def test_a_ring_that_is_full_when_its_filler_dies_is_not_filled_again(world: Cal
 
 
 class Load:
-    """A filler and a checker at full speed, of which a person with dice kills one after the other."""
+    """A filler and a checker at full speed; chance decides which one is killed next."""
 
     def __init__(self, world: World, dice: random.Random) -> None:
         self._world = world

@@ -1,4 +1,4 @@
-"""Processes that give up their rights as a worker does: what they have left, and what they leave."""
+"""Processes that give up their rights as a worker does: the rights that remain, and the traces that they leave."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.runtime.privileges import PREFERRED, choose
-from tests.netns.harness.instance import NOBODY, needs_root
+from pipeline.runtime.privileges import PREFERRED_USERS, choose_account
+from tests.netns.harness.instance import NOBODY
 
-pytestmark = needs_root
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changes user ids and capabilities")
 
 USER = 65534
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -54,7 +54,7 @@ USER = ({USER}, {USER})
 
 
 def process(code: str, wrap: Sequence[str] = (), status: int = 0, environment: dict[str, str] | None = None) -> Any:
-    """What a fresh interpreter, isolated as a worker's, says of itself; it must end with this status."""
+    """The report of a fresh interpreter, isolated as a worker's, about itself; it must end with this status."""
     said = subprocess.run(
         [*wrap, sys.executable, "-I", "-c", BEGIN + code],
         capture_output=True,
@@ -153,7 +153,7 @@ def test_a_program_that_would_give_root_gives_nothing() -> None:
         assert process(f"privileges.restrict(); privileges.drop(USER); {read}") == ""
 
 
-# -- what it leaves, and to whom it belongs
+# -- traces, and their owner
 
 
 @pytest.mark.parametrize("account", ["USER", "None"])
@@ -186,7 +186,7 @@ def allow_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def test_a_process_that_is_nobody_is_not_to_be_looked_into_by_another_nobody() -> None:
+def test_a_process_of_nobody_cannot_be_inspected_by_another_process_of_nobody() -> None:
     with subprocess.Popen(
         [
             sys.executable,
@@ -269,11 +269,11 @@ subprocess.run([sys.executable, "-I", "-c", {child!r}], pass_fds=[{theirs.fileno
         ends.settimeout(20)
         assert ends.recv(5) == b"ready"
         parent.kill()
-        assert ends.recv(1) == b""  # the last one who held the other end has gone
+        assert ends.recv(1) == b""  # the last holder of the other end has gone
 
 
 def test_a_change_of_user_makes_the_kernel_forget_the_parent() -> None:
-    """Why it is asked twice."""
+    """So a worker asks for the signal twice."""
     assert process("""
 def follows():
     number = ctypes.c_int()
@@ -288,45 +288,45 @@ say([before, without, follows()])
 """) == [signal.SIGKILL, 0, signal.SIGKILL]
 
 
-# -- whom
+# -- the account
 
 OTHER = next(each.pw_name for each in pwd.getpwall() if each.pw_uid not in (0, USER))
 
 
-def test_without_a_name_it_is_a_user_who_has_no_rights() -> None:
-    choice = choose(None)
-    assert choice == choose("")
+def test_without_a_name_it_is_a_user_without_rights() -> None:
+    choice = choose_account(None)
+    assert choice == choose_account("")
     existing = [each.pw_name for each in pwd.getpwall()]
-    if not set(PREFERRED) & set(existing):
+    if not set(PREFERRED_USERS) & set(existing):
         assert choice.account is None and choice.text == "workers stay root: there is no user tunnel or nobody"
     else:
-        assert choice.account.name == next(name for name in PREFERRED if name in existing)
+        assert choice.account.name == next(name for name in PREFERRED_USERS if name in existing)
         assert choice.account.uid and choice.account.gid
         assert choice.text == f"workers run as {choice.account.name}"
 
 
-def test_a_name_is_taken_at_its_word() -> None:
+def test_a_user_that_is_named_is_used() -> None:
     for entry in pwd.getpwall():
-        choice = choose(entry.pw_name)
+        choice = choose_account(entry.pw_name)
         if entry.pw_uid == 0:
             assert choice.account is None and 'user says "root"' in choice.text
         else:
             assert choice.account == (entry.pw_uid, entry.pw_gid, entry.pw_name)
 
 
-def test_a_user_who_does_not_exist_is_an_error_of_the_setting() -> None:
+def test_a_user_that_does_not_exist_is_an_error_of_the_setting() -> None:
     name = f"x{secrets.token_hex(6)}"
     with pytest.raises(ConfigError) as caught:
-        choose(name)
+        choose_account(name)
     assert [problem.path for problem in caught.value.problems] == ["user"]
     assert name in str(caught.value) and "useradd" in str(caught.value)
 
 
 ASK = f"""
 from pipeline.errors import PermissionDenied
-text = privileges.choose(None).text
+text = privileges.choose_account(None).text
 try:
-    privileges.choose("{OTHER}")
+    privileges.choose_account("{OTHER}")
 except PermissionDenied as error:
     say([text, str(error)])
 """
@@ -341,7 +341,7 @@ except PermissionDenied as error:
     ],
     ids=["no-setuid", "no-kill", "user-namespace"],
 )
-def test_root_who_cannot_make_workers_another_user_keeps_them_and_says_why(wrap: list[str], text: str) -> None:
+def test_root_that_cannot_give_workers_another_user_says_why(wrap: list[str], text: str) -> None:
     if subprocess.run([*wrap, "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here")
     stay, refusal = process(ASK, wrap=wrap)
@@ -349,7 +349,7 @@ def test_root_who_cannot_make_workers_another_user_keeps_them_and_says_why(wrap:
     assert refusal.startswith(f"user {OTHER}: ") and text in refusal
 
 
-def test_an_ordinary_user_keeps_workers_as_they_are() -> None:
+def test_under_an_ordinary_user_workers_keep_that_user() -> None:
     stay, refusal = process(ASK, wrap=NOBODY)
     assert stay.startswith("workers stay ")
     assert refusal.startswith(f"user {OTHER}: ") and "CAP_SETUID" in refusal and "start as root" in refusal

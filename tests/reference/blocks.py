@@ -1,7 +1,7 @@
-"""Frames, blocks and runs by docs/wire.md alone; none of the program's code is in it.
+"""Frames, blocks and runs, written from docs/wire.md alone. The program's code is not used.
 
-block_frame(packet, ...)      packets_of(body)      one way and the other
-run_frame(...)                Runs().take(body)     shards of a block, and the block of its shards
+block_frame(packet, ...)    packets_of(body)     a block from packets, and packets from a block
+run_frame(...)              Runs().add(body)     shards of a block, and the block from its shards
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ FRAME = struct.Struct(">IB")
 RUN_FIELDS = struct.Struct(">IIBBBBII")
 PACKETS_MAX = 512
 BARE = bytes(10)
-"""The virtio-net header of a packet with which nothing is left to do."""
+"""The virtio-net header of a finished packet."""
 
 
 class Violation(Exception):
-    """The other end does what the document does not let it do."""
+    """The other end does something that the document forbids."""
 
 
 def frame(kind: int, body: bytes = b"") -> bytes:
@@ -33,7 +33,7 @@ def block_frame(*packets: bytes) -> bytes:
 
 
 def packets_of(body: bytes) -> list[bytes]:
-    """Those of a block. A client without offloads gets none with which something is left to do."""
+    """The packets of a block. Violation if one is unfinished: the client has no offloads."""
     (count,) = struct.unpack_from(">H", body)
     lengths = struct.unpack_from(f">{count}I", body, 2)
     at = 2 + 4 * count
@@ -62,19 +62,20 @@ def run_frame(stream: int, number: int, n: int, packets: Sequence[bytes], first:
 
 
 class Runs:
-    """Blocks of all streams, put together from any n of their shards. `wanting`: those that are not whole yet."""
+    """Blocks of all streams, put together from any n of their shards."""
 
     def __init__(self) -> None:
-        self.blocks = {1: 0, 2: 0}  # put together, by whether they have one data shard or more
+        self.blocks = {1: 0, 2: 0}  # blocks put together: those with one data shard, and those with more
         self._shards: dict[tuple[int, int], dict[int, bytes]] = {}
         self._heads: dict[tuple[int, int], tuple] = {}
 
     @property
-    def wanting(self) -> int:
+    def incomplete(self) -> int:
+        """Blocks that are not whole yet."""
         return len(self._shards)
 
-    def take(self, body: bytes) -> list[bytes]:
-        """The block frame that is whole with this run, if one is."""
+    def add(self, body: bytes) -> list[bytes]:
+        """The block frame that this run completes, if it completes one."""
         stream, number, n, m, first, count, size, checksum = RUN_FIELDS.unpack_from(body)
         which, head = (stream, number), (n, m, size, checksum)
         each = erasure_code.shard_size(size, n, m)
@@ -87,7 +88,7 @@ class Runs:
             raise Violation(f"runs of one block do not agree: {head} and {self._heads[which]}")
         shards = self._shards.get(which)
         if shards is None:
-            return []  # it was whole before
+            return []  # the block was complete before
         for shard in range(first, first + count):
             shards[shard] = content[(shard - first) * each :][:each]
         if len(shards) < n:
@@ -98,5 +99,5 @@ class Runs:
             return [content[:each]]
         block = erasure_code.recover(shards, n, m)
         if block[size:].strip(b"\0") or checksum != erasure_code.checksum(block, n, m):
-            raise Violation("what is behind the block's end, or its checksum")
+            raise Violation("bytes behind the end of the block that are not zero, or a wrong checksum")
         return [block[:size]]

@@ -1,12 +1,13 @@
-"""A client of the tunnel written from docs/wire.md alone; none of the program's code is in it, nor in what it imports.
+"""A client of the tunnel, written from docs/wire.md alone. Neither it nor its imports use the program's code.
 
-    client = WireClient(sock, key=key)         a connected socket; greeting step by step, or all of it:
-    client.secure(tls(...))                    TLS, and the certificate's hash
-    client.greet()                             hello, challenge, proof, welcome
-    client.send(packet, ...)                   in a block; send_bare, send_run, keepalive
-    client.packets(seconds)                    what has come in any of these forms: bare IP packets
+    client = WireClient(sock, key=key)       a connected socket
+    client.secure(tls(...))                  TLS, and the certificate hash
+    client.shake_hands()                     hello, challenge, proof, welcome; or each step by itself
+    client.send(packet, ...)                 packets in a block; also send_bare, send_run, keepalive
+    client.receive_packets(seconds)          bare IP packets, from frames of any type
 
-Blocking, each step with a deadline. What the document forbids a server is a Violation; Refused is the server's word.
+It blocks, with a deadline for each step. A Violation is an act of the server that the document forbids; Refused is an
+answer of the server.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ WELCOME_FIELDS = struct.Struct(">BBHB32sB")
 MAGIC = b"tnl\x01"
 LENGTH_LIMIT, WELCOME_LIMIT = 133155, 16384
 ALPN = "tunnel/1"
-TAKES_RUNS = 1
+ACCEPTS_RUNS = 1
 
 
 class Refused(Exception):
-    """`reason`, `text`: as the server says them."""
+    """The server has refused the connection, with this reason and text."""
 
     def __init__(self, reason: int, text: str) -> None:
         super().__init__(f"{reason}: {text}")
@@ -42,7 +43,7 @@ class Refused(Exception):
 
 
 class Ended(Exception):
-    """The server has closed the connection; `how`: "closed", "goodbye" (with close_notify), "reset" or an alert."""
+    """The server has closed the connection. `how`: "closed", "close_notify" (of TLS), "reset", or an alert."""
 
     def __init__(self, how: str) -> None:
         super().__init__(how)
@@ -66,7 +67,7 @@ def tls(
     key: str = "",
     alpn: str = ALPN,
 ) -> ssl.SSLContext:
-    """One version of TLS alone. Paths: with `ca` the certificate is checked as HTTPS does, without not at all."""
+    """A context for one version of TLS alone. With `ca`, a path, it checks the certificate as HTTPS does."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = context.maximum_version = version
     if alpn:
@@ -82,14 +83,14 @@ def tls(
 
 
 class WireClient:
-    """One connection. `wishes`: addresses; `session`: the same for all connections of a client that it opens now."""
+    """One connection. Connections of one client and one session belong together."""
 
     def __init__(
         self,
         sock: socket.socket,
         *,
         key: bytes = b"",
-        wishes: Sequence[str] = (),
+        requested_addresses: Sequence[str] = (),
         offloads: int = 0,
         index: int = 0,
         connections: int = 1,
@@ -104,14 +105,14 @@ class WireClient:
         self.key = key
         self.runs = runs
         self.certificate_hash = b""
-        self.sent_hello = self.seen_challenge = self.server_proof = b""
+        self.sent_hello = self.received_challenge = self.server_proof = b""
         self.welcome: Welcome | None = None
-        self.unknown = 0  # frames of types that the document does not know
-        self.keepalives = 0  # that have come
+        self.unknown = 0  # frames received whose type is not in the document
+        self.keepalives = 0  # keepalives received
         self._seconds = seconds
         self._buffer = bytearray()
         self._ready: list[bytes] = []
-        packed = [ipaddress.ip_address(wish) for wish in wishes]
+        requested = [ipaddress.ip_address(address) for address in requested_addresses]
         self._hello = (
             offloads,
             index,
@@ -120,10 +121,10 @@ class WireClient:
             client,
             session,
             traffic_class,
-            TAKES_RUNS if runs is not None else 0,
+            ACCEPTS_RUNS if runs is not None else 0,
         )
-        self._wishes = b"".join(bytes([wish.version]) + wish.packed for wish in packed)
-        self._wish_count = len(packed)
+        self._addresses = b"".join(bytes([address.version]) + address.packed for address in requested)
+        self._address_count = len(requested)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def __enter__(self) -> WireClient:
@@ -132,10 +133,10 @@ class WireClient:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    # -- the greeting
+    # -- the handshake
 
     def secure(self, context: ssl.SSLContext, name: str | None = None, pin: bytes = b"") -> None:
-        """TLS. `pin`: the certificate hash that the client has been told."""
+        """TLS. `pin`: the certificate hash that the client has been given."""
         self.socket.settimeout(self._seconds)
         try:
             self.socket = context.wrap_socket(self.socket, server_hostname=name, suppress_ragged_eofs=False)
@@ -145,50 +146,52 @@ class WireClient:
             raise Violation(f"ALPN: expected {ALPN}, selected {self.socket.selected_alpn_protocol()}")
         self.certificate_hash = hashlib.sha256(self.socket.getpeercert(True)).digest()
         if pin and not hmac.compare_digest(pin, self.certificate_hash):
-            raise Violation("another certificate than the one that we have been told")
+            raise Violation("another certificate than that of the pin")
 
-    def greet(self, wire_version: int = 1) -> Welcome:
-        """All of it, TLS excepted."""
-        self.say_hello(wire_version)
+    def shake_hands(self, wire_version: int = 1) -> Welcome:
+        """The whole handshake inside TLS."""
+        self.send_hello(wire_version)
         if self.key:
-            self.take_challenge()
-            self.prove(self.proof())
-        return self.take_welcome()
+            self.receive_challenge()
+            self.send_proof(self.proof())
+        return self.receive_welcome()
 
     def hello(self, wire_version: int = 1) -> bytes:
-        """A new one."""
+        """The frame of a HELLO with a new nonce."""
         key_id, nonce = bytes(8), bytes(32)
         if self.key:
             key_id, nonce = _mac(self.key, b"tunnel key id")[:8], secrets.token_bytes(32)
         return frame(
             HELLO,
-            HELLO_FIELDS.pack(MAGIC, wire_version, *self._hello, int(bool(self.key)), key_id, nonce, self._wish_count)
-            + self._wishes,
+            HELLO_FIELDS.pack(
+                MAGIC, wire_version, *self._hello, int(bool(self.key)), key_id, nonce, self._address_count
+            )
+            + self._addresses,
         )
 
-    def say_hello(self, wire_version: int = 1) -> None:
+    def send_hello(self, wire_version: int = 1) -> None:
         self.sent_hello = self.hello(wire_version)
         self.socket.sendall(self.sent_hello)
 
-    def take_challenge(self) -> None:
-        self.seen_challenge = frame(CHALLENGE, self._greeting(CHALLENGE))
-        if len(self.seen_challenge) < FRAME.size + 32:
+    def receive_challenge(self) -> None:
+        self.received_challenge = frame(CHALLENGE, self._receive_message(CHALLENGE))
+        if len(self.received_challenge) < FRAME.size + 32:
             raise Violation("a challenge without a whole nonce")
 
     def proof(self) -> bytes:
-        """Ours, for this connection."""
+        """The mac of the client's proof for this connection."""
         return _mac(self.key, b"tunnel client" + self.transcript())
 
     def transcript(self) -> bytes:
-        parts = b"tunnel greeting", self.sent_hello, self.seen_challenge, self.certificate_hash
+        parts = b"tunnel greeting", self.sent_hello, self.received_challenge, self.certificate_hash
         return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
 
-    def prove(self, mac: bytes) -> None:
+    def send_proof(self, mac: bytes) -> None:
         self.socket.sendall(frame(PROOF, mac))
 
-    def take_welcome(self) -> Welcome:
-        """Refused is one of the two answers."""
-        body = self._greeting(WELCOME)
+    def receive_welcome(self) -> Welcome:
+        """The welcome. Refused, if the server refuses the connection."""
+        body = self._receive_message(WELCOME)
         fields = WELCOME_FIELDS.unpack_from(body)
         self.server_proof = fields[4]
         if self.key:
@@ -199,11 +202,11 @@ class WireClient:
         addresses, at = _prefixed(body, at, fields[5], ipaddress.ip_interface)
         (count,) = struct.unpack_from(">H", body, at)
         routes, at = _prefixed(body, at + 2, count, ipaddress.ip_network)
-        self.welcome = Welcome(*fields[:4], tuple(addresses), tuple(routes))
+        self.welcome = Welcome._make([*fields[:4], tuple(addresses), tuple(routes)])
         return self.welcome
 
-    def _greeting(self, expected: int) -> bytes:
-        found = self.frame(self._seconds, WELCOME_LIMIT)
+    def _receive_message(self, expected: int) -> bytes:
+        found = self.receive_frame(self._seconds, WELCOME_LIMIT)
         if found is None:
             raise TimeoutError(f"no answer within {self._seconds:g} s")
         kind, body = found
@@ -215,8 +218,8 @@ class WireClient:
 
     # -- frames
 
-    def frame(self, seconds: float, limit: int = LENGTH_LIMIT) -> tuple[int, bytes] | None:
-        """The next one; None if it does not come in time. Ended, if the connection is."""
+    def receive_frame(self, seconds: float, limit: int = LENGTH_LIMIT) -> tuple[int, bytes] | None:
+        """The next frame; None if it does not arrive in time. Ended, if the connection has ended."""
         deadline = time.monotonic() + seconds
         buffer = self._buffer
         while True:
@@ -241,27 +244,27 @@ class WireClient:
             except (ConnectionError, ssl.SSLError) as error:
                 raise Ended(_how(error)) from None
             if not data:
-                raise Ended("goodbye" if isinstance(self.socket, ssl.SSLSocket) else "closed")
+                raise Ended("close_notify" if isinstance(self.socket, ssl.SSLSocket) else "closed")
             buffer += data
 
-    def packets(self, seconds: float, count: int = 1) -> list[bytes]:
-        """Bare IP packets, as soon as there are `count`; fewer when the time is over."""
+    def receive_packets(self, seconds: float, count: int = 1) -> list[bytes]:
+        """Bare IP packets, as soon as `count` of them have arrived; fewer when the time is over."""
         deadline = time.monotonic() + seconds
         while len(self._ready) < count:
-            found = self.frame(deadline - time.monotonic())
+            found = self.receive_frame(deadline - time.monotonic())
             if found is None:
                 break
-            self._take(*found)
+            self._add_frame(*found)
         ready, self._ready = self._ready, []
         return ready
 
-    def _take(self, kind: int, body: bytes) -> None:
+    def _add_frame(self, kind: int, body: bytes) -> None:
         if kind == DATA:
             self._ready.append(body)
         elif kind == BLOCK:
             self._ready += packets_of(body)
         elif kind == RUN and self.runs is not None:
-            for block in self.runs.take(body):
+            for block in self.runs.add(body):
                 self._ready += packets_of(block[FRAME.size :])
         elif kind == KEEPALIVE:
             self.keepalives += 1
@@ -269,14 +272,14 @@ class WireClient:
             self.unknown += 1
 
     def send(self, *packets: bytes) -> None:
-        """In one block."""
+        """Send packets in one block."""
         self.socket.sendall(block_frame(*packets))
 
     def send_bare(self, packet: bytes) -> None:
         self.socket.sendall(frame(DATA, packet))
 
     def send_run(self, *shards_of: object) -> None:
-        """See wire_blocks.run_frame."""
+        """Send a run: the arguments are those of run_frame."""
         self.socket.sendall(run_frame(*shards_of))
 
     def keepalive(self) -> None:

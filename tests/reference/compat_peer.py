@@ -1,10 +1,10 @@
-"""A peer that speaks the original program's wire format. Written from its description; no code of ours in it.
+"""A peer that speaks the original program's wire format, written from its description. The program's code is not used.
 
-    length u32 big-endian | type u8 | body      length counts type and body, 1496 at most; more is an error
+    length u32 big-endian | type u8 | body      length counts type and body; it is at most 1496, more is an error
     0x01   one IP packet                        0x02   keepalive, no body
-    other types and frames of length 0 are ignored; there is no greeting; header and body are two writes
 
-`captured` holds every byte that came, for comparison with frames that this file builds.
+Other types and frames of length 0 are ignored. There is no handshake. The length and the rest are two writes.
+`captured` holds every byte received, for comparison with frames that this file builds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ECHO_REQUEST, ECHO_REPLY = 8, 0
 
 
 class FrameTooLong(Exception):
-    """The other side sent a length at which the original ends its connection."""
+    """The other end has sent a length at which the original program ends its connection."""
 
 
 def frame(kind: bytes, body: bytes = b"") -> bytes:
@@ -28,12 +28,12 @@ def frame(kind: bytes, body: bytes = b"") -> bytes:
 
 
 class CompatPeer:
-    """One end of a connection to a program that speaks this format. Reads fail after `patience` seconds."""
+    """One end of a connection to a program that speaks this format. A read fails after `patience` seconds."""
 
     def __init__(self, connection: socket.socket, patience: float = 10.0) -> None:
         self.captured = bytearray()
         self._connection = connection
-        self._taken = 0
+        self._consumed = 0
         connection.settimeout(patience)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as in the original
 
@@ -44,24 +44,24 @@ class CompatPeer:
         self._connection.close()
 
     def write(self, data: bytes) -> None:
-        """Bytes as they are."""
+        """Send bytes as they are."""
         self._connection.sendall(data)
 
     def send(self, kind: bytes, body: bytes = b"") -> None:
-        """A frame as the original writes it: the length, and then the rest."""
+        """Send a frame as the original program does: the length, and then the rest."""
         whole = frame(kind, body)
         self.write(whole[:4])
         self.write(whole[4:])
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Type and body of the next frame; None at the end of the stream. A frame of length 0 has neither."""
-        header = self._take(4)
+        header = self._read(4)
         if header is None:
             return None
         length = int.from_bytes(header, "big")
         if length > LENGTH_MAX:
             raise FrameTooLong(f"length {length}, the original allows {LENGTH_MAX}")
-        rest = self._take(length)
+        rest = self._read(length)
         return None if rest is None else (rest[:1], rest[1:])
 
     def receive_packet(self) -> bytes | None:
@@ -72,14 +72,14 @@ class CompatPeer:
         return None
 
     def ended(self) -> bool:
-        """Wait for the other side to end the connection. True if it did so without a further byte."""
+        """Wait until the other end has ended the connection. True if no further byte came before that."""
         try:
             return self._connection.recv(1) == b""
         except ConnectionResetError:
             return True
 
     def answer_pings(self, count: int) -> list[bytes]:
-        """Be the host behind the tunnel: answer so many echo requests. The requests."""
+        """Answer so many echo requests, as the host behind the tunnel. Returns the requests."""
         requests = []
         while len(requests) < count:
             packet = self.receive_packet()
@@ -90,14 +90,14 @@ class CompatPeer:
                 self.send(DATA, echo_reply(packet))
         return requests
 
-    def _take(self, count: int) -> bytes | None:
-        while len(self.captured) - self._taken < count:
+    def _read(self, count: int) -> bytes | None:
+        while len(self.captured) - self._consumed < count:
             data = self._connection.recv(65536)
             if not data:
                 return None
             self.captured += data
-        start, self._taken = self._taken, self._taken + count
-        return bytes(self.captured[start : self._taken])
+        start, self._consumed = self._consumed, self._consumed + count
+        return bytes(self.captured[start : self._consumed])
 
 
 def checksum(data: bytes) -> int:

@@ -1,8 +1,8 @@
-"""Lost data shards of the others, by docs/fec-code.md alone; none of the program's code is in it. It is not fast.
+"""Recovers lost data shards from others, written from docs/fec-code.md alone. The program's code is not used.
 
-Rows are Python numbers, a shard is a list of p of them. A number of the field is a polynomial in y of p bits, bit k for
-y^k, which turns a shard by k when it multiplies it. Where bit p - 1 is set all bits are flipped: the sum of all powers
-of y counts as nothing.
+It is not fast. A row is a Python number, and a shard is a list of p rows. An element of the field is a polynomial in y
+of p bits, bit k for y^k. Multiplied by y^k, a shard is rotated by k rows. Where bit p - 1 is set, all bits are flipped:
+the sum of all powers of y is zero.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def prime(n: int, m: int) -> int:
 
 
 def shard_size(size: int, n: int, m: int) -> int:
-    """Of a block of `size` bytes."""
+    """Bytes of a shard of a block of `size` bytes."""
     unit = (prime(n, m) - 1) * 8
     return size if n == 1 else -(-size // (n * unit)) * unit
 
 
 def checksum(data: bytes, n: int, m: int) -> int:
-    """Of the n data shards."""
+    """The checksum of the n data shards."""
     width = len(data) // (n * (prime(n, m) - 1))
     rows = (struct.unpack_from(f"<{width // 8}Q", data, at) for at in range(0, len(data), width))
     return zlib.crc32(b"".join((sum(row) % (1 << 64)).to_bytes(8, "little") for row in rows))
@@ -102,7 +102,7 @@ def _reciprocal(a: int, p: int) -> int:
 
 
 def _inverse(matrix: list[list[int]], p: int) -> list[list[int]]:
-    """By Gauss and Jordan."""
+    """The inverse of a matrix, by Gauss-Jordan elimination."""
     size = len(matrix)
     work = [row + [int(i == j) for j in range(size)] for i, row in enumerate(matrix)]
     for column in range(size):

@@ -1,9 +1,9 @@
-"""IP packets with ICMP echoes, made and read by hand (RFC 791, 792, 8200, 4443): none of the program's code is in it.
+"""IP packets with ICMP echoes, made and read by hand (RFC 791, 792, 8200, 4443). The program's code is not used.
 
-echo_request("10.0.0.2", "10.0.0.1", 7)     a packet
-reply_to(packet)                            the answer to an echo request; None to anything else
-is_reply(packet, request)                   whether it answers that one
-udp_payload(packet)                         of a datagram whose checksums are right; None of anything else
+echo_request("10.0.0.2", "10.0.0.1", 7)     an echo request
+reply_to(packet)                            the reply to an echo request; None for any other packet
+is_reply(packet, request)                   whether the packet answers the request
+udp_payload(packet)                         the payload of a UDP datagram with right checksums; None for others
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def udp_payload(packet: bytes) -> bytes | None:
 
 
 def _parts(packet: bytes) -> tuple[int, bytes, bytes, int, bytes]:
-    """Version, source, destination, protocol, and what is behind the header."""
+    """Version, source, destination, protocol, and the bytes behind the header."""
     if packet[0] >> 4 == 4:
         return 4, packet[12:16], packet[16:20], packet[9], packet[(packet[0] & 15) * 4 :]
     return 6, packet[8:24], packet[24:40], packet[6], packet[40:]
@@ -70,7 +70,7 @@ def _pseudo(version: int, source: bytes, destination: bytes, protocol: int, mess
 
 
 def _checksum(data: bytes) -> int:
-    """RFC 1071; 0 over data that has its own in it."""
+    """RFC 1071; 0 over data that includes its own checksum."""
     data += b"\0" * (len(data) % 2)
     total = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:

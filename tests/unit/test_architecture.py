@@ -75,7 +75,7 @@ def test_only_the_packages_that_we_depend_on_are_imported(path: Path) -> None:
 
 
 def loaded(statement: str) -> set[str]:
-    """What a fresh interpreter, isolated as a worker's, has loaded after it."""
+    """The modules that a fresh interpreter, isolated as a worker's, has loaded after the statement."""
     script = f"{statement}\nimport sys, json\nprint(json.dumps(sorted(sys.modules)))"
     bare = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
     return set(json.loads(bare.stdout))

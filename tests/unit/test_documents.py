@@ -1,32 +1,20 @@
-"""The documents that other people implement from say what the code does."""
+"""Documents from which others implement agree with the code."""
 
 import hashlib
 import re
 from ipaddress import ip_address, ip_interface, ip_network
-from pathlib import Path
 
 from pipeline.fec import shard
 from pipeline.runtime import topology
-from pipeline.shm import layout, slot
-from pipeline.shm.slot import SLOT, SLOT_BYTES_MIN, seal
+from pipeline.shm import layout
+from pipeline.shm.slot import SLOT_BYTES_MIN, read_header, seal_block
 from pipeline.wire import auth, block, framing, messages
 from tests.harness.run_header import decode
+from tests.harness.wire_document import named_example
 from tests.support import ROOT
 
 DOCS = ROOT / "docs"
 OFFLOADS = 0x6F
-
-
-def _named_example() -> dict[str, bytes]:
-    """The indented values of the greeting with a key in docs/wire.md: a name, or spaces, and hexadecimal bytes."""
-    text = (DOCS / "wire.md").read_text()
-    values: dict[str, str] = {}
-    name = ""
-    for line in text[text.index("### A greeting with a key, in bytes") : text.index("## Blocks")].splitlines():
-        if line.startswith("    "):
-            name = line[:22].strip() or name
-            values[name] = values.get(name, "") + line[22:]
-    return {name: bytes.fromhex(value) for name, value in values.items()}
 
 
 def _examples() -> list[bytes]:
@@ -52,8 +40,8 @@ def test_the_examples_of_the_wire_format_are_what_the_code_makes():
     assert (first, lengths) == (11, (38,))
     slot = memoryview(bytearray(SLOT_BYTES_MIN))
     slot[layout.SLOT_BODY_AT : layout.SLOT_BODY_AT + 38] = view[11:]
-    seal(slot, [38], layout.SLOT_BODY_AT + 38, 0, 0)
-    start, length, _, _ = SLOT.unpack_from(slot)
+    seal_block(slot, [38], layout.SLOT_BODY_AT + 38, 0, 0)
+    start, length, _, _ = read_header(slot)
     assert slot[start : start + length] == packet_block
     header = decode(memoryview(run), 0, len(run) - 4)
     assert header == (0x301, 7, 1, 1, 0, 1, len(packet_block), 0)
@@ -61,8 +49,8 @@ def test_the_examples_of_the_wire_format_are_what_the_code_makes():
     assert run[shard.RUN_BYTES :] == packet_block
 
 
-def test_the_greeting_with_a_key_in_the_wire_format_is_what_the_code_makes():
-    example = _named_example()
+def test_the_handshake_with_a_key_in_the_wire_format_is_what_the_code_makes():
+    example = named_example()
     key, transcript = example["key"], example["transcript"]
     hello = messages.decode(example["hello"])
     assert (
@@ -114,8 +102,8 @@ def test_the_reasons_of_a_refusal_in_the_wire_format_are_those_of_the_code():
 def test_the_limits_in_the_wire_format_are_those_of_the_code():
     text = (DOCS / "wire.md").read_text()
     assert f"A length above {framing.LENGTH_LIMIT} ends" in text
-    assert f"one above {framing.HELLO_LENGTH_LIMIT} does that comes from a client" in text
-    assert f"one above {framing.WELCOME_LENGTH_LIMIT} that\n  comes from a server" in text
+    assert f"a length above {framing.HELLO_LENGTH_LIMIT} from a client" in text
+    assert f"or above\n  {framing.WELCOME_LENGTH_LIMIT} from a server" in text
     assert text.count(f"addresses, at most {messages.ADDRESSES_MAX} |") == 2
     assert f"routes, at most {messages.PUSHED_ROUTES_MAX} |" in text
     assert f"at most {messages.TEXT_BYTES_MAX} bytes" in text
@@ -129,8 +117,8 @@ def _drawn(kind: str, shape: str) -> str:
     own, other = ("j", "i") if kind == "inbound" else ("i", "j")
     stages = []
     for stage in topology.RINGS[shape].get(kind, ()):
-        names = [f"{worker}_{other if reach is topology.EACH else own}" for worker, _, reach in stage]
-        stages.append("{ " + ", ".join(names) + " }" if stage[0][2] is topology.EACH else names[0])
+        names = [f"{visitor.worker}_{other if visitor.group else own}" for visitor in stage]
+        stages.append("{ " + ", ".join(names) + " }" if stage[0].group else names[0])
     return " -> ".join(stages)
 
 
@@ -157,26 +145,26 @@ def test_every_offset_in_the_shared_memory_document_is_the_codes():
 
 def test_the_magics_in_the_shared_memory_document_are_the_codes():
     text = (DOCS / "shared-memory.md").read_text()
-    documented = dict(re.findall(r"^\| `([A-Z_]+_MAGIC)_AT` .* \| \"(.{8})\" \|$", text, re.MULTILINE))
+    documented = dict(re.findall(r"^\| `([A-Z_]+_MAGIC)` \| \"(.{8})\" \|", text, re.MULTILINE))
     assert {name: int.from_bytes(magic.encode(), "little") for name, magic in documented.items()} == {
         name: value for name, value in vars(layout).items() if name.endswith("_MAGIC")
     }
 
 
-def test_lines_and_rows_are_where_the_shared_memory_document_says():
+def test_records_and_status_rows_are_where_the_shared_memory_document_says():
     text = (DOCS / "shared-memory.md").read_text()
-    table = text[text.index("| lines | written by |") : text.index("So the line of peer p in table k")]
+    table = text[text.index("| records | written by |") : text.index("So the record of peer p in table k")]
     assert (
         tuple(re.findall(r"^\| ([a-z]+) \| (?:tcp|tun) (?:in|out)bound duty \|$", table, re.MULTILINE))
         == layout.LANE_RECORDS
     )
     capacity, lanes, rows = 5, 3, 70
 
-    def line(lane: int, table: int, peer: int) -> int:
+    def record_at(lane: int, table: int, peer: int) -> int:
         return layout.RECORDS_AT + 64 * (capacity * (1 + 4 * lane + table) + peer)
 
     for lane in range(lanes):
         for number, kind in enumerate(layout.LANE_RECORDS):
-            assert layout.records_at(capacity, lane, kind) == line(lane, number, 0)
-        assert layout.rows_at(capacity, lanes, rows, lane) == line(lanes, 0, 0) + 128 * rows * lane
-    assert layout.peer_table_bytes(capacity, lanes, rows) == layout.rows_at(capacity, lanes, rows, lanes)
+            assert layout.records_at(capacity, lane, kind) == record_at(lane, number, 0)
+        assert layout.status_rows_at(capacity, lanes, rows, lane) == record_at(lanes, 0, 0) + 128 * rows * lane
+    assert layout.peer_table_bytes(capacity, lanes, rows) == layout.status_rows_at(capacity, lanes, rows, lanes)

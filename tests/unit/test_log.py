@@ -32,7 +32,7 @@ class Pipe(io.RawIOBase):
 
 
 class Broken(Pipe):
-    """Whoever read it has gone."""
+    """A pipe whose reader has gone."""
 
     def write(self, data) -> int:
         raise BrokenPipeError
@@ -76,7 +76,7 @@ def test_a_line_of_text_says_when_how_grave_which_instance_and_which_process(sta
     assert re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z warning town tcp-0: connection 7 ended\n", written[0])
 
 
-def test_a_line_of_json_says_the_same(start: Start) -> None:
+def test_a_line_of_json_has_the_same_fields(start: Start) -> None:
     written = start("tcp-0", "info", "json")
     LOG.error('a "quoted" text\nin two lines')
     assert len(written) == 1
@@ -99,14 +99,14 @@ def test_a_failure_with_its_stack_is_one_write(start: Start, form: str) -> None:
 
 
 @pytest.mark.parametrize(("level", "shown"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
-def test_what_is_below_the_level_is_not_written(start: Start, level: str, shown: int) -> None:
+def test_lines_below_the_level_are_not_written(start: Start, level: str, shown: int) -> None:
     written = start("tcp-0", level, "text")
     for say in (LOG.debug, LOG.info, LOG.warning, LOG.error):
         say("a line")
     assert len(written) == shown
 
 
-def test_starting_again_replaces_what_was_there(start: Start) -> None:
+def test_a_second_start_replaces_the_first(start: Start) -> None:
     first = start("tcp-0", "info", "text")
     second = start("tcp-0", "info", "text")
     LOG.info("once")
@@ -114,9 +114,9 @@ def test_starting_again_replaces_what_was_there(start: Start) -> None:
 
 
 def test_a_lost_standard_error_costs_the_lines_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(Broken(), "utf-8", write_through=True))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(Broken(), 1), "utf-8", write_through=True))
     log.start("town", "tcp-0", "info", "text")
-    LOG.error("nobody reads this")
+    LOG.error("without a reader")
 
 
 @pytest.mark.parametrize(
@@ -129,12 +129,12 @@ def test_a_lost_standard_error_costs_the_lines_and_nothing_else(monkeypatch: pyt
         ("caf\xe9 \u202e", r"caf\xe9 \u202e"),
     ],
 )
-def test_what_a_terminal_would_obey_is_shown_instead(text: str, shown: str) -> None:
+def test_control_characters_are_shown_instead_of_obeyed(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
 @given(st.text(st.characters(blacklist_categories=())))
-def test_whatever_a_peer_says_becomes_printable_ascii(text: str) -> None:
+def test_any_text_of_a_peer_becomes_printable_ascii(text: str) -> None:
     shown = printable(text)
     assert shown.isascii()
     assert shown.isprintable()

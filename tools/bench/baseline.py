@@ -1,9 +1,9 @@
-"""The least that a tunnel in Python has to do, as a yardstick beside the tunnel: python -m tools.bench.baseline ...
+"""The baseline relay, the least that a tunnel in Python has to do: python -m tools.bench.baseline ...
 
-One process per direction: a packet is read from TUN into a buffer that never changes, its length goes in front, one
-blocking send; on the other side one large receive, one write per packet. Offloads as in the tunnel. No rings, no
-second worker, no supervision, no checks, no reconnection: what the tunnel is slower by is what those cost, and what
-the bare link is faster by is what leaving the kernel costs.
+One process serves each direction. The sender reads a packet from TUN into a buffer that never changes, writes the
+length in front, and does one blocking send. The receiver does one large receive and one write for each packet.
+Offloads are as in the tunnel. There are no rings, no second worker, no supervision, no checks and no reconnection.
+The tunnel is slower than this relay by the cost of those; the bare link is faster by the cost of leaving the kernel.
 
     listen TUN ADDRESS PORT          dial TUN ADDRESS HOST PORT
 """
@@ -29,13 +29,13 @@ MTU = 1400
 QUEUE_PACKETS = 1000
 PACKET_BYTES = 70_000
 RECEIVE_BYTES = 400_000
-NAME = "yardstick0"
+NAME = "baseline0"
 SERVER_ADDRESS, CLIENT_ADDRESS, PREFIX_LENGTH = "10.79.0.1", "10.79.0.2", 24
 STOP_SECONDS = 5.0
 
 
 @contextmanager
-def yardstick(server: Node, client: Node) -> Iterator[str]:
+def baseline(server: Node, client: Node) -> Iterator[str]:
     """Run it between two nodes: the server's address inside."""
     port = server.free_port()
     command = [sys.executable, "-P", "-m", "tools.bench.baseline"]
@@ -44,7 +44,7 @@ def yardstick(server: Node, client: Node) -> Iterator[str]:
         client.popen([*command, "dial", NAME, f"{CLIENT_ADDRESS}/{PREFIX_LENGTH}", server.address, port]),
     ]
     try:
-        until(lambda: not ping(client, SERVER_ADDRESS, count=1, timeout=0.5).lost, "a ping through the yardstick")
+        until(lambda: not ping(client, SERVER_ADDRESS, count=1, timeout=0.5).lost, "a ping through the baseline")
         yield SERVER_ADDRESS
     finally:
         stop(ends, STOP_SECONDS)

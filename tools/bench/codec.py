@@ -1,13 +1,13 @@
-"""The erasure code against zfec on the same blocks, in one run: python -m tools.bench.codec [--json]
+"""The erasure code against zfec on equal blocks, in one run: python -m tools.bench.codec [--json]
 
-Each round times the one and then the other, a few milliseconds each; a value is the median of its rounds, a ratio the
-median of the rounds' ratios, so that a machine that changes its speed changes both sides. Time is the thread's time on
-a processor: what others use it for does not count. GB/s counts the bytes of the block. Before anything is timed, both
-have recovered the block.
+Each round times one codec and then the other, for a few milliseconds each. A value is the median of its rounds, a
+ratio is the median of the rounds' ratios; so a machine that changes its speed changes both sides. Time is the
+thread's time on a processor. GB/s counts the bytes of the block. Before the timing, both codecs have recovered the
+block.
 
-Each is called the way it is made for. Ours codes in place, in an area at an odd address as in a slot of a ring. zfec
-takes the shards as `bytes` and returns new ones, of which it is asked for the parity shards alone. Lost are the first
-data shards.
+Each codec is called in the way that it is made for. Ours codes in place, in an area at an odd address, as in a slot
+of a ring. zfec takes the shards as `bytes` and returns new ones; it is asked for the parity shards alone. The lost
+shards are the first data shards.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ import numpy as np
 
 from pipeline.errors import LocalError
 from pipeline.fec import codec, shard
-from tools.bench.machine import machine
-from tools.bench.throughput_report import Machine
+from tools.bench.command import DONE, FAILED, print_result
+from tools.bench.machine import Machine, machine
 
 try:
     import zfec
 except ImportError:
     zfec = None
 
-DONE, FAILED = 0, 1
 SCHEMA_VERSION = 1
 BLOCKS = (65536, 12000, 4800)  # a full block, the least that is cut into 10 data shards, and one that is cut into 4
 SLICE_NS = 2_000_000  # short beside a time slice of the kernel, so that most rounds are not interrupted
@@ -115,9 +114,9 @@ class Bench:
         self._expect(b"".join(decoder.decode(shards, numbers)), "zfec")
         return lambda: decoder.decode(shards, numbers)
 
-    def _expect(self, content: bytes | memoryview, who: str) -> None:
+    def _expect(self, content: bytes | memoryview, codec: str) -> None:
         if content != self._content:
-            raise LocalError(f"{who} has not recovered the block of {self._n} + {self._m} shards")
+            raise LocalError(f"{codec} has not recovered the block of {self._n} + {self._m} shards")
 
     def _row(self, what: str, ours: Callable, theirs: Callable | None) -> Row:
         pair = [ours] if theirs is None else [ours, theirs]
@@ -144,12 +143,8 @@ def _nanoseconds(call: Callable, times: int) -> float:
 
 def table(result: Result) -> str:
     """For people."""
-    known = result.machine
     lines = [
-        (
-            f"{known.cores} cores, {known.cpu}, Linux {known.kernel}, Python {known.python}, numpy {result.numpy}, "
-            f"zfec {result.zfec or 'is not installed'}; {result.rounds} rounds"
-        )
+        (f"{result.machine}, numpy {result.numpy}, zfec {result.zfec or 'is not installed'}; {result.rounds} rounds")
     ]
     block = None
     for row in result.rows:
@@ -188,10 +183,7 @@ def main(argv: list[str]) -> int:
     result = Result(
         machine=machine(), numpy=np.__version__, zfec=zfec and zfec.__version__, rounds=options.rounds, rows=rows
     )
-    if options.json:
-        print(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
-    else:
-        print(table(result))
+    print_result(options, result, table)
     return DONE
 
 

@@ -1,20 +1,19 @@
-"""`bench hub`: a server with many clients, and what they, and strangers, cost the others.
+"""`bench hub`: a server with many clients; what clients, and connections that never authenticate, cost the others.
 
-    idle       so many light clients connect at once and then say nothing: time, memory, CPU; who answers a ping
-    returns    the server ends (SIGTERM, SIGKILL), another takes its place: until all clients are back
+    idle       many light clients connect at once and then send keepalives alone: time, memory, CPU, answered pings
+    returns    the server ends (SIGTERM, SIGKILL), another takes its place: time until all clients are back
     clients    one TCP stream from client to client, and from client to server, beside the bare link
     deaf       one TCP stream to a client while packets go to a peer that reads them, and to one that reads nothing
-    garbage    one from a client while strangers open connections that are no greeting, there and at nobody's port
+    garbage    one TCP stream from a client while others open connections and send garbage, here and at a closed port
 
-Each has a lab and a server of its own (tools/bench/hub_testbed.py). What is compared is measured in turn, `--rounds`
-times; a value is the median of its rounds, a ratio the median of the rounds' ratios. All of it, the clients, the load
-and the strangers, shares this machine's cores.
+Each has a lab and a server of its own (tools/bench/hub_testbed.py). Compared values are measured in turn, `--rounds`
+times. A value is the median of its rounds, a ratio is the median of the rounds' ratios. Clients, load and garbage
+share this machine's cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import statistics
 import subprocess
@@ -28,12 +27,14 @@ from pathlib import Path
 
 import msgspec
 
-from tools.bench import DONE, FAILED, INTERRUPTED, NO_PERMISSION, machine, measure
+from tools.bench import measure
+from tools.bench.command import Log, progress, run_command
 from tools.bench.hub_report import Compared, Garbage, HubResult, Idle, Return, table
-from tools.bench.hub_testbed import CLIENT_ADDRESSES, CROWD_NETWORK, SERVER_ADDRESS, Bed, open_bed
-from tools.lab.namespace import LabError, stop
+from tools.bench.hub_testbed import CLIENT_ADDRESSES, SERVER_ADDRESS, SWARM_NETWORK, Testbed, open_testbed
+from tools.bench.machine import machine
+from tools.lab.namespace import stop
 from tools.lab.network import Node
-from tools.lab.waiting import Overdue, until
+from tools.lab.waiting import until
 from tools.load.flood import Flooded
 from tools.tunnel_pair import CARRIER_PORT
 
@@ -45,11 +46,9 @@ FILL_SECONDS = 60
 NOBODYS_PORT = 9
 """Discard (RFC 863); nobody listens there in a namespace of our own."""
 
-Log = Callable[[str], None]
-
 
 class Bench:
-    """All measurements, each with a bed of its own."""
+    """All measurements, each with a testbed of its own."""
 
     def __init__(self, options: argparse.Namespace, result: HubResult, log: Log) -> None:
         self._options = options
@@ -57,34 +56,34 @@ class Bench:
         self._log = log
 
     @contextmanager
-    def _bed(self, what: str) -> Iterator[Bed]:
+    def _testbed(self, what: str) -> Iterator[Testbed]:
         self._log(f"{what}: starting the server")
         with tempfile.TemporaryDirectory(prefix="tunnel-hub-") as directory:
-            with open_bed(Path(directory), self._options.set) as bed:
-                yield bed
-            self._result.left_behind += bed.left_behind
+            with open_testbed(Path(directory), self._options.set) as testbed:
+                yield testbed
+            self._result.left_behind += testbed.left_behind
 
     def idle(self) -> None:
-        """Without clients, and with all of them, who say keepalives and nothing else."""
+        """Without clients, and with all of them, which send keepalives alone."""
         clients = self._options.clients
-        with self._bed("idle") as bed:
+        with self._testbed("idle") as testbed:
             time.sleep(self._options.settle)
-            empty, cpu_empty = bed.memory(), self._cpu(bed)
+            empty, cpu_empty = testbed.memory(), self._cpu(testbed)
             self._log(f"idle: {clients} clients connect")
-            crowd = bed.crowd(clients)
-            crowd.wait()
+            swarm = testbed.swarm(clients)
+            swarm.wait()
             time.sleep(self._options.settle)
-            full, cpu_full = bed.memory(), self._cpu(bed)
-            pingable = bed.reachable(bed.addresses())
-            summary = crowd.finish()
+            full, cpu_full = testbed.memory(), self._cpu(testbed)
+            pingable = testbed.reachable(testbed.addresses())
+            summary = swarm.finish()
             self._result.idle = Idle(
                 clients=clients,
                 connections=summary.connections_each,
                 invited_seconds=summary.invited_seconds,
                 first_seconds=summary.first_seconds,
                 complete_seconds=summary.complete_seconds,
-                greeting_p50_ms=summary.greeting_p50_ms,
-                greeting_p99_ms=summary.greeting_p99_ms,
+                handshake_p50_ms=summary.handshake_p50_ms,
+                handshake_p99_ms=summary.handshake_p99_ms,
                 failed=summary.failed,
                 pingable=pingable,
                 bytes_empty=empty,
@@ -95,17 +94,17 @@ class Bench:
             )
 
     def returns(self) -> None:
-        """The same clients come back twice."""
+        """Clients come back after the server has ended, twice."""
         clients = self._options.returning
-        with self._bed("returns") as bed:
-            crowd = bed.crowd(clients)
-            crowd.wait()
+        with self._testbed("returns") as testbed:
+            swarm = testbed.swarm(clients)
+            swarm.wait()
             for number in (signal.SIGTERM, signal.SIGKILL):
                 name = signal.Signals(number).name
                 self._log(f"returns: {name} to the server with {clients} clients")
-                attempts = crowd.now.attempts
-                ended, running = bed.restart(number)
-                first, complete = crowd.wait(complete=False, after=running), crowd.wait(after=running)
+                attempts = swarm.samples[-1].attempts
+                ended, running = testbed.restart(number)
+                first, complete = swarm.wait(complete=False, after=running), swarm.wait(after=running)
                 self._result.returns.append(
                     Return(
                         how=name,
@@ -116,14 +115,14 @@ class Bench:
                         attempts=complete.attempts - attempts,
                     )
                 )
-            crowd.finish()
+            swarm.finish()
 
     def clients(self) -> None:
         """From one to another, and from one to the server."""
-        with self._bed("clients") as bed:
+        with self._testbed("clients") as testbed:
             for name in CLIENT_ADDRESSES:
-                bed.client(name)
-            hub, one, two = (bed.lab[name] for name in ("hub", "one", "two"))
+                testbed.client(name)
+            hub, one, two = (testbed.lab[name] for name in ("hub", "one", "two"))
             self._result.client_to_server = self._compared(
                 "client to server",
                 partial(self._gbit, one, hub, hub.address),
@@ -137,45 +136,45 @@ class Bench:
 
     def deaf(self) -> None:
         """Once as much waits for the deaf one as ever will."""
-        with self._bed("deaf") as bed:
-            bed.client("one")
-            stream = partial(self._gbit, bed.lab["hub"], bed.lab["one"], CLIENT_ADDRESSES["one"])
-            hearing = self._member(bed)
-            deaf = self._member(bed, "--deaf", 1)
+        with self._testbed("deaf") as testbed:
+            testbed.client("one")
+            stream = partial(self._gbit, testbed.lab["hub"], testbed.lab["one"], CLIENT_ADDRESSES["one"])
+            hearing = self._member(testbed)
+            deaf = self._member(testbed, "--deaf", 1)
             self._log("deaf: its queue fills")
-            with self._packets(bed, deaf, FILL_PACKETS):
+            with self._packets(testbed, deaf, FILL_PACKETS):
                 until(
-                    lambda: bed.server.running()["counters"]["tcp.dropped_peer_full"],
+                    lambda: testbed.server.running()["counters"]["tcp.dropped_peer_full"],
                     "packets dropped for the peer that reads nothing",
                     FILL_SECONDS,
                 )
             self._result.deaf = self._compared(
                 "deaf",
-                partial(self._beside_packets, bed, hearing, stream),
-                partial(self._beside_packets, bed, deaf, stream),
+                partial(self._beside_packets, testbed, hearing, stream),
+                partial(self._beside_packets, testbed, deaf, stream),
             )
 
-    def _member(self, bed: Bed, *options: object) -> str:
+    def _member(self, testbed: Testbed, *options: object) -> str:
         """The address of another light client, which is connected."""
-        before = set(bed.addresses())
-        bed.crowd(1, *options).wait()
-        (address,) = set(bed.addresses()) - before
+        before = set(testbed.addresses())
+        testbed.swarm(1, *options).wait()
+        (address,) = set(testbed.addresses()) - before
         return address
 
     def garbage(self) -> None:
         """At the server, and at a port where nobody listens."""
-        with self._bed("garbage") as bed:
-            bed.client("one")
-            hub, one = bed.lab["hub"], bed.lab["one"]
+        with self._testbed("garbage") as testbed:
+            testbed.client("one")
+            hub, one = testbed.lab["hub"], testbed.lab["one"]
             stream = partial(self._gbit, one, hub, SERVER_ADDRESS, seconds=self._options.garbage_seconds)
-            before = bed.server.running()["counters"]
+            before = testbed.server.running()["counters"]
             floods: list[Flooded] = []
             at_server = self._compared(
-                "garbage at the server", stream, partial(self._beside_flood, bed, CARRIER_PORT, stream, floods)
+                "garbage at the server", stream, partial(self._beside_flood, testbed, CARRIER_PORT, stream, floods)
             )
-            after = bed.server.running()["counters"]
+            after = testbed.server.running()["counters"]
             at_nobody = self._compared(
-                "garbage at nobody", stream, partial(self._beside_flood, bed, NOBODYS_PORT, stream, [])
+                "garbage at nobody", stream, partial(self._beside_flood, testbed, NOBODYS_PORT, stream, [])
             )
             counted = {
                 name.removeprefix("tcp."): count - before[name]
@@ -191,8 +190,10 @@ class Bench:
         for number in range(self._options.rounds):
             self._log(f"{what}: round {number + 1} of {self._options.rounds}")
             pairs.append((plain(), beside()))
+        alone, together = ([pair[side] for pair in pairs] for side in (0, 1))
         return Compared(
-            *(statistics.median(values) for values in zip(*pairs, strict=True)),
+            statistics.median(alone),
+            statistics.median(together),
             statistics.median(other / one for one, other in pairs),
             *map(list, zip(*pairs, strict=True)),
         )
@@ -200,14 +201,14 @@ class Bench:
     def _gbit(self, source: Node, sink: Node, address: str, seconds: float = 0) -> float:
         return measure.tcp_gbit(source, sink, address, seconds or self._options.seconds)
 
-    def _beside_packets(self, bed: Bed, address: str, stream: Callable[[], float]) -> float:
-        with self._packets(bed, address, PACKETS):
+    def _beside_packets(self, testbed: Testbed, address: str, stream: Callable[[], float]) -> float:
+        with self._packets(testbed, address, PACKETS):
             return stream()
 
-    def _packets(self, bed: Bed, address: str, rate: int) -> AbstractContextManager:
+    def _packets(self, testbed: Testbed, address: str, rate: int) -> AbstractContextManager:
         """From the server's node, while the block runs."""
         return self._running(
-            bed.lab["hub"],
+            testbed.lab["hub"],
             "tools.load.generators",
             "udp-source",
             address,
@@ -220,18 +221,18 @@ class Bench:
             rate * FILL_SECONDS,
         )
 
-    def _beside_flood(self, bed: Bed, port: int, stream: Callable[[], float], floods: list[Flooded]) -> float:
+    def _beside_flood(self, testbed: Testbed, port: int, stream: Callable[[], float], floods: list[Flooded]) -> float:
         with self._running(
-            bed.lab["crowd"],
+            testbed.lab["swarm"],
             "tools.load.flood",
-            bed.lab["hub"].address,
+            testbed.lab["hub"].address,
             port,
             "--rate",
             self._options.garbage_rate,
             "--seconds",
             self._options.garbage_seconds,
             "--source",
-            CROWD_NETWORK,
+            SWARM_NETWORK,
         ) as flood:
             gbit = stream()
             said, _ = flood.communicate(timeout=FLOOD_SPARE_SECONDS)
@@ -248,9 +249,9 @@ class Bench:
             finally:
                 stop([process], FLOOD_SPARE_SECONDS)
 
-    def _cpu(self, bed: Bed) -> dict[str, float]:
+    def _cpu(self, testbed: Testbed) -> dict[str, float]:
         """Percent of one core over `--seconds`, by process."""
-        pids = bed.server.pids()
+        pids = testbed.server.pids()
         before = {name: measure.cpu_seconds(pid) for name, pid in pids.items()}
         began = time.monotonic()
         time.sleep(self._options.seconds)
@@ -258,42 +259,19 @@ class Bench:
         return {name: 100 * (measure.cpu_seconds(pid) - before[name]) / took for name, pid in pids.items()}
 
 
-def run(options: argparse.Namespace, log: Log) -> HubResult:
+def run(options: argparse.Namespace) -> HubResult:
     """LabError or Overdue when anything of it does not work."""
     measure.require_iperf3()
     result = HubResult(machine=machine(), seconds=options.seconds, rounds=options.rounds, settings=options.set)
-    bench = Bench(options, result, log)
-    for name in options.only or MEASUREMENTS:
-        getattr(bench, name)()
+    with progress(options) as log:
+        bench = Bench(options, result, log)
+        for name in options.only or MEASUREMENTS:
+            getattr(bench, name)()
     return result
 
 
 def main(argv: list[str]) -> int:
-    options = _parser().parse_args(argv)
-    if os.geteuid() != 0:
-        print("bench hub: needs root (network namespaces, TUN); run it with sudo", file=sys.stderr)
-        return NO_PERMISSION
-    quiet = options.json or not sys.stderr.isatty()
-
-    def log(text: str) -> None:
-        if not quiet:
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    try:
-        result = run(options, log)
-    except (LabError, Overdue) as error:
-        print(f"bench hub: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("bench hub: interrupted; everything is taken down", file=sys.stderr)
-        return INTERRUPTED
-    finally:
-        log("")
-    if options.json:
-        print(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
-    else:
-        print(table(result))
-    return FAILED if result.left_behind else DONE
+    return run_command("bench hub", _parser().parse_args(argv), run, table)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -308,7 +286,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=8,
         metavar="S",
-        help="before clients, and their last greetings, count as idle (%(default)s)",
+        help="before clients count as idle, so that their last handshakes are over (%(default)s)",
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="one and the other in turn (%(default)s)")
     parser.add_argument("--garbage-rate", type=float, default=1000, metavar="N", help="a second (%(default)s)")

@@ -1,11 +1,11 @@
-"""What `bench hub` found, as values and as a table. schema_version counts up when a field changes its meaning or
+"""The results of `bench hub`, as values and as a table. schema_version counts up when a field changes its meaning or
 goes."""
 
 from __future__ import annotations
 
 import msgspec
 
-from tools.bench.throughput_report import Machine
+from tools.bench.machine import Machine
 from tools.load.flood import Flooded
 
 SCHEMA_VERSION = 1
@@ -29,12 +29,12 @@ class Idle(msgspec.Struct, kw_only=True):
     connections: int
     invited_seconds: float
     """To add them to the running server, one by one."""
-    first_seconds: float
+    first_seconds: float | None
     """From the first attempt until all had a connection."""
-    complete_seconds: float
+    complete_seconds: float | None
     """Until all had all of their connections."""
-    greeting_p50_ms: float
-    greeting_p99_ms: float
+    handshake_p50_ms: float
+    handshake_p99_ms: float
     failed: dict[str, int]
     """Attempts that ended before the welcome, by reason."""
     pingable: int
@@ -58,20 +58,20 @@ class Return(msgspec.Struct):
     """From the signal until the next server ran."""
     back_seconds: float
     """From then until all clients had a connection."""
-    complete_seconds: float
+    complete_seconds: float | None
     """From then until all had all of their connections."""
     attempts: int
 
 
 class Garbage(msgspec.Struct):
-    """One TCP stream of a client to the server beside a flood of connections that are no greeting."""
+    """One TCP stream of a client to the server, beside a flood of connections that send no handshake."""
 
     at_server: Compared
     at_nobody: Compared
     """Beside the same flood to a port where nobody listens: what the flood itself costs this machine."""
     flood: Flooded
     counted: dict[str, int]
-    """What the server counted."""
+    """The server's counters."""
 
 
 class HubResult(msgspec.Struct, kw_only=True):
@@ -91,15 +91,15 @@ class HubResult(msgspec.Struct, kw_only=True):
     same packets to a peer that reads nothing."""
     left_behind: list[str] = []
 
+    @property
+    def failed(self) -> bool:
+        return bool(self.left_behind)
+
 
 def table(result: HubResult) -> str:
     """For people."""
-    machine = result.machine
     lines = [
-        (
-            f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}; "
-            f"{result.rounds} rounds of {result.seconds} s"
-        ),
+        f"{result.machine}; {result.rounds} rounds of {result.seconds} s",
         f"settings: {' '.join(result.settings) or 'defaults'}",
     ]
     if result.idle:
@@ -125,7 +125,7 @@ def table(result: HubResult) -> str:
     if result.garbage:
         compared += [
             ("beside a flood of garbage at the server", result.garbage.at_server),
-            ("beside the same at nobody's port", result.garbage.at_nobody),
+            ("beside that garbage at a closed port", result.garbage.at_nobody),
         ]
     if any(values for _, values in compared):
         lines += ["", _row("one TCP stream, Gbit/s", "plain", "beside", "ratio")]
@@ -155,7 +155,7 @@ def _idle(idle: Idle) -> list[str]:
             f"  all connected after {idle.first_seconds:.1f} s, with all connections after "
             f"{idle.complete_seconds:.1f} s; {failed} attempts failed"
         ),
-        f"  a greeting took {idle.greeting_p50_ms:.0f} ms (p50), {idle.greeting_p99_ms:.0f} ms (p99)",
+        f"  a handshake took {idle.handshake_p50_ms:.0f} ms (p50), {idle.handshake_p99_ms:.0f} ms (p99)",
         f"  memory of a client in all processes of the server: {idle.bytes_per_client / KILOBYTE:.0f} kB",
         _row("  process", "kB empty", "kB full", "a client", "CPU % empty", "CPU % full"),
     ]

@@ -1,12 +1,12 @@
-"""A server with many clients, set up: a lab of four nodes, a server instance with TLS, real clients, a crowd.
+"""The testbed of `bench hub`: a lab of four nodes, a server instance with TLS, real clients, a client swarm.
 
-    with open_bed(directory, overrides) as bed:
-        client = bed.client("one")        a real client on the node of that name
-        crowd = bed.crowd(200)            light clients on the node "crowd", an address for each
-        bed.restart(signal.SIGKILL)       another server with the same state
+    with open_testbed(directory, overrides) as testbed:
+        client = testbed.client("one")        a real client on the node of that name
+        swarm = testbed.swarm(200)            light clients on the node "swarm", an address for each
+        testbed.restart(signal.SIGKILL)       another server with the old one's state
 
-What the limits on one address do is not measured here: the node "crowd" has a whole network of addresses, to which the
-server's node has a route. Everything ends with the block; names that instances leave are in `left_behind`.
+The limits on one address are not measured here. The node "swarm" has a whole network of addresses, to which the
+server's node has a route. Everything ends with the block. Names that instances leave are in `left_behind`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from pathlib import Path
 import msgspec
 
 from pipeline.credentials import keys
+from tools.instance import EXECUTABLE, RunningInstance
 from tools.lab.namespace import LabError, stop
 from tools.lab.network import Lab
 from tools.lab.waiting import until
 from tools.load.generators import ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST
 from tools.load.swarm_loop import Outage, Sample, Summary
-from tools.tunnel_pair import CARRIER_PORT, EXECUTABLE, READY_SECONDS, TUN_NAME, Tunnel
+from tools.tunnel_pair import CARRIER_PORT, READY_SECONDS, TUN_NAME
 
 SERVER_ADDRESS, PREFIX = "10.80.0.1", 16
 CLIENT_ADDRESSES = {"one": "10.80.0.2", "two": "10.80.0.3"}
-CROWD_NETWORK = "10.81.0.0/16"
+SWARM_NETWORK = "10.81.0.0/16"
 CLIENTS_MOST = 1024
 CONNECTED_SECONDS = 60.0
 ECHO_SECONDS = 5.0
@@ -47,28 +48,25 @@ ECHO_REQUEST = bytes([ICMP_ECHO_REQUEST, 0, 0xF7, 0xFF]) + bytes(4)
 
 
 class Line(msgspec.Struct):
-    """What a crowd says."""
+    """One line that a swarm prints."""
 
     sample: Sample | None = None
     outage: Outage | None = None
     summary: Summary | None = None
 
 
-class Crowd:
-    """A crowd that runs, and what it has said."""
+class Swarm:
+    """A swarm that runs, and the samples that it has printed."""
 
-    def __init__(self, process: subprocess.Popen, clients: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], clients: int) -> None:
         self.clients = clients
         self.samples: list[Sample] = []
         self.outages: list[Outage] = []
         self.summary: Summary | None = None
-        self._process = process
+        assert process.stdout is not None
+        self._process, self._output = process, process.stdout
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-
-    @property
-    def now(self) -> Sample | None:
-        return self.samples[-1] if self.samples else None
 
     def wait(self, complete: bool = True, after: int = 0) -> Sample:
         """The first sample behind that time in which all clients have a connection, or all of theirs."""
@@ -83,22 +81,22 @@ class Crowd:
                 None,
             )
 
-        return until(connected, f"{self.clients} clients of the crowd connected", CONNECTED_SECONDS)
+        return until(connected, f"{self.clients} clients of the swarm connected", CONNECTED_SECONDS)
 
     def finish(self) -> Summary:
-        """End it; its last words."""
+        """End the swarm; its summary."""
         self.close()
         if self.summary is None:
-            raise LabError(f"the crowd ended without a summary, exit status {self._process.returncode}")
+            raise LabError(f"the swarm ended without a summary, exit status {self._process.returncode}")
         return self.summary
 
     def close(self) -> None:
         stop([self._process], ECHO_SECONDS)
         self._reader.join()
-        self._process.stdout.close()
+        self._output.close()
 
     def _read(self) -> None:
-        for text in self._process.stdout:
+        for text in self._output:
             line = msgspec.json.decode(text, type=Line)
             if line.sample:
                 self.samples.append(line.sample)
@@ -108,8 +106,8 @@ class Crowd:
                 self.summary = line.summary
 
 
-class Bed:
-    """Made by open_bed()."""
+class Testbed:
+    """Made by open_testbed()."""
 
     def __init__(self, lab: Lab, directory: Path, overrides: Sequence[str], stack: ExitStack) -> None:
         self.lab = lab
@@ -121,14 +119,14 @@ class Bed:
         self._keys = {name: directory / f"{name}.key" for name in CLIENT_ADDRESSES}
         for path in self._keys.values():
             keys.write_secret(path, keys.generate().encode())
-        self._crowds = 0
-        lab["crowd"].ip(f"route add local {CROWD_NETWORK} dev lo")
-        lab["hub"].ip(f"route add {CROWD_NETWORK} via {lab['crowd'].address}")
+        self._swarms = 0
+        lab["swarm"].ip(f"route add local {SWARM_NETWORK} dev lo")
+        lab["hub"].ip(f"route add {SWARM_NETWORK} via {lab['swarm'].address}")
         self.server = self._start_server()
 
     # -- instances
 
-    def client(self, name: str) -> Tunnel:
+    def client(self, name: str) -> RunningInstance:
         """A real client on this node, connected."""
         client = self._start(
             name,
@@ -143,10 +141,10 @@ class Bed:
         until(lambda: client.is_ready(connected=True), f"client {name!r} connected", READY_SECONDS)
         return client
 
-    def crowd(self, clients: int, *options: object) -> Crowd:
+    def swarm(self, clients: int, *options: object) -> Swarm:
         """Light clients, which the server has invited; wait() until they are connected."""
-        self._crowds += 1
-        process = self.lab["crowd"].popen(
+        self._swarms += 1
+        process = self.lab["swarm"].popen(
             [
                 sys.executable,
                 "-P",
@@ -155,22 +153,22 @@ class Bed:
                 "--invite",
                 self.server.name,
                 "--name",
-                f"crowd-{self._crowds}",
+                f"swarm-{self._swarms}",
                 "--server",
                 f"{self.lab['hub'].address}:{CARRIER_PORT}",
                 "--clients",
                 clients,
                 "--source",
-                f"10.81.{self._crowds}.0/24" if clients < 250 else CROWD_NETWORK,
+                f"10.81.{self._swarms}.0/24" if clients < 250 else SWARM_NETWORK,
                 "--interval",
                 0.1,
                 *options,
             ],
             stdout=subprocess.PIPE,
         )
-        crowd = Crowd(process, clients)
-        self._stack.callback(crowd.close)
-        return crowd
+        swarm = Swarm(process, clients)
+        self._stack.callback(swarm.close)
+        return swarm
 
     def restart(self, number: int) -> tuple[int, int]:
         """End the server by this signal and start another with the same state. When it got the signal, and when the
@@ -181,7 +179,7 @@ class Bed:
         self.server = self._start_server()
         return began, time.monotonic_ns()
 
-    def _start_server(self) -> Tunnel:
+    def _start_server(self) -> RunningInstance:
         server = self._start(
             "hub",
             "hub",
@@ -201,24 +199,20 @@ class Bed:
         until(lambda: server.is_ready(connected=False), "the server running", READY_SECONDS)
         return server
 
-    def _start(self, node: str, name: str, settings: dict) -> Tunnel:
-        tunnel = Tunnel(
-            self.lab[node],
-            f"{name}-{self._unique}",
-            {"tun_name": TUN_NAME, **settings},
-            self._directory,
-            overrides=self._overrides,
-        )
-        self._stack.callback(self._stop, tunnel)
-        return tunnel
+    def _start(self, node: str, name: str, settings: dict) -> RunningInstance:
+        config = {"tun_name": TUN_NAME, **settings, "name": f"{name}-{self._unique}"}
+        words = [word for override in self._overrides for word in ("--set", override)]
+        instance = RunningInstance(self.lab[node], config, self._directory, words=words)
+        self._stack.callback(self._stop, instance)
+        return instance
 
-    def _stop(self, tunnel: Tunnel) -> None:
-        ended = tunnel.process.poll() is not None
-        status = tunnel.stop()
+    def _stop(self, instance: RunningInstance) -> None:
+        ended = instance.process.poll() is not None
+        status = instance.stop()
         if not ended:
-            self.left_behind += tunnel.names()
+            self.left_behind += instance.names()
             if status != 0:
-                self.left_behind.append(f"{tunnel.name}: exit status {status}, expected 0")
+                self.left_behind.append(f"{instance.name}: exit status {status}, expected 0")
 
     # -- what it costs
 
@@ -250,10 +244,10 @@ class Bed:
 
 
 @contextmanager
-def open_bed(directory: Path, overrides: Sequence[str] = ()) -> Iterator[Bed]:
-    """`directory` is the bed's own; it gets the state of the server, configurations and logs."""
-    with Lab(names=("hub", "one", "two", "crowd")) as lab, ExitStack() as stack:
-        yield Bed(lab, directory, overrides, stack)
+def open_testbed(directory: Path, overrides: Sequence[str] = ()) -> Iterator[Testbed]:
+    """`directory` is the testbed's own; it gets the state of the server, configurations and logs."""
+    with Lab(names=("hub", "one", "two", "swarm")) as lab, ExitStack() as stack:
+        yield Testbed(lab, directory, overrides, stack)
 
 
 def _pss(pid: int) -> int:

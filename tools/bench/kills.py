@@ -1,8 +1,8 @@
-"""kill -9 of one worker after the other while a TCP stream runs through the tunnel: does it go on, and when?
+"""kill -9 of one worker after the other while a TCP stream runs through the tunnel: how long the stream is silent.
 
-The receiver notes what has arrived every few milliseconds. The gap of a kill is the longest silence that
-touches the time from the kill until the traffic has run for WATCH_SECONDS again; so it is never less than
-what a person would see.
+The receiver notes every few milliseconds how much has arrived. The gap of a kill is the longest silence that touches
+the time from the kill until the traffic has run for WATCH_SECONDS again. So the gap is never shorter than a person
+would see.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from functools import partial
 
 import msgspec
 
+from tools.instance import RunningInstance
 from tools.lab.namespace import LabError
 from tools.lab.waiting import Overdue, until
 from tools.load.flows import TcpFlow
 from tools.load.generators import Sample
 from tools.load.quantiles import quantile
-from tools.tunnel_pair import Tunnel, TunnelPair
+from tools.tunnel_pair import TunnelPair
 
 WATCH_SECONDS = 1.0
 RESUME_SECONDS = 10.0
@@ -142,6 +143,6 @@ def _run_on(flow: TcpFlow, seconds: float) -> None:
         raise LabError("the TCP connection through the tunnel has ended")
 
 
-def _has_returned(tunnel: Tunnel, name: str, old_pid: int) -> bool:
+def _has_returned(tunnel: RunningInstance, name: str, old_pid: int) -> bool:
     worker = next(worker for worker in tunnel.running()["workers"] if worker["name"] == name)
     return worker["state"] == "running" and worker["pid"] not in (0, None, old_pid)

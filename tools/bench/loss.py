@@ -1,19 +1,20 @@
-"""The lossy lab: what loss, and the end of a connection, do to the traffic in the tunnel. python -m tools.bench.loss
+"""The loss lab: how loss, and the end of a connection, change the traffic in the tunnel. python -m tools.bench.loss
 
 Every configuration gets an emulated link of its own (tools/bench/loss_testbed.py). The client's end sends:
 
     ping      50 echoes a second, alone
     alone     the light stream: 50 packets a second of 200 bytes, and nothing else
-    beside    the same beside one TCP bulk transfer in the same direction
+    beside    the light stream beside one TCP bulk transfer in its direction
 
-The first two load nothing, so all configurations go through them at once; beside a bulk transfer go as many at a
-time as --at-once says. The links lose nothing until the tunnels stand, then all meet the same losses (same seed).
+The first two load nothing, so all configurations run them at once. Beside a bulk transfer, as many configurations run
+at a time as --at-once says. The links lose nothing until the tunnels are connected. Then all meet equal losses (one
+seed).
 
-While they run, this process wakes every few ms and notes how late: as long as a process of the tunnel had to wait
-for a core, whatever the link did. The emulator itself has real-time priority and counts its own lateness.
+Meanwhile this process wakes every few ms and notes its own lateness. A process of the tunnel had to wait as long for a
+core, whatever the link did. The emulator has real-time priority and counts its own lateness.
 
-In the scenarios "cut" and "black-hole" the links lose nothing. EVENT_AFTER_SECONDS into the stream the connection of
-the tunnel that has sent most during it is struck, and the measurement goes on until traffic flows again. `alone` and
+In the scenarios "cut" and "black-hole" the links lose nothing. EVENT_AFTER_SECONDS into the stream, the event hits the
+connection of the tunnel that has sent most during it. The measurement goes on until traffic flows again. `alone` and
 `beside` get a tunnel each.
 
 Results and their table are in tools/bench/loss_report.py, the plot is in tools/bench/loss_plot.py.
@@ -22,7 +23,6 @@ Results and their table are in tools/bench/loss_report.py, the plot is in tools/
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,10 +33,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from tools.bench import loss_plot
+from tools.bench.command import run_command
 from tools.bench.loss_report import (
     Cell,
     Configuration,
-    LossyResult,
+    LossResult,
     Scenario,
     Stream,
     gap_ms,
@@ -45,15 +46,13 @@ from tools.bench.loss_report import (
     of_pings,
     table,
 )
-from tools.bench.loss_testbed import Bed, open_bed
+from tools.bench.loss_testbed import Testbed, open_testbed
 from tools.bench.machine import machine
 from tools.lab.link_model import LinkSpec
 from tools.lab.namespace import LabError
 from tools.lab.waiting import Overdue
 from tools.load.flows import Echoes, TcpFlow, UdpFlow
 from tools.load.generators import Sample
-
-DONE, FAILED, NO_PERMISSION, INTERRUPTED = 0, 1, 77, 130
 
 RATE_MBIT, ONE_WAY_MS = 50.0, 20.0
 LOSSES_PERCENT = (0.5, 1.0, 2.0, 5.0)
@@ -97,8 +96,8 @@ BARE_PATIENCE_SECONDS = 0.5
 """Nothing repeats what the bare link lost, and its queue is empty by then."""
 
 START_SECONDS, PHASE_SECONDS, DEAD_SECONDS = 1.0, 1.5, 45.0
-"""For the estimate: a tunnel stands, the load of a phase comes and goes, a black-holed connection without FEC is
-replaced and the bulk transfer behind it finds out."""
+"""For the estimate. Until a tunnel stands; until the load of a phase has come and gone; until a black-holed connection
+without FEC is replaced and the bulk transfer behind it finds out."""
 
 WAKE_SECONDS = 0.005
 BULK_SECONDS = 24 * 3600.0
@@ -112,7 +111,7 @@ Item = TypeVar("Item")
 class Lossy:
     """One run over the scenarios and configurations of `result`, which it fills."""
 
-    def __init__(self, options: argparse.Namespace, result: LossyResult) -> None:
+    def __init__(self, options: argparse.Namespace, result: LossResult) -> None:
         self._options = options
         self._result = result
         self._overrides = {one.name: one.overrides for one in result.configurations}
@@ -126,7 +125,7 @@ class Lossy:
         self._began = time.monotonic()
 
     def run(self) -> None:
-        """What fails in one scenario, a tunnel that does not stop among it, costs the others nothing."""
+        """Run all scenarios. A failure in one costs the others nothing, even a tunnel that does not stop."""
         for number, scenario in enumerate(self._result.scenarios, start=1):
             passed = time.monotonic() - self._began
             _say(f"{passed:4.0f} s  {number}/{len(self._result.scenarios)}  {scenario.name}")
@@ -146,92 +145,98 @@ class Lossy:
         self._result.took_seconds = time.monotonic() - self._began
 
     def _run_loss(self, scenario: Scenario, cells: list[Cell]) -> None:
-        with self._beds(scenario, cells) as beds:
-            self._ping(beds)
-            self._stream(beds, beside=False)
-            for group in _groups(beds, self._options.at_once):
+        with self._testbeds(scenario, cells) as testbeds:
+            self._ping(testbeds)
+            self._stream(testbeds, beside=False)
+            for group in _groups(testbeds, self._options.at_once):
                 self._stream(group, beside=True)
-            _note(beds)
+            _note(testbeds)
 
     def _run_event(self, scenario: Scenario, cells: list[Cell]) -> None:
-        with self._beds(scenario, cells) as beds:
-            self._stream(beds, beside=False, event=scenario.event)
+        with self._testbeds(scenario, cells) as testbeds:
+            self._stream(testbeds, beside=False, event=scenario.event)
         for group in _groups([cell for cell in cells if not cell.error], self._options.at_once):
-            with self._beds(scenario, group) as beds:
-                self._stream(beds, beside=True, event=scenario.event)
-                _note(beds)
+            with self._testbeds(scenario, group) as testbeds:
+                self._stream(testbeds, beside=True, event=scenario.event)
+                _note(testbeds)
 
     @contextmanager
-    def _beds(self, scenario: Scenario, cells: Sequence[Cell]) -> Iterator[list[Bed]]:
+    def _testbeds(self, scenario: Scenario, cells: Sequence[Cell]) -> Iterator[list[Testbed]]:
         control = [f"congestion={self._options.congestion}"] if self._options.congestion else []
         with ExitStack() as stack:
-            beds = []
+            testbeds = []
             for cell in cells:
-                overrides = self._overrides[cell.configuration]
-                if overrides is not None:
-                    overrides = [*control, *overrides, *self._options.set]
+                own = self._overrides[cell.configuration]
+                overrides = None if own is None else [*control, *own, *self._options.set]
                 try:
-                    beds.append(stack.enter_context(open_bed(cell, self._link, overrides, self._result.left_behind)))
+                    testbeds.append(
+                        stack.enter_context(open_testbed(cell, self._link, overrides, self._result.left_behind))
+                    )
                 except (LabError, Overdue) as error:
                     cell.error = str(error)
             lossy = msgspec.structs.replace(self._link, loss_percent=scenario.loss_percent, burst=scenario.burst)
-            for bed in beds:
-                bed.lab.link.change(lossy)
-            yield beds
+            for testbed in testbeds:
+                testbed.lab.link.change(lossy)
+            yield testbeds
 
-    def _ping(self, beds: Sequence[Bed]) -> None:
+    def _ping(self, testbeds: Sequence[Testbed]) -> None:
         echoes = {}
-        for bed in _working(beds):
-            with bed.step():
-                echoes[bed] = Echoes(
-                    bed.source,
-                    bed.address,
+        for testbed in _working(testbeds):
+            with testbed.step():
+                echoes[testbed] = Echoes(
+                    testbed.source,
+                    testbed.address,
                     count=round(self._options.seconds * LIGHT_RATE),
                     interval=1 / LIGHT_RATE,
-                    timeout=_patience(bed),
+                    timeout=_patience(testbed),
                 )
         pause = _pass(time.monotonic() + self._options.seconds)
-        for bed, echo in echoes.items():
-            with bed.step():
-                bed.cell.ping = of_pings(echo.finish())
-                bed.cell.ping_pause_ms = pause
+        for testbed, echo in echoes.items():
+            with testbed.step():
+                testbed.cell.ping = of_pings(echo.finish())
+                testbed.cell.ping_pause_ms = pause
 
-    def _stream(self, beds: Sequence[Bed], *, beside: bool, event: str = "") -> None:
-        """The light stream over all of `beds` at once, alone or each beside a bulk transfer of its own."""
+    def _stream(self, testbeds: Sequence[Testbed], *, beside: bool, event: str = "") -> None:
+        """The light stream over all of `testbeds` at once, alone or each beside a bulk transfer of its own."""
         with ExitStack() as flows:
-            bulks = self._start_bulks(flows, beds) if beside else {}
-            lights = _start_lights(flows, beds)
+            bulks = self._start_bulks(flows, testbeds) if beside else {}
+            lights = _start_lights(flows, testbeds)
             times, pause = self._watch(bulks, lights, event)
             resumed = {
-                bed: not event or _flow([lights[bed], *([bulks[bed]] if beside else [])]) for bed in _working(lights)
+                testbed: not event or _flow([lights[testbed], *([bulks[testbed]] if beside else [])])
+                for testbed in _working(lights)
             }
-            for bed in _working(lights):
-                with bed.step():
-                    lights[bed].end()
-            for bed in _working(lights):
-                lights[bed].wait_for_all(times[-1] / 1e9 + _patience(bed))
-                stream = _found(lights[bed], bulks.get(bed), times)
-                stream.resumed, stream.pause_ms = resumed[bed], pause
+            for testbed in _working(lights):
+                with testbed.step():
+                    lights[testbed].end()
+            for testbed in _working(lights):
+                lights[testbed].wait_for_all(times[-1] / 1e9 + _patience(testbed))
+                stream = _found(lights[testbed], bulks.get(testbed), times)
+                stream.resumed, stream.pause_ms = resumed[testbed], pause
                 if beside:
-                    bed.cell.beside = stream
+                    testbed.cell.beside = stream
                 else:
-                    bed.cell.alone = stream
+                    testbed.cell.alone = stream
 
-    def _start_bulks(self, flows: ExitStack, beds: Sequence[Bed]) -> dict[Bed, TcpFlow]:
+    def _start_bulks(self, flows: ExitStack, testbeds: Sequence[Testbed]) -> dict[Testbed, TcpFlow]:
         bulks = {}
-        for bed in _working(beds):
-            with bed.step():
-                bulks[bed] = flows.enter_context(
+        for testbed in _working(testbeds):
+            with testbed.step():
+                bulks[testbed] = flows.enter_context(
                     TcpFlow(
-                        bed.source, bed.sink, bed.address, seconds=BULK_SECONDS, congestion=self._options.congestion
+                        testbed.source,
+                        testbed.sink,
+                        testbed.address,
+                        seconds=BULK_SECONDS,
+                        congestion=self._options.congestion,
                     )
                 )
-                bulks[bed].wait_for_bytes()
+                bulks[testbed].wait_for_bytes()
         time.sleep(WARM_UP_SECONDS)
         return bulks
 
     def _watch(
-        self, bulks: dict[Bed, TcpFlow], lights: dict[Bed, UdpFlow], event: str
+        self, bulks: dict[Testbed, TcpFlow], lights: dict[Testbed, UdpFlow], event: str
     ) -> tuple[tuple[int, int, int], float]:
         """Let it run. When it began, what the gaps count from (the event, if any), and when it ended, in monotonic
         ns; the longest pause."""
@@ -240,9 +245,9 @@ class Lossy:
         if event:
             pauses.append(_pass(begin / 1e9 + EVENT_AFTER_SECONDS))
             since = time.monotonic_ns()
-            for bed in _working(lights):
-                with bed.step():
-                    bed.strike(event)
+            for testbed in _working(lights):
+                with testbed.step():
+                    testbed.strike(event)
         pauses.append(_pass(begin / 1e9 + self._options.seconds))
         if event:
             while not _flow([*bulks.values(), *lights.values()]) and (
@@ -252,13 +257,13 @@ class Lossy:
         return (begin, since, time.monotonic_ns()), max(pauses)
 
 
-def _start_lights(flows: ExitStack, beds: Sequence[Bed]) -> dict[Bed, UdpFlow]:
+def _start_lights(flows: ExitStack, testbeds: Sequence[Testbed]) -> dict[Testbed, UdpFlow]:
     lights = {}
-    for bed in _working(beds):
-        with bed.step():
-            bed.look()
-            lights[bed] = flows.enter_context(
-                UdpFlow(bed.source, bed.sink, bed.address, rate=LIGHT_RATE, size=LIGHT_BYTES)
+    for testbed in _working(testbeds):
+        with testbed.step():
+            testbed.mark_sent()
+            lights[testbed] = flows.enter_context(
+                UdpFlow(testbed.source, testbed.sink, testbed.address, rate=LIGHT_RATE, size=LIGHT_BYTES)
             )
     return lights
 
@@ -300,22 +305,22 @@ def _flow(flows: Sequence[TcpFlow | UdpFlow]) -> bool:
     return True
 
 
-def _note(beds: Iterable[Bed]) -> None:
-    for bed in _working(beds):
-        with bed.step():
-            bed.note()
+def _note(testbeds: Iterable[Testbed]) -> None:
+    for testbed in _working(testbeds):
+        with testbed.step():
+            testbed.note()
 
 
-def _working(beds: Iterable[Bed]) -> list[Bed]:
-    return [bed for bed in beds if bed.works]
+def _working(testbeds: Iterable[Testbed]) -> list[Testbed]:
+    return [testbed for testbed in testbeds if testbed.works]
 
 
 def _groups(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[first : first + size] for first in range(0, len(items), size)]
 
 
-def _patience(bed: Bed) -> float:
-    return BARE_PATIENCE_SECONDS if bed.pair is None else PATIENCE_SECONDS
+def _patience(testbed: Testbed) -> float:
+    return BARE_PATIENCE_SECONDS if testbed.pair is None else PATIENCE_SECONDS
 
 
 def _say(text: str) -> None:
@@ -327,7 +332,7 @@ def fitting(configurations: Sequence[Configuration], scenario: Scenario) -> list
     return [one for one in configurations if one.overrides is not None or not scenario.event]
 
 
-def about_seconds(result: LossyResult, at_once: int) -> float:
+def about_seconds(result: LossResult, at_once: int) -> float:
     """How long it will take, on a machine that does nothing else."""
     total = 0.0
     for scenario in result.scenarios:
@@ -336,7 +341,7 @@ def about_seconds(result: LossyResult, at_once: int) -> float:
         beside = len(_groups(ours, at_once)) * (WARM_UP_SECONDS + result.seconds + PHASE_SECONDS)
         if scenario.event:
             dead = DEAD_SECONDS if scenario.event == "black-hole" else 0.0
-            slow = [one for one in ours if "fec=off" in one.overrides]
+            slow = [one for one in ours if "fec=off" in (one.overrides or ())]
             total += 2 * tunnels * START_SECONDS + result.seconds + PHASE_SECONDS + beside
             total += dead * (bool(slow) + len(_groups(slow, at_once)))
         else:
@@ -344,13 +349,13 @@ def about_seconds(result: LossyResult, at_once: int) -> float:
     return total
 
 
-def run(options: argparse.Namespace) -> LossyResult:
+def run(options: argparse.Namespace) -> LossResult:
     """Measure all that `options` choose. A configuration that does not work is in the result as such."""
 
     control = options.congestion or CONTROL.read_text().strip()
     if control not in CONTROLS.read_text().split():
         raise LabError(f"--congestion: expected one of {CONTROLS.read_text().strip()!r}, got {control!r}")
-    result = LossyResult(
+    result = LossResult(
         machine=machine(),
         rate_mbit=RATE_MBIT,
         rtt_ms=2 * ONE_WAY_MS,
@@ -375,27 +380,16 @@ def run(options: argparse.Namespace) -> LossyResult:
 
 
 def main(argv: list[str]) -> int:
-    options = _parser().parse_args(argv)
-    if os.geteuid() != 0:
-        print("bench fec: needs root (network namespaces, TUN); run it with sudo", file=sys.stderr)
-        return NO_PERMISSION
-    try:
-        if options.plot:
-            loss_plot.require_matplotlib()
-        result = run(options)
-        if options.plot:
-            loss_plot.plot(result, options.plot)
-    except (LabError, Overdue) as error:
-        print(f"bench fec: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("bench fec: interrupted; everything is taken down", file=sys.stderr)
-        return INTERRUPTED
-    if options.json:
-        print(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
-    else:
-        print(table(result))
-    return FAILED if result.left_behind or any(cell.error for cell in result.cells) else DONE
+    return run_command("bench fec", _parser().parse_args(argv), _run_and_plot, table)
+
+
+def _run_and_plot(options: argparse.Namespace) -> LossResult:
+    if options.plot:
+        loss_plot.require_matplotlib()
+    result = run(options)
+    if options.plot:
+        loss_plot.plot(result, options.plot)
+    return result
 
 
 def _between(kind: type, least: float, most: float) -> Callable[[str], Any]:

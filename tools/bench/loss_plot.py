@@ -1,9 +1,9 @@
-"""The lossy lab's result as a plot. Needs matplotlib, an optional extra: pip install 'tunnel-supervisor[plot]'.
+"""The plot of the loss lab's results. Needs matplotlib, an optional extra: pip install 'tunnel-supervisor[plot]'.
 
-    python -m tools.bench.loss_plot RESULT.json PLOT.png        of a result that --json wrote
+    python -m tools.bench.loss_plot RESULT.json PLOT.png        from a file that --json wrote
 
-Over the loss, random solid and bursty dashed: percentile 99 of the ping, of the light stream alone and beside a bulk
-transfer, and the bulk transfer's throughput. As bars: the longest silence when a connection is cut or black-holed.
+Lines over the loss, random solid and bursty dashed: percentile 99 of the ping, and of the light stream alone and beside
+a bulk transfer; the bulk transfer's throughput. As bars: the longest silence when a connection is cut or black-holed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from tools.bench.loss_report import Cell, Delays, LossyResult, Scenario
+from tools.bench.loss_report import Cell, Delays, LossResult, Scenario, Stream
 from tools.lab.namespace import LabError
 
 INCHES = (15, 8.5)
@@ -30,7 +30,7 @@ def require_matplotlib() -> None:
         raise LabError("--plot: matplotlib is not installed; install it (pip install 'tunnel-supervisor[plot]')")
 
 
-def plot(result: LossyResult, path: str) -> None:
+def plot(result: LossResult, path: str) -> None:
     """Draw into `path`; its ending says the format."""
     require_matplotlib()
     import matplotlib
@@ -41,28 +41,26 @@ def plot(result: LossyResult, path: str) -> None:
     figure, ((ping, alone, beside), (bulk, bulk_gap, light_gap)) = pyplot.subplots(2, 3, figsize=INCHES)
     try:
         _lines(ping, result, "ping, there and back, p99", "ms", lambda cell: _p99(cell.ping))
-        _lines(
-            alone, result, "light stream alone, one way, p99", "ms", lambda cell: _p99(cell.alone and cell.alone.light)
-        )
+        _lines(alone, result, "light stream alone, one way, p99", "ms", lambda cell: _p99(_light(cell.alone)))
         _lines(
             beside,
             result,
             "light stream beside a bulk transfer, one way, p99",
             "ms",
-            lambda cell: _p99(cell.beside and cell.beside.light),
+            lambda cell: _p99(_light(cell.beside)),
         )
-        _lines(bulk, result, "bulk transfer", "Mbit/s", lambda cell: cell.beside and cell.beside.bulk_mbit)
+        _lines(bulk, result, "bulk transfer", "Mbit/s", _field("bulk_mbit"))
         _bars(
             bulk_gap,
             result,
             "longest silence of the bulk transfer",
-            lambda cell: cell.beside and cell.beside.bulk_gap_ms,
+            _field("bulk_gap_ms"),
         )
         _bars(
             light_gap,
             result,
             "longest silence of the light stream beside it",
-            lambda cell: cell.beside and cell.beside.light_gap_ms,
+            _field("light_gap_ms"),
         )
         for axes in (ping, alone, beside):
             _logarithmic(axes)
@@ -82,7 +80,7 @@ def plot(result: LossyResult, path: str) -> None:
 
 
 def points(
-    result: LossyResult, configuration: str, bursty: bool, value: Callable[[Cell], float | None]
+    result: LossResult, configuration: str, bursty: bool, value: Callable[[Cell], float | None]
 ) -> list[tuple[float, float]]:
     """(loss in percent, value) of one line, in order. No loss belongs to both lines."""
     found = []
@@ -94,7 +92,7 @@ def points(
     return sorted(found)
 
 
-def _lines(axes: Any, result: LossyResult, title: str, unit: str, value: Callable[[Cell], float | None]) -> None:
+def _lines(axes: Any, result: LossResult, title: str, unit: str, value: Callable[[Cell], float | None]) -> None:
     for number, configuration in enumerate(result.configurations):
         for bursty in (False, True):
             line = points(result, configuration.name, bursty, value)
@@ -112,7 +110,7 @@ def _lines(axes: Any, result: LossyResult, title: str, unit: str, value: Callabl
     axes.grid(alpha=0.3, which="both")
 
 
-def _bars(axes: Any, result: LossyResult, title: str, value: Callable[[Cell], float | None]) -> None:
+def _bars(axes: Any, result: LossResult, title: str, value: Callable[[Cell], float | None]) -> None:
     events = [scenario for scenario in result.scenarios if scenario.event]
     width = 0.8 / len(result.configurations)
     for number, configuration in enumerate(result.configurations):
@@ -142,7 +140,7 @@ def _duration(milliseconds: float) -> str:
 
 
 def _value(
-    result: LossyResult, scenario: Scenario, configuration: str, value: Callable[[Cell], float | None]
+    result: LossResult, scenario: Scenario, configuration: str, value: Callable[[Cell], float | None]
 ) -> float | None:
     for cell in result.cells:
         if (cell.scenario, cell.configuration) == (scenario.name, configuration):
@@ -150,8 +148,17 @@ def _value(
     return None
 
 
+def _light(stream: Stream | None) -> Delays | None:
+    return None if stream is None else stream.light
+
+
+def _field(name: str) -> Callable[[Cell], float | None]:
+    """A field of the stream beside bulk."""
+    return lambda cell: getattr(cell.beside, name, None)
+
+
 def _p99(found: Delays | None) -> float | None:
-    return found and found.p99
+    return None if found is None else found.p99
 
 
 def main(argv: list[str]) -> int:
@@ -159,7 +166,7 @@ def main(argv: list[str]) -> int:
         print("usage: python -m tools.bench.loss_plot RESULT.json PLOT.png", file=sys.stderr)
         return 2
     try:
-        plot(msgspec.json.decode(Path(argv[0]).read_bytes(), type=LossyResult), argv[1])
+        plot(msgspec.json.decode(Path(argv[0]).read_bytes(), type=LossResult), argv[1])
     except (LabError, OSError, msgspec.MsgspecError) as error:
         print(f"loss_plot: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,8 @@
-"""What the lossy lab found, as values and as a table. schema_version counts up when a field changes its meaning or
+"""The results of the loss lab, as values and as a table. schema_version counts up when a field changes its meaning or
 goes.
 
-A cell is one configuration in one scenario. Delays are one way, from the client's end to the server's, by the
-clock that both share; echoes are there and back. Quantiles are over what arrived; what did not is in `lost`.
+A cell is one configuration in one scenario. Delays are one way, from the client's end to the server's, by the clock
+that both share; echoes are there and back. Quantiles are over the packets that arrived; `lost` counts the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from tools.bench.kills import longest_silence_ms
-from tools.bench.throughput_report import Machine
+from tools.bench.machine import Machine
 from tools.load.generators import Arrival, Pings, Sample
 from tools.load.quantiles import quantile
 
@@ -43,7 +43,7 @@ class Stream(msgspec.Struct, kw_only=True):
     light_gap_ms: float
     """Longest time without an arrival; with an event, from the event on."""
     bulk_mbit: float | None = None
-    """What the receiving program got, while the light stream ran."""
+    """Rate at the receiving program, while the light stream ran."""
     bulk_gap_ms: float | None = None
     bulk_survived: bool | None = None
     """Its TCP connection was still there at the end."""
@@ -106,7 +106,7 @@ class Configuration(msgspec.Struct, frozen=True):
     """None: no tunnel, the bare link."""
 
 
-class LossyResult(msgspec.Struct, kw_only=True):
+class LossResult(msgspec.Struct, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     machine: Machine
     rate_mbit: float
@@ -124,6 +124,10 @@ class LossyResult(msgspec.Struct, kw_only=True):
     took_seconds: float = 0.0
     left_behind: list[str] = []
     """Names that the instances did not take with them; empty when all is well."""
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.left_behind) or any(cell.error for cell in self.cells)
 
 
 def delays(sent: int, lost: int, values: Sequence[float]) -> Delays:
@@ -150,7 +154,7 @@ def gap_ms(samples: list[Sample], since: int, end: int) -> float:
 
 
 def mbit(samples: Sequence[Sample], begin: int, end: int) -> float:
-    """What arrived from `begin` to `end`, in 10^6 bits a second."""
+    """The arrivals from `begin` to `end`, in 10^6 bits a second."""
 
     def by(when: int) -> int:
         return max((sample.bytes for sample in samples if sample.time_ns <= when), default=0)
@@ -158,11 +162,10 @@ def mbit(samples: Sequence[Sample], begin: int, end: int) -> float:
     return (by(end) - by(begin)) * 8 / ((end - begin) / 1e9) / 1e6
 
 
-def table(result: LossyResult) -> str:
+def table(result: LossResult) -> str:
     """For people."""
-    machine = result.machine
     lines = [
-        f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}",
+        str(result.machine),
         (
             f"link {result.rate_mbit:g} Mbit/s, RTT {result.rtt_ms:g} ms, queue {result.queue_bytes} bytes, "
             f"congestion control {result.congestion}; {result.seconds:g} s each, seed {result.seed}; "
@@ -248,19 +251,20 @@ def _whole(value: float | None) -> str:
 
 
 def _quantiles(found: Delays | None) -> list[str] | None:
-    return found and [_ms(found.p50), _ms(found.p99), _ms(found.max), str(found.lost)]
+    return None if found is None else [_ms(found.p50), _ms(found.p99), _ms(found.max), str(found.lost)]
 
 
 def _light(stream: Stream | None) -> list[str] | None:
-    return stream and _quantiles(stream.light)
+    return None if stream is None else _quantiles(stream.light)
 
 
 def _light_and_gap(stream: Stream | None) -> list[str] | None:
-    return stream and [*_quantiles(stream.light), _whole(stream.light_gap_ms)]
+    quantiles = _light(stream)
+    return None if stream is None or quantiles is None else [*quantiles, _whole(stream.light_gap_ms)]
 
 
 def _bulk(stream: Stream | None) -> list[str] | None:
-    return stream and [_ms(stream.bulk_mbit), _whole(stream.bulk_gap_ms)]
+    return None if stream is None else [_ms(stream.bulk_mbit), _whole(stream.bulk_gap_ms)]
 
 
 def _link(cell: Cell) -> list[str] | None:

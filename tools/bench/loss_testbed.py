@@ -1,15 +1,16 @@
-"""One configuration in one scenario, set up: a lab over the emulated link, a tunnel in it or none, the cell of results.
+"""The testbed of one configuration in one scenario: a lab over the emulated link, a tunnel in it or none, its results.
 
-    open_bed      a lab, a tunnel with all its connections established
-    look, strike  which connection is the busiest; it ends, or vanishes from the path
-    note          what the link and the tunnel counted
+    open_testbed    a lab, a tunnel with all its connections established
+    mark_sent       begin to count which connection is the busiest
+    strike          cut the busiest connection, or let it vanish from the path
+    note            add the counters of the link and of the tunnel to the results
 
-A step that fails ends up in the cell's `error`, and the bed rests from then on: one configuration that does not
+A step that fails ends up in the cell's `error`, and the testbed rests from then on. So a configuration that does not
 work costs the others nothing.
 
 A cut is `ss --kill` (iproute2; the kernel needs CONFIG_INET_DIAG_DESTROY): an error for the client, a reset for the
-server. A black hole is the emulated link's own (tools/lab/link_emulator.py): both ends keep the connection and hear
-nothing.
+server. A black hole is made by the emulated link (tools/lab/link_emulator.py): both ends keep the connection and
+receive nothing.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ SOCKET_LINE = re.compile(r":(\d+) +\S+:\d+ .*?\bbytes_sent:(\d+)")
 """Of `ss --oneline --info`: the local port, and the bytes sent so far."""
 
 
-class Bed:
-    """The client's node is the source of all traffic, the server's the sink. Made by open_bed()."""
+class Testbed:
+    """The client's node is the source of all traffic, the server's the sink. Made by open_testbed()."""
 
     def __init__(self, lab: Lab, pair: TunnelPair | None, cell: Cell) -> None:
         self.lab = lab
@@ -54,7 +55,7 @@ class Bed:
         except (LabError, Overdue) as error:
             self.cell.error = str(error)
 
-    def look(self) -> None:
+    def mark_sent(self) -> None:
         """From now on it is counted which connection is the busiest."""
         self._sent = carriers(self.source)
 
@@ -70,7 +71,7 @@ class Bed:
             self.lab.link.silence(port)
 
     def note(self) -> None:
-        """What the link counted since open_bed(), and the tunnel since its start."""
+        """Note the link's counters since open_testbed(), and the tunnel's since its start."""
         now, before = self.lab.link.stats(), self._link_before
         self.cell.to_client = _way(now["forward"], before["forward"])
         self.cell.to_server = _way(now["backward"], before["backward"])
@@ -81,13 +82,16 @@ class Bed:
 
 
 @contextmanager
-def open_bed(cell: Cell, link: LinkSpec, overrides: Sequence[str] | None, left_behind: list[str]) -> Iterator[Bed]:
+def open_testbed(
+    cell: Cell, link: LinkSpec, overrides: Sequence[str] | None, left_behind: list[str]
+) -> Iterator[Testbed]:
     """No tunnel if `overrides` is None. Names that the instances did not take with them go to `left_behind`."""
     with ExitStack() as stack:
         lab = stack.enter_context(Lab(link=link))
         pair = None
         if overrides is not None:
-            pair = TunnelPair(*lab.nodes, overrides=overrides)
+            server, client = lab.nodes
+            pair = TunnelPair(server, client, overrides=overrides)
             stack.callback(lambda: left_behind.extend(pair.left_behind))
             stack.enter_context(pair)
             until(
@@ -95,7 +99,7 @@ def open_bed(cell: Cell, link: LinkSpec, overrides: Sequence[str] | None, left_b
                 f"every connection of {cell.configuration!r} established",
                 CONNECTED_SECONDS,
             )
-        yield Bed(lab, pair, cell)
+        yield Testbed(lab, pair, cell)
 
 
 def carriers(node: Namespace) -> dict[int, int]:
@@ -128,7 +132,7 @@ def _all_established(pair: TunnelPair) -> bool:
 
 
 def _way(now: DirectionStats, before: DirectionStats) -> Way:
-    """What happened since `before`; the worst lateness is that of all time."""
+    """The counts since `before`; the worst lateness is that of all time."""
     return Way(
         offered=now.offered - before.offered,
         lost=now.lost - before.lost,

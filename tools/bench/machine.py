@@ -1,4 +1,4 @@
-"""The machine that a measurement ran on, and how a benchmark ends."""
+"""The machine that a measurement ran on."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import os
 import platform
 from pathlib import Path
 
-from tools.bench.throughput_report import Machine
+import msgspec
 
-DONE, FAILED, NO_PERMISSION, INTERRUPTED = 0, 1, 77, 130
+
+class Machine(msgspec.Struct):
+    cores: int
+    cpu: str
+    kernel: str
+    python: str
+
+    def __str__(self) -> str:
+        return f"{self.cores} cores, {self.cpu}, Linux {self.kernel}, Python {self.python}"
 
 
 def machine() -> Machine:
-    """What the numbers were measured on."""
+    """The machine on which the numbers were measured."""
     model = next(
         (
             line.partition(":")[2].strip()

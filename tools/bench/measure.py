@@ -1,7 +1,7 @@
-"""What bench measures, each as a function of two nodes and an address: the bare link's or the tunnel's.
+"""The measurements of bench, each a function of two nodes and an address: the bare link's or the tunnel's.
 
-Throughput is iperf3's, latency tools.load.generators's. A measurement that fails raises LabError with the generator's
-words.
+iperf3 measures throughput, tools.load.generators measures latency. A measurement that fails raises LabError with the
+generator's words.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from tools.load.generators import Pings
 PING_INTERVAL = 0.01
 UDP_PAYLOAD_BYTES = 200
 IPERF_SPARE_SECONDS = 20.0
+SHORT_BYTES = "20M"
+"""Sent by a measurement of less than a second, since iperf3 counts whole seconds. It proves that everything works."""
+
 SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 LISTEN_STATE = "0A"  # TCP_LISTEN, net/tcp_states.h
 
@@ -50,7 +53,7 @@ def ping_idle(source: Namespace, sink: Namespace, address: str, seconds: float) 
 
 
 def ping_loaded(source: Namespace, sink: Namespace, address: str, seconds: float) -> Pings:
-    """The same beside one TCP stream in the same direction."""
+    """Echoes beside one TCP stream in their direction."""
     with _iperf_server(sink) as port:
         load = source.popen(["iperf3", "-c", address, "-p", port, "-t", round(seconds) + 60], **SILENT)
         try:
@@ -76,7 +79,7 @@ def machine_cpu_seconds() -> float:
 def cpu_per_gigabyte(
     pids: Mapping[str, int], gbit: Callable[[], float], seconds: float
 ) -> tuple[float, dict[str, float], float]:
-    """What `gbit`, which runs for `seconds`, returns; CPU seconds a gigabyte by process and in all."""
+    """The result of `gbit`, which runs for `seconds`; CPU seconds a gigabyte by process and in all."""
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
     machine_before = machine_cpu_seconds()
     rate = gbit()
@@ -107,9 +110,10 @@ def medians(rounds: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _iperf(source: Namespace, sink: Namespace, address: str, seconds: float, *options: Any) -> dict[str, Any]:
+    length = ["-t", round(seconds)] if seconds >= 1 else ["-n", SHORT_BYTES]
     with _iperf_server(sink) as port:
         said = source.run(
-            ["iperf3", "-c", address, "-p", port, "-t", max(1, round(seconds)), "-J", *options],
+            ["iperf3", "-c", address, "-p", port, "-J", *length, *options],
             check=False,
             timeout=seconds + IPERF_SPARE_SECONDS,
         )

@@ -1,36 +1,31 @@
 """`tunnel-supervisor bench`: the tunnel against the bare link, in one run, as ratios.
 
-One lab with a bare veth pair, a server and a client instance in it. Every measurement goes to the bare
-address and to the tunnel's in turn, `--rounds` times; a value is the median of its rounds, a ratio the median
-of the rounds' ratios, so that a machine that changes its speed changes both sides. Measuring is in
-tools/bench/measure.py and tools/bench/kills.py, printing in tools/bench/throughput_report.py.
+A lab with a bare veth pair holds a server and a client instance. Every measurement goes to the bare address and to
+the tunnel's in turn, `--rounds` times. A value is the median of its rounds, a ratio is the median of the rounds'
+ratios; so a machine that changes its speed changes both sides. tools/bench/measure.py and tools/bench/kills.py
+measure, tools/bench/throughput_report.py prints.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 
-import msgspec
-
 from tools.bench import measure
-from tools.bench.baseline import yardstick
+from tools.bench.baseline import baseline
+from tools.bench.command import Log, progress, run_command
 from tools.bench.kills import kill_workers
-from tools.bench.machine import DONE, FAILED, INTERRUPTED, NO_PERMISSION, machine
+from tools.bench.machine import machine
 from tools.bench.throughput_report import BenchResult, PingValues, Values, table
 from tools.lab.namespace import LabError
 from tools.lab.network import Lab
-from tools.lab.waiting import Overdue
 from tools.load.generators import Pings
 from tools.load.quantiles import quantile
 from tools.tunnel_pair import TunnelPair
 
-MEASUREMENTS = ("tcp", "yardstick", "udp", "ping", "loaded", "cpu", "memory")
-Log = Callable[[str], None]
+MEASUREMENTS = ("tcp", "baseline", "udp", "ping", "loaded", "cpu", "memory")
 
 
 class Bench:
@@ -95,10 +90,10 @@ class Bench:
         machine = self.values("CPU of one TCP stream", used)
         return measure.medians(processes), machine
 
-    def yardstick(self) -> Values:
+    def baseline(self) -> Values:
         """One TCP stream through the least that a tunnel in Python has to do."""
-        with yardstick(self._pair.server.node, self._pair.client.node) as address:
-            return self.values("TCP, 1 stream, yardstick", measure.tcp_gbit, address)
+        with baseline(self._pair.server.node, self._pair.client.node) as address:
+            return self.values("TCP, 1 stream, baseline", measure.tcp_gbit, address)
 
     def _alternate(self, what: str, function: Callable, through: str = "") -> Iterable[tuple]:
         source, sink = self._ends
@@ -110,12 +105,12 @@ class Bench:
             )
 
 
-def run(options: argparse.Namespace, log: Log) -> BenchResult:
+def run(options: argparse.Namespace) -> BenchResult:
     """Build the lab, measure, take it down. LabError when anything of it does not work."""
     measure.require_iperf3()
     result = BenchResult(machine=machine(), seconds=options.seconds, rounds=options.rounds, settings=options.set)
     chosen = options.only or MEASUREMENTS
-    with Lab() as lab:
+    with progress(options) as log, Lab() as lab:
         server, client = lab.nodes
         log("starting server and client")
         with TunnelPair(server, client, overrides=options.set) as pair:
@@ -125,8 +120,8 @@ def run(options: argparse.Namespace, log: Log) -> BenchResult:
                     result.tcp_gbit[str(streams)] = bench.values(
                         f"TCP, {streams} stream(s)", partial(measure.tcp_gbit, streams=streams)
                     )
-            if "yardstick" in chosen:
-                result.yardstick_gbit = bench.yardstick()
+            if "baseline" in chosen:
+                result.baseline_gbit = bench.baseline()
             if "udp" in chosen:
                 result.udp_packets = bench.values("UDP, 200 bytes", measure.udp_packets)
             if "ping" in chosen:
@@ -148,38 +143,14 @@ def run(options: argparse.Namespace, log: Log) -> BenchResult:
 
 
 def main(argv: list[str]) -> int:
-    options = _parser().parse_args(argv)
-    if os.geteuid() != 0:
-        print("bench: needs root (network namespaces, TUN); run it with sudo", file=sys.stderr)
-        return NO_PERMISSION
-    progress = partial(_progress, quiet=options.json or not sys.stderr.isatty())
-    try:
-        result = run(options, progress)
-    except (LabError, Overdue) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("bench: interrupted; everything is taken down", file=sys.stderr)
-        return INTERRUPTED
-    finally:
-        progress("")
-    if options.json:
-        print(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
-    else:
-        print(table(result))
-    return FAILED if result.left_behind else DONE
-
-
-def _progress(text: str, quiet: bool) -> None:
-    if not quiet:
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    return run_command("bench", _parser().parse_args(argv), run, table)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tunnel-supervisor bench",
         description="Measure the tunnel against the bare link on this machine. "
-        '"bench fec" is the lossy lab, "bench codec" the erasure code, '
+        '"bench fec" is the loss lab, "bench codec" the erasure code, '
         '"bench hub" many clients; each has --help of its own.',
     )
     parser.add_argument("--seconds", type=int, default=3, metavar="N", help="length of each measurement (%(default)s)")

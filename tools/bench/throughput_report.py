@@ -1,21 +1,14 @@
-"""What bench found, as values and as a table. schema_version counts up when a field changes its meaning or
-goes."""
+"""The results of bench, as values and as a table. schema_version counts up when a field changes its meaning or goes."""
 
 from __future__ import annotations
 
 import msgspec
 
 from tools.bench.kills import Kills
+from tools.bench.machine import Machine
 
 SCHEMA_VERSION = 1
 MEGABYTE = 1e6
-
-
-class Machine(msgspec.Struct):
-    cores: int
-    cpu: str
-    kernel: str
-    python: str
 
 
 class Values(msgspec.Struct):
@@ -46,7 +39,7 @@ class BenchResult(msgspec.Struct, kw_only=True):
     settings: list[str]
     tcp_gbit: dict[str, Values] = {}
     """By number of streams."""
-    yardstick_gbit: Values | None = None
+    baseline_gbit: Values | None = None
     """One TCP stream through tools/bench/baseline.py instead of the tunnel."""
     udp_packets: Values | None = None
     """Of 200 bytes, received a second."""
@@ -63,23 +56,23 @@ class BenchResult(msgspec.Struct, kw_only=True):
     left_behind: list[str] = []
     """Names that the instances did not take with them; empty when all is well."""
 
+    @property
+    def failed(self) -> bool:
+        return bool(self.left_behind)
+
 
 def table(result: BenchResult) -> str:
     """For people."""
-    machine = result.machine
     lines = [
-        (
-            f"{machine.cores} cores, {machine.cpu}, Linux {machine.kernel}, Python {machine.python}; "
-            f"{result.rounds} rounds of {result.seconds} s"
-        ),
+        f"{result.machine}; {result.rounds} rounds of {result.seconds} s",
         f"settings: {' '.join(result.settings) or 'defaults'}",
     ]
-    if result.tcp_gbit or result.yardstick_gbit or result.udp_packets or result.machine_cpu_seconds_per_gb:
+    if result.tcp_gbit or result.baseline_gbit or result.udp_packets or result.machine_cpu_seconds_per_gb:
         lines += ["", _row("", "bare", "tunnel", "ratio")]
     for streams, values in result.tcp_gbit.items():
         lines.append(_values(f"TCP, {streams} stream{'s' * (streams != '1')}, Gbit/s", values, "{:.2f}"))
-        if streams == "1" and result.yardstick_gbit:
-            lines.append(_values("  the same through the yardstick", result.yardstick_gbit, "{:.2f}"))
+        if streams == "1" and result.baseline_gbit:
+            lines.append(_values("  through the baseline relay", result.baseline_gbit, "{:.2f}"))
     if result.udp_packets:
         lines.append(_values("UDP, 200 bytes, packets/s", result.udp_packets, "{:.0f}"))
     if result.machine_cpu_seconds_per_gb:

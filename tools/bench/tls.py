@@ -1,9 +1,9 @@
-"""How fast a channel is, and what it takes while idle. Started by hand, from the repository's root:
+"""The speed of a TLS channel and its memory while idle. Start it from the repository's root:
 
     python -m tools.bench.tls [MB of each run] [rounds] [channels]
 
-One process sends blocks of 64 KiB to another over loopback: what goes through in a second, and the CPU time of either
-end for a block, as the median of rounds in which the ways take turns. Then the memory of channels, at the server.
+One process sends blocks of 64 KiB to another over loopback. The results are the throughput, the CPU time of either end
+for a block, and the memory of channels at the server. The first two are medians of rounds in which the ways take turns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import ssl
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pipeline.transport.tls_context import TlsContext, client_context, server_context
@@ -81,13 +81,23 @@ def _send(way: str, sock: socket.socket, context: TlsContext, blocks: int) -> Co
     pieces = [block[:HEAD], block[HEAD:]]
     if way == "SSLSocket":
         with context.wrap_socket(sock, server_hostname=NAME) as secure:
-            return _measured(lambda: [secure.sendall(piece) for _ in range(blocks) for piece in pieces] and None)
+            return _measured(lambda: _repeat(blocks, lambda: _push_all(secure, pieces)))
     end = End(sock, context, server=False)
     if way == "plain":
-        return _measured(lambda: [_push(sock, pieces) for _ in range(blocks)] and None)
+        return _measured(lambda: _repeat(blocks, lambda: _push(sock, pieces)))
     channel = _ready(end).channel
-    seal = channel.records if way == "records" else lambda pieces: [channel.seal(pieces)]
-    return _measured(lambda: [_push(sock, seal(pieces)) for _ in range(blocks)] and None)
+    seal = channel.seal_records if way == "records" else lambda pieces: [channel.seal(pieces)]
+    return _measured(lambda: _repeat(blocks, lambda: _push(sock, seal(pieces))))
+
+
+def _push_all(sock: ssl.SSLSocket, pieces: Sequence[memoryview]) -> None:
+    for piece in pieces:
+        sock.sendall(piece)
+
+
+def _repeat(times: int, act: Callable[[], object]) -> None:
+    for _ in range(times):
+        act()
 
 
 def _receive(way: str, sock: socket.socket, context: TlsContext, blocks: int) -> Cost:
@@ -100,7 +110,7 @@ def _receive(way: str, sock: socket.socket, context: TlsContext, blocks: int) ->
 
 
 def _run(way: str, client: TlsContext, server: TlsContext, blocks: int) -> tuple[Cost, Cost]:
-    """What a block cost at both ends, on average."""
+    """The cost of a block at both ends, on average."""
     near, far = tcp_pair()
     reading, writing = os.pipe()
     child = os.fork()
@@ -114,7 +124,7 @@ def _run(way: str, client: TlsContext, server: TlsContext, blocks: int) -> tuple
         received = _receive(way, far, server, blocks)
         sent = Cost(*map(float, file.read().split()))
     os.waitpid(child, 0)
-    return tuple(Cost(*(each / blocks for each in cost)) for cost in (sent, received))
+    return Cost(*(each / blocks for each in sent)), Cost(*(each / blocks for each in received))
 
 
 def _speed(client: TlsContext, server: TlsContext, megabytes: int, rounds: int) -> None:

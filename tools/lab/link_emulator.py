@@ -1,23 +1,21 @@
 """An emulated link: a process of its own between two TAP devices, one in each network namespace.
 
     Link(a, b, spec, ...)   starts the emulator and makes an interface in both namespaces
-    change, blackout        while traffic runs; one direction or both
+    change, blackout        change the link while traffic runs; one direction or both
     silence                 chosen TCP connections vanish from the path, by port
     stats                   what happened to the segments, by direction
     close                   ends the emulator; the devices vanish with it
 
-The emulator owns the devices and reads them at once, so that waiting happens in the model
-(tools/lab/link_model.py) and nowhere else. Super-packets cross whole; one that loses segments is cut
-(tools/lab/gso.py). Frames to a group address and anything but IPv4 and IPv6 (ARP, neighbour discovery)
-belong to the link, not to the path: they pass at once. The process ends when its control socket does, and
-dies with the thread that started it.
+The emulator owns the devices and reads them at once, so packets wait in the model (tools/lab/link_model.py) and nowhere
+else. Super-packets cross whole; one that loses segments is cut (tools/lab/gso.py). Frames to a group address, and all
+that are not IPv4 or IPv6 (ARP, neighbour discovery), belong to the link, not to the path. They pass at once. The
+process ends when its control socket does, and it dies with the thread that started it.
 
-Control: one JSON request and one answer a datagram, over a socket pair.
+Control: one JSON request and one answer in each datagram, over a socket pair.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import heapq
 import os
@@ -33,31 +31,34 @@ from typing import Literal
 
 import msgspec
 
-from tools.lab.gso import ETHERNET_BYTES, IPPROTO_TCP, IPV6_BYTES, VNET_BYTES, cut, shape
+from pipeline.packet.ip import IPPROTO_TCP, V6_HEADER_BYTES
+from pipeline.packet.vnet import VNET_HEADER_BYTES
+from pipeline.runtime.privileges import prctl
+from tools.lab.gso import ETHERNET_BYTES, cut, shape
 from tools.lab.link_model import NS_PER_MS, LinkCounters, LinkModel, LinkSpec
-from tools.lab.namespace import LIBC, LabError, Namespace, die_with_parent, inside, signals_held_off
+from tools.lab.namespace import LabError, Namespace, die_with_parent, inside, signals_held_off
 from tools.lab.tap import open_tap
 
 Direction = Literal["forward", "backward"]
 DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
 
-FRAME_BYTES = 65536 + 14 + VNET_BYTES
+FRAME_BYTES = 65536 + ETHERNET_BYTES + VNET_HEADER_BYTES
 TURN_NS = NS_PER_MS // 10
-"""Time that one device is read before the other, and what is due, get their turn."""
+"""Time that one device is read before the other device, and the frames that are due, get their turn."""
 
 CONTROL_BYTES = 65536
 CONTROL_SECONDS = 5.0
 PR_SET_TIMERSLACK = 29  # linux/prctl.h
 NICE = -10
-"""Where real-time scheduling is not allowed."""
+"""Priority where real-time scheduling is not allowed."""
 
-ETHERTYPE_OFFSET = VNET_BYTES + 12
+ETHERTYPE_OFFSET = VNET_HEADER_BYTES + 12
 PORTS = struct.Struct("!HH")  # where a TCP header begins
 IP_ETHERTYPES = (b"\x08\x00", b"\x86\xdd")
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`open` names the interfaces to make in the two namespaces; the others act on `directions`."""
+    """`open` names the interfaces to make in the two namespaces; the other actions act on `directions`."""
 
     action: Literal["open", "change", "blackout", "silence", "stats"]
     directions: tuple[Direction, ...] = DIRECTIONS
@@ -68,19 +69,19 @@ class Request(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class DirectionStats(LinkCounters):
-    """What the model counted, and how the emulator kept up with it."""
+    """The counters of the model, and how the emulator kept up with it."""
 
     delivered: int = 0
-    """Segments written to the device: those passed, less what a blackout took, less what is on its way."""
+    """Segments written to the device: those passed, less those lost in a blackout, less those on their way."""
     dropped_blackout: int = 0
     dropped_silenced: int = 0
-    """Never offered to the model."""
+    """Segments of silenced connections: never offered to the model."""
     writes: int = 0
     writes_late: int = 0
-    """Made more than 1 ms after they were due."""
+    """Writes made more than 1 ms after they were due."""
     worst_late_us: int = 0
     writes_refused: int = 0
-    """The interface was down or out of memory."""
+    """Writes that failed: the interface was down or out of memory."""
 
 
 class Answer(msgspec.Struct, omit_defaults=True):
@@ -89,7 +90,7 @@ class Answer(msgspec.Struct, omit_defaults=True):
 
 
 class Link:
-    """The near end: what the lab holds."""
+    """The end of the control socket that the lab holds."""
 
     def __init__(
         self,
@@ -117,16 +118,16 @@ class Link:
             raise
 
     def change(self, spec: LinkSpec, direction: Direction | None = None) -> None:
-        """From now on the link is like `spec`. What is on its way arrives as it would have."""
-        self._ask(Request("change", specs=[spec], directions=_which(direction)))
+        """From now on the link is like `spec`. Frames that are on their way arrive as they would have."""
+        self._ask(Request("change", specs=[spec], directions=_chosen(direction)))
 
     def blackout(self, on: bool, direction: Direction | None = None) -> None:
-        """While on, nothing arrives: neither what is sent nor what is on its way and due meanwhile."""
-        self._ask(Request("blackout", on=on, directions=_which(direction)))
+        """While on, no frame arrives: neither those sent meanwhile nor those on their way that are due meanwhile."""
+        self._ask(Request("blackout", on=on, directions=_chosen(direction)))
 
     def silence(self, *ports: int) -> None:
-        """TCP segments from or to these ports, and those alone, vanish in both directions as they are sent, until
-        the next call: what a connection sees when a box on its path has forgotten it. No port: undone."""
+        """TCP segments from or to these ports vanish in both directions, until the next call; no other segment does.
+        A connection sees this when a box on its path has forgotten it. Without a port: nothing is silenced."""
         self._ask(Request("silence", ports=list(ports)))
 
     def stats(self) -> dict[str, DirectionStats]:
@@ -144,23 +145,23 @@ class Link:
     def _ask(self, request: Request) -> Answer:
         try:
             self._control.send(msgspec.json.encode(request))
-            said = self._control.recv(CONTROL_BYTES)
+            received = self._control.recv(CONTROL_BYTES)
         except OSError as error:
             raise LabError(f"link emulator (pid {self.pid}): {request.action} failed: {error}") from None
-        if not said:
+        if not received:
             raise LabError(f"link emulator (pid {self.pid}): ended, exit status {self._process.wait()}")
-        answer = msgspec.json.decode(said, type=Answer)
+        answer = msgspec.json.decode(received, type=Answer)
         if answer.error:
             raise LabError(f"link emulator: {answer.error}")
         return answer
 
 
-def _which(direction: Direction | None) -> tuple[Direction, ...]:
+def _chosen(direction: Direction | None) -> tuple[Direction, ...]:
     return DIRECTIONS if direction is None else (direction,)
 
 
-class Way:
-    """One direction inside the emulator: from one device through the model and the pipe into the other."""
+class EmulatedDirection:
+    """One direction inside the emulator: from one device through the model and the schedule into the other."""
 
     def __init__(self, name: str, spec: LinkSpec, source: int, target: int) -> None:
         self.model = LinkModel(spec, name)
@@ -168,12 +169,13 @@ class Way:
         self.silenced: frozenset[int] = frozenset()
         self.source = source
         self._target = target
-        self._pipe: list[tuple[int, int, int, bytes]] = []
+        self._schedule: list[tuple[int, int, int, bytes]] = []
+        """A heap of (due, order of arrival, segments, frame)."""
         self._order = 0
         self.stats = self.model.counters = DirectionStats()
 
-    def take(self) -> None:
-        """Read what the device has, for one turn, and put it into the pipe."""
+    def read_frames(self) -> None:
+        """Read frames from the device, for one turn, and schedule them."""
         now = time.monotonic_ns()
         turn_ends = now + TURN_NS
         while now < turn_ends:
@@ -182,22 +184,22 @@ class Way:
             except OSError:
                 return  # nothing left, or the interface is down
             now = time.monotonic_ns()
-            if frame[VNET_BYTES] & 1 or frame[ETHERTYPE_OFFSET : ETHERTYPE_OFFSET + 2] not in IP_ETHERTYPES:
+            if frame[VNET_HEADER_BYTES] & 1 or frame[ETHERTYPE_OFFSET : ETHERTYPE_OFFSET + 2] not in IP_ETHERTYPES:
                 if not self.blackout:
-                    self._put(now, 0, frame)
+                    self._add(now, 0, frame)
                 continue
             segments, size, last = shape(frame)
             if self.silenced and not self.silenced.isdisjoint(_tcp_ports(frame)):
                 self.stats.dropped_silenced += segments
                 continue
             for due, first, count in self.model.offer(now, segments, size, last):
-                self._put(due, count, frame if count == segments else cut(frame, first, count))
+                self._add(due, count, frame if count == segments else cut(frame, first, count))
 
     def deliver(self, now: int) -> int | None:
-        """Write what is due; when the next one is."""
-        pipe, stats = self._pipe, self.stats
-        while pipe and pipe[0][0] <= now:
-            due, _, segments, frame = heapq.heappop(pipe)
+        """Write the frames that are due. The time at which the next one is due."""
+        schedule, stats = self._schedule, self.stats
+        while schedule and schedule[0][0] <= now:
+            due, _, segments, frame = heapq.heappop(schedule)
             if self.blackout:
                 stats.dropped_blackout += segments
                 continue
@@ -213,75 +215,81 @@ class Way:
                 stats.writes_late += 1
             if late > stats.worst_late_us * 1000:
                 stats.worst_late_us = late // 1000
-        return pipe[0][0] if pipe else None
+        return schedule[0][0] if schedule else None
 
-    def _put(self, due: int, segments: int, frame: bytes) -> None:
+    def _add(self, due: int, segments: int, frame: bytes) -> None:
         self._order += 1
-        heapq.heappush(self._pipe, (due, self._order, segments, frame))
+        heapq.heappush(self._schedule, (due, self._order, segments, frame))
 
 
 def _tcp_ports(frame: bytes) -> tuple[int, ...]:
-    """(from, to) of a TCP packet; none of any other. IPv6 without extension headers."""
-    ip = VNET_BYTES + ETHERNET_BYTES
+    """Source and destination port of a TCP packet; empty for other packets. IPv6 without extension headers."""
+    ip = VNET_HEADER_BYTES + ETHERNET_BYTES
     if frame[ip] >> 4 == 4:
         protocol, tcp = frame[ip + 9], ip + (frame[ip] & 15) * 4
     else:
-        protocol, tcp = frame[ip + 6], ip + IPV6_BYTES
+        protocol, tcp = frame[ip + 6], ip + V6_HEADER_BYTES
     return PORTS.unpack_from(frame, tcp) if protocol == IPPROTO_TCP else ()
 
 
 class Emulator:
+    """The process: it moves frames in both directions and answers requests."""
+
     def __init__(self, control: socket.socket, namespaces: tuple[int, int]) -> None:
         self._control = control
         self._namespaces = namespaces
-        self._ways: dict[str, Way] = {}
+        self._paths: dict[str, EmulatedDirection] = {}
 
     def run(self) -> None:
-        """Until the control socket ends."""
+        """Serve until the control socket ends."""
+        control = self._control.fileno()
         while True:
             now = time.monotonic_ns()
-            dues = [due for way in self._ways.values() if (due := way.deliver(now)) is not None]
+            dues = [due for path in self._paths.values() if (due := path.deliver(now)) is not None]
             wait = max(0, min(dues) - time.monotonic_ns()) / 1e9 if dues else None
-            sources = {way.source: way for way in self._ways.values()}
-            ready, _, _ = select.select([*sources, self._control], [], [], wait)
-            for source in ready:
-                if source in sources:
-                    sources[source].take()
+            sources = {path.source: path for path in self._paths.values()}
+            ready, _, _ = select.select([*sources, control], [], [], wait)
+            for fd in ready:
+                if fd in sources:
+                    sources[fd].read_frames()
                 elif not self._answer():
                     return
 
     def _answer(self) -> bool:
-        said = self._control.recv(CONTROL_BYTES)
-        if not said:
+        received = self._control.recv(CONTROL_BYTES)
+        if not received:
             return False
         try:
-            answer = self._do(msgspec.json.decode(said, type=Request))
+            answer = self._carry_out(msgspec.json.decode(received, type=Request))
         except (LabError, msgspec.ValidationError, OSError) as error:
             answer = Answer(error=str(error))
         self._control.send(msgspec.json.encode(answer))
         return True
 
-    def _do(self, request: Request) -> Answer:
+    def _carry_out(self, request: Request) -> Answer:
         if request.action == "open":
             a, b = (
                 inside(netns, partial(open_tap, name))
                 for netns, name in zip(self._namespaces, request.interfaces, strict=True)
             )
             forward, backward = request.specs
-            self._ways = {"forward": Way("forward", forward, a, b), "backward": Way("backward", backward, b, a)}
+            self._paths = {
+                "forward": EmulatedDirection("forward", forward, a, b),
+                "backward": EmulatedDirection("backward", backward, b, a),
+            }
         for name in request.directions:
             if request.action == "change":
-                self._ways[name].model.change(request.specs[0])
+                self._paths[name].model.change(request.specs[0])
             elif request.action == "blackout":
-                self._ways[name].blackout = request.on
+                self._paths[name].blackout = request.on
             elif request.action == "silence":
-                self._ways[name].silenced = frozenset(request.ports)
-        return Answer(stats={name: way.stats for name, way in self._ways.items()})
+                self._paths[name].silenced = frozenset(request.ports)
+        return Answer(stats={name: path.stats for name, path in self._paths.items()})
 
 
-def _stand_for_hardware() -> None:
-    """A wire does not wait behind the load that it carries, nor behind the timer's slack."""
-    LIBC.prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(1), 0, 0, 0)
+def _be_punctual() -> None:
+    """A wire waits neither for the load that it carries nor for the timer's slack, so this process should not."""
+    prctl(PR_SET_TIMERSLACK, 1)
     try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     except OSError:
@@ -290,7 +298,7 @@ def _stand_for_hardware() -> None:
 
 def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _stand_for_hardware()
+    _be_punctual()
     gc.disable()
     control, a, b = map(int, argv)
     Emulator(socket.socket(fileno=control), (a, b)).run()

@@ -1,18 +1,17 @@
-"""What a link does to each segment: pure, stepped with `now`, repeatable from a seed.
+"""The effects of a link on each segment: pure, stepped with `now`, repeatable from a seed.
 
-    offer(now, segments, size, last)   a packet enters: which of its segments come out, in which runs, when
+    offer(now, segments, size, last)   a packet enters: which of its segments come out, in which trains, when
 
-A packet is `segments` segments of `size` wire bytes (the last of `last`); an ordinary packet is one. Every
-segment passes, in this order: path MTU, queue (tail drop), rate, loss, delay. So loss happens behind the
-bottleneck, and what is lost has taken its time there.
+A packet has `segments` segments of `size` wire bytes (the last has `last`); an ordinary packet has one. Every segment
+passes, in this order: path MTU, queue (tail drop), rate, loss, delay. So loss happens behind the bottleneck, and a lost
+segment has taken its time there.
 
-Loss comes in runs. With `burst` 1 each segment is lost independently. Above, it is a Gilbert model: all is
-lost in the bad state, whose mean length is `burst` segments; the good state's mean length makes
-`loss_percent`. Runs are drawn as lengths: a super-packet in the middle of a good run costs one comparison.
+Loss comes in spells. With `burst` 1 each segment is lost independently. Above 1, it is a Gilbert model: all is lost in
+the bad state, whose mean length is `burst` segments; the good state's mean length makes `loss_percent`. Spells are
+drawn as lengths: a super-packet in the middle of a good spell costs one comparison.
 
-Jitter wanders: the delay moves within delay_ms +- jitter_ms, in straight lines between random points, slower
-than time passes. So jitter alone never reorders; `reorder_percent` of the segments is held back `reorder_ms`
-longer.
+Jitter wanders: the delay moves within delay_ms +- jitter_ms, in straight lines between random points, slower than time
+passes. So jitter alone never reorders; `reorder_percent` of the segments is held back `reorder_ms` longer.
 
 Each effect has a random.Random of its own: one changes without moving the others.
 """
@@ -42,9 +41,9 @@ class LinkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     delay_ms: float = 0.0
     jitter_ms: float = 0.0
-    """Greatest deviation from delay_ms, both ways."""
+    """Greatest deviation from delay_ms, up and down."""
     rate_mbit: float | None = None
-    """10^6 bits a second, all headers of all segments counted, Ethernet's too. None: no limit."""
+    """10^6 bits a second; all headers of all segments count, Ethernet's too. None: no limit."""
     loss_percent: float = 0.0
     burst: float = 1.0
     """Mean length of a loss in segments; 1 is independent loss."""
@@ -52,9 +51,9 @@ class LinkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     reorder_ms: float = 2.0
     duplicate_percent: float = 0.0
     mtu: int | None = None
-    """Path MTU: a segment whose IP packet is larger vanishes silently. None: what the device lets through."""
+    """Path MTU: a segment whose IP packet is larger vanishes silently. None: the limit of the device alone."""
     queue_packets: int | None = 1000
-    """Segments that may wait for the rate; those that find it full are dropped."""
+    """Segments that may wait for the rate; those that find the queue full are dropped."""
     queue_bytes: int | None = None
     seed: int = 1
 
@@ -83,21 +82,21 @@ class LinkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             )
 
 
-class Run(NamedTuple):
+class Train(NamedTuple):
     """Neighbouring segments of a packet that come out together."""
 
     due: int
     """monotonic ns"""
     first: int
-    count: int
+    length: int
 
 
 class LinkCounters(msgspec.Struct):
-    """All in segments."""
+    """All counters are in segments."""
 
     offered: int = 0
     passed: int = 0
-    """Handed on to arrive, copies included."""
+    """Segments that will arrive, copies included."""
     lost: int = 0
     dropped_queue_full: int = 0
     dropped_too_big: int = 0
@@ -106,7 +105,7 @@ class LinkCounters(msgspec.Struct):
 
 
 class Chance:
-    """Picks segments out of a stream, in runs: `percent` of all, in runs of `burst` on average."""
+    """Picks segments out of a stream, in spells: `percent` of all, in spells of `burst` on average."""
 
     def __init__(self, rng: random.Random, percent: float, burst: float = 1.0) -> None:
         share = percent / 100
@@ -140,7 +139,7 @@ class Chance:
         return picked
 
     def _length(self) -> int:
-        """Length of the run that begins: geometric, 1 or more."""
+        """Length of the spell that begins: geometric, 1 or more."""
         end = self._end_bad if self._bad else self._end_good
         if end >= 1:
             return 1
@@ -158,7 +157,7 @@ class Wander:
         self._until = -FOREVER
 
     def at(self, now: int) -> int:
-        """The offset; `now` never goes back."""
+        """The offset at this time; `now` never goes back."""
         if self._span == 0:
             return 0
         if now >= self._until:
@@ -170,7 +169,7 @@ class Wander:
 
 
 class LinkModel:
-    """One direction. Keeps its queue across a change of the spec; the random streams start anew."""
+    """One direction. It keeps its queue across a change of the spec; the random streams start again."""
 
     def __init__(self, spec: LinkSpec, direction: str = "") -> None:
         self._direction = direction
@@ -192,11 +191,11 @@ class LinkModel:
         self._jitter = Wander(stream("jitter"), round(spec.jitter_ms * NS_PER_MS))
         self._delay_ns = round(spec.delay_ms * NS_PER_MS)
         self._hold_ns = round(spec.reorder_ms * NS_PER_MS)
-        self._ns_per_byte = 8000 / spec.rate_mbit if spec.rate_mbit else None
+        self._ns_per_byte = 8000 / spec.rate_mbit if spec.rate_mbit else 0.0
         self._greatest = spec.mtu + ETHERNET_BYTES if spec.mtu else FOREVER
 
-    def offer(self, now: int, segments: int, size: int, last: int) -> list[Run]:
-        """The runs that come out. `size` and `last` count the Ethernet header; `now` never goes back."""
+    def offer(self, now: int, segments: int, size: int, last: int) -> list[Train]:
+        """The trains that come out. `size` and `last` count the Ethernet header; `now` never goes back."""
         counters = self.counters
         counters.offered += segments
         first = 0
@@ -206,16 +205,14 @@ class LinkModel:
             if first == segments:
                 return []
             segments, size = 1, last
-        if self._ns_per_byte is None:
-            runs = self._runs([now] * segments, first)
-        else:
-            runs = self._runs(self._queue(now, segments, size, last), first)
-        for run in runs:
-            counters.passed += run.count
-        return runs
+        departures = self._queue(now, segments, size, last) if self._ns_per_byte else [now] * segments
+        trains = self._trains(departures, first)
+        for train in trains:
+            counters.passed += train.length
+        return trains
 
     def _queue(self, now: int, segments: int, size: int, last: int) -> list[int]:
-        """Departure times of the segments that find room; these are always the first ones."""
+        """Departure times of the segments that find room; these are always the first segments."""
         waiting = self._waiting
         while waiting and waiting[0][0] <= now:
             self._waiting_bytes -= waiting.popleft()[1]
@@ -235,37 +232,37 @@ class LinkModel:
         self._busy_until = at
         return departures
 
-    def _runs(self, departures: list[int], first: int) -> list[Run]:
-        """What becomes of segments `first`, first + 1, ... that leave the queue at these times."""
+    def _trains(self, departures: list[int], first: int) -> list[Train]:
+        """The trains made of segments `first`, first + 1, ... that leave the queue at these times."""
         segments = len(departures)
         if segments == 0:
             return []
         lost, held, twice = (chance.pick(segments) for chance in (self._loss, self._reorder, self._duplicate))
         if not lost and not held and not twice and departures[-1] - departures[0] <= GRAIN_NS:
-            return [Run(self._arrival(departures[-1]), first, segments)]
+            return [Train(self._arrival(departures[-1]), first, segments)]
         counters = self.counters
         counters.lost += len(lost)
-        runs: list[Run] = []
-        copies: list[Run] = []
-        run_began = None
-        for index, leaves in enumerate(departures):
+        trains: list[Train] = []
+        copies: list[Train] = []
+        began = None
+        for index, departure in enumerate(departures):
             if index in lost:
-                run_began = None
+                began = None
                 continue
-            arrival = self._arrival(leaves)
+            arrival = self._arrival(departure)
             if index in twice:
                 counters.duplicated += 1
-                copies.append(Run(arrival, first + index, 1))
+                copies.append(Train(arrival, first + index, 1))
             if index in held:
                 counters.reordered += 1
-                runs.append(Run(arrival + self._hold_ns, first + index, 1))
-                run_began = None
-            elif run_began is not None and leaves - run_began <= GRAIN_NS:
-                runs[-1] = Run(arrival, runs[-1].first, runs[-1].count + 1)
+                trains.append(Train(arrival + self._hold_ns, first + index, 1))
+                began = None
+            elif began is not None and departure - began <= GRAIN_NS:
+                trains[-1] = Train(arrival, trains[-1].first, trains[-1].length + 1)
             else:
-                run_began = leaves
-                runs.append(Run(arrival, first + index, 1))
-        return runs + copies
+                began = departure
+                trains.append(Train(arrival, first + index, 1))
+        return trains + copies
 
-    def _arrival(self, leaves: int) -> int:
-        return leaves + self._delay_ns + self._jitter.at(leaves)
+    def _arrival(self, departure: int) -> int:
+        return departure + self._delay_ns + self._jitter.at(departure)

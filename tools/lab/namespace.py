@@ -1,13 +1,13 @@
 """A network namespace that a process of its own holds open, and the ways into it.
 
-The namespace has no name. It exists as long as its holder, and the holder ends with us: it dies by
-PR_SET_PDEATHSIG when the thread that started it ends, and reads end-of-file from its pipe when the process
-does. So a kill -9 of the creator leaves nothing. Every process started here gets the same death signal: start
-from the thread that lives as long as the lab (usually the main one).
+The namespace has no name. It exists as long as its holder, and the holder ends with this process. It dies by
+PR_SET_PDEATHSIG when the thread that started it ends, and it reads end-of-file from its pipe when this process ends.
+So a kill -9 of this process leaves nothing. Every process started here gets that death signal too: start it from a
+thread that ends no earlier than the lab, usually the main one.
 
-    run, popen      a command inside; it is inside when popen returns
+    run, popen      a command inside; the process is inside when popen returns
     socket, inside  a socket, or anything else, made inside by this process: a thread enters and ends
-    close           TERM to what was started and to whatever else still lives inside, then KILL, by pid
+    close           SIGTERM to the processes started here and to all others that live inside, then SIGKILL, by pid
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-CLONE_NEWNET = 0x40000000  # linux/sched.h
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-TERM_SECONDS = 5.0
-"""What a child gets between SIGTERM and SIGKILL: enough for a tunnel to drain and stop."""
+from pipeline.runtime.privileges import PR_SET_PDEATHSIG, prctl
 
-LOOK_AGAIN_SECONDS = 0.02
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+TERM_SECONDS = 5.0
+"""Time that a child gets between SIGTERM and SIGKILL: enough for a tunnel to drain and stop."""
+
+POLL_SECONDS = 0.02
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 Result = TypeVar("Result")
 
 
 class LabError(RuntimeError):
-    """The lab cannot be built or used as asked; the text says why and what to do."""
+    """The lab cannot be built or used in this way; the text says why and what to do."""
 
 
 def die_with_parent(netns: int | None = None, sign: int = signal.SIGKILL) -> Callable[[], None]:
@@ -45,7 +46,7 @@ def die_with_parent(netns: int | None = None, sign: int = signal.SIGKILL) -> Cal
     parent = os.getpid()
 
     def prepare() -> None:
-        LIBC.prctl(PR_SET_PDEATHSIG, sign, 0, 0, 0)
+        prctl(PR_SET_PDEATHSIG, sign)
         if os.getppid() != parent:
             os._exit(1)
         if netns is not None:
@@ -55,7 +56,7 @@ def die_with_parent(netns: int | None = None, sign: int = signal.SIGKILL) -> Cal
 
 
 def _enter(netns: int) -> None:
-    """Move the calling thread, and it alone, into a network namespace."""
+    """Move the calling thread, and no other, into a network namespace."""
     if LIBC.setns(netns, CLONE_NEWNET) != 0:
         raise LabError(f"cannot enter a network namespace: {os.strerror(ctypes.get_errno())}; run as root")
 
@@ -76,25 +77,28 @@ def inside(netns: int, action: Callable[[], Result]) -> Result:
 
 @contextmanager
 def signals_held_off() -> Iterator[None]:
-    """SIGINT and SIGTERM that the program handles take effect at the end of the block. Around a fork, because
-    an exception that a handler raises there is lost (Python runs its fork hooks), and around a closing."""
-    came: list[int] = []
+    """SIGINT and SIGTERM that the program handles take effect at the end of the block.
+
+    Needed around a fork, because an exception that a handler raises there is lost (Python runs its fork hooks), and
+    around a closing.
+    """
+    received: list[int] = []
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if callable(signal.getsignal(number)):
-                before[number] = signal.signal(number, lambda number, frame: came.append(number))
+                before[number] = signal.signal(number, lambda number, frame: received.append(number))
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for number in came:
-        signal.raise_signal(number)
+        for handled, handler in before.items():
+            signal.signal(handled, handler)
+    for missed in received:
+        signal.raise_signal(missed)
 
 
 def stop(processes: Sequence[subprocess.Popen], seconds: float) -> None:
-    """TERM to all that still run, KILL to those that have not ended `seconds` later; reaps them."""
+    """SIGTERM to all that still run, SIGKILL to those that have not ended `seconds` later; all are reaped."""
     for process in processes:
         if process.poll() is None:
             process.terminate()
@@ -108,10 +112,12 @@ def stop(processes: Sequence[subprocess.Popen], seconds: float) -> None:
 
 
 class Namespace:
+    """See the head of this file. `name` is for messages only."""
+
     def __init__(self, name: str, term_seconds: float = TERM_SECONDS) -> None:
         self.name = name
         self.started: list[subprocess.Popen] = []
-        """By popen, and not known to have ended."""
+        """Processes started by popen that are not known to have ended."""
         self._term_seconds = term_seconds
         with signals_held_off():
             self._holder = subprocess.Popen(
@@ -122,13 +128,15 @@ class Namespace:
                 preexec_fn=die_with_parent(),
             )
         self.pid = self._holder.pid
+        assert self._holder.stdin is not None and self._holder.stdout is not None
+        self._pipes = self._holder.stdin, self._holder.stdout
         if not self._holder.stdout.readline():
             self._end_holder()
             raise LabError(f"cannot create a network namespace for {name!r}; run as root (CAP_SYS_ADMIN)")
         self.netns = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def popen(self, argv: Sequence[object], *, death_signal: int = signal.SIGKILL, **options: Any) -> subprocess.Popen:
-        """subprocess.Popen inside. The lab ends the process as it closes, `death_signal` if we are killed."""
+        """subprocess.Popen inside. The lab ends the process as it closes, and `death_signal` if we are killed."""
         self.started = [process for process in self.started if process.poll() is None]
         with signals_held_off():
             process = self._start(argv, options, death_signal)
@@ -144,15 +152,16 @@ class Namespace:
         input: str | None = None,
         **options: Any,
     ) -> subprocess.CompletedProcess:
-        """As subprocess.run inside, text output captured; a failure's message holds what the command said."""
+        """subprocess.run inside, with captured text output; a failure's message holds the output of the command."""
         streams = {
             "stdin": subprocess.DEVNULL if input is None else subprocess.PIPE,
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
             "text": True,
         }
+        words = [str(word) for word in argv]
         with signals_held_off():
-            process = self._start(argv, {**streams, **options})
+            process = self._start(words, {**streams, **options})
         with process:
             try:
                 out, err = process.communicate(input, timeout)
@@ -161,13 +170,12 @@ class Namespace:
                 raise
         if check and process.returncode != 0:
             raise LabError(
-                f"{' '.join(map(str, argv))} in {self.name!r}: exit status {process.returncode}: "
-                f"{(err or out or '').strip()}"
+                f"{' '.join(words)} in {self.name!r}: exit status {process.returncode}: {(err or out or '').strip()}"
             )
-        return subprocess.CompletedProcess(argv, process.returncode, out, err)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def inside(self, action: Callable[[], Result]) -> Result:
-        """Run `action` in a thread that has entered the namespace, see there."""
+        """Run `action` in a thread that has entered this namespace; see the function `inside`."""
         return inside(self.netns, action)
 
     def socket(
@@ -177,7 +185,7 @@ class Namespace:
         return self.inside(lambda: sockets.socket(family, kind, protocol))
 
     def free_port(self, kind: int = sockets.SOCK_STREAM) -> int:
-        """A port that nobody inside uses now."""
+        """A port that is free inside at this moment."""
         with self.socket(kind=kind) as probe:
             probe.bind(("", 0))
             return probe.getsockname()[1]
@@ -187,7 +195,7 @@ class Namespace:
         self.run(["sysctl", "-qw", *settings])
 
     def processes(self) -> list[int]:
-        """Pids of all processes inside, the holder apart."""
+        """Pids of all processes inside, without the holder."""
         ours = os.fstat(self.netns).st_ino
         found = []
         for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
@@ -195,35 +203,35 @@ class Namespace:
                 if pid != self.pid and os.stat(f"/proc/{pid}/ns/net").st_ino == ours:
                     found.append(pid)
             except OSError:
-                continue  # ended while we looked
+                continue  # it has ended meanwhile
         return found
 
     def close(self) -> None:
-        """End everything inside, then the namespace. Once."""
+        """End everything inside, then the namespace. To be called once."""
         stop(self.started, self._term_seconds)
         self._end_strays()
         self._end_holder()
         os.close(self.netns)
 
     def _end_strays(self) -> None:
-        """Grandchildren: what a command inside has left running."""
+        """End the processes that a command inside has left running."""
         deadline = time.monotonic() + self._term_seconds
-        sign = signal.SIGTERM
+        sign: int = signal.SIGTERM
         while strays := self.processes():
             for pid in strays:
                 try:
                     os.kill(pid, sign)
                 except ProcessLookupError:
-                    continue  # ended by itself meanwhile
+                    continue  # it has ended meanwhile
             if time.monotonic() > deadline:
                 sign = signal.SIGKILL
-            time.sleep(LOOK_AGAIN_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def _end_holder(self) -> None:
         self._holder.kill()
         self._holder.wait()
-        self._holder.stdin.close()
-        self._holder.stdout.close()
+        for pipe in self._pipes:
+            pipe.close()
 
     def _start(
         self, argv: Sequence[object], options: dict[str, Any], death_signal: int = signal.SIGKILL

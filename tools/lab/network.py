@@ -6,13 +6,12 @@
         a, b = lab.nodes
         a.run(["ping", "-c1", b.address])
 
-A node has the interface `link0`, `lo`, and the addresses 10.77.0.N/24 and fd77::N/64, N from 1 in the order
-of names. With three nodes and more the first one's `link0` is a bridge over its links, so all are in one
-network.
+A node has the interfaces `link0` and `lo`, and the addresses 10.77.0.N/24 and fd77::N/64, N from 1 in the order of
+names. With three nodes or more, the first one's `link0` is a bridge over its links, so all nodes are in one network.
 
-Nothing survives: a node's processes get SIGTERM, then SIGKILL when the lab closes, also after SIGINT and
-SIGTERM to this process, which are held off while it closes. If this process is killed, the kernel kills them
-(tools/lab/namespace.py).
+Nothing survives. When the lab closes, a node's processes get SIGTERM, then SIGKILL. That is so after SIGINT and SIGTERM
+to this process too, which are held off while the lab closes. If this process is killed, the kernel kills the nodes'
+processes (tools/lab/namespace.py).
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from tools.lab.waiting import until
 INTERFACE = "link0"
 SIGTERM_STATUS = 128 + signal.SIGTERM
 DEVICE_QUEUE = 10000
-"""txqueuelen of an emulated link's devices: the model drops, the device should not."""
+"""txqueuelen of an emulated link's devices: the model drops packets, the device should not."""
 
 
 class Node(Namespace):
-    """One namespace of a lab and its addresses; see Namespace for what can be done in it."""
+    """One namespace of a lab and its addresses; Namespace has its operations."""
 
     def __init__(self, name: str, number: int, term_seconds: float) -> None:
         super().__init__(name, term_seconds)
@@ -47,13 +46,13 @@ class Node(Namespace):
         self.mac = f"02:77:00:00:00:{number:02x}"
 
     def ip(self, *commands: str) -> None:
-        """Commands for `ip`, carried out inside in this order: node.ip("link set link0 down")."""
+        """Run commands of `ip` inside, in this order: node.ip("link set link0 down")."""
         self.run(["ip", "-batch", "-"], input="\n".join(commands))
 
 
 class Lab:
-    """See above. `link` may be a pair: (first to other, other to first). `mtu` is that of the interfaces.
-    A process inside has `term_seconds` between SIGTERM and SIGKILL."""
+    """See the head of this file. `link` may be a pair: (first to other, other to first). `mtu` is that of the
+    interfaces. A process inside has `term_seconds` between SIGTERM and SIGKILL."""
 
     def __init__(
         self,
@@ -69,10 +68,10 @@ class Lab:
         self._mtu = mtu
         self._term_seconds = term_seconds
         self._specs = (link, link) if isinstance(link, LinkSpec) else link
-        self._sigterm_was: Any = None
+        self._sigterm_before: Any = None
         self.nodes: list[Node] = []
         self.links: list[Link] = []
-        """The emulated links, in the order of nodes[1:]; empty with veth."""
+        """The emulated links, in the order of nodes[1:]; none with veth."""
 
     def __enter__(self) -> Lab:
         self._catch_sigterm()
@@ -102,8 +101,8 @@ class Lab:
         return self.links[0]
 
     def cut(self, node: Node | None = None, direction: Direction | None = None) -> None:
-        """Cut the link of `node`, or all. An emulated one loses everything silently, in one direction only if
-        asked to; of a veth pair the far end goes down, which both ends see."""
+        """Cut the link of `node`, or all links. An emulated link loses everything silently, or one direction if it is
+        given. Of a veth pair the far end goes down, which both ends see."""
         for far, link in self._far_ends(node):
             if link is not None:
                 link.blackout(True, direction)
@@ -122,15 +121,17 @@ class Lab:
         """End everything; a second call does nothing."""
         try:
             with signals_held_off(), ExitStack() as last_first:
-                for part in (*self.nodes, *self.links):
-                    last_first.callback(part.close)
+                for node in self.nodes:
+                    last_first.callback(node.close)
+                for link in self.links:
+                    last_first.callback(link.close)
                 started = [process for node in self.nodes for process in node.started]
                 last_first.callback(stop, started, self._term_seconds)
                 self.nodes, self.links = [], []
         finally:
-            if self._sigterm_was is not None:
-                signal.signal(signal.SIGTERM, self._sigterm_was)
-                self._sigterm_was = None
+            if self._sigterm_before is not None:
+                signal.signal(signal.SIGTERM, self._sigterm_before)
+                self._sigterm_before = None
 
     def _build(self) -> None:
         for number, name in enumerate(self._names, start=1):
@@ -157,31 +158,11 @@ class Lab:
             hub.ip(f"link set {near} txqueuelen {DEVICE_QUEUE}")
             other.ip(f"link set {INTERFACE} txqueuelen {DEVICE_QUEUE}")
         else:
-            made = subprocess.run(
-                [
-                    "ip",
-                    "link",
-                    "add",
-                    near,
-                    "netns",
-                    str(hub.pid),
-                    "type",
-                    "veth",
-                    "peer",
-                    "name",
-                    INTERFACE,
-                    "netns",
-                    str(other.pid),
-                ],
-                capture_output=True,
-                text=True,
-            )
-            if made.returncode != 0:
-                raise LabError(f"veth pair {hub.name}-{other.name}: {made.stderr.strip()}")
+            add_veth_pair(hub, near, other)
 
     def _set_up(self, node: Node, others: list[Node]) -> None:
-        """Addresses that work at once and stay through a cut; nothing that talks by itself on the link, and
-        permanent neighbours: no address resolution that a loss could hold up."""
+        """Give it addresses that work at once and stay through a cut. Nothing talks by itself on the link. Neighbours
+        are permanent, so no loss can hold up an address resolution."""
         ipv6 = f"net.ipv6.conf.{INTERFACE}"
         node.sysctl(f"{ipv6}.router_solicitations=0", f"{ipv6}.keep_addr_on_down=1")
         node.ip(
@@ -198,8 +179,11 @@ class Lab:
         )
 
     def _far_ends(self, node: Node | None) -> list[tuple[Node, Link | None]]:
-        ends = zip(self.nodes[1:], self.links or [None] * len(self.nodes), strict=False)
-        chosen = [(far, link) for far, link in ends if node is None or far is node]
+        links: list[Link | None] = [*self.links] or [None] * len(self.nodes)
+        ends = list(zip(self.nodes[1:], links, strict=False))
+        if node is None:
+            return ends
+        chosen = [(far, link) for far, link in ends if far is node]
         if not chosen:
             raise LabError(
                 f"expected a node with a link of its own (all but {self.nodes[0].name!r}), got {node.name!r}"
@@ -209,7 +193,15 @@ class Lab:
     def _catch_sigterm(self) -> None:
         """SIGTERM unwinds the stack as SIGINT does, unless the program has a handler of its own."""
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._sigterm_was = signal.signal(signal.SIGTERM, _terminate)
+            self._sigterm_before = signal.signal(signal.SIGTERM, _terminate)
+
+
+def add_veth_pair(near: Namespace, device: str, far: Namespace) -> None:
+    """Join two namespaces by `device` in one and INTERFACE in the other."""
+    words = f"ip link add {device} netns {near.pid} type veth peer name {INTERFACE} netns {far.pid}"
+    made = subprocess.run(words.split(), capture_output=True, text=True)
+    if made.returncode != 0:
+        raise LabError(f"veth pair {near.name}-{far.name}: {made.stderr.strip()}")
 
 
 def _has_carrier(node: Node) -> bool:

@@ -1,7 +1,6 @@
-"""A TAP device that hands out and takes super-packets: one frame a read or write, virtio-net header first.
+"""A TAP device that reads and writes super-packets: one frame in each call, its virtio-net header first.
 
-The device belongs to the network namespace of the thread that opens it, and to its file descriptor: closed,
-it is gone.
+The device belongs to the network namespace of the thread that opens it. It vanishes when its file descriptor is closed.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ TCP_OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6
 
 
 def open_tap(name: str) -> int:
-    """Make the device; its descriptor never blocks. Without USO where the kernel lacks it (before 6.2)."""
+    """Make the device; its descriptor never blocks. UDP offload (USO) is left out on kernels before 6.2."""
     if len(name.encode()) > INTERFACE_NAME_BYTES:
         raise LabError(f"interface name {name!r}: expected at most {INTERFACE_NAME_BYTES} bytes")
     try:

@@ -1,4 +1,4 @@
-"""Wait for a condition, with a deadline and a name for what did not come."""
+"""Wait for a condition, with a deadline and a name for it. Tests use tests/support.py, which fails the test instead."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Callable
 from typing import TypeVar
 
 Value = TypeVar("Value")
-LOOK_AGAIN_SECONDS = 0.01
+POLL_SECONDS = 0.01
 
 
 class Overdue(RuntimeError):
-    """What was waited for did not come in time."""
+    """A condition was not true in time."""
 
 
-def until(condition: Callable[[], Value], what: str, seconds: float = 10.0, every: float = LOOK_AGAIN_SECONDS) -> Value:
-    """The first true value of `condition()`. Overdue, which says what was expected, after `seconds`."""
+def until(
+    condition: Callable[[], Value | None], what: str, seconds: float = 10.0, every: float = POLL_SECONDS
+) -> Value:
+    """The first true value of `condition()`. After `seconds`, Overdue says what was expected."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:

@@ -1,19 +1,19 @@
-"""Many light clients of one server in one process, for operators and for bench: python -m tools.load.client_swarm
---help
+"""Many light clients of one server in one process: python -m tools.load.client_swarm --help
 
-Each client is a peer with a key of its own and so many connections over TLS; it answers echo requests for its address,
-and comes back as the real client does when a connection ends. Where the keys come from:
+For operators, and for `bench hub`. Each client is a peer with a key of its own and several connections over TLS. It
+answers echo requests for its addresses, and dials again as the real client does when a connection ends. Its key comes
+from an invitation:
 
-    --invitations FILE    a line of `tunnel-supervisor invite` each; "-" for standard input
+    --invitations FILE    one line of `tunnel-supervisor invite` for each client; "-" for standard input
     --invite INSTANCE     a server on this machine is asked to invite NAME-0, NAME-1, ...; they stay its peers
 
-    --invite INSTANCE     a server on this machine is asked to invite NAME-0, NAME-1, ...: its peers from then on
-after clients had none, and at the end, after --seconds or with SIGTERM or SIGINT, {"summary": ...}. Times are
-CLOCK_MONOTONIC.
+Standard output gets one JSON object a line. {"sample": ...} comes every --interval seconds. {"outage": ...} comes when
+some clients had no connection, and all clients have all of theirs again. The last line is {"summary": ...}; it comes
+after --seconds, or with SIGTERM or SIGINT. Times are CLOCK_MONOTONIC.
 
-All clients come from one machine: with the server's default limits on what comes from one address (4 handshakes, 20
-connects a second) many take long. --source PREFIX gives each client an address of its own to dial from; it must be
-this machine's (ip route add local PREFIX dev lo) and the server must have a route to it.
+All clients dial from one machine. With the server's default limits on one address (4 handshakes, 20 connects a second)
+it takes many clients long to connect. --source PREFIX gives each client an address of its own to dial from. The
+addresses must be this machine's (ip route add local PREFIX dev lo), and the server must have a route to them.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from pipeline.errors import TunnelError
 from pipeline.supervisor import control_socket
 from pipeline.supervisor.instance import Instance
 from pipeline.transport.tls_context import client_context
-from tools.load.swarm_client import Peer, Settings
-from tools.load.swarm_loop import Crowd
+from tools.load.swarm_client import Invited, SwarmSettings
+from tools.load.swarm_loop import ClientSwarm
 
 DONE, FAILED = 0, 1
 
 
-def peers(options: argparse.Namespace) -> list[Peer]:
-    """Who the members are. TunnelError if a line is no invitation, or a server invites nobody."""
+def invited_clients(options: argparse.Namespace) -> list[Invited]:
+    """The peers that the clients are. TunnelError if a line is no invitation, or the server does not invite a peer."""
     if options.invite:
-        lines = [_invited(options, number) for number in range(options.clients)]
+        lines = [_invite(options, number) for number in range(options.clients)]
     else:
         text = sys.stdin.read() if options.invitations == "-" else Path(options.invitations).read_text()
         lines = [line for line in text.splitlines() if line.strip()][: options.clients]
@@ -53,23 +53,22 @@ def peers(options: argparse.Namespace) -> list[Peer]:
     for number, line in enumerate(lines):
         invited = invitation.decode(line)
         endpoint = parse_endpoint(options.server or invited.server)
-        source = str(network[1 + number]) if network else ""
         found.append(
-            Peer(
+            Invited(
                 invited.name,
                 endpoint.host,
                 endpoint.port,
                 invited.key,
                 bytes.fromhex(invited.fingerprint),
-                source,
-                number < options.deaf,
+                source=str(network[1 + number]) if network else "",
+                deaf=number < options.deaf,
             )
         )
     return found
 
 
-def _invited(options: argparse.Namespace, number: int) -> str:
-    answer = control_socket.ask(
+def _invite(options: argparse.Namespace, number: int) -> str:
+    answer = control_socket.send_request(
         Instance(options.invite),
         {
             "command": "invite",
@@ -91,39 +90,36 @@ def main(argv: list[str]) -> int:
     context = client_context(options.tls, system_cas=False, verify=False)
     began = time.monotonic()
     try:
-        invited = peers(options)
+        invited = invited_clients(options)
         invited_seconds = time.monotonic() - began
-        crowd = Crowd(
-            invited,
-            Settings(
-                context,
-                options.connections - options.light,
-                options.light,
-                options.mtu,
-                options.keepalive,
-                options.timeout,
-                options.greeting,
-                options.reconnect_min,
-                options.reconnect_max,
-            ),
-            _print,
+        settings = SwarmSettings(
+            context,
+            options.connections - options.light,
+            options.light,
+            options.mtu,
+            options.keepalive,
+            options.timeout,
+            options.handshake_timeout,
+            options.reconnect_min,
+            options.reconnect_max,
         )
+        swarm = ClientSwarm(invited, settings, _print)
     except (TunnelError, OSError, ValueError, IndexError) as error:
-        print(f"crowd: {error}", file=sys.stderr)
+        print(f"swarm: {error}", file=sys.stderr)
         return FAILED
 
     def stop(number: int, frame: FrameType | None) -> None:
-        crowd.stop()
+        swarm.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    crowd.run(options.seconds, options.interval, options.ramp)
-    _print({"summary": crowd.summary(invited_seconds)})
-    crowd.close()
+    swarm.run(options.seconds, options.interval, options.ramp)
+    _print({"summary": swarm.summary(invited_seconds)})
+    swarm.close()
     return DONE
 
 
-def _print(line: dict) -> None:
+def _print(line: dict[str, object]) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.buffer.flush()
 
@@ -131,24 +127,36 @@ def _print(line: dict) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.load.client_swarm", description=__doc__.partition("\n")[0])
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--invitations", metavar="FILE", help='a line of `invite` for each client; "-": standard input')
-    which.add_argument("--invite", metavar="INSTANCE", help="have this server on this machine invite them")
-    parser.add_argument("--name", default="crowd", help="with --invite: what the peers are called (%(default)s-0, ...)")
-    parser.add_argument("--server", metavar="HOST:PORT", default="", help="dial this in place of what the lines say")
-    parser.add_argument("--clients", type=int, default=100, metavar="N", help="at most (%(default)s)")
-    parser.add_argument("--connections", type=int, default=8, metavar="C", help="of each (%(default)s)")
-    parser.add_argument("--light", type=int, default=3, metavar="C", help="of them for light flows (%(default)s)")
+    which.add_argument(
+        "--invitations", metavar="FILE", help='one line of `invite` for each client; "-": standard input'
+    )
+    which.add_argument("--invite", metavar="INSTANCE", help="have this server on this machine invite the clients")
+    parser.add_argument("--name", default="swarm", help="with --invite: names of the peers (%(default)s-0, ...)")
+    parser.add_argument(
+        "--server", metavar="HOST:PORT", default="", help="dial this, not the server in the invitations"
+    )
+    parser.add_argument("--clients", type=int, default=100, metavar="N", help="clients, at most (%(default)s)")
+    parser.add_argument(
+        "--connections", type=int, default=8, metavar="C", help="connections of each client (%(default)s)"
+    )
+    parser.add_argument("--light", type=int, default=3, metavar="C", help="light ones among them (%(default)s)")
     parser.add_argument("--source", metavar="PREFIX", default="", help="each client dials from an address of its own")
-    parser.add_argument("--deaf", type=int, default=0, metavar="N", help="so many of them read nothing, once welcomed")
-    parser.add_argument("--seconds", type=float, default=0, metavar="S", help="how long; 0: until SIGTERM")
+    parser.add_argument(
+        "--deaf",
+        type=int,
+        default=0,
+        metavar="N",
+        help="clients that read nothing once they are welcomed (%(default)s)",
+    )
+    parser.add_argument("--seconds", type=float, default=0, metavar="S", help="end after this time; 0: with SIGTERM")
     parser.add_argument("--interval", type=float, default=1.0, metavar="S", help="between samples (%(default)s)")
     parser.add_argument("--ramp", type=float, default=0, metavar="S", help="spread the first attempts (%(default)s)")
-    parser.add_argument("--tls", choices=("1.2", "1.3"), default="1.3", help="the oldest version (%(default)s)")
+    parser.add_argument("--tls", choices=("1.2", "1.3"), default="1.3", help="the oldest version of TLS (%(default)s)")
     parser.add_argument("--mtu", type=int, default=1400)
     for name, value in (
         ("keepalive", 10.0),
         ("timeout", 30.0),
-        ("greeting", 10.0),
+        ("handshake-timeout", 10.0),
         ("reconnect-min", 0.1),
         ("reconnect-max", 10.0),
     ):

@@ -1,8 +1,9 @@
-"""Connections that are no greeting, many a second: python -m tools.load.flood HOST PORT --rate 1000 --seconds 20
+"""A flood of connections without a handshake: python -m tools.load.flood HOST PORT --rate 1000 --seconds 20
 
-Each is of one of KINDS in turn and goes when the server closes it, or after --patience seconds. With --source PREFIX
-each comes from another address of it, so that limits on an address do not hold it back; see tools.load.client_swarm
-for what that needs. One JSON object at the end: what was opened, and how it ended.
+The connections are of the KINDS in turn. A connection ends when the server closes it, or after --patience seconds. With
+--source PREFIX each connection comes from another address, so that limits on one address do not hold the flood back;
+tools.load.client_swarm says what that needs. At the end, standard output gets one JSON object: how many connections
+were opened, and how they ended.
 """
 
 from __future__ import annotations
@@ -17,29 +18,32 @@ import struct
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 
 import msgspec
 
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: the port is chosen by connect, which knows both ends
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() resets
-BEHIND_SECONDS = 0.1  # what is due for longer than that is not made up for
+LAG_SECONDS = 0.1  # connections that are due for longer are not made up for
 READ_BYTES = 4096
-SOURCES = 60000
+SOURCES_MAX = 60000  # addresses used, at most
 
 
 class Flooded(msgspec.Struct):
+    """The result: counts of connections."""
+
     seconds: float
     opened: int
     connected: int
     failed: int
-    """Did not get as far as that."""
+    """Connections that were opened and never connected."""
     ended: dict[str, int]
-    """Of those that were connected: "closed", "reset" by the server, "left" by us."""
+    """Connected ones, by their end: "closed" or "reset" by the server, "left" by the flood."""
     opened_a_second: float
 
 
 def client_hello() -> bytes:
-    """The first flight of a TLS handshake, for HTTPS."""
+    """The first flight of a TLS handshake for HTTPS."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["h2"])
     out = ssl.MemoryBIO()
@@ -47,13 +51,13 @@ def client_hello() -> bytes:
         context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="example.org").do_handshake()
     except ssl.SSLWantReadError:
         return out.read()
-    raise AssertionError("a handshake that needs no answer")
+    raise AssertionError("a TLS handshake that needs no answer")
 
 
 HELLO = client_hello()
 NOISE = random.Random(1).randbytes(65536)
 
-KINDS = {
+KINDS: dict[str, Callable[[], bytes | None]] = {
     "garbage": lambda: NOISE[(at := random.randrange(60000)) : at + random.randrange(1, 2000)],
     "http": lambda: b"GET / HTTP/1.1\r\nHost: example.org\r\nAccept: */*\r\n\r\n",
     "ssh": lambda: b"SSH-2.0-OpenSSH_9.6\r\n",
@@ -65,10 +69,11 @@ KINDS = {
     "leaves": lambda: None,
     "resets": lambda: None,
 }
+"""The first bytes of a connection; None: it ends at once, and sends nothing."""
 
 
 class Flood:
-    """`rate` connections a second to one address. `network`: where they come from, None for the kernel's choice."""
+    """`rate` connections a second to one address. `network`: their source addresses; None: the kernel chooses."""
 
     def __init__(
         self, address: tuple[str, int], rate: float, patience: float, network: ipaddress.IPv4Network | None
@@ -78,7 +83,7 @@ class Flood:
         self._patience_ns = int(patience * 1e9)
         self._network = network
         self._selector = selectors.DefaultSelector()
-        self._waiting: deque[tuple[int, socket.socket]] = deque()  # since when; closed ones too
+        self._waiting: deque[tuple[int, socket.socket]] = deque()  # ns of opening, and the socket; closed ones too
         self._opened = self._connected = self._failed = 0
         self._ended: Counter[str] = Counter()
 
@@ -86,7 +91,7 @@ class Flood:
         kinds = list(KINDS)
         started = due = time.monotonic()
         while (now := time.monotonic()) < started + seconds:
-            due = max(due, now - BEHIND_SECONDS)
+            due = max(due, now - LAG_SECONDS)
             while due <= now:
                 due += 1 / self._rate
                 self._open(kinds[self._opened % len(kinds)])
@@ -104,9 +109,11 @@ class Flood:
         try:
             if self._network is not None:
                 sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-                sock.bind((str(self._network[1 + random.randrange(min(SOURCES, self._network.num_addresses - 2))]), 0))
+                sock.bind(
+                    (str(self._network[1 + random.randrange(min(SOURCES_MAX, self._network.num_addresses - 2))]), 0)
+                )
             sock.connect_ex(self._address)
-            self._selector.register(sock, selectors.EVENT_WRITE, kind)
+            self._selector.register(sock, selectors.EVENT_WRITE, (sock, kind))
         except OSError:
             self._failed += 1
             sock.close()
@@ -115,17 +122,18 @@ class Flood:
 
     def _serve(self, seconds: float) -> None:
         for key, events in self._selector.select(seconds):
+            sock, kind = key.data
             if events & selectors.EVENT_WRITE:
-                self._say(key.fileobj, key.data)
+                self._on_connected(sock, kind)
             else:
-                self._hear(key.fileobj)
-        before = time.monotonic_ns() - self._patience_ns
-        while self._waiting and (self._waiting[0][1].fileno() < 0 or self._waiting[0][0] < before):
+                self._read(sock)
+        opened_before = time.monotonic_ns() - self._patience_ns
+        while self._waiting and (self._waiting[0][1].fileno() < 0 or self._waiting[0][0] < opened_before):
             _, sock = self._waiting.popleft()
             if sock.fileno() >= 0:
                 self._end(sock, "left")
 
-    def _say(self, sock: socket.socket, kind: str) -> None:
+    def _on_connected(self, sock: socket.socket, kind: str) -> None:
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._failed += 1
             self._selector.unregister(sock)
@@ -144,9 +152,9 @@ class Flood:
         except OSError:
             self._end(sock, "reset")
             return
-        self._selector.modify(sock, selectors.EVENT_READ, kind)
+        self._selector.modify(sock, selectors.EVENT_READ, (sock, kind))
 
-    def _hear(self, sock: socket.socket) -> None:
+    def _read(self, sock: socket.socket) -> None:
         try:
             if sock.recv(READ_BYTES):
                 return
@@ -180,9 +188,9 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=15.0,
         metavar="S",
-        help="before one that the server does not close is given up (%(default)s)",
+        help="the flood ends a connection that the server has not closed after this time (%(default)s)",
     )
-    parser.add_argument("--source", metavar="PREFIX", default="", help="come from all addresses of this network")
+    parser.add_argument("--source", metavar="PREFIX", default="", help="dial from all addresses of this network")
     return parser
 
 

@@ -1,9 +1,10 @@
-"""Load between two nodes: the generators of tools/load/generators.py started inside them, their results as values.
+"""Load between two nodes: the generators of tools/load/generators.py, started inside the nodes, with values as results.
 
-ping       echo round trips; Echoes: the same, while something else happens
-udp_flow   packets one way, with what became of each
-UdpFlow    packets one way, until told to end; what arrived, as it arrives
-TcpFlow    one TCP connection that runs while something else happens; what arrived, as it arrives
+ping       echo round trips
+Echoes     echo round trips that run beside something else
+udp_flow   packets one way, and the fate of each
+UdpFlow    packets one way until the caller ends it; arrivals as they happen
+TcpFlow    one TCP connection that runs beside something else; arrivals as they happen
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Self
 import msgspec
 
 from tools.lab.namespace import LabError, Namespace, stop
-from tools.lab.waiting import LOOK_AGAIN_SECONDS, until
+from tools.lab.waiting import POLL_SECONDS, until
 from tools.load.generators import Arrival, Pings, Received, Sample, Sent, SinkEnd
 
 LOAD = [sys.executable, "-P", "-m", "tools.load.generators"]
@@ -106,6 +107,7 @@ class _Flow:
                 stream.close()
 
     def _read(self) -> None:
+        assert self._sink.stdout is not None
         for line in self._sink.stdout:
             self._heard(line)
 
@@ -148,7 +150,7 @@ class UdpFlow(_Flow):
     def wait_for_all(self, deadline: float) -> None:
         """Until every packet has arrived, or time.monotonic() is `deadline`."""
         while self.missing() and time.monotonic() < deadline:
-            time.sleep(LOOK_AGAIN_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def _heard(self, line: bytes) -> None:
         self.arrivals.append(msgspec.json.decode(line, type=Arrival))
@@ -218,7 +220,8 @@ def _ping_command(address: str, count: int, interval: float, size: int, timeout:
 
 
 def _port(process: subprocess.Popen) -> int:
-    """What a sink says first."""
+    """The port that a sink prints first."""
+    assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
         raise LabError(f"load generator ended at once, exit status {process.wait()}")

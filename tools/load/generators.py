@@ -20,7 +20,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -110,9 +110,9 @@ def ping(address: str, count: int, interval: float, size: int, timeout: float = 
                 message = packet if six else packet[(packet[0] & 15) * 4 :]  # IPv4 comes with its header
                 if len(message) < ICMP.size:
                     continue
-                what, _, _, who, number, stamp = ICMP.unpack_from(message)
+                what, _, _, identifier, number, stamp = ICMP.unpack_from(message)
                 sequence = next((one for one in waiting if one & 0xFFFF == number), None)
-                if what == reply and who == identity and sequence is not None:
+                if what == reply and identifier == identity and sequence is not None:
                     waiting.discard(sequence)
                     rtts.append((came - stamp) / 1e6)
             elif sent < count:
@@ -309,11 +309,16 @@ def _parser() -> argparse.ArgumentParser:
 def _results(arguments: argparse.Namespace) -> Iterator[object]:
     options = vars(arguments)
     what = options.pop("what")
-    sinks = {"tcp-sink": tcp_sink, "udp-sink": udp_sink, "udp-arrivals": udp_arrivals}
+    sinks: dict[str, Callable[..., Iterator[object]]] = {
+        "tcp-sink": tcp_sink,
+        "udp-sink": udp_sink,
+        "udp-arrivals": udp_arrivals,
+    }
     if what in sinks:
         yield from sinks[what](**options)
     else:
-        yield {"ping": ping, "tcp-source": tcp_source, "udp-source": udp_source}[what](**options)
+        sources: dict[str, Callable[..., object]] = {"ping": ping, "tcp-source": tcp_source, "udp-source": udp_source}
+        yield sources[what](**options)
 
 
 def main(argv: list[str]) -> int:

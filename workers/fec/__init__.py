@@ -1,5 +1,5 @@
 """The fec worker: blocks into shards with parity, and shards back into blocks.
 
-Not here: the code itself (pipeline/fec), which connection sends what is spread (workers/tcp).
+Not here: the code itself (pipeline/fec), sending the shards (workers/tcp).
 Used by workers/__main__ alone.
 """

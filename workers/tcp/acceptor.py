@@ -1,8 +1,8 @@
-"""Where connections come in: the listening socket, shared with the other tcp workers, and the gate behind it.
+"""The listening socket of a server's tcp worker, behind the handshake limiter. Other tcp workers have it as well.
 
-Accepting never blocks, and a lack of descriptors does not spin: the socket is left alone for a moment. Whom the gate
-turns away is closed at once, counted; there are most likely more of the kind, and those behind it wait outside for a
-moment, to be turned away together.
+accept() never blocks. A connection that the limiter rejects is closed at once and counted. After a rejection accepting
+pauses for REJECTED_PAUSE_NS: a flood waits in the kernel's queue meanwhile, and is rejected in batches. After an accept
+that failed, most likely for want of descriptors, accepting pauses for FAILED_PAUSE_NS, so that it does not spin.
 """
 
 from __future__ import annotations
@@ -14,73 +14,76 @@ from collections.abc import Iterator
 
 from pipeline.counters import ID
 from pipeline.policy.handshake_limiter import HandshakeLimiter
-from pipeline.transport.connection import Connection
+from pipeline.runtime.plan import WorkerSettings
+from pipeline.transport.address import SocketAddress
 
-ACCEPT_BURST = 64
-ACCEPT_PAUSE_NS = 200_000_000  # after an accept that failed for want of descriptors
-REST_NS = 10_000_000  # after somebody was turned away
+ACCEPT_BURST = 64  # connections accepted on one event, before others have their turn
+FAILED_PAUSE_NS = 200_000_000
+REJECTED_PAUSE_NS = 10_000_000
+
+NOTHING_WRONG = (errno.EAGAIN, errno.ECONNABORTED)  # nothing waits; a client has given up
 
 
 class Acceptor:
-    """`workers`: how many share the limits."""
+    """`workers`: how many share the limits. Times are CLOCK_MONOTONIC ns."""
 
-    def __init__(self, fd: int, settings: dict, workers: int, counters: memoryview, epoll: select.epoll) -> None:
+    def __init__(
+        self, fd: int, settings: WorkerSettings, workers: int, counters: memoryview, epoll: select.epoll
+    ) -> None:
         self._socket = socket.socket(fileno=fd)
-        self._gate = HandshakeLimiter(
-            settings["max_handshakes"],
-            settings["max_handshakes_per_address"],
-            settings["connects_per_address"],
-            workers,
+        self._limiter = HandshakeLimiter(
+            settings.max_handshakes, settings.max_handshakes_per_address, settings.connects_per_address, workers
         )
         self._counters = counters
         self._epoll = epoll
-        self.opens_at = 0  # when the socket is looked at again; 0: it is
+        self._resume_at = 0  # 0: not paused
         epoll.register(fd, select.EPOLLIN)
-
-    def limit(self, settings: dict) -> None:
-        """Other limits from now on."""
-        self._gate.limit(
-            settings["max_handshakes"], settings["max_handshakes_per_address"], settings["connects_per_address"]
-        )
 
     @property
     def fd(self) -> int:
         return self._socket.fileno()
 
-    def accept(self, now: int) -> Iterator[tuple[socket.socket, tuple]]:
-        """Some of those that wait outside and may come in, with their addresses."""
-        turned_away = 0
+    def set_limits(self, settings: WorkerSettings) -> None:
+        self._limiter.set_limits(
+            settings.max_handshakes, settings.max_handshakes_per_address, settings.connects_per_address
+        )
+
+    def accept(self, now: int) -> Iterator[tuple[socket.socket, SocketAddress]]:
+        """The connections that wait and may begin a handshake; at most ACCEPT_BURST are looked at."""
+        rejected = False
         for _ in range(ACCEPT_BURST):
             try:
                 sock, address = self._socket.accept()
             except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+                if error.errno not in NOTHING_WRONG:
                     self._counters[ID["tcp.accepts_failed"]] += 1
-                    self._shut(now + ACCEPT_PAUSE_NS)
+                    self._pause(now + FAILED_PAUSE_NS)
                     return
                 break
-            refusal = self._gate.opened(address[0], now)
-            if refusal:
-                self._counters[ID[refusal]] += 1
-                turned_away += 1
+            rejection = self._limiter.try_begin(address[0], now)
+            if rejection:
+                self._counters[ID[rejection]] += 1
+                rejected = True
                 sock.close()
             else:
                 yield sock, address
-        if turned_away:
-            self._shut(now + REST_NS)
+        if rejected:
+            self._pause(now + REJECTED_PAUSE_NS)
 
-    def settled(self, connection: Connection, proved: bool) -> None:
-        """One that came in is no stranger any more, or has gone."""
-        self._gate.settled(connection.host, proved)
+    def handshake_done(self, host: str, proved: bool) -> None:
+        """The handshake of an accepted connection is over: the client has proved who it is, or the connection has
+        ended."""
+        self._limiter.handshake_done(host, proved)
 
-    def _shut(self, until: int) -> None:
-        self.opens_at = until
+    def tick(self, now: int) -> None:
+        """Call often: it ends a pause."""
+        if self._resume_at and now >= self._resume_at:
+            self._resume_at = 0
+            self._epoll.modify(self.fd, select.EPOLLIN)
+
+    def _pause(self, until: int) -> None:
+        self._resume_at = until
         self._epoll.modify(self.fd, 0)
-
-    def open(self) -> None:
-        """It has been left alone for long enough."""
-        self.opens_at = 0
-        self._epoll.modify(self.fd, select.EPOLLIN)
 
     def close(self) -> None:
         self._socket.close()

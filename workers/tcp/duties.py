@@ -1,28 +1,25 @@
-"""The tcp worker: blocks from the outbound rings onto connections, and frames from connections into its inbound ring.
+"""The two duties of a tcp worker.
 
-    outbound    wait on the doorbell (or on a full socket) -> for each lane, the slots stamped with this worker ->
-                one sendmsg for what is ready -> hand on; keepalives on connections that are silent
-    inbound     wait on epoll -> dial or accept, greet -> receive into the slot in hand -> hand on whole frames
+    outbound    Sender      blocks and runs from the outbound rings onto connections; keepalives
+    inbound     Receiver    frames from connections into the inbound ring; connections are made, accepted and closed
 
-Each duty is a file of its own: `tcp_outbound` (with `tcp_line`, `tcp_peer`), `tcp_inbound` (with `tcp_lives`,
-`tcp_door`, `tcp_greeting`, `tcp_peer_in`, `tcp_watch`). They share the roster and a connection's channel, which has a
-lock.
+The duties share the connection list (pipeline.transport.connection_list), and the TLS channel of each connection, which
+has a lock.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 
+from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import Attachment, Duty
-from pipeline.transport.connection import ConnectionList
+from pipeline.transport.connection_list import ConnectionList
 from workers.tcp.receiver import Receiver
 from workers.tcp.sender import Sender
 
 
-def duties(attachment: Attachment, arguments: argparse.Namespace) -> list[Duty]:
-    """The two duties of a tcp worker; `arguments.listen_fd` is the server's listening socket, `arguments.desk_fd` the
-    way to the supervisor."""
+def duties(attachment: Attachment, fds: WorkerFds) -> list[Duty]:
+    """`fds.listener` is a server's listening socket, `fds.supervisor` the channel to the supervisor."""
     connection_list = ConnectionList(time.monotonic_ns())
-    outbound = Sender(attachment, connection_list)
-    return [outbound, Receiver(attachment, connection_list, outbound, arguments)]
+    sender = Sender(attachment, connection_list)
+    return [sender, Receiver(attachment, connection_list, sender, fds)]

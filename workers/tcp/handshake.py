@@ -1,216 +1,243 @@
-"""From a TCP connection to one that carries packets: TLS, and the greeting of docs/wire.md.
+"""The handshake of a tcp worker's connections: it moves bytes and certificates between a connection, the state machine
+of `pipeline.wire.handshake`, and the supervisor channel.
 
-    Host     server   TLS -> HELLO -> [CHALLENGE, PROOF] -> ask the supervisor -> WELCOME, or REFUSED and close
-    Guest    client   TLS -> HELLO -> [CHALLENGE, PROOF] -> WELCOME, or REFUSED
+    ServerHandshaker    TLS -> HELLO -> [CHALLENGE, PROOF] -> the supervisor decides -> WELCOME, or REFUSED and the end
+    ClientHandshaker    TLS -> HELLO -> [CHALLENGE, PROOF] -> WELCOME, or REFUSED
 
-step() does what can be done now. It answers True once the connection has been welcomed (with compat, which has no
-greeting, once there is TLS), and raises what ends it: PeerError for nonsense, EOFError, OSError with a reason; and
-BlockingIOError when it has to wait. A stranger learns nothing from how he is turned away: whatever is wrong
-with a greeting or a proof, the connection is closed at once and without a word.
+One object serves all connections of a worker. Each call does what can be done now and returns the outcome:
+
+    None             more bytes of the other end are needed, or room in the socket
+    AskSupervisor    the supervisor has been asked: nothing more is read until `answered`
+    Welcomed         the handshake is over
+    Failed           the connection is to be closed
+
+An unauthenticated client learns nothing from a failure: the connection is closed at once, and nothing is sent.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import hmac
 import secrets
+from collections.abc import Callable
 from ipaddress import ip_address
-from ssl import SSLContext
 
-from pipeline.errors import PeerError
-from pipeline.log import LOG
-from pipeline.runtime.supervisor_channel import SupervisorChannel
-from pipeline.transport.connection import Connection, HandshakeState
+from pipeline.errors import LocalError
+from pipeline.log import LOG, printable
+from pipeline.runtime.plan import WorkerSettings
+from pipeline.runtime.supervisor_channel import Decision, SupervisorChannel
+from pipeline.transport.connection import Connection
+from pipeline.transport.settings import TlsMaterial
 from pipeline.transport.tls_channel import TlsChannel
-from pipeline.transport.tls_context import client_context, server_context
+from pipeline.transport.tls_context import TlsContext, client_context, server_context
 from pipeline.wire import auth, framing, messages
-from workers.tcp.frame_reader import receive_greeting
+from pipeline.wire.handshake import (
+    NO_CERTIFICATE,
+    AskSupervisor,
+    Cause,
+    ClientHandshake,
+    CompatHandshake,
+    Failed,
+    Handshake,
+    Output,
+    Send,
+    ServerHandshake,
+    State,
+    TellSupervisor,
+    Welcomed,
+)
 
-NO_CERTIFICATE = bytes(32)
+Outcome = AskSupervisor | Welcomed | Failed | None
 
 
-class Unauthenticated(OSError):
-    """Whoever it is, the supervisor does not know him."""
+class _Handshaker:
+    """The part of both sides."""
+
+    def __init__(self, settings: WorkerSettings, supervisor: SupervisorChannel) -> None:
+        self._settings = settings
+        self._supervisor = supervisor
+        self._context: TlsContext | None = None
+
+    def step(self, connection: Connection) -> Outcome:
+        """Go on: the socket has bytes or room."""
+        return self._guarded(connection, self._advance)
+
+    def _guarded(self, connection: Connection, act: Callable[[Connection, Handshake], Outcome]) -> Outcome:
+        """Turn the exceptions of sockets and TLS into outcomes, and escape text of the other end."""
+        handshake = _handshake_of(connection)
+        try:
+            outcome = act(connection, handshake)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError as error:
+            outcome = handshake.ended(Cause.BROKEN, _reason_of(error))
+        except OSError as error:
+            outcome = Failed(Cause.BROKEN, _reason_of(error))
+        if isinstance(outcome, Failed):
+            return outcome._replace(reason=printable(outcome.reason))
+        return outcome
+
+    def _advance(self, connection: Connection, handshake: Handshake) -> Outcome:
+        outcome: Outcome = None
+        if handshake.state is State.CONNECTING:
+            outcome = self._connected(connection, handshake)
+        while outcome is None and handshake.state is not State.AWAIT_DECISION:
+            data = connection.receive_bytes(handshake.limit)
+            if not data:
+                return handshake.ended(Cause.CLOSED, "closed by the peer")
+            outcome = self._carry_out(connection, handshake.feed(data))
+        return outcome
+
+    def _connected(self, connection: Connection, handshake: Handshake) -> Outcome:
+        """TCP is connected: TLS, and the first messages."""
+        certificate = b""
+        if connection.channel is not None:
+            connection.channel.handshake()
+            certificate = connection.channel.certificate()
+        return self._carry_out(connection, handshake.begin(certificate))
+
+    def _carry_out(self, connection: Connection, outputs: list[Output]) -> Outcome:
+        for output in outputs:
+            match output:
+                case Send(data):
+                    connection.send_frame(data)
+                case AskSupervisor():
+                    self._ask(connection, output)
+                    return output
+                case TellSupervisor(welcome):
+                    self._tell(connection, welcome)
+                case Welcomed():
+                    connection.dial_index = output.connection_index
+                    connection.offloads = output.offloads
+                    connection.traffic_class = output.traffic_class
+                    connection.accepts_shards = output.accepts_shards
+                    return output
+                case Failed():
+                    return output
+        return None
+
+    def _ask(self, connection: Connection, question: AskSupervisor) -> None:
+        """Ask the supervisor. A question that its queue has no room for is lost: the handshake's time limit ends it."""
+        self._supervisor.ask(
+            {
+                "serial": connection.serial,
+                "hello": question.hello.hex(),
+                "challenge": question.challenge.hex(),
+                "proof": question.proof.hex(),
+                "certificate": question.certificate.hex(),
+                "hash": question.certificate_hash.hex(),
+            }
+        )
+
+    def _tell(self, connection: Connection, welcome: bytes) -> None:
+        if not self._supervisor.ask({"welcome": welcome.hex(), "server": connection.host}):
+            LOG.warning("supervisor queue full: addresses and routes from the server were not applied")
+
+    def answered(self, connection: Connection, decision: Decision) -> Outcome:
+        """The supervisor's decision about a connection for which it was asked."""
+        handshake = _handshake_of(connection)
+        if not isinstance(handshake, ServerHandshake):
+            raise LocalError(f"connection {connection.serial}: a decision of the supervisor, which was not asked")
+        frame = bytes.fromhex(decision["frame"])
+        try:
+            if "reason" in decision:
+                return self._carry_out(connection, handshake.decide(False, frame, decision["reason"]))
+            outcome = self._carry_out(connection, handshake.decide(True, frame))
+        except OSError as error:  # the client has ended the connection while the supervisor decided
+            return Failed(Cause.CLOSED, _reason_of(error))
+        connection.peer_handle = decision["peer_handle"]
+        return outcome
 
 
-class Host:
-    """The server's side, for all connections of a worker."""
+class ServerHandshaker(_Handshaker):
+    """The server's side."""
 
-    def __init__(self, settings: dict, desk: SupervisorChannel) -> None:
-        self._desk = desk
-        self._compat = settings["compat"]
-        self._with_keys = settings["keys"]
-        self._context: SSLContext | None = None
-        self._certificate_sha256 = NO_CERTIFICATE
-        self.renew(settings["tls"])
+    def __init__(self, settings: WorkerSettings, supervisor: SupervisorChannel) -> None:
+        super().__init__(settings, supervisor)
+        self._certificate_hash = NO_CERTIFICATE
+        self.renew(settings.tls)
 
-    def renew(self, tls: dict | None) -> None:
-        """Other certificates, for connections from now on."""
+    def renew(self, tls: TlsMaterial | None) -> None:
+        """Other certificates, for connections that begin from now on."""
         if tls is not None:
-            self._context = server_context(tls["certificate"], tls["key"], tls["ca"], tls["minimum"])
-            self._certificate_sha256 = bytes.fromhex(tls["fingerprint"])
+            self._context = server_context(tls.certificate_pem, tls.key_pem, tls.ca_pem, tls.minimum_version)
+            self._certificate_hash = bytes.fromhex(tls.fingerprint)
 
-    def begin(self, connection: Connection) -> None:
-        """It has been accepted."""
-        connection.exchange = HandshakeState("hello")
-        connection.exchange.certificate_sha256 = self._certificate_sha256
+    def begin(self, connection: Connection) -> Outcome:
+        """The connection has been accepted. Nothing is read before bytes of the client have arrived."""
+        settings = self._settings
+        connection.handshake = (
+            CompatHandshake(connection.dial_index, settings.mtu)
+            if settings.compat
+            else ServerHandshake(
+                settings.verifies_keys, secrets.token_bytes(messages.NONCE_BYTES), self._certificate_hash
+            )
+        )
         if self._context is not None:
             connection.channel = TlsChannel(connection.socket, self._context, server=True, hostname=None)
-
-    def step(self, connection: Connection) -> bool:
-        """False, unless nothing is greeted (compat): it is answered() that welcomes."""
-        if connection.channel is not None and not connection.channel.ready:
-            connection.channel.handshake()
-        exchange = connection.exchange
-        while exchange.expects != "answer":
-            if self._compat:
-                return True
-            frame = receive_greeting(connection, framing.HELLO_LENGTH_LIMIT)
-            match messages.decode(frame), exchange.expects:
-                case messages.Hello() as hello, "hello":
-                    exchange.hello, exchange.hello_frame = hello, frame
-                    if hello.auth == messages.AUTH_KEY and self._with_keys:
-                        exchange.expects = "proof"
-                        exchange.challenge_frame = messages.Challenge(secrets.token_bytes(messages.NONCE_BYTES)).frame()
-                        connection.say(exchange.challenge_frame)
-                    else:
-                        self._ask(connection, b"")
-                case messages.Proof(mac), "proof":
-                    self._ask(connection, mac)
-                case _:
-                    raise PeerError("a greeting out of turn")
-        return False
-
-    def _ask(self, connection: Connection, mac: bytes) -> None:
-        exchange = connection.exchange
-        exchange.expects = "answer"
-        certificate = b"" if connection.channel is None else connection.channel.certificate()
-        if not self._desk.ask(
-            serial=connection.serial,
-            hello=exchange.hello_frame.hex(),
-            challenge=exchange.challenge_frame.hex(),
-            proof=mac.hex(),
-            certificate=certificate.hex(),
-            hash=exchange.certificate_sha256.hex(),
-        ):
-            raise OSError(errno.EAGAIN, "the supervisor has too many questions to answer")
-
-    def answered(self, connection: Connection, answer: dict) -> None:
-        """What the supervisor has decided. OSError if it is a refusal, a Stranger if nothing was proved."""
-        frame = bytes.fromhex(answer["frame"])
-        if frame:
-            connection.say(frame)
-        if "why" in answer:
-            if not frame:
-                raise Unauthenticated(errno.EACCES, answer["why"])
-            raise OSError(errno.ECONNREFUSED, f"refused: {answer['why']}")
-        hello = connection.exchange.hello
-        connection.peer_handle = answer["seat"]
-        connection.dial_index = hello.index
-        connection.offloads = hello.offloads
-        connection.traffic_class = framing.LIGHT if hello.traffic_class == framing.LIGHT else framing.BULK
-        connection.accepts_shards = bool(hello.features & messages.ACCEPTS_SHARDS)
-        connection.exchange.mtu, connection.exchange.connections = hello.mtu, hello.connections
+            return None
+        return self._guarded(connection, self._connected)
 
 
-class Guest:
+class ClientHandshaker(_Handshaker):
     """The client's side."""
 
-    def __init__(self, settings: dict, desk: SupervisorChannel, features: int) -> None:
-        self._settings = settings
-        self._desk = desk
-        self._compat = settings["compat"]
-        self._features = features
-        self._key = bytes.fromhex(settings["key"])
-        self._context: SSLContext | None = None
+    def __init__(self, settings: WorkerSettings, supervisor: SupervisorChannel) -> None:
+        super().__init__(settings, supervisor)
+        self._key = bytes.fromhex(settings.key)
         self._pin = b""
-        self._name: str | None = None
-        self.renew(settings["tls"])
+        self._server_name: str | None = None
+        self.renew(settings.tls)
 
-    def renew(self, tls: dict | None) -> None:
-        """Other certificates, for connections from now on."""
+    def renew(self, tls: TlsMaterial | None) -> None:
+        """Other certificates, for connections that begin from now on."""
         if tls is not None:
             self._context = client_context(
-                tls["minimum"],
-                tls["ca"],
-                system_cas=tls["verify"] and not tls["ca"],
-                verify=tls["verify"],
-                certificate_pem=tls["certificate"],
-                key_pem=tls["key"],
+                tls.minimum_version,
+                tls.ca_pem,
+                system_cas=tls.verify and not tls.ca_pem,
+                verify=tls.verify,
+                certificate_pem=tls.certificate_pem,
+                key_pem=tls.key_pem,
             )
-            self._pin = bytes.fromhex(tls["fingerprint"])
-            self._name = tls["server_name"]
+            self._pin = bytes.fromhex(tls.fingerprint)
+            self._server_name = tls.server_name
 
-    def begin(self, connection: Connection) -> None:
-        """TCP is connected."""
-        connection.exchange = HandshakeState("")
+    def begin(self, connection: Connection) -> Outcome:
+        """TCP is connected: the client speaks first."""
+        settings = self._settings
+        if settings.compat:
+            connection.handshake = CompatHandshake(connection.dial_index, settings.mtu)
+        else:
+            hello = self._hello(connection.dial_index)
+            connection.traffic_class = hello.traffic_class
+            connection.handshake = ClientHandshake(hello, self._key, self._pin)
         if self._context is not None:
-            connection.channel = TlsChannel(connection.socket, self._context, server=False, hostname=self._name)
-        elif not self._compat:
-            self._say_hello(connection)
+            connection.channel = TlsChannel(connection.socket, self._context, server=False, hostname=self._server_name)
+        return self.step(connection)
 
-    def step(self, connection: Connection) -> bool:
-        """True once it is welcome."""
-        exchange, channel = connection.exchange, connection.channel
-        if channel is not None and not channel.ready:
-            channel.handshake()
-            exchange.certificate_sha256 = hashlib.sha256(channel.certificate()).digest()
-            if self._pin and not hmac.compare_digest(self._pin, exchange.certificate_sha256):
-                raise OSError(
-                    errno.EPROTO,
-                    f"the server's certificate has the fingerprint "
-                    f"{exchange.certificate_sha256.hex()}, expected {self._pin.hex()}",
-                )
-            if not self._compat:
-                self._say_hello(connection)
-        while True:
-            if self._compat:
-                return True
-            frame = receive_greeting(connection, framing.WELCOME_LENGTH_LIMIT)
-            match messages.decode(frame), exchange.expects:
-                case messages.Challenge(), "challenge":
-                    exchange.transcript = auth.transcript(exchange.hello_frame, frame, exchange.certificate_sha256)
-                    connection.say(messages.Proof(auth.client_proof(self._key, exchange.transcript)).frame())
-                    exchange.expects = "welcome"
-                case messages.Welcome() as welcome, "welcome":
-                    if self._key and not auth.server_proved(self._key, exchange.transcript, frame):
-                        raise OSError(errno.EPROTO, "the server has not proved that it has our key")
-                    self._welcomed(connection, welcome, frame)
-                    return True
-                case messages.Welcome(), "challenge":
-                    raise OSError(errno.EPROTO, "the server welcomes everybody and proves nothing; it has no keys")
-                case messages.Refused() as refused, _:
-                    raise OSError(errno.ECONNREFUSED, f"refused by the server: {refused.text}")
-                case _:
-                    raise PeerError("a greeting out of turn")
-
-    def _say_hello(self, connection: Connection) -> None:
+    def _hello(self, dial_index: int) -> messages.Hello:
         settings, key = self._settings, self._key
-        light = connection.dial_index >= settings["connections"]
-        hello = messages.Hello(
-            messages.VERSION,
-            settings["offloads_accepted"],
-            connection.dial_index,
-            settings["connections"],
-            settings["mtu"],
-            settings["client"],
-            settings["session"],
-            framing.LIGHT if light else framing.BULK,
-            self._features,
-            messages.AUTH_KEY if key else messages.AUTH_NONE,
-            auth.key_id(key) if key else bytes(messages.KEY_ID_BYTES),
-            secrets.token_bytes(messages.NONCE_BYTES),
-            tuple(map(ip_address, settings["wishes"])),
+        return messages.Hello(
+            version=messages.VERSION,
+            offloads=settings.offloads_accepted,
+            connection_index=dial_index,
+            connections=settings.connections,
+            mtu=settings.mtu,
+            client_id=settings.client_id,
+            session=settings.session,
+            traffic_class=framing.LIGHT if dial_index >= settings.connections else framing.BULK,
+            features=messages.ACCEPTS_SHARDS if settings.fec != "off" else 0,
+            auth=messages.AUTH_KEY if key else messages.AUTH_NONE,
+            key_id=auth.key_id(key) if key else bytes(messages.KEY_ID_BYTES),
+            nonce=secrets.token_bytes(messages.NONCE_BYTES),
+            requested_addresses=tuple(map(ip_address, settings.requested_addresses)),
         )
-        connection.exchange.hello_frame = hello.frame()
-        connection.traffic_class = hello.traffic_class
-        connection.say(connection.exchange.hello_frame)
-        connection.exchange.expects = "challenge" if key else "welcome"
 
-    def _welcomed(self, connection: Connection, welcome: messages.Welcome, frame: bytes) -> None:
-        connection.offloads = welcome.offloads
-        connection.accepts_shards = bool(welcome.features & messages.ACCEPTS_SHARDS)
-        connection.exchange.mtu, connection.exchange.connections = welcome.mtu, self._settings["connections"]
-        if not self._desk.ask(welcome=frame.hex(), server=connection.host):
-            LOG.warning("the supervisor has too many questions to answer: addresses and routes may be old ones")
+
+def _handshake_of(connection: Connection) -> Handshake:
+    if connection.handshake is None:
+        raise LocalError(f"connection {connection.serial}: no handshake has begun, or it is over")
+    return connection.handshake
+
+
+def _reason_of(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,7 +1,9 @@
-"""What the kernel sees of a tcp worker's connections to one peer, and what follows from it. With fec on or auto alone.
+"""The monitor of a tcp worker's connections to one peer: what the kernel says of them, and what follows from it.
 
-loss and stalls    how much parity they call for: a carrier word, which the tun and fec workers follow
-delay              how fast the connections for bulk may send, so that light flows find the path's queue short
+    loss, stalls    the parity that they call for, which the link publisher tells the tun and fec workers
+    delay           how fast the bulk connections may send, so that light flows find the path's queue short
+
+With `fec` off there is no monitor. Owned by the inbound duty.
 """
 
 from __future__ import annotations
@@ -10,52 +12,71 @@ from collections.abc import Collection
 
 from pipeline.counters import ID
 from pipeline.log import LOG
-from pipeline.policy.adaptive_parity import AdaptiveParity
+from pipeline.policy.adaptive_parity import AdaptiveParity, LossSample
 from pipeline.policy.pacing import BulkPacer, PathSample
-from pipeline.transport.connection import UNPACED, Connection
+from pipeline.runtime.plan import WorkerSettings
+from pipeline.transport.connection import Connection
+from pipeline.transport.socket_options import UNPACED, set_pacing_rate
 from pipeline.wire import framing
 from workers.tcp.link_publisher import LinkPublisher
 
+_PARITY_RAISED = ID["tcp.parity_raised"]
+_PARITY_LOWERED = ID["tcp.parity_lowered"]
+_PACES_CHANGED = ID["tcp.paces_changed"]
+
 
 class LinkMonitor:
-    """Looks on the clock of the inbound duty, which counts in `ended` the established connections that have ended."""
+    """`connections_ended`: established connections that have ended since the last update; its owner counts them."""
 
-    def __init__(self, settings: dict, peer: int, carrier: LinkPublisher, counters: memoryview) -> None:
+    def __init__(self, settings: WorkerSettings, peer: int, publisher: LinkPublisher, counters: memoryview) -> None:
         self._peer = peer
-        self._carrier = carrier
+        self._publisher = publisher
         self._counters = counters
-        self._pace = BulkPacer()
+        self._pacer = BulkPacer()
         self._adaptive: AdaptiveParity | None = None
-        self.ended = 0
-        if settings["fec"] == "auto":
-            self._adaptive = AdaptiveParity(settings["fec_parity"])
+        self.connections_ended = 0
+        if settings.fec == "auto":
+            self._adaptive = AdaptiveParity(settings.fec_parity)
         else:
-            carrier.call_for(peer, settings["fec_parity"])
+            publisher.request_parity(peer, settings.fec_parity)
 
     @property
-    def quiet(self) -> bool:
-        """Whether a connection that sends nothing need not be looked at."""
-        return not (self.ended or self._pace.rate or (self._adaptive is not None and self._adaptive.parity))
+    def idle_may_be_skipped(self) -> bool:
+        """Whether a peer whose connections send nothing needs no update."""
+        return not (
+            self.connections_ended or self._pacer.rate or (self._adaptive is not None and self._adaptive.parity)
+        )
 
-    def look(self, established: Collection[Connection], now: int) -> None:
-        """`now`: CLOCK_MONOTONIC ns."""
-        seen = {connection: connection.seen() for connection in established}
+    def update(self, established: Collection[Connection], now: int) -> None:
+        """Read the kernel's numbers, and set parity and pacing rates by them. `now`: CLOCK_MONOTONIC ns."""
+        infos = {connection: connection.tcp_info() for connection in established}
         if self._adaptive is not None:
-            before = self._adaptive.parity
-            parity = self._adaptive.look([losses for losses, _ in seen.values()], self.ended, now)
-            if parity != before:
-                self._carrier.call_for(self._peer, parity)
-                self._counters[ID["tcp.parity_raised" if parity > before else "tcp.parity_lowered"]] += 1
-                LOG.debug("parity called for: %d", parity)
-        self.ended = 0
-        bulk = {connection: flow for connection, (_, flow) in seen.items() if connection.traffic_class == framing.BULK}
-        if len(bulk) < len(seen):  # else there is nobody to make room for
-            self._set_pace(bulk, now)
+            losses = [
+                LossSample(connection.serial, info.retransmits, info.total_retrans, info.data_segs_out)
+                for connection, info in infos.items()
+            ]
+            self._update_parity(self._adaptive, losses, now)
+        self.connections_ended = 0
+        bulk = {
+            connection: PathSample(connection.serial, 1000 * info.rtt_us, 1000 * info.min_rtt_us, info.bytes_acked)
+            for connection, info in infos.items()
+            if connection.traffic_class == framing.BULK
+        }
+        if len(bulk) < len(infos):  # else no light connection needs the room
+            self._update_pacing(bulk, now)
 
-    def _set_pace(self, bulk: dict[Connection, PathSample], now: int) -> None:
-        paced = self._pace.rate
-        each = self._pace.look(list(bulk.values()), now)
-        if paced or each:
+    def _update_parity(self, adaptive: AdaptiveParity, losses: list[LossSample], now: int) -> None:
+        before = adaptive.parity
+        parity = adaptive.update(losses, self.connections_ended, now)
+        if parity != before:
+            self._publisher.request_parity(self._peer, parity)
+            self._counters[_PARITY_RAISED if parity > before else _PARITY_LOWERED] += 1
+            LOG.debug("peer %d: parity changed from %d to %d", self._peer, before, parity)
+
+    def _update_pacing(self, bulk: dict[Connection, PathSample], now: int) -> None:
+        before = self._pacer.rate
+        each = self._pacer.update(list(bulk.values()), now)
+        if before or each:
             for connection in bulk:
-                connection.pace(int(each) or UNPACED)
-            self._counters[ID["tcp.paces_changed"]] += 1
+                set_pacing_rate(connection.socket, int(each) or UNPACED)
+            self._counters[_PACES_CHANGED] += 1

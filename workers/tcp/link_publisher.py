@@ -1,7 +1,8 @@
-"""What a tcp worker tells the others in the peers segment: its carrier lines and its connection rows.
+"""The publisher of a tcp worker's connections: what the other processes read of them in the peer table.
 
-    tun, fec workers     which tcp worker has how many connections to a peer, which offloads and shards it accepts
-    supervisor           who is connected; the rows, for `status`
+    link records    for the tun and fec workers: how many connections to each peer there are, which offloads they
+                    accept, whether they accept shards, and the parity that they call for
+    status rows     for `status`: one connection each
 
 Written by the inbound duty of the tcp worker alone.
 """
@@ -25,22 +26,22 @@ from pipeline.wire import framing
 
 
 class LinkPublisher:
-    """This tcp worker's lines and rows; a predecessor's are cleared."""
+    """The link records and status rows of this tcp worker; it clears what its predecessor wrote there."""
 
     def __init__(self, attachment: Attachment) -> None:
-        self._peers = attachment.peers
-        self._lane = attachment.me.lane
-        self._words = attachment.peers.links[self._lane]
-        self._offloads = attachment.settings["offloads"]
-        self._free_rows = list(range(self._peers.rows))[::-1]
+        self._peers = attachment.peer_table
+        self._lane = attachment.worker.lane
+        self._words = attachment.peer_table.links[self._lane]
+        self._offloads = attachment.settings.offloads
+        self._free_rows = list(range(self._peers.status_rows))[::-1]
         for row in self._free_rows:
-            self._peers.write_row(self._lane, row, None)
+            self._peers.write_status_row(self._lane, row, None)
         for peer in range(self._peers.capacity):
-            self.write(peer, ())
-            self.call_for(peer, 0)
+            self.publish(peer, ())
+            self.request_parity(peer, 0)
 
-    def write(self, peer: int, established: Collection[Connection]) -> None:
-        """Say what is established with a peer now. The count comes last: who reads it finds the rest in place."""
+    def publish(self, peer: int, established: Collection[Connection]) -> None:
+        """Publish the connections to one peer. The count is written last: its readers find the rest in place."""
         words, at = self._words, peer * RECORD_WORDS
         offloads = self._offloads
         for connection in established:
@@ -52,27 +53,30 @@ class LinkPublisher:
         )
         words[at + LINK_ESTABLISHED] = len(established)
 
-    def call_for(self, peer: int, parity: int) -> None:
-        """Say how many parity shards the state of a peer's connections calls for."""
+    def request_parity(self, peer: int, parity: int) -> None:
+        """Publish how many parity shards the state of a peer's connections calls for."""
         self._words[peer * RECORD_WORDS + LINK_PARITY] = parity
 
-    def received(self, peer: int, size: int) -> None:
+    def add_received(self, peer: int, size: int) -> None:
+        """Add to the bytes received from a peer."""
         self._words[peer * RECORD_WORDS + LINK_RECEIVED_BYTES] += size
 
-    def current(self, connection: Connection) -> bool:
-        """Whether a connection is of the current seat of its index."""
+    def is_current(self, connection: Connection) -> bool:
+        """Whether a connection belongs to the session that has its peer's index now."""
         return self._peers.peer_handle(connection.peer) == connection.peer_handle
 
-    # -- rows
+    # -- status rows
 
-    def take_row(self) -> int:
-        """A row for a connection, -1 if all are taken."""
+    def acquire_row(self) -> int:
+        """A free row, or -1 if there is none."""
         return self._free_rows.pop() if self._free_rows else -1
 
     def write_rows(self, connections: Iterable[Connection]) -> None:
+        """Publish the status of connections in their rows."""
         for connection in connections:
-            self._peers.write_row(self._lane, connection.row, connection.report())
+            self._peers.write_status_row(self._lane, connection.receive.status_row, connection.status())
 
-    def give_back(self, row: int) -> None:
-        self._peers.write_row(self._lane, row, None)
+    def release_row(self, row: int) -> None:
+        """Clear a row, and make it free."""
+        self._peers.write_status_row(self._lane, row, None)
         self._free_rows.append(row)

@@ -1,56 +1,56 @@
-"""What a tcp worker has for one peer on the way in. Owned by the inbound duty.
+"""One peer as the inbound duty of a tcp worker sees it: its connections here, its rate, the state of its links.
 
-Whoever sends more than its rate is not read for a moment: TCP slows it down, and nothing is lost.
+A peer that sends more than its rate is not read for a moment: TCP slows it down, and nothing is lost.
 """
 
 from __future__ import annotations
 
-from pipeline.policy.token_bucket import TokenBucket
+from pipeline.policy.token_bucket import SharedBucket
+from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.connection import Connection
 from workers.tcp.link_monitor import LinkMonitor
 from workers.tcp.link_publisher import LinkPublisher
 
-IDLE_LOOKS = 50  # five seconds: longer than a retransmission takes that will succeed
+IDLE_UPDATES = 50  # five seconds: longer than a retransmission takes that will succeed
 
 
 class PeerReceiver:
-    """`established`: its connections here."""
+    """`established`: its connections here; `paused`: they are not read, because the peer is beyond its rate."""
 
-    def __init__(self, peer: int, carrier: LinkPublisher, settings: dict, counters: memoryview) -> None:
+    def __init__(self, peer: int, publisher: LinkPublisher, settings: WorkerSettings, counters: memoryview) -> None:
         self.peer = peer
-        self._carrier = carrier
         self.established: tuple[Connection, ...] = ()
-        self.bucket = TokenBucket(0)
-        self._elsewhere = 0
+        self.bucket = SharedBucket()
         self.paused = False
-        self._sent = 0
-        self._idle_looks = 0
-        self.watch = LinkMonitor(settings, peer, carrier, counters) if settings["fec"] != "off" else None
+        self._publisher = publisher
+        self._monitor = LinkMonitor(settings, peer, publisher, counters) if settings.fec != "off" else None
+        self._sent_bytes = 0  # without keepalives, at the last update of the links
+        self._idle_updates = 0  # updates since that number has changed
 
     def add(self, connection: Connection) -> None:
         self.established += (connection,)
-        self._carrier.write(self.peer, self.established)
+        self._publisher.publish(self.peer, self.established)
 
     def remove(self, connection: Connection) -> None:
         self.established = tuple(c for c in self.established if c is not connection)
-        self._carrier.write(self.peer, self.established)
-        if self.watch is not None:
-            self.watch.ended += 1
+        self._publisher.publish(self.peer, self.established)
+        if self._monitor is not None:
+            self._monitor.connections_ended += 1
 
-    def limit(self, rate: int, elsewhere: int, now: int) -> None:
-        """So many bytes a second from now on; 0: no limit. `elsewhere`: what has passed other workers counts too."""
-        if rate != self.bucket.rate:
-            self.bucket = TokenBucket(rate)
-        elif rate:
-            self.bucket.take(elsewhere - self._elsewhere, now)
-        self._elsewhere = elsewhere
+    def record_received(self, size: int, now: int) -> None:
+        """Count bytes against the rate, here and for the other workers of the peer."""
+        self._publisher.add_received(self.peer, size)
+        self.bucket.spend(size, now)
 
-    def look(self, now: int) -> None:
-        """On the clock: how its connections fare. Who has sent but keepalives for long has nothing in flight."""
-        if self.watch is None:
+    def update_link(self, now: int) -> None:
+        """On the clock: let the monitor see the connections, unless nothing can be in flight.
+
+        That is so for a peer to which nothing but keepalives was sent for IDLE_UPDATES.
+        """
+        if self._monitor is None:
             return
-        sent = sum(connection.sent_bytes - connection.keepalive_bytes for connection in self.established)
-        self._idle_looks = self._idle_looks + 1 if sent == self._sent else 0
-        self._sent = sent
-        if self._idle_looks < IDLE_LOOKS or not self.watch.quiet:
-            self.watch.look(self.established, now)
+        sent = sum(connection.send.byte_count - connection.send.keepalive_bytes for connection in self.established)
+        self._idle_updates = self._idle_updates + 1 if sent == self._sent_bytes else 0
+        self._sent_bytes = sent
+        if self._idle_updates < IDLE_UPDATES or not self._monitor.idle_may_be_skipped:
+            self._monitor.update(self.established, now)

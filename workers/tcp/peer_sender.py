@@ -1,13 +1,14 @@
-"""What a tcp worker has for one seat on the way out: lines, and what was set aside. Owned by the outbound duty.
+"""One peer on the way out of a tcp worker: the queues of its connections, its backlog, its rate.
 
-    set aside    runs of lines that take nothing, so that their slots need not wait; at most peer_queue_bytes
-    orphans      the same while the peer has no connection here: kept for `hold` seconds, for the next one
-    rate         a token bucket over everything that is sent to it from here
+Which queue an item gets. Plain blocks of one lane stay on one connection as long as the set of connections stays, so
+order inside a flow holds. Runs name a connection each, by its number.
 
-A line that lags behind the others with its runs of shards holds nobody up: they are spared, that is left unsent, as
-long as their block can do without them, and moved to another line after that. A line that takes nothing for STALL_NS,
-and whose connection stands still, hands its plain blocks to another as well; BBR, which pauses by itself (PROBE_RTT),
-does not count.
+A connection that lags behind the others with its runs holds nobody up. Its runs are skipped, that is left unsent, as
+long as their blocks can do without them. After that they are moved to another queue. A connection that takes nothing
+for STALL_NS, and for which the kernel waits beyond its retransmission timeout, hands its plain blocks to another as
+well. The pauses that BBR makes by itself (PROBE_RTT) do not count.
+
+Owned by the outbound duty.
 """
 
 from __future__ import annotations
@@ -16,114 +17,101 @@ from collections import deque
 from collections.abc import Iterable
 
 from pipeline.counters import ID
-from pipeline.policy.token_bucket import TokenBucket
-from pipeline.shm.layout import PEER_INDEX_MASK
+from pipeline.policy.token_bucket import SharedBucket
+from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.wire import framing
-from workers.tcp.send_queue import Backlog, RingReader, SendItem, SendQueue
+from workers.tcp.backlog import Backlog
+from workers.tcp.ring_reader import RingReader
+from workers.tcp.send_queue import SendItem, SendQueue
 
 STALL_NS = 200_000_000  # the least retransmission timeout of Linux (TCP_RTO_MIN)
-LAG_SLOTS = 4  # so far behind the middle of the others, a line is left out
+LAG_SLOTS = 4  # a connection so far behind the middle of the others loses its runs
+
+_RUNS_SKIPPED = ID["tcp.runs_skipped"]
+_RUNS_MOVED = ID["tcp.runs_moved"]
 
 
 class PeerSender:
-    """`for_bulk`, `for_light`: the lines that carry what, never empty while there is a line."""
+    """The peer of one peer handle. `bulk_queues` and `light_queues` are not empty while there is a queue."""
 
-    def __init__(self, peer_handle: int, limit: int, since: int, counters: memoryview) -> None:
+    def __init__(self, peer_handle: int, queue_bytes: int, since: int, counters: memoryview) -> None:
         self.peer = peer_handle & PEER_INDEX_MASK
+        self.record_at = self.peer * RECORD_WORDS  # of the peer's record, in words
         self._counters = counters
-        self.lines: list[SendQueue] = []
-        self.for_bulk: list[SendQueue] = []
-        self.for_light: list[SendQueue] = []
-        self.aside = Backlog(limit)
-        self.orphans: deque[SendItem] = deque()
-        self.lost_since = since  # since when it has no line
-        self.bucket = TokenBucket(0)
-        self._elsewhere = 0
+        self.queues: list[SendQueue] = []
+        self.bulk_queues: list[SendQueue] = []
+        self.light_queues: list[SendQueue] = []
+        self.backlog = Backlog(queue_bytes)
+        self.disconnected_since = since
+        self.bucket = SharedBucket()
 
-    def sort(self, lines: Iterable[SendQueue]) -> None:
-        """These are its lines now; who stands still carries nothing, unless all do."""
-        self.lines = list(lines)
-        moving = [line for line in self.lines if not line.stalled] or self.lines
-        self.for_bulk = [line for line in moving if line.connection.traffic_class == framing.BULK] or moving
-        self.for_light = [line for line in moving if line.connection.traffic_class == framing.LIGHT] or moving
+    def set_queues(self, queues: Iterable[SendQueue]) -> None:
+        """Set the queues of its connections, sorted by traffic class; a stalled one gets no items unless all are."""
+        self.queues = list(queues)
+        moving = [queue for queue in self.queues if not queue.stalled] or self.queues
+        self.bulk_queues = [queue for queue in moving if queue.connection.traffic_class == framing.BULK] or moving
+        self.light_queues = [queue for queue in moving if queue.connection.traffic_class == framing.LIGHT] or moving
 
-    def limit(self, rate: int, elsewhere: int, now: int) -> None:
-        """So many bytes a second from now on; 0: no limit. `elsewhere`: what has passed other workers counts too."""
-        if rate != self.bucket.rate:
-            self.bucket = TokenBucket(rate)
-        elif rate:
-            self.bucket.take(elsewhere - self._elsewhere, now)
-        self._elsewhere = elsewhere
+    def queues_for(self, light: bool) -> list[SendQueue]:
+        return self.light_queues if light else self.bulk_queues
 
-    def pool(self, light: bool) -> list[SendQueue]:
-        return self.for_light if light else self.for_bulk
+    def queue_for(self, item: SendItem) -> SendQueue:
+        """For plain blocks, one queue a lane as long as the queues stay; for runs, one queue in turn."""
+        queues = self.queues_for(item.light)
+        return queues[(item.slot_index if item.shards else item.source.lane) % len(queues)]
 
-    def line_for(self, run: SendItem) -> SendQueue:
-        """Plain blocks: one line of their lane's as long as the lines stay the same. Runs of shards: one in turn."""
-        pool = self.pool(run.light)
-        return pool[(run.place if run.shards else run.lane) % len(pool)]
+    def assign_backlog(self) -> None:
+        """Give what waited for a connection to the new queues, ahead of all that comes later."""
+        unassigned = self.backlog.unassigned
+        while unassigned:
+            item = unassigned.popleft()
+            self.queue_for(item).of_class(item.light).append(item)
 
-    def adopt(self) -> None:
-        """There are lines again: what waited for one goes first."""
-        while self.orphans:
-            run = self.orphans.popleft()
-            self.line_for(run).queue(run.light).append(run)
+    # -- what a full connection holds up
 
-    def give_up_orphans(self) -> int:
-        """Nobody came for them. Runs dropped."""
-        count = len(self.orphans)
-        while self.orphans:
-            run = self.orphans.popleft()
-            run.feed.finish(run)
-        return count
-
-    # -- what a full line holds up
-
-    def relieve(self, line: SendQueue, now: int) -> list[SendQueue]:
-        """Leave out, or give to others, what this full line holds up. Lines that have got some of it."""
-        if len(self.lines) == 1:
+    def relieve(self, full: SendQueue, now: int) -> list[SendQueue]:
+        """Skip or move what a full connection holds up. The queues that got some of it."""
+        if len(self.queues) == 1:
             return []
         changed = []
-        if not line.stalled and now - line.full_since > STALL_NS and line.connection.stands_still():
-            line.stalled = True
-            self.sort(self.lines)
-            line.keep_begun()
-            for run in line.take_plain():
-                other = self.line_for(run)
-                other.inherit(run)
-                changed.append(other)
-                self._counters[_RUNS_MOVED] += other is not line
+        if not full.stalled and now - full.full_since > STALL_NS and full.connection.tcp_info().timed_out:
+            full.stalled = True
+            self.set_queues(self.queues)
+            full.copy_out_partial()
+            for item in full.remove_plain():
+                target = self.queue_for(item)
+                target.append_moved(item)
+                changed.append(target)
+                self._counters[_RUNS_MOVED] += target is not full
         for light in (True, False):
-            queue = line.queue(light)
-            others = [each for each in self.pool(light) if each is not line]
-            if others and queue and queue[0].shards and queue[0].in_slot:
-                changed += self._leave_out(queue, others)
+            items = full.of_class(light)
+            others = [queue for queue in self.queues_for(light) if queue is not full]
+            if others and items and items[0].shards:
+                reader = items[0].source
+                if isinstance(reader, RingReader):
+                    changed += self._skip_or_move(items, reader, others)
         return changed
 
-    def _leave_out(self, queue: deque[SendItem], others: list[SendQueue]) -> list[SendQueue]:
-        feed = queue[0].feed
-        heads = sorted(_head(other, feed, queue[0].light) for other in others)
-        limit = heads[len(heads) // 2] - LAG_SLOTS
+    def _skip_or_move(self, items: deque[SendItem], reader: RingReader, others: list[SendQueue]) -> list[SendQueue]:
+        """Skip or move the runs in front that are LAG_SLOTS or more behind. The queues that got some."""
+        progress = sorted(_progress(queue, reader, items[0].light) for queue in others)
+        limit = progress[len(progress) // 2] - LAG_SLOTS
         changed = []
-        while queue and queue[0].shards and queue[0].feed is feed and feed.ahead(queue[0].place) <= limit:
-            run = queue.popleft()
-            if feed.spare[run.place] >= run.shards:
-                feed.spare[run.place] -= run.shards
-                feed.left[run.place] -= 1
-                self._counters[_RUNS_SPARED] += 1
+        while items and items[0].shards and items[0].source is reader and reader.distance(items[0].slot_index) <= limit:
+            item = items.popleft()
+            if reader.skippable[item.slot_index] >= item.shards:
+                reader.skippable[item.slot_index] -= item.shards
+                reader.finish(item)
+                self._counters[_RUNS_SKIPPED] += 1
             else:
-                other = min(others, key=lambda each: len(each.bulk) + len(each.light))
-                other.queue(run.light).append(run)
-                changed.append(other)
+                target = min(others, key=lambda queue: len(queue.bulk) + len(queue.light))
+                target.of_class(item.light).append(item)
+                changed.append(target)
                 self._counters[_RUNS_MOVED] += 1
         return changed
 
 
-def _head(line: SendQueue, feed: RingReader, light: bool) -> int:
-    """How far this line has got in the feed: slots behind the port's cursor."""
-    queue = line.queue(light)
-    return feed.ahead(queue[0].place) if queue and queue[0].feed is feed else feed.scanned
-
-
-_RUNS_SPARED = ID["tcp.runs_spared"]
-_RUNS_MOVED = ID["tcp.runs_moved"]
+def _progress(queue: SendQueue, reader: RingReader, light: bool) -> int:
+    """How far a queue has got in a ring: slots behind the port's cursor."""
+    items = queue.of_class(light)
+    return reader.distance(items[0].slot_index) if items and items[0].source is reader else reader.scanned

@@ -1,31 +1,45 @@
-"""The inbound duty of a tcp worker: what its connections say, as whole frames into its inbound ring.
+"""The inbound duty of a tcp worker: bytes of its connections become whole frames in its inbound ring.
 
-Their lives are in `tcp_lives`. A peer's bytes can end that peer's connection and nothing else: PeerError is caught
-where the connection is served. A peer that has used up its rate is not read for a moment, all its connections together:
-TCP slows it down, and nothing is lost.
+A packet's way, in the order in which `work` calls:
+
+    1. wait           epoll says which connections can be read; after a silence the next stage is woken ahead
+    2. _read_early    frames that arrived behind a handshake, as soon as a slot is free
+    3. _read          the connections in whose TLS channel bytes are left, then those that can be read
+    4. _read_burst    up to READ_BURST receives, straight into a slot of the ring (`workers.tcp.frame_reader`)
+    5. _count         bytes and frames; a peer beyond its rate is paused, all its connections together
+    6. handle_event   every other event is the connection manager's: handshakes, new connections, the supervisor channel
+    7. _resume_peers  paused peers that are in credit again
+    8. tick           the connection manager's clock: timeouts, checks, rates, status rows
+
+Where connections come from and how they end is the business of `workers.tcp.connection_manager`.
+A peer's bytes can end that peer's connection and nothing else: PeerError is caught where the connection is read.
 """
 
 from __future__ import annotations
 
-import argparse
-import select
 import time
 
 from pipeline.counters import ID
 from pipeline.errors import PeerError
 from pipeline.log import printable
+from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.port import QUIET_NS
 from pipeline.runtime.worker import DONE, MORE, NOTHING, Attachment
-from pipeline.transport.connection import ESTABLISHED, Connection, ConnectionList
-from pipeline.wire import framing
-from workers.tcp.connection_manager import EVENTS, ConnectionManager
+from pipeline.transport.connection import ESTABLISHED, Connection
+from pipeline.transport.connection_list import ConnectionList
+from workers.tcp.client_connections import ClientConnections
+from workers.tcp.connection_manager import ConnectionManager, ManagerContext
 from workers.tcp.frame_reader import FrameReader
 from workers.tcp.peer_receiver import PeerReceiver
 from workers.tcp.sender import Sender
+from workers.tcp.server_connections import ServerConnections
 
-TICK_NS = 100_000_000
 READ_BURST = 8  # receives on one connection before the others have their turn
 FULL_READ_BYTES = 131072  # a receive of less has most likely emptied the socket
+
+_BYTES_RECEIVED = ID["tcp.bytes_received"]
+_FRAMES_RECEIVED = ID["tcp.frames_received"]
+_RING_FULL_WAITS = ID["tcp.ring_full_waits"]
 
 
 class Receiver:
@@ -33,106 +47,101 @@ class Receiver:
 
     name = "inbound"
 
-    def __init__(
-        self, attachment: Attachment, connection_list: ConnectionList, outbound: Sender, arguments: argparse.Namespace
-    ) -> None:
-        self._outbound = outbound
+    def __init__(self, attachment: Attachment, connection_list: ConnectionList, sender: Sender, fds: WorkerFds) -> None:
+        self._sender = sender
         self._counters = attachment.page.counters
         self._bell = attachment.doorbells[self.name]
         (self._port,) = attachment.ports(self.name, "inbound")
-        limit = framing.COMPAT_LENGTH_LIMIT if attachment.settings["compat"] else framing.LENGTH_LIMIT
-        self._intake = FrameReader(self._port, limit)
-        self._epoll = select.epoll()
+        self._frame_reader = FrameReader(self._port, attachment.settings.frame_limit)
         self._events: list[tuple[int, int]] = []
-        self._ahead: list[Connection] = []  # something of them arrived with their greeting
-        self._pending: dict[Connection, None] = {}  # something of them is in their channel
-        self._paused: list[PeerReceiver] = []  # those beyond their rate
+        self._early: list[Connection] = []  # bytes that arrived behind their handshake are not in the ring yet
+        self._pending: dict[Connection, None] = {}  # bytes are left in their TLS channel
+        self._paused: list[PeerReceiver] = []
         self._ring_full = False
-        self._woken = 0
-        self._next_tick = 0
-        self.lives = ConnectionManager(attachment, connection_list, outbound, arguments, self._epoll, self)
+        self._last_event_ns = 0
+        kind: type[ServerConnections | ClientConnections]
+        kind = ServerConnections if fds.listener >= 0 else ClientConnections
+        self.connections: ConnectionManager = kind(ManagerContext(attachment, connection_list, sender.kick, fds, self))
 
     # -- the duty
-
-    def work(self) -> int:
-        """Serve what has more to read, the events of the last wait, and the clock."""
-        done = 0
-        if self._ahead:
-            self._read_ahead()
-        for connection in self._to_be_read_inside():
-            del self._pending[connection]
-            done += self._serve(connection)
-        connections = self.lives.connections
-        for fd, _ in self._events:
-            connection = connections.get(fd)
-            if connection is not None and connection.state is ESTABLISHED:
-                done += self._serve(connection)
-            else:
-                self.lives.serve(fd)
-        self._events = []
-        now = time.monotonic_ns()
-        if self._paused:
-            self._resume(now)
-        door = self.lives.door
-        if door is not None and 0 < door.opens_at <= now:
-            door.open()
-        if now >= self._next_tick:
-            self._next_tick = now + TICK_NS
-            self.lives.tick(now, self._ring_full)
-        return MORE if not self._ring_full and self._to_be_read_inside() else DONE if done else NOTHING
 
     def wait(self, seconds: float) -> None:
         if self._ring_full:
             self._bell.wait(self._port.ready, seconds)
             self._ring_full = not self._port.ready()
-        self._events = self._epoll.poll(0 if self._ring_full else seconds)
+        self._events = self.connections.poll(0 if self._ring_full else seconds)
         if self._events:
             now = time.monotonic_ns()
-            if now - self._woken > QUIET_NS:
+            if now - self._last_event_ns > QUIET_NS:
                 self._port.wake_ahead()
-            self._woken = now
+            self._last_event_ns = now
+
+    def work(self) -> int:
+        """Read all that can be read, let the manager handle every other event, and run its clock."""
+        connections = self.connections
+        done = 0
+        if self._early:
+            self._read_early()
+        if self._pending:
+            for pending in self._readable_inside():
+                del self._pending[pending]
+                done += self._read(pending)
+        established = connections.established
+        for fd, _ in self._events:
+            connection = established.get(fd)
+            if connection is not None:
+                done += self._read(connection)
+            else:
+                connections.handle_event(fd)
+        self._events = []
+        now = time.monotonic_ns()
+        if self._paused:
+            self._resume_peers(now)
+        connections.tick(now, self._ring_full)
+        if self._pending and not self._ring_full and self._readable_inside():
+            return MORE
+        return DONE if done else NOTHING
 
     def drained(self) -> bool:
-        """End once the outbound duty has sent what there was: then say goodbye to every peer."""
-        if not self._outbound.ended:
+        """The duty ends when the outbound duty has sent what there was: then it shuts down every connection."""
+        if not self._sender.ended:
             return False
-        self.lives.say_goodbye()
+        self.connections.shutdown_all()
         return True
 
-    def _to_be_read_inside(self) -> list[Connection]:
-        """Those with something in their channel; of whoever is beyond his rate, it waits."""
-        return [each for each in self._pending if not self.lives.peers[each.peer].paused]
+    def _readable_inside(self) -> list[Connection]:
+        """The connections with bytes in their TLS channel, without those of paused peers."""
+        peers = self.connections.peers
+        return [connection for connection in self._pending if not peers[connection.peer].paused]
 
-    # -- connections come and go
+    # -- reading
 
-    def came(self, connection: Connection, ahead: bytes) -> None:
-        if ahead:
-            connection.stash = ahead
-            self._ahead.append(connection)
-            self._read_ahead()
-        if connection.channel is not None and connection.channel.pending:
-            self._pending[connection] = None
-
-    def went(self, connection: Connection) -> None:
-        self._pending.pop(connection, None)
-        self._intake.forget(connection)
-
-    # -- what they say
-
-    def _serve(self, connection: Connection) -> int:
-        """Read an established connection. Bytes."""
-        try:
-            return self._read(connection)
-        except PeerError as error:
-            self._end_for(connection, error)
-        except EOFError:
-            self.lives.close(connection, connection.last_error or "closed by the peer")
-        except OSError as error:
-            self.lives.close(connection, connection.last_error or printable(error.strerror or str(error)))
-        return 0
+    def _read_early(self) -> None:
+        """Publish the frames that arrived behind a handshake, as soon as a slot is free."""
+        while self._early and self._port.ready():
+            connection = self._early.pop()
+            if connection.state is ESTABLISHED:
+                size = len(connection.receive.partial_frame)
+                try:
+                    self._frame_reader.publish_early(connection)
+                    self._count(connection, size)
+                except PeerError as error:
+                    self._close_malformed(connection, error)
 
     def _read(self, connection: Connection) -> int:
-        intake = self._intake
+        """Read an established connection; close it if it has ended or sends nonsense. Bytes."""
+        try:
+            return self._read_burst(connection)
+        except PeerError as error:
+            self._close_malformed(connection, error)
+        except EOFError:
+            self.connections.close(connection, connection.send.error or "closed by the peer")
+        except OSError as error:
+            self.connections.close(connection, connection.send.error or printable(error.strerror or str(error)))
+        return 0
+
+    def _read_burst(self, connection: Connection) -> int:
+        reader = self._frame_reader
         channel = connection.channel
         total = 0
         try:
@@ -140,10 +149,10 @@ class Receiver:
                 free = self._port.ready()
                 if not free:
                     self._ring_full = True
-                    self._counters[ID["tcp.ring_full_waits"]] += 1
-                    connection.last_received_ns = time.monotonic_ns()  # silent by our own fault
+                    self._counters[_RING_FULL_WAITS] += 1
+                    connection.receive.last_ns = time.monotonic_ns()  # its silence is our own fault
                     break
-                received = intake.read(connection, free)
+                received = reader.read(connection, free)
                 if not received:
                     raise EOFError
                 total += received
@@ -158,54 +167,52 @@ class Receiver:
             self._pending[connection] = None
         return total
 
-    def _read_ahead(self) -> None:
-        """Hand on what arrived together with a greeting, as soon as a slot is free."""
-        while self._ahead and self._port.ready():
-            connection = self._ahead.pop()
-            if connection.state is ESTABLISHED:
-                size = len(connection.stash)
-                try:
-                    self._intake.prefill(connection)
-                    self._count(connection, size)
-                except PeerError as error:
-                    self._end_for(connection, error)
+    def _close_malformed(self, connection: Connection, error: PeerError) -> None:
+        self._counters[ID["tcp.closed_frame_too_long"]] += 1
+        self.connections.close(connection, printable(str(error)))
+
+    # -- counting, and rates
 
     def _count(self, connection: Connection, size: int) -> None:
         now = time.monotonic_ns()
-        connection.last_received_ns = now
-        connection.received_bytes += size
+        receive = connection.receive
+        receive.last_ns = now
+        receive.byte_count += size
         counters = self._counters
         counters[_BYTES_RECEIVED] += size
-        counters[_FRAMES_RECEIVED] += self._intake.frames
-        self._intake.frames = 0
-        self.lives.received(connection, size)
-        peer = self.lives.peers[connection.peer]
-        peer.bucket.take(size, now)
-        if not peer.paused and not peer.bucket.ready(now):
+        counters[_FRAMES_RECEIVED] += self._frame_reader.frames
+        self._frame_reader.frames = 0
+        peer = self.connections.peers[connection.peer]
+        peer.record_received(size, now)
+        if not peer.paused and not peer.bucket.in_credit(now):
             self._pause(peer)
-
-    def _end_for(self, connection: Connection, error: PeerError) -> None:
-        self._counters[ID["tcp.closed_frame_too_long"]] += 1
-        self.lives.close(connection, printable(str(error)))
-
-    # -- their rates
 
     def _pause(self, peer: PeerReceiver) -> None:
         peer.paused = True
         self._paused.append(peer)
         self._counters[ID["tcp.rate_pauses"]] += 1
         for connection in peer.established:
-            self._epoll.modify(connection.fd, 0)
+            self.connections.watch(connection, False)
 
-    def _resume(self, now: int) -> None:
+    def _resume_peers(self, now: int) -> None:
         for peer in self._paused:
-            if peer.bucket.ready(now):
+            if peer.bucket.in_credit(now):
                 peer.paused = False
                 for connection in peer.established:
-                    connection.last_received_ns = now  # silent by our own fault
-                    self._epoll.modify(connection.fd, EVENTS)
+                    connection.receive.last_ns = now  # its silence was our own fault
+                    self.connections.watch(connection, True)
         self._paused = [peer for peer in self._paused if peer.paused]
 
+    # -- called by the connection manager
 
-_BYTES_RECEIVED = ID["tcp.bytes_received"]
-_FRAMES_RECEIVED = ID["tcp.frames_received"]
+    def on_established(self, connection: Connection, early: bytes) -> None:
+        if early:
+            connection.receive.partial_frame = early
+            self._early.append(connection)
+            self._read_early()
+        if connection.channel is not None and connection.channel.pending:
+            self._pending[connection] = None
+
+    def on_closed(self, connection: Connection) -> None:
+        self._pending.pop(connection, None)
+        self._frame_reader.forget(connection)

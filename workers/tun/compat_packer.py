@@ -1,96 +1,100 @@
-"""Packets into the original's frames: what `tun_blocks` is to the tun worker, with `compat`.
+"""The packer of a compat instance: packets become the original program's frames, each with one bare packet.
 
-A slot holds frames of one bare packet each; one connection, one peer, no light flows.
+A slot holds such frames one behind the other. There is one peer with one connection, and there are no light flows.
 """
 
 from __future__ import annotations
 
 from pipeline.counters import ID
-from pipeline.packet.route_table import RouteTable
 from pipeline.packet.vnet import PACKET_BYTES_MAX, VNET_HEADER_BYTES
 from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import layout
-from pipeline.shm.slot import FILL_LIMIT, SLOT
+from pipeline.shm.slot import FILL_LIMIT, write_header
 from pipeline.wire import framing
-from workers.tun.bulk_packer import BURST_SLOTS
+from workers.tun.packer import BULK_FULL, BURST_SLOTS
+
+_BODY_AT = layout.SLOT_BODY_AT
+_FULL_AT = _BODY_AT + FILL_LIMIT
+_FRAME_BYTES = framing.FRAME.size
+_pack_frame = framing.FRAME.pack_into
+
+_TOO_LONG = ID["tun.dropped_packet_too_long"]
 
 
 class CompatPacker:
-    """Stage 0 of the lane's outbound ring."""
+    """A Packer; stage 0 of the lane's plain ring. The frames of the open slot end at `_end`."""
 
-    def __init__(self, attachment: Attachment, ways: LinkView) -> None:
-        (self._next,) = attachment.ports("outbound", "outbound")
-        self._ways = ways
+    def __init__(self, attachment: Attachment) -> None:
+        (self._next_port,) = attachment.ports("outbound", "plain")
+        self._links = LinkView(attachment)
         self._counters = attachment.page.counters
-        self.routes = RouteTable()
-        self._aside = memoryview(bytearray(PACKET_BYTES_MAX))
-        self._vnet = bytearray(VNET_HEADER_BYTES)
-        self._taken = 0
-        self._end = layout.SLOT_BODY_AT  # in slot `taken`; SLOT_BODY_AT while it is empty
-        self.place = self._aside
-        self.at = 0
-        self.buffers: list[memoryview | bytearray] = []
+        self._scratch = memoryview(bytearray(PACKET_BYTES_MAX))
+        self._vnet = memoryview(bytearray(VNET_HEADER_BYTES))  # its bytes say nothing: no offload is in force
+        self._used = 0  # filled slots of the burst; the open slot is the next one
+        self._slot: memoryview | None = None  # the slot that the next packet is read to; None: to the scratch buffer
+        self._end = _BODY_AT
 
-    def begin(self) -> bool:
-        return bool(self._next.ready())
+    # -- before a burst
+
+    def begin_burst(self) -> int:
+        return 0 if self._next_port.ready() else BULK_FULL
+
+    def accepted_offloads(self) -> int | None:
+        return None
 
     def has_room(self) -> bool:
-        return bool(self._next.ready())
-
-    def light_has_room(self) -> bool:
-        return True
-
-    def aim(self) -> bool:
-        if self._taken >= min(BURST_SLOTS, self._next.ready()):
-            return False
-        self.place = self._next.slot(self._taken)
-        self.at = self._end + framing.FRAME.size
-        self.buffers = [self._vnet, self.place[self.at : self.at + PACKET_BYTES_MAX]]
-        return True
-
-    def aim_aside(self) -> None:
-        self.place, self.at = self._aside, 0
-        self.buffers = [self._aside]
-
-    def take(self, length: int, now: int) -> bool:
-        """The packet at `place`, whose virtio-net header says nothing. False if it is aside."""
-        size = length - VNET_HEADER_BYTES
-        if 1 + size > framing.COMPAT_LENGTH_LIMIT:
-            self._counters[ID["tun.dropped_packet_too_long"]] += 1
-            return True
-        if self.place is self._aside:
-            return False
-        framing.FRAME.pack_into(self.place, self._end, 1 + size, framing.DATA)
-        self._end = self.at + size
-        if self._end > _FULL:
-            self._seal()
-        return True
-
-    def take_back(self, packet: bytes) -> bool:
-        if not self.aim():
-            return False
-        self.place[self.at : self.at + len(packet) - VNET_HEADER_BYTES] = packet[VNET_HEADER_BYTES:]
-        return self.take(len(packet), 0)
-
-    def _seal(self) -> None:
-        start = layout.SLOT_BODY_AT
-        SLOT.pack_into(
-            self._next.slot(self._taken), 0, start, self._end - start, self._ways.own(0), layout.FIRST_PEER_HANDLE
-        )
-        self._taken += 1
-        self._end = start
-
-    def leave(self) -> int:
-        if self._end > layout.SLOT_BODY_AT:
-            self._seal()
-        taken, self._taken = self._taken, 0
-        if taken:
-            self._next.advance(taken)
-        return taken
+        return self._next_port.ready() > 0
 
     def wake_ahead(self) -> None:
-        self._next.wake_ahead()
+        self._next_port.wake_ahead()
 
+    # -- each packet
 
-_FULL = layout.SLOT_BODY_AT + FILL_LIMIT
+    def next_buffers(self) -> list[memoryview] | None:
+        if self._used >= min(BURST_SLOTS, self._next_port.ready()):
+            return None
+        slot = self._slot = self._next_port.slot(self._used)
+        at = self._end + _FRAME_BYTES
+        return [self._vnet, slot[at : at + PACKET_BYTES_MAX]]
+
+    def scratch_buffers(self) -> list[memoryview]:
+        self._slot = None
+        return [self._scratch]
+
+    def commit(self, length: int, now: int) -> bytes | None:
+        size = length - VNET_HEADER_BYTES
+        if 1 + size > framing.COMPAT_LENGTH_LIMIT:
+            self._counters[_TOO_LONG] += 1
+            return None
+        if self._slot is None:
+            return bytes(self._scratch[:length])
+        _pack_frame(self._slot, self._end, 1 + size, framing.DATA)
+        self._end = end = self._end + _FRAME_BYTES + size
+        if end > _FULL_AT:
+            self._close_slot()
+        return None
+
+    def retry(self, packet: bytes) -> bool:
+        buffers = self.next_buffers()
+        if buffers is None:
+            return False
+        buffers[1][: len(packet) - VNET_HEADER_BYTES] = packet[VNET_HEADER_BYTES:]
+        self.commit(len(packet), 0)
+        return True
+
+    def _close_slot(self) -> None:
+        slot = self._next_port.slot(self._used)
+        write_header(slot, _BODY_AT, self._end - _BODY_AT, self._links.bulk_consumer(0), layout.FIRST_PEER_HANDLE)
+        self._used += 1
+        self._end = _BODY_AT
+
+    # -- after a burst
+
+    def flush(self) -> int:
+        if self._end > _BODY_AT:
+            self._close_slot()
+        used, self._used = self._used, 0
+        if used:
+            self._next_port.advance(used)
+        return used

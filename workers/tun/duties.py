@@ -1,22 +1,29 @@
-"""The tun worker: packets from a TUN queue into blocks, and frames from the other workers back to the kernel.
+"""The two duties of a tun worker, built for the shape of its instance.
 
-    outbound    wait on the queue -> read packets: light ones into the light ring, the others into a slot of the plain
-                or the coded ring, until it is full or nothing is left -> stamp the tcp worker that carries it -> hand
-                on
-    inbound     wait on the doorbell -> for each slot of this lane, each frame, each packet: check, write -> hand on
+    outbound    TunReader: packets of its TUN queue into the light, plain and coded rings of its lane
+    inbound     TunWriter: packets of the inbound rings and of the decoded ring of its lane into its TUN queue
 
-Each duty is a file of its own: `tun_outbound` (with `tun_light`), `tun_inbound`. They share the queue and nothing else.
+The duties share the queue and nothing else. The shape decides here, once, which packer makes blocks of the packets, and
+which frames the writer knows.
 """
 
 from __future__ import annotations
 
-import argparse
-
+from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import Attachment, Duty
+from workers.tun.bulk_packer import BulkPacker
+from workers.tun.compat_packer import CompatPacker
+from workers.tun.packer import Packer
 from workers.tun.reader import TunReader
-from workers.tun.writer import TunWriter
+from workers.tun.writer import COMPAT_FRAMES, FRAMES, FRAMES_BESIDE_DECODER, TunWriter
 
 
-def duties(attachment: Attachment, arguments: argparse.Namespace) -> list[Duty]:
-    """The two duties of a tun worker over the queue in `arguments.tun_fd`."""
-    return [TunReader(attachment, arguments.tun_fd), TunWriter(attachment, arguments.tun_fd)]
+def duties(attachment: Attachment, fds: WorkerFds) -> list[Duty]:
+    """The two duties of a tun worker over the queue `fds.tun`."""
+    settings = attachment.settings
+    packer: Packer
+    if settings.compat:
+        packer, frames = CompatPacker(attachment), COMPAT_FRAMES
+    else:
+        packer, frames = BulkPacker(attachment), FRAMES if settings.fec == "off" else FRAMES_BESIDE_DECODER
+    return [TunReader(attachment, fds.tun, packer), TunWriter(attachment, fds.tun, frames)]

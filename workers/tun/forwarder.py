@@ -1,7 +1,7 @@
-"""From one peer to another: packets of the inbound rings into blocks of the lane's transit ring, past the kernel.
+"""The forwarder: packets from one peer to another, out of the inbound rings into the transit ring, past the kernel.
 
-Stage 0 of that ring, the tun worker's inbound duty. A full ring drops, counted, and never blocks. What comes from a
-light flow stays one: the purpose of a block's connection or stream goes with it.
+Stage 0 of the lane's transit ring, in the inbound duty of the tun worker. A full ring drops packets, counted, and never
+blocks. A packet of a light flow stays light: a block takes over the traffic class of the slot that the packet came in.
 """
 
 from __future__ import annotations
@@ -12,77 +12,12 @@ from pipeline.packet.vnet import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UD
 from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.tun import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, USO
 from pipeline.runtime.worker import Attachment
-from pipeline.shm import layout
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
-from pipeline.shm.slot import FILL_LIMIT, NO_NUMBER
+from pipeline.shm.slot import NO_NUMBER, next_block_number
 from pipeline.wire import framing
-from workers.tun.bulk_packer import OpenBlock
+from workers.tun.open_block import FULL_AT, OpenBlock
 
-
-class Forwarder:
-    """The blocks in hand: one for each seat and purpose."""
-
-    def __init__(self, attachment: Attachment) -> None:
-        (self._port,) = attachment.ports("inbound", "transit")
-        self._ways = LinkView(attachment)
-        self._numbers = attachment.peers.transit[attachment.me.lane]
-        self._counters = attachment.page.counters
-        self._filled: list[OpenBlock] = []
-        self._open: dict[tuple[int, int], OpenBlock] = {}  # by seat and purpose
-
-    def take(self, slot: memoryview, at: int, length: int, peer_handle: int, traffic_class: int) -> None:
-        """The packet at slot[at], virtio-net header included, is for this seat."""
-        if slot[at] or slot[at + 1]:
-            accepted = self._ways.offloads(peer_handle & PEER_INDEX_MASK) or 0
-            if _NEEDED.get(slot[at + 1], -1) & ~accepted:
-                finished = gso.finish(bytes(slot[at : at + length]))
-                for packet in finished:
-                    self._put(memoryview(packet), peer_handle, traffic_class)
-                self._counters[_MALFORMED] += not finished
-                return
-        self._put(slot[at : at + length], peer_handle, traffic_class)
-
-    def _put(self, packet: memoryview, peer_handle: int, traffic_class: int) -> None:
-        filling = self._open.get((peer_handle, traffic_class))
-        if filling is None:
-            ahead = len(self._filled)
-            if ahead >= self._port.ready():
-                self._counters[_FULL_RING] += 1
-                return
-            peer = peer_handle & PEER_INDEX_MASK
-            number = NO_NUMBER
-            if self._ways.parity(peer):
-                at = peer * RECORD_WORDS + traffic_class  # TRANSIT_BULK or TRANSIT_LIGHT
-                number = self._numbers[at]
-                self._numbers[at] = number + 1 & 0xFFFFFFFF
-            member = self._ways.own(peer)
-            if traffic_class == framing.LIGHT:
-                member = self._ways.own_light(peer, member)
-            filling = self._open[peer_handle, traffic_class] = OpenBlock(
-                self._port, self._port.slot(ahead), peer_handle, traffic_class, member, number
-            )
-            self._filled.append(filling)
-        end = filling.end + len(packet)
-        filling.slot[filling.end : end] = packet
-        filling.lengths.append(len(packet))
-        filling.end = end
-        self._counters[_PACKETS] += 1
-        if end > _FULL or len(filling.lengths) == framing.BLOCK_PACKETS_MAX:
-            del self._open[peer_handle, traffic_class]
-
-    def leave(self) -> None:
-        """Hand on the blocks in hand."""
-        filled = self._filled
-        if not filled:
-            return
-        for filling in filled:
-            filling.seal()
-        self._port.advance(len(filled))
-        filled.clear()
-        self._open.clear()
-
-
-_NEEDED = {
+NEEDED_OFFLOADS = {
     GSO_NONE: TUN_F_CSUM,
     GSO_TCPV4: TUN_F_TSO4,
     GSO_TCPV4 | GSO_ECN: TUN_F_TSO4 | TUN_F_TSO_ECN,
@@ -90,10 +25,78 @@ _NEEDED = {
     GSO_TCPV6 | GSO_ECN: TUN_F_TSO6 | TUN_F_TSO_ECN,
     GSO_UDP_L4: USO,
 }
-"""What the receiver's device has to take, by gso_type. That the sender's packet is of a kind that was offered to it,
-nobody has checked."""
+"""The TUN_F_* bits that a receiver must accept for a packet with a header that is not empty, by gso_type.
 
-_FULL = layout.SLOT_BODY_AT + FILL_LIMIT
-_MALFORMED = ID["tun.dropped_header_malformed"]
-_FULL_RING = ID["tun.dropped_transit_full"]
-_PACKETS = ID["tun.packets_forwarded"]
+The sender may send a kind of packet that was never offered to it: this is the first check of that."""
+
+_ALL_OFFLOADS = -1
+_HEADER_MALFORMED = ID["tun.dropped_header_malformed"]
+_TRANSIT_FULL = ID["tun.dropped_transit_full"]
+_FORWARDED = ID["tun.packets_forwarded"]
+
+
+class Forwarder:
+    """The blocks begun since the last flush(): at most one open block for each peer handle and traffic class."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        (self._port,) = attachment.ports("inbound", "transit")
+        self._links = LinkView(attachment)
+        self._numbers = attachment.peer_table.transit_numbers[attachment.worker.lane]
+        self._counters = attachment.page.counters
+        self._blocks: list[OpenBlock] = []
+        self._open: dict[tuple[int, int], OpenBlock] = {}  # by peer handle and traffic class
+
+    def forward(self, slot: memoryview, at: int, length: int, peer_handle: int, traffic_class: int) -> None:
+        """Forward the packet at slot[at], virtio-net header included, to a peer; finish it first if need be."""
+        if slot[at] or slot[at + 1]:
+            accepted = self._links.offloads(peer_handle & PEER_INDEX_MASK) or 0
+            if NEEDED_OFFLOADS.get(slot[at + 1], _ALL_OFFLOADS) & ~accepted:
+                packets = gso.finish(bytes(slot[at : at + length]))
+                for packet in packets:
+                    self._append(memoryview(packet), peer_handle, traffic_class)
+                self._counters[_HEADER_MALFORMED] += not packets
+                return
+        self._append(slot[at : at + length], peer_handle, traffic_class)
+
+    def _append(self, packet: memoryview, peer_handle: int, traffic_class: int) -> None:
+        """Put a packet into the open block of a peer; it is dropped if that needs a new slot and none is free."""
+        block = self._open.get((peer_handle, traffic_class)) or self._begin_block(peer_handle, traffic_class)
+        if block is None:
+            self._counters[_TRANSIT_FULL] += 1
+            return
+        end = block.end + len(packet)
+        block.slot[block.end : end] = packet
+        block.lengths.append(len(packet))
+        block.end = end
+        self._counters[_FORWARDED] += 1
+        if end > FULL_AT or len(block.lengths) == framing.BLOCK_PACKETS_MAX:
+            del self._open[peer_handle, traffic_class]
+
+    def _begin_block(self, peer_handle: int, traffic_class: int) -> OpenBlock | None:
+        ahead = len(self._blocks)
+        if ahead >= self._port.ready():
+            return None
+        peer = peer_handle & PEER_INDEX_MASK
+        number = NO_NUMBER
+        if self._links.parity(peer):
+            # the word of traffic class c is TRANSIT_NUMBER_BULK or TRANSIT_NUMBER_LIGHT
+            number = next_block_number(self._numbers, peer * RECORD_WORDS + traffic_class)
+        consumer = self._links.bulk_consumer(peer)
+        if traffic_class == framing.LIGHT:
+            consumer = self._links.light_consumer(peer, consumer)
+        block = self._open[peer_handle, traffic_class] = OpenBlock(
+            self._port, self._port.slot(ahead), consumer, peer_handle, traffic_class, number
+        )
+        self._blocks.append(block)
+        return block
+
+    def flush(self) -> None:
+        """Hand on the blocks."""
+        blocks = self._blocks
+        if not blocks:
+            return
+        for block in blocks:
+            block.seal()
+        self._port.advance(len(blocks))
+        blocks.clear()
+        self._open.clear()

@@ -1,9 +1,10 @@
-"""The light ring of a lane: packets of flows that send little, past those that fill the path.
+"""The light packer: copies packets of light flows into the light ring of a lane, past the flows that fill the path.
 
-The tun worker's outbound duty offers every packet that it has read; what is light is copied into the slot in hand,
-which leaves with the burst, or when a packet is for another peer. While the connections call for parity, a block of
-this ring is the single shard of a run, and the same run goes out on several connections; else it is a plain block on
-one.
+The bulk packer offers it each packet. A light packet goes into the open slot. The slot leaves with the burst, when it
+is full, or when a light packet is for another peer. While the connections call for parity, the block is the single
+shard of a run, and copies of that run go to several connections. Else it is a plain block on one connection.
+
+Owned by the outbound duty.
 """
 
 from __future__ import annotations
@@ -15,25 +16,29 @@ from pipeline.runtime.link_view import ConnectionRef, LinkView
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import layout
 from pipeline.shm.layout import NUMBER_LIGHT, PEER_INDEX_MASK, RECORD_WORDS
-from pipeline.shm.slot import RUN_ROW, RUN_TABLE_HEADER, SLOT, seal
+from pipeline.shm.slot import next_block_number, read_header, seal_block, write_run, write_run_count
 from pipeline.wire import framing
 
-COPIES_MOST = 2
+COPIES_MAX = 2
 """Copies beyond the first: with three connections, 2 % of losses and 50 packets a second, one of 10 000 is late."""
+
+_BLOCKS = ID["tun.blocks_light_filled"]
+_PACKETS = ID["tun.packets_light_read"]
+_COPIES = ID["tun.copies_added"]
 
 
 class LightPacker:
-    """Stage 0 of the lane's light ring."""
+    """Stage 0 of the lane's light ring. The open slot is for the peer `_peer_handle`; its packets end at `_end`."""
 
-    def __init__(self, attachment: Attachment, ways: LinkView) -> None:
+    def __init__(self, attachment: Attachment, links: LinkView) -> None:
         (self._port,) = attachment.ports("outbound", "light")
         self._counters = attachment.page.counters
         self._flows = FlowClassifier(self._is_empty)
-        self._ways = ways
-        self._protected = attachment.settings["fec"] != "off"
-        self._stream = shard.stream(int(attachment.plan.run_id, 16), attachment.me.lane, framing.LIGHT)
-        self._numbers = attachment.peers.numbers[attachment.me.lane]
-        self._room = self._port.ring.slot_bytes
+        self._links = links
+        self._may_copy = attachment.settings.fec != "off"
+        self._stream = shard.stream(int(attachment.plan.run_id, 16), attachment.worker.lane, framing.LIGHT)
+        self._numbers = attachment.peer_table.numbers[attachment.worker.lane]
+        self._slot_bytes = self._port.ring.slot_bytes
         self._lengths: list[int] = []
         self._end = layout.SLOT_BODY_AT
         self._peer_handle = 0
@@ -45,15 +50,15 @@ class LightPacker:
     def _is_empty(self) -> bool:
         return not self._lengths and self._port.ready() == self._port.ring.capacity
 
-    def take(self, slot: memoryview, at: int, length: int, now: int, peer_handle: int) -> bool:
-        """Copy the packet at slot[at] into the slot in hand if it is light and there is a free one."""
-        if not self._flows.light(slot, at, length, now):
+    def offer(self, slot: memoryview, at: int, length: int, now: int, peer_handle: int) -> bool:
+        """Copy the packet at slot[at] into the open slot, if the packet is light and a slot is free."""
+        if not self._flows.classify_light(slot, at, length, now):
             return False
-        if self._end + length > self._room or peer_handle != self._peer_handle:
-            self.leave()
+        if self._end + length > self._slot_bytes or peer_handle != self._peer_handle:
+            self.flush()
             self._peer_handle = peer_handle
         if not self._lengths and not self._port.ready():
-            self._flows.spill()  # all of it, or it would overtake itself
+            self._flows.demote_last()  # the whole flow: else its packets would overtake each other
             return False
         end = self._end + length
         self._port.slot()[self._end : end] = slot[at : at + length]
@@ -61,47 +66,38 @@ class LightPacker:
         self._lengths.append(length)
         return True
 
-    def leave(self) -> None:
-        """Hand the slot in hand on, if there is anything in it."""
+    def flush(self) -> None:
+        """Hand on the open slot, if there are packets in it."""
         lengths = self._lengths
         if not lengths:
             return
-        port, ways, counters = self._port, self._ways, self._counters
+        port, links, counters = self._port, self._links, self._counters
         peer = self._peer_handle & PEER_INDEX_MASK
         slot = port.slot()
-        seal(slot, lengths, self._end, ways.own_light(peer, ways.own(peer)), self._peer_handle)
+        seal_block(slot, lengths, self._end, links.light_consumer(peer, links.bulk_consumer(peer)), self._peer_handle)
         copies = 0
-        if self._protected:
-            over = ways.for_light(peer)
-            copies = min(ways.parity(peer), COPIES_MOST, len(over) - 1)
+        if self._may_copy:
+            connections = links.light_connections(peer)
+            copies = min(links.parity(peer), COPIES_MAX, len(connections) - 1)
         if copies > 0:
-            self._copy(slot, 1 + copies, over)
+            self._write_copies(slot, 1 + copies, connections)
             counters[_COPIES] += copies
-        else:
-            RUN_TABLE_HEADER.pack_into(slot, layout.SLOT_RUNS_AT, 0, 0, 0)
         counters[_BLOCKS] += 1
         counters[_PACKETS] += len(lengths)
         lengths.clear()
         self._end = layout.SLOT_BODY_AT
         port.advance(1)
 
-    def _copy(self, slot: memoryview, times: int, over: tuple[ConnectionRef, ...]) -> None:
-        """Put the block into a run, and that run on so many connections."""
-        start, size = SLOT.unpack_from(slot)[:2]
+    def _write_copies(self, slot: memoryview, times: int, connections: tuple[ConnectionRef, ...]) -> None:
+        """Make the block the single shard of a run, and give the run to so many connections."""
+        start, size, _, _ = read_header(slot)
         start -= shard.RUN_BYTES
         length = shard.RUN_BYTES + size
         at = (self._peer_handle & PEER_INDEX_MASK) * RECORD_WORDS + NUMBER_LIGHT
-        turn = self._numbers[at]
-        self._numbers[at] = turn + 1 & 0xFFFFFFFF
-        shard.RUN.pack_into(slot, start, length - 4, framing.RUN, self._stream, turn, 1, times - 1, 0, 1, size, 0)
+        number = next_block_number(self._numbers, at)
+        shard.RUN.pack_into(slot, start, length - 4, framing.RUN, self._stream, number, 1, times - 1, 0, 1, size, 0)
         for row in range(times):
-            member, ordinal = over[(turn + row) % len(over)]
-            RUN_ROW.pack_into(
-                slot, layout.SLOT_TABLE_AT + layout.RUN_ROW_BYTES * row, member, ordinal, 1, 0, start, length
-            )
-        RUN_TABLE_HEADER.pack_into(slot, layout.SLOT_RUNS_AT, times, times - 1, over[turn % len(over)][0])
-
-
-_BLOCKS = ID["tun.blocks_light_filled"]
-_PACKETS = ID["tun.packets_light_read"]
-_COPIES = ID["tun.copies_added"]
+            consumer, ordinal = connections[(number + row) % len(connections)]
+            row_at = layout.SLOT_RUN_TABLE_AT + layout.RUN_ROW_BYTES * row
+            write_run(slot, row_at, consumer, ordinal, 1, 0, start, length)
+        write_run_count(slot, times, times - 1, connections[number % len(connections)][0])

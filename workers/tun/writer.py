@@ -1,107 +1,133 @@
-"""The inbound duty of a tun worker: frames of the inbound rings and of its decoded ring to its TUN queue.
+"""The inbound duty of a tun worker: packets of the peers into its TUN queue.
 
-Nothing that a peer has sent is believed. Each packet is checked for its form, and, unless there is one peer alone to
-which everything belongs, for its addresses:
+1. wait           sleep on the doorbell until a slot is ready in an inbound ring, or in the decoded ring of this lane
+2. work           follow the routes; visit each ready slot; a slot that names another lane's worker is passed over
+3. _write_frames  find the frames of a slot; the shape of the instance decides the contents of each type of frame
+4. _write_packets check each packet of a block (`ip.check`)
+5. _route         with several peers: check both addresses, drop the packet, or forward it to another peer
+6. write(2)       give the packet to the kernel; if the kernel refuses it, the reason is counted
+7. work           hand on the forwarder's blocks, then give the slots back
 
-    source         the longest prefix over all peers has to be the sender's
-    destination    another peer's: into the transit ring (`tun_transit`), or dropped with client_isolation
-                   the sender's own, or multicast: dropped
-                   else the kernel's
+Nothing that a peer has sent is trusted. Step 5 is left out for a peer that owns all addresses. For any other peer
 
-What is refused is counted by reason and costs nothing else. A slot seen twice (a killed predecessor had it in hand)
-means a duplicated packet, which IP allows.
+    source         must belong to the sender, by the longest prefix over all peers
+    destination    of another peer: forwarded, past the kernel; dropped with client_isolation
+                   of the sender itself, or multicast: dropped
+                   any other: for the kernel
+
+Each dropped packet is counted by its reason. A slot may be seen twice, after a worker was killed while it had the slot:
+that is a duplicated packet, which IP allows.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from os import write
 
 from pipeline.counters import ID
 from pipeline.errors import PeerError
-from pipeline.packet import ip
-from pipeline.packet.ip import check
-from pipeline.packet.route_table import RouteTable
+from pipeline.packet.ip import check, destination, is_multicast, source
+from pipeline.packet.route_table import NO_PEER, RouteTable
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.runtime import tun
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
-from pipeline.shm import layout
 from pipeline.shm.peer_table import RouteReader
-from pipeline.shm.slot import MARKS, SLOT
+from pipeline.shm.slot import read_header, read_marks
 from pipeline.wire import block, framing
 from workers.tun.forwarder import Forwarder
 
-KERNEL, GONE = "", "gone"
-"""Where a packet goes that is not dropped: to the kernel, or it has gone already."""
+PACKETS, BARE_PACKET, IGNORED = range(3)
+"""Contents of a frame: a block of packets; one packet without its virtio-net header; nothing for the writer."""
+
+COMPAT_FRAMES = {framing.DATA: BARE_PACKET, framing.KEEPALIVE: IGNORED}
+FRAMES = COMPAT_FRAMES | {framing.BLOCK: PACKETS}
+FRAMES_BESIDE_DECODER = FRAMES | {framing.RUN: IGNORED}
+"""For each shape of an instance, the contents of each type of frame. Other types are counted as unknown."""
+
+_GSO_TYPE_AT = 1  # in struct virtio_net_hdr, linux/virtio_net.h
+_REFUSALS = (errno.EINVAL, errno.EMSGSIZE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EPERM)
+
+_frame_at = framing.FRAME.unpack_from
+
+_PACKETS_WRITTEN = ID["tun.packets_written"]
+_BYTES_WRITTEN = ID["tun.bytes_written"]
+_FRAME_MALFORMED = ID["tun.dropped_frame_malformed"]
+_FRAME_UNKNOWN = ID["tun.dropped_frame_unknown"]
+_SOURCE_REFUSED = ID["tun.dropped_source_refused"]
+_OWN_DESTINATION = ID["tun.dropped_own_destination"]
+_MULTICAST = ID["tun.dropped_multicast"]
+_ISOLATED = ID["tun.dropped_isolated"]
+_LINK_DOWN = ID["tun.dropped_link_down"]
+_WRITE_REFUSED = ID["tun.dropped_write_refused"]
+_OFFLOAD_REFUSED = ID["tun.dropped_offload_refused"]
 
 
 class TunWriter:
-    """Every inbound ring to this lane's TUN queue."""
+    """Every inbound ring, and this lane's decoded ring, to the TUN queue `fd`. `frames`: of the shape, by type."""
 
     name = "inbound"
 
-    def __init__(self, attachment: Attachment, fd: int) -> None:
-        self._decoded = attachment.ports(self.name, "decoded")
-        self._ports = self._decoded + attachment.ports(self.name, "inbound")
-        self._bell = attachment.doorbells[self.name]
+    def __init__(self, attachment: Attachment, fd: int, frames: Mapping[int, int]) -> None:
+        self._ports = attachment.ports(self.name, "decoded") + attachment.ports(self.name, "inbound")
+        self._doorbell = attachment.doorbells[self.name]
         self._ready = any_ready(self._ports)
-        self._compat = attachment.settings["compat"]
-        self._isolated = attachment.settings["client_isolation"]
-        self._transit = Forwarder(attachment) if attachment.peers.capacity > 1 else None
-        self._reader = RouteReader(attachment.peers)
+        self._frames = frames
+        has_others = attachment.peer_table.capacity > 1 and not attachment.settings.client_isolation
+        self._forwarder = Forwarder(attachment) if has_others else None
+        self._route_reader = RouteReader(attachment.peer_table)
         self._routes = RouteTable()
-        self._bare = memoryview(bytearray(VNET_HEADER_BYTES + framing.LENGTH_LIMIT))
+        self._bare_packet = memoryview(bytearray(VNET_HEADER_BYTES + framing.LENGTH_LIMIT))
         self._fd = fd
         self._counters = attachment.page.counters
 
+    def wait(self, seconds: float) -> None:
+        self._doorbell.wait(self._ready, seconds)
+
     def work(self) -> int:
-        """Write the packets of all ready slots that are this lane's."""
+        """Write the packets of all ready slots that are for this lane."""
         found = NOTHING
-        if self._reader.changed():
-            self._reader.read_into(self._routes)
+        if self._route_reader.has_changed():
+            self._route_reader.read_into(self._routes)
         for port in self._ports:
             ready = port.ready()
-            for i in range(ready):
-                slot = port.slot(i)
-                start, length, member, peer_handle = _unpack_slot(slot)
-                if member == port.position:
+            for ahead in range(ready):
+                slot = port.slot(ahead)
+                start, length, consumer, peer_handle = read_header(slot)
+                if consumer == port.position:
                     self._write_frames(slot, start, start + length, peer_handle)
             if ready:
-                if self._transit is not None:
-                    self._transit.leave()
+                if self._forwarder is not None:
+                    self._forwarder.flush()
                 port.advance(ready)
                 found = MORE
         return found
-
-    def wait(self, seconds: float) -> None:
-        self._bell.wait(self._ready, seconds)
 
     def drained(self) -> bool:
         return True
 
     def _write_frames(self, slot: memoryview, at: int, end: int, peer_handle: int) -> None:
-        traffic_class = _unpack_marks(slot, layout.SLOT_TRAFFIC_CLASS_AT)[0]
+        traffic_class = read_marks(slot)[0]
+        frames = self._frames
         while end - at > 4:
             length, kind = _frame_at(slot, at)
             after = at + 4 + length
-            if not length:
-                pass
-            elif kind == framing.BLOCK and not self._compat:
-                try:
-                    first, lengths = block.lengths(slot, at, after)
-                except PeerError:
-                    self._counters[ID["tun.dropped_frame_malformed"]] += 1
-                else:
-                    self._write_packets(slot, first, lengths, peer_handle, traffic_class)
-            elif kind == framing.RUN and self._decoded:
-                pass  # the fec worker's
-            elif kind == framing.DATA:
-                size = VNET_HEADER_BYTES + length - 1
-                self._bare[VNET_HEADER_BYTES:size] = slot[at + framing.FRAME.size : after]
-                self._write_packets(self._bare, 0, (size,), peer_handle, traffic_class)
-            elif kind != framing.KEEPALIVE:
-                self._counters[ID["tun.dropped_frame_unknown"]] += 1
+            if length:
+                content = frames.get(kind)
+                if content == PACKETS:
+                    try:
+                        first, lengths = block.lengths(slot, at, after)
+                    except PeerError:
+                        self._counters[_FRAME_MALFORMED] += 1
+                    else:
+                        self._write_packets(slot, first, lengths, peer_handle, traffic_class)
+                elif content == BARE_PACKET:
+                    size = VNET_HEADER_BYTES + length - 1
+                    self._bare_packet[VNET_HEADER_BYTES:size] = slot[at + framing.FRAME.size : after]
+                    self._write_packets(self._bare_packet, 0, (size,), peer_handle, traffic_class)
+                elif content is None:
+                    self._counters[_FRAME_UNKNOWN] += 1
             at = after
 
     def _write_packets(
@@ -112,52 +138,45 @@ class TunWriter:
         trusted = self._routes.only == peer_handle
         written = size = 0
         for length in lengths:
-            reason = check(slot, at, length)
-            if not reason and not trusted:
-                reason = self._way(slot, at, length, peer_handle, traffic_class)
-            if not reason:
+            drop = check(slot, at, length)
+            if drop is not None:
+                counters[drop] += 1
+            elif trusted or self._route(slot, at, length, peer_handle, traffic_class):
                 try:
                     write(fd, slot[at : at + length])
                     written += 1
                     size += length
-                    reason = GONE
                 except OSError as error:
-                    reason = _refused(error, slot[at + _GSO_TYPE_AT])
-            if reason is not GONE:
-                counters[ID[reason]] += 1
+                    counters[_refused(error, slot[at + _GSO_TYPE_AT])] += 1
             at += length
         counters[_PACKETS_WRITTEN] += written
         counters[_BYTES_WRITTEN] += size - written * VNET_HEADER_BYTES
 
-    def _way(self, slot: memoryview, at: int, length: int, peer_handle: int, traffic_class: int) -> str:
-        """KERNEL, GONE to another peer, or the counter for the drop."""
-        routes = self._routes
-        if routes.peer_of(ip.source(slot, at)) != peer_handle:
-            return "tun.dropped_source_refused"
-        destination = ip.destination(slot, at)
-        other = routes.peer_of(destination)
-        if other < 0:
-            return "tun.dropped_multicast" if ip.is_multicast(destination) else KERNEL
-        if other == peer_handle:
-            return "tun.dropped_own_destination"
-        if self._isolated or self._transit is None:
-            return "tun.dropped_isolated"
-        self._transit.take(slot, at, length, other, traffic_class)
-        return GONE
+    def _route(self, slot: memoryview, at: int, length: int, peer_handle: int, traffic_class: int) -> bool:
+        """Whether a sound packet is for the kernel; any other packet is dropped or forwarded here."""
+        lookup = self._routes.lookup
+        if lookup(source(slot, at)) != peer_handle:
+            self._counters[_SOURCE_REFUSED] += 1
+            return False
+        address = destination(slot, at)
+        receiver = lookup(address)
+        if receiver == NO_PEER:
+            if not is_multicast(address):
+                return True
+            self._counters[_MULTICAST] += 1
+        elif receiver == peer_handle:
+            self._counters[_OWN_DESTINATION] += 1
+        elif self._forwarder is None:
+            self._counters[_ISOLATED] += 1
+        else:
+            self._forwarder.forward(slot, at, length, receiver, traffic_class)
+        return False
 
 
-def _refused(error: OSError, gso_type: int) -> str:
-    """The counter for a write that the kernel refused; an error that no packet explains ends the worker."""
+def _refused(error: OSError, gso_type: int) -> int:
+    """The counter for a write that the kernel refused. An error that no packet explains ends the worker."""
     if error.errno == errno.EIO or error.errno in tun.DEVICE_GONE_ERRNOS:
-        return "tun.dropped_link_down"
-    if error.errno in (errno.EINVAL, errno.EMSGSIZE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EPERM):
-        return "tun.dropped_offload_refused" if gso_type else "tun.dropped_write_refused"
+        return _LINK_DOWN
+    if error.errno in _REFUSALS:
+        return _OFFLOAD_REFUSED if gso_type else _WRITE_REFUSED
     raise error
-
-
-_frame_at = framing.FRAME.unpack_from
-_unpack_slot = SLOT.unpack_from
-_unpack_marks = MARKS.unpack_from
-_GSO_TYPE_AT = 1  # struct virtio_net_hdr
-_PACKETS_WRITTEN = ID["tun.packets_written"]
-_BYTES_WRITTEN = ID["tun.bytes_written"]

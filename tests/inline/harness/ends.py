@@ -1,17 +1,17 @@
 """Both ends of a tunnel in one process and one thread, stepped by hand: no supervisor, no TUN, no waiting.
 
-    End        one instance: its shared memory, and per worker an Attachment with its duties, built as `workers` does
-    Peer       a peer written by hand from docs/wire.md, on a plain socket: for what an End would never say
-    Acceptor   the same as a server
-    until      step some ends until a condition holds, with a deadline
+    End               one instance: its shared memory, and for each worker an Attachment with its duties, built as
+                      `workers` builds them
+    Peer              a peer written by hand from docs/wire.md, on a plain socket: it sends what an End never would
+    HandmadeServer    a listening socket whose connections are Peers
+    until             step some ends until a condition holds, with a deadline
 
-A TUN queue is one end of a UNIX datagram socket pair: one read is one packet, with its virtio-net header, and it is
-full at some time. The test holds the other end; what arrives there is collected in `received`, by lane.
+A TUN queue is one end of a UNIX datagram socket pair. One read is one packet with its virtio-net header, and the queue
+can be full. The test holds the other end; packets that arrive there are collected in `received`, by lane.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import random
@@ -23,17 +23,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.config import parse
 from pipeline.peers.admission import Admission
 from pipeline.runtime import topology
+from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import Attachment, Duty
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.shm.slot import SLOT_BYTES_MIN
 from pipeline.supervisor.shared_memory import SharedMemory
 from pipeline.supervisor.worker_channels import WorkerChannels
-from pipeline.wire import block
+from tests.harness.settings import WORKER_SETTINGS
 from workers.tcp import duties as tcp
 from workers.tun import duties as tun
 
@@ -42,42 +43,6 @@ TUN_BUFFER_BYTES = 4 << 20
 PAUSE_SECONDS = 0.0005
 PACKET_READ_BYTES = 1 << 17
 
-SETTINGS = {
-    "compat": False,
-    "idle": "block",
-    "timeout": 30.0,
-    "keepalive": 10.0,
-    "hold": 10.0,
-    "reconnect_min": 0.02,
-    "reconnect_max": 0.1,
-    "congestion": "",
-    "notsent_lowat": 0,
-    "send_buffer_bytes": 0,
-    "receive_buffer_bytes": 0,
-    "drain_timeout": 5.0,
-    "log_level": "info",
-    "log_format": "text",
-    "mtu": 1400,
-    "connections": 1,
-    "offloads": 0,
-    "offloads_accepted": 0,
-    "client": 0,
-    "session": 0,
-    "light_connections": 0,
-    "fec": "off",
-    "fec_data": 10,
-    "fec_parity": 3,
-    "client_isolation": False,
-    "peer_queue_bytes": 1 << 20,
-    "handshake_timeout": 10.0,
-    "max_handshakes": 1024,
-    "max_handshakes_per_address": 1024,
-    "connects_per_address": 100_000,
-    "tls": None,
-    "keys": False,
-    "key": "",
-    "wishes": [],
-}
 EVERYTHING = [(bytes(4), 0, FIRST_PEER_HANDLE), (bytes(16), 0, FIRST_PEER_HANDLE)]
 
 T = TypeVar("T")
@@ -86,7 +51,7 @@ Dial = Callable[..., "Peer"]
 
 
 class Worker:
-    """One generation of a worker: its hold on shared memory and its duties."""
+    """One generation of a worker: its attachment to shared memory and its duties."""
 
     def __init__(self, attachment: Attachment, duties: list[Duty]) -> None:
         self.attachment = attachment
@@ -102,23 +67,15 @@ class Worker:
             found += bool(duty.work())
         return found
 
-    def let_go(self) -> None:
-        """What the kernel does when the process dies: every descriptor of its own is closed."""
+    def close_descriptors(self) -> None:
+        """Close every descriptor of the worker, as the kernel does when the process dies."""
         for duty in self.duties:
             if isinstance(duty, tcp.Receiver):
-                lives = duty.lives
-                for connection in [*lives.connections.values(), *(retired for _, retired in lives._retired)]:
-                    connection.socket.close()
-                if lives.door is not None:
-                    lives.door.close()
-                lives.desk.socket.close()
-                if lives.dialer is not None:
-                    os.close(lives.dialer.wake)
-                duty._epoll.close()
+                duty.connections.close_descriptors()
 
 
 class End:
-    """One instance. A server listens on a free port of the loopback; a client is given it as `port`.
+    """One instance. A server listens on a free port of the loopback; a client dials `port`.
 
     A server of several peers (`capacity`) has the addresses `inside`; `hub` is its supervisor's part.
     """
@@ -132,18 +89,15 @@ class End:
         seed: int = 0,
         capacity: int = 1,
         inside: Sequence[str] = ("10.0.0.1/24", "fd00::1/64"),
-        **settings: object,
+        **settings: Any,
     ) -> None:
-        known = SETTINGS | {"remote_host": "127.0.0.1", "remote_port": port}
-        assert set(settings) <= set(known)
-        known |= settings
-        code = None if known["fec"] == "off" else (known["fec_data"], known["fec_parity"])
-        self.plan = topology.build(
-            "inlinetest", secrets.token_hex(4), mode, lanes, code, slots, SLOT_BYTES_MIN, known, capacity
+        known = WORKER_SETTINGS._replace(remote_port=port)._replace(**settings)
+        self.plan = topology.build_plan(
+            "inlinetest", secrets.token_hex(4), mode, lanes, slots, SLOT_BYTES_MIN, known, capacity
         )
         self.memory = SharedMemory(self.plan)
         self.hub: Admission | None = None
-        if mode == "server" and not known["compat"]:
+        if mode == "server" and not known.compat:
             config = parse(
                 {
                     "mode": "server",
@@ -152,30 +106,32 @@ class End:
                     "multi_client": capacity > 1,
                     "max_clients": capacity,
                     "tunnel_addr": list(inside),
-                    "mtu": known["mtu"],
-                    "fec": known["fec"],
+                    "mtu": known.mtu,
+                    "fec": known.fec,
                 }
             )
-            self.hub = Admission(config, self.memory.peers, known["offloads_accepted"], {}, lambda addresses: None)
+            self.hub = Admission(config, self.memory.peer_table, known.offloads_accepted, {}, lambda addresses: None)
         else:
-            self.memory.peers.write_routes(EVERYTHING)
-            self.memory.peers.write_record(FIRST_PEER_HANDLE, 0)
+            self.memory.peer_table.write_routes(EVERYTHING)
+            self.memory.peer_table.write_record(FIRST_PEER_HANDLE, 0)
         self._selector = selectors.DefaultSelector()
-        self._desks = WorkerChannels(lambda request: self.hub.answer(request) if self.hub else None, self._selector)
+        self._channels = WorkerChannels(
+            lambda request: self.hub.handle_hello(request) if self.hub else None, self._selector
+        )
         self._random = random.Random(seed)
         self._listener: socket.socket | None = None
         if mode == "server":
             self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
             self._listener.setblocking(False)
         self.outside: list[socket.socket] = []
-        self._inside: list[socket.socket] = []
+        self._device_sides: list[socket.socket] = []
         for _ in range(lanes):
-            outside, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-            for sock in (outside, inside):
+            outside, device_side = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            for sock in (outside, device_side):
                 sock.setblocking(False)
                 enlarge(sock)
             self.outside.append(outside)
-            self._inside.append(inside)
+            self._device_sides.append(device_side)
         self.written = 0
         self.received: list[list[bytes]] = [[] for _ in range(lanes)]
         self.workers: dict[str, Worker] = {}
@@ -188,28 +144,31 @@ class End:
         """Start a worker, or its successor."""
         attachment = Attachment(self.plan, name)
         listen_fd = os.dup(self._listener.fileno()) if self._listener else None
-        if attachment.me.kind == "tun":
-            arguments = argparse.Namespace(tun_fd=self._inside[attachment.me.lane].fileno())
-            duties = tun.duties(attachment, arguments)
+        if attachment.worker.kind == "tun":
+            fds = WorkerFds(tun=self._device_sides[attachment.worker.lane].fileno())
+            duties = tun.duties(attachment, fds)
             if listen_fd is not None:
                 os.close(listen_fd)
-        elif attachment.me.kind == "fec":
+        elif attachment.worker.kind == "fec":
             from workers.fec import duties as fec
 
-            duties = fec.duties(attachment, argparse.Namespace())
+            duties = fec.duties(attachment, WorkerFds())
             if listen_fd is not None:
                 os.close(listen_fd)
         else:
-            duties = tcp.duties(attachment, argparse.Namespace(listen_fd=listen_fd, desk_fd=self._desks.open(name)))
+            fds = WorkerFds(
+                listener=-1 if listen_fd is None else listen_fd, supervisor=self._channels.open_channel(name)
+            )
+            duties = tcp.duties(attachment, fds)
         self.workers[name] = Worker(attachment, duties)
         return self.workers[name]
 
     def kill(self, name: str) -> None:
-        """A worker ends between two steps, as by SIGKILL."""
-        self.workers.pop(name).let_go()
+        """End a worker between two steps, as SIGKILL does."""
+        self.workers.pop(name).close_descriptors()
 
     def step(self, *names: str) -> int:
-        """One turn of these workers, or of all of them in an order of chance."""
+        """One turn of these workers, or of all of them in a random order."""
         order = list(names) or self._random.sample(sorted(self.workers), len(self.workers))
         found = sum(self.workers[name].step() for name in order)
         for key, _ in self._selector.select(0):
@@ -233,29 +192,34 @@ class End:
         return {name: value for name, value in self.memory.scoreboard.totals().items() if value}
 
     def established(self) -> int:
-        return sum(self.memory.peers.count(peer) for peer in range(self.memory.peers.capacity))
+        return sum(self.memory.peer_table.established_count(peer) for peer in range(self.memory.peer_table.capacity))
 
     def packets(self) -> list[bytes]:
-        """What has arrived on all lanes together."""
+        """The packets that have arrived, of all lanes."""
         return list(itertools.chain(*self.received))
 
     def write(self, packet: bytes, lane: int = 0) -> None:
-        """As the kernel queues a packet for TUN; BlockingIOError when the queue is full."""
+        """Queue a packet for the TUN reader, as the kernel does; BlockingIOError when the queue is full."""
         self.outside[lane].send(packet)
         self.written += 1
 
+    def free_slots(self, lane: int = 0) -> int:
+        """Slots that the TUN reader of a lane may fill with bulk."""
+        reader = self.workers[f"tun-{lane}"].duty("outbound")
+        assert isinstance(reader, tun.TunReader)
+        return reader._packer._next_port.ready()
+
     def has_room(self, lane: int = 0) -> bool:
         """Whether one more packet finds a slot, so that none is dropped for want of one."""
-        ring = self.workers[f"tun-{lane}"].duty("outbound")._blocks._next
-        return self.written - self.count("tun.packets_read") < ring.ready()
+        return self.written - self.count("tun.packets_read") < self.free_slots(lane)
 
     def close(self) -> None:
         for worker in self.workers.values():
-            worker.let_go()
+            worker.close_descriptors()
         self.workers.clear()
-        for sock in [*self.outside, *self._inside, *([self._listener] if self._listener else [])]:
+        for sock in [*self.outside, *self._device_sides, *([self._listener] if self._listener else [])]:
             sock.close()
-        self._desks.close_all()
+        self._channels.close_all()
         self._selector.close()
         self.memory.unlink()
 
@@ -276,8 +240,8 @@ def arrived(sock: socket.socket) -> list[bytes]:
         return packets
 
 
-def until(condition: Callable[[], T], *ends: End, seconds: float = 10.0, what: str = "") -> T:
-    """Step the ends until the condition gives something true: that. AssertionError after `seconds`."""
+def until(condition: Callable[[], T | None], *ends: End, seconds: float = 10.0, what: str = "") -> T:
+    """Step the ends until the condition gives something true, and return it. AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while True:
@@ -292,8 +256,8 @@ def until(condition: Callable[[], T], *ends: End, seconds: float = 10.0, what: s
             pause.wait(PAUSE_SECONDS)
 
 
-def for_a_while(seconds: float, *ends: End) -> None:
-    """Step the ends for so long."""
+def step_for(seconds: float, *ends: End) -> None:
+    """Step the ends for so many seconds."""
     over = time.monotonic() + seconds
     until(lambda: time.monotonic() > over, *ends, seconds=seconds + 10)
 
@@ -302,7 +266,7 @@ def for_a_while(seconds: float, *ends: End) -> None:
 
 
 def ipv4(number: int, size: int = 60, vnet: bytes = bytes(10)) -> bytes:
-    """A sound IPv4 packet of `size` bytes that carries a number, with its virtio-net header; all are of one flow."""
+    """A sound IPv4 packet of `size` bytes that carries a number, behind a virtio-net header; all are of one flow."""
     head = struct.pack(">BBHQ8s", 0x45, 0, size, number, b"\x0a\0\0\1\x0a\0\0\2")
     return (vnet + head + random.Random(number).randbytes(max(0, size - len(head))))[: len(vnet) + size]
 
@@ -336,9 +300,9 @@ def hello(
     connections: int = 1,
     traffic_class: int = 0,
     features: int = 0,
-    wishes: Sequence[str] = (),
+    requested: Sequence[str] = (),
 ) -> bytes:
-    wished = [ip_address(wish) for wish in wishes]
+    addresses = [ip_address(each) for each in requested]
     return frame(
         HELLO,
         b"tnl\x01"
@@ -346,8 +310,8 @@ def hello(
             ">BBHHHQQBB", version, offloads, index, connections, 1400, client, session, traffic_class, features
         )
         + bytes(1 + 8 + 32)
-        + bytes([len(wished)])
-        + b"".join(bytes([wish.version]) + wish.packed for wish in wished),
+        + bytes([len(addresses)])
+        + b"".join(bytes([each.version]) + each.packed for each in addresses),
     )
 
 
@@ -372,7 +336,7 @@ def packets_in(body: bytes) -> list[bytes]:
 
 
 class Peer:
-    """One connection in the test's own hand. `frames` holds (type, body) of the whole frames that have come."""
+    """One connection in the test's own hand. `frames`: (type, body) of the whole frames that have arrived."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -393,8 +357,8 @@ class Peer:
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
-    def hear(self) -> Peer:
-        """Take what has come, in whole frames."""
+    def read_frames(self) -> Peer:
+        """Read all that has arrived, and append its whole frames to `frames`."""
         try:
             while not self.ended:
                 data = self.socket.recv(1 << 16)
@@ -414,13 +378,13 @@ class Peer:
         return self
 
     def kinds(self) -> list[int]:
-        return [kind for kind, _ in self.hear().frames]
+        return [kind for kind, _ in self.read_frames().frames]
 
     def packets(self) -> list[bytes]:
-        return [packet for kind, body in self.hear().frames if kind == BLOCK for packet in packets_in(body)]
+        return [packet for kind, body in self.read_frames().frames if kind == BLOCK for packet in packets_in(body)]
 
     def reset(self) -> None:
-        """Close with a reset: whatever is on the way is lost."""
+        """Close with a reset: all bytes on the way are lost."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
@@ -428,8 +392,8 @@ class Peer:
         self.socket.close()
 
 
-class Acceptor:
-    """A server written by hand. Its connections are Peers."""
+class HandmadeServer:
+    """A server written by hand; its connections are Peers."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -445,7 +409,7 @@ class Acceptor:
         return self.peers[-1]
 
     def admit(self, client: End) -> Peer:
-        """Take the client's next connection and welcome it."""
+        """Accept the client's next connection and welcome it."""
         peer = until(self.accept, client)
         until(lambda: HELLO in peer.kinds(), client)
         before = client.count("tcp.connections_established")
@@ -461,8 +425,8 @@ class Acceptor:
 
 
 def ended(peer: Peer, end: End) -> None:
-    """Wait until the other side has closed this connection."""
-    until(lambda: peer.hear().ended, end)
+    """Step until the other side has closed this connection."""
+    until(lambda: peer.read_frames().ended, end)
 
 
 # -- what tests do
@@ -471,14 +435,16 @@ def ended(peer: Peer, end: End) -> None:
 def pair(make: Make, lanes: tuple[int, int] = (1, 1), connections: int = 1, **settings: object) -> tuple[End, End]:
     """Server and client with so many lanes each, connected."""
     server = make("server", lanes=lanes[0], **settings)
-    client = make("client", lanes=lanes[1], port=server.port, connections=connections, client=1, session=1, **settings)
+    client = make(
+        "client", lanes=lanes[1], port=server.port, connections=connections, client_id=1, session=1, **settings
+    )
     every = connections + settings.get("light_connections", 0)
     until(lambda: server.established() == client.established() == every, server, client)
     return server, client
 
 
 def push(end: End, packets: list[bytes]) -> bool:
-    """Give as many of the packets as there is room for, and take those off the list; True when none is left."""
+    """Write as many of the packets as there is room for, and remove them from the list; True when none is left."""
     while packets and end.has_room():
         end.write(packets[0])
         del packets[0]
@@ -486,7 +452,7 @@ def push(end: End, packets: list[bytes]) -> bool:
 
 
 def carry(sender: End, receiver: End, packets: list[bytes]) -> None:
-    """Give packets to an end as fast as it takes them, and wait until that many have come out."""
+    """Write packets to an end as fast as it takes them, until that many have come out at the other."""
     waiting = list(packets)
     expected = len(receiver.packets()) + len(packets)
     until(lambda: push(sender, waiting) and len(receiver.packets()) >= expected, sender, receiver)

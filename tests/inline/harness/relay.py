@@ -1,6 +1,6 @@
 """A path between two ends on which each TCP connection can be held up or cut: a relay, stepped like an end.
 
-What a lossy path does to TCP is to stall one connection while the others go on; `hold` does that on purpose.
+A lossy path stalls one TCP connection while the others go on; `hold` does that on purpose.
 Bytes that a held connection has taken from its sender wait here; no more than HELD_BYTES of them.
 """
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 
-from tests.netns.harness.instance import End
+from tests.netns.harness.instance import Instance
 from tests.support import eventually
 from tools.lab.namespace import Namespace
 
@@ -35,7 +35,7 @@ class Flow:
     the stream, and whatever it has sent must have arrived, in order and unaltered. `limit`: bytes after which
     the source ends it by itself."""
 
-    def __init__(self, source: End, sink: End, *, six: bool = False, limit: int | None = None) -> None:
+    def __init__(self, source: Instance, sink: Instance, *, six: bool = False, limit: int | None = None) -> None:
         self.received = 0
         self._sent = 0
         self._limit = limit
@@ -148,7 +148,7 @@ def connect(source: Namespace, sink: Namespace, address: str) -> tuple[socket.so
     return caller, called
 
 
-def transfer(source: End, sink: End, *, streams: int, size: int, six: bool = False) -> None:
+def transfer(source: Instance, sink: Instance, *, streams: int, size: int, six: bool = False) -> None:
     """`streams` inner TCP connections at once, `size` bytes over each, all checked."""
     with ExitStack() as stack:
         running = [stack.enter_context(Flow(source, sink, six=six, limit=size)) for _ in range(streams)]

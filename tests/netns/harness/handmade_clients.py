@@ -1,8 +1,8 @@
-"""A server for clients that are written by hand, and such clients in a node of the lab.
+"""A server, and clients in a node of the lab that know the wire format from docs/wire.md alone (WireClient).
 
-with hub(lab, directory) as door:           a server with TLS that has invited the peers of PEERS
-    with door.dial("one") as client:        a WireClient that has been welcomed as that peer
-    with Answering(client) as answering:    it answers echo requests in a thread of its own
+with inviting_server(lab, directory) as dialer:     a server with TLS that has invited the peers of PEERS
+    with dialer.dial("one") as client:              a WireClient that has been welcomed as that peer
+    with EchoResponder(client) as responder:        it answers echo requests in a thread of its own
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.credentials.invitation import Invitation, decode
-from tests.netns.harness.instance import End, server_config
+from tests.netns.harness.instance import Instance, server_config
 from tests.reference.client import Ended, WireClient, tls
 from tests.reference.packets import reply_to
 from tools.lab.network import Lab, Node
 
 PEERS = ("one", "two", "three")
 PLENTY = 65535
-"""Of what a server grants strangers: all tests come from one address."""
+"""Limit of the server for unauthenticated clients: all tests come from one address."""
 
 CONNECT_SECONDS = 10.0
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 
 
 def connect(node: Node, host: str, port: int) -> socket.socket:
-    """A connected socket of that node."""
+    """A connected socket of the node."""
     sock = node.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     sock.settimeout(CONNECT_SECONDS)
     sock.connect((host, port))
     return sock
 
 
-class Door:
+class Dialer:
     """A server, and the node from which it is reached."""
 
-    def __init__(self, server: End, node: Node, invitations: dict[str, Invitation]) -> None:
+    def __init__(self, server: Instance, node: Node, invitations: dict[str, Invitation]) -> None:
         self.server = server
         self.node = node
         self.invitations = invitations
         self.port = int(server.config["local_addr"].rpartition(":")[2])
         self.sessions = itertools.count(1)
-        """Each is later than those before."""
+        """Session numbers; each is later than those before."""
 
     def connect(self) -> socket.socket:
         return connect(self.node, self.server.node.address, self.port)
@@ -56,21 +56,33 @@ class Door:
     def key(self, peer: str) -> bytes:
         return self.invitations[peer].key
 
-    def secured(self, peer: str = "", version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, **options: Any) -> WireClient:
-        """TLS is done, and nothing has been said inside it."""
+    def dial_tls(self, peer: str = "", version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, **options: Any) -> WireClient:
+        """A client whose TLS handshake is done, and that has sent nothing inside TLS."""
         options = {"key": self.key(peer) if peer else b"", "session": next(self.sessions), **options}
         client = WireClient(self.connect(), **options)
-        client.secure(tls(version), pin=bytes.fromhex(self.invitations[PEERS[0]].fingerprint))
+        with closed_on_error(client):
+            client.secure(tls(version), pin=bytes.fromhex(self.invitations[PEERS[0]].fingerprint))
         return client
 
     def dial(self, peer: str, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, **options: Any) -> WireClient:
-        client = self.secured(peer, version, **options)
-        client.greet()
+        """A client that the server has welcomed as this peer."""
+        client = self.dial_tls(peer, version, **options)
+        with closed_on_error(client):
+            client.shake_hands()
         return client
 
 
 @contextmanager
-def hub(lab: Lab, directory: Path, **settings: Any) -> Iterator[Door]:
+def closed_on_error(client: WireClient) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        client.socket.close()
+        raise
+
+
+@contextmanager
+def inviting_server(lab: Lab, directory: Path, **settings: Any) -> Iterator[Dialer]:
     a, b = lab.nodes[:2]
     config = {
         **server_config(a),
@@ -81,40 +93,41 @@ def hub(lab: Lab, directory: Path, **settings: Any) -> Iterator[Door]:
         "connects_per_address": PLENTY,
         **settings,
     }
-    with End(a, config, directory) as server:
+    with Instance(a, config, directory) as server:
         server.wait_until_running()
         said = {peer: server.command("invite", peer, "--address", a.address) for peer in PEERS}
         assert all(each.returncode == 0 for each in said.values()), said
-        yield Door(server, b, {peer: decode(each.stdout) for peer, each in said.items()})
+        yield Dialer(server, b, {peer: decode(each.stdout) for peer, each in said.items()})
 
 
-class Answering:
-    """A welcomed client in a thread, until the end of the block: it answers each echo request it gets."""
+class EchoResponder:
+    """A welcomed client in a thread, until the end of the block: it answers each echo request that it receives."""
 
     def __init__(self, client: WireClient) -> None:
         self.address, self.address6 = (str(each.ip) for each in client.welcome.addresses)
         self.answered = 0
         self.ended: Ended | None = None
         self._client = client
-        self._leave = threading.Event()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._answer, daemon=True)
 
-    def __enter__(self) -> Answering:
+    def __enter__(self) -> EchoResponder:
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave.set()
+        self._stopping.set()
         self._thread.join()
         self._client.socket.close()
         assert error is not None or self.ended is None, f"the server has ended the connection: {self.ended}"
 
     def _answer(self) -> None:
         try:
-            while not self._leave.is_set():
-                replies = [reply for packet in self._client.packets(LOOK_SECONDS) if (reply := reply_to(packet))]
+            while not self._stopping.is_set():
+                packets = self._client.receive_packets(POLL_SECONDS)
+                replies = [reply for packet in packets if (reply := reply_to(packet))]
                 if replies:
                     self._client.send(*replies)
                     self.answered += len(replies)

@@ -1,6 +1,6 @@
-"""A hub and its clients for the tests. They know each other by invitations alone, as people do it.
+"""A hub and its clients for the tests. Clients join by invitations alone, as people do it.
 
-    with Hub(lab, directory) as hub:         a server on the lab's first node, with the defaults but for its places
+    with Hub(lab, directory) as hub:         a server on the lab's first node, with defaults but for its directories
         one = hub.join(lab["one"])           a client that was invited under its node's name, connected
 
 All of them are stopped as the block ends, the server last. Inside the tunnel there are IPv4 and IPv6.
@@ -20,9 +20,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import parse
-from pipeline.supervisor import control_socket
-from pipeline.supervisor.instance import Instance
-from tests.netns.harness.instance import End, pids, unique_name
+from tests.netns.harness.instance import Instance, unique_name
 from tests.support import eventually
 from tools.lab.namespace import Namespace
 from tools.lab.network import Lab, Node
@@ -43,18 +41,18 @@ def reaches(source: Namespace, address: str, *, count: int = 2, seconds: float =
     return not source.inside(lambda: generators.ping(address, count, 0.01, 56, seconds)).lost
 
 
-def inside(end: End, six: bool) -> str:
+def inside(instance: Instance, six: bool) -> str:
     """Its address in the tunnel."""
-    return end.address6 if six else end.address
+    return instance.address6 if six else instance.address
 
 
-def port_of(server: End) -> int:
+def port_of(server: Instance) -> int:
     return int(server.config["local_addr"].rpartition(":")[2])
 
 
-def established(end: End) -> int:
+def established(instance: Instance) -> int:
     """Connections that carry packets now."""
-    return sum(row["state"] == "established" for row in end.status()["connections"])
+    return sum(row["state"] == "established" for row in instance.running()["connections"])
 
 
 def tls_context(
@@ -63,7 +61,7 @@ def tls_context(
     newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     pair: tuple[Path, Path] | None = None,
 ) -> ssl.SSLContext:
-    """Of somebody who calls a hub by hand, whatever certificate it has."""
+    """For a connection to a hub by hand; it accepts every certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -77,7 +75,7 @@ def tls_context(
 
 
 def call(node: Node, address: str, port: int, context: ssl.SSLContext | None = None, source: str = "") -> socket.socket:
-    """A connection by hand from a node, from its address `source`; with a context after the handshake of TLS."""
+    """A connection from a node, from its address `source`. With a context, its TLS handshake is done."""
     sock = node.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     sock.settimeout(CALL_SECONDS)
     if source:
@@ -86,14 +84,16 @@ def call(node: Node, address: str, port: int, context: ssl.SSLContext | None = N
     return context.wrap_socket(sock) if context is not None else sock
 
 
-class Client(End):
-    """A client that has joined by the line of an invitation, which is in a file."""
+class Client(Instance):
+    """A client that has joined by an invitation, which is in a file."""
 
-    def __init__(self, node: Node, line: str, directory: Path, *, wrap: Sequence[str] = (), **settings: Any) -> None:
-        self.line = line
-        file = directory / unique_name("line")
+    def __init__(
+        self, node: Node, invitation: str, directory: Path, *, wrap: Sequence[str] = (), **settings: Any
+    ) -> None:
+        self.invitation = invitation
+        file = directory / unique_name("invitation")
         file.touch(0o600)
-        file.write_text(line)
+        file.write_text(invitation)
         super().__init__(
             node,
             {"mode": "client", "reconnect_max": 0.5, **settings},
@@ -102,37 +102,37 @@ class Client(End):
             words=["--join", f"@{file}"],
         )
 
-    def again(self) -> Client:
-        return Client(self.node, self.line, self._directory, wrap=self._wrap, **self.config)
+    def start_again(self) -> Client:
+        return Client(self.node, self.invitation, self._directory, wrap=self._wrap, **self.config)
 
     def wait_until_joined(self) -> None:
         """Until it has all its connections, and addresses."""
         effective = parse({**self.config, "remote_addr": "192.0.2.1:9"})
         self.wait_until_connected(effective.connections + effective.light_connections)
-        eventually(self._inside, what=f"addresses of {self.name}")
+        eventually(self._tunnel_addresses, what=f"addresses of {self.name}")
 
     def routes(self) -> list[str]:
-        """Networks that lead into its tunnel, its own subnets among them."""
+        """Networks that are routed into its tunnel, its own subnets included."""
         found = []
         for version in ("-4", "-6"):
-            said = self.node.run(["ip", "-j", version, "route", "show", "dev", self.tun_name]).stdout
-            found += [row["dst"] for row in json.loads(said or "[]")]
+            shown = self.node.run(["ip", "-j", version, "route", "show", "dev", self.tun_name]).stdout
+            found += [row["dst"] for row in json.loads(shown or "[]")]
         return found
 
-    def _inside(self) -> list[str]:
-        (said,) = json.loads(self.node.run(["ip", "-j", "address", "show", "dev", self.tun_name]).stdout)
-        return [f"{row['local']}/{row['prefixlen']}" for row in said["addr_info"] if row["scope"] == "global"]
+    def _tunnel_addresses(self) -> list[str]:
+        (shown,) = json.loads(self.node.run(["ip", "-j", "address", "show", "dev", self.tun_name]).stdout)
+        return [f"{row['local']}/{row['prefixlen']}" for row in shown["addr_info"] if row["scope"] == "global"]
 
 
 class Hub:
-    """The server, and by name the clients that have joined and run."""
+    """The server, and the clients that have joined and run, by name."""
 
     def __init__(self, lab: Lab, directory: Path, *, wrap: Sequence[str] = (), **settings: Any) -> None:
         self.lab = lab
         self.node = lab.nodes[0]
         self.directory = directory
         self.clients: dict[str, Client] = {}
-        self.server = End(self.node, hub_config(self.node, directory, **settings), directory, wrap=wrap)
+        self.server = Instance(self.node, hub_config(self.node, directory, **settings), directory, wrap=wrap)
         self._stack = ExitStack()
 
     def __enter__(self) -> Hub:
@@ -153,45 +153,45 @@ class Hub:
         return port_of(self.server)
 
     def invite(self, peer: str, *words: str) -> str:
-        """The line that lets it in."""
-        said = self.server.command("invite", peer, *words)
-        assert said.returncode == 0, said.stderr
-        return said.stdout.strip()
+        """An invitation for this peer."""
+        done = self.server.command("invite", peer, *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     def join(self, node: Node, peer: str = "", *words: str, **settings: Any) -> Client:
-        """Invite a peer and start it there; it is named after its node."""
+        """Invite a peer and start it on the node, after which it is named by default; it is connected then."""
         client = self.start(node, peer or node.name, *words, **settings)
         client.wait_until_joined()
         return client
 
     def start(self, node: Node, peer: str, *words: str, **settings: Any) -> Client:
-        """The same without waiting for it."""
+        """Invite a peer and start it on the node, without waiting for it."""
         return self.adopt(peer, Client(node, self.invite(peer, *words), self.directory, **settings))
 
     def adopt(self, peer: str, client: Client) -> Client:
-        """One more that ends with us."""
+        """Stop this client with the hub, before the server."""
         self.clients[peer] = self._stack.enter_context(client)
         return client
 
     def start_again(self) -> None:
-        """The server, after it has ended; once all clients are back."""
-        self.server = self._stack.enter_context(self.server.again())
+        """Start the server after it has ended, and wait until all clients are back."""
+        self.server = self._stack.enter_context(self.server.start_again())
         self.server.wait_until_running()
         self.wait_for_all()
 
     def configure(self, *, anew: bool = False, **settings: Any) -> None:
-        """Reload the server with other settings; `anew`: until its workers, too, are others."""
-        before = pids(self.server)
+        """Reload the server with other settings; `anew`: and wait until its workers are replaced."""
+        before = self.server.worker_pids()
         self.server.config = {**self.server.config, **settings}
         self.server.write(self.server.config)
-        said = self.server.command("reload")
-        assert said.returncode == 0, said.stderr
+        done = self.server.command("reload")
+        assert done.returncode == 0, done.stderr
         for name, pid in before.items() if anew else ():
             self.server.wait_until_replaced(name, pid)
 
     def peers(self) -> dict[str, dict[str, Any]]:
-        """What `peers` tells, by name."""
-        answer = control_socket.ask(Instance(self.server.name), {"command": "peers"})
+        """The output of the command `peers`, by name."""
+        answer = self.server.ask({"command": "peers"})
         return {peer["name"]: peer for peer in answer["peers"]}
 
     def connected(self) -> set[str]:

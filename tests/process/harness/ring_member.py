@@ -24,12 +24,12 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.runtime.plan import Plan
 from pipeline.runtime.worker import PERIOD, Attachment
 from pipeline.shm.layout import MASK64
-from pipeline.shm.slot import SLOT
+from pipeline.shm.slot import read_header, write_header
 
 PAYLOAD_AT = 64
 ADDED_AT = 2048
@@ -59,19 +59,19 @@ def live_on(instant: str, number: int) -> None:
 
 
 class Member:
-    """One worker's place in the ring. `report(number, generation)` hears of every slot that a tcp worker checks."""
+    """One worker in the ring. `report(number, generation)` is called for every slot that a tcp worker checks."""
 
     def __init__(
         self, plan: Plan, worker: str, start: int, generation: int, report: Callable[[int, int], None]
     ) -> None:
         attachment = Attachment(plan, worker)
-        self.port = attachment.ports("outbound", "coded" if attachment.plan.of_kind("fec") else "outbound")[0]
+        self.port = attachment.ports("outbound", "coded" if attachment.plan.workers_of_kind("fec") else "plain")[0]
         self.bell = attachment.doorbells["outbound"]
         self.start = start
         self._generation = generation
         self._report = report
-        self._added = bool(plan.of_kind("fec"))
-        self._do = {"tun": self._fill, "fec": self._add, "tcp": self._check}[attachment.me.kind]
+        self._added = bool(plan.workers_of_kind("fec"))
+        self._do = {"tun": self._fill, "fec": self._add, "tcp": self._check}[attachment.worker.kind]
 
     @property
     def done(self) -> int:
@@ -97,7 +97,7 @@ class Member:
         slot[PAYLOAD_AT : PAYLOAD_AT + half] = data[:half]
         hook(IN_PAYLOAD, number)
         slot[PAYLOAD_AT + half : PAYLOAD_AT + len(data)] = data[half:]
-        SLOT.pack_into(slot, 0, PAYLOAD_AT, len(data), number % 2, number)
+        write_header(slot, PAYLOAD_AT, len(data), number % 2, number)
 
     def _add(self, slot: memoryview, number: int, hook: Hook) -> None:
         _, crc = payload_of(slot, number)
@@ -117,7 +117,7 @@ class Member:
 
 def payload_of(slot: memoryview, number: int) -> tuple[int, int]:
     """Generation and checksum of a slot that must hold this number."""
-    start, length, member, packets = SLOT.unpack_from(slot)
+    start, length, member, packets = read_header(slot)
     if (start, length, member, packets) != (PAYLOAD_AT, PAYLOAD_BYTES, number % 2, number):
         raise Corrupt(f"slot {number}: its header is {(start, length, member, packets)}")
     found, generation = HEAD.unpack_from(slot, start)
@@ -130,8 +130,9 @@ def payload_of(slot: memoryview, number: int) -> tuple[int, int]:
 # -- the process
 
 
-def die() -> None:
+def die() -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("SIGKILL does not return")
 
 
 class DyingWords:
@@ -176,7 +177,7 @@ def step(member: Member, instant: str, fatal: int, burst: int) -> None:
         if at == instant and number == fatal:
             die()
 
-    port = member.port
+    port: Any = member.port
     port._words = DyingWords(member, instant, fatal)
     if instant == AFTER_KICK:
         port._after = [DyingBell(bell, member, fatal) for bell in port._after]
@@ -190,7 +191,7 @@ def step(member: Member, instant: str, fatal: int, burst: int) -> None:
 
 
 def load(member: Member) -> None:
-    """As fast as it goes."""
+    """Visit slots at full speed."""
     os.write(1, b"running\n")
     while True:
         if not member.step(8):
@@ -207,7 +208,7 @@ def counter_in(fd: int) -> Callable[[int, int], None]:
     return report
 
 
-def say(number: int, generation: int) -> None:
+def print_seen(number: int, generation: int) -> None:
     os.write(1, f"{number} {generation}\n".encode())
 
 
@@ -218,7 +219,7 @@ def main() -> None:
         load(Member(plan, worker, int(start), int(generation), counter_in(int(rest[0]))))
     else:
         instant, fatal, burst = rest
-        step(Member(plan, worker, int(start), int(generation), say), instant, int(fatal), int(burst))
+        step(Member(plan, worker, int(start), int(generation), print_seen), instant, int(fatal), int(burst))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,45 +36,52 @@ ALICE = {
     "name": "alice",
     "state": "connected",
     "addresses": ["10.0.0.2", "fd00::2"],
+    "allowed": [],
+    "rate_mbit": 0.0,
     "endpoint": "192.0.2.7:40000",
     "connections": 5,
-    "received_bytes": 1_500_000,
     "sent_bytes": 20,
+    "received_bytes": 1_500_000,
+    "dropped": 3,
     "session_seconds": 184.2,
 }
 BOB = {
     "name": "bob",
     "state": "away",
     "addresses": [],
+    "allowed": ["10.1.0.0/16"],
+    "rate_mbit": 5.0,
     "endpoint": "",
     "connections": 0,
-    "received_bytes": 0,
     "sent_bytes": 0,
+    "received_bytes": 0,
+    "dropped": 0,
     "session_seconds": None,
 }
-PEERS = {"ok": True, "schema_version": 1, "peers": [ALICE, BOB]}
+PEERS = {"ok": True, "schema_version": 2, "peers": [ALICE, BOB]}
 
-Said = tuple[int, str, str]
+Result = tuple[int, str, str]
+"""Exit status, standard output, standard error."""
 
 
 class Server:
-    """An instance that has one answer for everything, and what it was asked."""
+    """An instance that has one answer for every request, and remembers the requests."""
 
     def __init__(self, name: str) -> None:
-        self.asked: list[dict] = []
+        self.requests: list[dict[str, Any]] = []
         self.answer: dict[str, Any] = {"ok": True}
         self._instance = instance.Instance(name)
         self._instance.acquire()
         self._selector = selectors.DefaultSelector()
-        self._control = ControlServer(self._instance.socket_path, self._take, self._selector)
+        self._control = ControlServer(self._instance.socket_path, self._answer, self._selector)
         self._end, end = os.pipe()
         self._selector.register(self._end, selectors.EVENT_READ)
         self._writer = end
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
-    def _take(self, request: dict) -> dict:
-        self.asked.append(request)
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.requests.append(request)
         return self.answer
 
     def _serve(self) -> None:
@@ -94,6 +101,9 @@ class Server:
         self._instance.release()
 
 
+Run = Callable[..., Result]
+
+
 @pytest.fixture
 def run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No instance runs but ours. Short: the path of a socket has 107 bytes, unix(7)."""
@@ -110,33 +120,33 @@ def server(run_directory: None) -> Iterator[Server]:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]):
-    """Type a command."""
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line."""
 
-    def typed(*words: str | Path) -> Said:
+    def run_command(*words: str | Path) -> Result:
         status = main([str(word) for word in words])
         out, err = capsys.readouterr()
         return status, out, err
 
-    return typed
+    return run_command
 
 
 # -- genkey
 
 
-def test_a_key_is_printed_and_no_two_are_the_same(run) -> None:
+def test_a_new_key_is_printed_each_time(run: Run) -> None:
     status, first, _ = run("genkey")
     assert status == 0 and len(parse(first)) == 32 and first.count("\n") == 1
     assert run("genkey")[1] != first
 
 
-def test_a_key_goes_into_a_new_file_of_its_owner_and_not_to_the_screen(run, tmp_path: Path) -> None:
+def test_a_key_goes_into_a_new_file_of_its_owner_and_not_to_the_screen(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "key"
     assert run("genkey", path) == (0, "", "")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     key = read_key(path, "key")
     status, out, err = run("genkey", path)
-    assert (status, out) == (1, "") and f"{path} exists and is not overwritten" in err
+    assert (status, out) == (1, "") and f"{path} exists already and is not overwritten" in err
     assert read_key(path, "key") == key
 
 
@@ -159,7 +169,9 @@ def test_a_key_redirected_to_a_file_that_others_can_read_is_warned_of(tmp_path: 
 # -- gen-cert
 
 
-def test_a_ca_and_what_it_issues_are_files_of_their_owner_that_belong_together(run, tmp_path: Path) -> None:
+def test_a_ca_and_its_certificates_are_files_for_their_owner_alone_and_belong_together(
+    run: Run, tmp_path: Path
+) -> None:
     pki = tmp_path / "pki"
     for words, name in (
         (["--ca", "Our CA"], "ca"),
@@ -178,7 +190,7 @@ def test_a_ca_and_what_it_issues_are_files_of_their_owner_that_belong_together(r
     alice.verify_directly_issued_by(ca)
 
 
-def test_no_certificate_is_made_twice(run, tmp_path: Path) -> None:
+def test_no_certificate_is_made_twice(run: Run, tmp_path: Path) -> None:
     for words in (["--ca", "Our CA"], ["--client", "alice"]):
         assert run("gen-cert", tmp_path, *words)[0] == 0
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -187,7 +199,7 @@ def test_no_certificate_is_made_twice(run, tmp_path: Path) -> None:
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_key_whose_certificate_cannot_be_written_is_not_left_behind(run, tmp_path: Path) -> None:
+def test_a_key_whose_certificate_cannot_be_written_is_not_left_behind(run: Run, tmp_path: Path) -> None:
     assert run("gen-cert", tmp_path, "--ca", "Our CA")[0] == 0
     (tmp_path / "alice.crt").touch()
     assert run("gen-cert", tmp_path, "--client", "alice")[0] == 1
@@ -198,24 +210,26 @@ def test_a_key_whose_certificate_cannot_be_written_is_not_left_behind(run, tmp_p
     ("words", "status", "text"),
     [
         (["--client", "alice"], 78, "ca.crt: CA: cannot be read: No such file"),
-        (["--client", "ca"], 2, 'the name "ca" belongs to'),
+        (["--client", "ca"], 2, 'the name "ca" is reserved for'),
         (["--server", "../vpn"], 78, "expected 1 to 32"),
         (["--client", ""], 78, "expected 1 to 32"),
         (["--ca", ""], 78, "1 to 64 printable characters"),
-        (["--client", "alice", "--address", "192.0.2.1"], 2, "--address goes with --server"),
+        (["--client", "alice", "--address", "192.0.2.1"], 2, "--address is only valid with --server"),
         (["--server", "vpn", "--address", "192.0.2.1:9000"], 2, "--address: expected"),
     ],
 )
-def test_a_certificate_that_cannot_be_is_refused(run, tmp_path: Path, words: list[str], status: int, text: str) -> None:
-    found, out, err = run("gen-cert", tmp_path, *words)
-    assert (found, out) == (status, "") and text in err
+def test_an_impossible_certificate_is_refused(
+    run: Run, tmp_path: Path, words: list[str], status: int, text: str
+) -> None:
+    exit_status, out, err = run("gen-cert", tmp_path, *words)
+    assert (exit_status, out) == (status, "") and text in err
     assert not os.listdir(tmp_path)
 
 
 # -- invite, peers, revoke
 
 
-def test_an_invitation_is_asked_for_and_its_line_printed(run, server: Server) -> None:
+def test_an_invitation_is_requested_and_its_line_printed(run: Run, server: Server) -> None:
     server.answer = {"ok": True, "line": LINE, "server": INVITATION.server, "certificate": False}
     status, out, err = run(
         "invite",
@@ -232,7 +246,7 @@ def test_an_invitation_is_asked_for_and_its_line_printed(run, server: Server) ->
     )
     assert (status, out) == (0, LINE + "\n")
     assert "alice" in err and INVITATION.server in err and LINE not in err and "certificate" not in err
-    assert server.asked == [
+    assert server.requests == [
         {
             "command": "invite",
             "name": "alice",
@@ -243,35 +257,35 @@ def test_an_invitation_is_asked_for_and_its_line_printed(run, server: Server) ->
     ]
 
 
-def test_an_invitation_says_if_the_server_wants_a_certificate_as_well(run, server: Server) -> None:
+def test_a_note_says_if_the_server_asks_for_a_certificate_as_well(run: Run, server: Server) -> None:
     server.answer = {"ok": True, "line": LINE, "server": INVITATION.server, "certificate": True}
     _, out, err = run("invite", "alice")
     assert out == LINE + "\n" and "tls_cert_file" in err
 
 
-def test_what_is_not_said_of_a_peer_is_left_to_the_server(run, server: Server) -> None:
+def test_options_that_are_not_given_are_left_to_the_server(run: Run, server: Server) -> None:
     server.answer = {"ok": True, "line": LINE, "server": INVITATION.server, "certificate": False}
     assert run("invite", "alice")[0] == 0
-    assert server.asked == [{"command": "invite", "name": "alice", "server": "", "allowed": [], "rate_mbit": None}]
+    assert server.requests == [{"command": "invite", "name": "alice", "server": "", "allowed": [], "rate_mbit": None}]
 
 
 @pytest.mark.parametrize(
     "words", [["invite", "alice"], ["revoke", "alice"], ["peers"], ["peers", "--json"]], ids=" ".join
 )
-def test_what_the_server_refuses_is_said_with_its_reason(run, server: Server, words: list[str]) -> None:
+def test_a_refusal_of_the_server_is_printed_with_its_reason(run: Run, server: Server, words: list[str]) -> None:
     server.answer = {"ok": False, "error": "not here"}
     assert run(*words) == (1, "", "tunnel-supervisor: not here\n")
 
 
-def test_more_networks_than_a_request_holds_are_refused_before_it_is_sent(run, server: Server) -> None:
+def test_more_networks_than_a_request_holds_are_refused_before_it_is_sent(run: Run, server: Server) -> None:
     status, out, err = run("invite", "alice", "--allow", *(f"10.{i}.0.0/16" for i in range(250)))
-    assert (status, out, server.asked) == (2, "", []) and "into its file" in err
+    assert (status, out, server.requests) == (2, "", []) and "into its file" in err
 
 
-def test_peers_are_a_table_for_people(run, server: Server) -> None:
+def test_peers_are_a_table_for_people(run: Run, server: Server) -> None:
     server.answer = PEERS
     status, out, _ = run("peers")
-    assert status == 0 and server.asked == [{"command": "peers"}]
+    assert status == 0 and server.requests == [{"command": "peers"}]
     assert out.splitlines() == [
         "name   state      addresses          endpoint         connections  received  sent  since",
         "alice  connected  10.0.0.2, fd00::2  192.0.2.7:40000  5            1.5 MB    20 B  3m04s ago",
@@ -279,37 +293,39 @@ def test_peers_are_a_table_for_people(run, server: Server) -> None:
     ]
 
 
-def test_peers_are_json_for_programs(run, server: Server) -> None:
+def test_peers_are_json_for_programs(run: Run, server: Server) -> None:
     server.answer = PEERS
     status, out, _ = run("peers", "--json")
     assert status == 0 and json.loads(out) == PEERS
 
 
-def test_without_a_peer_it_is_said(run, server: Server) -> None:
-    server.answer = {"ok": True, "schema_version": 1, "peers": []}
+def test_the_table_says_that_there_is_no_peer(run: Run, server: Server) -> None:
+    server.answer = {"ok": True, "schema_version": 2, "peers": []}
     assert run("peers")[:2] == (0, "no peer\n")
 
 
-def test_a_strangers_name_reaches_no_terminal_unescaped() -> None:
-    shown = render([{**ALICE, "name": "\x1b[2J\u202e\n"}])
-    assert all(character.isprintable() or character == "\n" for character in shown) and shown.count("\n") == 1
+def test_the_name_of_an_unauthenticated_client_is_escaped() -> None:
+    text = render([{**ALICE, "name": "\x1b[2J\u202e\n"}])
+    assert all(character.isprintable() or character == "\n" for character in text) and text.count("\n") == 1
 
 
-def test_a_peer_is_revoked(run, server: Server) -> None:
+def test_a_peer_is_revoked(run: Run, server: Server) -> None:
     assert run("revoke", "alice") == (0, "revoked: alice\n", "")
-    assert server.asked == [{"command": "revoke", "name": "alice"}]
+    assert server.requests == [{"command": "revoke", "name": "alice"}]
 
 
-def test_the_instance_is_the_one_named_or_configured_or_the_only_one(run, server: Server, tmp_path: Path) -> None:
+def test_an_instance_is_found_by_name_by_configuration_or_as_the_only_one(
+    run: Run, server: Server, tmp_path: Path
+) -> None:
     file = tmp_path / "hub.json"
     file.write_text(json.dumps({"mode": "server", "name": "hub"}))
     assert [run("revoke", "alice", *words)[0] for words in ([], ["--name", "hub"], ["--config", str(file)])] == [0] * 3
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
     assert run("revoke", "alice", "--name", "other") == (3, "", 'tunnel-supervisor: instance "other" does not run\n')
 
 
 @pytest.mark.parametrize("words", [["invite", "alice"], ["revoke", "alice"], ["peers"]], ids=" ".join)
-def test_without_an_instance_nothing_is_asked(run, run_directory: None, words: list[str]) -> None:
+def test_without_an_instance_no_request_is_sent(run: Run, run_directory: None, words: list[str]) -> None:
     status, out, err = run(*words)
     assert (status, out) == (3, "") and "no instance runs" in err
 
@@ -325,7 +341,7 @@ def test_without_an_instance_nothing_is_asked(run, run_directory: None, words: l
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_told(run, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+def test_wrong_usage_is_reported(run: Run, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2 and "usage:" in capsys.readouterr().err
@@ -334,7 +350,7 @@ def test_wrong_usage_is_told(run, capsys: pytest.CaptureFixture[str], words: lis
 # -- start --join
 
 
-def test_an_invitation_is_taken_from_the_command_line_and_from_a_file(tmp_path: Path) -> None:
+def test_an_invitation_is_read_from_the_command_line_and_from_a_file(tmp_path: Path) -> None:
     write_secret(tmp_path / "line", LINE.encode() + b"\n")
     assert read_invitation(LINE) == read_invitation(f"@{tmp_path}/line") == INVITATION
 
@@ -342,7 +358,7 @@ def test_an_invitation_is_taken_from_the_command_line_and_from_a_file(tmp_path: 
 def test_an_invitation_in_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "line").write_text(LINE)
     (tmp_path / "line").chmod(0o644)
-    with pytest.raises(ConfigError, match="others can read"):
+    with pytest.raises(ConfigError, match="other users can read or change it"):
         read_invitation(f"@{tmp_path}/line")
 
 
@@ -372,13 +388,13 @@ def test_an_invitation_makes_a_client_whose_configuration_holds_no_key() -> None
 
 
 @pytest.mark.parametrize("words", [["--mode", "server"], ["--set", "mode=server"]], ids=" ".join)
-def test_a_server_joins_nobody(run, words: list[str]) -> None:
+def test_a_server_cannot_join(run: Run, words: list[str]) -> None:
     status, out, err = run("start", "--join", LINE, *words)
-    assert (status, out) == (2, "") and "--join makes a client" in err
+    assert (status, out) == (2, "") and "--join needs mode client" in err
 
 
-def test_a_line_on_the_command_line_is_taken_off_it(tmp_path: Path) -> None:
-    """A configuration in a FIFO holds the start up where others would look at it."""
+def test_a_line_on_the_command_line_is_moved_off_it(tmp_path: Path) -> None:
+    """A configuration in a FIFO delays the start at the point where the command line is read."""
     fifo = tmp_path / "config"
     os.mkfifo(fifo)
     with subprocess.Popen(

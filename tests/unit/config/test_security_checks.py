@@ -1,4 +1,6 @@
-"""The configuration of who may come in: encryption, certificates, keys, peers."""
+"""Rules and warnings of encryption, certificates, keys and peers."""
+
+from __future__ import annotations
 
 import json
 
@@ -6,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import changes, notices, parse, to_json
-from pipeline.config.peer import PEER_FIELDS, PROOFS
+from pipeline.config import changes, find_warnings, parse, to_json
+from pipeline.config.peer import PEER_SETTINGS, PROOFS
 from pipeline.errors import ConfigError
 from pipeline.shm.layout import ROUTES_MAX
 from tests.harness.config_problems import problems, the_problem
@@ -52,62 +54,65 @@ def of(*peers: object, **settings: object) -> dict:
         (CLIENT | PLAIN, "none", False),
     ],
 )
-def test_everything_is_encrypted_unless_plaintext_is_written_out(values, encryption, hub):
+def test_everything_is_encrypted_unless_plaintext_is_written_out(values: dict, encryption: str, hub: bool) -> None:
     config = parse(values)
     assert (config.encryption, config.tls_enabled, config.multi_client) == (encryption, encryption == "tls", hub)
 
 
-def test_the_originals_switch_alone_does_not_turn_encryption_off():
+def test_the_original_programs_switch_alone_does_not_turn_encryption_off() -> None:
     for values in (SERVER, CLIENT, CLIENT | {"encryption": "tls"}):
         text = the_problem(values | {"tls_enabled": False})
         assert 'tls_enabled: given false, expected true, or "encryption": "none" beside it' in text
-        assert "has to be written out" in text
+        assert "clear text must be written out" in text
 
 
-def test_the_originals_switch_must_not_say_the_opposite():
+def test_the_original_programs_switch_must_agree() -> None:
     assert "tls_enabled: given true" in the_problem(CLIENT | PLAIN | {"tls_enabled": True})
     assert "tls_enabled: given true" in the_problem(SERVER | PLAIN | {"tls_enabled": True, "insecure": True})
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:9000", "[::]:9000", ":9000", "192.0.2.1:9000", "a.example:1"])
-def test_a_plaintext_server_that_others_can_reach_starts_only_if_the_file_says_insecure(address):
+def test_a_plaintext_server_that_others_can_reach_starts_only_if_the_file_says_insecure(address: str) -> None:
     values = SERVER | PLAIN | {"local_addr": address}
     text = the_problem(values)
-    assert f"listens on {address} without authentication or encryption, and whoever" in text
+    assert f"listens on {address} without authentication or encryption: every machine" in text
     assert '"insecure": true' in text and "--set insecure=true" in text and 'leave "encryption": "none" out' in text
-    (notice,) = notices(parse(values | {"insecure": True}))
-    assert "insecure is true" in notice and "without authentication or encryption" in notice
+    (warning,) = find_warnings(parse(values | {"insecure": True}))
+    assert "insecure is true" in warning and "without authentication or encryption" in warning
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9000", "127.9.9.9:9000", "[::1]:9000", "localhost:9000"])
-def test_a_plaintext_server_on_a_loopback_address_needs_no_such_word(address):
-    assert notices(parse(SERVER | PLAIN | {"local_addr": address})) == []
+def test_a_plaintext_server_on_a_loopback_address_needs_no_insecure(address: str) -> None:
+    assert find_warnings(parse(SERVER | PLAIN | {"local_addr": address})) == []
 
 
-def test_a_server_with_tls_needs_no_such_word_and_opens_with_it():
-    assert notices(parse(SERVER)) == []
-    (notice,) = notices(parse(SERVER | {"insecure": True}))
-    assert notice == (
-        "insecure is true: whoever reaches 0.0.0.0:9000 and speaks TLS is inside this tunnel, without a "
-        "proof of who it is."
+def test_a_server_with_tls_needs_no_insecure_and_admits_all_clients_with_it() -> None:
+    assert find_warnings(parse(SERVER)) == []
+    (warning,) = find_warnings(parse(SERVER | {"insecure": True}))
+    assert warning == (
+        "insecure is true: every client that reaches 0.0.0.0:9000 and speaks TLS is inside this "
+        "tunnel, without proof of its identity."
     )
 
 
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        (COMPAT, "without authentication or encryption, and whoever"),
-        (COMPAT | {"encryption": "tls"}, "without authentication, for which the original has no means, and whoever"),
+        (COMPAT, "without authentication or encryption: every machine"),
+        (
+            COMPAT | {"encryption": "tls"},
+            "without authentication, which the original program does not have: every machine",
+        ),
     ],
 )
-def test_with_compat_nobody_can_prove_anything_with_or_without_tls(values, text):
+def test_with_compat_no_client_can_prove_its_identity_with_or_without_tls(values: dict, text: str) -> None:
     refusal = the_problem(SERVER | values)
     assert text in refusal and 'leave "encryption"' not in refusal
-    (notice,) = notices(parse(SERVER | values | {"insecure": True}))
-    assert "insecure is true" in notice and "without authentication" in notice
+    (warning,) = find_warnings(parse(SERVER | values | {"insecure": True}))
+    assert "insecure is true" in warning and "without authentication" in warning
 
 
-def test_several_clients_are_served_in_plaintext_only_if_the_file_says_so_and_never_with_compat():
+def test_several_clients_are_served_in_plaintext_only_if_the_file_says_so_and_never_with_compat() -> None:
     assert parse(SERVER | PLAIN | {"insecure": True, "multi_client": True}).multi_client is True
     text = the_problem(SERVER | COMPAT | {"insecure": True, "multi_client": True})
     assert "multi_client: given true, expected false with compat" in text
@@ -118,14 +123,14 @@ def test_several_clients_are_served_in_plaintext_only_if_the_file_says_so_and_ne
 
 @pytest.mark.parametrize("given", ["tls_cert_file", "tls_key_file"])
 @pytest.mark.parametrize("values", [SERVER, CLIENT])
-def test_a_certificate_and_its_key_go_together(values, given):
+def test_a_certificate_and_its_key_go_together(values: dict, given: str) -> None:
     (problem,) = problems(values | {given: "a.pem"})
     assert problem.path == ({"tls_cert_file", "tls_key_file"} - {given}).pop()
     assert f"because {given} is given" in problem.text
 
 
 @pytest.mark.parametrize(("text", "expected"), [(FINGERPRINT, FINGERPRINT), (COLONS, FINGERPRINT), ("", "")])
-def test_a_fingerprint_is_taken_as_it_is_printed_elsewhere(text, expected):
+def test_a_fingerprint_may_have_colons_and_capitals(text: str, expected: str) -> None:
     assert parse(KEYED | {"tls_fingerprint": text}).server_certificate_hash.hex() == expected
     if text:
         (peer,) = parse(of({"fingerprint": text}, tls_ca_file="ca.crt")).peers
@@ -145,7 +150,7 @@ def test_a_fingerprint_is_taken_as_it_is_printed_elsewhere(text, expected):
         FINGERPRINT + "\n",
     ],
 )
-def test_a_fingerprint_of_another_form_is_refused(text):
+def test_a_fingerprint_of_another_form_is_refused(text: str) -> None:
     expected = "expected the SHA-256 of a certificate, 64 hexadecimal digits"
     assert f"tls_fingerprint: given {json.dumps(text)[:40]}" in the_problem(KEYED | {"tls_fingerprint": text})
     assert expected in the_problem(of({"fingerprint": text}, tls_ca_file="ca.crt"))
@@ -161,19 +166,21 @@ def test_a_fingerprint_of_another_form_is_refused(text):
         ("[fe80::1%eth0]:9000", "fe80::1"),
     ],
 )
-def test_the_certificate_must_be_for_the_host_that_is_dialled_unless_another_name_is_given(remote, name):
+def test_the_certificate_must_be_for_the_host_that_is_dialled_unless_another_name_is_given(
+    remote: str, name: str
+) -> None:
     assert parse(KEYED | {"remote_addr": remote}).tls_server_name == name
     assert parse(KEYED | {"remote_addr": remote, "tls_server_name": "other.example"}).tls_server_name == "other.example"
     assert parse(SERVER | {"remote_addr": remote}).tls_server_name == ""
 
 
 @pytest.mark.parametrize("text", ["a.example:9000", "[2001:db8::1]", "*.example.org", "10.0.0.256", "a b"])
-def test_a_name_that_no_certificate_can_have_is_refused(text):
+def test_a_name_that_no_certificate_can_have_is_refused(text: str) -> None:
     assert f'tls_server_name: given "{text}", expected' in the_problem(KEYED | {"tls_server_name": text})
 
 
 @pytest.mark.parametrize("other", [{"tls_ca_file": "ca.crt"}, {"tls_fingerprint": FINGERPRINT}])
-def test_to_accept_any_certificate_and_a_certain_one_is_a_contradiction(other):
+def test_to_accept_any_certificate_and_a_certain_one_is_a_contradiction(other: dict) -> None:
     text = the_problem(KEYED | {"tls_skip_verify": True} | other)
     assert f"tls_skip_verify: given true, expected false with {next(iter(other))}" in text
 
@@ -184,35 +191,35 @@ def test_to_accept_any_certificate_and_a_certain_one_is_a_contradiction(other):
         (CLIENT, "there is neither a key_file nor a tls_cert_file: unless this client is started with --join"),
         (
             CLIENT | {"tls_cert_file": "a.crt", "tls_key_file": "a.key", "tls_skip_verify": True},
-            "whoever is on the way can be the server",
+            "anybody on the path can pose as the server",
         ),
         (
             CLIENT | COMPAT | {"tls_enabled": True, "tls_skip_verify": True, "tunnel_addr": "10.0.0.2/24"},
-            "whoever is on the way can be the server",
+            "anybody on the path can pose as the server",
         ),
         (KEYED | PLAIN, 'key_file has no effect: encryption is "none".'),
         (CLIENT | PLAIN | {"tls_skip_verify": True}, 'tls_skip_verify has no effect: encryption is "none".'),
         (CLIENT | PLAIN | {"tls_min_version": "1.2"}, 'tls_min_version has no effect: encryption is "none".'),
         (
             KEYED | COMPAT | {"tls_enabled": True, "tunnel_addr": "10.0.0.2/24"},
-            "key_file has no effect: the original knows nothing of the kind.",
+            "key_file has no effect: the original program has no such feature.",
         ),
         (KEYED | {"peers": [{"name": "a", "key_file": "a"}]}, "peers has no effect: the server decides"),
-        (SERVER | {"key_file": "a.key"}, "key_file has no effect: each of its peers has one."),
-        (SERVER | {"tls_skip_verify": True}, "tls_skip_verify has no effect: a server dials nobody."),
-        (SERVER | {"tls_fingerprint": FINGERPRINT}, "tls_fingerprint has no effect: a server dials nobody."),
-        (SERVER | {"tls_server_name": "a.example"}, "tls_server_name has no effect: a server dials nobody."),
-        (SERVER | {"tls_ca_file": "ca.crt"}, "whoever has a certificate of this CA is let in, under the name in it."),
+        (SERVER | {"key_file": "a.key"}, "key_file has no effect: the keys of a server are those of its peers."),
+        (SERVER | {"tls_skip_verify": True}, "tls_skip_verify has no effect: a server does not dial."),
+        (SERVER | {"tls_fingerprint": FINGERPRINT}, "tls_fingerprint has no effect: a server does not dial."),
+        (SERVER | {"tls_server_name": "a.example"}, "tls_server_name has no effect: a server does not dial."),
+        (SERVER | {"tls_ca_file": "ca.crt"}, "from this CA is admitted under the name in the certificate."),
         (of({}, tls_ca_file="ca.crt"), "tls_ca_file is given and no peer has a fingerprint or certificate_name"),
         (
             of({"allowed": ["10.1.0.0/16", "10.2.0.0/16"]}, routes=["10.0.0.0/15"]),
-            "routes leads nothing to 10.2.0.0/16, allowed to peers",
+            "routes has no route to 10.2.0.0/16, which are allowed to peers",
         ),
     ],
 )
-def test_what_does_nothing_or_proves_nothing_gets_one_sentence(values, sentence):
-    (notice,) = notices(parse(values))
-    assert sentence in notice and notice.endswith(".")
+def test_a_setting_without_effect_or_proof_gets_one_sentence(values: dict, sentence: str) -> None:
+    (warning,) = find_warnings(parse(values))
+    assert sentence in warning and warning.endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -228,14 +235,14 @@ def test_what_does_nothing_or_proves_nothing_gets_one_sentence(values, sentence)
         of({"allowed": ["10.0.0.7/32"]}),
     ],
 )
-def test_what_proves_who_is_who_is_told_nothing(values):
-    assert notices(parse(values)) == []
+def test_a_configuration_in_which_both_ends_prove_their_identity_gets_no_warning(values: dict) -> None:
+    assert find_warnings(parse(values)) == []
 
 
 # --- peers -----------------------------------------------------------------------------------------
 
 
-def test_a_peer_comes_parsed():
+def test_a_peer_is_parsed() -> None:
     config = parse(
         of(
             {"name": "one", "allowed": ["10.1.0.0/16", "fd01::/48"], "address": "10.0.0.7"},
@@ -262,7 +269,7 @@ def test_a_peer_comes_parsed():
         ({"fingerprint": FINGERPRINT, "certificate_name": "a"}, '["fingerprint", "certificate_name"]'),
     ],
 )
-def test_a_peer_proves_itself_in_exactly_one_way(proofs, given):
+def test_a_peer_proves_itself_in_exactly_one_way(proofs: dict, given: str) -> None:
     text = the_problem(of(proofs, tls_ca_file="ca.crt"))
     assert text.startswith(f"test.json: peers[0]: given {given}, expected exactly one of key_file, fingerprint and")
 
@@ -270,9 +277,9 @@ def test_a_peer_proves_itself_in_exactly_one_way(proofs, given):
 @pytest.mark.parametrize(
     ("peers", "path", "text"),
     [
-        ([{"allowed": ["10.1.2.3/16"]}], "peers[0].allowed[0]", 'that is "10.1.0.0/16"'),
+        ([{"allowed": ["10.1.2.3/16"]}], "peers[0].allowed[0]", 'such as "10.1.0.0/16"'),
         ([{"allowed": ["10.1.0.0/16", "x"]}], "peers[0].allowed[1]", "expected a network"),
-        ([{"allowed": ["10.1.0.0/16"] * 2}], "peers[0].allowed[1]", "expected each of them once"),
+        ([{"allowed": ["10.1.0.0/16"] * 2}], "peers[0].allowed[1]", "expected each value only once"),
         ([{"address": "10.0.0.2/24"}], "peers[0].address", "expected an address, such as"),
         ([{"address": "fe80::1%eth0"}], "peers[0].address", "expected an address, such as"),
         ([{"address": ["10.0.0.2", ""]}], "peers[0].address[1]", "expected an address, such as"),
@@ -289,7 +296,7 @@ def test_a_peer_proves_itself_in_exactly_one_way(proofs, given):
         (
             [{"key_file": "a"}, {"key_file": "a"}],
             "peers[1].key_file",
-            "peers[0] has this one, and so they are one peer",
+            "peers[0] has this one, so the server could not tell them apart",
         ),
         ([{"name": ".."}], "peers[0].name", "expected 1 to 32 letters"),
         ([{}, {"rate_mbit": -1}], "peers[1].rate_mbit", "expected a number from 0 to 1000000 Mbit/s"),
@@ -300,12 +307,12 @@ def test_a_peer_proves_itself_in_exactly_one_way(proofs, given):
         ([{}, 5], "peers[1]", "given 5, expected an object with the name of a peer"),
     ],
 )
-def test_what_is_wrong_with_a_peer_is_said_with_its_place(peers, path, text):
+def test_the_problem_of_a_peer_has_its_path(peers: list, path: str, text: str) -> None:
     (problem,) = problems(of(*peers))
     assert problem.path == path and text in problem.text
 
 
-def test_a_peer_needs_a_name_and_each_mistake_of_each_peer_is_reported():
+def test_a_peer_needs_a_name_and_each_mistake_of_each_peer_is_reported() -> None:
     found = problems(SERVER | {"peers": [{"key_file": "a"}, {"name": "b", "rate_mbit": "x", "allowed": "10.0.0.0/8"}]})
     assert [(problem.path, problem.text.partition(",")[0]) for problem in found] == [
         ("peers[0].name", "given nothing"),
@@ -314,53 +321,53 @@ def test_a_peer_needs_a_name_and_each_mistake_of_each_peer_is_reported():
     ]
 
 
-def test_a_key_in_the_place_of_its_path_is_not_printed():
+def test_a_key_in_the_place_of_its_path_is_not_printed() -> None:
     for peers in ({"name": "a", "key": "hunter2"}, [{"name": "a", "key": "hunter2"}], [["hunter2"]]):
         assert "hunter2" not in "".join(map(str, problems(SERVER | {"peers": peers})))
 
 
-def test_networks_inside_one_another_may_belong_to_different_peers():
+def test_networks_inside_one_another_may_belong_to_different_peers() -> None:
     nested = of(
         {"allowed": ["0.0.0.0/0"]}, {"allowed": ["10.1.0.0/16"]}, {"allowed": ["10.1.2.0/24"], "address": "10.0.0.9"}
     )
     assert len(parse(nested).peers) == 3
 
 
-def test_a_peer_may_have_its_own_address_among_its_networks():
+def test_a_peer_may_have_its_own_address_among_its_networks() -> None:
     (peer,) = parse(of({"address": "10.0.0.7", "allowed": ["10.0.0.7/32"]})).peers
     assert [str(prefix) for prefix in peer.prefixes] == ["10.0.0.7/32"]
 
 
-def test_one_certificate_is_one_peer_however_it_is_written():
+def test_one_certificate_is_one_peer_in_every_notation() -> None:
     text = the_problem(of({"fingerprint": FINGERPRINT}, {"fingerprint": COLONS}, tls_ca_file="ca.crt"))
     assert "peers[1].fingerprint" in text and "peers[0] has this one" in text
     assert len(parse(of({"certificate_name": "a"}, {"key_file": "a"}, tls_ca_file="ca.crt")).peers) == 2
 
 
 @pytest.mark.parametrize("proof", [{"fingerprint": FINGERPRINT}, {"certificate_name": "a"}])
-def test_who_is_known_by_a_certificate_needs_a_ca_on_the_server(proof):
+def test_a_peer_with_a_certificate_needs_a_ca_on_the_server(proof: dict) -> None:
     (problem,) = problems(of({}, proof))
-    assert problem.path == "peers[1]" and "without a CA no client can be asked for one" in problem.text
+    assert problem.path == "peers[1]" and "without a CA the server cannot ask clients for a certificate" in problem.text
 
 
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        (PLAIN | {"insecure": True}, 'expected none with encryption "none": nothing proves who they are'),
+        (PLAIN | {"insecure": True}, 'expected none with encryption "none": clients cannot prove their identity'),
         (PLAIN | {"local_addr": "127.0.0.1:9000"}, 'expected none with encryption "none"'),
-        (COMPAT | {"insecure": True}, "expected none with compat: the original's clients have no way to prove"),
+        (COMPAT | {"insecure": True}, "expected none with compat: clients of the original program cannot prove"),
         (COMPAT | {"insecure": True, "encryption": "tls"}, "expected none with compat"),
     ],
 )
-def test_where_nothing_can_be_proved_there_are_no_peers(settings, text):
+def test_where_nothing_can_be_proved_there_are_no_peers(settings: dict, text: str) -> None:
     assert text in the_problem(of({}, {}, **settings))
 
 
-def test_ipv6_behind_a_peer_needs_the_mtu_of_ipv6():
+def test_ipv6_behind_a_peer_needs_the_mtu_of_ipv6() -> None:
     assert "at least 1280 with IPv6" in the_problem(of({"allowed": ["fd01::/48"]}, mtu=1279))
 
 
-def test_there_are_no_more_clients_and_networks_than_workers_can_find():
+def test_the_routes_to_clients_and_networks_must_fit_into_the_peer_table() -> None:
     assert "max_clients" in the_problem(SERVER | {"max_clients": 4096, "tunnel_addr": ["10.0.0.1/16", "fd00::1/64"]})
     assert parse(SERVER | {"max_clients": 4096, "tunnel_addr": "10.0.0.1/16"})
     prefixes = [f"10.{i >> 8}.{i & 255}.0/24" for i in range(ROUTES_MAX - 100)]
@@ -377,7 +384,9 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=5,
 )
-ANY_PEER = st.dictionaries(st.sampled_from(sorted(PEER_FIELDS)) | st.text(max_size=8), ANY_JSON, max_size=5) | ANY_JSON
+ANY_PEER = (
+    st.dictionaries(st.sampled_from(sorted(PEER_SETTINGS)) | st.text(max_size=8), ANY_JSON, max_size=5) | ANY_JSON
+)
 
 HOSTS = st.integers(2, 254).map(lambda host: f"10.0.0.{host}")
 NETWORKS = st.integers(0, 255).map(lambda net: f"10.1.{net}.0/24")
@@ -385,7 +394,7 @@ NETWORKS = st.integers(0, 255).map(lambda net: f"10.1.{net}.0/24")
 
 @st.composite
 def sound_peers(draw: st.DrawFn) -> list[dict]:
-    """Some peers among whom nothing is shared."""
+    """Some peers that share nothing."""
     count = draw(st.integers(0, 5))
     hosts = draw(st.lists(HOSTS, min_size=count, max_size=count, unique=True))
     networks = draw(st.lists(NETWORKS, min_size=count, max_size=count, unique=True))
@@ -404,7 +413,7 @@ def sound_peers(draw: st.DrawFn) -> list[dict]:
 
 
 @given(st.lists(ANY_PEER, max_size=4) | ANY_JSON)
-def test_no_peers_whatever_raise_anything_but_a_configuration_error_that_says_where(peers):
+def test_any_peers_give_a_configuration_or_a_configuration_error_with_the_path(peers: object) -> None:
     try:
         config = parse(SERVER | {"peers": peers, "tls_ca_file": "ca.crt"})
     except ConfigError as error:
@@ -415,11 +424,11 @@ def test_no_peers_whatever_raise_anything_but_a_configuration_error_that_says_wh
 
 
 @given(sound_peers(), st.floats(0, 100))
-def test_the_effective_peers_parse_to_themselves(peers, rate):
+def test_the_effective_peers_parse_to_themselves(peers: list, rate: float) -> None:
     config = parse(SERVER | {"peers": peers, "tls_ca_file": "ca.crt", "rate_mbit": rate})
     again = parse(json.loads(to_json(config)))
     assert again == config and changes(config, again) == []
     assert [peer.rate_mbit for peer in config.peers] == [
         rate if peer.get("rate_mbit") is None else peer["rate_mbit"] for peer in peers
     ]
-    assert all(notice.endswith(".") for notice in notices(config))
+    assert all(warning.endswith(".") for warning in find_warnings(config))

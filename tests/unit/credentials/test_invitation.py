@@ -1,4 +1,4 @@
-"""The line that lets a client in."""
+"""Invitations: the line that lets a client join."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINE = encode(INVITATION)
 
 
 def line_of(**changes: object) -> str:
-    """The line with other content; None takes a part out."""
+    """The line with changed content; None removes a part."""
     content = {
         "server": "vpn.example.org:9000",
         "key": base64.b64encode(KEY).decode(),
@@ -37,7 +37,7 @@ def refusal(line: str) -> str:
     return text
 
 
-def test_a_line_is_printable_has_its_prefix_and_says_what_was_put_in() -> None:
+def test_a_line_is_printable_has_its_prefix_and_decodes_to_its_invitation() -> None:
     assert LINE.startswith("tunnel1.") and LINE.isascii() and LINE.isprintable() and " " not in LINE
     assert decode(LINE) == decode(line_of()) == INVITATION
 
@@ -54,11 +54,11 @@ def test_every_invitation_is_read_as_it_was_written(key: bytes, fingerprint: byt
     assert len(line) < LINE_LENGTH_MAX and decode(line) == invitation
 
 
-def test_a_line_that_was_wrapped_on_its_way_is_the_same() -> None:
+def test_a_wrapped_line_decodes_as_well() -> None:
     assert decode(f"  {LINE[:70]}\r\n{LINE[70:140]}\n {LINE[140:]}\n") == INVITATION
 
 
-def test_what_a_later_version_adds_is_ignored() -> None:
+def test_keys_of_a_later_version_are_ignored() -> None:
     assert decode(line_of(weather="fine", more=[1, {}])) == INVITATION
 
 
@@ -72,7 +72,7 @@ def test_a_line_that_is_cut_off_anywhere_is_refused() -> None:
     ["", "hello", LINE[1:], "tunnel2." + LINE[len(PREFIX) :], "x" + LINE, PREFIX + "A" * LINE_LENGTH_MAX],
     ids=lambda line: line[:12],
 )
-def test_what_is_no_invitation_is_refused_with_where_one_comes_from(line: str) -> None:
+def test_a_text_that_is_no_invitation_is_refused_with_the_command_that_makes_one(line: str) -> None:
     assert "`tunnel-supervisor invite`" in refusal(line)
 
 
@@ -97,7 +97,7 @@ def test_what_is_no_invitation_is_refused_with_where_one_comes_from(line: str) -
     ids=repr,
 )
 def test_a_line_that_no_server_prints_is_refused(changes: dict[str, str]) -> None:
-    assert "ask for another one" in refusal(line_of(**changes))
+    assert "ask for another invitation" in refusal(line_of(**changes))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_any_object_is_an_invitation_or_refused(value: object) -> None:
         ("[2001:db8::1]:443", "[2001:db8::1]:443"),
     ],
 )
-def test_an_address_without_a_port_gets_the_servers(server: str, expected: str) -> None:
+def test_an_address_without_a_port_gets_the_port_of_the_server(server: str, expected: str) -> None:
     assert with_port(server, 9000) == expected
     assert decode(line_of(server=expected)).server == expected
 
@@ -166,7 +166,7 @@ def test_an_address_without_a_port_gets_the_servers(server: str, expected: str) 
         "http://vpn.example.org",
     ],
 )
-def test_what_is_no_address_of_a_server_is_refused(server: str) -> None:
+def test_a_text_that_is_no_address_of_a_server_is_refused(server: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         with_port(server, 9000)
 

@@ -1,4 +1,4 @@
-"""Keys as text, and files that nobody else can read."""
+"""Keys as text, and files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refusal(path: Path | str) -> str:
 # -- as text
 
 
-def test_a_generated_key_is_one_line_that_parses_and_no_two_are_the_same() -> None:
+def test_generated_keys_are_lines_that_parse_and_differ() -> None:
     first, second = generate(), generate()
     assert len(first) == 44 and first.isascii() and first.isprintable()
     assert len(parse(first)) == 32 and parse(first) != parse(second)
@@ -65,7 +65,7 @@ def test_every_key_is_read_as_it_was_written(key: bytes) -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_key_is_refused_with_what_a_key_is_and_not_printed(text: str) -> None:
+def test_a_text_that_is_no_key_is_refused_with_the_form_of_a_key_and_not_printed(text: str) -> None:
     with pytest.raises(ValueError, match="genkey") as caught:
         parse(text)
     assert not text or text not in str(caught.value)
@@ -79,47 +79,47 @@ def test_any_text_is_a_key_or_refused(text: str) -> None:
         assert "genkey" in str(error)
 
 
-def test_a_password_is_called_by_its_name() -> None:
-    with pytest.raises(ValueError, match=r"found 7 characters. A password will not do"):
+def test_a_password_is_refused_as_a_password() -> None:
+    with pytest.raises(ValueError, match=r"found 7 characters. A password is no key"):
         parse("hunter2")
 
 
 # -- files that are read
 
 
-def test_a_secret_of_its_owner_alone_is_read(tmp_path: Path) -> None:
+def test_a_secret_that_only_its_owner_can_read_is_read(tmp_path: Path) -> None:
     assert read_secret(secret(tmp_path), "key_file") == b"content"
     assert read_secret(secret(tmp_path, mode=0o400), "key_file") == b"content"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620, 0o602, 0o666, 0o660], ids=oct)
-def test_a_secret_that_others_can_read_or_change_is_refused_with_what_to_do(tmp_path: Path, mode: int) -> None:
+def test_a_secret_that_other_users_can_read_or_change_is_refused_with_advice(tmp_path: Path, mode: int) -> None:
     path = secret(tmp_path, mode=mode)
     text = refusal(path)
     assert text.startswith(f"{path}: key_file: ") and f"mode {mode:04o}" in text and f"chmod 600 {path}" in text
 
 
-def test_a_credential_of_systemd_may_have_the_rights_of_an_acl_in_its_mode(
+def test_a_systemd_credential_may_have_the_rights_of_an_acl_in_its_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert read_secret(secret(tmp_path, mode=0o440), "key_file") == b"content"
-    assert "others can read" in refusal(secret(tmp_path, mode=0o444))
+    assert "other users can read" in refusal(secret(tmp_path, mode=0o444))
     (tmp_path / "below").mkdir()
-    assert "others can read" in refusal(secret(tmp_path / "below", mode=0o440))
+    assert "other users can read" in refusal(secret(tmp_path / "below", mode=0o440))
 
 
-def test_a_link_is_followed_and_its_target_judged(tmp_path: Path) -> None:
+def test_a_link_is_followed_and_the_mode_of_its_target_counts(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(secret(tmp_path))
     assert read_secret(link, "key_file") == b"content"
     secret(tmp_path, mode=0o644)
-    assert "others can read" in refusal(link)
+    assert "other users can read" in refusal(link)
 
 
-def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+def test_a_path_without_a_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo", 0o600)
-    assert "expected a file" in refusal(tmp_path / "fifo")
+    assert "expected a regular file" in refusal(tmp_path / "fifo")
     assert "Is a directory" in refusal(tmp_path)
     assert "No such file" in refusal(tmp_path / "missing")
     assert "cannot be read" in refusal("a\0b")
@@ -130,7 +130,7 @@ def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
     assert len(read_secret(secret(tmp_path, bytes(keys.SECRET_BYTES_MAX)), "key_file")) == keys.SECRET_BYTES_MAX
 
 
-def test_the_key_in_a_file_is_read_and_anything_else_there_refused_without_printing_it(tmp_path: Path) -> None:
+def test_the_key_in_a_file_is_read_and_other_content_is_refused_without_printing_it(tmp_path: Path) -> None:
     assert read_key(secret(tmp_path, TEXT.encode() + b"\n"), "key_file") == KEY
     for data in (b"hunter2", b"\xff" * 44, b""):
         with pytest.raises(ConfigError, match="key_file: expected a key as") as caught:
@@ -141,7 +141,7 @@ def test_the_key_in_a_file_is_read_and_anything_else_there_refused_without_print
 # -- files that are written
 
 
-def test_a_secret_is_written_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_a_written_secret_under_any_umask(tmp_path: Path) -> None:
     mask = os.umask(0)
     try:
         write_secret(tmp_path / "secret", b"content")
@@ -151,14 +151,14 @@ def test_a_secret_is_written_for_its_owner_alone_whatever_the_umask(tmp_path: Pa
     assert read_secret(tmp_path / "secret", "key_file") == b"content"
 
 
-def test_a_file_that_exists_is_not_overwritten_unasked(tmp_path: Path) -> None:
+def test_a_file_that_exists_is_not_overwritten_without_replace(tmp_path: Path) -> None:
     path = secret(tmp_path)
-    with pytest.raises(LocalError, match=f"{path} exists and is not overwritten"):
+    with pytest.raises(LocalError, match=f"{path} exists already and is not overwritten"):
         write_secret(path, b"other")
     assert path.read_bytes() == b"content" and os.listdir(tmp_path) == ["secret"]
 
 
-def test_a_link_that_leads_nowhere_exists_too(tmp_path: Path) -> None:
+def test_a_dangling_link_counts_as_an_existing_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(LocalError, match="not overwritten"):
         write_secret(tmp_path / "link", b"content")
@@ -173,7 +173,7 @@ def test_a_file_is_replaced_as_a_whole_and_gets_the_right_mode(tmp_path: Path) -
     assert read_secret(path, "key_file") == b"other" and os.listdir(tmp_path) == ["secret"]
 
 
-def test_where_nothing_can_be_written_nothing_is_left(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="cannot be written: No such file or directory"):
         write_secret(tmp_path / "missing" / "secret", b"content")
     (tmp_path / "taken" / "full").mkdir(parents=True)

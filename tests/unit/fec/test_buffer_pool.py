@@ -1,70 +1,72 @@
-"""A bounded number of bytes, lent out in buffers that are used again."""
+"""A pool of buffers with a limit of bytes, in which buffers are used again."""
 
 from __future__ import annotations
 
 import pytest
 
-from pipeline.fec.buffer_pool import KEPT_SHARE, SMALLEST_BYTES, BufferPool, rounded
+from pipeline.fec.buffer_pool import KEPT_SHARE, SMALLEST_BYTES, BufferPool, rounded_up
 
 
 @pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 5120, 5121, 65_535, 65_536, 65_537, 533_000])
 def test_a_buffer_is_large_enough_and_not_a_quarter_larger_than_that(size: int) -> None:
-    buffer = BufferPool(1 << 20).lend(size)
+    buffer = BufferPool(1 << 20).acquire(size)
     assert buffer is not None
-    assert size <= len(buffer) == rounded(size) <= max(SMALLEST_BYTES, size * 5 // 4 + 1)
+    assert size <= len(buffer) == rounded_up(size) <= max(SMALLEST_BYTES, size * 5 // 4 + 1)
 
 
-def test_a_buffer_that_came_back_is_lent_again() -> None:
+def test_a_buffer_that_came_back_is_used_again() -> None:
     buffers = BufferPool(1 << 20)
-    first = buffers.lend(60_000)
+    first = buffers.acquire(60_000)
     assert first is not None
-    buffers.take_back(first)
-    assert buffers.lend(66_000) is not first
-    assert buffers.lend(60_001) is first
+    buffers.release(first)
+    assert buffers.acquire(66_000) is not first
+    assert buffers.acquire(60_001) is first
 
 
-def test_nothing_is_lent_or_held_beyond_the_limit() -> None:
+def test_no_byte_is_acquired_or_reserved_beyond_the_limit() -> None:
     buffers = BufferPool(100_000)
-    lent = buffers.lend(65_536)
-    assert lent is not None
-    assert buffers.lend(65_536) is None
-    assert not buffers.hold(34_465)
-    assert buffers.hold(34_464)
+    used = buffers.acquire(65_536)
+    assert used is not None
+    assert buffers.acquire(65_536) is None
+    assert not buffers.reserve(34_465)
+    assert buffers.reserve(34_464)
     assert buffers.used == 100_000
-    buffers.take_back(lent)
-    buffers.release(34_464)
+    buffers.release(used)
+    buffers.unreserve(34_464)
     assert buffers.used == 0
 
 
-def test_what_is_kept_is_a_part_of_the_limit() -> None:
+def test_the_kept_buffers_are_a_part_of_the_limit() -> None:
     buffers = BufferPool(1 << 20)
-    lent = [buffers.lend(4096) for _ in range(256)]
+    used = [buffers.acquire(4096) for _ in range(256)]
     assert buffers.used == 1 << 20
-    for buffer in lent:
+    for buffer in used:
         assert buffer is not None
-        buffers.take_back(buffer)
+        buffers.release(buffer)
     assert (buffers.used, buffers.kept) == (0, (1 << 20) // KEPT_SHARE)
-    buffers.forget()
+    buffers.trim()
     assert buffers.kept == 0
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda buffers: buffers.lend(80_000), lambda buffers: buffers.hold(80_000)], ids=["a buffer", "held bytes"]
+    "ask",
+    [lambda buffers: buffers.acquire(80_000), lambda buffers: buffers.reserve(80_000)],
+    ids=["a buffer", "reserved bytes"],
 )
-def test_what_is_kept_makes_way_for_what_is_asked_for(ask: object) -> None:
+def test_kept_buffers_make_way_for_a_new_request(ask: object) -> None:
     buffers = BufferPool(100_000)
-    kept = buffers.lend(24_576)
+    kept = buffers.acquire(24_576)
     assert kept is not None
-    buffers.take_back(kept)
+    buffers.release(kept)
     assert ask(buffers)
     assert buffers.used + buffers.kept <= 100_000
 
 
 def test_a_buffer_in_use_again_counts_as_kept_no_more() -> None:
     buffers = BufferPool(1 << 20)
-    first = buffers.lend(60_000)
+    first = buffers.acquire(60_000)
     assert first is not None
     for _ in range(10):
-        buffers.take_back(first)
-        assert buffers.lend(60_000) is first
+        buffers.release(first)
+        assert buffers.acquire(60_000) is first
     assert buffers.kept == 0

@@ -18,7 +18,7 @@ def vanishing_minors(p: int, order: int, parities: tuple[int, ...]) -> int:
 
     Counting all shards from another one on multiplies a minor by a power of y, so the first of its shards is 0. A minor
     is the sum over all permutations of one power of y each: its coefficients are the bits of a word. It is zero if
-    they are all the same.
+    they are all equal.
     """
     shards = np.array([(0, *others) for others in combinations(range(1, p), order - 1)], np.uint8)
     turns = [[(shards[:, row].astype(np.uint16) * j % p).astype(np.uint8) for j in parities] for row in range(order)]
@@ -32,8 +32,8 @@ def vanishing_minors(p: int, order: int, parities: tuple[int, ...]) -> int:
     return int(np.count_nonzero((total == 0) | (total == (1 << p) - 1)))
 
 
-def ways(most: int) -> list[tuple[int, tuple[int, ...]]]:
-    """Each order and choice of as many parities; the first is 0, for others differ by a power of y in each row."""
+def choices_of_parities(most: int) -> list[tuple[int, tuple[int, ...]]]:
+    """Each order with each choice of as many parities. The first is 0: others differ by a power of y in each row."""
     return [(order, (0, *others)) for order in range(1, most + 1) for others in combinations(range(1, most), order - 1)]
 
 
@@ -45,13 +45,13 @@ def test_2_is_a_primitive_root_so_that_there_is_a_field(p: int) -> None:
 
 @pytest.mark.parametrize(("p", "m"), DOMAIN)
 def test_every_minor_is_invertible(p: int, m: int) -> None:
-    assert {parities: vanishing_minors(p, order, parities) for order, parities in ways(m)} == {
-        parities: 0 for _, parities in ways(m)
+    assert {parities: vanishing_minors(p, order, parities) for order, parities in choices_of_parities(m)} == {
+        parities: 0 for _, parities in choices_of_parities(m)
     }
 
 
 def test_13_rows_do_not_carry_6_parity_shards() -> None:
-    assert sum(vanishing_minors(13, order, parities) for order, parities in ways(6)) > 0
+    assert sum(vanishing_minors(13, order, parities) for order, parities in choices_of_parities(6)) > 0
 
 
 def test_every_shape_that_passes_has_a_p_of_the_domain() -> None:

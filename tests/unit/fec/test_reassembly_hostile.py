@@ -1,4 +1,4 @@
-"""Whatever a peer sends: no exception, no wrong block, a bounded number of bytes, a bounded time, and a counter."""
+"""Runs of a hostile peer: no exception, no wrong block, a bounded number of bytes, a bounded time, and a counter."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pipeline.errors import PeerError
 from pipeline.fec import shard
 from pipeline.fec.reassembly import KEEP_NS
-from pipeline.fec.reorder import WINDOW
+from pipeline.fec.reorder import REORDER_WINDOW
 from pipeline.wire import framing
-from tests.harness.reassembly import BULK, LIGHT, MS, Bench, block, coded, copies, framed, run, runs
+from tests.harness.reassembly import BULK, LIGHT, MS, ReassemblyHarness, block, coded, copies, framed, run, runs
 from tests.harness.run_header import decode
 
 DATA = block(1)
@@ -25,8 +25,8 @@ EACH = len(SHARDS[0])
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def bench() -> ReassemblyHarness:
+    return ReassemblyHarness()
 
 
 # Runs
@@ -59,23 +59,25 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("frame", MALFORMED.values(), ids=MALFORMED.keys())
-def test_a_run_that_contradicts_itself_is_dropped_and_counted(bench: Bench, frame: bytes) -> None:
-    bench.take(frame)
+def test_a_run_that_contradicts_itself_is_dropped_and_counted(bench: ReassemblyHarness, frame: bytes) -> None:
+    bench.add_runs(frame)
     assert bench.pop() == []
     assert bench.counts() == {"dropped_run_malformed": 1}
-    bench.take(*runs(DATA, 5))
+    bench.add_runs(*runs(DATA, 5))
     assert bench.pop() == [DATA]
 
 
 @pytest.mark.parametrize("frame", MALFORMED.values(), ids=MALFORMED.keys())
 @pytest.mark.parametrize("before", [0, 1, 4, 5], ids=["no run", "one run", "a complete block", "a block handed on"])
-def test_such_a_run_does_not_harm_the_block_that_it_names(bench: Bench, frame: bytes, before: int) -> None:
+def test_a_malformed_run_does_not_harm_the_block_that_it_names(
+    bench: ReassemblyHarness, frame: bytes, before: int
+) -> None:
     frames = runs(DATA, 0)
-    bench.take(*frames[:before])
+    bench.add_runs(*frames[:before])
     early = bench.pop() if before == 5 else []
-    bench.take(frame)
+    bench.add_runs(frame)
     assert bench.counts()["dropped_run_malformed"] == 1
-    bench.take(*frames[before:])
+    bench.add_runs(*frames[before:])
     assert early + bench.pop() == [DATA]
 
 
@@ -91,11 +93,13 @@ OTHER = {
 
 @pytest.mark.parametrize("frame", OTHER.values(), ids=OTHER.keys())
 @pytest.mark.parametrize("before", [1, 4], ids=["an open block", "a complete block"])
-def test_a_run_that_contradicts_the_first_of_its_block_is_dropped(bench: Bench, frame: bytes, before: int) -> None:
+def test_a_run_that_contradicts_the_first_of_its_block_is_dropped(
+    bench: ReassemblyHarness, frame: bytes, before: int
+) -> None:
     frames = runs(DATA, 0)
-    bench.take(*frames[:before], frame)
+    bench.add_runs(*frames[:before], frame)
     assert bench.counts()["dropped_run_malformed"] == 1
-    bench.take(*frames[before:])
+    bench.add_runs(*frames[before:])
     assert bench.pop() == [DATA]
 
 
@@ -105,7 +109,7 @@ sizes = st.one_of(st.integers(0, 300), st.just(shard.BLOCK_BYTES_MAX + 1), st.in
 
 @st.composite
 def headers(draw: st.DrawFn) -> bytes:
-    """Frames with a header of any numbers; the length of every second one is right, if there is a right one."""
+    """Frames with a header of any numbers; about half of them have the right length, if there is a right one."""
     n, m = draw(st.one_of(st.integers(0, 38), small)), draw(st.one_of(st.integers(0, 7), small))
     first, count, size = draw(small), draw(st.one_of(st.integers(0, 4), small)), draw(sizes)
     body = draw(st.integers(0, 400))
@@ -116,8 +120,8 @@ def headers(draw: st.DrawFn) -> bytes:
 
 @given(headers())
 def test_a_first_run_is_refused_if_and_only_if_its_header_contradicts_itself(frame: bytes) -> None:
-    bench = Bench()
-    bench.take(frame)
+    bench = ReassemblyHarness()
+    bench.add_runs(frame)
     try:
         decode(memoryview(frame), 0, len(frame) - 4)
     except PeerError:
@@ -130,14 +134,14 @@ def test_a_first_run_is_refused_if_and_only_if_its_header_contradicts_itself(fra
 
 
 @pytest.mark.parametrize("spoilt", [0, 9, 10], ids=["the first data shard", "the last data shard", "the parity"])
-def test_parity_that_does_not_fit_the_data_gives_no_block(bench: Bench, spoilt: int) -> None:
+def test_parity_that_does_not_fit_the_data_gives_no_block(bench: ReassemblyHarness, spoilt: int) -> None:
     for i in (0, *range(2, 11)):
         shards = bytes(byte ^ (i == spoilt) for byte in SHARDS[i])
-        bench.take(framed(shards, 10, 3, i, 1, len(DATA), CHECKSUM))
-    bench.take(*copies(block(2), 1))
+        bench.add_runs(framed(shards, 10, 3, i, 1, len(DATA), CHECKSUM))
+    bench.add_runs(*copies(block(2), 1))
     assert bench.pop() == [block(2)]
     assert bench.counts() == {"dropped_block_checksum": 1, "blocks_whole": 1}
-    bench.take(*runs(DATA, 0))
+    bench.add_runs(*runs(DATA, 0))
     assert bench.pop() == []
 
 
@@ -153,8 +157,8 @@ NO_FRAMES = {
 
 @pytest.mark.parametrize("data", NO_FRAMES.values(), ids=NO_FRAMES.keys())
 @pytest.mark.parametrize("n", [1, 10])
-def test_what_is_no_block_frame_does_not_go_on(bench: Bench, data: bytes, n: int) -> None:
-    bench.take(*(run(data, n, 3, i, 1, 0) for i in range(1, 1 + n)), *copies(block(2), 1))
+def test_a_block_that_is_no_block_frame_is_not_delivered(bench: ReassemblyHarness, data: bytes, n: int) -> None:
+    bench.add_runs(*(run(data, n, 3, i, 1, 0) for i in range(1, 1 + n)), *copies(block(2), 1))
     assert bench.pop() == [block(2)]
     assert bench.counts()["dropped_block_malformed"] == 1
 
@@ -165,7 +169,11 @@ def test_what_is_no_block_frame_does_not_go_on(bench: Bench, data: bytes, n: int
 @st.composite
 def frames(draw: st.DrawFn) -> bytes:
     """Runs of a few blocks of a few streams, sound or not quite, and bytes."""
-    number = draw(st.one_of(st.integers(-3, 6), st.sampled_from([WINDOW, WINDOW + 1, 3000, 1 << 31, (1 << 31) + 5])))
+    number = draw(
+        st.one_of(
+            st.integers(-3, 6), st.sampled_from([REORDER_WINDOW, REORDER_WINDOW + 1, 3000, 1 << 31, (1 << 31) + 5])
+        )
+    )
     stream = draw(st.sampled_from([BULK, BULK | framing.LIGHT, BULK + 256]))
     n, m = draw(st.sampled_from([(1, 0), (1, 2), (2, 1), (10, 3)]))
     first = draw(st.integers(0, n + m - 1))
@@ -182,10 +190,10 @@ noise = st.binary(max_size=400).map(lambda body: framing.FRAME.pack(1 + len(body
 
 
 @given(st.lists(st.tuples(st.one_of(frames(), noise), st.sampled_from([0, 0, MS, 40 * MS, 900 * MS])), max_size=60))
-def test_no_bytes_whatever_raise_an_error_and_only_whole_block_frames_go_on(sent: list[tuple[bytes, int]]) -> None:
-    bench = Bench(bytes_limit=0)
+def test_no_bytes_raise_an_error_and_only_whole_block_frames_are_delivered(sent: list[tuple[bytes, int]]) -> None:
+    bench = ReassemblyHarness(bytes_limit=0)
     for frame, pause in sent:
-        bench.take(frame)
+        bench.add_runs(frame)
         bench.now += pause
         for data in bench.pop():
             assert (len(data) - 4, framing.BLOCK) == framing.FRAME.unpack_from(data)
@@ -196,34 +204,34 @@ def test_no_bytes_whatever_raise_an_error_and_only_whole_block_frames_go_on(sent
 
 LIMIT = 4_000_000
 BESIDE = 2_000_000
-"""Bytes for what stands for blocks beside their buffers: a few hundred for each number in the windows."""
+"""Bytes of the objects that stand for blocks beside their buffers: a few hundred for each number in the windows."""
 
 Header = tuple[int, int, int, int, int]  # stream, block, n, m, size
 Flood = Callable[[random.Random, int], Header]
 
 
-def any_shape(dice: random.Random) -> tuple[int, int, int]:
+def any_cut(dice: random.Random) -> tuple[int, int, int]:
     return dice.randint(2, 37), dice.randint(0, 5), dice.choice([1, 300, 5000, dice.randint(1, shard.BLOCK_BYTES_MAX)])
 
 
 def unfinished(dice: random.Random, i: int) -> Header:
-    return BULK, i, *any_shape(dice)
+    return BULK, i, *any_cut(dice)
 
 
 def all_over_the_window(dice: random.Random, i: int) -> Header:
-    return BULK, i + dice.randint(-WINDOW, WINDOW), *any_shape(dice)
+    return BULK, i + dice.randint(-REORDER_WINDOW, REORDER_WINDOW), *any_cut(dice)
 
 
 def backwards(dice: random.Random, i: int) -> Header:
-    return BULK, WINDOW * (1 + i // WINDOW) - i % WINDOW, *any_shape(dice)
+    return BULK, REORDER_WINDOW * (1 + i // REORDER_WINDOW) - i % REORDER_WINDOW, *any_cut(dice)
 
 
 def anywhere(dice: random.Random, i: int) -> Header:
-    return dice.getrandbits(32), dice.getrandbits(32), *any_shape(dice)
+    return dice.getrandbits(32), dice.getrandbits(32), *any_cut(dice)
 
 
 def small_blocks_and_new_streams(dice: random.Random, i: int) -> Header:
-    return (BULK, i // 2 % WINDOW, 2, 0, 1) if i % 2 else (i, i, 2, 0, 1)
+    return (BULK, i // 2 % REORDER_WINDOW, 2, 0, 1) if i % 2 else (i, i, 2, 0, 1)
 
 
 def jumps(dice: random.Random, i: int) -> Header:
@@ -255,7 +263,7 @@ FLOODS = [
 ]
 
 
-def flood(bench: Bench, kind: Flood, count: int, pops: bool) -> None:
+def flood(bench: ReassemblyHarness, kind: Flood, count: int, pops: bool) -> None:
     dice = random.Random(1)
     reassembly = bench.reassembly
     slot = memoryview(bytearray(shard.RUN_BYTES + 2 * shard.BLOCK_BYTES_MAX))
@@ -263,7 +271,7 @@ def flood(bench: Bench, kind: Flood, count: int, pops: bool) -> None:
         stream, number, n, m, size = kind(dice, i)
         length = shard.RUN_BYTES - framing.LENGTH.size + shard.shard_bytes(size, n, m)
         shard.RUN.pack_into(slot, 0, length, framing.RUN, stream, number & 0xFFFFFFFF, n, m, 0, 1, size, 0)
-        reassembly.take(slot, 0, length, bench.now)
+        reassembly.add_run(slot, 0, length, bench.now)
         bench.now += MS // 100
         if pops:
             reassembly.pop(bench.now)
@@ -276,7 +284,7 @@ popped = pytest.mark.parametrize("pops", [True, False], ids=["popped", "never po
 @floods
 @popped
 def test_a_flood_stays_within_its_bytes(kind: Flood, pops: bool) -> None:
-    bench = Bench(LIMIT)
+    bench = ReassemblyHarness(LIMIT)
     tracemalloc.start()
     try:
         flood(bench, kind, 4000, pops)
@@ -288,16 +296,16 @@ def test_a_flood_stays_within_its_bytes(kind: Flood, pops: bool) -> None:
 @floods
 @popped
 def test_a_flood_costs_a_bounded_time_for_each_run_and_harms_only_itself(kind: Flood, pops: bool) -> None:
-    bench = Bench(LIMIT)
+    bench = ReassemblyHarness(LIMIT)
     began = time.process_time()
     flood(bench, kind, 20_000, pops)
     assert time.process_time() - began < 2  # ten times what it takes; a loop over the window in each run takes more
-    assert bench.counts().get("dropped_run_malformed", 0) < 2000  # a number that came twice, in two shapes
+    assert bench.counts().get("dropped_run_malformed", 0) < 2000  # a number that came twice, in two cuts
     bench.pop()
     bench.now += KEEP_NS
     bench.pop()
     honest = [block(i, 60_000) for i in range(5)]
-    bench.take(*(frame for i, data in enumerate(honest) for frame in runs(data, i, stream=LIGHT)))
+    bench.add_runs(*(frame for i, data in enumerate(honest) for frame in runs(data, i, stream=LIGHT)))
     assert bench.pop() == honest
-    bench.take(*copies(block(6), 6, stream=LIGHT))
+    bench.add_runs(*copies(block(6), 6, stream=LIGHT))
     assert bench.pop() == []  # it waits: memory is short no longer

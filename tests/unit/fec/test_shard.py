@@ -15,9 +15,9 @@ from tests.harness import run_header
 SIZES = st.integers(1, BLOCK_BYTES_MAX)
 
 
-def run(n: int = 10, m: int = 3, first: int = 0, count: int = 3, size: int = 65_000, spare: int = 0) -> bytes:
+def run(n: int = 10, m: int = 3, first: int = 0, count: int = 3, size: int = 65_000, excess: int = 0) -> bytes:
     length = RUN_BYTES - 4 + count * shard.shard_bytes(size, n, m) if shard.prime(n, m) else 4000
-    return RUN.pack(length + spare, framing.RUN, 5, 6, n, m, first, count, size, 7)
+    return RUN.pack(length + excess, framing.RUN, 5, 6, n, m, first, count, size, 7)
 
 
 def decode(data: bytes) -> run_header.Run:
@@ -93,8 +93,8 @@ def test_a_header_says_what_was_put_into_it(size: int, n: int, m: int) -> None:
         (run(first=255, count=1), "shards 255"),
         (run(size=0), "block of 0 bytes"),
         (run(size=BLOCK_BYTES_MAX + 1), "bytes, 1 to"),
-        (run(spare=1), "for 3 shards"),
-        (run(spare=-1), "for 3 shards"),
+        (run(excess=1), "for 3 shards"),
+        (run(excess=-1), "for 3 shards"),
         (b"\0\0\0\5" + bytes(40), "at least 21 expected"),
     ],
 )
@@ -112,7 +112,7 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 63), st.sampled_from([framing.BULK, framing.LIGHT]))
-def test_a_stream_tells_lane_and_purpose(start: int, lane: int, traffic_class: int) -> None:
+def test_the_number_of_a_stream_holds_lane_and_traffic_class(start: int, lane: int, traffic_class: int) -> None:
     number = shard.stream(start, lane, traffic_class)
     assert number < 2**32
     assert (number >> 1 & 0x7F, number & 1) == (lane, traffic_class)

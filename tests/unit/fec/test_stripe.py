@@ -1,4 +1,4 @@
-"""Which connection carries which shards: everything goes out once, evenly, and none carries more than it may."""
+"""Which connection carries which shards: each shard is sent once, evenly spread, and no frame is too long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses to hand out: which ones there are, and which is next."""
+"""Addresses that a server hands out: which addresses there are, and which is next."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ def test_a_subnet_of_the_server_alone_is_empty(interface: str, is_empty: bool) -
     assert (pool(interface).first_free(set()) is None) is is_empty
 
 
-def test_what_is_taken_is_passed_over() -> None:
+def test_taken_addresses_are_passed_over() -> None:
     assert pool("10.0.0.1/24").first_free(numbers("10.0.0.2", "10.0.0.3", "10.0.0.5")) == ip_address("10.0.0.4")
 
 
-def test_there_is_an_end_to_it() -> None:
+def test_a_subnet_can_run_out_of_addresses() -> None:
     assert pool("10.0.0.1/30").first_free(numbers("10.0.0.2")) is None
     assert pool("10.0.0.1/31").first_free(numbers("10.0.0.0")) is None
 

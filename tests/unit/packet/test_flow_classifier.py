@@ -1,4 +1,4 @@
-"""Which packets go past the bulk: flows are told apart, and each is light as long as it sends little."""
+"""Classes of packets: flows are told apart, and each flow is light as long as it sends little."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def packet6(source: int = 1, port: int = 1000, protocol: int = UDP) -> memoryvie
 
 
 def light(table: FlowClassifier, packet: memoryview, length: int = 200, now: int = SECOND) -> bool:
-    return table.light(packet, 0, length, now)
+    return table.classify_light(packet, 0, length, now)
 
 
 @pytest.mark.parametrize("packet", [packet4(), packet6(), packet4(protocol=ICMP), packet6(protocol=58)])
@@ -92,13 +92,13 @@ def test_a_bulk_flow_takes_nothing_from_another_one(other: memoryview) -> None:
     assert light(table, other)
 
 
-def test_what_changes_within_a_flow_does_not_make_it_another() -> None:
+def test_a_field_that_changes_within_a_flow_does_not_make_it_another_flow() -> None:
     table = FlowClassifier(lambda: True)
     echoes = [packet4(protocol=ICMP, port=number, other=bytes([number])) for number in range(200)]
     assert not all(light(table, echo, 1400) for echo in echoes)
 
 
-def test_more_flows_than_it_keeps_cost_no_memory() -> None:
+def test_more_flows_than_are_kept_cost_no_memory() -> None:
     table = FlowClassifier(lambda: True)
     for source in range(3 * FLOWS_MAX):
         assert light(table, packet4(source=source))

@@ -1,4 +1,4 @@
-"""Packets finished in place of the kernel: checksums, and super-packets cut into segments."""
+"""Packets finished in place of the kernel: checksums completed, super-packets cut into segments."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.packet import gso
-from pipeline.packet import ip as ippacket
+from pipeline.packet import gso, ip
 from pipeline.packet.vnet import GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VNET, VNET_HEADER_BYTES
 
 V4 = bytes([10, 0, 0, 2, 10, 0, 0, 1])
@@ -37,7 +36,7 @@ def made(
     identity: int = 7,
     sequence: int = 1000,
 ) -> bytes:
-    """What TUN hands out: a partial checksum, and more than one segment if there is more than gso_size."""
+    """A packet as TUN gives it: a partial checksum, and more than one segment if the payload exceeds gso_size."""
     if protocol == 6:
         transport = struct.pack(">HHIIBBHHH", 1, 2, sequence, 9, 0x50, flags, 500, 0, 0)
         kind, field = (GSO_TCPV4 if version == 4 else GSO_TCPV6), 16
@@ -60,18 +59,20 @@ def made(
 
 
 def is_right(packet: bytes, version: int, protocol: int) -> None:
-    """A finished packet: lengths and both checksums hold, and nothing is left to do."""
+    """Check a finished packet: lengths and both checksums are right, and its virtio-net header is empty."""
     assert packet[:VNET_HEADER_BYTES] == bytes(VNET_HEADER_BYTES)
-    assert ippacket.check(memoryview(packet), 0, len(packet)) == ""
-    ip = packet[VNET_HEADER_BYTES:]
+    assert ip.check(memoryview(packet), 0, len(packet)) is None
+    inner = packet[VNET_HEADER_BYTES:]
     header = 20 if version == 4 else 40
     if version == 4:
-        assert words_sum(ip[:20]) == 0xFFFF
-    assert words_sum(pseudo(version, protocol, len(ip) - header) + ip[header:]) == 0xFFFF
+        assert words_sum(inner[:20]) == 0xFFFF
+    assert words_sum(pseudo(version, protocol, len(inner) - header) + inner[header:]) == 0xFFFF
 
 
 @given(st.sampled_from([4, 6]), st.sampled_from([6, 17]), st.binary(min_size=1, max_size=3000), st.integers(100, 1400))
-def test_every_segment_is_a_whole_packet_and_together_they_are_the_payload(version, protocol, payload, size):
+def test_every_segment_is_a_whole_packet_and_together_they_are_the_payload(
+    version: int, protocol: int, payload: bytes, size: int
+) -> None:
     packet = made(version, protocol, payload, size)
     found = gso.finish(packet)
     assert len(found) == -(-len(payload) // size)
@@ -81,18 +82,18 @@ def test_every_segment_is_a_whole_packet_and_together_they_are_the_payload(versi
     assert b"".join(bytes(each)[VNET_HEADER_BYTES + head :] for each in found) == payload
 
 
-def test_sequence_numbers_and_ids_are_counted_up_and_wrap():
+def test_sequence_numbers_and_ids_are_counted_up_and_wrap() -> None:
     found = gso.finish(made(4, 6, bytes(2500), 1000, identity=0xFFFF, sequence=0xFFFFFFFF - 999))
     assert [struct.unpack_from(">I", each, 10 + 24)[0] for each in found] == [0xFFFFFFFF - 999, 0, 1000]
     assert [struct.unpack_from(">H", each, 10 + 4)[0] for each in found] == [0xFFFF, 0, 1]
 
 
-def test_push_and_fin_stay_with_the_last_segment_and_cwr_with_the_first():
+def test_push_and_fin_stay_with_the_last_segment_and_cwr_with_the_first() -> None:
     found = gso.finish(made(4, 6, bytes(2500), 1000, flags=0x80 | 0x10 | 0x08 | 0x01))
     assert [each[10 + 20 + 13] for each in found] == [0x90, 0x10, 0x19]
 
 
-def test_a_udp_checksum_that_comes_out_as_zero_is_written_as_all_ones():
+def test_a_udp_checksum_that_comes_out_as_zero_is_written_as_all_ones() -> None:
     payload = next(
         p
         for p in (struct.pack(">H", n) for n in range(0x10000))
@@ -102,16 +103,16 @@ def test_a_udp_checksum_that_comes_out_as_zero_is_written_as_all_ones():
     assert packet[10 + 26 : 10 + 28] == b"\xff\xff"
 
 
-def test_a_finished_packet_stays_as_it_is():
+def test_a_finished_packet_stays_as_it_is() -> None:
     (packet,) = gso.finish(made(4, 6, b"x", 1400))
     assert gso.finish(bytes(packet)) == [packet]
 
 
-def test_a_super_packet_of_too_many_segments_gives_none():
+def test_a_super_packet_of_too_many_segments_gives_none() -> None:
     assert gso.finish(made(4, 6, bytes(1000), 1)) == []
 
 
-def test_ecn_does_not_matter():
+def test_ecn_does_not_matter() -> None:
     packet = bytearray(made(4, 6, bytes(2500), 1000))
     packet[1] |= GSO_ECN
     assert len(gso.finish(bytes(packet))) == 3
@@ -122,7 +123,7 @@ def test_ecn_does_not_matter():
     st.sampled_from([4, 6]),
     st.tuples(st.integers(0, 255), st.integers(0, 255), *[st.integers(0, 300)] * 4),
 )
-def test_whatever_passes_the_check_can_be_finished(body, version, vnet):
+def test_a_packet_that_passes_the_check_can_be_finished(body: bytes, version: int, vnet: tuple[int, ...]) -> None:
     length = 20 + len(body) if version == 4 else len(body)
     header = (
         struct.pack(">BBHHHBBH", 0x45, 0, length, 0, 0, 64, 6, 0) + V4
@@ -130,6 +131,6 @@ def test_whatever_passes_the_check_can_be_finished(body, version, vnet):
         else struct.pack(">IHBB", 0x60000000, length, 6, 64) + V6
     )
     packet = VNET.pack(*vnet) + header + body
-    if not ippacket.check(memoryview(packet), 0, len(packet)):
+    if ip.check(memoryview(packet), 0, len(packet)) is None:
         for each in gso.finish(packet):
-            assert ippacket.check(memoryview(bytes(each)), 0, len(each)) in ("", "tun.dropped_packet_malformed")
+            assert ip.check(memoryview(bytes(each)), 0, len(each)) in (None, ip.PACKET_MALFORMED)

@@ -1,4 +1,4 @@
-"""Servers for the tests of the hub; all are closed after the test."""
+"""Hubs for the tests of this folder; all are closed after the test."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.peers.registry import KnownPeer
-from tests.harness.hub import MakeServer, Server
+from tests.harness.factory import factory
+from tests.harness.hub import ANN, BOB, HubServer, MakeHub
 
 
 @pytest.fixture
-def make_server() -> Iterator[MakeServer]:
-    """Makes a server with these peers."""
-    made: list[Server] = []
+def make_server() -> Iterator[MakeHub]:
+    """Makes a hub with these peers."""
+    with factory(HubServer) as make:
+        yield make
 
-    def make(*peers_known: KnownPeer, **shape: object) -> Server:
-        made.append(Server(*peers_known, **shape))
-        return made[-1]
 
-    yield make
-    for each in made:
-        each.close()
+@pytest.fixture
+def server(make_server: MakeHub) -> HubServer:
+    return make_server(ANN, BOB)

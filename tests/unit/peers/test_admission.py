@@ -1,4 +1,4 @@
-"""The hub: who is admitted and who is not, and what that does to the sessions that there are."""
+"""Admission: which clients are admitted, and what that changes for existing sessions."""
 
 from __future__ import annotations
 
@@ -10,48 +10,43 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pipeline.credentials import certificates
-from pipeline.packet.route_table import NOBODY
+from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.address_assignment import PeerPolicy
-from pipeline.peers.admission import ON_THE_WAY_NS
+from pipeline.peers.admission import CONNECTING_NS
 from pipeline.peers.registry import KnownPeer
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import Challenge, Refused, Welcome
 from tests.harness.hub import (
+    ANN,
+    BOB,
     CERTIFICATE_HASH,
+    CYD,
     KEYS,
     OFFLOADS,
+    SILENCE,
     Answer,
-    MakeServer,
-    Server,
+    HubServer,
+    MakeHub,
     hello,
     known,
-    refused,
+    refusal_reason,
     request,
 )
 
-ANN, BOB, CYD = known("ann"), known("bob"), known("cyd")
-SILENCE = 0
+# -- admitted by key
 
 
-@pytest.fixture
-def server(make_server: MakeServer) -> Server:
-    return make_server(ANN, BOB)
-
-
-# -- who has proved himself
-
-
-def test_who_proves_to_be_a_peer_is_welcomed_with_what_he_needs_to_know(make_server: MakeServer) -> None:
+def test_a_peer_that_proves_its_identity_gets_a_welcome(make_server: MakeHub) -> None:
     server = make_server(ANN, mtu=1380, push_routes=["10.9.0.0/16", "fd09::/64"])
-    greeting = hello(KEYS["ann"]).frame()
-    answer = Answer(server.hub.answer(request(greeting, KEYS["ann"], serial=41)))
+    hello_frame = hello(KEYS["ann"]).frame()
+    answer = Answer(server.admission.handle_hello(request(hello_frame, KEYS["ann"], serial=41)))
     assert answer.reply["serial"] == 41
-    assert answer.greeting == Welcome(
+    assert answer.message == Welcome(
         messages.VERSION,
         OFFLOADS,
         1380,
         messages.ACCEPTS_SHARDS,
-        answer.greeting.mac,
+        answer.message.mac,
         (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64")),
         (ip_network("10.9.0.0/16"), ip_network("fd09::/64")),
     )
@@ -61,43 +56,43 @@ def test_who_proves_to_be_a_peer_is_welcomed_with_what_he_needs_to_know(make_ser
     ("fec", "features"), [("off", 0), ("on", messages.ACCEPTS_SHARDS), ("auto", messages.ACCEPTS_SHARDS)]
 )
 def test_a_server_takes_shards_unless_forward_error_correction_is_off(
-    make_server: MakeServer, fec: str, features: int
+    make_server: MakeHub, fec: str, features: int
 ) -> None:
-    assert make_server(ANN, fec=fec).ask("ann").greeting.features == features
+    assert make_server(ANN, fec=fec).ask("ann").message.features == features
 
 
-def test_the_server_proves_itself_to_a_client_with_a_key(server: Server) -> None:
-    greeting = hello(KEYS["ann"]).frame()
-    asked = request(greeting, KEYS["ann"])
-    answer = Answer(server.hub.answer(asked))
-    transcript = auth.transcript(greeting, bytes.fromhex(asked["challenge"]), CERTIFICATE_HASH)
+def test_the_server_proves_its_identity_to_a_client_with_a_key(server: HubServer) -> None:
+    hello_frame = hello(KEYS["ann"]).frame()
+    asked = request(hello_frame, KEYS["ann"])
+    answer = Answer(server.admission.handle_hello(asked))
+    transcript = auth.transcript(hello_frame, bytes.fromhex(asked["challenge"]), CERTIFICATE_HASH)
     assert auth.server_proved(KEYS["ann"], transcript, answer.frame)
     assert not auth.server_proved(KEYS["bob"], transcript, answer.frame)
 
 
-def test_who_is_admitted_has_a_seat_and_a_rate_before_the_answer_is_there(make_server: MakeServer) -> None:
+def test_an_admitted_peer_has_a_handle_and_a_rate_before_the_answer_is_sent(make_server: MakeHub) -> None:
     server = make_server(known("ann", rate=1000), BOB)
     ann, bob = server.ask("ann"), server.ask("bob")
     assert server.is_current(ann) and server.is_current(bob)
     assert (ann.peer, bob.peer) == (0, 1)
     assert (server.table.rate(0), server.table.rate(1)) == (1000, 0)
-    assert server.whose("10.0.0.2") == server.whose("fd00::2") == ann.peer_handle
-    assert server.whose("10.0.0.3") == bob.peer_handle
+    assert server.handle_at("10.0.0.2") == server.handle_at("fd00::2") == ann.peer_handle
+    assert server.handle_at("10.0.0.3") == bob.peer_handle
 
 
-GREETING = hello(KEYS["ann"]).frame()
-HONEST = request(GREETING, KEYS["ann"])
+HELLO_FRAME = hello(KEYS["ann"]).frame()
+HONEST = request(HELLO_FRAME, KEYS["ann"])
 OTHER_CHALLENGE = Challenge(b"o" * 32).frame()
 
 
 def as_server(asked: dict) -> str:
-    """A server's proof over the same greeting, sent back to it."""
+    """A server's proof over this handshake, sent back to the server."""
     transcript = auth.transcript(bytes.fromhex(asked["hello"]), bytes.fromhex(asked["challenge"]), CERTIFICATE_HASH)
     return auth.server_proof(KEYS["ann"], transcript, Welcome(1, 0, 1400, 0).frame()).hex()
 
 
 IMPOSTORS = {
-    "a wrong key": request(GREETING, KEYS["bob"]),
+    "a wrong key": request(HELLO_FRAME, KEYS["bob"]),
     "an unknown key": request(hello(KEYS["eve"]).frame(), KEYS["eve"]),
     "a proof to another challenge": HONEST | {"challenge": OTHER_CHALLENGE.hex()},
     "a proof over another HELLO": HONEST | {"hello": hello(KEYS["ann"], 2).frame().hex()},
@@ -107,53 +102,56 @@ IMPOSTORS = {
     "no proof": HONEST | {"proof": ""},
     "a key named and no challenge": HONEST | {"challenge": ""},
     "nothing": request(hello(None).frame()),
-    "a certificate that is none": request(GREETING, certificate=b"\x30\x03abc"),
+    "a certificate that is none": request(HELLO_FRAME, certificate=b"\x30\x03abc"),
     "an unknown key and a wrong version": request(hello(KEYS["eve"], version=9).frame(), KEYS["eve"]),
 }
 
 
 @pytest.mark.parametrize("asked", IMPOSTORS.values(), ids=IMPOSTORS.keys())
-def test_who_proves_nothing_is_answered_by_silence_and_changes_nothing(server: Server, asked: dict) -> None:
+def test_a_client_that_proves_nothing_gets_no_message_and_changes_nothing(server: HubServer, asked: dict) -> None:
     before = server.state()
-    answer = Answer(server.hub.answer(asked))
+    answer = Answer(server.admission.handle_hello(asked))
     assert (answer.frame, answer.reason) == (b"", SILENCE)
-    assert answer.reply["why"] == "has not proved to be a peer"
+    assert answer.reply["reason"] == "has not proved to be a peer"
     assert server.state() == before
-    assert Answer(server.hub.answer(HONEST)).peer == 0
+    assert Answer(server.admission.handle_hello(HONEST)).peer == 0
 
 
-# -- refused, with a reason to who has proved himself
+# -- refused with a reason, after a proof
 
 
-def test_another_version_is_refused(server: Server) -> None:
-    greeting = hello(KEYS["ann"], version=messages.VERSION + 1).frame()
-    assert refused(server, lambda: Answer(server.hub.answer(request(greeting, KEYS["ann"])))) == messages.WRONG_VERSION
+def test_another_version_is_refused(server: HubServer) -> None:
+    hello_frame = hello(KEYS["ann"], version=messages.VERSION + 1).frame()
+    assert (
+        refusal_reason(server, lambda: Answer(server.admission.handle_hello(request(hello_frame, KEYS["ann"]))))
+        == messages.WRONG_VERSION
+    )
 
 
-def test_an_earlier_session_is_refused_while_a_later_one_is_connected(server: Server) -> None:
-    ann = server.comes("ann", 5)
-    assert refused(server, lambda: server.ask("ann", 4)) == messages.SUPERSEDED
-    server.goes(ann.peer)
+def test_an_earlier_session_is_refused_while_a_later_one_is_connected(server: HubServer) -> None:
+    ann = server.connect("ann", 5)
+    assert refusal_reason(server, lambda: server.ask("ann", 4)) == messages.SUPERSEDED
+    server.disconnect(ann.peer)
     assert server.ask("ann", 4).peer == ann.peer
 
 
-def test_one_more_than_there_is_room_for_is_refused(make_server: MakeServer) -> None:
+def test_a_peer_beyond_max_clients_is_refused(make_server: MakeHub) -> None:
     server = make_server(ANN, BOB, CYD, capacity=2)
-    ann = server.comes("ann")
-    server.comes("bob")
-    assert refused(server, lambda: server.ask("cyd")) == messages.FULL
-    server.goes(ann.peer)
+    ann = server.connect("ann")
+    server.connect("bob")
+    assert refusal_reason(server, lambda: server.ask("cyd")) == messages.FULL
+    server.disconnect(ann.peer)
     assert server.ask("cyd").peer == ann.peer
 
 
-def test_another_peers_address_is_refused(server: Server) -> None:
-    server.comes("ann", 1, "10.0.0.9")
-    assert refused(server, lambda: server.ask("bob", 1, "10.0.0.9")) == messages.ADDRESS_TAKEN
-    assert refused(server, lambda: server.ask("bob", 1, "10.0.0.1")) == messages.ADDRESS_TAKEN
+def test_another_peers_address_is_refused(server: HubServer) -> None:
+    server.connect("ann", 1, "10.0.0.9")
+    assert refusal_reason(server, lambda: server.ask("bob", 1, "10.0.0.9")) == messages.ADDRESS_TAKEN
+    assert refusal_reason(server, lambda: server.ask("bob", 1, "10.0.0.1")) == messages.ADDRESS_TAKEN
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "requested",
     [
         "10.0.1.1",
         "127.0.0.1",
@@ -167,98 +165,98 @@ def test_another_peers_address_is_refused(server: Server) -> None:
         "2001:db8::1",
     ],
 )
-def test_an_address_outside_is_refused(server: Server, wish: str) -> None:
-    assert refused(server, lambda: server.ask("ann", 1, wish)) == messages.ADDRESS_OUTSIDE
+def test_an_address_outside_is_refused(server: HubServer, requested: str) -> None:
+    assert refusal_reason(server, lambda: server.ask("ann", 1, requested)) == messages.ADDRESS_OUTSIDE
 
 
-def test_who_finds_no_free_address_is_refused(make_server: MakeServer) -> None:
+def test_a_peer_for_which_no_address_is_free_is_refused(make_server: MakeHub) -> None:
     server = make_server(ANN, BOB, tunnel_addr="10.0.0.1/30")
-    server.comes("ann")
-    assert refused(server, lambda: server.ask("bob")) == messages.NO_ADDRESS
+    server.connect("ann")
+    assert refusal_reason(server, lambda: server.ask("bob")) == messages.NO_ADDRESS
 
 
-def test_as_many_connections_as_a_peer_may_have_and_no_more(make_server: MakeServer) -> None:
+def test_a_connection_beyond_max_connections_per_client_is_refused(make_server: MakeHub) -> None:
     server = make_server(ANN, BOB, max_connections_per_client=3)
-    ann = server.comes("ann", 5)
-    server.has_connections(ann.peer, 2, lane=1)
-    assert refused(server, lambda: server.ask("ann", 5)) == messages.TOO_MANY_CONNECTIONS
-    server.has_connections(ann.peer, 1, lane=1)
+    ann = server.connect("ann", 5)
+    server.set_connections(ann.peer, 2, lane=1)
+    assert refusal_reason(server, lambda: server.ask("ann", 5)) == messages.TOO_MANY_CONNECTIONS
+    server.set_connections(ann.peer, 1, lane=1)
     assert server.ask("ann", 5).peer_handle == ann.peer_handle
     assert server.ask("bob").peer != ann.peer
 
 
-def test_a_new_session_of_a_peer_with_all_its_connections_is_admitted(make_server: MakeServer) -> None:
+def test_a_new_session_of_a_peer_with_all_its_connections_is_admitted(make_server: MakeHub) -> None:
     """Its machine has lost power, and the old connections have not timed out."""
     server = make_server(ANN, max_connections_per_client=3)
-    ann = server.comes("ann", 5)
-    server.has_connections(ann.peer, 3)
+    ann = server.connect("ann", 5)
+    server.set_connections(ann.peer, 3)
     assert server.ask("ann", 6).peer_handle != ann.peer_handle
 
 
-def test_every_refusal_has_a_frame_that_says_why(server: Server) -> None:
-    server.comes("ann", 1, "10.0.0.9")
+def test_every_refusal_has_a_frame_with_the_reason(server: HubServer) -> None:
+    server.connect("ann", 1, "10.0.0.9")
     answer = server.ask("bob", 1, "10.0.0.9")
-    assert answer.greeting == Refused(messages.ADDRESS_TAKEN, answer.reply["why"])
-    assert "10.0.0.9 is another peer's" in answer.reply["why"]
+    assert answer.message == Refused(messages.ADDRESS_TAKEN, answer.reply["reason"])
+    assert "10.0.0.9 belongs to another peer" in answer.reply["reason"]
 
 
 # -- sessions
 
 
-def test_a_second_session_takes_the_seat_of_the_first(server: Server) -> None:
-    first = server.comes("ann", 5)
-    bob = server.comes("bob")
+def test_a_second_session_replaces_the_first_under_its_index(server: HubServer) -> None:
+    first = server.connect("ann", 5)
+    bob = server.connect("bob")
     second = server.ask("ann", 6)
     assert second.peer == first.peer
     assert not server.is_current(first)
     assert server.is_current(second) and server.is_current(bob)
-    assert server.whose("10.0.0.2") == second.peer_handle
+    assert server.handle_at("10.0.0.2") == second.peer_handle
     assert second.addresses == first.addresses
 
 
-def test_further_connections_of_a_session_have_its_seat(server: Server) -> None:
-    first = server.comes("ann", 5)
+def test_further_connections_of_a_session_have_its_peer_handle(server: HubServer) -> None:
+    first = server.connect("ann", 5)
     assert server.ask("ann", 5).peer_handle == first.peer_handle
-    server.has_connections(first.peer, 2)
+    server.set_connections(first.peer, 2)
     assert server.ask("ann", 5).peer_handle == first.peer_handle
     assert server.is_current(first)
 
 
-def test_a_session_that_comes_back_after_all_its_connections_had_ended_has_its_addresses_still(server: Server) -> None:
-    first = server.comes("ann", 5)
-    server.goes(first.peer)
+def test_a_session_that_returns_after_all_its_connections_had_ended_keeps_its_addresses(server: HubServer) -> None:
+    first = server.connect("ann", 5)
+    server.disconnect(first.peer)
     again = server.ask("ann", 5)
     assert again.addresses == first.addresses
     assert server.is_current(again)
-    assert server.whose("10.0.0.2") == again.peer_handle
+    assert server.handle_at("10.0.0.2") == again.peer_handle
 
 
-def test_a_peer_counts_as_connected_for_a_moment_after_its_admission(server: Server) -> None:
+def test_a_peer_counts_as_connected_for_a_moment_after_its_admission(server: HubServer) -> None:
     ann = server.ask("ann", 5)
-    assert server.table.count(ann.peer) == 0
-    assert refused(server, lambda: server.ask("ann", 4)) == messages.SUPERSEDED
-    server.hub._admitted_at[ann.peer] -= ON_THE_WAY_NS
+    assert server.table.established_count(ann.peer) == 0
+    assert refusal_reason(server, lambda: server.ask("ann", 4)) == messages.SUPERSEDED
+    server.admission._admitted_at[ann.peer] -= CONNECTING_NS
     assert server.ask("ann", 4).peer_handle != ann.peer_handle
 
 
-def test_an_index_is_not_given_away_while_its_peer_is_on_the_way(make_server: MakeServer) -> None:
+def test_an_index_is_not_given_away_while_its_peer_is_connecting(make_server: MakeHub) -> None:
     server = make_server(ANN, BOB, capacity=1)
     ann = server.ask("ann")
-    assert refused(server, lambda: server.ask("bob")) == messages.FULL
-    server.goes(ann.peer)
+    assert refusal_reason(server, lambda: server.ask("bob")) == messages.FULL
+    server.disconnect(ann.peer)
     bob = server.ask("bob")
     assert bob.peer == ann.peer
     assert not server.is_current(ann)
-    assert server.whose("10.0.0.2") == NOBODY
-    assert server.whose("10.0.0.3") == bob.peer_handle
+    assert server.handle_at("10.0.0.2") == NO_PEER
+    assert server.handle_at("10.0.0.3") == bob.peer_handle
 
 
-def test_no_seat_is_ever_taken_twice(server: Server) -> None:
+def test_no_peer_handle_is_ever_used_twice(server: HubServer) -> None:
     peer_handles = [server.ask(name, number).peer_handle for number in range(1, 20) for name in ("ann", "bob")]
     assert len(set(peer_handles)) == len(peer_handles)
 
 
-# -- by certificate, by nothing, and only one
+# -- by certificate, without any proof, and for one client
 
 
 @pytest.fixture(scope="module")
@@ -269,48 +267,46 @@ def certificate() -> bytes:
 
 @pytest.mark.parametrize("by", ["hash", "name"])
 def test_a_peer_with_a_certificate_is_admitted_and_needs_no_proof_of_the_server(
-    make_server: MakeServer, certificate: bytes, by: str
+    make_server: MakeHub, certificate: bytes, by: str
 ) -> None:
     proved_by = {
         "hash": {"certificate_sha256": hashlib.sha256(certificate).digest()},
         "name": {"certificate_name": "ann.test"},
     }[by]
     server = make_server(KnownPeer(PeerPolicy("ann", (ip_network("10.1.0.0/16"),), rate=7), **proved_by))
-    answer = Answer(server.hub.answer(request(hello(None).frame(), certificate=certificate)))
-    assert answer.greeting.mac == bytes(32)
-    assert server.whose("10.1.2.3") == answer.peer_handle
+    answer = Answer(server.admission.handle_hello(request(hello(None).frame(), certificate=certificate)))
+    assert answer.message.mac == bytes(32)
+    assert server.handle_at("10.1.2.3") == answer.peer_handle
     assert server.table.rate(answer.peer) == 7
 
 
-def test_of_a_connection_with_key_and_certificate_the_key_says_who_it_is(
-    make_server: MakeServer, certificate: bytes
-) -> None:
+def test_a_key_identifies_a_peer_even_beside_a_certificate(make_server: MakeHub, certificate: bytes) -> None:
     server = make_server(ANN, KnownPeer(PeerPolicy("bob"), certificate_name="ann.test"))
     asked = request(hello(KEYS["ann"]).frame(), KEYS["ann"])
-    Answer(server.hub.answer(asked | {"certificate": certificate.hex()}))
-    assert [peer["name"] for peer in server.hub.peers(0) if peer["addresses"]] == ["ann"]
+    Answer(server.admission.handle_hello(asked | {"certificate": certificate.hex()}))
+    assert [peer["name"] for peer in server.admission.list_peers(0) if peer["addresses"]] == ["ann"]
     wrong = request(hello(KEYS["ann"]).frame(), KEYS["eve"])
-    assert Answer(server.hub.answer(wrong | {"certificate": certificate.hex()})).reason == SILENCE
+    assert Answer(server.admission.handle_hello(wrong | {"certificate": certificate.hex()})).reason == SILENCE
 
 
 @pytest.mark.parametrize("settings", [{}, {"encryption": "none", "multi_client": True}], ids=str)
-def test_where_everybody_is_let_in_each_client_is_a_peer_of_its_own(make_server: MakeServer, settings: dict) -> None:
+def test_on_an_open_server_each_client_is_a_peer_of_its_own(make_server: MakeHub, settings: dict) -> None:
     server = make_server(insecure=True, **settings)
-    first, second = server.ask_unproved(1, 5), server.ask_unproved(2, 5)
+    first, second = server.ask_unauthenticated(1, 5), server.ask_unauthenticated(2, 5)
     assert (first.addresses[0], second.addresses[0]) == ("10.0.0.2/24", "10.0.0.3/24")
-    assert server.whose("10.0.0.2") == first.peer_handle
-    assert server.ask_unproved(1, 6).peer == first.peer
+    assert server.handle_at("10.0.0.2") == first.peer_handle
+    assert server.ask_unauthenticated(1, 6).peer == first.peer
 
 
-def test_an_open_server_of_one_client_sends_it_everything_and_takes_another_one_after_it(
-    make_server: MakeServer,
+def test_an_open_server_for_one_client_routes_everything_to_it_and_later_to_the_next(
+    make_server: MakeHub,
 ) -> None:
     server = make_server(capacity=1, encryption="none", insecure=True, multi_client=False)
-    first = server.ask_unproved(1, 5, "192.168.7.7")
-    assert server.whose("192.0.2.1") == server.whose("2001:db8::1") == first.peer_handle
-    server.has_connections(0, 1)
-    assert refused(server, lambda: server.ask_unproved(2, 6)) == messages.BUSY
-    server.goes(0)
-    second = server.ask_unproved(2, 1)
-    assert server.whose("192.0.2.1") == second.peer_handle
+    first = server.ask_unauthenticated(1, 5, "192.168.7.7")
+    assert server.handle_at("192.0.2.1") == server.handle_at("2001:db8::1") == first.peer_handle
+    server.set_connections(0, 1)
+    assert refusal_reason(server, lambda: server.ask_unauthenticated(2, 6)) == messages.BUSY
+    server.disconnect(0)
+    second = server.ask_unauthenticated(2, 1)
+    assert server.handle_at("192.0.2.1") == second.peer_handle
     assert not server.is_current(first)

@@ -1,4 +1,4 @@
-"""The hub: whatever a peer or a stranger sends and whatever happens, nobody gets what is another's."""
+"""Admission under any bytes and any sequence of events: no peer ever gets what belongs to another."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.packet.route_table import NOBODY
+from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.registry import KnownPeer
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import Hello, Refused, Welcome
-from tests.harness.hub import CERTIFICATE_HASH, KEYS, Answer, Server, known, request
+from tests.harness.hub import ANN, BOB, CERTIFICATE_HASH, KEYS, SILENCE, Answer, HubServer, known, request
 
-ANN, BOB = known("ann"), known("bob")
-SILENCE = 0
-
-
-# -- whatever they send
+# -- any message
 
 U8, U16, U64 = st.integers(0, 255), st.integers(0, 65535), st.integers(0, (1 << 64) - 1)
 EDGES = st.sampled_from([0, 1, (1 << 63), (1 << 64) - 2, (1 << 64) - 1])
@@ -55,47 +51,47 @@ ANY_HELLO = st.builds(
 
 
 @given(st.lists(ANY_HELLO, min_size=1, max_size=5))
-def test_a_peer_is_answered_whatever_its_hello_says(greetings: list[Hello]) -> None:
-    server = Server(ANN, BOB)
+def test_a_peer_gets_an_answer_to_any_hello(hellos: list[Hello]) -> None:
+    server = HubServer(ANN, BOB)
     try:
-        bob = server.comes("bob", 1, "10.0.0.2")
-        for greeting in greetings:
-            answer = Answer(server.hub.answer(request(greeting.frame(), KEYS["ann"])))
-            if answer.greeting is None:
-                assert greeting.auth != messages.AUTH_KEY
-            elif isinstance(answer.greeting, Refused):
+        bob = server.connect("bob", 1, "10.0.0.2")
+        for sent in hellos:
+            answer = Answer(server.admission.handle_hello(request(sent.frame(), KEYS["ann"])))
+            if answer.message is None:
+                assert sent.auth != messages.AUTH_KEY
+            elif isinstance(answer.message, Refused):
                 assert answer.reason in messages.REASONS
             else:
                 assert server.is_current(answer)
             assert server.is_current(bob)
-            assert server.whose("10.0.0.2") == bob.peer_handle
-            assert server.whose("10.0.0.1") == NOBODY
+            assert server.handle_at("10.0.0.2") == bob.peer_handle
+            assert server.handle_at("10.0.0.1") == NO_PEER
     finally:
         server.close()
 
 
 @given(ANY_HELLO, st.binary(max_size=80), st.binary(max_size=40), st.binary(max_size=200))
-def test_a_stranger_is_answered_by_silence_whatever_he_sends(
-    greeting: Hello, challenge: bytes, mac: bytes, shown: bytes
+def test_an_unauthenticated_client_never_gets_a_message(
+    sent: Hello, challenge: bytes, mac: bytes, shown: bytes
 ) -> None:
-    server = Server(ANN)
+    server = HubServer(ANN)
     try:
         before = server.state()
         asked = {
             "serial": 1,
-            "hello": greeting.frame().hex(),
+            "hello": sent.frame().hex(),
             "challenge": challenge.hex(),
             "proof": mac.hex(),
             "certificate": shown.hex(),
             "hash": CERTIFICATE_HASH.hex(),
         }
-        assert Answer(server.hub.answer(asked)).reason == SILENCE
+        assert Answer(server.admission.handle_hello(asked)).reason == SILENCE
         assert server.state() == before
     finally:
         server.close()
 
 
-# -- whatever happens
+# -- any sequence of events
 
 NAMES = ("ann", "bob", "cyd")
 EVENTS = st.one_of(
@@ -121,30 +117,30 @@ def peer_of(text: str) -> KnownPeer:
 
 
 @given(st.lists(EVENTS, min_size=5, max_size=25))
-def test_who_was_admitted_last_has_his_addresses_and_nobody_has_anothers(events: list[tuple]) -> None:
-    server = Server(*map(peer_of, NAMES), capacity=2)
+def test_the_peer_admitted_last_has_its_addresses_and_no_other_peer_has_them(events: list[tuple]) -> None:
+    server = HubServer(*map(peer_of, NAMES), capacity=2)
     admitted: dict[str, Answer] = {}
     try:
         for what, *details in events:
             if what == "asks":
-                name, number, wishes = details
-                answer = server.ask(name, number, *wishes)
-                if isinstance(answer.greeting, Welcome):
+                name, number, requested = details
+                answer = server.ask(name, number, *requested)
+                if isinstance(answer.message, Welcome):
                     admitted[name] = answer
             elif what == "connects" and details[0] in admitted and server.is_current(admitted[details[0]]):
-                server.has_connections(admitted[details[0]].peer, 1)
+                server.set_connections(admitted[details[0]].peer, 1)
             elif what == "ends":
-                server.goes(details[0])
+                server.disconnect(details[0])
             elif what == "configures":
                 server.configure(*map(peer_of, details[0]))
             current = {name: answer for name, answer in admitted.items() if server.is_current(answer)}
             assert len({answer.peer_handle for answer in current.values()}) == len(current)
-            if what == "asks" and name in current and isinstance(answer.greeting, Welcome):
+            if what == "asks" and name in current and isinstance(answer.message, Welcome):
                 for interface in answer.addresses:
-                    assert server.whose(interface.split("/")[0]) == answer.peer_handle
+                    assert server.handle_at(interface.split("/")[0]) == answer.peer_handle
             for number in range(2, 5):
-                assert server.whose(f"10.0.0.{number}") in (
-                    NOBODY,
+                assert server.handle_at(f"10.0.0.{number}") in (
+                    NO_PEER,
                     *(answer.peer_handle for answer in current.values()),
                 )
     finally:

@@ -1,4 +1,4 @@
-"""The hub: which addresses a peer gets, whose packets go where, what a new configuration changes, what people see."""
+"""Admission: addresses, routes, changed configurations, and the list of peers."""
 
 from __future__ import annotations
 
@@ -7,28 +7,19 @@ import time
 
 import pytest
 
-from pipeline.packet.route_table import NOBODY
+from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.registry import KnownPeer
 from pipeline.shm import layout
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import ROUTES_MAX
 from pipeline.wire import messages
 from tests.harness.config_problems import problems
-from tests.harness.hub import KEYS, Answer, MakeServer, Server, hello, known, request
-
-ANN, BOB, CYD = known("ann"), known("bob"), known("cyd")
-SILENCE = 0
-
-
-@pytest.fixture
-def server(make_server: MakeServer) -> Server:
-    return make_server(ANN, BOB)
-
+from tests.harness.hub import ANN, BOB, CYD, KEYS, SILENCE, Answer, HubServer, MakeHub, hello, known, request
 
 # -- addresses and routes
 
 
-def test_a_peer_keeps_its_address_over_restarts_of_the_server(make_server: MakeServer) -> None:
+def test_a_peer_keeps_its_address_over_restarts_of_the_server(make_server: MakeHub) -> None:
     first = make_server(ANN, BOB)
     addresses = {name: first.ask(name).addresses for name in ("bob", "ann")}
     second = make_server(ANN, BOB, remembered=first.saved[-1])
@@ -36,7 +27,7 @@ def test_a_peer_keeps_its_address_over_restarts_of_the_server(make_server: MakeS
     assert addresses["bob"][0] == "10.0.0.2/24"
 
 
-def test_addresses_are_saved_when_they_have_changed_and_only_then(server: Server) -> None:
+def test_addresses_are_saved_only_when_they_have_changed(server: HubServer) -> None:
     server.ask("ann")
     assert server.saved == [{"ann": ["10.0.0.2", "fd00::2"]}]
     server.ask("ann")
@@ -46,59 +37,59 @@ def test_addresses_are_saved_when_they_have_changed_and_only_then(server: Server
     assert server.saved[1:] == [{"ann": ["10.0.0.2", "fd00::2"], "bob": ["10.0.0.3", "fd00::3"]}]
 
 
-def test_a_fixed_address_is_the_peers_and_networks_behind_it_are_reached_through_it(make_server: MakeServer) -> None:
+def test_a_fixed_address_and_allowed_networks_lead_to_their_peer(make_server: MakeHub) -> None:
     server = make_server(known("ann", "10.1.0.0/16", fixed=["10.0.0.50"]), known("bob", "10.1.2.0/24"))
-    assert server.whose("10.1.0.1") == server.whose("10.0.0.50") == NOBODY
+    assert server.handle_at("10.1.0.1") == server.handle_at("10.0.0.50") == NO_PEER
     ann = server.ask("ann")
     assert ann.addresses == ["10.0.0.50/24", "fd00::2/64"]
-    assert server.whose("10.1.0.1") == server.whose("10.0.0.50") == ann.peer_handle
-    assert server.whose("10.1.2.1") == NOBODY
+    assert server.handle_at("10.1.0.1") == server.handle_at("10.0.0.50") == ann.peer_handle
+    assert server.handle_at("10.1.2.1") == NO_PEER
     bob = server.ask("bob")
-    assert server.whose("10.1.2.1") == bob.peer_handle
-    assert server.whose("10.0.0.1") == server.whose("192.0.2.1") == NOBODY
+    assert server.handle_at("10.1.2.1") == bob.peer_handle
+    assert server.handle_at("10.0.0.1") == server.handle_at("192.0.2.1") == NO_PEER
 
 
-def test_more_routes_than_there_is_room_for_leave_the_others_theirs(
-    make_server: MakeServer, caplog: pytest.LogCaptureFixture
+def test_more_routes_than_the_peer_table_holds_leave_the_old_ones_in_use(
+    make_server: MakeHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     many = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(1, ROUTES_MAX + 2)]
     server = make_server(ANN, known("bob", *many))
-    ann = server.comes("ann", 1, "10.0.0.9")
+    ann = server.connect("ann", 1, "10.0.0.9")
     with caplog.at_level(logging.ERROR, "tunnel"):
         server.ask("bob", 1, "10.0.0.10")
     assert "routes to peers: at most 8192 are possible" in caplog.messages[0]
-    assert server.whose("10.0.0.9") == ann.peer_handle
+    assert server.handle_at("10.0.0.9") == ann.peer_handle
     assert server.is_current(ann)
 
 
-def test_a_peer_that_lost_its_address_while_it_was_away_has_a_way_again_when_it_is_back(
-    make_server: MakeServer,
+def test_a_peer_that_lost_its_address_while_away_has_a_route_again_when_it_returns(
+    make_server: MakeHub,
 ) -> None:
     """The only address of a small subnet goes from one to the other and back."""
     server = make_server(tunnel_addr="10.0.0.1/30", insecure=True)
-    ann = server.ask_unproved(1, 5)
-    server.goes(ann.peer)
-    bob = server.ask_unproved(2, 5)
+    ann = server.ask_unauthenticated(1, 5)
+    server.disconnect(ann.peer)
+    bob = server.ask_unauthenticated(2, 5)
     assert bob.addresses == ann.addresses
-    server.goes(bob.peer)
-    again = server.ask_unproved(1, 5)
+    server.disconnect(bob.peer)
+    again = server.ask_unauthenticated(1, 5)
     assert again.addresses == ann.addresses
-    assert server.whose("10.0.0.2") == again.peer_handle
+    assert server.handle_at("10.0.0.2") == again.peer_handle
     assert server.is_current(again)
 
 
-def test_a_peer_that_comes_back_with_another_wish_has_a_way_to_its_new_address(server: Server) -> None:
-    """Nothing keeps a client from it: the same session, and another address."""
-    before = server.comes("ann", 5, "10.0.0.9")
-    server.goes(before.peer)
+def test_a_peer_that_returns_with_another_request_has_a_route_to_its_new_address(server: HubServer) -> None:
+    """A client may request another address in one session."""
+    before = server.connect("ann", 5, "10.0.0.9")
+    server.disconnect(before.peer)
     after = server.ask("ann", 5, "10.0.0.10")
     assert after.addresses == ["10.0.0.10/24"]
-    assert server.whose("10.0.0.10") == after.peer_handle
-    assert server.whose("10.0.0.9") == NOBODY
+    assert server.handle_at("10.0.0.10") == after.peer_handle
+    assert server.handle_at("10.0.0.9") == NO_PEER
     assert server.saved[-1] == {"ann": ["10.0.0.10"]}
 
 
-def test_a_route_to_what_is_behind_a_peer_is_pushed_to_the_others_alone(make_server: MakeServer) -> None:
+def test_a_route_to_a_network_behind_a_peer_is_pushed_to_the_other_peers_only(make_server: MakeHub) -> None:
     server = make_server(
         known("ann", "10.1.0.0/16", "fd01::/16"),
         known("bob", "10.1.2.0/24"),
@@ -106,61 +97,61 @@ def test_a_route_to_what_is_behind_a_peer_is_pushed_to_the_others_alone(make_ser
     )
 
     def pushed(name: str) -> list[str]:
-        return [str(route) for route in server.ask(name).greeting.routes]
+        return [str(route) for route in server.ask(name).message.routes]
 
     assert pushed("ann") == ["10.9.0.0/16"]
     assert pushed("bob") == ["10.1.0.0/16", "10.9.0.0/16", "fd01:1::/48"]
 
 
-def test_as_many_routes_can_be_configured_to_be_pushed_as_a_greeting_holds(make_server: MakeServer) -> None:
+def test_push_routes_may_have_as_many_routes_as_a_welcome_holds(make_server: MakeHub) -> None:
     many = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(1, messages.PUSHED_ROUTES_MAX + 2)]
     server = make_server(ANN, push_routes=many[:-1])
-    assert len(server.ask("ann").greeting.routes) == messages.PUSHED_ROUTES_MAX
+    assert len(server.ask("ann").message.routes) == messages.PUSHED_ROUTES_MAX
     assert [problem.path for problem in problems({"mode": "server", "push_routes": many})] == ["push_routes"]
 
 
-# -- another configuration
+# -- a changed configuration
 
 
-def test_a_peer_that_was_revoked_loses_its_connections_its_routes_and_its_right_to_come_back(server: Server) -> None:
-    bob, ann = server.comes("bob"), server.comes("ann")
+def test_a_revoked_peer_loses_its_connections_and_routes_and_is_not_admitted_again(server: HubServer) -> None:
+    bob, ann = server.connect("bob"), server.connect("ann")
     server.configure(BOB)
     assert not server.is_current(ann)
     assert server.is_current(bob)
-    assert server.whose("10.0.0.2") == bob.peer_handle
-    assert server.whose("10.0.0.3") == NOBODY
+    assert server.handle_at("10.0.0.2") == bob.peer_handle
+    assert server.handle_at("10.0.0.3") == NO_PEER
     assert server.ask("ann").reason == SILENCE
 
 
-def test_a_peer_that_was_revoked_and_invited_again_has_another_seat(server: Server) -> None:
-    ann = server.comes("ann")
+def test_a_peer_that_was_revoked_and_invited_again_has_another_peer_handle(server: HubServer) -> None:
+    ann = server.connect("ann")
     server.configure(BOB)
     server.configure(ANN, BOB)
-    server.has_connections(ann.peer, 0)
+    server.set_connections(ann.peer, 0)
     again = server.ask("ann", 1)
     assert again.peer_handle != ann.peer_handle
     assert server.is_current(again) and not server.is_current(ann)
-    assert server.whose("10.0.0.2") == again.peer_handle
+    assert server.handle_at("10.0.0.2") == again.peer_handle
 
 
-def test_a_peer_with_another_key_is_known_by_that_and_goes_on(server: Server) -> None:
-    ann = server.comes("ann", 5)
-    server.configure(KnownPeer(ANN.identity, KEYS["eve"]), BOB)
+def test_a_peer_with_a_changed_key_keeps_its_session(server: HubServer) -> None:
+    ann = server.connect("ann", 5)
+    server.configure(KnownPeer(ANN.policy, KEYS["eve"]), BOB)
     assert server.is_current(ann)
     assert server.ask("ann", 5).reason == SILENCE
     asked = request(hello(KEYS["eve"], 5).frame(), KEYS["eve"])
-    assert Answer(server.hub.answer(asked)).peer_handle == ann.peer_handle
+    assert Answer(server.admission.handle_hello(asked)).peer_handle == ann.peer_handle
 
 
-def test_the_same_configuration_again_changes_nothing(server: Server) -> None:
-    server.comes("ann")
+def test_an_unchanged_configuration_changes_nothing(server: HubServer) -> None:
+    server.connect("ann")
     before = server.state()
     server.configure(ANN, BOB)
     assert server.state() == before
 
 
-def test_rates_are_taken_over_without_ending_anything(server: Server) -> None:
-    ann, bob = server.comes("ann"), server.comes("bob")
+def test_changed_rates_apply_without_ending_a_session(server: HubServer) -> None:
+    ann, bob = server.connect("ann"), server.connect("bob")
     server.configure(known("ann", rate=5000), BOB)
     assert server.is_current(ann) and server.is_current(bob)
     assert [server.table.rate(peer) for peer in range(3)] == [5000, 0, 0]
@@ -168,21 +159,21 @@ def test_rates_are_taken_over_without_ending_anything(server: Server) -> None:
     assert server.table.rate(ann.peer) == 0
 
 
-def test_networks_that_a_peer_may_have_from_now_on_lead_to_it_at_once(server: Server) -> None:
-    ann = server.comes("ann")
+def test_changed_networks_lead_to_their_peer_at_once(server: HubServer) -> None:
+    ann = server.connect("ann")
     server.configure(known("ann", "10.1.0.0/16"), BOB)
-    assert server.whose("10.1.2.3") == ann.peer_handle
+    assert server.handle_at("10.1.2.3") == ann.peer_handle
     server.configure(ANN, BOB)
-    assert server.whose("10.1.2.3") == NOBODY
+    assert server.handle_at("10.1.2.3") == NO_PEER
     assert server.is_current(ann)
 
 
-def test_an_address_that_another_one_is_given_by_the_configuration_ends_the_session_that_has_it(server: Server) -> None:
-    ann = server.comes("ann")
+def test_an_address_that_becomes_fixed_for_another_peer_ends_its_holders_session(server: HubServer) -> None:
+    ann = server.connect("ann")
     server.configure(ANN, known("bob", fixed=["10.0.0.2"]))
     assert not server.is_current(ann)
-    assert server.whose("10.0.0.2") == NOBODY
-    server.goes(ann.peer)
+    assert server.handle_at("10.0.0.2") == NO_PEER
+    server.disconnect(ann.peer)
     bob = server.ask("bob")
     assert bob.addresses[0] == "10.0.0.2/24"
     assert set(server.ask("ann", 1).addresses) == {"10.0.0.3/24", "fd00::2/64"}
@@ -195,15 +186,15 @@ def row(peer: int, address: str, state: str = "established") -> ConnectionStatus
     return ConnectionStatus(state, address, 0, 1, 0, 0, 0, 0, 0, 0, peer)
 
 
-def test_every_peer_is_listed_by_name_whether_it_is_connected_or_not(make_server: MakeServer) -> None:
+def test_every_peer_is_listed_by_name_connected_or_not(make_server: MakeHub) -> None:
     server = make_server(known("bob", "10.1.0.0/16", rate=250_000), known("ann", fixed=["10.0.0.9"]), CYD)
-    bob = server.comes("bob")
-    server.has_connections(bob.peer, 2, lane=1)
+    bob = server.connect("bob")
+    server.set_connections(bob.peer, 2, lane=1)
     for lane, address in enumerate(("192.0.2.7:40000", "192.0.2.7:40001")):
-        server.table.write_row(lane, lane, row(bob.peer, address))
-    server.table.write_row(1, 5, row(bob.peer, "[2001:db8::1]:4000"))
-    server.table.write_row(1, 6, row(bob.peer, "192.0.2.99:1", state="greeting"))
-    ann, shown, cyd = server.hub.peers(time.monotonic_ns() + 90_000_000_000)
+        server.table.write_status_row(lane, lane, row(bob.peer, address))
+    server.table.write_status_row(1, 5, row(bob.peer, "[2001:db8::1]:4000"))
+    server.table.write_status_row(1, 6, row(bob.peer, "192.0.2.99:1", state="handshake"))
+    ann, shown, cyd = server.admission.list_peers(time.monotonic_ns() + 90_000_000_000)
     assert (ann["name"], ann["state"], ann["addresses"], ann["endpoint"]) == ("ann", "away", ["10.0.0.9"], "")
     assert (ann["connections"], ann["session_seconds"]) == (0, None)
     assert (shown["name"], shown["state"], shown["connections"]) == ("bob", "connected", 3)
@@ -213,7 +204,7 @@ def test_every_peer_is_listed_by_name_whether_it_is_connected_or_not(make_server
     assert (cyd["name"], cyd["addresses"]) == ("cyd", [])
 
 
-def test_amounts_are_counted_from_when_the_peer_sat_down(make_server: MakeServer) -> None:
+def test_amounts_are_counted_from_the_start_of_the_session(make_server: MakeHub) -> None:
     server = make_server(ANN, BOB, capacity=1)
 
     def carry(amount: int) -> None:
@@ -223,16 +214,16 @@ def test_amounts_are_counted_from_when_the_peer_sat_down(make_server: MakeServer
             server.table.links[lane][layout.LINK_RECEIVED_BYTES] += amount + 2
 
     def amounts(name: str) -> tuple[int, int, int]:
-        found = next(peer for peer in server.hub.peers(0) if peer["name"] == name)
+        found = next(peer for peer in server.admission.list_peers(0) if peer["name"] == name)
         return found["sent_bytes"], found["dropped"], found["received_bytes"]
 
     carry(1000)
-    ann = server.comes("ann")
+    ann = server.connect("ann")
     assert amounts("ann") == (0, 0, 0)
     carry(10)
     assert amounts("ann") == (20, 22, 24)
-    server.goes(ann.peer)
-    server.comes("bob")
+    server.disconnect(ann.peer)
+    server.connect("bob")
     assert amounts("bob") == amounts("ann") == (0, 0, 0)
     carry(1)
     assert amounts("bob") == (2, 4, 6)

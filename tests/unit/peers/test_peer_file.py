@@ -1,4 +1,4 @@
-"""The files of the peers that `invite` has added."""
+"""Peer files, which `invite` writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.convert import check_name
+from pipeline.config.peer import check_peer_name
 from pipeline.errors import ConfigError, LocalError
 from pipeline.peers.peer_file import InvitedPeer, new_peer, read_all, remove, write
 
@@ -51,7 +51,7 @@ def test_a_peer_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_all(tmp_path) == [FULL, bare]
 
 
-def test_files_and_their_directory_are_their_owners_alone(tmp_path: Path) -> None:
+def test_only_their_owner_can_read_the_files_and_their_directory(tmp_path: Path) -> None:
     mask = os.umask(0)
     try:
         write(tmp_path, FULL)
@@ -81,7 +81,7 @@ def test_a_peer_that_could_not_be_read_back_is_not_written(tmp_path: Path, chang
     assert not os.listdir(tmp_path)
 
 
-def test_a_removed_peer_is_gone_and_there_is_none_to_remove_twice(tmp_path: Path) -> None:
+def test_a_peer_can_be_removed_only_once(tmp_path: Path) -> None:
     write(tmp_path, FULL)
     assert remove(tmp_path, "alice") is True
     assert read_all(tmp_path) == []
@@ -92,12 +92,12 @@ def test_without_a_directory_there_is_no_peer(tmp_path: Path) -> None:
     assert read_all(tmp_path) == [] and remove(tmp_path, "alice") is False
 
 
-def test_where_nothing_can_be_written_it_is_said(tmp_path: Path) -> None:
+def test_a_failed_write_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="cannot be written: No such file or directory"):
         write(tmp_path / "missing", FULL)
 
 
-def test_a_file_may_be_written_by_hand_and_leave_out_what_has_a_default(tmp_path: Path) -> None:
+def test_a_file_may_be_written_by_hand_and_leave_out_settings_with_a_default(tmp_path: Path) -> None:
     put(tmp_path, "alice.json", {"key": TEXT})
     put(tmp_path, "bob.json", {"key": TEXT, "address": "10.0.0.8", "rate_mbit": 0.5})
     put(tmp_path, ".carol.json", "being written")
@@ -119,7 +119,10 @@ def test_a_file_may_be_written_by_hand_and_leave_out_what_has_a_default(tmp_path
         ({"key": "hunter2"}, "key: expected a key as `tunnel-supervisor genkey` makes it"),
         ({"key": TEXT, "allowd": []}, "unknown field `allowd`"),
         ({"key": TEXT, "allowed": "10.1.0.0/16"}, "Expected `array`, got `str` - at `$.allowed`"),
-        ({"key": TEXT, "allowed": ["10.1.0.0/16", "10.1.0.1/16"]}, 'allowed: given "10.1.0.1/16", expected no bits'),
+        (
+            {"key": TEXT, "allowed": ["10.1.0.0/16", "10.1.0.1/16"]},
+            'allowed: given "10.1.0.1/16", expected a network without bits',
+        ),
         ({"key": TEXT, "address": "10.0.0.7/24"}, 'address: given "10.0.0.7/24", expected '),
         ({"key": TEXT, "address": ["fd00::7", "x"]}, 'address: given "x", expected '),
         ({"key": TEXT, "rate_mbit": -1}, "Expected `float` >= 0"),
@@ -127,14 +130,14 @@ def test_a_file_may_be_written_by_hand_and_leave_out_what_has_a_default(tmp_path
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_is_wrong_is_said_with_the_file_and_without_the_key(tmp_path: Path, content: Any, text: str) -> None:
+def test_a_problem_names_the_file_and_not_the_key(tmp_path: Path, content: Any, text: str) -> None:
     path = put(tmp_path, "alice.json", content)
     (problem,) = problems(tmp_path)
     assert problem.startswith(f"{path}: ") and text in problem
     assert TEXT not in problem and "hunter2" not in problem
 
 
-def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     put(tmp_path, "alice.json", {})
     put(tmp_path, "bob.json", {"key": TEXT})
     put(tmp_path, "carol.json", {"key": TEXT}, 0o644)
@@ -150,7 +153,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         assert problem.startswith(f"{tmp_path}/peers/{name}.json: ") and text in problem
 
 
-def test_a_directory_to_which_others_can_add_is_refused(tmp_path: Path) -> None:
+def test_a_directory_to_which_other_users_can_add_files_is_refused(tmp_path: Path) -> None:
     write(tmp_path, FULL)
     (tmp_path / "peers").chmod(0o770)
     assert "chmod 700" in problems(tmp_path)[0]
@@ -163,7 +166,7 @@ def test_a_directory_to_which_others_can_add_is_refused(tmp_path: Path) -> None:
 )
 def test_a_name_that_could_be_a_path_or_an_option_is_refused(tmp_path: Path, name: Any) -> None:
     for attempt in (
-        lambda: check_name(name),
+        lambda: check_peer_name(name),
         lambda: write(tmp_path, InvitedPeer(name, KEY)),
         lambda: remove(tmp_path, name),
         lambda: new_peer(name, [], None),
@@ -176,14 +179,14 @@ def test_a_name_that_could_be_a_path_or_an_option_is_refused(tmp_path: Path, nam
 @given(st.text(max_size=40))
 def test_a_name_that_passes_names_a_file_in_its_directory(name: str) -> None:
     try:
-        check_name(name)
+        check_peer_name(name)
     except ConfigError:
         return
     path = Path("/state/peers") / (name + ".json")
     assert path.parent == Path("/state/peers") and path.name == name + ".json" and name.isascii()
 
 
-def test_a_new_peer_has_a_key_of_its_own_and_what_was_asked_for() -> None:
+def test_a_new_peer_has_a_key_of_its_own_and_the_requested_settings() -> None:
     first, second = new_peer("alice", ["10.1.0.0/16"], 20), new_peer("alice", [], None)
     assert first == ("alice", first.key, (ip_network("10.1.0.0/16"),), (), 20.0)
     assert second == ("alice", second.key, (), (), None) and first.key != second.key
@@ -202,7 +205,7 @@ def test_a_new_peer_has_a_key_of_its_own_and_what_was_asked_for() -> None:
         ([], float("inf"), "<= 1000000"),
     ],
 )
-def test_a_new_peer_that_cannot_be_is_refused(allowed: Any, rate: Any, text: str) -> None:
+def test_a_new_peer_with_invalid_settings_is_refused(allowed: Any, rate: Any, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         new_peer("alice", allowed, rate)
     assert text in str(caught.value)

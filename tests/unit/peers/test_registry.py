@@ -1,4 +1,4 @@
-"""Who can prove to be which peer: by a key, a certificate, or nothing; and which peers cannot be beside each other."""
+"""Peers identified by a key, a certificate, or nothing; and peers that clash."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from cryptography import x509
 
 from pipeline.config import Config, parse
 from pipeline.credentials import certificates, keys
-from pipeline.credentials.certificates import Pair
+from pipeline.credentials.certificates import CertificatePair
 from pipeline.errors import ConfigError
 from pipeline.peers import peer_file, registry
 from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.peer_file import InvitedPeer
-from pipeline.peers.registry import KnownPeer, PeerRegistry
+from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.wire import auth as proof
 from pipeline.wire import messages
 from tests.harness.tls_ends import issue
 
 KEYS = {name: bytes([number]) * 31 + name[:1].encode() for number, name in enumerate(("ann", "bob", "cyd"))}
 TRANSCRIPT = b"t" * 32
-MBIT = 125_000
 
 
 def hello(key: bytes | None, client: int = 1) -> messages.Hello:
-    """Of a client that has this key, or none."""
+    """The HELLO of a client that has this key, or none."""
     auth = messages.AUTH_NONE if key is None else messages.AUTH_KEY
     return messages.Hello(
         messages.VERSION, 0, 0, 1, 1400, client, 1, 0, 0, auth, bytes(8) if key is None else proof.key_id(key)
@@ -41,64 +40,64 @@ def with_key(name: str) -> KnownPeer:
 
 
 def name_of(known: KnownPeer | None) -> str | None:
-    return known and known.identity.name
+    return known and known.policy.name
 
 
 # -- by key
 
 
 def proved(known: PeerRegistry, named: bytes | None, used: bytes) -> str | None:
-    """Who a client is that names one key and uses one."""
+    """The name of the peer for a client that names one key and proves one."""
     return name_of(known.by_key(hello(named), TRANSCRIPT, proof.client_proof(used, TRANSCRIPT)))
 
 
 @pytest.fixture
 def known() -> PeerRegistry:
-    made = PeerRegistry(strangers=False)
+    made = PeerRegistry(admits_unauthenticated=False)
     made.replace([with_key("ann"), with_key("bob")])
     return made
 
 
 @pytest.mark.parametrize("name", ["ann", "bob"])
-def test_who_has_a_key_is_its_peer(known: PeerRegistry, name: str) -> None:
+def test_a_client_with_a_key_is_the_peer_of_that_key(known: PeerRegistry, name: str) -> None:
     assert proved(known, KEYS[name], KEYS[name]) == name
 
 
-def test_who_names_a_key_and_has_another_is_nobody(known: PeerRegistry) -> None:
+def test_a_client_that_names_one_key_and_proves_another_is_no_peer(known: PeerRegistry) -> None:
     assert proved(known, KEYS["ann"], KEYS["bob"]) is None
     assert proved(known, KEYS["cyd"], KEYS["ann"]) is None
     assert proved(known, KEYS["cyd"], KEYS["cyd"]) is None
 
 
-def test_who_names_no_key_is_nobody_whatever_he_proves(known: PeerRegistry) -> None:
+def test_a_client_that_names_no_key_is_no_peer(known: PeerRegistry) -> None:
     assert proved(known, None, KEYS["ann"]) is None
     silent = hello(KEYS["ann"])._replace(auth=messages.AUTH_NONE)
     assert known.by_key(silent, TRANSCRIPT, proof.client_proof(KEYS["ann"], TRANSCRIPT)) is None
 
 
 @pytest.mark.parametrize("mac", [b"", b"m" * 31, bytes(32), b"m" * 64])
-def test_a_proof_that_is_none_proves_nothing(known: PeerRegistry, mac: bytes) -> None:
+def test_an_invalid_proof_proves_nothing(known: PeerRegistry, mac: bytes) -> None:
     assert known.by_key(hello(KEYS["ann"]), TRANSCRIPT, mac) is None
     assert known.by_key(hello(KEYS["cyd"]), TRANSCRIPT, mac) is None
 
 
-def test_an_unknown_key_takes_the_same_path_as_a_known_one(known: PeerRegistry) -> None:
+def test_an_unknown_key_takes_as_long_as_a_known_one(known: PeerRegistry) -> None:
     """Without a mac to compare, it would be done in a tenth of the time."""
     mac = b"m" * 32
 
-    def seconds(greeting: messages.Hello) -> float:
-        return min(timeit.repeat(lambda: known.by_key(greeting, TRANSCRIPT, mac), number=200, repeat=20))
+    def seconds(sent: messages.Hello) -> float:
+        return min(timeit.repeat(lambda: known.by_key(sent, TRANSCRIPT, mac), number=200, repeat=20))
 
     assert 0.5 < seconds(hello(KEYS["cyd"])) / seconds(hello(KEYS["ann"])) < 2
 
 
-def test_nobody_has_the_key_that_stands_for_unknown_ones() -> None:
+def test_the_decoy_for_unknown_keys_is_random() -> None:
     first, second = PeerRegistry(False), PeerRegistry(False)
-    assert first._nobodys_key != second._nobodys_key
-    assert len(first._nobodys_key) == proof.KEY_BYTES
+    assert first._decoy_key != second._decoy_key
+    assert len(first._decoy_key) == proof.KEY_BYTES
 
 
-def test_others_replace_those_that_were_known(known: PeerRegistry) -> None:
+def test_replace_forgets_the_earlier_peers(known: PeerRegistry) -> None:
     known.replace([with_key("cyd")])
     assert proved(known, KEYS["ann"], KEYS["ann"]) is None
     assert proved(known, KEYS["cyd"], KEYS["cyd"]) == "cyd"
@@ -110,7 +109,7 @@ def test_others_replace_those_that_were_known(known: PeerRegistry) -> None:
 
 
 @pytest.fixture(scope="module")
-def authority() -> Pair:
+def authority() -> CertificatePair:
     return certificates.make_ca("authority")
 
 
@@ -121,13 +120,13 @@ def der(pem: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def shown(authority: Pair) -> Callable[..., bytes]:
-    """A client's certificate as the server is shown it."""
+def shown(authority: CertificatePair) -> Callable[..., bytes]:
+    """A client's certificate as it reaches the server."""
     return lambda name, *hosts: der(certificates.issue(authority, name, server=False, hosts=hosts).certificate)
 
 
 def certified(*known: KnownPeer) -> PeerRegistry:
-    made = PeerRegistry(strangers=False)
+    made = PeerRegistry(admits_unauthenticated=False)
     made.replace(known)
     return made
 
@@ -140,7 +139,7 @@ def by_name(name: str, certificate_name: str) -> KnownPeer:
     return KnownPeer(PeerPolicy(name), certificate_name=certificate_name)
 
 
-def test_a_certificate_is_known_by_its_hash(shown: Callable[..., bytes]) -> None:
+def test_a_certificate_is_identified_by_its_hash(shown: Callable[..., bytes]) -> None:
     ann, renewed = shown("ann.test"), shown("ann.test")
     known = certified(by_hash("ann", ann))
     assert name_of(known.by_certificate(ann)) == "ann"
@@ -148,7 +147,7 @@ def test_a_certificate_is_known_by_its_hash(shown: Callable[..., bytes]) -> None
     assert known.by_certificate(shown("bob.test")) is None
 
 
-def test_a_certificate_is_known_by_any_of_its_names_and_so_is_a_renewed_one(shown: Callable[..., bytes]) -> None:
+def test_a_certificate_is_identified_by_any_of_its_names_and_so_is_a_renewed_one(shown: Callable[..., bytes]) -> None:
     known = certified(by_name("ann", "laptop.test"))
     assert name_of(known.by_certificate(shown("ann.test", "laptop.test"))) == "ann"
     assert name_of(known.by_certificate(shown("laptop.test"))) == "ann"
@@ -156,50 +155,50 @@ def test_a_certificate_is_known_by_any_of_its_names_and_so_is_a_renewed_one(show
     assert known.by_certificate(shown("other.laptop.test")) is None
 
 
-def test_its_hash_goes_before_its_names(shown: Callable[..., bytes]) -> None:
+def test_the_hash_of_a_certificate_takes_precedence_over_its_names(shown: Callable[..., bytes]) -> None:
     certificate = shown("bob.test")
     known = certified(by_name("bob", "bob.test"), by_hash("ann", certificate))
     assert name_of(known.by_certificate(certificate)) == "ann"
     assert name_of(known.by_certificate(shown("bob.test"))) == "bob"
 
 
-def test_if_no_peer_is_known_by_a_certificate_it_says_itself_who_it_is(shown: Callable[..., bytes]) -> None:
+def test_without_peers_identified_by_certificate_a_certificate_names_its_peer(shown: Callable[..., bytes]) -> None:
     for known in (certified(), certified(with_key("cyd"))):
         assert known.by_certificate(shown("ann.test")) == KnownPeer(PeerPolicy("ann.test"))
 
 
-def test_a_certificate_never_speaks_for_a_peer_that_has_a_key(shown: Callable[..., bytes]) -> None:
+def test_a_certificate_never_identifies_a_peer_that_has_a_key(shown: Callable[..., bytes]) -> None:
     """It would get that peer's addresses and the networks behind it."""
     known = certified(with_key("ann"))
     assert known.by_certificate(shown("ann")) is None
 
 
-def test_a_name_that_no_log_could_show_is_no_name() -> None:
-    """Its CA may be one that lets clients choose."""
+def test_a_name_that_is_not_printable_is_ignored() -> None:
+    """A CA may let clients choose their names."""
     for name in ("an\x1b[31mn", "an\nn"):
         assert certified().by_certificate(der(issue(name).certificate.encode())) is None
 
 
 @pytest.mark.parametrize("data", [b"", b"\x30\x82", b"no certificate", bytes(2000)])
-def test_what_is_no_certificate_is_nobodys(data: bytes) -> None:
+def test_bytes_that_are_no_certificate_identify_no_peer(data: bytes) -> None:
     for known in (certified(), certified(by_name("ann", "ann.test")), certified(with_key("ann"))):
         assert known.by_certificate(data) is None
 
 
-# -- by nothing
+# -- without any proof
 
 
-def test_strangers_are_let_in_where_everybody_is_each_as_a_peer_of_his_own() -> None:
-    everybody = PeerRegistry(strangers=True)
-    names = [name_of(everybody.stranger(hello(None, client))) for client in (1, 2, (1 << 64) - 1)]
+def test_unauthenticated_clients_are_admitted_each_as_a_peer_of_its_own() -> None:
+    everybody = PeerRegistry(admits_unauthenticated=True)
+    names = [name_of(everybody.unauthenticated(hello(None, client))) for client in (1, 2, (1 << 64) - 1)]
     assert len(set(names)) == 3
-    assert names[0] == name_of(everybody.stranger(hello(None, 1)))
+    assert names[0] == name_of(everybody.unauthenticated(hello(None, 1)))
     assert names[2] == "client-ffffffffffffffff"
-    assert everybody.stranger(hello(None)).identity == PeerPolicy(names[0])
+    assert everybody.unauthenticated(hello(None)).policy == PeerPolicy(names[0])
 
 
-def test_elsewhere_a_stranger_is_nobody() -> None:
-    assert PeerRegistry(strangers=False).stranger(hello(None)) is None
+def test_an_unauthenticated_client_is_no_peer_elsewhere() -> None:
+    assert PeerRegistry(admits_unauthenticated=False).unauthenticated(hello(None)) is None
 
 
 # -- from the configuration and the state directory
@@ -254,13 +253,15 @@ def test_a_peer_of_the_configuration_has_its_key_its_networks_and_its_rate(files
     )
     ann, bob = registry.load(config)
     assert ann == KnownPeer(
-        PeerPolicy("ann", (ip_network("10.1.0.0/16"), ip_network("fd01::/64")), (ip_address("10.0.0.7"),), 20 * MBIT),
+        PeerPolicy(
+            "ann", (ip_network("10.1.0.0/16"), ip_network("fd01::/64")), (ip_address("10.0.0.7"),), 20 * BYTES_PER_MBIT
+        ),
         keys.read_key(path, ""),
     )
-    assert (bob.identity.name, bob.identity.rate) == ("bob", MBIT // 2)
+    assert (bob.policy.name, bob.policy.rate) == ("bob", BYTES_PER_MBIT // 2)
 
 
-def test_a_peer_with_a_certificate_is_known_by_what_the_configuration_says(files: Files, authority: Pair) -> None:
+def test_a_peer_has_the_certificate_hash_or_name_of_the_configuration(files: Files, authority: CertificatePair) -> None:
     ca = files.path / "ca.crt"
     ca.write_bytes(authority.certificate)
     config = files.config(
@@ -271,22 +272,22 @@ def test_a_peer_with_a_certificate_is_known_by_what_the_configuration_says(files
     assert (bob.certificate_sha256, bob.certificate_name, bob.key) == (b"", "bob.test", b"")
 
 
-def test_who_was_invited_is_known_beside_those_of_the_configuration(files: Files) -> None:
+def test_invited_peers_are_known_beside_those_of_the_configuration(files: Files) -> None:
     eve = files.invite("eve", allowed=(ip_network("10.2.0.0/16"),), address=(ip_address("10.0.0.9"),), rate_mbit=3.0)
     files.invite("fay")
     files.invite("gus", rate_mbit=0.0)
     known = registry.load(files.config({"name": "ann", "key_file": files.key("ann")}, rate_mbit=7))
     assert [name_of(each) for each in known] == ["ann", "eve", "fay", "gus"]
-    assert known[1] == KnownPeer(PeerPolicy("eve", eve.allowed, eve.address, 3 * MBIT), eve.key)
-    assert [each.identity.rate for each in known[2:]] == [7 * MBIT, 0]
+    assert known[1] == KnownPeer(PeerPolicy("eve", eve.allowed, eve.address, 3 * BYTES_PER_MBIT), eve.key)
+    assert [each.policy.rate for each in known[2:]] == [7 * BYTES_PER_MBIT, 0]
 
 
-def test_without_encryption_nobody_is_invited(files: Files) -> None:
+def test_without_encryption_there_are_no_invited_peers(files: Files) -> None:
     files.invite("eve")
     assert registry.load(files.config(encryption="none", insecure=True)) == []
 
 
-def test_everything_that_is_wrong_in_any_file_is_said_at_once(files: Files) -> None:
+def test_every_problem_in_any_file_is_reported_at_once(files: Files) -> None:
     open_to_all = files.path / "open.key"
     open_to_all.write_text(keys.generate())
     open_to_all.chmod(0o644)
@@ -301,21 +302,21 @@ def test_everything_that_is_wrong_in_any_file_is_said_at_once(files: Files) -> N
         )
     )
     assert len(found) == 3
-    assert "peers[0].key_file: others can read or change it" in found[0]
+    assert "peers[0].key_file: other users can read or change it" in found[0]
     assert "peers[1].key_file: cannot be read: No such file" in found[1]
     assert "fay.json: key: expected a key as" in found[2]
 
 
-# -- beside each other
+# -- clashes
 
 
 def clashing(known: Iterable[KnownPeer]) -> list[str]:
-    return refused(lambda: registry.check(known))
+    return refused(lambda: registry.check_distinct(known))
 
 
-def test_peers_that_have_nothing_in_common_can_be_beside_each_other() -> None:
-    registry.check([with_key("ann"), with_key("bob"), by_name("cyd", "cyd.test")])
-    registry.check(
+def test_peers_that_share_nothing_do_not_clash() -> None:
+    registry.check_distinct([with_key("ann"), with_key("bob"), by_name("cyd", "cyd.test")])
+    registry.check_distinct(
         [
             KnownPeer(PeerPolicy("ann", (ip_network("10.0.0.0/8"),)), KEYS["ann"]),
             KnownPeer(PeerPolicy("bob", (ip_network("10.1.0.0/16"), ip_network("10.0.0.0/9"))), KEYS["bob"]),
@@ -326,17 +327,17 @@ def test_peers_that_have_nothing_in_common_can_be_beside_each_other() -> None:
 def test_two_peers_of_one_name_are_refused(files: Files) -> None:
     files.invite("ann")
     found = refused(lambda: registry.load(files.config({"name": "ann", "key_file": files.key("ann")})))
-    assert found == ['peers: two peers are called "ann", one of them invited: revoke it, or rename']
+    assert found == ['peers: two peers have the name "ann", one of them invited: revoke or rename one of them']
 
 
 def test_two_peers_with_one_key_are_refused(files: Files) -> None:
     assert clashing([with_key("ann"), KnownPeer(PeerPolicy("bob"), KEYS["ann"])]) == [
-        'peers: "ann" and "bob" have the same key: who has it, is one peer'
+        'peers: "ann" and "bob" have one key, but each peer needs its own'
     ]
     path = files.key("ann")
     files.invite("eve", key=keys.read_key(path, ""))
     assert refused(lambda: registry.load(files.config({"name": "ann", "key_file": path}))) == [
-        'peers: "ann" and "eve" have the same key: who has it, is one peer'
+        'peers: "ann" and "eve" have one key, but each peer needs its own'
     ]
 
 
@@ -344,11 +345,11 @@ def test_two_peers_with_one_network_are_refused(files: Files) -> None:
     lan = (ip_network("10.1.0.0/16"),)
     assert clashing(
         [KnownPeer(PeerPolicy("ann", lan), KEYS["ann"]), KnownPeer(PeerPolicy("bob", lan), KEYS["bob"])]
-    ) == ['allowed: 10.1.0.0/16 belongs to "ann", and "bob" shall have it, too']
+    ) == ['allowed: 10.1.0.0/16 belongs to "ann" already, "bob" cannot have it']
     files.invite("eve", allowed=lan)
     config = files.config({"name": "ann", "key_file": files.key("ann"), "allowed": ["10.1.0.0/16"]})
     assert refused(lambda: registry.load(config)) == [
-        'allowed: 10.1.0.0/16 belongs to "ann", and "eve" shall have it, too'
+        'allowed: 10.1.0.0/16 belongs to "ann" already, "eve" cannot have it'
     ]
 
 
@@ -358,6 +359,6 @@ def test_two_peers_with_one_fixed_address_are_refused(files: Files) -> None:
     assert ["10.0.0.7" in text for text in refused(lambda: registry.load(config))] == [True]
 
 
-def test_all_that_two_peers_share_is_said() -> None:
+def test_everything_that_two_peers_share_is_reported() -> None:
     one = KnownPeer(PeerPolicy("ann", (ip_network("10.1.0.0/16"),)), KEYS["ann"])
-    assert len(clashing([one, one._replace(identity=one.identity._replace(name="bob")), with_key("bob")])) == 3
+    assert len(clashing([one, one._replace(policy=one.policy._replace(name="bob")), with_key("bob")])) == 3

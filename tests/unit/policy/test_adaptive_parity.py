@@ -1,8 +1,8 @@
-"""Mode auto: parity follows what the kernel does about loss, up at once and down in time."""
+"""Adaptive parity follows what the kernel does about loss: up at once, down in time."""
 
 from __future__ import annotations
 
-from pipeline.policy.adaptive_parity import QUIET_NS, WINDOW, AdaptiveParity, LossSample
+from pipeline.policy.adaptive_parity import CALM_NS, LOSS_WINDOW, AdaptiveParity, LossSample
 
 TICK = 100_000_000
 MOST = 3
@@ -22,7 +22,7 @@ class Path:
             self.now += TICK
             self.sent += sent
             self.resent += resent
-            self.adaptive.look([LossSample(self.serial, timeouts, self.resent, self.sent)], ended, self.now)
+            self.adaptive.update([LossSample(self.serial, timeouts, self.resent, self.sent)], ended, self.now)
         return self.adaptive.parity
 
 
@@ -70,7 +70,7 @@ def test_a_connection_that_ended_calls_for_all_at_once() -> None:
 def test_parity_goes_down_step_by_step_after_a_quiet_time() -> None:
     path = Path()
     path.tick(1, ended=1)
-    quiet = QUIET_NS // TICK
+    quiet = CALM_NS // TICK
     assert path.tick(quiet) == MOST
     assert path.tick(2) == MOST - 1
     assert path.tick(2 * quiet + 2) == 0
@@ -78,9 +78,9 @@ def test_parity_goes_down_step_by_step_after_a_quiet_time() -> None:
 
 def test_trouble_that_goes_on_keeps_it_up() -> None:
     path = Path()
-    path.tick(WINDOW, resent=8)
+    path.tick(LOSS_WINDOW, resent=8)
     for _ in range(30):
-        assert path.tick(WINDOW, resent=8) == MOST
+        assert path.tick(LOSS_WINDOW, resent=8) == MOST
 
 
 def test_a_connection_that_is_new_brings_no_history() -> None:

@@ -1,4 +1,4 @@
-"""The pace of bulk: a bottleneck modelled look by look, and what its queue comes to."""
+"""The bulk pacer: a bottleneck modelled update by update, and what its queue comes to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.policy.pacing import FALLEN, FREE_NS, LONG, QUEUE_AIM_NS, BulkPacer, PathSample
 
-LOOK = 100_000_000
+UPDATE_NS = 100_000_000
 MS = 1_000_000
 CAPACITY = 6_250_000.0  # 50 Mbit/s
 
@@ -24,7 +24,7 @@ class Bottleneck:
         others: int = 0,
         queue_most: int = 100 * MS,
     ) -> None:
-        self.pace = BulkPacer()
+        self.pacer = BulkPacer()
         self.flows = flows
         self.greed = greed
         self.capacity = capacity
@@ -35,28 +35,28 @@ class Bottleneck:
         self.now = 1
         self.rtt = 40 * MS
 
-    def run(self, looks: int) -> list[float]:
-        """The queue in ns after each look."""
+    def run(self, updates: int) -> list[float]:
+        """The queue in ns after each update."""
         queues = []
-        for _ in range(looks):
-            self.now += LOOK
+        for _ in range(updates):
+            self.now += UPDATE_NS
             offered = min(self.greed * self.capacity, self.limit or self.greed * self.capacity)
-            self.queue_ns += LOOK * (offered / self.capacity - 1)
+            self.queue_ns += UPDATE_NS * (offered / self.capacity - 1)
             self.queue_ns = min(max(0.0, self.queue_ns), self.queue_most)
-            self.delivered += min(offered, self.capacity) * LOOK / 1e9
+            self.delivered += min(offered, self.capacity) * UPDATE_NS / 1e9
             rtt = int(self.rtt + self.queue_ns + self.others_ns)
-            self.limit = self.flows * self.pace.look(
+            self.limit = self.flows * self.pacer.update(
                 [PathSample(serial, rtt, self.rtt, int(self.delivered / self.flows)) for serial in range(self.flows)],
                 self.now,
             )
             queues.append(self.queue_ns)
         return queues
 
-    def share(self, looks: int) -> float:
-        """Of the capacity, what is used over so many looks."""
+    def share(self, updates: int) -> float:
+        """Of the capacity, what is used over so many updates."""
         before = self.delivered
-        self.run(looks)
-        return (self.delivered - before) / (self.capacity * looks * LOOK / 1e9)
+        self.run(updates)
+        return (self.delivered - before) / (self.capacity * updates * UPDATE_NS / 1e9)
 
 
 @pytest.mark.parametrize("greed", [1.02, 1.3, 3.0])
@@ -71,13 +71,13 @@ def test_the_queue_becomes_short_and_the_path_stays_used(greed: float) -> None:
 def test_a_path_without_a_queue_is_never_limited() -> None:
     path = Bottleneck(greed=0.5)
     path.run(100)
-    assert path.pace.rate == 0
+    assert path.pacer.rate == 0
 
 
 def test_microseconds_of_a_fast_path_are_no_queue() -> None:
     path = Bottleneck(capacity=1e9, queue_most=MS)
     path.run(100)
-    assert path.pace.rate == 0
+    assert path.pacer.rate == 0
 
 
 def test_the_limit_goes_when_the_path_is_wider_again() -> None:
@@ -85,26 +85,28 @@ def test_the_limit_goes_when_the_path_is_wider_again() -> None:
     path.run(50)
     path.capacity, path.greed = 4 * CAPACITY, 0.9
     path.run(100)
-    assert path.pace.rate == 0
+    assert path.pacer.rate == 0
 
 
 def test_where_others_fill_the_queue_there_is_no_limit_for_a_while() -> None:
     path = Bottleneck(others=50 * MS)
     path.run(LONG + 3)
-    assert path.pace.rate == 0
-    path.run(FREE_NS // LOOK - 2 * LONG)
-    assert path.pace.rate == 0
-    assert path.share(3 * FREE_NS // LOOK) > 0.9
+    assert path.pacer.rate == 0
+    path.run(FREE_NS // UPDATE_NS - 2 * LONG)
+    assert path.pacer.rate == 0
+    assert path.share(3 * FREE_NS // UPDATE_NS) > 0.9
 
 
-def test_connections_that_are_idle_say_nothing_about_the_queue_and_take_no_share() -> None:
-    pace = BulkPacer()
+def test_idle_connections_tell_nothing_about_the_queue_and_get_no_share() -> None:
+    pacer = BulkPacer()
     delivered = 0
-    for look in range(1, 50):
+    for number in range(1, 50):
         delivered += 625_000
         idle = [PathSample(serial, 40 * MS, 40 * MS, 1000) for serial in range(1, 5)]
-        limit = pace.look([PathSample(0, 90 * MS if look > 40 else 40 * MS, 40 * MS, delivered), *idle], look * LOOK)
-        if look == 41:
+        limit = pacer.update(
+            [PathSample(0, 90 * MS if number > 40 else 40 * MS, 40 * MS, delivered), *idle], number * UPDATE_NS
+        )
+        if number == 41:
             assert limit == pytest.approx(6_250_000 * (1 - 45 / 250), rel=0.01)
 
 
@@ -113,11 +115,11 @@ def test_connections_that_come_and_go_do_not_upset_it() -> None:
     for flows in (5, 4, 0, 5, 1, 8):
         path.flows = max(1, flows)
         if not flows:
-            path.now += LOOK
-            path.pace.look([], path.now)
+            path.now += UPDATE_NS
+            path.pacer.update([], path.now)
             continue
         path.run(40)
-        assert 0 <= path.pace.rate < 2 * CAPACITY
+        assert 0 <= path.pacer.rate < 2 * CAPACITY
 
 
 @pytest.mark.parametrize("late_ms", [8, 10, 12])
@@ -131,7 +133,7 @@ def test_a_path_that_is_late_now_and_then_does_not_slow_bulk_down_for_ever(late_
     assert path.share(300) > 0.25
 
 
-def test_who_sends_next_to_nothing_is_not_who_fills_the_queue() -> None:
+def test_flows_that_send_next_to_nothing_do_not_fill_the_queue() -> None:
     path = Bottleneck(greed=0.01, others=15 * MS)
     path.run(LONG)
-    assert path.pace.rate == 0
+    assert path.pacer.rate == 0

@@ -1,4 +1,4 @@
-"""The bucket: what goes through in the long run, in a burst and after a pause, whatever the takes are."""
+"""The token bucket: what passes in the long run, in a burst and after a pause, whatever the amounts are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.policy.token_bucket import BURST_LEAST, BURST_NS, TokenBucket
+from pipeline.policy.token_bucket import BURST_LEAST, BURST_NS, SharedBucket, TokenBucket
 from pipeline.wire import framing
 
 SECOND = 1_000_000_000
@@ -17,85 +17,87 @@ START = 3_600 * SECOND  # a machine has been up for a while
 CLOCK_TICKS = 100  # ns of the rate that a burst holds at least: it bridges a clock of whole ns
 
 RATES = st.integers(1_000, 10_000 * MBIT)
-TAKES = st.lists(st.integers(1, 10_000), min_size=1, max_size=20)
+AMOUNTS = st.lists(st.integers(1, 10_000), min_size=1, max_size=20)
 PAUSES = st.lists(st.integers(0, SECOND), min_size=1, max_size=20)
 
 
 def burst_of(bucket: TokenBucket, size: int = 1000) -> int:
-    """Bytes that go through at once, in takes of `size`, until it is in debt."""
+    """Bytes that pass at once, `size` at a time, until the bucket is in debt."""
     total = 0
-    while bucket.ready(START):
-        bucket.take(size, START)
+    while bucket.in_credit(START):
+        bucket.spend(size, START)
         total += size
     return total
 
 
-@given(RATES, TAKES, st.integers(1, 5))
-def test_who_always_has_something_gets_the_rate_whatever_the_takes_are(rate: int, takes: list[int], deep: int) -> None:
-    burst = max(deep * max(takes), rate * CLOCK_TICKS // SECOND)
+@given(RATES, AMOUNTS, st.integers(1, 5))
+def test_a_sender_that_always_has_something_gets_the_rate_whatever_the_amounts_are(
+    rate: int, amounts: list[int], deep: int
+) -> None:
+    burst = max(deep * max(amounts), rate * CLOCK_TICKS // SECOND)
     bucket = TokenBucket(rate, burst)
     now, total = START, 0
-    sizes = cycle(takes)
-    while total < 110 * (burst + max(takes)):
-        assert bucket.ready(now)
+    sizes = cycle(amounts)
+    while total < 110 * (burst + max(amounts)):
+        assert bucket.in_credit(now)
         size = next(sizes)
-        bucket.take(size, now)
+        bucket.spend(size, now)
         total += size
-        now = max(now, bucket.due())
+        now = max(now, bucket.credit_at())
     # all debts are paid at `now`, so the burst, which came on top, is within the 1 %
     assert total == pytest.approx(rate * (now - START) / SECOND, rel=0.01)
 
 
-@given(RATES, TAKES, PAUSES, st.integers(1, 100_000))
-def test_never_more_than_the_burst_and_the_rate_goes_through_beside_the_last_take(
-    rate: int, takes: list[int], pauses: list[int], burst: int
+@given(RATES, AMOUNTS, PAUSES, st.integers(1, 100_000))
+def test_never_more_than_the_burst_and_the_rate_passes_beside_the_last_amount(
+    rate: int, amounts: list[int], pauses: list[int], burst: int
 ) -> None:
     bucket = TokenBucket(rate, burst)
     now, total = START, 0
-    for size, pause in zip(cycle(takes), 10 * pauses):
-        while bucket.ready(now) and total < 1 << 24:
+    for size, pause in zip(cycle(amounts), 10 * pauses):
+        while bucket.in_credit(now) and total < 1 << 24:
             assert total * SECOND <= burst * SECOND + rate * (now - START)
-            bucket.take(size, now)
+            bucket.spend(size, now)
             total += size
         now += pause
 
 
-@given(RATES, TAKES, st.integers(0, SECOND))
-def test_due_is_the_first_moment_that_is_ready(rate: int, takes: list[int], pause: int) -> None:
+@given(RATES, AMOUNTS, st.integers(0, SECOND))
+def test_credit_at_is_the_first_moment_that_is_in_credit(rate: int, amounts: list[int], pause: int) -> None:
     bucket = TokenBucket(rate, 1)
-    for size in takes:
-        bucket.take(size, START + pause)
-    assert bucket.ready(bucket.due())
-    assert not bucket.ready(bucket.due() - 1)
+    for size in amounts:
+        bucket.spend(size, START + pause)
+    assert bucket.in_credit(bucket.credit_at())
+    assert not bucket.in_credit(bucket.credit_at() - 1)
 
 
 @given(RATES, st.lists(st.integers(1, 200), min_size=1, max_size=100))
-def test_many_small_takes_count_as_one_large_one(rate: int, takes: list[int]) -> None:
+def test_many_small_amounts_count_as_one_large_one(rate: int, amounts: list[int]) -> None:
     one, many = TokenBucket(rate), TokenBucket(rate)
-    for size in takes:
-        many.take(size, START)
-    one.take(sum(takes), START)
-    assert many.due() == one.due()
+    for size in amounts:
+        many.spend(size, START)
+    one.spend(sum(amounts), START)
+    assert many.credit_at() == one.credit_at()
 
 
-def test_a_take_beyond_the_bucket_is_a_debt_that_the_rate_pays() -> None:
+def test_bytes_beyond_the_level_are_a_debt_that_the_rate_pays() -> None:
     bucket = TokenBucket(MBIT, 1000)
-    bucket.take(1000 + MBIT, START)
-    assert bucket.due() == START + SECOND
+    bucket.spend(1000 + MBIT, START)
+    assert bucket.credit_at() == START + SECOND
 
 
 def test_an_empty_bucket_is_no_debt() -> None:
     bucket = TokenBucket(MBIT, 1000)
-    bucket.take(1000, START)
-    assert bucket.ready(START)
-    bucket.take(1, START)
-    assert not bucket.ready(START)
+    bucket.spend(1000, START)
+    assert bucket.in_credit(START)
+    bucket.spend(1, START)
+    assert not bucket.in_credit(START)
 
 
 def test_a_pause_of_any_length_saves_up_one_burst() -> None:
     bucket = TokenBucket(MBIT, 5000)
-    bucket.take(5000, START - 3_000 * SECOND)
-    assert burst_of(bucket) == 6000  # and the take that made the debt
+    bucket.spend(5000, START - 3_000 * SECOND)
+    assert burst_of(bucket) == 6000  # and the amount that made the debt
 
 
 @pytest.mark.parametrize(
@@ -117,14 +119,69 @@ def test_two_of_the_largest_blocks_fit_the_least_burst() -> None:
 def test_a_rate_of_zero_is_no_limit() -> None:
     bucket = TokenBucket(0)
     for _ in range(1000):
-        bucket.take(1 << 30, START)
-    assert bucket.ready(START)
-    assert bucket.due() <= START
+        bucket.spend(1 << 30, START)
+    assert bucket.in_credit(START)
+    assert bucket.credit_at() <= START
 
 
 def test_a_clock_that_was_read_a_moment_earlier_does_no_harm() -> None:
     in_step, out_of_step = TokenBucket(MBIT), TokenBucket(MBIT)
     for bucket, later in ((in_step, START), (out_of_step, START - 1_000_000)):
-        bucket.take(BURST_LEAST, START)
-        bucket.take(BURST_LEAST, later)
-    assert out_of_step.due() == in_step.due()
+        bucket.spend(BURST_LEAST, START)
+        bucket.spend(BURST_LEAST, later)
+    assert out_of_step.credit_at() == in_step.credit_at()
+
+
+# -- shared by several workers
+
+
+@given(
+    rate=RATES,
+    spent=st.lists(st.tuples(st.booleans(), st.integers(1, 100_000), st.integers(0, SECOND // 10)), max_size=50),
+)
+def test_two_workers_that_share_a_limit_each_count_what_both_have_passed(
+    rate: int, spent: list[tuple[bool, int, int]]
+) -> None:
+    alone, ours = TokenBucket(rate), SharedBucket()
+    elsewhere, now = 0, START
+    ours.update(rate, elsewhere, now)
+    for is_ours, size, pause in spent:
+        now += pause
+        alone.spend(size, now)
+        if is_ours:
+            ours.spend(size, now)
+        else:
+            elsewhere += size
+        ours.update(rate, elsewhere, now)
+    assert ours.credit_at() == alone.credit_at()
+
+
+def test_a_shared_bucket_has_no_limit_before_its_first_rate() -> None:
+    bucket = SharedBucket()
+    bucket.spend(1 << 40, START)
+    assert bucket.in_credit(START)
+
+
+def test_bytes_that_passed_elsewhere_before_the_rate_was_set_do_not_count() -> None:
+    bucket = SharedBucket()
+    bucket.update(0, 1 << 40, START)
+    bucket.update(MBIT, 1 << 41, START)
+    assert burst_of(bucket) == burst_of(TokenBucket(MBIT))
+
+
+def test_a_new_rate_begins_with_a_full_bucket_and_the_rate_that_stays_with_its_debt() -> None:
+    bucket = SharedBucket()
+    bucket.update(MBIT, 0, START)
+    bucket.spend(1 << 30, START)
+    bucket.update(MBIT, 0, START)
+    assert not bucket.in_credit(START)
+    bucket.update(2 * MBIT, 0, START)
+    assert burst_of(bucket) == burst_of(TokenBucket(2 * MBIT))
+
+
+def test_a_limit_can_be_lifted() -> None:
+    bucket = SharedBucket()
+    bucket.update(MBIT, 0, START)
+    bucket.spend(1 << 30, START)
+    bucket.update(0, 0, START)
+    assert bucket.in_credit(START)

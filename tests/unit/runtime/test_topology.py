@@ -10,11 +10,14 @@ import pytest
 
 from pipeline.fec import shard
 from pipeline.runtime import topology
-from pipeline.runtime.plan import PeerTablePlan, Plan, RingPlan, StageMember, WorkerPlan
+from pipeline.runtime.plan import PeerTablePlan, Plan, RingPlan, StageMember, WorkerPlan, WorkerSettings
 from pipeline.shm import layout
+from pipeline.transport.settings import TlsMaterial
+from tests.harness.settings import WORKER_SETTINGS
 
 LANES = (1, 2, 3)
-SETTINGS = {"compat": False, "timeout": 30.0, "congestion": "", "nothing": None, "list": [1, "two"]}
+OFF = WORKER_SETTINGS._replace(requested_addresses=["10.0.0.2", "fd00::2"])
+FEC = OFF._replace(fec="auto", tls=TlsMaterial("c", "k", "", "1.3", "00ff", None, True), account=(1, 2))
 
 Shape = tuple[int, bool, int]  # lanes, fec, peers at a time
 
@@ -31,7 +34,7 @@ LANE_COUNTS = pytest.mark.parametrize("lanes", LANES)
 
 
 def build(lanes: int, fec: bool, capacity: int = 1, name: str = "town") -> Plan:
-    return topology.build(name, "0123abcd", "server", lanes, (10, 3) if fec else None, 32, 135168, SETTINGS, capacity)
+    return topology.build_plan(name, "0123abcd", "server", lanes, 32, 135168, FEC if fec else OFF, capacity)
 
 
 def ring(plan: Plan, name: str) -> RingPlan:
@@ -39,7 +42,7 @@ def ring(plan: Plan, name: str) -> RingPlan:
 
 
 def shown(stages: list[list[StageMember]]) -> str:
-    """A ring as people draw it."""
+    """A ring as documents draw it."""
     return " -> ".join(" ".join(f"{m.worker}.{m.duty}" for m in stage) for stage in stages)
 
 
@@ -55,7 +58,7 @@ def group(kind: str, duty: str, lanes: int) -> str:
 def test_without_fec_tun_and_tcp_face_each_other(lanes: int) -> None:
     expected = {
         f"{kind}-{i}": f"tun-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
-        for kind in ("outbound", "light")
+        for kind in ("plain", "light")
         for i in range(lanes)
     }
     expected |= {f"inbound-{j}": f"tcp-{j}.inbound -> {group('tun', 'inbound', lanes)}" for j in range(lanes)}
@@ -66,7 +69,7 @@ def test_without_fec_tun_and_tcp_face_each_other(lanes: int) -> None:
 def test_with_fec_its_worker_stands_in_a_ring_between_them_and_fills_one_of_its_own(lanes: int) -> None:
     expected = {
         f"{kind}-{i}": f"tun-{i}.outbound -> {group('tcp', 'outbound', lanes)}"
-        for kind in ("outbound", "light")
+        for kind in ("plain", "light")
         for i in range(lanes)
     }
     expected |= {
@@ -93,8 +96,8 @@ def test_with_several_peers_there_is_a_ring_from_peer_to_peer_in_each_lane_and_n
 
 def test_two_lanes_written_out() -> None:
     assert drawn(build(2, False)) == {
-        "outbound-0": "tun-0.outbound -> tcp-0.outbound tcp-1.outbound",
-        "outbound-1": "tun-1.outbound -> tcp-0.outbound tcp-1.outbound",
+        "plain-0": "tun-0.outbound -> tcp-0.outbound tcp-1.outbound",
+        "plain-1": "tun-1.outbound -> tcp-0.outbound tcp-1.outbound",
         "light-0": "tun-0.outbound -> tcp-0.outbound tcp-1.outbound",
         "light-1": "tun-1.outbound -> tcp-0.outbound tcp-1.outbound",
         "inbound-0": "tcp-0.inbound -> tun-0.inbound tun-1.inbound",
@@ -104,7 +107,7 @@ def test_two_lanes_written_out() -> None:
 
 @LANE_COUNTS
 @pytest.mark.parametrize(("fec", "kinds"), [(False, ["tcp", "tun"]), (True, ["tcp", "fec", "tun"])])
-def test_who_takes_from_a_ring_starts_before_who_fills_it_from_tun(lanes: int, fec: bool, kinds: list[str]) -> None:
+def test_consumers_of_a_ring_start_before_the_filler_from_tun(lanes: int, fec: bool, kinds: list[str]) -> None:
     plan = build(lanes, fec)
     assert [(w.name, w.kind, w.lane) for w in plan.workers] == [
         (f"{kind}-{lane}", kind, lane) for kind in kinds for lane in range(lanes)
@@ -120,7 +123,7 @@ def test_rings_know_kind_and_lane_of_their_own(shape: Shape) -> None:
 
 
 @EVERY_SHAPE
-def test_every_member_has_its_place_between_its_neighbours(shape: Shape) -> None:
+def test_every_member_has_its_position_between_its_neighbours(shape: Shape) -> None:
     for each in build(*shape).rings:
         numbers: list[list[int]] = []
         for stage in each.stages:
@@ -128,42 +131,57 @@ def test_every_member_has_its_place_between_its_neighbours(shape: Shape) -> None
             numbers.append(list(range(first, first + len(stage))))
         for index, stage in enumerate(each.stages):
             for position, member in enumerate(stage):
-                place = each.place(member)
-                assert place.number == numbers[index][position]
-                assert place.position == position
-                assert place.before == numbers[index - 1]
-                assert place.first is (index == 0)
-                assert place.after == each.stages[(index + 1) % len(each.stages)]
+                at = each.position_of(member)
+                assert at.number == numbers[index][position]
+                assert at.position == position
+                assert at.before == numbers[index - 1]
+                assert at.first is (index == 0)
+                assert at.after + at.after_rarely == each.stages[(index + 1) % len(each.stages)]
 
 
-def test_places_of_the_largest_shape_written_out() -> None:
+def test_positions_in_the_largest_shape_written_out() -> None:
     outbound = ring(build(3, True), "coded-1")
     tcp = [StageMember(f"tcp-{i}", "outbound") for i in range(3)]
-    assert outbound.place(StageMember("tun-1", "outbound")) == (
+    assert outbound.position_of(StageMember("tun-1", "outbound")) == (
         0,
         0,
         [2, 3, 4],
         True,
         [StageMember("fec-1", "outbound")],
+        [],
     )
-    assert outbound.place(StageMember("fec-1", "outbound")) == (1, 0, [0], False, tcp)
-    assert outbound.place(tcp[2]) == (4, 2, [1], False, [StageMember("tun-1", "outbound")])
+    assert outbound.position_of(StageMember("fec-1", "outbound")) == (1, 0, [0], False, tcp, [])
+    assert outbound.position_of(tcp[2]) == (4, 2, [1], False, [StageMember("tun-1", "outbound")], [])
     inbound = ring(build(3, True), "inbound-2")
-    assert inbound.place(StageMember("fec-0", "inbound")) == (4, 3, [0], False, [StageMember("tcp-2", "inbound")])
+    assert inbound.position_of(StageMember("fec-0", "inbound")) == (
+        4,
+        3,
+        [0],
+        False,
+        [StageMember("tcp-2", "inbound")],
+        [],
+    )
     transit = ring(build(3, True, 5), "transit-1")
-    assert transit.place(StageMember("tun-1", "inbound")) == (0, 0, [2, 3, 4], True, [StageMember("fec-1", "outbound")])
-    assert transit.place(tcp[0]) == (2, 0, [1], False, [StageMember("tun-1", "inbound")])
+    assert transit.position_of(StageMember("tun-1", "inbound")) == (
+        0,
+        0,
+        [2, 3, 4],
+        True,
+        [StageMember("fec-1", "outbound")],
+        [],
+    )
+    assert transit.position_of(tcp[0]) == (2, 0, [1], False, [StageMember("tun-1", "inbound")], [])
 
 
-def test_who_does_not_visit_a_ring_has_no_place_in_it() -> None:
+def test_a_duty_that_does_not_visit_a_ring_has_no_position_in_it() -> None:
     plan = build(2, False)
-    assert ring(plan, "outbound-0").place(StageMember("tun-1", "outbound")) is None
-    assert ring(plan, "outbound-0").place(StageMember("tun-0", "inbound")) is None
-    assert ring(plan, "inbound-0").place(StageMember("tcp-1", "inbound")) is None
+    assert ring(plan, "plain-0").position_of(StageMember("tun-1", "outbound")) is None
+    assert ring(plan, "plain-0").position_of(StageMember("tun-0", "inbound")) is None
+    assert ring(plan, "inbound-0").position_of(StageMember("tcp-1", "inbound")) is None
 
 
 @EVERY_SHAPE
-def test_a_member_of_the_group_that_slots_are_stamped_for_stands_at_the_position_of_its_lane(shape: Shape) -> None:
+def test_a_consumer_in_a_group_stands_at_the_position_of_its_lane(shape: Shape) -> None:
     plan = build(*shape)
     for each in plan.rings:
         for stage in each.stages:
@@ -172,16 +190,18 @@ def test_a_member_of_the_group_that_slots_are_stamped_for_stands_at_the_position
 
 
 def test_compat_has_the_two_rings_that_the_original_wire_format_needs() -> None:
-    plan = topology.build("town", "0123abcd", "server", 1, None, 32, 135168, SETTINGS | {"compat": True})
+    plan = topology.build_plan("town", "0123abcd", "server", 1, 32, 135168, OFF._replace(compat=True))
     assert drawn(plan) == {
-        "outbound-0": "tun-0.outbound -> tcp-0.outbound",
+        "plain-0": "tun-0.outbound -> tcp-0.outbound",
         "inbound-0": "tcp-0.inbound -> tun-0.inbound",
     }
 
 
 @pytest.mark.parametrize("code", [(1, 1), (2, 6), (10, 3), (11, 6), (13, 5), (13, 6), (37, 6), (37, 1)])
 def test_a_coded_slot_holds_the_longest_block_with_its_parity(code: tuple[int, int]) -> None:
-    plan = topology.build("town", "0123abcd", "server", 1, code, 32, 135168, SETTINGS, 2)
+    plan = topology.build_plan(
+        "town", "0123abcd", "server", 1, 32, 135168, FEC._replace(fec_data=code[0], fec_parity=code[1]), 2
+    )
     room = ring(plan, "coded-0").slot_bytes - layout.SLOT_BODY_AT
     assert ring(plan, "transit-0").slot_bytes == ring(plan, "coded-0").slot_bytes
     for size in range(1, shard.BLOCK_BYTES_MAX + 1, 97):
@@ -191,12 +211,16 @@ def test_a_coded_slot_holds_the_longest_block_with_its_parity(code: tuple[int, i
 
 
 @EVERY_SHAPE
-def test_everybody_is_kicked_by_exactly_those_that_it_waits_for(shape: Shape) -> None:
+def test_every_member_is_kicked_by_exactly_those_that_it_waits_for(shape: Shape) -> None:
     for each in build(*shape).rings:
-        everybody = [member for stage in each.stages for member in stage]
-        for member in everybody:
-            waits_for = {everybody[number] for number in each.place(member).before}
-            kicked_by = {other for other in everybody if member in each.place(other).after}
+        members = [member for stage in each.stages for member in stage]
+        for member in members:
+            waits_for = {members[number] for number in each.position_of(member).before}
+            kicked_by = {
+                other
+                for other in members
+                if member in (place := each.position_of(other)).after or member in place.after_rarely
+            }
             assert waits_for == kicked_by != set()
 
 
@@ -210,7 +234,7 @@ def test_every_duty_of_every_worker_visits_a_ring(shape: Shape) -> None:
 @EVERY_SHAPE
 def test_every_duty_has_one_doorbell_and_every_name_is_one_of_a_kind(shape: Shape) -> None:
     plan = build(*shape)
-    names = [plan.scoreboard, plan.peers.segment, *(each.segment for each in plan.rings)]
+    names = [plan.scoreboard, plan.peer_table.segment, *(each.segment for each in plan.rings)]
     for worker in plan.workers:
         assert set(worker.doorbells) == set(layout.DUTIES)
         names += worker.doorbells.values()
@@ -229,31 +253,41 @@ def test_names_fit_a_file_name_with_the_longest_instance_name() -> None:
 
 
 def test_the_prefix_of_one_instance_is_never_the_beginning_of_anothers() -> None:
-    assert not topology.prefix("town-2").startswith(topology.prefix("town"))
+    assert not topology.name_prefix("town-2").startswith(topology.name_prefix("town"))
 
 
 @EVERY_SHAPE
-def test_a_plan_crosses_a_pipe_as_json_and_is_the_same_plan(shape: Shape) -> None:
+def test_a_plan_crosses_a_pipe_as_json_unchanged(shape: Shape) -> None:
     plan = build(*shape)
     again = Plan.from_json(plan.to_json())
     assert again == plan
     assert isinstance(again.workers[0], WorkerPlan)
     assert isinstance(again.rings[0], RingPlan)
-    assert isinstance(again.peers, PeerTablePlan)
+    assert isinstance(again.peer_table, PeerTablePlan)
+    assert isinstance(again.settings, WorkerSettings)
+    assert isinstance(again.settings.tls, TlsMaterial) == (again.settings.tls is not None)
     assert isinstance(again.rings[0].stages[0][0], StageMember)
     assert isinstance(json.loads(plan.to_json()), list)
     for before, after in zip(plan.rings, again.rings, strict=True):
         for stage in before.stages:
             for member in stage:
-                assert before.place(member) == after.place(member)
+                assert before.position_of(member) == after.position_of(member)
 
 
 @pytest.mark.parametrize(("capacity", "rows"), [(1, 64), (2, 74), (200, 2054), (1000, 8192), (8000, 8192)])
 def test_a_tcp_worker_has_room_for_the_connections_of_as_many_peers_as_there_can_be(capacity: int, rows: int) -> None:
-    assert build(1, False, capacity).peers == ("/tunnel@town@0123abcd@peers", capacity, rows)
+    assert build(1, False, capacity).peer_table == ("/tunnel@town@0123abcd@peer-table", capacity, rows)
 
 
 def test_workers_are_found_by_name_and_kind() -> None:
     plan = build(2, True)
     assert plan.worker("fec-1").lane == 1
-    assert [w.name for w in plan.of_kind("tcp")] == ["tcp-0", "tcp-1"]
+    assert [w.name for w in plan.workers_of_kind("tcp")] == ["tcp-0", "tcp-1"]
+
+
+def test_only_the_fec_workers_are_kicked_rarely_and_only_in_inbound_rings() -> None:
+    rarely = {each.name: each.rarely_kicked for each in build(2, True, 5).rings if each.rarely_kicked}
+    fec = [StageMember(f"fec-{i}", "inbound") for i in range(2)]
+    assert rarely == {"inbound-0": fec, "inbound-1": fec}
+    receiver = ring(build(2, True), "inbound-0").position_of(StageMember("tcp-0", "inbound"))
+    assert (receiver.after, receiver.after_rarely) == ([StageMember(f"tun-{i}", "inbound") for i in range(2)], fec)

@@ -1,4 +1,4 @@
-"""The doorbell: a hint that carries no count, wakes who sleeps, and leaves nothing behind that would mislead."""
+"""The doorbell: a hint that carries no count, wakes a duty that sleeps, and leaves nothing that would mislead."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="changes the user id")
 NOBODY = 65534
 
 
-class Door:
-    """A doorbell's name and word, as the board holds it, and a plain view of its semaphore."""
+class Bell:
+    """A doorbell's name and sleeping flag, as the scoreboard holds it, and a plain view of its semaphore."""
 
     def __init__(self) -> None:
         self.name = f"/tunnel@belltest@{secrets.token_hex(4)}@bell"
         doorbell.create(self.name)
-        self.word = memoryview(bytearray(8)).cast("Q")
+        self.flag = memoryview(bytearray(8)).cast("Q")
         self.semaphore = posix_ipc.Semaphore(self.name)
 
     def owner(self, spin_ns: int = 0) -> Doorbell:
-        return Doorbell(self.name, self.word, owner=True, spin_ns=spin_ns)
+        return Doorbell(self.name, self.flag, owner=True, spin_ns=spin_ns)
 
-    def visitor(self) -> Doorbell:
-        return Doorbell(self.name, self.word, owner=False)
+    def kicker(self) -> Doorbell:
+        return Doorbell(self.name, self.flag, owner=False)
 
 
 @pytest.fixture
-def door() -> Iterator[Door]:
-    made = Door()
+def bell() -> Iterator[Bell]:
+    made = Bell()
     yield made
     made.semaphore.close()
     doorbell.unlink(made.name)
@@ -58,50 +58,55 @@ def in_thread(action: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def test_a_kick_to_a_duty_that_is_awake_posts_nothing(door: Door) -> None:
-    door.owner()
-    visitor = door.visitor()
+def test_a_kick_to_a_duty_that_is_awake_posts_nothing(bell: Bell) -> None:
+    bell.owner()
+    kicker = bell.kicker()
     for _ in range(3):
-        visitor.kick()
-    assert door.semaphore.value == 0
+        kicker.kick()
+    assert bell.semaphore.value == 0
 
 
-def test_a_kick_wakes_a_duty_that_sleeps(door: Door) -> None:
-    owner, visitor = door.owner(), door.visitor()
+def test_a_kick_wakes_a_duty_that_sleeps(bell: Bell) -> None:
+    owner, kicker = bell.owner(), bell.kicker()
     woken: list[bool] = []
     sleeper = in_thread(lambda: woken.append(owner.wait(never, LONG)))
-    eventually(lambda: door.word[0])
+    eventually(lambda: bell.flag[0])
     started = time.monotonic()
-    visitor.kick()
+    kicker.kick()
     sleeper.join(LONG)
     assert woken == [True]
     assert time.monotonic() - started < LONG / 2
 
 
-def test_a_wait_without_a_kick_ends_by_its_timeout(door: Door) -> None:
+def test_a_wait_without_a_kick_ends_by_its_timeout(bell: Bell) -> None:
     started = time.monotonic()
-    assert door.owner().wait(never, SHORT) is False
+    assert bell.owner().wait(never, SHORT) is False
     assert SHORT / 2 < time.monotonic() - started < LONG / 2
 
 
-def test_a_duty_that_has_work_does_not_sleep(door: Door) -> None:
+def test_a_duty_that_has_work_does_not_sleep(bell: Bell) -> None:
     started = time.monotonic()
-    assert door.owner().wait(lambda: 3, LONG) is True
+    assert bell.owner().wait(lambda: 3, LONG) is True
     assert time.monotonic() - started < LONG / 2
 
 
-def test_the_cursors_are_looked_at_only_after_the_word_says_asleep(door: Door) -> None:
+def test_the_cursors_are_read_only_after_the_flag_says_asleep(bell: Bell) -> None:
     seen: list[int] = []
-    door.owner().wait(lambda: seen.append(door.word[0]), SHORT)
+
+    def look() -> int:
+        seen.append(bell.flag[0])
+        return 0
+
+    bell.owner().wait(look, SHORT)
     assert seen == [1]
-    assert door.word[0] == 0
+    assert bell.flag[0] == 0
 
 
-def test_a_kick_between_the_look_and_the_sleep_is_not_lost(door: Door) -> None:
-    owner, visitor = door.owner(), door.visitor()
+def test_a_kick_between_the_check_and_the_sleep_is_not_lost(bell: Bell) -> None:
+    owner, kicker = bell.owner(), bell.kicker()
 
     def nothing_yet() -> bool:
-        visitor.kick()
+        kicker.kick()
         return False
 
     started = time.monotonic()
@@ -109,61 +114,61 @@ def test_a_kick_between_the_look_and_the_sleep_is_not_lost(door: Door) -> None:
     assert time.monotonic() - started < LONG / 2
 
 
-def test_kicks_do_not_add_up(door: Door) -> None:
-    owner, visitor = door.owner(), door.visitor()
+def test_kicks_do_not_add_up(bell: Bell) -> None:
+    owner, kicker = bell.owner(), bell.kicker()
 
     def kicked_often() -> bool:
         for _ in range(50):
-            visitor.kick()
+            kicker.kick()
         return False
 
     assert owner.wait(kicked_often, LONG) is True
-    assert door.semaphore.value == 0
+    assert bell.semaphore.value == 0
     assert owner.wait(never, SHORT) is False
 
 
-def test_kicks_to_a_duty_that_finds_work_by_itself_are_swept_away(door: Door) -> None:
-    owner, visitor = door.owner(), door.visitor()
+def test_kicks_to_a_duty_that_finds_work_by_itself_are_swept_away(bell: Bell) -> None:
+    owner, kicker = bell.owner(), bell.kicker()
 
     def kicked_and_ready() -> bool:
-        visitor.kick()
+        kicker.kick()
         return True
 
     assert owner.wait(kicked_and_ready, LONG) is True
-    assert door.semaphore.value == 0
+    assert bell.semaphore.value == 0
 
 
-def test_a_duty_that_died_asleep_leaves_its_successor_one_idle_look_at_most(door: Door) -> None:
-    door.owner()
-    visitor = door.visitor()
-    door.word[0] = 1  # it died in its sleep
+def test_a_duty_that_died_asleep_costs_its_successor_one_idle_turn_at_most(bell: Bell) -> None:
+    bell.owner()
+    kicker = bell.kicker()
+    bell.flag[0] = 1  # it died in its sleep
     for _ in range(7):
-        visitor.kick()
-    successor = door.owner()
-    assert door.word[0] == 0
-    visitor.kick()
-    assert door.semaphore.value == 7
+        kicker.kick()
+    successor = bell.owner()
+    assert bell.flag[0] == 0
+    kicker.kick()
+    assert bell.semaphore.value == 7
     assert successor.wait(never, LONG) is True
-    assert door.semaphore.value == 0
+    assert bell.semaphore.value == 0
     assert successor.wait(never, SHORT) is False
 
 
-def test_a_visitor_never_touches_the_word(door: Door) -> None:
-    door.word[0] = 1
-    visitor = door.visitor()
-    visitor.kick()
-    assert door.word[0] == 1
+def test_a_kicker_never_writes_the_flag(bell: Bell) -> None:
+    bell.flag[0] = 1
+    kicker = bell.kicker()
+    kicker.kick()
+    assert bell.flag[0] == 1
 
 
-def test_a_signal_ends_a_wait_and_its_handler_has_run(door: Door) -> None:
-    owner = door.owner()
+def test_a_signal_ends_a_wait_and_its_handler_has_run(bell: Bell) -> None:
+    owner = bell.owner()
     handled: list[int] = []
     main = threading.get_ident()
     previous = signal.signal(signal.SIGUSR1, lambda number, frame: handled.append(number))
     try:
 
         def disturb() -> None:
-            eventually(lambda: door.word[0])
+            eventually(lambda: bell.flag[0])
             while not handled:
                 signal.pthread_kill(main, signal.SIGUSR1)
                 threading.Event().wait(SHORT)
@@ -176,46 +181,46 @@ def test_a_signal_ends_a_wait_and_its_handler_has_run(door: Door) -> None:
         disturber.join(LONG)
     finally:
         signal.signal(signal.SIGUSR1, previous)
-    assert door.word[0] == 0
+    assert bell.flag[0] == 0
 
 
-def test_a_duty_that_spins_finds_work_without_going_to_sleep(door: Door) -> None:
-    owner = door.owner(doorbell.IDLE_SPIN_NS["spin"])
+def test_a_duty_that_spins_finds_work_without_going_to_sleep(bell: Bell) -> None:
+    owner = bell.owner(doorbell.IDLE_SPIN_NS["spin"])
     words: list[int] = []
 
     def ready_at_the_fifth_look() -> bool:
-        words.append(door.word[0])
+        words.append(bell.flag[0])
         return len(words) == 5
 
     assert owner.wait(ready_at_the_fifth_look, LONG) is True
     assert words == [0] * 5
 
 
-def test_a_duty_that_only_spins_stops_at_its_timeout(door: Door) -> None:
+def test_a_duty_that_only_spins_stops_at_its_timeout(bell: Bell) -> None:
     started = time.monotonic()
-    assert door.owner(doorbell.IDLE_SPIN_NS["spin"]).wait(never, SHORT) is False
+    assert bell.owner(doorbell.IDLE_SPIN_NS["spin"]).wait(never, SHORT) is False
     assert SHORT / 2 < time.monotonic() - started < LONG / 2
 
 
-def test_a_duty_that_spins_first_sleeps_afterwards_and_can_be_woken(door: Door) -> None:
-    owner, visitor = door.owner(doorbell.IDLE_SPIN_NS["spin-then-block"]), door.visitor()
+def test_a_duty_that_spins_first_sleeps_afterwards_and_can_be_woken(bell: Bell) -> None:
+    owner, kicker = bell.owner(doorbell.IDLE_SPIN_NS["spin-then-block"]), bell.kicker()
     woken: list[bool] = []
     sleeper = in_thread(lambda: woken.append(owner.wait(never, LONG)))
-    eventually(lambda: door.word[0])
-    visitor.kick()
+    eventually(lambda: bell.flag[0])
+    kicker.kick()
     sleeper.join(LONG)
     assert woken == [True]
 
 
-def test_every_idle_strategy_has_its_time_of_looking() -> None:
+def test_every_idle_strategy_has_its_time_of_polling() -> None:
     assert doorbell.IDLE_SPIN_NS["block"] == 0
     assert doorbell.IDLE_SPIN_NS["block"] < doorbell.IDLE_SPIN_NS["spin-then-block"] < doorbell.IDLE_SPIN_NS["spin"]
 
 
-def test_two_duties_that_kick_each_other_never_wait_for_a_timeout(door: Door) -> None:
+def test_two_duties_that_kick_each_other_never_wait_for_a_timeout(bell: Bell) -> None:
     """A thousand turns: one lost wake-up each would take LONG each."""
     turns = 1000
-    other = Door()
+    other = Bell()
     try:
         turn = [0, 0]
 
@@ -227,8 +232,8 @@ def test_two_duties_that_kick_each_other_never_wait_for_a_timeout(door: Door) ->
                 theirs.kick()
 
         started = time.monotonic()
-        second = in_thread(lambda: play(1, other.owner(), door.visitor()))
-        play(0, door.owner(), other.visitor())
+        second = in_thread(lambda: play(1, other.owner(), bell.kicker()))
+        play(0, bell.owner(), other.kicker())
         second.join(LONG)
         assert turn == [turns, turns]
         assert time.monotonic() - started < LONG / 2
@@ -237,27 +242,27 @@ def test_two_duties_that_kick_each_other_never_wait_for_a_timeout(door: Door) ->
         doorbell.unlink(other.name)
 
 
-def test_a_doorbell_that_is_gone_is_refused(door: Door) -> None:
-    doorbell.unlink(door.name)
-    with pytest.raises(LocalError, match=f"{door.name}: expected, not there; something removed it"):
-        door.visitor()
+def test_a_doorbell_that_is_gone_is_refused(bell: Bell) -> None:
+    doorbell.unlink(bell.name)
+    with pytest.raises(LocalError, match=f"{bell.name}: expected, not found: it was removed"):
+        bell.kicker()
 
 
-def test_a_name_that_is_taken_is_refused(door: Door) -> None:
-    with pytest.raises(LocalError, match=f"{door.name}: cannot be created"):
-        doorbell.create(door.name)
+def test_a_name_that_is_in_use_is_refused(bell: Bell) -> None:
+    with pytest.raises(LocalError, match=f"{bell.name}: cannot be created"):
+        doorbell.create(bell.name)
 
 
-def test_removing_a_name_twice_is_no_error(door: Door) -> None:
-    doorbell.unlink(door.name)
-    doorbell.unlink(door.name)
+def test_removing_a_name_twice_is_no_error(bell: Bell) -> None:
+    doorbell.unlink(bell.name)
+    doorbell.unlink(bell.name)
 
 
 @ROOT_ONLY
-def test_a_doorbell_of_another_user_is_refused_in_words(door: Door) -> None:
+def test_a_doorbell_of_another_user_is_refused_in_words(bell: Bell) -> None:
     os.seteuid(NOBODY)
     try:
-        with pytest.raises(LocalError, match=door.name):
-            door.visitor()
+        with pytest.raises(LocalError, match=bell.name):
+            bell.kicker()
     finally:
         os.seteuid(0)

@@ -1,4 +1,4 @@
-"""The ring: who may touch which slot, cursors that wrap, successors that go on, and foreign memory refused."""
+"""The ring: slots that a member may touch, cursors that wrap, successors that continue, foreign memory refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import LocalError
 from pipeline.shm import layout, ring, segment
-from pipeline.shm.ring import Ring, Stage
+from pipeline.shm.ring import Ring, StageView
+from tests.harness.factory import factory
 from tests.support import ROOT
 
 SLOTS = 4
@@ -31,15 +32,12 @@ Make = Callable[..., Ring]
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes rings of SLOTS slots; they are closed and unlinked after the test."""
-    made: list[Ring] = []
 
-    def make_ring(members: int, slots: int = SLOTS, cursor: int = 0) -> Ring:
-        made.append(ring.create(fresh_name(), members, slots, SLOT_BYTES, cursor))
-        return made[-1]
+    def create(members: int, slots: int = SLOTS, cursor: int = 0) -> Ring:
+        return ring.create(fresh_name(), members, slots, SLOT_BYTES, cursor)
 
-    yield make_ring
-    for each in made:
-        dispose(each)
+    with factory(create, dispose) as make_ring:
+        yield make_ring
 
 
 def fresh_name() -> str:
@@ -52,11 +50,12 @@ def dispose(each: Ring) -> None:
     segment.unlink(name)
 
 
-def stages(attached: Ring, groups: list[int]) -> list[list[Stage]]:
+def stages(attached: Ring, groups: list[int]) -> list[list[StageView]]:
     """The members of consecutive stages with so many members each."""
     numbers = [list(range(sum(groups[:i]), sum(groups[: i + 1]))) for i in range(len(groups))]
     return [
-        [Stage(attached, member, numbers[i - 1], first=i == 0) for member in group] for i, group in enumerate(numbers)
+        [StageView(attached, member, numbers[i - 1], first=i == 0) for member in group]
+        for i, group in enumerate(numbers)
     ]
 
 
@@ -67,7 +66,7 @@ def test_a_fresh_ring_offers_every_slot_to_its_first_stage_and_none_to_the_other
 
 
 @STARTS
-def test_what_a_stage_hands_on_the_next_one_may_touch(make: Make, start: int) -> None:
+def test_slots_that_a_stage_hands_on_are_ready_for_the_next_stage(make: Make, start: int) -> None:
     (first,), (second,), (third,) = stages(make(3, cursor=start), [1, 1, 1])
     first.advance(3)
     assert (first.ready(), second.ready(), third.ready()) == (1, 3, 0)
@@ -106,7 +105,7 @@ def test_a_stage_behind_a_group_waits_for_its_slowest_member(make: Make, start: 
 
 
 @STARTS
-def test_every_stage_is_shown_the_same_slots_in_the_same_order(make: Make, start: int) -> None:
+def test_every_stage_visits_all_slots_in_one_order(make: Make, start: int) -> None:
     attached = make(2, cursor=start)
     (first,), (second,) = stages(attached, [1, 1])
     for number in range(3 * SLOTS):
@@ -131,20 +130,20 @@ def test_a_burst_is_addressed_from_the_first_ready_slot_on(make: Make) -> None:
 
 
 @STARTS
-def test_a_successor_goes_on_where_the_cursor_stands(make: Make, start: int) -> None:
+def test_a_successor_continues_at_the_cursor(make: Make, start: int) -> None:
     attached = make(2, cursor=start)
     (first,), (second,) = stages(attached, [1, 1])
     first.advance(3)
     second.advance(1)
     second.slot()  # in hand, and its holder is gone now
     other = ring.attach(attached.memory.name, 2, SLOTS, SLOT_BYTES)
-    successor = Stage(other, 1, [0])
+    successor = StageView(other, 1, [0])
     assert successor.cursor == (start + 1) % (1 << 64)
     assert successor.ready() == 2
     other.close()
 
 
-def test_what_one_attachment_writes_another_one_reads(make: Make) -> None:
+def test_bytes_written_by_one_attachment_are_read_by_another(make: Make) -> None:
     attached = make(2)
     other = ring.attach(attached.memory.name, 2, SLOTS, SLOT_BYTES)
     attached.slots[2][:5] = b"hello"
@@ -210,8 +209,8 @@ def test_a_capacity_that_is_no_power_of_two_is_refused_and_nothing_is_made(slots
 @pytest.mark.parametrize(
     ("at", "what"),
     [
-        (layout.RING_MAGIC_AT, "magic"),
-        (layout.RING_VERSION_AT, "layout version"),
+        (layout.MAGIC_AT, "magic"),
+        (layout.VERSION_AT, "layout version"),
         (layout.RING_SLOTS_AT, "slots"),
         (layout.RING_SLOT_BYTES_AT, "slot bytes"),
         (layout.RING_MEMBERS_AT, "members"),
@@ -272,7 +271,7 @@ def test_another_process_never_sees_a_cursor_half_stored(make: Make) -> None:
     low, high = (1 << 63) - 1, (1 << 64) - 1
     attached = make(2, cursor=low)
     attached.memory.words[(layout.RING_CURSORS_AT + layout.CURSOR_STRIDE) // 8] = 0
-    stage = Stage(attached, 0, [1], first=True)
+    stage = StageView(attached, 0, [1], first=True)
     with subprocess.Popen(
         [sys.executable, "-c", READER, attached.memory.name], stdout=subprocess.PIPE, text=True
     ) as reader:
@@ -291,7 +290,7 @@ def test_nothing_that_publishes_packs_into_shared_memory(module: str) -> None:
     assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "pack_into"]
 
 
-def test_closing_lets_go_of_the_memory(make: Make) -> None:
+def test_closing_unmaps_the_memory(make: Make) -> None:
     attached = ring.attach(make(2).memory.name, 2, SLOTS, SLOT_BYTES)
 
     def mapped() -> int:

@@ -1,4 +1,4 @@
-"""The board and the table of counters: one writer per word, readable without asking, kept over a worker's death."""
+"""The scoreboard and the table of counters: one writer per word, readable without help, kept over a worker's death."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ COUNTER_NAME = re.compile(
 
 @pytest.fixture
 def made() -> Iterator[Scoreboard]:
-    name = f"/tunnel@boardtest@{secrets.token_hex(4)}@board"
+    name = f"/tunnel@scoreboardtest@{secrets.token_hex(4)}@scoreboard"
     created = scoreboard.create(name, WORKERS)
     yield created
     created.close()
     segment.unlink(name)
 
 
-def test_a_new_board_says_nothing(made: Scoreboard) -> None:
+def test_a_new_scoreboard_is_empty(made: Scoreboard) -> None:
     assert set(made.totals().values()) == {0}
     for page in made.pages:
         assert page.oldest_heartbeat() == 0
@@ -48,7 +48,7 @@ def test_totals_add_a_counter_up_over_the_workers(made: Scoreboard) -> None:
     assert sum(made.totals().values()) == 111
 
 
-def test_a_successor_goes_on_with_the_counters_that_it_finds(made: Scoreboard) -> None:
+def test_a_successor_continues_the_counters_that_it_finds(made: Scoreboard) -> None:
     made.pages[1].counters[ID["tcp.bytes_sent"]] += 1000
     successor = scoreboard.attach(made.memory.name, WORKERS)
     successor.pages[1].counters[ID["tcp.bytes_sent"]] += 1
@@ -66,7 +66,7 @@ def test_a_worker_is_as_alive_as_its_more_silent_duty(made: Scoreboard) -> None:
 
 @dataclass(frozen=True)
 class Word:
-    """Where a word of a page is, and who writes it."""
+    """The place and the writer of a word of a page."""
 
     name: str
     at: int
@@ -91,7 +91,7 @@ def test_no_cache_line_of_a_page_is_written_by_two_duties() -> None:
         for word in words():
             if word.writer.startswith(kind):
                 writers.setdefault(word.at // layout.CACHE_LINE, set()).add(word.writer)
-        assert {line: who for line, who in writers.items() if len(who) > 1} == {}
+        assert {line: each for line, each in writers.items() if len(each) > 1} == {}
 
 
 def test_no_two_things_of_a_page_overlap_and_all_lie_in_it() -> None:
@@ -101,12 +101,12 @@ def test_no_two_things_of_a_page_overlap_and_all_lie_in_it() -> None:
     assert all(at % 8 == 0 for at in places)
 
 
-def test_pages_lie_one_behind_the_other_and_fill_the_board() -> None:
+def test_pages_lie_one_behind_the_other_and_fill_the_scoreboard() -> None:
     assert [layout.page_at(w) for w in range(3)] == [layout.PAGE + w * layout.SCOREBOARD_PAGE_BYTES for w in range(3)]
     assert layout.scoreboard_bytes(3) == layout.page_at(2) + layout.SCOREBOARD_PAGE_BYTES
 
 
-def test_what_one_worker_writes_is_on_its_own_page_alone(made: Scoreboard) -> None:
+def test_a_worker_writes_on_its_own_page_alone(made: Scoreboard) -> None:
     before = [bytes(made.memory.view[layout.page_at(w) : layout.page_at(w + 1)]) for w in range(WORKERS)]
     page = made.pages[1]
     page.counters[layout.COUNTERS_MAX - 1] = U64
@@ -121,12 +121,12 @@ def test_what_one_worker_writes_is_on_its_own_page_alone(made: Scoreboard) -> No
 @pytest.mark.parametrize(
     ("at", "what"),
     [
-        (layout.SCOREBOARD_MAGIC_AT, "magic"),
-        (layout.SCOREBOARD_VERSION_AT, "layout version"),
+        (layout.MAGIC_AT, "magic"),
+        (layout.VERSION_AT, "layout version"),
         (layout.SCOREBOARD_WORKERS_AT, "workers"),
     ],
 )
-def test_a_board_whose_header_differs_is_refused_with_what_was_expected_and_found(
+def test_a_scoreboard_whose_header_differs_is_refused_with_what_was_expected_and_found(
     made: Scoreboard, at: int, what: str
 ) -> None:
     expected = made.words[at // 8]
@@ -135,7 +135,7 @@ def test_a_board_whose_header_differs_is_refused_with_what_was_expected_and_foun
         scoreboard.attach(made.memory.name, WORKERS)
 
 
-def test_a_board_of_another_number_of_workers_is_refused(made: Scoreboard) -> None:
+def test_a_scoreboard_of_another_number_of_workers_is_refused(made: Scoreboard) -> None:
     with pytest.raises(LocalError, match=r"expected .* bytes, has"):
         scoreboard.attach(made.memory.name, WORKERS + 1)
 
@@ -143,7 +143,7 @@ def test_a_board_of_another_number_of_workers_is_refused(made: Scoreboard) -> No
 # -- the table of counters
 
 
-def test_counter_ids_and_names_are_unique_and_fit_the_board() -> None:
+def test_counter_ids_and_names_are_unique_and_fit_the_scoreboard() -> None:
     assert len({c.id for c in COUNTERS}) == len({c.name for c in COUNTERS}) == len(COUNTERS) == len(ID)
     assert all(0 <= c.id < layout.COUNTERS_MAX for c in COUNTERS)
 
@@ -156,7 +156,7 @@ def test_the_counters_of_a_duty_stand_together_and_in_the_order_of_their_ids() -
 
 
 @pytest.mark.parametrize("name", [c.name for c in COUNTERS])
-def test_a_counter_is_named_kind_noun_participle_or_says_why_something_was_dropped(name: str) -> None:
+def test_a_counter_is_named_kind_noun_participle_or_says_why_there_was_a_drop(name: str) -> None:
     assert COUNTER_NAME.fullmatch(name)
 
 
@@ -169,5 +169,5 @@ def test_a_block_of_sixteen_ids_belongs_to_one_duty_of_one_kind() -> None:
     owners: dict[int, set[tuple[str, str]]] = {}
     for counter in COUNTERS:
         owners.setdefault(counter.id // 16, set()).add((counter.name.split(".")[0], counter.duty))
-    assert {block: who for block, who in owners.items() if len(who) > 1} == {}
+    assert {block: each for block, each in owners.items() if len(each) > 1} == {}
     assert 16 * 8 % layout.CACHE_LINE == 0 == layout.COUNTERS_AT % layout.CACHE_LINE

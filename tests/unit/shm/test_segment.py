@@ -1,4 +1,4 @@
-"""Shared-memory segments: all of it allocated at creation, refused in words when it is not as expected."""
+"""Shared-memory segments: allocated at creation, and refused in words if they are not as expected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import LocalError
-from pipeline.shm import segment
+from pipeline.shm import layout, segment
+from pipeline.shm.segment import Field
 
 SIZE = 3 * 4096 + 100  # the last word is not whole
 
@@ -47,7 +48,7 @@ def test_words_are_the_aligned_words_of_the_view(name: str) -> None:
     made.close()
 
 
-def test_what_the_creator_writes_an_attacher_reads_and_the_other_way_round(name: str) -> None:
+def test_creator_and_attacher_read_each_others_words(name: str) -> None:
     made = segment.create(name, SIZE)
     attached = segment.attach(name, SIZE)
     made.view[:3] = b"one"
@@ -66,7 +67,7 @@ def test_a_mapping_outlives_its_name(name: str) -> None:
     made.close()
 
 
-def test_a_name_that_is_taken_is_refused_and_left_alone(name: str) -> None:
+def test_a_name_that_is_in_use_is_refused_and_left_alone(name: str) -> None:
     made = segment.create(name, SIZE)
     made.view[:3] = b"one"
     with pytest.raises(LocalError, match=f"{name}: expected to be free, exists already; remove /dev/shm{name}"):
@@ -77,7 +78,7 @@ def test_a_name_that_is_taken_is_refused_and_left_alone(name: str) -> None:
 
 
 def test_a_segment_that_is_gone_is_refused(name: str) -> None:
-    with pytest.raises(LocalError, match=f"{name}: expected, not there; something removed it"):
+    with pytest.raises(LocalError, match=f"{name}: expected, not found: it was removed"):
         segment.attach(name, SIZE)
 
 
@@ -95,6 +96,24 @@ def test_more_than_there_is_gives_one_message_with_the_figures_and_leaves_nothin
     with pytest.raises(LocalError, match=rf"{name}: needs {size} bytes, /dev/shm has \d+ free; enlarge it"):
         segment.create(name, size)
     assert not path(name).exists()
+
+
+def test_a_segment_with_a_header_is_attached_by_its_own_kind_and_geometry_alone(name: str) -> None:
+    geometry = [Field(16, 4, "slots"), Field(24, 4096, "slot bytes")]
+    made = segment.create_with_header(name, SIZE, layout.RING_MAGIC, geometry)
+    assert made.words[:4].tolist() == [layout.RING_MAGIC, layout.LAYOUT_VERSION, 4, 4096]
+    segment.attach_with_header(name, SIZE, layout.RING_MAGIC, geometry).close()
+    with pytest.raises(LocalError, match=f"{name}: magic: expected {layout.SCOREBOARD_MAGIC}, found"):
+        segment.attach_with_header(name, SIZE, layout.SCOREBOARD_MAGIC, geometry)
+    with pytest.raises(LocalError, match=f"{name}: slots: expected 8, found 4"):
+        segment.attach_with_header(name, SIZE, layout.RING_MAGIC, [Field(16, 8, "slots")])
+    made.close()
+
+
+def test_a_segment_without_a_magic_is_not_complete_and_refused(name: str) -> None:
+    segment.create(name, SIZE).close()
+    with pytest.raises(LocalError, match=f"{name}: magic: expected {layout.RING_MAGIC}, found 0"):
+        segment.attach_with_header(name, SIZE, layout.RING_MAGIC, [])
 
 
 def test_removing_a_name_twice_is_no_error(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Which worker runs on which core: one each while there are enough, physical ones first, or nobody pinned."""
+"""Which worker runs on which core: one core each if there are enough, physical cores first; else none is pinned."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_with_more_cores_than_workers_the_first_ones_are_taken() -> None:
     assert cores.assign(ONE_LANE, "auto", [4, 5, 6, 7]) == {"tcp-0": [4], "tun-0": [5]}
 
 
-def test_with_fewer_cores_than_workers_nobody_is_pinned() -> None:
+def test_with_fewer_cores_than_workers_no_worker_is_pinned() -> None:
     assert cores.assign(TWO_LANES, "auto", [0, 1, 2, 3, 4]) == {}
     assert cores.assign(ONE_LANE, "auto", []) == {}
 
@@ -46,11 +46,11 @@ def test_none_means_none() -> None:
     assert cores.assign(ONE_LANE, "none", [0, 1, 2, 3]) == {}
 
 
-def test_what_the_configuration_says_holds_and_the_rest_get_other_cores() -> None:
+def test_configured_cores_are_used_and_other_workers_get_other_cores() -> None:
     assert cores.assign(ONE_LANE, {"tun-0": [0, 1]}, [0, 1, 2, 3]) == {"tun-0": [0, 1], "tcp-0": [2]}
 
 
-def test_what_the_configuration_says_holds_when_the_rest_find_no_core() -> None:
+def test_configured_cores_are_used_when_no_core_is_left_for_other_workers() -> None:
     assert cores.assign(ONE_LANE, {"tun-0": [0, 1]}, [0, 1]) == {"tun-0": [0, 1]}
 
 
@@ -62,20 +62,20 @@ def test_a_worker_with_an_empty_list_is_not_pinned_and_takes_no_core() -> None:
     assert cores.assign(ONE_LANE, {"tun-0": []}, [0]) == {"tcp-0": [0]}
 
 
-def test_a_worker_that_there_is_not_is_named_with_those_that_there_are() -> None:
+def test_an_unknown_worker_is_named_with_the_known_ones() -> None:
     assert complaints(ONE_LANE, {"tun-1": [0]}, [0, 1]) == ['affinity: given "tun-1", expected one of tcp-0, tun-0']
 
 
-def test_a_core_that_there_is_not_is_named_with_those_that_there_are() -> None:
+def test_an_unknown_core_is_named_with_the_known_ones() -> None:
     assert complaints(ONE_LANE, {"tun-0": [0, 9]}, [1, 0]) == ["affinity.tun-0: given core 9, expected one of 0, 1"]
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     assert len(complaints(ONE_LANE, {"tun-0": [9], "tcp-0": [8], "fec-0": [0]}, [0, 1])) == 3
 
 
 @given(st.integers(1, 4), st.booleans(), st.lists(st.integers(0, 63), unique=True, max_size=20))
-def test_nobody_shares_a_core_that_was_chosen_for_it(lanes: int, fec: bool, available: list[int]) -> None:
+def test_no_worker_shares_a_core_that_was_chosen_for_it(lanes: int, fec: bool, available: list[int]) -> None:
     kinds = ("tcp", "fec", "tun") if fec else ("tcp", "tun")
     workers = [(f"{kind}-{lane}", lane) for kind in kinds for lane in range(lanes)]
     chosen = cores.assign(workers, "auto", available)
@@ -98,10 +98,10 @@ def machine(root: Path, physical: dict[int, tuple[int, int]]) -> Path:
     return root
 
 
-def test_our_own_cores_and_no_others_are_available() -> None:
-    found = cores.available()
-    assert sorted(found) == sorted(psutil.Process().cpu_affinity())
-    assert len(set(found)) == len(found)
+def test_the_cores_of_this_process_are_available_and_no_others() -> None:
+    usable = cores.available()
+    assert sorted(usable) == sorted(psutil.Process().cpu_affinity())
+    assert len(set(usable)) == len(usable)
 
 
 def test_siblings_of_a_core_come_after_the_first_threads_of_all(tmp_path: Path, monkeypatch) -> None:
@@ -111,7 +111,7 @@ def test_siblings_of_a_core_come_after_the_first_threads_of_all(tmp_path: Path, 
     assert cores.available() == ours[0::2] + ours[1::2]
 
 
-def test_the_same_core_number_in_another_package_is_another_core(tmp_path: Path, monkeypatch) -> None:
+def test_equal_core_numbers_in_two_packages_are_two_cores(tmp_path: Path, monkeypatch) -> None:
     ours = sorted(psutil.Process().cpu_affinity())
     monkeypatch.setattr(cores, "SYS_CPU", machine(tmp_path, {core: (core, 0) for core in ours}))
     assert cores.available() == ours

@@ -1,4 +1,4 @@
-"""Between tcp workers and the supervisor: questions and answers in datagrams, and what a broken worker costs."""
+"""The supervisor channels: requests and answers in datagrams, and what a broken worker costs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import selectors
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,26 +14,26 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SupervisorGone
 from pipeline.runtime.supervisor_channel import SupervisorChannel
-from pipeline.supervisor.worker_channels import QUESTIONS_AT_ONCE, WorkerChannels
+from pipeline.supervisor.worker_channels import REQUESTS_PER_TURN, WorkerChannels
 from pipeline.wire import framing, messages
-from tests.harness.hub import KEYS, Server, hello, known, request
+from tests.harness.hub import KEYS, HubServer, hello, known, request
 
 
-class Office:
-    """The supervisor's desks on a selector, as its loop serves them, and the workers' ends."""
+class Loop:
+    """The supervisor's ends on a selector, as its loop serves them, and the workers' ends."""
 
-    def __init__(self, answer: Callable[[dict], dict | None]) -> None:
+    def __init__(self, answer: Callable[[Any], Any]) -> None:
         self.selector = selectors.DefaultSelector()
-        self.desks = WorkerChannels(answer, self.selector)
+        self.channels = WorkerChannels(answer, self.selector)
         self.workers: dict[str, SupervisorChannel] = {}
 
     def spawn(self, name: str) -> SupervisorChannel:
-        """A worker starts, or its successor."""
-        self.workers[name] = SupervisorChannel(self.desks.open(name))
+        """Start a worker, or the next generation of one."""
+        self.workers[name] = SupervisorChannel(self.channels.open_channel(name))
         return self.workers[name]
 
     def serve(self) -> int:
-        """One turn of the loop. How many desks had something."""
+        """One turn of the loop. How many channels had something."""
         events = self.selector.select(0)
         for key, _ in events:
             if key.fd in self.selector.get_map():
@@ -40,63 +41,72 @@ class Office:
         return len(events)
 
     def close(self) -> None:
-        self.desks.close_all()
-        for desk in self.workers.values():
-            desk.socket.close()
+        self.channels.close_all()
+        for worker in self.workers.values():
+            worker.socket.close()
         self.selector.close()
 
 
-def echo(question: dict) -> dict | None:
-    return {"to": question["from"]} if question["from"] != "nobody" else None
+def ask(worker: SupervisorChannel, request: Any) -> bool:
+    """Send any JSON, as a broken worker may."""
+    return worker.ask(request)
+
+
+def answers(worker: SupervisorChannel) -> list[Any]:
+    return list(worker.answers())
+
+
+def echo(request: Any) -> Any:
+    return {"to": request["from"]} if request["from"] != "unanswered" else None
 
 
 @pytest.fixture
-def office() -> Iterator[Office]:
-    made = Office(echo)
+def loop() -> Iterator[Loop]:
+    made = Loop(echo)
     yield made
     made.close()
 
 
 @pytest.fixture
-def hub() -> Iterator[Office]:
-    """The same with a hub behind it."""
-    server = Server(known("ann"))
-    made = Office(server.hub.answer)
+def admitting() -> Iterator[Loop]:
+    """A loop that admits peers."""
+    server = HubServer(known("ann"))
+    made = Loop(server.admission.handle_hello)
     yield made
     made.close()
     server.close()
 
 
-def test_who_asks_gets_the_answer(office: Office) -> None:
-    first, second = office.spawn("tcp-0"), office.spawn("tcp-1")
-    assert second.ask(**{"from": 2}) and first.ask(**{"from": 1})
-    office.serve()
-    assert first.answers() == [{"to": 1}]
-    assert second.answers() == [{"to": 2}]
-    assert first.answers() == []
+def test_each_worker_gets_the_answers_to_its_own_requests(loop: Loop) -> None:
+    first, second = loop.spawn("tcp-0"), loop.spawn("tcp-1")
+    assert ask(second, {"from": 2}) and ask(first, {"from": 1})
+    loop.serve()
+    assert answers(first) == [{"to": 1}]
+    assert answers(second) == [{"to": 2}]
+    assert answers(first) == []
 
 
-def test_questions_are_answered_in_order_and_some_with_nothing(office: Office) -> None:
-    desk = office.spawn("tcp-0")
-    for name in ("a", "nobody", "b"):
-        desk.ask(**{"from": name})
-    office.serve()
-    assert desk.answers() == [{"to": "a"}, {"to": "b"}]
+def test_requests_are_answered_in_order_and_some_without_an_answer(loop: Loop) -> None:
+    worker = loop.spawn("tcp-0")
+    for name in ("a", "unanswered", "b"):
+        ask(worker, {"from": name})
+    loop.serve()
+    assert answers(worker) == [{"to": "a"}, {"to": "b"}]
 
 
-def test_everybody_is_told(office: Office) -> None:
-    desks = [office.spawn(f"tcp-{lane}") for lane in range(3)]
-    office.desks.tell({"max_handshakes": 5})
-    assert [desk.answers() for desk in desks] == [[{"max_handshakes": 5}]] * 3
+def test_a_message_to_all_reaches_every_worker(loop: Loop) -> None:
+    workers = [loop.spawn(f"tcp-{lane}") for lane in range(3)]
+    loop.channels.send_to_all({"max_handshakes": 5})
+    assert [answers(worker) for worker in workers] == [[{"max_handshakes": 5}]] * 3
 
 
 @pytest.mark.parametrize("size", [1_000, 60_000, 150_000, 250_000])
-def test_certificates_of_any_size_arrive_after_a_reload(office: Office, size: int) -> None:
+def test_certificates_of_any_size_arrive_after_a_reload(loop: Loop, size: int) -> None:
     """250 kB: the bundle of all CAs that a system trusts."""
-    desk = office.spawn("tcp-0")
-    told = {"tls": {"certificate": "x", "ca": "y" * size}}
-    office.desks.tell(told)
-    assert desk.answers() == [told]
+    worker = loop.spawn("tcp-0")
+    message = {"tls": {"certificate": "x", "ca": "y" * size}}
+    loop.channels.send_to_all(message)
+    assert answers(worker) == [message]
 
 
 # -- a worker that is broken, or was broken into
@@ -114,33 +124,33 @@ NONSENSE = {
     "nested": b"[" * 100_000,
     "nested objects": b'{"from":' * 15_000,
     "a number of many digits": b'{"from": ' + b"9" * 10_000 + b"}",
-    "longer than a question": b'{"from": "' + b"x" * 140_000 + b'"}',
+    "longer than a request": b'{"from": "' + b"x" * 140_000 + b'"}',
 }
 
 
-def asks(office: Office, nonsense: bytes) -> None:
-    """A worker asks this, then something sound; another one in between."""
-    broken, sound = office.spawn("tcp-0"), office.spawn("tcp-1")
+def send_invalid_request(loop: Loop, nonsense: bytes) -> None:
+    """A worker sends this, then a valid request; another worker sends one in between."""
+    broken, sound = loop.spawn("tcp-0"), loop.spawn("tcp-1")
     broken.socket.send(nonsense)
-    sound.ask(**{"from": "sound"})
-    broken.ask(**{"from": "broken"})
-    office.serve()
-    assert sound.answers() == [{"to": "sound"}]
-    assert broken.answers()[-1] == {"to": "broken"}
+    ask(sound, {"from": "sound"})
+    ask(broken, {"from": "broken"})
+    loop.serve()
+    assert answers(sound) == [{"to": "sound"}]
+    assert answers(broken)[-1] == {"to": "broken"}
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE.keys())
-def test_a_question_that_makes_no_sense_costs_itself_alone(office: Office, nonsense: bytes) -> None:
-    asks(office, nonsense)
+def test_an_invalid_request_is_lost_and_nothing_else_happens(loop: Loop, nonsense: bytes) -> None:
+    send_invalid_request(loop, nonsense)
 
 
 @given(st.binary(min_size=1, max_size=50))
-def test_any_bytes_cost_at_most_the_question(data: bytes) -> None:
-    office = Office(echo)
+def test_any_bytes_cost_at_most_the_request(data: bytes) -> None:
+    loop = Loop(echo)
     try:
-        asks(office, data)
+        send_invalid_request(loop, data)
     finally:
-        office.close()
+        loop.close()
 
 
 OF_ANN = request(hello(KEYS["ann"]).frame(), KEYS["ann"])
@@ -173,120 +183,120 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("question", WRONG.values(), ids=WRONG.keys())
-def test_a_question_to_the_hub_with_a_wrong_field_admits_nobody_and_costs_itself_alone(
-    hub: Office, question: dict
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_a_request_with_a_wrong_field_admits_no_peer_and_nothing_else_happens(
+    admitting: Loop, wrong: dict[str, Any]
 ) -> None:
-    broken, sound = hub.spawn("tcp-0"), hub.spawn("tcp-1")
-    broken.ask(**question)
-    sound.ask(**OF_ANN)
-    hub.serve()
-    assert "seat" in sound.answers()[0]
-    assert [answer for answer in broken.answers() if "seat" in answer] == []
-    broken.ask(**OF_ANN)
-    hub.serve()
-    assert "seat" in broken.answers()[-1]
+    broken, sound = admitting.spawn("tcp-0"), admitting.spawn("tcp-1")
+    ask(broken, wrong)
+    ask(sound, OF_ANN)
+    admitting.serve()
+    assert "peer_handle" in answers(sound)[0]
+    assert [answer for answer in answers(broken) if "peer_handle" in answer] == []
+    ask(broken, OF_ANN)
+    admitting.serve()
+    assert "peer_handle" in answers(broken)[-1]
 
 
 @pytest.mark.parametrize("field", OF_ANN)
-def test_a_question_to_the_hub_that_lacks_a_field_costs_itself_alone(hub: Office, field: str) -> None:
-    desk = hub.spawn("tcp-0")
-    desk.ask(**{name: value for name, value in OF_ANN.items() if name != field})
-    desk.ask(**OF_ANN)
-    hub.serve()
-    assert "seat" in desk.answers()[-1]
+def test_a_request_that_lacks_a_field_is_lost_and_nothing_else_happens(admitting: Loop, field: str) -> None:
+    worker = admitting.spawn("tcp-0")
+    ask(worker, {name: value for name, value in OF_ANN.items() if name != field})
+    ask(worker, OF_ANN)
+    admitting.serve()
+    assert "peer_handle" in answers(worker)[-1]
 
 
-def test_a_worker_that_does_not_read_its_answers_loses_them_and_keeps_nobody_waiting(office: Office) -> None:
-    deaf, other = office.spawn("tcp-0"), office.spawn("tcp-1")
+def test_a_worker_that_does_not_read_its_answers_loses_them_and_delays_no_other_worker(loop: Loop) -> None:
+    deaf, other = loop.spawn("tcp-0"), loop.spawn("tcp-1")
     asked = 0
-    while asked < 5000 and (deaf.ask(**{"from": "x" * 1000}) or office.serve()):
+    while asked < 5000 and (ask(deaf, {"from": "x" * 1000}) or loop.serve()):
         asked += 1
-    other.ask(**{"from": "other"})
-    while office.serve():
+    ask(other, {"from": "other"})
+    while loop.serve():
         pass
-    assert other.answers() == [{"to": "other"}]
-    answered = len(deaf.answers())
+    assert answers(other) == [{"to": "other"}]
+    answered = len(answers(deaf))
     assert 0 < answered < asked
-    deaf.ask(**{"from": "again"})
-    office.serve()
-    assert deaf.answers() == [{"to": "again"}]
+    ask(deaf, {"from": "again"})
+    loop.serve()
+    assert answers(deaf) == [{"to": "again"}]
 
 
-def test_a_worker_that_asks_without_an_end_leaves_the_others_their_turn(office: Office) -> None:
-    greedy, other = office.spawn("tcp-0"), office.spawn("tcp-1")
+def test_a_worker_that_sends_requests_without_end_leaves_other_workers_their_turn(loop: Loop) -> None:
+    greedy, other = loop.spawn("tcp-0"), loop.spawn("tcp-1")
     asked = 0
-    while asked < 3 * QUESTIONS_AT_ONCE and greedy.ask(**{"from": asked}):
+    while asked < 3 * REQUESTS_PER_TURN and ask(greedy, {"from": asked}):
         asked += 1
-    assert asked > QUESTIONS_AT_ONCE
-    other.ask(**{"from": "other"})
-    office.serve()
-    assert other.answers() == [{"to": "other"}]
-    assert len(greedy.answers()) == QUESTIONS_AT_ONCE
-    while office.serve():
+    assert asked > REQUESTS_PER_TURN
+    ask(other, {"from": "other"})
+    loop.serve()
+    assert answers(other) == [{"to": "other"}]
+    assert len(answers(greedy)) == REQUESTS_PER_TURN
+    while loop.serve():
         pass
-    assert len(greedy.answers()) == asked - QUESTIONS_AT_ONCE
+    assert len(answers(greedy)) == asked - REQUESTS_PER_TURN
 
 
-def test_a_worker_is_told_when_the_supervisor_has_more_questions_than_it_takes(office: Office) -> None:
-    desk = office.spawn("tcp-0")
+def test_a_worker_learns_that_the_queue_of_the_supervisor_is_full(loop: Loop) -> None:
+    worker = loop.spawn("tcp-0")
     for _ in range(100_000):
-        if not desk.ask(**{"from": "x" * 1000}):
+        if not ask(worker, {"from": "x" * 1000}):
             break
     else:
         pytest.fail("never full")
-    office.serve()
-    assert desk.ask(**{"from": "again"})
+    loop.serve()
+    assert ask(worker, {"from": "again"})
 
 
 # -- generations
 
 
-def test_a_worker_that_has_ended_is_waited_for_no_more(office: Office) -> None:
-    office.spawn("tcp-0").socket.close()
-    other = office.spawn("tcp-1")
-    office.serve()
-    assert [key.fileobj for key in office.selector.get_map().values()] == [office.desks._open["tcp-1"]]
-    assert office.serve() == 0
-    office.desks.tell({"to": "everybody"})
-    assert other.answers() == [{"to": "everybody"}]
+def test_the_channel_of_a_worker_that_has_ended_is_closed(loop: Loop) -> None:
+    loop.spawn("tcp-0").socket.close()
+    other = loop.spawn("tcp-1")
+    loop.serve()
+    assert [key.fileobj for key in loop.selector.get_map().values()] == [loop.channels._sockets["tcp-1"]]
+    assert loop.serve() == 0
+    loop.channels.send_to_all({"to": "all"})
+    assert answers(other) == [{"to": "all"}]
 
 
-def test_what_a_worker_asked_before_it_ended_harms_nobody(office: Office) -> None:
-    desk = office.spawn("tcp-0")
-    desk.ask(**{"from": "the dead"})
-    desk.socket.close()
-    office.serve()
-    assert office.serve() == 0
-    assert len(office.selector.get_map()) == 0
+def test_a_request_of_a_worker_that_has_ended_since_does_no_harm(loop: Loop) -> None:
+    worker = loop.spawn("tcp-0")
+    ask(worker, {"from": "the dead"})
+    worker.socket.close()
+    loop.serve()
+    assert loop.serve() == 0
+    assert len(loop.selector.get_map()) == 0
 
 
-def test_a_successor_has_a_desk_of_its_own(office: Office) -> None:
-    first = office.spawn("tcp-0")
-    second = office.spawn("tcp-0")
-    second.ask(**{"from": "successor"})
-    office.serve()
-    assert second.answers() == [{"to": "successor"}]
-    with pytest.raises(SupervisorGone, match="the supervisor has closed its end of the desk"):
-        first.answers()
+def test_each_generation_has_a_channel_of_its_own(loop: Loop) -> None:
+    first = loop.spawn("tcp-0")
+    second = loop.spawn("tcp-0")
+    ask(second, {"from": "successor"})
+    loop.serve()
+    assert answers(second) == [{"to": "successor"}]
+    with pytest.raises(SupervisorGone, match="the supervisor has closed its end of the supervisor channel"):
+        answers(first)
     first.socket.close()
 
 
-def test_what_the_loop_still_has_of_a_predecessor_leaves_the_successors_desk_alone(office: Office) -> None:
-    """One look at the selector may find both the end of a worker and the end of its desk, in this order."""
-    office.spawn("tcp-0").socket.close()
-    late = office.selector.select(0)
-    second = office.spawn("tcp-0")
+def test_a_late_event_of_an_earlier_generation_leaves_the_next_ones_channel_alone(loop: Loop) -> None:
+    """One call of select may report the end of a worker and the end of its channel, in this order."""
+    loop.spawn("tcp-0").socket.close()
+    late = loop.selector.select(0)
+    second = loop.spawn("tcp-0")
     for key, _ in late:
-        if key.fd in office.selector.get_map():
+        if key.fd in loop.selector.get_map():
             key.data()
-    second.ask(**{"from": "successor"})
-    office.serve()
-    assert second.answers() == [{"to": "successor"}]
+    ask(second, {"from": "successor"})
+    loop.serve()
+    assert answers(second) == [{"to": "successor"}]
 
 
-def test_the_descriptor_for_a_worker_is_one_that_no_other_process_inherits(office: Office) -> None:
-    fd = office.desks.open("tcp-0")
+def test_the_descriptor_for_a_worker_is_not_inherited_by_other_processes(loop: Loop) -> None:
+    fd = loop.channels.open_channel("tcp-0")
     assert not os.get_inheritable(fd)
     with socket.socket(fileno=fd) as sock:
         assert sock.type == socket.SOCK_SEQPACKET

@@ -1,17 +1,37 @@
-"""What the tools for many clients make of packets and of what they found, without any."""
+"""The tools for many clients: echo replies, kinds of garbage, reports; one swarm client against the server's side."""
 
 from __future__ import annotations
+
+import hashlib
+import select
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import ip_interface
 
 import msgspec
 import pytest
 
+from pipeline.errors import PeerError
 from pipeline.packet.vnet import VNET_HEADER_BYTES
+from pipeline.runtime.supervisor_channel import Admitted, NotAdmitted, SupervisorChannel
+from pipeline.transport.connection import HANDSHAKE, Connection
+from pipeline.transport.settings import TlsMaterial
+from pipeline.transport.tls_context import client_context
+from pipeline.wire import auth, framing, messages
 from pipeline.wire.block import lengths
+from pipeline.wire.handshake import AskSupervisor, Failed, Welcomed
+from tests.harness.settings import WORKER_SETTINGS
+from tests.harness.tls_ends import issue
 from tests.reference.packets import echo_request, is_reply, reply_to
 from tools.bench.hub_report import Compared, Garbage, HubResult, Idle, Return, table
-from tools.bench.throughput_report import Machine
+from tools.bench.machine import Machine
 from tools.load.flood import HELLO, KINDS, Flooded
 from tools.load.icmp_echo import answer, block_of
+from tools.load.swarm_client import ESTABLISHED, Invited, SwarmClient, SwarmConnection, SwarmSettings
+from workers.tcp.handshake import ServerHandshaker
 
 PAIRS = [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")]
 
@@ -76,8 +96,8 @@ def result() -> HubResult:
             invited_seconds=4.0,
             first_seconds=6.0,
             complete_seconds=8.0,
-            greeting_p50_ms=300.0,
-            greeting_p99_ms=900.0,
+            handshake_p50_ms=300.0,
+            handshake_p99_ms=900.0,
             failed={"closed": 7},
             pingable=199,
             bytes_empty={"tcp-0": 14_000_000},
@@ -122,3 +142,100 @@ def test_the_json_comes_back_the_same() -> None:
     text = msgspec.json.encode(result())
     assert msgspec.json.decode(text)["schema_version"] == 1
     assert msgspec.json.decode(text, type=HubResult) == result()
+
+
+# -- a swarm client against the server's side of the program
+
+KEY = bytes(range(32))
+WELCOME = messages.Welcome(1, 0, 1400, 0, addresses=(ip_interface("10.0.0.2/24"),))
+SECONDS = 10.0
+
+
+class Ends:
+    """One connection of a swarm client, and the server's side of it with TLS; the test decides for the supervisor."""
+
+    def __init__(self, stack: ExitStack, key: bytes = KEY, pin: bytes = b"") -> None:
+        pair = issue("server.test")
+        found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pair.certificate)).digest()
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        host, port = listener.getsockname()
+        context = client_context(system_cas=False, verify=False)
+        self.client = SwarmClient(
+            1,
+            Invited("one", host, port, key, pin or found),
+            SwarmSettings(context, 1, 1, 1400, 10.0, 30.0, 10.0, 0.1, 10.0),
+            session=1,
+        )
+        self.slot = self.client.due_slots(0)[0]
+        self.near = self.slot.connection = SwarmConnection(self.slot, 0)
+        stack.callback(self.near.socket.close)
+        self.near.connect()
+        accepted, address = listener.accept()
+        stack.enter_context(accepted).setblocking(False)
+        self.far = Connection(accepted, address, HANDSHAKE, 7, 0)
+        self._supervisor, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stack.enter_context(self._supervisor)
+        channel = SupervisorChannel(worker.detach())
+        stack.enter_context(channel.socket)
+        tls = TlsMaterial(pair.certificate, pair.key, "", "1.3", found.hex())
+        self._side = ServerHandshaker(WORKER_SETTINGS._replace(tls=tls, verifies_keys=True), channel)
+        self.outcome = self._side.begin(self.far)
+
+    def run(self) -> None:
+        """Until the server's side has welcomed or failed, and the client knows."""
+        deadline = time.monotonic() + SECONDS
+        while not isinstance(self.outcome, Welcomed | Failed) or self.near.state is not ESTABLISHED:
+            assert time.monotonic() < deadline
+            write = [self.near.socket] if self.near.wants_write else []
+            readable, writable, _ = select.select([self.near.socket, self.far.socket], write, [], SECONDS)
+            if self.near.socket in readable + writable:
+                self.near.step(1)
+            if self.far.socket in readable and not isinstance(self.outcome, Welcomed | Failed):
+                self.outcome = self._side.step(self.far)
+            if isinstance(self.outcome, AskSupervisor):
+                self.outcome = self._side.answered(self.far, self._decision(self.outcome))
+
+    @staticmethod
+    def _decision(question: AskSupervisor) -> Admitted | NotAdmitted:
+        seen = auth.transcript(question.hello, question.challenge, question.certificate_hash)
+        if not auth.client_proved(KEY, seen, question.proof):
+            frame = messages.Refused(messages.REVOKED, "revoked").frame()
+            return NotAdmitted(serial=7, frame=frame.hex(), reason="revoked")
+        mac = auth.server_proof(KEY, seen, WELCOME.frame())
+        return Admitted(serial=7, frame=WELCOME._replace(mac=mac).frame().hex(), peer_handle=1)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as made:
+        yield made
+
+
+def test_a_swarm_client_is_welcomed_and_answers_an_echo_request(stack: ExitStack) -> None:
+    ends = Ends(stack)
+    ends.run()
+    assert isinstance(ends.outcome, Welcomed) and ends.outcome.accepts_shards
+    assert ends.client.addresses == ["10.0.0.2"] and ends.client.established == 1
+    assert not ends.client.is_complete and [slot.index for slot in ends.client.due_slots(0)] == [1]
+    request = echo_request("10.0.0.1", "10.0.0.2", 1)
+    ends.far.send_frame(framing.frame(framing.DATA, request) + block_of([request]))
+    assert select.select([ends.near.socket], [], [], SECONDS)[0]
+    ends.near.step(2)
+    assert ends.client.echoes == 2
+    assert select.select([ends.far.socket], [], [], SECONDS)[0]
+    received = ends.far.receive_bytes(1 << 16)
+    assert is_reply(received[5 : 5 + len(request)], request)
+
+
+def test_a_swarm_client_that_is_refused_says_why_and_dials_again_after_a_pause(stack: ExitStack) -> None:
+    ends = Ends(stack, key=bytes(32))
+    with pytest.raises(PeerError, match="refused by the server: revoked"):
+        ends.run()
+    ends.slot.ended(ends.near, 5)
+    assert ends.slot.connection is None and ends.slot.due_ns > 5
+
+
+def test_a_swarm_client_says_nothing_to_a_server_with_another_certificate(stack: ExitStack) -> None:
+    ends = Ends(stack, pin=b"p" * 32)
+    with pytest.raises(PeerError, match="fingerprint of the server's certificate: expected 7070"):
+        ends.run()

@@ -8,21 +8,21 @@ import math
 import msgspec
 import pytest
 
-from tools.lab.link_model import LinkModel, LinkSpec, Run
+from tools.lab.link_model import LinkModel, LinkSpec, Train
 
 MS = 1_000_000
 
 
 def pass_packets(
     model: LinkModel, count: int, *, every_ns: int = MS, size: int = 1000, start: int = 0
-) -> list[list[Run]]:
+) -> list[list[Train]]:
     """Ordinary packets at equal intervals; what came out of each."""
     return [model.offer(start + number * every_ns, 1, size, size) for number in range(count)]
 
 
-def lost_runs(outcomes: list[list[Run]]) -> list[int]:
-    """Lengths of the runs of packets that did not come out."""
-    groups = itertools.groupby(outcomes, key=lambda runs: not runs)
+def lost_spells(outcomes: list[list[Train]]) -> list[int]:
+    """Lengths of the trains of packets that did not come out."""
+    groups = itertools.groupby(outcomes, key=lambda trains: not trains)
     return [len(list(group)) for gone, group in groups if gone]
 
 
@@ -32,36 +32,36 @@ def binomial_bounds(count: int, share: float, deviations: float = 4.0) -> tuple[
 
 
 def test_a_perfect_link_hands_a_super_packet_over_whole_and_at_once() -> None:
-    assert LinkModel(LinkSpec()).offer(5, 40, 1514, 900) == [Run(5, 0, 40)]
+    assert LinkModel(LinkSpec()).offer(5, 40, 1514, 900) == [Train(5, 0, 40)]
 
 
 def test_delay_is_added_exactly() -> None:
     model = LinkModel(LinkSpec(delay_ms=20.5))
-    assert pass_packets(model, 3) == [[Run(number * MS + 20_500_000, 0, 1)] for number in range(3)]
+    assert pass_packets(model, 3) == [[Train(number * MS + 20_500_000, 0, 1)] for number in range(3)]
 
 
 def test_the_rate_counts_every_segments_bytes() -> None:
     model = LinkModel(LinkSpec(rate_mbit=8))  # 1 byte a microsecond
-    runs = model.offer(0, 3, 1500, 600)
-    assert runs == [Run(1_500_000, 0, 1), Run(3_000_000, 1, 1), Run(3_600_000, 2, 1)]
+    trains = model.offer(0, 3, 1500, 600)
+    assert trains == [Train(1_500_000, 0, 1), Train(3_000_000, 1, 1), Train(3_600_000, 2, 1)]
 
 
 def test_segments_that_leave_close_together_stay_one_super_packet() -> None:
     model = LinkModel(LinkSpec(rate_mbit=8000))
-    assert model.offer(0, 44, 1500, 1500) == [Run(66_000, 0, 44)]
+    assert model.offer(0, 44, 1500, 1500) == [Train(66_000, 0, 44)]
 
 
 def test_a_packet_waits_for_those_before_it_and_not_longer() -> None:
     model = LinkModel(LinkSpec(rate_mbit=8))
     model.offer(0, 1, 1000, 1000)
-    assert model.offer(200_000, 1, 1000, 1000) == [Run(2_000_000, 0, 1)]
-    assert model.offer(9_000_000, 1, 1000, 1000) == [Run(10_000_000, 0, 1)]
+    assert model.offer(200_000, 1, 1000, 1000) == [Train(2_000_000, 0, 1)]
+    assert model.offer(9_000_000, 1, 1000, 1000) == [Train(10_000_000, 0, 1)]
 
 
 def test_what_finds_the_queue_full_is_dropped_and_counted() -> None:
     model = LinkModel(LinkSpec(rate_mbit=8, queue_packets=10))
     outcomes = pass_packets(model, 30, every_ns=0)
-    assert [bool(runs) for runs in outcomes] == [True] * 10 + [False] * 20
+    assert [bool(trains) for trains in outcomes] == [True] * 10 + [False] * 20
     assert model.counters.dropped_queue_full == 20
     assert model.offer(MS, 1, 1000, 1000), "one has left after 1 ms, so one more finds room"
     assert not model.offer(MS, 1, 1000, 1000)
@@ -69,8 +69,8 @@ def test_what_finds_the_queue_full_is_dropped_and_counted() -> None:
 
 def test_a_super_packet_that_fills_the_queue_loses_its_last_segments() -> None:
     model = LinkModel(LinkSpec(rate_mbit=8, queue_packets=None, queue_bytes=5000))
-    runs = model.offer(0, 8, 1000, 1000)
-    assert [run.first for run in runs] == [0, 1, 2, 3, 4]
+    trains = model.offer(0, 8, 1000, 1000)
+    assert [train.first for train in trains] == [0, 1, 2, 3, 4]
     assert model.counters.dropped_queue_full == 3
 
 
@@ -79,15 +79,15 @@ def test_independent_loss_is_as_asked_within_binomial_bounds(percent: float) -> 
     count = 40_000
     outcomes = pass_packets(LinkModel(LinkSpec(loss_percent=percent, seed=7)), count)
     low, high = binomial_bounds(count, percent / 100)
-    assert low < sum(not runs for runs in outcomes) < high
-    lengths = lost_runs(outcomes)
+    assert low < sum(not trains for trains in outcomes) < high
+    lengths = lost_spells(outcomes)
     assert sum(lengths) / len(lengths) == pytest.approx(1 / (1 - percent / 100), rel=0.05)
 
 
 @pytest.mark.parametrize("burst", [2, 5, 20])
 def test_burst_loss_has_the_share_and_the_mean_length_asked(burst: float) -> None:
     outcomes = pass_packets(LinkModel(LinkSpec(loss_percent=3, burst=burst, seed=3)), 200_000)
-    lengths = lost_runs(outcomes)
+    lengths = lost_spells(outcomes)
     assert sum(lengths) / 200_000 == pytest.approx(0.03, rel=0.25)
     assert sum(lengths) / len(lengths) == pytest.approx(burst, rel=0.15)
 
@@ -95,11 +95,11 @@ def test_burst_loss_has_the_share_and_the_mean_length_asked(burst: float) -> Non
 @pytest.mark.parametrize("segments", [1, 7, 44])
 def test_loss_hits_the_same_segments_however_they_are_packed(segments: int) -> None:
     spec = LinkSpec(loss_percent=4, burst=3, seed=11)
-    one_by_one = [bool(runs) for runs in pass_packets(LinkModel(spec), 44 * 7 * 20)]
+    one_by_one = [bool(trains) for trains in pass_packets(LinkModel(spec), 44 * 7 * 20)]
     model, came = LinkModel(spec), []
     for _ in range(0, len(one_by_one), segments):
-        runs = model.offer(0, segments, 1500, 1500)
-        arrived = {run.first + step for run in runs for step in range(run.count)}
+        trains = model.offer(0, segments, 1500, 1500)
+        arrived = {train.first + step for train in trains for step in range(train.length)}
         came += [index in arrived for index in range(segments)]
     assert came == one_by_one
 
@@ -110,7 +110,7 @@ def test_all_is_lost_or_nothing_at_the_ends_of_the_scale() -> None:
 
 
 def test_the_same_seed_gives_the_same_link_and_another_seed_another() -> None:
-    def outcome(seed: int, direction: str = "forward") -> list[list[Run]]:
+    def outcome(seed: int, direction: str = "forward") -> list[list[Train]]:
         spec = LinkSpec(
             delay_ms=20,
             jitter_ms=10,
@@ -131,12 +131,12 @@ def test_the_same_seed_gives_the_same_link_and_another_seed_another() -> None:
 def test_one_effect_does_not_move_another() -> None:
     plain = pass_packets(LinkModel(LinkSpec(loss_percent=5)), 3000)
     mixed = pass_packets(LinkModel(LinkSpec(loss_percent=5, duplicate_percent=20, reorder_percent=20)), 3000)
-    assert [bool(runs) for runs in plain] == [bool(runs) for runs in mixed]
+    assert [bool(trains) for trains in plain] == [bool(trains) for trains in mixed]
 
 
 def test_jitter_stays_in_its_bounds_uses_them_and_never_reorders() -> None:
     outcomes = pass_packets(LinkModel(LinkSpec(delay_ms=20, jitter_ms=8)), 20_000, every_ns=100_000)
-    dues = [runs[0].due for runs in outcomes]
+    dues = [trains[0].due for trains in outcomes]
     delays = [due - number * 100_000 for number, due in enumerate(dues)]
     assert dues == sorted(dues)
     assert 12 * MS <= min(delays) < 14 * MS
@@ -145,13 +145,13 @@ def test_jitter_stays_in_its_bounds_uses_them_and_never_reorders() -> None:
 
 def test_jitter_behind_a_full_queue_never_reorders_either() -> None:
     model = LinkModel(LinkSpec(delay_ms=20, jitter_ms=20, rate_mbit=100))
-    dues = [run.due for runs in pass_packets(model, 5000, every_ns=60_000) for run in runs]
+    dues = [train.due for trains in pass_packets(model, 5000, every_ns=60_000) for train in trains]
     assert dues == sorted(dues)
 
 
 def test_a_reordered_packet_comes_behind_those_that_left_after_it() -> None:
     model = LinkModel(LinkSpec(delay_ms=5, reorder_percent=10, reorder_ms=3))
-    dues = [runs[0].due for runs in pass_packets(model, 4000)]
+    dues = [trains[0].due for trains in pass_packets(model, 4000)]
     held = [number for number, due in enumerate(dues) if due == number * MS + 8 * MS]
     assert len(held) == model.counters.reordered
     low, high = binomial_bounds(4000, 0.1)
@@ -160,16 +160,16 @@ def test_a_reordered_packet_comes_behind_those_that_left_after_it() -> None:
 
 def test_a_duplicate_arrives_beside_its_original() -> None:
     model = LinkModel(LinkSpec(delay_ms=1, duplicate_percent=100))
-    assert model.offer(0, 2, 1000, 1000) == [Run(MS, 0, 2), Run(MS, 0, 1), Run(MS, 1, 1)]
+    assert model.offer(0, 2, 1000, 1000) == [Train(MS, 0, 2), Train(MS, 0, 1), Train(MS, 1, 1)]
     assert model.counters.duplicated == 2
     assert model.counters.passed == 4
 
 
 def test_a_segment_above_the_path_mtu_vanishes_and_the_short_last_one_passes() -> None:
     model = LinkModel(LinkSpec(mtu=1400))
-    assert model.offer(0, 1, 1414, 1414) == [Run(0, 0, 1)]
+    assert model.offer(0, 1, 1414, 1414) == [Train(0, 0, 1)]
     assert model.offer(0, 1, 1415, 1415) == []
-    assert model.offer(0, 5, 1514, 600) == [Run(0, 4, 1)]
+    assert model.offer(0, 5, 1514, 600) == [Train(0, 4, 1)]
     assert model.counters.dropped_too_big == 5
 
 
@@ -177,13 +177,13 @@ def test_a_changed_spec_holds_from_now_on_and_the_queue_stays() -> None:
     model = LinkModel(LinkSpec(rate_mbit=8))
     model.offer(0, 4, 1000, 1000)
     model.change(LinkSpec(rate_mbit=80, delay_ms=1))
-    assert model.offer(0, 1, 1000, 1000) == [Run(4 * MS + 100_000 + MS, 0, 1)]
+    assert model.offer(0, 1, 1000, 1000) == [Train(4 * MS + 100_000 + MS, 0, 1)]
 
 
 def test_every_segment_is_accounted_for() -> None:
     spec = LinkSpec(rate_mbit=50, loss_percent=5, reorder_percent=5, duplicate_percent=5, queue_packets=50)
     model = LinkModel(spec)
-    came = sum(run.count for number in range(2000) for run in model.offer(number * MS, 10, 1500, 300))
+    came = sum(train.length for number in range(2000) for train in model.offer(number * MS, 10, 1500, 300))
     counters = model.counters
     assert counters.offered == 20_000
     assert came == counters.passed

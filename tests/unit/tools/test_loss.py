@@ -1,4 +1,4 @@
-"""What the lossy lab makes of its measurements, without any."""
+"""The loss lab's results and tables, from made-up measurements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.bench.loss_report import (
     Cell,
     Configuration,
     Delays,
-    LossyResult,
+    LossResult,
     Stream,
     Way,
     gap_ms,
@@ -25,7 +25,7 @@ from tools.bench.loss_report import (
     table,
 )
 from tools.bench.loss_testbed import SOCKET_LINE
-from tools.bench.throughput_report import Machine
+from tools.bench.machine import Machine
 from tools.lab.namespace import LabError
 from tools.load.generators import Arrival, Pings, Sample
 
@@ -64,9 +64,9 @@ def stream(**fields) -> Stream:
     )
 
 
-def result(*cells: Cell) -> LossyResult:
+def result(*cells: Cell) -> LossResult:
     named = {scenario.name: scenario for scenario in SCENARIOS}
-    return LossyResult(
+    return LossResult(
         machine=Machine(cores=2, cpu="Some CPU", kernel="6.18", python="3.11.7"),
         rate_mbit=50,
         rtt_ms=40,
@@ -81,7 +81,7 @@ def result(*cells: Cell) -> LossyResult:
     )
 
 
-def lossy_cell(configuration: str = "five", scenario: str = "random-2", **fields) -> Cell:
+def loss_cell(configuration: str = "five", scenario: str = "random-2", **fields) -> Cell:
     ping = Delays(sent=200, lost=0, p50=40.5, p99=101.5, max=104.0)
     return Cell(
         **{
@@ -140,19 +140,19 @@ def test_local_port_and_bytes_are_read_from_what_ss_says() -> None:
 
 
 def test_the_table_shows_every_measurement_and_the_links_own_loss() -> None:
-    lines = rows(table(result(lossy_cell())))
+    lines = rows(table(result(loss_cell())))
     assert ("five 40.5 101.5 104.0 0 | 20.2 81.5 1250 3 | 20.2 81.5 1250 3 | 43.3 310 | 2.00 2.10 100") in lines
     assert "five connections=5 fec=off" in lines
 
 
 def test_the_table_of_an_event_has_the_gaps_of_both_streams() -> None:
-    cell = lossy_cell(scenario="cut", ping=None, alone=stream(light_gap_ms=22.0))
+    cell = loss_cell(scenario="cut", ping=None, alone=stream(light_gap_ms=22.0))
     assert "five 20.2 81.5 1250 3 22 | 20.2 81.5 1250 3 140 | 43.3 310" in rows(table(result(cell)))
 
 
 def test_a_configuration_that_does_not_work_says_so_and_the_others_stay() -> None:
     broken = Cell(scenario="random-2", configuration="auto", error="the server did not start")
-    lines = rows(table(result(lossy_cell(), broken)))
+    lines = rows(table(result(loss_cell(), broken)))
     assert "auto: FAILED: the server did not start" in lines
     assert any(line.startswith("five 40.5") for line in lines)
 
@@ -160,22 +160,22 @@ def test_a_configuration_that_does_not_work_says_so_and_the_others_stay() -> Non
 @pytest.mark.parametrize(
     ("cell", "says"),
     [
-        (lossy_cell(scenario="black-hole", beside=stream(resumed=False)), "not everything flowed again"),
-        (lossy_cell(beside=stream(bulk_survived=False)), "connection broke"),
-        (lossy_cell(to_server=way(late=30)), "30 writes of the emulated link came late"),
-        (lossy_cell(alone=stream(pause_ms=31.0)), "waited for a core: alone 31 ms"),
+        (loss_cell(scenario="black-hole", beside=stream(resumed=False)), "not everything flowed again"),
+        (loss_cell(beside=stream(bulk_survived=False)), "connection broke"),
+        (loss_cell(to_server=way(late=30)), "30 writes of the emulated link came late"),
+        (loss_cell(alone=stream(pause_ms=31.0)), "waited for a core: alone 31 ms"),
     ],
 )
 def test_what_a_number_does_not_say_stands_below_it(cell: Cell, says: str) -> None:
     assert says in table(result(cell))
-    assert says not in table(result(lossy_cell()))
+    assert says not in table(result(loss_cell()))
 
 
 def test_the_json_carries_its_schema_version_and_comes_back_the_same() -> None:
-    found = result(lossy_cell(), lossy_cell("bare", counters={"server": {"fec.blocks_whole": 3}}))
+    found = result(loss_cell(), loss_cell("bare", counters={"server": {"fec.blocks_whole": 3}}))
     text = msgspec.json.encode(found)
     assert msgspec.json.decode(text)["schema_version"] == 1
-    assert msgspec.json.decode(text, type=LossyResult) == found
+    assert msgspec.json.decode(text, type=LossResult) == found
 
 
 def test_the_whole_table_is_said_to_take_a_quarter_of_an_hour_at_most() -> None:
@@ -194,13 +194,13 @@ def test_the_bare_link_has_no_part_in_events() -> None:
 
 def test_a_line_of_the_plot_has_its_losses_in_order_and_begins_at_none() -> None:
     cells = [
-        lossy_cell(scenario=name, ping=Delays(sent=1, lost=0, p50=1, p99=p99, max=1))
+        loss_cell(scenario=name, ping=Delays(sent=1, lost=0, p50=1, p99=p99, max=1))
         for name, p99 in (("random-2", 80.0), ("burst-2", 120.0), ("loss-0", 41.0), ("random-0.5", 60.0))
     ]
-    found = result(*cells, lossy_cell(scenario="random-5", ping=None))
+    found = result(*cells, loss_cell(scenario="random-5", ping=None))
 
     def p99(cell: Cell) -> float | None:
-        return cell.ping and cell.ping.p99
+        return cell.ping.p99 if cell.ping is not None else None
 
     assert loss_plot.points(found, "five", False, p99) == [(0, 41), (0.5, 60), (2, 80)]
     assert loss_plot.points(found, "five", True, p99) == [(0, 41), (2, 120)]
@@ -209,14 +209,14 @@ def test_a_line_of_the_plot_has_its_losses_in_order_and_begins_at_none() -> None
 
 def test_the_plot_is_drawn_with_whatever_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    cells = [lossy_cell(scenario=name) for name in ("loss-0", "random-2", "burst-2", "cut")]
+    cells = [loss_cell(scenario=name) for name in ("loss-0", "random-2", "burst-2", "cut")]
     saved, drawn = tmp_path / "result.json", tmp_path / "plot.svg"
     saved.write_bytes(msgspec.json.encode(result(*cells, Cell(scenario="cut", configuration="auto", error="x"))))
     assert loss_plot.main([str(saved), str(drawn)]) == 0
     assert "<svg" in drawn.read_text()
-    loss_plot.plot(result(lossy_cell()), str(tmp_path / "loss.png"))
+    loss_plot.plot(result(loss_cell()), str(tmp_path / "loss.png"))
     with pytest.raises(LabError, match=r"plot.nonsense"):
-        loss_plot.plot(result(lossy_cell()), str(tmp_path / "plot.nonsense"))
+        loss_plot.plot(result(loss_cell()), str(tmp_path / "plot.nonsense"))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_the_plot_is_drawn_with_whatever_was_measured(tmp_path: Path) -> None:
 def test_without_matplotlib_one_line_says_what_to_install(
     module: str, says: str, argv: list[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "r.json").write_bytes(msgspec.json.encode(result(lossy_cell())))
+    (tmp_path / "r.json").write_bytes(msgspec.json.encode(result(loss_cell())))
     done = subprocess.run(
         [sys.executable, "-P", "-c", WITHOUT_MATPLOTLIB.format(module, argv)],
         cwd=tmp_path,
@@ -234,7 +234,7 @@ def test_without_matplotlib_one_line_says_what_to_install(
         text=True,
     )
     if done.returncode == 77:
-        pytest.skip("the lossy lab needs root")
+        pytest.skip("the loss lab needs root")
     assert done.returncode == 1
     assert done.stderr == (
         f"{says}: --plot: matplotlib is not installed; install it (pip install 'tunnel-supervisor[plot]')\n"

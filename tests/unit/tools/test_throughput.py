@@ -1,4 +1,4 @@
-"""What bench makes of its measurements, without any."""
+"""The results and tables of bench, from made-up measurements."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from tools.bench.kills import Kill, Kills, gaps_by_kind, longest_silence_ms
+from tools.bench.machine import Machine
 from tools.bench.measure import medians
-from tools.bench.throughput_report import BenchResult, Machine, PingValues, Values, table
+from tools.bench.throughput_report import BenchResult, PingValues, Values, table
 from tools.load.generators import Sample
 from tools.load.quantiles import quantile
 

@@ -1,4 +1,4 @@
-"""A channel once it is ready: what goes in comes out, whatever the sizes and the cuts, and what ends it."""
+"""A channel whose handshake is done: bytes come out as they went in, whatever the sizes and cuts; and its end."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.transport.tls_channel import ANSWERS_MAX, BARREN_MAX
+from pipeline.transport.tls_channel import ANSWER_BYTES_MAX, EMPTY_RECORDS_MAX
 from pipeline.transport.tls_context import client_context, server_context
-from pipeline.transport.tls_records import RECORD
+from pipeline.transport.tls_records import RECORD_BYTES
 from tests.harness.tls_ends import NAME, VIEW, End, connected, issue, tcp_pair, wait
 from tests.harness.tls_foreign import FRAGMENTS_OF_512, TLS_1_2, Foreign
 from tests.support import eventually
@@ -29,7 +29,7 @@ CLIENT = client_context(ca_pem=OWN.certificate, system_cas=False, verify=True)
 HEADER_AND_TAG = 5 + 1 + 16  # RFC 8446, 5.2: header, content type, tag of AES-GCM
 BOTH_WAYS_SECONDS = 1.0
 
-sizes = st.one_of(st.integers(1, 50), st.integers(RECORD - 2, RECORD + 2), st.integers(1, 5 * RECORD))
+sizes = st.one_of(st.integers(1, 50), st.integers(RECORD_BYTES - 2, RECORD_BYTES + 2), st.integers(1, 5 * RECORD_BYTES))
 
 
 @pytest.fixture(params=[socket.socketpair, tcp_pair], ids=["socketpair", "tcp"])
@@ -50,7 +50,7 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 
 def records(wire: bytes) -> list[int]:
-    """What each record of a stream holds."""
+    """Bytes of data in each record of a stream."""
     found, at = [], 0
     while at < len(wire):
         length = int.from_bytes(wire[at + 3 : at + 5], "big")
@@ -60,7 +60,7 @@ def records(wire: bytes) -> list[int]:
     return found
 
 
-# -- what goes in comes out
+# -- bytes come out as they went in
 
 
 @given(pieces=st.lists(sizes, min_size=1, max_size=6), view=sizes)
@@ -81,7 +81,9 @@ def test_pieces_arrive_whole_whatever_their_sizes_and_the_views(pairs: list, pie
 
 @given(
     lengths=st.tuples(sizes, sizes, sizes),
-    steps=st.lists(st.tuples(st.integers(0, 2), st.sampled_from([1, 4, 5, 6, 1000, RECORD, 5 * RECORD]), sizes)),
+    steps=st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from([1, 4, 5, 6, 1000, RECORD_BYTES, 5 * RECORD_BYTES]), sizes)
+    ),
 )
 def test_streams_are_not_mixed_up_when_their_records_arrive_in_pieces(
     pairs: list, lengths: tuple[int, ...], steps: list[tuple[int, int, int]]
@@ -125,9 +127,13 @@ def test_a_stream_of_one_byte_at_a_time_works(ends: tuple[End, End]) -> None:
 def test_small_pieces_share_a_record_and_large_ones_are_cut_into_full_ones(ends: tuple[End, End]) -> None:
     client, _ = ends
     assert records(client.channel.seal([b"a", b"b" * 100, b"c" * 1000])) == [1101]
-    assert records(client.channel.seal([bytes(11), bytes(65525)])) == [RECORD] * 4
-    assert records(client.channel.seal([bytes(RECORD - 1), bytes(RECORD + 2)])) == [RECORD, RECORD, 1]
-    assert records(client.channel.seal([b"", bytes(5), b"", bytes(3 * RECORD), b"x"])) == [RECORD] * 3 + [6]
+    assert records(client.channel.seal([bytes(11), bytes(65525)])) == [RECORD_BYTES] * 4
+    assert records(client.channel.seal([bytes(RECORD_BYTES - 1), bytes(RECORD_BYTES + 2)])) == [
+        RECORD_BYTES,
+        RECORD_BYTES,
+        1,
+    ]
+    assert records(client.channel.seal([b"", bytes(5), b"", bytes(3 * RECORD_BYTES), b"x"])) == [RECORD_BYTES] * 3 + [6]
     assert records(client.channel.seal([b"", b""])) == []
 
 
@@ -145,7 +151,7 @@ def test_pending_says_that_more_is_inside_than_fitted_the_view(ends: tuple[End, 
         server.channel.receive(view)
 
 
-def test_what_is_pending_stays_so_while_others_receive(pairs: list) -> None:
+def test_bytes_that_are_pending_stay_so_while_others_receive(pairs: list) -> None:
     (client, server), (other_client, other), _ = pairs
     client.send_raw(client.channel.seal([b"one"]) + client.channel.seal([b"two"]))
     assert server.receive(1) == b"o"
@@ -198,12 +204,16 @@ def test_both_duties_use_a_channel_at_once(ends: tuple[End, End]) -> None:
     assert min(sent) > 10
 
 
-@pytest.mark.parametrize("duty", ["receive", "records", "closing"])
+@pytest.mark.parametrize("duty", ["receive", "seal_records", "close_notify"])
 def test_openssl_is_entered_by_one_thread_at_a_time(ends: tuple[End, End], duty: str) -> None:
-    """Without the lock nothing goes wrong for hours, and then it does: so the lock itself is looked at."""
+    """Without the lock nothing goes wrong for hours, and then it does: so the test holds the lock itself."""
     client, server = ends
     client.send(b"data")
-    arguments = {"receive": [memoryview(bytearray(10))], "records": [[b"data"]], "closing": []}
+    arguments: dict[str, list[object]] = {
+        "receive": [memoryview(bytearray(10))],
+        "seal_records": [[b"data"]],
+        "close_notify": [],
+    }
     with ThreadPoolExecutor(1) as pool:
         with server.channel._lock:
             entered = pool.submit(getattr(server.channel, duty), *arguments[duty])
@@ -211,25 +221,25 @@ def test_openssl_is_entered_by_one_thread_at_a_time(ends: tuple[End, End], duty:
         assert entered.result(timeout=10)
 
 
-# -- what ends it
+# -- its end
 
 
 def test_an_orderly_end_is_0_after_everything_else(ends: tuple[End, End]) -> None:
     client, server = ends
     client.send(b"last words")
-    client.send_raw(client.channel.closing())
+    client.send_raw(client.channel.close_notify())
     client.socket.shutdown(socket.SHUT_WR)
     assert server.receive(4) == b"last"
     assert server.receive() == b" words"
     assert server.receive() == server.receive() == b""
 
 
-def test_a_goodbye_of_our_own_ends_both_directions(ends: tuple[End, End]) -> None:
+def test_our_own_close_notify_ends_both_directions(ends: tuple[End, End]) -> None:
     client, server = ends
-    server.send(bytes(RECORD))
+    server.send(bytes(RECORD_BYTES))
     assert client.receive(10) == bytes(10)
     assert client.channel.pending
-    client.send_raw(client.channel.closing())
+    client.send_raw(client.channel.close_notify())
     assert not client.channel.pending
     assert client.receive() == b""
     with pytest.raises(OSError):
@@ -238,13 +248,13 @@ def test_a_goodbye_of_our_own_ends_both_directions(ends: tuple[End, End]) -> Non
 
 
 @pytest.mark.parametrize("cut", [0, 3, 5, 20, 30])
-def test_a_stream_that_ends_without_a_goodbye_is_an_error(ends: tuple[End, End], cut: int) -> None:
+def test_a_stream_that_ends_without_close_notify_is_an_error(ends: tuple[End, End], cut: int) -> None:
     client, server = ends
     client.send(b"whole")
     client.send_raw(client.channel.seal([b"truncated"])[:cut])
     client.socket.close()
     assert server.receive() == b"whole"
-    with pytest.raises(ConnectionResetError, match="without a goodbye"):
+    with pytest.raises(ConnectionResetError, match="without close_notify"):
         server.receive()
 
 
@@ -281,7 +291,7 @@ def test_garbage_after_the_handshake_ends_the_connection(ends: tuple[End, End], 
         server.receive()
 
 
-def test_a_broken_stream_is_nothing_to_the_others(pairs: list) -> None:
+def test_a_broken_stream_does_no_harm_to_other_connections(pairs: list) -> None:
     with connected(CLIENT, SERVER) as (broken, server):
         other_client, other = pairs[0]
         other_wire = other_client.channel.seal([b"unharmed"])
@@ -296,7 +306,7 @@ def test_a_broken_stream_is_nothing_to_the_others(pairs: list) -> None:
     assert other.receive() == b"unharmed"
 
 
-# -- peers that do what ours do not
+# -- peers that do more than ours
 
 
 @pytest.fixture
@@ -307,12 +317,12 @@ def foreign() -> Iterator[Foreign]:
 
 
 def test_a_peer_changes_its_key_and_gets_ours_changed_with_the_next_record(foreign: Foreign) -> None:
-    for number in range(3 * BARREN_MAX):
+    for number in range(3 * EMPTY_RECORDS_MAX):
         foreign.update_key()
         foreign.write(b"%d" % number)
         assert foreign.server.receive() == b"%d" % number
         foreign.server.send(b"answer")
-        assert not foreign.server.channel.unsent
+        assert not foreign.server.channel.has_output
         assert foreign.read(100) == b"answer"
 
 
@@ -321,10 +331,10 @@ def test_answers_that_openssl_has_ready_leave_with_nothing_else_to_send(foreign:
         foreign.update_key()
     foreign.write(b"data")
     assert foreign.server.receive() == b"data"
-    assert foreign.server.channel.unsent
+    assert foreign.server.channel.has_output
     answers = foreign.server.channel.seal([])
     assert records(answers) == [5] * 2  # a KeyUpdate each; the third waits for the next record
-    assert not foreign.server.channel.unsent
+    assert not foreign.server.channel.has_output
     foreign.server.send_raw(answers)
     assert foreign.read(100) == b""  # it has understood them
     foreign.server.send(b"more")
@@ -332,21 +342,21 @@ def test_answers_that_openssl_has_ready_leave_with_nothing_else_to_send(foreign:
 
 
 def test_a_flood_of_changed_keys_ends_the_connection(foreign: Foreign) -> None:
-    for _ in range(BARREN_MAX + 1):
+    for _ in range(EMPTY_RECORDS_MAX + 1):
         foreign.update_key()
-    with pytest.raises(ConnectionAbortedError, match=f"{BARREN_MAX + 1} TLS records in a row without data"):
+    with pytest.raises(ConnectionAbortedError, match=f"{EMPTY_RECORDS_MAX + 1} TLS records in a row without data"):
         foreign.server.receive()
 
 
 def test_answers_that_are_never_fetched_are_bounded(foreign: Foreign) -> None:
     waiting = 0
     with pytest.raises(ConnectionAbortedError, match="answers wait unread"):
-        while waiting <= 2 * ANSWERS_MAX:
-            for _ in range(BARREN_MAX):
+        while waiting <= 2 * ANSWER_BYTES_MAX:
+            for _ in range(EMPTY_RECORDS_MAX):
                 foreign.update_key()
             foreign.write(b"x")
             assert foreign.server.receive() == b"x"
-            waiting += BARREN_MAX * 20
+            waiting += EMPTY_RECORDS_MAX * 20
 
 
 def test_a_peer_that_asks_for_short_records_gets_them_and_all_of_the_data() -> None:
@@ -371,7 +381,7 @@ def test_a_renegotiation_is_refused() -> None:
         foreign.renegotiate()
         with pytest.raises(BlockingIOError):
             foreign.server.channel.receive(memoryview(bytearray(100)))
-        assert foreign.server.channel.unsent  # the alert that says no
+        assert foreign.server.channel.has_output  # the alert that says no
         assert foreign.server.channel.seal([b"as before"])
     finally:
         foreign.close()

@@ -18,7 +18,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
-import pipeline
 from pipeline.errors import ConfigError
 from pipeline.transport.tls_context import ALPN, TlsContext, client_context, server_context
 from tests.harness.tls_ends import NAME, End, Pair, connected, issue, shake_hands, tcp_pair
@@ -61,13 +60,12 @@ def plain_context(protocol: int = ssl.PROTOCOL_TLS_CLIENT, alpn: list[str] | Non
     return context
 
 
-class Stranger(End):
+class ForeignEnd(End):
     """An end whose context is not ours."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         sock.setblocking(False)
-        self.socket = sock
-        self._secure = context.wrap_socket(sock, do_handshake_on_connect=False)
+        self.socket = self._secure = context.wrap_socket(sock, do_handshake_on_connect=False)
 
     def step(self) -> bool:
         try:
@@ -99,8 +97,12 @@ class Stranger(End):
         (OWN.certificate, ENCRYPTED_KEY, "", "^private key: expected one without a password"),
         (OWN.certificate, OWN.key, "nonsense", "^CA certificates: expected PEM"),
     ],
-)
-def test_a_text_that_is_not_what_it_should_be_is_named(certificate: str, key: str, ca: str, complaint: str) -> None:
+    ids=[
+        "no-certificate", "nonsense", "not-ascii", "a-key-for-a-certificate", "no-key", "a-certificate-for-a-key",
+        "half-a-key", "another-key", "a-key-of-another-kind", "an-encrypted-key", "nonsense-for-a-ca",
+    ],
+)  # fmt: skip
+def test_a_wrong_text_is_named(certificate: str, key: str, ca: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         server_context(certificate, key, ca)
 
@@ -130,7 +132,7 @@ def test_loading_a_key_leaves_no_descriptor_open() -> None:
 
 
 def run_child(script: str, **environment: str) -> str:
-    """What a child prints that has our certificate in `certificate` and `key`, and ends well."""
+    """The output of a child that has our certificate in `certificate` and `key`, and ends well."""
     head = f"certificate, key = {OWN[:2]!r}\n"
     done = subprocess.run(
         [sys.executable, "-c", head + script],
@@ -209,9 +211,10 @@ def failing(
     sockets = tcp_pair()
     with sockets[0], sockets[1]:
         ends = near(sockets[0]), far(sockets[1])
-        with pytest.raises(OSError, match=complaint):
-            shake_hands(*ends)
-        yield ends
+        with ends[0].socket, ends[1].socket:
+            with pytest.raises(OSError, match=complaint):
+                shake_hands(*ends)
+            yield ends
 
 
 def ours(context: TlsContext, server: bool = False, hostname: str | None = NAME) -> Callable[[socket.socket], End]:
@@ -230,13 +233,13 @@ def ours(context: TlsContext, server: bool = False, hostname: str | None = NAME)
         (issue(NAME, AUTHORITY, strict=False), NAME, "Missing Authority Key Identifier"),
     ],
 )
-def test_a_client_turns_away_from_a_server_that_is_not_the_one(presented: Pair, hostname: str, complaint: str) -> None:
+def test_a_client_rejects_a_server_that_is_not_the_expected_one(presented: Pair, hostname: str, complaint: str) -> None:
     with (
         failing(
             ours(client_of(AUTHORITY.certificate), hostname=hostname), ours(server_of(presented), True), complaint
         ) as (_, server),
         pytest.raises(OSError, match="alert"),
-    ):  # the client has said why
+    ):  # the client has sent an alert
         while not server.step():
             pass
 
@@ -276,22 +279,23 @@ def test_an_old_version_is_refused_with_an_alert(version: ssl.TLSVersion, compla
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         context.minimum_version = context.maximum_version = version
     with (
-        failing(lambda sock: Stranger(sock, context), ours(server_of(), True), complaint) as (client, _),
+        failing(lambda sock: ForeignEnd(sock, context), ours(server_of(), True), complaint) as (client, _),
         pytest.raises(ssl.SSLError, match="alert protocol version"),
     ):
         client.step()
 
 
-def test_version_1_2_is_spoken_where_it_is_allowed_with_nothing_but_strong_ciphers() -> None:
+def test_version_1_2_works_where_it_is_allowed_and_only_with_strong_ciphers() -> None:
     context = plain_context(alpn=[ALPN])
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     sockets = tcp_pair()
     with sockets[0], sockets[1]:
-        client = Stranger(sockets[0], context)
-        shake_hands(client, End(sockets[1], server_of(minimum="1.2"), True))
-        assert not client.has_ticket
+        client = ForeignEnd(sockets[0], context)
+        with client.socket:
+            shake_hands(client, End(sockets[1], server_of(minimum="1.2"), True))
+            assert not client.has_ticket
     context.set_ciphers("AES256-SHA256:ECDHE-ECDSA-AES256-SHA384:DHE-RSA-AES256-GCM-SHA384")
-    with failing(lambda sock: Stranger(sock, context), ours(server_of(minimum="1.2"), True), "no shared cipher"):
+    with failing(lambda sock: ForeignEnd(sock, context), ours(server_of(minimum="1.2"), True), "no shared cipher"):
         pass
 
 
@@ -307,12 +311,12 @@ def test_version_1_2_carries_data_both_ways() -> None:
 
 
 @pytest.mark.parametrize("alpn", [None, ["http/1.1", "h2"]])
-def test_a_client_that_speaks_something_else_is_turned_away(alpn: list[str] | None) -> None:
-    with failing(lambda sock: Stranger(sock, plain_context(alpn=alpn)), ours(server_of(), True), f"not speak {ALPN}"):
+def test_a_client_with_another_protocol_is_rejected(alpn: list[str] | None) -> None:
+    with failing(lambda sock: ForeignEnd(sock, plain_context(alpn=alpn)), ours(server_of(), True), f"not speak {ALPN}"):
         pass
 
 
-def test_a_server_that_speaks_something_else_is_left() -> None:
+def test_a_server_with_another_protocol_is_rejected() -> None:
     context = plain_context(ssl.PROTOCOL_TLS_SERVER)
     near, far = tcp_pair()
     with near, far, open(os.memfd_create("pair"), "w") as file:
@@ -333,12 +337,12 @@ def test_a_server_that_speaks_something_else_is_left() -> None:
 # -- what is no handshake
 
 
-def what_is_answered(said: bytes, complaint: str) -> bytes:
+def answer_to(data: bytes, complaint: str) -> bytes:
     """By a server to somebody who says this; the handshake fails."""
     near, far = tcp_pair()
     with near, far:
         server = End(far, server_of(), server=True)
-        near.sendall(said)
+        near.sendall(data)
         with pytest.raises(ssl.SSLError, match=complaint):
             while not server.step():
                 pass
@@ -350,7 +354,7 @@ def what_is_answered(said: bytes, complaint: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("said", "complaint"),
+    ("data", "complaint"),
     [
         (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", "length too short"),  # a ClientHello of one byte
         (b"\x16\x03\x01\x40\x00\x01\x03\x00\x00" + bytes(16380), "excessive message size"),  # the begin of 192 KiB
@@ -358,13 +362,13 @@ def what_is_answered(said: bytes, complaint: str) -> bytes:
         (b"\x17\x03\x03\x00\x20" + bytes(32), "unexpected message"),
     ],
 )
-def test_a_nonsensical_client_hello_is_answered_with_an_alert(said: bytes, complaint: str) -> None:
-    answer = what_is_answered(said, complaint)
+def test_a_nonsensical_client_hello_is_answered_with_an_alert(data: bytes, complaint: str) -> None:
+    answer = answer_to(data, complaint)
     assert (answer[0], len(answer)) == (ALERT, 7)
 
 
 @pytest.mark.parametrize(
-    ("said", "complaint"),
+    ("data", "complaint"),
     [
         (b"SSH-2.0-OpenSSH_9.6\r\n", "wrong version number"),
         (bytes(300), "wrong version number"),
@@ -373,8 +377,8 @@ def test_a_nonsensical_client_hello_is_answered_with_an_alert(said: bytes, compl
         (b"CONNECT here:443 HTTP/1.1\r\n\r\n", "https proxy request"),
     ],
 )
-def test_what_is_no_tls_at_all_fails_without_an_answer(said: bytes, complaint: str) -> None:
-    assert what_is_answered(said, complaint) == b""  # it is OpenSSL that thinks an alert would be lost on it
+def test_bytes_that_are_no_tls_fail_without_an_answer(data: bytes, complaint: str) -> None:
+    assert answer_to(data, complaint) == b""  # OpenSSL sends no alert to what is no TLS
 
 
 def test_the_end_of_the_stream_in_a_handshake_is_an_error() -> None:
@@ -390,7 +394,7 @@ def test_the_end_of_the_stream_in_a_handshake_is_an_error() -> None:
 # -- what a handshake needs, and leaves behind
 
 
-def test_a_server_waits_until_the_client_has_said_something() -> None:
+def test_a_server_waits_for_the_first_bytes_of_the_client() -> None:
     near, far = tcp_pair()
     with near, far:
         server = End(far, server_of(), server=True)
@@ -418,7 +422,7 @@ def test_a_handshake_goes_on_byte_by_byte() -> None:
         assert steps > 1000
 
 
-def test_a_handshake_waits_for_room_in_the_socket_and_says_so() -> None:
+def test_a_handshake_that_waits_for_room_in_the_socket_wants_to_write() -> None:
     near, far = socket.socketpair()
     with near, far:
         client = End(near, client_of(), server=False)
@@ -451,7 +455,7 @@ def test_a_long_chain_goes_through_a_small_socket() -> None:
         shake_hands(client, server)
 
 
-def test_what_comes_right_behind_the_handshake_is_pending() -> None:
+def test_data_right_behind_the_handshake_are_pending() -> None:
     near, far = socket.socketpair()
     with near, far:
         client, server = End(near, client_of(), server=False), End(far, server_of(), server=True)

@@ -1,4 +1,4 @@
-"""Proofs of a shared key: what makes them, and what each attack on the greeting finds."""
+"""Proofs of a shared key: their definition, and why each attack on the handshake fails."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SEALED = WELCOME._replace(mac=auth.server_proof(KEY, TRANSCRIPT, WELCOME.frame()
 
 
 def hmac_sha256(key: bytes, message: bytes) -> bytes:
-    """As RFC 2104 has it, for a key that is shorter than a block of 64 bytes."""
+    """As RFC 2104 defines it, for a key that is shorter than a block of 64 bytes."""
     inner, outer = (bytes(byte ^ pad for byte in key.ljust(64, b"\0")) for pad in (0x36, 0x5C))
     return hashlib.sha256(outer + hashlib.sha256(inner + message).digest()).digest()
 
@@ -49,7 +49,7 @@ def with_byte(data: bytes, at: int, change: int) -> bytes:
     return data[:at] + bytes([data[at] ^ change]) + data[at + 1 :]
 
 
-# -- what the macs are made of
+# -- the definition of the macs
 
 
 @given(KEYS)
@@ -77,13 +77,14 @@ def test_the_transcript_is_what_its_definition_says() -> None:
     )
 
 
-def test_a_greeting_between_two_that_share_a_key_is_proved_both_ways() -> None:
+def test_two_ends_that_share_a_key_prove_it_to_each_other() -> None:
     assert auth.client_proved(KEY, TRANSCRIPT, auth.client_proof(KEY, TRANSCRIPT))
     assert auth.server_proved(KEY, TRANSCRIPT, SEALED)
-    assert decode(SEALED)._replace(mac=bytes(32)) == WELCOME
+    welcome = decode(SEALED)
+    assert isinstance(welcome, Welcome) and welcome._replace(mac=bytes(32)) == WELCOME
 
 
-def test_what_stands_in_the_place_of_the_mac_does_not_change_the_servers_proof() -> None:
+def test_bytes_in_the_place_of_the_mac_do_not_change_the_servers_proof() -> None:
     assert auth.server_proof(KEY, TRANSCRIPT, SEALED) == auth.server_proof(KEY, TRANSCRIPT, WELCOME.frame())
 
 
@@ -134,7 +135,7 @@ def test_a_recorded_welcome_does_not_verify_for_another_hello() -> None:
     assert not auth.server_proved(KEY, anew, SEALED)
 
 
-def test_one_with_another_certificate_in_the_middle_cannot_pass_proofs_on() -> None:
+def test_a_man_in_the_middle_with_another_certificate_cannot_pass_proofs_on() -> None:
     seen_by_the_client = auth.transcript(HELLO, CHALLENGE, OTHER_CERTIFICATE)
     assert not auth.client_proved(KEY, TRANSCRIPT, auth.client_proof(KEY, seen_by_the_client))
     assert not auth.server_proved(KEY, seen_by_the_client, SEALED)

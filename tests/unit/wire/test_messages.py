@@ -1,8 +1,9 @@
-"""Greetings: what is on the wire, and what is no greeting."""
+"""Messages of the handshake: their bytes, and bytes that are no message."""
 
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_interface, ip_network
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,7 @@ def of_size(size: int) -> st.SearchStrategy[bytes]:
     return st.binary(min_size=size, max_size=size)
 
 
-def prefixed(version: int) -> st.SearchStrategy[messages.Interface]:
+def prefixed(version: Literal[4, 6]) -> st.SearchStrategy[messages.Interface]:
     """Addresses of a family with every length of prefix."""
     return st.builds(
         lambda address, length: ip_interface((address.packed, length)),
@@ -93,7 +94,7 @@ FULL_WELCOME = Welcome(
     (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64")),
     (ip_network("10.1.0.0/16"), ip_network("::/0")),
 )
-GREETINGS = [FULL_HELLO, FULL_WELCOME, Challenge(b"n" * 32), Proof(b"m" * 32)]
+MESSAGES = [FULL_HELLO, FULL_WELCOME, Challenge(b"n" * 32), Proof(b"m" * 32)]
 
 
 def hello() -> Hello:
@@ -101,11 +102,11 @@ def hello() -> Hello:
 
 
 def grown(frame: bytes, more: bytes) -> bytes:
-    """The same frame with a longer body, as a later version may send it."""
+    """The frame with a longer body, as a later version may send it."""
     return framing.frame(frame[4], frame[5:] + more)
 
 
-# -- what is on the wire
+# -- on the wire
 
 
 def test_a_hello_on_the_wire() -> None:
@@ -117,13 +118,13 @@ def test_a_hello_on_the_wire() -> None:
     )
 
 
-def test_a_hello_without_a_key_and_wishes_says_so_in_zeros() -> None:
+def test_a_hello_without_key_and_requested_addresses_ends_in_zeros() -> None:
     frame = hello().frame()
     assert frame[35:] == bytes(1 + 8 + 32 + 1)
     assert decode(frame) == hello()
 
 
-def test_the_answers_on_the_wire() -> None:
+def test_the_other_messages_on_the_wire() -> None:
     assert Challenge(b"n" * 32).frame() == b"\x00\x00\x00\x21\x13" + b"n" * 32
     assert Proof(b"m" * 32).frame() == b"\x00\x00\x00\x21\x14" + b"m" * 32
     assert Welcome(1, 0x6F, 1400, 1).frame() == b"\x00\x00\x00\x29\x11\x01\x6f\x05\x78\x01" + bytes(32 + 1 + 2)
@@ -144,21 +145,21 @@ def test_the_mac_of_a_welcome_is_where_it_is_said_to_be() -> None:
 
 
 @given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES, REFUSALS))
-def test_any_greeting_comes_back_as_it_was_sent(greeting: Message) -> None:
-    assert decode(greeting.frame()) == greeting
+def test_any_message_is_decoded_as_it_was_sent(message: Message) -> None:
+    assert decode(message.frame()) == message
 
 
 @given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES), st.binary(max_size=30))
-def test_a_body_that_has_grown_at_its_end_is_still_understood(greeting: Message, more: bytes) -> None:
-    assert decode(grown(greeting.frame(), more)) == greeting
+def test_a_body_with_more_bytes_at_its_end_is_understood(message: Message, more: bytes) -> None:
+    assert decode(grown(message.frame(), more)) == message
 
 
-# -- how long a greeting may be
+# -- lengths
 
 
-def test_every_greeting_fits_the_limit_of_its_sender() -> None:
-    wishes = (ip_address("fd00::2"),) * ADDRESSES_MAX
-    for frame in (FULL_HELLO._replace(wishes=wishes).frame(), Proof(bytes(32)).frame()):
+def test_every_message_fits_the_limit_of_its_sender() -> None:
+    addresses = (ip_address("fd00::2"),) * ADDRESSES_MAX
+    for frame in (FULL_HELLO._replace(requested_addresses=addresses).frame(), Proof(bytes(32)).frame()):
         assert len(frame) - framing.LENGTH.size <= framing.HELLO_LENGTH_LIMIT
     longest = Welcome(
         1,
@@ -176,34 +177,38 @@ def test_every_greeting_fits_the_limit_of_its_sender() -> None:
 
 
 @pytest.mark.parametrize(
-    ("greeting", "message"),
+    ("message", "text"),
     [
-        (FULL_HELLO._replace(key_id=b"short"), "key id of a greeting: expected 8 bytes, found 5"),
-        (FULL_HELLO._replace(nonce=bytes(33)), "nonce of a greeting: expected 32 bytes, found 33"),
-        (FULL_HELLO._replace(wishes=(ip_address("::1"),) * 9), "wished addresses: at most 8 .* there are 9"),
-        (Challenge(bytes(31)), "nonce of a greeting: expected 32 bytes, found 31"),
-        (Proof(b""), "mac of a greeting: expected 32 bytes, found 0"),
-        (FULL_WELCOME._replace(mac=bytes(31)), "mac of a greeting: expected 32 bytes, found 31"),
+        (FULL_HELLO._replace(key_id=b"short"), "key id of a handshake message: expected 8 bytes, found 5"),
+        (FULL_HELLO._replace(nonce=bytes(33)), "nonce of a handshake message: expected 32 bytes, found 33"),
+        (
+            FULL_HELLO._replace(requested_addresses=(ip_address("::1"),) * 9),
+            "requested addresses: at most 8 .* there are 9",
+        ),
+        (Challenge(bytes(31)), "nonce of a handshake message: expected 32 bytes, found 31"),
+        (Proof(b""), "mac of a handshake message: expected 32 bytes, found 0"),
+        (FULL_WELCOME._replace(mac=bytes(31)), "mac of a handshake message: expected 32 bytes, found 31"),
         (FULL_WELCOME._replace(addresses=FULL_WELCOME.addresses * 5), "addresses of a peer: at most 8 .* there are 10"),
         (FULL_WELCOME._replace(routes=FULL_WELCOME.routes * 257), "routes of a peer: at most 512 .* there are 514"),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_does_not_fit_into_a_greeting_is_our_own_mistake(greeting: Message, message: str) -> None:
-    with pytest.raises(LocalError, match=message):
-        greeting.frame()
+def test_a_value_that_does_not_fit_into_a_message_is_our_own_mistake(message: Message, text: str) -> None:
+    with pytest.raises(LocalError, match=text):
+        message.frame()
 
 
 @given(U8, st.text(alphabet=st.characters(exclude_categories=()), max_size=300))
 def test_the_text_of_a_refusal_is_cut_between_characters(reason: int, text: str) -> None:
     received = decode(Refused(reason, text).frame())
+    assert isinstance(received, Refused)
     assert text.encode(errors="replace").decode().startswith(received.text)
     assert len(received.text.encode()) <= TEXT_BYTES_MAX
     if len(received.text) < len(text):
         assert len(received.text.encode()) > TEXT_BYTES_MAX - 4
 
 
-# -- what is no greeting
+# -- bytes that are no message
 
 
 @pytest.mark.parametrize(
@@ -222,15 +227,15 @@ def test_the_text_of_a_refusal_is_cut_between_characters(reason: int, text: str)
     ],
     ids=repr,
 )
-def test_a_frame_that_is_no_greeting_is_the_peers_fault(frame: bytes) -> None:
+def test_a_frame_that_is_no_message_is_the_peers_fault(frame: bytes) -> None:
     with pytest.raises(PeerError):
         decode(frame)
 
 
-@pytest.mark.parametrize("greeting", GREETINGS, ids=lambda greeting: type(greeting).__name__)
-def test_a_greeting_that_is_cut_anywhere_is_the_peers_fault(greeting: Message) -> None:
-    frame = greeting.frame()
-    assert decode(frame) == greeting
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_that_is_cut_anywhere_is_the_peers_fault(message: Message) -> None:
+    frame = message.frame()
+    assert decode(frame) == message
     for length in range(len(frame)):
         with pytest.raises(PeerError):
             decode(frame[:length])
@@ -239,8 +244,8 @@ def test_a_greeting_that_is_cut_anywhere_is_the_peers_fault(greeting: Message) -
             decode(framing.frame(frame[4], frame[5 : 5 + length]))
 
 
-def hello_with(wishes: bytes) -> bytes:
-    return framing.frame(framing.HELLO, hello().frame()[5:-1] + wishes)
+def hello_with(addresses: bytes) -> bytes:
+    return framing.frame(framing.HELLO, hello().frame()[5:-1] + addresses)
 
 
 def welcome_with(behind_the_mac: bytes) -> bytes:
@@ -250,22 +255,34 @@ def welcome_with(behind_the_mac: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (hello_with(b"\x01\x05\x0a\x00\x00\x02"), "address of family 5 in a greeting, expected 4 or 6"),
+        (hello_with(b"\x01\x05\x0a\x00\x00\x02"), "address of family 5 in a handshake message, expected 4 or 6"),
         (hello_with(b"\x01\x00"), "address of family 0 "),
-        (hello_with(b"\x02\x04\x0a\x00\x00\x02"), "greeting ends 1 bytes too early"),
-        (hello_with(b"\x01\x06\x0a\x00\x00\x02"), "greeting ends 12 bytes too early"),
-        (hello_with(b"\x09" + b"\x04\x0a\x00\x00\x02" * 9), "9 addresses or routes in a greeting, at most 8 allowed"),
-        (welcome_with(b"\x01\x04\x21\x0a\x00\x00\x02\x00\x00"), "10.0.0.2/33 in a greeting: the prefix is longer"),
-        (welcome_with(b"\x01\x06\x81" + bytes(18)), "::/129 in a greeting: the prefix is longer"),
+        (hello_with(b"\x02\x04\x0a\x00\x00\x02"), "handshake message ends 1 bytes too early"),
+        (hello_with(b"\x01\x06\x0a\x00\x00\x02"), "handshake message ends 12 bytes too early"),
+        (
+            hello_with(b"\x09" + b"\x04\x0a\x00\x00\x02" * 9),
+            "9 addresses or routes in a handshake message, at most 8 allowed",
+        ),
+        (
+            welcome_with(b"\x01\x04\x21\x0a\x00\x00\x02\x00\x00"),
+            "10.0.0.2/33 in a handshake message: the prefix is longer",
+        ),
+        (welcome_with(b"\x01\x06\x81" + bytes(18)), "::/129 in a handshake message: the prefix is longer"),
         (welcome_with(b"\x01\x07\x18\x0a\x00\x00\x02\x00\x00"), "address of family 7 "),
-        (welcome_with(b"\xff\x00\x00"), "255 addresses or routes in a greeting, at most 8 allowed"),
-        (welcome_with(b"\x00\x00\x01\x04\x10\x0a\x01\x00\x01"), "10.1.0.1/16 in a greeting: .* bits behind it"),
-        (welcome_with(b"\x00\x00\x01\x04\xff\x0a\x01\x00\x00"), "10.1.0.0/255 in a greeting: "),
-        (welcome_with(b"\x00\x00\x02\x04\x10\x0a\x01\x00\x00"), "greeting ends 2 bytes too early"),
-        (welcome_with(b"\x00\x02\x01" + b"\x04\x00\x00\x00\x00\x00" * 513), "513 addresses or routes in a greeting"),
+        (welcome_with(b"\xff\x00\x00"), "255 addresses or routes in a handshake message, at most 8 allowed"),
+        (
+            welcome_with(b"\x00\x00\x01\x04\x10\x0a\x01\x00\x01"),
+            "10.1.0.1/16 in a handshake message: .* bits behind its prefix",
+        ),
+        (welcome_with(b"\x00\x00\x01\x04\xff\x0a\x01\x00\x00"), "10.1.0.0/255 in a handshake message: "),
+        (welcome_with(b"\x00\x00\x02\x04\x10\x0a\x01\x00\x00"), "handshake message ends 2 bytes too early"),
+        (
+            welcome_with(b"\x00\x02\x01" + b"\x04\x00\x00\x00\x00\x00" * 513),
+            "513 addresses or routes in a handshake message",
+        ),
     ],
 )
-def test_addresses_and_routes_that_cannot_be_are_the_peers_fault(frame: bytes, message: str) -> None:
+def test_impossible_addresses_and_routes_are_the_peers_fault(frame: bytes, message: str) -> None:
     with pytest.raises(PeerError, match=message):
         decode(frame)
 
@@ -275,19 +292,19 @@ KINDS = st.one_of(
 )
 
 
-def decodes_or_is_refused(frame: bytes) -> None:
+def decodes_or_is_rejected(frame: bytes) -> None:
     try:
-        greeting = decode(frame)
+        message = decode(frame)
     except PeerError:
         return
-    assert isinstance(greeting, Message)
-    frame = greeting.frame()
-    assert isinstance(greeting, Refused) or decode(frame) == greeting
+    assert isinstance(message, Message)
+    frame = message.frame()
+    assert isinstance(message, Refused) or decode(frame) == message
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_decode_or_are_the_peers_fault(data: bytes) -> None:
-    decodes_or_is_refused(data)
+    decodes_or_is_rejected(data)
 
 
 @given(
@@ -296,24 +313,24 @@ def test_any_bytes_decode_or_are_the_peers_fault(data: bytes) -> None:
     st.binary(max_size=200),
 )
 def test_any_frame_decodes_or_is_the_peers_fault(kind: int, start: bytes, rest: bytes) -> None:
-    decodes_or_is_refused(framing.frame(kind, start + rest))
+    decodes_or_is_rejected(framing.frame(kind, start + rest))
 
 
-@given(st.sampled_from([greeting.frame() for greeting in GREETINGS]), st.data())
-def test_a_greeting_with_changed_bytes_decodes_or_is_the_peers_fault(frame: bytes, data: st.DataObject) -> None:
+@given(st.sampled_from([message.frame() for message in MESSAGES]), st.data())
+def test_a_message_with_changed_bytes_decodes_or_is_the_peers_fault(frame: bytes, data: st.DataObject) -> None:
     changed = bytearray(frame)
     for at in data.draw(st.lists(st.integers(4, len(frame) - 1), min_size=1, max_size=4)):
         changed[at] = data.draw(U8)
-    decodes_or_is_refused(bytes(changed))
+    decodes_or_is_rejected(bytes(changed))
 
 
-def test_a_refusal_in_bytes_that_are_no_text_or_too_many_is_readable_all_the_same() -> None:
+def test_a_refusal_with_too_many_bytes_or_invalid_text_is_readable() -> None:
     assert decode(framing.frame(framing.REFUSED, b"\x01caf\xe9")) == Refused(1, "caf�")
     assert decode(framing.frame(framing.REFUSED, b"\x01" + b"x" * 400)) == Refused(1, "x" * TEXT_BYTES_MAX)
 
 
-def test_every_refusal_has_a_text_that_fits_and_no_number_is_lost() -> None:
+def test_every_reason_has_a_number_and_a_text_that_fits() -> None:
     assert list(messages.REASONS) == list(range(1, 10))
-    assert messages.REASONS[ADDRESS_OUTSIDE].startswith("the wished address is not in the server's subnets")
+    assert messages.REASONS[ADDRESS_OUTSIDE].startswith("the requested address is not in the server's subnets")
     for reason, text in messages.REASONS.items():
         assert decode(Refused(reason, text).frame()) == Refused(reason, text)

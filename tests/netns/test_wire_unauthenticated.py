@@ -1,6 +1,6 @@
-"""Who has not proved who he is learns nothing and disturbs nobody, whatever he says: a real server from outside.
+"""Unauthenticated clients learn nothing and disturb no other client, whatever they send: a real server from outside.
 
-Every failure before the proof is a connection that ends without a word, under a counter that says what it was, while
+Every failure before the proof ends the connection without an answer, under a counter that names the failure, while
 another client's pings go on.
 """
 
@@ -19,19 +19,17 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.netns.harness.handmade_clients import PLENTY, Answering, Door, connect, hub
-from tests.netns.harness.instance import End, needs_root, restarts, server_config
+from tests.netns.harness.handmade_clients import PLENTY, Dialer, EchoResponder, connect, inviting_server
+from tests.netns.harness.instance import Instance, server_config
 from tests.reference.blocks import FRAME, frame
 from tests.reference.client import CHALLENGE, HELLO, PROOF, WireClient, tls
 from tests.support import eventually
 from tools.lab.network import Lab
 from tools.load import flows
 
-pytestmark = needs_root
-
 HANDSHAKE_SECONDS = 1.5
 LATE_SECONDS = 1.5
-"""Beyond that, on a busy machine."""
+"""Allowed beyond the deadline on a busy machine."""
 
 END_SECONDS = 10.0
 INVALID, WRONG = "tcp.closed_hello_invalid", "tcp.closed_proof_wrong"
@@ -44,7 +42,7 @@ ALERT_BYTES = 7
 
 
 class Outcome(NamedTuple):
-    """What one sees who has been turned away."""
+    """The end of a connection as the client sees it."""
 
     said: bytes
     how: str
@@ -52,33 +50,36 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    with Lab() as lab, hub(lab, tmp_path_factory.mktemp("hub"), handshake_timeout=HANDSHAKE_SECONDS) as made:
+def dialer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dialer]:
+    with (
+        Lab() as lab,
+        inviting_server(lab, tmp_path_factory.mktemp("hub"), handshake_timeout=HANDSHAKE_SECONDS) as made,
+    ):
         yield made
 
 
 @pytest.fixture(scope="module")
-def guest(door: Door) -> Iterator[Answering]:
-    """Somebody who is connected all the time."""
-    with Answering(door.dial("one")) as answering:
-        yield answering
+def responder(dialer: Dialer) -> Iterator[EchoResponder]:
+    """A client that is connected all the time."""
+    with EchoResponder(dialer.dial("one")) as responder:
+        yield responder
 
 
 @contextmanager
-def undisturbed(door: Door, guest: Answering, **counted: int) -> Iterator[None]:
-    """Nothing happens to who is connected, no worker has died, and these counters have gone up, no other `closed_`."""
-    server = door.server
-    before, started = closings(server), restarts(server)
-    echoes = flows.Echoes(server.node, guest.address, count=50, interval=0.01, timeout=5.0)
+def undisturbed(dialer: Dialer, responder: EchoResponder, **counted: int) -> Iterator[None]:
+    """The connected client loses nothing, no worker dies, and of all counters `closed_` exactly these go up."""
+    server = dialer.server
+    before, started = closings(server), server.restarts()
+    echoes = flows.Echoes(server.node, responder.address, count=20, interval=0.01, timeout=5.0)
     yield
     assert echoes.finish().lost == []
     expected = {name: count + counted.get(name.removeprefix("tcp."), 0) for name, count in before.items()}
     eventually(lambda: closings(server) == expected, 2.0, f"{counted} more than {before}, found {closings(server)}")
-    assert restarts(server) == started and guest.ended is None
+    assert server.restarts() == started and responder.ended is None
 
 
-def closings(server: End) -> dict[str, int]:
-    counters = server.status()["counters"]
+def closings(server: Instance) -> dict[str, int]:
+    counters = server.running()["counters"]
     return {name: value for name, value in counters.items() if name.startswith("tcp.closed_")}
 
 
@@ -89,7 +90,7 @@ def outcome(sock: socket.socket) -> Outcome:
     try:
         while data := sock.recv(65536):
             said += data
-        how = "goodbye" if isinstance(sock, ssl.SSLSocket) else "closed"
+        how = "close_notify" if isinstance(sock, ssl.SSLSocket) else "closed"
     except ssl.SSLEOFError:
         how = "closed"
     except ConnectionResetError:
@@ -105,62 +106,62 @@ def client_hello(alpn: str = "tunnel/1") -> bytes:
     return out.read()
 
 
-# -- what goes wrong inside TLS. Each says all that it has to say; the ending is looked at afterwards
+# -- failures inside TLS: each function sends all its bytes, and the test checks the end of the connection afterwards
 
 
-def wrong_proof(client: WireClient, door: Door) -> None:
-    client.say_hello()
-    client.take_challenge()
-    client.prove(os.urandom(32))
+def wrong_proof(client: WireClient, dialer: Dialer) -> None:
+    client.send_hello()
+    client.receive_challenge()
+    client.send_proof(os.urandom(32))
 
 
-def unknown_key(client: WireClient, door: Door) -> None:
+def unknown_key(client: WireClient, dialer: Dialer) -> None:
     client.key = os.urandom(32)
-    client.say_hello()
-    client.take_challenge()
-    client.prove(client.proof())
+    client.send_hello()
+    client.receive_challenge()
+    client.send_proof(client.proof())
 
 
-def replayed_proof(client: WireClient, door: Door) -> None:
-    """Every byte of an earlier greeting that was good."""
-    with door.dial("two") as earlier:
+def replayed_proof(client: WireClient, dialer: Dialer) -> None:
+    """Every byte of an earlier handshake that succeeded."""
+    with dialer.dial("two") as earlier:
         recorded, proof = earlier.sent_hello, earlier.proof()
     client.socket.sendall(recorded)
-    client.take_challenge()
-    client.prove(proof)
+    client.receive_challenge()
+    client.send_proof(proof)
 
 
-def reflected_mac(client: WireClient, door: Door) -> None:
-    """What the server itself has proved, to us in this greeting it cannot be yet."""
-    client.say_hello()
-    client.take_challenge()
-    with door.secured("two") as other:
-        other.greet()
-        client.prove(other.server_proof)
+def reflected_mac(client: WireClient, dialer: Dialer) -> None:
+    """A proof of the server's; it is from another handshake, since this one has none yet."""
+    client.send_hello()
+    client.receive_challenge()
+    with dialer.dial_tls("two") as other:
+        other.shake_hands()
+        client.send_proof(other.server_proof)
 
 
-def proof_for_another_certificate(client: WireClient, door: Door) -> None:
+def proof_for_another_certificate(client: WireClient, dialer: Dialer) -> None:
     """As somebody in the middle of the TLS would hand it on."""
-    client.certificate_hash = hashlib.sha256(b"his certificate").digest()
-    client.say_hello()
-    client.take_challenge()
-    client.prove(client.proof())
+    client.certificate_hash = hashlib.sha256(b"another certificate").digest()
+    client.send_hello()
+    client.receive_challenge()
+    client.send_proof(client.proof())
 
 
-def another_version(client: WireClient, door: Door) -> None:
+def another_version(client: WireClient, dialer: Dialer) -> None:
     client.key = os.urandom(32)
-    client.say_hello(wire_version=9)
-    client.take_challenge()
-    client.prove(client.proof())
+    client.send_hello(wire_version=9)
+    client.receive_challenge()
+    client.send_proof(client.proof())
 
 
-def no_key(client: WireClient, door: Door) -> None:
+def no_key(client: WireClient, dialer: Dialer) -> None:
     client.key = b""
-    client.say_hello()
+    client.send_hello()
 
 
-def hello_with(at: int, value: bytes) -> Callable[[WireClient, Door], None]:
-    def say(client: WireClient, door: Door) -> None:
+def hello_with(at: int, value: bytes) -> Callable[[WireClient, Dialer], None]:
+    def say(client: WireClient, dialer: Dialer) -> None:
         hello = bytearray(client.hello())
         hello[FRAME.size + at : FRAME.size + at + len(value)] = value
         client.socket.sendall(hello)
@@ -168,17 +169,17 @@ def hello_with(at: int, value: bytes) -> Callable[[WireClient, Door], None]:
     return say
 
 
-def saying(data: bytes) -> Callable[[WireClient, Door], None]:
-    return lambda client, door: client.socket.sendall(data)
+def saying(data: bytes) -> Callable[[WireClient, Dialer], None]:
+    return lambda client, dialer: client.socket.sendall(data)
 
 
-def hello_twice(client: WireClient, door: Door) -> None:
-    client.say_hello()
-    client.take_challenge()
-    client.say_hello()
+def hello_twice(client: WireClient, dialer: Dialer) -> None:
+    client.send_hello()
+    client.receive_challenge()
+    client.send_hello()
 
 
-def half_a_hello_and_the_end(client: WireClient, door: Door) -> None:
+def half_a_hello_and_the_end(client: WireClient, dialer: Dialer) -> None:
     client.socket.sendall(client.hello()[:40])
     socket.socket.shutdown(client.socket, socket.SHUT_WR)  # that of an SSLSocket ends TLS as well
 
@@ -193,8 +194,8 @@ INSIDE = {
     "no key": (no_key, WRONG),
     "unknown authentication": (hello_with(30, b"\x07"), WRONG),
     "another magic": (hello_with(0, b"\0"), INVALID),
-    "too many wishes": (hello_with(71, b"\x09"), INVALID),
-    "a wish that is not there": (hello_with(71, b"\x01"), INVALID),
+    "too many requested addresses": (hello_with(71, b"\x09"), INVALID),
+    "a requested address that is not there": (hello_with(71, b"\x01"), INVALID),
     "a proof first": (saying(frame(PROOF, bytes(32))), INVALID),
     "the server's part": (saying(frame(CHALLENGE, bytes(32))), INVALID),
     "a packet": (saying(frame(1, bytes(40))), INVALID),
@@ -210,29 +211,31 @@ INSIDE = {
 
 
 @pytest.mark.parametrize("what", INSIDE)
-def test_a_greeting_that_fails_is_closed_at_once_and_without_a_word(door: Door, guest: Answering, what: str) -> None:
+def test_a_failed_handshake_is_closed_at_once_without_an_answer(
+    dialer: Dialer, responder: EchoResponder, what: str
+) -> None:
     act, counter = INSIDE[what]
-    with undisturbed(door, guest, **{counter.removeprefix("tcp."): 1}), door.secured("two") as client:
-        act(client, door)
+    with undisturbed(dialer, responder, **{counter.removeprefix("tcp."): 1}), dialer.dial_tls("two") as client:
+        act(client, dialer)
         seen = outcome(client.socket)
     assert (seen.said, seen.how) == (b"", "closed")
     assert seen.seconds < HANDSHAKE_SECONDS
 
 
-def test_nobody_can_tell_an_unknown_key_from_a_wrong_proof(door: Door, guest: Answering) -> None:
-    """By the least of many times each: what others do with the machine only adds to it."""
+def test_nobody_can_tell_an_unknown_key_from_a_wrong_proof(dialer: Dialer, responder: EchoResponder) -> None:
+    """By the shortest of many times for each case: other load on the machine can only add to a time."""
     seen: dict[str, list[Outcome]] = {"unknown key": [], "wrong proof": []}
-    lines = door.server.log.count("has not proved to be a peer")
-    with undisturbed(door, guest, closed_proof_wrong=40):
+    lines = dialer.server.log.count("has not proved to be a peer")
+    with undisturbed(dialer, responder, closed_proof_wrong=40):
         for _ in range(20):
             for what, outcomes in seen.items():
-                with door.secured("two") as client:
-                    INSIDE[what][0](client, door)
+                with dialer.dial_tls("two") as client:
+                    INSIDE[what][0](client, dialer)
                     outcomes.append(outcome(client.socket))
     unknown, wrong = (min(each.seconds for each in outcomes) for outcomes in seen.values())
     assert {each[:2] for outcomes in seen.values() for each in outcomes} == {(b"", "closed")}
     assert abs(unknown - wrong) < 0.003, f"{unknown * 1e3:.2f} ms and {wrong * 1e3:.2f} ms"
-    assert door.server.log.count("has not proved to be a peer") < lines + 10  # they do not fill the log
+    assert dialer.server.log.count("has not proved to be a peer") < lines + 10  # they do not fill the log
 
 
 # -- no TLS at all
@@ -243,8 +246,8 @@ def test_nobody_can_tell_an_unknown_key_from_a_wrong_proof(door: Door, guest: An
     [GARBAGE, HTTP, SSH, bytes(300), frame(HELLO, bytes(90))],
     ids=["garbage", "HTTP", "SSH", "zeros", "a plain hello"],
 )
-def test_whoever_speaks_no_tls_gets_an_alert_at_most(door: Door, guest: Answering, data: bytes) -> None:
-    with undisturbed(door, guest, closed_hello_invalid=1), door.connect() as sock:
+def test_bytes_that_are_no_tls_get_an_alert_at_most(dialer: Dialer, responder: EchoResponder, data: bytes) -> None:
+    with undisturbed(dialer, responder, closed_hello_invalid=1), dialer.connect() as sock:
         sock.sendall(data)
         seen = outcome(sock)
     assert seen.how in ("closed", "reset") and seen.seconds < HANDSHAKE_SECONDS
@@ -252,15 +255,19 @@ def test_whoever_speaks_no_tls_gets_an_alert_at_most(door: Door, guest: Answerin
 
 
 @pytest.mark.parametrize("alpn", ["", "h2"])
-def test_tls_for_something_else_ends_with_the_handshake(door: Door, guest: Answering, alpn: str) -> None:
-    with undisturbed(door, guest, closed_hello_invalid=1), door.connect() as sock:
+def test_tls_for_another_protocol_ends_with_the_tls_handshake(
+    dialer: Dialer, responder: EchoResponder, alpn: str
+) -> None:
+    with undisturbed(dialer, responder, closed_hello_invalid=1), dialer.connect() as sock:
         sock.settimeout(END_SECONDS)
-        with tls(alpn=alpn).wrap_socket(sock, suppress_ragged_eofs=False) as stranger:
-            assert outcome(stranger)[:2] == (b"", "closed")
+        with tls(alpn=alpn).wrap_socket(sock, suppress_ragged_eofs=False) as secured:
+            assert outcome(secured)[:2] == (b"", "closed")
 
 
 @pytest.mark.parametrize("data", [GARBAGE, HTTP, SSH, client_hello()], ids=["garbage", "HTTP", "SSH", "TLS"])
-def test_a_plain_port_ends_what_is_no_greeting_without_a_word(lab: Lab, tmp_path: Path, data: bytes) -> None:
+def test_without_tls_bytes_that_are_no_handshake_are_closed_without_an_answer(
+    lab: Lab, tmp_path: Path, data: bytes
+) -> None:
     a, b = lab
     settings = {
         "max_handshakes_per_address": PLENTY,
@@ -268,25 +275,27 @@ def test_a_plain_port_ends_what_is_no_greeting_without_a_word(lab: Lab, tmp_path
         "multi_client": True,
         "state_dir": str(tmp_path / "state"),
     }
-    with End(a, server_config(a, **settings), tmp_path) as server:
+    with Instance(a, server_config(a, **settings), tmp_path) as server:
         server.wait_until_running()
         port = int(server.config["local_addr"].rpartition(":")[2])
         client = WireClient(connect(b, a.address, port), client=1)
-        client.greet()
-        with Answering(client) as guest, undisturbed(Door(server, b, {}), guest, closed_hello_invalid=1):
+        client.shake_hands()
+        with EchoResponder(client) as responder, undisturbed(Dialer(server, b, {}), responder, closed_hello_invalid=1):
             with connect(b, a.address, port) as sock:
                 sock.sendall(data)
                 seen = outcome(sock)
             assert seen.said == b"" and seen.how in ("closed", "reset") and seen.seconds < HANDSHAKE_SECONDS
 
 
-# -- nothing, or too little, or too slowly
+# -- silence, too little, or too slow
 
 
-def test_whoever_takes_too_long_is_closed_at_the_deadline_however_he_does_it(door: Door, guest: Answering) -> None:
+def test_a_client_that_takes_too_long_is_closed_at_the_deadline_in_every_way_of_being_slow(
+    dialer: Dialer, responder: EchoResponder
+) -> None:
     flight = client_hello()
     begun: dict[str, tuple[float, float]] = {}
-    with undisturbed(door, guest, closed_too_late=6), ExitStack() as stack:
+    with undisturbed(dialer, responder, closed_too_late=6), ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         slow: dict[socket.socket, Iterator[bytes]] = {}
 
@@ -299,12 +308,12 @@ def test_whoever_takes_too_long_is_closed_at_the_deadline_however_he_does_it(doo
             begun[name] = time.monotonic(), 0.0
 
         hello = frame(HELLO, bytes(72))
-        add("silence", door.connect())
-        add("half a TLS hello", door.connect(), flight[:50])
-        add("a TLS hello slowly", door.connect(), b"", flight)
-        add("silence in TLS", door.secured("two").socket)
-        add("half a greeting", door.secured("two").socket, hello[:40])
-        add("a greeting slowly", door.secured("two").socket, b"", hello)
+        add("silence", dialer.connect())
+        add("half a TLS hello", dialer.connect(), flight[:50])
+        add("a TLS hello slowly", dialer.connect(), b"", flight)
+        add("silence in TLS", dialer.dial_tls("two").socket)
+        add("half a hello", dialer.dial_tls("two").socket, hello[:40])
+        add("a hello slowly", dialer.dial_tls("two").socket, b"", hello)
         while selector.get_map():
             for key, _ in selector.select(0.2):
                 with pytest.raises(ssl.SSLEOFError) if isinstance(key.fileobj, ssl.SSLSocket) else ExitStack():
@@ -316,24 +325,24 @@ def test_whoever_takes_too_long_is_closed_at_the_deadline_however_he_does_it(doo
                 if data := next(bytes_left, b""):
                     sock.send(data)
             assert time.monotonic() < min(start for start, _ in begun.values()) + END_SECONDS, slow
-    for name, (start, end) in begun.items():
-        assert HANDSHAKE_SECONDS - 0.5 < end - start < HANDSHAKE_SECONDS + LATE_SECONDS, name
+    for name, (start, ended) in begun.items():
+        assert HANDSHAKE_SECONDS - 0.5 < ended - start < HANDSHAKE_SECONDS + LATE_SECONDS, name
 
 
-def test_a_slow_stranger_who_proves_it_in_time_is_let_in(door: Door) -> None:
-    with door.secured("two") as client:
+def test_a_slow_client_that_proves_its_key_in_time_is_admitted(dialer: Dialer) -> None:
+    with dialer.dial_tls("two") as client:
         client.sent_hello = client.hello()
         for byte in client.sent_hello:
             client.socket.send(bytes([byte]))
-        client.take_challenge()
-        client.prove(client.proof())
-        assert client.take_welcome().version == 1
+        client.receive_challenge()
+        client.send_proof(client.proof())
+        assert client.receive_welcome().version == 1
 
 
-def test_whoever_was_turned_away_once_is_let_in_with_his_key(door: Door) -> None:
+def test_a_client_rejected_before_is_admitted_with_its_key(dialer: Dialer) -> None:
     for act, _ in INSIDE.values():
-        with door.secured("two") as client:
-            act(client, door)
+        with dialer.dial_tls("two") as client:
+            act(client, dialer)
             assert outcome(client.socket).how == "closed"
-    with door.dial("two") as client:
+    with dialer.dial("two") as client:
         assert client.welcome.version == 1

@@ -1,0 +1,23 @@
+"""Quote values of a file in messages: on one line, printable, and not long."""
+
+import json
+from typing import Any
+
+QUOTED_LENGTH_MAX = 60
+
+
+def escape(text: str) -> str:
+    """Text from a file, without quotation marks around it."""
+    short = text if len(text) <= QUOTED_LENGTH_MAX else text[:QUOTED_LENGTH_MAX] + "..."
+    return json.dumps(short)[1:-1]
+
+
+def quote(value: Any) -> str:
+    """A value from a file, as JSON."""
+    if isinstance(value, str):
+        return f'"{escape(value)}"'
+    try:
+        text = json.dumps(value)
+    except (RecursionError, TypeError, ValueError):  # nested without end, no JSON, too many digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= QUOTED_LENGTH_MAX else text[:QUOTED_LENGTH_MAX] + "..."

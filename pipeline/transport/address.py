@@ -1,0 +1,14 @@
+"""Socket addresses as Python's socket module gives them, and as people write them."""
+
+from __future__ import annotations
+
+SocketAddress = tuple[str, int] | tuple[str, int, int, int]
+"""Of AF_INET: host, port. Of AF_INET6: host, port, flow information, scope."""
+
+
+def format_address(address: SocketAddress) -> str:
+    """host:port or [host]:port. An IPv4 address on a socket for both (RFC 4291, 2.5.5.2) is written as IPv4."""
+    host, port = address[:2]
+    if "." in host:
+        host = host.removeprefix("::ffff:")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,50 @@
+"""The established connections of a tcp worker, as its two duties share them.
+
+The inbound duty adds and removes: each time it replaces the tuple and counts `version` up. The outbound duty notes in
+`seen_version` which version it works with. A removed connection is retired: its socket is closed once the outbound
+duty has seen a version without it. Otherwise the kernel might give the closed socket's number to the next one at once.
+"""
+
+from __future__ import annotations
+
+from pipeline.transport.connection import Connection
+
+
+class ConnectionList:
+    """Times are CLOCK_MONOTONIC ns."""
+
+    def __init__(self, now: int) -> None:
+        # inbound duty
+        self.established: tuple[Connection, ...] = ()
+        self.version = 0
+        self.empty_since_ns = now
+        self._retired: list[tuple[int, Connection]] = []  # with the version that is the first without it
+        # outbound duty
+        self.seen_version = 0
+
+    def add(self, connection: Connection) -> None:
+        self.established += (connection,)
+        self.version += 1
+
+    def remove(self, connection: Connection, now: int) -> None:
+        """Take a connection off the list; close_retired() closes its socket later."""
+        self.established = tuple(c for c in self.established if c is not connection)
+        if not self.established:
+            self.empty_since_ns = now
+        self.version += 1
+        self._retired.append((self.version, connection))
+
+    def close_retired(self) -> None:
+        """Close the sockets of removed connections that the outbound duty cannot use any more."""
+        if not self._retired:
+            return
+        seen = self.seen_version
+        for version, connection in self._retired:
+            if seen >= version:
+                connection.socket.close()
+        self._retired = [item for item in self._retired if seen < item[0]]
+
+    def close_all(self) -> None:
+        """Close every socket, once neither duty runs any more."""
+        for connection in (*self.established, *(retired for _, retired in self._retired)):
+            connection.socket.close()

@@ -1,0 +1,49 @@
+"""The settings of connections: the options of a socket, the material of TLS.
+
+`pipeline.runtime.plan.WorkerSettings` holds all that workers are told; this module declares the part that is read here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+
+class TlsMaterial(NamedTuple):
+    """Our own certificate, and how the other end's is verified."""
+
+    certificate_pem: str  # of this end, with its chain; "" for none
+    key_pem: str  # private key of that certificate; "" for none
+    ca_pem: str  # CAs that the other end's certificate must come from; "" for none
+    minimum_version: str  # "1.2" or "1.3"
+    fingerprint: str  # SHA-256 of the server's certificate, hexadecimal; a client's may be "": not pinned
+    server_name: str | None = None  # a client expects it in the server's certificate; None at a server
+    verify: bool = False  # a client has a CA verify the server's certificate
+
+
+class SocketSettings(Protocol):
+    """Options of every connection's socket."""
+
+    @property
+    def timeout(self) -> float: ...  # seconds
+
+    @property
+    def notsent_lowat(self) -> int: ...  # bytes; 0: the kernel's default
+
+    @property
+    def congestion(self) -> str: ...  # name of an algorithm; "": the kernel's choice
+
+    @property
+    def send_buffer_bytes(self) -> int: ...  # 0: the kernel tunes it
+
+    @property
+    def receive_buffer_bytes(self) -> int: ...  # 0: the kernel tunes it
+
+
+class DialSettings(SocketSettings, Protocol):
+    """The options, and the pauses between two attempts to connect."""
+
+    @property
+    def reconnect_min(self) -> float: ...  # seconds
+
+    @property
+    def reconnect_max(self) -> float: ...  # seconds

@@ -1,0 +1,49 @@
+"""The kernel's numbers of a TCP connection: some fields of struct tcp_info (linux/tcp.h)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import NamedTuple
+
+_TCP_INFO = struct.Struct(
+    "=2x"
+    "B"  # tcpi_retransmits, at 2
+    "B"  # tcpi_probes, at 3
+    "64x"
+    "I"  # tcpi_rtt, at 68
+    "28x"
+    "I"  # tcpi_total_retrans, at 100
+    "16x"
+    "Q"  # tcpi_bytes_acked, at 120
+    "20x"
+    "I"  # tcpi_min_rtt, at 148
+    "4x"
+    "I"  # tcpi_data_segs_out, at 156
+)
+
+
+class TcpInfo(NamedTuple):
+    """The fields that are read, in the order of the struct. Counts are since the connection was made."""
+
+    retransmits: int  # retransmission timeouts since the last progress
+    probes: int  # of a closed window, without an answer
+    rtt_us: int  # smoothed
+    total_retrans: int  # segments sent again
+    bytes_acked: int
+    min_rtt_us: int
+    data_segs_out: int  # segments with data, those sent again included
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the kernel has waited for an answer longer than its retransmission timeout."""
+        return bool(self.retransmits or self.probes)
+
+
+def read_tcp_info(sock: socket.socket) -> TcpInfo:
+    """The kernel's answer. An old kernel's struct is shorter: fields that it lacks are 0, and all are on an error."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    except OSError:
+        info = b""
+    return TcpInfo._make(_TCP_INFO.unpack(info.ljust(_TCP_INFO.size, b"\0")))

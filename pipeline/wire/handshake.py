@@ -1,0 +1,321 @@
+"""The handshake on one connection, as state machines: bytes and decisions go in, values come out.
+
+    ServerHandshake    HELLO -> [CHALLENGE, PROOF] -> the supervisor's decision -> WELCOME, or REFUSED and the end
+    ClientHandshake    HELLO -> [CHALLENGE, PROOF] -> WELCOME, or REFUSED
+    CompatHandshake    no message at all: both ends are welcomed as soon as they are connected
+
+    begin(certificate)       the connection is there, TLS included; the certificate is that of the other end
+    feed(data)               bytes of the other end, in pieces of any size
+    decide(admitted, ...)    the supervisor's answer to AskSupervisor; for a server only
+    ended(cause, reason)     the other end has ended the connection
+
+Each call returns what it has caused, in order; an empty list says that more bytes are needed. Welcomed or Failed comes
+last and once. No sockets, clock or TLS are in here, and random bytes are given in: one object serves one connection.
+
+The other end learns nothing from a failure: REFUSED is the only message about one, and the supervisor makes it.
+Bytes behind the handshake begin the stream; a server keeps them unread until the supervisor has decided.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from enum import Enum
+from typing import ClassVar, NamedTuple
+
+from pipeline.errors import LocalError, PeerError
+from pipeline.wire import auth, framing, messages
+from pipeline.wire.messages import Challenge, Hello, Message, Proof, Refused, Welcome
+
+
+class State(Enum):
+    """Where a handshake stands: what it waits for."""
+
+    CONNECTING = "connecting"
+    AWAIT_HELLO = "hello"
+    AWAIT_PROOF = "proof"
+    AWAIT_DECISION = "decision"
+    AWAIT_CHALLENGE = "challenge"
+    AWAIT_PROVED_WELCOME = "welcome with a proof"
+    AWAIT_WELCOME = "welcome"
+    WELCOMED = "welcomed"
+    FAILED = "failed"
+
+
+Table = dict[State, dict[type[Message], tuple[State, ...]]]
+"""Which messages are in turn, and the states that they can lead to. A message that is not in the table, or that cannot
+be decoded, leads to FAILED."""
+
+# begin():  CONNECTING -> AWAIT_HELLO
+# decide(): AWAIT_DECISION -> WELCOMED or FAILED
+SERVER: Table = {
+    State.AWAIT_HELLO: {Hello: (State.AWAIT_PROOF, State.AWAIT_DECISION)},  # with a key, and without one
+    State.AWAIT_PROOF: {Proof: (State.AWAIT_DECISION,)},
+}
+# begin():  CONNECTING -> AWAIT_CHALLENGE with a key, AWAIT_WELCOME without one, FAILED at a wrong certificate
+CLIENT: Table = {
+    State.AWAIT_CHALLENGE: {
+        Challenge: (State.AWAIT_PROVED_WELCOME,),
+        Welcome: (State.FAILED,),  # a server that proves nothing
+        Refused: (State.FAILED,),
+    },
+    State.AWAIT_PROVED_WELCOME: {
+        Welcome: (State.WELCOMED, State.FAILED),  # FAILED: its proof is wrong
+        Refused: (State.FAILED,),
+    },
+    State.AWAIT_WELCOME: {
+        Welcome: (State.WELCOMED,),
+        Refused: (State.FAILED,),
+    },
+}
+
+NO_CERTIFICATE = bytes(auth.CERTIFICATE_HASH_BYTES)
+"""The certificate hash of a connection without TLS."""
+
+
+class Cause(Enum):
+    """Why a handshake has failed."""
+
+    INVALID = "invalid"  # bytes that are no message, a message that is too long or out of turn
+    UNPROVED = "unproved"  # the client has not proved to be a peer
+    REFUSED = "refused"  # the server does not admit the client
+    DISTRUSTED = "distrusted"  # the server has not proved to be ours
+    CLOSED = "closed"  # the other end has closed the connection
+    BROKEN = "broken"  # the socket or TLS has failed
+
+
+class Send(NamedTuple):
+    """Send these bytes."""
+
+    data: bytes
+
+
+class AskSupervisor(NamedTuple):
+    """Ask whether this client is admitted."""
+
+    hello: bytes  # the frame
+    challenge: bytes  # the frame; empty for a client that is not challenged
+    proof: bytes  # the mac; empty for a client that is not challenged
+    certificate: bytes  # that the client has shown, DER; empty for none
+    certificate_hash: bytes  # of the certificate that we have shown
+
+
+class TellSupervisor(NamedTuple):
+    """Pass on a WELCOME frame, which is verified: it has our addresses and routes."""
+
+    welcome: bytes
+
+
+class Welcomed(NamedTuple):
+    """The handshake is over, and the connection carries packets."""
+
+    offloads: int  # TUN_F_* bits that the other end's device accepts
+    mtu: int  # of the other end's device
+    connections: int  # bulk connections that the client opens in all
+    connection_index: int  # of this connection among those of the client
+    traffic_class: int
+    accepts_shards: bool  # the other end does
+    rest: bytes = b""  # bytes behind the handshake: the stream begins with them
+
+
+class Failed(NamedTuple):
+    """Close the connection. `reason` is for our log; text of the other end in it is not escaped."""
+
+    cause: Cause
+    reason: str
+
+
+Output = Send | AskSupervisor | TellSupervisor | Welcomed | Failed
+
+
+class _Handshake:
+    """The part of both sides: the bytes received, and what is in turn."""
+
+    limit: ClassVar[int] = 0
+    """The longest message (its length field) that is accepted: no more bytes need be received at once."""
+    _table: ClassVar[Table] = {}
+
+    def __init__(self) -> None:
+        self.state = State.CONNECTING
+        self._received = bytearray()
+
+    def feed(self, data: bytes) -> list[Output]:
+        """Bytes of the other end. Messages beyond the end of the handshake are not read."""
+        if self.state in (State.CONNECTING, State.WELCOMED, State.FAILED):
+            raise LocalError(f"bytes for a handshake that is {self.state.value}")
+        self._received += data
+        outputs: list[Output] = []
+        try:
+            while self.state in self._table and (frame := self._next_frame()):
+                message = messages.decode(frame)
+                if type(message) not in self._table[self.state]:
+                    raise PeerError(f"{type(message).__name__} out of turn: {self.state.value} expected")
+                outputs += self._on_message(message, frame)
+        except PeerError as error:
+            outputs.append(self._fail(Cause.INVALID, str(error)))
+        return outputs
+
+    def ended(self, cause: Cause, reason: str) -> Failed:
+        """The other end has ended the connection before the handshake was over."""
+        return self._fail(cause, reason)
+
+    def begin(self, certificate: bytes) -> list[Output]:
+        """The connection is there. `certificate`: the one that the other end has shown, DER; empty for none."""
+        raise NotImplementedError
+
+    def _on_message(self, message: Message, frame: bytes) -> list[Output]:
+        raise NotImplementedError
+
+    def _next_frame(self) -> bytes:
+        """The first frame received, cut off; nothing while it is not whole."""
+        received = self._received
+        if len(received) < framing.LENGTH.size:
+            return b""
+        (length,) = framing.LENGTH.unpack_from(received, 0)
+        if length > self.limit:
+            raise PeerError(f"handshake message of {length} bytes, at most {self.limit} allowed")
+        end = framing.LENGTH.size + length
+        if len(received) < end:
+            return b""
+        frame = bytes(received[:end])
+        del received[:end]
+        return frame
+
+    def _fail(self, cause: Cause, reason: str) -> Failed:
+        self.state = State.FAILED
+        return Failed(cause, reason)
+
+
+class ServerHandshake(_Handshake):
+    """`with_keys`: clients that name a key are challenged; `nonce`: random bytes for the challenge; `certificate_hash`:
+    of the certificate that this connection shows."""
+
+    limit = framing.HELLO_LENGTH_LIMIT
+    _table = SERVER
+
+    def __init__(self, with_keys: bool, nonce: bytes, certificate_hash: bytes = NO_CERTIFICATE) -> None:
+        super().__init__()
+        self._with_keys = with_keys
+        self._challenge_frame = Challenge(nonce).frame()
+        self._certificate_hash = certificate_hash
+        self._certificate = b""
+        self._hello: Hello | None = None
+        self._hello_frame = b""
+
+    def begin(self, certificate: bytes) -> list[Output]:
+        self._certificate = certificate
+        self.state = State.AWAIT_HELLO
+        return []
+
+    def _on_message(self, message: Message, frame: bytes) -> list[Output]:
+        match message:
+            case Hello():
+                self._hello, self._hello_frame = message, frame
+                if message.auth == messages.AUTH_KEY and self._with_keys:
+                    self.state = State.AWAIT_PROOF
+                    return [Send(self._challenge_frame)]
+                return self._ask(b"", b"")
+            case Proof(mac):
+                return self._ask(self._challenge_frame, mac)
+        return []
+
+    def _ask(self, challenge_frame: bytes, mac: bytes) -> list[Output]:
+        self.state = State.AWAIT_DECISION
+        return [AskSupervisor(self._hello_frame, challenge_frame, mac, self._certificate, self._certificate_hash)]
+
+    def decide(self, admitted: bool, frame: bytes, reason: str = "") -> list[Output]:
+        """The supervisor's decision. `frame` tells the client; it is empty for a client that has proved nothing."""
+        hello = self._hello
+        if self.state is not State.AWAIT_DECISION or hello is None:
+            raise LocalError(f"a decision about a handshake that waits for {self.state.value}")
+        if not frame:
+            return [self._fail(Cause.UNPROVED, reason)]
+        if not admitted:
+            return [Send(frame), self._fail(Cause.REFUSED, f"refused: {reason}")]
+        self.state = State.WELCOMED
+        welcomed = Welcomed(
+            hello.offloads,
+            hello.mtu,
+            hello.connections,
+            hello.connection_index,
+            framing.LIGHT if hello.traffic_class == framing.LIGHT else framing.BULK,
+            bool(hello.features & messages.ACCEPTS_SHARDS),
+            bytes(self._received),
+        )
+        return [Send(frame), welcomed]
+
+
+class ClientHandshake(_Handshake):
+    """`hello`: complete, with the nonce of this connection; `key`: ours, b"" for none; `pin`: the hash of the
+    certificate that the server must show, b"" for any."""
+
+    limit = framing.WELCOME_LENGTH_LIMIT
+    _table = CLIENT
+
+    def __init__(self, hello: Hello, key: bytes, pin: bytes = b"") -> None:
+        super().__init__()
+        self._hello = hello
+        self._hello_frame = hello.frame()
+        self._key = key
+        self._pin = pin
+        self._certificate_hash = NO_CERTIFICATE
+        self._transcript = b""
+
+    def begin(self, certificate: bytes) -> list[Output]:
+        found = hashlib.sha256(certificate).digest() if certificate else NO_CERTIFICATE
+        if self._pin and not hmac.compare_digest(self._pin, found):
+            reason = f"fingerprint of the server's certificate: expected {self._pin.hex()}, found {found.hex()}"
+            return [self._fail(Cause.DISTRUSTED, reason)]
+        self._certificate_hash = found
+        self.state = State.AWAIT_CHALLENGE if self._key else State.AWAIT_WELCOME
+        return [Send(self._hello_frame)]
+
+    def ended(self, cause: Cause, reason: str) -> Failed:
+        if self.state in (State.AWAIT_WELCOME, State.AWAIT_PROVED_WELCOME):
+            reason += ": the server does not say why: it does not know us (any more), or it is stopping"
+        return self._fail(cause, reason)
+
+    def _on_message(self, message: Message, frame: bytes) -> list[Output]:
+        match message:
+            case Challenge():
+                self._transcript = auth.transcript(self._hello_frame, frame, self._certificate_hash)
+                self.state = State.AWAIT_PROVED_WELCOME
+                return [Send(Proof(auth.client_proof(self._key, self._transcript)).frame())]
+            case Welcome():
+                return self._on_welcome(message, frame)
+            case Refused():
+                return [self._fail(Cause.REFUSED, f"refused by the server: {message.text}")]
+        return []
+
+    def _on_welcome(self, welcome: Welcome, frame: bytes) -> list[Output]:
+        if self.state is State.AWAIT_CHALLENGE:
+            return [self._fail(Cause.DISTRUSTED, "the server welcomes every client and proves nothing: it has no keys")]
+        if self.state is State.AWAIT_PROVED_WELCOME and not auth.server_proved(self._key, self._transcript, frame):
+            return [self._fail(Cause.DISTRUSTED, "the server has not proved that it has our key")]
+        self.state = State.WELCOMED
+        hello = self._hello
+        welcomed = Welcomed(
+            welcome.offloads,
+            welcome.mtu,
+            hello.connections,
+            hello.connection_index,
+            hello.traffic_class,
+            bool(welcome.features & messages.ACCEPTS_SHARDS),
+            bytes(self._received),
+        )
+        return [TellSupervisor(frame), welcomed]
+
+
+class CompatHandshake(_Handshake):
+    """The wire format of the original program has no handshake: an end learns nothing of the other. `mtu`: ours."""
+
+    def __init__(self, connection_index: int, mtu: int) -> None:
+        super().__init__()
+        self._welcomed = Welcomed(0, mtu, 1, connection_index, framing.BULK, False)
+
+    def begin(self, certificate: bytes) -> list[Output]:
+        self.state = State.WELCOMED
+        return [self._welcomed]
+
+
+Handshake = ServerHandshake | ClientHandshake | CompatHandshake

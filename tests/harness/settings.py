@@ -1,0 +1,45 @@
+"""Settings of workers that a test starts without a supervisor: complete, quick, and changed with `_replace`."""
+
+from __future__ import annotations
+
+from pipeline.runtime.plan import WorkerSettings
+
+WORKER_SETTINGS = WorkerSettings(
+    compat=False,
+    mtu=1400,
+    fec="off",
+    fec_data=10,
+    fec_parity=3,
+    idle="block",
+    hold=10.0,
+    peer_queue_bytes=1 << 20,
+    drain_timeout=5.0,
+    connections=1,
+    light_connections=0,
+    timeout=30.0,
+    keepalive=10.0,
+    reconnect_min=0.02,
+    reconnect_max=0.1,
+    congestion="",
+    notsent_lowat=0,
+    send_buffer_bytes=0,
+    receive_buffer_bytes=0,
+    client_isolation=False,
+    handshake_timeout=10.0,
+    max_handshakes=1024,
+    max_handshakes_per_address=1024,
+    connects_per_address=100_000,
+    tls=None,
+    verifies_keys=False,
+    key="",
+    client_id=0,
+    session=0,
+    requested_addresses=[],
+    remote_host="127.0.0.1",
+    remote_port=0,
+    offloads=0,
+    offloads_accepted=0,
+    account=None,
+    log_level="info",
+    log_format="text",
+)

@@ -1,0 +1,309 @@
+"""The handshake of a tcp worker's connections: how bytes, the supervisor's decisions and errors of sockets become
+outcomes, on socket pairs and without TLS."""
+
+from __future__ import annotations
+
+import json
+import logging
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import ip_interface
+
+import pytest
+
+from pipeline.errors import LocalError
+from pipeline.runtime.plan import WorkerSettings
+from pipeline.runtime.supervisor_channel import Admitted, NotAdmitted, SupervisorChannel
+from pipeline.transport.connection import HANDSHAKE, Connection
+from pipeline.wire import auth, framing, messages
+from pipeline.wire.handshake import NO_CERTIFICATE, AskSupervisor, Cause, Failed, Welcomed
+from pipeline.wire.messages import Challenge, Hello, Proof, Refused, Welcome
+from tests.harness.settings import WORKER_SETTINGS
+from workers.tcp.handshake import ClientHandshaker, Outcome, ServerHandshaker
+
+KEY = bytes(range(32))
+SERIAL = 7
+HELLO = Hello(1, 0x13, 2, 5, 1300, 7, 9, framing.LIGHT, messages.ACCEPTS_SHARDS)
+KEYED_HELLO = HELLO._replace(auth=messages.AUTH_KEY, key_id=auth.key_id(KEY), nonce=b"n" * 32)
+WELCOME = Welcome(1, 0x2F, 1200, messages.ACCEPTS_SHARDS, addresses=(ip_interface("10.0.0.2/24"),))
+BIG = 1 << 20
+SECONDS = 5.0
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() resets
+
+
+class Ends:
+    """A connection with its handshaker, the other end of its socket, and the supervisor's end of the channel."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.far = stack.enter_context(socket.create_connection(listener.getsockname()))
+            near, _ = listener.accept()
+        stack.enter_context(near).setblocking(False)
+        self.far.settimeout(SECONDS)
+        self.connection = Connection(near, ("192.0.2.1", 9000), HANDSHAKE, SERIAL, 0)
+        self.supervisor, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stack.enter_context(self.supervisor).setblocking(False)
+        self.channel = SupervisorChannel(worker.detach())
+        stack.enter_context(self.channel.socket)
+
+    def server(self, settings: WorkerSettings = WORKER_SETTINGS) -> ServerHandshaker:
+        return ServerHandshaker(settings, self.channel)
+
+    def client(self, settings: WorkerSettings = WORKER_SETTINGS, index: int = 0) -> ClientHandshaker:
+        self.connection.dial_index = index
+        return ClientHandshaker(settings, self.channel)
+
+    def asked(self) -> dict[str, object]:
+        found = json.loads(self.supervisor.recv(BIG))
+        assert isinstance(found, dict)
+        return found
+
+    def step(self, side: ServerHandshaker | ClientHandshaker, data: bytes) -> Outcome:
+        """The other end sends these bytes; the step is made when they have arrived."""
+        self.far.sendall(data)
+        if data:
+            self.wait()
+        return side.step(self.connection)
+
+    def wait(self) -> None:
+        """Wait for bytes or the end of the stream."""
+        assert select.select([self.connection.socket], [], [], SECONDS)[0]
+
+    def ask(self, side: ServerHandshaker) -> None:
+        """A client without a key has said its HELLO."""
+        assert side.begin(self.connection) is None
+        assert isinstance(self.step(side, HELLO.frame()), AskSupervisor)
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    with ExitStack() as stack:
+        yield Ends(stack)
+
+
+# -- the server's side
+
+
+def test_a_server_waits_for_bytes_and_asks_the_supervisor_once(ends: Ends) -> None:
+    side = ends.server()
+    assert side.begin(ends.connection) is None
+    assert side.step(ends.connection) is None
+    assert ends.step(side, HELLO.frame()[:30]) is None
+    assert isinstance(ends.step(side, HELLO.frame()[30:]), AskSupervisor)
+    assert ends.asked() == {
+        "serial": SERIAL,
+        "hello": HELLO.frame().hex(),
+        "challenge": "",
+        "proof": "",
+        "certificate": "",
+        "hash": NO_CERTIFICATE.hex(),
+    }
+    assert ends.step(side, b"read later") is None  # nothing is read until the supervisor has decided
+    with pytest.raises(BlockingIOError):
+        ends.asked()
+
+
+def test_a_server_with_keys_challenges_a_client_that_names_one(ends: Ends) -> None:
+    side = ends.server(WORKER_SETTINGS._replace(verifies_keys=True))
+    side.begin(ends.connection)
+    assert ends.step(side, KEYED_HELLO.frame()) is None
+    challenge = ends.far.recv(BIG)
+    assert isinstance(messages.decode(challenge), Challenge)
+    assert isinstance(ends.step(side, Proof(b"m" * 32).frame()), AskSupervisor)
+    asked = ends.asked()
+    assert (asked["challenge"], asked["proof"]) == (challenge.hex(), (b"m" * 32).hex())
+
+
+def test_two_connections_get_two_nonces() -> None:
+    challenges = set()
+    for _ in range(2):
+        with ExitStack() as stack:
+            ends = Ends(stack)
+            side = ends.server(WORKER_SETTINGS._replace(verifies_keys=True))
+            side.begin(ends.connection)
+            ends.step(side, KEYED_HELLO.frame())
+            challenges.add(ends.far.recv(BIG))
+    assert len(challenges) == 2
+
+
+def test_an_admitted_client_is_welcomed_and_the_connection_knows_what_it_has_said(ends: Ends) -> None:
+    side = ends.server()
+    ends.ask(side)
+    outcome = side.answered(ends.connection, Admitted(serial=SERIAL, frame=WELCOME.frame().hex(), peer_handle=0x4003))
+    assert outcome == Welcomed(0x13, 1300, 5, 2, framing.LIGHT, True)
+    assert ends.far.recv(BIG) == WELCOME.frame()
+    connection = ends.connection
+    assert (connection.peer_handle, connection.dial_index, connection.offloads) == (0x4003, 2, 0x13)
+    assert (connection.traffic_class, connection.accepts_shards) == (framing.LIGHT, True)
+
+
+def test_bytes_that_came_with_the_hello_begin_the_stream(ends: Ends) -> None:
+    side = ends.server()
+    side.begin(ends.connection)
+    ends.step(side, HELLO.frame() + framing.KEEPALIVE_FRAME)
+    outcome = side.answered(ends.connection, Admitted(serial=SERIAL, frame=WELCOME.frame().hex(), peer_handle=1))
+    assert isinstance(outcome, Welcomed) and outcome.rest == framing.KEEPALIVE_FRAME
+
+
+def test_a_refused_client_is_told_why_and_nothing_is_known_of_it(ends: Ends) -> None:
+    side = ends.server()
+    ends.ask(side)
+    frame = Refused(messages.FULL, "full").frame()
+    outcome = side.answered(ends.connection, NotAdmitted(serial=SERIAL, frame=frame.hex(), reason="full"))
+    assert outcome == Failed(Cause.REFUSED, "refused: full")
+    assert ends.far.recv(BIG) == frame
+    assert ends.connection.peer_handle == 0
+
+
+def test_a_client_that_has_proved_nothing_is_sent_nothing(ends: Ends) -> None:
+    side = ends.server()
+    ends.ask(side)
+    outcome = side.answered(ends.connection, NotAdmitted(serial=SERIAL, frame="", reason="unknown"))
+    assert outcome == Failed(Cause.UNPROVED, "unknown")
+    ends.connection.socket.close()
+    assert ends.far.recv(BIG) == b""
+
+
+def test_an_invalid_message_is_answered_with_nothing(ends: Ends) -> None:
+    side = ends.server()
+    side.begin(ends.connection)
+    outcome = ends.step(side, b"GET / HTTP/1.1\r\n\r\n")
+    assert outcome == Failed(Cause.INVALID, "handshake message of 1195725856 bytes, at most 512 allowed")
+    ends.connection.socket.close()
+    assert ends.far.recv(BIG) == b""
+
+
+def test_of_a_client_that_sends_much_no_more_is_read_than_a_message_may_have(ends: Ends) -> None:
+    side = ends.server()
+    side.begin(ends.connection)
+    ends.step(side, HELLO.frame() + bytes(50 * framing.HELLO_LENGTH_LIMIT))
+    outcome = side.answered(ends.connection, Admitted(serial=SERIAL, frame=WELCOME.frame().hex(), peer_handle=1))
+    assert isinstance(outcome, Welcomed) and len(outcome.rest) < framing.HELLO_LENGTH_LIMIT
+
+
+@pytest.mark.parametrize("arrived", [b"", HELLO.frame()[:3], HELLO.frame()[:-1]], ids=len)
+def test_a_closed_connection_and_a_reset_one_are_told_apart(arrived: bytes) -> None:
+    for reset in (False, True):
+        with ExitStack() as stack:
+            ends = Ends(stack)
+            side = ends.server()
+            side.begin(ends.connection)
+            assert ends.step(side, arrived) is None
+            if reset:
+                ends.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            ends.far.close()
+            ends.wait()
+            outcome = side.step(ends.connection)
+            expected = (Cause.BROKEN, "Connection reset by peer") if reset else (Cause.CLOSED, "closed by the peer")
+            assert outcome == Failed(*expected)
+
+
+def test_a_client_that_has_gone_while_the_supervisor_decided_is_not_counted_as_refused(ends: Ends) -> None:
+    side = ends.server()
+    ends.ask(side)
+    ends.connection.socket.shutdown(socket.SHUT_RDWR)
+    outcome = side.answered(ends.connection, Admitted(serial=SERIAL, frame=WELCOME.frame().hex(), peer_handle=1))
+    assert isinstance(outcome, Failed) and outcome.cause is Cause.CLOSED
+    assert ends.connection.peer_handle == 0
+
+
+def test_a_question_that_the_supervisor_has_no_room_for_is_left_to_the_time_limit(ends: Ends) -> None:
+    while ends.channel.ask({"welcome": "00" * 1000, "server": ""}):
+        pass
+    side = ends.server()
+    ends.ask(side)
+    assert side.step(ends.connection) is None
+
+
+def test_a_decision_for_a_connection_that_has_not_asked_is_our_own_mistake(ends: Ends) -> None:
+    decision = NotAdmitted(serial=SERIAL, frame="", reason="")
+    with pytest.raises(LocalError, match="no handshake has begun"):
+        ends.server().answered(ends.connection, decision)
+    side = ends.client()
+    side.begin(ends.connection)
+    with pytest.raises(LocalError, match="which was not asked"):
+        side.answered(ends.connection, decision)
+
+
+# -- the client's side
+
+
+def test_a_client_speaks_first_and_says_what_its_settings_say(ends: Ends) -> None:
+    settings = WORKER_SETTINGS._replace(
+        connections=2, client_id=11, session=12, offloads_accepted=0x13, fec="on", requested_addresses=["10.0.0.2"]
+    )
+    assert ends.client(settings, index=2).begin(ends.connection) is None
+    hello = messages.decode(ends.far.recv(BIG))
+    assert isinstance(hello, Hello)
+    assert hello[:9] == (1, 0x13, 2, 2, 1400, 11, 12, framing.LIGHT, messages.ACCEPTS_SHARDS)
+    assert (hello.auth, hello.key_id) == (messages.AUTH_NONE, bytes(8))
+    assert [str(address) for address in hello.requested_addresses] == ["10.0.0.2"]
+    assert ends.connection.traffic_class == framing.LIGHT
+
+
+@pytest.mark.parametrize(("index", "expected"), [(0, framing.BULK), (1, framing.BULK), (2, framing.LIGHT)])
+def test_the_connections_behind_the_bulk_ones_are_light(ends: Ends, index: int, expected: int) -> None:
+    ends.client(WORKER_SETTINGS._replace(connections=2), index).begin(ends.connection)
+    hello = messages.decode(ends.far.recv(BIG))
+    assert isinstance(hello, Hello) and hello.traffic_class == expected
+
+
+def test_a_welcome_is_passed_on_to_the_supervisor(ends: Ends) -> None:
+    side = ends.client(index=3)
+    side.begin(ends.connection)
+    outcome = ends.step(side, WELCOME.frame() + framing.KEEPALIVE_FRAME)
+    assert outcome == Welcomed(0x2F, 1200, 1, 3, framing.LIGHT, True, framing.KEEPALIVE_FRAME)
+    assert ends.asked() == {"welcome": WELCOME.frame().hex(), "server": "192.0.2.1"}
+    assert (ends.connection.offloads, ends.connection.accepts_shards) == (0x2F, True)
+
+
+def test_a_client_with_a_key_answers_the_challenge(ends: Ends) -> None:
+    side = ends.client(WORKER_SETTINGS._replace(key=KEY.hex()))
+    side.begin(ends.connection)
+    hello, challenge = ends.far.recv(BIG), Challenge(b"c" * 32).frame()
+    assert ends.step(side, challenge) is None
+    transcript = auth.transcript(hello, challenge, NO_CERTIFICATE)
+    assert ends.far.recv(BIG) == Proof(auth.client_proof(KEY, transcript)).frame()
+    failed = ends.step(side, WELCOME.frame())
+    assert isinstance(failed, Failed) and failed.cause is Cause.DISTRUSTED
+
+
+def test_a_welcome_that_the_supervisor_has_no_room_for_is_logged(ends: Ends, caplog: pytest.LogCaptureFixture) -> None:
+    side = ends.client()
+    side.begin(ends.connection)
+    while ends.channel.ask({"welcome": "00" * 1000, "server": ""}):
+        pass
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(ends.step(side, WELCOME.frame()), Welcomed)
+    assert "supervisor queue full" in caplog.text
+
+
+def test_a_server_that_closes_instead_of_a_welcome_is_guessed_about(ends: Ends) -> None:
+    side = ends.client()
+    side.begin(ends.connection)
+    ends.far.close()  # it has not read the HELLO: that is a reset
+    ends.wait()
+    outcome = side.step(ends.connection)
+    assert isinstance(outcome, Failed) and outcome.cause is Cause.BROKEN
+    assert outcome.reason.startswith("Connection reset by peer: the server does not say why")
+
+
+def test_the_text_of_a_refusal_is_escaped_for_the_log(ends: Ends) -> None:
+    side = ends.client()
+    side.begin(ends.connection)
+    outcome = ends.step(side, Refused(messages.FULL, "full\x1b[2J").frame())
+    assert outcome == Failed(Cause.REFUSED, "refused by the server: full\\x1b[2J")
+
+
+# -- compat
+
+
+def test_with_compat_both_ends_are_welcomed_at_once_and_nothing_is_sent(ends: Ends) -> None:
+    settings = WORKER_SETTINGS._replace(compat=True)
+    assert ends.server(settings).begin(ends.connection) == Welcomed(0, 1400, 1, -1, framing.BULK, False)
+    assert ends.client(settings, 0).begin(ends.connection) == Welcomed(0, 1400, 1, 0, framing.BULK, False)
+    ends.connection.socket.close()
+    assert ends.far.recv(BIG) == b""

@@ -1,0 +1,206 @@
+"""Consequences of the kernel's numbers: parity in the link record, pacing rates on sockets.
+
+The numbers are the test's, where a connection asks the kernel; the sockets are real.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.counters import ID
+from pipeline.policy.adaptive_parity import CALM_NS
+from pipeline.shm.layout import LINK_PARITY
+from pipeline.transport.connection import ESTABLISHED, Connection
+from pipeline.transport.socket_options import SO_MAX_PACING_RATE, UNPACED
+from pipeline.transport.tcp_info import TcpInfo
+from pipeline.wire import framing
+from tests.harness.run import Run
+from tests.harness.settings import WORKER_SETTINGS
+from tests.harness.tls_ends import tcp_pair
+from workers.tcp.link_monitor import LinkMonitor
+from workers.tcp.link_publisher import LinkPublisher
+
+LANE, PEER = 1, 2
+TICK = 100_000_000
+MOST = 3
+RATE = 6_250_000  # bytes a second that arrive
+MS = 1_000
+
+
+class Observed(Connection):
+    """The kernel says what the test wants it to say."""
+
+    info = TcpInfo(0, 0, 40 * MS, 0, 0, 40 * MS, 0)
+
+    def tcp_info(self) -> TcpInfo:
+        return self.info
+
+    def moves(self, **fields: int) -> None:
+        """The counts grow by so much, other fields are so much."""
+        growing = ("total_retrans", "bytes_acked", "data_segs_out")
+        self.info = self.info._replace(
+            **{name: value + getattr(self.info, name) if name in growing else value for name, value in fields.items()}
+        )
+
+    def pacing_rate(self) -> int:
+        (rate,) = struct.unpack("=Q", self.socket.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 8))
+        return rate
+
+
+class Link:
+    """The connections of one peer, and their monitor."""
+
+    def __init__(self, fec: str) -> None:
+        self.run = Run()
+        attachment = self.run.attach(f"tcp-{LANE}")
+        self.counters = attachment.page.counters
+        settings = WORKER_SETTINGS._replace(fec=fec, fec_parity=MOST)
+        self.monitor = LinkMonitor(settings, PEER, LinkPublisher(attachment), self.counters)
+        self.connections: list[Observed] = []
+        self.now = TICK
+
+    def connect(self, traffic_class: int = framing.BULK) -> Observed:
+        near, far = tcp_pair()
+        self.run.sockets += [near, far]
+        made = Observed(near, near.getpeername(), ESTABLISHED, len(self.connections) + 1, 0)
+        made.traffic_class = traffic_class
+        self.connections.append(made)
+        return made
+
+    def tick(self, times: int = 1, **fields: int) -> int:
+        """So many updates, with every connection moving so; the parity that is called for."""
+        for _ in range(times):
+            self.now += TICK
+            for each in self.connections:
+                each.moves(**fields)
+            self.monitor.update(self.connections, self.now)
+        return self.parity()
+
+    def parity(self) -> int:
+        return self.run.word(LANE, PEER, LINK_PARITY)
+
+    def count(self, name: str) -> int:
+        return self.counters[ID[name]]
+
+
+@pytest.fixture
+def auto() -> Iterator[Link]:
+    made = Link("auto")
+    yield made
+    made.run.close()
+
+
+@pytest.fixture
+def on() -> Iterator[Link]:
+    made = Link("on")
+    yield made
+    made.run.close()
+
+
+# -- parity
+
+
+def test_with_fec_on_all_of_the_parity_is_called_for_whatever_the_kernel_says(on: Link) -> None:
+    on.connect()
+    assert on.parity() == MOST
+    assert on.tick(2 * CALM_NS // TICK, data_segs_out=100) == MOST
+    assert on.count("tcp.parity_raised") == on.count("tcp.parity_lowered") == 0
+
+
+def test_with_auto_parity_follows_the_losses_of_all_connections(auto: Link) -> None:
+    for _ in range(3):
+        auto.connect()
+    assert auto.tick(10, data_segs_out=100) == 0
+    assert auto.tick(10, data_segs_out=100, total_retrans=2) == MOST
+    assert auto.tick(4 * CALM_NS // TICK, data_segs_out=100) == 0
+    assert auto.count("tcp.parity_lowered") == MOST
+    assert auto.count("tcp.parity_raised") >= 1
+
+
+def test_one_timeout_of_one_connection_calls_for_all(auto: Link) -> None:
+    first, _ = auto.connect(), auto.connect()
+    auto.tick(3, data_segs_out=100)
+    first.moves(retransmits=1)
+    assert auto.tick() == MOST
+
+
+def test_a_connection_that_has_ended_calls_for_all_once(auto: Link) -> None:
+    auto.connect()
+    auto.tick(3, data_segs_out=100)
+    auto.monitor.connections_ended += 1
+    assert auto.tick(data_segs_out=100) == MOST
+    assert auto.monitor.connections_ended == 0
+    assert auto.tick(4 * CALM_NS // TICK, data_segs_out=100) == 0
+
+
+def test_parity_is_called_for_at_this_peer_alone(auto: Link) -> None:
+    auto.connect().moves(retransmits=1)
+    auto.tick()
+    assert [auto.run.word(LANE, peer, LINK_PARITY) for peer in range(4)] == [0, 0, MOST, 0]
+
+
+# -- pacing
+
+
+def fill_the_path(link: Link, ticks: int = 30) -> None:
+    """Bulk flows whose packets wait 60 ms in a queue."""
+    for _ in range(ticks):
+        for each in link.connections:
+            if each.traffic_class == framing.BULK:
+                each.moves(rtt_us=100 * MS, bytes_acked=RATE // 10 // 4)
+        link.tick()
+
+
+def test_bulk_is_paced_while_the_queue_of_the_path_is_long_and_light_never(on: Link) -> None:
+    light = on.connect(framing.LIGHT)
+    bulk = [on.connect() for _ in range(4)]
+    on.tick(5, bytes_acked=RATE // 10 // 5)
+    assert {each.pacing_rate() for each in (light, *bulk)} == {UNPACED}
+    fill_the_path(on, 5)
+    assert light.pacing_rate() == UNPACED
+    (rate,) = {each.pacing_rate() for each in bulk}
+    assert 0 < 4 * rate < 2 * RATE
+    assert on.count("tcp.paces_changed") > 0
+    assert not on.monitor.idle_may_be_skipped
+
+
+def test_the_pace_is_lifted_once_it_limits_nothing(on: Link) -> None:
+    on.connect(framing.LIGHT)
+    bulk = [on.connect() for _ in range(4)]
+    fill_the_path(on, 5)
+    on.tick(400, rtt_us=40 * MS, bytes_acked=RATE // 10 // 100)
+    assert {each.pacing_rate() for each in bulk} == {UNPACED}
+    assert on.monitor.idle_may_be_skipped
+
+
+def test_without_a_light_connection_bulk_has_the_path_for_itself(on: Link) -> None:
+    bulk = [on.connect() for _ in range(4)]
+    fill_the_path(on)
+    assert {each.pacing_rate() for each in bulk} == {UNPACED}
+    assert on.count("tcp.paces_changed") == 0
+
+
+def test_a_connection_that_has_just_ended_does_no_harm(on: Link) -> None:
+    on.connect(framing.LIGHT)
+    bulk = on.connect()
+    bulk.socket.close()
+    fill_the_path(on, 5)
+    assert on.count("tcp.paces_changed") > 0
+
+
+# -- peers that send nothing
+
+
+def test_an_idle_peer_needs_no_update_unless_something_is_to_be_taken_back(auto: Link) -> None:
+    auto.connect()
+    assert auto.monitor.idle_may_be_skipped
+    auto.monitor.connections_ended += 1
+    assert not auto.monitor.idle_may_be_skipped
+    auto.tick()
+    assert not auto.monitor.idle_may_be_skipped
+    auto.tick(4 * CALM_NS // TICK)
+    assert auto.monitor.idle_may_be_skipped

@@ -1,0 +1,463 @@
+"""The outbound duty of a tcp worker: slots to connections, connections that come and go, rates, keepalives."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import pytest
+
+from pipeline.counters import ID
+from pipeline.policy.token_bucket import BURST_LEAST
+from pipeline.runtime.worker import DONE, MORE, NOTHING
+from pipeline.shm.layout import FIRST_PEER_HANDLE, SENT_BYTES, SENT_DROPPED
+from pipeline.transport.connection import Connection
+from pipeline.transport.tls_channel import TlsChannel
+from pipeline.wire import framing
+from tests.harness.factory import factory
+from tests.harness.send_queues import Channel, frame, numbers
+from tests.harness.sender import SenderRun
+from workers.tcp.sender import STUCK_NS
+
+HOLD_S = 0.05
+RATE = 1_000_000
+
+Make = Callable[..., SenderRun]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    with factory(SenderRun) as make_run:
+        yield make_run
+
+
+def handle(peer: int) -> int:
+    return FIRST_PEER_HANDLE | peer
+
+
+def received(run: SenderRun, connection: Connection) -> list[tuple[bool, int]]:
+    return numbers(run.received(connection))
+
+
+def blocked(run: SenderRun, count: int = 1) -> Connection:
+    """A connection with a full socket, after a burst in which so many slots came for it."""
+    made = run.connect()
+    run.block(made)
+    for number in range(count):
+        run.fill("plain", frame(number))
+    run.burst()
+    return made
+
+
+def wait_for(condition: Callable[[], object], run: SenderRun, seconds: float = 5.0) -> None:
+    """Bursts until it holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        run.sender.wait(0.005)
+        run.burst()
+
+
+# -- from slots to connections
+
+
+@pytest.mark.parametrize("kind", ["plain", "light", "transit"])
+def test_a_slot_goes_to_the_peer_that_its_header_names(make: Make, kind: str) -> None:
+    run = make()
+    first, second = run.connect(1), run.connect(2)
+    run.fill(kind, frame(7), handle(2))
+    assert run.burst() == MORE
+    assert received(run, second) == [(False, 7)]
+    assert run.received(first) == b""
+    assert run.in_rings() == 0
+    assert run.burst() == NOTHING
+
+
+def test_a_slot_of_another_worker_goes_on_at_once(make: Make) -> None:
+    run = make()
+    connection = run.connect()
+    run.fill("plain", frame(1), consumer=1)
+    run.burst()
+    assert run.in_rings() == 0
+    assert run.received(connection) == b""
+
+
+def test_the_runs_of_a_slot_go_to_the_connections_that_its_table_names(make: Make) -> None:
+    run = make()
+    connections = [run.connect() for _ in range(2)]
+    run.fill_runs("light", [(0, 0, frame(1)), (0, 1, frame(2)), (1, 0, frame(3)), (0, 2, frame(4))])
+    run.burst()
+    assert [received(run, each) for each in connections] == [[(False, 1), (False, 4)], [(False, 2)]]
+    assert run.in_rings() == 0
+
+
+def test_light_and_bulk_have_connections_of_their_own(make: Make) -> None:
+    run = make()
+    light, bulk = run.connect(traffic_class=framing.LIGHT), run.connect()
+    run.fill("light", frame(1))
+    run.fill("plain", frame(2))
+    run.fill("transit", frame(3), traffic_class=framing.LIGHT)
+    run.fill("transit", frame(4))
+    run.burst()
+    assert received(run, light) == [(False, 1), (False, 3)]
+    assert received(run, bulk) == [(False, 2), (False, 4)]
+
+
+@pytest.mark.parametrize(("owner", "expected"), [(0, 3), (1, 0)])
+def test_only_the_skip_owner_may_leave_shards_unsent(make: Make, owner: int, expected: int) -> None:
+    run = make()
+    run.block(run.connect())
+    run.fill_runs("light", [(0, 0, frame(1))], skippable=3, skip_owner=owner)
+    run.burst()
+    (reader,) = (each for each in run.sender._scanner._readers if each.kind == "light")
+    assert reader.skippable[0] == expected
+
+
+def test_what_is_sent_is_counted_for_the_worker_and_for_the_peer(make: Make) -> None:
+    run = make()
+    connection = run.connect(2)
+    for number in range(3):
+        run.fill("plain", frame(number), handle(2))
+    run.burst()
+    assert (run.counters[ID["tcp.frames_sent"]], run.counters[ID["tcp.bytes_sent"]]) == (3, 300)
+    assert run.sent_record(2, SENT_BYTES) == connection.send.byte_count == 300
+
+
+# -- no connection
+
+
+def test_with_one_peer_what_has_no_connection_waits_in_its_ring(make: Make) -> None:
+    run = make(1, 1)
+    run.connection_list.empty_since_ns = time.monotonic_ns()
+    run.fill("plain", frame(1))
+    run.fill("light", frame(2))
+    run.burst(3)
+    assert run.in_rings() == 2
+    connection = run.connect()
+    run.burst()
+    assert received(run, connection) == [(False, 2), (False, 1)]
+    assert run.in_rings() == 0
+
+
+def test_with_several_peers_it_waits_in_the_backlog(make: Make) -> None:
+    run = make()
+    run.fill("plain", frame(1), handle(1))
+    run.fill_runs("light", [(0, 0, frame(2)), (0, 1, frame(3))], handle(1))
+    run.burst()
+    assert run.in_rings() == 0
+    connection = run.connect(1)
+    run.burst()
+    assert received(run, connection) == [(False, 2), (False, 3), (False, 1)]
+    assert run.sender._peers.by_handle[handle(1)].backlog.used == 0
+
+
+@pytest.mark.parametrize("capacity", [1, 4])
+def test_what_has_no_connection_for_longer_than_hold_is_dropped_and_counted(make: Make, capacity: int) -> None:
+    run = make(1, capacity, hold=HOLD_S)
+    run.connection_list.empty_since_ns = time.monotonic_ns()
+    run.fill("plain", frame(1))
+    run.burst()
+    wait_for(lambda: run.counters[ID["tcp.dropped_no_connection"]], run)
+    assert run.in_rings() == 0
+
+
+def test_hold_begins_when_the_last_connection_ends(make: Make) -> None:
+    run = make(1, 4, hold=HOLD_S)
+    lasting = run.connect(1)
+    run.burst()
+    began = time.monotonic()
+    wait_for(lambda: time.monotonic() - began > 2 * HOLD_S, run)
+    ended_at = time.monotonic_ns()
+    run.disconnect(lasting, ended_at)
+    run.burst()
+    assert run.sender._peers.by_handle[handle(1)].disconnected_since >= ended_at
+    run.fill("plain", frame(1), handle(1))
+    run.burst()
+    wait_for(lambda: run.counters[ID["tcp.dropped_no_connection"]], run)
+    assert time.monotonic_ns() - ended_at >= HOLD_S * 1e9
+
+
+def test_what_another_worker_has_a_connection_for_is_dropped_at_once(make: Make) -> None:
+    run = make(2)
+    run.disconnect(run.connect(1), time.monotonic_ns())
+    run.run.write_link(1, 1, 1)
+    run.fill("plain", frame(1), handle(1))
+    run.burst()
+    assert run.counters[ID["tcp.dropped_no_connection"]] == 1
+    assert run.in_rings() == 0
+
+
+def test_beyond_its_limit_a_backlog_takes_nothing_and_the_peer_is_told_in_its_record(make: Make) -> None:
+    run = make(1, 4, peer_queue_bytes=250)
+    for number in range(4):
+        run.fill("plain", frame(number), handle(1))
+    run.burst()
+    assert run.in_rings() == 0
+    assert run.counters[ID["tcp.dropped_peer_full"]] == run.sent_record(1, SENT_DROPPED) == 2
+
+
+def test_a_peer_with_another_session_gets_nothing_of_what_waited_for_the_last(make: Make) -> None:
+    run = make()
+    run.fill("plain", frame(1), handle(1))
+    run.burst()
+    run.run.memory.peer_table.write_record(2 * FIRST_PEER_HANDLE | 1, 0)
+    wait_for(lambda: run.counters[ID["tcp.dropped_no_connection"]], run)
+    assert handle(1) not in run.sender._peers.by_handle
+
+
+def test_a_duty_whose_ring_waits_for_a_connection_sleeps_until_there_is_one(make: Make) -> None:
+    run = make(1, 1)
+    run.connection_list.empty_since_ns = time.monotonic_ns()
+    run.fill("plain", frame(1))
+    assert run.burst() == NOTHING
+    since = time.monotonic()
+    run.sender.wait(0.05)
+    assert time.monotonic() - since >= 0.05
+    run.connect()
+    since = time.monotonic()
+    run.sender.wait(5)
+    assert time.monotonic() - since < 4
+
+
+# -- connections that end
+
+
+@pytest.mark.parametrize("capacity", [1, 4])
+def test_the_items_of_a_connection_that_ended_go_to_another_one_the_partial_one_whole(
+    make: Make, capacity: int
+) -> None:
+    run = make(1, capacity)
+    ending, other = run.connect(), run.connect()
+    run.block(ending)
+    for number in range(3):
+        run.fill("plain", frame(number))
+    run.burst()
+    assert run.in_rings() == 3
+    queue = run.queue(ending)
+    queue.partial, queue.partial_sent = queue.bulk.popleft(), 60  # as if its socket had taken so much
+    run.disconnect(ending, time.monotonic_ns())
+    run.burst()
+    assert received(run, other) == [(False, 0), (False, 1), (False, 2)]
+    assert run.in_rings() == 0
+    assert run.counters[ID["tcp.blocks_resent"]] == 1
+    assert not run.sender._peers.busy
+
+
+@pytest.mark.parametrize("capacity", [1, 4])
+def test_the_items_of_the_last_connection_wait_for_the_next_one(make: Make, capacity: int) -> None:
+    run = make(1, capacity)
+    ending = blocked(run, 3)
+    run.disconnect(ending, time.monotonic_ns())
+    run.burst(2)
+    assert run.in_rings() == (3 if capacity == 1 else 0)
+    connection = run.connect()
+    run.burst()
+    assert received(run, connection) == [(False, 0), (False, 1), (False, 2)]
+    assert run.in_rings() == 0
+
+
+def test_a_write_that_fails_ends_the_connection_and_loses_nothing(make: Make) -> None:
+    run = make()
+    broken = run.connect()
+    run.burst()
+    broken.socket.shutdown(socket.SHUT_WR)
+    run.fill("plain", frame(1))
+    run.burst(3)
+    assert run.queue(broken).broken
+    assert broken.send.error == "Broken pipe"
+    assert run.in_rings() == 1
+    other = run.connect()
+    run.disconnect(broken, time.monotonic_ns())
+    run.burst()
+    assert received(run, other) == [(False, 1)]
+
+
+def test_a_duty_has_drained_once_nothing_waits_for_a_socket_or_there_is_none(make: Make) -> None:
+    run = make()
+    connection = blocked(run)
+    assert not run.sender.drained()
+    run.received(connection)
+    run.burst()
+    assert run.sender.drained()
+    run.block(connection)
+    run.fill("plain", frame(2))
+    run.burst()
+    assert not run.sender.drained()
+    run.disconnect(connection, time.monotonic_ns())
+    run.burst()
+    assert run.sender.drained()
+
+
+# -- full connections
+
+
+def test_a_full_socket_is_counted_and_its_slots_stay(make: Make) -> None:
+    run = make(1, 1)
+    connection = blocked(run)
+    assert run.burst() == NOTHING
+    assert run.counters[ID["tcp.socket_full_waits"]] >= 1
+    assert run.in_rings() == 1
+    run.received(connection)
+    wait_for(lambda: run.in_rings() == 0, run)
+    assert received(run, connection) == [(False, 0)]
+
+
+def test_a_peer_that_takes_nothing_keeps_no_slots_from_another_once_the_ring_is_half_full(make: Make) -> None:
+    run = make()
+    slow, quick = run.connect(1), run.connect(2)
+    run.block(slow)
+    run.fill("plain", frame(1), handle(1))
+    run.burst()
+    assert run.in_rings() == 1
+    run.fill("plain", frame(2), handle(1))
+    run.burst()
+    assert run.in_rings() == 0  # two of four slots
+    run.fill("plain", frame(3), handle(2))
+    run.burst()
+    assert received(run, quick) == [(False, 3)]
+    backlog = run.sender._peers.by_handle[handle(1)].backlog
+    assert backlog.used == 200
+    data = run.received(slow)
+    wait_for(lambda: run.queue(slow).idle, run)
+    assert numbers((data + run.received(slow)).lstrip(b"\xff")) == [(False, 1), (False, 2)]
+    assert backlog.used == 0
+
+
+def test_a_peer_alone_that_takes_nothing_keeps_its_slots(make: Make) -> None:
+    run = make()
+    run.block(run.connect(1))
+    for number in range(4):
+        run.fill("plain", frame(number), handle(1))
+    run.burst(3)
+    assert run.in_rings() == 4
+    assert run.counters[ID["tcp.dropped_peer_full"]] == 0
+
+
+def test_a_connection_that_is_stuck_is_tried_again_only_when_its_retry_is_due(make: Make) -> None:
+    run = make(1, 1)
+    connection = blocked(run)
+    queue = run.queue(connection)
+    queue.full_since -= 2 * STUCK_NS
+    queue.retry_at = time.monotonic_ns() + 3_600_000_000_000
+    run.received(connection)
+    run.burst()
+    assert run.received(connection) == b""
+    assert not run.sender.drained()
+    queue.retry_at = 0
+    run.burst()
+    assert received(run, connection) == [(False, 0)]
+
+
+def test_a_stalled_connection_that_takes_something_gets_items_again(make: Make) -> None:
+    run = make()
+    stalled, _ = run.connect(), run.connect()
+    run.burst()
+    queue = run.queue(stalled)
+    queue.stalled = True
+    peer = run.sender._peers.by_handle[handle(0)]
+    peer.set_queues(peer.queues)
+    queue.put_control(frame(1))
+    run.sender._peers.busy[queue] = None
+    run.burst()
+    assert queue in peer.bulk_queues
+    assert not queue.stalled
+
+
+# -- rates
+
+
+def test_a_peer_that_has_used_up_its_rate_waits_and_another_does_not(make: Make) -> None:
+    run = make()
+    limited, other = run.connect(1), run.connect(2)
+    run.run.memory.peer_table.write_record(handle(1), 1000)
+    run.burst()
+    peers = run.sender._peers
+    peers.update(time.monotonic_ns())
+    bucket = peers.by_handle[handle(1)].bucket
+    bucket.spend(1 << 30, time.monotonic_ns())
+    run.fill("plain", frame(1), handle(1))
+    run.fill("plain", frame(2), handle(2))
+    run.burst()
+    assert run.received(limited) == b""
+    assert received(run, other) == [(False, 2)]
+    bucket.update(0, 0, time.monotonic_ns())
+    run.burst()
+    assert received(run, limited) == [(False, 1)]
+
+
+def test_what_is_sent_uses_the_rate_up_and_waiting_ends_when_there_is_credit_again(make: Make) -> None:
+    run = make()
+    connection = run.connect(1)
+    run.run.memory.peer_table.write_record(handle(1), RATE)
+    run.burst()
+    bucket = run.sender._peers.by_handle[handle(1)].bucket
+    bucket.spend(BURST_LEAST, time.monotonic_ns())
+    before = bucket.credit_at()
+    run.fill("plain", frame(1), handle(1))
+    wait_for(lambda: run.received(connection), run)
+    assert bucket.credit_at() > before
+    bucket.spend(RATE // 20, time.monotonic_ns())
+    run.fill("plain", frame(2), handle(1))
+    since = time.monotonic()
+    run.burst()
+    while not run.received(connection):
+        run.sender.wait(5)
+        run.burst()
+    assert time.monotonic() - since < 4
+
+
+def test_bytes_that_other_workers_send_to_a_peer_count_for_its_rate(make: Make) -> None:
+    run = make(2)
+    run.connect(1)
+    run.run.memory.peer_table.write_record(handle(1), 1000)
+    run.burst()
+    peers = run.sender._peers
+    bucket = peers.by_handle[handle(1)].bucket
+    assert bucket.in_credit(time.monotonic_ns())
+    run.run.memory.peer_table.sent[1][SENT_BYTES + run.sender._peers.by_handle[handle(1)].record_at] += 1 << 30
+    peers.update(time.monotonic_ns())
+    assert not bucket.in_credit(time.monotonic_ns())
+
+
+# -- the tick
+
+
+def test_an_idle_connection_gets_a_keepalive_and_a_busy_one_none(make: Make) -> None:
+    run = make(1, 4, keepalive=0.1)
+    idle, busy = run.connect(1), run.connect(2)
+    run.block(busy)
+    run.fill("plain", frame(1), handle(2))
+    wait_for(lambda: idle.send.keepalive_bytes, run)
+    assert run.received(idle) == framing.KEEPALIVE_FRAME
+    assert busy.send.keepalive_bytes == 0
+    assert run.counters[ID["tcp.keepalives_sent"]] == 1
+    assert run.queue(busy).bulk
+
+
+def test_output_of_the_tls_channel_goes_out_although_nothing_else_does(make: Make) -> None:
+    run = make()
+    connection = run.connect()
+    run.burst()
+    channel = Channel()
+    channel.output = [b"an answer"]
+    connection.channel = cast("TlsChannel", channel)
+    wait_for(lambda: not connection.has_tls_output, run)
+    assert Channel.opened(run.received(connection)) == b"an answer"
+    assert run.counters[ID["tcp.keepalives_sent"]] == 0
+
+
+def test_waiting_ends_as_soon_as_a_connection_comes_or_a_socket_has_room(make: Make) -> None:
+    run = make()
+    assert run.burst() == NOTHING
+    connection = run.connect()
+    since = time.monotonic()
+    run.sender.wait(5)
+    run.burst()
+    run.block(connection)
+    run.fill("plain", frame(1))
+    assert run.burst() in (NOTHING, DONE)
+    run.received(connection)
+    run.sender.wait(5)
+    assert time.monotonic() - since < 4

@@ -1,0 +1,119 @@
+"""The inbound duty of a fec worker: the runs of its streams become blocks in its lane's decoded ring.
+
+1. wait       sleep on the doorbell until a slot is ready, or until a block has waited long enough for one before it
+2. work       visit every ready slot first, unless the decoded ring is full: the more runs have come, the fewer shards
+              need recovery
+3. _add_runs  find the runs in a slot, and give those of this worker's streams to the reassembly of their peer
+4. _deliver   fill free slots of the decoded ring, a fair share of them for each peer, and hand them on
+5. pop        called by _deliver: the reassembly recovers missing shards, checks the block, gives blocks in their order
+
+A stream belongs to the worker whose lane is the stream's lane modulo the number of lanes.
+"""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.fec.codec import Codec
+from pipeline.fec.reassembly import BYTES_LIMIT, BYTES_LIMIT_OF_MANY, Reassembly
+from pipeline.runtime.port import any_ready
+from pipeline.runtime.worker import MORE, NOTHING, Attachment
+from pipeline.shm import layout
+from pipeline.shm.layout import PEER_INDEX_MASK
+from pipeline.shm.slot import read_header, write_header
+from pipeline.wire import framing
+
+_BLOCK_AT = layout.SLOT_HEADER_BYTES  # of a block in the decoded ring: no header will be put in front of it
+_LANE_BYTE_AT = 8  # of a run frame: the last byte of the stream's number holds the lane and the traffic class
+
+_frame_at = framing.FRAME.unpack_from
+
+
+class Decoder:
+    """The decoder of one lane, with a reassembly for each peer that has sent shards lately."""
+
+    name = "inbound"
+
+    def __init__(self, attachment: Attachment) -> None:
+        self._ports = attachment.ports(self.name, "inbound")
+        (self._decoded,) = attachment.ports(self.name, "decoded")
+        self._doorbell = attachment.doorbells[self.name]
+        self._lane = attachment.worker.lane
+        self._lanes = len(attachment.plan.workers_of_kind("fec"))
+        self._counters = attachment.page.counters
+        self._codec = Codec()
+        self._bytes_limit = BYTES_LIMIT if attachment.peer_table.capacity == 1 else BYTES_LIMIT_OF_MANY
+        self._peers: dict[int, Reassembly] = {}  # by peer handle
+        self._ready = any_ready(self._ports)
+        self._is_full = False  # the decoded ring had no free slot
+
+    def wait(self, seconds: float) -> None:
+        due = min([due for reassembly in self._peers.values() if (due := reassembly.due())], default=0)
+        if due:
+            seconds = max(0.0, min(seconds, (due - time.monotonic_ns()) / 1e9))
+        self._doorbell.wait(self._decoded.ready if self._is_full else self._ready, seconds)
+
+    def work(self) -> int:
+        """Visit every ready slot, unless the decoded ring is full; then deliver blocks."""
+        now = time.monotonic_ns()
+        done = 0
+        self._is_full = not self._decoded.ready()
+        if not self._is_full:
+            for port in self._ports:
+                ready = port.ready()
+                for ahead in range(ready):
+                    self._add_runs(port.slot(ahead), now)
+                if ready:
+                    port.advance(ready)
+                    done += ready
+        done += self._deliver(now)
+        return MORE if done else NOTHING
+
+    def drained(self) -> bool:
+        return True
+
+    def _add_runs(self, slot: memoryview, now: int) -> None:
+        at, length, _, peer_handle = read_header(slot)
+        lane, lanes = self._lane, self._lanes
+        end = at + length
+        while end - at > 4:
+            length, kind = _frame_at(slot, at)
+            if kind == framing.RUN:
+                is_short = length < _LANE_BYTE_AT  # it has no lane: the first worker counts it as malformed
+                if (0 if is_short else slot[at + _LANE_BYTE_AT] >> 1) % lanes == lane:
+                    reassembly = self._peers.get(peer_handle) or self._add_peer(peer_handle)
+                    reassembly.add_run(slot, at, length, now)
+            at += 4 + length
+
+    def _add_peer(self, peer_handle: int) -> Reassembly:
+        """A new reassembly. That of an earlier session of the peer ends: else each session would use memory."""
+        index = peer_handle & PEER_INDEX_MASK
+        for earlier in [each for each in self._peers if each < peer_handle and each & PEER_INDEX_MASK == index]:
+            del self._peers[earlier]
+        reassembly = self._peers[peer_handle] = Reassembly(self._codec, self._counters, self._bytes_limit)
+        return reassembly
+
+    def _deliver(self, now: int) -> int:
+        """Put blocks into the free slots of the decoded ring; their number. Idle reassemblies end."""
+        decoded = self._decoded
+        free = decoded.ready()
+        done = 0
+        idle = []
+        share = -(-free // max(1, len(self._peers)))  # so that no peer takes the whole ring
+        for peer_handle, reassembly in self._peers.items():
+            until = min(free, done + share)
+            while done < until:
+                block = reassembly.pop(now)
+                if block is None:
+                    if reassembly.is_idle(now):
+                        idle.append(peer_handle)
+                    break
+                slot = decoded.slot(done)
+                slot[_BLOCK_AT : _BLOCK_AT + len(block)] = block
+                write_header(slot, _BLOCK_AT, len(block), 0, peer_handle, reassembly.traffic_class)
+                done += 1
+        for peer_handle in idle:
+            del self._peers[peer_handle]
+        if done:
+            decoded.advance(done)
+        return done

@@ -1,0 +1,44 @@
+"""When a connection has to end: too long in its handshake, too long silent, too much under one key."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pipeline.runtime.plan import WorkerSettings
+from pipeline.transport.connection import HANDSHAKE, Connection
+from pipeline.transport.dialer import CONNECT_NS
+
+REKEY_AFTER_BYTES = 1 << 38  # RFC 8446, 5.5: 2^24.5 full records of AES-GCM under one key; ssl has no KeyUpdate
+
+
+class Timeouts(NamedTuple):
+    """Limits of time in ns."""
+
+    silence: int  # of an established connection
+    handshake: int
+    connect: int  # of one address
+
+    @classmethod
+    def of(cls, settings: WorkerSettings) -> Timeouts:
+        silence = int(settings.timeout * 1e9)
+        return cls(silence, int(settings.handshake_timeout * 1e9), min(CONNECT_NS, silence))
+
+    def silence_expired(self, connection: Connection, now: int) -> bool:
+        return now - connection.receive.last_ns > self.silence
+
+    def handshake_expired(self, connection: Connection, now: int) -> bool:
+        """Whether a connection that is not established has had its time, to connect or for its handshake."""
+        limit = self.handshake if connection.state is HANDSHAKE else self.connect
+        return now - connection.state_since_ns > limit
+
+
+def rekey_due(connection: Connection) -> bool:
+    """Whether a client's connection with TLS has carried so much that it is replaced by one with new keys.
+
+    The limit of each dial slot is a little lower than that of the slot before it. So connections that carry equal
+    amounts are not replaced at one time.
+    """
+    if connection.channel is None:
+        return False
+    limit = REKEY_AFTER_BYTES - connection.dial_index % 32 * (REKEY_AFTER_BYTES // 64)
+    return max(connection.send.byte_count, connection.receive.byte_count) > limit

@@ -1,0 +1,103 @@
+"""The established connections of a tcp worker: by descriptor, by peer, and in the list that the Sender reads.
+
+Owned by the connection manager; the Receiver reads `by_fd` and `peers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.runtime.worker import Attachment
+from pipeline.transport.connection import Connection
+from pipeline.transport.connection_list import ConnectionList
+from workers.tcp.link_publisher import LinkPublisher
+from workers.tcp.peer_receiver import PeerReceiver
+
+
+class EstablishedConnections:
+    """`kick_sender` wakes the Sender: the list has changed."""
+
+    def __init__(
+        self,
+        attachment: Attachment,
+        connection_list: ConnectionList,
+        publisher: LinkPublisher,
+        kick_sender: Callable[[], None],
+    ) -> None:
+        self.by_fd: dict[int, Connection] = {}
+        self.peers: dict[int, PeerReceiver] = {}  # by peer index; it stays after the peer's last connection
+        self._list = connection_list
+        self._publisher = publisher
+        self._kick_sender = kick_sender
+        self._settings = attachment.settings
+        self._counters = attachment.page.counters
+        self._table = attachment.peer_table
+        self._lane = attachment.worker.lane
+        self._lanes = attachment.plan.lanes
+
+    def is_current(self, connection: Connection) -> bool:
+        """Whether a connection belongs to the current session of its peer."""
+        return self._publisher.is_current(connection)
+
+    def sole_peer_handle(self) -> int:
+        """The handle of the other end where there is one peer: on a client, and with compat."""
+        return self._table.peer_handle(0)
+
+    def is_connected(self, peer: int) -> bool:
+        """Whether a peer has a connection, here or with another worker."""
+        return bool(self._table.established_count(peer))
+
+    def next_lane(self) -> int:
+        """The lane whose tun worker gets the frames of the next connection: each lane in turn."""
+        return (self._lane + len(self._list.established)) % self._lanes
+
+    def prepare_receiver(self, connection: Connection, now: int) -> PeerReceiver:
+        """Find or make the PeerReceiver of the connection's peer, and set the rate of this moment."""
+        peer = self.peers.get(connection.peer)
+        if peer is None:
+            peer = self.peers[connection.peer] = PeerReceiver(
+                connection.peer, self._publisher, self._settings, self._counters
+            )
+        self._update_rate(peer, now)
+        return peer
+
+    def replaced_by(self, connection: Connection) -> list[tuple[Connection, str]]:
+        """The connections of its peer that end when this one is established, each with the reason."""
+        replaced = []
+        for other in self.peers[connection.peer].established:
+            if not self._publisher.is_current(other):
+                replaced.append((other, "replaced by a newer session of its peer"))
+            elif other.dial_index == connection.dial_index:
+                replaced.append((other, "replaced: the client has dialed it again"))
+        return replaced
+
+    def add(self, connection: Connection) -> None:
+        self.by_fd[connection.fd] = connection
+        self._list.add(connection)
+        self.peers[connection.peer].add(connection)
+        self._kick_sender()
+
+    def remove(self, connection: Connection, now: int) -> None:
+        """Take a connection out of service. Its socket is closed when the Sender does not use it any more."""
+        del self.by_fd[connection.fd]
+        self._list.remove(connection, now)
+        connection.abort()
+        self.peers[connection.peer].remove(connection)
+        self._kick_sender()
+
+    def close_retired(self) -> None:
+        self._list.close_retired()
+
+    def close_all(self) -> None:
+        self._list.close_all()
+
+    def update_peers(self, now: int) -> None:
+        """On the clock: the rate of each connected peer, and the state of its links."""
+        for peer in self.peers.values():
+            if peer.established:
+                self._update_rate(peer, now)
+                peer.update_link(now)
+
+    def _update_rate(self, peer: PeerReceiver, now: int) -> None:
+        elsewhere = self._table.received_elsewhere(peer.peer, self._lane)
+        peer.bucket.update(self._table.rate(peer.peer), elsewhere, now)

@@ -1,0 +1,170 @@
+"""The peers to which a tcp worker sends, and the queues of its connections, as connections come and go.
+
+A connection that ends: its items go to the peer's other connections. If the peer has none, they wait `hold` seconds for
+the next one, and are then dropped and counted. They wait in the ring if there can be one peer only, and in the peer's
+backlog if there can be several.
+
+A peer that takes nothing. With one peer the ring waits, and TUN with it. With several the others must not wait: items
+for full connections spill into the backlog of their peer. An item that does not fit there is dropped and counted.
+
+Owned by the outbound duty.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from pipeline.counters import ID
+from pipeline.runtime.worker import Attachment
+from pipeline.shm.layout import LINK_ESTABLISHED, RECORD_WORDS, SENT_DROPPED
+from pipeline.transport.connection import Connection
+from pipeline.transport.connection_list import ConnectionList
+from workers.tcp.peer_sender import PeerSender
+from workers.tcp.send_queue import SendItem, SendQueue
+
+_BLOCKS_RESENT = ID["tcp.blocks_resent"]
+_DROPPED_NO_CONNECTION = ID["tcp.dropped_no_connection"]
+_DROPPED_PEER_FULL = ID["tcp.dropped_peer_full"]
+
+
+class OutboundPeers:
+    """`by_handle`: a PeerSender for each peer handle; `queues`: a SendQueue for each established connection.
+
+    `busy` holds the queues that have something to send, in the order in which they got it.
+    """
+
+    def __init__(self, attachment: Attachment, connection_list: ConnectionList) -> None:
+        settings = attachment.settings
+        self._connection_list = connection_list
+        self._table = attachment.peer_table
+        self._lane = attachment.worker.lane
+        self._sent = attachment.peer_table.sent[attachment.worker.lane]
+        self._counters = attachment.page.counters
+        self._queue_bytes = settings.peer_queue_bytes
+        self._hold_ns = int(settings.hold * 1e9)
+        self._began = time.monotonic_ns()
+        self.several = attachment.peer_table.capacity > 1  # peers are possible
+        self._several_connected = False  # at the last update, here or with another worker
+        self.by_handle: dict[int, PeerSender] = {}
+        self.queues: dict[Connection, SendQueue] = {}
+        self.busy: dict[SendQueue, None] = {}
+
+    def add(self, peer_handle: int) -> PeerSender:
+        """The PeerSender of a peer handle, made if there is none yet."""
+        peer = self.by_handle.get(peer_handle)
+        if peer is None:
+            peer = PeerSender(peer_handle, self._queue_bytes, self._began, self._counters)
+            self.by_handle[peer_handle] = peer
+        return peer
+
+    # -- connections come and go
+
+    def connections_changed(self) -> bool:
+        return self._connection_list.version != self._connection_list.seen_version
+
+    def follow_connections(self, now: int) -> None:
+        """Make the queues those of the connections that are established now, and move the items of the others."""
+        self._connection_list.seen_version = self._connection_list.version
+        established = self._connection_list.established
+        queues = {connection: self.queues.get(connection) or SendQueue(connection) for connection in established}
+        ended = [queue for connection, queue in self.queues.items() if connection not in queues]
+        of_handles: dict[int, list[SendQueue]] = {queue.connection.peer_handle: [] for queue in ended}
+        for queue in queues.values():
+            of_handles.setdefault(queue.connection.peer_handle, []).append(queue)
+        self.queues = queues
+        for peer_handle, current in of_handles.items():
+            peer = self.add(peer_handle)
+            if peer.queues and not current:
+                peer.disconnected_since = now
+            peer.set_queues(current)
+            self._update_rate(peer, now)
+            if current and peer.backlog.unassigned:
+                peer.assign_backlog()
+                self.busy.update(dict.fromkeys(current))
+        for queue in ended:
+            self._reassign(queue)
+
+    def _reassign(self, ended: SendQueue) -> None:
+        """Move the items of a connection that has ended to others of its peer, or into the backlog."""
+        self.busy.pop(ended, None)
+        self._counters[_BLOCKS_RESENT] += ended.partial is not None
+        peer = self.add(ended.connection.peer_handle)
+        for item in ended.drain():
+            if peer.queues:
+                target = peer.queue_for(item)
+                target.append_moved(item)
+                self.busy[target] = None
+            elif self.several:
+                self._add_unassigned(peer, item)
+
+    def hold_or_drop(self, peer: PeerSender, item: SendItem, now: int) -> bool:
+        """Hold an item of a peer without a connection, or drop it. False: it has to wait in its ring.
+
+        It waits for at most `hold` seconds, since older packets are not worth sending. If another worker has a
+        connection to the peer, the item is dropped at once: it would only hold up what comes after it.
+        """
+        elsewhere = self._connection_list.version and self._table.established_count(peer.peer)
+        since = peer.disconnected_since if self.several else self._connection_list.empty_since_ns
+        if elsewhere or now - since >= self._hold_ns:
+            item.source.finish(item)
+            self._counters[_DROPPED_NO_CONNECTION] += 1
+        elif self.several:
+            self._add_unassigned(peer, item)
+        else:
+            return False
+        return True
+
+    def _add_unassigned(self, peer: PeerSender, item: SendItem) -> None:
+        if not peer.backlog.add_unassigned(item):
+            self._count_dropped(peer, 1)
+
+    # -- what full connections hold up
+
+    def relieve(self, full: Iterable[SendQueue], now: int) -> None:
+        """Give what full connections hold up to others of their peers, as far as that is worth it."""
+        by_handle, busy = self.by_handle, self.busy
+        for queue in full:
+            for target in by_handle[queue.connection.peer_handle].relieve(queue, now):
+                busy[target] = None
+
+    def spill(self, queues: Iterable[SendQueue]) -> None:
+        """Copy the items of these queues into the backlogs of their peers, if another peer could use the slots."""
+        if self._several_connected or sum(bool(peer.queues) for peer in self.by_handle.values()) > 1:
+            for queue in queues:
+                peer = self.by_handle[queue.connection.peer_handle]
+                self._count_dropped(peer, peer.backlog.spill(queue))
+
+    def _count_dropped(self, peer: PeerSender, items: int) -> None:
+        if items:
+            self._counters[_DROPPED_PEER_FULL] += items
+            self._sent[peer.record_at + SENT_DROPPED] += items
+
+    # -- on the clock
+
+    def count_connected(self) -> None:
+        """Note whether several peers are connected, here or with another worker."""
+        self._several_connected = (
+            self.several
+            and len(
+                {
+                    peer
+                    for words in self._table.links
+                    for peer, count in enumerate(words[LINK_ESTABLISHED::RECORD_WORDS])
+                    if count
+                }
+            )
+            > 1
+        )
+
+    def update(self, now: int) -> None:
+        """Follow the rates, and forget the peers that have been away for too long or have another session now."""
+        for peer_handle, peer in list(self.by_handle.items()):
+            if peer.queues:
+                self._update_rate(peer, now)
+            elif now - peer.disconnected_since >= self._hold_ns or self._table.peer_handle(peer.peer) != peer_handle:
+                self._counters[_DROPPED_NO_CONNECTION] += peer.backlog.drop_unassigned()
+                del self.by_handle[peer_handle]
+
+    def _update_rate(self, peer: PeerSender, now: int) -> None:
+        peer.bucket.update(self._table.rate(peer.peer), self._table.sent_elsewhere(peer.peer, self._lane), now)

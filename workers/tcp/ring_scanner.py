@@ -1,0 +1,128 @@
+"""The outbound rings of a tcp worker: new slots become send items in the queues of their connections.
+
+A slot without a run table has one item, for the tcp worker that its header names. A slot with one has an item for each
+run, each for a connection of its own. A slot that has none for this worker is finished at once.
+
+Owned by the outbound duty.
+"""
+
+from __future__ import annotations
+
+from pipeline.fec.shard import RUN_BYTES
+from pipeline.runtime.worker import Attachment
+from pipeline.shm.slot import read_header_and_runs, read_marks, read_runs, read_skippable
+from pipeline.wire import framing
+from workers.tcp.outbound_peers import OutboundPeers
+from workers.tcp.peer_sender import PeerSender
+from workers.tcp.ring_reader import RingReader
+from workers.tcp.send_queue import SendItem
+
+SCAN_ORDER = ("light", "plain", "coded", "transit")  # of rings, in the order in which they are scanned
+
+
+class RingScanner:
+    """`blocked`: at the last scan a ring held items that wait in it for a connection."""
+
+    def __init__(self, attachment: Attachment, duty: str, peers: OutboundPeers) -> None:
+        self._readers = [RingReader(port, kind) for kind in SCAN_ORDER for port in attachment.ports(duty, kind)]
+        self._peers = peers
+        self._busy = peers.busy
+        self.blocked = False
+
+    def scan(self, now: int) -> int:
+        """Visit each new slot, and give its items to their queues. Slots visited."""
+        self.blocked = False
+        found = 0
+        for reader in self._readers:
+            unscanned = reader.unscanned()
+            if unscanned:
+                found += self._scan_ring(reader, unscanned, now)
+        return found
+
+    def release(self) -> int:
+        """Hand on the slots whose items are all finished. Their number."""
+        found = 0
+        for reader in self._readers:
+            if reader.scanned:
+                found += reader.release_finished()
+        return found
+
+    def has_unscanned(self) -> bool:
+        for reader in self._readers:  # noqa: SIM110 -- asked in a spin, where a generator costs too much
+            if reader.port.ready() > reader.scanned:
+                return True
+        return False
+
+    def is_half_full(self) -> bool:
+        """Whether visited slots take up half of a ring or more."""
+        return any(2 * reader.scanned >= reader.port.ring.capacity for reader in self._readers)
+
+    def rewind(self) -> None:
+        """Visit the slots that have not been handed on once more: their items are in no queue any more."""
+        for reader in self._readers:
+            reader.scanned = 0
+
+    def _scan_ring(self, reader: RingReader, unscanned: int, now: int) -> int:
+        port, unfinished = reader.port, reader.unfinished
+        by_handle, busy = self._peers.by_handle, self._busy
+        position = port.position
+        light = reader.kind == "light"
+        transit = reader.kind == "transit"
+        done = 0
+        while done < unscanned:
+            ahead = reader.scanned
+            slot = port.slot(ahead)
+            index = port.index(ahead)
+            start, length, consumer, peer_handle, runs = read_header_and_runs(slot)
+            if transit:
+                light = read_marks(slot)[0] == framing.LIGHT
+            peer = by_handle.get(peer_handle) or self._peers.add(peer_handle)
+            if runs:
+                if not self._scan_table(reader, slot, index, runs, peer, light, now):
+                    break
+            elif consumer != position:
+                unfinished[index] = 0
+            else:
+                unfinished[index] = 1
+                item = SendItem(reader, index, 0, light, length, None, slot[start : start + length])
+                if peer.queues:
+                    queue = peer.queue_for(item)
+                    (queue.light if light else queue.bulk).append(item)
+                    busy[queue] = None
+                elif not self._hold_or_drop(peer, item, now):
+                    break
+            reader.scanned += 1
+            done += 1
+        return done
+
+    def _scan_table(
+        self, reader: RingReader, slot: memoryview, index: int, runs: int, peer: PeerSender, light: bool, now: int
+    ) -> bool:
+        """Visit a slot with a run table. False if it has to wait for a connection."""
+        busy = self._busy
+        position = reader.port.position
+        skippable, skip_owner = read_skippable(slot)
+        reader.unfinished[index] = 0
+        queues = peer.queues_for(light)
+        for consumer, ordinal, shards, head, start, length in read_runs(slot, runs):
+            if consumer != position:
+                continue
+            header = slot[head : head + RUN_BYTES] if head else None
+            item = SendItem(
+                reader, index, shards, light, length + (RUN_BYTES if head else 0), header, slot[start : start + length]
+            )
+            reader.unfinished[index] += 1
+            if queues:
+                queue = queues[ordinal % len(queues)]
+                (queue.light if light else queue.bulk).append(item)
+                busy[queue] = None
+            elif not self._hold_or_drop(peer, item, now):
+                return False
+        reader.skippable[index] = skippable if skip_owner == position else 0
+        return True
+
+    def _hold_or_drop(self, peer: PeerSender, item: SendItem, now: int) -> bool:
+        if self._peers.hold_or_drop(peer, item, now):
+            return True
+        self.blocked = True
+        return False

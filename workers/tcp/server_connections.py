@@ -1,0 +1,100 @@
+"""The connections of a server's tcp worker: accepted, admitted by the supervisor, closed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pipeline.counters import ID
+from pipeline.log import LOG
+from pipeline.runtime.plan import WorkerSettings
+from pipeline.transport.connection import HANDSHAKE, Connection
+from pipeline.transport.socket_options import configure
+from pipeline.wire import messages
+from pipeline.wire.handshake import Cause, Failed
+from workers.tcp.acceptor import Acceptor
+from workers.tcp.connection_manager import READABLE, ConnectionManager, ManagerContext
+from workers.tcp.handshake import ServerHandshaker
+from workers.tcp.unauthenticated_log import UnauthenticatedLog
+
+
+class ServerConnections(ConnectionManager):
+    """Adds the acceptor, which it tells of the end of each handshake."""
+
+    _handshaker: ServerHandshaker
+    _failure_counters: ClassVar[Mapping[Cause, int]] = {
+        Cause.INVALID: ID["tcp.closed_hello_invalid"],
+        Cause.BROKEN: ID["tcp.closed_hello_invalid"],
+        Cause.UNPROVED: ID["tcp.closed_proof_wrong"],
+        Cause.REFUSED: ID["tcp.connections_refused"],
+    }
+
+    def __init__(self, context: ManagerContext) -> None:
+        super().__init__(context)
+        lanes = context.attachment.plan.lanes
+        self._acceptor = Acceptor(context.fds.listener, self._settings, lanes, self._counters, self._epoll)
+        self._handshaker = ServerHandshaker(self._settings, self._channel)
+        self._unauthenticated = UnauthenticatedLog()
+
+    def close_descriptors(self) -> None:
+        super().close_descriptors()
+        self._acceptor.close()
+
+    # -- they begin
+
+    def _on_source_event(self, fd: int) -> None:
+        if fd == self._acceptor.fd:
+            self._accept(time.monotonic_ns())
+
+    def _accept(self, now: int) -> None:
+        for sock, address in self._acceptor.accept(now):
+            configure(sock, self._settings)
+            connection = self._register(sock, address, HANDSHAKE, now, READABLE)
+            if connection.receive.status_row < 0:
+                self._counters[ID["tcp.closed_row_full"]] += 1
+                self.close(connection, "this worker has as many connections as it can have", logging.DEBUG)
+                continue
+            self._on_outcome(connection, self._handshaker.begin(connection))
+
+    def tick(self, now: int, unread: bool) -> None:
+        self._acceptor.tick(now)
+        if now >= self._next_check_ns:
+            super().tick(now, unread)
+
+    # -- the handshake
+
+    def _apply_settings(self, settings: WorkerSettings) -> None:
+        super()._apply_settings(settings)
+        self._acceptor.set_limits(settings)
+
+    def _on_failed(self, connection: Connection, failed: Failed, level: int = logging.DEBUG) -> None:
+        if failed.cause is Cause.UNPROVED:
+            self._unauthenticated.record(connection.address, time.monotonic_ns())
+        super()._on_failed(connection, failed, logging.WARNING if failed.cause is Cause.REFUSED else level)
+
+    def _handshake_expired(self, connection: Connection) -> None:
+        self._counters[ID["tcp.closed_too_late"]] += 1
+        super()._handshake_expired(connection)
+
+    # -- established, and the end
+
+    def _check_peer_handle(self, connection: Connection) -> bool:
+        if not connection.peer_handle:  # a handshake without identities (compat): there is one peer at most
+            connection.peer_handle = self._established.sole_peer_handle()
+            if self._established.is_connected(connection.peer):
+                self._on_failed(connection, Failed(Cause.REFUSED, f"refused: {messages.REASONS[messages.BUSY]}"))
+                return False
+        elif not self._established.is_current(connection):
+            self.close(connection, "its session has ended during the handshake", logging.DEBUG)
+            return False
+        return True
+
+    def _begin_service(self, connection: Connection, now: int) -> None:
+        self._acceptor.handshake_done(connection.host, proved=True)
+        LOG.info("connection %d from %s established", connection.serial, connection.address)
+
+    def _end_service(self, connection: Connection, established: bool, why: str, now: int) -> None:
+        if not established:
+            self._acceptor.handshake_done(connection.host, proved=False)

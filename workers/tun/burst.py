@@ -1,0 +1,68 @@
+"""The bulk blocks of a burst: slots of the plain and the coded ring of a lane, handed on together.
+
+A peer has at most one open block. A block begins in the coded ring while the peer's connections call for parity, else
+in the plain one. The blocks leave in the order in which they were begun. Owned by the outbound duty.
+"""
+
+from __future__ import annotations
+
+from pipeline.runtime.link_view import LinkView
+from pipeline.runtime.port import Port
+from pipeline.runtime.worker import Attachment
+from pipeline.shm.layout import NUMBER_CODED, PEER_INDEX_MASK, RECORD_WORDS
+from pipeline.shm.slot import next_block_number
+from pipeline.wire import framing
+from workers.tun.open_block import OpenBlock
+from workers.tun.packer import BURST_SLOTS
+
+
+class Burst:
+    """The blocks begun since the last hand_on(). `open`: by peer handle, those that take more packets."""
+
+    def __init__(self, attachment: Attachment, links: LinkView) -> None:
+        (self.plain,) = attachment.ports("outbound", "plain")
+        self._coded = next(iter(attachment.ports("outbound", "coded")), None)
+        self.ports = [port for port in (self.plain, self._coded) if port is not None]
+        self.slots_max = BURST_SLOTS if attachment.peer_table.capacity == 1 else self.plain.ring.capacity
+        self.used = dict.fromkeys(self.ports, 0)  # slots of this burst
+        self.open: dict[int, OpenBlock] = {}
+        self._blocks: list[OpenBlock] = []
+        self._links = links
+        self._numbers = attachment.peer_table.numbers[attachment.worker.lane]
+
+    def port_for(self, peer: int) -> Port:
+        """The port in which a block for this peer begins."""
+        return self._coded if self._coded is not None and self._links.parity(peer) else self.plain
+
+    def begin_block(self, peer_handle: int) -> OpenBlock | None:
+        """A new open block for a peer; None if no slot is free."""
+        peer = peer_handle & PEER_INDEX_MASK
+        port = self.port_for(peer)
+        used = self.used[port]
+        if used >= self.slots_max or used >= port.ready():
+            return None
+        self.used[port] = used + 1
+        number = 0
+        if port is self._coded:
+            number = next_block_number(self._numbers, peer * RECORD_WORDS + NUMBER_CODED)
+        block = self.open[peer_handle] = OpenBlock(
+            port, port.slot(used), self._links.bulk_consumer(peer), peer_handle, framing.BULK, number
+        )
+        self._blocks.append(block)
+        return block
+
+    def hand_on(self) -> int:
+        """Hand on all blocks of the burst; their number."""
+        blocks = self._blocks
+        if not blocks:
+            return 0
+        for block in blocks:
+            block.seal()
+        count = len(blocks)
+        blocks.clear()
+        self.open.clear()
+        for port, used in self.used.items():
+            if used:
+                self.used[port] = 0
+                port.advance(used)
+        return count
