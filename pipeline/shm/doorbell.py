@@ -11,8 +11,7 @@ uncontended lock is a locked read-modify-write instruction, which is a full barr
 store and load on both sides. A wake-up can still be lost, if the kicker is killed in between. Then the wait ends by its
 timeout, one period later, and the cursors are read again.
 
-The peculiarities of posix_ipc stay in this file. A timeout raises BusyError, a signal raises SignalError, and timeouts
-run on the wall clock. So no wait is longer than its period, and liveness never depends on a wait.
+Waits run on CLOCK_MONOTONIC (`semaphore`). No wait is longer than its period, and liveness never depends on a wait.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ import threading
 import time
 from collections.abc import Callable
 
-import posix_ipc
+from pipeline.shm.semaphore import Semaphore, create, unlink
 
-from pipeline.errors import LocalError
+__all__ = ["Doorbell", "create", "unlink"]
 
 _FENCE = threading.Lock()
 _acquire, _release = _FENCE.acquire, _FENCE.release  # half the price of a with statement
@@ -40,22 +39,6 @@ SPIN_FOREVER_NS = 1 << 62
 IDLE_SPIN_NS = {"block": 0, "spin-then-block": SPIN_NS, "spin": SPIN_FOREVER_NS}
 
 
-def create(name: str) -> None:
-    """Create the semaphore. LocalError if the name is in use or /dev/shm is full."""
-    try:
-        posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=0).close()
-    except (posix_ipc.Error, OSError) as error:
-        raise LocalError(f"doorbell {name}: cannot be created: {error}") from None
-
-
-def unlink(name: str) -> None:
-    """Remove the name. No error if it is gone already."""
-    try:
-        posix_ipc.unlink_semaphore(name)
-    except posix_ipc.ExistentialError:
-        pass
-
-
 class Doorbell:
     """Attached to the semaphore `name` and the flag `sleeping` (a one-element "Q" view).
 
@@ -63,12 +46,8 @@ class Doorbell:
     """
 
     def __init__(self, name: str, sleeping: memoryview, owner: bool, spin_ns: int = 0) -> None:
-        try:
-            self._semaphore = posix_ipc.Semaphore(name)
-        except posix_ipc.ExistentialError:
-            raise LocalError(f"doorbell {name}: expected, not found: it was removed") from None
-        except posix_ipc.PermissionsError:
-            raise LocalError(f"doorbell {name}: belongs to another user; run as the supervisor's user") from None
+        self._semaphore = Semaphore(name)
+        self._post = self._semaphore.post
         self._sleeping = sleeping
         if owner:
             self._sleeping[0] = 0  # a predecessor may have died in its sleep
@@ -79,7 +58,7 @@ class Doorbell:
         _acquire()
         _release()
         if self._sleeping[0]:
-            self._semaphore.release()
+            self._post()
 
     def wait(self, ready: Callable[[], int], timeout: float) -> bool:
         """Wait for `ready()`, for a kick, or for `timeout` seconds. True for the first two."""
@@ -96,17 +75,15 @@ class Doorbell:
         try:
             if ready():
                 return True
-            self._semaphore.acquire(timeout)
+            if not self._semaphore.wait(timeout):
+                return False
             until = time.monotonic_ns() + WAKE_AHEAD_NS
             while not ready() and time.monotonic_ns() < until:
                 pass  # kicked ahead of the work: see Port.wake_ahead
             return True
-        except (posix_ipc.BusyError, posix_ipc.SignalError):
-            return False
         finally:
             self._sleeping[0] = 0
-            while self._semaphore.value:
-                self._semaphore.acquire(0)
+            self._semaphore.clear()
 
     def close(self) -> None:
         self._semaphore.close()

@@ -1,0 +1,89 @@
+"""A POSIX semaphore by its name: posix_ipc makes it, names it and posts it; the wait is sem_clockwait(3).
+
+posix_ipc itself waits until a time of the wall clock. When that clock is set back by an hour, a wait of 20 ms lasts an
+hour. sem_clockwait waits until a time of CLOCK_MONOTONIC, which is never set. glibc has it since 2.30, of August 2019.
+Opened twice in one process, a name is one mapping: posix_ipc posts the very semaphore that libc waits for.
+
+musl has no sem_clockwait and needs none: it gives the kernel the length of a wait and not its end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from typing import Any
+
+import posix_ipc
+
+from pipeline.errors import LocalError
+
+_libc: Any = ctypes.CDLL(None, use_errno=True)
+_libc.sem_open.restype = ctypes.c_void_p
+_libc.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_libc.sem_close.argtypes = (ctypes.c_void_p,)
+
+_sem_clockwait: Any = getattr(ctypes.CDLL(None), "sem_clockwait", None)  # its errno is not read: that costs
+if _sem_clockwait is not None:
+    _sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+
+SECOND_NS = 1_000_000_000
+
+
+def create(name: str) -> None:
+    """Create the semaphore. LocalError if the name is in use or /dev/shm is full."""
+    try:
+        posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=0).close()
+    except (posix_ipc.Error, OSError) as error:
+        raise LocalError(f"doorbell {name}: cannot be created: {error}") from None
+
+
+def unlink(name: str) -> None:
+    """Remove the name. No error if it is gone already."""
+    try:
+        posix_ipc.unlink_semaphore(name)
+    except posix_ipc.ExistentialError:
+        pass
+
+
+class Semaphore:
+    """The semaphore that has this name. `post()` adds one to it. One thread at a time may wait."""
+
+    def __init__(self, name: str) -> None:
+        try:
+            self._posix = posix_ipc.Semaphore(name)
+        except posix_ipc.ExistentialError:
+            raise LocalError(f"doorbell {name}: expected, not found: it was removed") from None
+        except posix_ipc.PermissionsError:
+            raise LocalError(f"doorbell {name}: belongs to another user; run as the supervisor's user") from None
+        self._address = _libc.sem_open(name.encode(), 0)
+        if not self._address:
+            self._posix.close()
+            raise LocalError(f"doorbell {name}: sem_open: {os.strerror(ctypes.get_errno())}")
+        self.post = self._posix.release
+        self._until = (ctypes.c_int64 * 2)()  # struct timespec: seconds, nanoseconds
+        self._until_at = ctypes.addressof(self._until)
+        if _sem_clockwait is None:
+            self.wait = self._wait_by_length  # type: ignore[method-assign]
+
+    def wait(self, seconds: float) -> bool:
+        """Take one, or wait for one so long. False if the time has passed, or a signal handler has run."""
+        self._until[0], self._until[1] = divmod(time.monotonic_ns() + int(seconds * SECOND_NS), SECOND_NS)
+        taken: bool = _sem_clockwait(self._address, time.CLOCK_MONOTONIC, self._until_at) == 0
+        return taken
+
+    def _wait_by_length(self, seconds: float) -> bool:
+        try:
+            self._posix.acquire(seconds)
+        except (posix_ipc.BusyError, posix_ipc.SignalError):
+            return False
+        return True
+
+    def clear(self) -> None:
+        """Take all that are there, without waiting."""
+        while self._posix.value:
+            self._posix.acquire(0)
+
+    def close(self) -> None:
+        _libc.sem_close(self._address)
+        self._posix.close()
