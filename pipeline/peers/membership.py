@@ -5,8 +5,10 @@ never told that a connection has ended, so the end of an old connection cannot r
 Instead the caller of admit() supplies `is_connected(index)`. It must be true also for a peer that was admitted a moment
 ago and whose connection is not established yet.
 
-    session      while an earlier session of the peer is connected: a lower number is SUPERSEDED, an equal number is one
-                 connection more, a higher number replaces that session; otherwise any number replaces it
+    session      while a session of the peer is connected: an equal number is one connection more; a lower number that
+                 has been replaced before is SUPERSEDED; any other number replaces that session. A lower number that is
+                 new is a client that was started again with its clock set back. If nothing is connected, any
+                 number will do
     index        the peer's own; else an unused one; else that of the least recently admitted member that is not
                  connected; else FULL. An index is never given away before the last connection under it has ended
     addresses    see pipeline.peers.address_assignment
@@ -36,6 +38,7 @@ from pipeline.wire.messages import (
 )
 
 SESSION_MAX = (1 << 64) - 2  # docs/wire.md
+REPLACED_MAX = 16  # sessions of a peer that are remembered: more starts than fall into the patience of any old process
 EVERY_NETWORK = tuple(ip_network(route) for route in DEFAULT_ROUTES)
 
 
@@ -53,6 +56,7 @@ class Member(NamedTuple):
     policy: PeerPolicy
     session: int
     addresses: tuple[Address, ...]
+    replaced: tuple[int, ...] = ()  # earlier sessions, the latest last
 
 
 class Membership:
@@ -93,7 +97,7 @@ class Membership:
         if session > SESSION_MAX:
             return Refusal(SUPERSEDED, f"session {session}: a session number is at most {SESSION_MAX}")
         if present and is_connected(present.peer):
-            if session < present.session:
+            if session < present.session and session in present.replaced:
                 return Refusal(SUPERSEDED, REASONS[SUPERSEDED])
             if session == present.session:
                 return self._assigned(present)
@@ -105,7 +109,7 @@ class Membership:
         )
         if isinstance(addresses, Refusal):
             return addresses
-        member = Member(peer, policy, session, addresses)
+        member = Member(peer, policy, session, addresses, _replaced_by(session, present))
         self._add_member(member)
         return self._assigned(member)
 
@@ -178,6 +182,14 @@ class Membership:
 
     def _assigned(self, member: Member) -> Assigned:
         return Assigned(member.peer, tuple(map(self._addresses.interface_of, member.addresses)))
+
+
+def _replaced_by(session: int, present: Member | None) -> tuple[int, ...]:
+    """The earlier sessions of a peer once this one has taken the place of the present one."""
+    if present is None:
+        return ()
+    earlier = [number for number in (*present.replaced, present.session) if number != session]
+    return tuple(dict.fromkeys(earlier))[-REPLACED_MAX:]
 
 
 def _without_idle_holes(routes: list[tuple[bytes, int, int]]) -> list[tuple[bytes, int, int]]:

@@ -59,7 +59,9 @@ def worker_settings(
 
 
 def new_session() -> int:
-    """A number for this start, higher than that of any earlier one: the wall clock in ns."""
+    """A number for this start, higher than that of any earlier one unless the clock was set back: the wall clock in ns.
+
+    A server accepts a lower one that is new to it (pipeline.peers.membership)."""
     return time.time_ns()
 
 

@@ -99,6 +99,7 @@ def test_an_older_session_is_refused_while_a_newer_one_is_connected_and_admitted
     make: Make, dial: Dial
 ) -> None:
     server = make("server", capacity=4)
+    disconnect(server, dial(server, hello(client=1, session=5)))
     newer = dial(server, hello(client=1, session=6))
     reason, text = dial_refused(server, dial, hello(client=1, session=5))
     assert (reason, text) == (SUPERSEDED, "a newer session of the same peer is connected")

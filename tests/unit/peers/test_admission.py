@@ -129,6 +129,7 @@ def test_another_version_is_refused(server: HubServer) -> None:
 
 
 def test_an_earlier_session_is_refused_while_a_later_one_is_connected(server: HubServer) -> None:
+    server.connect("ann", 4)
     ann = server.connect("ann", 5)
     assert refusal_reason(server, lambda: server.ask("ann", 4)) == messages.SUPERSEDED
     server.disconnect(ann.peer)
@@ -232,6 +233,7 @@ def test_a_session_that_returns_after_all_its_connections_had_ended_keeps_its_ad
 
 
 def test_a_peer_counts_as_connected_for_a_moment_after_its_admission(server: HubServer) -> None:
+    server.ask("ann", 4)
     ann = server.ask("ann", 5)
     assert server.table.established_count(ann.peer) == 0
     assert refusal_reason(server, lambda: server.ask("ann", 4)) == messages.SUPERSEDED

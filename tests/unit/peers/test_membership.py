@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.address_assignment import Address, PeerPolicy
-from pipeline.peers.membership import SESSION_MAX, Assigned
+from pipeline.peers.membership import REPLACED_MAX, SESSION_MAX, Assigned
 from pipeline.wire.messages import (
     ADDRESS_TAKEN,
     BUSY,
@@ -46,8 +46,38 @@ def test_a_newer_session_replaces_the_older_one() -> None:
 
 def test_an_older_session_is_refused_while_a_newer_one_is_connected() -> None:
     hub = HubModel(ANN)
+    hub.admit(ANN, 4)
     hub.admit(ANN, 5)
     assert hub.refuses(ANN, 4) == SUPERSEDED
+
+
+def test_a_client_that_was_started_again_with_its_clock_set_back_replaces_its_old_session_at_once() -> None:
+    """Its old connections still count as connected: the machine has lost its power, and has no clock of its own."""
+    hub = HubModel(ANN)
+    peer = hub.admit(ANN, 5_000)
+    assert hub.admit(ANN, 3) == peer
+    assert hub.session(ANN) == 3
+
+
+def test_two_machines_with_one_identity_do_not_take_it_from_each_other_for_ever() -> None:
+    """The one with the higher number has it in the end, whichever came first."""
+    for first, second in ((5, 9), (9, 5)):
+        hub = HubModel(ANN)
+        hub.admit(ANN, first)
+        hub.admit(ANN, second)
+        for _ in range(3):
+            hub.ask(ANN, 9)
+            assert hub.refuses(ANN, 5) == SUPERSEDED
+            assert hub.session(ANN) == 9
+
+
+def test_the_replaced_sessions_that_are_remembered_are_bounded() -> None:
+    hub = HubModel(ANN)
+    for session in range(1000, 1000 + 3 * REPLACED_MAX):
+        hub.admit(ANN, session)
+    (member,) = hub.membership.list_members()
+    assert len(member.replaced) == REPLACED_MAX
+    assert hub.refuses(ANN, session - REPLACED_MAX) == SUPERSEDED
 
 
 def test_a_client_whose_clock_went_back_is_admitted_after_its_old_connection_has_ended() -> None:
@@ -289,6 +319,7 @@ def test_a_server_for_one_client_routes_everything_to_it() -> None:
 def test_a_server_for_one_client_is_busy_while_another_is_connected() -> None:
     hub = HubModel.for_one_client()
     one, two = policy("client-1"), policy("client-2")
+    hub.admit(one, 4)
     hub.admit(one, 5)
     assert hub.refuses(two, 9) == BUSY
     assert hub.refuses(one, 4) == SUPERSEDED
