@@ -5,6 +5,7 @@
     start   In start order, each worker when the one before it is ready. A dead worker starts again when the restart
             policy says so, a replaced worker as soon as its old process has ended.
     watch   A worker that is not ready in time, or has no heartbeat, is aborted, and killed if it still does not end.
+            Time in which the supervisor itself did not run does not count.
     stop    Kind by kind, in reverse start order, so that packets that were read are still sent. A worker that has not
             ended when its drain time and its grace are over is killed. Nothing is started any more.
 
@@ -20,6 +21,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pipeline.errors import LocalError
+from pipeline.policy.pauses import Pauses
 from pipeline.policy.restart import EX_CONFIG, GiveUp, RestartPolicy
 
 READY_NS = 10_000_000_000  # a worker that is not ready by then is hung
@@ -132,7 +134,13 @@ class ReportStopping(NamedTuple):
     reason: str
 
 
-Action = Start | Terminate | Abort | Kill | ReportDeath | ReportRunning | ReportStopping
+class ReportPause(NamedTuple):
+    """Log that the supervisor itself did not run for so long."""
+
+    missed_ns: int
+
+
+Action = Start | Terminate | Abort | Kill | ReportDeath | ReportRunning | ReportStopping | ReportPause
 
 
 class Limits(NamedTuple):
@@ -154,6 +162,7 @@ class Worker:
     due_ns: int = 0  # in BACKOFF: when it is started again
     started_ns: int = 0
     ready_ns: int = 0
+    alive_ns: int = 0  # its last heartbeat; later, if the supervisor did not run meanwhile
     terminated_ns: int = 0
     aborted_ns: int | None = None
     replaced: bool = False  # it stops for a restart: it is started again, uncounted by the restart policy
@@ -162,6 +171,15 @@ class Worker:
         if to not in TRANSITIONS[event].get(self.state, ()):
             raise LocalError(f"{self.name}: {event} leads from {self.state} to {to}, which is forbidden")
         self.state = to
+
+    def forgive(self, missed: int, now: int) -> None:
+        """Begin every time that is measured so much later."""
+        self.started_ns = min(now, self.started_ns + missed)
+        self.ready_ns = min(now, self.ready_ns + missed)
+        self.alive_ns = min(now, self.alive_ns + missed)
+        self.terminated_ns = min(now, self.terminated_ns + missed)
+        if self.aborted_ns is not None:
+            self.aborted_ns = min(now, self.aborted_ns + missed)
 
 
 class Lifecycle:
@@ -172,6 +190,7 @@ class Lifecycle:
         self.phase = Phase.STARTING
         self.exit_status = 0
         self.workers = {name: Worker(name, kind) for name, kind in workers}
+        self._pauses = Pauses()
 
     @property
     def is_stopping(self) -> bool:
@@ -180,13 +199,25 @@ class Lifecycle:
 
     # -- the clock
 
+    def look_at_clock(self, now: int) -> list[Action]:
+        """Call before events are handled. After a pause of the supervisor, every limit of time begins anew."""
+        missed = self._pauses.missed(now)
+        if not missed:
+            return []
+        for worker in self.workers.values():
+            worker.forgive(missed, now)
+        return [ReportPause(missed)]
+
     def tick(self, heartbeats: Mapping[str, int], now: int) -> list[Action]:
         """Everything that is due. `heartbeats`: the oldest one of each worker, 0 before the first."""
         if self.phase is Phase.STOPPED:
             return []
-        actions = [] if self.phase is Phase.STOPPING else self._start_due(now)
+        actions = self.look_at_clock(now)  # the pause may have been a moment ago
+        if self.phase is not Phase.STOPPING:
+            actions += self._start_due(now)
         for worker in self.workers.values():
-            actions += self._end_overdue(worker, heartbeats[worker.name], now)
+            worker.alive_ns = max(worker.alive_ns, heartbeats[worker.name])
+            actions += self._end_overdue(worker, now)
         return actions + (self._stop_next(now) if self.phase is Phase.STOPPING else self._follow_workers())
 
     def _start_due(self, now: int) -> list[Action]:
@@ -204,11 +235,11 @@ class Lifecycle:
         worker.aborted_ns = None
         return Start(worker.name)
 
-    def _end_overdue(self, worker: Worker, heartbeat: int, now: int) -> list[Action]:
+    def _end_overdue(self, worker: Worker, now: int) -> list[Action]:
         if self._is_kill_due(worker, now):
             worker.move(Event.OVERDUE, worker.state)
             return [Kill(worker.name)]
-        reason = self._hang(worker, heartbeat, now)
+        reason = self._hang(worker, now)
         if not reason:
             return []
         worker.move(Event.OVERDUE, worker.state)
@@ -220,11 +251,11 @@ class Lifecycle:
             return now - worker.aborted_ns > ABORT_NS
         return worker.state is STOPPING and now - worker.terminated_ns > self.limits.drain_ns + GRACE_NS
 
-    def _hang(self, worker: Worker, heartbeat: int, now: int) -> str:
+    def _hang(self, worker: Worker, now: int) -> str:
         """Why the worker is taken for hung, "" if it is not, or was aborted for it already."""
         if worker.aborted_ns is not None:
             return ""
-        silent = now - max(worker.ready_ns, heartbeat)
+        silent = now - worker.alive_ns
         if worker.state is RUNNING and silent > self.limits.heartbeat_ns:
             return f"no heartbeat for {silent / 1e9:.1f} s"
         return "not ready in time" if worker.state is STARTING and now - worker.started_ns > READY_NS else ""
@@ -270,7 +301,7 @@ class Lifecycle:
         """The worker takes part from now on, unless it is being stopped."""
         worker = self.workers[name]
         worker.move(Event.READY, RUNNING if worker.state is STARTING else worker.state)
-        worker.ready_ns = now
+        worker.ready_ns = worker.alive_ns = now
 
     def died(self, name: str, status: int, now: int) -> list[Action]:
         """The worker has ended. `status`: its exit status, negative for a signal."""

@@ -35,6 +35,7 @@ from pipeline.policy.lifecycle import (
     Limits,
     Phase,
     ReportDeath,
+    ReportPause,
     ReportRunning,
     ReportStopping,
     Start,
@@ -178,7 +179,9 @@ class Supervisor:
     # -- the loop
 
     def _step(self) -> None:
-        for key, _ in self._selector.select(TICK):
+        events = self._selector.select(TICK)
+        self._carry_out(self._lifecycle.look_at_clock(time.monotonic_ns()))
+        for key, _ in events:
             # an earlier callback may have closed the descriptor, and another one may have got its number
             if self._selector.get_map().get(key.fd) is key:
                 key.data()
@@ -218,6 +221,8 @@ class Supervisor:
                     self._processes[name].send(signal.SIGKILL)
                 case ReportDeath(name, exit_status, aborted):
                     LOG.error("%s died: %s", name, _describe(exit_status, aborted))
+                case ReportPause(missed):
+                    LOG.warning("paused: the supervisor did not run for %.1f s; heartbeats begin anew", missed / 1e9)
                 case ReportRunning():
                     addresses = ", ".join(map(str, self.config.tunnel_interfaces)) or "address from the server"
                     LOG.info("running: %s on %s", addresses, self.config.tun_name)

@@ -93,6 +93,12 @@ class Connection:
         self.state = state
         self.state_since_ns = now
 
+    def forgive(self, missed: int, now: int) -> None:
+        """We did not run for so long: the other end's silence and its handshake are shorter by that."""
+        self.receive.last_ns = min(now, self.receive.last_ns + missed)
+        if self.state is not ESTABLISHED:
+            self.state_since_ns = min(now, self.state_since_ns + missed)
+
     # -- the handshake
 
     def send_frame(self, frame: bytes) -> None:

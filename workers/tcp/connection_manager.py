@@ -21,6 +21,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from pipeline.counters import ID
 from pipeline.log import LOG
+from pipeline.policy.pauses import Pauses
 from pipeline.runtime.plan import WorkerFds, WorkerSettings
 from pipeline.runtime.supervisor_channel import Answer, SupervisorChannel
 from pipeline.runtime.worker import Attachment
@@ -105,6 +106,7 @@ class ConnectionManager(ABC):
         self._timeouts = Timeouts.of(attachment.settings)
         self._peer_settings = PeerSettingsCheck(attachment.settings)
         self._next_check_ns = 0
+        self._pauses = Pauses()
         self._epoll = select.epoll()
         self._channel = SupervisorChannel(context.fds.supervisor)
         self._epoll.register(self._channel.socket.fileno(), select.EPOLLIN)
@@ -259,12 +261,28 @@ class ConnectionManager(ABC):
                 self._check_all(now, unread)
 
     def _check_all(self, now: int, unread: bool) -> None:
+        self._forgive_pause(now)
         for connection in list(self._handshaking.by_fd.values()):
             self._check_handshake(connection, now)
         for connection in list(self._established.by_fd.values()):
             self._check_established(connection, now, unread)
         self._established.update_peers(now)
         self._rows.refresh((*self._handshaking.by_fd.values(), *self._established.by_fd.values()))
+
+    def _forgive_pause(self, now: int) -> None:
+        """Time in which this worker did not run is no silence of the other end: what it has sent is yet to be read.
+
+        A suspended machine received nothing, not even the end of a connection. If it slept for longer than `timeout`,
+        the other ends have given up, and no connection is waited for.
+        """
+        missed = self._pauses.missed(now)
+        if missed:
+            for connection in (*self._handshaking.by_fd.values(), *self._established.by_fd.values()):
+                connection.forgive(missed, now)
+        suspended = self._pauses.suspended(time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.monotonic_ns())
+        if suspended > self._timeouts.silence:
+            for connection in list(self._established.by_fd.values()):
+                self.close(connection, f"this machine was suspended for {suspended / 1e9:.0f} s")
 
     def _check_handshake(self, connection: Connection, now: int) -> None:
         if self._timeouts.handshake_expired(connection, now):

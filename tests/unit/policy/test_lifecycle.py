@@ -25,6 +25,7 @@ from pipeline.policy.lifecycle import (
     Limits,
     Phase,
     ReportDeath,
+    ReportPause,
     ReportRunning,
     ReportStopping,
     Start,
@@ -32,6 +33,7 @@ from pipeline.policy.lifecycle import (
     Worker,
     WorkerState,
 )
+from pipeline.policy.pauses import LOOK_NS
 from pipeline.policy.restart import BACKOFF_MIN, EX_CONFIG, YOUNG_NS, RestartPolicy
 
 STOPPED, STARTING, RUNNING, STOPPING, BACKOFF, FAILED = WorkerState
@@ -63,7 +65,11 @@ class Instance:
         return [worker.state for worker in self.lifecycle.workers.values()]
 
     def tick(self, after: int = 0) -> list[Action]:
-        self.now += after
+        """The next tick of a supervisor that runs all the time."""
+        for _ in range(after // LOOK_NS):
+            self.now += LOOK_NS
+            self.lifecycle.look_at_clock(self.now)
+        self.now += after % LOOK_NS
         for name in self.heartbeats.keys() - self.silent:
             self.heartbeats[name] = self.now
         return self.lifecycle.tick(self.heartbeats, self.now)
@@ -81,6 +87,12 @@ class Instance:
                 if isinstance(action, Start):
                     self.became_ready(action.worker)
         return self
+
+
+def looks(instance: Instance, after: int) -> list[Action]:
+    """One step of the supervisor's loop, so much later."""
+    instance.now += after
+    return instance.lifecycle.look_at_clock(instance.now) + instance.tick()
 
 
 # -- the table
@@ -192,7 +204,7 @@ def test_every_event_in_every_state(
     instance = Instance([("tcp-0", "tcp")])
     worker = instance.lifecycle.workers["tcp-0"]
     worker.state = state
-    worker.started_ns = worker.ready_ns = worker.terminated_ns = worker.due_ns = START
+    worker.started_ns = worker.ready_ns = worker.alive_ns = worker.terminated_ns = worker.due_ns = START
     if actions == FORBIDDEN:
         with pytest.raises(LocalError, match="forbidden"):
             event(instance)
@@ -278,6 +290,49 @@ def test_a_worker_without_a_heartbeat_is_aborted_then_killed() -> None:
     assert instance.tick(1) == [Kill("tun-1")]
     assert instance.died("tun-1", -6) == [ReportDeath("tun-1", -6, True)]
     assert instance.state("tun-1") is BACKOFF
+
+
+def test_a_pause_of_the_supervisor_gives_all_heartbeats_a_new_start() -> None:
+    """All of the instance was stopped for 45 s. Nobody has written a heartbeat when the supervisor looks first."""
+    instance = Instance().run()
+    instance.silent.update(NAMES)
+    lifecycle = instance.lifecycle
+    lifecycle.look_at_clock(instance.now)
+    instance.now += 45 * SECOND
+    assert lifecycle.tick(instance.heartbeats, instance.now) == [ReportPause(44 * SECOND)]
+    assert instance.tick() == []
+    aborted = [action for _ in range(50) for action in looks(instance, SECOND // 10)]
+    assert aborted == [Abort(name, "no heartbeat for 5.1 s") for name in NAMES]
+
+
+def test_a_worker_that_hangs_is_found_by_a_supervisor_that_is_always_late() -> None:
+    instance = Instance().run()
+    instance.silent.add("tun-1")
+    aborted: list[Action] = []
+    for _ in range(8):
+        aborted += [action for action in looks(instance, 3 * SECOND) if isinstance(action, Abort)]
+    assert aborted == [Abort("tun-1", "no heartbeat for 6.0 s")]
+
+
+def test_a_pause_is_no_time_of_a_start_of_a_drain_or_of_an_abort() -> None:
+    instance = Instance()
+    instance.tick()
+    instance.lifecycle.look_at_clock(instance.now)
+    assert looks(instance, READY_NS + SECOND) == [ReportPause(READY_NS)]
+    instance.became_ready("tcp-0")
+    instance.lifecycle.stop(0, "asked")
+    assert Terminate("tcp-0") in instance.tick()
+    assert looks(instance, DRAIN_NS + GRACE_NS + SECOND) == [ReportPause(DRAIN_NS + GRACE_NS)]
+    assert Kill("tcp-0") in [action for _ in range(5) for action in looks(instance, SECOND)]
+
+
+def test_a_worker_that_dies_after_a_pause_has_not_lived_through_it() -> None:
+    instance = Instance().run()
+    instance.lifecycle.look_at_clock(instance.now)
+    looks(instance, 60 * SECOND)
+    instance.died("tun-1")
+    assert instance.lifecycle.workers["tun-1"].due_ns == instance.now  # a second counts, so it has worked
+    assert all(worker.ready_ns <= worker.alive_ns <= instance.now for worker in instance.lifecycle.workers.values())
 
 
 def test_the_heartbeat_of_a_predecessor_is_no_reason_to_abort() -> None:

@@ -56,6 +56,25 @@ def test_a_handshake_has_its_time_from_its_own_beginning(connection: Connection)
     assert TIMEOUTS.handshake_expired(connection, NOW + 14 * SECOND + 1)
 
 
+def test_time_in_which_we_did_not_run_is_no_silence_of_the_other_end(connection: Connection) -> None:
+    connection.establish(NOW)
+    later = NOW + 65 * SECOND
+    connection.forgive(45 * SECOND, later)
+    assert not TIMEOUTS.silence_expired(connection, NOW + 75 * SECOND)
+    assert TIMEOUTS.silence_expired(connection, NOW + 75 * SECOND + 1)
+    assert connection.state_since_ns == NOW  # its age is its age
+    connection.receive.last_ns = later  # read before the pause was noticed
+    connection.forgive(45 * SECOND, later)
+    assert connection.receive.last_ns == later
+
+
+def test_time_in_which_we_did_not_run_is_no_part_of_a_handshake(connection: Connection) -> None:
+    connection.set_state(HANDSHAKE, NOW)
+    connection.forgive(45 * SECOND, NOW + 46 * SECOND)
+    assert not TIMEOUTS.handshake_expired(connection, NOW + 55 * SECOND)
+    assert TIMEOUTS.handshake_expired(connection, NOW + 55 * SECOND + 1)
+
+
 # -- keys
 
 
