@@ -93,6 +93,8 @@ COUNTERS = (
             "had arrived from their address within a second"),
     Counter(116, "tcp.rate_pauses", IN, "times that a peer's connections were not read because the peer had used up "
             "its rate"),
+    Counter(124, "tcp.settings_refused", IN, "reloads whose settings a worker could not use: it goes on with the "
+            "old ones"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),
     Counter(65, "fec.bytes_coded", OUT, "bytes of blocks cut into shards"),
     Counter(66, "fec.bytes_added", OUT, "bytes of parity shards, and of copies, added to blocks"),

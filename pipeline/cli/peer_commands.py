@@ -96,7 +96,7 @@ def read_invitation(text: str, standard_input: int = STANDARD_INPUT) -> Invitati
 
     Every user can read a command line: a line that stands there is moved to standard input, by starting again.
     """
-    from pipeline.credentials.invitation import LINE_LENGTH_MAX, decode
+    from pipeline.credentials.invitation import LINE_LENGTH_MAX, decode, decode_bytes
 
     if text == "-":
         with open(standard_input, "rb", buffering=0, closefd=False) as file:
@@ -104,11 +104,11 @@ def read_invitation(text: str, standard_input: int = STANDARD_INPUT) -> Invitati
         empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(empty, standard_input)  # a file with a secret stays open no longer than it takes to read it
         os.close(empty)
-        return decode(line.decode(errors="replace"))
+        return decode_bytes(line)
     if text.startswith("@"):
         from pipeline.credentials.keys import read_secret
 
-        return decode(read_secret(text[1:], "invitation").decode(errors="replace"))
+        return decode_bytes(read_secret(text[1:], "invitation"))
     invitation = decode(text)
     _hide(text)
     return invitation

@@ -3,9 +3,9 @@
 import json
 from collections import Counter
 from collections.abc import Container, Sequence
-from pathlib import Path
 from typing import Any
 
+from pipeline import small_file
 from pipeline.config.checks import find_problems, setting_of
 from pipeline.config.convert import convert_setting, missing_settings
 from pipeline.config.derive import derive
@@ -48,17 +48,9 @@ def _read(path: str) -> dict[str, Any]:
     def failed(text: str) -> ConfigError:
         return ConfigError([Problem("", text, path)])
 
+    text = small_file.read_text(path, FILE_BYTES_MAX)
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise failed(f"cannot be read: {error.strerror}") from None
-    if len(data) > FILE_BYTES_MAX:
-        raise failed(f"longer than {FILE_BYTES_MAX} bytes")
-    try:
-        values = _decode(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise failed(f"not UTF-8 at byte {error.start}") from None
+        values = _decode(text)
     except json.JSONDecodeError as error:
         raise failed(f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
     except RecursionError:

@@ -197,9 +197,9 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Path of the file with a client's key, made by `genkey`, readable by its owner only. The server has the key "
         "as well, for this peer. The key proves each end to the other, whatever certificate the server has.")] = ""
     tls_cert_file: Annotated[PathText, about(
-        "Path of this end's certificate in PEM format, followed by intermediate CAs. A server without one makes its "
-        "own at its first start and keeps it in `state_dir`. A client needs one if the server identifies it by "
-        "certificate.", live=True)] = ""
+        "Path of this end's certificate in PEM format, followed by intermediate CAs, at most 64 KiB. `check`, a start "
+        "and a reload prove that TLS 1.3 can use it. A server without one makes its own at its first start and keeps "
+        "it in `state_dir`. A client needs one if the server identifies it by certificate.", live=True)] = ""
     tls_key_file: Annotated[PathText, about(
         "Path of the private key of `tls_cert_file`, PEM, readable by its owner only.", live=True)] = ""
     tls_ca_file: Annotated[PathText, about(
@@ -232,8 +232,8 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     client_isolation: Annotated[bool, about(
         "Pass no packets between clients, with `multi_client`.", live=True)] = False
     push_routes: Annotated[tuple[PrefixText, ...], about(
-        "Networks that the server tells clients to reach through the tunnel. A client is not told the networks behind "
-        "itself.", live=True)] = ()
+        "Networks that the server tells clients to reach through the tunnel, at most 512. A client is not told the "
+        "networks behind itself.", live=True)] = ()
     rate_mbit: Annotated[Mbit, about(
         "Rate limit of each client, in each direction, unless its peer has a limit of its own. 0: no limit.",
         unit="Mbit/s", live=True)] = 0.0

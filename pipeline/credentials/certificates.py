@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline import small_file
 from pipeline.credentials.keys import read_secret
 from pipeline.errors import ConfigError, Problem
 
@@ -34,7 +36,11 @@ SERVER_LIFE = timedelta(days=3650)  # clients hold its hash: another certificate
 ISSUED_LIFE = timedelta(days=825)  # the default of easy-rsa; a renewed certificate is identified by its name
 EXPIRY_WARNING = timedelta(days=30)  # before it expires
 COMMON_NAME_MAX = 64  # ub-common-name, RFC 5280, A.1
-CERTIFICATE_BYTES_MAX = 1 << 20
+CHAIN_BYTES_MAX = 1 << 16  # of a certificate with the CAs between it and its root: a tenth of that is much
+CERTIFICATES_BYTES_MAX = 1 << 20  # of CAs: four times those that a system trusts
+
+CERTIFICATE_BLOCK = "(?:X509 |TRUSTED )?CERTIFICATE"
+KEY_BLOCK = "(?:[A-Z0-9]+ )*PRIVATE KEY"
 
 
 class CertificatePair(NamedTuple):
@@ -87,23 +93,23 @@ def make_self_signed(name: str, hosts: Sequence[str] = (), now: datetime | None 
     return _signed(_for_tls(builder, True, (name, *hosts)), subject, key, key)
 
 
-def read_certificate(path: str | Path, what: str) -> bytes:
-    """The PEM text of a file. ConfigError if the file holds no certificate."""
+def read_certificates(path: str | Path, what: str, limit: int = CERTIFICATES_BYTES_MAX) -> bytes:
+    """The certificates of a file, PEM. ConfigError if it holds none, or the first one cannot be read.
+
+    The others may be older than `cryptography` accepts; pipeline.transport.tls_context proves whether TLS takes them.
+    """
+    pem = _blocks(small_file.read(path, limit, what), CERTIFICATE_BLOCK)
     try:
-        with open(path, "rb") as file:
-            data = file.read(CERTIFICATE_BYTES_MAX)
-    except OSError as error:
-        raise ConfigError([Problem(what, f"cannot be read: {error.strerror}", str(path))]) from None
-    try:
-        _certificate(data)
+        _certificate(pem)
     except ConfigError as error:
         raise ConfigError([Problem(what, problem.text, str(path)) for problem in error.problems]) from None
-    return data
+    return pem
 
 
 def read_pair(certificate: str | Path, key: str | Path, what: str) -> CertificatePair:
     """A certificate and its key from their files. ConfigError if they do not match, or other users can read the key."""
-    pair = CertificatePair(read_certificate(certificate, what), read_secret(key, what))
+    chain = read_certificates(certificate, what, CHAIN_BYTES_MAX)
+    pair = CertificatePair(chain, _blocks(read_secret(key, what), KEY_BLOCK))
     try:
         _key(pair)
     except ConfigError as error:
@@ -139,7 +145,7 @@ def describe(pem: bytes) -> CertificateSummary:
 
 
 def expiry_warning(pem: bytes, what: str, now: datetime | None = None) -> str:
-    """A sentence if the certificate expires soon or is not valid now, else ""."""
+    """A sentence if the first certificate expires soon or is not valid now, else ""."""
     now = now or datetime.now(UTC)
     summary = describe(pem)
     if now < summary.not_before:
@@ -149,6 +155,21 @@ def expiry_warning(pem: bytes, what: str, now: datetime | None = None) -> str:
     if now > summary.not_after - EXPIRY_WARNING:
         return f"{what} expires on {summary.not_after:%Y-%m-%d}, in {(summary.not_after - now).days} days."
     return ""
+
+
+def expiry_warnings(pem: bytes, what: str, others: str, now: datetime | None = None) -> Iterator[str]:
+    """Such a sentence for each certificate in a PEM text: the first one is `what`, each other one is `others`.
+
+    A certificate that cannot be read is passed over.
+    """
+    for index, block in enumerate(re.findall(rb"-----BEGIN .*?-----END [^\n]*", pem, re.DOTALL)):
+        try:
+            names = describe(block).names
+            warning = expiry_warning(block, what if not index else f"{others} {', '.join(names) or index}", now)
+        except (ConfigError, ValueError):
+            continue
+        if warning:
+            yield warning
 
 
 # -- making
@@ -260,7 +281,14 @@ def _signed(
 # -- reading
 
 
+def _blocks(data: bytes, label: str) -> bytes:
+    """The PEM blocks of this label, one after another. All else is comment (RFC 7468, 2), in any encoding."""
+    pattern = rb"-----BEGIN (%s)-----.*?(?:-----END \1-----|(?=-----BEGIN )|\Z)" % label.encode()
+    return b"".join(match[0].strip() + b"\n" for match in re.finditer(pattern, data, re.DOTALL))
+
+
 def _certificate(pem: bytes) -> x509.Certificate:
+    """The first certificate."""
     from cryptography import x509
 
     try:

@@ -10,7 +10,8 @@ After the prefix comes a JSON object, in base64url without padding (RFC 4648, 5)
     name          of the peer at the server
 
 The server takes every holder of the line for the peer, so no text of an error holds any part of it. decode() is total.
-It ignores white space, since a long line is easily wrapped on its way, and keys that a later version may add.
+It ignores white space, since a long line is easily wrapped on its way, quotation marks around it, invisible characters,
+and keys that a later version may add.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pipeline import small_file
 from pipeline.config.peer import check_peer_name
 from pipeline.config.values import check_host, parse_endpoint, parse_fingerprint
 from pipeline.credentials import keys
@@ -59,7 +61,7 @@ def encode(invitation: Invitation) -> str:
 
 def decode(line: str) -> Invitation:
     """The invitation in a line. ConfigError for any other text."""
-    text = "".join(line.split())
+    text = small_file.bare(line)
     if not text.startswith(PREFIX) or len(text) > LINE_LENGTH_MAX:
         raise _invitation_error(
             f"expected the line that `tunnel-supervisor invite` has printed, beginning with {PREFIX!r}; "
@@ -78,6 +80,15 @@ def decode(line: str) -> Invitation:
         )
     except (ValueError, ConfigError):
         raise _invitation_error("no server prints a line with this content: ask for another invitation") from None
+
+
+def decode_bytes(data: bytes) -> Invitation:
+    """The invitation in the bytes of a file or of standard input. ConfigError for any other bytes."""
+    try:
+        line = small_file.decode(data)
+    except ValueError as expected:
+        raise _invitation_error(f"expected {expected}") from None
+    return decode(line)
 
 
 def with_port(server: str, port: int) -> str:

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
 
+from pipeline import small_file
 from pipeline.errors import ConfigError, LocalError, PermissionDenied, Problem, TunnelError
 from pipeline.wire.auth import KEY_BYTES
 
@@ -29,6 +31,10 @@ SECRET_MODE = 0o600
 SECRET_BYTES_MAX = 1 << 16  # a certificate chain with its key has a tenth of that
 GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # systemd.exec(5)
+
+
+TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{8}", re.DOTALL)
+"""Names of the files that write_secret() writes before they get their own name."""
 
 
 def generate() -> str:
@@ -55,32 +61,14 @@ def parse(text: str) -> bytes:
 def read_secret(path: str | Path, what: str) -> bytes:
     """The content of a file that only its owner can read. `what`: the path of the problem in a ConfigError."""
 
-    def failed(text: str) -> ConfigError:
-        return ConfigError([Problem(what, text, str(path))])
-
-    try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise failed("expected a regular file, found another kind of file")
-            if status.st_mode & (stat.S_IRWXO if _is_credential(path) else GROUP_AND_OTHERS):
-                raise failed(
-                    f"other users can read or change it (mode {stat.S_IMODE(status.st_mode):04o}): "
-                    f"chmod 600 {path}, and replace the secret if another user may have read it"
-                )
-            data = file.read(SECRET_BYTES_MAX + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise failed(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > SECRET_BYTES_MAX:
-        raise failed(f"longer than {SECRET_BYTES_MAX} bytes")
-    return data
+    return small_file.read(path, SECRET_BYTES_MAX, what, _is_private(path))
 
 
 def read_key(path: str | Path, what: str) -> bytes:
     """The 32 bytes of the key in a file. ConfigError if the file holds no key, or other users can read it."""
     data = read_secret(path, what)
     try:
-        return parse(data.decode(errors="replace"))
+        return parse(small_file.bare(small_file.decode(data)))
     except ValueError as expected:
         raise ConfigError([Problem(what, f"expected {expected}", str(path))]) from None
 
@@ -124,9 +112,19 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    """O_NONBLOCK: the open of a FIFO would wait for a writer for ever."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+def _is_private(path: str | Path) -> small_file.Objection:
+    """The objection to a file that other users can read or change."""
+    forbidden = stat.S_IRWXO if _is_credential(path) else GROUP_AND_OTHERS
+
+    def objection(status: os.stat_result) -> str:
+        if not status.st_mode & forbidden:
+            return ""
+        return (
+            f"other users can read or change it (mode {stat.S_IMODE(status.st_mode):04o}): "
+            f"chmod 600 {path}, and replace the secret if another user may have read it"
+        )
+
+    return objection
 
 
 def _is_credential(path: str | Path) -> bool:

@@ -8,15 +8,21 @@ peers/NAME.json           peers that were invited (pipeline.peers.peer_file)
 from __future__ import annotations
 
 import json
+import os
+import stat
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
+from pipeline import hang_guard, small_file
 from pipeline.credentials import certificates, keys
 from pipeline.credentials.certificates import CertificatePair
-from pipeline.errors import TunnelError
+from pipeline.errors import ConfigError
 from pipeline.log import LOG
 
 DIRECTORY_MODE = 0o700
+PEERS = "peers"  # the directory of the peers that were invited
+ADDRESSES_BYTES_MAX = 1 << 22  # 8192 peers with eight addresses each have half of that
 
 
 class StateDir:
@@ -29,10 +35,10 @@ class StateDir:
         except OSError as error:
             raise keys.write_error(self.path, error) from None
 
-    def server_certificate(self, name: str) -> CertificatePair:
-        """The server's own certificate and key, made if they do not exist."""
+    def server_certificate(self, name: str, *, make: bool) -> CertificatePair:
+        """The server's own certificate and key. `make`: make them if they do not exist, as a first start does."""
         certificate, key = self.path / "server.crt", self.path / "server.key"
-        if not certificate.exists():  # a key alone is left over from a start that was cut short
+        if make and not os.path.lexists(certificate):  # a key alone is left over from a start that was cut short
             pair = certificates.make_self_signed(name)
             keys.write_secret(key, pair.key, replace=True)
             keys.write_secret(certificate, pair.certificate)
@@ -43,17 +49,32 @@ class StateDir:
         """The addresses that were saved; none if the file does not exist or cannot be read, which is logged."""
         path = self.path / "addresses.json"
         try:
-            found = json.loads(path.read_bytes())
+            found = json.loads(small_file.read_text(path, ADDRESSES_BYTES_MAX))
             return {str(name): [str(ip_address(address)) for address in addresses] for name, addresses in found.items()}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-            LOG.error("%s: cannot be read, peers may get other addresses than before: %s", path, error)
+        except (ConfigError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            if os.path.lexists(path):
+                text = error.problems[0].text if isinstance(error, ConfigError) else error
+                LOG.error("%s: not used, peers may get other addresses than before: %s", path, text)
             return {}
 
     def save_addresses(self, addresses: dict[str, list[str]]) -> None:
-        path = self.path / "addresses.json"
-        try:
-            keys.write_secret(path, json.dumps(addresses, indent=1).encode(), replace=True)
-        except TunnelError as error:
-            LOG.error("%s", error)
+        """LocalError or PermissionDenied if they cannot be saved."""
+        keys.write_secret(self.path / "addresses.json", json.dumps(addresses, indent=1).encode(), replace=True)
+
+    def remove_unfinished(self) -> None:
+        """Remove the temporary files of writes that were cut short: one may hold the key of a peer revoked since."""
+        for directory in (self.path, self.path / PEERS):
+            try:
+                hang_guard.call(partial(_remove_unfinished, directory))
+            except FileNotFoundError:
+                pass  # no peer has been invited yet
+            except OSError as error:
+                LOG.warning("%s: files left by writes that were cut short stay: %s", directory, error.strerror)
+
+
+def _remove_unfinished(directory: Path) -> None:
+    for name in os.listdir(directory):
+        path = directory / name
+        if keys.TEMPORARY_NAME.fullmatch(name) and stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
+            LOG.info("%s: removed, left by a write that was cut short", path)

@@ -6,13 +6,16 @@ how the other end is verified. A server's pre-shared keys stay with the supervis
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config import Config
 from pipeline.credentials import certificates, keys
 from pipeline.credentials.certificates import CertificatePair
 from pipeline.credentials.state_dir import StateDir
+from pipeline.errors import ConfigError, Problem
 from pipeline.log import LOG
+from pipeline.transport import tls_context, tls_pem
 from pipeline.transport.settings import TlsMaterial
 
 
@@ -24,26 +27,49 @@ class TlsSettings(NamedTuple):
     certificate: bytes
 
 
-def load(config: Config, state: StateDir | None, key: bytes = b"") -> TlsSettings:
-    """Read all files. `key`: of a client, from an invitation. ConfigError names the file and its problem."""
+def load(config: Config, state: StateDir | None, key: bytes = b"", *, make_certificate: bool = False) -> TlsSettings:
+    """Read all files, and prove that workers can use them. ConfigError names the file and its problem.
+
+    `key`: of a client, from an invitation. `make_certificate`: make the server's own if it is not there yet.
+    """
     if config.encryption == "none":
         return TlsSettings(None, b"", b"")
     pair = CertificatePair(b"", b"")
     if config.tls_cert_file:
         pair = certificates.read_pair(config.tls_cert_file, config.tls_key_file, "tls_cert_file")
     elif state is not None:
-        pair = state.server_certificate(config.name)
-    if pair.certificate and (warning := certificates.expiry_warning(pair.certificate, "our certificate")):
-        LOG.warning("%s", warning)
-    ca = certificates.read_certificate(config.tls_ca_file, "tls_ca_file") if config.tls_ca_file else b""
+        pair = state.server_certificate(config.name, make=make_certificate)
+    ca = certificates.read_certificates(config.tls_ca_file, "tls_ca_file") if config.tls_ca_file else b""
     if not key and config.key_file:
         key = keys.read_key(config.key_file, "key_file")
     texts = pair.certificate.decode(), pair.key.decode(), ca.decode(), config.tls_min_version
-    if config.mode == "server":
+    is_server = config.mode == "server"
+    if is_server:
         tls = TlsMaterial(*texts, certificates.fingerprint(pair.certificate))
     else:
         pin = config.server_certificate_hash
         # a pinned certificate, or a server that proves to have our key, needs no CA to vouch for it
         verify = not config.tls_skip_verify and bool(ca or not (pin or key))
         tls = TlsMaterial(*texts, pin.hex(), config.tls_server_name, verify)
+    try:
+        tls_context.prove_usable(tls, server=is_server)
+    except ConfigError as error:
+        raise ConfigError([_in_its_file(problem, config, state) for problem in error.problems]) from None
+    for warning in (
+        *certificates.expiry_warnings(pair.certificate, "our certificate", "in the chain of our certificate:"),
+        *certificates.expiry_warnings(ca, "the first certificate in tls_ca_file", "in tls_ca_file:"),
+    ):
+        LOG.warning("%s", warning)
     return TlsSettings(tls, key, pair.certificate)
+
+
+def _in_its_file(problem: Problem, config: Config, state: StateDir | None) -> Problem:
+    """The problem of a PEM text, with the setting and the file that the text is from."""
+    own = ("server certificate", "server.crt"), ("server certificate", "server.key")
+    setting, file = {
+        tls_pem.CERTIFICATE: ("tls_cert_file", config.tls_cert_file) if config.tls_cert_file else own[0],
+        tls_pem.KEY: ("tls_key_file", config.tls_key_file) if config.tls_key_file else own[1],
+        tls_pem.CAS: ("tls_ca_file", config.tls_ca_file),
+    }.get(problem.path, ("", ""))
+    directory = state.path if state is not None and not config.tls_cert_file else Path()
+    return Problem(setting, problem.text, str(directory / file) if file else "")

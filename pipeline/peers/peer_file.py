@@ -26,11 +26,11 @@ from pipeline.config.peer import check_peer_name
 from pipeline.config.quote import quote
 from pipeline.config.types import Mbit
 from pipeline.config.values import parse_address, parse_prefix
-from pipeline.credentials import keys
+from pipeline.credentials import keys, state_dir
 from pipeline.errors import ConfigError, Problem
 
-DIRECTORY = "peers"
-DIRECTORY_MODE = 0o700
+DIRECTORY = state_dir.PEERS
+DIRECTORY_MODE = state_dir.DIRECTORY_MODE
 SUFFIX = ".json"
 
 T = TypeVar("T")

@@ -46,7 +46,7 @@ class ServerRole:
         self._config = config
         self._state = StateDir(config.state_dir) if config.encryption == "tls" or config.multi_client else None
         self.capacity = config.max_clients if config.multi_client else 1
-        self.credentials: TlsSettings = tls_settings.load(config, self._state)
+        self.credentials: TlsSettings = tls_settings.load(config, self._state, make_certificate=True)
         self._known: list[KnownPeer] = [] if config.compat else registry.load(config)
         self._admission: Admission | None = None
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from pathlib import Path
 from typing import Protocol
 
+from pipeline import small_file
 from pipeline.config import Config
 from pipeline.credentials.tls_settings import TlsSettings
+from pipeline.errors import ConfigError
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.privileges import Account
 
 LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address")
 """Settings that a reload changes in running tcp workers."""
+
+MACHINE_ID = "/etc/machine-id"  # machine-id(5): 32 digits and a newline
+MACHINE_ID_BYTES_MAX = 4096
 
 HANDED_DOWN = (
     *("compat", "mtu", "fec", "fec_data", "fec_parity"),
@@ -68,7 +72,9 @@ def new_session() -> int:
 def client_id(name: str) -> int:
     """64 bits that tell this instance on this machine from others, constant over its restarts."""
     try:
-        host = Path("/etc/machine-id").read_bytes()
-    except OSError:
+        host = small_file.read(MACHINE_ID, MACHINE_ID_BYTES_MAX)
+    except ConfigError:
+        host = b""
+    if not host.strip():  # the file of an image that has not been started yet is empty
         host = uuid.getnode().to_bytes(8, "big")
     return int.from_bytes(hashlib.sha256(host + b"\0" + name.encode()).digest()[:8], "big")

@@ -1,4 +1,9 @@
-"""TLS contexts of both ends: TLS 1.3 with an ALPN name of our own; 1.2 is allowed where the settings say so."""
+"""TLS contexts of both ends: TLS 1.3 with an ALPN name of our own; 1.2 is allowed where the settings say so.
+
+A worker makes its context from TlsMaterial. The supervisor makes the same one first and throws it away (prove_usable),
+so that no file can bring a worker down. Only a handshake shows that a key and a certificate can be used in TLS 1.3:
+OpenSSL also loads pairs with which no client could ever connect.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,8 @@ import os
 import ssl
 
 from pipeline.errors import ConfigError, Problem
-from pipeline.transport.tls_pem import load_cas, load_pair
+from pipeline.transport.settings import TlsMaterial
+from pipeline.transport.tls_pem import CERTIFICATE, load_cas, load_pair
 from pipeline.transport.tls_records import RecordBuffer
 
 ALPN = "tunnel/1"
@@ -54,6 +60,42 @@ def client_context(
     if certificate_pem:
         load_pair(context, certificate_pem, key_pem)
     return context
+
+
+def context_of(tls: TlsMaterial, *, server: bool) -> TlsContext:
+    """The context of a worker. ConfigError says what is wrong with a text."""
+    if server:
+        return server_context(tls.certificate_pem, tls.key_pem, tls.ca_pem, tls.minimum_version)
+    return client_context(
+        tls.minimum_version,
+        tls.ca_pem,
+        system_cas=tls.verify and not tls.ca_pem,
+        verify=tls.verify,
+        certificate_pem=tls.certificate_pem,
+        key_pem=tls.key_pem,
+    )
+
+
+def prove_usable(tls: TlsMaterial, *, server: bool) -> None:
+    """ConfigError if a worker could not load this, or no other end could connect to it."""
+    context_of(tls, server=server)
+    if tls.certificate_pem:
+        _shake_hands(server_context(tls.certificate_pem, tls.key_pem))
+
+
+def _shake_hands(context: ssl.SSLContext) -> None:
+    """A TLS 1.3 handshake in memory, with a client that accepts any certificate."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    dialing = client_context(system_cas=False, verify=False)
+    ends = dialing.wrap_bio(to_client, to_server), context.wrap_bio(to_server, to_client, server_side=True)
+    for end in ends * 2:  # ClientHello, the server's flight, the client's, the server's end
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLError as error:
+            text = f"nobody can connect to an end with it in TLS 1.3, OpenSSL says {error.reason}: expected EC P-256"
+            raise ConfigError([Problem(CERTIFICATE, text)]) from None
 
 
 def _context(protocol: int, minimum: str) -> TlsContext:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple, Protocol
 
 from pipeline.counters import ID
+from pipeline.errors import TunnelError
 from pipeline.log import LOG
 from pipeline.policy.pauses import Pauses
 from pipeline.runtime.plan import WorkerFds, WorkerSettings
@@ -175,14 +176,18 @@ class ConnectionManager(ABC):
     def _on_supervisor_message(self, message: Answer) -> None:
         """The settings after a reload, or a decision about a connection, which may have ended meanwhile."""
         if "settings" in message:
-            self._apply_settings(WorkerSettings.from_json(message["settings"]))
+            try:
+                self._apply_settings(WorkerSettings.from_json(message["settings"]))
+            except (TunnelError, OSError, ValueError) as error:  # OSError: no descriptor or memory is left, for one
+                self._counters[ID["tcp.settings_refused"]] += 1
+                LOG.error("the settings of the reload cannot be used, the old ones stay in use: %s", error)
             return
         connection = self._handshaking.find(message["serial"])
         if connection is not None:
             self._on_outcome(connection, self._handshaker.answered(connection, message))
 
     def _apply_settings(self, settings: WorkerSettings) -> None:
-        self._handshaker.renew(settings.tls)
+        self._handshaker.renew(settings)
 
     # -- established
 

@@ -25,9 +25,8 @@ from pipeline.log import LOG, printable
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import Decision, SupervisorChannel
 from pipeline.transport.connection import Connection
-from pipeline.transport.settings import TlsMaterial
 from pipeline.transport.tls_channel import TlsChannel
-from pipeline.transport.tls_context import TlsContext, client_context, server_context
+from pipeline.transport.tls_context import TlsContext, context_of
 from pipeline.wire import auth, framing, messages
 from pipeline.wire.handshake import (
     NO_CERTIFICATE,
@@ -153,13 +152,13 @@ class ServerHandshaker(_Handshaker):
     def __init__(self, settings: WorkerSettings, supervisor: SupervisorChannel) -> None:
         super().__init__(settings, supervisor)
         self._certificate_hash = NO_CERTIFICATE
-        self.renew(settings.tls)
+        self.renew(settings)
 
-    def renew(self, tls: TlsMaterial | None) -> None:
-        """Other certificates, for connections that begin from now on."""
-        if tls is not None:
-            self._context = server_context(tls.certificate_pem, tls.key_pem, tls.ca_pem, tls.minimum_version)
-            self._certificate_hash = bytes.fromhex(tls.fingerprint)
+    def renew(self, settings: WorkerSettings) -> None:
+        """Other certificates, for connections that begin from now on. After an error the old ones stay in use."""
+        if settings.tls is not None:
+            context = context_of(settings.tls, server=True)
+            self._context, self._certificate_hash = context, bytes.fromhex(settings.tls.fingerprint)
 
     def begin(self, connection: Connection) -> Outcome:
         """The connection has been accepted. Nothing is read before bytes of the client have arrived."""
@@ -182,24 +181,17 @@ class ClientHandshaker(_Handshaker):
 
     def __init__(self, settings: WorkerSettings, supervisor: SupervisorChannel) -> None:
         super().__init__(settings, supervisor)
-        self._key = bytes.fromhex(settings.key)
-        self._pin = b""
+        self._key = self._pin = b""
         self._server_name: str | None = None
-        self.renew(settings.tls)
+        self.renew(settings)
 
-    def renew(self, tls: TlsMaterial | None) -> None:
-        """Other certificates, for connections that begin from now on."""
+    def renew(self, settings: WorkerSettings) -> None:
+        """Other certificates, another key, for connections that begin from now on. After an error nothing changes."""
+        tls, key = settings.tls, bytes.fromhex(settings.key)
         if tls is not None:
-            self._context = client_context(
-                tls.minimum_version,
-                tls.ca_pem,
-                system_cas=tls.verify and not tls.ca_pem,
-                verify=tls.verify,
-                certificate_pem=tls.certificate_pem,
-                key_pem=tls.key_pem,
-            )
-            self._pin = bytes.fromhex(tls.fingerprint)
-            self._server_name = tls.server_name
+            context = context_of(tls, server=False)
+            self._context, self._pin, self._server_name = context, bytes.fromhex(tls.fingerprint), tls.server_name
+        self._key = key
 
     def begin(self, connection: Connection) -> Outcome:
         """TCP is connected: the client speaks first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import selectors
@@ -394,22 +395,29 @@ def test_a_server_cannot_join(run: Run, words: list[str]) -> None:
 
 
 def test_a_line_on_the_command_line_is_moved_off_it(tmp_path: Path) -> None:
-    """A configuration in a FIFO delays the start at the point where the command line is read."""
-    fifo = tmp_path / "config"
-    os.mkfifo(fifo)
+    """A full pipe as standard error delays the end at the point where the error is printed."""
+    file = tmp_path / "config"
+    file.write_text("no JSON")
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
     with subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli.main", "start", "--join", LINE, "--config", fifo],
+        [sys.executable, "-m", "pipeline.cli.main", "start", "--join", LINE, "--config", file],
         stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=writer,
     ) as process:
+        os.close(writer)
         command_line = Path(f"/proc/{process.pid}/cmdline")
-        words = [sys.executable, "-m", "pipeline.cli.main", "start", "--join", "-", "--config", str(fifo)]
+        words = [sys.executable, "-m", "pipeline.cli.main", "start", "--join", "-", "--config", str(file)]
         try:
             eventually(lambda: command_line.read_bytes().decode().split("\0")[:-1] == words)
             standard_input = Path(f"/proc/{process.pid}/fd/0")
             eventually(lambda: os.readlink(standard_input) == "/dev/null")
-            fifo.write_text("no JSON")
-            assert process.wait(10) == 78 and "not JSON" in process.stderr.read()
+            with open(reader, "rb") as said:
+                assert b"not JSON" in said.read()
+            assert process.wait(10) == 78
         finally:
             process.kill()

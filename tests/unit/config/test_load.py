@@ -165,7 +165,7 @@ def test_every_problem_is_reported_at_once_with_its_source(tmp_path: Path) -> No
         ('{"mtu": 1400, "mtu": 1300}', 'given more than once: "mtu"'),
         ('{"timeout": NaN}', "given NaN, expected a number"),
         ('{"timeout": Infinity}', "given Infinity, expected a number"),
-        (b'{"mode": "\xff"}', "not UTF-8 at byte 10"),
+        (b'{"mode": "\xff"}', "expected text, found bytes that are not UTF-8 at 10"),
         ("[" * 100_000, "nested too deeply"),
         ('{"mtu": ' + "9" * 5000 + "}", "Exceeds the limit"),
         (" " * (1 << 20) + "{}", "longer than 1048576 bytes"),
@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_read_is_a_configuration_problem_beside_the_others
         'command line: given "oops", expected KEY=VALUE, such as "mtu=1400"',
         f"{tmp_path}/missing.json: cannot be read: No such file or directory",
     ]
-    with pytest.raises(ConfigError, match="Is a directory"):
+    with pytest.raises(ConfigError, match="expected a regular file, found a directory"):
         load(str(tmp_path))
 
 

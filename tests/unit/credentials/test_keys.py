@@ -119,8 +119,8 @@ def test_a_link_is_followed_and_the_mode_of_its_target_counts(tmp_path: Path) ->
 
 def test_a_path_without_a_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo", 0o600)
-    assert "expected a regular file" in refusal(tmp_path / "fifo")
-    assert "Is a directory" in refusal(tmp_path)
+    assert "expected a regular file, found a FIFO" in refusal(tmp_path / "fifo")
+    assert "expected a regular file, found a directory" in refusal(tmp_path)
     assert "No such file" in refusal(tmp_path / "missing")
     assert "cannot be read" in refusal("a\0b")
 
@@ -132,8 +132,14 @@ def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
 
 def test_the_key_in_a_file_is_read_and_other_content_is_refused_without_printing_it(tmp_path: Path) -> None:
     assert read_key(secret(tmp_path, TEXT.encode() + b"\n"), "key_file") == KEY
-    for data in (b"hunter2", b"\xff" * 44, b""):
-        with pytest.raises(ConfigError, match="key_file: expected a key as") as caught:
+    for data, text in (
+        (b"hunter2", "key_file: expected a key as"),
+        (b"", "key_file: expected a key as"),
+        (b"\xff" * 44, "key_file: expected text, found bytes that are not UTF-8"),
+        (TEXT.encode("utf-16"), "key_file: expected UTF-8, found UTF-16"),
+        (bytes(44), "key_file: expected text, found a NUL byte"),
+    ):
+        with pytest.raises(ConfigError, match=text) as caught:
             read_key(secret(tmp_path, data), "key_file")
         assert "hunter2" not in str(caught.value)
 

@@ -1,0 +1,81 @@
+"""A reload brings new certificates to workers that run; what they cannot use changes nothing."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pipeline.credentials import certificates
+from pipeline.runtime.plan import WorkerSettings
+from pipeline.transport.settings import TlsMaterial
+from tests.inline.harness.ends import End, Make, until
+from tests.inline.harness.hub_ends import connected_hub, tls
+
+
+def reload(end: End, settings: WorkerSettings) -> None:
+    end._channels.send_to_all({"settings": list(settings)})
+
+
+@contextmanager
+def without_free_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+UNUSABLE: dict[str, Callable[[TlsMaterial], TlsMaterial]] = {
+    "broken": lambda good: good._replace(certificate_pem=good.certificate_pem + good.certificate_pem[:300]),
+    "other key": lambda good: good._replace(key_pem=certificates.make_self_signed("other").key.decode()),
+    "no ca": lambda good: good._replace(ca_pem="é"),
+    "fingerprint": lambda good: good._replace(fingerprint="no hex"),
+}
+
+
+@pytest.mark.parametrize("mode", ["server", "client"])
+@pytest.mark.parametrize("unusable", UNUSABLE)
+def test_settings_that_a_worker_cannot_use_leave_it_and_its_connections_as_they_are(
+    make: Make, mode: str, unusable: str
+) -> None:
+    material, plain = tls()
+    server, client = connected_hub(make, count=1, tls=material, clients={"tls": plain})
+    end = server if mode == "server" else client
+    other = certificates.make_self_signed("other")
+    own = (
+        material
+        if mode == "server"
+        else plain._replace(certificate_pem=other.certificate.decode(), key_pem=other.key.decode())
+    )
+    if mode == "client" and unusable == "other key":
+        own = own._replace(key_pem="")
+    reload(end, end.plan.settings._replace(tls=UNUSABLE[unusable](own)))
+    until(lambda: end.count("tcp.settings_refused") == 1, server, client)
+    assert client.established() == server.established() == 1
+    client.kill("tcp-0")
+    client.start("tcp-0")
+    until(lambda: client.count("tcp.connections_established") == 2, server, client, what="a new connection")
+
+
+def test_a_reload_without_a_free_descriptor_leaves_the_worker_as_it_is(make: Make) -> None:
+    material, plain = tls()
+    server, client = connected_hub(make, count=1, tls=material, clients={"tls": plain})
+    reload(server, server.plan.settings)
+    with without_free_descriptors():
+        until(lambda: server.count("tcp.settings_refused") == 1, server)
+    assert client.established() == server.established() == 1
+
+
+def test_a_client_proves_itself_with_a_new_key_after_a_reload(make: Make) -> None:
+    material, plain = tls()
+    _, client = connected_hub(make, count=1, tls=material, clients={"tls": plain})
+    reload(client, client.plan.settings._replace(key=bytes(range(32)).hex()))
+    handshaker = client.workers["tcp-0"].duty("inbound").connections._handshaker
+    until(lambda: handshaker._key == bytes(range(32)), client)
