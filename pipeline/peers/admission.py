@@ -23,6 +23,7 @@ from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.address_assignment import PeerPolicy, Refusal
 from pipeline.peers.membership import Assigned, Member, Membership
 from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
+from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted
 from pipeline.shm import layout
 from pipeline.shm.layout import PEER_INDEX_BITS, RECORD_WORDS
@@ -63,7 +64,7 @@ class PeerStatus(TypedDict):
 
 
 class Admission:
-    """`save` is called with the addresses to be remembered (name -> addresses) whenever they have changed."""
+    """`save` writes the addresses to be remembered (name -> addresses), TunnelError if it cannot."""
 
     def __init__(
         self,
@@ -74,8 +75,7 @@ class Admission:
         save: Callable[[dict[str, list[str]]], None],
     ) -> None:
         self._table = table
-        self._save = save
-        self._saved = remembered
+        self._remembered = RememberedAddresses(remembered, save)
         self.registry = PeerRegistry(admits_unauthenticated=config.encryption == "none" or config.insecure)
         interfaces = config.tunnel_interfaces
         if config.encryption == "none" and not config.multi_client:
@@ -103,6 +103,10 @@ class Admission:
         for peer_session in self._peer_sessions.values():
             self._table.write_record(peer_session.peer_handle, rates.get(peer_session.name, 0))
         self._publish_routes()
+
+    def tick(self, now: int) -> None:
+        """Call often: what could not be saved is saved again."""
+        self._remembered.tick(now)
 
     # -- requests of tcp workers
 
@@ -209,12 +213,7 @@ class Admission:
         )
         self._publish_routes()  # before the peer handle: packets with that handle come afterwards
         self._table.write_record(peer_handle, policy.rate)
-        remembered = {
-            name: [str(address) for address in addresses] for name, addresses in self._membership.remembered.items()
-        }
-        if remembered != self._saved:
-            self._saved = remembered
-            self._save(remembered)
+        self._remembered.update(self._membership.remembered, now)
 
     def _end_session(self, peer: int) -> None:
         self._peer_sessions.pop(peer, None)

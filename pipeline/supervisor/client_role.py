@@ -1,6 +1,7 @@
 """The client's part of the supervisor: its credentials, and what follows from the server's WELCOME.
 
     start(table, device)      write the peer table: the server is the only peer
+    tick(now)                 nothing
     prepare_reload(config)    load everything that a configuration names; raises, and changes nothing
     apply_reload()            use what was prepared
     answer_request(request)   of a tcp worker: it reports a WELCOME, which it has verified
@@ -48,6 +49,9 @@ class ClientRole:
     def start(self, table: PeerTable, device: TunDevice) -> None:
         self._device = device
         write_only_peer(table)
+
+    def tick(self, now: int) -> None:
+        """Nothing of a client's waits for the clock."""
 
     def prepare_reload(self, config: Config) -> None:
         self._prepared = config, tls_settings.load(config, None, self._key)

@@ -1,6 +1,7 @@
 """The server's part of the supervisor: its state directory, its credentials, the admission of peers, its commands.
 
     start(table, device)      write the peer table
+    tick(now)                 what could not be saved is saved again
     prepare_reload(config)    load everything that a configuration names; raises, and changes nothing
     apply_reload()            use what was prepared
     answer_request(request)   of a tcp worker: may this client connect?
@@ -54,12 +55,18 @@ class ServerRole:
         if self._config.compat:
             write_only_peer(table)
             return
+        if self._state:
+            self._state.remove_unfinished()
         remembered = self._state.load_addresses() if self._state else {}
         save = self._state.save_addresses if self._state else lambda addresses: None
         self._admission = Admission(self._config, table, device.accepted, remembered, save)
         self._admission.configure(self._config, self._known)
         if self._config.encryption == "tls" and not (self._known or self._config.insecure or self._config.tls_ca_file):
             LOG.info("no peer can connect yet: add one with `tunnel-supervisor invite NAME`")
+
+    def tick(self, now: int) -> None:
+        if self._admission is not None:
+            self._admission.tick(now)
 
     # -- reload
 

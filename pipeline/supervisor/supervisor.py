@@ -191,6 +191,7 @@ class Supervisor:
         self._carry_out(self._lifecycle.tick(heartbeats, now))
         if not self._lifecycle.is_stopping:
             self._device.repair()
+            self._role.tick(now)
         if self._lifecycle.phase is Phase.RUNNING:
             self._watchdog.feed(now)
 

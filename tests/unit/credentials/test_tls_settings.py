@@ -129,7 +129,11 @@ def test_a_pair_that_no_worker_could_use_is_refused_with_its_file(
 
 
 @SIDES
-@pytest.mark.parametrize("ca", [BROKEN, CA.certificate.encode() + BROKEN, b"nonsense", CA.key.encode()], ids=repr)
+@pytest.mark.parametrize(
+    "ca",
+    [BROKEN, CA.certificate.encode() + BROKEN, b"nonsense", CA.key.encode()],
+    ids=["broken", "broken second", "nonsense", "a key"],
+)
 def test_cas_that_no_worker_could_load_are_refused_with_their_file(files: Files, mode: str, ca: bytes) -> None:
     with pytest.raises(ConfigError) as caught:
         load(files.config(mode, *OWN, ca=ca))
