@@ -191,7 +191,7 @@ CHECKS = (
     Check(security_checks.certificate, ("tls_cert_file", "tls_key_file")),
     Check(security_checks.verification, ("mode", "tls_skip_verify", "tls_ca_file", "tls_fingerprint")),
     Check(security_checks.insecure, ("mode", "local_addr", "insecure", "encryption", "tls_enabled", "compat")),
-    Check(security_checks.multi_client, ("mode", "compat", "multi_client")),
+    Check(security_checks.multi_client, ("mode", "compat", "multi_client", "insecure")),
     Check(security_checks.peer_proofs, ("mode", "peers", "encryption", "tls_enabled", "compat", "tls_ca_file")),
     Check(security_checks.distinct_peers, ("mode", "peers", "tunnel_addr")),
     Check(security_checks.routes_to_peers, ("mode", "peers", "tunnel_addr", "max_clients", "multi_client")),

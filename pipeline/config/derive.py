@@ -30,7 +30,7 @@ def derive(given: PartialConfig) -> Config:
     connections = _connections(given, fec)
     light = 0 if fec == "off" or connections == 1 else LIGHT_CONNECTIONS
     encryption = given.encryption or ("none" if given.compat and not given.tls_enabled else "tls")
-    is_hub = is_server and encryption == "tls" and not given.compat
+    is_hub = is_server and (given.insecure if given.compat else encryption == "tls")
     derived = {
         "fec": fec,
         "tun_name": tun_name,

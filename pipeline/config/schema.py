@@ -78,7 +78,7 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "can be proved: with `encryption` `none` and with `compat`. A wildcard address can be reached, too.")] = False
     compat: Annotated[bool, about(
         "Speak the wire format of the original program and no other, so that an installation can be moved one end at "
-        "a time. It has one connection and bare packets, no FEC and no keys.")] = False
+        "a time. A client has one connection. There are bare packets, no FEC and no keys.")] = False
 
     # TUN device
     tun_name: Annotated[TunName | None, about(
@@ -225,7 +225,7 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "they may connect as well.", live=True)] = ()
     multi_client: Annotated[bool | None, about(
         "Serve several clients at once. When false, a second client is refused while the first is connected.",
-        derived="true with `tls`; false with `none` or `compat`")] = None
+        derived="true with `tls`; with `compat` as `insecure`; else false")] = None
     max_clients: Annotated[int, Meta(ge=1, le=4096), about(
         "Clients that may be connected at once, with `multi_client`. The default is the original program's.",
         unit="clients")] = 100

@@ -88,7 +88,11 @@ UNUSED = (
         'encryption is "none"',
     ),
     Unused(("public_addr",), _without_tls, "invite needs TLS"),
-    Unused(("key_file", "push_routes", "public_addr"), _with_compat, "the original program has no such feature"),
+    Unused(
+        ("key_file", "push_routes", "public_addr", "max_connections_per_client"),
+        _with_compat,
+        "the original program has no such feature",
+    ),
     Unused(("key_file",), _on_server, "the keys of a server are those of its peers"),
     Unused(("tls_server_name", "tls_fingerprint", "tls_skip_verify"), _on_server, "a server does not dial"),
 )

@@ -16,7 +16,7 @@ from pipeline.credentials.state_dir import StateDir
 from pipeline.errors import ConfigError, Problem
 from pipeline.log import LOG
 from pipeline.transport import tls_context, tls_pem
-from pipeline.transport.settings import TlsMaterial
+from pipeline.transport.settings import ALPN, TlsMaterial
 
 
 class TlsSettings(NamedTuple):
@@ -40,7 +40,9 @@ def load(config: Config, state: StateDir | None, key: bytes = b"", *, make_certi
     elif state is not None:
         pair = state.server_certificate(config.name, make=make_certificate)
     ca = certificates.read_certificates(config.tls_ca_file, "tls_ca_file") if config.tls_ca_file else b""
-    if not key and config.key_file:
+    if config.compat:
+        key = b""  # that wire format has no proofs, so a key is no reason to trust a certificate
+    elif not key and config.key_file:
         key = keys.read_key(config.key_file, "key_file")
     texts = pair.certificate.decode(), pair.key.decode(), ca.decode(), config.tls_min_version
     is_server = config.mode == "server"
@@ -51,6 +53,7 @@ def load(config: Config, state: StateDir | None, key: bytes = b"", *, make_certi
         # a pinned certificate, or a server that proves to have our key, needs no CA to vouch for it
         verify = not config.tls_skip_verify and bool(ca or not (pin or key))
         tls = TlsMaterial(*texts, pin.hex(), config.tls_server_name, verify)
+    tls = tls._replace(alpn="" if config.compat else ALPN)
     try:
         tls_context.prove_usable(tls, server=is_server)
     except ConfigError as error:

@@ -25,8 +25,7 @@ from pipeline.peers.membership import Assigned, Member, Membership
 from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted
-from pipeline.shm import layout
-from pipeline.shm.layout import PEER_INDEX_BITS, RECORD_WORDS
+from pipeline.shm.layout import PEER_INDEX_BITS
 from pipeline.shm.peer_table import PeerTable, Route
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import REASONS, TOO_MANY_CONNECTIONS, WRONG_VERSION
@@ -209,7 +208,13 @@ class Admission:
             self._end_session(other)
         peer_handle = self._new_handle(peer)
         self._peer_sessions[peer] = PeerSession(
-            peer_handle, policy.name, hello.session, now, self._sent(peer), self._received(peer), self._dropped(peer)
+            peer_handle,
+            policy.name,
+            hello.session,
+            now,
+            self._table.sent_bytes(peer),
+            self._table.received_bytes(peer),
+            self._table.dropped(peer),
         )
         self._publish_routes()  # before the peer handle: packets with that handle come afterwards
         self._table.write_record(peer_handle, policy.rate)
@@ -230,15 +235,6 @@ class Admission:
                 self._routes = routes
             except LocalError as error:
                 LOG.error("%s; the old routes stay in use", error)
-
-    def _sent(self, peer: int) -> int:
-        return sum(records[peer * RECORD_WORDS + layout.SENT_BYTES] for records in self._table.sent)
-
-    def _received(self, peer: int) -> int:
-        return sum(records[peer * RECORD_WORDS + layout.LINK_RECEIVED_BYTES] for records in self._table.links)
-
-    def _dropped(self, peer: int) -> int:
-        return sum(records[peer * RECORD_WORDS + layout.SENT_DROPPED] for records in self._table.sent)
 
     # -- for people
 
@@ -263,8 +259,8 @@ class Admission:
             "rate_mbit": policy.rate / BYTES_PER_MBIT,
             "endpoint": ", ".join(sorted(endpoints.get(index, ()))) if count else "",
             "connections": count,
-            "sent_bytes": self._sent(index) - peer_session.sent if peer_session else 0,
-            "received_bytes": self._received(index) - peer_session.received if peer_session else 0,
-            "dropped": self._dropped(index) - peer_session.dropped if peer_session else 0,
+            "sent_bytes": self._table.sent_bytes(index) - peer_session.sent if peer_session else 0,
+            "received_bytes": self._table.received_bytes(index) - peer_session.received if peer_session else 0,
+            "dropped": self._table.dropped(index) - peer_session.dropped if peer_session else 0,
             "session_seconds": round((now - peer_session.since_ns) / 1e9, 1) if peer_session and count else None,
         }

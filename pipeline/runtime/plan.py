@@ -48,6 +48,9 @@ class WorkerSettings(NamedTuple):
     max_handshakes: int  # handshakes at a time, of all tcp workers together
     max_handshakes_per_address: int  # handshakes at a time of one address
     connects_per_address: int  # new connections a second of one address
+    client_subnets: list[
+        str
+    ]  # with compat and several clients: the device's addresses, whose subnets have the clients'
 
     # proofs
     tls: TlsMaterial | None  # None: connections are plain TCP

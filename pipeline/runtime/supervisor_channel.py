@@ -6,6 +6,8 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     AdmissionRequest   server    worker -> supervisor    may this client connect?
     Admitted           server    supervisor -> worker    yes, send this WELCOME
     NotAdmitted        server    supervisor -> worker    no, send this REFUSED, or nothing
+    AddressClaim       server    worker -> supervisor    with compat: may this peer have the source of its packet?
+    ClaimDecision      server    supervisor -> worker    yes, or no and why
     NewSettings        both      supervisor -> worker    a reload has changed the settings
     WelcomeReport      client    worker -> supervisor    the server has sent this WELCOME
 """
@@ -26,7 +28,7 @@ class AdmissionRequest(TypedDict):
     """May this client connect? Its messages, and the certificates of its connection."""
 
     serial: int  # of the connection; the answer repeats it
-    hello: str  # its HELLO frame
+    hello: str  # its HELLO frame; "" with compat, where nothing says who a client is
     challenge: str  # our CHALLENGE frame; "" for a client that was not challenged
     proof: str  # the mac of its PROOF; "" for a client that was not challenged
     certificate: str  # that the client has shown, DER; "" for none
@@ -38,7 +40,7 @@ class Admitted(TypedDict):
     """The client is a peer."""
 
     serial: int
-    frame: str  # the WELCOME frame
+    frame: str  # the WELCOME frame; "" with compat
     peer_handle: int
 
 
@@ -49,6 +51,24 @@ class NotAdmitted(TypedDict):
     serial: int
     frame: str  # the REFUSED frame; "" for a client that has proved nothing: it learns nothing
     reason: str  # for our log
+
+
+@final
+class AddressClaim(TypedDict):
+    """With compat: a packet of this peer has a source address that no earlier packet of it had."""
+
+    serial: int  # of the connection; the answer repeats it
+    claim: str  # the address
+    peer_handle: int
+
+
+@final
+class ClaimDecision(TypedDict):
+    """Whether the peer has that address from now on."""
+
+    serial: int
+    claim: str
+    refusal: str  # for our log; "" if the peer has the address
 
 
 @final
@@ -66,9 +86,9 @@ class WelcomeReport(TypedDict):
     server: str  # its address
 
 
-Request = AdmissionRequest | WelcomeReport
+Request = AdmissionRequest | AddressClaim | WelcomeReport
 Decision = Admitted | NotAdmitted
-Answer = Admitted | NotAdmitted | NewSettings
+Answer = Admitted | NotAdmitted | ClaimDecision | NewSettings
 
 
 class SupervisorChannel:

@@ -6,7 +6,7 @@
     coded i                                                      tun_i -> fec_i -> { tcp_j }    bulk, with parity
     inbound j      tcp_j -> { tun_i }     tcp_j -> { tun_i }     tcp_j -> { tun_i fec_i }       from the network
     decoded i                                                    fec_i -> tun_i                 blocks made of shards
-    transit i                             tun_i -> { tcp_j }     tun_i -> fec_i -> { tcp_j }    from peer to peer
+    transit i      tun_i -> { tcp_j }     tun_i -> { tcp_j }     tun_i -> fec_i -> { tcp_j }    from peer to peer
 
 Each tcp worker has one inbound ring; each lane has one ring of every other kind. Rings from peer to peer exist only
 where more than one peer can be connected. `{ }` is a group: each member sees every slot and acts on its own slots.
@@ -49,6 +49,7 @@ RINGS: dict[str, dict[str, Stages]] = {
     "compat": {
         "plain": ((_TUN_READER,), (_SENDERS,)),
         "inbound": ((_RECEIVER,), (_TUN_WRITERS,)),
+        "transit": ((_TUN_WRITER,), (_SENDERS,)),
     },
     "off": {
         "plain": ((_TUN_READER,), (_SENDERS,)),

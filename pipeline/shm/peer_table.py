@@ -76,6 +76,18 @@ class PeerTable:
         """Established connections of a peer."""
         return sum(words[peer * RECORD_WORDS + layout.LINK_ESTABLISHED] for words in self.links)
 
+    def sent_bytes(self, peer: int) -> int:
+        """Bytes sent to every peer that has had this index."""
+        return sum(words[peer * RECORD_WORDS + layout.SENT_BYTES] for words in self.sent)
+
+    def received_bytes(self, peer: int) -> int:
+        """Bytes received from every peer that has had this index."""
+        return sum(words[peer * RECORD_WORDS + layout.LINK_RECEIVED_BYTES] for words in self.links)
+
+    def dropped(self, peer: int) -> int:
+        """Runs and blocks dropped for every peer that has had this index."""
+        return sum(words[peer * RECORD_WORDS + layout.SENT_DROPPED] for words in self.sent)
+
     # -- the supervisor's
 
     def write_record(self, peer_handle: int, rate: int) -> None:

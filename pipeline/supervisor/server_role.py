@@ -7,7 +7,9 @@
     answer_request(request)   of a tcp worker: may this client connect?
     run_command(request)      "peers", "invite", "revoke" of the control socket; None for any other
 
-With compat there is no handshake and no admission: every connection is one of peer 0, and all packets go there.
+With compat nothing says who a client is. A hub gives each connection an index, and learns its addresses
+(pipeline.peers.compat_admission). A server of one client has no admission: every connection is one of peer 0, and all
+packets go there.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from pipeline.errors import ConfigError, Problem, TunnelError
 from pipeline.log import LOG
 from pipeline.peers import peer_file, registry
 from pipeline.peers.admission import Admission
+from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.peers.registry import KnownPeer
-from pipeline.runtime.supervisor_channel import AdmissionRequest, Answer
+from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.control_socket import PEER_COMMANDS
 from pipeline.supervisor.only_peer import write_only_peer
@@ -45,15 +48,20 @@ class ServerRole:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._state = StateDir(config.state_dir) if config.encryption == "tls" or config.multi_client else None
+        remembers = config.multi_client and not config.compat
+        self._state = StateDir(config.state_dir) if config.encryption == "tls" or remembers else None
         self.capacity = config.max_clients if config.multi_client else 1
         self.credentials: TlsSettings = tls_settings.load(config, self._state, make_certificate=True)
         self._known: list[KnownPeer] = [] if config.compat else registry.load(config)
         self._admission: Admission | None = None
+        self._compat_admission: CompatAdmission | None = None
 
     def start(self, table: PeerTable, device: TunDevice) -> None:
         if self._config.compat:
-            write_only_peer(table)
+            if self._config.multi_client:
+                self._compat_admission = CompatAdmission(self._config, table)
+            else:
+                write_only_peer(table)
             return
         if self._state:
             self._state.remove_unfinished()
@@ -79,25 +87,38 @@ class ServerRole:
         self._config, self.credentials, self._known = self._prepared
         if self._admission is not None:
             self._admission.configure(self._config, self._known)
+        if self._compat_admission is not None:
+            self._compat_admission.configure(self._config)
 
     # -- requests and commands
 
-    def answer_request(self, request: AdmissionRequest) -> Answer | None:
-        return self._admission.handle_hello(request) if self._admission is not None else None
+    def answer_request(self, request: AdmissionRequest | AddressClaim) -> Answer | None:
+        if self._compat_admission is not None:
+            return self._compat_admission.handle_request(request)
+        if self._admission is None or "claim" in request:
+            return None
+        return self._admission.handle_hello(request)
 
     def run_command(self, request: dict[str, Any]) -> dict[str, Any] | None:
         command = request.get("command")
         if command not in PEER_COMMANDS:
             return None
+        now = time.monotonic_ns()
+        if self._compat_admission is not None and command == "peers":
+            peers = self._compat_admission.list_peers(now)
+            return {"ok": True, "schema_version": SCHEMA_VERSION, "peers": peers}
         if self._admission is None:
-            return {"ok": False, "error": "compat is true: the original program's wire format has no peers"}
+            return {
+                "ok": False,
+                "error": "compat is true: the original program's wire format does not say who a client is",
+            }
         try:
             match command:
                 case "invite":
                     return self._invite(request)
                 case "revoke":
                     return self._revoke(request)
-            peers = self._admission.list_peers(time.monotonic_ns())
+            peers = self._admission.list_peers(now)
             return {"ok": True, "schema_version": SCHEMA_VERSION, "peers": peers}
         except TunnelError as error:
             return {"ok": False, "error": str(error)}

@@ -51,6 +51,7 @@ def worker_settings(
         tls=credentials.tls,
         verifies_keys=is_server and config.encryption == "tls",
         key="" if is_server else credentials.key.hex(),
+        client_subnets=_client_subnets(config),
         client_id=client_id(config.name),
         session=session,
         requested_addresses=[] if is_server else [str(interface.ip) for interface in config.tunnel_interfaces],
@@ -60,6 +61,11 @@ def worker_settings(
         offloads_accepted=device.accepted,
         account=(account.uid, account.gid) if account else None,
     )
+
+
+def _client_subnets(config: Config) -> list[str]:
+    """Where a hub of the original program learns the addresses of its clients; elsewhere nothing is learnt."""
+    return [str(interface) for interface in config.tunnel_interfaces] if config.compat and config.multi_client else []
 
 
 def new_session() -> int:

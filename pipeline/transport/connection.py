@@ -21,6 +21,7 @@ import socket
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.transport.address import SocketAddress, format_address
+from pipeline.transport.address_learner import AddressLearner
 from pipeline.transport.tcp_info import TcpInfo, read_tcp_info
 from pipeline.transport.tls_channel import TlsChannel
 from pipeline.wire import framing
@@ -43,6 +44,7 @@ class ReceiveState:
         self.frame_end = 0  # where that frame ends, counted from its beginning; 0: not known yet
         self.stamped_lane = 0  # of the tun worker that gets its frames
         self.status_row = -1  # in the peer table
+        self.learner: AddressLearner | None = None  # on a hub of the original program, until all addresses are learnt
 
 
 class SendState:
@@ -76,6 +78,12 @@ class Connection:
         # each written by one duty alone
         self.receive = ReceiveState(now)
         self.send = SendState(now)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the supervisor is deciding about an address of the peer: nothing is read meanwhile."""
+        learner = self.receive.learner
+        return learner is not None and learner.claim is not None
 
     @property
     def host(self) -> str:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+ALPN = "tunnel/1"
+"""The name of our wire format in TLS (RFC 7301)."""
+
 
 class TlsMaterial(NamedTuple):
     """Our own certificate, and how the other end's is verified."""
@@ -18,6 +21,7 @@ class TlsMaterial(NamedTuple):
     fingerprint: str  # SHA-256 of the server's certificate, hexadecimal; a client's may be "": not pinned
     server_name: str | None = None  # a client expects it in the server's certificate; None at a server
     verify: bool = False  # a client has a CA verify the server's certificate
+    alpn: str = ALPN  # "" with compat: the original program offers none and selects none
 
 
 class SocketSettings(Protocol):

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import cast
 
-from pipeline.transport.tls_context import ALPN, TlsContext
+from pipeline.transport.tls_context import TlsContext
 from pipeline.transport.tls_records import RECORD_BYTES, RECORD_HEADER_BYTES, length_at
 
 EMPTY_RECORDS_MAX = 32  # records in a row without data: as many as OpenSSL bears empty ones (MAX_EMPTY_RECORDS)
@@ -47,6 +47,7 @@ class TlsChannel:
     def __init__(self, sock: socket.socket, context: TlsContext, server: bool, hostname: str | None) -> None:
         self._socket = sock
         self._buffer = context.record_buffer
+        self._alpn = context.alpn or None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server, hostname)
         # typeshed does not know the form of read() that fills a buffer and returns the number of bytes
@@ -87,8 +88,8 @@ class TlsChannel:
                 self._send_flight()
             raise
         self._awaits_peer = False
-        if self._object.selected_alpn_protocol() != ALPN:
-            raise _aborted(f"the other end does not speak {ALPN} (ALPN)")
+        if self._object.selected_alpn_protocol() != self._alpn:
+            raise _aborted(f"the other end does not speak {self._alpn} (ALPN)")
         if self._incoming.pending:  # records that arrived right behind the handshake
             self._buffer.replace(self._incoming.read())
             self.pending = self._buffer.has_whole_record

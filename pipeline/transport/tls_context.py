@@ -1,5 +1,7 @@
 """TLS contexts of both ends: TLS 1.3 with an ALPN name of our own; 1.2 is allowed where the settings say so.
 
+The original program offers no ALPN name and selects none. So with compat a context has `alpn` "".
+
 A worker makes its context from TlsMaterial. The supervisor makes the same one first and throws it away (prove_usable),
 so that no file can bring a worker down. Only a handshake shows that a key and a certificate can be used in TLS 1.3:
 OpenSSL also loads pairs with which no client could ever connect.
@@ -11,24 +13,26 @@ import os
 import ssl
 
 from pipeline.errors import ConfigError, Problem
-from pipeline.transport.settings import TlsMaterial
+from pipeline.transport.settings import ALPN, TlsMaterial
 from pipeline.transport.tls_pem import CERTIFICATE, load_cas, load_pair
 from pipeline.transport.tls_records import RecordBuffer
 
-ALPN = "tunnel/1"
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 CIPHERS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"  # forward secret and AEAD, RFC 9325; 1.3 has no others
 
 
 class TlsContext(ssl.SSLContext):
-    """A context with the record buffer that its channels share."""
+    """A context with the record buffer that its channels share, and the ALPN name that both ends must agree on."""
 
     record_buffer: RecordBuffer
+    alpn: str  # "": none is offered or selected
 
 
-def server_context(certificate_pem: str, key_pem: str, ca_pem: str = "", minimum: str = "1.3") -> TlsContext:
+def server_context(
+    certificate_pem: str, key_pem: str, ca_pem: str = "", minimum: str = "1.3", *, alpn: str = ALPN
+) -> TlsContext:
     """`ca_pem`: clients need a certificate of one of these CAs. ConfigError says what is wrong with a text."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER, minimum)
+    context = _context(ssl.PROTOCOL_TLS_SERVER, minimum, alpn)
     context.num_tickets = 0  # no client resumes a session, and a ticket's key would outlive it
     load_pair(context, certificate_pem, key_pem)
     if ca_pem:
@@ -45,9 +49,10 @@ def client_context(
     verify: bool,
     certificate_pem: str = "",
     key_pem: str = "",
+    alpn: str = ALPN,
 ) -> TlsContext:
     """Without `verify` any server is accepted here, and the caller checks the channel's certificate()."""
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, minimum)
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, minimum, alpn)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -65,7 +70,7 @@ def client_context(
 def context_of(tls: TlsMaterial, *, server: bool) -> TlsContext:
     """The context of a worker. ConfigError says what is wrong with a text."""
     if server:
-        return server_context(tls.certificate_pem, tls.key_pem, tls.ca_pem, tls.minimum_version)
+        return server_context(tls.certificate_pem, tls.key_pem, tls.ca_pem, tls.minimum_version, alpn=tls.alpn)
     return client_context(
         tls.minimum_version,
         tls.ca_pem,
@@ -73,6 +78,7 @@ def context_of(tls: TlsMaterial, *, server: bool) -> TlsContext:
         verify=tls.verify,
         certificate_pem=tls.certificate_pem,
         key_pem=tls.key_pem,
+        alpn=tls.alpn,
     )
 
 
@@ -98,13 +104,15 @@ def _shake_hands(context: ssl.SSLContext) -> None:
             raise ConfigError([Problem(CERTIFICATE, text)]) from None
 
 
-def _context(protocol: int, minimum: str) -> TlsContext:
+def _context(protocol: int, minimum: str, alpn: str) -> TlsContext:
     os.environ.pop("SSLKEYLOGFILE", None)  # an OpenSSL from 3.5 on may be built to obey it by itself
     context = TlsContext(protocol)
     context.record_buffer = RecordBuffer()
     context.minimum_version = VERSIONS[minimum]
     context.set_ciphers(CIPHERS_1_2)
-    context.set_alpn_protocols([ALPN])
+    context.alpn = alpn
+    if alpn:
+        context.set_alpn_protocols([alpn])
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN  # the defaults from Python 3.13 on
     return context

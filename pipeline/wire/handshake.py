@@ -2,7 +2,7 @@
 
     ServerHandshake    HELLO -> [CHALLENGE, PROOF] -> the supervisor's decision -> WELCOME, or REFUSED and the end
     ClientHandshake    HELLO -> [CHALLENGE, PROOF] -> WELCOME, or REFUSED
-    CompatHandshake    no message at all: both ends are welcomed as soon as they are connected
+    CompatHandshake    no message at all: connected is welcomed; a hub asks the supervisor first
 
     begin(certificate)       the connection is there, TLS included; the certificate is that of the other end
     feed(data)               bytes of the other end, in pieces of any size
@@ -181,9 +181,21 @@ class _Handshake:
         del received[:end]
         return frame
 
+    def _pin_violation(self, pin: bytes, certificate: bytes) -> Failed | None:
+        """The failure, if the server's certificate is not the pinned one; an empty pin is any certificate's."""
+        found = _hash_of(certificate)
+        if not pin or hmac.compare_digest(pin, found):
+            return None
+        reason = f"fingerprint of the server's certificate: expected {pin.hex()}, found {found.hex()}"
+        return self._fail(Cause.DISTRUSTED, reason)
+
     def _fail(self, cause: Cause, reason: str) -> Failed:
         self.state = State.FAILED
         return Failed(cause, reason)
+
+
+def _hash_of(certificate: bytes) -> bytes:
+    return hashlib.sha256(certificate).digest() if certificate else NO_CERTIFICATE
 
 
 class ServerHandshake(_Handshake):
@@ -262,11 +274,9 @@ class ClientHandshake(_Handshake):
         self._transcript = b""
 
     def begin(self, certificate: bytes) -> list[Output]:
-        found = hashlib.sha256(certificate).digest() if certificate else NO_CERTIFICATE
-        if self._pin and not hmac.compare_digest(self._pin, found):
-            reason = f"fingerprint of the server's certificate: expected {self._pin.hex()}, found {found.hex()}"
-            return [self._fail(Cause.DISTRUSTED, reason)]
-        self._certificate_hash = found
+        if failed := self._pin_violation(self._pin, certificate):
+            return [failed]
+        self._certificate_hash = _hash_of(certificate)
         self.state = State.AWAIT_CHALLENGE if self._key else State.AWAIT_WELCOME
         return [Send(self._hello_frame)]
 
@@ -307,13 +317,33 @@ class ClientHandshake(_Handshake):
 
 
 class CompatHandshake(_Handshake):
-    """The wire format of the original program has no handshake: an end learns nothing of the other. `mtu`: ours."""
+    """The wire format of the original program has no handshake: an end learns nothing of the other.
 
-    def __init__(self, connection_index: int, mtu: int) -> None:
+    `mtu`: ours; `pin`: the hash of the certificate that the server must show, b"" for any; `asks`: the supervisor has
+    to give this connection the index of a peer, because there can be several.
+    """
+
+    def __init__(self, connection_index: int, mtu: int, pin: bytes = b"", asks: bool = False) -> None:
         super().__init__()
         self._welcomed = Welcomed(0, mtu, 1, connection_index, framing.BULK, False)
+        self._pin = pin
+        self._asks = asks
 
     def begin(self, certificate: bytes) -> list[Output]:
+        if failed := self._pin_violation(self._pin, certificate):
+            return [failed]
+        if self._asks:
+            self.state = State.AWAIT_DECISION
+            return [AskSupervisor(b"", b"", b"", b"", NO_CERTIFICATE)]
+        self.state = State.WELCOMED
+        return [self._welcomed]
+
+    def decide(self, admitted: bool, frame: bytes, reason: str = "") -> list[Output]:
+        """The supervisor's decision. There is no message about it."""
+        if self.state is not State.AWAIT_DECISION:
+            raise LocalError(f"a decision about a handshake that waits for {self.state.value}")
+        if not admitted:
+            return [self._fail(Cause.REFUSED, f"refused: {reason}")]
         self.state = State.WELCOMED
         return [self._welcomed]
 

@@ -29,6 +29,7 @@ WORKER_SETTINGS = WorkerSettings(
     max_handshakes=1024,
     max_handshakes_per_address=1024,
     connects_per_address=100_000,
+    client_subnets=[],
     tls=None,
     verifies_keys=False,
     key="",

@@ -9,7 +9,8 @@ from ctypes import c_char_p, c_int, c_long, c_uint8, c_void_p
 
 import pytest
 
-from pipeline.transport.tls_context import ALPN, TlsContext
+from pipeline.transport.settings import ALPN
+from pipeline.transport.tls_context import TlsContext
 from tests.harness.tls_ends import End
 
 KEY_UPDATE_REQUESTED = 1  # openssl/ssl.h, as are the next two

@@ -1,4 +1,8 @@
-"""`"compat": true`, as server and as client, against a peer written from the original's description alone."""
+"""`"compat": true`, as server and as client, against a peer written from the original's description alone.
+
+Everything is tried in clear text and in TLS 1.2 and 1.3, as the original speaks it: without ALPN and server name.
+Several peers of a server are in test_compat_hub.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,33 @@ from pathlib import Path
 import pytest
 
 from tests.netns.harness.instance import Instance, client_config, server_config
-from tests.reference.compat_peer import DATA, KEEPALIVE, LENGTH_MAX, CompatPeer, echo_reply, echo_request, frame, udp
+from tests.reference.compat_peer import (
+    DATA,
+    KEEPALIVE,
+    LENGTH_MAX,
+    Certificate,
+    CompatPeer,
+    echo_reply,
+    echo_request,
+    frame,
+    in_tls,
+    udp,
+)
 from tests.support import eventually
-from tools.lab.namespace import Namespace
-from tools.lab.network import Lab
+from tools.lab.network import Lab, Node
 from tools.load import flows
 
 OURS, THEIRS = "10.99.0.1", "10.99.0.2"
-COMPAT = {"compat": True, "mtu": 1495, "tunnel_addr": f"{OURS}/24", "reconnect_max": 0.2}
+COMPAT = {
+    "compat": True,
+    "multi_client": False,
+    "mtu": 1495,
+    "tunnel_addr": f"{OURS}/24",
+    "reconnect_max": 0.2,
+}
 MODES = ("server", "client")
+PLAIN = ""
+TLS_VERSIONS = (PLAIN, "1.2", "1.3")
 PORT = 4242
 ETH_P_IP = 0x0800  # linux/if_ether.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
@@ -33,20 +55,25 @@ UNKNOWN = "tun.dropped_frame_unknown"
 class Pair:
     """Our end, running, on one node, and the means to be its peer on another."""
 
-    def __init__(self, instance: Instance, node: Namespace, listener: socket.socket | None) -> None:
+    def __init__(
+        self, instance: Instance, node: Node, listener: socket.socket | None, tls: str, certificate: Certificate
+    ) -> None:
         self.instance = instance
-        self._node = node
+        self.theirs = node
         self._listener = listener
+        self._tls = tls
+        self._certificate = certificate
 
     def connect(self) -> CompatPeer:
         """A peer that is connected to our end: it has dialled, or was dialled."""
         if self._listener is not None:
-            return CompatPeer(self._listener.accept()[0])
-        sock = self._node.socket()
+            sock = self._listener.accept()[0]
+            return CompatPeer(self._certificate.in_tls(sock, self._tls) if self._tls else sock)
+        sock = self.theirs.socket()
         host, _, port = self.instance.config["local_addr"].rpartition(":")
         sock.settimeout(10)
         sock.connect((host, int(port)))
-        return CompatPeer(sock)
+        return CompatPeer(in_tls(sock, self._tls) if self._tls else sock)
 
     def tap(self) -> socket.socket:
         """The packets that pass our TUN device in either direction, as the kernel sees them: bare IPv4 packets."""
@@ -62,7 +89,8 @@ class Pair:
 
 
 @contextmanager
-def pair(mode: str, directory: Path, **settings: object) -> Iterator[Pair]:
+def pair(mode: str, directory: Path, tls: str = PLAIN, **settings: object) -> Iterator[Pair]:
+    certificate = Certificate(directory)
     with Lab() as lab:
         ours, theirs = lab
         with theirs.socket() as listener:
@@ -73,15 +101,27 @@ def pair(mode: str, directory: Path, **settings: object) -> Iterator[Pair]:
             if mode == "client":
                 address = f"{theirs.address}:{listener.getsockname()[1]}"
                 config = client_config({"local_addr": address}, theirs.address, **COMPAT)
-            config |= settings
+            config |= protection(mode, tls, certificate) | settings
             with Instance(ours, config, directory) as instance:
                 instance.wait_until_running()
-                yield Pair(instance, theirs, listener if mode == "client" else None)
+                yield Pair(instance, theirs, listener if mode == "client" else None, tls, certificate)
 
 
-@pytest.fixture(scope="module", params=MODES)
+def protection(mode: str, tls: str, certificate: Certificate) -> dict[str, object]:
+    """The settings of TLS: a server has the original's certificate, a client knows its fingerprint."""
+    if not tls:
+        return {"encryption": "none"}
+    if mode == "client":
+        return {"encryption": "tls", "tls_min_version": tls, "tls_fingerprint": certificate.fingerprint}
+    files: dict[str, object] = {"tls_cert_file": str(certificate.path), "tls_key_file": str(certificate.key_path)}
+    files["state_dir"] = str(certificate.path.parent / "state")
+    return {"encryption": "tls", "tls_min_version": tls} | files
+
+
+@pytest.fixture(scope="module", params=[(mode, tls) for mode in MODES for tls in TLS_VERSIONS], ids="-".join)
 def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with pair(request.param, tmp_path_factory.mktemp(request.param)) as made:
+    mode, tls = request.param
+    with pair(mode, tmp_path_factory.mktemp(mode), tls) as made:
         yield made
 
 
@@ -273,3 +313,37 @@ def test_a_second_peer_of_a_server_is_turned_away_and_the_first_does_not_notice(
         first.send(DATA, request)
         assert first.receive_packet()[20:] == echo_reply(request)[20:]
         assert made.instance.counter("tcp.connections_refused") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"tls_fingerprint": "ab" * 32}, "fingerprint of the server's certificate: expected abab"),
+        ({"tls_fingerprint": ""}, "certificate verify failed"),
+        ({"tls_fingerprint": "", "key_file": "KEY"}, "certificate verify failed"),
+    ],
+    ids=["another-certificate", "no-authority", "a-key-proves-nothing-here"],
+)
+def test_a_client_trusts_no_server_that_it_cannot_verify(settings: dict, why: str, tmp_path: Path) -> None:
+    if "key_file" in settings:
+        key = tmp_path / "key"
+        key.write_text("00" * 31 + "01\n")
+        key.chmod(0o600)
+        settings = settings | {"key_file": str(key)}
+    with pair("client", tmp_path, "1.3", **settings) as made:
+        try:
+            with made.connect() as peer:
+                peer.ended()
+        except OSError:
+            pass  # the client has broken the handshake off
+        made.instance.wait_for_log(why)
+        assert made.instance.counter("tcp.connections_established") == 0
+
+
+def test_a_client_of_our_own_wire_format_says_that_a_compat_server_speaks_another(tmp_path: Path) -> None:
+    with pair("server", tmp_path, "1.3") as made:
+        host, _, port = made.instance.config["local_addr"].rpartition(":")
+        native = {"mode": "client", "remote_addr": f"{host}:{port}", "tls_skip_verify": True}
+        with Instance(made.theirs, native, tmp_path) as client:
+            client.wait_for_log("the other end does not speak tunnel/1 (ALPN)")
+            assert client.counter("tcp.connections_established") == 0

@@ -5,12 +5,24 @@
 
 Other types and frames of length 0 are ignored. There is no handshake. The length and the rest are two writes.
 `captured` holds every byte received, for comparison with frames that this file builds.
+
+    in_tls(connection, version)    a client's connection in TLS as the original speaks it: no ALPN, no server name, any
+                                   certificate
+    Certificate                    a server's, as the original's script makes it: of its own, with a common name alone
+    CompatHub                      a server of several such peers: the first source is a peer's address, packets for it
+                                   go to it
 """
 
 from __future__ import annotations
 
+import hashlib
 import socket
+import ssl
 import struct
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
 
 LENGTH_MAX = 1496
 DATA, KEEPALIVE = b"\x01", b"\x02"
@@ -41,6 +53,9 @@ class CompatPeer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._connection.close()
 
     def write(self, data: bytes) -> None:
@@ -98,6 +113,93 @@ class CompatPeer:
             self.captured += data
         start, self._consumed = self._consumed, self._consumed + count
         return bytes(self.captured[start : self._consumed])
+
+
+VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+def in_tls(connection: socket.socket, version: str) -> ssl.SSLSocket:
+    """The connection of a client after its TLS handshake."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = context.maximum_version = VERSIONS[version]
+    wrapped = context.wrap_socket(connection)
+    assert wrapped.version() == f"TLSv{version}" and wrapped.selected_alpn_protocol() is None
+    return wrapped
+
+
+class Certificate:
+    """Files `path` and `key_path`, and the SHA-256 of the certificate."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path, self.key_path = directory / "server.crt", directory / "server.key"
+        words = "openssl req -x509 -newkey rsa:2048 -days 365 -nodes -subj /CN=localhost -keyout"
+        subprocess.run([*words.split(), self.key_path, "-out", self.path], check=True, capture_output=True)
+        self.key_path.chmod(0o600)
+        self.fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.path.read_text())).hexdigest()
+
+    def in_tls(self, connection: socket.socket, version: str) -> ssl.SSLSocket:
+        """The connection of a server that shows this certificate, after its TLS handshake."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.path, self.key_path)
+        context.minimum_version = context.maximum_version = VERSIONS[version]
+        wrapped = context.wrap_socket(connection, server_side=True)
+        assert wrapped.selected_alpn_protocol() is None
+        return wrapped
+
+
+class CompatHub:
+    """Accepts peers, learns each one's address from its first packet, and passes packets on between them.
+
+    It answers echo requests to `own` itself. IPv4 only, as the original.
+    """
+
+    def __init__(self, listener: socket.socket, own: str, wrap: Callable[[socket.socket], socket.socket]) -> None:
+        """`wrap`: makes TLS of a connection, or nothing."""
+        self._wrap = wrap
+        self.peers: dict[bytes, CompatPeer] = {}
+        self._own = socket.inet_aton(own)
+        self._listener = listener
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        address = b""
+        peer = CompatPeer(self._wrap(connection), 60.0)
+        try:
+            while (packet := peer.receive_packet()) is not None:
+                if packet[0] >> 4 != 4:
+                    continue
+                if not address:
+                    address = packet[12:16]
+                    self.peers[address] = peer
+                target = packet[16:20]
+                if target in self.peers:
+                    self.peers[target].send(DATA, packet)
+                elif target == self._own and packet[9] == ICMP and packet[20] == ECHO_REQUEST:
+                    peer.send(DATA, echo_reply(packet))
+        except OSError:
+            pass
+        finally:
+            self.peers.pop(address, None)
+            peer.close()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for peer in list(self.peers.values()):
+            peer.close()
 
 
 def checksum(data: bytes) -> int:

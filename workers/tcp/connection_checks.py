@@ -31,6 +31,11 @@ class Timeouts(NamedTuple):
         limit = self.handshake if connection.state is HANDSHAKE else self.connect
         return now - connection.state_since_ns > limit
 
+    def claim_expired(self, connection: Connection, now: int) -> bool:
+        """Whether the supervisor has had its time to decide about an address: that of a handshake."""
+        learner = connection.receive.learner
+        return learner is not None and now - learner.claimed_ns > self.handshake
+
 
 def rekey_due(connection: Connection) -> bool:
     """Whether a client's connection with TLS has carried so much that it is replaced by one with new keys.

@@ -2,7 +2,7 @@
 
     client    dial   -> handshake -> established -> closed, and dialed again, for ever
     server    accept -> handshake -> established -> closed
-    compat    no handshake; one connection
+    compat    no handshake; a hub asks the supervisor about each connection, and about the first address of its peer
 
 ConnectionManager is what both ends have in common: the handshakes under way, the end of a connection, the checks on
 the clock. Where connections begin is in workers.tcp.server_connections and workers.tcp.client_connections. The
@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple, Protocol
 
 from pipeline.counters import ID
-from pipeline.errors import TunnelError
+from pipeline.errors import LocalError, TunnelError
 from pipeline.log import LOG
 from pipeline.policy.pauses import Pauses
 from pipeline.runtime.plan import WorkerFds, WorkerSettings
-from pipeline.runtime.supervisor_channel import Answer, SupervisorChannel
+from pipeline.runtime.supervisor_channel import Answer, ClaimDecision, SupervisorChannel
 from pipeline.runtime.worker import Attachment
 from pipeline.transport.address import SocketAddress
 from pipeline.transport.connection import CLOSED, ESTABLISHED, Connection
@@ -48,6 +48,9 @@ class ConnectionObserver(Protocol):
 
     def on_established(self, connection: Connection, early: bytes) -> None:
         """The connection can be read. `early`: bytes that arrived behind its handshake."""
+
+    def on_released(self, connection: Connection) -> None:
+        """The supervisor has decided about the peer's address: the frames that were held back can be published."""
 
     def on_closed(self, connection: Connection) -> None:
         """The connection has ended, whether it was established or not."""
@@ -182,12 +185,24 @@ class ConnectionManager(ABC):
                 self._counters[ID["tcp.settings_refused"]] += 1
                 LOG.error("the settings of the reload cannot be used, the old ones stay in use: %s", error)
             return
+        if "claim" in message:
+            self._on_claim_decided(message)
+            return
         connection = self._handshaking.find(message["serial"])
         if connection is not None:
             self._on_outcome(connection, self._handshaker.answered(connection, message))
 
     def _apply_settings(self, settings: WorkerSettings) -> None:
         self._handshaker.renew(settings)
+
+    # -- addresses that a hub of the original program learns
+
+    def ask_about_claim(self, connection: Connection) -> None:
+        """The Receiver has held back frames whose source may become the peer's address: ask the supervisor."""
+        raise LocalError(f"connection {connection.serial} of this end learns no address")
+
+    def _on_claim_decided(self, decision: ClaimDecision) -> None:
+        raise LocalError(f"connection {decision['serial']} of this end learns no address")
 
     # -- established
 

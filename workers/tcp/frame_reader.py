@@ -6,6 +6,9 @@
     3. _publish_frames   find the whole frames; an unfinished one moves to the start of the next slot
     4. _publish          write the slot header, pass the slot to the next stage
 
+On a hub of the original program a connection may have a learner (`pipeline.transport.address_learner`). Its frames are
+published up to the first with a claim. That frame and all behind it are held back until the supervisor has decided.
+
 A published slot holds whole frames of one connection. The first bytes of an unfinished frame stay in the slot in hand,
 and the next bytes are received right behind them; what follows that frame in the stream lands at the start of the next
 slot. So under load no byte is copied.
@@ -106,6 +109,12 @@ class FrameReader:
         slot = self._port.slot()
         end = self._end
         whole, frame_end, frames, runs = framing.scan(slot, FRAMES_AT, end, self._limit)
+        if state.learner is not None:
+            frame_end = 0  # the rest of an unfinished frame must not be published without a look at the whole
+            claim_at = state.learner.find_claim(slot, FRAMES_AT, whole)
+            if claim_at < whole:
+                self._hold_back(connection, claim_at)
+                return
         if not frames:
             state.frame_end = frame_end - FRAMES_AT if frame_end else 0
             return
@@ -122,6 +131,17 @@ class FrameReader:
             state.partial_frame = rest
             self._owner = None
             self._end = FRAMES_AT
+
+    def _hold_back(self, connection: Connection, at: int) -> None:
+        """Publish the frames in front of slot[at]; what begins there leaves the slot."""
+        slot = self._port.slot()
+        connection.receive.partial_frame = bytes(slot[at : self._end])
+        connection.receive.frame_end = 0
+        _, _, frames, runs = framing.scan(slot, FRAMES_AT, at, self._limit)
+        if frames:
+            self._publish(slot, at, connection, frames, runs)
+        self._owner = None
+        self._end = FRAMES_AT
 
     def _publish(self, slot: memoryview, end: int, connection: Connection, frames: int, runs: int) -> None:
         state = connection.receive

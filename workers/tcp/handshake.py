@@ -133,7 +133,7 @@ class _Handshaker:
     def answered(self, connection: Connection, decision: Decision) -> Outcome:
         """The supervisor's decision about a connection for which it was asked."""
         handshake = _handshake_of(connection)
-        if not isinstance(handshake, ServerHandshake):
+        if not isinstance(handshake, ServerHandshake | CompatHandshake):
             raise LocalError(f"connection {connection.serial}: a decision of the supervisor, which was not asked")
         frame = bytes.fromhex(decision["frame"])
         try:
@@ -164,7 +164,7 @@ class ServerHandshaker(_Handshaker):
         """The connection has been accepted. Nothing is read before bytes of the client have arrived."""
         settings = self._settings
         connection.handshake = (
-            CompatHandshake(connection.dial_index, settings.mtu)
+            CompatHandshake(connection.dial_index, settings.mtu, asks=bool(settings.client_subnets))
             if settings.compat
             else ServerHandshake(
                 settings.verifies_keys, secrets.token_bytes(messages.NONCE_BYTES), self._certificate_hash
@@ -197,7 +197,7 @@ class ClientHandshaker(_Handshaker):
         """TCP is connected: the client speaks first."""
         settings = self._settings
         if settings.compat:
-            connection.handshake = CompatHandshake(connection.dial_index, settings.mtu)
+            connection.handshake = CompatHandshake(connection.dial_index, settings.mtu, self._pin)
         else:
             hello = self._hello(connection.dial_index)
             connection.traffic_class = hello.traffic_class

@@ -3,7 +3,7 @@
 A packet's way, in the order in which `work` calls:
 
     1. wait           epoll says which connections can be read; after a silence the next stage is woken ahead
-    2. _read_early    frames that arrived behind a handshake, as soon as a slot is free
+    2. _read_early    frames that arrived behind a handshake, or were held back, as soon as a slot is free
     3. _read          the connections in whose TLS channel bytes are left, then those that can be read
     4. _read_burst    up to READ_BURST receives, straight into a slot of the ring (`workers.tcp.frame_reader`)
     5. _count         bytes and frames; a peer beyond its rate is paused, all its connections together
@@ -54,7 +54,7 @@ class Receiver:
         (self._port,) = attachment.ports(self.name, "inbound")
         self._frame_reader = FrameReader(self._port, attachment.settings.frame_limit)
         self._events: list[tuple[int, int]] = []
-        self._early: list[Connection] = []  # bytes that arrived behind their handshake are not in the ring yet
+        self._early: list[tuple[Connection, int]] = []  # bytes not in the ring yet, and how many are not counted yet
         self._pending: dict[Connection, None] = {}  # bytes are left in their TLS channel
         self._paused: list[PeerReceiver] = []
         self._ring_full = False
@@ -110,21 +110,22 @@ class Receiver:
         return True
 
     def _readable_inside(self) -> list[Connection]:
-        """The connections with bytes in their TLS channel, without those of paused peers."""
+        """The connections with bytes in their TLS channel, without those of paused peers and those that are held."""
         peers = self.connections.peers
-        return [connection for connection in self._pending if not peers[connection.peer].paused]
+        return [each for each in self._pending if not (peers[each.peer].paused or each.is_held)]
 
     # -- reading
 
     def _read_early(self) -> None:
-        """Publish the frames that arrived behind a handshake, as soon as a slot is free."""
+        """Publish the frames that arrived behind a handshake, or were held back, as soon as a slot is free."""
         while self._early and self._port.ready():
-            connection = self._early.pop()
+            connection, uncounted = self._early.pop()
             if connection.state is ESTABLISHED:
-                size = len(connection.receive.partial_frame)
                 try:
                     self._frame_reader.publish_early(connection)
-                    self._count(connection, size)
+                    self._count(connection, uncounted)
+                    if connection.is_held:
+                        self.connections.ask_about_claim(connection)
                 except PeerError as error:
                     self._close_malformed(connection, error)
 
@@ -156,6 +157,9 @@ class Receiver:
                 if not received:
                     raise EOFError
                 total += received
+                if connection.receive.learner is not None and connection.is_held:
+                    self.connections.ask_about_claim(connection)
+                    break
                 if received < FULL_READ_BYTES and (channel is None or not channel.pending):
                     break  # there was no more; to ask costs an exception
         except BlockingIOError:
@@ -200,7 +204,7 @@ class Receiver:
                 peer.paused = False
                 for connection in peer.established:
                     connection.receive.last_ns = now  # its silence was our own fault
-                    self.connections.watch(connection, True)
+                    self.connections.watch(connection, not connection.is_held)
         self._paused = [peer for peer in self._paused if peer.paused]
 
     # -- called by the connection manager
@@ -208,10 +212,15 @@ class Receiver:
     def on_established(self, connection: Connection, early: bytes) -> None:
         if early:
             connection.receive.partial_frame = early
-            self._early.append(connection)
+            self._early.append((connection, len(early)))
             self._read_early()
         if connection.channel is not None and connection.channel.pending:
             self._pending[connection] = None
+
+    def on_released(self, connection: Connection) -> None:
+        self._early.append((connection, 0))
+        self._read_early()
+        self.connections.watch(connection, not (self.connections.peers[connection.peer].paused or connection.is_held))
 
     def on_closed(self, connection: Connection) -> None:
         self._pending.pop(connection, None)

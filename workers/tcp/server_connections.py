@@ -10,6 +10,8 @@ from typing import ClassVar
 from pipeline.counters import ID
 from pipeline.log import LOG
 from pipeline.runtime.plan import WorkerSettings
+from pipeline.runtime.supervisor_channel import ClaimDecision
+from pipeline.transport.address_learner import AddressLearner
 from pipeline.transport.connection import HANDSHAKE, Connection
 from pipeline.transport.socket_options import configure
 from pipeline.wire import messages
@@ -78,6 +80,36 @@ class ServerConnections(ConnectionManager):
         self._counters[ID["tcp.closed_too_late"]] += 1
         super()._handshake_expired(connection)
 
+    # -- addresses that a hub of the original program learns
+
+    def ask_about_claim(self, connection: Connection) -> None:
+        """A question that the supervisor's queue has no room for is lost: the time limit of a handshake ends it."""
+        learner = connection.receive.learner
+        if learner is not None:
+            learner.claimed_ns = time.monotonic_ns()
+            self.watch(connection, False)
+            self._channel.ask(
+                {
+                    "serial": connection.serial,
+                    "claim": str(learner.claim),
+                    "peer_handle": connection.peer_handle,
+                }
+            )
+
+    def _on_claim_decided(self, decision: ClaimDecision) -> None:
+        connection = next((c for c in self.established.values() if c.serial == decision["serial"]), None)
+        learner = connection.receive.learner if connection is not None else None
+        if connection is None or learner is None:
+            return  # the connection has ended meanwhile
+        if decision["refusal"]:
+            self._on_failed(connection, Failed(Cause.REFUSED, f"refused: {decision['refusal']}"))
+            return
+        learner.settle()
+        if learner.is_done:
+            connection.receive.learner = None
+        LOG.info("connection %d from %s has the address %s", connection.serial, connection.address, decision["claim"])
+        self._observer.on_released(connection)
+
     # -- established, and the end
 
     def _check_peer_handle(self, connection: Connection) -> bool:
@@ -92,8 +124,18 @@ class ServerConnections(ConnectionManager):
         return True
 
     def _begin_service(self, connection: Connection, now: int) -> None:
+        if self._settings.client_subnets:
+            connection.receive.learner = AddressLearner(self._settings.client_subnets)
         self._acceptor.handshake_done(connection.host, proved=True)
         LOG.info("connection %d from %s established", connection.serial, connection.address)
+
+    def _check_established(self, connection: Connection, now: int, unread: bool) -> bool:
+        if not super()._check_established(connection, now, unread):
+            return False
+        if connection.is_held and self._timeouts.claim_expired(connection, now):
+            self.close(connection, "no decision about its address in time")
+            return False
+        return True
 
     def _end_service(self, connection: Connection, established: bool, why: str, now: int) -> None:
         if not established:

@@ -3,8 +3,8 @@
     outbound    TunReader: packets of its TUN queue into the light, plain and coded rings of its lane
     inbound     TunWriter: packets of the inbound rings and of the decoded ring of its lane into its TUN queue
 
-The duties share the queue and nothing else. The shape decides here, once, which packer makes blocks of the packets, and
-which frames the writer knows.
+The duties share the queue and nothing else. The shape decides here, once, which packer makes blocks of the packets,
+which frames the writer knows, and which forwarder passes packets from peer to peer.
 """
 
 from __future__ import annotations
@@ -12,18 +12,26 @@ from __future__ import annotations
 from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import Attachment, Duty
 from workers.tun.bulk_packer import BulkPacker
+from workers.tun.compat_forwarder import CompatForwarder
+from workers.tun.compat_hub_packer import CompatHubPacker
 from workers.tun.compat_packer import CompatPacker
+from workers.tun.forwarder import Forwarder
 from workers.tun.packer import Packer
 from workers.tun.reader import TunReader
-from workers.tun.writer import COMPAT_FRAMES, FRAMES, FRAMES_BESIDE_DECODER, TunWriter
+from workers.tun.writer import COMPAT_FRAMES, FRAMES, FRAMES_BESIDE_DECODER, PeerForwarder, TunWriter
 
 
 def duties(attachment: Attachment, fds: WorkerFds) -> list[Duty]:
     """The two duties of a tun worker over the queue `fds.tun`."""
     settings = attachment.settings
+    several = attachment.peer_table.capacity > 1
     packer: Packer
+    forwarder: PeerForwarder | None = None
+    if several and not settings.client_isolation:
+        forwarder = CompatForwarder(attachment) if settings.compat else Forwarder(attachment)
     if settings.compat:
-        packer, frames = CompatPacker(attachment), COMPAT_FRAMES
+        packer = CompatHubPacker(attachment) if several else CompatPacker(attachment)
+        frames = COMPAT_FRAMES
     else:
         packer, frames = BulkPacker(attachment), FRAMES if settings.fec == "off" else FRAMES_BESIDE_DECODER
-    return [TunReader(attachment, fds.tun, packer), TunWriter(attachment, fds.tun, frames)]
+    return [TunReader(attachment, fds.tun, packer), TunWriter(attachment, fds.tun, frames, forwarder)]

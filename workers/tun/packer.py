@@ -2,6 +2,7 @@
 
     BulkPacker      blocks in the light, plain and coded rings; light packets through its LightPacker
     CompatPacker    the original program's frames in the plain ring
+    CompatHubPacker    the same for several peers
 
 A burst, in the order of the calls:
 

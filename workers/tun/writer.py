@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from os import write
+from typing import Protocol
 
 from pipeline.counters import ID
 from pipeline.errors import PeerError
@@ -36,7 +37,6 @@ from pipeline.runtime.worker import MORE, NOTHING, Attachment
 from pipeline.shm.peer_table import RouteReader
 from pipeline.shm.slot import read_header, read_marks
 from pipeline.wire import block, framing
-from workers.tun.forwarder import Forwarder
 
 PACKETS, BARE_PACKET, IGNORED = range(3)
 """Contents of a frame: a block of packets; one packet without its virtio-net header; nothing for the writer."""
@@ -64,18 +64,34 @@ _WRITE_REFUSED = ID["tun.dropped_write_refused"]
 _OFFLOAD_REFUSED = ID["tun.dropped_offload_refused"]
 
 
+class PeerForwarder(Protocol):
+    """The calls of TunWriter to a forwarder."""
+
+    def forward(self, slot: memoryview, at: int, length: int, peer_handle: int, traffic_class: int) -> None:
+        """Forward the packet at slot[at], virtio-net header included, to a peer."""
+        ...
+
+    def flush(self) -> None:
+        """The slot is finished: hand on what was put into open blocks."""
+        ...
+
+
 class TunWriter:
-    """Every inbound ring, and this lane's decoded ring, to the TUN queue `fd`. `frames`: of the shape, by type."""
+    """Every inbound ring, and this lane's decoded ring, to the TUN queue `fd`.
+
+    `frames`: of the shape, by type; `forwarder`: None if no packet passes from peer to peer.
+    """
 
     name = "inbound"
 
-    def __init__(self, attachment: Attachment, fd: int, frames: Mapping[int, int]) -> None:
+    def __init__(
+        self, attachment: Attachment, fd: int, frames: Mapping[int, int], forwarder: PeerForwarder | None
+    ) -> None:
         self._ports = attachment.ports(self.name, "decoded") + attachment.ports(self.name, "inbound")
         self._doorbell = attachment.doorbells[self.name]
         self._ready = any_ready(self._ports)
         self._frames = frames
-        has_others = attachment.peer_table.capacity > 1 and not attachment.settings.client_isolation
-        self._forwarder = Forwarder(attachment) if has_others else None
+        self._forwarder = forwarder
         self._route_reader = RouteReader(attachment.peer_table)
         self._routes = RouteTable()
         self._bare_packet = memoryview(bytearray(VNET_HEADER_BYTES + framing.LENGTH_LIMIT))
@@ -88,10 +104,10 @@ class TunWriter:
     def work(self) -> int:
         """Write the packets of all ready slots that are for this lane."""
         found = NOTHING
-        if self._route_reader.has_changed():
-            self._route_reader.read_into(self._routes)
         for port in self._ports:
             ready = port.ready()
+            if ready and self._route_reader.has_changed():  # after ready(): routes are written before packets need them
+                self._route_reader.read_into(self._routes)
             for ahead in range(ready):
                 slot = port.slot(ahead)
                 start, length, consumer, peer_handle = read_header(slot)

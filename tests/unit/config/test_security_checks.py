@@ -46,10 +46,11 @@ def of(*peers: object, **settings: object) -> dict:
         (SERVER | {"encryption": None}, "tls", True),
         (SERVER | PLAIN | {"insecure": True}, "none", False),
         (SERVER | PLAIN | {"insecure": True, "tls_enabled": False}, "none", False),
-        (SERVER | COMPAT | {"insecure": True}, "none", False),
-        (SERVER | COMPAT | {"insecure": True, "tls_enabled": False}, "none", False),
-        (SERVER | COMPAT | {"insecure": True, "tls_enabled": True}, "tls", False),
-        (SERVER | COMPAT | {"insecure": True, "encryption": "tls"}, "tls", False),
+        (SERVER | COMPAT | {"insecure": True}, "none", True),
+        (SERVER | COMPAT | {"local_addr": "127.0.0.1:9000"}, "none", False),
+        (SERVER | COMPAT | {"insecure": True, "tls_enabled": False}, "none", True),
+        (SERVER | COMPAT | {"insecure": True, "tls_enabled": True}, "tls", True),
+        (SERVER | COMPAT | {"insecure": True, "encryption": "tls"}, "tls", True),
         (CLIENT, "tls", False),
         (CLIENT | PLAIN, "none", False),
     ],
@@ -112,10 +113,11 @@ def test_with_compat_no_client_can_prove_its_identity_with_or_without_tls(values
     assert "insecure is true" in warning and "without authentication" in warning
 
 
-def test_several_clients_are_served_in_plaintext_only_if_the_file_says_so_and_never_with_compat() -> None:
+def test_several_clients_are_served_in_plaintext_and_with_compat_only_if_the_file_says_insecure() -> None:
     assert parse(SERVER | PLAIN | {"insecure": True, "multi_client": True}).multi_client is True
-    text = the_problem(SERVER | COMPAT | {"insecure": True, "multi_client": True})
-    assert "multi_client: given true, expected false with compat" in text
+    assert parse(SERVER | COMPAT | {"insecure": True, "multi_client": True}).multi_client is True
+    text = the_problem(SERVER | COMPAT | {"local_addr": "127.0.0.1:9000", "multi_client": True})
+    assert 'multi_client: given true, expected false with compat, or "insecure": true beside it' in text
 
 
 # --- certificates and keys -------------------------------------------------------------------------

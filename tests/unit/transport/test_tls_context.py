@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from pipeline.errors import ConfigError
-from pipeline.transport.tls_context import ALPN, TlsContext, client_context, server_context
+from pipeline.transport.settings import ALPN
+from pipeline.transport.tls_context import TlsContext, client_context, server_context
 from tests.harness.tls_ends import NAME, End, Pair, connected, issue, shake_hands, tcp_pair
 from tests.support import ROOT
 

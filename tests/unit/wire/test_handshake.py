@@ -377,6 +377,25 @@ def test_compat_is_a_handshake_without_a_message() -> None:
     assert CompatHandshake(3, 1400).begin(b"") == [Welcomed(0, 1400, 1, 3, framing.BULK, False)]
 
 
+def test_a_hub_of_the_original_program_asks_the_supervisor_for_an_index() -> None:
+    admitted, refused = CompatHandshake(-1, 1400, asks=True), CompatHandshake(-1, 1400, asks=True)
+    for side in (admitted, refused):
+        assert side.begin(b"") == [AskSupervisor(b"", b"", b"", b"", NO_CERTIFICATE)]
+        assert side.state is State.AWAIT_DECISION
+    assert admitted.decide(True, b"") == [Welcomed(0, 1400, 1, -1, framing.BULK, False)]
+    assert refused.decide(False, b"", "full") == [Failed(Cause.REFUSED, "refused: full")]
+    with pytest.raises(LocalError):
+        refused.decide(True, b"")
+
+
+def test_with_compat_a_client_compares_the_certificate_with_its_pin() -> None:
+    pin = hashlib.sha256(b"right").digest()
+    assert CompatHandshake(0, 1400, pin).begin(b"right") == [Welcomed(0, 1400, 1, 0, framing.BULK, False)]
+    for certificate in (b"wrong", b""):
+        (failed,) = CompatHandshake(0, 1400, pin).begin(certificate)
+        assert failed.cause is Cause.DISTRUSTED and "fingerprint of the server's certificate" in failed.reason
+
+
 # -- calls out of turn are our own mistake
 
 

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PeerError
 from pipeline.shm.slot import read_header, read_marks
+from pipeline.transport.address_learner import AddressLearner
+from pipeline.wire import framing
 from tests.harness.factory import factory
-from tests.harness.frame_reader import FITS, LIMIT, FrameReaderHarness, body, framed, harness_of, pieces
+from tests.harness.frame_reader import FITS, LIMIT, FrameReaderHarness, body, framed, harness_of, pieces, split
+from tests.reference.packets import echo_request
 
 Make = Callable[..., FrameReaderHarness]
 
@@ -406,3 +409,63 @@ def test_a_handshake_does_not_touch_the_partial_frame_of_another_connection(harn
     made.read(0)
     made.consume()
     assert (made.frames(0), made.frames(1)) == ([body(1, 99)], [b"\x02"])
+
+
+# -- on a hub of the original program
+
+
+CLAIM, OTHER_CLAIM = (
+    framing.frame(framing.DATA, echo_request(a, b, 1)) for a, b in (("10.0.0.2", "10.0.0.1"), ("fd00::2", "fd00::1"))
+)
+BEFORE = framed([b"\x02", b"\x01" + body(1, 40), b"", b"\x01" + echo_request("192.0.2.1", "10.0.0.1", 1)])
+BEHIND = framed([b"\x02", b"\x01" + echo_request("10.0.0.3", "10.0.0.1", 1)])
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_a_claim_and_all_behind_it_wait_for_the_supervisor_however_the_stream_is_cut(
+    harness: Make, slots: int, tls: bool
+) -> None:
+    made = harness(slots=slots, tls=tls)
+    connection = made.sources[0].connection
+    stream = BEFORE + CLAIM + OTHER_CLAIM + BEHIND
+    for cut in range(len(stream) + 1):
+        made.slots.clear()
+        learner = connection.receive.learner = AddressLearner(["10.0.0.1/24", "fd00::1/64"])
+        for piece in pieces(stream, [cut]):
+            made.send(0, piece)
+            read_up_to_a_claim(made)
+        assert made.frames(0) == split(BEFORE)
+        for expected in (BEFORE + CLAIM, stream):
+            learner.settle()
+            if learner.is_done:
+                connection.receive.learner = None
+            made.reader.publish_early(connection)
+            made.consume()
+            read_up_to_a_claim(made)
+            assert made.frames(0) == split(expected)
+
+
+def read_up_to_a_claim(made: FrameReaderHarness) -> None:
+    """As the Receiver does: while a claim waits for the supervisor, nothing is read."""
+    while not made.sources[0].connection.is_held:
+        try:
+            made.read(0)
+        except BlockingIOError:
+            break
+        made.consume()
+    made.consume()
+
+
+def test_other_connections_go_on_while_one_waits_for_the_supervisor(harness: Make) -> None:
+    made = harness(connections=2)
+    held = made.sources[0].connection
+    held.receive.learner = AddressLearner(["10.0.0.1/24"])
+    made.send(0, CLAIM + BEHIND[:7])
+    read_up_to_a_claim(made)
+    made.carry(1, framed(STREAM))
+    assert made.frames(1) == STREAM and made.frames(0) == []
+    held.receive.learner = None
+    made.reader.publish_early(held)
+    made.carry(0, BEHIND[7:])
+    assert made.frames(0) == split(CLAIM + BEHIND)

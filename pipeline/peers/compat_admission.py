@@ -1,0 +1,156 @@
+"""Admission to a hub of the original program: nothing in that wire format says who a client is.
+
+    admit    each connection is a peer of its own, until `max_clients` are connected
+    claim    the source of a peer's first packet is its address from then on, one in each subnet of the server. The peer
+             keeps it as long as it is connected; until then nobody else gets it
+
+A claim to another peer's address, or to one that is no client's, is refused. Nothing is remembered over a restart.
+Like `Admission`, this class is never told that a connection has ended: it asks the peer table when that matters. A peer
+that was admitted a moment ago and has sent nothing yet counts as connected until the peer table shows its connection.
+"""
+
+from __future__ import annotations
+
+import time
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from pipeline.config import Config
+from pipeline.packet.address_pool import AddressPool
+from pipeline.packet.route_table import NO_PEER
+from pipeline.peers.admission import CONNECTING_NS, PeerStatus
+from pipeline.peers.registry import BYTES_PER_MBIT
+from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Admitted, ClaimDecision, NotAdmitted
+from pipeline.shm.layout import PEER_INDEX_BITS, PEER_INDEX_MASK
+from pipeline.shm.peer_table import PeerTable
+from pipeline.wire.messages import FULL, REASONS, Address
+
+
+class CompatPeer(NamedTuple):
+    """The peer that has an index. `sent`, `received`, `dropped`: counts of the peer table when it was admitted."""
+
+    peer_handle: int
+    admitted_ns: int
+    sent: int
+    received: int
+    dropped: int
+    addresses: tuple[Address, ...] = ()
+
+
+class CompatAdmission:
+    """The peers of one server, by index, least recently admitted first."""
+
+    def __init__(self, config: Config, table: PeerTable) -> None:
+        self._table = table
+        self._pools = [AddressPool(interface) for interface in config.tunnel_interfaces]
+        self._peers: dict[int, CompatPeer] = {}
+        self._handles_made = 0
+        self._rate = 0
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Take over a configuration: the rate of all peers."""
+        self._rate = int(config.rate_mbit * BYTES_PER_MBIT)
+        for peer in self._peers.values():
+            self._table.write_record(peer.peer_handle, self._rate)
+
+    def handle_request(self, request: AdmissionRequest | AddressClaim) -> Admitted | NotAdmitted | ClaimDecision:
+        """A tcp worker's request. The bytes in it are a peer's."""
+        now = time.monotonic_ns()
+        serial = request["serial"]
+        if "claim" in request:
+            refusal = self._claim(request["peer_handle"], ip_address(request["claim"]), now)
+            return ClaimDecision(serial=serial, claim=request["claim"], refusal=refusal)
+        peer_handle = self._admit(now)
+        if peer_handle == NO_PEER:
+            reason = f"{REASONS[FULL]}, max_clients {self._table.capacity}"
+            return NotAdmitted(serial=serial, frame="", reason=reason)
+        return Admitted(serial=serial, frame="", peer_handle=peer_handle)
+
+    # -- peers
+
+    def _admit(self, now: int) -> int:
+        """The peer handle of a new peer; NO_PEER if all indexes are in use."""
+        unused = (index for index in range(self._table.capacity) if index not in self._peers)
+        index = next(unused, NO_PEER)
+        if index == NO_PEER:
+            index = next((used for used in self._peers if not self._is_connected(used, now)), NO_PEER)
+        if index == NO_PEER:
+            return NO_PEER
+        had_addresses = self._peers.pop(index).addresses if index in self._peers else ()
+        self._handles_made += 1
+        peer_handle = self._handles_made << PEER_INDEX_BITS | index
+        table = self._table
+        self._peers[index] = CompatPeer(
+            peer_handle, now, table.sent_bytes(index), table.received_bytes(index), table.dropped(index)
+        )
+        if had_addresses:
+            self._publish_routes()
+        table.write_record(peer_handle, self._rate)
+        return peer_handle
+
+    def _is_connected(self, index: int, now: int) -> bool:
+        peer = self._peers[index]
+        is_new = now - peer.admitted_ns < CONNECTING_NS and self._table.received_bytes(index) == peer.received
+        return is_new or self._table.established_count(index) > 0
+
+    # -- addresses
+
+    def _claim(self, peer_handle: int, address: Address, now: int) -> str:
+        """Give the address to the peer, or say why not."""
+        index = peer_handle & PEER_INDEX_MASK
+        peer = self._peers.get(index)
+        if peer is None or peer.peer_handle != peer_handle:
+            return "this peer is no longer connected"
+        pool = next((pool for pool in self._pools if pool.contains(address)), None)
+        if pool is None:
+            return f"{address} is no address of a client: it is the server's, or in none of its subnets"
+        if any(pool.contains(own) for own in peer.addresses):
+            return f"{address} is a second address in {pool.network}: one connection has one"
+        holder = next((other for other, each in self._peers.items() if address in each.addresses), NO_PEER)
+        if holder != NO_PEER:
+            if self._is_connected(holder, now):
+                return f"{address} belongs to another client, which is connected"
+            left = tuple(other for other in self._peers[holder].addresses if other != address)
+            self._peers[holder] = self._peers[holder]._replace(addresses=left)
+        self._peers[index] = peer._replace(addresses=(*peer.addresses, address))
+        self._publish_routes()
+        return ""
+
+    def _publish_routes(self) -> None:
+        self._table.write_routes(
+            [
+                (address.packed, address.max_prefixlen, peer.peer_handle)
+                for peer in self._peers.values()
+                for address in peer.addresses
+            ]
+        )
+
+    # -- for people
+
+    def list_peers(self, now: int) -> list[PeerStatus]:
+        """The peers that are connected, by address; those without one come last."""
+        endpoints: dict[int, str] = {}
+        for lane in range(len(self._table.links)):
+            for connection in self._table.connections(lane):
+                if connection.state == "established":
+                    endpoints[connection.peer] = connection.address.rpartition(":")[0]
+        connected = [(index, peer) for index, peer in self._peers.items() if self._table.established_count(index)]
+        connected.sort(key=lambda each: [(a.version, int(a)) for a in each[1].addresses] or [(7, 0)])
+        return [self._describe(index, peer, endpoints.get(index, ""), now) for index, peer in connected]
+
+    def _describe(self, index: int, peer: CompatPeer, endpoint: str, now: int) -> PeerStatus:
+        addresses = [str(address) for address in peer.addresses]
+        return {
+            "name": addresses[0] if addresses else "-",
+            "state": "connected",
+            "addresses": addresses,
+            "allowed": [],
+            "rate_mbit": self._rate / BYTES_PER_MBIT,
+            "endpoint": endpoint,
+            "connections": self._table.established_count(index),
+            "sent_bytes": self._table.sent_bytes(index) - peer.sent,
+            "received_bytes": self._table.received_bytes(index) - peer.received,
+            "dropped": self._table.dropped(index) - peer.dropped,
+            "session_seconds": round((now - peer.admitted_ns) / 1e9, 1),
+        }
