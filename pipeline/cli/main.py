@@ -246,12 +246,16 @@ def _instance(arguments: argparse.Namespace) -> instance.Instance:
         return instance.Instance(config.load(arguments.config).name)
     if arguments.name:
         return instance.Instance(arguments.name)
-    names = instance.list_names()
-    if len(names) == 1:
-        return instance.Instance(names[0])
-    if not names:
-        raise NotRunning("no instance runs on this machine")
-    raise UsageError(f"several instances run ({', '.join(names)}): choose one with --name or --config")
+    found = instance.find_instances()
+    note = f"; {found.note}" if found.note else ""
+    if not found.running:
+        raise NotRunning(f"no instance runs on this machine{note}")
+    if len(found.running) > 1:
+        names = ", ".join(found.running)
+        raise UsageError(f"several instances run ({names}): choose one with --name or --config{note}")
+    if found.note:
+        print(f"note: {found.note}", file=sys.stderr)
+    return instance.Instance(found.running[0])
 
 
 if __name__ == "__main__":

@@ -58,10 +58,9 @@ def add_commands(command: AddCommand, add_instance: Callable[[argparse.ArgumentP
     gen_cert.add_argument(
         "--address",
         metavar="HOST",
-        action="extend",
-        nargs="+",
+        action="append",
         default=[],
-        help="another host name or address of the server",
+        help="another host name or address of the server; may be given several times",
     )
 
     invite = command("invite", _invite, "add a peer to a running server, and print its invitation")
@@ -72,10 +71,9 @@ def add_commands(command: AddCommand, add_instance: Callable[[argparse.ArgumentP
     invite.add_argument(
         "--allow",
         metavar="PREFIX",
-        action="extend",
-        nargs="+",
+        action="append",
         default=[],
-        help="a network behind the peer, such as 10.1.0.0/16",
+        help="a network behind the peer, such as 10.1.0.0/16; may be given several times",
     )
     invite.add_argument("--rate", metavar="MBIT", type=float, help="limit in each direction, in Mbit/s; 0 for none")
 

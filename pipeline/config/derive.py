@@ -13,10 +13,10 @@ from pipeline.config.schema import (
     Config,
     PartialConfig,
 )
+from pipeline.config.types import CONNECTIONS_MAX
 from pipeline.config.values import parse_endpoint
 
 TUN_NAME_MAX = 15  # IFNAMSIZ - 1, linux/if.h
-CONNECTIONS_MAX = 32
 LIGHT_CONNECTIONS = 3  # two copies beyond the first
 
 
@@ -27,7 +27,7 @@ def derive(given: PartialConfig) -> Config:
     tun_name = given.tun_name or (given.name if given.name and name_fits else DEFAULT_TUN_NAME)
     name = given.name or tun_name
     fec = given.fec or ("off" if given.compat else "auto")
-    connections = _connections(given, fec)
+    connections = given.connections or min(wanted_connections(given, fec), CONNECTIONS_MAX)
     light = 0 if fec == "off" or connections == 1 else LIGHT_CONNECTIONS
     encryption = given.encryption or ("none" if given.compat and not given.tls_enabled else "tls")
     is_hub = is_server and (given.insecure if given.compat else encryption == "tls")
@@ -38,7 +38,7 @@ def derive(given: PartialConfig) -> Config:
         "state_dir": f"{STATE_DIRECTORY}/{name}" if given.state_dir is None else given.state_dir,
         "tunnel_addr": _tunnel_addr(given) if given.tunnel_addr is None else given.tunnel_addr,
         "offload": not given.compat if given.offload is None else given.offload,
-        "connections": min(connections, CONNECTIONS_MAX),
+        "connections": connections,
         "light_connections": light if given.light_connections is None else given.light_connections,
         "encryption": encryption,
         "tls_enabled": encryption == "tls" if given.tls_enabled is None else given.tls_enabled,
@@ -50,9 +50,8 @@ def derive(given: PartialConfig) -> Config:
     return Config(**msgspec.structs.asdict(given) | derived)
 
 
-def _connections(given: PartialConfig, fec: Literal["off", "on", "auto"]) -> int:
-    if given.connections:
-        return given.connections
+def wanted_connections(given: PartialConfig, fec: Literal["off", "on", "auto"]) -> int:
+    """The connections for bulk with which each lane has one, and the loss of any one costs nothing."""
     if given.compat:
         return 1
     if fec == "off":

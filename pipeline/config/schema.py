@@ -23,6 +23,7 @@ from pipeline.config.types import (
     PEER_FORM,
     Bytes,
     CongestionName,
+    ConnectionCount,
     CoresOfWorkers,
     DirectoryText,
     EndpointOrNone,
@@ -66,7 +67,7 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         derived="`tun_name`")] = None
     local_addr: Annotated[EndpointText, about(
         "Address on which a server listens. Without a host, as in `:9000`, the server listens on every address, IPv4 "
-        "and IPv6. With port 0 the kernel chooses the port.")] = "0.0.0.0:9000"
+        "and IPv6; with `0.0.0.0:9000` on every IPv4 address. With port 0 the kernel chooses the port.")] = ":9000"
     remote_addr: Annotated[EndpointOrNone, about(
         "Address of the server that a client dials; required for a client. A host name is resolved again before each "
         "attempt.", live=True)] = ""
@@ -136,11 +137,12 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "reconnect. After a longer wait, TCP inside the tunnel has sent the packets again.", unit="seconds")] = 2.0
 
     # Connections
-    connections: Annotated[SmallCount | None, about(
+    connections: Annotated[ConnectionCount | None, about(
         "TCP connections that a client opens. Without FEC each lane of either end uses one of them. With FEC the "
         "shards of a block are spread over all. The default is enough for the stall or loss of any one connection to "
         "cost nothing.",
-        derived="`lanes`, 1 with `compat`; with FEC at least (`fec_data` + `fec_parity`) / `fec_parity`")] = None
+        derived="`lanes`, 1 with `compat`; with FEC at least (`fec_data` + `fec_parity`) / `fec_parity`; at most "
+        "32")] = None
     light_connections: Annotated[Annotated[int, Meta(ge=0, le=8)] | None, about(
         "Further connections for the packets of flows that send little, so that these packets never wait behind a "
         "bulk transfer. With FEC such a packet is sent on up to three of them at once. With 0, light packets share "
@@ -224,7 +226,8 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Peers that may connect, and their networks: see below. Peers that `invite` has added are not in this file; "
         "they may connect as well.", live=True)] = ()
     multi_client: Annotated[bool | None, about(
-        "Serve several clients at once. When false, a second client is refused while the first is connected.",
+        "Serve several clients at once. When false, a second client is refused while the first is connected, and "
+        "multicast passes both ways.",
         derived="true with `tls`; with `compat` as `insecure`; else false")] = None
     max_clients: Annotated[int, Meta(ge=1, le=4096), about(
         "Clients that may be connected at once, with `multi_client`. The default is the original program's.",

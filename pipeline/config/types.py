@@ -41,6 +41,10 @@ Seconds = Annotated[float, Meta(ge=0.001, le=DAY)]
 SecondsOrZero = Annotated[float, Meta(ge=0, le=DAY)]
 Bytes = Annotated[int, Meta(ge=0, le=GIB)]
 SmallCount = Annotated[int, Meta(ge=1, le=64)]
+CONNECTIONS_MAX = 32
+"""A block's run table has rows for so many connections, a tcp worker status rows, beside those of light connections."""
+
+ConnectionCount = Annotated[int, Meta(ge=1, le=CONNECTIONS_MAX)]
 Limit = Annotated[int, Meta(ge=1, le=65535)]
 Mbit = Annotated[float, Meta(ge=0, le=MBIT_MAX)]
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), accepts(f"1 to 32 {NAME_FORM}")]

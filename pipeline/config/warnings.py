@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from pipeline.config.derive import derive
+from pipeline.config.derive import derive, wanted_connections
 from pipeline.config.schema import SETTINGS, Config, PartialConfig
+from pipeline.config.types import CONNECTIONS_MAX
 from pipeline.packet.address_pool import LINK_ADDRESSES, is_part_of
 
 _PLAIN_CLIENT = derive(PartialConfig(mode="client"))
@@ -200,6 +201,12 @@ def _of_a_client(config: Config, invited: bool) -> Iterator[str]:
         yield (
             "tls_skip_verify is true and no key proves the server's identity: anybody on the path can pose as the "
             "server, and read and change everything."
+        )
+    wanted = wanted_connections(config, config.fec)
+    if config.connections == CONNECTIONS_MAX < wanted:
+        yield (
+            f"connections is {CONNECTIONS_MAX}, the most that is possible, and {wanted} are needed: raise fec_parity, "
+            "or lower fec_data or lanes."
         )
     yield from _routes_over_the_server(config)
 

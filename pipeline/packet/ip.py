@@ -79,3 +79,10 @@ def destination(view: memoryview, at: int) -> bytes:
 def is_multicast(address: bytes) -> bool:
     """Multicast, limited broadcast and reserved addresses: 224.0.0.0/3 (RFC 1112), ff00::/8 (RFC 4291)."""
     return address[0] >= 224 if len(address) == 4 else address[0] == 0xFF
+
+
+def is_of_the_link(address: bytes) -> bool:
+    """Multicast, or link-local: 169.254.0.0/16 (RFC 3927), fe80::/10 (RFC 4291)."""
+    if len(address) == 4:
+        return address[0] >= 224 or address[:2] == b"\xa9\xfe"
+    return address[0] == 0xFF or (address[0] == 0xFE and address[1] & 0xC0 == 0x80)

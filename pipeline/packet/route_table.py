@@ -22,6 +22,15 @@ from collections.abc import Iterable
 NO_PEER = -1
 
 DEFAULT_ROUTES = ((bytes(4), 0), (bytes(16), 0))  # network address and prefix length of 0.0.0.0/0 and ::/0
+
+LINK_ROUTES = (
+    (bytes([224, 0, 0, 0]), 3),  # multicast, broadcast
+    (bytes([169, 254, 0, 0]), 16),  # link-local, RFC 3927
+    (b"\xff" + bytes(15), 8),
+    (b"\xfe\x80" + bytes(14), 10),
+)
+"""The addresses that `pipeline.packet.ip.is_of_the_link` names, as routes."""
+
 CACHE_MAX = 65536
 """Addresses in the cache, some 10 MB at most."""
 

@@ -12,7 +12,8 @@ ago and whose connection is not established yet.
     index        the peer's own; else an unused one; else that of the least recently admitted member that is not
                  connected; else FULL. An index is never given away before the last connection under it has ended
     addresses    see pipeline.peers.address_assignment
-    routes       a peer's addresses and its allowed prefixes, while it is a member
+    routes       a peer's addresses and its allowed prefixes, while it is a member; with one member at most, multicast
+                 and link-local addresses as well
 
 A refusal changes nothing.
 """
@@ -24,7 +25,7 @@ from ipaddress import ip_network
 from itertools import chain
 from typing import NamedTuple
 
-from pipeline.packet.route_table import DEFAULT_ROUTES, NO_PEER, RouteTable
+from pipeline.packet.route_table import DEFAULT_ROUTES, LINK_ROUTES, NO_PEER, RouteTable
 from pipeline.peers.address_assignment import AddressAssignment, PeerPolicy, Refusal
 from pipeline.wire.messages import (
     ADDRESS_TAKEN,
@@ -144,6 +145,8 @@ class Membership:
             for member in self._members.values()
             for address in member.addresses
         }
+        if self._capacity == 1:  # the tunnel is a link between two ends
+            table.update({route: member.peer for member in self._members.values() for route in LINK_ROUTES})
         for network, length, name in self._addresses.claims:
             table.setdefault((network, length), self._members[name].peer if name in self._members else NO_PEER)
         return _without_idle_holes([(network, length, peer) for (network, length), peer in table.items()])

@@ -17,6 +17,7 @@ import os
 import selectors
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +41,31 @@ class ControlServer:
         self._path = path
         self._answer = answer
         self._selector = selector
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._listener.setblocking(False)
+        self._clients: dict[socket.socket, bytearray] = {}
+        self._listener = self._listen()
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener.setblocking(False)
         mask = os.umask(0o177)
         try:
-            self._listener.bind(str(path))
+            listener.bind(str(self._path))
         except OSError as error:
-            self._listener.close()
-            raise LocalError(f"control socket {path}: {error.strerror}") from None
+            listener.close()
+            raise LocalError(f"control socket {self._path}: {error.strerror}") from None
         finally:
             os.umask(mask)
-        self._listener.listen(8)
-        self._clients: dict[socket.socket, bytearray] = {}
-        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        listener.listen(8)
+        self._inode = self._path.stat().st_ino
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        return listener
+
+    def listen_again(self) -> None:
+        """The path is gone: make another socket there. LocalError if that is impossible."""
+        listener = self._listen()
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        self._listener = listener
 
     def _accept(self) -> None:
         try:
@@ -96,7 +109,9 @@ class ControlServer:
         for sock in (self._listener, *self._clients):
             self._selector.unregister(sock)
             sock.close()
-        self._path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
 
 
 def send_request(instance: Instance, request: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import LocalError, NotRunning, PermissionDenied
 from pipeline.runtime import topology
@@ -43,21 +44,21 @@ class Instance:
             raise PermissionDenied(f"{error.filename}: {error.strerror}: run as root") from None
         except OSError as error:
             raise LocalError(f"{error.filename}: {error.strerror}") from None
-        until = time.monotonic() + LOCK_SECONDS
-        while not _lock(self._lock_fd):
-            if time.monotonic() > until:
-                raise LocalError(
-                    f'instance "{self.name}" runs already (pid {_pid(self._lock_fd)}); stop it, or give '
-                    f"this one another name (--set name=...)"
-                )
-            time.sleep(0.001)
+        if not _lock_soon(self._lock_fd):
+            raise LocalError(
+                f'instance "{self.name}" runs already (pid {_pid(self._lock_fd)}); stop it, or give '
+                f"this one another name (--set name=...)"
+            )
         if not self._is_current():  # the predecessor removed the file between our open and our lock
             os.close(self._lock_fd)
             self.acquire()
             return
+        self._write_pid()
+        self.remove_leftovers()
+
+    def _write_pid(self) -> None:
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
-        self.remove_leftovers()
 
     def _open_lock(self) -> int:
         """Another instance that ends may remove the directory between any two of these steps: try again then."""
@@ -89,10 +90,29 @@ class Instance:
         self.socket_path.unlink(missing_ok=True)
         return removed
 
+    def hold_place(self) -> bool:
+        """Make the lock file again if somebody has removed it. Whether it had to be made.
+
+        Without it, a second supervisor of this name would take what belongs to this one. LocalError if there is a
+        second one already.
+        """
+        if self._is_current():
+            return False
+        fd = self._open_lock()
+        if not _lock_soon(fd):
+            pid = _pid(fd)
+            os.close(fd)
+            raise LocalError(f'another supervisor has taken the name "{self.name}" (pid {pid}): stop one of the two')
+        os.close(self._lock_fd)
+        self._lock_fd = fd
+        self._write_pid()
+        return True
+
     def release(self) -> None:
-        """Remove every trace of the instance, and release the lock."""
-        self.socket_path.unlink(missing_ok=True)
-        self.lock_path.unlink(missing_ok=True)
+        """Remove every trace of the instance, and release the lock. Files of another supervisor stay."""
+        if self._is_current():
+            self.socket_path.unlink(missing_ok=True)
+            self.lock_path.unlink(missing_ok=True)
         os.close(self._lock_fd)
         try:
             RUN_DIRECTORY.rmdir()
@@ -115,13 +135,55 @@ class Instance:
             os.close(fd)
 
 
-def list_names() -> list[str]:
-    """Names of all instances on this machine that have a lock file."""
-    return sorted(path.stem for path in RUN_DIRECTORY.glob("*.lock"))
+class Found(NamedTuple):
+    """The instances on this machine that have a lock file, by name."""
+
+    running: list[str]
+    dead: list[str]  # nobody holds the lock: the supervisor was killed
+
+    @property
+    def note(self) -> str:
+        """A sentence about the dead ones; empty if there are none."""
+        if not self.dead:
+            return ""
+        names = ", ".join(f'"{name}"' for name in self.dead)
+        return f"dead, since the supervisor was killed: {names} (its next start removes what is left)"
+
+
+def find_instances() -> Found:
+    """PermissionDenied without the right to look."""
+    found = Found([], [])
+    try:
+        names = sorted(entry[:-5] for entry in os.listdir(RUN_DIRECTORY) if entry.endswith(".lock"))
+    except FileNotFoundError:
+        return found
+    except PermissionError as error:
+        raise PermissionDenied(f"{error.filename}: {error.strerror}: run as root") from None
+    for name in names:
+        try:
+            Instance(name).supervisor_pid()
+        except NotRunning:
+            if Instance(name).lock_path.exists():  # else it has just ended
+                found.dead.append(name)
+        else:
+            found.running.append(name)
+    return found
 
 
 def _pid(fd: int) -> int:
-    return int(os.pread(fd, 32, 0) or b"0")
+    """The pid in a lock file; 0 while there is none, or something else."""
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _lock_soon(fd: int) -> bool:
+    """Take the lock, unless a supervisor holds it."""
+    until = time.monotonic() + LOCK_SECONDS
+    while not _lock(fd):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def _lock(fd: int) -> bool:

@@ -5,36 +5,54 @@ from __future__ import annotations
 import errno
 import socket
 
-from pipeline.config.values import Endpoint
-from pipeline.errors import LocalError, PermissionDenied
+from pipeline.config.values import EVERY_ADDRESS, Endpoint
+from pipeline.errors import LocalError, PermissionDenied, TunnelError
+from pipeline.log import LOG
 from pipeline.transport.address import format_address
 
 LISTEN_BACKLOG = 128
+EVERY_IPV4_ADDRESS = "0.0.0.0"
+
+NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+"""A kernel without IPv6 has no sockets of that family, or no address for them."""
 
 
 def listen(endpoint: Endpoint) -> socket.socket:
-    """Listen at the endpoint; "::" accepts IPv4 too. LocalError or PermissionDenied says why that is impossible."""
-    where = format_address((endpoint.host, endpoint.port))
+    """Listen at the endpoint. LocalError or PermissionDenied says why that is impossible.
+
+    "::" accepts IPv4 too, whatever net.ipv6.bindv6only says. On a machine without IPv6 it is every IPv4 address.
+    """
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        return _listen(endpoint.host, endpoint.port)
     except OSError as error:
-        raise LocalError(f"local_addr {where}: {error.strerror or error}") from None
+        if endpoint.host != EVERY_ADDRESS or error.errno not in NO_IPV6:
+            raise _explained(error, endpoint) from None
+    LOG.info("this machine has no IPv6: listening on every IPv4 address")
+    try:
+        return _listen(EVERY_IPV4_ADDRESS, endpoint.port)
+    except OSError as error:
+        raise _explained(error, endpoint) from None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)
         sock.listen(LISTEN_BACKLOG)
-    except OSError as error:
+    except OSError:
         sock.close()
-        if error.errno == errno.EACCES:
-            raise PermissionDenied(
-                f"local_addr {where}: {error.strerror}: needs root or CAP_NET_BIND_SERVICE"
-            ) from None
-        if error.errno == errno.EADDRINUSE:
-            raise LocalError(f"local_addr {where}: another program listens there; set another port") from None
-        raise LocalError(f"local_addr {where}: {error.strerror}") from None
+        raise
     return sock
+
+
+def _explained(error: OSError, endpoint: Endpoint) -> TunnelError:
+    where = f"local_addr {format_address((endpoint.host, endpoint.port))}"
+    if error.errno == errno.EACCES:
+        return PermissionDenied(f"{where}: {error.strerror}: needs root or CAP_NET_BIND_SERVICE")
+    if error.errno == errno.EADDRINUSE:
+        return LocalError(f"{where}: another program listens there; set another port")
+    return LocalError(f"{where}: {error.strerror or error}")

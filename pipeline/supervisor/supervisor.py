@@ -53,6 +53,7 @@ from pipeline.supervisor.mss_clamp import MssClamp
 from pipeline.supervisor.process import Process, raise_descriptor_limit
 from pipeline.supervisor.reload import Reload
 from pipeline.supervisor.run import Run
+from pipeline.supervisor.run_files import RunFiles
 from pipeline.supervisor.sd_notify import Watchdog, notify
 from pipeline.supervisor.server_role import ServerRole
 from pipeline.supervisor.shared_memory import SharedMemory
@@ -122,6 +123,7 @@ class Supervisor:
         self._cleanup.append(self._channels.close_all)
         control = ControlServer(instance.socket_path, self._answer_command, self._selector)
         self._cleanup.append(control.close)
+        self._run_files = RunFiles(instance, control)
 
     def _catch_signals(self) -> None:
         reader, writer = socket.socketpair()
@@ -191,6 +193,7 @@ class Supervisor:
         self._carry_out(self._lifecycle.tick(heartbeats, now))
         if not self._lifecycle.is_stopping:
             self._device.repair()
+            self._run_files.check(now)
             self._role.tick(now)
         if self._lifecycle.phase is Phase.RUNNING:
             self._watchdog.feed(now)

@@ -23,6 +23,7 @@ from tests.netns.harness.instance import (
     Instance,
     Instances,
     client_config,
+    command,
     reaches,
     server_config,
     traces,
@@ -173,6 +174,46 @@ def test_a_killed_supervisor_takes_its_workers_along_and_the_next_cleans_up(lab:
             successor.wait_until_running()
             assert not any(f"@{run}@" in path.name for path in leftovers(name))
             successor.stop()
+    assert traces(a, name) == before
+
+
+def test_commands_pass_over_a_dead_instance_and_name_it(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    dead, alive = (server_config(a, name=unique_name("s"), tunnel_addr=f"10.97.{i}.1/24") for i in range(2))
+    with Instance(a, dead, tmp_path) as killed:
+        killed.wait_until_running()
+        killed.kill()
+        note = f'dead, since the supervisor was killed: "{killed.name}" (its next start removes what is left)'
+        for words in (["status"], ["stop"], ["reload"], ["restart"], ["peers"]):
+            said = command(*words)
+            assert said.returncode == 3 and said.stderr.endswith(f"no instance runs on this machine; {note}\n")
+        with Instance(a, alive, tmp_path) as instance, Instance(a, {**alive, "name": "third"}, tmp_path) as third:
+            instance.wait_until_running()
+            third.wait()
+            assert third.exit_status == 1  # the port is taken; its lock file is gone as well
+            said = command("status", "--json")
+            assert (said.returncode, said.stderr) == (0, f"note: {note}\n")
+            assert json.loads(said.stdout)["name"] == instance.name
+            assert command("reload").returncode == command("restart").returncode == command("stop").returncode == 0
+            assert instance.wait() == 0
+        assert command("status", "--name", "absent").returncode == 3
+
+
+def test_files_that_somebody_removes_from_run_are_made_again(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    name = unique_name("s")
+    before = traces(a, name)
+    with Instance(a, server_config(a, name=name), tmp_path) as instance:
+        instance.wait_until_running()
+        files, pids = InstanceFiles(name), instance.worker_pids()
+        files.lock_path.unlink()
+        files.socket_path.unlink()
+        files.lock_path.parent.rmdir()
+        eventually(lambda: command("status", "--name", name).returncode == 0, what="a socket")
+        instance.wait_for_log(f"{files.lock_path} was removed: made again")
+        fails_to_start(instance.start_again(), 1, f'instance "{name}" runs already (pid {instance.process.pid})')
+        assert instance.worker_pids() == pids
+        assert command("stop", "--name", name).returncode == 0 == instance.wait()
     assert traces(a, name) == before
 
 

@@ -12,7 +12,9 @@ Nothing that a peer has sent is trusted. Step 5 is left out for a peer that owns
 
     source         must belong to the sender, by the longest prefix over all peers
     destination    of another peer: forwarded, past the kernel; dropped with client_isolation
-                   of the sender itself, or multicast: dropped
+                   multicast or link-local: for the kernel if the sender has these addresses, as an only peer has;
+                   multicast is dropped otherwise
+                   of the sender itself: dropped
                    any other: for the kernel
 
 Each dropped packet is counted by its reason. A slot may be seen twice, after a worker was killed while it had the slot:
@@ -28,7 +30,7 @@ from typing import Protocol
 
 from pipeline.counters import ID
 from pipeline.errors import PeerError
-from pipeline.packet.ip import check, destination, is_multicast, source
+from pipeline.packet.ip import check, destination, is_multicast, is_of_the_link, source
 from pipeline.packet.route_table import NO_PEER, RouteTable
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.runtime import tun
@@ -181,6 +183,8 @@ class TunWriter:
                 return True
             self._counters[_MULTICAST] += 1
         elif receiver == peer_handle:
+            if is_of_the_link(address):
+                return True
             self._counters[_OWN_DESTINATION] += 1
         elif self._forwarder is None:
             self._counters[_ISOLATED] += 1

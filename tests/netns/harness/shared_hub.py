@@ -41,6 +41,11 @@ def networks_behind(number: int) -> tuple[str, str]:
     return f"10.1.{number}.0/24", f"fd01:{number}::/64"
 
 
+def allow(name: str) -> list[str]:
+    """The words of `invite` that give a client its networks."""
+    return [f"--allow={network}" for network in networks_behind(HOSTS_BEHIND[name])]
+
+
 def add_host_behind(stack: ExitStack, node: Node, number: int) -> HostBehind:
     host = Namespace(f"behind-{node.name}")
     stack.callback(host.close)
@@ -64,8 +69,8 @@ def run_shared_hub(stack: ExitStack, lab: Lab, directory: Path) -> Hub:
     """The server and its three clients; all are stopped with the stack."""
     behind = [network for number in HOSTS_BEHIND.values() for network in networks_behind(number)]
     hub = stack.enter_context(Hub(lab, directory, lanes=2, routes=behind, push_routes=[*BEHIND_HUB, *behind]))
-    hub.join(lab["one"], "", "--allow", *networks_behind(HOSTS_BEHIND["one"]))
+    hub.join(lab["one"], "", *allow("one"))
     two = {**PLAIN, "receive_buffer_bytes": 65536, "heartbeat_timeout": 60}
-    hub.join(lab["two"], "", "--allow", *networks_behind(HOSTS_BEHIND["two"]), **two)
+    hub.join(lab["two"], "", *allow("two"), **two)
     hub.join(lab["three"], "", "--address", f"[{hub.node.address6}]", "--rate", str(RATE_MBIT), **PLAIN)
     return hub

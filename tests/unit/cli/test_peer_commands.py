@@ -176,7 +176,7 @@ def test_a_ca_and_its_certificates_are_files_for_their_owner_alone_and_belong_to
     pki = tmp_path / "pki"
     for words, name in (
         (["--ca", "Our CA"], "ca"),
-        (["--server", "vpn.example.org", "--address", "192.0.2.1", "vpn"], "vpn.example.org"),
+        (["--server", "vpn.example.org", "--address", "192.0.2.1", "--address=vpn"], "vpn.example.org"),
         (["--client", "alice"], "alice"),
     ):
         status, out, err = run("gen-cert", pki, *words)
@@ -239,6 +239,7 @@ def test_an_invitation_is_requested_and_its_line_printed(run: Run, server: Serve
         "vpn.example.org",
         "--allow",
         "10.1.0.0/16",
+        "--allow",
         "fd01::/48",
         "--allow",
         "10.2.0.0/16",
@@ -256,6 +257,19 @@ def test_an_invitation_is_requested_and_its_line_printed(run: Run, server: Serve
             "rate_mbit": 20,
         }
     ]
+
+
+@pytest.mark.parametrize("words", [["--address", "192.0.2.1"], ["--address", "192.0.2.1", "--address", "vpn.test"]])
+def test_the_directory_may_stand_behind_the_options(run: Run, tmp_path: Path, words: list[str]) -> None:
+    assert run("gen-cert", "--ca", "Our CA", tmp_path)[0] == 0
+    assert run("gen-cert", "--server", "hub.test", *words, tmp_path)[0] == 0
+    assert sorted(os.listdir(tmp_path)) == ["ca.crt", "ca.key", "hub.test.crt", "hub.test.key"]
+
+
+def test_the_name_of_a_peer_may_stand_behind_its_networks(run: Run, server: Server) -> None:
+    server.answer = {"ok": True, "line": LINE, "server": INVITATION.server, "certificate": False}
+    assert run("invite", "--allow", "10.1.0.0/16", "--allow", "10.2.0.0/16", "alice")[0] == 0
+    assert server.requests[0]["name"] == "alice" and server.requests[0]["allowed"] == ["10.1.0.0/16", "10.2.0.0/16"]
 
 
 def test_a_note_says_if_the_server_asks_for_a_certificate_as_well(run: Run, server: Server) -> None:
@@ -279,7 +293,7 @@ def test_a_refusal_of_the_server_is_printed_with_its_reason(run: Run, server: Se
 
 
 def test_more_networks_than_a_request_holds_are_refused_before_it_is_sent(run: Run, server: Server) -> None:
-    status, out, err = run("invite", "alice", "--allow", *(f"10.{i}.0.0/16" for i in range(250)))
+    status, out, err = run("invite", "alice", *(f"--allow=10.{i}.0.0/16" for i in range(250)))
     assert (status, out, server.requests) == (2, "", []) and "into its file" in err
 
 

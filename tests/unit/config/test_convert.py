@@ -52,7 +52,7 @@ def test_the_value_of_an_unknown_setting_is_not_printed_because_it_may_be_a_secr
         ({"hold": -1}, "hold: given -1, expected a number from 0 to 86400 seconds"),
         ({"mode": "sever"}, 'mode: given "sever", expected "client" or "server"'),
         ({"compat": "yes"}, 'compat: given "yes", expected true or false'),
-        ({"connections": 65}, "connections: given 65, expected an integer from 1 to 64"),
+        ({"connections": 33}, "connections: given 33, expected an integer from 1 to 32"),
         ({"ring_slots": 33}, "expected 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048 or 4096 slots"),
         ({"slot_bytes": 139000}, "given 139000, expected a multiple of 4096 from 135168 to 4194304 bytes"),
         ({"slot_bytes": 131072}, "given 131072, expected a multiple of 4096 from 135168"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config import parse
+from pipeline.config import find_warnings, parse
 from tests.harness.config_problems import CLIENT, SERVER, the_problem
 
 
@@ -76,3 +76,13 @@ def test_the_state_directory_has_the_instances_name() -> None:
 
 def test_the_user_is_empty_by_default_and_root_stays_root() -> None:
     assert [parse(SERVER | {"user": user}).user for user in (None, "", "root", "vpn")] == ["", "", "root", "vpn"]
+
+
+def test_connections_that_are_needed_beyond_the_most_that_is_possible_are_warned_of() -> None:
+    config = parse(CLIENT | {"key_file": "k", "fec_data": 37, "fec_parity": 1})
+    assert config.connections == 32
+    (warning,) = find_warnings(config)
+    assert "connections is 32, the most that is possible, and 38 are needed" in warning
+    for fits in ({"fec_data": 31, "fec_parity": 1}, {"fec": "off", "lanes": 32}, {"connections": 32}):
+        assert find_warnings(parse(CLIENT | {"key_file": "k"} | fits)) == []
+    assert "64 are needed" in find_warnings(parse(CLIENT | {"key_file": "k", "fec": "off", "lanes": 64}))[0]

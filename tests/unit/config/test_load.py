@@ -79,7 +79,7 @@ def test_a_file_of_the_original_program_needs_only_to_accept_its_risks() -> None
 
 def test_the_defaults_are_the_original_programs_except_for_encryption() -> None:
     config = parse(SERVER)
-    assert {key: getattr(config, key) for key in ORIGINAL} == ORIGINAL | {"tls_enabled": True}
+    assert {key: getattr(config, key) for key in ORIGINAL} == ORIGINAL | {"tls_enabled": True, "local_addr": ":9000"}
 
 
 def test_the_published_profile_of_the_original_program_has_each_of_its_keys() -> None:

@@ -91,7 +91,7 @@ def test_a_server_with_tls_needs_no_insecure_and_admits_all_clients_with_it() ->
     assert find_warnings(parse(SERVER)) == []
     (warning,) = find_warnings(parse(SERVER | {"insecure": True}))
     assert warning == (
-        "insecure is true: every client that reaches 0.0.0.0:9000 and speaks TLS is inside this "
+        "insecure is true: every client that reaches :9000 and speaks TLS is inside this "
         "tunnel, without proof of its identity."
     )
 
