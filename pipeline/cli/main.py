@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pipeline.cli import peer_commands
@@ -130,6 +131,8 @@ def _start(arguments: argparse.Namespace) -> int:
     invitation = peer_commands.read_invitation(arguments.join) if arguments.join is not None else None
 
     from pipeline import config, log
+    from pipeline.credentials import ownership
+    from pipeline.runtime import privileges
     from pipeline.supervisor.supervisor import Supervisor
 
     overrides = peer_commands.overrides(invitation) if invitation else []
@@ -151,8 +154,13 @@ def _start(arguments: argparse.Namespace) -> int:
     first = reread()
     if invitation and first.mode != "client":
         raise UsageError("--join needs mode client: remove the setting or option that makes this a server")
+    ownership.check(first)
+    privileges.forbid_dumps()
+    os.umask(0o077)  # of all that this process and its workers make, whatever they were started with
     os.environ.pop("SSLKEYLOGFILE", None)
     log.start(first.name, "supervisor", first.log_level, first.log_format)
+    if arguments.config and (exposure := ownership.find_exposure(Path(arguments.config))):
+        log.LOG.warning("configuration: %s", exposure)
     for warning in config.find_warnings(first, invited=invitation is not None):
         log.LOG.warning("%s", warning)
     return Supervisor(first, reread, key=invitation.key if invitation else b"").run()
@@ -207,9 +215,13 @@ def _send_command(arguments: argparse.Namespace, request: dict[str, Any], key: s
 
 def _check(arguments: argparse.Namespace) -> int:
     from pipeline import config
+    from pipeline.credentials import ownership
 
     checked = config.load(arguments.file, arguments.set)
+    ownership.check(checked)
     print(config.to_json(checked))
+    if arguments.file and (exposure := ownership.find_exposure(Path(arguments.file))):
+        print(f"note: configuration: {exposure}", file=sys.stderr)
     for warning in config.find_warnings(checked):
         print(f"note: {warning}", file=sys.stderr)
     return 0

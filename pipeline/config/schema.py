@@ -278,12 +278,13 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Time that a stop waits for packets that are still in the rings. The default keeps a stop short.",
         unit="seconds", live=True)] = 2.0
     user: Annotated[UserName | None, about(
-        "System user that the workers run as, after everything that needs root has been opened. Empty: `tunnel` or "
-        "`nobody`, if that user exists and this process may change to it. `root`: workers stay root, without "
-        "capabilities.",
+        "System user that the workers run as, after everything that needs root has been opened. Empty: `tunnel`, if "
+        "that user exists, else an id that no user and no process of this machine has, chosen at each start; the log "
+        "says which. `root`: workers stay root, without capabilities.",
         derived='`""`')] = None
     state_dir: Annotated[DirectoryText | None, about(
-        "Directory, of mode 0700, for data that survives a restart. It holds the certificate that a server has made "
+        "Directory, of mode 0700, for data that survives a restart. Only root and the supervisor's user may be able to "
+        "change it, and the directories above it. It holds the certificate that a server has made "
         "for itself, the addresses of the peers, and the peers that `invite` has added.",
         derived=f"`{STATE_DIRECTORY}/` and `name`")] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], about(

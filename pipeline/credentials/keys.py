@@ -2,7 +2,7 @@
 
     generate() -> text       a new key: 256 random bits in base64, one line of 44 characters; WireGuard's form
     parse(text) -> bytes     the key in such a text; any other text is refused, a password above all
-    read_secret(path)        the content of a file, if no other user can read it
+    read_secret(path)        the content of a file, if no other user can read it or owns it
     read_key(path)           the key in a file
     write_secret(path)       a file of mode 0600; it appears as a whole or not at all
 
@@ -21,6 +21,7 @@ import stat
 from pathlib import Path
 
 from pipeline import small_file
+from pipeline.credentials.ownership import is_trusted, owner_advice
 from pipeline.errors import ConfigError, LocalError, PermissionDenied, Problem, TunnelError
 from pipeline.wire.auth import KEY_BYTES
 
@@ -113,10 +114,12 @@ def sync_directory(directory: Path) -> None:
 
 
 def _is_private(path: str | Path) -> small_file.Objection:
-    """The objection to a file that other users can read or change."""
+    """The objection to a file that other users can read or change, or that belongs to one of them."""
     forbidden = stat.S_IRWXO if _is_credential(path) else GROUP_AND_OTHERS
 
     def objection(status: os.stat_result) -> str:
+        if not is_trusted(status.st_uid):
+            return owner_advice(path, status.st_uid)
         if not status.st_mode & forbidden:
             return ""
         return (

@@ -17,7 +17,8 @@ from pathlib import Path
 from pipeline import hang_guard, small_file
 from pipeline.credentials import certificates, keys
 from pipeline.credentials.certificates import CertificatePair
-from pipeline.errors import ConfigError
+from pipeline.credentials.ownership import find_exposure
+from pipeline.errors import ConfigError, LocalError
 from pipeline.log import LOG
 
 DIRECTORY_MODE = 0o700
@@ -34,6 +35,8 @@ class StateDir:
             self.path.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
         except OSError as error:
             raise keys.write_error(self.path, error) from None
+        if exposure := find_exposure(self.path):  # also if somebody has made it a moment before us
+            raise LocalError(exposure)
 
     def server_certificate(self, name: str, *, make: bool) -> CertificatePair:
         """The server's own certificate and key. `make`: make them if they do not exist, as a first start does."""

@@ -14,7 +14,6 @@ reader sees half a file. After an edit by hand, the instance must be reloaded.
 from __future__ import annotations
 
 import base64
-import stat
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -27,6 +26,7 @@ from pipeline.config.quote import quote
 from pipeline.config.types import Mbit
 from pipeline.config.values import parse_address, parse_prefix
 from pipeline.credentials import keys, state_dir
+from pipeline.credentials.ownership import find_exposure
 from pipeline.errors import ConfigError, Problem
 
 DIRECTORY = state_dir.PEERS
@@ -71,13 +71,13 @@ def read_all(state: Path) -> list[InvitedPeer]:
     directory = state / DIRECTORY
     try:
         paths = sorted(path for path in directory.iterdir() if path.suffix == SUFFIX and path.name[0] != ".")
-        mode = directory.stat().st_mode
+        exposure = find_exposure(directory)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ConfigError([Problem("", f"cannot be read: {error.strerror}", str(directory))]) from None
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError([Problem("", f"other users can add peers here: chmod 700 {directory}", str(directory))])
+    if exposure:  # who can write there can add peers
+        raise ConfigError([Problem("peers", exposure)])
     found, problems = [], []
     for path in paths:
         try:

@@ -3,7 +3,8 @@
     a key            its id in HELLO, and the proof over the handshake (pipeline.wire.auth)
     a certificate    from the CA: its SHA-256, or one of its names. If no peer is identified by certificate, a client
                      with a certificate is the peer that the certificate names, unless that peer has a key
-    nothing          each client is a peer of its own, where `insecure` or no encryption admits every client
+    nothing          each client is a peer of its own, where `insecure` or no encryption admits every client. Its name
+                     begins with ANYBODY: no peer that proves its identity has such a name
 
 TLS has verified a certificate before it is looked up here.
 """
@@ -26,6 +27,9 @@ from pipeline.wire import auth
 from pipeline.wire.messages import AUTH_KEY, Hello
 
 BYTES_PER_MBIT = 125_000
+
+ANYBODY = "client:"
+"""The names of clients that prove nothing begin so. A peer's own name has no colon (pipeline.config.types)."""
 
 
 class KnownPeer(NamedTuple):
@@ -124,7 +128,7 @@ class PeerRegistry:
         """The peer of a certificate that TLS has verified."""
         known = self._certificates.get(hashlib.sha256(der).digest())
         if known is None and (self._names or not self._certificates):
-            names = certificates.names(der)
+            names = [name for name in certificates.names(der) if not name.startswith(ANYBODY)]
             known = next((self._names[name] for name in names if name in self._names), None)
             name = next((name for name in names if name.isascii() and name.isprintable()), "")
             if known is None and not self._names and name and all(name != each.policy.name for each in self.known):
@@ -133,4 +137,4 @@ class PeerRegistry:
 
     def unauthenticated(self, hello: Hello) -> KnownPeer | None:
         """A peer for a client that proves nothing, if such clients are admitted."""
-        return KnownPeer(PeerPolicy(f"client-{hello.client_id:016x}")) if self._admits_unauthenticated else None
+        return KnownPeer(PeerPolicy(f"{ANYBODY}{hello.client_id:016x}")) if self._admits_unauthenticated else None

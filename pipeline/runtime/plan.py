@@ -76,6 +76,10 @@ class WorkerSettings(NamedTuple):
         """The longest frame that the other end may send, by its length field."""
         return framing.COMPAT_LENGTH_LIMIT if self.compat else framing.LENGTH_LIMIT
 
+    def without_secrets(self) -> WorkerSettings:
+        """The settings for a worker that shakes no hands: no part of a key is in them."""
+        return self._replace(tls=None, key="")
+
     @classmethod
     def from_json(cls, fields: list[Any]) -> WorkerSettings:
         """The settings again, out of the array that json.dumps makes of them."""

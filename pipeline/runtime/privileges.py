@@ -1,16 +1,16 @@
-"""Privileges of a worker: its user, and how it gives up every right that it no longer needs.
+"""Privileges of a worker: how it gives up every right that it no longer needs.
 
-    choose_account(user)   supervisor   the account of the workers, and the sentence about it for the log
-    restrict()             worker       first of all, while it has one thread: no new rights, no core dumps
-    drop(account)          worker       once everything that needs rights is open: the account's ids, no capability
+    forbid_dumps()   supervisor and workers: no process of the same user reads their memory, and no core dump holds it
+    restrict()       first of all, while it has one thread: no new rights, no dumps
+    drop(account)    once everything that needs rights is open: the account's ids, no capability
 
 A change of credentials clears PR_SET_PDEATHSIG, so a worker asks the kernel for that signal once more after drop().
 
 libc changes ids in all threads. prctl(2) and capset(2) change the calling thread alone, and its later threads inherit.
 So restrict() comes before any thread, and drop() checks every thread that a library may have started since.
 
-In the end a worker has no capability, even if its user is root. The supervisor needs CAP_SETUID and CAP_SETGID to give
-a worker another user, and CAP_KILL to end that worker.
+In the end a worker has no capability, even if its user is root. Which user it becomes is the supervisor's decision
+(pipeline.supervisor.worker_account).
 """
 
 from __future__ import annotations
@@ -18,15 +18,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import pwd
 import resource
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from pipeline.errors import ConfigError, LocalError, PermissionDenied, Problem
-
-PREFERRED_USERS = ("tunnel", "nobody")
-"""Users without rights, tried in this order if the configuration names none."""
+from pipeline.errors import LocalError
 
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -41,110 +36,14 @@ LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 STATUS = "/proc/self/status"
 THREADS = "/proc/self/task"
-EVERY_ID_MAPPED = [[0, 0, (1 << 32) - 1]]  # outside user namespaces: first id inside, first id outside, number
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Account(NamedTuple):
-    """A system user."""
-
-    uid: int
-    gid: int
-    name: str  # for texts
-
-
-class AccountChoice(NamedTuple):
-    """The account that workers change to, None if they keep the supervisor's; and a sentence for the log."""
-
-    account: Account | None
-    text: str  # with the reason
-
-
-# -- the supervisor's part
-
-
-def choose_account(user: str | None) -> AccountChoice:
-    """The account of the workers. `user`: the setting; None or "" if there is none.
-
-    ConfigError if that user does not exist, PermissionDenied if this process cannot give a worker its account.
-    """
-    account = find_account(user)
-    if account is None:
-        why = 'the setting user says "root"' if user else f"there is no user {' or '.join(PREFERRED_USERS)}"
-    elif account.uid == os.geteuid():
-        why = "that is the user that was asked for"
-    elif not (why := _hindrance(account)):
-        return AccountChoice(account, f"workers run as {account.name}")
-    elif user:
-        raise PermissionDenied(f"user {user}: {why}; start as root, or leave the setting out")
-    return AccountChoice(None, f"workers stay {_name(os.geteuid())}: {why}")
-
-
-def find_account(user: str | None) -> Account | None:
-    """The account of that name; without a name, of the first of PREFERRED that exists. None for root."""
-    if user:
-        try:
-            return _account(user)
-        except KeyError:
-            raise ConfigError(
-                [
-                    Problem(
-                        "user",
-                        f'expected a system user, got "{user}", which does not exist; '
-                        f"create it: useradd --system {user}",
-                    )
-                ]
-            ) from None
-    for name in PREFERRED_USERS:
-        try:
-            account = _account(name)
-        except KeyError:
-            continue
-        if account is not None and account.gid:
-            return account
-    return None
-
-
-def _account(name: str) -> Account | None:
-    entry = pwd.getpwnam(name)
-    return Account(entry.pw_uid, entry.pw_gid, name) if entry.pw_uid else None
-
-
-def _hindrance(account: Account) -> str:
-    """Why this process cannot give a worker that account, or cannot end it afterwards; "" if it can."""
-    needed = 1 << CAP_KILL | 1 << CAP_SETGID | 1 << CAP_SETUID
-    if effective_capabilities() & needed != needed:
-        return f"to make them {account.name} the supervisor needs CAP_SETUID, CAP_SETGID and CAP_KILL"
-    if not (_mapped("uid_map", account.uid) and _mapped("gid_map", account.gid)):
-        return f"this user namespace has no {account.name}"
-    if _read("/proc/self/setgroups", "allow") == "deny":
-        return "this user namespace does not allow setgroups"
-    return ""
-
-
-def _mapped(table: str, number: int) -> bool:
-    """Whether user_namespaces(7) has this id."""
-    lines = [[int(word) for word in line.split()] for line in _read(f"/proc/self/{table}", "").splitlines()]
-    return any(first <= number < first + count for first, _, count in lines or EVERY_ID_MAPPED)
-
-
-def _read(path: str, otherwise: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read().strip()
-    except FileNotFoundError:  # a kernel without user namespaces
-        return otherwise
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
-
-
-# -- the worker's part
+def forbid_dumps() -> None:
+    """Keep the memory of this process, which holds keys, from debuggers of its own user and from core dumps."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    prctl(PR_SET_DUMPABLE, 0)  # core_pattern may be a pipe, and then the limit does not count: core(5)
 
 
 def restrict() -> None:
@@ -154,8 +53,7 @@ def restrict() -> None:
         _empty_the_bounding_set()
     status = _status(STATUS)
     _set_capabilities(int(status["CapEff"], 16), int(status["CapPrm"], 16), inheritable=0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    prctl(PR_SET_DUMPABLE, 0)  # core_pattern may be a pipe, and then the limit does not count: core(5)
+    forbid_dumps()
     if os.getsid(0) != os.getpid():
         os.setsid()  # no controlling terminal: by TIOCSTI a worker could type into root's
 

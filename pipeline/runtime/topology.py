@@ -15,6 +15,7 @@ Workers start in START_ORDER: the consumers of a ring start before the worker th
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 from pipeline.fec import shard
@@ -94,12 +95,20 @@ def build_plan(
     slot_bytes: int,
     settings: WorkerSettings,
     capacity: int = 1,
+    name_key: bytes = b"",
 ) -> Plan:
-    """The plan of one run. `slots`, `slot_bytes`: of a ring for bulk; `capacity`: peers that can be connected."""
+    """The plan of one run. `slots`, `slot_bytes`: of a ring for bulk; `capacity`: peers that can be connected.
+
+    Everybody may make names in /dev/shm. With a secret `name_key`, nobody can make one of the run's before we do.
+    """
     shape = "compat" if settings.compat else "off" if settings.fec == "off" else "fec"
     base = f"/{name_prefix(name)}{run_id}@"
+
+    def shm_name(what: str) -> str:
+        return f"{base}{what}.{hashlib.blake2s(what.encode(), key=name_key, digest_size=8).hexdigest()}"
+
     workers = [
-        WorkerPlan(f"{kind}-{lane}", kind, lane, page, {d: f"{base}{kind}-{lane}.{d}" for d in layout.DUTIES})
+        WorkerPlan(f"{kind}-{lane}", kind, lane, page, {d: shm_name(f"{kind}-{lane}.{d}") for d in layout.DUTIES})
         for page, (kind, lane) in enumerate((kind, lane) for kind in START_ORDER[shape] for lane in range(lanes))
     ]
     geometry = {"light": (LIGHT_SLOTS, LIGHT_SLOT_BYTES)}
@@ -108,7 +117,7 @@ def build_plan(
     rings = [
         RingPlan(
             f"{kind}-{lane}",
-            f"{base}{kind}-{lane}",
+            shm_name(f"{kind}-{lane}"),
             kind,
             lane,
             *geometry.get(kind, (slots, slot_bytes)),
@@ -120,8 +129,8 @@ def build_plan(
         for lane in range(lanes)
     ]
     rows = min(STATUS_ROWS_MAX, STATUS_ROWS_MIN + STATUS_ROWS_PER_PEER * (capacity - 1))
-    peers = PeerTablePlan(f"{base}peer-table", capacity, rows)
-    return Plan(name, run_id, mode, lanes, f"{base}scoreboard", peers, workers, rings, settings)
+    peers = PeerTablePlan(shm_name("peer-table"), capacity, rows)
+    return Plan(name, run_id, mode, lanes, shm_name("scoreboard"), peers, workers, rings, settings)
 
 
 def _members(visitor: Visitor, lane: int, lanes: int) -> list[StageMember]:

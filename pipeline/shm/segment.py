@@ -75,7 +75,7 @@ def create(name: str, size: int) -> Segment:
 
 
 def attach(name: str, size: int) -> Segment:
-    """Map an existing segment. LocalError if it is gone or has another size."""
+    """Map an existing segment. LocalError if it is gone, has another size or another owner."""
     try:
         shm = posix_ipc.SharedMemory(name)
     except posix_ipc.ExistentialError:
@@ -83,9 +83,11 @@ def attach(name: str, size: int) -> Segment:
     except posix_ipc.PermissionsError:
         raise LocalError(f"shared memory {name}: belongs to another user; run as the supervisor's user") from None
     try:
-        actual = os.fstat(shm.fd).st_size
-        if actual != size:
-            raise LocalError(f"shared memory {name}: expected {size} bytes, has {actual}")
+        found = os.fstat(shm.fd)
+        if found.st_uid != os.geteuid():
+            raise LocalError(f"shared memory {name}: expected ours, belongs to user {found.st_uid}: it was replaced")
+        if found.st_size != size:
+            raise LocalError(f"shared memory {name}: expected {size} bytes, has {found.st_size}")
         return Segment(name, shm.fd, size)
     finally:
         shm.close_fd()

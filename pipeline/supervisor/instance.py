@@ -13,11 +13,14 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.credentials.ownership import find_exposure
 from pipeline.errors import LocalError, NotRunning, PermissionDenied
+from pipeline.log import LOG, printable
 from pipeline.runtime import topology
 from pipeline.shm.segment import SHM_DIRECTORY
 
@@ -53,8 +56,14 @@ class Instance:
             os.close(self._lock_fd)
             self.acquire()
             return
-        self._write_pid()
-        self.remove_leftovers()
+        try:
+            self._write_pid()
+            self.remove_leftovers()
+        except (OSError, LocalError) as error:
+            self.release()
+            if isinstance(error, LocalError):
+                raise
+            raise LocalError(f"{error.filename or self.lock_path}: {error.strerror}") from None
 
     def _write_pid(self) -> None:
         os.ftruncate(self._lock_fd, 0)
@@ -66,7 +75,9 @@ class Instance:
         while True:
             try:
                 RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
-                return os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                if exposure := find_exposure(RUN_DIRECTORY):
+                    raise LocalError(exposure)
+                return os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             except (FileExistsError, FileNotFoundError):
                 attempts -= 1
                 if not attempts:
@@ -79,14 +90,28 @@ class Instance:
             return False
 
     def remove_leftovers(self) -> list[str]:
-        """Remove every name of this instance in /dev/shm, and a stale control socket. The lock must be held."""
-        removed = [
-            entry
-            for entry in os.listdir(SHM_DIRECTORY)
-            if (match := _SHM_NAME.fullmatch(entry)) and match["name"] == self.name
-        ]
-        for entry in removed:
-            (Path(SHM_DIRECTORY) / entry).unlink(missing_ok=True)
+        """Remove our names of this instance in /dev/shm, and a stale control socket. The lock must be held.
+
+        Everybody may make names in /dev/shm. A name that is not a file of ours is left alone.
+        """
+        if not os.path.isdir(SHM_DIRECTORY):
+            raise LocalError(f"{SHM_DIRECTORY} is missing: mount -t tmpfs -o mode=1777 tmpfs {SHM_DIRECTORY}")
+        if exposure := find_exposure(Path(SHM_DIRECTORY)):
+            LOG.warning("%s", exposure)
+        removed, others = [], []
+        for entry in os.listdir(SHM_DIRECTORY):
+            if (match := _SHM_NAME.fullmatch(entry)) and match["name"] == self.name:
+                path = Path(SHM_DIRECTORY, entry)
+                if _is_our_file(path):
+                    path.unlink(missing_ok=True)
+                    removed.append(entry)
+                else:
+                    others.append(entry)
+        if others:
+            LOG.warning(
+                "%s has %d names like ours that are not ours, such as %s: they are left alone",
+                *(SHM_DIRECTORY, len(others), printable(others[0])),
+            )
         self.socket_path.unlink(missing_ok=True)
         return removed
 
@@ -110,9 +135,11 @@ class Instance:
 
     def release(self) -> None:
         """Remove every trace of the instance, and release the lock. Files of another supervisor stay."""
-        if self._is_current():
-            self.socket_path.unlink(missing_ok=True)
-            self.lock_path.unlink(missing_ok=True)
+        for path in (self.socket_path, self.lock_path) if self._is_current() else ():
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                LOG.warning("%s cannot be removed: %s", path, error.strerror)
         os.close(self._lock_fd)
         try:
             RUN_DIRECTORY.rmdir()
@@ -168,6 +195,14 @@ def find_instances() -> Found:
         else:
             found.running.append(name)
     return found
+
+
+def _is_our_file(path: Path) -> bool:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _pid(fd: int) -> int:

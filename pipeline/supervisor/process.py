@@ -22,6 +22,14 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+INHERITED_VARIABLES = (
+    *("LANG", "LC_", "TZ", "PATH", "LD_", "PYTHON", "GLIBC_", "MALLOC_"),
+    *("OPENSSL_", "SSL_CERT_", "RES_OPTIONS", "LOCALDOMAIN", "HOSTALIASES"),
+)
+"""Beginnings of the environment variables that a worker gets. Others may be secrets of the service's, or ways to its
+service manager."""
+
+
 class Process:
     """The present process of a worker, if there is one: `pid` is 0 and both descriptors are -1 if not."""
 
@@ -47,7 +55,11 @@ class Process:
             argv += [f"--{option}", str(fd)]
         try:
             self._popen = subprocess.Popen(
-                argv, pass_fds=list(options.values()), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+                argv,
+                pass_fds=list(options.values()),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={name: value for name, value in os.environ.items() if name.startswith(INHERITED_VARIABLES)},
             )
         except OSError:
             os.close(ready)

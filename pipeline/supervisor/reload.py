@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.config import RELOAD, Config, changes
+from pipeline.credentials import ownership
 from pipeline.errors import ConfigError
 from pipeline.supervisor.worker_settings import LIMITS
 
@@ -39,6 +40,7 @@ class Reload:
         self.error = ""
         try:
             new = reread()
+            ownership.check(new)
         except ConfigError as error:
             self.error = str(error)
             return

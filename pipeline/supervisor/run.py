@@ -1,6 +1,8 @@
-"""One run of an instance: its numbers, and its plan in a file descriptor from which each worker reads it.
+"""One run of an instance: its numbers, and its plan in file descriptors from which workers read it.
 
 A reload writes the plan again under the run's old names, for the workers that are started from then on.
+
+The plan of tcp workers has the secrets, and no other has: the private key of the certificate, and a client's key.
 """
 
 from __future__ import annotations
@@ -13,34 +15,51 @@ from pipeline.config import Config
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.runtime import topology
 from pipeline.runtime.plan import Plan
-from pipeline.runtime.privileges import Account
 from pipeline.supervisor.tun_device import TunDevice
+from pipeline.supervisor.worker_account import Account
 from pipeline.supervisor.worker_settings import new_session, worker_settings
+
+SECRET_KINDS = ("tcp",)
+"""Kinds of workers that shake hands."""
 
 
 class Run:
-    """`plan` and `plan_fd` are there after write_plan()."""
+    """`plan` is there after write_plan(), without secrets."""
 
     plan: Plan
 
     def __init__(self, account: Account | None) -> None:
         self.started_ns = time.monotonic_ns()
-        self.plan_fd = -1
+        self._fds: list[int] = []  # of the plan without secrets, and of the whole plan
         self._account = account
         self._run_id = secrets.token_hex(4)
+        self._name_key = secrets.token_bytes(16)
         self._session = new_session()
 
     def write_plan(self, config: Config, credentials: TlsSettings, device: TunDevice, peers: int) -> None:
         """Make the plan of this configuration. `peers`: how many may be connected at a time."""
-        settings = worker_settings(config, credentials, device, self._session, self._account)
-        self.plan = topology.build_plan(
-            config.name, self._run_id, config.mode, config.lanes, config.ring_slots, config.slot_bytes, settings, peers
+        self.settings = worker_settings(config, credentials, device, self._session, self._account)
+        whole = topology.build_plan(
+            config.name,
+            self._run_id,
+            config.mode,
+            config.lanes,
+            config.ring_slots,
+            config.slot_bytes,
+            self.settings,
+            peers,
+            self._name_key,
         )
+        self.plan = whole._replace(settings=self.settings.without_secrets())
         self.close()
-        self.plan_fd = os.memfd_create("plan", os.MFD_CLOEXEC)
-        os.write(self.plan_fd, self.plan.to_json().encode())
+        for plan in (self.plan, whole):
+            self._fds.append(os.memfd_create("plan", os.MFD_CLOEXEC))
+            os.write(self._fds[-1], plan.to_json().encode())
+
+    def plan_fd(self, kind: str) -> int:
+        """The descriptor of the plan for workers of this kind."""
+        return self._fds[kind in SECRET_KINDS]
 
     def close(self) -> None:
-        if self.plan_fd >= 0:
-            os.close(self.plan_fd)
-            self.plan_fd = -1
+        while self._fds:
+            os.close(self._fds.pop())

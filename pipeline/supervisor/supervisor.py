@@ -43,7 +43,6 @@ from pipeline.policy.lifecycle import (
     WorkerState,
 )
 from pipeline.policy.restart import RestartPolicy
-from pipeline.runtime import privileges
 from pipeline.supervisor import cores, status
 from pipeline.supervisor.client_role import ClientRole
 from pipeline.supervisor.control_socket import ControlServer
@@ -58,6 +57,7 @@ from pipeline.supervisor.sd_notify import Watchdog, notify
 from pipeline.supervisor.server_role import ServerRole
 from pipeline.supervisor.shared_memory import SharedMemory
 from pipeline.supervisor.tun_device import TunDevice
+from pipeline.supervisor.worker_account import choose_account
 from pipeline.supervisor.worker_channels import WorkerChannels
 
 TICK = 0.1  # seconds; the longest time between two looks at the clock, the heartbeats and the device
@@ -99,7 +99,7 @@ class Supervisor:
         instance = Instance(config.name)
         instance.acquire()
         self._cleanup.append(instance.release)
-        choice = privileges.choose_account(config.user)
+        choice = choose_account(config.user)
         LOG.info("%s", choice.text)
         is_server = config.mode == "server"
         self._role = ServerRole(config) if is_server else ClientRole(config, self._key)
@@ -244,7 +244,7 @@ class Supervisor:
                 fds["supervisor-fd"] = channel = self._channels.open_channel(process.name)
                 if self._listener is not None:
                     fds["listen-fd"] = self._listener.fileno()
-            process.spawn(self._run.plan_fd, fds)
+            process.spawn(self._run.plan_fd(process.plan.kind), fds)
         except OSError as error:
             self._carry_out(self._lifecycle.start_failed(process.name, error.strerror or str(error)))
             return
@@ -338,7 +338,7 @@ class Supervisor:
         if reload.replaces_workers:
             self._restart("")
         else:
-            self._channels.send_to_all({"settings": list(self._run.plan.settings)})
+            self._channels.send_to_all({"settings": list(self._run.settings)})
 
 
 def _describe(exit_status: int, aborted: bool) -> str:

@@ -12,7 +12,7 @@ from pipeline.config import Config
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import ConfigError
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.runtime.privileges import Account
+from pipeline.supervisor.worker_account import Account
 
 LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address")
 """Settings that a reload changes in running tcp workers."""

@@ -145,7 +145,8 @@ def test_a_worker_that_dies_again_and_again_ends_the_instance(lab: Lab, tmp_path
     before = traces(a, name)
     with Instance(a, server_config(a, name=name, restart_intensity=2), tmp_path) as instance:
         instance.wait_until_running()
-        Path(f"{SHM_DIRECTORY}/tunnel@{instance.name}@{instance.running()['run']}@inbound-0").unlink()
+        (segment,) = Path(SHM_DIRECTORY).glob(f"tunnel@{instance.name}@{instance.running()['run']}@inbound-0.*")
+        segment.unlink()
         instance.signal_worker("tcp-0", signal.SIGKILL)
         state = eventually(lambda: instance.worker("tcp-0")["state"] == "backoff" and instance.running()["state"])
         assert state == "degraded"

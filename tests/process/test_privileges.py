@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import grp
 import json
 import os
 import pwd
@@ -21,8 +22,10 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.runtime.privileges import PREFERRED_USERS, choose_account
+from pipeline.supervisor.free_id import RANGES, find_free_id, ids_in_use
+from pipeline.supervisor.worker_account import PREFERRED_USER, choose_account
 from tests.netns.harness.instance import NOBODY
+from tests.support import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changes user ids and capabilities")
 
@@ -32,6 +35,7 @@ CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 BEGIN = f"""
 import ctypes, json, os, resource, signal, socket, subprocess, sys, threading, time
 from pipeline.runtime import privileges, worker
+from pipeline.supervisor.worker_account import choose_account
 
 def threads():
     for thread in os.listdir("/proc/self/task"):
@@ -51,6 +55,28 @@ def say(what):
 
 USER = ({USER}, {USER})
 """
+
+IN_CONTAINER = r"""
+import ctypes, os, sys
+(ours, theirs), (go, mapped) = os.pipe(), os.pipe()
+child = os.fork()
+if not child:
+    if ctypes.CDLL(None).unshare(0x10000000):  # CLONE_NEWUSER
+        os._exit(1)
+    os.write(theirs, b"x")
+    os.read(go, 1)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    os.execvp(sys.argv[1], sys.argv[1:])
+os.close(theirs)
+if os.read(ours, 1):
+    for table in ("uid_map", "gid_map"):
+        with open(f"/proc/{child}/{table}", "w") as file:
+            file.write("0 0 1\n1 100000 65535")
+    os.write(mapped, b"x")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+"""Root of a rootless container: ids 0 to 65535, and no others."""
 
 
 def process(code: str, wrap: Sequence[str] = (), status: int = 0, environment: dict[str, str] | None = None) -> Any:
@@ -294,15 +320,45 @@ OTHER = next(each.pw_name for each in pwd.getpwall() if each.pw_uid not in (0, U
 
 
 def test_without_a_name_it_is_a_user_without_rights() -> None:
-    choice = choose_account(None)
-    assert choice == choose_account("")
-    existing = [each.pw_name for each in pwd.getpwall()]
-    if not set(PREFERRED_USERS) & set(existing):
-        assert choice.account is None and choice.text == "workers stay root: there is no user tunnel or nobody"
-    else:
-        assert choice.account.name == next(name for name in PREFERRED_USERS if name in existing)
-        assert choice.account.uid and choice.account.gid
-        assert choice.text == f"workers run as {choice.account.name}"
+    choices = [choose_account(None), choose_account("")]
+    if PREFERRED_USER in [each.pw_name for each in pwd.getpwall()]:
+        assert {choice.account.name for choice in choices} == {PREFERRED_USER}
+        return
+    first, second = (choice.account for choice in choices)
+    assert first.uid == first.gid and first.is_free
+    assert first.uid != second.uid  # two instances have two
+    assert choices[0].text == f"workers run as user {first.uid}, an id that nobody else has"
+
+
+def test_a_free_id_has_no_account_and_no_process() -> None:
+    number = find_free_id()
+    assert any(number in each for each in RANGES) and number not in ids_in_use()
+    with pytest.raises(KeyError):
+        pwd.getpwuid(number)
+    with pytest.raises(KeyError):
+        grp.getgrgid(number)
+
+
+def test_an_id_that_a_process_has_is_in_use() -> None:
+    number = find_free_id()
+    with subprocess.Popen(["setpriv", f"--reuid={number}", "cat"], stdin=subprocess.PIPE) as running:
+        eventually(lambda: os.stat(f"/proc/{running.pid}").st_uid == number)
+        assert number in ids_in_use()
+
+
+def test_a_named_user_with_other_processes_is_said() -> None:
+    with subprocess.Popen(["setpriv", f"--reuid={USER}", "cat"], stdin=subprocess.PIPE) as running:
+        eventually(lambda: os.stat(f"/proc/{running.pid}").st_uid == USER)
+        choice = choose_account(pwd.getpwuid(USER).pw_name)
+    assert choice.account.uid == USER and "other processes here, which can stop and end them" in choice.text
+
+
+def test_a_container_with_few_ids_has_a_free_one_among_them() -> None:
+    few = [sys.executable, "-c", IN_CONTAINER]
+    if subprocess.run([*few, "true"], capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    uid, text = process("choice = choose_account(None); say([choice.account.uid, choice.text])", wrap=few)
+    assert uid in RANGES[1] and text.startswith(f"workers run as user {uid}")
 
 
 def test_a_user_that_is_named_is_used() -> None:
@@ -311,7 +367,7 @@ def test_a_user_that_is_named_is_used() -> None:
         if entry.pw_uid == 0:
             assert choice.account is None and 'user says "root"' in choice.text
         else:
-            assert choice.account == (entry.pw_uid, entry.pw_gid, entry.pw_name)
+            assert choice.account == (entry.pw_uid, entry.pw_gid, entry.pw_name, False)
 
 
 def test_a_user_that_does_not_exist_is_an_error_of_the_setting() -> None:
@@ -324,9 +380,9 @@ def test_a_user_that_does_not_exist_is_an_error_of_the_setting() -> None:
 
 ASK = f"""
 from pipeline.errors import PermissionDenied
-text = privileges.choose_account(None).text
+text = choose_account(None).text
 try:
-    privileges.choose_account("{OTHER}")
+    choose_account("{OTHER}")
 except PermissionDenied as error:
     say([text, str(error)])
 """

@@ -15,7 +15,7 @@ from pipeline.credentials import certificates
 from pipeline.fec.shard import RUN_BYTES, shard_bytes
 from pipeline.packet.vnet import GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, VNET
 from pipeline.peers.admission import PeerStatus
-from pipeline.peers.registry import KnownPeer
+from pipeline.peers.registry import ANYBODY, KnownPeer
 from pipeline.shm.layout import RECORD_WORDS, SENT_DROPPED
 from pipeline.transport.settings import TlsMaterial
 from pipeline.wire import framing
@@ -93,7 +93,7 @@ def tls() -> tuple[TlsMaterial, TlsMaterial]:
 
 def peers_by_number(server: End) -> dict[int, PeerStatus]:
     """The list of `peers`, by number of the client."""
-    return {int(row["name"].removeprefix("client-"), 16): row for row in server.hub.list_peers(time.monotonic_ns())}
+    return {int(row["name"].removeprefix(ANYBODY), 16): row for row in server.hub.list_peers(time.monotonic_ns())}
 
 
 def index_of(server: End, client: int) -> int:
@@ -104,7 +104,7 @@ def index_of(server: End, client: int) -> int:
 
 
 def name_of(client: int) -> str:
-    return f"client-{client:016x}"
+    return f"{ANYBODY}{client:016x}"
 
 
 def configure(server: End, *known: KnownPeer) -> None:

@@ -156,7 +156,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
 def test_a_directory_to_which_other_users_can_add_files_is_refused(tmp_path: Path) -> None:
     write(tmp_path, FULL)
     (tmp_path / "peers").chmod(0o770)
-    assert "chmod 700" in problems(tmp_path)[0]
+    assert "chmod go-w" in problems(tmp_path)[0]
 
 
 @pytest.mark.parametrize(

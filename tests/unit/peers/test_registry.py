@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 
 from pipeline.config import Config, parse
+from pipeline.config.peer import check_peer_name
 from pipeline.credentials import certificates, keys
 from pipeline.credentials.certificates import CertificatePair
 from pipeline.errors import ConfigError
@@ -193,8 +194,18 @@ def test_unauthenticated_clients_are_admitted_each_as_a_peer_of_its_own() -> Non
     names = [name_of(everybody.unauthenticated(hello(None, client))) for client in (1, 2, (1 << 64) - 1)]
     assert len(set(names)) == 3
     assert names[0] == name_of(everybody.unauthenticated(hello(None, 1)))
-    assert names[2] == "client-ffffffffffffffff"
+    assert names[2] == "client:ffffffffffffffff"
     assert everybody.unauthenticated(hello(None)).policy == PeerPolicy(names[0])
+
+
+def test_no_peer_that_proves_its_identity_has_the_name_of_an_unauthenticated_client(
+    shown: Callable[..., bytes],
+) -> None:
+    """Such a client chooses its number: it would end the session of that peer, and have its address."""
+    name = name_of(PeerRegistry(admits_unauthenticated=True).unauthenticated(hello(None, 1)))
+    with pytest.raises(ConfigError):
+        check_peer_name(name)
+    assert certified().by_certificate(shown(name)) is None
 
 
 def test_an_unauthenticated_client_is_no_peer_elsewhere() -> None:

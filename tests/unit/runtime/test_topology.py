@@ -244,6 +244,14 @@ def test_every_duty_has_one_doorbell_and_every_name_is_one_of_a_kind(shape: Shap
         assert "/" not in name[1:]
 
 
+def test_nobody_can_tell_the_names_of_a_run_before_they_are_made() -> None:
+    arguments = "town", "0123abcd", "server", 1, 32, 135168, FEC, 5
+    names = [
+        {ring.segment for ring in topology.build_plan(*arguments, name_key=key).rings} for key in (b"1", b"2", b"1")
+    ]
+    assert names[0] == names[2] and not names[0] & names[1]
+
+
 def test_names_fit_a_file_name_with_the_longest_instance_name() -> None:
     longest = "n" * 64
     plan = build(3, True, 5, longest)
@@ -276,7 +284,8 @@ def test_a_plan_crosses_a_pipe_as_json_unchanged(shape: Shape) -> None:
 
 @pytest.mark.parametrize(("capacity", "rows"), [(1, 64), (2, 74), (200, 2054), (1000, 8192), (8000, 8192)])
 def test_a_tcp_worker_has_room_for_the_connections_of_as_many_peers_as_there_can_be(capacity: int, rows: int) -> None:
-    assert build(1, False, capacity).peer_table == ("/tunnel@town@0123abcd@peer-table", capacity, rows)
+    name, *numbers = build(1, False, capacity).peer_table
+    assert name.startswith("/tunnel@town@0123abcd@peer-table.") and numbers == [capacity, rows]
 
 
 def test_workers_are_found_by_name_and_kind() -> None:

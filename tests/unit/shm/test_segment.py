@@ -67,6 +67,14 @@ def test_a_mapping_outlives_its_name(name: str) -> None:
     made.close()
 
 
+@ROOT_ONLY
+def test_a_segment_that_another_user_has_put_under_the_name_is_refused(name: str) -> None:
+    segment.create(name, SIZE).close()
+    os.chown(path(name), NOBODY, NOBODY)
+    with pytest.raises(LocalError, match=f"{name}: expected ours, belongs to user {NOBODY}: it was replaced"):
+        segment.attach(name, SIZE)
+
+
 def test_a_name_that_is_in_use_is_refused_and_left_alone(name: str) -> None:
     made = segment.create(name, SIZE)
     made.view[:3] = b"one"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from pipeline.config import parse
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.runtime.privileges import Account
+from pipeline.supervisor.worker_account import Account
 from pipeline.supervisor.worker_settings import HANDED_DOWN, client_id, new_session, worker_settings
 from pipeline.transport.settings import TlsMaterial
 

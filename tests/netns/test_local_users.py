@@ -1,0 +1,221 @@
+"""Other users of the machine, and a worker that has been taken over: what they can read, stop and replace."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from pipeline.credentials import invitation
+from pipeline.shm.segment import SHM_DIRECTORY
+from pipeline.supervisor.instance import RUN_DIRECTORY
+from tests.netns.harness.hub import Hub, hub_config
+from tests.netns.harness.instance import Instance, command
+from tools.lab.network import Lab
+
+SOMEBODY = 4242
+NOBODY = 65534
+WINDOW = 1 << 24  # bytes of a process that are searched at a time
+
+
+@pytest.fixture(scope="module")
+def hub(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub and one client, whose certificate and invitation are their secrets."""
+    with Hub(lab, tmp_path_factory.mktemp("local"), fec="on") as made:
+        made.join(lab.nodes[1], "one", fec="on")
+        yield made
+
+
+# -- secrets in memory
+
+
+def forms(secret: bytes) -> set[bytes]:
+    """A secret as it may lie in memory."""
+    text = base64.b64encode(secret)
+    return {secret, secret.hex().encode(), secret.hex().upper().encode(), text, text.rstrip(b"="), secret[::-1]}
+
+
+def private_key(pem: bytes) -> set[bytes]:
+    """A private key as PEM, DER, and its number."""
+    key = serialization.load_pem_private_key(pem, None)
+    der = key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    number = key.private_numbers().private_value.to_bytes(32, "big")
+    body = b"".join(pem.splitlines()[1:-1])
+    return {der, body[-44:], pem.splitlines()[1], *forms(number)}
+
+
+def finds(pid: int, needles: set[bytes]) -> bool:
+    """Whether the memory of a process has one of these; memory of the kernel is not looked at."""
+    longest = max(map(len, needles))
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            area, rights, *_ = line.split()
+            if "r" not in rights or "[v" in line:
+                continue
+            begin, end = (int(part, 16) for part in area.split("-"))
+            for at in range(begin, end, WINDOW):
+                memory.seek(at)
+                try:
+                    data = memory.read(min(WINDOW + longest, end - at))
+                except OSError:
+                    break
+                if any(needle in data for needle in needles):
+                    return True
+    return False
+
+
+def test_a_secret_is_in_the_memory_of_the_processes_that_need_it_and_of_no_other(hub: Hub) -> None:
+    client = hub["one"]
+    key = invitation.decode(client.invitation).key
+    certificate = private_key((Path(hub.server.config["state_dir"]) / "server.key").read_bytes())
+    server_pids, client_pids = hub.server.worker_pids(), client.worker_pids()
+    assert {name for name, pid in server_pids.items() if finds(pid, certificate)} == {"tcp-0"}
+    assert {name for name, pid in server_pids.items() if finds(pid, forms(key))} == set()
+    assert {name for name, pid in client_pids.items() if finds(pid, forms(key))} == {"tcp-0"}
+    assert {name for name, pid in client_pids.items() if finds(pid, certificate)} == set()
+    for instance in (hub.server, client):
+        assert finds(instance.process.pid, forms(key))  # so the search finds what there is
+
+
+# -- another user's process
+
+
+LOOK = """
+import ctypes, json, os, resource, signal, socket, sys
+shm, run, name, *pids = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+
+def call(number, *arguments):
+    if libc.syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "")
+
+def connect():
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(f"{run}/{name}.sock")
+
+allowed = []
+def tried(what, act, *arguments):
+    try:
+        act(*arguments)
+        allowed.append(what)
+    except OSError:
+        pass
+
+for pid in map(int, pids):
+    for file in ("mem", "environ", "maps", "auxv", "stack", "syscall"):
+        tried(f"{file} of {pid}", lambda: open(f"/proc/{pid}/{file}", "rb").read(1))
+    for directory in ("fd", "map_files", "cwd", "root"):
+        tried(f"{directory} of {pid}", os.listdir, f"/proc/{pid}/{directory}")
+    tried(f"ptrace {pid}", call, 101, 16, pid, 0, 0)
+    tried(f"kill {pid}", os.kill, pid, 0)
+    tried(f"stop {pid}", os.kill, pid, signal.SIGSTOP)
+    tried(f"pidfd signal {pid}", lambda: signal.pidfd_send_signal(os.pidfd_open(pid), 0))
+    tried(f"limits of {pid}", lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (8, 8)))
+    tried(f"cores of {pid}", lambda: os.sched_setaffinity(pid, os.sched_getaffinity(pid)))
+    tried(f"niceness of {pid}", lambda: os.setpriority(os.PRIO_PROCESS, pid, 19))
+    tried(f"scheduler of {pid}", lambda: os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0)))
+for file in os.listdir(shm):
+    if f"tunnel@{name}@" in file:
+        for how in ("r", "w", "a"):
+            tried(f"{how} {file}", open, f"{shm}/{file}", how)
+        tried(f"remove {file}", os.unlink, f"{shm}/{file}")
+        tried(f"rename {file}", os.rename, f"{shm}/{file}", f"{shm}/mine")
+tried("run directory", os.listdir, run)
+tried("control socket", connect)
+print(json.dumps(allowed))
+"""
+
+
+@pytest.mark.parametrize("uid", [SOMEBODY, NOBODY])
+def test_another_user_can_neither_look_into_nor_disturb_an_instance(hub: Hub, uid: int) -> None:
+    instance = hub.server
+    pids = [instance.process.pid, *instance.worker_pids().values()]
+    said = subprocess.run(
+        [*as_user(uid), sys.executable, "-c", LOOK, SHM_DIRECTORY, RUN_DIRECTORY, instance.name, *map(str, pids)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert json.loads(said.stdout or said.stderr) == []
+    assert set(instance.restarts().values()) == {0}
+
+
+def as_user(uid: int) -> list[str]:
+    """Words in front of a command: it runs as that user, but may read where Python lies."""
+    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+
+
+# -- names and files that another user has made
+
+
+def test_names_that_another_user_has_made_stop_no_start(lab: Lab, tmp_path: Path) -> None:
+    config = hub_config(lab.nodes[0], tmp_path)
+    names = [f"{SHM_DIRECTORY}/tunnel@{config['name']}@00000000@{what}" for what in ("scoreboard", "ring")]
+    make = f"mkdir '{names[0]}'; touch '{names[1]}'; chmod 666 '{names[1]}'"
+    subprocess.run([*as_user(NOBODY), "sh", "-c", make], check=True)
+    try:
+        with Instance(lab.nodes[0], config, tmp_path) as instance:
+            instance.wait_until_running()
+            assert instance.log.count("2 names like ours that are not ours") == 1
+        assert all(map(os.path.lexists, names))
+    finally:
+        os.rmdir(names[0])
+        os.unlink(names[1])
+
+
+def test_what_is_made_is_ours_alone_however_we_were_started(lab: Lab, tmp_path: Path) -> None:
+    """With umask 0, and with a secret in the environment that is no business of the workers."""
+    state = tmp_path / "new/lib/state"
+    config = hub_config(lab.nodes[0], tmp_path, state_dir=str(state))
+    environment = {"SERVICE_TOKEN": "secret", "LC_TIME": "C"}
+    carelessly = ["sh", "-c", 'umask 0; exec "$@"', "sh"]
+    with Instance(lab.nodes[0], config, tmp_path, wrap=carelessly, environment=environment) as instance:
+        instance.wait_until_running()
+        assert instance.command("invite", "one").returncode == 0
+        made = [tmp_path / "new", *(tmp_path / "new").rglob("*"), RUN_DIRECTORY, *RUN_DIRECTORY.glob("*")]
+        made += Path(SHM_DIRECTORY).glob(f"*tunnel@{instance.name}@*")
+        assert len(made) > 10
+        assert [path for path in made if path.stat().st_mode & 0o077] == []
+        for pid in instance.worker_pids().values():
+            given = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            assert b"LC_TIME=C" in given and b"SERVICE_TOKEN=secret" not in given
+        limits = Path(f"/proc/{instance.running()['pid']}/limits").read_text()
+        assert "Max core file size 0 0 bytes" in " ".join(limits.split())
+
+
+def test_a_state_directory_that_others_can_change_is_refused_by_start_and_by_check(lab: Lab, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    config = hub_config(lab.nodes[0], tmp_path, state_dir=str(state))
+    with Instance(lab.nodes[0], config, tmp_path) as instance:
+        instance.wait_until_running()
+        assert instance.command("invite", "one").returncode == 0
+    cures = {
+        "state": lambda: state.chmod(0o777),
+        "peers": lambda: (state / "peers").chmod(0o770),
+        "peer": lambda: os.chown(state / "peers/one.json", NOBODY, NOBODY),
+        "key": lambda: os.chown(state / "server.key", NOBODY, NOBODY),
+    }
+    for what, expose in cures.items():
+        expose()
+        with instance.start_again() as again:
+            assert again.wait() == 78, what
+            assert "chmod go-w" in again.log or f"chown root {state}" in again.log
+            assert "Traceback" not in again.log
+        for path in (state, state / "peers", state / "peers/one.json", state / "server.key"):
+            os.chown(path, 0, 0)
+            path.chmod(0o700)
+    state.chmod(0o777)
+    file = tmp_path / "checked.json"
+    file.write_text(json.dumps(config))
+    checked = command("check", file)
+    assert checked.returncode == 78
+    assert checked.stderr == (
+        f"tunnel-supervisor: state_dir: other users can write to {state} (mode 0777): chmod go-w {state}\n"
+    )
