@@ -58,7 +58,7 @@ ALIVE = (STARTING, RUNNING, STOPPING)
 # fmt: off
 TRANSITIONS: dict[Event, dict[WorkerState, tuple[WorkerState, ...]]] = {
     Event.START:        {STOPPED: (STARTING,), BACKOFF: (STARTING,)},
-    Event.START_FAILED: {STARTING: (STOPPED,)},
+    Event.START_FAILED: {STARTING: (STOPPED, BACKOFF)},
     Event.READY:        {STARTING: (RUNNING,), STOPPING: (STOPPING,)},
     Event.OVERDUE:      {STARTING: (STARTING,), RUNNING: (RUNNING,), STOPPING: (STOPPING,)},
     Event.RESTART:      {RUNNING: (STOPPING,)},
@@ -123,6 +123,12 @@ class ReportDeath(NamedTuple):
     aborted: bool
 
 
+class ReportStartFailed(NamedTuple):
+    """Log that a process could not be made, and that this is tried again."""
+
+    text: str
+
+
 class ReportRunning(NamedTuple):
     """Log that the instance runs for the first time, and tell the service manager."""
 
@@ -140,7 +146,9 @@ class ReportPause(NamedTuple):
     missed_ns: int
 
 
-Action = Start | Terminate | Abort | Kill | ReportDeath | ReportRunning | ReportStopping | ReportPause
+Action = (
+    Start | Terminate | Abort | Kill | ReportDeath | ReportStartFailed | ReportRunning | ReportStopping | ReportPause
+)
 
 
 class Limits(NamedTuple):
@@ -292,10 +300,18 @@ class Lifecycle:
 
     # -- a worker's news
 
-    def start_failed(self, name: str, reason: str) -> list[Action]:
-        """The worker's process could not be made."""
-        self.workers[name].move(Event.START_FAILED, STOPPED)
-        return self.stop(1, f"{name} cannot be started: {reason}")
+    def start_failed(self, name: str, reason: str, now: int) -> list[Action]:
+        """The worker's process could not be made. Where all have run, that may pass: it counts as an early death."""
+        worker = self.workers[name]
+        text = f"{name} cannot be started: {reason}"
+        if self.phase in (Phase.RUNNING, Phase.DEGRADED):
+            decision = self.limits.policy.died(name, 1, 0, now)
+            if not isinstance(decision, GiveUp):
+                worker.move(Event.START_FAILED, BACKOFF)
+                worker.due_ns = decision.at_ns
+                return [ReportStartFailed(text)]
+        worker.move(Event.START_FAILED, STOPPED)
+        return self.stop(1, text)
 
     def became_ready(self, name: str, now: int) -> None:
         """The worker takes part from now on, unless it is being stopped."""

@@ -132,6 +132,9 @@ def _remaining_rights(account: tuple[int, int] | None, bounded: bool) -> Iterato
 
 def _status(path: str) -> dict[str, str]:
     """proc_pid_status(5)."""
-    with open(path) as file:
-        fields = (line.partition(":") for line in file)
-        return {name: value.strip() for name, _, value in fields}
+    try:
+        with open(path) as file:
+            fields = (line.partition(":") for line in file)
+            return {name: value.strip() for name, _, value in fields}
+    except FileNotFoundError:
+        raise LocalError(f"{path} is not there: mount /proc, as in `mount -t proc proc /proc`") from None

@@ -66,8 +66,14 @@ class Process:
             raise
         finally:
             os.close(write_end)
+        try:
+            self.pidfd = os.pidfd_open(self._popen.pid)
+        except OSError:
+            self._popen.kill()
+            self._popen.wait()
+            os.close(ready)
+            raise
         self.pid = self._popen.pid
-        self.pidfd = os.pidfd_open(self.pid)
         self.ready_fd = ready
         if self.cores:
             try:

@@ -37,6 +37,7 @@ from pipeline.policy.lifecycle import (
     ReportDeath,
     ReportPause,
     ReportRunning,
+    ReportStartFailed,
     ReportStopping,
     Start,
     Terminate,
@@ -231,6 +232,8 @@ class Supervisor:
                     addresses = ", ".join(map(str, self.config.tunnel_interfaces)) or "address from the server"
                     LOG.info("running: %s on %s", addresses, self.config.tun_name)
                     notify("READY=1")
+                case ReportStartFailed(text):
+                    LOG.error("%s; trying again", text)
                 case ReportStopping(exit_status, reason):
                     LOG.info("stopping: %s", reason) if exit_status == 0 else LOG.error("stopping: %s", reason)
                     notify("STOPPING=1")
@@ -246,7 +249,9 @@ class Supervisor:
                     fds["listen-fd"] = self._listener.fileno()
             process.spawn(self._run.plan_fd(process.plan.kind), fds)
         except OSError as error:
-            self._carry_out(self._lifecycle.start_failed(process.name, error.strerror or str(error)))
+            self._carry_out(
+                self._lifecycle.start_failed(process.name, error.strerror or str(error), time.monotonic_ns())
+            )
             return
         finally:
             if channel >= 0:

@@ -341,6 +341,29 @@ def test_a_device_made_again_hands_out_only_what_the_far_end_takes(lab: Lab, tmp
         assert size <= packets * 1400, f"{size} bytes in {packets} packets: super-packets"
 
 
+def test_another_mtu_of_the_devices_costs_no_byte(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path) as (server, client), Flow(client, server) as up, Flow(server, client, six=True) as down:
+        for mtu in (1280, 9000, 1400):
+            for end in (server, client):
+                end.node.ip(f"link set {end.tun_name} mtu {mtu}")
+            up.wait_for(100_000)
+            down.wait_for(100_000)
+        assert set(client.restarts().values()) == set(server.restarts().values()) == {0}
+        assert reaches(client, server, size=1300)
+
+
+def test_a_device_that_is_renamed_and_named_back_has_its_routes_and_costs_no_byte(lab: Lab, tmp_path: Path) -> None:
+    with tunnel(lab, tmp_path, client=ROUTES) as (server, client), Flow(client, server) as flow:
+        flow.wait_for(100_000)
+        before = network(client)
+        for old, new in ((client.tun_name, "renamed"), ("renamed", client.tun_name)):
+            for command in (f"link set {old} down", f"link set {old} name {new}", f"link set {new} up"):
+                client.node.ip(command)
+        eventually(lambda: network(client) == before, 5.0, f"{before}, got {network(client)}")
+        flow.wait_for(100_000)
+        assert client.is_running() and set(client.restarts().values()) == {0}
+
+
 def network(instance: Instance) -> dict[str, Any]:
     """Addresses, routes and settings of the device, as `ip` tells them."""
 

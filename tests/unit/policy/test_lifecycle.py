@@ -27,6 +27,7 @@ from pipeline.policy.lifecycle import (
     ReportDeath,
     ReportPause,
     ReportRunning,
+    ReportStartFailed,
     ReportStopping,
     Start,
     Terminate,
@@ -121,7 +122,7 @@ def test_a_worker_moves_as_the_table_says_and_in_no_other_way(
 
 
 def start_failed(instance: Instance) -> list[Action]:
-    return instance.lifecycle.start_failed("tcp-0", "no memory")
+    return instance.lifecycle.start_failed("tcp-0", "no memory", 0)
 
 
 def ready(instance: Instance) -> list[Action]:
@@ -249,7 +250,7 @@ def test_a_worker_that_cannot_be_started_stops_the_instance() -> None:
     instance = Instance()
     instance.tick()
     why = "tcp-0 cannot be started: Cannot allocate memory"
-    assert instance.lifecycle.start_failed("tcp-0", "Cannot allocate memory") == [ReportStopping(1, why)]
+    assert instance.lifecycle.start_failed("tcp-0", "Cannot allocate memory", 0) == [ReportStopping(1, why)]
     assert instance.tick() == []
     assert (instance.phase(), instance.lifecycle.exit_status) == (Phase.STOPPED, 1)
 
@@ -564,7 +565,7 @@ class Watched(Instance):
                 self.carry_out(self.lifecycle.restart([name], self.now))
             case "unstartable", str(name) if self.state(name) is STARTING:
                 self.bury(name)
-                self.carry_out(self.lifecycle.start_failed(name, "no memory"))
+                self.carry_out(self.lifecycle.start_failed(name, "no memory", self.now))
 
     def check(self) -> None:
         assert self.alive == {name for name in NAMES if self.state(name) in ALIVE}
@@ -599,3 +600,27 @@ def test_whatever_happens_the_order_the_grace_and_the_intensity_are_kept(
                 instance.end(action.worker, -9)
     assert instance.phase() is Phase.STOPPED
     assert not instance.alive
+
+
+def test_a_running_instance_tries_again_when_a_process_cannot_be_made_and_gives_up_if_that_lasts() -> None:
+    instance = Instance().run()
+    instance.died("tcp-0")
+    text = "tcp-0 cannot be started: Resource temporarily unavailable"
+    for attempt in range(INTENSITY):
+        while Start("tcp-0") not in instance.tick(after=LOOK_NS):
+            assert instance.phase() is Phase.DEGRADED
+        actions = instance.lifecycle.start_failed("tcp-0", "Resource temporarily unavailable", instance.now)
+        assert actions == [ReportStartFailed(text) if attempt < INTENSITY - 1 else ReportStopping(1, text)]
+    assert instance.state("tcp-0") is STOPPED
+
+
+def test_a_process_that_can_be_made_at_the_second_attempt_runs() -> None:
+    instance = Instance().run()
+    instance.died("fec-0")
+    assert Start("fec-0") in instance.tick(after=10 * SECOND)
+    instance.lifecycle.start_failed("fec-0", "no memory", instance.now)
+    assert instance.state("fec-0") is BACKOFF
+    assert Start("fec-0") in instance.tick(after=10 * SECOND)
+    instance.became_ready("fec-0")
+    instance.tick()
+    assert instance.phase() is Phase.RUNNING

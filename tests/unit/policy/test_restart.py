@@ -72,3 +72,21 @@ def test_a_worker_that_refuses_its_configuration_is_not_started_again(lived: int
 @pytest.mark.parametrize("status", [0, 1, 70, KILLED, -signal.SIGABRT, -signal.SIGSEGV])
 def test_a_worker_that_ends_in_any_other_way_is_started_again(status: int) -> None:
     assert isinstance(RestartPolicy(1, 1).died("tun-0", status, 0, 0), RestartAt)
+
+
+@pytest.mark.parametrize(("pause", "survives"), [(29.0 / 9, False), (29.0, True), (31.0, True)])
+def test_a_worker_that_dies_as_often_as_it_may_goes_on_for_ever_and_one_more_ends_it(
+    pause: float, survives: bool
+) -> None:
+    policy = RestartPolicy(9, 29.0)
+    decisions = [policy.died("tun-0", KILLED, LONG_LIVED, int(number * pause * SECOND)) for number in range(1000)]
+    assert all(isinstance(each, RestartAt) for each in decisions) is survives
+
+
+def test_two_workers_that_die_in_turn_use_up_their_own_restarts_alone() -> None:
+    policy = RestartPolicy(10, 30)
+    decisions = [
+        policy.died(f"{kind}-0", KILLED, LONG_LIVED, turn * SECOND) for turn in range(10) for kind in ("tun", "tcp")
+    ]
+    assert all(isinstance(each, RestartAt) for each in decisions)
+    assert isinstance(policy.died("tun-0", KILLED, LONG_LIVED, 10 * SECOND), GiveUp)
