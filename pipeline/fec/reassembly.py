@@ -110,11 +110,17 @@ _Stream = ReorderBuffer[bytes | _Block]
 
 
 class Reassembly:
-    """The blocks of one peer. Writes the inbound counters fec.* of `counters`."""
+    """The blocks of one peer. Writes the inbound counters fec.* of `counters`.
 
-    def __init__(self, codec: Codec, counters: memoryview, bytes_limit: int = BYTES_LIMIT) -> None:
+    `torn_until_ns`: until then (CLOCK_MONOTONIC) a predecessor may have had some shards of a block.
+    """
+
+    def __init__(
+        self, codec: Codec, counters: memoryview, bytes_limit: int = BYTES_LIMIT, torn_until_ns: int = 0
+    ) -> None:
         self._codec = codec
         self._counters = counters
+        self._torn_until_ns = torn_until_ns
         self._buffers = BufferPool(max(bytes_limit, 2 * LARGEST_BYTES))
         self._short_above = self._buffers.limit * 3 // 4  # bytes in use above which memory is short
         self._streams: dict[int, _Stream] = {}
@@ -386,7 +392,7 @@ class Reassembly:
         streams = self._streams
         if len(streams) >= STREAMS_MAX:
             self._drop_stream(min(streams.values(), key=lambda stream: stream.last_received_ns))
-        stream = streams[key >> 32] = ReorderBuffer(key >> 32, key & _U32)
+        stream = streams[key >> 32] = ReorderBuffer(key >> 32, key & _U32, self._torn_until_ns)
         return stream
 
     def _drop_stream(self, stream: _Stream) -> None:

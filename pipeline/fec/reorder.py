@@ -34,6 +34,10 @@ WAIT_NS = {
 }
 """How long a complete block waits for the blocks before it."""
 
+TORN_NS = 100_000_000
+"""After a decoder has died: how long its successor may meet blocks of which the dead one had some shards. Nobody will
+complete them, so the blocks behind them wait no longer than light ones."""
+
 Content = TypeVar("Content")
 
 _WHOLE_WINDOW = (1 << REORDER_WINDOW) - 1
@@ -42,11 +46,13 @@ _WHOLE_WINDOW = (1 << REORDER_WINDOW) - 1
 class ReorderBuffer(Generic[Content]):
     """The stream `number`. `first` is the block that was seen first; blocks before it may still come.
 
+    `torn_until_ns`: until then blocks may be torn (TORN_NS); 0 for never.
+
     Two attributes are the owner's. `last_received_ns` is when a run of the stream came last. `opened` is a heap of the
     blocks that the owner has opened, at least those of the window.
     """
 
-    def __init__(self, number: int, first: int) -> None:
+    def __init__(self, number: int, first: int, torn_until_ns: int = 0) -> None:
         self.number = number
         self.last_received_ns = 0
         self.opened: list[int] = []
@@ -55,12 +61,13 @@ class ReorderBuffer(Generic[Content]):
         self.undone = _WHOLE_WINDOW  # bit i stands for block next - 1 - i
         self.lost = 0
         self._wait_ns = WAIT_NS[number & 1]
+        self._torn_until_ns = torn_until_ns
         self._queue: list[int] = []  # a heap of the waiting blocks
         self._deadlines: deque[tuple[int, int]] = deque()  # (waits until, block); blocks that were passed stay in it
 
     def add_waiting(self, block: int, content: Content, now: int) -> int:
         """Add a block that is complete ahead of its turn. Returns until when it waits."""
-        until = now + self._wait_ns
+        until = now + (self._wait_ns if now >= self._torn_until_ns else WAIT_NS[framing.LIGHT])
         self.waiting[block] = content
         heappush(self._queue, block)
         self.due()

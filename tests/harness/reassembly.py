@@ -68,12 +68,13 @@ def coded(data: bytes, n: int, m: int) -> tuple[list[bytes], int]:
 
 
 class ReassemblyHarness:
-    """A reassembly. `now` passes only when a test says so."""
+    """A reassembly. `now` passes only when a test says so. `torn_ms`: how long blocks may be torn, from now on."""
 
-    def __init__(self, bytes_limit: int = BYTES_LIMIT) -> None:
+    def __init__(self, bytes_limit: int = BYTES_LIMIT, torn_ms: int = 0) -> None:
         self.counters = memoryview(bytearray(8 * layout.COUNTERS_MAX)).cast("Q")
-        self.reassembly = Reassembly(CODEC, self.counters, bytes_limit)
         self.now = 5_000_000_000
+        torn_until_ns = self.now + torn_ms * MS if torn_ms else 0
+        self.reassembly = Reassembly(CODEC, self.counters, bytes_limit, torn_until_ns)
 
     def add_runs(self, *frames: bytes) -> None:
         for frame in frames:

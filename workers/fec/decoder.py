@@ -16,6 +16,7 @@ import time
 
 from pipeline.fec.codec import Codec
 from pipeline.fec.reassembly import BYTES_LIMIT, BYTES_LIMIT_OF_MANY, Reassembly
+from pipeline.fec.reorder import TORN_NS
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
 from pipeline.shm import layout
@@ -44,6 +45,8 @@ class Decoder:
         self._codec = Codec()
         self._bytes_limit = BYTES_LIMIT if attachment.peer_table.capacity == 1 else BYTES_LIMIT_OF_MANY
         self._peers: dict[int, Reassembly] = {}  # by peer handle
+        is_successor = any(port.cursor for port in self._ports)
+        self._torn_until_ns = time.monotonic_ns() + TORN_NS if is_successor else 0
         self._ready = any_ready(self._ports)
         self._is_full = False  # the decoded ring had no free slot
 
@@ -90,7 +93,9 @@ class Decoder:
         index = peer_handle & PEER_INDEX_MASK
         for earlier in [each for each in self._peers if each < peer_handle and each & PEER_INDEX_MASK == index]:
             del self._peers[earlier]
-        reassembly = self._peers[peer_handle] = Reassembly(self._codec, self._counters, self._bytes_limit)
+        reassembly = self._peers[peer_handle] = Reassembly(
+            self._codec, self._counters, self._bytes_limit, self._torn_until_ns
+        )
         return reassembly
 
     def _deliver(self, now: int) -> int:

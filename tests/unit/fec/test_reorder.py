@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.fec import shard
 from pipeline.fec.reassembly import KEEP_NS, STREAMS_MAX
-from pipeline.fec.reorder import REORDER_WINDOW, WAIT_NS
+from pipeline.fec.reorder import REORDER_WINDOW, TORN_NS, WAIT_NS
 from pipeline.wire import framing
 from tests.harness.reassembly import BULK, LIGHT, MS, ReassemblyHarness, block, copies, run, runs
 
@@ -36,6 +36,18 @@ def test_a_complete_block_waits_for_the_one_before_it_as_long_as_its_class_says(
     bench.now += 1
     assert bench.pop() == [block(2)]
     assert bench.due_ms() is None
+
+
+def test_after_a_death_of_the_decoder_no_block_waits_long_for_one_that_nobody_can_complete() -> None:
+    """The dead decoder had shards of block 1. Its successor gets the rest of them, too few."""
+    bench = ReassemblyHarness(torn_ms=TORN_NS // MS)
+    bench.add_runs(runs(block(1), 1)[-1], *copies(block(2), 2))
+    assert bench.due_ms() == WAIT_NS[framing.LIGHT] / MS
+    bench.now += WAIT_NS[framing.LIGHT]
+    assert bench.pop() == [block(2)]
+    bench.now += TORN_NS
+    bench.add_runs(*copies(block(4), 4))
+    assert bench.due_ms() == WAIT_NS[framing.BULK] / MS
 
 
 def test_a_wait_counts_from_the_shard_that_completed_the_block(bench: ReassemblyHarness) -> None:
