@@ -21,11 +21,13 @@ from pipeline.shm.segment import SHM_DIRECTORY
 from pipeline.supervisor.instance import RUN_DIRECTORY
 from tools.lab.namespace import LabError
 from tools.lab.network import Node
+from tools.lab.waiting import Overdue, until
 
 EXECUTABLE = str(Path(sys.executable).with_name("tunnel-supervisor"))
 STOP_SECONDS = 15.0
 ANSWER_SECONDS = 10.0
 LOG_LINES = 15
+SPARE_SECONDS = 10.0  # after this an instance has no spares
 
 
 def leftovers(name: str) -> list[Path]:
@@ -122,10 +124,24 @@ class RunningInstance:
         return not connected or any(one["state"] == "established" for one in status["connections"])
 
     def pids(self) -> dict[str, int]:
-        """Process ids by process name: the supervisor and each worker."""
+        """Process ids by process name: the supervisor, each worker and each spare."""
         status = self.running()
         workers = {worker["name"]: worker["pid"] for worker in status["workers"] if worker["pid"]}
-        return {"supervisor": status["pid"], **workers}
+        spares = {f"spare {spare['kind']}": spare["pid"] for spare in status["spares"]}
+        return {"supervisor": status["pid"], **workers, **spares}
+
+    def wait_for_spares(self, *kinds: str) -> bool:
+        """Wait until a spare of each of these kinds waits; without kinds, of every kind. False if they do not come."""
+        wanted = set(kinds or (worker["kind"] for worker in self.running()["workers"]))
+
+        def are_waiting() -> bool:
+            return {spare["kind"] for spare in self.running()["spares"] if spare["state"] == "waiting"} >= wanted
+
+        try:
+            until(are_waiting, f"spares {wanted}", SPARE_SECONDS)
+        except Overdue:
+            return False
+        return True
 
     def end_of_log(self) -> str:
         return "\n".join(self.log.splitlines()[-LOG_LINES:])

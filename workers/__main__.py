@@ -1,12 +1,13 @@
 """A worker process from its first instruction to its exit status. Only the supervisor starts it.
 
 1. prepare            signals blocked, new privileges renounced; then our end is tied to that of the parent
-2. plan               from a file descriptor
-3. attach             shared memory, doorbells
-4. import             the modules of the kind, and those that Python would import later
-5. duties             on shared memory and on the file descriptors
-6. drop               to the account of the plan; the kernel forgets the parent then, so our end is tied once more
-7. run                until a stop signal
+2. import             the modules of the kind, and those that Python would import later
+3. assignment         wait until the supervisor says which worker this is; until then it is a spare
+4. plan               from a file descriptor
+5. attach             shared memory, doorbells
+6. duties             on shared memory and on the file descriptors
+7. drop               to the account of the plan; the kernel forgets the parent then, so our end is tied once more
+8. run                until a stop signal
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pipeline import log
 from pipeline.errors import TunnelError
 from pipeline.log import LOG
-from pipeline.runtime import privileges, worker
+from pipeline.runtime import assignment, privileges, worker
 from pipeline.runtime.plan import Plan, WorkerFds
 
 # workers (a kind, or a kind and a mode; "": all), the module, and its importer, which imports it at its first use
@@ -35,22 +36,25 @@ LATE = (
 def main() -> int:
     """Run one worker. Exit status: 0 after a stop signal, 70 if a duty failed, else that of the error."""
     worker.prepare()
-    name, options = _arguments()
-    parent, plan_fd = options["--parent"], options["--plan-fd"]
+    kind, mode, options = _arguments()
+    parent, channel = options["--parent"], options["--channel"]
     worker.bind_to_parent(parent)
+    make_duties = _kind(kind)
+    _import_late(f"{kind} {mode}")
+    assigned = assignment.await_assignment(channel)
+    if assigned is None:
+        return 0
     # pread: workers that start together share the file offset
-    plan = Plan.from_json(os.pread(plan_fd, os.fstat(plan_fd).st_size, 0).decode())
-    os.close(plan_fd)
-    log.start(plan.name, name, plan.settings.log_level, plan.settings.log_format)
+    plan = Plan.from_json(os.pread(assigned.plan_fd, os.fstat(assigned.plan_fd).st_size, 0).decode())
+    os.close(assigned.plan_fd)
+    worker.name_process(assigned.worker)
+    log.start(plan.name, assigned.worker, plan.settings.log_level, plan.settings.log_format)
     try:
-        attachment = worker.Attachment(plan, name)
-        make_duties = _kind(attachment.worker.kind)
-        _import_late(f"{attachment.worker.kind} {plan.mode}")
-        fds = WorkerFds(options["--tun-fd"], options["--listen-fd"], options["--supervisor-fd"])
-        duties = make_duties(attachment, fds)
+        attachment = worker.Attachment(plan, assigned.worker)
+        duties = make_duties(attachment, assigned.fds)
         privileges.drop(plan.settings.account)
         worker.bind_to_parent(parent)
-        return worker.run(attachment, duties, options["--ready-fd"], parent)
+        return worker.run(attachment, duties, channel, parent)
     except TunnelError as error:
         LOG.error("%s", error)
         return error.exit_status
@@ -74,11 +78,10 @@ def _import_late(kind_and_mode: str) -> None:
             importlib.import_module(module)
 
 
-def _arguments() -> tuple[str, dict[str, int]]:
-    """The worker's name, and its options. argparse would take a tenth of the time in which a worker starts."""
-    name, *words = sys.argv[1:]
-    options = {"--tun-fd": -1, "--listen-fd": -1, "--supervisor-fd": -1}
-    return name, options | {option: int(value) for option, value in zip(words[::2], words[1::2], strict=True)}
+def _arguments() -> tuple[str, str, dict[str, int]]:
+    """Kind, mode, and options. argparse would take a tenth of the time in which a worker starts."""
+    kind, mode, *words = sys.argv[1:]
+    return kind, mode, {option: int(value) for option, value in zip(words[::2], words[1::2], strict=True)}
 
 
 if __name__ == "__main__":

@@ -92,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help="print JSON, with schema_version")
         if name == "restart":
             sub.add_argument("worker", nargs="?", default="", help="a worker, such as tcp-0; without it, all workers")
+            sub.add_argument(
+                "--rolling",
+                action="store_true",
+                help="one after the other, each when the one before works again; new processes are started first, "
+                "from the program that is on disk now",
+            )
 
     peer_commands.add_commands(command, _add_instance)
     check = command("check", _check, "print the effective configuration, or everything that is wrong with it")
@@ -199,7 +205,26 @@ def _reload(arguments: argparse.Namespace) -> int:
 
 
 def _restart(arguments: argparse.Namespace) -> int:
-    return _send_command(arguments, {"command": "restart", "worker": arguments.worker}, "workers")
+    request = {"command": "restart", "worker": arguments.worker, "rolling": arguments.rolling}
+    status = _send_command(arguments, request, "workers")
+    if arguments.rolling:
+        _follow_rolling_restart(_instance(arguments))
+    return status
+
+
+def _follow_rolling_restart(which: instance.Instance) -> None:
+    """Print each worker once it has been replaced. LocalError if the instance gives up, NotRunning if it ends."""
+    from pipeline.supervisor import control_socket
+
+    left: list[str] | None = None
+    while left is None or left:
+        before, rolling = left or [], control_socket.send_request(which, {"command": "status"})["rolling"]
+        if rolling["error"]:
+            raise LocalError(rolling["error"])
+        left = rolling["left"]
+        for name in before[: len(before) - len(left)]:
+            print(f"replaced: {name}", flush=True)
+        time.sleep(0.1)
 
 
 def _send_command(arguments: argparse.Namespace, request: dict[str, Any], key: str) -> int:

@@ -31,6 +31,7 @@ def render(snapshot: dict[str, Any]) -> str:
                 for w in snapshot["workers"]
             ],
         ),
+        *_spares(snapshot),
         "",
         *_table(
             ["ring", "capacity", "waiting"],
@@ -71,6 +72,15 @@ def render(snapshot: dict[str, Any]) -> str:
     if counted:
         lines += ["", *_table(["counter", "value"], counted)]
     return "\n".join(lines)
+
+
+def _spares(snapshot: dict[str, Any]) -> list[str]:
+    spares = [f"{s['kind']} {s['state']}, {amount(s['rss_bytes'])}" for s in snapshot["spares"]]
+    left = snapshot["rolling"]["left"]
+    return [
+        f"spares: {'; '.join(spares) or 'none'}",
+        *([f"rolling restart: still to be replaced: {', '.join(left)}"] if left else []),
+    ]
 
 
 def _fec(fec: dict[str, Any]) -> list[str]:

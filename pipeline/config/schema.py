@@ -266,6 +266,9 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         unit="bytes", live=True)] = 1 << 20
 
     # Supervision
+    spares: Annotated[bool, about(
+        "One process of each kind waits to take the place of a worker that dies, so that traffic goes on sooner. The "
+        "spares take 36 MB in all, 20 MB with `fec` off.", live=True)] = True
     restart_intensity: Annotated[int, Meta(ge=0, le=1000), about(
         "Restarts of one worker that are allowed within `restart_period`. One more restart ends the instance. The "
         "default allows a burst of restarts, but no endless loop.", live=True)] = 10

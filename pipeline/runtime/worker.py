@@ -13,6 +13,7 @@ ends the process; its successor continues at the process's cursors.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import signal
@@ -24,6 +25,7 @@ from typing import Protocol
 from pipeline.errors import SupervisorGone
 from pipeline.log import LOG
 from pipeline.runtime import privileges
+from pipeline.runtime.assignment import report_ready
 from pipeline.runtime.plan import Plan, StageMember
 from pipeline.runtime.port import Port
 from pipeline.shm import doorbell, peer_table, ring, scoreboard
@@ -132,7 +134,13 @@ def bind_to_parent(parent: int) -> None:
         sys.exit(1)  # the parent died before we asked
 
 
-def run(attachment: Attachment, duties: list[Duty], ready_fd: int, parent: int) -> int:
+def name_process(name: str) -> None:
+    """Show the worker's name in `ps` and `top`; threads that start later inherit it."""
+    text = ctypes.create_string_buffer(name.encode())
+    privileges.prctl(privileges.PR_SET_NAME, ctypes.addressof(text))
+
+
+def run(attachment: Attachment, duties: list[Duty], channel: int, parent: int) -> int:
     """Run the duties until a stop signal. Returns the exit status."""
     stop = attachment.stop
     threads = [
@@ -143,8 +151,7 @@ def run(attachment: Attachment, duties: list[Duty], ready_fd: int, parent: int) 
     ]
     for thread in threads:
         thread.start()
-    os.write(ready_fd, b"R")
-    os.close(ready_fd)
+    report_ready(channel)
     while not _stop_signal() and os.getppid() == parent:
         pass
     stop.request(attachment.settings.drain_timeout)

@@ -15,6 +15,7 @@ APPLIED_BY_SUPERVISOR = {
     "restart_intensity",
     "restart_period",
     "heartbeat_timeout",
+    "spares",
     "peers",
     "rate_mbit",
     "push_routes",

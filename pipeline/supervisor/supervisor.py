@@ -1,13 +1,15 @@
 """The supervisor: it starts the workers in order, keeps them alive, stops them in reverse and leaves no trace.
 
 It owns what must outlive a worker: the lock, the TUN device, the listening socket, the shared memory, the processes.
-One thread and one selector serve signals, deaths (a pidfd per worker), readiness (a pipe per worker), sockets (control,
-worker channels) and a clock.
+One thread and one selector serve signals, deaths (a pidfd per process), news of processes, sockets (control, worker
+channels) and a clock.
 
 Decided elsewhere, carried out here:
 
     lifecycle       which worker is started, ended or given up, and when; the phases of the instance
     cores           where a worker runs
+    workers         their processes, and the spares that take over
+    rolling         the replacement of one worker after the other
     server_role     which peers may connect
     client_role     what follows from the server's WELCOME
     reload          which settings have changed, and whether workers are replaced for them
@@ -28,6 +30,8 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError, LocalError
 from pipeline.log import LOG
 from pipeline.policy.lifecycle import (
+    GRACE_NS,
+    READY_NS,
     Abort,
     Action,
     Kill,
@@ -50,16 +54,19 @@ from pipeline.supervisor.control_socket import ControlServer
 from pipeline.supervisor.instance import Instance
 from pipeline.supervisor.listener import listen
 from pipeline.supervisor.mss_clamp import MssClamp
-from pipeline.supervisor.process import Process, raise_descriptor_limit
+from pipeline.supervisor.process import raise_descriptor_limit
 from pipeline.supervisor.reload import Reload
+from pipeline.supervisor.rolling import Rolling
 from pipeline.supervisor.run import Run
 from pipeline.supervisor.run_files import RunFiles
 from pipeline.supervisor.sd_notify import Watchdog, notify
 from pipeline.supervisor.server_role import ServerRole
 from pipeline.supervisor.shared_memory import SharedMemory
+from pipeline.supervisor.spares import Spares
 from pipeline.supervisor.tun_device import TunDevice
 from pipeline.supervisor.worker_account import choose_account
 from pipeline.supervisor.worker_channels import WorkerChannels
+from pipeline.supervisor.workers import Workers
 
 TICK = 0.1  # seconds; the longest time between two looks at the clock, the heartbeats and the device
 
@@ -120,8 +127,6 @@ class Supervisor:
         self._cleanup.append(self._memory.unlink)
         self._role.start(self._memory.peer_table, self._device)
         self._make_workers()
-        self._channels = WorkerChannels(self._role.answer_request, self._selector)
-        self._cleanup.append(self._channels.close_all)
         control = ControlServer(instance.socket_path, self._answer_command, self._selector)
         self._cleanup.append(control.close)
         self._run_files = RunFiles(instance, control)
@@ -156,9 +161,15 @@ class Supervisor:
     def _make_workers(self) -> None:
         workers = self._run.plan.workers
         pinned = cores.assign([(w.name, w.lane) for w in workers], self.config.affinity, cores.available())
-        self._processes = {w.name: Process(w, pinned.get(w.name, [])) for w in workers}
-        self._cleanup.append(self._kill_all)
+        channels = WorkerChannels(self._role.answer_request, self._selector)
+        self._cleanup.append(channels.close_all)
+        spares = Spares([w.kind for w in workers], self.config.mode, self.config.spares, self._selector)
+        self._workers = Workers(
+            self._run, self._device, self._listener, pinned, spares, channels, self._selector, news=self
+        )
+        self._cleanup.append(self._workers.kill_all)
         self._lifecycle = Lifecycle([(w.name, w.kind) for w in workers], self._limits())
+        self._rolling = Rolling(spares, self._replace)
 
     def _limits(self) -> Limits:
         config = self.config
@@ -173,12 +184,6 @@ class Supervisor:
                 LOG.error("clean-up failed: %s", error)
         self._selector.close()
 
-    def _kill_all(self) -> None:
-        for process in self._processes.values():
-            if process.pid:
-                process.send(signal.SIGKILL)
-                self._reap(process)
-
     # -- the loop
 
     def _step(self) -> None:
@@ -190,13 +195,16 @@ class Supervisor:
                 key.data()
         now = time.monotonic_ns()
         pages = self._memory.scoreboard.pages
-        heartbeats = {name: pages[p.plan.page].oldest_heartbeat() for name, p in self._processes.items()}
+        heartbeats = {name: pages[p.plan.page].oldest_heartbeat() for name, p in self._workers.processes.items()}
         self._carry_out(self._lifecycle.tick(heartbeats, now))
+        is_running = self._lifecycle.phase is Phase.RUNNING
         if not self._lifecycle.is_stopping:
             self._device.repair()
             self._run_files.check(now)
             self._role.tick(now)
-        if self._lifecycle.phase is Phase.RUNNING:
+            self._rolling.tick(is_running, now)
+            self._workers.spares.tick(is_running and not self._rolling.is_under_way, now)
+        if is_running:
             self._watchdog.feed(now)
 
     def _read_signals(self, reader: socket.socket) -> None:
@@ -215,15 +223,15 @@ class Supervisor:
         for action in actions:
             match action:
                 case Start(name):
-                    self._start(self._processes[name])
+                    self._workers.start(name)
                 case Terminate(name):
-                    self._processes[name].send(signal.SIGTERM)
+                    self._workers.send(name, signal.SIGTERM)
                 case Abort(name, reason):
                     LOG.error("%s hangs (%s): aborting it; its stack follows", name, reason)
-                    self._processes[name].send(signal.SIGABRT)
-                    self._processes[name].send(signal.SIGCONT)  # a stopped process aborts once it continues
+                    self._workers.send(name, signal.SIGABRT)
+                    self._workers.send(name, signal.SIGCONT)  # a stopped process aborts once it continues
                 case Kill(name):
-                    self._processes[name].send(signal.SIGKILL)
+                    self._workers.send(name, signal.SIGKILL)
                 case ReportDeath(name, exit_status, aborted):
                     LOG.error("%s died: %s", name, _describe(exit_status, aborted))
                 case ReportPause(missed):
@@ -236,50 +244,28 @@ class Supervisor:
                     LOG.error("%s; trying again", text)
                 case ReportStopping(exit_status, reason):
                     LOG.info("stopping: %s", reason) if exit_status == 0 else LOG.error("stopping: %s", reason)
+                    self._rolling.cancel()
+                    self._workers.spares.discard()
                     notify("STOPPING=1")
 
-    def _start(self, process: Process) -> None:
-        fds, channel = {}, -1
-        try:
-            if process.plan.kind == "tun":
-                fds["tun-fd"] = self._device.fds[process.plan.lane]
-            elif process.plan.kind == "tcp":
-                fds["supervisor-fd"] = channel = self._channels.open_channel(process.name)
-                if self._listener is not None:
-                    fds["listen-fd"] = self._listener.fileno()
-            process.spawn(self._run.plan_fd(process.plan.kind), fds)
-        except OSError as error:
-            self._carry_out(
-                self._lifecycle.start_failed(process.name, error.strerror or str(error), time.monotonic_ns())
-            )
-            return
-        finally:
-            if channel >= 0:
-                os.close(channel)
-        restarts = self._lifecycle.workers[process.name].restarts
-        LOG.debug("%s started: pid %d, generation %d", process.name, process.pid, restarts)
-        self._selector.register(process.pidfd, selectors.EVENT_READ, lambda: self._died(process))
-        self._selector.register(process.ready_fd, selectors.EVENT_READ, lambda: self._became_ready(process))
+    def _replace(self, name: str) -> None:
+        self._carry_out(self._lifecycle.restart([name], time.monotonic_ns()))
 
     # -- news of a worker
 
-    def _became_ready(self, process: Process) -> None:
-        self._selector.unregister(process.ready_fd)
-        if not process.read_readiness():
-            return  # it died before it was ready: _died comes next
-        self._lifecycle.became_ready(process.name, time.monotonic_ns())
-        if self._lifecycle.workers[process.name].state is WorkerState.RUNNING:
-            LOG.info("%s ready: pid %d", process.name, process.pid)
+    def on_ready(self, name: str) -> None:
+        self._lifecycle.became_ready(name, time.monotonic_ns())
+        if self._lifecycle.workers[name].state is WorkerState.RUNNING:
+            LOG.info("%s ready: pid %d", name, self._workers.processes[name].pid)
 
-    def _died(self, process: Process) -> None:
-        exit_status = self._reap(process)
-        self._carry_out(self._lifecycle.died(process.name, exit_status, time.monotonic_ns()))
+    def on_died(self, name: str, status: int) -> None:
+        self._carry_out(self._lifecycle.died(name, status, time.monotonic_ns()))
 
-    def _reap(self, process: Process) -> int:
-        for fd in (process.pidfd, process.ready_fd):
-            if fd >= 0 and fd in self._selector.get_map():
-                self._selector.unregister(fd)
-        return process.reap()
+    def on_unusable(self, name: str, reason: str) -> None:
+        if self._lifecycle.workers[name].state is WorkerState.STARTING:
+            self._carry_out(self._lifecycle.start_failed(name, reason, time.monotonic_ns()))
+        else:  # it was to stop anyway
+            self.on_died(name, -signal.SIGKILL)
 
     # -- commands
 
@@ -289,8 +275,10 @@ class Supervisor:
                 return status.snapshot(
                     self._run.plan,
                     self._lifecycle,
-                    self._processes,
+                    self._workers.processes,
                     self._memory,
+                    spares=self._workers.spares.rows(),
+                    rolling=self._rolling.status(),
                     pid=os.getpid(),
                     tun_name=self.config.tun_name,
                     started_ns=self._run.started_ns,
@@ -300,19 +288,28 @@ class Supervisor:
                 self._carry_out(self._lifecycle.stop(0, "asked by the control socket"))
                 return {"ok": True, "pid": os.getpid()}
             case "restart":
-                return self._restart(request.get("worker") or "")
+                return self._restart(request.get("worker") or "", rolling=bool(request.get("rolling")))
             case "reload":
                 return self._reload()
         answer = self._role.run_command(request)
         return answer or {"ok": False, "error": f"unknown command {request.get('command')!r}"}
 
-    def _restart(self, name: object) -> dict[str, Any]:
-        names = [each for each in self._processes if not name or each == name]
+    def _restart(self, name: object, rolling: bool = False) -> dict[str, Any]:
+        """Replace workers by ones with the program that is on disk now, all at once or one after the other."""
+        names = [each for each in self._workers.processes if not name or each == name]
         if not names:
-            return {"ok": False, "error": f'no worker "{name}": there are {", ".join(self._processes)}'}
+            return {"ok": False, "error": f'no worker "{name}": there are {", ".join(self._workers.processes)}'}
         if self._lifecycle.is_stopping:
             return {"ok": False, "error": "the instance is stopping: no worker is replaced"}
-        self._carry_out(self._lifecycle.restart(names, time.monotonic_ns()))
+        if self._rolling.is_under_way:
+            return {"ok": False, "error": "a rolling restart is under way"}
+        now = time.monotonic_ns()
+        if rolling:
+            kinds = [(each, self._lifecycle.workers[each].kind) for each in names]
+            self._rolling.begin(kinds, READY_NS + self._lifecycle.limits.drain_ns + GRACE_NS, now)
+        else:
+            self._workers.spares.discard()
+            self._carry_out(self._lifecycle.restart(names, now))
         return {"ok": True, "workers": names}
 
     def _reload(self) -> dict[str, Any]:
@@ -340,10 +337,11 @@ class Supervisor:
         self._role.apply_reload()
         self._apply_mss_clamp()
         self._write_plan()
+        self._workers.spares.enable(self.config.spares)
         if reload.replaces_workers:
-            self._restart("")
+            self._carry_out(self._lifecycle.restart(self._workers.processes, time.monotonic_ns()))
         else:
-            self._channels.send_to_all({"settings": list(self._run.settings)})
+            self._workers.channels.send_to_all({"settings": list(self._run.settings)})
 
 
 def _describe(exit_status: int, aborted: bool) -> str:

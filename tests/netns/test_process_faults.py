@@ -74,7 +74,7 @@ def test_a_worker_that_dies_at_once_ends_the_start_after_a_few_attempts(
 @pytest.mark.slow
 def test_code_that_is_missing_for_a_moment_costs_a_restart_and_not_the_tunnel(lab: Lab, tmp_path: Path) -> None:
     """As while a package is upgraded: the next attempts find the code again."""
-    with tunnel(lab, tmp_path) as (server, client), Flow(client, server) as flow:
+    with tunnel(lab, tmp_path, spares=False) as (server, client), Flow(client, server) as flow:
         flow.wait_for(100_000)
         with broken("tun", "import no_such_module", tmp_path):
             client.signal_worker("tun-0", signal.SIGKILL)
@@ -87,7 +87,7 @@ def test_code_that_is_missing_for_a_moment_costs_a_restart_and_not_the_tunnel(la
 
 
 def test_a_worker_that_cannot_be_started_for_a_moment_is_started_later(lab: Lab, tmp_path: Path) -> None:
-    with tunnel(lab, tmp_path) as (server, client), Flow(client, server) as flow:
+    with tunnel(lab, tmp_path, spares=False) as (server, client), Flow(client, server) as flow:
         flow.wait_for(100_000)
         pid = client.worker_pids()["tcp-0"]
         with no_descriptor_left(client.process.pid):
@@ -101,7 +101,7 @@ def test_a_worker_that_can_never_be_started_again_ends_the_instance(lab: Lab, tm
     a = lab.nodes[0]
     name = unique_name("s")
     before = traces(a, name)
-    with Instance(a, server_config(a, name=name, restart_intensity=2), tmp_path) as instance:
+    with Instance(a, server_config(a, name=name, restart_intensity=2, spares=False), tmp_path) as instance:
         instance.wait_until_running()
         pid = instance.worker_pids()["tun-0"]
         with no_descriptor_left(instance.process.pid):

@@ -2,7 +2,7 @@
 
 The receiver notes every few milliseconds how much has arrived. The gap of a kill is the longest silence that touches
 the time from the kill until the traffic has run for WATCH_SECONDS again. So the gap is never shorter than a person
-would see.
+would see. A kill waits until the instance has a spare of the kind, if it keeps spares.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def kill_workers(pair: TunnelPair, count: int, pause: float, log: Callable[[str]
         for end, tunnel in pair.ends().items()
         for worker in tunnel.running()["workers"]
     ]
+    has_spares = all(tunnel.wait_for_spares() for tunnel in pair.ends().values())
     each: list[Kill] = []
     flow = _flow(pair)
     try:
@@ -72,6 +73,8 @@ def kill_workers(pair: TunnelPair, count: int, pause: float, log: Callable[[str]
         for number in range(count):
             end, tunnel, name, kind = targets[number % len(targets)]
             log(f"kill {number + 1} of {count}: {name} of the {end}")
+            if has_spares:
+                tunnel.wait_for_spares(kind)
             pid = tunnel.pids()[name]
             killed_at = time.monotonic_ns()
             os.kill(pid, signal.SIGKILL)

@@ -131,6 +131,9 @@ def run(options: argparse.Namespace) -> BenchResult:
             if "cpu" in chosen:
                 result.cpu_seconds_per_gb, result.machine_cpu_seconds_per_gb = bench.cpu()
             if "memory" in chosen:
+                log("memory: waiting for spares")
+                for tunnel in pair.ends().values():
+                    tunnel.wait_for_spares()
                 for end, tunnel in pair.ends().items():
                     result.private_bytes[end] = {
                         name: measure.private_bytes(pid) for name, pid in tunnel.pids().items()

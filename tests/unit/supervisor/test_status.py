@@ -55,6 +55,8 @@ class Running:
         limits = Limits(SECOND, SECOND, RestartPolicy(1, 1.0))
         self.lifecycle = Lifecycle([(worker.name, worker.kind) for worker in self.plan.workers], limits)
         self.lifecycle.phase = Phase.RUNNING
+        self.spares: list[dict[str, Any]] = []
+        self.rolling: dict[str, Any] = {"left": [], "error": ""}
 
     def snapshot(self) -> dict[str, Any]:
         taken = snapshot(
@@ -62,6 +64,8 @@ class Running:
             self.lifecycle,
             self.processes,
             self.memory,
+            spares=self.spares,
+            rolling=self.rolling,
             pid=4711,
             tun_name="tun9",
             started_ns=NOW - 90 * SECOND,
@@ -86,7 +90,6 @@ class Running:
     def has_started(self, worker: str) -> Process:
         """Its life cycle goes on as if the worker ran; no process is there."""
         self.lifecycle.workers[worker].state = WorkerState.RUNNING
-        self.processes[worker].pid = 1
         return self.processes[worker]
 
     def close(self) -> None:
@@ -298,6 +301,18 @@ def test_the_text_says_that_there_is_no_connection(running: Running) -> None:
 )
 def test_amounts(size: int, text: str) -> None:
     assert amount(size) == text
+
+
+def test_the_text_shows_spares_and_a_rolling_restart(running: Running) -> None:
+    assert "spares: none\n" in render(running.snapshot())
+    running.spares = [
+        {"kind": "tcp", "pid": 17, "state": "waiting", "rss_bytes": 21_000_000},
+        {"kind": "tun", "pid": 18, "state": "importing", "rss_bytes": 9_000_000},
+    ]
+    running.rolling = {"left": ["tcp-1", "tun-0"], "error": ""}
+    shown = render(running.snapshot())
+    assert "spares: tcp waiting, 21.0 MB; tun importing, 9.0 MB\n" in shown
+    assert "rolling restart: still to be replaced: tcp-1, tun-0\n" in shown
 
 
 @pytest.mark.parametrize(

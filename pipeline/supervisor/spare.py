@@ -1,0 +1,108 @@
+"""A spare: a process of one kind that waits for its assignment. Every worker begins as one.
+
+Only the supervisor's main thread spawns: PR_SET_PDEATHSIG fires when the spawning *thread* ends. The other end of the
+channel, and its messages: `pipeline.runtime.assignment`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from enum import StrEnum
+
+from pipeline.runtime.assignment import FORMAT, MESSAGE_BYTES, READY, message_of
+
+INHERITED_VARIABLES = (
+    *("LANG", "LC_", "TZ", "PATH", "LD_", "PYTHON", "GLIBC_", "MALLOC_"),
+    *("OPENSSL_", "SSL_CERT_", "RES_OPTIONS", "LOCALDOMAIN", "HOSTALIASES"),
+)
+"""Beginnings of the environment variables that a worker gets. Others may be secrets of the service's, or ways to its
+service manager."""
+
+
+class SpareState(StrEnum):
+    """How far a process has come."""
+
+    IMPORTING = "importing"
+    WAITING = "waiting"  # for its assignment
+    FOREIGN = "foreign"  # it understands other plans: the program on disk has been replaced
+    ASSIGNED = "assigned"
+    READY = "ready"
+
+
+class Spare:
+    """The process, from its spawn until it is reaped. OSError if it cannot be made; nothing is left then."""
+
+    def __init__(self, kind: str, mode: str) -> None:
+        self.kind = kind
+        self.state = SpareState.IMPORTING
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self.channel.setblocking(False)
+        fd = theirs.fileno()
+        argv = [sys.executable, "-I", "-m", "workers", kind, mode, "--parent", str(os.getpid()), "--channel", str(fd)]
+        try:
+            with theirs:
+                self._popen = subprocess.Popen(
+                    argv,
+                    pass_fds=[fd],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env={name: value for name, value in os.environ.items() if name.startswith(INHERITED_VARIABLES)},
+                )
+            try:
+                self.pidfd = os.pidfd_open(self._popen.pid)  # readable once the process is dead
+            except OSError:
+                self._popen.kill()
+                self._popen.wait()
+                raise
+        except OSError:
+            self.channel.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def read_news(self) -> SpareState | None:
+        """The state after the news, to be called once the channel is readable. None: the process has just died."""
+        try:
+            news = self.channel.recv(MESSAGE_BYTES)
+        except BlockingIOError:
+            return self.state
+        except ConnectionResetError:
+            return None
+        if not news:
+            return None
+        if self.state is SpareState.IMPORTING:
+            self.state = SpareState.WAITING if news == FORMAT else SpareState.FOREIGN
+        elif news == READY:
+            self.state = SpareState.READY
+        return self.state
+
+    @property
+    def is_dead(self) -> bool:
+        """Dead, and not reaped yet."""
+        return os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def assign(self, worker: str, fds: dict[str, int]) -> None:
+        """Make it this worker. `fds` are copied to it: "plan", and fields of WorkerFds. OSError if it is dead."""
+        data, descriptors = message_of(worker, fds)
+        socket.send_fds(self.channel, [data], descriptors)
+        self.state = SpareState.ASSIGNED
+
+    def send(self, number: int) -> None:
+        """Send a signal, through the pidfd: it never reaches another process that was given the old pid."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            pass  # dead, not yet reaped
+
+    def reap(self) -> int:
+        """Wait for the end of the process. Its exit status, negative for a signal."""
+        status = self._popen.wait()
+        os.close(self.pidfd)
+        self.channel.close()
+        return status
