@@ -50,8 +50,11 @@ COUNTERS = (
     Counter(26, "tun.dropped_own_destination", IN, "packets from a peer to an address of its own"),
     Counter(27, "tun.dropped_multicast", IN, "multicast and broadcast packets from one of several peers"),
     Counter(28, "tun.dropped_isolated", IN, "packets from peer to peer that client_isolation forbids"),
-    Counter(29, "tun.dropped_transit_full", IN, "packets from peer to peer dropped while the transit ring was full"),
+    Counter(29, "tun.dropped_transit_full", IN, "packets from peer to peer dropped while the transit ring was full, or "
+            "their sender had its share of it"),
     Counter(30, "tun.packets_forwarded", IN, "packets from peer to peer handed on"),
+    Counter(31, "tun.dropped_segments_many", IN, "super-packets from a peer that were not cut, because too many "
+            "segments had been made of their slot"),
     Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards written to connections"),
     Counter(33, "tcp.bytes_sent", OUT, "wire bytes written to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),
@@ -65,6 +68,8 @@ COUNTERS = (
             "stood still"),
     Counter(40, "tcp.dropped_peer_full", OUT, "runs and blocks dropped because a peer read too slowly, beyond "
             "peer_queue_bytes"),
+    Counter(41, "tcp.dropped_partial", OUT, "blocks lost half sent with their connection, because their slots had gone "
+            "on without them"),
     Counter(48, "tcp.frames_received", IN, "frames received on established connections, keepalives included"),
     Counter(49, "tcp.bytes_received", IN, "wire bytes received on established connections"),
     Counter(50, "tcp.ring_full_waits", IN, "times the receiver waited for a free slot (backpressure)"),
@@ -93,6 +98,10 @@ COUNTERS = (
             "had arrived from their address within a second"),
     Counter(116, "tcp.rate_pauses", IN, "times that a peer's connections were not read because the peer had used up "
             "its rate"),
+    Counter(120, "tcp.share_waits", IN, "times that the receiver waited although slots were free, because each peer "
+            "that had something to read had its share of the ring"),
+    Counter(121, "tcp.closed_bare_frames", IN, "connections closed because of more frames without contents than any "
+            "honest end sends"),
     Counter(124, "tcp.settings_refused", IN, "reloads whose settings a worker could not use: it goes on with the "
             "old ones"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),

@@ -238,7 +238,8 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Networks that the server tells clients to reach through the tunnel, at most 512. A client is not told the "
         "networks behind itself.", live=True)] = ()
     rate_mbit: Annotated[Mbit, about(
-        "Rate limit of each client, in each direction, unless its peer has a limit of its own. 0: no limit.",
+        "Rate limit of each client, in each direction, unless its peer has a limit of its own. Packets from the client "
+        "that are shorter than 300 bytes count for more than their bytes, as they cost more. 0: no limit.",
         unit="Mbit/s", live=True)] = 0.0
 
     # Limits of a server

@@ -14,7 +14,7 @@ CACHE_LINE = 64
 PAGE = 4096
 MASK64 = (1 << 64) - 1
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 # --- every segment -----------------------------------------------------------------------------
 MAGIC_AT = 0               # u64, creator: one of the three below
@@ -83,10 +83,12 @@ FIRST_PEER_HANDLE = 1 << PEER_INDEX_BITS   # of peer 0 where there is no other
 # kinds of records, each with RECORD_WORDS for every peer: words in it. The first exists once, the others in each lane.
 PEER_HANDLE, PEER_RATE = range(2)                      # supervisor: current handle; bytes a second each way, or 0
 (LINK_ESTABLISHED, LINK_OFFLOADS, LINK_LIGHT, LINK_ACCEPTS_SHARDS, LINK_PARITY,
- LINK_RECEIVED_BYTES) = range(6)                       # tcp inbound duty: see runtime.link_view
+ LINK_RECEIVED_BYTES, LINK_COUNTED_BYTES) = range(7)   # tcp inbound duty: see runtime.link_view
 SENT_BYTES, SENT_DROPPED = range(2)                    # tcp outbound duty
-NUMBER_CODED, NUMBER_LIGHT = range(2)                  # tun outbound duty: next block number of a stream
-TRANSIT_NUMBER_BULK, TRANSIT_NUMBER_LIGHT = range(2)   # tun inbound duty: next block number of a transit stream
+NUMBER_CODED, NUMBER_LIGHT, NUMBER_PACKETS = range(3)  # tun outbound duty: next block number of a stream; packets of
+                                                       # bulk for the peer
+TRANSIT_NUMBER_BULK, TRANSIT_NUMBER_LIGHT, TRANSIT_CHARGE = range(3)   # tun inbound duty: next block number of a
+                                                       # transit stream; charge that only this duty could know
 LANE_RECORDS = ("link", "sent", "number", "transit")
 
 STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the records, lane by lane

@@ -68,9 +68,19 @@ class PeerTable:
         return sum(words[at] for other, words in enumerate(self.sent) if other != lane)
 
     def received_elsewhere(self, peer: int, lane: int) -> int:
-        """Bytes that the tcp workers of other lanes have received from this peer."""
-        at = peer * RECORD_WORDS + layout.LINK_RECEIVED_BYTES
+        """Bytes that count against this peer's rate, received by the tcp workers of other lanes."""
+        at = peer * RECORD_WORDS + layout.LINK_COUNTED_BYTES
         return sum(words[at] for other, words in enumerate(self.links) if other != lane)
+
+    def charged(self, peer: int) -> int:
+        """The late charges of the tun workers to this peer (`workers.tun.late_charges`)."""
+        at = peer * RECORD_WORDS + layout.TRANSIT_CHARGE
+        return sum(words[at] for words in self.transit_numbers)
+
+    def packets_for(self, peer: int) -> int:
+        """Packets of bulk from TUN for this peer."""
+        at = peer * RECORD_WORDS + layout.NUMBER_PACKETS
+        return sum(words[at] for words in self.numbers)
 
     def established_count(self, peer: int) -> int:
         """Established connections of a peer."""

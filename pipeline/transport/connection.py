@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import socket
 
+from pipeline.policy.token_bucket import TokenBucket
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.transport.address import SocketAddress, format_address
@@ -31,6 +32,9 @@ CONNECTING, HANDSHAKE, ESTABLISHED, CLOSED = "connecting", "handshake", "establi
 
 UNREAD_BYTES = 65536  # of an unauthenticated client's, read at most before its socket is closed
 
+BARE_FRAMES_RATE, BARE_FRAMES_BURST = 50, 500
+"""Frames without contents a second, and at once: an honest end sends one in each `keepalive`."""
+
 WOULD_BLOCK = (errno.EAGAIN, errno.EINPROGRESS)
 
 
@@ -42,6 +46,8 @@ class ReceiveState:
         self.byte_count = 0
         self.partial_frame = b""  # bytes of an unfinished frame, while another connection has the slot
         self.frame_end = 0  # where that frame ends, counted from its beginning; 0: not known yet
+        self.has_frames = False  # there may be whole frames among those bytes, which wait for the next slot
+        self.bare_frames = TokenBucket(BARE_FRAMES_RATE, BARE_FRAMES_BURST)
         self.stamped_lane = 0  # of the tun worker that gets its frames
         self.status_row = -1  # in the peer table
         self.learner: AddressLearner | None = None  # on a hub of the original program, until all addresses are learnt

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 
 from pipeline.errors import PeerError
+from pipeline.wire import charge
 
 LENGTH = struct.Struct(">I")
 FRAME = struct.Struct(">IB")
@@ -40,28 +41,51 @@ LENGTH_LIMIT = BLOCK_LENGTH_LIMIT + 32  # the longest block frame as the only sh
 HELLO_LENGTH_LIMIT = 512  # of a frame from a client before its welcome: the client is unauthenticated
 WELCOME_LENGTH_LIMIT = 16384  # of a frame from a server before its welcome, which has routes; the client chose to dial
 
+UNBOUNDED = 1 << 62
+"""A charge that no frames reach."""
+
 _length_at = LENGTH.unpack_from
+_FRAME_CHARGE, _PACKET_CHARGE = charge.FRAME, charge.PACKET
+_BARE_PACKET_CHARGE, _RUN_CHARGE = charge.FRAME + charge.PACKET, charge.FRAME + charge.RUN
 
 
-def scan(view: memoryview, at: int, end: int, limit: int) -> tuple[int, int, int, int]:
+def scan(view: memoryview, at: int, end: int, limit: int, most: int = UNBOUNDED) -> tuple[int, int, int, int, int, int]:
     """Find the frames in view[at:end], which begins at a frame. PeerError on a length above `limit`.
 
     Returns the end of the last whole frame; the end of the frame behind it, 0 while its length is not known; the number
-    of whole frames; and how many of them are runs.
+    of whole frames; how many of them are runs; how many are bare, that is empty or keepalives; and the charge of them
+    all, without that of their bytes. The search ends behind the frame with which the charge comes to `most`.
     """
-    frames = runs = 0
+    frames = runs = bare = charged = 0
     while end - at >= 4:
         (length,) = _length_at(view, at)
         if length > limit:
             raise PeerError(f"frame of {length} bytes, at most {limit} allowed")
         after = at + 4 + length
         if after > end:
-            return at, after, frames, runs
-        if length and view[at + 4] == RUN:
-            runs += 1
+            return at, after, frames, runs, bare, charged
+        if length:
+            kind = view[at + 4]
+            if kind == BLOCK:
+                charged += _FRAME_CHARGE
+                if length >= BLOCK_PREFIX.size - 4:
+                    charged += _PACKET_CHARGE * (view[at + 5] << 8 | view[at + 6])
+            elif kind == RUN:
+                runs += 1
+                charged += _RUN_CHARGE
+            elif kind == KEEPALIVE:
+                bare += 1
+                charged += _FRAME_CHARGE
+            else:
+                charged += _BARE_PACKET_CHARGE
+        else:
+            bare += 1
+            charged += _FRAME_CHARGE
         at = after
         frames += 1
-    return at, 0, frames, runs
+        if charged >= most:
+            break
+    return at, 0, frames, runs, bare, charged
 
 
 def frame(kind: int, body: bytes = b"") -> bytes:

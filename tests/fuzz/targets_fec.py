@@ -30,7 +30,7 @@ def reassembly(data: bytes) -> None:
     bench = harness.ReassemblyHarness(BYTES_LIMIT)
     buffers = bench.reassembly._buffers
     view = memoryview(data)
-    end, _, _, _ = framing.scan(view, 0, len(view), framing.LENGTH_LIMIT)
+    end = framing.scan(view, 0, len(view), framing.LENGTH_LIMIT)[0]
     at = 0
     forged = False
     sent: set[bytes] = set()

@@ -24,7 +24,7 @@ from pipeline.packet import ip as ippacket
 from pipeline.packet.flow_classifier import FlowClassifier
 from pipeline.packet.vnet import GSO_ECN, NEEDS_CSUM, NO_VNET, VNET, VNET_HEADER_BYTES
 from pipeline.peers.peer_file import DIRECTORY, DIRECTORY_MODE, read_all, write
-from pipeline.wire import block, framing, messages
+from pipeline.wire import block, charge, framing, messages
 from tests.fuzz.fuzzer import Feed
 from tests.reference.blocks import block_frame
 from tests.reference.packets import echo_request
@@ -53,7 +53,7 @@ def frames(data: bytes) -> None:
     limit = LIMITS[(data[0] if data else 0) % len(LIMITS)]
     view = memoryview(data)[1:]
     end = len(view)
-    whole, after, count, runs = framing.scan(view, 0, end, limit)
+    whole, after, count, runs, bare, charged = framing.scan(view, 0, end, limit)
     assert 0 <= whole <= end
     assert after > end and after - whole - 4 <= limit if after else end - whole < 4
     at = found = found_runs = 0
@@ -64,7 +64,12 @@ def frames(data: bytes) -> None:
         found_runs += length > 0 and view[at + 4] == framing.RUN
         at += 4 + length
     assert (at, found, found_runs) == (whole, count, runs)
-    assert framing.scan(view, 0, whole, limit) == (whole, 0, count, runs)
+    assert framing.scan(view, 0, whole, limit) == (whole, 0, count, runs, bare, charged)
+    assert charge.FRAME * count <= charged
+    most = charged // 2 + 1
+    part = framing.scan(view, 0, end, limit, most)
+    rest = framing.scan(view, part[0], end, limit)
+    assert (part[0] <= whole, part[2] + rest[2], part[5] + rest[5]) == (True, count, charged)
 
 
 def frames_seeds() -> list[bytes]:

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from pipeline.policy.ring_shares import RingShares
 from pipeline.runtime.plan import StagePosition
 from pipeline.runtime.port import Port
 from pipeline.shm import layout, ring, segment
@@ -70,13 +71,20 @@ class FrameReaderHarness:
     """The reader, `sources` before it, and `slots` behind it: peer and wire bytes of each slot consumed."""
 
     def __init__(
-        self, connections: int = 1, slots: int = 4, limit: int = LIMIT, start: int = 0, tls: bool = False
+        self,
+        connections: int = 1,
+        slots: int = 4,
+        limit: int = LIMIT,
+        start: int = 0,
+        tls: bool = False,
+        shared: bool = False,
     ) -> None:
         self.sources = [Source(number, tls) for number in range(connections)]
         name = f"/tunnel@framereadertest@{secrets.token_hex(4)}@ring"
         self.ring = ring.create(name, 2, slots, SLOT_BYTES, start)
         self.port = Port(self.ring, StagePosition(0, 0, [1], True, [], []), 0, [], [])
         self.reader = FrameReader(self.port, limit)
+        self.reader.shares = RingShares(slots) if shared else None
         self.consumer = StageView(self.ring, 1, [0])
         self.slots: list[tuple[int, bytes]] = []
 
@@ -84,7 +92,12 @@ class FrameReaderHarness:
         self.sources[number].send(data)
 
     def read(self, number: int) -> int:
-        return self.reader.read(self.sources[number].connection, self.port.ready())
+        """Publish what is left inside, or receive once. Bytes received; 1 for bytes that were inside."""
+        connection = self.sources[number].connection
+        if connection.receive.has_frames:
+            self.reader.publish_left(connection, self.port.ready())
+            return 1
+        return self.reader.read(connection, self.port.ready())
 
     def read_all(self, number: int) -> None:
         """Read until nothing is there or the ring is full."""
@@ -117,14 +130,14 @@ class FrameReaderHarness:
         self.consume()
 
     def frames(self, number: int) -> list[bytes]:
-        """The bodies of a connection's frames."""
+        """The bodies of a connection's frames, without bare ones, of which those that come alone go no further."""
         found = []
         for peer, data in self.slots:
             if peer == number:
                 bodies = split(data)
                 assert bodies  # no slot is published empty
                 found += bodies
-        return found
+        return with_contents(found)
 
     def close(self) -> None:
         for source in self.sources:
@@ -144,6 +157,11 @@ def harness_of(**settings: int) -> Iterator[FrameReaderHarness]:
 
 def framed(bodies: Sequence[bytes]) -> bytes:
     return b"".join(struct.pack(">I", len(body)) + body for body in bodies)
+
+
+def with_contents(bodies: Sequence[bytes]) -> list[bytes]:
+    """Those of frames that are neither empty nor keepalives."""
+    return [each for each in bodies if each[:1] not in (b"", b"\x02")]
 
 
 def split(data: bytes) -> list[bytes]:

@@ -161,7 +161,7 @@ def test_bytes_inside_the_tls_channel_of_a_client_beyond_its_rate_wait_like_the_
     before = received_from(server, 1)
     inbound = server.workers["tcp-0"].duty("inbound")
     for connection in inbound.connections.established.values():
-        inbound._pending[connection] = None  # as if a burst had left something
+        inbound._add_readable(connection)  # as if a burst had left something
     assert {inbound.work() for _ in range(20)} == {NOTHING}
     assert received_from(server, 1) == before
     limit(server, 1, 0)

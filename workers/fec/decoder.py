@@ -1,8 +1,8 @@
 """The inbound duty of a fec worker: the runs of its streams become blocks in its lane's decoded ring.
 
 1. wait       sleep on the doorbell until a slot is ready, or until a block has waited long enough for one before it
-2. work       visit every ready slot first, unless the decoded ring is full: the more runs have come, the fewer shards
-              need recovery
+2. work       visit ready slots first, unless the decoded ring is full: the more runs have come, the fewer shards need
+              recovery
 3. _add_runs  find the runs in a slot, and give those of this worker's streams to the reassembly of their peer
 4. _deliver   fill free slots of the decoded ring, a fair share of them for each peer, and hand them on
 5. pop        called by _deliver: the reassembly recovers missing shards, checks the block, gives blocks in their order
@@ -17,12 +17,15 @@ import time
 from pipeline.fec.codec import Codec
 from pipeline.fec.reassembly import BYTES_LIMIT, BYTES_LIMIT_OF_MANY, Reassembly
 from pipeline.fec.reorder import TORN_NS
+from pipeline.policy.ring_shares import RingShares
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
 from pipeline.shm import layout
 from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.shm.slot import read_header, write_header
 from pipeline.wire import framing
+
+SLOTS_AT_ONCE = 16  # of a ring in one step: then the heartbeat, and the other rings, have their turn
 
 _BLOCK_AT = layout.SLOT_HEADER_BYTES  # of a block in the decoded ring: no header will be put in front of it
 _LANE_BYTE_AT = 8  # of a run frame: the last byte of the stream's number holds the lane and the traffic class
@@ -48,22 +51,26 @@ class Decoder:
         is_successor = any(port.cursor for port in self._ports)
         self._torn_until_ns = time.monotonic_ns() + TORN_NS if is_successor else 0
         self._ready = any_ready(self._ports)
-        self._is_full = False  # the decoded ring had no free slot
+        self._shares = RingShares(self._decoded.ring.capacity) if attachment.peer_table.capacity > 1 else None
+        self._blocked_at = -1  # free slots of the decoded ring when blocks had to wait for more; -1: none had to
 
     def wait(self, seconds: float) -> None:
         due = min([due for reassembly in self._peers.values() if (due := reassembly.due())], default=0)
         if due:
             seconds = max(0.0, min(seconds, (due - time.monotonic_ns()) / 1e9))
-        self._doorbell.wait(self._decoded.ready if self._is_full else self._ready, seconds)
+        self._doorbell.wait(self._ready if self._blocked_at < 0 else self._has_more_room, seconds)
+
+    def _has_more_room(self) -> bool:
+        """Whether blocks that wait may find room now, or runs have come that can be taken meanwhile."""
+        return self._decoded.ready() > self._blocked_at or (self._blocked_at > 0 and self._ready() > 0)
 
     def work(self) -> int:
-        """Visit every ready slot, unless the decoded ring is full; then deliver blocks."""
+        """Visit ready slots, unless the decoded ring is full; then deliver blocks."""
         now = time.monotonic_ns()
         done = 0
-        self._is_full = not self._decoded.ready()
-        if not self._is_full:
+        if self._decoded.ready():
             for port in self._ports:
-                ready = port.ready()
+                ready = min(port.ready(), SLOTS_AT_ONCE)
                 for ahead in range(ready):
                     self._add_runs(port.slot(ahead), now)
                 if ready:
@@ -104,10 +111,16 @@ class Decoder:
         free = decoded.ready()
         done = 0
         idle = []
+        self._blocked_at = -1 if free else 0
         share = -(-free // max(1, len(self._peers)))  # so that no peer takes the whole ring
         for peer_handle, reassembly in self._peers.items():
             until = min(free, done + share)
             while done < until:
+                if self._shares is not None:
+                    self._shares.follow(free - done)
+                    if not self._shares.may_add(peer_handle):
+                        self._blocked_at = free - done
+                        break
                 block = reassembly.pop(now)
                 if block is None:
                     if reassembly.is_idle(now):
@@ -116,6 +129,9 @@ class Decoder:
                 slot = decoded.slot(done)
                 slot[_BLOCK_AT : _BLOCK_AT + len(block)] = block
                 write_header(slot, _BLOCK_AT, len(block), 0, peer_handle, reassembly.traffic_class)
+                if self._shares is not None:
+                    packets = framing.scan(slot, _BLOCK_AT, _BLOCK_AT + len(block), framing.LENGTH_LIMIT)
+                    self._shares.add(peer_handle, len(block) + packets[-1])
                 done += 1
         for peer_handle in idle:
             del self._peers[peer_handle]

@@ -127,6 +127,11 @@ class ConnectionManager(ABC):
         """By the index of the peer; also those without a connection."""
         return self._established.peers
 
+    @property
+    def has_several_peers(self) -> bool:
+        """Whether more than one peer is connected, here or with another worker."""
+        return self._established.has_several_peers
+
     def poll(self, seconds: float) -> list[tuple[int, int]]:
         """Wait for events of any descriptor: (descriptor, events)."""
         return self._epoll.poll(seconds)
@@ -317,7 +322,7 @@ class ConnectionManager(ABC):
         """Close a connection whose time is over. Whether it is in order."""
         if not self._established.is_current(connection):
             self.close(connection, "its session has ended: there is a newer one, or the peer was revoked")
-        elif unread or self.peers[connection.peer].paused:
+        elif unread or self.peers[connection.peer].paused or connection in self.peers[connection.peer].readable:
             connection.receive.last_ns = now  # the silence is our own fault
         elif self._timeouts.silence_expired(connection, now):
             self._counters[ID["tcp.connections_timed_out"]] += 1

@@ -26,6 +26,7 @@ class EstablishedConnections:
     ) -> None:
         self.by_fd: dict[int, Connection] = {}
         self.peers: dict[int, PeerReceiver] = {}  # by peer index; it stays after the peer's last connection
+        self.has_several_peers = False  # connected, here or with another worker
         self._list = connection_list
         self._publisher = publisher
         self._kick_sender = kick_sender
@@ -75,6 +76,8 @@ class EstablishedConnections:
         self.by_fd[connection.fd] = connection
         self._list.add(connection)
         self.peers[connection.peer].add(connection)
+        if not self.has_several_peers:
+            self._count_peers()
         self._kick_sender()
 
     def remove(self, connection: Connection, now: int) -> None:
@@ -93,10 +96,14 @@ class EstablishedConnections:
 
     def update_peers(self, now: int) -> None:
         """On the clock: the rate of each connected peer, and the state of its links."""
+        self._count_peers()
         for peer in self.peers.values():
             if peer.established:
                 self._update_rate(peer, now)
                 peer.update_link(now)
+
+    def _count_peers(self) -> None:
+        self.has_several_peers = self._table.capacity > 1 and self._publisher.several_connected()
 
     def _update_rate(self, peer: PeerReceiver, now: int) -> None:
         elsewhere = self._table.received_elsewhere(peer.peer, self._lane)

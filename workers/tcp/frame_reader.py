@@ -9,6 +9,10 @@
 On a hub of the original program a connection may have a learner (`pipeline.transport.address_learner`). Its frames are
 published up to the first with a claim. That frame and all behind it are held back until the supervisor has decided.
 
+Where peers share the ring (`shares`), a slot holds frames of SLOT_CHARGE at most, or one frame. Those beyond that move
+to the next slot as well, and wait for publish_left(). So a peer's tiny frames hold up nobody for long. Frames without
+contents alone make no slot: they go no further.
+
 A published slot holds whole frames of one connection. The first bytes of an unfinished frame stay in the slot in hand,
 and the next bytes are received right behind them; what follows that frame in the stream lands at the start of the next
 slot. So under load no byte is copied.
@@ -21,6 +25,7 @@ Owned by the inbound duty.
 
 from __future__ import annotations
 
+from pipeline.policy.ring_shares import RingShares
 from pipeline.runtime.port import Port
 from pipeline.shm.layout import SLOT_HEADER_BYTES
 from pipeline.shm.slot import write_header
@@ -28,6 +33,8 @@ from pipeline.transport.connection import Connection
 from pipeline.wire import framing
 
 FRAMES_AT = SLOT_HEADER_BYTES
+SLOT_CHARGE = 1 << 18
+"""Charge of the frames in one slot, where peers share the ring: a third of a millisecond of the next duty's time."""
 
 _TYPE_AT = FRAMES_AT + framing.LENGTH.size  # in a slot: the type of the first frame
 
@@ -40,7 +47,9 @@ class FrameReader:
         self._limit = limit
         self._owner: Connection | None = None  # of the slot in hand
         self._end = FRAMES_AT  # end of the owner's bytes in the slot in hand
-        self.frames = 0  # frames published; the caller counts them and sets this to 0
+        self.frames = self.bare = self.charge = self.slots = 0  # since take_counts()
+        self.shares: RingShares | None = None  # of the peers in the ring, while there are several
+        self.surcharge = 0  # what a slot of the connection's peer will cost beyond its charge
 
     def read(self, connection: Connection, free: int) -> int:
         """Receive once, publish what is whole. Bytes received; 0 at the end of the stream.
@@ -59,7 +68,7 @@ class FrameReader:
             received = connection.channel.receive(slot[end:until])
             end += received
             if frame_end and end == until:
-                self._publish(slot, until, connection, 1, slot[_TYPE_AT] == framing.RUN)
+                self._publish_one(slot, until, connection)
                 end = FRAMES_AT
         elif frame_end and free > 1:
             # the rest of the unfinished frame, and whatever follows it straight into the next slot
@@ -67,7 +76,7 @@ class FrameReader:
             received = connection.socket.recvmsg_into((slot[end:until], port.slot(1)[FRAMES_AT:]))[0]
             end += received
             if end >= until:
-                self._publish(slot, until, connection, 1, slot[_TYPE_AT] == framing.RUN)
+                self._publish_one(slot, until, connection)
                 free -= 1
                 end += FRAMES_AT - until
         else:
@@ -78,11 +87,17 @@ class FrameReader:
             self._publish_frames(connection, free)
         return received
 
-    def publish_early(self, connection: Connection) -> None:
-        """Publish the whole frames among the bytes that arrived behind the handshake. One slot is free."""
+    def publish_left(self, connection: Connection, free: int) -> None:
+        """Publish whole frames among the bytes that have arrived before (`has_frames`). At least one slot is free."""
         if self._owner is not connection:
             self._take_over(connection)
-            self._publish_frames(connection, self._port.ready())
+        self._publish_frames(connection, free)
+
+    def take_counts(self) -> tuple[int, int, int, int]:
+        """Since the last call: whole frames; bare ones among them; their charge, bytes not included; slots filled."""
+        counts = self.frames, self.bare, self.charge, self.slots
+        self.frames = self.bare = self.charge = self.slots = 0
+        return counts
 
     def forget(self, connection: Connection) -> None:
         """The connection has ended: its unfinished frame is worth nothing."""
@@ -90,6 +105,7 @@ class FrameReader:
             self._owner = None
             self._end = FRAMES_AT
         connection.receive.partial_frame = b""
+        connection.receive.has_frames = False
 
     def _take_over(self, connection: Connection) -> None:
         """Make a connection the owner of the slot in hand."""
@@ -108,7 +124,9 @@ class FrameReader:
         state = connection.receive
         slot = self._port.slot()
         end = self._end
-        whole, frame_end, frames, runs = framing.scan(slot, FRAMES_AT, end, self._limit)
+        most = framing.UNBOUNDED if self.shares is None else SLOT_CHARGE
+        whole, frame_end, frames, runs, bare, charged = framing.scan(slot, FRAMES_AT, end, self._limit, most)
+        state.has_frames = charged >= most
         if state.learner is not None:
             frame_end = 0  # the rest of an unfinished frame must not be published without a look at the whole
             claim_at = state.learner.find_claim(slot, FRAMES_AT, whole)
@@ -118,13 +136,18 @@ class FrameReader:
         if not frames:
             state.frame_end = frame_end - FRAMES_AT if frame_end else 0
             return
+        self.bare += bare
+        if bare == frames:
+            self._skip(slot, whole, frames, charged)
+            state.frame_end = frame_end - whole if frame_end else 0
+            return
         rest = b""
         if whole != end:
             if free > 1:
                 self._port.slot(1)[FRAMES_AT : FRAMES_AT + end - whole] = slot[whole:end]
             else:
                 rest = bytes(slot[whole:end])
-        self._publish(slot, whole, connection, frames, runs)
+        self._publish(slot, whole, connection, frames, runs, charged)
         state.frame_end = frame_end - whole if frame_end else 0
         self._end = FRAMES_AT + end - whole
         if rest:  # the ring is full now: the unfinished frame waits outside until there is a slot again
@@ -137,17 +160,42 @@ class FrameReader:
         slot = self._port.slot()
         connection.receive.partial_frame = bytes(slot[at : self._end])
         connection.receive.frame_end = 0
-        _, _, frames, runs = framing.scan(slot, FRAMES_AT, at, self._limit)
-        if frames:
-            self._publish(slot, at, connection, frames, runs)
+        connection.receive.has_frames = False  # until the supervisor has decided
+        _, _, frames, runs, bare, charged = framing.scan(slot, FRAMES_AT, at, self._limit)
+        self.bare += bare
+        if frames > bare:
+            self._publish(slot, at, connection, frames, runs, charged)
         self._owner = None
         self._end = FRAMES_AT
 
-    def _publish(self, slot: memoryview, end: int, connection: Connection, frames: int, runs: int) -> None:
+    def _skip(self, slot: memoryview, whole: int, frames: int, charged: int) -> None:
+        """Nobody needs the frames in slot[FRAMES_AT:whole]: what follows takes their place."""
+        end = FRAMES_AT + self._end - whole
+        slot[FRAMES_AT:end] = slot[whole : self._end]
+        self._end = end
+        self.frames += frames
+        self.charge += charged
+
+    def _publish_one(self, slot: memoryview, end: int, connection: Connection) -> None:
+        """Publish the one frame in a slot."""
+        if self.shares is None:
+            self._publish(slot, end, connection, 1, slot[_TYPE_AT] == framing.RUN, 0)
+        else:
+            _, _, _, runs, bare, charged = framing.scan(slot, FRAMES_AT, end, self._limit)
+            self.bare += bare
+            self._publish(slot, end, connection, 1, runs, charged)
+
+    def _publish(
+        self, slot: memoryview, end: int, connection: Connection, frames: int, runs: int, charged: int
+    ) -> None:
         state = connection.receive
         write_header(
             slot, FRAMES_AT, end - FRAMES_AT, state.stamped_lane, connection.peer_handle, connection.traffic_class
         )
         self._port.advance_one(bool(runs))
+        if self.shares is not None:
+            self.shares.add(connection.peer, end - FRAMES_AT + charged + self.surcharge)
+            self.slots += 1
         self.frames += frames
+        self.charge += charged
         state.frame_end = 0

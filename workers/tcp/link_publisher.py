@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import (
     LINK_ACCEPTS_SHARDS,
+    LINK_COUNTED_BYTES,
     LINK_ESTABLISHED,
     LINK_LIGHT,
     LINK_OFFLOADS,
@@ -57,9 +58,29 @@ class LinkPublisher:
         """Publish how many parity shards the state of a peer's connections calls for."""
         self._words[peer * RECORD_WORDS + LINK_PARITY] = parity
 
-    def add_received(self, peer: int, size: int) -> None:
-        """Add to the bytes received from a peer."""
+    def add_received(self, peer: int, size: int, counted: int) -> None:
+        """Add to the bytes received from a peer, and to those that count against its rate."""
         self._words[peer * RECORD_WORDS + LINK_RECEIVED_BYTES] += size
+        if counted:
+            self._words[peer * RECORD_WORDS + LINK_COUNTED_BYTES] += counted
+
+    def charged(self, peer: int) -> int:
+        """The late charges of the tun workers to this peer."""
+        return self._peers.charged(peer)
+
+    def packets_for(self, peer: int) -> int:
+        """Packets of bulk that TUN had for this peer."""
+        return self._peers.packets_for(peer)
+
+    def several_connected(self) -> bool:
+        """Whether more than one peer is connected, here or with another worker."""
+        connected = {
+            peer
+            for words in self._peers.links
+            for peer, count in enumerate(words[LINK_ESTABLISHED::RECORD_WORDS])
+            if count
+        }
+        return len(connected) > 1
 
     def is_current(self, connection: Connection) -> bool:
         """Whether a connection belongs to the session that has its peer's index now."""

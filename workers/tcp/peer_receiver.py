@@ -1,4 +1,4 @@
-"""One peer as the inbound duty of a tcp worker sees it: its connections here, its rate, the state of its links.
+"""One peer as the inbound duty of a tcp worker sees it: its connections here, its rate, its turns, its links.
 
 A peer that sends more than its rate is not read for a moment: TCP slows it down, and nothing is lost.
 """
@@ -8,18 +8,25 @@ from __future__ import annotations
 from pipeline.policy.token_bucket import SharedBucket
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.connection import Connection
+from pipeline.wire import charge
 from workers.tcp.link_monitor import LinkMonitor
 from workers.tcp.link_publisher import LinkPublisher
+from workers.tcp.peer_turns import PeerTurns
 
 IDLE_UPDATES = 50  # five seconds: longer than a retransmission takes that will succeed
 
 
 class PeerReceiver:
-    """`established`: its connections here; `paused`: they are not read, because the peer is beyond its rate."""
+    """`established`: its connections here; `readable`: those that have something to read, in this order.
+
+    `paused`: they are not read, because the peer is beyond its rate.
+    """
 
     def __init__(self, peer: int, publisher: LinkPublisher, settings: WorkerSettings, counters: memoryview) -> None:
         self.peer = peer
         self.established: tuple[Connection, ...] = ()
+        self.readable: dict[Connection, None] = {}
+        self.turns = PeerTurns(peer, publisher)
         self.bucket = SharedBucket()
         self.paused = False
         self._publisher = publisher
@@ -37,10 +44,12 @@ class PeerReceiver:
         if self._monitor is not None:
             self._monitor.connections_ended += 1
 
-    def record_received(self, size: int, now: int) -> None:
-        """Count bytes against the rate, here and for the other workers of the peer."""
-        self._publisher.add_received(self.peer, size)
-        self.bucket.spend(size, now)
+    def record_received(self, size: int, charged: int, now: int) -> None:
+        """Count bytes and their charge against the rate, here and for the other workers of the peer."""
+        bucket = self.bucket
+        counted = charge.against_rate(size, size + charged) if bucket.rate else 0
+        self._publisher.add_received(self.peer, size, counted)
+        bucket.spend(counted, now)
 
     def update_link(self, now: int) -> None:
         """On the clock: let the monitor see the connections, unless nothing can be in flight.

@@ -3,13 +3,18 @@
 A packet's way, in the order in which `work` calls:
 
     1. wait           epoll says which connections can be read; after a silence the next stage is woken ahead
-    2. _read_early    frames that arrived behind a handshake, or were held back, as soon as a slot is free
-    3. _read          the connections in whose TLS channel bytes are left, then those that can be read
-    4. _read_burst    up to READ_BURST receives, straight into a slot of the ring (`workers.tcp.frame_reader`)
-    5. _count         bytes and frames; a peer beyond its rate is paused, all its connections together
-    6. handle_event   every other event is the connection manager's: handshakes, new connections, the supervisor channel
-    7. _resume_peers  paused peers that are in credit again
-    8. tick           the connection manager's clock: timeouts, checks, rates, status rows
+    2. handle_event   an event of another descriptor is the connection manager's: handshakes, new connections, the
+                      supervisor channel
+    3. _take_turn     a turn for each peer that has something to read and room in the ring
+    4. _read_burst    up to READ_BURST receives on one connection, straight into a slot of the ring
+                      (`workers.tcp.frame_reader`)
+    5. _count         bytes, frames and their charge; a peer beyond its rate is paused, all its connections together
+    6. _resume_peers  paused peers that are in credit again
+    7. tick           the connection manager's clock: timeouts, checks, rates, status rows
+
+A connection is readable when epoll says so, or when bytes of it are left inside. These stand in its TLS channel, behind
+a slot that was full, or behind its handshake; or they were held back until the supervisor has decided about its
+address. While one peer alone is connected, its turns do not end, and its share of the ring is all of it.
 
 Where connections come from and how they end is the business of `workers.tcp.connection_manager`.
 A peer's bytes can end that peer's connection and nothing else: PeerError is caught where the connection is read.
@@ -22,11 +27,13 @@ import time
 from pipeline.counters import ID
 from pipeline.errors import PeerError
 from pipeline.log import printable
+from pipeline.policy.ring_shares import RingShares
 from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.port import QUIET_NS
-from pipeline.runtime.worker import DONE, MORE, NOTHING, Attachment
-from pipeline.transport.connection import ESTABLISHED, Connection
+from pipeline.runtime.worker import DONE, NOTHING, Attachment
+from pipeline.transport.connection import BARE_FRAMES_RATE, Connection
 from pipeline.transport.connection_list import ConnectionList
+from pipeline.wire import charge
 from workers.tcp.client_connections import ClientConnections
 from workers.tcp.connection_manager import ConnectionManager, ManagerContext
 from workers.tcp.frame_reader import FrameReader
@@ -36,10 +43,12 @@ from workers.tcp.server_connections import ServerConnections
 
 READ_BURST = 8  # receives on one connection before the others have their turn
 FULL_READ_BYTES = 131072  # a receive of less has most likely emptied the socket
+SHARE_WAIT_S = 0.001  # for room in a share; meanwhile no event of another peer is seen
 
 _BYTES_RECEIVED = ID["tcp.bytes_received"]
 _FRAMES_RECEIVED = ID["tcp.frames_received"]
 _RING_FULL_WAITS = ID["tcp.ring_full_waits"]
+_SHARE_WAITS = ID["tcp.share_waits"]
 
 
 class Receiver:
@@ -54,10 +63,9 @@ class Receiver:
         (self._port,) = attachment.ports(self.name, "inbound")
         self._frame_reader = FrameReader(self._port, attachment.settings.frame_limit)
         self._events: list[tuple[int, int]] = []
-        self._early: list[tuple[Connection, int]] = []  # bytes not in the ring yet, and how many are not counted yet
-        self._pending: dict[Connection, None] = {}  # bytes are left in their TLS channel
+        self._readable: dict[PeerReceiver, None] = {}  # peers that have readable connections and are not paused
         self._paused: list[PeerReceiver] = []
-        self._ring_full = False
+        self._blocked_at = -1  # free slots when no readable peer had room for more; -1: some peer had
         self._last_event_ns = 0
         kind: type[ServerConnections | ClientConnections]
         kind = ServerConnections if fds.listener >= 0 else ClientConnections
@@ -66,10 +74,12 @@ class Receiver:
     # -- the duty
 
     def wait(self, seconds: float) -> None:
-        if self._ring_full:
-            self._bell.wait(self._port.ready, seconds)
-            self._ring_full = not self._port.ready()
-        self._events = self.connections.poll(0 if self._ring_full else seconds)
+        if self._blocked_at >= 0:
+            self._bell.wait(self._has_more_room, min(seconds, SHARE_WAIT_S) if self._blocked_at else seconds)
+            seconds = 0
+        elif self._readable:
+            seconds = 0
+        self._events = self.connections.poll(seconds)
         if self._events:
             now = time.monotonic_ns()
             if now - self._last_event_ns > QUIET_NS:
@@ -77,29 +87,29 @@ class Receiver:
             self._last_event_ns = now
 
     def work(self) -> int:
-        """Read all that can be read, let the manager handle every other event, and run its clock."""
+        """Let the manager handle its events, read all peers that have something, and run the manager's clock."""
         connections = self.connections
+        if connections.has_several_peers is not (self._frame_reader.shares is not None):
+            self._share_ring(connections.has_several_peers)
+        established, peers = connections.established, connections.peers
+        in_turns = self._frame_reader.shares is not None
+        self._blocked_at = -1
         done = 0
-        if self._early:
-            self._read_early()
-        if self._pending:
-            for pending in self._readable_inside():
-                del self._pending[pending]
-                done += self._read(pending)
-        established = connections.established
         for fd, _ in self._events:
             connection = established.get(fd)
-            if connection is not None:
-                done += self._read(connection)
-            else:
+            if connection is None:
                 connections.handle_event(fd)
+            elif in_turns:
+                self._add_readable(connection)
+            else:
+                done += self._read(connection, peers[connection.peer])
         self._events = []
+        if self._readable:
+            done += self._read_round()
         now = time.monotonic_ns()
         if self._paused:
             self._resume_peers(now)
-        connections.tick(now, self._ring_full)
-        if self._pending and not self._ring_full and self._readable_inside():
-            return MORE
+        connections.tick(now, self._blocked_at == 0)
         return DONE if done else NOTHING
 
     def drained(self) -> bool:
@@ -109,87 +119,154 @@ class Receiver:
         self.connections.shutdown_all()
         return True
 
-    def _readable_inside(self) -> list[Connection]:
-        """The connections with bytes in their TLS channel, without those of paused peers and those that are held."""
-        peers = self.connections.peers
-        return [each for each in self._pending if not (peers[each.peer].paused or each.is_held)]
+    def _has_more_room(self) -> bool:
+        return self._port.ready() > self._blocked_at
+
+    def _share_ring(self, among_several: bool) -> None:
+        self._frame_reader.shares = RingShares(self._port.ring.capacity) if among_several else None
+
+    # -- whose turn it is
+
+    def _add_readable(self, connection: Connection) -> None:
+        peer = self.connections.peers[connection.peer]
+        peer.readable[connection] = None
+        if not peer.paused:
+            self._readable[peer] = None
+
+    def _read_round(self) -> int:
+        """A turn for each peer that has something to read. Bytes."""
+        done = 0
+        blocked = True
+        peers = list(self._readable)
+        for peer in peers:
+            if self._room(peer):
+                blocked = False
+                done += self._take_turn(peer, len(peers) == 1)
+            if not peer.readable or peer.paused:
+                self._readable.pop(peer, None)
+        if blocked:
+            self._note_blocked()
+        return done
+
+    def _note_blocked(self) -> None:
+        self._blocked_at = self._port.ready()
+        self._counters[_SHARE_WAITS if self._blocked_at else _RING_FULL_WAITS] += 1
+
+    def _room(self, peer: PeerReceiver) -> int:
+        """The slots that are free; 0 if the peer has its share of the ring."""
+        free = self._port.ready()
+        shares = self._frame_reader.shares
+        if shares is not None:
+            shares.follow(free)
+            if not shares.may_add(peer.peer):
+                return 0
+        return free
+
+    def _take_turn(self, peer: PeerReceiver, alone: bool) -> int:
+        """Read the peer's connections, those first that have waited longest. Bytes."""
+        in_turns = self._frame_reader.shares is not None
+        if in_turns and not peer.turns.begin(alone):
+            return 0
+        self._frame_reader.surcharge = peer.turns.surcharge
+        readable = peer.readable
+        done = 0
+        for connection in list(readable):
+            if connection not in readable:
+                continue  # it has been closed meanwhile
+            del readable[connection]
+            done += self._read(connection, peer)
+            if peer.paused or (in_turns and (peer.turns.credit <= 0 or not self._room(peer))):
+                break
+        return done
 
     # -- reading
 
-    def _read_early(self) -> None:
-        """Publish the frames that arrived behind a handshake, or were held back, as soon as a slot is free."""
-        while self._early and self._port.ready():
-            connection, uncounted = self._early.pop()
-            if connection.state is ESTABLISHED:
-                try:
-                    self._frame_reader.publish_early(connection)
-                    self._count(connection, uncounted)
-                    if connection.is_held:
-                        self.connections.ask_about_claim(connection)
-                except PeerError as error:
-                    self._close_malformed(connection, error)
-
-    def _read(self, connection: Connection) -> int:
+    def _read(self, connection: Connection, peer: PeerReceiver) -> int:
         """Read an established connection; close it if it has ended or sends nonsense. Bytes."""
         try:
-            return self._read_burst(connection)
+            return self._read_burst(connection, peer)
         except PeerError as error:
-            self._close_malformed(connection, error)
+            self._close_hostile(connection, ID["tcp.closed_frame_too_long"], printable(str(error)))
         except EOFError:
             self.connections.close(connection, connection.send.error or "closed by the peer")
         except OSError as error:
             self.connections.close(connection, connection.send.error or printable(error.strerror or str(error)))
         return 0
 
-    def _read_burst(self, connection: Connection) -> int:
-        reader = self._frame_reader
-        channel = connection.channel
-        total = 0
+    def _read_burst(self, connection: Connection, peer: PeerReceiver) -> int:
+        reader, port, receive, channel = self._frame_reader, self._port, connection.receive, connection.channel
+        in_turns = reader.shares is not None
+        total = reads = bare = 0
         try:
             for _ in range(READ_BURST):
-                free = self._port.ready()
-                if not free:
-                    self._ring_full = True
-                    self._counters[_RING_FULL_WAITS] += 1
-                    connection.receive.last_ns = time.monotonic_ns()  # its silence is our own fault
+                room = self._room(peer) if in_turns else port.ready()
+                if not room:
+                    receive.last_ns = time.monotonic_ns()  # its silence is our own fault
+                    if not in_turns:
+                        self._note_blocked()
                     break
-                received = reader.read(connection, free)
-                if not received:
-                    raise EOFError
-                total += received
-                if connection.receive.learner is not None and connection.is_held:
+                if receive.has_frames:
+                    reader.publish_left(connection, room)
+                    received = FULL_READ_BYTES  # the socket may have more
+                else:
+                    reads += 1
+                    received = reader.read(connection, room)
+                    if not received:
+                        raise EOFError
+                    total += received
+                if receive.learner is not None and connection.is_held:
                     self.connections.ask_about_claim(connection)
                     break
-                if received < FULL_READ_BYTES and (channel is None or not channel.pending):
+                if received < FULL_READ_BYTES and not (receive.has_frames or (channel and channel.pending)):
                     break  # there was no more; to ask costs an exception
+                if in_turns and total + reader.charge + charge.READ * reads >= peer.turns.credit:
+                    break
         except BlockingIOError:
             pass
         finally:
-            if total:
-                self._count(connection, total)
-        if channel is not None and channel.pending:
-            self._pending[connection] = None
+            bare = self._count(connection, peer, total, reads)
+        if (receive.has_frames or (channel is not None and channel.pending)) and not connection.is_held:
+            self._add_readable(connection)
+        if bare and not receive.bare_frames.in_credit(receive.last_ns):
+            self._close_hostile(
+                connection, ID["tcp.closed_bare_frames"], f"over {BARE_FRAMES_RATE} frames without contents a second"
+            )
         return total
 
-    def _close_malformed(self, connection: Connection, error: PeerError) -> None:
-        self._counters[ID["tcp.closed_frame_too_long"]] += 1
-        self.connections.close(connection, printable(str(error)))
+    def _close_hostile(self, connection: Connection, counter: int, why: str) -> None:
+        self._counters[counter] += 1
+        self.connections.close(connection, why)
 
     # -- counting, and rates
 
-    def _count(self, connection: Connection, size: int) -> None:
+    def _count(self, connection: Connection, peer: PeerReceiver, size: int, reads: int) -> int:
+        """Count what a burst has brought, and charge the peer for it; pause the peer if that is beyond its rate.
+
+        The number of frames without contents.
+        """
+        reader = self._frame_reader
+        frames, bare, charged, slots = reader.take_counts()
+        channel = connection.channel
+        if channel is not None:
+            charged += charge.RECORD * channel.records
+            channel.records = 0
+        if reader.shares is not None:
+            peer.turns.spend(size + charged, reads, slots)
+        if not (size or frames):
+            return 0
         now = time.monotonic_ns()
         receive = connection.receive
         receive.last_ns = now
         receive.byte_count += size
+        if bare:
+            receive.bare_frames.spend(bare, now)
         counters = self._counters
         counters[_BYTES_RECEIVED] += size
-        counters[_FRAMES_RECEIVED] += self._frame_reader.frames
-        self._frame_reader.frames = 0
-        peer = self.connections.peers[connection.peer]
-        peer.record_received(size, now)
+        counters[_FRAMES_RECEIVED] += frames
+        peer.record_received(size, charged, now)
         if not peer.paused and not peer.bucket.in_credit(now):
             self._pause(peer)
+        return bare
 
     def _pause(self, peer: PeerReceiver) -> None:
         peer.paused = True
@@ -205,23 +282,27 @@ class Receiver:
                 for connection in peer.established:
                     connection.receive.last_ns = now  # its silence was our own fault
                     self.connections.watch(connection, not connection.is_held)
+                if peer.readable:
+                    self._readable[peer] = None
         self._paused = [peer for peer in self._paused if peer.paused]
 
     # -- called by the connection manager
 
     def on_established(self, connection: Connection, early: bytes) -> None:
         if early:
+            self._counters[_BYTES_RECEIVED] += len(early)
             connection.receive.partial_frame = early
-            self._early.append((connection, len(early)))
-            self._read_early()
-        if connection.channel is not None and connection.channel.pending:
-            self._pending[connection] = None
+            connection.receive.has_frames = True
+        if early or (connection.channel is not None and connection.channel.pending):
+            self._add_readable(connection)
 
     def on_released(self, connection: Connection) -> None:
-        self._early.append((connection, 0))
-        self._read_early()
+        connection.receive.has_frames = True
+        self._add_readable(connection)
         self.connections.watch(connection, not (self.connections.peers[connection.peer].paused or connection.is_held))
 
     def on_closed(self, connection: Connection) -> None:
-        self._pending.pop(connection, None)
+        peer = self.connections.peers.get(connection.peer)
+        if peer is not None:
+            peer.readable.pop(connection, None)
         self._frame_reader.forget(connection)

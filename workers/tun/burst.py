@@ -9,7 +9,7 @@ from __future__ import annotations
 from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.port import Port
 from pipeline.runtime.worker import Attachment
-from pipeline.shm.layout import NUMBER_CODED, PEER_INDEX_MASK, RECORD_WORDS
+from pipeline.shm.layout import NUMBER_CODED, NUMBER_PACKETS, PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.slot import next_block_number
 from pipeline.wire import framing
 from workers.tun.open_block import OpenBlock
@@ -23,6 +23,7 @@ class Burst:
         (self.plain,) = attachment.ports("outbound", "plain")
         self._coded = next(iter(attachment.ports("outbound", "coded")), None)
         self.ports = [port for port in (self.plain, self._coded) if port is not None]
+        self._counts_packets = attachment.peer_table.capacity > 1  # the answers that a peer causes are charged to it
         self.slots_max = BURST_SLOTS if attachment.peer_table.capacity == 1 else self.plain.ring.capacity
         self.used = dict.fromkeys(self.ports, 0)  # slots of this burst
         self.open: dict[int, OpenBlock] = {}
@@ -58,6 +59,9 @@ class Burst:
             return 0
         for block in blocks:
             block.seal()
+            if self._counts_packets:
+                peer = block.peer_handle & PEER_INDEX_MASK
+                self._numbers[peer * RECORD_WORDS + NUMBER_PACKETS] += len(block.lengths)
         count = len(blocks)
         blocks.clear()
         self.open.clear()

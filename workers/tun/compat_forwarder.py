@@ -24,7 +24,9 @@ class CompatForwarder:
         self._slots = CompatSlots(port, LinkView(attachment))
         self._counters = attachment.page.counters
 
-    def forward(self, slot: memoryview, at: int, length: int, peer_handle: int, traffic_class: int) -> None:
+    def forward(
+        self, slot: memoryview, at: int, length: int, sender: int, peer_handle: int, traffic_class: int
+    ) -> None:
         placed = self._slots.append(slot[at + VNET_HEADER_BYTES : at + length], peer_handle)
         self._counters[_FORWARDED if placed else _TRANSIT_FULL] += 1
 

@@ -1,7 +1,10 @@
 """The forwarder: packets from one peer to another, out of the inbound rings into the transit ring, past the kernel.
 
 Stage 0 of the lane's transit ring, in the inbound duty of the tun worker. A full ring drops packets, counted, and never
-blocks. A packet of a light flow stays light: a block takes over the traffic class of the slot that the packet came in.
+blocks; so does a sender's share of it, while others need the rest. A packet of a light flow stays light: a block takes
+over the traffic class of the slot that the packet came in.
+
+Cutting super-packets is dear, and their sender is charged for it. Of one slot SEGMENTS_MOST segments are made.
 """
 
 from __future__ import annotations
@@ -9,12 +12,14 @@ from __future__ import annotations
 from pipeline.counters import ID
 from pipeline.packet import gso
 from pipeline.packet.vnet import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
+from pipeline.policy.ring_shares import RingShares
 from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.tun import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, USO
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.slot import NO_NUMBER, next_block_number
-from pipeline.wire import framing
+from pipeline.wire import charge, framing
+from workers.tun.late_charges import LateCharges
 from workers.tun.open_block import FULL_AT, OpenBlock
 
 NEEDED_OFFLOADS = {
@@ -29,9 +34,16 @@ NEEDED_OFFLOADS = {
 
 The sender may send a kind of packet that was never offered to it: this is the first check of that."""
 
+TRANSIT_GREED = 7
+"""A sender may fill seven eighths of the ring: its packets are dropped beyond that, as nobody tells it to wait."""
+
+SEGMENTS_MOST = framing.BLOCK_PACKETS_MAX
+"""Segments made of the super-packets in one slot: as many packets as a block may have. They take 2 ms."""
+
 _ALL_OFFLOADS = -1
 _HEADER_MALFORMED = ID["tun.dropped_header_malformed"]
 _TRANSIT_FULL = ID["tun.dropped_transit_full"]
+_SEGMENTS_MANY = ID["tun.dropped_segments_many"]
 _FORWARDED = ID["tun.packets_forwarded"]
 
 
@@ -40,27 +52,41 @@ class Forwarder:
 
     def __init__(self, attachment: Attachment) -> None:
         (self._port,) = attachment.ports("inbound", "transit")
+        self._shares = RingShares(self._port.ring.capacity, TRANSIT_GREED)
+        self._charges = LateCharges(attachment)
+        self._segments = 0  # made of
+        self._slot: memoryview | None = None
         self._links = LinkView(attachment)
         self._numbers = attachment.peer_table.transit_numbers[attachment.worker.lane]
         self._counters = attachment.page.counters
         self._blocks: list[OpenBlock] = []
+        self._senders: list[int] = []  # of the first packet of each
         self._open: dict[tuple[int, int], OpenBlock] = {}  # by peer handle and traffic class
 
-    def forward(self, slot: memoryview, at: int, length: int, peer_handle: int, traffic_class: int) -> None:
+    def forward(
+        self, slot: memoryview, at: int, length: int, sender: int, peer_handle: int, traffic_class: int
+    ) -> None:
         """Forward the packet at slot[at], virtio-net header included, to a peer; finish it first if need be."""
         if slot[at] or slot[at + 1]:
             accepted = self._links.offloads(peer_handle & PEER_INDEX_MASK) or 0
             if NEEDED_OFFLOADS.get(slot[at + 1], _ALL_OFFLOADS) & ~accepted:
+                if slot is not self._slot:
+                    self._slot, self._segments = slot, 0
+                if self._segments >= SEGMENTS_MOST:
+                    self._counters[_SEGMENTS_MANY] += 1
+                    return
                 packets = gso.finish(bytes(slot[at : at + length]))
+                self._segments += len(packets)
+                self._charges.add(sender, charge.SEGMENT * len(packets))
                 for packet in packets:
-                    self._append(memoryview(packet), peer_handle, traffic_class)
+                    self._append(memoryview(packet), sender, peer_handle, traffic_class)
                 self._counters[_HEADER_MALFORMED] += not packets
                 return
-        self._append(slot[at : at + length], peer_handle, traffic_class)
+        self._append(slot[at : at + length], sender, peer_handle, traffic_class)
 
-    def _append(self, packet: memoryview, peer_handle: int, traffic_class: int) -> None:
-        """Put a packet into the open block of a peer; it is dropped if that needs a new slot and none is free."""
-        block = self._open.get((peer_handle, traffic_class)) or self._begin_block(peer_handle, traffic_class)
+    def _append(self, packet: memoryview, sender: int, peer_handle: int, traffic_class: int) -> None:
+        """Put a packet into the open block of a peer; drop it if that needs a new slot and the sender gets none."""
+        block = self._open.get((peer_handle, traffic_class)) or self._begin_block(sender, peer_handle, traffic_class)
         if block is None:
             self._counters[_TRANSIT_FULL] += 1
             return
@@ -72,10 +98,13 @@ class Forwarder:
         if end > FULL_AT or len(block.lengths) == framing.BLOCK_PACKETS_MAX:
             del self._open[peer_handle, traffic_class]
 
-    def _begin_block(self, peer_handle: int, traffic_class: int) -> OpenBlock | None:
+    def _begin_block(self, sender: int, peer_handle: int, traffic_class: int) -> OpenBlock | None:
         ahead = len(self._blocks)
-        if ahead >= self._port.ready():
+        free = self._port.ready() - ahead
+        self._shares.follow(free)
+        if not free or not self._shares.may_add(sender):
             return None
+        self._shares.add(sender, 0)
         peer = peer_handle & PEER_INDEX_MASK
         number = NO_NUMBER
         if self._links.parity(peer):
@@ -88,6 +117,7 @@ class Forwarder:
             self._port, self._port.slot(ahead), consumer, peer_handle, traffic_class, number
         )
         self._blocks.append(block)
+        self._senders.append(sender)
         return block
 
     def flush(self) -> None:
@@ -95,8 +125,11 @@ class Forwarder:
         blocks = self._blocks
         if not blocks:
             return
-        for block in blocks:
+        for block, sender in zip(blocks, self._senders, strict=True):
             block.seal()
+            self._charges.add(sender, charge.FORWARD * len(block.lengths))
         self._port.advance(len(blocks))
         blocks.clear()
+        self._senders.clear()
+        self._slot = None
         self._open.clear()

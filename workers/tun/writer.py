@@ -39,6 +39,7 @@ from pipeline.runtime.worker import MORE, NOTHING, Attachment
 from pipeline.shm.peer_table import RouteReader
 from pipeline.shm.slot import read_header, read_marks
 from pipeline.wire import block, framing
+from workers.tun.late_charges import LateCharges
 
 PACKETS, BARE_PACKET, IGNORED = range(3)
 """Contents of a frame: a block of packets; one packet without its virtio-net header; nothing for the writer."""
@@ -47,6 +48,8 @@ COMPAT_FRAMES = {framing.DATA: BARE_PACKET, framing.KEEPALIVE: IGNORED}
 FRAMES = COMPAT_FRAMES | {framing.BLOCK: PACKETS}
 FRAMES_BESIDE_DECODER = FRAMES | {framing.RUN: IGNORED}
 """For each shape of an instance, the contents of each type of frame. Other types are counted as unknown."""
+
+SLOTS_AT_ONCE = 16  # of a ring in one step: then the heartbeat, and the other rings, have their turn
 
 _GSO_TYPE_AT = 1  # in struct virtio_net_hdr, linux/virtio_net.h
 _REFUSALS = (errno.EINVAL, errno.EMSGSIZE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EPERM)
@@ -69,8 +72,10 @@ _OFFLOAD_REFUSED = ID["tun.dropped_offload_refused"]
 class PeerForwarder(Protocol):
     """The calls of TunWriter to a forwarder."""
 
-    def forward(self, slot: memoryview, at: int, length: int, peer_handle: int, traffic_class: int) -> None:
-        """Forward the packet at slot[at], virtio-net header included, to a peer."""
+    def forward(
+        self, slot: memoryview, at: int, length: int, sender: int, peer_handle: int, traffic_class: int
+    ) -> None:
+        """Forward the packet of `sender` at slot[at], virtio-net header included, to a peer."""
         ...
 
     def flush(self) -> None:
@@ -89,11 +94,15 @@ class TunWriter:
     def __init__(
         self, attachment: Attachment, fd: int, frames: Mapping[int, int], forwarder: PeerForwarder | None
     ) -> None:
-        self._ports = attachment.ports(self.name, "decoded") + attachment.ports(self.name, "inbound")
+        decoded = attachment.ports(self.name, "decoded")
+        self._ports = decoded + attachment.ports(self.name, "inbound")
         self._doorbell = attachment.doorbells[self.name]
         self._ready = any_ready(self._ports)
         self._frames = frames
         self._forwarder = forwarder
+        self._charges = LateCharges(attachment)
+        has_several = attachment.peer_table.capacity > 1
+        self._uncharged_port = decoded[0] if decoded and has_several else None  # what is in its blocks shows only here
         self._route_reader = RouteReader(attachment.peer_table)
         self._routes = RouteTable()
         self._bare_packet = memoryview(bytearray(VNET_HEADER_BYTES + framing.LENGTH_LIMIT))
@@ -107,7 +116,7 @@ class TunWriter:
         """Write the packets of all ready slots that are for this lane."""
         found = NOTHING
         for port in self._ports:
-            ready = port.ready()
+            ready = min(port.ready(), SLOTS_AT_ONCE)
             if ready and self._route_reader.has_changed():  # after ready(): routes are written before packets need them
                 self._route_reader.read_into(self._routes)
             for ahead in range(ready):
@@ -115,6 +124,8 @@ class TunWriter:
                 start, length, consumer, peer_handle = read_header(slot)
                 if consumer == port.position:
                     self._write_frames(slot, start, start + length, peer_handle)
+                    if port is self._uncharged_port:
+                        self._charges.add(peer_handle, framing.scan(slot, start, start + length, length)[-1])
             if ready:
                 if self._forwarder is not None:
                     self._forwarder.flush()
@@ -189,7 +200,7 @@ class TunWriter:
         elif self._forwarder is None:
             self._counters[_ISOLATED] += 1
         else:
-            self._forwarder.forward(slot, at, length, receiver, traffic_class)
+            self._forwarder.forward(slot, at, length, peer_handle, receiver, traffic_class)
         return False
 
 

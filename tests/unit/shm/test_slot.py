@@ -60,7 +60,7 @@ def test_a_sealed_block_is_one_frame_that_ends_behind_the_last_packet() -> None:
     body = struct.pack(">BH3I", framing.BLOCK, 3, 5, 10, 1) + b"firstthe second3"
     assert frame == struct.pack(">I", len(body)) + body
     assert (consumer, peer_handle) == (3, 7)
-    assert framing.scan(memoryview(frame), 0, len(frame), framing.BLOCK_LENGTH_LIMIT) == (len(frame), 0, 1, 0)
+    assert framing.scan(memoryview(frame), 0, len(frame), framing.BLOCK_LENGTH_LIMIT)[:4] == (len(frame), 0, 1, 0)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=100), min_size=1, max_size=framing.BLOCK_PACKETS_MAX))

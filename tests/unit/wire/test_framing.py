@@ -21,7 +21,7 @@ def framed(*bodies: bytes) -> bytes:
 
 
 def scan(stream: bytes, at: int = 0, end: int | None = None, limit: int = LIMIT) -> tuple[int, int, int, int]:
-    return framing.scan(memoryview(stream), at, len(stream) if end is None else end, limit)
+    return framing.scan(memoryview(stream), at, len(stream) if end is None else end, limit)[:4]
 
 
 def expected(bodies: list[bytes], at: int, end: int) -> tuple[int, int, int, int]:

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.shm.layout import (
     FIRST_PEER_HANDLE,
+    LINK_COUNTED_BYTES,
     LINK_ESTABLISHED,
-    LINK_RECEIVED_BYTES,
     PEER_INDEX_BITS,
     RECORD_WORDS,
 )
@@ -103,8 +103,8 @@ def test_the_rate_of_a_peer_holds_for_all_its_workers_together(registry: Registr
     peer = registry.established.peers[1]
     assert peer.bucket.rate == 1_000_000
     assert peer.bucket.in_credit(NOW)
-    registry.run.memory.peer_table.links[0][RECORD_WORDS + LINK_RECEIVED_BYTES] += 10_000_000  # with another worker
+    registry.run.memory.peer_table.links[0][RECORD_WORDS + LINK_COUNTED_BYTES] += 10_000_000  # with another worker
     registry.established.update_peers(NOW)
     assert not peer.bucket.in_credit(NOW)
-    peer.record_received(100, NOW)
-    assert registry.run.word(LANE, 1, LINK_RECEIVED_BYTES) == 100
+    peer.record_received(100, 0, NOW)
+    assert registry.run.word(LANE, 1, LINK_COUNTED_BYTES) == 100

@@ -15,7 +15,17 @@ from pipeline.shm.slot import read_header, read_marks
 from pipeline.transport.address_learner import AddressLearner
 from pipeline.wire import framing
 from tests.harness.factory import factory
-from tests.harness.frame_reader import FITS, LIMIT, FrameReaderHarness, body, framed, harness_of, pieces, split
+from tests.harness.frame_reader import (
+    FITS,
+    LIMIT,
+    FrameReaderHarness,
+    body,
+    framed,
+    harness_of,
+    pieces,
+    split,
+    with_contents,
+)
 from tests.reference.packets import echo_request
 
 Make = Callable[..., FrameReaderHarness]
@@ -40,7 +50,7 @@ def test_frames_that_arrive_together_leave_in_one_slot(harness: Make) -> None:
 def test_a_slot_carries_peer_handle_lane_and_traffic_class_of_its_connection(harness: Make) -> None:
     made = harness(connections=3)
     for number in (2, 1):
-        made.send(number, framed([b"\x02"]))
+        made.send(number, framed([b"\x03"]))
         made.read_all(number)
     slots = [made.consumer.slot(i) for i in range(made.consumer.ready())]
     marks = [(*read_header(slot)[2:], *read_marks(slot)) for slot in slots]
@@ -48,6 +58,7 @@ def test_a_slot_carries_peer_handle_lane_and_traffic_class_of_its_connection(har
 
 
 STREAM = [b"\x01first", b"", b"\x20" + body(3, 40), b"\x02", b"", b"\x01the last"]
+CONTENTS = with_contents(STREAM)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
@@ -58,7 +69,7 @@ def test_every_split_of_the_stream_in_two_gives_the_same_frames(harness: Make, s
         made.slots.clear()
         for piece in pieces(stream, [cut]):
             made.carry(0, piece)
-        assert made.frames(0) == STREAM
+        assert made.frames(0) == CONTENTS
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
@@ -67,7 +78,7 @@ def test_a_stream_that_arrives_byte_by_byte_gives_the_same_frames(harness: Make,
     made = harness(slots=slots, start=start)
     for value in framed(STREAM):
         made.carry(0, bytes([value]))
-    assert made.frames(0) == STREAM
+    assert made.frames(0) == CONTENTS
 
 
 def test_every_split_of_one_stream_in_three_gives_the_same_frames(harness: Make) -> None:
@@ -81,19 +92,19 @@ def test_every_split_of_one_stream_in_three_gives_the_same_frames(harness: Make)
                 made.send(0, piece)
                 made.read_all(0)
             made.consume()
-            assert made.frames(0) == bodies
+            assert made.frames(0) == with_contents(bodies)
 
 
 def test_two_connections_that_alternate_at_every_byte_keep_their_frames_apart(harness: Make) -> None:
     made = harness(connections=2, slots=2)
-    other = [b"\x20" + body(9, 21), b"", b"\x01the other", b"\x02", b"\x01."]
+    other = [b"\x20" + body(9, 21), b"", b"\x01the other", b"\x03", b"\x01."]
     streams = [framed(STREAM), framed(other)]
     for i in range(max(map(len, streams))):
         for number, stream in enumerate(streams):
             if i < len(stream):
                 made.carry(number, stream[i : i + 1])
-    assert made.frames(0) == STREAM
-    assert made.frames(1) == other
+    assert made.frames(0) == CONTENTS
+    assert made.frames(1) == with_contents(other)
 
 
 def test_an_interrupted_frame_is_finished_after_the_interruption(harness: Make) -> None:
@@ -103,10 +114,10 @@ def test_an_interrupted_frame_is_finished_after_the_interruption(harness: Make) 
         with harness_of(connections=2) as made:
             made.send(0, stream[:cut])
             made.read_all(0)
-            made.send(1, framed([b"\x02", b"\x01x"]))
+            made.send(1, framed([b"\x03", b"\x01x"]))
             made.read_all(1)
             made.carry(0, stream[cut:])
-            assert (made.frames(0), made.frames(1)) == ([long], [b"\x02", b"\x01x"])
+            assert (made.frames(0), made.frames(1)) == ([long], [b"\x03", b"\x01x"])
 
 
 def test_the_rest_of_a_long_frame_goes_into_its_slot_without_the_frame_behind_it(harness: Make) -> None:
@@ -125,12 +136,12 @@ def test_the_rest_of_a_long_frame_goes_into_its_slot_without_the_frame_behind_it
 def test_the_rest_of_a_frame_that_was_moved_goes_into_its_slot_without_the_frame_behind_it(harness: Make) -> None:
     made = harness()
     first, second = b"\x20" + body(1, 250), b"\x20" + body(2, 200)
-    made.send(0, framed([b"\x02"]) + framed([first])[:100])
+    made.send(0, framed([b"\x03"]) + framed([first])[:100])
     made.read(0)
     made.send(0, framed([first])[100:] + framed([second]))
     made.read(0)
     assert made.consume() == 3
-    assert made.frames(0) == [b"\x02", first, second]
+    assert made.frames(0) == [b"\x03", first, second]
 
 
 def test_a_full_ring_is_not_read_into_and_goes_on_when_a_slot_is_free(harness: Make) -> None:
@@ -168,14 +179,14 @@ def test_a_partial_frame_that_waits_survives_another_connection_and_a_refilled_r
     made.send(0, framed([b"\x01a"]) + framed([b"\x20" + body(5, 99)])[:60])
     made.read(0)
     made.consume()
-    made.send(1, framed([b"\x02"]))
+    made.send(1, framed([b"\x03"]))
     made.read(1)
     made.consume()
     made.send(0, framed([b"\x20" + body(5, 99)])[60:])
     made.read(0)
     made.consume()
     assert made.frames(0) == [b"\x01a", b"\x20" + body(5, 99)]
-    assert made.frames(1) == [b"\x02"]
+    assert made.frames(1) == [b"\x03"]
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
@@ -227,12 +238,12 @@ def test_a_connection_that_sent_nonsense_costs_the_others_nothing(harness: Make)
     with pytest.raises(PeerError):
         made.read(0)
     made.reader.forget(made.sources[0].connection)
-    made.send(2, framed([b"\x02"]))
+    made.send(2, framed([b"\x03"]))
     made.read(2)
     made.send(1, framed([b"\x20" + body(1, 250)])[120:])
     made.read(1)
     made.consume()
-    assert (made.frames(0), made.frames(1), made.frames(2)) == ([], [b"\x20" + body(1, 250)], [b"\x02"])
+    assert (made.frames(0), made.frames(1), made.frames(2)) == ([], [b"\x20" + body(1, 250)], [b"\x03"])
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 50])
@@ -254,12 +265,12 @@ def test_the_partial_frame_of_a_lost_connection_is_forgotten(harness: Make, cut:
 
 def test_the_end_of_a_stream_is_zero_bytes(harness: Make) -> None:
     made = harness()
-    made.send(0, framed([b"\x02"]) + b"\x00\x00")
+    made.send(0, framed([b"\x03"]) + b"\x00\x00")
     made.sources[0].peer.shutdown(socket.SHUT_WR)
     assert made.read(0) == 7
     assert made.read(0) == 0
     made.consume()
-    assert made.frames(0) == [b"\x02"]
+    assert made.frames(0) == [b"\x03"]
 
 
 def test_a_silent_connection_would_block_and_changes_nothing(harness: Make) -> None:
@@ -292,23 +303,23 @@ def traffic(draw: st.DrawFn) -> tuple[int, list[list[bytes]], list[tuple[int, in
 Traffic = tuple[int, list[list[bytes]], list[tuple[int, int, int]]]
 
 
-@given(traffic())
+@given(traffic(), st.booleans())
 def test_any_chunking_of_any_frames_of_several_connections_gives_exactly_those_frames_in_order(
-    given_traffic: Traffic,
+    given_traffic: Traffic, shared: bool
 ) -> None:
-    carry(given_traffic, tls=False)
+    carry(given_traffic, tls=False, shared=shared)
 
 
-@given(traffic())
-def test_any_chunking_over_tls_gives_exactly_the_frames_in_order(given_traffic: Traffic) -> None:
-    carry(given_traffic, tls=True)
+@given(traffic(), st.booleans())
+def test_any_chunking_over_tls_gives_exactly_the_frames_in_order(given_traffic: Traffic, shared: bool) -> None:
+    carry(given_traffic, tls=True, shared=shared)
 
 
-def carry(given_traffic: Traffic, tls: bool) -> None:
+def carry(given_traffic: Traffic, tls: bool, shared: bool) -> None:
     slots, bodies, turns = given_traffic
     streams = [framed(each) for each in bodies]
     sent = [0] * len(streams)
-    with harness_of(connections=len(streams), slots=slots, tls=tls) as made:
+    with harness_of(connections=len(streams), slots=slots, tls=tls, shared=shared) as made:
         for number, size, taken in turns:
             made.send(number, streams[number][sent[number] : sent[number] + size])
             sent[number] = min(len(streams[number]), sent[number] + size)
@@ -322,8 +333,9 @@ def carry(given_traffic: Traffic, tls: bool) -> None:
                 sent[number] = len(stream)
                 made.read_all(number)
                 moved |= made.consume() > 0
-        assert [made.frames(number) for number in range(len(streams))] == bodies
-        assert made.reader.frames == sum(map(len, bodies))
+        assert [made.frames(number) for number in range(len(streams))] == list(map(with_contents, bodies))
+        frames, bare, _, _ = made.reader.take_counts()
+        assert (frames, frames - bare) == (sum(map(len, bodies)), sum(len(with_contents(each)) for each in bodies))
 
 
 # -- over TLS
@@ -334,7 +346,7 @@ def test_over_tls_a_stream_in_records_of_a_byte_gives_the_same_frames(harness: M
     made = harness(slots=slots, tls=True)
     for value in framed(STREAM):
         made.carry(0, bytes([value]))
-    assert made.frames(0) == STREAM
+    assert made.frames(0) == CONTENTS
 
 
 def test_over_tls_no_byte_of_the_next_frame_comes_into_the_slot_of_one_that_was_interrupted(harness: Make) -> None:
@@ -381,7 +393,7 @@ def test_over_tls_a_length_beyond_the_limit_is_the_peers_fault_and_costs_the_oth
 def arrive_behind_the_handshake(made: FrameReaderHarness, number: int, data: bytes) -> None:
     connection = made.sources[number].connection
     connection.receive.partial_frame = data
-    made.reader.publish_early(connection)
+    made.reader.publish_left(connection, made.port.ready())
 
 
 @pytest.mark.parametrize("cut", range(len(framed(STREAM)) + 1))
@@ -390,25 +402,25 @@ def test_bytes_that_arrive_behind_the_handshake_begin_the_stream(harness: Make, 
     stream = framed(STREAM)
     arrive_behind_the_handshake(made, 0, stream[:cut])
     made.carry(0, stream[cut:])
-    assert made.frames(0) == STREAM
+    assert made.frames(0) == CONTENTS
 
 
 def test_frames_that_arrive_behind_the_handshake_do_not_wait_for_the_next_byte(harness: Make) -> None:
     made = harness()
-    arrive_behind_the_handshake(made, 0, framed([b"\x02", b"\x01x"]))
+    arrive_behind_the_handshake(made, 0, framed([b"\x03", b"\x01x"]))
     made.consume()
-    assert made.frames(0) == [b"\x02", b"\x01x"]
+    assert made.frames(0) == [b"\x03", b"\x01x"]
 
 
 def test_a_handshake_does_not_touch_the_partial_frame_of_another_connection(harness: Make) -> None:
     made = harness(connections=2)
     made.send(0, framed([body(1, 99)])[:50])
     made.read(0)
-    arrive_behind_the_handshake(made, 1, framed([b"\x02"]))
+    arrive_behind_the_handshake(made, 1, framed([b"\x03"]))
     made.send(0, framed([body(1, 99)])[50:])
     made.read(0)
     made.consume()
-    assert (made.frames(0), made.frames(1)) == ([body(1, 99)], [b"\x02"])
+    assert (made.frames(0), made.frames(1)) == ([body(1, 99)], [b"\x03"])
 
 
 # -- on a hub of the original program
@@ -435,15 +447,15 @@ def test_a_claim_and_all_behind_it_wait_for_the_supervisor_however_the_stream_is
         for piece in pieces(stream, [cut]):
             made.send(0, piece)
             read_up_to_a_claim(made)
-        assert made.frames(0) == split(BEFORE)
+        assert made.frames(0) == with_contents(split(BEFORE))
         for expected in (BEFORE + CLAIM, stream):
             learner.settle()
             if learner.is_done:
                 connection.receive.learner = None
-            made.reader.publish_early(connection)
+            made.reader.publish_left(connection, made.port.ready())
             made.consume()
             read_up_to_a_claim(made)
-            assert made.frames(0) == split(expected)
+            assert made.frames(0) == with_contents(split(expected))
 
 
 def read_up_to_a_claim(made: FrameReaderHarness) -> None:
@@ -464,8 +476,8 @@ def test_other_connections_go_on_while_one_waits_for_the_supervisor(harness: Mak
     made.send(0, CLAIM + BEHIND[:7])
     read_up_to_a_claim(made)
     made.carry(1, framed(STREAM))
-    assert made.frames(1) == STREAM and made.frames(0) == []
+    assert made.frames(1) == CONTENTS and made.frames(0) == []
     held.receive.learner = None
-    made.reader.publish_early(held)
+    made.reader.publish_left(held, made.port.ready())
     made.carry(0, BEHIND[7:])
-    assert made.frames(0) == split(CLAIM + BEHIND)
+    assert made.frames(0) == with_contents(split(CLAIM + BEHIND))

@@ -7,6 +7,7 @@ import pytest
 from pipeline.shm.layout import (
     FIRST_PEER_HANDLE,
     LINK_ACCEPTS_SHARDS,
+    LINK_COUNTED_BYTES,
     LINK_ESTABLISHED,
     LINK_LIGHT,
     LINK_OFFLOADS,
@@ -60,7 +61,7 @@ def test_a_peer_accepts_shards_if_every_connection_does(run: Run, publisher: Lin
 def test_a_link_record_belongs_to_one_peer_and_one_worker(run: Run, publisher: LinkPublisher) -> None:
     publisher.publish(2, [run.connection(2, offloads=0)])
     publisher.request_parity(2, 3)
-    publisher.add_received(2, 1000)
+    publisher.add_received(2, 1000, 2000)
     for peer in (0, 1, 3):
         assert published(run, peer) == NOTHING
         assert run.word(LANE, peer, LINK_PARITY) == run.word(LANE, peer, LINK_RECEIVED_BYTES) == 0
@@ -77,9 +78,10 @@ def test_after_the_last_connection_a_link_record_is_empty(run: Run, publisher: L
 def test_parity_is_replaced_and_received_bytes_are_added_up(run: Run, publisher: LinkPublisher) -> None:
     publisher.request_parity(1, 3)
     publisher.request_parity(1, 2)
-    publisher.add_received(1, 10)
-    publisher.add_received(1, 5)
+    publisher.add_received(1, 10, 20)
+    publisher.add_received(1, 5, 9)
     assert (run.word(LANE, 1, LINK_PARITY), run.word(LANE, 1, LINK_RECEIVED_BYTES)) == (2, 15)
+    assert run.word(LANE, 1, LINK_COUNTED_BYTES) == 29
 
 
 def test_a_successor_clears_all_that_its_predecessor_published_except_what_was_counted(
@@ -87,7 +89,7 @@ def test_a_successor_clears_all_that_its_predecessor_published_except_what_was_c
 ) -> None:
     publisher.publish(3, [run.connection(3, offloads=0)])
     publisher.request_parity(3, 3)
-    publisher.add_received(3, 77)
+    publisher.add_received(3, 77, 88)
     connection = run.connection(3)
     connection.receive.status_row = publisher.acquire_row()
     publisher.write_rows([connection])
