@@ -323,3 +323,22 @@ def test_no_more_waits_for_a_client_that_is_away_than_its_queue_may_hold(slow_an
         until(lambda: len(quick.packets()) == number + 1, server, quick)
         assert backlog_bytes(server, 1) <= QUEUE_BYTES
     assert dropped_for(server, 1) == 30 - QUEUE_BYTES // BULK_BYTES
+
+
+def test_the_rest_of_a_block_that_was_copied_out_and_dies_with_its_connection_is_counted(
+    slow_and_quick: SlowAndQuick,
+) -> None:
+    server, slow, quick = slow_and_quick()
+    (queue,) = [
+        queue
+        for queue in server.workers["tcp-0"].duty("outbound")._peers.queues.values()
+        if queue.connection.peer == index_of(server, 1)
+    ]
+    for number in range(60):
+        server.write(*between(0, 1, range(number, number + 1), size=BULK_BYTES))
+        server.write(*between(0, 2, range(number, number + 1), size=BULK_BYTES))
+        until(lambda: len(quick.packets()) == number + 1, server, quick)
+    assert queue.tail_is_block
+    slow.reset()
+    until(lambda: server.established() == 1, server, quick)
+    until(lambda: server.count("tcp.dropped_partial") == 1, server, quick)

@@ -23,6 +23,7 @@ from pipeline.transport.connection_list import ConnectionList
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.send_queue import SendItem, SendQueue
 
+_DROPPED_PARTIAL = ID["tcp.dropped_partial"]
 _BLOCKS_RESENT = ID["tcp.blocks_resent"]
 _DROPPED_NO_CONNECTION = ID["tcp.dropped_no_connection"]
 _DROPPED_PEER_FULL = ID["tcp.dropped_peer_full"]
@@ -89,6 +90,7 @@ class OutboundPeers:
         """Move the items of a connection that has ended to others of its peer, or into the backlog."""
         self.busy.pop(ended, None)
         self._counters[_BLOCKS_RESENT] += ended.partial is not None
+        self._counters[_DROPPED_PARTIAL] += ended.tail_is_block
         peer = self.add(ended.connection.peer_handle)
         for item in ended.drain():
             if peer.queues:

@@ -66,6 +66,7 @@ class SendQueue:
         self.partial: SendItem | None = None
         self.partial_sent = 0  # bytes of `partial`
         self.unsent_tail: bytes | memoryview = b""
+        self.tail_is_block = False  # the tail is the rest of a block whose slot has gone on
         self.full_since = 0
         self.retry_at = 0  # when a connection that has been full for long is tried again
         self.stalled = False  # full for so long that others carry what waits
@@ -142,6 +143,7 @@ class SendQueue:
             left -= gone
             if self.unsent_tail:
                 return 0
+            self.tail_is_block = False
         partial = self.partial
         if partial is not None:
             if left < partial.size - self.partial_sent:
@@ -175,6 +177,7 @@ class SendQueue:
             self.unsent_tail = b"".join([self.unsent_tail, *_unsent_part(partial, self.partial_sent)])
             partial.source.finish(partial)
             self.partial = None
+            self.tail_is_block = True
 
     def append_moved(self, item: SendItem) -> None:
         """Append an item that was in another queue."""
