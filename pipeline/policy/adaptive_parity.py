@@ -2,6 +2,8 @@
 
 TCP hides loss and shows stalls instead. So the input is what the kernel does about loss: segments sent again
 (tcpi_total_retrans against tcpi_data_segs_out), timeouts in progress (tcpi_retransmits), and connections that ended.
+Segments that had arrived before they were sent again (tcpi_dsack_dups) are none: a machine was late, and not the path.
+A connection that the other end does not read says nothing about the path; parity cannot help it.
 
     timeout in progress, or a connection ended     all of the parity
     share of segments sent again in LOSS_WINDOW    one parity shard from LOSS_LEAST on, all from LOSS_FULL on
@@ -26,8 +28,9 @@ class LossSample(NamedTuple):
 
     serial: int
     timeouts: int  # tcpi_retransmits: retransmission timeouts since the last progress
-    resent: int  # tcpi_total_retrans, segments
+    resent: int  # segments sent again that had not arrived: tcpi_total_retrans without tcpi_dsack_dups
     sent: int  # tcpi_data_segs_out, segments
+    unread: bool = False  # the other end has not read most of what it got
 
 
 class AdaptiveParity:
@@ -45,9 +48,10 @@ class AdaptiveParity:
         resent = sent = timeouts = 0
         for sample in connections:
             before = self._before.get(sample.serial, sample)
-            resent += sample.resent - before.resent
-            sent += sample.sent - before.sent
-            timeouts += sample.timeouts
+            if not sample.unread:
+                resent += sample.resent - before.resent  # below 0 when it turns out later that they had arrived
+                sent += sample.sent - before.sent
+                timeouts += sample.timeouts
         self._before = {sample.serial: sample for sample in connections}
         self._window.append((resent, sent))
         wanted = self._most if timeouts or ended else self._for_loss()

@@ -8,6 +8,8 @@ light flow then waits in it. The kernel's round trip times tell how long it is: 
     limited                               the limit follows the delivery rate, corrected so that the queue comes to
                                           QUEUE_AIM_NS within DRAIN_NS; so the bottleneck never runs dry
     limit far above the delivery rate     lift it: it limits nothing
+    the other end does not read           no limit for UNREAD_NS: its kernel answers late then, which looks like a
+                                          queue (delayed acknowledgements, RFC 9293, 3.8.6.3)
     queue above QUEUE_MOST for LONG       lift the limit for FREE_NS. The queue is not ours, and its other users would
     updates, or above QUEUE_AIM_NS while  take the whole path; or the delay is no queue but a path, or a machine, that
     the limit is below 1 / FALLEN of its  is late now and then
@@ -33,6 +35,7 @@ LONG = 20
 FALLEN = 4  # a path seldom narrows by more; then its queue is full for FREE_NS
 OURS_LEAST = 4096  # bytes, some segments: with less than that under way we are not what fills a queue
 FREE_NS = 30_000_000_000
+UNREAD_NS = 2_000_000_000  # smoothed round trip times remember late answers for so long
 DELIVERY_WINDOW = 3  # updates over which deliveries are averaged
 IN_USE = 0.85  # of the limit: flows that deliver less do not find out whether the path carries more
 QUEUE_SHARE = 8
@@ -46,6 +49,7 @@ class PathSample(NamedTuple):
     rtt_ns: int
     min_rtt_ns: int
     delivered: int
+    unread: bool = False  # the other end has not read most of what it got
 
 
 class BulkPacer:
@@ -71,6 +75,8 @@ class BulkPacer:
         self._updated_at = now
         busy = [flow for flow in flows if delivered[flow] * BUSY_SHARE * len(flows) > total]
         actual = sum(part for part, _ in self._window) * 1e9 / max(1, sum(time for _, time in self._window))
+        if any(flow.unread for flow in flows):
+            self._free_until = max(self._free_until, now + UNREAD_NS)
         if now < self._free_until:
             self.rate = 0.0
         elif busy:

@@ -20,6 +20,12 @@ _TCP_INFO = struct.Struct(
     "I"  # tcpi_min_rtt, at 148
     "4x"
     "I"  # tcpi_data_segs_out, at 156
+    "16x"
+    "Q"  # tcpi_rwnd_limited, at 176
+    "32x"
+    "I"  # tcpi_dsack_dups, at 216
+    "8x"
+    "I"  # tcpi_snd_wnd, at 228
 )
 
 
@@ -33,6 +39,9 @@ class TcpInfo(NamedTuple):
     bytes_acked: int
     min_rtt_us: int
     data_segs_out: int  # segments with data, those sent again included
+    rwnd_limited_us: int = 0  # time in which the other end's window was closed, since it reads slowly
+    dsack_dups: int = 0  # segments that were sent again and had arrived before (RFC 2883)
+    snd_wnd: int = 0  # the other end's window, bytes
 
     @property
     def timed_out(self) -> bool:

@@ -3,7 +3,8 @@
     loss, stalls    the parity that they call for, which the link publisher tells the tun and fec workers
     delay           how fast the bulk connections may send, so that light flows find the path's queue short
 
-With `fec` off there is no monitor. Owned by the inbound duty.
+Neither says anything about the path while the other end does not read, because it is busy: its window becomes smaller
+with the bytes that it gets, or is closed. With `fec` off there is no monitor. Owned by the inbound duty.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from pipeline.policy.pacing import BulkPacer, PathSample
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.connection import Connection
 from pipeline.transport.socket_options import UNPACED, set_pacing_rate
+from pipeline.transport.tcp_info import TcpInfo
 from pipeline.wire import framing
 from workers.tcp.link_publisher import LinkPublisher
+
+CLOSED_SHARE = 10  # a connection is unread if the other end's window was closed for a tenth of the time,
+UNREAD_SHARE = 2  # or if the window has become smaller by half of the bytes that arrived
 
 _PARITY_RAISED = ID["tcp.parity_raised"]
 _PARITY_LOWERED = ID["tcp.parity_lowered"]
@@ -33,6 +38,8 @@ class LinkMonitor:
         self._publisher = publisher
         self._counters = counters
         self._pacer = BulkPacer()
+        self._before: dict[Connection, TcpInfo] = {}  # at the last update
+        self._updated_at = 0
         self._adaptive: AdaptiveParity | None = None
         self.connections_ended = 0
         if settings.fec == "auto":
@@ -50,20 +57,44 @@ class LinkMonitor:
     def update(self, established: Collection[Connection], now: int) -> None:
         """Read the kernel's numbers, and set parity and pacing rates by them. `now`: CLOCK_MONOTONIC ns."""
         infos = {connection: connection.tcp_info() for connection in established}
+        unread = self._unread(infos, now)
         if self._adaptive is not None:
             losses = [
-                LossSample(connection.serial, info.retransmits, info.total_retrans, info.data_segs_out)
+                LossSample(
+                    connection.serial,
+                    info.retransmits,
+                    info.total_retrans - info.dsack_dups,
+                    info.data_segs_out,
+                    connection in unread,
+                )
                 for connection, info in infos.items()
             ]
             self._update_parity(self._adaptive, losses, now)
         self.connections_ended = 0
         bulk = {
-            connection: PathSample(connection.serial, 1000 * info.rtt_us, 1000 * info.min_rtt_us, info.bytes_acked)
+            connection: PathSample(
+                connection.serial, 1000 * info.rtt_us, 1000 * info.min_rtt_us, info.bytes_acked, connection in unread
+            )
             for connection, info in infos.items()
             if connection.traffic_class == framing.BULK
         }
         if len(bulk) < len(infos):  # else no light connection needs the room
             self._update_pacing(bulk, now)
+
+    def _unread(self, infos: dict[Connection, TcpInfo], now: int) -> set[Connection]:
+        """The connections of which the other end has not read most of what has arrived since the last update."""
+        before, self._before = self._before, infos
+        closed_us = (now - self._updated_at) // 1000 // CLOSED_SHARE
+        self._updated_at = now
+        return {
+            connection
+            for connection, info in infos.items()
+            if (old := before.get(connection)) is not None
+            and (
+                info.rwnd_limited_us - old.rwnd_limited_us > closed_us
+                or UNREAD_SHARE * (old.snd_wnd - info.snd_wnd) > info.bytes_acked - old.bytes_acked
+            )
+        }
 
     def _update_parity(self, adaptive: AdaptiveParity, losses: list[LossSample], now: int) -> None:
         before = adaptive.parity

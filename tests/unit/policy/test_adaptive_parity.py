@@ -17,12 +17,21 @@ class Path:
         self.adaptive = AdaptiveParity(MOST)
         self.now = 0
 
-    def tick(self, times: int = 1, sent: int = 400, resent: int = 0, timeouts: int = 0, ended: int = 0) -> int:
+    def tick(
+        self,
+        times: int = 1,
+        sent: int = 400,
+        resent: int = 0,
+        timeouts: int = 0,
+        ended: int = 0,
+        unread: bool = False,
+    ) -> int:
         for _ in range(times):
             self.now += TICK
             self.sent += sent
             self.resent += resent
-            self.adaptive.update([LossSample(self.serial, timeouts, self.resent, self.sent)], ended, self.now)
+            sample = LossSample(self.serial, timeouts, self.resent, self.sent, unread)
+            self.adaptive.update([sample], ended, self.now)
         return self.adaptive.parity
 
 
@@ -88,3 +97,10 @@ def test_a_connection_that_is_new_brings_no_history() -> None:
     path.tick(10)
     path.serial, path.resent = 2, 1000
     assert path.tick(10) == 0
+
+
+def test_a_connection_that_the_other_end_does_not_read_calls_for_none() -> None:
+    path = Path()
+    path.tick(20)
+    assert path.tick(10, sent=3, resent=1, timeouts=1, unread=True) == 0
+    assert path.tick(10) == 0  # what was sent again meanwhile is not found out later

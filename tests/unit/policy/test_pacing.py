@@ -137,3 +137,15 @@ def test_flows_that_send_next_to_nothing_do_not_fill_the_queue() -> None:
     path = Bottleneck(greed=0.01, others=15 * MS)
     path.run(LONG)
     assert path.pacer.rate == 0
+
+
+def test_answers_that_are_late_because_nobody_reads_do_not_begin_a_limit_nor_do_they_afterwards() -> None:
+    pacer = BulkPacer()
+    late = 30 * MS
+    delivered = 0
+    for update in range(1, 60):
+        unread = update < 20
+        if not unread:
+            late = late * 3 // 4  # the smoothed round trip time forgets
+        delivered += 30_000
+        assert pacer.update([PathSample(1, late, MS // 100, delivered, unread)], update * UPDATE_NS) == 0

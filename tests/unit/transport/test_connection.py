@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -92,6 +93,20 @@ def test_the_kernel_tells_of_bytes_that_were_acknowledged(sockets: tuple[socket.
     assert info.data_segs_out >= 1
     assert not info.timed_out
     assert len(theirs.recv(5000)) > 0
+
+
+def test_the_kernel_tells_how_long_the_other_ends_window_was_closed(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, _ = sockets
+    ours.setblocking(False)
+
+    def fill() -> int:
+        with suppress(BlockingIOError):
+            ours.send(bytes(100_000))
+        return read_tcp_info(ours).rwnd_limited_us
+
+    eventually(lambda: fill() > 10_000)
 
 
 def test_a_closed_socket_has_nothing_to_tell(sockets: tuple[socket.socket, socket.socket]) -> None:

@@ -41,7 +41,7 @@ class Observed(Connection):
 
     def moves(self, **fields: int) -> None:
         """The counts grow by so much, other fields are so much."""
-        growing = ("total_retrans", "bytes_acked", "data_segs_out")
+        growing = ("total_retrans", "bytes_acked", "data_segs_out", "rwnd_limited_us", "dsack_dups")
         self.info = self.info._replace(
             **{name: value + getattr(self.info, name) if name in growing else value for name, value in fields.items()}
         )
@@ -137,6 +137,21 @@ def test_a_connection_that_has_ended_calls_for_all_once(auto: Link) -> None:
     assert auto.tick(4 * CALM_NS // TICK, data_segs_out=100) == 0
 
 
+def test_segments_that_had_arrived_before_they_were_sent_again_call_for_none(auto: Link) -> None:
+    auto.connect()
+    auto.tick(10, data_segs_out=100)
+    assert auto.tick(10, data_segs_out=100, total_retrans=2, dsack_dups=2) == 0
+    assert auto.tick(10, data_segs_out=100, total_retrans=2, dsack_dups=0) == MOST
+
+
+def test_trouble_of_a_connection_that_the_other_end_does_not_read_calls_for_none(auto: Link) -> None:
+    auto.connect()
+    auto.tick(10, data_segs_out=100)
+    assert auto.tick(10, data_segs_out=3, total_retrans=1, retransmits=1, rwnd_limited_us=90 * MS) == 0
+    assert auto.tick(10, data_segs_out=100, retransmits=0) == 0
+    assert auto.tick(1, data_segs_out=3, retransmits=1, rwnd_limited_us=1 * MS) == MOST
+
+
 def test_parity_is_called_for_at_this_peer_alone(auto: Link) -> None:
     auto.connect().moves(retransmits=1)
     auto.tick()
@@ -182,6 +197,30 @@ def test_without_a_light_connection_bulk_has_the_path_for_itself(on: Link) -> No
     fill_the_path(on)
     assert {each.pacing_rate() for each in bulk} == {UNPACED}
     assert on.count("tcp.paces_changed") == 0
+
+
+def test_bulk_is_not_paced_while_the_other_end_does_not_read_it(on: Link) -> None:
+    on.connect(framing.LIGHT)
+    bulk = [on.connect() for _ in range(4)]
+    fill_the_path(on, 5)
+    assert UNPACED not in {each.pacing_rate() for each in bulk}
+    for _ in range(3):
+        bulk[0].moves(rwnd_limited_us=50 * MS)
+        fill_the_path(on, 1)
+    assert {each.pacing_rate() for each in bulk} == {UNPACED}
+
+
+def test_bulk_is_not_paced_when_its_bytes_wait_unread_in_the_other_ends_window(on: Link) -> None:
+    on.connect(framing.LIGHT)
+    bulk = [on.connect() for _ in range(4)]
+    window = 4_000_000
+    for _ in range(30):
+        window -= RATE // 10 // 4
+        for each in bulk:
+            each.moves(snd_wnd=max(0, window))
+        fill_the_path(on, 1)
+        if window > 0:
+            assert {each.pacing_rate() for each in bulk} == {UNPACED}
 
 
 def test_a_connection_that_has_just_ended_does_no_harm(on: Link) -> None:
