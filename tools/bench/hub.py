@@ -4,6 +4,7 @@
     returns    the server ends (SIGTERM, SIGKILL), another takes its place: time until all clients are back
     clients    one TCP stream from client to client, and from client to server, beside the bare link
     deaf       one TCP stream to a client while packets go to a peer that reads them, and to one that reads nothing
+    hostile    one TCP stream and echoes of a client beside a peer that sends what costs most (tools/bench/hostile.py)
     garbage    one TCP stream from a client while others open connections and send garbage, here and at a closed port
 
 Each has a lab and a server of its own (tools/bench/hub_testbed.py). Compared values are measured in turn, `--rounds`
@@ -29,6 +30,7 @@ import msgspec
 
 from tools.bench import measure
 from tools.bench.command import Log, progress, run_command
+from tools.bench.hostile import CONNECTIONS, Hostility
 from tools.bench.hub_report import Compared, Garbage, HubResult, Idle, Return, table
 from tools.bench.hub_testbed import CLIENT_ADDRESSES, SERVER_ADDRESS, SWARM_NETWORK, Testbed, open_testbed
 from tools.bench.machine import machine
@@ -36,13 +38,15 @@ from tools.lab.namespace import stop
 from tools.lab.network import Node
 from tools.lab.waiting import until
 from tools.load.flood import Flooded
+from tools.load.hostile_bytes import KINDS
 from tools.tunnel_pair import CARRIER_PORT
 
-MEASUREMENTS = ("idle", "returns", "clients", "deaf", "garbage")
+MEASUREMENTS = ("idle", "returns", "clients", "deaf", "hostile", "garbage")
 FLOOD_SPARE_SECONDS = 10.0
 PACKET_BYTES = 1200
 PACKETS, FILL_PACKETS = 200, 5000  # a second: so few that they cost nothing by themselves, and enough to fill a window
 FILL_SECONDS = 60
+HOSTILE_SECONDS_MOST = 5  # all that is sent in that time is made ahead, in memory
 NOBODYS_PORT = 9
 """Discard (RFC 863); nobody listens there in a namespace of our own."""
 
@@ -160,6 +164,13 @@ class Bench:
         testbed.swarm(1, *options).wait()
         (address,) = set(testbed.addresses()) - before
         return address
+
+    def hostile(self) -> None:
+        """Each kind in turn, a new session of one peer."""
+        with self._testbed("hostile") as testbed:
+            testbed.client("one")
+            hostility = Hostility(testbed, min(self._options.seconds, HOSTILE_SECONDS_MOST), self._log)
+            self._result.hostile += hostility.rows(self._options.kind, self._options.hostile_connections or CONNECTIONS)
 
     def garbage(self) -> None:
         """At the server, and at a port where nobody listens."""
@@ -296,6 +307,10 @@ def _parser() -> argparse.ArgumentParser:
         default=20,
         metavar="N",
         help="length of a measurement with garbage (%(default)s)",
+    )
+    parser.add_argument("--kind", choices=KINDS, action="append", help="of hostile bytes, alone; may be repeated")
+    parser.add_argument(
+        "--hostile-connections", type=int, action="append", metavar="N", help="of the hostile peer; may be repeated"
     )
     parser.add_argument("--only", choices=MEASUREMENTS, action="append", help="measure this alone; may be repeated")
     parser.add_argument(

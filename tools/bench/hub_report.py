@@ -74,6 +74,23 @@ class Garbage(msgspec.Struct):
     """The server's counters."""
 
 
+class HostileRow(msgspec.Struct):
+    """One client beside a peer that sends this kind of bytes at full speed (tools.load.hostile_bytes)."""
+
+    kind: str
+    connections: int
+    gbit: float
+    """Of the client's TCP stream to the server."""
+    p50_ms: float
+    p99_ms: float
+    """Of the client's echoes to the server, without that stream."""
+    attack_mbit: float
+    attack_seconds: float
+    """Less than the measurements take if the server has ended all connections, or has taken all that was made."""
+    ended: int
+    """Connections that the server has ended."""
+
+
 class HubResult(msgspec.Struct, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     machine: Machine
@@ -89,6 +106,7 @@ class HubResult(msgspec.Struct, kw_only=True):
     deaf: Compared | None = None
     """Gbit/s of one TCP stream from the server to a client, beside packets to a peer that reads them, and beside the
     same packets to a peer that reads nothing."""
+    hostile: list[HostileRow] = []
     left_behind: list[str] = []
 
     @property
@@ -138,6 +156,8 @@ def table(result: HubResult) -> str:
         flood = result.garbage.flood
         counted = ", ".join(f"{name} {count}" for name, count in result.garbage.counted.items())
         lines.append(f"  the flood: {flood.opened_a_second:.0f} connections a second; the server counted {counted}")
+    if result.hostile:
+        lines += _hostile(result.hostile)
     if result.left_behind:
         lines += ["", "LEFT BEHIND: " + ", ".join(result.left_behind)]
     return "\n".join(lines)
@@ -171,6 +191,19 @@ def _idle(idle: Idle) -> list[str]:
                 f"{idle.cpu_percent_full[name]:.1f}",
             )
         )
+    return lines
+
+
+def _hostile(rows: list[HostileRow]) -> list[str]:
+    neighbours = {row.connections: row for row in rows if row.kind == rows[0].kind}
+    lines = [
+        "",
+        _row("beside a hostile peer", "connections", "Gbit/s", "of full", "p50 ms", "p99 ms", "its Mbit/s", "ended"),
+    ]
+    for row in rows:
+        ratio = row.gbit / max(neighbours[row.connections].gbit, 1e-9)
+        cells = f"{row.gbit:.2f}", f"{ratio:.2f}", f"{row.p50_ms:.1f}", f"{row.p99_ms:.1f}", f"{row.attack_mbit:.0f}"
+        lines.append(_row(f"  {row.kind}", row.connections, *cells, row.ended))
     return lines
 
 

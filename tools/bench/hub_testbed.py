@@ -141,6 +141,11 @@ class Testbed:
         until(lambda: client.is_ready(connected=True), f"client {name!r} connected", READY_SECONDS)
         return client
 
+    def invite(self, name: str) -> str:
+        """The line that makes a peer of this name."""
+        words = ["invite", name, "--address", self.lab["hub"].address, "--name", self.server.name]
+        return self.lab["hub"].run([EXECUTABLE, *words]).stdout.strip()
+
     def swarm(self, clients: int, *options: object) -> Swarm:
         """Light clients, which the server has invited; wait() until they are connected."""
         self._swarms += 1

@@ -141,11 +141,15 @@ class SwarmConnection:
     def send(self, frame: bytes, now: int) -> None:
         """Send a frame, behind the bytes that the socket has not accepted yet."""
         self.sent_ns = now
-        self._unsent += self._channel.seal([frame])
+        self._unsent += self.seal(frame)
         try:
             self._flush()
         except BlockingIOError:
             pass
+
+    def seal(self, data: bytes) -> bytes:
+        """The next records of the connection, to be sent by the caller."""
+        return self._channel.seal([data])
 
     def _flush(self) -> None:
         if self._unsent:
