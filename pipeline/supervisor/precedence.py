@@ -1,7 +1,13 @@
-"""The precedence of processes: a spare is last in line for a core, and the first to go when memory is short.
+"""The precedence of processes: a spare is last in line for a core, and the first to go when memory is short. Workers
+come next, and the supervisor, which replaces them, comes last.
+
+    protect()      the supervisor, at its start; restore_own() undoes it
+    set_spare()    a process that waits comes after all workers
+    set_worker()   a process that is a worker, or will soon be one
 
 A supervisor that may not take a priority back does not give it away. The score of the memory killer (oom_score_adj,
-proc(5)) can be taken back without any right, down to what it was before.
+proc(5)) can be raised without any right, and taken back to what it was. To lower the supervisor's own takes
+CAP_SYS_RESOURCE, which containers seldom have; there the scores of all others are raised instead.
 """
 
 from __future__ import annotations
@@ -13,33 +19,49 @@ from pipeline.runtime import privileges
 
 CAP_SYS_NICE = 23  # linux/capability.h
 NICEST = 19
-SPARE_SCORE = 500  # above that of the supervisor and its workers: half of all memory
 SCORE_MAX = 1000
+SPARE_SCORE = 500  # above that of a worker: half of all memory
+PROTECTED_SCORE = -900  # of the supervisor: -1000 would exempt even one that leaks
+RAISED_SCORE = 400  # above that of a supervisor without that right: it has more than a third of a container too small
 
 
 class Precedence:
-    """Remembers that of the supervisor, which its workers have."""
+    """Remembers the priority and the score that the supervisor has at its start."""
 
     def __init__(self) -> None:
         self._nice = os.getpriority(os.PRIO_PROCESS, 0)
         self._may_be_nice = bool(privileges.effective_capabilities() & 1 << CAP_SYS_NICE)
-        self._score = int(_score_path(os.getpid()).read_text())
+        self._own_score = self._worker_score = int(_score_path(os.getpid()).read_text())
 
-    def lower(self, pid: int) -> None:
-        """The process comes after all workers."""
-        self._set(pid, NICEST, min(SCORE_MAX, self._score + SPARE_SCORE))
+    def protect(self) -> None:
+        """From now on, workers have a higher score than the supervisor."""
+        if self._own_score > PROTECTED_SCORE and not _write_score(os.getpid(), PROTECTED_SCORE):
+            self._worker_score = self._own_score + RAISED_SCORE
 
-    def restore(self, pid: int) -> None:
-        """The process is a worker like others."""
-        self._set(pid, self._nice, self._score)
+    def restore_own(self) -> None:
+        _write_score(os.getpid(), self._own_score)
+
+    def set_spare(self, pid: int) -> None:
+        self._set(pid, NICEST, self._worker_score + SPARE_SCORE)
+
+    def set_worker(self, pid: int) -> None:
+        self._set(pid, self._nice, self._worker_score)
 
     def _set(self, pid: int, nice: int, score: int) -> None:
         try:
             if self._may_be_nice:
                 os.setpriority(os.PRIO_PROCESS, pid, nice)
-            _score_path(pid).write_text(str(score))
         except OSError:
-            pass  # it has died, or /proc is not ours to write: no reason to do without it
+            pass  # it has died, or its priority is not ours to set: no reason to do without it
+        _write_score(pid, min(SCORE_MAX, score))
+
+
+def _write_score(pid: int, score: int) -> bool:
+    try:
+        _score_path(pid).write_text(str(score))
+    except OSError:
+        return False  # it has died, or /proc is not ours to write
+    return True
 
 
 def _score_path(pid: int) -> Path:

@@ -21,7 +21,14 @@ from pipeline.supervisor.spare import Spare, SpareState
 class Spares:
     """`enabled`: spares are kept; else each is made when it is needed. `mode`: server or client."""
 
-    def __init__(self, kinds: Iterable[str], mode: str, enabled: bool, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self,
+        kinds: Iterable[str],
+        mode: str,
+        enabled: bool,
+        selector: selectors.BaseSelector,
+        precedence: Precedence,
+    ) -> None:
         self._enabled = enabled
         self._mode = mode
         self._selector = selector
@@ -29,7 +36,7 @@ class Spares:
         self._spares: dict[str, Spare] = {}
         self._ticked_ns = 0
         self.failures: dict[str, str] = {}  # by kind: why the last spare that prepare() started is no more
-        self._precedence = Precedence()
+        self._precedence = precedence
 
     def tick(self, calm: bool, now: int) -> None:
         """Start the spare that is due. `calm`: every worker runs."""
@@ -59,7 +66,9 @@ class Spares:
         self.failures.pop(kind, None)
         spare = Spare(kind, self._mode)
         if after_workers:
-            self._precedence.lower(spare.pid)
+            self._precedence.set_spare(spare.pid)
+        else:
+            self._precedence.set_worker(spare.pid)
         self._spares[kind] = spare
         self._selector.register(spare.pidfd, selectors.EVENT_READ, lambda: self._died(spare))
         self._selector.register(spare.channel, selectors.EVENT_READ, lambda: self._read_news(spare))
@@ -75,10 +84,11 @@ class Spares:
             self._end(spare)
             spare = None
         if spare is None:
-            return Spare(kind, self._mode)
-        self._forget(spare)
-        self._precedence.restore(spare.pid)
-        self._schedule.succeeded(kind)
+            spare = Spare(kind, self._mode)
+        else:
+            self._forget(spare)
+            self._schedule.succeeded(kind)
+        self._precedence.set_worker(spare.pid)
         return spare
 
     def discard(self) -> None:

@@ -54,6 +54,7 @@ from pipeline.supervisor.control_socket import ControlServer
 from pipeline.supervisor.instance import Instance
 from pipeline.supervisor.listener import listen
 from pipeline.supervisor.mss_clamp import MssClamp
+from pipeline.supervisor.precedence import Precedence
 from pipeline.supervisor.process import raise_descriptor_limit
 from pipeline.supervisor.reload import Reload
 from pipeline.supervisor.rolling import Rolling
@@ -103,6 +104,9 @@ class Supervisor:
     def _set_up(self) -> None:
         config = self.config
         raise_descriptor_limit()
+        self._precedence = Precedence()
+        self._cleanup.append(self._precedence.restore_own)
+        self._precedence.protect()
         self._catch_signals()
         instance = Instance(config.name)
         instance.acquire()
@@ -163,7 +167,9 @@ class Supervisor:
         pinned = cores.assign([(w.name, w.lane) for w in workers], self.config.affinity, cores.available())
         channels = WorkerChannels(self._role.answer_request, self._selector)
         self._cleanup.append(channels.close_all)
-        spares = Spares([w.kind for w in workers], self.config.mode, self.config.spares, self._selector)
+        spares = Spares(
+            [w.kind for w in workers], self.config.mode, self.config.spares, self._selector, self._precedence
+        )
         self._workers = Workers(
             self._run, self._device, self._listener, pinned, spares, channels, self._selector, news=self
         )

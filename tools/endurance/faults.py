@@ -141,6 +141,7 @@ FAULTS = (
     Fault("kill -9 of a client's supervisor, start", 2, partial(_end_instance, signal.SIGKILL)),
     Fault("stop of a client, start", 2, partial(_end_instance, signal.SIGTERM)),
     Fault("restart of all workers", 1, partial(_command, ("restart",))),
+    Fault("restart --rolling", 1, partial(_command, ("restart", "--rolling"))),
     Fault("reload", 2, partial(_command, ("reload",))),
     Fault("20 times SIGHUP", 1, _storm_of_reloads),
     Fault("link down, 1 to 4 s", 3, partial(_cut_link, (1.0, 4.0))),

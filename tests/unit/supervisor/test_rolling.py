@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pipeline.runtime.assignment import FORMAT
+from pipeline.supervisor.precedence import Precedence
 from pipeline.supervisor.rolling import Rolling
 from pipeline.supervisor.spares import Spares
 from tests.support import eventually
@@ -26,7 +27,7 @@ class Instance:
     def __init__(self, serve: Serve) -> None:
         self.serve = serve
         self.selector = selectors.DefaultSelector()
-        self.spares = Spares([kind for _, kind in WORKERS], "client", False, self.selector)
+        self.spares = Spares([kind for _, kind in WORKERS], "client", False, self.selector, Precedence())
         self.rolling = Rolling(self.spares, self.replace)
         self.replaced: list[str] = []
         self.now = 1_000 * SECOND

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.policy.spare_schedule import BACKOFF_MIN
 from pipeline.runtime.assignment import FORMAT
+from pipeline.supervisor.precedence import Precedence
 from pipeline.supervisor.spare import SpareState
 from pipeline.supervisor.spares import Spares
 from tests.support import eventually
@@ -32,7 +33,7 @@ class Instance:
     def __init__(self, serve: Serve, enabled: bool = True) -> None:
         self.serve = serve
         self.selector = selectors.DefaultSelector()
-        self.spares = Spares(["tcp", "tcp", "tun"], "client", enabled, self.selector)
+        self.spares = Spares(["tcp", "tcp", "tun"], "client", enabled, self.selector, Precedence())
         self.now = 1_000 * SECOND
 
     def step(self, seconds: float = 0.1, calm: bool = True) -> None:
