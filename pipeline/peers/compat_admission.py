@@ -110,7 +110,7 @@ class CompatAdmission:
         holder = next((other for other, each in self._peers.items() if address in each.addresses), NO_PEER)
         if holder != NO_PEER:
             if self._is_connected(holder, now):
-                return f"{address} belongs to another client, which is connected"
+                return f"{address} belongs to the client at {self._endpoints().get(holder, 'another address')}"
             left = tuple(other for other in self._peers[holder].addresses if other != address)
             self._peers[holder] = self._peers[holder]._replace(addresses=left)
         self._peers[index] = peer._replace(addresses=(*peer.addresses, address))
@@ -130,14 +130,19 @@ class CompatAdmission:
 
     def list_peers(self, now: int) -> list[PeerStatus]:
         """The peers that are connected, by address; those without one come last."""
-        endpoints: dict[int, str] = {}
-        for lane in range(len(self._table.links)):
-            for connection in self._table.connections(lane):
-                if connection.state == "established":
-                    endpoints[connection.peer] = connection.address.rpartition(":")[0]
+        endpoints = self._endpoints()
         connected = [(index, peer) for index, peer in self._peers.items() if self._table.established_count(index)]
         connected.sort(key=lambda each: [(a.version, int(a)) for a in each[1].addresses] or [(7, 0)])
         return [self._describe(index, peer, endpoints.get(index, ""), now) for index, peer in connected]
+
+    def _endpoints(self) -> dict[int, str]:
+        """By index, the address from which a peer is connected."""
+        return {
+            connection.peer: connection.address.rpartition(":")[0]
+            for lane in range(len(self._table.links))
+            for connection in self._table.connections(lane)
+            if connection.state == "established"
+        }
 
     def _describe(self, index: int, peer: CompatPeer, endpoint: str, now: int) -> PeerStatus:
         addresses = [str(address) for address in peer.addresses]

@@ -45,6 +45,13 @@ TARGETS = {
         targets_wire.packet_seeds,
         5000,
     ),
+    "claims": Target(
+        alone(targets_wire.claims),
+        (PeerError,),
+        ("pipeline/transport/address_learner.py", "pipeline/packet/ip.py"),
+        targets_wire.claims_seeds,
+        3000,
+    ),
     "invitation": Target(
         alone(targets_wire.invited),
         (),

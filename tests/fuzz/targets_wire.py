@@ -24,6 +24,7 @@ from pipeline.packet import ip as ippacket
 from pipeline.packet.flow_classifier import FlowClassifier
 from pipeline.packet.vnet import GSO_ECN, NEEDS_CSUM, NO_VNET, VNET, VNET_HEADER_BYTES
 from pipeline.peers.peer_file import DIRECTORY, DIRECTORY_MODE, read_all, write
+from pipeline.transport.address_learner import AddressLearner
 from pipeline.wire import block, charge, framing, messages
 from tests.fuzz.fuzzer import Feed
 from tests.reference.blocks import block_frame
@@ -32,6 +33,7 @@ from tests.reference.packets import echo_request
 LIMITS = (framing.LENGTH_LIMIT, framing.COMPAT_LENGTH_LIMIT, framing.HELLO_LENGTH_LIMIT)
 SECRET_PIECE = 16  # characters of a secret that no text may hold in a row
 IP_BYTES_MAX = 65535
+CLIENTS = ("10.0.0.2", "10.0.0.255", "fd00::2", "fe80::2", "0.0.0.0")
 GUARD = b"\xdb" * 7  # around a packet: bytes that belong to no packet
 
 
@@ -43,6 +45,35 @@ def alone(take: Feed) -> Callable:
         yield take
 
     return opened
+
+
+# -- the original program's frames on a hub
+
+
+def claims(data: bytes) -> None:
+    """A stream of a client. The frame that the learner names has a sound packet from an address that it can have."""
+    view = memoryview(GUARD * 2 + data + GUARD)
+    at = 2 * len(GUARD)
+    whole, _, _, _ = framing.scan(view, at, at + len(data), framing.COMPAT_LENGTH_LIMIT)
+    learner = AddressLearner(["10.0.0.1/24", "fd00::1/64"])
+    while not learner.is_done:
+        found = learner.find_claim(view, at, whole)
+        assert at <= found <= whole and (found == whole) == (learner.claim is None)
+        if learner.claim is None:
+            return
+        length, kind = framing.FRAME.unpack_from(view, found)
+        bare = bytes(view[found + framing.FRAME.size : found + 4 + length])
+        assert kind == framing.DATA and ippacket.check(memoryview(NO_VNET + bare), 0, 10 + len(bare)) is None
+        assert ip_address(ippacket.source(memoryview(NO_VNET + bare), 0)) == learner.claim
+        assert learner.claim in ip_network("10.0.0.0/24") or learner.claim in ip_network("fd00::/64")
+        assert learner.claim not in (ip_address("10.0.0.1"), ip_address("fd00::1"))
+        learner.settle()
+        at = found
+
+
+def claims_seeds() -> list[bytes]:
+    packets = [echo_request(source, "10.0.0.1" if "." in source else "fd00::1", 1) for source in CLIENTS]
+    return [framing.KEEPALIVE_FRAME + framing.frame(framing.DATA, each) for each in packets]
 
 
 # -- frames and blocks

@@ -85,6 +85,12 @@ def test_commands_to_an_instance_that_does_not_run_say_so(words: list[str]) -> N
     assert said.stderr == 'tunnel-supervisor: instance "nobody-runs-this" does not run\n'
 
 
+def test_without_the_right_to_look_a_command_says_so(instances: Instances) -> None:
+    for words in (["status"], ["status", "--name", instances[0].name]):
+        said = subprocess.run([*NOBODY, EXECUTABLE, *words], capture_output=True, text=True, timeout=60)
+        assert said.returncode == 77 and "Permission denied: run as root" in said.stderr
+
+
 @pytest.mark.parametrize(
     "words", ["", "nonsense", "status --nonsense", "status --name a --config b", "start --mode sideways"]
 )

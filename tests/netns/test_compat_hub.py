@@ -6,6 +6,8 @@ The peers are written from the original's description alone; most of what they d
 from __future__ import annotations
 
 import json
+import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -137,7 +139,7 @@ def test_an_address_belongs_to_one_client_as_long_as_it_is_connected(at: Hub) ->
             second.send(DATA, packets.echo_request("10.99.0.6", OWN, 1))
             assert second.ended()
         assert at.counter(REFUSED) == refused + 1
-        at.instance.wait_for_log("refused: 10.99.0.6 belongs to another client, which is connected")
+        at.instance.wait_for_log(f"refused: 10.99.0.6 belongs to the client at {at.node.address}")
         assert ping(first, "10.99.0.6", number=2)
     at.wait_until_left()
     with at.client("10.99.0.6"):
@@ -218,6 +220,42 @@ def test_a_packet_to_nobody_or_to_everybody_goes_nowhere(at: Hub) -> None:
         assert ping(peer, "10.99.0.15", number=2) and ping(other, "10.99.0.16", number=2)
         assert at.counter("tun.dropped_multicast") == multicast + 2
         assert at.counter("tun.dropped_own_destination") == own + 1
+
+
+def test_a_client_that_reads_nothing_costs_the_others_nothing(tmp_path: Path) -> None:
+    with hub(tmp_path, peer_queue_bytes=135168) as made, made.client("10.99.0.2"), made.client("10.99.0.3") as other:
+        with made.instance.node.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+            for number in range(50):
+                read = made.counter("tun.packets_read")
+                for _ in range(400):  # less than the device's queue holds
+                    flood.sendto(bytes(1300), ("10.99.0.2", 9))
+                eventually(lambda: made.counter("tun.packets_read") >= read + 400)
+                assert ping(other, "10.99.0.3", number=number)
+        eventually(lambda: made.counter("tcp.dropped_peer_full") > 0)
+        assert ping(other, "10.99.0.3", number=2)
+
+
+def test_a_reload_keeps_clients_and_their_addresses(tmp_path: Path) -> None:
+    with hub(tmp_path) as made, made.client("10.99.0.2") as one, made.client("10.99.0.3") as two:
+        made.instance.write(made.instance.config | {"rate_mbit": 100})
+        assert made.instance.command("reload").stdout == "changed: rate_mbit\n"
+        assert {peer["rate_mbit"] for peer in made.peers()} == {100}
+        packet = udp("10.99.0.2", "10.99.0.3", UDP_PORT, b"still there?")
+        one.send(DATA, packet)
+        assert two.receive() == (DATA, packet)
+        for words in (["invite", "three"], ["revoke", "10.99.0.2"]):
+            refused = made.instance.command(*words)
+            assert refused.returncode == 1 and "does not say who a client is" in refused.stderr
+
+
+def test_a_killed_tun_worker_costs_no_client_its_address(tmp_path: Path) -> None:
+    with hub(tmp_path) as made, made.client("10.99.0.2") as one, made.client("10.99.0.3") as two:
+        pid = made.instance.signal_worker("tun-0", signal.SIGKILL)
+        made.instance.wait_until_replaced("tun-0", pid)
+        packet = udp("10.99.0.2", "10.99.0.3", UDP_PORT, b"still there?")
+        one.send(DATA, packet)
+        assert two.receive() == (DATA, packet)
+        assert ping(two, "10.99.0.3", number=2)
 
 
 def test_clients_of_an_isolated_hub_reach_the_hub_only(tmp_path: Path) -> None:

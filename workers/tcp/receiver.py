@@ -183,6 +183,8 @@ class Receiver:
 
     def _read(self, connection: Connection, peer: PeerReceiver) -> int:
         """Read an established connection; close it if it has ended or sends nonsense. Bytes."""
+        if connection.receive.learner is not None and connection.is_held:
+            return 0  # it has been reset meanwhile: that event is not masked
         try:
             return self._read_burst(connection, peer)
         except PeerError as error:

@@ -101,7 +101,7 @@ def test_a_claimed_address_is_the_peers_while_it_is_connected(make: Make) -> Non
     server = make()
     first, second = server.connect(), server.connect()
     assert server.claim(first, "10.0.0.2") == server.claim(first, "fd00::2") == ""
-    assert server.claim(second, "10.0.0.2") == "10.0.0.2 belongs to another client, which is connected"
+    assert server.claim(second, "10.0.0.2") == "10.0.0.2 belongs to the client at another address"
     assert server.claim(second, "10.0.0.3") == ""
     owners = {address: server.owner(address) for address in ("10.0.0.2", "fd00::2", "10.0.0.3", "10.0.0.4")}
     assert list(owners.values()) == [first, first, second, NO_PEER]
