@@ -187,10 +187,8 @@ def test_commands_pass_over_a_dead_instance_and_name_it(lab: Lab, tmp_path: Path
         for words in (["status"], ["stop"], ["reload"], ["restart"], ["peers"]):
             said = command(*words)
             assert said.returncode == 3 and said.stderr.endswith(f"no instance runs on this machine; {note}\n")
-        with Instance(a, alive, tmp_path) as instance, Instance(a, {**alive, "name": "third"}, tmp_path) as third:
+        with Instance(a, alive, tmp_path) as instance:
             instance.wait_until_running()
-            third.wait()
-            assert third.exit_status == 1  # the port is taken; its lock file is gone as well
             said = command("status", "--json")
             assert (said.returncode, said.stderr) == (0, f"note: {note}\n")
             assert json.loads(said.stdout)["name"] == instance.name
