@@ -54,7 +54,7 @@ def claims(data: bytes) -> None:
     """A stream of a client. The frame that the learner names has a sound packet from an address that it can have."""
     view = memoryview(GUARD * 2 + data + GUARD)
     at = 2 * len(GUARD)
-    whole, _, _, _ = framing.scan(view, at, at + len(data), framing.COMPAT_LENGTH_LIMIT)
+    whole, *_ = framing.scan(view, at, at + len(data), framing.COMPAT_LENGTH_LIMIT)
     learner = AddressLearner(["10.0.0.1/24", "fd00::1/64"])
     while not learner.is_done:
         found = learner.find_claim(view, at, whole)

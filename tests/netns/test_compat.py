@@ -192,7 +192,7 @@ def test_the_pings_of_the_peer_are_answered_by_our_kernel(shared: Pair, peer: Co
     "ignored",
     [
         b"\0\0\0\0",
-        b"\0\0\0\0" * 1000,
+        b"\0\0\0\0" * 400,
         frame(KEEPALIVE),
         frame(KEEPALIVE, b"with a body"),
         frame(b"\x00"),
@@ -220,6 +220,13 @@ def test_what_the_original_ignores_is_ignored(shared: Pair, peer: CompatPeer, ig
     peer.send(DATA, request)
     assert peer.receive_packet()[20:] == echo_reply(request)[20:]
     assert drops(shared.instance) == before
+
+
+def test_a_flood_of_empty_frames_ends_the_connection(shared: Pair, peer: CompatPeer) -> None:
+    closed = shared.instance.counter("tcp.closed_bare_frames")
+    peer.write(b"\0\0\0\0" * 1000)
+    assert peer.ended()
+    assert shared.instance.counter("tcp.closed_bare_frames") == closed + 1
 
 
 def test_a_block_of_ours_is_as_unknown_here_as_to_the_original(shared: Pair, peer: CompatPeer) -> None:
