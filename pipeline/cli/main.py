@@ -201,15 +201,19 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _reload(arguments: argparse.Namespace) -> int:
-    return _send_command(arguments, {"command": "reload"}, "changed")
+    answer = _send_command(arguments, {"command": "reload"}, "changed")
+    problems = answer.get("problems", [])  # an instance of an older version has none
+    for problem in problems:
+        print(f"tunnel-supervisor: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _restart(arguments: argparse.Namespace) -> int:
     request = {"command": "restart", "worker": arguments.worker, "rolling": arguments.rolling}
-    status = _send_command(arguments, request, "workers")
+    _send_command(arguments, request, "workers")
     if arguments.rolling:
         _follow_rolling_restart(_instance(arguments))
-    return status
+    return 0
 
 
 def _follow_rolling_restart(which: instance.Instance) -> None:
@@ -227,28 +231,30 @@ def _follow_rolling_restart(which: instance.Instance) -> None:
         time.sleep(0.1)
 
 
-def _send_command(arguments: argparse.Namespace, request: dict[str, Any], key: str) -> int:
-    """Send a request and print the list that its answer has under `key`."""
+def _send_command(arguments: argparse.Namespace, request: dict[str, Any], key: str) -> dict[str, Any]:
+    """Send a request and print the list that its answer has under `key`. The answer."""
     from pipeline.supervisor import control_socket
 
     answer = control_socket.send_request(_instance(arguments), request)
     if not answer["ok"]:
         raise LocalError(answer["error"])
     print(f"{key}: {', '.join(answer[key]) or 'nothing'}")
-    return 0
+    return answer
 
 
 def _check(arguments: argparse.Namespace) -> int:
     from pipeline import config
     from pipeline.credentials import ownership
+    from pipeline.supervisor import file_check
 
     checked = config.load(arguments.file, arguments.set)
     ownership.check(checked)
+    notes = config.find_warnings(checked) + file_check.check_files(checked)
     print(config.to_json(checked))
     if arguments.file and (exposure := ownership.find_exposure(Path(arguments.file))):
-        print(f"note: configuration: {exposure}", file=sys.stderr)
-    for warning in config.find_warnings(checked):
-        print(f"note: {warning}", file=sys.stderr)
+        notes.insert(0, f"configuration: {exposure}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     return 0
 
 

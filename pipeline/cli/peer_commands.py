@@ -9,10 +9,12 @@
         rate_mbit: null for the server's setting; certificate: the server asks its clients for one as well
     {"command": "peers"}                                              -> {"ok": true, "schema_version", "peers": [
         {"name", "state", "addresses", "allowed", "rate_mbit", "endpoint", "connections", "sent_bytes",
-         "received_bytes", "dropped", "session_seconds"}]}
+         "received_bytes", "dropped", "session_seconds", "problem"}]}
         state: "connected" or "away"; an away peer has endpoint "" and session_seconds null
+        "broken": it cannot connect, since its file cannot be used; problem: of its file, "" for none
         sent_bytes, received_bytes, dropped (packets): since the session began
-    {"command": "revoke", "name"}                                     -> {"ok": true, "name"}
+    {"command": "revoke", "name"}                                     -> {"ok": true, "name", "problems"}
+        problems: of the files of other peers. The connections end even if the answer is an error
     any of them                                                       -> {"ok": false, "error": ...}
 
 No secret is put on a command line; one that a user puts there is moved to standard input.
@@ -221,7 +223,12 @@ def _invite(arguments: argparse.Namespace) -> int:
             "too many networks for one command: invite the peer without them, and write them into its file"
         )
     answer = _send_command(arguments, request)
-    _print_secret(answer["line"])
+    try:
+        _print_secret(answer["line"])
+    except OSError as error:  # a full disk, a pipe whose reader has gone: nobody has the line
+        _send_command(arguments, {"command": "revoke", "name": arguments.peer})
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
+        raise LocalError(f"the line cannot be printed ({error.strerror}): the invitation is taken back") from None
     print(
         f"note: the line is a secret: it makes its holder the peer {arguments.peer}, which dials {answer['server']}. "
         "On the client, give it to: tunnel-supervisor start --join -",
@@ -266,14 +273,15 @@ def render(peers: list[dict[str, Any]]) -> str:
         ),
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(table + [f"{printable(peer['name'])}: {peer['problem']}" for peer in peers if peer.get("problem")])
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    _send_command(arguments, {"command": "revoke", "name": arguments.peer})
+    answer = _send_command(arguments, {"command": "revoke", "name": arguments.peer})
     print(f"revoked: {arguments.peer}")
+    for problem in answer.get("problems", ()):  # an instance of an older version has none
+        print(f"note: {problem}", file=sys.stderr)
     return 0
 
 
@@ -287,7 +295,7 @@ def _send_command(arguments: argparse.Namespace, request: dict[str, Any]) -> dic
 
 
 def _print_secret(line: str) -> None:
-    print(line)
+    print(line, flush=True)
     status = os.fstat(STANDARD_OUTPUT)
     if stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         print("note: standard output is a file that other users can read: chmod 600 it", file=sys.stderr)

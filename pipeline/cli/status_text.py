@@ -14,6 +14,7 @@ def render(snapshot: dict[str, Any]) -> str:
             f"{snapshot['name']}  {snapshot['mode']}  {snapshot['state']}  up {duration(snapshot['uptime_seconds'])}  "
             f"device {snapshot['tun_name']}  pid {snapshot['pid']}"
         ),
+        *_failures(snapshot.get("supervisor_failures", 0)),
         "",
         *_table(
             ["worker", "state", "pid", "restarts", "heartbeat", "cpu", "memory", "cores"],
@@ -81,6 +82,12 @@ def _spares(snapshot: dict[str, Any]) -> list[str]:
         f"spares: {'; '.join(spares) or 'none'}",
         *([f"rolling restart: still to be replaced: {', '.join(left)}"] if left else []),
     ]
+
+
+def _failures(count: int) -> list[str]:
+    return (
+        [f"the supervisor has survived {count} failure(s) of its own: the log has a traceback of each"] if count else []
+    )
 
 
 def _fec(fec: dict[str, Any]) -> list[str]:

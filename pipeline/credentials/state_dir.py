@@ -22,6 +22,7 @@ from pipeline.errors import ConfigError, LocalError
 from pipeline.log import LOG
 
 DIRECTORY_MODE = 0o700
+SERVER_CERTIFICATE, SERVER_KEY = "server.crt", "server.key"
 PEERS = "peers"  # the directory of the peers that were invited
 ADDRESSES_BYTES_MAX = 1 << 22  # 8192 peers with eight addresses each have half of that
 
@@ -40,7 +41,7 @@ class StateDir:
 
     def server_certificate(self, name: str, *, make: bool) -> CertificatePair:
         """The server's own certificate and key. `make`: make them if they do not exist, as a first start does."""
-        certificate, key = self.path / "server.crt", self.path / "server.key"
+        certificate, key = self.path / SERVER_CERTIFICATE, self.path / SERVER_KEY
         if make and not os.path.lexists(certificate):  # a key alone is left over from a start that was cut short
             pair = certificates.make_self_signed(name)
             keys.write_secret(key, pair.key, replace=True)
@@ -62,7 +63,11 @@ class StateDir:
 
     def save_addresses(self, addresses: dict[str, list[str]]) -> None:
         """LocalError or PermissionDenied if they cannot be saved."""
-        keys.write_secret(self.path / "addresses.json", json.dumps(addresses, indent=1).encode(), replace=True)
+        path, data = self.path / "addresses.json", json.dumps(addresses, indent=1).encode()
+        try:
+            hang_guard.call(lambda: keys.write_secret(path, data, replace=True))
+        except OSError as error:
+            raise keys.write_error(path, error) from None
 
     def remove_unfinished(self) -> None:
         """Remove the temporary files of writes that were cut short: one may hold the key of a peer revoked since."""

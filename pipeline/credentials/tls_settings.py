@@ -6,13 +6,14 @@ how the other end is verified. A server's pre-shared keys stay with the supervis
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config import Config
 from pipeline.credentials import certificates, keys
 from pipeline.credentials.certificates import CertificatePair
-from pipeline.credentials.state_dir import StateDir
+from pipeline.credentials.state_dir import SERVER_CERTIFICATE, SERVER_KEY
 from pipeline.errors import ConfigError, Problem
 from pipeline.log import LOG
 from pipeline.transport import tls_context, tls_pem
@@ -27,18 +28,22 @@ class TlsSettings(NamedTuple):
     certificate: bytes
 
 
-def load(config: Config, state: StateDir | None, key: bytes = b"", *, make_certificate: bool = False) -> TlsSettings:
+OwnPair = Callable[[], CertificatePair]
+"""Where a server's certificate comes from, unless the configuration names one."""
+
+
+def load(config: Config, own: OwnPair | None = None, key: bytes = b"") -> TlsSettings:
     """Read all files, and prove that workers can use them. ConfigError names the file and its problem.
 
-    `key`: of a client, from an invitation. `make_certificate`: make the server's own if it is not there yet.
+    `key`: of a client, from an invitation.
     """
     if config.encryption == "none":
         return TlsSettings(None, b"", b"")
     pair = CertificatePair(b"", b"")
     if config.tls_cert_file:
         pair = certificates.read_pair(config.tls_cert_file, config.tls_key_file, "tls_cert_file")
-    elif state is not None:
-        pair = state.server_certificate(config.name, make=make_certificate)
+    elif own is not None:
+        pair = own()
     ca = certificates.read_certificates(config.tls_ca_file, "tls_ca_file") if config.tls_ca_file else b""
     if config.compat:
         key = b""  # that wire format has no proofs, so a key is no reason to trust a certificate
@@ -57,7 +62,7 @@ def load(config: Config, state: StateDir | None, key: bytes = b"", *, make_certi
     try:
         tls_context.prove_usable(tls, server=is_server)
     except ConfigError as error:
-        raise ConfigError([_in_its_file(problem, config, state) for problem in error.problems]) from None
+        raise ConfigError([_in_its_file(problem, config) for problem in error.problems]) from None
     for warning in (
         *certificates.expiry_warnings(pair.certificate, "our certificate", "in the chain of our certificate:"),
         *certificates.expiry_warnings(ca, "the first certificate in tls_ca_file", "in tls_ca_file:"),
@@ -66,13 +71,12 @@ def load(config: Config, state: StateDir | None, key: bytes = b"", *, make_certi
     return TlsSettings(tls, key, pair.certificate)
 
 
-def _in_its_file(problem: Problem, config: Config, state: StateDir | None) -> Problem:
+def _in_its_file(problem: Problem, config: Config) -> Problem:
     """The problem of a PEM text, with the setting and the file that the text is from."""
-    own = ("server certificate", "server.crt"), ("server certificate", "server.key")
+    own = Path(config.state_dir)
     setting, file = {
-        tls_pem.CERTIFICATE: ("tls_cert_file", config.tls_cert_file) if config.tls_cert_file else own[0],
-        tls_pem.KEY: ("tls_key_file", config.tls_key_file) if config.tls_key_file else own[1],
+        tls_pem.CERTIFICATE: ("tls_cert_file", config.tls_cert_file or str(own / SERVER_CERTIFICATE)),
+        tls_pem.KEY: ("tls_key_file", config.tls_key_file or str(own / SERVER_KEY)),
         tls_pem.CAS: ("tls_ca_file", config.tls_ca_file),
     }.get(problem.path, ("", ""))
-    directory = state.path if state is not None and not config.tls_cert_file else Path()
-    return Problem(setting, problem.text, str(directory / file) if file else "")
+    return Problem(setting, problem.text, file)

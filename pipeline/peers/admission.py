@@ -1,7 +1,7 @@
 """Admission to a server: check the proof of a client, assign it an index and addresses, and write the peer table.
 
     handle_hello(request)    a tcp worker's request about a connection; no bytes of a peer make it raise
-    configure(known)         take over other peers; a peer that is gone loses its connections
+    configure(known)         take over other peers; a peer that is gone, or has another key, loses its connections
     list_peers()             for the command `peers`
 
 Each session that gets an index has a peer handle of its own (pipeline.shm.peer_table), and workers compare handles. So
@@ -12,7 +12,7 @@ moment ago counts as connected until the peer table shows its connection.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple, TypedDict
 
 from pipeline.config import Config
@@ -39,6 +39,8 @@ class PeerSession(NamedTuple):
 
     peer_handle: int
     name: str
+    key: bytes  # that it has proved to have; b"" for none
+    certificate: bytes  # DER, that it has shown instead; b"" for none
     session: int
     since_ns: int
     sent: int
@@ -50,7 +52,7 @@ class PeerStatus(TypedDict):
     """One peer as the command `peers` shows it."""
 
     name: str
-    state: str  # connected or away
+    state: str  # connected, away or broken
     addresses: list[str]
     allowed: list[str]
     rate_mbit: float  # 0: no limit
@@ -60,6 +62,25 @@ class PeerStatus(TypedDict):
     received_bytes: int
     dropped: int
     session_seconds: float | None  # None without a connection
+    problem: str  # of its file; "" for none
+
+
+def broken_peer(name: str) -> PeerStatus:
+    """A peer that cannot connect, since its file cannot be used."""
+    return {
+        "name": name,
+        "state": "broken",
+        "addresses": [],
+        "allowed": [],
+        "rate_mbit": 0.0,
+        "endpoint": "",
+        "connections": 0,
+        "sent_bytes": 0,
+        "received_bytes": 0,
+        "dropped": 0,
+        "session_seconds": None,
+        "problem": "",
+    }
 
 
 class Admission:
@@ -89,11 +110,25 @@ class Admission:
         self.config = config
         self._publish_routes()
 
-    def configure(self, config: Config, known: Iterable[KnownPeer]) -> None:
-        """Take over a configuration."""
+    def configure(self, config: Config, known: Iterable[KnownPeer], barred: Iterable[str] = ()) -> None:
+        """Take over a configuration. Sessions end at once whose proof is good no longer. `barred`: see PeerRegistry."""
         self.config = config
-        self.registry.replace(known)
-        ended = self._membership.configure(each.policy for each in self.registry.known)
+        self.registry.replace(known, barred)
+        self._apply(
+            {
+                each.name
+                for each in self._peer_sessions.values()
+                if not self.registry.recognizes(each.name, each.key, each.certificate)
+            }
+        )
+
+    def end_certified(self) -> None:
+        """End all sessions that were begun with a certificate: who vouches for it has changed."""
+        self._apply({each.name for each in self._peer_sessions.values() if each.certificate})
+
+    def _apply(self, disowned: Container[str]) -> None:
+        """End the sessions of these peers, and of those that lose an address or are peers no more; publish the rest."""
+        ended = self._membership.configure((each.policy for each in self.registry.known), disowned)
         for peer, refusal in ended.items():
             name = self._peer_sessions[peer].name if peer in self._peer_sessions else str(peer)
             LOG.info("peer %s: session ended: %s", name, refusal.text)
@@ -139,7 +174,7 @@ class Admission:
             return Refusal(0, "has not proved to be a peer")
         if hello.version != messages.VERSION:
             return Refusal(WRONG_VERSION, REASONS[WRONG_VERSION])
-        assigned = self._admit(known.policy, hello)
+        assigned = self._admit(known, b"" if challenge else bytes.fromhex(request["certificate"]), hello)
         if isinstance(assigned, Refusal):
             return assigned
         welcome = self._welcome(known.policy, assigned)
@@ -162,7 +197,8 @@ class Admission:
             ),
         )
 
-    def _admit(self, policy: PeerPolicy, hello: messages.Hello) -> Refusal | Assigned:
+    def _admit(self, known: KnownPeer, certificate: bytes, hello: messages.Hello) -> Refusal | Assigned:
+        policy = known.policy
         now = time.monotonic_ns()
         assigned = self._membership.admit(
             policy, hello.session, hello.requested_addresses, lambda peer: self._is_connected(peer, now)
@@ -177,7 +213,7 @@ class Admission:
         goes_on = self._has_session(policy, hello, peer) and self._is_connected(peer, now)
         self._admitted_at[peer] = now
         if not goes_on:
-            self._start_session(peer, policy, hello, now)
+            self._start_session(peer, known, certificate, hello, now)
         return assigned
 
     def _is_connected(self, peer: int, now: int) -> bool:
@@ -199,7 +235,8 @@ class Admission:
         self._handles_made += 1
         return self._handles_made << PEER_INDEX_BITS | peer
 
-    def _start_session(self, peer: int, policy: PeerPolicy, hello: messages.Hello, now: int) -> None:
+    def _start_session(self, peer: int, known: KnownPeer, certificate: bytes, hello: messages.Hello, now: int) -> None:
+        policy = known.policy
         for other in [
             other
             for other, peer_session in self._peer_sessions.items()
@@ -210,6 +247,8 @@ class Admission:
         self._peer_sessions[peer] = PeerSession(
             peer_handle,
             policy.name,
+            known.key,
+            certificate,
             hello.session,
             now,
             self._table.sent_bytes(peer),
@@ -238,6 +277,10 @@ class Admission:
 
     # -- for people
 
+    def is_member(self, name: str) -> bool:
+        """Whether the peer has been admitted, and has lost its index to no other since."""
+        return any(member.policy.name == name for member in self._membership.list_members() if member.peer != NO_PEER)
+
     def list_peers(self, now: int) -> list[PeerStatus]:
         """Every peer that is configured or a member, by name."""
         endpoints: dict[int, set[str]] = {}
@@ -263,4 +306,5 @@ class Admission:
             "received_bytes": self._table.received_bytes(index) - peer_session.received if peer_session else 0,
             "dropped": self._table.dropped(index) - peer_session.dropped if peer_session else 0,
             "session_seconds": round((now - peer_session.since_ns) / 1e9, 1) if peer_session and count else None,
+            "problem": "",
         }

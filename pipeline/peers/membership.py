@@ -20,7 +20,7 @@ A refusal changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from ipaddress import ip_network
 from itertools import chain
 from typing import NamedTuple
@@ -114,8 +114,11 @@ class Membership:
         self._add_member(member)
         return self._assigned(member)
 
-    def configure(self, policies: Iterable[PeerPolicy]) -> dict[int, Refusal]:
-        """Take over a configuration. Returns the indexes whose sessions end, each with the reason."""
+    def configure(self, policies: Iterable[PeerPolicy], disowned: Container[str] = frozenset()) -> dict[int, Refusal]:
+        """Take over a configuration. Returns the indexes whose sessions end, each with the reason.
+
+        `disowned`: peers that no longer are who they have proved to be.
+        """
         before, self._configured = self._configured, {policy.name: policy for policy in policies}
         self._addresses.configure(self._configured)
         ended = {}
@@ -124,6 +127,8 @@ class Membership:
             self._members[name] = member._replace(policy=policy)
             if name in before and name not in self._configured:
                 ended[member.peer] = Refusal(REVOKED, REASONS[REVOKED])
+            elif name in disowned:
+                ended[member.peer] = Refusal(REVOKED, "what it has proved does not make it this peer any more")
             elif not self._addresses.still_valid(policy, member.addresses):
                 ended[member.peer] = Refusal(
                     ADDRESS_TAKEN, "the server has another address for this peer now: connect again"

@@ -8,12 +8,14 @@
 
 The settings have the meaning that they have in the configuration (pipeline.config.peer). This file holds the key
 itself, where the configuration holds a path. Only the supervisor writes; it replaces a file as a whole, so that no
-reader sees half a file. After an edit by hand, the instance must be reloaded.
+reader sees half a file. After an edit by hand, the instance must be reloaded. A file that is wrong costs its own peer
+and no other.
 """
 
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from pipeline import hang_guard, small_file
 from pipeline.config.peer import check_peer_name
 from pipeline.config.quote import quote
 from pipeline.config.types import Mbit
@@ -46,6 +49,13 @@ class InvitedPeer(NamedTuple):
     rate_mbit: float | None = None
 
 
+class BrokenPeer(NamedTuple):
+    """A peer whose file or settings cannot be used."""
+
+    name: str
+    problem: Problem
+
+
 class _Content(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A misspelt setting is refused: it may have been meant as a restriction."""
 
@@ -66,31 +76,32 @@ def new_peer(name: Any, allowed: Any, rate_mbit: Any) -> InvitedPeer:
     return InvitedPeer(name, keys.parse(keys.generate()), networks, (), rate)
 
 
-def read_all(state: Path) -> list[InvitedPeer]:
-    """All peers of a state directory, by name. ConfigError has every problem in any file."""
+def read_all(state: Path) -> tuple[list[InvitedPeer], list[BrokenPeer]]:
+    """All peers of a state directory, by name. ConfigError if it cannot be read, or others can write there."""
     directory = state / DIRECTORY
     try:
-        paths = sorted(path for path in directory.iterdir() if path.suffix == SUFFIX and path.name[0] != ".")
-        exposure = find_exposure(directory)
+        names = hang_guard.call(lambda: sorted(os.listdir(directory)))
     except FileNotFoundError:
-        return []
+        return [], []
     except OSError as error:
         raise ConfigError([Problem("", f"cannot be read: {error.strerror}", str(directory))]) from None
-    if exposure:  # who can write there can add peers
+    if exposure := find_exposure(directory):  # who can write there can add peers
         raise ConfigError([Problem("peers", exposure)])
-    found, problems = [], []
-    for path in paths:
-        try:
-            found.append(_read(path))
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return found
+    found, broken = [], []
+    for name in names:
+        if name.endswith(SUFFIX) and not name.startswith("."):
+            try:
+                found.append(_read(directory / name))
+            except ConfigError as error:
+                broken.append(BrokenPeer(name.removesuffix(SUFFIX), error.problems[0]))
+    return found, broken
 
 
-def write(state: Path, peer: InvitedPeer) -> None:
-    """Add a peer, or replace the peer of this name. ConfigError for a peer that could not be read back."""
+def write(state: Path, peer: InvitedPeer, *, replace: bool = False) -> None:
+    """Add a peer. LocalError if there is a file of this name, unless it is to be replaced.
+
+    ConfigError for a peer that could not be read back.
+    """
     check_peer_name(peer.name)
     path = _path(state, peer.name)
     content = _Content(
@@ -101,21 +112,23 @@ def write(state: Path, peer: InvitedPeer) -> None:
     )
     data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
     _decoded(peer.name, data, str(path))
-    try:
-        path.parent.mkdir(DIRECTORY_MODE, exist_ok=True)
+    try:  # a file system that hangs is found out here
+        hang_guard.call(lambda: path.parent.mkdir(DIRECTORY_MODE, exist_ok=True))
     except OSError as error:
         raise keys.write_error(path.parent, error) from None
-    keys.write_secret(path, data, replace=True)
+    keys.write_secret(path, data, replace=replace)
 
 
 def remove(state: Path, name: str) -> bool:
-    """Remove a peer; False if there is no peer of this name."""
+    """Remove a peer, and flush that to the disk; False if there is no peer of this name.
+
+    LocalError or PermissionDenied if the system refuses, or does not answer.
+    """
     check_peer_name(name)
     path = _path(state, name)
     try:
-        path.unlink()
-        keys.sync_directory(path.parent)
-    except FileNotFoundError:
+        hang_guard.call(lambda: _remove(path))
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         raise keys.write_error(path, error) from None
@@ -123,7 +136,14 @@ def remove(state: Path, name: str) -> bool:
 
 
 def _path(state: Path, name: str) -> Path:
+    """The file of a peer."""
     return state / DIRECTORY / (name + SUFFIX)
+
+
+def _remove(path: Path) -> None:
+    path.lstat()  # a read-only file system says so even if there is no such file
+    path.unlink()
+    keys.sync_directory(path.parent)
 
 
 def _read(path: Path) -> InvitedPeer:
@@ -132,7 +152,11 @@ def _read(path: Path) -> InvitedPeer:
         check_peer_name(name)
     except ConfigError as error:
         raise ConfigError([Problem("", error.problems[0].text, str(path))]) from None
-    return _decoded(name, keys.read_secret(path, "peer"), str(path))
+    try:
+        text = small_file.decode(keys.read_secret(path, "peer"))
+    except ValueError as expected:
+        raise ConfigError([Problem("", f"expected {expected}", str(path))]) from None
+    return _decoded(name, text.encode(), str(path))
 
 
 def _decoded(name: str, data: bytes, source: str) -> InvitedPeer:

@@ -22,7 +22,7 @@ from pipeline.credentials import certificates, keys
 from pipeline.errors import ConfigError, Problem
 from pipeline.peers import peer_file
 from pipeline.peers.address_assignment import PeerPolicy
-from pipeline.peers.peer_file import InvitedPeer
+from pipeline.peers.peer_file import BrokenPeer, InvitedPeer
 from pipeline.wire import auth
 from pipeline.wire.messages import AUTH_KEY, Hello
 
@@ -40,33 +40,51 @@ class KnownPeer(NamedTuple):
     certificate_sha256: bytes = b""
     certificate_name: str = ""
 
+    def has_proof_of(self, other: KnownPeer) -> bool:
+        """Whether both are proved by the same."""
+        return self[1:] == other[1:]
 
-def load(config: Config) -> list[KnownPeer]:
-    """All peers. ConfigError has every problem in any of their files."""
-    found, problems = [], []
+
+class Loaded(NamedTuple):
+    """The peers that can be used, those that cannot, and the names of those that clash with a peer before them."""
+
+    known: list[KnownPeer]
+    broken: list[BrokenPeer]
+    clashing: set[str]
+
+
+def load(config: Config, previous: Iterable[KnownPeer] = ()) -> Loaded:
+    """All peers: those of the configuration, then those that were invited.
+
+    A peer whose file cannot be used keeps the key that it had in `previous`; without one it is left out. ConfigError if
+    no file of an invited peer can be read at all.
+    """
+    before = {each.policy.name: each for each in previous}
+    found, broken = [], []
     for index, peer in enumerate(config.peers):
         policy = PeerPolicy(peer.name, peer.prefixes, peer.addresses, _rate(peer.rate_mbit, config))
-        try:
-            key = keys.read_key(peer.key_file, f"peers[{index}].key_file") if peer.key_file else b""
-        except ConfigError as error:
-            problems += error.problems
-            continue
+        key = b""
+        if peer.key_file:
+            try:
+                key = keys.read_key(peer.key_file, f"peers[{index}].key_file")
+            except ConfigError as error:
+                broken.append(BrokenPeer(peer.name, error.problems[0]))
+                key = before[peer.name].key if peer.name in before else b""
+                if not key:
+                    continue
         found.append(KnownPeer(policy, key, peer.certificate_hash, peer.certificate_name))
-    invited: list[InvitedPeer] = []
-    try:
-        invited = peer_file.read_all(Path(config.state_dir)) if config.encryption == "tls" else []
-    except ConfigError as error:
-        problems += error.problems
-    found += [known_peer_of(peer, config) for peer in invited]
-    problems += _clashes(found)
-    if problems:
-        raise ConfigError(problems)
-    return found
+    if config.encryption == "tls":
+        invited, unreadable = peer_file.read_all(Path(config.state_dir))
+        found += [known_peer_of(peer, config) for peer in invited]
+        found += [before[name] for name, _ in unreadable if name in before]
+        broken += unreadable
+    known, clashing = _without_clashes(found)
+    return Loaded(known, broken + clashing, {each.name for each in clashing})
 
 
 def check_distinct(known: Iterable[KnownPeer]) -> None:
     """ConfigError if two of these peers share a name, a key, a network or an address."""
-    problems = _clashes(known)
+    problems = [each.problem for each in _without_clashes(known)[1]]
     if problems:
         raise ConfigError(problems)
 
@@ -80,27 +98,37 @@ def _rate(mbit: float | None, config: Config) -> int:
     return int((config.rate_mbit if mbit is None else mbit) * BYTES_PER_MBIT)
 
 
-def _clashes(peers: Iterable[KnownPeer]) -> list[Problem]:
-    problems = []
+def _without_clashes(peers: Iterable[KnownPeer]) -> tuple[list[KnownPeer], list[BrokenPeer]]:
+    """The peers that share nothing with one before them, and all that the others share."""
+    known, clashing = [], []
     names: set[str] = set()
     ids: dict[bytes, str] = {}
     networks: dict[object, str] = {}  # and addresses
-    for known in peers:
-        name = known.policy.name
+    for each in peers:
+        name = each.policy.name
+        problems = []
         if name in names:
             problems.append(
                 Problem("peers", f'two peers have the name "{name}", one of them invited: revoke or rename one of them')
             )
+        claims = (*each.policy.allowed, *each.policy.fixed)
+        problems += [
+            Problem("allowed", f'{network} belongs to "{networks[network]}" already, "{name}" cannot have it')
+            for network in claims
+            if networks.get(network, name) != name
+        ]
+        key_id = auth.key_id(each.key) if each.key else b""
+        if key_id and ids.get(key_id, name) != name:
+            problems.append(Problem("peers", f'"{ids[key_id]}" and "{name}" have one key, but each peer needs its own'))
+        if problems:
+            clashing += [BrokenPeer(name, problem) for problem in problems]
+            continue
+        known.append(each)
         names.add(name)
-        for network in (*known.policy.allowed, *known.policy.fixed):
-            other = networks.setdefault(network, name)
-            if other != name:
-                problems.append(Problem("allowed", f'{network} belongs to "{other}" already, "{name}" cannot have it'))
-        if known.key:
-            other = ids.setdefault(auth.key_id(known.key), name)
-            if other != name:
-                problems.append(Problem("peers", f'"{other}" and "{name}" have one key, but each peer needs its own'))
-    return problems
+        networks |= dict.fromkeys(claims, name)
+        if key_id:
+            ids[key_id] = name
+    return known, clashing
 
 
 class PeerRegistry:
@@ -111,9 +139,10 @@ class PeerRegistry:
         self._decoy_key = secrets.token_bytes(auth.KEY_BYTES)
         self.replace(())
 
-    def replace(self, known: Iterable[KnownPeer]) -> None:
-        """Replace all known peers."""
+    def replace(self, known: Iterable[KnownPeer], barred: Iterable[str] = ()) -> None:
+        """Replace all known peers. `barred`: names that no certificate gives, and no client without proof."""
         self.known = list(known)
+        self._barred = set(barred)
         self._keys = {auth.key_id(each.key): each for each in self.known if each.key}
         self._certificates = {each.certificate_sha256: each for each in self.known if each.certificate_sha256}
         self._names = {each.certificate_name: each for each in self.known if each.certificate_name}
@@ -131,10 +160,22 @@ class PeerRegistry:
             names = [name for name in certificates.names(der) if not name.startswith(ANYBODY)]
             known = next((self._names[name] for name in names if name in self._names), None)
             name = next((name for name in names if name.isascii() and name.isprintable()), "")
-            if known is None and not self._names and name and all(name != each.policy.name for each in self.known):
+            taken = name in self._barred or any(name == each.policy.name for each in self.known)
+            if known is None and not self._names and name and not taken:
                 known = KnownPeer(PeerPolicy(name))
         return known
 
     def unauthenticated(self, hello: Hello) -> KnownPeer | None:
         """A peer for a client that proves nothing, if such clients are admitted."""
-        return KnownPeer(PeerPolicy(f"{ANYBODY}{hello.client_id:016x}")) if self._admits_unauthenticated else None
+        name = f"{ANYBODY}{hello.client_id:016x}"
+        return KnownPeer(PeerPolicy(name)) if self._admits_unauthenticated and name not in self._barred else None
+
+    def recognizes(self, name: str, key: bytes, certificate: bytes) -> bool:
+        """Whether what a peer has proved, by its key or its certificate (DER), still makes it the peer of this name."""
+        if key:
+            known = self._keys.get(auth.key_id(key))
+            return known is not None and known.policy.name == name and known.key == key
+        if certificate:
+            known = self.by_certificate(certificate)
+            return known is not None and known.policy.name == name
+        return self._admits_unauthenticated and name not in self._barred

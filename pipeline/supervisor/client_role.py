@@ -5,6 +5,7 @@
     prepare_reload(config)    load everything that a configuration names; raises, and changes nothing
     apply_reload()            use what was prepared
     answer_request(request)   of a tcp worker: it reports a WELCOME, which it has verified
+    take_back(request)        nothing
     run_command(request)      refuses the commands of a server; None for any other
 
 With tunnel_addr "auto" the device gets the addresses of the WELCOME. Its routes are added to the configured ones. A
@@ -38,12 +39,13 @@ class ClientRole:
     """
 
     capacity = 1
+    problems: tuple[str, ...] = ()
     _device: TunDevice  # from start() on
 
     def __init__(self, config: Config, key: bytes = b"") -> None:
         self._config = config
         self._key = key
-        self.credentials: TlsSettings = tls_settings.load(config, None, key)
+        self.credentials: TlsSettings = tls_settings.load(config, key=key)
         self._applied: tuple[object, ...] = ()  # addresses, routes and server of the last WELCOME
 
     def start(self, table: PeerTable, device: TunDevice) -> None:
@@ -54,7 +56,7 @@ class ClientRole:
         """Nothing of a client's waits for the clock."""
 
     def prepare_reload(self, config: Config) -> None:
-        self._prepared = config, tls_settings.load(config, None, self._key)
+        self._prepared = config, tls_settings.load(config, key=self._key)
 
     def apply_reload(self) -> None:
         self._config, self.credentials = self._prepared
@@ -81,6 +83,9 @@ class ClientRole:
                 LOG.info("from the server: addresses %s, routes %s", _listed(welcome.addresses), _listed(routes))
         except LocalError as error:
             LOG.error("addresses and routes from the server cannot be applied: %s", error)
+
+    def take_back(self, request: dict[str, Any]) -> None:
+        """No command of a client's has an answer that must arrive."""
 
     def run_command(self, request: dict[str, Any]) -> dict[str, Any] | None:
         if request.get("command") in PEER_COMMANDS:

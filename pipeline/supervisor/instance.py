@@ -10,6 +10,7 @@ kernel releases the lock when its holder ends, however it ends.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -46,7 +47,8 @@ class Instance:
         except PermissionError as error:
             raise PermissionDenied(f"{error.filename}: {error.strerror}: run as root") from None
         except OSError as error:
-            raise LocalError(f"{error.filename}: {error.strerror}") from None
+            advice = ": mount a tmpfs on /run" if error.errno == errno.EROFS else ""
+            raise LocalError(f"{error.filename}: {error.strerror}{advice}") from None
         if not _lock_soon(self._lock_fd):
             raise LocalError(
                 f'instance "{self.name}" runs already (pid {_pid(self._lock_fd)}); stop it, or give '

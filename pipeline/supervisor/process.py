@@ -70,5 +70,5 @@ class Process:
             if self._usage is None:
                 self._usage = psutil.Process(self.pid)
             return self._usage.cpu_percent(), self._usage.memory_info().rss
-        except psutil.Error:
+        except (psutil.Error, OSError):  # OSError: no descriptor is left
             return 0.0, 0

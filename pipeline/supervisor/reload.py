@@ -32,13 +32,15 @@ APPLIED_BY_SUPERVISOR = {
 class Reload:
     """Reads the configuration again and compares it with the old one. Changes nothing.
 
-    `error` is "" if the reload is possible; else `config` is the old one.
+    `error` is "" if the reload is possible; else `config` is the old one. `problems`: of peers that a reload leaves as
+    they were, or leaves out, since their files are wrong.
     """
 
     def __init__(self, old: Config, reread: Callable[[], Config]) -> None:
         self.config = old
         self.changed: list[str] = []
         self.error = ""
+        self.problems: list[str] = []
         try:
             new = reread()
             ownership.check(new)
@@ -62,4 +64,4 @@ class Reload:
         """The answer on the control socket."""
         if self.error:
             return {"ok": False, "error": self.error}
-        return {"ok": True, "changed": self.changed}
+        return {"ok": True, "changed": self.changed, "problems": self.problems}

@@ -1,4 +1,4 @@
-"""One run of an instance: its numbers, and its plan in file descriptors from which workers read it.
+"""One run of an instance: its numbers, its failures, and its plan in file descriptors from which workers read it.
 
 A reload writes the plan again under the run's old names, for the workers that are started from then on.
 
@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.runtime import topology
 from pipeline.runtime.plan import Plan
+from pipeline.supervisor.failures import Failures
 from pipeline.supervisor.tun_device import TunDevice
 from pipeline.supervisor.worker_account import Account
 from pipeline.supervisor.worker_settings import new_session, worker_settings
@@ -30,6 +31,7 @@ class Run:
 
     def __init__(self, account: Account | None) -> None:
         self.started_ns = time.monotonic_ns()
+        self.failures = Failures()
         self._fds: list[int] = []  # of the plan without secrets, and of the whole plan
         self._account = account
         self._run_id = secrets.token_hex(4)
@@ -38,7 +40,7 @@ class Run:
 
     def write_plan(self, config: Config, credentials: TlsSettings, device: TunDevice, peers: int) -> None:
         """Make the plan of this configuration. `peers`: how many may be connected at a time."""
-        self.settings = worker_settings(config, credentials, device, self._session, self._account)
+        settings = worker_settings(config, credentials, device, self._session, self._account)
         whole = topology.build_plan(
             config.name,
             self._run_id,
@@ -46,15 +48,14 @@ class Run:
             config.lanes,
             config.ring_slots,
             config.slot_bytes,
-            self.settings,
+            settings,
             peers,
             self._name_key,
         )
-        self.plan = whole._replace(settings=self.settings.without_secrets())
+        plan = whole._replace(settings=settings.without_secrets())
+        fds = _written(plan, whole)
         self.close()
-        for plan in (self.plan, whole):
-            self._fds.append(os.memfd_create("plan", os.MFD_CLOEXEC))
-            os.write(self._fds[-1], plan.to_json().encode())
+        self._fds, self.settings, self.plan = fds, settings, plan
 
     def plan_fd(self, kind: str) -> int:
         """The descriptor of the plan for workers of this kind."""
@@ -63,3 +64,17 @@ class Run:
     def close(self) -> None:
         while self._fds:
             os.close(self._fds.pop())
+
+
+def _written(*plans: Plan) -> list[int]:
+    """A descriptor for each plan. OSError if not all can be made; then none is left open."""
+    fds: list[int] = []
+    try:
+        for plan in plans:
+            fds.append(os.memfd_create("plan", os.MFD_CLOEXEC))
+            os.write(fds[-1], plan.to_json().encode())
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds

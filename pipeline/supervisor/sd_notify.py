@@ -11,11 +11,11 @@ def notify(text: str) -> None:
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
             sock.sendto(text.encode(), "\0" + path[1:] if path.startswith("@") else path)
-        except OSError:
-            pass  # the service manager went away
+    except OSError:
+        pass  # the service manager went away or does not read, or no descriptor is left
 
 
 class Watchdog:

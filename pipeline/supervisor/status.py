@@ -31,10 +31,11 @@ def snapshot(
     rolling: dict[str, Any],
     pid: int,
     tun_name: str,
+    failures: int,
     started_ns: int,
     now: int,
 ) -> dict[str, Any]:
-    """The status at `now` (CLOCK_MONOTONIC ns)."""
+    """The status at `now` (CLOCK_MONOTONIC ns). `failures`: exceptions that the supervisor has survived."""
     scoreboard, peers = memory.scoreboard, memory.peer_table
     return {
         "schema_version": SCHEMA_VERSION,
@@ -44,6 +45,7 @@ def snapshot(
         "pid": pid,
         "run": plan.run_id,
         "tun_name": tun_name,
+        "supervisor_failures": failures,
         "uptime_seconds": round((now - started_ns) / 1e9, 3),
         "workers": [_worker(worker, processes[name], scoreboard, now) for name, worker in lifecycle.workers.items()],
         "spares": spares,

@@ -27,7 +27,7 @@ from typing import Any
 
 from pipeline import log
 from pipeline.config import Config
-from pipeline.errors import ConfigError, LocalError
+from pipeline.errors import TunnelError
 from pipeline.log import LOG
 from pipeline.policy.lifecycle import (
     GRACE_NS,
@@ -63,6 +63,7 @@ from pipeline.supervisor.run_files import RunFiles
 from pipeline.supervisor.sd_notify import Watchdog, notify
 from pipeline.supervisor.server_role import ServerRole
 from pipeline.supervisor.shared_memory import SharedMemory
+from pipeline.supervisor.signals import Signals
 from pipeline.supervisor.spares import Spares
 from pipeline.supervisor.tun_device import TunDevice
 from pipeline.supervisor.worker_account import choose_account
@@ -70,6 +71,8 @@ from pipeline.supervisor.worker_channels import WorkerChannels
 from pipeline.supervisor.workers import Workers
 
 TICK = 0.1  # seconds; the longest time between two looks at the clock, the heartbeats and the device
+
+FAILURE_PAUSE = 0.01  # seconds; an event that fails comes again at once, and must not take a core
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -107,7 +110,8 @@ class Supervisor:
         self._precedence = Precedence()
         self._cleanup.append(self._precedence.restore_own)
         self._precedence.protect()
-        self._catch_signals()
+        signals = Signals(SIGNALS, (signal.SIGHUP,), self._handle_signal, self._selector)
+        self._cleanup.append(signals.close)
         instance = Instance(config.name)
         instance.acquire()
         self._cleanup.append(instance.release)
@@ -131,27 +135,9 @@ class Supervisor:
         self._cleanup.append(self._memory.unlink)
         self._role.start(self._memory.peer_table, self._device)
         self._make_workers()
-        control = ControlServer(instance.socket_path, self._answer_command, self._selector)
+        control = ControlServer(instance.socket_path, self._answer, self._selector, self._take_back)
         self._cleanup.append(control.close)
         self._run_files = RunFiles(instance, control)
-
-    def _catch_signals(self) -> None:
-        reader, writer = socket.socketpair()
-        for end in (reader, writer):
-            end.setblocking(False)
-        handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-        previous = signal.set_wakeup_fd(writer.fileno())
-
-        def undo() -> None:
-            signal.set_wakeup_fd(previous)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            self._selector.unregister(reader)
-            reader.close()
-            writer.close()
-
-        self._selector.register(reader, selectors.EVENT_READ, lambda: self._read_signals(reader))
-        self._cleanup.append(undo)
 
     def _apply_mss_clamp(self) -> None:
         """Install the clamp, or remove what a run with a clamp has left; a failure is a warning."""
@@ -165,7 +151,7 @@ class Supervisor:
     def _make_workers(self) -> None:
         workers = self._run.plan.workers
         pinned = cores.assign([(w.name, w.lane) for w in workers], self.config.affinity, cores.available())
-        channels = WorkerChannels(self._role.answer_request, self._selector)
+        channels = WorkerChannels(self._role.answer_request, self._selector, self._run.failures)
         self._cleanup.append(channels.close_all)
         spares = Spares(
             [w.kind for w in workers], self.config.mode, self.config.spares, self._selector, self._precedence
@@ -198,30 +184,38 @@ class Supervisor:
         for key, _ in events:
             # an earlier callback may have closed the descriptor, and another one may have got its number
             if self._selector.get_map().get(key.fd) is key:
-                key.data()
+                self._survive("an event", key.data)
         now = time.monotonic_ns()
         pages = self._memory.scoreboard.pages
         heartbeats = {name: pages[p.plan.page].oldest_heartbeat() for name, p in self._workers.processes.items()}
         self._carry_out(self._lifecycle.tick(heartbeats, now))
         is_running = self._lifecycle.phase is Phase.RUNNING
         if not self._lifecycle.is_stopping:
-            self._device.repair()
-            self._run_files.check(now)
-            self._role.tick(now)
-            self._rolling.tick(is_running, now)
-            self._workers.spares.tick(is_running and not self._rolling.is_under_way, now)
+            self._survive("the care for the device", self._device.repair)
+            self._survive("the care for the run directory", lambda: self._run_files.check(now))
+            self._survive("the care for the peers", lambda: self._role.tick(now))
+            self._survive("the rolling restart", lambda: self._rolling.tick(is_running, now))
+            may_spare = is_running and not self._rolling.is_under_way
+            self._survive("the care for spares", lambda: self._workers.spares.tick(may_spare, now))
         if is_running:
             self._watchdog.feed(now)
 
-    def _read_signals(self, reader: socket.socket) -> None:
-        for number in reader.recv(64):
-            if number == signal.SIGHUP:
-                self._reload()
-            elif self._lifecycle.is_stopping:
-                LOG.warning("stopping: asked to stop again; workers are killed without a drain")
-                self._carry_out(self._lifecycle.stop_without_drain())
-            else:
-                self._carry_out(self._lifecycle.stop(0, f"signal {signal.Signals(number).name}"))
+    def _survive(self, doing: str, act: Callable[[], object]) -> None:
+        """Nothing that happens here ends the instance."""
+        try:
+            act()
+        except Exception:
+            self._run.failures.record(doing)
+            time.sleep(FAILURE_PAUSE)
+
+    def _handle_signal(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._reload()
+        elif self._lifecycle.is_stopping:
+            LOG.warning("stopping: asked to stop again; workers are killed without a drain")
+            self._carry_out(self._lifecycle.stop_without_drain())
+        else:
+            self._carry_out(self._lifecycle.stop(0, f"signal {signal.Signals(number).name}"))
 
     # -- what the life cycle decides
 
@@ -275,6 +269,20 @@ class Supervisor:
 
     # -- commands
 
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request on the control socket, whatever happens."""
+        try:
+            return self._answer_command(request)
+        except TunnelError as error:
+            return {"ok": False, "error": str(error)}
+        except Exception:
+            return {"ok": False, "error": self._run.failures.record(f"the command {request.get('command')!r}")}
+
+    def _take_back(self, request: dict[str, Any], answer: dict[str, Any]) -> None:
+        """A command has ended before it got its answer."""
+        if answer.get("ok"):
+            self._survive("taking back a command", lambda: self._role.take_back(request))
+
     def _answer_command(self, request: dict[str, Any]) -> dict[str, Any]:
         match request.get("command"):
             case "status":
@@ -287,6 +295,7 @@ class Supervisor:
                     rolling=self._rolling.status(),
                     pid=os.getpid(),
                     tun_name=self.config.tun_name,
+                    failures=self._run.failures.count,
                     started_ns=self._run.started_ns,
                     now=time.monotonic_ns(),
                 )
@@ -321,33 +330,45 @@ class Supervisor:
     def _reload(self) -> dict[str, Any]:
         """Read everything again: the configuration, and the files of keys and certificates that it names."""
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            return self._read_again().answer()
+        finally:
+            notify("READY=1")
+
+    def _read_again(self) -> Reload:
         reload = Reload(self.config, self._reread)
+        if self._lifecycle.is_stopping:
+            reload.error = "the instance is stopping"
         if not reload.error:
             try:
                 self._role.prepare_reload(reload.config)
                 self._device.change_routes(reload.config)
-            except (ConfigError, LocalError) as error:
+                self._apply(reload)
+                reload.problems = list(self._role.problems)
+            except TunnelError as error:
                 reload.error = str(error)
+            except Exception:
+                reload.error = self._run.failures.record("the reload")
         if reload.error:
             LOG.error("reload refused, the old configuration goes on: %s", reload.error)
-        else:
-            self._apply(reload)
-        notify("READY=1")
-        return reload.answer()
+        return reload
 
     def _apply(self, reload: Reload) -> None:
+        self._role.apply_reload()
         self.config = reload.config
+        self._write_plan()
         self._lifecycle.limits = self._limits()
         log.start(self.config.name, "supervisor", self.config.log_level, self.config.log_format)
         LOG.info("reloaded: %s", ", ".join(reload.changed) or "no setting has changed")
-        self._role.apply_reload()
         self._apply_mss_clamp()
-        self._write_plan()
         self._workers.spares.enable(self.config.spares)
         if reload.replaces_workers:
             self._carry_out(self._lifecycle.restart(self._workers.processes, time.monotonic_ns()))
-        else:
-            self._workers.channels.send_to_all({"settings": list(self._run.settings)})
+            return
+        lost = self._workers.channels.send_to_all({"settings": list(self._run.settings)})
+        if lost:  # they would go on with the old settings for ever; their successors read the new plan
+            LOG.warning("%s did not take the new settings: replaced", ", ".join(lost))
+            self._carry_out(self._lifecycle.restart(lost, time.monotonic_ns()))
 
 
 def _describe(exit_status: int, aborted: bool) -> str:

@@ -16,20 +16,26 @@ from typing import Any
 from pipeline.errors import TunnelError
 from pipeline.log import LOG
 from pipeline.runtime.supervisor_channel import DATAGRAM_BYTES, Answer
+from pipeline.supervisor.failures import Failures
 
 SO_SNDBUFFORCE = 32  # asm-generic/socket.h; a datagram has to fit in
+INVALID = TunnelError, ValueError, LookupError, TypeError, AttributeError, RecursionError
 REQUESTS_PER_TURN = 64  # of one worker, before the loop goes on to anything else
 
 
 class WorkerChannels:
     """One channel per tcp worker, by its name. `answer`: the answer to a request, None for no answer.
 
-    A request may be any JSON. TunnelError, ValueError, LookupError or TypeError from `answer` mean that it is invalid.
+    A request may be any JSON. TunnelError, ValueError, LookupError, TypeError or AttributeError from `answer` mean that
+    it is invalid; any other exception is recorded in `failures`.
     """
 
-    def __init__(self, answer: Callable[[Any], Answer | None], selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self, answer: Callable[[Any], Answer | None], selector: selectors.BaseSelector, failures: Failures
+    ) -> None:
         self._answer = answer
         self._selector = selector
+        self._failures = failures
         self._sockets: dict[str, socket.socket] = {}
 
     def open_channel(self, worker: str) -> int:
@@ -45,9 +51,9 @@ class WorkerChannels:
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._answer_requests(worker, ours))
         return theirs.detach()
 
-    def send_to_all(self, message: Answer) -> None:
-        for worker, sock in self._sockets.items():
-            self._send(worker, sock, message)
+    def send_to_all(self, message: Answer) -> list[str]:
+        """Send it to every worker that runs. Returns those that did not take it."""
+        return [worker for worker, sock in self._sockets.items() if not self._send(worker, sock, message)]
 
     def close_channel(self, worker: str) -> None:
         sock = self._sockets.pop(worker, None)
@@ -74,15 +80,23 @@ class WorkerChannels:
                 return
             try:
                 answer = self._answer(json.loads(data))
-            except (TunnelError, ValueError, LookupError, TypeError, RecursionError) as error:
+            except INVALID as error:
                 LOG.error("%s sent an invalid request: %s: %s", worker, type(error).__name__, error)
+                continue
+            except Exception:
+                self._failures.record(f"the answer to a request of {worker}")
                 continue
             if answer is not None:
                 self._send(worker, sock, answer)
 
     @staticmethod
-    def _send(worker: str, sock: socket.socket, message: Answer) -> None:
+    def _send(worker: str, sock: socket.socket, message: Answer) -> bool:
+        """False if the worker runs and has no room for it; one that has ended needs no answer."""
         try:
             sock.send(json.dumps(message).encode())
+        except (BrokenPipeError, ConnectionResetError):
+            return True
         except OSError as error:
             LOG.warning("%s lost an answer: %s", worker, error.strerror)
+            return False
+        return True

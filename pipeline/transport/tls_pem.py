@@ -57,8 +57,8 @@ def _load_certificates(context: ssl.SSLContext, pem: str, what: str) -> None:
         context.load_verify_locations(cadata=pem)
     except (ssl.SSLError, ValueError, TypeError):  # the last two: of a text that is empty, or not ASCII
         count = pem.count("-----BEGIN ")
-        among = f", among {count}" if count > 1 else ""
-        raise _error(what, f"expected PEM, found nothing of the kind that can be read{among}") from None
+        found = f"{count} blocks of which one cannot be read" if count > 1 else "nothing of the kind that can be read"
+        raise _error(what, f"expected PEM, found {found}") from None
 
 
 def _no_password() -> str:

@@ -28,6 +28,7 @@ from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.admission import Admission
 from pipeline.peers.registry import KnownPeer
 from pipeline.supervisor.control_socket import ControlServer
+from pipeline.supervisor.failures import Failures
 from pipeline.supervisor.server_role import ServerRole
 from pipeline.supervisor.worker_channels import WorkerChannels
 from pipeline.wire import messages
@@ -143,7 +144,8 @@ def worker_channel(data: bytes) -> None:
         stack.callback(server.close)
         bob = server.connect("bob")
         selector = stack.enter_context(selectors.DefaultSelector())
-        channels = WorkerChannels(server.admission.handle_hello, selector)
+        failures = Failures()
+        channels = WorkerChannels(server.admission.handle_hello, selector, failures)
         stack.callback(channels.close_all)
         worker = stack.enter_context(socket.socket(fileno=channels.open_channel("tcp-0")))
         worker.setblocking(False)
@@ -152,7 +154,7 @@ def worker_channel(data: bytes) -> None:
             key.data()
         with contextlib.suppress(BlockingIOError):
             assert json.loads(worker.recv(1 << 16))["serial"] == json.loads(data)["serial"]
-        assert server.is_current(bob)
+        assert server.is_current(bob) and not failures.count
 
 
 def worker_channel_seeds() -> list[bytes]:
@@ -235,7 +237,8 @@ def _restore(role: ServerRole, state: Path) -> None:
     if [path.stem for path in invited] != ["eve"]:
         for path in invited:
             path.unlink()
-        role.reload_peers()
+        role.prepare_reload(role._config)
+        role.apply_reload()
         assert role.run_command({"command": "invite", "name": "eve", "allowed": [], "rate_mbit": None})["ok"]
 
 

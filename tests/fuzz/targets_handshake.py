@@ -19,6 +19,7 @@ from pipeline.config import parse
 from pipeline.errors import PeerError
 from pipeline.runtime.supervisor_channel import Answer, SupervisorChannel
 from pipeline.supervisor.client_role import ClientRole
+from pipeline.supervisor.failures import Failures
 from pipeline.supervisor.worker_channels import WorkerChannels
 from pipeline.transport.connection import HANDSHAKE, Connection
 from pipeline.transport.tls_channel import ANSWER_BYTES_MAX, TlsChannel
@@ -209,7 +210,7 @@ class _Supervisor:
 
     def __init__(self, stack: ExitStack, answer: Callable[[Any], Any]) -> None:
         self._selector = stack.enter_context(selectors.DefaultSelector())
-        channels = WorkerChannels(answer, self._selector)
+        channels = WorkerChannels(answer, self._selector, Failures())
         self.channel = SupervisorChannel(channels.open_channel("tcp-0"))
         stack.callback(channels.close_all)
         stack.callback(self.channel.socket.close)

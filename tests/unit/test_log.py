@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline import log
 from pipeline.log import LOG, printable
+from tests.support import ROOT
 
 
 class Pipe(io.RawIOBase):
@@ -138,3 +142,92 @@ def test_any_text_of_a_peer_becomes_printable_ascii(text: str) -> None:
     shown = printable(text)
     assert shown.isascii()
     assert shown.isprintable()
+
+
+# -- a standard error that takes nothing
+
+CHILD = """
+import sys
+from pipeline import log
+log.start("town", "tcp-0", "info", "text")
+for number in range(3000):
+    log.LOG.info("line %d %s", number, "x" * 100)
+print("done", flush=True)
+sys.stdin.readline()
+log.LOG.info("the last line")
+"""
+
+
+def child(stderr: int | socket.socket) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+    )
+
+
+def take(fd: int) -> bytes:
+    """All that is there now."""
+    os.set_blocking(fd, False)
+    found = b""
+    try:
+        while data := os.read(fd, 1 << 20):
+            found += data
+    except BlockingIOError:
+        pass
+    os.set_blocking(fd, True)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "terminal"])
+def test_a_reader_that_stands_still_costs_lines_and_no_time(kind: str) -> None:
+    """A journal that was stopped, a pipe to a program that hangs, a terminal on which Ctrl-S was pressed."""
+    if kind == "pipe":
+        ours, theirs = os.pipe()
+    elif kind == "terminal":
+        ours, theirs = os.openpty()
+    else:
+        ours, theirs = (end.detach() for end in socket.socketpair())
+    with child(theirs) as process:
+        try:
+            os.close(theirs)
+            assert process.stdout.readline() == "done\n"
+            before = take(ours)
+            assert b"line 0 " in before and b"line 2999 " not in before
+            process.stdin.write("\n")
+            process.stdin.flush()
+            after = b""
+            while b"the last line" not in after:
+                after += os.read(ours, 1 << 16)
+            assert re.search(rb"warning town tcp-0: \d+ lines before this one were lost: standard error", after)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "closed", "no reader"])
+def test_a_full_disk_a_closed_standard_error_and_a_reader_that_has_gone_cost_lines_alone(place: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "wb") as full:
+        stderr = {"/dev/full": full.fileno(), "closed": writer, "no reader": writer}[place]
+        script = f"import os; os.close(2)\n{CHILD}" if place == "closed" else CHILD
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, input="\n", stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+def test_a_log_that_is_set_up_again_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        log.start("town", "supervisor", "info", "text")
+        before = os.listdir("/proc/self/fd")
+        for _ in range(20):
+            log.start("town", "supervisor", "info", "text")
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+        LOG.info("a line")
+        LOG.handlers[0].close()
+    assert b"a line" in os.read(reader, 4096)
+    os.close(reader)

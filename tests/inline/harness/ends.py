@@ -32,6 +32,7 @@ from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import Attachment, Duty
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.shm.slot import SLOT_BYTES_MIN
+from pipeline.supervisor.failures import Failures
 from pipeline.supervisor.shared_memory import SharedMemory
 from pipeline.supervisor.worker_channels import WorkerChannels
 from tests.harness.settings import WORKER_SETTINGS
@@ -116,7 +117,7 @@ class End:
             self.memory.peer_table.write_record(FIRST_PEER_HANDLE, 0)
         self._selector = selectors.DefaultSelector()
         self._channels = WorkerChannels(
-            lambda request: self.hub.handle_hello(request) if self.hub else None, self._selector
+            lambda request: self.hub.handle_hello(request) if self.hub else None, self._selector, Failures()
         )
         self._random = random.Random(seed)
         self._listener: socket.socket | None = None

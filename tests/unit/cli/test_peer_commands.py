@@ -435,3 +435,65 @@ def test_a_line_on_the_command_line_is_moved_off_it(tmp_path: Path) -> None:
             assert process.wait(10) == 78
         finally:
             process.kill()
+
+
+# -- what is wrong besides
+
+
+def test_a_line_that_cannot_be_printed_is_taken_back(server: Server) -> None:
+    """`invite NAME > FILE` on a full disk, or into a pipe whose reader has gone."""
+    server.answer = {"ok": True, "line": LINE, "server": "h:1", "certificate": False, "problems": []}
+    script = (
+        "import sys; from pathlib import Path; from pipeline.supervisor import instance; "
+        f"instance.RUN_DIRECTORY = Path({str(instance.RUN_DIRECTORY)!r}); "
+        "from pipeline.cli.main import main; sys.exit(main(['invite', 'alice']))"
+    )
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith("cannot be printed (No space left on device): the invitation is taken back\n")
+    assert [request["command"] for request in server.requests] == ["invite", "revoke"]
+
+
+def test_problems_of_other_peers_are_told_by_revoke_and_end_a_reload_with_status_1(server: Server, run: Run) -> None:
+    server.answer = {"ok": True, "name": "alice", "changed": ["routes"], "problems": ["/x/bob.json: expected text"]}
+    assert run("revoke", "alice") == (0, "revoked: alice\n", "note: /x/bob.json: expected text\n")
+    assert run("reload") == (1, "changed: routes\n", "tunnel-supervisor: /x/bob.json: expected text\n")
+    server.answer = {"ok": True, "name": "alice", "changed": []}  # of an older version
+    assert run("revoke", "alice") == (0, "revoked: alice\n", "") and run("reload") == (0, "changed: nothing\n", "")
+
+
+def test_a_peer_with_a_broken_file_is_shown_with_what_is_wrong(server: Server, run: Run) -> None:
+    server.answer = {**PEERS, "peers": [ALICE, {**BOB, "state": "broken", "problem": "/x/bob.json: expected text"}]}
+    status, out, _ = run("peers")
+    assert status == 0 and "broken" in out and out.endswith("bob: /x/bob.json: expected text\n")
+
+
+# -- check
+
+
+def test_check_reads_every_file_that_a_start_reads_and_makes_none(run: Run, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    (tmp_path / "hub.json").write_text(
+        json.dumps({"mode": "server", "state_dir": str(state), "peers": [{"name": "ann", "key_file": f"{tmp_path}/k"}]})
+    )
+    status, out, err = run("check", tmp_path / "hub.json")
+    assert (status, out) == (78, "") and f"{tmp_path}/k: peers[0].key_file: cannot be read: No such file" in err
+    run("genkey", tmp_path / "k")
+    status, out, err = run("check", tmp_path / "hub.json")
+    assert status == 0 and json.loads(out)["mode"] == "server" and not state.exists()
+    (state / "peers").mkdir(parents=True)
+    (state / "peers" / "bob.json").write_text("{")
+    (state / "server.crt").write_text("nonsense")
+    status, out, err = run("check", tmp_path / "hub.json")
+    assert (status, out) == (78, "") and len(err.splitlines()) == 2
+    assert f"{state}/server.crt: server certificate: expected a certificate" in err
+    assert f"{state}/peers/bob.json: peer: other users can read" in err
+
+
+def test_check_of_a_client_reads_its_files(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("short")
+    (tmp_path / "key").chmod(0o600)
+    words = ["--set", "mode=client", "--set", "remote_addr=h:1", "--set", f"key_file={tmp_path}/key"]
+    status, _, err = run("check", *words)
+    assert status == 78 and f"{tmp_path}/key: key_file: expected a key" in err

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import hang_guard
 from pipeline.credentials.state_dir import StateDir
+from pipeline.errors import LocalError
+from tests.harness.hanging import hanging
 
 
 @pytest.fixture
@@ -55,3 +58,9 @@ def test_files_of_writes_that_were_cut_short_are_removed_and_no_others(state: St
     state.remove_unfinished()
     found = {str(path.relative_to(state.path)) for path in state.path.rglob("*")}
     assert found == {*kept, "peers", ".directory.0123abcd", ".link.0123abcd"}
+
+
+def test_a_file_system_that_hangs_holds_up_no_admission(state: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hang_guard, "ANSWER_SECONDS", 0.05)
+    with hanging(state.path), pytest.raises(LocalError, match=r"addresses.json cannot be written: no answer within"):
+        state.save_addresses({"ann": ["10.0.0.2"]})

@@ -86,7 +86,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def load(config: Config) -> tls_settings.TlsSettings:
-    return tls_settings.load(config, None)
+    return tls_settings.load(config)
 
 
 SIDES = pytest.mark.parametrize("mode", ["server", "client"])
@@ -103,8 +103,12 @@ OWN = GOOD.certificate.encode(), GOOD.key.encode()
             "own.crt",
             "tls_cert_file: nobody can connect to an end with it in TLS 1.3",
         ),
-        (lambda: (OWN[0] + BROKEN, OWN[1]), "own.crt", "tls_cert_file: expected PEM, found nothing of the kind"),
-        (lambda: (OWN[0] + OWN[0][:300], OWN[1]), "own.crt", "tls_cert_file: expected PEM, found nothing of the kind"),
+        (lambda: (OWN[0] + BROKEN, OWN[1]), "own.crt", "tls_cert_file: expected PEM, found 2 blocks of which one"),
+        (
+            lambda: (OWN[0] + OWN[0][:300], OWN[1]),
+            "own.crt",
+            "tls_cert_file: expected PEM, found 2 blocks of which one",
+        ),
         (lambda: (OWN[0], issue("other").key.encode()), "own.key", "tls_cert_file: expected the private key of the"),
         (
             lambda: (
@@ -187,10 +191,14 @@ def test_dates_are_warnings_about_every_certificate(
 
 def test_a_servers_own_certificate_is_made_at_the_first_start_alone(files: Files) -> None:
     config, state = files.config("server"), StateDir(str(files.path))
+
+    def own(make: bool) -> tls_settings.TlsSettings:
+        return tls_settings.load(config, lambda: state.server_certificate("town", make=make))
+
     with pytest.raises(ConfigError, match=r"server.crt: server certificate: cannot be read: No such file"):
-        tls_settings.load(config, state)
-    made = tls_settings.load(config, state, make_certificate=True)
-    assert tls_settings.load(config, state) == made
+        own(make=False)
+    made = own(make=True)
+    assert own(make=False) == own(make=True) == made
     (files.path / "server.crt").write_bytes(made.certificate + BROKEN)
-    with pytest.raises(ConfigError, match=rf"^{files.path}/server.crt: server certificate: expected PEM"):
-        tls_settings.load(config, state)
+    with pytest.raises(ConfigError, match=rf"^{files.path}/server.crt: tls_cert_file: expected PEM"):
+        own(make=False)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import logging
+import ssl
 import time
 
 import pytest
 
+from pipeline.credentials import certificates
 from pipeline.packet.route_table import NO_PEER
+from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.registry import KnownPeer
 from pipeline.shm import layout
 from pipeline.shm.connection_status import ConnectionStatus
@@ -134,13 +139,87 @@ def test_a_peer_that_was_revoked_and_invited_again_has_another_peer_handle(serve
     assert server.handle_at("10.0.0.2") == again.peer_handle
 
 
-def test_a_peer_with_a_changed_key_keeps_its_session(server: HubServer) -> None:
-    ann = server.connect("ann", 5)
+def test_a_peer_with_a_changed_key_loses_its_session_at_once_and_comes_with_the_new_one(server: HubServer) -> None:
+    """The old key may have been stolen; its thief is not this peer any more."""
+    ann, bob = server.connect("ann", 5), server.connect("bob", 5)
     server.configure(KnownPeer(ANN.policy, KEYS["eve"]), BOB)
-    assert server.is_current(ann)
+    assert not server.is_current(ann) and server.is_current(bob)
     assert server.ask("ann", 5).reason == SILENCE
+    server.disconnect(ann.peer)
     asked = request(hello(KEYS["eve"], 5).frame(), KEYS["eve"])
-    assert Answer(server.admission.handle_hello(asked)).peer_handle == ann.peer_handle
+    assert Answer(server.admission.handle_hello(asked)).peer_handle != ann.peer_handle
+
+
+def test_two_peers_that_swap_their_keys_both_lose_their_sessions(server: HubServer) -> None:
+    ann, bob = server.connect("ann"), server.connect("bob")
+    server.configure(ANN._replace(key=BOB.key), BOB._replace(key=ANN.key))
+    assert not server.is_current(ann) and not server.is_current(bob)
+
+
+def certified(server: HubServer, name: str, *hosts: str) -> Answer:
+    """A client with a certificate of that name opens a connection, which is established."""
+    shown = ssl.PEM_cert_to_DER_cert(issue_for(name, *hosts))
+    answer = Answer(server.admission.handle_hello(request(hello(None).frame(), certificate=shown)))
+    server.set_connections(answer.peer, 1)
+    return answer
+
+
+@functools.cache
+def issue_for(name: str, *hosts: str) -> str:
+    ca = certificates.make_ca("authority")
+    return certificates.issue(ca, name, server=False, hosts=hosts).certificate.decode()
+
+
+def by_certificate(name: str, *, certificate_name: str = "", sha256: bytes = b"") -> KnownPeer:
+    return KnownPeer(PeerPolicy(name), b"", sha256, certificate_name)
+
+
+def test_a_peer_with_another_fingerprint_or_certificate_name_loses_its_session_at_once(server: HubServer) -> None:
+    sha256 = hashlib.sha256(ssl.PEM_cert_to_DER_cert(issue_for("dan.test"))).digest()
+    dan, eve = by_certificate("dan", sha256=sha256), by_certificate("eve", certificate_name="eve.test")
+    server.configure(dan, eve)
+    of_dan, of_eve = certified(server, "dan.test"), certified(server, "eve.test", "laptop.test")
+    server.configure(dan, eve)
+    assert server.is_current(of_dan) and server.is_current(of_eve)
+    server.configure(dan, by_certificate("eve", certificate_name="laptop.test"))
+    assert server.is_current(of_dan) and server.is_current(of_eve)  # the certificate has both names
+    server.configure(by_certificate("dan", sha256=bytes(32)), by_certificate("eve", certificate_name="other.test"))
+    assert not server.is_current(of_dan) and not server.is_current(of_eve)
+
+
+def test_a_peer_named_by_its_certificate_alone_loses_its_session_once_others_are_named(server: HubServer) -> None:
+    server.configure()
+    dan = certified(server, "dan.test")
+    server.configure(ANN)
+    assert server.is_current(dan)
+    server.configure(by_certificate("eve", certificate_name="eve.test"))
+    assert not server.is_current(dan)
+
+
+def test_a_barred_name_is_given_by_no_certificate(server: HubServer) -> None:
+    server.configure()
+    dan = certified(server, "dan.test")
+    server.admission.configure(server.config, [], {"dan.test"})
+    assert not server.is_current(dan)
+    shown = ssl.PEM_cert_to_DER_cert(issue_for("dan.test"))
+    assert Answer(server.admission.handle_hello(request(hello(None).frame(), certificate=shown))).reason == SILENCE
+    assert certified(server, "fay.test").peer_handle
+
+
+def test_a_ca_that_vouches_no_more_ends_the_sessions_of_certificates_alone(server: HubServer) -> None:
+    server.configure(ANN)
+    ann, dan = server.connect("ann"), certified(server, "dan.test")
+    server.admission.end_certified()
+    assert server.is_current(ann) and not server.is_current(dan)
+
+
+def test_networks_that_are_allowed_or_not_any_more_lead_to_their_peer_or_not_at_once(server: HubServer) -> None:
+    ann = server.connect("ann")
+    server.configure(known("ann", "10.1.0.0/16", "10.2.0.0/16"), BOB)
+    assert server.is_current(ann)
+    assert server.handle_at("10.1.0.1") == server.handle_at("10.2.0.1") == ann.peer_handle
+    server.configure(known("ann", "10.2.0.0/16"), known("bob", "10.1.0.0/16"))
+    assert server.handle_at("10.1.0.1") == NO_PEER and server.handle_at("10.2.0.1") == ann.peer_handle
 
 
 def test_an_unchanged_configuration_changes_nothing(server: HubServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import timeit
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address, ip_network
@@ -19,7 +20,7 @@ from pipeline.errors import ConfigError
 from pipeline.peers import peer_file, registry
 from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.peer_file import InvitedPeer
-from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
+from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, Loaded, PeerRegistry
 from pipeline.wire import auth as proof
 from pipeline.wire import messages
 from tests.harness.tls_ends import issue
@@ -262,7 +263,7 @@ def test_a_peer_of_the_configuration_has_its_key_its_networks_and_its_rate(files
         {"name": "bob", "key_file": files.key("bob")},
         rate_mbit=0.5,
     )
-    ann, bob = registry.load(config)
+    ann, bob = registry.load(config).known
     assert ann == KnownPeer(
         PeerPolicy(
             "ann", (ip_network("10.1.0.0/16"), ip_network("fd01::/64")), (ip_address("10.0.0.7"),), 20 * BYTES_PER_MBIT
@@ -278,7 +279,7 @@ def test_a_peer_has_the_certificate_hash_or_name_of_the_configuration(files: Fil
     config = files.config(
         {"name": "ann", "fingerprint": "ab" * 32}, {"name": "bob", "certificate_name": "bob.test"}, tls_ca_file=str(ca)
     )
-    ann, bob = registry.load(config)
+    ann, bob = registry.load(config).known
     assert (ann.certificate_sha256, ann.certificate_name, ann.key) == (b"\xab" * 32, "", b"")
     assert (bob.certificate_sha256, bob.certificate_name, bob.key) == (b"", "bob.test", b"")
 
@@ -287,7 +288,7 @@ def test_invited_peers_are_known_beside_those_of_the_configuration(files: Files)
     eve = files.invite("eve", allowed=(ip_network("10.2.0.0/16"),), address=(ip_address("10.0.0.9"),), rate_mbit=3.0)
     files.invite("fay")
     files.invite("gus", rate_mbit=0.0)
-    known = registry.load(files.config({"name": "ann", "key_file": files.key("ann")}, rate_mbit=7))
+    known = registry.load(files.config({"name": "ann", "key_file": files.key("ann")}, rate_mbit=7)).known
     assert [name_of(each) for each in known] == ["ann", "eve", "fay", "gus"]
     assert known[1] == KnownPeer(PeerPolicy("eve", eve.allowed, eve.address, 3 * BYTES_PER_MBIT), eve.key)
     assert [each.policy.rate for each in known[2:]] == [7 * BYTES_PER_MBIT, 0]
@@ -295,27 +296,78 @@ def test_invited_peers_are_known_beside_those_of_the_configuration(files: Files)
 
 def test_without_encryption_there_are_no_invited_peers(files: Files) -> None:
     files.invite("eve")
-    assert registry.load(files.config(encryption="none", insecure=True)) == []
+    assert registry.load(files.config(encryption="none", insecure=True)) == ([], [], set())
 
 
-def test_every_problem_in_any_file_is_reported_at_once(files: Files) -> None:
+def problems(loaded: Loaded) -> list[str]:
+    return [str(problem) for _, problem in loaded.broken]
+
+
+def test_a_wrong_file_costs_its_own_peer_and_no_other(files: Files) -> None:
     open_to_all = files.path / "open.key"
     open_to_all.write_text(keys.generate())
     open_to_all.chmod(0o644)
     files.invite("eve")
-    (files.path / "peers" / "fay.json").write_text('{"key": "short"}')
-    (files.path / "peers" / "fay.json").chmod(0o600)
-    found = refused(
-        lambda: registry.load(
-            files.config(
-                {"name": "ann", "key_file": str(open_to_all)}, {"name": "bob", "key_file": str(files.path / "none")}
-            )
-        )
+    fay = files.path / "peers" / "fay.json"
+    fay.write_text('{"key": "short"}')
+    fay.chmod(0o600)
+    config = files.config(
+        {"name": "ann", "key_file": str(open_to_all)},
+        {"name": "bob", "key_file": str(files.path / "none")},
+        {"name": "cyd", "key_file": files.key("cyd")},
     )
-    assert len(found) == 3
+    loaded = registry.load(config)
+    assert [name_of(each) for each in loaded.known] == ["cyd", "eve"]
+    assert [name for name, _ in loaded.broken] == ["ann", "bob", "fay"] and not loaded.clashing
+    found = problems(loaded)
     assert "peers[0].key_file: other users can read or change it" in found[0]
     assert "peers[1].key_file: cannot be read: No such file" in found[1]
     assert "fay.json: key: expected a key as" in found[2]
+
+
+def test_a_file_that_became_wrong_leaves_its_peer_the_key_that_it_had(files: Files) -> None:
+    path = files.key("ann")
+    peers = {"name": "ann", "key_file": path}, {"name": "bob", "fingerprint": "ab" * 32}
+    files.invite("eve")
+    before = registry.load(files.config(*peers[:1])).known
+    Path(path).write_text("half a k")
+    (files.path / "peers" / "eve.json").write_text("")
+    loaded = registry.load(files.config({**peers[0], "rate_mbit": 8}), before)
+    assert [(name_of(each), each.key) for each in loaded.known] == [(name_of(each), each.key) for each in before]
+    assert loaded.known[0].policy.rate == BYTES_PER_MBIT * 8
+    assert [name for name, _ in loaded.broken] == ["ann", "eve"]
+    (files.path / "peers" / "eve.json").unlink()
+    assert [name_of(each) for each in registry.load(files.config(*peers[:1]), before).known] == ["ann"]
+
+
+@pytest.mark.parametrize(
+    "place", ["fifo", "directory", "loop", "device", b"", bytes(50), b"\xff\xfe{\0}\0", b"x" * 70000]
+)
+def test_anything_in_place_of_a_peer_file_costs_that_peer(files: Files, place: str | bytes) -> None:
+    files.invite("eve")
+    path = files.path / "peers" / "ann.json"
+    match place:
+        case "fifo":
+            os.mkfifo(path, 0o600)
+        case "directory":
+            path.mkdir()
+        case "loop":
+            path.symlink_to(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case bytes():
+            path.write_bytes(place)
+            path.chmod(0o600)
+    loaded = registry.load(files.config())
+    assert [name_of(each) for each in loaded.known] == ["eve"]
+    assert [name for name, _ in loaded.broken] == ["ann"] and str(path) in problems(loaded)[0]
+
+
+def test_a_peer_file_may_have_come_through_an_editor_of_another_system(files: Files) -> None:
+    eve = files.invite("eve")
+    path = files.path / "peers" / "eve.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert [each.key for each in registry.load(files.config()).known] == [eve.key]
 
 
 # -- clashes
@@ -335,41 +387,49 @@ def test_peers_that_share_nothing_do_not_clash() -> None:
     )
 
 
-def test_two_peers_of_one_name_are_refused(files: Files) -> None:
+def lost(files: Files, *peers: dict) -> list[str]:
+    """The problems of the peers that are left out because they clash with one before them, which stays."""
+    loaded = registry.load(files.config(*peers))
+    assert [name_of(each) for each in loaded.known] == ["ann"]
+    assert loaded.clashing == {name for name, _ in loaded.broken}
+    return problems(loaded)
+
+
+def test_of_two_peers_of_one_name_that_of_the_configuration_stays(files: Files) -> None:
     files.invite("ann")
-    found = refused(lambda: registry.load(files.config({"name": "ann", "key_file": files.key("ann")})))
-    assert found == ['peers: two peers have the name "ann", one of them invited: revoke or rename one of them']
+    assert lost(files, {"name": "ann", "key_file": files.key("ann")}) == [
+        'peers: two peers have the name "ann", one of them invited: revoke or rename one of them'
+    ]
 
 
-def test_two_peers_with_one_key_are_refused(files: Files) -> None:
+def test_of_two_peers_with_one_key_the_first_stays(files: Files) -> None:
     assert clashing([with_key("ann"), KnownPeer(PeerPolicy("bob"), KEYS["ann"])]) == [
         'peers: "ann" and "bob" have one key, but each peer needs its own'
     ]
     path = files.key("ann")
     files.invite("eve", key=keys.read_key(path, ""))
-    assert refused(lambda: registry.load(files.config({"name": "ann", "key_file": path}))) == [
+    assert lost(files, {"name": "ann", "key_file": path}) == [
         'peers: "ann" and "eve" have one key, but each peer needs its own'
     ]
 
 
-def test_two_peers_with_one_network_are_refused(files: Files) -> None:
+def test_of_two_peers_with_one_network_the_first_stays(files: Files) -> None:
     lan = (ip_network("10.1.0.0/16"),)
     assert clashing(
         [KnownPeer(PeerPolicy("ann", lan), KEYS["ann"]), KnownPeer(PeerPolicy("bob", lan), KEYS["bob"])]
     ) == ['allowed: 10.1.0.0/16 belongs to "ann" already, "bob" cannot have it']
     files.invite("eve", allowed=lan)
-    config = files.config({"name": "ann", "key_file": files.key("ann"), "allowed": ["10.1.0.0/16"]})
-    assert refused(lambda: registry.load(config)) == [
+    assert lost(files, {"name": "ann", "key_file": files.key("ann"), "allowed": ["10.1.0.0/16"]}) == [
         'allowed: 10.1.0.0/16 belongs to "ann" already, "eve" cannot have it'
     ]
 
 
-def test_two_peers_with_one_fixed_address_are_refused(files: Files) -> None:
+def test_of_two_peers_with_one_fixed_address_the_first_stays(files: Files) -> None:
     files.invite("eve", address=(ip_address("10.0.0.7"),))
-    config = files.config({"name": "ann", "key_file": files.key("ann"), "address": "10.0.0.7"})
-    assert ["10.0.0.7" in text for text in refused(lambda: registry.load(config))] == [True]
+    found = lost(files, {"name": "ann", "key_file": files.key("ann"), "address": "10.0.0.7"})
+    assert ["10.0.0.7" in text for text in found] == [True]
 
 
 def test_everything_that_two_peers_share_is_reported() -> None:
     one = KnownPeer(PeerPolicy("ann", (ip_network("10.1.0.0/16"),)), KEYS["ann"])
-    assert len(clashing([one, one._replace(policy=one.policy._replace(name="bob")), with_key("bob")])) == 3
+    assert len(clashing([one, one._replace(policy=one.policy._replace(name="bob")), with_key("ann")])) == 3

@@ -5,18 +5,27 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import selectors
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.errors import LocalError, NotRunning
-from pipeline.supervisor.control_socket import REQUEST_BYTES_MAX, ControlServer, send_request
+from pipeline.supervisor.control_socket import (
+    CLIENTS_MAX,
+    NO_ROOM_PAUSE,
+    REQUEST_BYTES_MAX,
+    ControlServer,
+    send_request,
+)
 from pipeline.supervisor.instance import Instance
 
 
@@ -183,7 +192,9 @@ def test_a_command_gets_the_answer_as_an_object(instance: Instance) -> None:
 
 def test_a_supervisor_that_ends_before_it_answers_is_a_message(instance: Instance) -> None:
     thread = serve_once(instance.socket_path, lambda client: None)
-    with pytest.raises(LocalError, match=rf'instance "test" \(pid {os.getpid()}\) ended before it answered'):
+    with pytest.raises(
+        LocalError, match=rf'instance "test" \(pid {os.getpid()}\) ended, or closed the connection, before'
+    ):
         send_request(instance, {"command": "stop"})
     thread.join()
 
@@ -198,3 +209,96 @@ def test_an_instance_without_a_lock_file_does_not_run(tmp_path: Path) -> None:
     instance.lock_path = tmp_path / "none.lock"
     with pytest.raises(NotRunning, match='instance "test" does not run'):
         send_request(instance, {"command": "stop"})
+
+
+# -- commands that only cost
+
+
+def test_commands_that_say_nothing_keep_nobody_out(supervisor: Supervisor) -> None:
+    """A monitoring script that leaks its connections."""
+    idle = [supervisor.connect() for _ in range(CLIENTS_MAX)]
+    supervisor.serve()
+    with supervisor.connect() as client:
+        client.sendall(b'{"command": "status"}\n')
+        supervisor.serve()
+        assert json.loads(answer_of(client))["ok"]
+    assert answer_of(idle[0]) == b""
+    idle[1].sendall(b'{"command": "late"}\n')
+    supervisor.serve()
+    assert json.loads(answer_of(idle[1]))["ok"]
+    for each in idle:
+        each.close()
+
+
+@contextmanager
+def without_free_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_a_free_descriptor_commands_are_served_with_those_kept_for_them(supervisor: Supervisor) -> None:
+    """It matters most that `revoke` and `stop` work then."""
+    opened: list[int] = []
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        opened.append(os.open("/", os.O_RDONLY))  # as to flush a directory
+        os.close(opened[-1])
+        return {"ok": True}
+
+    supervisor.control._answer = answer
+    clients = [supervisor.connect() for _ in range(3)]
+    for client in clients:
+        client.sendall(b'{"command": "revoke"}\n')
+    with without_free_descriptors():
+        supervisor.serve()
+        answers = [os.read(client.fileno(), 100) for client in clients]
+    assert [json.loads(each) for each in answers] == [{"ok": True}] * 3 and len(opened) == 3
+    for client in clients:
+        client.close()
+
+
+def test_a_connection_that_cannot_be_accepted_at_all_takes_no_core(supervisor: Supervisor) -> None:
+    supervisor.control._spare.free()
+    client = supervisor.connect()
+    with without_free_descriptors():
+        begun = time.monotonic()
+        for _ in range(3):
+            for key, _ in supervisor.selector.select(0):
+                key.data()
+        assert time.monotonic() - begun >= 3 * NO_ROOM_PAUSE
+    client.sendall(b'{"command": "status"}\n')
+    supervisor.serve()
+    assert json.loads(answer_of(client))["ok"]
+    client.close()
+
+
+def test_an_answer_that_finds_no_reader_is_told_to_the_supervisor(tmp_path: Path) -> None:
+    """An invitation that nobody has seen must not stay."""
+    lost: list[Any] = []
+    supervisor = Supervisor(tmp_path / "control")
+    supervisor.control._unsent = lambda request, answer: lost.append((request["name"], answer["number"]))
+    with supervisor.connect() as client:
+        client.sendall(b'{"command": "invite", "name": "ann"}\n')
+    supervisor.serve()
+    supervisor.close()
+    assert lost == [("ann", 1)]
+
+
+def test_an_answer_that_fails_closes_the_connection_and_leaves_the_server(supervisor: Supervisor) -> None:
+    supervisor.control._answer = lambda request: {"ok": object()}
+    with supervisor.connect() as client:
+        client.sendall(b'{"command": "status"}\n')
+        with pytest.raises(TypeError):
+            supervisor.serve()
+        assert answer_of(client) == b""
+    supervisor.control._answer = supervisor._answer
+    with supervisor.connect() as client:
+        client.sendall(b'{"command": "status"}\n')
+        supervisor.serve()
+        assert json.loads(answer_of(client))["ok"]

@@ -21,7 +21,7 @@ def reload(**changed: Any) -> Reload:
 def test_a_reload_without_a_change_is_possible_and_replaces_no_worker() -> None:
     same = reload()
     assert (same.error, same.changed, same.replaces_workers) == ("", [], False)
-    assert same.answer() == {"ok": True, "changed": []}
+    assert same.answer() == {"ok": True, "changed": [], "problems": []}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_workers_are_replaced_for_a_setting_that_they_read_at_their_start_alone(
     assert wanted.config == parse({**SERVER, **changed})
     assert set(wanted.changed) == set(changed)
     assert wanted.replaces_workers is replaced
-    assert wanted.answer() == {"ok": True, "changed": wanted.changed}
+    assert wanted.answer() == {"ok": True, "changed": wanted.changed, "problems": []}
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ class Running:
         self.lifecycle.phase = Phase.RUNNING
         self.spares: list[dict[str, Any]] = []
         self.rolling: dict[str, Any] = {"left": [], "error": ""}
+        self.failures = 0
 
     def snapshot(self) -> dict[str, Any]:
         taken = snapshot(
@@ -68,6 +69,7 @@ class Running:
             rolling=self.rolling,
             pid=4711,
             tun_name="tun9",
+            failures=self.failures,
             started_ns=NOW - 90 * SECOND,
             now=NOW,
         )
@@ -365,3 +367,9 @@ def test_shared_memory_that_cannot_be_created_in_full_leaves_nothing_behind(runn
     for name in (plan.scoreboard, plan.peer_table.segment, *(each.segment for each in plan.rings)):
         with pytest.raises(Exception, match="expected, not found"):
             segment.attach(name, 0)
+
+
+def test_failures_that_the_supervisor_has_survived_are_shown(running: Running) -> None:
+    assert running.snapshot()["supervisor_failures"] == 0 and "failure(s)" not in render(running.snapshot())
+    running.failures = 2
+    assert "the supervisor has survived 2 failure(s) of its own" in render(running.snapshot())

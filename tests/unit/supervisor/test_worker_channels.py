@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SupervisorGone
 from pipeline.runtime.supervisor_channel import SupervisorChannel
+from pipeline.supervisor.failures import Failures
 from pipeline.supervisor.worker_channels import REQUESTS_PER_TURN, WorkerChannels
 from pipeline.wire import framing, messages
 from tests.harness.hub import KEYS, HubServer, hello, known, request
@@ -24,7 +25,8 @@ class Loop:
 
     def __init__(self, answer: Callable[[Any], Any]) -> None:
         self.selector = selectors.DefaultSelector()
-        self.channels = WorkerChannels(answer, self.selector)
+        self.failures = Failures()
+        self.channels = WorkerChannels(answer, self.selector, self.failures)
         self.workers: dict[str, SupervisorChannel] = {}
 
     def spawn(self, name: str) -> SupervisorChannel:
