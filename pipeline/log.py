@@ -5,6 +5,7 @@ Text that a peer has sent is escaped by printable(): no control character reache
 
 from __future__ import annotations
 
+import encodings.unicode_escape  # noqa: F401  (printable: Python would load it when it is needed, from a file)
 import json
 import logging
 import os

@@ -25,7 +25,6 @@ from pipeline.runtime.plan import Plan, WorkerFds
 
 # workers (a kind, or a kind and a mode; "": all), the module, and its importer, which imports it at its first use
 LATE = (
-    ("", "encodings.unicode_escape", "log.printable"),
     ("", "tokenize", "linecache, since Python 3.13: the traceback of an exception that a duty raised"),
     ("tcp client", "encodings.idna", "socket.getaddrinfo, of every host, an address too"),
     ("tcp client", "encodings.punycode", "encodings.idna, of a host that is not ASCII"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import socket
@@ -302,3 +303,35 @@ def test_the_descriptor_for_a_worker_is_not_inherited_by_other_processes(loop: L
     assert not os.get_inheritable(fd)
     with socket.socket(fileno=fd) as sock:
         assert sock.type == socket.SOCK_SEQPACKET
+
+
+# -- what fails, and what is not taken
+
+
+def test_an_answer_that_fails_unexpectedly_is_recorded_and_costs_that_answer(loop: Loop) -> None:
+    worker = loop.spawn("tcp-0")
+
+    def fail(_: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    loop.channels._answer = fail
+    ask(worker, {"from": "one"})
+    loop.serve()
+    assert loop.failures.count == 1 and answers(worker) == []
+    loop.channels._answer = echo
+    ask(worker, {"from": "two"})
+    loop.serve()
+    assert answers(worker) == [{"to": "two"}] and loop.failures.count == 1
+
+
+def test_the_workers_that_do_not_take_a_message_are_named_and_dead_ones_are_not(loop: Loop) -> None:
+    stopped, dead = loop.spawn("tcp-0"), loop.spawn("tcp-1")
+    reading = loop.spawn("tcp-2")
+    dead.socket.close()
+    message = {"settings": ["x" * 100_000]}
+    lost: list[str] = []
+    while not lost:
+        lost = loop.channels.send_to_all(message)
+        assert answers(reading) == [message]
+    assert lost == ["tcp-0"]
+    assert answers(stopped)
