@@ -46,6 +46,8 @@ def _dialable(name: str, text: str) -> Violations:
         yield name, "a host before the colon", text
     elif endpoint.port == 0:
         yield name, "a port of 1 to 65535", text
+    elif name == "remote_addr" and endpoint.lacks_zone:
+        yield name, f'the interface in a link-local address, such as "[{endpoint.host}%eth0]:{endpoint.port}"', text
 
 
 def tunnel_addr(config: Config) -> Violations:

@@ -69,8 +69,9 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Address on which a server listens. Without a host, as in `:9000`, the server listens on every address, IPv4 "
         "and IPv6; with `0.0.0.0:9000` on every IPv4 address. With port 0 the kernel chooses the port.")] = ":9000"
     remote_addr: Annotated[EndpointOrNone, about(
-        "Address of the server that a client dials; required for a client. A host name is resolved again before each "
-        "attempt.", live=True)] = ""
+        "Address of the server that a client dials; required for a client. A host name is resolved again for new "
+        "attempts; of its addresses, the one that worked last is tried first. A link-local address has its interface "
+        "behind it, as in [fe80::1%eth0]:9000.", live=True)] = ""
     public_addr: Annotated[EndpointOrNone, about(
         "Address at which clients reach this server from outside. `invite` writes it into invitations.",
         live=True)] = ""

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from typing import NamedTuple
 
 PORT_MAX = 65535
+HTTPS_PORT = 443  # that a URL without a port means
 HOST_NAME_MAX = 253  # RFC 1035, 2.3.4, without the closing dot
 HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 EVERY_ADDRESS = "::"  # an empty host of a listener: IPv4 and IPv6, as in the original program
@@ -36,6 +37,12 @@ class Endpoint(NamedTuple):
             return None
 
     @property
+    def lacks_zone(self) -> bool:
+        """Whether it is a link-local IPv6 address without its interface: every link may have that address."""
+        address = self.address
+        return isinstance(address, IPv6Address) and address.is_link_local and not address.scope_id
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it. Other machines may reach a wildcard address or an unknown name."""
         address = self.address
@@ -44,6 +51,9 @@ class Endpoint(NamedTuple):
 
 def parse_endpoint(text: str) -> Endpoint:
     """HOST:PORT, IPv6 in brackets. An empty host stands for every address; only a listener may have it."""
+    scheme, slashes, rest = text.partition("://")
+    if slashes and scheme and _authority(rest):
+        raise ValueError(f'HOST:PORT without "{scheme}://", such as "{_authority(rest)}"')
     bracketed = text.startswith("[")
     host, colon, port = text[1:].rpartition("]:") if bracketed else text.rpartition(":")
     if not colon:
@@ -57,6 +67,12 @@ def parse_endpoint(text: str) -> Endpoint:
     elif host:
         _require_name_or_ipv4(host)
     return Endpoint(host or EVERY_ADDRESS, int(port))
+
+
+def _authority(rest: str) -> str:
+    """HOST:PORT out of what follows the scheme of a URL; "" if there is no host."""
+    authority = re.split(r"[/?#]", rest)[0].rpartition("@")[2]
+    return authority if not authority or re.search(r":\d+$", authority) else f"{authority}:{HTTPS_PORT}"
 
 
 def check_host(host: str) -> None:

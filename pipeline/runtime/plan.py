@@ -65,6 +65,7 @@ class WorkerSettings(NamedTuple):
     remote_port: int  # the server's port; 0 at a server
 
     # the device and the process
+    tun_name: str  # of the TUN device
     offloads: int  # TUN_F_* bits in force on our device
     offloads_accepted: int  # TUN_F_* bits that our device accepts in packets written to it
     account: tuple[int, int] | None  # uid and gid that workers change to; None: they keep the supervisor's

@@ -76,7 +76,7 @@ LIGHT_SLOTS = 64
 LIGHT_SLOT_BYTES = 3 * layout.PAGE
 """A light block is at most two packets of an ordinary MTU, or many small ones."""
 
-STATUS_ROWS_MIN = 64  # connections of a tcp worker with one peer; a client opens at most 40
+STATUS_ROWS_MIN = 80  # connections of a tcp worker with one peer; a client keeps up to 72, and dials some anew
 STATUS_ROWS_PER_PEER = 10  # for each further peer; eight connections are usual
 STATUS_ROWS_MAX = 8192
 

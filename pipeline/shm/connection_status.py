@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pipeline.shm import layout
 
 _ROW = struct.Struct("<BBHIQQQQIBxH16x")  # state, length of the address, the fields from `lane` on; the address follows
-_STATES = ("", "connecting", "handshake", "established")  # in the row: an index of these
+_STATES = ("", "handshake", "established")  # in the row: an index of these
 
 
 class ConnectionStatus(NamedTuple):

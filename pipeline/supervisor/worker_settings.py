@@ -21,7 +21,7 @@ MACHINE_ID = "/etc/machine-id"  # machine-id(5): 32 digits and a newline
 MACHINE_ID_BYTES_MAX = 4096
 
 HANDED_DOWN = (
-    *("compat", "mtu", "fec", "fec_data", "fec_parity"),
+    *("compat", "tun_name", "mtu", "fec", "fec_data", "fec_parity"),
     *("idle", "hold", "peer_queue_bytes", "drain_timeout"),
     *("connections", "light_connections", "timeout", "keepalive", "reconnect_min", "reconnect_max"),
     *("congestion", "notsent_lowat", "send_buffer_bytes", "receive_buffer_bytes"),

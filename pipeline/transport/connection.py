@@ -1,9 +1,9 @@
 """One TCP connection: its identity and its life, and the state that each of its two duties has for it.
 
-    connecting -> handshake -> established -> closed        client
-                  handshake -> established -> closed        server
+    handshake -> established -> closed
 
-The handshake is that of TLS, if there is TLS, and then the messages of our own. With compat there are no messages.
+It begins once TCP is connected: a client's dialer has connected it, a server's acceptor has accepted it. The handshake
+is that of TLS, if there is TLS, and then the messages of our own. With compat there are no messages.
 
     Connection      identity and life. The inbound duty makes and closes it, and alone changes its state
     ReceiveState    written by the inbound duty, which reads the socket
@@ -28,7 +28,7 @@ from pipeline.transport.tls_channel import TlsChannel
 from pipeline.wire import framing
 from pipeline.wire.handshake import Handshake
 
-CONNECTING, HANDSHAKE, ESTABLISHED, CLOSED = "connecting", "handshake", "established", "closed"
+HANDSHAKE, ESTABLISHED, CLOSED = "handshake", "established", "closed"
 
 UNREAD_BYTES = 65536  # of an unauthenticated client's, read at most before its socket is closed
 

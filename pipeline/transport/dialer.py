@@ -1,169 +1,218 @@
-"""The client's attempts to reach the server: its name is resolved anew for each, with backoff between them, for ever.
+"""The dialer of a client's tcp worker: the sockets that connect to the server. It never gives up.
 
-One dial slot for each connection that this worker keeps up. An attempt tries the addresses of the name one after the
-other, in the resolver's order. When all have failed, the slot waits by its backoff. A broken DNS server can make the
-resolver take any time. So it runs in a thread of its own and writes to the eventfd `wake` when it has an answer.
+`pipeline.policy.dialing` decides when each dial slot is dialed, and at which address; the sockets, the resolver and
+the log are here. A socket belongs to the dialer until TCP is connected. Then the caller gets it, and reports what
+became of it: established, failed, lost. The descriptor `fd` is readable when step() has something to do.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import queue
+import select
 import socket
-import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from pipeline.log import LOG
+from pipeline.log import LEVELS, LOG
 from pipeline.policy.backoff import Backoff
-from pipeline.transport.address import SocketAddress
+from pipeline.policy.dialing import CONNECT_NS, Abandon, Connect, Dialing, Resolve
+from pipeline.policy.server_addresses import ServerAddress
+from pipeline.policy.server_news import ServerNews
 from pipeline.transport.connection import WOULD_BLOCK
+from pipeline.transport.failure_words import WITHOUT_NEWS, of_errno, of_error
+from pipeline.transport.resolver import Resolver
 from pipeline.transport.settings import DialSettings
 from pipeline.transport.socket_options import configure
 
-CONNECT_NS = 5_000_000_000
-"""How long one address may take to answer: a SYN and two repetitions (1 + 2 s)."""
+STEP_NS = 20_000_000  # between two steps: a small part of the delay after which the next address is tried
 
-DIALS_AT_ONCE = 3
-"""Attempts under way at a time, of all lanes: a server takes four handshakes from an address
-(max_handshakes_per_address)."""
-
-STABLE_NS = 1_000_000_000
-"""A connection that was established for so long was no failed attempt."""
-
-DIAL_IDLE, DIAL_RESOLVING, DIAL_CONNECTING, DIAL_ESTABLISHED = "idle", "resolving", "connecting", "established"
+FAILED = select.EPOLLERR | select.EPOLLHUP
 
 
-class Attempt(NamedTuple):
-    """A non-blocking socket that is connecting."""
+class Dialed(NamedTuple):
+    """A socket whose TCP connection is there."""
 
     dial_index: int  # of the dial slot
     sock: socket.socket
-    address: SocketAddress
+    address: ServerAddress
 
 
-class DialSlot:
-    """One connection that the client keeps up. Times are CLOCK_MONOTONIC ns."""
+class Connecting(NamedTuple):
+    """A non-blocking socket that is connecting."""
 
-    def __init__(self, index: int, backoff: Backoff) -> None:
-        self.index = index
-        self.backoff = backoff
-        self.state = DIAL_IDLE
-        self.due_at = 0  # the next attempt
-        self.established_at = 0
-        self.addresses: list[tuple[int, SocketAddress]] = []  # family and address: to be tried in this attempt
+    dial_index: int
+    sock: socket.socket
+    address: ServerAddress
 
 
 class Dialer:
-    """Drives the slots. The caller watches the sockets, and reports each as established, failed or lost."""
+    """`hindrance` says why a connection to an address would be of no use, or ""."""
 
-    def __init__(self, host: str, port: int, indexes: Iterable[int], lanes: int, settings: DialSettings) -> None:
-        self._host = host
-        self._port = port
-        self._settings = settings
-        self._at_once = max(1, DIALS_AT_ONCE // lanes)
-        self._answers: queue.SimpleQueue[tuple[DialSlot, list[tuple[int, SocketAddress]] | str]] = queue.SimpleQueue()
-        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        dialing: Dialing,
+        settings: DialSettings,
+        hindrance: Callable[[ServerAddress], str] = lambda address: "",
+    ) -> None:
         self.failures = 0  # attempts, all their addresses included; the caller counts them and sets this to 0
-        self._last_warning = ""  # a reason is logged once, not for each connection
-        self.slots = {
-            index: DialSlot(index, Backoff(settings.reconnect_min, settings.reconnect_max)) for index in indexes
-        }
+        self.next_step_ns = 0  # when step() is due, without any event
+        self._dialing = dialing
+        self._settings = settings
+        self._hindrance = hindrance
+        self._resolver = Resolver(host, port)
+        self._news = ServerNews(f"server {host} port {port}", host, len(dialing.slots))
+        self._connecting: dict[int, Connecting] = {}  # by descriptor
+        self._winners: dict[int, ServerAddress] = {}  # connected for this slot, their handshake under way
+        self._epoll = select.epoll()
+        self._epoll.register(self._resolver.wake, select.EPOLLIN)
 
-    def start_due(self, now: int) -> list[Attempt]:
-        """Start the attempts that are due, and connect to the addresses that the resolver has found."""
-        under_way = sum(slot.state in (DIAL_RESOLVING, DIAL_CONNECTING) for slot in self.slots.values())
-        for slot in self.slots.values():
-            if slot.state is DIAL_IDLE and slot.due_at <= now and under_way < self._at_once:
-                self._resolve(slot)
-                under_way += 1
-        started = []
-        while not self._answers.empty():
-            slot, answer = self._answers.get()
-            if isinstance(answer, str):
-                self._wait(slot, now, answer)
-                continue
-            slot.addresses = answer
-            attempt = self._connect_next(slot, now, "no address")
-            if attempt is not None:
-                started.append(attempt)
-        return started
+    @property
+    def fd(self) -> int:
+        return self._epoll.fileno()
 
-    def attempt_failed(self, index: int, now: int, why: str) -> Attempt | None:
-        """An address has not led to a connection: try the next one, or wait and begin again."""
-        LOG.debug("connection %d: %s", index, why)
-        return self._connect_next(self.slots[index], now, why)
+    @property
+    def known(self) -> list[ServerAddress]:
+        """The addresses of the server."""
+        return self._dialing.addresses.known
 
-    def established(self, index: int, now: int) -> None:
-        slot = self.slots[index]
-        slot.state = DIAL_ESTABLISHED
-        slot.established_at = now
-        slot.addresses = []
-        self._last_warning = ""
+    # -- connecting
 
-    def connection_lost(self, index: int, now: int, why: str) -> None:
-        """An established connection has ended: dial again, at once if it was stable."""
-        slot = self.slots[index]
-        if now - slot.established_at >= STABLE_NS:
-            slot.backoff.reset()
-            slot.state = DIAL_IDLE
-            slot.due_at = now
+    def step(self, now: int) -> list[Dialed]:
+        """Do what is due. The sockets that have connected."""
+        dialed: list[Dialed] = []
+        self.next_step_ns = now + STEP_NS
+        if not self._dialing.is_idle or self._connecting:
+            self._handle_events(now, dialed)
+            self._carry_out(now, dialed)
+        self._report(now)
+        return dialed
+
+    def _handle_events(self, now: int, dialed: list[Dialed]) -> None:
+        for answer in self._resolver.answers():
+            self._dialing.resolved(answer.addresses, answer.why, now)
+        for fd, events in self._epoll.poll(0):
+            connecting = self._connecting.get(fd)
+            if connecting is None:
+                continue  # the resolver's, or closed by an event before this one
+            error = connecting.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error or events & FAILED:
+                self._close(connecting)
+                self._dialing.failed(connecting.dial_index, connecting.address, of_errno(error))
+            else:
+                self._connected(connecting, now, dialed)
+
+    def _carry_out(self, now: int, dialed: list[Dialed]) -> None:
+        while actions := self._dialing.step(now):
+            for action in actions:
+                match action:
+                    case Resolve():
+                        self._resolver.begin()
+                    case Connect(index, address):
+                        self._connect(index, address, now, dialed)
+                    case Abandon(index, address):
+                        self._abandon(index, address)
+            for answer in self._resolver.answers():
+                self._dialing.resolved(answer.addresses, answer.why, now)
+
+    def _connect(self, index: int, address: ServerAddress, now: int, dialed: list[Dialed]) -> None:
+        why = self._hindrance(address)
+        if why:
+            self._dialing.failed(index, address, why)
+            return
+        try:
+            sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            self._dialing.failed(index, address, of_error(error))
+            return
+        configure(sock, self._settings)
+        connecting = Connecting(index, sock, address)
+        result = sock.connect_ex(address.sockaddr)
+        if result not in (0, *WOULD_BLOCK):
+            sock.close()
+            self._dialing.failed(index, address, of_errno(result))
+            return
+        self._connecting[sock.fileno()] = connecting
+        self._epoll.register(sock.fileno(), select.EPOLLOUT)
+        if not result:
+            self._connected(connecting, now, dialed)
+
+    def _connected(self, connecting: Connecting, now: int, dialed: list[Dialed]) -> None:
+        self._forget(connecting)
+        self._winners[connecting.dial_index] = connecting.address
+        self._dialing.connected(connecting.dial_index, connecting.address, now)
+        dialed.append(Dialed(*connecting))
+
+    def _abandon(self, index: int, address: ServerAddress) -> None:
+        for connecting in list(self._connecting.values()):
+            if (connecting.dial_index, connecting.address) == (index, address):
+                self._close(connecting)
+
+    def _close(self, connecting: Connecting) -> None:
+        self._forget(connecting)
+        connecting.sock.close()
+
+    def _forget(self, connecting: Connecting) -> None:
+        del self._connecting[connecting.sock.fileno()]
+        self._epoll.unregister(connecting.sock.fileno())
+
+    # -- what became of a connected socket
+
+    def established(self, index: int, address: str, now: int) -> None:
+        """The handshake is over."""
+        self.next_step_ns = 0  # it may be the turn of the next slot
+        host = self._winners.pop(index).host
+        beaten = self._dialing.established(index, now)
+        self._news.fell_back({other.host: why for other, why in beaten.items()}, host, WITHOUT_NEWS)
+        self._news.established(address, now)
+
+    def failed(self, index: int, why: str) -> None:
+        """The handshake has failed."""
+        self.next_step_ns = 0
+        self._dialing.failed(index, self._winners.pop(index), why)
+
+    def lost(self, index: int, why: str, now: int) -> None:
+        """An established connection has ended."""
+        self.next_step_ns = 0
+        self._dialing.lost(index, now)
+        self._news.ended(why, now)
+
+    # -- the network beneath
+
+    def renew(self, index: int, wanted: bool, now: int) -> None:
+        """Dial a slot anew although its connection stands; or, if that is not `wanted` any more, do not."""
+        self.next_step_ns = 0
+        if wanted:
+            self._dialing.renew(index, now)
         else:
-            self._wait(slot, now, why, counted=False)
+            self._dialing.keep(index)
+
+    def hurry(self, now: int) -> None:
+        """The network has changed: begin every attempt anew that is not connected."""
+        self.next_step_ns = 0
+        self._dialing.hurry(now)
 
     def close(self) -> None:
-        os.close(self.wake)
+        """Close every descriptor."""
+        for connecting in self._connecting.values():
+            connecting.sock.close()
+        self._resolver.close()
+        self._epoll.close()
 
-    def _resolve(self, slot: DialSlot) -> None:
-        slot.state = DIAL_RESOLVING
-        if _is_address(self._host):
-            self._look_up(slot)
-        else:
-            threading.Thread(target=self._look_up, args=(slot,), name="resolver", daemon=True).start()
+    # -- the log
 
-    def _look_up(self, slot: DialSlot) -> None:
-        answer: list[tuple[int, SocketAddress]] | str
-        try:
-            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            # a Python without IPv6 gives IPv6 addresses as bytes
-            answer = [(family, address) for family, _, _, _, address in found if not isinstance(address[1], bytes)]
-        except OSError as error:
-            answer = f"{self._host}: {error.strerror or error}"
-        self._answers.put((slot, answer))
-        os.eventfd_write(self.wake, 1)
-
-    def _connect_next(self, slot: DialSlot, now: int, why: str) -> Attempt | None:
-        while slot.addresses:
-            family, address = slot.addresses.pop(0)
-            try:
-                sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            except OSError as error:
-                why = error.strerror or str(error)
-                continue
-            configure(sock, self._settings)
-            result = sock.connect_ex(address)
-            if result in (0, *WOULD_BLOCK):
-                slot.state = DIAL_CONNECTING
-                return Attempt(slot.index, sock, address)
-            why = os.strerror(result)
-            sock.close()
-        self._wait(slot, now, why)
-        return None
-
-    def _wait(self, slot: DialSlot, now: int, why: str, counted: bool = True) -> None:
-        slot.state = DIAL_IDLE
-        slot.due_at = now + int(slot.backoff.next_delay() * 1e9)
-        if counted:
+    def _report(self, now: int) -> None:
+        for attempt in self._dialing.failed_attempts:
             self.failures += 1
-        if why != self._last_warning:
-            LOG.warning("server %s port %d: %s; trying again until it succeeds", self._host, self._port, why)
-            self._last_warning = why
+            failures = {address.host: why for address, why in attempt.failures.items()}
+            LOG.debug("attempt failed: %s", failures or attempt.why)
+            self._news.failed(failures, attempt.why, now)
+        self._dialing.failed_attempts.clear()
+        for level, text in self._news.lines(now):
+            LOG.log(LEVELS[level], "%s", text)
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.split("%")[0])
-    except ValueError:
-        return False
-    return True
+def make_dialing(indexes: Iterable[int], lane: int, lanes: int, settings: DialSettings) -> Dialing:
+    """The dialing of one worker, with the settings' pauses and time limits."""
+    backoff = Backoff(settings.reconnect_min, settings.reconnect_max)
+    return Dialing(indexes, lane, lanes, backoff, min(CONNECT_NS, int(settings.timeout * 1e9)))

@@ -20,8 +20,8 @@ from pipeline.errors import PeerError
 from pipeline.fec import shard
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.policy.backoff import Backoff
+from pipeline.policy.dialing import CONNECT_NS, DIALS_AT_ONCE, STABLE_NS
 from pipeline.transport.connection import WOULD_BLOCK
-from pipeline.transport.dialer import CONNECT_NS, DIALS_AT_ONCE, STABLE_NS
 from pipeline.transport.tls_channel import TlsChannel
 from pipeline.transport.tls_context import TlsContext
 from pipeline.wire import auth, framing, messages

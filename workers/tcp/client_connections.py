@@ -1,77 +1,75 @@
-"""The connections of a client's tcp worker: dialed, welcomed by the server, replaced when they end."""
+"""The connections of a client's tcp worker: dialed, welcomed by the server, replaced when they end.
+
+The dialer makes them. A connection whose network has changed beneath it, or that stalls, is dialed anew although it
+stands (workers.tcp.underlay_check). The new one takes its place when it is established.
+"""
 
 from __future__ import annotations
 
-import os
+import logging
 import select
-import socket
 import time
 from collections.abc import Mapping
 from typing import ClassVar
 
 from pipeline.counters import ID
 from pipeline.log import LOG
-from pipeline.transport.connection import CONNECTING, HANDSHAKE, Connection
-from pipeline.transport.dialer import Attempt, Dialer
-from pipeline.wire.handshake import Cause, Failed
+from pipeline.transport.connection import ESTABLISHED, HANDSHAKE, Connection
+from pipeline.transport.dialer import Dialed, Dialer, make_dialing
+from pipeline.wire.handshake import Cause
 from workers.tcp.connection_checks import rekey_due
 from workers.tcp.connection_manager import READABLE, ConnectionManager, ManagerContext
 from workers.tcp.handshake import ClientHandshaker
+from workers.tcp.underlay_check import UnderlayCheck
+
+SILENT = "the server takes connections and says nothing: is it this server's port?"
 
 
 class ClientConnections(ConnectionManager):
-    """Adds the dialer: it begins connections, and is told which are established and which have ended."""
+    """Adds the dialer, which begins connections, and the check of the network beneath them."""
 
     _handshaker: ClientHandshaker
     _failure_counters: ClassVar[Mapping[Cause, int]] = {Cause.INVALID: ID["tcp.closed_hello_invalid"]}
 
     def __init__(self, context: ManagerContext) -> None:
         super().__init__(context)
-        settings, lanes = self._settings, context.attachment.plan.lanes
-        indexes = range(context.attachment.worker.lane, settings.connections + settings.light_connections, lanes)
-        self._dialer = Dialer(settings.remote_host, settings.remote_port, indexes, lanes, settings)
-        self._epoll.register(self._dialer.wake, select.EPOLLIN)
+        settings, lane, lanes = self._settings, context.attachment.worker.lane, context.attachment.plan.lanes
+        indexes = range(lane, settings.connections + settings.light_connections, lanes)
+        self._underlay = UnderlayCheck(settings.tun_name)
+        dialing = make_dialing(indexes, lane, lanes, settings)
+        self._dialer = Dialer(settings.remote_host, settings.remote_port, dialing, settings, self._underlay.hindrance)
+        self._epoll.register(self._dialer.fd, select.EPOLLIN)
         self._handshaker = ClientHandshaker(settings, self._channel)
 
     def close_descriptors(self) -> None:
         super().close_descriptors()
         self._dialer.close()
+        self._underlay.close()
 
     # -- they begin
 
     def _on_source_event(self, fd: int) -> None:
-        if fd == self._dialer.wake:
-            os.eventfd_read(fd)
+        if fd == self._dialer.fd:
             self._dial(time.monotonic_ns())
+
+    def tick(self, now: int, unread: bool) -> None:
+        super().tick(now, unread)
+        if now >= self._dialer.next_step_ns:
+            self._dial(now)
 
     def _dial(self, now: int) -> None:
         if not self._stop.requested:
-            for attempt in self._dialer.start_due(now):
-                self._begin(attempt, now)
+            for dialed in self._dialer.step(now):
+                self._begin(dialed, now)
 
-    def _begin(self, attempt: Attempt, now: int) -> None:
-        connection = self._register(attempt.sock, attempt.address, CONNECTING, now, select.EPOLLOUT)
-        connection.dial_index = attempt.dial_index
-
-    def _check_all(self, now: int, unread: bool) -> None:
-        super()._check_all(now, unread)
-        self._dial(now)
-        self._counters[ID["tcp.dials_failed"]] += self._dialer.failures
-        self._dialer.failures = 0
-
-    # -- the handshake
-
-    def _advance(self, connection: Connection) -> None:
-        if connection.state is not CONNECTING:
-            super()._advance(connection)
-            return
-        error = connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            self._on_failed(connection, Failed(Cause.BROKEN, os.strerror(error)))
-            return
-        self._epoll.modify(connection.fd, READABLE)
-        connection.set_state(HANDSHAKE, time.monotonic_ns())
+    def _begin(self, dialed: Dialed, now: int) -> None:
+        connection = self._register(dialed.sock, dialed.address.sockaddr, HANDSHAKE, now, READABLE)
+        connection.dial_index = dialed.dial_index
+        self._underlay.begin(connection, dialed.address)
         self._on_outcome(connection, self._handshaker.begin(connection))
+
+    def _handshake_expired(self, connection: Connection) -> None:
+        self.close(connection, SILENT, logging.DEBUG)
 
     # -- established, and the end
 
@@ -80,9 +78,25 @@ class ClientConnections(ConnectionManager):
         return True
 
     def _begin_service(self, connection: Connection, now: int) -> None:
-        self._dialer.established(connection.dial_index, now)
-        LOG.info("connection %d to %s established", connection.serial, connection.address)
-        self._dial(now)  # it may be the turn of the next slot
+        self._dialer.established(connection.dial_index, connection.address, now)
+        LOG.debug("connection %d to %s established", connection.serial, connection.address)
+
+    def _end_service(self, connection: Connection, established: bool, why: str, now: int) -> None:
+        self._underlay.end(connection)
+        if self._stop.requested:
+            return
+        if established:
+            self._dialer.lost(connection.dial_index, why, now)
+        else:
+            self._dialer.failed(connection.dial_index, why)
+
+    # -- the clock
+
+    def _check_all(self, now: int, unread: bool) -> None:
+        super()._check_all(now, unread)
+        self._check_underlay(now)
+        self._counters[ID["tcp.dials_failed"]] += self._dialer.failures
+        self._dialer.failures = 0
 
     def _check_established(self, connection: Connection, now: int, unread: bool) -> bool:
         if not super()._check_established(connection, now, unread):
@@ -92,13 +106,33 @@ class ClientConnections(ConnectionManager):
             return False
         return True
 
-    def _end_service(self, connection: Connection, established: bool, why: str, now: int) -> None:
-        if self._stop.requested:
+    def _check_underlay(self, now: int) -> None:
+        established = list(self._established.by_fd.values())
+        for connection, stalled in self._underlay.stalls(established, now):
+            if self._may_be_renewed:
+                self._dialer.renew(connection.dial_index, stalled, now)
+        changes = self._underlay.changes(self._dialer.known, now)
+        if not changes:
             return
-        if established:
-            self._dialer.connection_lost(connection.dial_index, now, why)
-            self._dial(now)
+        if changes.hurry:
+            self._dialer.hurry(now)
+        renewed = 0
+        for connection in [*established, *self._handshaking.by_fd.values()]:
+            if connection.serial in changes.close:
+                self.close(connection, changes.close[connection.serial], logging.DEBUG)
+            elif connection.serial in changes.renew and connection.state is ESTABLISHED:
+                renewed += 1
+                self._renew(connection, changes.renew[connection.serial], now)
+        if renewed:
+            LOG.info("%s: dialing %d connections anew", next(iter(changes.renew.values())), renewed)
+
+    @property
+    def _may_be_renewed(self) -> bool:
+        """Whether two connections can stand for one dial slot. The original program takes them for two clients."""
+        return not self._settings.compat
+
+    def _renew(self, connection: Connection, why: str, now: int) -> None:
+        if self._may_be_renewed:
+            self._dialer.renew(connection.dial_index, True, now)
         else:
-            attempt = self._dialer.attempt_failed(connection.dial_index, now, f"{connection.address}: {why}")
-            if attempt is not None:
-                self._begin(attempt, now)
+            self.close(connection, why, logging.DEBUG)

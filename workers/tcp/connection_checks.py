@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.transport.connection import HANDSHAKE, Connection
-from pipeline.transport.dialer import CONNECT_NS
+from pipeline.transport.connection import Connection
 
 REKEY_AFTER_BYTES = 1 << 38  # RFC 8446, 5.5: 2^24.5 full records of AES-GCM under one key; ssl has no KeyUpdate
 
@@ -16,20 +15,17 @@ class Timeouts(NamedTuple):
 
     silence: int  # of an established connection
     handshake: int
-    connect: int  # of one address
 
     @classmethod
     def of(cls, settings: WorkerSettings) -> Timeouts:
-        silence = int(settings.timeout * 1e9)
-        return cls(silence, int(settings.handshake_timeout * 1e9), min(CONNECT_NS, silence))
+        return cls(int(settings.timeout * 1e9), int(settings.handshake_timeout * 1e9))
 
     def silence_expired(self, connection: Connection, now: int) -> bool:
         return now - connection.receive.last_ns > self.silence
 
     def handshake_expired(self, connection: Connection, now: int) -> bool:
-        """Whether a connection that is not established has had its time, to connect or for its handshake."""
-        limit = self.handshake if connection.state is HANDSHAKE else self.connect
-        return now - connection.state_since_ns > limit
+        """Whether a connection that is not established has had its time."""
+        return now - connection.state_since_ns > self.handshake
 
     def claim_expired(self, connection: Connection, now: int) -> bool:
         """Whether the supervisor has had its time to decide about an address: that of a handshake."""

@@ -316,7 +316,7 @@ class ConnectionManager(ABC):
             self._advance(connection)
 
     def _handshake_expired(self, connection: Connection) -> None:
-        self.close(connection, f"no answer in time (state {connection.state})", logging.DEBUG)
+        self.close(connection, "no answer in time", logging.DEBUG)
 
     def _check_established(self, connection: Connection, now: int, unread: bool) -> bool:
         """Close a connection whose time is over. Whether it is in order."""

@@ -24,6 +24,7 @@ from pipeline.errors import LocalError
 from pipeline.log import LOG, printable
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import Decision, SupervisorChannel
+from pipeline.transport import failure_words
 from pipeline.transport.connection import Connection
 from pipeline.transport.tls_channel import TlsChannel
 from pipeline.transport.tls_context import TlsContext, context_of
@@ -67,12 +68,16 @@ class _Handshaker:
         except BlockingIOError:
             return None
         except ConnectionResetError as error:
-            outcome = handshake.ended(Cause.BROKEN, _reason_of(error))
+            outcome = handshake.ended(Cause.BROKEN, self._ending(handshake, error))
         except OSError as error:
-            outcome = Failed(Cause.BROKEN, _reason_of(error))
+            outcome = Failed(Cause.BROKEN, failure_words.of_error(error))
         if isinstance(outcome, Failed):
             return outcome._replace(reason=printable(outcome.reason))
         return outcome
+
+    def _ending(self, handshake: Handshake, error: OSError) -> str:
+        """Why the other end may have ended the connection."""
+        return failure_words.of_error(error)
 
     def _advance(self, connection: Connection, handshake: Handshake) -> Outcome:
         outcome: Outcome = None
@@ -141,7 +146,7 @@ class _Handshaker:
                 return self._carry_out(connection, handshake.decide(False, frame, decision["reason"]))
             outcome = self._carry_out(connection, handshake.decide(True, frame))
         except OSError as error:  # the client has ended the connection while the supervisor decided
-            return Failed(Cause.CLOSED, _reason_of(error))
+            return Failed(Cause.CLOSED, failure_words.of_error(error))
         connection.peer_handle = decision["peer_handle"]
         return outcome
 
@@ -193,6 +198,10 @@ class ClientHandshaker(_Handshaker):
             self._context, self._pin, self._server_name = context, bytes.fromhex(tls.fingerprint), tls.server_name
         self._key = key
 
+    def _ending(self, handshake: Handshake, error: OSError) -> str:
+        early = handshake.state is State.CONNECTING and self._context is not None
+        return failure_words.ENDED_EARLY if early else super()._ending(handshake, error)
+
     def begin(self, connection: Connection) -> Outcome:
         """TCP is connected: the client speaks first."""
         settings = self._settings
@@ -229,7 +238,3 @@ def _handshake_of(connection: Connection) -> Handshake:
     if connection.handshake is None:
         raise LocalError(f"connection {connection.serial}: no handshake has begun, or it is over")
     return connection.handshake
-
-
-def _reason_of(error: OSError) -> str:
-    return error.strerror or str(error)

@@ -57,6 +57,8 @@ class LinkMonitor:
     def update(self, established: Collection[Connection], now: int) -> None:
         """Read the kernel's numbers, and set parity and pacing rates by them. `now`: CLOCK_MONOTONIC ns."""
         infos = {connection: connection.tcp_info() for connection in established}
+        if self._before.keys().isdisjoint(infos):
+            self._pacer = BulkPacer()  # for other connections: perhaps on another path
         unread = self._unread(infos, now)
         if self._adaptive is not None:
             losses = [
@@ -78,7 +80,8 @@ class LinkMonitor:
             for connection, info in infos.items()
             if connection.traffic_class == framing.BULK
         }
-        if len(bulk) < len(infos):  # else no light connection needs the room
+        # without light connections nothing needs the room; but a limit that is in force must go on to follow the path
+        if len(bulk) < len(infos) or self._pacer.rate:
             self._update_pacing(bulk, now)
 
     def _unread(self, infos: dict[Connection, TcpInfo], now: int) -> set[Connection]:

@@ -25,11 +25,12 @@ class StatusRows:
             self._publisher.release_row(connection.receive.status_row)
 
     def write(self, connection: Connection) -> None:
-        self._publisher.write_rows([connection])
+        if connection.receive.status_row >= 0:
+            self._publisher.write_rows([connection])
 
     def refresh(self, connections: Iterable[Connection]) -> None:
-        """Refresh some rows, beginning where the last call has ended. `connections`: all that have a row."""
+        """Refresh some rows, beginning where the last call has ended. `connections`: all that there are."""
         if not self._queue:
             self._queue = list(connections)
         batch, self._queue = self._queue[:ROWS_PER_REFRESH], self._queue[ROWS_PER_REFRESH:]
-        self._publisher.write_rows(connection for connection in batch if connection.state is not CLOSED)
+        self._publisher.write_rows(each for each in batch if each.state is not CLOSED and each.receive.status_row >= 0)

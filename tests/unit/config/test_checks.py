@@ -28,6 +28,13 @@ from tests.harness.config_problems import CLIENT, problems, the_problem
         ({"remote_addr": "10.0.0.256:9000"}, "expected four numbers from 0 to 255"),
         ({"remote_addr": "10.1:9000"}, "expected four numbers from 0 to 255"),
         ({"remote_addr": "bücher.example:9000"}, "expected a host name of letters, digits, hyphens and dots"),
+        ({"remote_addr": "https://a.example"}, 'expected HOST:PORT without "https://", such as "a.example:443"'),
+        (
+            {"remote_addr": "tcp://u:p@a.example:9000/x"},
+            'expected HOST:PORT without "tcp://", such as "a.example:9000"',
+        ),
+        ({"remote_addr": "https://[2001:db8::1]"}, 'such as "[2001:db8::1]:443"'),
+        ({"remote_addr": "[fe80::1]:9000"}, 'expected the interface in a link-local address, such as "[fe80::1%eth0]'),
         ({"remote_addr": "-a.example:9000"}, "expected a host name"),
         ({"remote_addr": ""}, 'expected the server that this client dials, such as "192.0.2.1:9000"'),
         ({"tunnel_addr": "10.0.0.2"}, 'expected an address with its prefix length, such as "10.0.0.1/24"'),

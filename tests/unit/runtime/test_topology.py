@@ -282,7 +282,7 @@ def test_a_plan_crosses_a_pipe_as_json_unchanged(shape: Shape) -> None:
                 assert before.position_of(member) == after.position_of(member)
 
 
-@pytest.mark.parametrize(("capacity", "rows"), [(1, 64), (2, 74), (200, 2054), (1000, 8192), (8000, 8192)])
+@pytest.mark.parametrize(("capacity", "rows"), [(1, 80), (2, 90), (200, 2070), (1000, 8192), (8000, 8192)])
 def test_a_tcp_worker_has_room_for_the_connections_of_as_many_peers_as_there_can_be(capacity: int, rows: int) -> None:
     name, *numbers = build(1, False, capacity).peer_table
     assert name.startswith("/tunnel@town@0123abcd@peer-table.") and numbers == [capacity, rows]

@@ -1,8 +1,10 @@
-"""The client's attempts to connect: one address after the other, with backoff, for ever. Time is an argument here."""
+"""The sockets of a client's dials, and the resolver. When each slot is dialed: tests/unit/policy/test_dialing.py.
+
+Time is an argument here; sockets are real.
+"""
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 from collections.abc import Callable, Iterator
@@ -10,16 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.transport.dialer import (
-    DIAL_CONNECTING,
-    DIAL_ESTABLISHED,
-    DIAL_IDLE,
-    DIAL_RESOLVING,
-    STABLE_NS,
-    Attempt,
-    Dialer,
-    DialSlot,
-)
+from pipeline.policy.dialing import CONNECT_NS
+from pipeline.policy.server_addresses import ServerAddress
+from pipeline.transport.dialer import Dialed, Dialer, make_dialing
+from pipeline.transport.resolver import ResolverAnswer
 from tests.harness.factory import factory
 from tests.harness.settings import WORKER_SETTINGS
 from tests.support import eventually
@@ -34,10 +30,11 @@ Make = Callable[..., Dialer]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes dialers; their wake-up descriptors are closed after the test."""
+    """Makes dialers; their descriptors are closed after the test."""
 
-    def dialer(host: str, port: int, indexes: tuple[int, ...] = (0,), lanes: int = 1, **settings: Any) -> Dialer:
-        return Dialer(host, port, list(indexes), lanes, SETTINGS._replace(**settings))
+    def dialer(host: str, port: int, slots: int = 1, hindrance: str = "", **settings: Any) -> Dialer:
+        known = SETTINGS._replace(**settings)
+        return Dialer(host, port, make_dialing(range(slots), 0, 1, known), known, lambda address: hindrance)
 
     with factory(dialer) as make_dialer:
         yield make_dialer
@@ -61,92 +58,45 @@ def port_of(listener: socket.socket) -> int:
     return listener.getsockname()[1]
 
 
-def until_started(dialer: Dialer, now: int = NOW) -> Attempt:
-    """The one attempt that is due, as soon as the resolver has answered."""
-    (attempt,) = eventually(lambda: dialer.start_due(now))
-    return attempt
+def until_dialed(dialer: Dialer, now: int = NOW) -> Dialed:
+    """The one socket that connects."""
+    (dialed,) = eventually(lambda: dialer.step(now))
+    return dialed
 
 
-def outcome(sock: socket.socket) -> int:
-    """How connecting ended: 0 or an errno."""
-    poll = select.poll()
-    poll.register(sock, select.POLLOUT)
-    eventually(lambda: poll.poll(0))
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
-def fail_once(dialer: Dialer, now: int) -> DialSlot:
-    """Let the attempt that is due fail: the slot waits then."""
-    slot = dialer.slots[0]
-    assert slot.state == DIAL_IDLE and slot.due_at <= now
-    for attempt in dialer.start_due(now):
-        assert outcome(attempt.sock) != 0
-        attempt.sock.close()
-        assert dialer.attempt_failed(attempt.dial_index, now, "refused") is None
-    assert slot.state == DIAL_IDLE
-    return slot
-
-
-def test_an_address_is_dialed_at_once_without_a_thread(make: Make, listener: socket.socket) -> None:
-    dialer = make("127.0.0.1", port_of(listener))
-    ((dial_index, sock, address),) = dialer.start_due(NOW)
-    with sock:
-        assert (dial_index, dialer.slots[0].state, address) == (0, DIAL_CONNECTING, listener.getsockname())
-        assert outcome(sock) == 0
+def test_a_socket_that_has_connected_is_the_callers_with_all_its_options(make: Make, listener: socket.socket) -> None:
+    dialed = until_dialed(make("127.0.0.1", port_of(listener)))
+    with dialed.sock as sock:
+        assert (dialed.dial_index, dialed.address.sockaddr) == (0, listener.getsockname())
+        assert sock.getpeername() == listener.getsockname()
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.gettimeout() == 0.0
-        listener.accept()[0].close()
 
 
-def test_each_slot_is_dialed_once(make: Make, listener: socket.socket) -> None:
-    dialer = make("127.0.0.1", port_of(listener), (1, 3, 5))
-    attempts = dialer.start_due(NOW)
-    assert [attempt.dial_index for attempt in attempts] == [1, 3, 5]
-    assert dialer.start_due(NOW + 100 * SECOND) == []
-    for attempt in attempts:
-        attempt.sock.close()
-
-
-@pytest.mark.parametrize(("lanes", "at_once"), [(1, 3), (2, 1), (8, 1)])
-def test_the_workers_of_all_lanes_together_have_few_attempts_under_way(
-    make: Make, listener: socket.socket, lanes: int, at_once: int
-) -> None:
-    dialer = make("127.0.0.1", port_of(listener), tuple(range(5)), lanes=lanes)
-    attempts = dialer.start_due(NOW)
-    assert len(attempts) == at_once
-    for attempt in attempts:
-        attempt.sock.close()
-
-
-def test_a_name_is_resolved_in_a_thread_and_the_caller_is_woken(make: Make, listener: socket.socket) -> None:
-    dialer = make("localhost", port_of(listener))
-    attempts = dialer.start_due(NOW)
+def test_the_descriptor_of_the_dialer_tells_that_a_connection_is_there(make: Make, listener: socket.socket) -> None:
+    dialer = make("127.0.0.1", port_of(listener))
+    dialed = dialer.step(NOW)
     poll = select.poll()
-    poll.register(dialer.wake, select.POLLIN)
+    poll.register(dialer.fd, select.POLLIN)
+    if not dialed:
+        eventually(lambda: poll.poll(0))
+        dialed = dialer.step(NOW)
+    assert len(dialed) == 1
+    dialed[0].sock.close()
+    assert poll.poll(0) == []
+
+
+def test_a_name_is_resolved_beside_the_caller_that_is_woken(make: Make, listener: socket.socket) -> None:
+    dialer = make("localhost", port_of(listener))
+    assert dialer.step(NOW) == []
+    poll = select.poll()
+    poll.register(dialer.fd, select.POLLIN)
     eventually(lambda: poll.poll(0))
-    os.eventfd_read(dialer.wake)
-    attempts += dialer.start_due(NOW)
-    (attempt,) = attempts
-    attempt.sock.close()
-    assert dialer.slots[0].state == DIAL_CONNECTING
-
-
-def test_no_second_attempt_begins_while_a_name_is_being_resolved(make: Make) -> None:
-    dialer = make("localhost", 9)
-    slot = dialer.slots[0]
-    slot.state = DIAL_RESOLVING
-    assert dialer.start_due(NOW + 1000 * SECOND) == []
-    assert slot.state == DIAL_RESOLVING
-
-
-def test_an_unknown_name_is_a_failure_and_is_tried_again(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    dialer = make("no such name.invalid", 9)
-    slot = dialer.slots[0]
-    dialer.start_due(NOW)
-    eventually(lambda: dialer.start_due(NOW) or slot.state == DIAL_IDLE)
-    assert dialer.failures == 1
-    assert slot.due_at == NOW + SECOND // 2
-    assert "no such name.invalid" in caplog.text
+    until_dialed(dialer).sock.close()
 
 
 def test_an_ipv6_address_is_dialed(make: Make) -> None:
@@ -154,105 +104,81 @@ def test_an_ipv6_address_is_dialed(make: Make) -> None:
         server = socket.create_server(("::1", 0), family=socket.AF_INET6)
     except OSError:
         pytest.skip("no IPv6 loopback here")
-    with server:
-        ((_, sock, address),) = make("::1", port_of(server)).start_due(NOW)
-        with sock:
-            assert sock.family == socket.AF_INET6
-            assert outcome(sock) == 0
-            assert address[0] == "::1"
+    with server, until_dialed(make("::1", port_of(server))).sock as sock:
+        assert sock.family == socket.AF_INET6
 
 
-def test_when_one_address_fails_the_next_one_is_tried_without_waiting(
-    make: Make, listener: socket.socket, closed_port: int
-) -> None:
-    dialer = make("127.0.0.1", closed_port)
-    slot = dialer.slots[0]
-    slot.state = DIAL_RESOLVING  # the answer of a resolver that knows two addresses
-    slot.addresses = [(socket.AF_INET, listener.getsockname())]
-    attempt = dialer.attempt_failed(slot.index, NOW, "the first one is refused")
-    assert attempt is not None
-    with attempt.sock:
-        assert attempt.address == listener.getsockname()
-        assert outcome(attempt.sock) == 0
-    assert dialer.failures == 0
-
-
-def test_when_all_addresses_have_failed_it_waits_and_counts_one_failure(make: Make, closed_port: int) -> None:
-    dialer = make("127.0.0.1", closed_port)
-    slot = fail_once(dialer, NOW)
-    assert slot.due_at == NOW + SECOND // 2
-    assert dialer.failures == 1
-    assert dialer.start_due(slot.due_at - 1) == []
-    assert slot.state == DIAL_IDLE
-
-
-def test_waits_double_up_to_the_most_and_go_on_for_ever(make: Make, closed_port: int) -> None:
-    dialer = make("127.0.0.1", closed_port)
-    now = NOW
-    waits = []
-    for _ in range(12):
-        slot = fail_once(dialer, now)
-        waits.append((slot.due_at - now) / SECOND)
-        now = slot.due_at
-    assert waits[0] == 0.5
-    for number, wait in enumerate(waits[1:], 1):
-        base = min(8.0, 0.5 * 2**number)
-        assert base / 2 <= wait <= base
-    assert dialer.failures == 12
-
-
-def test_a_stable_connection_is_dialed_again_at_once_and_its_waits_begin_again(make: Make, closed_port: int) -> None:
-    dialer = make("127.0.0.1", closed_port)
-    now = NOW
-    for _ in range(5):
-        now = fail_once(dialer, now).due_at
-    slot = dialer.slots[0]
-    dialer.established(slot.index, now)
-    assert dialer.start_due(now + 1000 * SECOND) == []
-    now += STABLE_NS
-    dialer.connection_lost(slot.index, now, "it ended")
-    assert (slot.state, slot.due_at) == (DIAL_IDLE, now)
-    assert fail_once(dialer, now).due_at == now + SECOND // 2
-
-
-def test_a_connection_that_ends_at_once_each_time_is_not_dialed_faster_each_time(make: Make) -> None:
-    dialer = make("127.0.0.1", 9)
-    slot = dialer.slots[0]
-    waits = []
-    for _ in range(6):
-        dialer.established(slot.index, NOW)
-        dialer.connection_lost(slot.index, NOW + STABLE_NS - 1, "the server sends us away")
-        waits.append((slot.due_at - NOW - STABLE_NS + 1) / SECOND)
-    assert waits[0] == 0.5
-    assert waits[-1] >= 4.0
-
-
-@pytest.mark.parametrize("stood", [0, STABLE_NS])
-def test_the_end_of_an_established_connection_is_no_failed_attempt(make: Make, stood: int) -> None:
-    dialer = make("127.0.0.1", 9)
-    slot = dialer.slots[0]
-    dialer.established(slot.index, NOW)
-    assert slot.state == DIAL_ESTABLISHED
-    dialer.connection_lost(slot.index, NOW + stood, "it ended")
-    assert dialer.failures == 0
-
-
-def test_a_reason_is_logged_once_until_it_changes_or_a_connection_is_established(
+def test_an_address_that_refuses_is_a_failed_attempt_in_plain_words(
     make: Make, closed_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     dialer = make("127.0.0.1", closed_port)
-    for why in ("refused", "refused", "refused", "no route", "refused"):
-        dialer.attempt_failed(0, NOW, why)
-    dialer.established(0, NOW)
-    dialer.attempt_failed(0, NOW, "refused")
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [text.split(": ")[1].split(";")[0] for text in warnings] == ["refused", "no route", "refused", "refused"]
+    eventually(lambda: not dialer.step(NOW) and dialer.failures == 1)
+    (line,) = warnings(caplog)
+    reason = "connection refused: nothing listens on this port there"
+    assert line == f"server 127.0.0.1 port {closed_port}: {reason}; trying again until it succeeds"
 
 
-def test_the_name_is_looked_up_again_for_every_attempt(make: Make, listener: socket.socket) -> None:
-    dialer = make("localhost", port_of(listener))
-    for attempt in range(2):
-        until_started(dialer, NOW + attempt * 100 * SECOND).sock.close()
-        dialer.established(0, NOW)
-        assert dialer.slots[0].addresses == []
-        dialer.connection_lost(0, NOW, "it ended")
+def test_an_unknown_name_is_a_failed_attempt(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    dialer = make("no such name.invalid", 9)
+    eventually(lambda: not dialer.step(NOW) and dialer.failures == 1)
+    assert "no such name.invalid" in caplog.text
+
+
+def test_the_next_address_is_tried_when_the_first_one_refuses_and_the_log_says_so_once(
+    make: Make, listener: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = port_of(listener)
+    refusing, good = (ServerAddress(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1"))
+    monkeypatch.setattr("pipeline.transport.resolver.look_up", lambda host, port: ResolverAnswer([refusing, good]))
+    dialer = make("localhost", port, 2)
+    now = NOW
+    for index in range(2):
+        dialed = until_dialed(dialer, now)
+        dialed.sock.close()
+        assert (dialed.dial_index, dialed.address) == (index, good)
+        dialer.established(index, f"127.0.0.1:{port}", now)
+    dialer.step(now)
+    (line,) = warnings(caplog)
+    assert "127.0.0.2 does not work (connection refused" in line
+    assert line.endswith("using 127.0.0.1")
+
+
+def test_the_socket_of_an_address_that_does_not_answer_is_closed(make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as first, socket.socket() as second:
+        for filler in (first, second):  # the queue of accepted connections is full: a SYN is dropped
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        dialer = make("127.0.0.1", port_of(full))
+        assert dialer.step(NOW) == []
+        assert dialer.step(NOW + CONNECT_NS + 1) == []
+        assert dialer.failures == 1
+        assert dialer._connecting == {}
+
+
+def test_an_address_with_a_hindrance_is_not_dialed(
+    make: Make, listener: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    dialer = make("127.0.0.1", port_of(listener), hindrance="the way there leads into the tunnel itself")
+    assert dialer.step(NOW) == []
+    assert "leads into the tunnel itself; trying again" in caplog.text
+
+
+def test_a_failed_handshake_is_a_failed_attempt_and_a_lost_connection_is_none(
+    make: Make, listener: socket.socket
+) -> None:
+    dialer = make("127.0.0.1", port_of(listener))
+    until_dialed(dialer).sock.close()
+    dialer.failed(0, "no TLS")
+    dialer.step(NOW)
+    assert dialer.failures == 1
+    until_dialed(dialer, NOW + SECOND).sock.close()
+    dialer.established(0, "", NOW + SECOND)
+    dialer.lost(0, "closed by the peer", NOW + 100 * SECOND)
+    assert dialer.failures == 1
+
+
+def test_when_it_is_closed_no_socket_is_left(make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Dialer(
+            "127.0.0.1", port_of(listener), make_dialing(range(3), 0, 1, SETTINGS), SETTINGS
+        ).close()  # a socket that is not closed fails the test

@@ -8,8 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.transport.connection import CONNECTING, ESTABLISHED, HANDSHAKE, Connection
-from pipeline.transport.dialer import CONNECT_NS
+from pipeline.transport.connection import ESTABLISHED, HANDSHAKE, Connection
 from pipeline.transport.tls_channel import TlsChannel
 from tests.harness.frame_reader import contexts
 from tests.harness.settings import WORKER_SETTINGS
@@ -24,7 +23,7 @@ TIMEOUTS = Timeouts.of(WORKER_SETTINGS._replace(timeout=30.0, handshake_timeout=
 def connection() -> Iterator[Connection]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield Connection(ours, ("192.0.2.1", 9000), CONNECTING, 1, NOW)
+        yield Connection(ours, ("192.0.2.1", 9000), HANDSHAKE, 1, NOW)
 
 
 def test_a_connection_may_be_silent_for_the_whole_timeout_and_no_longer(connection: Connection) -> None:
@@ -37,17 +36,6 @@ def test_received_bytes_begin_the_silence_again(connection: Connection) -> None:
     connection.establish(NOW)
     connection.receive.last_ns = NOW + 29 * SECOND
     assert not TIMEOUTS.silence_expired(connection, NOW + 59 * SECOND)
-
-
-def test_an_address_has_its_time_to_answer(connection: Connection) -> None:
-    assert not TIMEOUTS.handshake_expired(connection, NOW + CONNECT_NS)
-    assert TIMEOUTS.handshake_expired(connection, NOW + CONNECT_NS + 1)
-
-
-def test_a_short_timeout_shortens_the_time_to_answer(connection: Connection) -> None:
-    short = Timeouts.of(WORKER_SETTINGS._replace(timeout=2.0))
-    assert not short.handshake_expired(connection, NOW + 2 * SECOND)
-    assert short.handshake_expired(connection, NOW + 2 * SECOND + 1)
 
 
 def test_a_handshake_has_its_time_from_its_own_beginning(connection: Connection) -> None:

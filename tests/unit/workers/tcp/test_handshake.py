@@ -3,6 +3,7 @@ outcomes, on socket pairs and without TLS."""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import select
@@ -17,6 +18,7 @@ import pytest
 from pipeline.errors import LocalError
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import Admitted, NotAdmitted, SupervisorChannel
+from pipeline.transport import failure_words
 from pipeline.transport.connection import HANDSHAKE, Connection
 from pipeline.wire import auth, framing, messages
 from pipeline.wire.handshake import NO_CERTIFICATE, AskSupervisor, Cause, Failed, Welcomed
@@ -197,7 +199,8 @@ def test_a_closed_connection_and_a_reset_one_are_told_apart(arrived: bytes) -> N
             ends.far.close()
             ends.wait()
             outcome = side.step(ends.connection)
-            expected = (Cause.BROKEN, "Connection reset by peer") if reset else (Cause.CLOSED, "closed by the peer")
+            reason = failure_words.of_errno(errno.ECONNRESET)
+            expected = (Cause.BROKEN, reason) if reset else (Cause.CLOSED, "closed by the peer")
             assert outcome == Failed(*expected)
 
 
@@ -288,7 +291,7 @@ def test_a_server_that_closes_instead_of_a_welcome_is_guessed_about(ends: Ends) 
     ends.wait()
     outcome = side.step(ends.connection)
     assert isinstance(outcome, Failed) and outcome.cause is Cause.BROKEN
-    assert outcome.reason.startswith("Connection reset by peer: the server does not say why")
+    assert outcome.reason.startswith(failure_words.of_errno(errno.ECONNRESET) + ": the server does not say why")
 
 
 def test_the_text_of_a_refusal_is_escaped_for_the_log(ends: Ends) -> None:

@@ -223,6 +223,27 @@ def test_bulk_is_not_paced_when_its_bytes_wait_unread_in_the_other_ends_window(o
             assert {each.pacing_rate() for each in bulk} == {UNPACED}
 
 
+def test_a_limit_in_force_follows_the_path_while_there_is_no_light_connection(on: Link) -> None:
+    light, bulk = on.connect(framing.LIGHT), [on.connect() for _ in range(4)]
+    fill_the_path(on, 5)
+    assert bulk[0].pacing_rate() < RATE
+    on.connections.remove(light)
+    on.tick(400, rtt_us=40 * MS, bytes_acked=RATE // 10 // 100)
+    assert {each.pacing_rate() for each in bulk} == {UNPACED}
+
+
+def test_connections_that_are_all_new_begin_without_the_limit_of_those_before(on: Link) -> None:
+    on.connect(framing.LIGHT)
+    before = on.connect()
+    fill_the_path(on, 5)
+    assert before.pacing_rate() < UNPACED
+    on.connect(framing.LIGHT)
+    bulk = on.connect()
+    del on.connections[:2]
+    on.tick(3)
+    assert bulk.pacing_rate() == UNPACED
+
+
 def test_a_connection_that_has_just_ended_does_no_harm(on: Link) -> None:
     on.connect(framing.LIGHT)
     bulk = on.connect()

@@ -1,0 +1,86 @@
+"""The resolver of a server's name. A lookup can take any time, so it runs in a thread of its own.
+
+An address needs no thread: its lookup only finds the number of the interface that a link-local address names. The
+eventfd `wake` becomes readable when there is an answer.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import queue
+import socket
+import threading
+from typing import NamedTuple
+
+from pipeline.policy.server_addresses import ServerAddress
+from pipeline.transport.failure_words import of_error
+
+
+class ResolverAnswer(NamedTuple):
+    """The addresses of the name; without any, the reason."""
+
+    addresses: list[ServerAddress]
+    why: str = ""
+
+
+class Resolver:
+    """Looks one name up, any number of times."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._is_address = _is_address(host)
+        self._answers: queue.SimpleQueue[ResolverAnswer] = queue.SimpleQueue()
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def begin(self) -> None:
+        """Begin a lookup; an address is looked up at once."""
+        if self._is_address:
+            self._answers.put(look_up(self._host, self._port))
+        else:
+            threading.Thread(target=self._look_up, name="resolver", daemon=True).start()
+
+    def answers(self) -> list[ResolverAnswer]:
+        """The answers that have arrived."""
+        try:
+            os.eventfd_read(self.wake)
+        except BlockingIOError:
+            pass
+        found = []
+        while not self._answers.empty():
+            found.append(self._answers.get())
+        return found
+
+    def close(self) -> None:
+        os.close(self.wake)
+
+    def _look_up(self) -> None:
+        self._answers.put(look_up(self._host, self._port))
+        try:
+            os.eventfd_write(self.wake, 1)
+        except OSError:
+            pass  # closed: the worker ends
+
+
+def look_up(host: str, port: int) -> ResolverAnswer:
+    """Ask the system's resolver; this may block for long."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return ResolverAnswer([], of_error(error))
+    except UnicodeError:
+        return ResolverAnswer([], "this is no name that can be looked up")
+    # a Python without IPv6 gives IPv6 addresses as bytes
+    addresses = [
+        ServerAddress(family, address) for family, _, _, _, address in found if not isinstance(address[1], bytes)
+    ]
+    return ResolverAnswer(addresses, "" if addresses else "the name has no address")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.split("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,271 @@
+"""The network beneath a client's connections changes, for real: addresses, links, routes, names, a forgetful router.
+
+Default pauses and limits would take ten seconds and more where these tests wait for two.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.netns.harness.hub import Hub, established
+from tests.netns.harness.instance import Instance, Instances, client_config, reaches, server_config, tunnel
+from tests.support import eventually
+from tools.lab.namespace import Namespace
+from tools.lab.network import Lab
+from tools.load.flows import Echoes
+
+SERVICE = "10.50.0.1"  # the server's address on its loopback, which both uplinks lead to
+SOON = 2.0  # seconds until a client is back
+CONNECTIONS = {"connections": 5, "light_connections": 3, "fec": "auto"}
+ALL = 8
+
+FORGETFUL = """
+table inet forgetful {
+    set forgotten { type inet_service; }
+    chain in { type filter hook input priority 0; tcp sport @forgotten drop; }
+}
+"""
+
+
+def with_hosts(directory: Path, *lines: str) -> list[str]:
+    """Words in front of a command that sees these lines in place of /etc/hosts."""
+    hosts = directory / "hosts"
+    hosts.write_text("".join(f"{line}\n" for line in lines))
+    return ["unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh"]
+
+
+def sources(server: Instance) -> set[str]:
+    """The addresses that the server's connections come from."""
+    return {
+        row["address"].rpartition(":")[0] for row in server.running()["connections"] if row["state"] == "established"
+    }
+
+
+@contextmanager
+def silence(instances: Instances, seconds: float) -> Iterator[list[float]]:
+    """Ping through the tunnel meanwhile; then the list has the longest silence in seconds."""
+    server, client = instances
+    interval = 0.05
+    found: list[float] = []
+    echoes = Echoes(client.node, server.address, count=round(seconds / interval), interval=interval)
+    yield found
+    lost = echoes.finish().lost
+    runs = itertools.groupby(enumerate(lost), key=lambda pair: pair[1] - pair[0])
+    found.append(interval * max((len(list(run)) for _, run in runs), default=0))
+
+
+@pytest.fixture
+def two_uplinks(tmp_path: Path) -> Iterator[tuple[Lab, Instances]]:
+    """A client with a second link to the server, and a tunnel over the first one, whose route has the lower metric."""
+    with Lab() as lab:
+        a, b = lab
+        a.run(["ip", "link", "add", "link1", "type", "veth", "peer", "name", "link1", "netns", str(b.pid)])
+        a.ip(f"address add {SERVICE}/32 dev lo", "address add 10.78.0.1/24 dev link1", "link set link1 up")
+        b.ip("address add 10.78.0.2/24 dev link1", "link set link1 up")
+        b.ip(*routes(lab))
+        with tunnel(lab, tmp_path, host=SERVICE, **CONNECTIONS) as instances:
+            yield lab, instances
+
+
+def routes(lab: Lab) -> list[str]:
+    return [
+        f"route replace {SERVICE} via {lab.nodes[0].address} metric 100",
+        f"route replace {SERVICE} via 10.78.0.1 metric 200",
+    ]
+
+
+@pytest.mark.slow
+def test_a_client_whose_address_is_replaced_is_back_within_two_seconds(tmp_path: Path) -> None:
+    with Lab() as lab, tunnel(lab, tmp_path, **CONNECTIONS) as instances:
+        server, client = instances
+        with silence(instances, 3.5) as longest:
+            lab.nodes[1].ip(f"address del {lab.nodes[1].address}/24 dev link0", "address add 10.77.0.99/24 dev link0")
+        assert longest[0] < SOON
+        assert sources(server) == {"10.77.0.99"}
+        eventually(lambda: established(client) == ALL)
+        client.wait_for_log("8 connections ended: this machine no longer has the address")
+        assert client.counter("tcp.connections_timed_out") == 0
+
+
+@pytest.mark.slow
+def test_a_client_goes_to_another_uplink_and_back_to_the_better_one(two_uplinks: tuple[Lab, Instances]) -> None:
+    lab, instances = two_uplinks
+    server, client = instances
+    node = lab.nodes[1]
+    with silence(instances, 2.5) as longest:
+        node.ip("link set link0 down")  # its address stays: packets from there would go out of the other link
+        eventually(lambda: sources(server) == {"10.78.0.2"}, 2 * SOON)
+    assert longest[0] < SOON
+    with silence(instances, 2.5) as longest:
+        node.ip("link set link0 up", *routes(lab))
+        eventually(lambda: sources(server) == {node.address}, 4 * SOON)
+    assert longest[0] < 0.5  # the new connections are there before the old ones end
+    eventually(lambda: established(client) == ALL)
+    assert client.counter("tcp.connections_timed_out") == 0
+
+
+@pytest.mark.slow
+def test_what_does_not_concern_a_connection_leaves_it_alone(two_uplinks: tuple[Lab, Instances]) -> None:
+    """Equal routes, other routes and addresses, an address that is no longer preferred, the tunnel's own device."""
+    lab, (server, client) = two_uplinks
+    node = lab.nodes[1]
+    node.ip(f"route del {SERVICE} via {lab.nodes[0].address} metric 100", f"route del {SERVICE} via 10.78.0.1")
+    node.ip(f"route add {SERVICE} nexthop via {lab.nodes[0].address} nexthop via 10.78.0.1")
+    eventually(lambda: "dialing 8 connections anew" in client.log or established(client) == ALL)
+    eventually(lambda: established(client) == ALL and reaches(client, server))
+    threading.Event().wait(1.0)  # the connections may go to the other link, once
+    before = client.counter("tcp.connections_established")
+    for number in range(20):
+        node.ip(
+            f"address add 10.79.0.{number + 1}/24 dev link1",
+            f"route add 10.80.{number}.0/24 via 10.78.0.1",
+            f"link set {client.tun_name} txqueuelen {1000 + number}",
+        )
+        threading.Event().wait(0.03)
+    node.ip(f"address change {node.address6}/64 dev link0 preferred_lft 0 valid_lft 3600")
+    threading.Event().wait(0.5)
+    assert client.counter("tcp.connections_established") == before
+    assert client.counter("tcp.connections_lost") <= ALL
+
+
+@pytest.mark.slow
+def test_an_uplink_that_returns_ends_every_pause(tmp_path: Path) -> None:
+    pauses = {"reconnect_min": 30.0, "reconnect_max": 60.0, "timeout": 1.0, "keepalive": 0.3}
+    with Lab() as lab, tunnel(lab, tmp_path, client=pauses, **CONNECTIONS) as (server, client):
+        node = lab.nodes[1]
+        node.ip("link set link0 down")
+        client.wait_for_log("trying again until it succeeds")
+        eventually(lambda: established(client) == 0)
+        node.ip("link set link0 up")
+        eventually(lambda: reaches(client, server, count=1, seconds=0.2), SOON, "the first ping")
+        eventually(lambda: established(client) == ALL)
+
+
+@pytest.mark.slow
+def test_a_link_that_flaps_costs_few_dials_and_is_used_again_when_it_stays(tmp_path: Path) -> None:
+    with Lab() as lab, tunnel(lab, tmp_path, **CONNECTIONS) as (server, client):
+        node = lab.nodes[1]
+        for _ in range(20):
+            node.ip(f"address del {node.address}/24 dev link0")
+            threading.Event().wait(0.05)
+            node.ip(f"address add {node.address}/24 dev link0")
+            threading.Event().wait(0.05)
+        eventually(lambda: established(client) == ALL and reaches(client, server), 3 * SOON)
+        assert client.counter("tcp.connections_established") <= 4 * ALL
+        assert client.counter("tcp.dials_failed") <= 20
+
+
+@pytest.mark.slow
+def test_connections_that_a_router_forgets_are_dialed_anew_long_before_their_timeout(tmp_path: Path) -> None:
+    with Lab() as lab, tunnel(lab, tmp_path, keepalive=0.5, **CONNECTIONS) as (server, client):
+        node = server.node
+        node.run(["nft", "-f", "-"], input=FORGETFUL)
+        ports = ", ".join(row["address"].rpartition(":")[2] for row in server.running()["connections"])
+        node.run(["nft", "add", "element", "inet", "forgetful", "forgotten", f"{{ {ports} }}"])
+        eventually(lambda: client.counter("tcp.connections_established") >= 2 * ALL, 12.0, "eight more connections")
+        eventually(lambda: reaches(client, server))
+        assert client.counter("tcp.connections_timed_out") == 0
+
+
+# -- names and addresses
+
+
+@pytest.mark.slow
+def test_dead_addresses_in_front_of_a_good_one_cost_a_moment_once(tmp_path: Path) -> None:
+    with Lab() as lab:
+        a, b = lab
+        dead = ["fd77::98", "10.77.0.98"]
+        b.ip(*(f"neighbour replace {each} lladdr {a.mac} dev link0 nud permanent" for each in dead))
+        serving = server_config(a, **CONNECTIONS)
+        config = client_config(serving, "hub.test", **CONNECTIONS)
+        wrap = with_hosts(tmp_path, *(f"{host} hub.test" for host in (*dead, a.address)))
+        with Instance(b, config, tmp_path, wrap=wrap) as client:
+            client.wait_until_running()
+            with Instance(a, serving, tmp_path) as server:
+                client.wait_until_connected(ALL, SOON + 1)
+                log = client.log
+                assert all(f"{host} does not work" in log for host in dead)
+                assert "does not work" in log and f"{a.address} does not" not in log
+                server.stop()
+            eventually(lambda: established(client) == 0)
+            with server.start_again() as successor:
+                successor.wait_until_running()
+                client.wait_until_connected(2 * ALL, SOON)
+            assert client.log.count("does not work") == 2
+
+
+@pytest.mark.parametrize("encryption", ["none", "tls"])
+def test_a_link_local_address_with_its_interface_is_a_server_like_any_other(tmp_path: Path, encryption: str) -> None:
+    with Lab() as lab:
+        a, b = lab
+        for node, address in ((a, "fe80::a"), (b, "fe80::b")):
+            node.ip(f"address add {address}/64 dev link0 nodad")
+        if encryption == "none":
+            serving = server_config(a, local_addr=f"[::]:{a.free_port()}")
+            with Instance(a, serving, tmp_path), Instance(
+                b, client_config(serving, "[fe80::a%link0]"), tmp_path
+            ) as client:  # fmt: skip
+                client.wait_until_connected()
+        else:
+            with Hub(lab, tmp_path, local_addr=f"[::]:{a.free_port()}") as hub:
+                client = hub.join(b, "b", "--address", "fe80::a%link0")
+                assert reaches(client, hub.server)
+
+
+# -- what answers is no tunnel
+
+
+class Nonsense(threading.Thread):
+    """A listener that closes, resets, or answers as a web server does, in turn."""
+
+    def __init__(self, node: Namespace, port: int) -> None:
+        super().__init__()
+        self.accepted = 0
+        self._listener = node.socket()
+        self._listener.bind(("", port))
+        self._listener.listen()
+
+    def run(self) -> None:
+        for number in itertools.count():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            with connection:
+                if number % 3 == 0:
+                    connection.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER: close() resets
+                elif number % 3 == 1:
+                    connection.recv(1000)
+                    connection.send(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+
+    def stop(self) -> None:
+        self._listener.shutdown(2)
+        self.join()
+        self._listener.close()
+
+
+def test_a_proxy_without_its_server_is_dialed_once_a_pause_and_costs_a_line_for_each_reason(tmp_path: Path) -> None:
+    with Lab() as lab:
+        a, b = lab
+        config: dict[str, Any] = client_config(server_config(a), a.address, **CONNECTIONS)
+        config |= {"encryption": "tls", "tls_skip_verify": True, "insecure": True, "reconnect_max": 0.1}
+        nonsense = Nonsense(a, int(config["remote_addr"].rpartition(":")[2]))
+        nonsense.start()
+        try:
+            with Instance(b, config, tmp_path) as client:
+                client.wait_until_running()
+                eventually(lambda: client.counter("tcp.dials_failed") >= 20)
+                assert client.counter("tcp.dials_failed") <= nonsense.accepted <= client.counter("tcp.dials_failed") + 3
+                warnings = [line for line in client.log.splitlines() if "trying again" in line]
+                assert 1 <= len(warnings) <= 3
+                assert "speaks no TLS" in client.log and "_ssl" not in client.log
+        finally:
+            nonsense.stop()

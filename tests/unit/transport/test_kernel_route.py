@@ -1,0 +1,46 @@
+"""Questions to the kernel about routes and addresses, on the loopback. Real changes: tests/netns/test_underlay.py."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.policy.server_addresses import ServerAddress
+from pipeline.transport.kernel_route import KernelRoutes, RouteAnswer, _parse, is_ours
+from tests.harness.factory import factory
+
+
+@pytest.fixture
+def routes() -> Iterator[KernelRoutes]:
+    with factory(KernelRoutes) as make:
+        yield make()
+
+
+def test_the_way_to_the_loopback_is_its_interface(routes: KernelRoutes) -> None:
+    way, interface = routes.find(ServerAddress(socket.AF_INET, ("127.0.0.1", 9000)))
+    assert interface == "lo"
+    assert way == (socket.if_nametoindex("lo"), b"", True)
+
+
+def test_an_address_without_a_route_has_no_way(routes: KernelRoutes) -> None:
+    assert routes.find(ServerAddress(socket.AF_INET, ("0.0.0.1", 9000))) == RouteAnswer(None)
+
+
+def test_a_late_answer_is_passed_over(routes: KernelRoutes) -> None:
+    routes._netlink.send(routes._request(ServerAddress(socket.AF_INET, ("0.0.0.1", 9000))))
+    assert routes.find(ServerAddress(socket.AF_INET, ("127.0.0.1", 9000))).interface == "lo"
+
+
+def test_an_address_is_ours_or_is_not() -> None:
+    assert is_ours(("127.0.0.1", 40000))
+    assert not is_ours(("192.0.2.1", 40000))
+    assert not is_ours(("2001:db8::1", 40000, 0, 0))
+
+
+def test_an_answer_that_is_cut_off_leads_nowhere_and_ends() -> None:
+    head = bytes(16) + bytes([2, 32, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0])
+    assert _parse(head) == (0, b"")
+    assert _parse(head + b"\0\0\0\0") == (0, b"")
+    assert _parse(head + b"\x08\0\x04\0\x05\0\0\0") == (5, b"")

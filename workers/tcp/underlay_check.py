@@ -1,0 +1,121 @@
+"""The check of the network beneath a client's connections: the kernel is asked ten times a second.
+
+The check asks for the way to each address of the server, and whether the local address of each connection is still
+ours. `pipeline.policy.underlay` decides what a change means. While the server's name is not resolved yet, the ways to
+two addresses of the Internet tell whether there is a network at all.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Collection
+
+from pipeline.log import LOG
+from pipeline.policy.server_addresses import ServerAddress
+from pipeline.policy.underlay import Changes, Path, Underlay, Way
+from pipeline.transport.connection import Connection
+from pipeline.transport.kernel_route import KernelRoutes, is_ours
+
+RETRANSMITS_MAX = 4  # timeouts of the kernel in a row, without an answer: 3 s or more
+STALLS_NS = 500_000_000  # between two looks at them
+PROBES_MAX = 16  # of a name with more addresses, the first ones are watched, and those of connections
+
+SOMEWHERE = (
+    ServerAddress(socket.AF_INET, ("192.0.2.1", 9)),  # RFC 5737: nobody has it
+    ServerAddress(socket.AF_INET6, ("2001:db8::1", 9, 0, 0)),  # RFC 3849
+)
+"""Watched while no address of the server is known; no packet is sent there."""
+
+
+class UnderlayCheck:
+    """`tun_name`: our own device. A way into it leads nowhere, since its packets would need the connection."""
+
+    def __init__(self, tun_name: str) -> None:
+        self._tun_name = tun_name
+        self._underlay = Underlay()
+        self._paths: dict[int, Path] = {}  # by the serial number of the connection
+        self._sources: dict[str, tuple[str | int, ...]] = {}  # local addresses of connections, as sockets name them
+        self._targets: dict[str, ServerAddress] = {}  # addresses that connections were dialed at
+        self._stalled: set[int] = set()  # serial numbers of connections on which the kernel sends in vain
+        self._next_stalls_ns = 0
+        self._routes: KernelRoutes | None = None
+        try:
+            self._routes = KernelRoutes()
+        except OSError as error:
+            LOG.warning("changes of the network are noticed by timeouts alone: no netlink: %s", error.strerror)
+
+    def close(self) -> None:
+        if self._routes is not None:
+            self._routes.close()
+
+    def hindrance(self, address: ServerAddress) -> str:
+        """Why a connection to an address would be of no use, or ""."""
+        if self._routes is None or self._routes.find(address).interface != self._tun_name:
+            return ""
+        return (
+            f"the way there leads into the tunnel itself ({self._tun_name}): "
+            f"add a route to {address.host} around the tunnel"
+        )
+
+    def begin(self, connection: Connection, address: ServerAddress) -> None:
+        """Note the path of a connection that has just been made."""
+        if self._routes is None:
+            return
+        try:
+            local = connection.socket.getsockname()
+        except OSError:
+            return  # it has ended already
+        source = str(local[0])
+        self._sources[source] = local
+        self._targets[address.host] = address
+        self._paths[connection.serial] = Path(address.host, source, self._find(address))
+
+    def end(self, connection: Connection) -> None:
+        self._stalled.discard(connection.serial)
+        path = self._paths.pop(connection.serial, None)
+        if path is None:
+            return
+        if not any(other.source == path.source for other in self._paths.values()):
+            self._sources.pop(path.source, None)
+        if not any(other.destination == path.destination for other in self._paths.values()):
+            self._targets.pop(path.destination, None)
+
+    def changes(self, known: Collection[ServerAddress], now: int) -> Changes:
+        """Ask the kernel, and say what is to be done. `known`: the addresses of the server."""
+        if self._routes is None:
+            return Changes()
+        watched = [*list(known or SOMEWHERE)[:PROBES_MAX], *self._targets.values()]
+        ways = {address.host: self._find(address) for address in watched}
+        gone = {source for source, local in self._sources.items() if not is_ours(local)}
+        asleep = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        changes = self._underlay.observe(ways, gone, self._paths, now, asleep)
+        for serial in changes.renew:
+            path = self._paths[serial]
+            self._paths[serial] = path._replace(way=self._underlay.ways.get(path.destination))
+        return changes
+
+    def stalls(self, established: Collection[Connection], now: int) -> list[tuple[Connection, bool]]:
+        """The connections that have begun to stall (True), or do so no longer (False).
+
+        A connection stalls if a router between the ends has forgotten it, or no longer lets it pass.
+        """
+        if now < self._next_stalls_ns:
+            return []
+        self._next_stalls_ns = now + STALLS_NS
+        changed = []
+        for connection in established:
+            retransmits = connection.tcp_info().retransmits
+            if retransmits >= RETRANSMITS_MAX and connection.serial not in self._stalled:
+                self._stalled.add(connection.serial)
+                changed.append((connection, True))
+            elif not retransmits and connection.serial in self._stalled:
+                self._stalled.discard(connection.serial)
+                changed.append((connection, False))
+        return changed
+
+    def _find(self, address: ServerAddress) -> Way | None:
+        if self._routes is None:
+            return None
+        way, interface = self._routes.find(address)
+        return None if interface == self._tun_name else way
