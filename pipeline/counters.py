@@ -104,6 +104,8 @@ COUNTERS = (
             "honest end sends"),
     Counter(124, "tcp.settings_refused", IN, "reloads whose settings a worker could not use: it goes on with the "
             "old ones"),
+    Counter(117, "tcp.closed_for_another", IN, "handshakes that had had time enough, closed because max_handshakes "
+            "were under way and another client came"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),
     Counter(65, "fec.bytes_coded", OUT, "bytes of blocks cut into shards"),
     Counter(66, "fec.bytes_added", OUT, "bytes of parity shards, and of copies, added to blocks"),

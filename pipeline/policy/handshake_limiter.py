@@ -1,6 +1,6 @@
 """Limits on clients that have not proved who they are. Each tcp worker of a server has its part of the limits.
 
-    try_begin(address, now)             for every accepted connection: "" lets its handshake begin; else the name of the
+    try_begin(address, now, make_room)  for every accepted connection: "" lets its handshake begin; else the name of the
                                         counter under which the connection is closed
     handshake_done(address, proved)     once for each handshake that has begun: the client has proved who it is, or the
                                         connection has ended before that
@@ -14,14 +14,16 @@ An address is an IPv4 one, or an IPv6 /64, which is what one subscriber has. Thr
     per_address            handshakes at a time. Not divided among workers either, but at most a SHARE of the worker's
                            part of in_all: no address can have all of it
     in_all                 handshakes at a time, of all unauthenticated clients. An address from which a client has
-                           proved who it is to this worker is known. Known addresses may use a SHARE beyond in_all
+                           proved who it is to this worker is known. Known addresses may use a SHARE beyond in_all.
+                           Where nothing is free, make_room may end a handshake that has had time enough
 
 The effect of a flood on a client that is not connected yet (one that is connected does not pass here):
 
     from one address, the client behind another      none: the flood has per_address handshakes of in_all
     from one address, with the client behind it      the client hardly gets in: it needs a token or a handshake that is
                                                      free before the flood takes it, and nothing tells the two apart
-    from in_all / per_address addresses and more     a client behind a known address gets in, another one hardly
+    from in_all / per_address addresses and more     a client behind a known address gets in. So does another one, as
+                                                     long as the flood begins fewer handshakes than make_room ends
     from more addresses than REMEMBERED              each begins again with a full bucket, and so does the client:
                                                      memory and handshakes stay bounded, connections a second do not
 """
@@ -29,6 +31,7 @@ The effect of a flood on a client that is not connected yet (one that is connect
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from ipaddress import IPv6Address
 from typing import TypeVar
 
@@ -71,19 +74,22 @@ class HandshakeLimiter:
         # when the bucket of each source is full again; least recent connection first
         self._full_at: OrderedDict[Source, int] = OrderedDict()
 
-    def try_begin(self, address: str, now: int) -> str:
-        """Begin the handshake of an accepted connection: "", or the counter under which it is closed."""
+    def try_begin(self, address: str, now: int, make_room: Callable[[], bool] = lambda: False) -> str:
+        """Begin the handshake of an accepted connection: "", or the counter under which it is closed.
+
+        `make_room`: called where all handshakes are in use; it may end one, and says whether it has done so.
+        """
         source = source_of(address)
         full_at = max(now, self._full_at.get(source, 0))
         if full_at - now > self._ahead_ns:
             return CONNECTS_OF_ADDRESS
         _remember(self._full_at, source, full_at + self._interval_ns)
-        of_source = self._handshakes.get(source, 0)
-        if of_source >= self._per_address:
+        if self._handshakes.get(source, 0) >= self._per_address:
             return HANDSHAKES_OF_ADDRESS
-        if self._total >= (self._in_all_with_known if source in self._known else self._in_all):
+        limit = self._in_all_with_known if source in self._known else self._in_all
+        if self._total >= limit and not make_room():
             return HANDSHAKES_FULL
-        self._handshakes[source] = of_source + 1
+        self._handshakes[source] = self._handshakes.get(source, 0) + 1
         self._total += 1
         return ""
 

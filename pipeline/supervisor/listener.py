@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import socket
+from pathlib import Path
 
 from pipeline.config.values import EVERY_ADDRESS, Endpoint
 from pipeline.errors import LocalError, PermissionDenied, TunnelError
 from pipeline.log import LOG
 from pipeline.transport.address import format_address
 
-LISTEN_BACKLOG = 128
+LISTEN_BACKLOG = 4096
+"""Connections that may wait for a tcp worker: a second of a flood. The kernel allows net.core.somaxconn at most."""
 EVERY_IPV4_ADDRESS = "0.0.0.0"
 
 NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 """A kernel without IPv6 has no sockets of that family, or no address for them."""
+
+SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
 
 
 def listen(endpoint: Endpoint) -> socket.socket:
@@ -43,6 +47,7 @@ def _listen(host: str, port: int) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)
         sock.listen(LISTEN_BACKLOG)
+        _warn_of_short_backlog()
     except OSError:
         sock.close()
         raise
@@ -56,3 +61,17 @@ def _explained(error: OSError, endpoint: Endpoint) -> TunnelError:
     if error.errno == errno.EADDRINUSE:
         return LocalError(f"{where}: another program listens there; set another port")
     return LocalError(f"{where}: {error.strerror or error}")
+
+
+def _warn_of_short_backlog() -> None:
+    try:
+        allowed = int(SOMAXCONN.read_text())
+    except (OSError, ValueError):
+        return  # no /proc: nothing is known
+    if allowed < LISTEN_BACKLOG:
+        LOG.warning(
+            "net.core.somaxconn is %d: no more connections can wait to be accepted, and a flood of them keeps new "
+            "clients out sooner; set it to %d or more",
+            allowed,
+            LISTEN_BACKLOG,
+        )

@@ -200,7 +200,7 @@ def _hash_of(certificate: bytes) -> bytes:
 
 class ServerHandshake(_Handshake):
     """`with_keys`: clients that name a key are challenged; `nonce`: random bytes for the challenge; `certificate_hash`:
-    of the certificate that this connection shows."""
+    of the certificate that this connection shows, which may be set anew until begin()."""
 
     limit = framing.HELLO_LENGTH_LIMIT
     _table = SERVER
@@ -209,7 +209,7 @@ class ServerHandshake(_Handshake):
         super().__init__()
         self._with_keys = with_keys
         self._challenge_frame = Challenge(nonce).frame()
-        self._certificate_hash = certificate_hash
+        self.certificate_hash = certificate_hash
         self._certificate = b""
         self._hello: Hello | None = None
         self._hello_frame = b""
@@ -233,7 +233,7 @@ class ServerHandshake(_Handshake):
 
     def _ask(self, challenge_frame: bytes, mac: bytes) -> list[Output]:
         self.state = State.AWAIT_DECISION
-        return [AskSupervisor(self._hello_frame, challenge_frame, mac, self._certificate, self._certificate_hash)]
+        return [AskSupervisor(self._hello_frame, challenge_frame, mac, self._certificate, self.certificate_hash)]
 
     def decide(self, admitted: bool, frame: bytes, reason: str = "") -> list[Output]:
         """The supervisor's decision. `frame` tells the client; it is empty for a client that has proved nothing."""

@@ -1,42 +1,68 @@
 """The listening socket of a server's tcp worker, behind the handshake limiter. Other tcp workers have it as well.
 
-accept() never blocks. A connection that the limiter rejects is closed at once and counted. After a rejection accepting
-pauses for REJECTED_PAUSE_NS: a flood waits in the kernel's queue meanwhile, and is rejected in batches. After an accept
-that failed, most likely for want of descriptors, accepting pauses for FAILED_PAUSE_NS, so that it does not spin.
+accept() never blocks. A connection that the limiter rejects is reset at once and counted. That leaves nothing behind in
+the kernel, and costs no socket object. Accepting goes on until no connection waits any more, or until the caller's time
+is over. If any was rejected, accepting then pauses for REJECTED_PAUSE_NS: a flood waits in the kernel's queue
+meanwhile, and is rejected in batches.
+
+A server without a free descriptor cannot even reject: clients would wait for ever, and epoll would report them for
+ever. It makes room, as where all handshakes are in use. If that fails, there is one descriptor in reserve. It is given
+up to accept and reset the clients that wait, and is taken again. After that, or after any other failure, accepting
+pauses for FAILED_PAUSE_NS.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
-from collections.abc import Iterator
+import struct
+import time
+from collections.abc import Callable, Iterator
 
 from pipeline.counters import ID
 from pipeline.policy.handshake_limiter import HandshakeLimiter
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.address import SocketAddress
 
-ACCEPT_BURST = 64  # connections accepted on one event, before others have their turn
 FAILED_PAUSE_NS = 200_000_000
 REJECTED_PAUSE_NS = 10_000_000
 
-NOTHING_WRONG = (errno.EAGAIN, errno.ECONNABORTED)  # nothing waits; a client has given up
+NOTHING_WAITS = errno.EAGAIN
+GIVEN_UP = errno.ECONNABORTED  # by a client, while it waited
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+
+RESET_ON_CLOSE, SHUT_DOWN_ON_CLOSE = struct.pack("=ii", 1, 0), struct.pack("=ii", 0, 0)
+"""SO_LINGER. An accepted socket inherits it from the listening one."""
 
 
 class Acceptor:
-    """`workers`: how many share the limits. Times are CLOCK_MONOTONIC ns."""
+    """`workers`: how many share the limits; `make_room`: see HandshakeLimiter. Times are CLOCK_MONOTONIC ns."""
 
     def __init__(
-        self, fd: int, settings: WorkerSettings, workers: int, counters: memoryview, epoll: select.epoll
+        self,
+        fd: int,
+        settings: WorkerSettings,
+        workers: int,
+        counters: memoryview,
+        epoll: select.epoll,
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
         self._socket = socket.socket(fileno=fd)
+        self._family = self._socket.family
+        # a descriptor without an object around it; typeshed does not know this method, on which accept() is built
+        self._accept: Callable[[], tuple[int, SocketAddress]] = self._socket._accept  # type: ignore[attr-defined]
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._limiter = HandshakeLimiter(
             settings.max_handshakes, settings.max_handshakes_per_address, settings.connects_per_address, workers
         )
         self._counters = counters
         self._epoll = epoll
+        self._make_room = make_room
         self._resume_at = 0  # 0: not paused
+        self._reserve = -1
+        self._take_reserve()
         epoll.register(fd, select.EPOLLIN)
 
     @property
@@ -48,27 +74,65 @@ class Acceptor:
             settings.max_handshakes, settings.max_handshakes_per_address, settings.connects_per_address
         )
 
-    def accept(self, now: int) -> Iterator[tuple[socket.socket, SocketAddress]]:
-        """The connections that wait and may begin a handshake; at most ACCEPT_BURST are looked at."""
+    def accept(self, now: int, until: int) -> Iterator[tuple[socket.socket, SocketAddress]]:
+        """The connections that wait and may begin a handshake. After `until` no further one is looked at."""
+        if self._resume_at:
+            return
         rejected = False
-        for _ in range(ACCEPT_BURST):
+        while True:
             try:
-                sock, address = self._socket.accept()
+                fd, address = self._accept()
             except OSError as error:
-                if error.errno not in NOTHING_WRONG:
-                    self._counters[ID["tcp.accepts_failed"]] += 1
-                    self._pause(now + FAILED_PAUSE_NS)
+                if error.errno == GIVEN_UP or (error.errno in NO_DESCRIPTOR and self._make_room()):
+                    continue
+                if error.errno != NOTHING_WAITS:
+                    self._on_failed(error, now, until)
                     return
                 break
-            rejection = self._limiter.try_begin(address[0], now)
+            rejection = self._limiter.try_begin(address[0], now, self._make_room)
             if rejection:
                 self._counters[ID[rejection]] += 1
                 rejected = True
-                sock.close()
+                os.close(fd)
             else:
+                sock = socket.socket(self._family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, SHUT_DOWN_ON_CLOSE)
                 yield sock, address
+            if time.monotonic_ns() > until:
+                return
         if rejected:
             self._pause(now + REJECTED_PAUSE_NS)
+
+    def _on_failed(self, error: OSError, now: int, until: int) -> None:
+        """Accepting has failed, most likely for want of descriptors."""
+        count = self._reset_waiting(until) if error.errno in NO_DESCRIPTOR else 0
+        self._counters[ID["tcp.accepts_failed"]] += count or 1
+        self._pause(now + FAILED_PAUSE_NS)
+
+    def _reset_waiting(self, until: int) -> int:
+        """Reset the connections that wait, on the descriptor that is in reserve. Their number."""
+        count = 0
+        while self._reserve >= 0 and time.monotonic_ns() <= until:
+            os.close(self._reserve)
+            self._reserve = -1
+            try:
+                fd, _ = self._accept()
+            except OSError:
+                fd = -1  # nobody waits any more, or another process has taken the descriptor
+            if fd >= 0:
+                os.close(fd)
+                count += 1
+            self._take_reserve()
+            if fd < 0:
+                break
+        return count
+
+    def _take_reserve(self) -> None:
+        if self._reserve < 0:
+            try:
+                self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                pass  # no descriptor is free: again after the next pause
 
     def handshake_done(self, host: str, proved: bool) -> None:
         """The handshake of an accepted connection is over: the client has proved who it is, or the connection has
@@ -79,6 +143,7 @@ class Acceptor:
         """Call often: it ends a pause."""
         if self._resume_at and now >= self._resume_at:
             self._resume_at = 0
+            self._take_reserve()
             self._epoll.modify(self.fd, select.EPOLLIN)
 
     def _pause(self, until: int) -> None:
@@ -87,3 +152,6 @@ class Acceptor:
 
     def close(self) -> None:
         self._socket.close()
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1

@@ -112,6 +112,7 @@ class ConnectionManager(ABC):
         self._next_check_ns = 0
         self._pauses = Pauses()
         self._epoll = select.epoll()
+        self._handshake_epoll = self._epoll  # that of the connections that are not established yet
         self._channel = SupervisorChannel(context.fds.supervisor)
         self._epoll.register(self._channel.socket.fileno(), select.EPOLLIN)
 
@@ -160,7 +161,7 @@ class ConnectionManager(ABC):
     def _register(self, sock: socket.socket, address: SocketAddress, state: str, now: int, events: int) -> Connection:
         connection = self._handshaking.add(sock, address, state, now)
         self._rows.assign(connection)
-        self._epoll.register(connection.fd, events)
+        self._handshake_epoll.register(connection.fd, events)
         return connection
 
     def _advance(self, connection: Connection) -> None:
@@ -170,7 +171,7 @@ class ConnectionManager(ABC):
     def _on_outcome(self, connection: Connection, outcome: Outcome) -> None:
         match outcome:
             case AskSupervisor():
-                self._epoll.modify(connection.fd, 0)  # nothing more is read until the supervisor has decided
+                self._handshake_epoll.modify(connection.fd, 0)  # nothing more is read until the supervisor has decided
             case Welcomed():
                 self._establish(connection, outcome, time.monotonic_ns())
             case Failed():
@@ -228,7 +229,8 @@ class ConnectionManager(ABC):
         peer = self._established.prepare_receiver(connection, now)
         for other, why in self._established.replaced_by(connection):
             self.close(other, why)
-        self.watch(connection, not peer.paused)
+        self._handshake_epoll.unregister(connection.fd)
+        self._epoll.register(connection.fd, 0 if peer.paused else READABLE)
         self._established.add(connection)
         self._rows.write(connection)
         self._counters[ID["tcp.connections_established"]] += 1
@@ -243,7 +245,7 @@ class ConnectionManager(ABC):
         now = time.monotonic_ns()
         established = connection.state is ESTABLISHED
         connection.state = CLOSED
-        self._epoll.unregister(connection.fd)
+        (self._epoll if established else self._handshake_epoll).unregister(connection.fd)
         self._observer.on_closed(connection)
         self._rows.release(connection)
         if established:

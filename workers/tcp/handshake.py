@@ -93,10 +93,15 @@ class _Handshaker:
     def _connected(self, connection: Connection, handshake: Handshake) -> Outcome:
         """TCP is connected: TLS, and the first messages."""
         certificate = b""
+        if self._context is not None and connection.channel is None:
+            connection.channel = self._make_channel(connection, self._context)
         if connection.channel is not None:
             connection.channel.handshake()
             certificate = connection.channel.certificate()
         return self._carry_out(connection, handshake.begin(certificate))
+
+    def _make_channel(self, connection: Connection, context: TlsContext) -> TlsChannel:
+        raise NotImplementedError
 
     def _carry_out(self, connection: Connection, outputs: list[Output]) -> Outcome:
         for output in outputs:
@@ -135,6 +140,11 @@ class _Handshaker:
         if not self._supervisor.ask({"welcome": welcome.hex(), "server": connection.host}):
             LOG.warning("supervisor queue full: addresses and routes from the server were not applied")
 
+    @staticmethod
+    def awaits_decision(connection: Connection) -> bool:
+        """Whether the supervisor has been asked about a connection, and has not answered yet."""
+        return _handshake_of(connection).state is State.AWAIT_DECISION
+
     def answered(self, connection: Connection, decision: Decision) -> Outcome:
         """The supervisor's decision about a connection for which it was asked."""
         handshake = _handshake_of(connection)
@@ -166,7 +176,8 @@ class ServerHandshaker(_Handshaker):
             self._context, self._certificate_hash = context, bytes.fromhex(settings.tls.fingerprint)
 
     def begin(self, connection: Connection) -> Outcome:
-        """The connection has been accepted. Nothing is read before bytes of the client have arrived."""
+        """The connection has been accepted. Nothing is read before bytes of the client have arrived; with TLS there is
+        no object of OpenSSL before that, either."""
         settings = self._settings
         connection.handshake = (
             CompatHandshake(connection.dial_index, settings.mtu, asks=bool(settings.client_subnets))
@@ -175,10 +186,13 @@ class ServerHandshaker(_Handshaker):
                 settings.verifies_keys, secrets.token_bytes(messages.NONCE_BYTES), self._certificate_hash
             )
         )
-        if self._context is not None:
-            connection.channel = TlsChannel(connection.socket, self._context, server=True, hostname=None)
-            return None
-        return self._guarded(connection, self._connected)
+        return None if self._context is not None else self._guarded(connection, self._connected)
+
+    def _make_channel(self, connection: Connection, context: TlsContext) -> TlsChannel:
+        handshake = connection.handshake
+        if isinstance(handshake, ServerHandshake):
+            handshake.certificate_hash = self._certificate_hash  # a reload may have come since the connection
+        return TlsChannel(connection.socket, context, server=True, hostname=None)
 
 
 class ClientHandshaker(_Handshaker):
@@ -211,9 +225,10 @@ class ClientHandshaker(_Handshaker):
             hello = self._hello(connection.dial_index)
             connection.traffic_class = hello.traffic_class
             connection.handshake = ClientHandshake(hello, self._key, self._pin)
-        if self._context is not None:
-            connection.channel = TlsChannel(connection.socket, self._context, server=False, hostname=self._server_name)
         return self.step(connection)
+
+    def _make_channel(self, connection: Connection, context: TlsContext) -> TlsChannel:
+        return TlsChannel(connection.socket, context, server=False, hostname=self._server_name)
 
     def _hello(self, dial_index: int) -> messages.Hello:
         settings, key = self._settings, self._key

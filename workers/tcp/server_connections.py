@@ -1,4 +1,8 @@
-"""The connections of a server's tcp worker: accepted, admitted by the supervisor, closed."""
+"""The connections of a server's tcp worker: accepted, admitted by the supervisor, closed.
+
+The connections of unauthenticated clients wait in the HandshakeQueue. It is served at the end of each round of the
+duty, when established connections have been read, and for as long as their traffic leaves time.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,18 @@ from pipeline.wire.handshake import Cause, Failed
 from workers.tcp.acceptor import Acceptor
 from workers.tcp.connection_manager import READABLE, ConnectionManager, ManagerContext
 from workers.tcp.handshake import ServerHandshaker
+from workers.tcp.handshake_queue import HandshakeQueue
 from workers.tcp.unauthenticated_log import UnauthenticatedLog
+
+ENOUGH_NS = 2_000_000_000
+"""After so long, a handshake makes room for another where all are in use: three round trips of a satellite."""
+
+_BYTES_RECEIVED = ID["tcp.bytes_received"]
+_BYTES_SENT = ID["tcp.bytes_sent"]
 
 
 class ServerConnections(ConnectionManager):
-    """Adds the acceptor, which it tells of the end of each handshake."""
+    """Adds the acceptor, which it tells of the end of each handshake, and the queue."""
 
     _handshaker: ServerHandshaker
     _failure_counters: ClassVar[Mapping[Cause, int]] = {
@@ -36,22 +47,46 @@ class ServerConnections(ConnectionManager):
     def __init__(self, context: ManagerContext) -> None:
         super().__init__(context)
         lanes = context.attachment.plan.lanes
-        self._acceptor = Acceptor(context.fds.listener, self._settings, lanes, self._counters, self._epoll)
+        self._queue = HandshakeQueue(self._epoll)
+        self._handshake_epoll = self._queue.epoll
+        self._acceptor = Acceptor(
+            context.fds.listener, self._settings, lanes, self._counters, self._queue.epoll, self._make_room
+        )
         self._handshaker = ServerHandshaker(self._settings, self._channel)
         self._unauthenticated = UnauthenticatedLog()
 
     def close_descriptors(self) -> None:
         super().close_descriptors()
         self._acceptor.close()
+        self._queue.close()
 
     # -- they begin
 
     def _on_source_event(self, fd: int) -> None:
-        if fd == self._acceptor.fd:
-            self._accept(time.monotonic_ns())
+        self._queue.announced |= fd == self._queue.fd
 
-    def _accept(self, now: int) -> None:
-        for sock, address in self._acceptor.accept(now):
+    def tick(self, now: int, unread: bool) -> None:
+        self._acceptor.tick(now)
+        until = self._queue.begin_turn(self._counters[_BYTES_RECEIVED] + self._counters[_BYTES_SENT], now)
+        if until:
+            self._serve_queue(now, until)
+        if now >= self._next_check_ns:
+            super().tick(now, unread)
+
+    def _serve_queue(self, now: int, until: int) -> None:
+        """New connections have half of the time, and handshakes under way the rest."""
+        self._accept(now, (now + until) // 2)
+        for connection in self._queue.ready(self._handshaking.by_fd):
+            began = time.monotonic_ns()
+            if began > until:
+                break  # epoll reports the others again
+            self._advance(connection)
+            if connection.state is HANDSHAKE:
+                self._queue.charge(connection, time.monotonic_ns() - began)
+        self._queue.end_turn(time.monotonic_ns() - now)
+
+    def _accept(self, now: int, until: int) -> None:
+        for sock, address in self._acceptor.accept(now, until):
             configure(sock, self._settings)
             connection = self._register(sock, address, HANDSHAKE, now, READABLE)
             if connection.receive.status_row < 0:
@@ -60,10 +95,17 @@ class ServerConnections(ConnectionManager):
                 continue
             self._on_outcome(connection, self._handshaker.begin(connection))
 
-    def tick(self, now: int, unread: bool) -> None:
-        self._acceptor.tick(now)
-        if now >= self._next_check_ns:
-            super().tick(now, unread)
+    def _make_room(self) -> bool:
+        """End the oldest handshake that has had time enough, unless the supervisor is about to decide."""
+        now = time.monotonic_ns()
+        for connection in self._handshaking.by_fd.values():
+            if now - connection.state_since_ns < ENOUGH_NS:
+                return False
+            if not self._handshaker.awaits_decision(connection):
+                self._counters[ID["tcp.closed_for_another"]] += 1
+                self.close(connection, "another client needs its place", logging.DEBUG)
+                return True
+        return False
 
     # -- the handshake
 
@@ -127,6 +169,7 @@ class ServerConnections(ConnectionManager):
         if self._settings.client_subnets:
             connection.receive.learner = AddressLearner(self._settings.client_subnets)
         self._acceptor.handshake_done(connection.host, proved=True)
+        self._queue.forget(connection, free=True)
         LOG.info("connection %d from %s established", connection.serial, connection.address)
 
     def _check_established(self, connection: Connection, now: int, unread: bool) -> bool:
@@ -140,3 +183,4 @@ class ServerConnections(ConnectionManager):
     def _end_service(self, connection: Connection, established: bool, why: str, now: int) -> None:
         if not established:
             self._acceptor.handshake_done(connection.host, proved=False)
+            self._queue.forget(connection, free=False)

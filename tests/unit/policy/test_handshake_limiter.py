@@ -322,3 +322,51 @@ def test_the_end_of_a_handshake_that_has_never_begun_is_a_mistake_of_ours() -> N
 
 def test_every_refusal_is_the_name_of_a_counter() -> None:
     assert {HANDSHAKES_FULL, HANDSHAKES_OF_ADDRESS, CONNECTS_OF_ADDRESS} <= set(ID)
+
+
+# -- room for another
+
+
+def test_where_all_handshakes_are_in_use_one_that_ends_makes_room_for_the_next_client() -> None:
+    limiter = limiter_of(in_all=4, per_address=4)
+    early = addresses(4)
+    assert [limiter.try_begin(address, 0) for address in early] == [""] * 4
+
+    def make_room() -> bool:
+        if not early:
+            return False
+        limiter.handshake_done(early.pop(0))
+        return True
+
+    late = [limiter.try_begin(address, 0, make_room) for address in addresses(6, prefix="11")]
+    assert late == [""] * 4 + [HANDSHAKES_FULL] * 2
+
+
+def test_the_client_that_needs_room_may_be_behind_the_address_that_loses_a_handshake() -> None:
+    limiter = limiter_of(in_all=4, per_address=1)
+    for address in addresses(4):
+        limiter.try_begin(address, 0)
+
+    def make_room() -> bool:
+        limiter.handshake_done(addresses(1)[0])
+        return True
+
+    assert limiter.try_begin(addresses(5)[4], 0, make_room) == ""
+    assert limiter.try_begin(addresses(1)[0], 0) == HANDSHAKES_FULL
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_no_handshake_is_ended_for_a_client_that_may_begin_or_is_beyond_the_limits_of_its_address(full: bool) -> None:
+    limiter = limiter_of(in_all=8, per_address=2, rate=1)
+
+    def make_room() -> bool:
+        raise AssertionError("a handshake was ended without need")
+
+    assert [limiter.try_begin(CLIENT, 0, make_room) for _ in range(3)] == ["", "", HANDSHAKES_OF_ADDRESS]
+    if full:
+        for address in addresses(6):
+            limiter.try_begin(address, 0)
+        assert limiter.try_begin(CLIENT, 0, make_room) == HANDSHAKES_OF_ADDRESS
+        for _ in range(BURST):
+            limiter.try_begin(CLIENT, 0)
+        assert limiter.try_begin(CLIENT, 0, make_room) == CONNECTS_OF_ADDRESS

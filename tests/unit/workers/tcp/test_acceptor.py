@@ -6,6 +6,7 @@ import os
 import resource
 import select
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,16 +16,18 @@ from pipeline.counters import COUNTERS, ID
 from pipeline.policy.handshake_limiter import BURST
 from tests.harness.factory import factory
 from tests.harness.settings import WORKER_SETTINGS
-from workers.tcp.acceptor import ACCEPT_BURST, FAILED_PAUSE_NS, REJECTED_PAUSE_NS, Acceptor
+from workers.tcp.acceptor import FAILED_PAUSE_NS, REJECTED_PAUSE_NS, Acceptor
 
 NOW = 1_000_000_000_000
+LONG_NS = 10_000_000_000
+MANY = 100
 
 
 class Entrance:
     """An acceptor, the clients before it, and the sockets that it has accepted."""
 
     def __init__(self, workers: int = 1, **settings: int) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=2 * ACCEPT_BURST)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=2 * MANY)
         self._listener.setblocking(False)
         self._counters = memoryview(bytearray(8 * (1 + max(ID.values())))).cast("Q")
         self.epoll = select.epoll()
@@ -43,9 +46,9 @@ class Entrance:
         for _ in range(count):
             self.clients.append(socket.create_connection(self._listener.getsockname()))
 
-    def accept(self, now: int = NOW) -> list[str]:
+    def accept(self, now: int = NOW, seconds: float = 10.0) -> list[str]:
         """The clients' addresses, as they see them themselves."""
-        found = list(self.acceptor.accept(now))
+        found = list(self.acceptor.accept(now, time.monotonic_ns() + int(seconds * 1e9)))
         self.accepted += [sock for sock, _ in found]
         return [f"{host}:{port}" for _, (host, port, *_) in found]
 
@@ -110,12 +113,17 @@ def test_with_nothing_that_waits_accept_returns_at_once(entrance: Make) -> None:
     assert made.counts() == {}
 
 
-def test_one_event_accepts_a_burst_and_leaves_the_rest_to_the_next(entrance: Make) -> None:
+def test_one_event_accepts_all_that_wait(entrance: Make) -> None:
     made = entrance()
-    made.connect(ACCEPT_BURST + 5)
-    assert len(made.accept()) == ACCEPT_BURST
-    assert made.is_watched()
-    assert len(made.accept()) == 5
+    made.connect(MANY)
+    assert len(made.accept()) == MANY
+    assert not made.is_watched()
+
+
+def test_when_the_time_is_over_the_rest_is_left_to_the_next_turn(entrance: Make) -> None:
+    made = entrance()
+    made.connect(3)
+    assert [len(made.accept(seconds=-1.0)) for _ in range(3)] == [1, 1, 1]
     assert not made.is_watched()
 
 
@@ -158,40 +166,78 @@ def test_without_a_rejection_there_is_no_pause(entrance: Make) -> None:
     assert made.is_watched()
 
 
-def test_one_burst_rejects_a_flood_and_pauses_once(entrance: Make) -> None:
+def test_one_turn_rejects_a_flood_to_its_end_and_pauses_once(entrance: Make) -> None:
     made = entrance(max_handshakes_per_address=1)
-    made.connect(ACCEPT_BURST)
+    made.connect(MANY)
     assert len(made.accept()) == 1
-    assert made.count("tcp.closed_handshakes_of_address") == ACCEPT_BURST - 1
+    assert made.count("tcp.closed_handshakes_of_address") == MANY - 1
+    assert not made.is_watched()
 
 
-def test_a_handshake_that_is_done_makes_room_for_the_next_connection(entrance: Make) -> None:
+def test_a_flood_whose_end_is_not_reached_yet_is_no_reason_to_pause(entrance: Make) -> None:
     made = entrance(max_handshakes_per_address=1)
-    made.connect(1)
-    made.accept()
-    made.acceptor.handshake_done("127.0.0.1", proved=True)
-    made.connect(1)
-    assert len(made.accept()) == 1
-    assert made.counts() == {}
+    made.connect(3)
+    made.accept(seconds=-1.0)
+    made.accept(seconds=-1.0)
+    assert made.is_watched()
 
 
-def test_without_descriptors_accepting_pauses_for_longer_and_loses_no_connection(entrance: Make) -> None:
-    made = entrance()
+def test_during_a_pause_nobody_is_accepted(entrance: Make) -> None:
+    made = entrance(max_handshakes_per_address=1)
     made.connect(2)
+    made.accept()
+    made.acceptor.set_limits(WORKER_SETTINGS)
+    made.connect(1)
+    assert made.accept() == []
+    made.acceptor.tick(NOW + REJECTED_PAUSE_NS)
+    assert len(made.accept()) == 1
+
+
+def test_a_rejected_connection_leaves_nothing_behind_and_an_accepted_one_ends_in_order(entrance: Make) -> None:
+    made = entrance(max_handshakes_per_address=1)
+    made.connect(2)
+    made.accept()
+    with pytest.raises(ConnectionResetError):
+        made.clients[1].recv(1)
+    made.accepted[0].send(b"the last word")
+    made.accepted[0].close()
+    assert made.clients[0].recv(100) == b"the last word"
+    assert made.clients[0].recv(100) == b""
+
+
+def test_without_descriptors_clients_that_wait_are_reset_and_accepting_pauses_for_longer(entrance: Make) -> None:
+    made = entrance()
+    made.connect(3)
     with no_descriptor_left():
         assert made.accept() == []
-    assert made.counts() == {"tcp.accepts_failed": 1}
+        assert [is_closed(client) for client in made.clients] == [True] * 3
+    assert made.counts() == {"tcp.accepts_failed": 3}
+    made.connect(1)
     made.acceptor.tick(NOW + FAILED_PAUSE_NS - 1)
     assert not made.is_watched()
     made.acceptor.tick(NOW + FAILED_PAUSE_NS)
     assert made.is_watched()
-    assert len(made.accept(NOW + FAILED_PAUSE_NS)) == 2
+    assert len(made.accept(NOW + FAILED_PAUSE_NS)) == 1
+
+
+def test_a_descriptor_in_reserve_that_was_lost_is_taken_again_after_the_pause(entrance: Make) -> None:
+    made = entrance()
+    os.close(made.acceptor._reserve)
+    made.acceptor._reserve = -1
+    made.connect(1)
+    with no_descriptor_left():
+        assert made.accept() == []
+        assert made.counts() == {"tcp.accepts_failed": 1}
+    made.acceptor.tick(NOW + FAILED_PAUSE_NS)
+    with no_descriptor_left():
+        assert made.accept(NOW + FAILED_PAUSE_NS) == []
+    assert is_closed(made.clients[0])
 
 
 def test_descriptors_that_run_out_in_the_middle_leave_accepted_connections_alone(entrance: Make) -> None:
     made = entrance()
     made.connect(2)
-    accepting = made.acceptor.accept(NOW)
+    accepting = made.acceptor.accept(NOW, time.monotonic_ns() + LONG_NS)
     made.accepted.append(next(accepting)[0])
     with no_descriptor_left():
         assert list(accepting) == []
@@ -203,12 +249,15 @@ def test_limits_of_a_reload_hold_for_the_next_connection(entrance: Make) -> None
     made = entrance(max_handshakes_per_address=1)
     made.connect(2)
     assert len(made.accept()) == 1
+    made.acceptor.tick(NOW + REJECTED_PAUSE_NS)
     made.acceptor.set_limits(WORKER_SETTINGS._replace(max_handshakes_per_address=3))
     made.connect(3)
     assert len(made.accept()) == 2
+    made.acceptor.tick(NOW + REJECTED_PAUSE_NS)
     made.acceptor.set_limits(WORKER_SETTINGS._replace(max_handshakes_per_address=1))
     made.connect(1)
     assert made.accept() == []
+    assert made.count("tcp.closed_handshakes_of_address") == 3
 
 
 def test_workers_share_the_limit_of_all_handshakes(entrance: Make) -> None:
@@ -223,3 +272,23 @@ def test_a_closed_acceptor_has_no_descriptor(entrance: Make) -> None:
     made.acceptor.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+def test_without_descriptors_a_handshake_may_end_for_the_next_client(entrance: Make) -> None:
+    made = entrance()
+    made.connect(1)
+    made.accept()
+    made.connect(2)
+
+    def make_room() -> bool:
+        if not made.accepted:
+            return False
+        made.accepted.pop().close()
+        return True
+
+    made.acceptor._make_room = make_room
+    with no_descriptor_left():
+        found = [sock for sock, _ in made.acceptor.accept(NOW, time.monotonic_ns() + LONG_NS)]
+    made.accepted += found
+    assert len(found) == 1
+    assert made.counts() == {"tcp.accepts_failed": 1}
