@@ -15,12 +15,16 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
 from __future__ import annotations
 
 import json
+import select
 import socket
+from contextlib import suppress
 from typing import Any, TypedDict, final
 
 from pipeline.errors import SupervisorGone
+from pipeline.runtime.datagram_queue import DatagramQueue
 
 DATAGRAM_BYTES = 1 << 21  # the CA certificates that a system trusts are a quarter of that
+REQUESTS_WAITING = 1024  # of one worker: more than connections that a supervisor admits in a second; about 1 MB
 
 
 @final
@@ -92,22 +96,37 @@ Answer = Admitted | NotAdmitted | ClaimDecision | NewSettings
 
 
 class SupervisorChannel:
-    """`fd` is this end of a SOCK_SEQPACKET pair."""
+    """`fd` is this end of a SOCK_SEQPACKET pair. `epoll`, if there is one, tells when to call answers()."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, epoll: select.epoll | None = None) -> None:
         self.socket = socket.socket(fileno=fd)
         self.socket.setblocking(False)
+        self._requests = DatagramQueue(self.socket, REQUESTS_WAITING)
+        self._epoll = epoll
+        self._waits_for_room = False
+        if epoll is not None:
+            epoll.register(fd, select.EPOLLIN)
 
     def ask(self, request: Request) -> bool:
-        """Send a request. False if the supervisor's queue is full: the request is lost."""
-        try:
-            self.socket.send(json.dumps(request).encode())
-        except BlockingIOError:
-            return False
-        return True
+        """Send a request, as soon as the supervisor's queue has room. False if too many wait for that: it is lost."""
+        asked = self._requests.send(json.dumps(request).encode())
+        self._watch()
+        return asked
+
+    def _watch(self) -> None:
+        """Let epoll tell when there is room, if requests wait for it."""
+        if self._requests.is_empty is self._waits_for_room:
+            self._waits_for_room = not self._waits_for_room
+            if self._epoll is not None:
+                room = select.EPOLLOUT if self._waits_for_room else 0
+                self._epoll.modify(self.socket.fileno(), select.EPOLLIN | room)
 
     def answers(self) -> list[Answer]:
-        """The answers that have arrived. SupervisorGone if none will ever come again."""
+        """The answers that have arrived. Requests that wait are sent first. SupervisorGone if no answer will ever come
+        again."""
+        with suppress(OSError):  # the supervisor is gone, as the end of the stream will tell
+            self._requests.flush()
+        self._watch()
         found: list[Answer] = []
         while True:
             try:

@@ -1,8 +1,8 @@
 """The supervisor's ends of the supervisor channels: a socket pair for each tcp worker, made anew for each generation.
 
 The other end and the messages are in `pipeline.runtime.supervisor_channel`. A request is answered at once. A request
-that is invalid, since its worker is broken or was broken into, is logged and lost; nothing else happens. A worker that
-does not read its answers loses them.
+that is invalid, since its worker is broken or was broken into, is logged and lost; nothing else happens. While an answer
+waits for a worker, since it has not read those before, nothing more is read from it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,26 @@ import json
 import selectors
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import TunnelError
 from pipeline.log import LOG
+from pipeline.runtime.datagram_queue import DatagramQueue
 from pipeline.runtime.supervisor_channel import DATAGRAM_BYTES, Answer
 from pipeline.supervisor.failures import Failures
 
 SO_SNDBUFFORCE = 32  # asm-generic/socket.h; a datagram has to fit in
 INVALID = TunnelError, ValueError, LookupError, TypeError, AttributeError, RecursionError
 REQUESTS_PER_TURN = 64  # of one worker, before the loop goes on to anything else
+MESSAGES_WAITING = 16  # for one worker: one answer, and new settings
+
+
+class _Channel(NamedTuple):
+    """Our end of one worker's channel."""
+
+    worker: str
+    socket: socket.socket
+    messages: DatagramQueue
 
 
 class WorkerChannels:
@@ -36,7 +46,7 @@ class WorkerChannels:
         self._answer = answer
         self._selector = selector
         self._failures = failures
-        self._sockets: dict[str, socket.socket] = {}
+        self._channels: dict[str, _Channel] = {}
 
     def open_channel(self, worker: str) -> int:
         """The descriptor of the worker's end, to be inherited by its process; close it after that."""
@@ -47,56 +57,78 @@ class WorkerChannels:
             ours.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, DATAGRAM_BYTES)
         except PermissionError:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, DATAGRAM_BYTES)
-        self._sockets[worker] = ours
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._answer_requests(worker, ours))
+        channel = self._channels[worker] = _Channel(worker, ours, DatagramQueue(ours, MESSAGES_WAITING))
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._serve(channel))
         return theirs.detach()
 
     def send_to_all(self, message: Answer) -> list[str]:
-        """Send it to every worker that runs. Returns those that did not take it."""
-        return [worker for worker, sock in self._sockets.items() if not self._send(worker, sock, message)]
+        """Send it to every worker that runs, as soon as it has room. Returns those that lose it."""
+        lost = [worker for worker, channel in self._channels.items() if not self._send(channel, message)]
+        for channel in self._channels.values():
+            self._watch(channel)
+        return lost
 
     def close_channel(self, worker: str) -> None:
-        sock = self._sockets.pop(worker, None)
-        if sock is not None:
-            self._selector.unregister(sock)
-            sock.close()
+        channel = self._channels.pop(worker, None)
+        if channel is not None:
+            self._selector.unregister(channel.socket)
+            channel.socket.close()
 
     def close_all(self) -> None:
-        for worker in list(self._sockets):
+        for worker in list(self._channels):
             self.close_channel(worker)
 
-    def _answer_requests(self, worker: str, sock: socket.socket) -> None:
-        if self._sockets.get(worker) is not sock:
+    def _serve(self, channel: _Channel) -> None:
+        """Send what waits, then answer requests."""
+        if self._channels.get(channel.worker) is not channel:
             return  # an event of the channel of an earlier generation
+        try:
+            channel.messages.flush()
+            self._answer_requests(channel)
+        except OSError:
+            self.close_channel(channel.worker)  # the worker has ended
+        else:
+            self._watch(channel)
+
+    def _watch(self, channel: _Channel) -> None:
+        """Wait for requests, or for room if messages wait."""
+        events = selectors.EVENT_READ if channel.messages.is_empty else selectors.EVENT_WRITE
+        key = self._selector.get_key(channel.socket)
+        if key.events != events:
+            self._selector.modify(channel.socket, events, key.data)
+
+    def _answer_requests(self, channel: _Channel) -> None:
+        """OSError if the worker has ended."""
         for _ in range(REQUESTS_PER_TURN):
+            if not channel.messages.is_empty:
+                return
             try:
-                data = sock.recv(DATAGRAM_BYTES)
+                data = channel.socket.recv(DATAGRAM_BYTES)
             except BlockingIOError:
                 return
-            except OSError:
-                data = b""
             if not data:
-                self.close_channel(worker)  # the worker has ended
-                return
+                raise ConnectionResetError
             try:
                 answer = self._answer(json.loads(data))
             except INVALID as error:
-                LOG.error("%s sent an invalid request: %s: %s", worker, type(error).__name__, error)
+                LOG.error("%s sent an invalid request: %s: %s", channel.worker, type(error).__name__, error)
                 continue
             except Exception:
-                self._failures.record(f"the answer to a request of {worker}")
+                self._failures.record(f"the answer to a request of {channel.worker}")
                 continue
             if answer is not None:
-                self._send(worker, sock, answer)
+                self._send(channel, answer)
 
     @staticmethod
-    def _send(worker: str, sock: socket.socket, message: Answer) -> bool:
-        """False if the worker runs and has no room for it; one that has ended needs no answer."""
+    def _send(channel: _Channel, message: Answer) -> bool:
+        """False if the worker runs and loses the message; one that has ended needs none."""
         try:
-            sock.send(json.dumps(message).encode())
+            if channel.messages.send(json.dumps(message).encode()):
+                return True
+            reason = "it reads nothing"
         except (BrokenPipeError, ConnectionResetError):
             return True
         except OSError as error:
-            LOG.warning("%s lost an answer: %s", worker, error.strerror)
-            return False
-        return True
+            reason = error.strerror
+        LOG.warning("%s lost a message: %s", channel.worker, reason)
+        return False

@@ -113,8 +113,7 @@ class ConnectionManager(ABC):
         self._pauses = Pauses()
         self._epoll = select.epoll()
         self._handshake_epoll = self._epoll  # that of the connections that are not established yet
-        self._channel = SupervisorChannel(context.fds.supervisor)
-        self._epoll.register(self._channel.socket.fileno(), select.EPOLLIN)
+        self._channel = SupervisorChannel(context.fds.supervisor, self._epoll)
 
     # -- for the Receiver
 

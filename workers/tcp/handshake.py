@@ -16,7 +16,9 @@ An unauthenticated client learns nothing from a failure: the connection is close
 
 from __future__ import annotations
 
+import os
 import secrets
+import socket
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -44,6 +46,8 @@ from pipeline.wire.handshake import (
     TellSupervisor,
     Welcomed,
 )
+
+UNASKED = "the supervisor answers nothing: too many requests wait for it"
 
 Outcome = AskSupervisor | Welcomed | Failed | None
 
@@ -81,6 +85,9 @@ class _Handshaker:
 
     def _advance(self, connection: Connection, handshake: Handshake) -> Outcome:
         outcome: Outcome = None
+        if handshake.state is State.AWAIT_DECISION:  # nothing is read, and epoll tells of nothing but a reset
+            error = connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            return handshake.ended(Cause.CLOSED, os.strerror(error)) if error else None
         if handshake.state is State.CONNECTING:
             outcome = self._connected(connection, handshake)
         while outcome is None and handshake.state is not State.AWAIT_DECISION:
@@ -109,8 +116,7 @@ class _Handshaker:
                 case Send(data):
                     connection.send_frame(data)
                 case AskSupervisor():
-                    self._ask(connection, output)
-                    return output
+                    return output if self._ask(connection, output) else Failed(Cause.CLOSED, UNASKED)
                 case TellSupervisor(welcome):
                     self._tell(connection, welcome)
                 case Welcomed():
@@ -123,9 +129,9 @@ class _Handshaker:
                     return output
         return None
 
-    def _ask(self, connection: Connection, question: AskSupervisor) -> None:
-        """Ask the supervisor. A question that its queue has no room for is lost: the handshake's time limit ends it."""
-        self._supervisor.ask(
+    def _ask(self, connection: Connection, question: AskSupervisor) -> bool:
+        """Ask the supervisor. False if it has too many questions to answer already."""
+        return self._supervisor.ask(
             {
                 "serial": connection.serial,
                 "hello": question.hello.hex(),
@@ -138,7 +144,7 @@ class _Handshaker:
 
     def _tell(self, connection: Connection, welcome: bytes) -> None:
         if not self._supervisor.ask({"welcome": welcome.hex(), "server": connection.host}):
-            LOG.warning("supervisor queue full: addresses and routes from the server were not applied")
+            LOG.warning("addresses and routes from the server were not applied: %s", UNASKED)
 
     @staticmethod
     def awaits_decision(connection: Connection) -> bool:

@@ -213,12 +213,24 @@ def test_a_client_that_has_gone_while_the_supervisor_decided_is_not_counted_as_r
     assert ends.connection.peer_handle == 0
 
 
-def test_a_question_that_the_supervisor_has_no_room_for_is_left_to_the_time_limit(ends: Ends) -> None:
+def test_a_question_for_which_the_supervisor_has_no_time_ends_the_connection_at_once(ends: Ends) -> None:
     while ends.channel.ask({"welcome": "00" * 1000, "server": ""}):
         pass
     side = ends.server()
+    side.begin(ends.connection)
+    outcome = ends.step(side, HELLO.frame())
+    assert outcome == Failed(Cause.CLOSED, "the supervisor answers nothing: too many requests wait for it")
+
+
+def test_a_client_that_resets_its_connection_does_not_wait_for_the_supervisor(ends: Ends) -> None:
+    """epoll would report that for as long as the supervisor takes."""
+    side = ends.server()
     ends.ask(side)
     assert side.step(ends.connection) is None
+    ends.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    ends.far.close()
+    ends.wait()
+    assert side.step(ends.connection) == Failed(Cause.CLOSED, "Connection reset by peer")
 
 
 def test_a_decision_for_a_connection_that_has_not_asked_is_our_own_mistake(ends: Ends) -> None:
@@ -281,7 +293,7 @@ def test_a_welcome_that_the_supervisor_has_no_room_for_is_logged(ends: Ends, cap
         pass
     with caplog.at_level(logging.WARNING):
         assert isinstance(ends.step(side, WELCOME.frame()), Welcomed)
-    assert "supervisor queue full" in caplog.text
+    assert "addresses and routes from the server were not applied" in caplog.text
 
 
 def test_a_server_that_closes_instead_of_a_welcome_is_guessed_about(ends: Ends) -> None:
