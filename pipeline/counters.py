@@ -98,14 +98,14 @@ COUNTERS = (
             "had arrived from their address within a second"),
     Counter(116, "tcp.rate_pauses", IN, "times that a peer's connections were not read because the peer had used up "
             "its rate"),
+    Counter(117, "tcp.closed_for_another", IN, "handshakes that had had time enough, closed because max_handshakes "
+            "were under way and another client came"),
     Counter(120, "tcp.share_waits", IN, "times that the receiver waited although slots were free, because each peer "
             "that had something to read had its share of the ring"),
     Counter(121, "tcp.closed_bare_frames", IN, "connections closed because of more frames without contents than any "
             "honest end sends"),
     Counter(124, "tcp.settings_refused", IN, "reloads whose settings a worker could not use: it goes on with the "
             "old ones"),
-    Counter(117, "tcp.closed_for_another", IN, "handshakes that had had time enough, closed because max_handshakes "
-            "were under way and another client came"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),
     Counter(65, "fec.bytes_coded", OUT, "bytes of blocks cut into shards"),
     Counter(66, "fec.bytes_added", OUT, "bytes of parity shards, and of copies, added to blocks"),

@@ -146,17 +146,28 @@ class Admission:
 
     def handle_hello(self, request: AdmissionRequest) -> Decision:
         """Admit a connection or refuse it. Bytes in a request are a peer's, and hexadecimal."""
-        decision = self._decide(request)
+        name, decision = self._decide(request)
         if isinstance(decision, Refusal):
             frame = messages.Refused(decision.reason, decision.text).frame() if decision.reason else b""
-            return NotAdmitted(serial=request["serial"], frame=frame.hex(), reason=printable(decision.text))
+            return NotAdmitted(
+                serial=request["serial"],
+                frame=frame.hex(),
+                reason=printable(decision.text),
+                name=printable(name),
+            )
         assigned, welcome = decision
         return Admitted(
-            serial=request["serial"], frame=welcome.hex(), peer_handle=self._peer_sessions[assigned.peer].peer_handle
+            serial=request["serial"],
+            frame=welcome.hex(),
+            peer_handle=self._peer_sessions[assigned.peer].peer_handle,
+            name=printable(name),
         )
 
-    def _decide(self, request: AdmissionRequest) -> Refusal | tuple[Assigned, bytes]:
-        """The refusal, or the WELCOME frame. Reason 0 is for a client that has proved nothing: it gets no answer."""
+    def _decide(self, request: AdmissionRequest) -> tuple[str, Refusal | tuple[Assigned, bytes]]:
+        """The name of the peer, and the refusal or the WELCOME frame.
+
+        Reason 0 is for a client that has proved nothing: it gets no answer, and has no name.
+        """
         hello_frame = bytes.fromhex(request["hello"])
         hello = messages.decode(hello_frame)
         if not isinstance(hello, messages.Hello):
@@ -171,16 +182,17 @@ class Admission:
         else:
             known = self.registry.unauthenticated(hello)
         if known is None:
-            return Refusal(0, "has not proved to be a peer")
+            return "", Refusal(0, "has not proved to be a peer")
+        name = known.policy.name
         if hello.version != messages.VERSION:
-            return Refusal(WRONG_VERSION, REASONS[WRONG_VERSION])
+            return name, Refusal(WRONG_VERSION, REASONS[WRONG_VERSION])
         assigned = self._admit(known, b"" if challenge else bytes.fromhex(request["certificate"]), hello)
         if isinstance(assigned, Refusal):
-            return assigned
+            return name, assigned
         welcome = self._welcome(known.policy, assigned)
         if transcript:
             welcome = welcome._replace(mac=auth.server_proof(known.key, transcript, welcome.frame()))
-        return assigned, welcome.frame()
+        return name, (assigned, welcome.frame())
 
     def _welcome(self, policy: PeerPolicy, assigned: Assigned) -> messages.Welcome:
         config = self.config

@@ -64,8 +64,8 @@ class CompatAdmission:
         peer_handle = self._admit(now)
         if peer_handle == NO_PEER:
             reason = f"{REASONS[FULL]}, max_clients {self._table.capacity}"
-            return NotAdmitted(serial=serial, frame="", reason=reason)
-        return Admitted(serial=serial, frame="", peer_handle=peer_handle)
+            return NotAdmitted(serial=serial, frame="", reason=reason, name="")
+        return Admitted(serial=serial, frame="", peer_handle=peer_handle, name="")
 
     # -- peers
 

@@ -46,6 +46,7 @@ class Admitted(TypedDict):
     serial: int
     frame: str  # the WELCOME frame; "" with compat
     peer_handle: int
+    name: str  # of the peer, for our log; "" with compat
 
 
 @final
@@ -55,6 +56,7 @@ class NotAdmitted(TypedDict):
     serial: int
     frame: str  # the REFUSED frame; "" for a client that has proved nothing: it learns nothing
     reason: str  # for our log
+    name: str  # of the peer, for our log; "" for a client that has proved nothing
 
 
 @final

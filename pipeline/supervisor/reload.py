@@ -20,7 +20,6 @@ APPLIED_BY_SUPERVISOR = {
     "rate_mbit",
     "push_routes",
     "public_addr",
-    "max_connections_per_client",
     "tls_cert_file",
     "tls_key_file",
     "tls_ca_file",

@@ -1,8 +1,8 @@
 """The supervisor's ends of the supervisor channels: a socket pair for each tcp worker, made anew for each generation.
 
 The other end and the messages are in `pipeline.runtime.supervisor_channel`. A request is answered at once. A request
-that is invalid, since its worker is broken or was broken into, is logged and lost; nothing else happens. While an answer
-waits for a worker, since it has not read those before, nothing more is read from it.
+that is invalid, since its worker is broken or was broken into, is logged and lost; nothing else happens. While an
+answer waits for a worker, since it has not read those before, nothing more is read from it.
 """
 
 from __future__ import annotations
@@ -129,6 +129,6 @@ class WorkerChannels:
         except (BrokenPipeError, ConnectionResetError):
             return True
         except OSError as error:
-            reason = error.strerror
+            reason = error.strerror or str(error)
         LOG.warning("%s lost a message: %s", channel.worker, reason)
         return False

@@ -45,7 +45,7 @@ class Answer:
     @property
     def peer_handle(self) -> int:
         assert isinstance(self.message, Welcome), self
-        assert set(self.reply) == {"serial", "frame", "peer_handle"}
+        assert set(self.reply) == {"serial", "frame", "peer_handle", "name"}
         return self.reply["peer_handle"]
 
     @property
@@ -60,7 +60,7 @@ class Answer:
     @property
     def reason(self) -> int:
         """The reason of a refusal; 0 if the client has proved nothing and gets no message."""
-        assert set(self.reply) == {"serial", "frame", "reason"}, self
+        assert set(self.reply) == {"serial", "frame", "reason", "name"}, self
         if self.message is None:
             return 0
         assert isinstance(self.message, Refused)

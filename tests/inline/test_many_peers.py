@@ -401,3 +401,20 @@ def test_packets_sent_before_a_disconnect_never_count_as_the_next_clients(make: 
     assert server.packets() == []
     assert server.count("tun.dropped_source_refused") == 6
     third.close()
+
+
+def test_connections_of_one_peer_that_come_all_at_once_are_no_more_than_allowed(make: Make, dial: Dial) -> None:
+    """The supervisor decides about all of them before the worker has established the first."""
+    server = make("server", capacity=2, max_connections_per_client=3)
+    peers = [dial(server) for _ in range(12)]
+    for index, peer in enumerate(peers):
+        peer.send(hello(index=index))
+    for _ in range(50):
+        server.step("tcp-0")  # and the supervisor after it, once
+    until(lambda: sum(peer.read_frames().ended for peer in peers) == 9, server)
+    assert server.established() == 3
+    assert server.count("tcp.connections_refused") == 9
+    again = dial(server)
+    again.send(hello(index=next(index for index, peer in enumerate(peers) if not peer.ended)))
+    until(lambda: WELCOME in again.kinds(), server, what="a connection that replaces another one is not one more")
+    assert server.established() == 3

@@ -72,6 +72,11 @@ class EstablishedConnections:
                 replaced.append((other, "replaced: the client has dialed it again"))
         return replaced
 
+    def has_room(self, connection: Connection, most: int) -> bool:
+        """Whether the peer of a new connection has fewer than `most`, those that end for the new one not counted."""
+        ending = len(self.replaced_by(connection)) if connection.peer in self.peers else 0
+        return self._table.established_count(connection.peer) - ending < most
+
     def add(self, connection: Connection) -> None:
         self.by_fd[connection.fd] = connection
         self._list.add(connection)

@@ -64,6 +64,11 @@ class _Handshaker:
         """Go on: the socket has bytes or room."""
         return self._guarded(connection, self._advance)
 
+    @staticmethod
+    def awaits_decision(connection: Connection) -> bool:
+        """Whether the supervisor has been asked about a connection, and has not answered yet."""
+        return _handshake_of(connection).state is State.AWAIT_DECISION
+
     def _guarded(self, connection: Connection, act: Callable[[Connection, Handshake], Outcome]) -> Outcome:
         """Turn the exceptions of sockets and TLS into outcomes, and escape text of the other end."""
         handshake = _handshake_of(connection)
@@ -85,7 +90,7 @@ class _Handshaker:
 
     def _advance(self, connection: Connection, handshake: Handshake) -> Outcome:
         outcome: Outcome = None
-        if handshake.state is State.AWAIT_DECISION:  # nothing is read, and epoll tells of nothing but a reset
+        if self.awaits_decision(connection):  # nothing is read, and epoll tells of nothing but a reset
             error = connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             return handshake.ended(Cause.CLOSED, os.strerror(error)) if error else None
         if handshake.state is State.CONNECTING:
@@ -145,11 +150,6 @@ class _Handshaker:
     def _tell(self, connection: Connection, welcome: bytes) -> None:
         if not self._supervisor.ask({"welcome": welcome.hex(), "server": connection.host}):
             LOG.warning("addresses and routes from the server were not applied: %s", UNASKED)
-
-    @staticmethod
-    def awaits_decision(connection: Connection) -> bool:
-        """Whether the supervisor has been asked about a connection, and has not answered yet."""
-        return _handshake_of(connection).state is State.AWAIT_DECISION
 
     def answered(self, connection: Connection, decision: Decision) -> Outcome:
         """The supervisor's decision about a connection for which it was asked."""

@@ -14,13 +14,14 @@ from typing import ClassVar
 from pipeline.counters import ID
 from pipeline.log import LOG
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.runtime.supervisor_channel import ClaimDecision
+from pipeline.runtime.supervisor_channel import Answer, ClaimDecision
 from pipeline.transport.address_learner import AddressLearner
 from pipeline.transport.connection import HANDSHAKE, Connection
 from pipeline.transport.socket_options import configure
 from pipeline.wire import messages
 from pipeline.wire.handshake import Cause, Failed
 from workers.tcp.acceptor import Acceptor
+from workers.tcp.connection_log import ConnectionLog
 from workers.tcp.connection_manager import READABLE, ConnectionManager, ManagerContext
 from workers.tcp.handshake import ServerHandshaker
 from workers.tcp.handshake_queue import HandshakeQueue
@@ -54,6 +55,8 @@ class ServerConnections(ConnectionManager):
         )
         self._handshaker = ServerHandshaker(self._settings, self._channel)
         self._unauthenticated = UnauthenticatedLog()
+        self._connection_log = ConnectionLog()
+        self._connections_max = self._settings.max_connections_per_client
 
     def close_descriptors(self) -> None:
         super().close_descriptors()
@@ -71,6 +74,7 @@ class ServerConnections(ConnectionManager):
         if until:
             self._serve_queue(now, until)
         if now >= self._next_check_ns:
+            self._connection_log.tick(now)
             super().tick(now, unread)
 
     def _serve_queue(self, now: int, until: int) -> None:
@@ -112,11 +116,20 @@ class ServerConnections(ConnectionManager):
     def _apply_settings(self, settings: WorkerSettings) -> None:
         super()._apply_settings(settings)
         self._acceptor.set_limits(settings)
+        self._connections_max = settings.max_connections_per_client
+
+    def _on_supervisor_message(self, message: Answer) -> None:
+        if "name" in message and self._handshaking.find(message["serial"]) is not None:
+            self._connection_log.identify(message["serial"], message["name"])
+        super()._on_supervisor_message(message)
 
     def _on_failed(self, connection: Connection, failed: Failed, level: int = logging.DEBUG) -> None:
+        now = time.monotonic_ns()
         if failed.cause is Cause.UNPROVED:
-            self._unauthenticated.record(connection.address, time.monotonic_ns())
-        super()._on_failed(connection, failed, logging.WARNING if failed.cause is Cause.REFUSED else level)
+            self._unauthenticated.record(connection.address, now)
+        elif failed.cause is Cause.REFUSED:
+            self._connection_log.refused(connection.serial, failed.reason, now)
+        super()._on_failed(connection, failed, level)
 
     def _handshake_expired(self, connection: Connection) -> None:
         self._counters[ID["tcp.closed_too_late"]] += 1
@@ -163,6 +176,11 @@ class ServerConnections(ConnectionManager):
         elif not self._established.is_current(connection):
             self.close(connection, "its session has ended during the handshake", logging.DEBUG)
             return False
+        elif not self._established.has_room(connection, self._connections_max):
+            # the supervisor has refused those beyond the limit, but for those that were on their way meanwhile
+            reason = f"refused: {messages.REASONS[messages.TOO_MANY_CONNECTIONS]}"
+            self._on_failed(connection, Failed(Cause.REFUSED, reason))
+            return False
         return True
 
     def _begin_service(self, connection: Connection, now: int) -> None:
@@ -170,7 +188,8 @@ class ServerConnections(ConnectionManager):
             connection.receive.learner = AddressLearner(self._settings.client_subnets)
         self._acceptor.handshake_done(connection.host, proved=True)
         self._queue.forget(connection, free=True)
-        LOG.info("connection %d from %s established", connection.serial, connection.address)
+        self._connection_log.begun(connection.serial, connection.address, now)
+        LOG.debug("connection %d from %s established", connection.serial, connection.address)
 
     def _check_established(self, connection: Connection, now: int, unread: bool) -> bool:
         if not super()._check_established(connection, now, unread):
@@ -180,7 +199,13 @@ class ServerConnections(ConnectionManager):
             return False
         return True
 
+    def close(self, connection: Connection, why: str, level: int = logging.DEBUG) -> None:
+        super().close(connection, why, level)
+
     def _end_service(self, connection: Connection, established: bool, why: str, now: int) -> None:
+        if established:
+            self._connection_log.ended(connection.serial, why, now)
+        self._connection_log.forget(connection.serial)
         if not established:
             self._acceptor.handshake_done(connection.host, proved=False)
             self._queue.forget(connection, free=False)

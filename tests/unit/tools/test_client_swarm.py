@@ -200,9 +200,9 @@ class Ends:
         seen = auth.transcript(question.hello, question.challenge, question.certificate_hash)
         if not auth.client_proved(KEY, seen, question.proof):
             frame = messages.Refused(messages.REVOKED, "revoked").frame()
-            return NotAdmitted(serial=7, frame=frame.hex(), reason="revoked")
+            return NotAdmitted(serial=7, frame=frame.hex(), reason="revoked", name="ann")
         mac = auth.server_proof(KEY, seen, WELCOME.frame())
-        return Admitted(serial=7, frame=WELCOME._replace(mac=mac).frame().hex(), peer_handle=1)
+        return Admitted(serial=7, frame=WELCOME._replace(mac=mac).frame().hex(), peer_handle=1, name="ann")
 
 
 @pytest.fixture

@@ -134,7 +134,9 @@ def test_two_connections_get_two_nonces() -> None:
 def test_an_admitted_client_is_welcomed_and_the_connection_knows_what_it_has_said(ends: Ends) -> None:
     side = ends.server()
     ends.ask(side)
-    outcome = side.answered(ends.connection, Admitted(serial=SERIAL, frame=WELCOME.frame().hex(), peer_handle=0x4003))
+    outcome = side.answered(
+        ends.connection, Admitted(serial=SERIAL, frame=WELCOME.frame().hex(), peer_handle=0x4003, name="ann")
+    )
     assert outcome == Welcomed(0x13, 1300, 5, 2, framing.LIGHT, True)
     assert ends.far.recv(BIG) == WELCOME.frame()
     connection = ends.connection
@@ -146,7 +148,9 @@ def test_bytes_that_came_with_the_hello_begin_the_stream(ends: Ends) -> None:
     side = ends.server()
     side.begin(ends.connection)
     ends.step(side, HELLO.frame() + framing.KEEPALIVE_FRAME)
-    outcome = side.answered(ends.connection, Admitted(serial=SERIAL, frame=WELCOME.frame().hex(), peer_handle=1))
+    outcome = side.answered(
+        ends.connection, Admitted(serial=SERIAL, frame=WELCOME.frame().hex(), peer_handle=1, name="ann")
+    )
     assert isinstance(outcome, Welcomed) and outcome.rest == framing.KEEPALIVE_FRAME
 
 
@@ -154,7 +158,7 @@ def test_a_refused_client_is_told_why_and_nothing_is_known_of_it(ends: Ends) -> 
     side = ends.server()
     ends.ask(side)
     frame = Refused(messages.FULL, "full").frame()
-    outcome = side.answered(ends.connection, NotAdmitted(serial=SERIAL, frame=frame.hex(), reason="full"))
+    outcome = side.answered(ends.connection, NotAdmitted(serial=SERIAL, frame=frame.hex(), reason="full", name="ann"))
     assert outcome == Failed(Cause.REFUSED, "refused: full")
     assert ends.far.recv(BIG) == frame
     assert ends.connection.peer_handle == 0
@@ -163,7 +167,7 @@ def test_a_refused_client_is_told_why_and_nothing_is_known_of_it(ends: Ends) -> 
 def test_a_client_that_has_proved_nothing_is_sent_nothing(ends: Ends) -> None:
     side = ends.server()
     ends.ask(side)
-    outcome = side.answered(ends.connection, NotAdmitted(serial=SERIAL, frame="", reason="unknown"))
+    outcome = side.answered(ends.connection, NotAdmitted(serial=SERIAL, frame="", reason="unknown", name="ann"))
     assert outcome == Failed(Cause.UNPROVED, "unknown")
     ends.connection.socket.close()
     assert ends.far.recv(BIG) == b""
@@ -182,7 +186,9 @@ def test_of_a_client_that_sends_much_no_more_is_read_than_a_message_may_have(end
     side = ends.server()
     side.begin(ends.connection)
     ends.step(side, HELLO.frame() + bytes(50 * framing.HELLO_LENGTH_LIMIT))
-    outcome = side.answered(ends.connection, Admitted(serial=SERIAL, frame=WELCOME.frame().hex(), peer_handle=1))
+    outcome = side.answered(
+        ends.connection, Admitted(serial=SERIAL, frame=WELCOME.frame().hex(), peer_handle=1, name="ann")
+    )
     assert isinstance(outcome, Welcomed) and len(outcome.rest) < framing.HELLO_LENGTH_LIMIT
 
 
@@ -208,7 +214,9 @@ def test_a_client_that_has_gone_while_the_supervisor_decided_is_not_counted_as_r
     side = ends.server()
     ends.ask(side)
     ends.connection.socket.shutdown(socket.SHUT_RDWR)
-    outcome = side.answered(ends.connection, Admitted(serial=SERIAL, frame=WELCOME.frame().hex(), peer_handle=1))
+    outcome = side.answered(
+        ends.connection, Admitted(serial=SERIAL, frame=WELCOME.frame().hex(), peer_handle=1, name="ann")
+    )
     assert isinstance(outcome, Failed) and outcome.cause is Cause.CLOSED
     assert ends.connection.peer_handle == 0
 
@@ -234,7 +242,7 @@ def test_a_client_that_resets_its_connection_does_not_wait_for_the_supervisor(en
 
 
 def test_a_decision_for_a_connection_that_has_not_asked_is_our_own_mistake(ends: Ends) -> None:
-    decision = NotAdmitted(serial=SERIAL, frame="", reason="")
+    decision = NotAdmitted(serial=SERIAL, frame="", reason="", name="ann")
     with pytest.raises(LocalError, match="no handshake has begun"):
         ends.server().answered(ends.connection, decision)
     side = ends.client()
