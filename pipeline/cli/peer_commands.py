@@ -31,7 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import LocalError, UsageError
+from pipeline.errors import LocalError, NotRunning, UsageError
 
 if TYPE_CHECKING:
     from pipeline.credentials.certificates import CertificatePair
@@ -278,7 +278,12 @@ def render(peers: list[dict[str, Any]]) -> str:
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    answer = _send_command(arguments, {"command": "revoke", "name": arguments.peer})
+    try:
+        answer = _send_command(arguments, {"command": "revoke", "name": arguments.peer})
+    except NotRunning as error:
+        raise NotRunning(
+            f"{error}. Before its next start, remove peers/{arguments.peer}.json in its state_dir to keep the peer out"
+        ) from None
     print(f"revoked: {arguments.peer}")
     for problem in answer.get("problems", ()):  # an instance of an older version has none
         print(f"note: {problem}", file=sys.stderr)

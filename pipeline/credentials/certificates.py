@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -136,12 +137,11 @@ def names(der: bytes) -> tuple[str, ...]:
 def describe(pem: bytes) -> CertificateSummary:
     """A summary of the first certificate in a PEM text. ConfigError if there is none."""
     certificate = _certificate(pem)
-    return CertificateSummary(
-        _names(certificate),
-        certificate.not_valid_before_utc,
-        certificate.not_valid_after_utc,
-        _certificate_hash(certificate),
-    )
+    try:  # `cryptography` parses a field at its first use
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except ValueError:
+        raise _certificate_error("expected a certificate with dates, found one whose dates cannot be read") from None
+    return CertificateSummary(_names(certificate), begin, end, _certificate_hash(certificate))
 
 
 def expiry_warning(pem: bytes, what: str, now: datetime | None = None) -> str:
@@ -290,9 +290,12 @@ def _blocks(data: bytes, label: str) -> bytes:
 def _certificate(pem: bytes) -> x509.Certificate:
     """The first certificate."""
     from cryptography import x509
+    from cryptography.utils import CryptographyDeprecationWarning
 
     try:
-        return x509.load_pem_x509_certificate(pem)
+        with warnings.catch_warnings():  # of what a later version refuses, such as serial number 0 of an old CA
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            return x509.load_pem_x509_certificate(pem)
     except (ValueError, x509.InvalidVersion):
         raise _certificate_error("expected a certificate in PEM, found none that can be read") from None
 
@@ -308,10 +311,13 @@ def _key(pair: CertificatePair) -> PrivateKeyTypes:
         raise _certificate_error(
             "expected a private key in PEM without a password, found none that can be read"
         ) from None
-    own, expected = (
-        public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        for public in (key.public_key(), _certificate(pair.certificate).public_key())
-    )
+    try:
+        own, expected = (
+            public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            for public in (key.public_key(), _certificate(pair.certificate).public_key())
+        )
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise _certificate_error("expected a certificate for an EC or RSA key, found another one") from None
     if own != expected:
         raise _certificate_error("expected the private key of the certificate, found another key")
     return key

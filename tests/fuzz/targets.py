@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pipeline.errors import PeerError
-from tests.fuzz import targets_control, targets_fec, targets_handshake, targets_rings, targets_wire
+from tests.fuzz import targets_control, targets_fec, targets_files, targets_handshake, targets_rings, targets_wire
 from tests.fuzz.fuzzer import Target
 from tests.fuzz.targets_wire import alone
 
@@ -148,5 +148,18 @@ TARGETS = {
         ("pipeline/credentials/state_dir.py", "pipeline/peers/address_assignment.py"),
         targets_control.remembered_seeds,
         150,
+    ),
+    "text_file": Target(alone(targets_files.text), (), ("pipeline/small_file.py",), targets_files.text_seeds, 5000),
+    "tls_files": Target(
+        targets_files.tls_files,
+        (),
+        (
+            "pipeline/credentials/certificates.py",
+            "pipeline/credentials/tls_settings.py",
+            "pipeline/transport/tls_pem.py",
+            "pipeline/transport/tls_context.py",
+        ),
+        targets_files.tls_files_seeds,
+        60,
     ),
 }

@@ -336,7 +336,7 @@ def test_an_instance_is_found_by_name_by_configuration_or_as_the_only_one(
     file.write_text(json.dumps({"mode": "server", "name": "hub"}))
     assert [run("revoke", "alice", *words)[0] for words in ([], ["--name", "hub"], ["--config", str(file)])] == [0] * 3
     assert len(server.requests) == 3
-    assert run("revoke", "alice", "--name", "other") == (3, "", 'tunnel-supervisor: instance "other" does not run\n')
+    assert run("peers", "--name", "other") == (3, "", 'tunnel-supervisor: instance "other" does not run\n')
 
 
 @pytest.mark.parametrize("words", [["invite", "alice"], ["revoke", "alice"], ["peers"]], ids=" ".join)
@@ -497,3 +497,10 @@ def test_check_of_a_client_reads_its_files(run: Run, tmp_path: Path) -> None:
     words = ["--set", "mode=client", "--set", "remote_addr=h:1", "--set", f"key_file={tmp_path}/key"]
     status, _, err = run("check", *words)
     assert status == 78 and f"{tmp_path}/key: key_file: expected a key" in err
+
+
+def test_a_peer_of_an_instance_that_does_not_run_is_kept_out_by_removing_its_file(
+    run: Run, run_directory: None
+) -> None:
+    status, _, err = run("revoke", "alice", "--name", "hub")
+    assert status == 3 and "Before its next start, remove peers/alice.json in its state_dir" in err

@@ -309,3 +309,21 @@ def test_a_pair_is_read_from_its_files_and_refused_if_its_parts_do_not_match(tmp
 def test_serial_numbers_are_positive_and_differ() -> None:
     serials = {x509.load_der_x509_certificate(der(make_self_signed("a"))).serial_number for _ in range(20)}
     assert len(serials) == 20 and all(0 < serial < 1 << 160 for serial in serials)
+
+
+def test_a_certificate_whose_key_or_dates_cannot_be_read_is_refused_and_not_a_traceback(tmp_path: Path) -> None:
+    """`cryptography` parses a field at its first use."""
+    der_bytes = bytearray(der(SERVER))
+    certificate, key = tmp_path / "a.crt", tmp_path / "a.key"
+    key.write_bytes(SERVER.key)
+    key.chmod(0o600)
+    refused = 0
+    for at in range(len(der_bytes)):
+        changed = bytes(der_bytes[:at]) + bytes([der_bytes[at] ^ 0x41]) + bytes(der_bytes[at + 1 :])
+        certificate.write_text(ssl.DER_cert_to_PEM_cert(changed))
+        try:
+            describe(certificate.read_bytes())
+            read_pair(certificate, key, "CA")
+        except ConfigError:
+            refused += 1
+    assert refused > len(der_bytes) // 4
