@@ -61,7 +61,7 @@ TRANSITIONS: dict[Event, dict[WorkerState, tuple[WorkerState, ...]]] = {
     Event.START_FAILED: {STARTING: (STOPPED, BACKOFF)},
     Event.READY:        {STARTING: (RUNNING,), STOPPING: (STOPPING,)},
     Event.OVERDUE:      {STARTING: (STARTING,), RUNNING: (RUNNING,), STOPPING: (STOPPING,)},
-    Event.RESTART:      {RUNNING: (STOPPING,)},
+    Event.RESTART:      {STARTING: (STOPPING,), RUNNING: (STOPPING,)},
     Event.TERMINATE:    {STARTING: (STOPPING,), RUNNING: (STOPPING,)},
     Event.DIED:         {STARTING: (BACKOFF, FAILED, STOPPED), RUNNING: (BACKOFF, FAILED, STOPPED),
                          STOPPING: (STOPPED, BACKOFF)},
@@ -346,6 +346,16 @@ class Lifecycle:
         if self.is_stopping:
             return []
         return [self._replace(w, now) for w in map(self.workers.__getitem__, names) if w.state is RUNNING]
+
+    def replace_at_once(self, now: int) -> list[Action]:
+        """Kill every living worker, to be started again: what they are attached to is lost."""
+        if self.is_stopping:
+            return []
+        alive = [worker for worker in self.workers.values() if worker.state in ALIVE]
+        for worker in alive:
+            if worker.state is not STOPPING:
+                self._replace(worker, now)
+        return [Kill(worker.name) for worker in alive]
 
     def _replace(self, worker: Worker, now: int) -> Action:
         worker.replaced = True

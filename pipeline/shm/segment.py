@@ -23,6 +23,11 @@ from pipeline.shm import layout
 SHM_DIRECTORY = "/dev/shm"
 
 
+def path(name: str) -> str:
+    """The file of a segment; that of a semaphore has "sem." in front of its name (sem_overview(7))."""
+    return SHM_DIRECTORY + name
+
+
 class Field(NamedTuple):
     """One word of a header that creator and attacher have to agree about."""
 

@@ -34,9 +34,13 @@ class Run:
         self.failures = Failures()
         self._fds: list[int] = []  # of the plan without secrets, and of the whole plan
         self._account = account
+        self._session = new_session()
+        self.renew_names()
+
+    def renew_names(self) -> None:
+        """Let the next plan have other names in /dev/shm."""
         self._run_id = secrets.token_hex(4)
         self._name_key = secrets.token_bytes(16)
-        self._session = new_session()
 
     def write_plan(self, config: Config, credentials: TlsSettings, device: TunDevice, peers: int) -> None:
         """Make the plan of this configuration. `peers`: how many may be connected at a time."""

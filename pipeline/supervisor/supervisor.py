@@ -132,7 +132,7 @@ class Supervisor:
         self._cleanup.append(self._run.close)
         self._write_plan()
         self._memory = SharedMemory(self._run.plan)
-        self._cleanup.append(self._memory.unlink)
+        self._cleanup.append(lambda: self._memory.unlink())
         self._role.start(self._memory.peer_table, self._device)
         self._make_workers()
         control = ControlServer(instance.socket_path, self._answer, self._selector, self._take_back)
@@ -197,6 +197,8 @@ class Supervisor:
             self._survive("the rolling restart", lambda: self._rolling.tick(is_running, now))
             may_spare = is_running and not self._rolling.is_under_way
             self._survive("the care for spares", lambda: self._workers.spares.tick(may_spare, now))
+            if lost := self._memory.lost_names(now):
+                self._rebuild(lost)  # without a data plane there is nothing to survive for
         if is_running:
             self._watchdog.feed(now)
 
@@ -216,6 +218,25 @@ class Supervisor:
             self._carry_out(self._lifecycle.stop_without_drain())
         else:
             self._carry_out(self._lifecycle.stop(0, f"signal {signal.Signals(number).name}"))
+
+    def _rebuild(self, lost: list[str]) -> None:
+        """Make the shared memory anew, under other names, and replace all workers. Device and listener stay."""
+        LOG.error(
+            "%d names of this run are gone from /dev/shm, such as %s: a cleaner of temporary files, or RemoveIPC of "
+            "systemd-logind, has removed them. Making them anew, and replacing all workers",
+            *(len(lost), lost[0]),
+        )
+        self._carry_out(self._lifecycle.replace_at_once(time.monotonic_ns()))
+        self._workers.await_deaths()
+        counts = self._memory.counts()
+        self._memory.close()  # first: there may not be room for both
+        self._run.renew_names()
+        self._write_plan()
+        self._memory = SharedMemory(self._run.plan)
+        self._memory.set_counts(counts)
+        self._role.start(self._memory.peer_table, self._device)
+        for worker in self._run.plan.workers:
+            self._workers.processes[worker.name].plan = worker
 
     # -- what the life cycle decides
 

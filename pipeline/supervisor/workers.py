@@ -76,6 +76,12 @@ class Workers:
         """Send a signal to a worker, if it has a process."""
         self.processes[name].send(number)
 
+    def await_deaths(self) -> None:
+        """Wait for the end of all workers, which have been killed."""
+        for process in self.processes.values():
+            if process.pid:
+                self._died(process)
+
     def kill_all(self) -> None:
         """Leave no process."""
         self.spares.discard()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -145,15 +146,66 @@ def test_a_worker_that_dies_again_and_again_ends_the_instance(lab: Lab, tmp_path
     before = traces(a, name)
     with Instance(a, server_config(a, name=name, restart_intensity=2), tmp_path) as instance:
         instance.wait_until_running()
-        (segment,) = Path(SHM_DIRECTORY).glob(f"tunnel@{instance.name}@{instance.running()['run']}@inbound-0.*")
-        segment.unlink()
-        instance.signal_worker("tcp-0", signal.SIGKILL)
-        state = eventually(lambda: instance.worker("tcp-0")["state"] == "backoff" and instance.running()["state"])
-        assert state == "degraded"
+        for _ in range(3):
+            pid = instance.signal_worker("tcp-0", signal.SIGKILL)
+            eventually(
+                lambda: instance.process.poll() is not None or instance.worker("tcp-0")["pid"] != pid,
+                what="the death of tcp-0 noticed",
+            )
         assert instance.wait() == 1
-        assert "expected, not found: it was removed" in instance.log
         assert "stopping: tcp-0 has died 3 times in 30 s" in instance.log
     assert traces(a, name) == before
+
+
+# -- names that vanish
+
+
+@pytest.mark.parametrize("what", ["*{}@*", "sem.{}@tcp-0.inbound.*", "{}@scoreboard.*"])
+def test_names_that_vanish_from_shared_memory_are_made_anew_with_all_workers(
+    lab: Lab, tmp_path: Path, what: str
+) -> None:
+    """A cleaner removes them, and another user puts names of its own there. The device stays, and so do addresses,
+    routes and the connections inside the tunnel."""
+    with tunnel(lab, tmp_path) as instances, Flow(instances[1], instances[0]) as flow:
+        for instance in instances:
+            flow.wait_for(100_000)
+            before, run, device = instance.worker_pids(), instance.running()["run"], shown(instance)
+            counted = instance.counter("tcp.connections_established")
+            names = list(Path(SHM_DIRECTORY).glob(what.format(f"tunnel@{instance.name}@{run}")))
+            assert names
+            for path in names:
+                path.unlink()
+                path.touch(0o666)
+                os.chown(path, 4242, 4242)
+            for name, pid in before.items():
+                instance.wait_until_replaced(name, pid)
+            assert instance.running()["run"] != run
+            assert instance.counter("tcp.connections_established") >= counted
+            assert shown(instance) == device
+            assert all(path.exists() for path in names)
+            for path in names:
+                path.unlink()
+            assert set(instance.restarts().values()) == {1}
+            assert instance.log.count("are gone from /dev/shm") == 1
+        flow.wait_for(100_000)
+
+
+def shown(instance: Instance) -> str:
+    """Number, addresses and routes of its device."""
+    return "".join(
+        instance.node.run(["ip", *words, "dev", instance.tun_name]).stdout
+        for words in (["-o", "link", "show"], ["address", "show"], ["route", "show"])
+    )
+
+
+def test_names_that_vanish_during_the_start_are_made_anew(lab: Lab, tmp_path: Path) -> None:
+    name = unique_name("s")
+    with Instance(lab.nodes[0], server_config(lab.nodes[0], name=name), tmp_path) as instance:
+        first = eventually(lambda: list(Path(SHM_DIRECTORY).glob(f"tunnel@{name}@*")))
+        for path in first:
+            path.unlink(missing_ok=True)
+        instance.wait_for_log("are gone from /dev/shm")
+        instance.wait_until_running()
 
 
 # -- the peer and the network
