@@ -37,6 +37,8 @@ COUNTERS = (
     Counter(10, "tun.dropped_no_peer", OUT, "packets for an address that belongs to no peer"),
     Counter(11, "tun.dropped_not_finished", OUT, "super-packets of too many segments, for a peer that accepts only "
             "finished packets"),
+    Counter(192, "tun.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
+            "were skipped"),
     Counter(16, "tun.packets_written", IN, "IP packets written to TUN; a super-packet counts once"),
     Counter(17, "tun.bytes_written", IN, "bytes of packets written to TUN, without virtio-net headers"),
     Counter(18, "tun.dropped_frame_malformed", IN, "frames whose lengths contradict each other"),
@@ -55,6 +57,9 @@ COUNTERS = (
     Counter(30, "tun.packets_forwarded", IN, "packets from peer to peer handed on"),
     Counter(31, "tun.dropped_segments_many", IN, "super-packets from a peer that were not cut, because too many "
             "segments had been made of their slot"),
+    Counter(208, "tun.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
+            "were skipped"),
+    Counter(209, "tun.dropped_slot_spoilt", IN, "slots whose header or frames contradict themselves"),
     Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards written to connections"),
     Counter(33, "tcp.bytes_sent", OUT, "wire bytes written to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),
@@ -70,6 +75,9 @@ COUNTERS = (
             "peer_queue_bytes"),
     Counter(41, "tcp.dropped_partial", OUT, "blocks lost half sent with their connection, because their slots had gone "
             "on without them"),
+    Counter(224, "tcp.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
+            "were skipped"),
+    Counter(225, "tcp.dropped_slot_spoilt", OUT, "slots and runs whose header contradicts itself"),
     Counter(48, "tcp.frames_received", IN, "frames received on established connections, keepalives included"),
     Counter(49, "tcp.bytes_received", IN, "wire bytes received on established connections"),
     Counter(50, "tcp.ring_full_waits", IN, "times the receiver waited for a free slot (backpressure)"),
@@ -106,9 +114,14 @@ COUNTERS = (
             "honest end sends"),
     Counter(124, "tcp.settings_refused", IN, "reloads whose settings a worker could not use: it goes on with the "
             "old ones"),
+    Counter(240, "tcp.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
+            "were skipped"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),
     Counter(65, "fec.bytes_coded", OUT, "bytes of blocks cut into shards"),
     Counter(66, "fec.bytes_added", OUT, "bytes of parity shards, and of copies, added to blocks"),
+    Counter(78, "fec.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
+            "were skipped"),
+    Counter(79, "fec.blocks_refused", OUT, "slots that are not coded because their header contradicts itself"),
     Counter(80, "fec.runs_received", IN, "runs received"),
     Counter(81, "fec.blocks_whole", IN, "blocks whose data shards have all arrived, and single shards"),
     Counter(82, "fec.blocks_recovered_1", IN, "blocks recovered with 1 data shard missing"),
@@ -127,6 +140,9 @@ COUNTERS = (
     Counter(94, "fec.dropped_block_checksum", IN, "recovered blocks with a wrong checksum: their parity does not fit "
             "their data"),
     Counter(95, "fec.dropped_block_malformed", IN, "blocks that are not one block frame"),
+    Counter(144, "fec.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
+            "were skipped"),
+    Counter(145, "fec.dropped_slot_spoilt", IN, "slots whose header or frames contradict themselves"),
 )
 # fmt: on
 

@@ -28,6 +28,7 @@ class LinkView:
     def __init__(self, attachment: Attachment) -> None:
         self._words = attachment.peer_table.links
         self._lane = attachment.worker.lane
+        self._most = attachment.peer_table.status_rows  # connections of a worker, even if it runs amok
         self._seen: dict[tuple[int, bool], tuple[list[int], tuple[ConnectionRef, ...]]] = {}
 
     def bulk_consumer(self, peer: int) -> int:
@@ -87,6 +88,6 @@ class LinkView:
             counts = [words[at + LINK_ESTABLISHED] for words in self._words]
         seen, found = self._seen.get((peer, light), (None, ()))
         if counts != seen:
-            found = stripe.connections(counts)
+            found = stripe.connections([min(count, self._most) for count in counts])
             self._seen[peer, light] = counts, found
         return found

@@ -152,6 +152,10 @@ class RingPlan(NamedTuple):
     def members(self) -> int:
         return sum(len(stage) for stage in self.stages)
 
+    def only_reads(self, member: StageMember) -> bool:
+        """Whether this member belongs to the last stage, which writes no slot."""
+        return member in self.stages[-1]
+
     def position_of(self, member: StageMember) -> StagePosition | None:
         """The position of this member, or None if it does not visit this ring."""
         number = 0

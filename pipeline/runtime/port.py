@@ -16,11 +16,18 @@ QUIET_NS = 2_000_000
 class Port(StageView):
     """The view of one member, which also kicks the next stage.
 
-    `after`: doorbells that every advance kicks. `rarely`: doorbells of members that few slots concern.
+    `after`: doorbells that every advance kicks. `rarely`: doorbells of members that few slots concern. `on_mended`:
+    told each time that cursors were mended.
     """
 
     def __init__(
-        self, ring: Ring, position: StagePosition, lane: int, after: list[Doorbell], rarely: list[Doorbell]
+        self,
+        ring: Ring,
+        position: StagePosition,
+        lane: int,
+        after: list[Doorbell],
+        rarely: list[Doorbell],
+        on_mended: Callable[[Port], None] = lambda port: None,
     ) -> None:
         super().__init__(ring, position.number, position.before, position.first)
         self.lane = lane
@@ -28,6 +35,7 @@ class Port(StageView):
         self._after = after
         self._rarely = rarely
         self._unkicked = 0  # slots since the last kick of those rarely kicked
+        self._on_mended = on_mended
         self._unkicked_max = max(1, ring.capacity // 4)  # they too must move on, before the ring is full of their slots
 
     def advance(self, count: int) -> None:
@@ -44,6 +52,11 @@ class Port(StageView):
             self._unkicked = 0
             for doorbell in self._rarely:
                 doorbell.kick()
+
+    def _mend(self) -> int:
+        nothing = super()._mend()
+        self._on_mended(self)
+        return nothing
 
     def wake_ahead(self) -> None:
         """Kick the next stage ahead of work that is about to come.

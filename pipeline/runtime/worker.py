@@ -20,8 +20,10 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from typing import Protocol
 
+from pipeline.counters import ID
 from pipeline.errors import SupervisorGone
 from pipeline.log import LOG
 from pipeline.runtime import privileges
@@ -71,10 +73,13 @@ class Attachment:
         self.plan = plan
         self.settings = plan.settings
         self.worker = plan.worker(name)
-        self.scoreboard = scoreboard.attach(plan.scoreboard, len(plan.workers))
+        self.scoreboard = scoreboard.attach(plan.scoreboard, len(plan.workers), self.worker.page)
         self.page = self.scoreboard.pages[self.worker.page]
         peers = plan.peer_table
-        self.peer_table = peer_table.attach(peers.segment, peers.capacity, plan.lanes, peers.status_rows)
+        writer = self.worker.kind, self.worker.lane
+        self.peer_table = peer_table.attach(peers.segment, peers.capacity, plan.lanes, peers.status_rows, writer)
+        for words in (self.page.counters, *self.peer_table.written_by(*writer)):
+            _clear_impossible(words)
         self._rings: list[ring.Ring] = []
         self._doorbells: list[doorbell.Doorbell] = []
         self.doorbells = {duty: self._doorbell(StageMember(name, duty), owner=True) for duty in self.worker.doorbells}
@@ -92,15 +97,25 @@ class Attachment:
     def ports(self, duty: str, kind: str) -> list[Port]:
         """The ports of a duty of this worker in the rings of one kind, by lane."""
         found = []
+        member = StageMember(self.worker.name, duty)
         for planned in self.plan.rings:
-            position = planned.position_of(StageMember(self.worker.name, duty))
+            position = planned.position_of(member)
             if planned.kind == kind and position is not None:
-                attached = ring.attach(planned.segment, planned.members, planned.slots, planned.slot_bytes)
+                only_reads = planned.only_reads(member)
+                attached = ring.attach(
+                    planned.segment, planned.members, planned.slots, planned.slot_bytes, only_reads=only_reads
+                )
                 self._rings.append(attached)
-                after = [self._doorbell(member) for member in position.after]
-                rarely = [self._doorbell(member) for member in position.after_rarely]
-                found.append(Port(attached, position, planned.lane, after, rarely))
+                after = [self._doorbell(each) for each in position.after]
+                rarely = [self._doorbell(each) for each in position.after_rarely]
+                found.append(Port(attached, position, planned.lane, after, rarely, partial(self._count_mended, duty)))
         return found
+
+    def _count_mended(self, duty: str, port: Port) -> None:
+        """Count it, and log it each time that there are twice as many of the port's."""
+        self.page.counters[ID[f"{self.worker.kind}.rings_{duty}_mended"]] += 1
+        if not port.mended & (port.mended - 1):
+            LOG.error("ring %s: its cursors were overwritten; slots are skipped", port.ring.memory.name)
 
     def close(self) -> None:
         """Unmap everything. The duties must not run any more."""
@@ -110,6 +125,13 @@ class Attachment:
             attached.close()
         self.peer_table.close()
         self.scoreboard.close()
+
+
+def _clear_impossible(words: memoryview) -> None:
+    """Begin anew what a predecessor that ran amok has left so high that an addition could go beyond 64 bits."""
+    for index, value in enumerate(words.tolist()):
+        if value >> 63:
+            words[index] = 0
 
 
 def loop(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:

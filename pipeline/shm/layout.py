@@ -27,7 +27,7 @@ PEER_TABLE_MAGIC = int.from_bytes(b"tnlpeers", "little")
 RING_SLOTS_AT = 16         # u64, creator: capacity, a power of two because cursors wrap at 2^64
 RING_SLOT_BYTES_AT = 24    # u64, creator
 RING_MEMBERS_AT = 32       # u64, creator: number of cursors
-RING_CURSORS_AT = 128      # one cursor per member
+RING_CURSORS_AT = PAGE     # one cursor per member, on pages that every member can write to
 CURSOR_STRIDE = 128
 
 # --- slot: `slot` writes and reads it ----------------------------------------------------------
@@ -93,17 +93,29 @@ LANE_RECORDS = ("link", "sent", "number", "transit")
 
 STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the records, lane by lane
 
+# tables of records, and the status rows of a worker, have pages of their own: a process maps those that it writes
+
 # fmt: on
 
 
 def records_at(capacity: int, lane: int, kind: str) -> int:
     """Offset of a lane's records of one kind of LANE_RECORDS."""
-    return RECORDS_AT + CACHE_LINE * capacity * (1 + len(LANE_RECORDS) * lane + LANE_RECORDS.index(kind))
+    return RECORDS_AT + records_bytes(capacity) * (1 + len(LANE_RECORDS) * lane + LANE_RECORDS.index(kind))
+
+
+def records_bytes(capacity: int) -> int:
+    """Size of a table of records."""
+    return _whole_pages(CACHE_LINE * capacity)
 
 
 def status_rows_at(capacity: int, lanes: int, rows: int, lane: int) -> int:
     """Offset of a tcp worker's status rows."""
-    return records_at(capacity, lanes, LANE_RECORDS[0]) + STATUS_ROW_BYTES * rows * lane
+    return records_at(capacity, lanes, LANE_RECORDS[0]) + status_rows_bytes(rows) * lane
+
+
+def status_rows_bytes(rows: int) -> int:
+    """Size of a tcp worker's status rows."""
+    return _whole_pages(STATUS_ROW_BYTES * rows)
 
 
 def peer_table_bytes(capacity: int, lanes: int, rows: int) -> int:
@@ -113,8 +125,7 @@ def peer_table_bytes(capacity: int, lanes: int, rows: int) -> int:
 
 def ring_slots_at(members: int) -> int:
     """Offset of slot 0 in a ring with so many cursors."""
-    end = RING_CURSORS_AT + CURSOR_STRIDE * members
-    return -(-end // PAGE) * PAGE
+    return _whole_pages(RING_CURSORS_AT + CURSOR_STRIDE * members)
 
 
 def ring_bytes(members: int, slots: int, slot_bytes: int) -> int:
@@ -130,3 +141,7 @@ def scoreboard_bytes(workers: int) -> int:
 def page_at(worker: int) -> int:
     """Offset of a worker's page in the scoreboard."""
     return SCOREBOARD_PAGES_AT + worker * SCOREBOARD_PAGE_BYTES
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // PAGE) * PAGE

@@ -31,6 +31,9 @@ _ROUTE = struct.Struct("<BB6xq16s")
 _VERSION = layout.ROUTES_VERSION_AT // 8
 _COUNT = layout.ROUTES_COUNT_AT // 8
 
+WRITTEN_BY = {"tcp": ("link", "sent"), "tun": ("number", "transit"), "fec": ()}
+"""Records of its lane that a worker writes, by its kind."""
+
 Route = tuple[bytes, int, int]
 """Address of 4 or 16 bytes, prefix length, peer handle (NO_PEER for a prefix that belongs to none)."""
 
@@ -49,10 +52,13 @@ class PeerTable:
         self.links, self.sent, self.numbers, self.transit_numbers = (
             [self._cut(layout.records_at(capacity, lane, kind)) for lane in range(lanes)] for kind in LANE_RECORDS
         )
-        self._rows_at = [layout.status_rows_at(capacity, lanes, status_rows, lane) for lane in range(lanes)]
+        self._rows = [
+            memory.cut(layout.status_rows_at(capacity, lanes, status_rows, lane), layout.STATUS_ROW_BYTES * status_rows)
+            for lane in range(lanes)
+        ]
 
     def _cut(self, at: int) -> memoryview:
-        return self._words[at // 8 : at // 8 + RECORD_WORDS * self.capacity]
+        return self.memory.cut_words(at, RECORD_WORDS * self.capacity)
 
     def peer_handle(self, peer: int) -> int:
         """The current handle of an index; connections with an earlier one end."""
@@ -126,25 +132,32 @@ class PeerTable:
         self._words[_COUNT] = len(routes)
         self._words[_VERSION] += 1
 
+    # -- a worker's
+
+    def written_by(self, kind: str, lane: int) -> list[memoryview]:
+        """The records that a worker of this kind and lane writes."""
+        tables = dict(zip(LANE_RECORDS, (self.links, self.sent, self.numbers, self.transit_numbers), strict=True))
+        return [tables[records][lane] for records in WRITTEN_BY[kind]]
+
     # -- a tcp worker's
 
     def write_status_row(self, lane: int, index: int, row: ConnectionStatus | None) -> None:
         """Publish a connection, or clear its row. A reader may see a half-written row; it only shows it."""
-        at = self._rows_at[lane] + index * layout.STATUS_ROW_BYTES
+        at = index * layout.STATUS_ROW_BYTES
         data = row.pack() if row else b""
-        self.memory.view[at : at + layout.STATUS_ROW_BYTES] = data.ljust(layout.STATUS_ROW_BYTES, b"\0")
+        self._rows[lane][at : at + layout.STATUS_ROW_BYTES] = data.ljust(layout.STATUS_ROW_BYTES, b"\0")
 
     def connections(self, lane: int) -> list[ConnectionStatus]:
         """The connections that a tcp worker has published."""
-        view, first = self.memory.view, self._rows_at[lane]
+        view = self._rows[lane]
         rows = (
             ConnectionStatus.unpack(bytes(view[at : at + layout.STATUS_ROW_BYTES]))
-            for at in range(first, first + self.status_rows * layout.STATUS_ROW_BYTES, layout.STATUS_ROW_BYTES)
+            for at in range(0, self.status_rows * layout.STATUS_ROW_BYTES, layout.STATUS_ROW_BYTES)
         )
         return [row for row in rows if row is not None]
 
     def close(self) -> None:
-        for view in (self.records, *self.links, *self.sent, *self.numbers, *self.transit_numbers):
+        for view in (self.records, *self.links, *self.sent, *self.numbers, *self.transit_numbers, *self._rows):
             view.release()
         self.memory.close()
 
@@ -183,12 +196,28 @@ def create(name: str, capacity: int, lanes: int, status_rows: int) -> PeerTable:
     return PeerTable(memory, capacity, lanes, status_rows)
 
 
-def attach(name: str, capacity: int, lanes: int, status_rows: int) -> PeerTable:
-    """Attach to an existing peer table. LocalError if it is another one."""
+def attach(name: str, capacity: int, lanes: int, status_rows: int, writer: tuple[str, int] | None = None) -> PeerTable:
+    """Attach to an existing peer table. LocalError if it is another one.
+
+    `writer`: kind and lane of a worker, which can write its own records and status rows alone; None: to all.
+    """
     size = layout.peer_table_bytes(capacity, lanes, status_rows)
     geometry = _geometry(capacity, lanes, status_rows)
-    memory = segment.attach_with_header(name, size, layout.PEER_TABLE_MAGIC, geometry)
+    areas = None if writer is None else _areas_of(*writer, capacity, lanes, status_rows)
+    memory = segment.attach_with_header(name, size, layout.PEER_TABLE_MAGIC, geometry, areas)
     return PeerTable(memory, capacity, lanes, status_rows)
+
+
+def _areas_of(kind: str, lane: int, capacity: int, lanes: int, status_rows: int) -> list[segment.Area]:
+    """The areas that a worker of this kind and lane writes."""
+    areas = [
+        segment.Area(layout.records_at(capacity, lane, records), layout.records_bytes(capacity))
+        for records in WRITTEN_BY[kind]
+    ]
+    if kind == "tcp":
+        rows_at = layout.status_rows_at(capacity, lanes, status_rows, lane)
+        areas.append(segment.Area(rows_at, layout.status_rows_bytes(status_rows)))
+    return areas
 
 
 def _geometry(capacity: int, lanes: int, status_rows: int) -> list[segment.Field]:

@@ -14,6 +14,10 @@ successor attaches to that cursor and visits the unfinished slots once more. So 
 visits twice. If it has, the slot belongs to the next stage. No other cursor has moved in either case: finished slots
 never return, and later slots are never lost.
 
+Amok. A worker that runs amok can overwrite the cursors of every ring that it visits. A member that finds more ready
+than the ring holds moves its own cursor to that of the stage before it, and finds nothing ready. So slots are skipped,
+the whole ring meets at one cursor again, and no other worker ends.
+
 Ordering. advance() stores the cursor after the slot's bytes, and the next stage loads the cursor before it reads them.
 x86-64 keeps both orders (TSO) without a barrier. aarch64 keeps neither, so attaching is refused there. The store is one
 aligned 8-byte write through a "Q" view, and never struct.pack_into, which zeroes the field before it packs.
@@ -40,16 +44,16 @@ class Ring:
         self.members = members
         self.capacity = slots
         self.slot_bytes = slot_bytes
-        self.words = memory.words
         first = layout.ring_slots_at(members)
-        self.slots = [memory.view[first + i * slot_bytes : first + (i + 1) * slot_bytes] for i in range(slots)]
+        self.cursors = memory.cut_words(layout.RING_CURSORS_AT, (first - layout.RING_CURSORS_AT) // 8)
+        self.slots = [memory.cut(first + i * slot_bytes, slot_bytes) for i in range(slots)]
 
     def cursor(self, member: int) -> int:
         """Slots that a member has finished. For any other process than that member's this is a guess."""
-        return self.words[_cursor_word(member)]
+        return self.cursors[_cursor_word(member)]
 
     def close(self) -> None:
-        for view in self.slots:
+        for view in (self.cursors, *self.slots):
             view.release()
         self.memory.close()
 
@@ -62,16 +66,26 @@ def create(name: str, members: int, slots: int, slot_bytes: int, cursor: int = 0
     memory = segment.create_with_header(
         name, layout.ring_bytes(members, slots, slot_bytes), layout.RING_MAGIC, _geometry(members, slots, slot_bytes)
     )
+    made = Ring(memory, members, slots, slot_bytes)
     for member in range(members):
-        memory.words[_cursor_word(member)] = cursor & MASK64
-    return Ring(memory, members, slots, slot_bytes)
+        made.cursors[_cursor_word(member)] = cursor & MASK64
+    return made
 
 
-def attach(name: str, members: int, slots: int, slot_bytes: int) -> Ring:
-    """Attach to an existing ring. LocalError if it has another geometry or layout version."""
+def attach(name: str, members: int, slots: int, slot_bytes: int, *, only_reads: bool = False) -> Ring:
+    """Attach to an existing ring. LocalError if it has another geometry or layout version.
+
+    `only_reads`: this process writes cursors, and no slot.
+    """
     _refuse_reordering_machines(name)
+    size = layout.ring_bytes(members, slots, slot_bytes)
+    end = layout.ring_slots_at(members) if only_reads else size
     memory = segment.attach_with_header(
-        name, layout.ring_bytes(members, slots, slot_bytes), layout.RING_MAGIC, _geometry(members, slots, slot_bytes)
+        name,
+        size,
+        layout.RING_MAGIC,
+        _geometry(members, slots, slot_bytes),
+        [segment.Area(layout.RING_CURSORS_AT, end - layout.RING_CURSORS_AT)],
     )
     return Ring(memory, members, slots, slot_bytes)
 
@@ -91,7 +105,8 @@ def _refuse_reordering_machines(name: str) -> None:
 
 
 def _cursor_word(member: int) -> int:
-    return (layout.RING_CURSORS_AT + layout.CURSOR_STRIDE * member) // 8
+    """Its index in Ring.cursors."""
+    return layout.CURSOR_STRIDE * member // 8
 
 
 class StageView:
@@ -104,16 +119,17 @@ class StageView:
         self.ring = ring
         self.member = member
         self.cursor = ring.cursor(member)
-        self._words = ring.words
+        self._words = ring.cursors
         self._own_word = _cursor_word(member)
         self._words_before = tuple(_cursor_word(m) for m in before)
         self._only_before = self._words_before[0] if len(self._words_before) == 1 else None
         self._lead = ring.capacity if first else 0
         self._mask = ring.capacity - 1
         self.slots = ring.slots
+        self.mended = 0
 
     def ready(self) -> int:
-        """Slots that this member may touch now. LocalError if cursors contradict each other (foreign writes)."""
+        """Slots that this member may touch now; 0 after cursors had to be mended, which `mended` counts."""
         words = self._words
         offset = self._lead - self.cursor
         only = self._only_before
@@ -121,12 +137,13 @@ class StageView:
             count = (words[only] + offset) & MASK64
         else:
             count = min([(words[word] + offset) & MASK64 for word in self._words_before])
-        if count > self._mask + 1:
-            raise LocalError(
-                f"ring {self.ring.memory.name}: member {self.member} at {self.cursor} may touch {count} "
-                f"slots, more than the capacity {self.ring.capacity}: its cursors were overwritten"
-            )
-        return count
+        return count if count <= self._mask + 1 else self._mend()
+
+    def _mend(self) -> int:
+        """Join the stage before this one, because cursors contradict each other. Nothing is ready."""
+        self.cursor = self._words[self._own_word] = self._words[self._words_before[0]]
+        self.mended += 1
+        return 0
 
     def slot(self, i: int = 0) -> memoryview:
         """The i-th ready slot."""

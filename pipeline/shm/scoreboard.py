@@ -36,7 +36,7 @@ class WorkerPage:
 
     def __init__(self, memory: segment.Segment, worker: int) -> None:
         self._at = layout.page_at(worker)
-        self._words = memory.words
+        self._memory = memory
         self.counters = self._cut(layout.COUNTERS_AT, layout.COUNTERS_MAX)
         self._sleeping = [
             self._cut(layout.DUTY_AT + d * layout.DUTY_STRIDE + layout.DUTY_SLEEPING_AT, 1)
@@ -48,8 +48,7 @@ class WorkerPage:
         ]
 
     def _cut(self, at: int, words: int) -> memoryview:
-        first = (self._at + at) // 8
-        return self._words[first : first + words]
+        return self._memory.cut_words(self._at + at, words)
 
     def sleeping(self, duty: str) -> memoryview:
         return self._sleeping[layout.DUTIES.index(duty)]
@@ -74,10 +73,14 @@ def create(name: str, workers: int) -> Scoreboard:
     return Scoreboard(memory, workers)
 
 
-def attach(name: str, workers: int) -> Scoreboard:
-    """Attach to an existing scoreboard. LocalError if it is another one."""
+def attach(name: str, workers: int, page: int | None = None) -> Scoreboard:
+    """Attach to an existing scoreboard, to write to one page, or to all. LocalError if it is another one."""
     memory = segment.attach_with_header(
-        name, layout.scoreboard_bytes(workers), layout.SCOREBOARD_MAGIC, _geometry(workers)
+        name,
+        layout.scoreboard_bytes(workers),
+        layout.SCOREBOARD_MAGIC,
+        _geometry(workers),
+        None if page is None else [segment.Area(layout.page_at(page), layout.SCOREBOARD_PAGE_BYTES)],
     )
     return Scoreboard(memory, workers)
 

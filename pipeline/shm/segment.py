@@ -3,6 +3,10 @@
     create, attach                             any bytes
     create_with_header, attach_with_header     a kind of segment, told by its header: magic, layout version, geometry
 
+An attaching worker says which areas it writes. It maps the whole segment read-only, and these areas once more. All
+descriptors that it keeps are read-only, and once it has dropped its rights it cannot open others. So not even a worker
+that has been taken over can write to the rest (mprotect(2), EACCES).
+
 All memory is allocated at creation (posix_fallocate): a full /dev/shm is an error message at the start and never
 SIGBUS under load. An attaching process refuses a segment of another kind, layout version or geometry.
 """
@@ -36,21 +40,67 @@ class Field(NamedTuple):
     meaning: str
 
 
-class Segment:
-    """Mapped shared memory: `view` (bytes) and `words` (native u64, aligned: one store, never torn)."""
+class Area(NamedTuple):
+    """Whole pages of a segment."""
 
-    def __init__(self, name: str, fd: int, size: int) -> None:
+    at: int
+    size: int
+
+
+class Segment:
+    """Mapped shared memory: `view` (bytes) and `words` (native u64, aligned: one store, never torn).
+
+    `areas`: those that can be written; None for all of it. Then `view` and `words` can be written as well.
+    """
+
+    def __init__(self, name: str, fd: int, size: int, areas: Sequence[Area] | None = None) -> None:
         self.name = name
         self.size = size
-        self._map = mmap.mmap(fd, size)
-        self.view = memoryview(self._map)
+        whole = Area(0, size)
+        self._maps = {whole: mmap.mmap(fd, size, prot=mmap.PROT_READ | (mmap.PROT_WRITE if areas is None else 0))}
+        for area in areas or ():
+            self._maps[area] = _map_writable(name, fd, area)
+        self._views = {area: memoryview(each) for area, each in self._maps.items()}
+        self.view = self._views[whole]
         self.words = self.view[: size // 8 * 8].cast("Q")
 
+    def cut(self, at: int, size: int) -> memoryview:
+        """A view of these bytes, which can be written if they lie in one of the areas."""
+        for area, view in reversed(self._views.items()):
+            if area.at <= at and at + size <= area.at + area.size:
+                return view[at - area.at : at - area.at + size]
+        raise LocalError(f"shared memory {self.name}: has {self.size} bytes, none at {at} to {at + size}")
+
+    def cut_words(self, at: int, count: int) -> memoryview:
+        """The same of so many words."""
+        return self.cut(at, 8 * count).cast("Q")
+
     def close(self) -> None:
-        """Unmap. Views that others cut out of `view` must have been released before (BufferError)."""
+        """Unmap. Views that others cut out must have been released before (BufferError)."""
         self.words.release()
-        self.view.release()
-        self._map.close()
+        for view in self._views.values():
+            view.release()
+        for each in self._maps.values():
+            each.close()
+
+
+def _map_writable(name: str, read_only: int, area: Area) -> mmap.mmap:
+    """Map an area to write to, and leave no descriptor that can write.
+
+    A mapping of Python's keeps a copy of its descriptor, which has the lowest free number: that number becomes a copy
+    of the read-only one.
+    """
+    shm = posix_ipc.SharedMemory(name)
+    try:
+        if not os.path.samestat(os.fstat(shm.fd), os.fstat(read_only)):
+            raise LocalError(f"shared memory {name}: was replaced while it was being attached")
+        number = os.dup(shm.fd)
+        os.close(number)
+        made = mmap.mmap(shm.fd, area.size, offset=area.at)
+        os.dup2(read_only, number, inheritable=False)
+        return made
+    finally:
+        shm.close_fd()
 
 
 def create(name: str, size: int) -> Segment:
@@ -79,10 +129,10 @@ def create(name: str, size: int) -> Segment:
         shm.close_fd()
 
 
-def attach(name: str, size: int) -> Segment:
-    """Map an existing segment. LocalError if it is gone, has another size or another owner."""
+def attach(name: str, size: int, areas: Sequence[Area] | None = None) -> Segment:
+    """Map an existing segment, to write to these areas alone. LocalError if it is gone, has another size or owner."""
     try:
-        shm = posix_ipc.SharedMemory(name)
+        shm = posix_ipc.SharedMemory(name, read_only=areas is not None)
     except posix_ipc.ExistentialError:
         raise LocalError(f"shared memory {name}: expected, not found: it was removed") from None
     except posix_ipc.PermissionsError:
@@ -93,7 +143,7 @@ def attach(name: str, size: int) -> Segment:
             raise LocalError(f"shared memory {name}: expected ours, belongs to user {found.st_uid}: it was replaced")
         if found.st_size != size:
             raise LocalError(f"shared memory {name}: expected {size} bytes, has {found.st_size}")
-        return Segment(name, shm.fd, size)
+        return Segment(name, shm.fd, size, areas)
     finally:
         shm.close_fd()
 
@@ -106,9 +156,11 @@ def create_with_header(name: str, size: int, magic: int, fields: Sequence[Field]
     return memory
 
 
-def attach_with_header(name: str, size: int, magic: int, fields: Sequence[Field]) -> Segment:
+def attach_with_header(
+    name: str, size: int, magic: int, fields: Sequence[Field], areas: Sequence[Area] | None = None
+) -> Segment:
     """Map an existing segment of this kind and geometry. LocalError if it is another."""
-    memory = attach(name, size)
+    memory = attach(name, size, areas)
     for field in _header(magic, fields):
         found = memory.words[field.at // 8]
         if found != field.value:

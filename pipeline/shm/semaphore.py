@@ -28,6 +28,10 @@ if _sem_clockwait is not None:
     _sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
 SECOND_NS = 1_000_000_000
+CLEAR_MAX = 1000  # more than are ever posted between two waits; a worker that runs amok can post any number
+
+POST_ERRORS = (ValueError, OSError, posix_ipc.Error)
+"""Of post(): the semaphore has the highest value that it can have, or was overwritten."""
 
 
 def create(name: str) -> None:
@@ -80,9 +84,14 @@ class Semaphore:
         return True
 
     def clear(self) -> None:
-        """Take all that are there, without waiting."""
-        while self._posix.value:
-            self._posix.acquire(0)
+        """Take those that are there, without waiting; at most CLEAR_MAX."""
+        for _ in range(CLEAR_MAX):
+            if not self._posix.value:
+                return
+            try:
+                self._posix.acquire(0)
+            except posix_ipc.BusyError:  # another has taken it
+                return
 
     def close(self) -> None:
         _libc.sem_close(self._address)

@@ -83,7 +83,7 @@ def next_block_number(words: memoryview, at: int) -> int:
 
     The word moves on first: a number that no block has costs less than a number that two blocks have.
     """
-    number: int = words[at]
+    number: int = words[at] % NUMBERS  # a predecessor that ran amok may have left any value
     words[at] = (number + 1) % NUMBERS
     return number
 

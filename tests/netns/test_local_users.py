@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import base64
 import json
+import mmap
 import os
+import random
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from pipeline.credentials import invitation
+from pipeline.shm import layout
 from pipeline.shm.segment import SHM_DIRECTORY
 from pipeline.supervisor.instance import RUN_DIRECTORY
 from tests.netns.harness.hub import Hub, hub_config
-from tests.netns.harness.instance import Instance, command
+from tests.netns.harness.instance import Instance, command, reaches, tunnel
+from tests.support import eventually
 from tools.lab.network import Lab
 
 SOMEBODY = 4242
@@ -219,3 +226,88 @@ def test_a_state_directory_that_others_can_change_is_refused_by_start_and_by_che
     assert checked.stderr == (
         f"tunnel-supervisor: state_dir: other users can write to {state} (mode 0777): chmod go-w {state}\n"
     )
+
+
+# -- a worker that has been taken over
+
+
+@pytest.fixture(scope="module")
+def lanes(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    config = hub_config(lab.nodes[0], tmp_path_factory.mktemp("lanes"), lanes=2, fec="on")
+    with Instance(lab.nodes[0], config, tmp_path_factory.mktemp("lanes")) as made:
+        made.wait_until_running()
+        yield made
+
+
+CAN_WRITE = {
+    "tun": {"plain-{0}", "light-{0}", "coded-{0}", "transit-{0}"},
+    "fec": {"coded-{0}", "transit-{0}", "decoded-{0}"},
+    "tcp": {"inbound-{0}"},
+}
+"""Rings whose slots a worker of lane {0} can write to."""
+
+
+def test_a_worker_can_write_to_the_slots_of_its_own_lane_and_to_no_others(lanes: Instance) -> None:
+    for worker, pid in lanes.worker_pids().items():
+        kind, lane = worker.split("-")
+        written: dict[str, list[tuple[int, int]]] = {}
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            area, rights, at, _, _, *path = line.split()
+            if path and f"tunnel@{lanes.name}@" in path[0] and "/sem." not in path[0] and "w" in rights:
+                begin, end = (int(part, 16) for part in area.split("-"))
+                written.setdefault(path[0].split("@")[-1].split(".")[0], []).append((int(at, 16), end - begin))
+        assert all(at >= layout.PAGE for areas in written.values() for at, _ in areas)
+        slots = {
+            name
+            for name, areas in written.items()
+            if any(at + size > layout.RING_CURSORS_AT + layout.PAGE for at, size in areas)
+        }
+        assert slots - {"scoreboard", "peer-table"} == {name.format(lane) for name in CAN_WRITE[kind]}
+        ((page_at, size),) = written["scoreboard"]
+        assert page_at >= layout.SCOREBOARD_PAGES_AT and size == layout.SCOREBOARD_PAGE_BYTES
+        records = written.get("peer-table", [])
+        assert all(at > layout.RECORDS_AT for at, _ in records) and bool(records) == (kind != "fec")
+
+
+def test_no_worker_has_a_descriptor_by_which_it_could_write_to_more(lanes: Instance) -> None:
+    """Nor can it open one: its user is not that of the files, which others cannot even read."""
+    for pid in lanes.worker_pids().values():
+        found = 0
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            if f"tunnel@{lanes.name}@" in os.readlink(fd):
+                found += 1
+                flags = re.search(r"^flags:\s+(\d+)$", Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text(), re.MULTILINE)
+                assert int(flags[1], 8) & os.O_ACCMODE == os.O_RDONLY
+        assert found
+
+
+def test_a_worker_that_overwrites_rings_ends_no_other_and_traffic_comes_back(lab: Lab, tmp_path: Path) -> None:
+    """Here the test does it, for a second: cursors, headers of slots, and the bytes behind them."""
+    rng = random.Random(1)
+    values = (0, 1, 7, 4096, 135_168, (1 << 32) - 1, 1 << 63, (1 << 64) - 1)
+    with tunnel(lab, tmp_path, fec="on") as (server, client):
+        for instance in (server, client):
+            segments = [path for kind in CAN_WRITE.values() for name in kind for path in segments_of(instance, name)]
+            assert len(segments) > 4
+            until = time.monotonic() + 1.0
+            with ExitStack() as stack:
+                maps = []
+                for path in segments:
+                    file = stack.enter_context(path.open("r+b"))
+                    maps.append(stack.enter_context(mmap.mmap(file.fileno(), 0)))
+                while time.monotonic() < until:
+                    each = rng.choice(maps)
+                    at = layout.RING_CURSORS_AT + 8 * rng.randrange((len(each) - layout.RING_CURSORS_AT) // 8)
+                    if rng.random() < 0.2:
+                        at = layout.RING_CURSORS_AT + layout.CURSOR_STRIDE * rng.randrange(3)
+                    each[at : at + 8] = rng.choice(values).to_bytes(8, "little")
+                    if rng.random() < 0.05:
+                        reaches(client, server, count=1, seconds=0.01)
+        for instance in (server, client):
+            eventually(lambda: reaches(client, server), 15.0, "traffic after the garbage")
+            assert set(instance.restarts().values()) == {0}
+            assert any(instance.counter(f"{kind}.rings_inbound_mended") for kind in ("tcp", "tun", "fec"))
+
+
+def segments_of(instance: Instance, name: str) -> list[Path]:
+    return list(Path(SHM_DIRECTORY).glob(f"tunnel@{instance.name}@*@{name.format(0)}.*"))

@@ -161,10 +161,16 @@ def test_records_and_status_rows_are_where_the_shared_memory_document_says():
     capacity, lanes, rows = 5, 3, 70
 
     def record_at(lane: int, table: int, peer: int) -> int:
-        return layout.RECORDS_AT + 64 * (capacity * (1 + 4 * lane + table) + peer)
+        return layout.RECORDS_AT + whole_pages(64 * capacity) * (1 + 4 * lane + table) + 64 * peer
+
+    def whole_pages(size: int) -> int:
+        return -(-size // layout.PAGE) * layout.PAGE
 
     for lane in range(lanes):
         for number, kind in enumerate(layout.LANE_RECORDS):
             assert layout.records_at(capacity, lane, kind) == record_at(lane, number, 0)
-        assert layout.status_rows_at(capacity, lanes, rows, lane) == record_at(lanes, 0, 0) + 128 * rows * lane
+        assert (
+            layout.status_rows_at(capacity, lanes, rows, lane)
+            == record_at(lanes, 0, 0) + whole_pages(128 * rows) * lane
+        )
     assert layout.peer_table_bytes(capacity, lanes, rows) == layout.status_rows_at(capacity, lanes, rows, lanes)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 
+from pipeline.counters import ID
 from pipeline.fec.codec import Codec
 from pipeline.fec.reassembly import BYTES_LIMIT, BYTES_LIMIT_OF_MANY, Reassembly
 from pipeline.fec.reorder import TORN_NS
@@ -32,6 +33,8 @@ _LANE_BYTE_AT = 8  # of a run frame: the last byte of the stream's number holds 
 
 _frame_at = framing.FRAME.unpack_from
 
+_SLOT_SPOILT = ID["fec.dropped_slot_spoilt"]
+
 
 class Decoder:
     """The decoder of one lane, with a reassembly for each peer that has sent shards lately."""
@@ -46,7 +49,8 @@ class Decoder:
         self._lanes = len(attachment.plan.workers_of_kind("fec"))
         self._counters = attachment.page.counters
         self._codec = Codec()
-        self._bytes_limit = BYTES_LIMIT if attachment.peer_table.capacity == 1 else BYTES_LIMIT_OF_MANY
+        self._capacity = attachment.peer_table.capacity
+        self._bytes_limit = BYTES_LIMIT if self._capacity == 1 else BYTES_LIMIT_OF_MANY
         self._peers: dict[int, Reassembly] = {}  # by peer handle
         is_successor = any(port.cursor for port in self._ports)
         self._torn_until_ns = time.monotonic_ns() + TORN_NS if is_successor else 0
@@ -86,8 +90,14 @@ class Decoder:
         at, length, _, peer_handle = read_header(slot)
         lane, lanes = self._lane, self._lanes
         end = at + length
+        if end > len(slot) or peer_handle & PEER_INDEX_MASK >= self._capacity:
+            self._counters[_SLOT_SPOILT] += 1
+            return
         while end - at > 4:
             length, kind = _frame_at(slot, at)
+            if at + 4 + length > end:
+                self._counters[_SLOT_SPOILT] += 1
+                return
             if kind == framing.RUN:
                 is_short = length < _LANE_BYTE_AT  # it has no lane: the first worker counts it as malformed
                 if (0 if is_short else slot[at + _LANE_BYTE_AT] >> 1) % lanes == lane:

@@ -36,6 +36,9 @@ SIZES_KEPT = 4096
 _pack_run_header = shard.RUN.pack_into
 _REST_BYTES = shard.RUN_BYTES - framing.LENGTH.size  # of a run's header, behind the length field
 
+_START_MIN = layout.SLOT_RUN_HEADERS_END  # of a block, behind the headers of its runs
+
+_BLOCKS_REFUSED = ID["fec.blocks_refused"]
 _BLOCKS_CODED = ID["fec.blocks_coded"]
 _BYTES_CODED = ID["fec.bytes_coded"]
 _BYTES_ADDED = ID["fec.bytes_added"]
@@ -62,7 +65,9 @@ class Encoder:
         ]
         self._ready = any_ready(self._ports)
         self._own_connection = ((lane, 0),)  # for a peer that has lost all connections meanwhile
+        self._capacity = attachment.peer_table.capacity
         self._data_shards = attachment.settings.fec_data
+        self._parity_shards = attachment.settings.fec_parity
         self._cuts: dict[tuple[int, int, int], tuple[int, int, int]] = {}
 
     def wait(self, seconds: float) -> None:
@@ -87,6 +92,12 @@ class Encoder:
         start, size, _, peer_handle = read_header(slot)
         traffic_class, number = read_marks(slot)
         peer = peer_handle & PEER_INDEX_MASK
+        if not (_START_MIN <= start <= layout.SLOT_BODY_AT and 0 < size <= shard.BLOCK_BYTES_MAX) or (
+            traffic_class not in streams or peer >= self._capacity
+        ):
+            self._counters[_BLOCKS_REFUSED] += 1
+            clear_run_table(slot)
+            return
         links = self._links
         parity = links.parity(peer)
         if not parity or number == NO_NUMBER:
@@ -116,13 +127,15 @@ class Encoder:
 
     def _cut(self, size: int, parity: int, connections: int) -> tuple[int, int, int]:
         """Data shards, parity shards and bytes of a shard."""
-        cut = self._cuts.get((size, parity, connections))
+        key = size, parity, connections
+        cut = self._cuts.get(key)
         if cut is None:
             if len(self._cuts) >= SIZES_KEPT:
                 self._cuts.clear()
             n = shard.data_shards(size, self._data_shards)
+            parity = min(parity, self._parity_shards)
             m = shard.parity_shards(n, parity, connections) if n > 1 else min(1, connections - 1)
-            cut = self._cuts[size, parity, connections] = n, m, shard.shard_bytes(size, n, m)
+            cut = self._cuts[key] = n, m, shard.shard_bytes(size, n, m)
         return cut
 
 

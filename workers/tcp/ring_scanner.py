@@ -1,21 +1,26 @@
 """The outbound rings of a tcp worker: new slots become send items in the queues of their connections.
 
 A slot without a run table has one item, for the tcp worker that its header names. A slot with one has an item for each
-run, each for a connection of its own. A slot that has none for this worker is finished at once.
+run, each for a connection of its own. A slot that has none for this worker is finished at once. So is one whose header
+contradicts itself, because another worker has run amok: it is counted.
 
 Owned by the outbound duty.
 """
 
 from __future__ import annotations
 
+from pipeline.counters import ID
 from pipeline.fec.shard import RUN_BYTES
 from pipeline.runtime.worker import Attachment
+from pipeline.shm.layout import PEER_INDEX_MASK, RUNS_MAX, SLOT_RUN_HEADERS_END
 from pipeline.shm.slot import read_header_and_runs, read_marks, read_runs, read_skippable
 from pipeline.wire import framing
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.ring_reader import RingReader
 from workers.tcp.send_queue import SendItem
+
+_SLOT_SPOILT = ID["tcp.dropped_slot_spoilt"]
 
 SCAN_ORDER = ("light", "plain", "coded", "transit")  # of rings, in the order in which they are scanned
 
@@ -27,15 +32,19 @@ class RingScanner:
         self._readers = [RingReader(port, kind) for kind in SCAN_ORDER for port in attachment.ports(duty, kind)]
         self._peers = peers
         self._busy = peers.busy
+        self._capacity = attachment.peer_table.capacity
+        self._counters = attachment.page.counters
         self.blocked = False
 
     def scan(self, now: int) -> int:
         """Visit each new slot, and give its items to their queues. Slots visited."""
         self.blocked = False
         found = 0
-        for reader in self._readers:
+        for number, reader in enumerate(self._readers):
             unscanned = reader.unscanned()
-            if unscanned:
+            if unscanned < 0:  # mended: the items of slots that were visited do not belong to those slots any more
+                self._readers[number] = RingReader(reader.port, reader.kind)
+            elif unscanned:
                 found += self._scan_ring(reader, unscanned, now)
         return found
 
@@ -66,6 +75,7 @@ class RingScanner:
         port, unfinished = reader.port, reader.unfinished
         by_handle, busy = self._peers.by_handle, self._busy
         position = port.position
+        slot_bytes, capacity = port.ring.slot_bytes, self._capacity
         light = reader.kind == "light"
         transit = reader.kind == "transit"
         done = 0
@@ -76,6 +86,12 @@ class RingScanner:
             start, length, consumer, peer_handle, runs = read_header_and_runs(slot)
             if transit:
                 light = read_marks(slot)[0] == framing.LIGHT
+            if start + length > slot_bytes or runs > RUNS_MAX or peer_handle & PEER_INDEX_MASK >= capacity:
+                self._counters[_SLOT_SPOILT] += 1
+                unfinished[index] = 0
+                reader.scanned += 1
+                done += 1
+                continue
             peer = by_handle.get(peer_handle) or self._peers.add(peer_handle)
             if runs:
                 if not self._scan_table(reader, slot, index, runs, peer, light, now):
@@ -106,6 +122,9 @@ class RingScanner:
         queues = peer.queues_for(light)
         for consumer, ordinal, shards, head, start, length in read_runs(slot, runs):
             if consumer != position:
+                continue
+            if start + length > len(slot) or head > SLOT_RUN_HEADERS_END:
+                self._counters[_SLOT_SPOILT] += 1
                 continue
             header = slot[head : head + RUN_BYTES] if head else None
             item = SendItem(

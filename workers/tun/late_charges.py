@@ -8,7 +8,7 @@ the peer table for each peer. The tcp workers take them from the peer's next tur
 from __future__ import annotations
 
 from pipeline.runtime.worker import Attachment
-from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS, TRANSIT_CHARGE
+from pipeline.shm.layout import MASK64, PEER_INDEX_MASK, RECORD_WORDS, TRANSIT_CHARGE
 
 
 class LateCharges:
@@ -18,4 +18,5 @@ class LateCharges:
         self._words = attachment.peer_table.transit_numbers[attachment.worker.lane]
 
     def add(self, peer_handle: int, charge: int) -> None:
-        self._words[(peer_handle & PEER_INDEX_MASK) * RECORD_WORDS + TRANSIT_CHARGE] += charge
+        at = (peer_handle & PEER_INDEX_MASK) * RECORD_WORDS + TRANSIT_CHARGE
+        self._words[at] = self._words[at] + charge & MASK64

@@ -36,6 +36,7 @@ from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.runtime import tun
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
+from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.shm.peer_table import RouteReader
 from pipeline.shm.slot import read_header, read_marks
 from pipeline.wire import block, framing
@@ -59,6 +60,7 @@ _frame_at = framing.FRAME.unpack_from
 _PACKETS_WRITTEN = ID["tun.packets_written"]
 _BYTES_WRITTEN = ID["tun.bytes_written"]
 _FRAME_MALFORMED = ID["tun.dropped_frame_malformed"]
+_SLOT_SPOILT = ID["tun.dropped_slot_spoilt"]
 _FRAME_UNKNOWN = ID["tun.dropped_frame_unknown"]
 _SOURCE_REFUSED = ID["tun.dropped_source_refused"]
 _OWN_DESTINATION = ID["tun.dropped_own_destination"]
@@ -101,7 +103,8 @@ class TunWriter:
         self._frames = frames
         self._forwarder = forwarder
         self._charges = LateCharges(attachment)
-        has_several = attachment.peer_table.capacity > 1
+        self._capacity = attachment.peer_table.capacity
+        has_several = self._capacity > 1
         self._uncharged_port = decoded[0] if decoded and has_several else None  # what is in its blocks shows only here
         self._route_reader = RouteReader(attachment.peer_table)
         self._routes = RouteTable()
@@ -123,9 +126,12 @@ class TunWriter:
                 slot = port.slot(ahead)
                 start, length, consumer, peer_handle = read_header(slot)
                 if consumer == port.position:
+                    if start + length > len(slot) or peer_handle & PEER_INDEX_MASK >= self._capacity:
+                        self._counters[_SLOT_SPOILT] += 1
+                        continue
                     self._write_frames(slot, start, start + length, peer_handle)
                     if port is self._uncharged_port:
-                        self._charges.add(peer_handle, framing.scan(slot, start, start + length, length)[-1])
+                        self._charge(slot, start, length, peer_handle)
             if ready:
                 if self._forwarder is not None:
                     self._forwarder.flush()
@@ -136,12 +142,21 @@ class TunWriter:
     def drained(self) -> bool:
         return True
 
+    def _charge(self, slot: memoryview, start: int, length: int, peer_handle: int) -> None:
+        try:
+            self._charges.add(peer_handle, framing.scan(slot, start, start + length, length)[-1])
+        except PeerError:
+            pass  # of a worker that runs amok: the slot is counted already
+
     def _write_frames(self, slot: memoryview, at: int, end: int, peer_handle: int) -> None:
-        traffic_class = read_marks(slot)[0]
+        traffic_class = read_marks(slot)[0] & framing.LIGHT  # the other bits, if any, are of a worker that runs amok
         frames = self._frames
         while end - at > 4:
             length, kind = _frame_at(slot, at)
             after = at + 4 + length
+            if after > end or length > framing.LENGTH_LIMIT:
+                self._counters[_SLOT_SPOILT] += 1
+                return
             if length:
                 content = frames.get(kind)
                 if content == PACKETS:

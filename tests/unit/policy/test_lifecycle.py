@@ -394,6 +394,29 @@ def test_any_number_of_replacements_gives_up_nothing() -> None:
     assert not instance.lifecycle.is_stopping
 
 
+def test_what_workers_are_attached_to_is_lost_and_every_living_one_is_killed_and_started_again_uncounted() -> None:
+    instance = Instance().run()
+    instance.died("tun-1")  # waits for its next start
+    instance.lifecycle.restart(["tcp-1"], instance.now)  # is being replaced already
+    for _ in range(INTENSITY + 2):
+        actions = instance.lifecycle.replace_at_once(instance.now)
+        alive = [name for name in NAMES if instance.state(name) is WorkerState.STOPPING]
+        assert actions == [Kill(name) for name in alive] and "tcp-0" in alive
+        for name in alive:
+            assert instance.died(name) == []
+        started = [action.worker for action in instance.tick(SECOND) if isinstance(action, Start)]
+        assert set(started) >= set(alive)
+        for name in started[1:]:  # the first is still starting when memory is lost again
+            instance.became_ready(name)
+    assert instance.phase() is Phase.DEGRADED
+
+
+def test_while_the_instance_stops_nothing_is_replaced_whatever_is_lost() -> None:
+    instance = Instance().run()
+    instance.lifecycle.stop(0, "asked")
+    assert instance.lifecycle.replace_at_once(instance.now) == []
+
+
 def test_a_worker_that_is_stopping_already_is_not_asked_to_twice() -> None:
     instance = Instance().run()
     instance.lifecycle.restart(["tcp-0"], instance.now)
