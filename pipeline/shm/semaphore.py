@@ -84,14 +84,16 @@ class Semaphore:
         return True
 
     def clear(self) -> None:
-        """Take those that are there, without waiting; at most CLEAR_MAX."""
-        for _ in range(CLEAR_MAX):
-            if not self._posix.value:
-                return
-            try:
+        """Take those that are there, without waiting; at most CLEAR_MAX. After each wait: most often there are none."""
+        if self._posix.value:
+            self._take(CLEAR_MAX)
+
+    def _take(self, most: int) -> None:
+        try:
+            for _ in range(most):
                 self._posix.acquire(0)
-            except posix_ipc.BusyError:  # another has taken it
-                return
+        except posix_ipc.BusyError:
+            pass  # that was the last one
 
     def close(self) -> None:
         _libc.sem_close(self._address)
