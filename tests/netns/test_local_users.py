@@ -206,7 +206,6 @@ def test_a_state_directory_that_others_can_change_is_refused_by_start_and_by_che
     cures = {
         "state": lambda: state.chmod(0o777),
         "peers": lambda: (state / "peers").chmod(0o770),
-        "peer": lambda: os.chown(state / "peers/one.json", NOBODY, NOBODY),
         "key": lambda: os.chown(state / "server.key", NOBODY, NOBODY),
     }
     for what, expose in cures.items():
@@ -218,6 +217,10 @@ def test_a_state_directory_that_others_can_change_is_refused_by_start_and_by_che
         for path in (state, state / "peers", state / "peers/one.json", state / "server.key"):
             os.chown(path, 0, 0)
             path.chmod(0o700)
+    os.chown(state / "peers/one.json", NOBODY, NOBODY)  # this costs that peer
+    with instance.start_again() as again:
+        again.wait_until_running()
+        assert f"chown root {state}/peers/one.json" in again.log
     state.chmod(0o777)
     file = tmp_path / "checked.json"
     file.write_text(json.dumps(config))
