@@ -80,6 +80,12 @@ def routes(config: Config) -> Violations:
     yield from _each_once({f"routes[{i}]": text for i, text in enumerate(config.routes)}, parse_prefix)
 
 
+def accept_routes(config: Config) -> Violations:
+    given = config.accept_routes
+    if not isinstance(given, bool):
+        yield from _each_once({f"accept_routes[{i}]": text for i, text in enumerate(given)}, parse_prefix)
+
+
 def push_routes(config: Config) -> Violations:
     if len(config.push_routes) > PUSHED_ROUTES_MAX:
         yield "push_routes", f"at most {PUSHED_ROUTES_MAX}: a WELCOME holds no more", len(config.push_routes)
@@ -176,6 +182,7 @@ CHECKS = (
     Check(tunnel_addr, ("tunnel_addr",)),
     Check(public_addr, ("public_addr",)),
     Check(routes, ("routes",)),
+    Check(accept_routes, ("accept_routes",)),
     Check(push_routes, ("push_routes",)),
     Check(state_dir, ("state_dir",)),
     Check(security_checks.peers, ("peers",)),

@@ -94,6 +94,11 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     routes: Annotated[tuple[PrefixText, ...], about(
         "Further networks that this machine reaches through the tunnel. The subnets of `tunnel_addr` are routed "
         "without being listed.", live=True)] = ()
+    accept_routes: Annotated[bool | tuple[PrefixText, ...], about(
+        "Networks that a client lets its server route into the tunnel. True: every network that is harmless. A list: "
+        "networks that lie in a listed one; a network that the list names itself, such as `0.0.0.0/0`, is routed as "
+        "if it were in `routes`. No route from the server covers a network that this machine is connected to.",
+        live=True)] = True
     mtu: Annotated[int, Meta(ge=68, le=65535), about(
         "MTU of the TUN device. 68 is the minimum of IPv4; IPv6 inside the tunnel needs 1280; `compat` allows at most "
         "1495. The default is the original program's. A tunnel in a byte stream needs no small MTU.",
@@ -326,6 +331,12 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         """`routes`, parsed, without the device's own subnets: the kernel adds routes to those."""
         own = {interface.network for interface in self.tunnel_interfaces}
         return tuple(prefix for prefix in map(parse_prefix, self.routes) if prefix not in own)
+
+    @property
+    def accepted_prefixes(self) -> bool | tuple[IPv4Network | IPv6Network, ...]:
+        """`accept_routes`, parsed."""
+        given = self.accept_routes
+        return given if isinstance(given, bool) else tuple(map(parse_prefix, given))
 
     @property
     def push_prefixes(self) -> tuple[IPv4Network | IPv6Network, ...]:

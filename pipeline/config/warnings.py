@@ -53,6 +53,7 @@ UNUSED = (
     Unused(("local_addr",), _on_client, "a client does not listen"),
     Unused(("insecure",), _on_client, "it concerns servers only"),
     Unused(("remote_addr", "reconnect_min", "reconnect_max"), _on_server, "a server does not dial"),
+    Unused(("accept_routes",), _on_server, "nobody sends routes to a server"),
     Unused(("connections", "light_connections"), _on_server, "the client decides how many connections it opens"),
     Unused(("fec_data", "fec_parity"), _without_fec, "fec is off"),
     Unused(
@@ -90,7 +91,7 @@ UNUSED = (
     ),
     Unused(("public_addr",), _without_tls, "invite needs TLS"),
     Unused(
-        ("key_file", "push_routes", "public_addr", "max_connections_per_client"),
+        ("key_file", "push_routes", "accept_routes", "public_addr", "max_connections_per_client"),
         _with_compat,
         "the original program has no such feature",
     ),
@@ -217,5 +218,5 @@ def _routes_over_the_server(config: Config) -> Iterator[str]:
         if prefix.prefixlen <= 1 if address is None else address in prefix:
             yield (
                 f"routes leads {prefix} into the tunnel, and with it the connections to the server "
-                f"{config.remote_addr}, unless a more specific route leads them around the tunnel."
+                f"{config.remote_addr}: it is left out until a more specific route leads them around the tunnel."
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import struct
 
 from pipeline.errors import LocalError, PermissionDenied
@@ -49,18 +50,20 @@ class DeviceBusy(LocalError):
 
 
 class Device:
-    """An open device: its name, one file descriptor per queue, the offloads in force."""
+    """An open device: its name and number, one file descriptor per queue, the offloads in force."""
 
     def __init__(self, name: str, fds: list[int], offloads: int) -> None:
         self.name = name
         self.fds = fds
         self.offloads = offloads
+        self.index = socket.if_nametoindex(name)
 
     def rebind(self, offload: bool) -> None:
         """Create the device again after it was deleted, on our file descriptors: workers go on with theirs."""
         for fd in self.fds:
             _bind(fd, self.name, len(self.fds) > 1)
         self.offloads = _set_best_offloads(self.fds[0], offload)
+        self.index = socket.if_nametoindex(self.name)
 
     def close(self) -> None:
         for fd in self.fds:

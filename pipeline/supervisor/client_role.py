@@ -8,14 +8,14 @@
     take_back(request)        nothing
     run_command(request)      refuses the commands of a server; None for any other
 
-With tunnel_addr "auto" the device gets the addresses of the WELCOME. Its routes are added to the configured ones. A
-route that contains the server's own address is not added: the server could not be reached through the tunnel.
+With tunnel_addr "auto" the device gets the addresses of the WELCOME. Its routes are added to the configured ones, as
+far as accept_routes and the rules of `pipeline.policy.reconcile` admit them. Every WELCOME is compared with the kernel,
+so what was impossible at an earlier one is tried again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address
 from typing import Any
 
 from pipeline.config import Config
@@ -67,9 +67,16 @@ class ClientRole:
             return
         news = welcome.addresses, welcome.routes, request["server"]
         if news == self._applied:
+            self._device.look_soon()
+            return
+        auto = self._config.tunnel_addr == AUTO
+        try:
+            there = self._device.take_from_server(welcome.addresses if auto else (), welcome.routes, request["server"])
+        except LocalError as error:
+            LOG.error("addresses and routes from the server cannot be applied: %s", error)
             return
         self._applied = news
-        auto = self._config.tunnel_addr == AUTO
+        LOG.info("from the server: %s", _listed(there))
         own = [interface.ip for interface in self._config.tunnel_interfaces]
         if not auto and welcome.addresses and {a.ip for a in welcome.addresses} != set(own):
             LOG.warning(
@@ -77,12 +84,6 @@ class ClientRole:
                 _listed(own),
                 _listed(welcome.addresses),
             )
-        routes = [route for route in welcome.routes if not _leads_to_server(route, request["server"])]
-        try:
-            if self._device.apply_server_settings(welcome.addresses if auto else (), routes):
-                LOG.info("from the server: addresses %s, routes %s", _listed(welcome.addresses), _listed(routes))
-        except LocalError as error:
-            LOG.error("addresses and routes from the server cannot be applied: %s", error)
 
     def take_back(self, request: dict[str, Any]) -> None:
         """No command of a client's has an answer that must arrive."""
@@ -91,17 +92,6 @@ class ClientRole:
         if request.get("command") in PEER_COMMANDS:
             return {"ok": False, "error": "this instance is a client: only a server has peers"}
         return None
-
-
-def _leads_to_server(route: messages.Network, server: str) -> bool:
-    leads = ip_address(server) in route
-    if leads:
-        LOG.warning(
-            "route %s from the server is ignored: it leads to the server itself. To send everything through the "
-            "tunnel, set routes here, and a route to the server around the tunnel",
-            route,
-        )
-    return leads
 
 
 def _listed(values: Iterable[object]) -> str:

@@ -7,9 +7,11 @@ where the ICMP messages of path MTU discovery are lost. Connections of this mach
     install()   install the instance's own table, instead of one that a killed run has left; may be repeated at any
                 time, such as after `nft flush ruleset`
     remove()    remove the table, also one that a killed run has left
+    listing()   the table as the kernel has it
 
-Each is one transaction, and touches no other table. The rules name the device instead of its index: they hold while the
-device does not exist, and when it is made again. A tunnel runs without the clamp, so a failure is a text for a warning.
+Each is one transaction, and touches no other table. `clamp_keeper` keeps the table in place. The rules name
+the device instead of its index: they hold while the device does not exist, and when it is made again. A tunnel runs
+without the clamp, so a failure is a text for a warning.
 
 Not here: the rule against CVE-2019-14899, as wg-quick has it when it routes everything into its tunnel,
     type filter hook prerouting priority raw; iifname != TUN ip daddr ADDRESS fib saddr type != local drop
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from typing import NamedTuple
 
 NFT_SECONDS = 5.0  # nft takes some ms
 SBIN_DIRECTORIES = ("/usr/sbin", "/sbin")  # where nft is; after `su`, the PATH of root may lack them
@@ -66,13 +69,26 @@ class MssClamp:
         was_installed, self._installed = self._installed, False
         return f"mss_clamp: {why_not}; by hand: nft delete table inet {self.table}" if why_not and was_installed else ""
 
+    def listing(self) -> str:
+        """The table as nft prints it; "" if it is not there."""
+        return _run_nft(["list", "table", "inet", self.table]).output
+
+
+class _Done(NamedTuple):
+    output: str
+    why_not: str  # "" for success
+
 
 def _run_script(script: str) -> str:
     """Run the script as one transaction. Why it failed; "" if it did not."""
+    return _run_nft(["-f", "-"], script).why_not
+
+
+def _run_nft(words: list[str], script: str = "") -> _Done:
     path = os.pathsep.join([*os.get_exec_path(), *SBIN_DIRECTORIES])
     try:
         done = subprocess.run(
-            ["nft", "-f", "-"],
+            ["nft", *words],
             input=script,
             text=True,
             capture_output=True,
@@ -80,12 +96,12 @@ def _run_script(script: str) -> str:
             env={**os.environ, "PATH": path},
         )
     except FileNotFoundError:
-        return "the command nft is missing: install nftables"
+        return _Done("", "the command nft is missing: install nftables")
     except subprocess.TimeoutExpired:
-        return f"nft has not ended within {NFT_SECONDS:g} s"
+        return _Done("", f"nft has not ended within {NFT_SECONDS:g} s")
     except OSError as error:
-        return f"nft: {error.strerror}"
+        return _Done("", f"nft: {error.strerror}")
     if done.returncode:
         message = done.stderr.strip().partition("\n")[0] or f"exit status {done.returncode}"
-        return f"nft: {message}: it needs CAP_NET_ADMIN and a kernel with nf_tables"
-    return ""
+        return _Done("", f"nft: {message}: it needs CAP_NET_ADMIN and a kernel with nf_tables")
+    return _Done(done.stdout, "")

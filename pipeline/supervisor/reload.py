@@ -12,6 +12,7 @@ from pipeline.supervisor.worker_settings import LIMITS
 
 APPLIED_BY_SUPERVISOR = {
     "routes",
+    "accept_routes",
     "restart_intensity",
     "restart_period",
     "heartbeat_timeout",
@@ -32,7 +33,7 @@ class Reload:
     """Reads the configuration again and compares it with the old one. Changes nothing.
 
     `error` is "" if the reload is possible; else `config` is the old one. `problems`: of peers that a reload leaves as
-    they were, or leaves out, since their files are wrong.
+    they were, or leaves out, since their files are wrong; of addresses and routes that the kernel does not have.
     """
 
     def __init__(self, old: Config, reread: Callable[[], Config]) -> None:

@@ -51,6 +51,8 @@ PROBE_ADDRESSES = ("192.0.2.1", 9), ("2001:db8::1", 9)
 class ServerRole:
     """`credentials` and `capacity` (peers that can be connected at a time) go into the plan."""
 
+    _device: TunDevice  # from start() on
+
     def __init__(self, config: Config) -> None:
         self._config = config
         remembers = config.multi_client and not config.compat
@@ -64,6 +66,7 @@ class ServerRole:
         self._compat_admission: CompatAdmission | None = None
 
     def start(self, table: PeerTable, device: TunDevice) -> None:
+        self._device = device
         if self._config.compat:
             if self._config.multi_client:
                 self._compat_admission = CompatAdmission(self._config, table)
@@ -72,6 +75,7 @@ class ServerRole:
             return
         if self._state:
             self._state.remove_unfinished()
+        self._tell_networks()
         remembered = self._state.load_addresses() if self._state else {}
         save = self._state.save_addresses if self._state else lambda addresses: None
         self._admission = Admission(self._config, table, device.accepted, remembered, save)
@@ -111,8 +115,12 @@ class ServerRole:
     def _configure_admission(self) -> None:
         if self._admission is not None:
             self._admission.configure(self._config, self._peers.known, self._peers.barred)
+            self._tell_networks()
         if self._compat_admission is not None:
             self._compat_admission.configure(self._config)
+
+    def _tell_networks(self) -> None:
+        self._device.know_peers([network for peer in self._peers.known for network in peer.policy.allowed])
 
     # -- requests and commands
 

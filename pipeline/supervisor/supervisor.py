@@ -49,11 +49,11 @@ from pipeline.policy.lifecycle import (
 )
 from pipeline.policy.restart import RestartPolicy
 from pipeline.supervisor import cores, status
+from pipeline.supervisor.clamp_keeper import ClampKeeper
 from pipeline.supervisor.client_role import ClientRole
 from pipeline.supervisor.control_socket import ControlServer
 from pipeline.supervisor.instance import Instance
 from pipeline.supervisor.listener import listen
-from pipeline.supervisor.mss_clamp import MssClamp
 from pipeline.supervisor.precedence import Precedence
 from pipeline.supervisor.process import raise_descriptor_limit
 from pipeline.supervisor.reload import Reload
@@ -121,9 +121,9 @@ class Supervisor:
         self._role = ServerRole(config) if is_server else ClientRole(config, self._key)
         self._device = TunDevice(config)
         self._cleanup.append(self._device.close)
-        self._clamp = MssClamp(config.tun_name, config.name)
-        self._cleanup.append(self._clamp.remove)
-        self._apply_mss_clamp()
+        self._clamp = ClampKeeper(config.tun_name, config.name)
+        self._cleanup.append(self._clamp.close)
+        self._clamp.apply(config.mss_clamp)
         self._listener: socket.socket | None = None
         if is_server:
             self._listener = listen(config.listen_endpoint)
@@ -138,12 +138,6 @@ class Supervisor:
         control = ControlServer(instance.socket_path, self._answer, self._selector, self._take_back)
         self._cleanup.append(control.close)
         self._run_files = RunFiles(instance, control)
-
-    def _apply_mss_clamp(self) -> None:
-        """Install the clamp, or remove what a run with a clamp has left; a failure is a warning."""
-        warning = self._clamp.install() if self.config.mss_clamp else self._clamp.remove()
-        if warning:
-            LOG.warning("%s", warning)
 
     def _write_plan(self) -> None:
         self._run.write_plan(self.config, self._role.credentials, self._device, self._role.capacity)
@@ -191,7 +185,8 @@ class Supervisor:
         self._carry_out(self._lifecycle.tick(heartbeats, now))
         is_running = self._lifecycle.phase is Phase.RUNNING
         if not self._lifecycle.is_stopping:
-            self._survive("the care for the device", self._device.repair)
+            self._survive("the care for the device", lambda: self._device.repair(now))
+            self._survive("the care for the clamp", lambda: self._clamp.tick(now))
             self._survive("the care for the run directory", lambda: self._run_files.check(now))
             self._survive("the care for the peers", lambda: self._role.tick(now))
             self._survive("the rolling restart", lambda: self._rolling.tick(is_running, now))
@@ -363,9 +358,8 @@ class Supervisor:
         if not reload.error:
             try:
                 self._role.prepare_reload(reload.config)
-                self._device.change_routes(reload.config)
                 self._apply(reload)
-                reload.problems = list(self._role.problems)
+                reload.problems += self._role.problems
             except TunnelError as error:
                 reload.error = str(error)
             except Exception:
@@ -381,7 +375,8 @@ class Supervisor:
         self._lifecycle.limits = self._limits()
         log.start(self.config.name, "supervisor", self.config.log_level, self.config.log_format)
         LOG.info("reloaded: %s", ", ".join(reload.changed) or "no setting has changed")
-        self._apply_mss_clamp()
+        reload.problems += self._device.configure(self.config)
+        self._clamp.apply(self.config.mss_clamp)
         self._workers.spares.enable(self.config.spares)
         if reload.replaces_workers:
             self._carry_out(self._lifecycle.restart(self._workers.processes, time.monotonic_ns()))

@@ -198,7 +198,7 @@ def control() -> Iterator[Feed]:
         )
         server = HubServer(BOB)
         stack.callback(server.close)
-        role.start(server.table, SimpleNamespace(accepted=0))
+        role.start(server.table, SimpleNamespace(accepted=0, know_peers=list))
         selector = stack.enter_context(selectors.DefaultSelector())
         path = directory / "control"
         _restore(role, directory / "state")

@@ -12,11 +12,13 @@ import selectors
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any, cast
 
 from pipeline.config import parse
 from pipeline.errors import PeerError
+from pipeline.policy.kernel_entries import Route, contains
+from pipeline.policy.reconcile import Seen, Wanted, plan
 from pipeline.runtime.supervisor_channel import Answer, SupervisorChannel
 from pipeline.supervisor.client_role import ClientRole
 from pipeline.supervisor.failures import Failures
@@ -258,14 +260,19 @@ WITH_KEY, AUTO = 1, 2
 
 
 class _Device:
-    """Where addresses and routes would be set."""
+    """Where addresses and routes would be set, on a host with a default route."""
 
     def __init__(self) -> None:
-        self.applied: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+        self.applied: list[tuple[tuple[Any, ...], tuple[Any, ...]]] = []
 
-    def apply_server_settings(self, addresses: Iterable[object], routes: Iterable[object]) -> bool:
-        self.applied.append((tuple(map(str, addresses)), tuple(map(str, routes))))
-        return True
+    def take_from_server(self, addresses: Iterable[Any], routes: Iterable[Any], server: str) -> list[Any]:
+        self.applied.append((tuple(addresses), tuple(routes)))
+        way = {ip_address(server): Route(ip_network("0.0.0.0/0"), 100, 2)}
+        wanted = Wanted(pushed_addresses=tuple(addresses), pushed_routes=tuple(routes))
+        made = plan(wanted, Seen(7, True, (), (), way, {}, {}))
+        assert not any(contains(route.prefix, address) for route in made.add_routes for address in way)
+        assert not any(address.ip in way for address in made.add_addresses)
+        return [*made.taken]
 
 
 def client_handshake(data: bytes) -> None:
@@ -312,7 +319,6 @@ def client_handshake(data: bytes) -> None:
         for addresses, routes in device.applied:
             assert len(addresses) <= messages.ADDRESSES_MAX and len(routes) <= messages.PUSHED_ROUTES_MAX
             assert options & AUTO or not addresses
-            assert "0.0.0.0/0" not in routes  # leads to the server itself
 
 
 def _proved(frame: bytes, transcript: bytes) -> bytes:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.runtime import tun
-from pipeline.supervisor import ip_route
 from tools.lab.namespace import die_with_parent, stop
 from tools.lab.network import Node
 from tools.lab.waiting import until
@@ -78,8 +78,12 @@ def receive(fd: int, connection: socket.socket) -> None:
 def main(argv: list[str]) -> int:
     role, name, address, *where = argv
     device = tun.open_device(name, 1, offload=True)
-    ip_route.set_up(name, MTU, QUEUE_PACKETS)
-    ip_route.add_addresses(name, [address])
+    for words in (
+        f"link set dev {name} mtu {MTU} txqueuelen {QUEUE_PACKETS} addrgenmode none",
+        f"link set dev {name} up",
+        f"address add {address} dev {name}",
+    ):
+        subprocess.run(["ip", *words.split()], check=True)
     os.set_blocking(device.fds[0], True)
     if role == "listen":
         with socket.create_server(("", int(where[0]))) as listener:

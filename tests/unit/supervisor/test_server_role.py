@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +39,9 @@ class Running:
 
     def start(self) -> None:
         self.role = ServerRole(self.config)
-        self.role.start(self.hub.table, SimpleNamespace(accepted=0))
+        self.networks: list[list[Any]] = []
+        """Networks behind peers, each time that the device was told."""
+        self.role.start(self.hub.table, SimpleNamespace(accepted=0, know_peers=self.networks.append))
 
     @property
     def config(self) -> Config:
@@ -94,6 +97,13 @@ def cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise LocalError("vic.json cannot be written: Read-only file system")
 
     monkeypatch.setattr(peer_file, "remove", remove)
+
+
+def test_the_device_is_told_which_networks_are_behind_peers(running: Running) -> None:
+    running.invite("vic", allowed=["10.1.0.0/16"])
+    assert running.networks[0] == [] and running.networks[-1] == [ip_network("10.1.0.0/16")]
+    running.command("revoke", name="vic")
+    assert running.networks[-1] == []
 
 
 # -- revoke
