@@ -86,20 +86,24 @@ def prove_usable(tls: TlsMaterial, *, server: bool) -> None:
     """ConfigError if a worker could not load this, or no other end could connect to it."""
     context_of(tls, server=server)
     if tls.certificate_pem:
-        _shake_hands(server_context(tls.certificate_pem, tls.key_pem))
+        _shake_hands(tls)
 
 
-def _shake_hands(context: ssl.SSLContext) -> None:
-    """A TLS 1.3 handshake in memory, with a client that accepts any certificate."""
+def _shake_hands(tls: TlsMaterial) -> None:
+    """A handshake in memory, with a client that accepts any certificate."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    dialing = client_context(system_cas=False, verify=False)
-    ends = dialing.wrap_bio(to_client, to_server), context.wrap_bio(to_server, to_client, server_side=True)
+    serving = server_context(tls.certificate_pem, tls.key_pem, minimum=tls.minimum_version)
+    dialing = client_context(tls.minimum_version, system_cas=False, verify=False)
+    ends = dialing.wrap_bio(to_client, to_server), serving.wrap_bio(to_server, to_client, server_side=True)
     for end in ends * 2:  # ClientHello, the server's flight, the client's, the server's end
         try:
             end.do_handshake()
         except ssl.SSLWantReadError:
             continue
         except ssl.SSLError as error:
+            if error.reason == "NO_PROTOCOLS_AVAILABLE":
+                text = f"this machine's OpenSSL does not allow TLS {tls.minimum_version}: see openssl.cnf, MaxProtocol"
+                raise ConfigError([Problem("", text)]) from None
             text = f"nobody can connect to an end with it in TLS 1.3, OpenSSL says {error.reason}: expected EC P-256"
             raise ConfigError([Problem(CERTIFICATE, text)]) from None
 

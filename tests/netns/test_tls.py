@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.credentials import certificates
 from pipeline.credentials.certificates import CertificatePair
+from pipeline.transport import failure_words
 from pipeline.wire import framing, messages
 from tests.netns.harness.checked_flow import Flow, transfer
 from tests.netns.harness.hub import BOTH, PLAIN, call, established, hub_config, inside, port_of, reaches, tls_context
@@ -259,10 +260,10 @@ def test_a_client_whose_certificate_names_no_peer_hears_nothing(
     ("settings", "text"),
     [
         ({"tls_server_name": "elsewhere.test"}, "certificate is not valid for 'elsewhere.test'"),
-        ({"tls_ca_file": "other"}, "certificate verify failed: self-signed certificate in certificate chain"),
+        ({"tls_ca_file": "other"}, "certificate is not accepted here: self-signed certificate in certificate chain"),
         ({"tls_fingerprint": "00" * 32, "tls_ca_file": ""}, f"expected {'00' * 32}"),
         ({"tls_fingerprint": "00" * 32}, f"expected {'00' * 32}"),
-        ({"tls_ca_file": ""}, "certificate verify failed: self-signed certificate in certificate chain"),
+        ({"tls_ca_file": ""}, "certificate is not accepted here: self-signed certificate in certificate chain"),
     ],
     ids=["name", "ca", "pin", "pin-and-ca", "system"],
 )
@@ -374,7 +375,7 @@ def test_tls_1_2_is_spoken_where_both_ends_are_told_so(
         Instance(lab["c"], client_config(server, authority, mine, **settings), tmp_path, environment=old) as refused,
     ):
         willing.wait_until_running()
-        refused.wait_for_log("PROTOCOL_VERSION")
+        refused.wait_for_log(failure_words.OTHER_VERSION)
         with Instance(
             lab["c"], client_config(willing, authority, mine, **settings), tmp_path, environment=old
         ) as instance:
