@@ -14,8 +14,8 @@ OpenSSL gets whole records, one at a time. So it asks for more only when a recor
 memory back, but neither a BIO nor OpenSSL's buffers grow beyond a record. Records that are not decrypted yet wait in
 the record buffer, which all channels of a context share.
 
-Costs of a hostile peer: a record in OpenSSL and two saved outside; EMPTY_RECORDS_MAX records in a row without data;
-ANSWER_BYTES_MAX bytes of answers. In a handshake OpenSSL's own limits hold (a message of 128 KiB).
+Costs of a hostile peer: a record in OpenSSL and two saved outside; EMPTY_RECORDS_MAX records without data, and one for
+each with data; ANSWER_BYTES_MAX bytes of answers. In a handshake OpenSSL's own limits hold (a message of 128 KiB).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import cast
 from pipeline.transport.tls_context import TlsContext
 from pipeline.transport.tls_records import RECORD_BYTES, RECORD_HEADER_BYTES, length_at
 
-EMPTY_RECORDS_MAX = 32  # records in a row without data: as many as OpenSSL bears empty ones (MAX_EMPTY_RECORDS)
+EMPTY_RECORDS_MAX = 32  # records without data more than with: as many as OpenSSL bears in a row (MAX_EMPTY_RECORDS)
 ANSWER_BYTES_MAX = 4096  # bytes that may wait unsent because of what the peer sent; an answer has 27
 FLIGHT_BYTES = 4096  # of a handshake, received at a time
 RECORDS_MOST = 128  # opened in one receive: tiny ones take 1.4 us each, and the other channels wait
@@ -166,7 +166,8 @@ class TlsChannel:
                     self._ended = True
                     break
                 filled += count
-                self._empty_records = 0
+                if self._empty_records:
+                    self._empty_records -= 1
             self._plaintext_left = filled == size and self._object.pending() > 0
         buffer.start = at
         self.records += records
@@ -178,7 +179,8 @@ class TlsChannel:
         waiting = self._outgoing.pending
         if self._empty_records > EMPTY_RECORDS_MAX or waiting > ANSWER_BYTES_MAX:
             raise _aborted(
-                f"{self._empty_records} TLS records in a row without data, {waiting} bytes of answers wait unread"
+                f"{self._empty_records} more TLS records without data than with data, {waiting} bytes of answers wait "
+                "unread"
             )
         self.has_output = waiting > 0
 

@@ -1,4 +1,4 @@
-"""A TLS client that is driven through libssl itself, because Python's ssl module cannot change keys. See `Foreign`."""
+"""A TLS client that is driven through libssl itself, because Python's ssl module cannot change keys."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-class Foreign:
-    """The client, and the end of its connection that our server has."""
+class ForeignClient:
+    """The client, on a connected socket."""
 
-    def __init__(self, server: TlsContext, maximum: int = 0, fragments: int = 0) -> None:
+    def __init__(self, sock: socket.socket, maximum: int = 0, fragments: int = 0) -> None:
         self._ssl = lib = _library()
-        self.socket, far = socket.socketpair()
+        self.socket = sock
         self.socket.setblocking(False)
         self._context = lib.SSL_CTX_new(lib.TLS_client_method())
         lib.SSL_CTX_set_alpn_protos(self._context, bytes([len(ALPN)]) + ALPN.encode(), 1 + len(ALPN))
@@ -62,9 +62,10 @@ class Foreign:
         lib.SSL_CTX_set_tlsext_max_fragment_length(self._context, fragments)
         self._object = lib.SSL_new(self._context)
         lib.SSL_set_fd(self._object, self.socket.fileno())
-        self.server = End(far, server, server=True)
-        while (lib.SSL_connect(self._object) != 1) | (not self.server.step()):
-            pass
+
+    def connect(self) -> bool:
+        """One step of the handshake. Whether it is done."""
+        return self._ssl.SSL_connect(self._object) == 1
 
     def update_key(self) -> None:
         """Change our key, and ask the server to change its own."""
@@ -88,4 +89,18 @@ class Foreign:
         self._ssl.SSL_free(self._object)
         self._ssl.SSL_CTX_free(self._context)
         self.socket.close()
+
+
+class Foreign(ForeignClient):
+    """The client, and the end of its connection that our server has."""
+
+    def __init__(self, server: TlsContext, maximum: int = 0, fragments: int = 0) -> None:
+        near, far = socket.socketpair()
+        super().__init__(near, maximum, fragments)
+        self.server = End(far, server, server=True)
+        while (not self.connect()) | (not self.server.step()):
+            pass
+
+    def close(self) -> None:
+        super().close()
         self.server.socket.close()

@@ -10,6 +10,8 @@ import pytest
 
 from pipeline.credentials import certificates
 from pipeline.transport.settings import TlsMaterial
+from pipeline.transport.tls_channel import EMPTY_RECORDS_MAX
+from tests.harness.tls_foreign import ForeignClient
 from tests.inline.harness.ends import WELCOME, Dial, End, Make, Peer, carry, hello, step_for, until
 from tests.inline.harness.hub_ends import between, connected_hub, tls
 
@@ -91,6 +93,18 @@ def test_a_client_that_says_nothing_costs_no_object_of_openssl(make: Make, dial:
     assert connection.channel is None
     peer.send(b"x")
     until(lambda: connection.channel is not None, server)
+
+
+def test_a_client_that_changes_its_key_without_end_and_says_no_hello_is_closed(make: Make) -> None:
+    server = make("server", tls=tls()[0])
+    client = ForeignClient(socket.create_connection(("127.0.0.1", server.port)))
+    try:
+        until(client.connect, server)
+        for _ in range(EMPTY_RECORDS_MAX + 1):
+            client.update_key()
+        until(lambda: server.count("tcp.closed_hello_invalid") == 1, server)
+    finally:
+        client.close()
 
 
 def test_a_connection_from_before_a_reload_shows_the_certificate_of_after_it_and_proves_that(

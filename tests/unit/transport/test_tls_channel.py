@@ -344,8 +344,20 @@ def test_answers_that_openssl_has_ready_leave_with_nothing_else_to_send(foreign:
 def test_a_flood_of_changed_keys_ends_the_connection(foreign: Foreign) -> None:
     for _ in range(EMPTY_RECORDS_MAX + 1):
         foreign.update_key()
-    with pytest.raises(ConnectionAbortedError, match=f"{EMPTY_RECORDS_MAX + 1} TLS records in a row without data"):
+    with pytest.raises(ConnectionAbortedError, match=f"{EMPTY_RECORDS_MAX + 1} more TLS records without data"):
         foreign.server.receive()
+
+
+def test_a_flood_of_changed_keys_with_a_byte_now_and_then_ends_the_connection_as_well(foreign: Foreign) -> None:
+    """Each costs as much as a record with data, and counts as nothing where peers are charged for frames."""
+    with pytest.raises(ConnectionAbortedError, match="more TLS records without data than with data"):
+        for _ in range(EMPTY_RECORDS_MAX):
+            foreign.update_key()
+            foreign.update_key()
+            foreign.update_key()
+            foreign.write(b"x")
+            assert foreign.server.receive() == b"x"
+            foreign.server.channel.seal([])
 
 
 def test_answers_that_are_never_fetched_are_bounded(foreign: Foreign) -> None:
