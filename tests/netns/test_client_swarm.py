@@ -140,7 +140,9 @@ def test_bench_hub_as_a_command_measures_idle_clients(capsys: pytest.CaptureFixt
 @pytest.mark.slow
 @needs_iperf3
 def test_every_other_measurement_of_bench_hub() -> None:
-    options = bench_hub._parser().parse_args(["--returning", "3", "--rounds", "1", "--garbage-rate", "100"])
+    options = bench_hub._parser().parse_args(
+        ["--returning", "3", "--rounds", "1", "--garbage-rate", "100", "--hello-rate", "200"]
+    )
     options.only = [name for name in bench_hub.MEASUREMENTS if name != "idle"]
     options.seconds = options.garbage_seconds = SHORT_SECONDS
     result = msgspec.to_builtins(bench_hub.run(options))
@@ -149,6 +151,9 @@ def test_every_other_measurement_of_bench_hub() -> None:
     assert all(0 < each["back_seconds"] <= each["complete_seconds"] for each in result["returns"])
     compared = [result[name] for name in ("client_to_server", "client_to_client", "deaf")]
     compared += [result["garbage"]["at_server"], result["garbage"]["at_nobody"]]
+    compared += [result["hellos"]["at_server"], result["hellos"]["at_plain"]]
+    assert result["hellos"]["flood"]["ended"]["answered"] > 0
+    assert len(result["hellos"]["newcomer_seconds"]) == len(result["hellos"]["newcomer_seconds_beside"]) > 0
     assert all(each["plain"] > 0 and each["ratio"] > 0 and len(each["plain_rounds"]) == 1 for each in compared)
     assert result["garbage"]["flood"]["connected"] > 0
 

@@ -6,6 +6,8 @@
     deaf       one TCP stream to a client while packets go to a peer that reads them, and to one that reads nothing
     hostile    one TCP stream and echoes of a client beside a peer that sends what costs most (tools/bench/hostile.py)
     garbage    one TCP stream from a client while others open connections and send garbage, here and at a closed port
+    hellos     the same beside TLS handshakes that others begin, here and at a server without TLS; and how soon a new
+               client is connected beside connections from one address
 
 Each has a lab and a server of its own (tools/bench/hub_testbed.py). Compared values are measured in turn, `--rounds`
 times. A value is the median of its rounds, a ratio is the median of the rounds' ratios. Clients, load and garbage
@@ -21,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,7 +33,7 @@ import msgspec
 from tools.bench import measure
 from tools.bench.command import Log, progress, run_command
 from tools.bench.hostile import CONNECTIONS, Hostility
-from tools.bench.hub_report import Compared, Garbage, HubResult, Idle, Return, table
+from tools.bench.hub_report import Compared, Garbage, Hellos, HubResult, Idle, Return, table
 from tools.bench.hub_testbed import CLIENT_ADDRESSES, SERVER_ADDRESS, SWARM_NETWORK, Testbed, open_testbed
 from tools.bench.machine import machine
 from tools.lab.namespace import stop
@@ -41,12 +43,15 @@ from tools.load.flood import Flooded
 from tools.load.hostile_bytes import KINDS
 from tools.tunnel_pair import CARRIER_PORT
 
-MEASUREMENTS = ("idle", "returns", "clients", "deaf", "hostile", "garbage")
+MEASUREMENTS = ("idle", "returns", "clients", "deaf", "hostile", "garbage", "hellos")
 FLOOD_SPARE_SECONDS = 10.0
+FLOOD_MARGIN_SECONDS = 2.0
 PACKET_BYTES = 1200
 PACKETS, FILL_PACKETS = 200, 5000  # a second: so few that they cost nothing by themselves, and enough to fill a window
 FILL_SECONDS = 60
 HOSTILE_SECONDS_MOST = 5  # all that is sent in that time is made ahead, in memory
+PLAIN_PORT = 7  # echo (RFC 862), in a namespace of our own
+NEWCOMERS = 3
 NOBODYS_PORT = 9
 """Discard (RFC 863); nobody listens there in a namespace of our own."""
 
@@ -194,6 +199,66 @@ class Bench:
             }
             self._result.garbage = Garbage(at_server, at_nobody, floods[-1], counted)
 
+    def hellos(self) -> None:
+        """At the server and at one without TLS, from many addresses; then newcomers, beside one address."""
+        with self._testbed("hellos") as testbed:
+            testbed.client("one")
+            hub, one = testbed.lab["hub"], testbed.lab["one"]
+            stream = partial(self._gbit, one, hub, SERVER_ADDRESS, seconds=self._options.seconds)
+            floods: list[Flooded] = []
+            many = ("--hellos", "--rate", self._options.hello_rate, "--source", SWARM_NETWORK)
+            at_server = self._compared(
+                "hellos at the server",
+                stream,
+                partial(self._beside_hellos, testbed, CARRIER_PORT, stream, floods, many),
+            )
+            with self._running(hub, "tools.load.plain_server", hub.address, PLAIN_PORT) as plain:
+                assert plain.stdout is not None
+                plain.stdout.readline()
+                at_plain = self._compared(
+                    "hellos without TLS", stream, partial(self._beside_hellos, testbed, PLAIN_PORT, stream, [], many)
+                )
+                plain.terminate()
+            one_address = ("--hellos", "--rate", self._options.hello_rate)
+            newcomer = partial(self._newcomer_seconds, testbed)
+            self._log("hellos: newcomers")
+            alone = [newcomer() for _ in range(NEWCOMERS)]
+            beside = [self._beside_hellos(testbed, CARRIER_PORT, newcomer, [], one_address) for _ in range(NEWCOMERS)]
+            self._result.hellos = Hellos(at_server, at_plain, alone, beside, floods[-1])
+
+    def _newcomer_seconds(self, testbed: Testbed) -> float:
+        """From the first attempt of another light client until it has a connection."""
+        swarm = testbed.swarm(1)
+        swarm.wait(complete=False)
+        seconds = swarm.finish().first_seconds
+        assert seconds is not None
+        return seconds
+
+    def _beside_hellos(
+        self,
+        testbed: Testbed,
+        port: int,
+        measured: Callable[[], float],
+        floods: list[Flooded],
+        options: Sequence[object],
+    ) -> float:
+        """What is measured while the flood lasts, which is a little longer than a stream."""
+        with self._running(
+            testbed.lab["swarm"],
+            "tools.load.flood",
+            testbed.lab["hub"].address,
+            port,
+            "--patience",
+            1,
+            "--seconds",
+            self._options.seconds + FLOOD_MARGIN_SECONDS,
+            *options,
+        ) as flood:
+            value = measured()
+            said, _ = flood.communicate(timeout=FLOOD_SPARE_SECONDS)
+        floods.append(msgspec.json.decode(said, type=Flooded))
+        return value
+
     # -- how
 
     def _compared(self, what: str, plain: Callable[[], float], beside: Callable[[], float]) -> Compared:
@@ -301,6 +366,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="one and the other in turn (%(default)s)")
     parser.add_argument("--garbage-rate", type=float, default=1000, metavar="N", help="a second (%(default)s)")
+    parser.add_argument("--hello-rate", type=float, default=4000, metavar="N", help="a second (%(default)s)")
     parser.add_argument(
         "--garbage-seconds",
         type=int,

@@ -91,6 +91,19 @@ class HostileRow(msgspec.Struct):
     """Connections that the server has ended."""
 
 
+class Hellos(msgspec.Struct):
+    """One TCP stream of a client to the server, beside a flood of TLS handshakes that others begin and leave."""
+
+    at_server: Compared
+    at_plain: Compared
+    """Beside the same flood to a server without TLS."""
+    newcomer_seconds: list[float]
+    """Until a new client has a connection."""
+    newcomer_seconds_beside: list[float]
+    """The same beside connections at that rate from one other address."""
+    flood: Flooded
+
+
 class HubResult(msgspec.Struct, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     machine: Machine
@@ -100,6 +113,7 @@ class HubResult(msgspec.Struct, kw_only=True):
     idle: Idle | None = None
     returns: list[Return] = []
     garbage: Garbage | None = None
+    hellos: Hellos | None = None
     client_to_server: Compared | None = None
     """Gbit/s of one TCP stream, on the bare link and through the tunnel."""
     client_to_client: Compared | None = None
@@ -145,6 +159,11 @@ def table(result: HubResult) -> str:
             ("beside a flood of garbage at the server", result.garbage.at_server),
             ("beside that garbage at a closed port", result.garbage.at_nobody),
         ]
+    if result.hellos:
+        compared += [
+            ("beside a flood of TLS handshakes at the server", result.hellos.at_server),
+            ("beside that flood at a server without TLS", result.hellos.at_plain),
+        ]
     if any(values for _, values in compared):
         lines += ["", _row("one TCP stream, Gbit/s", "plain", "beside", "ratio")]
     lines += [
@@ -158,6 +177,13 @@ def table(result: HubResult) -> str:
         lines.append(f"  the flood: {flood.opened_a_second:.0f} connections a second; the server counted {counted}")
     if result.hostile:
         lines += _hostile(result.hostile)
+    if result.hellos:
+        flood = result.hellos.flood
+        alone, beside = (max(each) for each in (result.hellos.newcomer_seconds, result.hellos.newcomer_seconds_beside))
+        lines += [
+            f"  the handshakes: {flood.opened_a_second:.0f} a second, {flood.ended.get('answered', 0)} answered",
+            f"  a new client is connected after {alone:.2f} s, beside connections from one address {beside:.2f} s",
+        ]
     if result.left_behind:
         lines += ["", "LEFT BEHIND: " + ", ".join(result.left_behind)]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """A flood of connections without a handshake: python -m tools.load.flood HOST PORT --rate 1000 --seconds 20
 
-The connections are of the KINDS in turn. A connection ends when the server closes it, or after --patience seconds. With
+The connections are of the KINDS in turn. With --hellos each sends the first flight of our own TLS handshake, and leaves
+with the answer. A connection ends when the server closes it, or after --patience seconds. With
 --source PREFIX each connection comes from another address, so that limits on one address do not hold the flood back;
 tools.load.client_swarm says what that needs. At the end, standard output gets one JSON object: how many connections
 were opened, and how they ended.
@@ -22,6 +23,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from pipeline.transport.settings import ALPN
+
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: the port is chosen by connect, which knows both ends
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() resets
 LAG_SECONDS = 0.1  # connections that are due for longer are not made up for
@@ -38,14 +41,14 @@ class Flooded(msgspec.Struct):
     failed: int
     """Connections that were opened and never connected."""
     ended: dict[str, int]
-    """Connected ones, by their end: "closed" or "reset" by the server, "left" by the flood."""
+    """Connected ones, by their end: "closed" or "reset" by the server, "left" by it; with --hellos "answered"."""
     opened_a_second: float
 
 
-def client_hello() -> bytes:
-    """The first flight of a TLS handshake for HTTPS."""
+def client_hello(protocol: str = "h2") -> bytes:
+    """The first flight of a TLS handshake, for HTTPS."""
     context = ssl.create_default_context()
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols([protocol])
     out = ssl.MemoryBIO()
     try:
         context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="example.org").do_handshake()
@@ -71,13 +74,24 @@ KINDS: dict[str, Callable[[], bytes | None]] = {
 }
 """The first bytes of a connection; None: it ends at once, and sends nothing."""
 
+OUR_HELLO = client_hello(ALPN)
+
 
 class Flood:
-    """`rate` connections a second to one address. `network`: their source addresses; None: the kernel chooses."""
+    """`rate` connections a second to one address. `network`: their source addresses; None: the kernel chooses.
+
+    `hellos`: each sends OUR_HELLO.
+    """
 
     def __init__(
-        self, address: tuple[str, int], rate: float, patience: float, network: ipaddress.IPv4Network | None
+        self,
+        address: tuple[str, int],
+        rate: float,
+        patience: float,
+        network: ipaddress.IPv4Network | None,
+        hellos: bool = False,
     ) -> None:
+        self._hellos = hellos
         self._address = address
         self._rate = rate
         self._patience_ns = int(patience * 1e9)
@@ -140,7 +154,7 @@ class Flood:
             sock.close()
             return
         self._connected += 1
-        data = KINDS[kind]()
+        data = OUR_HELLO if self._hellos else KINDS[kind]()
         if data is None:
             if kind == "resets":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -156,9 +170,11 @@ class Flood:
 
     def _read(self, sock: socket.socket) -> None:
         try:
-            if sock.recv(READ_BYTES):
-                return
-            how = "closed"
+            how = "answered" if sock.recv(READ_BYTES) else "closed"
+            if how == "answered":
+                if not self._hellos:
+                    return
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         except OSError:
             how = "reset"
         self._end(sock, how)
@@ -172,7 +188,7 @@ class Flood:
 def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     network = ipaddress.IPv4Network(options.source) if options.source else None
-    flood = Flood((options.host, options.port), options.rate, options.patience, network)
+    flood = Flood((options.host, options.port), options.rate, options.patience, network, options.hellos)
     sys.stdout.buffer.write(msgspec.json.encode(flood.run(options.seconds)) + b"\n")
     return 0
 
@@ -189,6 +205,9 @@ def _parser() -> argparse.ArgumentParser:
         default=15.0,
         metavar="S",
         help="the flood ends a connection that the server has not closed after this time (%(default)s)",
+    )
+    parser.add_argument(
+        "--hellos", action="store_true", help="send TLS handshakes of our own, and leave with the answer"
     )
     parser.add_argument("--source", metavar="PREFIX", default="", help="dial from all addresses of this network")
     return parser

@@ -26,7 +26,7 @@ from pipeline.wire.handshake import AskSupervisor, Failed, Welcomed
 from tests.harness.settings import WORKER_SETTINGS
 from tests.harness.tls_ends import issue
 from tests.reference.packets import echo_request, is_reply, reply_to
-from tools.bench.hub_report import Compared, Garbage, HubResult, Idle, Return, table
+from tools.bench.hub_report import Compared, Garbage, Hellos, HubResult, Idle, Return, table
 from tools.bench.machine import Machine
 from tools.load.flood import HELLO, KINDS, Flooded
 from tools.load.icmp_echo import answer, block_of
@@ -115,6 +115,9 @@ def result() -> HubResult:
             Flooded(20.0, 20_000, 19_000, 1000, {"closed": 19_000}, 1000.0),
             {"closed_hello_invalid": 12},
         ),
+        hellos=Hellos(
+            compared, compared, [0.02, 0.01], [0.05, 0.04], Flooded(7.0, 28_000, 28_000, 0, {"answered": 900}, 4000.0)
+        ),
         client_to_client=compared,
         deaf=compared,
         left_behind=["/dev/shm/x"],
@@ -129,6 +132,8 @@ def test_the_table_says_what_each_thing_costs() -> None:
     assert ["tcp-0", "14000", "46000", "160.0", "0.5", "9.5"] in lines
     assert ["after", "SIGKILL", "100", "1.5", "2.5", "5.0", "900"] in lines
     assert ["client", "to", "client,", "beside", "the", "bare", "link", "4.00", "3.80", "0.95"] in lines
+    assert "the handshakes: 4000 a second, 900 answered" in text
+    assert "a new client is connected after 0.02 s, beside connections from one address 0.05 s" in text
     assert "1000 connections a second; the server counted closed_hello_invalid 12" in text
     assert lines[-1] == ["LEFT", "BEHIND:", "/dev/shm/x"]
 
