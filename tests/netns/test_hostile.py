@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from tests.netns.harness.checked_flow import Flow
 from tests.netns.harness.hub import CALL_SECONDS, PLAIN, Client, Hub, call, established, reaches, tls_context
 from tests.netns.harness.instance import Instance
 from tests.support import eventually
+from tools.lab.namespace import stop
 from tools.lab.network import Lab, Node
 from workers.tcp.server_connections import ENOUGH_NS
 
@@ -158,6 +160,28 @@ def test_a_flood_from_one_address_keeps_out_no_client_from_another(hub: Hub, tmp
             assert reaches(three.node, hub.server.address)
         assert without_proof(hub) <= PER_ADDRESS
     hub.server.command("revoke", "three")
+
+
+def listen_overflows(node: Node) -> int:
+    """How often the accept queue of any socket in the node had no room."""
+    lines = [line.split() for line in node.run(["cat", "/proc/net/netstat"]).stdout.splitlines()]
+    return int(lines[1][lines[0].index("ListenOverflows")])
+
+
+def test_thousands_of_connections_a_second_from_one_address_keep_out_no_client_from_another(hub: Hub) -> None:
+    before = counted(hub, "tcp.closed_connects_of_address")
+    overflows = listen_overflows(hub.node)
+    flood = hub.lab["two"].popen(
+        [sys.executable, "-P", "-m", "tools.load.flood", hub.node.address, str(hub.port), "--hellos", "--rate", "3000"]
+    )
+    with flood:
+        try:
+            eventually(lambda: counted(hub, "tcp.closed_connects_of_address") > before + 2000)
+            for _ in range(10):
+                call(hub.lab["three"], hub.node.address, hub.port, tls_context()).close()
+        finally:
+            stop([flood], CALL_SECONDS)
+    assert listen_overflows(hub.node) == overflows
 
 
 def test_a_flood_from_many_addresses_keeps_out_no_client_that_was_connected_before(hub: Hub, tmp_path: Path) -> None:
