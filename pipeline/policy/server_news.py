@@ -146,8 +146,7 @@ class ServerNews:
                 self._end_wave(now)
         summary = self._trouble.summary(now)
         if summary:
-            state = f"only {self._up} of {self._total} connections" if self._up else "still out of reach"
-            self._say(WARNING, f"{state}: {summary}")
+            self._say(WARNING, f"{self._state()}: {summary}")
         lines, self._lines = self._lines, []
         return lines
 
@@ -172,6 +171,13 @@ class ServerNews:
         self._ended.clear()
         self._established = 0
         self._flush_at, self._flushed_at = None, now
+
+    def _state(self) -> str:
+        if not self._up:
+            return "still out of reach"
+        if self._up < self._total:
+            return f"only {self._up} of {self._total} connections"
+        return f"{self._up} of {self._total} connections stand, but cannot be replaced"
 
     def _reasons(self, failures: Mapping[str, str]) -> str:
         """Each reason with its addresses; without them if the one address is what the configuration says."""

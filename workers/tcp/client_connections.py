@@ -69,7 +69,7 @@ class ClientConnections(ConnectionManager):
         self._on_outcome(connection, self._handshaker.begin(connection))
 
     def _handshake_expired(self, connection: Connection) -> None:
-        self.close(connection, SILENT, logging.DEBUG)
+        self.close(connection, SILENT)
 
     # -- established, and the end
 
@@ -80,6 +80,10 @@ class ClientConnections(ConnectionManager):
     def _begin_service(self, connection: Connection, now: int) -> None:
         self._dialer.established(connection.dial_index, connection.address, now)
         LOG.debug("connection %d to %s established", connection.serial, connection.address)
+
+    def close(self, connection: Connection, why: str, level: int = logging.DEBUG) -> None:
+        """End a connection. The log has a line for each wave of them instead (pipeline.policy.server_news)."""
+        super().close(connection, why, level)
 
     def _end_service(self, connection: Connection, established: bool, why: str, now: int) -> None:
         self._underlay.end(connection)
@@ -119,7 +123,7 @@ class ClientConnections(ConnectionManager):
         renewed = 0
         for connection in [*established, *self._handshaking.by_fd.values()]:
             if connection.serial in changes.close:
-                self.close(connection, changes.close[connection.serial], logging.DEBUG)
+                self.close(connection, changes.close[connection.serial])
             elif connection.serial in changes.renew and connection.state is ESTABLISHED:
                 renewed += 1
                 self._renew(connection, changes.renew[connection.serial], now)
@@ -135,4 +139,4 @@ class ClientConnections(ConnectionManager):
         if self._may_be_renewed:
             self._dialer.renew(connection.dial_index, True, now)
         else:
-            self.close(connection, why, logging.DEBUG)
+            self.close(connection, why)

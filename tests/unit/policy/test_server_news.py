@@ -135,6 +135,14 @@ def test_attempts_that_fail_beside_connections_are_said_only_if_that_lasts(log: 
     assert log.run(6).lines == ["warning only 5 of 8 connections: 1 failed attempt in 10 s, last: 192.0.2.1: too many"]
 
 
+def test_connections_that_all_stand_and_cannot_be_replaced_are_called_so(log: Log) -> None:
+    log.connect()
+    log.run(1).lines.clear()
+    log.fail("no route")
+    (line,) = log.run(11).lines
+    assert line.startswith("warning 8 of 8 connections stand, but cannot be replaced: 1 failed attempt in 10 s")
+
+
 def test_when_the_last_connection_ends_trouble_is_said_again_soon(log: Log) -> None:
     log.connect(5)
     for _ in range(1000):
