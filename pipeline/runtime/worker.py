@@ -182,6 +182,17 @@ def run(attachment: Attachment, duties: list[Duty], channel: int, parent: int) -
     return 0
 
 
+def _make_group_nice() -> None:
+    """A spare is nice, and so must be the group of its session, which it has just made: see supervisor.precedence."""
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    if nice > 0:
+        try:
+            with open("/proc/self/autogroup", "w") as file:
+                file.write(str(nice))
+        except OSError:
+            pass  # this kernel groups no processes by session
+
+
 def _stop_signal() -> bool:
     """Wait a second for a stop signal.
 
@@ -207,4 +218,5 @@ def prepare() -> None:
     """Block signals, renounce new privileges, have SIGABRT print a stack trace. Call first in a worker process."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     privileges.restrict()
+    _make_group_nice()
     faulthandler.enable(sys.__stderr__ or 2)

@@ -5,6 +5,10 @@ come next, and the supervisor, which replaces them, comes last.
     set_spare()    a process that waits comes after all workers
     set_worker()   a process that is a worker, or will soon be one
 
+Each process makes a session of its own, and where the kernel groups processes by session (autogroup, sched(7)), a nice
+value counts within the group alone. So a process that was made nice gives that value to its group
+(pipeline.runtime.worker), and here the group gets it back.
+
 A supervisor that may not take a priority back does not give it away. The score of the memory killer (oom_score_adj,
 proc(5)) can be raised without any right, and taken back to what it was. To lower the supervisor's own takes
 CAP_SYS_RESOURCE, which containers seldom have; there the scores of all others are raised instead.
@@ -18,7 +22,7 @@ from pathlib import Path
 from pipeline.runtime import privileges
 
 CAP_SYS_NICE = 23  # linux/capability.h
-NICEST = 19
+SPARE_NICE = 10  # a tenth of the weight of a worker; with the least, 19, a spare takes 10 s where all cores are busy
 SCORE_MAX = 1000
 SPARE_SCORE = 500  # above that of a worker: half of all memory
 PROTECTED_SCORE = -900  # of the supervisor: -1000 would exempt even one that leaks
@@ -42,10 +46,12 @@ class Precedence:
         _write_score(os.getpid(), self._own_score)
 
     def set_spare(self, pid: int) -> None:
-        self._set(pid, NICEST, self._worker_score + SPARE_SCORE)
+        self._set(pid, max(self._nice, SPARE_NICE), self._worker_score + SPARE_SCORE)
 
     def set_worker(self, pid: int) -> None:
         self._set(pid, self._nice, self._worker_score)
+        if self._may_be_nice:
+            self._restore_group(pid)
 
     def _set(self, pid: int, nice: int, score: int) -> None:
         try:
@@ -54,6 +60,12 @@ class Precedence:
         except OSError:
             pass  # it has died, or its priority is not ours to set: no reason to do without it
         _write_score(pid, min(SCORE_MAX, score))
+
+    def _restore_group(self, pid: int) -> None:
+        try:
+            Path(f"/proc/{pid}/autogroup").write_text(str(self._nice))
+        except OSError:
+            pass  # this kernel has none
 
 
 def _write_score(pid: int, score: int) -> bool:

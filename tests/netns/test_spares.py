@@ -32,6 +32,7 @@ def test_a_spare_of_each_kind_takes_over_under_load_with_the_settings_of_now(lab
     with tunnel(lab, tmp_path, fec="on") as (server, client):
         with Flow(client, server) as flow:
             before = wait_for_spares(client, "tun", "fec", "tcp")
+            assert {group_nice(pid) for pid in before.values()} <= {"nice 10", ""}
             rights = {name: rights_of(pid) for name, pid in client.worker_pids().items()}
             for kind in ("tun", "fec", "tcp"):
                 flow.wait_for(1_000_000)
@@ -43,6 +44,7 @@ def test_a_spare_of_each_kind_takes_over_under_load_with_the_settings_of_now(lab
         for name, pid in client.worker_pids().items():
             process = psutil.Process(pid)
             assert (process.name(), process.nice()) == (name, 0)
+            assert group_nice(pid) in ("nice 0", "")
 
         after = wait_for_spares(client, "tun", "fec", "tcp")
         client.write({**client.config, "log_format": "json"})
@@ -58,6 +60,12 @@ def test_a_spare_of_each_kind_takes_over_under_load_with_the_settings_of_now(lab
         waiting = wait_for_spares(server, "tun", "fec", "tcp")
         server.kill()
         eventually(lambda: not any(psutil.pid_exists(pid) for pid in waiting.values()))
+
+
+def group_nice(pid: int) -> str:
+    """Of the group of the process's session; "" where the kernel has no such groups."""
+    path = Path(f"/proc/{pid}/autogroup")
+    return path.read_text().partition(" ")[2].strip() if path.exists() else ""
 
 
 def rights_of(pid: int) -> list[str]:

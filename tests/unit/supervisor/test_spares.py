@@ -101,7 +101,7 @@ def test_a_spare_comes_after_workers_until_it_is_taken(make: Make) -> None:
     instance.until_waiting(*KINDS)
     pids = [row["pid"] for row in instance.spares.rows()]
     own = memory_score(os.getpid())
-    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids] == [19, 19]
+    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids] == [10, 10]
     assert [memory_score(pid) for pid in pids] == [min(1000, own + 500)] * 2
     taken = instance.spares.take("tun")
     assert os.getpriority(os.PRIO_PROCESS, taken.pid) == os.getpriority(os.PRIO_PROCESS, 0)
