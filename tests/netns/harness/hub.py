@@ -12,7 +12,7 @@ import json
 import socket
 import ssl
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -75,12 +75,16 @@ def tls_context(
 
 
 def call(node: Node, address: str, port: int, context: ssl.SSLContext | None = None, source: str = "") -> socket.socket:
-    """A connection from a node, from its address `source`. With a context, its TLS handshake is done."""
+    """A connection from a node, from its address `source`. With a context, its TLS handshake is done.
+
+    A server that rejects a connection resets it, perhaps before connect() returns; then recv() fails as well.
+    """
     sock = node.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     sock.settimeout(CALL_SECONDS)
     if source:
         sock.bind((source, 0))
-    sock.connect((address, port))
+    with suppress(ConnectionResetError):
+        sock.connect((address, port))
     return context.wrap_socket(sock) if context is not None else sock
 
 
