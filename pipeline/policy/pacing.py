@@ -75,7 +75,7 @@ class BulkPacer:
         self._updated_at = now
         busy = [flow for flow in flows if delivered[flow] * BUSY_SHARE * len(flows) > total]
         actual = sum(part for part, _ in self._window) * 1e9 / max(1, sum(time for _, time in self._window))
-        if any(flow.unread for flow in flows):
+        if any(flow.unread for flow in busy):
             self._free_until = max(self._free_until, now + UNREAD_NS)
         if now < self._free_until:
             self.rate = 0.0

@@ -10,7 +10,9 @@ _TCP_INFO = struct.Struct(
     "=2x"
     "B"  # tcpi_retransmits, at 2
     "B"  # tcpi_probes, at 3
-    "64x"
+    "24x"
+    "I"  # tcpi_sacked, at 28
+    "36x"
     "I"  # tcpi_rtt, at 68
     "28x"
     "I"  # tcpi_total_retrans, at 100
@@ -34,6 +36,7 @@ class TcpInfo(NamedTuple):
 
     retransmits: int  # retransmission timeouts since the last progress
     probes: int  # of a closed window, without an answer
+    sacked: int  # segments that arrived behind a missing one, which the other end keeps until that one comes
     rtt_us: int  # smoothed
     total_retrans: int  # segments sent again
     bytes_acked: int

@@ -23,7 +23,8 @@ from pipeline.wire import framing
 from workers.tcp.link_publisher import LinkPublisher
 
 CLOSED_SHARE = 10  # a connection is unread if the other end's window was closed for a tenth of the time,
-UNREAD_SHARE = 2  # or if the window has become smaller by half of the bytes that arrived
+UNREAD_SHARE = 2  # or if the window has become smaller by half of the bytes that arrived, and
+UNREAD_LEAST = 8192  # by so many, as a few packets that are about to be read take some of it
 
 _PARITY_RAISED = ID["tcp.parity_raised"]
 _PARITY_LOWERED = ID["tcp.parity_lowered"]
@@ -39,6 +40,7 @@ class LinkMonitor:
         self._counters = counters
         self._pacer = BulkPacer()
         self._before: dict[Connection, TcpInfo] = {}  # at the last update
+        self._fell: set[Connection] = set()  # the window became smaller from the update before it to the last one
         self._updated_at = 0
         self._adaptive: AdaptiveParity | None = None
         self.connections_ended = 0
@@ -85,19 +87,24 @@ class LinkMonitor:
             self._update_pacing(bulk, now)
 
     def _unread(self, infos: dict[Connection, TcpInfo], now: int) -> set[Connection]:
-        """The connections of which the other end has not read most of what has arrived since the last update."""
-        before, self._before = self._before, infos
+        """The connections of which the other end does not read what arrives.
+
+        The window has to become smaller twice in a row: the last answer may have been written before its bytes were
+        read. Bytes behind a lost segment take up the window as well, in the kernel.
+        """
         closed_us = (now - self._updated_at) // 1000 // CLOSED_SHARE
         self._updated_at = now
-        return {
-            connection
-            for connection, info in infos.items()
-            if (old := before.get(connection)) is not None
-            and (
-                info.rwnd_limited_us - old.rwnd_limited_us > closed_us
-                or UNREAD_SHARE * (old.snd_wnd - info.snd_wnd) > info.bytes_acked - old.bytes_acked
-            )
-        }
+        closed, fell = set(), set()
+        for connection, info in infos.items():
+            before = self._before.get(connection, info)
+            arrived = info.bytes_acked - before.bytes_acked
+            if info.rwnd_limited_us - before.rwnd_limited_us > closed_us:
+                closed.add(connection)
+            elif before.snd_wnd - info.snd_wnd > max(UNREAD_LEAST, arrived // UNREAD_SHARE) and not info.sacked:
+                fell.add(connection)
+        unread = closed | (fell & self._fell)
+        self._before, self._fell = infos, fell
+        return unread
 
     def _update_parity(self, adaptive: AdaptiveParity, losses: list[LossSample], now: int) -> None:
         before = adaptive.parity

@@ -34,7 +34,7 @@ MS = 1_000
 class Observed(Connection):
     """The kernel says what the test wants it to say."""
 
-    info = TcpInfo(0, 0, 40 * MS, 0, 0, 40 * MS, 0)
+    info = TcpInfo(0, 0, 0, 40 * MS, 0, 0, 40 * MS, 0)
 
     def tcp_info(self) -> TcpInfo:
         return self.info
@@ -214,12 +214,12 @@ def test_bulk_is_not_paced_when_its_bytes_wait_unread_in_the_other_ends_window(o
     on.connect(framing.LIGHT)
     bulk = [on.connect() for _ in range(4)]
     window = 4_000_000
-    for _ in range(30):
+    for turn in range(25):
         window -= RATE // 10 // 4
         for each in bulk:
-            each.moves(snd_wnd=max(0, window))
+            each.moves(snd_wnd=window)
         fill_the_path(on, 1)
-        if window > 0:
+        if turn > 2:
             assert {each.pacing_rate() for each in bulk} == {UNPACED}
 
 
@@ -242,6 +242,26 @@ def test_connections_that_are_all_new_begin_without_the_limit_of_those_before(on
     del on.connections[:2]
     on.tick(3)
     assert bulk.pacing_rate() == UNPACED
+
+
+def test_bulk_is_paced_while_bytes_behind_a_lost_segment_take_up_the_window(on: Link) -> None:
+    on.connect(framing.LIGHT)
+    bulk = [on.connect() for _ in range(4)]
+    for turn in range(10):
+        fill_the_path(on, 1)
+        for each in bulk:
+            each.moves(snd_wnd=4_000_000 - 200_000 * turn, sacked=70)
+    assert UNPACED not in {each.pacing_rate() for each in bulk}
+
+
+def test_a_connection_that_brings_next_to_nothing_says_nothing_about_the_reader_of_the_others(on: Link) -> None:
+    on.connect(framing.LIGHT)
+    bulk = [on.connect() for _ in range(4)]
+    sporadic = on.connect()
+    for turn in range(10):
+        fill_the_path(on, 1)
+        sporadic.moves(bytes_acked=200, snd_wnd=4_000_000 - 20_000 * turn)
+    assert UNPACED not in {each.pacing_rate() for each in bulk}
 
 
 def test_a_connection_that_has_just_ended_does_no_harm(on: Link) -> None:
