@@ -61,7 +61,9 @@ class TlsChannel:
         self._socket_has_more = False  # the last receive from the socket took all that it asked for
         self._ended = False
         self._empty_records = 0
-        self.records = 0  # opened since the caller has set this to 0
+        self.records = self.moved_bytes = (
+            0  # opened, and moved into and out of the buffer, since the caller set them to 0
+        )
         self.ready = False  # the handshake is done
         self.pending = False  # there are data inside that no event of the socket will announce
         self.has_output = False  # OpenSSL has answers for the next seal_records(), which may be of nothing
@@ -126,7 +128,7 @@ class TlsChannel:
         Only a view that is filled to its end, or RECORDS_MOST records, leave anything pending.
         """
         buffer = self._buffer
-        buffer.switch_to(self)
+        self.moved_bytes += buffer.switch_to(self)
         size = len(view)
         filled = self._decrypt(view, 0) if self.pending else 0
         if filled < size and not (self._ended or self.pending) and (self._socket_has_more or not filled):

@@ -38,15 +38,18 @@ class RecordBuffer:
         self.start = self.end = 0
         self._owner: BufferOwner | None = None
 
-    def switch_to(self, channel: BufferOwner) -> None:
-        """Make a channel the owner."""
+    def switch_to(self, channel: BufferOwner) -> int:
+        """Make a channel the owner. Bytes that had to change places for that."""
         if self._owner is channel:
-            return
+            return 0
+        moved = len(channel.saved_records)
         if self._owner is not None:
             self._owner.saved_records = bytes(self.data[self.start : self.end])
+            moved += self.end - self.start
         self._owner = channel
         self.replace(channel.saved_records)
         channel.saved_records = b""
+        return moved
 
     def replace(self, data: bytes) -> None:
         """Put other bytes in place of those that are there."""

@@ -30,7 +30,7 @@ from pipeline.runtime.port import Port
 from pipeline.shm.layout import SLOT_HEADER_BYTES
 from pipeline.shm.slot import write_header
 from pipeline.transport.connection import Connection
-from pipeline.wire import framing
+from pipeline.wire import charge, framing
 
 FRAMES_AT = SLOT_HEADER_BYTES
 SLOT_CHARGE = 1 << 18
@@ -114,6 +114,9 @@ class FrameReader:
         if owner is not None:
             owner.receive.partial_frame = bytes(slot[FRAMES_AT : self._end])
         partial_frame = connection.receive.partial_frame
+        if self.shares is not None:
+            moved = len(partial_frame) + (self._end - FRAMES_AT if owner is not None else 0)
+            self.charge += moved // charge.MOVED_BYTES
         self._end = FRAMES_AT + len(partial_frame)
         slot[FRAMES_AT : self._end] = partial_frame
         connection.receive.partial_frame = b""

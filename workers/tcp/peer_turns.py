@@ -5,7 +5,7 @@ every round. A peer that overdraws it gets less in the next rounds (deficit roun
 So the number of its connections, and the size of its frames, win a peer nothing.
 
 Late charges. Costs that the frames do not show come in later turns: the charges of the tun workers, and the packets
-that go to the peer. Most of those answer packets of the peer. So they are charged at most as much as those packets
+that go to the peer. Most of those answer packets of the peer. So they are charged at most twice what those packets
 were: others that send much to a peer do not take its turns. The mean of its late charges is expected of a peer's next
 slots, so that its share of the ring (`pipeline.policy.ring_shares`) is about what they will cost.
 """
@@ -16,6 +16,7 @@ from pipeline.wire import charge
 from workers.tcp.link_publisher import LinkPublisher
 
 QUANTUM = 1 << 19  # two full blocks of packets: about 0.6 ms of all stages together
+ANSWERS_SHARE = 2  # answers are charged at most so many times what the packets were that they answer
 ANSWERABLE_MOST = 1 << 22  # answers come within some milliseconds, or they are none
 SURCHARGE_SLOTS = 16  # a surcharge is the mean of about so many slots
 
@@ -47,7 +48,7 @@ class PeerTurns:
     def spend(self, contents: int, reads: int, slots: int) -> None:
         """So much has been read: the charge of frames and bytes, the receives that it took, the slots that it fills."""
         self.credit -= contents + charge.READ * reads
-        self._answerable = min(ANSWERABLE_MOST, self._answerable + contents)
+        self._answerable = min(ANSWERABLE_MOST, self._answerable + ANSWERS_SHARE * contents)
         self._recent_slots += slots
 
     def _charge_late(self, charged: int) -> None:

@@ -250,8 +250,8 @@ class Receiver:
         frames, bare, charged, slots = reader.take_counts()
         channel = connection.channel
         if channel is not None:
-            charged += charge.RECORD * channel.records
-            channel.records = 0
+            charged += charge.RECORD * channel.records + channel.moved_bytes // charge.MOVED_BYTES
+            channel.records = channel.moved_bytes = 0
         if reader.shares is not None:
             peer.turns.spend(size + charged, reads, slots)
         if not (size or frames):

@@ -36,9 +36,17 @@ class CompatSlots:
         self._begun: list[OpenSlot] = []
         self._open: dict[int, OpenSlot] = {}  # by peer handle
 
+    def free(self) -> int:
+        """Slots that can be begun."""
+        return self.port.ready() - len(self._begun)
+
     def has_room(self) -> bool:
         """Whether a packet of any peer finds a slot."""
-        return len(self._begun) < self.port.ready()
+        return self.free() > 0
+
+    def has_open(self, peer_handle: int) -> bool:
+        """Whether the next packet of a peer needs no new slot."""
+        return peer_handle in self._open
 
     def append(self, packet: memoryview, peer_handle: int) -> bool:
         """Put a bare packet behind the others of its peer. False if that needs a new slot and none is free."""

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.transport.tls_channel import ANSWER_BYTES_MAX, EMPTY_RECORDS_MAX
+from pipeline.transport.tls_channel import ANSWER_BYTES_MAX, EMPTY_RECORDS_MAX, RECORDS_MOST
 from pipeline.transport.tls_context import client_context, server_context
 from pipeline.transport.tls_records import RECORD_BYTES
 from tests.harness.tls_ends import NAME, VIEW, End, connected, issue, tcp_pair, wait
@@ -159,6 +159,38 @@ def test_bytes_that_are_pending_stay_so_while_others_receive(pairs: list) -> Non
     assert other.receive() == b"else"
     assert server.channel.pending
     assert server.receive_all(5) == b"netwo"
+
+
+def test_one_receive_opens_so_many_records_at_most_and_the_others_are_pending(ends: tuple[End, End]) -> None:
+    client, server = ends
+    data = noise(3 * RECORDS_MOST + 5)
+    wire = b"".join(client.channel.seal([data[at : at + 1]]) for at in range(len(data)))
+    client.send_raw(wire)
+    eventually(lambda: len(server.socket.recv(len(wire), socket.MSG_PEEK)) == len(wire))
+    view = memoryview(bytearray(VIEW))
+    got = b""
+    for _ in range(4):
+        got += bytes(view[: server.channel.receive(view)])
+        assert server.channel.records <= RECORDS_MOST
+        assert server.channel.pending is (len(got) < len(data))
+        server.channel.records = 0
+    assert got == data
+
+
+def test_records_that_make_way_for_those_of_another_channel_are_counted(pairs: list) -> None:
+    (client, server), (other_client, other), _ = pairs
+    wire = client.channel.seal([b"one"])
+    server.channel.moved_bytes = other.channel.moved_bytes = 0
+    client.send_raw(wire[:10])
+    with pytest.raises(BlockingIOError):
+        wait(server.socket, select.POLLIN)
+        server.channel.receive(memoryview(bytearray(9)))
+    other_client.send(b"else")
+    assert other.receive() == b"else"
+    assert other.channel.moved_bytes == 10
+    client.send_raw(wire[10:])
+    assert server.receive() == b"one"
+    assert server.channel.moved_bytes == 10
 
 
 def test_a_view_is_filled_from_inside_and_from_the_socket_in_one_go(ends: tuple[End, End]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.errors import PeerError
 from pipeline.shm.slot import read_header, read_marks
 from pipeline.transport.address_learner import AddressLearner
-from pipeline.wire import framing
+from pipeline.wire import charge, framing
 from tests.harness.factory import factory
 from tests.harness.frame_reader import (
     FITS,
@@ -481,3 +481,27 @@ def test_other_connections_go_on_while_one_waits_for_the_supervisor(harness: Mak
     made.reader.publish_left(held, made.port.ready())
     made.carry(0, BEHIND[7:])
     assert made.frames(0) == with_contents(split(CLAIM + BEHIND))
+
+
+# -- where peers share the ring
+
+
+def test_unfinished_frames_that_change_places_are_charged(harness: Make) -> None:
+    made = harness(connections=2, shared=True)
+    for number in (0, 1):
+        made.send(number, framed([b"\x20" + body(number, 250)])[:200])
+        made.read(number)
+    made.reader.take_counts()
+    for turn in range(8):
+        made.send(turn % 2, b"x")
+        made.read(turn % 2)
+    charged = made.reader.take_counts()[2]
+    assert charged >= 8 * 2 * 200 // charge.MOVED_BYTES
+
+
+def test_where_nobody_shares_the_ring_nothing_is_charged_for_that(harness: Make) -> None:
+    made = harness(connections=2)
+    for turn in range(8):
+        made.send(turn % 2, framed([b"\x20" + body(1, 250)])[turn // 2 : turn // 2 + 1])
+        made.read(turn % 2)
+    assert made.reader.take_counts()[2] == 0
