@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tools.bench.command import Log, progress, run_command
 from tools.bench.machine import machine
-from tools.endurance.faults import FAULTS, draw, select
+from tools.endurance.faults import FAULTS, Fault, draws, select
 from tools.endurance.report import Report, Struck, table
 from tools.endurance.samples import Sample, held, log_bytes, shm_names
 from tools.endurance.site import CLIENT_ADDRESSES, HUB_ADDRESSES, Site, open_site
@@ -44,8 +44,8 @@ class Run:
         self._options = options
         self._site = site
         self._log = log
-        self._faults = select(options.only)
         self._rng = random.Random(options.seed)
+        self._faults = draws(select(options.only), self._rng, options.times)
         self._began = time.monotonic()
         self._next_sample = 0.0
         self._traffic: list[Traffic] = []
@@ -60,10 +60,12 @@ class Run:
         with ExitStack() as stack:
             for traffic in _flows(self._site):
                 self._traffic.append(stack.enter_context(traffic))
-            while self._seconds < self._options.seconds and not self.report.problems:
+            for fault in self._faults:
+                if self._seconds >= self._options.seconds or self.report.problems:
+                    break
                 self._rest()
                 if not self.report.problems:
-                    self._strike()
+                    self._strike(fault)
             self.report.flows = {traffic.name: traffic.received for traffic in self._traffic}
         self.report.seconds = self._seconds
         workers = [each for name in ("hub", "two") for each in self._site.instances[name].running()["workers"]]
@@ -91,8 +93,7 @@ class Run:
             quantile(trips, 0.99),
         )
 
-    def _strike(self) -> None:
-        fault = draw(self._faults, self._rng)
+    def _strike(self, fault: Fault) -> None:
         at = self._seconds
         self._log(f"{at:.0f} s: {fault.name}")
         for traffic in self._traffic:
@@ -161,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tools/soak", description=__doc__.partition("\n")[0])
     parser.add_argument("--hours", type=float, default=1.0, metavar="N", help="how long (%(default)s)")
     parser.add_argument("--seconds", type=float, metavar="N", help="how long, instead of --hours")
+    parser.add_argument("--times", type=int, default=0, metavar="N", help="end once each fault has been done so often")
     parser.add_argument("--every", type=float, default=4.0, metavar="S", help="rest between two faults (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the draw of faults (%(default)s)")
     parser.add_argument(

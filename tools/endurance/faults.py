@@ -11,7 +11,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -44,6 +44,11 @@ def _kill_one(kind: str, site: Site, rng: random.Random) -> None:
 
 def _kill_two(site: Site, rng: random.Random) -> None:
     _kill(site, rng.sample(site.worker_pids(rng.choice(STRUCK)), 2))
+
+
+def _kill_three(site: Site, rng: random.Random) -> None:
+    """Of both ends."""
+    _kill(site, rng.sample([pid for name in STRUCK for pid in site.worker_pids(name)], 3))
 
 
 def _kill_all(site: Site, rng: random.Random) -> None:
@@ -134,6 +139,7 @@ def _storm_of_reloads(site: Site, rng: random.Random) -> None:
 FAULTS = (
     *(Fault(f"kill -9 of a {kind} worker", 6, partial(_kill_one, kind)) for kind in ("tun", "fec", "tcp")),
     Fault("kill -9 of two workers", 3, _kill_two),
+    Fault("kill -9 of three workers, of both ends", 2, _kill_three),
     Fault("kill -9 of all workers of an end", 2, _kill_all),
     Fault("SIGSTOP of a worker, up to 0.8 s", 3, _pause_worker),
     Fault("SIGSTOP of a worker, for good", 2, _hang_worker),
@@ -162,6 +168,10 @@ def select(parts: Sequence[str]) -> list[Fault]:
     return [fault for fault in FAULTS if not parts or any(part in fault.name for part in parts)]
 
 
-def draw(faults: Sequence[Fault], rng: random.Random) -> Fault:
-    """One of them, by weight."""
-    return rng.choices(faults, [fault.weight for fault in faults])[0]
+def draws(faults: Sequence[Fault], rng: random.Random, times: int = 0) -> Iterator[Fault]:
+    """One after the other: by weight and without end, or each so many times, in an order of chance."""
+    if times:
+        yield from rng.sample(faults, len(faults) * times, counts=[times] * len(faults))
+        return
+    while True:
+        yield rng.choices(faults, [fault.weight for fault in faults])[0]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import socket
+from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from typing import cast
 
 import pytest
 
 from tests.support import eventually
 from tools.bench.machine import Machine
+from tools.endurance.faults import FAULTS, draws, select
 from tools.endurance.report import Report, Struck, grown, table
 from tools.endurance.samples import Held, Sample
 from tools.endurance.traffic import Probe, Stream
@@ -72,6 +76,20 @@ def test_the_report_has_each_fault_with_its_longest_silence() -> None:
 def test_a_problem_makes_a_run_a_failure() -> None:
     failed = report([], ["left behind: a name"])
     assert failed.failed and "PROBLEM: left behind: a name" in table(failed)
+
+
+def test_each_fault_is_drawn_as_often_as_asked_in_an_order_that_the_seed_decides() -> None:
+    faults = select(["kill -9 of a "])
+    drawn, again, other = (list(draws(faults, random.Random(seed), times=20)) for seed in (1, 1, 2))
+    assert drawn == again != other
+    assert Counter(drawn) == dict.fromkeys(faults, 20)
+    assert drawn[:20] != [drawn[0]] * 20
+
+
+def test_without_a_number_faults_are_drawn_by_weight_without_end() -> None:
+    light, heavy = (fault._replace(weight=weight) for fault, weight in zip(FAULTS, (1, 9), strict=False))
+    drawn = Counter(islice(draws([light, heavy], random.Random(1)), 1000))
+    assert 50 < drawn[light] < 200
 
 
 def test_a_stream_that_receives_other_bytes_than_were_sent_says_so() -> None:
