@@ -5,6 +5,7 @@ The peer is written by hand here, on plain sockets.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -207,5 +208,22 @@ def test_a_reset_in_the_middle_of_everything_leaves_the_tunnel_usable(dial: Dial
         last = dial(server, hello())
         until(lambda: last.packets() and number_of(last.packets()[-1]) == 4, server)
         assert [number_of(packet) for packet in server.packets()] == list(range(5))
+    finally:
+        server.close()
+
+
+def test_a_peer_that_reads_nothing_and_says_that_it_is_done_is_closed_and_its_packets_wait(dial: Dial) -> None:
+    """A FIN from an end whose window is 0: nobody waits until it reads."""
+    server = End("server", send_buffer_bytes=30_000)
+    try:
+        first = dial(server, hello(), receive_buffer=30_000)
+        count = fill(server, 0)
+        whole = server.count("tcp.frames_sent")
+        first.socket.shutdown(socket.SHUT_WR)
+        until(lambda: not server.established(), server)
+        assert server.count("tcp.connections_lost") == 1
+        second = dial(server, hello())
+        until(lambda: second.packets() and number_of(second.packets()[-1]) == count - 1, server)
+        assert second.packets() == [ipv4(i, BIG) for i in range(whole, count)]
     finally:
         server.close()

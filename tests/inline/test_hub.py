@@ -67,6 +67,7 @@ def test_a_packet_for_an_address_without_a_peer_is_dropped_and_counted(hosts: Ho
 
 
 V4, V6 = packet(inside(1, 4), inside(0, 4)), packet(inside(1, 6), inside(0, 6))
+V4_OF_40 = packet(inside(1, 4), inside(0, 4), size=40)
 REFUSED, MALFORMED = "tun.dropped_source_refused", "tun.dropped_packet_malformed"
 
 WRONG = {
@@ -95,6 +96,11 @@ WRONG = {
     "IPv4 as a super-packet of IPv6": (b"\0\x04\0\0\x64" + bytes(5) + V4[10:], "tun.dropped_header_malformed"),
     "a version that there is not": (V4[:10] + b"\x55" + V4[11:], MALFORMED),
     "cut short": (V4[:-1], MALFORMED),
+    "cut short, IPv6": (V6[:-1], MALFORMED),
+    "with bytes behind its end": (V4 + b"x", MALFORMED),
+    "with a header shorter than a header": (V4[:10] + b"\x44" + V4[11:], MALFORMED),
+    "with a header longer than the packet": (V4_OF_40[:10] + b"\x4f" + V4_OF_40[11:], MALFORMED),
+    "with a total length of nothing": (V4[:12] + b"\0\0" + V4[14:], MALFORMED),
 }
 
 
@@ -112,3 +118,49 @@ def test_a_packet_from_a_wrong_source_is_dropped_and_counted_and_its_connection_
     assert server.packets() == [good, good]
     assert second.packets() == [across]
     assert server.count("tcp.connections_lost") == 0
+
+
+def with_bytes(packet: bytes, at: int, *values: int) -> bytes:
+    """The packet with other bytes in its IP header."""
+    at += 10
+    return packet[:at] + bytes(values) + packet[at + len(values) :]
+
+
+ODD = {
+    "the first fragment": (4, 6, (0x20, 0x00)),
+    "a fragment from the middle": (4, 6, (0x20, 0xB9)),
+    "the last fragment": (4, 6, (0x00, 0xB9)),
+    "a fragment that would end beyond 65535": (4, 6, (0x1F, 0xFF)),
+    "a time to live of 0": (4, 8, (0,)),
+    "a time to live of 1": (4, 8, (1,)),
+    "options": (4, 0, (0x4F,)),
+    "a hop limit of 0": (6, 7, (0,)),
+    "a fragment header": (6, 6, (44,)),
+    "hop-by-hop options": (6, 6, (0,)),
+}
+
+
+@pytest.mark.parametrize(("version", "at", "values"), ODD.values(), ids=ODD)
+def test_a_packet_from_its_own_address_passes_unaltered_however_odd_it_is(
+    hosts: Hosts, version: int, at: int, values: tuple[int, ...]
+) -> None:
+    """Its receiver's kernel judges it; here it is neither put together nor answered."""
+    server, first, second = hosts()
+    up, across = (with_bytes(packet(inside(1, version), inside(to, version)), at, *values) for to in (0, 2))
+    first.send(block_of(up, across))
+    until(lambda: server.packets() == [up] and second.packets() == [across], server)
+    assert not dropped(server)
+    assert first.packets() == []
+
+
+@pytest.mark.parametrize("version", FAMILIES)
+@pytest.mark.parametrize("first_byte", [0x20, 0x00], ids=["first", "later"])
+def test_a_fragment_from_a_wrong_source_is_dropped_like_a_whole_packet(
+    hosts: Hosts, version: int, first_byte: int
+) -> None:
+    server, first, second = hosts()
+    wrong = packet(inside(2, version), inside(0, version))
+    wrong = with_bytes(wrong, 6, first_byte, 0xB9) if version == 4 else with_bytes(wrong, 6, 44)
+    first.send(block_of(wrong))
+    until(lambda: dropped(server) == {REFUSED: 1}, server)
+    assert server.packets() == second.packets() == []

@@ -35,6 +35,7 @@ from tools.instance import EXECUTABLE, leftovers
 from tools.lab.network import Lab
 
 NO_NET_ADMIN = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+SHM_OF_64_MB = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"', "sh"]
 STOP_UNDER_LOAD_SECONDS = 5.0
 FOLLOW_SECONDS = 1.0
 """Until a killed supervisor's workers are gone too."""
@@ -262,6 +263,38 @@ def test_a_dev_shm_without_room_for_a_doorbell_is_a_message_at_the_start(lab: La
         "No space left on device",
         "left in /dev/shm: nothing",
     )
+
+
+def test_a_read_only_dev_shm_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    name = unique_name("s")
+    before = traces(a, name)
+    config = server_config(a, name=name)
+    fails_to_start(Instance(a, config, tmp_path, wrap=in_shm_of("ro")), 1, f"tunnel@{name}@", "Read-only file system")
+    assert traces(a, name) == before
+
+
+def test_a_dev_shm_of_64_mb_that_is_filled_while_an_instance_runs_costs_no_byte(lab: Lab, tmp_path: Path) -> None:
+    """Containers have this size. All memory is allocated at the start, so nobody meets a page that is not there."""
+    a, b = lab
+    serving = server_config(a)
+    with (
+        Instance(a, serving, tmp_path, wrap=SHM_OF_64_MB) as server,
+        Instance(b, client_config(serving, a.address), tmp_path) as client,
+    ):
+        for instance in (server, client):
+            instance.wait_until_connected()
+        inside = ["nsenter", "--mount", f"--target={server.running()['pid']}"]
+        filled = a.run([*inside, "dd", "if=/dev/zero", "of=/dev/shm/filler", "bs=1M"], check=False)
+        assert "No space left on device" in filled.stderr
+        with Flow(client, server) as up, Flow(server, client) as down:
+            for worker in server.workers():
+                up.wait_for(100_000)
+                down.wait_for(100_000)
+                server.wait_until_replaced(worker, server.signal_worker(worker, signal.SIGKILL))
+            up.wait_for(100_000)
+            down.wait_for(100_000)
+        a.run([*inside, "rm", "/dev/shm/filler"])
 
 
 def in_shm_of(options: str) -> list[str]:

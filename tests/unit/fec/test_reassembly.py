@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import tracemalloc
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -288,6 +290,35 @@ def test_when_memory_runs_out_the_oldest_open_blocks_are_given_up() -> None:
     assert out == [block(i, 60_000) for i in range(100 - len(out), 100)]
     assert 35 < len(out) < 55
     assert bench.counts()["blocks_expired"] == 100 - len(out)
+
+
+@pytest.mark.slow
+def test_blocks_that_are_never_complete_need_no_more_memory_and_the_next_whole_one_is_delivered() -> None:
+    """A peer sends one shard of each block, or its path loses all others."""
+    bench = ReassemblyHarness(bytes_limit=4_000_000)
+    frame = memoryview(bytearray(run(block(0, 600), 10, 3, 0, 1)))
+
+    def receive(numbers: range) -> None:
+        for number in numbers:
+            frame[NUMBER_AT : NUMBER_AT + 4] = number.to_bytes(4)
+            bench.reassembly.add_run(frame, 0, len(frame) - 4, bench.now)
+            if not number % 1000:
+                bench.now += MS
+                assert bench.pop() == []
+
+    receive(range(20_000))
+    steady = resident_bytes()
+    receive(range(20_000, 100_000))
+    assert resident_bytes() < steady + 2_000_000
+    assert bench.counts()["blocks_expired"] > 100_000 - 2 * REORDER_WINDOW
+    bench.add_runs(*runs(block(1), 100_000))
+    bench.now += 1000 * MS
+    assert bench.pop() == [block(1)]
+
+
+def resident_bytes() -> int:
+    """Of this process: proc_pid_statm(5)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def test_a_run_that_finds_no_room_is_dropped_and_counted() -> None:
