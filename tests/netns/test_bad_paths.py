@@ -64,17 +64,17 @@ def test_bytes_arrive_unaltered_over_a_path_that(lab: Lab, tmp_path: Path, path:
 
 
 @pytest.mark.slow
-def test_bytes_of_a_client_arrive_where_packets_above_1280_bytes_vanish_without_a_word(
-    lab: Lab, tmp_path: Path
-) -> None:
+def test_bytes_arrive_where_packets_above_1280_bytes_vanish_without_a_word(lab: Lab, tmp_path: Path) -> None:
     """Neither end is told of it: the kernels probe for a size that passes, for each connection anew."""
     for node in lab:
         node.sysctl("net.ipv4.tcp_mtu_probing=1")
     with tunnel(lab, tmp_path) as (server, client):
         lab.link.change(LinkSpec(mtu=1280))
-        with Flow(client, server) as flow:
-            flow.wait_for(200_000, 40.0)
-        assert lab.link.stats()["backward"].dropped_too_big
+        with Flow(client, server) as up, Flow(server, client) as down:
+            up.wait_for(200_000, 40.0)
+            down.wait_for(200_000, 40.0)
+        stats = lab.link.stats()
+        assert stats["forward"].dropped_too_big and stats["backward"].dropped_too_big
         assert undisturbed(server, client)
 
 
