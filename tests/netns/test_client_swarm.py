@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -137,25 +138,44 @@ def test_bench_hub_as_a_command_measures_idle_clients(capsys: pytest.CaptureFixt
     assert 1000 < result["idle"]["bytes_per_client"] < 1_000_000
 
 
-@pytest.mark.slow
-@needs_iperf3
-def test_every_other_measurement_of_bench_hub() -> None:
-    options = bench_hub._parser().parse_args(
-        ["--returning", "3", "--rounds", "1", "--garbage-rate", "100", "--hello-rate", "200"]
-    )
-    options.only = [name for name in bench_hub.MEASUREMENTS if name != "idle"]
+def measure(*words: str) -> dict[str, Any]:
+    """What `bench hub` has measured, as quickly as possible."""
+    options = bench_hub._parser().parse_args(["--rounds", "1", *words])
     options.seconds = options.garbage_seconds = SHORT_SECONDS
     result = msgspec.to_builtins(bench_hub.run(options))
     assert result["left_behind"] == []
+    return result
+
+
+def expect_compared(*measured: dict[str, Any]) -> None:
+    assert all(each["plain"] > 0 and each["ratio"] > 0 and len(each["plain_rounds"]) == 1 for each in measured)
+
+
+@pytest.mark.slow
+@needs_iperf3
+def test_bench_hub_measures_clients_and_their_return() -> None:
+    result = measure("--returning", "3", "--only", "returns", "--only", "clients", "--only", "deaf")
     assert [each["how"] for each in result["returns"]] == ["SIGTERM", "SIGKILL"]
     assert all(0 < each["back_seconds"] <= each["complete_seconds"] for each in result["returns"])
-    compared = [result[name] for name in ("client_to_server", "client_to_client", "deaf")]
-    compared += [result["garbage"]["at_server"], result["garbage"]["at_nobody"]]
-    compared += [result["hellos"]["at_server"], result["hellos"]["at_plain"]]
+    expect_compared(*(result[name] for name in ("client_to_server", "client_to_client", "deaf")))
+
+
+@pytest.mark.slow
+@needs_iperf3
+def test_bench_hub_measures_floods_of_unauthenticated_clients() -> None:
+    result = measure("--only", "garbage", "--only", "hellos", "--garbage-rate", "100", "--hello-rate", "200")
+    expect_compared(result["garbage"]["at_server"], result["garbage"]["at_nobody"])
+    expect_compared(result["hellos"]["at_server"], result["hellos"]["at_plain"])
     assert result["hellos"]["flood"]["ended"]["answered"] > 0
     assert len(result["hellos"]["newcomer_seconds"]) == len(result["hellos"]["newcomer_seconds_beside"]) > 0
-    assert all(each["plain"] > 0 and each["ratio"] > 0 and len(each["plain_rounds"]) == 1 for each in compared)
     assert result["garbage"]["flood"]["connected"] > 0
+
+
+@pytest.mark.slow
+@needs_iperf3
+def test_bench_hub_measures_a_client_beside_a_hostile_peer() -> None:
+    result = measure("--only", "hostile", "--kind", "run1", "--hostile-connections", "2")
+    assert {row["kind"] for row in result["hostile"]} >= {"run1"}
 
 
 def _line(dialer: Dialer, peer: str) -> str:

@@ -49,7 +49,7 @@ def test_pings_through_a_path_that_loses_packets_all_come_back(lab: Lab, tmp_pat
         assert not pings.lost
         lost = lab.link.stats()
         assert lost["forward"].lost + lost["backward"].lost > 0
-        assert client.counter("tun.copies_added") >= 200 * 2
+        assert client.counter("tun.copies_added") >= 190 * 2  # a connection that is dialed anew carries none meanwhile
         assert server.counter("fec.blocks_whole") >= 200
 
 

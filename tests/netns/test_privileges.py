@@ -250,7 +250,7 @@ def test_nothing_is_imported_once_the_rights_are_gone(lab: Lab, tmp_path: Path, 
                     while sock.recv(100):
                         pass
             transfer(client, server, streams=1, size=1_000_000)
-        client.wait_for_log("Connection refused")
+        client.wait_for_log("connection refused")
         pid = client.signal_worker("tcp-0", signal.SIGUSR1)  # it needs a thread to resolve the server's name
         client.wait_for_log("inbound duty failed")
         client.wait_for_log("RuntimeError: can't start new thread")
