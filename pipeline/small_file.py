@@ -46,8 +46,10 @@ def read(path: str | Path, limit: int, what: str = "", objection: Objection = la
     """The content of a regular file of at most `limit` bytes. `what`: the setting that names the file."""
     try:
         found = hang_guard.call(lambda: _read(path, limit, objection))
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise _problem(path, what, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise _problem(path, what, f"cannot be read: {error.strerror or error}") from None
+    except ValueError:
+        raise _problem(path, what, "cannot be read: its name holds a NUL, which no file name can") from None
     if isinstance(found, str):
         raise _problem(path, what, found)
     return found

@@ -55,7 +55,7 @@ def test_anything_but_a_regular_file_is_refused_by_its_kind_without_waiting(tmp_
         (tmp_path / "loop", "cannot be read: Too many levels of symbolic links"),
         (tmp_path / "dangling", "cannot be read: No such file or directory"),
         (tmp_path / ("x" * 300), "cannot be read: File name too long"),
-        ("a\0b", "cannot be read: embedded null byte"),
+        ("a\0b", "cannot be read: its name holds a NUL, which no file name can"),
     ):
         assert refusal(path) == text
 
