@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from pipeline.config import parse
-from tests.netns.harness.checked_flow import connect, transfer
+from tests.netns.harness.checked_flow import transfer
 from tests.netns.harness.instance import Instance, Instances, client_config, reaches, server_config, tunnel
 from tests.support import eventually
 from tools.lab.network import Lab
 from tools.load import flows
+from tools.load.pattern import connect
 
 UDP_SEGMENT = 103  # linux/udp.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h

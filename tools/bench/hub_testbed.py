@@ -26,6 +26,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.credentials import keys
+from tools.bench.measure import proportional_bytes
 from tools.instance import EXECUTABLE, RunningInstance
 from tools.lab.namespace import LabError, stop
 from tools.lab.network import Lab
@@ -228,7 +229,7 @@ class Testbed:
 
     def memory(self) -> dict[str, int]:
         """Proportional set size of each process of the server, shared memory in it (proc_pid_smaps(5))."""
-        return {name: _pss(pid) for name, pid in self.server.pids().items()}
+        return {name: proportional_bytes(pid) for name, pid in self.server.pids().items()}
 
     def reachable(self, addresses: Sequence[str]) -> int:
         """How many of them answer an echo request from the server's node."""
@@ -253,10 +254,3 @@ def open_testbed(directory: Path, overrides: Sequence[str] = ()) -> Iterator[Tes
     """`directory` is the testbed's own; it gets the state of the server, configurations and logs."""
     with Lab(names=("hub", "one", "two", "swarm")) as lab, ExitStack() as stack:
         yield Testbed(lab, directory, overrides, stack)
-
-
-def _pss(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0

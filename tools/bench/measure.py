@@ -98,6 +98,14 @@ def private_bytes(pid: int) -> int:
     return total
 
 
+def proportional_bytes(pid: int) -> int:
+    """Proportional set size: shared memory is divided among those that map it (proc_pid_smaps(5))."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def shared_bytes(name: str) -> int:
     """Memory behind the names in /dev/shm that carry `name`."""
     return sum(entry.stat().st_blocks * 512 for entry in Path("/dev/shm").iterdir() if name in entry.name)

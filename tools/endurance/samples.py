@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import msgspec
 
+from tools.bench.measure import proportional_bytes
 from tools.endurance.site import Site
 
 
@@ -14,7 +14,6 @@ class Held(msgspec.Struct):
     """By one process, or by several together."""
 
     pss_bytes: int = 0
-    """Proportional set size: shared memory is divided among those that map it (proc_pid_smaps(5))."""
     descriptors: int = 0
     threads: int = 0
     processes: int = 0
@@ -60,6 +59,4 @@ def log_bytes(site: Site) -> int:
 
 
 def _held_by(pid: int) -> Held:
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    pss = next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
-    return Held(pss * 1024, len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task")), 1)
+    return Held(proportional_bytes(pid), len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task")), 1)

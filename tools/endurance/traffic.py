@@ -19,11 +19,8 @@ from collections.abc import Callable
 from typing import Self
 
 from tools.lab.namespace import Namespace
+from tools.load.pattern import connect, is_piece, piece
 
-PATTERN_BYTES = 1_000_003
-"""A prime: a stretch that is lost, doubled or moved by any round number of bytes does not fit any more."""
-
-PATTERN = memoryview(random.Random(1).randbytes(PATTERN_BYTES) * 2)
 CHUNK_BYTES = 32 * 1024
 POLL_SECONDS = 0.2
 
@@ -95,15 +92,7 @@ class Stream(Traffic):
     def __init__(self, name: str, source: Namespace, sink: Namespace, address: str, rate_mbit: float) -> None:
         super().__init__(name)
         self._interval = CHUNK_BYTES * 8 / (rate_mbit * 1e6)
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with sink.socket(family) as listener:
-            listener.bind(("", 0))
-            listener.listen()
-            listener.settimeout(10)
-            self._sender = source.socket(family)
-            self._sender.settimeout(10)
-            self._sender.connect((address, listener.getsockname()[1]))
-            self._receiver, _ = listener.accept()
+        self._sender, self._receiver = connect(source, sink, address)
         self._sockets = [self._sender, self._receiver]
         for sock in self._sockets:
             sock.settimeout(POLL_SECONDS)
@@ -114,9 +103,8 @@ class Stream(Traffic):
         sent = 0
         due = time.monotonic()
         while not self._ending:
-            at = sent % PATTERN_BYTES
             try:
-                sent += self._sender.send(PATTERN[at : at + CHUNK_BYTES])
+                sent += self._sender.send(piece(sent, CHUNK_BYTES))
             except TimeoutError:
                 continue
             now = time.monotonic()
@@ -133,8 +121,7 @@ class Stream(Traffic):
             if not size:
                 self.error = f"{self.name}: the connection has ended"
                 return
-            at = self.received % PATTERN_BYTES
-            if buffer[:size] != PATTERN[at : at + size]:
+            if not is_piece(buffer[:size], self.received):
                 self.error = f"{self.name}: other bytes than were sent, within {size} at {self.received}"
                 return
             self.received += size
@@ -165,8 +152,7 @@ class Probe(Traffic):
         due = time.monotonic()
         while not self._ending:
             size = sizes.randint(*PROBE_SIZES)
-            at = self.sent % PATTERN_BYTES
-            body = PATTERN[at : at + size - PROBE.size]
+            body = piece(self.sent, size - PROBE.size)
             head = PROBE.pack(self.sent, time.monotonic_ns(), zlib.crc32(body))
             self.sent += 1
             try:

@@ -7,7 +7,6 @@ transfer(client, server, ...)          some of them at once, each of a given siz
 
 from __future__ import annotations
 
-import random
 import socket
 import threading
 import time
@@ -17,17 +16,12 @@ from types import TracebackType
 
 from tests.netns.harness.instance import Instance
 from tests.support import eventually
-from tools.lab.namespace import Namespace
+from tools.load.pattern import connect, is_piece, piece
 
 STALL_SECONDS = 30.0
 """An inner connection that has stood still for this long is given up."""
 
 CHUNK_BYTES = 64 * 1024
-PATTERN_BYTES = 1_000_003
-"""A prime: a stretch that is lost, doubled or moved by any round number of bytes does not fit any more."""
-
-PATTERN = random.Random(1).randbytes(PATTERN_BYTES)
-PATTERN_TWICE = PATTERN + PATTERN
 
 
 class Flow:
@@ -107,19 +101,16 @@ class Flow:
 
     def _send(self) -> None:
         sock = self._pair[0]
-        pattern = memoryview(PATTERN_TWICE)
         while not self._ending and self._sent != self._limit:
             self._go.wait()
-            at = self._sent % PATTERN_BYTES
             most = CHUNK_BYTES if self._limit is None else min(CHUNK_BYTES, self._limit - self._sent)
-            self._sent += sock.send(pattern[at : at + most])
+            self._sent += sock.send(piece(self._sent, most))
         sock.shutdown(socket.SHUT_WR)
 
     def _receive(self) -> None:
         sock = self._pair[1]
         while data := sock.recv(CHUNK_BYTES):
-            as_sent = PATTERN_TWICE.startswith(data, self.received % PATTERN_BYTES)
-            assert as_sent, f"other bytes than were sent, within {len(data)} at {self.received}"
+            assert is_piece(data, self.received), f"other bytes than were sent, within {len(data)} at {self.received}"
             self.received += len(data)
 
     def _guard(self, part: Callable[[], None]) -> None:
@@ -131,21 +122,6 @@ class Flow:
     def _raise(self) -> None:
         if self._errors:
             raise self._errors[0]
-
-
-def connect(source: Namespace, sink: Namespace, address: str) -> tuple[socket.socket, socket.socket]:
-    """A TCP connection from one node to an address of the other: the two ends, the caller's first."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with sink.socket(family) as listener:
-        listener.bind(("", 0))
-        listener.listen()
-        listener.settimeout(STALL_SECONDS)
-        caller = source.socket(family)
-        caller.settimeout(STALL_SECONDS)
-        caller.connect((address, listener.getsockname()[1]))
-        called, _ = listener.accept()
-    called.settimeout(STALL_SECONDS)
-    return caller, called
 
 
 def transfer(source: Instance, sink: Instance, *, streams: int, size: int, six: bool = False) -> None:
