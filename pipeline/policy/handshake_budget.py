@@ -31,13 +31,14 @@ class HandshakeBudget:
         self._window_ends = 0
         self._busy_until = 0
 
-    def observe(self, byte_count: int, now: int) -> None:
-        """The total number of bytes that have been received and sent."""
+    def observe(self, byte_count: int, now: int) -> int:
+        """The total number of bytes that have been received and sent. When to tell it again."""
         if now >= self._window_ends:
             if byte_count - self._byte_count >= TRAFFIC_BYTES:
                 self._busy_until = now + BUSY_NS
             self._byte_count = byte_count
             self._window_ends = now + WINDOW_NS
+        return self._window_ends
 
     def allowance(self, now: int) -> int:
         """The time that may be spent now, at most TURN_NS; 0 while the account has less than that."""

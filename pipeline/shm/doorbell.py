@@ -47,7 +47,7 @@ class Doorbell:
 
     def __init__(self, name: str, sleeping: memoryview, owner: bool, spin_ns: int = 0) -> None:
         self._semaphore = Semaphore(name)
-        self._post = self._semaphore.post
+        self._post = self._semaphore.release
         self._sleeping = sleeping
         if owner:
             self._sleeping[0] = 0  # a predecessor may have died in its sleep
@@ -86,7 +86,8 @@ class Doorbell:
             return True
         finally:
             self._sleeping[0] = 0
-            self._semaphore.clear()
+            if self._semaphore.value:  # most often there is nothing
+                self._semaphore.clear()
 
     def close(self) -> None:
         self._semaphore.close()

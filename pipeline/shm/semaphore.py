@@ -23,15 +23,16 @@ _libc.sem_open.restype = ctypes.c_void_p
 _libc.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.sem_close.argtypes = (ctypes.c_void_p,)
 
-_sem_clockwait: Any = getattr(ctypes.CDLL(None), "sem_clockwait", None)  # its errno is not read: that costs
-if _sem_clockwait is not None:
-    _sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+_sem_clockwait: Any = getattr(ctypes.CDLL(None), "sem_clockwait", None)
+"""Its errno is not read, and its arguments are made once, with their types: both would cost with each wait."""
+
+_CLOCK_MONOTONIC = ctypes.c_int(time.CLOCK_MONOTONIC)
 
 SECOND_NS = 1_000_000_000
 CLEAR_MAX = 1000  # more than are ever posted between two waits; a worker that runs amok can post any number
 
 POST_ERRORS = (ValueError, OSError, posix_ipc.Error)
-"""Of post(): the semaphore has the highest value that it can have, or was overwritten."""
+"""Of release(): the semaphore has the highest value that it can have, or was overwritten."""
 
 
 def create(name: str) -> None:
@@ -50,51 +51,49 @@ def unlink(name: str) -> None:
         pass
 
 
-class Semaphore:
-    """The semaphore that has this name. `post()` adds one to it. One thread at a time may wait."""
+class Semaphore(posix_ipc.Semaphore):  # type: ignore[misc]  # it has no types
+    """The semaphore that has this name. `release()` adds one to it, `value` tells how many there are.
+
+    One thread at a time may wait.
+    """
 
     def __init__(self, name: str) -> None:
         try:
-            self._posix = posix_ipc.Semaphore(name)
+            super().__init__(name)
         except posix_ipc.ExistentialError:
             raise LocalError(f"doorbell {name}: expected, not found: it was removed") from None
         except posix_ipc.PermissionsError:
             raise LocalError(f"doorbell {name}: belongs to another user; run as the supervisor's user") from None
-        self._address = _libc.sem_open(name.encode(), 0)
+        self._address = ctypes.c_void_p(_libc.sem_open(name.encode(), 0))
         if not self._address:
-            self._posix.close()
+            super().close()
             raise LocalError(f"doorbell {name}: sem_open: {os.strerror(ctypes.get_errno())}")
-        self.post = self._posix.release
         self._until = (ctypes.c_int64 * 2)()  # struct timespec: seconds, nanoseconds
-        self._until_at = ctypes.addressof(self._until)
+        self._until_at = ctypes.c_void_p(ctypes.addressof(self._until))
         if _sem_clockwait is None:
             self.wait = self._wait_by_length  # type: ignore[method-assign]
 
     def wait(self, seconds: float) -> bool:
         """Take one, or wait for one so long. False if the time has passed, or a signal handler has run."""
         self._until[0], self._until[1] = divmod(time.monotonic_ns() + int(seconds * SECOND_NS), SECOND_NS)
-        taken: bool = _sem_clockwait(self._address, time.CLOCK_MONOTONIC, self._until_at) == 0
+        taken: bool = _sem_clockwait(self._address, _CLOCK_MONOTONIC, self._until_at) == 0
         return taken
 
     def _wait_by_length(self, seconds: float) -> bool:
         try:
-            self._posix.acquire(seconds)
+            self.acquire(seconds)
         except (posix_ipc.BusyError, posix_ipc.SignalError):
             return False
         return True
 
     def clear(self) -> None:
-        """Take those that are there, without waiting; at most CLEAR_MAX. After each wait: most often there are none."""
-        if self._posix.value:
-            self._take(CLEAR_MAX)
-
-    def _take(self, most: int) -> None:
+        """Take those that are there, without waiting; at most CLEAR_MAX."""
         try:
-            for _ in range(most):
-                self._posix.acquire(0)
+            for _ in range(CLEAR_MAX):
+                self.acquire(0)
         except posix_ipc.BusyError:
             pass  # that was the last one
 
     def close(self) -> None:
         _libc.sem_close(self._address)
-        self._posix.close()
+        super().close()

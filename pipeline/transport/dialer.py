@@ -24,6 +24,7 @@ from pipeline.transport.settings import DialSettings
 from pipeline.transport.socket_options import configure
 
 STEP_NS = 20_000_000  # between two steps: a small part of the delay after which the next address is tried
+REST_NS = 200_000_000  # the same while nothing is dialed: then there are lines of the log at most
 
 FAILED = select.EPOLLERR | select.EPOLLHUP
 
@@ -81,8 +82,9 @@ class Dialer:
     def step(self, now: int) -> list[Dialed]:
         """Do what is due. The sockets that have connected."""
         dialed: list[Dialed] = []
-        self.next_step_ns = now + STEP_NS
-        if not self._dialing.is_idle or self._connecting:
+        rests = self._dialing.is_idle and not self._connecting
+        self.next_step_ns = now + (REST_NS if rests else STEP_NS)
+        if not rests:
             self._handle_events(now, dialed)
             self._carry_out(now, dialed)
         self._report(now)

@@ -2,9 +2,11 @@
 
     KernelRoutes.find   RTM_GETROUTE (rtnetlink(7)) for TCP to a port, with the rules for our own user id
     is_ours             whether an address is on any interface of this machine
+    RouteNews           whether the kernel has told of any change
 
-Neither needs a right. The answer is that of one moment: it is asked for again and again, which costs some ten
-microseconds each time. So nothing depends on events, which come in floods on a machine with many routes.
+None needs a right. An answer is that of one moment, so it is asked for again and again. That takes a quarter of a
+millisecond, and less often where nothing changes. Events say that something did, and nothing else depends on them: they
+come in floods on a machine with many routes, and then some are lost.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_VIA, RTA_IP_PROTO, RTA_DPORT = 1, 4, 5, 18, 2
 SIOCGIFFLAGS = 0x8913  # linux/sockios.h
 IFF_RUNNING = 0x40  # linux/if.h: it is up, and has a carrier
 
+NEWS_OF = (1, 5, 7, 8, 9, 11, 19, 32)
+"""RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_RULE and _NEXTHOP."""
+
+NEWS_BYTES = 4096  # of unread events: they are read to the last, and say no more than that there were some
 ANSWER_BYTES = 65536
 NOBODY_HAS_IT = (errno.EADDRNOTAVAIL, errno.ENODEV)
 
@@ -41,6 +47,37 @@ class RouteAnswer(NamedTuple):
 
     way: Way | None
     interface: str = ""
+
+
+class RouteNews:
+    """A netlink socket that hears of links, addresses, routes and rules. OSError if the system has no such thing."""
+
+    def __init__(self) -> None:
+        self._netlink = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+        )
+        try:
+            self._netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NEWS_BYTES)
+            self._netlink.bind((0, sum(1 << group - 1 for group in NEWS_OF)))
+        except OSError:
+            self._netlink.close()
+            raise
+
+    def close(self) -> None:
+        self._netlink.close()
+
+    def take(self) -> bool:
+        """Whether there is any since the last call."""
+        found = False
+        while True:
+            try:
+                self._netlink.recv(1)  # the rest of a message goes with it
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # there was more than the buffer holds
+                    return True
+            found = True
 
 
 class KernelRoutes:

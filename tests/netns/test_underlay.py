@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.transport.kernel_route import RouteNews
 from tests.netns.harness.hub import Hub, established
 from tests.netns.harness.instance import Instance, Instances, client_config, reaches, server_config, tunnel
 from tests.support import eventually
@@ -82,6 +83,19 @@ def routes(lab: Lab) -> list[str]:
 
 
 @pytest.mark.slow
+def test_the_kernel_tells_of_changes_and_a_flood_of_them_is_taken_at_once() -> None:
+    flood = "".join(f"route add blackhole 10.{number // 256}.{number % 256}.0/24\n" for number in range(2000))
+    with closing(Namespace("client")) as node:
+        news = node.inside(RouteNews)
+        with closing(news):
+            assert not news.take()
+            for change in ("link set lo up", "address add 192.0.2.1/32 dev lo", "rule add from 192.0.2.9 lookup 7"):
+                node.run(["ip", *change.split()])
+                assert news.take() and not news.take(), change
+            node.run(["ip", "-batch", "-"], input=flood)
+            assert news.take() and not news.take()
+
+
 def test_a_client_whose_address_is_replaced_is_back_within_two_seconds(tmp_path: Path) -> None:
     with Lab() as lab, tunnel(lab, tmp_path, **CONNECTIONS) as instances:
         server, client = instances

@@ -102,7 +102,7 @@ def test_the_kernel_waits_for_a_duty_by_the_monotonic_clock(tmp_path: Path) -> N
             operation = eventually(futex_operation)
             assert not operation & FUTEX_CLOCK_REALTIME
         finally:
-            bell._semaphore.post()
+            bell._semaphore.release()
             thread.join(PATIENCE_SECONDS)
         bell.close()
     finally:

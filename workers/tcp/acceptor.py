@@ -60,7 +60,7 @@ class Acceptor:
         self._counters = counters
         self._epoll = epoll
         self._make_room = make_room
-        self._resume_at = 0  # 0: not paused
+        self.resume_at_ns = 0  # of a pause; 0: there is none
         self._reserve = -1
         self._take_reserve()
         epoll.register(fd, select.EPOLLIN)
@@ -76,7 +76,7 @@ class Acceptor:
 
     def accept(self, now: int, until: int) -> Iterator[tuple[socket.socket, SocketAddress]]:
         """The connections that wait and may begin a handshake. After `until` no further one is looked at."""
-        if self._resume_at:
+        if self.resume_at_ns:
             return
         rejected = False
         while True:
@@ -139,15 +139,14 @@ class Acceptor:
         ended."""
         self._limiter.handshake_done(host, proved)
 
-    def tick(self, now: int) -> None:
-        """Call often: it ends a pause."""
-        if self._resume_at and now >= self._resume_at:
-            self._resume_at = 0
-            self._take_reserve()
-            self._epoll.modify(self.fd, select.EPOLLIN)
+    def resume(self) -> None:
+        """End a pause."""
+        self.resume_at_ns = 0
+        self._take_reserve()
+        self._epoll.modify(self.fd, select.EPOLLIN)
 
     def _pause(self, until: int) -> None:
-        self._resume_at = until
+        self.resume_at_ns = until
         self._epoll.modify(self.fd, 0)
 
     def close(self) -> None:

@@ -91,7 +91,10 @@ class ManagerContext(NamedTuple):
 
 
 class ConnectionManager(ABC):
-    """Owns epoll, the supervisor channel and every connection of this worker."""
+    """Owns epoll, the supervisor channel and every connection of this worker.
+
+    `established`: the connections that are, by descriptor; `peers`: by index, also those without a connection.
+    """
 
     _handshaker: ServerHandshaker | ClientHandshaker
     _failure_counters: ClassVar[Mapping[Cause, int]]
@@ -106,6 +109,8 @@ class ConnectionManager(ABC):
         self._observer = context.observer
         self._handshaking = HandshakingConnections()
         self._established = EstablishedConnections(attachment, context.connection_list, publisher, context.kick_sender)
+        self.established: Mapping[int, Connection] = self._established.by_fd
+        self.peers: Mapping[int, PeerReceiver] = self._established.peers
         self._rows = StatusRows(publisher)
         self._timeouts = Timeouts.of(attachment.settings)
         self._peer_settings = PeerSettingsCheck(attachment.settings)
@@ -116,16 +121,6 @@ class ConnectionManager(ABC):
         self._channel = SupervisorChannel(context.fds.supervisor, self._epoll)
 
     # -- for the Receiver
-
-    @property
-    def established(self) -> Mapping[int, Connection]:
-        """The established connections by descriptor."""
-        return self._established.by_fd
-
-    @property
-    def peers(self) -> Mapping[int, PeerReceiver]:
-        """By the index of the peer; also those without a connection."""
-        return self._established.peers
 
     @property
     def has_several_peers(self) -> bool:

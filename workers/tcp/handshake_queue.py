@@ -29,7 +29,8 @@ class HandshakeQueue:
 
     def __init__(self, worker_epoll: select.epoll) -> None:
         self.epoll = select.epoll()
-        self.announced = False  # the worker's epoll has said that something is ready
+        self.has_work = False  # something is ready, and perhaps there was no time for it yet
+        self.observe_at_ns = 0  # when begin_turn() wants to be called without work
         self._worker_epoll = worker_epoll
         self._budget = HandshakeBudget()
         self._off = False
@@ -48,14 +49,14 @@ class HandshakeQueue:
 
         `byte_count`: that have passed all connections so far.
         """
-        self._budget.observe(byte_count, now)
-        if not (self.announced or self._off):
+        self.observe_at_ns = self._budget.observe(byte_count, now)
+        if not self.has_work:
             return 0
         allowance = self._budget.allowance(now)
         if self._off is bool(allowance):
             self._off = not allowance
             self._worker_epoll.modify(self.fd, 0 if self._off else select.EPOLLIN)
-        self.announced = False
+        self.has_work = self._off
         return now + allowance if allowance else 0
 
     def ready(self, connections: Mapping[int, Connection]) -> list[Connection]:

@@ -66,13 +66,15 @@ class ServerConnections(ConnectionManager):
     # -- they begin
 
     def _on_source_event(self, fd: int) -> None:
-        self._queue.announced |= fd == self._queue.fd
+        self._queue.has_work |= fd == self._queue.fd
 
     def tick(self, now: int, unread: bool) -> None:
-        self._acceptor.tick(now)
-        until = self._queue.begin_turn(self._counters[_BYTES_RECEIVED] + self._counters[_BYTES_SENT], now)
-        if until:
-            self._serve_queue(now, until)
+        if self._acceptor.resume_at_ns and now >= self._acceptor.resume_at_ns:
+            self._acceptor.resume()
+        if self._queue.has_work or now >= self._queue.observe_at_ns:
+            until = self._queue.begin_turn(self._counters[_BYTES_RECEIVED] + self._counters[_BYTES_SENT], now)
+            if until:
+                self._serve_queue(now, until)
         if now >= self._next_check_ns:
             self._connection_log.tick(now)
             super().tick(now, unread)

@@ -1,8 +1,9 @@
-"""The check of the network beneath a client's connections: the kernel is asked ten times a second.
+"""The check of the network beneath a client's connections: the kernel is asked once a second.
 
-The check asks for the way to each address of the server, and whether the local address of each connection is still
-ours. `pipeline.policy.underlay` decides what a change means. While the server's name is not resolved yet, the ways to
-two addresses of the Internet tell whether there is a network at all.
+For a second after any news of the kernel's about links, addresses or routes, it is asked ten times a second. The check
+asks for the way to each address of the server, and whether the local address of each connection is still ours.
+`pipeline.policy.underlay` decides what a change means. While the server's name is not resolved yet, the ways to two
+addresses of the Internet tell whether there is a network at all.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from pipeline.log import LOG
 from pipeline.policy.server_addresses import ServerAddress
 from pipeline.policy.underlay import Changes, Path, Underlay, Way
 from pipeline.transport.connection import Connection
-from pipeline.transport.kernel_route import KernelRoutes, is_ours
+from pipeline.transport.kernel_route import KernelRoutes, RouteNews, is_ours
 
 RETRANSMITS_MAX = 4  # timeouts of the kernel in a row, without an answer: 3 s or more
 STALLS_NS = 500_000_000  # between two looks at them
+LOOK_NS = 1_000_000_000  # between two looks at the ways, while the kernel has no news
+NEWS_NS = 1_000_000_000  # after news: a change has to settle, and its consequences may have to wait
 PROBES_MAX = 16  # of a name with more addresses, the first ones are watched, and those of connections
 
 SOMEWHERE = (
@@ -39,15 +42,21 @@ class UnderlayCheck:
         self._targets: dict[str, ServerAddress] = {}  # addresses that connections were dialed at
         self._stalled: set[int] = set()  # serial numbers of connections on which the kernel sends in vain
         self._next_stalls_ns = 0
+        self._next_look_ns = 0
         self._routes: KernelRoutes | None = None
+        self._news: RouteNews | None = None
+        self._news_until_ns = 0
         try:
             self._routes = KernelRoutes()
+            self._news = RouteNews()
         except OSError as error:
-            LOG.warning("changes of the network are noticed by timeouts alone: no netlink: %s", error.strerror)
+            how = "by asking once a second" if self._routes else "by timeouts alone"
+            LOG.warning("changes of the network are noticed %s: no netlink: %s", how, error.strerror)
 
     def close(self) -> None:
-        if self._routes is not None:
-            self._routes.close()
+        for netlink in (self._routes, self._news):
+            if netlink is not None:
+                netlink.close()
 
     def hindrance(self, address: ServerAddress) -> str:
         """Why a connection to an address would be of no use, or ""."""
@@ -82,11 +91,14 @@ class UnderlayCheck:
             self._targets.pop(path.destination, None)
 
     def changes(self, known: Collection[ServerAddress], now: int) -> Changes:
-        """Ask the kernel, and say what is to be done. `known`: the addresses of the server."""
-        if self._routes is None:
+        """Ask the kernel if it is time, and say what is to be done. `known`: the addresses of the server."""
+        if self._news is not None and self._news.take():
+            self._news_until_ns = now + NEWS_NS
+        if self._routes is None or (now >= self._news_until_ns and now < self._next_look_ns):
             return Changes()
-        watched = [*list(known or SOMEWHERE)[:PROBES_MAX], *self._targets.values()]
-        ways = {address.host: self._find(address) for address in watched}
+        self._next_look_ns = now + LOOK_NS
+        watched = {address.host: address for address in list(known or SOMEWHERE)[:PROBES_MAX]} | self._targets
+        ways = {host: self._find(address) for host, address in watched.items()}
         gone = {source for source, local in self._sources.items() if not is_ours(local)}
         asleep = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         changes = self._underlay.observe(ways, gone, self._paths, now, asleep)

@@ -26,7 +26,7 @@ class Sleeper:
 
     @property
     def kicks(self) -> int:
-        return self.bell._semaphore._posix.value
+        return self.bell._semaphore.value
 
     def close(self) -> None:
         self.bell.close()

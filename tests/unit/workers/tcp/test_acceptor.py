@@ -52,6 +52,11 @@ class Entrance:
         self.accepted += [sock for sock, _ in found]
         return [f"{host}:{port}" for _, (host, port, *_) in found]
 
+    def tick(self, now: int) -> None:
+        """End a pause, as the duty does, if it is over."""
+        if self.acceptor.resume_at_ns and now >= self.acceptor.resume_at_ns:
+            self.acceptor.resume()
+
     def is_watched(self) -> bool:
         """Whether epoll tells of connections that wait."""
         return self.epoll.poll(0) == [(self.acceptor.fd, select.EPOLLIN)]
@@ -152,9 +157,9 @@ def test_after_a_rejection_accepting_pauses_and_then_goes_on(entrance: Make) -> 
     made.accept()
     made.connect(1)
     assert not made.is_watched()
-    made.acceptor.tick(NOW + REJECTED_PAUSE_NS - 1)
+    made.tick(NOW + REJECTED_PAUSE_NS - 1)
     assert not made.is_watched()
-    made.acceptor.tick(NOW + REJECTED_PAUSE_NS)
+    made.tick(NOW + REJECTED_PAUSE_NS)
     assert made.is_watched()
 
 
@@ -189,7 +194,7 @@ def test_during_a_pause_nobody_is_accepted(entrance: Make) -> None:
     made.acceptor.set_limits(WORKER_SETTINGS)
     made.connect(1)
     assert made.accept() == []
-    made.acceptor.tick(NOW + REJECTED_PAUSE_NS)
+    made.tick(NOW + REJECTED_PAUSE_NS)
     assert len(made.accept()) == 1
 
 
@@ -213,9 +218,9 @@ def test_without_descriptors_clients_that_wait_are_reset_and_accepting_pauses_fo
         assert [is_closed(client) for client in made.clients] == [True] * 3
     assert made.counts() == {"tcp.accepts_failed": 3}
     made.connect(1)
-    made.acceptor.tick(NOW + FAILED_PAUSE_NS - 1)
+    made.tick(NOW + FAILED_PAUSE_NS - 1)
     assert not made.is_watched()
-    made.acceptor.tick(NOW + FAILED_PAUSE_NS)
+    made.tick(NOW + FAILED_PAUSE_NS)
     assert made.is_watched()
     assert len(made.accept(NOW + FAILED_PAUSE_NS)) == 1
 
@@ -228,7 +233,7 @@ def test_a_descriptor_in_reserve_that_was_lost_is_taken_again_after_the_pause(en
     with no_descriptor_left():
         assert made.accept() == []
         assert made.counts() == {"tcp.accepts_failed": 1}
-    made.acceptor.tick(NOW + FAILED_PAUSE_NS)
+    made.tick(NOW + FAILED_PAUSE_NS)
     with no_descriptor_left():
         assert made.accept(NOW + FAILED_PAUSE_NS) == []
     assert is_closed(made.clients[0])
@@ -249,11 +254,11 @@ def test_limits_of_a_reload_hold_for_the_next_connection(entrance: Make) -> None
     made = entrance(max_handshakes_per_address=1)
     made.connect(2)
     assert len(made.accept()) == 1
-    made.acceptor.tick(NOW + REJECTED_PAUSE_NS)
+    made.tick(NOW + REJECTED_PAUSE_NS)
     made.acceptor.set_limits(WORKER_SETTINGS._replace(max_handshakes_per_address=3))
     made.connect(3)
     assert len(made.accept()) == 2
-    made.acceptor.tick(NOW + REJECTED_PAUSE_NS)
+    made.tick(NOW + REJECTED_PAUSE_NS)
     made.acceptor.set_limits(WORKER_SETTINGS._replace(max_handshakes_per_address=1))
     made.connect(1)
     assert made.accept() == []

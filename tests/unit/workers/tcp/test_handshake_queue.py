@@ -38,8 +38,9 @@ class Waiting:
 
     def announced(self) -> bool:
         """Whether the worker's epoll wakes the duty for the queue."""
-        self.queue.announced = bool(self.worker_epoll.poll(0))
-        return self.queue.announced
+        announced = bool(self.worker_epoll.poll(0))
+        self.queue.has_work |= announced
+        return announced
 
     def begin(self, now: int = NOW, byte_count: int = 0) -> int:
         self.announced()
