@@ -9,6 +9,9 @@ Each folder says in its `__init__` what belongs there, what does not, and who us
     config     fec           transport
     shm
     wire       packet        policy
-    counters   log
+    small_file
+    counters   log           hang_guard
     errors
+
+The supervisor has layers of its own: its parts (roles, control, processes, run, kernel) know nothing of it.
 """

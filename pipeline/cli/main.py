@@ -173,7 +173,7 @@ def _start(arguments: argparse.Namespace) -> int:
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    from pipeline.supervisor import control_socket
+    from pipeline.supervisor.control import control_socket
 
     which = _instance(arguments)
     control_socket.send_request(which, {"command": "stop"})
@@ -188,7 +188,7 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from pipeline.supervisor import control_socket
+    from pipeline.supervisor.control import control_socket
 
     snapshot = control_socket.send_request(_instance(arguments), {"command": "status"})
     if arguments.json:
@@ -218,7 +218,7 @@ def _restart(arguments: argparse.Namespace) -> int:
 
 def _follow_rolling_restart(which: instance.Instance) -> None:
     """Print each worker once it has been replaced. LocalError if the instance gives up, NotRunning if it ends."""
-    from pipeline.supervisor import control_socket
+    from pipeline.supervisor.control import control_socket
 
     left: list[str] | None = None
     while left is None or left:
@@ -233,7 +233,7 @@ def _follow_rolling_restart(which: instance.Instance) -> None:
 
 def _send_command(arguments: argparse.Namespace, request: dict[str, Any], key: str) -> dict[str, Any]:
     """Send a request and print the list that its answer has under `key`. The answer."""
-    from pipeline.supervisor import control_socket
+    from pipeline.supervisor.control import control_socket
 
     answer = control_socket.send_request(_instance(arguments), request)
     if not answer["ok"]:

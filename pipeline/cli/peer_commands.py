@@ -209,7 +209,7 @@ def _write_pair(directory: Path, name: str, pair: CertificatePair) -> None:
 
 
 def _invite(arguments: argparse.Namespace) -> int:
-    from pipeline.supervisor.control_socket import REQUEST_BYTES_MAX
+    from pipeline.supervisor.control.control_socket import REQUEST_BYTES_MAX
 
     request = {
         "command": "invite",
@@ -291,7 +291,7 @@ def _revoke(arguments: argparse.Namespace) -> int:
 
 
 def _send_command(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
-    from pipeline.supervisor import control_socket
+    from pipeline.supervisor.control import control_socket
 
     answer = control_socket.send_request(arguments.instance(arguments), request)
     if not answer["ok"]:

@@ -11,7 +11,7 @@ Each entry is decided by itself; an entry that cannot be costs no other one. Rul
 - Entries that the server has sent (`pushed`) yield to every network that another device is connected to.
 - Entries that the configuration asks for are made, with a sentence where they meet another device's network.
 
-Nothing here reads the kernel or the clock, and nothing is remembered: see pipeline.supervisor.reconciler.
+Nothing here reads the kernel or the clock, and nothing is remembered: see pipeline.supervisor.kernel.reconciler.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 A spare has no place in shared memory, so there may be any number; the supervisor sends one assignment to each, and only
 when the predecessor has been reaped. The format says which plans and which shared memory the process understands. If
 the program on disk has been replaced, a new process may understand others than the supervisor, which gives it no
-assignment then. The supervisor's end: `pipeline.supervisor.spare`.
+assignment then. The supervisor's end: `pipeline.supervisor.processes.spare`.
 """
 
 from __future__ import annotations

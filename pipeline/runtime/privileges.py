@@ -10,7 +10,7 @@ libc changes ids in all threads. prctl(2) and capset(2) change the calling threa
 So restrict() comes before any thread, and drop() checks every thread that a library may have started since.
 
 In the end a worker has no capability, even if its user is root. Which user it becomes is the supervisor's decision
-(pipeline.supervisor.worker_account).
+(pipeline.supervisor.run.worker_account).
 """
 
 from __future__ import annotations

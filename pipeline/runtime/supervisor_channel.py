@@ -1,7 +1,7 @@
 """A tcp worker's end of the supervisor channel. The supervisor alone knows the keys, and decides about peers.
 
 One JSON object a datagram in each direction, over a socket pair that never blocks. The other end is
-`pipeline.supervisor.worker_channels`. Bytes are hexadecimal.
+`pipeline.supervisor.processes.worker_channels`. Bytes are hexadecimal.
 
     AdmissionRequest   server    worker -> supervisor    may this client connect?
     Admitted           server    supervisor -> worker    yes, send this WELCOME

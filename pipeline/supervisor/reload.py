@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.config import RELOAD, Config, changes
 from pipeline.credentials import ownership
 from pipeline.errors import ConfigError
-from pipeline.supervisor.worker_settings import LIMITS
+from pipeline.supervisor.run.worker_settings import LIMITS
 
 APPLIED_BY_SUPERVISOR = {
     "routes",

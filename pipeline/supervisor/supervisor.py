@@ -48,27 +48,28 @@ from pipeline.policy.lifecycle import (
     WorkerState,
 )
 from pipeline.policy.restart import RestartPolicy
-from pipeline.supervisor import cores, status
-from pipeline.supervisor.clamp_keeper import ClampKeeper
-from pipeline.supervisor.client_role import ClientRole
-from pipeline.supervisor.control_socket import ControlServer
+from pipeline.supervisor.control import status
+from pipeline.supervisor.control.control_socket import ControlServer
+from pipeline.supervisor.control.run_files import RunFiles
+from pipeline.supervisor.control.sd_notify import Watchdog, notify
+from pipeline.supervisor.control.signals import Signals
 from pipeline.supervisor.instance import Instance
-from pipeline.supervisor.listener import listen
-from pipeline.supervisor.precedence import Precedence
-from pipeline.supervisor.process import raise_descriptor_limit
+from pipeline.supervisor.kernel.clamp_keeper import ClampKeeper
+from pipeline.supervisor.kernel.listener import listen
+from pipeline.supervisor.kernel.tun_device import TunDevice
+from pipeline.supervisor.processes import cores
+from pipeline.supervisor.processes.precedence import Precedence
+from pipeline.supervisor.processes.process import raise_descriptor_limit
+from pipeline.supervisor.processes.rolling import Rolling
+from pipeline.supervisor.processes.spares import Spares
+from pipeline.supervisor.processes.worker_channels import WorkerChannels
+from pipeline.supervisor.processes.workers import Workers
 from pipeline.supervisor.reload import Reload
-from pipeline.supervisor.rolling import Rolling
-from pipeline.supervisor.run import Run
-from pipeline.supervisor.run_files import RunFiles
-from pipeline.supervisor.sd_notify import Watchdog, notify
-from pipeline.supervisor.server_role import ServerRole
-from pipeline.supervisor.shared_memory import SharedMemory
-from pipeline.supervisor.signals import Signals
-from pipeline.supervisor.spares import Spares
-from pipeline.supervisor.tun_device import TunDevice
-from pipeline.supervisor.worker_account import choose_account
-from pipeline.supervisor.worker_channels import WorkerChannels
-from pipeline.supervisor.workers import Workers
+from pipeline.supervisor.roles.client_role import ClientRole
+from pipeline.supervisor.roles.server_role import ServerRole
+from pipeline.supervisor.run.run import Run
+from pipeline.supervisor.run.shared_memory import SharedMemory
+from pipeline.supervisor.run.worker_account import choose_account
 
 TICK = 0.1  # seconds; the longest time between two looks at the clock, the heartbeats and the device
 

@@ -117,7 +117,7 @@ TARGETS = {
     "client_handshake": Target(
         alone(targets_handshake.client_handshake),
         (),
-        (*_HANDSHAKE, "pipeline/supervisor/client_role.py"),
+        (*_HANDSHAKE, "pipeline/supervisor/roles/client_role.py"),
         targets_handshake.client_handshake_seeds,
         1500,
     ),
@@ -131,14 +131,18 @@ TARGETS = {
     "worker_channel": Target(
         alone(targets_control.worker_channel),
         (),
-        ("pipeline/supervisor/worker_channels.py", *_PEERS),
+        ("pipeline/supervisor/processes/worker_channels.py", *_PEERS),
         targets_control.worker_channel_seeds,
         200,
     ),
     "control": Target(
         targets_control.control,
         (),
-        ("pipeline/supervisor/control_socket.py", "pipeline/supervisor/server_role.py", "pipeline/peers/peer_file.py"),
+        (
+            "pipeline/supervisor/control/control_socket.py",
+            "pipeline/supervisor/roles/server_role.py",
+            "pipeline/peers/peer_file.py",
+        ),
         targets_control.control_seeds,
         800,
     ),

@@ -27,10 +27,10 @@ from pipeline.peers import peer_file
 from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.admission import Admission
 from pipeline.peers.registry import KnownPeer
-from pipeline.supervisor.control_socket import ControlServer
-from pipeline.supervisor.failures import Failures
-from pipeline.supervisor.server_role import ServerRole
-from pipeline.supervisor.worker_channels import WorkerChannels
+from pipeline.supervisor.control.control_socket import ControlServer
+from pipeline.supervisor.processes.worker_channels import WorkerChannels
+from pipeline.supervisor.roles.server_role import ServerRole
+from pipeline.supervisor.run.failures import Failures
 from pipeline.wire import messages
 from pipeline.wire.messages import Refused, Welcome
 from tests.fuzz.byte_source import ByteSource

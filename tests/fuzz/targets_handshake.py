@@ -20,9 +20,9 @@ from pipeline.errors import PeerError
 from pipeline.policy.kernel_entries import Route, contains
 from pipeline.policy.reconcile import Seen, Wanted, plan
 from pipeline.runtime.supervisor_channel import Answer, SupervisorChannel
-from pipeline.supervisor.client_role import ClientRole
-from pipeline.supervisor.failures import Failures
-from pipeline.supervisor.worker_channels import WorkerChannels
+from pipeline.supervisor.processes.worker_channels import WorkerChannels
+from pipeline.supervisor.roles.client_role import ClientRole
+from pipeline.supervisor.run.failures import Failures
 from pipeline.transport.connection import HANDSHAKE, Connection
 from pipeline.transport.tls_channel import ANSWER_BYTES_MAX, TlsChannel
 from pipeline.transport.tls_records import RECORD_BODY_MAX, RECORD_BYTES, RECORD_HEADER_BYTES

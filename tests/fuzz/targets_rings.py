@@ -22,7 +22,7 @@ from pipeline.runtime.worker import Attachment
 from pipeline.shm import layout
 from pipeline.shm.layout import PEER_INDEX_BITS
 from pipeline.shm.slot import SLOT_BYTES_MIN, read_header, write_header
-from pipeline.supervisor.shared_memory import SharedMemory
+from pipeline.supervisor.run.shared_memory import SharedMemory
 from pipeline.wire import block, framing
 from tests.fuzz.byte_source import ByteSource, chunk
 from tests.fuzz.fuzzer import Feed

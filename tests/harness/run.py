@@ -9,7 +9,7 @@ from pipeline.runtime import topology
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import layout
 from pipeline.shm.layout import FIRST_PEER_HANDLE, RECORD_WORDS
-from pipeline.supervisor.shared_memory import SharedMemory
+from pipeline.supervisor.run.shared_memory import SharedMemory
 from pipeline.transport.connection import ESTABLISHED, Connection
 from pipeline.wire import framing
 from tests.harness.settings import WORKER_SETTINGS

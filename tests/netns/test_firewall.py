@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.schema import Name, TunName
-from pipeline.supervisor.mss_clamp import SBIN_DIRECTORIES, MssClamp
+from pipeline.supervisor.kernel.mss_clamp import SBIN_DIRECTORIES, MssClamp
 from tests.support import ROOT, eventually
 from tools.lab.namespace import Namespace
 from tools.lab.network import LabError, add_veth_pair

@@ -21,9 +21,9 @@ from pipeline.config import Config, parse
 from pipeline.errors import LocalError
 from pipeline.log import LOG
 from pipeline.policy import put_back
-from pipeline.supervisor import server_lookup
-from pipeline.supervisor.clamp_keeper import ClampKeeper
-from pipeline.supervisor.tun_device import TunDevice
+from pipeline.supervisor.kernel import server_lookup
+from pipeline.supervisor.kernel.clamp_keeper import ClampKeeper
+from pipeline.supervisor.kernel.tun_device import TunDevice
 from tests.support import eventually
 from tools.lab.namespace import Namespace
 from tools.lab.network import add_veth_pair

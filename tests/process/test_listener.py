@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.config.values import parse_endpoint
 from pipeline.errors import LocalError
-from pipeline.supervisor.listener import listen
+from pipeline.supervisor.kernel.listener import listen
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2  # linux/prctl.h, linux/seccomp.h
 SYS_SOCKET = 41  # x86-64

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.supervisor.free_id import RANGES, find_free_id, ids_in_use
-from pipeline.supervisor.worker_account import PREFERRED_USER, choose_account
+from pipeline.supervisor.run.free_id import RANGES, find_free_id, ids_in_use
+from pipeline.supervisor.run.worker_account import PREFERRED_USER, choose_account
 from tests.netns.harness.instance import NOBODY
 from tests.support import eventually
 
@@ -35,7 +35,7 @@ CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 BEGIN = f"""
 import ctypes, json, os, resource, signal, socket, subprocess, sys, threading, time
 from pipeline.runtime import privileges, worker
-from pipeline.supervisor.worker_account import choose_account
+from pipeline.supervisor.run.worker_account import choose_account
 
 def threads():
     for thread in os.listdir("/proc/self/task"):

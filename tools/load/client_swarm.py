@@ -32,7 +32,7 @@ import msgspec
 from pipeline.config.values import parse_endpoint
 from pipeline.credentials import invitation
 from pipeline.errors import TunnelError
-from pipeline.supervisor import control_socket
+from pipeline.supervisor.control import control_socket
 from pipeline.supervisor.instance import Instance
 from pipeline.transport.tls_context import client_context
 from tools.load.swarm_client import Invited, SwarmSettings

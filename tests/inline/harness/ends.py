@@ -32,9 +32,9 @@ from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import Attachment, Duty
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.shm.slot import SLOT_BYTES_MIN
-from pipeline.supervisor.failures import Failures
-from pipeline.supervisor.shared_memory import SharedMemory
-from pipeline.supervisor.worker_channels import WorkerChannels
+from pipeline.supervisor.processes.worker_channels import WorkerChannels
+from pipeline.supervisor.run.failures import Failures
+from pipeline.supervisor.run.shared_memory import SharedMemory
 from tests.harness.settings import WORKER_SETTINGS
 from workers.tcp import duties as tcp
 from workers.tun import duties as tun

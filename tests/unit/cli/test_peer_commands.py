@@ -27,7 +27,7 @@ from pipeline.credentials.invitation import Invitation, encode
 from pipeline.credentials.keys import parse, read_key, write_secret
 from pipeline.errors import ConfigError
 from pipeline.supervisor import instance
-from pipeline.supervisor.control_socket import ControlServer
+from pipeline.supervisor.control.control_socket import ControlServer
 from tests.support import eventually
 
 INVITATION = Invitation("vpn.example.org:9000", bytes(range(32)), "ab" * 32, "alice")

@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.errors import LocalError, NotRunning
 from pipeline.supervisor import instance
+from pipeline.supervisor.control.run_files import CHECK_NS, RunFiles
 from pipeline.supervisor.instance import RUN_DIRECTORY, Instance, find_instances
-from pipeline.supervisor.run_files import CHECK_NS, RunFiles
 
 Make = Callable[..., Instance]
 

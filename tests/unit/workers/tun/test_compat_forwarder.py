@@ -12,7 +12,7 @@ from pipeline.runtime import topology
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.shm.slot import SLOT_BYTES_MIN
-from pipeline.supervisor.shared_memory import SharedMemory
+from pipeline.supervisor.run.shared_memory import SharedMemory
 from tests.harness.settings import WORKER_SETTINGS
 from workers.tun.compat_forwarder import CompatForwarder
 from workers.tun.forwarder import TRANSIT_GREED

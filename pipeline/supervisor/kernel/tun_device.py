@@ -1,0 +1,183 @@
+"""The TUN device as the supervisor owns it: opened, set up, made again if it is deleted; its addresses and routes.
+
+    configure(config)        what the configuration asks for
+    take_from_server(...)    what a WELCOME has brought besides, with the address that it came from
+    repair(now)              look after the device, its addresses and its routes
+
+`reconciler` has the addresses and routes in the kernel. All of them vanish with the device, and the device with this
+process: nothing is left after a stop, nor after a kill.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import deque
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from pipeline.config import Config
+from pipeline.errors import LocalError
+from pipeline.log import LOG
+from pipeline.policy.kernel_entries import Interface, IPAddress, Network
+from pipeline.policy.reconcile import Wanted
+from pipeline.runtime import tun
+from pipeline.supervisor.kernel.reconciler import Entry, Reconciler
+from pipeline.supervisor.kernel.server_lookup import ServerLookup
+
+BUSY_SECONDS = 1.0  # how long a dead predecessor's workers may still hold the device
+RECREATE_NS = 1_000_000_000  # between attempts to make a deleted device again
+SERVERS_MAX = 16
+"""Addresses at which a client has found its server: the latest ones stay protected."""
+
+
+class TunDevice:
+    """Open, configured and routed on creation; gone, with addresses and routes, on close()."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._pushed: tuple[tuple[Interface, ...], tuple[Network, ...]] = ((), ())
+        self._servers: deque[IPAddress] = deque(maxlen=SERVERS_MAX)
+        self._lookup: ServerLookup | None = None  # runs
+        self._behind_peers: tuple[Network, ...] = ()
+        self._device = _open(config)
+        self.fds = self._device.fds
+        self.offloads = self._device.offloads
+        # the kernel accepts in writes every packet that it could give in reads
+        self.accepted = self.offloads
+        self._deleted = select.poll()
+        self._deleted.register(self.fds[0], 0)  # POLLERR is always reported: the device was deleted
+        self._next_attempt = 0
+        try:
+            self._reconciler = Reconciler(config.tun_name, self._device.index)
+        except BaseException:
+            self._device.close()
+            raise
+        try:
+            self._set_up(time.monotonic_ns())
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, now: int) -> None:
+        self._reconciler.set_link(self._config.mtu, self._config.send_queue_size, up=True)
+        self._want()
+        left_out = self._reconciler.reconcile(now)
+        own = self._config.tunnel_interfaces
+        if own and all(interface in left_out for interface in own):
+            raise LocalError(f"no tunnel address: {'; '.join(self._reconciler.sentences(left_out))}")
+
+    def _want(self, *, anew: bool = False) -> None:
+        config = self._config
+        addresses, routes = self._pushed
+        self._look_up_server()
+        wanted = Wanted(
+            addresses=config.tunnel_interfaces,
+            routes=config.route_prefixes,
+            pushed_addresses=addresses,
+            pushed_routes=routes,
+            accept_routes=config.accepted_prefixes,
+            behind_peers=self._behind_peers,
+            is_server_known=config.mode == "server" or bool(self._servers),
+        )
+        self._reconciler.configure(wanted, self._servers, anew=anew)
+
+    def _look_up_server(self) -> None:
+        """See that the addresses of a client's server are known, or will be."""
+        if self._config.mode == "server":
+            return
+        endpoint = self._config.remote_endpoint
+        if endpoint.address is not None:
+            self._remember_servers([endpoint.address])
+        elif not self._servers and self._lookup is None and self._config.routes:
+            self._lookup = ServerLookup(endpoint.host)
+
+    def _remember_servers(self, addresses: Iterable[IPAddress]) -> None:
+        for address in addresses:
+            if address.is_link_local:
+                continue  # no route of ours can lead there
+            if address in self._servers:
+                self._servers.remove(address)
+            self._servers.append(address)
+
+    # -- what is wanted
+
+    def configure(self, config: Config) -> list[str]:
+        """Make the kernel agree with this configuration. Sentences about the entries of it that are left out."""
+        self._config = config
+        try:
+            self._reconciler.set_link(config.mtu, config.send_queue_size, up=False)
+            self._want(anew=True)
+            left_out = self._reconciler.reconcile(time.monotonic_ns())
+            own = {*config.tunnel_interfaces, *config.route_prefixes}
+            return self._reconciler.sentences({entry: why for entry, why in left_out.items() if entry in own})
+        except LocalError as error:
+            LOG.error("%s", error)
+            return [str(error)]
+
+    def take_from_server(self, addresses: Iterable[Interface], routes: Iterable[Network], server: str) -> list[Entry]:
+        """Add these addresses and routes to the configured ones, instead of those of an earlier call. Which of them
+        are in the kernel now. LocalError if the kernel cannot be read."""
+        self._pushed = tuple(addresses), tuple(routes)
+        self._remember_servers([ip_address(server.partition("%")[0])])
+        self._want()
+        left_out = self._reconciler.reconcile(time.monotonic_ns())
+        return [entry for entry in (*self._pushed[0], *self._pushed[1]) if entry not in left_out]
+
+    def look_soon(self) -> None:
+        """Compare what is wanted with what the kernel has, at the next tick."""
+        self._reconciler.look_soon()
+
+    def know_peers(self, networks: Iterable[Network]) -> None:
+        """The networks behind the peers of a server, for a warning where the server has one of them itself."""
+        behind = tuple(networks)
+        if behind != self._behind_peers:
+            self._behind_peers = behind
+            self._want()
+            self._reconciler.look_soon()
+
+    # -- what becomes of it
+
+    def repair(self, now: int) -> None:
+        """Restore a device that was deleted, and the addresses and routes that others have removed.
+
+        A device that an administrator has set down stays down.
+        """
+        if self._lookup is not None and self._lookup.addresses:
+            self._remember_servers(self._lookup.addresses)
+            self._lookup = None
+            self._want()
+            self._reconciler.look_soon()
+        if self._deleted.poll(0):
+            self._recreate(now)
+        else:
+            self._reconciler.tick(now)
+
+    def _recreate(self, now: int) -> None:
+        if now < self._next_attempt:
+            return
+        self._next_attempt = now + RECREATE_NS
+        LOG.error("TUN device %s was deleted: making it again", self._config.tun_name)
+        try:
+            self._device.rebind(self._config.offload)
+            self._reconciler.rebind(self._device.index)
+            self._set_up(now)
+        except (OSError, LocalError) as error:
+            LOG.error("TUN device %s: %s; trying again", self._config.tun_name, error)
+
+    def close(self) -> None:
+        if self._lookup is not None:
+            self._lookup.close()
+        self._reconciler.close()
+        self._device.close()
+
+
+def _open(config: Config) -> tun.Device:
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return tun.open_device(config.tun_name, config.lanes, config.offload)
+        except tun.DeviceBusy:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)

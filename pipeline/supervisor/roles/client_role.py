@@ -1,0 +1,98 @@
+"""The client's part of the supervisor: its credentials, and what follows from the server's WELCOME.
+
+    start(table, device)      write the peer table: the server is the only peer
+    tick(now)                 nothing
+    prepare_reload(config)    load everything that a configuration names; raises, and changes nothing
+    apply_reload()            use what was prepared
+    answer_request(request)   of a tcp worker: it reports a WELCOME, which it has verified
+    take_back(request)        nothing
+    run_command(request)      refuses the commands of a server; None for any other
+
+With tunnel_addr "auto" the device gets the addresses of the WELCOME. Its routes are added to the configured ones, as
+far as accept_routes and the rules of `pipeline.policy.reconcile` admit them. Every WELCOME is compared with the kernel,
+so what was impossible at an earlier one is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.config.schema import AUTO
+from pipeline.credentials import tls_settings
+from pipeline.credentials.tls_settings import TlsSettings
+from pipeline.errors import LocalError
+from pipeline.log import LOG
+from pipeline.runtime.supervisor_channel import WelcomeReport
+from pipeline.shm.peer_table import PeerTable
+from pipeline.supervisor.control.control_socket import PEER_COMMANDS
+from pipeline.supervisor.kernel.tun_device import TunDevice
+from pipeline.supervisor.roles.only_peer import write_only_peer
+from pipeline.wire import messages
+
+
+class ClientRole:
+    """`credentials` and `capacity` (peers that can be connected at a time) go into the plan.
+
+    `key`: the client's key from an invitation; b"": the key in `key_file`, if that is set.
+    """
+
+    capacity = 1
+    problems: tuple[str, ...] = ()
+    _device: TunDevice  # from start() on
+
+    def __init__(self, config: Config, key: bytes = b"") -> None:
+        self._config = config
+        self._key = key
+        self.credentials: TlsSettings = tls_settings.load(config, key=key)
+        self._applied: tuple[object, ...] = ()  # addresses, routes and server of the last WELCOME
+
+    def start(self, table: PeerTable, device: TunDevice) -> None:
+        self._device = device
+        write_only_peer(table)
+
+    def tick(self, now: int) -> None:
+        """Nothing of a client's waits for the clock."""
+
+    def prepare_reload(self, config: Config) -> None:
+        self._prepared = config, tls_settings.load(config, key=self._key)
+
+    def apply_reload(self) -> None:
+        self._config, self.credentials = self._prepared
+
+    def answer_request(self, request: WelcomeReport) -> None:
+        welcome = messages.decode(bytes.fromhex(request["welcome"]))
+        if not isinstance(welcome, messages.Welcome):
+            return
+        news = welcome.addresses, welcome.routes, request["server"]
+        if news == self._applied:
+            self._device.look_soon()
+            return
+        auto = self._config.tunnel_addr == AUTO
+        try:
+            there = self._device.take_from_server(welcome.addresses if auto else (), welcome.routes, request["server"])
+        except LocalError as error:
+            LOG.error("addresses and routes from the server cannot be applied: %s", error)
+            return
+        self._applied = news
+        LOG.info("from the server: %s", _listed(there))
+        own = [interface.ip for interface in self._config.tunnel_interfaces]
+        if not auto and welcome.addresses and {a.ip for a in welcome.addresses} != set(own):
+            LOG.warning(
+                "tunnel_addr has %s, the server has %s for this client: it drops packets from other addresses",
+                _listed(own),
+                _listed(welcome.addresses),
+            )
+
+    def take_back(self, request: dict[str, Any]) -> None:
+        """No command of a client's has an answer that must arrive."""
+
+    def run_command(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        if request.get("command") in PEER_COMMANDS:
+            return {"ok": False, "error": "this instance is a client: only a server has peers"}
+        return None
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values)) or "none"

@@ -1,0 +1,263 @@
+"""The server's part of the supervisor: its state directory, its credentials, the admission of peers, its commands.
+
+    start(table, device)      write the peer table
+    tick(now)                 what could not be saved is saved again
+    prepare_reload(config)    load everything that a configuration names; raises, and changes nothing
+    apply_reload()            use what was prepared
+    answer_request(request)   of a tcp worker: may this client connect?
+    run_command(request)      "peers", "invite", "revoke" of the control socket; None for any other
+    take_back(request)        undo a command whose answer did not arrive
+
+With compat nothing says who a client is. A hub gives each connection an index, and learns its addresses
+(pipeline.peers.compat_admission). A server of one client has no admission: every connection is one of peer 0, and all
+packets go there.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.config.peer import check_peer_name
+from pipeline.config.values import Endpoint
+from pipeline.credentials import invitation, tls_settings
+from pipeline.credentials.certificates import CertificatePair
+from pipeline.credentials.invitation import Invitation
+from pipeline.credentials.state_dir import StateDir
+from pipeline.credentials.tls_settings import TlsSettings
+from pipeline.errors import ConfigError, Problem, TunnelError
+from pipeline.log import LOG
+from pipeline.peers import peer_file, registry
+from pipeline.peers.admission import Admission, PeerStatus, broken_peer
+from pipeline.peers.compat_admission import CompatAdmission
+from pipeline.peers.known_peers import KnownPeers
+from pipeline.peers.registry import Loaded
+from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer
+from pipeline.shm.peer_table import PeerTable
+from pipeline.supervisor.control.control_socket import PEER_COMMANDS
+from pipeline.supervisor.control.status import SCHEMA_VERSION
+from pipeline.supervisor.kernel.tun_device import TunDevice
+from pipeline.supervisor.roles.only_peer import write_only_peer
+from pipeline.transport.address import format_address
+from pipeline.transport.settings import TlsMaterial
+
+PROBE_ADDRESSES = ("192.0.2.1", 9), ("2001:db8::1", 9)
+"""Documentation addresses (RFC 5737, RFC 3849): a route to them is the default route. Nothing is sent there."""
+
+
+class ServerRole:
+    """`credentials` and `capacity` (peers that can be connected at a time) go into the plan."""
+
+    _device: TunDevice  # from start() on
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        remembers = config.multi_client and not config.compat
+        self._state = StateDir(config.state_dir) if config.encryption == "tls" or remembers else None
+        self.capacity = config.max_clients if config.multi_client else 1
+        self.credentials: TlsSettings = tls_settings.load(config, lambda: self._server_certificate(make=True))
+        self._peers = KnownPeers()
+        if not config.compat:
+            self._peers.take(self._peers.read(config, first=True))
+        self._admission: Admission | None = None
+        self._compat_admission: CompatAdmission | None = None
+
+    def start(self, table: PeerTable, device: TunDevice) -> None:
+        self._device = device
+        if self._config.compat:
+            if self._config.multi_client:
+                self._compat_admission = CompatAdmission(self._config, table)
+            else:
+                write_only_peer(table)
+            return
+        if self._state:
+            self._state.remove_unfinished()
+        self._tell_networks()
+        remembered = self._state.load_addresses() if self._state else {}
+        save = self._state.save_addresses if self._state else lambda addresses: None
+        self._admission = Admission(self._config, table, device.accepted, remembered, save)
+        self._admission.configure(self._config, self._peers.known)
+        nobody = not (self._peers.known or self._config.insecure or self._config.tls_ca_file)
+        if self._config.encryption == "tls" and nobody:
+            LOG.info("no peer can connect yet: add one with `tunnel-supervisor invite NAME`")
+
+    def tick(self, now: int) -> None:
+        if self._admission is not None:
+            self._admission.tick(now)
+
+    @property
+    def problems(self) -> list[str]:
+        """Of peers whose file or settings cannot be used."""
+        return [str(problem) for _, problem in self._peers.broken]
+
+    def _server_certificate(self, make: bool) -> CertificatePair:
+        assert self._state is not None, "with encryption there is a state directory"
+        return self._state.server_certificate(self._config.name, make=make)
+
+    # -- reload
+
+    def prepare_reload(self, config: Config) -> None:
+        loaded = tls_settings.load(config, lambda: self._server_certificate(make=False))
+        peers = Loaded([], [], set()) if config.compat else self._peers.read(config)
+        self._prepared = config, loaded, peers
+
+    def apply_reload(self) -> None:
+        before = self.credentials.tls
+        self._config, self.credentials, loaded = self._prepared
+        self._peers.take(loaded)
+        self._configure_admission()
+        if self._admission is not None and _has_lost_a_ca(before, self.credentials.tls):
+            self._admission.end_certified()
+
+    def _configure_admission(self) -> None:
+        if self._admission is not None:
+            self._admission.configure(self._config, self._peers.known, self._peers.barred)
+            self._tell_networks()
+        if self._compat_admission is not None:
+            self._compat_admission.configure(self._config)
+
+    def _tell_networks(self) -> None:
+        self._device.know_peers([network for peer in self._peers.known for network in peer.policy.allowed])
+
+    # -- requests and commands
+
+    def answer_request(self, request: AdmissionRequest | AddressClaim) -> Answer | None:
+        if self._compat_admission is not None:
+            return self._compat_admission.handle_request(request)
+        if self._admission is None or "claim" in request:
+            return None
+        return self._admission.handle_hello(request)
+
+    def run_command(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        command = request.get("command")
+        if command not in PEER_COMMANDS:
+            return None
+        now = time.monotonic_ns()
+        if self._compat_admission is not None and command == "peers":
+            peers = self._compat_admission.list_peers(now)
+            return {"ok": True, "schema_version": SCHEMA_VERSION, "peers": peers}
+        if self._admission is None:
+            return {
+                "ok": False,
+                "error": "compat is true: the original program's wire format does not say who a client is",
+            }
+        try:
+            match command:
+                case "invite":
+                    return self._invite(request)
+                case "revoke":
+                    return self._revoke(request)
+            return {"ok": True, "schema_version": SCHEMA_VERSION, "peers": self._list_peers(self._admission)}
+        except TunnelError as error:
+            return {"ok": False, "error": str(error)}
+
+    def take_back(self, request: dict[str, Any]) -> None:
+        """Undo a command whose answer has not arrived: nobody has the line of an invitation that was lost."""
+        if request.get("command") == "invite":
+            LOG.warning("invite %s: its command has ended before it got the line: taken back", request.get("name"))
+            self._revoke(request)
+
+    def _list_peers(self, admission: Admission) -> list[PeerStatus]:
+        rows = {row["name"]: row for row in admission.list_peers(time.monotonic_ns())}
+        for name, problem in self._peers.broken:
+            rows.setdefault(name, broken_peer(name))["problem"] = str(problem)
+        return [rows[name] for name in sorted(rows)]
+
+    def _invite(self, request: dict[str, Any]) -> dict[str, Any]:
+        """All or nothing: the peer is known and its file is there, or neither."""
+        tls = self.credentials.tls
+        if tls is None:
+            return {"ok": False, "error": 'encryption is "none": a peer could not prove its identity'}
+        peer = peer_file.new_peer(request.get("name"), request.get("allowed"), request.get("rate_mbit"))
+        for name in self._peers.names():
+            if name.lower() == peer.name.lower():
+                but = "" if name == peer.name else f", too much like {peer.name}"
+                return {"ok": False, "error": f'peer "{name}" exists already{but}; revoke it, or choose another name'}
+        known = registry.known_peer_of(peer, self._config)
+        registry.check_distinct([*self._peers.known, known])
+        server = str(request.get("server") or "") or self._config.public_addr or self._likely_address()
+        try:
+            server = invitation.with_port(server, self._config.listen_endpoint.port)
+        except ValueError as expected:
+            return {"ok": False, "error": f"--address: given {server}, expected {expected}"}
+        line = invitation.encode(Invitation(server, peer.key, tls.fingerprint, peer.name))
+        peer_file.write(self._directory, peer, replace=self._peers.is_excluded(peer.name))
+        self._peers.add(known)
+        self._configure_admission()
+        return {"ok": True, "line": line, "server": server, "certificate": bool(self._config.tls_ca_file)}
+
+    def _revoke(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Memory and connections first, which nothing can refuse; then the file; then all else that is wrong."""
+        name = str(request.get("name"))
+        check_peer_name(name)
+        assert self._admission is not None, "there is an admission where there are peers"
+        is_member, was_known = self._admission.is_member(name), self._peers.has(name)
+        others = ", ".join(self._peers.names()) or "none"
+        self._peers.exclude(name, is_named_by_client=is_member and self._peers.find(name) is None)
+        self._configure_admission()
+        if is_member or was_known:
+            LOG.info("peer %s: revoked, its connections end", name)
+        try:
+            was_there = peer_file.remove(self._directory, name)
+        except TunnelError as error:
+            return self._comes_back(name, f"its file is removed: {error}")
+        if any(peer.name == name for peer in self._config.peers):
+            return self._comes_back(name, "you remove it from the configuration too")
+        if self._peers.is_named_by_client(name) and not was_there:
+            return self._comes_back(name, self._cure_for_names())
+        self._peers.forget(name)
+        if not (is_member or was_known or was_there):
+            return {"ok": False, "error": f'no peer "{name}"; known peers: {others}'}
+        return {"ok": True, "name": name, "problems": self._find_problems()}
+
+    def _comes_back(self, name: str, unless: str) -> dict[str, Any]:
+        error = f'peer "{name}" ends now, but comes back after a restart unless {unless}'
+        LOG.warning("%s", error)
+        return {"ok": False, "error": error}
+
+    def _cure_for_names(self) -> str:
+        """How to keep out a client that neither the configuration nor an invitation names."""
+        if self._config.insecure or self._config.encryption == "none":
+            return "this server is closed to clients without proof (insecure): each of them chooses its name itself"
+        return (
+            "each of `peers` has a fingerprint or a certificate_name: as it is, every certificate from tls_ca_file is "
+            "admitted under its name"
+        )
+
+    def _find_problems(self) -> list[str]:
+        """The peers whose files are wrong now, which a reload would tell."""
+        try:
+            return [str(problem) for _, problem in self._peers.read(self._config).broken]
+        except ConfigError as error:
+            return [str(error)]
+
+    @property
+    def _directory(self) -> Path:
+        return Path(self._config.state_dir)
+
+    def _likely_address(self) -> str:
+        """The address that we listen on, else the one from which this machine reaches others."""
+        endpoint = self._config.listen_endpoint
+        if endpoint.address is None or not endpoint.address.is_unspecified:
+            return format_address(endpoint)
+        for family, probe in zip((socket.AF_INET, socket.AF_INET6), PROBE_ADDRESSES, strict=True):
+            try:
+                with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                    sock.connect(probe)
+                    return format_address(Endpoint(sock.getsockname()[0], endpoint.port))
+            except OSError:
+                continue  # no route there
+        raise ConfigError([Problem("public_addr", "unknown: give --address HOST, or set public_addr")])
+
+
+def _has_lost_a_ca(before: TlsMaterial | None, now: TlsMaterial | None) -> bool:
+    """Whether a CA that has vouched for peers does so no more."""
+    return bool(_cas(before) - _cas(now))
+
+
+def _cas(tls: TlsMaterial | None) -> set[str]:
+    separator = "-----BEGIN "
+    return {block for block in tls.ca_pem.split(separator) if block} if tls is not None else set()

@@ -1,0 +1,84 @@
+"""One run of an instance: its numbers, its failures, and its plan in file descriptors from which workers read it.
+
+A reload writes the plan again under the run's old names, for the workers that are started from then on.
+
+The plan of tcp workers has the secrets, and no other has: the private key of the certificate, and a client's key.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+
+from pipeline.config import Config
+from pipeline.credentials.tls_settings import TlsSettings
+from pipeline.runtime import topology
+from pipeline.runtime.plan import Plan
+from pipeline.supervisor.kernel.tun_device import TunDevice
+from pipeline.supervisor.run.failures import Failures
+from pipeline.supervisor.run.worker_account import Account
+from pipeline.supervisor.run.worker_settings import new_session, worker_settings
+
+SECRET_KINDS = ("tcp",)
+"""Kinds of workers that shake hands."""
+
+
+class Run:
+    """`plan` is there after write_plan(), without secrets."""
+
+    plan: Plan
+
+    def __init__(self, account: Account | None) -> None:
+        self.started_ns = time.monotonic_ns()
+        self.failures = Failures()
+        self._fds: list[int] = []  # of the plan without secrets, and of the whole plan
+        self._account = account
+        self._session = new_session()
+        self.renew_names()
+
+    def renew_names(self) -> None:
+        """Let the next plan have other names in /dev/shm."""
+        self._run_id = secrets.token_hex(4)
+        self._name_key = secrets.token_bytes(16)
+
+    def write_plan(self, config: Config, credentials: TlsSettings, device: TunDevice, peers: int) -> None:
+        """Make the plan of this configuration. `peers`: how many may be connected at a time."""
+        settings = worker_settings(config, credentials, device, self._session, self._account)
+        whole = topology.build_plan(
+            config.name,
+            self._run_id,
+            config.mode,
+            config.lanes,
+            config.ring_slots,
+            config.slot_bytes,
+            settings,
+            peers,
+            self._name_key,
+        )
+        plan = whole._replace(settings=settings.without_secrets())
+        fds = _written(plan, whole)
+        self.close()
+        self._fds, self.settings, self.plan = fds, settings, plan
+
+    def plan_fd(self, kind: str) -> int:
+        """The descriptor of the plan for workers of this kind."""
+        return self._fds[kind in SECRET_KINDS]
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+
+def _written(*plans: Plan) -> list[int]:
+    """A descriptor for each plan. OSError if not all can be made; then none is left open."""
+    fds: list[int] = []
+    try:
+        for plan in plans:
+            fds.append(os.memfd_create("plan", os.MFD_CLOEXEC))
+            os.write(fds[-1], plan.to_json().encode())
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds

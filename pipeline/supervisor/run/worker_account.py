@@ -1,0 +1,112 @@
+"""The account of the workers: a user without rights, and the sentence about it for the log.
+
+    choose_account(user)   the account that workers change to, or None if they keep the supervisor's; ConfigError and
+                           PermissionDenied for a user that they cannot have
+
+Where the configuration names no user, and there is no user `tunnel`, workers get an id that nobody else has. The
+supervisor needs CAP_SETUID and CAP_SETGID to give a worker another user, and CAP_KILL to end that worker.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from typing import NamedTuple
+
+from pipeline.errors import ConfigError, PermissionDenied, Problem
+from pipeline.runtime.privileges import CAP_KILL, CAP_SETGID, CAP_SETUID, effective_capabilities
+from pipeline.supervisor.run.free_id import find_free_id, ids_in_use, is_mapped, read_proc
+
+PREFERRED_USER = "tunnel"
+"""A user without rights, if the configuration names none."""
+
+
+class Account(NamedTuple):
+    """A system user, or an id that no user has."""
+
+    uid: int
+    gid: int
+    name: str  # for texts
+    is_free: bool = False  # no account and no other process has this id
+
+
+class AccountChoice(NamedTuple):
+    """The account that workers change to, None if they keep the supervisor's; and a sentence for the log."""
+
+    account: Account | None
+    text: str  # with the reason
+
+
+def choose_account(user: str | None) -> AccountChoice:
+    """The account of the workers. `user`: the setting; None or "" if there is none.
+
+    ConfigError if that user does not exist, PermissionDenied if this process cannot give a worker its account.
+    """
+    account = find_account(user)
+    if account is None:
+        why = 'the setting user says "root"' if user else "this user namespace has no free id for them"
+    elif account.uid == os.geteuid():
+        why = "that is the user that was asked for"
+    elif not (why := _hindrance(account)):
+        return AccountChoice(account, f"workers run as {account.name}{_company(account)}")
+    elif user:
+        raise PermissionDenied(f"user {user}: {why}; start as root, or leave the setting out")
+    return AccountChoice(None, f"workers stay {_name(os.geteuid())}: {why}")
+
+
+def find_account(user: str | None) -> Account | None:
+    """The account of that name; without a name, PREFERRED_USER or a free id. None for root, or if no id is free."""
+    if user:
+        try:
+            return _account(user)
+        except KeyError:
+            raise ConfigError(
+                [
+                    Problem(
+                        "user",
+                        f'expected a system user, got "{user}", which does not exist; '
+                        f"create it: useradd --system {user}",
+                    )
+                ]
+            ) from None
+    try:
+        preferred = _account(PREFERRED_USER)
+    except KeyError:
+        preferred = None
+    if preferred is not None and preferred.gid:
+        return preferred
+    number = find_free_id()
+    return None if number is None else Account(number, number, f"user {number}", is_free=True)
+
+
+def _company(account: Account) -> str:
+    """The end of the sentence about an account: who else can reach its processes."""
+    if account.is_free:
+        return ", an id that nobody else has"
+    if account.uid in ids_in_use():
+        return ", like other processes here, which can stop and end them: give them a user of their own, or none"
+    return ""
+
+
+def _account(name: str) -> Account | None:
+    entry = pwd.getpwnam(name)
+    return Account(entry.pw_uid, entry.pw_gid, name) if entry.pw_uid else None
+
+
+def _hindrance(account: Account) -> str:
+    """Why this process cannot give a worker that account, or cannot end it afterwards; "" if it can."""
+    needed = 1 << CAP_KILL | 1 << CAP_SETGID | 1 << CAP_SETUID
+    if effective_capabilities() & needed != needed:
+        return f"to make them {account.name} the supervisor needs CAP_SETUID, CAP_SETGID and CAP_KILL"
+    if not (is_mapped("uid_map", account.uid) and is_mapped("gid_map", account.gid)):
+        return f"this user namespace has no {account.name}"
+    if read_proc("setgroups", "allow") == "deny":
+        return "this user namespace does not allow setgroups"
+    return ""
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"

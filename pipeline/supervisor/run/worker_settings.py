@@ -1,0 +1,86 @@
+"""The settings of workers, out of the configuration: plain values, so that workers need not import msgspec."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from typing import Protocol
+
+from pipeline import small_file
+from pipeline.config import Config
+from pipeline.credentials.tls_settings import TlsSettings
+from pipeline.errors import ConfigError
+from pipeline.runtime.plan import WorkerSettings
+from pipeline.supervisor.run.worker_account import Account
+
+LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address", "max_connections_per_client")
+"""Settings that a reload changes in running tcp workers."""
+
+MACHINE_ID = "/etc/machine-id"  # machine-id(5): 32 digits and a newline
+MACHINE_ID_BYTES_MAX = 4096
+
+HANDED_DOWN = (
+    *("compat", "tun_name", "mtu", "fec", "fec_data", "fec_parity"),
+    *("idle", "hold", "peer_queue_bytes", "drain_timeout"),
+    *("connections", "light_connections", "timeout", "keepalive", "reconnect_min", "reconnect_max"),
+    *("congestion", "notsent_lowat", "send_buffer_bytes", "receive_buffer_bytes"),
+    *("client_isolation", "handshake_timeout", *LIMITS),
+    *("log_level", "log_format"),
+)
+"""Settings that workers get unchanged."""
+
+
+class Offloads(Protocol):
+    """Of the TUN device, as TUN_F_* bits."""
+
+    @property
+    def offloads(self) -> int: ...  # in force
+
+    @property
+    def accepted(self) -> int: ...  # that it accepts in packets written to it
+
+
+def worker_settings(
+    config: Config, credentials: TlsSettings, device: Offloads, session: int, account: Account | None
+) -> WorkerSettings:
+    """`session`: the number of this start; `account`: what workers change to, None if they stay what we are."""
+    is_server = config.mode == "server"
+    return WorkerSettings(
+        **{name: getattr(config, name) for name in HANDED_DOWN},
+        tls=credentials.tls,
+        verifies_keys=is_server and config.encryption == "tls",
+        key="" if is_server else credentials.key.hex(),
+        client_subnets=_client_subnets(config),
+        client_id=client_id(config.name),
+        session=session,
+        requested_addresses=[] if is_server else [str(interface.ip) for interface in config.tunnel_interfaces],
+        remote_host="" if is_server else config.remote_endpoint.host,
+        remote_port=0 if is_server else config.remote_endpoint.port,
+        offloads=device.offloads,
+        offloads_accepted=device.accepted,
+        account=(account.uid, account.gid) if account else None,
+    )
+
+
+def _client_subnets(config: Config) -> list[str]:
+    """Where a hub of the original program learns the addresses of its clients; elsewhere nothing is learnt."""
+    return [str(interface) for interface in config.tunnel_interfaces] if config.compat and config.multi_client else []
+
+
+def new_session() -> int:
+    """A number for this start, higher than that of any earlier one unless the clock was set back: the wall clock in ns.
+
+    A server accepts a lower one that is new to it (pipeline.peers.membership)."""
+    return time.time_ns()
+
+
+def client_id(name: str) -> int:
+    """64 bits that tell this instance on this machine from others, constant over its restarts."""
+    try:
+        host = small_file.read(MACHINE_ID, MACHINE_ID_BYTES_MAX)
+    except ConfigError:
+        host = b""
+    if not host.strip():  # the file of an image that has not been started yet is empty
+        host = uuid.getnode().to_bytes(8, "big")
+    return int.from_bytes(hashlib.sha256(host + b"\0" + name.encode()).digest()[:8], "big")

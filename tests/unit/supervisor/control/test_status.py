@@ -1,0 +1,375 @@
+"""The status of an instance, as data and as text, read from shared memory alone."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.cli.status_text import amount, duration, render
+from pipeline.counters import COUNTERS, ID
+from pipeline.policy.lifecycle import Lifecycle, Limits, Phase, WorkerState
+from pipeline.policy.restart import RestartPolicy
+from pipeline.runtime import topology
+from pipeline.runtime.plan import Plan, StageMember
+from pipeline.shm import doorbell, layout, peer_table, ring, scoreboard, segment
+from pipeline.shm.connection_status import ConnectionStatus
+from pipeline.shm.layout import RECORD_WORDS
+from pipeline.shm.ring import StageView
+from pipeline.supervisor.control.status import depth, snapshot
+from pipeline.supervisor.processes.process import Process
+from pipeline.supervisor.run.shared_memory import SharedMemory
+from pipeline.wire import framing
+from tests.harness.settings import WORKER_SETTINGS
+
+SECOND = 1_000_000_000
+NOW = 5_000 * SECOND
+SLOTS = 4
+OFF = WORKER_SETTINGS
+FEC = WORKER_SETTINGS._replace(fec="auto")
+U64 = 1 << 64
+
+
+class Running:
+    """The shared memory of an instance of two lanes, and its processes, which have not been started."""
+
+    def __init__(self, fec: bool = False, capacity: int = 1) -> None:
+        self.plan = topology.build_plan(
+            "statustest",
+            secrets.token_hex(4),
+            "client" if capacity == 1 else "server",
+            2,
+            SLOTS,
+            layout.PAGE,
+            FEC if fec else OFF,
+            capacity,
+        )
+        self.memory = SharedMemory(self.plan)
+        self.processes = {worker.name: Process(worker, []) for worker in self.plan.workers}
+        limits = Limits(SECOND, SECOND, RestartPolicy(1, 1.0))
+        self.lifecycle = Lifecycle([(worker.name, worker.kind) for worker in self.plan.workers], limits)
+        self.lifecycle.phase = Phase.RUNNING
+        self.spares: list[dict[str, Any]] = []
+        self.rolling: dict[str, Any] = {"left": [], "error": ""}
+        self.failures = 0
+
+    def snapshot(self) -> dict[str, Any]:
+        taken = snapshot(
+            self.plan,
+            self.lifecycle,
+            self.processes,
+            self.memory,
+            spares=self.spares,
+            rolling=self.rolling,
+            pid=4711,
+            tun_name="tun9",
+            failures=self.failures,
+            started_ns=NOW - 90 * SECOND,
+            now=NOW,
+        )
+        return json.loads(json.dumps(taken))  # it must cross the control socket
+
+    def stage(self, name: str, worker: str, duty: str) -> StageView:
+        plan = next(each for each in self.plan.rings if each.name == name)
+        place = plan.position_of(StageMember(worker, duty))
+        return StageView(self.memory.rings[name], place.number, place.before, place.first)
+
+    def page(self, worker: str) -> scoreboard.WorkerPage:
+        return self.memory.scoreboard.pages[self.plan.worker(worker).page]
+
+    def publish_link(self, lane: int, peer: int, **words: int) -> None:
+        """Write a tcp worker's link record of a peer."""
+        for name, value in words.items():
+            at = peer * RECORD_WORDS + getattr(layout, f"LINK_{name.upper()}")
+            self.memory.peer_table.links[lane][at] = value
+
+    def has_started(self, worker: str) -> Process:
+        """Its life cycle goes on as if the worker ran; no process is there."""
+        self.lifecycle.workers[worker].state = WorkerState.RUNNING
+        return self.processes[worker]
+
+    def close(self) -> None:
+        for each in self.memory.rings.values():
+            each.close()
+        self.memory.peer_table.close()
+        self.memory.scoreboard.close()
+        self.memory.unlink()
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    with closing(Running()) as made:
+        yield made
+
+
+def test_a_status_names_its_instance(running: Running) -> None:
+    taken = running.snapshot()
+    assert {key: taken[key] for key in ("schema_version", "name", "mode", "state", "pid", "tun_name")} == {
+        "schema_version": 2,
+        "name": "statustest",
+        "mode": "client",
+        "state": "running",
+        "pid": 4711,
+        "tun_name": "tun9",
+    }
+    assert taken["uptime_seconds"] == 90.0
+    assert taken["run"] == running.plan.run_id
+
+
+def test_a_status_has_every_worker_in_start_order_with_every_promised_key(running: Running) -> None:
+    workers = running.snapshot()["workers"]
+    assert [w["name"] for w in workers] == ["tcp-0", "tcp-1", "tun-0", "tun-1"]
+    assert [(w["kind"], w["lane"]) for w in workers] == [("tcp", 0), ("tcp", 1), ("tun", 0), ("tun", 1)]
+    for worker in workers:
+        assert set(worker) >= {
+            "name",
+            "kind",
+            "lane",
+            "pid",
+            "state",
+            "restarts",
+            "heartbeat_age_ms",
+            "cpu_percent",
+            "rss_bytes",
+        }
+
+
+def test_a_worker_that_has_not_started_has_no_heartbeat(running: Running) -> None:
+    worker = running.snapshot()["workers"][0]
+    assert (worker["state"], worker["pid"], worker["heartbeat_age_ms"]) == ("stopped", 0, None)
+
+
+def test_a_heartbeat_is_as_old_as_that_of_the_more_silent_duty(running: Running) -> None:
+    page = running.page("tcp-1")
+    page.heartbeat("outbound")[0] = NOW - 3 * SECOND
+    page.heartbeat("inbound")[0] = NOW - SECOND
+    assert running.snapshot()["workers"][1]["heartbeat_age_ms"] == 3000.0
+
+
+def test_the_age_of_a_heartbeat_later_than_now_is_not_negative(running: Running) -> None:
+    for duty in layout.DUTIES:
+        running.page("tun-0").heartbeat(duty)[0] = NOW + 1000
+    assert running.snapshot()["workers"][2]["heartbeat_age_ms"] == 0.0
+
+
+def test_a_status_has_every_ring_with_the_depth_before_each_member(running: Running) -> None:
+    first = running.stage("plain-0", "tun-0", "outbound")
+    first.advance(3)
+    running.stage("plain-0", "tcp-1", "outbound").advance(2)
+    rings = {each["name"]: each for each in running.snapshot()["rings"]}
+    assert list(rings) == ["plain-0", "plain-1", "light-0", "light-1", "inbound-0", "inbound-1"]
+    assert rings["plain-0"] == {
+        "name": "plain-0",
+        "kind": "plain",
+        "lane": 0,
+        "capacity": SLOTS,
+        "stages": [
+            {"duty": "outbound", "depth": {"tun-0": 0}},
+            {"duty": "outbound", "depth": {"tcp-0": 3, "tcp-1": 1}},
+        ],
+    }
+
+
+def test_with_fec_each_lane_has_two_more_rings_and_one_has_a_stage_of_its_worker() -> None:
+    running = Running(fec=True)
+    try:
+        rings = {each["name"]: each for each in running.snapshot()["rings"]}
+        assert [list(stage["depth"]) for stage in rings["coded-1"]["stages"]] == [
+            ["tun-1"],
+            ["fec-1"],
+            ["tcp-0", "tcp-1"],
+        ]
+        assert {each["kind"] for each in rings.values()} == {"plain", "light", "coded", "inbound", "decoded"}
+    finally:
+        running.close()
+
+
+def test_a_status_has_every_counter_as_the_sum_over_workers(running: Running) -> None:
+    running.page("tun-0").counters[ID["tun.packets_read"]] = 3
+    running.page("tun-1").counters[ID["tun.packets_read"]] = 4
+    counters = running.snapshot()["counters"]
+    assert list(counters) == [c.name for c in COUNTERS]
+    assert counters["tun.packets_read"] == 7
+
+
+def test_connections_are_those_of_tcp_workers_that_run(running: Running) -> None:
+    connection = ConnectionStatus(
+        "established", "192.0.2.1:9000", 1, 8, 100, 200, NOW - 2 * SECOND, NOW - SECOND // 2, 1500, framing.LIGHT, 3
+    )
+    running.memory.peer_table.write_status_row(0, 0, connection)
+    running.memory.peer_table.write_status_row(1, 3, connection._replace(serial=9, state="handshake"))
+    assert running.snapshot()["connections"] == []  # those of a dead worker
+    running.has_started("tcp-0")
+    assert running.snapshot()["connections"] == [
+        {
+            "worker": "tcp-0",
+            "serial": 8,
+            "state": "established",
+            "address": "192.0.2.1:9000",
+            "peer": 3,
+            "lane": 1,
+            "traffic_class": "light",
+            "sent_bytes": 100,
+            "received_bytes": 200,
+            "age_seconds": 2.0,
+            "last_received_ms_ago": 500,
+            "rtt_ms": 1.5,
+        }
+    ]
+
+
+@given(st.integers(0, U64 - 1), st.integers(0, U64 - 1), st.integers(0, U64 - 1))
+def test_a_depth_seen_from_outside_is_never_more_than_the_ring_has(before: int, other: int, own: int) -> None:
+    assert 0 <= depth([before, other], own, SLOTS) <= SLOTS
+
+
+@pytest.mark.parametrize(
+    ("before", "own", "expected"),
+    [([7], 5, 2), ([7, 6], 5, 1), ([5], 5, 0), ([4], 5, 0), ([9], 5, 4), ([10], 5, 0), ([1], U64 - 2, 3)],
+)
+def test_a_depth_is_the_distance_to_the_slowest_before(before: list[int], own: int, expected: int) -> None:
+    assert depth(before, own, SLOTS) == expected
+
+
+def test_the_text_shows_instance_workers_rings_connections_and_counters(running: Running) -> None:
+    running.stage("plain-0", "tun-0", "outbound").advance(3)
+    running.page("tun-0").counters[ID["tun.dropped_link_down"]] = 12
+    running.has_started("tcp-0").cores = [2]
+    running.memory.peer_table.write_status_row(
+        0, 0, ConnectionStatus("established", "192.0.2.1:9000", 0, 8, 2_500_000, 0, NOW, NOW, 0, framing.BULK, 0)
+    )
+    text = render(running.snapshot())
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[0] == "statustest client running up 1m30s device tun9 pid 4711"
+    assert "plain-0 4 tcp-0 3 tcp-1 3" in lines
+    assert "tun.dropped_link_down 12" in lines
+    assert any(line.startswith("tun-1 stopped - 0 - 0 % 0 B any") for line in lines)
+    assert any(line.startswith("192.0.2.1:9000 tcp-0 bulk established 2.5 MB 0 B") for line in lines)
+    assert "tun.packets_read" not in text
+    assert not any(line != line.rstrip() for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ({}, "fec auto, now no parity (at most 10 + 3): the other end accepts no shards, or is not connected"),
+        (
+            {"established": 5, "accepts_shards": 0, "parity": 3},
+            "fec auto, now no parity (at most 10 + 3): the other end accepts no shards, or is not connected",
+        ),
+        ({"established": 5, "accepts_shards": 1, "parity": 0}, "fec auto, now no parity (at most 10 + 3)"),
+        ({"established": 5, "accepts_shards": 1, "parity": 2}, "fec auto, now 10 + 2 shards a block (at most 10 + 3)"),
+    ],
+)
+def test_the_text_shows_how_blocks_are_cut_now(words: dict[str, int], line: str) -> None:
+    running = Running(fec=True)
+    try:
+        running.publish_link(1, 0, **words)
+        assert line in render(running.snapshot()).splitlines()
+    finally:
+        running.close()
+
+
+def test_with_several_peers_a_status_counts_them_and_has_the_highest_parity() -> None:
+    running = Running(fec=True, capacity=5)
+    try:
+        running.publish_link(0, 1, established=2, accepts_shards=1, parity=1)
+        running.publish_link(1, 1, established=1, accepts_shards=1, parity=1)
+        running.publish_link(1, 4, established=3, accepts_shards=1, parity=3)
+        taken = running.snapshot()
+        assert (taken["peers_connected"], taken["peers_max"]) == (2, 5)
+        assert (taken["fec"]["parity"], taken["fec"]["peer_accepts_shards"]) == (3, True)
+        running.publish_link(0, 0, established=1, accepts_shards=0, parity=0)
+        taken = running.snapshot()
+        assert taken["peers_connected"] == 3
+        assert (taken["fec"]["parity"], taken["fec"]["peer_accepts_shards"]) == (3, False)
+    finally:
+        running.close()
+
+
+def test_the_text_says_that_there_is_no_connection(running: Running) -> None:
+    assert "no connection" in render(running.snapshot()).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_567, "1.2 MB"), (U64, "18.4 EB"), (10**22, "10000.0 EB")],
+)
+def test_amounts(size: int, text: str) -> None:
+    assert amount(size) == text
+
+
+def test_the_text_shows_spares_and_a_rolling_restart(running: Running) -> None:
+    assert "spares: none\n" in render(running.snapshot())
+    running.spares = [
+        {"kind": "tcp", "pid": 17, "state": "waiting", "rss_bytes": 21_000_000},
+        {"kind": "tun", "pid": 18, "state": "importing", "rss_bytes": 9_000_000},
+    ]
+    running.rolling = {"left": ["tcp-1", "tun-0"], "error": ""}
+    shown = render(running.snapshot())
+    assert "spares: tcp waiting, 21.0 MB; tun importing, 9.0 MB\n" in shown
+    assert "rolling restart: still to be replaced: tcp-1, tun-0\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (59.9, "59s"),
+        (60, "1m00s"),
+        (184, "3m04s"),
+        (3600, "1h00m"),
+        (18_360, "5h06m"),
+        (86_400, "1d00h"),
+        (633_600, "7d08h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# -- the memory that it reads
+
+
+def test_shared_memory_creates_and_unlinks_every_name_of_the_plan(running: Running) -> None:
+    plan: Plan = running.plan
+    scoreboard.attach(plan.scoreboard, 4).close()
+    peer_table.attach(
+        plan.peer_table.segment, plan.peer_table.capacity, plan.lanes, plan.peer_table.status_rows
+    ).close()
+    for each in plan.rings:
+        ring.attach(each.segment, each.members, each.slots, each.slot_bytes).close()
+    for worker in plan.workers:
+        for duty, name in worker.doorbells.items():
+            doorbell.Doorbell(name, running.page(worker.name).sleeping(duty), owner=False).close()
+    running.memory.unlink()
+    for name in (plan.scoreboard, plan.peer_table.segment, *(each.segment for each in plan.rings)):
+        with pytest.raises(Exception, match="expected, not found"):
+            segment.attach(name, 0)
+
+
+def test_shared_memory_that_cannot_be_created_in_full_leaves_nothing_behind(running: Running) -> None:
+    plan = running.plan
+    plan = plan._replace(
+        run_id="x",
+        scoreboard=plan.scoreboard + "x",
+        peer_table=plan.peer_table._replace(segment=plan.peer_table.segment + "x"),
+        rings=[each._replace(segment=each.segment + "x") for each in plan.rings],
+    )
+    with pytest.raises(Exception, match="cannot be created"):
+        SharedMemory(plan)  # its doorbells' names are taken
+    for name in (plan.scoreboard, plan.peer_table.segment, *(each.segment for each in plan.rings)):
+        with pytest.raises(Exception, match="expected, not found"):
+            segment.attach(name, 0)
+
+
+def test_failures_that_the_supervisor_has_survived_are_shown(running: Running) -> None:
+    assert running.snapshot()["supervisor_failures"] == 0 and "failure(s)" not in render(running.snapshot())
+    running.failures = 2
+    assert "the supervisor has survived 2 failure(s) of its own" in render(running.snapshot())
