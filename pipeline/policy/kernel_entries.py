@@ -53,6 +53,7 @@ class Route(NamedTuple):
     source: IPAddress | None = None  # address that packets of this host get
     protocol: int = ROUTE_PROTOCOL
     is_local: bool = False  # it leads to this host itself
+    is_by_rule: bool = False  # of a table that a rule names (ip-rule(8)): routes of the main table do not matter
 
 
 def contains(network: Network, address: IPAddress) -> bool:

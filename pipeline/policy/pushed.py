@@ -74,6 +74,11 @@ def sort_out(routes: Iterable[Network], accept: AcceptRoutes, asked: Collection[
     return Sorted(tuple(taken), refused)
 
 
+def is_large(network: Network) -> bool:
+    """Whether a network is a larger part of the Internet than a server may have."""
+    return not is_within_any(network, PRIVATE) and network.num_addresses > PUBLIC_ADDRESSES_MAX[network.version]
+
+
 def why_not_address(address: IPAddress) -> str:
     """Why a client takes no such address from its server; "" if it may."""
     for name, networks in SPECIAL.items():

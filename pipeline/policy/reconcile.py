@@ -6,8 +6,10 @@ Each entry is decided by itself; an entry that cannot be costs no other one. Rul
 
 - Everything of others stays. A route of ours is added beside another's to the same network, with a metric of its own.
   The better metric wins. Where that is the other's, a sentence says so.
-- The way to the server stays outside: an address on it (the server, the gateway to it) is `protected`. No route of
-  ours is longer than the route that leads there now.
+- The way to the other end stays outside: an address on it (the server or a connected client, the gateway to it) is
+  `protected`. No route of ours is longer than the route that leads there now.
+- A server cannot know where the next client comes from. So a route to a large part of the Internet waits for the first
+  client, and a sentence says which clients can connect beside it.
 - Entries that the server has sent (`pushed`) yield to every network that another device is connected to.
 - Entries that the configuration asks for are made, with a sentence where they meet another device's network.
 
@@ -17,6 +19,7 @@ Nothing here reads the kernel or the clock, and nothing is remembered: see pipel
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from ipaddress import ip_network
 from typing import NamedTuple
 
@@ -32,12 +35,20 @@ from pipeline.policy.kernel_entries import (
     is_within,
     share,
 )
-from pipeline.policy.pushed import AcceptRoutes, sort_out, why_not_address
+from pipeline.policy.pushed import AcceptRoutes, is_large, sort_out, why_not_address
 
 IPV6_OFF = "IPv6 is off"
 ANOTHER_SUBNET = "choose another tunnel_addr on the server"
 ONE_OF_TWO = "choose other networks for one of the two"
+NETWORK_PAGE = "docs/network.md"
 SEND_EVERYTHING = "To send everything through the tunnel, set routes here, and a route to the server around the tunnel"
+
+
+class FarEnd(StrEnum):
+    """The other end of the connections, in words."""
+
+    SERVER = "the server"
+    CLIENT = "a client"
 
 
 class Wanted(NamedTuple):
@@ -49,7 +60,8 @@ class Wanted(NamedTuple):
     pushed_routes: tuple[Network, ...] = ()
     accept_routes: AcceptRoutes = True
     behind_peers: tuple[Network, ...] = ()  # of a server: networks of its peers
-    is_server_known: bool = True  # of a client: its server's addresses are protected from the start
+    far_end: FarEnd = FarEnd.SERVER
+    is_far_end_known: bool = True  # an address of it is protected
 
     @property
     def prefixes(self) -> tuple[Network, ...]:
@@ -110,7 +122,7 @@ def plan(wanted: Wanted, seen: Seen) -> Plan:
         [each for each in own if each not in addresses],
         [each for each in seen.routes if (each.prefix, each.metric, each.source) not in to_be],
         left_out,
-        dict((*_overlaps(wanted, addresses, left_out, seen), *_shadows(routes, seen))),
+        dict((*_overlaps(wanted, addresses, left_out, seen), *_shadows(routes, seen), *_exclusions(routes, wanted))),
     )
 
 
@@ -164,12 +176,15 @@ def _why_not_route(route: Route, pushed: bool, wanted: Wanted, seen: Seen) -> st
     prefix = route.prefix
     if prefix.version == 6 and not seen.ipv6:
         return IPV6_OFF
-    if not wanted.is_server_known and route.source is None:
-        return "it waits until the server's address is known"
+    if not wanted.is_far_end_known and route.source is None:
+        if wanted.far_end is FarEnd.SERVER:
+            return "it waits until the server's address is known"
+        if is_large(prefix):
+            return "it waits until a client is connected. It would lead the answers to most clients into the tunnel"
     if pushed and (other := _connected(prefix, seen)):
         return f"it would cover {_of(other, seen)}"
     for address, way in seen.ways.items():
-        if contains(prefix, address) and (why := _why_not_over_server(route, pushed, address, way, seen)):
+        if contains(prefix, address) and (why := _why_not_over(address, way, route, pushed, wanted, seen)):
             return why
     rival = seen.rivals.get(prefix)
     if rival is not None and rival.metric == route.metric:
@@ -177,11 +192,12 @@ def _why_not_route(route: Route, pushed: bool, wanted: Wanted, seen: Seen) -> st
     return ""
 
 
-def _why_not_over_server(route: Route, pushed: bool, address: IPAddress, way: Route | None, seen: Seen) -> str:
+def _why_not_over(address: IPAddress, way: Route | None, route: Route, pushed: bool, wanted: Wanted, seen: Seen) -> str:
     """Why a route that contains a protected address would lead the way to it into the tunnel; "" if it would not."""
+    far_end = wanted.far_end
     if way is None:
-        return f"it leads to {address}, which is on the way to the server, and no other route leads there now"
-    if way.is_local:
+        return f"it leads to {address}, which is on the way to {far_end}, and no other route leads there now"
+    if way.is_local or (way.is_by_rule and way.device != seen.device):
         return ""
     is_around = way.device != seen.device
     if is_around and way.prefix.prefixlen > route.prefix.prefixlen:
@@ -189,9 +205,9 @@ def _why_not_over_server(route: Route, pushed: bool, address: IPAddress, way: Ro
     if is_around and way.prefix == route.prefix and way.metric <= route.metric:
         return ""
     if pushed:
-        return f"it leads to the server itself ({address}). {SEND_EVERYTHING}"
+        return f"it leads to {far_end} itself ({address}). {SEND_EVERYTHING}"
     hop = _hop(way, seen) if is_around else "via GATEWAY"
-    return f"it leads to the server itself ({address}). Give the server a way around: ip route add {address} {hop}"
+    return f"it leads to {far_end} itself ({address}). Give {far_end} a way around: ip route add {address} {hop}"
 
 
 def _connected(prefix: Network, seen: Seen) -> Address | None:
@@ -231,6 +247,14 @@ def _shadows(routes: list[Route], seen: Seen) -> Iterator[tuple[str, str]]:
             what = f"route {route.prefix} into the tunnel has no effect"
             theirs = f"{route.prefix} {_hop(rival, seen)} has the better metric {rival.metric}, and stays"
             yield what, f"{what}: {theirs}. To prefer the tunnel, {_preference(route)}"
+
+
+def _exclusions(routes: list[Route], wanted: Wanted) -> Iterator[tuple[str, str]]:
+    """Routes of a server beside which most clients cannot connect."""
+    for route in routes:
+        if wanted.far_end is FarEnd.CLIENT and route.source is None and is_large(route.prefix):
+            what = f"route {route.prefix} leads the answers to most clients into the tunnel"
+            yield what, f"{what}: only a client to which a longer route or a rule leads can connect ({NETWORK_PAGE})"
 
 
 def _preference(route: Route) -> str:

@@ -110,6 +110,23 @@ def test_a_server_on_the_clients_own_network_leaves_it_alone_and_both_are_named(
             assert client.routes() == []
 
 
+def test_a_server_that_sends_everything_through_a_client_keeps_the_way_to_it(tmp_path: Path) -> None:
+    """The client is behind a router, where the server's default route leads."""
+    outside = "198.18.5.5"
+    with Lab() as lab, Hub(lab, tmp_path, routes=["0.0.0.0/1", "128.0.0.0/1", "10.60.0.0/16"]) as hub:
+        node = lab.nodes[1]
+        hub.node.ip(f"route add default via {node.address}")
+        node.ip(f"address add {outside}/32 dev lo", f"route add {hub.node.address}/32 dev link0 src {outside}")
+        client = hub.join(node, "one", "--allow", "0.0.0.0/0", **PLAIN)
+        hub.server.wait_for_log(f"route 128.0.0.0/1 is left out: it leads to a client itself ({outside})")
+        hub.node.ip(f"route add {outside} via {node.address}")
+        eventually(lambda: "128.0.0.0/1 dev" in hub.node.run(["ip", "route"]).stdout)
+        client.stop()
+        with client.start_again() as again:
+            again.wait_until_connected()
+            assert reaches(hub.node, again.address)
+
+
 def test_a_client_without_ipv6_has_all_the_rest_and_ipv6_once_it_is_on(tmp_path: Path) -> None:
     with Lab() as lab, Hub(lab, tmp_path, push_routes=PUSHED) as hub:
         node = lab.nodes[1]

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
@@ -117,6 +117,11 @@ class Device:
     def welcome(self, addresses: list[str], routes: list[str]) -> None:
         pushed = [ip_interface(each) for each in addresses], [ip_network(each) for each in routes]
         self.host.node.inside(lambda: self.tun.take_from_server(*pushed, SERVER))
+
+    def clients(self, *addresses: str) -> None:
+        """The clients of a server are connected from there now."""
+        self.host.node.inside(lambda: self.tun.know_clients([ip_address(each) for each in addresses]))
+        self.tick()
 
     def reload(self, **settings: Any) -> list[str]:
         self.config = config(**settings)
@@ -282,6 +287,55 @@ def test_routes_wait_until_the_name_of_the_server_is_an_address(host: Host, monk
         answers.append((None, None, None, "", (SERVER, 0)))
         device.until(lambda: set(ROUTES) <= host.through_tunnel())
         assert "198.18.0.0/15" not in host.through_tunnel()
+
+
+# -- the ways to the clients of a server
+
+CLIENT, SIX = "198.18.0.9", "2001:db8:9::9"
+EVERYTHING = ["0.0.0.0/0", "::/0"]
+
+
+def test_a_servers_default_route_waits_for_a_client_and_for_a_way_around_to_it(host: Host) -> None:
+    host.ip("route replace default via 192.168.1.254 metric 100", "route del default via 192.168.1.254 metric 0")
+    with host.device(mode="server", routes=[*EVERYTHING, *ROUTES]) as device:
+        assert not {"default"} & host.through_tunnel() and set(ROUTES) <= host.through_tunnel()
+        assert len(host.heard("it waits until a client is connected")) == 1
+        device.clients(CLIENT, SIX)
+        device.settle()
+        said = host.heard("leads to a client itself")
+        assert host.goes_to(CLIENT) == host.goes_to(SIX) == "link0" and len(said) == 2
+        for cure in (line.partition("a way around: ip ")[2] for line in said):
+            host.ip(cure)
+        device.until(lambda: host.goes_to("203.0.113.1") == host.goes_to("2001:db8::1") == TUN)
+        assert host.goes_to(CLIENT) == host.goes_to(SIX) == "link0"
+        assert len(host.heard("leads the answers to most clients into the tunnel")) == 2
+        host.ip(f"route del {CLIENT}", f"route del {SIX}")
+        device.until(lambda: host.goes_to("203.0.113.1") == host.goes_to("2001:db8::1") == "link0")
+
+
+def test_a_client_that_has_gone_keeps_its_way_until_a_reload(host: Host) -> None:
+    routes = ["198.18.0.0/15"]
+    with host.device(mode="server", routes=routes) as device:
+        assert host.goes_to(CLIENT) == TUN
+        device.clients(CLIENT)
+        device.clients()
+        device.settle()
+        assert host.goes_to(CLIENT) == "link0"
+        device.reload(mode="server", routes=routes)
+        assert host.goes_to(CLIENT) == TUN
+
+
+def test_a_rule_for_the_answers_of_a_server_is_a_way_around(host: Host) -> None:
+    rule = "rule add ipproto tcp sport 9001 lookup 77"
+    host.ip(
+        rule, f"-6 {rule}", "route add default via 192.168.1.254 table 77", "-6 route add default dev link0 table 77"
+    )
+    with host.device(mode="server", routes=["128.0.0.0/1", "2000::/3"], local_addr=":9001") as device:
+        device.clients(CLIENT, SIX)
+        device.settle()
+        assert host.goes_to(CLIENT) == host.goes_to(SIX) == TUN and host.heard("a client itself") == []
+        device.reload(mode="server", routes=["128.0.0.0/1", "2000::/3"], local_addr=":9002")
+        assert host.goes_to(CLIENT) == host.goes_to(SIX) == "link0"
 
 
 # -- what a server may do

@@ -1,6 +1,6 @@
 """Keeps the addresses and routes of the TUN device in the kernel as they are wanted, and looks again on every change.
 
-    configure(wanted, servers)    what is wanted from now on, and the server's addresses, which stay reachable
+    configure(wanted, ...)        what is wanted from now on, and addresses of the other end, which stay reachable
     reconcile(now)                look and act; whatever is left out, or is in doubt, is said once
     tick(now)                     the same, if the kernel has news that concern us
 
@@ -25,7 +25,7 @@ from pipeline.policy.put_back import REST_TEXT, PutBackLimit
 from pipeline.policy.reconcile import IPV6_OFF, Plan, Seen, Wanted, plan
 from pipeline.supervisor.kernel import rtnetlink
 from pipeline.supervisor.kernel.route_socket import RouteEvents, RouteSocket
-from pipeline.supervisor.kernel.rtnetlink import Message, Refusal
+from pipeline.supervisor.kernel.rtnetlink import Message, Refusal, Sender
 
 SETTLE_NS = 150_000_000
 OVERFLOW_SETTLE_NS = 1_000_000_000  # after more news than the kernel keeps for us
@@ -43,7 +43,8 @@ class Reconciler:
         self._name = name
         self._index = index
         self._wanted = Wanted()
-        self._servers: tuple[IPAddress, ...] = ()
+        self._far_ends: tuple[IPAddress, ...] = ()
+        self._sender: Sender | None = None
         self._on_way: frozenset[IPAddress] = frozenset()  # protected addresses at the last look
         self._put: set[Entry] = set()
         self._told: dict[str, str] = {}
@@ -68,10 +69,16 @@ class Reconciler:
         self._index = index
         self._put.clear()
 
-    def configure(self, wanted: Wanted, servers: Collection[IPAddress], *, anew: bool = False) -> None:
-        """`anew`: an administrator has asked for it, so everything is tried and said again."""
+    def configure(
+        self, wanted: Wanted, far_ends: Collection[IPAddress], *, sender: Sender | None = None, anew: bool = False
+    ) -> None:
+        """`far_ends`: addresses of the server, or of clients. `sender`: the socket that sends to them, if it is one.
+
+        `anew`: an administrator has asked for it, so everything is tried and said again.
+        """
         self._wanted = wanted
-        self._servers = tuple(servers)
+        self._far_ends = tuple(far_ends)
+        self._sender = sender
         if anew:
             self._limit.reset()
             self._told.clear()
@@ -139,7 +146,7 @@ class Reconciler:
         ask = self._socket
         ipv6 = _has_ipv6(name)
         addresses = ask.addresses()
-        ways = {server: ask.lookup(server) for server in self._servers}
+        ways = {far_end: ask.lookup(far_end, self._sender) for far_end in self._far_ends}
         gateways = [way.gateway for way in ways.values() if way is not None and way.gateway is not None]
         ways |= {each: ask.lookup(each) for each in gateways if not each.is_link_local}
         self._on_way = frozenset(ways)

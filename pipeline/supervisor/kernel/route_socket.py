@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pipeline.errors import LocalError
 from pipeline.policy.kernel_entries import Address, Interface, IPAddress, Link, Network, Route
 from pipeline.supervisor.kernel import rtnetlink as rt
-from pipeline.supervisor.kernel.rtnetlink import Message, Refusal
+from pipeline.supervisor.kernel.rtnetlink import Message, Refusal, Sender
 
 SOL_NETLINK = 270  # linux/socket.h
 NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 10, 11, 12  # linux/netlink.h; strict: a dump is filtered
@@ -82,9 +82,9 @@ class RouteSocket:
         found = map(rt.decode, self._dump(rt.RTM_GETROUTE, rt.get_routes_body(version, index, protocol)))
         return [each for each in found if isinstance(each, Route)]
 
-    def lookup(self, address: IPAddress) -> Route | None:
+    def lookup(self, address: IPAddress, sender: Sender | None = None) -> Route | None:
         """The route that the kernel uses for this address; None if there is none."""
-        found = [rt.decode(message) for message in self._ask(rt.RTM_GETROUTE, 0, rt.lookup_body(address))]
+        found = [rt.decode(message) for message in self._ask(rt.RTM_GETROUTE, 0, rt.lookup_body(address, sender))]
         return next((each for each in found if isinstance(each, Route)), None)
 
     def route_to(self, network: Network) -> Route | None:

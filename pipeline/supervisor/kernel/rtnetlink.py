@@ -38,10 +38,13 @@ IFLA_IFNAME, IFLA_MTU, IFLA_TXQLEN, IFLA_AF_SPEC = 3, 4, 13, 26
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 1, 4, 5, 6, 7, 9, 15, 18
-RT_TABLE_MAIN = 254
+RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_VIA = 1, 2, 4, 5, 6, 7, 9, 18
+RTA_IP_PROTO, RTA_SPORT = 27, 28
+RT_TABLE_UNSPEC, RT_TABLE_DEFAULT, RT_TABLE_MAIN, RT_TABLE_LOCAL = 0, 253, 254, 255
+OWN_TABLES = {RT_TABLE_UNSPEC, RT_TABLE_DEFAULT, RT_TABLE_MAIN, RT_TABLE_LOCAL}  # of the kernel's own rules
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
 RTN_UNICAST, RTN_LOCAL = 1, 2
+RTM_F_LOOKUP_TABLE = 0x1000  # answer with the table of the route; of IPv4 alone, since IPv6 always does
 RTM_F_FIB_MATCH = 0x2000  # answer with the route, not with the way of one packet
 NLMSGERR_ATTR_MSG = 1
 
@@ -63,6 +66,13 @@ class Message(NamedTuple):
     flags: int
     sequence: int
     body: bytes
+
+
+class Sender(NamedTuple):
+    """A TCP socket, whose packets may go elsewhere than others by a rule (ip-rule(8))."""
+
+    port: int
+    address: IPAddress | None  # None: any
 
 
 class Refusal(NamedTuple):
@@ -136,11 +146,18 @@ def get_routes_body(version: int, index: int, protocol: int) -> bytes:
     return body + _attribute(RTA_OIF, WORD.pack(index))
 
 
-def lookup_body(address: IPAddress) -> bytes:
-    """RTM_GETROUTE: the one route that the kernel uses for this address."""
+def lookup_body(address: IPAddress, sender: Sender | None = None) -> bytes:
+    """RTM_GETROUTE: the one route that the kernel uses for this address; `sender`: for the packets of that sender."""
     bits = address.max_prefixlen
-    body = ROUTE.pack(FAMILIES[address.version], bits, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
-    return body + _attribute(RTA_DST, address.packed)
+    source = sender.address if sender and sender.address and sender.address.version == address.version else None
+    flags = RTM_F_FIB_MATCH | (RTM_F_LOOKUP_TABLE if address.version == 4 else 0)
+    body = ROUTE.pack(FAMILIES[address.version], bits, bits if source else 0, 0, 0, 0, 0, 0, flags)
+    body += _attribute(RTA_DST, address.packed)
+    if source:
+        body += _attribute(RTA_SRC, source.packed)
+    if sender:
+        body += _attribute(RTA_IP_PROTO, bytes([socket.IPPROTO_TCP])) + _attribute(RTA_SPORT, sender.port.to_bytes(2))
+    return body
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
@@ -207,7 +224,7 @@ def _address(body: bytes) -> Address | None:
 
 
 def _route(body: bytes) -> Route | None:
-    family, length, _, _, _, protocol, _, kind, _ = ROUTE.unpack_from(body)
+    family, length, _, _, table, protocol, _, kind, _ = ROUTE.unpack_from(body)
     if family not in ADDRESS_BITS or kind not in (RTN_UNICAST, RTN_LOCAL):
         return None
     found = _attributes(body, ROUTE.size)
@@ -219,7 +236,7 @@ def _route(body: bytes) -> Route | None:
         size, _, _, index = NEXT_HOP.unpack_from(found[RTA_MULTIPATH])
         hop = _attributes(found[RTA_MULTIPATH][:size], NEXT_HOP.size)
     source = ip_address(found[RTA_PREFSRC]) if RTA_PREFSRC in found else None
-    return Route(prefix, metric, index, _gateway(hop), source, protocol, kind == RTN_LOCAL)
+    return Route(prefix, metric, index, _gateway(hop), source, protocol, kind == RTN_LOCAL, table not in OWN_TABLES)
 
 
 def _network(family: int, packed: bytes, length: int) -> Network:

@@ -2,6 +2,7 @@
 
     configure(config)        what the configuration asks for
     take_from_server(...)    what a WELCOME has brought besides, with the address that it came from
+    know_clients(addresses)  where the clients of a server are connected from
     repair(now)              look after the device, its addresses and its routes
 
 `reconciler` has the addresses and routes in the kernel. All of them vanish with the device, and the device with this
@@ -13,16 +14,18 @@ from __future__ import annotations
 import select
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import ip_address
 
 from pipeline.config import Config
 from pipeline.errors import LocalError
 from pipeline.log import LOG
+from pipeline.policy.client_addresses import ClientAddresses
 from pipeline.policy.kernel_entries import Interface, IPAddress, Network
-from pipeline.policy.reconcile import Wanted
+from pipeline.policy.reconcile import FarEnd, Wanted
 from pipeline.runtime import tun
 from pipeline.supervisor.kernel.reconciler import Entry, Reconciler
+from pipeline.supervisor.kernel.rtnetlink import Sender
 from pipeline.supervisor.kernel.server_lookup import ServerLookup
 
 BUSY_SECONDS = 1.0  # how long a dead predecessor's workers may still hold the device
@@ -38,6 +41,7 @@ class TunDevice:
         self._config = config
         self._pushed: tuple[tuple[Interface, ...], tuple[Network, ...]] = ((), ())
         self._servers: deque[IPAddress] = deque(maxlen=SERVERS_MAX)
+        self._clients = ClientAddresses()
         self._lookup: ServerLookup | None = None  # runs
         self._behind_peers: tuple[Network, ...] = ()
         self._device = _open(config)
@@ -71,6 +75,8 @@ class TunDevice:
         config = self._config
         addresses, routes = self._pushed
         self._look_up_server()
+        is_server = config.mode == "server"
+        protected = self._clients.within(config.route_prefixes) if is_server else self._servers
         wanted = Wanted(
             addresses=config.tunnel_interfaces,
             routes=config.route_prefixes,
@@ -78,9 +84,10 @@ class TunDevice:
             pushed_routes=routes,
             accept_routes=config.accepted_prefixes,
             behind_peers=self._behind_peers,
-            is_server_known=config.mode == "server" or bool(self._servers),
+            far_end=FarEnd.CLIENT if is_server else FarEnd.SERVER,
+            is_far_end_known=self._clients.were_any if is_server else bool(self._servers),
         )
-        self._reconciler.configure(wanted, self._servers, anew=anew)
+        self._reconciler.configure(wanted, protected, sender=_listener(config) if is_server else None, anew=anew)
 
     def _look_up_server(self) -> None:
         """See that the addresses of a client's server are known, or will be."""
@@ -105,6 +112,7 @@ class TunDevice:
     def configure(self, config: Config) -> list[str]:
         """Make the kernel agree with this configuration. Sentences about the entries of it that are left out."""
         self._config = config
+        self._clients.forget_gone()
         try:
             self._reconciler.set_link(config.mtu, config.send_queue_size, up=False)
             self._want(anew=True)
@@ -133,6 +141,12 @@ class TunDevice:
         behind = tuple(networks)
         if behind != self._behind_peers:
             self._behind_peers = behind
+            self._want()
+            self._reconciler.look_soon()
+
+    def know_clients(self, addresses: Collection[IPAddress]) -> None:
+        """The addresses from which clients are connected to a server: no route of `routes` may lead there."""
+        if self._clients.update(addresses):
             self._want()
             self._reconciler.look_soon()
 
@@ -170,6 +184,13 @@ class TunDevice:
             self._lookup.close()
         self._reconciler.close()
         self._device.close()
+
+
+def _listener(config: Config) -> Sender:
+    """The socket of a server, from whose port all of its answers go out."""
+    endpoint = config.listen_endpoint
+    address = endpoint.address
+    return Sender(endpoint.port, None if address is None or address.is_unspecified else address)
 
 
 def _open(config: Config) -> tun.Device:

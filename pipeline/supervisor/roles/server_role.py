@@ -40,6 +40,7 @@ from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.control.status import SCHEMA_VERSION
 from pipeline.supervisor.kernel.tun_device import TunDevice
+from pipeline.supervisor.roles.client_watch import ClientWatch
 from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.transport.address import format_address
 from pipeline.transport.settings import TlsMaterial
@@ -52,6 +53,7 @@ class ServerRole:
     """`credentials` and `capacity` (peers that can be connected at a time) go into the plan."""
 
     _device: TunDevice  # from start() on
+    _client_watch: ClientWatch
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -67,6 +69,7 @@ class ServerRole:
 
     def start(self, table: PeerTable, device: TunDevice) -> None:
         self._device = device
+        self._client_watch = ClientWatch(table, device)
         if self._config.compat:
             if self._config.multi_client:
                 self._compat_admission = CompatAdmission(self._config, table)
@@ -85,6 +88,7 @@ class ServerRole:
             LOG.info("no peer can connect yet: add one with `tunnel-supervisor invite NAME`")
 
     def tick(self, now: int) -> None:
+        self._client_watch.tick(now, has_routes=bool(self._config.routes))
         if self._admission is not None:
             self._admission.tick(now)
 

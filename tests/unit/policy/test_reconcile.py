@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.policy.kernel_entries import CONFIGURED_METRIC, PUSHED_METRIC, Address, Route, contains, is_within
-from pipeline.policy.reconcile import Plan, Seen, Wanted, plan
+from pipeline.policy.reconcile import FarEnd, Plan, Seen, Wanted, plan
 
 TUN, ETH = 7, 2
 SERVER, GATEWAY = ip_address("198.18.0.1"), ip_address("192.168.1.254")
@@ -130,8 +130,29 @@ def test_the_gateway_to_the_server_is_protected_too() -> None:
 
 
 def test_before_the_server_is_known_routes_wait_and_subnets_do_not() -> None:
-    made = plan(Wanted(addresses=(OWN,), routes=networks("10.60.0.0/16"), is_server_known=False), seen(ways={}))
+    made = plan(Wanted(addresses=(OWN,), routes=networks("10.60.0.0/16"), is_far_end_known=False), seen(ways={}))
     assert set(routed(made)) == {OWN.network} and "waits" in made.left_out[ip_network("10.60.0.0/16")]
+
+
+def test_a_servers_route_to_most_of_the_internet_waits_for_the_first_client_and_others_do_not() -> None:
+    large, small = networks("0.0.0.0/0", "128.0.0.0/1", "::/0", "2000::/3"), networks("10.0.0.0/8", "198.51.100.0/24")
+    wanted = Wanted(routes=(*large, *small), far_end=FarEnd.CLIENT, is_far_end_known=False)
+    made = plan(wanted, seen(ways={}))
+    assert set(routed(made)) == set(small) and set(made.left_out) == set(large) and made.notes == {}
+    assert all("waits until a client is connected" in why for why in made.left_out.values())
+    after = plan(wanted._replace(is_far_end_known=True), seen(ways={}))
+    assert set(routed(after)) == {*large, *small} and len(after.notes) == len(large)
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "192.0.0.0/2", "198.18.0.0/15", "198.18.0.1/32"])
+def test_no_route_of_a_server_leads_to_a_connected_client_unless_another_goes_around(network: str) -> None:
+    wanted = Wanted(routes=networks(network), far_end=FarEnd.CLIENT)
+    (why,) = plan(wanted, seen()).left_out.values()
+    assert "it leads to a client itself (198.18.0.1)" in why and "ip route add 198.18.0.1 via 192.168.1.254" in why
+    ruled = WAYS[SERVER]._replace(is_by_rule=True)
+    assert plan(wanted, seen(ways={SERVER: ruled})).left_out == {}
+    inside = ruled._replace(device=TUN)
+    assert plan(wanted, seen(ways={SERVER: inside})).left_out != {}
 
 
 def test_without_ipv6_its_entries_are_left_out_and_no_others() -> None:
