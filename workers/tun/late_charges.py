@@ -1,9 +1,9 @@
 """Late charges: what a packet costs that nobody could see before the tun worker had it (`pipeline.wire.charge`).
 
 The tcp worker that reads a peer charges it by its frames. It cannot see how many packets there are in a coded block,
-that a super-packet will have to be cut, or what the kernel does with a packet: an echo request is answered, and the
-answer begins its way out, before write(2) returns. So the inbound duty of the tun worker counts these charges up, in a
-word of the peer table for each peer. The tcp workers take them from the peer's next turns.
+nor that a super-packet will have to be cut, nor what the kernel does with a packet. The answer to an echo request, for
+one, is made and begins its way out before write(2) returns. So the inbound duty of the tun worker counts these charges
+up, in a word of the peer table for each peer. The tcp workers take them from the peer's next turns.
 
 The time of a slot is that of the clock on the wall, because reading the time of a thread takes as long as a packet.
 The kernel may have run something else meanwhile, so the time counts up to TIME_MOST times what the packets show.

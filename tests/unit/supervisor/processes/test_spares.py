@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.policy.spare_schedule import BACKOFF_MIN
 from pipeline.runtime.assignment import FORMAT
-from pipeline.supervisor.processes.precedence import Precedence
+from pipeline.supervisor.processes.precedence import SPARE_NICE, Precedence
 from pipeline.supervisor.processes.spare import SpareState
 from pipeline.supervisor.processes.spares import Spares
 from tests.support import eventually
@@ -101,7 +101,8 @@ def test_a_spare_comes_after_workers_until_it_is_taken(make: Make) -> None:
     instance.until_waiting(*KINDS)
     pids = [row["pid"] for row in instance.spares.rows()]
     own = memory_score(os.getpid())
-    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids] == [10, 10]
+    nice = max(SPARE_NICE, os.getpriority(os.PRIO_PROCESS, 0))
+    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in pids] == [nice, nice]
     assert [memory_score(pid) for pid in pids] == [min(1000, own + 500)] * 2
     taken = instance.spares.take("tun")
     assert os.getpriority(os.PRIO_PROCESS, taken.pid) == os.getpriority(os.PRIO_PROCESS, 0)
