@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
 from pipeline.credentials import certificates
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.settings import TlsMaterial
+from tests.harness.no_descriptors import no_descriptor_left
 from tests.inline.harness.ends import End, Make, until
 from tests.inline.harness.hub_ends import connected_hub, tls
 
 
 def reload(end: End, settings: WorkerSettings) -> None:
     end._channels.send_to_all({"settings": list(settings)})
-
-
-@contextmanager
-def without_free_descriptors() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.open(os.devnull, os.O_RDONLY)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 UNUSABLE: dict[str, Callable[[TlsMaterial], TlsMaterial]] = {
@@ -68,7 +54,7 @@ def test_a_reload_without_a_free_descriptor_leaves_the_worker_as_it_is(make: Mak
     material, plain = tls()
     server, client = connected_hub(make, count=1, tls=material, clients={"tls": plain})
     reload(server, server.plan.settings)
-    with without_free_descriptors():
+    with no_descriptor_left():
         until(lambda: server.count("tcp.settings_refused") == 1, server)
     assert client.established() == server.established() == 1
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import pytest
 
 from pipeline.credentials import keys
 from tests.harness.hanging import hanging
+from tests.harness.no_descriptors import no_descriptor_left
 from tests.netns.harness.checked_flow import Flow
 from tests.netns.harness.hub import PLAIN, Client, Hub, established, reaches
 from tests.netns.harness.instance import command
@@ -169,22 +169,10 @@ def test_a_file_system_that_hangs_stops_nothing_and_a_revoked_peer_is_out(hub: H
     hub.server.command("revoke", "vic")
 
 
-@contextmanager
-def without_free_descriptors(pid: int) -> Iterator[None]:
-    """The process may open no further file."""
-    taken = set(map(int, os.listdir(f"/proc/{pid}/fd")))
-    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(set(range(len(taken) + 1)) - taken), before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-
-
 def test_without_a_free_descriptor_every_command_gets_an_answer_and_a_peer_is_revoked(hub: Hub, vic: Client) -> None:
     pid = hub.server.process.pid
     with Flow(hub["one"], hub.server) as flow:
-        with without_free_descriptors(pid):
+        with no_descriptor_left(pid):
             assert hub.server.running()["state"] == "running"
             for request in (RELOAD, {"command": "peers"}, {"command": "invite", "name": "new", "allowed": []}):
                 assert "ok" in hub.server.ask(request)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import workers
+from tests.harness.no_descriptors import no_descriptor_left
 from tests.netns.harness.checked_flow import Flow
 from tests.netns.harness.instance import Instance, server_config, traces, tunnel, unique_name
 from tests.support import eventually
@@ -110,19 +110,6 @@ def test_a_worker_that_can_never_be_started_again_ends_the_instance(lab: Lab, tm
         assert instance.log.count("tun-0 cannot be started: Too many open files") == 2
         assert "stopping: tun-0 cannot be started: Too many open files" in instance.log
     assert traces(a, name) == before
-
-
-@contextmanager
-def no_descriptor_left(pid: int) -> Iterator[None]:
-    """The process can open no descriptor and make no process; the workers that run are not concerned."""
-    used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
-    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), before[1]))
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):  # it has ended
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
 def test_without_proc_a_start_says_what_to_mount(lab: Lab, tmp_path: Path) -> None:

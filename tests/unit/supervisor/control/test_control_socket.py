@@ -5,14 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import resource
 import selectors
 import socket
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from pipeline.supervisor.control.control_socket import (
     send_request,
 )
 from pipeline.supervisor.instance import Instance
+from tests.harness.no_descriptors import no_descriptor_left
 
 
 class Supervisor:
@@ -230,18 +229,6 @@ def test_commands_that_say_nothing_keep_nobody_out(supervisor: Supervisor) -> No
         each.close()
 
 
-@contextmanager
-def without_free_descriptors() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.open(os.devnull, os.O_RDONLY)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def test_without_a_free_descriptor_commands_are_served_with_those_kept_for_them(supervisor: Supervisor) -> None:
     """It matters most that `revoke` and `stop` work then."""
     opened: list[int] = []
@@ -255,7 +242,7 @@ def test_without_a_free_descriptor_commands_are_served_with_those_kept_for_them(
     clients = [supervisor.connect() for _ in range(3)]
     for client in clients:
         client.sendall(b'{"command": "revoke"}\n')
-    with without_free_descriptors():
+    with no_descriptor_left():
         supervisor.serve()
         answers = [os.read(client.fileno(), 100) for client in clients]
     assert [json.loads(each) for each in answers] == [{"ok": True}] * 3 and len(opened) == 3
@@ -266,7 +253,7 @@ def test_without_a_free_descriptor_commands_are_served_with_those_kept_for_them(
 def test_a_connection_that_cannot_be_accepted_at_all_takes_no_core(supervisor: Supervisor) -> None:
     supervisor.control._spare.free()
     client = supervisor.connect()
-    with without_free_descriptors():
+    with no_descriptor_left():
         begun = time.monotonic()
         for _ in range(3):
             for key, _ in supervisor.selector.select(0):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import resource
 import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from pipeline.counters import COUNTERS, ID
 from pipeline.policy.handshake_limiter import BURST
 from tests.harness.factory import factory
+from tests.harness.no_descriptors import no_descriptor_left
 from tests.harness.settings import WORKER_SETTINGS
 from workers.tcp.acceptor import FAILED_PAUSE_NS, REJECTED_PAUSE_NS, Acceptor
 
@@ -81,19 +80,6 @@ Make = Callable[..., Entrance]
 def entrance() -> Iterator[Make]:
     with factory(Entrance) as make:
         yield make
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    """Every system call that makes a descriptor fails with EMFILE."""
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def is_closed(client: socket.socket) -> bool:
