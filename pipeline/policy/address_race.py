@@ -32,7 +32,7 @@ class AddressRace:
 
     def next_address(self, addresses: ServerAddresses, now: int) -> ServerAddress | None:
         """The next address that is due. It counts as begun."""
-        if self.winner is not None or (self._under_way and now < self._next_at):
+        if self.winner is not None or now < self._next_at:
             return None
         for address in addresses.in_order():
             if address not in self._under_way and address not in self._failed:

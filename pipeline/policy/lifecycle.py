@@ -173,7 +173,6 @@ class Worker:
     alive_ns: int = 0  # its last heartbeat; later, if the supervisor did not run meanwhile
     terminated_ns: int = 0
     aborted_ns: int | None = None
-    replaced: bool = False  # it stops for a restart: it is started again, uncounted by the restart policy
 
     def move(self, event: Event, to: WorkerState) -> None:
         if to not in TRANSITIONS[event].get(self.state, ()):
@@ -322,11 +321,9 @@ class Lifecycle:
     def died(self, name: str, status: int, now: int) -> list[Action]:
         """The worker has ended. `status`: its exit status, negative for a signal."""
         worker = self.workers[name]
-        if worker.state is STOPPING or self.is_stopping:
-            again = worker.replaced and not self.is_stopping
-            worker.move(Event.DIED, BACKOFF if again else STOPPED)
+        if worker.state is STOPPING or self.is_stopping:  # one that was replaced: the restart policy does not count it
+            worker.move(Event.DIED, STOPPED if self.is_stopping else BACKOFF)
             worker.due_ns = now
-            worker.replaced = False
             return []
         lived = now - worker.ready_ns if worker.state is RUNNING else 0
         report = ReportDeath(name, status, worker.aborted_ns is not None)
@@ -358,7 +355,6 @@ class Lifecycle:
         return [Kill(worker.name) for worker in alive]
 
     def _replace(self, worker: Worker, now: int) -> Action:
-        worker.replaced = True
         worker.restarts += 1
         return self._terminate(worker, now, Event.RESTART)
 

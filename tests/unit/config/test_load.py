@@ -277,7 +277,10 @@ BAD = {  # values that are wrong whatever the others are, with one problem each
 }
 
 
-@given(ANY_SETTINGS | ANY_JSON)
+ANY_BESIDE_GOOD = st.builds(lambda base, more: base | more, st.sampled_from([OPEN_SERVER, CLIENT]), ANY_SETTINGS)
+
+
+@given(ANY_SETTINGS | ANY_BESIDE_GOOD | ANY_JSON)
 def test_any_json_gives_a_configuration_or_a_configuration_error(values: object) -> None:
     try:
         config = parse(values, "any.json")

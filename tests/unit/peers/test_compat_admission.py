@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Any
@@ -120,6 +121,20 @@ def test_the_address_of_a_peer_that_has_left_goes_to_the_next_that_claims_it(mak
     assert server.connect() & PEER_INDEX_MASK == first & PEER_INDEX_MASK
     assert server.owner("fd00::2") == NO_PEER
     assert third != NO_PEER
+
+
+def test_peers_are_listed_by_address_while_they_are_connected(make: Make) -> None:
+    server = make(capacity=4)
+    first, second, _, away = (server.connect() for _ in range(4))
+    for peer, address in ((first, "10.0.0.9"), (second, "10.0.0.2"), (away, "10.0.0.3")):
+        server.claim(peer, address)
+    server.set_connected(away, False)
+    rows = server.admission.list_peers(time.monotonic_ns())
+    assert [(row["name"], row["addresses"]) for row in rows] == [
+        ("10.0.0.2", ["10.0.0.2"]),
+        ("10.0.0.9", ["10.0.0.9"]),
+        ("-", []),
+    ]
 
 
 def test_a_peer_that_comes_back_at_once_has_its_address_again(make: Make) -> None:

@@ -210,6 +210,23 @@ def test_an_address_that_connects_and_then_fails_makes_way_for_those_it_had_beat
     assert network.beaten == [{six(1): "no TLS", four(1): NO_ANSWER}]
 
 
+def test_an_address_that_connects_and_then_fails_is_not_the_first_one_of_the_next_attempt() -> None:
+    network = Network(slots=1)
+    network.answer(four(1), six(1))
+    network.answers = {six(1): 10 * MS}
+    network.rejects = {six(1)}
+    network.run(SECOND)
+    assert [address for _, _, address in network.dials][:4] == [four(1), six(1)] * 2
+
+
+def test_an_address_that_refuses_is_tried_ever_more_seldom_while_another_one_is_silent() -> None:
+    network = Network(slots=1)
+    network.answer(four(1), six(1))
+    network.answers = {six(1): SILENT}
+    network.run(CONNECT_NS)
+    assert 2 < [address for _, _, address in network.dials].count(four(1)) < 10
+
+
 def test_a_slow_path_is_not_raced_once_it_has_worked() -> None:
     network = Network()
     network.answer(four(1), four(2))

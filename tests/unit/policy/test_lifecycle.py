@@ -173,7 +173,7 @@ EVENTS = [
     (died,         STOPPED,  FORBIDDEN,                    STOPPED),
     (died,         STARTING, [DEATH, REFUSED],             FAILED),
     (died,         RUNNING,  [DEATH, REFUSED],             FAILED),
-    (died,         STOPPING, [],                           STOPPED),
+    (died,         STOPPING, [],                           BACKOFF),
     (died,         BACKOFF,  FORBIDDEN,                    BACKOFF),
     (died,         FAILED,   FORBIDDEN,                    FAILED),
     (restart,      STOPPED,  [],                           STOPPED),
@@ -280,6 +280,14 @@ def test_a_dead_worker_that_has_worked_is_started_again_at_once_and_counted() ->
     instance.became_ready("fec-0")
     assert instance.tick() == []  # only the first time is told
     assert instance.phase() is Phase.RUNNING
+
+
+def test_a_worker_that_dies_soon_after_it_was_ready_waits_before_it_is_started_again() -> None:
+    instance = Instance().run()
+    instance.tick(YOUNG_NS - 1)
+    instance.died("fec-0")
+    assert instance.tick() == []
+    assert instance.tick(int(BACKOFF_MIN * SECOND)) == [Start("fec-0")]
 
 
 def test_a_worker_without_a_heartbeat_is_aborted_then_killed() -> None:
@@ -630,8 +638,8 @@ def test_a_running_instance_tries_again_when_a_process_cannot_be_made_and_gives_
     instance.died("tcp-0")
     text = "tcp-0 cannot be started: Resource temporarily unavailable"
     for attempt in range(INTENSITY):
-        while Start("tcp-0") not in instance.tick(after=LOOK_NS):
-            assert instance.phase() is Phase.DEGRADED
+        assert Start("tcp-0") in instance.tick(after=LOOK_NS)
+        assert instance.phase() is Phase.DEGRADED
         actions = instance.lifecycle.start_failed("tcp-0", "Resource temporarily unavailable", instance.now)
         assert actions == [ReportStartFailed(text) if attempt < INTENSITY - 1 else ReportStopping(1, text)]
     assert instance.state("tcp-0") is STOPPED

@@ -42,6 +42,18 @@ def test_nothing_is_taken_where_accept_routes_is_false_but_what_the_configuratio
     assert set(sort_out(routes, False, asked).taken) == set(asked)
 
 
+def test_the_internet_in_pieces_is_taken_no_further_than_a_sixteenth() -> None:
+    pieces = [ip_network(f"{number}.0.0.0/8") for number in range(1, 224) if number not in (10, 127, 169, 172, 192)]
+    taken, refused = sort_out(pieces, True, ())
+    assert len(taken) == 8 and all("too large a part" in why for why in refused.values())
+
+
+def test_a_large_network_of_reserved_addresses_is_refused_as_such() -> None:
+    """A larger part of the Internet, which may be listed, would be another reason."""
+    reserved = ip_network("240.0.0.0/4")
+    assert "reserved" in sort_out([reserved], True, ()).refused[reserved]
+
+
 def test_private_networks_are_taken_however_large_they_are() -> None:
     assert set(sort_out(PRIVATE, True, ()).taken) == set(PRIVATE)
 

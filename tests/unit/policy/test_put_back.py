@@ -37,3 +37,9 @@ def test_a_reset_ends_the_rest() -> None:
     assert not limit.may(NOW)
     limit.reset()
     assert limit.may(NOW)
+
+
+def test_a_reset_before_a_rest_forgets_what_was_put_back() -> None:
+    limit = used_up()
+    limit.reset()
+    assert all(limit.may(NOW) for _ in range(PUT_BACK_MAX)) and not limit.may(NOW)

@@ -17,7 +17,11 @@ SERVER, GATEWAY = ip_address("198.18.0.1"), ip_address("192.168.1.254")
 LAN = ip_network("192.168.1.0/24")
 DEFAULT = ip_network("0.0.0.0/0")
 OWN = ip_interface("10.99.0.2/24")
-NETWORKS = st.builds(lambda n, p: ip_network((n, p), strict=False), st.integers(0, 2**32 - 1), st.integers(0, 32))
+NETWORKS = st.builds(
+    lambda address, length: ip_network((int(address), length), strict=False),
+    st.integers(0, 2**32 - 1) | st.sampled_from([SERVER, GATEWAY]),
+    st.integers(0, 32),
+)
 UPLINK = Address(ETH, ip_interface("192.168.1.2/24"), LAN)
 WAYS = {
     SERVER: Route(DEFAULT, 100, ETH, GATEWAY, protocol=16),

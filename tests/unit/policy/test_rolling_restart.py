@@ -96,3 +96,22 @@ def test_a_worker_that_does_not_come_back_ends_the_rolling_restart() -> None:
         Replace("tcp-0"),
         GiveUp("the instance does not run after tcp-0 was replaced"),
     ]
+
+
+def test_after_the_death_of_a_worker_all_have_to_work_for_a_while_again() -> None:
+    instance = Instance()
+    instance.tick()
+    instance.is_running = False
+    instance.tick()
+    back = instance.now
+    while not isinstance(instance.tick(), Replace):
+        assert instance.now < NOW + LIMIT_NS
+    assert instance.now - back >= SETTLE_NS
+
+
+def test_each_step_has_its_own_time() -> None:
+    instance = Instance()
+    instance.starts_spares = instance.heals = False
+    instance.run(8)
+    instance.spares.add("tcp")
+    assert instance.run(8) == [Replace("tcp-0")]

@@ -56,6 +56,23 @@ def test_the_address_that_worked_last_is_tried_first_until_an_answer_lacks_it() 
     assert addresses.in_order() == [six(1), four(1)]  # what was forgotten is forgotten
 
 
+def test_an_address_that_connects_is_tried_first_until_a_handshake_fails_there() -> None:
+    addresses = taken(six(1), four(1))
+    addresses.connected(four(1), MS)
+    addresses.rejected(six(1))
+    assert addresses.in_order() == [four(1), six(1)]
+    addresses.rejected(four(1))
+    assert addresses.in_order() == [six(1), four(1)]
+
+
+def test_an_address_that_has_worked_stays_first_whatever_connects_or_fails_later() -> None:
+    addresses = taken(six(1), four(1))
+    addresses.worked(four(1), MS)
+    addresses.connected(six(1), MS)
+    addresses.rejected(four(1))
+    assert addresses.in_order() == [four(1), six(1)]
+
+
 def test_the_next_address_waits_longer_where_a_connection_is_known_to_take_long() -> None:
     addresses = taken(six(1), four(1))
     assert addresses.delay_after(six(1)) == NEXT_ADDRESS_NS

@@ -110,6 +110,21 @@ def test_a_server_with_a_new_reason_each_time_does_not_fill_the_log(log: Log) ->
     assert len(log.lines) == KINDS_MAX + 1
 
 
+def test_after_many_reasons_a_new_one_is_said_once_the_server_was_back(log: Log) -> None:
+    for number in range(KINDS_MAX):
+        log.fail(f"reason {number}")
+    log.connect()
+    log.run(1).lines.clear()
+    log.lose()
+    log.fail("another")
+    assert "warning 192.0.2.1: another; trying again until it succeeds" in log.run(3).lines
+
+
+def test_three_addresses_with_one_reason_are_all_listed(log: Log) -> None:
+    log.news.failed({f"192.0.2.{number}": "refused" for number in range(3)}, "", log.now)
+    assert log.run(0.1).lines == ["warning 192.0.2.0, 192.0.2.1, 192.0.2.2: refused; trying again until it succeeds"]
+
+
 def test_addresses_with_one_reason_are_listed_together_and_a_few_of_many_suffice(log: Log) -> None:
     log.news.failed({f"192.0.2.{number}": "refused" for number in range(20)} | {"fd99::1": "no answer"}, "", log.now)
     (line,) = log.run(0.1).lines

@@ -92,6 +92,14 @@ def test_a_way_that_is_lost_renews_nothing_until_there_is_another_one() -> None:
     assert machine.observe(3) == [Changes(renew={1: WAY_CHANGED}, hurry=True)]
 
 
+def test_another_way_renews_nothing_before_its_link_has_a_carrier() -> None:
+    machine = Watched()
+    machine.way = OTHER._replace(running=False)
+    assert machine.observe(50) == []
+    machine.way = OTHER
+    assert machine.observe(3) == [Changes(renew={1: WAY_CHANGED}, hurry=True)]
+
+
 def test_a_carrier_that_returns_hurries_the_dials_and_renews_no_connection() -> None:
     machine = Watched()
     machine.way = UPLINK._replace(running=False)

@@ -84,6 +84,19 @@ def test_a_wait_without_a_kick_ends_by_its_timeout(bell: Bell) -> None:
     assert SHORT / 2 < time.monotonic() - started < LONG / 2
 
 
+def test_without_sem_clockwait_a_doorbell_waits_by_a_length(bell: Bell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with musl."""
+    monkeypatch.setattr("pipeline.shm.semaphore._sem_clockwait", None)
+    owner, kicker = bell.owner(), bell.kicker()
+    assert owner.wait(never, SHORT) is False
+
+    def nothing_yet() -> bool:
+        kicker.kick()
+        return False
+
+    assert owner.wait(nothing_yet, LONG) is True
+
+
 def test_a_duty_that_has_work_does_not_sleep(bell: Bell) -> None:
     started = time.monotonic()
     assert bell.owner().wait(lambda: 3, LONG) is True

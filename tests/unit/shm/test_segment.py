@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from pipeline.errors import LocalError
 from pipeline.shm import layout, segment
-from pipeline.shm.segment import Field
+from pipeline.shm.segment import Area, Field
 
 SIZE = 3 * 4096 + 100  # the last word is not whole
 
@@ -116,6 +117,39 @@ def test_a_segment_with_a_header_is_attached_by_its_own_kind_and_geometry_alone(
     with pytest.raises(LocalError, match=f"{name}: slots: expected 8, found 4"):
         segment.attach_with_header(name, SIZE, layout.RING_MAGIC, [Field(16, 8, "slots")])
     made.close()
+
+
+def test_a_segment_that_is_attached_leaves_no_descriptor_that_can_write_to_it(name: str) -> None:
+    made = segment.create(name, SIZE)
+    made_by_itself = descriptors_of(name)
+    attached = segment.attach(name, SIZE, [Area(4096, 4096)])
+    attached.cut(4096, 3)[:] = b"one"
+    assert bytes(made.view[4096:4099]) == b"one"
+    with pytest.raises(TypeError, match="read-only"):
+        attached.cut(0, 3)[:] = b"two"
+    new = descriptors_of(name) - made_by_itself
+    assert new and all(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY for fd in new)
+    attached.close()
+    made.close()
+
+
+def descriptors_of(name: str) -> set[int]:
+    """Those of this process that are open on the segment."""
+    wanted = path(name).stat()
+    found = set()
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if os.path.samestat(os.fstat(fd), wanted):
+                found.add(fd)
+        except OSError:
+            continue  # that of the list itself
+    return found
+
+
+def test_a_segment_that_is_replaced_between_its_two_mappings_is_refused(name: str) -> None:
+    segment.create(name, SIZE).close()
+    with open(os.devnull, "rb") as other, pytest.raises(LocalError, match=f"{name}: was replaced while"):
+        segment._map_writable(name, other.fileno(), Area(0, 4096))
 
 
 def test_a_segment_without_a_magic_is_not_complete_and_refused(name: str) -> None:

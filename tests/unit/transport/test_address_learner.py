@@ -37,6 +37,10 @@ def test_the_address_of_a_host_in_a_subnet_is_a_claim(source: str) -> None:
     assert learner.claim == ip_address(source)
 
 
+def test_an_empty_frame_at_the_very_end_of_a_slot_is_passed_over() -> None:
+    assert AddressLearner(SUBNETS).find_claim(memoryview(bytes(4)), 0, 4) == 4
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -5,9 +5,12 @@ Time is an argument here; sockets are real.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -15,8 +18,9 @@ import pytest
 from pipeline.policy.dialing import CONNECT_NS
 from pipeline.policy.server_addresses import ServerAddress
 from pipeline.transport.dialer import Dialed, Dialer, make_dialing
-from pipeline.transport.resolver import ResolverAnswer
+from pipeline.transport.resolver import Resolver, ResolverAnswer
 from tests.harness.factory import factory
+from tests.harness.no_descriptors import no_descriptor_left
 from tests.harness.settings import WORKER_SETTINGS
 from tests.support import eventually
 
@@ -124,6 +128,25 @@ def test_an_unknown_name_is_a_failed_attempt(make: Make, caplog: pytest.LogCaptu
     assert "no such name.invalid" in caplog.text
 
 
+def test_a_name_is_looked_up_beside_the_duty_which_is_woken_once_by_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+
+    def look_up(host: str, port: int) -> ResolverAnswer:
+        go_on.wait(10)
+        return ResolverAnswer([], "the name is unknown")
+
+    monkeypatch.setattr("pipeline.transport.resolver.look_up", look_up)
+    with closing(Resolver("hub.test", 9)) as resolver:
+        resolver.begin()
+        assert resolver.answers() == []
+        go_on.set()
+        assert select.select([resolver.wake], [], [], 10)[0]
+        assert resolver.answers() == [ResolverAnswer([], "the name is unknown")]
+        assert not select.select([resolver.wake], [], [], 0)[0]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(resolver.wake)
+
+
 def test_the_next_address_is_tried_when_the_first_one_refuses_and_the_log_says_so_once(
     make: Make, listener: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -163,9 +186,10 @@ def test_an_address_with_a_hindrance_is_not_dialed(
     assert "leads into the tunnel itself; trying again" in caplog.text
 
 
-def test_a_failed_handshake_is_a_failed_attempt_and_a_lost_connection_is_none(
-    make: Make, listener: socket.socket
+def test_a_failed_handshake_is_a_failed_attempt_and_a_lost_connection_is_dialed_again(
+    make: Make, listener: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "tunnel")
     dialer = make("127.0.0.1", port_of(listener))
     until_dialed(dialer).sock.close()
     dialer.failed(0, "no TLS")
@@ -174,7 +198,36 @@ def test_a_failed_handshake_is_a_failed_attempt_and_a_lost_connection_is_none(
     until_dialed(dialer, NOW + SECOND).sock.close()
     dialer.established(0, "", NOW + SECOND)
     dialer.lost(0, "closed by the peer", NOW + 100 * SECOND)
+    until_dialed(dialer, NOW + 100 * SECOND).sock.close()
+    dialer.step(NOW + 200 * SECOND)
+    assert "1 connection ended: closed by the peer" in caplog.text
     assert dialer.failures == 1
+
+
+def test_without_a_free_descriptor_an_attempt_fails_in_plain_words(
+    make: Make, listener: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    dialer = make("127.0.0.1", port_of(listener))
+    with no_descriptor_left():
+        assert dialer.step(NOW) == []
+    assert dialer.failures == 1 and "no file descriptor left" in caplog.text
+    until_dialed(dialer, NOW + SECOND).sock.close()
+
+
+def test_every_change_from_outside_makes_a_step_due_at_once(make: Make, listener: socket.socket) -> None:
+    dialer = make("127.0.0.1", port_of(listener))
+    changes = [
+        lambda: dialer.established(0, "", NOW),
+        lambda: dialer.renew(0, True, NOW),
+        lambda: dialer.renew(0, False, NOW),
+        lambda: dialer.hurry(NOW),
+        lambda: dialer.lost(0, "", NOW),
+    ]
+    until_dialed(dialer).sock.close()
+    for change in changes:
+        dialer.next_step_ns = NOW + SECOND
+        change()
+        assert dialer.next_step_ns == 0
 
 
 def test_when_it_is_closed_no_socket_is_left(make: Make) -> None:

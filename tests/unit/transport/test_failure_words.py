@@ -71,6 +71,10 @@ def test_a_text_of_our_own_stays() -> None:
     )
 
 
+def test_an_error_without_an_errno_keeps_its_text() -> None:
+    assert of_error(OSError("no context for TLS")) == "no context for TLS"
+
+
 def test_a_refused_connection_says_what_refuses() -> None:
     with socket.socket() as bound, socket.socket() as client:
         bound.bind(("127.0.0.1", 0))

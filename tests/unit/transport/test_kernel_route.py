@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.policy.server_addresses import ServerAddress
-from pipeline.transport.kernel_route import KernelRoutes, RouteAnswer, _parse, is_ours
+from pipeline.transport.kernel_route import RTA_OIF, KernelRoutes, RouteAnswer, _attribute, _parse, is_ours
 from tests.harness.factory import factory
 
 
@@ -31,6 +31,20 @@ def test_an_address_without_a_route_has_no_way(routes: KernelRoutes) -> None:
 def test_a_late_answer_is_passed_over(routes: KernelRoutes) -> None:
     routes._netlink.send(routes._request(ServerAddress(socket.AF_INET, ("0.0.0.1", 9000))))
     assert routes.find(ServerAddress(socket.AF_INET, ("127.0.0.1", 9000))).interface == "lo"
+
+
+def test_without_an_answer_of_the_kernel_there_is_no_way(routes: KernelRoutes) -> None:
+    routes.close()
+    assert routes.find(ServerAddress(socket.AF_INET, ("127.0.0.1", 9000))) == RouteAnswer(None)
+
+
+def test_only_an_address_with_an_interface_is_asked_for_by_that_interface(routes: KernelRoutes) -> None:
+    def is_asked(address: ServerAddress) -> bool:
+        return _attribute(RTA_OIF, (1).to_bytes(4, "little")) in routes._request(address)
+
+    assert is_asked(ServerAddress(socket.AF_INET6, ("fe80::1%lo", 9000, 0, 1)))
+    assert not is_asked(ServerAddress(socket.AF_INET6, ("fd00::1", 9000, 0, 0)))
+    assert not is_asked(ServerAddress(socket.AF_INET, ("127.0.0.1", 9000)))
 
 
 def test_an_address_is_ours_or_is_not() -> None:

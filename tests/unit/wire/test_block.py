@@ -41,7 +41,15 @@ def test_a_block_whose_lengths_contradict_each_other_is_the_peers_fault(frame: b
         block.lengths(memoryview(frame), 0, len(frame))
 
 
-@given(st.binary(max_size=300), st.integers(0, 50))
+NEARLY_BLOCKS = st.builds(
+    lambda packets, more, end: block_frame(len(packets) + more, [*map(len, packets)], b"".join(packets) + end),
+    st.lists(st.binary(max_size=30), max_size=8),
+    st.integers(0, 2),
+    st.sampled_from([b"", b"", b"x"]),
+)
+
+
+@given(st.binary(max_size=300) | NEARLY_BLOCKS, st.integers(0, 50))
 def test_any_frame_gives_lengths_inside_it_or_a_peer_error(data: bytes, at: int) -> None:
     view = memoryview(bytes(at) + data)
     try:
