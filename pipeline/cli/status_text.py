@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+NOTES_MAX = 5
+REASONS_MAX = 2  # each lane of a client may have one
+
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -15,6 +18,8 @@ def render(snapshot: dict[str, Any]) -> str:
             f"device {snapshot['tun_name']}  pid {snapshot['pid']}"
         ),
         *_failures(snapshot.get("supervisor_failures", 0)),
+        *_server(snapshot.get("server")),
+        *_notes(snapshot.get("notes", [])),
         "",
         *_table(
             ["worker", "state", "pid", "restarts", "heartbeat", "cpu", "memory", "cores"],
@@ -88,6 +93,35 @@ def _failures(count: int) -> list[str]:
     return (
         [f"the supervisor has survived {count} failure(s) of its own: the log has a traceback of each"] if count else []
     )
+
+
+def _server(server: dict[str, Any] | None) -> list[str]:
+    """One line, unless all is well: how many of a client's connections stand, and why not all."""
+    if server is None:
+        return []
+    there, wanted, reasons = server["connections"], server["connections_wanted"], server["trouble"]
+    if there >= wanted and not reasons:
+        return []
+    why = _listed(reasons, "; ") or "dialing"
+    count = server["failed_attempts"]
+    tried = f" ({count} failed attempt{'s' * (count > 1)} in {duration(server['trouble_seconds'])})" if count else ""
+    what = "connections stand, but cannot be replaced" if there >= wanted else "connections"
+    return [f"{there} of {wanted} {what}, server {server['host']} port {server['port']}: {why}{tried}"]
+
+
+def _notes(notes: list[str]) -> list[str]:
+    """All that is wrong or in doubt, a line each; of many the first ones."""
+    more = len(notes) - NOTES_MAX
+    return [
+        *(f"note: {note}" for note in notes[:NOTES_MAX]),
+        *([f"note: {more} more: status --json has them all"] if more > 0 else []),
+    ]
+
+
+def _listed(texts: list[str], separator: str) -> str:
+    """The first few, and how many there are besides."""
+    more = len(texts) - REASONS_MAX
+    return separator.join([*texts[:REASONS_MAX], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _fec(fec: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@
     ended          a connection has ended
     fell_back      an address has not worked, another one has
     lines(now)     the lines that are due
+    present        why not all connections stand at this moment, for `status`
 
 Connections that come and go are gathered for a moment, so that a wave of them is one line. Waves that follow each
 other closely are gathered for longer and longer. Times are CLOCK_MONOTONIC ns.
@@ -37,11 +38,20 @@ class Line(NamedTuple):
     text: str
 
 
+class PresentTrouble(NamedTuple):
+    """Why not all connections stand, or why one that stands cannot be replaced."""
+
+    reason: str  # "" if nothing is wrong
+    failures: int = 0  # failed attempts; 0: none has failed since a connection ended
+    since_ns: int = 0  # of the first of them
+
+
 class Trouble:
     """The failed attempts since the server was there with all connections, and what was said of them."""
 
     def __init__(self) -> None:
         self.failures = 0
+        self.failed_at = 0  # the last one
         self._since = 0
         self._last = ""
         self._said: dict[str, int] = {}  # kinds of reasons, and when
@@ -55,6 +65,7 @@ class Trouble:
             self._summary_ns = SUMMARY_NS
             self._summary_at = now + (SUMMARY_PARTIAL_NS if partial else SUMMARY_NS)
         self.failures += 1
+        self.failed_at = now
         self._last = text
         said_at = self._said.get(kind)
         known = said_at is not None and (said_at >= self._since or now - said_at < SAY_AGAIN_NS)
@@ -75,6 +86,10 @@ class Trouble:
         self._summary_at = now + self._summary_ns
         self._summary_ns = min(2 * self._summary_ns, SUMMARY_MAX_NS)
         return f"{self._count(now)}, last: {self._last}"
+
+    @property
+    def present(self) -> PresentTrouble:
+        return PresentTrouble(self._last, self.failures, self._since) if self.failures else PresentTrouble("")
 
     def end(self, now: int) -> str:
         """All connections are there: a clause about what it took, "" for nothing."""
@@ -104,6 +119,7 @@ class ServerNews:
         self._established = 0  # in the present wave
         self._where = ""  # the address of the last one established
         self._established_at = 0
+        self._last_end = ""  # why the last connection has ended
         self._unused: set[str] = set()  # addresses of which it was said that they do not work
         self._gather_ns = GATHER_NS
         self._flush_at: int | None = None
@@ -135,6 +151,7 @@ class ServerNews:
         self._open_wave(now)
         self._up -= 1
         self._ended[why] += 1
+        self._last_end = why
         if not self._up:
             self._trouble.grew(now)
 
@@ -149,6 +166,14 @@ class ServerNews:
             self._say(WARNING, f"{self._state()}: {summary}")
         lines, self._lines = self._lines, []
         return lines
+
+    @property
+    def present(self) -> PresentTrouble:
+        """The trouble of this moment; until an attempt fails or succeeds, the end of a connection."""
+        if self._up == self._total:
+            is_over = self._established_at >= self._trouble.failed_at
+            return PresentTrouble("") if is_over else self._trouble.present
+        return self._trouble.present if self._trouble.failures else PresentTrouble(self._last_end)
 
     def _open_wave(self, now: int) -> None:
         if self._flush_at is None:

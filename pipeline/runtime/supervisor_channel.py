@@ -10,6 +10,7 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     ClaimDecision      server    supervisor -> worker    yes, or no and why
     NewSettings        both      supervisor -> worker    a reload has changed the settings
     WelcomeReport      client    worker -> supervisor    the server has sent this WELCOME
+    TroubleReport      client    worker -> supervisor    why not all connections of this lane stand, for `status`
 """
 
 from __future__ import annotations
@@ -92,7 +93,17 @@ class WelcomeReport(TypedDict):
     server: str  # its address
 
 
-Request = AdmissionRequest | AddressClaim | WelcomeReport
+@final
+class TroubleReport(TypedDict):
+    """The trouble of a lane with its connections is another now. See pipeline.policy.server_news.PresentTrouble."""
+
+    lane: int
+    trouble: str  # the reason; "" if nothing is wrong any more
+    failures: int
+    since_ns: int  # CLOCK_MONOTONIC
+
+
+Request = AdmissionRequest | AddressClaim | WelcomeReport | TroubleReport
 Decision = Admitted | NotAdmitted
 Answer = Admitted | NotAdmitted | ClaimDecision | NewSettings
 

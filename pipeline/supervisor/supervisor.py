@@ -303,6 +303,7 @@ class Supervisor:
     def _answer_command(self, request: dict[str, Any]) -> dict[str, Any]:
         match request.get("command"):
             case "status":
+                now = time.monotonic_ns()
                 return status.snapshot(
                     self._run.plan,
                     self._lifecycle,
@@ -314,7 +315,9 @@ class Supervisor:
                     tun_name=self.config.tun_name,
                     failures=self._run.failures.count,
                     started_ns=self._run.started_ns,
-                    now=time.monotonic_ns(),
+                    now=now,
+                    role=self._role.status(now),
+                    device=self._device.status(),
                 )
             case "stop":
                 self._carry_out(self._lifecycle.stop(0, "asked by the control socket"))

@@ -16,7 +16,7 @@ from pipeline.log import LEVELS, LOG
 from pipeline.policy.backoff import Backoff
 from pipeline.policy.dialing import CONNECT_NS, Abandon, Connect, Dialing, Resolve
 from pipeline.policy.server_addresses import ServerAddress
-from pipeline.policy.server_news import ServerNews
+from pipeline.policy.server_news import PresentTrouble, ServerNews
 from pipeline.transport.connection import WOULD_BLOCK
 from pipeline.transport.failure_words import WITHOUT_NEWS, of_errno, of_error
 from pipeline.transport.resolver import Resolver
@@ -76,6 +76,11 @@ class Dialer:
     def known(self) -> list[ServerAddress]:
         """The addresses of the server."""
         return self._dialing.addresses.known
+
+    @property
+    def trouble(self) -> PresentTrouble:
+        """Why not all connections stand."""
+        return self._news.present
 
     # -- connecting
 

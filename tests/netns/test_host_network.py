@@ -96,6 +96,12 @@ def test_a_server_that_pushes_everything_gets_what_is_harmless_and_the_client_ke
         assert set(before) <= set(node.run(["ip", "route", "show", "table", "all"]).stdout.splitlines())
         ignored = [line for line in client.log.splitlines() if "from the server is ignored" in line]
         assert all(any(f"route {route}" in line for line in ignored) for route in harmful)
+        status = client.running()
+        assert {row["entry"] for row in status["left_out"] if row["from_server"]} == set(harmful)
+        assert all(row["kind"] == "route" and row["reason"] for row in status["left_out"])
+        shown = client.command("status").stdout
+        assert "note: route 127.0.0.0/8 from the server is ignored: it holds loopback addresses\n" in shown
+        assert shown.count("note: ") <= 6
 
 
 def test_a_server_on_the_clients_own_network_leaves_it_alone_and_both_are_named(tmp_path: Path) -> None:

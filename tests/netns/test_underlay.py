@@ -6,6 +6,7 @@ Default pauses and limits would take ten seconds and more where these tests wait
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -160,6 +161,33 @@ def test_an_uplink_that_returns_ends_every_pause(tmp_path: Path) -> None:
         node.ip("link set link0 up")
         eventually(lambda: reaches(client, server, count=1, seconds=0.2), SOON, "the first ping")
         eventually(lambda: established(client) == ALL)
+
+
+def test_status_says_in_a_line_why_connections_are_missing_whatever_becomes_of_the_workers(tmp_path: Path) -> None:
+    with Lab() as lab:
+        a, b = lab
+        serving = server_config(a, **CONNECTIONS, lanes=2, timeout=2.0, keepalive=0.5)
+        dialling = client_config(serving, a.address, **CONNECTIONS, lanes=2, timeout=2.0, keepalive=0.5)
+        start = f"0 of 8 connections, server {a.address} port {serving['local_addr'].rpartition(':')[2]}: "
+        with Instance(b, dialling, tmp_path) as client:
+
+            def line() -> str:
+                return client.command("status").stdout.splitlines()[1]
+
+            client.wait_until_running()
+            eventually(lambda: line().startswith(f"{start}connection refused: ") and "failed attempt" in line())
+            b.ip("link set link0 down")
+            eventually(lambda: "route" in line() or "the network" in line(), what=line())
+            pid = client.signal_worker("tcp-0", signal.SIGKILL)
+            client.wait_until_replaced("tcp-0", pid)
+            b.ip("link set link0 up")
+            eventually(lambda: line().startswith(f"{start}connection refused: "), what=line())
+            with Instance(a, serving, tmp_path) as server:
+                eventually(lambda: line() == "", what="all is well")
+                assert client.running()["server"]["trouble"] == [] and established(server) == ALL
+                b.ip("link set link0 down")
+                eventually(lambda: "route" in line() or "the network" in line(), what=line())
+                assert line().startswith(start)
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from pipeline.wire.handshake import Cause
 from workers.tcp.connection_checks import rekey_due
 from workers.tcp.connection_manager import READABLE, ConnectionManager, ManagerContext
 from workers.tcp.handshake import ClientHandshaker
+from workers.tcp.trouble_reporter import TroubleReporter
 from workers.tcp.underlay_check import UnderlayCheck
 
 SILENT = "the server takes connections and says nothing: is it this server's port?"
@@ -40,6 +41,7 @@ class ClientConnections(ConnectionManager):
         self._dialer = Dialer(settings.remote_host, settings.remote_port, dialing, settings, self._underlay.hindrance)
         self._epoll.register(self._dialer.fd, select.EPOLLIN)
         self._handshaker = ClientHandshaker(settings, self._channel)
+        self._trouble_reporter = TroubleReporter(lane, self._channel)
 
     def close_descriptors(self) -> None:
         super().close_descriptors()
@@ -101,6 +103,7 @@ class ClientConnections(ConnectionManager):
         self._check_underlay(now)
         self._counters[ID["tcp.dials_failed"]] += self._dialer.failures
         self._dialer.failures = 0
+        self._trouble_reporter.tick(self._dialer.trouble, now)
 
     def _check_established(self, connection: Connection, now: int, unread: bool) -> bool:
         if not super()._check_established(connection, now, unread):

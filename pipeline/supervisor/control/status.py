@@ -34,9 +34,15 @@ def snapshot(
     failures: int,
     started_ns: int,
     now: int,
+    role: dict[str, Any],
+    device: dict[str, Any],
 ) -> dict[str, Any]:
-    """The status at `now` (CLOCK_MONOTONIC ns). `failures`: exceptions that the supervisor has survived."""
+    """The status at `now` (CLOCK_MONOTONIC ns). `failures`: exceptions that the supervisor has survived.
+
+    `role`, `device`: what the client's or server's part and the TUN device say of themselves.
+    """
     scoreboard, peers = memory.scoreboard, memory.peer_table
+    connections = _connections(plan, lifecycle, peers, now)
     return {
         "schema_version": SCHEMA_VERSION,
         "name": plan.name,
@@ -54,9 +60,19 @@ def snapshot(
         "fec": _fec(plan, peers),
         "peers_connected": sum(peers.established_count(peer) > 0 for peer in range(peers.capacity)),
         "peers_max": peers.capacity,
-        "connections": _connections(plan, lifecycle, peers, now),
+        "server": _server(role["server"], connections),
+        "notes": [*device["notes"], *role["notes"]],
+        "left_out": device["left_out"],
+        "connections": connections,
         "counters": scoreboard.totals(),
     }
+
+
+def _server(server: dict[str, Any] | None, connections: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The server of a client, with the number of connections to it that stand; None at a server."""
+    if server is None:
+        return None
+    return server | {"connections": sum(each["state"] == "established" for each in connections)}
 
 
 def _worker(worker: Worker, process: Process, scoreboard: Scoreboard, now: int) -> dict[str, Any]:

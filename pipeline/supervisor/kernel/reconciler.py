@@ -3,6 +3,7 @@
     configure(wanted, ...)        what is wanted from now on, and addresses of the other end, which stay reachable
     reconcile(now)                look and act; whatever is left out, or is in doubt, is said once
     tick(now)                     the same, if the kernel has news that concern us
+    notes, left_out               what was said at the last look, and the entries that are not there, for `status`
 
 `pipeline.policy.reconcile` decides; this is its edge. A change that others make is looked at SETTLE_NS later, since
 few changes come alone. An entry that others have removed is put back, within a limit. While the device is down nothing
@@ -17,6 +18,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import LocalError
 from pipeline.log import LOG
@@ -48,6 +50,7 @@ class Reconciler:
         self._on_way: frozenset[IPAddress] = frozenset()  # protected addresses at the last look
         self._put: set[Entry] = set()
         self._told: dict[str, str] = {}
+        self._left_out: dict[Entry, str] = {}  # at the last look
         self._limit = PutBackLimit()
         self._due = 0  # when to look; 0: there is no reason to
         self._socket = RouteSocket()
@@ -132,7 +135,8 @@ class Reconciler:
         if link is None or not link.is_up:
             self._put.clear()
             self._tell({"down": f"TUN device {self._name} is down: its addresses and routes return once it is set up"})
-            return dict.fromkeys(self._wanted.entries, "the device is down")
+            self._left_out = dict.fromkeys(self._wanted.entries, "the device is down")
+            return self._left_out
         decided = plan(self._wanted, self._see(link.name))
         if self._remove(decided):
             decided = plan(self._wanted, self._see(link.name))  # the kernel removes routes with an address
@@ -140,6 +144,7 @@ class Reconciler:
         self._put &= decided.taken
         self._add(decided, left_out, now)
         self._tell(decided.notes | self._sentences(left_out))
+        self._left_out = left_out
         return left_out
 
     def _see(self, name: str) -> Seen:
@@ -201,6 +206,24 @@ class Reconciler:
 
     # -- what is said
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about all that was wrong, or in doubt, at the last look."""
+        return list(self._told.values())
+
+    @property
+    def left_out(self) -> list[dict[str, Any]]:
+        """For `status`: each entry that is wanted and not in the kernel, whose wish it is, and why."""
+        return [
+            {
+                "kind": _kind_of(entry),
+                "entry": str(entry),
+                "from_server": not self._is_own(entry),
+                "reason": why,
+            }
+            for entry, why in self._left_out.items()
+        ]
+
     def sentences(self, left_out: dict[Entry, str]) -> list[str]:
         """Why entries are left out, for people; one sentence for each reason."""
         return list(self._sentences(left_out).values())
@@ -221,9 +244,12 @@ class Reconciler:
         }
 
     def _source(self, entry: Entry) -> str:
+        return " is left out" if self._is_own(entry) else " from the server is ignored"
+
+    def _is_own(self, entry: Entry) -> bool:
+        """Whether the configuration asks for it."""
         wanted = self._wanted
-        own = (*wanted.addresses, *wanted.routes, *(each.network for each in wanted.addresses))
-        return " is left out" if entry in own else " from the server is ignored"
+        return entry in (*wanted.addresses, *wanted.routes, *(each.network for each in wanted.addresses))
 
     def _tell(self, sentences: dict[str, str]) -> None:
         """Log what has not been logged yet. A sentence that has ended is forgotten, and logged again if it returns."""
@@ -235,9 +261,13 @@ class Reconciler:
 
 def _listed(entries: Iterable[Entry]) -> str:
     """The first entries in words: "address 10.0.0.2/24, route 10.1.0.0/16 and 3 more"."""
-    texts = [f"{'address' if hasattr(each, 'ip') else 'route'} {each}" for each in entries]
+    texts = [f"{_kind_of(each)} {each}" for each in entries]
     rest = len(texts) - NAMED_MAX
     return ", ".join(texts[:NAMED_MAX]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _kind_of(entry: Entry) -> str:
+    return "address" if hasattr(entry, "ip") else "route"
 
 
 def _has_ipv6(name: str) -> bool:

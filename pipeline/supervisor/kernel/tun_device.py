@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable
 from ipaddress import ip_address
+from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import LocalError
@@ -151,6 +152,10 @@ class TunDevice:
             self._reconciler.look_soon()
 
     # -- what becomes of it
+
+    def status(self) -> dict[str, Any]:
+        """For `status`: what is wrong or in doubt in words, and the addresses and routes that are left out."""
+        return {"notes": self._reconciler.notes, "left_out": self._reconciler.left_out}
 
     def repair(self, now: int) -> None:
         """Restore a device that was deleted, and the addresses and routes that others have removed.

@@ -4,7 +4,8 @@
     tick(now)                 nothing
     prepare_reload(config)    load everything that a configuration names; raises, and changes nothing
     apply_reload()            use what was prepared
-    answer_request(request)   of a tcp worker: it reports a WELCOME, which it has verified
+    answer_request(request)   of a tcp worker: it reports a WELCOME, which it has verified, or trouble with the server
+    status(now)               the server and the trouble with it; what its WELCOME has that does not fit
     take_back(request)        nothing
     run_command(request)      refuses the commands of a server; None for any other
 
@@ -24,11 +25,12 @@ from pipeline.credentials import tls_settings
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import LocalError
 from pipeline.log import LOG
-from pipeline.runtime.supervisor_channel import WelcomeReport
+from pipeline.runtime.supervisor_channel import TroubleReport, WelcomeReport
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.only_peer import write_only_peer
+from pipeline.supervisor.roles.server_trouble import ServerTrouble
 from pipeline.wire import messages
 
 
@@ -46,6 +48,8 @@ class ClientRole:
         self._config = config
         self._key = key
         self.credentials: TlsSettings = tls_settings.load(config, key=key)
+        self._trouble = ServerTrouble()
+        self._notes: list[str] = []  # about the last WELCOME
         self._applied: tuple[object, ...] = ()  # addresses, routes and server of the last WELCOME
 
     def start(self, table: PeerTable, device: TunDevice) -> None:
@@ -61,7 +65,14 @@ class ClientRole:
     def apply_reload(self) -> None:
         self._config, self.credentials = self._prepared
 
-    def answer_request(self, request: WelcomeReport) -> None:
+    def status(self, now: int) -> dict[str, Any]:
+        """For `status`."""
+        return {"server": self._trouble.status(self._config, now), "notes": self._notes}
+
+    def answer_request(self, request: WelcomeReport | TroubleReport) -> None:
+        if "trouble" in request:
+            self._trouble.take(request, self._config.lanes)
+            return
         welcome = messages.decode(bytes.fromhex(request["welcome"]))
         if not isinstance(welcome, messages.Welcome):
             return
@@ -73,17 +84,19 @@ class ClientRole:
         try:
             there = self._device.take_from_server(welcome.addresses if auto else (), welcome.routes, request["server"])
         except LocalError as error:
-            LOG.error("addresses and routes from the server cannot be applied: %s", error)
+            self._notes = [f"addresses and routes from the server cannot be applied: {error}"]
+            LOG.error("%s", self._notes[0])
             return
-        self._applied = news
+        self._applied, self._notes = news, []
         LOG.info("from the server: %s", _listed(there))
         own = [interface.ip for interface in self._config.tunnel_interfaces]
         if not auto and welcome.addresses and {a.ip for a in welcome.addresses} != set(own):
-            LOG.warning(
-                "tunnel_addr has %s, the server has %s for this client: it drops packets from other addresses",
-                _listed(own),
-                _listed(welcome.addresses),
+            note = (
+                f"tunnel_addr has {_listed(own)}, the server has {_listed(welcome.addresses)} for this client: "
+                "it drops packets from other addresses"
             )
+            self._notes = [note]
+            LOG.warning("%s", note)
 
     def take_back(self, request: dict[str, Any]) -> None:
         """No command of a client's has an answer that must arrive."""

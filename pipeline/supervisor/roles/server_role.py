@@ -4,6 +4,7 @@
     tick(now)                 what could not be saved is saved again
     prepare_reload(config)    load everything that a configuration names; raises, and changes nothing
     apply_reload()            use what was prepared
+    status(now)               nothing: the command `peers` tells of the peers
     answer_request(request)   of a tcp worker: may this client connect?
     run_command(request)      "peers", "invite", "revoke" of the control socket; None for any other
     take_back(request)        undo a command whose answer did not arrive
@@ -102,6 +103,10 @@ class ServerRole:
         return self._state.server_certificate(self._config.name, make=make)
 
     # -- reload
+
+    def status(self, now: int) -> dict[str, Any]:
+        """For `status`: this end is the server."""
+        return {"server": None, "notes": []}
 
     def prepare_reload(self, config: Config) -> None:
         loaded = tls_settings.load(config, lambda: self._server_certificate(make=False))

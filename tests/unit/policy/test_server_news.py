@@ -190,3 +190,40 @@ def test_an_address_that_does_not_work_is_said_once_until_it_works(log: Log) -> 
 def test_an_address_of_a_family_that_the_machine_lacks_is_no_news(log: Log) -> None:
     log.news.fell_back({"fd99::1": NO_ROUTE}, "192.0.2.1", frozenset({NO_ROUTE}))
     assert [line.split()[0] for line in log.run(0.1).lines] == ["debug"]
+
+
+# -- for `status`
+
+
+def test_what_is_wrong_now_is_the_last_failure_and_since_when(log: Log) -> None:
+    assert log.news.present.reason == ""
+    began = log.now
+    log.fail()
+    log.run(5)
+    log.fail("no answer")
+    assert log.news.present == ("192.0.2.1: no answer", 2, began)
+
+
+def test_nothing_is_wrong_once_all_connections_stand_however_long_their_wave_is_gathered(log: Log) -> None:
+    log.connect()
+    log.run(10)
+    log.lose()
+    log.fail()
+    log.run(2)
+    log.connect()
+    assert log.news.present == ("", 0, 0)
+
+
+def test_a_connection_that_has_ended_is_what_is_wrong_until_an_attempt_fails(log: Log) -> None:
+    log.connect()
+    log.lose(1, "connection reset")
+    assert log.news.present == ("connection reset", 0, 0)
+    log.fail("refused")
+    assert log.news.present[:2] == ("192.0.2.1: refused", 1)
+
+
+def test_connections_that_stand_and_cannot_be_replaced_are_wrong(log: Log) -> None:
+    log.connect()
+    log.run(2)
+    log.fail("no route")
+    assert log.news.present[:2] == ("192.0.2.1: no route", 1)

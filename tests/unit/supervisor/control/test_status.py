@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cli.status_text import amount, duration, render
+from pipeline.config import parse
 from pipeline.counters import COUNTERS, ID
 from pipeline.policy.lifecycle import Lifecycle, Limits, Phase, WorkerState
 from pipeline.policy.restart import RestartPolicy
@@ -24,6 +25,8 @@ from pipeline.shm.layout import RECORD_WORDS
 from pipeline.shm.ring import StageView
 from pipeline.supervisor.control.status import depth, snapshot
 from pipeline.supervisor.processes.process import Process
+from pipeline.supervisor.processes.worker_channels import INVALID
+from pipeline.supervisor.roles.server_trouble import ServerTrouble
 from pipeline.supervisor.run.shared_memory import SharedMemory
 from pipeline.wire import framing
 from tests.harness.settings import WORKER_SETTINGS
@@ -58,6 +61,8 @@ class Running:
         self.spares: list[dict[str, Any]] = []
         self.rolling: dict[str, Any] = {"left": [], "error": ""}
         self.failures = 0
+        self.role: dict[str, Any] = {"server": None, "notes": []}
+        self.device: dict[str, Any] = {"notes": [], "left_out": []}
 
     def snapshot(self) -> dict[str, Any]:
         taken = snapshot(
@@ -72,6 +77,8 @@ class Running:
             failures=self.failures,
             started_ns=NOW - 90 * SECOND,
             now=NOW,
+            role=self.role,
+            device=self.device,
         )
         return json.loads(json.dumps(taken))  # it must cross the control socket
 
@@ -373,3 +380,72 @@ def test_failures_that_the_supervisor_has_survived_are_shown(running: Running) -
     assert running.snapshot()["supervisor_failures"] == 0 and "failure(s)" not in render(running.snapshot())
     running.failures = 2
     assert "the supervisor has survived 2 failure(s) of its own" in render(running.snapshot())
+
+
+# -- what is wrong
+
+
+SERVER: dict[str, Any] = {
+    "host": "hub.test",
+    "port": 443,
+    "connections_wanted": 2,
+    "trouble": [],
+    "failed_attempts": 0,
+    "trouble_seconds": 0,
+}
+
+
+def test_a_client_without_connections_says_why_in_one_line(running: Running) -> None:
+    running.role["server"] = SERVER | {"trouble": ["connection refused"], "failed_attempts": 3, "trouble_seconds": 70.2}
+    second, third = render(running.snapshot()).splitlines()[1:3]
+    assert second == "0 of 2 connections, server hub.test port 443: connection refused (3 failed attempts in 1m10s)"
+    assert third == ""
+
+
+def test_a_client_that_has_just_started_says_that_it_dials(running: Running) -> None:
+    running.role["server"] = SERVER
+    assert "0 of 2 connections, server hub.test port 443: dialing\n" in render(running.snapshot())
+
+
+def test_a_client_with_all_its_connections_says_nothing_of_its_server(running: Running) -> None:
+    running.role["server"] = SERVER | {"connections_wanted": 0}
+    assert "hub.test" not in render(running.snapshot())
+    running.role["server"]["trouble"] = ["no route"]
+    assert "stand, but cannot be replaced, server hub.test port 443: no route" in render(running.snapshot())
+
+
+def test_reasons_of_many_lanes_and_many_notes_stay_few_lines(running: Running) -> None:
+    running.role = {"server": SERVER | {"trouble": [f"reason {n}" for n in range(9)]}, "notes": ["last"]}
+    running.device["notes"] = [f"word {n}" for n in range(9)]
+    lines = render(running.snapshot()).splitlines()
+    assert lines[1].endswith("reason 0; reason 1; and 7 more")
+    assert lines[2:9] == [*(f"note: word {n}" for n in range(5)), "note: 5 more: status --json has them all", ""]
+    assert running.snapshot()["notes"][-1] == "last"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lane": 2},
+        {"lane": -1},
+        {"lane": "0"},
+        {"lane": [0]},
+        {"trouble": 7},
+        {"trouble": None},
+        {"failures": "many"},
+        {"failures": None},
+        {"since_ns": []},
+    ],
+)
+def test_a_report_of_a_broken_worker_is_invalid_and_leaves_what_was_known(wrong: dict[str, Any]) -> None:
+    trouble = ServerTrouble()
+    config = parse({"mode": "client", "remote_addr": "hub.test:443", "encryption": "none"})
+    report: Any = {"lane": 0, "trouble": "no route\n" + "x" * 10_000, "failures": 4, "since_ns": NOW - SECOND}
+    trouble.take(report, 2)
+    with pytest.raises(INVALID):
+        trouble.take(report | wrong, 2)
+    known = trouble.status(config, NOW)
+    assert (known["host"], known["port"], known["failed_attempts"]) == ("hub.test", 443, 4)
+    assert known["trouble_seconds"] == 1.0
+    (reason,) = known["trouble"]
+    assert reason.startswith("no route\\n") and len(reason) < 400
