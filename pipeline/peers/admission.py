@@ -21,17 +21,17 @@ from pipeline.log import LOG, printable
 from pipeline.packet.address_pool import is_part_of
 from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.address_assignment import PeerPolicy, Refusal
+from pipeline.peers.dial_slots import UNSEEN_NS, DialSlots, Place
 from pipeline.peers.membership import Assigned, Member, Membership
 from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
-from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted
+from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted, Replaced
 from pipeline.shm.layout import PEER_INDEX_BITS
 from pipeline.shm.peer_table import PeerTable, Route
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import REASONS, TOO_MANY_CONNECTIONS, WRONG_VERSION
 
-CONNECTING_NS = 2_000_000_000
-"""Time in which an admitted peer's connection shows in the peer table."""
+CONNECTING_NS = UNSEEN_NS
 
 
 class PeerSession(NamedTuple):
@@ -42,6 +42,7 @@ class PeerSession(NamedTuple):
     key: bytes  # that it has proved to have; b"" for none
     certificate: bytes  # DER, that it has shown instead; b"" for none
     session: int
+    slots: DialSlots
     since_ns: int
     sent: int
     received: int
@@ -84,7 +85,10 @@ def broken_peer(name: str) -> PeerStatus:
 
 
 class Admission:
-    """`save` writes the addresses to be remembered (name -> addresses), TunnelError if it cannot."""
+    """`save` writes the addresses to be remembered (name -> addresses), TunnelError if it cannot.
+
+    `tell_workers`: called when a connection replaces one at another worker.
+    """
 
     def __init__(
         self,
@@ -93,8 +97,10 @@ class Admission:
         offloads_accepted: int,
         remembered: dict[str, list[str]],
         save: Callable[[dict[str, list[str]]], None],
+        tell_workers: Callable[[Replaced], object] = lambda replaced: None,
     ) -> None:
         self._table = table
+        self._tell_workers = tell_workers
         self._remembered = RememberedAddresses(remembered, save)
         self.registry = PeerRegistry(admits_unauthenticated=config.encryption == "none" or config.insecure)
         interfaces = config.tunnel_interfaces
@@ -146,7 +152,8 @@ class Admission:
 
     def handle_hello(self, request: AdmissionRequest) -> Decision:
         """Admit a connection or refuse it. Bytes in a request are a peer's, and hexadecimal."""
-        name, decision = self._decide(request)
+        place = self._place_of(request)
+        name, decision = self._decide(request, place)
         if isinstance(decision, Refusal):
             frame = messages.Refused(decision.reason, decision.text).frame() if decision.reason else b""
             return NotAdmitted(
@@ -163,7 +170,14 @@ class Admission:
             name=printable(name),
         )
 
-    def _decide(self, request: AdmissionRequest) -> tuple[str, Refusal | tuple[Assigned, bytes]]:
+    def _place_of(self, request: AdmissionRequest) -> Place:
+        """ValueError if there is no such worker, or no such number."""
+        lane, serial = request["lane"], request["serial"]
+        if type(lane) is not int or type(serial) is not int or lane not in range(len(self._table.links)):
+            raise ValueError(f"lane {lane!r}, serial {serial!r}: expected two numbers, the first of a worker")
+        return Place(lane, serial)
+
+    def _decide(self, request: AdmissionRequest, place: Place) -> tuple[str, Refusal | tuple[Assigned, bytes]]:
         """The name of the peer, and the refusal or the WELCOME frame.
 
         Reason 0 is for a client that has proved nothing: it gets no answer, and has no name.
@@ -186,7 +200,8 @@ class Admission:
         name = known.policy.name
         if hello.version != messages.VERSION:
             return name, Refusal(WRONG_VERSION, REASONS[WRONG_VERSION])
-        assigned = self._admit(known, b"" if challenge else bytes.fromhex(request["certificate"]), hello)
+        certificate = b"" if challenge else bytes.fromhex(request["certificate"])
+        assigned = self._admit(known, certificate, hello, place)
         if isinstance(assigned, Refusal):
             return name, assigned
         welcome = self._welcome(known.policy, assigned)
@@ -209,7 +224,7 @@ class Admission:
             ),
         )
 
-    def _admit(self, known: KnownPeer, certificate: bytes, hello: messages.Hello) -> Refusal | Assigned:
+    def _admit(self, known: KnownPeer, certificate: bytes, hello: messages.Hello, place: Place) -> Refusal | Assigned:
         policy = known.policy
         now = time.monotonic_ns()
         assigned = self._membership.admit(
@@ -218,28 +233,47 @@ class Admission:
         if isinstance(assigned, Refusal):
             return assigned
         peer = assigned.peer
-        if self._table.established_count(peer) >= self.config.max_connections_per_client and self._has_session(
-            policy, hello
-        ):
-            return Refusal(TOO_MANY_CONNECTIONS, REASONS[TOO_MANY_CONNECTIONS])
         goes_on = self._has_session(policy, hello, peer) and self._is_connected(peer, now)
+        if goes_on and not self._has_room(peer, hello.connection_index, now):
+            return Refusal(TOO_MANY_CONNECTIONS, REASONS[TOO_MANY_CONNECTIONS])
         self._admitted_at[peer] = now
         if not goes_on:
             self._start_session(peer, known, certificate, hello, now)
+        self._take_slot(peer, hello.connection_index, place, now)
         return assigned
+
+    def _has_room(self, peer: int, index: int, now: int) -> bool:
+        count = self._table.established_count(peer)
+        return self._peer_sessions[peer].slots.has_room(
+            index, self.config.max_connections_per_client, count, lambda: self._places(peer), now
+        )
+
+    def _places(self, peer: int) -> set[Place]:
+        """The connections of a peer that the workers show, and those whose handshake is under way, of any peer."""
+        return {
+            Place(lane, connection.serial)
+            for lane in range(len(self._table.links))
+            for connection in self._table.connections(lane)
+            if connection.peer == peer or connection.state != "established"
+        }
+
+    def _take_slot(self, peer: int, index: int, place: Place, now: int) -> None:
+        """The worker of the new connection ends those that it replaces there; other workers have to be told."""
+        peer_session = self._peer_sessions[peer]
+        before = peer_session.slots.take(index, place, now)
+        if before is not None and before.lane != place.lane:
+            handle = peer_session.peer_handle
+            self._tell_workers(Replaced(replaced=index, peer_handle=handle, lane=place.lane, serial=place.serial))
 
     def _is_connected(self, peer: int, now: int) -> bool:
         return self._table.established_count(peer) > 0 or (
             peer in self._peer_sessions and now - self._admitted_at[peer] < CONNECTING_NS
         )
 
-    def _has_session(self, policy: PeerPolicy, hello: messages.Hello, peer: int = NO_PEER) -> bool:
-        """Whether the peer's session in HELLO has an index, or has this one."""
-        return any(
-            (peer_session.name, peer_session.session) == (policy.name, hello.session)
-            for index, peer_session in self._peer_sessions.items()
-            if peer in (NO_PEER, index)
-        )
+    def _has_session(self, policy: PeerPolicy, hello: messages.Hello, peer: int) -> bool:
+        """Whether the peer's session in HELLO has this index."""
+        peer_session = self._peer_sessions.get(peer)
+        return peer_session is not None and (peer_session.name, peer_session.session) == (policy.name, hello.session)
 
     # -- the peer table
 
@@ -262,6 +296,7 @@ class Admission:
             known.key,
             certificate,
             hello.session,
+            DialSlots(),
             now,
             self._table.sent_bytes(peer),
             self._table.received_bytes(peer),

@@ -51,7 +51,6 @@ class WorkerSettings(NamedTuple):
     client_subnets: list[
         str
     ]  # with compat and several clients: the device's addresses, whose subnets have the clients'
-    max_connections_per_client: int  # established connections of one peer
 
     # proofs
     tls: TlsMaterial | None  # None: connections are plain TCP

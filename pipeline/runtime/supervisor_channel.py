@@ -8,6 +8,7 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     NotAdmitted        server    supervisor -> worker    no, send this REFUSED, or nothing
     AddressClaim       server    worker -> supervisor    with compat: may this peer have the source of its packet?
     ClaimDecision      server    supervisor -> worker    yes, or no and why
+    Replaced           server    supervisor -> worker    a client has dialed a slot again, perhaps at another worker
     NewSettings        both      supervisor -> worker    a reload has changed the settings
     WelcomeReport      client    worker -> supervisor    the server has sent this WELCOME
     TroubleReport      client    worker -> supervisor    why not all connections of this lane stand, for `status`
@@ -32,6 +33,7 @@ REQUESTS_WAITING = 1024  # of one worker: more than connections that a superviso
 class AdmissionRequest(TypedDict):
     """May this client connect? Its messages, and the certificates of its connection."""
 
+    lane: int  # of the worker
     serial: int  # of the connection; the answer repeats it
     hello: str  # its HELLO frame; "" with compat, where nothing says who a client is
     challenge: str  # our CHALLENGE frame; "" for a client that was not challenged
@@ -79,6 +81,16 @@ class ClaimDecision(TypedDict):
 
 
 @final
+class Replaced(TypedDict):
+    """A client has been admitted that has dialed a slot again: its earlier connections of that slot end."""
+
+    replaced: int  # the dial index
+    peer_handle: int
+    lane: int  # the worker of the new connection, which stays
+    serial: int  # and its number there
+
+
+@final
 class NewSettings(TypedDict):
     """Settings for connections that begin from now on."""
 
@@ -105,7 +117,7 @@ class TroubleReport(TypedDict):
 
 Request = AdmissionRequest | AddressClaim | WelcomeReport | TroubleReport
 Decision = Admitted | NotAdmitted
-Answer = Admitted | NotAdmitted | ClaimDecision | NewSettings
+Answer = Admitted | NotAdmitted | ClaimDecision | Replaced | NewSettings
 
 
 class SupervisorChannel:

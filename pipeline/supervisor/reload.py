@@ -19,6 +19,7 @@ APPLIED_BY_SUPERVISOR = {
     "spares",
     "peers",
     "rate_mbit",
+    "max_connections_per_client",
     "push_routes",
     "public_addr",
     "tls_cert_file",

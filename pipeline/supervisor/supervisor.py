@@ -148,6 +148,7 @@ class Supervisor:
         pinned = cores.assign([(w.name, w.lane) for w in workers], self.config.affinity, cores.available())
         channels = WorkerChannels(self._role.answer_request, self._selector, self._run.failures)
         self._cleanup.append(channels.close_all)
+        self._role.tell_workers = channels.send_to_all
         spares = Spares(
             [w.kind for w in workers], self.config.mode, self.config.spares, self._selector, self._precedence
         )

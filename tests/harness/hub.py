@@ -72,14 +72,19 @@ class Answer:
 
 
 def hello(
-    key: bytes | None, number: int = 1, *requested: str, client: int = 1, version: int = messages.VERSION
+    key: bytes | None,
+    number: int = 1,
+    *requested: str,
+    client: int = 1,
+    version: int = messages.VERSION,
+    index: int = 0,
 ) -> Hello:
     """The HELLO of a client with a key, or without one, in its session of this number."""
     method = messages.AUTH_KEY if key else messages.AUTH_NONE
     return Hello(
         version,
         0,
-        0,
+        index,
         1,
         1400,
         client,
@@ -99,6 +104,7 @@ def request(
     certificate: bytes = b"",
     serial: int = 7,
     certificate_hash: bytes = CERTIFICATE_HASH,
+    lane: int = 0,
 ) -> dict:
     """The request of a tcp worker for a client that has sent this HELLO, and the PROOF for this key if there is one."""
     challenge = mac = b""
@@ -106,6 +112,7 @@ def request(
         challenge = Challenge(secrets.token_bytes(32)).frame()
         mac = auth.client_proof(key, auth.transcript(hello_frame, challenge, certificate_hash))
     return {
+        "lane": lane,
         "serial": serial,
         "hello": hello_frame.hex(),
         "challenge": challenge.hex(),
@@ -116,7 +123,8 @@ def request(
 
 
 class HubServer:
-    """A hub with these peers. `settings`: its configuration; `saved`: the addresses that it saved, each time."""
+    """A hub with these peers. `settings`: its configuration; `saved`: the addresses that it saved, each time; `told`:
+    what all workers were told."""
 
     def __init__(
         self,
@@ -133,7 +141,10 @@ class HubServer:
         } | settings
         self.table = peer_table.create(f"/tunnel@hubtest@{secrets.token_hex(4)}@peer-table", capacity, lanes, ROWS)
         self.saved: list[dict[str, list[str]]] = []
-        self.admission = Admission(self.config, self.table, OFFLOADS, remembered or {}, self.saved.append)
+        self.told: list[dict] = []
+        self.admission = Admission(
+            self.config, self.table, OFFLOADS, remembered or {}, self.saved.append, self.told.append
+        )
         self.configure(*peers_known)
 
     @property
@@ -150,9 +161,12 @@ class HubServer:
 
     # -- clients
 
-    def ask(self, name: str, number: int = 1, *requested: str) -> Answer:
+    def ask(
+        self, name: str, number: int = 1, *requested: str, index: int = 0, serial: int = 7, lane: int = 0
+    ) -> Answer:
         """A peer with a key opens a connection in its session of this number."""
-        return Answer(self.admission.handle_hello(request(hello(KEYS[name], number, *requested).frame(), KEYS[name])))
+        frame = hello(KEYS[name], number, *requested, index=index).frame()
+        return Answer(self.admission.handle_hello(request(frame, KEYS[name], serial=serial, lane=lane)))
 
     def ask_unauthenticated(self, client: int, number: int = 1, *requested: str) -> Answer:
         """A client without any proof opens a connection in its session of this number."""

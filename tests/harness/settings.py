@@ -30,7 +30,6 @@ WORKER_SETTINGS = WorkerSettings(
     max_handshakes_per_address=1024,
     connects_per_address=100_000,
     client_subnets=[],
-    max_connections_per_client=1000,
     tls=None,
     verifies_keys=False,
     key="",

@@ -127,8 +127,8 @@ def test_a_session_may_have_several_connections_and_each_replaces_its_predecesso
 
 
 def test_a_connection_beyond_max_connections_per_client_is_refused(make: Make, dial: Dial) -> None:
-    server = make("server", capacity=4)
-    most = server.hub.config.max_connections_per_client
+    server = make("server", capacity=4, connections_max=5)
+    most = 5
     for index in range(most):
         dial(server, hello(client=1, index=index, connections=most + 1))
     reason, _ = dial_refused(server, dial, hello(client=1, index=most, connections=most + 1))
@@ -405,7 +405,7 @@ def test_packets_sent_before_a_disconnect_never_count_as_the_next_clients(make: 
 
 def test_connections_of_one_peer_that_come_all_at_once_are_no_more_than_allowed(make: Make, dial: Dial) -> None:
     """The supervisor decides about all of them before the worker has established the first."""
-    server = make("server", capacity=2, max_connections_per_client=3)
+    server = make("server", capacity=2, connections_max=3)
     peers = [dial(server) for _ in range(12)]
     for index, peer in enumerate(peers):
         peer.send(hello(index=index))
@@ -418,3 +418,34 @@ def test_connections_of_one_peer_that_come_all_at_once_are_no_more_than_allowed(
     again.send(hello(index=next(index for index, peer in enumerate(peers) if not peer.ended)))
     until(lambda: WELCOME in again.kinds(), server, what="a connection that replaces another one is not one more")
     assert server.established() == 3
+
+
+def test_connections_that_come_at_once_at_several_workers_are_no_more_than_allowed(make: Make, dial: Dial) -> None:
+    server = make("server", lanes=3, capacity=2, connections_max=3)
+    peers = [dial(server) for _ in range(12)]
+    for index, peer in enumerate(peers):
+        peer.send(hello(index=index))
+    for _ in range(50):
+        for lane in range(3):
+            server.step(f"tcp-{lane}")
+    until(lambda: sum(peer.read_frames().ended for peer in peers) == 9, server)
+    assert server.established() == 3
+
+
+def test_a_client_at_its_limit_replaces_its_connections_whichever_worker_has_them(make: Make, dial: Dial) -> None:
+    """Its address has changed: nothing will ever arrive on the old connections, and nobody has ended them."""
+    server = make("server", lanes=2, capacity=2, connections_max=4)
+
+    def connect(index: int, lane: int) -> Peer:
+        peer = dial(server)
+        peer.send(hello(client=1, index=index, connections=4))
+        until(lambda: (server.step(f"tcp-{lane}") and False) or WELCOME in peer.kinds())
+        return peer
+
+    old = [connect(index, lane) for index, lane in enumerate((0, 1, 0, 1))]
+    new = [connect(index, lane) for index, lane in enumerate((1, 0, 0, 1))]
+    until(lambda: all(peer.read_frames().ended for peer in old), server, what="the old connections end")
+    assert server.memory.peer_table.established_count(index_of(server, 1)) == 4
+    assert not any(peer.read_frames().ended for peer in new)
+    reason, _ = dial_refused(server, dial, hello(client=1, index=4, connections=5))
+    assert reason == TOO_MANY

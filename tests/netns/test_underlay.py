@@ -311,3 +311,19 @@ def test_a_proxy_without_its_server_is_dialed_once_a_pause_and_costs_a_line_for_
                 assert "speaks no TLS" in client.log and "_ssl" not in client.log
         finally:
             nonsense.stop()
+
+
+def test_a_client_at_its_limit_of_connections_changes_its_address_and_all_are_back(tmp_path: Path) -> None:
+    """The server has the old connections for as long as `timeout`, at any of its workers."""
+    limits = {"max_connections_per_client": ALL, "lanes": 2, "multi_client": True, "state_dir": str(tmp_path / "state")}
+    with Lab() as lab, tunnel(lab, tmp_path, server=limits, **CONNECTIONS) as (server, client):
+        for last in (98, 99, 100):
+            lab.nodes[1].ip("address flush dev link0", f"address add 10.77.0.{last}/24 dev link0")
+            eventually(
+                lambda: sources(server) == {f"10.77.0.{last}"} and established(client) == ALL == established(server),
+                2 * SOON,
+                f"{ALL} connections from 10.77.0.{last}",
+            )
+        assert client.counter("tcp.connections_timed_out") == server.counter("tcp.connections_timed_out") == 0
+        assert server.counter("tcp.connections_refused") == 0
+        assert reaches(client, server)

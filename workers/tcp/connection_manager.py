@@ -24,7 +24,7 @@ from pipeline.errors import LocalError, TunnelError
 from pipeline.log import LOG
 from pipeline.policy.pauses import Pauses
 from pipeline.runtime.plan import WorkerFds, WorkerSettings
-from pipeline.runtime.supervisor_channel import Answer, ClaimDecision, SupervisorChannel
+from pipeline.runtime.supervisor_channel import Answer, ClaimDecision, Replaced, SupervisorChannel
 from pipeline.runtime.worker import Attachment
 from pipeline.transport.address import SocketAddress
 from pipeline.transport.connection import CLOSED, ESTABLISHED, Connection
@@ -188,12 +188,18 @@ class ConnectionManager(ABC):
         if "claim" in message:
             self._on_claim_decided(message)
             return
+        if "replaced" in message:
+            self._end_replaced(message)
+            return
         connection = self._handshaking.find(message["serial"])
         if connection is not None:
             self._on_outcome(connection, self._handshaker.answered(connection, message))
 
     def _apply_settings(self, settings: WorkerSettings) -> None:
         self._handshaker.renew(settings)
+
+    def _end_replaced(self, message: Replaced) -> None:
+        raise LocalError(f"dial slot {message['replaced']}: this end is not a server")
 
     # -- addresses that a hub of the original program learns
 

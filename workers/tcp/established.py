@@ -13,6 +13,8 @@ from pipeline.transport.connection_list import ConnectionList
 from workers.tcp.link_publisher import LinkPublisher
 from workers.tcp.peer_receiver import PeerReceiver
 
+REPLACED = "replaced: the client has dialed it again"
+
 
 class EstablishedConnections:
     """`kick_sender` wakes the Sender: the list has changed."""
@@ -69,13 +71,8 @@ class EstablishedConnections:
             if not self._publisher.is_current(other):
                 replaced.append((other, "replaced by a newer session of its peer"))
             elif other.dial_index == connection.dial_index:
-                replaced.append((other, "replaced: the client has dialed it again"))
+                replaced.append((other, REPLACED))
         return replaced
-
-    def has_room(self, connection: Connection, most: int) -> bool:
-        """Whether the peer of a new connection has fewer than `most`, those that end for the new one not counted."""
-        ending = len(self.replaced_by(connection)) if connection.peer in self.peers else 0
-        return self._table.established_count(connection.peer) - ending < most
 
     def add(self, connection: Connection) -> None:
         self.by_fd[connection.fd] = connection

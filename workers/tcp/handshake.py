@@ -55,6 +55,8 @@ Outcome = AskSupervisor | Welcomed | Failed | None
 class _Handshaker:
     """The part of both sides."""
 
+    _lane = 0
+
     def __init__(self, settings: WorkerSettings, supervisor: SupervisorChannel) -> None:
         self._settings = settings
         self._supervisor = supervisor
@@ -138,6 +140,7 @@ class _Handshaker:
         """Ask the supervisor. False if it has too many questions to answer already."""
         return self._supervisor.ask(
             {
+                "lane": self._lane,
                 "serial": connection.serial,
                 "hello": question.hello.hex(),
                 "challenge": question.challenge.hex(),
@@ -168,10 +171,11 @@ class _Handshaker:
 
 
 class ServerHandshaker(_Handshaker):
-    """The server's side."""
+    """The server's side. `lane`: of this worker."""
 
-    def __init__(self, settings: WorkerSettings, supervisor: SupervisorChannel) -> None:
+    def __init__(self, settings: WorkerSettings, supervisor: SupervisorChannel, lane: int = 0) -> None:
         super().__init__(settings, supervisor)
+        self._lane = lane
         self._certificate_hash = NO_CERTIFICATE
         self.renew(settings)
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 from pipeline.counters import ID
 from pipeline.log import LOG
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.runtime.supervisor_channel import Answer, ClaimDecision
+from pipeline.runtime.supervisor_channel import Answer, ClaimDecision, Replaced
 from pipeline.transport.address_learner import AddressLearner
 from pipeline.transport.connection import HANDSHAKE, Connection
 from pipeline.transport.socket_options import configure
@@ -23,6 +23,7 @@ from pipeline.wire.handshake import Cause, Failed
 from workers.tcp.acceptor import Acceptor
 from workers.tcp.connection_log import ConnectionLog
 from workers.tcp.connection_manager import READABLE, ConnectionManager, ManagerContext
+from workers.tcp.established import REPLACED
 from workers.tcp.handshake import ServerHandshaker
 from workers.tcp.handshake_queue import HandshakeQueue
 from workers.tcp.unauthenticated_log import UnauthenticatedLog
@@ -47,16 +48,15 @@ class ServerConnections(ConnectionManager):
 
     def __init__(self, context: ManagerContext) -> None:
         super().__init__(context)
-        lanes = context.attachment.plan.lanes
+        self._lane, lanes = context.attachment.worker.lane, context.attachment.plan.lanes
         self._queue = HandshakeQueue(self._epoll)
         self._handshake_epoll = self._queue.epoll
         self._acceptor = Acceptor(
             context.fds.listener, self._settings, lanes, self._counters, self._queue.epoll, self._make_room
         )
-        self._handshaker = ServerHandshaker(self._settings, self._channel)
+        self._handshaker = ServerHandshaker(self._settings, self._channel, self._lane)
         self._unauthenticated = UnauthenticatedLog()
         self._connection_log = ConnectionLog()
-        self._connections_max = self._settings.max_connections_per_client
 
     def close_descriptors(self) -> None:
         super().close_descriptors()
@@ -118,7 +118,6 @@ class ServerConnections(ConnectionManager):
     def _apply_settings(self, settings: WorkerSettings) -> None:
         super()._apply_settings(settings)
         self._acceptor.set_limits(settings)
-        self._connections_max = settings.max_connections_per_client
 
     def _on_supervisor_message(self, message: Answer) -> None:
         if "name" in message and self._handshaking.find(message["serial"]) is not None:
@@ -136,6 +135,14 @@ class ServerConnections(ConnectionManager):
     def _handshake_expired(self, connection: Connection) -> None:
         self._counters[ID["tcp.closed_too_late"]] += 1
         super()._handshake_expired(connection)
+
+    def _end_replaced(self, message: Replaced) -> None:
+        """A client has dialed a slot again, and another worker has the new connection."""
+        if message["lane"] == self._lane:
+            return  # it replaces those of this worker when it is established
+        for connection in list(self.established.values()):
+            if (connection.peer_handle, connection.dial_index) == (message["peer_handle"], message["replaced"]):
+                self.close(connection, REPLACED)
 
     # -- addresses that a hub of the original program learns
 
@@ -177,11 +184,6 @@ class ServerConnections(ConnectionManager):
                 return False
         elif not self._established.is_current(connection):
             self.close(connection, "its session has ended during the handshake", logging.DEBUG)
-            return False
-        elif not self._established.has_room(connection, self._connections_max):
-            # the supervisor has refused those beyond the limit, but for those that were on their way meanwhile
-            reason = f"refused: {messages.REASONS[messages.TOO_MANY_CONNECTIONS]}"
-            self._on_failed(connection, Failed(Cause.REFUSED, reason))
             return False
         return True
 

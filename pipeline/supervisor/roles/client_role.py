@@ -16,7 +16,7 @@ so what was impossible at an earlier one is tried again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pipeline.config import Config
@@ -43,6 +43,7 @@ class ClientRole:
     capacity = 1
     problems: tuple[str, ...] = ()
     _device: TunDevice  # from start() on
+    tell_workers: Callable[[Any], object]  # of no use to a client
 
     def __init__(self, config: Config, key: bytes = b"") -> None:
         self._config = config

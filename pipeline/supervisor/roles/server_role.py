@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from pipeline.peers.admission import Admission, PeerStatus, broken_peer
 from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.peers.known_peers import KnownPeers
 from pipeline.peers.registry import Loaded
-from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer
+from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Replaced
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.control.status import SCHEMA_VERSION
@@ -55,6 +56,7 @@ class ServerRole:
 
     _device: TunDevice  # from start() on
     _client_watch: ClientWatch
+    tell_workers: Callable[[Replaced], object]  # once there are workers
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -82,7 +84,9 @@ class ServerRole:
         self._tell_networks()
         remembered = self._state.load_addresses() if self._state else {}
         save = self._state.save_addresses if self._state else lambda addresses: None
-        self._admission = Admission(self._config, table, device.accepted, remembered, save)
+        self._admission = Admission(
+            self._config, table, device.accepted, remembered, save, lambda replaced: self.tell_workers(replaced)
+        )
         self._admission.configure(self._config, self._peers.known)
         nobody = not (self._peers.known or self._config.insecure or self._config.tls_ca_file)
         if self._config.encryption == "tls" and nobody:

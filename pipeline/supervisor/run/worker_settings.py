@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.supervisor.run.worker_account import Account
 
-LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address", "max_connections_per_client")
+LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address")
 """Settings that a reload changes in running tcp workers."""
 
 MACHINE_ID = "/etc/machine-id"  # machine-id(5): 32 digits and a newline

@@ -78,7 +78,8 @@ class Worker:
 class End:
     """One instance. A server listens on a free port of the loopback; a client dials `port`.
 
-    A server of several peers (`capacity`) has the addresses `inside`; `hub` is its supervisor's part.
+    A server of several peers (`capacity`) has the addresses `inside`, and admits `connections_max` connections of each;
+    `hub` is its supervisor's part.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class End:
         seed: int = 0,
         capacity: int = 1,
         inside: Sequence[str] = ("10.0.0.1/24", "fd00::1/64"),
+        connections_max: int = 40,
         **settings: Any,
     ) -> None:
         known = WORKER_SETTINGS._replace(remote_port=port)._replace(**settings)
@@ -106,12 +108,20 @@ class End:
                     "insecure": True,
                     "multi_client": capacity > 1,
                     "max_clients": capacity,
+                    "max_connections_per_client": connections_max,
                     "tunnel_addr": list(inside),
                     "mtu": known.mtu,
                     "fec": known.fec,
                 }
             )
-            self.hub = Admission(config, self.memory.peer_table, known.offloads_accepted, {}, lambda addresses: None)
+            self.hub = Admission(
+                config,
+                self.memory.peer_table,
+                known.offloads_accepted,
+                {},
+                save=lambda addresses: None,
+                tell_workers=lambda replaced: self._channels.send_to_all(replaced),
+            )
         else:
             self.memory.peer_table.write_routes(EVERYTHING)
             self.memory.peer_table.write_record(FIRST_PEER_HANDLE, 0)

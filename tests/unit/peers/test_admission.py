@@ -179,11 +179,39 @@ def test_a_peer_for_which_no_address_is_free_is_refused(make_server: MakeHub) ->
 def test_a_connection_beyond_max_connections_per_client_is_refused(make_server: MakeHub) -> None:
     server = make_server(ANN, BOB, max_connections_per_client=3)
     ann = server.connect("ann", 5)
+    for number in (1, 2):
+        server.ask("ann", 5, index=number, serial=number, lane=1)
     server.set_connections(ann.peer, 2, lane=1)
-    assert refusal_reason(server, lambda: server.ask("ann", 5)) == messages.TOO_MANY_CONNECTIONS
+    assert refusal_reason(server, lambda: server.ask("ann", 5, index=3, serial=8)) == messages.TOO_MANY_CONNECTIONS
+    assert server.ask("bob", serial=9).peer != ann.peer
+
+
+def test_a_connection_of_a_slot_that_is_taken_replaces_it_and_other_workers_are_told(make_server: MakeHub) -> None:
+    server = make_server(ANN, max_connections_per_client=2)
+    ann = server.connect("ann", 5)
+    server.ask("ann", 5, index=1, serial=1, lane=1)
     server.set_connections(ann.peer, 1, lane=1)
-    assert server.ask("ann", 5).peer_handle == ann.peer_handle
-    assert server.ask("bob").peer != ann.peer
+    assert server.ask("ann", 5, index=0, serial=8, lane=0).peer_handle == ann.peer_handle
+    assert server.told == []  # the worker of both sees for itself
+    assert server.ask("ann", 5, index=1, serial=9, lane=0).peer_handle == ann.peer_handle
+    assert server.told == [{"replaced": 1, "peer_handle": ann.peer_handle, "lane": 0, "serial": 9}]
+
+
+def test_a_new_session_has_slots_of_its_own(make_server: MakeHub) -> None:
+    server = make_server(ANN, max_connections_per_client=1)
+    server.connect("ann", 5)
+    newer = server.ask("ann", 6, index=1, serial=8, lane=1)
+    assert server.is_current(newer) and server.told == []
+
+
+@pytest.mark.parametrize("wrong", [{"lane": 2}, {"lane": -1}, {"lane": True}, {"serial": [1]}, {"serial": "1"}])
+def test_a_request_that_names_no_worker_or_no_connection_is_invalid_and_changes_nothing(
+    server: HubServer, wrong: dict[str, object]
+) -> None:
+    before = server.state()
+    with pytest.raises(ValueError, match="two numbers"):
+        server.admission.handle_hello(HONEST | wrong)
+    assert server.state() == before
 
 
 def test_a_new_session_of_a_peer_with_all_its_connections_is_admitted(make_server: MakeHub) -> None:

@@ -78,6 +78,7 @@ def test_an_unauthenticated_client_never_gets_a_message(
     try:
         before = server.state()
         asked = {
+            "lane": 0,
             "serial": 1,
             "hello": sent.frame().hex(),
             "challenge": challenge.hex(),

@@ -52,7 +52,7 @@ class Ends:
         stack.enter_context(self.channel.socket)
 
     def server(self, settings: WorkerSettings = WORKER_SETTINGS) -> ServerHandshaker:
-        return ServerHandshaker(settings, self.channel)
+        return ServerHandshaker(settings, self.channel, lane=3)
 
     def client(self, settings: WorkerSettings = WORKER_SETTINGS, index: int = 0) -> ClientHandshaker:
         self.connection.dial_index = index
@@ -96,6 +96,7 @@ def test_a_server_waits_for_bytes_and_asks_the_supervisor_once(ends: Ends) -> No
     assert ends.step(side, HELLO.frame()[:30]) is None
     assert isinstance(ends.step(side, HELLO.frame()[30:]), AskSupervisor)
     assert ends.asked() == {
+        "lane": 3,
         "serial": SERIAL,
         "hello": HELLO.frame().hex(),
         "challenge": "",
