@@ -1,17 +1,20 @@
-"""A reload brings new certificates to workers that run; what they cannot use changes nothing."""
+"""New certificates of a reload, and what workers cannot use of them; connections with new keys in place of old ones."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 import pytest
 
 from pipeline.credentials import certificates
 from pipeline.runtime.plan import WorkerSettings
+from pipeline.transport.connection import CLOSED, Connection
 from pipeline.transport.settings import TlsMaterial
 from tests.harness.no_descriptors import no_descriptor_left
-from tests.inline.harness.ends import End, Make, until
-from tests.inline.harness.hub_ends import connected_hub, tls
+from tests.inline.harness.ends import End, Make, step_for, until
+from tests.inline.harness.hub_ends import between, connected_hub, tls
+from workers.tcp.connection_checks import BYTES_UNDER_ONE_KEY_MAX, REKEY_AFTER_BYTES
 
 
 def reload(end: End, settings: WorkerSettings) -> None:
@@ -65,3 +68,56 @@ def test_a_client_proves_itself_with_a_new_key_after_a_reload(make: Make) -> Non
     reload(client, client.plan.settings._replace(key=bytes(range(32)).hex()))
     handshaker = client.workers["tcp-0"].duty("inbound").connections._handshaker
     until(lambda: handshaker._key == bytes(range(32)), client)
+
+
+# -- keys that have been used for much
+
+
+def only_connection(end: End) -> Connection:
+    (connection,) = end.workers["tcp-0"].duty("inbound").connections.established.values()
+    return connection
+
+
+def test_a_connection_with_new_keys_is_there_before_the_old_one_ends(make: Make) -> None:
+    material, plain = tls()
+    server, client = connected_hub(make, count=1, tls=material, clients={"tls": plain})
+    old = only_connection(client)
+    old.send.byte_count = REKEY_AFTER_BYTES + 1
+
+    def is_replaced() -> bool:
+        assert client.established() and server.established()
+        return old.state == CLOSED
+
+    until(is_replaced, server, client)
+    client.write(between(1, 0, range(1))[0])
+    until(server.packets, server, client)
+    assert only_connection(client).send.byte_count < REKEY_AFTER_BYTES
+    assert client.count("tcp.connections_established") == 2 and client.count("tcp.connections_lost") == 1
+    step_for(0.5, server, client)
+    assert client.count("tcp.connections_established") == 2
+
+
+def test_a_connection_that_cannot_be_replaced_goes_on_until_its_keys_are_worn_out(make: Make) -> None:
+    material, plain = tls()
+    server, client = connected_hub(make, count=1, tls=material, clients={"tls": plain})
+    old = only_connection(client)
+    old.send.byte_count = REKEY_AFTER_BYTES + 1
+    server._listener.shutdown(socket.SHUT_RDWR)  # for every descriptor of it
+    until(lambda: client.count("tcp.dials_failed") >= 3, server, client)
+    client.write(between(1, 0, range(1))[0])
+    until(server.packets, server, client)
+    assert only_connection(client) is old
+    old.send.byte_count = BYTES_UNDER_ONE_KEY_MAX + 1
+    until(lambda: not client.established(), server, client)
+
+
+def test_with_compat_the_old_connection_ends_first_since_a_second_one_would_be_another_client(make: Make) -> None:
+    material, plain = tls()
+    server = make("server", compat=True, tls=material)
+    client = make("client", port=server.port, compat=True, tls=plain)
+    until(lambda: client.established() == server.established() == 1, server, client)
+    old = only_connection(client)
+    old.receive.byte_count = REKEY_AFTER_BYTES + 1
+    until(lambda: old.state == CLOSED, server, client)
+    assert client.established() == 0
+    until(lambda: client.established() == server.established() == 1, server, client)

@@ -1,7 +1,8 @@
 """The connections of a client's tcp worker: dialed, welcomed by the server, replaced when they end.
 
 The dialer makes them. A connection whose network has changed beneath it, or that stalls, is dialed anew although it
-stands (workers.tcp.underlay_check). The new one takes its place when it is established.
+stands (workers.tcp.underlay_check). So is one that has carried much under one key (workers.tcp.connection_checks). The
+new one takes its place when it is established.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from pipeline.log import LOG
 from pipeline.transport.connection import ESTABLISHED, HANDSHAKE, Connection
 from pipeline.transport.dialer import Dialed, Dialer, make_dialing
 from pipeline.wire.handshake import Cause
-from workers.tcp.connection_checks import rekey_due
+from workers.tcp.connection_checks import key_worn_out, rekey_due
 from workers.tcp.connection_manager import READABLE, ConnectionManager, ManagerContext
 from workers.tcp.handshake import ClientHandshaker
 from workers.tcp.trouble_reporter import TroubleReporter
 from workers.tcp.underlay_check import UnderlayCheck
 
 SILENT = "the server takes connections and says nothing: is it this server's port?"
+
+REKEY = "rekey: enough bytes under one key; dialing a connection with new ones"
 
 
 class ClientConnections(ConnectionManager):
@@ -108,10 +111,10 @@ class ClientConnections(ConnectionManager):
     def _check_established(self, connection: Connection, now: int, unread: bool) -> bool:
         if not super()._check_established(connection, now, unread):
             return False
-        if rekey_due(connection):
-            self.close(connection, "rekey: enough bytes under one key; dialing a connection with new ones")
+        if key_worn_out(connection):
+            self.close(connection, "it has carried all that its keys are good for")
             return False
-        return True
+        return not rekey_due(connection) or self._renew(connection, REKEY, now)
 
     def _check_underlay(self, now: int) -> None:
         established = list(self._established.by_fd.values())
@@ -138,8 +141,10 @@ class ClientConnections(ConnectionManager):
         """Whether two connections can stand for one dial slot. The original program takes them for two clients."""
         return not self._settings.compat
 
-    def _renew(self, connection: Connection, why: str, now: int) -> None:
+    def _renew(self, connection: Connection, why: str, now: int) -> bool:
+        """Dial it anew beside itself, once, however often this is asked for. Whether it goes on until then."""
         if self._may_be_renewed:
             self._dialer.renew(connection.dial_index, True, now)
         else:
             self.close(connection, why)
+        return self._may_be_renewed

@@ -7,7 +7,11 @@ from typing import NamedTuple
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.connection import Connection
 
-REKEY_AFTER_BYTES = 1 << 38  # RFC 8446, 5.5: 2^24.5 full records of AES-GCM under one key; ssl has no KeyUpdate
+REKEY_AFTER_BYTES = 1 << 38
+"""After so many bytes under one key, a connection with new keys is dialed; ssl has no KeyUpdate."""
+
+BYTES_UNDER_ONE_KEY_MAX = int(2**24.5) << 14
+"""RFC 8446, 5.5: 2^24.5 full records of AES-GCM, 2^14 bytes each."""
 
 
 class Timeouts(NamedTuple):
@@ -39,7 +43,14 @@ def rekey_due(connection: Connection) -> bool:
     The limit of each dial slot is a little lower than that of the slot before it. So connections that carry equal
     amounts are not replaced at one time.
     """
-    if connection.channel is None:
-        return False
-    limit = REKEY_AFTER_BYTES - connection.dial_index % 32 * (REKEY_AFTER_BYTES // 64)
-    return max(connection.send.byte_count, connection.receive.byte_count) > limit
+    return _bytes_under_one_key(connection) > REKEY_AFTER_BYTES - connection.dial_index % 32 * (REKEY_AFTER_BYTES // 64)
+
+
+def key_worn_out(connection: Connection) -> bool:
+    """Whether a connection with TLS has carried all that its keys are good for: it ends, replaced or not."""
+    return _bytes_under_one_key(connection) > BYTES_UNDER_ONE_KEY_MAX
+
+
+def _bytes_under_one_key(connection: Connection) -> int:
+    """The higher count of the two directions; 0 without TLS."""
+    return 0 if connection.channel is None else max(connection.send.byte_count, connection.receive.byte_count)

@@ -12,7 +12,7 @@ from pipeline.transport.connection import ESTABLISHED, HANDSHAKE, Connection
 from pipeline.transport.tls_channel import TlsChannel
 from tests.harness.frame_reader import contexts
 from tests.harness.settings import WORKER_SETTINGS
-from workers.tcp.connection_checks import REKEY_AFTER_BYTES, Timeouts, rekey_due
+from workers.tcp.connection_checks import BYTES_UNDER_ONE_KEY_MAX, REKEY_AFTER_BYTES, Timeouts, key_worn_out, rekey_due
 
 SECOND = 1_000_000_000
 NOW = 1_000 * SECOND
@@ -82,9 +82,19 @@ def test_keys_are_changed_after_so_many_bytes_in_either_direction(connection: Co
     assert rekey_due(connection)
 
 
+@pytest.mark.parametrize("way", ["send", "receive"])
+def test_no_key_is_used_for_more_than_the_rfc_allows(connection: Connection, way: str) -> None:
+    state = getattr(with_tls(connection), way)
+    assert REKEY_AFTER_BYTES < BYTES_UNDER_ONE_KEY_MAX <= 2**38.5
+    state.byte_count = BYTES_UNDER_ONE_KEY_MAX
+    assert rekey_due(connection) and not key_worn_out(connection)
+    state.byte_count += 1
+    assert key_worn_out(connection)
+
+
 def test_without_tls_there_are_no_keys_to_change(connection: Connection) -> None:
     connection.send.byte_count = connection.receive.byte_count = 1 << 60
-    assert not rekey_due(connection)
+    assert not rekey_due(connection) and not key_worn_out(connection)
 
 
 def test_connections_that_carry_equal_amounts_do_not_change_their_keys_at_one_time(connection: Connection) -> None:
