@@ -14,7 +14,7 @@ from pipeline.config import Config
 from pipeline.credentials import certificates, keys
 from pipeline.credentials.certificates import CertificatePair
 from pipeline.credentials.state_dir import SERVER_CERTIFICATE, SERVER_KEY
-from pipeline.errors import ConfigError, Problem
+from pipeline.errors import ConfigError, LocalError, Problem
 from pipeline.log import LOG
 from pipeline.transport import tls_context, tls_pem
 from pipeline.transport.settings import ALPN, TlsMaterial
@@ -35,7 +35,7 @@ OwnPair = Callable[[], CertificatePair]
 def load(config: Config, own: OwnPair | None = None, key: bytes = b"") -> TlsSettings:
     """Read all files, and prove that workers can use them. ConfigError names the file and its problem.
 
-    `key`: of a client, from an invitation.
+    LocalError if that cannot be tried. `key`: of a client, from an invitation.
     """
     if config.encryption == "none":
         return TlsSettings(None, b"", b"")
@@ -63,6 +63,8 @@ def load(config: Config, own: OwnPair | None = None, key: bytes = b"") -> TlsSet
         tls_context.prove_usable(tls, server=is_server)
     except ConfigError as error:
         raise ConfigError([_in_its_file(problem, config) for problem in error.problems]) from None
+    except OSError as error:  # no descriptor is left, for one
+        raise LocalError(f"keys and certificates cannot be tried: {error.strerror or error}") from None
     for warning in (
         *certificates.expiry_warnings(pair.certificate, "our certificate", "in the chain of our certificate:"),
         *certificates.expiry_warnings(ca, "the first certificate in tls_ca_file", "in tls_ca_file:"),

@@ -27,6 +27,7 @@ from typing import Any
 
 from pipeline import log
 from pipeline.config import Config
+from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import TunnelError
 from pipeline.log import LOG
 from pipeline.policy.lifecycle import (
@@ -67,7 +68,7 @@ from pipeline.supervisor.processes.workers import Workers
 from pipeline.supervisor.reload import Reload
 from pipeline.supervisor.roles.client_role import ClientRole
 from pipeline.supervisor.roles.server_role import ServerRole
-from pipeline.supervisor.run.run import Run
+from pipeline.supervisor.run.run import PreparedPlan, Run
 from pipeline.supervisor.run.shared_memory import SharedMemory
 from pipeline.supervisor.run.worker_account import choose_account
 
@@ -141,7 +142,10 @@ class Supervisor:
         self._run_files = RunFiles(instance, control)
 
     def _write_plan(self) -> None:
-        self._run.write_plan(self.config, self._role.credentials, self._device, self._role.capacity)
+        self._run.use(self._prepare_plan(self.config, self._role.credentials))
+
+    def _prepare_plan(self, config: Config, credentials: TlsSettings) -> PreparedPlan:
+        return self._run.prepare_plan(config, credentials, self._device, self._role.capacity)
 
     def _make_workers(self) -> None:
         workers = self._run.plan.workers
@@ -362,8 +366,8 @@ class Supervisor:
             reload.error = "the instance is stopping"
         if not reload.error:
             try:
-                self._role.prepare_reload(reload.config)
-                self._apply(reload)
+                credentials = self._role.prepare_reload(reload.config)
+                self._apply(reload, self._prepare_plan(reload.config, credentials))
                 reload.problems += self._role.problems
             except TunnelError as error:
                 reload.error = str(error)
@@ -373,15 +377,17 @@ class Supervisor:
             LOG.error("reload refused, the old configuration goes on: %s", reload.error)
         return reload
 
-    def _apply(self, reload: Reload) -> None:
+    def _apply(self, reload: Reload, plan: PreparedPlan) -> None:
+        """All that can refuse has been asked, but for the kernel. Each thing that it refuses costs itself alone, is
+        said, and is tried again later: the new configuration is in force."""
         self._role.apply_reload()
         self.config = reload.config
-        self._write_plan()
+        self._run.use(plan)
         self._lifecycle.limits = self._limits()
         log.start(self.config.name, "supervisor", self.config.log_level, self.config.log_format)
         LOG.info("reloaded: %s", ", ".join(reload.changed) or "no setting has changed")
         reload.problems += self._device.configure(self.config)
-        self._clamp.apply(self.config.mss_clamp)
+        reload.problems += self._clamp.apply(self.config.mss_clamp)
         self._workers.spares.enable(self.config.spares)
         if reload.replaces_workers:
             self._carry_out(self._lifecycle.restart(self._workers.processes, time.monotonic_ns()))

@@ -22,7 +22,7 @@ from tests.harness.hanging import hanging
 from tests.harness.no_descriptors import no_descriptor_left
 from tests.netns.harness.checked_flow import Flow
 from tests.netns.harness.hub import PLAIN, Client, Hub, established, reaches
-from tests.netns.harness.instance import command
+from tests.netns.harness.instance import Instance, command, server_config
 from tests.support import eventually
 from tools.lab.network import Lab
 
@@ -316,3 +316,28 @@ def test_a_standard_error_that_nobody_reads_holds_up_no_packet(tmp_path: Path) -
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.parametrize("encryption", ["tls", "none"])
+def test_a_reload_for_which_descriptors_are_missing_is_applied_as_a_whole_or_not_at_all(
+    encryption: str, tmp_path: Path
+) -> None:
+    """Files are read one at a time, but certificates and the new plan of the workers take several at once."""
+    refused, applied = "reload refused, the old configuration goes on: ", "reloaded: max_handshakes"
+    ends = set()
+    with Lab() as lab, ExitStack() as stack:
+        config = server_config(lab.nodes[0], encryption=encryption, state_dir=str(tmp_path / "state"))
+        server = stack.enter_context(Instance(lab.nodes[0], config, tmp_path))
+        server.wait_until_running()
+        for free in range(1, 5):
+            server.write(server.config | {"max_handshakes": 100 + free})
+            before = [server.log.count(text) for text in (refused, applied)]
+            with no_descriptor_left(server.process.pid, besides=free):
+                server.signal(signal.SIGHUP)
+                eventually(lambda: [server.log.count(text) for text in (refused, applied)] != before)
+            was_refused = server.log.count(refused) > before[0]
+            ends.add(was_refused)
+            said = server.command("reload")
+            assert said.stdout == f"changed: {'max_handshakes' if was_refused else 'nothing'}\n"
+        assert ends == {True, False}
+        assert server.running()["supervisor_failures"] == 0

@@ -7,6 +7,7 @@ The device is the supervisor's own object, in a namespace of the test and withou
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import time
@@ -21,8 +22,9 @@ from pipeline.config import Config, parse
 from pipeline.errors import LocalError
 from pipeline.log import LOG
 from pipeline.policy import put_back
-from pipeline.supervisor.kernel import server_lookup
+from pipeline.supervisor.kernel import reconciler, server_lookup
 from pipeline.supervisor.kernel.clamp_keeper import ClampKeeper
+from pipeline.supervisor.kernel.rtnetlink import Refusal
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from tests.support import eventually
 from tools.lab.namespace import Namespace
@@ -664,3 +666,36 @@ def test_who_flushes_the_firewall_for_ever_has_peace_after_a_while(host: Host) -
         eventually(lambda: kept(host, keeper) == "" and host.heard("again and again"))
         host.node.inside(lambda: keeper.apply(True))
         assert "tunnel-one" in host.rules()
+
+
+# -- what the kernel refuses during a reload
+
+
+def test_a_reload_does_all_that_the_kernel_takes_says_the_rest_and_tries_it_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "RETRY_NS", 100_000_000)
+    with host.device() as device:
+        ask = device.tun._reconciler._socket
+        add, look = ask.add_route, ask.route_to
+        with monkeypatch.context() as patched:
+            no_room = Refusal(errno.ENOSPC, "No space left on device")
+            patched.setattr(ask, "add_route", lambda route: no_room if "10.61." in str(route.prefix) else add(route))
+            # the kernel has no contiguous memory for so long a queue
+            said = device.reload(send_queue_size=1_000_000, routes=[*ROUTES, "10.61.0.0/16"])
+        assert len(said) == 2 and "queue 1000000: " in said[0]
+        assert said[1] == "route 10.61.0.0/16 is left out: the kernel refuses it: No space left on device"
+        assert {*ROUTES} <= host.through_tunnel()
+        assert said[1] in device.tun.status()["notes"]
+        failing = [LocalError("netlink: No buffer space available")] * 2
+
+        def look_or_fail(prefix: Any) -> Any:
+            if failing and str(prefix) == "10.70.0.0/16":
+                raise failing.pop()
+            return look(prefix)
+
+        monkeypatch.setattr(ask, "route_to", look_or_fail)
+        assert device.reload(routes=["10.70.0.0/16"]) == ["netlink: No buffer space available"]
+        device.until(lambda: host.through_tunnel() >= {"10.70.0.0/16"} and not host.through_tunnel() & {*ROUTES})
+        assert device.reload(routes=["10.70.0.0/16"]) == []
+        assert device.tun.status()["left_out"] == []

@@ -32,12 +32,14 @@ class ClampKeeper:
         self._limit = PutBackLimit()
         self._events = _open()
 
-    def apply(self, wanted: bool) -> None:
+    def apply(self, wanted: bool) -> list[str]:
+        """Sentences about what is impossible, which have been logged."""
         self._limit.reset()
         warning = self._clamp.install() if wanted else self._clamp.remove()
         self._expected = self._clamp.listing() if wanted and not warning else ""
         if warning:
             LOG.warning("%s", warning)
+        return [warning] if warning else []
 
     def tick(self, now: int) -> None:
         if self._events is None or not self._expected:

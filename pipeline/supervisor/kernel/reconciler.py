@@ -105,7 +105,6 @@ class Reconciler:
             try:
                 self.reconcile(now)
             except LocalError as error:
-                self._due = now + RETRY_NS
                 self._tell({"": f"TUN device {self._name}: {error}"})
 
     def _is_going_down(self, message: Message) -> bool:
@@ -130,7 +129,17 @@ class Reconciler:
     # -- look and act
 
     def reconcile(self, now: int) -> dict[Entry, str]:
-        """The entries that are wanted and are not in the kernel, and why. LocalError if the kernel cannot be read."""
+        """The entries that are wanted and are not in the kernel, and why.
+
+        LocalError if the kernel cannot be read: some entries may have been removed or added, and tick() tries again.
+        """
+        try:
+            return self._reconcile(now)
+        except LocalError:
+            self._due = now + RETRY_NS
+            raise
+
+    def _reconcile(self, now: int) -> dict[Entry, str]:
         link = self._socket.link(self._index)
         if link is None or not link.is_up:
             self._put.clear()
@@ -196,11 +205,11 @@ class Reconciler:
         fresh = [entry for entry in added if entry not in lost]
         if fresh:
             LOG.info("TUN device %s: added %s", self._name, _listed(fresh))
-        self._put |= set(added)
 
     def _note(self, entry: Entry, why: Refusal | None, added: list[Entry], left_out: dict[Entry, str]) -> None:
         if why is None:
             added.append(entry)
+            self._put.add(entry)
         else:
             left_out[entry] = f"the kernel refuses it: {why.text}"
 

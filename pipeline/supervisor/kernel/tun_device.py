@@ -111,18 +111,32 @@ class TunDevice:
     # -- what is wanted
 
     def configure(self, config: Config) -> list[str]:
-        """Make the kernel agree with this configuration. Sentences about the entries of it that are left out."""
+        """Make the kernel agree with this configuration. Sentences about what the kernel refuses.
+
+        Each step stands by itself. An entry that is refused now, and all of them if the kernel cannot be read, are
+        tried again later.
+        """
         self._config = config
         self._clients.forget_gone()
+        self._want(anew=True)
+        return self._set_link() + self._add_entries()
+
+    def _set_link(self) -> list[str]:
         try:
-            self._reconciler.set_link(config.mtu, config.send_queue_size, up=False)
-            self._want(anew=True)
-            left_out = self._reconciler.reconcile(time.monotonic_ns())
-            own = {*config.tunnel_interfaces, *config.route_prefixes}
-            return self._reconciler.sentences({entry: why for entry, why in left_out.items() if entry in own})
+            self._reconciler.set_link(self._config.mtu, self._config.send_queue_size, up=False)
         except LocalError as error:
             LOG.error("%s", error)
             return [str(error)]
+        return []
+
+    def _add_entries(self) -> list[str]:
+        try:
+            left_out = self._reconciler.reconcile(time.monotonic_ns())
+        except LocalError as error:
+            LOG.error("%s", error)
+            return [str(error)]
+        own = {*self._config.tunnel_interfaces, *self._config.route_prefixes}
+        return self._reconciler.sentences({entry: why for entry, why in left_out.items() if entry in own})
 
     def take_from_server(self, addresses: Iterable[Interface], routes: Iterable[Network], server: str) -> list[Entry]:
         """Add these addresses and routes to the configured ones, instead of those of an earlier call. Which of them

@@ -2,7 +2,7 @@
 
     start(table, device)      write the peer table: the server is the only peer
     tick(now)                 nothing
-    prepare_reload(config)    load everything that a configuration names; raises, and changes nothing
+    prepare_reload(config)    load everything that a configuration names, the credentials; raises, and changes nothing
     apply_reload()            use what was prepared
     answer_request(request)   of a tcp worker: it reports a WELCOME, which it has verified, or trouble with the server
     status(now)               the server and the trouble with it; what its WELCOME has that does not fit
@@ -60,8 +60,9 @@ class ClientRole:
     def tick(self, now: int) -> None:
         """Nothing of a client's waits for the clock."""
 
-    def prepare_reload(self, config: Config) -> None:
+    def prepare_reload(self, config: Config) -> TlsSettings:
         self._prepared = config, tls_settings.load(config, key=self._key)
+        return self._prepared[1]
 
     def apply_reload(self) -> None:
         self._config, self.credentials = self._prepared

@@ -2,7 +2,7 @@
 
     start(table, device)      write the peer table
     tick(now)                 what could not be saved is saved again
-    prepare_reload(config)    load everything that a configuration names; raises, and changes nothing
+    prepare_reload(config)    load everything that a configuration names, the credentials; raises, and changes nothing
     apply_reload()            use what was prepared
     status(now)               nothing: the command `peers` tells of the peers
     answer_request(request)   of a tcp worker: may this client connect?
@@ -112,10 +112,11 @@ class ServerRole:
         """For `status`: this end is the server."""
         return {"server": None, "notes": []}
 
-    def prepare_reload(self, config: Config) -> None:
+    def prepare_reload(self, config: Config) -> TlsSettings:
         loaded = tls_settings.load(config, lambda: self._server_certificate(make=False))
         peers = Loaded([], [], set()) if config.compat else self._peers.read(config)
         self._prepared = config, loaded, peers
+        return loaded
 
     def apply_reload(self) -> None:
         before = self.credentials.tls

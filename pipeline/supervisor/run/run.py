@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from typing import NamedTuple
 
 from pipeline.config import Config
 from pipeline.credentials.tls_settings import TlsSettings
+from pipeline.errors import LocalError
 from pipeline.runtime import topology
-from pipeline.runtime.plan import Plan
+from pipeline.runtime.plan import Plan, WorkerSettings
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.run.failures import Failures
 from pipeline.supervisor.run.worker_account import Account
@@ -24,15 +26,24 @@ SECRET_KINDS = ("tcp",)
 """Kinds of workers that shake hands."""
 
 
+class PreparedPlan(NamedTuple):
+    """A plan that no worker reads yet."""
+
+    fds: list[int]  # of the plan without secrets, and of the whole plan
+    settings: WorkerSettings
+    plan: Plan  # without secrets
+
+
 class Run:
-    """`plan` is there after write_plan(), without secrets."""
+    """`plan` is there after use(), without secrets."""
 
     plan: Plan
+    settings: WorkerSettings
 
     def __init__(self, account: Account | None) -> None:
         self.started_ns = time.monotonic_ns()
         self.failures = Failures()
-        self._fds: list[int] = []  # of the plan without secrets, and of the whole plan
+        self._fds: list[int] = []  # see PreparedPlan
         self._account = account
         self._session = new_session()
         self.renew_names()
@@ -42,8 +53,11 @@ class Run:
         self._run_id = secrets.token_hex(4)
         self._name_key = secrets.token_bytes(16)
 
-    def write_plan(self, config: Config, credentials: TlsSettings, device: TunDevice, peers: int) -> None:
-        """Make the plan of this configuration. `peers`: how many may be connected at a time."""
+    def prepare_plan(self, config: Config, credentials: TlsSettings, device: TunDevice, peers: int) -> PreparedPlan:
+        """The plan of this configuration; nothing uses it before use(). `peers`: how many may be connected at a time.
+
+        LocalError if it cannot be written.
+        """
         settings = worker_settings(config, credentials, device, self._session, self._account)
         whole = topology.build_plan(
             config.name,
@@ -57,9 +71,15 @@ class Run:
             self._name_key,
         )
         plan = whole._replace(settings=settings.without_secrets())
-        fds = _written(plan, whole)
+        try:
+            return PreparedPlan(_written(plan, whole), settings, plan)
+        except OSError as error:
+            raise LocalError(f"the plan for the workers cannot be written: {error.strerror}") from None
+
+    def use(self, prepared: PreparedPlan) -> None:
+        """Let the workers that are started from now on have this plan."""
         self.close()
-        self._fds, self.settings, self.plan = fds, settings, plan
+        self._fds, self.settings, self.plan = prepared
 
     def plan_fd(self, kind: str) -> int:
         """The descriptor of the plan for workers of this kind."""
