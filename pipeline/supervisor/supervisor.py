@@ -317,7 +317,6 @@ class Supervisor:
                     spares=self._workers.spares.rows(),
                     rolling=self._rolling.status(),
                     pid=os.getpid(),
-                    tun_name=self.config.tun_name,
                     failures=self._run.failures.count,
                     started_ns=self._run.started_ns,
                     now=now,

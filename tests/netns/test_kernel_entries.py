@@ -27,7 +27,7 @@ from pipeline.supervisor.kernel.clamp_keeper import ClampKeeper
 from pipeline.supervisor.kernel.rtnetlink import Refusal
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from tests.support import eventually
-from tools.lab.namespace import Namespace
+from tools.lab.namespace import LabError, Namespace
 from tools.lab.network import add_veth_pair
 
 SERVER = "198.18.0.1"
@@ -699,3 +699,37 @@ def test_a_reload_does_all_that_the_kernel_takes_says_the_rest_and_tries_it_agai
         device.until(lambda: host.through_tunnel() >= {"10.70.0.0/16"} and not host.through_tunnel() & {*ROUTES})
         assert device.reload(routes=["10.70.0.0/16"]) == []
         assert device.tun.status()["left_out"] == []
+
+
+# -- the device has another name
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_a_renamed_device_is_said_once_shown_by_its_present_name_and_goes_on(host: Host, up: bool) -> None:
+    def rename(name: str, to: str) -> None:
+        commands = [f"link set {name} name {to}"]
+        host.ip(*(commands if up else [f"link set {name} down", *commands, f"link set {to} up"]))
+
+    with host.device(routes=ROUTES) as device:
+        if up:
+            try:
+                rename(TUN, "other")
+            except LabError:
+                pytest.skip("this kernel renames no device that is up")
+        else:
+            rename(TUN, "other")
+        device.until(lambda: host.heard("was renamed to other"))
+        device.until(lambda: len(host.goes_to("10.60.0.1")) and host.goes_to("10.60.0.1") == "other")
+        (line,) = host.heard("was renamed to other")
+        assert f"TUN device {TUN} was renamed" in line and f"ip link set other name {TUN}" in line
+        status = device.tun.status()
+        assert status["name"] == "other" and line in status["notes"] and status["left_out"] == []
+        host.ip("route del 10.60.0.0/16 dev other")
+        device.until(lambda: host.goes_to("10.60.0.1") == "other")
+        device.reload(routes=["10.60.0.0/16"])
+        device.settle()
+        rename("other", TUN)
+        device.until(lambda: device.tun.status()["name"] == TUN)
+        device.until(lambda: host.goes_to("10.60.0.1") == TUN)
+        assert device.tun.status()["notes"] == []
+        assert len(host.heard("was renamed to other")) <= 2  # a reload says again what is wrong

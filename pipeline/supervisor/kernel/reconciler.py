@@ -4,6 +4,7 @@
     reconcile(now)                look and act; whatever is left out, or is in doubt, is said once
     tick(now)                     the same, if the kernel has news that concern us
     notes, left_out               what was said at the last look, and the entries that are not there, for `status`
+    present_name                  the device's, which others may change
 
 `pipeline.policy.reconcile` decides; this is its edge. A change that others make is looked at SETTLE_NS later, since
 few changes come alone. An entry that others have removed is put back, within a limit. While the device is down nothing
@@ -42,7 +43,7 @@ Entry = Interface | Network
 
 class Reconciler:
     def __init__(self, name: str, index: int) -> None:
-        self._name = name
+        self._name = self.present_name = name
         self._index = index
         self._wanted = Wanted()
         self._far_ends: tuple[IPAddress, ...] = ()
@@ -141,9 +142,11 @@ class Reconciler:
 
     def _reconcile(self, now: int) -> dict[Entry, str]:
         link = self._socket.link(self._index)
+        self.present_name = link.name if link is not None else self._name
         if link is None or not link.is_up:
             self._put.clear()
-            self._tell({"down": f"TUN device {self._name} is down: its addresses and routes return once it is set up"})
+            down = f"TUN device {self.present_name} is down: its addresses and routes return once it is set up"
+            self._tell(self._renamed() | {"down": down})
             self._left_out = dict.fromkeys(self._wanted.entries, "the device is down")
             return self._left_out
         decided = plan(self._wanted, self._see(link.name))
@@ -152,7 +155,7 @@ class Reconciler:
         left_out = dict(decided.left_out)
         self._put &= decided.taken
         self._add(decided, left_out, now)
-        self._tell(decided.notes | self._sentences(left_out))
+        self._tell(self._renamed() | decided.notes | self._sentences(left_out))
         self._left_out = left_out
         return left_out
 
@@ -244,13 +247,24 @@ class Reconciler:
             reasons.setdefault((whose, why), []).append(entry)
         return {
             f"{whose} {why}": (
-                f"IPv6 is off on {self._name}: left out {_listed(entries)}. With it on "
-                f"(sysctl net.ipv6.conf.{self._name}.disable_ipv6=0) they are added"
+                f"IPv6 is off on {self.present_name}: left out {_listed(entries)}. With it on "
+                f"(sysctl net.ipv6.conf.{self.present_name}.disable_ipv6=0) they are added"
                 if why == IPV6_OFF
                 else f"{_listed(entries)}{whose}: {why}"
             )
             for (whose, why), entries in reasons.items()
         }
+
+    def _renamed(self) -> dict[str, str]:
+        """A sentence if the device has another name than the configuration gives it."""
+        now, name = self.present_name, self._name
+        if now == name:
+            return {}
+        sentence = (
+            f"TUN device {name} was renamed to {now} by others. Its addresses and routes stay, but rules for {name}, "
+            f"such as mss_clamp's, hold no more: ip link set {now} name {name}, or start again with tun_name {now}"
+        )
+        return {"renamed": sentence}
 
     def _source(self, entry: Entry) -> str:
         return " is left out" if self._is_own(entry) else " from the server is ignored"

@@ -168,8 +168,9 @@ class TunDevice:
     # -- what becomes of it
 
     def status(self) -> dict[str, Any]:
-        """For `status`: what is wrong or in doubt in words, and the addresses and routes that are left out."""
-        return {"notes": self._reconciler.notes, "left_out": self._reconciler.left_out}
+        """For `status`: the present name, all that is wrong or in doubt in words, and the entries that are left out."""
+        reconciler = self._reconciler
+        return {"name": reconciler.present_name, "notes": reconciler.notes, "left_out": reconciler.left_out}
 
     def repair(self, now: int) -> None:
         """Restore a device that was deleted, and the addresses and routes that others have removed.

@@ -62,7 +62,7 @@ class Running:
         self.rolling: dict[str, Any] = {"left": [], "error": ""}
         self.failures = 0
         self.role: dict[str, Any] = {"server": None, "notes": []}
-        self.device: dict[str, Any] = {"notes": [], "left_out": []}
+        self.device: dict[str, Any] = {"name": "tun9", "notes": [], "left_out": []}
 
     def snapshot(self) -> dict[str, Any]:
         taken = snapshot(
@@ -73,7 +73,6 @@ class Running:
             spares=self.spares,
             rolling=self.rolling,
             pid=4711,
-            tun_name="tun9",
             failures=self.failures,
             started_ns=NOW - 90 * SECOND,
             now=NOW,
