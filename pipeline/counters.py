@@ -114,6 +114,8 @@ COUNTERS = (
             "honest end sends"),
     Counter(124, "tcp.settings_refused", IN, "reloads whose settings a worker could not use: it goes on with the "
             "old ones"),
+    Counter(125, "tcp.handshakes_charged", IN, "handshakes that succeeded and took their time from that of "
+            "unauthenticated clients, since their peer connects again and again"),
     Counter(240, "tcp.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
             "were skipped"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),

@@ -7,8 +7,8 @@
 
 While peers have traffic, unauthenticated clients together have a SHARE of the time, and an account of BURST_NS at
 most. Traffic is TRAFFIC_BYTES within WINDOW_NS, and the BUSY_NS after it. Without traffic they have all of the time, in
-turns of TURN_NS, so that a single packet hardly waits. A handshake that succeeds costs the account nothing. So peers
-that come back all at once are not held up by each other's traffic.
+turns of TURN_NS, so that a single packet hardly waits. A handshake that succeeds costs the account nothing, unless its
+peer connects again and again. So peers that come back all at once are not held up by each other's traffic.
 """
 
 from __future__ import annotations

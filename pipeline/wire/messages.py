@@ -49,9 +49,18 @@ WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the
 ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
 
-(BUSY, WRONG_VERSION, SUPERSEDED, FULL, ADDRESS_TAKEN, ADDRESS_OUTSIDE, NO_ADDRESS, TOO_MANY_CONNECTIONS, REVOKED) = (
-    range(1, 10)
-)
+(
+    BUSY,
+    WRONG_VERSION,
+    SUPERSEDED,
+    FULL,
+    ADDRESS_TAKEN,
+    ADDRESS_OUTSIDE,
+    NO_ADDRESS,
+    TOO_MANY_CONNECTIONS,
+    REVOKED,
+    TOO_MANY_SESSIONS,
+) = range(1, 11)
 REASONS = {
     BUSY: "another client is connected",
     WRONG_VERSION: f"this server speaks version {VERSION}",
@@ -62,6 +71,7 @@ REASONS = {
     NO_ADDRESS: "no address is left in the server's pool",
     TOO_MANY_CONNECTIONS: "this peer has its maximum number of connections",
     REVOKED: "this peer has been revoked",
+    TOO_MANY_SESSIONS: "this peer begins too many sessions",
 }
 
 

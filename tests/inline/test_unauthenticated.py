@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from pipeline.credentials import certificates
+from pipeline.transport.connection import Connection
 from pipeline.transport.settings import TlsMaterial
 from pipeline.transport.tls_channel import EMPTY_RECORDS_MAX
 from tests.harness.tls_foreign import ForeignClient
@@ -122,3 +123,30 @@ def test_a_connection_from_before_a_reload_shows_the_certificate_of_after_it_and
     peer.send(b"x")
     until(lambda: connection.channel is not None, server)
     assert connection.handshake.certificate_hash.hex() == hash_of_other
+
+
+def test_a_peer_that_connects_again_and_again_takes_the_time_of_unauthenticated_clients(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.tcp.server_connections.HANDSHAKES_AT_ONCE", 3)
+    monkeypatch.setattr("workers.tcp.server_connections.HANDSHAKE_INTERVAL_NS", 10**12)
+    server, *ends = connected_hub(make, count=2)
+    one, two = ends
+    queue = server.workers["tcp-0"].duty("inbound").connections._queue
+    given_back: list[bool] = []
+    forget = queue.forget
+
+    def recorded(connection: Connection, *, free: bool) -> None:
+        given_back.append(free)
+        forget(connection, free=free)
+
+    monkeypatch.setattr(queue, "forget", recorded)
+    for number in range(4):
+        one.kill("tcp-0")
+        until(lambda: server.established() == 1, server, two)
+        one.start("tcp-0")
+        until(lambda: server.established() == 2 and len(given_back) == number + 1, server, one, two)
+    two.kill("tcp-0")
+    two.start("tcp-0")
+    until(lambda: len(given_back) == 5, server, one, two)
+    assert given_back == [True, True, False, False, True] and server.count("tcp.handshakes_charged") == 2

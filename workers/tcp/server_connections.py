@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from pipeline.counters import ID
 from pipeline.log import LOG
+from pipeline.policy.churn_limit import ChurnLimit
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import Answer, ClaimDecision, Replaced
 from pipeline.transport.address_learner import AddressLearner
@@ -31,8 +32,14 @@ from workers.tcp.unauthenticated_log import UnauthenticatedLog
 ENOUGH_NS = 2_000_000_000
 """After so long, a handshake makes room for another where all are in use: three round trips of a satellite."""
 
+HANDSHAKES_AT_ONCE = 40
+HANDSHAKE_INTERVAL_NS = 250_000_000
+"""Handshakes of one peer that succeed and are not counted: as many at once as it may have connections by default, and
+then four a second. Further ones have their part of the time for unauthenticated clients."""
+
 _BYTES_RECEIVED = ID["tcp.bytes_received"]
 _BYTES_SENT = ID["tcp.bytes_sent"]
+_HANDSHAKES_CHARGED = ID["tcp.handshakes_charged"]
 
 
 class ServerConnections(ConnectionManager):
@@ -57,6 +64,7 @@ class ServerConnections(ConnectionManager):
         self._handshaker = ServerHandshaker(self._settings, self._channel, self._lane)
         self._unauthenticated = UnauthenticatedLog()
         self._connection_log = ConnectionLog()
+        self._churn = ChurnLimit(HANDSHAKES_AT_ONCE, HANDSHAKE_INTERVAL_NS)
 
     def close_descriptors(self) -> None:
         super().close_descriptors()
@@ -191,7 +199,10 @@ class ServerConnections(ConnectionManager):
         if self._settings.client_subnets:
             connection.receive.learner = AddressLearner(self._settings.client_subnets)
         self._acceptor.handshake_done(connection.host, proved=True)
-        self._queue.forget(connection, free=True)
+        is_free = self._churn.has_room(connection.peer, now)
+        self._churn.record(connection.peer, now)
+        self._counters[_HANDSHAKES_CHARGED] += not is_free
+        self._queue.forget(connection, free=is_free)
         self._connection_log.begun(connection.serial, connection.address, now)
         LOG.debug("connection %d from %s established", connection.serial, connection.address)
 
