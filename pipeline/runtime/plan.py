@@ -63,6 +63,7 @@ class WorkerSettings(NamedTuple):
     requested_addresses: list[str]  # tunnel addresses that the client asks for
     remote_host: str  # the server; "" at a server
     remote_port: int  # the server's port; 0 at a server
+    known_servers: list[str]  # addresses at which this client has found its server, the latest first
 
     # the device and the process
     tun_name: str  # of the TUN device

@@ -23,12 +23,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from pipeline import log
 from pipeline.config import Config
 from pipeline.credentials.tls_settings import TlsSettings
-from pipeline.errors import TunnelError
+from pipeline.errors import LocalError, TunnelError
 from pipeline.log import LOG
 from pipeline.policy.lifecycle import (
     GRACE_NS,
@@ -145,7 +146,14 @@ class Supervisor:
         self._run.use(self._prepare_plan(self.config, self._role.credentials))
 
     def _prepare_plan(self, config: Config, credentials: TlsSettings) -> PreparedPlan:
-        return self._run.prepare_plan(config, credentials, self._device, self._role.capacity)
+        role = self._role
+        return self._run.prepare_plan(config, credentials, self._device, role.capacity, role.known_servers)
+
+    def _renew_plan(self) -> None:
+        """Let workers that start from now on know where a client has found its server meanwhile."""
+        if self._run.settings.known_servers != self._role.known_servers:
+            with suppress(LocalError):  # the old plan is as good as before
+                self._write_plan()
 
     def _make_workers(self) -> None:
         workers = self._run.plan.workers
@@ -245,6 +253,7 @@ class Supervisor:
         for action in actions:
             match action:
                 case Start(name):
+                    self._renew_plan()
                     self._workers.start(name)
                 case Terminate(name):
                     self._workers.send(name, signal.SIGTERM)

@@ -11,6 +11,7 @@ import os
 import queue
 import socket
 import threading
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pipeline.policy.server_addresses import ServerAddress
@@ -76,6 +77,11 @@ def look_up(host: str, port: int) -> ResolverAnswer:
         ServerAddress(family, address) for family, _, _, _, address in found if not isinstance(address[1], bytes)
     ]
     return ResolverAnswer(addresses, "" if addresses else "the name has no address")
+
+
+def known_addresses(hosts: Iterable[str], port: int) -> list[ServerAddress]:
+    """Addresses that need no resolver. One that makes no sense, or whose interface is gone, is none."""
+    return [found for host in hosts if _is_address(host) for found in look_up(host, port).addresses]
 
 
 def _is_address(host: str) -> bool:

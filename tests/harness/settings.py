@@ -38,6 +38,7 @@ WORKER_SETTINGS = WorkerSettings(
     requested_addresses=[],
     remote_host="127.0.0.1",
     remote_port=0,
+    known_servers=[],
     tun_name="tunnel-of-a-test",
     offloads=0,
     offloads_accepted=0,

@@ -62,6 +62,28 @@ def test_a_spare_of_each_kind_takes_over_under_load_with_the_settings_of_now(lab
         eventually(lambda: not any(psutil.pid_exists(pid) for pid in waiting.values()))
 
 
+def test_of_two_workers_of_a_kind_that_die_together_one_is_the_spare_and_both_are_back(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """At both ends, in all lanes. The other one is started, as without spares."""
+    with tunnel(lab, tmp_path, lanes=2, connections=2) as instances:
+        waiting = [wait_for_spares(instance, "tun", "tcp") for instance in instances]
+        with Flow(*instances) as one, Flow(*reversed(instances)) as other:
+            for kind in ("tun", "tcp"):
+                before = [instance.worker_pids() for instance in instances]
+                for pids in before:
+                    for lane in (0, 1):
+                        os.kill(pids[f"{kind}-{lane}"], signal.SIGKILL)
+                for instance, pids, spare in zip(instances, before, waiting, strict=True):
+                    for lane in (0, 1):
+                        instance.wait_until_replaced(f"{kind}-{lane}", pids[f"{kind}-{lane}"], 20.0)
+                    assert spare[kind] in instance.worker_pids().values()
+                for flow in (one, other):
+                    flow.wait_for(1_000_000)
+        for instance in instances:
+            wait_for_spares(instance, "tun", "tcp")
+
+
 def group_nice(pid: int) -> str:
     """Of the group of the process's session; "" where the kernel has no such groups."""
     path = Path(f"/proc/{pid}/autogroup")

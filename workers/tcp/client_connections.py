@@ -17,6 +17,7 @@ from pipeline.counters import ID
 from pipeline.log import LOG
 from pipeline.transport.connection import ESTABLISHED, HANDSHAKE, Connection
 from pipeline.transport.dialer import Dialed, Dialer, make_dialing
+from pipeline.transport.resolver import known_addresses
 from pipeline.wire.handshake import Cause
 from workers.tcp.connection_checks import key_worn_out, rekey_due
 from workers.tcp.connection_manager import READABLE, ConnectionManager, ManagerContext
@@ -41,6 +42,7 @@ class ClientConnections(ConnectionManager):
         indexes = range(lane, settings.connections + settings.light_connections, lanes)
         self._underlay = UnderlayCheck(settings.tun_name)
         dialing = make_dialing(indexes, lane, lanes, settings)
+        dialing.addresses.take(known_addresses(settings.known_servers, settings.remote_port))
         self._dialer = Dialer(settings.remote_host, settings.remote_port, dialing, settings, self._underlay.hindrance)
         self._epoll.register(self._dialer.fd, select.EPOLLIN)
         self._handshaker = ClientHandshaker(settings, self._channel)

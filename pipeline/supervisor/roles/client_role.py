@@ -33,6 +33,8 @@ from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.supervisor.roles.server_trouble import ServerTrouble
 from pipeline.wire import messages
 
+KNOWN_SERVERS_MAX = 4
+
 
 class ClientRole:
     """`credentials` and `capacity` (peers that can be connected at a time) go into the plan.
@@ -52,6 +54,7 @@ class ClientRole:
         self._trouble = ServerTrouble()
         self._notes: list[str] = []  # about the last WELCOME
         self._applied: tuple[object, ...] = ()  # addresses, routes and server of the last WELCOME
+        self.known_servers: list[str] = []  # that its name has led to, the latest first
 
     def start(self, table: PeerTable, device: TunDevice) -> None:
         self._device = device
@@ -65,7 +68,10 @@ class ClientRole:
         return self._prepared[1]
 
     def apply_reload(self) -> None:
+        before = self._config
         self._config, self.credentials = self._prepared
+        if self._config.remote_addr != before.remote_addr:
+            self.known_servers = []
 
     def status(self, now: int) -> dict[str, Any]:
         """For `status`."""
@@ -78,6 +84,7 @@ class ClientRole:
         welcome = messages.decode(bytes.fromhex(request["welcome"]))
         if not isinstance(welcome, messages.Welcome):
             return
+        self._remember(request["server"])
         news = welcome.addresses, welcome.routes, request["server"]
         if news == self._applied:
             self._device.look_soon()
@@ -99,6 +106,12 @@ class ClientRole:
             )
             self._notes = [note]
             LOG.warning("%s", note)
+
+    def _remember(self, server: str) -> None:
+        """Keep an address of the server for workers that start while its name cannot be looked up."""
+        if self._config.remote_endpoint.address is None:
+            others = [each for each in self.known_servers if each != server]
+            self.known_servers = [server, *others][:KNOWN_SERVERS_MAX]
 
     def take_back(self, request: dict[str, Any]) -> None:
         """No command of a client's has an answer that must arrive."""

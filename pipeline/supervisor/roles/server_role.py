@@ -20,7 +20,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.config import Config
 from pipeline.config.peer import check_peer_name
@@ -54,6 +54,7 @@ PROBE_ADDRESSES = ("192.0.2.1", 9), ("2001:db8::1", 9)
 class ServerRole:
     """`credentials` and `capacity` (peers that can be connected at a time) go into the plan."""
 
+    known_servers: ClassVar[list[str]] = []
     _device: TunDevice  # from start() on
     _client_watch: ClientWatch
     tell_workers: Callable[[Replaced], object]  # once there are workers

@@ -53,12 +53,14 @@ class Run:
         self._run_id = secrets.token_hex(4)
         self._name_key = secrets.token_bytes(16)
 
-    def prepare_plan(self, config: Config, credentials: TlsSettings, device: TunDevice, peers: int) -> PreparedPlan:
+    def prepare_plan(
+        self, config: Config, credentials: TlsSettings, device: TunDevice, peers: int, known_servers: list[str]
+    ) -> PreparedPlan:
         """The plan of this configuration; nothing uses it before use(). `peers`: how many may be connected at a time.
 
         LocalError if it cannot be written.
         """
-        settings = worker_settings(config, credentials, device, self._session, self._account)
+        settings = worker_settings(config, credentials, device, self._session, self._account, known_servers)
         whole = topology.build_plan(
             config.name,
             self._run_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
+from collections.abc import Iterable
 from typing import Protocol
 
 from pipeline import small_file
@@ -42,9 +43,17 @@ class Offloads(Protocol):
 
 
 def worker_settings(
-    config: Config, credentials: TlsSettings, device: Offloads, session: int, account: Account | None
+    config: Config,
+    credentials: TlsSettings,
+    device: Offloads,
+    session: int,
+    account: Account | None,
+    known_servers: Iterable[str] = (),
 ) -> WorkerSettings:
-    """`session`: the number of this start; `account`: what workers change to, None if they stay what we are."""
+    """`session`: the number of this start; `account`: what workers change to, None if they stay what we are.
+
+    `known_servers`: addresses at which a client has found its server.
+    """
     is_server = config.mode == "server"
     return WorkerSettings(
         **{name: getattr(config, name) for name in HANDED_DOWN},
@@ -57,6 +66,7 @@ def worker_settings(
         requested_addresses=[] if is_server else [str(interface.ip) for interface in config.tunnel_interfaces],
         remote_host="" if is_server else config.remote_endpoint.host,
         remote_port=0 if is_server else config.remote_endpoint.port,
+        known_servers=list(known_servers),
         offloads=device.offloads,
         offloads_accepted=device.accepted,
         account=(account.uid, account.gid) if account else None,

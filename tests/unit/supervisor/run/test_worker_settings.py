@@ -28,8 +28,8 @@ SERVER = parse({"mode": "server", "name": "town", "tunnel_addr": "10.0.0.1/24"})
 
 
 def test_a_client_is_told_its_server_its_key_and_the_addresses_that_it_asks_for() -> None:
-    told = worker_settings(CLIENT, TlsSettings(TLS, b"\1\2", b""), DEVICE, 7, ACCOUNT)
-    assert (told.remote_host, told.remote_port) == ("vpn.example.org", 9000)
+    told = worker_settings(CLIENT, TlsSettings(TLS, b"\1\2", b""), DEVICE, 7, ACCOUNT, ["192.0.2.5"])
+    assert (told.remote_host, told.remote_port, told.known_servers) == ("vpn.example.org", 9000, ["192.0.2.5"])
     assert told.requested_addresses == ["10.0.0.2", "fd00::2"]
     assert (told.key, told.verifies_keys, told.tls) == ("0102", False, TLS)
     assert (told.client_id, told.session) == (client_id("town"), 7)
