@@ -282,7 +282,6 @@ class Receiver:
             if peer.bucket.in_credit(now):
                 peer.paused = False
                 for connection in peer.established:
-                    connection.receive.last_ns = now  # its silence was our own fault
                     self.connections.watch(connection, not connection.is_held)
                 if peer.readable:
                     self._readable[peer] = None

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from pipeline.config import parse
 from pipeline.peers.admission import Admission
+from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.runtime import topology
 from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import Attachment, Duty
@@ -79,7 +80,7 @@ class End:
     """One instance. A server listens on a free port of the loopback; a client dials `port`.
 
     A server of several peers (`capacity`) has the addresses `inside`, and admits `connections_max` connections of each;
-    `hub` is its supervisor's part.
+    `hub` is its supervisor's part. With compat it is a hub if it has `client_subnets`.
     """
 
     def __init__(
@@ -100,35 +101,26 @@ class End:
         )
         self.memory = SharedMemory(self.plan)
         self.hub: Admission | None = None
-        if mode == "server" and not known.compat:
-            config = parse(
-                {
-                    "mode": "server",
-                    "encryption": "none",
-                    "insecure": True,
-                    "multi_client": capacity > 1,
-                    "max_clients": capacity,
-                    "max_connections_per_client": connections_max,
-                    "tunnel_addr": list(inside),
-                    "mtu": known.mtu,
-                    "fec": known.fec,
-                }
-            )
+        answer: Callable[[Any], Any] | None = None
+        config = {"mode": "server", "insecure": True, "max_clients": capacity, "tunnel_addr": list(inside)}
+        if known.client_subnets:
+            answer = CompatAdmission(parse(config | {"compat": True}), self.memory.peer_table).handle_request
+        elif mode == "server" and not known.compat:
+            config |= {"encryption": "none", "multi_client": capacity > 1, "mtu": known.mtu, "fec": known.fec}
             self.hub = Admission(
-                config,
+                parse(config | {"max_connections_per_client": connections_max}),
                 self.memory.peer_table,
                 known.offloads_accepted,
                 {},
                 save=lambda addresses: None,
                 tell_workers=lambda replaced: self._channels.send_to_all(replaced),
             )
+            answer = self.hub.handle_hello
         else:
             self.memory.peer_table.write_routes(EVERYTHING)
             self.memory.peer_table.write_record(FIRST_PEER_HANDLE, 0)
         self._selector = selectors.DefaultSelector()
-        self._channels = WorkerChannels(
-            lambda request: self.hub.handle_hello(request) if self.hub else None, self._selector, Failures()
-        )
+        self._channels = WorkerChannels(answer or (lambda request: None), self._selector, Failures())
         self._random = random.Random(seed)
         self._listener: socket.socket | None = None
         if mode == "server":

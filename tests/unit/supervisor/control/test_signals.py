@@ -56,9 +56,11 @@ def test_a_storm_of_a_merged_signal_is_one_event_and_hides_no_other(loop: Loop) 
     assert loop.handled == [HANGUP, FIRST, HANGUP]
 
 
-def test_the_handlers_of_before_are_back_after_the_end() -> None:
+def test_the_handlers_and_the_descriptor_of_before_are_back_after_the_end() -> None:
     before = {number: signal.getsignal(number) for number in (HANGUP, FIRST, SECOND)}
     loop = Loop()
     loop.signals.close()
+    assert not loop.selector.get_map()
     loop.selector.close()
     assert {number: signal.getsignal(number) for number in before} == before
+    assert signal.set_wakeup_fd(-1) == -1

@@ -51,7 +51,25 @@ def test_a_link_that_is_written_can_be_read(up: bool) -> None:
     assert rt.decode(Message(rt.RTM_NEWLINK, 0, 1, body)) == Link(7, "", up)
 
 
-@given(KINDS, st.binary(max_size=80))
+FAMILIES = st.sampled_from([socket.AF_INET, socket.AF_INET6, 128])
+LENGTHS = st.integers(0, 40) | st.integers(0, 255)
+NEARLY_BODIES = st.builds(
+    lambda head, attributes: head + b"".join(attributes),
+    st.builds(lambda family, length: rt.ADDRESS.pack(family, length, 0, 0, 7), FAMILIES, LENGTHS)
+    | st.builds(
+        lambda family, length, kind: rt.ROUTE.pack(family, length, 0, 0, 254, 3, 0, kind, 0),
+        *(FAMILIES, LENGTHS, st.sampled_from([rt.RTN_UNICAST, rt.RTN_LOCAL, 5])),
+    ),
+    st.lists(
+        st.builds(
+            rt._attribute, st.integers(0, 20), st.sampled_from([b"", bytes(4), bytes(16)]) | st.binary(max_size=20)
+        ),
+        max_size=4,
+    ),
+)
+
+
+@given(KINDS, st.binary(max_size=80) | NEARLY_BODIES)
 def test_any_bytes_are_a_value_or_nothing(kind: int, body: bytes) -> None:
     rt.decode(Message(kind, 0, 0, body))
     rt.refusal(Message(rt.NLMSG_ERROR, rt.NLM_F_ACK_TLVS, 0, body))
@@ -68,6 +86,26 @@ def test_messages_behind_each_other_are_all_read(bodies: list[bytes]) -> None:
         rt.request(rt.RTM_NEWADDR, 0, 5, body).ljust(-(-(16 + len(body)) // 4) * 4, b"\0") for body in bodies
     )
     assert [each.body for each in rt.split(data)] == bodies
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (rt.RTM_NEWADDR, rt.ADDRESS.pack(socket.AF_INET, 24, 0, 0, 7)),
+        (rt.RTM_NEWADDR, rt.ADDRESS.pack(128, 24, 0, 0, 7) + rt._attribute(rt.IFA_ADDRESS, bytes(4))),
+        (rt.RTM_NEWROUTE, rt.ROUTE.pack(128, 0, 0, 0, 254, 3, 0, rt.RTN_UNICAST, 0)),
+        (rt.RTM_NEWROUTE, rt.ROUTE.pack(socket.AF_INET, 0, 0, 0, 254, 3, 0, 5, 0)),
+    ],
+    ids=["no-address", "address-of-another-family", "route-of-another-family", "multicast-route"],
+)
+def test_what_has_no_address_or_is_of_another_kind_is_nothing(kind: int, body: bytes) -> None:
+    assert rt.decode(Message(kind, 0, 0, body)) is None
+
+
+def test_attributes_that_are_cut_off_end_the_message() -> None:
+    whole = rt.address_body(7, ip_interface("10.0.0.1/24"))
+    for rest in (b"\x09\0", b"\x09\0\x03\0", b"\0\0\x03\0"):
+        assert rt.decode(Message(rt.RTM_NEWADDR, 0, 0, whole + rest)) == rt.decode(Message(rt.RTM_NEWADDR, 0, 0, whole))
 
 
 def test_a_route_with_a_gateway_of_the_other_family_and_one_with_several_show_the_first() -> None:
@@ -92,4 +130,5 @@ def test_a_refusal_has_the_kernels_words_or_those_of_its_number() -> None:
     said = Message(rt.NLMSG_ERROR, rt.NLM_F_CAPPED | rt.NLM_F_ACK_TLVS, 1, number + request + text)
     assert rt.refusal(said) == Refusal(errno.EEXIST, "a text")
     assert rt.refusal(Message(rt.NLMSG_ERROR, 0, 1, number + request)) == Refusal(errno.EEXIST, "File exists")
+    assert rt.refusal(said._replace(flags=rt.NLM_F_CAPPED)) == Refusal(errno.EEXIST, "File exists")
     assert rt.refusal(Message(rt.NLMSG_ERROR, 0, 1, bytes(4) + request)) is None

@@ -96,6 +96,14 @@ def test_a_process_that_cannot_be_started_ends_the_restart(instance: Instance, m
     assert instance.rolling.status()["error"].startswith("a process of kind tcp cannot be started: No such file")
 
 
+def test_a_restart_begins_without_the_spares_and_the_error_of_before(instance: Instance) -> None:
+    instance.rolling.cancel()
+    instance.spares.prepare("tun")
+    instance.rolling.begin(WORKERS, LIMIT_NS, instance.now)
+    assert instance.spares.rows() == []
+    assert instance.rolling.status()["error"] == ""
+
+
 def test_a_stop_ends_the_restart(instance: Instance) -> None:
     instance.rolling.cancel()
     assert instance.rolling.status() == {

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.runtime.assignment import FORMAT
+from pipeline.runtime.assignment import FORMAT, READY
 from pipeline.supervisor.processes.spare import Spare, SpareState
 
 SECONDS = 20.0
@@ -77,6 +77,25 @@ def test_a_process_that_ends_before_it_waits_has_no_news(interpreter: Callable[[
     assert readable(spare.channel)
     assert spare.read_news() is None
     assert spare.reap() == 3
+
+
+def test_without_news_a_process_stays_what_it_is_and_it_is_ready_when_it_says_so(
+    interpreter: Callable[[str], None],
+) -> None:
+    says = 'printf "%s" "{}" >&"$channel"'
+    interpreter(
+        f"{says.format(FORMAT.decode())}; head -c 1 <&$channel >/dev/null; {says.format(READY.decode())}; exec sleep 60"
+    )
+    spare = Spare("tun", "client")
+    assert spare.read_news() is SpareState.IMPORTING
+    assert readable(spare.channel)
+    assert spare.read_news() is spare.read_news() is SpareState.WAITING
+    with open(os.devnull) as plan:
+        spare.assign("tun-0", {"plan": plan.fileno()})
+    assert spare.state is SpareState.ASSIGNED
+    assert readable(spare.channel)
+    assert spare.read_news() is SpareState.READY
+    end(spare)
 
 
 def test_an_assignment_to_a_process_that_has_died_is_an_error(interpreter: Callable[[str], None]) -> None:

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from pipeline.supervisor.run.failures import Failures
+from pipeline.supervisor.run.failures import KINDS_MAX, Failures
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +38,11 @@ def test_what_fails_in_every_turn_is_counted_and_fills_no_disk(caplog: pytest.Lo
     fail(failures, OSError(24, "Too many open files"), "an event")
     fail(failures, ValueError("another"))
     assert len(caplog.records) == 3
+
+
+def test_of_any_number_of_kinds_few_are_remembered(caplog: pytest.LogCaptureFixture) -> None:
+    failures = Failures()
+    for number in range(3 * KINDS_MAX):
+        fail(failures, ValueError("odd"), f"request {number}")
+        assert len(failures._said_at) <= KINDS_MAX
+    assert failures.count == len(caplog.records) == 3 * KINDS_MAX

@@ -62,6 +62,7 @@ def test_the_first_connection_is_written_at_once_and_the_others_together_a_momen
     peers.begin()
     assert peers.lines() == ["peer ann: 1 connection from 192.0.2.1:5001 established; 1 now"]
     for _ in range(7):
+        peers.wait(TICK_NS)
         peers.begin()
     assert peers.lines() == []
     peers.wait(2 * MOMENT_NS)

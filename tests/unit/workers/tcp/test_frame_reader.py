@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -505,3 +506,32 @@ def test_where_nobody_shares_the_ring_nothing_is_charged_for_that(harness: Make)
         made.send(turn % 2, framed([b"\x20" + body(1, 250)])[turn // 2 : turn // 2 + 1])
         made.read(turn % 2)
     assert made.reader.take_counts()[2] == 0
+
+
+def test_slots_and_frames_are_counted_and_charged_whether_or_not_they_go_further(harness: Make) -> None:
+    made = harness(shared=True)
+    made.carry(0, framed([b"\x02"] * 5))
+    assert made.reader.take_counts() == (5, 5, 5 * charge.FRAME, 0)
+    for number in range(3):
+        made.carry(0, framed([b"\x20" + body(number, 250)]))
+    frames, bare, _, slots = made.reader.take_counts()
+    assert (frames, bare, slots) == (3, 0, 3)
+
+
+# -- members that only runs of shards concern
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_members_that_only_runs_concern_are_woken_by_slots_with_a_run(harness: Make, shared: bool) -> None:
+    made = harness(slots=64, shared=shared)
+    kicks: list[int] = []
+    made.port._rarely.append(SimpleNamespace(kick=lambda: kicks.append(made.port.cursor)))
+    block, run = (bytes([kind]) + body(1, 250) for kind in (framing.BLOCK, framing.RUN))
+    for stream in ([block], [block, block], [run], [block, run]):
+        whole = framed(stream)
+        made.carry(0, whole)
+        made.carry(0, whole[:100])
+        made.carry(0, whole[100:])
+    assert len(made.slots) == made.port.cursor
+    with_a_run = [data for _, data in made.slots if any(frame[0] == framing.RUN for frame in split(data))]
+    assert len(kicks) == len(with_a_run) > 3
