@@ -74,6 +74,12 @@ def test_a_name_without_an_answer_is_looked_up_again_until_there_is_one_or_it_is
     lookup, closed = look_up("hub.test"), look_up("hub.test")
     eventually(lambda: resolver.asked > 4)
     closed.close()
+    eventually(lambda: len(threads()) == 1)
     resolver.works = True
     eventually(lambda: lookup.addresses)
-    eventually(lambda: not [each for each in threading.enumerate() if each.name == "server lookup"])
+    eventually(lambda: not threads())
+    assert closed.addresses == ()
+
+
+def threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "server lookup"]

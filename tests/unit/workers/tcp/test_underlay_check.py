@@ -79,8 +79,8 @@ class Client:
         self.now = 1_000_000_000_000
         self.known = [SERVER]
 
-    def connect(self, serial: int, server: ServerAddress = SERVER, **options: Any) -> Made:
-        made = Made(serial, **options)
+    def connect(self, serial: int, server: ServerAddress = SERVER, **options: Any) -> Any:
+        made: Any = Made(serial, **options)
         self.check.begin(made, server)
         return made
 
@@ -188,7 +188,7 @@ def test_a_connection_on_which_the_kernel_sends_in_vain_is_said_once_and_once_mo
 ) -> None:
     one, other = client.connect(1), client.connect(2)
 
-    def stalls() -> list[tuple[Made, bool]]:
+    def stalls() -> list[Any]:
         client.now += STALLS_NS
         return client.check.stalls([one, other], client.now)
 
