@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from pipeline.supervisor.kernel.clamp_keeper import ClampKeeper
 from pipeline.supervisor.kernel.rtnetlink import Refusal
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from tests.support import eventually
-from tools.lab.namespace import LabError, Namespace
+from tools.lab.namespace import LabError, Namespace, stop
 from tools.lab.network import add_veth_pair
 
 SERVER = "198.18.0.1"
@@ -103,12 +104,12 @@ class Device:
     def tick(self) -> None:
         self.host.node.inside(lambda: self.tun.repair(time.monotonic_ns()))
 
-    def until(self, condition: Any, what: str = "") -> None:
+    def until(self, condition: Any, seconds: float = 5.0) -> None:
         def turn() -> Any:
             self.tick()
             return condition()
 
-        eventually(turn, 5.0, what or f"{self.host.table()} {self.host.said}")
+        eventually(turn, seconds, f"{self.host.table()} {self.host.said}")
 
     def settle(self) -> None:
         """Until all news are dealt with."""
@@ -516,6 +517,40 @@ def test_what_others_take_is_put_back_with_one_line_that_says_who_may_do_so(host
         device.settle()
         said = host.heard("put back")
         assert 1 <= len(said) <= 2 and "systemd-networkd and NetworkManager" in said[0]
+
+
+NETWORKD = Path("/lib/systemd/systemd-networkd")
+NETWORKD_SECONDS = 20.0
+NETWORKD_ALONE = """
+mount -t tmpfs tmpfs /run && mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /etc/systemd
+mkdir -p /run/udev/data /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp /etc/systemd/network
+for index in /sys/class/net/*/ifindex; do echo I:1 > /run/udev/data/n$(cat $index); done
+chown -R systemd-network:systemd-network /run/systemd/netif
+printf '%s\n' "[Match]" "Name=*" "[Network]" DHCP=no LinkLocalAddressing=no > /etc/systemd/network/50-all.network
+printf '%b' "$0" > /etc/systemd/network/05-tunnel.network
+exec "$1"
+"""
+"""It believes that udev has seen every device. Its argument is one more file of the network."""
+
+
+@pytest.mark.skipif(not NETWORKD.exists(), reason="there is no systemd-networkd")
+@pytest.mark.parametrize("told", [False, True], ids=["not-told", "told-to-leave-it-alone"])
+def test_what_systemd_networkd_takes_is_put_back_once_unless_it_leaves_the_device_alone(host: Host, told: bool) -> None:
+    host.ip("rule add ipproto tcp sport 9001 lookup 77")
+    with host.device(routes=ROUTES) as device:
+        device.settle()
+        before = host.through_tunnel(), host.addresses()
+        cure = f"[Match]\\nName={TUN}\\n[Link]\\nUnmanaged=yes\\n" if told else ""
+        networkd = host.node.popen(["unshare", "--mount", "sh", "-c", NETWORKD_ALONE, cure, NETWORKD])
+        try:
+            # it has done with the devices: it has removed what an administrator had added
+            device.until(lambda: not host.node.run(["ip", "route", "show", "default"]).stdout, NETWORKD_SECONDS)
+            device.until(lambda: told or host.heard("put back"), NETWORKD_SECONDS)
+            device.settle()
+        finally:
+            stop([networkd], 5.0)
+        assert (host.through_tunnel(), host.addresses()) == before
+        assert len(host.heard("put back")) == (not told)
 
 
 def test_a_reload_puts_back_at_once_what_others_have_taken(host: Host) -> None:
