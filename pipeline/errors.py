@@ -15,6 +15,8 @@ thing, what was expected, what was found, and what to do.
 
 from typing import NamedTuple
 
+from pipeline.secret_text import conceal
+
 
 class TunnelError(Exception):
     """The base of all errors. `exit_status`: of a command that it ends."""
@@ -60,7 +62,7 @@ class Problem(NamedTuple):
     source: str = ""  # the file or the command line that the setting is from
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.source, self.path, self.text) if part)
+        return conceal(": ".join(part for part in (self.source, self.path, self.text) if part))
 
 
 class ConfigError(TunnelError):

@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.cli import peer_commands
 from pipeline.errors import LocalError, NotRunning, TunnelError, UsageError
+from pipeline.runtime import privileges
+from pipeline.secret_text import conceal
 from pipeline.supervisor import instance
 
 EXIT_STATUS = """exit status:
@@ -31,12 +33,14 @@ Run = Callable[[argparse.Namespace], int]
 def main(argv: list[str] | None = None) -> int:
     """Run one command. An error is one text on standard error."""
     _open_standard_files()
+    if argv is None:  # this process is the command
+        privileges.forbid_dumps()
     arguments = _parser().parse_args(argv)
     try:
         run: Run = arguments.run
         return run(arguments)
     except TunnelError as error:
-        print(f"tunnel-supervisor: {error}", file=sys.stderr)
+        print(conceal(f"tunnel-supervisor: {error}"), file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,8 +54,15 @@ def _open_standard_files() -> None:
     os.close(fd)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors quote the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(conceal(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tunnel-supervisor",
         epilog=EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -138,7 +149,6 @@ def _start(arguments: argparse.Namespace) -> int:
 
     from pipeline import config, log
     from pipeline.credentials import ownership
-    from pipeline.runtime import privileges
     from pipeline.supervisor.supervisor import Supervisor
 
     overrides = peer_commands.overrides(invitation) if invitation else []
@@ -161,7 +171,6 @@ def _start(arguments: argparse.Namespace) -> int:
     if invitation and first.mode != "client":
         raise UsageError("--join needs mode client: remove the setting or option that makes this a server")
     ownership.check(first)
-    privileges.forbid_dumps()
     os.umask(0o077)  # of all that this process and its workers make, whatever they were started with
     os.environ.pop("SSLKEYLOGFILE", None)
     log.start(first.name, "supervisor", first.log_level, first.log_format)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.credentials.invitation import Invitation
 
 STANDARD_INPUT, STANDARD_OUTPUT = 0, 1
+MOVED = "invitation"  # the name of the memory to which a line on the command line is moved
 CA = "ca"  # the files of a CA are ca.crt and ca.key
 PEER_COLUMNS = ("name", "state", "addresses", "endpoint", "connections", "received", "sent", "since")
 
@@ -99,11 +100,18 @@ def read_invitation(text: str, standard_input: int = STANDARD_INPUT) -> Invitati
     from pipeline.credentials.invitation import LINE_LENGTH_MAX, decode, decode_bytes
 
     if text == "-":
+        was_moved = _is_moved(standard_input)
         with open(standard_input, "rb", buffering=0, closefd=False) as file:
             line = file.readline(LINE_LENGTH_MAX + 1)
         empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(empty, standard_input)  # a file with a secret stays open no longer than it takes to read it
         os.close(empty)
+        if was_moved:
+            print(
+                "note: other users could read the invitation on the command line, and can still read it on that of a "
+                "program under which this one runs, such as sudo: give it to --join - or --join @FILE",
+                file=sys.stderr,
+            )
         return decode_bytes(line)
     if text.startswith("@"):
         from pipeline.credentials.keys import read_secret
@@ -114,11 +122,19 @@ def read_invitation(text: str, standard_input: int = STANDARD_INPUT) -> Invitati
     return invitation
 
 
+def _is_moved(standard_input: int) -> bool:
+    """Whether _hide() has put the line there."""
+    try:
+        return os.readlink(f"/proc/self/fd/{standard_input}").startswith(f"/memfd:{MOVED}")
+    except OSError:  # no /proc, or not for us
+        return False
+
+
 def _hide(line: str) -> None:
     argv = [word.replace(line, "-") for word in sys.orig_argv]
     if argv == sys.orig_argv:
         return  # main() was called by a program, not by a command line
-    fd = os.memfd_create("invitation")
+    fd = os.memfd_create(MOVED)
     os.write(fd, "".join(line.split()).encode())
     os.lseek(fd, 0, os.SEEK_SET)
     os.dup2(fd, STANDARD_INPUT)

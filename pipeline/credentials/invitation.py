@@ -27,8 +27,8 @@ from pipeline.config.peer import check_peer_name
 from pipeline.config.values import check_host, parse_endpoint, parse_fingerprint
 from pipeline.credentials import keys
 from pipeline.errors import ConfigError, Problem
+from pipeline.secret_text import INVITATION_PREFIX
 
-PREFIX = "tunnel1."
 SERVER_FORM = 'HOST or HOST:PORT, as clients reach this server, such as "vpn.example.org"'
 LINE_LENGTH_MAX = 2048  # four times the longest: a host name of 253 characters
 
@@ -56,19 +56,19 @@ def encode(invitation: Invitation) -> str:
         "name": invitation.name,
     }
     data = json.dumps(content, separators=(",", ":")).encode()
-    return PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("=")
+    return INVITATION_PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def decode(line: str) -> Invitation:
     """The invitation in a line. ConfigError for any other text."""
     text = small_file.bare(line)
-    if not text.startswith(PREFIX) or len(text) > LINE_LENGTH_MAX:
+    if not text.startswith(INVITATION_PREFIX) or len(text) > LINE_LENGTH_MAX:
         raise _invitation_error(
-            f"expected the line that `tunnel-supervisor invite` has printed, beginning with {PREFIX!r}; "
+            f"expected the line that `tunnel-supervisor invite` has printed, beginning with {INVITATION_PREFIX!r}; "
             f"found {len(text)} characters that are no such line"
         )
     try:
-        content = _read(text.removeprefix(PREFIX))
+        content = _read(text.removeprefix(INVITATION_PREFIX))
     except (ValueError, RecursionError):
         raise _invitation_error("the line is cut off or altered: copy the whole line") from None
     try:

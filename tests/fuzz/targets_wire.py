@@ -24,6 +24,7 @@ from pipeline.packet import ip as ippacket
 from pipeline.packet.flow_classifier import FlowClassifier
 from pipeline.packet.vnet import GSO_ECN, NEEDS_CSUM, NO_VNET, VNET, VNET_HEADER_BYTES
 from pipeline.peers.peer_file import DIRECTORY, DIRECTORY_MODE, read_all, write
+from pipeline.secret_text import INVITATION_PREFIX
 from pipeline.transport.address_learner import AddressLearner
 from pipeline.wire import block, charge, framing, messages
 from tests.fuzz.fuzzer import Feed
@@ -269,7 +270,7 @@ def invited(data: bytes) -> None:
     """A line, or behind an odd byte the object in it. Encoded again it means no other; no error shows a piece of it."""
     line = data[1:].decode(errors="surrogateescape")
     if data[:1] and data[0] & 1:
-        line = invitation.PREFIX + base64.urlsafe_b64encode(data[1:]).decode().rstrip("=")
+        line = INVITATION_PREFIX + base64.urlsafe_b64encode(data[1:]).decode().rstrip("=")
     try:
         found = invitation.decode(line)
     except ConfigError as error:
@@ -285,7 +286,7 @@ def invited_seeds() -> list[bytes]:
         invitation.encode(Invitation(server, bytes(range(32)), "ab" * 32, "ann"))
         for server in ("vpn.example.org:9000", "[fd00::1]:9000", "192.0.2.1:1")
     ]
-    objects = [base64.urlsafe_b64decode(line.removeprefix(invitation.PREFIX) + "==") for line in lines]
+    objects = [base64.urlsafe_b64decode(line.removeprefix(INVITATION_PREFIX) + "==") for line in lines]
     return (
         [b"\0" + line.encode() for line in lines]
         + [b"\1" + each for each in objects]

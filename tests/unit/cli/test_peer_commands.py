@@ -431,7 +431,9 @@ def test_a_line_on_the_command_line_is_moved_off_it(tmp_path: Path) -> None:
             standard_input = Path(f"/proc/{process.pid}/fd/0")
             eventually(lambda: os.readlink(standard_input) == "/dev/null")
             with open(reader, "rb") as said:
-                assert b"not JSON" in said.read()
+                text = said.read()
+            assert b"not JSON" in text and b"such as sudo: give it to --join -" in text
+            assert LINE.encode() not in text
             assert process.wait(10) == 78
         finally:
             process.kill()

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.credentials.invitation import LINE_LENGTH_MAX, PREFIX, Invitation, decode, encode, with_port
+from pipeline.credentials.invitation import LINE_LENGTH_MAX, Invitation, decode, encode, with_port
 from pipeline.errors import ConfigError
+from pipeline.secret_text import INVITATION_PREFIX
 
 KEY = bytes(range(32))
 INVITATION = Invitation("vpn.example.org:9000", KEY, "ab" * 32, "alice")
@@ -26,7 +27,7 @@ def line_of(**changes: object) -> str:
         "name": "alice",
     } | changes
     data = json.dumps({name: value for name, value in content.items() if value is not None}).encode()
-    return PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("=")
+    return INVITATION_PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def refusal(line: str) -> str:
@@ -63,13 +64,20 @@ def test_keys_of_a_later_version_are_ignored() -> None:
 
 
 def test_a_line_that_is_cut_off_anywhere_is_refused() -> None:
-    for length in range(len(PREFIX), len(LINE)):
+    for length in range(len(INVITATION_PREFIX), len(LINE)):
         assert "cut off or altered" in refusal(LINE[:length])
 
 
 @pytest.mark.parametrize(
     "line",
-    ["", "hello", LINE[1:], "tunnel2." + LINE[len(PREFIX) :], "x" + LINE, PREFIX + "A" * LINE_LENGTH_MAX],
+    [
+        "",
+        "hello",
+        LINE[1:],
+        "tunnel2." + LINE[len(INVITATION_PREFIX) :],
+        "x" + LINE,
+        INVITATION_PREFIX + "A" * LINE_LENGTH_MAX,
+    ],
     ids=lambda line: line[:12],
 )
 def test_a_text_that_is_no_invitation_is_refused_with_the_command_that_makes_one(line: str) -> None:
@@ -109,12 +117,12 @@ def test_a_line_with_parts_missing_or_of_other_types_is_refused(changes: dict[st
 
 def test_a_line_nested_without_end_is_refused() -> None:
     data = b'{"x":' + b"[" * 1400
-    assert "cut off or altered" in refusal(PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("="))
+    assert "cut off or altered" in refusal(INVITATION_PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("="))
 
 
 @given(st.text(max_size=300))
 def test_any_text_is_an_invitation_or_refused(text: str) -> None:
-    for line in (text, PREFIX + text):
+    for line in (text, INVITATION_PREFIX + text):
         with pytest.raises(ConfigError):
             decode(line)
 
@@ -131,7 +139,7 @@ def test_any_text_is_an_invitation_or_refused(text: str) -> None:
 )
 def test_any_object_is_an_invitation_or_refused(value: object) -> None:
     with pytest.raises(ConfigError):
-        decode(PREFIX + base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("="))
+        decode(INVITATION_PREFIX + base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("="))
 
 
 @pytest.mark.parametrize(
