@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "--join",
         metavar="LINE",
         help="be a client of the server whose `invite` printed this line; "
-        '"-": read the line from standard input; "@FILE": read it from a file',
+        '"-": read the line from standard input; "@FILE": read it from a file. On a command line others can see it',
     )
     start.add_argument("--insecure", action="store_true", help="short for --set insecure=true")
 

@@ -55,7 +55,7 @@ class WorkerSettings(NamedTuple):
     # proofs
     tls: TlsMaterial | None  # None: connections are plain TCP
     verifies_keys: bool  # a server asks clients that name a key for a proof
-    key: str  # a client's key, hexadecimal; "": it has none
+    key_id: str  # the name of a client's key, hexadecimal; "": it has none. The key stays with the supervisor
 
     # a client's end
     client_id: int  # 64 bits, constant over restarts of this instance on this machine
@@ -79,8 +79,8 @@ class WorkerSettings(NamedTuple):
         return framing.COMPAT_LENGTH_LIMIT if self.compat else framing.LENGTH_LIMIT
 
     def without_secrets(self) -> WorkerSettings:
-        """The settings for a worker that shakes no hands: no part of a key is in them."""
-        return self._replace(tls=None, key="")
+        """The settings for a worker that shakes no hands: the private key of the certificate is not in them."""
+        return self._replace(tls=None)
 
     @classmethod
     def from_json(cls, fields: list[Any]) -> WorkerSettings:

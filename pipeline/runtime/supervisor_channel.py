@@ -10,7 +10,10 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     ClaimDecision      server    supervisor -> worker    yes, or no and why
     Replaced           server    supervisor -> worker    a client has dialed a slot again, perhaps at another worker
     NewSettings        both      supervisor -> worker    a reload has changed the settings
-    WelcomeReport      client    worker -> supervisor    the server has sent this WELCOME
+    ProofRequest       client    worker -> supervisor    which proof answers this challenge?
+    OwnProof           client    supervisor -> worker    this one, or none and why
+    WelcomeReport      client    worker -> supervisor    the server has sent this WELCOME; with a key: has it our key?
+    Verdict            client    supervisor -> worker    it has, or not and why; only where there is a key
     TroubleReport      client    worker -> supervisor    why not all connections of this lane stand, for `status`
 """
 
@@ -98,11 +101,42 @@ class NewSettings(TypedDict):
 
 
 @final
-class WelcomeReport(TypedDict):
-    """The server has admitted us, and has proved to be ours."""
+class ProofRequest(TypedDict):
+    """The server has sent a CHALLENGE."""
 
+    serial: int  # of the connection; the answer repeats it
+    hello: str  # our HELLO frame
+    challenge: str  # the CHALLENGE frame
+    hash: str  # SHA-256 of the certificate that the server has shown
+
+
+@final
+class OwnProof(TypedDict):
+    """The client's proof."""
+
+    serial: int
+    proof: str  # the mac
+    refusal: str  # why there is none, for our log; "" if there is one
+
+
+@final
+class WelcomeReport(TypedDict):
+    """The server has admitted us. With a key, the supervisor finds out whether it is ours; else TLS has."""
+
+    serial: int  # of the connection; the answer repeats it
+    hello: str  # our HELLO frame; "" without a key
+    challenge: str  # the CHALLENGE frame; "" without a key
+    hash: str  # SHA-256 of the certificate that the server has shown; "" without a key
     welcome: str  # the WELCOME frame
     server: str  # its address
+
+
+@final
+class Verdict(TypedDict):
+    """Whether the server that has sent a WELCOME has our key."""
+
+    serial: int
+    distrust: str  # why it is not to be trusted, for our log; "" if it is
 
 
 @final
@@ -115,9 +149,10 @@ class TroubleReport(TypedDict):
     since_ns: int  # CLOCK_MONOTONIC
 
 
-Request = AdmissionRequest | AddressClaim | WelcomeReport | TroubleReport
+Request = AdmissionRequest | AddressClaim | ProofRequest | WelcomeReport | TroubleReport
 Decision = Admitted | NotAdmitted
-Answer = Admitted | NotAdmitted | ClaimDecision | Replaced | NewSettings
+HandshakeAnswer = Admitted | NotAdmitted | OwnProof | Verdict
+Answer = Admitted | NotAdmitted | OwnProof | Verdict | ClaimDecision | Replaced | NewSettings
 
 
 class SupervisorChannel:

@@ -143,7 +143,7 @@ class Supervisor:
         self._run_files = RunFiles(instance, control)
 
     def _write_plan(self) -> None:
-        self._run.use(self._prepare_plan(self.config, self._role.credentials))
+        self._use(self._prepare_plan(self.config, self._role.credentials))
 
     def _prepare_plan(self, config: Config, credentials: TlsSettings) -> PreparedPlan:
         role = self._role
@@ -154,6 +154,10 @@ class Supervisor:
         if self._run.settings.known_servers != self._role.known_servers:
             with suppress(LocalError):  # the old plan is as good as before
                 self._write_plan()
+
+    def _use(self, plan: PreparedPlan) -> None:
+        self._run.use(plan)
+        self._role.expect(self._run.settings)
 
     def _make_workers(self) -> None:
         workers = self._run.plan.workers
@@ -390,7 +394,7 @@ class Supervisor:
         said, and is tried again later: the new configuration is in force."""
         self._role.apply_reload()
         self.config = reload.config
-        self._run.use(plan)
+        self._use(plan)
         self._lifecycle.limits = self._limits()
         log.start(self.config.name, "supervisor", self.config.log_level, self.config.log_format)
         LOG.info("reloaded: %s", ", ".join(reload.changed) or "no setting has changed")

@@ -1,19 +1,22 @@
 """The handshake on one connection, as state machines: bytes and decisions go in, values come out.
 
     ServerHandshake    HELLO -> [CHALLENGE, PROOF] -> the supervisor's decision -> WELCOME, or REFUSED and the end
-    ClientHandshake    HELLO -> [CHALLENGE, PROOF] -> WELCOME, or REFUSED
+    ClientHandshake    HELLO -> [CHALLENGE -> the supervisor's proof -> PROOF] -> WELCOME -> [its verdict], or REFUSED
     CompatHandshake    no message at all: connected is welcomed; a hub asks the supervisor first
 
     begin(certificate)       the connection is there, TLS included; the certificate is that of the other end
     feed(data)               bytes of the other end, in pieces of any size
     decide(admitted, ...)    the supervisor's answer to AskSupervisor; for a server only
+    prove(mac)               its answer to AskProof, of a client with a key
+    judge(distrust)          its answer to AskVerdict, of a client with a key
     ended(cause, reason)     the other end has ended the connection
 
 Each call returns what it has caused, in order; an empty list says that more bytes are needed. Welcomed or Failed comes
-last and once. No sockets, clock or TLS are in here, and random bytes are given in: one object serves one connection.
+last and once. No sockets, clock, TLS or key are in here, and random bytes are given in: one object serves one
+connection.
 
 The other end learns nothing from a failure: REFUSED is the only message about one, and the supervisor makes it.
-Bytes behind the handshake begin the stream; a server keeps them unread until the supervisor has decided.
+Bytes behind the handshake begin the stream. While the supervisor is asked, no message is read.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ class State(Enum):
     AWAIT_PROOF = "proof"
     AWAIT_DECISION = "decision"
     AWAIT_CHALLENGE = "challenge"
+    AWAIT_OWN_PROOF = "proof of our own"
     AWAIT_PROVED_WELCOME = "welcome with a proof"
+    AWAIT_VERDICT = "verdict"
     AWAIT_WELCOME = "welcome"
     WELCOMED = "welcomed"
     FAILED = "failed"
@@ -53,14 +58,16 @@ SERVER: Table = {
     State.AWAIT_PROOF: {Proof: (State.AWAIT_DECISION,)},
 }
 # begin():  CONNECTING -> AWAIT_CHALLENGE with a key, AWAIT_WELCOME without one, FAILED at a wrong certificate
+# prove():  AWAIT_OWN_PROOF -> AWAIT_PROVED_WELCOME
+# judge():  AWAIT_VERDICT -> WELCOMED or FAILED
 CLIENT: Table = {
     State.AWAIT_CHALLENGE: {
-        Challenge: (State.AWAIT_PROVED_WELCOME,),
+        Challenge: (State.AWAIT_OWN_PROOF,),
         Welcome: (State.FAILED,),  # a server that proves nothing
         Refused: (State.FAILED,),
     },
     State.AWAIT_PROVED_WELCOME: {
-        Welcome: (State.WELCOMED, State.FAILED),  # FAILED: its proof is wrong
+        Welcome: (State.AWAIT_VERDICT,),
         Refused: (State.FAILED,),
     },
     State.AWAIT_WELCOME: {
@@ -68,6 +75,9 @@ CLIENT: Table = {
         Refused: (State.FAILED,),
     },
 }
+
+ASKED = (State.AWAIT_DECISION, State.AWAIT_OWN_PROOF, State.AWAIT_VERDICT)
+"""These wait for the supervisor, and for no bytes of the other end."""
 
 NO_CERTIFICATE = bytes(auth.CERTIFICATE_HASH_BYTES)
 """The certificate hash of a connection without TLS."""
@@ -100,8 +110,25 @@ class AskSupervisor(NamedTuple):
     certificate_hash: bytes  # of the certificate that we have shown
 
 
+class AskProof(NamedTuple):
+    """Ask for the proof that answers this challenge: our key is with the supervisor."""
+
+    hello: bytes  # the frame
+    challenge: bytes  # the frame
+    certificate_hash: bytes  # of the certificate that the server has shown
+
+
+class AskVerdict(NamedTuple):
+    """Ask whether the server that has sent this WELCOME has our key. If so, its addresses and routes are ours."""
+
+    hello: bytes  # the frame
+    challenge: bytes  # the frame
+    certificate_hash: bytes  # of the certificate that the server has shown
+    welcome: bytes  # the frame
+
+
 class TellSupervisor(NamedTuple):
-    """Pass on a WELCOME frame, which is verified: it has our addresses and routes."""
+    """Pass on a WELCOME frame: it has our addresses and routes. TLS has verified the server, or nothing does."""
 
     welcome: bytes
 
@@ -125,7 +152,10 @@ class Failed(NamedTuple):
     reason: str
 
 
-Output = Send | AskSupervisor | TellSupervisor | Welcomed | Failed
+Question = AskSupervisor | AskProof | AskVerdict
+"""The handshake waits for the supervisor."""
+
+Output = Send | Question | TellSupervisor | Welcomed | Failed
 
 
 class _Handshake:
@@ -139,11 +169,20 @@ class _Handshake:
         self.state = State.CONNECTING
         self._received = bytearray()
 
+    @property
+    def awaits_supervisor(self) -> bool:
+        """Whether the supervisor has been asked, and has not answered yet."""
+        return self.state in ASKED
+
     def feed(self, data: bytes) -> list[Output]:
         """Bytes of the other end. Messages beyond the end of the handshake are not read."""
         if self.state in (State.CONNECTING, State.WELCOMED, State.FAILED):
             raise LocalError(f"bytes for a handshake that is {self.state.value}")
         self._received += data
+        return self._read()
+
+    def _read(self) -> list[Output]:
+        """Read the messages that are whole and in turn."""
         outputs: list[Output] = []
         try:
             while self.state in self._table and (frame := self._next_frame()):
@@ -258,26 +297,26 @@ class ServerHandshake(_Handshake):
 
 
 class ClientHandshake(_Handshake):
-    """`hello`: complete, with the nonce of this connection; `key`: ours, b"" for none; `pin`: the hash of the
-    certificate that the server must show, b"" for any."""
+    """`hello`: complete, with the nonce of this connection, and the id of our key if we have one; `pin`: the hash of
+    the certificate that the server must show, b"" for any."""
 
     limit = framing.WELCOME_LENGTH_LIMIT
     _table = CLIENT
 
-    def __init__(self, hello: Hello, key: bytes, pin: bytes = b"") -> None:
+    def __init__(self, hello: Hello, pin: bytes = b"") -> None:
         super().__init__()
         self._hello = hello
         self._hello_frame = hello.frame()
-        self._key = key
         self._pin = pin
         self._certificate_hash = NO_CERTIFICATE
-        self._transcript = b""
+        self._challenge_frame = b""
+        self._welcomed: Welcomed | None = None
 
     def begin(self, certificate: bytes) -> list[Output]:
         if failed := self._pin_violation(self._pin, certificate):
             return [failed]
         self._certificate_hash = _hash_of(certificate)
-        self.state = State.AWAIT_CHALLENGE if self._key else State.AWAIT_WELCOME
+        self.state = State.AWAIT_CHALLENGE if self._hello.auth == messages.AUTH_KEY else State.AWAIT_WELCOME
         return [Send(self._hello_frame)]
 
     def ended(self, cause: Cause, reason: str) -> Failed:
@@ -288,21 +327,25 @@ class ClientHandshake(_Handshake):
     def _on_message(self, message: Message, frame: bytes) -> list[Output]:
         match message:
             case Challenge():
-                self._transcript = auth.transcript(self._hello_frame, frame, self._certificate_hash)
-                self.state = State.AWAIT_PROVED_WELCOME
-                return [Send(Proof(auth.client_proof(self._key, self._transcript)).frame())]
+                self._challenge_frame = frame
+                self.state = State.AWAIT_OWN_PROOF
+                return [AskProof(self._hello_frame, frame, self._certificate_hash)]
             case Welcome():
                 return self._on_welcome(message, frame)
             case Refused():
                 return [self._fail(Cause.REFUSED, f"refused by the server: {message.text}")]
         return []
 
+    def prove(self, mac: bytes) -> list[Output]:
+        """The supervisor's proof: send it, and read on."""
+        if self.state is not State.AWAIT_OWN_PROOF:
+            raise LocalError(f"a proof for a handshake that waits for {self.state.value}")
+        self.state = State.AWAIT_PROVED_WELCOME
+        return [Send(Proof(mac).frame()), *self._read()]
+
     def _on_welcome(self, welcome: Welcome, frame: bytes) -> list[Output]:
         if self.state is State.AWAIT_CHALLENGE:
             return [self._fail(Cause.DISTRUSTED, "the server welcomes every client and proves nothing: it has no keys")]
-        if self.state is State.AWAIT_PROVED_WELCOME and not auth.server_proved(self._key, self._transcript, frame):
-            return [self._fail(Cause.DISTRUSTED, "the server has not proved that it has our key")]
-        self.state = State.WELCOMED
         hello = self._hello
         welcomed = Welcomed(
             welcome.offloads,
@@ -311,9 +354,22 @@ class ClientHandshake(_Handshake):
             hello.connection_index,
             hello.traffic_class,
             bool(welcome.features & messages.ACCEPTS_SHARDS),
-            bytes(self._received),
         )
-        return [TellSupervisor(frame), welcomed]
+        if self.state is State.AWAIT_PROVED_WELCOME:
+            self._welcomed = welcomed
+            self.state = State.AWAIT_VERDICT
+            return [AskVerdict(self._hello_frame, self._challenge_frame, self._certificate_hash, frame)]
+        return [TellSupervisor(frame), self._end(welcomed)]
+
+    def judge(self, distrust: str) -> list[Output]:
+        """The supervisor's verdict: the server has our key, or the reason not to trust it."""
+        if self.state is not State.AWAIT_VERDICT or self._welcomed is None:
+            raise LocalError(f"a verdict on a handshake that waits for {self.state.value}")
+        return [self._fail(Cause.DISTRUSTED, distrust) if distrust else self._end(self._welcomed)]
+
+    def _end(self, welcomed: Welcomed) -> Welcomed:
+        self.state = State.WELCOMED
+        return welcomed._replace(rest=bytes(self._received))
 
 
 class CompatHandshake(_Handshake):

@@ -2,7 +2,7 @@
 
 records            a byte of options, then chunks: to a channel in its handshake, or to two that are ready
 server_handshake   a byte of options, then bytes of a client in chunks: to the server's side, supervisor and peers
-client_handshake   a byte of options, then bytes of a server in chunks: to the client's side and its supervisor
+client_handshake   a byte of options, then bytes of a server in chunks: to the client's side, its supervisor and prover
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.transport.connection import HANDSHAKE, Connection
 from pipeline.transport.tls_channel import ANSWER_BYTES_MAX, TlsChannel
 from pipeline.transport.tls_records import RECORD_BODY_MAX, RECORD_BYTES, RECORD_HEADER_BYTES
 from pipeline.wire import auth, framing, messages
-from pipeline.wire.handshake import NO_CERTIFICATE, AskSupervisor, Failed, Welcomed
+from pipeline.wire.handshake import NO_CERTIFICATE, AskProof, AskSupervisor, AskVerdict, Failed, Welcomed
 from pipeline.wire.messages import Proof, Welcome
 from tests.fuzz.byte_source import ByteSource, chunk
 from tests.fuzz.targets_wire import one_of_each
@@ -291,13 +291,15 @@ def client_handshake(data: bytes) -> None:
                     "tunnel_addr": "auto" if options & AUTO else "10.0.0.7/24",
                 }
             ),
-            key,
         )
+        settings = SETTINGS._replace(key_id=auth.key_id(key).hex() if key else "", fec="on")
         role._device = cast(Any, device)
+        role.credentials = role.credentials._replace(key=key)
+        role.expect(settings)
         supervisor = _Supervisor(stack, role.answer_request)
         connection, far = _connection(stack)
         connection.dial_index = 0
-        side = ClientHandshaker(SETTINGS._replace(key=key.hex(), fec="on"), supervisor.channel)
+        side = ClientHandshaker(settings, supervisor.channel)
         outcome = side.begin(connection)
         hello_frame = far.recv(4096)
         sent = transcript = b""
@@ -312,7 +314,12 @@ def client_handshake(data: bytes) -> None:
                 proved = True
             sent += piece
             outcome = _step(side, connection, far, piece, flags)
+            while isinstance(outcome, AskProof | AskVerdict):
+                (answer,) = supervisor.answers()
+                assert "serial" in answer and "claim" not in answer
+                outcome = side.answered(connection, answer)
         assert supervisor.answers() == []
+        role.tick(0)
         welcomed = isinstance(outcome, Welcomed)
         assert len(device.applied) == int(welcomed)
         assert not welcomed or proved or not key

@@ -62,12 +62,12 @@ def test_a_reload_without_a_free_descriptor_leaves_the_worker_as_it_is(make: Mak
     assert client.established() == server.established() == 1
 
 
-def test_a_client_proves_itself_with_a_new_key_after_a_reload(make: Make) -> None:
+def test_a_client_names_its_new_key_after_a_reload(make: Make) -> None:
     material, plain = tls()
     _, client = connected_hub(make, count=1, tls=material, clients={"tls": plain})
-    reload(client, client.plan.settings._replace(key=bytes(range(32)).hex()))
+    reload(client, client.plan.settings._replace(key_id="ab" * 8))
     handshaker = client.workers["tcp-0"].duty("inbound").connections._handshaker
-    until(lambda: handshaker._key == bytes(range(32)), client)
+    until(lambda: handshaker._key_id == b"\xab" * 8, client)
 
 
 # -- keys that have been used for much

@@ -26,7 +26,7 @@ from pipeline.transport.tls_channel import TlsChannel
 from pipeline.transport.tls_context import TlsContext
 from pipeline.wire import auth, framing, messages
 from pipeline.wire.block import lengths
-from pipeline.wire.handshake import ClientHandshake, Failed, Output, Send, TellSupervisor, Welcomed
+from pipeline.wire.handshake import AskProof, AskVerdict, ClientHandshake, Failed, Output, Send, Welcomed
 from tools.load.icmp_echo import answer, block_of
 
 CONNECTING, HANDSHAKE, ESTABLISHED = "connecting", "handshake", "established"
@@ -77,7 +77,7 @@ class SwarmConnection:
             socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
         )
         self._channel = TlsChannel(self.socket, client.settings.context, server=False, hostname=None)
-        self._handshake = ClientHandshake(slot.hello(), invited.key, invited.pin)
+        self._handshake = ClientHandshake(slot.hello(), invited.pin)
         self._unsent = b""  # bytes that the socket has not accepted yet
         self._received = bytearray()
 
@@ -130,8 +130,15 @@ class SwarmConnection:
             match output:
                 case Send(data):
                     self.send(data, now)
-                case TellSupervisor(welcome):
+                case AskProof(hello, challenge, certificate_hash):
+                    transcript = auth.transcript(hello, challenge, certificate_hash)
+                    self._carry_out(self._handshake.prove(auth.client_proof(self.client.invited.key, transcript)), now)
+                case AskVerdict(hello, challenge, certificate_hash, welcome):
+                    transcript = auth.transcript(hello, challenge, certificate_hash)
+                    if not auth.server_proved(self.client.invited.key, transcript, welcome):
+                        raise PeerError("the server has not proved that it has our key")
                     self.client.welcomed(welcome, now - self.dialled_ns)
+                    self._carry_out(self._handshake.judge(""), now)
                 case Welcomed():
                     self.state, self.established_ns = ESTABLISHED, now
                     self._received += output.rest

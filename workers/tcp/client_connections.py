@@ -26,6 +26,7 @@ from workers.tcp.trouble_reporter import TroubleReporter
 from workers.tcp.underlay_check import UnderlayCheck
 
 SILENT = "the server takes connections and says nothing: is it this server's port?"
+UNANSWERED = "our own supervisor, which has the key, did not answer in time"
 
 REKEY = "rekey: enough bytes under one key; dialing a connection with new ones"
 
@@ -76,7 +77,7 @@ class ClientConnections(ConnectionManager):
         self._on_outcome(connection, self._handshaker.begin(connection))
 
     def _handshake_expired(self, connection: Connection) -> None:
-        self.close(connection, SILENT)
+        self.close(connection, UNANSWERED if self._handshaker.awaits_supervisor(connection) else SILENT)
 
     # -- established, and the end
 

@@ -29,7 +29,7 @@ from pipeline.runtime.worker import Attachment
 from pipeline.transport.address import SocketAddress
 from pipeline.transport.connection import CLOSED, ESTABLISHED, Connection
 from pipeline.transport.connection_list import ConnectionList
-from pipeline.wire.handshake import AskSupervisor, Cause, Failed, Welcomed
+from pipeline.wire.handshake import AskProof, AskSupervisor, AskVerdict, Cause, Failed, Welcomed
 from workers.tcp.connection_checks import Timeouts
 from workers.tcp.established import EstablishedConnections
 from workers.tcp.handshake import ClientHandshaker, Outcome, ServerHandshaker
@@ -164,8 +164,8 @@ class ConnectionManager(ABC):
 
     def _on_outcome(self, connection: Connection, outcome: Outcome) -> None:
         match outcome:
-            case AskSupervisor():
-                self._handshake_epoll.modify(connection.fd, 0)  # nothing more is read until the supervisor has decided
+            case AskSupervisor() | AskProof() | AskVerdict():
+                self._handshake_epoll.modify(connection.fd, 0)  # nothing more is read until the supervisor has answered
             case Welcomed():
                 self._establish(connection, outcome, time.monotonic_ns())
             case Failed():
@@ -177,7 +177,7 @@ class ConnectionManager(ABC):
         self.close(connection, failed.reason, level)
 
     def _on_supervisor_message(self, message: Answer) -> None:
-        """The settings after a reload, or a decision about a connection, which may have ended meanwhile."""
+        """The settings after a reload, or an answer about a connection, which may have ended meanwhile."""
         if "settings" in message:
             try:
                 self._apply_settings(WorkerSettings.from_json(message["settings"]))
@@ -192,8 +192,12 @@ class ConnectionManager(ABC):
             self._end_replaced(message)
             return
         connection = self._handshaking.find(message["serial"])
-        if connection is not None:
-            self._on_outcome(connection, self._handshaker.answered(connection, message))
+        if connection is None:
+            return
+        outcome = self._handshaker.answered(connection, message)
+        if outcome is None:
+            self._handshake_epoll.modify(connection.fd, READABLE)
+        self._on_outcome(connection, outcome)
 
     def _apply_settings(self, settings: WorkerSettings) -> None:
         self._handshaker.renew(settings)

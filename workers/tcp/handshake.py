@@ -2,16 +2,17 @@
 of `pipeline.wire.handshake`, and the supervisor channel.
 
     ServerHandshaker    TLS -> HELLO -> [CHALLENGE, PROOF] -> the supervisor decides -> WELCOME, or REFUSED and the end
-    ClientHandshaker    TLS -> HELLO -> [CHALLENGE, PROOF] -> WELCOME, or REFUSED
+    ClientHandshaker    TLS -> HELLO -> [CHALLENGE -> it proves -> PROOF] -> WELCOME -> [it judges], or REFUSED
 
 One object serves all connections of a worker. Each call does what can be done now and returns the outcome:
 
-    None             more bytes of the other end are needed, or room in the socket
-    AskSupervisor    the supervisor has been asked: nothing more is read until `answered`
-    Welcomed         the handshake is over
-    Failed           the connection is to be closed
+    None        more bytes of the other end are needed, or room in the socket
+    Question    the supervisor has been asked: nothing more is read until `answered`
+    Welcomed    the handshake is over
+    Failed      the connection is to be closed
 
-An unauthenticated client learns nothing from a failure: the connection is closed at once, and nothing is sent.
+No key is here: at both ends the supervisor makes the proofs, and checks those of the other end. An unauthenticated
+client learns nothing from a failure: the connection is closed at once, and nothing is sent.
 """
 
 from __future__ import annotations
@@ -20,26 +21,29 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
-from ipaddress import ip_address
 
 from pipeline.errors import LocalError
 from pipeline.log import LOG, printable
+from pipeline.runtime.client_hello import client_hello
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.runtime.supervisor_channel import Decision, SupervisorChannel
+from pipeline.runtime.supervisor_channel import HandshakeAnswer, Request, SupervisorChannel, WelcomeReport
 from pipeline.transport import failure_words
 from pipeline.transport.connection import Connection
 from pipeline.transport.tls_channel import TlsChannel
 from pipeline.transport.tls_context import TlsContext, context_of
-from pipeline.wire import auth, framing, messages
+from pipeline.wire import messages
 from pipeline.wire.handshake import (
     NO_CERTIFICATE,
+    AskProof,
     AskSupervisor,
+    AskVerdict,
     Cause,
     ClientHandshake,
     CompatHandshake,
     Failed,
     Handshake,
     Output,
+    Question,
     Send,
     ServerHandshake,
     State,
@@ -49,7 +53,7 @@ from pipeline.wire.handshake import (
 
 UNASKED = "the supervisor answers nothing: too many requests wait for it"
 
-Outcome = AskSupervisor | Welcomed | Failed | None
+Outcome = Question | Welcomed | Failed | None
 
 
 class _Handshaker:
@@ -67,9 +71,9 @@ class _Handshaker:
         return self._guarded(connection, self._advance)
 
     @staticmethod
-    def awaits_decision(connection: Connection) -> bool:
+    def awaits_supervisor(connection: Connection) -> bool:
         """Whether the supervisor has been asked about a connection, and has not answered yet."""
-        return _handshake_of(connection).state is State.AWAIT_DECISION
+        return _handshake_of(connection).awaits_supervisor
 
     def _guarded(self, connection: Connection, act: Callable[[Connection, Handshake], Outcome]) -> Outcome:
         """Turn the exceptions of sockets and TLS into outcomes, and escape text of the other end."""
@@ -92,12 +96,12 @@ class _Handshaker:
 
     def _advance(self, connection: Connection, handshake: Handshake) -> Outcome:
         outcome: Outcome = None
-        if self.awaits_decision(connection):  # nothing is read, and epoll tells of nothing but a reset
+        if handshake.awaits_supervisor:  # nothing is read, and epoll tells of nothing but a reset
             error = connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             return handshake.ended(Cause.CLOSED, os.strerror(error)) if error else None
         if handshake.state is State.CONNECTING:
             outcome = self._connected(connection, handshake)
-        while outcome is None and handshake.state is not State.AWAIT_DECISION:
+        while outcome is None and not handshake.awaits_supervisor:
             data = connection.receive_bytes(handshake.limit)
             if not data:
                 return handshake.ended(Cause.CLOSED, "closed by the peer")
@@ -122,10 +126,12 @@ class _Handshaker:
             match output:
                 case Send(data):
                     connection.send_frame(data)
-                case AskSupervisor():
-                    return output if self._ask(connection, output) else Failed(Cause.CLOSED, UNASKED)
+                case AskSupervisor() | AskProof() | AskVerdict():
+                    asked = self._supervisor.ask(_request(connection, output, self._lane))
+                    return output if asked else Failed(Cause.CLOSED, UNASKED)
                 case TellSupervisor(welcome):
-                    self._tell(connection, welcome)
+                    if not self._supervisor.ask(_report(connection, welcome)):
+                        LOG.warning("addresses and routes from the server were not applied: %s", UNASKED)
                 case Welcomed():
                     connection.dial_index = output.connection_index
                     connection.offloads = output.offloads
@@ -136,38 +142,9 @@ class _Handshaker:
                     return output
         return None
 
-    def _ask(self, connection: Connection, question: AskSupervisor) -> bool:
-        """Ask the supervisor. False if it has too many questions to answer already."""
-        return self._supervisor.ask(
-            {
-                "lane": self._lane,
-                "serial": connection.serial,
-                "hello": question.hello.hex(),
-                "challenge": question.challenge.hex(),
-                "proof": question.proof.hex(),
-                "certificate": question.certificate.hex(),
-                "hash": question.certificate_hash.hex(),
-            }
-        )
-
-    def _tell(self, connection: Connection, welcome: bytes) -> None:
-        if not self._supervisor.ask({"welcome": welcome.hex(), "server": connection.host}):
-            LOG.warning("addresses and routes from the server were not applied: %s", UNASKED)
-
-    def answered(self, connection: Connection, decision: Decision) -> Outcome:
-        """The supervisor's decision about a connection for which it was asked."""
-        handshake = _handshake_of(connection)
-        if not isinstance(handshake, ServerHandshake | CompatHandshake):
-            raise LocalError(f"connection {connection.serial}: a decision of the supervisor, which was not asked")
-        frame = bytes.fromhex(decision["frame"])
-        try:
-            if "reason" in decision:
-                return self._carry_out(connection, handshake.decide(False, frame, decision["reason"]))
-            outcome = self._carry_out(connection, handshake.decide(True, frame))
-        except OSError as error:  # the client has ended the connection while the supervisor decided
-            return Failed(Cause.CLOSED, failure_words.of_error(error))
-        connection.peer_handle = decision["peer_handle"]
-        return outcome
+    def answered(self, connection: Connection, answer: HandshakeAnswer) -> Outcome:
+        """The supervisor's answer about a connection for which it was asked."""
+        raise NotImplementedError
 
 
 class ServerHandshaker(_Handshaker):
@@ -198,6 +175,20 @@ class ServerHandshaker(_Handshaker):
         )
         return None if self._context is not None else self._guarded(connection, self._connected)
 
+    def answered(self, connection: Connection, answer: HandshakeAnswer) -> Outcome:
+        handshake = _handshake_of(connection)
+        if not isinstance(handshake, ServerHandshake | CompatHandshake) or "frame" not in answer:
+            raise _unasked(connection)
+        frame = bytes.fromhex(answer["frame"])
+        try:
+            if "reason" in answer:
+                return self._carry_out(connection, handshake.decide(False, frame, answer["reason"]))
+            outcome = self._carry_out(connection, handshake.decide(True, frame))
+        except OSError as error:  # the client has ended the connection while the supervisor decided
+            return Failed(Cause.CLOSED, failure_words.of_error(error))
+        connection.peer_handle = answer["peer_handle"]
+        return outcome
+
     def _make_channel(self, connection: Connection, context: TlsContext) -> TlsChannel:
         handshake = connection.handshake
         if isinstance(handshake, ServerHandshake):
@@ -210,17 +201,17 @@ class ClientHandshaker(_Handshaker):
 
     def __init__(self, settings: WorkerSettings, supervisor: SupervisorChannel) -> None:
         super().__init__(settings, supervisor)
-        self._key = self._pin = b""
+        self._key_id = self._pin = b""
         self._server_name: str | None = None
         self.renew(settings)
 
     def renew(self, settings: WorkerSettings) -> None:
         """Other certificates, another key, for connections that begin from now on. After an error nothing changes."""
-        tls, key = settings.tls, bytes.fromhex(settings.key)
+        tls, key_id = settings.tls, bytes.fromhex(settings.key_id)
         if tls is not None:
             context = context_of(tls, server=False)
             self._context, self._pin, self._server_name = context, bytes.fromhex(tls.fingerprint), tls.server_name
-        self._key = key
+        self._key_id = key_id
 
     def _ending(self, handshake: Handshake, error: OSError) -> str:
         early = handshake.state is State.CONNECTING and self._context is not None
@@ -232,34 +223,77 @@ class ClientHandshaker(_Handshaker):
         if settings.compat:
             connection.handshake = CompatHandshake(connection.dial_index, settings.mtu, self._pin)
         else:
-            hello = self._hello(connection.dial_index)
+            nonce = secrets.token_bytes(messages.NONCE_BYTES)
+            hello = client_hello(settings, self._key_id, connection.dial_index, nonce)
             connection.traffic_class = hello.traffic_class
-            connection.handshake = ClientHandshake(hello, self._key, self._pin)
+            connection.handshake = ClientHandshake(hello, self._pin)
         return self.step(connection)
+
+    def answered(self, connection: Connection, answer: HandshakeAnswer) -> Outcome:
+        def act(connection: Connection, handshake: Handshake) -> Outcome:
+            if not isinstance(handshake, ClientHandshake):
+                raise _unasked(connection)
+            if "distrust" in answer:
+                return self._carry_out(connection, handshake.judge(answer["distrust"]))
+            if "proof" not in answer:
+                raise _unasked(connection)
+            if answer["refusal"]:
+                return handshake.ended(Cause.CLOSED, answer["refusal"])
+            outcome = self._carry_out(connection, handshake.prove(bytes.fromhex(answer["proof"])))
+            return outcome or self._advance(connection, handshake)
+
+        return self._guarded(connection, act)
 
     def _make_channel(self, connection: Connection, context: TlsContext) -> TlsChannel:
         return TlsChannel(connection.socket, context, server=False, hostname=self._server_name)
 
-    def _hello(self, dial_index: int) -> messages.Hello:
-        settings, key = self._settings, self._key
-        return messages.Hello(
-            version=messages.VERSION,
-            offloads=settings.offloads_accepted,
-            connection_index=dial_index,
-            connections=settings.connections,
-            mtu=settings.mtu,
-            client_id=settings.client_id,
-            session=settings.session,
-            traffic_class=framing.LIGHT if dial_index >= settings.connections else framing.BULK,
-            features=messages.ACCEPTS_SHARDS if settings.fec != "off" else 0,
-            auth=messages.AUTH_KEY if key else messages.AUTH_NONE,
-            key_id=auth.key_id(key) if key else bytes(messages.KEY_ID_BYTES),
-            nonce=secrets.token_bytes(messages.NONCE_BYTES),
-            requested_addresses=tuple(map(ip_address, settings.requested_addresses)),
-        )
+
+def _request(connection: Connection, question: Question, lane: int) -> Request:
+    """The question as the supervisor gets it."""
+    match question:
+        case AskSupervisor():
+            return {
+                "lane": lane,
+                "serial": connection.serial,
+                "hello": question.hello.hex(),
+                "challenge": question.challenge.hex(),
+                "proof": question.proof.hex(),
+                "certificate": question.certificate.hex(),
+                "hash": question.certificate_hash.hex(),
+            }
+        case AskProof():
+            return {
+                "serial": connection.serial,
+                "hello": question.hello.hex(),
+                "challenge": question.challenge.hex(),
+                "hash": question.certificate_hash.hex(),
+            }
+        case AskVerdict():
+            return {
+                **_report(connection, question.welcome),
+                "hello": question.hello.hex(),
+                "challenge": question.challenge.hex(),
+                "hash": question.certificate_hash.hex(),
+            }
+
+
+def _report(connection: Connection, welcome: bytes) -> WelcomeReport:
+    """A report to which no answer comes, unless it has a handshake with a key besides."""
+    return {
+        "serial": connection.serial,
+        "hello": "",
+        "challenge": "",
+        "hash": "",
+        "welcome": welcome.hex(),
+        "server": connection.host,
+    }
 
 
 def _handshake_of(connection: Connection) -> Handshake:
     if connection.handshake is None:
         raise LocalError(f"connection {connection.serial}: no handshake has begun, or it is over")
     return connection.handshake
+
+
+def _unasked(connection: Connection) -> LocalError:
+    return LocalError(f"connection {connection.serial}: an answer of the supervisor, which was not asked for it")

@@ -115,7 +115,7 @@ class ServerConnections(ConnectionManager):
         for connection in self._handshaking.by_fd.values():
             if now - connection.state_since_ns < ENOUGH_NS:
                 return False
-            if not self._handshaker.awaits_decision(connection):
+            if not self._handshaker.awaits_supervisor(connection):
                 self._counters[ID["tcp.closed_for_another"]] += 1
                 self.close(connection, "another client needs its place", logging.DEBUG)
                 return True

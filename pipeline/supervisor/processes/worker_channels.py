@@ -47,6 +47,7 @@ class WorkerChannels:
         self._selector = selector
         self._failures = failures
         self._channels: dict[str, _Channel] = {}
+        self._invalid: dict[str, int] = {}  # requests of each worker so far
 
     def open_channel(self, worker: str) -> int:
         """The descriptor of the worker's end, to be inherited by its process; close it after that."""
@@ -111,13 +112,19 @@ class WorkerChannels:
             try:
                 answer = self._answer(json.loads(data))
             except INVALID as error:
-                LOG.error("%s sent an invalid request: %s: %s", channel.worker, type(error).__name__, error)
+                self._record_invalid(channel.worker, error)
                 continue
             except Exception:
                 self._failures.record(f"the answer to a request of {channel.worker}")
                 continue
             if answer is not None:
                 self._send(channel, answer)
+
+    def _record_invalid(self, worker: str, error: Exception) -> None:
+        """Count it, and log it each time that there are twice as many of the worker's: it may send them without end."""
+        count = self._invalid[worker] = self._invalid.get(worker, 0) + 1
+        if not count & (count - 1):
+            LOG.error("%s sent an invalid request, %d so far: %s: %s", worker, count, type(error).__name__, error)
 
     @staticmethod
     def _send(channel: _Channel, message: Answer) -> bool:

@@ -1,13 +1,18 @@
-"""The client's part of the supervisor: its credentials, and what follows from the server's WELCOME.
+"""The client's part of the supervisor: its credentials, the proofs, and what follows from the server's WELCOME.
 
     start(table, device)      write the peer table: the server is the only peer
-    tick(now)                 nothing
+    expect(settings)          the settings that tcp workers have from now on, and so the HELLOs that they send
+    tick(now)                 give the device what a WELCOME has brought
     prepare_reload(config)    load everything that a configuration names, the credentials; raises, and changes nothing
     apply_reload()            use what was prepared
-    answer_request(request)   of a tcp worker: it reports a WELCOME, which it has verified, or trouble with the server
+    answer_request(request)   of a tcp worker: a proof for the server, a verdict on the server's WELCOME; or it reports
+                              trouble with the server
     status(now)               the server and the trouble with it; what its WELCOME has that does not fit
     take_back(request)        nothing
     run_command(request)      refuses the commands of a server; None for any other
+
+With a key, a WELCOME counts only if it has the server's proof (`prover`). Without one, a tcp worker is believed: TLS is
+there, and has verified the server.
 
 With tunnel_addr "auto" the device gets the addresses of the WELCOME. Its routes are added to the configured ones, as
 far as accept_routes and the rules of `pipeline.policy.reconcile` admit them. Every WELCOME is compared with the kernel,
@@ -16,7 +21,10 @@ so what was impossible at an earlier one is tried again.
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from typing import Any
 
 from pipeline.config import Config
@@ -25,15 +33,19 @@ from pipeline.credentials import tls_settings
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import LocalError
 from pipeline.log import LOG
-from pipeline.runtime.supervisor_channel import TroubleReport, WelcomeReport
+from pipeline.runtime.plan import WorkerSettings
+from pipeline.runtime.supervisor_channel import OwnProof, ProofRequest, TroubleReport, Verdict, WelcomeReport
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.only_peer import write_only_peer
+from pipeline.supervisor.roles.prover import Prover
 from pipeline.supervisor.roles.server_trouble import ServerTrouble
 from pipeline.wire import messages
 
 KNOWN_SERVERS_MAX = 4
+ADDRESS_LENGTH_MAX = 64  # of IPv6 with its zone, the name of a device: 39 + 1 + 15
+NEWS_MAX = 256  # WELCOMEs that wait for the next tick, of all workers: four full turns of the channels
 
 
 class ClientRole:
@@ -46,6 +58,7 @@ class ClientRole:
     problems: tuple[str, ...] = ()
     _device: TunDevice  # from start() on
     tell_workers: Callable[[Any], object]  # of no use to a client
+    _prover: Prover | None  # from expect() on; None without a key
 
     def __init__(self, config: Config, key: bytes = b"") -> None:
         self._config = config
@@ -53,6 +66,7 @@ class ClientRole:
         self.credentials: TlsSettings = tls_settings.load(config, key=key)
         self._trouble = ServerTrouble()
         self._notes: list[str] = []  # about the last WELCOME
+        self._news: deque[tuple[messages.Welcome, str]] = deque(maxlen=NEWS_MAX)  # with the address of the server
         self._applied: tuple[object, ...] = ()  # addresses, routes and server of the last WELCOME
         self.known_servers: list[str] = []  # that its name has led to, the latest first
 
@@ -60,8 +74,13 @@ class ClientRole:
         self._device = device
         write_only_peer(table)
 
+    def expect(self, settings: WorkerSettings) -> None:
+        key = self.credentials.key
+        self._prover = Prover(key, settings) if key else None
+
     def tick(self, now: int) -> None:
-        """Nothing of a client's waits for the clock."""
+        while self._news:
+            self._take(*self._news.popleft())
 
     def prepare_reload(self, config: Config) -> TlsSettings:
         self._prepared = config, tls_settings.load(config, key=self._key)
@@ -77,21 +96,30 @@ class ClientRole:
         """For `status`."""
         return {"server": self._trouble.status(self._config, now), "notes": self._notes}
 
-    def answer_request(self, request: WelcomeReport | TroubleReport) -> None:
+    def answer_request(self, request: ProofRequest | WelcomeReport | TroubleReport) -> OwnProof | Verdict | None:
         if "trouble" in request:
             self._trouble.take(request, self._config.lanes)
-            return
-        welcome = messages.decode(bytes.fromhex(request["welcome"]))
-        if not isinstance(welcome, messages.Welcome):
-            return
-        self._remember(request["server"])
-        news = welcome.addresses, welcome.routes, request["server"]
+            return None
+        now = time.monotonic_ns()
+        if "welcome" not in request:
+            return self._prover.prove(request, now) if self._prover is not None else None
+        verdict = self._prover.judge(request, now) if self._prover is not None else None
+        if verdict is None or not verdict["distrust"]:
+            welcome = messages.decode(bytes.fromhex(request["welcome"]))
+            if isinstance(welcome, messages.Welcome):
+                server = _address(request["server"])
+                self._remember(server)
+                self._news.append((welcome, server))
+        return verdict
+
+    def _take(self, welcome: messages.Welcome, server: str) -> None:
+        news = welcome.addresses, welcome.routes, server
         if news == self._applied:
             self._device.look_soon()
             return
         auto = self._config.tunnel_addr == AUTO
         try:
-            there = self._device.take_from_server(welcome.addresses if auto else (), welcome.routes, request["server"])
+            there = self._device.take_from_server(welcome.addresses if auto else (), welcome.routes, server)
         except LocalError as error:
             self._notes = [f"addresses and routes from the server cannot be applied: {error}"]
             LOG.error("%s", self._notes[0])
@@ -120,6 +148,14 @@ class ClientRole:
         if request.get("command") in PEER_COMMANDS:
             return {"ok": False, "error": "this instance is a client: only a server has peers"}
         return None
+
+
+def _address(server: object) -> str:
+    """An address of the server, as a worker names it. ValueError for anything else: it goes to other workers."""
+    text = str(server)
+    if len(text) > ADDRESS_LENGTH_MAX:
+        raise ValueError(f"address of {len(text)} characters")
+    return str(ip_address(text))
 
 
 def _listed(values: Iterable[object]) -> str:

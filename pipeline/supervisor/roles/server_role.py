@@ -1,6 +1,7 @@
 """The server's part of the supervisor: its state directory, its credentials, the admission of peers, its commands.
 
     start(table, device)      write the peer table
+    expect(settings)          nothing
     tick(now)                 what could not be saved is saved again
     prepare_reload(config)    load everything that a configuration names, the credentials; raises, and changes nothing
     apply_reload()            use what was prepared
@@ -37,6 +38,7 @@ from pipeline.peers.admission import Admission, PeerStatus, broken_peer
 from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.peers.known_peers import KnownPeers
 from pipeline.peers.registry import Loaded
+from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Replaced
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
@@ -92,6 +94,9 @@ class ServerRole:
         nobody = not (self._peers.known or self._config.insecure or self._config.tls_ca_file)
         if self._config.encryption == "tls" and nobody:
             LOG.info("no peer can connect yet: add one with `tunnel-supervisor invite NAME`")
+
+    def expect(self, settings: WorkerSettings) -> None:
+        """The workers of a server send no HELLO."""
 
     def tick(self, now: int) -> None:
         self._client_watch.tick(now, has_routes=bool(self._config.routes))

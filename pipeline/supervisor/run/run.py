@@ -2,7 +2,8 @@
 
 A reload writes the plan again under the run's old names, for the workers that are started from then on.
 
-The plan of tcp workers has the secrets, and no other has: the private key of the certificate, and a client's key.
+The plan of tcp workers has the private key of the certificate, which OpenSSL needs there, and no other has. No plan has
+the key of a peer.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import ConfigError
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.supervisor.run.worker_account import Account
+from pipeline.wire import auth
 
 LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address")
 """Settings that a reload changes in running tcp workers."""
@@ -59,7 +60,7 @@ def worker_settings(
         **{name: getattr(config, name) for name in HANDED_DOWN},
         tls=credentials.tls,
         verifies_keys=is_server and config.encryption == "tls",
-        key="" if is_server else credentials.key.hex(),
+        key_id=auth.key_id(credentials.key).hex() if credentials.key and not is_server else "",
         client_subnets=_client_subnets(config),
         client_id=client_id(config.name),
         session=session,

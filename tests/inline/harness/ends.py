@@ -30,10 +30,12 @@ from pipeline.peers.admission import Admission
 from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.runtime import topology
 from pipeline.runtime.plan import WorkerFds
+from pipeline.runtime.supervisor_channel import Answer
 from pipeline.runtime.worker import Attachment, Duty
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.shm.slot import SLOT_BYTES_MIN
 from pipeline.supervisor.processes.worker_channels import WorkerChannels
+from pipeline.supervisor.roles.prover import Prover
 from pipeline.supervisor.run.failures import Failures
 from pipeline.supervisor.run.shared_memory import SharedMemory
 from tests.harness.settings import WORKER_SETTINGS
@@ -80,7 +82,8 @@ class End:
     """One instance. A server listens on a free port of the loopback; a client dials `port`.
 
     A server of several peers (`capacity`) has the addresses `inside`, and admits `connections_max` connections of each;
-    `hub` is its supervisor's part. With compat it is a hub if it has `client_subnets`.
+    `hub` is its supervisor's part. With compat it is a hub if it has `client_subnets`. `prover` is that of a client
+    with a key. While `supervisor_stands_still`, requests of workers wait in their channels.
     """
 
     def __init__(
@@ -101,7 +104,9 @@ class End:
         )
         self.memory = SharedMemory(self.plan)
         self.hub: Admission | None = None
-        answer: Callable[[Any], Any] | None = None
+        self.prover: Prover | None = None
+        self.supervisor_stands_still = False
+        answer: Callable[[Any], Any] = self._prove
         config = {"mode": "server", "insecure": True, "max_clients": capacity, "tunnel_addr": list(inside)}
         if known.client_subnets:
             answer = CompatAdmission(parse(config | {"compat": True}), self.memory.peer_table).handle_request
@@ -120,7 +125,7 @@ class End:
             self.memory.peer_table.write_routes(EVERYTHING)
             self.memory.peer_table.write_record(FIRST_PEER_HANDLE, 0)
         self._selector = selectors.DefaultSelector()
-        self._channels = WorkerChannels(answer or (lambda request: None), self._selector, Failures())
+        self._channels = WorkerChannels(answer, self._selector, Failures())
         self._random = random.Random(seed)
         self._listener: socket.socket | None = None
         if mode == "server":
@@ -140,6 +145,12 @@ class End:
         self.workers: dict[str, Worker] = {}
         for worker in self.plan.workers:
             self.start(worker.name)
+
+    def _prove(self, request: Any) -> Answer | None:
+        if self.prover is None or "trouble" in request:
+            return None
+        now = time.monotonic_ns()
+        return self.prover.judge(request, now) if "welcome" in request else self.prover.prove(request, now)
 
     # -- workers
 
@@ -174,7 +185,7 @@ class End:
         """One turn of these workers, or of all of them in a random order."""
         order = list(names) or self._random.sample(sorted(self.workers), len(self.workers))
         found = sum(self.workers[name].step() for name in order)
-        for key, _ in self._selector.select(0):
+        for key, _ in [] if self.supervisor_stands_still else self._selector.select(0):
             key.data()
             found += 1
         for lane, sock in enumerate(self.outside):

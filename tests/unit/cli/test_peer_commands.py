@@ -439,6 +439,16 @@ def test_a_line_on_the_command_line_is_moved_off_it(tmp_path: Path) -> None:
             process.kill()
 
 
+def test_no_command_leaves_a_core_dump() -> None:
+    """They handle keys; prctl(2): 3 is PR_GET_DUMPABLE."""
+    script = (
+        "import ctypes, resource, sys; from pipeline.cli.main import main; sys.argv = ['', 'version']; "
+        "main(); print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "(0, 0) 0"
+
+
 # -- what is wrong besides
 
 

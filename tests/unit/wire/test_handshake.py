@@ -19,7 +19,9 @@ from pipeline.wire.handshake import (
     CLIENT,
     NO_CERTIFICATE,
     SERVER,
+    AskProof,
     AskSupervisor,
+    AskVerdict,
     Cause,
     ClientHandshake,
     CompatHandshake,
@@ -83,17 +85,20 @@ def server(with_keys: bool = True) -> ServerHandshake:
     return side
 
 
-def client(key: bytes = KEY, pin: bytes = b"") -> ClientHandshake:
+def client(keyed: bool = True, pin: bytes = b"") -> ClientHandshake:
     """A client that has said its HELLO."""
-    hello = KEYED_HELLO if key else HELLO
-    side = ClientHandshake(hello, key, pin)
+    hello = KEYED_HELLO if keyed else HELLO
+    side = ClientHandshake(hello, pin)
     assert side.begin(CERTIFICATE) == [Send(hello.frame())]
     return side
 
 
 def challenged_client() -> ClientHandshake:
+    """A client that has sent its PROOF."""
     side = client()
-    assert [type(output) for output in side.feed(Challenge(NONCE).frame())] == [Send]
+    (question,) = side.feed(Challenge(NONCE).frame())
+    assert isinstance(question, AskProof)
+    assert [type(output) for output in ClientSupervisor(KEY).answer(side, question)] == [Send]
     return side
 
 
@@ -111,6 +116,34 @@ def proved_welcome(key: bytes = KEY, nonce: bytes = NONCE) -> bytes:
     return WELCOME._replace(mac=auth.server_proof(key, transcript(nonce), WELCOME.frame())).frame()
 
 
+class ClientSupervisor:
+    """Has the client's key, as pipeline.supervisor.roles.prover has."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def answer(self, side: ClientHandshake, question: AskProof | AskVerdict) -> list[Output]:
+        seen = auth.transcript(question.hello, question.challenge, question.certificate_hash)
+        if isinstance(question, AskProof):
+            return side.prove(auth.client_proof(self._key, seen))
+        proved = auth.server_proved(self._key, seen, question.welcome)
+        return side.judge("" if proved else DISTRUST)
+
+
+DISTRUST = "the server has not our key"
+
+
+def answered(outputs: list[Output], side: ClientHandshake) -> list[Output]:
+    """The outputs, with those that the answers of the supervisor cause in place of the questions."""
+    found: list[Output] = []
+    for output in outputs:
+        if isinstance(output, AskProof | AskVerdict):
+            found += answered(ClientSupervisor(KEY).answer(side, output), side)
+        else:
+            found.append(output)
+    return found
+
+
 SERVERS: dict[State, Callable[[], ServerHandshake]] = {
     State.AWAIT_HELLO: server,
     State.AWAIT_PROOF: server_that_awaits_a_proof,
@@ -118,7 +151,7 @@ SERVERS: dict[State, Callable[[], ServerHandshake]] = {
 CLIENTS: dict[State, Callable[[], ClientHandshake]] = {
     State.AWAIT_CHALLENGE: client,
     State.AWAIT_PROVED_WELCOME: challenged_client,
-    State.AWAIT_WELCOME: lambda: client(key=b""),
+    State.AWAIT_WELCOME: lambda: client(keyed=False),
 }
 SIDES = {**SERVERS, **CLIENTS}
 TABLE = {**SERVER, **CLIENT}
@@ -288,27 +321,61 @@ def test_a_proof_that_comes_with_the_hello_is_read_behind_the_challenge() -> Non
 
 def test_a_challenged_client_sends_its_proof_and_is_welcomed() -> None:
     side = client()
-    assert side.feed(Challenge(NONCE).frame()) == [Send(Proof(auth.client_proof(KEY, transcript())).frame())]
-    assert side.feed(proved_welcome() + REST) == [
-        TellSupervisor(proved_welcome()),
+    handshake = KEYED_HELLO.frame(), Challenge(NONCE).frame(), CERTIFICATE_HASH
+    assert side.feed(Challenge(NONCE).frame()) == [AskProof(*handshake)]
+    proof = auth.client_proof(KEY, transcript())
+    assert side.prove(proof) == [Send(Proof(proof).frame())]
+    assert side.feed(proved_welcome() + REST[:3]) == [AskVerdict(*handshake, proved_welcome())]
+    assert side.feed(REST[3:]) == []
+    assert side.judge("") == [Welcomed(0x2F, 1300, 5, 2, framing.LIGHT, True, REST)]
+    assert side.state is State.WELCOMED
+
+
+def test_while_a_client_waits_for_its_supervisor_no_message_is_read() -> None:
+    side = client()
+    (question,) = side.feed(Challenge(NONCE).frame() + REFUSED.frame())
+    assert isinstance(question, AskProof) and side.awaits_supervisor
+    assert side.feed(b"") == []
+    assert [type(output) for output in side.prove(bytes(32))] == [Send, Failed]
+    judged = challenged_client()
+    (question,) = judged.feed(proved_welcome() + REFUSED.frame())
+    assert isinstance(question, AskVerdict) and judged.awaits_supervisor
+    (welcomed,) = judged.judge("")
+    assert isinstance(welcomed, Welcomed) and welcomed.rest == REFUSED.frame()
+    assert not judged.awaits_supervisor
+
+
+def test_an_answer_that_nobody_has_asked_for_is_our_own_mistake() -> None:
+    for make in CLIENTS.values():
+        with pytest.raises(LocalError, match="a proof for a handshake that waits for "):
+            make().prove(bytes(32))
+        with pytest.raises(LocalError, match="a verdict on a handshake that waits for "):
+            make().judge("")
+
+
+def test_a_client_that_waits_for_its_supervisor_guesses_nothing_about_the_server() -> None:
+    side = client()
+    side.feed(Challenge(NONCE).frame())
+    assert side.ended(Cause.CLOSED, "closed") == Failed(Cause.CLOSED, "closed")
+
+
+def test_a_client_without_a_key_is_welcomed_without_a_proof() -> None:
+    assert client(keyed=False).feed(WELCOME.frame() + REST) == [
+        TellSupervisor(WELCOME.frame()),
         Welcomed(0x2F, 1300, 5, 2, framing.LIGHT, True, REST),
     ]
 
 
-def test_a_client_without_a_key_is_welcomed_without_a_proof() -> None:
-    outputs = client(key=b"").feed(WELCOME.frame() + REST)
-    assert [type(output) for output in outputs] == [TellSupervisor, Welcomed]
-
-
 def test_without_tls_the_transcript_has_a_certificate_hash_of_zeros() -> None:
-    side = ClientHandshake(KEYED_HELLO, KEY)
+    side = ClientHandshake(KEYED_HELLO)
     side.begin(b"")
-    bare = auth.transcript(KEYED_HELLO.frame(), Challenge(NONCE).frame(), NO_CERTIFICATE)
-    assert side.feed(Challenge(NONCE).frame()) == [Send(Proof(auth.client_proof(KEY, bare)).frame())]
+    assert side.feed(Challenge(NONCE).frame()) == [
+        AskProof(KEYED_HELLO.frame(), Challenge(NONCE).frame(), NO_CERTIFICATE)
+    ]
 
 
 def test_a_client_sends_nothing_to_a_server_with_another_certificate() -> None:
-    side = ClientHandshake(KEYED_HELLO, KEY, CERTIFICATE_HASH)
+    side = ClientHandshake(KEYED_HELLO, CERTIFICATE_HASH)
     (failed,) = side.begin(b"another one")
     assert isinstance(failed, Failed) and failed.cause is Cause.DISTRUSTED
     assert failed.reason.startswith(f"fingerprint of the server's certificate: expected {CERTIFICATE_HASH.hex()}")
@@ -327,16 +394,16 @@ def test_a_client_sends_nothing_to_a_server_with_another_certificate() -> None:
     ids=["no proof", "another key", "a replay", "our own proof", "bytes added"],
 )
 def test_a_client_with_a_key_trusts_no_welcome_without_the_servers_proof(welcome: bytes) -> None:
-    assert challenged_client().feed(welcome) == [
-        Failed(Cause.DISTRUSTED, "the server has not proved that it has our key")
-    ]
+    side = challenged_client()
+    assert answered(side.feed(welcome), side) == [Failed(Cause.DISTRUSTED, DISTRUST)]
 
 
 def test_no_changed_byte_of_a_proved_welcome_is_trusted() -> None:
     frame = proved_welcome()
     for at in range(framing.LENGTH.size, len(frame)):
         changed = frame[:at] + bytes([frame[at] ^ 1]) + frame[at + 1 :]
-        failed = failure(challenged_client().feed(changed))
+        side = challenged_client()
+        failed = failure(answered(side.feed(changed), side))
         assert failed.cause in (Cause.DISTRUSTED, Cause.INVALID)
 
 
@@ -348,7 +415,8 @@ def test_a_client_with_a_key_trusts_no_welcome_without_a_challenge() -> None:
 
 def test_a_replayed_challenge_is_out_of_turn() -> None:
     assert failure(challenged_client().feed(Challenge(NONCE).frame())).cause is Cause.INVALID
-    outputs = client().feed(Challenge(NONCE).frame() * 2)
+    side = client()
+    outputs = answered(side.feed(Challenge(NONCE).frame() * 2), side)
     assert [type(output) for output in outputs] == [Send, Failed]
 
 
@@ -403,7 +471,7 @@ def test_with_compat_a_client_compares_the_certificate_with_its_pin() -> None:
     "side",
     [
         ServerHandshake(True, NONCE),
-        ClientHandshake(HELLO, b""),
+        ClientHandshake(HELLO),
         CompatHandshake(0, 1400),
     ],
     ids=lambda side: type(side).__name__,
@@ -416,7 +484,7 @@ def test_bytes_before_the_beginning_are_our_own_mistake(
 
 
 def test_bytes_behind_the_end_are_our_own_mistake() -> None:
-    welcomed, failed = client(key=b""), client(key=b"")
+    welcomed, failed = client(keyed=False), client(keyed=False)
     welcomed.feed(WELCOME.frame())
     failed.feed(REFUSED.frame())
     for side, state in ((welcomed, "welcomed"), (failed, "failed")):
@@ -439,7 +507,7 @@ STREAMS: dict[str, tuple[Callable[[], ServerHandshake | ClientHandshake], bytes]
     "server, truncated magic": (server, KEYED_HELLO.frame()[:40]),
     "server, too long": (server, KEYED_HELLO.frame() + b"\xff" * 9),
     "client, keyed": (client, Challenge(NONCE).frame() + proved_welcome() + REST),
-    "client, no key": (lambda: client(key=b""), WELCOME.frame() + REST),
+    "client, no key": (lambda: client(keyed=False), WELCOME.frame() + REST),
     "client, wrong proof": (client, Challenge(NONCE).frame() + proved_welcome(OTHER_KEY) + REST),
     "client, refused": (client, Challenge(NONCE).frame() + REFUSED.frame() + REST),
     "client, challenged twice": (client, Challenge(NONCE).frame() * 2),
@@ -454,7 +522,8 @@ def fed(side: ServerHandshake | ClientHandshake, pieces: Sequence[bytes]) -> tup
         if side.state in (State.WELCOMED, State.FAILED):
             rest += piece
         else:
-            outputs += side.feed(piece)
+            found = side.feed(piece)
+            outputs += answered(found, side) if isinstance(side, ClientHandshake) else found
     if side.state is State.AWAIT_DECISION:
         assert isinstance(side, ServerHandshake)
         outputs += side.decide(True, WELCOME.frame())
@@ -494,6 +563,8 @@ def test_a_truncated_handshake_waits_without_a_failure(name: str) -> None:
     for length in range(len(stream) - len(REST)):
         side = make()
         outputs = side.feed(stream[:length])
+        if isinstance(side, ClientHandshake):
+            outputs = answered(outputs, side)
         assert not any(isinstance(output, Welcomed | Failed | AskSupervisor) for output in outputs)
         assert side.state in SIDES
 
@@ -522,7 +593,9 @@ def test_a_message_with_changed_bytes_follows_the_table_or_fails(
         frame[at] = data.draw(st.integers(0, 255))
     side = SIDES[state]()
     outputs = side.feed(bytes(frame))
-    reachable = {next_state for row in TABLE[state].values() for next_state in row}
+    if isinstance(side, ClientHandshake) and state is State.AWAIT_PROVED_WELCOME:
+        outputs = answered(outputs, side)
+    reachable = {next_state for row in TABLE[state].values() for next_state in row} - {State.AWAIT_VERDICT}
     assert side.state in reachable | {State.FAILED}
     if state in (State.AWAIT_CHALLENGE, State.AWAIT_PROVED_WELCOME):
         assert side.state is not State.WELCOMED  # nothing here has the server's proof
@@ -553,9 +626,13 @@ class Supervisor:
 
 
 def shake_hands(
-    left: ClientHandshake, right: ServerHandshake, supervisor: Supervisor, shown: bytes = CERTIFICATE
+    left: ClientHandshake,
+    right: ServerHandshake,
+    supervisor: Supervisor,
+    shown: bytes = CERTIFICATE,
+    key: bytes = KEY,
 ) -> tuple[Output, Output]:
-    """The last output of either side. `shown`: the server's certificate as the client sees it."""
+    """The last output of either side. `shown`: the server's certificate as the client sees it; `key`: the client's."""
     last: dict[handshake.Handshake, Output] = {}
     right.begin(b"")
     waiting: list[tuple[ClientHandshake | ServerHandshake, Output]] = [(left, output) for output in left.begin(shown)]
@@ -567,13 +644,13 @@ def shake_hands(
             waiting += [(other, each) for each in other.feed(output.data)]
         elif isinstance(output, AskSupervisor):
             waiting += [(right, each) for each in supervisor.decide(right, output)]
+        elif isinstance(output, AskProof | AskVerdict):
+            waiting += [(left, each) for each in ClientSupervisor(key).answer(left, output)]
     return last[left], last[right]
 
 
 def test_two_ends_with_one_key_welcome_each_other() -> None:
-    ends = shake_hands(
-        ClientHandshake(KEYED_HELLO, KEY), ServerHandshake(True, NONCE, CERTIFICATE_HASH), Supervisor(KEY)
-    )
+    ends = shake_hands(ClientHandshake(KEYED_HELLO), ServerHandshake(True, NONCE, CERTIFICATE_HASH), Supervisor(KEY))
     assert ends == (
         Welcomed(0x2F, 1300, 5, 2, framing.LIGHT, True),
         Welcomed(0x13, 1400, 5, 2, framing.LIGHT, True),
@@ -581,26 +658,26 @@ def test_two_ends_with_one_key_welcome_each_other() -> None:
 
 
 def test_two_ends_without_keys_welcome_each_other() -> None:
-    ends = shake_hands(ClientHandshake(HELLO, b""), ServerHandshake(True, NONCE, CERTIFICATE_HASH), Supervisor(KEY))
+    ends = shake_hands(ClientHandshake(HELLO), ServerHandshake(True, NONCE, CERTIFICATE_HASH), Supervisor(KEY))
     assert [type(end) for end in ends] == [Welcomed, Welcomed]
 
 
 def test_a_client_with_another_key_is_not_admitted_and_hears_nothing() -> None:
-    left = ClientHandshake(KEYED_HELLO, OTHER_KEY)
-    last, failed = shake_hands(left, ServerHandshake(True, NONCE, CERTIFICATE_HASH), Supervisor(KEY))
+    left = ClientHandshake(KEYED_HELLO)
+    last, failed = shake_hands(left, ServerHandshake(True, NONCE, CERTIFICATE_HASH), Supervisor(KEY), key=OTHER_KEY)
     assert isinstance(failed, Failed) and failed.cause is Cause.UNPROVED
     assert isinstance(last, Send) and left.state is State.AWAIT_PROVED_WELCOME
 
 
 def test_a_man_in_the_middle_with_a_certificate_of_its_own_is_noticed_by_the_server() -> None:
     right = ServerHandshake(True, NONCE, CERTIFICATE_HASH)
-    _, failed = shake_hands(ClientHandshake(KEYED_HELLO, KEY), right, Supervisor(KEY), b"another certificate")
+    _, failed = shake_hands(ClientHandshake(KEYED_HELLO), right, Supervisor(KEY), b"another certificate")
     assert isinstance(failed, Failed) and failed.cause is Cause.UNPROVED
 
 
 def test_a_refusal_reaches_a_client_that_has_proved_its_key() -> None:
     right = ServerHandshake(True, NONCE, CERTIFICATE_HASH)
-    ends = shake_hands(ClientHandshake(KEYED_HELLO, KEY), right, Supervisor(KEY, REFUSED))
+    ends = shake_hands(ClientHandshake(KEYED_HELLO), right, Supervisor(KEY, REFUSED))
     assert ends == (
         Failed(Cause.REFUSED, f"refused by the server: {REFUSED.text}"),
         Failed(Cause.REFUSED, f"refused: {REFUSED.text}"),
@@ -609,7 +686,7 @@ def test_a_refusal_reaches_a_client_that_has_proved_its_key() -> None:
 
 def test_a_server_without_keys_is_not_trusted_by_a_client_with_one() -> None:
     right = ServerHandshake(False, NONCE, CERTIFICATE_HASH)
-    failed, welcomed = shake_hands(ClientHandshake(KEYED_HELLO, KEY), right, Supervisor(KEY))
+    failed, welcomed = shake_hands(ClientHandshake(KEYED_HELLO), right, Supervisor(KEY))
     assert isinstance(failed, Failed) and failed.cause is Cause.DISTRUSTED
     assert isinstance(welcomed, Welcomed)
 
@@ -646,12 +723,16 @@ def test_a_client_sends_the_bytes_of_the_document_and_trusts_its_welcome() -> No
     example = named_example()
     hello = messages.decode(example["hello"])
     assert isinstance(hello, Hello)
-    side = ClientHandshake(hello, example["key"])
+    side = ClientHandshake(hello)
     side._certificate_hash = example["certificate hash"]  # of no certificate in the document
     side.state = State.AWAIT_CHALLENGE
-    assert side.feed(example["challenge"]) == [Send(example["proof"])]
-    told, welcomed = side.feed(example["welcome"] + REST)
-    assert told == TellSupervisor(example["welcome"])
+    supervisor = ClientSupervisor(example["key"])
+    (question,) = side.feed(example["challenge"])
+    assert isinstance(question, AskProof)
+    assert supervisor.answer(side, question) == [Send(example["proof"])]
+    (question,) = side.feed(example["welcome"] + REST)
+    assert isinstance(question, AskVerdict)
+    (welcomed,) = supervisor.answer(side, question)
     assert isinstance(welcomed, Welcomed) and welcomed.rest == REST
 
 

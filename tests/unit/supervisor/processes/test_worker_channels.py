@@ -148,6 +148,16 @@ def test_an_invalid_request_is_lost_and_nothing_else_happens(loop: Loop, nonsens
     send_invalid_request(loop, nonsense)
 
 
+def test_a_flood_of_invalid_requests_is_a_few_lines_of_the_log(loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
+    broken = loop.spawn("tcp-0")
+    for _ in range(100):
+        broken.socket.send(b"nonsense")
+        loop.serve()
+    lines = [record.getMessage() for record in caplog.records]
+    assert [int(line.split(", ")[1].split()[0]) for line in lines] == [1, 2, 4, 8, 16, 32, 64]
+    assert all(line.startswith("tcp-0 sent an invalid request, ") for line in lines)
+
+
 @given(st.binary(min_size=1, max_size=50))
 def test_any_bytes_cost_at_most_the_request(data: bytes) -> None:
     loop = Loop(echo)

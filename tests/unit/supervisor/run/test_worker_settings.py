@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from types import SimpleNamespace
 
@@ -11,7 +12,9 @@ from pipeline.runtime.plan import WorkerSettings
 from pipeline.supervisor.run.worker_account import Account
 from pipeline.supervisor.run.worker_settings import HANDED_DOWN, client_id, new_session, worker_settings
 from pipeline.transport.settings import TlsMaterial
+from pipeline.wire import auth
 
+KEY = bytes(range(100, 132))
 TLS = TlsMaterial("certificate", "key", "ca", "1.3", "00ff", "vpn.example.org", True)
 DEVICE = SimpleNamespace(offloads=0x4F, accepted=0x6F)
 ACCOUNT = Account(65534, 65533, "nobody")
@@ -27,25 +30,26 @@ CLIENT = parse(
 SERVER = parse({"mode": "server", "name": "town", "tunnel_addr": "10.0.0.1/24"})
 
 
-def test_a_client_is_told_its_server_its_key_and_the_addresses_that_it_asks_for() -> None:
-    told = worker_settings(CLIENT, TlsSettings(TLS, b"\1\2", b""), DEVICE, 7, ACCOUNT, ["192.0.2.5"])
+def test_a_client_is_told_its_server_the_name_of_its_key_and_the_addresses_that_it_asks_for() -> None:
+    told = worker_settings(CLIENT, TlsSettings(TLS, KEY, b""), DEVICE, 7, ACCOUNT, ["192.0.2.5"])
     assert (told.remote_host, told.remote_port, told.known_servers) == ("vpn.example.org", 9000, ["192.0.2.5"])
     assert told.requested_addresses == ["10.0.0.2", "fd00::2"]
-    assert (told.key, told.verifies_keys, told.tls) == ("0102", False, TLS)
+    assert (told.key_id, told.verifies_keys, told.tls) == (auth.key_id(KEY).hex(), False, TLS)
+    assert not any(form in json.dumps(told) for form in (KEY.hex(), base64.b64encode(KEY).decode()))
     assert (told.client_id, told.session) == (client_id("town"), 7)
     assert (told.offloads, told.offloads_accepted, told.account) == (0x4F, 0x6F, (65534, 65533))
     assert all(getattr(told, name) == getattr(CLIENT, name) for name in HANDED_DOWN)
 
 
 def test_the_workers_of_a_server_are_told_no_key() -> None:
-    told = worker_settings(SERVER, TlsSettings(TLS, b"\1\2", b""), DEVICE, 7, None)
-    assert (told.key, told.verifies_keys, told.account) == ("", True, None)
+    told = worker_settings(SERVER, TlsSettings(TLS, KEY, b""), DEVICE, 7, None)
+    assert (told.key_id, told.verifies_keys, told.account) == ("", True, None)
     assert (told.remote_host, told.remote_port, told.requested_addresses) == ("", 0, [])
 
 
 def test_settings_cross_json_unchanged() -> None:
     for told in (
-        worker_settings(CLIENT, TlsSettings(TLS, b"\1\2", b""), DEVICE, 7, ACCOUNT),
+        worker_settings(CLIENT, TlsSettings(TLS, KEY, b""), DEVICE, 7, ACCOUNT),
         worker_settings(SERVER, TlsSettings(None, b"", b""), DEVICE, 7, None),
     ):
         again = WorkerSettings.from_json(json.loads(json.dumps(told)))

@@ -17,11 +17,11 @@ import pytest
 
 from pipeline.errors import LocalError
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.runtime.supervisor_channel import Admitted, NotAdmitted, SupervisorChannel
+from pipeline.runtime.supervisor_channel import Admitted, NotAdmitted, OwnProof, SupervisorChannel, Verdict
 from pipeline.transport import failure_words
 from pipeline.transport.connection import HANDSHAKE, Connection
 from pipeline.wire import auth, framing, messages
-from pipeline.wire.handshake import NO_CERTIFICATE, AskSupervisor, Cause, Failed, Welcomed
+from pipeline.wire.handshake import NO_CERTIFICATE, AskProof, AskSupervisor, AskVerdict, Cause, Failed, Welcomed
 from pipeline.wire.messages import Challenge, Hello, Proof, Refused, Welcome
 from tests.harness.settings import WORKER_SETTINGS
 from workers.tcp.handshake import ClientHandshaker, Outcome, ServerHandshaker
@@ -31,6 +31,7 @@ SERIAL = 7
 HELLO = Hello(1, 0x13, 2, 5, 1300, 7, 9, framing.LIGHT, messages.ACCEPTS_SHARDS)
 KEYED_HELLO = HELLO._replace(auth=messages.AUTH_KEY, key_id=auth.key_id(KEY), nonce=b"n" * 32)
 WELCOME = Welcome(1, 0x2F, 1200, messages.ACCEPTS_SHARDS, addresses=(ip_interface("10.0.0.2/24"),))
+KEYED = WORKER_SETTINGS._replace(key_id=auth.key_id(KEY).hex())
 BIG = 1 << 20
 SECONDS = 5.0
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() resets
@@ -78,6 +79,13 @@ class Ends:
         """A client without a key has said its HELLO."""
         assert side.begin(self.connection) is None
         assert isinstance(self.step(side, HELLO.frame()), AskSupervisor)
+
+
+def fill_the_channel(ends: Ends) -> None:
+    while ends.channel.ask(
+        {"serial": 1, "hello": "", "challenge": "", "hash": "", "welcome": "00" * 1000, "server": ""}
+    ):
+        pass
 
 
 @pytest.fixture
@@ -223,8 +231,7 @@ def test_a_client_that_has_gone_while_the_supervisor_decided_is_not_counted_as_r
 
 
 def test_a_question_for_which_the_supervisor_has_no_time_ends_the_connection_at_once(ends: Ends) -> None:
-    while ends.channel.ask({"welcome": "00" * 1000, "server": ""}):
-        pass
+    fill_the_channel(ends)
     side = ends.server()
     side.begin(ends.connection)
     outcome = ends.step(side, HELLO.frame())
@@ -250,6 +257,20 @@ def test_a_decision_for_a_connection_that_has_not_asked_is_our_own_mistake(ends:
     side.begin(ends.connection)
     with pytest.raises(LocalError, match="which was not asked"):
         side.answered(ends.connection, decision)
+
+
+def test_an_answer_for_the_other_side_is_our_own_mistake(ends: Ends) -> None:
+    answers = (OwnProof(serial=SERIAL, proof="", refusal=""), Verdict(serial=SERIAL, distrust=""))
+    server = ends.server()
+    ends.ask(server)
+    for answer in answers:
+        with pytest.raises(LocalError, match="which was not asked"):
+            server.answered(ends.connection, answer)
+    client = ends.client(KEYED)
+    client.begin(ends.connection)
+    for answer in answers:
+        with pytest.raises(LocalError, match="a handshake that waits for"):
+            client.answered(ends.connection, answer)
 
 
 # -- the client's side
@@ -280,26 +301,111 @@ def test_a_welcome_is_passed_on_to_the_supervisor(ends: Ends) -> None:
     side.begin(ends.connection)
     outcome = ends.step(side, WELCOME.frame() + framing.KEEPALIVE_FRAME)
     assert outcome == Welcomed(0x2F, 1200, 1, 3, framing.LIGHT, True, framing.KEEPALIVE_FRAME)
-    assert ends.asked() == {"welcome": WELCOME.frame().hex(), "server": "192.0.2.1"}
+    assert ends.asked() == {
+        "serial": SERIAL,
+        "hello": "",
+        "challenge": "",
+        "hash": "",
+        "welcome": WELCOME.frame().hex(),
+        "server": "192.0.2.1",
+    }
     assert (ends.connection.offloads, ends.connection.accepts_shards) == (0x2F, True)
 
 
-def test_a_client_with_a_key_answers_the_challenge(ends: Ends) -> None:
-    side = ends.client(WORKER_SETTINGS._replace(key=KEY.hex()))
+def challenged(ends: Ends) -> tuple[ClientHandshaker, dict[str, object]]:
+    """A client with a key that has got a CHALLENGE, and what the supervisor was asked."""
+    side = ends.client(KEYED)
     side.begin(ends.connection)
     hello, challenge = ends.far.recv(BIG), Challenge(b"c" * 32).frame()
-    assert ends.step(side, challenge) is None
-    transcript = auth.transcript(hello, challenge, NO_CERTIFICATE)
-    assert ends.far.recv(BIG) == Proof(auth.client_proof(KEY, transcript)).frame()
-    failed = ends.step(side, WELCOME.frame())
-    assert isinstance(failed, Failed) and failed.cause is Cause.DISTRUSTED
+    assert isinstance(ends.step(side, challenge), AskProof)
+    asked = ends.asked()
+    assert asked == {
+        "serial": SERIAL,
+        "hello": hello.hex(),
+        "challenge": challenge.hex(),
+        "hash": NO_CERTIFICATE.hex(),
+    }
+    return side, asked
+
+
+def proved(ends: Ends) -> tuple[ClientHandshaker, dict[str, object]]:
+    """A client whose PROOF is sent."""
+    side, asked = challenged(ends)
+    assert side.answered(ends.connection, OwnProof(serial=SERIAL, proof="ab" * 32, refusal="")) is None
+    assert ends.far.recv(BIG) == Proof(b"\xab" * 32).frame()
+    return side, asked
+
+
+def test_a_client_with_a_key_asks_the_supervisor_for_its_proof_and_for_a_verdict(ends: Ends) -> None:
+    side, handshake = proved(ends)
+    assert isinstance(ends.step(side, WELCOME.frame() + framing.KEEPALIVE_FRAME), AskVerdict)
+    assert ends.asked() == {**handshake, "welcome": WELCOME.frame().hex(), "server": "192.0.2.1"}
+    outcome = side.answered(ends.connection, Verdict(serial=SERIAL, distrust=""))
+    assert outcome == Welcomed(0x2F, 1200, 1, 0, framing.BULK, True, framing.KEEPALIVE_FRAME)
+    assert (ends.connection.offloads, ends.connection.accepts_shards) == (0x2F, True)
+
+
+def test_a_client_trusts_no_server_that_its_supervisor_distrusts(ends: Ends) -> None:
+    side, _ = proved(ends)
+    ends.step(side, WELCOME.frame())
+    outcome = side.answered(ends.connection, Verdict(serial=SERIAL, distrust="another's"))
+    assert outcome == Failed(Cause.DISTRUSTED, "another's")
+
+
+def test_a_client_that_gets_no_proof_from_its_supervisor_sends_none(ends: Ends) -> None:
+    side, _ = challenged(ends)
+    outcome = side.answered(ends.connection, OwnProof(serial=SERIAL, proof="", refusal="too many"))
+    assert outcome == Failed(Cause.CLOSED, "too many")
+    ends.connection.socket.close()
+    assert ends.far.recv(BIG) == b""
+
+
+def test_a_client_reads_nothing_while_it_waits_for_its_supervisor_and_all_of_it_afterwards(ends: Ends) -> None:
+    side, _ = challenged(ends)
+    assert ends.step(side, Refused(messages.FULL, "full").frame()) is None
+    with pytest.raises(BlockingIOError):
+        ends.asked()
+    outcome = side.answered(ends.connection, OwnProof(serial=SERIAL, proof="ab" * 32, refusal=""))
+    assert outcome == Failed(Cause.REFUSED, "refused by the server: full")
+
+
+def test_a_server_that_goes_while_the_supervisor_is_asked_ends_the_connection(ends: Ends) -> None:
+    side, _ = challenged(ends)
+    ends.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    ends.far.close()
+    ends.wait()
+    assert side.step(ends.connection) == Failed(Cause.CLOSED, "Connection reset by peer")
+
+
+def test_a_proof_that_the_server_does_not_wait_for_is_no_exception(ends: Ends) -> None:
+    side, _ = challenged(ends)
+    ends.far.close()
+    ends.wait()
+    outcome = side.answered(ends.connection, OwnProof(serial=SERIAL, proof="ab" * 32, refusal=""))
+    assert isinstance(outcome, Failed) and outcome.cause in (Cause.CLOSED, Cause.BROKEN)
+
+
+def test_a_challenge_for_which_the_supervisor_has_no_time_ends_the_connection_at_once(ends: Ends) -> None:
+    fill_the_channel(ends)
+    side = ends.client(KEYED)
+    side.begin(ends.connection)
+    outcome = ends.step(side, Challenge(b"c" * 32).frame())
+    assert outcome == Failed(Cause.CLOSED, "the supervisor answers nothing: too many requests wait for it")
+
+
+def test_a_reload_gives_the_next_connection_the_id_of_the_new_key(ends: Ends) -> None:
+    side = ends.client(KEYED)
+    other = bytes(range(1, 33))
+    side.renew(KEYED._replace(key_id=auth.key_id(other).hex()))
+    side.begin(ends.connection)
+    hello = messages.decode(ends.far.recv(BIG))
+    assert isinstance(hello, Hello) and hello.key_id == auth.key_id(other)
 
 
 def test_a_welcome_that_the_supervisor_has_no_room_for_is_logged(ends: Ends, caplog: pytest.LogCaptureFixture) -> None:
     side = ends.client()
     side.begin(ends.connection)
-    while ends.channel.ask({"welcome": "00" * 1000, "server": ""}):
-        pass
+    fill_the_channel(ends)
     with caplog.at_level(logging.WARNING):
         assert isinstance(ends.step(side, WELCOME.frame()), Welcomed)
     assert "addresses and routes from the server were not applied" in caplog.text

@@ -1,0 +1,30 @@
+"""The HELLO of a client: its settings determine everything but the dial index and the nonce.
+
+A tcp worker sends it. The supervisor, which has the key, makes it anew, and proves no other.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from pipeline.runtime.plan import WorkerSettings
+from pipeline.wire import framing, messages
+
+
+def client_hello(settings: WorkerSettings, key_id: bytes, dial_index: int, nonce: bytes) -> messages.Hello:
+    """`key_id`: b"" for a client without a key; `nonce`: random bytes, new for each connection."""
+    return messages.Hello(
+        version=messages.VERSION,
+        offloads=settings.offloads_accepted,
+        connection_index=dial_index,
+        connections=settings.connections,
+        mtu=settings.mtu,
+        client_id=settings.client_id,
+        session=settings.session,
+        traffic_class=framing.LIGHT if dial_index >= settings.connections else framing.BULK,
+        features=messages.ACCEPTS_SHARDS if settings.fec != "off" else 0,
+        auth=messages.AUTH_KEY if key_id else messages.AUTH_NONE,
+        key_id=key_id or bytes(messages.KEY_ID_BYTES),
+        nonce=nonce,
+        requested_addresses=tuple(map(ip_address, settings.requested_addresses)),
+    )

@@ -1,0 +1,169 @@
+"""Where secrets are while real instances run: in the process that needs them, and in no other, no log and no status."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pipeline.credentials import invitation, keys
+from tests.harness.process_memory import forms_of, found_in
+from tests.netns.harness.hub import Hub, reaches
+from tests.netns.harness.instance import Instance, command
+from tests.support import eventually
+from tools.lab.network import Lab
+
+DEBUG = {"log_level": "debug", "fec": "on"}
+
+
+def secret_forms(keys_by_name: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{name}, {form}": value for name, key in keys_by_name.items() for form, value in forms_of(key).items()}
+
+
+def holders(instance: Instance, wanted: dict[str, bytes]) -> dict[str, set[str]]:
+    """The processes of an instance that hold any of these, with what they hold."""
+    assert instance.wait_for_spares("tcp", "fec", "tun")
+    pids = instance.pids()
+    assert {name.split("-")[0] for name in pids} >= {"supervisor", "tcp", "fec", "tun", "spare tcp"}
+    found = {name: found_in(pid, wanted) for name, pid in pids.items()}
+    return {name: held for name, held in found.items() if held}
+
+
+class Site:
+    """A hub with two peers: one has joined by an invitation, one has its key in a file that the hub has too."""
+
+    def __init__(self, stack: ExitStack, lab: Lab, directory: Path) -> None:
+        self.file = directory / "filed.key"
+        keys.write_secret(self.file, keys.generate().encode())
+        peers = [{"name": "filed", "key_file": str(self.file)}]
+        self.hub = stack.enter_context(Hub(lab, directory, peers=peers, **DEBUG))
+        self.joined = self.hub.join(lab["one"], "joined", **DEBUG)
+        self.filed = stack.enter_context(
+            Instance(
+                lab["two"],
+                {
+                    "mode": "client",
+                    "remote_addr": self.hub.server.config["public_addr"],
+                    "key_file": str(self.file),
+                    "tunnel_addr": "auto",
+                    "reconnect_max": 0.5,
+                    **DEBUG,
+                },
+                directory,
+            )
+        )
+        self.filed.wait_until_connected(8)
+
+    @property
+    def keys(self) -> dict[str, bytes]:
+        return {
+            "filed": keys.read_key(self.file, "key_file"),
+            "joined": invitation.decode(self.joined.invitation).key,
+        }
+
+    def is_connected(self) -> bool:
+        return all(reaches(client.node, "10.99.0.1", count=1, seconds=0.5) for client in (self.joined, self.filed))
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        return self.hub.server, self.joined, self.filed
+
+    def expect_keys_with_supervisors_alone(self) -> None:
+        wanted = secret_forms(self.keys) | {"invitation": self.joined.invitation.encode()}
+        server = holders(self.hub.server, wanted)
+        assert set(server) == {"supervisor"}
+        assert server["supervisor"] >= {"filed, bytes", "joined, bytes"}, "the search finds nothing at all"
+        for client, name in ((self.joined, "joined"), (self.filed, "filed")):
+            found = holders(client, wanted)
+            assert set(found) == {"supervisor"}
+            assert f"{name}, bytes" in found["supervisor"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with ExitStack() as stack:
+        lab = stack.enter_context(Lab(names=("hub", "one", "two")))
+        yield Site(stack, lab, tmp_path_factory.mktemp("secrets"))
+
+
+def test_keys_are_with_the_supervisors_and_with_no_worker_and_no_spare(site: Site) -> None:
+    site.expect_keys_with_supervisors_alone()
+
+
+def test_successors_and_replacements_of_workers_hold_no_key_and_are_connected(site: Site) -> None:
+    site.joined.wait_until_replaced("tcp-0", site.joined.signal_worker("tcp-0", signal.SIGKILL))
+    done = site.filed.command("restart", "--rolling")
+    assert done.returncode == 0, done.stderr
+    eventually(site.is_connected, 20, "both clients reach the hub")
+    site.expect_keys_with_supervisors_alone()
+
+
+def test_the_private_key_of_the_certificate_is_with_the_supervisor_and_the_tcp_workers(site: Site) -> None:
+    """OpenSSL signs with it in each handshake, so the tcp workers of the server need it; nobody else does."""
+    pem = (Path(site.hub.server.config["state_dir"]) / "server.key").read_text()
+    lines = pem.splitlines()[1:-1]
+    scalar = next(iter(re.findall(rb"\x02\x01\x01\x04\x20(.{32})", base64.b64decode("".join(lines)), re.DOTALL)))
+    wanted = {"PEM": lines[1].encode(), **forms_of(scalar)}
+    found = holders(site.hub.server, wanted)
+    assert {name.split("-")[0] for name in found} == {"supervisor", "tcp"}
+    assert all("PEM" in held for held in found.values())
+    for client in (site.joined, site.filed):
+        assert holders(client, wanted) == {}
+
+
+def test_a_new_key_is_used_after_a_reload_and_workers_hold_neither_key(site: Site) -> None:
+    old = keys.read_key(site.file, "key_file")
+    keys.write_secret(site.file, keys.generate().encode(), replace=True)
+    before = site.filed.counter("tcp.connections_established")
+    for instance in (site.hub.server, site.filed):
+        done = instance.command("reload")
+        assert done.returncode == 0, done.stderr
+    site.filed.wait_until_connected(before + 8)
+    eventually(site.is_connected, 20, "both clients reach the hub with the new key")
+    site.expect_keys_with_supervisors_alone()
+    assert set(holders(site.filed, forms_of(old))) <= {"supervisor"}
+
+
+def test_no_log_no_status_and_no_list_of_peers_has_a_secret(site: Site) -> None:
+    """At the level debug, and after commands that fail."""
+    for words in ("invite joined", "revoke nobody", "restart x"):
+        assert site.hub.server.command(*words.split()).returncode != 0
+    hidden = secret_forms(site.keys) | {"invitation": site.joined.invitation.encode()}
+    pem = (Path(site.hub.server.config["state_dir"]) / "server.key").read_text()
+    hidden["private key"] = pem.splitlines()[1].encode()
+    for instance in site.instances:
+        shown = [instance.log.encode(), json.dumps(instance.status()).encode()]
+        for words in ("status", "status --json", "peers", "peers --json", "reload"):
+            done = instance.command(*words.split())
+            shown += [done.stdout.encode(), done.stderr.encode()]
+        checked = command("check", instance.file)
+        shown += [checked.stdout.encode(), checked.stderr.encode()]
+        assert "debug" in instance.log
+        assert [name for name, secret in hidden.items() for text in shown if secret in text] == []
+
+
+def test_handshakes_wait_for_a_supervisor_that_was_stopped_for_a_while(site: Site) -> None:
+
+    def connections() -> dict[str, int]:
+        return {name: peer["connections"] for name, peer in site.hub.peers().items()}
+
+    client = site.joined
+    restarts = client.restarts()
+    client.signal(signal.SIGSTOP)
+    try:
+        server = site.hub.server
+        server.wait_until_replaced("tcp-0", server.signal_worker("tcp-0", signal.SIGKILL))
+        eventually(lambda: connections() == {"filed": 8, "joined": 0}, 20, "the other client is back")
+        before = server.counter("tcp.closed_too_late")
+        assert connections()["joined"] == 0, "nobody proves for it"
+    finally:
+        client.signal(signal.SIGCONT)
+    eventually(site.is_connected, 20, "both clients reach the hub")
+    assert server.counter("tcp.closed_too_late") == before, "it was back before its handshakes were too old"
+    assert client.restarts() == restarts
