@@ -5,6 +5,10 @@
              keeps it as long as it is connected; until then nobody else gets it
 
 A claim to another peer's address, or to one that is no client's, is refused. Nothing is remembered over a restart.
+A client that vanished without a word is connected until `timeout`, and keeps itself out. If the claim comes from the
+very host or router that the holder is behind, its worker is told to have the kernel ask the holder. A holder that is
+there answers, and keeps its address; one that is not has its connection ended, and the next claim succeeds.
+
 Like `Admission`, this class is never told that a connection has ended: it asks the peer table when that matters. A peer
 that was admitted a moment ago and has sent nothing yet counts as connected until the peer table shows its connection.
 """
@@ -12,6 +16,7 @@ that was admitted a moment ago and has sent nothing yet counts as connected unti
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -20,7 +25,14 @@ from pipeline.packet.address_pool import AddressPool
 from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.admission import CONNECTING_NS, PeerStatus
 from pipeline.peers.registry import BYTES_PER_MBIT
-from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Admitted, ClaimDecision, NotAdmitted
+from pipeline.runtime.supervisor_channel import (
+    AddressClaim,
+    AdmissionRequest,
+    Admitted,
+    ClaimDecision,
+    Doubted,
+    NotAdmitted,
+)
 from pipeline.shm.layout import PEER_INDEX_BITS, PEER_INDEX_MASK
 from pipeline.shm.peer_table import PeerTable
 from pipeline.wire.messages import FULL, REASONS, Address
@@ -40,8 +52,11 @@ class CompatPeer(NamedTuple):
 class CompatAdmission:
     """The peers of one server, by index, least recently admitted first."""
 
-    def __init__(self, config: Config, table: PeerTable) -> None:
+    def __init__(
+        self, config: Config, table: PeerTable, tell_workers: Callable[[Doubted], object] = lambda doubted: None
+    ) -> None:
         self._table = table
+        self._tell_workers = tell_workers
         self._pools = [AddressPool(interface) for interface in config.tunnel_interfaces]
         self._peers: dict[int, CompatPeer] = {}
         self._handles_made = 0
@@ -110,12 +125,21 @@ class CompatAdmission:
         holder = next((other for other, each in self._peers.items() if address in each.addresses), NO_PEER)
         if holder != NO_PEER:
             if self._is_connected(holder, now):
-                return f"{address} belongs to the client at {self._endpoints().get(holder, 'another address')}"
+                return self._contested(address, holder, index)
             left = tuple(other for other in self._peers[holder].addresses if other != address)
             self._peers[holder] = self._peers[holder]._replace(addresses=left)
         self._peers[index] = peer._replace(addresses=(*peer.addresses, address))
         self._publish_routes()
         return ""
+
+    def _contested(self, address: Address, holder: int, claimant: int) -> str:
+        """Why the claim is refused. If both are behind one host, the holder may be an earlier life of the claimant."""
+        hosts = self._endpoints()
+        refusal = f"{address} belongs to the client at {hosts.get(holder, 'another address')}"
+        if holder not in hosts or hosts[holder] != hosts.get(claimant):
+            return refusal
+        self._tell_workers(Doubted(doubted=self._peers[holder].peer_handle))
+        return f"{refusal}, which loses it now unless it answers"
 
     def _publish_routes(self) -> None:
         self._table.write_routes(

@@ -8,6 +8,7 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     NotAdmitted        server    supervisor -> worker    no, send this REFUSED, or nothing
     AddressClaim       server    worker -> supervisor    with compat: may this peer have the source of its packet?
     ClaimDecision      server    supervisor -> worker    yes, or no and why
+    Doubted            server    supervisor -> worker    with compat: is this peer still there?
     Replaced           server    supervisor -> worker    a client has dialed a slot again, perhaps at another worker
     NewSettings        both      supervisor -> worker    a reload has changed the settings
     ProofRequest       client    worker -> supervisor    which proof answers this challenge?
@@ -84,6 +85,14 @@ class ClaimDecision(TypedDict):
 
 
 @final
+class Doubted(TypedDict):
+    """With compat: another connection from where this peer is claims its address. Its connection ends unless the kernel
+    gets an answer."""
+
+    doubted: int  # the peer handle
+
+
+@final
 class Replaced(TypedDict):
     """A client has been admitted that has dialed a slot again: its earlier connections of that slot end."""
 
@@ -152,7 +161,7 @@ class TroubleReport(TypedDict):
 Request = AdmissionRequest | AddressClaim | ProofRequest | WelcomeReport | TroubleReport
 Decision = Admitted | NotAdmitted
 HandshakeAnswer = Admitted | NotAdmitted | OwnProof | Verdict
-Answer = Admitted | NotAdmitted | OwnProof | Verdict | ClaimDecision | Replaced | NewSettings
+Answer = Admitted | NotAdmitted | OwnProof | Verdict | ClaimDecision | Doubted | Replaced | NewSettings
 
 
 class SupervisorChannel:

@@ -15,6 +15,8 @@ TCP_NOTSENT_LOWAT = 25
 SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
 UNPACED = (1 << 64) - 1  # SO_MAX_PACING_RATE: its initial value
 
+ASKED_TIMES = 3  # with a second between them
+
 _PACING_RATE = struct.Struct("=Q")
 
 
@@ -34,6 +36,19 @@ def configure(sock: socket.socket, settings: SocketSettings) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer_bytes)
     if settings.receive_buffer_bytes:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, settings.receive_buffer_bytes)
+
+
+def ask_other_end(sock: socket.socket) -> None:
+    """Let the kernel ask whether the other end is there (tcp(7), keepalive), and end the connection if it does not
+    answer ASKED_TIMES. No byte of it reaches a program."""
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, 0)  # it would end the connection after one question
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, ASKED_TIMES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    except OSError:
+        pass  # the connection has just ended
 
 
 def _set_congestion_control(sock: socket.socket, name: str) -> None:

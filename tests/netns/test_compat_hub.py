@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -36,6 +37,13 @@ from tools.load import flows
 OWN, OWN6 = "10.99.0.1", "fd99::1"
 HUB = {"compat": True, "insecure": True, "tunnel_addr": [f"{OWN}/24", f"{OWN6}/64"], "mtu": 1400}
 CLIENT = {"compat": True, "mtu": 1400}
+BACK_SECONDS = 8.0  # more than it takes to ask a client that does not answer
+
+VANISHED = """
+table inet vanished {{
+    chain out {{ type filter hook output priority 0; tcp sport {port} drop; }}
+}}
+"""
 UDP_PORT = 4242
 SOURCE_REFUSED = "tun.dropped_source_refused"
 REFUSED = "tcp.connections_refused"
@@ -290,6 +298,41 @@ def test_a_silent_client_gets_keepalives_and_is_kept_while_it_sends_its_own(tmp_
         while peer.receive() is not None:  # it falls silent
             pass
         assert made.counter("tcp.connections_timed_out") == 1
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["idle", "sent-to"])
+def test_a_client_that_has_vanished_and_comes_back_from_the_same_host_has_its_address_again(
+    sent: bool, tmp_path: Path
+) -> None:
+    """Its old connection is as if its machine had lost power: no packet of it arrives any more."""
+    with hub(tmp_path, connects_per_address=1000) as made:
+        with made.client("10.99.0.2") as old:
+            made.node.run(["nft", "-f", "-"], input=VANISHED.format(port=old.port))
+            if sent:
+                flows.ping(made.instance.node, "10.99.0.2", count=2, interval=0.01, timeout=0.1)
+            with made.connect() as thief:  # it is refused at first, even if it is the client itself
+                thief.send(DATA, packets.echo_request("10.99.0.2", OWN, 1))
+                assert thief.ended()
+            eventually(lambda: returns(made, "10.99.0.2"), BACK_SECONDS, "the client is back")
+        assert made.counter("tcp.connections_timed_out") == 0
+
+
+def test_a_client_that_is_there_keeps_its_address_however_silent_it_is_and_however_often_it_is_claimed(
+    tmp_path: Path,
+) -> None:
+    with hub(tmp_path, connects_per_address=1000) as made, made.client("10.99.0.2") as old:
+        asked_out = time.monotonic() + 5.0  # one that is not there has ended by then
+        while time.monotonic() < asked_out:
+            assert not returns(made, "10.99.0.2")
+        assert ping(old, "10.99.0.2", number=2)
+        assert made.counter("tcp.connections_lost") == made.counter(REFUSED)
+
+
+def returns(made: Hub, address: str) -> bool:
+    """Whether a client gets this address now. It leaves at once."""
+    with made.connect() as peer:
+        peer.send(DATA, packets.echo_request(address, OWN, 1))
+        return peer.receive_packet() is not None
 
 
 @pytest.mark.parametrize("tls", [PLAIN, "1.3"], ids=["plain", "tls"])

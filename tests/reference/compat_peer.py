@@ -58,6 +58,12 @@ class CompatPeer:
     def close(self) -> None:
         self._connection.close()
 
+    @property
+    def port(self) -> int:
+        """Of this end."""
+        port: int = self._connection.getsockname()[1]
+        return port
+
     def write(self, data: bytes) -> None:
         """Send bytes as they are."""
         self._connection.sendall(data)

@@ -7,6 +7,9 @@ from typing import NamedTuple
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.connection import Connection
 
+RETRANSMITS_MAX = 4
+"""Timeouts of the kernel in a row, without an answer: 3 s or more."""
+
 REKEY_AFTER_BYTES = 1 << 38
 """After so many bytes under one key, a connection with new keys is dialed; ssl has no KeyUpdate."""
 

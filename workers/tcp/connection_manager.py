@@ -24,7 +24,7 @@ from pipeline.errors import LocalError, TunnelError
 from pipeline.log import LOG
 from pipeline.policy.pauses import Pauses
 from pipeline.runtime.plan import WorkerFds, WorkerSettings
-from pipeline.runtime.supervisor_channel import Answer, ClaimDecision, Replaced, SupervisorChannel
+from pipeline.runtime.supervisor_channel import Answer, ClaimDecision, Doubted, Replaced, SupervisorChannel
 from pipeline.runtime.worker import Attachment
 from pipeline.transport.address import SocketAddress
 from pipeline.transport.connection import CLOSED, ESTABLISHED, Connection
@@ -191,6 +191,9 @@ class ConnectionManager(ABC):
         if "replaced" in message:
             self._end_replaced(message)
             return
+        if "doubted" in message:
+            self._doubt(message)
+            return
         connection = self._handshaking.find(message["serial"])
         if connection is None:
             return
@@ -204,6 +207,9 @@ class ConnectionManager(ABC):
 
     def _end_replaced(self, message: Replaced) -> None:
         raise LocalError(f"dial slot {message['replaced']}: this end is not a server")
+
+    def _doubt(self, message: Doubted) -> None:
+        raise LocalError(f"peer handle {message['doubted']:#x}: this end is not a server")
 
     # -- addresses that a hub of the original program learns
 

@@ -15,13 +15,14 @@ from pipeline.counters import ID
 from pipeline.log import LOG
 from pipeline.policy.churn_limit import ChurnLimit
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.runtime.supervisor_channel import Answer, ClaimDecision, Replaced
+from pipeline.runtime.supervisor_channel import Answer, ClaimDecision, Doubted, Replaced
 from pipeline.transport.address_learner import AddressLearner
 from pipeline.transport.connection import HANDSHAKE, Connection
-from pipeline.transport.socket_options import configure
+from pipeline.transport.socket_options import ask_other_end, configure
 from pipeline.wire import messages
 from pipeline.wire.handshake import Cause, Failed
 from workers.tcp.acceptor import Acceptor
+from workers.tcp.connection_checks import RETRANSMITS_MAX
 from workers.tcp.connection_log import ConnectionLog
 from workers.tcp.connection_manager import READABLE, ConnectionManager, ManagerContext
 from workers.tcp.established import REPLACED
@@ -167,6 +168,15 @@ class ServerConnections(ConnectionManager):
                     "peer_handle": connection.peer_handle,
                 }
             )
+
+    def _doubt(self, message: Doubted) -> None:
+        """The kernel asks the other ends of this peer's connections, unless it sends to them in vain already."""
+        for connection in list(self.established.values()):
+            if connection.peer_handle == message["doubted"]:
+                if connection.tcp_info().retransmits >= RETRANSMITS_MAX:
+                    self.close(connection, "it does not answer, and its address is claimed anew")
+                else:
+                    ask_other_end(connection.socket)
 
     def _on_claim_decided(self, decision: ClaimDecision) -> None:
         connection = next((c for c in self.established.values() if c.serial == decision["serial"]), None)

@@ -17,8 +17,8 @@ from pipeline.policy.server_addresses import ServerAddress
 from pipeline.policy.underlay import Changes, Path, Underlay, Way
 from pipeline.transport.connection import Connection
 from pipeline.transport.kernel_route import KernelRoutes, RouteNews, is_ours
+from workers.tcp.connection_checks import RETRANSMITS_MAX
 
-RETRANSMITS_MAX = 4  # timeouts of the kernel in a row, without an answer: 3 s or more
 STALLS_NS = 500_000_000  # between two looks at them
 LOOK_NS = 1_000_000_000  # between two looks at the ways, while the kernel has no news
 NEWS_NS = 1_000_000_000  # after news: a change has to settle, and its consequences may have to wait

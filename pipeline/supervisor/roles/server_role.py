@@ -39,7 +39,7 @@ from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.peers.known_peers import KnownPeers
 from pipeline.peers.registry import Loaded
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Replaced
+from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Doubted, Replaced
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.control.status import SCHEMA_VERSION
@@ -59,7 +59,7 @@ class ServerRole:
     known_servers: ClassVar[list[str]] = []
     _device: TunDevice  # from start() on
     _client_watch: ClientWatch
-    tell_workers: Callable[[Replaced], object]  # once there are workers
+    tell_workers: Callable[[Replaced | Doubted], object]  # once there are workers
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -78,7 +78,9 @@ class ServerRole:
         self._client_watch = ClientWatch(table, device)
         if self._config.compat:
             if self._config.multi_client:
-                self._compat_admission = CompatAdmission(self._config, table)
+                self._compat_admission = CompatAdmission(
+                    self._config, table, lambda doubted: self.tell_workers(doubted)
+                )
             else:
                 write_only_peer(table)
             return

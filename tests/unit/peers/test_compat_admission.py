@@ -18,6 +18,7 @@ from pipeline.packet.route_table import NO_PEER, RouteTable
 from pipeline.peers import compat_admission
 from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.shm import peer_table, segment
+from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import LINK_ESTABLISHED, LINK_RECEIVED_BYTES, PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.peer_table import RouteReader
 from tests.harness.factory import factory
@@ -30,7 +31,8 @@ class CompatServer:
 
     def __init__(self, capacity: int = 3, lanes: int = 2) -> None:
         self.table = peer_table.create(f"/tunnel@compattest@{secrets.token_hex(4)}@peer-table", capacity, lanes, 8)
-        self.admission = CompatAdmission(parse(SETTINGS | {"max_clients": capacity}), self.table)
+        self.told: list[dict] = []
+        self.admission = CompatAdmission(parse(SETTINGS | {"max_clients": capacity}), self.table, self.told.append)
 
     def close(self) -> None:
         segment.unlink(self.table.memory.name)
@@ -239,3 +241,34 @@ Model.TestCase.settings = hypothesis_settings(max_examples=50, stateful_step_cou
 def test_no_order_of_events_gives_an_address_to_two_clients() -> None:
     case = Model.TestCase()
     case.runTest()
+
+
+# -- a claim that may be the holder's own
+
+
+def at_host(server: CompatServer, peer_handle: int, host: str) -> None:
+    """The peer's connection as its worker publishes it."""
+    index = peer_handle & PEER_INDEX_MASK
+    row = ConnectionStatus("established", f"{host}:4{index}", 0, index, 0, 0, 0, 0, 0, 0, index)
+    server.table.write_status_row(0, index, row)
+
+
+@pytest.mark.parametrize(("host", "is_doubted"), [("192.0.2.1", True), ("192.0.2.2", False)])
+def test_a_holder_is_asked_for_a_sign_of_life_only_if_the_claim_comes_from_its_own_host(
+    make: Make, host: str, is_doubted: bool
+) -> None:
+    server = make()
+    first, second = server.connect(), server.connect()
+    at_host(server, first, "192.0.2.1")
+    at_host(server, second, host)
+    assert server.claim(first, "10.0.0.2") == ""
+    assert "10.0.0.2 belongs to" in server.claim(second, "10.0.0.2")
+    assert server.told == ([{"doubted": first}] if is_doubted else [])
+    assert server.owner("10.0.0.2") == first
+
+
+def test_nobody_is_asked_while_no_worker_shows_where_the_two_are(make: Make) -> None:
+    server = make()
+    first, second = server.connect(), server.connect()
+    server.claim(first, "10.0.0.2")
+    assert server.claim(second, "10.0.0.2") and server.told == []
