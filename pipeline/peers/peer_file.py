@@ -100,6 +100,7 @@ def read_all(state: Path) -> tuple[list[InvitedPeer], list[BrokenPeer]]:
 def write(state: Path, peer: InvitedPeer, *, replace: bool = False) -> None:
     """Add a peer. LocalError if there is a file of this name, unless it is to be replaced.
 
+    LocalError, too, if the file system does not answer in time. A file that is written after that is removed again.
     ConfigError for a peer that could not be read back.
     """
     check_peer_name(peer.name)
@@ -112,11 +113,10 @@ def write(state: Path, peer: InvitedPeer, *, replace: bool = False) -> None:
     )
     data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
     _decoded(peer.name, data, str(path))
-    try:  # a file system that hangs is found out here
-        hang_guard.call(lambda: path.parent.mkdir(DIRECTORY_MODE, exist_ok=True))
+    try:
+        hang_guard.call(lambda: _write(path, data, replace), undo=lambda: _remove_if_it_has(path, data))
     except OSError as error:
-        raise keys.write_error(path.parent, error) from None
-    keys.write_secret(path, data, replace=replace)
+        raise keys.write_error(path, error) from None
 
 
 def remove(state: Path, name: str) -> bool:
@@ -138,6 +138,20 @@ def remove(state: Path, name: str) -> bool:
 def _path(state: Path, name: str) -> Path:
     """The file of a peer."""
     return state / DIRECTORY / (name + SUFFIX)
+
+
+def _write(path: Path, data: bytes, replace: bool) -> None:
+    try:
+        path.parent.mkdir(DIRECTORY_MODE, exist_ok=True)
+    except OSError as error:
+        raise keys.write_error(path.parent, error) from None
+    keys.write_secret(path, data, replace=replace)
+
+
+def _remove_if_it_has(path: Path, data: bytes) -> None:
+    """Another peer of this name may have been added meanwhile: it has another key."""
+    if path.read_bytes() == data:
+        _remove(path)
 
 
 def _remove(path: Path) -> None:

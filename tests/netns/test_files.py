@@ -162,11 +162,15 @@ def test_a_file_system_that_hangs_stops_nothing_and_a_revoked_peer_is_out(hub: H
         assert said.returncode == 1 and "no answer within 2 s" in said.stderr
         out(hub, vic)
         flow.wait_for(100_000)
+        said = hub.server.command("invite", "new")
+        assert said.returncode == 1 and "new.json cannot be written: no answer within 2 s" in said.stderr
+        assert "new" not in hub.peers()
         hub.server.signal(signal.SIGHUP)
         hub.server.wait_for_log("reload refused, the old configuration goes on: ")
         assert hub.server.is_running()
         flow.wait_for(100_000)
     hub.server.command("revoke", "vic")
+    eventually(lambda: peer_files(disk) == ["one.json"])
 
 
 def test_without_a_free_descriptor_every_command_gets_an_answer_and_a_peer_is_revoked(hub: Hub, vic: Client) -> None:

@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import stat
+import threading
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import hang_guard
 from pipeline.config.peer import check_peer_name
 from pipeline.errors import ConfigError, LocalError
 from pipeline.peers.peer_file import InvitedPeer, new_peer, read_all, remove, write
+from tests.support import eventually
 
 KEY = bytes(range(32))
 TEXT = base64.b64encode(KEY).decode()
@@ -212,3 +216,60 @@ def test_a_new_peer_with_invalid_settings_is_refused(allowed: Any, rate: Any, te
     with pytest.raises(ConfigError) as caught:
         new_peer("alice", allowed, rate)
     assert text in str(caught.value)
+
+
+# -- a disk that hangs while a file is written
+
+
+class HangingDisk:
+    """Nothing is flushed to it until it is released."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self._fsync = os.fsync
+
+    def fsync(self, fd: int) -> None:
+        assert self.released.wait(10)
+        self._fsync(fd)
+
+
+@pytest.fixture
+def hanging_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingDisk]:
+    disk = HangingDisk()
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    monkeypatch.setattr(hang_guard, "ANSWER_SECONDS", 0.05)
+    threads = threading.active_count()
+    yield disk
+    disk.released.set()
+    eventually(lambda: threading.active_count() == threads)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_write_that_ends_after_its_caller_has_given_up_leaves_no_file(
+    hanging_disk: HangingDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    threads = threading.active_count()
+    with pytest.raises(LocalError, match=r"alice.json cannot be written: no answer within"):
+        write(tmp_path, FULL, replace=replace)
+    hanging_disk.released.set()
+    eventually(lambda: threading.active_count() == threads)
+    monkeypatch.setattr(hang_guard, "ANSWER_SECONDS", 10)
+    assert list((tmp_path / "peers").iterdir()) == []
+    write(tmp_path, FULL)
+    assert read_all(tmp_path) == ([FULL], [])
+
+
+def test_the_file_of_a_peer_that_was_added_meanwhile_stays(
+    hanging_disk: HangingDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = threading.active_count()
+    later = FULL._replace(key=KEY[::-1])
+    with pytest.raises(LocalError):
+        write(tmp_path, FULL)
+    monkeypatch.setattr(hang_guard, "ANSWER_SECONDS", 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", hanging_disk._fsync)
+        write(tmp_path, later)
+    hanging_disk.released.set()
+    eventually(lambda: threading.active_count() == threads)
+    assert read_all(tmp_path) == ([later], [])
