@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -77,6 +78,21 @@ def test_a_client_has_an_address_of_each_ip_version(hub: End, connect: Connect) 
     until(lambda: len(arrived(client)) == 2, hub)
 
 
+def test_a_client_whose_address_is_claimed_from_its_own_host_is_asked_for_a_sign_of_life(
+    hub: End, connect: Connect
+) -> None:
+    connect(ONE)
+    (asked,) = hub.workers["tcp-0"].duty("inbound").connections.established.values()
+    other = connect(TWO)
+    claimant = connect()
+    claimant.send(data(packet(ONE, OWN)))
+    until(lambda: claimant.read_frames().ended, hub)
+    until(lambda: asked.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), hub)
+    held = [each for each in hub.workers["tcp-0"].duty("inbound").connections.established.values() if each is not asked]
+    assert [each.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for each in held] == [0]
+    assert not other.read_frames().ended
+
+
 def test_what_a_client_has_sent_behind_its_first_packet_waits_for_the_decision_and_is_not_lost(
     hub: End, connect: Connect
 ) -> None:
@@ -127,7 +143,7 @@ def test_the_address_of_a_client_that_is_connected_is_refused_to_another_one(hub
     until(lambda: thief.read_frames().ended, hub)
     assert hub.count("tcp.connections_refused") == 1 and hub.established() == 1
     log = hub.workers["tcp-0"].duty("inbound").connections._connection_log  # its line is due in a second
-    assert log._records[NAMELESS].refusal == f"refused: {ONE} belongs to the client at 127.0.0.1"
+    assert log._records[NAMELESS].refusal.startswith(f"refused: {ONE} belongs to the client at 127.0.0.1")
     one.close()
     until(lambda: not hub.established(), hub)
     assert log._peers == {}  # none stays for ever

@@ -109,7 +109,11 @@ class End:
         answer: Callable[[Any], Any] = self._prove
         config = {"mode": "server", "insecure": True, "max_clients": capacity, "tunnel_addr": list(inside)}
         if known.client_subnets:
-            answer = CompatAdmission(parse(config | {"compat": True}), self.memory.peer_table).handle_request
+            answer = CompatAdmission(
+                parse(config | {"compat": True}),
+                self.memory.peer_table,
+                tell_workers=lambda doubted: self._channels.send_to_all(doubted),
+            ).handle_request
         elif mode == "server" and not known.compat:
             config |= {"encryption": "none", "multi_client": capacity > 1, "mtu": known.mtu, "fec": known.fec}
             self.hub = Admission(
