@@ -36,6 +36,8 @@ from tests.inline.harness.hub_ends import (
 )
 from tests.inline.test_rates import limit, received_from
 from workers.tcp.frame_reader import SLOT_CHARGE
+from workers.tcp.peer_turns import QUANTUM
+from workers.tcp.receiver import FULL_READ_BYTES
 from workers.tun.forwarder import SEGMENTS_MOST
 from workers.tun.late_charges import TIME_MOST
 from workers.tun.writer import SLOTS_AT_ONCE
@@ -106,6 +108,17 @@ def test_a_peer_gets_its_share_of_the_work_beside_any_flood(
     others = server.count("tcp.frames_received") - frames - mine
     work, other_work = mine * charge_of_a_frame(FULL), others * charge_of_a_frame(HOSTILE[kind])
     assert work > 0.4 * (work + other_work)
+
+
+def test_many_connections_make_no_turn_of_a_peer_longer(make: Make, dial: Dial) -> None:
+    server = make("server", capacity=4, slots=64)
+    flood = Flood(server, dial, 1, 8, FULL)
+    dial(server, hello(client=2))
+    for _ in range(20):
+        flood.push()
+    before = server.count("tcp.bytes_received")
+    run_duty(server, "tcp-0", "inbound")
+    assert 0 < server.count("tcp.bytes_received") - before <= QUANTUM + FULL_READ_BYTES
 
 
 def test_a_peers_own_connections_have_their_turns_as_well(make: Make, dial: Dial) -> None:

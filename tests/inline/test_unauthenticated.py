@@ -86,6 +86,17 @@ def test_silent_clients_lose_their_places_to_others_once_they_have_had_time_enou
     assert server.count("tcp.closed_for_another") == 1
 
 
+def test_handshakes_that_are_over_either_way_leave_room_for_others_from_their_address(make: Make, dial: Dial) -> None:
+    server = make("server", capacity=3, max_handshakes_per_address=1)
+    for client in (1, 2, 3):
+        dial(server, hello(client=client))
+        stranger = dial(server)
+        stranger.send(b"GET / HTTP/1.1\r\n\r\n")
+        until(lambda: stranger.read_frames().ended, server)
+    assert server.count("tcp.closed_handshakes_of_address") == 0
+    assert (server.established(), server.count("tcp.closed_hello_invalid")) == (3, 3)
+
+
 def test_a_client_that_says_nothing_costs_no_object_of_openssl(make: Make, dial: Dial) -> None:
     server = make("server", tls=tls()[0])
     peer = dial(server)

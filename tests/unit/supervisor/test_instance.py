@@ -109,9 +109,12 @@ class Control:
     def __init__(self, held: Instance) -> None:
         self._held = held
         self.made = 0
+        self.trouble = ""
 
     def listen_again(self) -> None:
         self.made += 1
+        if self.trouble:
+            raise OSError(self.trouble)
         self._held.socket_path.touch()
 
 
@@ -132,3 +135,20 @@ def test_removed_files_are_made_again_within_a_second_and_said_once(
         assert removed.exists()
         assert caplog.text.count(f"{removed} was removed: made again") == (2 if removed == held.socket_path else 1)
     assert control.made == 2
+
+
+def test_a_file_that_cannot_be_made_again_is_tried_each_second_and_said_once_for_each_reason(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = make()
+    control = Control(held)
+    files = RunFiles(held, control)
+    held.socket_path.unlink(missing_ok=True)
+    for second, trouble in enumerate(["full", "full", "read-only", ""]):
+        control.trouble = trouble
+        files.check(second * CHECK_NS)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == ["full", "read-only"]
+    held.socket_path.unlink()
+    control.trouble = "read-only"
+    files.check(4 * CHECK_NS)
+    assert caplog.messages.count("read-only") == 2 and control.made == 5

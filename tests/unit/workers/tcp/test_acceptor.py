@@ -126,6 +126,14 @@ def test_a_rejected_connection_is_closed_and_counted(entrance: Make) -> None:
     assert [is_closed(client) for client in made.clients[2:]] == [True] * 3
 
 
+def test_a_handshake_that_is_over_makes_room_for_another_one_from_its_address(entrance: Make) -> None:
+    made = entrance(max_handshakes_per_address=1)
+    for proved in (True, False, True):
+        made.connect(1)
+        assert len(made.accept()) == 1
+        made.acceptor.handshake_done("127.0.0.1", proved)
+
+
 def test_an_address_that_connects_too_often_is_rejected_under_another_counter(entrance: Make) -> None:
     made = entrance(connects_per_address=1)
     for _ in range(BURST):
