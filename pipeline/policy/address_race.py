@@ -68,9 +68,7 @@ class AddressRace:
 
     def abandon(self) -> list[ServerAddress]:
         """Nobody waits for this race any more: the addresses under way."""
-        abandoned = list(self._under_way)
-        self._under_way.clear()
-        return abandoned
+        return list(self._under_way)
 
     def has_stalled(self, addresses: ServerAddresses, now: int) -> bool:
         """Whether some addresses have failed, and all others have been silent for a while."""

@@ -49,6 +49,21 @@ def test_a_peer_that_is_excluded_twice_stays_excluded_by_the_key_that_it_had(pee
     assert peers.known == [changed]
 
 
+def test_a_peer_that_came_back_with_another_key_is_excluded_by_that_one(peers: KnownPeers) -> None:
+    changed = BOB._replace(key=b"n" * 32)
+    peers.exclude("bob", is_named_by_client=False)
+    peers.take(loaded([ANN, changed]))
+    peers.exclude("bob", is_named_by_client=False)
+    peers.take(loaded([ANN, changed]))
+    assert peers.known == [ANN]
+
+
+def test_a_peer_that_is_added_is_not_broken_any_more(peers: KnownPeers) -> None:
+    peers.take(loaded(broken=[BROKEN]))
+    peers.add(KnownPeer(PeerPolicy("cyd"), b"c" * 32))
+    assert peers.broken == [] and peers.names() == ["ann", "bob", "cyd"]
+
+
 def test_a_name_that_no_file_has_stays_barred_with_any_key_until_it_is_added(peers: KnownPeers) -> None:
     peers.exclude("eve", is_named_by_client=True)
     eve = KnownPeer(PeerPolicy("eve"), b"e" * 32)

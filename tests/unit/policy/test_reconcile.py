@@ -19,7 +19,7 @@ DEFAULT = ip_network("0.0.0.0/0")
 OWN = ip_interface("10.99.0.2/24")
 NETWORKS = st.builds(
     lambda address, length: ip_network((int(address), length), strict=False),
-    st.integers(0, 2**32 - 1) | st.sampled_from([SERVER, GATEWAY]),
+    st.integers(0, 2**32 - 1) | st.sampled_from([SERVER, GATEWAY, ip_address("192.168.1.77")]),
     st.integers(0, 32),
 )
 UPLINK = Address(ETH, ip_interface("192.168.1.2/24"), LAN)
@@ -119,6 +119,7 @@ def test_a_route_whose_metric_or_source_changes_is_replaced_by_the_right_one() -
         (Route(DEFAULT, 100, ETH, GATEWAY), DEFAULT, False),
         (Route(DEFAULT, 10, TUN), DEFAULT, False),  # the loop is there already
         (Route(ip_network("198.18.0.1/32"), 0, 1, is_local=True), DEFAULT, True),
+        (Route(ip_network("198.18.0.1/32"), 0, TUN, is_local=True), DEFAULT, True),
         (None, DEFAULT, False),
     ],
 )
@@ -126,6 +127,19 @@ def test_a_route_over_the_server_is_taken_where_the_way_stays_outside(way: Any, 
     made = plan(Wanted(routes=(prefix,)), seen(ways={SERVER: way}))
     assert (prefix in made.taken) == is_taken
     assert (str(SERVER) in made.left_out.get(prefix, "")) != is_taken
+
+
+@pytest.mark.parametrize("text", ["127.0.0.5/8", "169.254.3.3/16", "224.0.0.5/24", "192.168.1.77/24"])
+def test_an_address_that_another_network_has_or_that_means_something_else_is_not_taken_from_a_server(text: str) -> None:
+    made = plan(Wanted(pushed_addresses=(ip_interface(text), OWN)), seen())
+    assert made.add_addresses == [OWN] and made.left_out[ip_interface(text)]
+    assert ip_interface(text) in plan(Wanted(addresses=(ip_interface(text),)), seen()).add_addresses
+
+
+def test_a_pushed_route_that_is_shadowed_says_how_to_prefer_it() -> None:
+    prefix = ip_network("10.60.0.0/16")
+    made = plan(Wanted(pushed_routes=(prefix,)), seen(rivals={prefix: Route(prefix, 100, ETH, GATEWAY)}))
+    assert next(iter(made.notes.values())).endswith("To prefer the tunnel, list it in routes")
 
 
 def test_the_gateway_to_the_server_is_protected_too() -> None:

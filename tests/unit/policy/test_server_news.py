@@ -150,6 +150,17 @@ def test_attempts_that_fail_beside_connections_are_said_only_if_that_lasts(log: 
     assert log.run(6).lines == ["warning only 5 of 8 connections: 1 failed attempt in 10 s, last: 192.0.2.1: too many"]
 
 
+def test_a_connection_that_ends_beside_others_brings_no_summary_near(log: Log) -> None:
+    log.connect()
+    for _ in range(600):
+        log.fail()
+        log.now += 60 * SECOND
+        log.run(0.1)
+    log.lines.clear()
+    log.lose(1)
+    assert [line for line in log.run(70).lines if line.startswith("warning")] == []
+
+
 def test_connections_that_all_stand_and_cannot_be_replaced_are_called_so(log: Log) -> None:
     log.connect()
     log.run(1).lines.clear()
