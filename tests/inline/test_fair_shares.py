@@ -119,6 +119,7 @@ def test_many_connections_make_no_turn_of_a_peer_longer(make: Make, dial: Dial) 
     before = {connection: connection.receive.byte_count for connection in mine}
     run_duty(server, "tcp-0", "inbound")
     assert sum(connection.receive.byte_count > before[connection] for connection in mine) == 1
+    assert server.count("tcp.share_waits") == server.count("tcp.ring_full_waits") == 0
 
 
 def test_a_peers_own_connections_have_their_turns_as_well(make: Make, dial: Dial) -> None:
@@ -150,6 +151,9 @@ def test_a_flood_fills_half_of_a_ring_that_stands_still_and_another_peer_finds_r
         hostile.push()
         run_duty(server, "tcp-0", "inbound")
     assert 1 <= slot_owners(server).count(index_of(server, 1)) <= 16 + 1  # one receive may fill two
+    waits = server.count("tcp.share_waits")
+    run_duty(server, "tcp-0", "inbound")
+    assert server.count("tcp.share_waits") == waits + 1
     quiet.send(block_of(*between(2, 0, range(1))))
     until(lambda: (run_duty(server, "tcp-0", "inbound") and False) or index_of(server, 2) in slot_owners(server))
     assert server.count("tcp.share_waits") > 0

@@ -213,7 +213,7 @@ def test_a_client_of_which_one_connection_stands_still_gets_all_of_its_packets_a
             peer.frames.clear()
         return len(all_packets(quick)) == 150 and sum(len(there) >= 10 for there in shards.values()) == 150
 
-    until(all_have_come, server)
+    until(all_have_come, server, seconds=30)
     assert not still.ended
     assert server.count("tun.dropped_ring_full") == dropped_for(server, 2) == 0
 

@@ -90,9 +90,9 @@ def test_handshakes_that_are_over_either_way_leave_room_for_others_from_their_ad
     server = make("server", capacity=3, max_handshakes_per_address=1)
     for client in (1, 2, 3):
         dial(server, hello(client=client))
-        stranger = dial(server)
-        stranger.send(b"GET / HTTP/1.1\r\n\r\n")
-        until(lambda: stranger.read_frames().ended, server)
+        nobody = dial(server)
+        nobody.send(b"GET / HTTP/1.1\r\n\r\n")
+        until(lambda: nobody.read_frames().ended, server)
     assert server.count("tcp.closed_handshakes_of_address") == 0
     assert (server.established(), server.count("tcp.closed_hello_invalid")) == (3, 3)
 
