@@ -96,6 +96,7 @@ def test_keys_are_with_the_supervisors_and_with_no_worker_and_no_spare(site: Sit
     site.expect_keys_with_supervisors_alone()
 
 
+@pytest.mark.slow
 def test_successors_and_replacements_of_workers_hold_no_key_and_are_connected(site: Site) -> None:
     site.joined.wait_until_replaced("tcp-0", site.joined.signal_worker("tcp-0", signal.SIGKILL))
     done = site.filed.command("restart", "--rolling")
