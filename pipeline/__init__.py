@@ -11,7 +11,7 @@ Each folder says in its `__init__` what belongs there, what does not, and who us
     wire       packet        policy
     small_file
     counters   log           hang_guard
-    errors
+    errors     task_limit
 
 The supervisor has layers of its own: its parts (roles, control, processes, run, kernel) know nothing of it.
 """

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+from pipeline import task_limit
+
 ANSWER_SECONDS = 2.0  # shorter than a heartbeat_timeout and than a command waits for the supervisor
 STUCK_MAX = 4
 
@@ -61,7 +63,7 @@ _stuck: list[_Call[object]] = []
 
 
 def call(function: Callable[[], T], undo: Callable[[], object] = lambda: None) -> T:
-    """The result of the function, or what it raises. OSError (ETIMEDOUT) if it has not returned in time.
+    """The result of the function, or what it raises. OSError: it has not returned in time, or there was no thread.
 
     `undo` is called, in another thread, once a function has succeeded that had not returned in time.
     """
@@ -69,7 +71,7 @@ def call(function: Callable[[], T], undo: Callable[[], object] = lambda: None) -
     if len(_stuck) >= STUCK_MAX:
         raise OSError(errno.ETIMEDOUT, f"not tried: {STUCK_MAX} earlier accesses to files have not returned yet")
     made: _Call[T] = _Call(function, undo)
-    made.start()
+    task_limit.start(made)
     if not made.wait(ANSWER_SECONDS):
         _stuck.append(made)  # type: ignore[arg-type]
         raise OSError(

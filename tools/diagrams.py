@@ -52,7 +52,7 @@ def main() -> int:
 def tree() -> str:
     """The folders, layer by layer: imports point down. Workers stand on `runtime`, beside what they must not import."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (layers,) = (each["layers"] for each in contracts if each["type"] == "layers")
+    (layers,) = (each["layers"] for each in contracts if each.get("containers") == ["pipeline"])
     beside = next(n for n, layer in enumerate(layers) if "runtime" in layer)
     inside = TREE_WIDTH - 2 * MARGIN
     half = (inside - COLUMN_GAP) / 2

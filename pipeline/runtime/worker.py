@@ -23,8 +23,9 @@ import time
 from functools import partial
 from typing import Protocol
 
+from pipeline import task_limit
 from pipeline.counters import ID
-from pipeline.errors import SupervisorGone
+from pipeline.errors import LocalError, SupervisorGone
 from pipeline.log import LOG
 from pipeline.runtime import privileges
 from pipeline.runtime.assignment import report_ready
@@ -167,7 +168,7 @@ def name_process(name: str) -> None:
 
 
 def run(attachment: Attachment, duties: list[Duty], channel: int, parent: int) -> int:
-    """Run the duties until a stop signal. Returns the exit status."""
+    """Run the duties until a stop signal. Returns the exit status. LocalError if a duty gets no thread."""
     stop = attachment.stop
     sys.setswitchinterval(SWITCH_SECONDS)
     threads = [
@@ -177,7 +178,10 @@ def run(attachment: Attachment, duties: list[Duty], channel: int, parent: int) -
         for duty in duties
     ]
     for thread in threads:
-        thread.start()
+        try:
+            task_limit.start(thread)
+        except OSError as error:
+            raise LocalError(f"a thread cannot be started: {task_limit.explain(error)}") from None
     report_ready(channel)
     while not _stop_signal() and os.getppid() == parent:
         pass

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pipeline import task_limit
 from pipeline.policy.server_addresses import ServerAddress
 from pipeline.transport.failure_words import of_error
 
@@ -40,7 +41,10 @@ class Resolver:
         if self._is_address:
             self._answers.put(look_up(self._host, self._port))
         else:
-            threading.Thread(target=self._look_up, name="resolver", daemon=True).start()
+            try:
+                task_limit.start(threading.Thread(target=self._look_up, name="resolver", daemon=True))
+            except OSError as error:
+                self._answers.put(ResolverAnswer([], f"no thread for a lookup: {task_limit.explain(error)}"))
 
     def answers(self) -> list[ResolverAnswer]:
         """The answers that have arrived."""

@@ -10,6 +10,7 @@ import socket
 import threading
 from ipaddress import ip_address
 
+from pipeline import task_limit
 from pipeline.log import LOG
 from pipeline.policy.kernel_entries import IPAddress
 
@@ -17,13 +18,13 @@ RETRY_SECONDS = 2.0  # before the network is up there is no answer
 
 
 class ServerLookup:
-    """`addresses` is empty until there is an answer."""
+    """`addresses` is empty until there is an answer. OSError if there may be no further thread."""
 
     def __init__(self, host: str) -> None:
         self.addresses: tuple[IPAddress, ...] = ()
         self._host = host
         self._closed = threading.Event()
-        threading.Thread(target=self._look_up, name="server lookup", daemon=True).start()
+        task_limit.start(threading.Thread(target=self._look_up, name="server lookup", daemon=True))
 
     def _look_up(self) -> None:
         while not self._closed.is_set():

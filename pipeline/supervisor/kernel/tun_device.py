@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable
 from ipaddress import ip_address
 from typing import Any
 
+from pipeline import task_limit
 from pipeline.config import Config
 from pipeline.errors import LocalError
 from pipeline.log import LOG
@@ -98,7 +99,10 @@ class TunDevice:
         if endpoint.address is not None:
             self._remember_servers([endpoint.address])
         elif not self._servers and self._lookup is None and self._config.routes:
-            self._lookup = ServerLookup(endpoint.host)
+            try:
+                self._lookup = ServerLookup(endpoint.host)
+            except OSError as error:
+                LOG.warning("server %s is not looked up: %s", endpoint.host, task_limit.explain(error))
 
     def _remember_servers(self, addresses: Iterable[IPAddress]) -> None:
         for address in addresses:

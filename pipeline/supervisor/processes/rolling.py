@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pipeline import task_limit
 from pipeline.log import LOG
 from pipeline.policy.rolling_restart import GiveUp, Prepare, Replace, RollingRestart
 from pipeline.supervisor.processes.spares import Spares
@@ -63,7 +64,7 @@ class Rolling:
         try:
             self._spares.prepare(kind)
         except OSError as error:
-            self._give_up(f"a process of kind {kind} cannot be started: {error.strerror or error}")
+            self._give_up(f"a process of kind {kind} cannot be started: {task_limit.explain(error)}")
 
     def _give_up(self, reason: str) -> None:
         assert self._restart is not None

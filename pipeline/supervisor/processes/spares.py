@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from pipeline import task_limit
 from pipeline.log import LOG
 from pipeline.policy.spare_schedule import SpareSchedule
 from pipeline.supervisor.processes.precedence import Precedence
@@ -50,7 +51,7 @@ class Spares:
         try:
             self.prepare(kind, after_workers=True)
         except OSError as error:
-            LOG.warning("a spare of kind %s cannot be started: %s", kind, error.strerror or error)
+            LOG.warning("a spare of kind %s cannot be started: %s", kind, task_limit.explain(error))
             self._schedule.failed(kind, now)
 
     def enable(self, enabled: bool) -> None:

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from pipeline import task_limit
 from pipeline.log import LOG
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.processes.process import Process
@@ -63,7 +64,7 @@ class Workers:
         try:
             spare = self.spares.take(process.plan.kind)
         except OSError as error:
-            self._news.on_unusable(name, error.strerror or str(error))
+            self._news.on_unusable(name, task_limit.explain(error))
             return
         process.adopt(spare)
         self._watch(spare.pidfd, lambda: self._died(process))
