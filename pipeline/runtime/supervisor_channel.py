@@ -14,6 +14,7 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     ProofRequest       client    worker -> supervisor    which proof answers this challenge?
     OwnProof           client    supervisor -> worker    this one, or none and why
     WelcomeReport      client    worker -> supervisor    the server has sent this WELCOME; with a key: has it our key?
+    ServerFound        client    worker -> supervisor    with compat: the server was found at this address
     Verdict            client    supervisor -> worker    it has, or not and why; only where there is a key
     TroubleReport      client    worker -> supervisor    why not all connections of this lane stand, for `status`
 """
@@ -141,6 +142,13 @@ class WelcomeReport(TypedDict):
 
 
 @final
+class ServerFound(TypedDict):
+    """With compat, where nobody sends a WELCOME: a connection to the server is established."""
+
+    found: str  # the address of the server
+
+
+@final
 class Verdict(TypedDict):
     """Whether the server that has sent a WELCOME has our key."""
 
@@ -158,7 +166,7 @@ class TroubleReport(TypedDict):
     since_ns: int  # CLOCK_MONOTONIC
 
 
-Request = AdmissionRequest | AddressClaim | ProofRequest | WelcomeReport | TroubleReport
+Request = AdmissionRequest | AddressClaim | ProofRequest | WelcomeReport | ServerFound | TroubleReport
 Decision = Admitted | NotAdmitted
 HandshakeAnswer = Admitted | NotAdmitted | OwnProof | Verdict
 Answer = Admitted | NotAdmitted | OwnProof | Verdict | ClaimDecision | Doubted | Replaced | NewSettings

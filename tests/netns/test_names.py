@@ -62,18 +62,30 @@ def test_an_error_of_the_resolver_is_said_once_and_its_first_answer_is_used(
         eventually(lambda: "10.60.0.0/16" in lab.nodes[1].run(["ip", "route"]).stdout)
 
 
+COMPAT = {"compat": True, "mtu": 1400}
+
+
+@pytest.mark.parametrize("both", [{}, COMPAT], ids=["", "compat"])
 def test_a_dead_resolver_holds_up_no_command_and_no_successor_of_a_worker(
-    lab: Lab, server: Instance, names: NameServer, tmp_path: Path
+    lab: Lab, names: NameServer, tmp_path: Path, both: dict[str, Any]
 ) -> None:
     """Its DNS server may be behind the tunnel."""
+    settings = {**SETTINGS, **both, "multi_client": False, "tunnel_addr": "10.99.0.1/24"}
+    with Instance(lab.nodes[0], server_config(lab.nodes[0], **settings), tmp_path) as server:
+        server.wait_until_running()
+        client = client_of(lab, server, names, tmp_path, tunnel_addr="10.99.0.2/24", **both)
+        outlive_a_dead_resolver(server, client, names)
+
+
+def outlive_a_dead_resolver(server: Instance, client: Instance, names: NameServer) -> None:
     names.silence()
-    with client_of(lab, server, names, tmp_path) as client:
+    with client:
         client.wait_until_running()
         for words in (("status",), ("restart", "tun-0")):
             assert client.command(*words).returncode == 0
         assert command("check", client.file).returncode == 0
         client.wait_for_log("the resolver does not answer: is the DNS server within reach?")
-        names.answer(*(f"10.77.0.{number}" for number in range(200, 229)), lab.nodes[0].address)
+        names.answer(*(f"10.77.0.{number}" for number in range(200, 229)), server.node.address)
         client.wait_until_connected()
         names.silence()
         pid = client.signal_worker("tcp-0", signal.SIGKILL)

@@ -87,6 +87,8 @@ class ClientConnections(ConnectionManager):
 
     def _begin_service(self, connection: Connection, now: int) -> None:
         self._dialer.established(connection.dial_index, connection.address, now)
+        if self._settings.compat:
+            self._channel.ask({"found": connection.host})
         LOG.debug("connection %d to %s established", connection.serial, connection.address)
 
     def close(self, connection: Connection, why: str, level: int = logging.DEBUG) -> None:

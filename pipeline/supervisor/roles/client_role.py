@@ -34,7 +34,14 @@ from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import LocalError
 from pipeline.log import LOG
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.runtime.supervisor_channel import OwnProof, ProofRequest, TroubleReport, Verdict, WelcomeReport
+from pipeline.runtime.supervisor_channel import (
+    OwnProof,
+    ProofRequest,
+    ServerFound,
+    TroubleReport,
+    Verdict,
+    WelcomeReport,
+)
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.kernel.tun_device import TunDevice
@@ -96,9 +103,15 @@ class ClientRole:
         """For `status`."""
         return {"server": self._trouble.status(self._config, now), "notes": self._notes}
 
-    def answer_request(self, request: ProofRequest | WelcomeReport | TroubleReport) -> OwnProof | Verdict | None:
+    def answer_request(
+        self, request: ProofRequest | WelcomeReport | ServerFound | TroubleReport
+    ) -> OwnProof | Verdict | None:
         if "trouble" in request:
             self._trouble.take(request, self._config.lanes)
+            return None
+        if "found" in request:
+            if self._config.compat:
+                self._remember(_address(request["found"]))
             return None
         now = time.monotonic_ns()
         if "welcome" not in request:

@@ -180,12 +180,13 @@ def test_a_worker_names_an_address_or_its_report_is_lost(running: Running, serve
 # -- where the server was found, for workers that start later
 
 
-def config(remote: str) -> Config:
-    return parse({"mode": "client", "remote_addr": remote, "encryption": "none", "tunnel_addr": "10.0.0.2/24"})
+def config(remote: str, **settings: object) -> Config:
+    basic = {"mode": "client", "remote_addr": remote, "encryption": "none", "tunnel_addr": "10.0.0.2/24"}
+    return parse({**basic, **settings})
 
 
-def role_of(remote: str) -> ClientRole:
-    role = ClientRole(config(remote))
+def role_of(remote: str, **settings: object) -> ClientRole:
+    role = ClientRole(config(remote, **settings))
     role._device = cast(Any, Device())
     role.expect(worker_settings(role._config, role.credentials, Device(), 7, None))
     return role
@@ -216,3 +217,17 @@ def test_another_server_is_not_looked_for_where_the_first_one_was(remote: str, k
     role.prepare_reload(config(remote))
     role.apply_reload()
     assert role.known_servers == known
+
+
+@pytest.mark.parametrize("compat", [False, True], ids=["", "compat"])
+def test_an_address_without_a_welcome_counts_with_compat_alone(compat: bool) -> None:
+    role = role_of("vpn.example.org:9000", compat=compat)
+    role.answer_request({"found": "192.0.2.1"})
+    assert role.known_servers == ["192.0.2.1"] * compat
+
+
+def test_what_is_found_is_an_address() -> None:
+    role = role_of("vpn.example.org:9000", compat=True)
+    with pytest.raises(ValueError):
+        role.answer_request({"found": "vpn.example.org"})
+    assert role.known_servers == []
