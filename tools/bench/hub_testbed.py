@@ -228,7 +228,11 @@ class Testbed:
         return [peer["addresses"][0] for peer in json.loads(said)["peers"] if peer["state"] == "connected"]
 
     def memory(self) -> dict[str, int]:
-        """Proportional set size of each process of the server, shared memory in it (proc_pid_smaps(5))."""
+        """Proportional set size of each process of the server, shared memory in it (proc_pid_smaps(5)).
+
+        The same processes each time: those of all spares are among them.
+        """
+        self.server.wait_for_spares()
         return {name: proportional_bytes(pid) for name, pid in self.server.pids().items()}
 
     def reachable(self, addresses: Sequence[str]) -> int:
