@@ -286,7 +286,7 @@ def test_nft_takes_every_name_that_the_configuration_takes(route: Route, name: s
 # -- where it cannot work
 
 INSTALL = """
-from pipeline.supervisor import mss_clamp
+from pipeline.supervisor.kernel import mss_clamp
 mss_clamp.NFT_SECONDS = 0.3
 clamp = mss_clamp.MssClamp("narrow", "one")
 print(clamp.install())

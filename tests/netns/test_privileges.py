@@ -42,8 +42,9 @@ sys.exit(main())
 """`tunnel-supervisor`, whose workers are started by the program that is named first."""
 
 LISTEN = """
-import os, resource, signal, sys
+import os, signal, sys
 from pipeline.runtime import privileges
+from pipeline.transport.resolver import Resolver
 from workers.__main__ import main
 
 def say(event, arguments):
@@ -55,15 +56,18 @@ def drop_and_listen(account, drop=privileges.drop):
     sys.addaudithook(say)
     os.write(2, b"listening\\n")
 
-def have_no_more_threads(*_):
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+def fail(*_):
+    raise RuntimeError("made to fail")
+
+def break_resolver(*_):
+    Resolver.begin = fail
 
 privileges.drop = drop_and_listen
-signal.signal(signal.SIGUSR1, have_no_more_threads)
+signal.signal(signal.SIGUSR1, break_resolver)
 sys.argv = ["workers", *sys.argv[4:]]  # behind -I -m workers
 sys.exit(main())
 """
-"""A worker that says what it imports once it has dropped its rights; SIGUSR1 keeps it from starting another thread."""
+"""A worker that says what it imports once it has dropped its rights; the next look-up of a name after SIGUSR1 fails."""
 
 
 @pytest.fixture(scope="module")
@@ -251,9 +255,9 @@ def test_nothing_is_imported_once_the_rights_are_gone(lab: Lab, tmp_path: Path, 
                         pass
             transfer(client, server, streams=1, size=1_000_000)
         client.wait_for_log("connection refused")
-        pid = client.signal_worker("tcp-0", signal.SIGUSR1)  # it needs a thread to resolve the server's name
+        pid = client.signal_worker("tcp-0", signal.SIGUSR1)
         client.wait_for_log("inbound duty failed")
-        client.wait_for_log("RuntimeError: can't start new thread")
+        client.wait_for_log("RuntimeError: made to fail")
         client.wait_until_replaced("tcp-0", pid)
         with server.start_again() as back:
             for instance in (back, client):

@@ -11,6 +11,7 @@ import itertools
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,12 @@ from typing import Any
 
 from pipeline.credentials.invitation import Invitation, decode
 from tests.netns.harness.instance import Instance, server_config
-from tests.reference.client import Ended, WireClient, tls
+from tests.reference.client import Ended, Refused, WireClient, tls
 from tests.reference.packets import reply_to
 from tools.lab.network import Lab, Node
 
 PEERS = ("one", "two", "three")
+TOO_MANY_SESSIONS = 10  # reason of a REFUSED, docs/wire.md
 PLENTY = 65535
 """Limit of the server for unauthenticated clients: all tests come from one address."""
 
@@ -65,11 +67,18 @@ class Dialer:
         return client
 
     def dial(self, peer: str, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, **options: Any) -> WireClient:
-        """A client that the server has welcomed as this peer."""
-        client = self.dial_tls(peer, version, **options)
-        with closed_on_error(client):
-            client.shake_hands()
-        return client
+        """A client that the server has welcomed as this peer. Like any other, it tries again if it was too quick."""
+        until = time.monotonic() + CONNECT_SECONDS
+        while True:
+            client = self.dial_tls(peer, version, **options)
+            try:
+                with closed_on_error(client):
+                    client.shake_hands()
+                return client
+            except Refused as refused:
+                if refused.reason != TOO_MANY_SESSIONS or time.monotonic() > until:
+                    raise
+                time.sleep(POLL_SECONDS)
 
 
 @contextmanager
