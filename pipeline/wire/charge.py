@@ -13,7 +13,6 @@ it takes in all stages together (docs/performance.md has the measurements):
     a segment cut here          SEGMENT     headers and checksums, in Python
     a packet passed on          FORWARD     a place in another slot, its way out, and the write of the peer that gets it
     an answer from the kernel   ANSWER      reading it from TUN, and its way out
-    the kernel's own work       of_time     what write(2) to TUN takes beyond that: most of all, making an answer
 
 The sum decides whose turn it is to be read, how much of a ring a peer may occupy, and what counts against a rate.
 """
@@ -33,17 +32,9 @@ MOVED_BYTES = 4
 """Bytes of unfinished frames and records that change places, for each of charge: a receive of one byte may move 133 kB
 out of the way and as many in."""
 
-WRITE_SHARE = 4
-"""A quarter of the charge of a byte is for its way into TUN."""
-
 RATE_SHARE = 8
 """An eighth of the charge counts against a rate, or the bytes if they are more. So packets above 300 bytes count as
 they are, and a rate of 200 Mbit/s takes a quarter of a core at most."""
-
-
-def of_time(ns: int) -> int:
-    """The charge of so much time of one stage."""
-    return ns * 5 // 6
 
 
 def against_rate(size: int, charge: int) -> int:

@@ -104,9 +104,8 @@ class TunWriter:
         self._forwarder = forwarder
         self._charges = LateCharges(attachment)
         self._capacity = attachment.peer_table.capacity
-        self._has_several = self._capacity > 1
-        self._uncharged_port = decoded[0] if decoded else None  # what is in its blocks shows only here
-        self._packets = 0  # of the slot, so far
+        has_several = self._capacity > 1
+        self._uncharged_port = decoded[0] if decoded and has_several else None  # what is in its blocks shows only here
         self._route_reader = RouteReader(attachment.peer_table)
         self._routes = RouteTable()
         self._bare_packet = memoryview(bytearray(VNET_HEADER_BYTES + framing.LENGTH_LIMIT))
@@ -130,10 +129,9 @@ class TunWriter:
                     if start + length > len(slot) or peer_handle & PEER_INDEX_MASK >= self._capacity:
                         self._counters[_SLOT_SPOILT] += 1
                         continue
-                    if self._has_several:
-                        self._write_and_charge(slot, start, start + length, peer_handle, port is self._uncharged_port)
-                    else:
-                        self._write_frames(slot, start, start + length, peer_handle)
+                    self._write_frames(slot, start, start + length, peer_handle)
+                    if port is self._uncharged_port:
+                        self._charge(slot, start, length, peer_handle)
             if ready:
                 if self._forwarder is not None:
                     self._forwarder.flush()
@@ -144,18 +142,11 @@ class TunWriter:
     def drained(self) -> bool:
         return True
 
-    def _write_and_charge(self, slot: memoryview, at: int, end: int, peer_handle: int, uncharged: bool) -> None:
-        """Write the frames, and charge the peer for what the tcp worker could not see of them."""
-        charges = self._charges
-        self._packets = 0
-        charges.begin_slot(peer_handle)
-        self._write_frames(slot, at, end, peer_handle)
-        charges.end_slot(peer_handle, self._packets, end - at)
-        if uncharged:
-            try:
-                charges.add(peer_handle, framing.scan(slot, at, end, end - at)[-1])
-            except PeerError:
-                pass  # of a worker that runs amok: the slot is counted already
+    def _charge(self, slot: memoryview, start: int, length: int, peer_handle: int) -> None:
+        try:
+            self._charges.add(peer_handle, framing.scan(slot, start, start + length, length)[-1])
+        except PeerError:
+            pass  # of a worker that runs amok: the slot is counted already
 
     def _write_frames(self, slot: memoryview, at: int, end: int, peer_handle: int) -> None:
         traffic_class = read_marks(slot)[0] & framing.LIGHT  # the other bits, if any, are of a worker that runs amok
@@ -189,7 +180,6 @@ class TunWriter:
         fd = self._fd
         counters = self._counters
         trusted = self._routes.only == peer_handle
-        self._packets += len(lengths)
         written = size = 0
         for length in lengths:
             drop = check(slot, at, length)
