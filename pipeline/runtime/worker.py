@@ -4,7 +4,7 @@ A duty has one small step and one way to wait. The loop, the signals and the exi
 
     work() -> int        do what can be done now without blocking: NOTHING, DONE, or MORE if there may be more
     wait(seconds)        wait for more, on exactly one thing
-    drained() -> bool    asked when the worker stops and work() found nothing: may the duty end?
+    drained() -> bool    asked when the worker stops: may the duty end?
 
 Each duty runs in a thread of its own; a test can step it as well. Signals are blocked in every thread, and the main
 thread receives them by sigtimedwait: no handler ever runs, and no system call is interrupted. An exception in a duty
@@ -65,6 +65,7 @@ class Stop:
     def __init__(self) -> None:
         self.requested = False
         self.deadline_ns = 0
+        self.outbound_ended = False
 
     def request(self, drain_seconds: float) -> None:
         self.deadline_ns = time.monotonic_ns() + int(drain_seconds * 1e9)
@@ -140,13 +141,21 @@ def _clear_impossible(words: memoryview) -> None:
 
 
 def loop(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
-    """Heartbeat, work, wait, again and again, until the worker stops and the duty has drained."""
+    """Heartbeat, work, wait, again and again, until the worker stops and the duty has drained.
+
+    Outbound duties end when there is nothing to do: what they have is still to be sent. Inbound duties end with them.
+    Under traffic there is always something to do, and half a worker would carry packets one way; what is left in its
+    rings is its successor's.
+    """
     while True:
         now = time.monotonic_ns()
         heartbeat[0] = now
         found = duty.work()
-        if stop.requested and ((not found and duty.drained()) or now > stop.deadline_ns):
-            return
+        if stop.requested:
+            may_end = not found or (duty.name == "inbound" and stop.outbound_ended)
+            if (may_end and duty.drained()) or now > stop.deadline_ns:
+                stop.outbound_ended |= duty.name == "outbound"
+                return
         if found is not MORE:
             duty.wait(PERIOD)
 

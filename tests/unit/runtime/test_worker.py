@@ -1,0 +1,55 @@
+"""The loop of a duty, and its end, with duties that do as they are told."""
+
+from __future__ import annotations
+
+import itertools
+
+from pipeline.runtime.worker import DONE, NOTHING, Stop, loop
+
+LONG_SECONDS = 60.0
+
+
+class ScriptedDuty:
+    """Finds work so many times; `asked`: how often it was asked whether it has drained."""
+
+    def __init__(self, name: str, busy: float, stop: Stop) -> None:
+        self.name = name
+        self.steps = itertools.count(1)
+        self.taken = self.asked = 0
+        self._busy = busy
+        self._stop = stop
+
+    def work(self) -> int:
+        self.taken = next(self.steps)
+        if self.taken == 10:  # a while after the end of the other duty
+            self._stop.outbound_ended = True
+        assert self.taken < 1000, "the duty does not end"
+        return DONE if self.taken <= self._busy else NOTHING
+
+    def wait(self, seconds: float) -> None:
+        """Something to do arrives at once."""
+
+    def drained(self) -> bool:
+        self.asked += 1
+        return True
+
+
+def run(name: str, busy: float) -> ScriptedDuty:
+    stop = Stop()
+    stop.request(LONG_SECONDS)
+    duty = ScriptedDuty(name, busy, stop)
+    loop(duty, memoryview(bytearray(8)).cast("Q"), stop)
+    return duty
+
+
+def test_an_inbound_duty_that_always_has_something_to_do_ends_with_the_outbound_duty() -> None:
+    assert run("inbound", busy=float("inf")).taken == 10
+
+
+def test_an_outbound_duty_first_does_all_that_there_is_to_do() -> None:
+    assert run("outbound", busy=25).taken == 26
+
+
+def test_a_duty_that_has_nothing_to_do_and_has_drained_ends() -> None:
+    duty = run("inbound", busy=3)
+    assert duty.taken == 4 and duty.asked == 1
