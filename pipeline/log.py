@@ -1,6 +1,10 @@
 """Log lines on standard error, one write() each, as text or JSON; times are UTC. No process ever waits for its log.
 
 Text that a peer has sent is escaped by printable(): no control character reaches a terminal or a log file.
+
+Equal lines are counted, not repeated (`pipeline.repeats`): tick() writes the counts that are due, finish() the rest.
+Under systemd, where standard error is the journal, each line begins with its priority (sd-daemon(3)); the journal has
+the time already.
 """
 
 from __future__ import annotations
@@ -12,27 +16,48 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import TextIO
+
+from pipeline.repeats import Repeated, Repeats
 
 LOG = logging.getLogger("tunnel")
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-class _Line(logging.Formatter):
-    """Time, level, instance, process, text; with a traceback if there is one."""
+PRIORITIES = {
+    logging.DEBUG: "<7>",
+    logging.INFO: "<6>",
+    logging.WARNING: "<4>",
+    logging.ERROR: "<3>",
+    logging.CRITICAL: "<2>",
+}
+"""The priority in front of a line, by its level, as sd-daemon(3) has it."""
 
-    def __init__(self, instance: str, process: str, as_json: bool) -> None:
+
+class _Line(logging.Formatter):
+    """Time, level, instance, process, text; with a traceback if there is one. `journal`: the journal reads it."""
+
+    def __init__(self, instance: str, process: str, as_json: bool, journal: bool = False) -> None:
         super().__init__()
         self._instance = instance
         self._process = process
         self._json = as_json
+        self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
+        line = self._line(record, text)
+        if not self._journal:
+            return line
+        priority = PRIORITIES.get(record.levelno, "<6>")
+        return "\n".join(priority + each for each in line.split("\n"))  # each is an entry of its own there
+
+    def _line(self, record: logging.LogRecord, text: str) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         stamp = f"{seconds}.{int(record.msecs):03d}Z"
         level = record.levelname.lower()
@@ -40,7 +65,7 @@ class _Line(logging.Formatter):
             return json.dumps(
                 {"time": stamp, "level": level, "instance": self._instance, "process": self._process, "text": text}
             )
-        return f"{stamp} {level} {self._instance} {self._process}: {text}"
+        return f"{'' if self._journal else f'{stamp} '}{level} {self._instance} {self._process}: {text}"
 
 
 def printable(text: str) -> str:
@@ -60,6 +85,7 @@ class _Output(logging.Handler):
         self._stream = stream
         self._lost = 0
         self._torn = False  # the last line was cut
+        self._repeats: Repeats[tuple[int, str]] = Repeats()  # by level and text
         self._close: Callable[[], None] = lambda: None
         self._write: Callable[[bytes], int] = self._write_to_stream
         try:
@@ -68,6 +94,24 @@ class _Output(logging.Handler):
             pass  # no descriptor is behind the stream, or none is left: it is written to as it is
 
     def emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic_ns()
+        self._write_counts(self._repeats.due(now))
+        if record.exc_info or self._repeats.is_new((record.levelno, record.getMessage()), now):
+            self._emit(record)
+
+    def tick(self, finish: bool = False) -> None:
+        """Write the counts of repeated lines that are due, or all of them."""
+        with self.lock or nullcontext():
+            now = time.monotonic_ns()
+            self._write_counts(self._repeats.rest(now) if finish else self._repeats.due(now))
+
+    def _write_counts(self, counts: Iterable[Repeated[tuple[int, str]]]) -> None:
+        for each in counts:
+            level, text = each.key
+            fields = {"levelno": level, "levelname": logging.getLevelName(level), "msg": f"{text} ({each.words})"}
+            self._emit(logging.makeLogRecord(fields))
+
+    def _emit(self, record: logging.LogRecord) -> None:
         lines = [record]
         if self._lost:
             text = f"{self._lost} lines before this one were lost: standard error took no more"
@@ -88,6 +132,7 @@ class _Output(logging.Handler):
         return len(data)
 
     def close(self) -> None:
+        self.tick(finish=True)
         super().close()
         self._close()
 
@@ -107,10 +152,34 @@ def _without_waiting(fd: int) -> tuple[Callable[[bytes], int], Callable[[], None
     return None
 
 
+def is_journal(stream: TextIO) -> bool:
+    """Whether systemd's journal is behind the stream: $JOURNAL_STREAM has its device and inode (systemd.exec(5))."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+    return (device, inode) == (str(found.st_dev), str(found.st_ino))
+
+
+def tick() -> None:
+    """Call about once a second: write the counts of repeated lines that are due."""
+    for handler in LOG.handlers:
+        if isinstance(handler, _Output):
+            handler.tick()
+
+
+def finish() -> None:
+    """The process is about to end: write all counts of repeated lines."""
+    for handler in LOG.handlers:
+        if isinstance(handler, _Output):
+            handler.tick(finish=True)
+
+
 def start(instance: str, process: str, level: str, form: str) -> None:
     """Set up the log of this process. If standard error stands still or is lost, lines are lost, and nothing else."""
     handler = _Output(sys.stderr)
-    handler.setFormatter(_Line(instance, process, form == "json"))
+    handler.setFormatter(_Line(instance, process, form == "json", is_journal(sys.stderr)))
     logging.raiseExceptions = False
     for old in LOG.handlers:
         old.close()

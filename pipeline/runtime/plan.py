@@ -196,6 +196,8 @@ class Plan(NamedTuple):
     mode: str  # server or client
     lanes: int
     scoreboard: str  # name of the segment
+    event_log: str  # name of the segment
+    overview: str  # name of the segment
     peer_table: PeerTablePlan
     workers: list[WorkerPlan]  # in the order in which they start; they are stopped in reverse
     rings: list[RingPlan]
@@ -212,13 +214,15 @@ class Plan(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        name, run_id, mode, lanes, scoreboard, peers, workers, rings, settings = json.loads(text)
+        name, run_id, mode, lanes, scoreboard, event_log, overview, peers, workers, rings, settings = json.loads(text)
         return cls(
             name,
             run_id,
             mode,
             lanes,
             scoreboard,
+            event_log,
+            overview,
             PeerTablePlan(*peers),
             [WorkerPlan(*each) for each in workers],
             [RingPlan.from_json(each) for each in rings],

@@ -80,6 +80,9 @@ STATUS_ROWS_MIN = 80  # connections of a tcp worker with one peer; a client keep
 STATUS_ROWS_PER_PEER = 10  # for each further peer; eight connections are usual
 STATUS_ROWS_MAX = 8192
 
+OVERVIEW, EVENTS = "overview", "events"
+"""Parts of names in /dev/shm by which an observer finds them (pipeline.observe)."""
+
 
 def name_prefix(name: str) -> str:
     """The beginning of every name of an instance in /dev/shm; "@" cannot occur in an instance's name."""
@@ -130,7 +133,8 @@ def build_plan(
     ]
     rows = min(STATUS_ROWS_MAX, STATUS_ROWS_MIN + STATUS_ROWS_PER_PEER * (capacity - 1))
     peers = PeerTablePlan(shm_name("peer-table"), capacity, rows)
-    return Plan(name, run_id, mode, lanes, shm_name("scoreboard"), peers, workers, rings, settings)
+    scoreboard, events, overview = (shm_name(what) for what in ("scoreboard", EVENTS, OVERVIEW))
+    return Plan(name, run_id, mode, lanes, scoreboard, events, overview, peers, workers, rings, settings)
 
 
 def _members(visitor: Visitor, lane: int, lanes: int) -> list[StageMember]:

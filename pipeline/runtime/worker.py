@@ -23,7 +23,7 @@ import time
 from functools import partial
 from typing import Protocol
 
-from pipeline import task_limit
+from pipeline import log, task_limit
 from pipeline.counters import ID
 from pipeline.errors import LocalError, SupervisorGone
 from pipeline.log import LOG
@@ -193,10 +193,11 @@ def run(attachment: Attachment, duties: list[Duty], channel: int, parent: int) -
             raise LocalError(f"a thread cannot be started: {task_limit.explain(error)}") from None
     report_ready(channel)
     while not _stop_signal() and os.getppid() == parent:
-        pass
+        log.tick()
     stop.request(attachment.settings.drain_timeout)
     for thread in threads:
         thread.join()
+    log.finish()
     return 0
 
 
@@ -226,9 +227,11 @@ def _guard(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
         loop(duty, heartbeat, stop)
     except SupervisorGone as error:
         LOG.info("worker ends: %s", error)
+        log.finish()
         os._exit(EXIT_DUTY_FAILED)
     except BaseException:
         LOG.critical("%s duty failed, the supervisor starts a new worker", duty.name, exc_info=True)
+        log.finish()
         os._exit(EXIT_DUTY_FAILED)  # with the cursors as they are
 
 

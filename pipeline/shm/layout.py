@@ -1,7 +1,8 @@
 """Every offset in shared memory, once; a test compares `docs/shared-memory.md` with this file.
 
-There are three kinds of segment. A *ring* carries slots. On the *scoreboard* workers publish their heartbeats and
-counters. The *peer table* says which peers are connected, and how packets find them.
+There are five kinds of segment. A *ring* carries slots. On the *scoreboard* workers publish their heartbeats and
+counters. The *peer table* says which peers are connected, and how packets find them. The *overview* is what the
+supervisor knows, for observers. The *event log* has the last events.
 
 Each word has one writer. Words that different processes write never share a 64-byte cache line. Cursors keep 128 bytes
 apart, because x86-64 prefetches lines in pairs.
@@ -14,14 +15,16 @@ CACHE_LINE = 64
 PAGE = 4096
 MASK64 = (1 << 64) - 1
 
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 
 # --- every segment -----------------------------------------------------------------------------
-MAGIC_AT = 0               # u64, creator: one of the three below
+MAGIC_AT = 0               # u64, creator: one of the five below
 VERSION_AT = 8             # u64, creator: LAYOUT_VERSION
 RING_MAGIC = int.from_bytes(b"tnl-ring", "little")
 SCOREBOARD_MAGIC = int.from_bytes(b"tnlboard", "little")
 PEER_TABLE_MAGIC = int.from_bytes(b"tnlpeers", "little")
+OVERVIEW_MAGIC = int.from_bytes(b"overview", "little")
+EVENT_LOG_MAGIC = int.from_bytes(b"tnlevent", "little")
 
 # --- ring --------------------------------------------------------------------------------------
 RING_SLOTS_AT = 16         # u64, creator: capacity, a power of two because cursors wrap at 2^64
@@ -95,6 +98,21 @@ STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the r
 
 # tables of records, and the status rows of a worker, have pages of their own: a process maps those that it writes
 
+# --- overview: the supervisor alone writes it --------------------------------------------------
+OVERVIEW_BYTES_AT = 16     # u64, creator: size of each of the two places
+OVERVIEW_COUNT_AT = 128    # u64: texts published so far; the last one is in place (count modulo 2)
+OVERVIEW_HEARTBEAT_AT = 136 # u64: CLOCK_MONOTONIC ns of the supervisor's last loop
+OVERVIEW_ENDED_AT = 144    # u64: 1 once this memory is in use no more
+OVERVIEW_PLACES_AT = PAGE  # the two places: u64 length, and the text
+
+# --- event log: the supervisor alone writes it -------------------------------------------------
+EVENTS_KEPT_AT = 16        # u64, creator: number of records
+EVENT_COUNT_AT = 128       # u64: events written so far
+EVENTS_AT = PAGE           # the records
+EVENT_BYTES = 512          # u64 number + 1 (0: empty); u64 time, u64 begin of counting, u32 count, u16 kind, u16 bytes
+                           # of the subject, u16 bytes of the text; subject, text
+EVENTS_KEPT = 512
+
 # fmt: on
 
 
@@ -121,6 +139,16 @@ def status_rows_bytes(rows: int) -> int:
 def peer_table_bytes(capacity: int, lanes: int, rows: int) -> int:
     """Size of the peer table."""
     return status_rows_at(capacity, lanes, rows, lanes)
+
+
+def overview_bytes(place: int) -> int:
+    """Size of an overview with two places of so many bytes, which are whole pages."""
+    return OVERVIEW_PLACES_AT + 2 * place
+
+
+def event_log_bytes() -> int:
+    """Size of the event log."""
+    return EVENTS_AT + EVENTS_KEPT * EVENT_BYTES
 
 
 def ring_slots_at(members: int) -> int:

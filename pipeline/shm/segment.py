@@ -32,6 +32,14 @@ def path(name: str) -> str:
     return SHM_DIRECTORY + name
 
 
+def size_of(name: str) -> int:
+    """Size of an existing segment. LocalError if it is gone."""
+    try:
+        return os.stat(path(name), follow_symlinks=False).st_size
+    except OSError:
+        raise LocalError(f"shared memory {name}: expected, not found: it was removed") from None
+
+
 class Field(NamedTuple):
     """One word of a header that creator and attacher have to agree about."""
 
@@ -129,8 +137,11 @@ def create(name: str, size: int) -> Segment:
         shm.close_fd()
 
 
-def attach(name: str, size: int, areas: Sequence[Area] | None = None) -> Segment:
-    """Map an existing segment, to write to these areas alone. LocalError if it is gone, has another size or owner."""
+def attach(name: str, size: int, areas: Sequence[Area] | None = None, owner: int | None = None) -> Segment:
+    """Map an existing segment, to write to these areas alone. LocalError if it is gone, has another size or owner.
+
+    `owner`: the user whose segment it has to be; None for our own.
+    """
     try:
         shm = posix_ipc.SharedMemory(name, read_only=areas is not None)
     except posix_ipc.ExistentialError:
@@ -139,8 +150,10 @@ def attach(name: str, size: int, areas: Sequence[Area] | None = None) -> Segment
         raise LocalError(f"shared memory {name}: belongs to another user; run as the supervisor's user") from None
     try:
         found = os.fstat(shm.fd)
-        if found.st_uid != os.geteuid():
-            raise LocalError(f"shared memory {name}: expected ours, belongs to user {found.st_uid}: it was replaced")
+        expected = os.geteuid() if owner is None else owner
+        if found.st_uid != expected:
+            whose = "ours" if owner is None else f"that of user {owner}"
+            raise LocalError(f"shared memory {name}: expected {whose}, belongs to user {found.st_uid}: it was replaced")
         if found.st_size != size:
             raise LocalError(f"shared memory {name}: expected {size} bytes, has {found.st_size}")
         return Segment(name, shm.fd, size, areas)
@@ -157,10 +170,15 @@ def create_with_header(name: str, size: int, magic: int, fields: Sequence[Field]
 
 
 def attach_with_header(
-    name: str, size: int, magic: int, fields: Sequence[Field], areas: Sequence[Area] | None = None
+    name: str,
+    size: int,
+    magic: int,
+    fields: Sequence[Field],
+    areas: Sequence[Area] | None = None,
+    owner: int | None = None,
 ) -> Segment:
     """Map an existing segment of this kind and geometry. LocalError if it is another."""
-    memory = attach(name, size, areas)
+    memory = attach(name, size, areas, owner)
     for field in _header(magic, fields):
         found = memory.words[field.at // 8]
         if found != field.value:

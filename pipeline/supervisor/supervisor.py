@@ -52,9 +52,11 @@ from pipeline.policy.lifecycle import (
 from pipeline.policy.restart import RestartPolicy
 from pipeline.supervisor.control import status
 from pipeline.supervisor.control.control_socket import ControlServer
+from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.control.run_files import RunFiles
 from pipeline.supervisor.control.sd_notify import Watchdog, notify
 from pipeline.supervisor.control.signals import Signals
+from pipeline.supervisor.control.worker_events import WorkerEvents
 from pipeline.supervisor.instance import Instance
 from pipeline.supervisor.kernel.clamp_keeper import ClampKeeper
 from pipeline.supervisor.kernel.listener import listen
@@ -93,14 +95,18 @@ class Supervisor:
         self._cleanup: list[Callable[[], object]] = []  # called at the end, the last one first
         self._selector = selectors.DefaultSelector()
         self._watchdog = Watchdog()
+        self.events = Events()
+        self._worker_events = WorkerEvents(self.events)
 
     def run(self) -> int:
         """Start, supervise, stop. TunnelError if it cannot start; nothing is left behind either way."""
         try:
             self._set_up()
-            LOG.info("starting: %s, %d lane(s), run %s", self.config.mode, self.config.lanes, self._run.plan.run_id)
+            run_id = self._run.plan.run_id
+            self.events.record("starting", text=f"{self.config.mode}, {self.config.lanes} lane(s), run {run_id}")
             while self._lifecycle.phase is not Phase.STOPPED:
                 self._step()
+            self.events.record("down", text=f"exit status {self._lifecycle.exit_status}")
             return self._lifecycle.exit_status
         finally:
             self._tear_down()
@@ -121,7 +127,8 @@ class Supervisor:
         choice = choose_account(config.user)
         LOG.info("%s", choice.text)
         is_server = config.mode == "server"
-        self._role = ServerRole(config) if is_server else ClientRole(config, self._key)
+        events = self.events
+        self._role = ServerRole(config, events) if is_server else ClientRole(config, self._key, events)
         self._device = TunDevice(config)
         self._cleanup.append(self._device.close)
         self._clamp = ClampKeeper(config.tun_name, config.name)
@@ -135,7 +142,9 @@ class Supervisor:
         self._cleanup.append(self._run.close)
         self._write_plan()
         self._memory = SharedMemory(self._run.plan)
-        self._cleanup.append(lambda: self._memory.unlink())
+        self._cleanup.append(lambda: self._memory.end())
+        events.use(self._memory.event_log)
+        self._cleanup.append(events.finish)
         self._role.start(self._memory.peer_table, self._device)
         self._make_workers()
         control = ControlServer(instance.socket_path, self._answer, self._selector, self._take_back)
@@ -212,6 +221,8 @@ class Supervisor:
             self._survive("the care for spares", lambda: self._workers.spares.tick(may_spare, now))
             if lost := self._memory.lost_names(now):
                 self._rebuild(lost)  # without a data plane there is nothing to survive for
+        self.events.tick(now)
+        log.tick()
         if is_running:
             self._watchdog.feed(now)
 
@@ -234,19 +245,20 @@ class Supervisor:
 
     def _rebuild(self, lost: list[str]) -> None:
         """Make the shared memory anew, under other names, and replace all workers. Device and listener stay."""
-        LOG.error(
-            "%d names of this run are gone from /dev/shm, such as %s: a cleaner of temporary files, or RemoveIPC of "
-            "systemd-logind, has removed them. Making them anew, and replacing all workers",
-            *(len(lost), lost[0]),
+        text = (
+            f"{len(lost)} names of this run are gone from /dev/shm, such as {lost[0]}: a cleaner of temporary files, "
+            "or RemoveIPC of systemd-logind, has removed them. Making them anew, and replacing all workers"
         )
+        self.events.record("memory-lost", text=text)
         self._carry_out(self._lifecycle.replace_at_once(time.monotonic_ns()))
         self._workers.await_deaths()
-        counts = self._memory.counts()
+        kept = self._memory.kept()
         self._memory.close()  # first: there may not be room for both
         self._run.renew_names()
         self._write_plan()
         self._memory = SharedMemory(self._run.plan)
-        self._memory.set_counts(counts)
+        self._memory.restore(kept)
+        self.events.use(self._memory.event_log)
         self._role.start(self._memory.peer_table, self._device)
         for worker in self._run.plan.workers:
             self._workers.processes[worker.name].plan = worker
@@ -261,24 +273,25 @@ class Supervisor:
                     self._workers.start(name)
                 case Terminate(name):
                     self._workers.send(name, signal.SIGTERM)
-                case Abort(name, reason):
-                    LOG.error("%s hangs (%s): aborting it; its stack follows", name, reason)
+                case Abort(name):
+                    self._worker_events.hung(action)
                     self._workers.send(name, signal.SIGABRT)
                     self._workers.send(name, signal.SIGCONT)  # a stopped process aborts once it continues
                 case Kill(name):
                     self._workers.send(name, signal.SIGKILL)
-                case ReportDeath(name, exit_status, aborted):
-                    LOG.error("%s died: %s", name, _describe(exit_status, aborted))
+                case ReportDeath():
+                    self._worker_events.died(action)
                 case ReportPause(missed):
-                    LOG.warning("paused: the supervisor did not run for %.1f s; heartbeats begin anew", missed / 1e9)
+                    text = f"the supervisor did not run for {missed / 1e9:.1f} s; heartbeats begin anew"
+                    self.events.record("paused", text=text)
                 case ReportRunning():
                     addresses = ", ".join(map(str, self.config.tunnel_interfaces)) or "address from the server"
-                    LOG.info("running: %s on %s", addresses, self.config.tun_name)
+                    self.events.record("up", text=f"{addresses} on {self.config.tun_name}")
                     notify("READY=1")
-                case ReportStartFailed(text):
-                    LOG.error("%s; trying again", text)
+                case ReportStartFailed():
+                    self._worker_events.start_failed(action)
                 case ReportStopping(exit_status, reason):
-                    LOG.info("stopping: %s", reason) if exit_status == 0 else LOG.error("stopping: %s", reason)
+                    self.events.record("failing" if exit_status else "stopping", text=reason)
                     self._rolling.cancel()
                     self._workers.spares.discard()
                     notify("STOPPING=1")
@@ -291,7 +304,7 @@ class Supervisor:
     def on_ready(self, name: str) -> None:
         self._lifecycle.became_ready(name, time.monotonic_ns())
         if self._lifecycle.workers[name].state is WorkerState.RUNNING:
-            LOG.info("%s ready: pid %d", name, self._workers.processes[name].pid)
+            self._worker_events.ready(name, self._workers.processes[name].pid)
 
     def on_died(self, name: str, status: int) -> None:
         self._carry_out(self._lifecycle.died(name, status, time.monotonic_ns()))
@@ -386,7 +399,7 @@ class Supervisor:
             except Exception:
                 reload.error = self._run.failures.record("the reload")
         if reload.error:
-            LOG.error("reload refused, the old configuration goes on: %s", reload.error)
+            self.events.record("reload-refused", text=reload.error)
         return reload
 
     def _apply(self, reload: Reload, plan: PreparedPlan) -> None:
@@ -397,7 +410,7 @@ class Supervisor:
         self._use(plan)
         self._lifecycle.limits = self._limits()
         log.start(self.config.name, "supervisor", self.config.log_level, self.config.log_format)
-        LOG.info("reloaded: %s", ", ".join(reload.changed) or "no setting has changed")
+        self.events.record("reloaded", text=", ".join(reload.changed) or "no setting has changed")
         reload.problems += self._device.configure(self.config)
         reload.problems += self._clamp.apply(self.config.mss_clamp)
         self._workers.spares.enable(self.config.spares)
@@ -408,10 +421,3 @@ class Supervisor:
         if lost:  # they would go on with the old settings for ever; their successors read the new plan
             LOG.warning("%s did not take the new settings: replaced", ", ".join(lost))
             self._carry_out(self._lifecycle.restart(lost, time.monotonic_ns()))
-
-
-def _describe(exit_status: int, aborted: bool) -> str:
-    if exit_status >= 0:
-        return f"exit status {exit_status}"
-    name = signal.Signals(-exit_status).name
-    return name + (" (out of memory?)" if -exit_status == signal.SIGKILL and not aborted else "")

@@ -231,3 +231,77 @@ def test_a_log_that_is_set_up_again_leaks_no_descriptor(monkeypatch: pytest.Monk
         LOG.handlers[0].close()
     assert b"a line" in os.read(reader, 4096)
     os.close(reader)
+
+
+def test_equal_lines_are_counted_and_none_is_lost(start, monkeypatch):
+    written = start("p", "info", "text")
+    clock = [0]
+    monkeypatch.setattr("time.monotonic_ns", lambda: clock[0])
+    for _ in range(15):
+        LOG.warning("the same %d", 1)
+    LOG.warning("another")
+    assert len(written) == 2
+    clock[0] = 10_000_000_000
+    log.tick()
+    log.tick()
+    assert written[2].endswith(b" warning town p: the same 1 (repeated 14 times in 10 s)\n")
+    LOG.error("the same 1")
+    assert written[3].endswith(b" error town p: the same 1\n")
+    LOG.error("the same 1")
+    log.finish()
+    assert written[4].endswith(b"the same 1 (repeated once in 1 s)\n")
+    assert len(written) == 5
+
+
+def test_a_count_that_is_due_comes_before_the_next_line(start, monkeypatch):
+    written = start("p", "info", "text")
+    clock = [0]
+    monkeypatch.setattr("time.monotonic_ns", lambda: clock[0])
+    LOG.info("a")
+    LOG.info("a")
+    clock[0] = 11_000_000_000
+    LOG.info("b")
+    assert [line.split(b": ")[1] for line in written] == [b"a\n", b"a (repeated once in 11 s)\n", b"b\n"]
+
+
+def test_each_failure_keeps_its_traceback(start):
+    written = start("p", "info", "text")
+    for _ in range(2):
+        try:
+            raise ValueError
+        except ValueError:
+            LOG.exception("it failed")
+    assert [b"Traceback" in line for line in written] == [True, True]
+
+
+IN_THE_JOURNAL = """
+import os, sys
+from pipeline import log
+if sys.argv[1] == "journal":
+    found = os.fstat(2)
+    os.environ["JOURNAL_STREAM"] = f"{found.st_dev}:{found.st_ino}"
+else:
+    os.environ["JOURNAL_STREAM"] = "8:1"
+log.start("i", "p", "debug", "text")
+for level in ("debug", "info", "warning", "error", "critical"):
+    getattr(log.LOG, level)(level)
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.LOG.exception("failed")
+"""
+
+
+def test_lines_for_the_journal_begin_with_their_priority_and_have_no_time():
+    def written(where: str) -> list[str]:
+        done = subprocess.run([sys.executable, "-c", IN_THE_JOURNAL, where], cwd=ROOT, capture_output=True, check=True)
+        return done.stderr.decode().splitlines()
+
+    lines = written("journal")
+    assert lines[:5] == [
+        f"<{number}>{level} i p: {level}"
+        for number, level in ((7, "debug"), (6, "info"), (4, "warning"), (3, "error"), (2, "critical"))
+    ]
+    assert all(line.startswith("<3>") for line in lines[5:])
+    assert len(lines) > 7
+    assert all(line.startswith("20") for line in written("elsewhere")[:5])

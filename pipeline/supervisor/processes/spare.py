@@ -17,7 +17,7 @@ from pipeline.runtime.assignment import FORMAT, MESSAGE_BYTES, READY, message_of
 
 INHERITED_VARIABLES = (
     *("LANG", "LC_", "TZ", "PATH", "LD_", "PYTHON", "GLIBC_", "MALLOC_"),
-    *("OPENSSL_", "SSL_CERT_", "RES_OPTIONS", "LOCALDOMAIN", "HOSTALIASES"),
+    *("OPENSSL_", "SSL_CERT_", "RES_OPTIONS", "LOCALDOMAIN", "HOSTALIASES", "JOURNAL_STREAM"),
 )
 """Beginnings of the environment variables that a worker gets. Others may be secrets of the service's, or ways to its
 service manager."""

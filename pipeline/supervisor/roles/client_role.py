@@ -44,6 +44,7 @@ from pipeline.runtime.supervisor_channel import (
 )
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
+from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.supervisor.roles.prover import Prover
@@ -67,7 +68,8 @@ class ClientRole:
     tell_workers: Callable[[Any], object]  # of no use to a client
     _prover: Prover | None  # from expect() on; None without a key
 
-    def __init__(self, config: Config, key: bytes = b"") -> None:
+    def __init__(self, config: Config, key: bytes = b"", events: Events | None = None) -> None:
+        self._events = events or Events()
         self._config = config
         self._key = key
         self.credentials: TlsSettings = tls_settings.load(config, key=key)

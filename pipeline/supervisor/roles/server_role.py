@@ -42,6 +42,7 @@ from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Doubted, Replaced
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
+from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.control.status import SCHEMA_VERSION
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.client_watch import ClientWatch
@@ -61,7 +62,8 @@ class ServerRole:
     _client_watch: ClientWatch
     tell_workers: Callable[[Replaced | Doubted], object]  # once there are workers
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, events: Events | None = None) -> None:
+        self._events = events or Events()
         self._config = config
         remembers = config.multi_client and not config.compat
         self._state = StateDir(config.state_dir) if config.encryption == "tls" or remembers else None
@@ -209,6 +211,7 @@ class ServerRole:
         peer_file.write(self._directory, peer, replace=self._peers.is_excluded(peer.name))
         self._peers.add(known)
         self._configure_admission()
+        self._events.record("invited", peer.name, f"to {server}")
         return {"ok": True, "line": line, "server": server, "certificate": bool(self._config.tls_ca_file)}
 
     def _revoke(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +224,7 @@ class ServerRole:
         self._peers.exclude(name, is_named_by_client=is_member and self._peers.find(name) is None)
         self._configure_admission()
         if is_member or was_known:
-            LOG.info("peer %s: revoked, its connections end", name)
+            self._events.record("revoked", name, "asked by the control socket")
         try:
             was_there = peer_file.remove(self._directory, name)
         except TunnelError as error:

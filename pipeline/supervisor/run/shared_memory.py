@@ -8,15 +8,27 @@ lost_names() notices; the supervisor makes another run then, with all its worker
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 from pipeline.runtime.plan import Plan
-from pipeline.shm import doorbell, peer_table, ring, scoreboard, segment
+from pipeline.shm import doorbell, event_log, layout, overview, peer_table, ring, scoreboard, segment
+
+OVERVIEW_BYTES = 65536  # for the settings, the notes and the rest
+OVERVIEW_BYTES_PER_LANE = 4096  # for its workers and rings; a ring names the workers of all lanes
+OVERVIEW_BYTES_PER_PEER = 320
 
 LOOK_NS = 1_000_000_000  # between two looks at the names: some thirty times stat(2)
 
 
+class Kept(NamedTuple):
+    """The counters and events, which go on when the shared memory is made anew."""
+
+    counts: list[list[int]]  # all counters, by page
+    events: bytes
+
+
 class SharedMemory:
-    """Scoreboard, peer table, rings and doorbells of one run. Creates all or nothing (LocalError)."""
+    """Scoreboard, peer table, rings, doorbells, overview, event log of one run. Creates all or nothing (LocalError)."""
 
     def __init__(self, plan: Plan) -> None:
         self._next_look_ns = 0
@@ -28,6 +40,10 @@ class SharedMemory:
             self._note(segment.path(plan.scoreboard))
             self.peer_table = peer_table.create(peers.segment, peers.capacity, plan.lanes, peers.status_rows)
             self._note(segment.path(peers.segment))
+            self.event_log = event_log.create(plan.event_log)
+            self._note(segment.path(plan.event_log))
+            self.overview = overview.create(plan.overview, _overview_place(plan))
+            self._note(segment.path(plan.overview))
             for each in plan.rings:
                 self.rings[each.name] = ring.create(each.segment, each.members, each.slots, each.slot_bytes)
                 self._note(segment.path(each.segment))
@@ -49,15 +65,21 @@ class SharedMemory:
         self._next_look_ns = now + LOOK_NS
         return [path for path, identity in self._files.items() if identity is None or _identity(path) != identity]
 
-    def counts(self) -> list[list[int]]:
-        """All counters, by page."""
-        return [page.counters.tolist() for page in self.scoreboard.pages]
+    def kept(self) -> Kept:
+        """For the next memory of this instance."""
+        return Kept([page.counters.tolist() for page in self.scoreboard.pages], self.event_log.contents())
 
-    def set_counts(self, counts: list[list[int]]) -> None:
-        """Continue the counters of an earlier run with the same workers. Before any of them is started."""
-        for page, values in zip(self.scoreboard.pages, counts, strict=True):
+    def restore(self, kept: Kept) -> None:
+        """Continue an earlier memory, with the same workers. Before any of them is started."""
+        for page, values in zip(self.scoreboard.pages, kept.counts, strict=True):
             for index, value in enumerate(values):
                 page.counters[index] = value
+        self.event_log.restore(kept.events)
+
+    def end(self) -> None:
+        """Tell observers that this memory is in use no more, and remove its names."""
+        self.overview.end()
+        self.unlink()
 
     def unlink(self) -> None:
         """Remove our names, and leave alone what another has put under one of them. Workers keep their mappings."""
@@ -67,11 +89,19 @@ class SharedMemory:
 
     def close(self) -> None:
         """Remove all names, and unmap everything: the memory is free once no worker has it mapped."""
-        self.unlink()
+        self.end()
         self.scoreboard.close()
         self.peer_table.close()
+        self.event_log.close()
+        self.overview.close()
         for each in self.rings.values():
             each.close()
+
+
+def _overview_place(plan: Plan) -> int:
+    """Bytes for the overview's text: what is in it of each lane and of each peer; peers beyond that are left out."""
+    need = OVERVIEW_BYTES + OVERVIEW_BYTES_PER_LANE * plan.lanes**2 + OVERVIEW_BYTES_PER_PEER * plan.peer_table.capacity
+    return -(-need // layout.PAGE) * layout.PAGE
 
 
 def _identity(path: str) -> tuple[int, int] | None:

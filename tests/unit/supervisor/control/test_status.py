@@ -365,6 +365,8 @@ def test_shared_memory_that_cannot_be_created_in_full_leaves_nothing_behind(runn
     plan = plan._replace(
         run_id="x",
         scoreboard=plan.scoreboard + "x",
+        event_log=plan.event_log + "x",
+        overview=plan.overview + "x",
         peer_table=plan.peer_table._replace(segment=plan.peer_table.segment + "x"),
         rings=[each._replace(segment=each.segment + "x") for each in plan.rings],
     )

@@ -82,15 +82,15 @@ def test_a_process_that_ends_before_it_waits_has_no_news(interpreter: Callable[[
 def test_without_news_a_process_stays_what_it_is_and_it_is_ready_when_it_says_so(
     tmp_path: Path, interpreter: Callable[[str], None]
 ) -> None:
-    os.mkfifo(gate := tmp_path / "gate")
+    os.mkfifo(hint := tmp_path / "hint")
     says = 'printf "%s" "{}" >&"$channel"'
     interpreter(
-        f"read -r _ <{gate}; {says.format(FORMAT.decode())};"
+        f"read -r _ <{hint}; {says.format(FORMAT.decode())};"
         f"head -c 1 <&$channel >/dev/null; {says.format(READY.decode())}; exec sleep 60"
     )
     spare = Spare("tun", "client")
     assert spare.read_news() is SpareState.IMPORTING
-    gate.write_text("go\n")
+    hint.write_text("go\n")
     assert readable(spare.channel)
     assert spare.read_news() is spare.read_news() is SpareState.WAITING
     with open(os.devnull) as plan:

@@ -1,0 +1,92 @@
+"""The table of events: everything that happens to an instance and that a person may ask about afterwards.
+
+An event has a kind, a subject (a worker, a peer, a server; "" for the instance itself) and a text, its reason in plain
+words. The supervisor records events (pipeline.supervisor.control.events): each is kept in shared memory, is a line of
+the log and reaches the hooks. Ids are permanent, as those of counters. `python -m pipeline.config.reference` makes
+docs/events.md from this table.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class EventKind(NamedTuple):
+    """One row of the table."""
+
+    id: int
+    name: str
+    level: str  # of its log line: a key of log.LEVELS
+    line: str  # its log line, with {subject} and {text}
+    meaning: str
+
+
+INFO, WARNING, ERROR = "info", "warning", "error"
+
+# fmt: off
+KINDS = (
+    # the instance
+    EventKind(1, "starting", INFO, "starting: {text}", "the supervisor has started, and starts its workers"),
+    EventKind(2, "up", INFO, "running: {text}", "all workers run for the first time"),
+    EventKind(3, "stopping", INFO, "stopping: {text}", "the instance stops, since somebody asked for it"),
+    EventKind(4, "failing", ERROR, "stopping: {text}", "the instance stops, since it cannot go on"),
+    EventKind(5, "down", INFO, "stopped: {text}", "the instance has stopped"),
+    EventKind(6, "reloaded", INFO, "reloaded: {text}", "a reload has taken effect: the settings that have changed"),
+    EventKind(7, "reload-refused", ERROR, "reload refused, the old configuration goes on: {text}",
+              "a reload has changed nothing"),
+    EventKind(8, "paused", WARNING, "paused: {text}", "the supervisor did not run for a while, as in a suspend"),
+    EventKind(9, "memory-lost", ERROR, "{text}", "names in /dev/shm were removed; everything there is made anew"),
+    # workers
+    EventKind(16, "worker-died", ERROR, "{subject} died: {text}", "a worker has ended, and nobody had asked it to"),
+    EventKind(17, "worker-hung", ERROR, "{subject} hangs ({text}): aborting it; its stack follows",
+              "a worker gave no sign of life, and is ended"),
+    EventKind(18, "worker-restarted", INFO, "{subject} ready: {text}", "a successor has taken a worker's place"),
+    EventKind(19, "worker-start-failed", ERROR, "{text}; trying again", "a worker's process could not be made"),
+    # a client's server
+    EventKind(32, "connected", INFO, "connected: {text}", "the first connection to the server is established"),
+    EventKind(33, "lost", WARNING, "connection lost: {text}", "the last connection to the server has ended"),
+    EventKind(34, "server-changed", INFO, "server: {text}", "connections lead to another address of the server"),
+    EventKind(35, "server-trouble", WARNING, "server {subject}: {text}", "attempts to reach the server fail"),
+    # a server's peers
+    EventKind(48, "peer-joined", INFO, "peer {subject}: joined: {text}", "the first connection of a peer's session"),
+    EventKind(49, "peer-left", INFO, "peer {subject}: left: {text}", "the last connection of a peer has ended"),
+    EventKind(50, "peer-ended", INFO, "peer {subject}: session ended: {text}", "the server has ended a session"),
+    EventKind(51, "refused", WARNING, "peer {subject}: refused: {text}", "a peer may not connect"),
+    EventKind(52, "invited", INFO, "peer {subject}: invited", "an invitation was made"),
+    EventKind(53, "revoked", INFO, "peer {subject}: revoked, its connections end", "a peer was excluded"),
+)
+# fmt: on
+
+BY_NAME = {kind.name: kind for kind in KINDS}
+BY_ID = {kind.id: kind for kind in KINDS}
+
+assert len(BY_NAME) == len(BY_ID) == len(KINDS)
+
+
+class Event(NamedTuple):
+    """One event, or the count of more that were equal to an earlier one. Times are wall-clock ns."""
+
+    number: int  # of all events of this start, from 0
+    kind: EventKind
+    subject: str
+    text: str
+    time_ns: int
+    more: int = 0  # above 0: a count of so many more
+    since_ns: int = 0  # of a count: when counting began
+
+    @property
+    def line(self) -> str:
+        """As the log says it."""
+        return self.kind.line.format(subject=self.subject, text=self.text)
+
+
+def kind_of(number: int) -> EventKind:
+    """The kind with this id; a later version may know more kinds than this one."""
+    return BY_ID.get(number) or EventKind(number, f"kind-{number}", INFO, "{subject} {text}", "unknown here")
+
+
+def escaped(text: str) -> str:
+    """The text with everything escaped that is no printable character: no terminal, file or page takes harm."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
