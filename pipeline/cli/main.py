@@ -145,6 +145,10 @@ def _add_instance(parser: argparse.ArgumentParser) -> None:
 
 
 def _start(arguments: argparse.Namespace) -> int:
+    from pipeline.shm import memory_order
+
+    if refusal := memory_order.find_refusal():
+        raise LocalError(refusal)
     invitation = peer_commands.read_invitation(arguments.join) if arguments.join is not None else None
 
     from pipeline import config, log

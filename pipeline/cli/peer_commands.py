@@ -9,7 +9,7 @@
         rate_mbit: null for the server's setting; certificate: the server asks its clients for one as well
     {"command": "peers"}                                              -> {"ok": true, "schema_version", "peers": [
         {"name", "state", "addresses", "allowed", "rate_mbit", "endpoint", "connections", "sent_bytes",
-         "received_bytes", "dropped", "session_seconds", "problem"}]}
+         "received_bytes", "dropped", "session_seconds", "version", "mtu", "fec", "problem"}]}
         state: "connected" or "away"; an away peer has endpoint "" and session_seconds null
         "broken": it cannot connect, since its file cannot be used; problem: of its file, "" for none
         sent_bytes, received_bytes, dropped (packets): since the session began

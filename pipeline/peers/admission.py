@@ -29,6 +29,7 @@ from pipeline.policy.churn_limit import ChurnLimit
 from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted, Replaced
 from pipeline.shm.layout import PEER_INDEX_BITS
 from pipeline.shm.peer_table import PeerTable, Route
+from pipeline.version import VERSION
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import REASONS, TOO_MANY_CONNECTIONS, TOO_MANY_SESSIONS, WRONG_VERSION
 
@@ -53,6 +54,7 @@ class PeerSession(NamedTuple):
     sent: int
     received: int
     dropped: int
+    hello: messages.Hello  # with which it has begun
 
 
 class PeerStatus(TypedDict):
@@ -69,6 +71,9 @@ class PeerStatus(TypedDict):
     received_bytes: int
     dropped: int
     session_seconds: float | None  # None without a connection
+    version: str  # of its program; "" without a connection, or if it does not tell it
+    mtu: int  # of its device; 0 without a connection
+    fec: bool | None  # whether it accepts shards; None without a connection
     problem: str  # of its file; "" for none
 
 
@@ -86,6 +91,9 @@ def broken_peer(name: str) -> PeerStatus:
         "received_bytes": 0,
         "dropped": 0,
         "session_seconds": None,
+        "version": "",
+        "mtu": 0,
+        "fec": None,
         "problem": "",
     }
 
@@ -212,6 +220,8 @@ class Admission:
         if isinstance(assigned, Refusal):
             return name, assigned
         welcome = self._welcome(known.policy, assigned)
+        if transcript or request["certificate"]:
+            welcome = welcome._replace(program=VERSION, clock=int(time.time()))
         if transcript:
             welcome = welcome._replace(mac=auth.server_proof(known.key, transcript, welcome.frame()))
         return name, (assigned, welcome.frame())
@@ -312,6 +322,7 @@ class Admission:
             self._table.sent_bytes(peer),
             self._table.received_bytes(peer),
             self._table.dropped(peer),
+            hello,
         )
         self._publish_routes()  # before the peer handle: packets with that handle come afterwards
         self._table.write_record(peer_handle, policy.rate)
@@ -352,6 +363,7 @@ class Admission:
         index, policy = member.peer, member.policy
         peer_session = self._peer_sessions.get(index)
         count = self._table.established_count(index) if index != NO_PEER else 0
+        hello = peer_session.hello if peer_session and count else None
         return {
             "name": policy.name,
             "state": "connected" if count else "away",
@@ -364,5 +376,8 @@ class Admission:
             "received_bytes": self._table.received_bytes(index) - peer_session.received if peer_session else 0,
             "dropped": self._table.dropped(index) - peer_session.dropped if peer_session else 0,
             "session_seconds": round((now - peer_session.since_ns) / 1e9, 1) if peer_session and count else None,
+            "version": hello.program if hello else "",
+            "mtu": hello.mtu if hello else 0,
+            "fec": bool(hello.features & messages.ACCEPTS_SHARDS) if hello else None,
             "problem": "",
         }

@@ -182,5 +182,8 @@ class CompatAdmission:
             "received_bytes": self._table.received_bytes(index) - peer.received,
             "dropped": self._table.dropped(index) - peer.dropped,
             "session_seconds": round((now - peer.admitted_ns) / 1e9, 1),
+            "version": "",
+            "mtu": 0,
+            "fec": None,
             "problem": "",
         }

@@ -27,4 +27,5 @@ def client_hello(settings: WorkerSettings, key_id: bytes, dial_index: int, nonce
         key_id=key_id or bytes(messages.KEY_ID_BYTES),
         nonce=nonce,
         requested_addresses=tuple(map(ip_address, settings.requested_addresses)),
+        program=settings.program,
     )

@@ -73,6 +73,9 @@ class WorkerSettings(NamedTuple):
     log_level: str  # a key of log.LEVELS
     log_format: str  # "text" or "json"
 
+    # told to the server
+    program: str = ""  # version of a client's program; "": not told. An older supervisor's plan has none
+
     @property
     def frame_limit(self) -> int:
         """The longest frame that the other end may send, by its length field."""

@@ -25,15 +25,11 @@ aligned 8-byte write through a "Q" view, and never struct.pack_into, which zeroe
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 
 from pipeline.errors import LocalError
-from pipeline.shm import layout, segment
+from pipeline.shm import layout, memory_order, segment
 from pipeline.shm.layout import MASK64
-
-ORDERED_MACHINES = ("x86_64", "AMD64")
-"""Names of the one architecture that keeps total store order."""
 
 
 class Ring:
@@ -99,9 +95,8 @@ def _geometry(members: int, slots: int, slot_bytes: int) -> list[segment.Field]:
 
 
 def _refuse_reordering_machines(name: str) -> None:
-    machine = platform.machine()
-    if machine not in ORDERED_MACHINES:
-        raise LocalError(f"ring {name}: needs total store order (x86-64), this machine is {machine}")
+    if refusal := memory_order.find_refusal():
+        raise LocalError(f"ring {name}: {refusal}")
 
 
 def _cursor_word(member: int) -> int:

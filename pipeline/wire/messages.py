@@ -12,7 +12,9 @@ certificate says who the client is, or nothing does. Each start of a client is a
 that of the session before.
 
 decode() is total: any bytes give a message or a PeerError. A body may be longer than a reader knows: the reader ignores
-the bytes at its end. An address or a route has a family and a prefix here; `pipeline.peers` judges whether it may be.
+the bytes at its end. HELLO and WELCOME may end in extensions, which a reader that does not know them ignores. An end
+tells the version of its program only to an end that has proved who it is. An address or a route has a family and a
+prefix here; `pipeline.peers` judges whether it may be.
 """
 
 from __future__ import annotations
@@ -39,12 +41,16 @@ MAC_BYTES = 32  # HMAC-SHA256
 ADDRESSES_MAX = 8  # requested or assigned: a few subnets, IPv4 and IPv6 each
 PUSHED_ROUTES_MAX = 512  # in a WELCOME; with the addresses about 10 kB, below framing.WELCOME_LENGTH_LIMIT
 TEXT_BYTES_MAX = 200  # in a REFUSED
+PROGRAM_BYTES_MAX = 64  # of the version of a program; a HELLO with it and eight addresses is below HELLO_LENGTH_LIMIT
 
 _HELLO = struct.Struct(f">4sBBHHHQQBBB{KEY_ID_BYTES}s{NONCE_BYTES}s")
 _WELCOME = struct.Struct(f">BBHB{MAC_BYTES}s")
 _COUNT = struct.Struct(">H")
+_CLOCK = struct.Struct(">Q")
 _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
+
+PROGRAM, CLOCK = 3, 4  # types of extensions
 
 ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
@@ -91,6 +97,7 @@ class Hello(NamedTuple):
     key_id: bytes = bytes(KEY_ID_BYTES)
     nonce: bytes = bytes(NONCE_BYTES)
     requested_addresses: tuple[Address, ...] = ()
+    program: str = ""  # version of the client's program; "": not told
 
     def frame(self) -> bytes:
         _exactly(KEY_ID_BYTES, self.key_id, "key id")
@@ -98,7 +105,11 @@ class Hello(NamedTuple):
         _at_most(ADDRESSES_MAX, self.requested_addresses, "requested addresses")
         count = bytes([len(self.requested_addresses)])
         addresses = b"".join(bytes([address.version]) + address.packed for address in self.requested_addresses)
-        return framing.frame(framing.HELLO, _HELLO.pack(MAGIC, *self[:-1]) + count + addresses)
+        fields = self[: self._fields.index("requested_addresses")]
+        return framing.frame(framing.HELLO, _HELLO.pack(MAGIC, *fields) + count + addresses + self._extensions())
+
+    def _extensions(self) -> bytes:
+        return _extension(PROGRAM, self.program.encode()) if self.program else b""
 
 
 class Challenge(NamedTuple):
@@ -129,6 +140,8 @@ class Welcome(NamedTuple):
     mac: bytes = bytes(MAC_BYTES)  # the server's proof
     addresses: tuple[Interface, ...] = ()  # of the client in the tunnel, with the prefix of their subnet
     routes: tuple[Network, ...] = ()  # networks that the client reaches through the tunnel
+    program: str = ""  # version of the server's program; "": not told
+    clock: int = 0  # of the server: seconds since 1970; 0: not told
 
     def frame(self) -> bytes:
         _exactly(MAC_BYTES, self.mac, "mac")
@@ -142,7 +155,9 @@ class Welcome(NamedTuple):
             + bytes([len(self.addresses)])
             + addresses
             + _COUNT.pack(len(self.routes))
-            + routes,
+            + routes
+            + (_extension(PROGRAM, self.program.encode()) if self.program else b"")
+            + (_extension(CLOCK, _CLOCK.pack(self.clock)) if self.clock else b""),
         )
 
 
@@ -170,6 +185,12 @@ def _exactly(size: int, value: bytes, what: str) -> bytes:
 def _at_most(limit: int, values: Sized, what: str) -> None:
     if len(values) > limit:
         raise LocalError(f"{what}: at most {limit} fit into a handshake message, there are {len(values)}")
+
+
+def _extension(kind: int, value: bytes) -> bytes:
+    if kind == PROGRAM:
+        _at_most(PROGRAM_BYTES_MAX, value, "bytes of a version")
+    return bytes([kind, len(value)]) + value
 
 
 def _prefixed(length: int, address: Address) -> bytes:
@@ -218,6 +239,18 @@ class _Body:
                 "address, or a route has bits behind its prefix"
             ) from None
 
+    def read_extensions(self) -> dict[int, bytes]:
+        """The extensions up to the end of the body, by type: each is its type, its length and so many bytes.
+
+        Of two of one type the first counts. Bytes at the end that are none are ignored.
+        """
+        found: dict[int, bytes] = {}
+        data, at = self._data, self._at
+        while at + 2 <= len(data) and at + 2 + data[at + 1] <= len(data):
+            found.setdefault(data[at], data[at + 2 : at + 2 + data[at + 1]])
+            at += 2 + data[at + 1]
+        return found
+
     def _read_packed(self, family: int) -> bytes:
         if family not in _ADDRESS_BYTES:
             raise PeerError(f"address of family {family} in a handshake message, expected 4 or 6")
@@ -247,7 +280,14 @@ def _hello(body: _Body) -> Hello:
     if magic != MAGIC:
         raise PeerError(f"HELLO with magic {magic.hex()}, expected {MAGIC.hex()}")
     addresses = tuple(body.read_address() for _ in _count(body.read_u8(), ADDRESSES_MAX))
-    return Hello._make([*fields, addresses])
+    return Hello._make([*fields, addresses, _program(body.read_extensions())])
+
+
+def _program(extensions: dict[int, bytes]) -> str:
+    """The version of the other end's program; "" if it does not tell it, or says nonsense: it is for people."""
+    text = extensions.get(PROGRAM, b"")[: PROGRAM_BYTES_MAX + 1]
+    is_version = len(text) <= PROGRAM_BYTES_MAX and all(0x21 <= byte < 0x7F for byte in text)
+    return text.decode("ascii") if is_version else ""
 
 
 def _challenge(body: _Body) -> Challenge:
@@ -263,7 +303,10 @@ def _welcome(body: _Body) -> Welcome:
     addresses = tuple(body.read_prefixed(ipaddress.ip_interface) for _ in _count(body.read_u8(), ADDRESSES_MAX))
     (count,) = body.read_fields(_COUNT)
     routes = tuple(body.read_prefixed(ipaddress.ip_network) for _ in _count(count, PUSHED_ROUTES_MAX))
-    return Welcome._make([*fields, addresses, routes])
+    extensions = body.read_extensions()
+    clock = extensions.get(CLOCK, b"")
+    known = int.from_bytes(clock, "big") if len(clock) == _CLOCK.size else 0
+    return Welcome._make([*fields, addresses, routes, _program(extensions), known])
 
 
 def _refused(body: _Body) -> Refused:

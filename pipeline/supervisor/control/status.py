@@ -16,6 +16,7 @@ from pipeline.shm.ring import Ring
 from pipeline.shm.scoreboard import Scoreboard
 from pipeline.supervisor.processes.process import Process
 from pipeline.supervisor.run.shared_memory import SharedMemory
+from pipeline.version import VERSION
 from pipeline.wire import framing
 
 SCHEMA_VERSION = 2
@@ -44,6 +45,7 @@ def snapshot(
     connections = _connections(plan, lifecycle, peers, now)
     return {
         "schema_version": SCHEMA_VERSION,
+        "version": VERSION,
         "name": plan.name,
         "mode": plan.mode,
         "state": lifecycle.phase,

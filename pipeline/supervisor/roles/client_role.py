@@ -48,6 +48,7 @@ from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.supervisor.roles.prover import Prover
+from pipeline.supervisor.roles.server_facts import ServerFacts
 from pipeline.supervisor.roles.server_trouble import ServerTrouble
 from pipeline.wire import messages
 
@@ -74,6 +75,7 @@ class ClientRole:
         self._key = key
         self.credentials: TlsSettings = tls_settings.load(config, key=key)
         self._trouble = ServerTrouble()
+        self._facts = ServerFacts()
         self._notes: list[str] = []  # about the last WELCOME
         self._news: deque[tuple[messages.Welcome, str]] = deque(maxlen=NEWS_MAX)  # with the address of the server
         self._applied: tuple[object, ...] = ()  # addresses, routes and server of the last WELCOME
@@ -103,7 +105,8 @@ class ClientRole:
 
     def status(self, now: int) -> dict[str, Any]:
         """For `status`."""
-        return {"server": self._trouble.status(self._config, now), "notes": self._notes}
+        server = self._trouble.status(self._config, now) | self._facts.status()
+        return {"server": server, "notes": [*self._notes, *self._facts.notes]}
 
     def answer_request(
         self, request: ProofRequest | WelcomeReport | ServerFound | TroubleReport
@@ -124,6 +127,7 @@ class ClientRole:
             if isinstance(welcome, messages.Welcome):
                 server = _address(request["server"])
                 self._remember(server)
+                self._facts.take(welcome, time.time())
                 self._news.append((welcome, server))
         return verdict
 

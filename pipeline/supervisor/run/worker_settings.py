@@ -14,6 +14,7 @@ from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import ConfigError
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.supervisor.run.worker_account import Account
+from pipeline.version import VERSION
 from pipeline.wire import auth
 
 LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address")
@@ -71,7 +72,16 @@ def worker_settings(
         offloads=device.offloads,
         offloads_accepted=device.accepted,
         account=(account.uid, account.gid) if account else None,
+        program=_program_to_tell(config, credentials),
     )
+
+
+def _program_to_tell(config: Config, credentials: TlsSettings) -> str:
+    """The version that a client's HELLO has: TLS itself must have verified the server by then. "" otherwise."""
+    tls = credentials.tls
+    if config.mode == "server" or config.compat or tls is None or not (tls.fingerprint or tls.verify):
+        return ""
+    return VERSION
 
 
 def _client_subnets(config: Config) -> list[str]:

@@ -16,6 +16,7 @@ from pipeline.peers import admission
 from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.admission import CONNECTING_NS, SESSION_INTERVAL_NS, SESSIONS_AT_ONCE
 from pipeline.peers.registry import KnownPeer
+from pipeline.version import VERSION
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import Challenge, Refused, Welcome
 from tests.harness.hub import (
@@ -51,7 +52,29 @@ def test_a_peer_that_proves_its_identity_gets_a_welcome(make_server: MakeHub) ->
         answer.message.mac,
         (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64")),
         (ip_network("10.9.0.0/16"), ip_network("fd09::/64")),
+        VERSION,
+        answer.message.clock,
     )
+    assert abs(answer.message.clock - time.time()) < 60
+
+
+def test_a_client_that_has_proved_nothing_is_not_told_the_version_of_the_program(make_server: MakeHub) -> None:
+    for settings in ({"encryption": "none"}, {}):
+        welcome = Answer(
+            make_server(insecure=True, **settings).admission.handle_hello(request(hello(None).frame()))
+        ).message
+        assert isinstance(welcome, Welcome) and (welcome.program, welcome.clock) == ("", 0)
+
+
+def test_the_version_that_a_peer_tells_is_shown_while_it_is_connected(make_server: MakeHub) -> None:
+    server = make_server(ANN)
+    told = hello(KEYS["ann"])._replace(program="0.0.9", features=messages.ACCEPTS_SHARDS, mtu=1380)
+    peer = Answer(server.admission.handle_hello(request(told.frame(), KEYS["ann"]))).peer
+    (away,) = server.admission.list_peers(0)
+    assert (away["version"], away["mtu"], away["fec"]) == ("", 0, None)
+    server.set_connections(peer, 1)
+    (shown,) = server.admission.list_peers(0)
+    assert (shown["version"], shown["mtu"], shown["fec"]) == ("0.0.9", 1380, True)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +262,9 @@ class Clock:
 
     def monotonic_ns(self) -> int:
         return self.now
+
+    def time(self) -> float:
+        return self.now / 1e9
 
 
 def test_a_new_session_of_a_peer_with_all_its_connections_is_admitted(make_server: MakeHub) -> None:

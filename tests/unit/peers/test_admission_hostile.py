@@ -47,6 +47,7 @@ ANY_HELLO = st.builds(
     st.just(auth.key_id(KEYS["ann"])),
     st.binary(min_size=32, max_size=32),
     st.lists(st.one_of(NEAR, st.ip_addresses()), max_size=8).map(tuple),
+    st.sampled_from(["", "0.1.0"]),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -27,6 +27,7 @@ from pipeline.wire.messages import (
     decode,
 )
 
+PROGRAMS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=64)
 U8, U16, U64 = st.integers(0, 255), st.integers(0, 65535), st.integers(0, (1 << 64) - 1)
 
 
@@ -64,10 +65,14 @@ HELLOS = st.builds(
     of_size(8),
     of_size(32),
     several(st.ip_addresses(), ADDRESSES_MAX),
+    st.one_of(st.just(""), PROGRAMS),
 )
 CHALLENGES = st.builds(Challenge, of_size(32))
 PROOFS = st.builds(Proof, of_size(32))
-WELCOMES = st.builds(Welcome, U8, U8, U16, U8, of_size(32), several(INTERFACES, ADDRESSES_MAX), several(NETWORKS, 20))
+WELCOME_PARTS = (U8, U8, U16, U8, of_size(32), several(INTERFACES, ADDRESSES_MAX), several(NETWORKS, 20))
+WELCOMES = st.one_of(
+    st.builds(Welcome, *WELCOME_PARTS, st.just(""), st.just(0)), st.builds(Welcome, *WELCOME_PARTS, PROGRAMS, U64)
+)
 REFUSALS = st.builds(Refused, U8, st.text(max_size=TEXT_BYTES_MAX // 4))
 
 FULL_HELLO = Hello(
@@ -151,7 +156,46 @@ def test_any_message_is_decoded_as_it_was_sent(message: Message) -> None:
 
 @given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES), st.binary(max_size=30))
 def test_a_body_with_more_bytes_at_its_end_is_understood(message: Message, more: bytes) -> None:
-    assert decode(grown(message.frame(), more)) == message
+    assert decode(grown(message.frame(), b"\xf0\x02no" + more)) == message
+
+
+@given(st.one_of(HELLOS, WELCOMES), st.binary(max_size=90))
+def test_whatever_stands_behind_an_older_message_its_fields_are_as_they_were(message: Any, more: bytes) -> None:
+    bare = message._replace(program="", **({"clock": 0} if isinstance(message, Welcome) else {}))
+    found = decode(grown(bare.frame(), more))
+    assert found[: len(bare) - 2] == bare[: len(bare) - 2]
+    assert all(0x21 <= ord(character) < 0x7F for character in found.program)
+
+
+def test_the_version_of_a_program_is_an_extension_behind_all_else() -> None:
+    assert FULL_HELLO._replace(program="0.1.0").frame()[5:] == FULL_HELLO.frame()[5:] + b"\x03\x050.1.0"
+    told = FULL_WELCOME._replace(program="0.1.0+g1a2b3c4", clock=0x0102030405060708)
+    assert (
+        told.frame()[5:] == FULL_WELCOME.frame()[5:] + b"\x03\x0e0.1.0+g1a2b3c4\x04\x08\x01\x02\x03\x04\x05\x06\x07\x08"
+    )
+    assert decode(told.frame()) == told
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"\x03",
+        b"\x03\x06short",
+        b"\x03\x03a\nb",
+        b"\x03\x02\xc3\xa4",
+        b"\x03\x03a b",
+        b"\x03A" + b"x" * 65,
+        b"\x03\x00",
+    ],
+)
+def test_a_version_that_is_nonsense_is_none(more: bytes) -> None:
+    assert decode(grown(FULL_HELLO.frame(), more)) == FULL_HELLO
+    assert decode(grown(FULL_WELCOME.frame(), more)) == FULL_WELCOME
+
+
+def test_an_unknown_extension_is_passed_over_and_a_clock_of_another_size_is_none() -> None:
+    told = decode(grown(FULL_WELCOME.frame(), b"\xf0\x01x\x04\x02ab\x03\x050.1.0\x03\x01y"))
+    assert told == FULL_WELCOME._replace(program="0.1.0", clock=0)
 
 
 # -- lengths
@@ -159,7 +203,10 @@ def test_a_body_with_more_bytes_at_its_end_is_understood(message: Message, more:
 
 def test_every_message_fits_the_limit_of_its_sender() -> None:
     addresses = (ip_address("fd00::2"),) * ADDRESSES_MAX
-    for frame in (FULL_HELLO._replace(requested_addresses=addresses).frame(), Proof(bytes(32)).frame()):
+    for frame in (
+        FULL_HELLO._replace(requested_addresses=addresses, program="x" * 64).frame(),
+        Proof(bytes(32)).frame(),
+    ):
         assert len(frame) - framing.LENGTH.size <= framing.HELLO_LENGTH_LIMIT
     longest = Welcome(
         1,
@@ -169,6 +216,8 @@ def test_every_message_fits_the_limit_of_its_sender() -> None:
         bytes(32),
         (ip_interface("fd00::2/64"),) * ADDRESSES_MAX,
         (ip_network("fd00::/64"),) * PUSHED_ROUTES_MAX,
+        "x" * messages.PROGRAM_BYTES_MAX,
+        1,
     )
     refusal = Refused(BUSY, "x" * 2 * TEXT_BYTES_MAX)
     for frame in (longest.frame(), refusal.frame(), Challenge(bytes(32)).frame()):

@@ -5,13 +5,19 @@ from __future__ import annotations
 import base64
 import json
 from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
 
 from pipeline.config import parse
 from pipeline.credentials.tls_settings import TlsSettings
+from pipeline.runtime.client_hello import client_hello
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.supervisor.run.worker_account import Account
 from pipeline.supervisor.run.worker_settings import HANDED_DOWN, client_id, new_session, worker_settings
 from pipeline.transport.settings import TlsMaterial
+from pipeline.version import VERSION
 from pipeline.wire import auth
 
 KEY = bytes(range(100, 132))
@@ -45,6 +51,31 @@ def test_the_workers_of_a_server_are_told_no_key() -> None:
     told = worker_settings(SERVER, TlsSettings(TLS, KEY, b""), DEVICE, 7, None)
     assert (told.key_id, told.verifies_keys, told.account) == ("", True, None)
     assert (told.remote_host, told.remote_port, told.requested_addresses) == ("", 0, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"fingerprint": "", "verify": True}, VERSION),
+        ({"fingerprint": "00ff", "verify": False}, VERSION),
+        ({"fingerprint": "", "verify": False}, ""),
+    ],
+    ids=["by-a-ca", "pinned", "by-nothing"],
+)
+def test_only_a_server_that_tls_verifies_is_told_the_version_of_a_client(change: dict[str, Any], told: str) -> None:
+    settings = worker_settings(CLIENT, TlsSettings(TLS._replace(**change), KEY, b""), DEVICE, 7, None)
+    assert settings.program == client_hello(settings, b"", 0, bytes(32)).program == told
+
+
+def test_in_clear_text_with_the_original_program_and_by_a_server_no_version_is_told() -> None:
+    compat = msgspec.structs.replace(CLIENT, compat=True)
+    for config, tls in ((CLIENT, None), (compat, TLS), (SERVER, TLS)):
+        assert worker_settings(config, TlsSettings(tls, b"", b""), DEVICE, 7, None).program == ""
+
+
+def test_a_plan_of_an_older_supervisor_has_no_version_to_tell() -> None:
+    fields = json.loads(json.dumps(worker_settings(CLIENT, TlsSettings(TLS, KEY, b""), DEVICE, 7, ACCOUNT)))
+    assert WorkerSettings.from_json(fields[:-1]).program == ""
 
 
 def test_settings_cross_json_unchanged() -> None:
