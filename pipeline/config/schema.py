@@ -52,6 +52,7 @@ AUTO = "auto"
 DEFAULT_TUN_NAME = "tun0"
 DEFAULT_SERVER_ADDRESS = "10.0.0.1/24"
 STATE_DIRECTORY = "/var/lib/tunnel-supervisor"  # file-hierarchy(7)
+QUEUE_PACKETS_MOST = 1 << 19  # pointers in one allocation: KMALLOC_MAX_SIZE, linux/ptr_ring.h
 SLOT_BYTES = 33 * PAGE  # a page of headers and the largest block that a peer may send, 131072 bytes
 
 
@@ -109,7 +110,7 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     offload: Annotated[bool | None, about(
         "Let the kernel hand over TCP super-packets of up to 64 KiB and unfinished checksums. This multiplies the "
         "throughput. When false, every packet is handled alone.", derived="true; false with `compat`")] = None
-    send_queue_size: Annotated[int, Meta(ge=1, le=1_000_000), about(
+    send_queue_size: Annotated[int, Meta(ge=1, le=QUEUE_PACKETS_MOST), about(
         "Packets that wait in the kernel for the tunnel: the device's txqueuelen. The default is the original "
         "program's.", unit="packets")] = 1000
     recv_queue_size: Annotated[int, Meta(ge=0, le=1_000_000), about(

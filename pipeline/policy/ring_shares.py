@@ -17,6 +17,9 @@ from collections import deque
 CHARGE_MOST = 4 << 20
 """Charge (`pipeline.wire.charge`) in a ring at most: about 5 ms of the next duty's time."""
 
+SLOT_CHARGE_MOST = CHARGE_MOST >> 1
+"""A slot counts as no more. One that costs more keeps its owner waiting long enough, and must not stop the others."""
+
 
 class RingShares:
     """`capacity`: slots of the ring. Owners are numbers. Slots of an earlier run of the duty belong to nobody."""
@@ -51,6 +54,7 @@ class RingShares:
 
     def add(self, owner: int, charge: int) -> None:
         """Note that an owner has taken the next slot. The caller has asked may_add(), or has its reasons."""
+        charge = min(charge, SLOT_CHARGE_MOST)
         self._waiting.append((owner, charge))
         self._slots[owner] = self._slots.get(owner, 0) + 1
         self._charges[owner] = self._charges.get(owner, 0) + charge

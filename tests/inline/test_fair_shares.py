@@ -36,6 +36,7 @@ from tests.inline.harness.hub_ends import (
 )
 from tests.inline.test_rates import limit, received_from
 from workers.tcp.frame_reader import SLOT_CHARGE
+from workers.tcp.peer_turns import QUANTUM
 from workers.tun.forwarder import SEGMENTS_MOST
 from workers.tun.writer import SLOTS_AT_ONCE
 
@@ -105,6 +106,29 @@ def test_a_peer_gets_its_share_of_the_work_beside_any_flood(
     others = server.count("tcp.frames_received") - frames - mine
     work, other_work = mine * charge_of_a_frame(FULL), others * charge_of_a_frame(HOSTILE[kind])
     assert work > 0.4 * (work + other_work)
+
+
+def test_a_peer_in_debt_gets_no_turn_while_another_waits_for_room(make: Make, dial: Dial) -> None:
+    server = make("server", capacity=4, slots=16, **SMALL_SOCKETS)
+    victim = Flood(server, dial, 2, 4, FULL)
+    hostile = Flood(server, dial, 1, 1, HOSTILE["small packets"])
+    debt = index_of(server, 1) * RECORD_WORDS + TRANSIT_CHARGE
+    server.memory.peer_table.transit_numbers[0][debt] += 50 * QUANTUM
+    before = received_from(server, 1)
+    for _ in range(200):  # of the tcp worker alone: the ring stands still
+        victim.push()
+        hostile.push()
+        run_duty(server, "tcp-0", "inbound")
+    assert slot_owners(server).count(index_of(server, 2)) > 4
+    assert received_from(server, 1) == before
+
+    def has_its_turn() -> bool:
+        victim.push()
+        hostile.push()
+        server.received[0].clear()
+        return received_from(server, 1) > before
+
+    until(has_its_turn, server, seconds=30)
 
 
 def test_many_connections_make_no_turn_of_a_peer_longer(make: Make, dial: Dial) -> None:

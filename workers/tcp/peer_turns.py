@@ -1,8 +1,11 @@
 """The turns of one peer: how much of its bytes the inbound duty reads before the other peers have theirs.
 
-While several peers are connected, each that has something to read gets QUANTUM of charge (`pipeline.wire.charge`) in
-every round. A peer that overdraws it gets less in the next rounds (deficit round robin, Shreedhar and Varghese 1995).
-So the number of its connections, and the size of its frames, win a peer nothing.
+While several peers are connected, each that has something to read may read QUANTUM of charge (`pipeline.wire.charge`)
+in every round. A peer that overdraws it gets less in the next rounds (deficit round robin, Shreedhar and Varghese,
+1995). So the number of its connections, and the size of its frames, win a peer nothing.
+
+A round ends when no peer with something to read has credit left. A peer whose share of the ring is full has its turn
+later in the same round. Else those in debt would get credit again and again while it waits.
 
 Late charges. Costs that the frames do not show come in later turns: the charges of the tun workers, and the packets
 that go to the peer. Most of those answer packets of the peer. So they are charged at most twice what those packets
@@ -27,6 +30,7 @@ class PeerTurns:
     def __init__(self, peer: int, publisher: LinkPublisher) -> None:
         self.credit = QUANTUM
         self.surcharge = 0
+        self._rounds = 0  # that have begun
         self._peer = peer
         self._publisher = publisher
         self._charged = publisher.charged(peer)  # by the tun workers until the last turn
@@ -34,16 +38,26 @@ class PeerTurns:
         self._answerable = 0  # charge that has had no answer yet
         self._recent_charges = self._recent_slots = 0
 
-    def begin(self, alone: bool) -> bool:
-        """Whether the peer may be read in this round. `alone`: no other has anything to read, so its debts are void."""
+    def follow(self, rounds: int) -> None:
+        """So many rounds have begun: have the credit of those that are new, and pay the charges that came late."""
         charged, packets = self._publisher.charged(self._peer), self._publisher.packets_for(self._peer)
         if charged != self._charged or packets != self._packets_for or self.surcharge:
             answers = min(self._answerable, charge.ANSWER * (packets - self._packets_for))
             self._answerable -= answers
             self._charge_late(charged - self._charged + answers)
             self._charged, self._packets_for = charged, packets
-        self.credit = QUANTUM if alone else min(QUANTUM, self.credit + QUANTUM)
-        return self.credit > 0
+        if rounds != self._rounds:
+            self.credit = min(QUANTUM, self.credit + QUANTUM * (rounds - self._rounds))
+            self._rounds = rounds
+
+    @property
+    def rounds_to_wait(self) -> int:
+        """Rounds that have to begin before the peer has credit."""
+        return 0 if self.credit > 0 else -self.credit // QUANTUM + 1
+
+    def forgive(self) -> None:
+        """No other peer has anything to read: debts are void."""
+        self.credit = QUANTUM
 
     def spend(self, contents: int, reads: int, slots: int) -> None:
         """So much has been read: the charge of frames and bytes, the receives that it took, the slots that it fills."""

@@ -64,6 +64,7 @@ class Receiver:
         self._frame_reader = FrameReader(self._port, attachment.settings.frame_limit)
         self._events: list[tuple[int, int]] = []
         self._readable: dict[PeerReceiver, None] = {}  # peers that have readable connections and are not paused
+        self._rounds = 0  # of turns, that have begun (`workers.tcp.peer_turns`)
         self._paused: list[PeerReceiver] = []
         self._blocked_at = -1  # free slots when no readable peer had room for more; -1: some peer had
         self._last_event_ns = 0
@@ -134,19 +135,33 @@ class Receiver:
             self._readable[peer] = None
 
     def _read_round(self) -> int:
-        """A turn for each peer that has something to read. Bytes."""
+        """Turns of those that have something to read, credit and room. Bytes."""
         done = 0
         blocked = True
         peers = list(self._readable)
+        in_turns = self._frame_reader.shares is not None
+        if in_turns:
+            self._give_credit(peers)
         for peer in peers:
-            if self._room(peer):
+            if (peer.turns.credit > 0 or not in_turns) and self._room(peer):
                 blocked = False
-                done += self._take_turn(peer, len(peers) == 1)
+                done += self._take_turn(peer)
             if not peer.readable or peer.paused:
                 self._readable.pop(peer, None)
         if blocked:
             self._note_blocked()
         return done
+
+    def _give_credit(self, peers: list[PeerReceiver]) -> None:
+        """If none of them has credit left, let rounds begin until one has."""
+        for peer in peers:
+            peer.turns.follow(self._rounds)
+        if len(peers) == 1:
+            peers[0].turns.forgive()
+        elif wait := min(peer.turns.rounds_to_wait for peer in peers):
+            self._rounds += wait
+            for peer in peers:
+                peer.turns.follow(self._rounds)
 
     def _note_blocked(self) -> None:
         self._blocked_at = self._port.ready()
@@ -162,11 +177,9 @@ class Receiver:
                 return 0
         return free
 
-    def _take_turn(self, peer: PeerReceiver, alone: bool) -> int:
+    def _take_turn(self, peer: PeerReceiver) -> int:
         """Read the peer's connections, those first that have waited longest. Bytes."""
         in_turns = self._frame_reader.shares is not None
-        if in_turns and not peer.turns.begin(alone):
-            return 0
         self._frame_reader.surcharge = peer.turns.surcharge
         readable = peer.readable
         done = 0

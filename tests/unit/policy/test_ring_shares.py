@@ -56,6 +56,13 @@ def test_an_owner_without_a_slot_may_have_one_however_much_others_have() -> None
     assert shares.may_add(2)
 
 
+def test_a_slot_that_costs_more_than_all_may_leaves_others_a_quarter() -> None:
+    shares = RingShares(1024)
+    shares.add(1, 2 * CHARGE_MOST)
+    assert not shares.may_add(1)
+    assert fill(shares, 1024, [2], CHARGE_MOST // 16) == {2: 4}
+
+
 def test_slots_that_are_finished_free_the_oldest_ones_share() -> None:
     shares = RingShares(8)
     for owner, charge in ((1, CHARGE_MOST // 4), (1, CHARGE_MOST // 4), (1, CHARGE_MOST // 4), (2, 0)):

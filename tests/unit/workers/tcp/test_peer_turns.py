@@ -36,15 +36,27 @@ def turned() -> Iterator[Turned]:
     run.close()
 
 
-def test_a_turn_has_a_quantum_and_an_unused_one_is_not_saved(turned: Turned) -> None:
-    assert turned.turns.begin(alone=False)
-    assert turned.turns.begin(alone=False)
+def test_a_round_brings_a_quantum_and_an_unused_one_is_not_saved(turned: Turned) -> None:
+    turned.turns.follow(7)
     assert turned.turns.credit == QUANTUM
 
 
-def test_what_a_turn_overdraws_is_missing_in_the_next(turned: Turned) -> None:
-    turned.turns.spend(3 * QUANTUM, 0, 1)
-    assert [turned.turns.begin(alone=False) for _ in range(3)] == [False, False, True]
+def test_what_is_left_of_a_turn_that_was_cut_short_stays_and_grows_in_the_next_round_alone(turned: Turned) -> None:
+    turned.turns.spend(QUANTUM // 4, 0, 1)
+    turned.turns.follow(0)
+    assert turned.turns.credit == QUANTUM - QUANTUM // 4
+    turned.turns.follow(1)
+    assert turned.turns.credit == QUANTUM
+
+
+@pytest.mark.parametrize("spent", [QUANTUM, QUANTUM + 1, 2 * QUANTUM - 1, 2 * QUANTUM, 2 * QUANTUM + 1, 9 * QUANTUM])
+def test_what_a_turn_overdraws_is_missing_in_the_next_rounds(turned: Turned, spent: int) -> None:
+    turned.turns.spend(spent, 0, 1)
+    rounds = turned.turns.rounds_to_wait
+    turned.turns.follow(rounds - 1)
+    assert turned.turns.credit <= 0 and turned.turns.rounds_to_wait == 1
+    turned.turns.follow(rounds)
+    assert turned.turns.credit == (rounds + 1) * QUANTUM - spent > 0 == turned.turns.rounds_to_wait
 
 
 def test_receives_are_charged_however_little_they_bring(turned: Turned) -> None:
@@ -54,42 +66,44 @@ def test_receives_are_charged_however_little_they_bring(turned: Turned) -> None:
 
 def test_the_debts_of_a_peer_that_is_alone_are_void(turned: Turned) -> None:
     turned.turns.spend(100 * QUANTUM, 0, 1)
-    assert turned.turns.begin(alone=True)
+    turned.turns.forgive()
     assert turned.turns.credit == QUANTUM
 
 
 def test_charges_of_the_tun_workers_of_all_lanes_come_in_the_next_turn(turned: Turned) -> None:
     turned.charge(QUANTUM, lane=0)
     turned.charge(QUANTUM, lane=2)
-    assert [turned.turns.begin(alone=False) for _ in range(2)] == [False, True]
+    turned.turns.follow(0)
+    assert turned.turns.credit == -QUANTUM
 
 
 def test_a_slot_is_expected_to_cost_late_what_the_last_ones_did(turned: Turned) -> None:
     for _ in range(40):
         turned.turns.spend(1000, 1, 2)
         turned.charge(2 * 500_000)
-        turned.turns.begin(alone=True)
+        turned.turns.follow(0)
     assert 400_000 < turned.turns.surcharge <= 500_000
     for _ in range(200):
         turned.turns.spend(1000, 1, 2)
-        turned.turns.begin(alone=True)
+        turned.turns.follow(0)
     assert turned.turns.surcharge == 0
 
 
 def test_the_answers_to_a_peers_packets_are_charged_to_it(turned: Turned) -> None:
     turned.turns.spend(QUANTUM, 0, 1)
     turned.send_packets(QUANTUM // charge.ANSWER)
-    assert [turned.turns.begin(alone=False) for _ in range(2)] == [False, True]
+    turned.turns.follow(0)
+    assert turned.turns.credit == -QUANTUM
 
 
 def test_packets_for_a_peer_that_sends_nothing_cost_it_no_turn(turned: Turned) -> None:
     turned.send_packets(1_000_000)
-    assert turned.turns.begin(alone=False)
+    turned.turns.follow(0)
     assert turned.turns.credit == QUANTUM
 
 
 def test_a_successor_charges_nothing_of_its_predecessors_time(turned: Turned) -> None:
     turned.charge(5 * QUANTUM)
     fresh = PeerTurns(PEER, turned.turns._publisher)
-    assert fresh.begin(alone=False)
-    assert fresh.surcharge == 0
+    fresh.follow(0)
+    assert fresh.credit == QUANTUM and fresh.surcharge == 0
