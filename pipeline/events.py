@@ -54,6 +54,15 @@ KINDS = (
     EventKind(51, "refused", WARNING, "peer {subject}: refused: {text}", "a peer may not connect"),
     EventKind(52, "invited", INFO, "peer {subject}: invited", "an invitation was made"),
     EventKind(53, "revoked", INFO, "peer {subject}: revoked, its connections end", "a peer was excluded"),
+    EventKind(54, "invitation-used", INFO, "peer {subject}: {text}", "a machine has joined, and has a key of its own"),
+    EventKind(55, "invitation-refused", WARNING, "peer {subject}: its invitation is refused: {text}",
+              "a machine came with an invitation that is used up, has expired, or cannot be recorded now"),
+    EventKind(56, "invitation-expired", WARNING, "peer {subject}: its invitation has expired, unused",
+              "nobody has joined in time"),
+    EventKind(57, "peer-disabled", INFO, "peer {subject}: shut out: {text}",
+              "a peer may not connect until it is enabled again, or is past the end of its time"),
+    EventKind(58, "peer-enabled", INFO, "peer {subject}: may connect again", "a peer is no longer shut out"),
+    EventKind(59, "peer-forgotten", INFO, "peer {subject}: has left: {text}", "a machine has given up being this peer"),
 )
 # fmt: on
 

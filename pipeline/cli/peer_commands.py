@@ -1,18 +1,30 @@
 """The commands about keys, certificates and peers, and the part of `start` that reads an invitation.
 
     genkey, gen-cert        write files; no instance is needed
-    invite, peers, revoke   send a request to the control socket of a running server
+    invite, peers, revoke   send a request to the control socket of a running server; so do `peers disable` and `enable`
     start --join            reads the line that `invite` has printed
 
-    {"command": "invite", "name", "server", "allowed", "rate_mbit"}   -> {"ok": true, "line", "server", "certificate"}
+    {"command": "invite", "name", "server", "allowed", "rate_mbit", "expires", "uses", "until", "again"}
+                            -> {"ok": true, "line", "server", "certificate", "expires", "uses", "until", "guessed",
+                                "is_private", "remembered"}
         server: "", HOST or HOST:PORT; in the answer, the HOST:PORT in the line
         rate_mbit: null for the server's setting; certificate: the server asks its clients for one as well
+        expires, until: UNIX time, 0 for never; a null `expires` lets the server choose
+        again: the peer exists, and another machine is to take its place
+        guessed: nobody has said at which address clients reach the server; is_private: and it is of a private network
+    {"command": "withdraw", "name"}     -> {"ok": true, "name", "problems"}: take the invitation back
     {"command": "peers"}                                              -> {"ok": true, "schema_version", "peers": [
         {"name", "state", "addresses", "allowed", "rate_mbit", "endpoint", "connections", "sent_bytes",
-         "received_bytes", "dropped", "session_seconds", "version", "mtu", "fec", "problem"}]}
+         "received_bytes", "dropped", "session_seconds", "version", "mtu", "fec", "problem", "until", "invitation",
+         "invitation_expires", "invitation_uses_left"}]}
         state: "connected" or "away"; an away peer has endpoint "" and session_seconds null
+        "invited", "expired": no machine has become this peer yet, or none in time; "disabled"; "ended": past `until`
         "broken": it cannot connect, since its file cannot be used; problem: of its file, "" for none
         sent_bytes, received_bytes, dropped (packets): since the session began
+        until: UNIX time from which it is excluded, 0 for none
+        invitation: "" for none, "open", "expired", "used", or "kept" (its key is the peer's)
+    {"command": "disable", "name"}                                    -> {"ok": true, "name"}
+    {"command": "enable", "name", "until"}      until: as above; null leaves it as it is
     {"command": "revoke", "name"}                                     -> {"ok": true, "name", "problems"}
         problems: of the files of other peers. The connections end even if the answer is an error
     any of them                                                       -> {"ok": false, "error": ...}
@@ -27,10 +39,12 @@ import json
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.cli.moments import parse_moment, show_left, show_moment
 from pipeline.errors import LocalError, NotRunning, UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +94,27 @@ def add_commands(command: AddCommand, add_instance: Callable[[argparse.ArgumentP
     )
     invite.add_argument("--rate", metavar="MBIT", type=float, help="limit in each direction, in Mbit/s; 0 for none")
 
-    peers = command("peers", _peers, "list the peers of a running instance")
+    invite.add_argument(
+        "--expires",
+        metavar="WHEN",
+        help='when the invitation dies if it is not used: "24h", a date, "never"; default: 7d',
+    )
+    invite.add_argument(
+        "--uses", metavar="N", type=int, default=1, help="machines that may join with it: the peers NAME, NAME-2, ..."
+    )
+    invite.add_argument("--until", metavar="WHEN", help="when the peer itself is excluded")
+    invite.add_argument(
+        "--again",
+        action="store_true",
+        help="the peer exists: another machine is to take its place, such as a new laptop",
+    )
+
+    peers = command("peers", _peers, "list the peers of a running instance, or disable or enable one of them")
+    peers.add_argument(
+        "action", nargs="?", choices=("disable", "enable"), help="end the session of a peer until it is enabled again"
+    )
+    peers.add_argument("peer", metavar="NAME", nargs="?", default="", help="the peer's name")
+    peers.add_argument("--until", metavar="WHEN", help='with enable: another end of its time, "never" for none')
     peers.add_argument("--json", action="store_true", help="print JSON, with schema_version")
 
     revoke = command("revoke", _revoke, "remove a peer that `invite` added, and end its session")
@@ -227,12 +261,17 @@ def _write_pair(directory: Path, name: str, pair: CertificatePair) -> None:
 def _invite(arguments: argparse.Namespace) -> int:
     from pipeline.supervisor.control.control_socket import REQUEST_BYTES_MAX
 
+    now = time.time()
     request = {
         "command": "invite",
         "name": arguments.peer,
         "server": arguments.address,
         "allowed": arguments.allow,
         "rate_mbit": arguments.rate,
+        "expires": None if arguments.expires is None else parse_moment(arguments.expires, "--expires", now),
+        "uses": arguments.uses,
+        "until": parse_moment(arguments.until, "--until", now) if arguments.until else 0,
+        "again": arguments.again,
     }
     if len(json.dumps(request)) >= REQUEST_BYTES_MAX:
         raise UsageError(
@@ -242,14 +281,11 @@ def _invite(arguments: argparse.Namespace) -> int:
     try:
         _print_secret(answer["line"])
     except OSError as error:  # a full disk, a pipe whose reader has gone: nobody has the line
-        _send_command(arguments, {"command": "revoke", "name": arguments.peer})
+        _send_command(arguments, {"command": "withdraw", "name": arguments.peer})
         os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
         raise LocalError(f"the line cannot be printed ({error.strerror}): the invitation is taken back") from None
-    print(
-        f"note: the line is a secret: it makes its holder the peer {arguments.peer}, which dials {answer['server']}. "
-        "On the client, give it to: tunnel-supervisor start --join -",
-        file=sys.stderr,
-    )
+    for note in _notes_on_invitation(arguments.peer, answer, now):
+        print(f"note: {note}", file=sys.stderr)
     if answer["certificate"]:
         print(
             "note: the line alone is not enough: this server has tls_ca_file, so the client needs a certificate too. "
@@ -259,14 +295,42 @@ def _invite(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _notes_on_invitation(peer: str, answer: dict[str, Any], now: float) -> list[str]:
+    expires, uses, until = answer.get("expires", 0), answer.get("uses", 1), answer.get("until", 0)
+    machines = f"the peers {peer}, {peer}-2, ..., {uses} machines in all" if uses > 1 else f"the peer {peer}"
+    end = f"It is good until {show_moment(expires)} ({show_left(expires - now)})." if expires else "It never expires."
+    notes = [
+        f"the line is a secret: it makes its holder {machines}, which dials {answer['server']}",
+        f"{end} On the client, give it to: tunnel-supervisor join -",
+    ]
+    if until:
+        notes.append(f"the peer is excluded from {show_moment(until)} on")
+    if answer.get("is_private"):
+        notes.append(
+            f"the address {answer['server']} was guessed, and only its own network reaches it: for clients outside, "
+            "give --address HOST[:PORT], which is remembered"
+        )
+    elif answer.get("guessed"):
+        notes.append(f"the address {answer['server']} was guessed: if clients use another one, give --address")
+    if answer.get("remembered"):
+        notes.append(f"{answer['server']} is remembered for the next invitations")
+    return notes
+
+
 def _peers(arguments: argparse.Namespace) -> int:
+    if bool(arguments.action) is not bool(arguments.peer):
+        raise UsageError("expected nothing, or: disable NAME, or: enable NAME")
+    if arguments.action:
+        return _change_peer(arguments)
+    if arguments.until:
+        raise UsageError("--until is only valid with enable")
     answer = _send_command(arguments, {"command": "peers"})
     print(json.dumps(answer) if arguments.json else render(answer["peers"]))
     return 0
 
 
 def render(peers: list[dict[str, Any]]) -> str:
-    """A table of the peers. A name may come from an unauthenticated client: it is escaped."""
+    """A table of the peers, and notes below it. A name may come from an unauthenticated client: it is escaped."""
     from pipeline.cli.status_text import amount, duration
     from pipeline.log import printable
 
@@ -290,7 +354,32 @@ def render(peers: list[dict[str, Any]]) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(table + [f"{printable(peer['name'])}: {peer['problem']}" for peer in peers if peer.get("problem")])
+    notes = [f"{printable(peer['name'])}: {note}" for peer in peers for note in _notes_on_peer(peer, time.time())]
+    return "\n".join(table + notes)
+
+
+def _notes_on_peer(peer: dict[str, Any], now: float) -> list[str]:
+    """An instance of an older version says nothing of the life of a peer."""
+    notes = [peer["problem"]] if peer.get("problem") else []
+    if peer.get("invitation") == "open":
+        uses, expires = peer["invitation_uses_left"], peer["invitation_expires"]
+        machines = f" for {uses} machines" if uses > 1 else ""
+        how_long = f"is good for {show_left(expires - now)}" if expires else "never expires"
+        notes.append(f"its invitation{machines} {how_long}")
+    if peer.get("until"):
+        notes.append(f"{'ended' if peer['until'] <= now else 'ends'} on {show_moment(peer['until'])}")
+    return notes
+
+
+def _change_peer(arguments: argparse.Namespace) -> int:
+    request: dict[str, Any] = {"command": arguments.action, "name": arguments.peer}
+    if arguments.action == "enable":
+        request["until"] = parse_moment(arguments.until, "--until", time.time()) if arguments.until else None
+    elif arguments.until:
+        raise UsageError("--until is only valid with enable")
+    _send_command(arguments, request)
+    print(f"{arguments.action}d: {arguments.peer}")
+    return 0
 
 
 def _revoke(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,8 @@
 server.crt, server.key    its certificate, made at the first start unless the configuration names one
 addresses.json            the tunnel addresses of each peer
 peers/NAME.json           peers that were invited (pipeline.peers.peer_file)
+disabled.json             names of peers that are disabled (pipeline.supervisor.roles.shut_out)
+public_addr               the address that `invite --address` was given last
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from pipeline.log import LOG
 DIRECTORY_MODE = 0o700
 SERVER_CERTIFICATE, SERVER_KEY = "server.crt", "server.key"
 PEERS = "peers"  # the directory of the peers that were invited
+PUBLIC_ADDR = "public_addr"
+PUBLIC_ADDR_BYTES_MAX = 1024
 ADDRESSES_BYTES_MAX = 1 << 22  # 8192 peers with eight addresses each have half of that
 
 
@@ -66,6 +70,21 @@ class StateDir:
         path, data = self.path / "addresses.json", json.dumps(addresses, indent=1).encode()
         try:
             hang_guard.call(lambda: keys.write_secret(path, data, replace=True))
+        except OSError as error:
+            raise keys.write_error(path, error) from None
+
+    def load_public_addr(self) -> str:
+        """The address at which clients reach this server, as saved; "" if none can be read."""
+        try:
+            return small_file.bare(small_file.read_text(self.path / PUBLIC_ADDR, PUBLIC_ADDR_BYTES_MAX))
+        except ConfigError:
+            return ""
+
+    def save_public_addr(self, address: str) -> None:
+        """LocalError or PermissionDenied if it cannot be saved."""
+        path = self.path / PUBLIC_ADDR
+        try:
+            hang_guard.call(lambda: keys.write_secret(path, address.encode() + b"\n", replace=True))
         except OSError as error:
             raise keys.write_error(path, error) from None
 

@@ -12,7 +12,7 @@ moment ago counts as connected until the peer table shows its connection.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypedDict
 
 from pipeline.config import Config
@@ -22,6 +22,7 @@ from pipeline.packet.address_pool import is_part_of
 from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.address_assignment import PeerPolicy, Refusal
 from pipeline.peers.dial_slots import UNSEEN_NS, DialSlots, Place
+from pipeline.peers.enrollment import Answered
 from pipeline.peers.membership import Assigned, Member, Membership
 from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
@@ -31,14 +32,20 @@ from pipeline.shm.layout import PEER_INDEX_BITS
 from pipeline.shm.peer_table import PeerTable, Route
 from pipeline.version import VERSION
 from pipeline.wire import auth, messages
-from pipeline.wire.messages import REASONS, TOO_MANY_CONNECTIONS, TOO_MANY_SESSIONS, WRONG_VERSION
+from pipeline.wire.messages import REASONS, SHUT_OUT, TOO_MANY_CONNECTIONS, TOO_MANY_SESSIONS, WRONG_VERSION
 
 CONNECTING_NS = UNSEEN_NS
+
+DISOWNED = "what it has proved does not make it this peer any more"
 
 SESSIONS_AT_ONCE = 10
 SESSION_INTERVAL_NS = 1_000_000_000
 """A session costs the supervisor up to 12 ms and each tun worker 3 ms, with 500 peers of 5500 networks. A client that
 a service manager starts again and again begins fewer."""
+
+
+Enroll = Callable[[KnownPeer, bytes, messages.Hello], KnownPeer | Answered | Refusal]
+"""The outcome for a client that has proved to have this key of this peer, or of its invitation."""
 
 
 class PeerSession(NamedTuple):
@@ -61,7 +68,7 @@ class PeerStatus(TypedDict):
     """One peer as the command `peers` shows it."""
 
     name: str
-    state: str  # connected, away or broken
+    state: str  # connected, away, broken, invited (nobody has joined), expired (so), disabled or ended (past `until`)
     addresses: list[str]
     allowed: list[str]
     rate_mbit: float  # 0: no limit
@@ -75,6 +82,10 @@ class PeerStatus(TypedDict):
     mtu: int  # of its device; 0 without a connection
     fec: bool | None  # whether it accepts shards; None without a connection
     problem: str  # of its file; "" for none
+    until: int  # UNIX time from which it is excluded; 0: none
+    invitation: str  # open, expired, used or kept (pipeline.peers.enrollment); "" for none
+    invitation_expires: int  # UNIX time; 0: never
+    invitation_uses_left: int
 
 
 def broken_peer(name: str) -> PeerStatus:
@@ -95,13 +106,18 @@ def broken_peer(name: str) -> PeerStatus:
         "mtu": 0,
         "fec": None,
         "problem": "",
+        "until": 0,
+        "invitation": "",
+        "invitation_expires": 0,
+        "invitation_uses_left": 0,
     }
 
 
 class Admission:
     """`save` writes the addresses to be remembered (name -> addresses), TunnelError if it cannot.
 
-    `tell_workers`: called when a connection replaces one at another worker.
+    `tell_workers`: called when a connection replaces one at another worker. `enroll`: Enrollment.answer; it may call
+    configure().
     """
 
     def __init__(
@@ -112,7 +128,9 @@ class Admission:
         remembered: dict[str, list[str]],
         save: Callable[[dict[str, list[str]]], None],
         tell_workers: Callable[[Replaced], object] = lambda replaced: None,
+        enroll: Enroll = lambda known, key, hello: known,
     ) -> None:
+        self._enroll = enroll
         self._table = table
         self._tell_workers = tell_workers
         self._remembered = RememberedAddresses(remembered, save)
@@ -131,13 +149,22 @@ class Admission:
         self.config = config
         self._publish_routes()
 
-    def configure(self, config: Config, known: Iterable[KnownPeer], barred: Iterable[str] = ()) -> None:
-        """Take over a configuration. Sessions end at once whose proof is good no longer. `barred`: see PeerRegistry."""
+    def configure(
+        self,
+        config: Config,
+        known: Iterable[KnownPeer],
+        barred: Iterable[str] = (),
+        shut_out: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take over a configuration. Sessions end at once whose proof is good no longer, or whose peer is shut out.
+
+        `barred`, `shut_out`: see PeerRegistry.
+        """
         self.config = config
-        self.registry.replace(known, barred)
+        self.registry.replace(known, barred, shut_out)
         self._apply(
             {
-                each.name
+                each.name: self.registry.shut_out.get(each.name, DISOWNED)
                 for each in self._peer_sessions.values()
                 if not self.registry.recognizes(each.name, each.key, each.certificate)
             }
@@ -145,9 +172,9 @@ class Admission:
 
     def end_certified(self) -> None:
         """End all sessions that were begun with a certificate: who vouches for it has changed."""
-        self._apply({each.name for each in self._peer_sessions.values() if each.certificate})
+        self._apply({each.name: DISOWNED for each in self._peer_sessions.values() if each.certificate})
 
-    def _apply(self, disowned: Container[str]) -> None:
+    def _apply(self, disowned: Mapping[str, str]) -> None:
         """End the sessions of these peers, and of those that lose an address or are peers no more; publish the rest."""
         ended = self._membership.configure((each.policy for each in self.registry.known), disowned)
         for peer, refusal in ended.items():
@@ -169,6 +196,13 @@ class Admission:
         """Admit a connection or refuse it. Bytes in a request are a peer's, and hexadecimal."""
         place = self._place_of(request)
         name, decision = self._decide(request, place)
+        if isinstance(decision, Answered):
+            return NotAdmitted(
+                serial=request["serial"],
+                frame=decision.done.frame().hex(),
+                reason=printable(decision.text),
+                name=printable(name),
+            )
         if isinstance(decision, Refusal):
             frame = messages.Refused(decision.reason, decision.text).frame() if decision.reason else b""
             return NotAdmitted(
@@ -192,8 +226,10 @@ class Admission:
             raise ValueError(f"lane {lane!r}, serial {serial!r}: expected two numbers, the first of a worker")
         return Place(lane, serial)
 
-    def _decide(self, request: AdmissionRequest, place: Place) -> tuple[str, Refusal | tuple[Assigned, bytes]]:
-        """The name of the peer, and the refusal or the WELCOME frame.
+    def _decide(
+        self, request: AdmissionRequest, place: Place
+    ) -> tuple[str, Refusal | Answered | tuple[Assigned, bytes]]:
+        """The name of the peer, and the refusal, the answer or the WELCOME frame.
 
         Reason 0 is for a client that has proved nothing: it gets no answer, and has no name.
         """
@@ -201,21 +237,22 @@ class Admission:
         hello = messages.decode(hello_frame)
         if not isinstance(hello, messages.Hello):
             raise PeerError("expected a HELLO, found another message of the handshake")
-        transcript = b""
-        challenge = bytes.fromhex(request["challenge"])
-        if challenge:
-            transcript = auth.transcript(hello_frame, challenge, bytes.fromhex(request["hash"]))
-            known = self.registry.by_key(hello, transcript, bytes.fromhex(request["proof"]))
-        elif request["certificate"]:
-            known = self.registry.by_certificate(bytes.fromhex(request["certificate"]))
-        else:
-            known = self.registry.unauthenticated(hello)
+        known, key, transcript = self._identify(request, hello_frame, hello)
         if known is None:
             return "", Refusal(0, "has not proved to be a peer")
         name = known.policy.name
         if hello.version != messages.VERSION:
             return name, Refusal(WRONG_VERSION, REASONS[WRONG_VERSION])
-        certificate = b"" if challenge else bytes.fromhex(request["certificate"])
+        if name in self.registry.shut_out:
+            return name, Refusal(SHUT_OUT, self.registry.shut_out[name])
+        enrolled = self._enroll(known, key, hello) if key else known
+        if isinstance(enrolled, Answered):
+            mac = auth.done_proof(key, transcript, enrolled.done.frame())
+            return name, enrolled._replace(done=enrolled.done._replace(mac=mac))
+        if isinstance(enrolled, Refusal):
+            return name, enrolled
+        known = enrolled
+        certificate = b"" if key else bytes.fromhex(request["certificate"])
         assigned = self._admit(known, certificate, hello, place)
         if isinstance(assigned, Refusal):
             return name, assigned
@@ -225,6 +262,19 @@ class Admission:
         if transcript:
             welcome = welcome._replace(mac=auth.server_proof(known.key, transcript, welcome.frame()))
         return name, (assigned, welcome.frame())
+
+    def _identify(
+        self, request: AdmissionRequest, hello_frame: bytes, hello: messages.Hello
+    ) -> tuple[KnownPeer | None, bytes, bytes]:
+        """The peer that the client has proved to be, None for none. With a key: that key, and the transcript."""
+        challenge = bytes.fromhex(request["challenge"])
+        if challenge:
+            transcript = auth.transcript(hello_frame, challenge, bytes.fromhex(request["hash"]))
+            known, key = self.registry.by_key(hello, transcript, bytes.fromhex(request["proof"])) or (None, b"")
+            return known, key, transcript
+        if request["certificate"]:
+            return self.registry.by_certificate(bytes.fromhex(request["certificate"])), b"", b""
+        return self.registry.unauthenticated(hello), b"", b""
 
     def _welcome(self, policy: PeerPolicy, assigned: Assigned) -> messages.Welcome:
         config = self.config
@@ -380,4 +430,8 @@ class Admission:
             "mtu": hello.mtu if hello else 0,
             "fec": bool(hello.features & messages.ACCEPTS_SHARDS) if hello else None,
             "problem": "",
+            "until": 0,
+            "invitation": "",
+            "invitation_expires": 0,
+            "invitation_uses_left": 0,
         }

@@ -186,4 +186,8 @@ class CompatAdmission:
             "mtu": 0,
             "fec": None,
             "problem": "",
+            "until": 0,
+            "invitation": "",
+            "invitation_expires": 0,
+            "invitation_uses_left": 0,
         }

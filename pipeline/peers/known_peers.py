@@ -77,6 +77,14 @@ class KnownPeers:
         self.broken = _without(self.broken, peer.policy.name)
         self.known.append(peer)
 
+    def replace(self, peer: KnownPeer) -> None:
+        """Know a peer anew, or one more."""
+        name = peer.policy.name
+        if self.find(name) is None:
+            self.add(peer)
+        else:
+            self.known = [peer if each.policy.name == name else each for each in self.known]
+
     def exclude(self, name: str, *, is_named_by_client: bool) -> None:
         """Know this peer no more, from now on and until forget() or add()."""
         known = self.find(name)

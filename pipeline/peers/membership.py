@@ -20,7 +20,7 @@ A refusal changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import ip_network
 from itertools import chain
 from typing import NamedTuple
@@ -114,11 +114,14 @@ class Membership:
         self._add_member(member)
         return self._assigned(member)
 
-    def configure(self, policies: Iterable[PeerPolicy], disowned: Container[str] = frozenset()) -> dict[int, Refusal]:
+    def configure(
+        self, policies: Iterable[PeerPolicy], disowned: Mapping[str, str] | None = None
+    ) -> dict[int, Refusal]:
         """Take over a configuration. Returns the indexes whose sessions end, each with the reason.
 
-        `disowned`: peers that no longer are who they have proved to be.
+        `disowned`: peers that may not be connected as they have proved to be, each with the reason.
         """
+        disowned = disowned or {}
         before, self._configured = self._configured, {policy.name: policy for policy in policies}
         self._addresses.configure(self._configured)
         ended = {}
@@ -128,7 +131,7 @@ class Membership:
             if name in before and name not in self._configured:
                 ended[member.peer] = Refusal(REVOKED, REASONS[REVOKED])
             elif name in disowned:
-                ended[member.peer] = Refusal(REVOKED, "what it has proved does not make it this peer any more")
+                ended[member.peer] = Refusal(REVOKED, disowned[name])
             elif not self._addresses.still_valid(policy, member.addresses):
                 ended[member.peer] = Refusal(
                     ADDRESS_TAKEN, "the server has another address for this peer now: connect again"

@@ -2,14 +2,17 @@
 
     STATE_DIR/peers/NAME.json     mode 0600, the directory 0700
     {
-      "key": "...",               base64
+      "key": "...",               base64; without it, nobody has joined yet, or the peer has left
       "allowed": ["10.1.0.0/16"], "address": "10.0.0.7", "rate_mbit": 20       each of these is optional
+      "until": 1798758000,                                                     so are these: times are UNIX seconds
+      "invitation": {"key": "...", "expires": 1764400000, "uses": 1, "expired": false, "kept": false},
+      "agreed": {"invitation": "<key id>", "client": "...", "server": "..."}   hexadecimal
     }
 
-The settings have the meaning that they have in the configuration (pipeline.config.peer). This file holds the key
-itself, where the configuration holds a path. Only the supervisor writes; it replaces a file as a whole, so that no
-reader sees half a file. After an edit by hand, the instance must be reloaded. A file that is wrong costs its own peer
-and no other.
+The settings have the meaning that they have in the configuration (pipeline.config.peer). `invitation` and `agreed` are
+those of pipeline.peers.enrollment. This file holds the key itself, where the configuration holds a path. Only the
+supervisor writes; it replaces a file as a whole, so that no reader sees half a file. After an edit by hand, the
+instance must be reloaded. A file that is wrong costs its own peer and no other.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import os
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -35,18 +38,43 @@ from pipeline.errors import ConfigError, Problem
 DIRECTORY = state_dir.PEERS
 DIRECTORY_MODE = state_dir.DIRECTORY_MODE
 SUFFIX = ".json"
+USES_MAX = 1000
+TIME_MAX = 253_402_300_799  # the last second of the year 9999, the last one that can be printed
 
 T = TypeVar("T")
+
+
+class Issued(NamedTuple):
+    """An invitation as the server knows it. It stays after its use, so that a second use can be named."""
+
+    key: bytes
+    expires: int = 0  # UNIX time; 0: never
+    uses: int = 1  # machines that may join with it, in all
+    expired: bool = False  # a clock that is set back afterwards does not revive it
+    kept: bool = (
+        False  # a client without an exchange of keys uses its key: it is the peer's key now, and does not expire
+    )
+
+
+class Agreed(NamedTuple):
+    """The exchange that has made a peer's key, so that it can be answered again. Hexadecimal."""
+
+    invitation: str  # key id of the invitation's key
+    client: str  # the client's public value
+    server: str  # the server's public value
 
 
 class InvitedPeer(NamedTuple):
     """The content of a peer file. `rate_mbit`: None for the server's setting, 0 for no limit."""
 
     name: str
-    key: bytes
+    key: bytes  # b"": nobody has joined yet, or the peer has left
     allowed: tuple[IPv4Network | IPv6Network, ...] = ()
     address: tuple[IPv4Address | IPv6Address, ...] = ()
     rate_mbit: float | None = None
+    until: int = 0  # UNIX time from which the peer is excluded; 0: none
+    invitation: Issued | None = None
+    agreed: Agreed | None = None
 
 
 class BrokenPeer(NamedTuple):
@@ -56,24 +84,77 @@ class BrokenPeer(NamedTuple):
     problem: Problem
 
 
+Time = Annotated[int, msgspec.Meta(ge=0, le=TIME_MAX)]
+Hexadecimal = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2})*$", max_length=64)]
+
+
+class _Invitation(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    key: str
+    expires: Time = 0
+    uses: Annotated[int, msgspec.Meta(ge=0, le=USES_MAX)] = 1
+    expired: bool = False
+    kept: bool = False
+
+
+class _Agreed(msgspec.Struct, forbid_unknown_fields=True):
+    invitation: Hexadecimal
+    client: Hexadecimal
+    server: Hexadecimal
+
+
 class _Content(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A misspelt setting is refused: it may have been meant as a restriction."""
 
-    key: str
+    key: str = ""
     allowed: tuple[str, ...] = ()
     address: str | tuple[str, ...] = ()
     rate_mbit: Mbit | None = None
+    until: Time = 0
+    invitation: _Invitation | None = None
+    agreed: _Agreed | None = None
 
 
-def new_peer(name: Any, allowed: Any, rate_mbit: Any) -> InvitedPeer:
-    """A peer with a new key, from the request of `invite`. ConfigError if the request is invalid."""
+def new_peer(name: Any, allowed: Any, rate_mbit: Any, issued: Issued | None = None, until: Any = 0) -> InvitedPeer:
+    """A peer, from the request of `invite`. ConfigError if the request is invalid.
+
+    For one machine the key of its invitation is the peer's own for the time being; for several, nobody is the peer yet.
+    Without an invitation the key is new.
+    """
     check_peer_name(name)
     try:
         networks = _parsed("invite", "allowed", msgspec.convert(allowed, tuple[str, ...]), parse_prefix)
         rate = msgspec.convert(rate_mbit, Mbit | None)
+        end = msgspec.convert(until or 0, Time)
     except msgspec.ValidationError as error:
         raise ConfigError([Problem("", str(error), "invite")]) from None
-    return InvitedPeer(name, keys.parse(keys.generate()), networks, (), rate)
+    key = keys.parse(keys.generate()) if issued is None else issued.key * (issued.uses == 1)
+    return InvitedPeer(name, key, networks, (), rate, end, issued)
+
+
+def new_invitation(expires: Any, uses: Any) -> Issued:
+    """An invitation with a new key, from the request of `invite`. ConfigError if the request is invalid.
+
+    `expires`: UNIX time, 0 for never; `uses`: machines.
+    """
+    try:
+        moment = msgspec.convert(expires, Time)
+        count = msgspec.convert(uses, Annotated[int, msgspec.Meta(ge=1, le=USES_MAX)])
+    except msgspec.ValidationError as error:
+        raise ConfigError([Problem("", str(error), "invite")]) from None
+    return Issued(keys.parse(keys.generate()), moment, count)
+
+
+def with_until(peer: InvitedPeer, until: Any) -> InvitedPeer:
+    """The peer with another end of its time. ConfigError if the request is invalid."""
+    try:
+        return peer._replace(until=msgspec.convert(until, Time))
+    except msgspec.ValidationError as error:
+        raise ConfigError([Problem("until", str(error), "enable")]) from None
+
+
+def exists(state: Path, name: str) -> bool:
+    """Whether there is a file of this name, which may not have been read."""
+    return os.path.lexists(_path(state, name))
 
 
 def read_all(state: Path) -> tuple[list[InvitedPeer], list[BrokenPeer]]:
@@ -104,17 +185,18 @@ def write(state: Path, peer: InvitedPeer, *, replace: bool = False) -> None:
     ConfigError for a peer that could not be read back.
     """
     check_peer_name(peer.name)
-    path = _path(state, peer.name)
-    content = _Content(
-        base64.b64encode(peer.key).decode(),
-        tuple(map(str, peer.allowed)),
-        tuple(map(str, peer.address)),
-        peer.rate_mbit,
-    )
-    data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
-    _decoded(peer.name, data, str(path))
+    path, data = _path(state, peer.name), _encoded(peer, state)
     try:
         hang_guard.call(lambda: _write(path, data, replace), undo=lambda: _remove_if_it_has(path, data))
+    except OSError as error:
+        raise keys.write_error(path, error) from None
+
+
+def update(state: Path, peer: InvitedPeer) -> None:
+    """Write the file of a peer anew, as a whole. LocalError if it may not have been written: then it is either."""
+    path, data = _path(state, peer.name), _encoded(peer, state)
+    try:
+        hang_guard.call(lambda: _write(path, data, True))
     except OSError as error:
         raise keys.write_error(path, error) from None
 
@@ -133,6 +215,22 @@ def remove(state: Path, name: str) -> bool:
     except OSError as error:
         raise keys.write_error(path, error) from None
     return True
+
+
+def _encoded(peer: InvitedPeer, state: Path) -> bytes:
+    issued = peer.invitation
+    content = _Content(
+        base64.b64encode(peer.key).decode(),
+        tuple(map(str, peer.allowed)),
+        tuple(map(str, peer.address)),
+        peer.rate_mbit,
+        peer.until,
+        _Invitation(base64.b64encode(issued.key).decode(), *issued[1:]) if issued else None,
+        _Agreed(*peer.agreed) if peer.agreed else None,
+    )
+    data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+    _decoded(peer.name, data, str(_path(state, peer.name)))
+    return data
 
 
 def _path(state: Path, name: str) -> Path:
@@ -178,10 +276,10 @@ def _decoded(name: str, data: bytes, source: str) -> InvitedPeer:
         content = msgspec.json.decode(data, type=_Content)
     except (ValueError, RecursionError) as error:
         raise ConfigError([Problem("", str(error), source)]) from None
-    try:
-        key = keys.parse(content.key)
-    except ValueError as expected:
-        raise ConfigError([Problem("key", f"expected {expected}", source)]) from None
+    if not content.key and content.invitation is None:
+        raise ConfigError([Problem("key", "missing: without an invitation, a peer needs a key", source)])
+    key = _key("key", content.key, source) if content.key else b""
+    issued, agreed = content.invitation, content.agreed
     addresses = (content.address,) if isinstance(content.address, str) else content.address
     return InvitedPeer(
         name,
@@ -189,7 +287,22 @@ def _decoded(name: str, data: bytes, source: str) -> InvitedPeer:
         _parsed(source, "allowed", content.allowed, parse_prefix),
         _parsed(source, "address", addresses, parse_address),
         content.rate_mbit,
+        content.until,
+        _issued(issued, source) if issued else None,
+        Agreed(agreed.invitation, agreed.client, agreed.server) if agreed else None,
     )
+
+
+def _issued(issued: _Invitation, source: str) -> Issued:
+    key = _key("invitation.key", issued.key, source)
+    return Issued(key, issued.expires, issued.uses, issued.expired, issued.kept)
+
+
+def _key(setting: str, text: str, source: str) -> bytes:
+    try:
+        return keys.parse(text)
+    except ValueError as expected:
+        raise ConfigError([Problem(setting, f"expected {expected}", source)]) from None
 
 
 def _parsed(source: str, setting: str, texts: Sequence[str], parse: Callable[[str], T]) -> tuple[T, ...]:

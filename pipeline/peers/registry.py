@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,16 +33,25 @@ ANYBODY = "client:"
 
 
 class KnownPeer(NamedTuple):
-    """A peer, and its proof of identity: a key, a certificate or a certificate's name."""
+    """A peer, and its proof of identity: a key, a certificate or a certificate's name.
+
+    `invited`: the content of its file, of a peer that `invite` has added.
+    """
 
     policy: PeerPolicy
     key: bytes = b""
     certificate_sha256: bytes = b""
     certificate_name: str = ""
+    invited: InvitedPeer | None = None
 
     def has_proof_of(self, other: KnownPeer) -> bool:
         """Whether both are proved by the same."""
-        return self[1:] == other[1:]
+        return self[1:4] == other[1:4] and self.invitation_key == other.invitation_key
+
+    @property
+    def invitation_key(self) -> bytes:
+        """Of the invitation with which machines become this peer; b"" for none."""
+        return self.invited.invitation.key if self.invited and self.invited.invitation else b""
 
 
 class Loaded(NamedTuple):
@@ -90,7 +99,8 @@ def check_distinct(known: Iterable[KnownPeer]) -> None:
 
 
 def known_peer_of(peer: InvitedPeer, config: Config) -> KnownPeer:
-    return KnownPeer(PeerPolicy(peer.name, peer.allowed, peer.address, _rate(peer.rate_mbit, config)), peer.key)
+    policy = PeerPolicy(peer.name, peer.allowed, peer.address, _rate(peer.rate_mbit, config))
+    return KnownPeer(policy, peer.key, invited=peer)
 
 
 def _rate(mbit: float | None, config: Config) -> int:
@@ -117,17 +127,19 @@ def _without_clashes(peers: Iterable[KnownPeer]) -> tuple[list[KnownPeer], list[
             for network in claims
             if networks.get(network, name) != name
         ]
-        key_id = auth.key_id(each.key) if each.key else b""
-        if key_id and ids.get(key_id, name) != name:
-            problems.append(Problem("peers", f'"{ids[key_id]}" and "{name}" have one key, but each peer needs its own'))
+        key_ids = [auth.key_id(key) for key in (each.key, each.invitation_key) if key]
+        problems += [
+            Problem("peers", f'"{ids[key_id]}" and "{name}" have one key, but each peer needs its own')
+            for key_id in dict.fromkeys(key_ids)
+            if ids.get(key_id, name) != name
+        ]
         if problems:
             clashing += [BrokenPeer(name, problem) for problem in problems]
             continue
         known.append(each)
         names.add(name)
         networks |= dict.fromkeys(claims, name)
-        if key_id:
-            ids[key_id] = name
+        ids |= dict.fromkeys(key_ids, name)
     return known, clashing
 
 
@@ -139,19 +151,31 @@ class PeerRegistry:
         self._decoy_key = secrets.token_bytes(auth.KEY_BYTES)
         self.replace(())
 
-    def replace(self, known: Iterable[KnownPeer], barred: Iterable[str] = ()) -> None:
-        """Replace all known peers. `barred`: names that no certificate gives, and no client without proof."""
+    def replace(
+        self, known: Iterable[KnownPeer], barred: Iterable[str] = (), shut_out: Mapping[str, str] | None = None
+    ) -> None:
+        """Replace all known peers. `barred`: names that no certificate gives, and no client without proof.
+
+        `shut_out`: names of peers that may not connect for a while, and why.
+        """
         self.known = list(known)
+        self.shut_out = dict(shut_out or {})
         self._barred = set(barred)
-        self._keys = {auth.key_id(each.key): each for each in self.known if each.key}
+        self._keys = {auth.key_id(each.key): (each, each.key) for each in self.known if each.key}
+        for each in self.known:
+            if each.invitation_key:
+                self._keys.setdefault(auth.key_id(each.invitation_key), (each, each.invitation_key))
         self._certificates = {each.certificate_sha256: each for each in self.known if each.certificate_sha256}
         self._names = {each.certificate_name: each for each in self.known if each.certificate_name}
 
-    def by_key(self, hello: Hello, transcript: bytes, mac: bytes) -> KnownPeer | None:
-        """The peer that has proved to have the key named in its HELLO. An unknown key takes as long as a known one."""
-        known = self._keys.get(hello.key_id) if hello.auth == AUTH_KEY else None
-        proved = auth.client_proved(known.key if known else self._decoy_key, transcript, mac)
-        return known if proved else None
+    def by_key(self, hello: Hello, transcript: bytes, mac: bytes) -> tuple[KnownPeer, bytes] | None:
+        """The peer whose key, or whose invitation's key, the client has proved to have; and that key.
+
+        An unknown key takes as long as a known one.
+        """
+        found = self._keys.get(hello.key_id) if hello.auth == AUTH_KEY else None
+        proved = auth.client_proved(found[1] if found else self._decoy_key, transcript, mac)
+        return found if proved else None
 
     def by_certificate(self, der: bytes) -> KnownPeer | None:
         """The peer of a certificate that TLS has verified."""
@@ -172,8 +196,10 @@ class PeerRegistry:
 
     def recognizes(self, name: str, key: bytes, certificate: bytes) -> bool:
         """Whether what a peer has proved, by its key or its certificate (DER), still makes it the peer of this name."""
+        if name in self.shut_out:
+            return False
         if key:
-            known = self._keys.get(auth.key_id(key))
+            known, _ = self._keys.get(auth.key_id(key), (None, b""))
             return known is not None and known.policy.name == name and known.key == key
         if certificate:
             known = self.by_certificate(certificate)

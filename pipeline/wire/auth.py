@@ -5,8 +5,9 @@
                     behind its length as u32, the frames whole
     client's proof  HMAC(key, "tunnel client", transcript)
     server's proof  HMAC(key, "tunnel server", transcript, SHA-256 of the WELCOME body without its mac)
+                    HMAC(key, "tunnel answer", transcript, SHA-256 of the DONE body without its mac)
 
-This is a challenge and a response with HMAC-SHA256 (RFC 2104) inside TLS; only TLS encrypts. The labels of the two
+This is a challenge and a response with HMAC-SHA256 (RFC 2104) inside TLS; only TLS encrypts. The labels of the three
 proofs have one length, and the three inputs of HMAC have different lengths: no input can stand for another.
 
     attack                              why it fails
@@ -42,6 +43,7 @@ CERTIFICATE_HASH_BYTES = 32
 
 # bytes of the wire format: they stay as they are
 _KEY_ID, _TRANSCRIPT, _CLIENT, _SERVER = b"tunnel key id", b"tunnel greeting", b"tunnel client", b"tunnel server"
+_ANSWER = b"tunnel answer"
 
 
 def key_id(key: bytes) -> bytes:
@@ -80,6 +82,18 @@ def server_proved(key: bytes, transcript: bytes, welcome_frame: bytes) -> bool:
     """Whether the server that sent this WELCOME has the key."""
     mac = welcome_frame[WELCOME_MAC_AT : WELCOME_MAC_AT + MAC_BYTES]
     return hmac.compare_digest(server_proof(key, transcript, welcome_frame), mac)
+
+
+def done_proof(key: bytes, transcript: bytes, done_frame: bytes) -> bytes:
+    """The mac of a DONE. The bytes that `done_frame` has in place of the mac do not matter."""
+    body = done_frame[framing.FRAME.size + MAC_BYTES :]
+    return _mac(key, _ANSWER + transcript + hashlib.sha256(body).digest())
+
+
+def done_proved(key: bytes, transcript: bytes, done_frame: bytes) -> bool:
+    """Whether the server that sent this DONE has the key."""
+    mac = done_frame[framing.FRAME.size : framing.FRAME.size + MAC_BYTES]
+    return hmac.compare_digest(done_proof(key, transcript, done_frame), mac)
 
 
 def _mac(key: bytes, message: bytes) -> bytes:

@@ -25,6 +25,7 @@ WELCOME = 0x11  # the server admits the client
 REFUSED = 0x12  # the server does not
 CHALLENGE = 0x13  # the server asks a client with a key for a proof
 PROOF = 0x14  # the client's proof
+DONE = 0x15  # the server has done what the HELLO asks for beside a connection
 BLOCK = 0x20  # packets with their virtio-net headers
 RUN = 0x21  # shards of a block: see pipeline.fec.shard
 

@@ -28,7 +28,7 @@ from typing import ClassVar, NamedTuple
 
 from pipeline.errors import LocalError, PeerError
 from pipeline.wire import auth, framing, messages
-from pipeline.wire.messages import Challenge, Hello, Message, Proof, Refused, Welcome
+from pipeline.wire.messages import Challenge, Done, Hello, Message, Proof, Refused, Welcome
 
 
 class State(Enum):
@@ -89,6 +89,7 @@ class Cause(Enum):
     INVALID = "invalid"  # bytes that are no message, a message that is too long or out of turn
     UNPROVED = "unproved"  # the client has not proved to be a peer
     REFUSED = "refused"  # the server does not admit the client
+    DONE = "done"  # the client wanted no connection, and has got what it wanted
     DISTRUSTED = "distrusted"  # the server has not proved to be ours
     CLOSED = "closed"  # the other end has closed the connection
     BROKEN = "broken"  # the socket or TLS has failed
@@ -282,6 +283,8 @@ class ServerHandshake(_Handshake):
         if not frame:
             return [self._fail(Cause.UNPROVED, reason)]
         if not admitted:
+            if isinstance(messages.decode(frame), Done):
+                return [Send(frame), self._fail(Cause.DONE, reason)]
             return [Send(frame), self._fail(Cause.REFUSED, f"refused: {reason}")]
         self.state = State.WELCOMED
         welcomed = Welcomed(

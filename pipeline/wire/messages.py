@@ -6,10 +6,15 @@
     PROOF  mac                                    ->                            with a key only
                                                   <-   WELCOME    mac, addresses, routes
                                                   or   REFUSED    reason, text, and the connection is closed
+                                                  or   DONE       mac, what was asked for, and the connection is closed
 
 `pipeline.wire.handshake` has their order, `pipeline.wire.auth` the macs. Without a key a mac is zeros, and a TLS
 certificate says who the client is, or nothing does. Each start of a client is a session; its number is higher than
 that of the session before.
+
+A HELLO can ask for something else than a connection, in an extension behind its addresses. `exchange`: it wants a new
+key in place of the one that it proves. `leaves`: it wants to be forgotten. The answer is DONE. A server that does not
+know the extension ignores it.
 
 decode() is total: any bytes give a message or a PeerError. A body may be longer than a reader knows: the reader ignores
 the bytes at its end. HELLO and WELCOME may end in extensions, which a reader that does not know them ignores. An end
@@ -42,6 +47,8 @@ ADDRESSES_MAX = 8  # requested or assigned: a few subnets, IPv4 and IPv6 each
 PUSHED_ROUTES_MAX = 512  # in a WELCOME; with the addresses about 10 kB, below framing.WELCOME_LENGTH_LIMIT
 TEXT_BYTES_MAX = 200  # in a REFUSED
 PROGRAM_BYTES_MAX = 64  # of the version of a program; a HELLO with it and eight addresses is below HELLO_LENGTH_LIMIT
+PUBLIC_BYTES = 32  # a public value of X25519 (RFC 7748)
+NAME_BYTES_MAX = 32  # of a peer, in a DONE
 
 _HELLO = struct.Struct(f">4sBBHHHQQBBB{KEY_ID_BYTES}s{NONCE_BYTES}s")
 _WELCOME = struct.Struct(f">BBHB{MAC_BYTES}s")
@@ -50,7 +57,7 @@ _CLOCK = struct.Struct(">Q")
 _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
-PROGRAM, CLOCK = 3, 4  # types of extensions
+EXCHANGE, LEAVE, PROGRAM, CLOCK = 1, 2, 3, 4  # types of extensions
 
 ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
@@ -66,7 +73,12 @@ AUTH_NONE, AUTH_KEY = 0, 1
     TOO_MANY_CONNECTIONS,
     REVOKED,
     TOO_MANY_SESSIONS,
-) = range(1, 11)
+    INVITATION_USED,
+    INVITATION_EXPIRED,
+    SHUT_OUT,
+    NOT_RECORDED,
+    NEEDS_JOIN,
+) = range(1, 16)
 REASONS = {
     BUSY: "another client is connected",
     WRONG_VERSION: f"this server speaks version {VERSION}",
@@ -78,6 +90,11 @@ REASONS = {
     TOO_MANY_CONNECTIONS: "this peer has its maximum number of connections",
     REVOKED: "this peer has been revoked",
     TOO_MANY_SESSIONS: "this peer begins too many sessions",
+    INVITATION_USED: "this invitation has been used; ask for another",
+    INVITATION_EXPIRED: "this invitation has expired; ask for another",
+    SHUT_OUT: "this peer is disabled on the server",
+    NOT_RECORDED: "the server cannot record a new key at the moment; try again later",
+    NEEDS_JOIN: "this invitation is for several machines, each with a key of its own: use `tunnel-supervisor join`",
 }
 
 
@@ -98,6 +115,8 @@ class Hello(NamedTuple):
     nonce: bytes = bytes(NONCE_BYTES)
     requested_addresses: tuple[Address, ...] = ()
     program: str = ""  # version of the client's program; "": not told
+    exchange: bytes = b""  # the client's public value for a new key; b"": none is asked for
+    leaves: bool = False  # the client asks to be forgotten
 
     def frame(self) -> bytes:
         _exactly(KEY_ID_BYTES, self.key_id, "key id")
@@ -109,7 +128,11 @@ class Hello(NamedTuple):
         return framing.frame(framing.HELLO, _HELLO.pack(MAGIC, *fields) + count + addresses + self._extensions())
 
     def _extensions(self) -> bytes:
-        return _extension(PROGRAM, self.program.encode()) if self.program else b""
+        exchange = b""
+        if self.exchange:
+            exchange = _extension(EXCHANGE, _exactly(PUBLIC_BYTES, self.exchange, "public value"))
+        program = _extension(PROGRAM, self.program.encode()) if self.program else b""
+        return exchange + _extension(LEAVE, b"") * self.leaves + program
 
 
 class Challenge(NamedTuple):
@@ -172,7 +195,21 @@ class Refused(NamedTuple):
         return framing.frame(framing.REFUSED, bytes([self.reason]) + whole_characters.encode())
 
 
-Message = Hello | Challenge | Proof | Welcome | Refused
+class Done(NamedTuple):
+    """The server has done what a HELLO has asked for. It closes the connection after this message."""
+
+    mac: bytes = bytes(MAC_BYTES)  # the server's proof
+    exchange: bytes = bytes(PUBLIC_BYTES)  # the server's public value for the new key; zeros if none was asked for
+    name: str = ""  # of the peer that has the new key
+
+    def frame(self) -> bytes:
+        name = self.name.encode()
+        _at_most(NAME_BYTES_MAX, name, "bytes in the name of a peer")
+        mac, public = _exactly(MAC_BYTES, self.mac, "mac"), _exactly(PUBLIC_BYTES, self.exchange, "public value")
+        return framing.frame(framing.DONE, mac + public + bytes([len(name)]) + name)
+
+
+Message = Hello | Challenge | Proof | Welcome | Refused | Done
 
 
 def _exactly(size: int, value: bytes, what: str) -> bytes:
@@ -218,6 +255,18 @@ class _Body:
         """The bytes up to the end of the body, at most `limit` of them."""
         return self._data[self._at : self._at + limit]
 
+    def read_extensions(self) -> dict[int, bytes]:
+        """The extensions up to the end of the body, by type: each is its type, its length and so many bytes.
+
+        Of two of one type the first counts. Bytes at the end that are none are ignored.
+        """
+        found: dict[int, bytes] = {}
+        data, at = self._data, self._at
+        while at + 2 <= len(data) and at + 2 + data[at + 1] <= len(data):
+            found.setdefault(data[at], data[at + 2 : at + 2 + data[at + 1]])
+            at += 2 + data[at + 1]
+        return found
+
     def read_u8(self) -> int:
         return self.read(1)[0]
 
@@ -238,18 +287,6 @@ class _Body:
                 f"{ipaddress.ip_address(packed)}/{length} in a handshake message: the prefix is longer than the "
                 "address, or a route has bits behind its prefix"
             ) from None
-
-    def read_extensions(self) -> dict[int, bytes]:
-        """The extensions up to the end of the body, by type: each is its type, its length and so many bytes.
-
-        Of two of one type the first counts. Bytes at the end that are none are ignored.
-        """
-        found: dict[int, bytes] = {}
-        data, at = self._data, self._at
-        while at + 2 <= len(data) and at + 2 + data[at + 1] <= len(data):
-            found.setdefault(data[at], data[at + 2 : at + 2 + data[at + 1]])
-            at += 2 + data[at + 1]
-        return found
 
     def _read_packed(self, family: int) -> bytes:
         if family not in _ADDRESS_BYTES:
@@ -280,7 +317,11 @@ def _hello(body: _Body) -> Hello:
     if magic != MAGIC:
         raise PeerError(f"HELLO with magic {magic.hex()}, expected {MAGIC.hex()}")
     addresses = tuple(body.read_address() for _ in _count(body.read_u8(), ADDRESSES_MAX))
-    return Hello._make([*fields, addresses, _program(body.read_extensions())])
+    extensions = body.read_extensions()
+    exchange = extensions.get(EXCHANGE, b"")
+    is_public = len(exchange) == PUBLIC_BYTES
+    leaves = extensions.get(LEAVE) == b""
+    return Hello._make([*fields, addresses, _program(extensions), exchange if is_public else b"", leaves])
 
 
 def _program(extensions: dict[int, bytes]) -> str:
@@ -313,10 +354,21 @@ def _refused(body: _Body) -> Refused:
     return Refused(body.read_u8(), body.read_rest(TEXT_BYTES_MAX).decode(errors="replace"))
 
 
+def _done(body: _Body) -> Done:
+    mac, exchange, length = body.read(MAC_BYTES), body.read(PUBLIC_BYTES), body.read_u8()
+    if length > NAME_BYTES_MAX:
+        raise PeerError(f"name of {length} bytes in a handshake message, at most {NAME_BYTES_MAX} allowed")
+    name = body.read(length)
+    if not name.isascii():
+        raise PeerError("name with bytes that are not ASCII in a handshake message")
+    return Done(mac, exchange, name.decode())
+
+
 _READERS: dict[int, Callable[[_Body], Message]] = {
     framing.HELLO: _hello,
     framing.CHALLENGE: _challenge,
     framing.PROOF: _proof,
     framing.WELCOME: _welcome,
     framing.REFUSED: _refused,
+    framing.DONE: _done,
 }

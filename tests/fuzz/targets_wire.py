@@ -158,7 +158,7 @@ def _encoded_again(frame: bytes) -> None:
 def _without_extensions(message: messages.Message) -> messages.Message:
     match message:
         case messages.Hello():
-            return message._replace(program="")
+            return message._replace(program="", exchange=b"", leaves=False)
         case messages.Welcome():
             return message._replace(program="", clock=0)
     return message
@@ -192,7 +192,14 @@ def one_of_each() -> list[bytes]:
 
 
 def handshake_message_seeds() -> list[bytes]:
-    return [frame[4:] for frame in one_of_each()] + one_of_each()
+    hello = messages.decode(one_of_each()[0])
+    assert isinstance(hello, messages.Hello)
+    frames = [
+        *one_of_each(),
+        hello._replace(exchange=b"x" * 32, leaves=True).frame(),
+        messages.Done(b"m" * 32, b"x" * 32, "ann-2").frame(),
+    ]
+    return [frame[4:] for frame in frames] + frames
 
 
 # -- packets

@@ -42,7 +42,7 @@ NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 Request = dict[str, Any]
 Answer = dict[str, Any]
 
-PEER_COMMANDS = ("peers", "invite", "revoke")
+PEER_COMMANDS = ("peers", "invite", "withdraw", "revoke", "disable", "enable")
 """Commands about the peers of a server; pipeline.cli.peer_commands has their fields."""
 
 

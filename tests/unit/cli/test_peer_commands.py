@@ -59,6 +59,7 @@ BOB = {
     "dropped": 0,
     "session_seconds": None,
 }
+UNGIVEN = {"expires": None, "uses": 1, "until": 0, "again": False}
 PEERS = {"ok": True, "schema_version": 2, "peers": [ALICE, BOB]}
 
 Result = tuple[int, str, str]
@@ -255,6 +256,7 @@ def test_an_invitation_is_requested_and_its_line_printed(run: Run, server: Serve
             "server": "vpn.example.org",
             "allowed": ["10.1.0.0/16", "fd01::/48", "10.2.0.0/16"],
             "rate_mbit": 20,
+            **UNGIVEN,
         }
     ]
 
@@ -281,7 +283,9 @@ def test_a_note_says_if_the_server_asks_for_a_certificate_as_well(run: Run, serv
 def test_options_that_are_not_given_are_left_to_the_server(run: Run, server: Server) -> None:
     server.answer = {"ok": True, "line": LINE, "server": INVITATION.server, "certificate": False}
     assert run("invite", "alice")[0] == 0
-    assert server.requests == [{"command": "invite", "name": "alice", "server": "", "allowed": [], "rate_mbit": None}]
+    assert server.requests == [
+        {"command": "invite", "name": "alice", "server": "", "allowed": [], "rate_mbit": None, **UNGIVEN}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -464,7 +468,7 @@ def test_a_line_that_cannot_be_printed_is_taken_back(server: Server) -> None:
         done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr.endswith("cannot be printed (No space left on device): the invitation is taken back\n")
-    assert [request["command"] for request in server.requests] == ["invite", "revoke"]
+    assert [request["command"] for request in server.requests] == ["invite", "withdraw"]
 
 
 def test_problems_of_other_peers_are_told_by_revoke_and_end_a_reload_with_status_1(server: Server, run: Run) -> None:

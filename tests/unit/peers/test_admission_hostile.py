@@ -48,6 +48,8 @@ ANY_HELLO = st.builds(
     st.binary(min_size=32, max_size=32),
     st.lists(st.one_of(NEAR, st.ip_addresses()), max_size=8).map(tuple),
     st.sampled_from(["", "0.1.0"]),
+    st.one_of(st.just(b""), st.binary(min_size=32, max_size=32)),
+    st.booleans(),
 )
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pipeline import hang_guard
 from pipeline.config.peer import check_peer_name
 from pipeline.errors import ConfigError, LocalError
-from pipeline.peers.peer_file import InvitedPeer, new_peer, read_all, remove, write
+from pipeline.peers.peer_file import Agreed, InvitedPeer, Issued, new_peer, read_all, remove, write
 from tests.support import eventually
 
 KEY = bytes(range(32))
@@ -30,6 +30,9 @@ FULL = InvitedPeer(
     (ip_network("10.1.0.0/16"), ip_network("fd01::/48")),
     (ip_address("10.0.0.7"), ip_address("fd00::7")),
     20.0,
+    1_798_758_000,
+    Issued(bytes(range(1, 33)), 1_764_400_000, 3, True, True),
+    Agreed("ab" * 8, "cd" * 32, "ef" * 32),
 )
 
 
@@ -121,7 +124,7 @@ def test_a_file_may_be_written_by_hand_and_leave_out_settings_with_a_default(tmp
         ("[]", "Expected `object`"),
         ('{"key": ', "Input data was truncated"),
         ("[" * 60_000, "Expected `object`"),
-        ({}, "missing required field `key`"),
+        ({}, "key: missing: without an invitation, a peer needs a key"),
         ({"key": "hunter2"}, "key: expected a key as `tunnel-supervisor genkey` makes it"),
         ({"key": TEXT, "allowd": []}, "unknown field `allowd`"),
         ({"key": TEXT, "allowed": "10.1.0.0/16"}, "Expected `array`, got `str` - at `$.allowed`"),
@@ -153,7 +156,7 @@ def test_a_file_that_is_wrong_is_reported_and_costs_no_other_peer(tmp_path: Path
     for problem, name, text in zip(
         said,
         ("alice", "carol", "not a name"),
-        ("missing required", "chmod 600", "expected 1 to 32 letters"),
+        ("without an invitation", "chmod 600", "expected 1 to 32 letters"),
         strict=True,
     ):
         assert problem.startswith(f"{tmp_path}/peers/{name}.json: ") and text in problem
@@ -195,8 +198,8 @@ def test_a_name_that_passes_names_a_file_in_its_directory(name: str) -> None:
 
 def test_a_new_peer_has_a_key_of_its_own_and_the_requested_settings() -> None:
     first, second = new_peer("alice", ["10.1.0.0/16"], 20), new_peer("alice", [], None)
-    assert first == ("alice", first.key, (ip_network("10.1.0.0/16"),), (), 20.0)
-    assert second == ("alice", second.key, (), (), None) and first.key != second.key
+    assert first == InvitedPeer("alice", first.key, (ip_network("10.1.0.0/16"),), (), 20.0)
+    assert second == InvitedPeer("alice", second.key) and first.key != second.key
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ def with_key(name: str) -> KnownPeer:
     return KnownPeer(PeerPolicy(name), KEYS[name])
 
 
-def name_of(known: KnownPeer | None) -> str | None:
-    return known and known.policy.name
+def name_of(known: KnownPeer | tuple[KnownPeer, bytes] | None) -> str | None:
+    return known and (known if isinstance(known, KnownPeer) else known[0]).policy.name
 
 
 # -- by key
@@ -290,7 +290,7 @@ def test_invited_peers_are_known_beside_those_of_the_configuration(files: Files)
     files.invite("gus", rate_mbit=0.0)
     known = registry.load(files.config({"name": "ann", "key_file": files.key("ann")}, rate_mbit=7)).known
     assert [name_of(each) for each in known] == ["ann", "eve", "fay", "gus"]
-    assert known[1] == KnownPeer(PeerPolicy("eve", eve.allowed, eve.address, 3 * BYTES_PER_MBIT), eve.key)
+    assert known[1] == KnownPeer(PeerPolicy("eve", eve.allowed, eve.address, 3 * BYTES_PER_MBIT), eve.key, invited=eve)
     assert [each.policy.rate for each in known[2:]] == [7 * BYTES_PER_MBIT, 0]
 
 

@@ -19,6 +19,7 @@ from pipeline.wire.messages import (
     PUSHED_ROUTES_MAX,
     TEXT_BYTES_MAX,
     Challenge,
+    Done,
     Hello,
     Message,
     Proof,
@@ -66,6 +67,8 @@ HELLOS = st.builds(
     of_size(32),
     several(st.ip_addresses(), ADDRESSES_MAX),
     st.one_of(st.just(""), PROGRAMS),
+    st.one_of(st.just(b""), of_size(32)),
+    st.booleans(),
 )
 CHALLENGES = st.builds(Challenge, of_size(32))
 PROOFS = st.builds(Proof, of_size(32))
@@ -74,6 +77,7 @@ WELCOMES = st.one_of(
     st.builds(Welcome, *WELCOME_PARTS, st.just(""), st.just(0)), st.builds(Welcome, *WELCOME_PARTS, PROGRAMS, U64)
 )
 REFUSALS = st.builds(Refused, U8, st.text(max_size=TEXT_BYTES_MAX // 4))
+DONES = st.builds(Done, of_size(32), of_size(32), st.text(st.characters(max_codepoint=127), max_size=32))
 
 FULL_HELLO = Hello(
     1,
@@ -99,7 +103,13 @@ FULL_WELCOME = Welcome(
     (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64")),
     (ip_network("10.1.0.0/16"), ip_network("::/0")),
 )
-MESSAGES = [FULL_HELLO, FULL_WELCOME, Challenge(b"n" * 32), Proof(b"m" * 32)]
+MESSAGES = [
+    FULL_HELLO,
+    FULL_WELCOME,
+    Challenge(b"n" * 32),
+    Proof(b"m" * 32),
+    Done(b"m" * 32, b"x" * 32, "ann"),
+]
 
 
 def hello() -> Hello:
@@ -149,21 +159,23 @@ def test_the_mac_of_a_welcome_is_where_it_is_said_to_be() -> None:
     assert frame.count(b"m") == messages.MAC_BYTES
 
 
-@given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES, REFUSALS))
+@given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES, REFUSALS, DONES))
 def test_any_message_is_decoded_as_it_was_sent(message: Message) -> None:
     assert decode(message.frame()) == message
 
 
-@given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES), st.binary(max_size=30))
+@given(st.one_of(HELLOS, CHALLENGES, PROOFS, WELCOMES, DONES), st.binary(max_size=30))
 def test_a_body_with_more_bytes_at_its_end_is_understood(message: Message, more: bytes) -> None:
     assert decode(grown(message.frame(), b"\xf0\x02no" + more)) == message
 
 
 @given(st.one_of(HELLOS, WELCOMES), st.binary(max_size=90))
 def test_whatever_stands_behind_an_older_message_its_fields_are_as_they_were(message: Any, more: bytes) -> None:
-    bare = message._replace(program="", **({"clock": 0} if isinstance(message, Welcome) else {}))
+    is_hello = isinstance(message, Hello)
+    bare = message._replace(program="", **({"exchange": b"", "leaves": False} if is_hello else {"clock": 0}))
     found = decode(grown(bare.frame(), more))
-    assert found[: len(bare) - 2] == bare[: len(bare) - 2]
+    fixed = message._fields.index("program")
+    assert found[:fixed] == bare[:fixed]
     assert all(0x21 <= ord(character) < 0x7F for character in found.program)
 
 
@@ -196,6 +208,24 @@ def test_a_version_that_is_nonsense_is_none(more: bytes) -> None:
 def test_an_unknown_extension_is_passed_over_and_a_clock_of_another_size_is_none() -> None:
     told = decode(grown(FULL_WELCOME.frame(), b"\xf0\x01x\x04\x02ab\x03\x050.1.0\x03\x01y"))
     assert told == FULL_WELCOME._replace(program="0.1.0", clock=0)
+
+
+def test_the_extensions_of_a_hello_on_the_wire_stand_behind_its_addresses_and_others_are_skipped() -> None:
+    plain = FULL_HELLO.frame()
+    asked = FULL_HELLO._replace(exchange=b"x" * 32, leaves=True)
+    assert asked.frame() == grown(plain, b"\x01\x20" + b"x" * 32 + b"\x02\x00")
+    assert decode(grown(plain, b"\xf0\x02ab\x02\x00\x01\x20" + b"x" * 32 + b"\x01\x20" + b"y" * 32)) == asked
+
+
+@pytest.mark.parametrize("more", [b"\x01", b"\x01\x20xx", b"\x01\x1f" + b"x" * 31, b"\x02\x01x", b"\x02"], ids=repr)
+def test_bytes_behind_a_hello_that_are_no_extension_of_ours_ask_for_nothing(more: bytes) -> None:
+    assert decode(grown(FULL_HELLO.frame(), more)) == FULL_HELLO
+
+
+def test_a_done_with_a_name_that_no_peer_has_is_no_message() -> None:
+    for name, text in ((b"x" * 33, "name of 33 bytes"), (b"\xff", "not ASCII")):
+        with pytest.raises(PeerError, match=text):
+            decode(framing.frame(framing.DONE, bytes(64) + bytes([len(name)]) + name))
 
 
 # -- lengths
@@ -380,7 +410,7 @@ def test_a_refusal_with_too_many_bytes_or_invalid_text_is_readable() -> None:
 
 
 def test_every_reason_has_a_number_and_a_text_that_fits() -> None:
-    assert list(messages.REASONS) == list(range(1, 11))
+    assert list(messages.REASONS) == list(range(1, 16))
     assert messages.REASONS[ADDRESS_OUTSIDE].startswith("the requested address is not in the server's subnets")
     for reason, text in messages.REASONS.items():
         assert decode(Refused(reason, text).frame()) == Refused(reason, text)
