@@ -2,8 +2,8 @@
 
 An event has a kind, a subject (a worker, a peer, a server; "" for the instance itself) and a text, its reason in plain
 words. The supervisor records events (pipeline.supervisor.control.events): each is kept in shared memory, is a line of
-the log and reaches the hooks. Ids are permanent, as those of counters. `python -m pipeline.config.reference` makes
-docs/events.md from this table.
+the log and reaches the hooks. Ids are permanent, as those of counters. `python -m tools.reference`
+makes the table in docs/events.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class EventKind(NamedTuple):
     level: str  # of its log line: a key of log.LEVELS
     line: str  # its log line, with {subject} and {text}
     meaning: str
+    logged: bool = True  # False: a worker's line of the log says it already
 
 
 INFO, WARNING, ERROR = "info", "warning", "error"
@@ -45,13 +46,16 @@ KINDS = (
     # a client's server
     EventKind(32, "connected", INFO, "connected: {text}", "the first connection to the server is established"),
     EventKind(33, "lost", WARNING, "connection lost: {text}", "the last connection to the server has ended"),
-    EventKind(34, "server-changed", INFO, "server: {text}", "connections lead to another address of the server"),
-    EventKind(35, "server-trouble", WARNING, "server {subject}: {text}", "attempts to reach the server fail"),
+    EventKind(34, "reconnected", INFO, "reconnected: {text}", "all connections had ended for less than a second"),
+    EventKind(35, "server-changed", INFO, "server: {text}", "connections lead to another address of the server"),
+    EventKind(36, "server-trouble", WARNING, "server {subject}: {text}", "attempts to reach the server fail",
+              logged=False),
     # a server's peers
     EventKind(48, "peer-joined", INFO, "peer {subject}: joined: {text}", "the first connection of a peer's session"),
     EventKind(49, "peer-left", INFO, "peer {subject}: left: {text}", "the last connection of a peer has ended"),
-    EventKind(50, "peer-ended", INFO, "peer {subject}: session ended: {text}", "the server has ended a session"),
-    EventKind(51, "refused", WARNING, "peer {subject}: refused: {text}", "a peer may not connect"),
+    EventKind(50, "refused", WARNING, "peer {subject}: refused: {text}", "a peer may not connect"),
+    EventKind(51, "unproved", WARNING, "a client was refused: {text}", "a client has not proved to be a peer",
+              logged=False),
     EventKind(52, "invited", INFO, "peer {subject}: invited", "an invitation was made"),
     EventKind(53, "revoked", INFO, "peer {subject}: revoked, its connections end", "a peer was excluded"),
     EventKind(54, "invitation-used", INFO, "peer {subject}: {text}", "a machine has joined, and has a key of its own"),

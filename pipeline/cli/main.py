@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.cli import peer_commands
+from pipeline.cli import event_command, peer_commands
+from pipeline.cli.observed import read_snapshot
 from pipeline.errors import LocalError, NotRunning, TunnelError, UsageError
 from pipeline.runtime import privileges
 from pipeline.secret_text import conceal
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
                 "from the program that is on disk now",
             )
 
+    event_command.add_commands(command, _add_instance)
     peer_commands.add_commands(command, _add_instance)
     check = command("check", _check, "print the effective configuration, or everything that is wrong with it")
     check.add_argument("file", metavar="FILE", nargs="?")
@@ -201,9 +203,7 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from pipeline.supervisor.control import control_socket
-
-    snapshot = control_socket.send_request(_instance(arguments), {"command": "status"})
+    snapshot = read_snapshot(_instance(arguments))
     if arguments.json:
         print(json.dumps(snapshot))
     else:

@@ -31,6 +31,7 @@ from pipeline.fec import shard
 from pipeline.fec.buffer_pool import BufferPool, rounded_up
 from pipeline.fec.codec import Codec
 from pipeline.fec.reorder import REORDER_WINDOW, ReorderBuffer
+from pipeline.shm.layout import EXPIRED_BLOCKS, RECORD_WORDS, RECOVERED_BLOCKS
 from pipeline.wire import framing
 
 KEEP_NS = 2_000_000_000
@@ -112,14 +113,23 @@ _Stream = ReorderBuffer[bytes | _Block]
 class Reassembly:
     """The blocks of one peer. Writes the inbound counters fec.* of `counters`.
 
+    `records`: the recovered records of all peers; those of this one, `peer`, are written.
     `torn_until_ns`: until then (CLOCK_MONOTONIC) a predecessor may have had some shards of a block.
     """
 
     def __init__(
-        self, codec: Codec, counters: memoryview, bytes_limit: int = BYTES_LIMIT, torn_until_ns: int = 0
+        self,
+        codec: Codec,
+        counters: memoryview,
+        bytes_limit: int = BYTES_LIMIT,
+        torn_until_ns: int = 0,
+        records: memoryview | None = None,
+        peer: int = 0,
     ) -> None:
         self._codec = codec
         self._counters = counters
+        self._records = memoryview(bytearray(8 * RECORD_WORDS)).cast("Q") if records is None else records
+        self._record_at = peer * RECORD_WORDS
         self._torn_until_ns = torn_until_ns
         self._buffers = BufferPool(max(bytes_limit, 2 * LARGEST_BYTES))
         self._short_above = self._buffers.limit * 3 // 4  # bytes in use above which memory is short
@@ -315,6 +325,7 @@ class Reassembly:
         if self._codec.checksum(shards, n, m, block.shard_bytes) != block.content & _U32:
             return False
         self._counters[_RECOVERED_1 - 1 + missing.bit_count()] += 1
+        self._records[self._record_at + RECOVERED_BLOCKS] += 1
         return True
 
     # -- time passes
@@ -365,14 +376,18 @@ class Reassembly:
     def _give_up(self, block: _Block) -> None:
         del self._open[block.key]
         self._buffers.release(block.area)
-        self._counters[_EXPIRED] += 1
+        self._count_expired(1)
         self._expire(block.stream, block.stream.give_up(block.number, self._ready_of(block.stream)))
 
     def _expire(self, stream: _Stream, left: int) -> None:
         """So many blocks left the window undone: count them, and close the open ones among them."""
         if left:
-            self._counters[_EXPIRED] += left
+            self._count_expired(left)
             self._prune(stream)
+
+    def _count_expired(self, count: int) -> None:
+        self._counters[_EXPIRED] += count
+        self._records[self._record_at + EXPIRED_BLOCKS] += count
 
     def _prune(self, stream: _Stream) -> None:
         opened = stream.opened
@@ -383,7 +398,7 @@ class Reassembly:
             if block is not None:
                 self._buffers.release(block.area)
                 if number < stream.first:
-                    self._counters[_EXPIRED] += 1
+                    self._count_expired(1)
 
     # -- streams
 
@@ -401,11 +416,11 @@ class Reassembly:
             opened = self._open.pop(stream.number << 32 | number & _U32, None)
             if opened is not None:
                 self._buffers.release(opened.area)
-                self._counters[_EXPIRED] += 1
+                self._count_expired(1)
         for block in stream.waiting.values():
             if isinstance(block, bytes):
                 self._buffers.unreserve(len(block) + SINGLE_BYTES)
             else:
                 del self._complete[block.key]
                 self._buffers.release(block.area)
-            self._counters[_EXPIRED] += 1
+            self._count_expired(1)

@@ -2,7 +2,8 @@
 
     handle_hello(request)    a tcp worker's request about a connection; no bytes of a peer make it raise
     configure(known)         take over other peers; a peer that is gone, or has another key, loses its connections
-    list_peers()             for the command `peers`
+    list_peers(now)          for the command `peers`
+    peer_rows()              for the overview
 
 Each session that gets an index has a peer handle of its own (pipeline.shm.peer_table), and workers compare handles. So
 no connection of an earlier session goes on, whatever session numbers a client makes up. A peer that was admitted a
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 from pipeline.config import Config
 from pipeline.errors import LocalError, PeerError
@@ -24,6 +25,7 @@ from pipeline.peers.address_assignment import PeerPolicy, Refusal
 from pipeline.peers.dial_slots import UNSEEN_NS, DialSlots, Place
 from pipeline.peers.enrollment import Answered
 from pipeline.peers.membership import Assigned, Member, Membership
+from pipeline.peers.peer_status import PeerRow, PeerStatus, describe_peers
 from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.policy.churn_limit import ChurnLimit
@@ -32,7 +34,15 @@ from pipeline.shm.layout import PEER_INDEX_BITS
 from pipeline.shm.peer_table import PeerTable, Route
 from pipeline.version import VERSION
 from pipeline.wire import auth, messages
-from pipeline.wire.messages import REASONS, SHUT_OUT, TOO_MANY_CONNECTIONS, TOO_MANY_SESSIONS, WRONG_VERSION
+from pipeline.wire.messages import (
+    INVITATION_EXPIRED,
+    INVITATION_USED,
+    REASONS,
+    SHUT_OUT,
+    TOO_MANY_CONNECTIONS,
+    TOO_MANY_SESSIONS,
+    WRONG_VERSION,
+)
 
 CONNECTING_NS = UNSEEN_NS
 
@@ -49,7 +59,7 @@ Enroll = Callable[[KnownPeer, bytes, messages.Hello], KnownPeer | Answered | Ref
 
 
 class PeerSession(NamedTuple):
-    """The session that has an index. `sent`, `received`, `dropped`: counts of the peer table when it began."""
+    """The session that has an index. `row`: the peer as observers see it, with the counts when the session began."""
 
     peer_handle: int
     name: str
@@ -57,60 +67,17 @@ class PeerSession(NamedTuple):
     certificate: bytes  # DER, that it has shown instead; b"" for none
     session: int
     slots: DialSlots
-    since_ns: int
-    sent: int
-    received: int
-    dropped: int
-    hello: messages.Hello  # with which it has begun
+    row: PeerRow
 
 
-class PeerStatus(TypedDict):
-    """One peer as the command `peers` shows it."""
+class AdmissionNews:
+    """Calls of the admission to its owner, which may record them."""
 
-    name: str
-    state: str  # connected, away, broken, invited (nobody has joined), expired (so), disabled or ended (past `until`)
-    addresses: list[str]
-    allowed: list[str]
-    rate_mbit: float  # 0: no limit
-    endpoint: str  # addresses from which it is connected; "" without a connection
-    connections: int
-    sent_bytes: int  # in this session
-    received_bytes: int
-    dropped: int
-    session_seconds: float | None  # None without a connection
-    version: str  # of its program; "" without a connection, or if it does not tell it
-    mtu: int  # of its device; 0 without a connection
-    fec: bool | None  # whether it accepts shards; None without a connection
-    problem: str  # of its file; "" for none
-    until: int  # UNIX time from which it is excluded; 0: none
-    invitation: str  # open, expired, used or kept (pipeline.peers.enrollment); "" for none
-    invitation_expires: int  # UNIX time; 0: never
-    invitation_uses_left: int
+    def session_ended(self, peer: int, name: str, reason: str) -> None:
+        """The server has ended the session of this index."""
 
-
-def broken_peer(name: str) -> PeerStatus:
-    """A peer that cannot connect, since its file cannot be used."""
-    return {
-        "name": name,
-        "state": "broken",
-        "addresses": [],
-        "allowed": [],
-        "rate_mbit": 0.0,
-        "endpoint": "",
-        "connections": 0,
-        "sent_bytes": 0,
-        "received_bytes": 0,
-        "dropped": 0,
-        "session_seconds": None,
-        "version": "",
-        "mtu": 0,
-        "fec": None,
-        "problem": "",
-        "until": 0,
-        "invitation": "",
-        "invitation_expires": 0,
-        "invitation_uses_left": 0,
-    }
+    def refused(self, name: str, reason: str, host: str) -> None:
+        """A client was refused. `name`: "" for one that has proved nothing; `host`: where it is, or ""."""
 
 
 class Admission:
@@ -129,9 +96,11 @@ class Admission:
         save: Callable[[dict[str, list[str]]], None],
         tell_workers: Callable[[Replaced], object] = lambda replaced: None,
         enroll: Enroll = lambda known, key, hello: known,
+        news: AdmissionNews | None = None,
     ) -> None:
         self._enroll = enroll
         self._table = table
+        self._news = news or AdmissionNews()
         self._tell_workers = tell_workers
         self._remembered = RememberedAddresses(remembered, save)
         self.registry = PeerRegistry(admits_unauthenticated=config.encryption == "none" or config.insecure)
@@ -145,6 +114,7 @@ class Admission:
         self._churn = ChurnLimit(SESSIONS_AT_ONCE, SESSION_INTERVAL_NS)
         self._admitted_at = [0] * table.capacity
         self._handles_made = 0
+        self.changes = 0  # of peer_rows()
         self._routes: list[Route] = []
         self.config = config
         self._publish_routes()
@@ -180,6 +150,7 @@ class Admission:
         for peer, refusal in ended.items():
             name = self._peer_sessions[peer].name if peer in self._peer_sessions else str(peer)
             LOG.info("peer %s: session ended: %s", name, refusal.text)
+            self._news.session_ended(peer, name, refusal.text)
             self._end_session(peer)
         rates = {each.policy.name: each.policy.rate for each in self.registry.known}
         for peer_session in self._peer_sessions.values():
@@ -204,6 +175,8 @@ class Admission:
                 name=printable(name),
             )
         if isinstance(decision, Refusal):
+            if decision.reason not in (INVITATION_USED, INVITATION_EXPIRED):  # an event of the enrollment
+                self._news.refused(name, decision.text, str(request.get("address", "")))
             frame = messages.Refused(decision.reason, decision.text).frame() if decision.reason else b""
             return NotAdmitted(
                 serial=request["serial"],
@@ -361,6 +334,7 @@ class Admission:
             self._end_session(other)
         self._churn.record(policy.name, now)
         peer_handle = self._new_handle(peer)
+        row = PeerRow(policy.name).with_session(peer, now, self._table)
         self._peer_sessions[peer] = PeerSession(
             peer_handle,
             policy.name,
@@ -368,11 +342,7 @@ class Admission:
             certificate,
             hello.session,
             DialSlots(),
-            now,
-            self._table.sent_bytes(peer),
-            self._table.received_bytes(peer),
-            self._table.dropped(peer),
-            hello,
+            row._replace(version=hello.program, mtu=hello.mtu, fec=bool(hello.features & messages.ACCEPTS_SHARDS)),
         )
         self._publish_routes()  # before the peer handle: packets with that handle come afterwards
         self._table.write_record(peer_handle, policy.rate)
@@ -383,6 +353,8 @@ class Admission:
         self._table.write_record(self._new_handle(peer), 0)
 
     def _publish_routes(self) -> None:
+        """Called after each change of the peers, too."""
+        self.changes += 1
         peer_handles = {peer: peer_session.peer_handle for peer, peer_session in self._peer_sessions.items()}
         routes = [
             (address, length, peer_handles.get(peer, NO_PEER)) for address, length, peer in self._membership.routes()
@@ -400,38 +372,32 @@ class Admission:
         """Whether the peer has been admitted, and has lost its index to no other since."""
         return any(member.policy.name == name for member in self._membership.list_members() if member.peer != NO_PEER)
 
-    def list_peers(self, now: int) -> list[PeerStatus]:
-        """Every peer that is configured or a member, by name."""
-        endpoints: dict[int, set[str]] = {}
-        for lane in range(len(self._table.links)):
-            for connection in self._table.connections(lane):
-                if connection.state == "established":
-                    endpoints.setdefault(connection.peer, set()).add(connection.address.rpartition(":")[0])
-        return [self._describe(member, endpoints, now) for member in self._membership.list_members()]
+    def name_session(self, peer: int) -> tuple[str, str] | None:
+        """The name and the addresses of the peer that has a session under this index; None without one."""
+        peer_session = self._peer_sessions.get(peer)
+        if peer_session is None:
+            return None
+        addresses = self._membership.remembered.get(peer_session.name, ())
+        return peer_session.name, ", ".join(map(str, addresses))
 
-    def _describe(self, member: Member, endpoints: dict[int, set[str]], now: int) -> PeerStatus:
-        index, policy = member.peer, member.policy
-        peer_session = self._peer_sessions.get(index)
-        count = self._table.established_count(index) if index != NO_PEER else 0
-        hello = peer_session.hello if peer_session and count else None
-        return {
-            "name": policy.name,
-            "state": "connected" if count else "away",
-            "addresses": [str(address) for address in member.addresses],
-            "allowed": [str(network) for network in policy.allowed],
-            "rate_mbit": policy.rate / BYTES_PER_MBIT,
-            "endpoint": ", ".join(sorted(endpoints.get(index, ()))) if count else "",
-            "connections": count,
-            "sent_bytes": self._table.sent_bytes(index) - peer_session.sent if peer_session else 0,
-            "received_bytes": self._table.received_bytes(index) - peer_session.received if peer_session else 0,
-            "dropped": self._table.dropped(index) - peer_session.dropped if peer_session else 0,
-            "session_seconds": round((now - peer_session.since_ns) / 1e9, 1) if peer_session and count else None,
-            "version": hello.program if hello else "",
-            "mtu": hello.mtu if hello else 0,
-            "fec": bool(hello.features & messages.ACCEPTS_SHARDS) if hello else None,
-            "problem": "",
-            "until": 0,
-            "invitation": "",
-            "invitation_expires": 0,
-            "invitation_uses_left": 0,
-        }
+    def peer_rows(self) -> list[PeerRow]:
+        """Every peer that is configured or a member, by name."""
+        return [self._row(member) for member in self._membership.list_members()]
+
+    def list_peers(self, now: int) -> list[PeerStatus]:
+        """The same with the traffic of this moment."""
+        return self.describe(self.peer_rows(), now)
+
+    def describe(self, rows: Iterable[PeerRow], now: int) -> list[PeerStatus]:
+        """Rows with the traffic of this moment."""
+        return describe_peers(rows, self._table, now)
+
+    def _row(self, member: Member) -> PeerRow:
+        policy = member.policy
+        peer_session = self._peer_sessions.get(member.peer)
+        row = peer_session.row if peer_session is not None else PeerRow(policy.name)
+        return row._replace(
+            addresses=tuple(map(str, member.addresses)),
+            allowed=tuple(map(str, policy.allowed)),
+            rate_mbit=policy.rate / BYTES_PER_MBIT,
+        )

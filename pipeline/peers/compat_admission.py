@@ -23,7 +23,8 @@ from typing import NamedTuple
 from pipeline.config import Config
 from pipeline.packet.address_pool import AddressPool
 from pipeline.packet.route_table import NO_PEER
-from pipeline.peers.admission import CONNECTING_NS, PeerStatus
+from pipeline.peers.admission import CONNECTING_NS
+from pipeline.peers.peer_status import PeerRow, PeerStatus, describe_peers
 from pipeline.peers.registry import BYTES_PER_MBIT
 from pipeline.runtime.supervisor_channel import (
     AddressClaim,
@@ -39,13 +40,10 @@ from pipeline.wire.messages import FULL, REASONS, Address
 
 
 class CompatPeer(NamedTuple):
-    """The peer that has an index. `sent`, `received`, `dropped`: counts of the peer table when it was admitted."""
+    """The peer that has an index. `row`: with the counts of the peer table when it was admitted."""
 
     peer_handle: int
-    admitted_ns: int
-    sent: int
-    received: int
-    dropped: int
+    row: PeerRow
     addresses: tuple[Address, ...] = ()
 
 
@@ -60,11 +58,13 @@ class CompatAdmission:
         self._pools = [AddressPool(interface) for interface in config.tunnel_interfaces]
         self._peers: dict[int, CompatPeer] = {}
         self._handles_made = 0
+        self.changes = 0  # of peer_rows()
         self._rate = 0
         self.configure(config)
 
     def configure(self, config: Config) -> None:
         """Take over a configuration: the rate of all peers."""
+        self.changes += 1
         self._rate = int(config.rate_mbit * BYTES_PER_MBIT)
         for peer in self._peers.values():
             self._table.write_record(peer.peer_handle, self._rate)
@@ -96,9 +96,8 @@ class CompatAdmission:
         self._handles_made += 1
         peer_handle = self._handles_made << PEER_INDEX_BITS | index
         table = self._table
-        self._peers[index] = CompatPeer(
-            peer_handle, now, table.sent_bytes(index), table.received_bytes(index), table.dropped(index)
-        )
+        self._peers[index] = CompatPeer(peer_handle, PeerRow("-").with_session(index, now, table))
+        self.changes += 1
         if had_addresses:
             self._publish_routes()
         table.write_record(peer_handle, self._rate)
@@ -106,7 +105,7 @@ class CompatAdmission:
 
     def _is_connected(self, index: int, now: int) -> bool:
         peer = self._peers[index]
-        is_new = now - peer.admitted_ns < CONNECTING_NS and self._table.received_bytes(index) == peer.received
+        is_new = now - peer.row.since_ns < CONNECTING_NS and self._table.received_bytes(index) == peer.row.received
         return is_new or self._table.established_count(index) > 0
 
     # -- addresses
@@ -142,6 +141,7 @@ class CompatAdmission:
         return f"{refusal}, which loses it now unless it answers"
 
     def _publish_routes(self) -> None:
+        self.changes += 1
         self._table.write_routes(
             [
                 (address.packed, address.max_prefixlen, peer.peer_handle)
@@ -152,12 +152,28 @@ class CompatAdmission:
 
     # -- for people
 
+    def name_session(self, peer: int) -> tuple[str, str] | None:
+        """The name of a peer is its first address, once that is known; None without a session."""
+        return (self._row(peer).name, "") if peer in self._peers else None
+
+    def peer_rows(self) -> list[PeerRow]:
+        """Every peer that has an index, by address; those without one come last."""
+        rows = [self._row(index) for index in self._peers]
+        return sorted(rows, key=self._place)
+
+    def _place(self, row: PeerRow) -> list[tuple[int, int]]:
+        """By it rows are sorted."""
+        return [(a.version, int(a)) for a in self._peers[row.peer].addresses] or [(7, 0)]
+
     def list_peers(self, now: int) -> list[PeerStatus]:
-        """The peers that are connected, by address; those without one come last."""
-        endpoints = self._endpoints()
-        connected = [(index, peer) for index, peer in self._peers.items() if self._table.established_count(index)]
-        connected.sort(key=lambda each: [(a.version, int(a)) for a in each[1].addresses] or [(7, 0)])
-        return [self._describe(index, peer, endpoints.get(index, ""), now) for index, peer in connected]
+        """The peers that are connected, with the traffic of this moment."""
+        return [each for each in describe_peers(self.peer_rows(), self._table, now) if each["connections"]]
+
+    def _row(self, index: int) -> PeerRow:
+        peer = self._peers[index]
+        addresses = tuple(map(str, peer.addresses))
+        name = addresses[0] if addresses else "-"
+        return peer.row._replace(name=name, addresses=addresses, rate_mbit=self._rate / BYTES_PER_MBIT)
 
     def _endpoints(self) -> dict[int, str]:
         """By index, the address from which a peer is connected."""
@@ -166,28 +182,4 @@ class CompatAdmission:
             for lane in range(len(self._table.links))
             for connection in self._table.connections(lane)
             if connection.state == "established"
-        }
-
-    def _describe(self, index: int, peer: CompatPeer, endpoint: str, now: int) -> PeerStatus:
-        addresses = [str(address) for address in peer.addresses]
-        return {
-            "name": addresses[0] if addresses else "-",
-            "state": "connected",
-            "addresses": addresses,
-            "allowed": [],
-            "rate_mbit": self._rate / BYTES_PER_MBIT,
-            "endpoint": endpoint,
-            "connections": self._table.established_count(index),
-            "sent_bytes": self._table.sent_bytes(index) - peer.sent,
-            "received_bytes": self._table.received_bytes(index) - peer.received,
-            "dropped": self._table.dropped(index) - peer.dropped,
-            "session_seconds": round((now - peer.admitted_ns) / 1e9, 1),
-            "version": "",
-            "mtu": 0,
-            "fec": None,
-            "problem": "",
-            "until": 0,
-            "invitation": "",
-            "invitation_expires": 0,
-            "invitation_uses_left": 0,
         }

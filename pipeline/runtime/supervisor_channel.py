@@ -6,6 +6,7 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     AdmissionRequest   server    worker -> supervisor    may this client connect?
     Admitted           server    supervisor -> worker    yes, send this WELCOME
     NotAdmitted        server    supervisor -> worker    no, send this REFUSED, or nothing
+    EndReport          server    worker -> supervisor    why the last connection of a peer has ended
     AddressClaim       server    worker -> supervisor    with compat: may this peer have the source of its packet?
     ClaimDecision      server    supervisor -> worker    yes, or no and why
     Doubted            server    supervisor -> worker    with compat: is this peer still there?
@@ -25,7 +26,7 @@ import json
 import select
 import socket
 from contextlib import suppress
-from typing import Any, TypedDict, final
+from typing import Any, NotRequired, TypedDict, final
 
 from pipeline.errors import SupervisorGone
 from pipeline.runtime.datagram_queue import DatagramQueue
@@ -45,6 +46,15 @@ class AdmissionRequest(TypedDict):
     proof: str  # the mac of its PROOF; "" for a client that was not challenged
     certificate: str  # that the client has shown, DER; "" for none
     hash: str  # SHA-256 of the certificate that we have shown
+    address: NotRequired[str]  # of the client, for an event about it
+
+
+@final
+class EndReport(TypedDict):
+    """The last connection of a peer at this worker has ended."""
+
+    ended: int  # the peer handle
+    reason: str
 
 
 @final
@@ -166,7 +176,7 @@ class TroubleReport(TypedDict):
     since_ns: int  # CLOCK_MONOTONIC
 
 
-Request = AdmissionRequest | AddressClaim | ProofRequest | WelcomeReport | ServerFound | TroubleReport
+Request = AdmissionRequest | EndReport | AddressClaim | ProofRequest | WelcomeReport | ServerFound | TroubleReport
 Decision = Admitted | NotAdmitted
 HandshakeAnswer = Admitted | NotAdmitted | OwnProof | Verdict
 Answer = Admitted | NotAdmitted | OwnProof | Verdict | ClaimDecision | Doubted | Replaced | NewSettings

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from pipeline.shm import layout
 
-_ROW = struct.Struct("<BBHIQQQQIBxH16x")  # state, length of the address, the fields from `lane` on; the address follows
+_ROW = struct.Struct(
+    "<BBHIQQQQIBxHII8x"
+)  # state, length of the address, the fields from `lane` on; the address follows
 _STATES = ("", "handshake", "established")  # in the row: an index of these
 
 
@@ -25,6 +27,8 @@ class ConnectionStatus(NamedTuple):
     rtt_us: int  # round trip
     traffic_class: int
     peer: int  # index
+    resent_segments: int = 0  # by the kernel, since the connection was made
+    sent_segments: int = 0  # those with data, those sent again included
 
     def pack(self) -> bytes:
         address = self.address.encode()[: layout.STATUS_ROW_BYTES - _ROW.size]

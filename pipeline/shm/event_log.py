@@ -61,6 +61,7 @@ class EventLog:
         count = self.count
         if start > count:
             start = 0  # the numbers have begun anew
+        start = max(0, start)
         first = max(start, count - layout.EVENTS_KEPT)
         found = [event for number in range(first, count) if (event := self._event(number)) is not None]
         return Read(found, count - start - len(found), count)

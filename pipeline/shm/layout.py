@@ -92,7 +92,8 @@ NUMBER_CODED, NUMBER_LIGHT, NUMBER_PACKETS = range(3)  # tun outbound duty: next
                                                        # bulk for the peer
 TRANSIT_NUMBER_BULK, TRANSIT_NUMBER_LIGHT, TRANSIT_CHARGE = range(3)   # tun inbound duty: next block number of a
                                                        # transit stream; charge that only this duty could know
-LANE_RECORDS = ("link", "sent", "number", "transit")
+RECOVERED_BLOCKS, EXPIRED_BLOCKS = range(2)            # fec inbound duty
+LANE_RECORDS = ("link", "sent", "number", "transit", "recovered")
 
 STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the records, lane by lane
 

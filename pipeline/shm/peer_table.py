@@ -3,6 +3,7 @@
     supervisor    writes the routes, and a record for each peer: its handle, its rate
     tcp workers   write records for each peer: the state of its link, what was sent; and a status row a connection
     tun workers   write records for each peer: the next block number of each of its streams
+    fec workers   write records for each peer: blocks that were recovered or given up
     all           read
 
 A peer has an index, 0 to capacity - 1; a client has one peer, the server. One view holds the records of all peers: word
@@ -20,18 +21,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import chain
 
 from pipeline.errors import LocalError
 from pipeline.packet.route_table import RouteTable
 from pipeline.shm import layout, segment
 from pipeline.shm.connection_status import ConnectionStatus
-from pipeline.shm.layout import LANE_RECORDS, PEER_INDEX_MASK, RECORD_WORDS, ROUTES_MAX
+from pipeline.shm.layout import LANE_RECORDS, LINK_ESTABLISHED, PEER_INDEX_MASK, RECORD_WORDS, ROUTES_MAX
 
 _ROUTE = struct.Struct("<BB6xq16s")
 _VERSION = layout.ROUTES_VERSION_AT // 8
 _COUNT = layout.ROUTES_COUNT_AT // 8
 
-WRITTEN_BY = {"tcp": ("link", "sent"), "tun": ("number", "transit"), "fec": ()}
+WRITTEN_BY = {"tcp": ("link", "sent"), "tun": ("number", "transit"), "fec": ("recovered",)}
 """Records of its lane that a worker writes, by its kind."""
 
 Route = tuple[bytes, int, int]
@@ -49,7 +51,7 @@ class PeerTable:
         self.status_rows = status_rows
         self._words = memory.words
         self.records = self._cut(layout.RECORDS_AT)
-        self.links, self.sent, self.numbers, self.transit_numbers = (
+        self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries = (
             [self._cut(layout.records_at(capacity, lane, kind)) for lane in range(lanes)] for kind in LANE_RECORDS
         )
         self._rows = [
@@ -92,6 +94,15 @@ class PeerTable:
         """Established connections of a peer."""
         return sum(words[peer * RECORD_WORDS + layout.LINK_ESTABLISHED] for words in self.links)
 
+    def established_counts(self) -> list[int]:
+        """Established connections of every peer, by its index."""
+        counts = (words[LINK_ESTABLISHED::RECORD_WORDS].tolist() for words in self.links)
+        return [sum(of_lanes) for of_lanes in zip(*counts, strict=True)]
+
+    def handles(self) -> list[int]:
+        """The current handle of every index."""
+        return self.records[layout.PEER_HANDLE :: RECORD_WORDS].tolist()
+
     def sent_bytes(self, peer: int) -> int:
         """Bytes sent to every peer that has had this index."""
         return sum(words[peer * RECORD_WORDS + layout.SENT_BYTES] for words in self.sent)
@@ -103,6 +114,14 @@ class PeerTable:
     def dropped(self, peer: int) -> int:
         """Runs and blocks dropped for every peer that has had this index."""
         return sum(words[peer * RECORD_WORDS + layout.SENT_DROPPED] for words in self.sent)
+
+    def recovered(self, peer: int) -> int:
+        """Blocks recovered with parity, from every peer that has had this index."""
+        return sum(words[peer * RECORD_WORDS + layout.RECOVERED_BLOCKS] for words in self.recoveries)
+
+    def expired(self, peer: int) -> int:
+        """Blocks given up, from every peer that has had this index."""
+        return sum(words[peer * RECORD_WORDS + layout.EXPIRED_BLOCKS] for words in self.recoveries)
 
     # -- the supervisor's
 
@@ -136,8 +155,9 @@ class PeerTable:
 
     def written_by(self, kind: str, lane: int) -> list[memoryview]:
         """The records that a worker of this kind and lane writes."""
-        tables = dict(zip(LANE_RECORDS, (self.links, self.sent, self.numbers, self.transit_numbers), strict=True))
-        return [tables[records][lane] for records in WRITTEN_BY[kind]]
+        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries
+        by_name = dict(zip(LANE_RECORDS, tables, strict=True))
+        return [by_name[records][lane] for records in WRITTEN_BY[kind]]
 
     # -- a tcp worker's
 
@@ -157,7 +177,8 @@ class PeerTable:
         return [row for row in rows if row is not None]
 
     def close(self) -> None:
-        for view in (self.records, *self.links, *self.sent, *self.numbers, *self.transit_numbers, *self._rows):
+        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self._rows
+        for view in (self.records, *chain.from_iterable(tables)):
             view.release()
         self.memory.close()
 
@@ -201,10 +222,21 @@ def attach(name: str, capacity: int, lanes: int, status_rows: int, writer: tuple
 
     `writer`: kind and lane of a worker, which can write its own records and status rows alone; None: to all.
     """
+    areas = None if writer is None else _areas_of(*writer, capacity, lanes, status_rows)
+    return _attach(name, capacity, lanes, status_rows, areas, None)
+
+
+def observe(name: str, capacity: int, lanes: int, status_rows: int, owner: int | None = None) -> PeerTable:
+    """Attach to the peer table of this owner, to read alone. LocalError if it is another one."""
+    return _attach(name, capacity, lanes, status_rows, (), owner)
+
+
+def _attach(
+    name: str, capacity: int, lanes: int, status_rows: int, areas: Sequence[segment.Area] | None, owner: int | None
+) -> PeerTable:
     size = layout.peer_table_bytes(capacity, lanes, status_rows)
     geometry = _geometry(capacity, lanes, status_rows)
-    areas = None if writer is None else _areas_of(*writer, capacity, lanes, status_rows)
-    memory = segment.attach_with_header(name, size, layout.PEER_TABLE_MAGIC, geometry, areas)
+    memory = segment.attach_with_header(name, size, layout.PEER_TABLE_MAGIC, geometry, areas, owner)
     return PeerTable(memory, capacity, lanes, status_rows)
 
 

@@ -86,6 +86,15 @@ def attach(name: str, members: int, slots: int, slot_bytes: int, *, only_reads: 
     return Ring(memory, members, slots, slot_bytes)
 
 
+def observe(name: str, members: int, slots: int, slot_bytes: int, owner: int | None = None) -> Ring:
+    """Attach to the ring of this owner, to read alone; a packet in it is none of an observer's business."""
+    size = layout.ring_bytes(members, slots, slot_bytes)
+    geometry = _geometry(members, slots, slot_bytes)
+    return Ring(
+        segment.attach_with_header(name, size, layout.RING_MAGIC, geometry, (), owner), members, slots, slot_bytes
+    )
+
+
 def _geometry(members: int, slots: int, slot_bytes: int) -> list[segment.Field]:
     return [
         segment.Field(layout.RING_SLOTS_AT, slots, "slots"),

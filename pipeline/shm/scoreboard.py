@@ -85,5 +85,12 @@ def attach(name: str, workers: int, page: int | None = None) -> Scoreboard:
     return Scoreboard(memory, workers)
 
 
+def observe(name: str, workers: int, owner: int | None = None) -> Scoreboard:
+    """Attach to the scoreboard of this owner, to read alone. LocalError if it is another one."""
+    size = layout.scoreboard_bytes(workers)
+    memory = segment.attach_with_header(name, size, layout.SCOREBOARD_MAGIC, _geometry(workers), (), owner)
+    return Scoreboard(memory, workers)
+
+
 def _geometry(workers: int) -> list[segment.Field]:
     return [segment.Field(layout.SCOREBOARD_WORKERS_AT, workers, "workers")]

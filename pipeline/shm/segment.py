@@ -40,6 +40,12 @@ def size_of(name: str) -> int:
         raise LocalError(f"shared memory {name}: expected, not found: it was removed") from None
 
 
+def layout_version(name: str) -> int:
+    """The layout version of an existing segment, 0 while it is being made. FileNotFoundError if it is gone."""
+    with open(os.open(path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        return int.from_bytes(file.read(layout.VERSION_AT + 8)[layout.VERSION_AT :], "little")
+
+
 class Field(NamedTuple):
     """One word of a header that creator and attacher have to agree about."""
 

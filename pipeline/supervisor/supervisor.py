@@ -50,9 +50,9 @@ from pipeline.policy.lifecycle import (
     WorkerState,
 )
 from pipeline.policy.restart import RestartPolicy
-from pipeline.supervisor.control import status
 from pipeline.supervisor.control.control_socket import ControlServer
 from pipeline.supervisor.control.events import Events
+from pipeline.supervisor.control.publisher import Publisher
 from pipeline.supervisor.control.run_files import RunFiles
 from pipeline.supervisor.control.sd_notify import Watchdog, notify
 from pipeline.supervisor.control.signals import Signals
@@ -183,6 +183,8 @@ class Supervisor:
         self._cleanup.append(self._workers.kill_all)
         self._lifecycle = Lifecycle([(w.name, w.kind) for w in workers], self._limits())
         self._rolling = Rolling(spares, self._replace)
+        self._publisher = Publisher(self._run, self._lifecycle, self._workers, self._rolling, self._role, self._device)
+        self._publisher.use(self._memory)
 
     def _limits(self) -> Limits:
         config = self.config
@@ -222,6 +224,7 @@ class Supervisor:
             if lost := self._memory.lost_names(now):
                 self._rebuild(lost)  # without a data plane there is nothing to survive for
         self.events.tick(now)
+        self._publisher.tick(now)
         log.tick()
         if is_running:
             self._watchdog.feed(now)
@@ -250,6 +253,7 @@ class Supervisor:
             "or RemoveIPC of systemd-logind, has removed them. Making them anew, and replacing all workers"
         )
         self.events.record("memory-lost", text=text)
+        self._worker_events.expect(self._workers.processes, "the shared memory was made anew")
         self._carry_out(self._lifecycle.replace_at_once(time.monotonic_ns()))
         self._workers.await_deaths()
         kept = self._memory.kept()
@@ -259,6 +263,7 @@ class Supervisor:
         self._memory = SharedMemory(self._run.plan)
         self._memory.restore(kept)
         self.events.use(self._memory.event_log)
+        self._publisher.use(self._memory)
         self._role.start(self._memory.peer_table, self._device)
         for worker in self._run.plan.workers:
             self._workers.processes[worker.name].plan = worker
@@ -334,21 +339,7 @@ class Supervisor:
     def _answer_command(self, request: dict[str, Any]) -> dict[str, Any]:
         match request.get("command"):
             case "status":
-                now = time.monotonic_ns()
-                return status.snapshot(
-                    self._run.plan,
-                    self._lifecycle,
-                    self._workers.processes,
-                    self._memory,
-                    spares=self._workers.spares.rows(),
-                    rolling=self._rolling.status(),
-                    pid=os.getpid(),
-                    failures=self._run.failures.count,
-                    started_ns=self._run.started_ns,
-                    now=now,
-                    role=self._role.status(now),
-                    device=self._device.status(),
-                )
+                return self._publisher.status()
             case "stop":
                 self._carry_out(self._lifecycle.stop(0, "asked by the control socket"))
                 return {"ok": True, "pid": os.getpid()}
@@ -415,6 +406,7 @@ class Supervisor:
         reload.problems += self._clamp.apply(self.config.mss_clamp)
         self._workers.spares.enable(self.config.spares)
         if reload.replaces_workers:
+            self._worker_events.expect(self._workers.processes, "for the new settings")
             self._carry_out(self._lifecycle.restart(self._workers.processes, time.monotonic_ns()))
             return
         lost = self._workers.channels.send_to_all({"settings": list(self._run.settings)})

@@ -150,6 +150,7 @@ class Connection:
 
     def status(self) -> ConnectionStatus:
         """Its row in the peer table."""
+        info = self.tcp_info() if self.state == ESTABLISHED else None
         return ConnectionStatus(
             self.state,
             self.address,
@@ -159,9 +160,11 @@ class Connection:
             self.receive.byte_count,
             self.state_since_ns,
             self.receive.last_ns,
-            self.tcp_info().rtt_us if self.state == ESTABLISHED else 0,
+            info.rtt_us if info else 0,
             self.traffic_class,
             self.peer,
+            info.total_retrans if info else 0,
+            info.data_segs_out if info else 0,
         )
 
     # -- its end

@@ -12,6 +12,7 @@ from pipeline.wire import auth, block, framing, messages
 from tests.harness.run_header import decode
 from tests.harness.wire_document import named_example
 from tests.support import ROOT
+from tools import reference
 
 DOCS = ROOT / "docs"
 OFFLOADS = 0x6F
@@ -155,13 +156,13 @@ def test_records_and_status_rows_are_where_the_shared_memory_document_says():
     text = (DOCS / "shared-memory.md").read_text()
     table = text[text.index("| records | written by |") : text.index("So the record of peer p in table k")]
     assert (
-        tuple(re.findall(r"^\| ([a-z]+) \| (?:tcp|tun) (?:in|out)bound duty \|$", table, re.MULTILINE))
+        tuple(re.findall(r"^\| ([a-z]+) \| (?:tcp|tun|fec) (?:in|out)bound duty \|$", table, re.MULTILINE))
         == layout.LANE_RECORDS
     )
     capacity, lanes, rows = 5, 3, 70
 
     def record_at(lane: int, table: int, peer: int) -> int:
-        return layout.RECORDS_AT + whole_pages(64 * capacity) * (1 + 4 * lane + table) + 64 * peer
+        return layout.RECORDS_AT + whole_pages(64 * capacity) * (1 + 5 * lane + table) + 64 * peer
 
     def whole_pages(size: int) -> int:
         return -(-size // layout.PAGE) * layout.PAGE
@@ -174,3 +175,9 @@ def test_records_and_status_rows_are_where_the_shared_memory_document_says():
             == record_at(lanes, 0, 0) + whole_pages(128 * rows) * lane
         )
     assert layout.peer_table_bytes(capacity, lanes, rows) == layout.status_rows_at(capacity, lanes, rows, lanes)
+
+
+def test_the_tables_that_are_made_from_the_code_are_current():
+    for name, make in reference.TABLES.items():
+        text = (ROOT / name).read_text()
+        assert reference.with_table(text, make()) == text, f"{name}: run python -m tools.reference"

@@ -50,6 +50,7 @@ class Decoder:
         self._counters = attachment.page.counters
         self._codec = Codec()
         self._capacity = attachment.peer_table.capacity
+        self._recoveries = attachment.peer_table.recoveries[self._lane]
         self._bytes_limit = BYTES_LIMIT if self._capacity == 1 else BYTES_LIMIT_OF_MANY
         self._peers: dict[int, Reassembly] = {}  # by peer handle
         is_successor = any(port.cursor for port in self._ports)
@@ -111,7 +112,7 @@ class Decoder:
         for earlier in [each for each in self._peers if each < peer_handle and each & PEER_INDEX_MASK == index]:
             del self._peers[earlier]
         reassembly = self._peers[peer_handle] = Reassembly(
-            self._codec, self._counters, self._bytes_limit, self._torn_until_ns
+            self._codec, self._counters, self._bytes_limit, self._torn_until_ns, self._recoveries, index
         )
         return reassembly
 

@@ -260,6 +260,7 @@ def _request(connection: Connection, question: Question, lane: int) -> Request:
                 "proof": question.proof.hex(),
                 "certificate": question.certificate.hex(),
                 "hash": question.certificate_hash.hex(),
+                "address": connection.host,
             }
         case AskProof():
             return {

@@ -230,6 +230,8 @@ class ServerConnections(ConnectionManager):
     def _end_service(self, connection: Connection, established: bool, why: str, now: int) -> None:
         if established:
             self._connection_log.ended(connection.serial, why, now)
+            if not self._established.is_connected(connection.peer):
+                self._channel.ask({"ended": connection.peer_handle, "reason": why})
         self._connection_log.forget(connection.serial)
         if not established:
             self._acceptor.handshake_done(connection.host, proved=False)

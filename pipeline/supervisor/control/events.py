@@ -33,6 +33,7 @@ class Events:
         self._early: deque[Event] = deque(maxlen=EARLY_MAX)
         self._repeats: Repeats[_Key] = Repeats()
         self._subscribers: list[Callable[[Event], object]] = []
+        self.count = 0  # of all that were recorded
 
     def use(self, event_log: EventLog) -> None:
         self._log = event_log
@@ -50,7 +51,9 @@ class Events:
         now, time_ns = time.monotonic_ns(), time.time_ns()
         self._write_counts(self._repeats.due(now))
         event = Event(0, found, subject, text, time_ns)
-        LOG.log(LEVELS[found.level], "%s", event.line)
+        self.count += 1
+        if found.logged:
+            LOG.log(LEVELS[found.level], "%s", event.line)
         if self._repeats.is_new((kind, subject, text), now):
             event = self._keep(found, subject, text, time_ns)
         for callback in self._subscribers:

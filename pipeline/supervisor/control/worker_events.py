@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 
 from pipeline.log import LOG
 from pipeline.policy.lifecycle import Abort, ReportDeath, ReportStartFailed
@@ -28,6 +29,10 @@ class WorkerEvents:
 
     def start_failed(self, action: ReportStartFailed) -> None:
         self._events.record("worker-start-failed", "", action.text)
+
+    def expect(self, workers: Iterable[str], reason: str) -> None:
+        """These workers are replaced for this reason."""
+        self._reasons.update(dict.fromkeys(workers, reason))
 
     def ready(self, worker: str, pid: int) -> None:
         """The worker takes part from now on. Its first start is a line of the log alone."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import resource
 
-import psutil
-
 from pipeline.runtime.plan import WorkerPlan
 from pipeline.supervisor.processes.spare import Spare
 
@@ -24,7 +22,6 @@ class Process:
         self.plan = plan
         self.cores = cores  # it is pinned to them; [] for none
         self.spare: Spare | None = None
-        self._usage: psutil.Process | None = None
 
     @property
     def name(self) -> str:
@@ -38,7 +35,6 @@ class Process:
     def adopt(self, spare: Spare) -> None:
         """This spare becomes the worker's next process, once it has its assignment."""
         self.spare = spare
-        self._usage = None
 
     def assign(self, fds: dict[str, int]) -> None:
         """Give the adopted spare its assignment. `fds`: see Spare.assign. OSError if it is dead."""
@@ -61,14 +57,3 @@ class Process:
         """Send a signal, if there is a process."""
         if self.spare is not None:
             self.spare.send(number)
-
-    def usage(self) -> tuple[float, int]:
-        """CPU percent since the last call, and resident bytes; zeros if there is no process."""
-        if not self.pid:
-            return 0.0, 0
-        try:
-            if self._usage is None:
-                self._usage = psutil.Process(self.pid)
-            return self._usage.cpu_percent(), self._usage.memory_info().rss
-        except (psutil.Error, OSError):  # OSError: no descriptor is left
-            return 0.0, 0

@@ -10,8 +10,6 @@ import signal
 from collections.abc import Iterable
 from typing import Any
 
-import psutil
-
 from pipeline import task_limit
 from pipeline.log import LOG
 from pipeline.policy.spare_schedule import SpareSchedule
@@ -100,11 +98,8 @@ class Spares:
             self._end(spare)
 
     def rows(self) -> list[dict[str, Any]]:
-        """For the status: kind, pid, state and memory of each."""
-        return [
-            {"kind": spare.kind, "pid": spare.pid, "state": spare.state, "rss_bytes": _resident_bytes(spare.pid)}
-            for spare in self._spares.values()
-        ]
+        """For the status: kind, pid and state of each."""
+        return [{"kind": spare.kind, "pid": spare.pid, "state": spare.state} for spare in self._spares.values()]
 
     # -- news of a spare
 
@@ -134,10 +129,3 @@ class Spares:
         self._selector.unregister(spare.pidfd)
         if spare.channel in self._selector.get_map():
             self._selector.unregister(spare.channel)
-
-
-def _resident_bytes(pid: int) -> int:
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0

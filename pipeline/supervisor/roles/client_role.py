@@ -7,7 +7,7 @@
     apply_reload()            use what was prepared
     answer_request(request)   of a tcp worker: a proof for the server, a verdict on the server's WELCOME; or it reports
                               trouble with the server
-    status(now)               the server and the trouble with it; what its WELCOME has that does not fit
+    status()                  the server and the trouble with it; what its WELCOME has that does not fit
     take_back(request)        nothing
     run_command(request)      refuses the commands of a server; None for any other
 
@@ -33,6 +33,7 @@ from pipeline.credentials import tls_settings
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import LocalError
 from pipeline.log import LOG
+from pipeline.peers.peer_status import PeerRow
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import (
     OwnProof,
@@ -50,6 +51,7 @@ from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.supervisor.roles.prover import Prover
 from pipeline.supervisor.roles.server_facts import ServerFacts
 from pipeline.supervisor.roles.server_trouble import ServerTrouble
+from pipeline.supervisor.roles.server_watch import ServerWatch
 from pipeline.wire import messages
 
 KNOWN_SERVERS_MAX = 4
@@ -75,6 +77,8 @@ class ClientRole:
         self._key = key
         self.credentials: TlsSettings = tls_settings.load(config, key=key)
         self._trouble = ServerTrouble()
+        self._watch: ServerWatch | None = None  # from start() on
+        self._events.subscribe(lambda event: self._watch.note(event) if self._watch is not None else None)
         self._facts = ServerFacts()
         self._notes: list[str] = []  # about the last WELCOME
         self._news: deque[tuple[messages.Welcome, str]] = deque(maxlen=NEWS_MAX)  # with the address of the server
@@ -84,6 +88,7 @@ class ClientRole:
     def start(self, table: PeerTable, device: TunDevice) -> None:
         self._device = device
         write_only_peer(table)
+        self._watch = ServerWatch(table, self._events, self._watch)
 
     def expect(self, settings: WorkerSettings) -> None:
         key = self.credentials.key
@@ -92,6 +97,8 @@ class ClientRole:
     def tick(self, now: int) -> None:
         while self._news:
             self._take(*self._news.popleft())
+        if self._watch is not None:
+            self._watch.tick(now)
 
     def prepare_reload(self, config: Config) -> TlsSettings:
         self._prepared = config, tls_settings.load(config, key=self._key)
@@ -103,9 +110,18 @@ class ClientRole:
         if self._config.remote_addr != before.remote_addr:
             self.known_servers = []
 
-    def status(self, now: int) -> dict[str, Any]:
+    @property
+    def peers_version(self) -> int:
+        return hash((self._config.remote_addr, self._watch.since_ns if self._watch is not None else 0))
+
+    def peer_rows(self) -> list[PeerRow]:
+        """The server is the one peer."""
+        since_ns = self._watch.since_ns if self._watch is not None else 0
+        return [PeerRow(self._config.remote_endpoint.host, peer=0, since_ns=since_ns)]
+
+    def status(self) -> dict[str, Any]:
         """For `status`."""
-        server = self._trouble.status(self._config, now) | self._facts.status()
+        server = self._trouble.status(self._config) | self._facts.status()
         return {"server": server, "notes": [*self._notes, *self._facts.notes]}
 
     def answer_request(
@@ -113,6 +129,8 @@ class ClientRole:
     ) -> OwnProof | Verdict | None:
         if "trouble" in request:
             self._trouble.take(request, self._config.lanes)
+            if self._watch is not None:
+                self._watch.trouble(*self._trouble.reasons, self._config.remote_endpoint.host)
             return None
         if "found" in request:
             if self._config.compat:

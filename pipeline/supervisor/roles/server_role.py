@@ -5,7 +5,7 @@
     tick(now)                 what could not be saved is saved again
     prepare_reload(config)    load everything that a configuration names, the credentials; raises, and changes nothing
     apply_reload()            use what was prepared
-    status(now)               nothing: the command `peers` tells of the peers
+    status()                  nothing: the command `peers` tells of the peers
     answer_request(request)   of a tcp worker: may this client connect?
     run_command(request)      the commands about peers, of the control socket; None for any other
     take_back(request)        undo a command whose answer did not arrive
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,22 +35,25 @@ from pipeline.credentials.state_dir import StateDir
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import ConfigError, LocalError, Problem, TunnelError
 from pipeline.log import LOG
+from pipeline.observe.snapshot import SCHEMA_VERSION
+from pipeline.packet.route_table import NO_PEER
 from pipeline.peers import peer_file, registry
-from pipeline.peers.admission import Admission, PeerStatus, broken_peer
+from pipeline.peers.admission import Admission, AdmissionNews
 from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.peers.enrollment import EXPIRED, OPEN, Enrollment
 from pipeline.peers.known_peers import KnownPeers
 from pipeline.peers.peer_file import InvitedPeer, Issued
+from pipeline.peers.peer_status import PeerRow, PeerStatus
 from pipeline.peers.registry import KnownPeer, Loaded
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Doubted, Replaced
+from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Doubted, EndReport, Replaced
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.control.events import Events
-from pipeline.supervisor.control.status import SCHEMA_VERSION
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.client_watch import ClientWatch
 from pipeline.supervisor.roles.only_peer import write_only_peer
+from pipeline.supervisor.roles.peer_watch import PeerWatch
 from pipeline.supervisor.roles.shut_out import ShutOut, in_words
 from pipeline.transport.address import format_address
 from pipeline.transport.settings import TlsMaterial
@@ -71,7 +74,7 @@ PRIVATE = tuple(
 """Networks that are not reached from outside."""
 
 
-class ServerRole:
+class ServerRole(AdmissionNews):
     """`credentials` and `capacity` (peers that can be connected at a time) go into the plan."""
 
     known_servers: ClassVar[list[str]] = []
@@ -92,12 +95,16 @@ class ServerRole:
         self._enrollment = Enrollment(self._peers, self, self._events.record)
         self._shut_out = ShutOut(self._state.path if self._state and not config.compat else None)
         self._reasons: dict[str, str] = {}  # of peers that are shut out now
+        self._peer_watch: PeerWatch | None = None  # from start() on
         self._admission: Admission | None = None
         self._compat_admission: CompatAdmission | None = None
 
     def start(self, table: PeerTable, device: TunDevice) -> None:
         self._device = device
         self._client_watch = ClientWatch(table, device)
+        if self._peer_watch is not None:
+            self._peer_watch.leave_all("the shared memory is made anew")
+        self._peer_watch = PeerWatch(table, self._events, self._name_session)
         if self._config.compat:
             if self._config.multi_client:
                 self._compat_admission = CompatAdmission(
@@ -119,6 +126,7 @@ class ServerRole:
             save,
             lambda replaced: self.tell_workers(replaced),
             lambda known, key, hello: self._enrollment.answer(known, key, hello, time.time()),
+            self,
         )
         self._configure_admission()
         nobody = not (self._peers.known or self._config.insecure or self._config.tls_ca_file)
@@ -130,6 +138,8 @@ class ServerRole:
 
     def tick(self, now: int) -> None:
         self._client_watch.tick(now, has_routes=bool(self._config.routes))
+        if self._peer_watch is not None:
+            self._peer_watch.tick(now)
         if self._admission is not None:
             self._admission.tick(now)
             wall = time.time()
@@ -148,7 +158,7 @@ class ServerRole:
 
     # -- reload
 
-    def status(self, now: int) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """For `status`: this end is the server."""
         return {"server": None, "notes": []}
 
@@ -182,9 +192,70 @@ class ServerRole:
     def _tell_networks(self) -> None:
         self._device.know_peers([network for peer in self._peers.known for network in peer.policy.allowed])
 
+    # -- peers, for observers
+
+    @property
+    def peers_version(self) -> int:
+        """Another number after each event, since some changes come with time: an invitation ends."""
+        admissions = (self._admission, self._compat_admission)
+        return self._events.count + sum(each.changes for each in admissions if each is not None)
+
+    def peer_rows(self) -> list[PeerRow]:
+        """Every peer that is known or connected: those with a session first, then by name."""
+        if self._compat_admission is not None:
+            return self._compat_admission.peer_rows()
+        if self._admission is None:
+            return [PeerRow("client", peer=0)]
+        rows = self._named_rows(self._admission.peer_rows())
+        return sorted(rows, key=lambda row: (row.peer == NO_PEER, row.name))
+
+    def _named_rows(self, rows: Iterable[PeerRow]) -> list[PeerRow]:
+        """The rows by name, with what is wrong with the peers' files."""
+        found = {row.name: row for row in rows}
+        now = time.time()
+        for known in self._peers.known:
+            if known.invited and (row := found.get(known.policy.name)):
+                found[row.name] = self._with_life(row, known.invited, now)
+        for name in self._reasons.keys() & found.keys():
+            state = "disabled" if name in self._shut_out.disabled else "ended"
+            found[name] = found[name]._replace(state=state)
+        for name, problem in self._peers.broken:
+            found[name] = found.get(name, PeerRow(name, state="broken"))._replace(problem=str(problem))
+        return [found[name] for name in sorted(found)]
+
+    def _with_life(self, row: PeerRow, invited: InvitedPeer, now: float) -> PeerRow:
+        """The row of a peer with what its file says of its time and of its invitation."""
+        state = self._enrollment.state_of(invited, now)
+        row = row._replace(until=invited.until, invitation=state)
+        if invited.invitation is not None and state == OPEN:
+            row = row._replace(
+                invitation_expires=invited.invitation.expires,
+                invitation_uses_left=self._enrollment.uses_left(invited.invitation),
+            )
+        if not self._enrollment.has_joined(invited):
+            row = row._replace(state="expired" if state == EXPIRED else "invited")
+        return row
+
+    def _name_session(self, peer: int) -> tuple[str, str] | None:
+        if self._compat_admission is not None:
+            return self._compat_admission.name_session(peer)
+        return self._admission.name_session(peer) if self._admission is not None else ("client", "")
+
+    def session_ended(self, peer: int, name: str, reason: str) -> None:
+        if self._peer_watch is not None:
+            self._peer_watch.session_ended(peer, reason)
+
+    def refused(self, name: str, reason: str, host: str) -> None:
+        where = f" (from {host})" if host and name else ""
+        self._events.record("refused" if name else "unproved", name, f"{reason}{where}")
+
     # -- requests and commands
 
-    def answer_request(self, request: AdmissionRequest | AddressClaim) -> Answer | None:
+    def answer_request(self, request: AdmissionRequest | AddressClaim | EndReport) -> Answer | None:
+        if "ended" in request:
+            if self._peer_watch is not None:
+                self._peer_watch.ended(request["ended"], request["reason"])
+            return None
         if self._compat_admission is not None:
             return self._compat_admission.handle_request(request)
         if self._admission is None or "claim" in request:
@@ -227,27 +298,7 @@ class ServerRole:
             self._withdraw(request)
 
     def _list_peers(self, admission: Admission) -> list[PeerStatus]:
-        now = time.time()
-        rows = {row["name"]: row for row in admission.list_peers(time.monotonic_ns())}
-        for known in self._peers.known:
-            if known.invited and (row := rows.get(known.policy.name)):
-                self._describe_life(row, known.invited, now)
-        for name, row in rows.items():
-            if name in self._reasons:
-                row["state"] = "disabled" if name in self._shut_out.disabled else "ended"
-        for name, problem in self._peers.broken:
-            rows.setdefault(name, broken_peer(name))["problem"] = str(problem)
-        return [rows[name] for name in sorted(rows)]
-
-    def _describe_life(self, row: PeerStatus, invited: InvitedPeer, now: float) -> None:
-        """The row of a peer gets what its file says of its time and of its invitation."""
-        row["until"] = invited.until
-        row["invitation"] = state = self._enrollment.state_of(invited, now)
-        if invited.invitation is not None and state == OPEN:
-            row["invitation_expires"] = invited.invitation.expires
-            row["invitation_uses_left"] = self._enrollment.uses_left(invited.invitation)
-        if row["state"] == "away" and not self._enrollment.has_joined(invited):
-            row["state"] = "expired" if state == EXPIRED else "invited"
+        return admission.describe(self._named_rows(admission.peer_rows()), time.monotonic_ns())
 
     def _invite(self, request: dict[str, Any]) -> dict[str, Any]:
         """All or nothing: the peer is known and its file is there, or neither."""

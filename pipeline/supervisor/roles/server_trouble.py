@@ -34,16 +34,24 @@ class ServerTrouble:
         since, failures = int(report["since_ns"]), int(report["failures"])
         self._lanes[lane] = _Lane(printable(reason[:REASON_LENGTH_MAX]), max(0, failures), since)
 
-    def status(self, config: Config, now: int) -> dict[str, Any]:
+    @property
+    def reasons(self) -> tuple[list[str], bool]:
+        """Each reason why not all connections stand, and whether attempts have failed."""
+        lanes = self._troubled_lanes()
+        return list(dict.fromkeys(each.reason for each in lanes)), any(each.failures for each in lanes)
+
+    def _troubled_lanes(self) -> list[_Lane]:
+        return [each for lane, each in sorted(self._lanes.items()) if each.reason]
+
+    def status(self, config: Config) -> dict[str, Any]:
         """For `status`: the server, how many connections to it are wanted, and each reason why they do not stand."""
-        lanes = [each for lane, each in sorted(self._lanes.items()) if each.reason]
-        seconds = [(now - each.since_ns) / 1e9 for each in lanes if each.failures]
+        lanes = self._troubled_lanes()
         endpoint = config.remote_endpoint
         return {
             "host": endpoint.host,
             "port": endpoint.port,
             "connections_wanted": config.connections + config.light_connections,
-            "trouble": list(dict.fromkeys(each.reason for each in lanes)),
+            "trouble": self.reasons[0],
             "failed_attempts": sum(each.failures for each in lanes),
-            "trouble_seconds": round(max(seconds, default=0), 1),
+            "trouble_since_ns": min((each.since_ns for each in lanes if each.failures), default=0),
         }

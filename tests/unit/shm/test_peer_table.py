@@ -126,7 +126,8 @@ def test_a_segment_of_as_many_bytes_but_another_shape_is_refused(make: Make) -> 
 
 
 def views(table: PeerTable) -> list[memoryview]:
-    return [table.records, *table.links, *table.sent, *table.numbers, *table.transit_numbers]
+    tables = table.links, table.sent, table.numbers, table.transit_numbers, table.recoveries
+    return [table.records, *(view for views in tables for view in views)]
 
 
 @pytest.mark.parametrize("geometry", [(1, 1, 64), (CAPACITY, LANES, ROWS), (2, 3, 1)], ids=str)
@@ -149,7 +150,7 @@ def test_records_and_rows_share_no_byte_and_fill_the_segment(make: Make, geometr
     for lane in range(lanes):
         assert [each.serial for each in made.connections(lane)] == [1000 * lane + index for index in range(rows)]
     assert bytes(made.memory.view[: layout.RECORDS_AT]) == header
-    tables, pages = 1 + 4 * lanes, layout.records_bytes(capacity) // layout.PAGE
+    tables, pages = 1 + 5 * lanes, layout.records_bytes(capacity) // layout.PAGE
     assert layout.records_bytes(capacity) - layout.PAGE < 64 * capacity <= layout.records_bytes(capacity)
     expected = layout.RECORDS_AT + layout.PAGE * pages * tables + lanes * layout.status_rows_bytes(rows)
     assert made.memory.size == expected
@@ -224,6 +225,8 @@ def test_rows_are_read_back_in_order_and_cleared_ones_are_gone(table: PeerTable)
         st.integers(0, 2**32 - 1),
         st.integers(0, 255),
         st.integers(0, 65535),
+        st.integers(0, 2**32 - 1),
+        st.integers(0, 2**32 - 1),
     )
 )
 def test_any_row_is_read_as_it_was_written(original: ConnectionStatus) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import secrets
 from collections.abc import Iterator
 
 import pytest
 
-from pipeline.events import KINDS, Event, escaped
+from pipeline.events import BY_NAME, KINDS, Event, escaped
 from pipeline.log import LEVELS, LOG
 from pipeline.policy.lifecycle import Abort, ReportDeath
 from pipeline.repeats import WINDOW_NS
@@ -16,6 +17,7 @@ from pipeline.shm import event_log, segment
 from pipeline.shm.event_log import EventLog
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.control.worker_events import WorkerEvents
+from tests.support import ROOT
 
 
 @pytest.fixture
@@ -129,3 +131,14 @@ def test_the_table_is_well_formed() -> None:
         assert kind.level in LEVELS
         assert escaped(kind.line.format(subject="s", text="t")) == kind.line.format(subject="s", text="t")
         assert kind.meaning == kind.meaning.strip()
+
+
+def named_kinds() -> set[str]:
+    """Every kind that the code names outside its table."""
+    trees = (ast.parse(path.read_text()) for path in (ROOT / "pipeline").rglob("*.py") if path.name != "events.py")
+    constants = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {value for value in constants if isinstance(value, str) and value in BY_NAME}
+
+
+def test_each_kind_of_the_table_is_recorded_somewhere() -> None:
+    assert {kind.name for kind in KINDS} - named_kinds() == set()

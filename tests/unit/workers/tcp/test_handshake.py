@@ -111,6 +111,7 @@ def test_a_server_waits_for_bytes_and_asks_the_supervisor_once(ends: Ends) -> No
         "proof": "",
         "certificate": "",
         "hash": NO_CERTIFICATE.hex(),
+        "address": "192.0.2.1",
     }
     assert ends.step(side, b"read later") is None  # nothing is read until the supervisor has decided
     with pytest.raises(BlockingIOError):

@@ -1,0 +1,54 @@
+"""A running instance for commands that only look: read from shared memory, so that no process has to answer.
+
+    observer_of(instance)     an observer that is attached; NotRunning if nothing runs
+    read_snapshot(instance)   one snapshot
+
+While the supervisor hangs or is stopped, these work as always.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pipeline.errors import LocalError, NotRunning
+from pipeline.observe.observer import Observer, wait_for
+from pipeline.observe.run_view import FOREIGN
+from pipeline.supervisor.instance import Instance
+
+PATIENCE = 3.0  # seconds; an instance makes its shared memory anew within one
+
+
+def observer_of(instance: Instance) -> Observer:
+    """PermissionDenied without the right to look."""
+    pid = instance.supervisor_pid()
+    try:
+        return wait_for(instance.name, _owner(instance), PATIENCE)
+    except NotRunning:
+        if instance.supervisor_pid() != pid:
+            raise
+        raise NotRunning(f'instance "{instance.name}" (pid {pid}) is starting or stopping') from None
+
+
+def read_snapshot(instance: Instance) -> dict[str, Any]:
+    """From shared memory; from the supervisor, if that is of another version and so is its memory."""
+    try:
+        observer = observer_of(instance)
+    except LocalError as error:
+        if FOREIGN not in str(error):
+            raise
+        from pipeline.supervisor.control import control_socket
+
+        return control_socket.send_request(instance, {"command": "status"})
+    try:
+        return observer.snapshot()
+    finally:
+        observer.close()
+
+
+def _owner(instance: Instance) -> int:
+    """The supervisor's user."""
+    try:
+        return os.stat(instance.lock_path).st_uid
+    except FileNotFoundError:
+        raise NotRunning(f'instance "{instance.name}" does not run') from None

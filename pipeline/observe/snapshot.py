@@ -1,0 +1,263 @@
+"""The snapshot: everything about a running instance at one moment, as plain data. `status --json` prints it.
+
+    build(about, plan, memory, meter, now)   of any memory: the supervisor's own, or an observer's RunView
+
+There is no second truth. The supervisor answers `status` with this. `status`, `top`, the exporter and the page build it
+themselves. `about` is the overview. Everything that moves comes from the scoreboard, the peer table and the rings,
+and CPU time and memory of processes from /proc. Rates are made by a reader out of two snapshots
+(pipeline.observe.rates).
+
+SCHEMA_VERSION counts up when a key changes its meaning or goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pipeline.counters import COUNTERS
+from pipeline.events import Event
+from pipeline.observe.process_stat import HALTED, CpuMeter, read_process
+from pipeline.peers.peer_status import PeerRow, connections_by_peer, peer_status
+from pipeline.runtime.plan import Plan, RingPlan, WorkerPlan
+from pipeline.shm.connection_status import ConnectionStatus
+from pipeline.shm.event_log import EventLog
+from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_PARITY, MASK64, RECORD_WORDS
+from pipeline.shm.overview import Overview
+from pipeline.shm.peer_table import PeerTable
+from pipeline.shm.ring import Ring
+from pipeline.shm.scoreboard import Scoreboard, WorkerPage
+from pipeline.wire import framing
+
+SCHEMA_VERSION = 2
+
+SUPERVISOR_SILENT_NS = 1_500_000_000  # its loop turns ten times a second
+EVENTS_SHOWN = 20
+
+
+class Memory(Protocol):
+    """The shared memory of a run."""
+
+    @property
+    def overview(self) -> Overview: ...
+
+    @property
+    def scoreboard(self) -> Scoreboard: ...
+
+    @property
+    def peer_table(self) -> PeerTable: ...
+
+    @property
+    def event_log(self) -> EventLog: ...
+
+    @property
+    def rings(self) -> dict[str, Ring]: ...
+
+
+def build(about: Mapping[str, Any], plan: Plan, memory: Memory, meter: CpuMeter, now: int) -> dict[str, Any]:
+    """The snapshot at `now` (CLOCK_MONOTONIC ns). `meter`: of this reader, from one snapshot to the next."""
+    scoreboard, peers = memory.scoreboard, memory.peer_table
+    live = _live_connections(about, plan, peers)
+    connections = [_connection(worker, connection, now) for worker, connection in live]
+    workers = [_worker(each, about["workers"][each.name], scoreboard, meter, now) for each in plan.workers]
+    spares = [_spare(each) for each in about["spares"]]
+    meter.forget_others({about["pid"], *(worker["pid"] for worker in workers)})
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "version": about["version"],
+        "name": plan.name,
+        "mode": plan.mode,
+        "state": about["state"],
+        "pid": about["pid"],
+        "run": plan.run_id,
+        "taken_ns": now,
+        "tun_name": about["device"]["name"],
+        "supervisor": _supervisor(about, memory.overview.heartbeat, meter, now),
+        "supervisor_failures": about["failures"],
+        "uptime_seconds": round((now - about["started_ns"]) / 1e9, 3),
+        "workers": workers,
+        "spares": spares,
+        "rolling": about["rolling"],
+        "rings": [_ring(each, memory.rings[each.name]) for each in plan.rings],
+        "fec": _fec(plan, peers),
+        "peers_connected": sum(count > 0 for count in peers.established_counts()),
+        "peers_max": peers.capacity,
+        "peers": _peers(about, plan, peers, [connection for _, connection in live], now),
+        "peers_left_out": about["peers_left_out"],
+        "server": _server(about["server"], connections, now),
+        "notes": [*about["device"]["notes"], *about["notes"]],
+        "left_out": about["device"]["left_out"],
+        "connections": connections,
+        "counters": scoreboard.totals(),
+        "events": [event_dict(each) for each in memory.event_log.read(memory.event_log.count - EVENTS_SHOWN).events],
+    }
+
+
+def event_dict(event: Event) -> dict[str, Any]:
+    """An event as plain data. `more` above 0: not one event, but a count of so many more that were equal."""
+    return {
+        "number": event.number,
+        "time": event.time_ns / 1e9,
+        "kind": event.kind.name,
+        "level": event.kind.level,
+        "subject": event.subject,
+        "text": event.text,
+        "line": event.line,
+        "more": event.more,
+        "since": event.since_ns / 1e9 if event.more else None,
+    }
+
+
+# -- processes
+
+
+def _supervisor(about: Mapping[str, Any], heartbeat: int, meter: CpuMeter, now: int) -> dict[str, Any]:
+    """`state`: running, or why it does nothing now. Packets need no supervisor; commands and restarts do."""
+    process = read_process(about["pid"])
+    silent = max(0, now - heartbeat)
+    state = "running"
+    if process is not None and process.state in HALTED:
+        state = process.state
+    elif silent > SUPERVISOR_SILENT_NS:
+        state = "silent"
+    return {
+        "pid": about["pid"],
+        "state": state,
+        "heartbeat_age_ms": round(silent / 1e6, 1) if heartbeat else None,
+        **_usage(about["pid"], meter),
+    }
+
+
+def _worker(
+    plan: WorkerPlan, about: Mapping[str, Any], scoreboard: Scoreboard, meter: CpuMeter, now: int
+) -> dict[str, Any]:
+    page = scoreboard.pages[plan.page]
+    heartbeat = page.oldest_heartbeat()
+    pid = about["pid"]
+    return {
+        "name": plan.name,
+        "kind": plan.kind,
+        "lane": plan.lane,
+        "pid": pid,
+        "state": about["state"],
+        "restarts": about["restarts"],
+        "heartbeat_age_ms": round(max(0, now - heartbeat) / 1e6, 1) if heartbeat else None,
+        **_usage(pid, meter),
+        "cores": about["cores"],
+        "counters": _counters(plan.kind, page),
+    }
+
+
+def _usage(pid: int, meter: CpuMeter) -> dict[str, Any]:
+    """`process`: what the kernel says of it; "" without a process that we can see."""
+    process = read_process(pid) if pid else None
+    if process is None:
+        return {"process": "", "cpu_percent": 0.0, "cpu_seconds": 0.0, "rss_bytes": 0, "core": None}
+    return {
+        "process": process.state,
+        "cpu_percent": meter.percent(pid, process),
+        "cpu_seconds": process.cpu_seconds,
+        "rss_bytes": process.rss_bytes,
+        "core": process.core,
+    }
+
+
+def _counters(kind: str, page: WorkerPage) -> dict[str, int]:
+    """The counters of a worker of this kind."""
+    values, beginning = page.counters.tolist(), f"{kind}."
+    return {each.name: values[each.id] for each in COUNTERS if each.name.startswith(beginning)}
+
+
+def _spare(about: Mapping[str, Any]) -> dict[str, Any]:
+    process = read_process(about["pid"])
+    return {**about, "rss_bytes": process.rss_bytes if process else 0}
+
+
+# -- rings
+
+
+def _ring(plan: RingPlan, ring: Ring) -> dict[str, Any]:
+    stages: list[dict[str, Any]] = []
+    for group in plan.stages:
+        depths = {}
+        for member in group:
+            place = plan.position_of(member)
+            assert place is not None, f"{member} is of this ring"
+            before = [ring.cursor(number) for number in place.before]
+            depths[member.worker] = 0 if place.first else depth(before, ring.cursor(place.number), ring.capacity)
+        stages.append({"duty": group[0].duty, "depth": depths})
+    return {"name": plan.name, "kind": plan.kind, "lane": plan.lane, "capacity": ring.capacity, "stages": stages}
+
+
+def depth(before: list[int], own: int, capacity: int) -> int:
+    """Slots that wait for a member, at most `capacity`: an estimate, since cursors move while they are read."""
+    waiting = min((cursor - own) & MASK64 for cursor in before)
+    return waiting if waiting <= capacity else 0
+
+
+# -- connections and peers
+
+
+def _live_connections(
+    about: Mapping[str, Any], plan: Plan, peers: PeerTable
+) -> list[tuple[WorkerPlan, ConnectionStatus]]:
+    """Connections with their workers. Those of a dead worker are still in the table: passed over."""
+    running = [w for w in plan.workers_of_kind("tcp") if about["workers"][w.name]["state"] == "running"]
+    return [(worker, connection) for worker in running for connection in peers.connections(worker.lane)]
+
+
+def _connection(worker: WorkerPlan, connection: ConnectionStatus, now: int) -> dict[str, Any]:
+    return {
+        "worker": worker.name,
+        "serial": connection.serial,
+        "state": connection.state,
+        "address": connection.address,
+        "peer": connection.peer,
+        "lane": connection.lane,
+        "traffic_class": "light" if connection.traffic_class == framing.LIGHT else "bulk",
+        "sent_bytes": connection.sent_bytes,
+        "received_bytes": connection.received_bytes,
+        "age_seconds": round((now - connection.since_ns) / 1e9, 1),
+        "last_received_ms_ago": round((now - connection.last_received_ns) / 1e6),
+        "rtt_ms": connection.rtt_us / 1000,
+        "resent_segments": connection.resent_segments,
+        "sent_segments": connection.sent_segments,
+    }
+
+
+def _peers(
+    about: Mapping[str, Any], plan: Plan, peers: PeerTable, connections: list[ConnectionStatus], now: int
+) -> list[dict[str, Any]]:
+    by_peer = connections_by_peer(connections)
+    fec_data = 0 if plan.settings.fec == "off" else plan.settings.fec_data
+    rows = (PeerRow.from_dict(each) for each in about["peers"])
+    return [dict(peer_status(row, peers, by_peer, fec_data, now)) for row in rows]
+
+
+def _server(server: dict[str, Any] | None, connections: list[dict[str, Any]], now: int) -> dict[str, Any] | None:
+    """The server of a client, with the number of connections to it that stand; None at a server."""
+    if server is None:
+        return None
+    since = server["trouble_since_ns"]
+    shown = {name: value for name, value in server.items() if name != "trouble_since_ns"}
+    return shown | {
+        "trouble_seconds": round((now - since) / 1e9, 1) if since else 0.0,
+        "connections": sum(each["state"] == "established" for each in connections),
+    }
+
+
+def _fec(plan: Plan, peers: PeerTable) -> dict[str, Any]:
+    """The mode, and how a full block is cut now, for the peer that needs most parity; 0: blocks travel whole."""
+    settings = plan.settings
+    if settings.fec == "off":
+        return {"mode": "off"}
+    links = [words[at : at + RECORD_WORDS] for words in peers.links for at in range(0, len(words), RECORD_WORDS)]
+    established = [link for link in links if link[LINK_ESTABLISHED]]
+    decoding = [link for link in established if link[LINK_ACCEPTS_SHARDS]]
+    return {
+        "mode": settings.fec,
+        "data": settings.fec_data,
+        "parity": max([link[LINK_PARITY] for link in decoding], default=0),
+        "parity_max": settings.fec_parity,
+        "peer_accepts_shards": bool(established) and len(decoding) == len(established),
+    }

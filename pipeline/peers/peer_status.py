@@ -1,0 +1,160 @@
+"""One peer as a person sees it: what the supervisor knows of it, and what the peer table has of its traffic.
+
+PeerRow       the first part; the supervisor publishes it in the overview when it changes
+peer_status   both parts, at one moment; the command `peers`, `status` and all observers have it from here
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+from pipeline.packet.route_table import NO_PEER
+from pipeline.shm.connection_status import ConnectionStatus
+from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_LIGHT, LINK_PARITY, RECORD_WORDS
+from pipeline.shm.peer_table import PeerTable
+
+SHUT_OUT = ("disabled", "ended")
+"""States of a peer whose last connections are about to end, if it still has any."""
+
+
+class PeerRow(NamedTuple):
+    """The counts are those of the peer table when the session began."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+    rate_mbit: float = 0.0  # 0: no limit
+    state: str = "away"  # while it has no connection: away, broken, invited, expired, disabled, ended
+    problem: str = ""  # of its file; "" for none
+    until: int = 0  # UNIX time from which it is excluded; 0: none
+    invitation: str = ""
+    invitation_expires: int = 0
+    invitation_uses_left: int = 0
+    peer: int = NO_PEER  # index of its session; NO_PEER without one
+    since_ns: int = 0  # CLOCK_MONOTONIC, of its session; 0 without one
+    version: str = ""  # of its program, as it has said at the beginning of its session
+    mtu: int = 0
+    fec: bool | None = None  # whether it accepts shards
+    sent: int = 0
+    received: int = 0
+    dropped: int = 0
+    recovered: int = 0
+    expired: int = 0
+
+    def with_session(self, index: int, since_ns: int, table: PeerTable) -> PeerRow:
+        """The row of a peer whose session begins now, under this index."""
+        return self._replace(
+            peer=index,
+            since_ns=since_ns,
+            sent=table.sent_bytes(index),
+            received=table.received_bytes(index),
+            dropped=table.dropped(index),
+            recovered=table.recovered(index),
+            expired=table.expired(index),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the overview: the fields that are not as usual."""
+        return {name: value for name, value in self._asdict().items() if value != self._field_defaults.get(name)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> PeerRow:
+        """The row again; of another version's fields those that there are here."""
+        return cls(**{name: value for name, value in fields.items() if name in cls._fields})
+
+
+class PeerStatus(TypedDict):
+    """One peer as the command `peers` shows it; those of `status` have all keys."""
+
+    name: str
+    state: str  # connected, away, broken, invited (nobody has joined), expired (so), disabled or ended (past `until`)
+    addresses: list[str]
+    allowed: list[str]
+    rate_mbit: float  # 0: no limit
+    endpoint: str  # addresses from which it is connected; "" without a connection
+    connections: int
+    sent_bytes: int  # in this session
+    received_bytes: int
+    dropped: int
+    session_seconds: float | None  # None without a connection
+    version: str  # of its program; "" without a connection, or if it does not tell it
+    mtu: int  # of its device; 0 without a connection
+    fec: bool | None  # whether it accepts shards; None without a connection
+    problem: str  # of its file; "" for none
+    until: int  # UNIX time from which it is excluded; 0: none
+    invitation: str  # open, expired, used or kept (pipeline.peers.enrollment); "" for none
+    invitation_expires: int  # UNIX time; 0: never
+    invitation_uses_left: int
+    peer: NotRequired[int]  # its index; NO_PEER without a session
+    light_connections: NotRequired[int]
+    rtt_ms: NotRequired[float | None]  # of its fastest connection
+    resent_segments: NotRequired[int]  # of its present connections
+    sent_segments: NotRequired[int]
+    fec_data: NotRequired[int]  # data shards of a full block; 0 with fec "off"
+    fec_parity: NotRequired[int]  # parity shards that are in force now
+    recovered_blocks: NotRequired[int]  # in this session, from the peer
+    expired_blocks: NotRequired[int]
+
+
+def connections_by_peer(connections: Iterable[ConnectionStatus]) -> dict[int, list[ConnectionStatus]]:
+    """The established connections of each peer, by its index."""
+    found: dict[int, list[ConnectionStatus]] = {}
+    for connection in connections:
+        if connection.state == "established":
+            found.setdefault(connection.peer, []).append(connection)
+    return found
+
+
+def describe_peers(rows: Iterable[PeerRow], table: PeerTable, now: int) -> list[PeerStatus]:
+    """The peers with the traffic of this moment."""
+    connections = (row for lane in range(len(table.links)) for row in table.connections(lane))
+    by_peer = connections_by_peer(connections)
+    return [peer_status(row, table, by_peer, 0, now) for row in rows]
+
+
+def peer_status(
+    row: PeerRow, table: PeerTable, connections: dict[int, list[ConnectionStatus]], fec_data: int, now: int
+) -> PeerStatus:
+    """`connections`: see connections_by_peer; `fec_data`: data shards of a full block, 0 with fec "off"."""
+    index = row.peer
+    has_session = 0 <= index < table.capacity
+    links = [words[index * RECORD_WORDS :][:RECORD_WORDS] for words in table.links] if has_session else []
+    count = sum(link[LINK_ESTABLISHED] for link in links)
+    own = connections.get(index, []) if count else []
+    established = [link for link in links if link[LINK_ESTABLISHED]]
+    accepts = bool(established) and all(link[LINK_ACCEPTS_SHARDS] for link in established)
+
+    def since(count: Callable[[int], int], before: int) -> int:
+        return max(0, count(index) - before) if has_session else 0
+
+    return {
+        "name": row.name,
+        "state": "connected" if count and row.state not in SHUT_OUT else row.state,
+        "addresses": list(row.addresses),
+        "allowed": list(row.allowed),
+        "rate_mbit": row.rate_mbit,
+        "endpoint": ", ".join(sorted({each.address.rpartition(":")[0] for each in own})),
+        "connections": count,
+        "sent_bytes": since(table.sent_bytes, row.sent),
+        "received_bytes": since(table.received_bytes, row.received),
+        "dropped": since(table.dropped, row.dropped),
+        "session_seconds": round((now - row.since_ns) / 1e9, 1) if count and row.since_ns else None,
+        "version": row.version if count else "",
+        "mtu": row.mtu if count else 0,
+        "fec": row.fec if count else None,
+        "problem": row.problem,
+        "until": row.until,
+        "invitation": row.invitation,
+        "invitation_expires": row.invitation_expires,
+        "invitation_uses_left": row.invitation_uses_left,
+        "peer": index,
+        "light_connections": sum(link[LINK_LIGHT] for link in established),
+        "rtt_ms": min((each.rtt_us / 1000 for each in own if each.rtt_us), default=None),
+        "resent_segments": sum(each.resent_segments for each in own),
+        "sent_segments": sum(each.sent_segments for each in own),
+        "fec_data": fec_data,
+        "fec_parity": max((link[LINK_PARITY] for link in established), default=0) if fec_data and accepts else 0,
+        "recovered_blocks": since(table.recovered, row.recovered),
+        "expired_blocks": since(table.expired, row.expired),
+    }

@@ -1,0 +1,114 @@
+"""Looks which peers of a server are connected, and records each that joins or leaves as an event.
+
+The peer table says how many connections each peer has. Why the last one has ended, its tcp worker reports
+(EndReport). A peer whose connections are back within a moment has not left: a worker was replaced, or the path changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.shm.peer_table import PeerTable
+from pipeline.supervisor.control.events import Events
+
+LOOK_NS = 250_000_000  # between two looks
+LEFT_NS = 1_000_000_000  # without a connection, after which a peer has left
+REASON_LENGTH_MAX = 200
+REASONS_MAX = 4096  # that are kept until their peer has left
+UNKNOWN = "all its connections have ended"
+NEWER = "its session was replaced by another one"
+
+NAMELESS = "-"  # the name of a peer of the original program that has no address yet
+
+NameSession = Callable[[int], tuple[str, str] | None]
+"""By index: the name and the addresses of the peer that has a session there; None without a session."""
+
+
+@dataclass(slots=True)
+class _Present:
+    """A peer that has joined."""
+
+    handle: int
+    name: str
+    gone_ns: int = 0  # since when it has no connection; 0: it has one
+
+
+class PeerWatch:
+    def __init__(self, table: PeerTable, events: Events, name_session: NameSession) -> None:
+        self._table = table
+        self._events = events
+        self._name = name_session
+        self._present: dict[int, _Present] = {}  # by index
+        self._reasons: dict[int, str] = {}  # by peer handle
+        self._due_ns = 0
+
+    def ended(self, peer_handle: object, reason: object) -> None:
+        """A worker's report: the last connection of this peer has ended there. ValueError if it is none."""
+        if type(peer_handle) is not int or type(reason) is not str:
+            raise ValueError(f"end of {peer_handle!r}: {reason!r}")
+        if len(self._reasons) >= REASONS_MAX:
+            self._reasons.clear()
+        self._reasons[peer_handle] = reason[:REASON_LENGTH_MAX]
+
+    def session_ended(self, peer: int, reason: str) -> None:
+        """The server has ended the session of this index, and has recorded why."""
+        present = self._present.get(peer)
+        if present is not None:
+            self._reasons.setdefault(present.handle, reason)
+
+    def tick(self, now: int) -> None:
+        if now < self._due_ns:
+            return
+        self._due_ns = now + LOOK_NS
+        handles = self._table.handles()
+        connected = {peer for peer, count in enumerate(self._table.established_counts()) if count}
+        for peer in self._present.keys() - connected:
+            self._look_at_absent(peer, handles[peer], now)
+        new = [peer for peer in connected if not self._is_present(peer, handles[peer])]
+        hosts = self._hosts() if new else {}
+        for peer in new:
+            self._look_at_new(peer, handles[peer], hosts.get(peer, ""))
+
+    def leave_all(self, reason: str) -> None:
+        """The connections of all end."""
+        for peer in list(self._present):
+            self._left(peer, reason)
+
+    def _is_present(self, peer: int, handle: int) -> bool:
+        present = self._present.get(peer)
+        if present is None or present.handle != handle:
+            return False
+        present.gone_ns = 0
+        return True
+
+    def _hosts(self) -> dict[int, str]:
+        """Where the peers are connected from."""
+        rows = (row for lane in range(len(self._table.links)) for row in self._table.connections(lane))
+        return {row.peer: row.address.rpartition(":")[0] for row in rows if row.state == "established"}
+
+    def _look_at_new(self, peer: int, handle: int, host: str) -> None:
+        found = self._name(peer)
+        if found is None:
+            return  # connections of a session that has ended: they end as well
+        present = self._present.get(peer)
+        name = found[0] if found[0] != NAMELESS else host
+        about = ", ".join(filter(None, (found[1], f"from {host}" if host else "")))
+        if present is not None and present.name != name:
+            self._left(peer, NEWER)
+        elif present is not None:
+            about += f", again: {self._reasons.pop(present.handle, UNKNOWN)}"
+        self._reasons.pop(handle, None)
+        self._present[peer] = _Present(handle, name)
+        self._events.record("peer-joined", name, about)
+
+    def _look_at_absent(self, peer: int, handle: int, now: int) -> None:
+        present = self._present[peer]
+        if not present.gone_ns:
+            present.gone_ns = now
+        if now - present.gone_ns >= LEFT_NS or handle != present.handle:
+            self._left(peer, UNKNOWN)
+
+    def _left(self, peer: int, otherwise: str) -> None:
+        present = self._present.pop(peer)
+        self._events.record("peer-left", present.name, self._reasons.pop(present.handle, otherwise))
