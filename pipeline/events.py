@@ -67,6 +67,7 @@ KINDS = (
               "a peer may not connect until it is enabled again, or is past the end of its time"),
     EventKind(58, "peer-enabled", INFO, "peer {subject}: may connect again", "a peer is no longer shut out"),
     EventKind(59, "peer-forgotten", INFO, "peer {subject}: has left: {text}", "a machine has given up being this peer"),
+    EventKind(64, "quota", WARNING, "peer {subject}: {text}", "a peer has used up 80 or 100 percent of its quota"),
 )
 # fmt: on
 

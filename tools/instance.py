@@ -51,8 +51,8 @@ class RunningInstance:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.node = node
-        self.config = dict(config)
-        self.name: str = self.config["name"]
+        self.name: str = config["name"]
+        self.config = {"state_dir": str(directory / f"state-{self.name}"), **config}
         self.tun_name: str = self.config.get("tun_name", self.name)
         unique = f"{self.name}-{secrets.token_hex(2)}"
         self.file = directory / f"{unique}.json"

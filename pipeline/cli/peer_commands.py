@@ -4,23 +4,26 @@
     invite, peers, revoke   send a request to the control socket of a running server; so do `peers disable` and `enable`
     start --join            reads the line that `invite` has printed
 
-    {"command": "invite", "name", "server", "allowed", "rate_mbit", "expires", "uses", "until", "again"}
+    {"command": "invite", "name", "server", "allowed", "rate_mbit", "quota_gb", "expires", "uses", "until",
+     "again"}
                             -> {"ok": true, "line", "server", "certificate", "expires", "uses", "until", "guessed",
                                 "is_private", "remembered"}
         server: "", HOST or HOST:PORT; in the answer, the HOST:PORT in the line
-        rate_mbit: null for the server's setting; certificate: the server asks its clients for one as well
+        rate_mbit, quota_gb: null for the server's setting; certificate: the server asks its clients for one as well
         expires, until: UNIX time, 0 for never; a null `expires` lets the server choose
         again: the peer exists, and another machine is to take its place
         guessed: nobody has said at which address clients reach the server; is_private: and it is of a private network
     {"command": "withdraw", "name"}     -> {"ok": true, "name", "problems"}: take the invitation back
     {"command": "peers"}                                              -> {"ok": true, "schema_version", "peers": [
         {"name", "state", "addresses", "allowed", "rate_mbit", "endpoint", "connections", "sent_bytes",
-         "received_bytes", "dropped", "session_seconds", "version", "mtu", "fec", "problem", "until", "invitation",
+         "received_bytes", "dropped", "session_seconds", "version", "mtu", "fec", "quota_bytes", "quota_used_bytes",
+         "quota_state", "problem", "until", "invitation",
          "invitation_expires", "invitation_uses_left"}]}
         state: "connected" or "away"; an away peer has endpoint "" and session_seconds null
         "invited", "expired": no machine has become this peer yet, or none in time; "disabled"; "ended": past `until`
         "broken": it cannot connect, since its file cannot be used; problem: of its file, "" for none
         sent_bytes, received_bytes, dropped (packets): since the session began
+        quota_bytes: in a month, received and sent together, 0 for no quota; quota_state: open, slowed or stopped
         until: UNIX time from which it is excluded, 0 for none
         invitation: "" for none, "open", "expired", "used", or "kept" (its key is the peer's)
     {"command": "disable", "name"}                                    -> {"ok": true, "name"}
@@ -44,6 +47,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.cli import traffic_commands
 from pipeline.cli.moments import parse_moment, show_left, show_moment
 from pipeline.errors import LocalError, NotRunning, UsageError
 
@@ -93,6 +97,9 @@ def add_commands(command: AddCommand, add_instance: Callable[[argparse.ArgumentP
         help="a network behind the peer, such as 10.1.0.0/16; may be given several times",
     )
     invite.add_argument("--rate", metavar="MBIT", type=float, help="limit in each direction, in Mbit/s; 0 for none")
+    invite.add_argument(
+        "--quota", metavar="GB", type=float, help="quota in a month, in GB of both directions; 0 for none"
+    )
 
     invite.add_argument(
         "--expires",
@@ -116,6 +123,7 @@ def add_commands(command: AddCommand, add_instance: Callable[[argparse.ArgumentP
     peers.add_argument("peer", metavar="NAME", nargs="?", default="", help="the peer's name")
     peers.add_argument("--until", metavar="WHEN", help='with enable: another end of its time, "never" for none')
     peers.add_argument("--json", action="store_true", help="print JSON, with schema_version")
+    traffic_commands.add_options(peers)
 
     revoke = command("revoke", _revoke, "remove a peer that `invite` added, and end its session")
     revoke.add_argument("peer", metavar="NAME", help="the peer's name")
@@ -268,6 +276,7 @@ def _invite(arguments: argparse.Namespace) -> int:
         "server": arguments.address,
         "allowed": arguments.allow,
         "rate_mbit": arguments.rate,
+        "quota_gb": arguments.quota,
         "expires": None if arguments.expires is None else parse_moment(arguments.expires, "--expires", now),
         "uses": arguments.uses,
         "until": parse_moment(arguments.until, "--until", now) if arguments.until else 0,
@@ -324,6 +333,8 @@ def _peers(arguments: argparse.Namespace) -> int:
         return _change_peer(arguments)
     if arguments.until:
         raise UsageError("--until is only valid with enable")
+    if traffic_commands.is_asked_for(arguments):
+        return traffic_commands.show(arguments)
     answer = _send_command(arguments, {"command": "peers"})
     print(json.dumps(answer) if arguments.json else render(answer["peers"]))
     return 0
@@ -336,8 +347,9 @@ def render(peers: list[dict[str, Any]]) -> str:
 
     if not peers:
         return "no peer"
-    rows = [
-        PEER_COLUMNS,
+    has_quotas = any(peer.get("quota_bytes") for peer in peers)
+    rows: list[tuple[str, ...]] = [
+        PEER_COLUMNS + ("quota",) * has_quotas,
         *(
             (
                 printable(peer["name"]),
@@ -348,6 +360,7 @@ def render(peers: list[dict[str, Any]]) -> str:
                 amount(peer["received_bytes"]),
                 amount(peer["sent_bytes"]),
                 "-" if peer["session_seconds"] is None else f"{duration(peer['session_seconds'])} ago",
+                *((_quota(peer),) if has_quotas else ()),
             )
             for peer in peers
         ),
@@ -380,6 +393,16 @@ def _change_peer(arguments: argparse.Namespace) -> int:
     _send_command(arguments, request)
     print(f"{arguments.action}d: {arguments.peer}")
     return 0
+
+
+def _quota(peer: dict[str, Any]) -> str:
+    """How much is used of how much, and the consequence; an instance of an older version has no quotas."""
+    from pipeline.cli.status_text import amount
+
+    if not peer.get("quota_bytes"):
+        return "-"
+    used = f"{amount(peer['quota_used_bytes'])} of {amount(peer['quota_bytes'])}"
+    return used if peer["quota_state"] == "open" else f"{used}, {peer['quota_state']}"
 
 
 def _revoke(arguments: argparse.Namespace) -> int:

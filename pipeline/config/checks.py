@@ -171,6 +171,15 @@ def state_dir(config: Config) -> Violations:
         yield "state_dir", expected, config.state_dir
 
 
+def quota(config: Config) -> Violations:
+    if config.mode == "server" and not config.accounting:
+        quotas = {f"peers[{index}].quota_gb": peer.quota_gb for index, peer in enumerate(config.peers)}
+        for path, given in ({"quota_gb": config.quota_gb} | quotas).items():
+            if given:
+                yield path, "0, or accounting true: a quota needs the account of what was used", given
+                return
+
+
 class Check(NamedTuple):
     find: Callable[[Config], Violations]
     reads: tuple[str, ...]
@@ -185,6 +194,7 @@ CHECKS = (
     Check(accept_routes, ("accept_routes",)),
     Check(push_routes, ("push_routes",)),
     Check(state_dir, ("state_dir",)),
+    Check(quota, ("mode", "accounting", "quota_gb", "peers")),
     Check(security_checks.peers, ("peers",)),
     Check(security_checks.server_name, ("tls_server_name",)),
     Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),

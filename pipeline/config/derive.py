@@ -18,6 +18,7 @@ from pipeline.config.values import parse_endpoint
 
 TUN_NAME_MAX = 15  # IFNAMSIZ - 1, linux/if.h
 LIGHT_CONNECTIONS = 3  # two copies beyond the first
+INHERITED = ("rate_mbit", "quota_gb", "quota_action", "quota_rate_mbit")  # a peer without one has that of all clients
 
 
 def derive(given: PartialConfig) -> Config:
@@ -77,4 +78,5 @@ def _server_name(given: PartialConfig) -> str:
 
 
 def _peer(peer: Peer, given: PartialConfig) -> Peer:
-    return peer if peer.rate_mbit is not None else msgspec.structs.replace(peer, rate_mbit=given.rate_mbit)
+    left_out = {name: getattr(given, name) for name in INHERITED if getattr(peer, name) is None}
+    return msgspec.structs.replace(peer, **left_out)

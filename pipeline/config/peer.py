@@ -4,7 +4,7 @@ A Peer is immutable, as a Config is. It holds paths of keys, no key.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,10 +15,12 @@ from pipeline.config.types import (
     AddressText,
     CertificateName,
     FingerprintText,
+    Gigabytes,
     Mbit,
     Name,
     PathText,
     PrefixText,
+    SlowMbit,
     about,
 )
 from pipeline.config.values import parse_address, parse_fingerprint, parse_prefix
@@ -54,6 +56,15 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     rate_mbit: Annotated[Mbit | None, about(
         "Rate limit of this peer, in each direction. 0: no limit.",
         unit="Mbit/s", derived="the setting `rate_mbit`", live=True)] = None
+    quota_gb: Annotated[Gigabytes | None, about(
+        "Quota of this peer in a month. 0: no quota.",
+        unit="GB", derived="the setting `quota_gb`", live=True)] = None
+    quota_action: Annotated[Literal["slow", "stop"] | None, about(
+        "Consequence for this peer when it has used up its quota.", derived="the setting `quota_action`",
+        live=True)] = None
+    quota_rate_mbit: Annotated[SlowMbit | None, about(
+        "Rate of this peer, in each direction, when it is slowed down.",
+        unit="Mbit/s", derived="the setting `quota_rate_mbit`", live=True)] = None
     # fmt: on
 
     @property

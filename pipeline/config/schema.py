@@ -29,6 +29,7 @@ from pipeline.config.types import (
     EndpointOrNone,
     EndpointText,
     FingerprintText,
+    Gigabytes,
     HostText,
     Limit,
     Mbit,
@@ -38,6 +39,7 @@ from pipeline.config.types import (
     PrefixText,
     Seconds,
     SecondsOrZero,
+    SlowMbit,
     SmallCount,
     TunName,
     UserName,
@@ -248,6 +250,18 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Rate limit of each client, in each direction, unless its peer has a limit of its own. Packets from the client "
         "that are shorter than 300 bytes count for more than their bytes, as they cost more. 0: no limit.",
         unit="Mbit/s", live=True)] = 0.0
+    quota_gb: Annotated[Gigabytes, about(
+        "Quota of each client in a month, unless its peer has a quota of its own: the bytes of both directions "
+        "together, as `peers --month` shows them. A client that proves nothing has none. 0: no quota.",
+        unit="GB", live=True)] = 0.0
+    quota_action: Annotated[Literal["slow", "stop"], about(
+        "Consequence for a client that has used up its quota, until the next month begins. `stop`: its session ends, "
+        "and it is refused with the reason. `slow`: it has the rate `quota_rate_mbit`.", live=True)] = "stop"
+    quota_rate_mbit: Annotated[SlowMbit, about(
+        "Rate of a client that has been slowed down, in each direction. The default is enough for mail and messages.",
+        unit="Mbit/s", live=True)] = 1.0
+    quota_day: Annotated[int, Meta(ge=1, le=28), about(
+        "Day on which the month of a quota begins, at midnight UTC.", unit="of the month", live=True)] = 1
 
     # Limits of a server
     max_handshakes: Annotated[Limit, about(
@@ -295,9 +309,12 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         derived='`""`')] = None
     state_dir: Annotated[DirectoryText | None, about(
         "Directory, of mode 0700, for data that survives a restart. Only root and the supervisor's user may be able to "
-        "change it, and the directories above it. It holds the certificate that a server has made "
-        "for itself, the addresses of the peers, and the peers that `invite` has added.",
+        "change it, and the directories above it. It holds the account of each peer's bytes; of a server also the "
+        "certificate that it has made for itself, the addresses of the peers, and the peers that `invite` has added.",
         derived=f"`{STATE_DIRECTORY}/` and `name`")] = None
+    accounting: Annotated[bool, about(
+        "Keep account of the bytes of each peer by day and by month, in `accounting.sqlite` in `state_dir`. A client "
+        "keeps account of its server. When false, there can be no quota.")] = True
     log_level: Annotated[Literal["debug", "info", "warning", "error"], about(
         "Least important level of messages that is logged.", live=True)] = "info"
     log_format: Annotated[Literal["text", "json"], about(

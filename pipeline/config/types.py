@@ -21,6 +21,7 @@ from pipeline.config.values import (
 DAY = 86400
 GIB = 1 << 30
 MBIT_MAX = 1_000_000
+GB_MAX = 1_000_000
 
 NAME_FORM = 'letters, digits, "_", "-" or ".", not beginning with "-" or "."'
 WORKER_CORES = 'an object of workers and cores, such as {"tun-0": [0], "tcp-0": [1, 2]}'
@@ -47,6 +48,8 @@ CONNECTIONS_MAX = 32
 ConnectionCount = Annotated[int, Meta(ge=1, le=CONNECTIONS_MAX)]
 Limit = Annotated[int, Meta(ge=1, le=65535)]
 Mbit = Annotated[float, Meta(ge=0, le=MBIT_MAX)]
+SlowMbit = Annotated[float, Meta(ge=0.001, le=MBIT_MAX)]
+Gigabytes = Annotated[float, Meta(ge=0, le=GB_MAX)]
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), accepts(f"1 to 32 {NAME_FORM}")]
 TunName = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$"), accepts(f"1 to 15 {NAME_FORM}")]
 CongestionName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,15}$"), accepts('a name such as "bbr", or ""')]

@@ -49,12 +49,13 @@ def check(config: Config) -> None:
 def find_exposure(path: Path) -> str:
     """Why another user could change what is at `path`, or put something else there; "" if only the trusted could."""
     try:
-        return hang_guard.call(lambda: _find_exposure(path))
+        return hang_guard.call(lambda: exposure_of(path))
     except OSError as error:
         return f"{path}: cannot be looked at: {error.strerror}"
 
 
-def _find_exposure(path: Path) -> str:
+def exposure_of(path: Path) -> str:
+    """find_exposure() for a caller that may wait as long as the file system does."""
     here = Path("/")
     parts = list(path.absolute().parts[1:])
     exposure = _exposure(here, os.lstat(here))

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from pipeline.packet.address_pool import AddressPool, is_part_of
 from pipeline.packet.route_table import NO_PEER, RouteTable
+from pipeline.policy.quota import UNLIMITED, QuotaTerms
 from pipeline.wire.messages import (
     ADDRESS_OUTSIDE,
     ADDRESS_TAKEN,
@@ -49,6 +50,7 @@ class PeerPolicy(NamedTuple):
     allowed: tuple[Network, ...] = ()
     fixed: tuple[Address, ...] = ()
     rate: int = 0
+    quota: QuotaTerms = UNLIMITED
 
 
 class Refusal(NamedTuple):

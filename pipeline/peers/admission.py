@@ -2,6 +2,7 @@
 
     handle_hello(request)    a tcp worker's request about a connection; no bytes of a peer make it raise
     configure(known)         take over other peers; a peer that is gone, or has another key, loses its connections
+    follow_quotas(names)     these peers have used up their quotas, or have new ones
     list_peers(now)          for the command `peers`
     peer_rows()              for the overview
 
@@ -26,6 +27,7 @@ from pipeline.peers.dial_slots import UNSEEN_NS, DialSlots, Place
 from pipeline.peers.enrollment import Answered
 from pipeline.peers.membership import Assigned, Member, Membership
 from pipeline.peers.peer_status import PeerRow, PeerStatus, describe_peers
+from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.policy.churn_limit import ChurnLimit
@@ -37,6 +39,7 @@ from pipeline.wire import auth, messages
 from pipeline.wire.messages import (
     INVITATION_EXPIRED,
     INVITATION_USED,
+    QUOTA_USED,
     REASONS,
     SHUT_OUT,
     TOO_MANY_CONNECTIONS,
@@ -84,7 +87,7 @@ class Admission:
     """`save` writes the addresses to be remembered (name -> addresses), TunnelError if it cannot.
 
     `tell_workers`: called when a connection replaces one at another worker. `enroll`: Enrollment.answer; it may call
-    configure().
+    configure(). `began`: called with index and name when a session has got an index, before anything is sent to it.
     """
 
     def __init__(
@@ -97,11 +100,15 @@ class Admission:
         tell_workers: Callable[[Replaced], object] = lambda replaced: None,
         enroll: Enroll = lambda known, key, hello: known,
         news: AdmissionNews | None = None,
+        quotas: Quotas | None = None,
+        began: Callable[[int, str], object] = lambda index, name: None,
     ) -> None:
         self._enroll = enroll
         self._table = table
         self._news = news or AdmissionNews()
         self._tell_workers = tell_workers
+        self._quotas = quotas or Quotas()
+        self._began = began
         self._remembered = RememberedAddresses(remembered, save)
         self.registry = PeerRegistry(admits_unauthenticated=config.encryption == "none" or config.insecure)
         interfaces = config.tunnel_interfaces
@@ -116,6 +123,7 @@ class Admission:
         self._handles_made = 0
         self.changes = 0  # of peer_rows()
         self._routes: list[Route] = []
+        self._rates: dict[str, int] = {}  # bytes a second, of the peers that are configured
         self.config = config
         self._publish_routes()
 
@@ -152,10 +160,26 @@ class Admission:
             LOG.info("peer %s: session ended: %s", name, refusal.text)
             self._news.session_ended(peer, name, refusal.text)
             self._end_session(peer)
-        rates = {each.policy.name: each.policy.rate for each in self.registry.known}
-        for peer_session in self._peer_sessions.values():
-            self._table.write_record(peer_session.peer_handle, rates.get(peer_session.name, 0))
+        self._rates = {each.policy.name: each.policy.rate for each in self.registry.known}
+        self.follow_quotas({each.name for each in self._peer_sessions.values()})
         self._publish_routes()
+
+    def follow_quotas(self, names: set[str]) -> None:
+        """End the sessions of those peers that have used up their quotas, and give the others their rates."""
+        self.changes += bool(names)
+        for peer, peer_session in list(self._peer_sessions.items()):
+            name = peer_session.name
+            if name not in names:
+                continue
+            if refusal := self._quotas.refusal(name):
+                LOG.warning("peer %s: session ended: %s", name, refusal)
+                self._news.session_ended(peer, name, refusal)
+                self._end_session(peer)
+            else:
+                self._table.write_record(peer_session.peer_handle, self._rate(name))
+
+    def _rate(self, name: str) -> int:
+        return self._quotas.rate(name, self._rates.get(name, 0))
 
     def tick(self, now: int) -> None:
         """Call often: what could not be saved is saved again."""
@@ -266,6 +290,8 @@ class Admission:
 
     def _admit(self, known: KnownPeer, certificate: bytes, hello: messages.Hello, place: Place) -> Refusal | Assigned:
         policy = known.policy
+        if refusal := self._quotas.refusal(policy.name):
+            return Refusal(QUOTA_USED, refusal)
         now = time.monotonic_ns()
         is_new = not any(self._has_session(policy, hello, peer) for peer in self._peer_sessions)
         if is_new and not self._churn.has_room(policy.name, now):
@@ -344,8 +370,9 @@ class Admission:
             DialSlots(),
             row._replace(version=hello.program, mtu=hello.mtu, fec=bool(hello.features & messages.ACCEPTS_SHARDS)),
         )
+        self._began(peer, policy.name)
         self._publish_routes()  # before the peer handle: packets with that handle come afterwards
-        self._table.write_record(peer_handle, policy.rate)
+        self._table.write_record(peer_handle, self._rate(policy.name))
         self._remembered.update(self._membership.remembered, now)
 
     def _end_session(self, peer: int) -> None:
@@ -400,4 +427,7 @@ class Admission:
             addresses=tuple(map(str, member.addresses)),
             allowed=tuple(map(str, policy.allowed)),
             rate_mbit=policy.rate / BYTES_PER_MBIT,
+            quota_bytes=self._quotas.terms(policy.name).limit,
+            quota_used_bytes=self._quotas.used(policy.name),
+            quota_state=self._quotas.state(policy.name),
         )

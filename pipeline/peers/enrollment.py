@@ -193,7 +193,8 @@ class Enrollment:
         agreed = Agreed(auth.key_id(issued.key).hex(), client.hex(), server.hex())
         if owner.agreed is None or owner.agreed.invitation != agreed.invitation:
             return owner._replace(key=new_key, agreed=agreed, invitation=issued)
-        return InvitedPeer(self._next_name(owner.name), new_key, (), (), owner.rate_mbit, owner.until, None, agreed)
+        name = self._next_name(owner.name)
+        return owner._replace(name=name, key=new_key, allowed=(), address=(), invitation=None, agreed=agreed)
 
     def _next_name(self, name: str) -> str:
         number = 2

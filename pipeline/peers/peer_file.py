@@ -3,7 +3,8 @@
     STATE_DIR/peers/NAME.json     mode 0600, the directory 0700
     {
       "key": "...",               base64; without it, nobody has joined yet, or the peer has left
-      "allowed": ["10.1.0.0/16"], "address": "10.0.0.7", "rate_mbit": 20       each of these is optional
+      "allowed": ["10.1.0.0/16"], "address": "10.0.0.7", "rate_mbit": 20,      each of these is optional
+      "quota_gb": 50, "quota_action": "slow", "quota_rate_mbit": 2,
       "until": 1798758000,                                                     so are these: times are UNIX seconds
       "invitation": {"key": "...", "expires": 1764400000, "uses": 1, "expired": false, "kept": false},
       "agreed": {"invitation": "<key id>", "client": "...", "server": "..."}   hexadecimal
@@ -29,11 +30,12 @@ import msgspec
 from pipeline import hang_guard, small_file
 from pipeline.config.peer import check_peer_name
 from pipeline.config.quote import quote
-from pipeline.config.types import Mbit
+from pipeline.config.types import Gigabytes, Mbit, SlowMbit
 from pipeline.config.values import parse_address, parse_prefix
 from pipeline.credentials import keys, state_dir
 from pipeline.credentials.ownership import find_exposure
 from pipeline.errors import ConfigError, Problem
+from pipeline.policy.quota import QuotaAction
 
 DIRECTORY = state_dir.PEERS
 DIRECTORY_MODE = state_dir.DIRECTORY_MODE
@@ -65,7 +67,7 @@ class Agreed(NamedTuple):
 
 
 class InvitedPeer(NamedTuple):
-    """The content of a peer file. `rate_mbit`: None for the server's setting, 0 for no limit."""
+    """The content of a peer file. None for the server's setting; 0 for no limit, and for no quota."""
 
     name: str
     key: bytes  # b"": nobody has joined yet, or the peer has left
@@ -75,6 +77,9 @@ class InvitedPeer(NamedTuple):
     until: int = 0  # UNIX time from which the peer is excluded; 0: none
     invitation: Issued | None = None
     agreed: Agreed | None = None
+    quota_gb: float | None = None
+    quota_action: QuotaAction | None = None
+    quota_rate_mbit: float | None = None
 
 
 class BrokenPeer(NamedTuple):
@@ -112,9 +117,14 @@ class _Content(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     until: Time = 0
     invitation: _Invitation | None = None
     agreed: _Agreed | None = None
+    quota_gb: Gigabytes | None = None
+    quota_action: QuotaAction | None = None
+    quota_rate_mbit: SlowMbit | None = None
 
 
-def new_peer(name: Any, allowed: Any, rate_mbit: Any, issued: Issued | None = None, until: Any = 0) -> InvitedPeer:
+def new_peer(
+    name: Any, allowed: Any, rate_mbit: Any, issued: Issued | None = None, until: Any = 0, quota_gb: Any = None
+) -> InvitedPeer:
     """A peer, from the request of `invite`. ConfigError if the request is invalid.
 
     For one machine the key of its invitation is the peer's own for the time being; for several, nobody is the peer yet.
@@ -125,10 +135,11 @@ def new_peer(name: Any, allowed: Any, rate_mbit: Any, issued: Issued | None = No
         networks = _parsed("invite", "allowed", msgspec.convert(allowed, tuple[str, ...]), parse_prefix)
         rate = msgspec.convert(rate_mbit, Mbit | None)
         end = msgspec.convert(until or 0, Time)
+        quota = msgspec.convert(quota_gb, Gigabytes | None)
     except msgspec.ValidationError as error:
         raise ConfigError([Problem("", str(error), "invite")]) from None
     key = keys.parse(keys.generate()) if issued is None else issued.key * (issued.uses == 1)
-    return InvitedPeer(name, key, networks, (), rate, end, issued)
+    return InvitedPeer(name, key, networks, (), rate, end, issued, quota_gb=quota)
 
 
 def new_invitation(expires: Any, uses: Any) -> Issued:
@@ -227,6 +238,9 @@ def _encoded(peer: InvitedPeer, state: Path) -> bytes:
         peer.until,
         _Invitation(base64.b64encode(issued.key).decode(), *issued[1:]) if issued else None,
         _Agreed(*peer.agreed) if peer.agreed else None,
+        peer.quota_gb,
+        peer.quota_action,
+        peer.quota_rate_mbit,
     )
     data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
     _decoded(peer.name, data, str(_path(state, peer.name)))
@@ -290,6 +304,9 @@ def _decoded(name: str, data: bytes, source: str) -> InvitedPeer:
         content.until,
         _issued(issued, source) if issued else None,
         Agreed(agreed.invitation, agreed.client, agreed.server) if agreed else None,
+        content.quota_gb,
+        content.quota_action,
+        content.quota_rate_mbit,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from pipeline.packet.route_table import NO_PEER
+from pipeline.policy.quota import QuotaState
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_LIGHT, LINK_PARITY, RECORD_WORDS
 from pipeline.shm.peer_table import PeerTable
@@ -31,6 +32,9 @@ class PeerRow(NamedTuple):
     invitation: str = ""
     invitation_expires: int = 0
     invitation_uses_left: int = 0
+    quota_bytes: int = 0  # in a month, both directions together; 0: no quota
+    quota_used_bytes: int = 0  # some seconds ago
+    quota_state: str = QuotaState.OPEN  # or slowed, stopped
     peer: int = NO_PEER  # index of its session; NO_PEER without one
     since_ns: int = 0  # CLOCK_MONOTONIC, of its session; 0 without one
     version: str = ""  # of its program, as it has said at the beginning of its session
@@ -81,6 +85,9 @@ class PeerStatus(TypedDict):
     version: str  # of its program; "" without a connection, or if it does not tell it
     mtu: int  # of its device; 0 without a connection
     fec: bool | None  # whether it accepts shards; None without a connection
+    quota_bytes: int  # in a month, both directions together; 0: no quota
+    quota_used_bytes: int  # in this month
+    quota_state: str  # open, slowed or stopped
     problem: str  # of its file; "" for none
     until: int  # UNIX time from which it is excluded; 0: none
     invitation: str  # open, expired, used or kept (pipeline.peers.enrollment); "" for none
@@ -143,6 +150,9 @@ def peer_status(
         "version": row.version if count else "",
         "mtu": row.mtu if count else 0,
         "fec": row.fec if count else None,
+        "quota_bytes": row.quota_bytes,
+        "quota_used_bytes": row.quota_used_bytes,
+        "quota_state": row.quota_state,
         "problem": row.problem,
         "until": row.until,
         "invitation": row.invitation,

@@ -17,12 +17,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.config import Config
+from pipeline.config import Config, Peer
 from pipeline.credentials import certificates, keys
 from pipeline.errors import ConfigError, Problem
 from pipeline.peers import peer_file
 from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.peer_file import BrokenPeer, InvitedPeer
+from pipeline.policy.quota import BYTES_PER_GB, UNLIMITED, QuotaTerms
 from pipeline.wire import auth
 from pipeline.wire.messages import AUTH_KEY, Hello
 
@@ -71,7 +72,9 @@ def load(config: Config, previous: Iterable[KnownPeer] = ()) -> Loaded:
     before = {each.policy.name: each for each in previous}
     found, broken = [], []
     for index, peer in enumerate(config.peers):
-        policy = PeerPolicy(peer.name, peer.prefixes, peer.addresses, _rate(peer.rate_mbit, config))
+        policy = PeerPolicy(
+            peer.name, peer.prefixes, peer.addresses, _rate(peer.rate_mbit, config), quota_terms(config, peer)
+        )
         key = b""
         if peer.key_file:
             try:
@@ -99,13 +102,23 @@ def check_distinct(known: Iterable[KnownPeer]) -> None:
 
 
 def known_peer_of(peer: InvitedPeer, config: Config) -> KnownPeer:
-    policy = PeerPolicy(peer.name, peer.allowed, peer.address, _rate(peer.rate_mbit, config))
+    policy = PeerPolicy(peer.name, peer.allowed, peer.address, _rate(peer.rate_mbit, config), quota_terms(config, peer))
     return KnownPeer(policy, peer.key, invited=peer)
 
 
 def _rate(mbit: float | None, config: Config) -> int:
     """Bytes a second; None: the limit of all clients."""
     return int((config.rate_mbit if mbit is None else mbit) * BYTES_PER_MBIT)
+
+
+def quota_terms(config: Config, peer: Peer | InvitedPeer | None = None) -> QuotaTerms:
+    """The quota of a peer; without one, that of all clients that prove who they are."""
+    own = (peer.quota_gb, peer.quota_action, peer.quota_rate_mbit) if peer is not None else (None, None, None)
+    size = config.quota_gb if own[0] is None else own[0]
+    if not size:
+        return UNLIMITED
+    rate = config.quota_rate_mbit if own[2] is None else own[2]
+    return QuotaTerms(int(size * BYTES_PER_GB), own[1] or config.quota_action, int(rate * BYTES_PER_MBIT))
 
 
 def _without_clashes(peers: Iterable[KnownPeer]) -> tuple[list[KnownPeer], list[BrokenPeer]]:

@@ -146,6 +146,7 @@ class Supervisor:
         events.use(self._memory.event_log)
         self._cleanup.append(events.finish)
         self._role.start(self._memory.peer_table, self._device)
+        self._cleanup.append(self._role.accountant.close)
         self._make_workers()
         control = ControlServer(instance.socket_path, self._answer, self._selector, self._take_back)
         self._cleanup.append(control.close)
@@ -257,6 +258,7 @@ class Supervisor:
         self._carry_out(self._lifecycle.replace_at_once(time.monotonic_ns()))
         self._workers.await_deaths()
         kept = self._memory.kept()
+        self._role.accountant.settle()
         self._memory.close()  # first: there may not be room for both
         self._run.renew_names()
         self._write_plan()

@@ -78,7 +78,8 @@ AUTH_NONE, AUTH_KEY = 0, 1
     SHUT_OUT,
     NOT_RECORDED,
     NEEDS_JOIN,
-) = range(1, 16)
+    QUOTA_USED,
+) = range(1, 17)
 REASONS = {
     BUSY: "another client is connected",
     WRONG_VERSION: f"this server speaks version {VERSION}",
@@ -95,6 +96,7 @@ REASONS = {
     SHUT_OUT: "this peer is disabled on the server",
     NOT_RECORDED: "the server cannot record a new key at the moment; try again later",
     NEEDS_JOIN: "this invitation is for several machines, each with a key of its own: use `tunnel-supervisor join`",
+    QUOTA_USED: "this peer has used up its quota",
 }
 
 

@@ -11,6 +11,7 @@ from pipeline.config import Config, parse
 from pipeline.packet.route_table import RouteTable
 from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.admission import CONNECTING_NS, Admission
+from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import KnownPeer
 from pipeline.shm import layout, peer_table, segment
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
@@ -142,8 +143,17 @@ class HubServer:
         self.table = peer_table.create(f"/tunnel@hubtest@{secrets.token_hex(4)}@peer-table", capacity, lanes, ROWS)
         self.saved: list[dict[str, list[str]]] = []
         self.told: list[dict] = []
+        self.quotas = Quotas()
+        self.began: list[tuple[int, str]] = []
         self.admission = Admission(
-            self.config, self.table, OFFLOADS, remembered or {}, self.saved.append, self.told.append
+            self.config,
+            self.table,
+            OFFLOADS,
+            remembered or {},
+            self.saved.append,
+            self.told.append,
+            quotas=self.quotas,
+            began=lambda *session: self.began.append(session),
         )
         self.configure(*peers_known)
 

@@ -44,6 +44,7 @@ from pipeline.runtime.supervisor_channel import (
     WelcomeReport,
 )
 from pipeline.shm.peer_table import PeerTable
+from pipeline.supervisor.accounting.accountant import Accountant
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.kernel.tun_device import TunDevice
@@ -74,6 +75,7 @@ class ClientRole:
     def __init__(self, config: Config, key: bytes = b"", events: Events | None = None) -> None:
         self._events = events or Events()
         self._config = config
+        self.accountant = Accountant(config)
         self._key = key
         self.credentials: TlsSettings = tls_settings.load(config, key=key)
         self._trouble = ServerTrouble()
@@ -88,6 +90,8 @@ class ClientRole:
     def start(self, table: PeerTable, device: TunDevice) -> None:
         self._device = device
         write_only_peer(table)
+        self.accountant.start(table)
+        self.accountant.begin(0, self._config.remote_endpoint.host)
         self._watch = ServerWatch(table, self._events, self._watch)
 
     def expect(self, settings: WorkerSettings) -> None:
@@ -97,6 +101,7 @@ class ClientRole:
     def tick(self, now: int) -> None:
         while self._news:
             self._take(*self._news.popleft())
+        self.accountant.tick(now)
         if self._watch is not None:
             self._watch.tick(now)
 
@@ -109,6 +114,7 @@ class ClientRole:
         self._config, self.credentials = self._prepared
         if self._config.remote_addr != before.remote_addr:
             self.known_servers = []
+            self.accountant.begin(0, self._config.remote_endpoint.host)
 
     @property
     def peers_version(self) -> int:
@@ -122,7 +128,8 @@ class ClientRole:
     def status(self) -> dict[str, Any]:
         """For `status`."""
         server = self._trouble.status(self._config) | self._facts.status()
-        return {"server": server, "notes": [*self._notes, *self._facts.notes]}
+        notes = [*self._notes, *self._facts.notes, *self.accountant.notes]
+        return {"server": server, "notes": notes, "accounting": self.accountant.status()}
 
     def answer_request(
         self, request: ProofRequest | WelcomeReport | ServerFound | TroubleReport

@@ -48,6 +48,7 @@ from pipeline.peers.registry import KnownPeer, Loaded
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Doubted, EndReport, Replaced
 from pipeline.shm.peer_table import PeerTable
+from pipeline.supervisor.accounting.accountant import Accountant
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.kernel.tun_device import TunDevice
@@ -57,6 +58,9 @@ from pipeline.supervisor.roles.peer_watch import PeerWatch
 from pipeline.supervisor.roles.shut_out import ShutOut, in_words
 from pipeline.transport.address import format_address
 from pipeline.transport.settings import TlsMaterial
+
+COMPAT_CLIENTS = "(clients)"
+"""The name for the account of all clients of the original program: nothing says who each of them is."""
 
 PROBE_ADDRESSES = ("192.0.2.1", 9), ("2001:db8::1", 9)
 """Documentation addresses (RFC 5737, RFC 3849): a route to them is the default route. Nothing is sent there."""
@@ -85,6 +89,7 @@ class ServerRole(AdmissionNews):
     def __init__(self, config: Config, events: Events | None = None) -> None:
         self._events = events or Events()
         self._config = config
+        self.accountant = Accountant(config, lambda peer, text: self._events.record("quota", peer, text))
         remembers = config.multi_client and not config.compat
         self._state = StateDir(config.state_dir) if config.encryption == "tls" or remembers else None
         self.capacity = config.max_clients if config.multi_client else 1
@@ -105,7 +110,11 @@ class ServerRole(AdmissionNews):
         if self._peer_watch is not None:
             self._peer_watch.leave_all("the shared memory is made anew")
         self._peer_watch = PeerWatch(table, self._events, self._name_session)
+        self._configure_quotas()
+        self.accountant.start(table)
         if self._config.compat:
+            for index in range(self.capacity):
+                self.accountant.begin(index, COMPAT_CLIENTS)
             if self._config.multi_client:
                 self._compat_admission = CompatAdmission(
                     self._config, table, lambda doubted: self.tell_workers(doubted)
@@ -127,6 +136,8 @@ class ServerRole(AdmissionNews):
             lambda replaced: self.tell_workers(replaced),
             lambda known, key, hello: self._enrollment.answer(known, key, hello, time.time()),
             self,
+            quotas=self.accountant.quotas,
+            began=self.accountant.begin,
         )
         self._configure_admission()
         nobody = not (self._peers.known or self._config.insecure or self._config.tls_ca_file)
@@ -140,8 +151,10 @@ class ServerRole(AdmissionNews):
         self._client_watch.tick(now, has_routes=bool(self._config.routes))
         if self._peer_watch is not None:
             self._peer_watch.tick(now)
+        changed = self.accountant.tick(now)
         if self._admission is not None:
             self._admission.tick(now)
+            self._admission.follow_quotas(changed)
             wall = time.time()
             self._enrollment.tick(wall, now / 1e9)
             if self._shut_out.reasons(self._peers.known, wall) != self._reasons:
@@ -160,7 +173,7 @@ class ServerRole(AdmissionNews):
 
     def status(self) -> dict[str, Any]:
         """For `status`: this end is the server."""
-        return {"server": None, "notes": []}
+        return {"server": None, "notes": self.accountant.notes, "accounting": self.accountant.status()}
 
     def prepare_reload(self, config: Config) -> TlsSettings:
         loaded = tls_settings.load(config, lambda: self._server_certificate(make=False))
@@ -176,7 +189,12 @@ class ServerRole(AdmissionNews):
         if self._admission is not None and _has_lost_a_ca(before, self.credentials.tls):
             self._admission.end_certified()
 
+    def _configure_quotas(self) -> None:
+        own = {each.policy.name: each.policy.quota for each in self._peers.known}
+        self.accountant.configure(self._config.quota_day, own, registry.quota_terms(self._config))
+
     def _configure_admission(self) -> None:
+        self._configure_quotas()
         if self._admission is not None:
             before = self._reasons
             self._reasons = self._shut_out.reasons(self._peers.known, time.time())
@@ -310,7 +328,12 @@ class ServerRole(AdmissionNews):
             int(time.time()) + INVITATION_SECONDS if expires is None else expires, request.get("uses") or 1
         )
         peer = peer_file.new_peer(
-            request.get("name"), request.get("allowed"), request.get("rate_mbit"), issued, request.get("until")
+            request.get("name"),
+            request.get("allowed"),
+            request.get("rate_mbit"),
+            issued,
+            request.get("until"),
+            request.get("quota_gb"),
         )
         before = self._peers.find(peer.name)
         if problem := self._problem_of(peer, issued, before, bool(request.get("again"))):
@@ -377,6 +400,9 @@ class ServerRole(AdmissionNews):
             allowed=peer.allowed or before.allowed,
             address=before.address,
             rate_mbit=before.rate_mbit if peer.rate_mbit is None else peer.rate_mbit,
+            quota_gb=before.quota_gb if peer.quota_gb is None else peer.quota_gb,
+            quota_action=before.quota_action,
+            quota_rate_mbit=before.quota_rate_mbit,
             until=peer.until or before.until,
         )
 

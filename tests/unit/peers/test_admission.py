@@ -16,9 +16,10 @@ from pipeline.peers import admission
 from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.admission import CONNECTING_NS, SESSION_INTERVAL_NS, SESSIONS_AT_ONCE
 from pipeline.peers.registry import KnownPeer
+from pipeline.policy.quota import UNLIMITED, QuotaTerms
 from pipeline.version import VERSION
 from pipeline.wire import auth, messages
-from pipeline.wire.messages import Challenge, Refused, Welcome
+from pipeline.wire.messages import QUOTA_USED, Challenge, Refused, Welcome
 from tests.harness.hub import (
     ANN,
     BOB,
@@ -393,3 +394,41 @@ def test_an_open_server_for_one_client_routes_everything_to_it_and_later_to_the_
     second = server.ask_unauthenticated(2, 1)
     assert server.handle_at("192.0.2.1") == second.peer_handle
     assert not server.is_current(first)
+
+
+# -- quotas
+
+
+def test_a_peer_with_a_used_up_quota_loses_its_session_and_is_refused_with_the_reason(make_server: MakeHub) -> None:
+    server = make_server(ANN, BOB)
+    ann, bob = server.ask("ann"), server.ask("bob")
+    server.quotas.configure({"ann": QuotaTerms(1000, "stop")}, UNLIMITED)
+    server.quotas.add({"ann": 1000, "bob": 1000})
+    server.admission.follow_quotas({"ann"})
+    assert not server.is_current(ann) and server.is_current(bob)
+    refused = server.ask("ann", 2)
+    assert refused.reason == QUOTA_USED and "quota" in refused.message.text
+    row = next(row for row in server.admission.list_peers(time.monotonic_ns()) if row["name"] == "ann")
+    assert (row["quota_bytes"], row["quota_used_bytes"], row["quota_state"]) == (1000, 1000, "stopped")
+    server.quotas.configure({}, UNLIMITED)
+    assert server.ask("ann", 3).addresses == ann.addresses
+
+
+def test_a_slowed_peer_has_another_rate_at_once_and_in_its_next_session(make_server: MakeHub) -> None:
+    server = make_server(known("ann", rate=5000), BOB)
+    server.ask("ann")
+    server.quotas.configure({"ann": QuotaTerms(1000, "slow", 100)}, UNLIMITED)
+    server.quotas.add({"ann": 1000})
+    server.admission.follow_quotas({"ann"})
+    assert server.table.rate(0) == 100
+    server.ask("ann", 2)
+    assert server.table.rate(0) == 100
+    server.quotas.configure({}, UNLIMITED)
+    server.admission.follow_quotas({"ann"})
+    assert server.table.rate(0) == 5000
+
+
+def test_a_session_is_announced_before_its_handle_is_current(make_server: MakeHub) -> None:
+    server = make_server(ANN, BOB)
+    answers = [server.ask("ann"), server.ask("bob"), server.ask("ann", 2)]
+    assert server.began == [(answers[0].peer, "ann"), (answers[1].peer, "bob"), (answers[2].peer, "ann")]
