@@ -14,8 +14,9 @@ import signal
 import sys
 import time
 
-from pipeline.cli.status_text import amount, render
+from pipeline.cli.status_text import verbose
 from pipeline.errors import TunnelError
+from pipeline.observe.sentence import amount
 from tools.instance import RunningInstance
 from tools.lab.link_model import LinkSpec
 from tools.lab.namespace import LabError
@@ -136,7 +137,7 @@ class _Display:
         status = tunnel.status()
         if status is not None:
             status["counters"] = {name: status["counters"][name] for name in COUNTED}
-        sys.stdout.write(f"{HOME}{line}{CLEAR_TO_END}\n\n{render(status) if status else ''}\n")
+        sys.stdout.write(f"{HOME}{line}{CLEAR_TO_END}\n\n{verbose(status) if status else ''}\n")
         sys.stdout.flush()
 
 

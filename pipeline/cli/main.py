@@ -1,12 +1,11 @@
 """The command `tunnel-supervisor`: arguments in, one exit status out.
 
-0 done   1 failed   2 usage   3 not running   77 no permission   78 configuration
+0 done   1 failed, or found something wrong   2 usage   3 not running   77 no permission   78 configuration
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import sys
@@ -15,15 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.cli import event_command, peer_commands
-from pipeline.cli.observed import read_snapshot
+from pipeline.cli import check_commands, event_command, help_text, peer_commands, status_command
 from pipeline.errors import LocalError, NotRunning, TunnelError, UsageError
 from pipeline.runtime import privileges
 from pipeline.secret_text import conceal
 from pipeline.supervisor import instance
-
-EXIT_STATUS = """exit status:
-  0 done   1 failed   2 usage   3 not running   77 no permission   78 configuration"""
 
 STOP_SECONDS = 30.0  # how long `stop` waits
 
@@ -62,18 +57,38 @@ class _Parser(argparse.ArgumentParser):
         super().error(conceal(message))
 
 
+class _Command(_Parser):
+    """The command itself: its help has groups."""
+
+    commands: argparse.Action
+
+    def format_help(self) -> str:
+        return help_text.overview(help_text.texts_of(self.commands))
+
+
+class _ShowVersion(argparse.Action):
+    """Read when it is asked for: no other command waits for it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from pipeline.version import NAME, VERSION
+
+        print(f"{NAME} {VERSION}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="tunnel-supervisor",
-        epilog=EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="A layer-3 tunnel: IP packets inside TCP connections.",
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser = _Command(prog="tunnel-supervisor", description=help_text.DESCRIPTION)
+    parser.add_argument("-V", "--version", nargs=0, action=_ShowVersion, help="the version")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    parser.commands = commands
 
     def command(name: str, run: Run, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, help=text, description=text, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=text,
+            description=text,
+            epilog=help_text.EXIT_STATUS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.set_defaults(run=run)
         return sub
@@ -94,14 +109,11 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, run, text in (
         ("stop", _stop, "stop a running instance, and wait until it has stopped"),
-        ("status", _status, "show the state of a running instance"),
         ("reload", _reload, "make a running instance read its configuration again"),
         ("restart", _restart, "replace one worker, or all workers, of a running instance"),
     ):
         sub = command(name, run, text)
         _add_instance(sub)
-        if name == "status":
-            sub.add_argument("--json", action="store_true", help="print JSON, with schema_version")
         if name == "restart":
             sub.add_argument("worker", nargs="?", default="", help="a worker, such as tcp-0; without it, all workers")
             sub.add_argument(
@@ -113,11 +125,11 @@ def _parser() -> argparse.ArgumentParser:
 
     event_command.add_commands(command, _add_instance)
     peer_commands.add_commands(command, _add_instance)
-    check = command("check", _check, "print the effective configuration, or everything that is wrong with it")
-    check.add_argument("file", metavar="FILE", nargs="?")
-    _add_set(check)
-    command("schema", _schema, "print the JSON schema of the configuration")
-    command("version", _version, "print the version")
+    status_command.add_command(command, _add_instance)
+    check_commands.add_commands(command, _add_instance, _add_set)
+    command("version", _version, "print the version alone")
+    shown = command("help", lambda arguments: _help(parser, arguments), "explain a command, or list them all")
+    shown.add_argument("of", metavar="COMMAND", nargs="?", default="")
     for name, text in (
         ("bench", "compare the tunnel with the bare link on this machine"),
         ("demo", "run a tunnel between two namespaces, and kill its workers under load"),
@@ -202,17 +214,6 @@ def _stop(arguments: argparse.Namespace) -> int:
     raise LocalError(f'instance "{which.name}" did not stop within {STOP_SECONDS:g} s')
 
 
-def _status(arguments: argparse.Namespace) -> int:
-    snapshot = read_snapshot(_instance(arguments))
-    if arguments.json:
-        print(json.dumps(snapshot))
-    else:
-        from pipeline.cli.status_text import render
-
-        print(render(snapshot))
-    return 0
-
-
 def _reload(arguments: argparse.Namespace) -> int:
     answer = _send_command(arguments, {"command": "reload"}, "changed")
     problems = answer.get("problems", [])  # an instance of an older version has none
@@ -255,32 +256,18 @@ def _send_command(arguments: argparse.Namespace, request: dict[str, Any], key: s
     return answer
 
 
-def _check(arguments: argparse.Namespace) -> int:
-    from pipeline import config
-    from pipeline.credentials import ownership
-    from pipeline.supervisor import file_check
-
-    checked = config.load(arguments.file, arguments.set)
-    ownership.check(checked)
-    notes = config.find_warnings(checked) + file_check.check_files(checked)
-    print(config.to_json(checked))
-    if arguments.file and (exposure := ownership.find_exposure(Path(arguments.file))):
-        notes.insert(0, f"configuration: {exposure}")
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    return 0
-
-
-def _schema(arguments: argparse.Namespace) -> int:
-    from pipeline import config
-
-    schema = config.json_schema()
-    print(schema if isinstance(schema, str) else json.dumps(schema, indent=2))
-    return 0
-
-
 def _version(arguments: argparse.Namespace) -> int:
-    print(importlib.metadata.version("tunnel-supervisor"))
+    from pipeline.version import VERSION
+
+    print(VERSION)
+    return 0
+
+
+def _help(parser: _Command, arguments: argparse.Namespace) -> int:
+    commands = help_text.parsers_of(parser.commands)
+    if arguments.of and arguments.of not in commands:
+        raise UsageError(f"no command {arguments.of}; there are {', '.join(commands)}")
+    (commands[arguments.of] if arguments.of else parser).print_help()
     return 0
 
 

@@ -2,6 +2,7 @@
 
     observer_of(instance)     an observer that is attached; NotRunning if nothing runs
     read_snapshot(instance)   one snapshot
+    read_events(instance)     the events, as plain data
 
 While the supervisor hangs or is stopped, these work as always.
 """
@@ -14,6 +15,7 @@ from typing import Any
 from pipeline.errors import LocalError, NotRunning
 from pipeline.observe.observer import Observer, wait_for
 from pipeline.observe.run_view import FOREIGN
+from pipeline.observe.snapshot import event_dict
 from pipeline.supervisor.instance import Instance
 
 PATIENCE = 3.0  # seconds; an instance makes its shared memory anew within one
@@ -42,6 +44,20 @@ def read_snapshot(instance: Instance) -> dict[str, Any]:
         return control_socket.send_request(instance, {"command": "status"})
     try:
         return observer.snapshot()
+    finally:
+        observer.close()
+
+
+def read_events(instance: Instance) -> list[dict[str, Any]]:
+    """All events that are kept; none if those of its version cannot be read."""
+    try:
+        observer = observer_of(instance)
+    except LocalError as error:
+        if FOREIGN not in str(error):
+            raise
+        return []
+    try:
+        return [event_dict(event) for event in observer.read_events().events]
     finally:
         observer.close()
 

@@ -342,8 +342,9 @@ def _peers(arguments: argparse.Namespace) -> int:
 
 def render(peers: list[dict[str, Any]]) -> str:
     """A table of the peers, and notes below it. A name may come from an unauthenticated client: it is escaped."""
-    from pipeline.cli.status_text import amount, duration
+    from pipeline.cli.status_text import duration
     from pipeline.log import printable
+    from pipeline.observe.sentence import amount
 
     if not peers:
         return "no peer"
@@ -397,7 +398,7 @@ def _change_peer(arguments: argparse.Namespace) -> int:
 
 def _quota(peer: dict[str, Any]) -> str:
     """How much is used of how much, and the consequence; an instance of an older version has no quotas."""
-    from pipeline.cli.status_text import amount
+    from pipeline.observe.sentence import amount
 
     if not peer.get("quota_bytes"):
         return "-"

@@ -1,82 +1,140 @@
-"""The answer to `status` as text for people."""
+"""A snapshot as text for people.
+
+brief(...)     a sentence, what is wrong or in doubt, and the peers or connections, a few lines each
+verbose(...)   besides: workers, rings, all connections, and the counters that are not zero
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from pipeline.log import printable
+from pipeline.observe.sentence import amount, describe, established, peers_of, spoken
+
 NOTES_MAX = 5
-REASONS_MAX = 2  # each lane of a client may have one
+ROWS_MAX = 8  # of peers or connections in the brief text
 
-UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+HEAD = ["connection", "worker", "class", "state", "sent", "received", "rtt", "last received"]
+SEE_MORE = "status --verbose has them all"
 
 
-def render(snapshot: dict[str, Any]) -> str:
-    """The instance, its workers, rings and connections, and the counters that are not zero."""
-    lines = [
-        (
-            f"{snapshot['name']}  {snapshot['mode']}  {snapshot['state']}  up {duration(snapshot['uptime_seconds'])}  "
-            f"device {snapshot['tun_name']}  pid {snapshot['pid']}"
-        ),
+def brief(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
+    """`notes`: besides those of the instance."""
+    connected = [peer for peer in peers_of(snapshot) or () if peer.get("state") == "connected"]
+    rows = _peer_rows(connected) if connected else _connection_rows(established(snapshot))
+    more = len(rows) - 1 - ROWS_MAX
+    return "\n".join(
+        [
+            *_head(snapshot, notes),
+            *_fec(snapshot.get("fec", {"mode": "off"})),
+            *([""] if len(rows) > 1 else []),
+            *(_table(rows[: 1 + ROWS_MAX]) if len(rows) > 1 else []),
+            *([f"{more} more: {SEE_MORE}"] if more > 0 else []),
+        ]
+    )
+
+
+def _head(snapshot: dict[str, Any], notes: Sequence[str]) -> list[str]:
+    health = describe(snapshot)
+    return [
+        f"{snapshot['name']}: {health.sentence}",
+        *([health.advice] if health.advice else []),
         *_failures(snapshot.get("supervisor_failures", 0)),
-        *_server(snapshot.get("server")),
-        *_notes(snapshot.get("notes", [])),
+        *_notes([*notes, *snapshot.get("notes", [])]),
+    ]
+
+
+def _peer_rows(peers: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A name may come from an unauthenticated client: it is escaped."""
+    return [
+        ["peer", "address", "from", "since", "in", "out"],
+        *(
+            [
+                printable(peer["name"]),
+                ", ".join(peer["addresses"]) or "-",
+                peer["endpoint"] or "-",
+                "-" if peer["session_seconds"] is None else spoken(peer["session_seconds"]),
+                amount(peer["received_bytes"]),
+                amount(peer["sent_bytes"]),
+            ]
+            for peer in peers
+        ),
+    ]
+
+
+def _connection_rows(connections: Sequence[dict[str, Any]]) -> list[list[str]]:
+    return [HEAD] + [
+        [
+            c["address"],
+            c["worker"],
+            c["traffic_class"],
+            c["state"],
+            amount(c["sent_bytes"]),
+            amount(c["received_bytes"]),
+            f"{c['rtt_ms']:.2f} ms",
+            f"{c['last_received_ms_ago'] / 1000:.1f} s ago",
+        ]
+        for c in connections
+    ]
+
+
+def verbose(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
+    """All that `brief` says, and the inside of the instance."""
+    lines = [
+        *_head(snapshot, notes),
+        (
+            f"{snapshot['mode']}  {snapshot['state']}  up {duration(snapshot['uptime_seconds'])}  "
+            f"device {snapshot['tun_name']}  pid {snapshot['pid']}  version {snapshot.get('version', 'unknown')}"
+        ),
         "",
         *_table(
-            ["worker", "state", "pid", "restarts", "heartbeat", "cpu", "memory", "cores"],
             [
-                [
-                    w["name"],
-                    w["state"],
-                    str(w["pid"] or "-"),
-                    str(w["restarts"]),
-                    "-" if w["heartbeat_age_ms"] is None else f"{w['heartbeat_age_ms']:.0f} ms ago",
-                    f"{w['cpu_percent']:.0f} %",
-                    amount(w["rss_bytes"]),
-                    ",".join(map(str, w["cores"])) or "any",
-                ]
-                for w in snapshot["workers"]
-            ],
+                ["worker", "state", "pid", "restarts", "heartbeat", "cpu", "memory", "cores"],
+                *(
+                    [
+                        w["name"],
+                        w["state"],
+                        str(w["pid"] or "-"),
+                        str(w["restarts"]),
+                        "-" if w["heartbeat_age_ms"] is None else f"{w['heartbeat_age_ms']:.0f} ms ago",
+                        f"{w['cpu_percent']:.0f} %",
+                        amount(w["rss_bytes"]),
+                        ",".join(map(str, w["cores"])) or "any",
+                    ]
+                    for w in snapshot["workers"]
+                ),
+            ]
         ),
         *_spares(snapshot),
         "",
         *_table(
-            ["ring", "capacity", "waiting"],
             [
-                [
-                    r["name"],
-                    str(r["capacity"]),
-                    "  ".join(
-                        f"{worker} {depth}" for stage in r["stages"][1:] for worker, depth in stage["depth"].items()
-                    ),
-                ]
-                for r in snapshot["rings"]
-            ],
+                ["ring", "capacity", "waiting"],
+                *(
+                    [
+                        r["name"],
+                        str(r["capacity"]),
+                        "  ".join(
+                            f"{worker} {depth}" for stage in r["stages"][1:] for worker, depth in stage["depth"].items()
+                        ),
+                    ]
+                    for r in snapshot["rings"]
+                ),
+            ]
         ),
         "",
+        *_fec(snapshot["fec"]),
     ]
-    lines += _fec(snapshot["fec"])
+    if peers := peers_of(snapshot):
+        lines += ["", *_table(_peer_rows(peers))]
     if snapshot["connections"]:
-        lines += _table(
-            ["connection", "worker", "class", "state", "sent", "received", "rtt", "last received"],
-            [
-                [
-                    c["address"],
-                    c["worker"],
-                    c["traffic_class"],
-                    c["state"],
-                    amount(c["sent_bytes"]),
-                    amount(c["received_bytes"]),
-                    f"{c['rtt_ms']:.2f} ms",
-                    f"{c['last_received_ms_ago'] / 1000:.1f} s ago",
-                ]
-                for c in snapshot["connections"]
-            ],
-        )
+        lines += ["", *_table(_connection_rows(snapshot["connections"]))]
     else:
         lines.append("no connection")
     counted = [[name, str(value)] for name, value in snapshot["counters"].items() if value]
     if counted:
-        lines += ["", *_table(["counter", "value"], counted)]
+        lines += ["", *_table([["counter", "value"], *counted])]
     return "\n".join(lines)
 
 
@@ -95,20 +153,6 @@ def _failures(count: int) -> list[str]:
     )
 
 
-def _server(server: dict[str, Any] | None) -> list[str]:
-    """One line, unless all is well: how many of a client's connections stand, and why not all."""
-    if server is None:
-        return []
-    there, wanted, reasons = server["connections"], server["connections_wanted"], server["trouble"]
-    if there >= wanted and not reasons:
-        return []
-    why = _listed(reasons, "; ") or "dialing"
-    count = server["failed_attempts"]
-    tried = f" ({count} failed attempt{'s' * (count > 1)} in {duration(server['trouble_seconds'])})" if count else ""
-    what = "connections stand, but cannot be replaced" if there >= wanted else "connections"
-    return [f"{there} of {wanted} {what}, server {server['host']} port {server['port']}: {why}{tried}"]
-
-
 def _notes(notes: list[str]) -> list[str]:
     """All that is wrong or in doubt, a line each; of many the first ones."""
     more = len(notes) - NOTES_MAX
@@ -118,27 +162,12 @@ def _notes(notes: list[str]) -> list[str]:
     ]
 
 
-def _listed(texts: list[str], separator: str) -> str:
-    """The first few, and how many there are besides."""
-    more = len(texts) - REASONS_MAX
-    return separator.join([*texts[:REASONS_MAX], *([f"and {more} more"] if more > 0 else [])])
-
-
 def _fec(fec: dict[str, Any]) -> list[str]:
     if fec["mode"] == "off":
         return []
     now = f"{fec['data']} + {fec['parity']} shards a block" if fec["parity"] else "no parity"
     why = "" if fec["peer_accepts_shards"] else ": the other end accepts no shards, or is not connected"
-    return [f"fec {fec['mode']}, now {now} (at most {fec['data']} + {fec['parity_max']}){why}", ""]
-
-
-def amount(size: float) -> str:
-    """Bytes with a decimal unit."""
-    for unit in UNITS:
-        if size < 1000 or unit == UNITS[-1]:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return ""
+    return [f"fec {fec['mode']}, now {now} (at most {fec['data']} + {fec['parity_max']}){why}"]
 
 
 def duration(seconds: float) -> str:
@@ -150,8 +179,6 @@ def duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
-    ]
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

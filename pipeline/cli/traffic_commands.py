@@ -150,8 +150,8 @@ def _as_json(book: Book, table: Table, rows: Iterable[tuple[str, str, Traffic]])
 
 def render(table: Table, wanted: str, rows: list[tuple[str, str, Traffic]]) -> str:
     """A table, those who have used most first in each month or day."""
-    from pipeline.cli.status_text import amount
     from pipeline.log import printable
+    from pipeline.observe.sentence import amount
 
     if not rows:
         return "no traffic yet" if wanted == ALL else f"no traffic in {wanted}"

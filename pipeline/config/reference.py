@@ -6,6 +6,7 @@ Both are checked in, so that a reader need not run anything. A test holds them a
 """
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,22 @@ def reference() -> str:
             lines += _table(PARTS[name])
         lines.append(_row(setting))
     return "\n".join([*lines, *_table("A peer"), *map(_row, PEER_SETTINGS.values())]) + "\n\n"
+
+
+def explain(setting: Setting, *, of_a_peer: bool = False) -> str:
+    """The row of one setting, as text for a terminal."""
+    rows = {
+        "accepts": setting.expected,
+        "default": _default(setting),
+        "reload": "live" if setting.live else "restart",
+    }
+    lines = [f"{setting.name}{', of a peer' if of_a_peer else ''}"]
+    lines += [_wrapped(f"  {key.ljust(8)} ", value.replace("`", "")) for key, value in rows.items()]
+    return "\n".join([*lines, "", _wrapped("  ", setting.description.replace("`", ""))])
+
+
+def _wrapped(indent: str, text: str) -> str:
+    return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=" " * len(indent), break_on_hyphens=False)
 
 
 def _table(title: str) -> list[str]:

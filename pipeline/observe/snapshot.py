@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from pipeline.counters import COUNTERS
 from pipeline.events import Event
 from pipeline.observe.process_stat import HALTED, CpuMeter, read_process
+from pipeline.observe.sentence import describe
 from pipeline.peers.peer_status import PeerRow, connections_by_peer, peer_status
 from pipeline.runtime.plan import Plan, RingPlan, WorkerPlan
 from pipeline.shm.connection_status import ConnectionStatus
@@ -62,7 +63,7 @@ def build(about: Mapping[str, Any], plan: Plan, memory: Memory, meter: CpuMeter,
     workers = [_worker(each, about["workers"][each.name], scoreboard, meter, now) for each in plan.workers]
     spares = [_spare(each) for each in about["spares"]]
     meter.forget_others({about["pid"], *(worker["pid"] for worker in workers)})
-    return {
+    found = {
         "schema_version": SCHEMA_VERSION,
         "version": about["version"],
         "name": plan.name,
@@ -92,6 +93,7 @@ def build(about: Mapping[str, Any], plan: Plan, memory: Memory, meter: CpuMeter,
         "counters": scoreboard.totals(),
         "events": [event_dict(each) for each in memory.event_log.read(memory.event_log.count - EVENTS_SHOWN).events],
     }
+    return found | describe(found)._asdict()
 
 
 def event_dict(event: Event) -> dict[str, Any]:

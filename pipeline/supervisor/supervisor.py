@@ -17,6 +17,7 @@ Decided elsewhere, carried out here:
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import signal
@@ -27,7 +28,7 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline import log
-from pipeline.config import Config
+from pipeline.config import Config, to_json
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import LocalError, TunnelError
 from pipeline.log import LOG
@@ -349,6 +350,8 @@ class Supervisor:
                 return self._restart(request.get("worker") or "", rolling=bool(request.get("rolling")))
             case "reload":
                 return self._reload()
+            case "configuration":
+                return {"ok": True, "configuration": json.loads(to_json(self.config))}
         answer = self._role.run_command(request)
         return answer or {"ok": False, "error": f"unknown command {request.get('command')!r}"}
 

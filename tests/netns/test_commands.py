@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli.status_keys import KEYS, keys_of
 from tests.netns.harness.checked_flow import Flow
 from tests.netns.harness.instance import NOBODY, Instances, command, reaches, tunnel, unique_name
 from tests.support import eventually
@@ -19,9 +21,16 @@ from tools.lab.network import Lab
 
 
 def test_status_tells_people_how_the_instance_is(instances: Instances) -> None:
-    said = instances[1].command("status")
-    assert said.returncode == 0
-    assert instances[1].name in said.stdout and "running" in said.stdout and "tcp-1" in said.stdout
+    server, client = instances
+    eventually(lambda: all(row["state"] == "established" for row in client.running()["connections"]))
+    said = client.command("status")
+    assert said.returncode == 0 and client.command("status", "--verbose").returncode == 0
+    first, *rest = said.stdout.splitlines()
+    host = server.node.address
+    assert re.fullmatch(rf"{client.name}: connected to {host} since \d+ s, \S+ ms, .*B in, .*B out", first)
+    assert sum(line.startswith(f"{host}:") for line in rest) == 8
+    assert "plain-0" not in said.stdout and "plain-0" in client.command("status", "-v").stdout
+    assert re.match(rf"{server.name}: .* connected since", server.command("status").stdout)
 
 
 def test_status_for_programs_has_the_published_shape(instances: Instances) -> None:
@@ -63,6 +72,16 @@ def test_status_for_programs_has_the_published_shape(instances: Instances) -> No
     )
     assert status["counters"]["tun.packets_read"] >= 2
     assert all(isinstance(count, int) and count >= 0 for count in status["counters"].values())
+
+
+def test_the_answers_of_both_ends_have_the_documented_keys_and_no_others(instances: Instances) -> None:
+    found: set[str] = set()
+    for instance in instances:
+        assert instance.wait_for_spares("tun")
+        found |= set(keys_of(json.loads(instance.command("status", "--json").stdout)))
+    lists = {name.partition("[]")[0] for name in KEYS if "[]" in name}
+    assert found - set(KEYS) - lists == set()
+    assert {name for name in KEYS if not name.startswith(("left_out[]", "accounting"))} - found == set()
 
 
 def test_an_instance_is_found_by_its_configuration_too(instances: Instances) -> None:

@@ -29,7 +29,7 @@ def pair(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instanc
 def seen(instance: Instance) -> dict[str, Any]:
     """The snapshot of the command, which asks no process."""
     done = instance.command("status", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 1), done.stderr  # 1: it runs, and is not connected
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

@@ -6,9 +6,11 @@ import base64
 import json
 import re
 import signal
+import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -17,6 +19,7 @@ from tests.harness.process_memory import forms_of, found_in
 from tests.netns.harness.hub import Hub, reaches
 from tests.netns.harness.instance import Instance, command
 from tests.support import eventually
+from tools.instance import EXECUTABLE
 from tools.lab.network import Lab
 
 DEBUG = {"log_level": "debug", "fec": "on"}
@@ -147,6 +150,57 @@ def test_no_log_no_status_and_no_list_of_peers_has_a_secret(site: Site) -> None:
         shown += [checked.stdout.encode(), checked.stderr.encode()]
         assert "debug" in instance.log
         assert [name for name, secret in hidden.items() for text in shown if secret in text] == []
+
+
+def written_forms(secret: bytes) -> set[bytes]:
+    """The forms in which a secret may be written into a file."""
+    coded = [base64.b64encode(secret).rstrip(b"="), base64.urlsafe_b64encode(secret).rstrip(b"=")]
+    in_urls = [quote(each, safe=safe).encode() for each in coded for safe in ("", "/")]
+    return {secret, secret.hex().encode(), secret.hex().upper().encode(), *coded, *in_urls}
+
+
+def members(file: Path) -> dict[str, bytes]:
+    """The members of an archive, by the names that they have in it."""
+    with tarfile.open(file) as archive:
+        return {
+            member.name.partition("/")[2]: archive.extractfile(member).read()
+            for member in archive.getmembers()
+            if member.isfile() and member.mode == 0o600
+        }
+
+
+@pytest.mark.parametrize("words", [[], ["--anonymous"]], ids=["", "anonymous"])
+def test_a_support_bundle_has_all_that_helps_and_no_secret_in_any_form(
+    site: Site, tmp_path: Path, words: list[str]
+) -> None:
+    """Secrets are planted in the logs of the instances, in forms that each of them can know."""
+    pem = (Path(site.hub.server.config["state_dir"]) / "server.key").read_text()
+    hidden = {form for key in site.keys.values() for form in written_forms(key)}
+    hidden |= {line.encode() for line in pem.splitlines()[1:-1] if len(line) > 24}
+    hidden |= {site.joined.invitation.encode(), base64.urlsafe_b64encode(site.joined.invitation.encode())}
+    for instance in site.instances:
+        everything = instance is site.hub.server
+        known = site.keys.values() if everything else [site.keys["filed" if instance is site.filed else "joined"]]
+        plants = [site.joined.invitation, *(base64.b64encode(key).decode() for key in known)]
+        if everything:
+            plants += [pem, *(form.decode() for key in known for form in written_forms(key) - {key})]
+        with instance._log.open("a") as log:
+            log.writelines(f"planted {plant}\n" for plant in plants)
+        file = tmp_path / f"{instance.name}.tar.gz"
+        done = instance.node.run([EXECUTABLE, "support-bundle", file, "--name", instance.name, *words])
+        assert file.stat().st_mode & 0o777 == 0o600
+        found = members(file)
+        listed = {"doctor.txt", "doctor.json", "version.json", "config.json", "status.json", "log.txt", "sysctls.json"}
+        assert set(found) >= {*listed, "network/addresses.json", "network/routes4.json"}
+        # the instance may have written over some of them: it keeps its own place in the file
+        assert found["log.txt"].count(b"planted (a secret, not shown)") >= len(plants) // 2
+        assert all(name in done.stdout for name in found)
+        for name, content in {**found, "said": done.stdout.encode() + done.stderr.encode()}.items():
+            assert [form for form in hidden if form in content] == [], name
+            if words and name != "said":
+                assert [host for host in ("10.77.0.", "fd77::", "10.99.0.", "02:77:") if host.encode() in content] == []
+        again = instance.node.run([EXECUTABLE, "support-bundle", file, "--name", instance.name], check=False)
+        assert again.returncode == 1 and "File exists" in again.stderr
 
 
 def test_handshakes_wait_for_a_supervisor_that_was_stopped_for_a_while(site: Site) -> None:

@@ -168,11 +168,12 @@ def test_status_says_in_a_line_why_connections_are_missing_whatever_becomes_of_t
         a, b = lab
         serving = server_config(a, **CONNECTIONS, lanes=2, timeout=2.0, keepalive=0.5)
         dialling = client_config(serving, a.address, **CONNECTIONS, lanes=2, timeout=2.0, keepalive=0.5)
-        start = f"0 of 8 connections, server {a.address} port {serving['local_addr'].rpartition(':')[2]}: "
+        port = serving["local_addr"].rpartition(":")[2]
         with Instance(b, dialling, tmp_path) as client:
+            start = f"{client.name}: not connected: {a.address} port {port}: "
 
             def line() -> str:
-                return client.command("status").stdout.splitlines()[1]
+                return client.command("status").stdout.splitlines()[0]
 
             client.wait_until_running()
             eventually(lambda: line().startswith(f"{start}connection refused: ") and "failed attempt" in line())
@@ -183,7 +184,8 @@ def test_status_says_in_a_line_why_connections_are_missing_whatever_becomes_of_t
             b.ip("link set link0 up")
             eventually(lambda: line().startswith(f"{start}connection refused: "), what=line())
             with Instance(a, serving, tmp_path) as server:
-                eventually(lambda: line() == "", what="all is well")
+                eventually(lambda: line().startswith(f"{client.name}: connected to {a.address} "), what="all is well")
+                eventually(lambda: " of 8 connections" not in line(), what="all is well")
                 assert client.running()["server"]["trouble"] == [] and established(server) == ALL
                 b.ip("link set link0 down")
                 eventually(lambda: "route" in line() or "the network" in line(), what=line())

@@ -187,11 +187,11 @@ class ControlServer:
                 self._path.unlink()
 
 
-def send_request(instance: Instance, request: dict[str, Any]) -> dict[str, Any]:
+def send_request(instance: Instance, request: dict[str, Any], seconds: float = COMMAND_SECONDS) -> dict[str, Any]:
     """Send one request to a running supervisor. NotRunning if there is none, LocalError if it does not answer."""
     pid = instance.supervisor_pid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
-        sock.settimeout(COMMAND_SECONDS)
+        sock.settimeout(seconds)
         try:
             sock.connect(str(instance.socket_path))
             sock.sendall(json.dumps(request).encode() + b"\n")

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli.status_text import amount, duration, render
+from pipeline.cli.status_text import brief, duration, verbose
 from pipeline.config import parse
 from pipeline.counters import COUNTERS, ID
 from pipeline.observe import snapshot
 from pipeline.observe.process_stat import CpuMeter
+from pipeline.observe.sentence import amount
 from pipeline.observe.snapshot import depth
 from pipeline.policy.lifecycle import Lifecycle, Limits, Phase, WorkerState
 from pipeline.policy.restart import RestartPolicy
@@ -273,9 +274,9 @@ def test_the_text_shows_instance_workers_rings_connections_and_counters(running:
     running.memory.peer_table.write_status_row(
         0, 0, ConnectionStatus("established", "192.0.2.1:9000", 0, 8, 2_500_000, 0, NOW, NOW, 0, framing.BULK, 0)
     )
-    text = render(running.snapshot())
+    text = verbose(running.snapshot())
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert lines[0] == "statustest client running up 1m30s device tun9 pid 4711"
+    assert "client running up 1m30s device tun9 pid 4711 version 1.2" in lines
     assert "plain-0 4 tcp-0 3 tcp-1 3" in lines
     assert "tun.dropped_link_down 12" in lines
     assert any(line.startswith("tun-1 stopped - 0 - 0 % 0 B any") for line in lines)
@@ -300,7 +301,8 @@ def test_the_text_shows_how_blocks_are_cut_now(words: dict[str, int], line: str)
     running = Running(fec=True)
     try:
         running.publish_link(1, 0, **words)
-        assert line in render(running.snapshot()).splitlines()
+        assert line in brief(running.snapshot()).splitlines()
+        assert line in verbose(running.snapshot()).splitlines()
     finally:
         running.close()
 
@@ -323,7 +325,7 @@ def test_with_several_peers_a_status_counts_them_and_has_the_highest_parity() ->
 
 
 def test_the_text_says_that_there_is_no_connection(running: Running) -> None:
-    assert "no connection" in render(running.snapshot()).splitlines()
+    assert "no connection" in verbose(running.snapshot()).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -335,13 +337,13 @@ def test_amounts(size: int, text: str) -> None:
 
 
 def test_the_text_shows_spares_and_a_rolling_restart(running: Running) -> None:
-    assert "spares: none\n" in render(running.snapshot())
+    assert "spares: none\n" in verbose(running.snapshot())
     running.spares = [
         {"kind": "tcp", "pid": os.getpid(), "state": "waiting"},
         {"kind": "tun", "pid": 0, "state": "importing"},
     ]
     running.rolling = {"left": ["tcp-1", "tun-0"], "error": ""}
-    shown = render(running.snapshot())
+    shown = verbose(running.snapshot())
     assert re.search(r"spares: tcp waiting, [0-9.]+ MB; tun importing, 0 B\n", shown)
     assert "rolling restart: still to be replaced: tcp-1, tun-0\n" in shown
 
@@ -401,9 +403,9 @@ def test_shared_memory_that_cannot_be_created_in_full_leaves_nothing_behind(runn
 
 
 def test_failures_that_the_supervisor_has_survived_are_shown(running: Running) -> None:
-    assert running.snapshot()["supervisor_failures"] == 0 and "failure(s)" not in render(running.snapshot())
+    assert running.snapshot()["supervisor_failures"] == 0 and "failure(s)" not in brief(running.snapshot())
     running.failures = 2
-    assert "the supervisor has survived 2 failure(s) of its own" in render(running.snapshot())
+    assert "the supervisor has survived 2 failure(s) of its own" in brief(running.snapshot())
 
 
 # -- what is wrong
@@ -419,35 +421,25 @@ SERVER: dict[str, Any] = {
 }
 
 
-def test_a_client_without_connections_says_why_in_one_line(running: Running) -> None:
+def test_a_client_without_connections_says_why_in_one_line_and_what_to_do_in_the_next(running: Running) -> None:
     running.role["server"] = SERVER | {
         "trouble": ["connection refused"],
         "failed_attempts": 3,
-        "trouble_since_ns": NOW - 70 * SECOND,
+        "trouble_since_ns": NOW - 130 * SECOND,
     }
-    second, third = render(running.snapshot()).splitlines()[1:3]
-    assert second == "0 of 2 connections, server hub.test port 443: connection refused (3 failed attempts in 1m10s)"
-    assert third == ""
-
-
-def test_a_client_that_has_just_started_says_that_it_dials(running: Running) -> None:
-    running.role["server"] = SERVER
-    assert "0 of 2 connections, server hub.test port 443: dialing\n" in render(running.snapshot())
-
-
-def test_a_client_with_all_its_connections_says_nothing_of_its_server(running: Running) -> None:
-    running.role["server"] = SERVER | {"connections_wanted": 0}
-    assert "hub.test" not in render(running.snapshot())
-    running.role["server"]["trouble"] = ["no route"]
-    assert "stand, but cannot be replaced, server hub.test port 443: no route" in render(running.snapshot())
+    first, second = brief(running.snapshot()).splitlines()
+    assert first == "statustest: not connected: hub.test port 443: connection refused, for 2 min (3 failed attempts)"
+    assert second == "Check that the server runs, and that the port in remote_addr is its port."
+    assert running.snapshot()["works"] is False and first.endswith(running.snapshot()["sentence"])
+    assert running.snapshot()["advice"] == second
 
 
 def test_reasons_of_many_lanes_and_many_notes_stay_few_lines(running: Running) -> None:
     running.role = {"server": SERVER | {"trouble": [f"reason {n}" for n in range(9)]}, "notes": ["last"]}
     running.device["notes"] = [f"word {n}" for n in range(9)]
-    lines = render(running.snapshot()).splitlines()
-    assert lines[1].endswith("reason 0; reason 1; and 7 more")
-    assert lines[2:9] == [*(f"note: word {n}" for n in range(5)), "note: 5 more: status --json has them all", ""]
+    first, advice, *notes = brief(running.snapshot()).splitlines()
+    assert first.endswith("hub.test port 443: reason 0; reason 1; and 7 more") and "doctor" in advice
+    assert notes == [*(f"note: word {n}" for n in range(5)), "note: 5 more: status --json has them all"]
     assert running.snapshot()["notes"][-1] == "last"
 
 

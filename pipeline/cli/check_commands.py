@@ -1,0 +1,216 @@
+"""The commands that look for what is wrong: in a configuration, on this machine, with an instance.
+
+check            a configuration, its files, and whether this machine could start it; --offline: the configuration
+explain          one setting
+schema           of the configuration file
+doctor           everything, with a cure for each finding; exit status 1 if there is a problem
+support-bundle   an archive for somebody who helps, without secrets
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import NotRunning, PermissionDenied, TunnelError, UsageError
+
+if TYPE_CHECKING:
+    from pipeline.cli.peer_commands import AddCommand
+    from pipeline.config import Config
+    from pipeline.config.setting import Setting
+    from pipeline.doctor.examination import Findings
+    from pipeline.doctor.subject import Subject
+    from pipeline.supervisor.instance import Instance
+
+CONFIG_OF = "/etc/tunnel-supervisor/{name}/config.json"  # where `join` and the service's unit keep it
+ANSWER_SECONDS = 2.0  # of a supervisor that may hang
+NEAR_MAX = 3  # names that an unknown one may have meant
+
+Add = Callable[[argparse.ArgumentParser], None]
+
+
+def add_commands(command: AddCommand, add_instance: Add, add_set: Add) -> None:
+    check = command("check", _check, "print the effective configuration, or everything that is wrong with it")
+    check.add_argument("file", metavar="FILE", nargs="?")
+    add_set(check)
+    check.add_argument(
+        "--offline", action="store_true", help="look at the configuration alone: no file, no port, no device, no name"
+    )
+
+    explain = command("explain", _explain, "print what a setting means, accepts and defaults to")
+    explain.add_argument("setting", metavar="SETTING", help="its name; of a peer's as well, as in peers.allowed")
+
+    command("schema", _schema, "print the JSON schema of the configuration")
+
+    doctor = command("doctor", _doctor, "look for what is wrong, and say what to do about it")
+    add_instance(doctor)
+    doctor.add_argument("-v", "--verbose", action="store_true", help="say what is right, too")
+    doctor.add_argument("--json", action="store_true", help="print JSON, with schema_version")
+
+    bundle = command("support-bundle", _support_bundle, "write an archive for somebody who helps, without secrets")
+    bundle.add_argument("file", metavar="FILE", nargs="?", help="a new .tar.gz file, mode 0600")
+    add_instance(bundle)
+    bundle.add_argument("--anonymous", action="store_true", help="put words in place of addresses and names")
+
+
+# -- a configuration
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from pipeline import config
+    from pipeline.credentials import ownership
+
+    checked = config.load(arguments.file, arguments.set)
+    notes = config.find_warnings(checked)
+    if arguments.file and not arguments.offline and (exposure := ownership.find_exposure(Path(arguments.file))):
+        notes.insert(0, f"configuration: {exposure}")
+    findings = [] if arguments.offline else _look_before_a_start(checked, notes)
+    print(config.to_json(checked))
+    for text in notes:
+        print(f"note: {text}", file=sys.stderr)
+    for name, finding in findings:
+        if finding.cure:
+            said = "note" if finding.level == "note" or name == "name" else "problem"
+            print(f"{said}: {finding.text}. {finding.cure}", file=sys.stderr)
+    return int(any(finding.level == "problem" and name != "name" for name, finding in findings))
+
+
+def _look_before_a_start(checked: Config, notes: list[str]) -> Findings:
+    """Whether this machine could start it. ConfigError has every problem in any file."""
+    from pipeline.cli.observed import read_snapshot
+    from pipeline.credentials import ownership
+    from pipeline.doctor import examination, files
+    from pipeline.doctor.subject import Subject
+    from pipeline.supervisor import file_check
+    from pipeline.supervisor.instance import Instance
+
+    ownership.check(checked)
+    with files.quiet_log():
+        notes += file_check.check_files(checked)
+    checks = [check for check in examination.CHECKS if check.start]
+    subject = Subject(checked.name, checked)
+    try:
+        snapshot = read_snapshot(Instance(checked.name))
+        subject = subject._replace(snapshot=snapshot)
+    except NotRunning:
+        pass
+    except PermissionDenied:  # it may run, and have its port
+        checks = [check for check in checks if not check.network]
+    except TunnelError:
+        pass
+    return examination.examine(subject, checks)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from pipeline.config.peer import PEER_SETTINGS
+    from pipeline.config.reference import explain
+    from pipeline.config.schema import SETTINGS
+
+    name = arguments.setting.replace("[", ".").replace("]", "")
+    first, _, second = name.partition(".")
+    of_a_peer = second.rpartition(".")[2] if first == "peers" and second else ""
+    known: dict[str, Setting] = PEER_SETTINGS if of_a_peer else SETTINGS
+    wanted = of_a_peer or name
+    if wanted not in known and wanted in PEER_SETTINGS:
+        known = PEER_SETTINGS
+    if wanted not in known:
+        near = difflib.get_close_matches(wanted, [*SETTINGS, *PEER_SETTINGS], NEAR_MAX)
+        means = f": {' or '.join(near)}?" if near else "; docs/configuration.md has them all"
+        raise UsageError(f"no setting {wanted}{means}")
+    print(explain(known[wanted], of_a_peer=known is PEER_SETTINGS))
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from pipeline import config
+
+    schema = config.json_schema()
+    print(schema if isinstance(schema, str) else json.dumps(schema, indent=2))
+    return 0
+
+
+# -- an instance
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from pipeline.doctor import report
+    from pipeline.doctor.examination import examine, worst
+
+    subject = _find_subject(arguments)
+    findings = examine(subject)
+    if arguments.json:
+        print(json.dumps({"name": subject.name, "runs": subject.runs} | report.as_data(findings)))
+    else:
+        print(f"{_described(subject)}\n\n{report.as_text(findings, everything=arguments.verbose)}")
+    return int(worst(findings) == "problem")
+
+
+def _described(subject: Subject) -> str:
+    if subject.runs:
+        return f'instance "{subject.name}", which runs'
+    if subject.config is not None:
+        return f'instance "{subject.name}", which does not run'
+    return "this machine; with --config FILE or --name NAME also an instance that does not run"
+
+
+def _support_bundle(arguments: argparse.Namespace) -> int:
+    from pipeline.doctor.bundle import write_bundle
+    from pipeline.doctor.examination import examine
+
+    subject = _find_subject(arguments)
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    path = Path(arguments.file or f"tunnel-supervisor-{subject.name or 'machine'}-{stamp}.tar.gz")
+    members = write_bundle(path, subject, examine(subject), anonymous=arguments.anonymous)
+    print(f"{path}: {', '.join(members)}")
+    kept = (
+        "Addresses and names are masked."
+        if arguments.anonymous
+        else "It has addresses and names; --anonymous masks them."
+    )
+    print(f"note: it holds no key and no invitation. {kept} Look into it before you give it away", file=sys.stderr)
+    return 0
+
+
+def _find_subject(arguments: argparse.Namespace) -> Subject:
+    """The instance of the command line, running or not; without one and without any that runs, this machine."""
+    from pipeline import config
+    from pipeline.doctor.subject import Subject
+    from pipeline.supervisor.instance import Instance, find_instances
+
+    if arguments.config:
+        given = config.load(arguments.config)
+        return _with_answers(Subject(given.name, given), Instance(given.name))
+    if not arguments.name and not find_instances().running:
+        return Subject()
+    which: Instance = arguments.instance(arguments)
+    found = _with_answers(Subject(which.name), which)
+    file = Path(CONFIG_OF.format(name=which.name))
+    if found.config is None and file.exists():
+        found = found._replace(config=config.load(str(file)))
+    if found.config is None and not found.runs:
+        raise NotRunning(f'instance "{which.name}" does not run, and there is no {file}: give --config FILE')
+    return found
+
+
+def _with_answers(subject: Subject, which: Instance) -> Subject:
+    """The subject with all that a running instance tells of itself. An older one, or one whose supervisor hangs, tells
+    less."""
+    from pipeline import config
+    from pipeline.cli.observed import read_events, read_snapshot
+    from pipeline.supervisor.control import control_socket
+
+    try:
+        subject = subject._replace(snapshot=read_snapshot(which), events=tuple(read_events(which)))
+    except NotRunning:
+        return subject
+    try:
+        used = control_socket.send_request(which, {"command": "configuration"}, ANSWER_SECONDS)
+        return subject._replace(config=config.parse(used["configuration"])) if used.get("ok") else subject
+    except TunnelError:  # what was given is all that is known
+        return subject

@@ -1,0 +1,101 @@
+"""The instance itself and its two ends: whether it works, what it notes, and settings of the ends that do not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.doctor.finding import Finding, note, ok, problem
+from pipeline.doctor.subject import Subject
+from pipeline.log import printable
+from pipeline.observe.sentence import DOCTOR, describe
+from pipeline.version import VERSION
+
+RESTARTS_NOTE = 3
+LISTED_MAX = 5
+LOG = "Look into the log of the instance."
+
+
+def instance(subject: Subject) -> list[Finding]:
+    snapshot = subject.snapshot
+    if snapshot is None:
+        return []
+    return [judge_health(snapshot), *judge_workers(snapshot)]
+
+
+def judge_health(snapshot: dict[str, Any]) -> Finding:
+    health = describe(snapshot)
+    if not health.works:
+        return problem(health.sentence, health.advice.replace(DOCTOR, "") or LOG)
+    advice = health.advice.replace(DOCTOR, "").strip()
+    return note(health.sentence, advice) if advice else ok(health.sentence)
+
+
+def judge_workers(snapshot: dict[str, Any]) -> list[Finding]:
+    found = [
+        note(f"{row['name']} has been started again {row['restarts']} times", LOG)
+        for row in snapshot["workers"]
+        if row["restarts"] >= RESTARTS_NOTE
+    ]
+    if failures := snapshot.get("supervisor_failures", 0):
+        found.append(note(f"the supervisor has survived {failures} failures of its own", LOG))
+    return found
+
+
+def notes(subject: Subject) -> list[Finding]:
+    """All that the instance itself notes. Each note has its cure in it."""
+    if subject.snapshot is None:
+        return []
+    return [note(text, "See docs/network.md.") for text in subject.snapshot.get("notes", [])]
+
+
+# -- what the ends know of each other
+
+
+def versions(subject: Subject) -> list[Finding]:
+    if subject.snapshot is None:
+        return []
+    ends = [("the server", (subject.snapshot.get("server") or {}).get("version", ""))]
+    ends += [(f"peer {printable(peer['name'])}", peer.get("version", "")) for peer in subject.peers or ()]
+    return judge_versions(subject.snapshot.get("version", ""), VERSION, ends)
+
+
+def judge_versions(running: str, on_disk: str, ends: list[tuple[str, str]]) -> list[Finding]:
+    """`ends`: the other ends, and their versions; "" where one does not tell it."""
+    found = []
+    if running != on_disk:
+        text = f"this instance runs {running or 'an older version'}, the program on disk is {on_disk}"
+        found.append(note(text, "restart --rolling renews the workers, a restart of the service the supervisor too."))
+    others = [f"{name} runs {version}" for name, version in ends if version and version != running]
+    if others:
+        more = f" and {len(others) - LISTED_MAX} more" if len(others) > LISTED_MAX else ""
+        text = f"{', '.join(others[:LISTED_MAX])}{more}, this end runs {running or 'an older version'}"
+        found.append(note(text, "They work together; upgrade the older one when it suits you."))
+    return found or [ok(f"version {running}, as on disk")]
+
+
+def settings(subject: Subject) -> list[Finding]:
+    """The settings of both ends that should be equal, as far as a handshake tells them."""
+    config, snapshot = subject.config, subject.snapshot
+    if config is None or snapshot is None or config.compat:
+        return []
+    server = snapshot.get("server") or {}
+    ends = [("the server", server.get("mtu", 0), server.get("fec"))]
+    ends += [(f"peer {printable(peer['name'])}", peer.get("mtu", 0), peer.get("fec")) for peer in subject.peers or ()]
+    return judge_settings(config.mtu, config.fec, [end for end in ends if end[1]])
+
+
+def judge_settings(mtu: int, fec: str, ends: list[tuple[str, int, bool | None]]) -> list[Finding]:
+    """`ends`: the other ends, their MTU, and whether they have fec."""
+    found = []
+    for name, other, has_fec in ends:
+        if other != mtu:
+            text = f"mtu is {mtu} here and {other} at {name}: the ends disagree about the longest packet"
+            found.append(note(text, f"Set mtu to {min(mtu, other)} at both ends."))
+        if has_fec is False and fec != "off":
+            text = f'fec is "{fec}" here and off at {name}: nothing is coded'
+            found.append(note(text, "Set fec at both ends, or at neither."))
+        if has_fec and fec == "off":
+            found.append(
+                note(f"fec is off here and on at {name}: nothing is coded", "Set fec at both ends, or neither.")
+            )
+    return found or ([ok("mtu and fec of both ends agree")] if ends else [])

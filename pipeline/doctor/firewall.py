@@ -1,0 +1,141 @@
+"""The firewall (nftables): our own table, which should be there, and rules of others that drop packets of the tunnel.
+
+Chains of iptables-nft are among them; those of iptables-legacy are not seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pipeline.doctor.finding import Finding, note, ok, problem
+from pipeline.doctor.programs import run_program
+from pipeline.doctor.subject import Subject
+
+DROPS = ("drop", "reject")
+HOOKS = ("input", "forward", "output")
+NFT_SECONDS = 3.0
+
+
+class Chain(NamedTuple):
+    """A base chain of another's: a hook, and what becomes of packets that no rule decides about."""
+
+    where: str  # table and chain, as nft names them
+    hook: str
+    drops: bool  # by its policy
+    accepting: frozenset[str]  # devices and ports that a rule with a verdict of accept or jump names
+    dropping: frozenset[str]  # devices that a rule with a verdict of drop or reject names
+
+
+def firewall(subject: Subject) -> list[Finding]:
+    config = subject.config
+    if config is None or not subject.runs:
+        return []
+    ruleset = run_program(["nft", "-j", "list", "ruleset"], NFT_SECONDS)
+    if ruleset is None:
+        return _without_nft(config.mss_clamp)
+    own = f"tunnel-{config.name}"
+    entries = json.loads(ruleset).get("nftables", [])
+    port = config.listen_endpoint.port if subject.is_server else 0
+    forwards = bool(subject.is_server and config.push_routes)
+    return [
+        *judge_own_table(own, config.mss_clamp, _has_table(entries, own), subject.tun_name),
+        *judge_chains(chains_of(entries, own), subject.tun_name, port, forwards=forwards),
+    ]
+
+
+def _without_nft(mss_clamp: bool) -> list[Finding]:
+    if not mss_clamp:
+        return []
+    return [
+        note("the firewall cannot be read: nft is missing or fails", "Install nftables, or set mss_clamp to false.")
+    ]
+
+
+def _has_table(entries: Iterable[Mapping[str, Any]], name: str) -> bool:
+    return any(entry.get("table", {}).get("name") == name for entry in entries)
+
+
+def judge_own_table(name: str, wanted: bool, is_there: bool, tun: str) -> list[Finding]:
+    if not wanted:
+        return []
+    if is_there:
+        return [ok(f"the table inet {name} limits the segments of forwarded connections")]
+    return [
+        problem(
+            f"the table inet {name} is missing: TCP that is forwarded through {tun} may hang",
+            "tunnel-supervisor reload puts it back; if it goes again, find the program that flushes the firewall.",
+        )
+    ]
+
+
+def chains_of(entries: Iterable[Mapping[str, Any]], own: str) -> list[Chain]:
+    """The base chains of all tables but ours that look at packets of input, forward or output."""
+    chains: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+    accepting: dict[tuple[str, str, str], set[str]] = {}
+    dropping: dict[tuple[str, str, str], set[str]] = {}
+    for entry in entries:
+        if (chain := entry.get("chain")) is not None and chain.get("hook") in HOOKS and chain["table"] != own:
+            chains[chain["family"], chain["table"], chain["name"]] = chain
+        if (rule := entry.get("rule")) is not None:
+            key = rule["family"], rule["table"], rule["chain"]
+            into = dropping if any(verdict in part for part in rule["expr"] for verdict in DROPS) else accepting
+            into.setdefault(key, set()).update(_named(rule["expr"]))
+    return [
+        Chain(
+            f"{key[0]} {key[1]} {key[2]}",
+            chain["hook"],
+            chain.get("policy") == "drop",
+            frozenset(accepting.get(key, ())),
+            frozenset(dropping.get(key, ())),
+        )
+        for key, chain in chains.items()
+    ]
+
+
+def _named(expressions: Iterable[Any]) -> set[str]:
+    """The devices and ports that a rule compares with; "*" stands for a rule without any comparison."""
+    named: set[str] = set()
+    compares = False
+    for part in expressions:
+        match = part.get("match") if isinstance(part, dict) else None
+        if match is None or match.get("op", "==") == "!=":
+            continue
+        compares = True
+        left = match.get("left", {})
+        if not isinstance(left, dict):
+            continue
+        key = left.get("meta", {}).get("key") or left.get("payload", {}).get("field", "")
+        if key in ("iifname", "oifname", "iif", "oif", "dport"):
+            named |= set(map(str, _flat(match.get("right"))))
+    return named if compares else {"*"}
+
+
+def _flat(right: Any) -> list[Any]:
+    """The values on the right side of a comparison, those of a set too."""
+    if isinstance(right, dict):
+        return [value for each in right.get("set", []) for value in _flat(each)]
+    if isinstance(right, list):
+        return [value for each in right for value in _flat(each)]
+    return [right]
+
+
+def judge_chains(chains: Iterable[Chain], tun: str, port: int, *, forwards: bool) -> list[Finding]:
+    """`port`: on which a server listens, 0 at a client. `forwards`: this end passes packets on."""
+    found = []
+    for chain in chains:
+        if tun in chain.dropping:
+            text = f"a rule in {chain.where} drops packets of {tun} ({chain.hook})"
+            found.append(problem(text, f"Look at `nft list chain {chain.where}`, and remove or narrow that rule."))
+        if not chain.drops or "*" in chain.accepting:
+            continue
+        if chain.hook == "forward" and forwards and tun not in chain.accepting:
+            text = f"{chain.where} drops what it does not accept, and names {tun} nowhere: forwarding may fail"
+            found.append(
+                note(text, f"Accept it there: nft insert rule {chain.where} iifname {tun} accept, and oifname.")
+            )
+        if chain.hook == "input" and port and str(port) not in chain.accepting:
+            text = f"{chain.where} drops what it does not accept, and names port {port} nowhere"
+            found.append(note(text, f"Accept it there: nft insert rule {chain.where} tcp dport {port} accept."))
+    return found or [ok(f"no rule of the firewall drops packets of {tun}")]

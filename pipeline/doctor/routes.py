@@ -1,0 +1,119 @@
+"""The ways that packets take: to the server around the tunnel, to networks of the tunnel into it; overlaps."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from pipeline.doctor.finding import Finding, note, ok, problem
+from pipeline.doctor.subject import Subject
+from pipeline.errors import LocalError
+from pipeline.policy.kernel_entries import IPAddress, Network, share
+from pipeline.supervisor.kernel.route_socket import RouteSocket
+
+
+class Way(NamedTuple):
+    """Where the kernel sends packets."""
+
+    device: str
+    gateway: IPAddress | None = None
+    is_local: bool = False  # to this machine itself
+
+
+def ways_to(networks: Iterable[Network]) -> list[tuple[Network, Way | None]]:
+    """The way to an address of each network; None: there is none, or the kernel does not tell."""
+    found: list[tuple[Network, Way | None]] = []
+    with closing(RouteSocket()) as ask:
+        for network in networks:
+            inside = network.network_address if network.num_addresses < 3 else network.network_address + 1
+            found.append((network, _way(ask, inside)))
+    return found
+
+
+def _way(ask: RouteSocket, address: IPAddress) -> Way | None:
+    try:
+        route = ask.lookup(address)
+        return None if route is None else Way(_name(route.device), route.gateway, route.is_local)
+    except (LocalError, OSError):
+        return None
+
+
+def _name(device: int) -> str:
+    return socket.if_indextoname(device) if device else "several devices"
+
+
+# -- the way to the server
+
+
+def server_addresses(subject: Subject) -> list[IPAddress]:
+    """Where a client's connections lead, or would; none while its name is not known."""
+    hosts = [row["address"].rpartition(":")[0].strip("[]") for row in subject.established]
+    if not hosts and subject.config is not None and subject.config.remote_endpoint.address is not None:
+        hosts = [str(subject.config.remote_endpoint.address)]
+    return list(dict.fromkeys(ip_address(host.partition("%")[0]) for host in hosts))
+
+
+def loop(subject: Subject, addresses: Sequence[IPAddress]) -> list[Finding]:
+    """`addresses`: of the server."""
+    if not subject.is_client:
+        return []
+    with closing(RouteSocket()) as ask:
+        ways = [(address, _way(ask, address)) for address in addresses]
+    found = [each for address, way in ways for each in judge_way_to_server(address, way, subject.tun_name)]
+    return found or ([ok("the way to the server leads around the tunnel")] if ways else [])
+
+
+def judge_way_to_server(address: IPAddress, way: Way | None, tun: str) -> list[Finding]:
+    if way is None:
+        return [problem(f"this machine has no way to the server, {address}", "Look at `ip route` and at the uplink.")]
+    if way.device == tun:
+        return [
+            problem(
+                f"the way to the server, {address}, leads into the tunnel itself ({tun}): no connection lasts",
+                f"Remove that route (ip route del {address} dev {tun}), or add a better one around the tunnel: "
+                f"ip route add {address} via GATEWAY dev UPLINK.",
+            )
+        ]
+    return []
+
+
+# -- overlaps
+
+
+def overlaps(subject: Subject) -> list[Finding]:
+    """Of an instance that does not run; a running one notes them itself."""
+    config = subject.config
+    if config is None or subject.runs:
+        return []
+    with closing(RouteSocket()) as ask:
+        others = [(_name(each.device), each.network) for each in ask.addresses() if not each.interface.is_loopback]
+    own: list[Network] = [interface.network for interface in config.tunnel_interfaces]
+    return [*judge_name(config.tun_name), *judge_overlaps(own, others)]
+
+
+def judge_name(tun: str) -> list[Finding]:
+    try:
+        socket.if_nametoindex(tun)
+    except OSError:
+        return []
+    return [
+        problem(
+            f"a device {tun} exists already",
+            f"Stop what owns it, remove it (ip link delete {tun}), or set another tun_name.",
+        )
+    ]
+
+
+def judge_overlaps(own: Sequence[Network], others: Sequence[tuple[str, Network]]) -> list[Finding]:
+    return [
+        note(
+            f"the tunnel's subnet {network} overlaps {other} of {device}: hosts of one of them cannot be reached",
+            "Choose another tunnel_addr: a subnet that few others use, such as 10.83.47.0/24.",
+        )
+        for network in own
+        for device, other in others
+        if share(network, other)
+    ]

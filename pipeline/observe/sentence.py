@@ -1,0 +1,192 @@
+"""The state of an instance in one sentence that a person can use, and what to do if it does not work.
+
+Pure: a snapshot goes in. Of what it has, little is taken for granted, since the instance may be of another version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pipeline.log import printable
+from pipeline.observe.process_stat import HALTED
+
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+REASONS_MAX = 2  # each lane of a client may have one
+
+ADVICE = (
+    ("connection refused", "Check that the server runs, and that the port in remote_addr is its port."),
+    ("no answer", "Check that the server is up, and that no firewall on the way drops TCP to this port."),
+    ("the name is unknown", "Check the spelling of remote_addr, and the DNS server of this machine."),
+    ("the name has no address", "Check the spelling of remote_addr, and the DNS server of this machine."),
+    ("the DNS server", "Check the DNS server of this machine (/etc/resolv.conf): is it behind the tunnel?"),
+    ("the resolver", "Check the DNS server of this machine (/etc/resolv.conf): is it behind the tunnel?"),
+    ("no route", "Check the network of this machine: `ip route get` with the server's address."),
+    ("the network interface", "Check the network of this machine: `ip link`."),
+    ("firewall of this machine", "Check the firewall of this machine: `nft list ruleset`."),
+    ("does not know us", "Ask the server's administrator whether this peer was revoked: `peers` on the server."),
+    ("has not proved", "The server has another key: ask its administrator for a new invitation."),
+    ("fingerprint", "The server has another certificate: ask its administrator for a new invitation."),
+    ("certificate", "`tunnel-supervisor doctor` looks at the certificates and at the clock."),
+    ("speaks no TLS", "Check the port in remote_addr, and for a proxy on the way."),
+    ("is no tunnel", "Check the port in remote_addr, and for a proxy on the way."),
+)
+"""By words of the reason (pipeline.transport.failure_words, pipeline.wire.handshake). The first that fits counts."""
+
+DOCTOR = "`tunnel-supervisor doctor` looks for the cause."
+
+
+class Health(NamedTuple):
+    """`works`: a client is connected, a server serves. `advice`: "" where there is nothing to do."""
+
+    works: bool
+    sentence: str
+    advice: str = ""
+
+
+def describe(snapshot: dict[str, Any]) -> Health:
+    if snapshot["state"] not in ("running", "degraded"):
+        return Health(False, f"{snapshot['state']} ({spoken(snapshot['uptime_seconds'])} after its start)")
+    if snapshot["mode"] == "client":
+        return _of_client(snapshot)
+    return _of_server(snapshot)
+
+
+def _of_client(snapshot: dict[str, Any]) -> Health:
+    server = snapshot.get("server") or {}
+    rows = established(snapshot)
+    host, port = server.get("host", "the server"), server.get("port", 0)
+    if rows:
+        wanted = server.get("connections_wanted", len(rows))
+        missing = f"{len(rows)} of {wanted} connections" if len(rows) < wanted else ""
+        parts = [f"connected to {host} since {_since(rows)}", missing, *_figures(snapshot, rows)]
+        return Health(True, ", ".join(filter(None, [*parts, *_workers(snapshot)])), _why_missing(server))
+    reasons = [printable(reason) for reason in server.get("trouble", [])]
+    if not reasons:
+        return Health(False, f"not connected yet: dialing {host} port {port}")
+    attempts = server.get("failed_attempts", 0)
+    since = (
+        f", for {spoken(server.get('trouble_seconds', 0))} ({_count(attempts, 'failed attempt')})" if attempts else ""
+    )
+    return Health(False, f"not connected: {host} port {port}: {_listed(reasons)}{since}", advice_for(reasons))
+
+
+def _why_missing(server: dict[str, Any]) -> str:
+    """Of a client that is connected, and whose connections do not all stand or cannot be replaced."""
+    reasons = [printable(reason) for reason in server.get("trouble", [])]
+    return f"Not all connections stand: {_listed(reasons)}. {advice_for(reasons)}" if reasons else ""
+
+
+def advice_for(reasons: Sequence[str]) -> str:
+    for words, advice in ADVICE:
+        if any(words in reason for reason in reasons):
+            return advice
+    return DOCTOR
+
+
+def peers_of(snapshot: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The peers of a server; None if the snapshot is a client's, or does not tell them."""
+    peers: list[dict[str, Any]] | None = snapshot.get("peers") if snapshot["mode"] == "server" else None
+    return peers
+
+
+def _of_server(snapshot: dict[str, Any]) -> Health:
+    rows, peers = established(snapshot), peers_of(snapshot)
+    up = [f"up {spoken(snapshot['uptime_seconds'])}", *_workers(snapshot)]
+    if snapshot.get("peers_max") == 1:
+        if not rows:
+            return Health(True, ", ".join(["no client is connected", *up]))
+        return Health(True, ", ".join([f"a client is connected since {_since(rows)}", *_figures(snapshot, rows), *up]))
+    count = snapshot.get("peers_connected", 0)
+    if peers is None:
+        what = f"{_count(count, 'client')} connected"
+    elif not peers:
+        return Health(True, ", ".join(["no peer yet", *up]), "Add one: tunnel-supervisor invite NAME.")
+    else:
+        connected = sum(peer.get("state") == "connected" for peer in peers)
+        known = len(peers) + snapshot.get("peers_left_out", 0)
+        what = f"{connected} of {_count(known, 'peer')} connected"
+    return Health(True, ", ".join([what, *(_figures(snapshot, rows) if rows else ()), *up]))
+
+
+def established(snapshot: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in snapshot.get("connections", ()) if row["state"] == "established"]
+
+
+def _figures(snapshot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Round trip, loss, and the bytes of packets that have come and gone since the start."""
+    trips = sorted(row["rtt_ms"] for row in rows if row["rtt_ms"] > 0)
+    trip = [f"{_short(trips[len(trips) // 2])} ms"] if trips else []
+    counters = snapshot.get("counters", {})
+    traffic = (("tun.bytes_written", "in"), ("tun.bytes_read", "out"))
+    return [*trip, *loss(snapshot), *(f"{amount(counters.get(name, 0))} {way}" for name, way in traffic)]
+
+
+def loss(snapshot: dict[str, Any]) -> list[str]:
+    """The losses on the way to the other end, of the connections that stand, and the blocks that FEC has recovered.
+
+    TCP sends lost segments again, so nothing is lost for good; some that were only late are counted too.
+    """
+    rows = [row for row in established(snapshot) if "resent_segments" in row]
+    counters = snapshot.get("counters", {})
+    recovered = sum(count for name, count in counters.items() if name.startswith("fec.blocks_recovered_"))
+    repeated, sent = (sum(row[name] for row in rows) for name in ("resent_segments", "sent_segments"))
+    if rows and not repeated and not recovered:
+        return ["no loss"]
+    found = []
+    if repeated:
+        found.append(f"{_short(100 * repeated / max(repeated, sent))} % sent again")
+    if recovered:
+        found.append(f"{_count(recovered, 'block')} recovered")
+    return found
+
+
+def _workers(snapshot: dict[str, Any]) -> list[str]:
+    """The processes that do not run, or that somebody has stopped."""
+    workers = [(row["name"], row["state"], row.get("process", "")) for row in snapshot.get("workers", ())]
+    supervisor = snapshot.get("supervisor", {"state": "running"})["state"]
+    found = [("the supervisor", supervisor, ""), *workers]
+    return [
+        f"{name} is {process if process in HALTED else state}"
+        for name, state, process in found
+        if state != "running" or process in HALTED
+    ]
+
+
+def _since(rows: Sequence[dict[str, Any]]) -> str:
+    return spoken(max(row["age_seconds"] for row in rows))
+
+
+def _listed(texts: Sequence[str]) -> str:
+    """The first few, and how many there are besides."""
+    more = len(texts) - REASONS_MAX
+    return "; ".join([*texts[:REASONS_MAX], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _short(value: float) -> str:
+    """Two digits that count: 0.04, 0.41, 4.1, 41, 412."""
+    if value >= 10:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def spoken(seconds: float) -> str:
+    """The largest unit alone: 12 s, 4 min, 3 h, 2 days."""
+    whole = int(seconds)
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if whole >= 2 * size:
+            return f"{whole // size} {unit}"
+    return f"{whole} s"
+
+
+def amount(size: float) -> str:
+    """Bytes with a decimal unit."""
+    for unit in UNITS:
+        if size < 1000 or unit == UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return ""

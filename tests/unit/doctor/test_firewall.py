@@ -1,0 +1,93 @@
+"""The firewall as nft lists it in JSON, and what is made of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.doctor.finding import Level
+from pipeline.doctor.firewall import Chain, chains_of, judge_chains, judge_own_table
+
+OWN = "tunnel-town"
+
+
+def chain(name: str, hook: str | None, policy: str = "accept", table: str = "filter") -> dict[str, Any]:
+    made = {"family": "inet", "table": table, "name": name}
+    return {"chain": made | ({"hook": hook, "policy": policy, "prio": 0, "type": "filter"} if hook else {})}
+
+
+def rule(name: str, *expressions: Any, table: str = "filter") -> dict[str, Any]:
+    return {"rule": {"family": "inet", "table": table, "chain": name, "expr": list(expressions)}}
+
+
+def meta(key: str, right: Any, op: str = "==") -> dict[str, Any]:
+    return {"match": {"op": op, "left": {"meta": {"key": key}}, "right": right}}
+
+
+def dport(right: Any) -> dict[str, Any]:
+    return {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": right}}
+
+
+ACCEPT, DROP = {"accept": None}, {"drop": None}
+
+
+def judged(*entries: dict[str, Any], port: int = 443, forwards: bool = True) -> list[tuple[Level, str]]:
+    found = judge_chains(chains_of(entries, OWN), "tun0", port, forwards=forwards)
+    return [(each.level, f"{each.text}. {each.cure}") for each in found]
+
+
+def test_a_firewall_that_drops_nothing_is_well() -> None:
+    assert [level for level, _ in judged(chain("in", "input"), rule("in", dport(22), ACCEPT))] == [Level.OK]
+
+
+@pytest.mark.parametrize("verdict", ["drop", "reject"])
+@pytest.mark.parametrize("match", [meta("iifname", "tun0"), meta("oifname", {"set": ["eth0", "tun0"]})])
+def test_a_rule_that_drops_what_the_tunnel_carries_is_a_problem(match: dict[str, Any], verdict: str) -> None:
+    ((level, text),) = judged(chain("in", "input"), rule("in", match, {verdict: None}))
+    assert level is Level.PROBLEM and "a rule in inet filter in drops packets of tun0 (input)" in text
+
+
+def test_a_rule_about_all_devices_but_ours_is_none_about_ours() -> None:
+    assert [level for level, _ in judged(chain("in", "input"), rule("in", meta("iifname", "tun0", "!="), DROP))] == [
+        Level.OK
+    ]
+
+
+def test_a_chain_that_drops_by_policy_has_to_name_the_port_and_the_device() -> None:
+    found = judged(chain("in", "input", "drop"), chain("fwd", "forward", "drop"))
+    assert [level for level, _ in found] == [Level.NOTE, Level.NOTE]
+    assert "tcp dport 443 accept" in found[0][1] and "iifname tun0 accept" in found[1][1]
+    named = (rule("in", dport({"set": [22, 443]}), ACCEPT), rule("fwd", meta("iifname", "tun0"), ACCEPT))
+    assert [level for level, _ in judged(chain("in", "input", "drop"), chain("fwd", "forward", "drop"), *named)] == [
+        Level.OK
+    ]
+
+
+def test_a_client_and_a_server_that_forwards_nothing_need_no_such_rules() -> None:
+    entries = chain("in", "input", "drop"), chain("fwd", "forward", "drop")
+    assert [level for level, _ in judged(*entries, port=0, forwards=False)] == [Level.OK]
+
+
+def test_a_rule_that_accepts_everything_names_everything() -> None:
+    assert [level for level, _ in judged(chain("in", "input", "drop"), rule("in", ACCEPT))] == [Level.OK]
+
+
+def test_chains_without_a_hook_and_our_own_table_are_passed_over() -> None:
+    entries = chain("helper", None), chain("clamp", "forward", "drop", OWN), rule("gone", DROP), {"metainfo": {}}
+    assert chains_of(entries, OWN) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_there", "levels"),
+    [(True, True, [Level.OK]), (True, False, [Level.PROBLEM]), (False, False, []), (False, True, [])],
+)
+def test_our_own_table_is_missed_where_it_should_be(wanted: bool, is_there: bool, levels: list[Level]) -> None:
+    assert [each.level for each in judge_own_table(OWN, wanted, is_there, "tun0")] == levels
+
+
+def test_expressions_of_any_kind_are_read() -> None:
+    odd = [{"counter": {"packets": 0}}, {"match": {"op": "in", "left": "x", "right": [1]}}, "masquerade", ACCEPT]
+    assert chains_of([chain("in", "input"), rule("in", *odd)], OWN) == [
+        Chain("inet filter in", "input", False, frozenset(), frozenset())
+    ]
