@@ -14,6 +14,7 @@ WIDTH = 79
 NAME_WIDTH = 16
 
 GROUPS: dict[str, tuple[str, ...]] = {
+    "a client for good": ("join", "up", "down", "leave"),
     "run it": ("start", "stop", "reload", "restart"),
     "peers": ("invite", "peers", "revoke"),
     "see it": ("status", "events", "doctor", "support-bundle"),
@@ -26,7 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 EXAMPLES = """examples:
   tunnel-supervisor start --mode server --tunnel 10.83.47.1/24   a server
   tunnel-supervisor invite laptop --address vpn.example.org      prints a line
-  tunnel-supervisor start --join -     on the client: reads that line
+  tunnel-supervisor join -             on the client: reads that line
   tunnel-supervisor status             is it connected, and how well?
   tunnel-supervisor doctor             what is wrong, and what to do about it
   tunnel-supervisor help restart       all about one command"""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.cli import check_commands, event_command, help_text, peer_commands, status_command
+from pipeline.cli import check_commands, event_command, help_text, join_commands, peer_commands, status_command
 from pipeline.errors import LocalError, NotRunning, TunnelError, UsageError
 from pipeline.runtime import privileges
 from pipeline.secret_text import conceal
@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
     event_command.add_commands(command, _add_instance)
     peer_commands.add_commands(command, _add_instance)
+    join_commands.add_commands(command)
     status_command.add_command(command, _add_instance)
     check_commands.add_commands(command, _add_instance, _add_set)
     command("version", _version, "print the version alone")

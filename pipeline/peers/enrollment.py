@@ -26,7 +26,7 @@ that have joined with it (`agreed`). So one file is written for each use, as a w
     from 1, before 3      anybody                           no                   it repeats 2, with the same C
     in 3                  anybody or the client with C      no, or yes           it repeats 2: see the next line
     from 3, before 5      the client with C: it gets S      yes                  it repeats 2, and gets the same S
-    in 5                  the same                          yes                  it has the new key, or repeats 2
+    in 5                  the client with C                 yes                  it has the new key, or repeats 2
     after 5               nobody                            yes                  it connects
 
 The server's file is replaced as a whole, so in 3 either the old one is there or the new one. If it is not known which

@@ -23,9 +23,12 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
 from tests.reference.blocks import BLOCK, DATA, FRAME, RUN, Runs, Violation, block_frame, frame, packets_of, run_frame
 
-KEEPALIVE, HELLO, WELCOME, REFUSED, CHALLENGE, PROOF = 0x02, 0x10, 0x11, 0x12, 0x13, 0x14
+KEEPALIVE, HELLO, WELCOME, REFUSED, CHALLENGE, PROOF, DONE = 0x02, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15
+EXCHANGE = 1  # an extension of a hello
 HELLO_FIELDS = struct.Struct(">4sBBHHHQQBBB8s32sB")
 WELCOME_FIELDS = struct.Struct(">BBHB32sB")
 MAGIC = b"tnl\x01"
@@ -156,7 +159,30 @@ class WireClient:
             self.send_proof(self.proof())
         return self.receive_welcome()
 
-    def hello(self, wire_version: int = 1) -> bytes:
+    def exchange(self, private: bytes) -> tuple[str, bytes]:
+        """A key of its own in place of an invitation's, and the name of the peer. `private`: 32 random bytes."""
+        self.sent_hello = self.hello(extensions=self.exchange_extension(private))
+        self.socket.sendall(self.sent_hello)
+        self.receive_challenge()
+        self.send_proof(self.proof())
+        return self.receive_done(private)
+
+    @staticmethod
+    def exchange_extension(private: bytes) -> bytes:
+        public = X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+        return bytes([EXCHANGE, len(public)]) + public
+
+    def receive_done(self, private: bytes) -> tuple[str, bytes]:
+        body = self._receive_message(DONE)
+        rest = hashlib.sha256(body[32:]).digest()
+        if not hmac.compare_digest(body[:32], _mac(self.key, b"tunnel answer" + self.transcript() + rest)):
+            raise Violation("the server's proof is wrong")
+        own, other = X25519PrivateKey.from_private_bytes(private), body[32:64]
+        shared = own.exchange(X25519PublicKey.from_public_bytes(other))
+        info = b"tunnel exchanged key" + own.public_key().public_bytes_raw() + other
+        return body[65 : 65 + body[64]].decode("ascii"), _mac(_mac(self.key, shared), info + b"\x01")
+
+    def hello(self, wire_version: int = 1, extensions: bytes = b"") -> bytes:
         """The frame of a HELLO with a new nonce."""
         key_id, nonce = bytes(8), bytes(32)
         if self.key:
@@ -166,7 +192,8 @@ class WireClient:
             HELLO_FIELDS.pack(
                 MAGIC, wire_version, *self._hello, int(bool(self.key)), key_id, nonce, self._address_count
             )
-            + self._addresses,
+            + self._addresses
+            + extensions,
         )
 
     def send_hello(self, wire_version: int = 1) -> None:

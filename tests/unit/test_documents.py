@@ -4,6 +4,7 @@ import hashlib
 import re
 from ipaddress import ip_address, ip_interface, ip_network
 
+from pipeline.credentials import key_exchange
 from pipeline.fec import shard
 from pipeline.runtime import topology
 from pipeline.shm import layout
@@ -50,6 +51,23 @@ def test_the_examples_of_the_wire_format_are_what_the_code_makes():
     assert run[shard.RUN_BYTES :] == packet_block
 
 
+def test_the_exchange_of_keys_in_the_wire_format_is_what_the_code_makes():
+    example = named_example()
+    key, private = example["key"], {end: example[f"{end}'s private"] for end in ("client", "server")}
+    public = {f"{end}_public": example[f"{end}'s public"] for end in private}
+    assert public == {f"{end}_public": key_exchange.public_of(value) for end, value in private.items()}
+    hello = messages.decode(example["hello"])
+    assert isinstance(hello, messages.Hello)
+    assert example["exchange hello"] == hello._replace(exchange=public["client_public"]).frame()
+    seen = auth.transcript(example["exchange hello"], example["challenge"], example["certificate hash"])
+    assert example["exchange proof"] == messages.Proof(auth.client_proof(key, seen)).frame()
+    done = messages.decode(example["done"])
+    assert isinstance(done, messages.Done) and done[1:] == (public["server_public"], "laptop")
+    assert auth.done_proved(key, seen, example["done"])
+    for value in private.values():
+        assert key_exchange.new_key(key, value, **public) == example["new key"]
+
+
 def test_the_handshake_with_a_key_in_the_wire_format_is_what_the_code_makes():
     example = named_example()
     key, transcript = example["key"], example["transcript"]
@@ -90,7 +108,7 @@ def test_the_handshake_with_a_key_in_the_wire_format_is_what_the_code_makes():
     assert example["its SHA-256"] == hashlib.sha256(example["without proof"]).digest()
     refused = messages.Refused(messages.ADDRESS_TAKEN, messages.REASONS[messages.ADDRESS_TAKEN])
     assert example["refused"] == refused.frame()
-    assert len(example) == 14  # each is looked at above
+    assert len(example) == 22  # each is looked at above
 
 
 def test_the_reasons_of_a_refusal_in_the_wire_format_are_those_of_the_code():
@@ -109,7 +127,7 @@ def test_the_limits_in_the_wire_format_are_those_of_the_code():
     assert f"routes, at most {messages.PUSHED_ROUTES_MAX} |" in text
     assert f"at most {messages.TEXT_BYTES_MAX} bytes" in text
     assert f"at most {framing.COMPAT_LENGTH_LIMIT}" in text
-    for name in ("DATA", "KEEPALIVE", "HELLO", "WELCOME", "REFUSED", "CHALLENGE", "PROOF", "BLOCK", "RUN"):
+    for name in ("DATA", "KEEPALIVE", "HELLO", "WELCOME", "REFUSED", "CHALLENGE", "PROOF", "DONE", "BLOCK", "RUN"):
         assert f"| {getattr(framing, name):#04x} | {name.lower()} |" in text
 
 

@@ -465,7 +465,7 @@ class ServerRole(AdmissionNews):
         self._configure_admission()
 
     def forget(self, name: str) -> None:
-        answer = self._revoke({"name": name})
+        answer = self._revoke({"name": name}, "it has left")
         if not answer["ok"]:
             raise LocalError(answer["error"])
 
@@ -480,7 +480,7 @@ class ServerRole(AdmissionNews):
             return False
         return True
 
-    def _revoke(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _revoke(self, request: dict[str, Any], why: str = "asked by the control socket") -> dict[str, Any]:
         """Memory and connections first, which nothing can refuse; then the file; then all else that is wrong."""
         name = str(request.get("name"))
         check_peer_name(name)
@@ -491,7 +491,7 @@ class ServerRole(AdmissionNews):
         self._peers.exclude(name, is_named_by_client=is_member and self._peers.find(name) is None)
         self._configure_admission()
         if is_member or was_known:
-            self._events.record("revoked", name, "asked by the control socket")
+            self._events.record("revoked", name, why)
         unreleased = self._release(name, use)
         try:
             was_there = peer_file.remove(self._directory, name)

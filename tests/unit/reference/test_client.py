@@ -74,6 +74,23 @@ def test_it_answers_the_documents_challenge_and_trusts_its_welcome(pair: tuple[W
     assert [str(each) for each in (*welcome.addresses, *welcome.routes)] == ["10.0.0.2/24", "fd00::2/64", "10.1.0.0/16"]
 
 
+def test_it_exchanges_its_key_as_the_document_does(pair: tuple[WireClient, socket.socket]) -> None:
+    client, theirs = pair
+    example = named_example()
+    private = example["client's private"]
+    documented, made = example["exchange hello"], client.hello(extensions=client.exchange_extension(private))
+    nonce = slice(5 + 39, 5 + 71)
+    assert made[: nonce.start] + documented[nonce] + made[nonce.stop :] == documented
+    client.sent_hello, client.received_challenge = documented, example["challenge"]
+    client.send_proof(client.proof())
+    assert theirs.recv(1000) == example["exchange proof"]
+    theirs.sendall(example["done"])
+    assert client.receive_done(private) == ("laptop", example["new key"])
+    theirs.sendall(example["done"][:-1] + b"x")
+    with pytest.raises(Violation):
+        client.receive_done(private)
+
+
 def test_it_trusts_no_welcome_with_a_changed_byte(pair: tuple[WireClient, socket.socket]) -> None:
     client, theirs = pair
     example = named_example()

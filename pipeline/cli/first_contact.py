@@ -1,0 +1,213 @@
+"""A command asks a server, with a key, for a new key in place of an invitation's, or to be forgotten.
+
+    exchange(server, key, private)    the new key, and the name of the peer that has it
+    leave(server, key)                the server forgets the peer
+
+One connection, one handshake (docs/wire.md), no tunnel. The key and the private value are in this process alone. The
+server must show the pinned certificate and prove the key before anything that it says is believed; only a refusal is
+not proved.
+
+FirstContactError says how an attempt has ended:
+
+    is_final      another attempt would end in the same way
+    is_open       the server may have done what it was asked for
+    is_settled    the server says that it has not, and never will
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import ssl
+import time
+from typing import NamedTuple
+
+from pipeline.config import Config
+from pipeline.credentials import key_exchange, tls_settings
+from pipeline.errors import LocalError, PeerError
+from pipeline.log import printable
+from pipeline.transport import failure_words
+from pipeline.transport.settings import ALPN
+from pipeline.transport.tls_context import TlsContext, context_of
+from pipeline.wire import auth, framing, messages
+from pipeline.wire.messages import Challenge, Done, Hello, Message, Proof, Refused, Welcome
+
+ADDRESS_DELAY = 0.25  # seconds before the next address of the server is tried beside the one before (RFC 8305)
+SILENCE_SECONDS = 10.0  # how long the server may take for each step, as its handshake_timeout
+
+SETTLING_REASONS = (messages.INVITATION_USED, messages.INVITATION_EXPIRED, messages.NEEDS_JOIN)
+FINAL_REASONS = (*SETTLING_REASONS, messages.WRONG_VERSION, messages.SHUT_OUT)
+
+UNKNOWN = (
+    "the server does not know this key: the peer was revoked or invited anew, the line was altered, or another server "
+    "is at this address"
+)
+
+
+class FirstContactError(LocalError):
+    def __init__(self, text: str, *, is_final: bool = False, is_open: bool = False, is_settled: bool = False) -> None:
+        super().__init__(text)
+        self.is_final = is_final
+        self.is_open = is_open
+        self.is_settled = is_settled
+
+
+class Exchanged(NamedTuple):
+    """`name`: "" if the server does not exchange keys, since it is older, or has the key in its configuration."""
+
+    key: bytes
+    name: str
+
+
+class Server(NamedTuple):
+    """`config`: of the client whose server it is; `context`: TLS to it."""
+
+    config: Config
+    context: TlsContext
+
+    @classmethod
+    def of(cls, config: Config, key: bytes) -> Server:
+        """ConfigError if a file that a setting names cannot be used."""
+        tls = tls_settings.load(config, key=key).tls
+        if tls is None:
+            raise LocalError('encryption is "none": there is no key')
+        return cls(config, context_of(tls, server=False))
+
+
+def exchange(server: Server, key: bytes, private: bytes) -> Exchanged:
+    public = key_exchange.public_of(private)
+    answer = _ask(server, key, exchange=public)
+    if isinstance(answer, Welcome):
+        return Exchanged(key, "")
+    try:
+        new = key_exchange.new_key(key, private, client_public=public, server_public=answer.exchange)
+    except ValueError:
+        raise FirstContactError("the server's public value makes no key", is_final=True) from None
+    return Exchanged(new, answer.name)
+
+
+def leave(server: Server, key: bytes) -> bool:
+    """Whether the server has forgotten the peer: an older one does not."""
+    return isinstance(_ask(server, key, leaves=True), Done)
+
+
+def _ask(server: Server, key: bytes, exchange: bytes = b"", leaves: bool = False) -> Done | Welcome:
+    hello = Hello(
+        version=messages.VERSION,
+        offloads=0,
+        connection_index=0,
+        connections=1,
+        mtu=server.config.mtu,
+        client_id=0,
+        session=time.time_ns(),
+        traffic_class=framing.BULK,
+        features=0,
+        auth=messages.AUTH_KEY,
+        key_id=auth.key_id(key),
+        nonce=secrets.token_bytes(messages.NONCE_BYTES),
+        exchange=exchange,
+        leaves=leaves,
+    )
+    return asyncio.run(_converse(server, key, hello))
+
+
+async def _converse(server: Server, key: bytes, hello: Hello) -> Done | Welcome:
+    endpoint = server.config.remote_endpoint
+    try:
+        connecting = asyncio.open_connection(
+            endpoint.host,
+            endpoint.port,
+            ssl=server.context,
+            server_hostname=server.config.tls_server_name or endpoint.host.partition("%")[0],
+            happy_eyeballs_delay=ADDRESS_DELAY,
+        )
+        reader, writer = await asyncio.wait_for(connecting, SILENCE_SECONDS)
+    except TimeoutError:
+        raise FirstContactError("no answer") from None
+    except ssl.SSLError as error:
+        raise FirstContactError(printable(failure_words.of_error(error)), is_final=True) from None
+    except OSError as error:
+        known = failure_words.OF_SOCKETS.get(error.errno or 0)  # asyncio has a text of its own
+        raise FirstContactError(known or printable(failure_words.of_error(error))) from None
+    try:
+        return await _Conversation(reader, writer, server, key).ask(hello)
+    finally:
+        writer.transport.abort()
+
+
+class _Conversation:
+    """The handshake on one connection. `is_open`: the server may have done by now what HELLO asks for."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: Server, key: bytes) -> None:
+        self._reader, self._writer = reader, writer
+        self._pin = server.config.server_certificate_hash
+        self._key = key
+        self._is_open = False
+
+    async def ask(self, hello: Hello) -> Done | Welcome:
+        shown = self._certificate_hash()
+        self._writer.write(hello.frame())
+        challenge, challenge_frame = await self._receive()
+        if isinstance(challenge, Refused):
+            raise self._refused(challenge)
+        if not isinstance(challenge, Challenge):
+            raise FirstContactError("the server proves nothing: it has no keys", is_final=True)
+        transcript = auth.transcript(hello.frame(), challenge_frame, shown)
+        self._is_open = True
+        self._writer.write(Proof(auth.client_proof(self._key, transcript)).frame())
+        answer, frame = await self._receive()
+        match answer:
+            case Refused():
+                raise self._refused(answer)
+            case Done() if auth.done_proved(self._key, transcript, frame):
+                return answer
+            case Welcome() if auth.server_proved(self._key, transcript, frame):
+                return answer
+        raise FirstContactError("the server has not proved that it has our key", is_final=True, is_open=True)
+
+    def _certificate_hash(self) -> bytes:
+        channel = self._writer.get_extra_info("ssl_object")
+        if channel.selected_alpn_protocol() != ALPN:
+            raise FirstContactError(failure_words.NO_TUNNEL, is_final=True)
+        found = hashlib.sha256(channel.getpeercert(binary_form=True)).digest()
+        if self._pin and found != self._pin:
+            raise FirstContactError(
+                "it is another server than the one that has made the invitation, or that server has another "
+                "certificate now: ask for another invitation",
+                is_final=True,
+            )
+        return found
+
+    async def _receive(self) -> tuple[Message, bytes]:
+        try:
+            return await asyncio.wait_for(self._receive_frame(), SILENCE_SECONDS)
+        except TimeoutError:
+            raise FirstContactError("the server does not answer", is_open=self._is_open) from None
+        except asyncio.IncompleteReadError:
+            text = UNKNOWN if self._is_open else failure_words.ENDED_EARLY
+            raise FirstContactError(text, is_open=self._is_open) from None
+        except OSError as error:
+            raise FirstContactError(printable(failure_words.of_error(error)), is_open=self._is_open) from None
+        except PeerError as error:
+            text = f"what answers there is no tunnel: {printable(str(error))}"
+            raise FirstContactError(text, is_final=True, is_open=self._is_open) from None
+
+    async def _receive_frame(self) -> tuple[Message, bytes]:
+        head = await self._reader.readexactly(framing.LENGTH.size)
+        (length,) = framing.LENGTH.unpack(head)
+        if length > framing.WELCOME_LENGTH_LIMIT:
+            raise PeerError(f"frame of {length} bytes")
+        frame = head + await self._reader.readexactly(length)
+        return messages.decode(frame), frame
+
+    def _refused(self, refused: Refused) -> FirstContactError:
+        """The server's words, or ours, which a later version may have changed there."""
+        is_settled = refused.reason in SETTLING_REASONS
+        text = messages.REASONS[refused.reason] if is_settled else refused.text
+        return FirstContactError(
+            printable(text),
+            is_final=refused.reason in FINAL_REASONS,
+            is_open=self._is_open and not is_settled,
+            is_settled=is_settled,
+        )

@@ -1,0 +1,301 @@
+"""A join that ends at any instant, on either side, and what the next one finds. Files and server role are real.
+
+The death of the command is an exception that nobody catches, at each step in turn; that of the server, a restart from
+its files. The network between them is a function call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cli import first_contact, join_commands, joined_client, service_manager
+from pipeline.cli.first_contact import Exchanged, FirstContactError
+from pipeline.cli.main import main
+from pipeline.credentials import key_exchange, keys
+from pipeline.credentials.invitation import Invitation, encode
+from pipeline.errors import LocalError
+from pipeline.wire import messages
+from pipeline.wire.messages import Done, Refused
+from tests.unit.supervisor.roles.test_enrollment import Machine
+from tests.unit.supervisor.roles.test_server_role import Running
+
+FINGERPRINT = "ab" * 32
+
+
+class Death(BaseException):
+    """The process is killed."""
+
+
+class World:
+    """A server, and a machine on which `join` is typed. `dies_at`: the step before which the machine dies."""
+
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
+        (directory / "server").mkdir()
+        self.server = Running(directory / "server")
+        self.etc = directory / "etc"
+        self.steps = 0
+        self.dies_at = -1
+        self.loses: Callable[[], bool] = lambda: False
+        """Whether the answer of the server is lost."""
+        self.started: list[str] = []
+        self._write, self._unlink = keys.write_secret, Path.unlink
+        patch.setattr(joined_client, "ETC", self.etc)
+        patch.setattr(joined_client.keys, "write_secret", self._write_secret)
+        patch.setattr(first_contact, "exchange", self._exchange)
+        patch.setattr(first_contact, "leave", self._leave)
+        patch.setattr(join_commands, "_start_and_wait", self._start)
+        patch.setattr(join_commands, "PAUSES", (0.0,))
+        patch.setattr(join_commands, "_expect_root", lambda command: None)
+        patch.setattr(join_commands, "TUN_DEVICE", directory)
+        patch.setattr(service_manager, "is_running", lambda name: False)
+        patch.setattr(service_manager, "stop", lambda name: False)
+        patch.setattr(service_manager, "forget", lambda name: None)
+
+    def _start(self, name: str, *_: object) -> int:
+        self.started.append(name)
+        return 0
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps == self.dies_at:
+            raise Death
+
+    def _write_secret(self, path: Path, data: bytes, *, replace: bool = False) -> None:
+        if self.etc in Path(path).parents:
+            self.step()
+        self._write(path, data, replace=replace)
+        if self.etc in Path(path).parents:
+            self.step()
+
+    def _machine(self, key: bytes, private: bytes) -> Machine:
+        machine = Machine(self.server, key)
+        machine.private = private
+        return machine
+
+    def _exchange(self, server: Any, key: bytes, private: bytes) -> Exchanged:
+        self.step()
+        machine = self._machine(key, private)
+        answer = machine.exchange()
+        self.step()
+        if self.loses():
+            raise FirstContactError("the server does not answer", is_open=True)
+        if isinstance(answer, Refused):
+            settled = answer.reason in first_contact.SETTLING_REASONS
+            raise FirstContactError(answer.text, is_final=settled, is_settled=settled, is_open=not settled)
+        if answer is None:
+            raise FirstContactError(first_contact.UNKNOWN, is_open=True)
+        assert isinstance(answer, Done)
+        public = key_exchange.public_of(private)
+        return Exchanged(
+            key_exchange.new_key(key, private, client_public=public, server_public=answer.exchange), answer.name
+        )
+
+    def _leave(self, server: Any, key: bytes) -> bool:
+        return isinstance(self._machine(key, b"").ask(key, leaves=True), Done)
+
+    def join(self, line: bytes, *words: str, name: str = "ann") -> int:
+        file = self.etc.parent / "line"
+        file.write_text(encode(Invitation("vpn.example.org:9000", line, FINGERPRINT, "ann")))
+        file.chmod(0o600)
+        return main(["join", f"@{file}", "--name", name, "--wait", "1", *words])
+
+    def key(self, name: str = "ann") -> bytes:
+        return keys.read_key(self.etc / name / "key", "")
+
+    def is_good(self, name: str = "ann") -> bool:
+        """The machine has its files, and the server knows the key in them."""
+        files = sorted(os.listdir(self.etc / name))
+        return files == ["README", "config.json", "joined", "key"] and Machine(self.server, b"").may_connect(
+            self.key(name)
+        )
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    made = World(tmp_path, monkeypatch)
+    yield made
+    made.server.hub.close()
+
+
+STEPS = 12  # of an undisturbed join: five files, before and after each; the question, before and after
+
+
+def test_an_undisturbed_join_has_so_many_steps(world: World) -> None:
+    assert world.join(world.server.invite("ann")) == 0
+    assert world.steps == STEPS and world.is_good() and world.started == ["ann"]
+
+
+@pytest.mark.parametrize("server_dies", [False, True], ids=["", "server too"])
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_a_machine_that_dies_at_any_step_joins_with_the_same_line_again(
+    world: World, step: int, server_dies: bool
+) -> None:
+    line = world.server.invite("ann")
+    world.dies_at = step
+    with pytest.raises(Death):
+        world.join(line)
+    if server_dies:
+        world.server.start()
+    assert world.join(line) == 0 and world.is_good()
+    assert Machine(world.server, line).refusal() == messages.INVITATION_USED, "and nobody else does"
+
+
+@pytest.mark.parametrize("step", range(2, STEPS + 1))
+def test_up_finishes_what_was_cut_off_and_leave_ends_it_at_the_server(world: World, step: int) -> None:
+    line = world.server.invite("ann")
+    world.dies_at = step
+    with pytest.raises(Death):
+        world.join(line)
+    pending = (world.etc / "ann" / "invitation").exists()
+    if pending or step == STEPS:
+        assert main(["up", "ann"]) == 0 and world.is_good()
+    assert main(["leave", "ann"]) == 0 and not world.etc.exists()
+    if pending or step == STEPS:
+        assert world.server.states() == {}
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_an_answer_that_is_lost_is_asked_for_again(world: World, lost: int) -> None:
+    answers = iter([True] * lost + [False] * 9)
+    world.loses = lambda: next(answers)
+    assert world.join(world.server.invite("ann")) == 0 and world.is_good()
+
+
+def test_an_answer_that_never_comes_leaves_what_the_next_attempt_needs(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = world.server.invite("ann")
+    world.loses = lambda: True
+    assert world.join(line) == 1
+    said = capsys.readouterr().err
+    assert "The invitation is kept" in said and "`up ann` or `join` with the same line goes on" in said
+    assert os.listdir(world.etc / "ann") == ["invitation"]
+    world.loses = lambda: False
+    world.server.start()
+    assert world.join(line) == 0 and world.is_good()
+
+
+def test_another_line_takes_the_place_of_a_join_that_nobody_finished(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = world.server.invite("ann")
+    world.loses = lambda: True
+    assert world.join(first) == 1
+    world.loses = lambda: False
+    assert world.join(world.server.invite("ann", again=True)) == 0 and world.is_good()
+    assert "with another invitation is given up" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prepare", "text"),
+    [
+        (lambda world, line: Machine(world.server, line).join(), "this invitation has been used; ask for another"),
+        (lambda world, line: world.server.command("revoke", name="ann"), "the server does not know this key"),
+    ],
+    ids=["used", "revoked"],
+)
+def test_an_invitation_that_is_refused_leaves_nothing_that_blocks_another(
+    world: World, capsys: pytest.CaptureFixture[str], prepare: Callable[..., object], text: str
+) -> None:
+    line = world.server.invite("ann")
+    prepare(world, line)
+    assert world.join(line) == 1 and text in capsys.readouterr().err
+    world.server.command("revoke", name="ann")
+    assert world.join(world.server.invite("ann")) == 0 and world.is_good()
+
+
+@pytest.mark.parametrize("write", range(1, 6))
+def test_a_disk_that_is_full_at_any_file_costs_no_invitation(
+    world: World, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
+    line = world.server.invite("ann")
+    count = 0
+
+    def full(path: Path, data: bytes, *, replace: bool = False) -> None:
+        nonlocal count
+        count += world.etc in Path(path).parents
+        if count == write and world.etc in Path(path).parents:
+            raise LocalError(f"{path} cannot be written: No space left on device")
+        world._write(path, data, replace=replace)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(joined_client.keys, "write_secret", full)
+        assert world.join(line) == 1
+        if write == 1:
+            assert not world.etc.exists()
+    assert world.join(line) == 0 and world.is_good()
+
+
+def test_a_damaged_file_of_an_unfinished_join_is_named_with_its_cure(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = world.server.invite("ann")
+    world.dies_at = 3
+    with pytest.raises(Death):
+        world.join(line)
+    for text in ("", "{", '{"line": "x", "private": "eA==", "settings": {}}', "[]"):
+        (world.etc / "ann" / "invitation").write_text(text)
+        assert world.join(line) == 78 and "damaged: remove it" in capsys.readouterr().err
+
+
+def test_a_server_in_the_same_place_is_no_client_that_leaves(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = world.etc / "hub"
+    directory.mkdir(0o700, parents=True)
+    (directory / "config.json").write_text(json.dumps({"mode": "server"}))
+    assert main(["leave", "hub"]) == 1 and "was not made by `join`" in capsys.readouterr().err
+    assert os.listdir(directory) == ["config.json"]
+    assert main(["up", "hub"]) == 0 and world.started == ["hub"]
+
+
+def test_two_commands_do_not_work_on_one_client_at_once(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    with joined_client.JoinedClient("ann").locked(make=True):
+        assert world.join(world.server.invite("ann")) == 1
+    assert "another command is at work" in capsys.readouterr().err
+    assert not world.etc.exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["up", "nobody"], ["leave", "nobody"], ["up", "../x"], ["join", "tunnel1.x"]], ids=" ".join
+)
+def test_what_is_not_there_is_said_in_one_line(
+    world: World, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) in (1, 78)
+    said = capsys.readouterr().err
+    assert said.startswith("tunnel-supervisor: ") and said.count("\n") == 1 and not world.etc.exists()
+
+
+# -- what people read
+
+
+def status(**changed: Any) -> dict[str, Any]:
+    server = {"host": "vpn.example.org", "connections": 8, "trouble": []}
+    return {"name": "ann", "state": "running", "tun_name": "ann", "server": server, "notes": [], **changed}
+
+
+def test_the_result_is_a_sentence_once_there_are_connections_and_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses: list[str] = []
+    monkeypatch.setattr(join_commands, "_addresses", lambda device: addresses)
+    assert join_commands._result(status()) == ""
+    addresses.append("10.0.0.2")
+    assert join_commands._result(status()) == "connected to vpn.example.org as ann, address 10.0.0.2"
+    assert join_commands._result(status(state="starting")) == ""
+    assert join_commands._result(status(server={"host": "h", "connections": 0, "trouble": ["x"]})) == ""
+    assert join_commands._result(status(server=None)) == "ann is running, address 10.0.0.2"
+
+
+def test_an_instance_that_is_not_connected_in_time_says_why() -> None:
+    server = {"host": "h", "connections": 0, "trouble": []}
+    assert join_commands._trouble(status(server=server)) == "is not connected to h: no answer yet"
+    server["trouble"] = ["no answer"]
+    assert join_commands._trouble(status(server=server, notes=["x"])) == "is not connected to h: no answer; x"
+    server |= {"connections": 1, "trouble": []}
+    said = join_commands._trouble(status(server=server, notes=["10.0.0.2 is in use here"]))
+    assert said == "has no address of the server: 10.0.0.2 is in use here"
+    assert join_commands._trouble(status(server=None, state="starting")) == "is starting"
