@@ -15,7 +15,7 @@ NAME_WIDTH = 16
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "a client for good": ("join", "up", "down", "leave"),
-    "run it": ("start", "stop", "reload", "restart"),
+    "run it": ("start", "stop", "reload", "restart", "install-service"),
     "peers": ("invite", "peers", "revoke"),
     "see it": ("status", "events", "doctor", "support-bundle"),
     "configuration": ("check", "explain", "schema"),

@@ -14,7 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.cli import check_commands, event_command, help_text, join_commands, peer_commands, status_command
+from pipeline.cli import (
+    check_commands,
+    event_command,
+    help_text,
+    join_commands,
+    peer_commands,
+    service_commands,
+    status_command,
+)
 from pipeline.errors import LocalError, NotRunning, TunnelError, UsageError
 from pipeline.runtime import privileges
 from pipeline.secret_text import conceal
@@ -31,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     _open_standard_files()
     if argv is None:  # this process is the command
         privileges.forbid_dumps()
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     try:
         run: Run = arguments.run
         return run(arguments)
@@ -76,7 +84,7 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = _Command(prog="tunnel-supervisor", description=help_text.DESCRIPTION)
     parser.add_argument("-V", "--version", nargs=0, action=_ShowVersion, help="the version")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
@@ -126,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     event_command.add_commands(command, _add_instance)
     peer_commands.add_commands(command, _add_instance)
     join_commands.add_commands(command)
+    service_commands.add_commands(command)
     status_command.add_command(command, _add_instance)
     check_commands.add_commands(command, _add_instance, _add_set)
     command("version", _version, "print the version alone")
@@ -227,23 +236,11 @@ def _restart(arguments: argparse.Namespace) -> int:
     request = {"command": "restart", "worker": arguments.worker, "rolling": arguments.rolling}
     _send_command(arguments, request, "workers")
     if arguments.rolling:
-        _follow_rolling_restart(_instance(arguments))
-    return 0
+        from pipeline.service.instances import follow_rolling_restart
 
-
-def _follow_rolling_restart(which: instance.Instance) -> None:
-    """Print each worker once it has been replaced. LocalError if the instance gives up, NotRunning if it ends."""
-    from pipeline.supervisor.control import control_socket
-
-    left: list[str] | None = None
-    while left is None or left:
-        before, rolling = left or [], control_socket.send_request(which, {"command": "status"})["rolling"]
-        if rolling["error"]:
-            raise LocalError(rolling["error"])
-        left = rolling["left"]
-        for name in before[: len(before) - len(left)]:
+        for name in follow_rolling_restart(_instance(arguments)):
             print(f"replaced: {name}", flush=True)
-        time.sleep(0.1)
+    return 0
 
 
 def _send_command(arguments: argparse.Namespace, request: dict[str, Any], key: str) -> dict[str, Any]:

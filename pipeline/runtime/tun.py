@@ -113,7 +113,7 @@ def _explain(error: OSError, name: str) -> Exception:
         case errno.ENOENT | errno.ENXIO | errno.ENODEV:
             return LocalError(
                 f"{TUN_PATH}: {error.strerror}: this kernel or container has no TUN; "
-                f"load the tun module or give the container the device"
+                f"load the tun module, or give the container the device (--device {TUN_PATH})"
             )
         case errno.EPERM | errno.EACCES:
             return PermissionDenied(f"TUN device {name}: {error.strerror}: needs root or CAP_NET_ADMIN")

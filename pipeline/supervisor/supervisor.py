@@ -56,6 +56,7 @@ from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.control.publisher import Publisher
 from pipeline.supervisor.control.run_files import RunFiles
 from pipeline.supervisor.control.sd_notify import Watchdog, notify
+from pipeline.supervisor.control.service_status import ServiceStatus
 from pipeline.supervisor.control.signals import Signals
 from pipeline.supervisor.control.worker_events import WorkerEvents
 from pipeline.supervisor.instance import Instance
@@ -96,6 +97,7 @@ class Supervisor:
         self._cleanup: list[Callable[[], object]] = []  # called at the end, the last one first
         self._selector = selectors.DefaultSelector()
         self._watchdog = Watchdog()
+        self._service_status = ServiceStatus()
         self.events = Events()
         self._worker_events = WorkerEvents(self.events)
 
@@ -230,6 +232,7 @@ class Supervisor:
         log.tick()
         if is_running:
             self._watchdog.feed(now)
+            self._survive("the status line", lambda: self._service_status.tick(self._memory, self._role.status, now))
 
     def _survive(self, doing: str, act: Callable[[], object]) -> None:
         """Nothing that happens here ends the instance."""

@@ -404,10 +404,12 @@ def test_a_service_manager_hears_of_every_step(lab: Lab, tmp_path: Path) -> None
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(address))
         manager.settimeout(20)
+        heard: set[str] = set()
 
         def hear(word: str) -> None:
             while (said := manager.recv(4096).decode().split("\n"))[0] != word:
-                assert said == ["WATCHDOG=1"], f"expected {word}, got {said}"
+                assert said[0].startswith(("WATCHDOG=1", "STATUS=")), f"expected {word}, got {said}"
+                heard.update(said)
 
         with Instance(
             a, server_config(a), tmp_path, environment={"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "200000"}
@@ -425,6 +427,25 @@ def test_a_service_manager_hears_of_every_step(lab: Lab, tmp_path: Path) -> None
             instance.signal(signal.SIGTERM)
             hear("STOPPING=1")
             assert instance.wait() == 0
+        assert "STATUS=0 peers connected" in heard
+
+
+def test_a_supervisor_that_hangs_is_silent_until_it_goes_on(lab: Lab, tmp_path: Path) -> None:
+    a = lab.nodes[0]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "40000"}
+        with Instance(a, server_config(a), tmp_path, environment=environment) as instance:
+            instance.wait_until_running()
+            instance.signal(signal.SIGSTOP)
+            manager.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                while manager.recv(4096):  # what was sent before
+                    pass
+            instance.signal(signal.SIGCONT)
+            manager.settimeout(20)
+            assert manager.recv(4096) == b"WATCHDOG=1"
 
 
 def test_a_watchdog_is_not_fed_while_a_worker_is_down(lab: Lab, tmp_path: Path) -> None:

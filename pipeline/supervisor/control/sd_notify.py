@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 import socket
 
+VARIABLE = "NOTIFY_SOCKET"
+
+
+def has_manager() -> bool:
+    """Whether a service manager listens."""
+    return bool(os.environ.get(VARIABLE))
+
 
 def notify(text: str) -> None:
     """Send "READY=1" and the like to $NOTIFY_SOCKET."""
-    path = os.environ.get("NOTIFY_SOCKET")
+    path = os.environ.get(VARIABLE)
     if not path:
         return
     try:

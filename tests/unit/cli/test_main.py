@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import help_text
-from pipeline.cli.main import _parser, main
+from pipeline.cli.main import main, make_parser
 from pipeline.config.peer import PEER_SETTINGS
 from pipeline.config.schema import SETTINGS
 from pipeline.version import VERSION
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    return help_text.parsers_of(_parser().commands)
+    return help_text.parsers_of(make_parser().commands)
 
 
 def test_every_command_is_in_exactly_one_group_of_the_help() -> None:
@@ -36,7 +36,7 @@ def test_the_help_has_each_command_with_its_line_and_examples_that_can_be_parsed
     for line in help_text.EXAMPLES.splitlines()[1:]:
         words = re.split(r" {2,}", line.strip())[0].split()
         assert words[0] == "tunnel-supervisor"
-        _parser().parse_args(words[1:])
+        make_parser().parse_args(words[1:])
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"]], ids=lambda words: words[0])
@@ -45,7 +45,7 @@ def test_all_ways_to_the_help_show_it(words: list[str], capsys: pytest.CaptureFi
         main(words)
     except SystemExit as ended:
         assert ended.code == 0
-    assert capsys.readouterr().out == help_text.overview(help_text.texts_of(_parser().commands))
+    assert capsys.readouterr().out == help_text.overview(help_text.texts_of(make_parser().commands))
 
 
 def test_help_for_a_command_is_that_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,158 @@
+"""The command `install-service`: an installation that came from no package becomes a service of systemd.
+
+It writes the unit and the system user (pipeline.service.unit), says each thing that it did, and changes nothing the
+second time. A file that is not ours is never replaced or removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.errors import LocalError, PermissionDenied
+
+USER = "tunnel"
+MODE = 0o644
+SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
+SYSTEM = Path("/")
+COMMAND_SECONDS = 60
+
+AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
+
+def add_commands(command: AddCommand) -> None:
+    install = command("install-service", _install, "make this installation a service of systemd; a package has done so")
+    install.add_argument("--prefix", metavar="DIR", default="/", help="write below DIR, such as an image that is built")
+    install.add_argument("--remove", action="store_true", help="remove what this command has written")
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    from pipeline.service import unit
+
+    root = Path(arguments.prefix).absolute()
+    if not root.is_dir():
+        raise LocalError(f"--prefix: {root} is no directory")
+    if root == SYSTEM:
+        _expect_no_package(unit.PACKAGED_UNITS)
+    wanted = unit.files(unit.program_path(), unit.needed_paths())
+    found = {root / path: _read(root / path) for path in wanted}
+    for path, text in found.items():
+        if text and not text.startswith(unit.MARK):
+            raise LocalError(f"{path} was not written by this command: move it away, and try again")
+    try:
+        if arguments.remove:
+            return _remove(root, [path for path, text in found.items() if text])
+        changed = [_write(root / path, text) for path, text in wanted.items() if found[root / path] != text]
+    except PermissionError as error:
+        raise PermissionDenied(f"{error.filename}: {error.strerror}: run as root") from None
+    except OSError as error:
+        raise LocalError(f"{error.filename}: {error.strerror}") from None
+    for path in found:
+        print(f"{'written' if path in changed else 'unchanged'}: {path}")
+    if root == SYSTEM:
+        _warn_of_exposure(unit.program_path())
+        _make_user(root / unit.SYSUSERS_PATH)
+        if changed:
+            _reload_systemd()
+    print("next: a configuration in /etc/tunnel-supervisor/NAME/config.json, and then")
+    print("      systemctl enable --now tunnel-supervisor@NAME")
+    return 0
+
+
+def _expect_no_package(units: tuple[Path, ...]) -> None:
+    for path in units:
+        if path.exists():
+            raise LocalError(f"{path} is there already, from a package: use that one, or remove the package")
+
+
+def _read(path: Path) -> str:
+    """The text of a file; "" if there is none."""
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise LocalError(f"{path}: {error.strerror}") from None
+
+
+def _write(path: Path, text: str) -> Path:
+    """Replace the file as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.new")
+    with open(unfinished, "w", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, MODE)) as file:
+        os.fchmod(file.fileno(), MODE)
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+    return path
+
+
+def _remove(root: Path, paths: list[Path]) -> int:
+    """LocalError while instances are enabled, or run."""
+    links = sorted(root.glob("etc/systemd/system/*.wants/tunnel-supervisor@*.service"))
+    names = {link.name for link in links} | set(_active_units() if root == SYSTEM else ())
+    if names:
+        raise LocalError(
+            f"still in use by {', '.join(sorted(names))}: first, for each of them, systemctl disable --now NAME"
+        )
+    for path in paths:
+        path.unlink()
+        print(f"removed: {path}")
+    if not paths:
+        print("nothing to remove")
+    elif root == SYSTEM:
+        _reload_systemd()
+        print(f"note: the user {USER}, configurations in /etc/tunnel-supervisor and /var/lib/tunnel-supervisor stay")
+    return 0
+
+
+def _active_units() -> list[str]:
+    if not SYSTEMD_RUNS.exists():
+        return []
+    words = "systemctl list-units --plain --no-legend --full tunnel-supervisor@*"
+    return [line.split()[0] for line in _run(words.split()).splitlines() if line.strip()]
+
+
+def _warn_of_exposure(program: str) -> None:
+    """At each boot root runs the program: another user who can change it becomes root."""
+    from pipeline.credentials.ownership import find_exposure
+
+    if exposure := find_exposure(Path(program).resolve()) or find_exposure(Path(program)):
+        print(f"note: root runs this program from now on, and {exposure}")
+
+
+def _make_user(sysusers: Path) -> None:
+    try:
+        pwd.getpwnam(USER)
+        print(f"unchanged: user {USER}")
+        return
+    except KeyError:
+        pass
+    if shutil.which("systemd-sysusers"):
+        _run(["systemd-sysusers", str(sysusers)])
+        print(f"made: user {USER}")
+    else:
+        print(f"note: systemd-sysusers is missing: there is no user {USER}, and workers get an id that nobody has")
+
+
+def _reload_systemd() -> None:
+    if SYSTEMD_RUNS.exists():
+        _run(["systemctl", "daemon-reload"])
+        print("done: systemctl daemon-reload")
+
+
+def _run(words: list[str]) -> str:
+    """The output of a command. LocalError if it fails."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LocalError(f"{words[0]}: {error}") from None
+    if done.returncode:
+        raise LocalError(f"{' '.join(words)}: {done.stderr.strip() or done.returncode}")
+    return done.stdout

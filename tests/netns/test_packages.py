@@ -1,0 +1,271 @@
+"""The Debian package on fresh machines, with systemd as their first process: installed, rebooted, upgraded, removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.netns.harness.fresh_machine import FreshRoot, Machine, outside
+from tests.support import ROOT, eventually
+from tools.lab.network import Lab
+
+CAPABILITIES = int(re.findall(r"^CapBnd:\t(\w+)$", Path("/proc/self/status").read_text(), re.MULTILINE)[0], 16)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+PYTHON = "/usr/lib/tunnel-supervisor/venv/bin/python3"
+JOIN = """
+import base64, json, os, sys
+from pipeline.cli import peer_commands
+from pipeline.credentials.invitation import decode
+os.umask(0o077)
+invitation = decode(sys.stdin.read())
+settings = dict(each.split("=", 1) for each in peer_commands.overrides(invitation))
+config = {key: json.loads(value) for key, value in settings.items()}
+config |= {"name": "hub", "key_file": "/etc/tunnel-supervisor/hub/key"}
+for name, text in (("config.json", json.dumps(config)), ("key", base64.b64encode(invitation.key).decode())):
+    with open(f"/etc/tunnel-supervisor/hub/{name}", "w") as file:
+        file.write(text)
+"""
+HUB: dict[str, Any] = {
+    "mode": "server",
+    "name": "hub",
+    "local_addr": ":443",
+    "tunnel_addr": ["10.83.47.1/24", "fd83::1/64"],
+}
+MADE = "TUNNEL_TEST_PACKAGES"
+"""For work on these tests: a directory with `root`, a base system, and a package, instead of making them each time."""
+NO_INDEX = ("No matching distribution found", "Failed to establish a new connection", "Temporary failure in name")
+UNIT = "tunnel-supervisor@hub.service"
+SCORE_MAX = 4.0  # of systemd-analyze security: 0 is best
+LOST_MAX = 3  # datagrams, while each worker is replaced once
+MISSING_HERE = {number for number in range(64) if not CAPABILITIES >> number & 1}
+PLACES = ("/etc", "/usr", "/var", "/run", "/dev/shm", "/home", "/root", "/tmp", "/opt")
+OF_THE_SYSTEM = re.compile(
+    r"^/(var/(lib/(dpkg|apt|systemd)|cache|log|tmp)|run/(systemd|log|lock|credentials)|etc/(ld.so.cache|.*-$))|__pycache__"
+)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, Path]]:
+    """A base system, this package, and the same one with an older version."""
+    if made := os.environ.get(MADE):
+        (new,) = Path(made).glob("*.deb")
+        yield Path(made, "root"), new, older(new, tmp_path_factory.mktemp("packages"))
+        return
+    directory = tmp_path_factory.mktemp("packages")
+    base = FreshRoot(directory)
+    try:
+        words = outside(ROOT / "tools/package", "deb", "--out", directory)
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if any(text in done.stderr for text in NO_INDEX):
+            pytest.skip("no index of Python packages can be reached")
+        assert done.returncode == 0, done.stderr
+        base.finish()
+        (new,) = directory.glob("*.deb")
+        yield base.path, new, older(new, directory)
+    finally:
+        base.close()
+
+
+def older(package: Path, directory: Path) -> Path:
+    """The same package with the version 0.0.1, whose workers say so."""
+    files = directory / "older"
+    subprocess.run(["dpkg-deb", "-R", package, files], check=True)
+    control = files / "DEBIAN/control"
+    control.write_text(re.sub("^Version: .*$", "Version: 0.0.1", control.read_text(), flags=re.MULTILINE))
+    made = directory / "older.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", files, made], check=True, capture_output=True)
+    shutil.rmtree(files)
+    return made
+
+
+class Pair(NamedTuple):
+    """A hub and its client, with the older package. They were connected, and have been rebooted since."""
+
+    hub: Machine
+    laptop: Machine
+    package: Path
+    before: set[str]  # the files of the laptop before the installation
+
+
+@pytest.fixture(scope="module")
+def pair(packages: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    base, package, old = packages
+    directory = tmp_path_factory.mktemp("machines")
+    with (
+        Lab(names=("hub", "laptop")) as lab,
+        Machine(base, lab["hub"], directory) as hub,
+        Machine(base, lab["laptop"], directory) as laptop,
+    ):
+        before = files(laptop)
+        for machine in (hub, laptop):
+            install(machine, old)
+        start_hub(hub)
+        join(hub, laptop)
+        eventually(lambda: reaches(laptop), 20, "the hub reached")
+        for machine in (laptop, hub):
+            machine.reboot()
+        yield Pair(hub, laptop, package, before)
+
+
+def install(machine: Machine, package: Path) -> str:
+    shutil.copy(package, machine.root / "root")
+    apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--no-install-recommends", "-y", "-q"]
+    said = machine.run(*apt, f"/root/{package.name}")
+    (machine.root / "root" / package.name).unlink()
+    return said
+
+
+def files(machine: Machine) -> set[str]:
+    """Every file, without those that belong to the package manager or to systemd."""
+    found = machine.run("find", *PLACES, "-xdev").splitlines()
+    return {path for path in found if not OF_THE_SYSTEM.search(path)}
+
+
+def status(machine: Machine, name: str = "hub") -> dict[str, Any]:
+    return json.loads(machine.run("tunnel-supervisor", "status", "--json", "--name", name))
+
+
+def pids(machine: Machine) -> dict[str, int]:
+    return {each["name"]: each["pid"] for each in status(machine)["workers"]}
+
+
+def start_hub(hub: Machine) -> None:
+    hub.write("/etc/tunnel-supervisor/hub/config.json", json.dumps(HUB))
+    hub.run("systemctl", "enable", "--now", UNIT)
+
+
+def join(hub: Machine, laptop: Machine) -> None:
+    line = hub.run("tunnel-supervisor", "invite", "laptop", "--address", f"{hub.node.address}:443")
+    laptop.run("mkdir", "-p", "/etc/tunnel-supervisor/hub")
+    laptop.run(PYTHON, "-I", "-c", JOIN, input=line)
+    laptop.run("systemctl", "enable", "--now", UNIT)
+
+
+def reaches(machine: Machine, address: str = "10.83.47.1") -> bool:
+    return machine.attempt("ping", "-c1", "-W1", address).returncode == 0
+
+
+def test_the_tunnel_survives_a_reboot_of_both_machines(pair: Pair) -> None:
+    eventually(lambda: reaches(pair.laptop) and reaches(pair.laptop, "fd83::1"), 30, "the hub reached again")
+
+
+def test_the_unit_takes_all_rights_that_the_program_does_not_need(pair: Pair) -> None:
+    hub = pair.hub
+    main = hub.property(UNIT, "MainPID")
+    said = dict(line.split(":\t", 1) for line in hub.run("cat", f"/proc/{main}/status").splitlines() if ":\t" in line)
+    assert (said["NoNewPrivs"], said["Seccomp"]) == ("1", "2")
+    assert bits(said["CapBnd"]) == {5, 6, 7, 8, 10, 12, 23, 24} - MISSING_HERE  # linux/capability.h
+    inside = ["nsenter", f"--target={main}", "--mount", "--", "sh", "-c"]
+    for place in ("/usr/x", "/etc/x", "/proc/sys/net/ipv4/ip_forward"):
+        assert "Read-only" in hub.attempt(*inside, f"echo 1 > {place}").stderr
+    score = hub.run("systemd-analyze", "security", "--no-pager", UNIT).splitlines()[-1]
+    assert float(re.findall(r": ([0-9.]+) ", score)[0]) <= SCORE_MAX, score
+    assert hub.run("systemd-analyze", "verify", "--man=no", UNIT) == ""
+    assert "table inet tunnel-hub" in hub.run("nft", "list", "tables")
+    tunnel = hub.run("id", "-u", "tunnel").strip()
+    for pid in pids(hub).values():
+        assert hub.run("stat", "-c", "%u", f"/proc/{pid}/task").strip() == "0"  # no process of that user reads it
+        assert re.search(rf"Uid:\t{tunnel}\t", hub.run("cat", f"/proc/{pid}/status"))
+    assert hub.run("journalctl", "-q", "-p", "warning", "-u", UNIT).strip() == ""
+
+
+def test_systemctl_shows_how_the_tunnel_is(pair: Pair) -> None:
+    eventually(lambda: pair.hub.property(UNIT, "StatusText").startswith("1 peer connected"), 20)
+    text = f"connected to {pair.hub.node.address}"
+    eventually(lambda: pair.laptop.property(UNIT, "StatusText").startswith(text), 20)
+
+
+def test_a_reload_by_systemctl_is_applied_or_fails_and_the_tunnel_goes_on(pair: Pair) -> None:
+    hub = pair.hub
+    main, workers = hub.property(UNIT, "MainPID"), pids(hub)
+    path = "/etc/tunnel-supervisor/hub/config.json"
+    hub.write(path, json.dumps(HUB | {"log_level": "debug"}))
+    hub.run("systemctl", "reload", UNIT)
+    hub.write(path, json.dumps(HUB | {"client_isolations": True}))
+    assert hub.attempt("systemctl", "reload", UNIT).returncode == 1
+    hub.write(path, json.dumps(HUB))
+    hub.run("systemctl", "reload", UNIT)
+    assert (hub.property(UNIT, "ActiveState"), hub.property(UNIT, "MainPID")) == ("active", main)
+    assert pids(hub) == workers and reaches(pair.laptop)
+
+
+def test_a_supervisor_that_was_killed_or_hangs_is_started_again(pair: Pair) -> None:
+    hub = pair.hub
+    hub.write(f"/etc/systemd/system/{UNIT}.d/watchdog.conf", "[Service]\nWatchdogSec=2\nRestartSec=0.1\n", 0o644)
+    hub.run("systemctl", "daemon-reload")
+    hub.run("systemctl", "restart", UNIT)
+    for sign, result in (("KILL", "signal"), ("STOP", "watchdog")):
+        main = hub.property(UNIT, "MainPID")
+        hub.run("kill", f"-{sign}", main)
+        eventually(partial(has_other, hub, main), 30, f"a start after {result}")
+        eventually(lambda: hub.property(UNIT, "ActiveState") == "active", 20)
+    assert hub.property(UNIT, "NRestarts") == "2"
+    hub.run("rm", "-r", f"/etc/systemd/system/{UNIT}.d")
+    hub.run("systemctl", "daemon-reload")
+    eventually(lambda: reaches(pair.laptop), 20, "the hub reached again")
+
+
+def test_instances_come_and_go_beside_each_other(pair: Pair) -> None:
+    hub, other = pair.hub, UNIT.replace("@hub", "@other")
+    config = HUB | {"name": "other", "local_addr": ":8443", "tunnel_addr": "10.83.48.1/24"}
+    hub.write("/etc/tunnel-supervisor/other/config.json", json.dumps(config))
+    hub.run("systemctl", "start", other)
+    assert status(hub, "other")["state"] == status(hub)["state"] == "running"
+    hub.run("systemctl", "stop", other)
+    assert status(hub)["state"] == "running"
+    hub.write("/etc/tunnel-supervisor/other/config.json", "{}}")
+    assert hub.attempt("systemctl", "start", other).returncode == 1
+    assert hub.property(other, "ExecMainStatus") == "78"
+    assert hub.property(other, "ActiveState") == "failed"  # and is not tried again
+    hub.run("systemctl", "reset-failed", other)
+    hub.run("rm", "-r", "/etc/tunnel-supervisor/other")
+
+
+def test_an_upgrade_replaces_the_workers_and_traffic_goes_on(pair: Pair) -> None:
+    laptop = pair.laptop
+    main, before = laptop.property(UNIT, "MainPID"), pids(laptop)
+    words = laptop.inside("ping", "-q", "-i", "0.05", "10.83.47.1")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as ping:
+        said = install(laptop, pair.package)
+        laptop.run("sh", "-c", "kill -INT $(pidof ping)")
+        summary = ping.communicate(timeout=20)[0]
+    sent, received = map(int, re.findall(r"(\d+) packets transmitted, (\d+) received", summary)[0])
+    assert sent > 20 and sent - received <= LOST_MAX, summary
+    assert "its workers run the new version" in said
+    after = pids(laptop)
+    assert laptop.property(UNIT, "MainPID") == main
+    assert before.keys() == after.keys() and not set(before.values()) & set(after.values())
+
+
+def test_a_removed_package_leaves_the_configuration_and_a_purged_one_nothing(pair: Pair) -> None:
+    laptop = pair.laptop
+    assert "stopped" in laptop.run("apt-get", "remove", "-y", "-q", "tunnel-supervisor")
+    assert not laptop.run("ip", "-o", "link", "show", "type", "tun")
+    left = {path for path in files(laptop) - pair.before if not path.startswith("/etc/")}
+    assert left == set()
+    assert laptop.run("cat", "/etc/tunnel-supervisor/hub/key")
+    install(laptop, pair.package)
+    laptop.run("systemctl", "start", UNIT)
+    eventually(lambda: reaches(laptop), 20, "the hub reached again")
+    laptop.run("apt-get", "purge", "-y", "-q", "tunnel-supervisor")
+    assert files(laptop) - pair.before == set()
+    assert laptop.attempt("id", "tunnel").returncode != 0
+    assert not laptop.run("systemctl", "list-units", "--all", "--no-legend", "tunnel-supervisor@*").strip()
+
+
+def has_other(machine: Machine, pid: str) -> bool:
+    return machine.property(UNIT, "MainPID") not in (pid, "0")
+
+
+def bits(hexadecimal: str) -> set[int]:
+    return {number for number in range(64) if int(hexadecimal, 16) >> number & 1}
