@@ -43,6 +43,11 @@ KINDS = (
               "a worker gave no sign of life, and is ended"),
     EventKind(18, "worker-restarted", INFO, "{subject} ready: {text}", "a successor has taken a worker's place"),
     EventKind(19, "worker-start-failed", ERROR, "{text}; trying again", "a worker's process could not be made"),
+    # the exporter
+    EventKind(24, "exporter-died", WARNING, "exporter died: {text}; the tunnel does not need it, it is started again",
+              "the process of metrics and page has ended"),
+    EventKind(25, "exporter-given-up", ERROR, "exporter given up until the next reload: {text}",
+              "the process of metrics and page died again and again"),
     # a client's server
     EventKind(32, "connected", INFO, "connected: {text}", "the first connection to the server is established"),
     EventKind(33, "lost", WARNING, "connection lost: {text}", "the last connection to the server has ended"),

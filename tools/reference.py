@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.counters import COUNTERS
 from pipeline.events import KINDS
+from pipeline.exporter.metrics import FAMILIES, place_of
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- made by tools/reference.py: begin -->\n", "<!-- made by tools/reference.py: end -->"
@@ -24,8 +26,24 @@ def events() -> str:
     return "\n".join(["| kind | level | in the log | meaning |", "|---|---|---|---|", *rows])
 
 
-TABLES: dict[str, Callable[[], str]] = {"docs/events.md": events}
-"""Documents, and what makes the table in each."""
+def metrics() -> str:
+    """Every metric, and then where each counter is found among them."""
+    families = [
+        f"| `{each.shown_name}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels)} | {each.meaning} |"
+        for each in FAMILIES
+    ]
+    counters = [f"| `{each.name}` | `{place_of(each)}` | {each.meaning} |" for each in COUNTERS]
+    return "\n".join(
+        [
+            *("| metric | kind | labels | meaning |", "|---|---|---|---|", *families, ""),
+            *("## Counters among them", ""),
+            *("| counter in `status --json` | in `/metrics` | meaning |", "|---|---|---|", *counters),
+        ]
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {"docs/events.md": events, "docs/metrics.md": metrics}
+"""Documents, and what makes the tables in each."""
 
 
 def with_table(document: str, table: str) -> str:

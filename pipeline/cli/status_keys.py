@@ -77,6 +77,7 @@ KEYS = {
     "accounting.path": "of the file that has the account",
     "accounting.failures": "writes of it that have failed",
     "accounting.problem": 'why it cannot be written now; "" if it can',
+    "certificate_expires": "when the certificate of this end expires, seconds since 1970; null without one",
     "server": "of a client, its server; null at a server",
     "server.host": "as in remote_addr",
     "server.port": "as in remote_addr",

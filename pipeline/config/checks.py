@@ -165,6 +165,26 @@ def fec(config: Config) -> Violations:
         yield "fec_parity", 'at least 1, or fec "off"', 0
 
 
+def metrics_addr(config: Config) -> Violations:
+    try:
+        endpoint = config.metrics_endpoint
+    except ValueError as expected:
+        yield "metrics_addr", str(expected), config.metrics_addr
+        return
+    if endpoint is None:
+        return
+    if endpoint.port == 0:
+        yield "metrics_addr", "a port of 1 to 65535", config.metrics_addr
+    elif endpoint.address is None and not endpoint.is_loopback:
+        yield "metrics_addr", 'an address of this machine, such as "10.0.0.1:9100", and no name', config.metrics_addr
+    elif not (endpoint.is_loopback or config.metrics_token_file):
+        expected_path = (
+            f"the path of a file with a token, because {config.metrics_addr} is no loopback address: others would see "
+            "peers and addresses. Make a token with `tunnel-supervisor genkey`, or set metrics_addr to a port alone"
+        )
+        yield "metrics_token_file", expected_path, ""
+
+
 def state_dir(config: Config) -> Violations:
     if not config.state_dir.startswith("/"):
         expected = "a path beginning with /: every later start, from any directory, must find this directory again"
@@ -195,6 +215,7 @@ CHECKS = (
     Check(push_routes, ("push_routes",)),
     Check(state_dir, ("state_dir",)),
     Check(quota, ("mode", "accounting", "quota_gb", "peers")),
+    Check(metrics_addr, ("metrics_addr", "metrics_token_file")),
     Check(security_checks.peers, ("peers",)),
     Check(security_checks.server_name, ("tls_server_name",)),
     Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),

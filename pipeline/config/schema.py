@@ -32,6 +32,7 @@ from pipeline.config.types import (
     Gigabytes,
     HostText,
     Limit,
+    LocalEndpoint,
     Mbit,
     Name,
     OwnAddresses,
@@ -52,6 +53,7 @@ from pipeline.shm.layout import PAGE
 WORKER_KINDS = ("tun", "fec", "tcp")
 AUTO = "auto"
 DEFAULT_TUN_NAME = "tun0"
+LOOPBACK = "127.0.0.1"
 DEFAULT_SERVER_ADDRESS = "10.0.0.1/24"
 STATE_DIRECTORY = "/var/lib/tunnel-supervisor"  # file-hierarchy(7)
 QUEUE_PACKETS_MOST = 1 << 19  # pointers in one allocation: KMALLOC_MAX_SIZE, linux/ptr_ring.h
@@ -315,6 +317,16 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     accounting: Annotated[bool, about(
         "Keep account of the bytes of each peer by day and by month, in `accounting.sqlite` in `state_dir`. A client "
         "keeps account of its server. When false, there can be no quota.")] = True
+    metrics_addr: Annotated[LocalEndpoint, about(
+        "Where this instance shows itself over HTTP: metrics for Prometheus, and a page for a browser. A port alone "
+        "means this machine alone, 127.0.0.1. Empty: nowhere. An address that others reach needs "
+        "`metrics_token_file`. See docs/metrics.md.", live=True)] = ""
+    metrics_token_file: Annotated[PathText, about(
+        "Path of the file with the token that a scraper or a browser must give, 16 characters or more, readable by its "
+        "owner only; `genkey` makes one. Needed where `metrics_addr` is not a loopback address.", live=True)] = ""
+    metrics_peers: Annotated[int, Meta(ge=0, le=4096), about(
+        "Peers that have metrics of their own, the first ones by name. 0: only how many there are. Each takes eight "
+        "time series. The page shows all peers.", unit="peers", live=True)] = 200
     log_level: Annotated[Literal["debug", "info", "warning", "error"], about(
         "Least important level of messages that is logged.", live=True)] = "info"
     log_format: Annotated[Literal["text", "json"], about(
@@ -325,6 +337,14 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def listen_endpoint(self) -> Endpoint:
         """`local_addr` in parts; the host "::" stands for every address, IPv4 and IPv6."""
         return parse_endpoint(self.local_addr)
+
+    @property
+    def metrics_endpoint(self) -> Endpoint | None:
+        """`metrics_addr` in parts, None if it is empty; a port alone is one of this machine."""
+        text = str(self.metrics_addr)
+        if text.isascii() and text.isdigit():
+            text = f"{LOOPBACK}:{text}"
+        return parse_endpoint(text) if text else None
 
     @property
     def remote_endpoint(self) -> Endpoint:

@@ -54,6 +54,10 @@ Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), accept
 TunName = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$"), accepts(f"1 to 15 {NAME_FORM}")]
 CongestionName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,15}$"), accepts('a name such as "bbr", or ""')]
 EndpointText = Annotated[str, accepts(ENDPOINT_FORM)]
+LocalEndpoint = Annotated[
+    Annotated[int, Meta(ge=1, le=65535)] | str,
+    accepts('a port, such as 9100, for this machine alone; or HOST:PORT with an address of this machine; or ""'),
+]
 EndpointOrNone = Annotated[str, accepts(f'{ENDPOINT_FORM}, or ""')]
 InterfaceText = Annotated[str, accepts(INTERFACE_FORM)]
 OwnAddresses = Annotated[

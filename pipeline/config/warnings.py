@@ -44,6 +44,10 @@ def _with_compat(config: Config) -> bool:
     return config.compat
 
 
+def _without_metrics(config: Config) -> bool:
+    return config.metrics_endpoint is None
+
+
 def _for_one_client(config: Config) -> bool:
     return _on_server(config) and not config.multi_client
 
@@ -56,6 +60,7 @@ UNUSED = (
     Unused(("accept_routes",), _on_server, "nobody sends routes to a server"),
     Unused(("connections", "light_connections"), _on_server, "the client decides how many connections it opens"),
     Unused(("fec_data", "fec_parity"), _without_fec, "fec is off"),
+    Unused(("metrics_token_file", "metrics_peers"), _without_metrics, "metrics_addr is empty"),
     Unused(
         (
             "peers",
@@ -130,6 +135,12 @@ def _warnings(config: Config, invited: bool) -> Iterator[str]:
     for name in ("send_buffer_bytes", "receive_buffer_bytes"):
         if getattr(config, name):
             yield f"{name} is {getattr(config, name)}: a fixed size switches off the kernel's tuning of this buffer."
+    metrics = config.metrics_endpoint
+    if metrics is not None and not metrics.is_loopback:
+        yield (
+            f"metrics_addr is {config.metrics_addr}: page and token travel there without encryption; let it be an "
+            "address inside the tunnel, or put a proxy with TLS before a loopback address."
+        )
     if config.compat and config.has_ipv6_inside:
         yield "compat is true and there is IPv6 inside: the original program's server drops IPv6 packets."
 

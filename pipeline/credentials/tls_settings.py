@@ -21,11 +21,15 @@ from pipeline.transport.settings import ALPN, TlsMaterial
 
 
 class TlsSettings(NamedTuple):
-    """`tls`: None without encryption. `key`: of a client, b"" for none. `certificate`: our own, PEM, b"" for none."""
+    """`tls`: None without encryption. `key`: of a client, b"" for none. `certificate`: our own, PEM, b"" for none.
+
+    `expires`: the time at which that certificate does (time_t); None for none.
+    """
 
     tls: TlsMaterial | None
     key: bytes
     certificate: bytes
+    expires: float | None = None
 
 
 OwnPair = Callable[[], CertificatePair]
@@ -70,7 +74,8 @@ def load(config: Config, own: OwnPair | None = None, key: bytes = b"") -> TlsSet
         *certificates.expiry_warnings(ca, "the first certificate in tls_ca_file", "in tls_ca_file:"),
     ):
         LOG.warning("%s", warning)
-    return TlsSettings(tls, key, pair.certificate)
+    expires = certificates.describe(pair.certificate).not_after.timestamp() if pair.certificate else None
+    return TlsSettings(tls, key, pair.certificate, expires)
 
 
 def _in_its_file(problem: Problem, config: Config) -> Problem:

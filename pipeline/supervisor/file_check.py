@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.credentials import certificates, tls_settings
+from pipeline.credentials import certificates, metrics_token, tls_settings
 from pipeline.credentials.certificates import CertificatePair
 from pipeline.credentials.state_dir import SERVER_CERTIFICATE, SERVER_KEY
 from pipeline.errors import ConfigError, Problem
@@ -22,6 +22,10 @@ def check_files(config: Config) -> list[str]:
         notes.append(f"{directory} is closed to this user: its certificate and its peers are not checked.")
     try:
         tls_settings.load(config, lambda: _own_certificate(config, directory))
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        metrics_token.load(config)
     except ConfigError as error:
         problems += error.problems
     if config.mode == "server" and not config.compat:

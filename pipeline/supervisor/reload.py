@@ -29,6 +29,9 @@ APPLIED_BY_SUPERVISOR = {
     "tls_cert_file",
     "tls_key_file",
     "tls_ca_file",
+    "metrics_addr",
+    "metrics_token_file",
+    "metrics_peers",
     *LIMITS,
 }
 """Settings that the supervisor applies itself, or tells the workers; a change of any other replaces the workers."""

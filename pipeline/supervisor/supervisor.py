@@ -64,6 +64,7 @@ from pipeline.supervisor.kernel.clamp_keeper import ClampKeeper
 from pipeline.supervisor.kernel.listener import listen
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.processes import cores
+from pipeline.supervisor.processes.exporter import Exporter
 from pipeline.supervisor.processes.precedence import Precedence
 from pipeline.supervisor.processes.process import raise_descriptor_limit
 from pipeline.supervisor.processes.rolling import Rolling
@@ -75,7 +76,7 @@ from pipeline.supervisor.roles.client_role import ClientRole
 from pipeline.supervisor.roles.server_role import ServerRole
 from pipeline.supervisor.run.run import PreparedPlan, Run
 from pipeline.supervisor.run.shared_memory import SharedMemory
-from pipeline.supervisor.run.worker_account import choose_account
+from pipeline.supervisor.run.worker_account import account_beside, choose_account
 
 TICK = 0.1  # seconds; the longest time between two looks at the clock, the heartbeats and the device
 
@@ -131,6 +132,8 @@ class Supervisor:
         LOG.info("%s", choice.text)
         is_server = config.mode == "server"
         events = self.events
+        self._exporter = Exporter(account_beside(choice.account), self._selector, self._precedence, events.record)
+        self._exporter.prepare(config)
         self._role = ServerRole(config, events) if is_server else ClientRole(config, self._key, events)
         self._device = TunDevice(config)
         self._cleanup.append(self._device.close)
@@ -187,7 +190,11 @@ class Supervisor:
         self._cleanup.append(self._workers.kill_all)
         self._lifecycle = Lifecycle([(w.name, w.kind) for w in workers], self._limits())
         self._rolling = Rolling(spares, self._replace)
-        self._publisher = Publisher(self._run, self._lifecycle, self._workers, self._rolling, self._role, self._device)
+        self._exporter.configure_prepared()
+        self._cleanup.append(self._exporter.close)
+        self._publisher = Publisher(
+            self._run, self._lifecycle, self._workers, self._rolling, self._role, self._device, self._exporter
+        )
         self._publisher.use(self._memory)
 
     def _limits(self) -> Limits:
@@ -225,6 +232,8 @@ class Supervisor:
             self._survive("the rolling restart", lambda: self._rolling.tick(is_running, now))
             may_spare = is_running and not self._rolling.is_under_way
             self._survive("the care for spares", lambda: self._workers.spares.tick(may_spare, now))
+            if is_running:
+                self._survive("the care for the exporter", lambda: self._exporter.tick(now))
             if lost := self._memory.lost_names(now):
                 self._rebuild(lost)  # without a data plane there is nothing to survive for
         self.events.tick(now)
@@ -270,6 +279,7 @@ class Supervisor:
         self._memory.restore(kept)
         self.events.use(self._memory.event_log)
         self._publisher.use(self._memory)
+        self._exporter.renew()
         self._role.start(self._memory.peer_table, self._device)
         for worker in self._run.plan.workers:
             self._workers.processes[worker.name].plan = worker
@@ -391,6 +401,7 @@ class Supervisor:
         if not reload.error:
             try:
                 credentials = self._role.prepare_reload(reload.config)
+                self._exporter.prepare(reload.config)
                 self._apply(reload, self._prepare_plan(reload.config, credentials))
                 reload.problems += self._role.problems
             except TunnelError as error:
@@ -412,6 +423,7 @@ class Supervisor:
         self.events.record("reloaded", text=", ".join(reload.changed) or "no setting has changed")
         reload.problems += self._device.configure(self.config)
         reload.problems += self._clamp.apply(self.config.mss_clamp)
+        reload.problems += self._exporter.apply()
         self._workers.spares.enable(self.config.spares)
         if reload.replaces_workers:
             self._worker_events.expect(self._workers.processes, "for the new settings")

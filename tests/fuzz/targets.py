@@ -6,7 +6,15 @@
 from __future__ import annotations
 
 from pipeline.errors import PeerError
-from tests.fuzz import targets_control, targets_fec, targets_files, targets_handshake, targets_rings, targets_wire
+from tests.fuzz import (
+    targets_control,
+    targets_fec,
+    targets_files,
+    targets_handshake,
+    targets_http,
+    targets_rings,
+    targets_wire,
+)
 from tests.fuzz.fuzzer import Target
 from tests.fuzz.targets_wire import alone
 
@@ -134,6 +142,13 @@ TARGETS = {
         ("pipeline/supervisor/processes/worker_channels.py", *_PEERS),
         targets_control.worker_channel_seeds,
         200,
+    ),
+    "http_request": Target(
+        targets_http.http_request,
+        (),
+        ("pipeline/exporter/request.py", "pipeline/exporter/access.py", "pipeline/exporter/site.py"),
+        targets_http.http_request_seeds,
+        1000,
     ),
     "control": Target(
         targets_control.control,

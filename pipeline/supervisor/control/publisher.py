@@ -13,12 +13,14 @@ import os
 import time
 from typing import Any, Protocol
 
+from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.observe import snapshot
 from pipeline.observe.process_stat import CpuMeter, read_process
 from pipeline.peers.peer_status import PeerRow
 from pipeline.policy.lifecycle import Lifecycle
 from pipeline.runtime.assignment import FORMAT
 from pipeline.supervisor.kernel.tun_device import TunDevice
+from pipeline.supervisor.processes.exporter import Exporter
 from pipeline.supervisor.processes.rolling import Rolling
 from pipeline.supervisor.processes.workers import Workers
 from pipeline.supervisor.run.run import Run
@@ -36,6 +38,9 @@ class Role(Protocol):
         """`server`: of a client, else None; `notes`."""
 
     @property
+    def credentials(self) -> TlsSettings: ...
+
+    @property
     def peers_version(self) -> int:
         """Another number once peer_rows() is another."""
 
@@ -47,7 +52,14 @@ class Publisher:
     """`use` comes with each new memory and plan. The peers stand last, and those that find no room are counted."""
 
     def __init__(
-        self, run: Run, lifecycle: Lifecycle, workers: Workers, rolling: Rolling, role: Role, device: TunDevice
+        self,
+        run: Run,
+        lifecycle: Lifecycle,
+        workers: Workers,
+        rolling: Rolling,
+        role: Role,
+        device: TunDevice,
+        exporter: Exporter,
     ) -> None:
         self._run = run
         self._lifecycle = lifecycle
@@ -55,6 +67,7 @@ class Publisher:
         self._rolling = rolling
         self._role = role
         self._device = device
+        self._exporter = exporter
         self._meter = CpuMeter()
         self._fixed = _fixed()
         self._published: tuple[dict[str, Any], object, int] | None = None
@@ -101,7 +114,7 @@ class Publisher:
 
     def _slow(self) -> dict[str, Any]:
         """Everything that changes slowly, without the peers."""
-        processes = self._workers.processes
+        processes, role = self._workers.processes, self._role.status()
         return {
             "state": self._lifecycle.phase,
             "started_ns": self._run.started_ns,
@@ -118,7 +131,9 @@ class Publisher:
             "spares": self._workers.spares.rows(),
             "rolling": self._rolling.status(),
             "device": self._device.status(),
-            **self._role.status(),
+            "certificate_expires": self._role.credentials.expires,
+            "server": role["server"],
+            "notes": [*role["notes"], *self._exporter.notes],
         }
 
     def _text(self, slow: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The server's listening socket: the supervisor makes it, all tcp workers share it, and it outlives them."""
+"""The listening sockets: the supervisor makes them, workers or the exporter use them, and they outlive these."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
 
 
-def listen(endpoint: Endpoint) -> socket.socket:
-    """Listen at the endpoint. LocalError or PermissionDenied says why that is impossible.
+def listen(endpoint: Endpoint, setting: str = "local_addr", backlog: int = LISTEN_BACKLOG) -> socket.socket:
+    """Listen at the endpoint that a setting names. LocalError or PermissionDenied says why that is impossible.
 
     "::" accepts IPv4 too, whatever net.ipv6.bindv6only says. On a machine without IPv6 it is every IPv4 address.
     """
     try:
-        return _listen(endpoint.host, endpoint.port)
+        return _listen(endpoint.host, endpoint.port, backlog)
     except OSError as error:
         if endpoint.host != EVERY_ADDRESS or error.errno not in NO_IPV6:
-            raise _explained(error, endpoint) from None
+            raise _explained(error, endpoint, setting) from None
     LOG.info("this machine has no IPv6: listening on every IPv4 address")
     try:
-        return _listen(EVERY_IPV4_ADDRESS, endpoint.port)
+        return _listen(EVERY_IPV4_ADDRESS, endpoint.port, backlog)
     except OSError as error:
-        raise _explained(error, endpoint) from None
+        raise _explained(error, endpoint, setting) from None
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, backlog: int) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
@@ -46,16 +46,16 @@ def _listen(host: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)
-        sock.listen(LISTEN_BACKLOG)
-        _warn_of_short_backlog()
+        sock.listen(backlog)
+        _warn_of_short_backlog(backlog)
     except OSError:
         sock.close()
         raise
     return sock
 
 
-def _explained(error: OSError, endpoint: Endpoint) -> TunnelError:
-    where = f"local_addr {format_address((endpoint.host, endpoint.port))}"
+def _explained(error: OSError, endpoint: Endpoint, setting: str) -> TunnelError:
+    where = f"{setting} {format_address((endpoint.host, endpoint.port))}"
     if error.errno == errno.EACCES:
         return PermissionDenied(f"{where}: {error.strerror}: needs root or CAP_NET_BIND_SERVICE")
     if error.errno == errno.EADDRINUSE:
@@ -63,15 +63,15 @@ def _explained(error: OSError, endpoint: Endpoint) -> TunnelError:
     return LocalError(f"{where}: {error.strerror or error}")
 
 
-def _warn_of_short_backlog() -> None:
+def _warn_of_short_backlog(backlog: int) -> None:
     try:
         allowed = int(SOMAXCONN.read_text())
     except (OSError, ValueError):
         return  # no /proc: nothing is known
-    if allowed < LISTEN_BACKLOG:
+    if allowed < backlog:
         LOG.warning(
             "net.core.somaxconn is %d: no more connections can wait to be accepted, and a flood of them keeps new "
             "clients out sooner; set it to %d or more",
             allowed,
-            LISTEN_BACKLOG,
+            backlog,
         )

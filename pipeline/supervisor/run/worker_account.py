@@ -2,6 +2,7 @@
 
     choose_account(user)   the account that workers change to, or None if they keep the supervisor's; ConfigError and
                            PermissionDenied for a user that they cannot have
+    account_beside(...)    the account of the exporter
 
 Where the configuration names no user, and there is no user `tunnel`, workers get an id that nobody else has. The
 supervisor needs CAP_SETUID and CAP_SETGID to give a worker another user, and CAP_KILL to end that worker.
@@ -77,6 +78,17 @@ def find_account(user: str | None) -> Account | None:
         return preferred
     number = find_free_id()
     return None if number is None else Account(number, number, f"user {number}", is_free=True)
+
+
+def account_beside(account: Account | None) -> Account | None:
+    """The account of a process beside the workers: a free id of its own if they have one, so that it can send them no
+    signal; else theirs."""
+    if account is None or not account.is_free:
+        return account
+    number = find_free_id()
+    if number is None or number == account.uid:
+        return account
+    return Account(number, number, f"user {number}", is_free=True)
 
 
 def _company(account: Account) -> str:

@@ -68,7 +68,7 @@ def test_a_reload_applies_only_settings_on_which_no_ring_device_or_process_depen
     # fmt: off
     assert live == {
         "keepalive", "timeout", "log_level", "log_format", "idle", "congestion", "notsent_lowat", "routes",
-        "accept_routes",
+        "accept_routes", "metrics_addr", "metrics_token_file", "metrics_peers",
         "remote_addr", "send_buffer_bytes", "receive_buffer_bytes", "restart_intensity", "restart_period",
         "heartbeat_timeout", "drain_timeout", "reconnect_min", "reconnect_max", "peers", "push_routes",
         "public_addr", "client_isolation", "rate_mbit", "tls_cert_file", "tls_key_file", "tls_ca_file",

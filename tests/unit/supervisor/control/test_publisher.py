@@ -36,6 +36,7 @@ class Instance:
         self.peers_version = 0
         self.gathered = 0
         self.notes: list[str] = []
+        self.credentials = SimpleNamespace(expires=None)
         workers = SimpleNamespace(
             processes={worker.name: Process(worker, []) for worker in self.plan.workers},
             spares=SimpleNamespace(rows=list),
@@ -43,7 +44,7 @@ class Instance:
         rolling = SimpleNamespace(status=lambda: {"left": [], "error": ""})
         device = SimpleNamespace(status=lambda: {"name": "tun9", "notes": [], "left_out": []})
         run = SimpleNamespace(plan=self.plan, started_ns=0, failures=SimpleNamespace(count=0))
-        self.publisher: Any = Publisher(run, self.lifecycle, workers, rolling, self, device)
+        self.publisher: Any = Publisher(run, self.lifecycle, workers, rolling, self, device, SimpleNamespace(notes=[]))
         self.publisher.use(self.memory)
         self.now = SECOND
 

@@ -1,0 +1,154 @@
+"""Snapshots of instances that do not exist, in the form of pipeline.observe.snapshot, for what is made out of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.counters import COUNTERS
+from pipeline.exporter.reading import Snapshot
+
+PIDS = {"tcp-0": 101, "fec-0": 102, "tun-0": 103}
+RINGS = {
+    "plain": ("tun", "tcp"),
+    "light": ("tun", "tcp"),
+    "coded": ("tun", "fec", "tcp"),
+    "inbound": ("tcp", "tun"),
+    "decoded": ("fec", "tun"),
+}
+
+
+def counters(kind: str, **values: int) -> dict[str, int]:
+    """Counters of a worker of this kind. Names are given without it."""
+    made = {each.name: 0 for each in COUNTERS if each.name.startswith(f"{kind}.")}
+    return made | {f"{kind}.{name}": value for name, value in values.items()}
+
+
+def worker(name: str, **fields: Any) -> dict[str, Any]:
+    kind, _, lane = name.partition("-")
+    return {
+        "name": name,
+        "kind": kind,
+        "lane": int(lane),
+        "pid": PIDS.get(name, 200),
+        "state": "running",
+        "restarts": 0,
+        "heartbeat_age_ms": 12.5,
+        "process": "sleeping",
+        "cpu_percent": 25.0,
+        "cpu_seconds": 3.25,
+        "rss_bytes": 30_000_000,
+        "core": 1,
+        "cores": [],
+        "counters": counters(kind),
+        **fields,
+    }
+
+
+def connection(serial: int = 1, **fields: Any) -> dict[str, Any]:
+    return {
+        "worker": "tcp-0",
+        "serial": serial,
+        "state": "established",
+        "address": f"192.0.2.9:{40000 + serial}",
+        "peer": 0,
+        "lane": 0,
+        "traffic_class": "bulk",
+        "sent_bytes": 1000,
+        "received_bytes": 2000,
+        "age_seconds": 60.0,
+        "last_received_ms_ago": 15,
+        "rtt_ms": 20.0,
+        "resent_segments": 0,
+        "sent_segments": 50,
+        **fields,
+    }
+
+
+def peer(name: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "state": "connected",
+        "addresses": ["10.0.0.2", "fd00::2"],
+        "allowed": [],
+        "rate_mbit": 0.0,
+        "endpoint": "192.0.2.9",
+        "connections": 8,
+        "sent_bytes": 5000,
+        "received_bytes": 7000,
+        "dropped": 1,
+        "session_seconds": 100.0,
+        "problem": "",
+        "peer": 0,
+        "light_connections": 3,
+        "rtt_ms": 20.0,
+        "resent_segments": 3,
+        "sent_segments": 400,
+        "recovered_blocks": 0,
+        "expired_blocks": 0,
+        **fields,
+    }
+
+
+def snapshot(**fields: Any) -> Snapshot:
+    """A client, or a hub with mode="server", with one lane. Totals follow from the workers."""
+    made: Snapshot = {
+        "schema_version": 3,
+        "version": "1.2.3",
+        "name": "laptop",
+        "mode": "client",
+        "state": "running",
+        "pid": 100,
+        "run": "0badcafe",
+        "taken_ns": 1_000_000_000,
+        "tun_name": "tun0",
+        "supervisor": {
+            "pid": 100,
+            "state": "running",
+            "heartbeat_age_ms": 50.0,
+            "process": "sleeping",
+            "cpu_percent": 1.0,
+            "cpu_seconds": 2.0,
+            "rss_bytes": 34_000_000,
+            "core": 0,
+        },
+        "supervisor_failures": 0,
+        "uptime_seconds": 3600.0,
+        "workers": [worker(name) for name in PIDS],
+        "spares": [],
+        "rolling": {"left": [], "error": ""},
+        "rings": [
+            {
+                "name": f"{kind}-0",
+                "kind": kind,
+                "lane": 0,
+                "capacity": 32,
+                "stages": [{"duty": "outbound", "depth": {f"{each}-0": 0}} for each in stages],
+            }
+            for kind, stages in RINGS.items()
+        ],
+        "fec": {"mode": "auto", "data": 10, "parity": 0, "parity_max": 3, "peer_accepts_shards": True},
+        "peers_connected": 1,
+        "peers_max": 1,
+        "peers": [peer("server")],
+        "peers_left_out": 0,
+        "certificate_expires": 1.8e9,
+        "server": {
+            "host": "vpn.example.org",
+            "port": 443,
+            "connections": 2,
+            "connections_wanted": 8,
+            "trouble": [],
+            "failed_attempts": 0,
+            "trouble_seconds": 0.0,
+        },
+        "notes": [],
+        "left_out": [],
+        "connections": [connection(1), connection(2, traffic_class="light", rtt_ms=30.0)],
+        "events": [],
+    }
+    made |= fields
+    totals = {each.name: 0 for each in COUNTERS}
+    for each in made["workers"]:
+        for name, value in each["counters"].items():
+            totals[name] += value
+    return {"counters": totals} | made
