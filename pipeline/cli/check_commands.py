@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.doctor.subject import Subject
     from pipeline.supervisor.instance import Instance
 
-CONFIG_OF = "/etc/tunnel-supervisor/{name}/config.json"  # where `join` and the service's unit keep it
 ANSWER_SECONDS = 2.0  # of a supervisor that may hang
 NEAR_MAX = 3  # names that an unknown one may have meant
 
@@ -180,19 +179,19 @@ def _support_bundle(arguments: argparse.Namespace) -> int:
 def _find_subject(arguments: argparse.Namespace) -> Subject:
     """The instance of the command line, running or not; without one and without any that runs, this machine."""
     from pipeline import config
+    from pipeline.cli.joined_client import CONFIG, ETC
     from pipeline.doctor.subject import Subject
     from pipeline.supervisor.instance import Instance, find_instances
 
     if arguments.config:
         given = config.load(arguments.config)
-        return _with_answers(Subject(given.name, given), Instance(given.name))
+        return _with_answers(Subject(given.name, given, on_disk=given), Instance(given.name))
     if not arguments.name and not find_instances().running:
         return Subject()
     which: Instance = arguments.instance(arguments)
-    found = _with_answers(Subject(which.name), which)
-    file = Path(CONFIG_OF.format(name=which.name))
-    if found.config is None and file.exists():
-        found = found._replace(config=config.load(str(file)))
+    file = ETC / which.name / CONFIG  # of a client that has joined, and of a service
+    on_disk = config.load(str(file)) if file.exists() else None
+    found = _with_answers(Subject(which.name, on_disk, on_disk=on_disk), which)
     if found.config is None and not found.runs:
         raise NotRunning(f'instance "{which.name}" does not run, and there is no {file}: give --config FILE')
     return found

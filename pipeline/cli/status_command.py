@@ -77,7 +77,7 @@ def _watch(arguments: argparse.Namespace) -> int:
 def _screen(text: str, columns: int, rows: int) -> str:
     """The text from the upper left corner on, cut to the screen, in place of all that was there."""
     lines = [f"{line[:columns]}{CLEAR_TO_END_OF_LINE}" for line in text.splitlines()[: rows - 1]]
-    return HOME + "\r\n".join(lines) + CLEAR_TO_END
+    return HOME + "\n".join(lines) + CLEAR_TO_END
 
 
 def _look(arguments: argparse.Namespace) -> tuple[str, int]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.config import RELOAD, changes
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.subject import Subject
 from pipeline.log import printable
+from pipeline.observe.process_stat import HALTED
 from pipeline.observe.sentence import DOCTOR, describe
 from pipeline.version import VERSION
 
 RESTARTS_NOTE = 3
+SEGMENTS_MIN = 500  # fewer say nothing
+LOSS_NOTE = 0.05  # of the segments; what the tunnel is made for begins below that
 LISTED_MAX = 5
 LOG = "Look into the log of the instance."
 
@@ -19,7 +23,7 @@ def instance(subject: Subject) -> list[Finding]:
     snapshot = subject.snapshot
     if snapshot is None:
         return []
-    return [judge_health(snapshot), *judge_workers(snapshot)]
+    return [judge_health(snapshot), *judge_workers(snapshot), *judge_loss(subject.established)]
 
 
 def judge_health(snapshot: dict[str, Any]) -> Finding:
@@ -36,9 +40,47 @@ def judge_workers(snapshot: dict[str, Any]) -> list[Finding]:
         for row in snapshot["workers"]
         if row["restarts"] >= RESTARTS_NOTE
     ]
+    found += [
+        problem(
+            f"{row['name']} is {row['process']}: somebody has stopped it", f"Let it go on: kill -CONT {row['pid']}."
+        )
+        for row in snapshot["workers"]
+        if row.get("process") in HALTED
+    ]
+    supervisor = snapshot.get("supervisor", {}).get("state", "running")
+    if supervisor != "running":
+        text = f"the supervisor is {supervisor}: packets pass, but nothing is restarted and no command is answered"
+        found.append(problem(text, f"Let it go on (kill -CONT {snapshot['pid']}), or start the instance again."))
     if failures := snapshot.get("supervisor_failures", 0):
         found.append(note(f"the supervisor has survived {failures} failures of its own", LOG))
     return found
+
+
+def judge_loss(rows: list[dict[str, Any]]) -> list[Finding]:
+    """Of the connections that stand. A black hole on the way back to the other end looks like this, too."""
+    resent, sent = (sum(row.get(name, 0) for row in rows) for name in ("resent_segments", "sent_segments"))
+    if sent < SEGMENTS_MIN or resent < LOSS_NOTE * sent:
+        return []
+    text = f"{100 * resent / sent:.0f} % of the segments to the other end were sent again: the path loses much"
+    cure = "Run the doctor at the other end, too: it looks for a black hole. Else ask the network's operator."
+    return [note(text, cure)]
+
+
+def unapplied(subject: Subject) -> list[Finding]:
+    if subject.on_disk is None or subject.config is None:
+        return []
+    return judge_unapplied([(name, RELOAD[name]) for name in changes(subject.config, subject.on_disk)])
+
+
+def judge_unapplied(changed: list[tuple[str, str]]) -> list[Finding]:
+    """`changed`: settings that differ in the file, and how each can be applied: live or restart."""
+    if not changed:
+        return []
+    text = f"the file has other values than the instance for {', '.join(name for name, _ in changed)}"
+    needs_restart = [name for name, how in changed if how == "restart"]
+    if needs_restart:
+        return [note(text, f"Start the instance again to apply {', '.join(needs_restart)}.")]
+    return [note(text, "Apply them: tunnel-supervisor reload.")]
 
 
 def notes(subject: Subject) -> list[Finding]:

@@ -61,6 +61,7 @@ CHECKS = (
     Check("processor", "the architecture of this machine", machine.processor, start=True),
     Check("instance", "whether it works, and how well", ends.instance),
     Check("notes", "what the instance itself notes", ends.notes),
+    Check("unapplied", "settings in the file that the instance has not read", ends.unapplied),
     Check("tun", "/dev/net/tun", machine.tun, start=True),
     Check("rights", "the capabilities of the caller", machine.rights),
     Check("shared memory", "the size of /dev/shm", machine.shared_memory, start=True),

@@ -30,8 +30,8 @@ from pipeline.policy.kernel_entries import IPAddress
 from pipeline.supervisor.kernel.route_socket import RouteSocket
 from pipeline.transport.settings import ALPN
 
-CONNECT_SECONDS = 2.0
-ACKNOWLEDGED_SECONDS = 2.0
+CONNECT_SECONDS = 1.5
+ACKNOWLEDGED_SECONDS = 1.5
 ECHO_SECONDS = 1.5
 LOOK_SECONDS = 0.02
 SEGMENTS = (1360, 1240, 1000, 536)  # MSS; the last one is what every path carries
@@ -44,6 +44,7 @@ IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 10, 3  # linux/in.h: never cut, and never m
 IPV6_MTU_DISCOVER = 23  # linux/in6.h
 ECHO, ECHO_REPLY, ECHO6, ECHO6_REPLY = 8, 0, 128, 129
 ICMP_BYTES = 8
+ADDRESSES_MAX = 2  # of the server that are tried until one answers
 ENDS_MAX = 3  # other ends of the tunnel that are tried
 
 
@@ -63,8 +64,12 @@ def outside(subject: Subject, addresses: Sequence[IPAddress]) -> list[Finding]:
     config = subject.config
     if config is None or not subject.is_client or config.encryption == "none" or not addresses:
         return []
-    port, address = config.remote_endpoint.port, addresses[0]
-    first = send_long_message(str(address), port)
+    port = config.remote_endpoint.port
+    address, first = addresses[0], Passed.UNTRIED
+    for address in addresses[:ADDRESSES_MAX]:
+        first = send_long_message(str(address), port)
+        if first is not Passed.UNTRIED:
+            break
     found: dict[int, Passed] = {}
     if first is Passed.STUCK:
         with ThreadPoolExecutor(len(SEGMENTS)) as pool:

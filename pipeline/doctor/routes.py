@@ -62,22 +62,26 @@ def loop(subject: Subject, addresses: Sequence[IPAddress]) -> list[Finding]:
         return []
     with closing(RouteSocket()) as ask:
         ways = [(address, _way(ask, address)) for address in addresses]
-    found = [each for address, way in ways for each in judge_way_to_server(address, way, subject.tun_name)]
-    return found or ([ok("the way to the server leads around the tunnel")] if ways else [])
+    return judge_ways_to_server(ways, subject.tun_name)
 
 
-def judge_way_to_server(address: IPAddress, way: Way | None, tun: str) -> list[Finding]:
-    if way is None:
-        return [problem(f"this machine has no way to the server, {address}", "Look at `ip route` and at the uplink.")]
-    if way.device == tun:
-        return [
-            problem(
-                f"the way to the server, {address}, leads into the tunnel itself ({tun}): no connection lasts",
-                f"Remove that route (ip route del {address} dev {tun}), or add a better one around the tunnel: "
-                f"ip route add {address} via GATEWAY dev UPLINK.",
-            )
-        ]
-    return []
+def judge_ways_to_server(ways: Sequence[tuple[IPAddress, Way | None]], tun: str) -> list[Finding]:
+    """A way to one address is enough: a name may have addresses of a family that this machine does not have."""
+    if not ways:
+        return []
+    if all(way is None for _, way in ways):
+        addresses = ", ".join(str(address) for address, _ in ways)
+        return [problem(f"this machine has no way to the server, {addresses}", "Look at `ip route` and at the uplink.")]
+    looped = [
+        problem(
+            f"the way to the server, {address}, leads into the tunnel itself ({tun}): no connection lasts",
+            f"Remove that route (ip route del {address} dev {tun}), or add a better one around the tunnel: "
+            f"ip route add {address} via GATEWAY dev UPLINK.",
+        )
+        for address, way in ways
+        if way is not None and way.device == tun
+    ]
+    return looped or [ok("the way to the server leads around the tunnel")]
 
 
 # -- overlaps

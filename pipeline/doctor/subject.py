@@ -17,6 +17,7 @@ class Subject(NamedTuple):
     config: Config | None = None
     snapshot: dict[str, Any] | None = None
     events: tuple[dict[str, Any], ...] = ()
+    on_disk: Config | None = None  # the configuration in its file, which a running instance may not have read yet
 
     @property
     def peers(self) -> list[dict[str, Any]] | None:

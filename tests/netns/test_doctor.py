@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -145,7 +146,9 @@ def test_a_table_of_ours_that_others_have_flushed_is_put_back_or_missed(hub: Hub
     assert any(table in row["text"] for row in said.findings if row["check"] == "firewall")
 
 
-def test_a_server_that_does_not_forward_what_it_pushes_is_found(tmp_path: Path) -> None:
+def test_a_server_that_does_not_forward_that_has_not_read_its_file_or_that_hangs_is_found(
+    tmp_path: Path,
+) -> None:
     with Lab() as lab:
         node = lab.nodes[0]
         node.ip("address add 10.50.0.1/16 dev lo")
@@ -155,8 +158,17 @@ def test_a_server_that_does_not_forward_what_it_pushes_is_found(tmp_path: Path) 
             server.wait_until_running()
             (found, *_) = doctor(node, "--name", server.name).about("forwarding", "problem")
             assert "10.62.0.0/16" in found and "net.ipv4.ip_forward=1" in found
-            node.sysctl("net.ipv4.ip_forward=1")
+            node.sysctl(*(f"net.ipv4.conf.{device}.forwarding=1" for device in ("link0", server.tun_name)))
             assert doctor(node, "--name", server.name).about("forwarding", "problem") == []
+            server.write({**server.config, "push_routes": []})
+            (found,) = doctor(node, "--config", server.file).about("unapplied", "note")
+            assert "push_routes" in found and "tunnel-supervisor reload" in found
+            server.signal(signal.SIGSTOP)
+            try:
+                eventually(lambda: "supervisor is stopped" in command("status", "--name", server.name).stdout)
+                assert "kill -CONT" in doctor(node, "--name", server.name).about("instance", "problem")[0]
+            finally:
+                server.signal(signal.SIGCONT)
 
 
 def test_a_port_that_another_program_has_is_found_with_its_owner(lab: Lab, tmp_path: Path) -> None:

@@ -148,4 +148,4 @@ def test_a_watch_without_a_pause_is_refused(seconds: str, capsys: pytest.Capture
 
 def test_a_screen_is_cut_to_the_terminal_and_leaves_no_rest() -> None:
     shown = status_command._screen("one line\nanother line\nthird", 5, 3)
-    assert shown == "\x1b[Hone l\x1b[K\r\nanoth\x1b[K\x1b[J"
+    assert shown == "\x1b[Hone l\x1b[K\nanoth\x1b[K\x1b[J"

@@ -19,7 +19,7 @@ from pipeline.doctor.sysctls import Congestion
 
 OK, NOTE, PROBLEM = Level.OK, Level.NOTE, Level.PROBLEM
 NOW = datetime(2027, 1, 31, tzinfo=UTC)
-HOST = ip_address("192.0.2.1")
+HOST, SIX = ip_address("192.0.2.1"), ip_address("2001:db8::1")
 LAN = ip_network("10.1.0.0/16")
 ALL_RIGHTS = (1 << 41) - 1
 MB = 1_000_000
@@ -107,9 +107,11 @@ CASES: dict[str, tuple[Finding | list[Finding], list[Level], str]] = {
     "backlog": (sysctls.judge_backlog(4096), [], ""),
     "backlog-unknown": (sysctls.judge_backlog(0), [], ""),
     "backlog-short": (sysctls.judge_backlog(128), [NOTE], "core.somaxconn=4096"),
-    "way": (routes.judge_way_to_server(HOST, Way("eth0"), "tun0"), [], ""),
-    "way-none": (routes.judge_way_to_server(HOST, None, "tun0"), [PROBLEM], "no way to the server, 192.0.2.1"),
-    "way-loop": (routes.judge_way_to_server(HOST, Way("tun0"), "tun0"), [PROBLEM], "route del 192.0.2.1 dev"),
+    "way": (routes.judge_ways_to_server([(HOST, Way("eth0"))], "tun0"), [OK], ""),
+    "way-of-one-family": (routes.judge_ways_to_server([(SIX, None), (HOST, Way("eth0"))], "tun0"), [OK], ""),
+    "ways-none": (routes.judge_ways_to_server([], "tun0"), [], ""),
+    "way-none": (routes.judge_ways_to_server([(HOST, None)], "tun0"), [PROBLEM], "no way to the server, 192.0.2.1"),
+    "way-loop": (routes.judge_ways_to_server([(HOST, Way("tun0"))], "tun0"), [PROBLEM], "route del 192.0.2.1 dev"),
     "overlaps": (routes.judge_overlaps([LAN], [("eth0", ip_network("192.168.1.0/24"))]), [], ""),
     "overlaps-some": (
         routes.judge_overlaps([LAN], [("eth0", ip_network("10.1.2.0/24"))]),
@@ -139,6 +141,22 @@ CASES: dict[str, tuple[Finding | list[Finding], list[Level], str]] = {
         [NOTE, NOTE],
         "tun-0 has been started again 3 times",
     ),
+    "supervisor-stopped": (
+        ends.judge_workers({"workers": [], "pid": 7, "supervisor": {"state": "stopped"}}),
+        [PROBLEM],
+        "kill -CONT 7",
+    ),
+    "worker-stopped": (
+        ends.judge_workers({"workers": [{"name": "tcp-0", "restarts": 0, "process": "stopped", "pid": 8}]}),
+        [PROBLEM],
+        "kill -CONT 8",
+    ),
+    "loss": (ends.judge_loss([{"resent_segments": 9, "sent_segments": 1000}]), [], ""),
+    "loss-of-few": (ends.judge_loss([{"resent_segments": 99, "sent_segments": 100}, {}]), [], ""),
+    "loss-much": (ends.judge_loss([{"resent_segments": 100, "sent_segments": 1000}]), [NOTE], "10 % of the segments"),
+    "unapplied": (ends.judge_unapplied([]), [], ""),
+    "unapplied-live": (ends.judge_unapplied([("routes", "live")]), [NOTE], "tunnel-supervisor reload"),
+    "unapplied-restart": (ends.judge_unapplied([("routes", "live"), ("mtu", "restart")]), [NOTE], "apply mtu"),
     "versions": (ends.judge_versions("1", "1", [("the server", "1"), ("peer a", "")]), [OK], "version 1"),
     "versions-on-disk": (ends.judge_versions("1", "2", []), [NOTE], "runs 1, the program on disk is 2"),
     "versions-of-peers": (
