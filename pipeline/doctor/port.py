@@ -1,27 +1,38 @@
-"""The port of a server that does not run yet: whether it is free, and who has it."""
+"""The ports of an instance that does not run yet: whether they are free, and who has them."""
 
 from __future__ import annotations
 
 import psutil
 
+from pipeline.config.values import Endpoint
 from pipeline.doctor.finding import Finding, ok, problem
 from pipeline.doctor.subject import Subject
 from pipeline.errors import PermissionDenied, TunnelError
 from pipeline.supervisor.kernel.listener import listen
+from pipeline.transport.address import format_address
 
 
 def port(subject: Subject) -> list[Finding]:
     config = subject.config
-    if config is None or not subject.is_server or subject.runs:
+    if config is None or subject.runs:
         return []
-    endpoint = config.listen_endpoint
+    found = []
+    if subject.is_server:
+        found.append(_try("local_addr", config.local_addr, config.listen_endpoint))
+    if (metrics := config.metrics_endpoint) is not None:
+        found.append(_try("metrics_addr", format_address((metrics.host, metrics.port)), metrics))
+    return found
+
+
+def _try(setting: str, address: str, endpoint: Endpoint) -> Finding:
+    """Listen there for a moment."""
     try:
         listen(endpoint).close()
-    except PermissionDenied as error:
-        return [problem(str(error), "Run as root, or choose a port above 1023.")]
+    except PermissionDenied:
+        return problem(f"{setting}: this user may not listen on {address}", "Run as root, or choose a port above 1023.")
     except TunnelError as error:
-        return [judge_port(config.local_addr, str(error), _owners(endpoint.port))]
-    return [ok(f"{config.local_addr} is free")]
+        return judge_port(setting, address, str(error), _owners(endpoint.port))
+    return ok(f"{address} is free")
 
 
 def _owners(number: int) -> list[str]:
@@ -41,9 +52,8 @@ def _name(pid: int) -> str:
         return "a process"
 
 
-def judge_port(address: str, why: str, owners: list[str]) -> Finding:
+def judge_port(setting: str, address: str, why: str, owners: list[str]) -> Finding:
     if owners:
-        return problem(
-            f"{address} is taken by {', '.join(owners)}", "Stop that program, or set another port in local_addr."
-        )
-    return problem(why, "Set an address of this machine and a free port in local_addr.")
+        text = f"{address} is taken by {', '.join(owners)}"
+        return problem(text, f"Stop that program, or set another port in {setting}.")
+    return problem(why.replace("local_addr", setting), f"Set an address of this machine and a free port in {setting}.")

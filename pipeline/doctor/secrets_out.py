@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.config import Config
+from pipeline.config.schema import SETTINGS
 from pipeline.credentials.state_dir import PEERS, SERVER_KEY
 from pipeline.secret_text import CONCEALED, conceal
 
@@ -26,6 +27,9 @@ SECRET_NAMES = re.compile(r"(password|passwd|secret|token|private|(?:^|_)key)$",
 """Names of values that are secrets; those of files end in _file."""
 
 _IN_URL = re.compile(r"(?<=://)[^\s/@]+@")
+PUBLIC_FILES = ("tls_cert_file", "tls_ca_file")
+"""Settings that name files without secrets. Every other file that a setting names is taken for a secret."""
+
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _PEM_LINE = re.compile(r"[A-Za-z0-9+/=]{24,}")
 
@@ -85,7 +89,8 @@ def _decoded(text: str) -> Iterator[bytes]:
 def secrets_of(config: Config) -> list[bytes]:
     """All secrets of an instance that this user can read."""
     state = Path(config.state_dir)
-    files = [config.key_file, config.tls_key_file, *(peer.key_file for peer in config.peers), str(state / SERVER_KEY)]
+    named = [getattr(config, name) for name in SETTINGS if name.endswith("_file") and name not in PUBLIC_FILES]
+    files = [*named, *(peer.key_file for peer in config.peers), str(state / SERVER_KEY)]
     known = [data for file in files if file for data in _read(Path(file))]
     try:
         invited = [state / PEERS / name for name in os.listdir(state / PEERS)]

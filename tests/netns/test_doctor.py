@@ -186,6 +186,10 @@ def test_a_port_that_another_program_has_is_found_with_its_owner(lab: Lab, tmp_p
         said = node.run([EXECUTABLE, "check", str(file)], check=False)
         assert said.returncode == 1 and f"problem: 0.0.0.0:{port} is taken by" in said.stderr
         assert node.run([EXECUTABLE, "check", "--offline", str(file)], check=False).returncode == 0
+        file.write_text(json.dumps({**config, "local_addr": f"0.0.0.0:{node.free_port()}", "metrics_addr": str(port)}))
+        (found,) = doctor(node, "--config", file).about("port", "problem")
+        assert f"127.0.0.1:{port} is taken by " in found and "in metrics_addr" in found
+        file.write_text(json.dumps(config))
     finally:
         listener.kill()
         listener.wait()

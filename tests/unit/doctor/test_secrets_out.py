@@ -72,6 +72,7 @@ def test_the_password_of_a_proxy_is_left_out_of_its_address(url: str) -> None:
 
 def test_all_secrets_of_an_instance_are_known(tmp_path: Path) -> None:
     made = {name: secrets.token_bytes(32) for name in ("own", "named", "invited")}
+    (tmp_path / "token").write_text("a token, and no base64\n")
     for name in ("own", "named"):
         keys.write_secret(tmp_path / name, base64.b64encode(made[name]) + b"\n")
     pair = certificates.make_self_signed("vpn")
@@ -89,11 +90,13 @@ def test_all_secrets_of_an_instance_are_known(tmp_path: Path) -> None:
             "state_dir": str(state),
             "key_file": str(tmp_path / "own"),
             "tls_cert_file": "x",
+            "metrics_token_file": str(tmp_path / "token"),
             "tls_key_file": str(tmp_path / "tls.key"),
             "peers": [{"name": "bob", "key_file": str(tmp_path / "named")}],
         }
     )
     clean = Secrets(secrets_of(config))
+    assert clean.out_of("Bearer a token, and no base64") == f"Bearer {CONCEALED}"
     for raw in made.values():
         for form in forms(raw):
             assert form not in clean.out_of(f"x{form}x")
