@@ -17,7 +17,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "a client for good": ("join", "up", "down", "leave"),
     "run it": ("start", "stop", "reload", "restart", "install-service"),
     "peers": ("invite", "peers", "revoke"),
-    "see it": ("status", "events", "doctor", "support-bundle"),
+    "see it": ("status", "top", "events", "doctor", "support-bundle"),
     "configuration": ("check", "explain", "schema"),
     "keys and files": ("genkey", "gen-cert"),
     "measure": ("bench", "demo"),

@@ -22,6 +22,7 @@ from pipeline.cli import (
     peer_commands,
     service_commands,
     status_command,
+    top_command,
 )
 from pipeline.errors import LocalError, NotRunning, TunnelError, UsageError
 from pipeline.runtime import privileges
@@ -131,6 +132,7 @@ def make_parser() -> argparse.ArgumentParser:
                 "from the program that is on disk now",
             )
 
+    top_command.add_commands(command, _add_instance)
     event_command.add_commands(command, _add_instance)
     peer_commands.add_commands(command, _add_instance)
     join_commands.add_commands(command)

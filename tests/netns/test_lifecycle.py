@@ -257,7 +257,7 @@ def test_a_full_dev_shm_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> N
 def test_a_dev_shm_without_room_for_a_doorbell_is_a_message_at_the_start(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
     fails_to_start(
-        Instance(a, server_config(a, fec="off"), tmp_path, wrap=in_shm_of("size=64m,nr_inodes=6")),
+        Instance(a, server_config(a, fec="off"), tmp_path, wrap=in_shm_of("size=64m,nr_inodes=8")),
         1,
         "doorbell",
         "No space left on device",

@@ -20,7 +20,7 @@ WORKER_MAY_NOT_LOAD = {"msgspec", "psutil", "cryptography", "numpy", "asyncio", 
 """Each would lengthen the gap that a restarted worker leaves, and none is of use there."""
 
 OURS = ("pipeline", "workers", "tools")
-ALLOWED = {"cryptography", "msgspec", "numpy", "posix_ipc", "prometheus_client", "psutil", *OURS} | set(
+ALLOWED = {"cryptography", "msgspec", "numpy", "posix_ipc", "prometheus_client", "psutil", "rich", *OURS} | set(
     sys.stdlib_module_names
 )
 PURE = ("packet", "policy", "wire")
