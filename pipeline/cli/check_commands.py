@@ -67,6 +67,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
     checked = config.load(arguments.file, arguments.set)
     notes = config.find_warnings(checked)
+    if not arguments.offline:
+        ownership.check_source(checked, arguments.file)
     if arguments.file and not arguments.offline and (exposure := ownership.find_exposure(Path(arguments.file))):
         notes.insert(0, f"configuration: {exposure}")
     findings = [] if arguments.offline else _look_before_a_start(checked, notes)

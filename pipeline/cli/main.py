@@ -195,7 +195,9 @@ def _start(arguments: argparse.Namespace) -> int:
     ]
 
     def reread() -> config.Config:
-        return config.load(arguments.config, overrides + arguments.set)
+        loaded = config.load(arguments.config, overrides + arguments.set)
+        ownership.check_source(loaded, arguments.config)
+        return loaded
 
     first = reread()
     if invitation and first.mode != "client":

@@ -200,6 +200,14 @@ def quota(config: Config) -> Violations:
                 return
 
 
+def hooks(config: Config) -> Violations:
+    for event, argv in config.on.items():
+        if not argv or not argv[0].startswith("/"):
+            yield f"on.{event}", "a path beginning with /, then arguments: no shell looks for the program", list(argv)
+        elif not all(word.isprintable() for word in argv):
+            yield f"on.{event}", "words without control characters", list(argv)
+
+
 class Check(NamedTuple):
     find: Callable[[Config], Violations]
     reads: tuple[str, ...]
@@ -214,6 +222,7 @@ CHECKS = (
     Check(accept_routes, ("accept_routes",)),
     Check(push_routes, ("push_routes",)),
     Check(state_dir, ("state_dir",)),
+    Check(hooks, ("on",)),
     Check(quota, ("mode", "accounting", "quota_gb", "peers")),
     Check(metrics_addr, ("metrics_addr", "metrics_token_file")),
     Check(security_checks.peers, ("peers",)),

@@ -30,6 +30,7 @@ from pipeline.config.types import (
     EndpointText,
     FingerprintText,
     Gigabytes,
+    Hooks,
     HostText,
     Limit,
     LocalEndpoint,
@@ -314,6 +315,14 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "change it, and the directories above it. It holds the account of each peer's bytes; of a server also the "
         "certificate that it has made for itself, the addresses of the peers, and the peers that `invite` has added.",
         derived=f"`{STATE_DIRECTORY}/` and `name`")] = None
+    on: Annotated[Hooks, about(
+        "Commands that the supervisor runs, without a shell, when something happens: docs/hooks.md. They run as the "
+        "user of the supervisor, which is root as a rule. So only root may be able to change this file and the "
+        "programs.",
+        live=True)] = {}
+    hook_timeout: Annotated[Annotated[float, Meta(ge=0.1, le=60)], about(
+        "Time that a command of `on` may run. It is ended then, with its process group. A stop waits so long for the "
+        "command of `down`.", unit="seconds", live=True)] = 10.0
     accounting: Annotated[bool, about(
         "Keep account of the bytes of each peer by day and by month, in `accounting.sqlite` in `state_dir`. A client "
         "keeps account of its server. When false, there can be no quota.")] = True

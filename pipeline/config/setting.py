@@ -47,7 +47,8 @@ def _setting(field: kinds.Field) -> Setting:
     assert isinstance(about, kinds.Metadata) and about.extra is not None and about.extra_json_schema is not None
     extra = about.extra
     description = about.extra_json_schema["description"]
-    return Setting(field.name, about, field.default, description, extra["unit"], extra["derived"], extra["live"])
+    default = field.default if field.default_factory is NODEFAULT else field.default_factory()  # a factory for {}
+    return Setting(field.name, about, default, description, extra["unit"], extra["derived"], extra["live"])
 
 
 def bare(kind: kinds.Type) -> kinds.Type:

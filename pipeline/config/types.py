@@ -3,7 +3,7 @@
 A setting is declared as Annotated[type, about(...)]. `pipeline.config.setting` reads the declarations.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -25,6 +25,10 @@ GB_MAX = 1_000_000
 
 NAME_FORM = 'letters, digits, "_", "-" or ".", not beginning with "-" or "."'
 WORKER_CORES = 'an object of workers and cores, such as {"tun-0": [0], "tcp-0": [1, 2]}'
+HOOK_FORM = (
+    "an object; its keys: up, down, connected, lost, peer-joined, peer-left, quota; its values: arrays of a path and "
+    'arguments, such as {"up": ["/etc/tunnel-supervisor/up.sh", "office"]}'
+)
 PEER_FORM = "an object with the name of a peer and its key_file, fingerprint or certificate_name"
 
 
@@ -70,6 +74,8 @@ FingerprintText = Annotated[str, Meta(pattern=f"^({FINGERPRINT_PATTERN})?$"), ac
 CertificateName = Annotated[str, Meta(max_length=HOST_NAME_MAX), accepts('a name in a certificate, or ""')]
 PathText = Annotated[str, accepts("the path of a file")]
 DirectoryText = Annotated[str, accepts("the path of a directory, beginning with /")]
+HookEvent = Literal["up", "down", "connected", "lost", "peer-joined", "peer-left", "quota"]
+Hooks = Annotated[dict[HookEvent, tuple[str, ...]], accepts(HOOK_FORM)]
 UserName = Annotated[str, accepts('the name of a system user, or ""')]
 Cores = list[Annotated[int, Meta(ge=0, le=4095)]]
 CoresOfWorkers = Annotated[dict[str, Cores], accepts(WORKER_CORES)]

@@ -1,6 +1,7 @@
 """The files that this program trusts: only we and root may change them, and nobody else.
 
-    check(config)          the state directory, and the files of keys and certificates that settings name
+    check(config)          the state directory, the files of keys and certificates, and the programs that settings name
+    check_source(...)      the file of a configuration that names programs
     find_exposure(path)    who else could change or replace a file or directory, and the cure; "" for nobody
     is_trusted(uid)        root, the user that we run as, the user who has called sudo
 
@@ -36,6 +37,7 @@ def check(config: Config) -> None:
     """ConfigError names every path that another user could change. A path that does not exist is not looked at."""
     paths = {name: path for name in NAMED_FILES if (path := getattr(config, name))}
     paths |= {f"peers[{i}].key_file": peer.key_file for i, peer in enumerate(config.peers) if peer.key_file}
+    paths |= {f"on.{event}": argv[0] for event, argv in config.on.items()}
     if config.mode == "server":
         paths |= dict.fromkeys(("state_dir",), config.state_dir)
     found: dict[str, Problem] = {}  # a directory that several paths pass is one problem
@@ -44,6 +46,12 @@ def check(config: Config) -> None:
             found.setdefault(exposure, Problem(name, exposure))
     if found:
         raise ConfigError(list(found.values()))
+
+
+def check_source(config: Config, file: str | None) -> None:
+    """ConfigError if another user could change a configuration whose commands we run."""
+    if config.on and file and (exposure := find_exposure(Path(file))):
+        raise ConfigError([Problem("on", f"its commands run with our rights, but {exposure}", file)])
 
 
 def find_exposure(path: Path) -> str:

@@ -30,6 +30,11 @@ def check_files(config: Config) -> list[str]:
         problems += error.problems
     if config.mode == "server" and not config.compat:
         problems += _problems_of_peers(config, is_closed)
+    notes += [
+        f"on.{event}: {argv[0]} is no program that can be run."
+        for event, argv in config.on.items()
+        if not (os.path.isfile(argv[0]) and os.access(argv[0], os.X_OK))
+    ]
     if problems:
         raise ConfigError(problems)
     return notes

@@ -23,6 +23,8 @@ APPLIED_BY_SUPERVISOR = {
     "quota_action",
     "quota_rate_mbit",
     "quota_day",
+    "on",
+    "hook_timeout",
     "max_connections_per_client",
     "push_routes",
     "public_addr",

@@ -31,6 +31,7 @@ from pipeline import log
 from pipeline.config import Config, to_json
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import LocalError, TunnelError
+from pipeline.events import Event
 from pipeline.log import LOG
 from pipeline.policy.lifecycle import (
     GRACE_NS,
@@ -59,6 +60,8 @@ from pipeline.supervisor.control.sd_notify import Watchdog, notify
 from pipeline.supervisor.control.service_status import ServiceStatus
 from pipeline.supervisor.control.signals import Signals
 from pipeline.supervisor.control.worker_events import WorkerEvents
+from pipeline.supervisor.hooks.facts import facts_of
+from pipeline.supervisor.hooks.hooks import Hooks
 from pipeline.supervisor.instance import Instance
 from pipeline.supervisor.kernel.clamp_keeper import ClampKeeper
 from pipeline.supervisor.kernel.listener import listen
@@ -108,7 +111,7 @@ class Supervisor:
             self._set_up()
             run_id = self._run.plan.run_id
             self.events.record("starting", text=f"{self.config.mode}, {self.config.lanes} lane(s), run {run_id}")
-            while self._lifecycle.phase is not Phase.STOPPED:
+            while self._lifecycle.phase is not Phase.STOPPED or self._hooks.is_waited_for:
                 self._step()
             self.events.record("down", text=f"exit status {self._lifecycle.exit_status}")
             return self._lifecycle.exit_status
@@ -153,10 +156,18 @@ class Supervisor:
         self._cleanup.append(events.finish)
         self._role.start(self._memory.peer_table, self._device)
         self._cleanup.append(self._role.accountant.close)
+        self._hooks = Hooks(self._selector, self._precedence, self._facts)
+        self._cleanup.append(self._hooks.close)
+        self._hooks.configure(config)
+        events.subscribe(self._hooks.handle)
         self._make_workers()
         control = ControlServer(instance.socket_path, self._answer, self._selector, self._take_back)
         self._cleanup.append(control.close)
         self._run_files = RunFiles(instance, control)
+
+    def _facts(self, event: Event) -> dict[str, str]:
+        table, now = self._memory.peer_table, time.monotonic_ns()
+        return facts_of(event, self.config, self._role, self._device, table, now)
 
     def _write_plan(self) -> None:
         self._use(self._prepare_plan(self.config, self._role.credentials))
@@ -193,7 +204,14 @@ class Supervisor:
         self._exporter.configure_prepared()
         self._cleanup.append(self._exporter.close)
         self._publisher = Publisher(
-            self._run, self._lifecycle, self._workers, self._rolling, self._role, self._device, self._exporter
+            self._run,
+            self._lifecycle,
+            self._workers,
+            self._rolling,
+            self._role,
+            self._device,
+            self._exporter,
+            self._hooks.status,
         )
         self._publisher.use(self._memory)
 
@@ -236,6 +254,7 @@ class Supervisor:
                 self._survive("the care for the exporter", lambda: self._exporter.tick(now))
             if lost := self._memory.lost_names(now):
                 self._rebuild(lost)  # without a data plane there is nothing to survive for
+        self._survive("the hooks", lambda: self._hooks.tick(now))
         self.events.tick(now)
         self._publisher.tick(now)
         log.tick()
@@ -257,6 +276,7 @@ class Supervisor:
         elif self._lifecycle.is_stopping:
             LOG.warning("stopping: asked to stop again; workers are killed without a drain")
             self._carry_out(self._lifecycle.stop_without_drain())
+            self._hooks.end_all()
         else:
             self._carry_out(self._lifecycle.stop(0, f"signal {signal.Signals(number).name}"))
 
@@ -425,6 +445,7 @@ class Supervisor:
         reload.problems += self._clamp.apply(self.config.mss_clamp)
         reload.problems += self._exporter.apply()
         self._workers.spares.enable(self.config.spares)
+        self._hooks.configure(self.config)
         if reload.replaces_workers:
             self._worker_events.expect(self._workers.processes, "for the new settings")
             self._carry_out(self._lifecycle.restart(self._workers.processes, time.monotonic_ns()))

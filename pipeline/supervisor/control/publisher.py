@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from pipeline.credentials.tls_settings import TlsSettings
@@ -60,6 +61,7 @@ class Publisher:
         role: Role,
         device: TunDevice,
         exporter: Exporter,
+        hooks: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._run = run
         self._lifecycle = lifecycle
@@ -68,6 +70,7 @@ class Publisher:
         self._role = role
         self._device = device
         self._exporter = exporter
+        self._hooks = hooks
         self._meter = CpuMeter()
         self._fixed = _fixed()
         self._published: tuple[dict[str, Any], object, int] | None = None
@@ -134,6 +137,8 @@ class Publisher:
             "certificate_expires": self._role.credentials.expires,
             "server": role["server"],
             "notes": [*role["notes"], *self._exporter.notes],
+            "accounting": role.get("accounting"),
+            "hooks": self._hooks(),
         }
 
     def _text(self, slow: dict[str, Any]) -> str:

@@ -171,6 +171,11 @@ class TunDevice:
 
     # -- what becomes of it
 
+    @property
+    def addresses(self) -> tuple[Interface, ...]:
+        """Those of the configuration, and of the server."""
+        return (*self._config.tunnel_interfaces, *self._pushed[0])
+
     def status(self) -> dict[str, Any]:
         """For `status`: the present name, all that is wrong or in doubt in words, and the entries that are left out."""
         reconciler = self._reconciler

@@ -4,6 +4,7 @@ come next, and the supervisor, which replaces them, comes last.
     protect()      the supervisor, at its start; restore_own() undoes it
     set_spare()    a process that waits comes after all workers
     set_worker()   a process that is a worker, or will soon be one
+    set_foreign()  a process of another program: no more precious than it would be without us
 
 Each process makes a session of its own, and where the kernel groups processes by session (autogroup, sched(7)), a nice
 value counts within the group alone. So a process that was made nice gives that value to its group
@@ -52,6 +53,9 @@ class Precedence:
         self._set(pid, self._nice, self._worker_score)
         if self._may_be_nice:
             self._restore_group(pid)
+
+    def set_foreign(self, pid: int) -> None:
+        _write_score(pid, self._own_score)
 
     def _set(self, pid: int, nice: int, score: int) -> None:
         try:

@@ -41,21 +41,28 @@ class PeerWatch:
         self._name = name_session
         self._present: dict[int, _Present] = {}  # by index
         self._reasons: dict[int, str] = {}  # by peer handle
+        self._ended_here: set[int] = set()  # peer handles whose sessions the server itself has ended
         self._due_ns = 0
 
     def ended(self, peer_handle: object, reason: object) -> None:
-        """A worker's report: the last connection of this peer has ended there. ValueError if it is none."""
+        """A worker's report: the last connection of this peer has ended there. ValueError if it is none.
+
+        Of a session that the server itself has ended, the server's reason stays.
+        """
         if type(peer_handle) is not int or type(reason) is not str:
             raise ValueError(f"end of {peer_handle!r}: {reason!r}")
         if len(self._reasons) >= REASONS_MAX:
             self._reasons.clear()
-        self._reasons[peer_handle] = reason[:REASON_LENGTH_MAX]
+            self._ended_here.clear()
+        if peer_handle not in self._ended_here:
+            self._reasons[peer_handle] = reason[:REASON_LENGTH_MAX]
 
     def session_ended(self, peer: int, reason: str) -> None:
         """The server has ended the session of this index, and has recorded why."""
         present = self._present.get(peer)
         if present is not None:
-            self._reasons.setdefault(present.handle, reason)
+            self._reasons[present.handle] = reason
+            self._ended_here.add(present.handle)
 
     def tick(self, now: int) -> None:
         if now < self._due_ns:
@@ -111,4 +118,5 @@ class PeerWatch:
 
     def _left(self, peer: int, otherwise: str) -> None:
         present = self._present.pop(peer)
+        self._ended_here.discard(present.handle)
         self._events.record("peer-left", present.name, self._reasons.pop(present.handle, otherwise))
