@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 2.0
 WATCH_SECONDS_MIN = 0.1
+PEERS_NAMED = 3  # in a note
 HOME, CLEAR_TO_END_OF_LINE, CLEAR_TO_END = "\x1b[H", "\x1b[K", "\x1b[J"  # ECMA-48
 CLEAR = "\x1b[2J"
 
@@ -95,15 +96,21 @@ def _look(arguments: argparse.Namespace) -> tuple[str, int]:
 
 
 def stale_notes(snapshot: dict[str, Any]) -> list[str]:
-    """A sentence if the instance runs another version than the one that is on disk, which is ours."""
+    """Sentences if the instance runs another version than the one that is on disk, which is ours, or its peers do."""
+    from pipeline.log import printable
+    from pipeline.observe.sentence import peers_of
     from pipeline.version import VERSION
 
     running = snapshot.get("version", "an older version")
-    if running == VERSION:
-        return []
-    return [
-        (
+    notes = []
+    if running != VERSION:
+        notes.append(
             f"this instance runs {running}, the program on disk is {VERSION}: `restart --rolling` gives the new one to "
             "the workers; the supervisor gets it when the service starts again"
         )
-    ]
+    others = [peer for peer in peers_of(snapshot) or () if peer.get("version") not in ("", None, running)]
+    if others:
+        listed = ", ".join(f"{printable(peer['name'])} {peer['version']}" for peer in others[:PEERS_NAMED])
+        more = f" and {len(others) - PEERS_NAMED} more" if len(others) > PEERS_NAMED else ""
+        notes.append(f"peers with another version than {running}: {listed}{more}")
+    return notes

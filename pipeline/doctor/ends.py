@@ -13,8 +13,8 @@ from pipeline.observe.sentence import DOCTOR, describe
 from pipeline.version import VERSION
 
 RESTARTS_NOTE = 3
-SEGMENTS_MIN = 500  # fewer say nothing
-LOSS_NOTE = 0.05  # of the segments; what the tunnel is made for begins below that
+MUCH_LOSS = (500, 0.05), (30, 0.15)
+"""Segments that were sent, and the share of them that was sent again: of few, many."""
 LISTED_MAX = 5
 LOG = "Look into the log of the instance."
 
@@ -59,7 +59,7 @@ def judge_workers(snapshot: dict[str, Any]) -> list[Finding]:
 def judge_loss(rows: list[dict[str, Any]]) -> list[Finding]:
     """Of the connections that stand. A black hole on the way back to the other end looks like this, too."""
     resent, sent = (sum(row.get(name, 0) for row in rows) for name in ("resent_segments", "sent_segments"))
-    if sent < SEGMENTS_MIN or resent < LOSS_NOTE * sent:
+    if not any(sent >= segments and resent >= share * sent for segments, share in MUCH_LOSS):
         return []
     text = f"{100 * resent / sent:.0f} % of the segments to the other end were sent again: the path loses much"
     cure = "Run the doctor at the other end, too: it looks for a black hole. Else ask the network's operator."

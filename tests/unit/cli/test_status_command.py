@@ -97,6 +97,17 @@ def test_a_supervisor_of_another_version_than_the_program_on_disk_is_noted(
     assert f"note: this instance {said}the program on disk is {VERSION}: `restart --rolling`" in text
 
 
+def test_peers_of_another_version_are_named(answers: Answers, capsys: pytest.CaptureFixture[str]) -> None:
+    peer = {"state": "away", "addresses": [], "endpoint": "", "session_seconds": None}
+    peers = [peer | {"name": f"p{n}", "version": version} for n, version in enumerate(("0.0.1",) * 5 + (VERSION, ""))]
+    answers.snapshots = [CONNECTED | {"mode": "server", "peers": peers, "peers_max": 9}]
+    assert (
+        f"note: peers with another version than {VERSION}: p0 0.0.1, p1 0.0.1, p2 0.0.1 and 2 more" in status(capsys)[1]
+    )
+    answers.snapshots = [CONNECTED | {"mode": "server", "peers": peers[5:], "peers_max": 9}]
+    assert "note:" not in status(capsys)[1]
+
+
 def interrupt_after(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in place of a wait."""
     left = iter(range(frames - 1))
