@@ -267,8 +267,10 @@ def _write_pair(directory: Path, name: str, pair: CertificatePair) -> None:
 
 
 def _invite(arguments: argparse.Namespace) -> int:
+    from pipeline.cli import first_hub
     from pipeline.supervisor.control.control_socket import REQUEST_BYTES_MAX
 
+    first_hub.make_if_first(arguments)
     now = time.time()
     request = {
         "command": "invite",

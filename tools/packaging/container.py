@@ -10,7 +10,8 @@ from pathlib import Path
 from tools.packaging.wheel import run
 
 SOURCES = Path(__file__).parent / "container"
-BUILDERS = (["podman"], ["buildah"], ["docker"])
+BUILDERS = {"podman": ["--format", "docker"], "docker": []}
+"""Each that may be here, and its options: an image of podman's own format has no health check."""
 
 
 def prepare(root: Path, package: Path, out: Path) -> Path:
@@ -25,9 +26,9 @@ def prepare(root: Path, package: Path, out: Path) -> Path:
 
 def build(folder: Path, version: str) -> str:
     """The name of the image; "" if nothing here can build it. PackageError if that fails."""
-    for builder in BUILDERS:
-        if shutil.which(builder[0]) and subprocess.run([*builder, "info"], capture_output=True).returncode == 0:
+    for builder, options in BUILDERS.items():
+        if shutil.which(builder) and subprocess.run([builder, "info"], capture_output=True).returncode == 0:
             image = f"tunnel-supervisor:{version}"
-            run([*builder, "build", "--tag", image, str(folder)])
+            run([builder, "build", *options, "--tag", image, str(folder)])
             return image
     return ""
