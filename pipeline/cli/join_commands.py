@@ -123,16 +123,12 @@ def _complete(client: JoinedClient, pending: Pending, config: Config, until: flo
         try:
             name = _exchange(client, pending, Server.of(config, pending.line.key), until)
         except FirstContactError as error:
-            if not pending.is_open:
-                client.remove()
-                raise LocalError(f"{config.remote_addr}: {error}. Nothing is left of this attempt") from None
-            raise LocalError(
-                f"{config.remote_addr}: {error}. The invitation is kept, since the server may have seen it: "
-                f"`up {client.name}` or `join` with the same line goes on, `leave {client.name}` gives up"
-            ) from None
-        except BaseException:  # such as Ctrl-C
-            if not pending.is_open:
-                client.remove()
+            end = "" if str(error).endswith("?") else "."
+            raise LocalError(f"{config.remote_addr}: {error}{end} {_what_is_left(client, pending)}") from None
+        except KeyboardInterrupt:
+            raise LocalError(f"interrupted. {_what_is_left(client, pending)}") from None
+        except BaseException:
+            _what_is_left(client, pending)
             raise
         if not name:
             print(
@@ -143,6 +139,17 @@ def _complete(client: JoinedClient, pending: Pending, config: Config, until: flo
         elif name != pending.line.name:
             print(f"note: the server names this machine {name}", file=sys.stderr)
     client.finish(pending)
+
+
+def _what_is_left(client: JoinedClient, pending: Pending) -> str:
+    """Remove a failed join, unless the server may have done its part; and say what has become of it."""
+    if not pending.is_open:
+        client.remove()
+        return "Nothing is left of this attempt"
+    return (
+        f"The invitation is kept, since the server may have seen it: `up {client.name}` or `join` with the same line "
+        f"goes on, `leave {client.name}` gives up"
+    )
 
 
 def _exchange(client: JoinedClient, pending: Pending, server: Server, until: float) -> str:
@@ -177,15 +184,14 @@ def _start_and_wait(name: str, config: Path, until: float) -> int:
     advice = service_manager.find_advice(name)
     if advice:
         print(f"note: {advice}", file=sys.stderr)
-    while True:
-        status = _status(name)
-        result = _result(status)
-        if result:
-            print(result)
-            return 0
-        if time.monotonic() > until:
-            break
-        time.sleep(LOOK_SECONDS)
+    try:
+        while not (result := _result(status := _status(name))) and time.monotonic() <= until:
+            time.sleep(LOOK_SECONDS)
+    except KeyboardInterrupt:
+        raise LocalError(f"interrupted: {name} has started, and goes on trying") from None
+    if result:
+        print(result)
+        return 0
     print(
         f"tunnel-supervisor: {name} has started, but {_trouble(status)}. It goes on trying; its log: "
         f"{service_manager.log_of(name)}",

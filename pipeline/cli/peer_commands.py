@@ -143,6 +143,8 @@ def read_invitation(text: str, standard_input: int = STANDARD_INPUT) -> Invitati
 
     if text == "-":
         was_moved = _is_moved(standard_input)
+        if os.isatty(standard_input):
+            print("paste the line that `invite` has printed:", file=sys.stderr)
         with open(standard_input, "rb", buffering=0, closefd=False) as file:
             line = file.readline(LINE_LENGTH_MAX + 1)
         empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

@@ -25,6 +25,9 @@ SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)
 LOG_DIRECTORY = Path("/var/log/tunnel-supervisor")
 LOG_BYTES_MAX = 16 << 20  # a longer one is begun anew at a start, and kept once
 LAST_LINES = 5
+ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "OPENSSL_CONF", "OPENSSL_MODULES", "LD_LIBRARY_PATH")
+"""Variables that a process of its own inherits: it must run as it would at boot, not as in the shell of a person."""
+
 START_SECONDS = 20.0
 STOP_SECONDS = 30.0
 LOOK_SECONDS = 0.05
@@ -126,6 +129,7 @@ def _start_process(name: str, config: Path) -> None:
             stdout=log,
             stderr=log,
             cwd="/",
+            env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
             start_new_session=True,
         )
     finally:

@@ -299,3 +299,21 @@ def test_an_instance_that_is_not_connected_in_time_says_why() -> None:
     said = join_commands._trouble(status(server=server, notes=["10.0.0.2 is in use here"]))
     assert said == "has no address of the server: 10.0.0.2 is in use here"
     assert join_commands._trouble(status(server=None, state="starting")) == "is starting"
+
+
+def test_a_join_that_is_interrupted_before_the_server_was_asked_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    line = world.server.invite("ann")
+    with monkeypatch.context() as patch:
+        patch.setattr(first_contact.Server, "of", interrupt)
+        assert world.join(line) == 1
+    assert "interrupted. Nothing is left" in capsys.readouterr().err and not world.etc.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(first_contact, "exchange", interrupt)
+        assert world.join(line) == 1
+    assert "interrupted. The invitation is kept" in capsys.readouterr().err
+    assert world.join(line) == 0 and world.is_good()
