@@ -41,7 +41,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from pipeline.credentials import key_exchange
-from pipeline.errors import TunnelError
+from pipeline.errors import LocalError, TunnelError
 from pipeline.log import LOG
 from pipeline.peers.address_assignment import Refusal
 from pipeline.peers.known_peers import KnownPeers
@@ -247,9 +247,22 @@ class Enrollment:
                 return each.invited, each.invited.invitation
         return None
 
+    def settle(self, name: str) -> None:
+        """Write first what may be in the file of this peer already. LocalError if that is impossible now."""
+        known = self._peers.find(name)
+        key = known.invitation_key if known else b""
+        if key in self._unwritten and not self._saved(self._unwritten[key], key):
+            raise LocalError(f'peer "{name}" is about to join, and its file cannot be written: see the log')
+
     def end_use(self, owner: InvitedPeer, issued: Issued) -> None:
         """A peer has been revoked: its use of an invitation stays used. TunnelError if that cannot be written."""
+        self.settle(owner.name)
+        owner = self._current(owner)
         self._store.save(owner._replace(invitation=issued._replace(uses=issued.uses - 1)))
+
+    def _current(self, invited: InvitedPeer) -> InvitedPeer:
+        known = self._peers.find(invited.name)
+        return known.invited if known and known.invited else invited
 
     # -- the clock
 
@@ -279,6 +292,9 @@ class Enrollment:
         return issued.key not in self._unwritten and self.uses_left(issued) > 0
 
     def _record(self, invited: InvitedPeer, issued: Issued, monotonic: float) -> bool:
+        if issued.key in self._unwritten:
+            self._record_at = monotonic + REPEAT_SECONDS
+            return False
         try:
             self._store.save(invited._replace(invitation=issued))
         except TunnelError as error:

@@ -203,11 +203,14 @@ def write(state: Path, peer: InvitedPeer, *, replace: bool = False) -> None:
         raise keys.write_error(path, error) from None
 
 
-def update(state: Path, peer: InvitedPeer) -> None:
-    """Write the file of a peer anew, as a whole. LocalError if it may not have been written: then it is either."""
+def update(state: Path, peer: InvitedPeer, is_known: Callable[[], bool] = lambda: True) -> None:
+    """Write the file of a peer anew, as a whole. LocalError if it may not have been written: then it is either.
+
+    A file that is written after that is removed again unless `is_known`: the peer may have been revoked meanwhile.
+    """
     path, data = _path(state, peer.name), _encoded(peer, state)
     try:
-        hang_guard.call(lambda: _write(path, data, True))
+        hang_guard.call(lambda: _write(path, data, True), undo=lambda: None if is_known() else _remove(path))
     except OSError as error:
         raise keys.write_error(path, error) from None
 

@@ -349,5 +349,8 @@ def peer_file_seeds() -> list[bytes]:
             {"allowed": ["10.1.0.1/16"]},
             {"address": "x"},
             {"key": "x"},
+            {"key": "", "invitation": {"key": key, "expires": 1_800_000_000, "uses": 3}, "until": 1_900_000_000},
+            {"invitation": {"key": key, "expired": True, "kept": True}},
+            {"agreed": {"invitation": "ab" * 8, "client": "cd" * 32, "server": "ef" * 32}},
         )
     ] + [b"{", b"[" * 2000]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import stat
 import subprocess
@@ -85,8 +86,15 @@ class Machine:
             eventually(lambda: not any(_is_alive(pid) for pid in pids), what="everything dead")
 
     def clean(self) -> None:
+        """Leave; and whatever a test that has failed has left, nothing of it stays on this machine."""
         self.type("leave", self.name, check=False)
-        assert not self.is_running() and not self.directory.exists() and leftovers(self.name) == []
+        is_clean = not self.is_running() and not self.directory.exists() and leftovers(self.name) == []
+        self.kill_everything()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        service_manager.forget(self.name)
+        with suppress(OSError):
+            joined_client.ETC.rmdir()
+        assert is_clean
 
 
 def _is_alive(pid: int) -> bool:

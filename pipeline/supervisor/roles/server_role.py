@@ -335,6 +335,7 @@ class ServerRole(AdmissionNews):
             request.get("until"),
             request.get("quota_gb"),
         )
+        self._enrollment.settle(peer.name)
         before = self._peers.find(peer.name)
         if problem := self._problem_of(peer, issued, before, bool(request.get("again"))):
             return {"ok": False, "error": problem}
@@ -408,6 +409,7 @@ class ServerRole(AdmissionNews):
 
     def _withdraw(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take an invitation back. A machine that is the peer already stays."""
+        self._enrollment.settle(str(request.get("name")))
         known = self._peers.find(str(request.get("name")))
         if known is None or known.invited is None or not self._enrollment.has_joined(known.invited):
             return self._revoke(request)
@@ -428,6 +430,7 @@ class ServerRole(AdmissionNews):
     def _enable(self, request: dict[str, Any]) -> dict[str, Any]:
         """`until`: another end of its time, UNIX time, 0 for none; null leaves it as it is."""
         name, until = self._named(request), request.get("until")
+        self._enrollment.settle(name)
         known = self._peers.find(name)
         invited = known.invited if known is not None else None
         if until is not None:
@@ -458,7 +461,8 @@ class ServerRole(AdmissionNews):
         if self._peers.find(peer.name) is None:
             peer_file.write(self._directory, peer)
         else:
-            peer_file.update(self._directory, peer)
+            name = peer.name
+            peer_file.update(self._directory, peer, lambda: self._peers.find(name) is not None)
         self._peers.replace(registry.known_peer_of(peer, self._config))
 
     def admit_as_known(self) -> None:

@@ -317,3 +317,12 @@ def test_a_join_that_is_interrupted_before_the_server_was_asked_leaves_nothing(
         assert world.join(line) == 1
     assert "interrupted. The invitation is kept" in capsys.readouterr().err
     assert world.join(line) == 0 and world.is_good()
+
+
+def test_each_join_has_a_private_value_of_its_own(world: World) -> None:
+    world.loses = lambda: True
+    found = set()
+    for name in ("one", "two"):
+        world.join(world.server.invite(name), name=name)
+        found.add(json.loads((world.etc / name / "invitation").read_text())["private"])
+    assert len(found) == 2

@@ -261,6 +261,68 @@ def test_an_invitation_is_requested_and_its_line_printed(run: Run, server: Serve
     ]
 
 
+def test_the_life_of_an_invitation_is_requested_and_said(
+    run: Run, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
+    more = {"expires": 1_800_086_400, "uses": 3, "until": 1_900_000_000, "guessed": True, "is_private": True}
+    server.answer = {"ok": True, "line": LINE, "server": "10.0.0.9:9000", "certificate": False, **more}
+    words = ["--expires", "24h", "--uses", "3", "--until", "2030-03-17T17:46:40Z", "--again"]
+    status, out, err = run("invite", "lab", *words)
+    (request,) = server.requests
+    wanted = {"expires": 1_800_086_400, "uses": 3, "until": 1_900_000_000, "again": True}
+    assert status == 0 and request == {**request, **wanted} and out == LINE + "\n"
+    assert "the peers lab, lab-2, ..., 3 machines in all" in err and "(1d00h)" in err
+    assert "10.0.0.9:9000 was guessed, and only its own network reaches it" in err and "excluded from 2030-03-17" in err
+    server.answer |= {"expires": 0, "uses": 1, "until": 0, "guessed": False, "is_private": False, "remembered": True}
+    _, _, err = run("invite", "lab", "--address", "vpn.example.org")
+    assert "It never expires" in err and "is remembered for the next invitations" in err and "guessed" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["invite", "lab", "--expires", "soon"], "--expires: given 'soon'"),
+        (["invite", "lab", "--until", "2001-01-01"], "--until: 2001-01-01 is past"),
+        (["peers", "disable"], "expected nothing, or: disable NAME"),
+        (["peers", "--until", "7d"], "--until is only valid with enable"),
+        (["peers", "disable", "ann", "--until", "7d"], "--until is only valid with enable"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_makes_no_sense_is_not_requested(run: Run, server: Server, words: list[str], text: str) -> None:
+    status, out, err = run(*words)
+    assert (status, out, server.requests) == (2, "", []) and text in err
+
+
+def test_a_peer_is_disabled_and_enabled(run: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
+    server.answer = {"ok": True, "name": "ann"}
+    assert run("peers", "disable", "ann") == (0, "disabled: ann\n", "")
+    assert run("peers", "enable", "ann") == (0, "enabled: ann\n", "")
+    assert (
+        run("peers", "enable", "ann", "--until", "1d")[0] == run("peers", "enable", "ann", "--until", "never")[0] == 0
+    )
+    assert server.requests == [
+        {"command": "disable", "name": "ann"},
+        *({"command": "enable", "name": "ann", "until": until} for until in (None, 1_800_086_400, 0)),
+    ]
+
+
+def test_what_ends_soon_stands_below_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
+    invited = {**BOB, "state": "invited", "invitation": "open", "invitation_expires": 1_800_090_000}
+    rows = [
+        {**invited, "invitation_uses_left": 1},
+        {**invited, "name": "lab", "invitation_uses_left": 3, "invitation_expires": 0},
+        {**BOB, "name": "old", "state": "ended", "until": 1_700_000_000, "invitation": "used"},
+        {**ALICE, "until": 1_900_000_000},
+    ]
+    notes = render(rows).splitlines()[5:]
+    assert notes[:2] == ["bob: its invitation is good for 1d01h", "lab: its invitation for 3 machines never expires"]
+    assert notes[2].startswith("old: ended on 2023-11-1") and notes[3].startswith("alice: ends on 2030-03-1")
+
+
 @pytest.mark.parametrize("words", [["--address", "192.0.2.1"], ["--address", "192.0.2.1", "--address", "vpn.test"]])
 def test_the_directory_may_stand_behind_the_options(run: Run, tmp_path: Path, words: list[str]) -> None:
     assert run("gen-cert", "--ca", "Our CA", tmp_path)[0] == 0

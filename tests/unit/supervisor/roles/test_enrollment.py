@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,14 @@ from typing import Any, cast
 
 import pytest
 
+from pipeline import hang_guard
 from pipeline.credentials import invitation, key_exchange, keys
 from pipeline.errors import ConfigError, LocalError
 from pipeline.peers import peer_file
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import Done, Refused, Welcome
 from tests.harness.hub import CERTIFICATE_HASH, hello
+from tests.support import eventually
 from tests.unit.supervisor.roles.test_server_role import Running
 
 NOW = 1_800_000_000
@@ -229,8 +232,8 @@ def test_a_write_that_may_have_happened_is_finished_before_another_machine_has_i
     ann, other = Machine(running, line), Machine(running, line)
     write = peer_file.update
 
-    def late(state: Path, written: peer_file.InvitedPeer) -> None:
-        write(state, written)
+    def late(state: Path, written: peer_file.InvitedPeer, *more: Any) -> None:
+        write(state, written, *more)
         raise LocalError("no answer within 2 s")
 
     with monkeypatch.context() as patch:
@@ -240,6 +243,70 @@ def test_a_write_that_may_have_happened_is_finished_before_another_machine_has_i
     _, key = ann.join()
     start_again(running)
     assert ann.may_connect(key) and other.refusal() == messages.INVITATION_USED
+
+
+@pytest.mark.parametrize("then", ["expires", "is disabled and enabled", "is invited again", "is kept"])
+def test_nothing_else_is_written_over_a_new_key_that_may_be_in_the_file(
+    running: Running, monkeypatch: pytest.MonkeyPatch, clock: Clock, then: str
+) -> None:
+    line = running.invite("ann")
+    ann = Machine(running, line)
+    if then == "is kept":
+        assert ann.may_connect(line)
+    write = peer_file.update
+
+    def late(state: Path, written: peer_file.InvitedPeer, *more: Any) -> None:
+        write(state, written, *more)
+        raise LocalError("no answer within 2 s")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(peer_file, "update", late)
+        assert ann.refusal() == messages.NOT_RECORDED
+        tick(running)
+        if then == "is invited again":
+            assert "its file cannot be written" in running.refused(
+                "invite", name="ann", allowed=[], rate_mbit=None, again=True
+            )
+    match then:
+        case "expires":
+            clock.now += 2 * WEEK
+        case "is disabled and enabled":
+            assert running.command("disable", name="ann")["ok"]
+            assert running.command("enable", name="ann", until=NOW + DAY)["ok"]
+        case "is invited again":
+            running.invite("ann", again=True)
+    tick(running)
+    start_again(running)
+    if then == "is invited again":
+        assert running.states() == {"ann": "away"}, "the machine with the new key is the peer until another one comes"
+    else:
+        _, key = ann.join()
+        assert ann.may_connect(key) and Machine(running, line).refusal() == messages.INVITATION_USED
+
+
+def test_a_peer_that_is_revoked_while_its_file_is_written_late_stays_out(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk takes the new file only after the revocation."""
+    line = running.invite("ann")
+    write, may_write, written = keys.write_secret, threading.Event(), threading.Event()
+
+    def late(*arguments: Any, **options: Any) -> None:
+        may_write.wait(10)
+        write(*arguments, **options)
+        assert (running.peers / "ann.json").exists()
+        written.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "write_secret", late)
+        patch.setattr(hang_guard, "ANSWER_SECONDS", 0.05)
+        assert Machine(running, line).refusal() == messages.NOT_RECORDED
+    assert running.command("revoke", name="ann")["ok"] and not (running.peers / "ann.json").exists()
+    may_write.set()
+    assert written.wait(10)
+    eventually(lambda: not (running.peers / "ann.json").exists(), what="the late write is undone")
+    start_again(running)
+    assert Machine(running, line).exchange() is None
 
 
 # -- several machines
