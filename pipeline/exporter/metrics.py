@@ -293,6 +293,10 @@ OWN = (
            _PEER, _peers(lambda peer: peer["resent_segments"])),
     Family("tunnel_peer_session_age_seconds", GAUGE, "age of the peer's session", _PEER,
            _peers(lambda peer: peer["session_seconds"])),
+    Family("tunnel_peer_quota_bytes", GAUGE, "bytes that the peer may send and receive in a month, if it has a quota",
+           _PEER, _peers(lambda peer: peer["quota_bytes"] or None)),
+    Family("tunnel_peer_quota_used_bytes", GAUGE, "bytes of its quota that the peer has used in this month", _PEER,
+           _peers(lambda peer: peer["quota_used_bytes"] if peer["quota_bytes"] else None)),
 )
 # fmt: on
 

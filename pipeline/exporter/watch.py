@@ -56,6 +56,7 @@ PASSING = {
 PEER_COLUMNS = (
     *("name", "state", "addresses", "endpoint", "connections", "sent_bytes", "received_bytes"),
     *("rtt_ms", "resent_segments", "dropped", "session_seconds", "problem"),
+    *("quota_bytes", "quota_used_bytes", "quota_state"),
 )
 
 TOTALS = ("tcp.bytes_sent", "tcp.bytes_received")

@@ -345,6 +345,22 @@ def test_reloads_start_stop_and_move_it_and_a_taken_port_is_a_note(lab: Lab, tmp
         assert set(server.restarts().values()) == {0}
 
 
+@pytest.mark.slow
+def test_an_address_in_the_tunnel_is_served_once_it_is_there_and_again_after_a_kill(lab: Lab, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text("a-third-token-of-this-test")
+    node, inside = lab.nodes[1], "10.99.0.2"
+    settings = {"metrics_addr": f"{inside}:{PORT}", "metrics_token_file": str(token), "fec": "off"}
+    with Hub(lab, tmp_path, fec="off") as made:
+        client = made.join(node, "laptop", **settings)
+        eventually(lambda: status_of(node, "/metrics", inside) == 401, 20)
+        client.kill()
+        assert status_of(node, "/healthz", inside) == 0  # the exporter has gone with its supervisor
+        with client.start_again():
+            eventually(lambda: status_of(node, "/metrics", inside) == 401, 20)
+
+
 def reload(instance: Instance, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Write the configuration anew with these settings, those that are left out as at first, and reload."""
     instance.write({**instance.config, **settings})
@@ -368,6 +384,10 @@ def test_beyond_loopback_a_browser_signs_in_once(lab: Lab, tmp_path: Path) -> No
         browser.wait_for("document.getElementById('signin-error').innerText.includes('wrong')")
         sign_in(browser, token.read_text())
         browser.wait_for("known.snapshot && document.getElementById('signin').hidden")
+        widths = browser.wait_for(
+            "((found) => found.length && found)([...document.querySelectorAll('.node')].map((it) => it.offsetWidth))"
+        )
+        assert len(widths) == 2 and min(widths) >= 150  # without FEC the picture is another one
         assert browser.run("document.cookie") == ""  # no script reads it
         browser.open(f"{there}?again")
         browser.wait_for("known.snapshot")

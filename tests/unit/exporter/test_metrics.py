@@ -46,7 +46,11 @@ def busy_hub() -> Snapshot:
     return snapshot(
         mode="server",
         server=None,
-        peers=[peer("one"), peer("two", state="away", rtt_ms=None, session_seconds=None), peer(NASTY)],
+        peers=[
+            peer("one", quota_bytes=50, quota_used_bytes=45),
+            peer("two", state="away", rtt_ms=None, session_seconds=None),
+            peer(NASTY),
+        ],
         workers=[worker("tcp-0", counters=counters("tcp", bytes_sent=7, dropped_partial=3)), worker("tun-0")],
     )
 
@@ -122,6 +126,13 @@ def test_what_is_unknown_has_no_sample_and_what_is_zero_has_one() -> None:
     assert value(text, "tunnel_round_trip_seconds") is None
     assert value(text, "tunnel_peer_round_trip_seconds", peer="one") is None
     assert value(text, "tunnel_connections", traffic_class="bulk") == 0
+
+
+def test_a_quota_has_samples_where_there_is_one() -> None:
+    text = exposed(busy_hub())
+    names = "tunnel_peer_quota_used_bytes", "tunnel_peer_quota_bytes"
+    assert [value(text, name, peer="one") for name in names] == [45, 50]
+    assert [value(text, name, peer="two") for name in names] == [None, None]
 
 
 def test_seconds_and_bytes_are_the_units() -> None:
