@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import LocalError, NotRunning, PermissionDenied, UsageError
+from pipeline.errors import LocalError, NotRunning, PermissionDenied, TunnelError, UsageError
 
 if TYPE_CHECKING:
     from pipeline.cli.first_contact import Server
@@ -261,6 +261,7 @@ def _down(arguments: argparse.Namespace) -> int:
 
 
 def _leave(arguments: argparse.Namespace) -> int:
+    from pipeline.accounting.removal import remove_book
     from pipeline.cli import service_manager
     from pipeline.cli.joined_client import JoinedClient
 
@@ -270,12 +271,28 @@ def _leave(arguments: argparse.Namespace) -> int:
         untold = _tell(client)
         if untold:
             print(f"note: the server has not been told: {untold}. There, `revoke` removes the peer", file=sys.stderr)
+        state = _state_of(client)
         others = client.remove()
+        try:
+            remove_book(state)
+        except OSError as error:
+            print(f"note: the account in {state} stays: {error.strerror}", file=sys.stderr)
         service_manager.forget(client.name)
     if others:
         print(f"note: {client.directory} stays, with what is not ours: {', '.join(others)}", file=sys.stderr)
     print(f"left: {client.name}")
     return 0
+
+
+def _state_of(client: JoinedClient) -> Path:
+    """The state directory of its instance."""
+    from pipeline import config
+    from pipeline.config.schema import STATE_DIRECTORY
+
+    try:
+        return Path(config.load(str(client.config_path)).state_dir)
+    except TunnelError:  # what is wrong with it is said elsewhere
+        return Path(STATE_DIRECTORY, client.name)
 
 
 def _tell(client: JoinedClient) -> str:

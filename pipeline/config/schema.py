@@ -320,7 +320,7 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "user of the supervisor, which is root as a rule. So only root may be able to change this file and the "
         "programs.",
         live=True)] = {}
-    hook_timeout: Annotated[Annotated[float, Meta(ge=0.1, le=60)], about(
+    hook_timeout: Annotated[Annotated[float, Meta(ge=0.1, le=30)], about(
         "Time that a command of `on` may run. It is ended then, with its process group. A stop waits so long for the "
         "command of `down`.", unit="seconds", live=True)] = 10.0
     accounting: Annotated[bool, about(

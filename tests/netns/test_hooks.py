@@ -119,7 +119,7 @@ def test_a_hook_may_use_the_commands_hang_and_fail_and_holds_up_nothing(tmp_path
 
 def test_a_second_request_to_stop_waits_for_no_hook(tmp_path: Path) -> None:
     with Lab() as lab:
-        config = server_config(lab.nodes[0], on={"down": ["/bin/sleep", "1000"]}, hook_timeout=60)
+        config = server_config(lab.nodes[0], on={"down": ["/bin/sleep", "1000"]}, hook_timeout=30)
         with Instance(lab.nodes[0], config, tmp_path) as server:
             server.wait_until_running()
             server.signal(signal.SIGTERM)

@@ -183,7 +183,7 @@ def test_endless_output_ends_with_its_time_and_takes_no_memory_and_few_lines(
 def test_much_output_without_a_line_break_is_read_and_thrown_away(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage.script("up", "head -c 5000000 /dev/zero; exit 3", hook_timeout=60)
+    stage.script("up", "head -c 5000000 /dev/zero; exit 3", hook_timeout=30)
     up(stage)
     stage.settle()
     assert "hook up: exit status 3" in caplog.text and len(caplog.text) < 1_000_000
