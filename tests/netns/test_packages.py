@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import pytest
 
@@ -129,6 +130,18 @@ def reaches(pair: Pair) -> bool:
     return all(pair.laptop.attempt("ping", "-c1", "-W1", address).returncode == 0 for address in pair.addresses)
 
 
+def test_the_wheel_has_every_file_of_the_program_and_of_the_tools_what_demo_and_bench_need(
+    packages: tuple[Path, Path, Path],
+) -> None:
+    (wheel,) = packages[1].parent.glob("*.whl")
+    has = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name and ".data/" not in name}
+    git = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=True).stdout.split()
+    ours = {name for name in git if name.startswith(("pipeline/", "workers/"))} | {"tunnel_supervisor.py"}
+    assert {name for name in has if not name.startswith("tools/")} == ours
+    tools = {name.split("/")[1] for name in has if name.startswith("tools/")}
+    assert {name for name in tools if not name.endswith(".py")} == {"bench", "lab", "load"}
+
+
 def test_package_invite_join_and_nothing_else_give_a_tunnel_that_survives_a_reboot_of_both_machines(pair: Pair) -> None:
     eventually(lambda: reaches(pair), 30, "the hub reached again")
 
@@ -151,6 +164,10 @@ def test_the_unit_takes_all_rights_that_the_program_does_not_need(pair: Pair) ->
         assert hub.run("stat", "-c", "%u", f"/proc/{pid}/environ").strip() == "0"  # no process of that user reads it
         assert re.search(rf"Uid:\t{tunnel}\t", hub.run("cat", f"/proc/{pid}/status"))
     assert hub.run("journalctl", "-q", "-p", "warning", "-u", UNIT).strip() == ""
+
+
+def test_the_demonstration_runs_from_the_package(pair: Pair) -> None:
+    assert "nothing is left behind" in pair.hub.run("tunnel-supervisor", "demo", "--seconds", "3")
 
 
 def test_systemctl_shows_how_the_tunnel_is(pair: Pair) -> None:
@@ -193,9 +210,9 @@ def test_instances_come_and_go_beside_each_other(pair: Pair) -> None:
     config = pair.config | {"name": "other", "local_addr": ":8443", "tunnel_addr": "10.83.48.1/24"}
     hub.write("/etc/tunnel-supervisor/other/config.json", json.dumps(config))
     hub.run("systemctl", "start", other)
-    assert status(hub, "other")["state"] == status(hub)["state"] == "running"
+    eventually(lambda: status(hub, "other")["state"] == status(hub)["state"] == "running", 10, "both running")
     hub.run("systemctl", "stop", other)
-    assert status(hub)["state"] == "running"
+    eventually(lambda: status(hub)["state"] == "running", 10, "the other one running")
     hub.write("/etc/tunnel-supervisor/other/config.json", "{}}")
     assert hub.attempt("systemctl", "start", other).returncode == 1
     assert hub.property(other, "ExecMainStatus") == "78"

@@ -59,9 +59,10 @@ exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/syste
 """The root, a control group of its own, the host name."""
 
 
-def outside(*words: object) -> list[str]:
+def outside(*words: object, mounts: bool = True) -> list[str]:
     """The words of a command in the network and the mounts of this machine, which the parent of tests still has."""
-    return ["nsenter", f"--target={os.getppid()}", "--mount", "--net", f"--wd={ROOT}", "--", *map(str, words)]
+    spaces = ["--net", *(["--mount"] if mounts else [])]
+    return ["nsenter", f"--target={os.getppid()}", *spaces, f"--wd={ROOT}", "--", *map(str, words)]
 
 
 def mirror() -> str:
@@ -86,9 +87,11 @@ class FreshRoot:
             pytest.skip(f"no mirror of {CODENAME} is configured here")
         if not shutil.which("debootstrap"):
             pytest.skip("debootstrap is not installed")
+        self.path.mkdir()
+        _mount("-t", "tmpfs", "-o", "size=1g", "tmpfs", self.path)  # debootstrap waits for a disk again and again
         words = ["debootstrap", "--variant=minbase", f"--include={','.join(INCLUDED)}", CODENAME, self.path, source]
         with self._log.open("wb") as log:
-            self._making = subprocess.Popen(outside(*words), stdout=log, stderr=log)
+            self._making = subprocess.Popen(outside(*words, mounts=False), stdout=log, stderr=log)
 
     def finish(self) -> None:
         if self._making.wait(BUILD_SECONDS):
@@ -97,7 +100,7 @@ class FreshRoot:
     def close(self) -> None:
         self._making.kill()
         self._making.wait()
-        shutil.rmtree(self.path, ignore_errors=True)
+        subprocess.run(["umount", "-l", self.path], check=True)
 
 
 class Machine:
