@@ -26,6 +26,12 @@ SECRET_FILE_BYTES_MAX = 1 << 20
 SECRET_NAMES = re.compile(r"(password|passwd|secret|token|private|(?:^|_)key)$", re.IGNORECASE)
 """Names of values that are secrets; those of files end in _file."""
 
+_NAMED = re.compile(
+    r"""(?ix) ( \b (?:bearer|basic) \s+ | (?:token|password|passwd|secret|api[_-]?key) ["']? \s* [=:] \s* ["']? )
+    (?! \(a\ secret ) [^\s"'&,}]+"""
+)
+"""As in hooks, which may call another service: "Authorization: Bearer WORD", "--password=WORD", "?token=WORD"."""
+
 _IN_URL = re.compile(r"(?<=://)[^\s/@]+@")
 PUBLIC_FILES = ("tls_cert_file", "tls_ca_file")
 """Settings that name files without secrets. Every other file that a setting names is taken for a secret."""
@@ -45,7 +51,7 @@ class Secrets:
     def out_of(self, text: str) -> str:
         if self._known is not None:
             text = self._known.sub(CONCEALED, text)
-        text = _PRIVATE_KEY.sub(CONCEALED, text)
+        text = _NAMED.sub(rf"\1{CONCEALED}", _PRIVATE_KEY.sub(CONCEALED, text))
         return conceal(_IN_URL.sub(f"{CONCEALED}@", text))
 
     def out_of_value(self, value: Any, name: str = "") -> Any:

@@ -70,6 +70,22 @@ def test_the_password_of_a_proxy_is_left_out_of_its_address(url: str) -> None:
     assert text == f"proxy {url.partition('://')[0]}://{CONCEALED}@{url.partition('@')[2]} refused"
 
 
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("curl -H 'Authorization: Bearer abc.def-9' https://example.org", "abc.def-9"),
+        ("Authorization: Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"),
+        ("notify --password=hunter2 up", "hunter2"),
+        ("https://example.org/hook?token=t0k&x=1", "t0k"),
+        ('{"api_key": "k3y", "a": 1}', "k3y"),
+        ("CHAT_SECRET: s3cr", "s3cr"),
+    ],
+)
+def test_a_word_that_is_named_as_a_secret_is_one(text: str, word: str) -> None:
+    clean = Secrets([]).out_of(text)
+    assert word not in clean and clean.replace(CONCEALED, word) == text
+
+
 def test_all_secrets_of_an_instance_are_known(tmp_path: Path) -> None:
     made = {name: secrets.token_bytes(32) for name in ("own", "named", "invited")}
     (tmp_path / "token").write_text("a token, and no base64\n")
@@ -106,6 +122,8 @@ def test_all_secrets_of_an_instance_are_known(tmp_path: Path) -> None:
 
 
 def test_a_text_without_secrets_stays_as_it_is() -> None:
+    for text in ("metrics_token_file: cannot be read", "a token is needed", "tls_key_file=/etc/x.key"):
+        assert Secrets([]).out_of(text) == text
     text = f"peer ann: 8 connections from 10.0.0.2:4711; fingerprint {'ab' * 32}; /etc/tunnel-supervisor/ann.key"
     assert Secrets([KEY]).out_of(text) == text
     assert Secrets([]).out_of_value({"a": 1, "b": None, "c": [True, 1.5]}) == {"a": 1, "b": None, "c": [True, 1.5]}

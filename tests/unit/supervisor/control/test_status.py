@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cli.status_keys import KEYS, keys_of
 from pipeline.cli.status_text import brief, duration, verbose
 from pipeline.config import parse
 from pipeline.counters import COUNTERS, ID
@@ -136,6 +137,12 @@ def test_a_status_names_its_instance(running: Running) -> None:
     }
     assert taken["uptime_seconds"] == 90.0
     assert taken["run"] == running.plan.run_id
+
+
+def test_every_key_of_a_status_is_documented(running: Running) -> None:
+    """docs/status.md; tests/netns has the same for real answers."""
+    lists = {name.partition("[]")[0] for name in KEYS if "[]" in name}
+    assert set(keys_of(running.snapshot())) - set(KEYS) - lists == set()
 
 
 def test_a_status_has_every_worker_in_start_order_with_every_promised_key(running: Running) -> None:
