@@ -57,6 +57,9 @@ def _open_standard_files() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:  # the interpreter has found it closed
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -152,6 +152,14 @@ def test_without_a_terminal_it_is_one_frame_or_a_line_in_each_interval(pair: Ins
     assert command("top", "--name", server.name, "--interval", "0").returncode == 2
 
 
+def test_with_closed_standard_files_it_is_text(pair: Instances) -> None:
+    words = f"{EXECUTABLE} top --name {pair[0].name}"
+    for closed, is_shown in (("<&-", True), ("<&- >&-", False), ("<&- 2>&-", True)):
+        done = subprocess.run(["bash", "-c", f"{words} {closed}"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert ("pipeline" in done.stdout) is is_shown
+
+
 def test_it_waits_for_an_instance_that_was_stopped_and_shows_the_next_one(lab: Lab, tmp_path) -> None:
     with tunnel(lab, tmp_path) as (_, client), top(client) as terminal:
         terminal.until("running")
