@@ -133,6 +133,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
             words = ["ping", "-q", "-i", "0.005", "-s", "1200", made.server.address]
             pings.append(client.node.popen(words, stdout=subprocess.DEVNULL))
         eventually(lambda: status_of(made.node, "/ready") == 200)
+        eventually(lambda: sample(made.node, "tunnel_peers_connected") == 2)  # metrics are up to a second old
         yield made
         for each in pings:
             each.kill()
