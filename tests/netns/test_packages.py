@@ -26,6 +26,8 @@ MADE = "TUNNEL_TEST_PACKAGES"
 """For work on these tests: a directory with `root`, a base system, and a package, instead of making them each time."""
 NO_INDEX = ("No matching distribution found", "Failed to establish a new connection", "Temporary failure in name")
 UNIT, LAPTOP_UNIT = "tunnel-supervisor@hub.service", "tunnel-supervisor@laptop.service"
+LAYOUT = "/usr/lib/tunnel-supervisor/venv/lib/python3.11/site-packages/pipeline/shm/layout.py"
+UPGRADED = ["/usr/lib/tunnel-supervisor/venv/bin/python3", "-I", "-m", "pipeline.service", "upgraded"]
 CONFIG = "/etc/tunnel-supervisor/hub/config.json"
 SCORE_MAX = 4.0  # of systemd-analyze security: 0 is best
 LOST_MAX = 3  # datagrams, while each worker is replaced once
@@ -235,6 +237,43 @@ def test_an_upgrade_replaces_the_workers_and_traffic_goes_on(pair: Pair) -> None
     after = pids(laptop, "laptop")
     assert laptop.property(LAPTOP_UNIT, "MainPID") == main
     assert before.keys() == after.keys() and not set(before.values()) & set(after.values())
+
+
+def test_a_service_that_starts_without_a_network_waits_for_it_and_connects(pair: Pair) -> None:
+    laptop = pair.laptop
+    laptop.node.ip("link set link0 down")
+    laptop.run("systemctl", "restart", LAPTOP_UNIT)
+    eventually(lambda: laptop.property(LAPTOP_UNIT, "StatusText").startswith("not connected to"), 20)
+    laptop.node.ip("link set link0 up")
+    eventually(lambda: reaches(pair), 30, "the hub reached again")
+
+
+def test_the_program_needs_python_by_its_own_name_alone(pair: Pair) -> None:
+    hub = pair.hub
+    hub.run("ln", "-sf", "/nowhere", "/usr/bin/python3")  # as after an upgrade to the next release of the distribution
+    try:
+        hub.run("systemctl", "restart", UNIT)
+        eventually(lambda: reaches(pair), 30, "the hub reached again")
+    finally:
+        hub.run("ln", "-sf", "python3.11", "/usr/bin/python3")
+
+
+def test_an_upgrade_from_another_layout_restarts_the_service_if_the_configuration_is_right(
+    pair: Pair,
+) -> None:
+    hub = pair.hub
+    hub.run("sed", "-i", "s/^LAYOUT_VERSION = .*/LAYOUT_VERSION = 999/", LAYOUT)
+    hub.run("systemctl", "restart", UNIT)
+    main = hub.property(UNIT, "MainPID")
+    hub.write(CONFIG, json.dumps(pair.config | {"unknown": 1}))
+    said = install(hub, pair.package)
+    assert "the new one refuses its configuration" in said, said
+    assert (hub.property(UNIT, "MainPID"), hub.property(UNIT, "ActiveState")) == (main, "active")
+    hub.write(CONFIG, json.dumps(pair.config))
+    said = hub.run(*UPGRADED)
+    assert "restarted, since its workers could not be replaced" in said, said
+    assert hub.property(UNIT, "MainPID") != main
+    eventually(lambda: reaches(pair), 30, "the hub reached again")
 
 
 def test_a_removed_package_leaves_the_configuration_and_a_purged_one_nothing(pair: Pair) -> None:
