@@ -18,6 +18,7 @@ import pytest
 from pipeline import events
 from pipeline.config import parse
 from pipeline.events import Event
+from pipeline.policy.hook_queue import RUNNING_MAX
 from pipeline.supervisor.hooks import hook_process
 from pipeline.supervisor.hooks.hook_process import LINES_MAX
 from pipeline.supervisor.hooks.hooks import Hooks
@@ -137,12 +138,14 @@ def test_a_command_inherits_no_descriptor_no_signal_setting_no_umask_and_no_limi
     os.set_inheritable(opened, True)  # as a careless parent of ours would leave it
     old = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGQUIT, signal.SIGUSR1)}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
+    umask = os.umask(0o077)
     try:
         up(stage)
         stage.settle()
         assert signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask | {signal.SIGTERM, signal.SIGUSR2}
     finally:
+        os.umask(umask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in old.items():
             signal.signal(number, handler)
@@ -280,6 +283,19 @@ def test_down_runs_last_only_after_up_and_what_waits_is_given_up(stage: Stage) -
     assert again.said.split() == ["up", "down"]
     again.hooks.close()
     again.selector.close()
+
+
+def test_at_the_end_peers_that_wait_for_their_turn_get_none(stage: Stage) -> None:
+    for hook in ("up", "peer-joined", "down"):
+        stage.script(hook, f"echo $TUNNEL_EVENT >> {stage.directory}/said; sleep 0.2")
+    up(stage)
+    for number in range(RUNNING_MAX + 5):
+        stage.hooks.handle(event("peer-joined", f"peer-{number}"))
+    stage.until(lambda: len(stage.hooks.status()["running"]) == RUNNING_MAX)
+    stage.hooks.handle(event("stopping"))
+    stage.settle()
+    said = stage.said.split()
+    assert said.count("peer-joined") == RUNNING_MAX - 1 and said[-1] == "down"
 
 
 def test_at_an_end_that_is_not_waited_for_nothing_runs_on(stage: Stage) -> None:

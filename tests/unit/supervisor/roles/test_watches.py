@@ -115,6 +115,7 @@ def test_a_session_that_the_server_ends_leaves_with_its_reason(server: Watched) 
     server.table.connect(1, 100)
     server.after(LOOK_NS)
     server.watch.session_ended(1, "revoked")
+    server.watch.ended(100, "its session has ended")  # the worker's report, which follows
     server.table.disconnect(1)
     server.table.current[1] = 200
     assert server.after(LOOK_NS) == [("peer-left", "bob", "revoked")]
