@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli import joined_client, service_manager
+from pipeline.config.schema import STATE_DIRECTORY
 from pipeline.credentials import invitation, keys
 from tests.harness.process_memory import forms_of, found_in
 from tests.netns.harness.checked_flow import Flow
@@ -155,6 +156,7 @@ def test_a_machine_joins_survives_a_loss_of_power_and_leaves_no_trace(join_hub: 
     assert one.type("leave", one.name).stdout == f"left: {one.name}\n"
     assert peer not in join_hub.peers(), "the server has forgotten it"
     assert not one.directory.exists() and not log.exists() and leftovers(one.name) == [] and not one.is_running()
+    assert not (Path(STATE_DIRECTORY) / one.name).exists()
 
 
 def test_a_second_machine_is_told_that_the_invitation_has_been_used(join_hub: Hub, one: Machine, two: Machine) -> None:
@@ -190,11 +192,12 @@ def test_an_invitation_for_two_machines_makes_two_peers(join_hub: Hub, one: Mach
     assert [process.returncode for process in begun] == [0, 0], said
     assert sum(f"the server names this machine {peer}-2" in err for _, err in said) == 1
     assert join_hub.connected() >= {peer, f"{peer}-2"} and one.key() != two.key()
+    second = (one, two)[f"{peer}-2" in said[1][1]]
     third = Machine(join_hub.lab["two"])
     assert "has been used" in third.join(line, check=False).stderr
-    one.type("leave", one.name)
-    assert len(join_hub.connected() & {peer, f"{peer}-2"}) == 1
-    assert "has been used" in third.join(line, check=False).stderr
+    second.type("leave", second.name)
+    assert peer in join_hub.connected() and f"{peer}-2" not in join_hub.peers()
+    assert "has been used" in third.join(line, check=False).stderr, "a use is used"
 
 
 def test_an_invitation_that_has_expired_or_was_revoked_leaves_nothing(join_hub: Hub, one: Machine) -> None:
