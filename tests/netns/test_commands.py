@@ -137,7 +137,7 @@ def test_a_configuration_that_is_not_there_is_a_wrong_configuration(tmp_path: Pa
 def test_two_ends_start_without_any_file(lab: Lab, tmp_path: Path) -> None:
     a, b = lab
     server, client, port = unique_name("s"), unique_name("c"), a.free_port()
-    start = [EXECUTABLE, "start", "--set", "encryption=none", "--mode"]
+    start = [EXECUTABLE, "start", "--set", "encryption=none", "--set", "accounting=false", "--mode"]
     with (
         a.popen(
             [

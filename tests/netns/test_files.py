@@ -272,7 +272,7 @@ def test_a_broken_peer_file_a_fifo_and_what_a_killed_write_left_keep_no_hub_from
         with again:
             again.wait_until_running()
             rows = {row["name"]: row["state"] for row in again.ask({"command": "peers"})["peers"]}
-            assert rows == {"ann": "away", "bad": "broken"}
+            assert rows == {"ann": "invited", "bad": "broken"}
             assert again.log.count("peer bad cannot connect") == 1 and not list((state / "peers").glob(".*"))
             for _ in range(100):
                 again.signal(signal.SIGHUP)
