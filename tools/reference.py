@@ -5,10 +5,14 @@ Each is in its document between two marks. A test compares the documents with wh
 
 from __future__ import annotations
 
+import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.cli import help_text
+from pipeline.cli.main import make_parser
 from pipeline.counters import COUNTERS
 from pipeline.events import KINDS
 from pipeline.exporter.metrics import FAMILIES, place_of
@@ -42,7 +46,46 @@ def metrics() -> str:
     )
 
 
-TABLES: dict[str, Callable[[], str]] = {"docs/events.md": events, "docs/metrics.md": metrics}
+def commands() -> str:
+    """Every command with its arguments, in the groups of the help, and what its exit status means."""
+    (choice,) = (each for each in make_parser()._actions if isinstance(each, argparse._SubParsersAction))
+    by_name = help_text.parsers_of(choice)
+    lines = ["| exit status | meaning |", "|---|---|"]
+    for number, meaning in re.findall(r"(\d+) (.+?)(?:   |\n|$)", help_text.EXIT_STATUS):
+        lines.append(f"| {number} | {meaning} |")
+    for group, names in help_text.GROUPS.items():
+        lines += ["", f"## {group[0].upper()}{group[1:]}"]
+        for name in names:
+            lines += ["", f"### {name}", "", _sentence(by_name[name].description or ""), "", *_arguments(by_name[name])]
+    return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip()
+
+
+def _arguments(parser: argparse.ArgumentParser) -> list[str]:
+    rows = []
+    for action in parser._actions:
+        if action.help not in (None, argparse.SUPPRESS) and not isinstance(action, argparse._HelpAction):
+            value = action.metavar or (f"{{{','.join(action.choices)}}}" if action.choices else action.dest)
+            words = ", ".join(action.option_strings)
+            takes = "" if action.nargs == 0 else f"[{value}]" if action.nargs == "?" else str(value)
+            rows.append(f"| `{f'{words} {takes}'.strip()}` | {_escaped(parser, action)} |")
+    return ["| argument | meaning |", "|---|---|", *rows] if rows else []
+
+
+def _escaped(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    """The help of an argument as the parser shows it, for a cell of Markdown."""
+    text = parser._get_formatter()._expand_help(action)
+    return text.replace("|", "\\|")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "docs/events.md": events,
+    "docs/metrics.md": metrics,
+    "docs/commands.md": commands,
+}
 """Documents, and what makes the tables in each."""
 
 

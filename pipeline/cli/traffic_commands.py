@@ -61,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help='show what each peer has received and sent in a month of UTC, this one by default; "all": in each',
     )
     which.add_argument(
-        "--day", metavar="YYYY-MM-DD", nargs="?", const="", help='the same for a day; "all": for each that is kept'
+        "--day", metavar="YYYY-MM-DD", nargs="?", const="", help='what it was on a day; "all": for each that is kept'
     )
 
 

@@ -15,16 +15,21 @@ lines.
 
 The invitation below a `join -` is typed: the last one that was printed. `^C` ends a command that goes on for ever. A
 comment `# exit status 3` says that a command fails. A command goes on behind a backslash, and up to the end of a
-here-document. A block in another language (json, ini) is a part of a file.
+here-document.
+
+A block that is fenced as `json HOST NAME` has settings, which the reader writes into the configuration of that
+instance. Blocks in other languages, and indented ones, show things that nobody types.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SETTING = re.compile(r"json ([a-z0-9-]+) ([a-z0-9-]+)")
 PROMPT = re.compile(r"([a-z][a-z0-9-]*)([#$]) (\S.*)")
 HERE_DOCUMENT = re.compile(r"<<'?([A-Z]+)'?")
 EXIT_STATUS = re.compile(r"# exit status (\d+)$")
@@ -33,13 +38,23 @@ INVITATION = "tunnel1."
 INTERRUPT = "^C"
 REST = "..."
 
+TYPED = ("docs/tutorial.md", "docs/how-to.md", "docs/troubleshooting.md")
+"""The documents whose commands are typed."""
+
+NOT_RUN = {
+    r"apt-get (install|remove|purge) ": "tests/netns/test_packages.py installs, upgrades, removes and purges",
+    r"podman run ": "it needs an image, which needs an index of Python packages",
+    r"tools/package": "it needs an index of Python packages: tests/netns/test_packages.py",
+}
+"""Commands that do not run here, and why."""
+
 UNITS = "B|kB|MB|GB|ms|us|s|m|min|h|d|days?|[kMG]?bit/s|%"
 NUMBER = re.compile(rf"\d[\d.:,]*(?: ?(?:{UNITS})(?![A-Za-z]))?(?:\d+[smh])*", re.ASCII)
 ANY_NUMBER = NUMBER.pattern
 
 
 class Block(NamedTuple):
-    """A fenced block; `line`: of its fence, from 1."""
+    """A fenced block; `line`: of its fence, from 1; `language`: all that stands behind it."""
 
     document: str
     line: int
@@ -77,6 +92,32 @@ class Typed(NamedTuple):
     def before_interrupt(self) -> tuple[str, ...]:
         """The lines after which the reader presses Ctrl-C."""
         return self.shown[: self.shown.index(INTERRUPT)]
+
+
+def reason_not_to_run(command: Typed) -> str:
+    return next((reason for pattern, reason in NOT_RUN.items() if re.match(pattern, command.command)), "")
+
+
+class Settings(NamedTuple):
+    """What a reader writes into the configuration of an instance."""
+
+    place: str
+    host: str
+    instance: str
+    values: dict[str, Any]
+
+
+def steps(path: Path, root: Path) -> list[Typed | Settings]:
+    """All that a reader of a document does."""
+    found: list[Typed | Settings] = []
+    for block in blocks(path, root):
+        setting = SETTING.fullmatch(block.language)
+        if block.language == "console":
+            found += typed(block)
+        elif setting is not None:
+            values = json.loads(f"{{{block.text}}}")
+            found.append(Settings(f"{block.document}:{block.line}", setting[1], setting[2], values))
+    return found
 
 
 def blocks(path: Path, root: Path) -> list[Block]:

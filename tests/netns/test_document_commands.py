@@ -1,7 +1,7 @@
 """Every command in the documents for people is typed, in the order of the document, on hosts as a reader has them.
 
 What a command prints must be what the document shows below it (tests/harness/typed_commands.py). A command that cannot
-run here is in NOT_RUN with the reason.
+run here is in a table with the reason, beside the code that finds the commands.
 """
 
 from __future__ import annotations
@@ -9,65 +9,74 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 
 import pytest
 
-from tests.harness.typed_commands import INVITATION, Typed, blocks, has_shape, typed
-from tests.netns.harness.own_host import CONTROL_C, Host, Said
+from tests.harness.typed_commands import INVITATION, REST, Settings, Typed, has_shape, reason_not_to_run, steps
+from tests.netns.harness.own_host import CONTROL_C, HOME, Host, Said
 from tests.support import ROOT
 from tools.lab.namespace import Namespace
-from tools.lab.network import Lab, add_veth_pair
+from tools.lab.network import Lab, Node, add_veth_pair
 
-HUB_CONFIG = "/etc/tunnel-supervisor/hub/config.json"
+CONFIGURATIONS = "/etc/tunnel-supervisor"
 NETWORK, NETWORK6 = "10.83.47", "fd83:4712:0001"
 """Of the tunnel, in the documents. `invite` draws another one at random."""
 
+NEW = "198.51.100.7"
+"""Address of the new machine, in the documents."""
+
 TOP, PASTE = "tunnel-supervisor top", "paste the line"
-PRINTER = "192.168.10.7"
+COPIED = re.compile(r"scp (\S+) (\S+):")
+LOOK = re.compile(r"ping|curl|(sleep \d+; )?tunnel-supervisor (status|peers( --\w+)?|events|doctor)( |$)")
+"""A person who looks at something too early looks again."""
+
 SETTLE_SECONDS = 20.0
 AGAIN_SECONDS = 0.3
 
-NOT_RUN = {
-    r"apt-get install ./|dpkg -i|apt-get (remove|purge)": "tests/netns/test_packages.py installs, upgrades and purges",
-    r"tools/package": "it needs an index of Python packages: tests/netns/test_packages.py",
-}
-"""Commands that do not run here, and why."""
-
-
-def reason_not_to_run(command: Typed) -> str:
-    return next((reason for pattern, reason in NOT_RUN.items() if re.match(pattern, command.command)), "")
+NAMES = ("server", "laptop", "branch", "pc1", "pc2", "new")
+BEHIND = {"branch": ("printer", "office", "192.168.10"), "server": ("nas", "lan", "192.168.20")}
+"""By gateway: the host, the gateway's device, the network."""
 
 
 class Reader:
     """A person who goes through a document, with a terminal on each of its hosts."""
 
-    def __init__(self, hosts: dict[str, Host]) -> None:
+    def __init__(self, hosts: Mapping[str, Host], addresses: Mapping[str, str]) -> None:
         self.hosts = hosts
         self._invitation = ""
-        self._names: dict[str, str] = {}  # in the document, and here
+        self._names = {NEW: addresses["new"]}  # in the document, and here
 
-    def follow(self, commands: Sequence[Typed]) -> None:
-        for command in commands:
-            if not reason_not_to_run(command):
-                self._follow(command)
+    def follow(self, document: str, *, until: str = "") -> None:
+        """Do all that it says, or all before the first command that begins with `until`."""
+        for step in steps(ROOT / document, ROOT):
+            if isinstance(step, Settings):
+                self._write(step)
+            elif until and step.command.startswith(until):
+                return
+            elif not reason_not_to_run(step):
+                self._follow(step)
+
+    def _write(self, settings: Settings) -> None:
+        path = self.hosts[settings.host].path(f"{CONFIGURATIONS}/{settings.instance}/config.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings.values))
 
     def _follow(self, command: Typed) -> None:
         host = self.hosts[command.host]
         if command.command == "reboot":
             host.reboot()
             return
-        deadline = SETTLE_SECONDS
+        if copied := COPIED.fullmatch(command.command):
+            self.hosts[copied[2]].path(f"{HOME}/{copied[1]}").write_bytes(host.path(f"{HOME}/{copied[1]}").read_bytes())
+            return
+        patience = SETTLE_SECONDS
         while True:
             said = self._type(host, command)
-            right = said.exit_status == command.exit_status and (
-                not command.shown or has_shape(command.shown, said.lines)
-            )
-            if right:
+            if said.exit_status == command.exit_status and has_shape(command.shown or (REST,), said.lines):
                 break
-            deadline -= AGAIN_SECONDS
-            assert deadline > 0 and self._may_look_again(command), _difference(command, said)
+            patience -= AGAIN_SECONDS
+            assert patience > 0 and LOOK.match(command.command), _difference(command, said)
             threading.Event().wait(AGAIN_SECONDS)
         self._learn(said)
 
@@ -83,21 +92,14 @@ class Reader:
             return host.type(words, lambda screen: has_shape(command.before_interrupt, screen.splitlines()), CONTROL_C)
         return host.type(words)
 
-    def _may_look_again(self, command: Typed) -> bool:
-        """A person who looks at something too early looks again."""
-        return (
-            re.match(r"ping|curl|tunnel-supervisor (status|peers( --\w+)?|events|doctor)( |$)", command.command)
-            is not None
-        )
-
     def _learn(self, said: Said) -> None:
         for line in said.lines:
             if line.startswith(INVITATION):
                 self._invitation = line
-        path = self.hosts["server"].path(HUB_CONFIG)
-        if not self._names and path.exists():
+        path = self.hosts["server"].path(f"{CONFIGURATIONS}/hub/config.json")
+        if NETWORK not in self._names and path.exists():
             four, six = json.loads(path.read_text())["tunnel_addr"]
-            self._names = {NETWORK: four.rpartition(".")[0], NETWORK6: six.partition("::")[0]}
+            self._names |= {NETWORK: four.rpartition(".")[0], NETWORK6: six.partition("::")[0]}
 
 
 def _difference(command: Typed, said: Said) -> str:
@@ -108,28 +110,39 @@ def _difference(command: Typed, said: Said) -> str:
     )
 
 
-def commands_of(name: str) -> list[Typed]:
-    found = [block for block in blocks(ROOT / name, ROOT) if block.language == "console"]
-    return [command for block in found for command in typed(block)]
-
-
 @pytest.fixture
 def reader() -> Iterator[Reader]:
-    names = ("server", "laptop", "branch", "pc1", "pc2")
+    """The hosts of the documents. Behind the branch is a printer, behind the server a NAS."""
     with ExitStack() as stack:
-        lab = stack.enter_context(Lab(names=names))
-        printer = Namespace("printer")
-        stack.callback(printer.close)
-        add_veth_pair(lab["branch"], "office", printer)
-        lab["branch"].ip("link set office up", "address add 192.168.10.1/24 dev office")
-        printer.run(
-            ["ip", "-batch", "-"],
-            input=f"link set link0 up\naddress add {PRINTER}/24 dev link0\nroute add default via 192.168.10.1\n",
-        )
+        lab = stack.enter_context(Lab(names=NAMES))
         known = {"vpn.example.org": lab["server"].address}
-        yield Reader({node.name: stack.enter_context(Host(node, known)) for node in lab})
+        behind = [_add_host_behind(stack, lab[gateway], *other) for gateway, other in BEHIND.items()]
+        hosts = {node.name: stack.enter_context(Host(node, known)) for node in (*lab, *behind)}
+        yield Reader(hosts, {node.name: node.address for node in lab})
+
+
+def _add_host_behind(stack: ExitStack, gateway: Node, name: str, device: str, network: str) -> Namespace:
+    host = Namespace(name)
+    stack.callback(host.close)
+    add_veth_pair(gateway, device, host)
+    gateway.ip(f"link set {device} up", f"address add {network}.1/24 dev {device}")
+    commands = "link set lo up", "link set link0 up", f"address add {network}.7/24 dev link0"
+    host.run(["ip", "-batch", "-"], input="\n".join([*commands, f"route add default via {network}.1", ""]))
+    return host
 
 
 @pytest.mark.timeout(240)
 def test_the_tutorial_can_be_followed(reader: Reader) -> None:
-    reader.follow(commands_of("docs/tutorial.md"))
+    reader.follow("docs/tutorial.md")
+
+
+@pytest.mark.timeout(240)
+def test_the_recipes_can_be_followed_where_the_first_part_of_the_tutorial_ends(reader: Reader) -> None:
+    reader.follow("docs/tutorial.md", until="ping")
+    reader.follow("docs/how-to.md")
+
+
+@pytest.mark.timeout(240)
+def test_what_troubleshooting_says_is_seen_where_the_first_part_of_the_tutorial_ends(reader: Reader) -> None:
+    reader.follow("docs/tutorial.md", until="ping")
+    reader.follow("docs/troubleshooting.md")

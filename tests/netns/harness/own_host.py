@@ -26,7 +26,7 @@ from typing import NamedTuple, Self
 
 from tests.support import ROOT, eventually
 from tools.instance import EXECUTABLE
-from tools.lab.network import Node
+from tools.lab.namespace import Namespace
 
 HOME = "/run/home"
 PREPARE = f"""
@@ -73,6 +73,7 @@ case $1 in
     reload) tunnel-supervisor reload --name "$name" >/dev/null ;;
     status) tunnel-supervisor status --name "$name" ;;
     boot) for name in $(ls $enabled); do start "$name"; done ;;
+    list-units) for name in $(ls $enabled); do runs "$name" && echo "tunnel-supervisor@$name.service"; done; true ;;
     daemon-reload | is-system-running) ;;
     *) echo "systemctl $1: not on this host" >&2; exit 1 ;;
 esac
@@ -95,7 +96,7 @@ class Said(NamedTuple):
 class Host:
     """See the head of this file."""
 
-    def __init__(self, node: Node, names: Mapping[str, str]) -> None:
+    def __init__(self, node: Namespace, names: Mapping[str, str]) -> None:
         self.node = node
         hosts = "".join(f"{address} {name}\n" for name, address in names.items())
         self._holder = node.popen(
