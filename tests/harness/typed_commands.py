@@ -38,11 +38,12 @@ INVITATION = "tunnel1."
 INTERRUPT = "^C"
 REST = "..."
 
-TYPED = ("docs/tutorial.md", "docs/how-to.md", "docs/troubleshooting.md")
+TYPED = ("README.md", "docs/tutorial.md", "docs/how-to.md", "docs/troubleshooting.md")
 """The documents whose commands are typed."""
 
 NOT_RUN = {
     r"apt-get (install|remove|purge) ": "tests/netns/test_packages.py installs, upgrades, removes and purges",
+    r"tools/run demo": "it makes namespaces of its own; tests/unit/tools has its parts",
     r"podman run ": "it needs an image, which needs an index of Python packages",
     r"tools/package": "it needs an index of Python packages: tests/netns/test_packages.py",
 }

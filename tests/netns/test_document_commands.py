@@ -146,3 +146,8 @@ def test_the_recipes_can_be_followed_where_the_first_part_of_the_tutorial_ends(r
 def test_what_troubleshooting_says_is_seen_where_the_first_part_of_the_tutorial_ends(reader: Reader) -> None:
     reader.follow("docs/tutorial.md", until="ping")
     reader.follow("docs/troubleshooting.md")
+
+
+@pytest.mark.timeout(240)
+def test_the_two_commands_of_the_readme_make_a_tunnel(reader: Reader) -> None:
+    reader.follow("README.md")

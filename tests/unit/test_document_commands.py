@@ -114,3 +114,9 @@ def test_every_command_is_in_the_reference() -> None:
     page = (ROOT / "docs/commands.md").read_text()
     (choice,) = (each for each in make_parser()._actions if isinstance(each, argparse._SubParsersAction))
     assert [name for name in help_text.parsers_of(choice) if f"### {name}" not in page] == []
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_a_package_in_the_documents_has_the_version_of_this_one(name: str) -> None:
+    (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert set(re.findall(r"tunnel-supervisor_([\d.]+)_amd64", (ROOT / name).read_text())) <= {version}

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.observe.sentence import ADVICE, DOCTOR, Health, advice_for, describe, spoken
 from pipeline.transport import failure_words
+from pipeline.wire import messages
 from tests.support import ROOT
 
 SERVER = {"host": "vpn.example.org", "port": 443, "connections_wanted": 2, "trouble": [], "failed_attempts": 0}
@@ -159,3 +160,8 @@ def test_every_reason_of_a_socket_that_points_to_a_place_has_its_advice() -> Non
 )
 def test_spoken_durations(seconds: float, text: str) -> None:
     assert spoken(seconds) == text
+
+
+@pytest.mark.parametrize("reason", messages.REASONS.values())
+def test_every_reason_of_a_refusal_has_its_advice(reason: str) -> None:
+    assert advice_for([f"192.0.2.1: refused by the server: {reason}"]) != DOCTOR
