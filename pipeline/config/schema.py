@@ -248,7 +248,7 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Pass no packets between clients, with `multi_client`.", live=True)] = False
     push_routes: Annotated[tuple[PrefixText, ...], about(
         "Networks that the server tells clients to reach through the tunnel, at most 512. A client is not told the "
-        "networks behind itself.", live=True)] = ()
+        "networks behind itself. One that is connected learns of a change when it connects anew.", live=True)] = ()
     rate_mbit: Annotated[Mbit, about(
         "Rate limit of each client, in each direction, unless its peer has a limit of its own. Packets from the client "
         "that are shorter than 300 bytes count for more than their bytes, as they cost more. 0: no limit.",

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -27,6 +27,9 @@ NETWORK, NETWORK6 = "10.83.47", "fd83:4712:0001"
 NEW = "198.51.100.7"
 """Address of the new machine, in the documents."""
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+TUTORIAL = "docs/tutorial.md"
 TOP, PASTE = "tunnel-supervisor top", "paste the line"
 COPIED = re.compile(r"scp (\S+) (\S+):")
 LOOK = re.compile(r"ping|curl|(sleep \d+; )?tunnel-supervisor (status|peers( --\w+)?|events|doctor)( |$)")
@@ -110,14 +113,16 @@ def _difference(command: Typed, said: Said) -> str:
     )
 
 
-@pytest.fixture
-def reader() -> Iterator[Reader]:
-    """The hosts of the documents. Behind the branch is a printer, behind the server a NAS."""
+@contextmanager
+def reading(*documents: str) -> Iterator[Reader]:
+    """A reader with the hosts of these documents. Behind the branch is a printer, behind the server a NAS."""
+    used = {step.host for document in documents for step in steps(ROOT / document, ROOT)}
     with ExitStack() as stack:
         lab = stack.enter_context(Lab(names=NAMES))
         known = {"vpn.example.org": lab["server"].address}
         behind = [_add_host_behind(stack, lab[gateway], *other) for gateway, other in BEHIND.items()]
-        hosts = {node.name: stack.enter_context(Host(node, known)) for node in (*lab, *behind)}
+        nodes = [node for node in (*lab, *behind) if node.name in used]
+        hosts = {node.name: stack.enter_context(Host(node, known)) for node in nodes}
         yield Reader(hosts, {node.name: node.address for node in lab})
 
 
@@ -131,23 +136,14 @@ def _add_host_behind(stack: ExitStack, gateway: Node, name: str, device: str, ne
     return host
 
 
-@pytest.mark.timeout(240)
-def test_the_tutorial_can_be_followed(reader: Reader) -> None:
-    reader.follow("docs/tutorial.md")
+@pytest.mark.parametrize("document", ["README.md", TUTORIAL])
+def test_a_document_can_be_followed_from_nothing(document: str) -> None:
+    with reading(document) as reader:
+        reader.follow(document)
 
 
-@pytest.mark.timeout(240)
-def test_the_recipes_can_be_followed_where_the_first_part_of_the_tutorial_ends(reader: Reader) -> None:
-    reader.follow("docs/tutorial.md", until="ping")
-    reader.follow("docs/how-to.md")
-
-
-@pytest.mark.timeout(240)
-def test_what_troubleshooting_says_is_seen_where_the_first_part_of_the_tutorial_ends(reader: Reader) -> None:
-    reader.follow("docs/tutorial.md", until="ping")
-    reader.follow("docs/troubleshooting.md")
-
-
-@pytest.mark.timeout(240)
-def test_the_two_commands_of_the_readme_make_a_tunnel(reader: Reader) -> None:
-    reader.follow("README.md")
+@pytest.mark.parametrize("document", ["docs/how-to.md", "docs/troubleshooting.md"])
+def test_a_document_can_be_followed_where_the_first_part_of_the_tutorial_ends(document: str) -> None:
+    with reading(document) as reader:
+        reader.follow(TUTORIAL, until="ping")
+        reader.follow(document)

@@ -45,6 +45,14 @@ def test_every_command_of_ours_is_one_that_the_program_understands(name: str) ->
                 assert make_parser().parse_args(words), command.place
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_that_a_document_shows_is_one_that_the_program_understands(path: Path) -> None:
+    for line in re.findall(r"^    (?:sudo )?(?:tunnel-supervisor|tools/run) (.*)$", path.read_text(), re.MULTILINE):
+        words = shlex.split(re.split(r" {2,}| [|&>#] ", line)[0])
+        if words[0] not in ("bench", "demo") and "..." not in words and words[-1] != "\\":
+            assert make_parser().parse_args(words), line
+
+
 @pytest.mark.parametrize("name", TYPED)
 def test_every_setting_that_a_reader_writes_is_one(name: str) -> None:
     for step in steps(ROOT / name, ROOT):
