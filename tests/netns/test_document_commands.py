@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -27,7 +28,13 @@ NETWORK, NETWORK6 = "10.83.47", "fd83:4712:0001"
 NEW = "198.51.100.7"
 """Address of the new machine, in the documents."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+PROGRAMS = ("bash", "curl", "nft", "nsenter", "ping", "setpriv", "setsid", "tar")
+MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
 
 TUTORIAL = "docs/tutorial.md"
 TOP, PASTE = "tunnel-supervisor top", "paste the line"

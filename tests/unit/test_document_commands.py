@@ -127,4 +127,4 @@ def test_every_command_is_in_the_reference() -> None:
 @pytest.mark.parametrize("name", TYPED)
 def test_a_package_in_the_documents_has_the_version_of_this_one(name: str) -> None:
     (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert set(re.findall(r"tunnel-supervisor_([\d.]+)_amd64", (ROOT / name).read_text())) <= {version}
+    assert set(re.findall(r"tunnel-supervisor_([^-]+)-\d~deb\d+_amd64", (ROOT / name).read_text())) <= {version}
