@@ -295,6 +295,10 @@ def _state_of(client: JoinedClient) -> Path:
         return Path(STATE_DIRECTORY, client.name)
 
 
+def _not_ours(client: JoinedClient) -> LocalError:
+    return LocalError(f"{client.config_path} was not made by `join`: `down {client.name}` stops the instance")
+
+
 def _tell(client: JoinedClient) -> str:
     """Stop the instance, and let the server forget it. Returns the reason if the server has not been told, else "".
 
@@ -314,10 +318,12 @@ def _tell(client: JoinedClient) -> str:
         else:
             return "nothing has been exchanged with it"
     except ConfigError as error:
+        if not client.is_ours:
+            raise _not_ours(client) from None
         service_manager.stop(client.name)
         return str(error)
     if found.mode != "client" or found.key_file != str(client.key_path):
-        raise LocalError(f"{client.config_path} was not made by `join`: `down {client.name}` stops the instance")
+        raise _not_ours(client)
     service_manager.stop(client.name)
     try:
         server = Server.of(found, client.key() if client.has_key else pending.line.key if pending else b"")

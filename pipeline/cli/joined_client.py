@@ -118,6 +118,11 @@ class JoinedClient:
     def has_key(self) -> bool:
         return os.path.lexists(self.key_path)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether a join has been at work here, done or not. Elsewhere a config.json is another's."""
+        return os.path.lexists(self.directory / JOINED) or os.path.lexists(self._pending_path)
+
     def pending(self) -> Pending | None:
         """The join that is under way; None if there is none. ConfigError if its file cannot be used."""
         if not os.path.lexists(self._pending_path):

@@ -286,6 +286,18 @@ def _tool(name: str) -> Run:
     return run
 
 
+def _configured() -> str:
+    """The commands that would start an instance of /etc/tunnel-supervisor."""
+    from pipeline.cli.joined_client import CONFIG, ETC
+    from pipeline.version import NAME
+
+    try:
+        names = sorted(each.name for each in ETC.iterdir() if (each / CONFIG).is_file())
+    except OSError:
+        return ""
+    return f"; to start one: {', '.join(f'`{NAME} up {name}`' for name in names)}" if names else ""
+
+
 def _instance(arguments: argparse.Namespace) -> instance.Instance:
     """The instance of --config or --name; without them, the only one on this machine."""
     if arguments.config:
@@ -297,7 +309,7 @@ def _instance(arguments: argparse.Namespace) -> instance.Instance:
     found = instance.find_instances()
     note = f"; {found.note}" if found.note else ""
     if not found.running:
-        raise NotRunning(f"no instance runs on this machine{note}")
+        raise NotRunning(f"no instance runs on this machine{note}{_configured()}")
     if len(found.running) > 1:
         names = ", ".join(found.running)
         raise UsageError(f"several instances run ({names}): choose one with --name or --config{note}")

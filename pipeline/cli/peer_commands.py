@@ -153,7 +153,7 @@ def read_invitation(text: str, standard_input: int = STANDARD_INPUT) -> Invitati
         if was_moved:
             print(
                 "note: other users could read the invitation on the command line, and can still read it on that of a "
-                "program under which this one runs, such as sudo: give it to --join - or --join @FILE",
+                "program under which this one runs, such as sudo: write - or @FILE in its place",
                 file=sys.stderr,
             )
         return decode_bytes(line)

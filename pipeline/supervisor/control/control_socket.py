@@ -10,6 +10,9 @@
 ControlServer never blocks the supervisor for long: requests are short, and an answer is sent with a timeout. Commands
 that connect and send nothing cannot keep others out: of CLIENTS_MAX, the oldest one is closed for the next.
 
+A command that has given up before its request was read changes nothing: a peer must not be revoked minutes after
+somebody has read that the supervisor does not answer.
+
 When the process has no descriptor left, commands are served with those that were kept for them: `revoke` and `stop`
 work then, too.
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import selectors
 import socket
 import time
@@ -29,6 +33,7 @@ from typing import Any
 
 from pipeline.errors import LocalError, NotRunning
 from pipeline.supervisor.instance import Instance
+from pipeline.version import NAME
 
 REQUEST_BYTES_MAX = 4096
 ANSWER_SECONDS = 1.0  # how long the supervisor waits for a command that does not read its answer
@@ -147,9 +152,9 @@ class ControlServer:
             data = b""
         buffer += data
         try:
-            if b"\n" in buffer:
+            if b"\n" in buffer and not _has_given_up(client):
                 self._send_answer(client, bytes(buffer))
-            elif data and len(buffer) < REQUEST_BYTES_MAX:
+            elif data and b"\n" not in buffer and len(buffer) < REQUEST_BYTES_MAX:
                 return
         except BaseException:
             self._close_client(client)
@@ -187,6 +192,13 @@ class ControlServer:
                 self._path.unlink()
 
 
+def _has_given_up(client: socket.socket) -> bool:
+    """Whether the command has closed its end. One that has closed its writing half alone still reads."""
+    poll = select.poll()
+    poll.register(client, 0)  # POLLHUP and POLLERR are told unasked
+    return bool(poll.poll(0))
+
+
 def send_request(instance: Instance, request: dict[str, Any], seconds: float = COMMAND_SECONDS) -> dict[str, Any]:
     """Send one request to a running supervisor. NotRunning if there is none, LocalError if it does not answer."""
     pid = instance.supervisor_pid()
@@ -199,6 +211,11 @@ def send_request(instance: Instance, request: dict[str, Any], seconds: float = C
                 line = file.readline()
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning(f'instance "{instance.name}" (pid {pid}) is starting or stopping') from None
+        except TimeoutError:
+            raise LocalError(
+                f'instance "{instance.name}" (pid {pid}) does not answer: what was asked for is not done, '
+                f"unless it had begun. `{NAME} doctor --name {instance.name}` says what is wrong"
+            ) from None
         except OSError as error:
             raise LocalError(
                 f'instance "{instance.name}" (pid {pid}) does not answer: {error.strerror or error}'

@@ -56,7 +56,7 @@ from pipeline.supervisor.roles.client_watch import ClientWatch
 from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.supervisor.roles.peer_watch import PeerWatch
 from pipeline.supervisor.roles.shut_out import ShutOut, in_words
-from pipeline.transport.address import format_address
+from pipeline.transport.address import format_address, plain_host
 from pipeline.transport.settings import TlsMaterial
 
 COMPAT_CLIENTS = "(clients)"
@@ -202,7 +202,8 @@ class ServerRole(AdmissionNews):
             self._tell_networks()
             for name, reason in self._reasons.items() - before.items():
                 self._events.record("peer-disabled", name, reason)
-            for name in before.keys() - self._reasons.keys():
+            known = {peer.policy.name for peer in self._peers.known}  # and not one that is revoked
+            for name in (before.keys() - self._reasons.keys()) & known:
                 self._events.record("peer-enabled", name)
         if self._compat_admission is not None:
             self._compat_admission.configure(self._config)
@@ -264,7 +265,7 @@ class ServerRole(AdmissionNews):
             self._peer_watch.session_ended(peer, reason)
 
     def refused(self, name: str, reason: str, host: str) -> None:
-        where = f" (from {host})" if host and name else ""
+        where = f" (from {plain_host(host)})" if host and name else ""
         self._events.record("refused" if name else "unproved", name, f"{reason}{where}")
 
     # -- requests and commands

@@ -244,10 +244,13 @@ def test_a_damaged_file_of_an_unfinished_join_is_named_with_its_cure(
         assert world.join(line) == 78 and "damaged: remove it" in capsys.readouterr().err
 
 
-def test_a_server_in_the_same_place_is_no_client_that_leaves(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("text", ['{"mode": "server"}', '{"mode": "server",', '{"mode": "client", "mtu": 1}'])
+def test_a_configuration_of_another_is_no_client_that_leaves(
+    world: World, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
     directory = world.etc / "hub"
     directory.mkdir(0o700, parents=True)
-    (directory / "config.json").write_text(json.dumps({"mode": "server"}))
+    (directory / "config.json").write_text(text)
     assert main(["leave", "hub"]) == 1 and "was not made by `join`" in capsys.readouterr().err
     assert os.listdir(directory) == ["config.json"]
     assert main(["up", "hub"]) == 0 and world.started == ["hub"]

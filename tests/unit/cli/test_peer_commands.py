@@ -20,6 +20,7 @@ import pytest
 from cryptography import x509
 
 from pipeline import config
+from pipeline.cli import joined_client
 from pipeline.cli.main import main
 from pipeline.cli.peer_commands import overrides, read_invitation, render
 from pipeline.credentials import certificates
@@ -411,6 +412,19 @@ def test_without_an_instance_no_request_is_sent(run: Run, run_directory: None, w
     assert (status, out) == (3, "") and "no instance runs" in err
 
 
+def test_where_no_instance_runs_those_that_could_be_started_are_named(
+    run: Run, run_directory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joined_client, "ETC", tmp_path / "etc")
+    for name in ("office", "home", "empty"):
+        (tmp_path / "etc" / name).mkdir(parents=True)
+    (tmp_path / "etc" / "file").touch()
+    for name in ("office", "home"):
+        (tmp_path / "etc" / name / "config.json").touch()
+    text = "no instance runs on this machine; to start one: `tunnel-supervisor up home`, `tunnel-supervisor up office`"
+    assert run("peers") == (3, "", f"tunnel-supervisor: {text}\n")
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -498,7 +512,7 @@ def test_a_line_on_the_command_line_is_moved_off_it(tmp_path: Path) -> None:
             eventually(lambda: os.readlink(standard_input) == "/dev/null")
             with open(reader, "rb") as said:
                 text = said.read()
-            assert b"not JSON" in text and b"such as sudo: give it to --join -" in text
+            assert b"not JSON" in text and b"such as sudo: write - or @FILE in its place" in text
             assert LINE.encode() not in text
             assert process.wait(10) == 78
         finally:

@@ -131,7 +131,18 @@ def test_a_client_that_leaves_early_is_forgotten(supervisor: Supervisor) -> None
         client.sendall(b'{"command": "status"}\n')
     supervisor.serve()
     assert len(supervisor.selector.get_map()) == before
-    assert supervisor.requests == [{"command": "status"}]  # answered, and nobody reads it
+
+
+def test_a_command_that_has_given_up_changes_nothing(supervisor: Supervisor) -> None:
+    """The supervisor was stopped for minutes, and somebody has read that it does not answer."""
+    with supervisor.connect() as client:
+        client.sendall(b'{"command": "revoke"}\n')
+    with supervisor.connect() as client:
+        client.sendall(b'{"command": "status"}\n')
+        client.shutdown(socket.SHUT_WR)  # it still reads
+        supervisor.serve()
+        assert json.loads(answer_of(client))["ok"]
+    assert supervisor.requests == [{"command": "status"}]
 
 
 def test_the_socket_is_for_its_owner_alone_and_gone_at_the_end(tmp_path: Path) -> None:
@@ -203,6 +214,14 @@ def test_a_supervisor_without_its_socket_is_starting_or_stopping(instance: Insta
         send_request(instance, {"command": "stop"})
 
 
+def test_a_supervisor_that_does_not_answer_is_a_message_with_what_to_do(instance: Instance) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stopped:
+        stopped.bind(str(instance.socket_path))
+        stopped.listen()
+        with pytest.raises(LocalError, match=r"does not answer: .*not done, .* `tunnel-supervisor doctor --name test`"):
+            send_request(instance, {"command": "stop"}, seconds=0.01)
+
+
 def test_an_instance_without_a_lock_file_does_not_run(tmp_path: Path) -> None:
     instance = Instance("test")
     instance.lock_path = tmp_path / "none.lock"
@@ -270,8 +289,14 @@ def test_an_answer_that_finds_no_reader_is_told_to_the_supervisor(tmp_path: Path
     lost: list[Any] = []
     supervisor = Supervisor(tmp_path / "control")
     supervisor.control._unsent = lambda request, answer: lost.append((request["name"], answer["number"]))
-    with supervisor.connect() as client:
-        client.sendall(b'{"command": "invite", "name": "ann"}\n')
+    client = supervisor.connect()
+
+    def answer_as_the_command_ends(request: dict[str, Any]) -> dict[str, Any]:
+        client.close()
+        return supervisor._answer(request)
+
+    supervisor.control._answer = answer_as_the_command_ends
+    client.sendall(b'{"command": "invite", "name": "ann"}\n')
     supervisor.serve()
     supervisor.close()
     assert lost == [("ann", 1)]

@@ -444,6 +444,23 @@ def test_a_disabled_peer_is_out_at_once_and_comes_back_as_it_was(running: Runnin
     assert running.connect(ann).addresses == [f"{addresses[0]}/24", f"{addresses[1]}/64"]
 
 
+def test_a_disabled_peer_that_is_revoked_is_not_said_to_be_enabled(running: Running) -> None:
+    kinds: list[str] = []
+    running.role._events.subscribe(lambda event: kinds.append(event.kind.name))
+    running.invite("ann")
+    for command in ("disable", "enable", "disable", "revoke"):
+        assert running.command(command, name="ann", until=None)["ok"]
+    assert kinds == ["invited", "peer-disabled", "peer-enabled", "peer-disabled", "revoked"]
+
+
+def test_a_refused_machine_is_named_by_its_address_as_people_write_it(running: Running) -> None:
+    texts: list[str] = []
+    running.role._events.subscribe(lambda event: texts.append(event.text))
+    for host in ("::ffff:192.0.2.1", "2001:db8::1"):
+        running.role.refused("ann", "it is disabled", host)
+    assert texts == ["it is disabled (from 192.0.2.1)", "it is disabled (from 2001:db8::1)"]
+
+
 def test_a_peer_is_disabled_though_the_disk_is_full_and_that_is_said(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
