@@ -179,9 +179,10 @@ def _support_bundle(arguments: argparse.Namespace) -> int:
 
 
 def _find_subject(arguments: argparse.Namespace) -> Subject:
-    """The instance of the command line, running or not; without one and without any that runs, this machine."""
+    """The instance of the command line, running or not. Without one: that which runs, else that which is configured,
+    else this machine."""
     from pipeline import config
-    from pipeline.cli.joined_client import CONFIG, ETC
+    from pipeline.cli.joined_client import CONFIG, ETC, configured_names
     from pipeline.doctor.subject import Subject
     from pipeline.supervisor.instance import Instance, find_instances
 
@@ -189,7 +190,10 @@ def _find_subject(arguments: argparse.Namespace) -> Subject:
         given = config.load(arguments.config)
         return _with_answers(Subject(given.name, given, on_disk=given), Instance(given.name))
     if not arguments.name and not find_instances().running:
-        return Subject()
+        names = configured_names()
+        if len(names) != 1:
+            return Subject()
+        arguments.name = names[0]
     which: Instance = arguments.instance(arguments)
     file = ETC / which.name / CONFIG  # of a client that has joined, and of a service
     on_disk = config.load(str(file)) if file.exists() else None

@@ -53,6 +53,14 @@ tunnel-supervisor leave {name}     removes it, here and at the server
 """
 
 
+def configured_names() -> list[str]:
+    """Of all instances that `up` could start, those included that are no clients."""
+    try:
+        return sorted(each.name for each in ETC.iterdir() if (each / CONFIG).is_file())
+    except OSError:  # there are none, or none that this user may see
+        return []
+
+
 class Pending:
     """A join that is under way. `is_open`: the server may have done its part."""
 

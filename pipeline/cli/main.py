@@ -286,16 +286,13 @@ def _tool(name: str) -> Run:
     return run
 
 
-def _configured() -> str:
+def _startable() -> str:
     """The commands that would start an instance of /etc/tunnel-supervisor."""
-    from pipeline.cli.joined_client import CONFIG, ETC
+    from pipeline.cli.joined_client import configured_names
     from pipeline.version import NAME
 
-    try:
-        names = sorted(each.name for each in ETC.iterdir() if (each / CONFIG).is_file())
-    except OSError:
-        return ""
-    return f"; to start one: {', '.join(f'`{NAME} up {name}`' for name in names)}" if names else ""
+    commands = ", ".join(f"`{NAME} up {name}`" for name in configured_names())
+    return f"; to start one: {commands}" if commands else ""
 
 
 def _instance(arguments: argparse.Namespace) -> instance.Instance:
@@ -309,7 +306,7 @@ def _instance(arguments: argparse.Namespace) -> instance.Instance:
     found = instance.find_instances()
     note = f"; {found.note}" if found.note else ""
     if not found.running:
-        raise NotRunning(f"no instance runs on this machine{note}{_configured()}")
+        raise NotRunning(f"no instance runs on this machine{note}{_startable()}")
     if len(found.running) > 1:
         names = ", ".join(found.running)
         raise UsageError(f"several instances run ({names}): choose one with --name or --config{note}")

@@ -10,7 +10,8 @@ from pipeline.doctor.subject import Subject
 from pipeline.log import printable
 from pipeline.observe.process_stat import HALTED
 from pipeline.observe.sentence import DOCTOR, describe
-from pipeline.version import VERSION
+from pipeline.supervisor.instance import find_instances
+from pipeline.version import NAME, VERSION
 
 RESTARTS_NOTE = 3
 MUCH_LOSS = (500, 0.05), (30, 0.15)
@@ -22,8 +23,20 @@ LOG = "Look into the log of the instance."
 def instance(subject: Subject) -> list[Finding]:
     snapshot = subject.snapshot
     if snapshot is None:
-        return []
+        return judge_dead([name for name in find_instances().dead if subject.name in ("", name)])
     return [judge_health(snapshot), *judge_workers(snapshot), *judge_loss(subject.established)]
+
+
+def judge_dead(names: list[str]) -> list[Finding]:
+    """`names`: of instances that left their files behind."""
+    return [
+        problem(
+            f"{name} does not run: its supervisor was killed, and nothing has started it again",
+            f"Start it, such as with `{NAME} up {name}`: that removes what is left. `dmesg` says whether the system's "
+            "memory was short. A service of systemd is started again by itself.",
+        )
+        for name in names
+    ]
 
 
 def judge_health(snapshot: dict[str, Any]) -> Finding:

@@ -188,6 +188,9 @@ def test_commands_pass_over_a_dead_instance_and_name_it(lab: Lab, tmp_path: Path
         for words in (["status"], ["stop"], ["reload"], ["restart"], ["peers"]):
             said = command(*words)
             assert said.returncode == 3 and said.stderr.endswith(f"no instance runs on this machine; {note}\n")
+        for of in ((), ("--config", str(killed.file))):
+            said = command("doctor", *of)
+            assert said.returncode == 1 and f"{killed.name} does not run: its supervisor was killed" in said.stdout
         with Instance(a, alive, tmp_path) as instance:
             instance.wait_until_running()
             said = command("status", "--json")

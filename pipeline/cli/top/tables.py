@@ -135,8 +135,8 @@ def peers(
             columns,
             [
                 name,
-                str(peer["connections"]) if is_up else Text(peer["state"], style="dim"),
-                "-" if peer["rtt_ms"] is None else f"{peer['rtt_ms']:.1f} ms",
+                str(peer["connections"]),
+                _rtt(peer) if is_up else Text(peer["state"], style="dim"),
                 count(8 * rate.sent) if is_up else "-",
                 count(8 * rate.received) if is_up else "-",
                 _resent(peer, rate) if is_up else "-",
@@ -149,6 +149,10 @@ def peers(
             row.stylize("reverse")
         rows.append(row)
     return Table(_head(columns), rows)
+
+
+def _rtt(peer: Mapping[str, Any]) -> str:
+    return "-" if peer["rtt_ms"] is None else f"{peer['rtt_ms']:.1f} ms"
 
 
 def _resent(peer: Mapping[str, Any], rate: PeerRates) -> Text:

@@ -139,6 +139,7 @@ CASES: dict[str, tuple[Finding | list[Finding], list[Level], str]] = {
     "port-unknown": (port.judge_port("metrics_addr", ":9", "local_addr: why", []), [PROBLEM], "metrics_addr: why"),
     "health": (ends.judge_health(SNAPSHOT | {"mode": "server", "peers": []}), [NOTE], "invite NAME"),
     "health-down": (ends.judge_health(SNAPSHOT), [PROBLEM], "not connected yet"),
+    "dead": (ends.judge_dead(["hub"]), [PROBLEM], "tunnel-supervisor up hub"),
     "workers": (ends.judge_workers(SNAPSHOT), [], ""),
     "workers-restarted": (
         ends.judge_workers({"workers": [{"name": "tun-0", "restarts": 3}], "supervisor_failures": 2}),
