@@ -3,7 +3,7 @@
 server.crt, server.key    its certificate, made at the first start unless the configuration names one
 addresses.json            the tunnel addresses of each peer
 peers/NAME.json           peers that were invited (pipeline.peers.peer_file)
-disabled.json             names of peers that are disabled (pipeline.supervisor.roles.shut_out)
+disabled.json             names of peers that are disabled (pipeline.peers.shut_out)
 public_addr               the address that `invite --address` was given last
 """
 

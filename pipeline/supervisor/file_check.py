@@ -11,6 +11,7 @@ from pipeline.credentials.certificates import CertificatePair
 from pipeline.credentials.state_dir import SERVER_CERTIFICATE, SERVER_KEY
 from pipeline.errors import ConfigError, Problem
 from pipeline.peers import registry
+from pipeline.peers.shut_out import ShutOut
 
 
 def check_files(config: Config) -> list[str]:
@@ -52,6 +53,11 @@ def _problems_of_peers(config: Config, is_closed: bool) -> list[Problem]:
     if is_closed:
         return []
     try:
-        return [problem for _, problem in registry.load(config).broken]
+        problems = [problem for _, problem in registry.load(config).broken]
     except ConfigError as error:
-        return error.problems
+        problems = error.problems
+    try:
+        ShutOut(Path(config.state_dir))
+    except ConfigError as error:
+        problems += error.problems
+    return problems

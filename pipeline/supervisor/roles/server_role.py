@@ -45,6 +45,7 @@ from pipeline.peers.known_peers import KnownPeers
 from pipeline.peers.peer_file import InvitedPeer, Issued
 from pipeline.peers.peer_status import PeerRow, PeerStatus
 from pipeline.peers.registry import KnownPeer, Loaded
+from pipeline.peers.shut_out import ShutOut, in_words
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Doubted, EndReport, Replaced
 from pipeline.shm.peer_table import PeerTable
@@ -55,7 +56,6 @@ from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.client_watch import ClientWatch
 from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.supervisor.roles.peer_watch import PeerWatch
-from pipeline.supervisor.roles.shut_out import ShutOut, in_words
 from pipeline.transport.address import format_address, plain_host
 from pipeline.transport.settings import TlsMaterial
 
