@@ -121,7 +121,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     if wanted not in known and wanted in PEER_SETTINGS:
         known = PEER_SETTINGS
     if wanted not in known:
-        near = difflib.get_close_matches(wanted, [*SETTINGS, *PEER_SETTINGS], NEAR_MAX)
+        near = difflib.get_close_matches(wanted, SETTINGS | PEER_SETTINGS, NEAR_MAX)
         means = f": {' or '.join(near)}?" if near else "; docs/configuration.md has them all"
         raise UsageError(f"no setting {wanted}{means}")
     print(explain(known[wanted], of_a_peer=known is PEER_SETTINGS))

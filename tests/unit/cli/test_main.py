@@ -107,5 +107,7 @@ def test_every_setting_can_be_explained(capsys: pytest.CaptureFixture[str]) -> N
 def test_an_unknown_setting_brings_the_names_that_are_near(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "lane"]) == 2
     assert "no setting lane: lanes?" in capsys.readouterr().err
+    assert main(["explain", "quota"]) == 2
+    assert "no setting quota: quota_gb or quota_day?" in capsys.readouterr().err
     assert main(["explain", "zzz"]) == 2
     assert "docs/configuration.md" in capsys.readouterr().err
