@@ -291,8 +291,10 @@ def _read(path: Path) -> InvitedPeer:
 def _decoded(name: str, data: bytes, source: str) -> InvitedPeer:
     try:
         content = msgspec.json.decode(data, type=_Content)
-    except (ValueError, RecursionError) as error:
+    except msgspec.ValidationError as error:
         raise ConfigError([Problem("", str(error), source)]) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError([Problem("", f"not JSON: {error}", source)]) from None
     if not content.key and content.invitation is None:
         raise ConfigError([Problem("key", "missing: without an invitation, a peer needs a key", source)])
     key = _key("key", content.key, source) if content.key else b""

@@ -120,9 +120,9 @@ def test_a_file_may_be_written_by_hand_and_leave_out_settings_with_a_default(tmp
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("", "Input data was truncated"),
+        ("", "not JSON: Input data was truncated"),
         ("[]", "Expected `object`"),
-        ('{"key": ', "Input data was truncated"),
+        ('{"key": ', "not JSON: Input data was truncated"),
         ("[" * 60_000, "Expected `object`"),
         ({}, "key: missing: without an invitation, a peer needs a key"),
         ({"key": "hunter2"}, "key: expected a key as `tunnel-supervisor genkey` makes it"),
