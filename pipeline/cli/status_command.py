@@ -72,6 +72,8 @@ def _watch(arguments: argparse.Namespace) -> int:
             sys.stdout.flush()
             time.sleep(arguments.watch)
     except KeyboardInterrupt:
+        if in_place:
+            print()  # the shell's prompt begins a line
         return exit_status
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,14 @@ def test_a_watch_prints_look_behind_look_where_there_is_no_terminal(
         f"{NAME}: not connected yet: dialing vpn port 443",
     ]
     assert "\x1b" not in text
+
+
+def test_a_watch_on_a_terminal_ends_with_a_line_for_the_prompt(
+    answers: Answers, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_after(2, monkeypatch)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert status(capsys, "--watch")[1].endswith("\x1b[J\n")
 
 
 def test_a_watch_in_json_is_one_object_a_line(
