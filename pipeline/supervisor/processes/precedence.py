@@ -27,7 +27,7 @@ SPARE_NICE = 10  # a tenth of the weight of a worker; with the least, 19, a spar
 SCORE_MAX = 1000
 SPARE_SCORE = 500  # above that of a worker: half of all memory
 PROTECTED_SCORE = -900  # of the supervisor: -1000 would exempt even one that leaks
-RAISED_SCORE = 400  # above that of a supervisor without that right: it has more than a third of a container too small
+RAISED_SCORE = 700  # above that of a supervisor without that right: it has two thirds of a container too small
 
 
 class Precedence:
