@@ -43,14 +43,30 @@ def start(name: str, config: Path) -> None:
 
 
 def stop(name: str) -> bool:
-    """Whether it ran, or was to start at boot. LocalError if it does not stop."""
+    """Whether it ran, was to start at boot, or had died and left something. LocalError if it does not stop."""
     was_enabled = _has_unit() and _is_enabled(name)
     was_running = is_running(name)
     if _has_unit():
         _systemctl("disable", "--now", _unit(name))
     if is_running(name):  # it was started by hand
         _stop_process(name)
-    return was_enabled or was_running
+    return _remove_remains(name) or was_enabled or was_running
+
+
+def _remove_remains(name: str) -> bool:
+    """Remove what a supervisor that was killed has left, as its next start would: there may be none. Whether there was
+    something."""
+    from pipeline.supervisor.kernel.mss_clamp import MssClamp
+
+    dead = Instance(name)
+    if not dead.lock_path.exists():
+        return False
+    dead.acquire()
+    try:
+        MssClamp("", name).remove()
+    finally:
+        dead.release()
+    return True
 
 
 def is_running(name: str) -> bool:

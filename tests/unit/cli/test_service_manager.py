@@ -106,6 +106,23 @@ def test_a_process_that_ends_at_once_is_an_error_with_its_last_lines(
     assert not log.parent.exists()
 
 
+def test_a_stop_removes_what_a_killed_supervisor_has_left(without_systemd: Path) -> None:
+    name = f"dead{os.getpid()}"
+    dead = instance.Instance(name)
+    dead.lock_path.parent.mkdir(mode=0o700)
+    dead.lock_path.touch()
+    left, others = (Path("/dev/shm", f"tunnel@{each}@0123abcd@plain-0.0") for each in (name, f"{name}x"))
+    try:
+        for path in (left, others):
+            path.touch()
+        assert service_manager.stop(name) is True
+        assert not left.exists() and others.exists() and not dead.lock_path.parent.exists()
+        assert service_manager.stop(name) is False
+    finally:
+        for path in (left, others):
+            path.unlink(missing_ok=True)
+
+
 def test_a_long_log_is_begun_anew_and_kept_once(without_systemd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_manager, "LOG_BYTES_MAX", 10)
     log = without_systemd / "log" / "vpn.log"
