@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -201,7 +201,8 @@ def test_a_writer_that_is_killed_has_written_each_batch_whole_or_not_at_all(path
         reached = 0
         with opened(path) as book:
             (row,) = read(path, "day")
-            (number,) = sqlite3.connect(path).execute("SELECT batch FROM written").fetchone()
+            with closing(sqlite3.connect(path)) as connection:
+                (number,) = connection.execute("SELECT batch FROM written").fetchone()
             assert row[2] == (number, number) and number in (said[-1], said[-1] + 1)
             book.write(Batch("w", number, entries(1, 1), []), None)
             assert read(path, "day") == [row]
