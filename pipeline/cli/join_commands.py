@@ -33,6 +33,7 @@ PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts, the last one again an
 OPEN_ATTEMPTS = 3  # at a server that ends the connection behind our proof: it may have died just then
 LEAVE_ATTEMPTS = 2
 LOOK_SECONDS = 0.1
+STARTING_SECONDS = 10.0  # an instance has its control socket long before
 TUN_DEVICE = Path("/dev/net/tun")
 
 
@@ -212,14 +213,29 @@ def _trouble(status: dict[str, Any]) -> str:
 
 
 def _status(name: str) -> dict[str, Any]:
+    """The status of an instance. One that begins or ends right now, such as that of a join before, is waited for."""
     from pipeline.cli import service_manager
     from pipeline.supervisor.control import control_socket
     from pipeline.supervisor.instance import Instance
 
+    until = time.monotonic() + STARTING_SECONDS
+    while True:
+        try:
+            return control_socket.send_request(Instance(name), {"command": "status"})
+        except NotRunning:
+            if not _holds_its_place(name) or time.monotonic() > until:
+                raise LocalError(f"{name} has ended again: see {service_manager.log_of(name)}") from None
+        time.sleep(LOOK_SECONDS)
+
+
+def _holds_its_place(name: str) -> bool:
+    from pipeline.supervisor.instance import Instance
+
     try:
-        return control_socket.send_request(Instance(name), {"command": "status"})
+        Instance(name).supervisor_pid()
     except NotRunning:
-        raise LocalError(f"{name} has ended again: see {service_manager.log_of(name)}") from None
+        return False
+    return True
 
 
 def _result(status: dict[str, Any]) -> str:
