@@ -9,11 +9,9 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from typing import Any
 
-from pipeline.supervisor.processes.spare import INHERITED_VARIABLES
+from pipeline.supervisor.processes.spawn import spawn
 
 NEWS_BYTES = 256
 
@@ -31,19 +29,9 @@ class ExporterProcess:
                 os.write(plan, json.dumps(settings).encode())
                 fds = {"--listener": listener.fileno(), "--plan": plan, "--channel": theirs.fileno()}
                 words = [str(word) for pair in fds.items() for word in pair]
-                self._popen = subprocess.Popen(
-                    [sys.executable, "-I", "-m", "pipeline.exporter", "--parent", str(os.getpid()), *words],
-                    pass_fds=list(fds.values()),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    env={name: value for name, value in os.environ.items() if name.startswith(INHERITED_VARIABLES)},
+                self._popen, self.pidfd = spawn(
+                    "pipeline.exporter", ["--parent", str(os.getpid()), *words], list(fds.values())
                 )
-            try:
-                self.pidfd = os.pidfd_open(self._popen.pid)  # readable once the process is dead
-            except OSError:
-                self._popen.kill()
-                self._popen.wait()
-                raise
         except OSError:
             self.channel.close()
             raise

@@ -9,18 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 from enum import StrEnum
 
 from pipeline.runtime.assignment import FORMAT, MESSAGE_BYTES, READY, message_of
-
-INHERITED_VARIABLES = (
-    *("LANG", "LC_", "TZ", "PATH", "LD_", "PYTHON", "GLIBC_", "MALLOC_"),
-    *("OPENSSL_", "SSL_CERT_", "RES_OPTIONS", "LOCALDOMAIN", "HOSTALIASES", "JOURNAL_STREAM"),
-)
-"""Beginnings of the environment variables that a worker gets. Others may be secrets of the service's, or ways to its
-service manager."""
+from pipeline.supervisor.processes.spawn import spawn
 
 
 class SpareState(StrEnum):
@@ -42,22 +34,10 @@ class Spare:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self.channel.setblocking(False)
         fd = theirs.fileno()
-        argv = [sys.executable, "-I", "-m", "workers", kind, mode, "--parent", str(os.getpid()), "--channel", str(fd)]
+        words = [kind, mode, "--parent", str(os.getpid()), "--channel", str(fd)]
         try:
             with theirs:
-                self._popen = subprocess.Popen(
-                    argv,
-                    pass_fds=[fd],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    env={name: value for name, value in os.environ.items() if name.startswith(INHERITED_VARIABLES)},
-                )
-            try:
-                self.pidfd = os.pidfd_open(self._popen.pid)  # readable once the process is dead
-            except OSError:
-                self._popen.kill()
-                self._popen.wait()
-                raise
+                self._popen, self.pidfd = spawn("workers", words, [fd])
         except OSError:
             self.channel.close()
             raise
