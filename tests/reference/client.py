@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 import ssl
@@ -73,6 +74,7 @@ def tls(
     """A context for one version of TLS alone. With `ca`, a path, it checks the certificate as HTTPS does."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = context.maximum_version = version
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # else every end is a close_notify; Debian sets it
     if alpn:
         context.set_alpn_protocols([alpn])
     if ca:
@@ -83,6 +85,10 @@ def tls(
     if certificate:
         context.load_cert_chain(certificate, key)
     return context
+
+
+BARE_END = "(?i)unexpected.eof|EOF occurred"
+"""In the text of an error: the stream has ended in the middle of TLS."""
 
 
 class WireClient:
@@ -327,7 +333,12 @@ def _prefixed(body: bytes, at: int, count: int, make: type) -> tuple[list, int]:
     return found, at
 
 
+def is_bare_end(error: OSError) -> bool:
+    """Whether TLS has ended without close_notify. Python says it with SSLEOFError, some builds with SSLError."""
+    return isinstance(error, ssl.SSLError) and re.search(BARE_END, str(error)) is not None
+
+
 def _how(error: OSError) -> str:
-    if isinstance(error, ssl.SSLEOFError):
+    if is_bare_end(error):
         return "closed"
     return "reset" if isinstance(error, ConnectionError) else f"alert: {error.reason}"

@@ -66,6 +66,7 @@ def tls_context(
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols([ALPN])
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # else every end is a close_notify; Debian sets it
     if oldest < ssl.TLSVersion.TLSv1_2:
         context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version, context.maximum_version = oldest, newest
