@@ -2,16 +2,20 @@
 
 Each folder says in its `__init__` what belongs there, what does not, and who uses it. Imports point down:
 
-    cli
+    cli            exporter
+    doctor         service
     supervisor
-    peers
+    observe
+    peers          accounting
     credentials    runtime
     config     fec           transport
     shm
+    log            system
     wire       packet        policy
-    small_file
-    counters   log           hang_guard
-    errors     task_limit
+    counters   events        version
+    errors
+    secret_text
 
-The supervisor has layers of its own: its parts (roles, control, processes, run, kernel) know nothing of it.
+The modules that lie here are the words that all processes share: what is counted, what happens, what is logged, what
+goes wrong. The supervisor has layers of its own: its parts know nothing of it.
 """

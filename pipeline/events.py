@@ -8,7 +8,11 @@ makes the table in docs/events.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
+
+Record = Callable[[str, str, str], object]
+"""Records an event: the name of its kind, its subject, its text."""
 
 
 class EventKind(NamedTuple):

@@ -2,7 +2,7 @@
 
 Text that a peer has sent is escaped by printable(): no control character reaches a terminal or a log file.
 
-Equal lines are counted, not repeated (`pipeline.repeats`): tick() writes the counts that are due, finish() the rest.
+Equal lines are counted, not repeated (`policy.repeats`): tick() writes the counts that are due, finish() the rest.
 Under systemd, where standard error is the journal, each line begins with its priority (sd-daemon(3)); the journal has
 the time already.
 """
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import TextIO
 
-from pipeline.repeats import Repeated, Repeats
+from pipeline.policy.repeats import Repeated, Repeats
 
 LOG = logging.getLogger("tunnel")
 

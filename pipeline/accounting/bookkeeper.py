@@ -14,10 +14,10 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline import task_limit
 from pipeline.accounting.batch import Batch, Usage
 from pipeline.credentials import ownership
 from pipeline.policy.quota import Period
+from pipeline.system import task_limit
 
 if TYPE_CHECKING:
     from pipeline.accounting.book_file import BookFile  # sqlite3 takes 10 ms to load: the thread does that

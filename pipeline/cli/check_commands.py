@@ -86,9 +86,8 @@ def _look_before_a_start(checked: Config, notes: list[str]) -> Findings:
     """Whether this machine could start it. ConfigError has every problem in any file."""
     from pipeline.cli.observed import read_snapshot
     from pipeline.credentials import ownership
-    from pipeline.doctor import examination, files
+    from pipeline.doctor import examination, file_check, files
     from pipeline.doctor.subject import Subject
-    from pipeline.supervisor import file_check
     from pipeline.supervisor.instance import Instance
 
     ownership.check(checked)

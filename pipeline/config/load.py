@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Container, Sequence
 from typing import Any
 
-from pipeline import small_file
 from pipeline.config.checks import find_problems, setting_of
 from pipeline.config.convert import convert_setting, missing_settings
 from pipeline.config.derive import derive
 from pipeline.config.quote import escape, quote
 from pipeline.config.schema import Config, PartialConfig
 from pipeline.errors import ConfigError, Problem
+from pipeline.system import small_file
 
 FILE_BYTES_MAX = 1 << 20
 COMMAND_LINE = "command line"

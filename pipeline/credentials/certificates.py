@@ -22,9 +22,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline import small_file
 from pipeline.credentials.keys import read_secret
 from pipeline.errors import ConfigError, Problem
+from pipeline.system import small_file
 
 if TYPE_CHECKING:
     from cryptography import x509

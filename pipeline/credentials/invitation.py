@@ -22,12 +22,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline import small_file
 from pipeline.config.peer import check_peer_name
 from pipeline.config.values import check_host, parse_endpoint, parse_fingerprint
 from pipeline.credentials import keys
 from pipeline.errors import ConfigError, Problem
 from pipeline.secret_text import INVITATION_PREFIX
+from pipeline.system import small_file
 
 SERVER_FORM = 'HOST or HOST:PORT, as clients reach this server, such as "vpn.example.org"'
 LINE_LENGTH_MAX = 2048  # four times the longest: a host name of 253 characters

@@ -20,9 +20,9 @@ import secrets
 import stat
 from pathlib import Path
 
-from pipeline import small_file
 from pipeline.credentials.ownership import is_trusted, owner_advice
 from pipeline.errors import ConfigError, LocalError, PermissionDenied, Problem, TunnelError
+from pipeline.system import small_file
 from pipeline.wire.auth import KEY_BYTES
 
 KEY_FORM = "a key as `tunnel-supervisor genkey` makes it: 32 random bytes in base64, 44 characters"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline import small_file
 from pipeline.credentials import keys
 from pipeline.errors import ConfigError, Problem
+from pipeline.system import small_file
 
 if TYPE_CHECKING:
     from pipeline.config import Config

@@ -20,8 +20,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import hang_guard
 from pipeline.errors import ConfigError, Problem
+from pipeline.system import hang_guard
 
 if TYPE_CHECKING:
     from pipeline.config import Config  # msgspec would double the time of commands that read no configuration

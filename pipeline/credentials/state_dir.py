@@ -16,12 +16,12 @@ from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
-from pipeline import hang_guard, small_file
 from pipeline.credentials import certificates, keys
 from pipeline.credentials.certificates import CertificatePair
 from pipeline.credentials.ownership import find_exposure
 from pipeline.errors import ConfigError, LocalError
 from pipeline.log import LOG
+from pipeline.system import hang_guard, small_file
 
 DIRECTORY_MODE = 0o700
 SERVER_CERTIFICATE, SERVER_KEY = "server.crt", "server.key"

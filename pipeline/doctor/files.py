@@ -11,12 +11,12 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.credentials import certificates, ownership
 from pipeline.credentials.state_dir import SERVER_CERTIFICATE
+from pipeline.doctor import file_check
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.programs import run_program
 from pipeline.doctor.subject import Subject
 from pipeline.errors import ConfigError, TunnelError
 from pipeline.log import LOG
-from pipeline.supervisor import file_check
 
 UNIT = "tunnel-supervisor@{name}.service"
 SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)

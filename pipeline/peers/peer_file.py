@@ -27,7 +27,6 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from pipeline import hang_guard, small_file
 from pipeline.config.peer import check_peer_name
 from pipeline.config.quote import quote
 from pipeline.config.types import Gigabytes, Mbit, SlowMbit
@@ -36,6 +35,7 @@ from pipeline.credentials import keys, state_dir
 from pipeline.credentials.ownership import find_exposure
 from pipeline.errors import ConfigError, Problem
 from pipeline.policy.quota import QuotaAction
+from pipeline.system import hang_guard, small_file
 
 DIRECTORY = state_dir.PEERS
 DIRECTORY_MODE = state_dir.DIRECTORY_MODE

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline import hang_guard, small_file
 from pipeline.credentials import keys
 from pipeline.errors import ConfigError, Problem
 from pipeline.peers.registry import KnownPeer
+from pipeline.system import hang_guard, small_file
 from pipeline.wire.messages import REASONS, SHUT_OUT
 
 FILE = "disabled.json"

@@ -23,7 +23,7 @@ import time
 from functools import partial
 from typing import Protocol
 
-from pipeline import log, task_limit
+from pipeline import log
 from pipeline.counters import ID
 from pipeline.errors import LocalError, SupervisorGone
 from pipeline.log import LOG
@@ -32,6 +32,7 @@ from pipeline.runtime.assignment import report_ready
 from pipeline.runtime.plan import Plan, StageMember
 from pipeline.runtime.port import Port
 from pipeline.shm import doorbell, peer_table, ring, scoreboard
+from pipeline.system import task_limit
 
 PERIOD = 0.02
 """Longest wait of a duty, in seconds: the price of a lost wake-up."""

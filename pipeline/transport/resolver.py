@@ -14,8 +14,8 @@ import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline import task_limit
 from pipeline.policy.server_addresses import ServerAddress
+from pipeline.system import task_limit
 from pipeline.transport.failure_words import of_error
 
 

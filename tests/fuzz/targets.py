@@ -156,6 +156,8 @@ TARGETS = {
         (
             "pipeline/supervisor/control/control_socket.py",
             "pipeline/supervisor/roles/server_role.py",
+            "pipeline/supervisor/roles/peer_commands.py",
+            "pipeline/supervisor/roles/invitations.py",
             "pipeline/peers/peer_file.py",
         ),
         targets_control.control_seeds,
@@ -168,7 +170,9 @@ TARGETS = {
         targets_control.remembered_seeds,
         150,
     ),
-    "text_file": Target(alone(targets_files.text), (), ("pipeline/small_file.py",), targets_files.text_seeds, 5000),
+    "text_file": Target(
+        alone(targets_files.text), (), ("pipeline/system/small_file.py",), targets_files.text_seeds, 5000
+    ),
     "tls_files": Target(
         targets_files.tls_files,
         (),

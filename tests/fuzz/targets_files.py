@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline import small_file
 from pipeline.config import parse
 from pipeline.credentials import certificates, tls_settings
 from pipeline.credentials.keys import SECRET_MODE
 from pipeline.errors import ConfigError
+from pipeline.system import small_file
 from pipeline.transport.tls_context import context_of
 from tests.fuzz.fuzzer import Feed
 

@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from pipeline.task_limit import REACHED
+from pipeline.system.task_limit import REACHED
 
 UID = 2_000_000_000 + os.getpid() % 1000
 
 WITHOUT_THREADS = f"""
 import encodings.idna, json, os, resource, socket, threading
 from types import SimpleNamespace
-from pipeline import hang_guard, task_limit
+from pipeline.system import hang_guard, task_limit
 from pipeline.errors import LocalError
 from pipeline.runtime import worker
 from pipeline.supervisor.kernel.server_lookup import ServerLookup

@@ -4,7 +4,7 @@
     subscribe(callback)           callback(event) for each event, at once; it must not block, and may record others
     tick(now), finish()           write the counts of equal events that are due, or all
 
-Equal events within a few seconds are counted in shared memory and in the log, not repeated (`pipeline.repeats`).
+Equal events within a few seconds are counted in shared memory and in the log, not repeated (`pipeline.policy.repeats`).
 Subscribers hear each of them, and no counts. Events from before there is memory for them are written then.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pipeline import events
 from pipeline.events import Event, EventKind, escaped
 from pipeline.log import LEVELS, LOG
-from pipeline.repeats import Repeated, Repeats
+from pipeline.policy.repeats import Repeated, Repeats
 from pipeline.shm.event_log import EventLog
 
 EARLY_MAX = 64  # events that wait for the memory

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import socket
 
+from pipeline.events import Event
+
 VARIABLE = "NOTIFY_SOCKET"
+
+OF_EVENT = {"up": "READY=1", "stopping": "STOPPING=1", "failing": "STOPPING=1"}
+"""The message that an event of the instance brings."""
 
 
 def has_manager() -> bool:
@@ -23,6 +28,12 @@ def notify(text: str) -> None:
             sock.sendto(text.encode(), "\0" + path[1:] if path.startswith("@") else path)
     except OSError:
         pass  # the service manager went away or does not read, or no descriptor is left
+
+
+def handle(event: Event) -> None:
+    """A subscriber of the events."""
+    if text := OF_EVENT.get(event.kind.name):
+        notify(text)
 
 
 class Watchdog:

@@ -10,9 +10,9 @@ import socket
 import threading
 from ipaddress import ip_address
 
-from pipeline import task_limit
 from pipeline.log import LOG
 from pipeline.policy.kernel_entries import IPAddress
+from pipeline.system import task_limit
 
 RETRY_SECONDS = 2.0  # before the network is up there is no answer
 

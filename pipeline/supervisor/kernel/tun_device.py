@@ -18,7 +18,6 @@ from collections.abc import Collection, Iterable
 from ipaddress import ip_address
 from typing import Any
 
-from pipeline import task_limit
 from pipeline.config import Config
 from pipeline.errors import LocalError
 from pipeline.log import LOG
@@ -29,6 +28,7 @@ from pipeline.runtime import tun
 from pipeline.supervisor.kernel.reconciler import Entry, Reconciler
 from pipeline.supervisor.kernel.rtnetlink import Sender
 from pipeline.supervisor.kernel.server_lookup import ServerLookup
+from pipeline.system import task_limit
 
 BUSY_SECONDS = 1.0  # how long a dead predecessor's workers may still hold the device
 RECREATE_NS = 1_000_000_000  # between attempts to make a deleted device again

@@ -15,21 +15,21 @@ from __future__ import annotations
 import selectors
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from pipeline import task_limit
 from pipeline.config import Config
 from pipeline.config.values import Endpoint
 from pipeline.credentials import metrics_token
 from pipeline.errors import TunnelError
+from pipeline.events import Record
 from pipeline.log import LOG
 from pipeline.policy.restart import GiveUp, RestartPolicy
 from pipeline.supervisor.kernel.listener import listen
 from pipeline.supervisor.processes.exporter_process import ExporterProcess
 from pipeline.supervisor.processes.precedence import Precedence
 from pipeline.supervisor.run.worker_account import Account
+from pipeline.system import task_limit
 
 SECOND = 1_000_000_000
 INTENSITY, PERIOD = 8, 300.0  # restarts, and the seconds in which they count
@@ -37,9 +37,6 @@ HANG_NS = 20 * SECOND  # without a sign of life, which is due every second
 LISTEN_AGAIN_NS = 5 * SECOND
 BACKLOG = 64
 SETTING = "metrics_addr"
-
-Report = Callable[[str, str, str], object]
-"""Record an event: its kind, its subject, the reason."""
 
 
 class ExporterSettings(NamedTuple):
@@ -69,12 +66,12 @@ class Exporter:
     """`account`: what its process changes to, None for ours. `notes`: what is wrong with it, for the status."""
 
     def __init__(
-        self, account: Account | None, selector: selectors.BaseSelector, precedence: Precedence, report: Report
+        self, account: Account | None, selector: selectors.BaseSelector, precedence: Precedence, record: Record
     ) -> None:
         self._account = account
         self._selector = selector
         self._precedence = precedence
-        self._report = report
+        self._record = record
         self._prepared: ExporterSettings | None = None
         self._settings: ExporterSettings | None = None
         self._listener: socket.socket | None = None
@@ -198,10 +195,10 @@ class Exporter:
             note = f"no metrics and no page: {verdict.reason}; `reload` tries again"
             self.notes, self._next_ns = [note], 1 << 63
             self._stop_listening()
-            self._report("exporter-given-up", "", f"{reason}; {verdict.reason}")
+            self._record("exporter-given-up", "", f"{reason}; {verdict.reason}")
             return
         self._next_ns = verdict.at_ns
-        self._report("exporter-died", "", reason)
+        self._record("exporter-died", "", reason)
 
     def _end(self) -> None:
         """Leave no process."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pipeline import task_limit
 from pipeline.log import LOG
 from pipeline.policy.rolling_restart import GiveUp, Prepare, Replace, RollingRestart
 from pipeline.supervisor.processes.spares import Spares
+from pipeline.system import task_limit
 
 
 class Rolling:

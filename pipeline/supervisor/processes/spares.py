@@ -10,11 +10,11 @@ import signal
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline import task_limit
 from pipeline.log import LOG
 from pipeline.policy.spare_schedule import SpareSchedule
 from pipeline.supervisor.processes.precedence import Precedence
 from pipeline.supervisor.processes.spare import Spare, SpareState
+from pipeline.system import task_limit
 
 
 class Spares:

@@ -15,7 +15,6 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from pipeline import task_limit
 from pipeline.log import LOG
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.processes.process import Process
@@ -23,6 +22,7 @@ from pipeline.supervisor.processes.spare import SpareState
 from pipeline.supervisor.processes.spares import Spares
 from pipeline.supervisor.processes.worker_channels import WorkerChannels
 from pipeline.supervisor.run.run import Run
+from pipeline.system import task_limit
 
 
 class WorkerNews(Protocol):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 from pipeline.log import LOG
 
 QUIET_NS = 10_000_000_000  # between two tracebacks of one kind: what fails may fail in every turn of the loop
 KINDS_MAX = 64  # that are told apart
+PAUSE_SECONDS = 0.01  # what fails comes again at once, and must not take a core
 
 Kind = tuple[str, str, int]
 
@@ -23,6 +25,14 @@ class Failures:
     def __init__(self) -> None:
         self.count = 0
         self._said_at: dict[Kind, int] = {}
+
+    def survive(self, doing: str, act: Callable[..., object], *given: object) -> None:
+        """Nothing that happens in `act` ends the instance."""
+        try:
+            act(*given)
+        except Exception:
+            self.record(doing)
+            time.sleep(PAUSE_SECONDS)
 
     def record(self, doing: str) -> str:
         """Call in an `except` block. `doing` says what has failed. Returns a line about it, for an answer."""

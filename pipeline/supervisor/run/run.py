@@ -1,6 +1,12 @@
-"""One run of an instance: its numbers, its failures, and its plan in file descriptors from which workers read it.
+"""One run of an instance: its configuration, its numbers, its failures, and its plan for the workers.
 
-A reload writes the plan again under the run's old names, for the workers that are started from then on.
+    prepare_plan(config, credentials)    the plan of a configuration; nothing uses it yet
+    use(prepared)                        that configuration and its plan are in force
+    write_plan(config)                   both at once
+    renew_plan()                         workers that start from now on know where a client has found its server
+
+The plan is in file descriptors, from which workers read it. A reload writes it again under the run's old names, for the
+workers that are started from then on.
 
 The plan of tcp workers has the private key of the certificate, which OpenSSL needs there, and no other has. No plan has
 the key of a peer.
@@ -11,7 +17,8 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, Protocol
 
 from pipeline.config import Config
 from pipeline.credentials.tls_settings import TlsSettings
@@ -27,23 +34,43 @@ SECRET_KINDS = ("tcp",)
 """Kinds of workers that shake hands."""
 
 
+class Role(Protocol):
+    """The part of a server or of a client."""
+
+    capacity: int  # peers that can be connected at a time
+
+    @property
+    def credentials(self) -> TlsSettings: ...
+
+    @property
+    def known_servers(self) -> list[str]:
+        """Addresses at which a client has found its server."""
+
+    def expect(self, settings: WorkerSettings) -> None:
+        """These are the settings of tcp workers that start from now on."""
+
+
 class PreparedPlan(NamedTuple):
     """A plan that no worker reads yet."""
 
+    config: Config
     fds: list[int]  # of the plan without secrets, and of the whole plan
     settings: WorkerSettings
     plan: Plan  # without secrets
 
 
 class Run:
-    """`plan` is there after use(), without secrets."""
+    """`config`, `settings` and `plan` are there after use(). `plan` is without secrets."""
 
-    plan: Plan
+    config: Config
     settings: WorkerSettings
+    plan: Plan
 
-    def __init__(self, account: Account | None) -> None:
+    def __init__(self, account: Account | None, device: TunDevice, role: Role) -> None:
         self.started_ns = time.monotonic_ns()
         self.failures = Failures()
+        self._device = device
+        self._role = role
         self._fds: list[int] = []  # see PreparedPlan
         self._account = account
         self._session = new_session()
@@ -54,14 +81,10 @@ class Run:
         self._run_id = secrets.token_hex(4)
         self._name_key = secrets.token_bytes(16)
 
-    def prepare_plan(
-        self, config: Config, credentials: TlsSettings, device: TunDevice, peers: int, known_servers: list[str]
-    ) -> PreparedPlan:
-        """The plan of this configuration; nothing uses it before use(). `peers`: how many may be connected at a time.
-
-        LocalError if it cannot be written.
-        """
-        settings = worker_settings(config, credentials, device, self._session, self._account, known_servers)
+    def prepare_plan(self, config: Config, credentials: TlsSettings) -> PreparedPlan:
+        """LocalError if the plan cannot be written."""
+        known_servers = self._role.known_servers
+        settings = worker_settings(config, credentials, self._device, self._session, self._account, known_servers)
         whole = topology.build_plan(
             config.name,
             self._run_id,
@@ -70,19 +93,30 @@ class Run:
             config.ring_slots,
             config.slot_bytes,
             settings,
-            peers,
+            self._role.capacity,
             self._name_key,
         )
         plan = whole._replace(settings=settings.without_secrets())
         try:
-            return PreparedPlan(_written(plan, whole), settings, plan)
+            return PreparedPlan(config, _written(plan, whole), settings, plan)
         except OSError as error:
             raise LocalError(f"the plan for the workers cannot be written: {error.strerror}") from None
 
     def use(self, prepared: PreparedPlan) -> None:
         """Let the workers that are started from now on have this plan."""
         self.close()
-        self._fds, self.settings, self.plan = prepared
+        self.config, self._fds, self.settings, self.plan = prepared
+        self._role.expect(self.settings)
+
+    def write_plan(self, config: Config) -> None:
+        """LocalError if it cannot be written: the old one stays in force."""
+        self.use(self.prepare_plan(config, self._role.credentials))
+
+    def renew_plan(self) -> None:
+        """A plan that cannot be written now leaves the old one, which is as good as before."""
+        if self.settings.known_servers != self._role.known_servers:
+            with suppress(LocalError):
+                self.write_plan(self.config)
 
     def plan_fd(self, kind: str) -> int:
         """The descriptor of the plan for workers of this kind."""

@@ -8,12 +8,12 @@ import uuid
 from collections.abc import Iterable
 from typing import Protocol
 
-from pipeline import small_file
 from pipeline.config import Config
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import ConfigError
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.supervisor.run.worker_account import Account
+from pipeline.system import small_file
 from pipeline.version import VERSION
 from pipeline.wire import auth
 

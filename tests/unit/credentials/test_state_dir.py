@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import hang_guard
 from pipeline.credentials.state_dir import StateDir
 from pipeline.errors import LocalError
+from pipeline.system import hang_guard
 from tests.harness.hanging import hanging
 
 

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import hang_guard
 from pipeline.config.peer import check_peer_name
 from pipeline.errors import ConfigError, LocalError
 from pipeline.peers.peer_file import Agreed, InvitedPeer, Issued, new_peer, read_all, remove, write
+from pipeline.system import hang_guard
 from tests.support import eventually
 
 KEY = bytes(range(32))

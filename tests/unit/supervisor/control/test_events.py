@@ -11,12 +11,10 @@ import pytest
 
 from pipeline.events import BY_NAME, KINDS, Event, escaped
 from pipeline.log import LEVELS, LOG
-from pipeline.policy.lifecycle import Abort, ReportDeath
-from pipeline.repeats import WINDOW_NS
+from pipeline.policy.repeats import WINDOW_NS
 from pipeline.shm import event_log, segment
 from pipeline.shm.event_log import EventLog
 from pipeline.supervisor.control.events import Events
-from pipeline.supervisor.control.worker_events import WorkerEvents
 from tests.support import ROOT
 
 
@@ -99,31 +97,6 @@ def test_a_subscriber_that_fails_keeps_the_event_from_nobody(memory: EventLog) -
         events.subscribe(callback)
     events.record("lost", text="reset")
     assert len(told) == len(kept(memory)) == 1
-
-
-def test_a_successor_is_an_event_with_the_reason_and_a_first_start_is_none(memory: EventLog) -> None:
-    events = Events()
-    events.use(memory)
-    workers = WorkerEvents(events)
-    for worker in ("tcp-0", "tun-0", "fec-0"):
-        workers.ready(worker, 1)
-    assert kept(memory) == []
-    workers.died(ReportDeath("tcp-0", -9, aborted=False))
-    workers.ready("tcp-0", 2)
-    workers.hung(Abort("tun-0", "no heartbeat for 5.0 s"))
-    workers.died(ReportDeath("tun-0", -6, aborted=True))
-    workers.ready("tun-0", 3)
-    workers.ready("fec-0", 4)
-    workers.died(ReportDeath("fec-0", -40, aborted=False))
-    assert kept(memory) == [
-        ("worker-died", "tcp-0", "SIGKILL (out of memory?)", 0),
-        ("worker-restarted", "tcp-0", "pid 2, its predecessor died (SIGKILL (out of memory?))", 0),
-        ("worker-hung", "tun-0", "no heartbeat for 5.0 s", 0),
-        ("worker-died", "tun-0", "SIGABRT", 0),
-        ("worker-restarted", "tun-0", "pid 3, its predecessor hung (no heartbeat for 5.0 s)", 0),
-        ("worker-restarted", "fec-0", "pid 4, replaced on request", 0),
-        ("worker-died", "fec-0", "signal 40", 0),
-    ]
 
 
 def test_the_table_is_well_formed() -> None:

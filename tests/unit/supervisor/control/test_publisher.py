@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pipeline.events import BY_NAME, Event
 from pipeline.peers.peer_status import PeerRow
 from pipeline.policy.lifecycle import Lifecycle, Limits
 from pipeline.policy.restart import RestartPolicy
 from pipeline.runtime import topology
 from pipeline.runtime.plan import Plan
 from pipeline.shm import layout
-from pipeline.supervisor.control.publisher import INTERVAL_NS, Publisher
+from pipeline.supervisor.control.gathered_peers import GatheredPeers
+from pipeline.supervisor.control.instance_facts import InstanceFacts
+from pipeline.supervisor.control.publisher import INTERVAL_NS, SHARE, Publisher
 from pipeline.supervisor.processes.process import Process
 from pipeline.supervisor.run.shared_memory import SharedMemory
 from tests.harness.settings import WORKER_SETTINGS
@@ -31,20 +35,21 @@ class Instance:
         )
         self.memory = SharedMemory(self.plan)
         limits = Limits(SECOND, SECOND, RestartPolicy(1, 1.0))
-        self.lifecycle = Lifecycle([(worker.name, worker.kind) for worker in self.plan.workers], limits)
         self.rows: list[PeerRow] = []
         self.peers_version = 0
         self.gathered = 0
         self.notes: list[str] = []
         self.credentials = SimpleNamespace(expires=None)
-        workers = SimpleNamespace(
-            processes={worker.name: Process(worker, []) for worker in self.plan.workers},
+        workforce = SimpleNamespace(
+            lifecycle=Lifecycle([(worker.name, worker.kind) for worker in self.plan.workers], limits),
+            workers=SimpleNamespace(processes={worker.name: Process(worker, []) for worker in self.plan.workers}),
             spares=SimpleNamespace(rows=list),
+            rolling=SimpleNamespace(status=lambda: {"left": [], "error": ""}),
         )
-        rolling = SimpleNamespace(status=lambda: {"left": [], "error": ""})
         device = SimpleNamespace(status=lambda: {"name": "tun9", "notes": [], "left_out": []})
         run = SimpleNamespace(plan=self.plan, started_ns=0, failures=SimpleNamespace(count=0))
-        self.publisher: Any = Publisher(run, self.lifecycle, workers, rolling, self, device, SimpleNamespace(notes=[]))
+        facts = InstanceFacts(run, workforce, self, device, SimpleNamespace(notes=[]))
+        self.publisher = Publisher(run, facts, GatheredPeers(self))
         self.publisher.use(self.memory)
         self.now = SECOND
 
@@ -58,6 +63,9 @@ class Instance:
     def tick(self, after: int = INTERVAL_NS) -> dict[str, Any]:
         self.now += after
         self.publisher.tick(self.now)
+        return self.overview()
+
+    def overview(self) -> dict[str, Any]:
         return json.loads(self.memory.overview.read())
 
 
@@ -89,6 +97,39 @@ def test_it_is_written_when_something_has_changed_and_not_more_often_than_a_few_
         instance.tick(INTERVAL_NS // 5)
     assert instance.memory.overview.count == 3
     assert instance.tick()["notes"] == instance.notes
+
+
+def test_an_event_brings_a_look_at_once_and_a_storm_of_events_brings_few(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = 1_000_000
+    clock = count(0, took)
+    monkeypatch.setattr("time.monotonic_ns", lambda: next(clock))  # each look takes one step or more
+    instance.tick()
+    instance.now += INTERVAL_NS * 4 // 5  # by itself the next look would be later
+    began = instance.now
+    for number in range(200):
+        instance.notes.append(f"note {number}")
+        instance.publisher.handle(Event(0, BY_NAME["peer-joined"], "ann", "", 0))
+        instance.tick(took)
+        if not number:
+            assert instance.overview()["notes"] == ["note 0"]
+    looks = instance.memory.overview.count - 1
+    assert 2 <= looks <= (instance.now - began) / (SHARE * took) + 1
+
+
+def test_the_first_moment_of_running_is_published_before_anybody_is_told(instance: Instance) -> None:
+    instance.tick()
+    instance.notes.append("just now")
+    instance.publisher.handle(Event(0, BY_NAME["up"], "", "", 0))
+    assert instance.overview()["notes"] == ["just now"]
+
+
+def test_what_a_command_has_changed_is_published_before_its_answer(instance: Instance) -> None:
+    instance.tick()
+    instance.rows, instance.peers_version = [PeerRow("ann")], 1
+    instance.publisher.publish_now()
+    assert [each["name"] for each in instance.overview()["peers"]] == ["ann"]
 
 
 def test_peers_are_gathered_only_when_they_have_changed(instance: Instance) -> None:

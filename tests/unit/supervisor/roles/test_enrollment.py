@@ -15,10 +15,10 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline import hang_guard
 from pipeline.credentials import invitation, key_exchange, keys
 from pipeline.errors import ConfigError, LocalError
 from pipeline.peers import peer_file
+from pipeline.system import hang_guard
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import Done, Refused, Welcome
 from tests.harness.hub import CERTIFICATE_HASH, hello

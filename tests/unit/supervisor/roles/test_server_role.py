@@ -242,7 +242,7 @@ def test_a_file_that_no_reload_has_read_yet_is_removed_too(running: Running) -> 
 
 def state_of(running: Running) -> tuple[Any, ...]:
     files = {path: path.read_bytes() for path in sorted(running.state.rglob("*")) if path.is_file()}
-    return files, running.states(), running.role._peers.known
+    return files, running.states(), running.role._peers.known.known
 
 
 @pytest.mark.parametrize(

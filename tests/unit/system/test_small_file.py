@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import hang_guard, small_file
 from pipeline.errors import ConfigError
+from pipeline.system import hang_guard, small_file
 from tests.harness.hanging import hanging
 from tests.support import eventually
 

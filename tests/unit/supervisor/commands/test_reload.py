@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import RELOAD, Config, parse
 from pipeline.errors import ConfigError, Problem
-from pipeline.supervisor.reload import APPLIED_BY_SUPERVISOR, Reload
+from pipeline.supervisor.commands.reload import APPLIED_BY_SUPERVISOR, Reload
 
 SERVER = {"mode": "server", "tunnel_addr": "10.0.0.1/24"}
 OLD = parse(SERVER)

@@ -9,7 +9,7 @@ For anything that stands at the path, the answer comes soon. It is content, or a
     FIFO, device, socket, directory    refused before it is opened: opening can wait, rewind a tape or start a watchdog
     a link                             followed; the opened file counts
     more than `limit` bytes            refused; a file without end is read that far and no further
-    a file system that hangs           pipeline.hang_guard
+    a file system that hangs           pipeline.system.hang_guard
     another encoding, NUL bytes        named, with what to do: nothing of it is visible in an editor
 """
 
@@ -22,8 +22,8 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import hang_guard
 from pipeline.errors import ConfigError, Problem
+from pipeline.system import hang_guard
 
 UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
-from pipeline import task_limit
+from pipeline.system import task_limit
 
 ANSWER_SECONDS = 2.0  # shorter than a heartbeat_timeout and than a command waits for the supervisor
 STUCK_MAX = 4

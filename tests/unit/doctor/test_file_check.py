@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline import config
+from pipeline.doctor import file_check
 from pipeline.errors import ConfigError
-from pipeline.supervisor import file_check
 from pipeline.supervisor.roles.server_role import ServerRole
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.repeats import KEYS_MAX, WINDOW_NS, Repeats
+from pipeline.policy.repeats import KEYS_MAX, WINDOW_NS, Repeats
 
 
 def test_the_first_is_new_and_equal_ones_are_counted_until_the_window_ends() -> None:

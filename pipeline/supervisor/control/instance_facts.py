@@ -1,0 +1,67 @@
+"""The facts about a running instance that the overview has, beside its plan and its peers: all that changes slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pipeline.credentials.tls_settings import TlsSettings
+from pipeline.supervisor.kernel.tun_device import TunDevice
+from pipeline.supervisor.processes.exporter import Exporter
+from pipeline.supervisor.processes.workforce import Workforce
+from pipeline.supervisor.run.run import Run
+
+
+class Role(Protocol):
+    """The part of a server or of a client."""
+
+    def status(self) -> dict[str, Any]:
+        """`server`: of a client, else None; `notes`; `accounting`: of a server, else None."""
+
+    @property
+    def credentials(self) -> TlsSettings: ...
+
+
+class InstanceFacts:
+    """`hooks`: what `status` says of the hooks. No secret is in the facts: roles and device tell what may be shown."""
+
+    def __init__(
+        self,
+        run: Run,
+        workforce: Workforce,
+        role: Role,
+        device: TunDevice,
+        exporter: Exporter,
+        hooks: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self._run = run
+        self._workforce = workforce
+        self._role = role
+        self._device = device
+        self._exporter = exporter
+        self._hooks = hooks
+
+    def gather(self) -> dict[str, Any]:
+        processes, role = self._workforce.workers.processes, self._role.status()
+        return {
+            "state": self._workforce.lifecycle.phase,
+            "started_ns": self._run.started_ns,
+            "failures": self._run.failures.count,
+            "workers": {
+                name: {
+                    "pid": processes[name].pid,
+                    "state": worker.state,
+                    "restarts": worker.restarts,
+                    "cores": processes[name].cores,
+                }
+                for name, worker in self._workforce.lifecycle.workers.items()
+            },
+            "spares": self._workforce.spares.rows(),
+            "rolling": self._workforce.rolling.status(),
+            "device": self._device.status(),
+            "certificate_expires": self._role.credentials.expires,
+            "server": role["server"],
+            "notes": [*role["notes"], *self._exporter.notes],
+            "accounting": role.get("accounting"),
+            "hooks": self._hooks(),
+        }

@@ -1,0 +1,36 @@
+"""All that a running instance has in the kernel beside its processes: the device, the clamp, a server's listener."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+
+from pipeline.config import Config
+from pipeline.supervisor.kernel.clamp_keeper import ClampKeeper
+from pipeline.supervisor.kernel.listener import listen
+from pipeline.supervisor.kernel.tun_device import TunDevice
+
+
+class KernelEntries:
+    """Makes all or nothing: TunnelError says what is missing. `listener`: None at a client."""
+
+    def __init__(self, config: Config) -> None:
+        with ExitStack() as made:
+            self.device = TunDevice(config)
+            made.callback(self.device.close)
+            self.clamp = ClampKeeper(config.tun_name, config.name)
+            made.callback(self.clamp.close)
+            self.clamp.apply(config.mss_clamp)
+            self.listener: socket.socket | None = None
+            if config.mode == "server":
+                self.listener = listen(config.listen_endpoint)
+                made.callback(self.listener.close)
+            self._made = made.pop_all()
+
+    def configure(self, config: Config) -> list[str]:
+        """Take over other settings. Returns each thing that the kernel refuses, and that is tried again."""
+        return [*self.device.configure(config), *self.clamp.apply(config.mss_clamp)]
+
+    def close(self) -> None:
+        """Remove them, the last one first."""
+        self._made.close()

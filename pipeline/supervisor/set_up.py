@@ -1,0 +1,137 @@
+"""The parts of an instance, made in order. Each that leaves a trace says at once how it is removed.
+
+`clean_up` gets these calls. They are made in reverse order at the end, and also if a later part cannot be made.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pipeline import log
+from pipeline.config import Config
+from pipeline.events import Event
+from pipeline.log import LOG
+from pipeline.supervisor.commands.commands import Commands
+from pipeline.supervisor.commands.reloader import Reloader
+from pipeline.supervisor.control import sd_notify
+from pipeline.supervisor.control.control_socket import ControlServer
+from pipeline.supervisor.control.events import Events
+from pipeline.supervisor.control.gathered_peers import GatheredPeers
+from pipeline.supervisor.control.instance_facts import InstanceFacts
+from pipeline.supervisor.control.publisher import Publisher
+from pipeline.supervisor.control.run_files import RunFiles
+from pipeline.supervisor.control.sd_notify import Watchdog
+from pipeline.supervisor.control.service_status import ServiceStatus
+from pipeline.supervisor.hooks.facts import facts_of
+from pipeline.supervisor.hooks.hooks import Hooks
+from pipeline.supervisor.instance import Instance
+from pipeline.supervisor.kernel.entries import KernelEntries
+from pipeline.supervisor.memory_keeper import MemoryKeeper
+from pipeline.supervisor.processes.exporter import Exporter
+from pipeline.supervisor.processes.precedence import Precedence
+from pipeline.supervisor.processes.process import raise_descriptor_limit
+from pipeline.supervisor.processes.workforce import Workforce
+from pipeline.supervisor.roles.client_role import ClientRole
+from pipeline.supervisor.roles.server_role import ServerRole
+from pipeline.supervisor.run.run import Run
+from pipeline.supervisor.run.worker_account import account_beside, choose_account
+
+ALWAYS, UNTIL_STOP, RUNNING = range(3)
+"""When a care is taken: in each turn, until the instance is to stop, or only while all workers run."""
+
+CleanUp = Callable[[Callable[[], object]], object]
+
+
+class Care(NamedTuple):
+    """A part that looks at the clock once a turn. `what`: in the log, if it fails. `tick` gets CLOCK_MONOTONIC ns."""
+
+    what: str
+    when: int
+    tick: Callable[[int], object]
+
+
+class Parts(NamedTuple):
+    """The parts that the loop of the supervisor has a word with. `cares` are in the order of their turns."""
+
+    run: Run
+    memory: MemoryKeeper
+    workforce: Workforce
+    hooks: Hooks
+    reloader: Reloader
+    cares: list[Care]
+
+
+def set_up(
+    config: Config,
+    reread: Callable[[], Config],
+    key: bytes,
+    events: Events,
+    selector: selectors.BaseSelector,
+    clean_up: CleanUp,
+) -> Parts:
+    """TunnelError says what is missing. `reread`, `key`: see Supervisor."""
+    raise_descriptor_limit()
+    precedence = Precedence()
+    clean_up(precedence.restore_own)
+    precedence.protect()
+    instance = Instance(config.name)
+    instance.acquire()
+    clean_up(instance.release)
+    choice = choose_account(config.user)
+    LOG.info("%s", choice.text)
+    exporter = Exporter(account_beside(choice.account), selector, precedence, events.record)
+    exporter.prepare(config)
+    role = ServerRole(config, events) if config.mode == "server" else ClientRole(config, key, events)
+    entries = KernelEntries(config)
+    clean_up(entries.close)
+    run = Run(choice.account, entries.device, role)
+    clean_up(run.close)
+    run.write_plan(config)
+    memory = MemoryKeeper(run, role.accountant.settle, events.record)
+    clean_up(memory.end)
+    memory.lend(lambda current: events.use(current.event_log))
+    clean_up(events.finish)
+    memory.lend(lambda current: role.start(current.peer_table, entries.device))
+    clean_up(role.accountant.close)
+
+    def facts(event: Event) -> dict[str, str]:
+        return facts_of(event, run.config, role, entries.device, memory.current.peer_table, time.monotonic_ns())
+
+    hooks = Hooks(selector, precedence, facts)
+    clean_up(hooks.close)
+    hooks.configure(config)
+    workforce = Workforce(run, entries, role.answer_request, selector, precedence, events.record)
+    clean_up(workforce.close)
+    role.tell_workers = workforce.workers.channels.send_to_all
+    exporter.configure_prepared()
+    clean_up(exporter.close)
+    memory.lend(lambda current: exporter.renew())
+    peers = GatheredPeers(role)
+    publisher = Publisher(run, InstanceFacts(run, workforce, role, entries.device, exporter, hooks.status), peers)
+    memory.lend(publisher.use)
+    for subscriber in (publisher.handle, hooks.handle, sd_notify.handle):
+        events.subscribe(subscriber)
+    reloader = Reloader(reread, run, role, entries, workforce, exporter, hooks, publisher.publish_now, events.record)
+    commands = Commands(run, workforce, role, publisher, reloader)
+    control = ControlServer(instance.socket_path, commands.answer, selector, commands.take_back)
+    clean_up(control.close)
+    service_status = ServiceStatus()
+    cares = [
+        Care("the care for the device", UNTIL_STOP, entries.device.repair),
+        Care("the care for the clamp", UNTIL_STOP, entries.clamp.tick),
+        Care("the care for the run directory", UNTIL_STOP, RunFiles(instance, control).check),
+        Care("the care for the peers", UNTIL_STOP, role.tick),
+        Care("the rolling restart", UNTIL_STOP, workforce.tick_rolling),
+        Care("the care for spares", UNTIL_STOP, workforce.tick_spares),
+        Care("the care for the exporter", RUNNING, exporter.tick),
+        Care("the counts of events", ALWAYS, events.tick),
+        Care("the overview", ALWAYS, publisher.tick),  # before the hooks, whose programs may look at it
+        Care("the hooks", ALWAYS, hooks.tick),
+        Care("the log", ALWAYS, lambda now: log.tick()),
+        Care("the watchdog", RUNNING, Watchdog().feed),
+        Care("the status line", RUNNING, lambda now: service_status.tick(memory.current, role.status, now)),
+    ]
+    return Parts(run, memory, workforce, hooks, reloader, cares)
