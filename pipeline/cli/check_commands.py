@@ -14,14 +14,13 @@ import difflib
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import NotRunning, PermissionDenied, TunnelError, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.cli.peer_commands import AddCommand
+    from pipeline.cli.command_line import AddCommand, AddOptions
     from pipeline.config import Config
     from pipeline.config.setting import Setting
     from pipeline.doctor.examination import Findings
@@ -31,10 +30,8 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 2.0  # of a supervisor that may hang
 NEAR_MAX = 3  # names that an unknown one may have meant
 
-Add = Callable[[argparse.ArgumentParser], None]
 
-
-def add_commands(command: AddCommand, add_instance: Add, add_set: Add) -> None:
+def add_commands(command: AddCommand, add_instance: AddOptions, add_set: AddOptions) -> None:
     check = command("check", _check, "print the effective configuration, or everything that is wrong with it")
     check.add_argument("file", metavar="FILE", nargs="?")
     add_set(check)

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from pipeline.cli.observed import observer_of
 from pipeline.errors import LocalError, NotRunning
@@ -15,12 +16,13 @@ from pipeline.observe.observer import Observer
 from pipeline.observe.snapshot import event_dict
 from pipeline.shm.event_log import Read
 
+if TYPE_CHECKING:
+    from pipeline.cli.command_line import AddCommand, AddOptions
+
 LOOK_SECONDS = 0.2  # between two looks with --follow
 
-AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
-
-def add_commands(command: AddCommand, add_instance: Callable[[argparse.ArgumentParser], None]) -> None:
+def add_commands(command: AddCommand, add_instance: AddOptions) -> None:
     """Add the command to the command line."""
     events = command("events", _events, "show what has happened to a running instance, and why")
     add_instance(events)

@@ -18,7 +18,11 @@ from pipeline.cli import (
     check_commands,
     event_command,
     help_text,
+    invitation_line,
+    invite_command,
     join_commands,
+    key_commands,
+    leave_command,
     peer_commands,
     service_commands,
     status_command,
@@ -137,8 +141,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     top_command.add_commands(command, _add_instance)
     event_command.add_commands(command, _add_instance)
+    key_commands.add_commands(command)
+    invite_command.add_command(command, _add_instance)
     peer_commands.add_commands(command, _add_instance)
     join_commands.add_commands(command)
+    leave_command.add_command(command)
     service_commands.add_commands(command)
     status_command.add_command(command, _add_instance)
     check_commands.add_commands(command, _add_instance, _add_set)
@@ -178,13 +185,13 @@ def _start(arguments: argparse.Namespace) -> int:
 
     if refusal := memory_order.find_refusal():
         raise LocalError(refusal)
-    invitation = peer_commands.read_invitation(arguments.join) if arguments.join is not None else None
+    invitation = invitation_line.read_invitation(arguments.join) if arguments.join is not None else None
 
     from pipeline import config, log
     from pipeline.credentials import ownership
     from pipeline.supervisor.supervisor import Supervisor
 
-    overrides = peer_commands.overrides(invitation) if invitation else []
+    overrides = invitation_line.overrides(invitation) if invitation else []
     overrides += [
         f"{key}={json.dumps(value)}"
         for key, value in (

@@ -11,18 +11,19 @@ import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import LocalError, PermissionDenied
+
+if TYPE_CHECKING:
+    from pipeline.cli.command_line import AddCommand
 
 USER = "tunnel"
 MODE = 0o644
 SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
 SYSTEM = Path("/")
 COMMAND_SECONDS = 60
-
-AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
 
 def add_commands(command: AddCommand) -> None:

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import LocalError, NotRunning, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pipeline.cli.peer_commands import AddCommand
+    from pipeline.cli.command_line import AddCommand, AddOptions
 
 WATCH_SECONDS = 2.0
 WATCH_SECONDS_MIN = 0.1
@@ -27,7 +25,7 @@ HOME, CLEAR_TO_END_OF_LINE, CLEAR_TO_END = "\x1b[H", "\x1b[K", "\x1b[J"  # ECMA-
 CLEAR = "\x1b[2J"
 
 
-def add_command(command: AddCommand, add_instance: Callable[[argparse.ArgumentParser], None]) -> None:
+def add_command(command: AddCommand, add_instance: AddOptions) -> None:
     status = command("status", _status, "say in a sentence how a running instance is, and what is wrong")
     add_instance(status)
     status.add_argument("-v", "--verbose", action="store_true", help="show workers, rings and counters, too")

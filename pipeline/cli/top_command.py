@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.observed import observer_of
@@ -16,16 +15,15 @@ from pipeline.observe.observer import Observer
 from pipeline.observe.rates import NO_RATES, Rates
 
 if TYPE_CHECKING:
+    from pipeline.cli.command_line import AddCommand, AddOptions
     from pipeline.cli.top.screen import Screen
     from pipeline.cli.top.state import State
-
-AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
 INTERVAL, INTERVAL_LEAST = 1.0, 0.1  # seconds between two frames
 ONCE_SECONDS = 0.5  # between the two snapshots of a single frame: rates need two
 
 
-def add_commands(command: AddCommand, add_instance: Callable[[argparse.ArgumentParser], None]) -> None:
+def add_commands(command: AddCommand, add_instance: AddOptions) -> None:
     """Add the command to the command line."""
     top = command("top", _top, "watch a running instance: its pipeline, workers, peers, drops and events")
     add_instance(top)

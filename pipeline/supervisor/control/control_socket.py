@@ -4,7 +4,7 @@
     {"command": "stop"}                    -> {"ok": true, "pid": ...}, and the supervisor drains and ends
     {"command": "restart", "worker": ""}   -> {"ok": true, "workers": [...]}
     {"command": "reload"}                  -> {"ok": true, "changed": [...]}
-    {"command": one of PEER_COMMANDS, ...} -> see pipeline.cli.peer_commands
+    {"command": one of PEER_COMMANDS, ...} -> see pipeline.cli.peer_commands, invite_command
     any of them                            -> {"ok": false, "error": ...}
 
 ControlServer never blocks the supervisor for long: requests are short, and an answer is sent with a timeout. Commands
@@ -48,7 +48,7 @@ Request = dict[str, Any]
 Answer = dict[str, Any]
 
 PEER_COMMANDS = ("peers", "invite", "withdraw", "revoke", "disable", "enable")
-"""Commands about the peers of a server; pipeline.cli.peer_commands has their fields."""
+"""Commands about the peers of a server; pipeline.cli.peer_commands and invite_command have their fields."""
 
 
 class SpareDescriptors:

@@ -14,7 +14,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import first_contact, join_commands, joined_client, service_manager
+from pipeline.cli import (
+    first_contact,
+    join_attempts,
+    join_commands,
+    joined_client,
+    joining_machine,
+    leave_command,
+    service_manager,
+    started_instance,
+)
 from pipeline.cli.first_contact import Exchanged, FirstContactError
 from pipeline.cli.main import main
 from pipeline.credentials import key_exchange, keys
@@ -49,10 +58,11 @@ class World:
         patch.setattr(joined_client.keys, "write_secret", self._write_secret)
         patch.setattr(first_contact, "exchange", self._exchange)
         patch.setattr(first_contact, "leave", self._leave)
-        patch.setattr(join_commands, "_start_and_wait", self._start)
-        patch.setattr(join_commands, "PAUSES", (0.0,))
-        patch.setattr(join_commands, "_expect_root", lambda command: None)
-        patch.setattr(join_commands, "TUN_DEVICE", directory)
+        patch.setattr(join_commands, "start_and_wait", self._start)
+        patch.setattr(join_attempts, "PAUSES", (0.0,))
+        for commands in (join_commands, leave_command):
+            patch.setattr(commands, "expect_root", lambda command: None)
+        patch.setattr(joining_machine, "TUN_DEVICE", directory)
         patch.setattr(service_manager, "is_running", lambda name: False)
         patch.setattr(service_manager, "stop", lambda name: False)
         patch.setattr(service_manager, "forget", lambda name: None)
@@ -284,24 +294,24 @@ def status(**changed: Any) -> dict[str, Any]:
 
 def test_the_result_is_a_sentence_once_there_are_connections_and_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     addresses: list[str] = []
-    monkeypatch.setattr(join_commands, "_addresses", lambda device: addresses)
-    assert join_commands._result(status()) == ""
+    monkeypatch.setattr(started_instance, "_addresses", lambda device: addresses)
+    assert started_instance._result(status()) == ""
     addresses.append("10.0.0.2")
-    assert join_commands._result(status()) == "connected to vpn.example.org as ann, address 10.0.0.2"
-    assert join_commands._result(status(state="starting")) == ""
-    assert join_commands._result(status(server={"host": "h", "connections": 0, "trouble": ["x"]})) == ""
-    assert join_commands._result(status(server=None)) == "ann is running, address 10.0.0.2"
+    assert started_instance._result(status()) == "connected to vpn.example.org as ann, address 10.0.0.2"
+    assert started_instance._result(status(state="starting")) == ""
+    assert started_instance._result(status(server={"host": "h", "connections": 0, "trouble": ["x"]})) == ""
+    assert started_instance._result(status(server=None)) == "ann is running, address 10.0.0.2"
 
 
 def test_an_instance_that_is_not_connected_in_time_says_why() -> None:
     server = {"host": "h", "connections": 0, "trouble": []}
-    assert join_commands._trouble(status(server=server)) == "is not connected to h: no answer yet"
+    assert started_instance._trouble(status(server=server)) == "is not connected to h: no answer yet"
     server["trouble"] = ["no answer"]
-    assert join_commands._trouble(status(server=server, notes=["x"])) == "is not connected to h: no answer; x"
+    assert started_instance._trouble(status(server=server, notes=["x"])) == "is not connected to h: no answer; x"
     server |= {"connections": 1, "trouble": []}
-    said = join_commands._trouble(status(server=server, notes=["10.0.0.2 is in use here"]))
+    said = started_instance._trouble(status(server=server, notes=["10.0.0.2 is in use here"]))
     assert said == "has no address of the server: 10.0.0.2 is in use here"
-    assert join_commands._trouble(status(server=None, state="starting")) == "is starting"
+    assert started_instance._trouble(status(server=None, state="starting")) == "is starting"
 
 
 def test_a_join_that_is_interrupted_before_the_server_was_asked_leaves_nothing(

@@ -21,8 +21,9 @@ from cryptography import x509
 
 from pipeline import config
 from pipeline.cli import joined_client
+from pipeline.cli.invitation_line import overrides, read_invitation
 from pipeline.cli.main import main
-from pipeline.cli.peer_commands import overrides, read_invitation, render
+from pipeline.cli.peer_table import render
 from pipeline.credentials import certificates
 from pipeline.credentials.invitation import Invitation, encode
 from pipeline.credentials.keys import parse, read_key, write_secret

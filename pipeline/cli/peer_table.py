@@ -1,0 +1,65 @@
+"""The table that `peers` prints, and the notes below it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pipeline.cli.moments import show_left, show_moment
+
+PEER_COLUMNS = ("name", "state", "addresses", "endpoint", "connections", "received", "sent", "since")
+
+
+def render(peers: list[dict[str, Any]]) -> str:
+    """A table of the peers, and notes below it. A name may come from an unauthenticated client: it is escaped."""
+    from pipeline.cli.status_text import duration
+    from pipeline.log import printable
+    from pipeline.observe.sentence import amount
+
+    if not peers:
+        return "no peer"
+    has_quotas = any(peer.get("quota_bytes") for peer in peers)
+    rows: list[tuple[str, ...]] = [
+        PEER_COLUMNS + ("quota",) * has_quotas,
+        *(
+            (
+                printable(peer["name"]),
+                peer["state"],
+                ", ".join(peer["addresses"]) or "-",
+                peer["endpoint"] or "-",
+                str(peer["connections"]),
+                amount(peer["received_bytes"]),
+                amount(peer["sent_bytes"]),
+                "-" if peer["session_seconds"] is None else f"{duration(peer['session_seconds'])} ago",
+                *((_quota(peer),) if has_quotas else ()),
+            )
+            for peer in peers
+        ),
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    notes = [f"{printable(peer['name'])}: {note}" for peer in peers for note in _notes_on_peer(peer, time.time())]
+    return "\n".join(table + notes)
+
+
+def _notes_on_peer(peer: dict[str, Any], now: float) -> list[str]:
+    """An instance of an older version says nothing of the life of a peer."""
+    notes = [peer["problem"]] if peer.get("problem") else []
+    if peer.get("invitation") == "open":
+        uses, expires = peer["invitation_uses_left"], peer["invitation_expires"]
+        machines = f" for {uses} machines" if uses > 1 else ""
+        how_long = f"is good for {show_left(expires - now)}" if expires else "never expires"
+        notes.append(f"its invitation{machines} {how_long}")
+    if peer.get("until"):
+        notes.append(f"{'ended' if peer['until'] <= now else 'ends'} on {show_moment(peer['until'])}")
+    return notes
+
+
+def _quota(peer: dict[str, Any]) -> str:
+    """How much is used of how much, and the consequence; an instance of an older version has no quotas."""
+    from pipeline.observe.sentence import amount
+
+    if not peer.get("quota_bytes"):
+        return "-"
+    used = f"{amount(peer['quota_used_bytes'])} of {amount(peer['quota_bytes'])}"
+    return used if peer["quota_state"] == "open" else f"{used}, {peer['quota_state']}"
