@@ -1,4 +1,4 @@
-"""The commands that make keys and certificates: `genkey`, `gen-cert`. They write files, and need no instance."""
+"""The commands that make keys and certificates, in files: `genkey`, `gen-cert`. No instance is needed."""
 
 from __future__ import annotations
 

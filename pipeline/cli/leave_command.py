@@ -1,6 +1,6 @@
 """The command `leave`: stop the instance, let the server forget it, and remove its files.
 
-An error changes nothing. If the server cannot be told, the machine leaves all the same, and says so.
+An error changes nothing. A machine whose server cannot be told leaves anyway, and says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Admission to a server: check the proof of a client, assign it an index and addresses, and write the peer table.
+"""Admission to a server: the decision about a HELLO, and which sessions may go on.
 
     handle_hello(request)    a tcp worker's request about a connection; no bytes of a peer make it raise
     configure(known)         take over other peers; a peer that is gone, or has another key, loses its connections
@@ -6,34 +6,32 @@
     list_peers(now)          for the command `peers`
     peer_rows()              for the overview
 
-Each session that gets an index has a peer handle of its own (pipeline.shm.peer_table), and workers compare handles. So
-no connection of an earlier session goes on, whatever session numbers a client makes up. A peer that was admitted a
-moment ago counts as connected until the peer table shows its connection.
+`pipeline.peers.registry` says who a client is, `enrollment` what an invitation gives, `membership` which index and
+addresses a peer has, `peer_sessions` which sessions there are.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
 
 from pipeline.config import Config
-from pipeline.errors import LocalError, PeerError
+from pipeline.errors import PeerError
 from pipeline.log import LOG, printable
 from pipeline.packet.address_pool import is_part_of
 from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.address_assignment import PeerPolicy, Refusal
-from pipeline.peers.dial_slots import UNSEEN_NS, DialSlots, Place
+from pipeline.peers.dial_slots import Place
 from pipeline.peers.enrollment import Answered
 from pipeline.peers.membership import Assigned, Member, Membership
+from pipeline.peers.peer_sessions import PeerSessions
 from pipeline.peers.peer_status import PeerRow, PeerStatus, describe_peers
 from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.policy.churn_limit import ChurnLimit
 from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted, Replaced
-from pipeline.shm.layout import PEER_INDEX_BITS
-from pipeline.shm.peer_table import PeerTable, Route
+from pipeline.shm.peer_table import PeerTable
 from pipeline.version import VERSION
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import (
@@ -47,8 +45,6 @@ from pipeline.wire.messages import (
     WRONG_VERSION,
 )
 
-CONNECTING_NS = UNSEEN_NS
-
 DISOWNED = "what it has proved does not make it this peer any more"
 
 SESSIONS_AT_ONCE = 10
@@ -59,18 +55,6 @@ a service manager starts again and again begins fewer."""
 
 Enroll = Callable[[KnownPeer, bytes, messages.Hello], KnownPeer | Answered | Refusal]
 """The outcome for a client that has proved to have this key of this peer, or of its invitation."""
-
-
-class PeerSession(NamedTuple):
-    """The session that has an index. `row`: the peer as observers see it, with the counts when the session began."""
-
-    peer_handle: int
-    name: str
-    key: bytes  # that it has proved to have; b"" for none
-    certificate: bytes  # DER, that it has shown instead; b"" for none
-    session: int
-    slots: DialSlots
-    row: PeerRow
 
 
 class AdmissionNews:
@@ -105,8 +89,8 @@ class Admission:
     ) -> None:
         self._enroll = enroll
         self._table = table
+        self._sessions = PeerSessions(table, tell_workers)
         self._news = news or AdmissionNews()
-        self._tell_workers = tell_workers
         self._quotas = quotas or Quotas()
         self._began = began
         self._remembered = RememberedAddresses(remembered, save)
@@ -117,12 +101,8 @@ class Admission:
         else:
             self._membership = Membership(interfaces, table.capacity, remembered)
         self._offloads_accepted = offloads_accepted
-        self._peer_sessions: dict[int, PeerSession] = {}  # by index
         self._churn = ChurnLimit(SESSIONS_AT_ONCE, SESSION_INTERVAL_NS)
-        self._admitted_at = [0] * table.capacity
-        self._handles_made = 0
         self.changes = 0  # of peer_rows()
-        self._routes: list[Route] = []
         self._rates: dict[str, int] = {}  # bytes a second, of the peers that are configured
         self.config = config
         self._publish_routes()
@@ -143,40 +123,41 @@ class Admission:
         self._apply(
             {
                 each.name: self.registry.shut_out.get(each.name, DISOWNED)
-                for each in self._peer_sessions.values()
+                for _, each in self._sessions.all()
                 if not self.registry.recognizes(each.name, each.key, each.certificate)
             }
         )
 
     def end_certified(self) -> None:
         """End all sessions that were begun with a certificate: who vouches for it has changed."""
-        self._apply({each.name: DISOWNED for each in self._peer_sessions.values() if each.certificate})
+        self._apply({each.name: DISOWNED for _, each in self._sessions.all() if each.certificate})
 
     def _apply(self, disowned: Mapping[str, str]) -> None:
         """End the sessions of these peers, and of those that lose an address or are peers no more; publish the rest."""
         ended = self._membership.configure((each.policy for each in self.registry.known), disowned)
         for peer, refusal in ended.items():
-            name = self._peer_sessions[peer].name if peer in self._peer_sessions else str(peer)
+            peer_session = self._sessions.find(peer)
+            name = peer_session.name if peer_session else str(peer)
             LOG.info("peer %s: session ended: %s", name, refusal.text)
             self._news.session_ended(peer, name, refusal.text)
-            self._end_session(peer)
+            self._sessions.end(peer)
         self._rates = {each.policy.name: each.policy.rate for each in self.registry.known}
-        self.follow_quotas({each.name for each in self._peer_sessions.values()})
+        self.follow_quotas({each.name for _, each in self._sessions.all()})
         self._publish_routes()
 
     def follow_quotas(self, names: set[str]) -> None:
         """End the sessions of those peers that have used up their quotas, and give the others their rates."""
         self.changes += bool(names)
-        for peer, peer_session in list(self._peer_sessions.items()):
+        for peer, peer_session in self._sessions.all():
             name = peer_session.name
             if name not in names:
                 continue
             if refusal := self._quotas.refusal(name):
                 LOG.warning("peer %s: session ended: %s", name, refusal)
                 self._news.session_ended(peer, name, refusal)
-                self._end_session(peer)
+                self._sessions.end(peer)
             else:
-                self._table.write_record(peer_session.peer_handle, self._rate(name))
+                self._sessions.write_rates({peer: self._rate(name)})
 
     def _rate(self, name: str) -> int:
         return self._quotas.rate(name, self._rates.get(name, 0))
@@ -212,7 +193,7 @@ class Admission:
         return Admitted(
             serial=request["serial"],
             frame=welcome.hex(),
-            peer_handle=self._peer_sessions[assigned.peer].peer_handle,
+            peer_handle=self._sessions.handle_of(assigned.peer),
             name=printable(name),
         )
 
@@ -289,109 +270,41 @@ class Admission:
         )
 
     def _admit(self, known: KnownPeer, certificate: bytes, hello: messages.Hello, place: Place) -> Refusal | Assigned:
-        policy = known.policy
+        policy, sessions = known.policy, self._sessions
         if refusal := self._quotas.refusal(policy.name):
             return Refusal(QUOTA_USED, refusal)
         now = time.monotonic_ns()
-        is_new = not any(self._has_session(policy, hello, peer) for peer in self._peer_sessions)
+        is_new = not any(sessions.has(peer, policy.name, hello.session) for peer, _ in sessions.all())
         if is_new and not self._churn.has_room(policy.name, now):
             return Refusal(TOO_MANY_SESSIONS, REASONS[TOO_MANY_SESSIONS])
         assigned = self._membership.admit(
-            policy, hello.session, hello.requested_addresses, lambda peer: self._is_connected(peer, now)
+            policy, hello.session, hello.requested_addresses, lambda peer: sessions.is_connected(peer, now)
         )
         if isinstance(assigned, Refusal):
             return assigned
-        peer = assigned.peer
-        goes_on = self._has_session(policy, hello, peer) and self._is_connected(peer, now)
-        if goes_on and not self._has_room(peer, hello.connection_index, now):
+        peer, limit = assigned.peer, self.config.max_connections_per_client
+        goes_on = sessions.has(peer, policy.name, hello.session) and sessions.is_connected(peer, now)
+        if goes_on and not sessions.has_room(peer, hello.connection_index, limit, now):
             return Refusal(TOO_MANY_CONNECTIONS, REASONS[TOO_MANY_CONNECTIONS])
-        self._admitted_at[peer] = now
+        sessions.admitted(peer, now)
         if not goes_on:
             self._start_session(peer, known, certificate, hello, now)
-        self._take_slot(peer, hello.connection_index, place, now)
+        sessions.take_slot(peer, hello.connection_index, place, now)
         return assigned
 
-    def _has_room(self, peer: int, index: int, now: int) -> bool:
-        count = self._table.established_count(peer)
-        return self._peer_sessions[peer].slots.has_room(
-            index, self.config.max_connections_per_client, count, lambda: self._places(peer), now
-        )
-
-    def _places(self, peer: int) -> set[Place]:
-        """The connections of a peer that the workers show, and those whose handshake is under way, of any peer."""
-        return {
-            Place(lane, connection.serial)
-            for lane in range(len(self._table.links))
-            for connection in self._table.connections(lane)
-            if connection.peer == peer or connection.state != "established"
-        }
-
-    def _take_slot(self, peer: int, index: int, place: Place, now: int) -> None:
-        """The worker of the new connection ends those that it replaces there; other workers have to be told."""
-        peer_session = self._peer_sessions[peer]
-        before = peer_session.slots.take(index, place, now)
-        if before is not None and before.lane != place.lane:
-            handle = peer_session.peer_handle
-            self._tell_workers(Replaced(replaced=index, peer_handle=handle, lane=place.lane, serial=place.serial))
-
-    def _is_connected(self, peer: int, now: int) -> bool:
-        return self._table.established_count(peer) > 0 or (
-            peer in self._peer_sessions and now - self._admitted_at[peer] < CONNECTING_NS
-        )
-
-    def _has_session(self, policy: PeerPolicy, hello: messages.Hello, peer: int) -> bool:
-        """Whether the peer's session in HELLO has this index."""
-        peer_session = self._peer_sessions.get(peer)
-        return peer_session is not None and (peer_session.name, peer_session.session) == (policy.name, hello.session)
-
-    # -- the peer table
-
-    def _new_handle(self, peer: int) -> int:
-        self._handles_made += 1
-        return self._handles_made << PEER_INDEX_BITS | peer
-
     def _start_session(self, peer: int, known: KnownPeer, certificate: bytes, hello: messages.Hello, now: int) -> None:
-        policy = known.policy
-        for other in [
-            other
-            for other, peer_session in self._peer_sessions.items()
-            if peer_session.name == policy.name and other != peer
-        ]:
-            self._end_session(other)
-        self._churn.record(policy.name, now)
-        peer_handle = self._new_handle(peer)
-        row = PeerRow(policy.name).with_session(peer, now, self._table)
-        self._peer_sessions[peer] = PeerSession(
-            peer_handle,
-            policy.name,
-            known.key,
-            certificate,
-            hello.session,
-            DialSlots(),
-            row._replace(version=hello.program, mtu=hello.mtu, fec=bool(hello.features & messages.ACCEPTS_SHARDS)),
-        )
-        self._began(peer, policy.name)
+        name = known.policy.name
+        self._churn.record(name, now)
+        self._sessions.start(peer, known, certificate, hello, now)
+        self._began(peer, name)
         self._publish_routes()  # before the peer handle: packets with that handle come afterwards
-        self._table.write_record(peer_handle, self._rate(policy.name))
+        self._sessions.write_rates({peer: self._rate(name)})
         self._remembered.update(self._membership.remembered, now)
-
-    def _end_session(self, peer: int) -> None:
-        self._peer_sessions.pop(peer, None)
-        self._table.write_record(self._new_handle(peer), 0)
 
     def _publish_routes(self) -> None:
         """Called after each change of the peers, too."""
         self.changes += 1
-        peer_handles = {peer: peer_session.peer_handle for peer, peer_session in self._peer_sessions.items()}
-        routes = [
-            (address, length, peer_handles.get(peer, NO_PEER)) for address, length, peer in self._membership.routes()
-        ]
-        if routes != self._routes:
-            try:
-                self._table.write_routes(routes)
-                self._routes = routes
-            except LocalError as error:
-                LOG.error("%s; the old routes stay in use", error)
+        self._sessions.publish_routes(self._membership.routes())
 
     # -- for people
 
@@ -401,7 +314,7 @@ class Admission:
 
     def name_session(self, peer: int) -> tuple[str, str] | None:
         """The name and the addresses of the peer that has a session under this index; None without one."""
-        peer_session = self._peer_sessions.get(peer)
+        peer_session = self._sessions.find(peer)
         if peer_session is None:
             return None
         addresses = self._membership.remembered.get(peer_session.name, ())
@@ -421,7 +334,7 @@ class Admission:
 
     def _row(self, member: Member) -> PeerRow:
         policy = member.policy
-        peer_session = self._peer_sessions.get(member.peer)
+        peer_session = self._sessions.find(member.peer)
         row = peer_session.row if peer_session is not None else PeerRow(policy.name)
         return row._replace(
             addresses=tuple(map(str, member.addresses)),

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from pipeline.config import Config
 from pipeline.packet.address_pool import AddressPool
 from pipeline.packet.route_table import NO_PEER
-from pipeline.peers.admission import CONNECTING_NS
+from pipeline.peers.peer_sessions import CONNECTING_NS
 from pipeline.peers.peer_status import PeerRow, PeerStatus, describe_peers
 from pipeline.peers.registry import BYTES_PER_MBIT
 from pipeline.runtime.supervisor_channel import (

@@ -10,7 +10,8 @@ from ipaddress import ip_address, ip_network
 from pipeline.config import Config, parse
 from pipeline.packet.route_table import RouteTable
 from pipeline.peers.address_assignment import PeerPolicy
-from pipeline.peers.admission import CONNECTING_NS, Admission
+from pipeline.peers.admission import Admission
+from pipeline.peers.peer_sessions import CONNECTING_NS
 from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import KnownPeer
 from pipeline.shm import layout, peer_table, segment
@@ -196,7 +197,7 @@ class HubServer:
         """The connections under an index have ended a while ago."""
         for lane in range(len(self.table.links)):
             self.set_connections(peer, 0, lane)
-        self.admission._admitted_at[peer] -= CONNECTING_NS
+        self.admission._sessions._admitted_at[peer] -= CONNECTING_NS
 
     # -- as workers see it
 

@@ -98,9 +98,7 @@ def peers_by_number(server: End) -> dict[int, PeerStatus]:
 
 def index_of(server: End, client: int) -> int:
     """The index of a client that has one."""
-    return next(
-        index for index, peer_session in server.hub._peer_sessions.items() if peer_session.name == name_of(client)
-    )
+    return next(index for index, peer_session in server.hub._sessions.all() if peer_session.name == name_of(client))
 
 
 def name_of(client: int) -> str:
@@ -114,7 +112,8 @@ def configure(server: End, *known: KnownPeer) -> None:
 
 def forget_admission_times(server: End) -> None:
     """Age all admissions: from now on a peer counts as connected only while it has a connection."""
-    server.hub._admitted_at = [0] * len(server.hub._admitted_at)
+    sessions = server.hub._sessions
+    sessions._admitted_at = [0] * len(sessions._admitted_at)
 
 
 def dropped(end: End) -> dict[str, int]:

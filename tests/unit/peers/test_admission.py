@@ -14,7 +14,8 @@ from pipeline.credentials import certificates
 from pipeline.packet.route_table import NO_PEER
 from pipeline.peers import admission
 from pipeline.peers.address_assignment import PeerPolicy
-from pipeline.peers.admission import CONNECTING_NS, SESSION_INTERVAL_NS, SESSIONS_AT_ONCE
+from pipeline.peers.admission import SESSION_INTERVAL_NS, SESSIONS_AT_ONCE
+from pipeline.peers.peer_sessions import CONNECTING_NS
 from pipeline.peers.registry import KnownPeer
 from pipeline.policy.quota import UNLIMITED, QuotaTerms
 from pipeline.version import VERSION
@@ -319,7 +320,7 @@ def test_a_peer_counts_as_connected_for_a_moment_after_its_admission(server: Hub
     ann = server.ask("ann", 5)
     assert server.table.established_count(ann.peer) == 0
     assert refusal_reason(server, lambda: server.ask("ann", 4)) == messages.SUPERSEDED
-    server.admission._admitted_at[ann.peer] -= CONNECTING_NS
+    server.admission._sessions._admitted_at[ann.peer] -= CONNECTING_NS
     assert server.ask("ann", 4).peer_handle != ann.peer_handle
 
 
