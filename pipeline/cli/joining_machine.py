@@ -1,4 +1,4 @@
-"""What `join`, `up`, `down` and `leave` expect of the machine and of their arguments."""
+"""The expectations of `join`, `up`, `down` and `leave` about the machine and about their arguments."""
 
 from __future__ import annotations
 
