@@ -69,7 +69,7 @@ KINDS = (
     EventKind(53, "revoked", INFO, "peer {subject}: revoked, its connections end", "a peer was excluded"),
     EventKind(54, "invitation-used", INFO, "peer {subject}: {text}", "a machine has joined, and has a key of its own"),
     EventKind(55, "invitation-refused", WARNING, "peer {subject}: its invitation is refused: {text}",
-              "a machine came with an invitation that is used up, has expired, or cannot be recorded now"),
+              "a machine came with an invitation that has ended, or its new key cannot be recorded now"),
     EventKind(56, "invitation-expired", WARNING, "peer {subject}: its invitation has expired, unused",
               "nobody has joined in time"),
     EventKind(57, "peer-disabled", INFO, "peer {subject}: shut out: {text}",

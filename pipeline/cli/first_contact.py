@@ -36,7 +36,12 @@ from pipeline.wire.messages import Challenge, Done, Hello, Message, Proof, Refus
 ADDRESS_DELAY = 0.25  # seconds before the next address of the server is tried beside the one before (RFC 8305)
 SILENCE_SECONDS = 10.0  # how long the server may take for each step, as its handshake_timeout
 
-SETTLING_REASONS = (messages.INVITATION_USED, messages.INVITATION_EXPIRED, messages.NEEDS_JOIN)
+SETTLING_REASONS = (
+    messages.INVITATION_USED,
+    messages.INVITATION_EXPIRED,
+    messages.INVITATION_REVOKED,
+    messages.NEEDS_JOIN,
+)
 FINAL_REASONS = (*SETTLING_REASONS, messages.WRONG_VERSION, messages.SHUT_OUT)
 
 UNKNOWN = (

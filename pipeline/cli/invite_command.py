@@ -9,9 +9,8 @@
         expires, until: UNIX time, 0 for never; a null `expires` lets the server choose
         again: the peer exists, and another machine is to take its place
         guessed: nobody has said at which address clients reach the server; is_private: and it is of a private network
-    {"command": "withdraw", "name"}     -> {"ok": true, "name", "problems"}: take the invitation back
 
-A line that cannot be printed is taken back: nobody has it.
+A line that cannot be printed is taken back, by the request of `revoke --invitation`: nobody has it.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ def _invite(arguments: argparse.Namespace) -> int:
 def _notes_on_invitation(peer: str, answer: dict[str, Any], now: float) -> list[str]:
     expires, uses, until = answer.get("expires", 0), answer.get("uses", 1), answer.get("until", 0)
     machines = f"the peers {peer}, {peer}-2, ..., {uses} machines in all" if uses > 1 else f"the peer {peer}"
-    end = f"It is good until {show_moment(expires)} ({show_left(expires - now)})." if expires else "It never expires."
+    end = f"it is good until {show_moment(expires)} ({show_left(expires - now)})." if expires else "it never expires."
     notes = [
         f"the line is a secret: it makes its holder {machines}, which dials {answer['server']}",
         f"{end} On the client, give it to: tunnel-supervisor join -",

@@ -14,8 +14,11 @@
     invitation: "" for none, "open", "expired", "used", or "kept" (its key is the peer's)
 {"command": "disable", "name"}                                    -> {"ok": true, "name"}
 {"command": "enable", "name", "until"}      until: as above; null leaves it as it is
-{"command": "revoke", "name"}                                     -> {"ok": true, "name", "problems"}
+{"command": "revoke", "name"}                                     -> {"ok": true, "name", "problems", "invitation"}
     problems: of the files of other peers. The connections end even if the answer is an error
+    invitation: {"name", "uses_left"} of the one for several machines that it had joined with; null if none is open
+{"command": "withdraw", "name"}                                   -> {"ok": true, "name", "problems", "stays"}
+    its invitation alone ends; stays: the peer does, since a machine has become it
 any of them                                                       -> {"ok": false, "error": ...}
 """
 
@@ -48,6 +51,9 @@ def add_commands(command: AddCommand, add_instance: AddOptions) -> None:
 
     revoke = command("revoke", _revoke, "remove a peer that `invite` added, and end its session")
     revoke.add_argument("peer", metavar="NAME", help="the peer's name")
+    revoke.add_argument(
+        "--invitation", action="store_true", help="end its invitation alone: the machines that have joined stay"
+    )
     for sub in (peers, revoke):
         add_instance(sub)
 
@@ -78,13 +84,28 @@ def _change_peer(arguments: argparse.Namespace) -> int:
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
+    name = arguments.peer
     try:
-        answer = send_command(arguments, {"command": "revoke", "name": arguments.peer})
+        answer = send_command(arguments, {"command": "withdraw" if arguments.invitation else "revoke", "name": name})
     except NotRunning as error:
+        if arguments.invitation:
+            raise
         raise NotRunning(
-            f"{error}. Before its next start, remove peers/{arguments.peer}.json in its state_dir to keep the peer out"
+            f"{error}. Before its next start, remove peers/{name}.json in its state_dir to keep the peer out"
         ) from None
-    print(f"revoked: {arguments.peer}")
-    for problem in answer.get("problems", ()):  # an instance of an older version has none
-        print(f"note: {problem}", file=sys.stderr)
+    print(f"revoked: {f'the invitation of {name}, which stays' if answer.get('stays') else name}")
+    for note in (*answer.get("problems", ()), *_notes_on_invitation(name, answer.get("invitation"))):
+        print(f"note: {note}", file=sys.stderr)
     return 0
+
+
+def _notes_on_invitation(name: str, invitation: dict[str, Any] | None) -> list[str]:
+    """The consequence for the machines that may still join with an invitation for several."""
+    if invitation is None:  # so it is with an instance of an older version, too
+        return []
+    owner, left = invitation["name"], invitation["uses_left"]
+    machines = f"{left} machines" if left > 1 else "one machine"
+    if owner == name:
+        return [f"its invitation has ended with it, for {machines} more; those that have joined stay"]
+    note = f"the line of {owner} still lets machines join, this one too: it is good for {machines} more"
+    return [f"{note}. `revoke {owner} --invitation` ends the invitation alone"]

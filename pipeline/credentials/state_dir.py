@@ -4,6 +4,7 @@ server.crt, server.key    its certificate, made at the first start unless the co
 addresses.json            the tunnel addresses of each peer
 peers/NAME.json           peers that were invited (pipeline.peers.peer_file)
 disabled.json             names of peers that are disabled (pipeline.peers.shut_out)
+ended_invitations.json    keys of invitations that are good no longer (pipeline.peers.ended_invitations)
 public_addr               the address that `invite --address` was given last
 """
 

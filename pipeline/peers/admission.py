@@ -22,7 +22,7 @@ from pipeline.packet.address_pool import is_part_of
 from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.address_assignment import PeerPolicy, Refusal
 from pipeline.peers.dial_slots import Place
-from pipeline.peers.enrollment import Answered
+from pipeline.peers.enrollment import RECORDED, Answered
 from pipeline.peers.membership import Assigned, Member, Membership
 from pipeline.peers.peer_sessions import PeerSessions
 from pipeline.peers.peer_status import PeerRow, PeerStatus, describe_peers
@@ -35,8 +35,6 @@ from pipeline.shm.peer_table import PeerTable
 from pipeline.version import VERSION
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import (
-    INVITATION_EXPIRED,
-    INVITATION_USED,
     QUOTA_USED,
     REASONS,
     SHUT_OUT,
@@ -113,13 +111,14 @@ class Admission:
         known: Iterable[KnownPeer],
         barred: Iterable[str] = (),
         shut_out: Mapping[str, str] | None = None,
+        ended: Mapping[bytes, str] | None = None,
     ) -> None:
         """Take over a configuration. Sessions end at once whose proof is good no longer, or whose peer is shut out.
 
-        `barred`, `shut_out`: see PeerRegistry.
+        `barred`, `shut_out`, `ended`: see PeerRegistry.
         """
         self.config = config
-        self.registry.replace(known, barred, shut_out)
+        self.registry.replace(known, barred, shut_out, ended)
         self._apply(
             {
                 each.name: self.registry.shut_out.get(each.name, DISOWNED)
@@ -180,7 +179,7 @@ class Admission:
                 name=printable(name),
             )
         if isinstance(decision, Refusal):
-            if decision.reason not in (INVITATION_USED, INVITATION_EXPIRED):  # an event of the enrollment
+            if decision.reason not in RECORDED:  # an event of the enrollment
                 self._news.refused(name, decision.text, str(request.get("address", "")))
             frame = messages.Refused(decision.reason, decision.text).frame() if decision.reason else b""
             return NotAdmitted(
@@ -221,7 +220,7 @@ class Admission:
         name = known.policy.name
         if hello.version != messages.VERSION:
             return name, Refusal(WRONG_VERSION, REASONS[WRONG_VERSION])
-        if name in self.registry.shut_out:
+        if name in self.registry.shut_out and known.is_meant_by(key):
             return name, Refusal(SHUT_OUT, self.registry.shut_out[name])
         enrolled = self._enroll(known, key, hello) if key else known
         if isinstance(enrolled, Answered):

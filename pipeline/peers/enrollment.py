@@ -10,8 +10,11 @@
                 an exchange is still possible
     expired     nobody has come in time. This is recorded when it is noticed: a clock that is set back revives nothing
 
-An invitation for N machines makes the peers NAME, NAME-2, NAME-3, ... Its uses are counted in the files of the peers
-that have joined with it (`agreed`). So one file is written for each use, as a whole.
+    ended       the invitation is in no file any more: its peer was revoked or has left, or another one has taken its
+                place. Its line is answered with the reason (ended_invitations)
+
+An invitation for N machines makes the peers NAME, NAME-2, NAME-3, ... (invitation_life). One file is written for each
+use, as a whole. The first peer's file has the invitation: it stays when that machine leaves, until the last use.
 
 **An exchange that is cut off loses nothing.** Its instants:
 
@@ -43,16 +46,27 @@ from typing import NamedTuple, Protocol
 from pipeline.credentials import key_exchange
 from pipeline.errors import LocalError, TunnelError
 from pipeline.log import LOG
+from pipeline.peers import invitation_life
 from pipeline.peers.address_assignment import Refusal
+from pipeline.peers.ended_invitations import EndedInvitations
+from pipeline.peers.invitation_life import KEPT, OPEN, USED, is_expired
 from pipeline.peers.known_peers import KnownPeers
 from pipeline.peers.peer_file import Agreed, InvitedPeer, Issued
 from pipeline.peers.registry import KnownPeer
+from pipeline.peers.shut_out import ended_text
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import Done, Hello
 
 REPEAT_SECONDS = 10  # before a write that has failed is tried again
 
-OPEN, EXPIRED, USED, KEPT = "open", "expired", "used", "kept"
+RECORDED = (
+    messages.INVITATION_USED,
+    messages.INVITATION_EXPIRED,
+    messages.INVITATION_REVOKED,
+    messages.NEEDS_JOIN,
+    messages.NOT_RECORDED,
+)
+"""The refusals that this file gives, each of which is an event of its own."""
 
 
 class Answered(NamedTuple):
@@ -60,6 +74,13 @@ class Answered(NamedTuple):
 
     done: Done
     text: str
+
+
+class OpenInvitation(NamedTuple):
+    """An invitation for several machines. `name`: of the peer whose file has it."""
+
+    name: str
+    uses_left: int
 
 
 class PeerStore(Protocol):
@@ -82,9 +103,14 @@ class Enrollment:
     """`record(kind, subject, text)`: an event (pipeline.events)."""
 
     def __init__(
-        self, peers: KnownPeers, store: PeerStore, record: Callable[[str, str, str], object] = lambda *event: None
+        self,
+        peers: KnownPeers,
+        store: PeerStore,
+        ended: EndedInvitations,
+        record: Callable[[str, str, str], object] = lambda *event: None,
     ) -> None:
         self._record_event = record
+        self._ended = ended
         self._peers = peers
         self._store = store
         self._unwritten: dict[bytes, InvitedPeer] = {}  # by the key of the invitation: it may be in its file, or not
@@ -93,17 +119,38 @@ class Enrollment:
         self._record_at = 0.0  # CLOCK_MONOTONIC s; not before
 
     def answer(self, known: KnownPeer, key: bytes, hello: Hello, now: float) -> KnownPeer | Answered | Refusal:
-        name = known.policy.name
-        known = self._peers.find(name) or known
+        outcome = self._outcome(known, key, hello, now)
+        if isinstance(outcome, Refusal) and (outcome.reason in RECORDED or not outcome.reason):
+            self._record_event("invitation-refused", known.policy.name, outcome.text)
+        return outcome
+
+    def _outcome(self, known: KnownPeer, key: bytes, hello: Hello, now: float) -> KnownPeer | Answered | Refusal:
+        if key not in (known.key, known.invitation_key):
+            return self._after_the_end(key, hello.exchange)
+        known = self._peers.find(known.policy.name) or known
         if hello.leaves:
             return self._leave(known, key)
         if known.invited is None:
             return known
         exchanged = self._exchange(known.invited, key, hello.exchange, now) if hello.exchange else None
-        outcome = exchanged or self._as_before(known, known.invited, key, now)
-        if isinstance(outcome, Refusal):
-            self._record_event("invitation-refused", name, outcome.text)
-        return outcome
+        return exchanged or self._as_before(known, known.invited, key, now)
+
+    def _after_the_end(self, key: bytes, client: bytes) -> Answered | Refusal:
+        """The invitation of this key is in no file. A machine that has joined with it may not know so yet."""
+        if again := self._answered_again(key, client):
+            return again
+        ended = self._ended.find(key)
+        return _refusal(ended.reason if ended else messages.INVITATION_REVOKED)
+
+    def _answered_again(self, key: bytes, client: bytes) -> Answered | None:
+        """The answer to a machine that has joined with this public value; None if none has."""
+        for peer in invitation_life.joined_with(key, self._invited()):
+            if client and peer.agreed and peer.agreed.client == client.hex():
+                return _answered(peer)
+        return None
+
+    def _invited(self) -> list[InvitedPeer]:
+        return [each.invited for each in self._peers.known if each.invited]
 
     # -- a client that wants to be connected
 
@@ -135,23 +182,14 @@ class Enrollment:
 
     def uses_left(self, issued: Issued) -> int:
         """How many machines may still join with this invitation."""
-        return issued.uses - len(self._joined_with(issued.key))
-
-    def _joined_with(self, key: bytes) -> list[InvitedPeer]:
-        key_id = auth.key_id(key).hex()
-        invited = [each.invited for each in self._peers.known if each.invited]
-        return [each for each in invited if each.agreed and each.agreed.invitation == key_id]
+        return invitation_life.uses_left(issued, self._invited())
 
     def state_of(self, invited: InvitedPeer, now: float) -> str:
         """Of the invitation in a peer's file: "" for none; open, expired, used, or kept."""
         issued = invited.invitation
-        if issued is None:
-            return ""
-        if self._is_kept(invited) and invited.key == issued.key:
-            return KEPT
-        if self.uses_left(issued) <= 0:
-            return USED
-        return EXPIRED if is_expired(issued, now) else OPEN
+        if issued is not None and invited.name in self._kept and invited.key == issued.key:
+            return KEPT  # which its file does not say yet
+        return invitation_life.state_of(invited, self._invited(), now)
 
     def has_joined(self, invited: InvitedPeer) -> bool:
         """Whether a machine has become this peer."""
@@ -169,9 +207,10 @@ class Enrollment:
             return None
         if key in self._unwritten and not self._saved(self._unwritten[key], key):
             return _refusal(messages.NOT_RECORDED)
-        for peer in self._joined_with(key):
-            if peer.agreed and peer.agreed.client == client.hex():
-                return _answered(peer)
+        if again := self._answered_again(key, client):
+            return again
+        if 0 < owner.until <= now:
+            return Refusal(messages.SHUT_OUT, ended_text(owner.until))
         if not (key == owner.key and self._is_kept(owner)) and (refusal := self._objection(issued, now)):
             return refusal
         new = self._agree(owner, issued, client)
@@ -180,7 +219,18 @@ class Enrollment:
         if not self._saved(new, key):
             return _refusal(messages.NOT_RECORDED)
         self._record_event("invitation-used", new.name, "a machine has joined, and has a key of its own")
+        self._forget_if_spent(owner.name, now)
         return _answered(new)
+
+    def _forget_if_spent(self, name: str, now: float) -> None:
+        """The first machine of an invitation has left: once the last use is gone, its file has no purpose."""
+        known = self._peers.find(name)
+        if known is None or known.invited is None or known.key or self.state_of(known.invited, now) != USED:
+            return
+        try:
+            self._store.forget(name)
+        except TunnelError as error:
+            LOG.warning("peer %s: the file of its invitation stays: %s", name, error)
 
     def _agree(self, owner: InvitedPeer, issued: Issued, client: bytes) -> InvitedPeer | None:
         """The peer that this client becomes; None if no key can be agreed on."""
@@ -235,6 +285,17 @@ class Enrollment:
             return _refusal(messages.NOT_RECORDED)
         self._record_event("peer-forgotten", name, "its key is good for nothing any more")
         return Answered(Done(name=name), "it has left")
+
+    def open_beside(self, name: str, now: float) -> OpenInvitation | None:
+        """The invitation for several machines that this peer has, or has joined with, if others may still join."""
+        known = self._peers.find(name)
+        own = known.invited if known else None
+        owner, _ = self.use_of(name) or (own, None)
+        if owner is None or owner.invitation is None or self.state_of(owner, now) != OPEN:
+            return None
+        if owner.name == name and owner.invitation.uses == 1:
+            return None
+        return OpenInvitation(owner.name, self.uses_left(owner.invitation))
 
     def use_of(self, name: str) -> tuple[InvitedPeer, Issued] | None:
         """The other peer with whose invitation this one has joined, and that invitation; None if there is none."""
@@ -302,10 +363,6 @@ class Enrollment:
             LOG.error("peer %s: what becomes of its invitation cannot be recorded yet: %s", invited.name, error)
             return False
         return True
-
-
-def is_expired(issued: Issued, now: float) -> bool:
-    return issued.expired or 0 < issued.expires <= now
 
 
 def _refusal(reason: int) -> Refusal:

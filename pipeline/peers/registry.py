@@ -49,6 +49,13 @@ class KnownPeer(NamedTuple):
         """Whether both are proved by the same."""
         return self[1:4] == other[1:4] and self.invitation_key == other.invitation_key
 
+    def is_meant_by(self, key: bytes) -> bool:
+        """Whether a client that has proved this key is this very peer, or becomes it: no other, and none at all."""
+        if key == self.key:
+            return True
+        has_joined = self.invited and self.invited.agreed and self.invited.agreed.invitation == auth.key_id(key).hex()
+        return key == self.invitation_key and not has_joined
+
     @property
     def invitation_key(self) -> bytes:
         """Of the invitation with which machines become this peer; b"" for none."""
@@ -165,11 +172,16 @@ class PeerRegistry:
         self.replace(())
 
     def replace(
-        self, known: Iterable[KnownPeer], barred: Iterable[str] = (), shut_out: Mapping[str, str] | None = None
+        self,
+        known: Iterable[KnownPeer],
+        barred: Iterable[str] = (),
+        shut_out: Mapping[str, str] | None = None,
+        ended: Mapping[bytes, str] | None = None,
     ) -> None:
         """Replace all known peers. `barred`: names that no certificate gives, and no client without proof.
 
-        `shut_out`: names of peers that may not connect for a while, and why.
+        `shut_out`: names of peers that may not connect for a while, and why. `ended`: keys of invitations that have
+        ended, and the name in each; such a client is found as a peer of that name without a key.
         """
         self.known = list(known)
         self.shut_out = dict(shut_out or {})
@@ -178,6 +190,8 @@ class PeerRegistry:
         for each in self.known:
             if each.invitation_key:
                 self._keys.setdefault(auth.key_id(each.invitation_key), (each, each.invitation_key))
+        for key, name in (ended or {}).items():
+            self._keys.setdefault(auth.key_id(key), (KnownPeer(PeerPolicy(name)), key))
         self._certificates = {each.certificate_sha256: each for each in self.known if each.certificate_sha256}
         self._names = {each.certificate_name: each for each in self.known if each.certificate_name}
 

@@ -49,7 +49,7 @@ class ShutOut:
     def reasons(self, known: Iterable[KnownPeer], now: float) -> dict[str, str]:
         """The names of all that are out at this time (UNIX), and why."""
         ended = {
-            each.policy.name: f"the time of this peer on the server has ended on {in_words(each.invited.until)}"
+            each.policy.name: ended_text(each.invited.until)
             for each in known
             if each.invited and 0 < each.invited.until <= now
         }
@@ -63,6 +63,10 @@ class ShutOut:
             hang_guard.call(lambda: keys.write_secret(path, data, replace=True))
         except OSError as error:
             raise keys.write_error(path, error) from None
+
+
+def ended_text(until: int) -> str:
+    return f"the time of this peer on the server has ended on {in_words(until)}"
 
 
 def in_words(moment: int) -> str:

@@ -79,7 +79,8 @@ AUTH_NONE, AUTH_KEY = 0, 1
     NOT_RECORDED,
     NEEDS_JOIN,
     QUOTA_USED,
-) = range(1, 17)
+    INVITATION_REVOKED,
+) = range(1, 18)
 REASONS = {
     BUSY: "another client is connected",
     WRONG_VERSION: f"this server speaks version {VERSION}",
@@ -97,6 +98,7 @@ REASONS = {
     NOT_RECORDED: "the server cannot record a new key at the moment; try again later",
     NEEDS_JOIN: "this invitation is for several machines, each with a key of its own: use `tunnel-supervisor join`",
     QUOTA_USED: "this peer has used up its quota",
+    INVITATION_REVOKED: "this invitation has been revoked or replaced; ask for another",
 }
 
 

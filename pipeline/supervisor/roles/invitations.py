@@ -12,7 +12,7 @@ from pipeline.credentials.invitation import Invitation
 from pipeline.credentials.state_dir import StateDir
 from pipeline.errors import LocalError
 from pipeline.peers import peer_file, registry
-from pipeline.peers.enrollment import EXPIRED
+from pipeline.peers.invitation_life import EXPIRED, OPEN
 from pipeline.peers.peer_file import InvitedPeer, Issued
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.roles import public_address
@@ -26,7 +26,7 @@ Answer = dict[str, Any]
 
 
 class Invitations:
-    """`tls`: of the server now; None without encryption. The fields of requests: pipeline.cli.peer_commands."""
+    """`tls`: of the server now; None without encryption. The fields of requests: pipeline.cli.peer_commands, invite_command."""
 
     def __init__(
         self, peers: ServerPeers, state: StateDir | None, tls: Callable[[], TlsMaterial | None], events: Events
@@ -82,11 +82,16 @@ class Invitations:
         }
 
     def withdraw(self, name: str) -> bool:
-        """Take an invitation back. A machine that is the peer already stays. False: the peer is nothing else."""
+        """Take an invitation back. A machine that is the peer already stays. False: the peer is nothing else.
+
+        LocalError if a machine has become the peer, and no other may.
+        """
         self._peers.enrollment.settle(name)
         invited = self._peers.invited(name)
         if invited is None or not self._peers.enrollment.has_joined(invited):
             return False
+        if self._peers.enrollment.state_of(invited, time.time()) not in (OPEN, EXPIRED):
+            raise LocalError(f'peer "{name}" has joined, and has no invitation that is open')
         self._peers.save(invited._replace(invitation=None))
         self._peers.admit_as_known()
         return True
@@ -99,13 +104,19 @@ class Invitations:
         if issued.uses > 1 and peer.allowed:
             return "an invitation for several machines cannot give them one network: invite each by itself"
         if issued.uses > 1:
-            check_peer_name(f"{peer.name}-{issued.uses}")
+            check_peer_name(f"{peer.name}-{issued.uses}0")  # some of the numbers may be taken
         before = self._peers.invited(peer.name)
         for name in self._peers.known.names():
             if name.lower() != peer.name.lower():
                 continue
             if name != peer.name:
                 return f'peer "{name}" exists already, too much like {peer.name}; revoke it, or choose another name'
+            left = self._peers.enrollment.open_beside(name, now)
+            if again and left is not None and left.name == name:
+                return (
+                    f'the invitation of "{name}" is still good for {left.uses_left} machines: end it first, with '
+                    f"`revoke {name} --invitation`"
+                )
             if before is not None and issued.uses == 1:
                 if again or self._peers.enrollment.state_of(before, now) == EXPIRED:
                     continue

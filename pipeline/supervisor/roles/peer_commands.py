@@ -1,4 +1,4 @@
-"""The commands about the peers of a server, by their names. Their fields: pipeline.cli.peer_commands."""
+"""The commands about the peers of a server, by their names. Their fields: pipeline.cli.peer_commands, invite_command."""
 
 from __future__ import annotations
 
@@ -52,12 +52,14 @@ class PeerCommands:
         name = str(request.get("name"))
         if not self._invitations.withdraw(name):
             return self._revoke(request)
-        return {"ok": True, "name": name, "problems": []}
+        return {"ok": True, "name": name, "problems": [], "stays": True}
 
     def _revoke(self, request: Request) -> Answer:
         name = str(request.get("name"))
+        beside = self._peers.enrollment.open_beside(name, time.time())
         self._peers.revoke(name, "asked by the control socket")
-        return {"ok": True, "name": name, "problems": self._peers.find_problems()}
+        invitation = beside._asdict() if beside else None
+        return {"ok": True, "name": name, "problems": self._peers.find_problems(), "invitation": invitation}
 
     def _disable(self, request: Request) -> Answer:
         name = self._peers.named(request.get("name"))

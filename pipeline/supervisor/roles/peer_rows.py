@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 
 from pipeline.packet.route_table import NO_PEER
-from pipeline.peers.enrollment import EXPIRED, OPEN
+from pipeline.peers.invitation_life import EXPIRED, OPEN
 from pipeline.peers.peer_file import InvitedPeer
 from pipeline.peers.peer_status import PeerRow
 from pipeline.supervisor.roles.server_peers import ServerPeers

@@ -23,6 +23,7 @@ from pipeline.errors import ConfigError, LocalError, TunnelError
 from pipeline.log import LOG
 from pipeline.peers import peer_file, registry
 from pipeline.peers.admission import Admission
+from pipeline.peers.ended_invitations import EndedInvitations
 from pipeline.peers.enrollment import Enrollment
 from pipeline.peers.known_peers import KnownPeers
 from pipeline.peers.peer_file import InvitedPeer, Issued
@@ -46,8 +47,10 @@ class ServerPeers:
         self.known = KnownPeers()
         if not config.compat:
             self.known.take(self.known.read(config, first=True))
-        self.enrollment = Enrollment(self.known, self, events.record)
-        self.shut_out = ShutOut(state.path if state and not config.compat else None)
+        directory = state.path if state and not config.compat else None
+        self._ended = EndedInvitations(directory)
+        self.enrollment = Enrollment(self.known, self, self._ended, events.record)
+        self.shut_out = ShutOut(directory)
         self.reasons: dict[str, str] = {}
         self._accountant = accountant
         self._events = events
@@ -67,6 +70,7 @@ class ServerPeers:
     def tick(self, now: int) -> None:
         """Invitations expire, and the time of peers begins and ends. `now`: CLOCK_MONOTONIC ns."""
         wall = time.time()
+        self._ended.tick(now)
         self.enrollment.tick(wall, now / 1e9)
         if self.shut_out.reasons(self.known.known, wall) != self.reasons:
             self.admit_as_known()
@@ -82,7 +86,9 @@ class ServerPeers:
             return
         before, known = self.reasons, self.known.known
         self.reasons = self.shut_out.reasons(known, time.time())
-        self._admission.configure(self.config, known, self.known.barred, self.reasons)
+        self._ended.follow(known, time.time())
+        self._admission.configure(self.config, known, self.known.barred, self.reasons, self._ended.names())
+        self._ended.tick(time.monotonic_ns())
         self._tell_networks([network for peer in known for network in peer.policy.allowed])
         for name, reason in self.reasons.items() - before.items():
             self._events.record("peer-disabled", name, reason)

@@ -278,7 +278,7 @@ def test_the_life_of_an_invitation_is_requested_and_said(
     assert "10.0.0.9:9000 was guessed, and only its own network reaches it" in err and "excluded from 2030-03-17" in err
     server.answer |= {"expires": 0, "uses": 1, "until": 0, "guessed": False, "is_private": False, "remembered": True}
     _, _, err = run("invite", "lab", "--address", "vpn.example.org")
-    assert "It never expires" in err and "is remembered for the next invitations" in err and "guessed" not in err
+    assert "it never expires" in err and "is remembered for the next invitations" in err and "guessed" not in err
 
 
 @pytest.mark.parametrize(

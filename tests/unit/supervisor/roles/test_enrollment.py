@@ -306,7 +306,7 @@ def test_a_peer_that_is_revoked_while_its_file_is_written_late_stays_out(
     assert written.wait(10)
     eventually(lambda: not (running.peers / "ann.json").exists(), what="the late write is undone")
     start_again(running)
-    assert Machine(running, line).exchange() is None
+    assert Machine(running, line).refusal() == messages.INVITATION_REVOKED
 
 
 # -- several machines
@@ -519,7 +519,7 @@ def test_an_invitation_in_place_of_a_peer_is_taken_back_and_the_peer_stays(runni
     _, key = Machine(running, line).join()
     again = running.invite("ann", again=True)
     running.role.take_back({"command": "invite", "name": "ann"})
-    assert Machine(running, line).may_connect(key) and Machine(running, again).exchange() is None
+    assert Machine(running, line).may_connect(key) and Machine(running, again).refusal() == messages.INVITATION_REVOKED
     start_again(running)
     assert Machine(running, line).may_connect(key)
 
@@ -536,7 +536,8 @@ def test_an_expired_invitation_is_replaced_without_ado(running: Running, clock: 
     old = running.invite("ann")
     clock.now += 2 * WEEK
     new = running.invite("ann")
-    assert Machine(running, new).join()[0] == "ann" and Machine(running, old).exchange() is None
+    assert Machine(running, new).join()[0] == "ann"
+    assert Machine(running, old).refusal() == messages.INVITATION_EXPIRED
 
 
 # -- leaving
