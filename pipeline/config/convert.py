@@ -18,12 +18,13 @@ from msgspec import inspect as kinds
 from pipeline.config.peer import PEER_SETTINGS, Peer
 from pipeline.config.quote import escape, quote
 from pipeline.config.schema import SETTINGS, PartialConfig
-from pipeline.config.setting import Setting, bare, describe, element_of
+from pipeline.config.setting import Setting, bare, describe, element_of, mapping_of
 from pipeline.errors import Problem
 
 KEY_LENGTH_MAX = 64  # of an unknown key that is compared with ours
 KNOWN: dict[type[Struct], dict[str, Setting]] = {PartialConfig: SETTINGS, Peer: PEER_SETTINGS}
 TYPES = {struct: {field.name: field.type for field in msgspec.structs.fields(struct)} for struct in KNOWN}
+KEY = "`key`"  # how msgspec says that the key of an object does not fit
 ELEMENT = re.compile(r"at `\$\[([0-9]+)\]`$")  # how msgspec says which element of an array does not fit
 
 
@@ -39,6 +40,9 @@ def convert_setting(struct: type[Struct], key: str, value: Any, path: str) -> tu
     try:
         return _converted(value, TYPES[struct][key]), []
     except msgspec.ValidationError as error:
+        mapping = mapping_of(setting.kind)
+        if mapping is not None and isinstance(value, dict):
+            return None, _misfits(mapping, TYPES[struct][key], value, path)
         return None, [_mismatch(setting, inner, value, path, str(error))]
 
 
@@ -86,6 +90,21 @@ def _converted(value: Any, kind: Any) -> Any:
     if isinstance(value, str) and not value.isprintable():
         raise msgspec.ValidationError("control characters")
     return msgspec.convert(value, kind)
+
+
+def _misfits(mapping: kinds.DictType, kind: Any, value: dict[str, Any], path: str) -> list[Problem]:
+    """The problems of an object whose keys are free: each names its key."""
+    problems = []
+    for key, each in value.items():
+        at = f"{path}.{escape(key)}"
+        try:
+            msgspec.convert({key: each}, kind)
+        except msgspec.ValidationError as error:
+            if KEY in str(error):
+                problems.append(Problem(at, f"unknown, expected {describe(mapping.key_type)}"))
+            else:
+                problems.append(Problem(at, f"given {quote(each)}, expected {describe(mapping.value_type)}"))
+    return problems
 
 
 def _mismatch(setting: Setting, inner: kinds.Type | None, value: Any, path: str, error: str) -> Problem:

@@ -63,6 +63,13 @@ def element_of(kind: kinds.Type) -> kinds.Type | None:
     return next((each.item_type for each in alternatives if isinstance(each, kinds.VarTupleType)), None)
 
 
+def mapping_of(kind: kinds.Type) -> kinds.DictType | None:
+    """Of a type that can be an object with keys of its own; None if it cannot."""
+    plain = bare(kind)
+    alternatives = plain.types if isinstance(plain, kinds.UnionType) else (plain,)
+    return next((each for each in map(bare, alternatives) if isinstance(each, kinds.DictType)), None)
+
+
 def describe(kind: kinds.Type) -> str:
     """The values that a type accepts, in words."""
     if isinstance(kind, kinds.Metadata) and kind.extra and "accepts" in kind.extra:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config.schema import SETTINGS
-from tests.harness.config_problems import CLIENT, the_problem
+from tests.harness.config_problems import CLIENT, problems, the_problem
 
 NAMES = sorted(SETTINGS)
 
@@ -69,7 +69,7 @@ def test_the_value_of_an_unknown_setting_is_not_printed_because_it_may_be_a_secr
         ({"tun_name": "sixteen-letters-"}, "expected 1 to 15 letters"),
         ({"tun_name": "tun%d"}, 'tun_name: given "tun%d", expected 1 to 15 letters'),
         ({"congestion": "bbr cubic"}, 'congestion: given "bbr cubic", expected a name such as "bbr", or ""'),
-        ({"affinity": {"tun-0": 0}}, 'given {"tun-0": 0}, expected "auto" or "none", or an object of workers'),
+        ({"affinity": {"tun-0": 0}}, "affinity.tun-0: given 0, expected an array of cores, such as [0, 1]"),
     ],
 )
 def test_the_problem_of_a_wrong_type_or_range_says_what_is_expected(wrong: dict, text: str) -> None:
@@ -87,3 +87,23 @@ def test_a_long_value_is_cut() -> None:
     assert len(the_problem(CLIENT | {"remote_addr": "x" * 10_000})) < 300
     assert len(the_problem(CLIENT | {"mtu": [1] * 10_000})) < 300
     assert len(the_problem(CLIENT | {"x" * 10_000: 1})) < 300
+
+
+@pytest.mark.parametrize(
+    ("on", "expected"),
+    [
+        ({"up": "/bin/true"}, 'on.up: given "/bin/true", expected an array of a path and arguments'),
+        ({"down": ["/bin/true", 3]}, 'on.down: given ["/bin/true", 3], expected an array of a path and arguments'),
+        ({"lost": None, "up": ["/bin/true"]}, "on.lost: given null, expected an array of a path and arguments"),
+        ({"peer-connected": ["/bin/true"]}, 'on.peer-connected: unknown, expected "connected", "down", "lost"'),
+        ({"x\x1b[31m": []}, "on.x\\u001b[31m: unknown, expected "),
+    ],
+)
+def test_a_wrong_entry_of_an_object_is_named_by_its_key(on: object, expected: str) -> None:
+    assert the_problem(CLIENT | {"on": on}).startswith(f"test.json: {expected}")
+
+
+def test_each_wrong_entry_of_an_object_is_a_problem() -> None:
+    paths = [problem.path for problem in problems(CLIENT | {"on": {"up": 1, "nope": [], "down": ["/a"], "lost": {}}})]
+    assert paths == ["on.up", "on.nope", "on.lost"]
+    assert "affinity.tun-0: given" in the_problem(CLIENT | {"affinity": {"tun-0": "x", "tcp-0": [1]}})
