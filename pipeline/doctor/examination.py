@@ -64,6 +64,7 @@ CHECKS = (
     Check("unapplied", "settings in the file that the instance has not read", ends.unapplied),
     Check("tun", "/dev/net/tun", machine.tun, start=True),
     Check("rights", "the capabilities of the caller", machine.rights),
+    Check("user", "the user of the workers", machine.user),
     Check("shared memory", "the size of /dev/shm", machine.shared_memory, start=True),
     Check("offloads", "super-packets of the device", machine.offloads, network=True),
     Check("clock", "the clock, and that of the server", clock.clock),

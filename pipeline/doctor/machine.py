@@ -21,6 +21,7 @@ from pipeline.runtime import topology
 from pipeline.runtime.tun import TUN_PATH
 from pipeline.shm import layout, memory_order
 from pipeline.shm.segment import SHM_DIRECTORY
+from pipeline.supervisor.run.worker_account import preferred_misfit
 from pipeline.supervisor.run.worker_settings import worker_settings
 
 MEGABYTE = 1_000_000
@@ -116,6 +117,18 @@ class SharedMemory(NamedTuple):
     size: int
     free: int
     exposure: str = ""
+
+
+def user(subject: Subject) -> list[Finding]:
+    named = subject.config is not None and bool(subject.config.user)
+    return [judge_user("" if named else preferred_misfit())]
+
+
+def judge_user(misfit: str) -> Finding:
+    """`misfit`: why workers do not have the user that a package makes for them. A start says so, too."""
+    if not misfit:
+        return ok("the user of the workers is no person's")
+    return note(misfit, "Nothing has to be done: workers get an id that nobody has. Or name a system user in `user`.")
 
 
 def shared_memory(subject: Subject) -> list[Finding]:

@@ -3,8 +3,10 @@
     choose_account(user)   the account that workers change to, or None if they keep the supervisor's; ConfigError and
                            PermissionDenied for a user that they cannot have
     account_beside(...)    the account of the exporter
+    preferred_misfit()     why workers do not have the user `tunnel`, though there is one; "" otherwise
 
-Where the configuration names no user, and there is no user `tunnel`, workers get an id that nobody else has. The
+Where the configuration names no user, and there is no user `tunnel`, workers get an id that nobody else has. So they do
+if `tunnel` is a user that logs in: a person's processes could end the workers, and the workers read its files. The
 supervisor needs CAP_SETUID and CAP_SETGID to give a worker another user, and CAP_KILL to end that worker.
 """
 
@@ -20,6 +22,9 @@ from pipeline.supervisor.run.free_id import find_free_id, ids_in_use, is_mapped,
 
 PREFERRED_USER = "tunnel"
 """A user without rights, if the configuration names none."""
+
+PERSONS_FROM = 1000  # UID_MIN of login.defs(5): ids below it are of the system
+NO_SHELLS = ("nologin", "false")
 
 
 class Account(NamedTuple):
@@ -49,7 +54,8 @@ def choose_account(user: str | None) -> AccountChoice:
     elif account.uid == os.geteuid():
         why = "that is the user that was asked for"
     elif not (why := _hindrance(account)):
-        return AccountChoice(account, f"workers run as {account.name}{_company(account)}")
+        misfit = "" if user else preferred_misfit()
+        return AccountChoice(account, f"workers run as {account.name}{_company(account)}{misfit and f'. {misfit}'}")
     elif user:
         raise PermissionDenied(f"user {user}: {why}; start as root, or leave the setting out")
     return AccountChoice(None, f"workers stay {_name(os.geteuid())}: {why}")
@@ -74,10 +80,21 @@ def find_account(user: str | None) -> Account | None:
         preferred = _account(PREFERRED_USER)
     except KeyError:
         preferred = None
-    if preferred is not None and preferred.gid:
+    if preferred is not None and preferred.gid and not preferred_misfit():
         return preferred
     number = find_free_id()
     return None if number is None else Account(number, number, f"user {number}", is_free=True)
+
+
+def preferred_misfit() -> str:
+    try:
+        entry = pwd.getpwnam(PREFERRED_USER)
+    except KeyError:
+        return ""
+    if 0 < entry.pw_uid < PERSONS_FROM and os.path.basename(entry.pw_shell) in NO_SHELLS:
+        return ""
+    facts = f"uid {entry.pw_uid}, shell {entry.pw_shell or '/bin/sh'}"
+    return f"The user {PREFERRED_USER} can log in ({facts}): workers have it only if the setting user names it"
 
 
 def account_beside(account: Account | None) -> Account | None:

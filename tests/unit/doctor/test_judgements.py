@@ -47,6 +47,8 @@ CASES: dict[str, tuple[Finding | list[Finding], list[Level], str]] = {
     "rights-high-port": (machine.judge_rights(1 << 12 | 3 << 6, 9000, runs=False), [OK], ""),
     "rights-low-port": (machine.judge_rights(1 << 12 | 3 << 6, 443, runs=False), [PROBLEM], "CAP_NET_BIND_SERVICE"),
     "rights-of-a-looker": (machine.judge_rights(0, 0, runs=True), [NOTE], "sees less"),
+    "user": (machine.judge_user(""), [OK], ""),
+    "user-of-a-person": (machine.judge_user("The user tunnel can log in"), [NOTE], "an id that nobody has"),
     "shm": (machine.judge_shared_memory(machine.SharedMemory(64 * MB, 60 * MB), 20 * MB, runs=False), [OK], ""),
     "shm-small": (
         machine.judge_shared_memory(machine.SharedMemory(64 * MB, 5 * MB), 20 * MB, runs=False),
