@@ -96,6 +96,8 @@ def _write(path: Path, text: str) -> Path:
 
 def _remove(root: Path, paths: list[Path]) -> int:
     """LocalError while instances are enabled, or run."""
+    from pipeline.service import instances
+
     links = sorted(root.glob("etc/systemd/system/*.wants/tunnel-supervisor@*.service"))
     names = {link.name for link in links} | set(_active_units() if root == SYSTEM else ())
     if names:
@@ -105,6 +107,9 @@ def _remove(root: Path, paths: list[Path]) -> int:
     for path in paths:
         path.unlink()
         print(f"removed: {path}")
+    if root == SYSTEM:
+        for sentence in instances.remove_remains():
+            print(sentence)
     if not paths:
         print("nothing to remove")
     elif root == SYSTEM:
@@ -129,9 +134,11 @@ def _warn_of_exposure(program: str) -> None:
 
 
 def _make_user(sysusers: Path) -> None:
+    from pipeline.supervisor.run.worker_account import preferred_misfit
+
     try:
         pwd.getpwnam(USER)
-        print(f"unchanged: user {USER}")
+        print(f"note: {misfit}" if (misfit := preferred_misfit()) else f"unchanged: user {USER}")
         return
     except KeyError:
         pass

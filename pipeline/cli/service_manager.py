@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import LocalError, NotRunning, PermissionDenied
+from pipeline.service import remains
 from pipeline.supervisor.control import control_socket
 from pipeline.supervisor.instance import Instance
 
@@ -50,23 +51,7 @@ def stop(name: str) -> bool:
         _systemctl("disable", "--now", _unit(name))
     if is_running(name):  # it was started by hand
         _stop_process(name)
-    return _remove_remains(name) or was_enabled or was_running
-
-
-def _remove_remains(name: str) -> bool:
-    """Remove what a supervisor that was killed has left, as its next start would: there may be none. Whether there was
-    something."""
-    from pipeline.supervisor.kernel.mss_clamp import MssClamp
-
-    dead = Instance(name)
-    if not dead.lock_path.exists():
-        return False
-    dead.acquire()
-    try:
-        MssClamp("", name).remove()
-    finally:
-        dead.release()
-    return True
+    return remains.remove(name) or was_enabled or was_running
 
 
 def is_running(name: str) -> bool:

@@ -1,7 +1,7 @@
 """The running instances of this installation, as its files on disk are replaced or removed.
 
     upgraded()    their workers are replaced one after the other by the new program: connections inside survive
-    stop_all()    they end, before the program is removed
+    stop_all()    they end, before the program is removed, and what killed ones have left is removed
 
 An instance of another installation, such as a checkout, is left alone: the interpreter of its supervisor is another's.
 A supervisor keeps the program that it has loaded until its next start. Where the new program is of no use to it, since
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import LocalError, NotRunning, TunnelError
+from pipeline.service import remains
 from pipeline.supervisor.control import control_socket
 from pipeline.supervisor.instance import Instance, find_instances
 from pipeline.version import NAME
@@ -68,7 +69,7 @@ def upgraded() -> Iterator[str]:
 
 
 def stop_all() -> Iterator[str]:
-    """Stop all instances. A sentence about each."""
+    """Stop all instances, and clean up behind those that were killed. A sentence about each."""
     for owned in find_owned():
         name = owned.instance.name
         try:
@@ -82,6 +83,17 @@ def stop_all() -> Iterator[str]:
             yield f'tunnel "{name}": stopped'
         except TunnelError as error:
             yield f'tunnel "{name}": not stopped: {error}'
+    yield from remove_remains()
+
+
+def remove_remains() -> Iterator[str]:
+    """Remove what instances that were killed have left, of any installation. A sentence about each."""
+    for name in remains.find_dead():
+        try:
+            remains.remove(name)
+            yield f'tunnel "{name}": it had been killed; what was left of it is removed'
+        except TunnelError as error:
+            yield f'tunnel "{name}": what is left of it stays: {error}'
 
 
 def roll(which: Instance) -> None:

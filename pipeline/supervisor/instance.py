@@ -199,6 +199,15 @@ def find_instances() -> Found:
     return found
 
 
+def names_in_shared_memory() -> set[str]:
+    """Of all instances that have a file of ours in /dev/shm, dead or alive."""
+    try:
+        matches = [(entry, _SHM_NAME.fullmatch(entry)) for entry in os.listdir(SHM_DIRECTORY)]
+    except OSError:
+        return set()
+    return {match["name"] for entry, match in matches if match and _is_our_file(Path(SHM_DIRECTORY, entry))}
+
+
 def _is_our_file(path: Path) -> bool:
     try:
         status = os.lstat(path)

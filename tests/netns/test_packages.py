@@ -278,8 +278,11 @@ def test_an_upgrade_from_another_layout_restarts_the_service_if_the_configuratio
 
 def test_a_removed_package_leaves_the_configuration_and_a_purged_one_nothing(pair: Pair) -> None:
     laptop = pair.laptop
-    assert "stopped" in laptop.run("apt-get", "remove", "-y", "-q", "tunnel-supervisor")
+    kill_one(laptop)
+    said = laptop.run("apt-get", "remove", "-y", "-q", "tunnel-supervisor")
+    assert 'tunnel "laptop": stopped' in said and 'tunnel "killed": it had been killed' in said, said
     assert not laptop.run("ip", "-o", "link", "show", "type", "tun")
+    assert "tunnel-" not in laptop.run("nft", "list", "tables")
     assert {path.split("/")[1] for path in files(laptop) - pair.before} == {"etc", "var"}
     assert laptop.run("cat", "/etc/tunnel-supervisor/laptop/key")
     install(laptop, pair.package)
@@ -289,6 +292,17 @@ def test_a_removed_package_leaves_the_configuration_and_a_purged_one_nothing(pai
     assert files(laptop) - pair.before == set()
     assert laptop.attempt("id", "tunnel").returncode != 0
     assert not laptop.run("systemctl", "list-units", "--all", "--no-legend", "tunnel-supervisor@*").strip()
+
+
+def kill_one(machine: Machine) -> None:
+    """The supervisor of an instance that was started by hand is killed: names, a socket and a table of it are left."""
+    words = ["--set", "name=killed", "--set", "tun_name=killed0", "--set", "local_addr=:8443"]
+    machine.run("systemd-run", "-q", "--unit=killed", "tunnel-supervisor", "start", "--mode=server", *words)
+    eventually(lambda: status(machine, "killed")["state"] == "running", 20, "an instance started by hand")
+    machine.run("systemctl", "kill", "-s", "KILL", "--kill-whom=all", "killed")
+    eventually(lambda: machine.attempt("tunnel-supervisor", "status", "--name", "killed").returncode == 3, 20)
+    assert "tunnel-killed" in machine.run("nft", "list", "tables")
+    machine.run("rm", "-r", "/var/lib/tunnel-supervisor/killed")
 
 
 def has_other(machine: Machine, pid: str) -> bool:
