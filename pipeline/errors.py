@@ -15,6 +15,7 @@ thing, what was expected, what was found, and what to do.
 
 from typing import NamedTuple
 
+from pipeline.plain_text import escaped
 from pipeline.secret_text import conceal
 
 
@@ -62,7 +63,7 @@ class Problem(NamedTuple):
     source: str = ""  # the file or the command line that the setting is from
 
     def __str__(self) -> str:
-        return conceal(": ".join(part for part in (self.source, self.path, self.text) if part))
+        return conceal(": ".join(escaped(part) for part in (self.source, self.path, self.text) if part))
 
 
 class ConfigError(TunnelError):

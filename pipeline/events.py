@@ -106,10 +106,3 @@ class Event(NamedTuple):
 def kind_of(number: int) -> EventKind:
     """The kind with this id; a later version may know more kinds than this one."""
     return BY_ID.get(number) or EventKind(number, f"kind-{number}", INFO, "{subject} {text}", "unknown here")
-
-
-def escaped(text: str) -> str:
-    """The text with everything escaped that is no printable character: no terminal, file or page takes harm."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,6 +1,7 @@
 """Log lines on standard error, one write() each, as text or JSON; times are UTC. No process ever waits for its log.
 
-Text that a peer has sent is escaped by printable(): no control character reaches a terminal or a log file.
+Text that a peer has sent is escaped by printable(), and every line is escaped as a whole (pipeline.plain_text): no
+control character reaches a terminal or a log file.
 
 Equal lines are counted, not repeated (`policy.repeats`): tick() writes the counts that are due, finish() the rest.
 Under systemd, where standard error is the journal, each line begins with its priority (sd-daemon(3)); the journal has
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import TextIO
 
+from pipeline.plain_text import escaped_lines
 from pipeline.policy.repeats import Repeated, Repeats
 
 LOG = logging.getLogger("tunnel")
@@ -65,7 +67,7 @@ class _Line(logging.Formatter):
             return json.dumps(
                 {"time": stamp, "level": level, "instance": self._instance, "process": self._process, "text": text}
             )
-        return f"{'' if self._journal else f'{stamp} '}{level} {self._instance} {self._process}: {text}"
+        return f"{'' if self._journal else f'{stamp} '}{level} {self._instance} {self._process}: {escaped_lines(text)}"
 
 
 def printable(text: str) -> str:

@@ -29,6 +29,7 @@ from pipeline.cli import (
     top_command,
 )
 from pipeline.errors import LocalError, NotRunning, TunnelError, UsageError
+from pipeline.plain_text import escape_output
 from pipeline.runtime import privileges
 from pipeline.secret_text import conceal
 from pipeline.supervisor import instance
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     _open_standard_files()
     if argv is None:  # this process is the command
         privileges.forbid_dumps()
+        escape_output()
     arguments = make_parser().parse_args(argv)
     try:
         run: Run = arguments.run

@@ -11,10 +11,11 @@ PEER_COLUMNS = ("name", "state", "addresses", "endpoint", "connections", "receiv
 
 
 def render(peers: list[dict[str, Any]]) -> str:
-    """A table of the peers, and notes below it. A name may come from an unauthenticated client: it is escaped."""
+    """A table of the peers, and notes below it. Names may come from unauthenticated clients, notes from a disk."""
     from pipeline.cli.status_text import duration
     from pipeline.log import printable
     from pipeline.observe.sentence import amount
+    from pipeline.plain_text import escaped_lines
 
     if not peers:
         return "no peer"
@@ -39,7 +40,7 @@ def render(peers: list[dict[str, Any]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = [f"{printable(peer['name'])}: {note}" for peer in peers for note in _notes_on_peer(peer, time.time())]
-    return "\n".join(table + notes)
+    return escaped_lines("\n".join(table + notes))
 
 
 def _notes_on_peer(peer: dict[str, Any], now: float) -> list[str]:

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import LocalError, NotRunning, UsageError
+from pipeline.plain_text import escaped
 
 if TYPE_CHECKING:
     from pipeline.cli.command_line import AddCommand, AddOptions
@@ -56,7 +57,7 @@ def _watch(arguments: argparse.Namespace) -> int:
     in_place = sys.stdout.isatty() and not arguments.json
     exit_status = 0
     if in_place:
-        sys.stdout.write(CLEAR)
+        _draw(CLEAR)
     try:
         while True:
             try:
@@ -64,7 +65,7 @@ def _watch(arguments: argparse.Namespace) -> int:
             except (NotRunning, LocalError) as error:
                 text, exit_status = str(error), error.exit_status
             if in_place:
-                sys.stdout.write(_screen(text, *shutil.get_terminal_size()))
+                _draw(_screen(text, *shutil.get_terminal_size()))
             else:
                 print(text if arguments.json else f"{text}\n")
             sys.stdout.flush()
@@ -75,9 +76,15 @@ def _watch(arguments: argparse.Namespace) -> int:
         return exit_status
 
 
+def _draw(text: str) -> None:
+    """Control characters included, which `print` escapes."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "backslashreplace"))
+
+
 def _screen(text: str, columns: int, rows: int) -> str:
     """The text from the upper left corner on, cut to the screen, in place of all that was there."""
-    lines = [f"{line[:columns]}{CLEAR_TO_END_OF_LINE}" for line in text.splitlines()[: rows - 1]]
+    lines = [f"{escaped(line)[:columns]}{CLEAR_TO_END_OF_LINE}" for line in text.splitlines()[: rows - 1]]
     return HOME + "\n".join(lines) + CLEAR_TO_END
 
 

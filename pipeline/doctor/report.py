@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.doctor.examination import CHECKS, Findings, worst
 from pipeline.doctor.finding import Finding, Level
+from pipeline.plain_text import escaped
 
 SCHEMA_VERSION = 1
 """Counts up when a key changes its meaning or goes."""
@@ -23,7 +24,7 @@ def as_text(findings: Findings, *, everything: bool) -> str:
 
 def _lines(name: str, finding: Finding) -> list[str]:
     first = f"{MARKS[finding.level]}: {name}: {finding.text}"
-    return [first, *([f"    {finding.cure}"] if finding.cure else [])]
+    return list(map(escaped, [first, *([f"    {finding.cure}"] if finding.cure else [])]))
 
 
 def _summary(findings: Findings) -> str:

@@ -34,6 +34,7 @@ from pipeline.config.values import parse_address, parse_prefix
 from pipeline.credentials import keys, state_dir
 from pipeline.credentials.ownership import find_exposure
 from pipeline.errors import ConfigError, Problem
+from pipeline.plain_text import escaped
 from pipeline.policy.quota import QuotaAction
 from pipeline.system import hang_guard, small_file
 
@@ -185,7 +186,7 @@ def read_all(state: Path) -> tuple[list[InvitedPeer], list[BrokenPeer]]:
             try:
                 found.append(_read(directory / name))
             except ConfigError as error:
-                broken.append(BrokenPeer(name.removesuffix(SUFFIX), error.problems[0]))
+                broken.append(BrokenPeer(escaped(name.removesuffix(SUFFIX)), error.problems[0]))
     return found, broken
 
 

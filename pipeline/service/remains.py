@@ -1,11 +1,11 @@
-"""What supervisors that were killed have left on this machine, and its removal.
+"""The remains of supervisors that were killed, and their removal.
 
     find_dead()     the names of instances of which something is left
     remove(name)    remove it, as the next start of that instance would; whether there was something
 
-The kernel has removed the device by then, with its addresses and routes. What may be left are the lock file and the
-socket, names in /dev/shm, and the table of the firewall. All of these have the name of the instance. Names that are not
-files of ours are left alone, and so is what any process still maps: it may be an instance in a container.
+The kernel has removed the device by then, with its addresses and routes. The lock file, the socket, names in /dev/shm
+and the table of the firewall may be left, each with the name of the instance. Names that are not files of ours are left
+alone, and so is what any process still maps: it may be an instance in a container.
 """
 
 from __future__ import annotations

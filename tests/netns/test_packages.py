@@ -299,7 +299,7 @@ def kill_one(machine: Machine) -> None:
     words = ["--set", "name=killed", "--set", "tun_name=killed0", "--set", "local_addr=:8443"]
     machine.run("systemd-run", "-q", "--unit=killed", "tunnel-supervisor", "start", "--mode=server", *words)
     eventually(lambda: status(machine, "killed")["state"] == "running", 20, "an instance started by hand")
-    machine.run("systemctl", "kill", "-s", "KILL", "--kill-whom=all", "killed")
+    machine.run("systemctl", "kill", "-s", "KILL", "killed")
     eventually(lambda: machine.attempt("tunnel-supervisor", "status", "--name", "killed").returncode == 3, 20)
     assert "tunnel-killed" in machine.run("nft", "list", "tables")
     machine.run("rm", "-r", "/var/lib/tunnel-supervisor/killed")

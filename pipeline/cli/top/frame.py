@@ -19,8 +19,8 @@ from pipeline.cli.status_text import duration
 from pipeline.cli.top import tables
 from pipeline.cli.top.picture import Glyphs, picture
 from pipeline.cli.top.state import State, sorted_peers
-from pipeline.events import escaped
 from pipeline.observe.rates import Rates
+from pipeline.plain_text import escaped
 
 NOTICES_MAX = 2
 LEAST = {"workers": 3, "peers": 2, "events": 3}

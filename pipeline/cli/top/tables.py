@@ -14,9 +14,9 @@ from rich.text import Text
 
 from pipeline.cli.status_text import duration
 from pipeline.cli.top.picture import Glyphs, verdicts
-from pipeline.events import escaped
 from pipeline.observe.rates import PeerRates, Rates
 from pipeline.observe.sentence import amount
+from pipeline.plain_text import escaped
 
 NAME_WIDTH = 24  # of a peer, at most
 NAME_WIDTH_LEAST = 8

@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from pipeline import events
-from pipeline.events import Event, EventKind, escaped
+from pipeline.events import Event, EventKind
 from pipeline.log import LEVELS, LOG
+from pipeline.plain_text import escaped
 from pipeline.policy.repeats import Repeated, Repeats
 from pipeline.shm.event_log import EventLog
 

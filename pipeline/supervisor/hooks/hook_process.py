@@ -24,8 +24,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.credentials import ownership
-from pipeline.events import escaped
 from pipeline.log import LOG
+from pipeline.plain_text import escaped
 from pipeline.supervisor.processes.precedence import Precedence
 
 KILL_NS = 1_000_000_000

@@ -26,7 +26,7 @@ Answer = dict[str, Any]
 
 
 class Invitations:
-    """`tls`: of the server now; None without encryption. The fields of requests: pipeline.cli.peer_commands, invite_command."""
+    """`tls`: of the server now; None without encryption. The fields of requests: `invite_command` of pipeline.cli."""
 
     def __init__(
         self, peers: ServerPeers, state: StateDir | None, tls: Callable[[], TlsMaterial | None], events: Events

@@ -1,4 +1,4 @@
-"""The commands about the peers of a server, by their names. Their fields: pipeline.cli.peer_commands, invite_command."""
+"""The commands about the peers of a server, by their names. Their fields: `peer_commands` of pipeline.cli."""
 
 from __future__ import annotations
 

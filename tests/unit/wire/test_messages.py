@@ -410,7 +410,7 @@ def test_a_refusal_with_too_many_bytes_or_invalid_text_is_readable() -> None:
 
 
 def test_every_reason_has_a_number_and_a_text_that_fits() -> None:
-    assert list(messages.REASONS) == list(range(1, 17))
+    assert list(messages.REASONS) == list(range(1, 18))
     assert messages.REASONS[ADDRESS_OUTSIDE].startswith("the requested address is not in the server's subnets")
     for reason, text in messages.REASONS.items():
         assert decode(Refused(reason, text).frame()) == Refused(reason, text)

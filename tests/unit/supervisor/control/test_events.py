@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.events import BY_NAME, KINDS, Event, escaped
+from pipeline.events import BY_NAME, KINDS, Event
 from pipeline.log import LEVELS, LOG
+from pipeline.plain_text import escaped
 from pipeline.policy.repeats import WINDOW_NS
 from pipeline.shm import event_log, segment
 from pipeline.shm.event_log import EventLog
