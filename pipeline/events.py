@@ -77,6 +77,14 @@ KINDS = (
     EventKind(58, "peer-enabled", INFO, "peer {subject}: may connect again", "a peer is no longer shut out"),
     EventKind(59, "peer-forgotten", INFO, "peer {subject}: has left: {text}", "a machine has given up being this peer"),
     EventKind(64, "quota", WARNING, "peer {subject}: {text}", "a peer has used up 80 or 100 percent of its quota"),
+    EventKind(65, "quota-corrected", INFO, "peer {subject}: its quota was corrected: {text}",
+              "an operator has said how much of a quota is used"),
+    # accounting and hooks
+    EventKind(72, "accounting-failed", ERROR, "accounting: {text}", "the account cannot be written; counts wait",
+              logged=False),
+    EventKind(73, "accounting-works", INFO, "accounting: {text}", "the account is written again", logged=False),
+    EventKind(74, "hook-failed", WARNING, "hook {subject}: {text}",
+              "a command of `on` has failed, or could not be started", logged=False),
 )
 # fmt: on
 

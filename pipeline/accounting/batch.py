@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import NamedTuple
 
@@ -21,6 +21,14 @@ class Told(NamedTuple):
     mark: str  # such as "80 % of 5000000000": another quota is told anew
 
 
+class Forgiven(NamedTuple):
+    """Bytes that do not count for a quota in a period, although they were carried; below 0, more count than were."""
+
+    first: date  # of the period
+    peer: str
+    size: int
+
+
 class Batch(NamedTuple):
     """All that is written at once. `number`: later ones of a writer have higher numbers."""
 
@@ -28,6 +36,7 @@ class Batch(NamedTuple):
     number: int
     entries: Entries
     told: list[Told]
+    forgiven: list[Forgiven]
 
 
 class Usage(NamedTuple):
@@ -36,12 +45,30 @@ class Usage(NamedTuple):
     period: Period
     traffic: dict[str, Traffic]  # by peer
     told: set[Told]
+    forgiven: dict[str, int]  # by peer
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """The bytes of each peer that count for its quota."""
+        return {
+            peer: (self.traffic[peer].total if peer in self.traffic else 0) - self.forgiven.get(peer, 0)
+            for peer in {*self.traffic, *self.forgiven}
+        }
 
 
 def add_to(entries: Entries, more: Mapping[tuple[date, str], Traffic]) -> None:
     """Add entries to others."""
     for key, traffic in more.items():
         entries[key] = entries[key] + traffic if key in entries else traffic
+
+
+def forgiven_in(forgiven: Iterable[Forgiven], period: Period) -> dict[str, int]:
+    """The bytes that are forgiven in a period, by peer."""
+    sizes: dict[str, int] = {}
+    for each in forgiven:
+        if each.first == period.first:
+            sizes[each.peer] = sizes.get(each.peer, 0) + each.size
+    return sizes
 
 
 def total_of(entries: Mapping[tuple[date, str], Traffic], period: Period) -> dict[str, Traffic]:

@@ -4,6 +4,7 @@
 
     day, month     peer, received, sent: bytes as this end sees them. Days and months are those of UTC
     told           period, peer, mark of a quota: each is told once
+    forgiven       period, peer, bytes of the quota that an operator has given back, or taken
     written        who has written last, and the number of that writer's last batch
 
 A batch is written as a whole, in one transaction, with its number. So a batch whose fate is unknown may be written
@@ -41,11 +42,17 @@ MIGRATIONS = (
     CREATE TABLE told (period TEXT, peer TEXT, mark TEXT, PRIMARY KEY (period, peer, mark)) WITHOUT ROWID;
     CREATE TABLE written (writer TEXT PRIMARY KEY, batch INTEGER NOT NULL) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE forgiven (period TEXT, peer TEXT, size INTEGER NOT NULL, PRIMARY KEY (period, peer)) WITHOUT ROWID;
+    """,
 )
 VERSION = len(MIGRATIONS)
+FORGIVES_FROM = 2  # the version that has the table
 
 ADD = """INSERT INTO {table} VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE
     SET received = received + excluded.received, sent = sent + excluded.sent"""
+
+FORGIVE = "INSERT INTO forgiven VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET size = size + excluded.size"
 
 T = TypeVar("T")
 
@@ -116,6 +123,9 @@ class BookFile:
         connection = self._connection
         connection.executemany(ADD.format(table="day"), rows)
         connection.executemany(ADD.format(table="month"), ((day[:7], *rest) for day, *rest in rows))
+        for first, peer, size in batch.forgiven:
+            connection.execute(FORGIVE, (str(first), peer, size))
+            connection.execute("DELETE FROM told WHERE period = ? AND peer = ?", (str(first), peer))
         connection.executemany("INSERT OR IGNORE INTO told VALUES (?, ?, ?)", ((str(t[0]), *t[1:]) for t in batch.told))
         connection.execute("DELETE FROM written")
         connection.execute("INSERT INTO written VALUES (?, ?)", (batch.writer, batch.number))
@@ -128,6 +138,7 @@ class BookFile:
         if oldest is not None:
             self._connection.execute("DELETE FROM day WHERE day < ?", oldest)
             self._connection.execute("DELETE FROM told WHERE period < ?", oldest)
+            self._connection.execute("DELETE FROM forgiven WHERE period < ?", oldest)
 
     def close(self) -> None:
         """The other files go with it."""
@@ -193,7 +204,12 @@ def _usage(connection: sqlite3.Connection, period: Period) -> Usage:
     rows = connection.execute(sums, (str(period.first), str(period.next)))
     traffic = {peer: Traffic(received, sent) for peer, received, sent in rows}
     marks = connection.execute("SELECT peer, mark FROM told WHERE period = ?", (str(period.first),))
-    return Usage(period, traffic, {Told(period.first, peer, mark) for peer, mark in marks})
+    told = {Told(period.first, peer, mark) for peer, mark in marks}
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < FORGIVES_FROM:  # of a disk that is read-only since an older version
+        return Usage(period, traffic, told, {})
+    sizes = connection.execute("SELECT peer, size FROM forgiven WHERE period = ?", (str(period.first),))
+    return Usage(period, traffic, told, dict(sizes.fetchall()))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The commands about the peers of a running server: `peers`, `peers disable`, `peers enable`, `revoke`.
+"""The commands about the peers of a running server: `peers`, `peers disable`, `enable` and `quota`, `revoke`.
 
 {"command": "peers"}                                              -> {"ok": true, "schema_version", "peers": [
     {"name", "state", "addresses", "allowed", "rate_mbit", "endpoint", "connections", "sent_bytes",
@@ -14,6 +14,8 @@
     invitation: "" for none, "open", "expired", "used", or "kept" (its key is the peer's)
 {"command": "disable", "name"}                                    -> {"ok": true, "name"}
 {"command": "enable", "name", "until"}      until: as above; null leaves it as it is
+{"command": "quota", "name", "used_bytes"}                 -> {"ok": true, "name", "used_bytes", "quota_bytes"}
+    so much counts as used in the month of its quota; the account stays as it is
 {"command": "revoke", "name"}                                     -> {"ok": true, "name", "problems", "invitation"}
     problems: of the files of other peers. The connections end even if the answer is an error
     invitation: {"name", "uses_left"} of the one for several machines that it had joined with; null if none is open
@@ -38,14 +40,22 @@ from pipeline.errors import NotRunning, UsageError
 if TYPE_CHECKING:
     from pipeline.cli.command_line import AddCommand, AddOptions
 
+USED_MAX = 1e9  # GB
+
 
 def add_commands(command: AddCommand, add_instance: AddOptions) -> None:
-    peers = command("peers", _peers, "list the peers of a running instance, or disable or enable one of them")
+    peers = command("peers", _peers, "list the peers of a running instance, or change one of them")
     peers.add_argument(
-        "action", nargs="?", choices=("disable", "enable"), help="end the session of a peer until it is enabled again"
+        "action",
+        nargs="?",
+        choices=("disable", "enable", "quota"),
+        help="disable: end the session of a peer until it is enabled again; quota: say how much of it is used",
     )
     peers.add_argument("peer", metavar="NAME", nargs="?", default="", help="the peer's name")
     peers.add_argument("--until", metavar="WHEN", help='with enable: another end of its time, "never" for none')
+    peers.add_argument(
+        "--used", metavar="GB", type=float, help="with quota: so much counts as used in this month; 0 gives all back"
+    )
     peers.add_argument("--json", action="store_true", help="print JSON, with schema_version")
     traffic_commands.add_options(peers)
 
@@ -60,11 +70,15 @@ def add_commands(command: AddCommand, add_instance: AddOptions) -> None:
 
 def _peers(arguments: argparse.Namespace) -> int:
     if bool(arguments.action) is not bool(arguments.peer):
-        raise UsageError("expected nothing, or: disable NAME, or: enable NAME")
+        raise UsageError("expected nothing, or: disable NAME, or: enable NAME, or: quota NAME --used GB")
+    if arguments.until and arguments.action != "enable":
+        raise UsageError("--until is only valid with enable")
+    if (arguments.used is not None) is not (arguments.action == "quota"):
+        raise UsageError("quota needs --used GB, and nothing else has it")
+    if arguments.action == "quota":
+        return _set_used(arguments)
     if arguments.action:
         return _change_peer(arguments)
-    if arguments.until:
-        raise UsageError("--until is only valid with enable")
     if traffic_commands.is_asked_for(arguments):
         return traffic_commands.show(arguments)
     answer = send_command(arguments, {"command": "peers"})
@@ -76,10 +90,20 @@ def _change_peer(arguments: argparse.Namespace) -> int:
     request: dict[str, Any] = {"command": arguments.action, "name": arguments.peer}
     if arguments.action == "enable":
         request["until"] = parse_moment(arguments.until, "--until", time.time()) if arguments.until else None
-    elif arguments.until:
-        raise UsageError("--until is only valid with enable")
     send_command(arguments, request)
     print(f"{arguments.action}d: {arguments.peer}")
+    return 0
+
+
+def _set_used(arguments: argparse.Namespace) -> int:
+    from pipeline.observe.sentence import amount
+    from pipeline.policy.quota import BYTES_PER_GB
+
+    if not 0 <= arguments.used <= USED_MAX:
+        raise UsageError(f"--used: given {arguments.used:g}, expected 0 to {USED_MAX:g} GB")
+    size = int(arguments.used * BYTES_PER_GB)
+    answer = send_command(arguments, {"command": "quota", "name": arguments.peer, "used_bytes": size})
+    print(f"quota: {arguments.peer}: {amount(size)} of {amount(answer['quota_bytes'])} used in this month")
     return 0
 
 

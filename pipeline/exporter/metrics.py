@@ -82,6 +82,11 @@ def _server(key: str) -> Samples:
     return _one(lambda snapshot: (snapshot["server"] or {}).get(key))
 
 
+def _part(part: str, key: str) -> Samples:
+    """Of a part of the status that may be null."""
+    return _one(lambda snapshot: (snapshot.get(part) or {}).get(key))
+
+
 def _supervisor(key: str) -> Samples:
     return _one(lambda snapshot: snapshot["supervisor"][key])
 
@@ -237,6 +242,15 @@ OWN = (
            _one(lambda snapshot: len(snapshot["notes"]))),
     Family("tunnel_entries_left_out", GAUGE, "addresses and routes that are wanted, and that the kernel does not have",
            (), _one(lambda snapshot: len(snapshot["left_out"]))),
+    Family("tunnel_accounting_up", GAUGE, "1 if the account of bytes can be written, 0 while counts wait in memory", (),
+           _one(lambda snapshot: not about["problem"] if (about := snapshot.get("accounting")) else None)),
+    Family("tunnel_accounting_failures", COUNTER, "writes of the account that have failed", (),
+           _part("accounting", "failures")),
+    Family("tunnel_hooks_run", COUNTER, "commands of `on` that were run", (), _part("hooks", "run")),
+    Family("tunnel_hooks_failed", COUNTER, "commands of `on` that have failed, or took too long", (),
+           _part("hooks", "failed")),
+    Family("tunnel_hooks_dropped", COUNTER, "events for which no command of `on` was run, since too many waited", (),
+           _part("hooks", "dropped")),
     Family("tunnel_certificate_expiry_timestamp_seconds", GAUGE, "time at which the certificate of this end expires",
            (), _one(lambda snapshot: snapshot["certificate_expires"])),
     Family("tunnel_worker_up", GAUGE, "1 if the worker runs", _WORKER,

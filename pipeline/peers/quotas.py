@@ -3,6 +3,7 @@
     configure(...)       the terms of each peer that is configured or invited, and of all others
     restart(...)         what has been used is this, and these marks have been told: at a start, and in a new period
     add(traffic)         so much more has been used
+    set_used(name, size) an operator has corrected what has been used; the marks that are reached now count as told
     refusal(name)        why the peer cannot connect; "" if it can
     rate(name, rate)     its rate, bytes a second: that of its policy, or the lower one of its quota
     take_marks()         the marks that were reached since the last call, each once in a period
@@ -56,6 +57,14 @@ class Quotas:
         for name, size in used.items():
             self._used[name] = self._used.get(name, 0) + size
 
+    def set_used(self, name: str, size: int) -> list[Mark]:
+        """The marks that are reached with so much; those beyond may be told again."""
+        self._used[name] = size
+        self._told = {mark for mark in self._told if mark[:2] != (self.period.first, name)}
+        reached = self._reached(name, size)
+        self._told.update((self.period.first, name, str(mark)) for mark in reached)
+        return reached
+
     # -- one peer
 
     def terms(self, name: str) -> QuotaTerms:
@@ -90,12 +99,15 @@ class Quotas:
         """The highest of a peer's that were not told; those below it count as told."""
         marks = []
         for name, used in self._used.items():
-            terms = self.terms(name)
-            reached = [Mark(name, percent, terms.limit) for percent in quota.percents(terms, used)]
+            reached = self._reached(name, used)
             new = [mark for mark in reached if (self.period.first, name, str(mark)) not in self._told]
             self._told.update((self.period.first, name, str(mark)) for mark in new)
             marks += new[-1:] if reached[-1:] == new[-1:] else []
         return marks
+
+    def _reached(self, name: str, used: int) -> list[Mark]:
+        terms = self.terms(name)
+        return [Mark(name, percent, terms.limit) for percent in quota.percents(terms, used)]
 
 
 def gigabytes(size: int) -> str:

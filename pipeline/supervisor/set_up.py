@@ -100,7 +100,7 @@ def set_up(
     def facts(event: Event) -> dict[str, str]:
         return facts_of(event, run.config, role, entries.device, memory.current.peer_table, time.monotonic_ns())
 
-    hooks = Hooks(selector, precedence, facts)
+    hooks = Hooks(selector, precedence, facts, events.record)
     clean_up(hooks.close)
     hooks.configure(config)
     workforce = Workforce(run, entries, role.answer_request, selector, precedence, events.record)

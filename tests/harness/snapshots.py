@@ -144,6 +144,8 @@ def snapshot(**fields: Any) -> Snapshot:
             "failed_attempts": 0,
             "trouble_seconds": 0.0,
         },
+        "accounting": {"path": "/var/lib/x/accounting.sqlite", "failures": 0, "problem": ""},
+        "hooks": {"running": [], "run": 3, "failed": 1, "dropped": 0},
         "notes": [],
         "left_out": [],
         "connections": [connection(1), connection(2, traffic_class="light", rtt_ms=30.0)],

@@ -5,6 +5,7 @@
     begin(index, name)  a peer gets an index
     tick(now)           look; the peers whose quota has other consequences now
     configure(...)      other quotas
+    set_used(...)       an operator says how much of a quota is used
     close()             hand over the rest
 
 The supervisor never waits for a disk (`pipeline.accounting.outbox`).
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.accounting import FILE_NAME
-from pipeline.accounting.batch import Told, Usage
+from pipeline.accounting.batch import Forgiven, Told, Usage
 from pipeline.accounting.outbox import Outbox
 from pipeline.config import Config
+from pipeline.errors import LocalError
 from pipeline.log import LOG
 from pipeline.peers.quotas import Quotas, gigabytes
 from pipeline.policy.quota import QuotaState, QuotaTerms, period_of
@@ -35,24 +37,28 @@ LOOK_NS = 1_000_000_000
 REFRESH_NS = 10_000_000_000
 START_SECONDS = 0.5  # a wait for what was used this month, before the first client is admitted
 
-Report = Callable[[str, str], object]
+Record = Callable[[str, str, str], object]
+"""Records an event: its kind, its subject, its text."""
 
 
 class Accountant:
-    """`report(peer, text)` is called for each mark of a quota that is reached. `wall`: seconds since the epoch.
+    """`record` gets each mark of a quota that is reached, and troubles of the book. `wall`: seconds since the epoch.
 
     `has_quotas`: the peers are those of a server. Without `accounting` an accountant does nothing.
     """
 
     def __init__(
-        self, config: Config, report: Report = lambda peer, text: None, wall: Callable[[], float] = time.time
+        self,
+        config: Config,
+        record: Record = lambda kind, subject, text: None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.quotas = Quotas()
-        self._report = report
+        self._record = record
         self._wall = wall
         self._day = config.quota_day
         self._has_quotas = config.mode == "server" and not config.compat
-        self._outbox = Outbox(Path(config.state_dir) / FILE_NAME) if config.accounting else None
+        self._outbox = Outbox(Path(config.state_dir) / FILE_NAME, record) if config.accounting else None
         self._meter: TrafficMeter | None = None
         self._look_at = 0  # CLOCK_MONOTONIC ns
         self._refresh_at = time.monotonic_ns() + REFRESH_NS
@@ -116,6 +122,20 @@ class Accountant:
 
     # -- quotas
 
+    def set_used(self, name: str, size: int) -> QuotaTerms:
+        """The quota, of which so many bytes count as used in this period. LocalError if there is none to be kept."""
+        terms = self.quotas.terms(name)
+        if self._outbox is None or not self._has_quotas:
+            raise LocalError("this instance keeps no account: accounting is false")
+        if not terms.limit:
+            raise LocalError(f'peer "{name}" has no quota: see quota_gb')
+        self._look()
+        self._follow_period(self._outbox)
+        first = self.quotas.period.first
+        self._outbox.forgive(Forgiven(first, name, self.quotas.used(name) - size))
+        self._outbox.tell(Told(first, name, str(mark)) for mark in self.quotas.set_used(name, size))
+        return terms
+
     def _follow_quotas(self, outbox: Outbox, now: int) -> set[str]:
         self._follow_period(outbox)
         marks = self.quotas.take_marks()
@@ -123,7 +143,7 @@ class Accountant:
         until = self.quotas.period.end_text
         for mark in marks:
             text = f"{mark.percent} % of its quota of {gigabytes(mark.limit)} is used up, until {until} (UTC)"
-            self._report(mark.peer, text)
+            self._record("quota", mark.peer, text)
         return self._changed() | self._due(now)
 
     def _due(self, now: int) -> set[str]:
@@ -147,15 +167,15 @@ class Accountant:
         period = period_of(self._today(), self._day)
         if period == self.quotas.period:
             return False
-        unwritten = outbox.unwritten(period)
-        self.quotas.restart(period, {name: each.total for name, each in unwritten.items()}, ())
+        unwritten = Usage(period, outbox.unwritten(period), set(), outbox.unwritten_forgiven(period))
+        self.quotas.restart(period, unwritten.counted, ())
         outbox.want(period)
         return True
 
     def _use(self, usage: Usage | None) -> None:
         if usage is not None and usage.period == self.quotas.period:
             told = {(each.peer, each.mark) for each in usage.told}
-            self.quotas.restart(usage.period, {name: each.total for name, each in usage.traffic.items()}, told)
+            self.quotas.restart(usage.period, usage.counted, told)
 
     def _today(self) -> date:
         return datetime.fromtimestamp(self._wall(), UTC).date()

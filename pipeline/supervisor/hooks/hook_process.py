@@ -91,6 +91,7 @@ class HookProcess:
         self._began_ns = time.monotonic_ns()
         self._signalled = 0  # the last signal that it got
         self._size = 0  # of its output so far
+        self.failure = ""  # how it has failed, once it has ended; "" if it has not
         self._output = Output(name)
         _require_trusted(argv[0])
         self._pipe, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -182,12 +183,12 @@ class HookProcess:
 
     def _report(self, status: int) -> None:
         seconds = (time.monotonic_ns() - self._began_ns) / 1e9
-        if status > 0:
-            LOG.warning("hook %s: exit status %d after %.1f s", self.name, status, seconds)
-        elif status < 0:
-            LOG.warning("hook %s: ended by %s after %.1f s", self.name, signal.Signals(-status).name, seconds)
-        else:
+        if status == 0:
             LOG.debug("hook %s: done after %.1f s", self.name, seconds)
+            return
+        how = f"exit status {status}" if status > 0 else f"ended by {signal.Signals(-status).name}"
+        self.failure = f"{how} after {seconds:.1f} s"
+        LOG.warning("hook %s: %s", self.name, self.failure)
 
 
 def _require_trusted(program: str) -> None:

@@ -58,10 +58,17 @@ class _Run(NamedTuple):
 
 
 class Hooks:
-    """`describe` is asked only about events that have a hook."""
+    """`describe` is asked only about events that have a hook. `record(kind, subject, text)`: an event."""
 
-    def __init__(self, selector: selectors.BaseSelector, precedence: Precedence, describe: Describe) -> None:
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        precedence: Precedence,
+        describe: Describe,
+        record: Callable[[str, str, str], object] = lambda *event: None,
+    ) -> None:
         self._selector = selector
+        self._record = record
         self._precedence = precedence
         self._describe = describe
         self._queue: HookQueue[_Run] = HookQueue()
@@ -131,15 +138,19 @@ class Hooks:
                 run.variables,
                 self._selector,
                 self._precedence,
-                lambda process, status, left_open: self._ended(subject, status, left_open),
+                lambda process, status, left_open: self._ended(process, subject, status, left_open),
             )
         except OSError as error:
             self._counts["failed"] += 1
             self._queue.ended(subject)
-            LOG.error("hook %s: %s cannot be started: %s", run.hook, run.argv[0], error.strerror or error)
+            why = f"{run.argv[0]} cannot be started: {error.strerror or error}"
+            LOG.error("hook %s: %s", run.hook, why)
+            self._record("hook-failed", run.hook, why)
 
-    def _ended(self, subject: Hashable, status: int, left_open: int) -> None:
+    def _ended(self, process: HookProcess, subject: Hashable, status: int, left_open: int) -> None:
         self._counts["failed"] += status != 0
+        if process.failure:
+            self._record("hook-failed", process.name, process.failure)
         del self._running[subject]
         self._queue.ended(subject)
         if left_open >= 0:

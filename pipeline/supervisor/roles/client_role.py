@@ -75,7 +75,7 @@ class ClientRole:
     def __init__(self, config: Config, key: bytes = b"", events: Events | None = None) -> None:
         self._events = events or Events()
         self._config = config
-        self.accountant = Accountant(config)
+        self.accountant = Accountant(config, self._events.record)
         self._key = key
         self.credentials: TlsSettings = tls_settings.load(config, key=key)
         self._trouble = ServerTrouble()

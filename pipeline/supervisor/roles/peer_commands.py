@@ -31,6 +31,7 @@ class PeerCommands:
             "revoke": self._revoke,
             "disable": self._disable,
             "enable": self._enable,
+            "quota": self._set_used,
         }
 
     def run(self, command: str, request: Request) -> Answer:
@@ -86,3 +87,10 @@ class PeerCommands:
         self._peers.shut_out.enable(name)
         self._peers.admit_as_known()
         return {"ok": True, "name": name}
+
+    def _set_used(self, request: Request) -> Answer:
+        """`used_bytes`: so much of the quota counts as used in its period."""
+        name, size = self._peers.named(request.get("name")), request.get("used_bytes")
+        if type(size) is not int or not 0 <= size < 1 << 62:
+            raise LocalError(f"used_bytes: given {size!r}, expected a number of bytes")
+        return {"ok": True, "name": name, "used_bytes": size, "quota_bytes": self._peers.set_used(name, size)}

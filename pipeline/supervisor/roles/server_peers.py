@@ -79,6 +79,15 @@ class ServerPeers:
         own = {each.policy.name: each.policy.quota for each in self.known.known}
         self._accountant.configure(self.config.quota_day, own, registry.quota_terms(self.config))
 
+    def set_used(self, name: str, size: int) -> int:
+        """So many bytes of this peer's quota count as used. Returns the quota. LocalError if there is none."""
+        before = self._accountant.quotas.used(name)
+        terms = self._accountant.set_used(name, size)
+        if self._admission is not None:
+            self._admission.follow_quotas({name})
+        self._events.record("quota-corrected", name, f"{size} bytes count as used, in place of {before}")
+        return terms.limit
+
     def admit_as_known(self) -> None:
         """Sessions end whose proof is good no longer, or whose peer is shut out."""
         self.configure_quotas()

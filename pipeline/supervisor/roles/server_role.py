@@ -67,7 +67,7 @@ class ServerRole(AdmissionNews):
     def __init__(self, config: Config, events: Events | None = None) -> None:
         self._events = events or Events()
         self._config = config
-        self.accountant = Accountant(config, lambda peer, text: self._events.record("quota", peer, text))
+        self.accountant = Accountant(config, self._events.record)
         remembers = config.multi_client and not config.compat
         self._state = StateDir(config.state_dir) if config.encryption == "tls" or remembers else None
         self.capacity = config.max_clients if config.multi_client else 1

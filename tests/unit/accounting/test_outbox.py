@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.accounting import FILE_NAME
-from pipeline.accounting.batch import Told, Usage
-from pipeline.accounting.book_file import read
+from pipeline.accounting.batch import Forgiven, Told, Usage
+from pipeline.accounting.book_file import read, read_usage
 from pipeline.accounting.outbox import CLOSE_SECONDS, HANG_NS, RETRY_NS, WRITE_NS, Outbox
 from pipeline.policy.quota import Period
 from pipeline.policy.traffic_meter import Traffic
@@ -115,7 +115,7 @@ def test_the_usage_counts_what_is_not_in_the_book_yet(driven: Driven) -> None:
     driven.add(5)
     assert driven.outbox.unwritten(NOVEMBER) == {"ann": Traffic(5, 0)}
     usage = driven.pass_time(0)
-    assert usage == (NOVEMBER, {"ann": Traffic(6, 0)}, {Told(NOVEMBER.first, "ann", "80 % of 1")})
+    assert usage == (NOVEMBER, {"ann": Traffic(6, 0)}, {Told(NOVEMBER.first, "ann", "80 % of 1")}, {})
 
 
 def test_a_damaged_book_is_kept_under_another_name_and_a_new_one_begun(
@@ -229,3 +229,35 @@ def test_an_instance_that_ends_waits_for_a_disk_for_a_moment_only(path: Path, ca
         driven.outbox.close()
         assert CLOSE_SECONDS <= time.monotonic() - began < CLOSE_SECONDS + 2
     assert "7 bytes are in no account: no answer" in caplog.text
+
+
+def test_a_book_that_cannot_be_written_and_then_can_is_two_events(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    driven = Driven(path)
+    driven.outbox._record = lambda kind, subject, text: seen.append(kind)
+    path.parent.mkdir(mode=0o700, parents=True)
+    path.mkdir()
+    for _ in range(2):
+        driven.add(1)
+        driven.pass_time(RETRY_NS)
+    assert seen == ["accounting-failed"] and driven.outbox.failures >= 2
+    path.rmdir()
+    driven.pass_time(RETRY_NS)
+    assert seen == ["accounting-failed", "accounting-works"]
+    driven.outbox.close()
+
+
+def test_what_is_forgiven_waits_for_the_book_and_ends_the_marks_of_before(path: Path) -> None:
+    driven = Driven(path)
+    first = NOVEMBER.first
+    mark = Told(first, "ann", "80 % of 1")
+    driven.add(6)
+    driven.outbox.tell([mark])
+    driven.outbox.forgive(Forgiven(first, "ann", 4))
+    assert driven.outbox.unwritten_forgiven(NOVEMBER) == {"ann": 4}
+    driven.outbox.want(NOVEMBER)
+    usage = driven.pass_time(0)
+    assert usage is not None and usage.counted == {"ann": 2} and usage.told == set()
+    driven.outbox.forgive(Forgiven(first, "ann", 2))
+    driven.outbox.close()
+    assert read_usage(path, NOVEMBER).counted == {"ann": 0}

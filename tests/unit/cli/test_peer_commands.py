@@ -311,6 +311,43 @@ def test_a_peer_is_disabled_and_enabled(run: Run, server: Server, monkeypatch: p
     ]
 
 
+def test_an_operator_says_how_much_of_a_quota_is_used(run: Run, server: Server) -> None:
+    server.answer = {"ok": True, "name": "ann", "used_bytes": 0, "quota_bytes": 50 * 10**9}
+    assert run("peers", "quota", "ann", "--used", "1.5") == (
+        0,
+        "quota: ann: 1.5 GB of 50.0 GB used in this month\n",
+        "",
+    )
+    assert server.requests == [{"command": "quota", "name": "ann", "used_bytes": 1_500_000_000}]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["quota", "ann"],
+        ["quota", "--used", "1"],
+        ["enable", "ann", "--used", "1"],
+        ["--used", "1"],
+        ["quota", "ann", "--used", "-1"],
+        ["quota", "ann", "--used", "nan"],
+        ["quota", "ann", "--used", "1", "--until", "1d"],
+    ],
+    ids=" ".join,
+)
+def test_a_quota_is_not_corrected_by_what_makes_no_sense(run: Run, server: Server, words: list[str]) -> None:
+    assert run("peers", *words)[0] == 2 and server.requests == []
+
+
+def test_a_revoke_says_what_becomes_of_an_invitation(run: Run, server: Server) -> None:
+    server.answer = {"ok": True, "name": "lab-2", "problems": [], "invitation": {"name": "lab", "uses_left": 3}}
+    status, out, err = run("revoke", "lab-2")
+    assert (status, out) == (0, "revoked: lab-2\n") and "is good for 3 machines more. `revoke lab --invitation`" in err
+    assert "has ended with it, for 3 machines more" in run("revoke", "lab")[2]
+    server.answer = {"ok": True, "name": "lab", "problems": [], "stays": True}
+    assert run("revoke", "lab", "--invitation") == (0, "revoked: the invitation of lab, which stays\n", "")
+    assert [request["command"] for request in server.requests] == ["revoke", "revoke", "withdraw"]
+
+
 def test_what_ends_soon_stands_below_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
     invited = {**BOB, "state": "invited", "invitation": "open", "invitation_expires": 1_800_090_000}

@@ -13,6 +13,7 @@ import pytest
 from pipeline.accounting import FILE_NAME
 from pipeline.accounting.book_file import read
 from pipeline.config import parse
+from pipeline.errors import LocalError
 from pipeline.policy.quota import UNLIMITED, QuotaState, QuotaTerms
 from pipeline.supervisor.accounting.accountant import LOOK_NS, Accountant
 from tests.support import eventually
@@ -41,14 +42,21 @@ class Office:
 
     def __init__(self, state: Path, terms: QuotaTerms, **settings: Any) -> None:
         self.reports: list[tuple[str, str]] = []
+        self.troubles: list[tuple[str, str]] = []
         self.wall = NOVEMBER
         self.now = time.monotonic_ns()
         self.table = Table()
         config = parse({"mode": "server", "state_dir": str(state), **settings})
-        self.accountant = Accountant(config, lambda *report: self.reports.append(report), lambda: self.wall)
+        self.accountant = Accountant(config, self._record, lambda: self.wall)
         self.accountant.configure(1, {"ann": terms}, UNLIMITED)
         self.accountant.start(self.table)
         self.accountant.begin(0, "ann")
+
+    def _record(self, kind: str, subject: str, text: str) -> None:
+        if kind == "quota":
+            self.reports.append((subject, text))
+        else:
+            self.troubles.append((kind, text))
 
     def carry(self, size: int) -> set[str]:
         """So many bytes from the peer, and the next look."""
@@ -159,3 +167,49 @@ def test_a_client_keeps_account_of_its_server(state: Path) -> None:
     accountant.tick(time.monotonic_ns())
     accountant.close()
     assert read(state / FILE_NAME, "day") == [("2026-11-29", "vpn.example.org", (5, 7))]
+
+
+def test_an_operator_gives_a_quota_back_and_its_marks_are_told_again(office: Office, state: Path) -> None:
+    assert office.carry(1200) == {"ann"} and office.state() is QuotaState.STOPPED
+    assert office.accountant.set_used("ann", 0) == QuotaTerms(1000, "stop")
+    assert office.state() is QuotaState.OPEN and office.carry(0) == {"ann"}, "its session may begin again"
+    office.carry(850)
+    assert [text.split(" %")[0] for _, text in office.reports] == ["100", "80"]
+    office.accountant.close()
+    again = Office(state, QuotaTerms(1000, "stop"))
+    assert again.accountant.quotas.used("ann") == 850, "it is so after a restart"
+    again.carry(1)
+    assert not again.reports, "a mark that was told since is not told again"
+    again.accountant.close()
+    assert sum(traffic.total for *_, traffic in read(state / FILE_NAME, "month")) == 2051
+
+
+def test_a_quota_is_set_to_a_part_of_what_was_used_and_what_is_reached_is_not_told(office: Office) -> None:
+    office.carry(100)
+    office.accountant.set_used("ann", 900)
+    office.carry(1)
+    assert office.accountant.quotas.used("ann") == 901 and not office.reports
+    office.carry(99)
+    assert [text.split(" %")[0] for _, text in office.reports] == ["100"]
+
+
+def test_a_correction_is_of_its_month(office: Office) -> None:
+    office.carry(100)
+    office.accountant.set_used("ann", 50)
+    office.wall = DECEMBER
+    office.carry(10)
+    assert office.accountant.quotas.used("ann") == 10
+    office.wall = NOVEMBER
+    eventually(
+        lambda: office.carry(0) is not None and office.accountant.quotas.used("ann") == 50, what="November again"
+    )
+
+
+def test_without_a_quota_or_an_account_there_is_nothing_to_set(state: Path) -> None:
+    office = Office(state, UNLIMITED)
+    with pytest.raises(LocalError, match="has no quota"):
+        office.accountant.set_used("ann", 0)
+    office.accountant.close()
+    office = Office(state, QuotaTerms(1000, "stop"), accounting=False)
+    with pytest.raises(LocalError, match="keeps no account"):
+        office.accountant.set_used("ann", 0)

@@ -38,7 +38,10 @@ class Stage:
         self.directory = directory
         self.selector = selectors.DefaultSelector()
         self.facts: dict[str, str] = {}
-        self.hooks = Hooks(self.selector, Precedence(), lambda event: self.facts)
+        self.events: list[tuple[str, str, str]] = []
+        self.hooks = Hooks(
+            self.selector, Precedence(), lambda event: self.facts, lambda *event: self.events.append(event)
+        )
         self.on: dict[str, list[str]] = {}
         self.configure()
 
@@ -330,3 +333,17 @@ def test_without_a_free_descriptor_a_command_is_not_started_and_nothing_else_hap
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     stage.settle()
     assert "cannot be started" in caplog.text
+
+
+def test_a_command_that_fails_or_cannot_be_started_is_an_event(stage: Stage) -> None:
+    stage.script("up", "exit 3")
+    stage.script("connected", "true")
+    stage.on["lost"] = ["/nowhere/at-all"]
+    stage.configure()
+    for kind in ("up", "connected", "lost"):
+        stage.hooks.handle(event(kind))
+        stage.settle()
+    (kind, hook, text), other = stage.events
+    assert (kind, hook) == ("hook-failed", "up") and text.startswith("exit status 3 after ")
+    assert other[:2] == ("hook-failed", "lost") and "cannot be started: " in other[2]
+    assert stage.hooks.status()["failed"] == 2

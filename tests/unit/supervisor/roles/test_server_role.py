@@ -342,3 +342,19 @@ def test_a_key_that_a_reload_replaces_ends_the_session_of_the_old_one(running: R
     running.reload()
     assert not running.hub.is_current(of_ann) and running.hub.is_current(of_bob)
     assert running.may_connect(keys.parse(new)) and not running.may_connect(ann)
+
+
+def test_a_quota_that_is_used_up_is_given_back_by_a_command(running: Running) -> None:
+    key = running.invite("ann", quota_gb=1)
+    quotas = running.role.accountant.quotas
+    quotas.add({"ann": 2 * 10**9})
+    assert not running.may_connect(key)
+    answer = running.command("quota", name="ann", used_bytes=5 * 10**8)
+    assert answer == {"ok": True, "name": "ann", "used_bytes": 5 * 10**8, "quota_bytes": 10**9}
+    assert running.may_connect(key) and quotas.used("ann") == 5 * 10**8
+    assert running.command("quota", name="ann", used_bytes=10**9)["ok"] and not running.may_connect(key)
+    running.invite("bob")
+    assert "has no quota" in running.refused("quota", name="bob", used_bytes=0)
+    assert "no peer" in running.refused("quota", name="carl", used_bytes=0)
+    for size in (-1, None, "0", True, 1.5, 1 << 63):
+        assert "used_bytes" in running.refused("quota", name="ann", used_bytes=size)
