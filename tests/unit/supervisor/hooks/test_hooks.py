@@ -23,6 +23,7 @@ from pipeline.supervisor.hooks import hook_process
 from pipeline.supervisor.hooks.hook_process import LINES_MAX
 from pipeline.supervisor.hooks.hooks import Hooks
 from pipeline.supervisor.processes.precedence import Precedence
+from tests.harness.no_descriptors import no_descriptor_left
 
 SECONDS = 20.0
 
@@ -321,16 +322,10 @@ def test_events_without_a_command_cost_nothing(stage: Stage) -> None:
 def test_without_a_free_descriptor_a_command_is_not_started_and_nothing_else_happens(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import resource
-
     stage.script("up", "true")
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, limits[1]))
-    try:
+    with no_descriptor_left():
         up(stage)
-        stage.turn()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        stage.hooks.tick(time.monotonic_ns())
     stage.settle()
     assert "cannot be started" in caplog.text
 
