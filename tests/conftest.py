@@ -9,16 +9,20 @@ Run by root, tests have a machine of their own (tests/harness/own_machine.py): s
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import settings
 
+from pipeline.system import inherited
 from tests.harness.own_machine import Room, enter_own_machine, remove_room
 from tests.support import ROOT, eventually
 
@@ -47,11 +51,22 @@ def traces() -> set[str]:
             for line in Path(table).read_text().splitlines():
                 fields = line.split()
                 found.add(" ".join([table, *(fields[column] for column in columns)]))
+    found |= set(descriptors())
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return found
     return found | {f"process {child.pid}" for child in psutil.Process().children()}
+
+
+def descriptors() -> Iterator[str]:
+    """Of this process, each with what it is open on. Mappings of shared memory last as long as a fixture's value, and
+    libraries keep files of theirs open."""
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the listing
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if not target.startswith((f"{SHARED_MEMORY}/", sys.prefix)):
+                yield f"descriptor {name} of {target}"
 
 
 def left(before: set[str]) -> list[str]:
@@ -91,6 +106,8 @@ def expect_nothing_left(before: set[str]) -> None:
 
     def gone() -> bool:
         remains[:] = left(before)
+        if remains:
+            gc.collect()  # a cycle may hold what is to vanish
         return not remains
 
     try:
@@ -112,6 +129,7 @@ def rules_and_addresses() -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    inherited.use_usual_signals()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts commands in the background without it
     is_worker = hasattr(config, "workerinput")
     if is_worker or not config.getoption("numprocesses", None):

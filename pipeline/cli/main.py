@@ -33,6 +33,7 @@ from pipeline.plain_text import escape_output
 from pipeline.runtime import privileges
 from pipeline.secret_text import conceal
 from pipeline.supervisor import instance
+from pipeline.system import inherited
 
 STOP_SECONDS = 30.0  # how long `stop` waits
 
@@ -42,8 +43,9 @@ Run = Callable[[argparse.Namespace], int]
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. An error is one text on standard error."""
-    _open_standard_files()
+    inherited.open_standard_files()
     if argv is None:  # this process is the command
+        inherited.use_usual_signals()
         privileges.forbid_dumps()
         escape_output()
     arguments = make_parser().parse_args(argv)
@@ -56,16 +58,6 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-
-
-def _open_standard_files() -> None:
-    """Open /dev/null for each of the three that the caller has closed, lest another file gets its number."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        if getattr(sys, name) is None:  # the interpreter has found it closed
-            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -50,9 +50,11 @@ class Instance:
             advice = ": mount a tmpfs on /run" if error.errno == errno.EROFS else ""
             raise LocalError(f"{error.filename}: {error.strerror}{advice}") from None
         if not _lock_soon(self._lock_fd):
+            pid = _pid(self._lock_fd)
+            os.close(self._lock_fd)
             raise LocalError(
-                f'instance "{self.name}" runs already (pid {_pid(self._lock_fd)}); stop it, or give '
-                f"this one another name (--set name=...)"
+                f'instance "{self.name}" runs already (pid {pid}); stop it, or give this one another name '
+                "(--set name=...)"
             )
         if not self._is_current():  # the predecessor removed the file between our open and our lock
             os.close(self._lock_fd)

@@ -199,6 +199,7 @@ def control() -> Iterator[Feed]:
         server = HubServer(BOB)
         stack.callback(server.close)
         role.start(server.table, SimpleNamespace(accepted=0, know_peers=list))
+        stack.callback(role.accountant.close)
         selector = stack.enter_context(selectors.DefaultSelector())
         path = directory / "control"
         _restore(role, directory / "state")

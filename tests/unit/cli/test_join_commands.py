@@ -130,7 +130,7 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World(tmp_path, monkeypatch)
     yield made
-    made.server.hub.close()
+    made.server.close()
 
 
 STEPS = 12  # of an undisturbed join: five files, before and after each; the question, before and after

@@ -98,7 +98,7 @@ class Machine:
 def running(tmp_path: Path) -> Iterator[Running]:
     made = Running(tmp_path)
     yield made
-    made.hub.close()
+    made.close()
 
 
 @pytest.fixture

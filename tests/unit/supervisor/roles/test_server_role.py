@@ -36,13 +36,22 @@ class Running:
             "max_clients": 4,
         }
         self.hub = HubServer()  # for its peer table
-        self.start()
+        self._begin()
 
     def start(self) -> None:
+        """Another run, with the files of the one before."""
+        self.role.accountant.close()
+        self._begin()
+
+    def _begin(self) -> None:
         self.role = ServerRole(self.config)
         self.networks: list[list[Any]] = []
         """Networks behind peers, each time that the device was told."""
         self.role.start(self.hub.table, SimpleNamespace(accepted=0, know_peers=self.networks.append))
+
+    def close(self) -> None:
+        self.role.accountant.close()
+        self.hub.close()
 
     @property
     def config(self) -> Config:
@@ -90,7 +99,7 @@ class Running:
 def running(tmp_path: Path) -> Iterator[Running]:
     made = Running(tmp_path)
     yield made
-    made.hub.close()
+    made.close()
 
 
 def cannot_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
