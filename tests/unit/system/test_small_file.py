@@ -23,9 +23,9 @@ LIMIT = 100
 def refusal(path: object) -> str:
     with pytest.raises(ConfigError) as caught:
         small_file.read_text(path, LIMIT, "setting")
-    said = str(caught.value)
-    assert said.startswith(f"{path}: setting: ")
-    return said.removeprefix(f"{path}: setting: ")
+    said, shown = str(caught.value), str(path).replace("\0", "\\x00")
+    assert said.startswith(f"{shown}: setting: ")
+    return said.removeprefix(f"{shown}: setting: ")
 
 
 def put(path: Path, data: bytes) -> Path:
