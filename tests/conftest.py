@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,7 +51,6 @@ def traces() -> set[str]:
             for line in Path(table).read_text().splitlines():
                 fields = line.split()
                 found.add(" ".join([table, *(fields[column] for column in columns)]))
-    found |= set(descriptors())
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -59,19 +58,21 @@ def traces() -> set[str]:
     return found | {f"process {child.pid}" for child in psutil.Process().children()}
 
 
-def descriptors() -> Iterator[str]:
+def left(before: set[str], look: Callable[[], set[str]]) -> list[str]:
+    """The traces that are there now, were not there before, and are not another's."""
+    return sorted(trace for trace in look() - before if not held_by_others(Path(trace)))
+
+
+def descriptors() -> set[str]:
     """Of this process, each with what it is open on. Mappings of shared memory last as long as a fixture's value, and
     libraries keep files of theirs open."""
+    found = set()
     for name in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):  # that of the listing
             target = os.readlink(f"/proc/self/fd/{name}")
             if not target.startswith((f"{SHARED_MEMORY}/", sys.prefix)):
-                yield f"descriptor {name} of {target}"
-
-
-def left(before: set[str]) -> list[str]:
-    """The traces that are there now, were not there before, and are not another's."""
-    return sorted(trace for trace in traces() - before if not held_by_others(Path(trace)))
+                found.add(f"descriptor {name} of {target}")
+    return found
 
 
 def held_by_others(path: Path) -> bool:
@@ -101,11 +102,11 @@ def others(pid: int) -> bool:
         return False
 
 
-def expect_nothing_left(before: set[str]) -> None:
+def expect_nothing_left(before: set[str], look: Callable[[], set[str]] = traces) -> None:
     remains: list[str] = []
 
     def gone() -> bool:
-        remains[:] = left(before)
+        remains[:] = left(before, look)
         if remains:
             gc.collect()  # a cycle may hold what is to vanish
         return not remains
@@ -183,3 +184,12 @@ def a_test_leaves_no_trace() -> Iterator[None]:
     before = traces()
     yield
     expect_nothing_left(before)
+
+
+@pytest.fixture(autouse=True)
+def a_test_closes_what_it_has_opened(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A lab of tests/netns grows while they use it."""
+    before = descriptors()
+    yield
+    if not request.node.get_closest_marker("netns"):
+        expect_nothing_left(before, descriptors)

@@ -75,7 +75,7 @@ class Story:
 def running(tmp_path: Path) -> Iterator[Running]:
     made = Running(tmp_path)
     yield made
-    made.hub.close()
+    made.close()
 
 
 @pytest.fixture
