@@ -233,8 +233,13 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _reload(arguments: argparse.Namespace) -> int:
-    answer = _send_command(arguments, {"command": "reload"}, "changed")
-    problems = answer.get("problems", [])  # an instance of an older version has none
+    from pipeline.cli import reload_text
+
+    answer = _send_command(arguments, {"command": "reload"})
+    print("\n".join(reload_text.lines(answer)))
+    problems = answer.get("problems", [])  # an instance of an older version has none, and no notes
+    for note in answer.get("notes", []):
+        print(f"note: {note}", file=sys.stderr)
     for problem in problems:
         print(f"tunnel-supervisor: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -242,7 +247,7 @@ def _reload(arguments: argparse.Namespace) -> int:
 
 def _restart(arguments: argparse.Namespace) -> int:
     request = {"command": "restart", "worker": arguments.worker, "rolling": arguments.rolling}
-    _send_command(arguments, request, "workers")
+    print(f"workers: {', '.join(_send_command(arguments, request)['workers'])}")
     if arguments.rolling:
         from pipeline.service.instances import follow_rolling_restart
 
@@ -251,14 +256,13 @@ def _restart(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _send_command(arguments: argparse.Namespace, request: dict[str, Any], key: str) -> dict[str, Any]:
-    """Send a request and print the list that its answer has under `key`. The answer."""
+def _send_command(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a request. LocalError if it is refused."""
     from pipeline.supervisor.control import control_socket
 
     answer = control_socket.send_request(_instance(arguments), request)
     if not answer["ok"]:
         raise LocalError(answer["error"])
-    print(f"{key}: {', '.join(answer[key]) or 'nothing'}")
     return answer
 
 

@@ -32,6 +32,26 @@ class TlsSettings(NamedTuple):
     expires: float | None = None
 
 
+class _Content(NamedTuple):
+    """A file that a setting names."""
+
+    setting: str
+    read: Callable[[TlsSettings], object]
+
+
+CONTENTS = (
+    _Content("tls_cert_file", lambda found: found.certificate),
+    _Content("tls_key_file", lambda found: found.tls and found.tls.key_pem),
+    _Content("tls_ca_file", lambda found: found.tls and found.tls.ca_pem),
+    _Content("key_file", lambda found: found.key),
+)
+
+
+def changed_contents(config: Config, before: TlsSettings, now: TlsSettings) -> list[str]:
+    """The settings of this configuration whose files have other contents now."""
+    return [each.setting for each in CONTENTS if getattr(config, each.setting) and each.read(before) != each.read(now)]
+
+
 OwnPair = Callable[[], CertificatePair]
 """Where a server's certificate comes from, unless the configuration names one."""
 

@@ -33,6 +33,24 @@ class _Exclusion(NamedTuple):
         return self.known is None or self.known.has_proof_of(known)
 
 
+class PeerChanges(NamedTuple):
+    """The names of peers that are other ones than before, each row in order."""
+
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+def compare(before: Iterable[KnownPeer], now: Iterable[KnownPeer]) -> PeerChanges:
+    """`changed`: in anything that their files or the configuration say of them."""
+    old, new = ({each.policy.name: each for each in peers} for peers in (before, now))
+    return PeerChanges(
+        tuple(sorted(new.keys() - old.keys())),
+        tuple(sorted(name for name in new.keys() & old.keys() if new[name] != old[name])),
+        tuple(sorted(old.keys() - new.keys())),
+    )
+
+
 class KnownPeers:
     """`known`: the peers that may connect. `broken`: those whose file or settings cannot be used."""
 
@@ -58,8 +76,9 @@ class KnownPeers:
             raise ConfigError([problem for name, problem in loaded.broken if name in lost])
         return loaded
 
-    def take(self, loaded: Loaded) -> None:
+    def take(self, loaded: Loaded) -> PeerChanges:
         """Use what was read. New problems are logged, each once."""
+        before = self.known
         for broken in loaded.broken:
             if broken not in self.broken:
                 LOG.error("peer %s cannot connect with what its file has now: %s", broken.name, broken.problem)
@@ -70,6 +89,7 @@ class KnownPeers:
             if exclusion.known is None or any(name == each.policy.name for each in loaded.known)
         }
         self.known = [each for each in loaded.known if not self._is_excluded(each)]
+        return compare(before, self.known)
 
     def add(self, peer: KnownPeer) -> None:
         """Know one more peer, which may have been excluded before."""

@@ -1,4 +1,8 @@
-"""The result of a reload before it is applied: the new configuration, or why the old one stays in force."""
+"""The result of a reload: before it is applied the new configuration, or why the old one stays; then its answer.
+
+The answer says what has changed, and names each change that a user would look for now and not find yet. Two tables say
+how each setting takes effect; a setting in none of them is read by workers at their start, and they are replaced.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,17 @@ from typing import Any
 from pipeline.config import RELOAD, Config, changes
 from pipeline.credentials import ownership
 from pipeline.errors import ConfigError
+from pipeline.peers.known_peers import PeerChanges
 from pipeline.supervisor.run.worker_settings import LIMITS
+
+LATER = {
+    "push_routes": "a client that is connected gets them at its next connection",
+    "max_connections_per_client": "it counts for connections from now on",
+    "public_addr": "invitations from now on have it; clients that have joined keep the old one",
+    "tls_cert_file": "connections from now on have it",
+    "tls_key_file": "connections from now on have it",
+}
+"""Settings that are in force at once, and whose effect shows later: what a user has to wait for."""
 
 APPLIED_BY_SUPERVISOR = {
     "routes",
@@ -25,16 +39,12 @@ APPLIED_BY_SUPERVISOR = {
     "quota_day",
     "on",
     "hook_timeout",
-    "max_connections_per_client",
-    "push_routes",
-    "public_addr",
-    "tls_cert_file",
-    "tls_key_file",
     "tls_ca_file",
     "metrics_addr",
     "metrics_token_file",
     "metrics_peers",
     *LIMITS,
+    *LATER,
 }
 """Settings that the supervisor applies itself, or tells the workers; a change of any other replaces the workers."""
 
@@ -42,13 +52,16 @@ APPLIED_BY_SUPERVISOR = {
 class Reload:
     """Reads the configuration again and compares it with the old one. Changes nothing.
 
-    `error` is "" if the reload is possible; else `config` is the old one. `problems`: of peers that a reload leaves as
-    they were, or leaves out, since their files are wrong; of addresses and routes that the kernel does not have.
+    `error` is "" if the reload is possible; else `config` is the old one. `contents`: settings whose files have other
+    contents. `peers`: those that have changed. `problems`: of peers that a reload leaves as they were, or leaves out,
+    since their files are wrong; of addresses and routes that the kernel does not have.
     """
 
     def __init__(self, old: Config, reread: Callable[[], Config]) -> None:
         self.config = old
         self.changed: list[str] = []
+        self.contents: list[str] = []
+        self.peers = PeerChanges()
         self.error = ""
         self.problems: list[str] = []
         try:
@@ -66,12 +79,38 @@ class Reload:
         self.changed = changed
 
     @property
-    def replaces_workers(self) -> bool:
-        """A changed setting is one that workers read at their start alone."""
-        return bool(set(self.changed) - APPLIED_BY_SUPERVISOR)
+    def replacing(self) -> list[str]:
+        """The changed settings that workers read at their start alone: workers are replaced for them."""
+        return [name for name in self.changed if name not in APPLIED_BY_SUPERVISOR]
+
+    @property
+    def summary(self) -> str:
+        """One line, for the event."""
+        counts = [f"{what} peers: {len(names)}" for what, names in self.peers._asdict().items() if names]
+        files = [f"contents of {', '.join(self.contents)}"] if self.contents else []
+        return "; ".join([", ".join(self.changed) or "no setting has changed", *files, *counts])
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about effects that come later, or that cost something."""
+        later: dict[str, list[str]] = {}
+        for name in (*self.changed, *self.contents):
+            if name in LATER:
+                later.setdefault(LATER[name], []).append(name)
+        found = [f"{', '.join(names)}: {effect}" for effect, names in later.items()]
+        if self.replacing:
+            found.append(f"{', '.join(self.replacing)}: workers are replaced, and connections made anew")
+        return found
 
     def answer(self) -> dict[str, Any]:
         """The answer on the control socket."""
         if self.error:
             return {"ok": False, "error": self.error}
-        return {"ok": True, "changed": self.changed, "problems": self.problems}
+        return {
+            "ok": True,
+            "changed": self.changed,
+            "contents": self.contents,
+            "peers": self.peers._asdict(),
+            "notes": self.notes,
+            "problems": self.problems,
+        }

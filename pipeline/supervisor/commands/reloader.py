@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 from pipeline import log
 from pipeline.config import Config
+from pipeline.credentials import tls_settings
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import TunnelError
 from pipeline.events import Record
+from pipeline.peers.known_peers import PeerChanges
 from pipeline.supervisor.commands.reload import Reload
 from pipeline.supervisor.control.sd_notify import notify
 from pipeline.supervisor.hooks.hooks import Hooks
@@ -26,8 +28,11 @@ class Role(Protocol):
     def prepare_reload(self, config: Config) -> TlsSettings:
         """Load everything that a configuration names. Raises, and changes nothing."""
 
-    def apply_reload(self) -> None:
-        """Use what was prepared."""
+    @property
+    def credentials(self) -> TlsSettings: ...
+
+    def apply_reload(self) -> PeerChanges:
+        """Use what was prepared. Returns the peers that have changed."""
 
     @property
     def problems(self) -> Sequence[str]:
@@ -76,6 +81,7 @@ class Reloader:
             try:
                 credentials = self._role.prepare_reload(reload.config)
                 self._exporter.prepare(reload.config)
+                reload.contents = self._changed_contents(reload.config, credentials)
                 self._apply(reload, self._run.prepare_plan(reload.config, credentials))
                 reload.problems += self._role.problems
             except TunnelError as error:
@@ -86,19 +92,26 @@ class Reloader:
             self._record("reload-refused", "", reload.error)
         return reload
 
+    def _changed_contents(self, config: Config, credentials: TlsSettings) -> list[str]:
+        """Settings whose files have other contents, under the same names."""
+        found = tls_settings.changed_contents(config, self._role.credentials, credentials)
+        if self._exporter.has_another_token:
+            found.append("metrics_token_file")
+        return [name for name in found if getattr(config, name) == getattr(self._run.config, name)]
+
     def _apply(self, reload: Reload, plan: PreparedPlan) -> None:
         """All that can refuse has been asked, but for the kernel. Each thing that it refuses costs itself alone, is
         said, and is tried again later: the new configuration is in force."""
         config = reload.config
-        self._role.apply_reload()
+        reload.peers = self._role.apply_reload()
         self._run.use(plan)
         self._workforce.configure(config)
         log.start(config.name, "supervisor", config.log_level, config.log_format)
-        self._record("reloaded", "", ", ".join(reload.changed) or "no setting has changed")
+        self._record("reloaded", "", reload.summary)
         reload.problems += self._entries.configure(config)
         reload.problems += self._exporter.apply()
         self._hooks.configure(config)
-        if reload.replaces_workers:
+        if reload.replacing:
             self._workforce.restart(self._workforce.names, "for the new settings")
         else:
             self._workforce.tell_settings()

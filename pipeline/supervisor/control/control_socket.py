@@ -3,7 +3,7 @@
     {"command": "status"}                  -> the status snapshot
     {"command": "stop"}                    -> {"ok": true, "pid": ...}, and the supervisor drains and ends
     {"command": "restart", "worker": ""}   -> {"ok": true, "workers": [...]}
-    {"command": "reload"}                  -> {"ok": true, "changed": [...]}
+    {"command": "reload"}                  -> {"ok": true, "changed": [...], ...}: pipeline.supervisor.commands.reload
     {"command": one of PEER_COMMANDS, ...} -> see pipeline.cli.peer_commands, invite_command
     any of them                            -> {"ok": false, "error": ...}
 

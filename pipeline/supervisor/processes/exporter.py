@@ -24,6 +24,7 @@ from pipeline.credentials import metrics_token
 from pipeline.errors import TunnelError
 from pipeline.events import Record
 from pipeline.log import LOG
+from pipeline.observe.process_stat import HALTED, read_process
 from pipeline.policy.restart import GiveUp, RestartPolicy
 from pipeline.supervisor.kernel.listener import listen
 from pipeline.supervisor.processes.exporter_process import ExporterProcess
@@ -33,7 +34,8 @@ from pipeline.system import task_limit
 
 SECOND = 1_000_000_000
 INTENSITY, PERIOD = 8, 300.0  # restarts, and the seconds in which they count
-HANG_NS = 20 * SECOND  # without a sign of life, which is due every second
+STOPPED_NS = 5 * SECOND  # without a sign of life, which is due every second, of a process that somebody has stopped
+HANG_NS = 20 * SECOND  # of any other: its priority is low, so it may wait for a core; workers have 5 s by default
 LISTEN_AGAIN_NS = 5 * SECOND
 BACKLOG = 64
 SETTING = "metrics_addr"
@@ -80,6 +82,7 @@ class Exporter:
         self._ticked_ns = 0
         self._alive_ns = 0  # its last sign of life; `_ready_ns`: its first one
         self._ready_ns = 0
+        self._killed_for = ""
         self._restarts = RestartPolicy(INTENSITY, PERIOD)
         self.notes: list[str] = []
 
@@ -90,6 +93,12 @@ class Exporter:
 
     def prepare(self, config: Config) -> None:
         self._prepared = settings_of(config, self._account)
+
+    @property
+    def has_another_token(self) -> bool:
+        """Whether the token that was prepared is another than that in use."""
+        prepared, used = self._prepared, self._settings
+        return prepared is not None and used is not None and prepared.plan["token"] != used.plan["token"]
 
     def configure_prepared(self) -> None:
         """Use it from the next tick on."""
@@ -125,10 +134,10 @@ class Exporter:
         if self._process is not None:
             if paused:
                 self._alive_ns = now
-            elif now - self._alive_ns > HANG_NS:
-                LOG.warning("exporter: no sign of life for %d s, it is killed", HANG_NS // SECOND)
+            elif reason := self._hang(self._process.pid, now - self._alive_ns):
+                LOG.warning("exporter: %s, it is killed", reason)
+                self._killed_for, self._alive_ns = reason, now
                 self._process.kill()
-                self._alive_ns = now
         elif now >= self._next_ns and self._listen(settings, now):
             self._start(settings, now)
 
@@ -136,6 +145,14 @@ class Exporter:
         self._settings = None
         self._end()
         self._stop_listening()
+
+    @staticmethod
+    def _hang(pid: int, silent_ns: int) -> str:
+        """Why a process that has been silent for so long is to be replaced; "" if it is not."""
+        if silent_ns > HANG_NS:
+            return f"no sign of life for {HANG_NS // SECOND} s"
+        found = read_process(pid) if silent_ns > STOPPED_NS else None
+        return f"{found.state} for {STOPPED_NS // SECOND} s" if found and found.state in HALTED else ""
 
     # -- the listener
 
@@ -168,7 +185,7 @@ class Exporter:
             self._count_death(f"its process cannot be started: {task_limit.explain(error)}", 0, now)
             return
         self._precedence.set_spare(process.pid)
-        self._process, self._alive_ns, self._ready_ns = process, now, 0
+        self._process, self._alive_ns, self._ready_ns, self._killed_for = process, now, 0, ""
         self._selector.register(process.pidfd, selectors.EVENT_READ, self._died)
         self._selector.register(process.channel, selectors.EVENT_READ, lambda: self._read_news(process))
 
@@ -187,7 +204,8 @@ class Exporter:
         now = time.monotonic_ns()
         lived = now - self._ready_ns if self._ready_ns else 0
         status = self._forget()
-        self._count_death(f"exit status {status}" if status >= 0 else f"signal {-status}", lived, now, status)
+        how = f"exit status {status}" if status >= 0 else f"signal {-status}"
+        self._count_death(self._killed_for or how, lived, now, status)
 
     def _count_death(self, reason: str, lived_ns: int, now: int, status: int = 1) -> None:
         verdict = self._restarts.died("the exporter", status, lived_ns, now)

@@ -4,7 +4,7 @@
     expect(settings)          the settings that tcp workers have from now on, and so the HELLOs that they send
     tick(now)                 give the device what a WELCOME has brought
     prepare_reload(config)    load everything that a configuration names, the credentials; raises, and changes nothing
-    apply_reload()            use what was prepared
+    apply_reload()            use what was prepared; a client has no peers that change
     answer_request(request)   of a tcp worker: a proof for the server, a verdict on the server's WELCOME; or it reports
                               trouble with the server
     status()                  the server and the trouble with it; what its WELCOME has that does not fit
@@ -33,6 +33,7 @@ from pipeline.credentials import tls_settings
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import LocalError
 from pipeline.log import LOG
+from pipeline.peers.known_peers import PeerChanges
 from pipeline.peers.peer_status import PeerRow
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import (
@@ -109,12 +110,13 @@ class ClientRole:
         self._prepared = config, tls_settings.load(config, key=self._key)
         return self._prepared[1]
 
-    def apply_reload(self) -> None:
+    def apply_reload(self) -> PeerChanges:
         before = self._config
         self._config, self.credentials = self._prepared
         if self._config.remote_addr != before.remote_addr:
             self.known_servers = []
             self.accountant.begin(0, self._config.remote_endpoint.host)
+        return PeerChanges()
 
     @property
     def peers_version(self) -> int:

@@ -25,7 +25,7 @@ from pipeline.peers import peer_file, registry
 from pipeline.peers.admission import Admission
 from pipeline.peers.ended_invitations import EndedInvitations
 from pipeline.peers.enrollment import Enrollment
-from pipeline.peers.known_peers import KnownPeers
+from pipeline.peers.known_peers import KnownPeers, PeerChanges
 from pipeline.peers.peer_file import InvitedPeer, Issued
 from pipeline.peers.registry import Loaded
 from pipeline.peers.shut_out import ShutOut
@@ -62,10 +62,11 @@ class ServerPeers:
         self._admission, self._tell_networks = admission, tell_networks
         self.admit_as_known()
 
-    def reload(self, config: Config, loaded: Loaded) -> None:
+    def reload(self, config: Config, loaded: Loaded) -> PeerChanges:
         self.config = config
-        self.known.take(loaded)
+        changes = self.known.take(loaded)
         self.admit_as_known()
+        return changes
 
     def tick(self, now: int) -> None:
         """Invitations expire, and the time of peers begins and ends. `now`: CLOCK_MONOTONIC ns."""

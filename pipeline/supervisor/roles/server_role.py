@@ -4,7 +4,7 @@
     expect(settings)          nothing
     tick(now)                 what could not be saved is saved again
     prepare_reload(config)    load everything that a configuration names, the credentials; raises, and changes nothing
-    apply_reload()            use what was prepared
+    apply_reload()            use what was prepared; the peers that have changed
     status()                  the account: the command `peers` tells of the peers
     answer_request(request)   of a tcp worker: may this client connect?
     run_command(request)      the commands about peers, of the control socket; None for any other
@@ -32,6 +32,7 @@ from pipeline.log import LOG
 from pipeline.observe.snapshot import SCHEMA_VERSION
 from pipeline.peers.admission import Admission, AdmissionNews
 from pipeline.peers.compat_admission import CompatAdmission
+from pipeline.peers.known_peers import PeerChanges
 from pipeline.peers.peer_status import PeerRow, PeerStatus
 from pipeline.peers.registry import Loaded
 from pipeline.runtime.plan import WorkerSettings
@@ -153,14 +154,15 @@ class ServerRole(AdmissionNews):
         self._prepared = config, loaded, peers
         return loaded
 
-    def apply_reload(self) -> None:
+    def apply_reload(self) -> PeerChanges:
         before = self.credentials.tls
         self._config, self.credentials, loaded = self._prepared
-        self._peers.reload(self._config, loaded)
+        changes = self._peers.reload(self._config, loaded)
         if self._compat_admission is not None:
             self._compat_admission.configure(self._config)
         if self._admission is not None and _has_lost_a_ca(before, self.credentials.tls):
             self._admission.end_certified()
+        return changes
 
     # -- peers, for observers
 

@@ -591,6 +591,16 @@ def test_problems_of_other_peers_are_told_by_revoke_and_end_a_reload_with_status
     server.answer = {"ok": True, "name": "alice", "changed": ["routes"], "problems": ["/x/bob.json: expected text"]}
     assert run("revoke", "alice") == (0, "revoked: alice\n", "note: /x/bob.json: expected text\n")
     assert run("reload") == (1, "changed: routes\n", "tunnel-supervisor: /x/bob.json: expected text\n")
+    server.answer = {
+        "ok": True,
+        "changed": [],
+        "contents": ["tls_cert_file"],
+        "peers": {"new": [f"p{n:02}" for n in range(12)], "changed": [], "removed": ["carl"]},
+        "notes": ["tls_cert_file: connections from now on have it"],
+    }
+    new = ", ".join(f"p{n:02}" for n in range(10))
+    told = f"new contents: tls_cert_file\nnew peers: {new} and 2 more\nremoved peers: carl\n"
+    assert run("reload") == (0, told, "note: tls_cert_file: connections from now on have it\n")
     server.answer = {"ok": True, "name": "alice", "changed": []}  # of an older version
     assert run("revoke", "alice") == (0, "revoked: alice\n", "") and run("reload") == (0, "changed: nothing\n", "")
 

@@ -94,6 +94,19 @@ OWN = GOOD.certificate.encode(), GOOD.key.encode()
 
 
 @SIDES
+def test_a_file_with_other_contents_is_named_by_its_setting(files: Files, mode: str) -> None:
+    ca = CA.certificate.encode()
+    config = files.config(mode, *OWN, ca)
+    before = load(config)
+    assert tls_settings.changed_contents(config, before, load(config)) == []
+    other = issue("server.test")
+    files.config(mode, other.certificate.encode(), other.key.encode(), ca)
+    assert tls_settings.changed_contents(config, before, load(config)) == ["tls_cert_file", "tls_key_file"]
+    files.config(mode, *OWN, ca + issue("another", is_ca=True).certificate.encode())
+    assert tls_settings.changed_contents(config, before, load(config)) == ["tls_ca_file"]
+
+
+@SIDES
 @pytest.mark.parametrize(
     ("material", "file", "text"),
     [

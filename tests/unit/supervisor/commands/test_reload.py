@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.config import RELOAD, Config, parse
 from pipeline.errors import ConfigError, Problem
+from pipeline.peers.known_peers import PeerChanges
 from pipeline.supervisor.commands.reload import APPLIED_BY_SUPERVISOR, Reload
 
 SERVER = {"mode": "server", "tunnel_addr": "10.0.0.1/24"}
@@ -20,8 +21,10 @@ def reload(**changed: Any) -> Reload:
 
 def test_a_reload_without_a_change_is_possible_and_replaces_no_worker() -> None:
     same = reload()
-    assert (same.error, same.changed, same.replaces_workers) == ("", [], False)
-    assert same.answer() == {"ok": True, "changed": [], "problems": []}
+    assert (same.error, same.changed, same.replacing, same.notes) == ("", [], [], [])
+    no_peers = {"new": (), "changed": (), "removed": ()}
+    assert same.answer() == {"ok": True, "changed": [], "contents": [], "peers": no_peers, "notes": [], "problems": []}
+    assert same.summary == "no setting has changed"
 
 
 @pytest.mark.parametrize(
@@ -43,8 +46,28 @@ def test_workers_are_replaced_for_a_setting_that_they_read_at_their_start_alone(
     assert wanted.error == ""
     assert wanted.config == parse({**SERVER, **changed})
     assert set(wanted.changed) == set(changed)
-    assert wanted.replaces_workers is replaced
-    assert wanted.answer() == {"ok": True, "changed": wanted.changed, "problems": []}
+    assert bool(wanted.replacing) is replaced
+    assert wanted.answer()["changed"] == wanted.changed
+    assert any("connections made anew" in note for note in wanted.notes) is replaced
+
+
+def test_a_setting_whose_effect_comes_later_says_when_it_comes() -> None:
+    wanted = reload(push_routes=["10.96.0.0/16"], max_connections_per_client=9, routes=["10.97.0.0/16"])
+    assert wanted.notes == [
+        "push_routes: a client that is connected gets them at its next connection",
+        "max_connections_per_client: it counts for connections from now on",
+    ]
+    wanted = reload()
+    wanted.contents = ["tls_cert_file", "tls_key_file"]
+    assert wanted.notes == ["tls_cert_file, tls_key_file: connections from now on have it"]
+    assert wanted.summary == "no setting has changed; contents of tls_cert_file, tls_key_file"
+
+
+def test_peers_that_are_new_changed_or_removed_are_in_the_answer_and_in_the_event() -> None:
+    wanted = reload()
+    wanted.peers = PeerChanges(new=("ann", "bob"), removed=("carl",))
+    assert wanted.answer()["peers"] == {"new": ("ann", "bob"), "changed": (), "removed": ("carl",)}
+    assert wanted.summary == "no setting has changed; new peers: 2; removed peers: 1"
 
 
 @pytest.mark.parametrize(

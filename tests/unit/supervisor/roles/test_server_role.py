@@ -16,6 +16,7 @@ from pipeline.config import Config, parse
 from pipeline.credentials import invitation, keys
 from pipeline.errors import ConfigError, LocalError
 from pipeline.peers import peer_file
+from pipeline.peers.known_peers import PeerChanges
 from pipeline.supervisor.roles.server_role import ServerRole
 from pipeline.wire.messages import Welcome
 from tests.harness.hanging import hanging
@@ -73,10 +74,10 @@ class Running:
         assert not answer["ok"]
         return answer["error"]
 
-    def reload(self, **settings: Any) -> None:
+    def reload(self, **settings: Any) -> PeerChanges:
         self.settings |= settings
         self.role.prepare_reload(self.config)
-        self.role.apply_reload()
+        return self.role.apply_reload()
 
     def ask(self, key: bytes, number: int = 1) -> Answer:
         asked = self.role.answer_request(request(hello(key, number).frame(), key))
@@ -341,6 +342,21 @@ def test_a_reload_never_costs_a_known_peer_for_what_another_claims(running: Runn
     assert running.hub.is_current(session)
     running.start()  # a start has to decide: the configuration goes first
     assert running.states() == {"ann": "broken", "cfg": "away"}
+
+
+def test_a_reload_tells_which_peers_are_other_ones_than_before(running: Running) -> None:
+    for name in ("ann", "bob", "carl"):
+        running.invite(name)
+    assert running.reload() == PeerChanges()
+    content = json.loads((running.peers / "bob.json").read_text())
+    (running.peers / "bob.json").write_text(json.dumps(content | {"rate_mbit": 5}))
+    (running.peers / "carl.json").unlink()
+    keys.write_secret(running.peers / "dan.json", json.dumps({"key": keys.generate()}).encode())
+    assert running.reload() == PeerChanges(("dan",), ("bob",), ("carl",))
+    (running.peers / "bob.json").write_text("half a fi")
+    assert running.reload() == PeerChanges()  # it stays as it was, and that is a problem of its own
+    running.command("revoke", name="ann")
+    assert running.reload() == PeerChanges()
 
 
 def test_a_key_that_a_reload_replaces_ends_the_session_of_the_old_one(running: Running) -> None:
