@@ -17,13 +17,17 @@ from pipeline.observe.observer import Observer, wait_for
 from pipeline.observe.run_view import FOREIGN
 from pipeline.observe.snapshot import event_dict
 from pipeline.supervisor.instance import Instance
+from pipeline.version import NAME
 
 PATIENCE = 3.0  # seconds; an instance makes its shared memory anew within one
 
 
 def observer_of(instance: Instance) -> Observer:
-    """PermissionDenied without the right to look."""
-    pid = instance.supervisor_pid()
+    """PermissionDenied without the right to look. NotRunning says where to look instead, and how to start it."""
+    try:
+        pid = instance.supervisor_pid()
+    except NotRunning as error:
+        raise NotRunning(f"{error}{_advice(instance.name)}") from None
     try:
         return wait_for(instance.name, _owner(instance), PATIENCE)
     except NotRunning:
@@ -60,6 +64,19 @@ def read_events(instance: Instance) -> list[dict[str, Any]]:
         return [event_dict(event) for event in observer.read_events().events]
     finally:
         observer.close()
+
+
+def _advice(name: str) -> str:
+    """For an instance that does not run: its events have ended with it, and its log has them."""
+    from pipeline.cli import service_manager
+    from pipeline.cli.joined_client import configured_names
+
+    is_configured = name in configured_names()
+    log = service_manager.find_log(name, is_configured)
+    parts = [f"what has happened is in its log: {log}"] if log else []
+    if is_configured:
+        parts.append(f"to start it: `{NAME} up {name}`")
+    return "".join(f"; {part}" for part in parts)
 
 
 def _owner(instance: Instance) -> int:

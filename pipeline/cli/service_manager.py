@@ -75,6 +75,11 @@ def log_of(name: str) -> str:
     return f"journalctl -u {_unit(name)}" if _has_unit() else str(_log_path(name))
 
 
+def find_log(name: str, is_configured: bool) -> str:
+    """Where the log of an instance is that does not run, if it has one; else ""."""
+    return log_of(name) if (_has_unit() and is_configured) or _log_path(name).exists() else ""
+
+
 def forget(name: str) -> None:
     """Remove the log of an instance that is not there any more, and the directory if it is empty."""
     for path in (_log_path(name), _log_path(name).with_suffix(".log.1")):

@@ -25,7 +25,7 @@ from pipeline.peers.dial_slots import Place
 from pipeline.peers.enrollment import RECORDED, Answered
 from pipeline.peers.membership import Assigned, Member, Membership
 from pipeline.peers.peer_sessions import PeerSessions
-from pipeline.peers.peer_status import PeerRow, PeerStatus, describe_peers
+from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, describe_peers
 from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
@@ -311,13 +311,13 @@ class Admission:
         """Whether the peer has been admitted, and has lost its index to no other since."""
         return any(member.policy.name == name for member in self._membership.list_members() if member.peer != NO_PEER)
 
-    def name_session(self, peer: int) -> tuple[str, str] | None:
-        """The name and the addresses of the peer that has a session under this index; None without one."""
+    def name_session(self, peer: int) -> PresentSession | None:
+        """None if no peer has a session under this index."""
         peer_session = self._sessions.find(peer)
         if peer_session is None:
             return None
         addresses = self._membership.remembered.get(peer_session.name, ())
-        return peer_session.name, ", ".join(map(str, addresses))
+        return PresentSession(peer_session.name, ", ".join(map(str, addresses)), peer_session.session)
 
     def peer_rows(self) -> list[PeerRow]:
         """Every peer that is configured or a member, by name."""

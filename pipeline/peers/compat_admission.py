@@ -24,7 +24,7 @@ from pipeline.config import Config
 from pipeline.packet.address_pool import AddressPool
 from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.peer_sessions import CONNECTING_NS
-from pipeline.peers.peer_status import PeerRow, PeerStatus, describe_peers
+from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, describe_peers
 from pipeline.peers.registry import BYTES_PER_MBIT
 from pipeline.runtime.supervisor_channel import (
     AddressClaim,
@@ -152,9 +152,9 @@ class CompatAdmission:
 
     # -- for people
 
-    def name_session(self, peer: int) -> tuple[str, str] | None:
+    def name_session(self, peer: int) -> PresentSession | None:
         """The name of a peer is its first address, once that is known; None without a session."""
-        return (self._row(peer).name, "") if peer in self._peers else None
+        return PresentSession(self._row(peer).name) if peer in self._peers else None
 
     def peer_rows(self) -> list[PeerRow]:
         """Every peer that has an index, by address; those without one come last."""

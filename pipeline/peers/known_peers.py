@@ -42,11 +42,11 @@ class PeerChanges(NamedTuple):
 
 
 def compare(before: Iterable[KnownPeer], now: Iterable[KnownPeer]) -> PeerChanges:
-    """`changed`: in anything that their files or the configuration say of them."""
+    """`changed`: in what their own files or settings say, or in their keys."""
     old, new = ({each.policy.name: each for each in peers} for peers in (before, now))
     return PeerChanges(
         tuple(sorted(new.keys() - old.keys())),
-        tuple(sorted(name for name in new.keys() & old.keys() if new[name] != old[name])),
+        tuple(sorted(name for name in new.keys() & old.keys() if not new[name].says_the_same(old[name]))),
         tuple(sorted(old.keys() - new.keys())),
     )
 

@@ -19,6 +19,14 @@ SHUT_OUT = ("disabled", "ended")
 """States of a peer whose last connections are about to end, if it still has any."""
 
 
+class PresentSession(NamedTuple):
+    """The session under an index. `number`: that the client has given it at its start; 0 if it gives none."""
+
+    name: str
+    addresses: str = ""
+    number: int = 0
+
+
 class PeerRow(NamedTuple):
     """The counts are those of the peer table when the session began."""
 

@@ -36,7 +36,7 @@ ANYBODY = "client:"
 class KnownPeer(NamedTuple):
     """A peer, and its proof of identity: a key, a certificate or a certificate's name.
 
-    `invited`: the content of its file, of a peer that `invite` has added.
+    `invited`: the content of its file, of a peer that `invite` has added. `configured`: the settings of any other.
     """
 
     policy: PeerPolicy
@@ -44,6 +44,11 @@ class KnownPeer(NamedTuple):
     certificate_sha256: bytes = b""
     certificate_name: str = ""
     invited: InvitedPeer | None = None
+    configured: Peer | None = None
+
+    def says_the_same(self, other: KnownPeer) -> bool:
+        """Whether its own file or settings say the same of both, whatever the server says of all peers."""
+        return (self.invited, self.configured, self[1:4]) == (other.invited, other.configured, other[1:4])
 
     def has_proof_of(self, other: KnownPeer) -> bool:
         """Whether both are proved by the same."""
@@ -91,7 +96,7 @@ def load(config: Config, previous: Iterable[KnownPeer] = ()) -> Loaded:
                 key = before[peer.name].key if peer.name in before else b""
                 if not key:
                     continue
-        found.append(KnownPeer(policy, key, peer.certificate_hash, peer.certificate_name))
+        found.append(KnownPeer(policy, key, peer.certificate_hash, peer.certificate_name, configured=peer))
     if config.encryption == "tls":
         invited, unreadable = peer_file.read_all(Path(config.state_dir))
         found += [known_peer_of(peer, config) for peer in invited]

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.observe.observer import Observer
 from tests.netns.harness.checked_flow import Flow, transfer
 from tests.netns.harness.hub import BOTH, PLAIN, Client, Hub, established, inside, reaches
 from tests.netns.harness.instance import Instance, traces
@@ -296,6 +297,17 @@ def test_a_client_that_takes_nothing_costs_the_others_little(hub: Hub, how: str)
         flood.end()
     eventually(lambda: reaches(two.node, hub.server.address, count=1, seconds=0.3), what="it is back")
     eventually(lambda: reaches(one.node, two.address6, count=1, seconds=0.3))
+
+
+def test_an_observer_sees_what_a_command_has_changed_as_soon_as_it_is_answered(hub: Hub) -> None:
+    asked = {"name": "later", "allowed": [], "rate_mbit": None}
+    with closing(Observer(hub.server.name)) as observer:
+        observer.snapshot()
+        for _ in range(3):
+            for word, state in (("invite", "invited"), ("disable", "disabled"), ("enable", "invited"), ("revoke", "")):
+                assert hub.server.ask({"command": word, **asked})["ok"]
+                states = {peer["name"]: peer["state"] for peer in observer.snapshot()["peers"]}
+                assert states.get("later", "") == state
 
 
 # -- what dies

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 from pipeline.observe.observer import Observer
+from pipeline.peers.dial_slots import UNSEEN_NS
 from pipeline.shm.segment import SHM_DIRECTORY
+from pipeline.supervisor.roles.peer_watch import LOOK_NS
 from tests.netns.harness.instance import Instance, Instances, command, reaches, tunnel, unique_name
 from tests.support import eventually
 from tools.instance import EXECUTABLE
@@ -84,6 +87,25 @@ def test_a_death_a_restart_and_the_return_of_connections_are_events_at_both_ends
     eventually(lambda: seen(client)["peers"][0]["connections"] == 8)
     text = client.command("events").stdout
     assert "tcp-0 died: SIGKILL (out of memory?)" in text and "its predecessor died (SIGKILL" in text
+
+
+def test_a_peer_whose_tcp_worker_is_killed_has_neither_left_nor_joined_again(pair: Instances) -> None:
+    server, _ = pair
+
+    def count(kind: str) -> int:
+        return [found for found, _ in kinds(server)].count(kind)
+
+    eventually(lambda: (seen(server)["peers"][0]["session_seconds"] or 0) * 1e9 > UNSEEN_NS)
+    before = count("worker-restarted"), count("peer-joined"), count("peer-left")
+    session = seen(server)["peers"][0]["session_seconds"]
+    pid = server.signal_worker("tcp-0", signal.SIGKILL)
+    server.wait_until_replaced("tcp-0", pid)
+    eventually(lambda: seen(server)["peers"][0]["connections"] == 8)
+    assert seen(server)["peers"][0]["session_seconds"] < session, "all its connections had ended"
+    eventually(lambda: count("worker-restarted") == before[0] + 1)
+    looked = time.monotonic_ns() + 2 * LOOK_NS
+    eventually(lambda: time.monotonic_ns() > looked)
+    assert (count("peer-joined"), count("peer-left")) == before[1:]
 
 
 def follow_into_new_memory(server: Instance, client: Instance) -> None:

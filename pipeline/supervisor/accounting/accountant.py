@@ -62,11 +62,15 @@ class Accountant:
         self._meter: TrafficMeter | None = None
         self._look_at = 0  # CLOCK_MONOTONIC ns
         self._refresh_at = time.monotonic_ns() + REFRESH_NS
+        self._peers: set[str] = set()  # that are configured or invited
         self._states: dict[str, QuotaState] = {}  # of all that are not open, at the last look
 
     def configure(self, quota_day: int, own: Mapping[str, QuotaTerms], general: QuotaTerms) -> None:
         """Call before the admission looks at the quotas. `own`: of the peers that are configured or invited."""
         self._day = quota_day
+        for name in self._peers - own.keys():
+            self._states.pop(name, None)  # it is no peer any more, so nobody waits for its quota
+        self._peers = set(own)
         self.quotas.configure(own, general)
         if self._meter is not None and self._outbox is not None and self._has_quotas:
             self._follow_period(self._outbox)

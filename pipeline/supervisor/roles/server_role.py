@@ -33,7 +33,7 @@ from pipeline.observe.snapshot import SCHEMA_VERSION
 from pipeline.peers.admission import Admission, AdmissionNews
 from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.peers.known_peers import PeerChanges
-from pipeline.peers.peer_status import PeerRow, PeerStatus
+from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession
 from pipeline.peers.registry import Loaded
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Doubted, EndReport, Replaced
@@ -79,6 +79,7 @@ class ServerRole(AdmissionNews):
         self._peer_watch: PeerWatch | None = None  # from start() on
         self._admission: Admission | None = None
         self._compat_admission: CompatAdmission | None = None
+        self._events.subscribe(lambda event: self._peer_watch.note(event) if self._peer_watch is not None else None)
 
     def start(self, table: PeerTable, device: TunDevice) -> None:
         self._client_watch = ClientWatch(table, device)
@@ -185,10 +186,10 @@ class ServerRole(AdmissionNews):
         assert self._admission is not None, "there is an admission where there are peers"
         return self._admission.describe(complete_rows(self._admission.peer_rows(), self._peers), now)
 
-    def _name_session(self, peer: int) -> tuple[str, str] | None:
+    def _name_session(self, peer: int) -> PresentSession | None:
         if self._compat_admission is not None:
             return self._compat_admission.name_session(peer)
-        return self._admission.name_session(peer) if self._admission is not None else ("client", "")
+        return self._admission.name_session(peer) if self._admission is not None else PresentSession("client")
 
     # -- news of the admission
 

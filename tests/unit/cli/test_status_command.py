@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import observed, status_command
+from pipeline.cli import joined_client, observed, service_manager, status_command
 from pipeline.cli.main import main
 from pipeline.supervisor import instance
 from pipeline.version import VERSION
@@ -158,6 +158,27 @@ def test_a_watch_survives_the_end_of_the_instance_and_says_so(
     interrupt_after(2, monkeypatch)
     exit_status, text = status(capsys, "--watch")
     assert (exit_status, text) == (3, f'instance "{NAME}" does not run\n\n' * 2)
+
+
+@pytest.mark.parametrize("command", ["events", "status", "top"])
+def test_an_instance_that_has_ended_leaves_its_log_and_can_be_started_again(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(instance, "RUN_DIRECTORY", tmp_path / "run")
+    monkeypatch.setattr(service_manager, "SYSTEMD", tmp_path / "none")
+    monkeypatch.setattr(service_manager, "LOG_DIRECTORY", tmp_path)
+    monkeypatch.setattr(joined_client, "ETC", tmp_path / "etc")
+    said = f'tunnel-supervisor: instance "{NAME}" does not run'
+    for path, hint in (
+        (tmp_path / "none yet", ""),
+        (tmp_path / f"{NAME}.log", f"; what has happened is in its log: {tmp_path / NAME}.log"),
+        (tmp_path / "etc" / NAME / "config.json", f"; to start it: `tunnel-supervisor up {NAME}`"),
+    ):
+        said += hint
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+        assert main([command, "--name", NAME]) == 3
+        assert capsys.readouterr().err == f"{said}\n"
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan"])

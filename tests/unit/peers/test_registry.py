@@ -269,6 +269,7 @@ def test_a_peer_of_the_configuration_has_its_key_its_networks_and_its_rate(files
             "ann", (ip_network("10.1.0.0/16"), ip_network("fd01::/64")), (ip_address("10.0.0.7"),), 20 * BYTES_PER_MBIT
         ),
         keys.read_key(path, ""),
+        configured=config.peers[0],
     )
     assert (bob.policy.name, bob.policy.rate) == ("bob", BYTES_PER_MBIT // 2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from pipeline.accounting import FILE_NAME
 from pipeline.accounting.book_file import read
 from pipeline.config import parse
 from pipeline.errors import LocalError
+from pipeline.log import LOG
 from pipeline.policy.quota import UNLIMITED, QuotaState, QuotaTerms
 from pipeline.supervisor.accounting.accountant import LOOK_NS, Accountant
 from tests.support import eventually
@@ -140,6 +142,22 @@ def test_a_greater_quota_lets_a_peer_in_at_once(office: Office) -> None:
     office.carry(2000)
     office.accountant.configure(1, {"ann": QuotaTerms(5000, "stop")}, UNLIMITED)
     assert office.accountant.quotas.refusal("ann") == ""
+
+
+def test_a_quota_is_said_to_be_open_again_only_of_a_peer_that_is_still_there(
+    office: Office, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOG, "propagate", True)
+    caplog.set_level(logging.INFO, LOG.name)
+    office.carry(2000)
+    office.accountant.configure(1, {"ann": QuotaTerms(5000, "stop")}, UNLIMITED)
+    assert office.carry(0) == {"ann"} and "ann: its quota is open again" in caplog.text
+    office.carry(5000)
+    assert office.state() is QuotaState.STOPPED
+    caplog.clear()
+    office.accountant.configure(1, {}, UNLIMITED)  # it has been revoked, or has left
+    office.carry(0)
+    assert "open again" not in caplog.text
 
 
 def test_another_day_of_the_month_is_another_period(office: Office) -> None:

@@ -348,11 +348,18 @@ def test_a_reload_tells_which_peers_are_other_ones_than_before(running: Running)
     for name in ("ann", "bob", "carl"):
         running.invite(name)
     assert running.reload() == PeerChanges()
+    assert running.reload(rate_mbit=5, quota_gb=9) == PeerChanges()  # which count for all
     content = json.loads((running.peers / "bob.json").read_text())
     (running.peers / "bob.json").write_text(json.dumps(content | {"rate_mbit": 5}))
     (running.peers / "carl.json").unlink()
     keys.write_secret(running.peers / "dan.json", json.dumps({"key": keys.generate()}).encode())
     assert running.reload() == PeerChanges(("dan",), ("bob",), ("carl",))
+    file = running.state / "cfg.key"
+    keys.write_secret(file, keys.generate().encode())
+    assert running.reload(peers=[{"name": "cfg", "key_file": str(file)}]) == PeerChanges(("cfg",))
+    keys.write_secret(file, keys.generate().encode(), replace=True)
+    assert running.reload() == PeerChanges(changed=("cfg",))
+    assert running.reload(peers=[{"name": "cfg", "key_file": str(file), "rate_mbit": 7}]) == PeerChanges((), ("cfg",))
     (running.peers / "bob.json").write_text("half a fi")
     assert running.reload() == PeerChanges()  # it stays as it was, and that is a problem of its own
     running.command("revoke", name="ann")

@@ -8,13 +8,20 @@ from typing import Any
 import pytest
 
 from pipeline.events import BY_NAME, Event
+from pipeline.peers.peer_status import PresentSession
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.roles import peer_watch, server_watch
-from pipeline.supervisor.roles.peer_watch import LEFT_NS, LOOK_NS, PeerWatch
+from pipeline.supervisor.roles.peer_watch import LEFT_NS, LOOK_NS, WORKER_NS, PeerWatch
 from pipeline.supervisor.roles.server_watch import LOST_NS, ServerWatch
 
 SECOND = 1_000_000_000
-NAMES = {0: ("ann", "10.0.0.2"), 1: ("bob", "10.0.0.3"), 2: ("-", "")}
+NAMES = {
+    0: PresentSession("ann", "10.0.0.2", 7),
+    1: PresentSession("bob", "10.0.0.3", 8),
+    2: PresentSession("-"),
+}
+DEATH = Event(0, BY_NAME["worker-died"], "tcp-0", "SIGKILL", 0)
+SUCCESSOR = Event(0, BY_NAME["worker-restarted"], "tcp-0", "pid 7", 0)
 
 
 class Table:
@@ -95,18 +102,75 @@ def test_a_peer_that_is_back_within_a_moment_has_not_left(server: Watched) -> No
     assert server.after(LEFT_NS) == []
 
 
-def test_a_new_session_of_a_peer_joins_again_with_the_reason(server: Watched) -> None:
+def test_a_new_session_of_a_peer_joins_again_with_the_reason(server: Watched, monkeypatch: Any) -> None:
     server.table.connect(0, 100)
     server.after(LOOK_NS)
     server.watch.ended(100, "no answer")
+    monkeypatch.setitem(NAMES, 0, NAMES[0]._replace(number=9))  # another start of the client
     server.table.connect(0, 200)
     assert server.after(LOOK_NS) == [("peer-joined", "ann", "10.0.0.2, from 192.0.2.1, again: no answer")]
+
+
+@pytest.mark.parametrize("looks_between", [True, False])
+def test_a_peer_whose_worker_dies_makes_its_connections_anew_and_is_no_event(
+    server: Watched, looks_between: bool
+) -> None:
+    for peer in (0, 1):
+        server.table.connect(peer, 100 + peer)
+    server.after(LOOK_NS)
+    server.watch.note(DEATH)
+    if looks_between:
+        for peer in (0, 1):
+            server.table.disconnect(peer)
+        assert server.after(LOOK_NS) == []
+        server.watch.note(SUCCESSOR)
+        server.table.current[0] = 200  # admitted, and not yet established
+        assert server.after(3 * LEFT_NS) == []
+    for peer in (0, 1):
+        server.table.connect(peer, 200 + peer)
+    assert server.after(LOOK_NS) == []
+    server.table.disconnect(0)
+    server.watch.ended(200, "reset")
+    assert server.after(LOOK_NS) == []
+    assert server.after(LEFT_NS) == [("peer-left", "ann", "reset")]  # of its present session
+
+
+def test_a_peer_that_does_not_come_back_after_the_death_of_its_worker_has_left_with_that_reason(
+    server: Watched,
+) -> None:
+    server.table.connect(0, 100)
+    server.after(LOOK_NS)
+    server.watch.note(DEATH)
+    server.table.disconnect(0)
+    server.after(LOOK_NS)
+    server.watch.note(SUCCESSOR)
+    assert server.after(WORKER_NS - 1) == []
+    assert server.after(LOOK_NS) == [("peer-left", "ann", "tcp-0 died")]
+
+
+def test_a_peer_that_ends_its_connections_while_a_worker_is_dead_leaves_as_ever(server: Watched) -> None:
+    server.table.connect(0, 100)
+    server.after(LOOK_NS)
+    server.watch.note(DEATH)
+    server.watch.ended(100, "closed by the peer")
+    server.table.disconnect(0)
+    server.after(LOOK_NS)
+    assert server.after(LEFT_NS) == [("peer-left", "ann", "closed by the peer")]
+
+
+def test_a_session_that_the_server_has_ended_joins_again_although_the_client_goes_on(server: Watched) -> None:
+    server.table.connect(0, 100)
+    server.after(LOOK_NS)
+    server.watch.session_ended(0, "it has another address")
+    server.table.connect(0, 200)
+    ((kind, name, text),) = server.after(LOOK_NS)
+    assert (kind, name) == ("peer-joined", "ann") and text.endswith(", again: it has another address")
 
 
 def test_an_index_that_another_peer_has_now_is_left_by_the_first(server: Watched, monkeypatch: Any) -> None:
     server.table.connect(0, 100)
     server.after(LOOK_NS)
-    monkeypatch.setitem(NAMES, 0, ("cyd", "10.0.0.4"))
+    monkeypatch.setitem(NAMES, 0, PresentSession("cyd", "10.0.0.4", 7))
     server.table.connect(0, 300)
     assert [row[:2] for row in server.after(LOOK_NS)] == [("peer-left", "ann"), ("peer-joined", "cyd")]
 
