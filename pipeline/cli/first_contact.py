@@ -151,7 +151,7 @@ class _Conversation:
         self._is_open = False
 
     async def ask(self, hello: Hello) -> Done | Welcome:
-        shown = self._certificate_hash()
+        shown = await self._certificate_hash()
         self._writer.write(hello.frame())
         challenge, challenge_frame = await self._receive()
         if isinstance(challenge, Refused):
@@ -171,11 +171,16 @@ class _Conversation:
                 return answer
         raise FirstContactError("the server has not proved that it has our key", is_final=True, is_open=True)
 
-    def _certificate_hash(self) -> bytes:
+    async def _certificate_hash(self) -> bytes:
         channel = self._writer.get_extra_info("ssl_object")
+        try:
+            certificate = channel.getpeercert(binary_form=True)
+        except ValueError:  # with TLS 1.3 the server refuses our certificate, or the lack of one, after our handshake
+            await self._receive()
+            raise FirstContactError(failure_words.ENDED_EARLY) from None
         if channel.selected_alpn_protocol() != ALPN:
             raise FirstContactError(failure_words.NO_TUNNEL, is_final=True)
-        found = hashlib.sha256(channel.getpeercert(binary_form=True)).digest()
+        found = hashlib.sha256(certificate).digest()
         if self._pin and found != self._pin:
             raise FirstContactError(
                 "it is another server than the one that has made the invitation, or that server has another "
@@ -192,6 +197,9 @@ class _Conversation:
         except asyncio.IncompleteReadError:
             text = UNKNOWN if self._is_open else failure_words.ENDED_EARLY
             raise FirstContactError(text, is_open=self._is_open) from None
+        except ssl.SSLError as error:
+            text = printable(failure_words.of_error(error))
+            raise FirstContactError(text, is_final=True, is_open=self._is_open) from None
         except OSError as error:
             raise FirstContactError(printable(failure_words.of_error(error)), is_open=self._is_open) from None
         except PeerError as error:

@@ -99,7 +99,7 @@ def _invite(arguments: argparse.Namespace) -> int:
     if answer["certificate"]:
         print(
             "note: the line alone is not enough: this server has tls_ca_file, so the client needs a certificate too. "
-            "Make it with gen-cert --client, and set tls_cert_file and tls_key_file on the client",
+            "Make it with gen-cert --client; there: join - --set tls_cert_file=FILE --set tls_key_file=FILE",
             file=sys.stderr,
         )
     return 0

@@ -65,7 +65,8 @@ def _join(arguments: argparse.Namespace) -> int:
     with client.locked(make=True):
         pending = client.pending()
         if pending is None and client.has_joined_with(line):
-            print(f"note: {client.name} has joined with this invitation already", file=sys.stderr)
+            more = f"; --set changes nothing now: edit {client.config_path}" if settings else ""
+            print(f"note: {client.name} has joined with this invitation already{more}", file=sys.stderr)
             return start_and_wait(client.name, client.config_path, until)
         if pending is None and client.is_configured:
             raise LocalError(
@@ -82,6 +83,9 @@ def _join(arguments: argparse.Namespace) -> int:
         expect_free(client.name)
         if pending is None:
             pending = client.begin(line, settings)
+        elif settings:
+            client.change_settings(pending, {**pending.settings, **settings})
+            config = config_of(client, line, pending.settings)
         complete(client, pending, config, until)
         return start_and_wait(client.name, client.config_path, until)
 

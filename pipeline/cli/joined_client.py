@@ -157,13 +157,21 @@ class JoinedClient:
 
     def begin(self, line: Invitation, settings: Mapping[str, Any]) -> Pending:
         pending = Pending(line, key_exchange.new_private(), settings, is_open=False)
+        self._write_pending(pending)
+        return pending
+
+    def change_settings(self, pending: Pending, settings: Mapping[str, Any]) -> None:
+        """Another attempt has other settings."""
+        pending.settings = dict(settings)
+        self._write_pending(pending)
+
+    def _write_pending(self, pending: Pending) -> None:
         content = {
-            "line": invitation.encode(line),
+            "line": invitation.encode(pending.line),
             "private": base64.b64encode(pending.private).decode(),
             "settings": pending.settings,
         }
         keys.write_secret(self._pending_path, json.dumps(content).encode() + b"\n", replace=True)
-        return pending
 
     def keep_key(self, key: bytes) -> None:
         keys.write_secret(self.key_path, base64.b64encode(key) + b"\n", replace=True)

@@ -26,6 +26,8 @@ MADE = "TUNNEL_TEST_PACKAGES"
 """For work on these tests: a directory with `root`, a base system, and a package, instead of making them each time."""
 NO_INDEX = ("No matching distribution found", "Failed to establish a new connection", "Temporary failure in name")
 UNIT, LAPTOP_UNIT = "tunnel-supervisor@hub.service", "tunnel-supervisor@laptop.service"
+TEMPLATE = "tunnel-supervisor@.service"
+COPY = "/var/cache/program"  # beside what files() looks at
 LAYOUT = "/usr/lib/tunnel-supervisor/venv/lib/python3.11/site-packages/pipeline/shm/layout.py"
 UPGRADED = ["/usr/lib/tunnel-supervisor/venv/bin/python3", "-I", "-m", "pipeline.service", "upgraded"]
 CONFIG = "/etc/tunnel-supervisor/hub/config.json"
@@ -278,6 +280,7 @@ def test_an_upgrade_from_another_layout_restarts_the_service_if_the_configuratio
 
 def test_a_removed_package_leaves_the_configuration_and_a_purged_one_nothing(pair: Pair) -> None:
     laptop = pair.laptop
+    copy_program(laptop)
     kill_one(laptop)
     said = laptop.run("apt-get", "remove", "-y", "-q", "tunnel-supervisor")
     assert 'tunnel "laptop": stopped' in said and 'tunnel "killed": it had been killed' in said, said
@@ -292,6 +295,33 @@ def test_a_removed_package_leaves_the_configuration_and_a_purged_one_nothing(pai
     assert files(laptop) - pair.before == set()
     assert laptop.attempt("id", "tunnel").returncode != 0
     assert not laptop.run("systemctl", "list-units", "--all", "--no-legend", "tunnel-supervisor@*").strip()
+
+
+def test_an_installation_that_came_from_no_package_becomes_a_service_and_goes_again(pair: Pair) -> None:
+    hub, laptop = pair.hub, pair.laptop
+    assert "from a package" in hub.attempt("tunnel-supervisor", "install-service").stderr
+    laptop.run("mv", COPY, "/opt/program")  # it was no difference to the purge
+    before, program = files(laptop), "/opt/program/bin/tunnel-supervisor"
+    assert f"written: /etc/systemd/system/{TEMPLATE}" in laptop.run(program, "install-service")
+    assert f"unchanged: /etc/systemd/system/{TEMPLATE}" in laptop.run(program, "install-service")
+    assert laptop.run("systemd-analyze", "verify", "--man=no", LAPTOP_UNIT) == ""
+    line = hub.run("tunnel-supervisor", "invite", "laptop", "--again")
+    assert "connected to" in laptop.run(program, "join", "-", input=line)
+    laptop.reboot()
+    eventually(lambda: reaches(pair), 30, "the hub reached again")
+    assert "still in use by" in laptop.attempt(program, "install-service", "--remove").stderr
+    laptop.run(program, "leave", "laptop")
+    laptop.run(program, "install-service", "--remove")
+    left = {
+        path for path in files(laptop) - before if not path.startswith(("/etc/passwd", "/etc/group", "/etc/shadow"))
+    }
+    assert left <= {"/var/lib/tunnel-supervisor", "/etc/tunnel-supervisor"}, left
+
+
+def copy_program(machine: Machine) -> None:
+    """Copy what the package has installed, as if pip had put it there."""
+    machine.run("cp", "-a", "/usr/lib/tunnel-supervisor/venv", COPY)
+    machine.run("sed", "-i", "1s|.*|#!/opt/program/bin/python3 -I|", f"{COPY}/bin/tunnel-supervisor")
 
 
 def kill_one(machine: Machine) -> None:

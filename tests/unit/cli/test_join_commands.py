@@ -342,3 +342,23 @@ def test_each_join_has_a_private_value_of_its_own(world: World) -> None:
         world.join(world.server.invite(name), name=name)
         found.add(json.loads((world.etc / name / "invitation").read_text())["private"])
     assert len(found) == 2
+
+
+def test_another_attempt_with_other_settings_has_those_too(world: World) -> None:
+    line = world.server.invite("ann")
+    world.loses = lambda: True
+    assert world.join(line, "--set", "mtu=1300", "--set", "fec=off") == 1
+    world.loses = lambda: False
+    assert world.join(line, "--set", "mtu=1280") == 0
+    config = json.loads((world.etc / "ann" / "config.json").read_text())
+    assert (config["mtu"], config["fec"]) == (1280, "off") and world.is_good()
+
+
+def test_settings_of_a_join_that_is_done_are_not_taken_and_that_is_said(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = world.server.invite("ann")
+    assert world.join(line) == 0 and "--set" not in capsys.readouterr().err
+    assert world.join(line, "--set", "mtu=1280") == 0
+    assert "--set changes nothing now: edit " in capsys.readouterr().err
+    assert "mtu" not in json.loads((world.etc / "ann" / "config.json").read_text())

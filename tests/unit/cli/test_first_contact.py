@@ -1,0 +1,106 @@
+"""The first contact with a server that asks its clients for a certificate. TLS is real, at both ends."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import first_contact
+from pipeline.cli.first_contact import FirstContactError, Server
+from pipeline.config import Config, parse
+from pipeline.credentials import key_exchange, keys
+from pipeline.transport.settings import ALPN
+from tests.harness.tls_ends import Pair, issue
+
+KEY = bytes(range(32))
+WANTED = "the server wants a certificate of this client"
+
+
+class StrictServer:
+    """It accepts clients with a certificate of its CA alone, and says nothing to them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.ca = issue("ca", is_ca=True)
+        self.own = issue("server.test")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.file("server.crt", self.own.certificate), self.file("server.key", self.own.key))
+        context.load_verify_locations(self.file("ca.crt", self.ca.certificate))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.set_alpn_protocols([ALPN])
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.accepted = 0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def file(self, name: str, text: str) -> str:
+        path = self.directory / name
+        path.write_text(text)
+        path.chmod(0o600)
+        return str(path)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            with sock, suppress(OSError), self._context.wrap_socket(sock, server_side=True) as channel:
+                self.accepted += 1
+                channel.recv(1)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def config(self, client: Pair | None) -> Config:
+        pin = hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.own.certificate)).hexdigest()
+        key = self.directory / "key"
+        keys.write_secret(key, b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n", replace=True)
+        files = {}
+        if client is not None:
+            files = {
+                "tls_cert_file": self.file("client.crt", client.certificate),
+                "tls_key_file": self.file("client.key", client.key),
+            }
+        remote = f"127.0.0.1:{self.port}"
+        return parse({"mode": "client", "remote_addr": remote, "tls_fingerprint": pin, "key_file": str(key), **files})
+
+    def failure(self, client: Pair | None) -> FirstContactError:
+        with pytest.raises(FirstContactError) as caught:
+            first_contact.exchange(Server.of(self.config(client), KEY), KEY, key_exchange.new_private())
+        return caught.value
+
+
+@pytest.fixture
+def strict(tmp_path: Path) -> Iterator[StrictServer]:
+    made = StrictServer(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_client_without_a_certificate_is_told_so_at_once_and_the_invitation_is_not_in_doubt(
+    strict: StrictServer,
+) -> None:
+    failure = strict.failure(None)
+    assert WANTED in str(failure) and failure.is_final and not failure.is_open and strict.accepted == 0
+
+
+def test_a_certificate_of_another_ca_is_named_as_the_trouble(strict: StrictServer) -> None:
+    failure = strict.failure(issue("foreign.test", issue("other", is_ca=True)))
+    assert "does not accept our certificate" in str(failure) and failure.is_final and not failure.is_open
+
+
+def test_a_client_with_a_certificate_gets_through(strict: StrictServer) -> None:
+    failure = strict.failure(issue("client.test", strict.ca))
+    assert WANTED not in str(failure) and strict.accepted == 1, failure
