@@ -5,7 +5,7 @@
 3. attach      the shared memory of the instance, read-only
 4. rehearse    everything is made once, so that nothing is imported later
 5. drop        to the account of the plan; our end is tied once more
-6. serve       until the memory is in use no more, or the parent ends us; a byte to the channel each second
+6. serve       until the memory is in use no more, or the parent ends us; a byte to the channel with each glance
 
 After the drop it can open neither shared memory nor any file of ours. It ends when the instance has made its memory
 anew, and the supervisor starts the next one.
@@ -64,7 +64,7 @@ def main() -> int:
     listener = socket.socket(fileno=options["--listener"])
     try:
         observer = _attach(plan.name)
-        watch = Watch(observer.snapshot)
+        watch = Watch(observer)
         access = Access(plan.token.encode())
         site = Site(watch, access, plan.peers_max)
         rehearse(site, plan.token)
@@ -94,24 +94,28 @@ def _attach(name: str) -> Observer:
 
 def rehearse(site: Site, token: str) -> None:
     """Make every answer once: what Python imports at the first use of something is imported now."""
-    site.watch.tick()
     headers = {"host": LOCAL, "accept-encoding": "gzip", "authorization": f"Bearer {token}"}
     queries = {"/api/history": [f"span={span}" for span in SPANS]}
     for path in site.paths:
         for query in queries.get(path, [""]):
             for accept in ("text/plain", "application/openmetrics-text; version=1.0.0"):
                 site.answer(Request("GET", path, query, 1, {**headers, "accept": accept}), LOCAL)
+    site.watch.rest()
 
 
 def serve(server: Server, watch: Watch, observer: Observer, channel: int) -> None:
-    """Answer, and take a snapshot a second, while the memory is in use."""
-    while not observer.view().has_ended:
-        seconds = watch.tick()
+    """Answer, and take the glances that are due, while the memory is in use."""
+    while True:
+        if (left := watch.seconds_left) > 0:
+            server.turn(left)
+            continue
+        try:
+            observer.view()
+        except TunnelError:
+            return
+        watch.tick()
         with suppress(BlockingIOError):
             os.write(channel, b".")
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            server.turn(left)
 
 
 if __name__ == "__main__":

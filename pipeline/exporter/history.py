@@ -1,11 +1,12 @@
 """The history that the graphs show: rates and states of the last minutes and hours, in arrays of a fixed size. Pure.
 
-    History.add(counters, state, now)    once a second, with the counters of that moment
+    History.add(counters, state, now)    once in REST_SECONDS at least, with the counters of that moment
     History.columns(span)                the samples of a span, oldest first
 
-Two spans: every SECOND for ten minutes, every minute for a day. A point is NaN where nothing was measured: before the
-start, and while the exporter or the machine stood still. A minute is the mean of its seconds, but for the worst
-round trip, which is the highest of them.
+Two spans: every second for ten minutes, every minute for a day. A sample is that of all seconds since the one before:
+while nobody looks there are few. A point is NaN where nothing was measured: before the start, and while the exporter
+or the machine stood still. A minute is the mean of its seconds, but for the worst round trip, which is the highest of
+them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ COUNTED = {
 
 SERIES = (*COUNTED, "dropped", "resent", "rtt", "rtt_worst", "peers")
 WORST = ("rtt_worst",)
-LATE_MAX = 3  # seconds; a sample that comes so late stands for those before it as well, a later one has no rate
+REST_SECONDS = 10  # between two samples while nobody looks
+LATE_MAX = REST_SECONDS + 3  # seconds; a sample that comes so late stands for those before it, a later one has no rate
 LEAST_SECONDS = 0.2
 
 
@@ -104,13 +106,12 @@ class History:
         values |= self._rates(counts, now)
         self._before = counts, now
         self.latest = {name: _rounded(value) for name, value in values.items()}
-        number, seconds = int(now), self._rings["minutes"]
-        if number < seconds.end:
-            return  # twice in one second
-        if number - seconds.end <= LATE_MAX:
-            for late in range(seconds.end, number):
-                seconds.put(late, values)  # the rates are those of the time since the last sample
-        seconds.put(number, values)
+        number, end = int(now), self._rings["minutes"].end
+        for each in range(end if number - end <= LATE_MAX else number, number + 1):
+            self._add_second(each, values)
+
+    def _add_second(self, number: int, values: dict[str, float]) -> None:
+        self._rings["minutes"].put(number, values)
         minute = number // SPANS["day"].seconds
         if self._minute and minute != self._minute_number:
             self._rings["day"].put(self._minute_number, _joined(self._minute))

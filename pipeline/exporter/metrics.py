@@ -1,7 +1,7 @@
 """The table of metrics: each family once, with its meaning, its labels, and how its samples come from a snapshot.
 
-    FAMILIES                                   all of them; docs/metrics.md is made from it
-    Collector(snapshot, segments, peers_max)   for prometheus_client: the families of one moment
+    FAMILIES             all of them; docs/metrics.md is made from it
+    Collector(moment)    for prometheus_client: the families of one moment
 
 Names follow the conventions of Prometheus: base units (bytes, seconds), `_total` behind what only grows. Each counter
 of `pipeline.counters` is a family, or a sample of a family that several counters share.
@@ -19,19 +19,22 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from pipeline.counters import COUNTERS, Counter
-from pipeline.exporter.reading import Snapshot, established, hindrance, round_trips
-from pipeline.exporter.segments import SegmentTotals
+from pipeline.exporter.reading import Snapshot, hindrance
+from pipeline.observe.glance import Glance, SegmentTotals
+from pipeline.wire import framing
 
 GAUGE, COUNTER, INFO = "gauge", "counter", "info"
 SUFFIXES = {GAUGE: "", COUNTER: "_total", INFO: "_info"}
 
 
 class Moment(NamedTuple):
-    """All that samples are made of. `peers`: those with metrics of their own."""
+    """All that samples are made of. `peers`: those with metrics of their own, of all `peers_known`."""
 
     snapshot: Snapshot
+    glance: Glance
     segments: SegmentTotals
     peers: list[dict[str, Any]]
+    peers_known: int
 
 
 Sample = tuple[tuple[str, ...], float]
@@ -63,7 +66,7 @@ def _one(value: Callable[[Snapshot], float | None]) -> Samples:
 
     def samples(moment: Moment) -> Iterator[Sample]:
         found = value(moment.snapshot)
-        if found is not None and not math.isnan(found):
+        if found is not None:
             yield (), float(found)
 
     return samples
@@ -100,9 +103,17 @@ def _seconds(milliseconds: float | None) -> float | None:
 
 
 def _connections(moment: Moment) -> Iterator[Sample]:
-    found = established(moment.snapshot)
-    for traffic_class in ("bulk", "light"):
-        yield (traffic_class,), sum(each["traffic_class"] == traffic_class for each in found)
+    for name, traffic_class in (("bulk", framing.BULK), ("light", framing.LIGHT)):
+        yield (name,), moment.glance.established(traffic_class)
+
+
+def _round_trip(which: int) -> Samples:
+    def samples(moment: Moment) -> Iterator[Sample]:
+        found = moment.glance.round_trips()[which]
+        if not math.isnan(found):
+            yield (), found
+
+    return samples
 
 
 # -- samples of each worker, ring and peer
@@ -270,9 +281,9 @@ OWN = (
            _ring_waiting),
     Family("tunnel_connections", GAUGE, "connections that carry packets", ("traffic_class",), _connections),
     Family("tunnel_round_trip_seconds", GAUGE, "median of the round trips of all connections, as the kernel measures "
-           "them", (), _one(lambda snapshot: round_trips(snapshot)[0])),
+           "them", (), _round_trip(0)),
     Family("tunnel_round_trip_worst_seconds", GAUGE, "longest round trip of all connections", (),
-           _one(lambda snapshot: round_trips(snapshot)[1])),
+           _round_trip(1)),
     Family("tunnel_segments_sent", COUNTER, "TCP segments with data that the kernel has sent", (),
            lambda moment: [((), moment.segments.sent)]),
     Family("tunnel_segments_resent", COUNTER, "TCP segments that the kernel has sent again", (),
@@ -290,7 +301,7 @@ OWN = (
     Family("tunnel_peers_limit", GAUGE, "peers that can be connected at a time", (),
            _one(lambda snapshot: snapshot["peers_max"])),
     Family("tunnel_peers_left_out", GAUGE, "known peers without metrics of their own, beyond metrics_peers", (),
-           lambda moment: [((), len(moment.snapshot["peers"]) - len(moment.peers))]),
+           lambda moment: [((), moment.peers_known - len(moment.peers))]),
     Family("tunnel_peer_connected", GAUGE, "1 if the peer is connected", _PEER,
            _peers(lambda peer: peer["state"] == "connected")),
     Family("tunnel_peer_connections", GAUGE, "connections of the peer", _PEER,
@@ -322,11 +333,10 @@ _EXPORTER = ProcessCollector(registry=None)
 
 
 class Collector:
-    """The families of one moment. `peers_max`: peers that have metrics of their own, the first ones by name."""
+    """The families of one moment."""
 
-    def __init__(self, snapshot: Snapshot, segments: SegmentTotals, peers_max: int) -> None:
-        peers = sorted(snapshot["peers"], key=lambda peer: str(peer["name"]))
-        self._moment = Moment(snapshot, segments, peers[:peers_max])
+    def __init__(self, moment: Moment) -> None:
+        self._moment = moment
 
     def collect(self) -> Iterator[Metric]:
         for family in FAMILIES:

@@ -1,9 +1,7 @@
-"""Conclusions from a snapshot of `pipeline.observe.snapshot`: whether packets can pass, and a few sums. Pure."""
+"""Conclusions from a snapshot of `pipeline.observe.snapshot`: whether packets can pass. Pure."""
 
 from __future__ import annotations
 
-import math
-import statistics
 from typing import Any
 
 Snapshot = dict[str, Any]
@@ -11,11 +9,6 @@ Snapshot = dict[str, Any]
 
 def is_client(snapshot: Snapshot) -> bool:
     return bool(snapshot["mode"] == "client")
-
-
-def established(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """The connections that carry packets."""
-    return [each for each in snapshot["connections"] if each["state"] == "established"]
 
 
 def hindrance(snapshot: Snapshot) -> str:
@@ -29,14 +22,3 @@ def hindrance(snapshot: Snapshot) -> str:
         trouble = (snapshot["server"] or {}).get("trouble") or ["dialing"]
         return f"not connected to the server: {'; '.join(trouble)}"
     return ""
-
-
-def round_trips(snapshot: Snapshot) -> tuple[float, float]:
-    """The median and the longest of the established connections, in seconds; NaN without one."""
-    found = [each["rtt_ms"] / 1000 for each in established(snapshot) if each["rtt_ms"]]
-    return (statistics.median(found), max(found)) if found else (math.nan, math.nan)
-
-
-def resent_segments(snapshot: Snapshot) -> int:
-    """Segments that the kernel has sent again, of all connections that stand. It falls when a connection ends."""
-    return sum(each["resent_segments"] for each in snapshot["connections"])

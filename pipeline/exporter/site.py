@@ -22,9 +22,10 @@ from pathlib import Path
 
 from prometheus_client.exposition import choose_encoder
 
+from pipeline.errors import TunnelError
 from pipeline.exporter.access import NO_COOKIE, REALM, Access
 from pipeline.exporter.history import SPANS
-from pipeline.exporter.metrics import Collector
+from pipeline.exporter.metrics import Collector, Moment
 from pipeline.exporter.reading import hindrance
 from pipeline.exporter.request import Request
 from pipeline.exporter.server import TEXT, Answer
@@ -63,7 +64,7 @@ class Site:
         self._access = access
         self._peers_max = peers_max
         self._page = PAGE.read_bytes()
-        self._made: dict[str, tuple[int, bytes]] = {}  # by name: the serial of the snapshot, and what was made of it
+        self._made: dict[str, tuple[int, bytes]] = {}  # by name: the serial of the glance, and what was made of it
         self._compressed_page = gzip.compress(self._page, 9, mtime=0)
         self.paths: dict[str, Callable[[Request], Answer]] = {
             "/metrics": self._metrics,
@@ -99,7 +100,14 @@ class Site:
         found = self.paths.get(request.path)
         if found is None:
             return Answer(404, TEXT, f"nothing here; there are /, /healthz, {', '.join(self.paths)}\n".encode())
-        return found(request)
+        if request.path.startswith("/api/"):
+            self.watch.follow()
+        else:
+            self.watch.look()
+        try:
+            return found(request)
+        except TunnelError as error:  # the instance has ended since the glance
+            return Answer(503, TEXT, f"{error}\n".encode())
 
     def _static(self, request: Request) -> Answer:
         if request.accepts_gzip():
@@ -107,14 +115,19 @@ class Site:
         return Answer(200, HTML, self._page, VARY)
 
     def _metrics(self, request: Request) -> Answer:
-        snapshot = self.watch.snapshot
-        if snapshot is None:
-            return Answer(503, TEXT, f"{self.watch.problem}\n".encode())
+        watch = self.watch
+        snapshot, glance = watch.snapshot, watch.glance
+        if snapshot is None or glance is None:
+            return Answer(503, TEXT, f"{watch.problem}\n".encode())
         wants_openmetrics = OPENMETRICS in request.headers.get("accept", "")
         # what else a scraper asks for is not handed on: the library fails at a version that is none
         encode, kind = choose_encoder(f"{OPENMETRICS}; version=1.0.0" if wants_openmetrics else "")
-        collector = Collector(snapshot, self.watch.segments, self._peers_max)
-        return self._shared(request, kind, self._once(kind, lambda: encode(collector)), kind)
+
+        def text() -> bytes:
+            peers = [dict(each) for each in watch.source.peers(self._peers_max)]
+            return encode(Collector(Moment(snapshot, glance, watch.segments, peers, watch.source.peers_known)))
+
+        return self._shared(request, kind, self._once(kind, text), kind)
 
     def _ready(self, request: Request) -> Answer:
         snapshot = self.watch.snapshot
@@ -133,7 +146,7 @@ class Site:
         return Answer(204, TEXT, b"", cookie)
 
     def _once(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """The result of `make` for this snapshot: made once, for all requests until the next one."""
+        """The result of `make` for this glance: made once, for all requests until the next one."""
         serial, found = self._made.get(name, (-1, b""))
         if serial != self.watch.serial:
             found = make()
@@ -141,7 +154,7 @@ class Site:
         return found
 
     def _shared(self, request: Request, name: str, body: bytes, kind: str = JSON) -> Answer:
-        """An answer whose body all get until the next snapshot: compressed once, for clients that take that."""
+        """An answer whose body all get until the next glance: compressed once, for clients that take that."""
         if len(body) < COMPRESSED_FROM or not request.accepts_gzip():
             return Answer(200, kind, body, VARY)
         compressed = self._once(f"{name} gzip", lambda: gzip.compress(body, COMPRESSION, mtime=0))

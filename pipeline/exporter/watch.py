@@ -1,29 +1,33 @@
-"""The watch: it takes one snapshot a second for all viewers, and keeps the history.
+"""The watch: it takes glances for the history, and reads the rest when somebody looks.
 
-    tick()            take the snapshot that is due
-    present()         the snapshot as the page shows it, JSON
+    tick()            take the glance that is due
+    look()            somebody asks for figures: they are of this second from now on
+    follow()          a page is open: a glance each second, until nobody has followed for FOLLOWED_SECONDS
+    snapshot          everything without rows of peers (pipeline.observe.snapshot.outline), read at most once a glance
+    present()         the same as the page shows it, JSON
     history(span)     the graphs of a span, JSON
     peers()           all peers, JSON, in rows without names of columns: a hub may have thousands
 
-However many look, each text is made once per snapshot.
+While nobody looks, there is a glance in REST_SECONDS and nothing else. However many look, each text is made once per
+glance.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 from pipeline.counters import COUNTERS
 from pipeline.errors import TunnelError
-from pipeline.exporter.history import SPANS, History, State
-from pipeline.exporter.reading import Snapshot, established, hindrance, is_client, round_trips
-from pipeline.exporter.segments import SegmentTotals
-from pipeline.observe import rates
-from pipeline.observe.rates import NO_RATES, Rates
+from pipeline.exporter.history import LEAST_SECONDS, REST_SECONDS, SPANS, History, State
+from pipeline.exporter.reading import Snapshot, hindrance
+from pipeline.observe.glance import Glance, SegmentTotals, rates
 
 SCHEMA_VERSION = 1
+FOLLOWED_SECONDS = 60.0  # a page asks each second, but for one in a tab that is hidden for a while
+BEHIND_SECONDS = 0.02  # a glance is taken a little into its second
 CONNECTIONS_SHOWN = 100  # of a client's, which has at most 72; a hub shows its peers
 
 KEPT = (
@@ -63,63 +67,113 @@ TOTALS = ("tcp.bytes_sent", "tcp.bytes_received")
 DROPS = {counter.name: counter.meaning for counter in COUNTERS if ".dropped_" in counter.name}
 
 
-class Watch:
-    """`read` takes a snapshot, TunnelError if there is none. `snapshot` is None then, and `problem` says why."""
+class Source(Protocol):
+    """An Observer of pipeline.observe. TunnelError while there is nothing to read."""
 
-    def __init__(self, read: Callable[[], Snapshot]) -> None:
-        self._read = read
+    def glance(self) -> Glance: ...
+
+    def outline(self) -> Snapshot: ...
+
+    def peers(self, first: int | None = None) -> Iterable[Mapping[str, object]]:
+        """All peers, or the first few by name."""
+
+    @property
+    def peers_known(self) -> int: ...
+
+
+class Watch:
+    """`glance` is None while nothing can be read, and `problem` says why. `serial`: of the glance.
+
+    `clock`: seconds that go on while the machine sleeps.
+    """
+
+    def __init__(self, source: Source, clock: Callable[[], float] | None = None) -> None:
+        self.source = source
+        self._clock = clock or (lambda: time.clock_gettime(time.CLOCK_BOOTTIME))
         self._history = History()
-        self._rates: Rates = NO_RATES
-        self._taken_at = 0.0
+        self._rates: dict[str, dict[str, float]] = {}
+        self._taken_at = 0.0  # by the clock
+        self._followed_until = 0.0
         self._texts: dict[str, bytes] = {}
+        self._outline: Snapshot | None = None
         self.segments = SegmentTotals()
-        self.snapshot: Snapshot | None = None
+        self.glance: Glance | None = None
         self.problem = "nothing has been read yet"
         self.serial = 0
 
-    def tick(self) -> float:
-        """Take the snapshot that is due. Seconds until the next one."""
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        if int(now) != int(self._taken_at):
+    @property
+    def seconds_left(self) -> float:
+        """Until the next glance is due."""
+        now = self._clock()
+        period = 1 if now < self._followed_until else REST_SECONDS
+        due = (int(self._taken_at) // period + 1) * period + BEHIND_SECONDS
+        return max(due, self._taken_at + LEAST_SECONDS) - now
+
+    def tick(self) -> None:
+        """Take the glance that is due."""
+        if self.seconds_left <= 0:
+            self._take(self._clock())
+
+    def look(self) -> None:
+        """Take a glance, unless there is one of this second."""
+        now = self._clock()
+        if int(now) != int(self._taken_at) and now - self._taken_at > LEAST_SECONDS:
             self._take(now)
-        return 1.02 - time.clock_gettime(time.CLOCK_BOOTTIME) % 1.0  # a little into the next second
+
+    def follow(self) -> None:
+        self._followed_until = self._clock() + FOLLOWED_SECONDS
+        self.look()
+
+    def rest(self) -> None:
+        """Nobody follows any more."""
+        self._followed_until = 0.0
 
     def _take(self, now: float) -> None:
         self._taken_at = now
         self.serial += 1
         self._texts.clear()
+        self._outline = None
         try:
-            snapshot = self._read()
+            taken = self.source.glance()
         except TunnelError as error:
-            self.snapshot, self.problem, self._rates = None, str(error), NO_RATES
+            self.glance, self.problem, self._rates = None, str(error), {}
             return
-        self._rates = rates.between(self.snapshot, snapshot)
-        self.snapshot = snapshot
-        self.segments.add(snapshot["connections"])
-        state = State(*round_trips(snapshot), snapshot["peers_connected"], self.segments.resent)
-        self._history.add(snapshot["counters"], state, now)
+        self._rates = rates(self.glance, taken)
+        self.glance = taken
+        self.segments.add(taken.connections)
+        state = State(*taken.round_trips(), taken.peers_connected, self.segments.resent)
+        self._history.add(taken.totals(), state, now)
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """None while nothing can be read."""
+        if self._outline is None and self.glance is not None:
+            try:
+                self._outline = self.source.outline()
+            except TunnelError as error:
+                self.glance, self.problem = None, str(error)
+        return self._outline
 
     # -- what the page gets
 
     def present(self) -> bytes:
-        return self._text("present", self._present)
+        return self._text("present", lambda: _json(self._present()))
 
     def history(self, span: str) -> bytes:
-        return self._text(f"history {span}", lambda: self._columns(span))
+        return self._text(f"history {span}", lambda: _json(self._columns(span)))
 
     def peers(self) -> bytes:
         return self._text("peers", self._peers)
 
-    def _text(self, key: str, make: Callable[[], Any]) -> bytes:
+    def _text(self, key: str, make: Callable[[], bytes]) -> bytes:
         if key not in self._texts:
-            self._texts[key] = json.dumps(make(), separators=(",", ":"), allow_nan=False).encode()
+            self._texts[key] = make()
         return self._texts[key]
 
     def _present(self) -> dict[str, Any]:
-        snapshot = self.snapshot
-        if snapshot is None:
+        snapshot, taken = self.snapshot, self.glance
+        if snapshot is None or taken is None:
             return {"schema": SCHEMA_VERSION, "serial": self.serial, "problem": self.problem}
-        found = established(snapshot)
         return {
             "schema": SCHEMA_VERSION,
             "serial": self.serial,
@@ -128,8 +182,8 @@ class Watch:
             "hindrance": hindrance(snapshot),
             "workers": [self._worker(worker) for worker in snapshot["workers"]],
             "rings": [ring | {"rate": self._passing(ring)} for ring in snapshot["rings"]],
-            "connections": snapshot["connections"][:CONNECTIONS_SHOWN] if is_client(snapshot) else [],
-            "connections_established": len(found),
+            "connections": snapshot["connections"][:CONNECTIONS_SHOWN],
+            "connections_established": taken.established_in_all,
             "totals": {name: snapshot["counters"][name] for name in TOTALS},
             "drops": self._drops(snapshot),
             "point": self._history.latest,
@@ -137,7 +191,7 @@ class Watch:
         }
 
     def _worker(self, worker: dict[str, Any]) -> dict[str, Any]:
-        moving = self._rates.workers.get(worker["name"], {})
+        moving = self._rates.get(worker["name"], {})
         work = [[moving.get(each) for each in way] for way in WORK[worker["kind"]]]
         return {**{key: worker[key] for key in KEPT_OF_WORKERS}, "out": work[0], "in": work[1]}
 
@@ -146,14 +200,19 @@ class Watch:
         added, taken = PASSING[ring["kind"]]
 
         def rate(counter: str) -> float:
-            return self._rates.workers.get(f"{counter.partition('.')[0]}-{ring['lane']}", {}).get(counter, 0.0)
+            return self._rates.get(f"{counter.partition('.')[0]}-{ring['lane']}", {}).get(counter, 0.0)
 
         return round(max(0.0, sum(map(rate, added)) - sum(map(rate, taken))), 1)
 
     def _drops(self, snapshot: Snapshot) -> list[dict[str, Any]]:
         """Everything that has been dropped, most first. `rate`: a second, now."""
         found = [
-            {"name": name, "meaning": meaning, "count": count, "rate": self._rates.counters.get(name, 0.0)}
+            {
+                "name": name,
+                "meaning": meaning,
+                "count": count,
+                "rate": sum(each.get(name, 0.0) for each in self._rates.values()),
+            }
             for name, meaning in DROPS.items()
             if (count := snapshot["counters"][name])
         ]
@@ -171,14 +230,18 @@ class Watch:
             "series": self._history.columns(span),
         }
 
-    def _peers(self) -> dict[str, Any]:
-        peers = self.snapshot["peers"] if self.snapshot is not None else []
-        return {
-            "serial": self.serial,
-            "time": round(time.time(), 2),
-            "columns": PEER_COLUMNS,
-            "rows": [[_cell(peer[column]) for column in PEER_COLUMNS] for peer in peers],
-        }
+    def _peers(self) -> bytes:
+        """One row at a time: as objects all peers of a hub together would need some ten megabytes."""
+        head = {"serial": self.serial, "time": round(time.time(), 2), "columns": PEER_COLUMNS}
+        text = bytearray(_json(head)[:-1] + b',"rows":[')
+        if self.glance is not None:
+            for peer in self.source.peers():
+                text += _json([_cell(peer[column]) for column in PEER_COLUMNS]) + b","
+        return bytes(text.removesuffix(b",") + b"]}")
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _cell(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """An observer of one instance over its life: it attaches, builds snapshots, and attaches anew when it has to.
 
     snapshot()      the snapshot of this moment; NotRunning or LocalError while there is none
+    outline()       the same without a row for each of a hub's peers and connections; peers() has those of the peers
+    glance()        the numbers that move, added up
     read_events()   the events since the last call; the first call gives those that are still there
     read_last()     the last events of a run that has ended
 
@@ -10,13 +12,17 @@ pipeline.observe.run_view about rights.
 
 from __future__ import annotations
 
+import heapq
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline.errors import NotRunning
-from pipeline.observe import run_view, snapshot
+from pipeline.observe import glance, run_view, snapshot
+from pipeline.observe.glance import Glance
 from pipeline.observe.process_stat import CpuMeter
 from pipeline.observe.run_view import RunView
+from pipeline.peers.peer_status import PeerStatus
 from pipeline.shm.event_log import Read
 
 
@@ -42,6 +48,29 @@ class Observer:
     def snapshot(self) -> dict[str, Any]:
         view = self.view()
         return snapshot.build(view.read_overview(), view.plan, view, self._meter, time.monotonic_ns())
+
+    def outline(self) -> dict[str, Any]:
+        view = self.view()
+        return snapshot.outline(view.read_overview(), view.plan, view, self._meter, time.monotonic_ns())
+
+    def glance(self) -> Glance:
+        view = self.view()
+        return glance.take(view.read_overview(), view.plan, view, time.monotonic_ns())
+
+    def peers(self, first: int | None = None) -> Iterator[PeerStatus]:
+        """The peers, each when it is reached; or the first few by name."""
+        view = self.view()
+        about = view.read_overview()
+        rows = about["peers"]
+        if first is not None:
+            rows = heapq.nsmallest(first, rows, key=lambda row: row["name"])
+        return snapshot.peers(rows, about, view.plan, view.peer_table, time.monotonic_ns())
+
+    @property
+    def peers_known(self) -> int:
+        """Peers of which the overview tells, and those that it had no room for."""
+        about = self.view().read_overview()
+        return len(about["peers"]) + int(about["peers_left_out"])
 
     def read_events(self) -> Read:
         """A supervisor that was started anew counts its events from 0."""

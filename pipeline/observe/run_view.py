@@ -23,6 +23,7 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.errors import LocalError, NotRunning
+from pipeline.observe import overview_text
 from pipeline.observe.process_stat import read_process
 from pipeline.runtime.assignment import FORMAT
 from pipeline.runtime.plan import Plan
@@ -65,7 +66,7 @@ class RunView:
         """The overview of this moment. Cheap while it is unchanged."""
         count = self.overview.count
         if count != self._count:
-            self.about = json.loads(self.overview.read())
+            self.about = overview_text.parse(self.overview.read())
             self._count = count
         return self.about
 
@@ -125,7 +126,7 @@ def _attach_one(instance: str, name: str, owner: int) -> RunView | None:
         return None  # it was removed at this moment
     view = None
     try:
-        about = json.loads(found.read() or "{}")
+        about = overview_text.parse(found.read())
         if found.has_ended or not about or not is_alive(about):
             return None
         if about["format"] != FORMAT.decode():

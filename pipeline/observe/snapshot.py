@@ -1,6 +1,8 @@
 """The snapshot: everything about a running instance at one moment, as plain data. `status --json` prints it.
 
-    build(about, plan, memory, meter, now)   of any memory: the supervisor's own, or an observer's RunView
+    build(about, plan, memory, meter, now)     of any memory: the supervisor's own, or an observer's RunView
+    outline(about, plan, memory, meter, now)   the same without a row for each of a hub's peers and connections
+    peers(rows, about, plan, table, now)       the rows of peers, one by one
 
 There is no second truth. The supervisor answers `status` with this. `status`, `top`, the exporter and the page build it
 themselves. `about` is the overview. Everything that moves comes from the scoreboard, the peer table and the rings,
@@ -12,14 +14,14 @@ SCHEMA_VERSION counts up when a key changes its meaning or goes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from pipeline.counters import COUNTERS
 from pipeline.events import Event
 from pipeline.observe.process_stat import HALTED, CpuMeter, read_process
 from pipeline.observe.sentence import describe
-from pipeline.peers.peer_status import PeerRow, connections_by_peer, peer_status
+from pipeline.peers.peer_status import PeerRow, PeerStatus, peer_status
 from pipeline.runtime.plan import Plan, RingPlan, WorkerPlan
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.event_log import EventLog
@@ -57,13 +59,25 @@ class Memory(Protocol):
 
 def build(about: Mapping[str, Any], plan: Plan, memory: Memory, meter: CpuMeter, now: int) -> dict[str, Any]:
     """The snapshot at `now` (CLOCK_MONOTONIC ns). `meter`: of this reader, from one snapshot to the next."""
-    scoreboard, peers = memory.scoreboard, memory.peer_table
-    live = _live_connections(about, plan, peers)
+    found = _outline(about, plan, memory, meter, now, with_rows=True)
+    return found | describe(found)._asdict()
+
+
+def outline(about: Mapping[str, Any], plan: Plan, memory: Memory, meter: CpuMeter, now: int) -> dict[str, Any]:
+    """The snapshot without its sentence. The lists of peers, and of a server's connections, are empty."""
+    return _outline(about, plan, memory, meter, now, with_rows=False)
+
+
+def _outline(
+    about: Mapping[str, Any], plan: Plan, memory: Memory, meter: CpuMeter, now: int, with_rows: bool
+) -> dict[str, Any]:
+    scoreboard, table = memory.scoreboard, memory.peer_table
+    live = _live_connections(about, plan, table) if with_rows or plan.mode == "client" else []
     connections = [_connection(worker, connection, now) for worker, connection in live]
     workers = [_worker(each, about["workers"][each.name], scoreboard, meter, now) for each in plan.workers]
     spares = [_spare(each) for each in about["spares"]]
     meter.forget_others({about["pid"], *(worker["pid"] for worker in workers)})
-    found = {
+    return {
         "schema_version": SCHEMA_VERSION,
         "version": about["version"],
         "name": plan.name,
@@ -80,10 +94,10 @@ def build(about: Mapping[str, Any], plan: Plan, memory: Memory, meter: CpuMeter,
         "spares": spares,
         "rolling": about["rolling"],
         "rings": [_ring(each, memory.rings[each.name]) for each in plan.rings],
-        "fec": _fec(plan, peers),
-        "peers_connected": sum(count > 0 for count in peers.established_counts()),
-        "peers_max": peers.capacity,
-        "peers": _peers(about, plan, peers, [connection for _, connection in live], now),
+        "fec": _fec(plan, table),
+        "peers_connected": sum(count > 0 for count in table.established_counts()),
+        "peers_max": table.capacity,
+        "peers": [dict(each) for each in peers(about["peers"], about, plan, table, now)] if with_rows else [],
         "peers_left_out": about["peers_left_out"],
         "certificate_expires": about.get("certificate_expires"),
         "server": _server(about["server"], connections, now),
@@ -95,7 +109,6 @@ def build(about: Mapping[str, Any], plan: Plan, memory: Memory, meter: CpuMeter,
         "counters": scoreboard.totals(),
         "events": [event_dict(each) for each in memory.event_log.read(memory.event_log.count - EVENTS_SHOWN).events],
     }
-    return found | describe(found)._asdict()
 
 
 def event_dict(event: Event) -> dict[str, Any]:
@@ -149,7 +162,7 @@ def _worker(
         "heartbeat_age_ms": round(max(0, now - heartbeat) / 1e6, 1) if heartbeat else None,
         **_usage(pid, meter),
         "cores": about["cores"],
-        "counters": _counters(plan.kind, page),
+        "counters": counters_of(plan.kind, page),
     }
 
 
@@ -167,7 +180,7 @@ def _usage(pid: int, meter: CpuMeter) -> dict[str, Any]:
     }
 
 
-def _counters(kind: str, page: WorkerPage) -> dict[str, int]:
+def counters_of(kind: str, page: WorkerPage) -> dict[str, int]:
     """The counters of a worker of this kind."""
     values, beginning = page.counters.tolist(), f"{kind}."
     return {each.name: values[each.id] for each in COUNTERS if each.name.startswith(beginning)}
@@ -203,12 +216,17 @@ def depth(before: list[int], own: int, capacity: int) -> int:
 # -- connections and peers
 
 
+def running_senders(about: Mapping[str, Any], plan: Plan) -> list[WorkerPlan]:
+    """The tcp workers whose connections count. Those of a dead worker are still in the table."""
+    return [each for each in plan.workers_of_kind("tcp") if about["workers"][each.name]["state"] == "running"]
+
+
 def _live_connections(
-    about: Mapping[str, Any], plan: Plan, peers: PeerTable
+    about: Mapping[str, Any], plan: Plan, table: PeerTable
 ) -> list[tuple[WorkerPlan, ConnectionStatus]]:
-    """Connections with their workers. Those of a dead worker are still in the table: passed over."""
-    running = [w for w in plan.workers_of_kind("tcp") if about["workers"][w.name]["state"] == "running"]
-    return [(worker, connection) for worker in running for connection in peers.connections(worker.lane)]
+    """Connections with their workers."""
+    running = running_senders(about, plan)
+    return [(worker, connection) for worker in running for connection in table.connections(worker.lane)]
 
 
 def _connection(worker: WorkerPlan, connection: ConnectionStatus, now: int) -> dict[str, Any]:
@@ -230,13 +248,14 @@ def _connection(worker: WorkerPlan, connection: ConnectionStatus, now: int) -> d
     }
 
 
-def _peers(
-    about: Mapping[str, Any], plan: Plan, peers: PeerTable, connections: list[ConnectionStatus], now: int
-) -> list[dict[str, Any]]:
-    by_peer = connections_by_peer(connections)
+def peers(
+    rows: Iterable[Mapping[str, Any]], about: Mapping[str, Any], plan: Plan, table: PeerTable, now: int
+) -> Iterator[PeerStatus]:
+    """The status of the peers that have these rows in the overview, each when it is reached."""
+    connections_of = table.connections_by_peer([each.lane for each in running_senders(about, plan)])
     fec_data = 0 if plan.settings.fec == "off" else plan.settings.fec_data
-    rows = (PeerRow.from_dict(each) for each in about["peers"])
-    return [dict(peer_status(row, peers, by_peer, fec_data, now)) for row in rows]
+    for each in rows:
+        yield peer_status(PeerRow.from_dict(each), table, connections_of, fec_data, now)
 
 
 def _server(server: dict[str, Any] | None, connections: list[dict[str, Any]], now: int) -> dict[str, Any] | None:
@@ -251,18 +270,24 @@ def _server(server: dict[str, Any] | None, connections: list[dict[str, Any]], no
     }
 
 
-def _fec(plan: Plan, peers: PeerTable) -> dict[str, Any]:
+def _fec(plan: Plan, table: PeerTable) -> dict[str, Any]:
     """The mode, and how a full block is cut now, for the peer that needs most parity; 0: blocks travel whole."""
     settings = plan.settings
     if settings.fec == "off":
         return {"mode": "off"}
-    links = [words[at : at + RECORD_WORDS] for words in peers.links for at in range(0, len(words), RECORD_WORDS)]
-    established = [link for link in links if link[LINK_ESTABLISHED]]
-    decoding = [link for link in established if link[LINK_ACCEPTS_SHARDS]]
+    established, decoding, parity = 0, 0, 0
+    for words in table.links:
+        columns = (words[at::RECORD_WORDS] for at in (LINK_ESTABLISHED, LINK_ACCEPTS_SHARDS, LINK_PARITY))
+        for count, accepts, wanted in zip(*columns, strict=True):
+            if count:
+                established += 1
+                if accepts:
+                    decoding += 1
+                    parity = max(parity, wanted)
     return {
         "mode": settings.fec,
         "data": settings.fec_data,
-        "parity": max([link[LINK_PARITY] for link in decoding], default=0),
+        "parity": parity,
         "parity_max": settings.fec_parity,
-        "peer_accepts_shards": bool(established) and len(decoding) == len(established),
+        "peer_accepts_shards": 0 < established == decoding,
     }

@@ -18,6 +18,9 @@ from pipeline.shm.peer_table import PeerTable
 SHUT_OUT = ("disabled", "ended")
 """States of a peer whose last connections are about to end, if it still has any."""
 
+ConnectionsOf = Callable[[int], list[ConnectionStatus]]
+"""The established connections of a peer, by its index (PeerTable.connections_by_peer)."""
+
 
 class PresentSession(NamedTuple):
     """The session under an index. `number`: that the client has given it at its start; 0 if it gives none."""
@@ -112,31 +115,19 @@ class PeerStatus(TypedDict):
     expired_blocks: NotRequired[int]
 
 
-def connections_by_peer(connections: Iterable[ConnectionStatus]) -> dict[int, list[ConnectionStatus]]:
-    """The established connections of each peer, by its index."""
-    found: dict[int, list[ConnectionStatus]] = {}
-    for connection in connections:
-        if connection.state == "established":
-            found.setdefault(connection.peer, []).append(connection)
-    return found
-
-
 def describe_peers(rows: Iterable[PeerRow], table: PeerTable, now: int) -> list[PeerStatus]:
     """The peers with the traffic of this moment."""
-    connections = (row for lane in range(len(table.links)) for row in table.connections(lane))
-    by_peer = connections_by_peer(connections)
-    return [peer_status(row, table, by_peer, 0, now) for row in rows]
+    connections_of = table.connections_by_peer(range(len(table.links)))
+    return [peer_status(row, table, connections_of, 0, now) for row in rows]
 
 
-def peer_status(
-    row: PeerRow, table: PeerTable, connections: dict[int, list[ConnectionStatus]], fec_data: int, now: int
-) -> PeerStatus:
-    """`connections`: see connections_by_peer; `fec_data`: data shards of a full block, 0 with fec "off"."""
+def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, fec_data: int, now: int) -> PeerStatus:
+    """`fec_data`: data shards of a full block, 0 with fec "off"."""
     index = row.peer
     has_session = 0 <= index < table.capacity
     links = [words[index * RECORD_WORDS :][:RECORD_WORDS] for words in table.links] if has_session else []
     count = sum(link[LINK_ESTABLISHED] for link in links)
-    own = connections.get(index, []) if count else []
+    own = connections_of(index) if count else []
     established = [link for link in links if link[LINK_ESTABLISHED]]
     accepts = bool(established) and all(link[LINK_ACCEPTS_SHARDS] for link in established)
 

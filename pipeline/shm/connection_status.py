@@ -1,8 +1,14 @@
-"""The status of one connection, as a tcp worker publishes it in a status row of the peer table."""
+"""The status of one connection, as a tcp worker publishes it in a status row of the peer table.
+
+ConnectionStatus    one row
+read_columns        of all rows, the numbers that an observer adds up: a hub may have thousands of connections
+rows_by_peer        which rows are a peer's
+"""
 
 from __future__ import annotations
 
 import struct
+from array import array
 from typing import NamedTuple
 
 from pipeline.shm import layout
@@ -11,6 +17,11 @@ _ROW = struct.Struct(
     "<BBHIQQQQIBxHII8x"
 )  # state, length of the address, the fields from `lane` on; the address follows
 _STATES = ("", "handshake", "established")  # in the row: an index of these
+_ESTABLISHED = _STATES.index("established")
+
+_ROW_WORDS = layout.STATUS_ROW_BYTES // 4
+_STATE_WORD, _SERIAL_WORD, _RTT_WORD, _CLASS_WORD, _RESENT_WORD, _SENT_WORD = 0, 1, 10, 11, 12, 13
+"""Words of 32 bits of a row. The state is the lowest byte of its word; the class too, with the peer's index above."""
 
 
 class ConnectionStatus(NamedTuple):
@@ -41,3 +52,40 @@ class ConnectionStatus(NamedTuple):
         if not 0 < state < len(_STATES):
             return None
         return cls(_STATES[state], data[_ROW.size : _ROW.size + length].decode(errors="replace"), *numbers)
+
+
+class ConnectionColumns(NamedTuple):
+    """Numbers of the established connections of one tcp worker, in equal order."""
+
+    serials: array[int]
+    rtts_us: array[int]
+    traffic_classes: array[int]
+    resent_segments: array[int]
+    sent_segments: array[int]
+
+
+def established_rows(rows: memoryview) -> list[int]:
+    """The numbers of the status rows, among all of a worker, that hold an established connection."""
+    states = rows.cast("I")[_STATE_WORD::_ROW_WORDS]
+    return [number for number, word in enumerate(states) if word & 0xFF == _ESTABLISHED]
+
+
+def read_columns(rows: memoryview) -> ConnectionColumns:
+    """Out of all status rows of a worker. A row that is being written may be half new."""
+    words, there = rows.cast("I"), established_rows(rows)
+
+    def column(word: int, mask: int = 0xFFFFFFFF) -> array[int]:
+        return array("I", [words[number * _ROW_WORDS + word] & mask for number in there])
+
+    return ConnectionColumns(
+        column(_SERIAL_WORD), column(_RTT_WORD), column(_CLASS_WORD, 0xFF), column(_RESENT_WORD), column(_SENT_WORD)
+    )
+
+
+def rows_by_peer(rows: memoryview) -> dict[int, list[int]]:
+    """The numbers of the status rows of each peer's established connections, by its index."""
+    words = rows.cast("I")
+    found: dict[int, list[int]] = {}
+    for number in established_rows(rows):
+        found.setdefault(words[number * _ROW_WORDS + _CLASS_WORD] >> 16, []).append(number)
+    return found

@@ -15,7 +15,7 @@ CACHE_LINE = 64
 PAGE = 4096
 MASK64 = (1 << 64) - 1
 
-LAYOUT_VERSION = 5
+LAYOUT_VERSION = 6
 
 # --- every segment -----------------------------------------------------------------------------
 MAGIC_AT = 0               # u64, creator: one of the five below

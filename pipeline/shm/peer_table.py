@@ -20,13 +20,13 @@ was read is thrown away.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 from pipeline.errors import LocalError
 from pipeline.packet.route_table import RouteTable
 from pipeline.shm import layout, segment
-from pipeline.shm.connection_status import ConnectionStatus
+from pipeline.shm.connection_status import ConnectionColumns, ConnectionStatus, read_columns, rows_by_peer
 from pipeline.shm.layout import LANE_RECORDS, LINK_ESTABLISHED, PEER_INDEX_MASK, RECORD_WORDS, ROUTES_MAX
 
 _ROUTE = struct.Struct("<BB6xq16s")
@@ -169,12 +169,26 @@ class PeerTable:
 
     def connections(self, lane: int) -> list[ConnectionStatus]:
         """The connections that a tcp worker has published."""
-        view = self._rows[lane]
-        rows = (
-            ConnectionStatus.unpack(bytes(view[at : at + layout.STATUS_ROW_BYTES]))
-            for at in range(0, self.status_rows * layout.STATUS_ROW_BYTES, layout.STATUS_ROW_BYTES)
-        )
+        rows = (self._status_row(lane, number) for number in range(self.status_rows))
         return [row for row in rows if row is not None]
+
+    def connection_columns(self, lane: int) -> ConnectionColumns:
+        """The numbers of the established connections that a tcp worker has published."""
+        return read_columns(self._rows[lane])
+
+    def connections_by_peer(self, lanes: Sequence[int]) -> Callable[[int], list[ConnectionStatus]]:
+        """A function that reads the established connections of a peer with these tcp workers, by the peer's index."""
+        places = [(lane, rows_by_peer(self._rows[lane])) for lane in lanes]
+
+        def connections_of(peer: int) -> list[ConnectionStatus]:
+            rows = (self._status_row(lane, number) for lane, found in places for number in found.get(peer, ()))
+            return [row for row in rows if row is not None and row.peer == peer]
+
+        return connections_of
+
+    def _status_row(self, lane: int, number: int) -> ConnectionStatus | None:
+        at = number * layout.STATUS_ROW_BYTES
+        return ConnectionStatus.unpack(bytes(self._rows[lane][at : at + layout.STATUS_ROW_BYTES]))
 
     def close(self) -> None:
         tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self._rows

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.counters import COUNTERS
+from pipeline.errors import NotRunning
 from pipeline.exporter.reading import Snapshot
+from pipeline.observe.glance import Glance
+from pipeline.shm.connection_status import ConnectionColumns
+from pipeline.wire import framing
 
 PIDS = {"tcp-0": 101, "fec-0": 102, "tun-0": 103}
 RINGS = {
@@ -157,3 +163,65 @@ def snapshot(**fields: Any) -> Snapshot:
         for name, value in each["counters"].items():
             totals[name] += value
     return {"counters": totals} | made
+
+
+CLASSES = {"bulk": framing.BULK, "light": framing.LIGHT}
+
+
+def columns(connections: list[dict[str, Any]]) -> dict[str, ConnectionColumns]:
+    """The established ones of these, by worker."""
+    found = {}
+    for worker_name in sorted({each["worker"] for each in connections}):
+        own = [each for each in connections if each["worker"] == worker_name and each["state"] == "established"]
+        values = [
+            (each["serial"], int(1000 * each["rtt_ms"]), CLASSES[each["traffic_class"]], each["resent_segments"],
+             each["sent_segments"])
+            for each in own
+        ]  # fmt: skip
+        found[worker_name] = ConnectionColumns(*(array("I", column) for column in zip(*values, strict=True))) \
+            if own else ConnectionColumns(*(array("I") for _ in range(5)))  # fmt: skip
+    return found
+
+
+def glance(shown: Snapshot) -> Glance:
+    """What a glance would have seen when this snapshot was taken."""
+    workers = {each["name"]: each["counters"] for each in shown["workers"]}
+    return Glance(shown["taken_ns"], workers, shown["peers_connected"], columns(shown["connections"]))
+
+
+class Source:
+    """What an exporter reads: the snapshots that `read` gives. Counts what is read."""
+
+    def __init__(self, read: Callable[[], Snapshot | None]) -> None:
+        self._read = read
+        self._shown: Snapshot | None = None
+        self.glances = self.outlines = self.listings = 0
+
+    def glance(self) -> Glance:
+        self.glances += 1
+        self._shown = self._read()
+        return glance(self._known)
+
+    def end(self) -> None:
+        """What has been seen cannot be read any more."""
+        self._shown = None
+
+    @property
+    def _known(self) -> Snapshot:
+        if self._shown is None:
+            raise NotRunning('instance "laptop" does not run')
+        return self._shown
+
+    def outline(self) -> Snapshot:
+        self.outlines += 1
+        has_rows = self._known["mode"] == "client"
+        return self._known | {"peers": []} | ({} if has_rows else {"connections": []})
+
+    def peers(self, first: int | None = None) -> list[dict[str, Any]]:
+        self.listings += 1
+        found: list[dict[str, Any]] = self._known["peers"]
+        return found if first is None else sorted(found, key=lambda each: each["name"])[:first]
+
+    @property
+    def peers_known(self) -> int:
+        return len(self._known["peers"]) + self._known["peers_left_out"]

@@ -6,8 +6,9 @@ longer that takes.
 
 from __future__ import annotations
 
+import json
 import time
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.peers.peer_status import PeerRow
 
@@ -26,12 +27,12 @@ class Role(Protocol):
 
 
 class GatheredPeers:
-    """`rows`: of the last time; `version`: another number each time."""
+    """`rows`: of the last time, each as JSON; `version`: another number each time."""
 
     def __init__(self, role: Role) -> None:
         self._role = role
         self._due_ns = 0
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[str] = []
         self.version = -1
 
     def gather(self, now: int, at_once: bool = False) -> None:
@@ -40,6 +41,6 @@ class GatheredPeers:
         if version == self.version or not (at_once or now >= self._due_ns):
             return
         began = time.monotonic_ns()
-        self.rows = [row.as_dict() for row in self._role.peer_rows()]
+        self.rows = [json.dumps(row.as_dict()) for row in self._role.peer_rows()]
         self.version = version
         self._due_ns = now + SHARE * (time.monotonic_ns() - began)

@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.events import Event
 from pipeline.observe import snapshot
+from pipeline.observe.overview_text import compose
 from pipeline.observe.process_stat import CpuMeter, read_process
 from pipeline.runtime.assignment import FORMAT
 from pipeline.supervisor.control.gathered_peers import GatheredPeers
@@ -67,7 +68,8 @@ class Publisher:
 
     def status(self) -> dict[str, Any]:
         self.publish_now()
-        about = self._facts.gather() | self._fixed | {"peers": self._peers.rows, "peers_left_out": 0}
+        peers = [json.loads(row) for row in self._peers.rows]
+        about = self._facts.gather() | self._fixed | {"peers": peers, "peers_left_out": 0}
         return snapshot.build(about, self._run.plan, self._memory, self._meter, time.monotonic_ns())
 
     def _publish(self, now: int, at_once: bool = False) -> None:
@@ -79,22 +81,9 @@ class Publisher:
         current = facts, self._run.plan, self._peers.version
         if current != self._published:
             self._published = current
-            self._memory.overview.publish(self._text(facts))
+            overview = self._memory.overview
+            overview.publish(compose(self._fixed | facts, self._run.plan.to_json(), self._peers.rows, overview.room))
         self._rested_ns = now + SHARE * (time.monotonic_ns() - began)
-
-    def _text(self, facts: dict[str, Any]) -> str:
-        """The overview as JSON, with as many of the peers as there is room for."""
-        start = f'{json.dumps(self._fixed | facts)[:-1]}, "plan": {self._run.plan.to_json()}, "peers": ['
-        end = '], "peers_left_out": %d}'
-        room = self._memory.overview.room - len(start.encode()) - len(end) - 16
-        rows: list[str] = []
-        for row in self._peers.rows:
-            text = json.dumps(row)
-            room -= len(text) + 2
-            if room < 0:
-                break
-            rows.append(text)
-        return start + ", ".join(rows) + end % (len(self._peers.rows) - len(rows))
 
 
 def _fixed() -> dict[str, Any]:

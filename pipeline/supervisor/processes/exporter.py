@@ -34,7 +34,7 @@ from pipeline.system import task_limit
 
 SECOND = 1_000_000_000
 INTENSITY, PERIOD = 8, 300.0  # restarts, and the seconds in which they count
-STOPPED_NS = 5 * SECOND  # without a sign of life, which is due every second, of a process that somebody has stopped
+STOPPED_NS = 5 * SECOND  # without a sign of life, due every two seconds, of a process that somebody has stopped
 HANG_NS = 20 * SECOND  # of any other: its priority is low, so it may wait for a core; workers have 5 s by default
 LISTEN_AGAIN_NS = 5 * SECOND
 BACKLOG = 64

@@ -1,6 +1,7 @@
 """The process of the exporter: spawned, watched over a pidfd and a channel, killed and reaped.
 
-It inherits the listening socket and a file with its settings. About once a second it writes a byte to its channel.
+It inherits the listening socket and a file with its settings. It writes a byte to its channel every ten seconds at
+least.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from pipeline.counters import COUNTERS
-from pipeline.exporter.metrics import FAMILIES, Collector, place_of
+from pipeline.exporter.metrics import FAMILIES, Collector, Moment, place_of
 from pipeline.exporter.reading import Snapshot
-from pipeline.exporter.segments import SegmentTotals
-from tests.harness.snapshots import connection, counters, peer, snapshot, worker
+from pipeline.observe.glance import SegmentTotals
+from tests.harness.snapshots import Source, columns, connection, counters, peer, snapshot, worker
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 FORMS = pytest.mark.parametrize(("accept", "parse"), [("", parse_text), (OPENMETRICS, parse_openmetrics)])
@@ -27,7 +27,13 @@ needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="pr
 
 def exposed(shown: Snapshot, accept: str = "", peers_max: int = 200) -> str:
     encode, _ = choose_encoder(accept)
-    return encode(Collector(shown, SegmentTotals(), peers_max)).decode()
+    return encode(Collector(moment(shown, SegmentTotals(), peers_max))).decode()
+
+
+def moment(shown: Snapshot, segments: SegmentTotals, peers_max: int) -> Moment:
+    source = Source(lambda: shown)
+    taken = source.glance()
+    return Moment(source.outline(), taken, segments, source.peers(peers_max), source.peers_known)
 
 
 def value(text: str, name: str, **labels: str) -> float | None:
@@ -161,6 +167,6 @@ def test_segments_grow_with_connections_that_come_and_go() -> None:
         [],
         [connection(2, sent_segments=30, resent_segments=1)],
     ):
-        totals.add(connections)
+        totals.add(columns(connections))
     assert (totals.sent, totals.resent) == (50 + 10 + 30, 3 + 1 + 1)
-    assert b"tunnel_segments_resent_total 5.0" in generate_latest(Collector(snapshot(), totals, 0))
+    assert b"tunnel_segments_resent_total 5.0" in generate_latest(Collector(moment(snapshot(), totals, 0)))

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import LocalError, NotRunning
+from pipeline.errors import LocalError
 from pipeline.exporter.access import Access
 from pipeline.exporter.reading import Snapshot
 from pipeline.exporter.request import Request
 from pipeline.exporter.server import Answer
 from pipeline.exporter.site import PAGE, Site
 from pipeline.exporter.watch import Watch
-from tests.harness.snapshots import counters, peer, snapshot, worker
+from tests.harness.snapshots import Source, counters, peer, snapshot, worker
 
 TOKEN = "a token that is long"
 
@@ -26,12 +26,7 @@ TOKEN = "a token that is long"
 def site(shown: Snapshot | None = None, token: str = "") -> Site:
     """A site that has taken one snapshot."""
 
-    def read() -> Snapshot:
-        if shown is None:
-            raise NotRunning('instance "laptop" does not run')
-        return shown
-
-    watch = Watch(read)
+    watch = Watch(Source(lambda: shown))
     watch.tick()
     return Site(watch, Access(token.encode()), 200)
 
@@ -105,7 +100,7 @@ def test_the_present_has_what_moves_and_what_the_picture_is_made_of() -> None:
             workers=[worker("tun-0", counters=counters("tun", bytes_read=3000, packets_read=4, dropped_no_peer=2))],
         ),
     ]
-    watch = Watch(lambda: readings.pop(0))
+    watch = Watch(Source(lambda: readings.pop(0)))
     watch._take(1000.0)
     watch._take(1002.0)
     shown = json.loads(watch.present())
@@ -127,7 +122,7 @@ def test_a_ring_has_the_rate_of_what_passes_it() -> None:
             ],
         ),
     ]
-    watch = Watch(lambda: readings.pop(0))
+    watch = Watch(Source(lambda: readings.pop(0)))
     watch._take(1000.0)
     watch._take(1002.0)
     passing = {ring["kind"]: ring["rate"] for ring in json.loads(watch.present())["rings"]}
@@ -143,7 +138,7 @@ def test_a_snapshot_that_fails_for_once_is_no_end() -> None:
             raise LocalError("it changes right now")
         return found
 
-    watch = Watch(read)
+    watch = Watch(Source(read))
     problems = []
     for second in range(3):
         watch._take(1000.0 + second)

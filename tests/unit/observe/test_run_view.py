@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -15,45 +13,8 @@ from pipeline.events import BY_NAME
 from pipeline.observe import run_view
 from pipeline.observe.observer import Observer, wait_for
 from pipeline.observe.process_stat import CpuMeter, ProcessStat, read_process
-from pipeline.runtime import topology
-from pipeline.runtime.assignment import FORMAT
 from pipeline.shm import layout, segment
-from pipeline.supervisor.run.shared_memory import SharedMemory
-from tests.harness.settings import WORKER_SETTINGS
-
-
-class Made:
-    """The shared memory of an instance, whose supervisor this process is."""
-
-    def __init__(self, name: str, **changes: Any) -> None:
-        self.plan = topology.build_plan(name, secrets.token_hex(4), "client", 1, 4, layout.PAGE, WORKER_SETTINGS)
-        self.memory = SharedMemory(self.plan)
-        own = read_process(os.getpid())
-        self.about = {
-            "format": FORMAT.decode(),
-            "version": "1",
-            "pid": os.getpid(),
-            "began": own.began,
-            "state": "running",
-            "started_ns": 0,
-            "failures": 0,
-            "workers": {
-                each.name: {"pid": 0, "state": "stopped", "restarts": 0, "cores": []} for each in self.plan.workers
-            },
-            "spares": [],
-            "rolling": {"left": [], "error": ""},
-            "device": {"name": "tun9", "notes": [], "left_out": []},
-            "server": None,
-            "notes": [],
-            "plan": json.loads(self.plan.to_json()),
-            "peers": [{"name": "laptop"}],
-            "peers_left_out": 0,
-            **changes,
-        }
-        self.publish()
-
-    def publish(self) -> None:
-        self.memory.overview.publish(json.dumps(self.about))
+from tests.harness.made_run import MadeRun
 
 
 @pytest.fixture
@@ -62,13 +23,13 @@ def name() -> str:
 
 
 @pytest.fixture
-def made(name: str) -> Iterator[Made]:
-    it = Made(name)
+def made(name: str) -> Iterator[MadeRun]:
+    it = MadeRun(name)
     yield it
     it.memory.unlink()
 
 
-def test_a_run_is_found_by_the_name_of_its_instance(made: Made, name: str) -> None:
+def test_a_run_is_found_by_the_name_of_its_instance(made: MadeRun, name: str) -> None:
     view = run_view.attach(name)
     made.memory.scoreboard.pages[0].counters[3] = 7
     assert view.plan == made.plan
@@ -81,13 +42,13 @@ def test_a_run_is_found_by_the_name_of_its_instance(made: Made, name: str) -> No
     view.close()
 
 
-def test_no_run_of_another_instance_is_taken(made: Made, name: str) -> None:
+def test_no_run_of_another_instance_is_taken(made: MadeRun, name: str) -> None:
     for other in ("nobody", name[:-1], f"{name}x", ".*"):
         with pytest.raises(NotRunning, match=r"does not run$"):
             run_view.attach(other)
 
 
-def test_a_run_that_has_ended_or_whose_supervisor_died_is_none(made: Made, name: str) -> None:
+def test_a_run_that_has_ended_or_whose_supervisor_died_is_none(made: MadeRun, name: str) -> None:
     view = run_view.attach(name)
     assert not view.has_ended
     made.memory.overview.end()
@@ -98,7 +59,7 @@ def test_a_run_that_has_ended_or_whose_supervisor_died_is_none(made: Made, name:
 
 
 def test_a_supervisor_whose_pid_another_process_has_now_is_dead(name: str) -> None:
-    made = Made(name, began=1)
+    made = MadeRun(name, began=1)
     try:
         with pytest.raises(NotRunning, match="its last supervisor died"):
             run_view.attach(name)
@@ -106,8 +67,8 @@ def test_a_supervisor_whose_pid_another_process_has_now_is_dead(name: str) -> No
         made.memory.unlink()
 
 
-def test_of_a_dead_run_and_a_live_one_the_live_one_is_taken(made: Made, name: str) -> None:
-    left = Made(name, pid=1 << 22, began=1)
+def test_of_a_dead_run_and_a_live_one_the_live_one_is_taken(made: MadeRun, name: str) -> None:
+    left = MadeRun(name, pid=1 << 22, began=1)
     try:
         view = run_view.attach(name)
         assert view.plan.run_id == made.plan.run_id
@@ -116,7 +77,7 @@ def test_of_a_dead_run_and_a_live_one_the_live_one_is_taken(made: Made, name: st
         left.memory.unlink()
 
 
-def test_what_another_user_or_nobody_in_particular_has_put_there_is_passed_over(made: Made, name: str) -> None:
+def test_what_another_user_or_nobody_in_particular_has_put_there_is_passed_over(made: MadeRun, name: str) -> None:
     base = f"{segment.SHM_DIRECTORY}/tunnel@{name}@ffffffff@overview"
     os.symlink("/etc/passwd", base)
     os.mkfifo(f"{base}.ab")
@@ -132,7 +93,7 @@ def test_what_another_user_or_nobody_in_particular_has_put_there_is_passed_over(
 
 
 @pytest.mark.parametrize("what", ["layout", "format"])
-def test_a_run_of_another_version_is_refused_with_what_to_do(made: Made, name: str, what: str) -> None:
+def test_a_run_of_another_version_is_refused_with_what_to_do(made: MadeRun, name: str, what: str) -> None:
     if what == "layout":
         made.memory.overview.memory.words[layout.VERSION_AT // 8] += 1
     else:
@@ -142,7 +103,7 @@ def test_a_run_of_another_version_is_refused_with_what_to_do(made: Made, name: s
         run_view.attach(name)
 
 
-def test_a_run_that_is_being_made_is_none_yet(made: Made, name: str) -> None:
+def test_a_run_that_is_being_made_is_none_yet(made: MadeRun, name: str) -> None:
     made.memory.overview.memory.words[layout.OVERVIEW_COUNT_AT // 8] = 0
     with pytest.raises(NotRunning):
         run_view.attach(name)
@@ -150,7 +111,7 @@ def test_a_run_that_is_being_made_is_none_yet(made: Made, name: str) -> None:
         wait_for(name, None, 0.1)
 
 
-def test_an_observer_follows_the_instance_into_new_memory(made: Made, name: str) -> None:
+def test_an_observer_follows_the_instance_into_new_memory(made: MadeRun, name: str) -> None:
     observer = Observer(name)
     taken = observer.snapshot()
     assert (taken["run"], taken["peers"][0]["name"], taken["supervisor"]["state"]) == (
@@ -166,7 +127,7 @@ def test_an_observer_follows_the_instance_into_new_memory(made: Made, name: str)
     assert [e.text for e in observer.read_last().events] == ["two"]
     with pytest.raises(NotRunning):
         observer.snapshot()
-    anew = Made(name)
+    anew = MadeRun(name)
     try:
         anew.memory.event_log.restore(made.memory.event_log.contents())
         anew.memory.event_log.append(BY_NAME["lost"], "", "three", 1)
@@ -177,7 +138,7 @@ def test_an_observer_follows_the_instance_into_new_memory(made: Made, name: str)
         anew.memory.unlink()
 
 
-def test_an_overview_is_read_again_when_it_has_changed(made: Made, name: str) -> None:
+def test_an_overview_is_read_again_when_it_has_changed(made: MadeRun, name: str) -> None:
     observer = Observer(name)
     assert observer.snapshot()["state"] == "running"
     made.about["state"] = "stopping"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.events import BY_NAME, Event
+from pipeline.observe.overview_text import parse
 from pipeline.peers.peer_status import PeerRow
 from pipeline.policy.lifecycle import Lifecycle, Limits
 from pipeline.policy.restart import RestartPolicy
@@ -66,7 +67,8 @@ class Instance:
         return self.overview()
 
     def overview(self) -> dict[str, Any]:
-        return json.loads(self.memory.overview.read())
+        about = parse(self.memory.overview.read())
+        return about | {"peers": list(about["peers"])}
 
 
 @pytest.fixture
