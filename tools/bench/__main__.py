@@ -4,6 +4,8 @@
     bench fec [options]     what loss and the end of a connection do to the traffic (loss)
     bench codec [options]   the erasure code against zfec (codec)
     bench hub [options]     a server with many clients, and with clients that never authenticate (hub)
+    bench exporter [options]    what the exporter takes beside a hub (exporter)
+    bench pairs [options]       two groups of settings, in turn (pairs)
 
 Each is imported only if it is asked for: some need what others do not.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-BENCHMARKS = {"fec": "loss", "codec": "codec", "hub": "hub"}
+BENCHMARKS = {"fec": "loss", "codec": "codec", "hub": "hub", "exporter": "exporter", "pairs": "pairs"}
 
 
 def main(argv: list[str]) -> int:
