@@ -112,7 +112,7 @@ KEYS = {
     "connections[].age_seconds": "since its state began",
     "connections[].last_received_ms_ago": "milliseconds since the last byte",
     "connections[].rtt_ms": "smoothed round trip time",
-    "connections[].resent_segments": "TCP segments sent again, since the connection was made",
+    "connections[].resent_segments": "lost TCP segments sent again: `retrans` of `ss -ti` without `dsack_dups`",
     "connections[].sent_segments": "TCP segments with data, those sent again included",
     "counters": "by name, the sum over all workers (`pipeline/counters.py`)",
     "events": "the last events; `events --json` has their keys",

@@ -286,7 +286,7 @@ OWN = (
            _round_trip(1)),
     Family("tunnel_segments_sent", COUNTER, "TCP segments with data that the kernel has sent", (),
            lambda moment: [((), moment.segments.sent)]),
-    Family("tunnel_segments_resent", COUNTER, "TCP segments that the kernel has sent again", (),
+    Family("tunnel_segments_resent", COUNTER, "TCP segments that the kernel has sent again since they were lost", (),
            lambda moment: [((), moment.segments.resent)]),
     Family("tunnel_server_connections_wanted", GAUGE, "connections that a client keeps up", (),
            _server("connections_wanted")),
@@ -314,7 +314,8 @@ OWN = (
            _PEER, _peers(lambda peer: peer["dropped"])),
     Family("tunnel_peer_round_trip_seconds", GAUGE, "round trip of the peer's fastest connection", _PEER,
            _peers(lambda peer: _seconds(peer["rtt_ms"]))),
-    Family("tunnel_peer_segments_resent", GAUGE, "TCP segments sent again on the connections that the peer has now",
+    Family("tunnel_peer_segments_resent", GAUGE, "lost TCP segments sent again on the connections that the peer "
+           "has now",
            _PEER, _peers(lambda peer: peer["resent_segments"])),
     Family("tunnel_peer_session_age_seconds", GAUGE, "age of the peer's session", _PEER,
            _peers(lambda peer: peer["session_seconds"])),

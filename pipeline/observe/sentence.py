@@ -13,6 +13,7 @@ from pipeline.observe.process_stat import HALTED
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 REASONS_MAX = 2  # each lane of a client may have one
+SHARE_FROM = 200  # segments; a share of fewer says nothing about the path
 
 ADVICE = (
     ("connection refused", "Check that the server runs, and that the port in remote_addr is its port."),
@@ -139,7 +140,7 @@ def _figures(snapshot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[s
 def loss(snapshot: dict[str, Any]) -> list[str]:
     """The losses on the way to the other end, of the connections that stand, and the blocks that FEC has recovered.
 
-    TCP sends lost segments again, so nothing is lost for good; some that were only late are counted too.
+    TCP sends lost segments again, so nothing is lost for good.
     """
     rows = [row for row in established(snapshot) if "resent_segments" in row]
     counters = snapshot.get("counters", {})
@@ -149,10 +150,18 @@ def loss(snapshot: dict[str, Any]) -> list[str]:
         return ["no loss"]
     found = []
     if repeated:
-        found.append(f"{_short(100 * repeated / max(repeated, sent))} % sent again")
+        found.append(f"{sent_again(repeated, sent)} sent again")
     if recovered:
         found.append(f"{_count(recovered, 'block')} recovered")
     return found
+
+
+def sent_again(repeated: int, sent: int) -> str:
+    """The share of segments that were sent again; of few segments, their number."""
+    if sent < SHARE_FROM:
+        return _count(repeated, "segment")
+    percent = 100 * repeated / sent
+    return f"{_short(percent)} %" if percent >= 0.01 else "under 0.01 %"
 
 
 def _workers(snapshot: dict[str, Any]) -> list[str]:

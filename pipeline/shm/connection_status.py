@@ -38,7 +38,7 @@ class ConnectionStatus(NamedTuple):
     rtt_us: int  # round trip
     traffic_class: int
     peer: int  # index
-    resent_segments: int = 0  # by the kernel, since the connection was made
+    resent_segments: int = 0  # sent again by the kernel, and not arrived before (TcpInfo.lost_segments)
     sent_segments: int = 0  # those with data, those sent again included
 
     def pack(self) -> bytes:

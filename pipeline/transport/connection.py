@@ -163,7 +163,7 @@ class Connection:
             info.rtt_us if info else 0,
             self.traffic_class,
             self.peer,
-            info.total_retrans if info else 0,
+            info.lost_segments if info else 0,
             info.data_segs_out if info else 0,
         )
 

@@ -47,6 +47,15 @@ class TcpInfo(NamedTuple):
     snd_wnd: int = 0  # the other end's window, bytes
 
     @property
+    def lost_segments(self) -> int:
+        """Segments sent again that had not arrived. Until the other end has answered, one that had counts as well.
+
+        A tail loss probe (RFC 8985) repeats a segment whose answer comes later than a few round trips. On a fresh or
+        idle connection that is the other end's delayed acknowledgement as a rule, and nothing was lost.
+        """
+        return max(0, self.total_retrans - self.dsack_dups)
+
+    @property
     def timed_out(self) -> bool:
         """Whether the kernel has waited for an answer longer than its retransmission timeout."""
         return bool(self.retransmits or self.probes)

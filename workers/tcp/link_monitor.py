@@ -67,7 +67,7 @@ class LinkMonitor:
                 LossSample(
                     connection.serial,
                     info.retransmits,
-                    info.total_retrans - info.dsack_dups,
+                    info.lost_segments,
                     info.data_segs_out,
                     connection in unread,
                 )

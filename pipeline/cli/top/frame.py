@@ -38,7 +38,8 @@ HELP = """
  The picture shows each kind of ring with its stages, and how full it is before
  each of them. With several lanes a row shows the fullest ring.
 
- resent    segments that the kernel has sent again: now a second, or their share
+ resent    lost segments that the kernel has sent again: now a second, or their
+           share, or of fewer than 200 segments their number
  fec       data and parity shards of a full block, as they are cut now
  recov     blocks that were recovered with parity, in this session
 """

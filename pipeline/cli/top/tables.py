@@ -15,7 +15,7 @@ from rich.text import Text
 from pipeline.cli.status_text import duration
 from pipeline.cli.top.picture import Glyphs, verdicts
 from pipeline.observe.rates import PeerRates, Rates
-from pipeline.observe.sentence import amount
+from pipeline.observe.sentence import SHARE_FROM, amount
 from pipeline.plain_text import escaped
 
 NAME_WIDTH = 24  # of a peer, at most
@@ -156,11 +156,15 @@ def _rtt(peer: Mapping[str, Any]) -> str:
 
 
 def _resent(peer: Mapping[str, Any], rate: PeerRates) -> Text:
-    """Segments that the kernel sends again, a second; without any now, their share since the connections began."""
+    """Segments that the kernel sends again, a second; without any now, their share since the connections began.
+
+    Of few segments it is their number.
+    """
     if rate.resent >= 0.5:
         return Text(f"{count(rate.resent)}/s", style="yellow")
-    share = peer["resent_segments"] / max(1, peer["sent_segments"])
-    return Text(f"{100 * share:.2f}%" if peer["resent_segments"] else "0")
+    if not peer["resent_segments"] or peer["sent_segments"] < SHARE_FROM:
+        return Text(count(peer["resent_segments"]))
+    return Text(f"{100 * peer['resent_segments'] / peer['sent_segments']:.2f}%")
 
 
 def peer_details(snapshot: Mapping[str, Any], peer: Mapping[str, Any], rates: Rates, glyphs: Glyphs) -> list[Text]:

@@ -55,6 +55,21 @@ def test_segments_that_were_sent_again_and_blocks_that_were_recovered_are_named(
     assert "41 ms, 0.40 % sent again, 4 blocks recovered, 6 B in, 5 B out" in describe(lossy).sentence
 
 
+@pytest.mark.parametrize(
+    ("resent", "sent", "words"),
+    [
+        (1, 40, "1 segment sent again"),
+        (2, 27, "2 segments sent again"),
+        (1, 1, "1 segment sent again"),
+        (1, 200, "0.50 % sent again"),
+        (3, 468_246, "under 0.01 % sent again"),
+        (0, 27, "no loss"),
+    ],
+)
+def test_a_share_of_few_segments_is_their_number(resent: int, sent: int, words: str) -> None:
+    assert f", {words}, " in describe(client(row(resent_segments=resent, sent_segments=sent))).sentence
+
+
 def test_where_the_kernel_does_not_tell_of_loss_nothing_is_claimed() -> None:
     silent = row()
     del silent["resent_segments"]

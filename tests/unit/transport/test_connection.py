@@ -121,6 +121,11 @@ def test_a_retransmission_or_a_probe_without_an_answer_is_a_timeout(
     assert TcpInfo(retransmits, probes, 0, 0, 0, 0, 0, 0).timed_out is timed_out
 
 
+def test_what_was_sent_again_and_had_arrived_is_no_loss() -> None:
+    info = TcpInfo(0, 0, 0, 0, 0, 0, 0, 0, dsack_dups=2)
+    assert [info._replace(total_retrans=count).lost_segments for count in (0, 2, 5)] == [0, 0, 3]
+
+
 def test_options_are_set_and_an_unknown_congestion_control_is_a_warning(
     sockets: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
 ) -> None:
