@@ -5,7 +5,7 @@
 3. attach      the shared memory of the instance, read-only
 4. rehearse    everything is made once, so that nothing is imported later
 5. drop        to the account of the plan; our end is tied once more
-6. serve       until the memory is in use no more, or the parent ends us; a byte to the channel with each glance
+6. serve       until the memory is in use no more, or the parent ends us; a byte to the channel now and with each glance
 
 After the drop it can open neither shared memory nor any file of ours. It ends when the instance has made its memory
 anew, and the supervisor starts the next one.
@@ -106,16 +106,15 @@ def rehearse(site: Site, token: str) -> None:
 def serve(server: Server, watch: Watch, observer: Observer, channel: int) -> None:
     """Answer, and take the glances that are due, while the memory is in use."""
     while True:
-        if (left := watch.seconds_left) > 0:
+        with suppress(BlockingIOError):
+            os.write(channel, b".")
+        while (left := watch.seconds_left) > 0:
             server.turn(left)
-            continue
         try:
             observer.view()
         except TunnelError:
             return
         watch.tick()
-        with suppress(BlockingIOError):
-            os.write(channel, b".")
 
 
 if __name__ == "__main__":
