@@ -5,7 +5,7 @@
 3. attach      the shared memory of the instance, read-only
 4. rehearse    everything is made once, so that nothing is imported later
 5. drop        to the account of the plan; our end is tied once more
-6. serve       until the memory is in use no more, or the parent ends us; a byte to the channel now and with each glance
+6. serve       until the memory is in use no more, or the parent ends us; a byte to the channel each two seconds
 
 After the drop it can open neither shared memory nor any file of ours. It ends when the instance has made its memory
 anew, and the supervisor starts the next one.
@@ -37,6 +37,7 @@ from pipeline.runtime import privileges, worker
 PROCESS = "exporter"
 ATTACH_SECONDS = 10.0
 LOCAL = "127.0.0.1"
+SIGN_SECONDS = 2.0  # between two signs of life
 
 
 class ExporterPlan(NamedTuple):
@@ -108,7 +109,8 @@ def serve(server: Server, watch: Watch, observer: Observer, channel: int) -> Non
     while True:
         with suppress(BlockingIOError):
             os.write(channel, b".")
-        while (left := watch.seconds_left) > 0:
+        until = time.monotonic() + SIGN_SECONDS
+        while (left := min(until - time.monotonic(), watch.seconds_left)) > 0:
             server.turn(left)
         try:
             observer.view()

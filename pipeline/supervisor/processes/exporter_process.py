@@ -1,7 +1,6 @@
 """The process of the exporter: spawned, watched over a pidfd and a channel, killed and reaped.
 
-It inherits the listening socket and a file with its settings. It writes a byte to its channel every ten seconds at
-least.
+It inherits the listening socket and a file with its settings. It writes a byte to its channel every two seconds.
 """
 
 from __future__ import annotations
