@@ -109,11 +109,22 @@ def set_offloads(fd: int, mask: int) -> bool:
 
 
 def _explain(error: OSError, name: str) -> Exception:
+    has_opened = error.filename is None
     match error.errno:
         case errno.ENOENT | errno.ENXIO | errno.ENODEV:
             return LocalError(
                 f"{TUN_PATH}: {error.strerror}: this kernel or container has no TUN; "
                 f"load the tun module, or give the container the device (--device {TUN_PATH})"
+            )
+        case errno.EISDIR | errno.ENOTTY:
+            return LocalError(
+                f"{TUN_PATH} is no TUN device, but a file, a directory or another device; make it: "
+                f"rm -r {TUN_PATH}; mknod {TUN_PATH} c 10 200; in a container, give it the device (--device {TUN_PATH})"
+            )
+        case errno.EPERM | errno.EACCES if not has_opened:
+            return PermissionDenied(
+                f"{TUN_PATH}: {error.strerror}: run as root; in a container, give it the device (--device {TUN_PATH}), "
+                "since a volume is not enough"
             )
         case errno.EPERM | errno.EACCES:
             return PermissionDenied(f"TUN device {name}: {error.strerror}: needs root or CAP_NET_ADMIN")

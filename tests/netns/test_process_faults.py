@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,3 +191,23 @@ def test_two_supervisors_with_one_configuration_at_the_same_moment_are_one(lab: 
         loser, winner = (one, other) if one.process.poll() is not None else (other, one)
         assert loser.wait() == 1 and f'instance "{one.name}" runs already' in loser.log
         winner.wait_until_running()
+
+
+# -- surroundings that the caller leaves
+
+CARELESS = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_caller_that_ignores_sigchld_and_blocks_all_signals_changes_nothing(lab: Lab, tmp_path: Path) -> None:
+    wrap = [sys.executable, "-c", CARELESS]
+    with Instance(lab.nodes[0], server_config(lab.nodes[0]), tmp_path, wrap=wrap) as instance:
+        instance.wait_until_running()
+        for name in ("tun-0", "tcp-0"):
+            instance.wait_until_replaced(name, instance.signal_worker(name, signal.SIGKILL))
+        instance.wait_for_log("tcp-0 died: SIGKILL")
+        assert instance.stop() == 0

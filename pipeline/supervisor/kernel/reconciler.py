@@ -145,7 +145,11 @@ class Reconciler:
         self.present_name = link.name if link is not None else self._name
         if link is None or not link.is_up:
             self._put.clear()
-            down = f"TUN device {self.present_name} is down: its addresses and routes return once it is set up"
+            name = self.present_name
+            down = (
+                f"TUN device {name} is down, set so by an administrator or a network manager: no packet passes. Its "
+                f"addresses and routes return once it is set up: ip link set {name} up"
+            )
             self._tell(self._renamed() | {"down": down})
             self._left_out = dict.fromkeys(self._wanted.entries, "the device is down")
             return self._left_out
