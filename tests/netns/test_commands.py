@@ -214,6 +214,7 @@ def test_a_reload_applies_what_has_changed(lab: Lab, tmp_path: Path, how: str) -
         else:
             client.signal(signal.SIGHUP)
             client.wait_for_log("reloaded: routes, keepalive")
+            client.wait_for_log("reload: keepalive: workers are replaced, and connections made anew")
         for name in before:
             client.wait_until_replaced(name, before[name])
         routes = client.node.run(["ip", "route", "show", "dev", client.tun_name]).stdout

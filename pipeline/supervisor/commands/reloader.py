@@ -12,6 +12,7 @@ from pipeline.credentials import tls_settings
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import TunnelError
 from pipeline.events import Record
+from pipeline.log import LOG
 from pipeline.peers.known_peers import PeerChanges
 from pipeline.supervisor.commands.reload import Reload
 from pipeline.supervisor.control.sd_notify import notify
@@ -111,6 +112,8 @@ class Reloader:
         reload.problems += self._entries.configure(config)
         reload.problems += self._exporter.apply()
         self._hooks.configure(config)
+        for note in reload.notes:  # after a signal nobody else says it
+            LOG.info("reload: %s", note)
         if reload.replacing:
             self._workforce.restart(self._workforce.names, "for the new settings")
         else:

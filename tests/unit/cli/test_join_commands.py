@@ -31,8 +31,8 @@ from pipeline.credentials.invitation import Invitation, encode
 from pipeline.errors import LocalError
 from pipeline.wire import messages
 from pipeline.wire.messages import Done, Refused
+from tests.harness.running_server import Running
 from tests.unit.supervisor.roles.test_enrollment import Machine
-from tests.unit.supervisor.roles.test_server_role import Running
 
 FINGERPRINT = "ab" * 32
 

@@ -22,8 +22,8 @@ from pipeline.system import hang_guard
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import Done, Refused, Welcome
 from tests.harness.hub import CERTIFICATE_HASH, hello
+from tests.harness.running_server import Running
 from tests.support import eventually
-from tests.unit.supervisor.roles.test_server_role import Running
 
 NOW = 1_800_000_000
 DAY = 86400

@@ -14,8 +14,8 @@ import pytest
 from pipeline.peers import ended_invitations
 from pipeline.wire import messages
 from pipeline.wire.messages import Done, Refused
+from tests.harness.running_server import Running
 from tests.unit.supervisor.roles.test_enrollment import NOW, WEEK, Clock, Machine, peer, start_again, tick
-from tests.unit.supervisor.roles.test_server_role import Running
 
 USED, EXPIRED, REVOKED = messages.INVITATION_USED, messages.INVITATION_EXPIRED, messages.INVITATION_REVOKED
 DISABLED = messages.SHUT_OUT

@@ -46,3 +46,15 @@ def test_of_any_number_of_kinds_few_are_remembered(caplog: pytest.LogCaptureFixt
         fail(failures, ValueError("odd"), f"request {number}")
         assert len(failures._said_at) <= KINDS_MAX
     assert failures.count == len(caplog.records) == 3 * KINDS_MAX
+
+
+def test_a_failure_is_survived_and_the_rest_is_called_with_what_is_given() -> None:
+    failures, called = Failures(), []
+
+    def fail(now: int) -> None:
+        called.append(now)
+        raise RuntimeError("no")
+
+    failures.survive("a test", fail, 7)
+    failures.survive("a test", called.append, 8)
+    assert (called, failures.count) == ([7, 8], 1)
