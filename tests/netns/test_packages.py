@@ -157,7 +157,7 @@ def test_the_unit_takes_all_rights_that_the_program_does_not_need(pair: Pair) ->
     assert (said["NoNewPrivs"], said["Seccomp"]) == ("1", "2")
     assert bits(said["CapBnd"]) == {5, 6, 7, 8, 10, 12, 23, 24} - MISSING_HERE  # linux/capability.h
     inside = ["nsenter", f"--target={main}", "--mount", "--", "sh", "-c"]
-    for place in ("/usr/x", "/etc/x", "/proc/sys/net/ipv4/ip_forward"):
+    for place in ("/usr/x", "/etc/x", "/etc/tunnel-supervisor/x", "/proc/sys/net/ipv4/ip_forward"):
         assert "Read-only" in hub.attempt(*inside, f"echo 1 > {place}").stderr
     score = hub.run("systemd-analyze", "security", "--no-pager", UNIT).splitlines()[-1]
     assert float(re.findall(r": ([0-9.]+) ", score)[0]) <= SCORE_MAX, score
@@ -328,9 +328,10 @@ def kill_one(machine: Machine) -> None:
     """The supervisor of an instance that was started by hand is killed: names, a socket and a table of it are left."""
     words = ["--set", "name=killed", "--set", "tun_name=killed0", "--set", "local_addr=:8443"]
     machine.run("systemd-run", "-q", "--unit=killed", "tunnel-supervisor", "start", "--mode=server", *words)
-    eventually(lambda: status(machine, "killed")["state"] == "running", 20, "an instance started by hand")
+    look = ["tunnel-supervisor", "status", "--name=killed"]
+    eventually(lambda: machine.attempt(*look).returncode == 0, 20, "an instance started by hand")
     machine.run("systemctl", "kill", "-s", "KILL", "killed")
-    eventually(lambda: machine.attempt("tunnel-supervisor", "status", "--name", "killed").returncode == 3, 20)
+    eventually(lambda: machine.attempt(*look).returncode == 3, 20, "its end")
     assert "tunnel-killed" in machine.run("nft", "list", "tables")
     machine.run("rm", "-r", "/var/lib/tunnel-supervisor/killed")
 
