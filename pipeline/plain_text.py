@@ -28,16 +28,19 @@ def escaped_lines(text: str) -> str:
 
 
 class _PlainStream(io.TextIOWrapper):
+    """`before`: the stream whose buffer this one writes to. Its end would close the buffer."""
+
+    def __init__(self, before: io.TextIOWrapper) -> None:
+        super().__init__(before.buffer, before.encoding, "backslashreplace", line_buffering=before.line_buffering)
+        self._before = before
+
     def write(self, text: str, /) -> int:
         super().write(escaped_lines(text))
         return len(text)
 
 
 def escape_output() -> None:
-    """Call once, at the start of a command. The interpreter keeps the streams of before, and does not close them.
-
-    A command that moves the cursor of a terminal writes to the buffer of the stream.
-    """
+    """Call once, at the start of a command. One that moves the cursor of a terminal writes to the stream's buffer."""
     sys.stdout, sys.stderr = _plain(sys.stdout), _plain(sys.stderr)
 
 
@@ -45,4 +48,4 @@ def _plain(stream: TextIO) -> TextIO:
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()
-    return _PlainStream(stream.buffer, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
+    return _PlainStream(stream)

@@ -69,3 +69,14 @@ def test_no_command_prints_the_control_characters_of_a_word(words: list[str], tm
     said = (done.stdout + done.stderr).decode(errors="surrogateescape")
     assert said and all(line.isprintable() for line in said.split("\n")), said
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_whose_caller_has_closed_its_standard_files_works(closed: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m pipeline.cli.main version {closed}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "") and bool(done.stdout) is (">&-" not in closed.replace("2>&-", ""))
