@@ -36,6 +36,10 @@ from pipeline.wire.messages import Challenge, Done, Hello, Message, Proof, Refus
 ADDRESS_DELAY = 0.25  # seconds before the next address of the server is tried beside the one before (RFC 8305)
 SILENCE_SECONDS = 10.0  # how long the server may take for each step, as its handshake_timeout
 
+REFUSAL_SECONDS = 0.02
+"""A server near by has refused our certificate by then, with TLS 1.3 after our handshake. A write before its reason is
+read finds the connection reset, and the reason is lost."""
+
 SETTLING_REASONS = (
     messages.INVITATION_USED,
     messages.INVITATION_EXPIRED,
@@ -151,6 +155,7 @@ class _Conversation:
         self._is_open = False
 
     async def ask(self, hello: Hello) -> Done | Welcome:
+        await asyncio.sleep(REFUSAL_SECONDS)
         shown = await self._certificate_hash()
         self._writer.write(hello.frame())
         challenge, challenge_frame = await self._receive()
