@@ -15,12 +15,14 @@ from pipeline.errors import ConfigError
 from pipeline.peers.known_peers import PeerChanges
 from pipeline.supervisor.run.worker_settings import LIMITS
 
+CERTIFICATE = "connections from now on have it; an end that knows the old certificate by its hash refuses the new one"
+
 LATER = {
     "push_routes": "a client that is connected gets them at its next connection",
     "max_connections_per_client": "it counts for connections from now on",
     "public_addr": "invitations from now on have it; clients that have joined keep the old one",
-    "tls_cert_file": "connections from now on have it",
-    "tls_key_file": "connections from now on have it",
+    "tls_cert_file": CERTIFICATE,
+    "tls_key_file": CERTIFICATE,
 }
 """Settings that are in force at once, and whose effect shows later: what a user has to wait for."""
 

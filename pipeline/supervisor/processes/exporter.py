@@ -152,7 +152,9 @@ class Exporter:
         if silent_ns > HANG_NS:
             return f"no sign of life for {HANG_NS // SECOND} s"
         found = read_process(pid) if silent_ns > STOPPED_NS else None
-        return f"{found.state} for {STOPPED_NS // SECOND} s" if found and found.state in HALTED else ""
+        if found is None or found.state not in HALTED:
+            return ""
+        return f"no sign of life for {STOPPED_NS // SECOND} s, since it is {found.state}"
 
     # -- the listener
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline.config import RELOAD, Config, parse
 from pipeline.errors import ConfigError, Problem
 from pipeline.peers.known_peers import PeerChanges
-from pipeline.supervisor.commands.reload import APPLIED_BY_SUPERVISOR, Reload
+from pipeline.supervisor.commands.reload import APPLIED_BY_SUPERVISOR, CERTIFICATE, Reload
 
 SERVER = {"mode": "server", "tunnel_addr": "10.0.0.1/24"}
 OLD = parse(SERVER)
@@ -59,7 +59,7 @@ def test_a_setting_whose_effect_comes_later_says_when_it_comes() -> None:
     ]
     wanted = reload()
     wanted.contents = ["tls_cert_file", "tls_key_file"]
-    assert wanted.notes == ["tls_cert_file, tls_key_file: connections from now on have it"]
+    assert wanted.notes == [f"tls_cert_file, tls_key_file: {CERTIFICATE}"]
     assert wanted.summary == "no setting has changed; contents of tls_cert_file, tls_key_file"
 
 
