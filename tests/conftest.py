@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,8 @@ MARKS_BY_FOLDER = {"netns": "netns", "process": "process", "unit/tools": "tools"
 ROOM = pytest.StashKey[Room]()
 
 VANISH_SECONDS = 3.0
+TEMPORARY_LENGTH_MAX = 30
+"""A path of a socket has at most 107 bytes (unix(7)); pytest and names of tests need the rest."""
 
 SHARED_MEMORY = Path("/dev/shm")
 INSTANCES = Path("/run/tunnel-supervisor")
@@ -131,6 +134,9 @@ def rules_and_addresses() -> list[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     inherited.use_usual_signals()
+    os.umask(0o022)
+    if len(tempfile.gettempdir()) > TEMPORARY_LENGTH_MAX:
+        tempfile.tempdir = os.environ["TMPDIR"] = "/tmp"
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts commands in the background without it
     is_worker = hasattr(config, "workerinput")
     if is_worker or not config.getoption("numprocesses", None):

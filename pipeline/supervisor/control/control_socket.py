@@ -101,7 +101,7 @@ class ControlServer:
         except OSError as error:
             listener.close()
             self._spare.free()
-            raise LocalError(f"control socket {self._path}: {error.strerror}") from None
+            raise LocalError(f"control socket {self._path}: {error.strerror or error}") from None
         finally:
             os.umask(mask)
         listener.listen(CLIENTS_MAX)
