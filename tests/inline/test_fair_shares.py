@@ -9,6 +9,7 @@ import struct
 
 import pytest
 
+from pipeline.policy.ring_shares import CHARGE_MOST
 from pipeline.shm.layout import RECORD_WORDS, TRANSIT_CHARGE
 from pipeline.shm.slot import read_header
 from pipeline.transport.connection import BARE_FRAMES_BURST
@@ -129,6 +130,22 @@ def test_a_peer_in_debt_gets_no_turn_while_another_waits_for_room(make: Make, di
         return received_from(server, 1) > before
 
     until(has_its_turn, server, seconds=30)
+
+
+def test_a_peer_need_not_wait_until_another_has_room_for_its_turn(make: Make, dial: Dial) -> None:
+    server = make("server", capacity=4, slots=32, **SMALL_SOCKETS)
+    victim = Flood(server, dial, 2, 4, FULL)
+    hostile = Flood(server, dial, 1, 1, block_of(*between(1, 0, range(1), size=1000)))
+    turns = server.workers["tcp-0"].duty("inbound").connections.peers[index_of(server, 1)].turns
+    turns._recent_charges, turns._recent_slots = CHARGE_MOST, 1  # so one slot of it is half of the ring
+    turns.surcharge = CHARGE_MOST
+    for _ in range(50):  # of the tcp worker alone: the ring stands still
+        hostile.push()
+        victim.push()
+        run_duty(server, "tcp-0", "inbound")
+    assert turns.credit > 0
+    assert slot_owners(server).count(index_of(server, 1)) == 1
+    assert slot_owners(server).count(index_of(server, 2)) * charge_of_a_frame(FULL) > 2 * QUANTUM
 
 
 def test_many_connections_make_no_turn_of_a_peer_longer(make: Make, dial: Dial) -> None:

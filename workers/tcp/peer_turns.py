@@ -4,8 +4,9 @@ While several peers are connected, each that has something to read may read QUAN
 in every round. A peer that overdraws it gets less in the next rounds (deficit round robin, Shreedhar and Varghese,
 1995). So the number of its connections, and the size of its frames, win a peer nothing.
 
-A round ends when no peer with something to read has credit left. A peer whose share of the ring is full has its turn
-later in the same round. Else those in debt would get credit again and again while it waits.
+A round ends when no peer with something to read, and with room in the ring, has credit left. A peer whose share of the
+ring is full saves its credit meanwhile, SAVED_MOST of it. No round begins in which it would lose some: else those in
+debt would get credit again and again while it waits. If nobody went on without it, all stages would stand in turn.
 
 Late charges. Costs that the frames do not show come in later turns: the charges of the tun workers, and the packets
 that go to the peer. Most of those answer packets of the peer. So they are charged at most twice what those packets
@@ -19,6 +20,7 @@ from pipeline.wire import charge
 from workers.tcp.link_publisher import LinkPublisher
 
 QUANTUM = 1 << 19  # two full blocks of packets: about 0.6 ms of all stages together
+SAVED_MOST = 8 * QUANTUM  # as much as a ring takes (`pipeline.policy.ring_shares`)
 ANSWERS_SHARE = 2  # answers are charged at most so many times what the packets were that they answer
 ANSWERABLE_MOST = 1 << 22  # answers come within some milliseconds, or they are none
 SURCHARGE_SLOTS = 16  # a surcharge is the mean of about so many slots
@@ -38,8 +40,11 @@ class PeerTurns:
         self._answerable = 0  # charge that has had no answer yet
         self._recent_charges = self._recent_slots = 0
 
-    def follow(self, rounds: int) -> None:
-        """So many rounds have begun: have the credit of those that are new, and pay the charges that came late."""
+    def follow(self, rounds: int, most: int = QUANTUM) -> None:
+        """So many rounds have begun: have the credit of those that are new, and pay the charges that came late.
+
+        `most`: up to which credit grows.
+        """
         charged, packets = self._publisher.charged(self._peer), self._publisher.packets_for(self._peer)
         if charged != self._charged or packets != self._packets_for or self.surcharge:
             answers = min(self._answerable, charge.ANSWER * (packets - self._packets_for))
@@ -47,13 +52,21 @@ class PeerTurns:
             self._charge_late(charged - self._charged + answers)
             self._charged, self._packets_for = charged, packets
         if rounds != self._rounds:
-            self.credit = min(QUANTUM, self.credit + QUANTUM * (rounds - self._rounds))
+            self.credit = min(max(most, self.credit), self.credit + QUANTUM * (rounds - self._rounds))
             self._rounds = rounds
 
     @property
     def rounds_to_wait(self) -> int:
         """Rounds that have to begin before the peer has credit."""
         return 0 if self.credit > 0 else -self.credit // QUANTUM + 1
+
+    def may_save(self, rounds: int) -> bool:
+        """Whether the peer loses nothing if so many rounds begin while it waits for room."""
+        return self.credit + QUANTUM * rounds <= SAVED_MOST
+
+    def rest(self) -> None:
+        """The peer has nothing to read: more than a turn's credit is not saved for later."""
+        self.credit = min(QUANTUM, self.credit)
 
     def forgive(self) -> None:
         """No other peer has anything to read: debts are void."""

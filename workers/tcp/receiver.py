@@ -38,12 +38,13 @@ from workers.tcp.client_connections import ClientConnections
 from workers.tcp.connection_manager import ConnectionManager, ManagerContext
 from workers.tcp.frame_reader import FrameReader
 from workers.tcp.peer_receiver import PeerReceiver
+from workers.tcp.peer_turns import QUANTUM, SAVED_MOST
 from workers.tcp.sender import Sender
 from workers.tcp.server_connections import ServerConnections
 
 READ_BURST = 8  # receives on one connection before the others have their turn
 FULL_READ_BYTES = 131072  # a receive of less has most likely emptied the socket
-SHARE_WAIT_S = 0.001  # for room in a share; meanwhile no event of another peer is seen
+SHARE_WAIT_S = 0.0002  # for room in a share; meanwhile no event of another peer is seen
 
 _BYTES_RECEIVED = ID["tcp.bytes_received"]
 _FRAMES_RECEIVED = ID["tcp.frames_received"]
@@ -148,20 +149,27 @@ class Receiver:
                 done += self._take_turn(peer)
             if not peer.readable or peer.paused:
                 self._readable.pop(peer, None)
+                peer.turns.rest()
         if blocked:
             self._note_blocked()
         return done
 
     def _give_credit(self, peers: list[PeerReceiver]) -> None:
-        """If none of them has credit left, let rounds begin until one has."""
+        """If none of those with room has credit left, let rounds begin until one has; the others save theirs."""
         for peer in peers:
             peer.turns.follow(self._rounds)
         if len(peers) == 1:
             peers[0].turns.forgive()
-        elif wait := min(peer.turns.rounds_to_wait for peer in peers):
+            return
+        with_room = [peer for peer in peers if self._room(peer)]
+        wait = min((peer.turns.rounds_to_wait for peer in with_room), default=0)
+        if not wait:
+            return
+        without_room = set(peers).difference(with_room)
+        if all(peer.turns.may_save(wait) for peer in without_room):
             self._rounds += wait
             for peer in peers:
-                peer.turns.follow(self._rounds)
+                peer.turns.follow(self._rounds, SAVED_MOST if peer in without_room else QUANTUM)
 
     def _note_blocked(self) -> None:
         self._blocked_at = self._port.ready()

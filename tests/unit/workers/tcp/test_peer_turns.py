@@ -10,7 +10,7 @@ from pipeline.shm.layout import NUMBER_PACKETS, RECORD_WORDS, TRANSIT_CHARGE
 from pipeline.wire import charge
 from tests.harness.run import Run
 from workers.tcp.link_publisher import LinkPublisher
-from workers.tcp.peer_turns import QUANTUM, PeerTurns
+from workers.tcp.peer_turns import QUANTUM, SAVED_MOST, PeerTurns
 
 PEER = 2
 
@@ -47,6 +47,20 @@ def test_what_is_left_of_a_turn_that_was_cut_short_stays_and_grows_in_the_next_r
     assert turned.turns.credit == QUANTUM - QUANTUM // 4
     turned.turns.follow(1)
     assert turned.turns.credit == QUANTUM
+
+
+def test_a_peer_that_waits_for_room_saves_the_credit_of_some_rounds_until_it_has_nothing_to_read(
+    turned: Turned,
+) -> None:
+    turns = turned.turns
+    assert turns.may_save(7) and not turns.may_save(8)
+    turns.follow(3, SAVED_MOST)
+    assert turns.credit == 4 * QUANTUM
+    turns.follow(4)  # it has room again: nothing is taken away
+    assert turns.credit == 4 * QUANTUM
+    assert turns.may_save(4) and not turns.may_save(5)
+    turns.rest()
+    assert turns.credit == QUANTUM
 
 
 @pytest.mark.parametrize("spent", [QUANTUM, QUANTUM + 1, 2 * QUANTUM - 1, 2 * QUANTUM, 2 * QUANTUM + 1, 9 * QUANTUM])
