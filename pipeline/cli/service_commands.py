@@ -11,6 +11,7 @@ import os
 import pwd
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ MODE = 0o644
 SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
 SYSTEM = Path("/")
 COMMAND_SECONDS = 60
+DIRECTORIES = tuple(Path(each, "tunnel-supervisor") for each in ("/run", "/var/lib", "/etc"))  # systemd makes them
 
 
 def add_commands(command: AddCommand) -> None:
@@ -110,6 +112,9 @@ def _remove(root: Path, paths: list[Path]) -> int:
     if root == SYSTEM:
         for sentence in instances.remove_remains():
             print(sentence)
+        for directory in DIRECTORIES:
+            with suppress(OSError):  # there is something in it, or it is not there
+                directory.rmdir()
     if not paths:
         print("nothing to remove")
     elif root == SYSTEM:
