@@ -11,7 +11,7 @@ from pipeline.exporter.request import METHODS, REQUEST_BYTES_MAX, Refused, take
 from pipeline.exporter.site import Site
 from pipeline.exporter.watch import Watch
 from tests.fuzz.fuzzer import Feed
-from tests.harness.snapshots import snapshot
+from tests.harness.snapshots import Source, snapshot
 
 TOKEN = b"a token that nobody guesses"
 OPEN = ("/", "/healthz", "/api/leave")
@@ -20,7 +20,7 @@ OPEN = ("/", "/healthz", "/api/leave")
 @contextmanager
 def http_request() -> Iterator[Feed]:
     """Requests are taken, refused or waited for; nothing of the instance is answered without the token."""
-    watch = Watch(snapshot)
+    watch = Watch(Source(snapshot))
     watch.tick()
     site, open_site = Site(watch, Access(TOKEN), 10), Site(watch, Access(b""), 10)
 
