@@ -151,6 +151,7 @@ def test_a_server_that_does_not_forward_that_has_not_read_its_file_or_that_hangs
 ) -> None:
     with Lab() as lab:
         node = lab.nodes[0]
+        node.sysctl("net.ipv4.ip_forward=0")  # a new namespace may have it from the machine
         node.ip("address add 10.50.0.1/16 dev lo")
         config = server_config(node, push_routes=["10.50.0.0/16", "10.62.0.0/16"], routes=[])
         node.ip("route add 10.62.0.0/16 via 10.77.0.2")

@@ -300,7 +300,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _be_punctual()
     gc.disable()
-    control, a, b = map(int, argv)
+    control, a, b = (os.dup(int(fd)) for fd in argv)  # to low numbers: select() takes none above 1023
     Emulator(socket.socket(fileno=control), (a, b)).run()
     return 0
 
