@@ -37,6 +37,10 @@ from pipeline.wire import framing
 KEEP_NS = 2_000_000_000
 """How long a block stays open: TCP has repeated a lost segment by then, its first timeout (RFC 6298: 1 s) included."""
 
+STRAYS_MOST, STRAY_NS = 8, 500_000_000
+"""After so many runs of blocks far behind, and so long without any other, a stream begins anew with them. A connection
+that stood still brings some such runs as well, but others come meanwhile."""
+
 STREAMS_MAX = 32
 """Streams of a peer that are followed at a time: lanes times traffic classes, twice that from a server of several
 peers. As many again may remain of the sender's last run."""
@@ -199,7 +203,12 @@ class Reassembly:
         ahead = key - stream.next & _U32
         number = self._number_of(stream, ahead, n, count) if ahead else stream.next
         if number is None:
-            return None
+            if ahead <= _U32 >> 1 or _U32 - ahead < REORDER_WINDOW or not self._has_lost_its_way(stream, now):
+                return None
+            self._drop_stream(stream)
+            return self._open_block(view, at, length, header, now)
+        stream.strays = 0
+        stream.last_wanted_ns = now
         if n > 1:
             need = total * shard_bytes
             area = self._buffers.acquire(need)
@@ -221,6 +230,15 @@ class Reassembly:
             return self._open_block(view, at, length, header, now)  # from the start: the stream may have moved
         self._counters[_LATE] += count
         return None
+
+    @staticmethod
+    def _has_lost_its_way(stream: _Stream, now: int) -> bool:
+        """A run has come of a block that is far behind. Whether nothing else has come for a while.
+
+        Then a number far ahead was wrong, of a worker of the other end that ran amok: the stream begins anew.
+        """
+        stream.strays += 1
+        return stream.strays >= STRAYS_MOST and now - stream.last_wanted_ns >= STRAY_NS
 
     def _number_of(self, stream: _Stream, ahead: int, n: int, count: int) -> int | None:
         """The number of the block in its stream; None if the block is not wanted any more, which is counted."""

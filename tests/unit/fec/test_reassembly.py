@@ -435,3 +435,23 @@ def test_a_block_that_is_due_is_delivered_then_and_not_before(
             if data.draw(st.booleans()):
                 bench.now = due
                 assert bench.pop() != []
+
+
+def test_a_stream_that_one_wrong_number_has_led_far_ahead_begins_anew(bench: ReassemblyHarness) -> None:
+    bench.add_runs(*copies(block(0), 5))
+    bench.add_runs(*copies(block(1), 1_000_000))
+    assert bench.pop() == [block(0), block(1)]
+    for number in range(6, 40):
+        bench.now += 100 * MS
+        bench.add_runs(*copies(block(number), number))
+    delivered = bench.pop()
+    assert delivered == [block(number) for number in range(40 - len(delivered), 40)] and len(delivered) > 24
+
+
+def test_runs_of_a_connection_that_stood_still_begin_no_stream_anew(bench: ReassemblyHarness) -> None:
+    bench.add_runs(*copies(block(0), 5))
+    assert bench.pop() == [block(0)]
+    for turn in range(40):
+        bench.now += 100 * MS
+        bench.add_runs(*copies(block(turn), 5000 + turn), *copies(block(turn), turn))
+        assert bench.pop() == [block(turn)]
