@@ -49,8 +49,8 @@ class ReorderBuffer(Generic[Content]):
     `torn_until_ns`: until then blocks may be torn (TORN_NS); 0 for never.
 
     Four attributes are the owner's. `last_received_ns` is when a run of the stream came last, and `last_wanted_ns` when
-    one came of a block that was wanted. `strays` counts those since then that were far behind. `opened` is a heap of the
-    blocks that the owner has opened, at least those of the window.
+    one came of a block that was wanted. `strays` counts those since then that were far behind. `opened` is a heap of
+    the blocks that the owner has opened, at least those of the window.
     """
 
     def __init__(self, number: int, first: int, torn_until_ns: int = 0) -> None:

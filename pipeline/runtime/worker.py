@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -40,6 +41,9 @@ PERIOD = 0.02
 SWITCH_SECONDS = 0.0005
 """How long one duty may compute while the other waits for the interpreter. With Python's 5 ms, a flood that costs only
 computing delays each system call of the other duty by as much."""
+
+LOOK_NS = 100_000_000
+"""Between two looks at the own cursors. A ring that looks full to its filler stands still until then."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_DUTY_FAILED = 70  # EX_SOFTWARE, sysexits.h
@@ -89,6 +93,7 @@ class Attachment:
             _clear_impossible(words)
         self._rings: list[ring.Ring] = []
         self._doorbells: list[doorbell.Doorbell] = []
+        self._ports: dict[str, list[Port]] = {duty: [] for duty in self.worker.doorbells}
         self.doorbells = {duty: self._doorbell(StageMember(name, duty), owner=True) for duty in self.worker.doorbells}
         self.stop = Stop()
 
@@ -116,7 +121,12 @@ class Attachment:
                 after = [self._doorbell(each) for each in position.after]
                 rarely = [self._doorbell(each) for each in position.after_rarely]
                 found.append(Port(attached, position, planned.lane, after, rarely, partial(self._count_mended, duty)))
+        self._ports[duty] += found
         return found
+
+    def ports_of(self, duty: str) -> list[Port]:
+        """All ports that a duty has got so far."""
+        return self._ports[duty]
 
     def _count_mended(self, duty: str, port: Port) -> None:
         """Count it, and log it each time that there are twice as many of the port's."""
@@ -141,16 +151,23 @@ def _clear_impossible(words: memoryview) -> None:
             words[index] = 0
 
 
-def loop(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
+def loop(duty: Duty, heartbeat: memoryview, stop: Stop, ports: Sequence[Port] = ()) -> None:
     """Heartbeat, work, wait, again and again, until the worker stops and the duty has drained.
+
+    `ports`: of the duty. Their cursors are put right ten times a second, whatever another worker has written there.
 
     Outbound duties end when there is nothing to do: what they have is still to be sent. Inbound duties end with them.
     Under traffic there is always something to do, and half a worker would carry packets one way; what is left in its
     rings is its successor's.
     """
+    look_ns = 0
     while True:
         now = time.monotonic_ns()
         heartbeat[0] = now
+        if now >= look_ns:
+            look_ns = now + LOOK_NS
+            for port in ports:
+                port.put_right()
         found = duty.work()
         if stop.requested:
             may_end = not found or (duty.name == "inbound" and stop.outbound_ended)
@@ -183,7 +200,10 @@ def run(attachment: Attachment, duties: list[Duty], channel: int, parent: int) -
     sys.setswitchinterval(SWITCH_SECONDS)
     threads = [
         threading.Thread(
-            target=_guard, args=(duty, attachment.page.heartbeat(duty.name), stop), name=duty.name, daemon=True
+            target=_guard,
+            args=(duty, attachment.page.heartbeat(duty.name), stop, attachment.ports_of(duty.name)),
+            name=duty.name,
+            daemon=True,
         )
         for duty in duties
     ]
@@ -223,9 +243,9 @@ def _stop_signal() -> bool:
     return found is not None and found.si_signo in STOP_SIGNALS
 
 
-def _guard(duty: Duty, heartbeat: memoryview, stop: Stop) -> None:
+def _guard(duty: Duty, heartbeat: memoryview, stop: Stop, ports: Sequence[Port]) -> None:
     try:
-        loop(duty, heartbeat, stop)
+        loop(duty, heartbeat, stop, ports)
     except SupervisorGone as error:
         LOG.info("worker ends: %s", error)
         log.finish()

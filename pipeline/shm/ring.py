@@ -149,6 +149,11 @@ class StageView:
         self.mended += 1
         return 0
 
+    def put_right(self) -> None:
+        """Store the cursor anew if another process has overwritten it: a member without work would not do that."""
+        if self._words[self._own_word] != self.cursor:
+            self._words[self._own_word] = self.cursor
+
     def slot(self, i: int = 0) -> memoryview:
         """The i-th ready slot."""
         return self.slots[(self.cursor + i) & self._mask]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
+from pipeline.runtime.port import Port
 from pipeline.runtime.worker import DONE, NOTHING, Stop, loop
 
 LONG_SECONDS = 60.0
@@ -53,3 +55,19 @@ def test_an_outbound_duty_first_does_all_that_there_is_to_do() -> None:
 def test_a_duty_that_has_nothing_to_do_and_has_drained_ends() -> None:
     duty = run("inbound", busy=3)
     assert duty.taken == 4 and duty.asked == 1
+
+
+class CountedPort:
+    """How often its cursor was put right."""
+
+    count = 0
+
+    def put_right(self) -> None:
+        self.count += 1
+
+
+def test_the_cursors_of_a_duty_are_put_right_at_its_start_and_then_now_and_again() -> None:
+    stop, port = Stop(), CountedPort()
+    stop.request(LONG_SECONDS)
+    loop(ScriptedDuty("outbound", 25, stop), memoryview(bytearray(8)).cast("Q"), stop, [cast("Port", port)])
+    assert port.count == 1

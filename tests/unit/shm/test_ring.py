@@ -214,6 +214,17 @@ def test_a_ring_with_an_overwritten_cursor_skips_slots_and_works_again(make: Mak
     assert sum(view.mended for view in views) == mended
 
 
+def test_a_member_without_work_whose_cursor_was_set_back_holds_up_the_ring_until_it_puts_that_right(make: Make) -> None:
+    attached = make(2)
+    (first,), (second,) = stages(attached, [1, 1])
+    first.advance(SLOTS)
+    second.advance(SLOTS)
+    attached.cursors[layout.CURSOR_STRIDE // 8] = 0
+    assert (first.ready(), second.ready()) == (0, 0)
+    second.put_right()
+    assert (first.ready(), attached.cursor(1)) == (SLOTS, SLOTS)
+
+
 def test_a_stage_has_at_most_a_whole_ring_ready_and_more_is_a_contradiction_that_is_counted(make: Make) -> None:
     attached = make(2)
     (_,), (second,) = stages(attached, [1, 1])
