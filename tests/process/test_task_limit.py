@@ -36,7 +36,7 @@ def why(act):
 resolver = Resolver("hub.test", 9000)
 resolver.begin()
 stop = SimpleNamespace()
-attachment = SimpleNamespace(stop=stop, page=SimpleNamespace(heartbeat=lambda name: None))
+attachment = SimpleNamespace(stop=stop, page=SimpleNamespace(heartbeat=lambda name: None), ports_of=lambda name: [])
 print(json.dumps({{
     "file": why(lambda: hang_guard.call(list)),
     "resolver": [answer.why for answer in resolver.answers()],
