@@ -96,10 +96,16 @@ def test_a_peer_whose_tcp_worker_is_killed_has_neither_left_nor_joined_again(pai
         return [found for found, _ in kinds(server)].count(kind)
 
     eventually(lambda: (seen(server)["peers"][0]["session_seconds"] or 0) * 1e9 > UNSEEN_NS)
+
+    def connections() -> set[str]:
+        """Those that are established, each by the address of the client."""
+        return {each["address"] for each in seen(server)["connections"] if each["state"] == "established"}
+
     before = count("worker-restarted"), count("peer-joined"), count("peer-left")
+    of_before = connections()
     pid = server.signal_worker("tcp-0", signal.SIGKILL)
     server.wait_until_replaced("tcp-0", pid)
-    eventually(lambda: seen(server)["peers"][0]["connections"] == 8)
+    eventually(lambda: len(now := connections()) == 8 and not now & of_before, what="all its connections had ended")
     eventually(lambda: count("worker-restarted") == before[0] + 1)
     looked = time.monotonic_ns() + 2 * LOOK_NS
     eventually(lambda: time.monotonic_ns() > looked)
