@@ -157,8 +157,8 @@ def test_a_scrape_has_every_metric_and_they_are_those_of_the_instance(hub: Hub) 
     text = get(hub.node, "/metrics")[1].decode()
     families = {family.name for family in text_string_to_metric_families(text)}
     assert {family.name for family in FAMILIES if family.kind != "info"} <= families
-    assert sample(hub.node, "tunnel_peers_connected") == 2
-    assert sample(hub.node, "tunnel_peer_connected", peer="office") == 1
+    eventually(lambda: sample(hub.node, "tunnel_peers_connected") == 2)
+    eventually(lambda: sample(hub.node, "tunnel_peer_connected", peer="office") == 1)
     before = hub.server.counter("tun.packets_written")
     eventually(lambda: (sample(hub.node, "tunnel_tun_packets_written_total") or 0) > before)
     assert (sample(hub.node, "tunnel_round_trip_seconds") or 0) > 0.01

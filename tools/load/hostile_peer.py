@@ -123,6 +123,8 @@ def attack(kind: str, connections: list[SwarmConnection], made: list[bytes], sec
             sock, data = left[fd]
             try:
                 count = sock.send(data[:SEND_BYTES])
+            except BlockingIOError:
+                count = 0
             except OSError:
                 ended += 1
                 count = len(data)
