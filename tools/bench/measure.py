@@ -46,8 +46,8 @@ def tcp_gbit(source: Namespace, sink: Namespace, address: str, seconds: float, s
 def udp_packets(source: Namespace, sink: Namespace, address: str, seconds: float) -> float:
     """Packets of 200 payload bytes received a second, sent as fast as one sender can.
 
-    The time ends with the last packet. iperf3's own ends with a word on its control connection, which a full queue may
-    drop and hold up for seconds.
+    The time ends with the last packet, to SERVER_INTERVAL. iperf3's own ends with a word on its control connection,
+    which a full queue may drop and hold up for seconds.
     """
     said = _iperf(source, sink, address, seconds, "-u", "-b", 0, "-l", UDP_PAYLOAD_BYTES, "--get-server-output")
     received = [interval["sum"] for interval in said["server_output_json"]["intervals"]]

@@ -9,8 +9,8 @@ from pipeline.transport.connection import Connection
 
 RETRANSMITS_MAX = 5
 """Timeouts of the kernel in a row, without an answer: 6 s or more. At the fourth or fifth it tries smaller packets
-(tcp_write_timeout in net/ipv4/tcp_timer.c, with tcp_retries1 3 and tcp_mtu_probing). A new connection would begin with
-large ones again, and a path that swallows those would never be passed."""
+(tcp_write_timeout in net/ipv4/tcp_timer.c, with tcp_retries1 3 and tcp_mtu_probing). A new connection begins with large
+ones again: where a path swallows those, dialing earlier costs what the kernel was about to learn."""
 
 REKEY_AFTER_BYTES = 1 << 38
 """After so many bytes under one key, a connection with new keys is dialed; ssl has no KeyUpdate."""
