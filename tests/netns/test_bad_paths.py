@@ -75,6 +75,7 @@ def test_bytes_arrive_where_packets_above_1280_bytes_vanish_without_a_word(lab: 
             down.wait_for(200_000, 40.0)
         stats = lab.link.stats()
         assert stats["forward"].dropped_too_big and stats["backward"].dropped_too_big
+        assert "dialed it again" not in client.log + server.log
         assert undisturbed(server, client)
 
 

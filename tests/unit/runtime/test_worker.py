@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import cast
 
+import pytest
+
+from pipeline.runtime import worker
 from pipeline.runtime.port import Port
 from pipeline.runtime.worker import DONE, NOTHING, Stop, loop
 
@@ -66,8 +69,13 @@ class CountedPort:
         self.count += 1
 
 
-def test_the_cursors_of_a_duty_are_put_right_at_its_start_and_then_now_and_again() -> None:
+@pytest.mark.parametrize(("interval_ns", "expected"), [(worker.LOOK_NS, 1), (0, 26)])
+def test_the_cursors_of_a_duty_are_put_right_at_its_start_and_then_once_in_an_interval(
+    monkeypatch: pytest.MonkeyPatch, interval_ns: int, expected: int
+) -> None:
+    monkeypatch.setattr(worker, "LOOK_NS", interval_ns)
+    monkeypatch.setattr(worker.time, "monotonic_ns", lambda: 1)
     stop, port = Stop(), CountedPort()
     stop.request(LONG_SECONDS)
     loop(ScriptedDuty("outbound", 25, stop), memoryview(bytearray(8)).cast("Q"), stop, [cast("Port", port)])
-    assert port.count == 1
+    assert port.count == expected
