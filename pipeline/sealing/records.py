@@ -1,0 +1,233 @@
+"""The frames of a connection as sealed records: how they go out, and what comes of those that arrive.
+
+    RecordWriter    a frame becomes pieces for one sendmsg: nothing of the body is copied
+    RecordScanner   whole frames are found, checked and turned, in place, into frames as the next stages read them
+
+In a slot, a frame that has arrived is a frame of padding and then a run frame, or just padding. Its records had room
+for both. The body stays where it was received, and the five bytes of it under each record header are put back.
+
+A peer whose header does not make sense has sent that itself, since the tag proves it: PeerError ends the connection.
+"""
+
+from __future__ import annotations
+
+import struct
+from itertools import chain
+from typing import NamedTuple
+
+from pipeline.errors import PeerError
+from pipeline.fec import shard
+from pipeline.sealing.frame_cut import (
+    APPLICATION_DATA,
+    END,
+    END_RECORD_BYTES,
+    FRONT_BYTES,
+    HEADER,
+    HEADER_BYTES,
+    RECORD_HEADER,
+    RECORD_HEADER_BYTES,
+    SEALED_HEADER_BYTES,
+    TLS_VERSION,
+    cut,
+)
+from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
+from pipeline.wire import charge, framing
+
+_LENGTH_BYTES = framing.LENGTH.size
+_RUN_BYTES = shard.RUN_BYTES
+_PLANS_KEPT = 4096
+
+_record_header_at = RECORD_HEADER.unpack_from
+_header_of = HEADER.unpack
+_pack_run = shard.SEALED_RUN.pack_into
+_pack_frame = framing.FRAME.pack_into
+_RUN_CHARGE = charge.FRAME + charge.RUN + charge.RECORD
+_BLOCK_CHARGE = charge.FRAME + charge.RECORD
+_PACKET_CHARGE = charge.PACKET
+
+KEEPALIVE_HEADER = bytes([framing.KEEPALIVE]) + bytes(HEADER_BYTES - 1)
+
+_END_KIND = 256  # a peer has no such number for a kind
+_END_HEADER = (_END_KIND, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+_NO_HEADER: tuple[int, ...] = ()
+_BARE_KINDS = (framing.KEEPALIVE, _END_KIND)
+
+Pieces = list[bytes | bytearray | memoryview]
+
+
+class _Plan(NamedTuple):
+    """All that follows from the size of a body: computed once for each."""
+
+    wire_bytes: int  # of the frame
+    body_at: int  # in the frame
+    first_bytes: int  # the length field of the first record
+    first: bytes  # the header of the first record
+    displaced: tuple[slice, ...]  # of the body: five bytes for each further record
+    parts: tuple[tuple[slice, bytes], ...]  # of the body, each with the record header behind it
+    last: slice  # of the body, behind them
+    headers: struct.Struct  # the further record headers, in a frame
+    expected: tuple[int, ...]  # their fields
+
+
+def _plan(body_bytes: int) -> _Plan:
+    plan = cut(body_bytes)
+    sizes = [plan.record_bytes(record) for record in range(plan.further + 1)]
+    records = [(APPLICATION_DATA, TLS_VERSION, size) for size in sizes]
+    displaced, parts, begin = [], [], 0
+    for record in range(1, plan.further + 1):
+        at = record * plan.unit - plan.body_at
+        parts.append((slice(begin, at), RECORD_HEADER.pack(*records[record])))
+        begin = at + RECORD_HEADER_BYTES
+        displaced.append(slice(at, begin))
+    headers = "".join(f"{size}x{RECORD_HEADER.format[1:]}" for size in sizes[:-1])
+    return _Plan(
+        plan.wire_bytes,
+        plan.body_at,
+        sizes[0],
+        RECORD_HEADER.pack(*records[0]),
+        tuple(displaced),
+        tuple(parts),
+        slice(begin, None),
+        struct.Struct(f">{RECORD_HEADER_BYTES}x{headers}"),
+        tuple(chain.from_iterable(records[1:])),
+    )
+
+
+class _Plans(dict[int, _Plan]):
+    """The plans that were asked for, by the size of the body."""
+
+    def __missing__(self, body_bytes: int) -> _Plan:
+        if len(self) >= _PLANS_KEPT:
+            self.clear()
+        found = self[body_bytes] = _plan(body_bytes)
+        return found
+
+
+_PLANS = _Plans()
+_END_PLAN = _PLANS[0]._replace(wire_bytes=RECORD_HEADER_BYTES + END_RECORD_BYTES)
+
+
+class RecordWriter:
+    """The outbound direction of one connection. `sealer.count` moves when the socket has taken bytes."""
+
+    def __init__(self, sealer: HeaderSealer) -> None:
+        self.sealer = sealer
+
+    def pieces(self, ahead: int, run_header: bytes | memoryview, body: bytes | memoryview) -> tuple[Pieces, int]:
+        """The pieces of a run frame, and their bytes. `run_header`: as in a slot; `ahead`: frames that go before it
+        and are not sent yet."""
+        plan = _PLANS[len(body)]
+        front = plan.first + self.sealer.seal(ahead, run_header[_LENGTH_BYTES:])
+        if not plan.parts:
+            return [front, body], plan.wire_bytes
+        body = memoryview(body)
+        pieces: Pieces = [b"".join([front, *map(body.__getitem__, plan.displaced)])]
+        for part, header in plan.parts:
+            pieces += body[part], header
+        pieces.append(body[plan.last])
+        return pieces, plan.wire_bytes
+
+    def control(self, plaintext: bytes) -> bytes:
+        """The one record of a frame without a body, which goes out next: it counts at once."""
+        sealed = self.sealer.seal(0, plaintext)
+        self.sealer.advance(1)
+        return RECORD_HEADER.pack(APPLICATION_DATA, TLS_VERSION, len(sealed)) + sealed
+
+    def keepalive(self) -> bytes:
+        return self.control(KEEPALIVE_HEADER)
+
+    def end(self) -> bytes:
+        return self.control(END)
+
+
+class RecordScanner:
+    """The inbound direction of one connection. `ended`: the other end has said that it sends no more."""
+
+    def __init__(self, opener: HeaderOpener) -> None:
+        self._open_header = opener.open
+        self._header: tuple[int, ...] = _NO_HEADER  # of the frame that is not whole yet, once it has been opened
+        self._plan = _PLANS[0]
+        self.ended = False
+
+    def scan(
+        self, view: memoryview, at: int, end: int, limit: int, most: int = framing.UNBOUNDED
+    ) -> tuple[int, int, int, int, int, int]:
+        """Like framing.scan, for sealed records in view[at:end]. The whole frames are frames of a slot then."""
+        frames = runs = bare = charged = 0
+        while end - at >= RECORD_HEADER_BYTES and not self.ended:
+            if self._header is _NO_HEADER and not self._open(view, at, end, limit):
+                break
+            plan = self._plan
+            after = at + plan.wire_bytes
+            if after > end:
+                return at, after, frames, runs, bare, charged
+            kind, stream, number, n, m, first, count, size, epoch, packets = self._header
+            self._header = _NO_HEADER
+            frames += 1
+            if kind == framing.RUN:
+                if plan.parts:
+                    _put_back(plan, view, at)
+                run_at = at + plan.body_at - _RUN_BYTES
+                _pack_frame(view, at, run_at - at - _LENGTH_BYTES, framing.PADDING)
+                _pack_run(
+                    view, run_at, after - run_at - _LENGTH_BYTES,
+                    kind, stream, number, n, m, first, count, size, epoch, packets,
+                )  # fmt: skip
+                if n == 1 and not m:
+                    charged += _BLOCK_CHARGE + _PACKET_CHARGE * packets
+                else:
+                    runs += 1
+                    charged += _RUN_CHARGE
+            else:
+                is_bare = kind in _BARE_KINDS
+                self.ended = kind == _END_KIND
+                _pack_frame(view, at, plan.wire_bytes - _LENGTH_BYTES, framing.PADDING if is_bare else framing.UNKNOWN)
+                bare += is_bare
+                charged += _BLOCK_CHARGE
+            at = after
+            if charged >= most:
+                break
+        return at, 0, frames, runs, bare, charged
+
+    def _open(self, view: memoryview, at: int, end: int, limit: int) -> bool:
+        """Open the header of the frame at view[at]. False if not all of it is there."""
+        kind, version, length = _record_header_at(view, at)
+        if kind != APPLICATION_DATA or version != TLS_VERSION or length < SEALED_HEADER_BYTES:
+            if kind != APPLICATION_DATA or version != TLS_VERSION or length != END_RECORD_BYTES:
+                raise PeerError(f"record of type {kind}, version {version:#x}, length {length}, where a frame begins")
+            return self._open_end(view, at, end)
+        if end - at < FRONT_BYTES:
+            return False
+        header = _header_of(self._open_header(view[at + RECORD_HEADER_BYTES : at + FRONT_BYTES]))
+        kind, _, _, n, m, first, count, size, _, _ = header
+        body_bytes = 0
+        if kind == framing.RUN:
+            body_bytes = count * shard.shard_bytes(size, n, m)
+            if not body_bytes or first + count > n + m or body_bytes > limit:
+                raise PeerError(f"run of {count} shards from {first} on, {n} + {m} of a block of {size} bytes")
+        plan = _PLANS[body_bytes]
+        if length != plan.first_bytes:
+            raise PeerError(f"record of {length} bytes, {plan.first_bytes} expected for its frame")
+        self._header, self._plan = header, plan
+        return True
+
+    def _open_end(self, view: memoryview, at: int, end: int) -> bool:
+        """Open the record of an end at view[at]. False if not all of it is there."""
+        if end - at < RECORD_HEADER_BYTES + END_RECORD_BYTES:
+            return False
+        at += RECORD_HEADER_BYTES
+        if self._open_header(view[at : at + END_RECORD_BYTES]) != END:
+            raise PeerError("a record of the length of an end, which is none")
+        self._header, self._plan = _END_HEADER, _END_PLAN
+        return True
+
+
+def _put_back(plan: _Plan, view: memoryview, at: int) -> None:
+    """Check the headers of the further records, and put the bytes of the body back that they stand on."""
+    found = plan.headers.unpack_from(view, at)
+    if found != plan.expected:
+        raise PeerError(f"record headers {found} inside a frame, {plan.expected} expected")
+    body_at, displaced_at = at + plan.body_at, at + FRONT_BYTES
+    for place in plan.displaced:
+        view[body_at + place.start : body_at + place.stop] = view[displaced_at : displaced_at + RECORD_HEADER_BYTES]
+        displaced_at += RECORD_HEADER_BYTES
