@@ -50,6 +50,8 @@ RUNS_MAX = 40
 SLOT_RUN_HEADERS_AT = SLOT_RUN_TABLE_AT + RUN_ROW_BYTES * RUNS_MAX   # frame headers of runs
 RUN_HEADER_STRIDE = 32
 SLOT_RUN_HEADERS_END = SLOT_RUN_HEADERS_AT + RUN_HEADER_STRIDE * RUNS_MAX
+SLOT_CONNECTION_AT = 32    # u64, inbound: serial number of the connection, in the place of the number of runs
+SLOT_SEALED_AT = 2016      # of a sealed block: its run header ends here
 SLOT_BODY_AT = PAGE        # outbound: the first packet; frame header and length table end here
 
 # --- scoreboard --------------------------------------------------------------------------------
@@ -90,8 +92,12 @@ PEER_HANDLE, PEER_RATE = range(2)                      # supervisor: current han
 SENT_BYTES, SENT_DROPPED = range(2)                    # tcp outbound duty
 NUMBER_CODED, NUMBER_LIGHT, NUMBER_PACKETS = range(3)  # tun outbound duty: next block number of a stream; packets of
                                                        # bulk for the peer
-TRANSIT_NUMBER_BULK, TRANSIT_NUMBER_LIGHT, TRANSIT_CHARGE = range(3)   # tun inbound duty: next block number of a
-                                                       # transit stream; charge that only this duty could know
+(TRANSIT_NUMBER_BULK, TRANSIT_NUMBER_LIGHT, TRANSIT_CHARGE, TRANSIT_EPOCH_OPENED, TRANSIT_EPOCH_ACKNOWLEDGED,
+ TRANSIT_UNOPENED) = range(6)                          # tun inbound duty: next block number of a transit stream; charge
+                                                       # that only this duty could know; with the peer handle in front,
+                                                       # the latest epoch that it has opened, and the latest of ours
+                                                       # that the peer has; a connection that brings blocks which cannot
+                                                       # be opened, and how many in a row
 RECOVERED_BLOCKS, EXPIRED_BLOCKS = range(2)            # fec inbound duty
 LANE_RECORDS = ("link", "sent", "number", "transit", "recovered")
 

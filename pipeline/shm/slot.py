@@ -34,7 +34,7 @@ NO_NUMBER = 0xFFFFFFFF
 NUMBERS = 1 << 32
 """A block number is a u32."""
 
-_HEADER = struct.Struct("<QQQQ24xII")  # start, length, consumer, peer handle, no runs, traffic class, number
+_HEADER = struct.Struct("<QQQQQ16xII")  # start, length, consumer, peer handle, connection or no runs, class, number
 _RUN = struct.Struct("<HHHHII")  # consumer, ordinal, shards, head, start, length
 _RUN_COUNT = struct.Struct("<QQQ")  # runs, skippable, skip owner
 
@@ -55,10 +55,20 @@ _unpack_runs = _RUN.iter_unpack
 
 
 def write_header(
-    slot: memoryview, start: int, length: int, consumer: int, peer_handle: int, traffic_class: int = 0, number: int = 0
+    slot: memoryview,
+    start: int,
+    length: int,
+    consumer: int,
+    peer_handle: int,
+    traffic_class: int = 0,
+    number: int = 0,
+    connection: int = 0,
 ) -> None:
-    """Write the header and the marks of a slot whose wire bytes are slot[start:start + length]; it has no runs yet."""
-    _pack_header(slot, 0, start, length, consumer, peer_handle, traffic_class, number)
+    """Write the header and the marks of a slot whose wire bytes are slot[start:start + length]; it has no runs yet.
+
+    `connection`: the serial number of the one that an inbound slot comes from.
+    """
+    _pack_header(slot, 0, start, length, consumer, peer_handle, connection, traffic_class, number)
 
 
 def seal_block(
@@ -75,7 +85,7 @@ def seal_block(
     start = _STARTS[count]
     length = end - start
     PREFIXES[count].pack_into(slot, start, length - 4, framing.BLOCK, count, *lengths)
-    _pack_header(slot, 0, start, length, consumer, peer_handle, traffic_class, number)
+    _pack_header(slot, 0, start, length, consumer, peer_handle, 0, traffic_class, number)
 
 
 def next_block_number(words: memoryview, at: int) -> int:
