@@ -37,6 +37,7 @@ COUNTERS = (
     Counter(10, "tun.dropped_no_peer", OUT, "packets for an address that belongs to no peer"),
     Counter(11, "tun.dropped_not_finished", OUT, "super-packets of too many segments, for a peer that accepts only "
             "finished packets"),
+    Counter(12, "tun.dropped_no_key", OUT, "blocks dropped because there was no key to seal them with"),
     Counter(192, "tun.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
             "were skipped"),
     Counter(16, "tun.packets_written", IN, "IP packets written to TUN; a super-packet counts once"),
@@ -60,6 +61,11 @@ COUNTERS = (
     Counter(208, "tun.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
             "were skipped"),
     Counter(209, "tun.dropped_slot_spoilt", IN, "slots whose header or frames contradict themselves"),
+    Counter(210, "tun.dropped_transit_no_key", IN, "blocks from peer to peer dropped because there was no key to seal "
+            "them with"),
+    Counter(211, "tun.dropped_not_opened", IN, "sealed blocks that their tag does not prove"),
+    Counter(212, "tun.dropped_epoch_unknown", IN, "sealed blocks of an epoch, or a session, without a key here"),
+    Counter(213, "tun.dropped_replayed", IN, "sealed blocks that have been opened before, or are too old to tell"),
     Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards written to connections"),
     Counter(33, "tcp.bytes_sent", OUT, "wire bytes written to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),
@@ -116,6 +122,7 @@ COUNTERS = (
             "old ones"),
     Counter(125, "tcp.handshakes_charged", IN, "handshakes that succeeded and took their time from that of "
             "unauthenticated clients, since their peer connects again and again"),
+    Counter(126, "tcp.closed_unopened", IN, "connections closed because no block that they brought could be opened"),
     Counter(240, "tcp.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
             "were skipped"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),

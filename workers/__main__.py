@@ -49,7 +49,7 @@ def main() -> int:
     worker.name_process(assigned.worker)
     log.start(plan.name, assigned.worker, plan.settings.log_level, plan.settings.log_format)
     try:
-        attachment = worker.Attachment(plan, assigned.worker)
+        attachment = worker.Attachment(plan, assigned.worker, assigned.process)
         duties = make_duties(attachment, assigned.fds)
         privileges.drop(plan.settings.account)
         worker.bind_to_parent(parent)

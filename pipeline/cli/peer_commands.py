@@ -2,13 +2,14 @@
 
 {"command": "peers"}                                              -> {"ok": true, "schema_version", "peers": [
     {"name", "state", "addresses", "allowed", "rate_mbit", "endpoint", "connections", "sent_bytes",
-     "received_bytes", "dropped", "session_seconds", "version", "mtu", "fec", "quota_bytes", "quota_used_bytes",
-     "quota_state", "problem", "until", "invitation",
-     "invitation_expires", "invitation_uses_left"}]}
+     "received_bytes", "dropped", "session_seconds", "version", "mtu", "fec",
+     "encryption", "sent_epoch", "received_epoch", "quota_bytes", "quota_used_bytes", "quota_state",
+     "problem", "until", "invitation", "invitation_expires", "invitation_uses_left"}]}
     state: "connected" or "away"; an away peer has endpoint "" and session_seconds null
     "invited", "expired": no machine has become this peer yet, or none in time; "disabled"; "ended": past `until`
     "broken": it cannot connect, since its file cannot be used; problem: of its file, "" for none
     sent_bytes, received_bytes, dropped (packets): since the session began
+    encryption: the suite of its session, "TLS" with compat, or "none"; sent_epoch, received_epoch: of that session
     quota_bytes: in a month, received and sent together, 0 for no quota; quota_state: open, slowed or stopped
     until: UNIX time from which it is excluded, 0 for none
     invitation: "" for none, "open", "expired", "used", or "kept" (its key is the peer's)

@@ -6,11 +6,13 @@ verbose(...)   besides: workers, rings, all connections, and the counters that a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.log import printable
 from pipeline.observe.sentence import amount, describe, established, peers_of, spoken
+from pipeline.peers.peer_status import IN_TLS, NOT_ENCRYPTED
 
 NOTES_MAX = 5
 ROWS_MAX = 8  # of peers or connections in the brief text
@@ -28,6 +30,7 @@ def brief(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
         [
             *_head(snapshot, notes),
             *_fec(snapshot.get("fec", {"mode": "off"})),
+            *_encryption(snapshot),
             *([""] if len(rows) > 1 else []),
             *(_table(rows[: 1 + ROWS_MAX]) if len(rows) > 1 else []),
             *([f"{more} more: {SEE_MORE}"] if more > 0 else []),
@@ -125,9 +128,12 @@ def verbose(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
         ),
         "",
         *_fec(snapshot["fec"]),
+        *_encryption(snapshot),
     ]
     if peers := peers_of(snapshot):
-        lines += ["", *_table(_peer_rows(peers))]
+        ciphers = ["encryption", *map(_cipher, peers)]
+        rows = [[*row, cipher] for row, cipher in zip(_peer_rows(peers), ciphers, strict=True)]
+        lines += ["", *_table(rows)]
     if snapshot["connections"]:
         lines += ["", *_table(_connection_rows(snapshot["connections"]))]
     else:
@@ -168,6 +174,27 @@ def _fec(fec: dict[str, Any]) -> list[str]:
     now = f"{fec['data']} + {fec['parity']} shards a block" if fec["parity"] else "no parity"
     why = "" if fec["peer_accepts_shards"] else ": the other end accepts no shards, or is not connected"
     return [f"fec {fec['mode']}, now {now} (at most {fec['data']} + {fec['parity_max']}){why}"]
+
+
+def _encryption(snapshot: dict[str, Any]) -> list[str]:
+    """How packets travel now. An instance of an older version does not say."""
+    peers = [peer for peer in snapshot.get("peers", ()) if peer.get("encryption")]
+    if not peers:
+        return []
+    counts = Counter(peer["encryption"] for peer in peers)
+    if NOT_ENCRYPTED in counts:
+        return ["not encrypted"]
+    if len(peers) == 1:
+        return [f"encrypted with {_cipher(peers[0])}"]
+    parts = [f"{name} ({count} peer{'s' * (count > 1)})" for name, count in counts.most_common()]
+    return [f"encrypted with {', '.join(parts)}"]
+
+
+def _cipher(peer: dict[str, Any]) -> str:
+    name: str = peer.get("encryption", "") or "-"
+    if name in ("-", NOT_ENCRYPTED, IN_TLS):
+        return name
+    return f"{name}, epoch {peer['sent_epoch']} out, {peer['received_epoch']} in"
 
 
 def duration(seconds: float) -> str:

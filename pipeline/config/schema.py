@@ -200,8 +200,10 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     # Encryption
     encryption: Annotated[Literal["tls", "none"] | None, about(
-        "Protection of the connections. Clear text must be written out as `none`: anybody on the path can then read "
-        "and change everything, and neither end can prove its identity.",
+        "Protection of the connections. With `tls` a connection begins with a handshake in TLS. Behind it each block "
+        "of packets is sealed once, with keys of the session: by AES-256-GCM if both machines have instructions for "
+        "it, else by ChaCha20-Poly1305. With `compat` everything stays in TLS. Clear text must be written out as "
+        "`none`: anybody on the path can then read and change everything, and neither end can prove its identity.",
         derived="`tls`; `none` with `compat`")] = None
     tls_enabled: Annotated[bool | None, about(
         "The original program's switch for TLS. It must agree with `encryption`. With `compat` it determines "

@@ -65,6 +65,7 @@ LARGEST_BYTES = rounded_up(
 
 _Header = tuple[int, int, int, int, int]
 _header_at = Struct(">5xQHBBQ").unpack_from  # shard.RUN as: stream and block, n and m, first, count, size and checksum
+_pack_sealed_run = shard.SEALED_RUN.pack
 _frame_at = framing.FRAME.unpack_from
 _HEADER_BYTES = shard.RUN_BYTES
 _REST_BYTES = shard.RUN_BYTES - framing.LENGTH.size  # of the header, behind the length field
@@ -129,8 +130,11 @@ class Reassembly:
         torn_until_ns: int = 0,
         records: memoryview | None = None,
         peer: int = 0,
+        sealed: bool = False,
     ) -> None:
         self._codec = codec
+        self._sealed = sealed
+        self._single_bytes = SINGLE_BYTES + (_HEADER_BYTES if sealed else 0)
         self._counters = counters
         self._records = memoryview(bytearray(8 * RECORD_WORDS)).cast("Q") if records is None else records
         self._record_at = peer * RECORD_WORDS
@@ -142,6 +146,7 @@ class Reassembly:
         self._complete: dict[int, _Block] = {}  # waiting and ready blocks of several shards
         self._ready: tuple[deque[bytes | _Block], deque[bytes | _Block]] = (deque(), deque())  # by traffic class
         self.traffic_class = framing.BULK  # of the stream of the block that pop() gave last
+        self.header = b""  # of that block, to be put in front of it; see pop()
         self._popped: memoryview | None = None  # the buffer of the block that pop() gave last
         self._next_timer_ns = 0  # when time alone may change something
 
@@ -219,12 +224,13 @@ class Reassembly:
                 return block
             need = rounded_up(need)
         else:
-            need = shard_bytes + SINGLE_BYTES
+            need = shard_bytes + self._single_bytes
             if self._buffers.reserve(need):
                 if count > 1:
                     self._counters[_DUPLICATE] += count - 1
                 start = at + _HEADER_BYTES
-                self._on_complete(stream, number, bytes(view[start : start + shard_bytes]), now)
+                head = self._whole_header(key, content, first) if self._sealed else b""
+                self._on_complete(stream, number, head + bytes(view[start : start + shard_bytes]), now)
                 return None
         if self._make_room(need):
             return self._open_block(view, at, length, header, now)  # from the start: the stream may have moved
@@ -300,7 +306,10 @@ class Reassembly:
     # -- a block is delivered
 
     def pop(self, now: int) -> memoryview | None:
-        """The next block that may be delivered, in a view that is valid until the next call."""
+        """The next block that may be delivered, in a view that is valid until the next call.
+
+        With sealed blocks it is the frame of a run that is whole: `header` and the view, one behind the other.
+        """
         if now >= self._next_timer_ns:
             self._run_timers(now)
         buffers, counters = self._buffers, self._counters
@@ -319,6 +328,7 @@ class Reassembly:
                 buffers.unreserve(len(block) + SINGLE_BYTES)
                 counters[_WHOLE] += 1
                 found = memoryview(block)
+                self.header = b""
             else:
                 del self._complete[block.key]
                 self._popped = block.area
@@ -326,10 +336,22 @@ class Reassembly:
                     counters[_BLOCK_CHECKSUM] += 1
                     continue
                 found = block.area[: block.content >> 32]
+                if self._sealed:
+                    self.header = self._whole_header(block.key, block.content, 0)
+            if self._sealed:
+                return found
             size = len(found)
             if size >= framing.FRAME.size and _frame_at(found) == (size - 4, framing.BLOCK):
                 return found
             counters[_BLOCK_MALFORMED] += 1
+
+    @staticmethod
+    def _whole_header(key: int, content: int, copy: int) -> bytes:
+        """The header that the run of a block has which travels whole, but for the count of packets."""
+        size = content >> 32
+        return _pack_sealed_run(
+            _REST_BYTES + size, framing.RUN, key >> 32, key & _U32, 1, 0, copy, 1, size, content >> 16 & 0xFFFF, 0
+        )
 
     def _recover(self, block: _Block) -> bool:
         """Recover the missing data shards. False if the checksum was made of other data."""
@@ -340,7 +362,7 @@ class Reassembly:
             return True
         shards = block.area[: (n + m) * block.shard_bytes]
         self._codec.recover(shards, n, m, block.shard_bytes, block.present)
-        if self._codec.checksum(shards, n, m, block.shard_bytes) != block.content & _U32:
+        if not self._sealed and self._codec.checksum(shards, n, m, block.shard_bytes) != block.content & _U32:
             return False
         self._counters[_RECOVERED_1 - 1 + missing.bit_count()] += 1
         self._records[self._record_at + RECOVERED_BLOCKS] += 1

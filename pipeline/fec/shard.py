@@ -17,6 +17,11 @@ from pipeline.wire import framing
 RUN = struct.Struct(">IBIIBBBBII")
 RUN_BYTES = RUN.size
 
+SEALED_RUN = struct.Struct(">IBIIBBBBIHH")
+"""A run of a sealed block: in place of the checksum the epoch, and the packets of a block that is whole, else 0."""
+
+assert SEALED_RUN.size == RUN_BYTES
+
 SHARD_MOST_BYTES = 1320
 """Most bytes of a block in one shard, unless the block is full: with header and padding it fits one TCP segment."""
 
@@ -29,7 +34,10 @@ PRIMES = (11, 13, 19, 29, 37)
 PRIMES_OF_SIX = (11, 19, 29, 37)
 """Row counts p for which this was checked with m = 6."""
 
-BLOCK_BYTES_MAX = framing.LENGTH.size + framing.BLOCK_LENGTH_LIMIT
+BLOCK_BYTES_MAX = max(
+    framing.LENGTH.size + framing.BLOCK_LENGTH_LIMIT,
+    framing.BLOCK_LENGTH_LIMIT - 1 + 2 + 16,  # sealed: without a frame header, with an epoch and a tag
+)
 
 
 def prime(n: int, m: int) -> int:

@@ -24,13 +24,14 @@ from pipeline.peers.address_assignment import PeerPolicy, Refusal
 from pipeline.peers.dial_slots import Place
 from pipeline.peers.enrollment import RECORDED, Answered
 from pipeline.peers.membership import Assigned, Member, Membership
-from pipeline.peers.peer_sessions import PeerSessions
+from pipeline.peers.peer_sessions import PeerSessions, Seals
 from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, describe_peers
 from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.policy.churn_limit import ChurnLimit
-from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted, Replaced
+from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted, Replaced, Seal
+from pipeline.sealing.session import SealedSession, answer_key_share
 from pipeline.shm.peer_table import PeerTable
 from pipeline.version import VERSION
 from pipeline.wire import auth, messages
@@ -84,10 +85,11 @@ class Admission:
         news: AdmissionNews | None = None,
         quotas: Quotas | None = None,
         began: Callable[[int, str], object] = lambda index, name: None,
+        seals: Seals | None = None,
     ) -> None:
         self._enroll = enroll
         self._table = table
-        self._sessions = PeerSessions(table, tell_workers)
+        self._sessions = PeerSessions(table, tell_workers, seals)
         self._news = news or AdmissionNews()
         self._quotas = quotas or Quotas()
         self._began = began
@@ -162,8 +164,9 @@ class Admission:
         return self._quotas.rate(name, self._rates.get(name, 0))
 
     def tick(self, now: int) -> None:
-        """Call often: what could not be saved is saved again."""
+        """Call often: what could not be saved is saved again, and epochs go on."""
         self._remembered.tick(now)
+        self.changes += self._sessions.tick(now)
 
     # -- requests of tcp workers
 
@@ -189,12 +192,19 @@ class Admission:
                 name=printable(name),
             )
         assigned, welcome = decision
-        return Admitted(
+        admitted = Admitted(
             serial=request["serial"],
             frame=welcome.hex(),
             peer_handle=self._sessions.handle_of(assigned.peer),
             name=printable(name),
         )
+        if sealed := self._sealed(assigned):
+            admitted["seal"] = _seal_of(sealed, request, welcome)
+        return admitted
+
+    def _sealed(self, assigned: Assigned) -> SealedSession | None:
+        peer_session = self._sessions.find(assigned.peer)
+        return peer_session.sealed if peer_session is not None else None
 
     def _place_of(self, request: AdmissionRequest) -> Place:
         """ValueError if there is no such worker, or no such number."""
@@ -229,11 +239,15 @@ class Admission:
         if isinstance(enrolled, Refusal):
             return name, enrolled
         known = enrolled
+        if self._sessions.lacks_key_share(hello):
+            return name, Refusal(WRONG_VERSION, REASONS[WRONG_VERSION])
         certificate = b"" if key else bytes.fromhex(request["certificate"])
         assigned = self._admit(known, certificate, hello, place)
         if isinstance(assigned, Refusal):
             return name, assigned
         welcome = self._welcome(known.policy, assigned)
+        if sealed := self._sealed(assigned):
+            welcome = welcome._replace(key_share=answer_key_share(sealed, bytes.fromhex(request["certificate"])).pack())
         if transcript or request["certificate"]:
             welcome = welcome._replace(program=VERSION, clock=int(time.time()))
         if transcript:
@@ -273,28 +287,41 @@ class Admission:
         if refusal := self._quotas.refusal(policy.name):
             return Refusal(QUOTA_USED, refusal)
         now = time.monotonic_ns()
-        is_new = not any(sessions.has(peer, policy.name, hello.session) for peer, _ in sessions.all())
+        is_new = not any(sessions.has(peer, policy.name, hello) for peer, _ in sessions.all())
         if is_new and not self._churn.has_room(policy.name, now):
             return Refusal(TOO_MANY_SESSIONS, REASONS[TOO_MANY_SESSIONS])
+        goes_on = any(sessions.goes_on(peer, policy.name, hello, now) for peer, _ in sessions.all())
+        try:
+            sealed = None if goes_on else sessions.answer_offer(known, hello)
+        except PeerError as error:
+            return Refusal(0, str(error))
         assigned = self._membership.admit(
             policy, hello.session, hello.requested_addresses, lambda peer: sessions.is_connected(peer, now)
         )
         if isinstance(assigned, Refusal):
             return assigned
         peer, limit = assigned.peer, self.config.max_connections_per_client
-        goes_on = sessions.has(peer, policy.name, hello.session) and sessions.is_connected(peer, now)
+        goes_on = sessions.goes_on(peer, policy.name, hello, now)
         if goes_on and not sessions.has_room(peer, hello.connection_index, limit, now):
             return Refusal(TOO_MANY_CONNECTIONS, REASONS[TOO_MANY_CONNECTIONS])
         sessions.admitted(peer, now)
         if not goes_on:
-            self._start_session(peer, known, certificate, hello, now)
+            self._start_session(peer, known, certificate, hello, sealed, now)
         sessions.take_slot(peer, hello.connection_index, place, now)
         return assigned
 
-    def _start_session(self, peer: int, known: KnownPeer, certificate: bytes, hello: messages.Hello, now: int) -> None:
+    def _start_session(
+        self,
+        peer: int,
+        known: KnownPeer,
+        certificate: bytes,
+        hello: messages.Hello,
+        sealed: SealedSession | None,
+        now: int,
+    ) -> None:
         name = known.policy.name
         self._churn.record(name, now)
-        self._sessions.start(peer, known, certificate, hello, now)
+        self._sessions.start(peer, known, certificate, hello, sealed, now)
         self._began(peer, name)
         self._publish_routes()  # before the peer handle: packets with that handle come afterwards
         self._sessions.write_rates({peer: self._rate(name)})
@@ -335,6 +362,8 @@ class Admission:
         policy = member.policy
         peer_session = self._sessions.find(member.peer)
         row = peer_session.row if peer_session is not None else PeerRow(policy.name)
+        if peer_session is not None and peer_session.sealed is not None:
+            row = row.sealed_by(peer_session.sealed)
         return row._replace(
             addresses=tuple(map(str, member.addresses)),
             allowed=tuple(map(str, policy.allowed)),
@@ -343,3 +372,10 @@ class Admission:
             quota_used_bytes=self._quotas.used(policy.name),
             quota_state=self._quotas.state(policy.name),
         )
+
+
+def _seal_of(session: SealedSession, request: AdmissionRequest, welcome: bytes) -> Seal:
+    """The secrets of a connection, for its worker."""
+    hello, challenge, server_hash = (bytes.fromhex(request[name]) for name in ("hello", "challenge", "hash"))
+    suite, send, receive = session.connection_secrets(hello, challenge, welcome, server_hash)
+    return Seal(suite=suite, send=send.hex(), receive=receive.hex())

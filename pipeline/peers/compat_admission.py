@@ -24,7 +24,7 @@ from pipeline.config import Config
 from pipeline.packet.address_pool import AddressPool
 from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.peer_sessions import CONNECTING_NS
-from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, describe_peers
+from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, describe_peers, unsealed
 from pipeline.peers.registry import BYTES_PER_MBIT
 from pipeline.runtime.supervisor_channel import (
     AddressClaim,
@@ -60,6 +60,7 @@ class CompatAdmission:
         self._handles_made = 0
         self.changes = 0  # of peer_rows()
         self._rate = 0
+        self._encryption = unsealed(config.encryption)
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -96,7 +97,8 @@ class CompatAdmission:
         self._handles_made += 1
         peer_handle = self._handles_made << PEER_INDEX_BITS | index
         table = self._table
-        self._peers[index] = CompatPeer(peer_handle, PeerRow("-").with_session(index, now, table))
+        row = PeerRow("-", encryption=self._encryption).with_session(index, now, table)
+        self._peers[index] = CompatPeer(peer_handle, row)
         self.changes += 1
         if had_addresses:
             self._publish_routes()

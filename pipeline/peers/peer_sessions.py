@@ -18,7 +18,9 @@ from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.dial_slots import UNSEEN_NS, DialSlots, Place
 from pipeline.peers.peer_status import PeerRow
 from pipeline.peers.registry import KnownPeer
+from pipeline.peers.sealed_sessions import SealedSessions
 from pipeline.runtime.supervisor_channel import Replaced
+from pipeline.sealing.session import KeyShare, SealedSession, answer_offer
 from pipeline.shm.layout import PEER_INDEX_BITS
 from pipeline.shm.peer_table import PeerTable, Route
 from pipeline.wire.messages import ACCEPTS_SHARDS, Hello
@@ -36,12 +38,24 @@ class PeerSession(NamedTuple):
     session: int
     slots: DialSlots
     row: PeerRow
+    key_share: bytes = b""  # of the client, as its HELLO has it
+    sealed: SealedSession | None = None  # where blocks are sealed
+
+
+class Seals(NamedTuple):
+    """Where blocks are sealed: the keeper of the keys, and the suite that this machine prefers."""
+
+    sessions: SealedSessions
+    suite: int
 
 
 class PeerSessions:
     """`tell_workers`: called when a connection replaces one at another worker."""
 
-    def __init__(self, table: PeerTable, tell_workers: Callable[[Replaced], object]) -> None:
+    def __init__(
+        self, table: PeerTable, tell_workers: Callable[[Replaced], object], seals: Seals | None = None
+    ) -> None:
+        self._seals = seals
         self._table = table
         self._tell_workers = tell_workers
         self._by_index: dict[int, PeerSession] = {}
@@ -61,10 +75,25 @@ class PeerSessions:
         """Each index that has a session, and the session."""
         return list(self._by_index.items())
 
-    def has(self, peer: int, name: str, session: int) -> bool:
-        """Whether this session of this peer has this index."""
+    def has(self, peer: int, name: str, hello: Hello) -> bool:
+        """Whether the session of a HELLO of this peer has this index."""
         found = self._by_index.get(peer)
-        return found is not None and (found.name, found.session) == (name, session)
+        return found is not None and (found.name, found.session) == (name, hello.session)
+
+    def goes_on(self, peer: int, name: str, hello: Hello, now: int) -> bool:
+        """Whether a HELLO of this peer adds a connection to the session with this index. Else a session begins.
+
+        Only the first HELLOs have the key share of the session: the client offers another one once it has an answer.
+        """
+        if not self.has(peer, name, hello):
+            return False
+        return self._table.established_count(peer) > 0 or (
+            self._by_index[peer].key_share == hello.key_share and self.is_connected(peer, now)
+        )
+
+    def lacks_key_share(self, hello: Hello) -> bool:
+        """Whether blocks are sealed here, and the client has no key share for that."""
+        return self._seals is not None and KeyShare.of_client(hello.key_share) is None
 
     def is_connected(self, peer: int, now: int) -> bool:
         return self._table.established_count(peer) > 0 or (
@@ -101,26 +130,53 @@ class PeerSessions:
         """A connection under this index has been admitted, and is going to show in the peer table."""
         self._admitted_at[peer] = now
 
-    def start(self, peer: int, known: KnownPeer, certificate: bytes, hello: Hello, now: int) -> None:
+    def answer_offer(self, known: KnownPeer, hello: Hello) -> SealedSession | None:
+        """A sealed session for the key share of a client; None where blocks are not sealed. PeerError if it is of no
+        use."""
+        key_share = KeyShare.of_client(hello.key_share)
+        if self._seals is None or key_share is None:
+            return None
+        return answer_offer(key_share, self._seals.suite, known.key, hello.client_id, hello.session)
+
+    def start(
+        self,
+        peer: int,
+        known: KnownPeer,
+        certificate: bytes,
+        hello: Hello,
+        sealed: SealedSession | None,
+        now: int,
+    ) -> None:
         """The session of HELLO gets an index. It has no record yet: publish its routes first, then write its rate."""
         name = known.policy.name
         for other, peer_session in self.all():
             if peer_session.name == name and other != peer:
                 self.end(other)
         row = PeerRow(name).with_session(peer, now, self._table)
+        peer_handle = self._new_handle(peer)
         self._by_index[peer] = PeerSession(
-            self._new_handle(peer),
+            peer_handle,
             name,
             known.key,
             certificate,
             hello.session,
             DialSlots(),
             row._replace(version=hello.program, mtu=hello.mtu, fec=bool(hello.features & ACCEPTS_SHARDS)),
+            hello.key_share,
+            sealed,
         )
+        if self._seals is not None and sealed is not None:
+            self._seals.sessions.begin(peer_handle, sealed, now)
 
     def end(self, peer: int) -> None:
-        self._by_index.pop(peer, None)
+        ended = self._by_index.pop(peer, None)
+        if ended is not None and self._seals is not None:
+            self._seals.sessions.end(ended.peer_handle)
         self._table.write_record(self._new_handle(peer), 0)
+
+    def tick(self, now: int) -> bool:
+        """The epochs of sealed sessions go on: whether one has changed."""
+        return self._seals is not None and self._seals.sessions.tick(now)
 
     def _new_handle(self, peer: int) -> int:
         self._handles_made += 1

@@ -7,16 +7,23 @@ peer_status   both parts, at one moment; the command `peers`, `status` and all o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 from pipeline.packet.route_table import NO_PEER
 from pipeline.policy.quota import QuotaState
+from pipeline.sealing.key_schedule import SUITES
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_LIGHT, LINK_PARITY, RECORD_WORDS
 from pipeline.shm.peer_table import PeerTable
 
+if TYPE_CHECKING:
+    from pipeline.sealing.session import SealedSession
+
 SHUT_OUT = ("disabled", "ended")
 """States of a peer whose last connections are about to end, if it still has any."""
+
+NOT_ENCRYPTED, IN_TLS = "none", "TLS"
+"""Encryption of packets that are not sealed: none, or that of TLS, as the original program has it."""
 
 ConnectionsOf = Callable[[int], list[ConnectionStatus]]
 """The established connections of a peer, by its index (PeerTable.connections_by_peer)."""
@@ -51,6 +58,9 @@ class PeerRow(NamedTuple):
     version: str = ""  # of its program, as it has said at the beginning of its session
     mtu: int = 0
     fec: bool | None = None  # whether it accepts shards
+    encryption: str = NOT_ENCRYPTED  # or IN_TLS, or the suite of its session
+    sent_epoch: int = 0  # of that session: of what we seal
+    received_epoch: int = 0  # and of what the peer seals
     sent: int = 0
     received: int = 0
     dropped: int = 0
@@ -69,6 +79,14 @@ class PeerRow(NamedTuple):
             expired=table.expired(index),
         )
 
+    def sealed_by(self, session: SealedSession) -> PeerRow:
+        """The row of a peer whose packets are sealed, in the present epochs."""
+        return self._replace(
+            encryption=SUITES[session.context.suite],
+            sent_epoch=session.send_epoch,
+            received_epoch=session.open_epoch,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """For the overview: the fields that are not as usual."""
         return {name: value for name, value in self._asdict().items() if value != self._field_defaults.get(name)}
@@ -77,6 +95,11 @@ class PeerRow(NamedTuple):
     def from_dict(cls, fields: Mapping[str, Any]) -> PeerRow:
         """The row again; of another version's fields those that there are here."""
         return cls(**{name: value for name, value in fields.items() if name in cls._fields})
+
+
+def unsealed(encryption: str) -> str:
+    """The encryption of packets that are not sealed, by the setting."""
+    return IN_TLS if encryption == "tls" else NOT_ENCRYPTED
 
 
 class PeerStatus(TypedDict):
@@ -96,6 +119,9 @@ class PeerStatus(TypedDict):
     version: str  # of its program; "" without a connection, or if it does not tell it
     mtu: int  # of its device; 0 without a connection
     fec: bool | None  # whether it accepts shards; None without a connection
+    encryption: str  # AES-256-GCM, ChaCha20-Poly1305, TLS (compat) or none; "" without a connection
+    sent_epoch: int  # epoch of what is sent to it; 0 where blocks are not sealed
+    received_epoch: int
     quota_bytes: int  # in a month, both directions together; 0: no quota
     quota_used_bytes: int  # in this month
     quota_state: str  # open, slowed or stopped
@@ -149,6 +175,9 @@ def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, f
         "version": row.version if count else "",
         "mtu": row.mtu if count else 0,
         "fec": row.fec if count else None,
+        "encryption": row.encryption if count else "",
+        "sent_epoch": row.sent_epoch if count else 0,
+        "received_epoch": row.received_epoch if count else 0,
         "quota_bytes": row.quota_bytes,
         "quota_used_bytes": row.quota_used_bytes,
         "quota_state": row.quota_state,

@@ -51,13 +51,14 @@ class Assignment(NamedTuple):
     """The process becomes this worker. The descriptors are its own."""
 
     worker: str
+    process: int  # its number: higher than that of any worker process before it
     plan_fd: int
     fds: WorkerFds
 
 
-def message_of(worker: str, fds: dict[str, int]) -> tuple[bytes, list[int]]:
+def message_of(worker: str, process: int, fds: dict[str, int]) -> tuple[bytes, list[int]]:
     """The assignment as bytes, and the descriptors that go with it. `fds`: "plan", and fields of WorkerFds."""
-    return json.dumps([worker, *fds]).encode(), list(fds.values())
+    return json.dumps([worker, process, *fds]).encode(), list(fds.values())
 
 
 def await_assignment(fd: int) -> Assignment | None:
@@ -76,10 +77,10 @@ def await_assignment(fd: int) -> Assignment | None:
     for level, kind, content in ancillary:
         if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
             found.frombytes(content)
-    worker, *names = json.loads(data)
+    worker, process, *names = json.loads(data)
     fds = dict(zip(names, found, strict=True))
     plan_fd = fds.pop("plan")
-    return Assignment(worker, plan_fd, WorkerFds(**fds))
+    return Assignment(worker, process, plan_fd, WorkerFds(**fds))
 
 
 def report_ready(fd: int) -> None:

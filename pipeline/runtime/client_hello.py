@@ -28,4 +28,5 @@ def client_hello(settings: WorkerSettings, key_id: bytes, dial_index: int, nonce
         nonce=nonce,
         requested_addresses=tuple(map(ip_address, settings.requested_addresses)),
         program=settings.program,
+        key_share=bytes.fromhex(settings.key_share),
     )

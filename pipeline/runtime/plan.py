@@ -74,6 +74,8 @@ class WorkerSettings(NamedTuple):
     log_format: str  # "text" or "json"
 
     # told to the server
+    key_share: str = ""  # of a client, for sealed blocks, hexadecimal
+    seals: bool = False  # packets are encrypted by block (pipeline.sealing)
     program: str = ""  # version of a client's program; "": not told. An older supervisor's plan has none
 
     @property
@@ -101,6 +103,8 @@ class WorkerFds(NamedTuple):
     tun: int = -1  # its queue of the TUN device
     listener: int = -1  # the listening socket
     supervisor: int = -1  # its end of the supervisor channel
+    keys: int = -1  # the key table, if blocks are sealed
+    windows: int = -1  # the replay windows of its lane
 
 
 class WorkerPlan(NamedTuple):

@@ -16,7 +16,7 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     OwnProof           client    supervisor -> worker    this one, or none and why
     WelcomeReport      client    worker -> supervisor    the server has sent this WELCOME; with a key: has it our key?
     ServerFound        client    worker -> supervisor    with compat: the server was found at this address
-    Verdict            client    supervisor -> worker    it has, or not and why; only where there is a key
+    Verdict            client    supervisor -> worker    it has, or not and why; only with a key, or sealed blocks
     TroubleReport      client    worker -> supervisor    why not all connections of this lane stand, for `status`
 """
 
@@ -33,6 +33,15 @@ from pipeline.runtime.datagram_queue import DatagramQueue
 
 DATAGRAM_BYTES = 1 << 21  # the CA certificates that a system trusts are a quarter of that
 REQUESTS_WAITING = 1024  # of one worker: more than connections that a supervisor admits in a second; about 1 MB
+
+
+@final
+class Seal(TypedDict):
+    """The secrets of the headers of a connection: pipeline.sealing.session.ConnectionSecrets, in hexadecimal."""
+
+    suite: int
+    send: str
+    receive: str
 
 
 @final
@@ -65,6 +74,7 @@ class Admitted(TypedDict):
     frame: str  # the WELCOME frame; "" with compat
     peer_handle: int
     name: str  # of the peer, for our log; "" with compat
+    seal: NotRequired[Seal]  # where blocks are sealed
 
 
 @final
@@ -164,6 +174,7 @@ class Verdict(TypedDict):
 
     serial: int
     distrust: str  # why it is not to be trusted, for our log; "" if it is
+    seal: NotRequired[Seal]  # where blocks are sealed, if it is
 
 
 @final

@@ -80,8 +80,9 @@ class Stop:
 class Attachment:
     """A worker's mappings of the shared memory of a plan: scoreboard, own page, peer table, rings, doorbells."""
 
-    def __init__(self, plan: Plan, name: str) -> None:
+    def __init__(self, plan: Plan, name: str, process: int = 0) -> None:
         self.plan = plan
+        self.process = process  # the number of this process: no other worker process of the supervisor has it
         self.settings = plan.settings
         self.worker = plan.worker(name)
         self.scoreboard = scoreboard.attach(plan.scoreboard, len(plan.workers), self.worker.page)

@@ -47,6 +47,8 @@ class MemoryKeeper:
         workforce.replace_all(REASON)
         kept = self.current.kept()
         self._settle()
+        if self._run.seal_memory is not None and self._run.config.mode == "server":  # a client's session goes on
+            self._run.seal_memory.begin_anew()
         self.current.close()  # first: there may not be room for both
         self._run.renew_names()
         self._run.write_plan(self._run.config)

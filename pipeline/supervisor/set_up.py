@@ -37,6 +37,7 @@ from pipeline.supervisor.processes.workforce import Workforce
 from pipeline.supervisor.roles.client_role import ClientRole
 from pipeline.supervisor.roles.server_role import ServerRole
 from pipeline.supervisor.run.run import Run
+from pipeline.supervisor.run.seal_memory import SealMemory
 from pipeline.supervisor.run.worker_account import account_beside, choose_account
 
 ALWAYS, UNTIL_STOP, RUNNING = range(3)
@@ -89,6 +90,10 @@ def set_up(
     clean_up(entries.close)
     run = Run(choice.account, entries.device, role)
     clean_up(run.close)
+    if config.encryption == "tls" and not config.compat:
+        run.seal_memory = SealMemory(role.capacity, config.lanes)
+        clean_up(run.seal_memory.close)
+        role.use_keys(run.seal_memory.keys)
     run.write_plan(config)
     memory = MemoryKeeper(run, role.accountant.settle, events.record)
     clean_up(memory.end)
@@ -124,6 +129,7 @@ def set_up(
         Care("the care for the clamp", UNTIL_STOP, entries.clamp.tick),
         Care("the care for the run directory", UNTIL_STOP, RunFiles(instance, control).check),
         Care("the care for the peers", UNTIL_STOP, role.tick),
+        Care("the news of the role", UNTIL_STOP, workforce.follow_role),
         Care("the rolling restart", UNTIL_STOP, workforce.tick_rolling),
         Care("the care for spares", UNTIL_STOP, workforce.tick_spares),
         Care("the care for the exporter", RUNNING, exporter.tick),

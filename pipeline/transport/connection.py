@@ -19,12 +19,13 @@ import errno
 import socket
 
 from pipeline.policy.token_bucket import TokenBucket
+from pipeline.sealing.records import RecordScanner, RecordWriter
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.transport.address import SocketAddress, format_address
 from pipeline.transport.address_learner import AddressLearner
 from pipeline.transport.tcp_info import TcpInfo, read_tcp_info
-from pipeline.transport.tls_channel import TlsChannel
+from pipeline.transport.tls_channel import RECORDS_MOST, TlsChannel
 from pipeline.wire import framing
 from pipeline.wire.handshake import Handshake
 
@@ -50,6 +51,8 @@ class ReceiveState:
         self.bare_frames = TokenBucket(BARE_FRAMES_RATE, BARE_FRAMES_BURST)
         self.stamped_lane = 0  # of the tun worker that gets its frames
         self.status_row = -1  # in the peer table
+        self.unopened_before = 0  # blocks of an earlier connection with this serial number that were not opened
+        self.scanner: RecordScanner | None = None  # of sealed records, once the handshake is over
         self.learner: AddressLearner | None = None  # on a hub of the original program, until all addresses are learnt
 
 
@@ -60,6 +63,7 @@ class SendState:
         self.last_ns = now
         self.byte_count = 0
         self.keepalive_bytes = 0  # bytes of those that were keepalives
+        self.writer: RecordWriter | None = None  # of sealed records, once the handshake is over
         self.error = ""  # why a write has failed; the inbound duty reads it
 
 
@@ -69,7 +73,8 @@ class Connection:
     def __init__(self, sock: socket.socket, address: SocketAddress, state: str, serial: int, now: int) -> None:
         self.socket = sock
         self.fd = sock.fileno()
-        self.channel: TlsChannel | None = None  # with TLS
+        self.channel: TlsChannel | None = None  # with TLS, until the ends seal for themselves
+        self.records_at_once = RECORDS_MOST  # of TLS, opened in one receive: 1 where the last one may be that of TLS
         self.serial = serial
         self._address = address
         self.state = state
@@ -125,7 +130,7 @@ class Connection:
             return self.socket.recv(size)
         buffer = bytearray(size)
         with memoryview(buffer) as view:
-            count = self.channel.receive(view)
+            count = self.channel.receive(view, self.records_at_once)
         return bytes(buffer[:count])
 
     # -- established
@@ -139,6 +144,19 @@ class Connection:
     def seal(self, data: bytes) -> bytes:
         """The bytes that go on the wire for `data`; with TLS, behind the channel's own output."""
         return data if self.channel is None else self.channel.seal([data] if data else [])
+
+    def keepalive(self) -> bytes:
+        """The bytes of a keepalive on the wire."""
+        writer = self.send.writer
+        return self.seal(framing.KEEPALIVE_FRAME) if writer is None else writer.keepalive()
+
+    def begin_sealing(self, writer: RecordWriter, scanner: RecordScanner) -> bytes:
+        """TLS has carried the handshake: from here on the ends seal for themselves. Bytes that are sealed already."""
+        assert self.channel is not None
+        rest = self.channel.detach()
+        self.channel = None
+        self.send.writer, self.receive.scanner = writer, scanner
+        return rest
 
     @property
     def has_tls_output(self) -> bool:
@@ -183,7 +201,9 @@ class Connection:
 
     def shutdown(self) -> None:
         """End the outbound direction: close_notify with TLS, then FIN. OSError if the socket takes neither."""
-        if self.channel is not None and self.channel.ready:
+        if self.send.writer is not None:
+            self.socket.send(self.send.writer.end())
+        elif self.channel is not None and self.channel.ready:
             self.socket.send(self.channel.close_notify())
         self.socket.shutdown(socket.SHUT_WR)
 

@@ -122,15 +122,15 @@ class TlsChannel:
 
     # -- inbound
 
-    def receive(self, view: memoryview) -> int:
-        """Fill a view, which has room, with decrypted bytes: their number; 0 at the end.
+    def receive(self, view: memoryview, most: int = RECORDS_MOST) -> int:
+        """Fill a view, which has room, with decrypted bytes of at most so many records: their number; 0 at the end.
 
-        Only a view that is filled to its end, or RECORDS_MOST records, leave anything pending.
+        Only a view that is filled to its end, or `most` records, leave anything pending.
         """
         buffer = self._buffer
         self.moved_bytes += buffer.switch_to(self)
         size = len(view)
-        filled = self._decrypt(view, 0) if self.pending else 0
+        filled = self._decrypt(view, 0, most) if self.pending else 0
         if filled < size and not (self._ended or self.pending) and (self._socket_has_more or not filled):
             try:
                 self._socket_has_more = buffer.receive(self._socket, max(size - filled, RECORD_BYTES) + MARGIN_BYTES)
@@ -138,12 +138,12 @@ class TlsChannel:
                 if not filled:
                     raise
             else:
-                filled = self._decrypt(view, filled)
+                filled = self._decrypt(view, filled, most)
         if not filled and not self._ended:
             raise _would_block()
         return filled
 
-    def _decrypt(self, view: memoryview, filled: int) -> int:
+    def _decrypt(self, view: memoryview, filled: int, most: int) -> int:
         """Decrypt the whole records of the buffer into view[filled:]. Bytes that are in the view then."""
         buffer, feed, read = self._buffer, self._incoming.write, self._read
         data, at, end = buffer.data, buffer.start, buffer.end
@@ -152,7 +152,7 @@ class TlsChannel:
         with self._lock:
             if self._plaintext_left:
                 filled += read(size - filled, view[filled:])
-            while filled < size and end - at >= RECORD_HEADER_BYTES and records < RECORDS_MOST:
+            while filled < size and end - at >= RECORD_HEADER_BYTES and records < most:
                 record_end = at + RECORD_HEADER_BYTES + length_at(data, at + 3)[0]
                 if record_end > end:
                     break
@@ -163,6 +163,7 @@ class TlsChannel:
                     count = read(size - filled, view[filled:])
                 except ssl.SSLWantReadError:
                     self._count_empty_record()
+                    records -= 1  # these have a limit of their own
                     continue
                 if not count:
                     self._ended = True
@@ -185,6 +186,19 @@ class TlsChannel:
                 "unread"
             )
         self.has_output = waiting > 0
+
+    def detach(self) -> bytes:
+        """The bytes that have arrived and are not decrypted: they are none of TLS. Nothing else may be called then.
+
+        ConnectionAbortedError if the last record of TLS had more in it than was read.
+        """
+        if self._plaintext_left or self._object.pending():
+            raise _aborted("more bytes in the last record of TLS than the handshake has")
+        buffer = self._buffer
+        buffer.switch_to(self)
+        rest = bytes(buffer.data[buffer.start : buffer.end])
+        buffer.replace(b"")
+        return rest
 
     # -- outbound
 

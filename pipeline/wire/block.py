@@ -19,10 +19,17 @@ from pipeline.errors import PeerError
 from pipeline.wire import framing
 
 PREFIXES = [struct.Struct(f">IBH{count}I") for count in range(framing.BLOCK_PACKETS_MAX + 1)]
+SEALED_PREFIXES = [struct.Struct(f">HH{count}I") for count in range(framing.BLOCK_PACKETS_MAX + 1)]
+"""In front of the packets of a block that will be sealed: an epoch, and the rest without a frame header."""
+
+EPOCH_BYTES = 2
+
 _TABLES = [struct.Struct(f">{count}I") for count in range(framing.BLOCK_PACKETS_MAX + 1)]
 
 _PREFIX_BYTES = framing.BLOCK_PREFIX.size
-_prefix_at = framing.BLOCK_PREFIX.unpack_from
+_COUNT = struct.Struct(">H")
+_COUNT_BYTES = _COUNT.size
+_count_at = _COUNT.unpack_from
 
 
 def lengths(view: memoryview, at: int, end: int) -> tuple[int, tuple[int, ...]]:
@@ -32,14 +39,21 @@ def lengths(view: memoryview, at: int, end: int) -> tuple[int, tuple[int, ...]]:
     """
     if end - at < _PREFIX_BYTES:
         raise PeerError(f"block frame of {end - at} bytes, at least {_PREFIX_BYTES} expected")
-    _, _, count = _prefix_at(view, at)
+    return table_lengths(view, at + framing.FRAME.size, end)
+
+
+def table_lengths(view: memoryview, at: int, end: int) -> tuple[int, tuple[int, ...]]:
+    """As lengths(), for a block without a frame header, as it was sealed."""
+    if end - at < _COUNT_BYTES:
+        raise PeerError(f"block of {end - at} bytes, at least {_COUNT_BYTES} expected")
+    (count,) = _count_at(view, at)
     if count > framing.BLOCK_PACKETS_MAX:
         raise PeerError(f"block of {count} packets, at most {framing.BLOCK_PACKETS_MAX} allowed")
-    table = at + _PREFIX_BYTES
+    table = at + _COUNT_BYTES
     first = table + 4 * count
     if first > end:
-        raise PeerError(f"block frame of {end - at} bytes is too short for {count} lengths")
+        raise PeerError(f"block of {end - at} bytes is too short for {count} lengths")
     found = _TABLES[count].unpack_from(view, table)
     if sum(found) != end - first:
-        raise PeerError(f"block lengths add up to {sum(found)} bytes, the frame holds {end - first}")
+        raise PeerError(f"block lengths add up to {sum(found)} bytes, the block holds {end - first}")
     return first, found

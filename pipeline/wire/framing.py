@@ -18,6 +18,8 @@ LENGTH = struct.Struct(">I")
 FRAME = struct.Struct(">IB")
 
 # types of frames
+PADDING = 0x00  # in slots alone, where a frame of sealed records has left room
+UNKNOWN = 0xFF  # in slots alone, for a header of a type that this program does not know
 DATA = 0x01  # one bare IP packet
 KEEPALIVE = 0x02  # no body
 HELLO = 0x10  # the client's first message
@@ -38,7 +40,7 @@ BLOCK_PACKETS_MAX = 512  # packets in a block; bounds the length table
 BLOCK_PAYLOAD_MAX = 131072  # bytes of packets and virtio-net headers in a block
 BLOCK_PREFIX = struct.Struct(">IBH")
 BLOCK_LENGTH_LIMIT = BLOCK_PREFIX.size - LENGTH.size + 4 * BLOCK_PACKETS_MAX + BLOCK_PAYLOAD_MAX
-LENGTH_LIMIT = BLOCK_LENGTH_LIMIT + 32  # the longest block frame as the only shard of a run
+LENGTH_LIMIT = BLOCK_LENGTH_LIMIT + 40  # the longest block, sealed or not, as the only shard of a run
 HELLO_LENGTH_LIMIT = 512  # of a frame from a client before its welcome: the client is unauthenticated
 WELCOME_LENGTH_LIMIT = 16384  # of a frame from a server before its welcome, which has routes; the client chose to dial
 

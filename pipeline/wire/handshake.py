@@ -358,7 +358,7 @@ class ClientHandshake(_Handshake):
             hello.traffic_class,
             bool(welcome.features & messages.ACCEPTS_SHARDS),
         )
-        if self.state is State.AWAIT_PROVED_WELCOME:
+        if self.state is State.AWAIT_PROVED_WELCOME or hello.key_share:
             self._welcomed = welcomed
             self.state = State.AWAIT_VERDICT
             return [AskVerdict(self._hello_frame, self._challenge_frame, self._certificate_hash, frame)]

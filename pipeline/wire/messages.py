@@ -38,7 +38,7 @@ Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
 
 MAGIC = b"tnl\x01"
-VERSION = 1
+VERSION = 2
 
 KEY_ID_BYTES = 8
 NONCE_BYTES = 32  # from the system's random numbers: no two nonces are equal
@@ -57,7 +57,7 @@ _CLOCK = struct.Struct(">Q")
 _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
-EXCHANGE, LEAVE, PROGRAM, CLOCK = 1, 2, 3, 4  # types of extensions
+EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE = 1, 2, 3, 4, 5  # types of extensions
 
 ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
@@ -121,6 +121,7 @@ class Hello(NamedTuple):
     program: str = ""  # version of the client's program; "": not told
     exchange: bytes = b""  # the client's public value for a new key; b"": none is asked for
     leaves: bool = False  # the client asks to be forgotten
+    key_share: bytes = b""  # of the client, for sealed blocks (pipeline.sealing.session); b"": it offers none
 
     def frame(self) -> bytes:
         _exactly(KEY_ID_BYTES, self.key_id, "key id")
@@ -136,7 +137,7 @@ class Hello(NamedTuple):
         if self.exchange:
             exchange = _extension(EXCHANGE, _exactly(PUBLIC_BYTES, self.exchange, "public value"))
         program = _extension(PROGRAM, self.program.encode()) if self.program else b""
-        return exchange + _extension(LEAVE, b"") * self.leaves + program
+        return exchange + _extension(LEAVE, b"") * self.leaves + program + _key_share(self.key_share)
 
 
 class Challenge(NamedTuple):
@@ -169,6 +170,7 @@ class Welcome(NamedTuple):
     routes: tuple[Network, ...] = ()  # networks that the client reaches through the tunnel
     program: str = ""  # version of the server's program; "": not told
     clock: int = 0  # of the server: seconds since 1970; 0: not told
+    key_share: bytes = b""  # of the server, for sealed blocks; b"": blocks are not sealed
 
     def frame(self) -> bytes:
         _exactly(MAC_BYTES, self.mac, "mac")
@@ -184,7 +186,8 @@ class Welcome(NamedTuple):
             + _COUNT.pack(len(self.routes))
             + routes
             + (_extension(PROGRAM, self.program.encode()) if self.program else b"")
-            + (_extension(CLOCK, _CLOCK.pack(self.clock)) if self.clock else b""),
+            + (_extension(CLOCK, _CLOCK.pack(self.clock)) if self.clock else b"")
+            + _key_share(self.key_share),
         )
 
 
@@ -232,6 +235,10 @@ def _extension(kind: int, value: bytes) -> bytes:
     if kind == PROGRAM:
         _at_most(PROGRAM_BYTES_MAX, value, "bytes of a version")
     return bytes([kind, len(value)]) + value
+
+
+def _key_share(key_share: bytes) -> bytes:
+    return _extension(KEY_SHARE, key_share) if key_share else b""
 
 
 def _prefixed(length: int, address: Address) -> bytes:
@@ -325,7 +332,16 @@ def _hello(body: _Body) -> Hello:
     exchange = extensions.get(EXCHANGE, b"")
     is_public = len(exchange) == PUBLIC_BYTES
     leaves = extensions.get(LEAVE) == b""
-    return Hello._make([*fields, addresses, _program(extensions), exchange if is_public else b"", leaves])
+    return Hello._make(
+        [
+            *fields,
+            addresses,
+            _program(extensions),
+            exchange if is_public else b"",
+            leaves,
+            extensions.get(KEY_SHARE, b""),
+        ]
+    )
 
 
 def _program(extensions: dict[int, bytes]) -> str:
@@ -351,7 +367,7 @@ def _welcome(body: _Body) -> Welcome:
     extensions = body.read_extensions()
     clock = extensions.get(CLOCK, b"")
     known = int.from_bytes(clock, "big") if len(clock) == _CLOCK.size else 0
-    return Welcome._make([*fields, addresses, routes, _program(extensions), known])
+    return Welcome._make([*fields, addresses, routes, _program(extensions), known, extensions.get(KEY_SHARE, b"")])
 
 
 def _refused(body: _Body) -> Refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address, ip_network
@@ -11,10 +12,12 @@ from pipeline.config import Config, parse
 from pipeline.packet.route_table import RouteTable
 from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.admission import Admission
-from pipeline.peers.peer_sessions import CONNECTING_NS
+from pipeline.peers.peer_sessions import CONNECTING_NS, Seals
 from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import KnownPeer
-from pipeline.shm import layout, peer_table, segment
+from pipeline.peers.sealed_sessions import SealedSessions
+from pipeline.sealing.key_schedule import AES_256_GCM
+from pipeline.shm import key_table, layout, peer_table, segment
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.peer_table import RouteReader
 from pipeline.wire import auth, messages
@@ -47,7 +50,7 @@ class Answer:
     @property
     def peer_handle(self) -> int:
         assert isinstance(self.message, Welcome), self
-        assert set(self.reply) == {"serial", "frame", "peer_handle", "name"}
+        assert set(self.reply) - {"seal"} == {"serial", "frame", "peer_handle", "name"}
         return self.reply["peer_handle"]
 
     @property
@@ -80,6 +83,7 @@ def hello(
     client: int = 1,
     version: int = messages.VERSION,
     index: int = 0,
+    key_share: bytes = b"",
 ) -> Hello:
     """The HELLO of a client with a key, or without one, in its session of this number."""
     method = messages.AUTH_KEY if key else messages.AUTH_NONE
@@ -97,6 +101,7 @@ def hello(
         auth.key_id(key) if key else bytes(8),
         secrets.token_bytes(32),
         tuple(map(ip_address, requested)),
+        key_share=key_share,
     )
 
 
@@ -126,7 +131,7 @@ def request(
 
 class HubServer:
     """A hub with these peers. `settings`: its configuration; `saved`: the addresses that it saved, each time; `told`:
-    what all workers were told."""
+    what all workers were told; `seals`: with `keys`, the table of the tun workers."""
 
     def __init__(
         self,
@@ -134,6 +139,7 @@ class HubServer:
         capacity: int = 4,
         lanes: int = 2,
         remembered: dict | None = None,
+        seals: bool = False,
         **settings: object,
     ) -> None:
         self.settings = {
@@ -145,6 +151,8 @@ class HubServer:
         self.saved: list[dict[str, list[str]]] = []
         self.told: list[dict] = []
         self.quotas = Quotas()
+        self.keys, self._keys_fd = key_table.create(capacity)
+        sealed = SealedSessions(self.keys, self.table)
         self.began: list[tuple[int, str]] = []
         self.admission = Admission(
             self.config,
@@ -155,6 +163,7 @@ class HubServer:
             self.told.append,
             quotas=self.quotas,
             began=lambda *session: self.began.append(session),
+            seals=Seals(sealed, AES_256_GCM) if seals else None,
         )
         self.configure(*peers_known)
 
@@ -169,6 +178,8 @@ class HubServer:
     def close(self) -> None:
         segment.unlink(self.table.memory.name)
         self.table.close()
+        self.keys.close()
+        os.close(self._keys_fd)
 
     # -- clients
 

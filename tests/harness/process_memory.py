@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 PIECE_BYTES = 1 << 20
+ZEROS = memoryview(bytes(2 * PIECE_BYTES))
 KERNEL = 1 << 63  # from here on, addresses are the kernel's, which pread() does not take: [vsyscall]
 
 
@@ -39,9 +40,11 @@ def _pieces(pid: int, overlap: int) -> Iterator[bytes]:
         for begin, end in _mapped(proc):
             for at in range(begin, end, PIECE_BYTES):
                 try:
-                    yield os.pread(memory, min(PIECE_BYTES + overlap, end - at), at)
+                    piece = os.pread(memory, min(PIECE_BYTES + overlap, end - at), at)
                 except OSError:
-                    pass  # of a device or the kernel's own, such as [vvar]
+                    continue  # of a device or the kernel's own, such as [vvar]
+                if piece != ZEROS[: len(piece)]:
+                    yield piece
     finally:
         os.close(memory)
     for name in ("cmdline", "environ"):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.support import ROOT
 
 DOCUMENT = (ROOT / "docs" / "wire.md").read_text()
 
 
 def named_example() -> dict[str, bytes]:
-    """The handshake with a key: each indented line has a name, or spaces, and hexadecimal bytes."""
-    text = DOCUMENT[DOCUMENT.index("### A handshake with a key, in bytes") : DOCUMENT.index("## Blocks")]
+    """The sections "... in bytes": each indented line has a name, or spaces, and hexadecimal bytes."""
+    sections = re.findall(r"^### [^\n]*, in bytes\n(.*?)(?=^##)", DOCUMENT, re.MULTILINE | re.DOTALL)
     values: dict[str, str] = {}
     name = ""
-    for line in text.splitlines():
+    for line in "".join(sections).splitlines():
         if line.startswith("    "):
             name = line[:22].strip() or name
             values[name] = values.get(name, "") + line[22:]

@@ -100,9 +100,9 @@ def test_a_client_that_is_answered_with_garbage_dials_again(
 
 def test_a_hello_of_another_version_is_refused_with_the_reason(server: End, dial: Dial) -> None:
     peer = dial(server)
-    peer.send(hello(version=2))
+    peer.send(hello(version=3))
     ended(peer, server)
-    assert peer.frames == [(REFUSED, b"\x02this server speaks version 1")]
+    assert peer.frames == [(REFUSED, b"\x02this server speaks version 2")]
     assert server.count("tcp.connections_refused") == 1
 
 

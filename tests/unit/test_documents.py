@@ -4,9 +4,25 @@ import hashlib
 import re
 from ipaddress import ip_address, ip_interface, ip_network
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
 from pipeline.credentials import key_exchange
 from pipeline.fec import shard
 from pipeline.runtime import topology
+from pipeline.sealing import frame_cut, key_schedule, kinds
+from pipeline.sealing.aead import aead
+from pipeline.sealing.block_seal import BlockSealer
+from pipeline.sealing.header_seal import HeaderSealer
+from pipeline.sealing.key_schedule import (
+    AES_256_GCM,
+    CLIENT_TO_SERVER,
+    SERVER_TO_CLIENT,
+    EpochSecret,
+    HeaderSecret,
+    Session,
+)
+from pipeline.sealing.records import RecordWriter
+from pipeline.sealing.session import KeyShare
 from pipeline.shm import layout
 from pipeline.shm.slot import SLOT_BYTES_MIN, read_header, seal_block
 from pipeline.wire import auth, block, framing, messages
@@ -29,11 +45,11 @@ def _examples() -> list[bytes]:
 
 def test_the_examples_of_the_wire_format_are_what_the_code_makes():
     hello, welcome, packet_block, run, keepalive = _examples()
-    assert hello == messages.Hello(1, OFFLOADS, 0, 1, 1400, 1, 2, framing.BULK, messages.ACCEPTS_SHARDS).frame()
+    assert hello == messages.Hello(2, OFFLOADS, 0, 1, 1400, 1, 2, framing.BULK, messages.ACCEPTS_SHARDS).frame()
     assert (
         welcome
         == messages.Welcome(
-            1, OFFLOADS, 1400, messages.ACCEPTS_SHARDS, addresses=(ip_interface("10.0.0.2/24"),)
+            2, OFFLOADS, 1400, messages.ACCEPTS_SHARDS, addresses=(ip_interface("10.0.0.2/24"),)
         ).frame()
     )
     assert keepalive == framing.KEEPALIVE_FRAME
@@ -58,7 +74,7 @@ def test_the_exchange_of_keys_in_the_wire_format_is_what_the_code_makes():
     assert public == {f"{end}_public": key_exchange.public_of(value) for end, value in private.items()}
     hello = messages.decode(example["hello"])
     assert isinstance(hello, messages.Hello)
-    assert example["exchange hello"] == hello._replace(exchange=public["client_public"]).frame()
+    assert example["exchange hello"] == hello._replace(exchange=public["client_public"], key_share=b"").frame()
     seen = auth.transcript(example["exchange hello"], example["challenge"], example["certificate hash"])
     assert example["exchange proof"] == messages.Proof(auth.client_proof(key, seen)).frame()
     done = messages.decode(example["done"])
@@ -75,7 +91,7 @@ def test_the_handshake_with_a_key_in_the_wire_format_is_what_the_code_makes():
     assert (
         example["hello"]
         == messages.Hello(
-            1,
+            2,
             OFFLOADS,
             0,
             1,
@@ -88,6 +104,7 @@ def test_the_handshake_with_a_key_in_the_wire_format_is_what_the_code_makes():
             auth.key_id(key),
             example["client's nonce"],
             (ip_address("10.0.0.2"), ip_address("fd00::2")),
+            key_share=KeyShare(AES_256_GCM, example["client's share"]).pack(),
         ).frame()
     )
     assert hello.key_id == example["key id"]
@@ -99,7 +116,14 @@ def test_the_handshake_with_a_key_in_the_wire_format_is_what_the_code_makes():
     welcome = messages.decode(example["welcome"])
     assert welcome.addresses == (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64"))
     assert welcome == messages.Welcome(
-        1, OFFLOADS, 1400, messages.ACCEPTS_SHARDS, welcome.mac, welcome.addresses, (ip_network("10.1.0.0/16"),)
+        2,
+        OFFLOADS,
+        1400,
+        messages.ACCEPTS_SHARDS,
+        welcome.mac,
+        welcome.addresses,
+        (ip_network("10.1.0.0/16"),),
+        key_share=KeyShare(AES_256_GCM, example["server's share"], example["share's nonce"], bytes(32)).pack(),
     )
     assert (
         example["welcome"]
@@ -108,7 +132,46 @@ def test_the_handshake_with_a_key_in_the_wire_format_is_what_the_code_makes():
     assert example["its SHA-256"] == hashlib.sha256(example["without proof"]).digest()
     refused = messages.Refused(messages.ADDRESS_TAKEN, messages.REASONS[messages.ADDRESS_TAKEN])
     assert example["refused"] == refused.frame()
-    assert len(example) == 22  # each is looked at above
+
+
+def test_the_sealed_frame_in_the_wire_format_is_what_the_code_makes():
+    example = named_example()
+    for end in ("client", "server"):
+        assert example[f"{end}'s share"] == key_exchange.public_of(example[f"{end}'s secret"])
+    hello = messages.decode(example["hello"])
+    context = Session(AES_256_GCM, example["client's share"], example["server's share"], hello.client_id, hello.session)
+    assert example["context"] == context.context()
+    shared = X25519PrivateKey.from_private_bytes(example["client's secret"]).exchange(
+        X25519PublicKey.from_public_bytes(example["server's share"])
+    )
+    root = key_schedule.root(shared, example["key"])
+    assert (shared, root) == (example["X25519"], example["root"])
+    connection = key_schedule.connection(*(example[n] for n in ("hello", "challenge", "welcome", "certificate hash")))
+    assert connection == example["connection"]
+    blocks = EpochSecret.first(root, CLIENT_TO_SERVER, context)
+    header_root = key_schedule.header_root(root, context)
+    headers = HeaderSecret.first(header_root, CLIENT_TO_SERVER, connection)
+    for number, (epoch, stretch) in enumerate(((blocks, headers), (blocks.next(), headers.next()))):
+        assert (epoch.secret, epoch.block_key()) == (example[f"secret {number}"], example[f"block key {number}"])
+        assert (stretch.secret, stretch.header_key()) == (example[f"headers {number}"], example[f"header key {number}"])
+    assert example["header root"] == header_root
+    assert example["secret 0 back"] == EpochSecret.first(root, SERVER_TO_CLIENT, context).secret
+    assert example["headers 0 back"] == HeaderSecret.first(header_root, SERVER_TO_CLIENT, connection).secret
+
+    plaintext, sealed = example["plaintext"], bytearray(example["sealed block"])
+    assert block.table_lengths(memoryview(plaintext), block.EPOCH_BYTES, len(plaintext)) == (8, (38,))
+    made = bytearray(len(sealed))
+    BlockSealer(aead(AES_256_GCM, blocks.block_key())).seal(0x301, 7, 0, memoryview(plaintext), memoryview(made))
+    assert (made, example["nonce"]) == (sealed, bytes.fromhex("000003010000000700000000"))
+    assert example["header"] == frame_cut.HEADER.pack(
+        framing.RUN, kinds.stream(3, 0, kinds.LIGHT), 7, 1, 0, 0, 1, 62, 0, 1
+    )
+    writer = RecordWriter(HeaderSealer(AES_256_GCM, headers))
+    pieces, size = writer.pieces(0, bytes(framing.LENGTH.size) + example["header"], sealed)
+    writer.sealer.advance(1)
+    assert (b"".join(pieces), size) == (example["frame"], len(example["frame"]))
+    assert writer.end() == example["end record"]
+    assert len(example) == 48  # each is looked at here or above
 
 
 def test_the_reasons_of_a_refusal_in_the_wire_format_are_those_of_the_code():

@@ -13,7 +13,7 @@ from tests.support import ROOT
 TEXT = (ROOT / "docs" / "packet-path.md").read_text()
 STEPS = re.findall(r"`([\w/]+\.py)`\s+`([\w.]+)`", TEXT)
 CALLS = re.findall(r"`([\w/]+\.py)`\s+`([\w.]+)`, called by `([\w/]+\.py)`\s+`([\w.]+)`", TEXT)
-WALKS = ("plain", "light", "coded", "TLS", "transit", "compat")
+WALKS = ("plain", "light", "coded", "sealed", "transit", "compat")
 
 
 def names(path: Path) -> set[str]:

@@ -29,7 +29,7 @@ from tools.tunnel_pair import CARRIER_PORT
 NEIGHBOUR = "full"
 CONNECTIONS = (8, 40)
 SPARE_SECONDS = 60.0
-MB_A_SECOND = {"full": 250, "keep": 60, "empty": 40, "run1": 20, "rec1": 10, "bits": 20, "data": 40, "gso": 150}
+MB_A_SECOND = {"full": 250, "keep": 60, "type": 60, "run1": 40, "one": 60, "gso": 150}
 """Bytes that are made ahead for each second of an attack: more than the server takes."""
 MB_OTHERWISE = 60
 SMALL_BUFFER = 2000  # of the socket that swallows what is sent to the server

@@ -26,7 +26,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.credentials import keys
-from tools.bench.measure import proportional_bytes
+from tools.bench.measure import written_bytes
 from tools.instance import EXECUTABLE, RunningInstance
 from tools.lab.namespace import LabError, stop
 from tools.lab.network import Lab
@@ -228,12 +228,12 @@ class Testbed:
         return [peer["addresses"][0] for peer in json.loads(said)["peers"] if peer["state"] == "connected"]
 
     def memory(self) -> dict[str, int]:
-        """Proportional set size of each process of the server, shared memory in it (proc_pid_smaps(5)).
+        """Proportional set size of each process of the server, without files but with shared memory.
 
         The same processes each time: those of all spares are among them.
         """
         self.server.wait_for_spares()
-        return {name: proportional_bytes(pid) for name, pid in self.server.pids().items()}
+        return {name: written_bytes(pid) for name, pid in self.server.pids().items()}
 
     def reachable(self, addresses: Sequence[str]) -> int:
         """How many of them answer an echo request from the server's node."""

@@ -48,6 +48,8 @@ class Churn:
             SwarmClient(1, Invited(invited.name, server.host, server.port, key, pin, source), settings, time.time_ns())
             for source in sources
         ]
+        for client in self._clients[1:]:
+            client.seal = self._clients[0].seal  # they are one peer, with one session at a time
         self._session = time.time_ns()
         self._new_sessions = kind == "sessions"
         self._selector = selectors.DefaultSelector()

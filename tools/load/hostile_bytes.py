@@ -1,5 +1,7 @@
 """What a hostile peer sends: for each kind, a stretch of whole frames that is repeated for as long as it lasts.
 
+The frames are those without encryption: tools.load.swarm_seal makes sealed ones of them.
+
 Each kind is cheap for its sender and dear for the server in another stage. `full` is no attack: the full blocks of a
 peer that sends as much as it can, with which the others are compared.
 """
@@ -14,13 +16,16 @@ from typing import NamedTuple
 
 from pipeline.fec import shard
 from pipeline.packet.vnet import GSO_TCPV4, NEEDS_CSUM, VNET
+from pipeline.sealing import kinds
 from pipeline.wire import framing
 
+RUBBISH_BYTES = 20  # in place of a sealed block
 RUNS = 100_000  # different ones, so that most are not known to be copies
 SEGMENTS, SEGMENT_BYTES = 127, 512  # as many segments of a super-packet as are cut
 TCP_AT, TCP_CHECKSUM_AT = 20, 16  # in the super-packet
 FULL_PACKET_BYTES, FULL_PACKETS = 1400, 80
 FOREIGN_SOURCE = "192.0.2.1"  # RFC 5737, belongs to no peer
+UNKNOWN_TYPE = 0x7F
 DISCARD_PORT = 9  # RFC 863
 ICMP, TCP, UDP = 1, 6, 17
 
@@ -67,7 +72,20 @@ def _super_packet(source: str, target: str) -> bytes:
 def _runs(_: Target) -> bytes:
     draw = random.Random(1).getrandbits
     return b"".join(
-        shard.RUN.pack(shard.RUN_BYTES + 4, framing.RUN, draw(24) << 8, draw(32), 1, 0, 0, 1, 8, 0) + bytes(8)
+        shard.SEALED_RUN.pack(
+            shard.RUN_BYTES + RUBBISH_BYTES - framing.LENGTH.size,
+            framing.RUN,
+            draw(24) << 8 | kinds.COPIED,
+            draw(32),
+            1,
+            1,
+            0,
+            1,
+            RUBBISH_BYTES,
+            0,
+            0,
+        )
+        + bytes(RUBBISH_BYTES)
         for _ in range(RUNS)
     )
 
@@ -75,30 +93,23 @@ def _runs(_: Target) -> bytes:
 KINDS: dict[str, Callable[[Target], bytes]] = {
     "full": lambda at: _block(*[_udp(at.own, at.server, FULL_PACKET_BYTES)] * FULL_PACKETS),
     "run1": _runs,
-    "empty": lambda _: bytes(framing.LENGTH.size) * 4096,
+    "type": lambda _: framing.frame(UNKNOWN_TYPE) * 4096,
     "keep": lambda _: framing.KEEPALIVE_FRAME * 4096,
-    "rec1": lambda _: bytes(framing.LENGTH.size),
-    "data": lambda at: framing.frame(framing.DATA, _echo(FOREIGN_SOURCE, at.server)[VNET.size :]) * 512,
+    "one": lambda at: _block(_echo(FOREIGN_SOURCE, at.server)) * 512,
     "spoof": lambda at: _block(*[_echo(FOREIGN_SOURCE, at.server)] * framing.BLOCK_PACKETS_MAX),
     "echo": lambda at: _block(*[_echo(at.own, at.server)] * framing.BLOCK_PACKETS_MAX),
     "small": lambda at: _block(*[_udp(at.own, at.victim, 29)] * framing.BLOCK_PACKETS_MAX),
     "gso": lambda at: _block(_super_packet(at.own, at.sink)),
-    "bits": lambda at: _block(_udp(at.own, at.server, FULL_PACKET_BYTES)),
 }
 """The stretch of each kind.
 
 full     blocks of large packets for the server: what an honest peer sends
-run1     runs of 33 bytes, each the only shard of a block that is none
-empty    frames of length 0
+run1     copies of blocks of 20 bytes, which nobody can open
+type     frames of an unknown type
 keep     keepalives
-rec1     frames of length 0, one byte in each TLS record
-data     bare packets of 28 bytes with a source that is not the peer's
+one      blocks of one packet of 28 bytes with a source that is not the peer's
 spoof    blocks of 512 such packets
 echo     blocks of 512 echo requests, which the server's kernel answers
 small    blocks of 512 packets of 29 bytes for another peer
-bits     full packets, one byte in each TLS record
 gso      super-packets for a peer that accepts none, so that the server has to cut each into 127 segments
 """
-
-BYTES_IN_A_RECORD = {"rec1": 1, "bits": 1}
-"""Of the plaintext; all other kinds fill their TLS records."""

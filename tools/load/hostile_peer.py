@@ -22,15 +22,13 @@ from pipeline.config.values import parse_endpoint
 from pipeline.credentials import invitation
 from pipeline.errors import TunnelError
 from pipeline.transport.tls_context import client_context
-from pipeline.transport.tls_records import RECORD_BYTES
-from tools.load.hostile_bytes import BYTES_IN_A_RECORD, KINDS, Target
+from tools.load.hostile_bytes import KINDS, Target
 from tools.load.swarm_client import ESTABLISHED, Invited, SwarmClient, SwarmConnection, SwarmSettings
 
 DONE, FAILED = 0, 1
 ATTEMPTS_SECONDS = 30.0  # for all connections, within the limits on one address
 PAUSE_SECONDS = 0.1
 SEND_BYTES = 262144
-SEALED_AT_ONCE = 1 << 20
 
 
 class Attack(msgspec.Struct):
@@ -90,22 +88,15 @@ def _connect_one(peer: SwarmClient, index: int, until: float) -> SwarmConnection
         return None
 
 
-def seal(connection: SwarmConnection, stretch: bytes, size: int, record_bytes: int) -> bytes:
+def seal(connection: SwarmConnection, stretch: bytes, size: int) -> bytes:
     """`size` bytes of ciphertext or a little more, which begin at a frame."""
-    return b"".join(_sealed(connection, stretch, size, record_bytes))
+    return b"".join(_sealed(connection, stretch, size))
 
 
-def _sealed(connection: SwarmConnection, stretch: bytes, size: int, record_bytes: int) -> Iterator[bytes]:
+def _sealed(connection: SwarmConnection, stretch: bytes, size: int) -> Iterator[bytes]:
     made = 0
-    if record_bytes == RECORD_BYTES:
-        stretch *= max(1, SEALED_AT_ONCE // len(stretch))
     while made < size:
-        if record_bytes == RECORD_BYTES:
-            sealed = connection.seal(stretch)
-        else:
-            sealed = b"".join(
-                connection.seal(stretch[at : at + record_bytes]) for at in range(0, len(stretch), record_bytes)
-            )
+        sealed = connection.seal(stretch)
         made += len(sealed)
         yield sealed
 
@@ -146,9 +137,8 @@ def main(argv: list[str]) -> int:
         sink, _sink_connection = connect(options.sink, options.server, 1) if options.sink else (peer, [])
         at = Target(peer.addresses[0], options.inside, options.victim or options.inside, sink.addresses[0])
         stretch = KINDS[options.kind](at)
-        record_bytes = BYTES_IN_A_RECORD.get(options.kind, RECORD_BYTES)
         size = int(options.mb * 1e6 / options.connections)
-        made = [seal(each, stretch, size, record_bytes) for each in connections]
+        made = [seal(each, stretch, size) for each in connections]
     except (TunnelError, OSError, ValueError) as error:
         print(f"hostile peer: {error}", file=sys.stderr)
         return FAILED

@@ -28,11 +28,11 @@ from pipeline.wire import auth, framing, messages
 from pipeline.wire.block import lengths
 from pipeline.wire.handshake import AskProof, AskVerdict, ClientHandshake, Failed, Output, Send, Welcomed
 from tools.load.icmp_echo import answer, block_of
+from tools.load.swarm_seal import SealedRecords, SwarmSeal
 
 CONNECTING, HANDSHAKE, ESTABLISHED = "connecting", "handshake", "established"
 
 RECEIVE_BYTES = 65536
-COPIES_REMEMBERED = 64  # blocks of a stream; the copies of a block arrive within a round trip of each other
 
 
 class SwarmSettings(NamedTuple):
@@ -78,12 +78,13 @@ class SwarmConnection:
         )
         self._channel = TlsChannel(self.socket, client.settings.context, server=False, hostname=None)
         self._handshake = ClientHandshake(slot.hello(), invited.pin)
+        self._records: SealedRecords | None = None  # once the server has proved itself
         self._unsent = b""  # bytes that the socket has not accepted yet
         self._received = bytearray()
 
     @property
     def wants_write(self) -> bool:
-        in_tls = self.state is HANDSHAKE and self._channel.wants_write
+        in_tls = self.state is HANDSHAKE and self._records is None and self._channel.wants_write
         return self.state is CONNECTING or bool(self._unsent) or in_tls
 
     @property
@@ -120,7 +121,7 @@ class SwarmConnection:
                 else:
                     self._received += data
                 self._handle_frames(now)
-                if self.reads_nothing or not self._channel.pending:
+                if self.reads_nothing or self._records is not None or not self._channel.pending:
                     break
         except BlockingIOError:
             pass
@@ -137,11 +138,16 @@ class SwarmConnection:
                     transcript = auth.transcript(hello, challenge, certificate_hash)
                     if not auth.server_proved(self.client.invited.key, transcript, welcome):
                         raise PeerError("the server has not proved that it has our key")
+                    key = self.client.invited.key
+                    seal = self.client.seal
+                    self._records = seal.open_connection(hello, challenge, welcome, certificate_hash, key)
                     self.client.welcomed(welcome, now - self.dialled_ns)
                     self._carry_out(self._handshake.judge(""), now)
                 case Welcomed():
                     self.state, self.established_ns = ESTABLISHED, now
-                    self._received += output.rest
+                    if output.rest:
+                        raise PeerError("bytes in TLS behind the welcome")
+                    self._received += self._channel.detach()
                 case Failed():
                     raise PeerError(output.reason)
 
@@ -155,8 +161,8 @@ class SwarmConnection:
             pass
 
     def seal(self, data: bytes) -> bytes:
-        """The next records of the connection, to be sent by the caller."""
-        return self._channel.seal([data])
+        """The next records of the connection, to be sent by the caller. `data`: whole frames."""
+        return self._channel.seal([data]) if self._records is None else self._records.seal(data)
 
     def _flush(self) -> None:
         if self._unsent:
@@ -165,25 +171,15 @@ class SwarmConnection:
     def _receive(self) -> bytes:
         buffer = bytearray(RECEIVE_BYTES)
         with memoryview(buffer) as view:
-            count = self._channel.receive(view)
+            count = self._channel.receive(view, 1) if self._records is None else self.socket.recv_into(view)
         if not count:
             raise EOFError("closed by the server")
         return bytes(buffer[:count])
 
     def _handle_frames(self, now: int) -> None:
-        received = self._received
-        at = 0
-        while len(received) - at >= framing.LENGTH.size:
-            (length,) = framing.LENGTH.unpack_from(received, at)
-            if length > framing.LENGTH_LIMIT:
-                raise PeerError(f"frame of {length} bytes, at most {framing.LENGTH_LIMIT} allowed")
-            end = at + framing.LENGTH.size + length
-            if len(received) < end:
-                break
-            if length:
-                self.client.handle_frame(self, memoryview(bytes(received[at:end])), now)
-            at = end
-        del received[:at]
+        if self._records is not None:
+            for frame in self._records.take_frames(self._received):
+                self.client.handle_frame(self, frame, now)
 
     def overdue(self, now: int) -> str:
         """Why the connection is to be closed now; "" if it is not."""
@@ -220,6 +216,7 @@ class SwarmSlot:
             auth=messages.AUTH_KEY,
             key_id=auth.key_id(client.invited.key),
             nonce=secrets.token_bytes(messages.NONCE_BYTES),
+            key_share=client.seal.key_share,
         )
 
     def ended(self, connection: SwarmConnection, now: int) -> None:
@@ -247,6 +244,7 @@ class SwarmClient:
         self.invited = invited
         self.settings = settings
         self.session = session
+        self.seal = SwarmSeal()
         self.addresses: list[str] = []
         self.slots = [SwarmSlot(self, index) for index in range(settings.bulk_connections + settings.light_connections)]
         self.established = 0
@@ -254,7 +252,6 @@ class SwarmClient:
         self.other_packets = 0  # packets that are no echo requests
         self.handshakes_ns: list[int] = []
         """From dialling to the welcome, of each connection that was welcomed."""
-        self._seen: dict[int, list[int]] = {}  # block numbers, by stream
 
     @property
     def is_complete(self) -> bool:
@@ -282,21 +279,17 @@ class SwarmClient:
         """A frame on an established connection."""
         kind = frame[framing.LENGTH.size]
         if kind == framing.RUN:
-            _, _, stream, number, n, _, _, _, _, _ = shard.RUN.unpack_from(frame)
+            _, _, stream, number, n, _, _, _, _, _, _ = shard.SEALED_RUN.unpack_from(frame)
             if n != 1:
                 self.other_packets += 1
                 return
-            seen = self._seen.setdefault(stream, [])
-            if number in seen:
+            if not self.seal.is_new(stream, number):
                 return
-            seen.append(number)
-            del seen[:-COPIES_REMEMBERED]
-            frame, kind = frame[shard.RUN_BYTES :], framing.BLOCK
-        if kind == framing.BLOCK:
-            at, sizes = lengths(frame, 0, len(frame))
+            block = memoryview(self.seal.open(frame))
+            at, sizes = lengths(block, 0, len(block))
             replies = []
             for size in sizes:
-                reply = answer(bytes(frame[at + VNET_HEADER_BYTES : at + size]))
+                reply = answer(bytes(block[at + VNET_HEADER_BYTES : at + size]))
                 if reply:
                     replies.append(reply)
                 at += size
@@ -304,9 +297,3 @@ class SwarmClient:
             self.echoes += len(replies)
             if replies:
                 connection.send(block_of(replies), now)
-        elif kind == framing.DATA:
-            reply = answer(bytes(frame[framing.FRAME.size :]))
-            self.echoes += bool(reply)
-            self.other_packets += not reply
-            if reply:
-                connection.send(framing.frame(framing.DATA, reply), now)

@@ -30,6 +30,7 @@ SLOTS_AT_ONCE = 16  # of a ring in one step: then the heartbeat, and the other r
 
 _BLOCK_AT = layout.SLOT_HEADER_BYTES  # of a block in the decoded ring: no header will be put in front of it
 _LANE_BYTE_AT = 8  # of a run frame: the last byte of the stream's number holds the lane and the traffic class
+_N_AT, _M_AT = 13, 14  # of a run frame; n = 1 and m = 0 is a sealed block that has travelled whole: the tun worker's
 
 _frame_at = framing.FRAME.unpack_from
 
@@ -50,6 +51,8 @@ class Decoder:
         self._counters = attachment.page.counters
         self._codec = Codec()
         self._capacity = attachment.peer_table.capacity
+        self._sealed = attachment.settings.seals
+        self._lane_shift = 3 if self._sealed else 1
         self._recoveries = attachment.peer_table.recoveries[self._lane]
         self._bytes_limit = BYTES_LIMIT if self._capacity == 1 else BYTES_LIMIT_OF_MANY
         self._peers: dict[int, Reassembly] = {}  # by peer handle
@@ -89,7 +92,6 @@ class Decoder:
 
     def _add_runs(self, slot: memoryview, now: int) -> None:
         at, length, _, peer_handle = read_header(slot)
-        lane, lanes = self._lane, self._lanes
         end = at + length
         if end > len(slot) or peer_handle & PEER_INDEX_MASK >= self._capacity:
             self._counters[_SLOT_SPOILT] += 1
@@ -99,12 +101,18 @@ class Decoder:
             if at + 4 + length > end:
                 self._counters[_SLOT_SPOILT] += 1
                 return
-            if kind == framing.RUN:
-                is_short = length < _LANE_BYTE_AT  # it has no lane: the first worker counts it as malformed
-                if (0 if is_short else slot[at + _LANE_BYTE_AT] >> 1) % lanes == lane:
-                    reassembly = self._peers.get(peer_handle) or self._add_peer(peer_handle)
-                    reassembly.add_run(slot, at, length, now)
+            if kind == framing.RUN and self._is_ours(slot, at, length):
+                reassembly = self._peers.get(peer_handle) or self._add_peer(peer_handle)
+                reassembly.add_run(slot, at, length, now)
             at += 4 + length
+
+    def _is_ours(self, slot: memoryview, at: int, length: int) -> bool:
+        """Whether a run is for this decoder."""
+        if length < _M_AT:
+            return self._lane == 0  # it has no lane: the first worker counts it as malformed
+        if self._sealed and slot[at + _N_AT] == 1 and not slot[at + _M_AT]:
+            return False
+        return (slot[at + _LANE_BYTE_AT] >> self._lane_shift) % self._lanes == self._lane
 
     def _add_peer(self, peer_handle: int) -> Reassembly:
         """A new reassembly. That of an earlier session of the peer ends: else each session would use memory."""
@@ -112,7 +120,7 @@ class Decoder:
         for earlier in [each for each in self._peers if each < peer_handle and each & PEER_INDEX_MASK == index]:
             del self._peers[earlier]
         reassembly = self._peers[peer_handle] = Reassembly(
-            self._codec, self._counters, self._bytes_limit, self._torn_until_ns, self._recoveries, index
+            self._codec, self._counters, self._bytes_limit, self._torn_until_ns, self._recoveries, index, self._sealed
         )
         return reassembly
 
@@ -138,10 +146,15 @@ class Decoder:
                         idle.append(peer_handle)
                     break
                 slot = decoded.slot(done)
-                slot[_BLOCK_AT : _BLOCK_AT + len(block)] = block
-                write_header(slot, _BLOCK_AT, len(block), 0, peer_handle, reassembly.traffic_class)
+                at = _BLOCK_AT
+                if reassembly.header:
+                    at += len(reassembly.header)
+                    slot[_BLOCK_AT:at] = reassembly.header
+                end = at + len(block)
+                slot[at:end] = block
+                write_header(slot, _BLOCK_AT, end - _BLOCK_AT, 0, peer_handle, reassembly.traffic_class)
                 if self._shares is not None:
-                    packets = framing.scan(slot, _BLOCK_AT, _BLOCK_AT + len(block), framing.LENGTH_LIMIT)
+                    packets = framing.scan(slot, _BLOCK_AT, end, framing.LENGTH_LIMIT)
                     self._shares.add(peer_handle, len(block) + packets[-1])
                 done += 1
         for peer_handle in idle:

@@ -16,6 +16,8 @@ block the number that its predecessor gave it.
 
 from __future__ import annotations
 
+from os import urandom
+
 from pipeline.counters import ID
 from pipeline.fec import shard, stripe
 from pipeline.fec.codec import Codec
@@ -34,6 +36,7 @@ SIZES_KEPT = 4096
 """Cuts that are kept: one for each size of a block, parity and number of connections."""
 
 _pack_run_header = shard.RUN.pack_into
+_sealed_run_at = shard.SEALED_RUN.unpack_from
 _REST_BYTES = shard.RUN_BYTES - framing.LENGTH.size  # of a run's header, behind the length field
 
 _START_MIN = layout.SLOT_RUN_HEADERS_END  # of a block, behind the headers of its runs
@@ -56,6 +59,8 @@ class Encoder:
         self._links = LinkView(attachment)
         self._codec = Codec()
         run, lane = int(attachment.plan.run_id, 16), attachment.worker.lane
+        self._sealed = attachment.settings.seals
+        self._least = 2 if self._sealed else 1  # copies of a sealed block would be equal on the wire
         self._streams = [
             {
                 traffic_class: shard.stream(run ^ index, lane, traffic_class)
@@ -100,25 +105,32 @@ class Encoder:
             return
         links = self._links
         parity = links.parity(peer)
-        if not parity or number == NO_NUMBER:
+        if not parity or number == NO_NUMBER or (self._sealed and size <= shard.RUN_BYTES):
             clear_run_table(slot)
             return
         connections = (
             links.light_connections(peer) if traffic_class == framing.LIGHT else links.bulk_connections(peer)
         ) or self._own_connection
+        if self._sealed:
+            _, _, stream, number, _, _, _, _, size, epoch, _ = _sealed_run_at(slot, start)
+            content = epoch << 16  # its tag is worth more than a checksum
+            start += shard.RUN_BYTES
+        else:
+            stream, content = streams[traffic_class], 0
         n, m, shard_bytes = self._cut(size, parity, len(connections))
         if n == 1:
-            checksum, step = 0, 0  # the shards are copies: each is the block itself
+            step = 0  # the shards are copies: each is the block itself
             runs = [(*connections[(number + copy) % len(connections)], copy, 1) for copy in range(1 + m)]
         else:
             step = shard_bytes
             end = start + n * shard_bytes
-            slot[start + size : end] = bytes(end - start - size)
+            slot[start + size : end] = (urandom if self._sealed else bytes)(end - start - size)
             area = slot[start : end + m * shard_bytes]
             self._codec.encode(area, n, m, shard_bytes)
-            checksum = self._codec.checksum(area, n, m, shard_bytes)
+            if not self._sealed:
+                content = self._codec.checksum(area, n, m, shard_bytes)
             runs = stripe.spread(n + m, shard_bytes, connections, number)
-        _write_runs(slot, runs, (streams[traffic_class], number, n, m, size, checksum), start, step, shard_bytes)
+        _write_runs(slot, runs, (stream, number, n, m, size, content), start, step, shard_bytes)
         write_run_count(slot, len(runs), m, connections[number % len(connections)][0])
         counters = self._counters
         counters[_BLOCKS_CODED] += 1
@@ -132,7 +144,7 @@ class Encoder:
         if cut is None:
             if len(self._cuts) >= SIZES_KEPT:
                 self._cuts.clear()
-            n = shard.data_shards(size, self._data_shards)
+            n = max(self._least, shard.data_shards(size, self._data_shards))
             parity = min(parity, self._parity_shards)
             m = shard.parity_shards(n, parity, connections) if n > 1 else min(1, connections - 1)
             cut = self._cuts[key] = n, m, shard.shard_bytes(size, n, m)
@@ -148,12 +160,12 @@ def _write_runs(
     shard_bytes: int,
 ) -> None:
     """Write the frame header and the table row of each run. Shard i begins at start + i * step."""
-    stream, number, n, m, size, checksum = block
+    stream, number, n, m, size, content = block
     row_at, header_at = layout.SLOT_RUN_TABLE_AT, layout.SLOT_RUN_HEADERS_AT
     for consumer, ordinal, first, count in runs:
         length = count * shard_bytes
         rest = _REST_BYTES + length
-        _pack_run_header(slot, header_at, rest, framing.RUN, stream, number, n, m, first, count, size, checksum)
+        _pack_run_header(slot, header_at, rest, framing.RUN, stream, number, n, m, first, count, size, content)
         write_run(slot, row_at, consumer, ordinal, count, header_at, start + first * step, length)
         row_at += layout.RUN_ROW_BYTES
         header_at += layout.RUN_HEADER_STRIDE

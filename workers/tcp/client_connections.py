@@ -1,8 +1,8 @@
 """The connections of a client's tcp worker: dialed, welcomed by the server, replaced when they end.
 
 The dialer makes them. A connection whose network has changed beneath it, or that stalls, is dialed anew although it
-stands (workers.tcp.underlay_check). So is one that has carried much under one key (workers.tcp.connection_checks). The
-new one takes its place when it is established.
+stands (workers.tcp.underlay_check). So is one of compat that has carried much under one key of TLS
+(workers.tcp.connection_checks). The new one takes its place when it is established.
 """
 
 from __future__ import annotations

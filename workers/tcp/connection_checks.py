@@ -1,4 +1,7 @@
-"""When a connection has to end: too long in its handshake, too long silent, too much under one key."""
+"""When a connection has to end: too long in its handshake, too long silent, too much under one key.
+
+The last is for connections that stay in TLS, those of compat. Sealed ones change their keys as they go on.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ class Timeouts(NamedTuple):
 
 
 def rekey_due(connection: Connection) -> bool:
-    """Whether a client's connection with TLS has carried so much that it is replaced by one with new keys.
+    """Whether a client's connection in TLS has carried so much that it is replaced by one with new keys.
 
     The limit of each dial slot is a little lower than that of the slot before it. So connections that carry equal
     amounts are not replaced at one time.
@@ -52,10 +55,10 @@ def rekey_due(connection: Connection) -> bool:
 
 
 def key_worn_out(connection: Connection) -> bool:
-    """Whether a connection with TLS has carried all that its keys are good for: it ends, replaced or not."""
+    """Whether a connection in TLS has carried all that its keys are good for: it ends, replaced or not."""
     return _bytes_under_one_key(connection) > BYTES_UNDER_ONE_KEY_MAX
 
 
 def _bytes_under_one_key(connection: Connection) -> int:
-    """The higher count of the two directions; 0 without TLS."""
+    """The higher count of the two directions; 0 where TLS is over, or never was."""
     return 0 if connection.channel is None else max(connection.send.byte_count, connection.receive.byte_count)

@@ -336,6 +336,9 @@ class ConnectionManager(ABC):
             self.close(connection, "its session has ended: there is a newer one, or the peer was revoked")
         elif unread or self.peers[connection.peer].paused or connection in self.peers[connection.peer].readable:
             connection.receive.last_ns = now  # the silence is our own fault
+        elif connection.receive.scanner is not None and self._established.is_rubbish(connection):
+            self._counters[ID["tcp.closed_unopened"]] += 1
+            self.close(connection, "none of its blocks can be opened")
         elif self._timeouts.silence_expired(connection, now):
             self._counters[ID["tcp.connections_timed_out"]] += 1
             self.close(connection, f"nothing received for {self._settings.timeout:g} s")

@@ -13,6 +13,9 @@ from pipeline.transport.connection_list import ConnectionList
 from workers.tcp.link_publisher import LinkPublisher
 from workers.tcp.peer_receiver import PeerReceiver
 
+UNOPENED_MAX = 64
+"""Blocks in a row that the tun workers could not open: more than a few that are late for their epoch or session."""
+
 REPLACED = "replaced: the client has dialed it again"
 
 
@@ -76,6 +79,7 @@ class EstablishedConnections:
 
     def add(self, connection: Connection) -> None:
         self.by_fd[connection.fd] = connection
+        connection.receive.unopened_before = self._unopened(connection)
         self._list.add(connection)
         self.peers[connection.peer].add(connection)
         if not self.has_several_peers:
@@ -89,6 +93,14 @@ class EstablishedConnections:
         connection.abort()
         self.peers[connection.peer].remove(connection)
         self._kick_sender()
+
+    def is_rubbish(self, connection: Connection) -> bool:
+        """Whether the last UNOPENED_MAX blocks of a connection could not be opened."""
+        return self._unopened(connection) - connection.receive.unopened_before >= UNOPENED_MAX
+
+    def _unopened(self, connection: Connection) -> int:
+        serial, count = self._table.unopened(connection.peer, self._lane)
+        return count if serial == connection.serial else 0
 
     def close_retired(self) -> None:
         self._list.close_retired()

@@ -63,6 +63,9 @@ class FrameReader:
         slot = port.slot()
         end = self._end
         frame_end = connection.receive.frame_end
+        scanner = connection.receive.scanner
+        if scanner is not None and scanner.ended:
+            return 0
         if connection.channel is not None:
             until = FRAMES_AT + frame_end if frame_end else len(slot)
             received = connection.channel.receive(slot[end:until])
@@ -128,7 +131,8 @@ class FrameReader:
         slot = self._port.slot()
         end = self._end
         most = framing.UNBOUNDED if self.shares is None else SLOT_CHARGE
-        whole, frame_end, frames, runs, bare, charged = framing.scan(slot, FRAMES_AT, end, self._limit, most)
+        scan = framing.scan if state.scanner is None else state.scanner.scan
+        whole, frame_end, frames, runs, bare, charged = scan(slot, FRAMES_AT, end, self._limit, most)
         state.has_frames = charged >= most
         if state.learner is not None:
             frame_end = 0  # the rest of an unfinished frame must not be published without a look at the whole
@@ -181,7 +185,12 @@ class FrameReader:
 
     def _publish_one(self, slot: memoryview, end: int, connection: Connection) -> None:
         """Publish the one frame in a slot."""
-        if self.shares is None:
+        scanner = connection.receive.scanner
+        if scanner is not None:
+            _, _, frames, runs, bare, charged = scanner.scan(slot, FRAMES_AT, end, self._limit)
+            self.bare += bare
+            self._publish(slot, end, connection, frames, runs, charged)
+        elif self.shares is None:
             self._publish(slot, end, connection, 1, slot[_TYPE_AT] == framing.RUN, 0)
         else:
             _, _, _, runs, bare, charged = framing.scan(slot, FRAMES_AT, end, self._limit)
@@ -193,7 +202,13 @@ class FrameReader:
     ) -> None:
         state = connection.receive
         write_header(
-            slot, FRAMES_AT, end - FRAMES_AT, state.stamped_lane, connection.peer_handle, connection.traffic_class
+            slot,
+            FRAMES_AT,
+            end - FRAMES_AT,
+            state.stamped_lane,
+            connection.peer_handle,
+            connection.traffic_class,
+            connection=connection.serial,
         )
         self._port.advance_one(bool(runs))
         if self.shares is not None:

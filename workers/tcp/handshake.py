@@ -26,7 +26,10 @@ from pipeline.errors import LocalError
 from pipeline.log import LOG, printable
 from pipeline.runtime.client_hello import client_hello
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.runtime.supervisor_channel import HandshakeAnswer, Request, SupervisorChannel, WelcomeReport
+from pipeline.runtime.supervisor_channel import HandshakeAnswer, Request, Seal, SupervisorChannel, WelcomeReport
+from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
+from pipeline.sealing.key_schedule import HeaderSecret
+from pipeline.sealing.records import RecordScanner, RecordWriter
 from pipeline.transport import failure_words
 from pipeline.transport.connection import Connection
 from pipeline.transport.tls_channel import TlsChannel
@@ -187,7 +190,7 @@ class ServerHandshaker(_Handshaker):
         except OSError as error:  # the client has ended the connection while the supervisor decided
             return Failed(Cause.CLOSED, failure_words.of_error(error))
         connection.peer_handle = answer["peer_handle"]
-        return outcome
+        return _seal(connection, outcome, answer.get("seal"))
 
     def _make_channel(self, connection: Connection, context: TlsContext) -> TlsChannel:
         handshake = connection.handshake
@@ -227,6 +230,7 @@ class ClientHandshaker(_Handshaker):
             hello = client_hello(settings, self._key_id, connection.dial_index, nonce)
             connection.traffic_class = hello.traffic_class
             connection.handshake = ClientHandshake(hello, self._pin)
+            connection.records_at_once = 1
         return self.step(connection)
 
     def answered(self, connection: Connection, answer: HandshakeAnswer) -> Outcome:
@@ -234,7 +238,8 @@ class ClientHandshaker(_Handshaker):
             if not isinstance(handshake, ClientHandshake):
                 raise _unasked(connection)
             if "distrust" in answer:
-                return self._carry_out(connection, handshake.judge(answer["distrust"]))
+                outcome = self._carry_out(connection, handshake.judge(answer["distrust"]))
+                return _seal(connection, outcome, answer.get("seal"))
             if "proof" not in answer:
                 raise _unasked(connection)
             if answer["refusal"]:
@@ -246,6 +251,20 @@ class ClientHandshaker(_Handshaker):
 
     def _make_channel(self, connection: Connection, context: TlsContext) -> TlsChannel:
         return TlsChannel(connection.socket, context, server=False, hostname=self._server_name)
+
+
+def _seal(connection: Connection, outcome: Outcome, seal: Seal | None) -> Outcome:
+    """The handshake is over: where blocks are sealed, TLS has done its part."""
+    if seal is None or not isinstance(outcome, Welcomed):
+        return outcome
+    if outcome.rest:
+        return Failed(Cause.INVALID, "bytes in TLS behind the handshake")
+    send, receive = (HeaderSecret(bytes.fromhex(each)) for each in (seal["send"], seal["receive"]))
+    suite = seal["suite"]
+    rest = connection.begin_sealing(
+        RecordWriter(HeaderSealer(suite, send)), RecordScanner(HeaderOpener(suite, receive))
+    )
+    return outcome._replace(rest=rest)
 
 
 def _request(connection: Connection, question: Question, lane: int) -> Request:

@@ -21,6 +21,7 @@ from pipeline.shm.layout import LINK_ESTABLISHED, RECORD_WORDS, SENT_DROPPED
 from pipeline.transport.connection import Connection
 from pipeline.transport.connection_list import ConnectionList
 from workers.tcp.peer_sender import PeerSender
+from workers.tcp.sealed_queue import SealedSendQueue
 from workers.tcp.send_queue import SendItem, SendQueue
 
 _DROPPED_PARTIAL = ID["tcp.dropped_partial"]
@@ -68,7 +69,7 @@ class OutboundPeers:
         """Make the queues those of the connections that are established now, and move the items of the others."""
         self._connection_list.seen_version = self._connection_list.version
         established = self._connection_list.established
-        queues = {connection: self.queues.get(connection) or SendQueue(connection) for connection in established}
+        queues = {connection: self.queues.get(connection) or _queue_for(connection) for connection in established}
         ended = [queue for connection, queue in self.queues.items() if connection not in queues]
         of_handles: dict[int, list[SendQueue]] = {queue.connection.peer_handle: [] for queue in ended}
         for queue in queues.values():
@@ -170,3 +171,8 @@ class OutboundPeers:
 
     def _update_rate(self, peer: PeerSender, now: int) -> None:
         peer.bucket.update(self._table.rate(peer.peer), self._table.sent_elsewhere(peer.peer, self._lane), now)
+
+
+def _queue_for(connection: Connection) -> SendQueue:
+    writer = connection.send.writer
+    return SendQueue(connection) if writer is None else SealedSendQueue(connection, writer)

@@ -8,7 +8,8 @@ A send item is a reference into a slot, and its bytes are sent from there. The s
 skipped or moved elsewhere. An item can be copied out of its slot (`workers.tcp.backlog`), so that the slot need not
 wait for it.
 
-With TLS an item counts as sent once it is sealed: its ciphertext waits in `unsent_tail`, and its slot goes on.
+In TLS, which is compat's, an item counts as sent once it is sealed: its ciphertext waits in `unsent_tail`, and its slot
+goes on.
 
 Owned by the outbound duty.
 """
@@ -24,7 +25,7 @@ from pipeline.transport.connection import Connection
 
 BURST_VIEWS = 64  # pieces in one sendmsg; IOV_MAX is 1024 (linux/uio.h)
 BURST_BYTES = 262144  # and their bytes: more would not fit a socket's unsent limit anyway
-SEAL_BYTES = 65536  # the limit with TLS: sealed bytes stand ahead of all that comes later
+SEAL_BYTES = 65536  # the limit in TLS: sealed bytes stand ahead of all that comes later
 
 
 class ItemSource(Protocol):

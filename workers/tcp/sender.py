@@ -27,7 +27,6 @@ from pipeline.counters import ID
 from pipeline.runtime.worker import DONE, MORE, NOTHING, Attachment
 from pipeline.shm.layout import SENT_BYTES
 from pipeline.transport.connection_list import ConnectionList
-from pipeline.wire import framing
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.ring_scanner import RingScanner
 from workers.tcp.send_queue import SendQueue
@@ -188,7 +187,7 @@ class Sender:
         """Send a keepalive on an idle connection, or what its TLS channel has to send, if one is due."""
         connection = queue.connection
         if now - connection.send.last_ns >= self._keepalive_ns:
-            keepalive = connection.seal(framing.KEEPALIVE_FRAME)
+            keepalive = connection.keepalive()
             queue.put_control(keepalive)
             connection.send.keepalive_bytes += len(keepalive)
             self._counters[_KEEPALIVES_SENT] += 1

@@ -13,6 +13,8 @@ Owned by the outbound duty.
 
 from __future__ import annotations
 
+from collections import deque
+
 from pipeline.counters import ID
 from pipeline.packet import ip
 from pipeline.packet.route_table import NO_PEER, RouteTable
@@ -26,8 +28,9 @@ from pipeline.wire import framing
 from workers.tun.burst import Burst
 from workers.tun.finisher import OffloadFinisher
 from workers.tun.light_packer import LightPacker
-from workers.tun.open_block import FULL_AT, OpenBlock
+from workers.tun.open_block import FULL_AT, OpenBlock, outbound_blocks
 from workers.tun.packer import BULK_FULL, LIGHT_FULL
+from workers.tun.sealing import BlockSealing
 
 _BODY_AT = layout.SLOT_BODY_AT
 _NO_PEER = ID["tun.dropped_no_peer"]
@@ -37,25 +40,34 @@ _RING_FULL = ID["tun.dropped_ring_full"]
 class BulkPacker:
     """A Packer. The next packet is read to `_slot`, from `_at` on."""
 
-    def __init__(self, attachment: Attachment) -> None:
+    def __init__(
+        self, attachment: Attachment, sealing: BlockSealing | None = None, owed: deque[int] | None = None
+    ) -> None:
+        self._owed = owed  # peers that are owed a block, even an empty one: see BlockOpening
         self._links = LinkView(attachment)
-        self._burst = Burst(attachment, self._links)
+        maker = outbound_blocks(attachment.peer_table.numbers[attachment.worker.lane], sealing)
+        self._burst = Burst(attachment, self._links, maker)
         self._open = self._burst.open
-        self._light = LightPacker(attachment, self._links)
+        self._light = LightPacker(attachment, self._links, sealing)
         self._finisher = OffloadFinisher(attachment, self._links)
         self._route_reader = RouteReader(attachment.peer_table)
         self._routes = RouteTable()
         self._counters = attachment.page.counters
         self._next_port = self._burst.plain  # the port in which the next block will most likely begin
-        self._slot_buffers = {
-            port: [[slot[_BODY_AT : _BODY_AT + PACKET_BYTES_MAX]] for slot in port.slots] for port in self._burst.ports
-        }
         self._scratch = memoryview(bytearray(_BODY_AT + PACKET_BYTES_MAX))
         self._slot = self._scratch
         self._at = _BODY_AT
         self._last: OpenBlock | None = None  # the block that the last packet went into, unless it is full
 
     # -- before a burst
+
+    def acknowledge(self) -> int:
+        owed = self._owed
+        if not owed:
+            return 0
+        while owed and self._burst.begin_block(owed[0]) is not None:
+            owed.popleft()
+        return self._burst.hand_on()
 
     def begin_burst(self) -> int:
         if self._route_reader.has_changed():
@@ -83,15 +95,14 @@ class BulkPacker:
     def next_buffers(self) -> list[memoryview] | None:
         last = self._last
         if last is not None:
-            slot = self._slot = last.slot
+            slot = self._slot = last.buffer
             at = self._at = last.end
             return [slot[at : at + PACKET_BYTES_MAX]]
-        port = self._next_port
-        used = self._burst.used[port]
-        if used >= self._burst.slots_max or used >= port.ready():
+        buffer = self._burst.next_buffer(self._next_port)
+        if buffer is None:
             return None
-        self._slot, self._at = port.slot(used), _BODY_AT
-        return self._slot_buffers[port][port.index(used)]
+        self._slot, self._at = buffer, _BODY_AT
+        return [buffer[_BODY_AT : _BODY_AT + PACKET_BYTES_MAX]]
 
     def scratch_buffers(self) -> list[memoryview]:
         self._slot, self._at = self._scratch, _BODY_AT
@@ -154,8 +165,8 @@ class BulkPacker:
                 self._next_port = block.port
             self._last = block
         end = block.end
-        if block.slot is not slot or end != at:
-            block.slot[end : end + length] = slot[at : at + length]
+        if block.buffer is not slot or end != at:
+            block.buffer[end : end + length] = slot[at : at + length]
         block.lengths.append(length)
         block.end = end = end + length
         if end > FULL_AT or len(block.lengths) == framing.BLOCK_PACKETS_MAX:

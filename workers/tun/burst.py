@@ -9,17 +9,17 @@ from __future__ import annotations
 from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.port import Port
 from pipeline.runtime.worker import Attachment
-from pipeline.shm.layout import NUMBER_CODED, NUMBER_PACKETS, PEER_INDEX_MASK, RECORD_WORDS
-from pipeline.shm.slot import next_block_number
+from pipeline.shm.layout import NUMBER_PACKETS, PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.wire import framing
-from workers.tun.open_block import OpenBlock
+from workers.tun.open_block import BlockMaker, OpenBlock
 from workers.tun.packer import BURST_SLOTS
 
 
 class Burst:
     """The blocks begun since the last hand_on(). `open`: by peer handle, those that take more packets."""
 
-    def __init__(self, attachment: Attachment, links: LinkView) -> None:
+    def __init__(self, attachment: Attachment, links: LinkView, maker: BlockMaker) -> None:
+        self._maker = maker
         (self.plain,) = attachment.ports("outbound", "plain")
         self._coded = next(iter(attachment.ports("outbound", "coded")), None)
         self.ports = [port for port in (self.plain, self._coded) if port is not None]
@@ -35,6 +35,13 @@ class Burst:
         """The port in which a block for this peer begins."""
         return self._coded if self._coded is not None and self._links.parity(peer) else self.plain
 
+    def next_buffer(self, port: Port) -> memoryview | None:
+        """Where the packets of the next block would be gathered, if it begins in this port; None if no slot is free."""
+        used = self.used[port]
+        if used >= self.slots_max or used >= port.ready():
+            return None
+        return self._maker.buffer(port.slot(used), len(self._blocks))
+
     def begin_block(self, peer_handle: int) -> OpenBlock | None:
         """A new open block for a peer; None if no slot is free."""
         peer = peer_handle & PEER_INDEX_MASK
@@ -43,11 +50,15 @@ class Burst:
         if used >= self.slots_max or used >= port.ready():
             return None
         self.used[port] = used + 1
-        number = 0
-        if port is self._coded:
-            number = next_block_number(self._numbers, peer * RECORD_WORDS + NUMBER_CODED)
+        slot = port.slot(used)
         block = self.open[peer_handle] = OpenBlock(
-            port, port.slot(used), self._links.bulk_consumer(peer), peer_handle, framing.BULK, number
+            port,
+            slot,
+            self._maker.buffer(slot, len(self._blocks)),
+            self._links.bulk_consumer(peer),
+            peer_handle,
+            framing.BULK,
+            port is self._coded,
         )
         self._blocks.append(block)
         return block
@@ -58,7 +69,7 @@ class Burst:
         if not blocks:
             return 0
         for block in blocks:
-            block.seal()
+            self._maker.finish(block)
             if self._counts_packets:
                 peer = block.peer_handle & PEER_INDEX_MASK
                 self._numbers[peer * RECORD_WORDS + NUMBER_PACKETS] += len(block.lengths)

@@ -34,6 +34,9 @@ class CompatHubPacker:
 
     # -- before a burst
 
+    def acknowledge(self) -> int:
+        return 0
+
     def begin_burst(self) -> int:
         if self._route_reader.has_changed():
             self._route_reader.read_into(self._routes)

@@ -37,6 +37,9 @@ class CompatPacker:
 
     # -- before a burst
 
+    def acknowledge(self) -> int:
+        return 0
+
     def begin_burst(self) -> int:
         return 0 if self._next_port.ready() else BULK_FULL
 

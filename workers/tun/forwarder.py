@@ -16,11 +16,11 @@ from pipeline.policy.ring_shares import RingShares
 from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.tun import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, USO
 from pipeline.runtime.worker import Attachment
-from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
-from pipeline.shm.slot import NO_NUMBER, next_block_number
+from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.wire import charge, framing
 from workers.tun.late_charges import LateCharges
-from workers.tun.open_block import FULL_AT, OpenBlock
+from workers.tun.open_block import FULL_AT, OpenBlock, transit_blocks
+from workers.tun.sealing import BlockSealing
 
 NEEDED_OFFLOADS = {
     GSO_NONE: TUN_F_CSUM,
@@ -50,14 +50,14 @@ _FORWARDED = ID["tun.packets_forwarded"]
 class Forwarder:
     """The blocks begun since the last flush(): at most one open block for each peer handle and traffic class."""
 
-    def __init__(self, attachment: Attachment) -> None:
+    def __init__(self, attachment: Attachment, sealing: BlockSealing | None = None) -> None:
         (self._port,) = attachment.ports("inbound", "transit")
         self._shares = RingShares(self._port.ring.capacity, TRANSIT_GREED)
         self._charges = LateCharges(attachment)
         self._segments = 0  # made of
         self._slot: memoryview | None = None
         self._links = LinkView(attachment)
-        self._numbers = attachment.peer_table.transit_numbers[attachment.worker.lane]
+        self._maker = transit_blocks(attachment.peer_table.transit_numbers[attachment.worker.lane], sealing)
         self._counters = attachment.page.counters
         self._blocks: list[OpenBlock] = []
         self._senders: list[int] = []  # of the first packet of each
@@ -91,7 +91,7 @@ class Forwarder:
             self._counters[_TRANSIT_FULL] += 1
             return
         end = block.end + len(packet)
-        block.slot[block.end : end] = packet
+        block.buffer[block.end : end] = packet
         block.lengths.append(len(packet))
         block.end = end
         self._counters[_FORWARDED] += 1
@@ -106,15 +106,18 @@ class Forwarder:
             return None
         self._shares.add(sender, 0)
         peer = peer_handle & PEER_INDEX_MASK
-        number = NO_NUMBER
-        if self._links.parity(peer):
-            # the word of traffic class c is TRANSIT_NUMBER_BULK or TRANSIT_NUMBER_LIGHT
-            number = next_block_number(self._numbers, peer * RECORD_WORDS + traffic_class)
         consumer = self._links.bulk_consumer(peer)
         if traffic_class == framing.LIGHT:
             consumer = self._links.light_consumer(peer, consumer)
+        slot = self._port.slot(ahead)
         block = self._open[peer_handle, traffic_class] = OpenBlock(
-            self._port, self._port.slot(ahead), consumer, peer_handle, traffic_class, number
+            self._port,
+            slot,
+            self._maker.buffer(slot, ahead),
+            consumer,
+            peer_handle,
+            traffic_class,
+            self._links.parity(peer) > 0,
         )
         self._blocks.append(block)
         self._senders.append(sender)
@@ -126,7 +129,7 @@ class Forwarder:
         if not blocks:
             return
         for block, sender in zip(blocks, self._senders, strict=True):
-            block.seal()
+            self._maker.finish(block)
             self._charges.add(sender, charge.FORWARD * len(block.lengths))
         self._port.advance(len(blocks))
         blocks.clear()

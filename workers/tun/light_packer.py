@@ -14,10 +14,15 @@ from pipeline.fec import shard
 from pipeline.packet.flow_classifier import FlowClassifier
 from pipeline.runtime.link_view import ConnectionRef, LinkView
 from pipeline.runtime.worker import Attachment
+from pipeline.sealing import kinds
+from pipeline.sealing.aead import TAG_BYTES
 from pipeline.shm import layout
 from pipeline.shm.layout import NUMBER_LIGHT, PEER_INDEX_MASK, RECORD_WORDS
-from pipeline.shm.slot import next_block_number, read_header, seal_block, write_run, write_run_count
+from pipeline.shm.slot import next_block_number, read_header, seal_block, write_header, write_run, write_run_count
 from pipeline.wire import framing
+from pipeline.wire.block import SEALED_PREFIXES
+from workers.tun.open_block import NOBODY, SEALED_START
+from workers.tun.sealing import BlockSealing
 
 COPIES_MAX = 2
 """Copies beyond the first: with three connections, 2 % of losses and 50 packets a second, one of 10 000 is late."""
@@ -30,7 +35,7 @@ _COPIES = ID["tun.copies_added"]
 class LightPacker:
     """Stage 0 of the lane's light ring. The open slot is for the peer `_peer_handle`; its packets end at `_end`."""
 
-    def __init__(self, attachment: Attachment, links: LinkView) -> None:
+    def __init__(self, attachment: Attachment, links: LinkView, sealing: BlockSealing | None = None) -> None:
         (self._port,) = attachment.ports("outbound", "light")
         self._counters = attachment.page.counters
         self._flows = FlowClassifier(self._is_empty)
@@ -39,6 +44,8 @@ class LightPacker:
         self._stream = shard.stream(int(attachment.plan.run_id, 16), attachment.worker.lane, framing.LIGHT)
         self._numbers = attachment.peer_table.numbers[attachment.worker.lane]
         self._slot_bytes = self._port.ring.slot_bytes
+        self._sealing = sealing
+        self._private = None if sealing is None else memoryview(bytearray(self._slot_bytes))
         self._lengths: list[int] = []
         self._end = layout.SLOT_BODY_AT
         self._peer_handle = 0
@@ -61,7 +68,8 @@ class LightPacker:
             self._flows.demote_last()  # the whole flow: else its packets would overtake each other
             return False
         end = self._end + length
-        self._port.slot()[self._end : end] = slot[at : at + length]
+        buffer = self._port.slot() if self._private is None else self._private
+        buffer[self._end : end] = slot[at : at + length]
         self._end = end
         self._lengths.append(length)
         return True
@@ -73,15 +81,19 @@ class LightPacker:
             return
         port, links, counters = self._port, self._links, self._counters
         peer = self._peer_handle & PEER_INDEX_MASK
-        slot = port.slot()
-        seal_block(slot, lengths, self._end, links.light_consumer(peer, links.bulk_consumer(peer)), self._peer_handle)
+        consumer = links.light_consumer(peer, links.bulk_consumer(peer))
         copies = 0
+        connections: tuple[ConnectionRef, ...] = ()
         if self._may_copy:
             connections = links.light_connections(peer)
-            copies = min(links.parity(peer), COPIES_MAX, len(connections) - 1)
-        if copies > 0:
-            self._write_copies(slot, 1 + copies, connections)
-            counters[_COPIES] += copies
+            copies = max(0, min(links.parity(peer), COPIES_MAX, len(connections) - 1))
+        if self._private is None:
+            seal_block(port.slot(), lengths, self._end, consumer, self._peer_handle)
+            if copies:
+                self._write_copies(port.slot(), 1 + copies, connections)
+        else:
+            copies = self._seal(port.slot(), self._private, consumer, copies, connections)
+        counters[_COPIES] += copies
         counters[_BLOCKS] += 1
         counters[_PACKETS] += len(lengths)
         lengths.clear()
@@ -96,8 +108,45 @@ class LightPacker:
         at = (self._peer_handle & PEER_INDEX_MASK) * RECORD_WORDS + NUMBER_LIGHT
         number = next_block_number(self._numbers, at)
         shard.RUN.pack_into(slot, start, length - 4, framing.RUN, self._stream, number, 1, times - 1, 0, 1, size, 0)
-        for row in range(times):
-            consumer, ordinal = connections[(number + row) % len(connections)]
-            row_at = layout.SLOT_RUN_TABLE_AT + layout.RUN_ROW_BYTES * row
-            write_run(slot, row_at, consumer, ordinal, 1, 0, start, length)
-        write_run_count(slot, times, times - 1, connections[number % len(connections)][0])
+        _write_rows(slot, number, times, connections, start, 0, length)
+
+    def _seal(
+        self,
+        slot: memoryview,
+        buffer: memoryview,
+        consumer: int,
+        copies: int,
+        connections: tuple[ConnectionRef, ...],
+    ) -> int:
+        """Seal the block into its slot, once for each copy. The copies beyond the first for which there was room."""
+        lengths, sealing = self._lengths, self._sealing
+        assert sealing is not None
+        prefix = SEALED_PREFIXES[len(lengths)]
+        start = layout.SLOT_BODY_AT - prefix.size
+        prefix.pack_into(buffer, start, sealing.acknowledged(self._peer_handle), len(lengths), *lengths)
+        plaintext = buffer[start : self._end]
+        room = (self._slot_bytes - SEALED_START) // (shard.RUN_BYTES + len(plaintext) + TAG_BYTES)
+        times = min(1 + copies, room)
+        kind = kinds.COPIED if times > 1 else kinds.LIGHT
+        number, length = sealing.seal(slot, SEALED_START, self._peer_handle, kind, plaintext, len(lengths), times)
+        write_header(slot, SEALED_START, length, consumer if length else NOBODY, self._peer_handle)
+        if times > 1 and length:
+            _write_rows(slot, number, times, connections, SEALED_START, length, length)
+        return times - 1
+
+
+def _write_rows(
+    slot: memoryview,
+    number: int,
+    times: int,
+    connections: tuple[ConnectionRef, ...],
+    start: int,
+    step: int,
+    length: int,
+) -> None:
+    """Give so many copies of a block to as many connections. Copy i begins at start + i * step."""
+    for row in range(times):
+        consumer, ordinal = connections[(number + row) % len(connections)]
+        row_at = layout.SLOT_RUN_TABLE_AT + layout.RUN_ROW_BYTES * row
+        write_run(slot, row_at, consumer, ordinal, 1, 0, start + row * step, length)
+    write_run_count(slot, times, times - 1, connections[number % len(connections)][0])

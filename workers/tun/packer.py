@@ -6,6 +6,7 @@
 
 A burst, in the order of the calls:
 
+    acknowledge                        before each burst: a block that the packer has to send by itself
     begin_burst                        which rings are full
     retry                              for each packet that found no slot in an earlier burst
     next_buffers or scratch_buffers    for each packet: where it is read to
@@ -27,6 +28,10 @@ BURST_SLOTS = 4
 
 class Packer(Protocol):
     """The calls of TunReader to a packer."""
+
+    def acknowledge(self) -> int:
+        """Hand on blocks without packets, where a peer waits for news of its epoch. Their number."""
+        ...
 
     def begin_burst(self) -> int:
         """Prepare for the packets of a burst. BULK_FULL, LIGHT_FULL, both or 0."""

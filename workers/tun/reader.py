@@ -94,6 +94,7 @@ class TunReader:
 
     def work(self) -> int:
         """Read one burst of packets into free slots, and hand the slots on together."""
+        self._counters[_BLOCKS_FILLED] += self._packer.acknowledge()
         if not self._overflow.packets and (self._stop.requested or not self._is_readable):
             return NOTHING
         packer = self._packer

@@ -30,6 +30,7 @@ from typing import Protocol
 
 from pipeline.counters import ID
 from pipeline.errors import PeerError
+from pipeline.fec import shard
 from pipeline.packet.ip import check, destination, is_multicast, is_of_the_link, source
 from pipeline.packet.route_table import NO_PEER, RouteTable
 from pipeline.packet.vnet import VNET_HEADER_BYTES
@@ -39,15 +40,18 @@ from pipeline.runtime.worker import MORE, NOTHING, Attachment
 from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.shm.peer_table import RouteReader
 from pipeline.shm.slot import read_header, read_marks
-from pipeline.wire import block, framing
+from pipeline.wire import block, charge, framing
 from workers.tun.late_charges import LateCharges
+from workers.tun.sealing import BlockOpening
 
-PACKETS, BARE_PACKET, IGNORED = range(3)
-"""Contents of a frame: a block of packets; one packet without its virtio-net header; nothing for the writer."""
+PACKETS, BARE_PACKET, IGNORED, SEALED = range(4)
+"""Contents of a frame: a block of packets; one packet without its virtio-net header; nothing for the writer; a sealed
+block, if it is whole, else nothing."""
 
 COMPAT_FRAMES = {framing.DATA: BARE_PACKET, framing.KEEPALIVE: IGNORED}
 FRAMES = COMPAT_FRAMES | {framing.BLOCK: PACKETS}
 FRAMES_BESIDE_DECODER = FRAMES | {framing.RUN: IGNORED}
+SEALED_FRAMES = {framing.PADDING: IGNORED, framing.RUN: SEALED}
 """For each shape of an instance, the contents of each type of frame. Other types are counted as unknown."""
 
 SLOTS_AT_ONCE = 16  # of a ring in one step: then the heartbeat, and the other rings, have their turn
@@ -56,6 +60,7 @@ _GSO_TYPE_AT = 1  # in struct virtio_net_hdr, linux/virtio_net.h
 _REFUSALS = (errno.EINVAL, errno.EMSGSIZE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EPERM)
 
 _frame_at = framing.FRAME.unpack_from
+_N_AT = 13  # in pipeline.fec.shard.SEALED_RUN; m is behind it
 
 _PACKETS_WRITTEN = ID["tun.packets_written"]
 _BYTES_WRITTEN = ID["tun.bytes_written"]
@@ -94,7 +99,12 @@ class TunWriter:
     name = "inbound"
 
     def __init__(
-        self, attachment: Attachment, fd: int, frames: Mapping[int, int], forwarder: PeerForwarder | None
+        self,
+        attachment: Attachment,
+        fd: int,
+        frames: Mapping[int, int],
+        forwarder: PeerForwarder | None,
+        opening: BlockOpening | None = None,
     ) -> None:
         decoded = attachment.ports(self.name, "decoded")
         self._ports = decoded + attachment.ports(self.name, "inbound")
@@ -102,14 +112,18 @@ class TunWriter:
         self._ready = any_ready(self._ports)
         self._frames = frames
         self._forwarder = forwarder
+        self._opening = opening
         self._charges = LateCharges(attachment)
         self._capacity = attachment.peer_table.capacity
         has_several = self._capacity > 1
-        self._uncharged_port = decoded[0] if decoded and has_several else None  # what is in its blocks shows only here
+        self._has_decoder = bool(decoded)
+        # what is in the blocks of this port shows only here; of sealed ones, their headers say so
+        self._uncharged_port = decoded[0] if decoded and has_several and opening is None else None
         self._route_reader = RouteReader(attachment.peer_table)
         self._routes = RouteTable()
         self._bare_packet = memoryview(bytearray(VNET_HEADER_BYTES + framing.LENGTH_LIMIT))
         self._fd = fd
+        self._port = self._ports[0]  # of the slot in hand
         self._counters = attachment.page.counters
 
     def wait(self, seconds: float) -> None:
@@ -129,6 +143,7 @@ class TunWriter:
                     if start + length > len(slot) or peer_handle & PEER_INDEX_MASK >= self._capacity:
                         self._counters[_SLOT_SPOILT] += 1
                         continue
+                    self._port = port
                     self._write_frames(slot, start, start + length, peer_handle)
                     if port is self._uncharged_port:
                         self._charge(slot, start, length, peer_handle)
@@ -166,6 +181,8 @@ class TunWriter:
                         self._counters[_FRAME_MALFORMED] += 1
                     else:
                         self._write_packets(slot, first, lengths, peer_handle, traffic_class)
+                elif content == SEALED:
+                    self._write_sealed(slot, at, after, peer_handle, traffic_class)
                 elif content == BARE_PACKET:
                     size = VNET_HEADER_BYTES + length - 1
                     self._bare_packet[VNET_HEADER_BYTES:size] = slot[at + framing.FRAME.size : after]
@@ -173,6 +190,35 @@ class TunWriter:
                 elif content is None:
                     self._counters[_FRAME_UNKNOWN] += 1
             at = after
+
+    def _write_sealed(self, slot: memoryview, at: int, after: int, peer_handle: int, traffic_class: int) -> None:
+        """Open a block that travelled whole, or was made of shards, and write its packets."""
+        if after - at < shard.RUN_BYTES:
+            self._counters[_SLOT_SPOILT] += 1
+            return
+        if slot[at + _N_AT] != 1 or slot[at + _N_AT + 1]:  # shards, or a copy: the decoder's
+            self._counters[_FRAME_UNKNOWN] += not self._has_decoder
+            return
+        opening = self._opening
+        assert opening is not None
+        size = opening.open(slot, at, after, peer_handle)
+        if size < 0 or peer_handle in opening.unopened:
+            opening.note_source(peer_handle, size, self._port.lane, slot)
+        if size < 0:
+            return
+        try:
+            first, lengths = block.table_lengths(opening.plaintext, block.EPOCH_BYTES, size)
+        except PeerError:
+            self._counters[_FRAME_MALFORMED] += 1
+            return
+        stated = opening.packets
+        if not stated:
+            if self._capacity > 1:
+                self._charges.add(peer_handle, charge.PACKET * len(lengths))
+        elif stated != len(lengths):
+            self._counters[_FRAME_MALFORMED] += 1
+            return
+        self._write_packets(opening.plaintext, first, lengths, peer_handle, traffic_class)
 
     def _write_packets(
         self, slot: memoryview, at: int, lengths: tuple[int, ...], peer_handle: int, traffic_class: int

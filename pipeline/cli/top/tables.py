@@ -185,6 +185,7 @@ def peer_details(snapshot: Mapping[str, Any], peer: Mapping[str, Any], rates: Ra
             f"{peer['recovered_blocks']} recovered, {peer['expired_blocks']} given up, {peer['dropped']} dropped",
         ),
         ("program", peer.get("version", "")),
+        ("encryption", peer.get("encryption", "")),
         ("problem", peer["problem"]),
     ]
     lines = [Text.assemble(("peer ", "bold"), (escaped(peer["name"]), "bold cyan"))]

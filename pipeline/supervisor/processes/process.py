@@ -36,15 +36,15 @@ class Process:
         """This spare becomes the worker's next process, once it has its assignment."""
         self.spare = spare
 
-    def assign(self, fds: dict[str, int]) -> None:
-        """Give the adopted spare its assignment. `fds`: see Spare.assign. OSError if it is dead."""
+    def assign(self, number: int, fds: dict[str, int]) -> None:
+        """Give the adopted spare its assignment. `number`, `fds`: see Spare.assign. OSError if it is dead."""
         assert self.spare is not None, f"{self.name} has no process"
         if self.cores:
             try:
                 os.sched_setaffinity(self.pid, self.cores)
             except OSError:
                 pass  # it died, or the core went away: not a reason to stop the tunnel
-        self.spare.assign(self.name, fds)
+        self.spare.assign(self.name, number, fds)
 
     def reap(self) -> int:
         """Wait for the end of the process. Its exit status, negative for a signal."""

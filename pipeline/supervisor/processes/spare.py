@@ -67,9 +67,13 @@ class Spare:
         """Dead, and not reaped yet."""
         return os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
-    def assign(self, worker: str, fds: dict[str, int]) -> None:
-        """Make it this worker. `fds` are copied to it: "plan", and fields of WorkerFds. OSError if it is dead."""
-        data, descriptors = message_of(worker, fds)
+    def assign(self, worker: str, number: int, fds: dict[str, int]) -> None:
+        """Make it this worker. OSError if it is dead.
+
+        `number`: of the process, higher than that of any before it. `fds` are copied to it: "plan", and fields of
+        WorkerFds.
+        """
+        data, descriptors = message_of(worker, number, fds)
         socket.send_fds(self.channel, [data], descriptors)
         self.state = SpareState.ASSIGNED
 

@@ -58,6 +58,7 @@ class Workers:
         self._listener = listener
         self._selector = selector
         self._news = news
+        self._assigned = 0  # number of the latest process that was made a worker: in the nonces of its blocks
 
     def start(self, name: str) -> None:
         process = self.processes[name]
@@ -99,11 +100,14 @@ class Workers:
         try:
             if process.plan.kind == "tun":
                 fds["tun"] = self._device.fds[process.plan.lane]
+                if self._run.seal_memory is not None:
+                    fds |= self._run.seal_memory.fds(process.plan.lane)
             elif process.plan.kind == "tcp":
                 fds["supervisor"] = channel = self.channels.open_channel(process.name)
                 if self._listener is not None:
                     fds["listener"] = self._listener.fileno()
-            process.assign(fds)
+            self._assigned += 1
+            process.assign(self._assigned, fds)
         except (BrokenPipeError, ConnectionResetError):
             pass  # it has died, and its pidfd says so
         except OSError as error:

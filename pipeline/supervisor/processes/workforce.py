@@ -134,6 +134,11 @@ class Workforce:
             LOG.warning("%s did not take the new settings: replaced", ", ".join(lost))
             self.restart(lost)
 
+    def follow_role(self, now: int) -> None:
+        """Let workers have what the role has learnt: those that start from now on, and others if they need it."""
+        if self._run.renew_plan():
+            self.tell_settings()
+
     def replace_all(self, reason: str) -> None:
         """Kill all workers and wait for their ends. Others start with the plan of that time."""
         self._events.expect(self.names, reason)
@@ -163,7 +168,7 @@ class Workforce:
         for action in actions:
             match action:
                 case Start(name):
-                    self._run.renew_plan()
+                    self.follow_role(0)
                     self.workers.start(name)
                 case Terminate(name):
                     self.workers.send(name, signal.SIGTERM)

@@ -34,7 +34,7 @@ from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import LocalError
 from pipeline.log import LOG
 from pipeline.peers.known_peers import PeerChanges
-from pipeline.peers.peer_status import PeerRow
+from pipeline.peers.peer_status import PeerRow, unsealed
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import (
     OwnProof,
@@ -44,11 +44,13 @@ from pipeline.runtime.supervisor_channel import (
     Verdict,
     WelcomeReport,
 )
+from pipeline.shm.key_table import KeyTable
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.accounting.accountant import Accountant
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.kernel.tun_device import TunDevice
+from pipeline.supervisor.roles.client_sealing import ClientSealing
 from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.supervisor.roles.prover import Prover
 from pipeline.supervisor.roles.server_facts import ServerFacts
@@ -80,6 +82,7 @@ class ClientRole:
         self._key = key
         self.credentials: TlsSettings = tls_settings.load(config, key=key)
         self._trouble = ServerTrouble()
+        self._sealing: ClientSealing | None = None
         self._watch: ServerWatch | None = None  # from start() on
         self._events.subscribe(lambda event: self._watch.note(event) if self._watch is not None else None)
         self._facts = ServerFacts()
@@ -88,21 +91,37 @@ class ClientRole:
         self._applied: tuple[object, ...] = ()  # addresses, routes and server of the last WELCOME
         self.known_servers: list[str] = []  # that its name has led to, the latest first
 
+    def use_keys(self, keys: KeyTable) -> None:
+        """Blocks are sealed, with keys in this table."""
+        self._sealing = ClientSealing(keys)
+
+    @property
+    def key_share(self) -> str:
+        """For the HELLO, hexadecimal."""
+        return self._sealing.key_share.hex() if self._sealing is not None else ""
+
     def start(self, table: PeerTable, device: TunDevice) -> None:
         self._device = device
-        write_only_peer(table)
+        if self._sealing is not None:
+            self._sealing.start(table, time.monotonic_ns())
+        else:
+            write_only_peer(table)
         self.accountant.start(table)
         self.accountant.begin(0, self._config.remote_endpoint.host)
         self._watch = ServerWatch(table, self._events, self._watch)
 
     def expect(self, settings: WorkerSettings) -> None:
+        self._settings = settings
         key = self.credentials.key
-        self._prover = Prover(key, settings) if key else None
+        is_offered = self._sealing.is_offered if self._sealing is not None else None
+        self._prover = Prover(key, settings, is_offered) if key else None
 
     def tick(self, now: int) -> None:
         while self._news:
             self._take(*self._news.popleft())
         self.accountant.tick(now)
+        if self._sealing is not None:
+            self._sealing.tick(now)
         if self._watch is not None:
             self._watch.tick(now)
 
@@ -120,12 +139,16 @@ class ClientRole:
 
     @property
     def peers_version(self) -> int:
-        return hash((self._config.remote_addr, self._watch.since_ns if self._watch is not None else 0))
+        return hash(tuple(self.peer_rows()))
 
     def peer_rows(self) -> list[PeerRow]:
         """The server is the one peer."""
         since_ns = self._watch.since_ns if self._watch is not None else 0
-        return [PeerRow(self._config.remote_endpoint.host, peer=0, since_ns=since_ns)]
+        row = PeerRow(self._config.remote_endpoint.host, peer=0, since_ns=since_ns)
+        session = self._sealing.session if self._sealing is not None else None
+        if session is not None:
+            return [row.sealed_by(session)]
+        return [row._replace(encryption=unsealed(self._config.encryption))]
 
     def status(self) -> dict[str, Any]:
         """For `status`."""
@@ -152,10 +175,21 @@ class ClientRole:
         if verdict is None or not verdict["distrust"]:
             welcome = messages.decode(bytes.fromhex(request["welcome"]))
             if isinstance(welcome, messages.Welcome):
+                if self._sealing is not None:
+                    verdict = self._seal(self._sealing, request, welcome, now)
+                    if verdict["distrust"]:
+                        return verdict
                 server = _address(request["server"])
                 self._remember(server)
                 self._facts.take(welcome, time.time())
                 self._news.append((welcome, server))
+        return verdict
+
+    def _seal(self, sealing: ClientSealing, request: WelcomeReport, welcome: messages.Welcome, now: int) -> Verdict:
+        seal, distrust = sealing.take(request, welcome.key_share, self.credentials.key, self._settings, now)
+        verdict = Verdict(serial=request["serial"], distrust=distrust)
+        if seal is not None:
+            verdict["seal"] = seal
         return verdict
 
     def _take(self, welcome: messages.Welcome, server: str) -> None:

@@ -7,7 +7,7 @@ from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.shm.peer_table import PeerTable
 
 
-def write_only_peer(table: PeerTable) -> None:
+def write_only_peer(table: PeerTable, peer_handle: int = FIRST_PEER_HANDLE) -> None:
     """Peer 0 is there, without a rate limit, and every route leads to it."""
-    table.write_routes([(*route, FIRST_PEER_HANDLE) for route in DEFAULT_ROUTES])
-    table.write_record(FIRST_PEER_HANDLE, 0)
+    table.write_routes([(*route, peer_handle) for route in DEFAULT_ROUTES])
+    table.write_record(peer_handle, 0)

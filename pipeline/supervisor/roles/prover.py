@@ -18,6 +18,7 @@ A worker can have proofs for as long as it runs: it can connect as this client, 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 
 from pipeline.errors import PeerError
 from pipeline.log import LOG
@@ -40,13 +41,18 @@ TOO_MANY = f"more handshakes than {PROOFS_PER_S} a second"
 UNPROVED = "the server has not proved that it has our key"
 
 
-class Prover:
-    """`settings`: those that the tcp workers have now."""
+IsOffered = Callable[[bytes], bool]
 
-    def __init__(self, key: bytes, settings: WorkerSettings) -> None:
+
+class Prover:
+    """`settings`: those that the tcp workers have now. `is_offered`: whether another key share than theirs may be ours,
+    in a HELLO that is under way."""
+
+    def __init__(self, key: bytes, settings: WorkerSettings, is_offered: IsOffered | None = None) -> None:
         self._key = key
         self._key_id = auth.key_id(key)
         self._settings = settings
+        self._is_offered = is_offered
         self._pin = bytes.fromhex(settings.tls.fingerprint) if settings.tls is not None else b""
         self._bucket = TokenBucket(PROOFS_PER_S, PROOFS_AT_ONCE)
         self._quiet_until = 0
@@ -83,6 +89,8 @@ class Prover:
     def _own_hello(self, hello: messages.Hello) -> bytes:
         """The HELLO that a worker sends on this connection."""
         settings, index = self._settings, hello.connection_index
+        if self._is_offered is not None and self._is_offered(hello.key_share):
+            settings = settings._replace(key_share=hello.key_share.hex())
         if index >= settings.connections + settings.light_connections:
             return b""
         return client_hello(settings, self._key_id, index, hello.nonce).frame()

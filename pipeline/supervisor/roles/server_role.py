@@ -33,15 +33,19 @@ from pipeline.observe.snapshot import SCHEMA_VERSION
 from pipeline.peers.admission import Admission, AdmissionNews
 from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.peers.known_peers import PeerChanges
-from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession
+from pipeline.peers.peer_sessions import Seals
+from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, unsealed
 from pipeline.peers.registry import Loaded
+from pipeline.peers.sealed_sessions import SealedSessions
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Doubted, EndReport, Replaced
+from pipeline.shm.key_table import KeyTable
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.accounting.accountant import Accountant
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.kernel.tun_device import TunDevice
+from pipeline.supervisor.roles.client_sealing import preferred_suite
 from pipeline.supervisor.roles.client_watch import ClientWatch
 from pipeline.supervisor.roles.invitations import Invitations
 from pipeline.supervisor.roles.only_peer import write_only_peer
@@ -62,6 +66,7 @@ class ServerRole(AdmissionNews):
     """`credentials` and `capacity` (peers that can be connected at a time) go into the plan."""
 
     known_servers: ClassVar[list[str]] = []
+    key_share: ClassVar[str] = ""
     tell_workers: Callable[[Replaced | Doubted], object]  # once there are workers
     _client_watch: ClientWatch  # from start() on
 
@@ -80,6 +85,11 @@ class ServerRole(AdmissionNews):
         self._admission: Admission | None = None
         self._compat_admission: CompatAdmission | None = None
         self._events.subscribe(lambda event: self._peer_watch.note(event) if self._peer_watch is not None else None)
+        self._keys: KeyTable | None = None
+
+    def use_keys(self, keys: KeyTable) -> None:
+        """Blocks are sealed, with keys in this table."""
+        self._keys = keys
 
     def start(self, table: PeerTable, device: TunDevice) -> None:
         self._client_watch = ClientWatch(table, device)
@@ -115,6 +125,7 @@ class ServerRole(AdmissionNews):
             self,
             quotas=self.accountant.quotas,
             began=self.accountant.begin,
+            seals=Seals(SealedSessions(self._keys, table), preferred_suite()) if self._keys is not None else None,
         )
         self._peers.start(self._admission, device.know_peers)
         nobody = not (self._peers.known.known or self._config.insecure or self._config.tls_ca_file)
@@ -178,7 +189,7 @@ class ServerRole(AdmissionNews):
         if self._compat_admission is not None:
             return self._compat_admission.peer_rows()
         if self._admission is None:
-            return [PeerRow("client", peer=0)]
+            return [PeerRow("client", peer=0, encryption=unsealed(self._config.encryption))]
         return connected_first(complete_rows(self._admission.peer_rows(), self._peers))
 
     def _describe(self, now: int) -> list[PeerStatus]:

@@ -3,7 +3,8 @@
     prepare_plan(config, credentials)    the plan of a configuration; nothing uses it yet
     use(prepared)                        that configuration and its plan are in force
     write_plan(config)                   both at once
-    renew_plan()                         workers that start from now on know where a client has found its server
+    renew_plan()                         workers that start from now on know what a client has learnt: where its server
+                                         is, and which key share comes next
 
 The plan is in file descriptors, from which workers read it. A reload writes it again under the run's old names, for the
 workers that are started from then on.
@@ -17,7 +18,6 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from pipeline.config import Config
@@ -27,6 +27,7 @@ from pipeline.runtime import topology
 from pipeline.runtime.plan import Plan, WorkerSettings
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.run.failures import Failures
+from pipeline.supervisor.run.seal_memory import SealMemory
 from pipeline.supervisor.run.worker_account import Account
 from pipeline.supervisor.run.worker_settings import new_session, worker_settings
 
@@ -41,6 +42,10 @@ class Role(Protocol):
 
     @property
     def credentials(self) -> TlsSettings: ...
+
+    @property
+    def key_share(self) -> str:
+        """Of a client, for its HELLOs, hexadecimal; "" where blocks are not sealed."""
 
     @property
     def known_servers(self) -> list[str]:
@@ -74,6 +79,7 @@ class Run:
         self._fds: list[int] = []  # see PreparedPlan
         self._account = account
         self._session = new_session()
+        self.seal_memory: SealMemory | None = None  # where blocks are sealed
         self.renew_names()
 
     def renew_names(self) -> None:
@@ -85,6 +91,7 @@ class Run:
         """LocalError if the plan cannot be written."""
         known_servers = self._role.known_servers
         settings = worker_settings(config, credentials, self._device, self._session, self._account, known_servers)
+        settings = settings._replace(key_share=self._role.key_share, seals=self.seal_memory is not None)
         whole = topology.build_plan(
             config.name,
             self._run_id,
@@ -112,11 +119,16 @@ class Run:
         """LocalError if it cannot be written: the old one stays in force."""
         self.use(self.prepare_plan(config, self._role.credentials))
 
-    def renew_plan(self) -> None:
-        """A plan that cannot be written now leaves the old one, which is as good as before."""
-        if self.settings.known_servers != self._role.known_servers:
-            with suppress(LocalError):
+    def renew_plan(self) -> bool:
+        """Whether workers that run need the new settings, too. A plan that cannot be written now leaves the old one,
+        which is as good as before."""
+        needs = self.settings.key_share != self._role.key_share
+        if needs or self.settings.known_servers != self._role.known_servers:
+            try:
                 self.write_plan(self.config)
+            except LocalError:
+                return False
+        return needs
 
     def plan_fd(self, kind: str) -> int:
         """The descriptor of the plan for workers of this kind."""

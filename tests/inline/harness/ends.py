@@ -26,18 +26,23 @@ from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from pipeline.config import parse
-from pipeline.peers.admission import Admission
+from pipeline.peers.admission import Admission, Seals
 from pipeline.peers.compat_admission import CompatAdmission
+from pipeline.peers.sealed_sessions import SealedSessions
 from pipeline.runtime import topology
 from pipeline.runtime.plan import WorkerFds
-from pipeline.runtime.supervisor_channel import Answer
+from pipeline.runtime.supervisor_channel import Answer, Verdict
 from pipeline.runtime.worker import Attachment, Duty
+from pipeline.sealing.key_schedule import AES_256_GCM
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.shm.slot import SLOT_BYTES_MIN
 from pipeline.supervisor.processes.worker_channels import WorkerChannels
+from pipeline.supervisor.roles.client_sealing import ClientSealing
 from pipeline.supervisor.roles.prover import Prover
 from pipeline.supervisor.run.failures import Failures
+from pipeline.supervisor.run.seal_memory import SealMemory
 from pipeline.supervisor.run.shared_memory import SharedMemory
+from pipeline.wire import messages
 from tests.harness.settings import WORKER_SETTINGS
 from workers.tcp import duties as tcp
 from workers.tun import duties as tun
@@ -96,9 +101,18 @@ class End:
         capacity: int = 1,
         inside: Sequence[str] = ("10.0.0.1/24", "fd00::1/64"),
         connections_max: int = 40,
+        seals: bool = False,
         **settings: Any,
     ) -> None:
         known = WORKER_SETTINGS._replace(remote_port=port)._replace(**settings)
+        self.seal_memory = SealMemory(capacity, lanes) if seals else None
+        self._sealing: ClientSealing | None = None
+        self._processes = itertools.count(1)
+        if self.seal_memory is not None:
+            known = known._replace(seals=True)
+            if mode == "client":
+                self._sealing = ClientSealing(self.seal_memory.keys)
+                known = known._replace(key_share=self._sealing.key_share.hex())
         self.plan = topology.build_plan(
             "inlinetest", secrets.token_hex(4), mode, lanes, slots, SLOT_BYTES_MIN, known, capacity
         )
@@ -123,8 +137,11 @@ class End:
                 {},
                 save=lambda addresses: None,
                 tell_workers=lambda replaced: self._channels.send_to_all(replaced),
+                seals=self._seals(),
             )
             answer = self.hub.handle_hello
+        elif self._sealing is not None:
+            self._sealing.start(self.memory.peer_table, time.monotonic_ns())
         else:
             self.memory.peer_table.write_routes(EVERYTHING)
             self.memory.peer_table.write_record(FIRST_PEER_HANDLE, 0)
@@ -150,20 +167,42 @@ class End:
         for worker in self.plan.workers:
             self.start(worker.name)
 
+    def _seals(self) -> Seals | None:
+        if self.seal_memory is None:
+            return None
+        return Seals(SealedSessions(self.seal_memory.keys, self.memory.peer_table), AES_256_GCM)
+
     def _prove(self, request: Any) -> Answer | None:
-        if self.prover is None or "trouble" in request:
+        if "trouble" in request:
             return None
         now = time.monotonic_ns()
+        if self._sealing is not None and "welcome" in request:
+            welcome = messages.decode(bytes.fromhex(request["welcome"]))
+            assert isinstance(welcome, messages.Welcome)
+            seal, distrust = self._sealing.take(request, welcome.key_share, b"", self.plan.settings, now)
+            verdict = Verdict(serial=request["serial"], distrust=distrust)
+            return verdict if seal is None else verdict | {"seal": seal}
+        if self.prover is None:
+            return None
         return self.prover.judge(request, now) if "welcome" in request else self.prover.prove(request, now)
+
+    def tick_epochs(self, now: int) -> None:
+        """Let the supervisor of this end look at its epochs, at a time of the test's own."""
+        if self._sealing is not None:
+            self._sealing.tick(now)
+        else:
+            self.hub.tick(now)
 
     # -- workers
 
     def start(self, name: str) -> Worker:
         """Start a worker, or its successor."""
-        attachment = Attachment(self.plan, name)
+        attachment = Attachment(self.plan, name, next(self._processes))
         listen_fd = os.dup(self._listener.fileno()) if self._listener else None
         if attachment.worker.kind == "tun":
-            fds = WorkerFds(tun=self._device_sides[attachment.worker.lane].fileno())
+            lane = attachment.worker.lane
+            sealed = self.seal_memory.fds(lane) if self.seal_memory is not None else {}
+            fds = WorkerFds(tun=self._device_sides[lane].fileno(), **sealed)
             duties = tun.duties(attachment, fds)
             if listen_fd is not None:
                 os.close(listen_fd)
@@ -240,6 +279,8 @@ class End:
         self._channels.close_all()
         self._selector.close()
         self.memory.unlink()
+        if self.seal_memory is not None:
+            self.seal_memory.close()
 
 
 def enlarge(sock: socket.socket) -> None:
@@ -313,7 +354,7 @@ def hello(
     client: int = 1,
     session: int = 1,
     index: int = 0,
-    version: int = 1,
+    version: int = 2,
     offloads: int = 0,
     connections: int = 1,
     traffic_class: int = 0,
@@ -334,7 +375,7 @@ def hello(
 
 
 def welcome(offloads: int = 0, features: int = 0) -> bytes:
-    return frame(WELCOME, struct.pack(">BBHB", 1, offloads, 1400, features) + bytes(32 + 1 + 2))
+    return frame(WELCOME, struct.pack(">BBHB", 2, offloads, 1400, features) + bytes(32 + 1 + 2))
 
 
 def block_of(*packets: bytes) -> bytes:

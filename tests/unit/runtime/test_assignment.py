@@ -29,11 +29,11 @@ def close(fd: int) -> None:
 def test_a_process_gets_its_name_and_descriptors_of_its_own(ends: tuple[socket.socket, int]) -> None:
     ours, fd = ends
     plan, tun = os.memfd_create("plan"), os.memfd_create("tun")
-    data, descriptors = message_of("tun-3", {"plan": plan, "tun": tun})
+    data, descriptors = message_of("tun-3", 7, {"plan": plan, "tun": tun})
     socket.send_fds(ours, [data], descriptors)
     found = await_assignment(fd)
     assert ours.recv(100) == FORMAT
-    assert found == Assignment("tun-3", found.plan_fd, WorkerFds(tun=found.fds.tun))
+    assert found == Assignment("tun-3", 7, found.plan_fd, WorkerFds(tun=found.fds.tun))
     for given, got in ((plan, found.plan_fd), (tun, found.fds.tun)):
         assert got != given and os.path.samestat(os.fstat(got), os.fstat(given))
         assert not os.get_inheritable(got)

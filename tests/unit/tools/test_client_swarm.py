@@ -15,13 +15,19 @@ import msgspec
 import pytest
 
 from pipeline.errors import PeerError
+from pipeline.fec import shard
 from pipeline.packet.vnet import VNET_HEADER_BYTES
-from pipeline.runtime.supervisor_channel import Admitted, NotAdmitted, SupervisorChannel
+from pipeline.runtime.supervisor_channel import Admitted, NotAdmitted, Seal, SupervisorChannel
+from pipeline.sealing import kinds
+from pipeline.sealing.aead import TAG_BYTES, aead
+from pipeline.sealing.block_seal import BlockOpener, BlockSealer
+from pipeline.sealing.key_schedule import AES_256_GCM
+from pipeline.sealing.session import KeyShare, answer_key_share, answer_offer
 from pipeline.transport.connection import HANDSHAKE, Connection
 from pipeline.transport.settings import TlsMaterial
 from pipeline.transport.tls_context import client_context
 from pipeline.wire import auth, framing, messages
-from pipeline.wire.block import lengths
+from pipeline.wire.block import EPOCH_BYTES, lengths
 from pipeline.wire.handshake import AskSupervisor, Failed, Welcomed
 from tests.harness.settings import WORKER_SETTINGS
 from tests.harness.tls_ends import issue
@@ -152,7 +158,7 @@ def test_the_json_comes_back_the_same() -> None:
 # -- a swarm client against the server's side of the program
 
 KEY = bytes(range(32))
-WELCOME = messages.Welcome(1, 0, 1400, 0, addresses=(ip_interface("10.0.0.2/24"),))
+WELCOME = messages.Welcome(messages.VERSION, 0, 1400, 0, addresses=(ip_interface("10.0.0.2/24"),))
 SECONDS = 10.0
 
 
@@ -200,14 +206,49 @@ class Ends:
             if isinstance(self.outcome, AskSupervisor):
                 self.outcome = self._side.answered(self.far, self._decision(self.outcome))
 
-    @staticmethod
-    def _decision(question: AskSupervisor) -> Admitted | NotAdmitted:
+    def _decision(self, question: AskSupervisor) -> Admitted | NotAdmitted:
         seen = auth.transcript(question.hello, question.challenge, question.certificate_hash)
         if not auth.client_proved(KEY, seen, question.proof):
             frame = messages.Refused(messages.REVOKED, "revoked").frame()
             return NotAdmitted(serial=7, frame=frame.hex(), reason="revoked", name="ann")
-        mac = auth.server_proof(KEY, seen, WELCOME.frame())
-        return Admitted(serial=7, frame=WELCOME._replace(mac=mac).frame().hex(), peer_handle=1, name="ann")
+        hello = messages.decode(question.hello)
+        self.session = answer_offer(
+            KeyShare.of_client(hello.key_share), AES_256_GCM, KEY, hello.client_id, hello.session
+        )
+        answer = WELCOME._replace(key_share=answer_key_share(self.session, b"").pack())
+        welcome = answer._replace(mac=auth.server_proof(KEY, seen, answer.frame())).frame()
+        suite, send, receive = self.session.connection_secrets(
+            question.hello, question.challenge, welcome, question.certificate_hash
+        )
+        seal = Seal(suite=suite, send=send.hex(), receive=receive.hex())
+        return Admitted(serial=7, frame=welcome.hex(), peer_handle=1, name="ann", seal=seal)
+
+    def send(self, block: bytes) -> None:
+        """The server sends a block, without its frame header."""
+        plaintext = bytes(EPOCH_BYTES) + block
+        stream, size = kinds.stream(1, 0, kinds.PLAIN), len(plaintext) + TAG_BYTES
+        sealed = bytearray(size)
+        keys = self.session.keys()
+        BlockSealer(aead(keys.suite, keys.send)).seal(stream, 0, 0, memoryview(plaintext), memoryview(sealed))
+        head = bytearray(shard.RUN_BYTES)
+        shard.SEALED_RUN.pack_into(head, 0, 0, framing.RUN, stream, 0, 1, 0, 0, 1, size, 0, block[1])
+        pieces, _ = self.far.send.writer.pieces(0, bytes(head), sealed)
+        self.far.send.writer.sealer.advance(1)
+        self.far.socket.sendall(b"".join(pieces))
+
+    def receive(self) -> bytes:
+        """The block that the client has sent."""
+        data = bytearray(self.far.socket.recv(1 << 16))
+        whole = self.far.receive.scanner.scan(memoryview(data), 0, len(data), framing.LENGTH_LIMIT)[0]
+        assert whole == len(data)
+        at = framing.LENGTH.size + framing.LENGTH.unpack_from(data)[0]  # behind the padding
+        _, kind, stream, number, n, m, copy, _, size, _, _ = shard.SEALED_RUN.unpack_from(data, at)
+        assert (kind, n, m) == (framing.RUN, 1, 0)
+        keys, plaintext = self.session.keys(), bytearray(size)
+        opener = BlockOpener(aead(keys.suite, keys.open_now))
+        sealed = memoryview(data)[at + shard.RUN_BYTES :]
+        assert opener.open(stream, number, copy, sealed, memoryview(plaintext)) == size - TAG_BYTES
+        return bytes(plaintext[EPOCH_BYTES:-TAG_BYTES])
 
 
 @pytest.fixture
@@ -223,13 +264,14 @@ def test_a_swarm_client_is_welcomed_and_answers_an_echo_request(stack: ExitStack
     assert ends.client.addresses == ["10.0.0.2"] and ends.client.established == 1
     assert not ends.client.is_complete and [slot.index for slot in ends.client.due_slots(0)] == [1]
     request = echo_request("10.0.0.1", "10.0.0.2", 1)
-    ends.far.send_frame(framing.frame(framing.DATA, request) + block_of([request]))
+    ends.send(block_of([request, request])[framing.FRAME.size :])
     assert select.select([ends.near.socket], [], [], SECONDS)[0]
     ends.near.step(2)
     assert ends.client.echoes == 2
     assert select.select([ends.far.socket], [], [], SECONDS)[0]
-    received = ends.far.receive_bytes(1 << 16)
-    assert is_reply(received[5 : 5 + len(request)], request)
+    block = framing.frame(framing.BLOCK, ends.receive())
+    first, (length, _) = lengths(memoryview(block), 0, len(block))
+    assert is_reply(block[first + 10 : first + length], request)
 
 
 def test_a_swarm_client_that_is_refused_says_why_and_dials_again_after_a_pause(stack: ExitStack) -> None:

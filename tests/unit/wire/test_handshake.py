@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import LocalError
+from pipeline.sealing.key_schedule import AES_256_GCM
+from pipeline.sealing.session import KeyShare
 from pipeline.wire import auth, framing, handshake, messages
 from pipeline.wire.handshake import (
     CLIENT,
@@ -65,6 +67,7 @@ WELCOME = Welcome(
     features=messages.ACCEPTS_SHARDS,
     addresses=(ip_interface("10.0.0.2/24"),),
     routes=(ip_network("10.1.0.0/16"),),
+    key_share=KeyShare(AES_256_GCM, b"\x09" + bytes(31), bytes(32), bytes(32)).pack(),
 )
 REFUSED = Refused(messages.FULL, "as many peers as there may be")
 MESSAGES: dict[type[Message], Message] = {

@@ -159,8 +159,12 @@ def test_peers_beyond_the_room_are_counted_and_those_in_front_are_kept(instance:
 def test_8192_peers_of_a_large_hub_find_room() -> None:
     made = Instance(capacity=4096)
     try:
+        row: Any = {"version": "0.1.0", "mtu": 1400, "fec": True}
+        row |= {"encryption": "ChaCha20-Poly1305", "sent_epoch": 1000, "received_epoch": 1000}
         connected = [
-            PeerRow(f"peer-{n:05}", (f"10.0.{n >> 8}.{n & 255}",), (f"10.{n & 255}.0.0/16",), peer=n, since_ns=10**15)
+            PeerRow(
+                f"peer-{n:05}", (f"10.0.{n >> 8}.{n & 255}",), (f"10.{n & 255}.0.0/16",), peer=n, since_ns=10**15, **row
+            )
             for n in range(4096)
         ]
         made.rows = connected + [PeerRow(f"away-{n:05}", (f"10.1.{n >> 8}.{n & 255}",)) for n in range(4096)]

@@ -36,6 +36,7 @@ from pipeline.supervisor.roles.server_trouble import ServerTrouble
 from pipeline.supervisor.run.shared_memory import SharedMemory
 from pipeline.wire import framing
 from tests.harness.settings import WORKER_SETTINGS
+from tests.harness.snapshots import peer
 
 SECOND = 1_000_000_000
 NOW = 5_000 * SECOND
@@ -329,6 +330,47 @@ def test_with_several_peers_a_status_counts_them_and_has_the_highest_parity() ->
         assert (taken["fec"]["parity"], taken["fec"]["peer_accepts_shards"]) == (3, False)
     finally:
         running.close()
+
+
+@pytest.mark.parametrize(
+    ("peers", "line"),
+    [
+        ([("AES-256-GCM", 4, 3)], "encrypted with AES-256-GCM, epoch 4 out, 3 in"),
+        ([("TLS", 0, 0)], "encrypted with TLS"),
+        ([("none", 0, 0)] * 2, "not encrypted"),
+        (
+            [("AES-256-GCM", 1, 1)] * 2 + [("ChaCha20-Poly1305", 0, 0), ("", 0, 0)],
+            "encrypted with AES-256-GCM (2 peers), ChaCha20-Poly1305 (1 peer)",
+        ),
+        ([("", 0, 0)], ""),
+    ],
+)
+def test_the_text_says_how_packets_are_encrypted(
+    running: Running, peers: list[tuple[str, int, int]], line: str
+) -> None:
+    taken = running.snapshot()
+    taken["peers"] = [peer("ann", encryption=name, sent_epoch=out, received_epoch=into) for name, out, into in peers]
+    for text in (brief(taken), verbose(taken)):
+        found = [each for each in text.splitlines() if "encrypted" in each]
+        assert found == ([line] if line else [])
+    taken["peers"] = [peer("ann")]  # an instance of an older version
+    assert "encrypted" not in brief(taken)
+
+
+def test_the_verbose_text_of_a_server_has_the_encryption_of_each_peer(running: Running) -> None:
+    taken = running.snapshot() | {"mode": "server"}
+    taken["peers"] = [
+        peer("ann", encryption="AES-256-GCM", sent_epoch=4, received_epoch=3),
+        peer("bob", encryption=""),
+        peer("cyd"),
+    ]
+    lines = [line for line in verbose(taken).splitlines() if line.startswith(("peer ", "ann ", "bob ", "cyd "))]
+    assert [line.split("  ")[-1].strip() for line in lines] == [
+        "encryption",
+        "AES-256-GCM, epoch 4 out, 3 in",
+        "-",
+        "-",
+    ]
 
 
 def test_the_text_says_that_there_is_no_connection(running: Running) -> None:

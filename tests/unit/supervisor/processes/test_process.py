@@ -24,7 +24,7 @@ def running(interpreter: Callable[[str], None]) -> Callable[..., Process]:
     def make(*cores: int) -> Process:
         process = Process(TUN, list(cores))
         process.adopt(Spare("tun", "client"))
-        process.assign({"plan": 0})
+        process.assign(1, {"plan": 0})
         return process
 
     return make

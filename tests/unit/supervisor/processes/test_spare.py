@@ -94,7 +94,7 @@ def test_without_news_a_process_stays_what_it_is_and_it_is_ready_when_it_says_so
     assert readable(spare.channel)
     assert spare.read_news() is spare.read_news() is SpareState.WAITING
     with open(os.devnull) as plan:
-        spare.assign("tun-0", {"plan": plan.fileno()})
+        spare.assign("tun-0", 1, {"plan": plan.fileno()})
     assert spare.state is SpareState.ASSIGNED
     assert readable(spare.channel)
     assert spare.read_news() is SpareState.READY
@@ -106,7 +106,7 @@ def test_an_assignment_to_a_process_that_has_died_is_an_error(interpreter: Calla
     spare = Spare("tun", "client")
     assert readable(spare.pidfd)
     with pytest.raises(BrokenPipeError):
-        spare.assign("tun-0", {"plan": 0})
+        spare.assign("tun-0", 1, {"plan": 0})
     spare.reap()
 
 

@@ -135,7 +135,7 @@ FOREIGN_HELLOS: dict[str, Callable[[Hello], Hello]] = {
     "another count of connections": lambda hello: hello._replace(connections=40),
     "a connection that there is none": lambda hello: hello._replace(connection_index=3),
     "another traffic class": lambda hello: hello._replace(traffic_class=framing.LIGHT),
-    "another version": lambda hello: hello._replace(version=2),
+    "another version": lambda hello: hello._replace(version=3),
     "no key": lambda hello: hello._replace(auth=AUTH_NONE),
 }
 

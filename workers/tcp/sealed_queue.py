@@ -1,0 +1,97 @@
+"""The send queue of a connection with sealed records.
+
+A frame goes out as records (`pipeline.sealing.records`). Its header is sealed for this connection, and for this place
+in its stream. So a frame of which the socket has taken a byte stays as it was sealed. One of which it has taken none is
+sealed anew the next time, and another may go before it.
+
+Owned by the outbound duty.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+
+from pipeline.fec.shard import RUN_BYTES
+from pipeline.sealing.records import Pieces, RecordWriter
+from pipeline.transport.connection import Connection
+from workers.tcp.send_queue import BURST_BYTES, BURST_VIEWS, SendItem, SendQueue
+
+
+class SealedSendQueue(SendQueue):
+    """`_rest`: what is left to send of the partial item."""
+
+    def __init__(self, connection: Connection, writer: RecordWriter) -> None:
+        super().__init__(connection)
+        self._writer = writer
+        self._rest: Pieces = []
+
+    def send(self) -> tuple[int, int, bool]:
+        views: Pieces = [self.unsent_tail] if self.unsent_tail else []
+        views += self._rest
+        size = sum(map(len, views))
+        offered: list[tuple[SendItem, int, int]] = []  # an item, where its pieces begin, and their bytes
+        for item in chain(self.light, self.bulk):
+            if size >= BURST_BYTES or len(views) >= BURST_VIEWS:
+                break
+            head, body = item.head, item.body
+            if head is None:
+                head, body = body[:RUN_BYTES], memoryview(body)[RUN_BYTES:]
+            pieces, length = self._writer.pieces(len(offered), head, body)
+            offered.append((item, len(views), length))
+            views += pieces
+            size += length
+        sent = self.connection.socket.sendmsg(views)
+        return sent, self._advance_records(sent, offered, views), sent == size
+
+    def _advance_records(self, sent: int, offered: list[tuple[SendItem, int, int]], views: Pieces) -> int:
+        """Note that the first `sent` bytes are gone. Items finished."""
+        done, left = 0, sent
+        if self.unsent_tail:
+            gone = min(left, len(self.unsent_tail))
+            self.unsent_tail = memoryview(self.unsent_tail)[gone:]
+            left -= gone
+            if self.unsent_tail:
+                return 0
+            self.tail_is_block = False
+        partial = self.partial
+        if partial is not None:
+            rest = sum(map(len, self._rest))
+            if left < rest:
+                self._rest = _behind(self._rest, left)
+                return 0
+            left -= rest
+            partial.source.finish(partial)
+            self.partial, self._rest = None, []
+            done = 1
+        started = 0
+        for item, begin, length in offered:
+            if not left:
+                break
+            (self.light if self.light and self.light[0] is item else self.bulk).popleft()
+            started += 1
+            if left < length:
+                end = offered[started][1] if started < len(offered) else len(views)
+                self.partial, self._rest = item, _behind(views[begin:end], left)
+                break
+            left -= length
+            item.source.finish(item)
+            done += 1
+        self._writer.sealer.advance(started)
+        return done
+
+    def copy_out_partial(self) -> None:
+        partial = self.partial
+        if partial is not None:
+            self.unsent_tail = b"".join([self.unsent_tail, *self._rest])
+            partial.source.finish(partial)
+            self.partial, self._rest = None, []
+            self.tail_is_block = True
+
+
+def _behind(pieces: Pieces, sent: int) -> Pieces:
+    """The pieces behind their first `sent` bytes."""
+    for index, piece in enumerate(pieces):
+        if sent < len(piece):
+            return [memoryview(piece)[sent:], *pieces[index + 1 :]]
+        sent -= len(piece)
+    return []
