@@ -13,6 +13,7 @@ from tests.fuzz import (
     targets_handshake,
     targets_http,
     targets_rings,
+    targets_sealed,
     targets_wire,
 )
 from tests.fuzz.fuzzer import Target
@@ -114,6 +115,27 @@ TARGETS = {
         ("pipeline/transport/tls_channel.py", "pipeline/transport/tls_records.py"),
         targets_handshake.records_seeds,
         300,
+    ),
+    "sealed_records": Target(
+        alone(targets_sealed.sealed_records),
+        (),
+        ("pipeline/sealing/records.py", "pipeline/sealing/frame_cut.py", "pipeline/sealing/header_seal.py"),
+        targets_sealed.sealed_records_seeds,
+        600,
+    ),
+    "sealed_block": Target(
+        targets_sealed.sealed_block,
+        (),
+        ("workers/tun/sealing.py", "pipeline/sealing/replay_window.py", "pipeline/wire/block.py"),
+        targets_sealed.sealed_block_seeds,
+        1000,
+    ),
+    "key_share": Target(
+        alone(targets_sealed.key_share),
+        (PeerError,),
+        ("pipeline/sealing/session.py",),
+        targets_sealed.key_share_seeds,
+        1000,
     ),
     "server_handshake": Target(
         alone(targets_handshake.server_handshake),

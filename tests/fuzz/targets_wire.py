@@ -158,9 +158,9 @@ def _encoded_again(frame: bytes) -> None:
 def _without_extensions(message: messages.Message) -> messages.Message:
     match message:
         case messages.Hello():
-            return message._replace(program="", exchange=b"", leaves=False)
+            return message._replace(program="", exchange=b"", leaves=False, key_share=b"")
         case messages.Welcome():
-            return message._replace(program="", clock=0)
+            return message._replace(program="", clock=0, key_share=b"")
     return message
 
 
@@ -197,6 +197,7 @@ def handshake_message_seeds() -> list[bytes]:
     frames = [
         *one_of_each(),
         hello._replace(exchange=b"x" * 32, leaves=True).frame(),
+        hello._replace(key_share=b"\1" + b"s" * 32).frame(),
         messages.Done(b"m" * 32, b"x" * 32, "ann-2").frame(),
     ]
     return [frame[4:] for frame in frames] + frames

@@ -33,10 +33,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import NameOID
 
 from pipeline.credentials import certificates, invitation
+from pipeline.sealing import key_schedule, session
 from pipeline.wire import auth, framing, messages
 from tests.netns.harness.checked_flow import Flow
+from tests.netns.harness.handmade_clients import closed_on_error, welcomed
 from tests.netns.harness.hub import CALL_SECONDS, PLAIN, Client, Hub, call, established, reaches, tls_context
 from tests.netns.harness.instance import Instance
+from tests.reference.client import Ended, WireClient, tls
+from tests.reference.records import Header
+from tests.reference.sealed_blocks import BULK, plaintext
 from tests.support import eventually
 from tools.lab.namespace import stop
 from tools.lab.network import Lab, Node
@@ -298,6 +303,9 @@ class Caller:
         return self.hear()
 
 
+KEY_SHARE = session.Offer(key_schedule.AES_256_GCM).key_share.pack()
+
+
 def hello_with(key: bytes, **changes: object) -> bytes:
     hello = messages.Hello(
         messages.VERSION,
@@ -312,15 +320,27 @@ def hello_with(key: bytes, **changes: object) -> bytes:
         messages.AUTH_KEY,
         auth.key_id(key),
         secrets.token_bytes(32),
+        key_share=KEY_SHARE,
     )
     return hello._replace(**changes).frame()
 
 
+def mallory(hub: Hub, key: bytes) -> WireClient:
+    """A client that is welcome."""
+
+    def dial() -> WireClient:
+        client = WireClient(
+            call(hub.lab["two"], hub.node.address, hub.port, source=ADDRESSES[0]), key=key, session=time.time_ns()
+        )
+        with closed_on_error(client):
+            client.secure(tls())
+        return client
+
+    return welcomed(dial)
+
+
 def test_a_client_with_the_key_is_welcome(hub: Hub, key: bytes) -> None:
-    with Caller(hub) as caller:
-        hello = hello_with(key)
-        welcome = caller.prove(key, hello)
-        assert welcome[4] == framing.WELCOME
+    with mallory(hub, key):
         eventually(lambda: "mallory" in hub.connected())
 
 
@@ -349,7 +369,7 @@ def test_a_replayed_handshake_admits_no_client(hub: Hub, key: bytes) -> None:
 
 
 OUT_OF_TURN = {
-    "no-key": messages.Hello(messages.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0).frame(),
+    "no-key": messages.Hello(messages.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0, key_share=KEY_SHARE).frame(),
     "unknown-authentication": messages.Hello(messages.VERSION, 0, 0, 1, 1400, 1, 1, 0, 0, auth=77).frame(),
     "proof-first": messages.Proof(bytes(32)).frame(),
     "welcome": messages.Welcome(messages.VERSION, 0, 1400, 0).frame(),
@@ -393,8 +413,8 @@ def packet(source: str, destination: str, *, total: int = 28, header: int = 0x45
 
 
 def block(content: bytes, length: int = 0) -> bytes:
-    """A block of one packet, which says that it has `length` bytes."""
-    return framing.frame(framing.BLOCK, struct.pack(">HI", 1, length or len(content)) + content)
+    """The plaintext of a block of one packet, which says that it has `length` bytes."""
+    return struct.pack(">HHI", 0, 1, length or len(content)) + content
 
 
 def vnet(flags: int = 0, gso_type: int = 0, csum_start: int = 0) -> bytes:
@@ -417,34 +437,51 @@ WRONG = {
     "segments-of-nothing": (lambda me: block(packet(me, HUB, vnet=vnet(gso_type=1))), "tun.dropped_header_malformed"),
     "from-the-hub": (lambda me: block(packet(HUB, me)), "tun.dropped_source_refused"),
     "to-itself": (lambda me: block(packet(me, me)), "tun.dropped_own_destination"),
-    "a-frame-of-no-known-type": (lambda me: framing.frame(0x7F, bytes(100)), "tun.dropped_frame_unknown"),
-    "shards-of-nothing": (
-        lambda me: framing.frame(framing.RUN, struct.pack(">IIBBBBII", 1, 1, 10, 3, 200, 255, 1 << 31, 0)),
-        "fec.dropped_run_malformed",
-    ),
+    "nothing-at-all": (lambda me: b"", "tun.dropped_frame_malformed"),
+    "another-count-than-its-header": (lambda me: plaintext([bytes(40)] * 2, 0), "tun.dropped_frame_malformed"),
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_frame_or_packet_that_is_wrong_costs_itself_and_is_counted(hub: Hub, key: bytes, what: str) -> None:
+def test_a_block_or_packet_that_is_wrong_costs_itself_and_is_counted(hub: Hub, key: bytes, what: str) -> None:
     make, counter = WRONG[what]
     before = counted(hub, counter)
-    with Caller(hub) as caller:
-        welcome = messages.decode(caller.prove(key, hello_with(key)))
-        caller.say(make(str(welcome.addresses[0].ip)))
+    with mallory(hub, key) as client:
+        me = str(client.welcome.addresses[0].ip)
+        client.send_sealed(client.session.seal_plaintext(BULK, make(me), 1))
         eventually(lambda: counted(hub, counter) == before + 1, what=counter)
         assert "mallory" in hub.connected()
 
 
-@pytest.mark.parametrize("length", [1 << 31, (1 << 32) - 1, framing.LENGTH_LIMIT + 1])
-def test_a_frame_that_is_too_long_ends_its_own_connection(hub: Hub, key: bytes, length: int) -> None:
+def test_a_frame_of_no_known_type_costs_itself_and_is_counted(hub: Hub, key: bytes) -> None:
+    before = counted(hub, "tun.dropped_frame_unknown")
+    with mallory(hub, key) as client:
+        client.send_header(Header(0x7F))
+        eventually(lambda: counted(hub, "tun.dropped_frame_unknown") == before + 1)
+        assert "mallory" in hub.connected()
+
+
+ENDING = {
+    "shards-beyond-all": Header(framing.RUN, 1, 1, 10, 3, 12, 2, 10000),
+    "no-shards": Header(framing.RUN, 1, 1, 10, 3, 0, 0, 10000),
+    "no-such-code": Header(framing.RUN, 1, 1, 38, 0, 0, 1, 10000),
+    "no-data-shards": Header(framing.RUN, 1, 1, 0, 1, 0, 1, 10000),
+    "too-much-parity": Header(framing.RUN, 1, 1, 10, 7, 0, 1, 10000),
+    "a-block-of-nothing": Header(framing.RUN, 1, 1, 1, 0, 0, 1, 0),
+    "a-block-longer-than-any": Header(framing.RUN, 1, 1, 37, 0, 0, 1, 133141),
+    "more-shards-than-a-frame-takes": Header(framing.RUN, 1, 1, 10, 6, 0, 16, 133140),
+    "a-second-copy-of-a-block-without-copies": Header(framing.RUN, 1, 1, 1, 0, 1, 1, 100),
+}
+
+
+@pytest.mark.parametrize("what", ENDING)
+def test_a_header_out_of_range_ends_its_own_connection(hub: Hub, key: bytes, what: str) -> None:
     before = counted(hub, "tcp.closed_frame_too_long")
-    with Caller(hub) as caller:
-        assert caller.prove(key, hello_with(key))[4] == framing.WELCOME
-        caller.say(struct.pack(">IB", length, framing.BLOCK) + bytes(1000))
-        while caller.hear():
-            pass
-    assert counted(hub, "tcp.closed_frame_too_long") == before + 1
+    with mallory(hub, key) as client:
+        client.send_header(ENDING[what])
+        with pytest.raises(Ended):
+            client.receive_packets(MARGIN_SECONDS)
+    eventually(lambda: counted(hub, "tcp.closed_frame_too_long") == before + 1)
     eventually(lambda: hub.connected() == {"one"})
 
 

@@ -55,7 +55,7 @@ def test_the_snapshot_of_an_observer_is_that_of_the_supervisor(pair: Instances) 
         assert [w["pid"] for w in asked["workers"]] == [w["pid"] for w in read["workers"]]
         (peer,) = read["peers"]
         assert peer["state"] == "connected" and peer["connections"] == 8 and peer["rtt_ms"] > 0
-        assert peer["sent_segments"] > 0
+        assert peer["sent_segments"] > 0 and peer["encryption"] == "none"
 
 
 def test_a_stopped_worker_and_a_stopped_supervisor_are_shown_as_such(pair: Instances) -> None:

@@ -18,6 +18,10 @@ from pipeline.credentials import invitation, keys
 from tests.harness.process_memory import forms_of, found_in
 from tests.netns.harness.hub import Hub, reaches
 from tests.netns.harness.instance import Instance, command
+from tests.netns.harness.key_tables import key_table_bytes
+from tests.netns.harness.telling_client import telling, told
+from tests.reference import key_schedule
+from tests.reference.key_schedule import TO_CLIENT, TO_SERVER
 from tests.support import eventually
 from tools.instance import EXECUTABLE
 from tools.lab.network import Lab
@@ -46,7 +50,8 @@ class Site:
         keys.write_secret(self.file, keys.generate().encode())
         peers = [{"name": "filed", "key_file": str(self.file)}]
         self.hub = stack.enter_context(Hub(lab, directory, peers=peers, **DEBUG))
-        self.joined = self.hub.join(lab["one"], "joined", **DEBUG)
+        self.told = directory / "told"
+        self.joined = self.hub.join(lab["one"], "joined", wrap=telling(self.told), **DEBUG)
         self.filed = stack.enter_context(
             Instance(
                 lab["two"],
@@ -87,6 +92,32 @@ class Site:
             assert set(found) == {"supervisor"}
             assert f"{name}, bytes" in found["supervisor"]
 
+    def sealing(self) -> dict[str, dict[str, bytes]]:
+        """The secrets of the session of `joined` and of its latest connection, by the workers that may have them."""
+        sessions, connections = told(self.told)
+        root, context = sessions[-1]
+        secrets = {"root": root, "header root": key_schedule.expand(root, b"tunnel headers" + context)}
+        block_keys = {}
+        for way in (TO_SERVER, TO_CLIENT):
+            block_keys[f"block key {way.decode()}"] = next(key_schedule.block_keys(root, context, way))
+            secrets[f"secret {way.decode()}"] = next(key_schedule.block_secrets(root, context, way))
+        headers = {f"headers {number}": secret for number, secret in enumerate(connections[-1].secrets)}
+        return {"tun": block_keys, "tcp": headers, "none": secrets}
+
+    def expect_sealing_secrets_where_they_belong(self) -> None:
+        """At both ends of the session of `joined`; the other client has none of them."""
+        sealing = self.sealing()
+        wanted = secret_forms({name: secret for secrets in sealing.values() for name, secret in secrets.items()})
+        for instance in (self.hub.server, self.joined):
+            found = {
+                process.split("-")[0]: {name.rpartition(", ")[0] for name in held}
+                for process, held in holders(instance, wanted).items()
+            }
+            assert found.keys() == {"supervisor", "tun", "tcp"}
+            for worker in ("tun", "tcp"):
+                assert found[worker] == set(sealing[worker])
+        assert holders(self.filed, wanted) == {}
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
@@ -106,6 +137,7 @@ def test_successors_and_replacements_of_workers_hold_no_key_and_are_connected(si
     assert done.returncode == 0, done.stderr
     eventually(site.is_connected, 20, "both clients reach the hub")
     site.expect_keys_with_supervisors_alone()
+    site.expect_sealing_secrets_where_they_belong()
 
 
 def test_the_private_key_of_the_certificate_is_with_the_supervisor_and_the_tcp_workers(site: Site) -> None:
@@ -119,6 +151,26 @@ def test_the_private_key_of_the_certificate_is_with_the_supervisor_and_the_tcp_w
     assert all("PEM" in held for held in found.values())
     for client in (site.joined, site.filed):
         assert holders(client, wanted) == {}
+
+
+def test_block_keys_and_secrets_of_headers_are_with_the_workers_that_need_them_until_the_session_ends(
+    site: Site,
+) -> None:
+    """A tun worker may have remains of them until it ends."""
+    server = site.hub.server
+    assert site.is_connected()
+    site.expect_sealing_secrets_where_they_belong()
+    block_keys = site.sealing()["tun"]
+    assert all(key in key_table_bytes(server) for key in block_keys.values())
+    assert server.ask({"command": "disable", "name": "joined"})["ok"]
+    try:
+        assert not any(key in key_table_bytes(server) for key in block_keys.values())
+        assert server.command("restart", "--rolling", "tun-0").returncode == 0
+        assert found_in(server.worker_pids()["tun-0"], block_keys) == set()
+    finally:
+        assert server.ask({"command": "enable", "name": "joined"})["ok"]
+    eventually(site.is_connected, 20, "both clients reach the hub")
+    assert site.sealing()["tun"] != block_keys
 
 
 def test_a_new_key_is_used_after_a_reload_and_workers_hold_neither_key(site: Site) -> None:

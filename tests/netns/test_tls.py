@@ -5,11 +5,13 @@ The certificates are made by `gen-cert`; those that it would not make, such as e
 
 from __future__ import annotations
 
+import json
 import ssl
 import subprocess
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,9 @@ import pytest
 
 from pipeline.credentials import certificates
 from pipeline.credentials.certificates import CertificatePair
+from pipeline.sealing.key_schedule import AES_256_GCM, SUITES
+from pipeline.sealing.session import Offer
+from pipeline.supervisor.roles.client_sealing import preferred_suite
 from pipeline.transport import failure_words
 from pipeline.wire import framing, messages
 from tests.netns.harness.checked_flow import Flow, transfer
@@ -38,7 +43,8 @@ system_default = limits
 MaxProtocol = TLSv1.2
 """
 
-HELLO = messages.Hello(messages.VERSION, 0, 0, 1, 1400, 1, 1, framing.BULK, 0)
+KEY_SHARE = Offer(AES_256_GCM).key_share.pack()
+HELLO = messages.Hello(messages.VERSION, 0, 0, 1, 1400, 1, 1, framing.BULK, 0, key_share=KEY_SHARE)
 
 
 class Files(NamedTuple):
@@ -190,6 +196,20 @@ def test_a_peer_is_called_what_the_configuration_calls_it(server: Instance, clie
     assert "the-branch" in said and client.address in said and client.node.address in said
 
 
+def says(instance: Instance, text: str) -> bool:
+    return text in instance.command("status").stdout
+
+
+def test_both_ends_say_with_what_packets_are_encrypted(server: Instance, client: Instance) -> None:
+    suite = SUITES[preferred_suite()]
+    for instance in (server, client):
+        eventually(partial(says, instance, f"encrypted with {suite}, epoch 0 out, 0 in"))
+        (peer,) = json.loads(instance.command("status", "--json").stdout)["peers"]
+        assert (peer["encryption"], peer["sent_epoch"], peer["received_epoch"]) == (suite, 0, 0)
+    (peer,) = json.loads(server.command("peers", "--json").stdout)["peers"]
+    assert peer["encryption"] == suite
+
+
 def first_frame(node: Node, server: Instance, context: ssl.SSLContext) -> bytes:
     """The server's answer to a HELLO without a key: the beginning of a frame, nothing if it closes."""
     with call(node, server.node.address, port_of(server), context) as sock:
@@ -197,9 +217,10 @@ def first_frame(node: Node, server: Instance, context: ssl.SSLContext) -> bytes:
         return sock.recv(5)
 
 
-def test_by_hand_too(lab: Lab, server: Instance, authority: Authority) -> None:
+def test_by_hand_too(lab: Lab, server: Instance, client: Instance, authority: Authority) -> None:
     said = first_frame(lab["c"], server, tls_context(pair=authority.files(CLIENT)))
     assert said[4] in (framing.WELCOME, framing.REFUSED)  # the branch is there already, in a newer session
+    eventually(lambda: reaches(client.node, server.address), what="the branch is back")
 
 
 @pytest.mark.parametrize(

@@ -55,18 +55,13 @@ def is_pinged(server: Instance, responder: EchoResponder, count: int = 3) -> Non
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
 def test_a_client_written_from_the_document_pings_and_is_pinged(dialer: Dialer, version: ssl.TLSVersion) -> None:
     client = dialer.dial("one", version)
-    assert client.socket.version() == {"TLSv1_3": "TLSv1.3", "TLSv1_2": "TLSv1.2"}[version.name]
-    assert client.welcome.version == 1 and client.welcome.mtu == 1400
+    assert client.tls_version == {"TLSv1_3": "TLSv1.3", "TLSv1_2": "TLSv1.2"}[version.name]
+    assert client.welcome.version == 2 and client.welcome.mtu == 1400
     assert [each.version for each in client.welcome.addresses] == [4, 6] and client.welcome.routes == ()
     pings(client)
     with EchoResponder(client) as responder:
         is_pinged(dialer.server, responder)
     assert responder.answered == 6 and client.unknown == 0
-
-
-def test_a_bare_packet_is_as_good_as_one_in_a_block(dialer: Dialer) -> None:
-    with dialer.dial("one") as client:
-        pings(client, send="send_bare")
 
 
 def test_many_packets_in_one_block_all_arrive(dialer: Dialer) -> None:
@@ -80,24 +75,42 @@ def test_many_packets_in_one_block_all_arrive(dialer: Dialer) -> None:
         assert all(is_reply(reply, request) for reply, request in zip(replies, requests, strict=True))
 
 
-@pytest.mark.parametrize("n", [1, 2, 10, 37])
-def test_a_block_in_shards_over_two_connections_is_put_together(dialer: Dialer, n: int) -> None:
-    session = next(dialer.sessions)
+@pytest.mark.parametrize(("n", "m"), [(2, 0), (10, 3), (37, 5)])
+def test_a_block_in_shards_over_two_connections_is_put_together(dialer: Dialer, n: int, m: int) -> None:
+    session = dialer.new_session("one")
     with ExitStack() as stack:
         pair = [
             stack.enter_context(dialer.dial("one", session=session, connections=2, index=index, runs=Runs()))
             for index in range(2)
         ]
         request = echo_request(str(pair[0].welcome.addresses[0].ip), INSIDE[0], n, bytes(1000))
-        stream, cut = session << 8, (n + 1) // 2
-        pair[0].send_run(stream, 0, n, [request], 0, cut)
-        if cut < n:
-            pair[1].send_run(stream, 0, n, [request], cut, n - cut)
+        block = session.seal_coded([request], n, m)
+        cut = (n + 1) // 2
+        pair[0].send_sealed(block, 0, cut)
+        pair[1].send_sealed(block, cut + m, n - cut)  # m data shards, or all the last ones, are never sent
+        if m:
+            pair[0].send_sealed(block, n, m)
         expect_reply(request, *pair)
 
 
+def test_copies_of_a_block_bring_it_once(dialer: Dialer) -> None:
+    session = dialer.new_session("one")
+    with ExitStack() as stack:
+        pair = [
+            stack.enter_context(dialer.dial("one", session=session, connections=2, index=index, runs=Runs()))
+            for index in range(2)
+        ]
+        before = dialer.server.counter("tun.packets_written")
+        request = echo_request(str(pair[0].welcome.addresses[0].ip), INSIDE[0], 1)
+        for client, copy in zip(pair, session.seal_copies([request], 2), strict=True):
+            client.send_sealed(copy)
+        expect_reply(request, *pair)
+        pings(pair[0], *pair)
+        assert dialer.server.counter("tun.packets_written") <= before + 3
+
+
 def test_runs_of_one_shard_and_of_more_bring_every_packet(dialer: Dialer) -> None:
-    runs, session = Runs(), next(dialer.sessions)
+    runs, session = Runs(), dialer.new_session("one")
     with ExitStack() as stack:
         clients = [
             stack.enter_context(dialer.dial("one", session=session, connections=4, index=index, runs=runs))
@@ -132,14 +145,20 @@ def test_a_wish_is_granted_and_one_that_cannot_be_is_refused_with_the_reason(dia
         pings(client)
 
 
-def test_a_hello_of_another_version_is_refused_once_the_proof_is_there(dialer: Dialer) -> None:
+@pytest.mark.parametrize("wire_version", [1, 2])
+def test_a_hello_of_an_earlier_version_or_without_a_key_share_is_refused_once_the_proof_is_there(
+    dialer: Dialer, wire_version: int
+) -> None:
     with dialer.dial_tls("two") as client, pytest.raises(Refused) as refused:
-        client.shake_hands(wire_version=2)
-    assert (refused.value.reason, refused.value.text) == (2, "this server speaks version 1")
+        client.send_hello(wire_version, extensions=b"")
+        client.receive_challenge()
+        client.send_proof(client.proof())
+        client.receive_welcome()
+    assert (refused.value.reason, refused.value.text) == (2, "this server speaks version 2")
 
 
 def test_the_same_index_again_takes_the_place_of_the_connection_before(dialer: Dialer) -> None:
-    session = next(dialer.sessions)
+    session = dialer.new_session("one")
     with (
         dialer.dial("one", session=session) as first,
         dialer.dial("one", session=session, index=1) as second,
@@ -152,7 +171,7 @@ def test_the_same_index_again_takes_the_place_of_the_connection_before(dialer: D
 
 
 def test_a_later_session_takes_the_place_of_an_earlier_one_and_not_the_other_way_round(dialer: Dialer) -> None:
-    session = next(dialer.sessions)
+    session = dialer.new_session("one")
     with dialer.dial("one", session=session) as earlier, dialer.dial("one") as later:
         with pytest.raises(Ended):
             earlier.receive_packets(REPLY_SECONDS)
@@ -188,6 +207,7 @@ def test_without_encryption_there_is_no_tls_and_no_proof(tmp_path: Path) -> None
         client = WireClient(sock, requested_addresses=["10.99.0.5", "fd99::5"])
         assert [str(each) for each in client.shake_hands().addresses] == ["10.99.0.5/24", "fd99::5/64"]
         pings(client)
+        pings(client, send="send_bare")
         with EchoResponder(client) as responder:
             is_pinged(server, responder)
 
@@ -213,7 +233,8 @@ def test_with_certificates_there_is_no_proof_but_theirs(tmp_path: Path) -> None:
             server.wait_until_running()
             port = int(config["local_addr"].rpartition(":")[2])
             client = WireClient(connect(b, a.address, port))
-            client.secure(tls(ca=files["ca.crt"], certificate=files["laptop.crt"], key=files["laptop.key"]), a.address)
+            mine = files["laptop.crt"]
+            client.secure(tls(ca=files["ca.crt"], certificate=mine, key=files["laptop.key"]), a.address, own=mine)
             client.shake_hands()
             pings(client)
             with EchoResponder(client) as responder:

@@ -22,7 +22,7 @@ import pytest
 from tests.netns.harness.handmade_clients import PLENTY, Dialer, EchoResponder, connect, inviting_server
 from tests.netns.harness.instance import Instance, server_config
 from tests.reference.blocks import FRAME, frame
-from tests.reference.client import BARE_END, CHALLENGE, HELLO, PROOF, WireClient, is_bare_end, tls
+from tests.reference.client import BARE_END, CHALLENGE, HELLO, PROOF, VERSION, WireClient, is_bare_end, tls
 from tests.support import eventually
 from tools.lab.network import Lab
 from tools.load import flows
@@ -342,7 +342,7 @@ def test_a_slow_client_that_proves_its_key_in_time_is_admitted(dialer: Dialer) -
             client.socket.send(bytes([byte]))
         client.receive_challenge()
         client.send_proof(client.proof())
-        assert client.receive_welcome().version == 1
+        assert client.receive_welcome().version == VERSION
 
 
 def test_a_client_rejected_before_is_admitted_with_its_key(dialer: Dialer) -> None:
@@ -351,4 +351,4 @@ def test_a_client_rejected_before_is_admitted_with_its_key(dialer: Dialer) -> No
             act(client, dialer)
             assert outcome(client.socket).how == "closed"
     with dialer.dial("two") as client:
-        assert client.welcome.version == 1
+        assert client.welcome.version == VERSION

@@ -3,8 +3,9 @@
     client = WireClient(sock, key=key)       a connected socket
     client.secure(tls(...))                  TLS, and the certificate hash
     client.shake_hands()                     hello, challenge, proof, welcome; or each step by itself
-    client.send(packet, ...)                 packets in a block; also send_bare, send_run, keepalive
+    client.send(packet, ...)                 packets in a block; also send_run, send_sealed, keepalive
     client.receive_packets(seconds)          bare IP packets, from frames of any type
+    client.end()                             the end of our direction
 
 It blocks, with a deadline for each step. A Violation is an act of the server that the document forbids; Refused is an
 answer of the server.
@@ -26,14 +27,31 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from tests.reference.blocks import BLOCK, DATA, FRAME, RUN, Runs, Violation, block_frame, frame, packets_of, run_frame
+from tests.reference import key_schedule, records
+from tests.reference.blocks import (
+    BLOCK,
+    DATA,
+    FRAME,
+    KEEPALIVE,
+    RUN,
+    Runs,
+    Violation,
+    block_frame,
+    frame,
+    packets_of,
+    run_frame,
+)
+from tests.reference.key_schedule import TO_CLIENT, TO_SERVER
+from tests.reference.records import Header, HeaderSeal
+from tests.reference.sealed_blocks import BULK, HASH_BYTES, LIGHT, Sealed, Session
 
-KEEPALIVE, HELLO, WELCOME, REFUSED, CHALLENGE, PROOF, DONE = 0x02, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15
+HELLO, WELCOME, REFUSED, CHALLENGE, PROOF, DONE = 0x10, 0x11, 0x12, 0x13, 0x14, 0x15
+VERSION = 2
 EXCHANGE = 1  # an extension of a hello
 HELLO_FIELDS = struct.Struct(">4sBBHHHQQBBB8s32sB")
 WELCOME_FIELDS = struct.Struct(">BBHB32sB")
 MAGIC = b"tnl\x01"
-LENGTH_LIMIT, WELCOME_LIMIT = 133155, 16384
+LENGTH_LIMIT, WELCOME_LIMIT = 133163, 16384
 ALPN = "tunnel/1"
 ACCEPTS_RUNS = 1
 
@@ -47,7 +65,7 @@ class Refused(Exception):
 
 
 class Ended(Exception):
-    """The server has closed the connection. `how`: "closed", "close_notify" (of TLS), "reset", or an alert."""
+    """The server has closed the connection. `how`: "closed", "close_notify" (sealed or not), "reset", or an alert."""
 
     def __init__(self, how: str) -> None:
         super().__init__(how)
@@ -105,16 +123,21 @@ class WireClient:
         connections: int = 1,
         mtu: int = 1400,
         client: int = 1,
-        session: int = 1,
+        session: int | Session = 1,
         traffic_class: int = 0,
         runs: Runs | None = None,
         seconds: float = 5.0,
     ) -> None:
+        """`session`: its number, or what this connection shares with others of the session."""
         self.socket = sock
         self.key = key
         self.runs = runs
-        self.certificate_hash = b""
-        self.sent_hello = self.received_challenge = self.server_proof = b""
+        self.session = session if isinstance(session, Session) else Session(session, key=key, client=client)
+        self.traffic_class = traffic_class
+        self.tls_version = ""
+        self.certificate_hash = b""  # none without TLS
+        self.own_certificate_hash = bytes(HASH_BYTES)
+        self.sent_hello = self.received_challenge = self.received_welcome = self.server_proof = b""
         self.welcome: Welcome | None = None
         self.unknown = 0  # frames received whose type is not in the document
         self.keepalives = 0  # keepalives received
@@ -128,7 +151,7 @@ class WireClient:
             connections,
             mtu,
             client,
-            session,
+            self.session.number,
             traffic_class,
             ACCEPTS_RUNS if runs is not None else 0,
         )
@@ -144,8 +167,8 @@ class WireClient:
 
     # -- the handshake
 
-    def secure(self, context: ssl.SSLContext, name: str | None = None, pin: bytes = b"") -> None:
-        """TLS. `pin`: the certificate hash that the client has been given."""
+    def secure(self, context: ssl.SSLContext, name: str | None = None, pin: bytes = b"", own: str = "") -> None:
+        """TLS. `pin`: the certificate hash that the client has been given. `own`: path of the client's certificate."""
         self.socket.settimeout(self._seconds)
         try:
             self.socket = context.wrap_socket(self.socket, server_hostname=name, suppress_ragged_eofs=False)
@@ -154,10 +177,15 @@ class WireClient:
         if self.socket.selected_alpn_protocol() != ALPN:
             raise Violation(f"ALPN: expected {ALPN}, selected {self.socket.selected_alpn_protocol()}")
         self.certificate_hash = hashlib.sha256(self.socket.getpeercert(True)).digest()
+        self.tls_version = self.socket.version() or ""
+        if own:
+            with open(own) as file:
+                der = ssl.PEM_cert_to_DER_cert(file.read())
+            self.own_certificate_hash = hashlib.sha256(der).digest()
         if pin and not hmac.compare_digest(pin, self.certificate_hash):
             raise Violation("another certificate than that of the pin")
 
-    def shake_hands(self, wire_version: int = 1) -> Welcome:
+    def shake_hands(self, wire_version: int = VERSION) -> Welcome:
         """The whole handshake inside TLS."""
         self.send_hello(wire_version)
         if self.key:
@@ -188,8 +216,10 @@ class WireClient:
         info = b"tunnel exchanged key" + own.public_key().public_bytes_raw() + other
         return body[65 : 65 + body[64]].decode("ascii"), _mac(_mac(self.key, shared), info + b"\x01")
 
-    def hello(self, wire_version: int = 1, extensions: bytes = b"") -> bytes:
-        """The frame of a HELLO with a new nonce."""
+    def hello(self, wire_version: int = VERSION, extensions: bytes | None = None) -> bytes:
+        """The frame of a HELLO with a new nonce. `extensions`: others than the key share of a connection with TLS."""
+        if extensions is None:
+            extensions = self.session.hello_extension() if self.certificate_hash else b""
         key_id, nonce = bytes(8), bytes(32)
         if self.key:
             key_id, nonce = _mac(self.key, b"tunnel key id")[:8], secrets.token_bytes(32)
@@ -202,8 +232,8 @@ class WireClient:
             + extensions,
         )
 
-    def send_hello(self, wire_version: int = 1) -> None:
-        self.sent_hello = self.hello(wire_version)
+    def send_hello(self, wire_version: int = VERSION, extensions: bytes | None = None) -> None:
+        self.sent_hello = self.hello(wire_version, extensions)
         self.socket.sendall(self.sent_hello)
 
     def receive_challenge(self) -> None:
@@ -225,6 +255,7 @@ class WireClient:
     def receive_welcome(self) -> Welcome:
         """The welcome. Refused, if the server refuses the connection."""
         body = self._receive_message(WELCOME)
+        self.received_welcome = frame(WELCOME, body)
         fields = WELCOME_FIELDS.unpack_from(body)
         self.server_proof = fields[4]
         if self.key:
@@ -235,8 +266,34 @@ class WireClient:
         addresses, at = _prefixed(body, at, fields[5], ipaddress.ip_interface)
         (count,) = struct.unpack_from(">H", body, at)
         routes, at = _prefixed(body, at + 2, count, ipaddress.ip_network)
+        if self.certificate_hash:
+            self._leave_tls(body[at:])
         self.welcome = Welcome._make([*fields[:4], tuple(addresses), tuple(routes)])
         return self.welcome
+
+    def _leave_tls(self, extensions: bytes) -> None:
+        """From here on the connection is sealed."""
+        self.session.accept_welcome(extensions, self.own_certificate_hash)
+        self._sealer, opener = self.header_seals()
+        self._reader = records.Reader(opener)
+        if self._buffer or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()):
+            raise Violation("bytes behind the welcome in TLS")
+        if isinstance(self.socket, ssl.SSLSocket):
+            if self.socket.session is not None and self.socket.session.has_ticket:
+                raise Violation("a session ticket")
+            self.socket = socket.socket(fileno=self.socket.detach())
+
+    def header_seals(self) -> tuple[HeaderSeal, HeaderSeal]:
+        """For the headers that this client sends, and for those of the server, from the first on."""
+        session = self.session
+        parts = self.sent_hello, self.received_challenge, self.received_welcome, self.certificate_hash
+        connection = key_schedule.connection(*parts)
+        keys = (
+            key_schedule.header_keys(session.root, session.context, direction, connection)
+            for direction in (TO_SERVER, TO_CLIENT)
+        )
+        sealer, opener = (HeaderSeal(session.suite, each) for each in keys)
+        return sealer, opener
 
     def _receive_message(self, expected: int) -> bytes:
         found = self.receive_frame(self._seconds, WELCOME_LIMIT)
@@ -266,28 +323,49 @@ class WireClient:
                 del buffer[: 4 + length]
                 if length:
                     return whole[0], whole[1:]
-            left = deadline - time.monotonic()
-            if left <= 0:
+            data = self._receive_bytes(deadline)
+            if data is None:
                 return None
-            self.socket.settimeout(left)
-            try:
-                data = self.socket.recv(65536)
-            except TimeoutError:
-                return None
-            except (ConnectionError, ssl.SSLError) as error:
-                raise Ended(_how(error)) from None
-            if not data:
-                raise Ended("close_notify" if isinstance(self.socket, ssl.SSLSocket) else "closed")
             buffer += data
+
+    def receive_sealed(self, seconds: float) -> tuple[Header, bytes] | None:
+        """The next frame of a sealed connection; None if it does not arrive in time. Ended, if the connection has."""
+        deadline = time.monotonic() + seconds
+        while (found := self._reader.next()) is None:
+            if self._reader.ended:
+                raise Ended("close_notify")
+            data = self._receive_bytes(deadline)
+            if data is None:
+                return None
+            self._reader.feed(data)
+        return found
+
+    def _receive_bytes(self, deadline: float) -> bytes | None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return None
+        self.socket.settimeout(left)
+        try:
+            data = self.socket.recv(65536)
+        except TimeoutError:
+            return None
+        except (ConnectionError, ssl.SSLError) as error:
+            raise Ended(_how(error)) from None
+        if not data:
+            raise Ended("close_notify" if isinstance(self.socket, ssl.SSLSocket) else "closed")
+        return data
 
     def receive_packets(self, seconds: float, count: int = 1) -> list[bytes]:
         """Bare IP packets, as soon as `count` of them have arrived; fewer when the time is over."""
         deadline = time.monotonic() + seconds
+        receive, add = (
+            (self.receive_sealed, self._add_sealed) if self.certificate_hash else (self.receive_frame, self._add_frame)
+        )
         while len(self._ready) < count:
-            found = self.receive_frame(deadline - time.monotonic())
+            found = receive(deadline - time.monotonic())
             if found is None:
                 break
-            self._add_frame(*found)
+            add(*found)
         ready, self._ready = self._ready, []
         return ready
 
@@ -297,26 +375,73 @@ class WireClient:
         elif kind == BLOCK:
             self._ready += packets_of(body)
         elif kind == RUN and self.runs is not None:
-            for block in self.runs.add(body):
+            for block in self.runs.add_run(body):
                 self._ready += packets_of(block[FRAME.size :])
-        elif kind == KEEPALIVE:
+        else:
+            self._add_other(kind)
+
+    def _add_sealed(self, header: Header, body: bytes) -> None:
+        if header.kind != RUN:
+            self._add_other(header.kind)
+            return
+        if (header.n, header.m) != (1, 0) and self.runs is None:
+            raise Violation("shards for an end that does not accept runs")
+        each = header.shard_bytes
+        shards = [body[at : at + each] for at in range(0, len(body), each)]
+        sealed: bytes | None = shards[0]
+        if header.n > 1:
+            head = (header.n, header.m, header.size, header.epoch)
+            sealed = self.runs.add((header.stream, header.number), head, header.first, shards)
+        elif self.runs is not None:
+            self.runs.blocks[1] += 1
+        if sealed is not None:
+            self._ready += self.session.open(header, sealed[: header.size]) or []
+
+    def _add_other(self, kind: int) -> None:
+        if kind == KEEPALIVE:
             self.keepalives += 1
         else:
             self.unknown += 1
 
     def send(self, *packets: bytes) -> None:
         """Send packets in one block."""
-        self.socket.sendall(block_frame(*packets))
+        if self.certificate_hash:
+            self.send_sealed(self.session.seal(LIGHT if self.traffic_class else BULK, packets))
+        else:
+            self.socket.sendall(block_frame(*packets))
+
+    def send_sealed(self, block: Sealed, first: int = 0, count: int = 0) -> None:
+        """Send a sealed block, or `count` of its shards."""
+        header, shards = block
+        if header.n > 1:
+            header = header._replace(first=first, shards=count or len(shards))
+            shards = shards[first : first + header.shards]
+        self.send_header(header, b"".join(shards))
+
+    def send_header(self, header: Header, body: bytes = b"") -> None:
+        """Send a frame of a sealed connection with any header."""
+        self.socket.sendall(self.sealed_frame(header, body))
+
+    def sealed_frame(self, header: Header, body: bytes = b"") -> bytes:
+        """The records of the next frame. It counts as sent."""
+        return records.records(self._sealer, header, body)
 
     def send_bare(self, packet: bytes) -> None:
+        """Only without encryption."""
         self.socket.sendall(frame(DATA, packet))
 
     def send_run(self, *shards_of: object) -> None:
-        """Send a run: the arguments are those of run_frame."""
+        """Send a run, without encryption: the arguments are those of run_frame."""
         self.socket.sendall(run_frame(*shards_of))
 
     def keepalive(self) -> None:
-        self.socket.sendall(frame(KEEPALIVE))
+        self.socket.sendall(self.sealed_frame(Header(KEEPALIVE)) if self.certificate_hash else frame(KEEPALIVE))
+
+    def end(self) -> None:
+        """End our direction."""
+        if self.certificate_hash:
+            self.socket.sendall(records.end_record(self._sealer))
+        self.socket.shutdown(socket.SHUT_WR)
 
 
 def _mac(key: bytes, message: bytes) -> bytes:

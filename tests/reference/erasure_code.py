@@ -1,4 +1,4 @@
-"""Recovers lost data shards from others, written from docs/fec-code.md alone. The program's code is not used.
+"""Parity shards, and lost data shards from others, written from docs/fec-code.md alone. The program's code is not used.
 
 It is not fast. A row is a Python number, and a shard is a list of p rows. An element of the field is a polynomial in y
 of p bits, bit k for y^k. Multiplied by y^k, a shard is rotated by k rows. Where bit p - 1 is set, all bits are flipped:
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 PRIMES = (11, 13, 19, 29, 37)
 
@@ -31,6 +31,19 @@ def checksum(data: bytes, n: int, m: int) -> int:
     width = len(data) // (n * (prime(n, m) - 1))
     rows = (struct.unpack_from(f"<{width // 8}Q", data, at) for at in range(0, len(data), width))
     return zlib.crc32(b"".join((sum(row) % (1 << 64)).to_bytes(8, "little") for row in rows))
+
+
+def parity(data: Sequence[bytes], m: int) -> list[bytes]:
+    """The m parity shards of these data shards, of which there are several."""
+    p = prime(len(data), m)
+    width = len(data[0]) // (p - 1)
+    made = []
+    for j in range(m):
+        total = [0] * p
+        for i, shard in enumerate(data):
+            total = _sum(total, _turned(_rows(shard, p), i * j))
+        made.append(b"".join((row ^ total[-1]).to_bytes(width, "little") for row in total[:-1]))
+    return made
 
 
 def recover(shards: Mapping[int, bytes], n: int, m: int) -> bytes:

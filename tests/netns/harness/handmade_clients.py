@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from pipeline.credentials.invitation import Invitation, decode
 from tests.netns.harness.instance import Instance, server_config
 from tests.reference.client import Ended, Refused, WireClient, tls
 from tests.reference.packets import reply_to
+from tests.reference.sealed_blocks import Session
 from tools.lab.network import Lab, Node
 
 PEERS = ("one", "two", "three")
@@ -49,8 +50,7 @@ class Dialer:
         self.node = node
         self.invitations = invitations
         self.port = int(server.config["local_addr"].rpartition(":")[2])
-        self.sessions = itertools.count(1)
-        """Session numbers; each is later than those before."""
+        self._numbers = itertools.count(1)
 
     def connect(self) -> socket.socket:
         return connect(self.node, self.server.node.address, self.port)
@@ -58,27 +58,36 @@ class Dialer:
     def key(self, peer: str) -> bytes:
         return self.invitations[peer].key
 
+    def new_session(self, peer: str, **options: Any) -> Session:
+        """A session, for several connections; it is later than those before."""
+        return Session(next(self._numbers), key=self.key(peer) if peer else b"", **options)
+
     def dial_tls(self, peer: str = "", version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, **options: Any) -> WireClient:
         """A client whose TLS handshake is done, and that has sent nothing inside TLS."""
-        options = {"key": self.key(peer) if peer else b"", "session": next(self.sessions), **options}
+        options = {"session": self.new_session(peer), "key": self.key(peer) if peer else b"", **options}
         client = WireClient(self.connect(), **options)
         with closed_on_error(client):
             client.secure(tls(version), pin=bytes.fromhex(self.invitations[PEERS[0]].fingerprint))
         return client
 
     def dial(self, peer: str, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, **options: Any) -> WireClient:
-        """A client that the server has welcomed as this peer. Like any other, it tries again if it was too quick."""
-        until = time.monotonic() + CONNECT_SECONDS
-        while True:
-            client = self.dial_tls(peer, version, **options)
-            try:
-                with closed_on_error(client):
-                    client.shake_hands()
-                return client
-            except Refused as refused:
-                if refused.reason != TOO_MANY_SESSIONS or time.monotonic() > until:
-                    raise
-                time.sleep(POLL_SECONDS)
+        """A client that the server has welcomed as this peer."""
+        return welcomed(lambda: self.dial_tls(peer, version, **options))
+
+
+def welcomed(dial: Callable[[], WireClient]) -> WireClient:
+    """A client that the server has welcomed. Like any other, it dials again if it was too quick."""
+    until = time.monotonic() + CONNECT_SECONDS
+    while True:
+        client = dial()
+        try:
+            with closed_on_error(client):
+                client.shake_hands()
+            return client
+        except Refused as refused:
+            if refused.reason != TOO_MANY_SESSIONS or time.monotonic() > until:
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 @contextmanager
