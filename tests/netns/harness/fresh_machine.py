@@ -185,10 +185,7 @@ class Machine:
         self._process.kill()
         self._process.wait()
         eventually(self._has_no_process, 20, f"the processes of {self.node.name} gone")
-        for group in sorted(self._group.rglob("*"), key=lambda path: len(path.parts), reverse=True):
-            if group.is_dir():
-                group.rmdir()
-        self._group.rmdir()
+        eventually(self._has_no_group, 20, f"the control groups of {self.node.name} gone")
 
     def _has_no_process(self) -> bool:
         lists = [self._group / "cgroup.procs", *self._group.rglob("cgroup.procs")]
@@ -197,6 +194,15 @@ class Machine:
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         return not pids
+
+    def _has_no_group(self) -> bool:
+        """Remove the control groups. One is busy for a moment after its last process is gone from its list."""
+        groups = [path for path in self._group.rglob("*") if path.is_dir()]
+        with suppress(OSError):
+            for group in sorted(groups, key=lambda path: len(path.parts), reverse=True):
+                group.rmdir()
+            self._group.rmdir()
+        return not self._group.exists()
 
 
 def _mount(*words: object) -> None:
