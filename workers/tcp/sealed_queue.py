@@ -47,12 +47,9 @@ class SealedSendQueue(SendQueue):
         """Note that the first `sent` bytes are gone. Items finished."""
         done, left = 0, sent
         if self.unsent_tail:
-            gone = min(left, len(self.unsent_tail))
-            self.unsent_tail = memoryview(self.unsent_tail)[gone:]
-            left -= gone
+            left = self._advance_tail(left)
             if self.unsent_tail:
                 return 0
-            self.tail_is_block = False
         partial = self.partial
         if partial is not None:
             rest = sum(map(len, self._rest))

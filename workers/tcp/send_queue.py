@@ -139,12 +139,9 @@ class SendQueue:
         done = 0
         left = sent
         if self.unsent_tail:
-            gone = min(left, len(self.unsent_tail))
-            self.unsent_tail = self.unsent_tail[gone:]
-            left -= gone
+            left = self._advance_tail(left)
             if self.unsent_tail:
                 return 0
-            self.tail_is_block = False
         partial = self.partial
         if partial is not None:
             if left < partial.size - self.partial_sent:
@@ -168,6 +165,14 @@ class SendQueue:
                 items -= 1
                 done += 1
         return done
+
+    def _advance_tail(self, sent: int) -> int:
+        """Note that the first `sent` bytes, the tail's before all others, are gone. Those of them behind the tail."""
+        gone = min(sent, len(self.unsent_tail))
+        self.unsent_tail = memoryview(self.unsent_tail)[gone:]
+        if not self.unsent_tail:
+            self.tail_is_block = False
+        return sent - gone
 
     # -- items that this queue does not send from their slots
 
