@@ -4,7 +4,8 @@
     RecordScanner   whole frames are found, checked and turned, in place, into frames as the next stages read them
 
 In a slot, a frame that has arrived is a frame of padding and then a run frame, or just padding. Its records had room
-for both. The body stays where it was received, and the five bytes of it under each record header are put back.
+for both; nobody needs the padding in front of the first one (`begin`). The body stays where it was received, and the
+five bytes of it under each record header are put back.
 
 A peer whose header does not make sense has sent that itself, since the tag proves it: PeerError ends the connection.
 """
@@ -58,6 +59,7 @@ Pieces = list[bytes | bytearray | memoryview]
 class _Plan(NamedTuple):
     """All that follows from the size of a body: computed once for each."""
 
+    body_bytes: int
     wire_bytes: int  # of the frame
     body_at: int  # in the frame
     first_bytes: int  # the length field of the first record
@@ -81,6 +83,7 @@ def _plan(body_bytes: int) -> _Plan:
         displaced.append(slice(at, begin))
     headers = "".join(f"{size}x{RECORD_HEADER.format[1:]}" for size in sizes[:-1])
     return _Plan(
+        body_bytes,
         plan.wire_bytes,
         plan.body_at,
         sizes[0],
@@ -103,7 +106,22 @@ class _Plans(dict[int, _Plan]):
         return found
 
 
+class _RunPlans(dict[tuple[int, ...], _Plan]):
+    """The plans of runs, by n, m, first, count and size of their headers. PeerError if there is no such run."""
+
+    def __missing__(self, key: tuple[int, ...]) -> _Plan:
+        n, m, first, count, size = key
+        body_bytes = count * shard.shard_bytes(size, n, m)
+        if not body_bytes or first + count > n + m:
+            raise PeerError(f"run of {count} shards from {first} on, {n} + {m} of a block of {size} bytes")
+        if len(self) >= _PLANS_KEPT:
+            self.clear()
+        found = self[key] = _PLANS[body_bytes]
+        return found
+
+
 _PLANS = _Plans()
+_RUN_PLANS = _RunPlans()
 _END_PLAN = _PLANS[0]._replace(wire_bytes=RECORD_HEADER_BYTES + END_RECORD_BYTES)
 
 
@@ -141,19 +159,22 @@ class RecordWriter:
 
 
 class RecordScanner:
-    """The inbound direction of one connection. `ended`: the other end has said that it sends no more."""
+    """The inbound direction of one connection. `ended`: the other end has said that it sends no more; `begin`: where
+    the first frame that the last scan() found begins, without padding."""
 
     def __init__(self, opener: HeaderOpener) -> None:
         self._open_header = opener.open
         self._header: tuple[int, ...] = _NO_HEADER  # of the frame that is not whole yet, once it has been opened
         self._plan = _PLANS[0]
         self.ended = False
+        self.begin = 0
 
     def scan(
         self, view: memoryview, at: int, end: int, limit: int, most: int = framing.UNBOUNDED
     ) -> tuple[int, int, int, int, int, int]:
         """Like framing.scan, for sealed records in view[at:end]. The whole frames are frames of a slot then."""
         frames = runs = bare = charged = 0
+        self.begin = at
         while end - at >= RECORD_HEADER_BYTES and not self.ended:
             if self._header is _NO_HEADER and not self._open(view, at, end, limit):
                 break
@@ -163,12 +184,13 @@ class RecordScanner:
                 return at, after, frames, runs, bare, charged
             kind, stream, number, n, m, first, count, size, epoch, packets = self._header
             self._header = _NO_HEADER
-            frames += 1
             if kind == framing.RUN:
                 if plan.parts:
                     _put_back(plan, view, at)
                 run_at = at + plan.body_at - _RUN_BYTES
                 _pack_frame(view, at, run_at - at - _LENGTH_BYTES, framing.PADDING)
+                if not frames:
+                    self.begin = run_at
                 _pack_run(
                     view, run_at, after - run_at - _LENGTH_BYTES,
                     kind, stream, number, n, m, first, count, size, epoch, packets,
@@ -184,6 +206,7 @@ class RecordScanner:
                 _pack_frame(view, at, plan.wire_bytes - _LENGTH_BYTES, framing.PADDING if is_bare else framing.UNKNOWN)
                 bare += is_bare
                 charged += _BLOCK_CHARGE
+            frames += 1
             at = after
             if charged >= most:
                 break
@@ -199,13 +222,11 @@ class RecordScanner:
         if end - at < FRONT_BYTES:
             return False
         header = _header_of(self._open_header(view[at + RECORD_HEADER_BYTES : at + FRONT_BYTES]))
-        kind, _, _, n, m, first, count, size, _, _ = header
-        body_bytes = 0
-        if kind == framing.RUN:
-            body_bytes = count * shard.shard_bytes(size, n, m)
-            if not body_bytes or first + count > n + m or body_bytes > limit:
-                raise PeerError(f"run of {count} shards from {first} on, {n} + {m} of a block of {size} bytes")
-        plan = _PLANS[body_bytes]
+        plan = _PLANS[0]
+        if header[0] == framing.RUN:
+            plan = _RUN_PLANS[header[3:8]]
+            if plan.body_bytes > limit:
+                raise PeerError(f"run of {plan.body_bytes} bytes, at most {limit} allowed")
         if length != plan.first_bytes:
             raise PeerError(f"record of {length} bytes, {plan.first_bytes} expected for its frame")
         self._header, self._plan = header, plan

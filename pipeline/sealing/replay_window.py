@@ -43,6 +43,7 @@ class ReplayWindows:
     def __init__(self, view: memoryview) -> None:
         self._bytes = view
         self._words = view.cast("Q")
+        self._next: dict[int, int] = {}  # by peer handle and stream: the number behind the highest that was opened
 
     @staticmethod
     def bytes_of(capacity: int) -> int:
@@ -50,6 +51,8 @@ class ReplayWindows:
         return capacity * KINDS * RECORD_BYTES
 
     def may_open(self, peer_handle: int, stream: int, number: int) -> bool:
+        if self._next.get(peer_handle << 32 | stream) == number:
+            return True
         at = ((peer_handle & PEER_INDEX_MASK) * KINDS + (stream & 0xFF)) * RECORD_BYTES
         words = self._words
         first = words[at >> 3]
@@ -72,6 +75,17 @@ class ReplayWindows:
     def mark(self, peer_handle: int, stream: int, number: int) -> None:
         """A block that may_open() admits has been opened."""
         at = ((peer_handle & PEER_INDEX_MASK) * KINDS + (stream & 0xFF)) * RECORD_BYTES
+        key = peer_handle << 32 | stream
+        if self._next.get(key) == number:
+            self._words[at >> 3] = _KNOWN | stream >> 8 << 32 | number
+            self._next[key] = number + 1 & _U32
+        else:
+            at = self._move(at, peer_handle, stream, number)
+        place = number % WINDOW
+        self._bytes[at + _BITS_AT + (place >> 3)] |= 1 << (place & 7)
+
+    def _move(self, at: int, peer_handle: int, stream: int, number: int) -> int:
+        """Make room for a number that is not the next one. Where the half of its process is."""
         words = self._words
         process = stream >> 8
         if words[(at >> 3) + _PEER_HANDLE] != peer_handle:
@@ -79,19 +93,21 @@ class ReplayWindows:
             words[(at >> 3) + _PEER_HANDLE] = peer_handle
         first = words[at >> 3]
         if not first or process > first >> 32 & _PROCESS_MASK:
+            self._next.clear()  # of the process before this one, or of another session
             self._begin(at, first, _KNOWN | process << 32 | number)
-        else:
-            if process != first >> 32 & _PROCESS_MASK:
-                at += _HALF_BYTES
-                first = words[at >> 3]
-            ahead = number - (first & _U32) & _U32
-            if 0 < ahead < _HALF:
-                words[at >> 3] = _KNOWN | process << 32 | number
-                if ahead > 1:
-                    self._clear(at + _BITS_AT, (first & _U32) + 1, min(ahead - 1, WINDOW))
-        place = number % WINDOW
-        bit_at = at + _BITS_AT + (place >> 3)
-        self._bytes[bit_at] |= 1 << (place & 7)
+            first = words[at >> 3]
+        is_latest = process == first >> 32 & _PROCESS_MASK
+        if not is_latest:
+            at += _HALF_BYTES
+            first = words[at >> 3]
+        ahead = number - (first & _U32) & _U32
+        if 0 < ahead < _HALF:
+            first = words[at >> 3] = _KNOWN | process << 32 | number
+            if ahead > 1:
+                self._clear(at + _BITS_AT, number - ahead + 1, min(ahead - 1, WINDOW))
+        if is_latest:
+            self._next[peer_handle << 32 | stream] = (first & _U32) + 1 & _U32
+        return at
 
     def _begin(self, at: int, before: int, first: int) -> None:
         """Begin the window of a process of which nothing has been opened; that of the one before is kept."""

@@ -41,25 +41,30 @@ class BlockKeys(NamedTuple):
 
 
 class KeyTable:
-    """`capacity`: peer indices. Only the process that made it can write."""
+    """`capacity`: peer indices; `words`: the table in words of 64 bits. Only the process that made it can write."""
 
     def __init__(self, fd: int, capacity: int, writable: bool) -> None:
         size = capacity * RECORD_BYTES
         self._map = mmap.mmap(fd, size, prot=mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
         self._view = memoryview(self._map)
-        self._words = self._view.cast("Q")
+        self.words = self._view.cast("Q")
+
+    @staticmethod
+    def version_word(peer_handle: int) -> int:
+        """Which of the `words` is the version of the record of this index."""
+        return (peer_handle & PEER_INDEX_MASK) * RECORD_BYTES // 8
 
     def version(self, peer_handle: int) -> int:
         """Of the record of this index: a reader that has seen it need not read the record again."""
-        version: int = self._words[(peer_handle & PEER_INDEX_MASK) * RECORD_BYTES // 8]
+        version: int = self.words[self.version_word(peer_handle)]
         return version
 
     def read(self, peer_handle: int) -> BlockKeys | None:
         """The keys of this session; None if it has none, or while they are written."""
         at = (peer_handle & PEER_INDEX_MASK) * RECORD_BYTES
-        version = self._words[at // 8]
+        version = self.words[at // 8]
         data = bytes(self._view[at + _VERSION_BYTES : at + _VERSION_BYTES + _RECORD.size])
-        if version & 1 or version != self._words[at // 8]:
+        if version & 1 or version != self.words[at // 8]:
             return None
         keys = BlockKeys(*_RECORD.unpack(data))
         return keys if keys.peer_handle == peer_handle else None
@@ -73,9 +78,9 @@ class KeyTable:
 
     def _replace(self, peer: int, data: bytes) -> None:
         at = peer * RECORD_BYTES
-        self._words[at // 8] += 1
+        self.words[at // 8] += 1
         self._view[at + _VERSION_BYTES : at + _VERSION_BYTES + _RECORD.size] = data
-        self._words[at // 8] += 1
+        self.words[at // 8] += 1
 
     def erase_all(self) -> None:
         """No session has keys."""
@@ -83,7 +88,7 @@ class KeyTable:
             self._replace(peer, bytes(_RECORD.size))
 
     def close(self) -> None:
-        self._words.release()
+        self.words.release()
         self._view.release()
         self._map.close()
 

@@ -201,10 +201,11 @@ class FrameReader:
         self, slot: memoryview, end: int, connection: Connection, frames: int, runs: int, charged: int
     ) -> None:
         state = connection.receive
+        begin = FRAMES_AT if state.scanner is None else state.scanner.begin
         write_header(
             slot,
-            FRAMES_AT,
-            end - FRAMES_AT,
+            begin,
+            end - begin,
             state.stamped_lane,
             connection.peer_handle,
             connection.traffic_class,

@@ -58,13 +58,14 @@ _pack_run = shard.SEALED_RUN.pack_into
 class _SealingSession:
     """A session for which a duty seals."""
 
-    __slots__ = ("epoch", "first", "peer_handle", "sealer", "version")
+    __slots__ = ("epoch", "first", "numbers", "sealer", "version", "version_word")
 
-    def __init__(self, peer_handle: int) -> None:
-        self.peer_handle = peer_handle
+    def __init__(self, numbers: list[int], version_word: int) -> None:
+        self.version_word = version_word  # of the key table
         self.version = -1
         self.epoch = -1
         self.sealer: BlockSealer | None = None
+        self.numbers = numbers  # next of each kind
         self.first = [0] * kinds.KINDS  # number of each kind with which this epoch has begun
 
 
@@ -78,7 +79,7 @@ class BlockSealing:
         self._words = attachment.peer_table.transit_numbers[attachment.worker.lane]
         self._counters = attachment.page.counters
         self._streams = {kind: kinds.stream(process, attachment.worker.lane, kind) for kind in own}
-        self._sessions: dict[int, _SealingSession] = {}  # by peer index
+        self._sessions: dict[int, _SealingSession] = {}  # by peer handle, one for each peer index
         self._numbers: dict[int, list[int]] = {}  # next of each kind, by peer index: they never go back, in no session
 
     def seal(
@@ -93,11 +94,10 @@ class BlockSealing:
     ) -> tuple[int, int]:
         """Seal a block, once for each copy, one behind the other: each a run header and the sealed block, from slot[at]
         on. Its number, and the bytes of one; 0 bytes, counted, if there is no key."""
-        session = self._sessions.get(peer_handle & PEER_INDEX_MASK)
-        if session is None or session.peer_handle != peer_handle or session.version != self._keys.version(peer_handle):
+        session = self._sessions.get(peer_handle)
+        if session is None or session.version != self._keys.words[session.version_word]:
             session = self._follow(peer_handle)
-        sealer = session.sealer
-        numbers = self._numbers[peer_handle & PEER_INDEX_MASK]
+        sealer, numbers = session.sealer, session.numbers
         number = numbers[kind]
         if sealer is None or number - session.first[kind] >= BLOCKS_MOST:
             self._counters[self._no_key] += 1
@@ -126,9 +126,11 @@ class BlockSealing:
         """Read the keys of a session, which is new or has others."""
         peer = peer_handle & PEER_INDEX_MASK
         numbers = self._numbers.setdefault(peer, [0] * kinds.KINDS)
-        session = self._sessions.get(peer)
-        if session is None or session.peer_handle != peer_handle:
-            session = self._sessions[peer] = _SealingSession(peer_handle)
+        session = self._sessions.get(peer_handle)
+        if session is None:
+            for other in [handle for handle in self._sessions if handle & PEER_INDEX_MASK == peer]:
+                del self._sessions[other]  # its session has ended
+            session = self._sessions[peer_handle] = _SealingSession(numbers, self._keys.version_word(peer_handle))
         version = self._keys.version(peer_handle)
         keys = self._keys.read(peer_handle)
         if version & 1 or version != self._keys.version(peer_handle):

@@ -99,12 +99,16 @@ blocks = st.lists(st.tuples(st.sampled_from([3, 3, 3, 4, 4, 9]), far), max_size=
 
 
 @settings(max_examples=300)
-@given(starts, blocks)
-def test_the_windows_say_what_sets_of_numbers_would_say(start: int, steps: list[tuple[int, int]]) -> None:
+@given(starts, blocks, st.booleans())
+def test_the_windows_say_what_sets_of_numbers_would_say(
+    start: int, steps: list[tuple[int, int]], is_replaced: bool
+) -> None:
     data, model, number = memory(), Model(), start
+    windows = ReplayWindows(memoryview(data))
     for process, move in steps:
         number = (number + move) % U32
-        windows = ReplayWindows(memoryview(data))  # nothing is kept but the memory
+        if is_replaced:
+            windows = ReplayWindows(memoryview(data))  # nothing is kept but the memory
         each = stream(process, 0, KIND)
         for near in (number - 1, number, number + 1):
             assert windows.may_open(PEER, each, near % U32) == model.may_open(process, near % U32)

@@ -71,7 +71,7 @@ class _Between:
     """The words of a reader, and what its supervisor does behind the first look at them."""
 
     def __init__(self, reader: KeyTable, act: object) -> None:
-        self._words, self._act = reader._words, act
+        self._words, self._act = reader.words, act
 
     def __getitem__(self, at: int) -> int:
         found = int(self._words[at])
@@ -91,16 +91,16 @@ def test_a_record_that_changes_while_it_is_read_is_not_read(
     table, reader, _ = ends
     table.write(keys(1))
     assert callable(change)
-    reader._words = _Between(reader, lambda: change(table))  # type: ignore[assignment]
+    reader.words = _Between(reader, lambda: change(table))  # type: ignore[assignment]
     assert reader.read(handle(1)) is None
 
 
 def test_a_record_is_not_read_while_it_is_written_and_its_version_is_odd(ends: tuple[KeyTable, KeyTable, int]) -> None:
     table, reader, _ = ends
     table.write(keys(1))
-    table._words[0] += 1
+    table.words[0] += 1
     assert reader.version(handle(1)) & 1 and reader.read(handle(1)) is None
-    table._words[0] += 1
+    table.words[0] += 1
     assert reader.read(handle(1)) == keys(1)
 
 

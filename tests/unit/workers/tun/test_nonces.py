@@ -222,7 +222,7 @@ class _SlowSupervisor:
     """It begins to write the keys of an epoch, or ends that, at some of the looks of the worker."""
 
     def __init__(self, table: KeyTable, at: set[int]) -> None:
-        self._words, self._view, self._at = table._words, table._view, at
+        self._words, self._view, self._at = table.words, table._view, at
         self._looks = count()
         self._epoch = 0
 
@@ -242,7 +242,7 @@ def test_keys_that_are_written_while_they_are_read_make_no_nonce_repeat_and_cost
         lane.keys.write(block_keys(handle(1), key(1)))
         sealing = lane.sealing(1)
         assert sealed(sealing, handle(1), kinds.PLAIN, b"x")
-        lane.keys._words = cast("memoryview", _Watched(lane.keys._words, _SlowSupervisor(lane.keys, at).look))
+        lane.keys.words = cast("memoryview", _Watched(lane.keys.words, _SlowSupervisor(lane.keys, at).look))
         runs = [sealed(sealing, handle(1), kinds.PLAIN, b"x") for _ in range(15)]
         assert all(runs) and not lane.counts()
         epochs = [shard.SEALED_RUN.unpack_from(run)[9] for (run,) in runs]
@@ -263,7 +263,7 @@ def test_a_table_that_its_supervisor_never_finishes_to_write_leaves_the_keys_of_
     lane.keys.write(block_keys(handle(1), key(1)))
     sealing = lane.sealing(1)
     assert sealed(sealing, handle(1), kinds.PLAIN, b"x")
-    lane.keys._words[0] += 1
+    lane.keys.words[0] += 1
     assert sealed(sealing, handle(1), kinds.PLAIN, b"x")
     fresh = lane.sealing(2)
     assert not sealed(fresh, handle(1), kinds.PLAIN, b"x")

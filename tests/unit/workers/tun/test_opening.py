@@ -155,9 +155,9 @@ def test_keys_that_are_just_written_cost_no_block(lane: Lane, ends: tuple[BlockS
     sealing, opening = ends
     runs = [sealed(sealing, ME, kinds.PLAIN, BLOCK)[0] for _ in range(3)]
     assert opened(opening, runs[0], ME) == BLOCK
-    lane.keys._words[0] += 1
+    lane.keys.words[0] += 1
     assert opened(opening, runs[1], ME) == BLOCK
-    lane.keys._words[0] += 1
+    lane.keys.words[0] += 1
     assert opened(opening, runs[2], ME) == BLOCK
     assert lane.counts() == {}
 
