@@ -39,14 +39,16 @@ class Port(StageView):
         self._unkicked_max = max(1, ring.capacity // 4)  # they too must move on, before the ring is full of their slots
 
     def advance(self, count: int) -> None:
-        self.cursor = cursor = (self.cursor + count) & MASK64
-        self._words[self._own_word] = cursor
+        self.cursor = self._words[self._own_word] = cursor = self.cursor + count & MASK64
+        self._done = cursor - self._lead
         for doorbell in self._after:  # not wake_ahead(): a call less for every burst
             doorbell.kick()
 
     def advance_one(self, concerns_all: bool) -> None:
         """Hand one slot on. Members that are rarely kicked are kicked if it concerns them."""
         self.advance(1)
+        if not self._rarely:
+            return
         self._unkicked += 1
         if concerns_all or self._unkicked >= self._unkicked_max:
             self._unkicked = 0

@@ -126,26 +126,30 @@ class StageView:
         self._words = ring.cursors
         self._own_word = _cursor_word(member)
         self._words_before = tuple(_cursor_word(m) for m in before)
-        self._only_before = self._words_before[0] if len(self._words_before) == 1 else None
+        self._word_before = self._words_before[0]
         self._lead = ring.capacity if first else 0
+        self._done = self.cursor - self._lead  # the stage before is there as well if nothing is ready
+        self._capacity = ring.capacity
         self._mask = ring.capacity - 1
         self.slots = ring.slots
         self.mended = 0
+        if len(before) > 1:
+            self.ready = self._ready_behind_group  # type: ignore[method-assign]
 
     def ready(self) -> int:
         """Slots that this member may touch now; 0 after cursors had to be mended, which `mended` counts."""
-        words = self._words
-        offset = self._lead - self.cursor
-        only = self._only_before
-        if only is not None:
-            count = (words[only] + offset) & MASK64
-        else:
-            count = min([(words[word] + offset) & MASK64 for word in self._words_before])
-        return count if count <= self._mask + 1 else self._mend()
+        count: int = self._words[self._word_before] - self._done & MASK64
+        return count if count <= self._capacity else self._mend()
+
+    def _ready_behind_group(self) -> int:
+        words, done = self._words, self._done
+        count = min([words[word] - done & MASK64 for word in self._words_before])
+        return count if count <= self._capacity else self._mend()
 
     def _mend(self) -> int:
         """Join the stage before this one, because cursors contradict each other. Nothing is ready."""
-        self.cursor = self._words[self._own_word] = self._words[self._words_before[0]]
+        self.cursor = self._words[self._own_word] = self._words[self._word_before]
+        self._done = self.cursor - self._lead
         self.mended += 1
         return 0
 
@@ -164,5 +168,5 @@ class StageView:
 
     def advance(self, count: int) -> None:
         """Hand `count` slots on. Once per burst; the caller kicks the next stage."""
-        self.cursor = (self.cursor + count) & MASK64
-        self._words[self._own_word] = self.cursor
+        self.cursor = self._words[self._own_word] = self.cursor + count & MASK64
+        self._done = self.cursor - self._lead

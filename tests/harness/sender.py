@@ -126,7 +126,7 @@ class SenderRun:
 
     def in_rings(self) -> int:
         """Slots that the sender has not handed on."""
-        return sum(reader.port.ready() for reader in self.sender._scanner._readers)
+        return sum(reader.port.ready() for reader in self.sender._scanner.readers)
 
     def sent_record(self, peer: int, word: int) -> int:
         return self.run.memory.peer_table.sent[0][peer * RECORD_WORDS + word]

@@ -74,7 +74,7 @@ def test_the_number_of_a_block_that_its_worker_died_with_is_not_used_again(make:
         give(number)
         until(lambda: len(all_packets(receiver)) == number + 1, server)
     it = server.workers["tun-0"].duty(duty)
-    port = it._packer._burst._coded if duty == "outbound" else it._forwarder._port
+    port = it._packer._burst.rings[1].port if duty == "outbound" else it._forwarder._port
     port.advance = die
     give(3)
     with pytest.raises(Killed):

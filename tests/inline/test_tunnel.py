@@ -57,6 +57,32 @@ def test_super_packets_arrive_with_the_headers_that_the_kernel_gave_them(make: M
     assert server.packets() == packets
 
 
+def test_a_burst_of_one_packet_takes_the_short_way_and_any_other_the_long_way(make: Make) -> None:
+    server, client = pair(make)
+    carry(client, server, [ipv4(0)])  # behind it the routes are known
+    packer = client.workers["tun-0"].duty("outbound")._packer
+    long_ways: list[int] = []
+    begin_burst = packer.begin_burst
+
+    def begin_long_way() -> int:
+        long_ways.append(1)
+        return begin_burst()
+
+    packer.begin_burst = begin_long_way
+    packets = [ipv4(number, size) for number, size in enumerate((60, 65_535, 1400, 20_000), 1)]
+    for packet in packets:
+        carry(client, server, [packet])
+    assert not long_ways
+    assert client.count("tun.packets_read") == 1 + len(packets)
+    assert client.count("tun.blocks_filled") + client.count("tun.blocks_light_filled") == 1 + len(packets)
+    together = [ipv4(number, 1400) for number in range(10, 13)]
+    for packet in together:
+        client.write(packet)
+    until(lambda: len(server.packets()) == 1 + len(packets) + len(together), server, client)
+    assert len(long_ways) == 1
+    assert server.packets()[1:] == packets + together
+
+
 def test_packets_that_are_ready_together_travel_together(make: Make) -> None:
     server, client = pair(make)
     packets = [ipv4(0, 5000)] + [ipv4(i, 100) for i in range(1000)]  # the first one makes them all bulk
@@ -163,7 +189,7 @@ def test_a_reader_that_stands_still_costs_time_and_no_packet_that_found_room(mak
     server, client = pair(make, send_buffer_bytes=65_536, receive_buffer_bytes=65_536)
     packets = [ipv4(i, 60_000) for i in range(200)]
     waiting = list(packets)
-    ring = client.workers["tun-0"].duty("outbound")._packer._next_port
+    ring = client.workers["tun-0"].duty("outbound")._packer._next_ring.port
 
     def everything_is_full() -> bool:
         if ring.ready() and client.count("tun.packets_read") == len(packets) - len(waiting):

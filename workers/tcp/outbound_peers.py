@@ -17,13 +17,15 @@ from collections.abc import Iterable
 
 from pipeline.counters import ID
 from pipeline.runtime.worker import Attachment
-from pipeline.shm.layout import LINK_ESTABLISHED, RECORD_WORDS, SENT_DROPPED
+from pipeline.shm.layout import LINK_ESTABLISHED, RECORD_WORDS, SENT_BYTES, SENT_DROPPED
 from pipeline.transport.connection import Connection
 from pipeline.transport.connection_list import ConnectionList
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.sealed_queue import SealedSendQueue
 from workers.tcp.send_queue import SendItem, SendQueue
 
+_FRAMES_SENT = ID["tcp.frames_sent"]
+_BYTES_SENT = ID["tcp.bytes_sent"]
 _DROPPED_PARTIAL = ID["tcp.dropped_partial"]
 _BLOCKS_RESENT = ID["tcp.blocks_resent"]
 _DROPPED_NO_CONNECTION = ID["tcp.dropped_no_connection"]
@@ -121,6 +123,17 @@ class OutboundPeers:
     def _add_unassigned(self, peer: PeerSender, item: SendItem) -> None:
         if not peer.backlog.add_unassigned(item):
             self._count_dropped(peer, 1)
+
+    # -- what has been sent
+
+    def count_sent(self, connection: Connection, peer: PeerSender, sent: int, frames: int, now: int) -> None:
+        """A socket has taken so many bytes, and with them the end of so many frames."""
+        counters, send = self._counters, connection.send
+        counters[_FRAMES_SENT] += frames
+        counters[_BYTES_SENT] += sent
+        self._sent[peer.record_at + SENT_BYTES] += sent
+        send.byte_count += sent
+        send.last_ns = now
 
     # -- what full connections hold up
 

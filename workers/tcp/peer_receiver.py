@@ -46,10 +46,11 @@ class PeerReceiver:
 
     def record_received(self, size: int, charged: int, now: int) -> None:
         """Count bytes and their charge against the rate, here and for the other workers of the peer."""
-        bucket = self.bucket
-        counted = charge.against_rate(size, size + charged) if bucket.rate else 0
+        counted = 0
+        if self.bucket.rate:
+            counted = charge.against_rate(size, size + charged)
+            self.bucket.spend(counted, now)
         self._publisher.add_received(self.peer, size, counted)
-        bucket.spend(counted, now)
 
     def update_link(self, now: int) -> None:
         """On the clock: let the monitor see the connections, unless nothing can be in flight.

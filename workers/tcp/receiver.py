@@ -287,7 +287,7 @@ class Receiver:
         counters[_BYTES_RECEIVED] += size
         counters[_FRAMES_RECEIVED] += frames
         peer.record_received(size, charged, now)
-        if not peer.paused and not peer.bucket.in_credit(now):
+        if peer.bucket.rate and not peer.paused and not peer.bucket.in_credit(now):
             self._pause(peer)
         return bare
 

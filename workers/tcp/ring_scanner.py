@@ -29,7 +29,7 @@ class RingScanner:
     """`blocked`: at the last scan a ring held items that wait in it for a connection."""
 
     def __init__(self, attachment: Attachment, duty: str, peers: OutboundPeers) -> None:
-        self._readers = [RingReader(port, kind) for kind in SCAN_ORDER for port in attachment.ports(duty, kind)]
+        self.readers = [RingReader(port, kind) for kind in SCAN_ORDER for port in attachment.ports(duty, kind)]
         self._peers = peers
         self._busy = peers.busy
         self._capacity = attachment.peer_table.capacity
@@ -40,10 +40,10 @@ class RingScanner:
         """Visit each new slot, and give its items to their queues. Slots visited."""
         self.blocked = False
         found = 0
-        for number, reader in enumerate(self._readers):
+        for number, reader in enumerate(self.readers):
             unscanned = reader.unscanned()
             if unscanned < 0:  # mended: the items of slots that were visited do not belong to those slots any more
-                self._readers[number] = RingReader(reader.port, reader.kind)
+                self.readers[number] = RingReader(reader.port, reader.kind)
             elif unscanned:
                 found += self._scan_ring(reader, unscanned, now)
         return found
@@ -51,24 +51,24 @@ class RingScanner:
     def release(self) -> int:
         """Hand on the slots whose items are all finished. Their number."""
         found = 0
-        for reader in self._readers:
+        for reader in self.readers:
             if reader.scanned:
                 found += reader.release_finished()
         return found
 
     def has_unscanned(self) -> bool:
-        for reader in self._readers:  # noqa: SIM110 -- asked in a spin, where a generator costs too much
+        for reader in self.readers:  # noqa: SIM110 -- asked in a spin, where a generator costs too much
             if reader.port.ready() > reader.scanned:
                 return True
         return False
 
     def is_half_full(self) -> bool:
         """Whether visited slots take up half of a ring or more."""
-        return any(2 * reader.scanned >= reader.port.ring.capacity for reader in self._readers)
+        return any(2 * reader.scanned >= reader.port.ring.capacity for reader in self.readers)
 
     def rewind(self) -> None:
         """Visit the slots that have not been handed on once more: their items are in no queue any more."""
-        for reader in self._readers:
+        for reader in self.readers:
             reader.scanned = 0
 
     def _scan_ring(self, reader: RingReader, unscanned: int, now: int) -> int:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from itertools import chain
 
 from pipeline.fec.shard import RUN_BYTES
-from pipeline.sealing.records import Pieces, RecordWriter
+from pipeline.sealing.records import RecordWriter
 from pipeline.transport.connection import Connection
-from workers.tcp.send_queue import BURST_BYTES, BURST_VIEWS, SendItem, SendQueue
+from workers.tcp.send_queue import BURST_BYTES, BURST_VIEWS, Offered, Pieces, SendItem, SendQueue
 
 
 class SealedSendQueue(SendQueue):
@@ -42,6 +42,26 @@ class SealedSendQueue(SendQueue):
             size += length
         sent = self.connection.socket.sendmsg(views)
         return sent, self._advance_records(sent, offered, views), sent == size
+
+    def frames_of(self, bodies: list[memoryview]) -> tuple[Pieces, int, Offered]:
+        if len(bodies) == 1:
+            pieces, size = self._writer.pieces(0, bodies[0][:RUN_BYTES], bodies[0][RUN_BYTES:])
+            return pieces, size, [(0, size)]
+        views: Pieces = []
+        offered: Offered = []
+        for ahead, body in enumerate(bodies):
+            pieces, size = self._writer.pieces(ahead, body[:RUN_BYTES], body[RUN_BYTES:])
+            offered.append((len(views), size))
+            views += pieces
+        return views, sum(size for _, size in offered), offered
+
+    def note_sent(self, frames: int) -> None:
+        self._writer.sealer.advance(frames)
+
+    def note_partly_sent(self, items: list[SendItem], sent: int, pieces: Pieces, offered: Offered) -> int:
+        for item in items:
+            self.of_class(item.light).append(item)
+        return self._advance_records(sent, [(item, *place) for item, place in zip(items, offered, strict=True)], pieces)
 
     def _advance_records(self, sent: int, offered: list[tuple[SendItem, int, int]], views: Pieces) -> int:
         """Note that the first `sent` bytes are gone. Items finished."""

@@ -28,6 +28,13 @@ BURST_BYTES = 262144  # and their bytes: more would not fit a socket's unsent li
 SEAL_BYTES = 65536  # the limit in TLS: sealed bytes stand ahead of all that comes later
 
 
+Pieces = list[bytes | bytearray | memoryview]
+"""For one sendmsg."""
+
+Offered = list[tuple[int, int]]
+"""Of each frame among the pieces of a sendmsg, if its records are sealed: which piece is its first, and its bytes."""
+
+
 class ItemSource(Protocol):
     """The holder of an item's bytes: a ring, or the backlog of a peer."""
 
@@ -106,6 +113,20 @@ class SendQueue:
         finally:
             self.unsent_tail = _join_unsent(pieces, sent)
         return sent, done, not self.unsent_tail
+
+    def frames_of(self, bodies: list[memoryview]) -> tuple[Pieces, int, Offered]:
+        """The pieces of these blocks, which would be the next of an idle queue; their bytes; and a part of what
+        note_partly_sent() needs."""
+        return list(bodies), sum(map(len, bodies)), []
+
+    def note_sent(self, frames: int) -> None:
+        """The socket has taken all of so many blocks."""
+
+    def note_partly_sent(self, items: list[SendItem], sent: int, pieces: Pieces, offered: Offered) -> int:
+        """The socket has taken `sent` bytes of them. The rest waits here, as items. Items finished."""
+        for item in items:
+            self.of_class(item.light).append(item)
+        return self._advance(sent, len(items))
 
     def put_control(self, data: bytes) -> None:
         """Send a keepalive, or bytes of the channel itself, next. The queue is idle."""

@@ -25,8 +25,8 @@ import time
 
 from pipeline.counters import ID
 from pipeline.runtime.worker import DONE, MORE, NOTHING, Attachment
-from pipeline.shm.layout import SENT_BYTES
 from pipeline.transport.connection_list import ConnectionList
+from workers.tcp.direct_sender import DirectSender
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.ring_scanner import RingScanner
 from workers.tcp.send_queue import SendQueue
@@ -36,8 +36,6 @@ BLOCKED_PAUSE_S = 0.001  # how long to wait on full sockets while a ring may hav
 STUCK_NS = 20_000_000  # a connection that has taken nothing for so long is not waited for
 RETRY_NS = 5_000_000  # but tried again so often
 
-_FRAMES_SENT = ID["tcp.frames_sent"]
-_BYTES_SENT = ID["tcp.bytes_sent"]
 _SOCKET_FULL_WAITS = ID["tcp.socket_full_waits"]
 _KEEPALIVES_SENT = ID["tcp.keepalives_sent"]
 
@@ -50,10 +48,10 @@ class Sender:
     def __init__(self, attachment: Attachment, connection_list: ConnectionList) -> None:
         self._peers = OutboundPeers(attachment, connection_list)
         self._scanner = RingScanner(attachment, self.name, self._peers)
+        self._direct = DirectSender(self._peers)
         self._busy = self._peers.busy
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
-        self._sent = attachment.peer_table.sent[attachment.worker.lane]
         self._keepalive_ns = int(attachment.settings.keepalive * 1e9)
         self._full: list[SendQueue] = []
         self._limited: list[SendQueue] = []  # those of peers that have used up their rate
@@ -73,17 +71,18 @@ class Sender:
             peers.follow_connections(now)
             if not peers.queues and not peers.several:
                 scanner.rewind()
-        found = scanner.scan(now)
         self._full.clear()
         self._limited.clear()
         self._more = self._broken = False
         self._credit_at = 0
-        if self._busy:
+        found = 0 if self._busy else self._direct.send(scanner.readers, now)
+        if self._busy or not self._direct.is_complete:
+            found += scanner.scan(now)
             for queue in list(self._busy):
                 self._send(queue, now)
             if self._full or self._limited:
                 self._relieve(now)
-        found += scanner.release()
+            found += scanner.release()
         if now >= self._next_tick:
             self._next_tick = now + TICK_NS
             self._tick(now)
@@ -156,11 +155,7 @@ class Sender:
             del self._busy[queue]
         if sent:
             bucket.spend(sent, now)
-            counters[_FRAMES_SENT] += frames
-            counters[_BYTES_SENT] += sent
-            self._sent[peer.record_at + SENT_BYTES] += sent
-            connection.send.byte_count += sent
-            connection.send.last_ns = now
+            self._peers.count_sent(connection, peer, sent, frames, now)
             queue.full_since = 0 if took_all else now
             if queue.stalled:
                 queue.stalled = False

@@ -44,6 +44,11 @@ class BackpressureState:
         self._light_full_since_ns = 0
         self._slow_until_ns = 0
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether no ring was full at the last burst."""
+        return not (self.waits or self._full_since_ns or self._light_full_since_ns)
+
     def must_wait(self, now: int, full: int, stopping: bool) -> bool:
         """Whether the reader waits in this burst, in which the rings `full` (BULK_FULL, LIGHT_FULL) have no room."""
         if not full:

@@ -1,7 +1,7 @@
 """The packer of an instance that is not compat: stage 0 of the outbound rings of its lane.
 
 1. begin_burst   follow the routes; with one peer, choose the ring in which its next block begins
-2. next_buffers  read a packet directly behind the previous one, or to the start of a free slot
+2. next_buffers  read a packet directly behind the previous one, or into a block that is prepared for it
 3. commit        find the receiver by the routes; a packet for no peer is dropped and counted
 4. _finish       finish the packet, if it is for one of several peers and that peer does not accept it as it is
 5. offer         a light packet is copied into the light ring (`light_packer`)
@@ -33,6 +33,7 @@ from workers.tun.packer import BULK_FULL, LIGHT_FULL
 from workers.tun.sealing import BlockSealing
 
 _BODY_AT = layout.SLOT_BODY_AT
+_LONE_END = _BODY_AT + PACKET_BYTES_MAX
 _NO_PEER = ID["tun.dropped_no_peer"]
 _RING_FULL = ID["tun.dropped_ring_full"]
 
@@ -53,11 +54,39 @@ class BulkPacker:
         self._route_reader = RouteReader(attachment.peer_table)
         self._routes = RouteTable()
         self._counters = attachment.page.counters
-        self._next_port = self._burst.plain  # the port in which the next block will most likely begin
+        self._next_ring = self._burst.rings[0]  # in which the next block will most likely begin
+        self._prepared: OpenBlock | None = None  # in that ring
         self._scratch = memoryview(bytearray(_BODY_AT + PACKET_BYTES_MAX))
         self._slot = self._scratch
         self._at = _BODY_AT
         self._last: OpenBlock | None = None  # the block that the last packet went into, unless it is full
+
+    # -- a burst of one packet
+
+    def lone_buffers(self, offloads: int) -> list[memoryview] | None:
+        peer_handle, burst = self._routes.only, self._burst
+        if (
+            peer_handle < 0
+            or self._owed
+            or self._route_reader.has_changed()
+            or self._links.offloads(peer_handle & PEER_INDEX_MASK) != offloads
+            or burst.ring_for(peer_handle & PEER_INDEX_MASK) is not burst.rings[0]
+            or not self._light.has_room()
+        ):
+            return None
+        buffer = burst.lone_buffer()
+        if buffer is None:
+            return None
+        self._slot, self._at = buffer, _BODY_AT
+        return [buffer[_BODY_AT:_LONE_END]]
+
+    def commit_alone(self, length: int, now: int) -> int:
+        peer_handle = self._routes.only
+        if self._light.offer(self._slot, _BODY_AT, length, now, peer_handle):
+            self._light.flush()
+            return 0
+        self._burst.hand_on_alone(peer_handle, length)
+        return 1
 
     # -- before a burst
 
@@ -65,19 +94,20 @@ class BulkPacker:
         owed = self._owed
         if not owed:
             return 0
-        while owed and self._burst.begin_block(owed[0]) is not None:
+        self._burst.look()
+        while owed and self._begin_block(owed[0]) is not None:
             owed.popleft()
         return self._burst.hand_on()
 
     def begin_burst(self) -> int:
         if self._route_reader.has_changed():
             self._route_reader.read_into(self._routes)
+        self._prepared = None
+        has_slots = self._burst.look()
         only = self._routes.only
         if only != NO_PEER:
-            self._next_port = self._burst.port_for(only & PEER_INDEX_MASK)
-            has_slots = self._next_port.ready() > 0
-        else:
-            has_slots = all(port.ready() for port in self._burst.ports)
+            ring = self._next_ring = self._burst.ring_for(only & PEER_INDEX_MASK)
+            has_slots = ring.free > 0
         return (0 if has_slots else BULK_FULL) | (0 if self._light.has_room() else LIGHT_FULL)
 
     def accepted_offloads(self) -> int | None:
@@ -85,10 +115,10 @@ class BulkPacker:
         return None if only == NO_PEER else self._links.offloads(only & PEER_INDEX_MASK)
 
     def has_room(self) -> bool:
-        return self._next_port.ready() > 0 and self._light.has_room()
+        return self._next_ring.port.ready() > 0 and self._light.has_room()
 
     def wake_ahead(self) -> None:
-        self._next_port.wake_ahead()
+        self._next_ring.port.wake_ahead()
 
     # -- each packet
 
@@ -98,11 +128,14 @@ class BulkPacker:
             slot = self._slot = last.buffer
             at = self._at = last.end
             return [slot[at : at + PACKET_BYTES_MAX]]
-        buffer = self._burst.next_buffer(self._next_port)
-        if buffer is None:
-            return None
-        self._slot, self._at = buffer, _BODY_AT
-        return [buffer[_BODY_AT : _BODY_AT + PACKET_BYTES_MAX]]
+        block = self._prepared
+        if block is None:
+            block = self._prepared = self._burst.prepare(self._next_ring)
+            if block is None:
+                return None
+        slot = self._slot = block.buffer
+        self._at = _BODY_AT
+        return [slot[_BODY_AT : _BODY_AT + PACKET_BYTES_MAX]]
 
     def scratch_buffers(self) -> list[memoryview]:
         self._slot, self._at = self._scratch, _BODY_AT
@@ -159,10 +192,9 @@ class BulkPacker:
         if block is None or block.peer_handle != peer_handle:
             block = self._open.get(peer_handle)
             if block is None:
-                block = self._burst.begin_block(peer_handle)
+                block = self._begin_block(peer_handle)
                 if block is None:
                     return False
-                self._next_port = block.port
             self._last = block
         end = block.end
         if block.buffer is not slot or end != at:
@@ -173,6 +205,19 @@ class BulkPacker:
             del self._open[peer_handle]
             self._last = None
         return True
+
+    def _begin_block(self, peer_handle: int) -> OpenBlock | None:
+        """A new open block for a peer; None if no slot is free."""
+        burst = self._burst
+        ring = burst.ring_for(peer_handle & PEER_INDEX_MASK)
+        block = self._prepared
+        if block is None or ring is not self._next_ring:
+            self._next_ring = ring
+            block = burst.prepare(ring)
+        self._prepared = None
+        if block is not None:
+            burst.begin(ring, block, peer_handle)
+        return block
 
     # -- after a burst
 

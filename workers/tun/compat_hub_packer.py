@@ -34,6 +34,12 @@ class CompatHubPacker:
 
     # -- before a burst
 
+    def lone_buffers(self, offloads: int) -> None:
+        return None
+
+    def commit_alone(self, length: int, now: int) -> int:
+        raise NotImplementedError("there are no lone_buffers()")
+
     def acknowledge(self) -> int:
         return 0
 

@@ -37,6 +37,12 @@ class CompatPacker:
 
     # -- before a burst
 
+    def lone_buffers(self, offloads: int) -> None:
+        return None
+
+    def commit_alone(self, length: int, now: int) -> int:
+        raise NotImplementedError("there are no lone_buffers()")
+
     def acknowledge(self) -> int:
         return 0
 

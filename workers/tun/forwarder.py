@@ -111,13 +111,7 @@ class Forwarder:
             consumer = self._links.light_consumer(peer, consumer)
         slot = self._port.slot(ahead)
         block = self._open[peer_handle, traffic_class] = OpenBlock(
-            self._port,
-            slot,
-            self._maker.buffer(slot, ahead),
-            consumer,
-            peer_handle,
-            traffic_class,
-            self._links.parity(peer) > 0,
+            slot, self._maker.buffer(slot, ahead), self._links.parity(peer) > 0, traffic_class, consumer, peer_handle
         )
         self._blocks.append(block)
         self._senders.append(sender)

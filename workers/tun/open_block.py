@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from pipeline.fec import shard
-from pipeline.runtime.port import Port
 from pipeline.sealing import kinds
 from pipeline.shm import layout
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.slot import FILL_LIMIT, NO_NUMBER, SLOT_BYTES_MIN, next_block_number, seal_block, write_header
+from pipeline.wire import framing
 from pipeline.wire.block import SEALED_PREFIXES
 from workers.tun.sealing import BlockSealing
 
@@ -31,27 +31,28 @@ _PREFIX_STARTS = [layout.SLOT_BODY_AT - prefix.size for prefix in SEALED_PREFIXE
 
 
 class OpenBlock:
-    """A block for one peer and traffic class: packets in `buffer` up to `end`, for `slot`, a slot of `port`."""
+    """A block for one peer and traffic class: packets in `buffer` up to `end`, for `slot`.
 
-    __slots__ = ("buffer", "coded", "consumer", "end", "lengths", "peer_handle", "port", "slot", "traffic_class")
+    `is_coded`: the peer's connections called for parity when the block was begun.
+    """
+
+    __slots__ = ("buffer", "consumer", "end", "is_coded", "lengths", "peer_handle", "slot", "traffic_class")
 
     def __init__(
         self,
-        port: Port,
         slot: memoryview,
         buffer: memoryview,
-        consumer: int,
-        peer_handle: int,
-        traffic_class: int,
-        coded: bool,
+        is_coded: bool,
+        traffic_class: int = framing.BULK,
+        consumer: int = NOBODY,
+        peer_handle: int = 0,
     ) -> None:
-        self.port = port
         self.slot = slot
         self.buffer = buffer
+        self.is_coded = is_coded
+        self.traffic_class = traffic_class
         self.consumer = consumer
         self.peer_handle = peer_handle
-        self.traffic_class = traffic_class
-        self.coded = coded  # the peer's connections called for parity when the block was begun
         self.lengths: list[int] = []
         self.end = layout.SLOT_BODY_AT
 
@@ -81,7 +82,7 @@ class PlainBlocks:
 
     def finish(self, block: OpenBlock) -> None:
         number = NO_NUMBER
-        if block.coded:
+        if block.is_coded:
             at = (block.peer_handle & PEER_INDEX_MASK) * RECORD_WORDS + self._words[block.traffic_class]
             number = next_block_number(self._numbers, at)
         seal_block(block.slot, block.lengths, block.end, block.consumer, block.peer_handle, block.traffic_class, number)
@@ -106,12 +107,12 @@ class SealedBlocks:
         start = _PREFIX_STARTS[count]
         sealing = self._sealing
         SEALED_PREFIXES[count].pack_into(buffer, start, sealing.acknowledged(block.peer_handle), count, *lengths)
-        kind = self._kinds[block.coded][block.traffic_class]
+        kind = self._kinds[block.is_coded][block.traffic_class]
         number, length = sealing.seal(slot, SEALED_START, block.peer_handle, kind, buffer[start : block.end], count)
         consumer = block.consumer if length else NOBODY
         write_header(
             slot, SEALED_START, length, consumer, block.peer_handle, block.traffic_class,
-            number if block.coded else NO_NUMBER,
+            number if block.is_coded else NO_NUMBER,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@
 
 A burst, in the order of the calls:
 
+    lone_buffers, commit_alone         for a burst of one packet, the short way; in most cases there is one
     acknowledge                        before each burst: a block that the packer has to send by itself
     begin_burst                        which rings are full
     retry                              for each packet that found no slot in an earlier burst
@@ -28,6 +29,18 @@ BURST_SLOTS = 4
 
 class Packer(Protocol):
     """The calls of TunReader to a packer."""
+
+    def lone_buffers(self, offloads: int) -> Sequence[memoryview] | None:
+        """Where to read the first packet of a burst to. None: the burst takes the long way, from acknowledge() on.
+
+        `offloads`: those that every receiver accepted at the last burst. If more packets follow, the burst goes on with
+        begin_burst(), and commit() for this packet.
+        """
+        ...
+
+    def commit_alone(self, length: int, now: int) -> int:
+        """The packet, just read, is the only one of its burst: hand it on. Slots that it took, without a light one."""
+        ...
 
     def acknowledge(self) -> int:
         """Hand on blocks without packets, where a peer waits for news of its epoch. Their number."""

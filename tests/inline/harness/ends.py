@@ -46,6 +46,7 @@ from pipeline.wire import messages
 from tests.harness.settings import WORKER_SETTINGS
 from workers.tcp import duties as tcp
 from workers.tun import duties as tun
+from workers.tun.bulk_packer import BulkPacker
 
 SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 TUN_BUFFER_BYTES = 4 << 20
@@ -204,6 +205,7 @@ class End:
             sealed = self.seal_memory.fds(lane) if self.seal_memory is not None else {}
             fds = WorkerFds(tun=self._device_sides[lane].fileno(), **sealed)
             duties = tun.duties(attachment, fds)
+            duties[0]._offloads_in_force = 0  # a socket takes none, and the other end accepts none
             if listen_fd is not None:
                 os.close(listen_fd)
         elif attachment.worker.kind == "fec":
@@ -264,7 +266,9 @@ class End:
         """Slots that the TUN reader of a lane may fill with bulk."""
         reader = self.workers[f"tun-{lane}"].duty("outbound")
         assert isinstance(reader, tun.TunReader)
-        return reader._packer._next_port.ready()
+        packer = reader._packer
+        port = packer._next_ring.port if isinstance(packer, BulkPacker) else packer._next_port
+        return port.ready()
 
     def has_room(self, lane: int = 0) -> bool:
         """Whether one more packet finds a slot, so that none is dropped for want of one."""

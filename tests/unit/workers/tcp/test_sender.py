@@ -111,7 +111,7 @@ def test_only_the_skip_owner_may_leave_shards_unsent(make: Make, owner: int, exp
     run.block(run.connect())
     run.fill_runs("light", [(0, 0, frame(1))], skippable=3, skip_owner=owner)
     run.burst()
-    (reader,) = (each for each in run.sender._scanner._readers if each.kind == "light")
+    (reader,) = (each for each in run.sender._scanner.readers if each.kind == "light")
     assert reader.skippable[0] == expected
 
 

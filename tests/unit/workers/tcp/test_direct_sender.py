@@ -1,0 +1,200 @@
+"""The short way of blocks from a ring onto a connection: what takes it, and what a socket may do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.counters import ID
+from pipeline.fec import shard
+from pipeline.runtime.worker import MORE, NOTHING
+from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
+from pipeline.sealing.key_schedule import AES_256_GCM, HeaderSecret
+from pipeline.sealing.records import RecordScanner, RecordWriter
+from pipeline.shm.layout import FIRST_PEER_HANDLE, SENT_BYTES
+from pipeline.transport.connection import Connection
+from pipeline.transport.tls_channel import TlsChannel
+from pipeline.wire import framing
+from tests.harness.factory import factory
+from tests.harness.send_queues import Channel, MeteredSocket, frame, numbers
+from tests.harness.sender import SenderRun
+from workers.tcp import direct_sender
+
+SECRET = HeaderSecret(bytes(range(32)))
+
+Make = Callable[..., SenderRun]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    with factory(SenderRun) as make_run:
+        yield make_run
+
+
+def connect(run: SenderRun, is_sealed: bool = False, **settings_of_it: Any) -> Connection:
+    """A connection whose socket takes what its `allowance` says."""
+    made = run.connect(**settings_of_it)
+    plain = made.socket
+    made.socket = MeteredSocket(plain.family, plain.type, plain.proto, plain.detach())
+    made.socket.setblocking(False)
+    run.run.sockets.append(made.socket)
+    if is_sealed:
+        made.send.writer = RecordWriter(HeaderSealer(AES_256_GCM, SECRET))
+    return made
+
+
+def sealed_frame(number: int, size: int, light: bool) -> bytes:
+    header = shard.SEALED_RUN.pack(
+        shard.RUN_BYTES - 4 + size, framing.RUN, 1 << 8 | light, number, 1, 0, 0, 1, size, 3, 2
+    )
+    return header + bytes((number + at) & 0xFF for at in range(size))
+
+
+def sealed_numbers(data: bytes) -> list[tuple[bool, int]]:
+    """The frames that have come out, each whole and as it was made."""
+    view = memoryview(bytearray(data))
+    scanner = RecordScanner(HeaderOpener(AES_256_GCM, SECRET))
+    whole, *_ = scanner.scan(view, 0, len(view), framing.LENGTH_LIMIT)
+    assert whole == len(view)
+    found, at = [], 0
+    while at < whole:
+        length, kind = framing.FRAME.unpack_from(view, at)
+        if kind == framing.RUN:
+            _, _, stream, number, *_, size, _, _ = shard.SEALED_RUN.unpack_from(view, at)
+            assert bytes(view[at : at + 4 + length]) == sealed_frame(number, size, bool(stream & 1))
+            found.append((bool(stream & 1), number))
+        at += 4 + length
+    return found
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["plain", "light"]), st.sampled_from([20, 100, 2000])),
+        st.tuples(st.just("burst"), st.integers(0, 5000)),
+    ),
+    max_size=40,
+)
+
+
+@pytest.mark.parametrize("is_sealed", [False, True], ids=["plain", "sealed"])
+def test_whatever_the_socket_takes_each_block_comes_out_once_and_each_class_in_order(is_sealed: bool) -> None:
+    @settings(max_examples=80, deadline=None)
+    @given(STEPS)
+    def check(steps: list[tuple[str, int]]) -> None:
+        with closing(SenderRun(1, 1)) as run:
+            connection = connect(run, is_sealed)
+            sock = cast("MeteredSocket", connection.socket)
+            run.burst()
+            made: dict[bool, list[int]] = {False: [], True: []}
+            data, number = b"", 0
+            for step, amount in steps:
+                if step == "burst":
+                    sock.allowance = amount
+                    run.burst()
+                elif run.fillers[step].ready():
+                    number += 1
+                    light = step == "light"
+                    run.fill(step, sealed_frame(number, amount, light) if is_sealed else frame(number, amount, light))
+                    made[light].append(number)
+                data += run.received(connection)
+            sock.allowance = 1 << 40
+            while run.in_rings() or not run.queue(connection).idle:
+                run.burst()
+                data += run.received(connection)
+            found = sealed_numbers(data) if is_sealed else numbers(data)
+            for light, expected in made.items():
+                assert [each for is_light, each in found if is_light == light] == expected
+            assert run.counters[ID["tcp.frames_sent"]] == number
+            assert run.sent_record(0, SENT_BYTES) == connection.send.byte_count == len(data)
+
+    check()
+
+
+def test_blocks_for_one_idle_connection_leave_in_one_call_and_make_no_items(make: Make) -> None:
+    run = make()
+    connection = connect(run)
+    run.burst()
+    for number in range(3):
+        run.fill("plain", frame(number))
+    run.sender._scanner.scan = lambda now: pytest.fail("the long way")  # type: ignore[method-assign]
+    assert run.burst() == MORE
+    assert run.in_rings() == 0
+    assert numbers(run.received(connection)) == [(False, number) for number in range(3)]
+    assert run.burst() == NOTHING
+
+
+def test_a_burst_takes_no_more_than_fits_one_call_and_says_that_there_is_more(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct_sender, "BURST_BYTES", 150)
+    run = make()
+    connection = connect(run)
+    run.burst()
+    for number in range(3):
+        run.fill("plain", frame(number, 100))
+    assert (run.burst(), run.in_rings()) == (MORE, 1)
+    assert (run.burst(), run.in_rings()) == (MORE, 0)
+    assert numbers(run.received(connection)) == [(False, number) for number in range(3)]
+
+
+def second_peer(run: SenderRun) -> None:
+    run.fill("plain", frame(1))
+    run.fill("plain", frame(2), FIRST_PEER_HANDLE | 1)
+
+
+def with_tls(run: SenderRun) -> None:
+    next(iter(run.connection_list.established)).channel = cast("TlsChannel", Channel())
+    run.fill("plain", frame(1))
+
+
+LONG = {
+    "for several connections": second_peer,
+    "for another worker": lambda run: run.fill("plain", frame(1), consumer=1),
+    "with runs": lambda run: run.fill_runs("light", [(0, 0, frame(1))]),
+    "for no connection": lambda run: run.fill("plain", frame(1), FIRST_PEER_HANDLE | 2),
+    "for a connection with TLS": with_tls,
+    "for a peer with a rate": lambda run: (
+        run.sender._peers.by_handle[FIRST_PEER_HANDLE].bucket.update(10**9, 0, 0),
+        run.fill("plain", frame(1)),
+    ),
+    "of both classes": lambda run: (
+        run.fill("transit", frame(1)),
+        run.fill("transit", frame(2), traffic_class=framing.LIGHT),
+    ),
+}
+
+
+@pytest.mark.parametrize("fill", LONG.values(), ids=LONG)
+def test_slots_take_the_long_way(make: Make, fill: Callable[[SenderRun], object]) -> None:
+    run = make()
+    connect(run)
+    connect(run, peer=1)
+    run.burst()
+    fill(run)
+    ready = run.in_rings()
+    assert run.sender._direct.send(run.sender._scanner.readers, 0) == 0
+    assert not run.sender._direct.is_complete
+    assert run.in_rings() == ready
+    run.burst()
+    assert run.in_rings() == 0
+
+
+def test_a_connection_that_breaks_is_left_to_the_inbound_duty_and_its_block_goes_to_another(make: Make) -> None:
+    run = make()
+    broken = connect(run)
+    run.burst()
+    run._far[broken].close()
+    run.fill("plain", frame(1))
+    run.burst()
+    assert broken.send.error
+    assert run.queue(broken).broken
+    other = connect(run)
+    run.connection_list.remove(broken, 0)
+    run.burst(2)
+    assert numbers(run.received(other)) == [(False, 1)]
+    assert run.in_rings() == 0
