@@ -66,6 +66,7 @@ COUNTERS = (
     Counter(211, "tun.dropped_not_opened", IN, "sealed blocks that their tag does not prove"),
     Counter(212, "tun.dropped_epoch_unknown", IN, "sealed blocks of an epoch, or a session, without a key here"),
     Counter(213, "tun.dropped_replayed", IN, "sealed blocks that have been opened before, or are too old to tell"),
+    Counter(214, "tun.copies_unneeded", IN, "copies of blocks of light flows of which another copy came first"),
     Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards written to connections"),
     Counter(33, "tcp.bytes_sent", OUT, "wire bytes written to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),

@@ -1,15 +1,25 @@
-"""Adaptive parity: how much parity the state of the connections calls for, with fec "auto".
+"""Adaptive parity: how much parity the state of the connections calls for, and how many copies of light packets.
 
-TCP hides loss and shows stalls instead. So the input is what the kernel does about loss: segments sent again
-(tcpi_total_retrans against tcpi_data_segs_out), timeouts in progress (tcpi_retransmits), and connections that ended.
-Segments that had arrived before they were sent again (tcpi_dsack_dups) are none: a machine was late, and not the path.
-A connection that the other end does not read says nothing about the path; parity cannot help it.
+TCP hides loss and shows stalls instead. So the input is what the kernel does about loss, ten times a second.
 
-    timeout in progress, or a connection ended     all of the parity
-    share of segments sent again in LOSS_WINDOW    one parity shard from LOSS_LEAST on, all from LOSS_FULL on
-    nothing of that for CALM_NS                    one shard less, and so on, down to none
+    sign                                                    with fec "auto" it calls for
+    share of segments that were sent again                  one parity shard from LOSS_LEAST on, all from LOSS_FULL on
+    a timeout in progress, an end for want of an answer     all of the parity
+    both, within CALM_NS                                    the same
+    losses within REMEMBER_NS                               a copy of each light packet
 
-A congestion control that probes for bandwidth loses segments on a perfect path, too; LOSS_LEAST is above that loss.
+The share is that of the last LOSS_WINDOW updates, which sees a change at once. If these sent less than LOSS_SEGMENTS,
+it is that of the last LOSS_SEGMENTS where this is higher: losses that have stopped show in segments that arrive, and
+not in time that passes. While nothing is sent, nothing is called for.
+
+No sign of the path, and so ignored:
+
+    a segment that had arrived before it was sent again     a machine was late (tcpi_dsack_dups). News of that may be
+                                                            late, so a loss counts one update after it was seen
+    losses of a connection that has ended since             its other end was killed: there is nobody to answer
+    a connection that the other end does not read           parity cannot help it
+    a connection that was closed, reset or replaced         a worker, or a whole end, was started again
+    a share below LOSS_LEAST                                a congestion control that looks for bandwidth
 """
 
 from __future__ import annotations
@@ -18,9 +28,15 @@ from collections import deque
 from typing import NamedTuple
 
 LOSS_WINDOW = 10  # updates, ten a second
+LOSS_SEGMENTS = 2000  # enough to tell LOSS_LEAST from nothing: six losses
 LOSS_LEAST = 0.003
 LOSS_FULL = 0.01
-CALM_NS = 15_000_000_000
+CALM_NS = 3_000_000_000  # losses of 0.3 % are a second apart where little is sent
+REMEMBER_NS = 600_000_000_000  # a path that has lost packets will do so again
+REMEMBERED_LEAST = 2  # losses: a single one happens on any path
+
+COPIES_MOST = 2
+"""Copies beyond the first: with three connections, 2 % of losses and 50 packets a second, one of 10 000 is late."""
 
 
 class LossSample(NamedTuple):
@@ -34,39 +50,61 @@ class LossSample(NamedTuple):
 
 
 class AdaptiveParity:
-    """`most`: parity shards of a full block. `parity`: those that the connections call for now."""
+    """`most`: parity shards of a full block. `parity`: those that the connections call for now.
+
+    `copies`: of each light packet, beyond the first one.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._before: dict[int, LossSample] = {}
-        self._window: deque[tuple[int, int]] = deque(maxlen=LOSS_WINDOW)
-        self._since = 0
+        self._unconfirmed: dict[int, int] = {}  # losses seen in the last update, by connection
+        self._window: deque[tuple[int, int]] = deque(maxlen=LOSS_WINDOW)  # resent, sent
+        self._lost = self._sent = 0.0  # segments, the last LOSS_SEGMENTS of them
+        self._called_at = [-CALM_NS] * most  # when each parity shard was called for last
+        self._remembered_until = 0
         self.parity = 0
+        self.copies = 0
 
     def update(self, connections: list[LossSample], ended: int, now: int) -> int:
-        """The parity called for, given all connections, the number that ended since the last update, the time in ns."""
-        resent = sent = timeouts = 0
-        for sample in connections:
-            before = self._before.get(sample.serial, sample)
-            if not sample.unread:
-                resent += sample.resent - before.resent  # below 0 when it turns out later that they had arrived
-                sent += sample.sent - before.sent
-                timeouts += sample.timeouts
-        self._before = {sample.serial: sample for sample in connections}
-        self._window.append((resent, sent))
-        wanted = self._most if timeouts or ended else self._for_loss()
-        if wanted > self.parity:
-            self.parity = wanted
-        if wanted >= self.parity:
-            self._since = now
-        elif now - self._since > CALM_NS:
-            self.parity -= 1
-            self._since = now
+        """The parity called for, given all connections, and how many ended for want of an answer since the last
+        update. `now`: ns."""
+        timeouts = sum(sample.timeouts for sample in connections if not sample.unread)
+        self._count(connections)
+        by_loss = self._for_loss()
+        if by_loss and self._lost >= REMEMBERED_LEAST:
+            self._remembered_until = now + REMEMBER_NS
+        for shard in range(self._most if timeouts or ended else by_loss):
+            self._called_at[shard] = now
+        self.parity = sum(now - called_at < CALM_NS for called_at in self._called_at)
+        self.copies = max(min(self.parity, COPIES_MOST), int(now < self._remembered_until))
         return self.parity
 
+    def _count(self, connections: list[LossSample]) -> None:
+        """Count segments sent, and losses that were seen in the update before and have not been taken back since."""
+        resent = sent = 0
+        unconfirmed = {}
+        for sample in connections:
+            before = self._before.get(sample.serial, sample)
+            lost = sample.resent - before.resent  # below 0 when it turns out that they had arrived
+            resent += self._unconfirmed.get(sample.serial, 0) + min(0, lost)
+            if not sample.unread:
+                unconfirmed[sample.serial] = max(0, lost)
+                sent += sample.sent - before.sent
+        self._before = {sample.serial: sample for sample in connections}
+        self._unconfirmed = unconfirmed
+        self._window.append((resent, sent))
+        kept = max(0.0, 1 - sent / LOSS_SEGMENTS)
+        self._lost = max(0.0, self._lost * kept + resent)
+        self._sent = self._sent * kept + sent
+
     def _for_loss(self) -> int:
-        resent = sum(entry[0] for entry in self._window)
-        share = resent / max(1, sum(entry[1] for entry in self._window))
+        sent = sum(entry[1] for entry in self._window)
+        if not sent:
+            return 0
+        share = sum(entry[0] for entry in self._window) / sent
+        if sent < LOSS_SEGMENTS and self._lost >= REMEMBERED_LEAST:
+            share = max(share, self._lost / self._sent)
         if share < LOSS_LEAST:
             return 0
         return min(self._most, 1 + int((self._most - 1) * (share - LOSS_LEAST) / (LOSS_FULL - LOSS_LEAST)))

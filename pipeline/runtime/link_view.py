@@ -10,7 +10,9 @@ from __future__ import annotations
 from pipeline.fec import stripe
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import (
+    COPIES_BITS,
     LINK_ACCEPTS_SHARDS,
+    LINK_COPYING,
     LINK_ESTABLISHED,
     LINK_LIGHT,
     LINK_OFFLOADS,
@@ -29,6 +31,7 @@ class LinkView:
         self._words = attachment.peer_table.links
         self._lane = attachment.worker.lane
         self._most = attachment.peer_table.status_rows  # connections of a worker, even if it runs amok
+        self._copying: dict[int, tuple[tuple[ConnectionRef, ...], int, tuple[ConnectionRef, ...]]] = {}
         self._seen: dict[tuple[int, bool], tuple[list[int], tuple[ConnectionRef, ...]]] = {}
 
     def bulk_consumer(self, peer: int) -> int:
@@ -70,6 +73,17 @@ class LinkView:
                 parity = max(parity, words[at + LINK_PARITY])
         return parity
 
+    def copies(self, peer: int) -> int:
+        """Copies of a light packet that the state of a peer's connections calls for; -1 if the peer accepts none."""
+        at = peer * RECORD_WORDS
+        copies = -1
+        for words in self._words:
+            if words[at + LINK_ESTABLISHED]:
+                if not words[at + LINK_ACCEPTS_SHARDS]:
+                    return -1
+                copies = max(copies, words[at + LINK_COPYING] & (1 << COPIES_BITS) - 1)
+        return copies
+
     def bulk_connections(self, peer: int) -> tuple[ConnectionRef, ...]:
         """A peer's connections for bulk; if there are none, those for light flows."""
         return self._connections(peer, False)
@@ -77,6 +91,19 @@ class LinkView:
     def light_connections(self, peer: int) -> tuple[ConnectionRef, ...]:
         """A peer's connections for light flows; if there are none, those for bulk."""
         return self._connections(peer, True)
+
+    def copy_connections(self, peer: int, consumer: int) -> tuple[ConnectionRef, ...]:
+        """The connections for light flows in the order in which the copies of a block take them.
+
+        The first one is that on which `consumer` would send a light block of this lane that has no copies.
+        """
+        connections = self.light_connections(peer)
+        seen = self._copying.get(peer)
+        if seen is None or seen[0] is not connections or seen[1] != consumer:
+            own = [place for place, each in enumerate(connections) if each[0] == consumer] or [0]
+            first = own[self._lane % len(own)]
+            seen = self._copying[peer] = connections, consumer, connections[first:] + connections[:first]
+        return seen[2]
 
     def _connections(self, peer: int, light: bool) -> tuple[ConnectionRef, ...]:
         at = peer * RECORD_WORDS

@@ -160,10 +160,14 @@ class RecordWriter:
 
 class RecordScanner:
     """The inbound direction of one connection. `ended`: the other end has said that it sends no more; `begin`: where
-    the first frame that the last scan() found begins, without padding."""
+    the first frame that the last scan() found begins, without padding.
+
+    `copies_are_whole`: copies count as blocks that travel whole, and not as runs: the tun worker takes them.
+    """
 
     def __init__(self, opener: HeaderOpener) -> None:
         self._open_header = opener.open
+        self.copies_are_whole = False
         self._header: tuple[int, ...] = _NO_HEADER  # of the frame that is not whole yet, once it has been opened
         self._plan = _PLANS[0]
         self.ended = False
@@ -195,7 +199,7 @@ class RecordScanner:
                     view, run_at, after - run_at - _LENGTH_BYTES,
                     kind, stream, number, n, m, first, count, size, epoch, packets,
                 )  # fmt: skip
-                if n == 1 and not m:
+                if n == 1 and (not m or self.copies_are_whole):
                     charged += _BLOCK_CHARGE + _PACKET_CHARGE * packets
                 else:
                     runs += 1

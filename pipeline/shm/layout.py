@@ -15,7 +15,7 @@ CACHE_LINE = 64
 PAGE = 4096
 MASK64 = (1 << 64) - 1
 
-LAYOUT_VERSION = 6
+LAYOUT_VERSION = 7
 
 # --- every segment -----------------------------------------------------------------------------
 MAGIC_AT = 0               # u64, creator: one of the five below
@@ -88,10 +88,10 @@ FIRST_PEER_HANDLE = 1 << PEER_INDEX_BITS   # of peer 0 where there is no other
 # kinds of records, each with RECORD_WORDS for every peer: words in it. The first exists once, the others in each lane.
 PEER_HANDLE, PEER_RATE = range(2)                      # supervisor: current handle; bytes a second each way, or 0
 (LINK_ESTABLISHED, LINK_OFFLOADS, LINK_LIGHT, LINK_ACCEPTS_SHARDS, LINK_PARITY,
- LINK_RECEIVED_BYTES, LINK_COUNTED_BYTES) = range(7)   # tcp inbound duty: see runtime.link_view
+ LINK_RECEIVED_BYTES, LINK_COUNTED_BYTES, LINK_COPYING) = range(8)   # tcp inbound duty: see runtime.link_view
 SENT_BYTES, SENT_DROPPED = range(2)                    # tcp outbound duty
-NUMBER_CODED, NUMBER_LIGHT, NUMBER_PACKETS = range(3)  # tun outbound duty: next block number of a stream; packets of
-                                                       # bulk for the peer
+NUMBER_CODED, NUMBER_LIGHT, NUMBER_PACKETS, NUMBER_COPIED = range(4)   # tun outbound duty: next block number of a
+                                                       # stream; packets of bulk for the peer; bytes of copies for it
 (TRANSIT_NUMBER_BULK, TRANSIT_NUMBER_LIGHT, TRANSIT_CHARGE, TRANSIT_EPOCH_OPENED, TRANSIT_EPOCH_ACKNOWLEDGED,
  TRANSIT_UNOPENED) = range(6)                          # tun inbound duty: next block number of a transit stream; charge
                                                        # that only this duty could know; with the peer handle in front,
@@ -99,6 +99,7 @@ NUMBER_CODED, NUMBER_LIGHT, NUMBER_PACKETS = range(3)  # tun outbound duty: next
                                                        # that the peer has; a connection that brings blocks which cannot
                                                        # be opened, and how many in a row
 RECOVERED_BLOCKS, EXPIRED_BLOCKS = range(2)            # fec inbound duty
+COPIES_BITS = 8                                        # of LINK_COPYING: copies; above them the gap, microseconds
 LANE_RECORDS = ("link", "sent", "number", "transit", "recovered")
 
 STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the records, lane by lane

@@ -90,6 +90,16 @@ class PeerTable:
         at = peer * RECORD_WORDS + layout.NUMBER_PACKETS
         return sum(words[at] for words in self.numbers)
 
+    def gap_ns(self, peer: int) -> int:
+        """The time between two copies of a light packet for this peer, or two runs of a block; 0: none."""
+        at = peer * RECORD_WORDS + layout.LINK_COPYING
+        return 1000 * max(words[at] >> layout.COPIES_BITS for words in self.links)
+
+    def copied_elsewhere(self, peer: int, lane: int) -> int:
+        """Bytes of copies for this peer that the tun workers of other lanes have made."""
+        at = peer * RECORD_WORDS + layout.NUMBER_COPIED
+        return sum(words[at] for other, words in enumerate(self.numbers) if other != lane)
+
     def established_count(self, peer: int) -> int:
         """Established connections of a peer."""
         return sum(words[peer * RECORD_WORDS + layout.LINK_ESTABLISHED] for words in self.links)

@@ -38,6 +38,9 @@ BARE_FRAMES_RATE, BARE_FRAMES_BURST = 50, 500
 
 WOULD_BLOCK = (errno.EAGAIN, errno.EINPROGRESS)
 
+UNANSWERED = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
+"""Errors of a connection to which nobody answers: a sign of the path. A reset comes from a program, or a firewall."""
+
 
 class ReceiveState:
     """State of one connection that the inbound duty owns."""
@@ -45,6 +48,7 @@ class ReceiveState:
     def __init__(self, now: int) -> None:
         self.last_ns = now  # when bytes came last, or when their absence was our own fault
         self.byte_count = 0
+        self.unanswered = False  # it ends because nothing came, or with an error of UNANSWERED
         self.partial_frame = b""  # bytes of an unfinished frame, while another connection has the slot
         self.frame_end = 0  # where that frame ends, counted from its beginning; 0: not known yet
         self.has_frames = False  # there may be whole frames among those bytes, which wait for the next slot
@@ -65,6 +69,7 @@ class SendState:
         self.keepalive_bytes = 0  # bytes of those that were keepalives
         self.writer: RecordWriter | None = None  # of sealed records, once the handshake is over
         self.error = ""  # why a write has failed; the inbound duty reads it
+        self.unanswered = False  # with an error of UNANSWERED
 
 
 class Connection:
@@ -190,7 +195,13 @@ class Connection:
     def write_failed(self, error: OSError) -> None:
         """Called by the outbound duty when a write fails: the inbound duty will find the connection ended."""
         self.send.error = error.strerror or str(error)
+        self.send.unanswered = error.errno in UNANSWERED
         self.abort()
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether it ends for want of an answer."""
+        return self.receive.unanswered or self.send.unanswered
 
     def abort(self) -> None:
         """Shut the socket down in both directions: nothing is sent or received any more, and its number stays taken."""

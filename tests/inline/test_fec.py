@@ -268,10 +268,25 @@ def test_auto_on_a_good_path_sends_plain_blocks_and_no_parity(joined: Joined) ->
     assert client.count("tun.copies_added") == 0
 
 
-def test_auto_calls_for_parity_when_a_connection_ends_and_sends_coded_blocks_from_then_on(joined: Joined) -> None:
+def test_a_connection_that_is_cut_is_no_sign_of_the_path(joined: Joined) -> None:
     server, client, path = joined(fec="auto")
     through(path, client, server, bulk(range(10)))
     path.strands[3].cut()
+    until(
+        lambda: client.count("tcp.connections_lost") == server.count("tcp.connections_lost") == 1, server, client, path
+    )
+    until(lambda: client.established() == 8, server, client, path)
+    through(path, client, server, bulk(range(10, 20)))
+    for end in (server, client):
+        assert end.count("tcp.parity_raised") == end.count("fec.blocks_coded") == 0
+
+
+def test_auto_calls_for_parity_when_a_connection_ends_for_want_of_an_answer_and_sends_coded_blocks_from_then_on(
+    joined: Joined,
+) -> None:
+    server, client, path = joined(fec="auto", timeout=0.6, keepalive=0.1)
+    through(path, client, server, bulk(range(10)))
+    path.strands[3].held = True
     until(lambda: client.count("tcp.parity_raised"), server, client, path)
     through(path, client, server, bulk(range(10, 20)))
     assert client.count("fec.blocks_coded") > 0
@@ -420,7 +435,7 @@ def test_light_packets_without_copies_are_never_skipped(make: Make, dial: Callab
     peers = [
         dial(
             server,
-            hello(index=index, connections=5, traffic_class=int(index >= 5), features=ACCEPTS_SHARDS),
+            hello(index=index, connections=5, traffic_class=int(index >= 5), features=0),
             receive_buffer=30_000,
         )
         for index in range(8)

@@ -23,14 +23,15 @@ from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
 from pipeline.shm import layout
 from pipeline.shm.layout import PEER_INDEX_MASK
-from pipeline.shm.slot import read_header, write_header
+from pipeline.shm.slot import read_header, read_marks, write_header
 from pipeline.wire import framing
 
 SLOTS_AT_ONCE = 16  # of a ring in one step: then the heartbeat, and the other rings, have their turn
 
 _BLOCK_AT = layout.SLOT_HEADER_BYTES  # of a block in the decoded ring: no header will be put in front of it
 _LANE_BYTE_AT = 8  # of a run frame: the last byte of the stream's number holds the lane and the traffic class
-_N_AT, _M_AT = 13, 14  # of a run frame; n = 1 and m = 0 is a sealed block that has travelled whole: the tun worker's
+_N_AT, _M_AT = 13, 14  # of a run frame; n = 1 is a sealed block that has travelled whole, unless it is a copy (m > 0)
+# that has come on a connection for bulk: the tun worker's
 
 _frame_at = framing.FRAME.unpack_from
 
@@ -92,6 +93,7 @@ class Decoder:
 
     def _add_runs(self, slot: memoryview, now: int) -> None:
         at, length, _, peer_handle = read_header(slot)
+        light = bool(read_marks(slot)[0] & framing.LIGHT)
         end = at + length
         if end > len(slot) or peer_handle & PEER_INDEX_MASK >= self._capacity:
             self._counters[_SLOT_SPOILT] += 1
@@ -101,16 +103,16 @@ class Decoder:
             if at + 4 + length > end:
                 self._counters[_SLOT_SPOILT] += 1
                 return
-            if kind == framing.RUN and self._is_ours(slot, at, length):
+            if kind == framing.RUN and self._is_ours(slot, at, length, light):
                 reassembly = self._peers.get(peer_handle) or self._add_peer(peer_handle)
                 reassembly.add_run(slot, at, length, now)
             at += 4 + length
 
-    def _is_ours(self, slot: memoryview, at: int, length: int) -> bool:
+    def _is_ours(self, slot: memoryview, at: int, length: int, light: bool) -> bool:
         """Whether a run is for this decoder."""
         if length < _M_AT:
             return self._lane == 0  # it has no lane: the first worker counts it as malformed
-        if self._sealed and slot[at + _N_AT] == 1 and not slot[at + _M_AT]:
+        if self._sealed and slot[at + _N_AT] == 1 and (light or not slot[at + _M_AT]):
             return False
         return (slot[at + _LANE_BYTE_AT] >> self._lane_shift) % self._lanes == self._lane
 

@@ -69,6 +69,6 @@ class Backlog:
         """Drop what no connection came for. The number of items."""
         dropped = len(self.unassigned)
         for item in self.unassigned:
-            self.finish(item)
+            item.source.finish(item)
         self.unassigned.clear()
         return dropped

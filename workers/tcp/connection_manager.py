@@ -235,7 +235,7 @@ class ConnectionManager(ABC):
             return
         self._handshaking.remove(connection)
         connection.establish(now)
-        connection.receive.stamped_lane = self._established.next_lane()
+        self._established.stamp(connection)
         peer = self._established.prepare_receiver(connection, now)
         for other, why in self._established.replaced_by(connection):
             self.close(other, why)
@@ -341,6 +341,7 @@ class ConnectionManager(ABC):
             self.close(connection, "none of its blocks can be opened")
         elif self._timeouts.silence_expired(connection, now):
             self._counters[ID["tcp.connections_timed_out"]] += 1
+            connection.receive.unanswered = True
             self.close(connection, f"nothing received for {self._settings.timeout:g} s")
         else:
             return True

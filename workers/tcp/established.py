@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pipeline.runtime.worker import Attachment
 from pipeline.transport.connection import Connection
 from pipeline.transport.connection_list import ConnectionList
+from pipeline.wire import framing
 from workers.tcp.link_publisher import LinkPublisher
 from workers.tcp.peer_receiver import PeerReceiver
 
@@ -53,9 +54,18 @@ class EstablishedConnections:
         """Whether a peer has a connection, here or with another worker."""
         return bool(self._table.established_count(peer))
 
-    def next_lane(self) -> int:
-        """The lane whose tun worker gets the frames of the next connection: each lane in turn."""
-        return (self._lane + len(self._list.established)) % self._lanes
+    def stamp(self, connection: Connection) -> None:
+        """Choose the lane whose tun worker gets the frames of a new connection.
+
+        Each lane in turn. Light connections of a peer have one lane: copies that come on several must meet.
+        """
+        receive = connection.receive
+        if connection.traffic_class == framing.LIGHT:
+            receive.stamped_lane = connection.peer % self._lanes
+            if receive.scanner is not None:
+                receive.scanner.copies_are_whole = True
+        else:
+            receive.stamped_lane = (self._lane + len(self._list.established)) % self._lanes
 
     def prepare_receiver(self, connection: Connection, now: int) -> PeerReceiver:
         """Find or make the PeerReceiver of the connection's peer, and set the rate of this moment."""

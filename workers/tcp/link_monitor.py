@@ -1,6 +1,7 @@
 """The monitor of a tcp worker's connections to one peer: what the kernel says of them, and what follows from it.
 
-    loss, stalls    the parity that they call for, which the link publisher tells the tun and fec workers
+    loss, stalls    the parity and the copies that they call for, which the link publisher tells the tun and fec workers
+    bursts          the gap between copies or runs, which it tells the outbound duties of the tcp workers
     delay           how fast the bulk connections may send, so that light flows find the path's queue short
 
 Neither says anything about the path while the other end does not read, because it is busy: its window becomes smaller
@@ -13,7 +14,8 @@ from collections.abc import Collection
 
 from pipeline.counters import ID
 from pipeline.log import LOG
-from pipeline.policy.adaptive_parity import AdaptiveParity, LossSample
+from pipeline.policy.adaptive_parity import COPIES_MOST, AdaptiveParity, LossSample
+from pipeline.policy.loss_bursts import LossBursts
 from pipeline.policy.pacing import BulkPacer, PathSample
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.connection import Connection
@@ -32,7 +34,7 @@ _PACES_CHANGED = ID["tcp.paces_changed"]
 
 
 class LinkMonitor:
-    """`connections_ended`: established connections that have ended since the last update; its owner counts them."""
+    """`connections_unanswered`: those that have ended for want of an answer since the last update; the owner counts."""
 
     def __init__(self, settings: WorkerSettings, peer: int, publisher: LinkPublisher, counters: memoryview) -> None:
         self._peer = peer
@@ -42,18 +44,22 @@ class LinkMonitor:
         self._before: dict[Connection, TcpInfo] = {}  # at the last update
         self._fell: set[Connection] = set()  # the window became smaller from the update before it to the last one
         self._updated_at = 0
+        self._bursts = LossBursts()
+        self._copying = (min(settings.fec_parity, COPIES_MOST), 0)  # published: copies, gap
         self._adaptive: AdaptiveParity | None = None
-        self.connections_ended = 0
+        self.connections_unanswered = 0
         if settings.fec == "auto":
             self._adaptive = AdaptiveParity(settings.fec_parity)
+            self._copying = (0, 0)
         else:
             publisher.request_parity(peer, settings.fec_parity)
+            publisher.request_copies(peer, *self._copying)
 
     @property
     def idle_may_be_skipped(self) -> bool:
         """Whether a peer whose connections send nothing needs no update."""
         return not (
-            self.connections_ended or self._pacer.rate or (self._adaptive is not None and self._adaptive.parity)
+            self.connections_unanswered or self._pacer.rate or (self._adaptive is not None and self._adaptive.parity)
         )
 
     def update(self, established: Collection[Connection], now: int) -> None:
@@ -62,19 +68,16 @@ class LinkMonitor:
         if self._before.keys().isdisjoint(infos):
             self._pacer = BulkPacer()  # for other connections: perhaps on another path
         unread = self._unread(infos, now)
+        losses = [
+            LossSample(
+                connection.serial, info.retransmits, info.lost_segments, info.data_segs_out, connection in unread
+            )
+            for connection, info in infos.items()
+        ]
         if self._adaptive is not None:
-            losses = [
-                LossSample(
-                    connection.serial,
-                    info.retransmits,
-                    info.lost_segments,
-                    info.data_segs_out,
-                    connection in unread,
-                )
-                for connection, info in infos.items()
-            ]
             self._update_parity(self._adaptive, losses, now)
-        self.connections_ended = 0
+        self._update_copying(losses, now)
+        self.connections_unanswered = 0
         bulk = {
             connection: PathSample(
                 connection.serial, 1000 * info.rtt_us, 1000 * info.min_rtt_us, info.bytes_acked, connection in unread
@@ -108,11 +111,20 @@ class LinkMonitor:
 
     def _update_parity(self, adaptive: AdaptiveParity, losses: list[LossSample], now: int) -> None:
         before = adaptive.parity
-        parity = adaptive.update(losses, self.connections_ended, now)
+        parity = adaptive.update(losses, self.connections_unanswered, now)
         if parity != before:
             self._publisher.request_parity(self._peer, parity)
             self._counters[_PARITY_RAISED if parity > before else _PARITY_LOWERED] += 1
             LOG.debug("peer %d: parity changed from %d to %d", self._peer, before, parity)
+
+    def _update_copying(self, losses: list[LossSample], now: int) -> None:
+        gap = self._bursts.update({each.serial: (each.resent, each.sent) for each in losses if not each.unread}, now)
+        copying = (self._copying[0] if self._adaptive is None else self._adaptive.copies, gap)
+        if copying != self._copying:
+            if gap != self._copying[1]:
+                LOG.debug("peer %d: gap between copies changed to %.1f ms", self._peer, gap / 1e6)
+            self._copying = copying
+            self._publisher.request_copies(self._peer, *copying)
 
     def _update_pacing(self, bulk: dict[Connection, PathSample], now: int) -> None:
         before = self._pacer.rate

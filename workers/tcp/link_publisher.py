@@ -1,7 +1,7 @@
 """The publisher of a tcp worker's connections: what the other processes read of them in the peer table.
 
     link records    for the tun and fec workers: how many connections to each peer there are, which offloads they
-                    accept, whether they accept shards, and the parity that they call for
+                    accept, whether they accept shards, and the parity, the copies and the gap that they call for
     status rows     for `status`: one connection each
 
 Written by the inbound duty of the tcp worker alone.
@@ -13,7 +13,9 @@ from collections.abc import Collection, Iterable
 
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import (
+    COPIES_BITS,
     LINK_ACCEPTS_SHARDS,
+    LINK_COPYING,
     LINK_COUNTED_BYTES,
     LINK_ESTABLISHED,
     LINK_LIGHT,
@@ -40,6 +42,7 @@ class LinkPublisher:
         for peer in range(self._peers.capacity):
             self.publish(peer, ())
             self.request_parity(peer, 0)
+            self.request_copies(peer, 0, 0)
 
     def publish(self, peer: int, established: Collection[Connection]) -> None:
         """Publish the connections to one peer. The count is written last: its readers find the rest in place."""
@@ -57,6 +60,10 @@ class LinkPublisher:
     def request_parity(self, peer: int, parity: int) -> None:
         """Publish how many parity shards the state of a peer's connections calls for."""
         self._words[peer * RECORD_WORDS + LINK_PARITY] = parity
+
+    def request_copies(self, peer: int, copies: int, gap_ns: int) -> None:
+        """Publish how many copies of a light packet they call for, and the time between copies or runs."""
+        self._words[peer * RECORD_WORDS + LINK_COPYING] = gap_ns // 1000 << COPIES_BITS | copies
 
     def add_received(self, peer: int, size: int, counted: int) -> None:
         """Add to the bytes received from a peer, and to those that count against its rate."""

@@ -16,10 +16,12 @@ import time
 from collections.abc import Iterable
 
 from pipeline.counters import ID
+from pipeline.policy.loss_bursts import GAP_MOST_NS
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import LINK_ESTABLISHED, RECORD_WORDS, SENT_BYTES, SENT_DROPPED
 from pipeline.transport.connection import Connection
 from pipeline.transport.connection_list import ConnectionList
+from workers.tcp.delayed_items import DelayedItems
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.sealed_queue import SealedSendQueue
 from workers.tcp.send_queue import SendItem, SendQueue
@@ -35,7 +37,8 @@ _DROPPED_PEER_FULL = ID["tcp.dropped_peer_full"]
 class OutboundPeers:
     """`by_handle`: a PeerSender for each peer handle; `queues`: a SendQueue for each established connection.
 
-    `busy` holds the queues that have something to send, in the order in which they got it.
+    `busy` holds the queues that have something to send, in the order in which they got it; `delayed`, what will get
+    into them later.
     """
 
     def __init__(self, attachment: Attachment, connection_list: ConnectionList) -> None:
@@ -53,6 +56,7 @@ class OutboundPeers:
         self.by_handle: dict[int, PeerSender] = {}
         self.queues: dict[Connection, SendQueue] = {}
         self.busy: dict[SendQueue, None] = {}
+        self.delayed = DelayedItems()
 
     def add(self, peer_handle: int) -> PeerSender:
         """The PeerSender of a peer handle, made if there is none yet."""
@@ -82,7 +86,7 @@ class OutboundPeers:
             if peer.queues and not current:
                 peer.disconnected_since = now
             peer.set_queues(current)
-            self._update_rate(peer, now)
+            self._follow_table(peer, now)
             if current and peer.backlog.unassigned:
                 peer.assign_backlog()
                 self.busy.update(dict.fromkeys(current))
@@ -135,6 +139,22 @@ class OutboundPeers:
         send.byte_count += sent
         send.last_ns = now
 
+    # -- what goes out later
+
+    def send_delayed(self, now: int) -> None:
+        """Give the items that are due to their queues. One without a connection is dropped: others have gone out."""
+        delayed, busy = self.delayed, self.busy
+        while found := delayed.pop(now):
+            peer_handle, ordinal, item = found
+            peer = self.by_handle.get(peer_handle)
+            queues = peer.queues_for(item.light) if peer is not None else []
+            if not queues:
+                delayed.finish(item)
+                continue
+            queue = queues[ordinal % len(queues)]
+            queue.append_moved(item)
+            busy[queue] = None
+
     # -- what full connections hold up
 
     def relieve(self, full: Iterable[SendQueue], now: int) -> None:
@@ -174,15 +194,16 @@ class OutboundPeers:
         )
 
     def update(self, now: int) -> None:
-        """Follow the rates, and forget the peers that have been away for too long or have another session now."""
+        """Follow rates and gaps, and forget the peers that have been away for too long or have another session now."""
         for peer_handle, peer in list(self.by_handle.items()):
             if peer.queues:
-                self._update_rate(peer, now)
+                self._follow_table(peer, now)
             elif now - peer.disconnected_since >= self._hold_ns or self._table.peer_handle(peer.peer) != peer_handle:
                 self._counters[_DROPPED_NO_CONNECTION] += peer.backlog.drop_unassigned()
                 del self.by_handle[peer_handle]
 
-    def _update_rate(self, peer: PeerSender, now: int) -> None:
+    def _follow_table(self, peer: PeerSender, now: int) -> None:
+        peer.gap_ns = min(self._table.gap_ns(peer.peer), GAP_MOST_NS)
         peer.bucket.update(self._table.rate(peer.peer), self._table.sent_elsewhere(peer.peer, self._lane), now)
 
 

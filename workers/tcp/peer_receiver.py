@@ -41,8 +41,8 @@ class PeerReceiver:
     def remove(self, connection: Connection) -> None:
         self.established = tuple(c for c in self.established if c is not connection)
         self._publisher.publish(self.peer, self.established)
-        if self._monitor is not None:
-            self._monitor.connections_ended += 1
+        if self._monitor is not None and connection.unanswered:
+            self._monitor.connections_unanswered += 1
 
     def record_received(self, size: int, charged: int, now: int) -> None:
         """Count bytes and their charge against the rate, here and for the other workers of the peer."""

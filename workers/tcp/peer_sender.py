@@ -21,6 +21,7 @@ from pipeline.policy.token_bucket import SharedBucket
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.wire import framing
 from workers.tcp.backlog import Backlog
+from workers.tcp.delayed_items import DelayedItems
 from workers.tcp.ring_reader import RingReader
 from workers.tcp.send_queue import SendItem, SendQueue
 
@@ -35,6 +36,7 @@ class PeerSender:
     """The peer of one peer handle. `bulk_queues` and `light_queues` are not empty while there is a queue."""
 
     def __init__(self, peer_handle: int, queue_bytes: int, since: int, counters: memoryview) -> None:
+        self.peer_handle = peer_handle
         self.peer = peer_handle & PEER_INDEX_MASK
         self.record_at = self.peer * RECORD_WORDS  # of the peer's record, in words
         self._counters = counters
@@ -44,6 +46,7 @@ class PeerSender:
         self.backlog = Backlog(queue_bytes)
         self.disconnected_since = since
         self.bucket = SharedBucket()
+        self.gap_ns = 0  # between two copies, or runs, as bursts of losses call for
 
     def set_queues(self, queues: Iterable[SendQueue]) -> None:
         """Set the queues of its connections, sorted by traffic class; a stalled one gets no items unless all are."""
@@ -86,6 +89,8 @@ class PeerSender:
         for light in (True, False):
             items = full.of_class(light)
             others = [queue for queue in self.queues_for(light) if queue is not full]
+            if items and isinstance(items[0].source, DelayedItems):
+                changed += self._drop_or_move_delayed(items, others)
             if others and items and items[0].shards:
                 reader = items[0].source
                 if isinstance(reader, RingReader):
@@ -106,6 +111,24 @@ class PeerSender:
             else:
                 target = min(others, key=lambda queue: len(queue.bulk) + len(queue.light))
                 target.of_class(item.light).append(item)
+                changed.append(target)
+                self._counters[_RUNS_MOVED] += 1
+        return changed
+
+    def _drop_or_move_delayed(self, items: deque[SendItem], others: list[SendQueue]) -> list[SendQueue]:
+        """Drop copies of light packets in front, whose other copies have gone out; move runs. The queues that got some.
+
+        What stands behind them can be skipped or moved then.
+        """
+        changed = []
+        while items and isinstance(items[0].source, DelayedItems) and (items[0].light or others):
+            item = items.popleft()
+            if item.light:
+                item.source.finish(item)
+                self._counters[_RUNS_SKIPPED] += 1
+            else:
+                target = min(others, key=lambda queue: len(queue.bulk) + len(queue.light))
+                target.bulk.append(item)
                 changed.append(target)
                 self._counters[_RUNS_MOVED] += 1
         return changed

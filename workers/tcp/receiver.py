@@ -31,7 +31,7 @@ from pipeline.policy.ring_shares import RingShares
 from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.port import QUIET_NS
 from pipeline.runtime.worker import DONE, NOTHING, Attachment
-from pipeline.transport.connection import BARE_FRAMES_RATE, Connection
+from pipeline.transport.connection import BARE_FRAMES_RATE, UNANSWERED, Connection
 from pipeline.transport.connection_list import ConnectionList
 from pipeline.wire import charge
 from workers.tcp.client_connections import ClientConnections
@@ -213,6 +213,7 @@ class Receiver:
         except EOFError:
             self.connections.close(connection, connection.send.error or "closed by the peer")
         except OSError as error:
+            connection.receive.unanswered = error.errno in UNANSWERED
             self.connections.close(connection, connection.send.error or printable(error.strerror or str(error)))
         return 0
 

@@ -1,8 +1,9 @@
 """The outbound rings of a tcp worker: new slots become send items in the queues of their connections.
 
 A slot without a run table has one item, for the tcp worker that its header names. A slot with one has an item for each
-run, each for a connection of its own. A slot that has none for this worker is finished at once. So is one whose header
-contradicts itself, because another worker has run amok: it is counted.
+run, each for a connection of its own; some of these go out later (`workers.tcp.delayed_items`). A slot that has none
+for this worker is finished at once. So is one whose header contradicts itself, because another worker has run amok: it
+is counted.
 
 Owned by the outbound duty.
 """
@@ -15,6 +16,7 @@ from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import PEER_INDEX_MASK, RUNS_MAX, SLOT_RUN_HEADERS_END
 from pipeline.shm.slot import read_header_and_runs, read_marks, read_runs, read_skippable
 from pipeline.wire import framing
+from workers.tcp.delayed_items import LIGHT_GAP_NS
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.ring_reader import RingReader
@@ -120,7 +122,11 @@ class RingScanner:
         skippable, skip_owner = read_skippable(slot)
         reader.unfinished[index] = 0
         queues = peer.queues_for(light)
+        copies = reader.kind == "light"
+        gap = max(LIGHT_GAP_NS, peer.gap_ns) if copies else peer.gap_ns
+        row = -1
         for consumer, ordinal, shards, head, start, length in read_runs(slot, runs):
+            row += 1
             if consumer != position:
                 continue
             if start + length > len(slot) or head > SLOT_RUN_HEADERS_END:
@@ -130,6 +136,14 @@ class RingScanner:
             item = SendItem(
                 reader, index, shards, light, length + (RUN_BYTES if head else 0), header, slot[start : start + length]
             )
+            if (
+                gap
+                and row
+                and queues
+                and (copies or (row == runs - 1 and shards <= skippable))
+                and self._peers.delayed.add(item, now + (row if copies else 1) * gap, peer.peer_handle, ordinal)
+            ):
+                continue
             reader.unfinished[index] += 1
             if queues:
                 queue = queues[ordinal % len(queues)]

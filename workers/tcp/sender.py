@@ -5,7 +5,7 @@ A burst, in the order in which `work` calls:
     1. follow_connections  connections that came or went: a send queue each; items of those that ended go to others
                            (`workers.tcp.outbound_peers`)
     2. scan                each new slot becomes send items in the queues of their connections
-                           (`workers.tcp.ring_scanner`)
+                           (`workers.tcp.ring_scanner`), some a little later (`workers.tcp.delayed_items`)
     3. _send               one sendmsg for each queue that has something, within the rate of its peer
                            (`workers.tcp.send_queue`)
     4. _relieve            what full connections hold up is skipped, moved (`workers.tcp.peer_sender`) or copied out of
@@ -50,6 +50,7 @@ class Sender:
         self._scanner = RingScanner(attachment, self.name, self._peers)
         self._direct = DirectSender(self._peers)
         self._busy = self._peers.busy
+        self._delayed = self._peers.delayed
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
         self._keepalive_ns = int(attachment.settings.keepalive * 1e9)
@@ -71,6 +72,8 @@ class Sender:
             peers.follow_connections(now)
             if not peers.queues and not peers.several:
                 scanner.rewind()
+        if self._delayed.next_due:
+            peers.send_delayed(now)
         self._full.clear()
         self._limited.clear()
         self._more = self._broken = False
@@ -89,6 +92,8 @@ class Sender:
         return MORE if self._more else NOTHING if not found else DONE if self._full else MORE
 
     def wait(self, seconds: float) -> None:
+        if self._delayed.next_due:
+            seconds = min(seconds, max(0.0, (self._delayed.next_due - time.monotonic_ns()) / 1e9))
         if self._credit_at:
             seconds = min(seconds, max(0.0, (self._credit_at - time.monotonic_ns()) / 1e9))
         if self._full:

@@ -1,8 +1,15 @@
 """The light packer: copies packets of light flows into the light ring of a lane, past the flows that fill the path.
 
 The bulk packer offers it each packet. A light packet goes into the open slot. The slot leaves with the burst, when it
-is full, or when a light packet is for another peer. While the connections call for parity, the block is the single
-shard of a run, and copies of that run go to several connections. Else it is a plain block on one connection.
+is full, or when a light packet is for another peer. Then the block goes out on one connection, or is the single shard
+of a run, and copies of that run go to others as well:
+
+    copies that the connections call for    while the path loses packets, and for some time after that
+    one copy                                else, with fec "auto", as far as a budget pays for it: the first loss of a
+                                            path, or the first in a long time, then delays nothing
+
+The connections are the same ones for all blocks of a lane, as long as the set of connections stays, and each brings its
+blocks in order. So the first copies that arrive are in order, too, as long as all blocks are copied.
 
 Owned by the outbound duty.
 """
@@ -12,20 +19,22 @@ from __future__ import annotations
 from pipeline.counters import ID
 from pipeline.fec import shard
 from pipeline.packet.flow_classifier import FlowClassifier
+from pipeline.policy.adaptive_parity import COPIES_MOST
+from pipeline.policy.copy_budget import IDLE_NS, CopyBudget
 from pipeline.runtime.link_view import ConnectionRef, LinkView
 from pipeline.runtime.worker import Attachment
 from pipeline.sealing import kinds
 from pipeline.sealing.aead import TAG_BYTES
 from pipeline.shm import layout
-from pipeline.shm.layout import NUMBER_LIGHT, PEER_INDEX_MASK, RECORD_WORDS
+from pipeline.shm.layout import NUMBER_COPIED, NUMBER_LIGHT, PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.slot import next_block_number, read_header, seal_block, write_header, write_run, write_run_count
 from pipeline.wire import framing
 from pipeline.wire.block import SEALED_PREFIXES
 from workers.tun.open_block import NOBODY, SEALED_START
 from workers.tun.sealing import BlockSealing
 
-COPIES_MAX = 2
-"""Copies beyond the first: with three connections, 2 % of losses and 50 packets a second, one of 10 000 is late."""
+BUDGETS_MOST = 64
+"""Budgets that are kept: more peers than that are never sent light packets at a time, or theirs begin anew."""
 
 _BLOCKS = ID["tun.blocks_light_filled"]
 _PACKETS = ID["tun.packets_light_read"]
@@ -40,9 +49,13 @@ class LightPacker:
         self._counters = attachment.page.counters
         self._flows = FlowClassifier(self._is_empty)
         self._links = links
-        self._may_copy = attachment.settings.fec != "off"
-        self._stream = shard.stream(int(attachment.plan.run_id, 16), attachment.worker.lane, framing.LIGHT)
-        self._numbers = attachment.peer_table.numbers[attachment.worker.lane]
+        self._may_copy = attachment.settings.fec != "off" and attachment.settings.fec_parity > 0
+        self._lane = attachment.worker.lane
+        self._stream = shard.stream(int(attachment.plan.run_id, 16), self._lane, framing.LIGHT)
+        self._table = attachment.peer_table
+        self._numbers = attachment.peer_table.numbers[self._lane]
+        self._budgets: dict[int, CopyBudget] = {}  # by peer handle
+        self._now = 0  # of the last packet
         self._slot_bytes = self._port.ring.slot_bytes
         self._sealing = sealing
         self._private = None if sealing is None else memoryview(bytearray(self._slot_bytes))
@@ -72,6 +85,7 @@ class LightPacker:
         buffer[self._end : end] = slot[at : at + length]
         self._end = end
         self._lengths.append(length)
+        self._now = now
         return True
 
     def flush(self) -> None:
@@ -85,8 +99,9 @@ class LightPacker:
         copies = 0
         connections: tuple[ConnectionRef, ...] = ()
         if self._may_copy:
-            connections = links.light_connections(peer)
-            copies = max(0, min(links.parity(peer), COPIES_MAX, len(connections) - 1))
+            connections = links.copy_connections(peer, consumer)
+            if len(connections) > 1:
+                copies = min(self._copies(peer), len(connections) - 1)
         if self._private is None:
             seal_block(port.slot(), lengths, self._end, consumer, self._peer_handle)
             if copies:
@@ -100,6 +115,33 @@ class LightPacker:
         self._end = layout.SLOT_BODY_AT
         port.advance(1)
 
+    def _copies(self, peer: int) -> int:
+        """Copies of the open block beyond the first."""
+        called = self._links.copies(peer)
+        if called:
+            return max(0, min(called, COPIES_MOST))  # below 0: the peer accepts none
+        budget = self._budgets.get(self._peer_handle) or self._add_budget(peer)
+        if budget.is_due(self._now):
+            table = self._table
+            budget.refill(table.sent_bytes(peer), table.copied_elsewhere(peer, self._lane), self._now)
+        size = shard.RUN_BYTES + self._end - layout.SLOT_BODY_AT + TAG_BYTES
+        if not budget.pays(size):
+            return 0
+        self._numbers[peer * RECORD_WORDS + NUMBER_COPIED] += size
+        return 1
+
+    def _add_budget(self, peer: int) -> CopyBudget:
+        budgets, now, table = self._budgets, self._now, self._table
+        if len(budgets) >= BUDGETS_MOST:
+            for handle in [handle for handle, each in budgets.items() if now - each.refilled_at > IDLE_NS]:
+                del budgets[handle]
+        if len(budgets) >= BUDGETS_MOST:
+            budgets.clear()
+        budget = budgets[self._peer_handle] = CopyBudget(
+            table.sent_bytes(peer), table.copied_elsewhere(peer, self._lane), now
+        )
+        return budget
+
     def _write_copies(self, slot: memoryview, times: int, connections: tuple[ConnectionRef, ...]) -> None:
         """Make the block the single shard of a run, and give the run to so many connections."""
         start, size, _, _ = read_header(slot)
@@ -108,7 +150,7 @@ class LightPacker:
         at = (self._peer_handle & PEER_INDEX_MASK) * RECORD_WORDS + NUMBER_LIGHT
         number = next_block_number(self._numbers, at)
         shard.RUN.pack_into(slot, start, length - 4, framing.RUN, self._stream, number, 1, times - 1, 0, 1, size, 0)
-        _write_rows(slot, number, times, connections, start, 0, length)
+        _write_rows(slot, times, connections, start, 0, length)
 
     def _seal(
         self,
@@ -128,16 +170,15 @@ class LightPacker:
         room = (self._slot_bytes - SEALED_START) // (shard.RUN_BYTES + len(plaintext) + TAG_BYTES)
         times = min(1 + copies, room)
         kind = kinds.COPIED if times > 1 else kinds.LIGHT
-        number, length = sealing.seal(slot, SEALED_START, self._peer_handle, kind, plaintext, len(lengths), times)
+        _, length = sealing.seal(slot, SEALED_START, self._peer_handle, kind, plaintext, len(lengths), times)
         write_header(slot, SEALED_START, length, consumer if length else NOBODY, self._peer_handle)
         if times > 1 and length:
-            _write_rows(slot, number, times, connections, SEALED_START, length, length)
+            _write_rows(slot, times, connections, SEALED_START, length, length)
         return times - 1
 
 
 def _write_rows(
     slot: memoryview,
-    number: int,
     times: int,
     connections: tuple[ConnectionRef, ...],
     start: int,
@@ -146,7 +187,7 @@ def _write_rows(
 ) -> None:
     """Give so many copies of a block to as many connections. Copy i begins at start + i * step."""
     for row in range(times):
-        consumer, ordinal = connections[(number + row) % len(connections)]
+        consumer, ordinal = connections[row]
         row_at = layout.SLOT_RUN_TABLE_AT + layout.RUN_ROW_BYTES * row
         write_run(slot, row_at, consumer, ordinal, 1, 0, start + row * step, length)
-    write_run_count(slot, times, times - 1, connections[number % len(connections)][0])
+    write_run_count(slot, times, times - 1, connections[0][0])

@@ -32,6 +32,9 @@ from pipeline.shm.layout import (
 )
 from pipeline.wire import framing
 
+UNNEEDED = -2
+"""Of BlockOpening.open(): another copy of the block has been opened."""
+
 _NUMBERS = 1 << 32
 BLOCKS_MOST = 1 << 30
 """Blocks of a kind that a process seals for a peer with one key. The supervisor changes the key before that."""
@@ -41,6 +44,7 @@ EPOCH_BITS = 16  # of a header, and of a word of the peer table beside the handl
 _NOT_OPENED = ID["tun.dropped_not_opened"]
 _EPOCH_UNKNOWN = ID["tun.dropped_epoch_unknown"]
 _REPLAYED = ID["tun.dropped_replayed"]
+_COPIES_UNNEEDED = ID["tun.copies_unneeded"]
 
 UNOPENED_BITS = 16  # of the word of a connection with unopened blocks: how many in a row; above, lane and serial number
 _SERIAL_BITS = 40
@@ -174,11 +178,14 @@ class BlockOpening:
         self.plaintext = memoryview(bytearray(shard.BLOCK_BYTES_MAX + PACKET_BYTES_MAX))
 
     def open(self, slot: memoryview, at: int, after: int, peer_handle: int) -> int:
-        """Open the run frame in slot[at:after]. Bytes of the block, which is in `plaintext` then; -1, counted, if that
-        cannot be."""
+        """Open the run frame in slot[at:after]. Bytes of the block, which is in `plaintext` then; UNNEEDED or -1,
+        counted, if that cannot be."""
         counters = self._counters
-        _, _, stream, number, _, _, copy, _, _, epoch, self.packets = _run_at(slot, at)
+        _, _, stream, number, _, copies, copy, _, _, epoch, self.packets = _run_at(slot, at)
         if not self._windows.may_open(peer_handle, stream, number):
+            if copies:
+                counters[_COPIES_UNNEEDED] += 1
+                return UNNEEDED
             counters[_REPLAYED] += 1
             return -1
         session = self._sessions.get(peer_handle & PEER_INDEX_MASK)

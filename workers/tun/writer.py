@@ -42,11 +42,11 @@ from pipeline.shm.peer_table import RouteReader
 from pipeline.shm.slot import read_header, read_marks
 from pipeline.wire import block, charge, framing
 from workers.tun.late_charges import LateCharges
-from workers.tun.sealing import BlockOpening
+from workers.tun.sealing import UNNEEDED, BlockOpening
 
 PACKETS, BARE_PACKET, IGNORED, SEALED = range(4)
 """Contents of a frame: a block of packets; one packet without its virtio-net header; nothing for the writer; a sealed
-block, if it is whole, else nothing."""
+block, if it is whole, else nothing. Copies of a block are whole blocks: the first one that comes is opened."""
 
 COMPAT_FRAMES = {framing.DATA: BARE_PACKET, framing.KEEPALIVE: IGNORED}
 FRAMES = COMPAT_FRAMES | {framing.BLOCK: PACKETS}
@@ -196,12 +196,14 @@ class TunWriter:
         if after - at < shard.RUN_BYTES:
             self._counters[_SLOT_SPOILT] += 1
             return
-        if slot[at + _N_AT] != 1 or slot[at + _N_AT + 1]:  # shards, or a copy: the decoder's
+        if slot[at + _N_AT] != 1 or (slot[at + _N_AT + 1] and not traffic_class):  # shards, or a copy among bulk
             self._counters[_FRAME_UNKNOWN] += not self._has_decoder
             return
         opening = self._opening
         assert opening is not None
         size = opening.open(slot, at, after, peer_handle)
+        if size == UNNEEDED:
+            return
         if size < 0 or peer_handle in opening.unopened:
             opening.note_source(peer_handle, size, self._port.lane, slot)
         if size < 0:

@@ -15,6 +15,7 @@ from pipeline.shm.layout import (
 )
 from pipeline.transport.connection import Connection
 from pipeline.transport.connection_list import ConnectionList
+from pipeline.wire import framing
 from tests.harness.run import Run
 from workers.tcp.established import EstablishedConnections
 from workers.tcp.link_publisher import LinkPublisher
@@ -78,9 +79,21 @@ def test_a_removed_connection_is_out_of_service_and_its_descriptor_stays_taken(r
 def test_each_lane_gets_the_frames_of_a_connection_in_turn(registry: Registry) -> None:
     lanes = []
     for dial_index in range(4):
-        lanes.append(registry.established.next_lane())
+        connection = registry.run.connection()
+        registry.established.stamp(connection)
+        lanes.append(connection.receive.stamped_lane)
         registry.add(dial_index=dial_index)
     assert lanes == [1, 2, 0, 1]
+
+
+def test_all_light_connections_of_a_peer_have_one_lane_so_that_copies_meet(registry: Registry) -> None:
+    lanes = {}
+    for peer in (1, 2, 1, 2):
+        connection = registry.run.connection(peer, traffic_class=framing.LIGHT)
+        registry.established.stamp(connection)
+        lanes.setdefault(peer, set()).add(connection.receive.stamped_lane)
+        registry.add(peer=peer)
+    assert lanes == {1: {1}, 2: {2}}
 
 
 def test_a_connection_replaces_those_of_an_older_session_and_of_its_own_dial_slot(registry: Registry) -> None:

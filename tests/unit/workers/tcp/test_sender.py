@@ -10,15 +10,17 @@ from typing import cast
 import pytest
 
 from pipeline.counters import ID
+from pipeline.policy.loss_bursts import GAP_MOST_NS
 from pipeline.policy.token_bucket import BURST_LEAST
 from pipeline.runtime.worker import DONE, MORE, NOTHING
-from pipeline.shm.layout import FIRST_PEER_HANDLE, SENT_BYTES, SENT_DROPPED
+from pipeline.shm.layout import COPIES_BITS, FIRST_PEER_HANDLE, LINK_COPYING, SENT_BYTES, SENT_DROPPED
 from pipeline.transport.connection import Connection
 from pipeline.transport.tls_channel import TlsChannel
 from pipeline.wire import framing
 from tests.harness.factory import factory
 from tests.harness.send_queues import Channel, frame, numbers
 from tests.harness.sender import SenderRun
+from workers.tcp.delayed_items import LIGHT_GAP_NS
 from workers.tcp.sender import STUCK_NS
 
 HOLD_S = 0.05
@@ -87,7 +89,7 @@ def test_a_slot_of_another_worker_goes_on_at_once(make: Make) -> None:
 def test_the_runs_of_a_slot_go_to_the_connections_that_its_table_names(make: Make) -> None:
     run = make()
     connections = [run.connect() for _ in range(2)]
-    run.fill_runs("light", [(0, 0, frame(1)), (0, 1, frame(2)), (1, 0, frame(3)), (0, 2, frame(4))])
+    run.fill_runs("transit", [(0, 0, frame(1)), (0, 1, frame(2)), (1, 0, frame(3)), (0, 2, frame(4))])
     run.burst()
     assert [received(run, each) for each in connections] == [[(False, 1), (False, 4)], [(False, 2)]]
     assert run.in_rings() == 0
@@ -103,6 +105,81 @@ def test_light_and_bulk_have_connections_of_their_own(make: Make) -> None:
     run.burst()
     assert received(run, light) == [(False, 1), (False, 3)]
     assert received(run, bulk) == [(False, 2), (False, 4)]
+
+
+def test_each_copy_of_a_light_packet_goes_out_a_gap_later_and_its_slot_waits_for_none(make: Make) -> None:
+    run = make()
+    connections = [run.connect() for _ in range(3)]
+    run.run.memory.peer_table.links[0][LINK_COPYING] = 50_000 << COPIES_BITS  # cut to GAP_MOST_NS
+    run.burst()
+    began = time.monotonic_ns()
+    run.fill_runs("light", [(0, 0, frame(1)), (0, 1, frame(1)), (0, 2, frame(1))])
+    run.burst()
+    assert run.in_rings() == 0
+    assert [received(run, each) for each in connections[1:]] == [[], []]
+    assert received(run, connections[0]) == [(False, 1)]
+    for place in (1, 2):
+        copy = connections[place]
+        wait_for(lambda: received(run, copy) == [(False, 1)], run)
+        assert time.monotonic_ns() - began >= place * GAP_MOST_NS
+    assert not run.sender._delayed.next_due
+
+
+def test_without_bursts_the_gap_between_copies_is_short_and_there_is_none_between_runs(make: Make) -> None:
+    run = make()
+    connections = [run.connect() for _ in range(2)]
+    run.fill_runs("transit", [(0, 0, frame(1)), (0, 1, frame(2))], skippable=1)
+    run.burst()
+    assert [received(run, each) for each in connections] == [[(False, 1)], [(False, 2)]]
+    run.fill_runs("light", [(0, 0, frame(3)), (0, 1, frame(3))])
+    began = time.monotonic_ns()
+    wait_for(lambda: received(run, connections[1]), run)
+    assert time.monotonic_ns() - began >= LIGHT_GAP_NS
+
+
+def test_after_bursts_the_last_run_of_a_block_that_can_do_without_it_goes_out_later(make: Make) -> None:
+    run = make()
+    connections = [run.connect() for _ in range(3)]
+    run.run.memory.peer_table.links[0][LINK_COPYING] = 5_000 << COPIES_BITS
+    run.burst()
+    for skippable, later in ((1, True), (0, False)):
+        runs = [(0, place, frame(place)) for place in range(3)]
+        run.fill_runs("transit", runs, skippable=skippable)
+        run.burst()
+        assert [received(run, each) for each in connections[:2]] == [[(False, 0)], [(False, 1)]]
+        assert received(run, connections[2]) == ([] if later else [(False, 2)])
+        if later:
+            wait_for(lambda: received(run, connections[2]) == [(False, 2)], run)
+
+
+def test_copies_for_a_connection_that_takes_nothing_are_dropped_and_cost_no_more_than_their_limit(make: Make) -> None:
+    run = make()
+    first, second = run.connect(), run.connect()
+    run.block(second)
+    arrived = []
+    for turn in range(300):
+        run.fill_runs("light", [(0, 0, frame(turn)), (0, 1, frame(turn))], skippable=1)
+        run.burst()
+        arrived += received(run, first)
+    wait_for(lambda: not run.sender._delayed.next_due, run)
+    run.burst()
+    assert run.in_rings() == 0
+    assert len(arrived) == 300
+    assert not run.queue(second).light
+    assert run.counters[ID["tcp.runs_skipped"]] == 300
+    assert run.sender._delayed._used == 0
+
+
+def test_a_copy_whose_connections_are_gone_is_forgotten(make: Make) -> None:
+    run = make()
+    connections = [run.connect() for _ in range(2)]
+    run.fill_runs("light", [(0, 0, frame(1)), (0, 1, frame(1))])
+    run.burst()
+    for connection in connections:
+        run.disconnect(connection, time.monotonic_ns())
+    wait_for(lambda: not run.sender._delayed.next_due, run)
+    assert run.sender._delayed._used == 0
+    assert not run.sender._peers.by_handle[handle(0)].backlog.used
 
 
 @pytest.mark.parametrize(("owner", "expected"), [(0, 3), (1, 0)])

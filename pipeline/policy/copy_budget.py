@@ -1,0 +1,53 @@
+"""The budget for copies of light packets while the path seems to lose nothing, so that its first loss delays none.
+
+It grows by SHARE of all bytes sent to the peer, by FLOOR at least and by MOST at most. What is left is kept, up to
+SAVED_BYTES. A budget that is used up pays for nothing until RESUME of that is there again. So a flow beyond it is not
+copied now and then, which would change the order of its packets when the copy comes first.
+
+Copies that other workers have made for the same peer are paid out of it, too.
+"""
+
+from __future__ import annotations
+
+SHARE = 100  # one byte of so many
+FLOOR = 8_000  # bytes a second: 64 kbit/s, fifty small packets
+MOST = 125_000  # bytes a second: each copy takes time as well, of both ends
+SAVED_BYTES = 32_000  # the first flow of a session is copied whole for some seconds
+RESUME_BYTES = SAVED_BYTES // 4
+REFILL_NS = 100_000_000  # between two looks at what was sent
+IDLE_NS = 10_000_000_000  # after that the budget is full anyway
+
+SEGMENT_BYTES = 80
+"""What a copy costs beside its own bytes: record, TCP and IP headers."""
+
+
+class CopyBudget:
+    """That of one peer, in one worker. Full at first."""
+
+    def __init__(self, sent: int, elsewhere: int, now: int) -> None:
+        self._sent = sent
+        self._elsewhere = elsewhere
+        self.refilled_at = now
+        self._left = float(SAVED_BYTES)
+        self._used_up = False
+
+    def is_due(self, now: int) -> bool:
+        return now - self.refilled_at >= REFILL_NS
+
+    def refill(self, sent: int, elsewhere: int, now: int) -> None:
+        """`sent`: bytes sent to the peer so far; `elsewhere`: bytes of copies that other workers have made so far."""
+        seconds = min(IDLE_NS, now - self.refilled_at) / 1e9
+        grown = max(FLOOR * seconds, min((sent - self._sent) / SHARE, MOST * seconds))
+        self._left = min(self._left + grown - (elsewhere - self._elsewhere), SAVED_BYTES)
+        self._sent, self._elsewhere, self.refilled_at = sent, elsewhere, now
+        if self._left >= RESUME_BYTES:
+            self._used_up = False
+
+    def pays(self, size: int) -> bool:
+        """Whether a copy of so many bytes is paid for."""
+        size += SEGMENT_BYTES
+        if self._used_up or self._left < size:
+            self._used_up = True
+            return False
+        self._left -= size
+        return True

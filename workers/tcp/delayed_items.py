@@ -1,0 +1,62 @@
+"""Send items that go out a little later than the rest of their slot, so that one burst of losses does not take both.
+
+    light    each further copy of a packet waits a gap longer than the one before it, LIGHT_GAP_NS at least: then sender
+             and receiver of the first copy are not held up by the next ones, either
+    bulk     the last run of a block waits a gap, if bursts have been seen and the block can do without it
+
+How long the gap is follows from the bursts that were seen (`pipeline.policy.loss_bursts`).
+
+What waits is copied, so its slot goes on. At most BYTES_MOST wait; where more would have to, little time passes between
+two packets, and they go out at once. An item that is due while its connection takes nothing is not needed any more if
+it is a copy of a light packet.
+
+Owned by the outbound duty.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import ClassVar
+
+from workers.tcp.send_queue import SendItem
+
+LIGHT_GAP_NS = 1_000_000
+BYTES_MOST = 262144
+
+_Delayed = tuple[int, int, int, int, SendItem]  # due, number in the order of arrival, peer handle, ordinal, item
+
+
+class DelayedItems:
+    """`next_due`: when the next item goes out, CLOCK_MONOTONIC ns; 0 if there is none."""
+
+    in_ring: ClassVar[bool] = False
+    lane = 0
+
+    def __init__(self) -> None:
+        self._heap: list[_Delayed] = []
+        self._added = 0
+        self._used = 0  # bytes of all that are not finished
+        self.next_due = 0
+
+    def add(self, item: SendItem, due: int, peer_handle: int, ordinal: int) -> bool:
+        """Copy an item out of its slot, which it holds up no longer. False if too much waits already."""
+        if self._used + item.size > BYTES_MOST:
+            return False
+        self._used += item.size
+        self._added += 1
+        copied = item._replace(source=self, head=item.head and bytes(item.head), body=bytes(item.body))
+        heappush(self._heap, (due, self._added, peer_handle, ordinal, copied))
+        self.next_due = self._heap[0][0]
+        return True
+
+    def pop(self, now: int) -> tuple[int, int, SendItem] | None:
+        """The next item that is due, with its peer handle and the ordinal of its connection."""
+        heap = self._heap
+        if not heap or heap[0][0] > now:
+            return None
+        _, _, peer_handle, ordinal, item = heappop(heap)
+        self.next_due = heap[0][0] if heap else 0
+        return peer_handle, ordinal, item
+
+    def finish(self, item: SendItem) -> None:
+        self._used -= item.size
