@@ -79,6 +79,10 @@ def shard_bytes(size: int, n: int, m: int) -> int:
     return -(-size // (n * unit)) * unit
 
 
+COPIES = 0x80
+"""Bit of a stream without encryption: each of its blocks travels whole, in copies, and waits for none before it."""
+
+
 def stream(run: int, lane: int, traffic_class: int) -> int:
     """The number of a stream: it differs for each start of the sender (`run`), lane and traffic class."""
     return (run & 0xFFFFFF) << 8 | (lane & 0x3F) << 1 | traffic_class

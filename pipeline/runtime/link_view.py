@@ -54,6 +54,11 @@ class LinkView:
             return bulk_consumer
         return next((i for i, each in enumerate(words) if each[at]), bulk_consumer)
 
+    def has_light(self, peer: int) -> bool:
+        """Whether a peer has connections for light flows."""
+        at = peer * RECORD_WORDS + LINK_LIGHT
+        return any(words[at] for words in self._words)
+
     def offloads(self, peer: int) -> int | None:
         """TUN_F_* bits that a peer accepts; None while it has no connection."""
         at = peer * RECORD_WORDS

@@ -74,7 +74,7 @@ def scan(view: memoryview, at: int, end: int, limit: int, most: int = UNBOUNDED)
                 if length >= BLOCK_PREFIX.size - 4:
                     charged += _PACKET_CHARGE * (view[at + 5] << 8 | view[at + 6])
             elif kind == RUN:
-                runs += 1
+                runs += length < 9 or view[at + 8] < 0x80  # a stream of copies is the tun worker's (fec.shard.COPIES)
                 charged += _RUN_CHARGE
             elif kind == KEEPALIVE:
                 bare += 1

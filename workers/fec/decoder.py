@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 
 from pipeline.counters import ID
+from pipeline.fec import shard
 from pipeline.fec.codec import Codec
 from pipeline.fec.reassembly import BYTES_LIMIT, BYTES_LIMIT_OF_MANY, Reassembly
 from pipeline.fec.reorder import TORN_NS
@@ -112,7 +113,10 @@ class Decoder:
         """Whether a run is for this decoder."""
         if length < _M_AT:
             return self._lane == 0  # it has no lane: the first worker counts it as malformed
-        if self._sealed and slot[at + _N_AT] == 1 and (light or not slot[at + _M_AT]):
+        if self._sealed:
+            if slot[at + _N_AT] == 1 and (light or not slot[at + _M_AT]):
+                return False
+        elif slot[at + _LANE_BYTE_AT] & shard.COPIES:
             return False
         return (slot[at + _LANE_BYTE_AT] >> self._lane_shift) % self._lanes == self._lane
 

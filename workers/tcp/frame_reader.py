@@ -25,6 +25,7 @@ Owned by the inbound duty.
 
 from __future__ import annotations
 
+from pipeline.fec.shard import COPIES
 from pipeline.policy.ring_shares import RingShares
 from pipeline.runtime.port import Port
 from pipeline.shm.layout import SLOT_HEADER_BYTES
@@ -191,7 +192,8 @@ class FrameReader:
             self.bare += bare
             self._publish(slot, end, connection, frames, runs, charged)
         elif self.shares is None:
-            self._publish(slot, end, connection, 1, slot[_TYPE_AT] == framing.RUN, 0)
+            is_run = slot[_TYPE_AT] == framing.RUN and slot[_TYPE_AT + 4] < COPIES
+            self._publish(slot, end, connection, 1, is_run, 0)
         else:
             _, _, _, runs, bare, charged = framing.scan(slot, FRAMES_AT, end, self._limit)
             self.bare += bare

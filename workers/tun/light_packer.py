@@ -149,7 +149,10 @@ class LightPacker:
         length = shard.RUN_BYTES + size
         at = (self._peer_handle & PEER_INDEX_MASK) * RECORD_WORDS + NUMBER_LIGHT
         number = next_block_number(self._numbers, at)
-        shard.RUN.pack_into(slot, start, length - 4, framing.RUN, self._stream, number, 1, times - 1, 0, 1, size, 0)
+        stream = self._stream
+        if self._links.has_light(self._peer_handle & PEER_INDEX_MASK):  # these have one lane, so copies meet
+            stream |= shard.COPIES
+        shard.RUN.pack_into(slot, start, length - 4, framing.RUN, stream, number, 1, times - 1, 0, 1, size, 0)
         _write_rows(slot, times, connections, start, 0, length)
 
     def _seal(

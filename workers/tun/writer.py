@@ -31,6 +31,7 @@ from typing import Protocol
 from pipeline.counters import ID
 from pipeline.errors import PeerError
 from pipeline.fec import shard
+from pipeline.fec.copy_window import CopyWindows
 from pipeline.packet.ip import check, destination, is_multicast, is_of_the_link, source
 from pipeline.packet.route_table import NO_PEER, RouteTable
 from pipeline.packet.vnet import VNET_HEADER_BYTES
@@ -44,13 +45,14 @@ from pipeline.wire import block, charge, framing
 from workers.tun.late_charges import LateCharges
 from workers.tun.sealing import UNNEEDED, BlockOpening
 
-PACKETS, BARE_PACKET, IGNORED, SEALED = range(4)
+PACKETS, BARE_PACKET, IGNORED, SEALED, COPY = range(5)
 """Contents of a frame: a block of packets; one packet without its virtio-net header; nothing for the writer; a sealed
-block, if it is whole, else nothing. Copies of a block are whole blocks: the first one that comes is opened."""
+block, if it is whole, else nothing; a copy of a block, if its stream has copies alone, else nothing. Of the copies of a
+block, sealed or not, the first one that comes counts."""
 
 COMPAT_FRAMES = {framing.DATA: BARE_PACKET, framing.KEEPALIVE: IGNORED}
 FRAMES = COMPAT_FRAMES | {framing.BLOCK: PACKETS}
-FRAMES_BESIDE_DECODER = FRAMES | {framing.RUN: IGNORED}
+FRAMES_BESIDE_DECODER = FRAMES | {framing.RUN: COPY}
 SEALED_FRAMES = {framing.PADDING: IGNORED, framing.RUN: SEALED}
 """For each shape of an instance, the contents of each type of frame. Other types are counted as unknown."""
 
@@ -74,6 +76,7 @@ _ISOLATED = ID["tun.dropped_isolated"]
 _LINK_DOWN = ID["tun.dropped_link_down"]
 _WRITE_REFUSED = ID["tun.dropped_write_refused"]
 _OFFLOAD_REFUSED = ID["tun.dropped_offload_refused"]
+_COPIES_UNNEEDED = ID["tun.copies_unneeded"]
 
 
 class PeerForwarder(Protocol):
@@ -119,6 +122,7 @@ class TunWriter:
         self._has_decoder = bool(decoded)
         # what is in the blocks of this port shows only here; of sealed ones, their headers say so
         self._uncharged_port = decoded[0] if decoded and has_several and opening is None else None
+        self._copies = CopyWindows()
         self._route_reader = RouteReader(attachment.peer_table)
         self._routes = RouteTable()
         self._bare_packet = memoryview(bytearray(VNET_HEADER_BYTES + framing.LENGTH_LIMIT))
@@ -183,6 +187,8 @@ class TunWriter:
                         self._write_packets(slot, first, lengths, peer_handle, traffic_class)
                 elif content == SEALED:
                     self._write_sealed(slot, at, after, peer_handle, traffic_class)
+                elif content == COPY:
+                    self._write_copy(slot, at, after, peer_handle, traffic_class)
                 elif content == BARE_PACKET:
                     size = VNET_HEADER_BYTES + length - 1
                     self._bare_packet[VNET_HEADER_BYTES:size] = slot[at + framing.FRAME.size : after]
@@ -221,6 +227,28 @@ class TunWriter:
             self._counters[_FRAME_MALFORMED] += 1
             return
         self._write_packets(opening.plaintext, first, lengths, peer_handle, traffic_class)
+
+    def _write_copy(self, slot: memoryview, at: int, after: int, peer_handle: int, traffic_class: int) -> None:
+        """Write the packets of a block that travels in copies, unless another copy came first."""
+        begin = at + shard.RUN_BYTES
+        if after < begin:
+            return  # the decoder counts it
+        _, _, stream, number, n, *_ = shard.RUN.unpack_from(slot, at)
+        if not stream & shard.COPIES:
+            return
+        if not self._copies.is_first(peer_handle, stream, number):
+            self._counters[_COPIES_UNNEEDED] += 1
+            return
+        try:
+            if n != 1 or _frame_at(slot, begin) != (after - begin - framing.LENGTH.size, framing.BLOCK):
+                raise PeerError("no whole block frame")
+            first, lengths = block.lengths(slot, begin, after)
+        except PeerError:
+            self._counters[_FRAME_MALFORMED] += 1
+            return
+        if self._capacity > 1:
+            self._charges.add(peer_handle, charge.PACKET * len(lengths))
+        self._write_packets(slot, first, lengths, peer_handle, traffic_class)
 
     def _write_packets(
         self, slot: memoryview, at: int, lengths: tuple[int, ...], peer_handle: int, traffic_class: int
