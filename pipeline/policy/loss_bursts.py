@@ -7,12 +7,13 @@ The index of dispersion, the mean of (n - p * s)^2 over the mean of p * s, is
     1              if segments are lost one by one (Poisson)
     2 * b - 1      in bursts of b segments on average, if their lengths are geometric (Gilbert)
 
-    at least LEAST_LOSSES, an index of at least BURSTY     a gap of GAP_BURSTS mean bursts, as long as it takes to send
-                                                           them at the rate of these connections; GAP_LEAST_NS at least
-    a longer one would not be waited for                   GAP_MOST_NS. Where little is sent, a burst can be any length
-    no need for it in FORGET_NS                            the longest gap that was needed meanwhile
+    at least LEAST_LOSSES, an index of BURSTY or more      a spacing of SPACING_BURSTS mean bursts: the time that these
+                                                           connections take to send so many segments; at least
+                                                           SPACING_LEAST_NS
+    a longer one would not be waited for                   SPACING_MOST_NS. Where little is sent, a burst may be longer
+    no need for it in FORGET_NS                            the longest spacing that was needed meanwhile
 
-A gap that works hides what it was made for: then the copies are not lost together any more. Hence FORGET_NS.
+A spacing that works hides what it was made for: then the copies are not lost together any more. Hence FORGET_NS.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from __future__ import annotations
 LEAST_LOSSES = 10
 BURSTY = 2.5  # by chance, ten losses one by one come out at 1 +- 0.5
 KEPT = 1 - 1 / 100  # of what is known, in each update in which something was sent: ten seconds
-GAP_BURSTS = 3  # of geometric lengths, one in twenty is longer
-GAP_LEAST_NS = 2_000_000
-GAP_MOST_NS = 8_000_000
+SPACING_BURSTS = 3  # of geometric lengths, one in twenty is longer
+SPACING_LEAST_NS = 2_000_000
+SPACING_MOST_NS = 8_000_000
 """The second copy comes so much later, and the third as much again: sooner than the first one would be sent again."""
 FORGET_NS = 120_000_000_000
 
 
 class LossBursts:
-    """`gap_ns`: the time between two copies, or runs, that a burst seldom bridges; 0: segments are lost one by one."""
+    """`spacing_ns`: the time between two copies, or runs, that a burst seldom bridges; 0: there are no bursts."""
 
     def __init__(self) -> None:
         self._before: dict[int, tuple[int, int]] = {}  # resent, sent, by connection
         self._updated_at = 0
         self._seconds = self._lost = self._sent = 0.0
         self._lost_lost = self._lost_sent = self._sent_sent = 0.0  # sums of products
-        self._needed_at = 0  # when a gap as long as now was needed
+        self._needed_at = 0  # when a spacing as long as now was needed
         self._needed_since = 0  # the longest one that was needed after that
-        self.gap_ns = 0
+        self.spacing_ns = 0
 
     def update(self, connections: dict[int, tuple[int, int]], now: int) -> int:
-        """The gap, given the segments sent again and sent of each connection since its beginning. `now`: ns."""
+        """The spacing, given the segments sent again and sent of each connection since its beginning. `now`: ns."""
         lost = sent = 0
         for serial, (resent_now, sent_now) in connections.items():
             resent_before, sent_before = self._before.get(serial, (resent_now, sent_now))
@@ -51,9 +52,9 @@ class LossBursts:
         self._updated_at = now
         if sent:
             self._add(lost, sent, seconds)
-        if self.gap_ns or lost:
+        if self.spacing_ns or lost:
             self._follow(self._needed(), now)
-        return self.gap_ns
+        return self.spacing_ns
 
     def _add(self, lost: int, sent: int, seconds: float) -> None:
         self._seconds = self._seconds * KEPT + seconds
@@ -71,12 +72,12 @@ class LossBursts:
         if index < BURSTY:
             return 0
         burst_ns = (1 + index) / 2 * self._seconds / self._sent * 1e9
-        return int(min(GAP_MOST_NS, max(GAP_LEAST_NS, GAP_BURSTS * burst_ns)))
+        return int(min(SPACING_MOST_NS, max(SPACING_LEAST_NS, SPACING_BURSTS * burst_ns)))
 
     def _follow(self, needed: int, now: int) -> None:
-        if needed >= self.gap_ns:
-            self.gap_ns, self._needed_at, self._needed_since = needed, now, 0
+        if needed >= self.spacing_ns:
+            self.spacing_ns, self._needed_at, self._needed_since = needed, now, 0
             return
         self._needed_since = max(self._needed_since, needed)
         if now - self._needed_at > FORGET_NS:
-            self.gap_ns, self._needed_at, self._needed_since = self._needed_since, now, 0
+            self.spacing_ns, self._needed_at, self._needed_since = self._needed_since, now, 0

@@ -99,7 +99,7 @@ NUMBER_CODED, NUMBER_LIGHT, NUMBER_PACKETS, NUMBER_COPIED = range(4)   # tun out
                                                        # that the peer has; a connection that brings blocks which cannot
                                                        # be opened, and how many in a row
 RECOVERED_BLOCKS, EXPIRED_BLOCKS = range(2)            # fec inbound duty
-COPIES_BITS = 8                                        # of LINK_COPYING: copies; above them the gap, microseconds
+COPIES_BITS = 8                                        # of LINK_COPYING: copies; above them the spacing, microseconds
 LANE_RECORDS = ("link", "sent", "number", "transit", "recovered")
 
 STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the records, lane by lane

@@ -90,7 +90,7 @@ class PeerTable:
         at = peer * RECORD_WORDS + layout.NUMBER_PACKETS
         return sum(words[at] for words in self.numbers)
 
-    def gap_ns(self, peer: int) -> int:
+    def spacing_ns(self, peer: int) -> int:
         """The time between two copies of a light packet for this peer, or two runs of a block; 0: none."""
         at = peer * RECORD_WORDS + layout.LINK_COPYING
         return 1000 * max(words[at] >> layout.COPIES_BITS for words in self.links)

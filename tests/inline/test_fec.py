@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pipeline.fec import shard, stripe
+from pipeline.policy.copy_budget import SAVED_BYTES
 from pipeline.shm import layout
-from pipeline.shm.layout import LINK_PARITY
+from pipeline.shm.layout import LINK_PARITY, NUMBER_COPIED
+from pipeline.wire.framing import LIGHT
 from tests.inline.harness.ends import (
     BLOCK,
     WELCOME,
@@ -143,6 +145,65 @@ def test_a_light_packet_goes_out_on_three_connections_and_arrives_once(joined: J
     assert client.count("tun.copies_added") == 40
     until(lambda: server.count("tun.copies_unneeded") == 40, server, client, path)
     assert server.count("tun.packets_written") == 20
+
+
+def test_in_auto_light_packets_are_copied_once_from_the_first_one_on_and_meet_no_decoder(joined: Joined) -> None:
+    server, client, path = joined(fec="auto")
+    for number in range(20):
+        assert through(path, client, server, light(range(number, number + 1))) == light(range(number, number + 1))
+    assert client.count("tun.copies_added") == 20
+    until(lambda: server.count("tun.copies_unneeded") == 20, server, client, path)
+    assert server.count("tun.packets_written") == 20
+    assert server.count("fec.runs_received") == client.count("fec.blocks_coded") == 0
+
+
+@pytest.mark.parametrize("silent", [5, 6, 7])
+def test_in_auto_a_light_connection_that_stands_still_holds_up_no_packet_from_the_first_one_on(
+    joined: Joined, silent: int
+) -> None:
+    server, client, path = joined(fec="auto")
+    path.strands[silent].held = True
+    for turn in range(10):
+        packets = light(range(5 * turn, 5 * turn + 5))
+        assert through(path, client, server, packets) == packets
+
+
+def test_copies_arrive_in_order_whichever_come_first(joined: Joined) -> None:
+    server, client, path = joined(seed=7)
+    for turn in range(40):
+        strand = path.strands[5 + turn % 3]
+        strand.held = turn % 2 == 0
+        packets = light(range(10 * turn, 10 * turn + 10))
+        assert through(path, client, server, packets) == packets
+        strand.held = False
+
+
+def test_a_light_flow_beyond_the_budget_is_copied_in_part(joined: Joined) -> None:
+    server, client, path = joined(fec="auto")
+    for number in range(100):
+        through(path, client, server, [ipv4(number, 1400)])
+    assert 0 < client.count("tun.copies_added") < 100
+    copied = client.memory.peer_table.numbers[0][NUMBER_COPIED]
+    assert SAVED_BYTES / 2 < copied <= 1500 * client.count("tun.copies_added")
+
+
+def test_without_connections_for_light_flows_copies_take_those_for_bulk(joined: Joined) -> None:
+    server, client, path = joined(light_connections=0, lanes=(2, 2))
+    packets = light(range(30))
+    assert sorted(through(path, client, server, packets)) == packets
+    assert client.count("tun.copies_added") > 0
+    assert server.count("tun.packets_written") == 30
+
+
+@pytest.mark.parametrize("lanes", [(2, 2), (1, 3), (3, 1), (2, 3)])
+def test_copies_meet_whatever_lanes_there_are(joined: Joined, lanes: tuple[int, int]) -> None:
+    server, client, path = joined(lanes=lanes)
+    for sender, receiver in ((client, server), (server, client)):
+        packets = light(range(30))
+        assert sorted(through(path, sender, receiver, packets)) == packets
+        copied = sender.count("tun.copies_added")
+        until(lambda: receiver.count("tun.copies_unneeded") == copied, server, client, path)
+        assert receiver.count("tun.packets_written") == 30
 
 
 @pytest.mark.parametrize("lanes", [(2, 2), (1, 3), (3, 1), (2, 3)])
@@ -355,6 +416,31 @@ def test_a_malformed_run_is_counted_and_the_connection_goes_on(
     assert server_with_fec.packets() == [ipv4(2)]
     dropped = [name for name in server_with_fec.counts() if "dropped" in name]
     assert len(dropped) == 1
+    assert not peer.read_frames().ended
+
+
+COPIED = shard.stream(0, 1, LIGHT) | shard.COPIES
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        run_of(b"", COPIED),
+        run_of(block_of(ipv4(1)), COPIED, n=2),
+        run_of(block_of(ipv4(1))[:-1], COPIED),
+        run_of(frame(BLOCK, b"\xff\xff"), COPIED),
+        run_of(run_of(block_of(ipv4(1))), COPIED),
+        run_of(block_of(ipv4(1)) + b"\0", COPIED),
+    ],
+)
+def test_a_malformed_copy_is_counted_and_the_connection_goes_on(
+    server_with_fec: End, dial: Callable, data: bytes
+) -> None:
+    peer: Peer = dial(server_with_fec, hello(features=ACCEPTS_SHARDS))
+    peer.send(data + run_of(block_of(ipv4(2)), COPIED, block=1))
+    until(server_with_fec.packets, server_with_fec)
+    assert server_with_fec.packets() == [ipv4(2)]
+    assert [name for name in server_with_fec.counts() if "dropped" in name] == ["tun.dropped_frame_malformed"]
     assert not peer.read_frames().ended
 
 

@@ -59,6 +59,9 @@ LOSSES_PERCENT = (0.5, 1.0, 2.0, 5.0)
 BURST = 4.0
 """Mean length of a loss in the bursty scenarios, in segments: a millisecond of a full link."""
 
+FADE_MS = 4.0
+"""Mean length of a loss in the scenario of a path that fades: it takes whatever is sent meanwhile."""
+
 SCENARIOS = (
     Scenario(name="loss-0"),
     *(
@@ -66,6 +69,7 @@ SCENARIOS = (
         for kind, burst in (("random", 1.0), ("burst", BURST))
         for loss in LOSSES_PERCENT
     ),
+    Scenario(name="fade-2", loss_percent=2.0, burst_ms=FADE_MS),
     Scenario(name="cut", event="cut"),
     Scenario(name="black-hole", event="black-hole"),
 )
@@ -174,7 +178,9 @@ class Lossy:
                     )
                 except (LabError, Overdue) as error:
                     cell.error = str(error)
-            lossy = msgspec.structs.replace(self._link, loss_percent=scenario.loss_percent, burst=scenario.burst)
+            lossy = msgspec.structs.replace(
+                self._link, loss_percent=scenario.loss_percent, burst=scenario.burst, burst_ms=scenario.burst_ms
+            )
             for testbed in testbeds:
                 testbed.lab.link.change(lossy)
             yield testbeds

@@ -85,7 +85,7 @@ def points(
     """(loss in percent, value) of one line, in order. No loss belongs to both lines."""
     found = []
     for scenario in result.scenarios:
-        if not scenario.event and (scenario.loss_percent == 0 or (scenario.burst > 1) == bursty):
+        if not (scenario.event or scenario.burst_ms) and (scenario.loss_percent == 0 or (scenario.burst > 1) == bursty):
             one = _value(result, scenario, configuration, value)
             if one is not None:
                 found.append((scenario.loss_percent, one))

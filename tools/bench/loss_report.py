@@ -96,6 +96,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """In each direction."""
     burst: float = 1.0
     """Mean length of a loss, in segments."""
+    burst_ms: float = 0.0
+    """Mean length of a loss in time, in place of `burst`; 0: it is counted in segments."""
     event: str = ""
     """"cut" or "black-hole": what happens to the busiest connection."""
 

@@ -8,7 +8,8 @@ segment has taken its time there.
 
 Loss comes in spells. With `burst` 1 each segment is lost independently. Above 1, it is a Gilbert model: all is lost in
 the bad state, whose mean length is `burst` segments; the good state's mean length makes `loss_percent`. Spells are
-drawn as lengths: a super-packet in the middle of a good spell costs one comparison.
+drawn as lengths: a super-packet in the middle of a good spell costs one comparison. With `burst_ms` the spells are
+times instead, as where a radio fades: all that leaves the queue in a bad one is lost, be it one segment or many.
 
 Jitter wanders: the delay moves within delay_ms +- jitter_ms, in straight lines between random points, slower than time
 passes. So jitter alone never reorders; `reorder_percent` of the segments is held back `reorder_ms` longer.
@@ -47,6 +48,8 @@ class LinkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     loss_percent: float = 0.0
     burst: float = 1.0
     """Mean length of a loss in segments; 1 is independent loss."""
+    burst_ms: float = 0.0
+    """Mean length of a loss in time, in place of `burst`; `loss_percent` is the share of the time then."""
     reorder_percent: float = 0.0
     reorder_ms: float = 2.0
     duplicate_percent: float = 0.0
@@ -61,7 +64,7 @@ class LinkSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         for field in ("loss_percent", "reorder_percent", "duplicate_percent"):
             if not 0 <= getattr(self, field) <= 100:
                 raise ValueError(f"{field}: expected 0 to 100, got {getattr(self, field)}")
-        for field in ("delay_ms", "jitter_ms", "reorder_ms"):
+        for field in ("delay_ms", "jitter_ms", "reorder_ms", "burst_ms"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(f"{field}: expected 0 or more, got {getattr(self, field)}")
         if self.jitter_ms > self.delay_ms:
@@ -146,6 +149,31 @@ class Chance:
         return int(math.log(1 - self._rng.random()) / math.log(1 - end)) + 1
 
 
+class Fades:
+    """Times in which all is lost: `percent` of the time, in spells of `mean_ns` on average."""
+
+    def __init__(self, rng: random.Random, percent: float, mean_ns: int) -> None:
+        share = percent / 100
+        self._rng = rng
+        self._means = mean_ns, mean_ns * (1 - share) / share if share else math.inf
+        self._bad = rng.random() < share
+        self._until = -FOREVER
+
+    def pick(self, times: list[int]) -> list[int]:
+        """Indices of the times that are in a bad spell; times never go back."""
+        if self._means[1] in (0, math.inf):
+            return list(range(len(times))) if not self._means[1] else []
+        return [index for index, time in enumerate(times) if self._is_bad(time)]
+
+    def _is_bad(self, time: int) -> bool:
+        if self._until == -FOREVER:
+            self._until = time
+        while time >= self._until:
+            self._bad = not self._bad
+            self._until += 1 + round(self._rng.expovariate(1 / self._means[not self._bad]))
+        return self._bad
+
+
 class Wander:
     """An offset within +- span that moves in straight lines from one random point to the next."""
 
@@ -185,7 +213,10 @@ class LinkModel:
         def stream(effect: str) -> random.Random:
             return random.Random(f"{spec.seed}/{self._direction}/{effect}")
 
-        self._loss = Chance(stream("loss"), spec.loss_percent, spec.burst)
+        self._loss = Chance(stream("loss"), 0.0 if spec.burst_ms else spec.loss_percent, spec.burst)
+        self._fades = Fades(
+            stream("loss"), spec.loss_percent if spec.burst_ms else 0.0, round(spec.burst_ms * NS_PER_MS)
+        )
         self._reorder = Chance(stream("reorder"), spec.reorder_percent)
         self._duplicate = Chance(stream("duplicate"), spec.duplicate_percent)
         self._jitter = Wander(stream("jitter"), round(spec.jitter_ms * NS_PER_MS))
@@ -238,6 +269,7 @@ class LinkModel:
         if segments == 0:
             return []
         lost, held, twice = (chance.pick(segments) for chance in (self._loss, self._reorder, self._duplicate))
+        lost += self._fades.pick(departures)
         if not lost and not held and not twice and departures[-1] - departures[0] <= GRAIN_NS:
             return [Train(self._arrival(departures[-1]), first, segments)]
         counters = self.counters

@@ -1,10 +1,10 @@
 """Send items that go out a little later than the rest of their slot, so that one burst of losses does not take both.
 
-    light    each further copy of a packet waits a gap longer than the one before it, LIGHT_GAP_NS at least: then sender
-             and receiver of the first copy are not held up by the next ones, either
-    bulk     the last run of a block waits a gap, if bursts have been seen and the block can do without it
+    light    each further copy of a packet waits a spacing longer than the one before it, LIGHT_SPACING_NS at least: the
+             first one is held up by no other, at either end
+    bulk     the last run of a block waits a spacing, if bursts have been seen and the block can do without it
 
-How long the gap is follows from the bursts that were seen (`pipeline.policy.loss_bursts`).
+How long the spacing is follows from the bursts that were seen (`pipeline.policy.loss_bursts`).
 
 What waits is copied, so its slot goes on. At most BYTES_MOST wait; where more would have to, little time passes between
 two packets, and they go out at once. An item that is due while its connection takes nothing is not needed any more if
@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from workers.tcp.send_queue import SendItem
 
-LIGHT_GAP_NS = 1_000_000
+LIGHT_SPACING_NS = 1_000_000
 BYTES_MOST = 262144
 
 _Delayed = tuple[int, int, int, int, SendItem]  # due, number in the order of arrival, peer handle, ordinal, item

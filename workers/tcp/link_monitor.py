@@ -1,7 +1,7 @@
 """The monitor of a tcp worker's connections to one peer: what the kernel says of them, and what follows from it.
 
     loss, stalls    the parity and the copies that they call for, which the link publisher tells the tun and fec workers
-    bursts          the gap between copies or runs, which it tells the outbound duties of the tcp workers
+    bursts          the spacing between copies or runs, which it tells the outbound duties of the tcp workers
     delay           how fast the bulk connections may send, so that light flows find the path's queue short
 
 Neither says anything about the path while the other end does not read, because it is busy: its window becomes smaller
@@ -45,7 +45,7 @@ class LinkMonitor:
         self._fell: set[Connection] = set()  # the window became smaller from the update before it to the last one
         self._updated_at = 0
         self._bursts = LossBursts()
-        self._copying = (min(settings.fec_parity, COPIES_MOST), 0)  # published: copies, gap
+        self._copying = (min(settings.fec_parity, COPIES_MOST), 0)  # published: copies, spacing
         self._adaptive: AdaptiveParity | None = None
         self.connections_unanswered = 0
         if settings.fec == "auto":
@@ -118,11 +118,13 @@ class LinkMonitor:
             LOG.debug("peer %d: parity changed from %d to %d", self._peer, before, parity)
 
     def _update_copying(self, losses: list[LossSample], now: int) -> None:
-        gap = self._bursts.update({each.serial: (each.resent, each.sent) for each in losses if not each.unread}, now)
-        copying = (self._copying[0] if self._adaptive is None else self._adaptive.copies, gap)
+        spacing = self._bursts.update(
+            {each.serial: (each.resent, each.sent) for each in losses if not each.unread}, now
+        )
+        copying = (self._copying[0] if self._adaptive is None else self._adaptive.copies, spacing)
         if copying != self._copying:
-            if gap != self._copying[1]:
-                LOG.debug("peer %d: gap between copies changed to %.1f ms", self._peer, gap / 1e6)
+            if spacing != self._copying[1]:
+                LOG.debug("peer %d: spacing between copies changed to %.1f ms", self._peer, spacing / 1e6)
             self._copying = copying
             self._publisher.request_copies(self._peer, *copying)
 

@@ -1,7 +1,7 @@
 """The publisher of a tcp worker's connections: what the other processes read of them in the peer table.
 
     link records    for the tun and fec workers: how many connections to each peer there are, which offloads they
-                    accept, whether they accept shards, and the parity, the copies and the gap that they call for
+                    accept, whether they accept shards, and the parity, the copies and the spacing that they call for
     status rows     for `status`: one connection each
 
 Written by the inbound duty of the tcp worker alone.
@@ -61,9 +61,9 @@ class LinkPublisher:
         """Publish how many parity shards the state of a peer's connections calls for."""
         self._words[peer * RECORD_WORDS + LINK_PARITY] = parity
 
-    def request_copies(self, peer: int, copies: int, gap_ns: int) -> None:
+    def request_copies(self, peer: int, copies: int, spacing_ns: int) -> None:
         """Publish how many copies of a light packet they call for, and the time between copies or runs."""
-        self._words[peer * RECORD_WORDS + LINK_COPYING] = gap_ns // 1000 << COPIES_BITS | copies
+        self._words[peer * RECORD_WORDS + LINK_COPYING] = spacing_ns // 1000 << COPIES_BITS | copies
 
     def add_received(self, peer: int, size: int, counted: int) -> None:
         """Add to the bytes received from a peer, and to those that count against its rate."""

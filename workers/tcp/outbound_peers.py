@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable
 
 from pipeline.counters import ID
-from pipeline.policy.loss_bursts import GAP_MOST_NS
+from pipeline.policy.loss_bursts import SPACING_MOST_NS
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import LINK_ESTABLISHED, RECORD_WORDS, SENT_BYTES, SENT_DROPPED
 from pipeline.transport.connection import Connection
@@ -194,7 +194,7 @@ class OutboundPeers:
         )
 
     def update(self, now: int) -> None:
-        """Follow rates and gaps, and forget the peers that have been away for too long or have another session now."""
+        """Follow rates and spacings; forget peers that have been away for too long, or have another session now."""
         for peer_handle, peer in list(self.by_handle.items()):
             if peer.queues:
                 self._follow_table(peer, now)
@@ -203,7 +203,7 @@ class OutboundPeers:
                 del self.by_handle[peer_handle]
 
     def _follow_table(self, peer: PeerSender, now: int) -> None:
-        peer.gap_ns = min(self._table.gap_ns(peer.peer), GAP_MOST_NS)
+        peer.spacing_ns = min(self._table.spacing_ns(peer.peer), SPACING_MOST_NS)
         peer.bucket.update(self._table.rate(peer.peer), self._table.sent_elsewhere(peer.peer, self._lane), now)
 
 

@@ -46,7 +46,7 @@ class PeerSender:
         self.backlog = Backlog(queue_bytes)
         self.disconnected_since = since
         self.bucket = SharedBucket()
-        self.gap_ns = 0  # between two copies, or runs, as bursts of losses call for
+        self.spacing_ns = 0  # between two copies, or runs, as bursts of losses call for
 
     def set_queues(self, queues: Iterable[SendQueue]) -> None:
         """Set the queues of its connections, sorted by traffic class; a stalled one gets no items unless all are."""

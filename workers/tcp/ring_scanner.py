@@ -16,7 +16,7 @@ from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import PEER_INDEX_MASK, RUNS_MAX, SLOT_RUN_HEADERS_END
 from pipeline.shm.slot import read_header_and_runs, read_marks, read_runs, read_skippable
 from pipeline.wire import framing
-from workers.tcp.delayed_items import LIGHT_GAP_NS
+from workers.tcp.delayed_items import LIGHT_SPACING_NS
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.ring_reader import RingReader
@@ -123,7 +123,7 @@ class RingScanner:
         reader.unfinished[index] = 0
         queues = peer.queues_for(light)
         copies = reader.kind == "light"
-        gap = max(LIGHT_GAP_NS, peer.gap_ns) if copies else peer.gap_ns
+        spacing = max(LIGHT_SPACING_NS, peer.spacing_ns) if copies else peer.spacing_ns
         row = -1
         for consumer, ordinal, shards, head, start, length in read_runs(slot, runs):
             row += 1
@@ -137,11 +137,11 @@ class RingScanner:
                 reader, index, shards, light, length + (RUN_BYTES if head else 0), header, slot[start : start + length]
             )
             if (
-                gap
+                spacing
                 and row
                 and queues
                 and (copies or (row == runs - 1 and shards <= skippable))
-                and self._peers.delayed.add(item, now + (row if copies else 1) * gap, peer.peer_handle, ordinal)
+                and self._peers.delayed.add(item, now + (row if copies else 1) * spacing, peer.peer_handle, ordinal)
             ):
                 continue
             reader.unfinished[index] += 1

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.policy.loss_bursts import FORGET_NS, GAP_LEAST_NS, GAP_MOST_NS, LossBursts
+from pipeline.policy.loss_bursts import FORGET_NS, SPACING_LEAST_NS, SPACING_MOST_NS, LossBursts
 
 TICK = 100_000_000
 SHARE = 0.02
@@ -43,28 +43,28 @@ class Path:
             self.lost += sum(next(self.losses) for _ in range(self.each))
             self.sent += self.each
             self.bursts.update({1: (self.lost, self.sent)}, self.now)
-        return self.bursts.gap_ns
+        return self.bursts.spacing_ns
 
 
 @pytest.mark.parametrize("rate", [150, 1500, 4000])
 @settings(max_examples=10)
 @given(st.integers(0, 1 << 30))
-def test_losses_one_by_one_call_for_no_gap(rate: int, seed: int) -> None:
-    gaps = [Path(one_by_one(random.Random(f"{seed} {turn}")), rate).pass_seconds(20) for turn in range(5)]
-    assert gaps.count(0) >= 4  # chance may look like a burst, but seldom
+def test_losses_one_by_one_call_for_no_spacing(rate: int, seed: int) -> None:
+    spacings = [Path(one_by_one(random.Random(f"{seed} {turn}")), rate).pass_seconds(20) for turn in range(5)]
+    assert spacings.count(0) >= 4  # chance may look like a burst, but seldom
 
 
-@pytest.mark.parametrize(("rate", "most"), [(150, GAP_MOST_NS), (4000, GAP_MOST_NS - 1)])
-def test_bursts_call_for_a_gap_that_is_short_where_much_is_sent(rate: int, most: int) -> None:
-    gaps = sorted(Path(gilbert(random.Random(seed), 4.0), rate).pass_seconds(60) for seed in range(9))
-    assert GAP_LEAST_NS <= gaps[4] <= most
+@pytest.mark.parametrize(("rate", "most"), [(150, SPACING_MOST_NS), (4000, SPACING_MOST_NS - 1)])
+def test_bursts_call_for_a_spacing_that_is_short_where_much_is_sent(rate: int, most: int) -> None:
+    spacings = sorted(Path(gilbert(random.Random(seed), 4.0), rate).pass_seconds(60) for seed in range(9))
+    assert SPACING_LEAST_NS <= spacings[4] <= most
 
 
-def test_a_gap_is_kept_although_copies_are_not_lost_together_any_more_and_given_up_in_the_end() -> None:
+def test_a_spacing_is_kept_although_copies_are_not_lost_together_any_more_and_given_up_in_the_end() -> None:
     path = Path(gilbert(random.Random(1), 4.0), 4000)
-    gap = path.pass_seconds(30)
+    spacing = path.pass_seconds(30)
     path.losses = one_by_one(random.Random(1))
-    assert path.pass_seconds(60) >= gap > 0
+    assert path.pass_seconds(60) >= spacing > 0
     assert path.pass_seconds(2 * FORGET_NS / 1e9) == 0
 
 

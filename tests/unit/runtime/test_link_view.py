@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.runtime.link_view import ConnectionRef, LinkView
+from pipeline.shm.layout import COPIES_BITS, LINK_COPYING, RECORD_WORDS
 from tests.harness.run import Run
 
 LANE, PEER, OTHER = 1, 2, 3
@@ -76,6 +77,43 @@ def test_a_peer_that_does_not_accept_shards_on_every_connection_gets_none(run: R
     run.write_link(0, PEER, established=1, decodes=1, parity=3)
     run.write_link(1, PEER, established=1, decodes=0, parity=3)
     assert link_view.parity(PEER) == 0
+
+
+def test_copies_are_those_of_the_worker_that_needs_most_and_a_peer_may_accept_none(
+    run: Run, link_view: LinkView
+) -> None:
+    assert link_view.copies(PEER) == -1
+    for lane, copies in enumerate((0, 2, 1)):
+        run.write_link(lane, PEER, established=1, decodes=1)
+        run.memory.peer_table.links[lane][PEER * RECORD_WORDS + LINK_COPYING] = 5000 << COPIES_BITS | copies
+    assert link_view.copies(PEER) == 2
+    assert run.memory.peer_table.spacing_ns(PEER) == 5_000_000
+    run.write_link(1, PEER, established=0, decodes=1)
+    assert link_view.copies(PEER) == 1
+    run.write_link(0, PEER, established=1, decodes=0)
+    assert link_view.copies(PEER) == -1
+
+
+@pytest.mark.parametrize(
+    ("established", "consumer", "expected"),
+    [
+        (((0, 0), (8, 3), (0, 0)), 1, ((1, 1), (1, 2), (1, 0))),  # a block without copies goes on (1, 1)
+        (((2, 1), (2, 1), (2, 1)), 1, ((1, 0), (2, 0), (0, 0))),
+        (((2, 0), (0, 0), (0, 0)), 0, ((0, 1), (0, 0))),
+        (((2, 1), (0, 0), (2, 2)), 1, ((0, 0), (2, 0), (2, 1))),  # that worker has lost its connections meanwhile
+    ],
+)
+def test_copies_begin_with_the_connection_that_a_block_without_copies_takes(
+    run: Run,
+    link_view: LinkView,
+    established: tuple[tuple[int, int], ...],
+    consumer: int,
+    expected: tuple[ConnectionRef, ...],
+) -> None:
+    counts(run, *established)
+    assert link_view.copy_connections(PEER, consumer) == expected
+    assert link_view.copy_connections(PEER, consumer) is link_view.copy_connections(PEER, consumer)
+    assert link_view.has_light(PEER) == any(light for _, light in established)
 
 
 @pytest.mark.parametrize(

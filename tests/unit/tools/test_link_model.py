@@ -31,6 +31,31 @@ def binomial_bounds(count: int, share: float, deviations: float = 4.0) -> tuple[
     return count * share - spread, count * share + spread
 
 
+def test_fades_take_a_share_of_the_time_whatever_is_sent_meanwhile() -> None:
+    model = LinkModel(LinkSpec(loss_percent=2.0, burst_ms=4.0))
+    outcomes = pass_packets(model, 200_000, every_ns=MS // 10)
+    spells = lost_spells(outcomes)
+    assert sum(spells) == pytest.approx(4000, rel=0.3)
+    assert sum(spells) / len(spells) == pytest.approx(40, rel=0.3)
+    sparse = LinkModel(LinkSpec(loss_percent=2.0, burst_ms=4.0))
+    lost = lost_spells(pass_packets(sparse, 20_000, every_ns=20 * MS))
+    assert sum(lost) == pytest.approx(400, rel=0.3)
+    assert sum(lost) / len(lost) < 1.1
+
+
+def test_packets_that_leave_together_fade_together() -> None:
+    model = LinkModel(LinkSpec(loss_percent=10.0, burst_ms=2.0))
+    for number in range(1000):
+        pair = pass_packets(model, 2, every_ns=1, start=number * 20 * MS)
+        assert len({bool(each) for each in pair}) == 1
+
+
+@pytest.mark.parametrize(("percent", "passed"), [(0.0, 10), (100.0, 0)])
+def test_fades_may_take_nothing_and_everything(percent: float, passed: int) -> None:
+    model = LinkModel(LinkSpec(loss_percent=percent, burst_ms=4.0))
+    assert sum(map(bool, pass_packets(model, 10))) == passed
+
+
 def test_a_perfect_link_hands_a_super_packet_over_whole_and_at_once() -> None:
     assert LinkModel(LinkSpec()).offer(5, 40, 1514, 900) == [Train(5, 0, 40)]
 

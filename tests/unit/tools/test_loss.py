@@ -101,8 +101,9 @@ def rows(text: str) -> list[str]:
     return [" ".join(line.split()) for line in text.splitlines()]
 
 
-def test_the_scenarios_are_the_issues_random_and_bursty_and_two_events() -> None:
-    losses = {(one.loss_percent, one.burst > 1) for one in SCENARIOS if not one.event}
+def test_the_scenarios_are_random_and_bursty_ones_a_path_that_fades_and_two_events() -> None:
+    losses = {(one.loss_percent, one.burst > 1) for one in SCENARIOS if not one.event and not one.burst_ms}
+    assert [one.name for one in SCENARIOS if one.burst_ms] == ["fade-2"]
     assert losses == {(0, False), *((loss, bursty) for loss in (0.5, 1, 2, 5) for bursty in (False, True))}
     assert [one.event for one in SCENARIOS if one.event] == ["cut", "black-hole"]
     assert len({one.name for one in SCENARIOS}) == len(SCENARIOS)

@@ -84,7 +84,7 @@ class Link:
         return self.run.word(LANE, PEER, LINK_PARITY)
 
     def copying(self) -> tuple[int, int]:
-        """Copies, and the gap in microseconds."""
+        """Copies, and the spacing in microseconds."""
         word = self.run.word(LANE, PEER, LINK_COPYING)
         return word & 0xFF, word >> 8
 
@@ -175,7 +175,9 @@ def test_with_auto_light_packets_are_copied_on_a_path_that_has_lost_some(auto: L
 
 
 @pytest.mark.parametrize("fec", ["auto", "on"])
-def test_losses_in_bursts_call_for_a_gap_whatever_connection_they_hit(fec: str, request: pytest.FixtureRequest) -> None:
+def test_losses_in_bursts_call_for_a_spacing_whatever_connection_they_hit(
+    fec: str, request: pytest.FixtureRequest
+) -> None:
     link: Link = request.getfixturevalue(fec)
     for _ in range(3):
         link.connect()

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from pipeline.counters import ID
-from pipeline.policy.loss_bursts import GAP_MOST_NS
+from pipeline.policy.loss_bursts import SPACING_MOST_NS
 from pipeline.policy.token_bucket import BURST_LEAST
 from pipeline.runtime.worker import DONE, MORE, NOTHING
 from pipeline.shm.layout import COPIES_BITS, FIRST_PEER_HANDLE, LINK_COPYING, SENT_BYTES, SENT_DROPPED
@@ -20,7 +20,7 @@ from pipeline.wire import framing
 from tests.harness.factory import factory
 from tests.harness.send_queues import Channel, frame, numbers
 from tests.harness.sender import SenderRun
-from workers.tcp.delayed_items import LIGHT_GAP_NS
+from workers.tcp.delayed_items import LIGHT_SPACING_NS
 from workers.tcp.sender import STUCK_NS
 
 HOLD_S = 0.05
@@ -107,10 +107,10 @@ def test_light_and_bulk_have_connections_of_their_own(make: Make) -> None:
     assert received(run, bulk) == [(False, 2), (False, 4)]
 
 
-def test_each_copy_of_a_light_packet_goes_out_a_gap_later_and_its_slot_waits_for_none(make: Make) -> None:
+def test_each_copy_of_a_light_packet_goes_out_a_spacing_later_and_its_slot_waits_for_none(make: Make) -> None:
     run = make()
     connections = [run.connect() for _ in range(3)]
-    run.run.memory.peer_table.links[0][LINK_COPYING] = 50_000 << COPIES_BITS  # cut to GAP_MOST_NS
+    run.run.memory.peer_table.links[0][LINK_COPYING] = 50_000 << COPIES_BITS  # cut to SPACING_MOST_NS
     run.burst()
     began = time.monotonic_ns()
     run.fill_runs("light", [(0, 0, frame(1)), (0, 1, frame(1)), (0, 2, frame(1))])
@@ -121,11 +121,11 @@ def test_each_copy_of_a_light_packet_goes_out_a_gap_later_and_its_slot_waits_for
     for place in (1, 2):
         copy = connections[place]
         wait_for(lambda: received(run, copy) == [(False, 1)], run)
-        assert time.monotonic_ns() - began >= place * GAP_MOST_NS
+        assert time.monotonic_ns() - began >= place * SPACING_MOST_NS
     assert not run.sender._delayed.next_due
 
 
-def test_without_bursts_the_gap_between_copies_is_short_and_there_is_none_between_runs(make: Make) -> None:
+def test_without_bursts_the_spacing_between_copies_is_short_and_there_is_none_between_runs(make: Make) -> None:
     run = make()
     connections = [run.connect() for _ in range(2)]
     run.fill_runs("transit", [(0, 0, frame(1)), (0, 1, frame(2))], skippable=1)
@@ -134,7 +134,7 @@ def test_without_bursts_the_gap_between_copies_is_short_and_there_is_none_betwee
     run.fill_runs("light", [(0, 0, frame(3)), (0, 1, frame(3))])
     began = time.monotonic_ns()
     wait_for(lambda: received(run, connections[1]), run)
-    assert time.monotonic_ns() - began >= LIGHT_GAP_NS
+    assert time.monotonic_ns() - began >= LIGHT_SPACING_NS
 
 
 def test_after_bursts_the_last_run_of_a_block_that_can_do_without_it_goes_out_later(make: Make) -> None:
