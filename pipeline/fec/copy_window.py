@@ -1,8 +1,8 @@
 """The windows against further copies of blocks that are not sealed: the first copy of a block goes on, and no other.
 
-One for each peer and stream: the highest number that has come, and a bit for each of the WINDOW numbers up to it. What
-is older than that is taken for a copy that comes late. If nothing else comes, the highest number was wrong, of a worker
-of the other end that ran amok: after STRAYS_MOST of them the window begins anew.
+One for each peer and stream: the highest number that has come, and a bit for each of the WINDOW numbers up to it. A
+block older than that is taken for a copy that comes late. If nothing else comes, the highest number was wrong, of a
+worker of the other end that ran amok: after STRAYS_MOST of them the window begins anew.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Window:
 
 
 class CopyWindows:
-    """Those of all peers of one tun worker. What a predecessor has seen is not known: some blocks may come twice."""
+    """Those of all peers of one tun worker. It does not know what a predecessor has seen: some blocks come twice."""
 
     def __init__(self) -> None:
         self._peers: dict[int, tuple[int, dict[int, _Window]]] = {}  # by index: handle, windows by stream

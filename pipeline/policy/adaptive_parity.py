@@ -5,11 +5,11 @@ TCP hides loss and shows stalls instead. So the input is what the kernel does ab
     sign                                                    with fec "auto" it calls for
     share of segments that were sent again                  one parity shard from LOSS_LEAST on, all from LOSS_FULL on
     a timeout in progress, an end for want of an answer     all of the parity
-    both, within CALM_NS                                    the same
+    either of them within CALM_NS                           as much as then
     losses within REMEMBER_NS                               a copy of each light packet
 
 The share is that of the last LOSS_WINDOW updates, which sees a change at once. If these sent less than LOSS_SEGMENTS,
-it is that of the last LOSS_SEGMENTS where this is higher: losses that have stopped show in segments that arrive, and
+it is that of the last LOSS_SEGMENTS where this is higher. So losses that have stopped show in segments that arrive, and
 not in time that passes. While nothing is sent, nothing is called for.
 
 No sign of the path, and so ignored:

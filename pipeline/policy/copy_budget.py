@@ -1,6 +1,6 @@
 """The budget for copies of light packets while the path seems to lose nothing, so that its first loss delays none.
 
-It grows by SHARE of all bytes sent to the peer, by FLOOR at least and by MOST at most. What is left is kept, up to
+It grows by SHARE of all bytes sent to the peer, by FLOOR at least and by MOST at most. The rest is kept, up to
 SAVED_BYTES. A budget that is used up pays for nothing until RESUME of that is there again. So a flow beyond it is not
 copied now and then, which would change the order of its packets when the copy comes first.
 
@@ -18,7 +18,7 @@ REFILL_NS = 100_000_000  # between two looks at what was sent
 IDLE_NS = 10_000_000_000  # after that the budget is full anyway
 
 SEGMENT_BYTES = 80
-"""What a copy costs beside its own bytes: record, TCP and IP headers."""
+"""The cost of a copy beside its own bytes: record, TCP and IP headers."""
 
 
 class CopyBudget:

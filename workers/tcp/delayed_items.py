@@ -6,9 +6,9 @@
 
 How long the spacing is follows from the bursts that were seen (`pipeline.policy.loss_bursts`).
 
-What waits is copied, so its slot goes on. At most BYTES_MOST wait; where more would have to, little time passes between
-two packets, and they go out at once. An item that is due while its connection takes nothing is not needed any more if
-it is a copy of a light packet.
+Items that wait are copied, so their slot goes on. At most BYTES_MOST wait; where more would have to, little time passes
+between two packets, and they go out at once. An item that is due while its connection takes nothing is not needed any
+more if it is a copy of a light packet.
 
 Owned by the outbound duty.
 """

@@ -118,7 +118,7 @@ class PeerSender:
     def _drop_or_move_delayed(self, items: deque[SendItem], others: list[SendQueue]) -> list[SendQueue]:
         """Drop copies of light packets in front, whose other copies have gone out; move runs. The queues that got some.
 
-        What stands behind them can be skipped or moved then.
+        Items that stand behind them can be skipped or moved then.
         """
         changed = []
         while items and isinstance(items[0].source, DelayedItems) and (items[0].light or others):
