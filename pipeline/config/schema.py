@@ -189,9 +189,9 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     # Forward error correction
     fec: Annotated[Literal["off", "on", "auto"] | None, about(
         "Forward error correction: each block is cut into shards that travel over several connections, with parity. "
-        "`on`: always the full parity. `auto`: as much parity as the losses and stalls of the connections require, none "
-        "on a good path. Packets of flows that send little go out on two connections there, as far as that costs little, "
-        "and on three while packets are lost.",
+        "`on`: always the full parity. `auto`: as much parity as the losses and stalls of the connections require, "
+        "none on a good path. Packets of flows that send little go out on two connections there, as far as that costs "
+        "little, and on three while packets are lost.",
         derived="`auto`; `off` with `compat`")] = None
     fec_data: Annotated[int, Meta(ge=1, le=37), about(
         "Data shards of a full block. The code is proved for up to 37. The default is the original program's.")] = 10

@@ -7,8 +7,8 @@ The index of dispersion, the mean of (n - p * s)^2 over the mean of p * s, is
     1              if segments are lost one by one (Poisson)
     2 * b - 1      in bursts of b segments on average, if their lengths are geometric (Gilbert)
 
-    at least LEAST_LOSSES, an index of BURSTY or more      a spacing of SPACING_BURSTS mean bursts: the time that these
-                                                           connections take to send so many segments; at least
+    an index above 1 by more than CERTAIN times what       a spacing of SPACING_BURSTS mean bursts: the time that these
+    chance makes of losses one by one                      connections take to send so many segments; at least
                                                            SPACING_LEAST_NS
     a longer one would not be waited for                   SPACING_MOST_NS. Where little is sent, a burst may be longer
     no need for it in FORGET_NS                            the longest spacing that was needed meanwhile
@@ -18,9 +18,11 @@ A spacing that works hides what it was made for: then the copies are not lost to
 
 from __future__ import annotations
 
-LEAST_LOSSES = 10
-BURSTY = 2.5  # by chance, ten losses one by one come out at 1 +- 0.5
-KEPT = 1 - 1 / 100  # of what is known, in each update in which something was sent: ten seconds
+import math
+
+LEAST_LOSSES = 6
+CERTAIN = 4  # standard deviations; of k updates with m losses each it is the root of (2 + 1 / m) / k
+KEPT = 1 - 1 / 300  # of what is known, in each update in which something was sent: half a minute
 SPACING_BURSTS = 3  # of geometric lengths, one in twenty is longer
 SPACING_LEAST_NS = 2_000_000
 SPACING_MOST_NS = 8_000_000
@@ -34,7 +36,7 @@ class LossBursts:
     def __init__(self) -> None:
         self._before: dict[int, tuple[int, int]] = {}  # resent, sent, by connection
         self._updated_at = 0
-        self._seconds = self._lost = self._sent = 0.0
+        self._updates = self._seconds = self._lost = self._sent = 0.0
         self._lost_lost = self._lost_sent = self._sent_sent = 0.0  # sums of products
         self._needed_at = 0  # when a spacing as long as now was needed
         self._needed_since = 0  # the longest one that was needed after that
@@ -57,6 +59,7 @@ class LossBursts:
         return self.spacing_ns
 
     def _add(self, lost: int, sent: int, seconds: float) -> None:
+        self._updates = self._updates * KEPT + 1
         self._seconds = self._seconds * KEPT + seconds
         self._lost = self._lost * KEPT + lost
         self._sent = self._sent * KEPT + sent
@@ -69,7 +72,8 @@ class LossBursts:
             return 0
         share = self._lost / self._sent
         index = (self._lost_lost - 2 * share * self._lost_sent + share * share * self._sent_sent) / self._lost
-        if index < BURSTY:
+        deviation = math.sqrt((2 + self._updates / self._lost) / self._updates)
+        if index < 1 + CERTAIN * deviation:
             return 0
         burst_ns = (1 + index) / 2 * self._seconds / self._sent * 1e9
         return int(min(SPACING_MOST_NS, max(SPACING_LEAST_NS, SPACING_BURSTS * burst_ns)))
