@@ -168,6 +168,18 @@ def test_in_auto_a_light_connection_that_stands_still_holds_up_no_packet_from_th
         assert through(path, client, server, packets) == packets
 
 
+def test_copies_go_on_when_a_light_connection_was_dialed_anew(joined: Joined) -> None:
+    server, client, path = joined(fec="auto")
+    through(path, client, server, light(range(10)))
+    path.strands[5].cut()
+    until(lambda: client.count("tcp.connections_lost") and server.count("tcp.connections_lost"), server, client, path)
+    until(lambda: server.established() == client.established() == 8, server, client, path)
+    before = client.count("tun.copies_added")
+    for number in range(10, 20):
+        assert through(path, client, server, light(range(number, number + 1))) == light(range(number, number + 1))
+    assert client.count("tun.copies_added") == before + 10
+
+
 def test_copies_arrive_in_order_whichever_come_first(joined: Joined) -> None:
     server, client, path = joined(seed=7)
     for turn in range(40):
