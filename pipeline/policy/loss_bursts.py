@@ -25,7 +25,7 @@ CERTAIN = 4  # standard deviations; of k updates with m losses each it is the ro
 KEPT = 1 - 1 / 300  # of what is known, in each update in which something was sent: half a minute
 SPACING_BURSTS = 3  # of geometric lengths, one in twenty is longer
 SPACING_LEAST_NS = 2_000_000
-SPACING_MOST_NS = 8_000_000
+SPACING_MOST_NS = 7_000_000
 """The second copy comes so much later, and the third as much again: sooner than the first one would be sent again."""
 FORGET_NS = 120_000_000_000
 
