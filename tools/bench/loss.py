@@ -27,7 +27,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -48,6 +47,7 @@ from tools.bench.loss_report import (
 )
 from tools.bench.loss_testbed import Testbed, open_testbed
 from tools.bench.machine import machine
+from tools.lab import congestion
 from tools.lab.link_model import LinkSpec
 from tools.lab.namespace import LabError
 from tools.lab.waiting import Overdue
@@ -105,9 +105,6 @@ without FEC is replaced and the bulk transfer behind it finds out."""
 
 WAKE_SECONDS = 0.005
 BULK_SECONDS = 24 * 3600.0
-CONTROL, CONTROLS = (
-    Path("/proc/sys/net/ipv4") / name for name in ("tcp_congestion_control", "tcp_available_congestion_control")
-)
 
 Item = TypeVar("Item")
 
@@ -166,15 +163,18 @@ class Lossy:
 
     @contextmanager
     def _testbeds(self, scenario: Scenario, cells: Sequence[Cell]) -> Iterator[list[Testbed]]:
-        control = [f"congestion={self._options.congestion}"] if self._options.congestion else []
         with ExitStack() as stack:
             testbeds = []
             for cell in cells:
                 own = self._overrides[cell.configuration]
-                overrides = None if own is None else [*control, *own, *self._options.set]
+                overrides = None if own is None else [*own, *self._options.set]
                 try:
                     testbeds.append(
-                        stack.enter_context(open_testbed(cell, self._link, overrides, self._result.left_behind))
+                        stack.enter_context(
+                            open_testbed(
+                                cell, self._link, overrides, self._result.left_behind, self._options.congestion
+                            )
+                        )
                     )
                 except (LabError, Overdue) as error:
                     cell.error = str(error)
@@ -229,13 +229,7 @@ class Lossy:
         for testbed in _working(testbeds):
             with testbed.step():
                 bulks[testbed] = flows.enter_context(
-                    TcpFlow(
-                        testbed.source,
-                        testbed.sink,
-                        testbed.address,
-                        seconds=BULK_SECONDS,
-                        congestion=self._options.congestion,
-                    )
+                    TcpFlow(testbed.source, testbed.sink, testbed.address, seconds=BULK_SECONDS)
                 )
                 bulks[testbed].wait_for_bytes()
         time.sleep(WARM_UP_SECONDS)
@@ -358,9 +352,8 @@ def about_seconds(result: LossResult, at_once: int) -> float:
 def run(options: argparse.Namespace) -> LossResult:
     """Measure all that `options` choose. A configuration that does not work is in the result as such."""
 
-    control = options.congestion or CONTROL.read_text().strip()
-    if control not in CONTROLS.read_text().split():
-        raise LabError(f"--congestion: expected one of {CONTROLS.read_text().strip()!r}, got {control!r}")
+    control = options.congestion or congestion.DEFAULT.read_text().strip()
+    congestion.require(control)
     result = LossResult(
         machine=machine(),
         rate_mbit=RATE_MBIT,
@@ -447,7 +440,8 @@ def _parser() -> argparse.ArgumentParser:
         "--congestion",
         default="",
         metavar="NAME",
-        help="congestion control of the bulk transfer and of the tunnel's connections (the machine's)",
+        help="congestion control of both hosts: of the bulk transfer, and of the tunnel's connections unless their "
+        "setting says otherwise (the machine's)",
     )
     parser.add_argument(
         "--at-once",

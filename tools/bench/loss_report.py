@@ -115,7 +115,7 @@ class LossResult(msgspec.Struct, kw_only=True):
     rtt_ms: float
     queue_bytes: int
     congestion: str
-    """Of the bulk transfer and of the tunnel's connections."""
+    """Of both hosts: of the bulk transfer, and of the tunnel's connections unless their setting says otherwise."""
     seconds: float
     seed: int
     settings: list[str]

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from tools.bench.loss_report import Cell, Way
+from tools.lab import congestion
 from tools.lab.link_emulator import DirectionStats
 from tools.lab.link_model import LinkSpec
 from tools.lab.namespace import LabError, Namespace
@@ -83,11 +84,14 @@ class Testbed:
 
 @contextmanager
 def open_testbed(
-    cell: Cell, link: LinkSpec, overrides: Sequence[str] | None, left_behind: list[str]
+    cell: Cell, link: LinkSpec, overrides: Sequence[str] | None, left_behind: list[str], control: str = ""
 ) -> Iterator[Testbed]:
-    """No tunnel if `overrides` is None. Names that the instances did not take with them go to `left_behind`."""
+    """No tunnel if `overrides` is None. Names that the instances did not take with them go to `left_behind`.
+    `control`: the congestion control of both hosts; "": the machine's."""
     with ExitStack() as stack:
         lab = stack.enter_context(Lab(link=link))
+        if control:
+            congestion.set_default(lab.nodes, control)
         pair = None
         if overrides is not None:
             server, client = lab.nodes

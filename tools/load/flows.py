@@ -157,8 +157,7 @@ class UdpFlow(_Flow):
 
 
 class TcpFlow(_Flow):
-    """One connection from `source` to `address`, the sink's, for `seconds` or until close() is called.
-    `congestion`: its congestion control, instead of the machine's own."""
+    """One connection from `source` to `address`, the sink's, for `seconds` or until close() is called."""
 
     def __init__(
         self,
@@ -169,7 +168,6 @@ class TcpFlow(_Flow):
         seconds: float,
         rate_mbit: float | None = None,
         interval: float = 0.005,
-        congestion: str = "",
     ) -> None:
         self.samples: list[Sample] = []
         """Grows as bytes arrive."""
@@ -180,7 +178,6 @@ class TcpFlow(_Flow):
         self.port = _port(self._sink)
         """The sink's."""
         options = [] if rate_mbit is None else ["--rate-mbit", rate_mbit]
-        options += ["--congestion", congestion] if congestion else []
         self._source = source.popen(
             [*LOAD, "tcp-source", address, self.port, "--seconds", seconds, *options], stdout=subprocess.PIPE
         )

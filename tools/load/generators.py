@@ -179,15 +179,13 @@ def tcp_sink(address: str, port: int, interval: float) -> Iterator[dict | Sample
     yield SinkEnd(bytes=total, error=error)
 
 
-def tcp_source(address: str, port: int, seconds: float, rate_mbit: float | None, congestion: str = "") -> Sent:
-    """Send zeroes as fast as they go, or at `rate_mbit`; `congestion` instead of the machine's own control."""
+def tcp_source(address: str, port: int, seconds: float, rate_mbit: float | None) -> Sent:
+    """Send zeroes as fast as they go, or at `rate_mbit`."""
     chunk = memoryview(bytes(CHUNK_BYTES if rate_mbit is None else 16 * 1024))
     total, error = 0, ""
     start = time.monotonic()
     try:
         with socket.create_connection((address, port), timeout=max(10.0, seconds)) as connection:
-            if congestion:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
             start = time.monotonic()
             while (passed := time.monotonic() - start) < seconds:
                 if rate_mbit is not None and total * 8 > rate_mbit * 1e6 * passed:
@@ -288,7 +286,6 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("port", type=int)
     one.add_argument("--seconds", type=float, default=5.0)
     one.add_argument("--rate-mbit", type=float)
-    one.add_argument("--congestion", default="", help="congestion control, such as cubic")
     one = what.add_parser("udp-sink")
     one.add_argument("--address", default="0.0.0.0")
     one.add_argument("--port", type=int, default=0)
