@@ -124,6 +124,8 @@ COUNTERS = (
     Counter(125, "tcp.handshakes_charged", IN, "handshakes that succeeded and took their time from that of "
             "unauthenticated clients, since their peer connects again and again"),
     Counter(126, "tcp.closed_unopened", IN, "connections closed because no block that they brought could be opened"),
+    Counter(127, "tcp.controls_changed", IN, "times that the connections to a peer were given another congestion "
+            "control, because the path had begun or ceased to lose packets"),
     Counter(240, "tcp.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
             "were skipped"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),

@@ -17,7 +17,7 @@ from pipeline.peers.peer_status import IN_TLS, NOT_ENCRYPTED
 NOTES_MAX = 5
 ROWS_MAX = 8  # of peers or connections in the brief text
 
-HEAD = ["connection", "worker", "class", "state", "sent", "received", "rtt", "last received"]
+HEAD = ["connection", "worker", "class", "state", "sent", "received", "rtt", "congestion", "last received"]
 SEE_MORE = "status --verbose has them all"
 
 
@@ -76,6 +76,7 @@ def _connection_rows(connections: Sequence[dict[str, Any]]) -> list[list[str]]:
             amount(c["sent_bytes"]),
             amount(c["received_bytes"]),
             f"{c['rtt_ms']:.2f} ms",
+            c.get("congestion") or "-",
             f"{c['last_received_ms_ago'] / 1000:.1f} s ago",
         ]
         for c in connections

@@ -173,8 +173,9 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Longest pause of a client before it dials again. A client never gives up. With the default it finds a server "
         "within seconds of the server's return.", unit="seconds", live=True)] = 10.0
     congestion: Annotated[CongestionName, about(
-        "TCP congestion control of the connections, such as `bbr`. Empty: the kernel's default.",
-        live=True)] = ""
+        "TCP congestion control of the connections. With `auto` they have that of the host, or Cubic where it is BBR, "
+        "and BBR while the path loses packets. A name such as `bbr`: that one always. Empty: that of the host.",
+        live=True)] = "auto"
     notsent_lowat: Annotated[Bytes, about(
         "TCP_NOTSENT_LOWAT: bytes that may wait unsent in a connection's socket. Bytes that wait there are latency. "
         "The default is two full blocks. 0: the kernel's default.",

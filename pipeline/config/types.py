@@ -56,7 +56,7 @@ SlowMbit = Annotated[float, Meta(ge=0.001, le=MBIT_MAX)]
 Gigabytes = Annotated[float, Meta(ge=0, le=GB_MAX)]
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), accepts(f"1 to 32 {NAME_FORM}")]
 TunName = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$"), accepts(f"1 to 15 {NAME_FORM}")]
-CongestionName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,15}$"), accepts('a name such as "bbr", or ""')]
+CongestionName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,15}$"), accepts('"auto", a name such as "bbr", or ""')]
 EndpointText = Annotated[str, accepts(ENDPOINT_FORM)]
 LocalEndpoint = Annotated[
     Annotated[int, Meta(ge=1, le=65535)] | str,

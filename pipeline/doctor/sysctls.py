@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
@@ -11,9 +12,11 @@ from pipeline.config.values import parse_prefix
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.routes import Way, ways_to
 from pipeline.doctor.subject import Subject
+from pipeline.policy.congestion import AUTO, COST_OF_LOSS, LOSSY, algorithm, cure
 from pipeline.policy.kernel_entries import Network
 
 NET = Path("/proc/sys/net")
+MODULES = Path("/lib/modules")
 LISTEN_BACKLOG = 4096  # pipeline.supervisor.kernel.listener
 STRICT, LOOSE = 1, 2  # of rp_filter (ip-sysctl)
 SOMEWHERE = ip_network("198.51.100.0/24")  # for documentation (RFC 5737): its route is that of the Internet
@@ -142,34 +145,43 @@ def judge_forwarding(network: Network, off: Sequence[str]) -> list[Finding]:
 
 
 class Congestion(NamedTuple):
-    wanted: str  # "": the kernel's choice
+    wanted: str  # the setting
     default: str
-    available: tuple[str, ...]
-    allowed: tuple[str, ...]  # to processes without privileges, which workers are
+    available: tuple[str, ...]  # none: this kernel does not tell
+    loadable: bool  # a start would load what is wanted
 
 
 def congestion(subject: Subject) -> list[Finding]:
     default = " ".join(read_words("ipv4/tcp_congestion_control")) or "unknown"
-    available, allowed = (tuple(read_words(f"ipv4/tcp_{what}_congestion_control")) for what in ("available", "allowed"))
-    wanted = subject.config.congestion if subject.config is not None else ""
-    return [judge_congestion(Congestion(wanted, default, available, allowed))]
+    available = tuple(read_words("ipv4/tcp_available_congestion_control"))
+    wanted = subject.config.congestion if subject.config is not None else AUTO
+    loadable = not subject.runs and _module_exists(LOSSY if wanted == AUTO else wanted)
+    return [judge_congestion(Congestion(wanted, default, available, loadable))]
+
+
+def _module_exists(name: str) -> bool:
+    try:
+        return f"/tcp_{name}.ko" in (MODULES / os.uname().release / "modules.dep").read_text()
+    except OSError:
+        return False
 
 
 def judge_congestion(found: Congestion) -> Finding:
-    wanted = found.wanted
-    if not wanted or not found.available:
-        return ok(f"congestion control is {wanted or found.default}")
-    if wanted not in found.available:
+    """Whether a process may choose an algorithm does not matter: the supervisor sets what workers may not."""
+    automatic = found.wanted == AUTO
+    wanted = LOSSY if automatic else found.wanted
+    there = found.loadable or not found.available or wanted in found.available
+    if not automatic:
+        if not wanted or there:
+            return ok(f"congestion control is {wanted or found.default}")
         return problem(
             f"congestion control {wanted} is not there, so connections use {found.default}",
             f"Load its module (modprobe tcp_{wanted}), or set congestion to one of {', '.join(found.available)}.",
         )
-    if wanted not in found.allowed:
-        return problem(
-            f"congestion control {wanted} is not allowed to workers, so connections use {found.default}",
-            f'Allow it: sysctl -w net.ipv4.tcp_allowed_congestion_control="{" ".join((*found.allowed, wanted))}".',
-        )
-    return ok(f"congestion control is {wanted}")
+    calm = algorithm(found.default, lossy=False)
+    if there:
+        return ok(f"congestion control is {calm}, and {wanted} while a path loses packets")
+    return note(f"congestion control is {calm}, as {wanted} is not there: {COST_OF_LOSS}", cure(wanted))
 
 
 def backlog(subject: Subject) -> list[Finding]:

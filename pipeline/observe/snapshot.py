@@ -245,6 +245,7 @@ def _connection(worker: WorkerPlan, connection: ConnectionStatus, now: int) -> d
         "rtt_ms": connection.rtt_us / 1000,
         "resent_segments": connection.resent_segments,
         "sent_segments": connection.sent_segments,
+        "congestion": connection.congestion,
     }
 
 

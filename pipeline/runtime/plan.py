@@ -37,7 +37,7 @@ class WorkerSettings(NamedTuple):
     keepalive: float  # seconds without a frame sent after which a keepalive is
     reconnect_min: float  # seconds; a client's first pause before it dials again
     reconnect_max: float  # seconds; a client's longest pause before it dials again
-    congestion: str  # TCP congestion control; "": the kernel's choice
+    congestion: str  # TCP congestion control; "auto": it follows the path; "": the host's choice
     notsent_lowat: int  # bytes, TCP_NOTSENT_LOWAT; 0: the kernel's default
     send_buffer_bytes: int  # SO_SNDBUF; 0: the kernel tunes it
     receive_buffer_bytes: int  # SO_RCVBUF; 0: the kernel tunes it

@@ -18,6 +18,7 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     ServerFound        client    worker -> supervisor    with compat: the server was found at this address
     Verdict            client    supervisor -> worker    it has, or not and why; only with a key, or sealed blocks
     TroubleReport      client    worker -> supervisor    why not all connections of this lane stand, for `status`
+    CongestionRequest  both      worker -> supervisor    set this congestion control on the socket that comes with it
 """
 
 from __future__ import annotations
@@ -187,6 +188,13 @@ class TroubleReport(TypedDict):
     since_ns: int  # CLOCK_MONOTONIC
 
 
+@final
+class CongestionRequest(TypedDict):
+    """The kernel does not let the worker choose this algorithm. The descriptor of one socket comes with the request."""
+
+    congestion: str
+
+
 Request = AdmissionRequest | EndReport | AddressClaim | ProofRequest | WelcomeReport | ServerFound | TroubleReport
 Decision = Admitted | NotAdmitted
 HandshakeAnswer = Admitted | NotAdmitted | OwnProof | Verdict
@@ -210,6 +218,14 @@ class SupervisorChannel:
         asked = self._requests.send(json.dumps(request).encode())
         self._watch()
         return asked
+
+    def hand_over(self, request: CongestionRequest, sock: socket.socket) -> bool:
+        """Send a request with a socket, which stays ours as well. False if there is no room now: nothing waits."""
+        try:
+            socket.send_fds(self.socket, [json.dumps(request).encode()], [sock.fileno()])
+        except OSError:
+            return False
+        return True
 
     def _watch(self) -> None:
         """Let epoll tell when there is room, if requests wait for it."""

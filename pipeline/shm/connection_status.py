@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from pipeline.shm import layout
 
-_ROW = struct.Struct(
-    "<BBHIQQQQIBxHII8x"
-)  # state, length of the address, the fields from `lane` on; the address follows
+_ROW = struct.Struct("<BBHIQQQQIBxHII8x")
+"""State, length of the address, the fields from `lane` to `sent_segments`. The address follows, and the congestion
+control in what is left."""
+_TEXT_BYTES = layout.STATUS_ROW_BYTES - _ROW.size
 _STATES = ("", "handshake", "established")  # in the row: an index of these
 _ESTABLISHED = _STATES.index("established")
 
@@ -40,10 +41,12 @@ class ConnectionStatus(NamedTuple):
     peer: int  # index
     resent_segments: int = 0  # sent again by the kernel, and not arrived before (TcpInfo.lost_segments)
     sent_segments: int = 0  # those with data, those sent again included
+    congestion: str = ""  # the socket's congestion control; "" while it is not established
 
     def pack(self) -> bytes:
-        address = self.address.encode()[: layout.STATUS_ROW_BYTES - _ROW.size]
-        return _ROW.pack(_STATES.index(self.state), len(address), *self[2:]) + address
+        address = self.address.encode()[:_TEXT_BYTES]
+        row = _ROW.pack(_STATES.index(self.state), len(address), *self[2:-1])
+        return row + address + self.congestion.encode()[: _TEXT_BYTES - len(address)]
 
     @classmethod
     def unpack(cls, data: bytes) -> ConnectionStatus | None:
@@ -51,7 +54,10 @@ class ConnectionStatus(NamedTuple):
         state, length, *numbers = _ROW.unpack_from(data)
         if not 0 < state < len(_STATES):
             return None
-        return cls(_STATES[state], data[_ROW.size : _ROW.size + length].decode(errors="replace"), *numbers)
+        text = data[_ROW.size : _ROW.size + _TEXT_BYTES]
+        congestion = text[length:].partition(b"\0")[0].decode(errors="replace")
+        found = cls(_STATES[state], text[:length].decode(errors="replace"), *numbers)
+        return found._replace(congestion=congestion)
 
 
 class ConnectionColumns(NamedTuple):

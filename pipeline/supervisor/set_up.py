@@ -115,7 +115,8 @@ def set_up(
     clean_up(exporter.close)
     memory.lend(lambda current: exporter.renew())
     peers = GatheredPeers(role)
-    publisher = Publisher(run, InstanceFacts(run, workforce, role, entries.device, exporter, hooks.status), peers)
+    facts_about = InstanceFacts(run, workforce, role, entries.device, exporter, entries.congestion, hooks.status)
+    publisher = Publisher(run, facts_about, peers)
     memory.lend(publisher.use)
     for subscriber in (publisher.handle, hooks.handle, sd_notify.handle):
         events.subscribe(subscriber)

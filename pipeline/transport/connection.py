@@ -24,6 +24,7 @@ from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.transport.address import SocketAddress, format_address
 from pipeline.transport.address_learner import AddressLearner
+from pipeline.transport.socket_options import congestion_control
 from pipeline.transport.tcp_info import TcpInfo, read_tcp_info
 from pipeline.transport.tls_channel import RECORDS_MOST, TlsChannel
 from pipeline.wire import framing
@@ -188,6 +189,7 @@ class Connection:
             self.peer,
             info.lost_segments if info else 0,
             info.data_segs_out if info else 0,
+            congestion_control(self.socket) if info else "",
         )
 
     # -- its end

@@ -34,7 +34,7 @@ class SocketSettings(Protocol):
     def notsent_lowat(self) -> int: ...  # bytes; 0: the kernel's default
 
     @property
-    def congestion(self) -> str: ...  # name of an algorithm; "": the kernel's choice
+    def congestion(self) -> str: ...  # name of an algorithm; "auto": see pipeline.policy.congestion; "": the host's
 
     @property
     def send_buffer_bytes(self) -> int: ...  # 0: the kernel tunes it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from pipeline.log import LOG
+from pipeline.policy.congestion import AUTO, algorithm
 from pipeline.transport.settings import SocketSettings
 
 # linux/tcp.h; not in every version of the socket module
@@ -17,11 +17,13 @@ UNPACED = (1 << 64) - 1  # SO_MAX_PACING_RATE: its initial value
 
 ASKED_TIMES = 3  # with a second between them
 
+CONGESTION_NAME_BYTES = 16  # TCP_CA_NAME_MAX, net/tcp.h
+
 _PACING_RATE = struct.Struct("=Q")
 
 
 def configure(sock: socket.socket, settings: SocketSettings) -> None:
-    """Set every option that a connection has for its whole life."""
+    """Set the options that a connection has from its beginning."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a lone packet leaves at once
     # unacknowledged data for this long: the peer is gone (keepalive probes are not sent while data is in flight)
@@ -29,8 +31,8 @@ def configure(sock: socket.socket, settings: SocketSettings) -> None:
     if settings.notsent_lowat:
         # unsent data in the kernel is latency that no later packet can overtake
         sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, settings.notsent_lowat)
-    if settings.congestion:
-        _set_congestion_control(sock, settings.congestion)
+    if settings.congestion:  # what is refused here comes once it is established: workers.tcp.peer_congestion
+        set_congestion_control(sock, first_congestion_control(settings.congestion, congestion_control(sock)))
     # the kernel tunes both sizes as long as they are not set
     if settings.send_buffer_bytes:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer_bytes)
@@ -51,17 +53,27 @@ def ask_other_end(sock: socket.socket) -> None:
         pass  # the connection has just ended
 
 
-def _set_congestion_control(sock: socket.socket, name: str) -> None:
+def first_congestion_control(setting: str, host: str) -> str:
+    """The algorithm with which a connection begins, by `congestion`, where the host has chosen `host`."""
+    return algorithm(host, lossy=False) if setting == AUTO else setting or host
+
+
+def congestion_control(sock: socket.socket) -> str:
+    """The algorithm that a socket has; "" if it is closed."""
+    try:
+        name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION_NAME_BYTES)
+    except OSError:
+        return ""
+    return name.rstrip(b"\0").decode(errors="replace")
+
+
+def set_congestion_control(sock: socket.socket, name: str) -> bool:
+    """Whether the socket has that algorithm now. The kernel may not have it, or not let this process choose it."""
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
-    except OSError as error:
-        LOG.warning(
-            "congestion control %s: %s; the system's default is used instead. Load its module (modprobe tcp_%s) and "
-            "allow it in sysctl net.ipv4.tcp_allowed_congestion_control",
-            name,
-            error.strerror,
-            name,
-        )
+    except OSError:
+        return False
+    return True
 
 
 def set_pacing_rate(sock: socket.socket, rate: int) -> None:

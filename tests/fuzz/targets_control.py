@@ -28,6 +28,7 @@ from pipeline.peers.address_assignment import PeerPolicy
 from pipeline.peers.admission import Admission
 from pipeline.peers.registry import KnownPeer
 from pipeline.supervisor.control.control_socket import ControlServer
+from pipeline.supervisor.kernel.congestion import CongestionControl
 from pipeline.supervisor.processes.worker_channels import WorkerChannels
 from pipeline.supervisor.roles.server_role import ServerRole
 from pipeline.supervisor.run.failures import Failures
@@ -145,7 +146,9 @@ def worker_channel(data: bytes) -> None:
         bob = server.connect("bob")
         selector = stack.enter_context(selectors.DefaultSelector())
         failures = Failures()
-        channels = WorkerChannels(server.admission.handle_hello, selector, failures)
+        channels = WorkerChannels(
+            server.admission.handle_hello, selector, failures, CongestionControl(server.config).set_on
+        )
         stack.callback(channels.close_all)
         worker = stack.enter_context(socket.socket(fileno=channels.open_channel("tcp-0")))
         worker.setblocking(False)

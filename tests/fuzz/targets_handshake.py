@@ -212,7 +212,7 @@ class _Supervisor:
 
     def __init__(self, stack: ExitStack, answer: Callable[[Any], Any]) -> None:
         self._selector = stack.enter_context(selectors.DefaultSelector())
-        channels = WorkerChannels(answer, self._selector, Failures())
+        channels = WorkerChannels(answer, self._selector, Failures(), lambda name, fd: None)
         self.channel = SupervisorChannel(channels.open_channel("tcp-0"))
         stack.callback(channels.close_all)
         stack.callback(self.channel.socket.close)

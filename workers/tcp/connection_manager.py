@@ -108,7 +108,13 @@ class ConnectionManager(ABC):
         self._counters = attachment.page.counters
         self._observer = context.observer
         self._handshaking = HandshakingConnections()
-        self._established = EstablishedConnections(attachment, context.connection_list, publisher, context.kick_sender)
+        self._established = EstablishedConnections(
+            attachment,
+            context.connection_list,
+            publisher,
+            context.kick_sender,
+            lambda name, sock: self._channel.hand_over({"congestion": name}, sock),
+        )
         self.established: Mapping[int, Connection] = self._established.by_fd
         self.peers: Mapping[int, PeerReceiver] = self._established.peers
         self._rows = StatusRows(publisher)
@@ -241,7 +247,7 @@ class ConnectionManager(ABC):
             self.close(other, why)
         self._handshake_epoll.unregister(connection.fd)
         self._epoll.register(connection.fd, 0 if peer.paused else READABLE)
-        self._established.add(connection)
+        self._established.add(connection, now)
         self._rows.write(connection)
         self._counters[ID["tcp.connections_established"]] += 1
         self._begin_service(connection, now)

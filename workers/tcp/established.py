@@ -12,6 +12,7 @@ from pipeline.transport.connection import Connection
 from pipeline.transport.connection_list import ConnectionList
 from pipeline.wire import framing
 from workers.tcp.link_publisher import LinkPublisher
+from workers.tcp.peer_congestion import HandOver
 from workers.tcp.peer_receiver import PeerReceiver
 
 UNOPENED_MAX = 64
@@ -21,7 +22,7 @@ REPLACED = "replaced: the client has dialed it again"
 
 
 class EstablishedConnections:
-    """`kick_sender` wakes the Sender: the list has changed."""
+    """`kick_sender` wakes the Sender: the list has changed. `hand_over`: a socket, to the supervisor."""
 
     def __init__(
         self,
@@ -29,6 +30,7 @@ class EstablishedConnections:
         connection_list: ConnectionList,
         publisher: LinkPublisher,
         kick_sender: Callable[[], None],
+        hand_over: HandOver,
     ) -> None:
         self.by_fd: dict[int, Connection] = {}
         self.peers: dict[int, PeerReceiver] = {}  # by peer index; it stays after the peer's last connection
@@ -36,6 +38,7 @@ class EstablishedConnections:
         self._list = connection_list
         self._publisher = publisher
         self._kick_sender = kick_sender
+        self._hand_over = hand_over
         self._settings = attachment.settings
         self._counters = attachment.page.counters
         self._table = attachment.peer_table
@@ -72,7 +75,7 @@ class EstablishedConnections:
         peer = self.peers.get(connection.peer)
         if peer is None:
             peer = self.peers[connection.peer] = PeerReceiver(
-                connection.peer, self._publisher, self._settings, self._counters
+                connection.peer, self._publisher, self._settings, self._counters, self._hand_over
             )
         self._update_rate(peer, now)
         return peer
@@ -87,11 +90,11 @@ class EstablishedConnections:
                 replaced.append((other, REPLACED))
         return replaced
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Connection, now: int) -> None:
         self.by_fd[connection.fd] = connection
         connection.receive.unopened_before = self._unopened(connection)
         self._list.add(connection)
-        self.peers[connection.peer].add(connection)
+        self.peers[connection.peer].add(connection, now)
         if not self.has_several_peers:
             self._count_peers()
         self._kick_sender()

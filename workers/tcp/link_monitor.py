@@ -10,7 +10,7 @@ with the bytes that it gets, or is closed. With `fec` off there is no monitor. O
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from pipeline.counters import ID
 from pipeline.log import LOG
@@ -41,7 +41,7 @@ class LinkMonitor:
         self._publisher = publisher
         self._counters = counters
         self._pacer = BulkPacer()
-        self._before: dict[Connection, TcpInfo] = {}  # at the last update
+        self._before: Mapping[Connection, TcpInfo] = {}  # at the last update
         self._fell: set[Connection] = set()  # the window became smaller from the update before it to the last one
         self._updated_at = 0
         self._bursts = LossBursts()
@@ -62,9 +62,8 @@ class LinkMonitor:
             self.connections_unanswered or self._pacer.rate or (self._adaptive is not None and self._adaptive.parity)
         )
 
-    def update(self, established: Collection[Connection], now: int) -> None:
-        """Read the kernel's numbers, and set parity and pacing rates by them. `now`: CLOCK_MONOTONIC ns."""
-        infos = {connection: connection.tcp_info() for connection in established}
+    def update(self, infos: Mapping[Connection, TcpInfo], now: int) -> None:
+        """Set parity and pacing rates by the kernel's numbers of all connections. `now`: CLOCK_MONOTONIC ns."""
         if self._before.keys().isdisjoint(infos):
             self._pacer = BulkPacer()  # for other connections: perhaps on another path
         unread = self._unread(infos, now)
@@ -89,7 +88,7 @@ class LinkMonitor:
         if len(bulk) < len(infos) or self._pacer.rate:
             self._update_pacing(bulk, now)
 
-    def _unread(self, infos: dict[Connection, TcpInfo], now: int) -> set[Connection]:
+    def _unread(self, infos: Mapping[Connection, TcpInfo], now: int) -> set[Connection]:
         """The connections of which the other end does not read what arrives.
 
         The window has to become smaller twice in a row: the last answer may have been written before its bytes were

@@ -11,6 +11,7 @@ from pipeline.transport.connection import Connection
 from pipeline.wire import charge
 from workers.tcp.link_monitor import LinkMonitor
 from workers.tcp.link_publisher import LinkPublisher
+from workers.tcp.peer_congestion import HandOver, PeerCongestion
 from workers.tcp.peer_turns import PeerTurns
 
 IDLE_UPDATES = 50  # five seconds: longer than a retransmission takes that will succeed
@@ -22,7 +23,14 @@ class PeerReceiver:
     `paused`: they are not read, because the peer is beyond its rate.
     """
 
-    def __init__(self, peer: int, publisher: LinkPublisher, settings: WorkerSettings, counters: memoryview) -> None:
+    def __init__(
+        self,
+        peer: int,
+        publisher: LinkPublisher,
+        settings: WorkerSettings,
+        counters: memoryview,
+        hand_over: HandOver,
+    ) -> None:
         self.peer = peer
         self.established: tuple[Connection, ...] = ()
         self.readable: dict[Connection, None] = {}
@@ -31,18 +39,25 @@ class PeerReceiver:
         self.paused = False
         self._publisher = publisher
         self._monitor = LinkMonitor(settings, peer, publisher, counters) if settings.fec != "off" else None
+        self._congestion: PeerCongestion | None = None
+        if settings.congestion:
+            self._congestion = PeerCongestion(settings.congestion, peer, hand_over, counters)
         self._sent_bytes = 0  # without keepalives, at the last update of the links
         self._idle_updates = 0  # updates since that number has changed
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Connection, now: int) -> None:
         self.established += (connection,)
         self._publisher.publish(self.peer, self.established)
+        if self._congestion is not None:
+            self._congestion.begin(connection, now)
 
     def remove(self, connection: Connection) -> None:
         self.established = tuple(c for c in self.established if c is not connection)
         self._publisher.publish(self.peer, self.established)
         if self._monitor is not None and connection.unanswered:
             self._monitor.connections_unanswered += 1
+        if self._congestion is not None:
+            self._congestion.end(connection)
 
     def record_received(self, size: int, charged: int, now: int) -> None:
         """Count bytes and their charge against the rate, here and for the other workers of the peer."""
@@ -53,14 +68,17 @@ class PeerReceiver:
         self._publisher.add_received(self.peer, size, counted)
 
     def update_link(self, now: int) -> None:
-        """On the clock: let the monitor see the connections, unless nothing can be in flight.
+        """On the clock: do what the kernel's numbers call for, unless nothing can be in flight.
 
         That is so for a peer to which nothing but keepalives was sent for IDLE_UPDATES.
         """
-        if self._monitor is None:
+        followers = [each for each in (self._monitor, self._congestion) if each is not None]
+        if not followers:
             return
         sent = sum(connection.send.byte_count - connection.send.keepalive_bytes for connection in self.established)
         self._idle_updates = self._idle_updates + 1 if sent == self._sent_bytes else 0
         self._sent_bytes = sent
-        if self._idle_updates < IDLE_UPDATES or not self._monitor.idle_may_be_skipped:
-            self._monitor.update(self.established, now)
+        if self._idle_updates < IDLE_UPDATES or not all(each.idle_may_be_skipped for each in followers):
+            infos = {connection: connection.tcp_info() for connection in self.established}
+            for each in followers:
+                each.update(infos, now)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from pipeline.credentials.tls_settings import TlsSettings
+from pipeline.supervisor.kernel.congestion import CongestionControl
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.processes.exporter import Exporter
 from pipeline.supervisor.processes.workforce import Workforce
@@ -32,6 +33,7 @@ class InstanceFacts:
         role: Role,
         device: TunDevice,
         exporter: Exporter,
+        congestion: CongestionControl,
         hooks: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._run = run
@@ -39,6 +41,7 @@ class InstanceFacts:
         self._role = role
         self._device = device
         self._exporter = exporter
+        self._congestion = congestion
         self._hooks = hooks
 
     def gather(self) -> dict[str, Any]:
@@ -61,7 +64,7 @@ class InstanceFacts:
             "device": self._device.status(),
             "certificate_expires": self._role.credentials.expires,
             "server": role["server"],
-            "notes": [*role["notes"], *self._exporter.notes],
+            "notes": [*role["notes"], *self._congestion.notes, *self._exporter.notes],
             "accounting": role.get("accounting"),
             "hooks": self._hooks(),
         }

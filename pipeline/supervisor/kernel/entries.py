@@ -1,4 +1,7 @@
-"""All that a running instance has in the kernel beside its processes: the device, the clamp, a server's listener."""
+"""All that a running instance has in the kernel beside its processes: the device, the clamp, a server's listener.
+
+The congestion control of sockets is set here as well.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from contextlib import ExitStack
 
 from pipeline.config import Config
 from pipeline.supervisor.kernel.clamp_keeper import ClampKeeper
+from pipeline.supervisor.kernel.congestion import CongestionControl
 from pipeline.supervisor.kernel.listener import listen
 from pipeline.supervisor.kernel.tun_device import TunDevice
 
@@ -21,14 +25,19 @@ class KernelEntries:
             self.clamp = ClampKeeper(config.tun_name, config.name)
             made.callback(self.clamp.close)
             self.clamp.apply(config.mss_clamp)
+            self.congestion = CongestionControl(config)
             self.listener: socket.socket | None = None
             if config.mode == "server":
                 self.listener = listen(config.listen_endpoint)
                 made.callback(self.listener.close)
+                self.congestion.prepare(self.listener)
             self._made = made.pop_all()
 
     def configure(self, config: Config) -> list[str]:
         """Take over other settings. Returns each thing that the kernel refuses, and that is tried again."""
+        self.congestion.configure(config)
+        if self.listener is not None:
+            self.congestion.prepare(self.listener)
         return [*self.device.configure(config), *self.clamp.apply(config.mss_clamp)]
 
     def close(self) -> None:

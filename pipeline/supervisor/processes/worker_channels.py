@@ -3,11 +3,15 @@
 The other end and the messages are in `pipeline.runtime.supervisor_channel`. A request is answered at once. A request
 that is invalid, since its worker is broken or was broken into, is logged and lost; nothing else happens. While an
 answer waits for a worker, since it has not read those before, nothing more is read from it.
+
+A socket may come with a request: its worker may not choose the congestion control itself. It is closed as soon as the
+request has been dealt with. So is whatever else comes with a request, one descriptor at most.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import socket
 from collections.abc import Callable
@@ -23,6 +27,7 @@ SO_SNDBUFFORCE = 32  # asm-generic/socket.h; a datagram has to fit in
 INVALID = TunnelError, ValueError, LookupError, TypeError, AttributeError, RecursionError
 REQUESTS_PER_TURN = 64  # of one worker, before the loop goes on to anything else
 MESSAGES_WAITING = 16  # for one worker: one answer, and new settings
+DESCRIPTORS_MOST = 1  # that come with a request; the kernel closes the others
 
 
 class _Channel(NamedTuple):
@@ -35,15 +40,21 @@ class _Channel(NamedTuple):
 
 class WorkerChannels:
     """One channel per tcp worker, by its name. `answer`: the answer to a request, None for no answer.
+    `set_congestion`: sets an algorithm on the socket behind a descriptor.
 
     A request may be any JSON. TunnelError, ValueError, LookupError, TypeError or AttributeError from `answer` mean that
     it is invalid; any other exception is recorded in `failures`.
     """
 
     def __init__(
-        self, answer: Callable[[Any], Answer | None], selector: selectors.BaseSelector, failures: Failures
+        self,
+        answer: Callable[[Any], Answer | None],
+        selector: selectors.BaseSelector,
+        failures: Failures,
+        set_congestion: Callable[[Any, int], object],
     ) -> None:
         self._answer = answer
+        self._set_congestion = set_congestion
         self._selector = selector
         self._failures = failures
         self._channels: dict[str, _Channel] = {}
@@ -104,21 +115,34 @@ class WorkerChannels:
             if not channel.messages.is_empty:
                 return
             try:
-                data = channel.socket.recv(DATAGRAM_BYTES)
+                data, descriptors, _, _ = socket.recv_fds(
+                    channel.socket, DATAGRAM_BYTES, DESCRIPTORS_MOST, socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 return
-            if not data:
-                raise ConnectionResetError
             try:
-                answer = self._answer(json.loads(data))
-            except INVALID as error:
-                self._record_invalid(channel.worker, error)
-                continue
-            except Exception:
-                self._failures.record(f"the answer to a request of {channel.worker}")
-                continue
-            if answer is not None:
-                self._send(channel, answer)
+                if not data:
+                    raise ConnectionResetError
+                self._handle(channel, data, descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
+    def _handle(self, channel: _Channel, data: bytes, descriptors: list[int]) -> None:
+        try:
+            request, answer = json.loads(data), None
+            if "congestion" in request:
+                self._set_congestion(request["congestion"], descriptors[0])
+            else:
+                answer = self._answer(request)
+        except INVALID as error:
+            self._record_invalid(channel.worker, error)
+            return
+        except Exception:
+            self._failures.record(f"the answer to a request of {channel.worker}")
+            return
+        if answer is not None:
+            self._send(channel, answer)
 
     def _record_invalid(self, worker: str, error: Exception) -> None:
         """Count it, and log it each time that there are twice as many of the worker's: it may send them without end."""

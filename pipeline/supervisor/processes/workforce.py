@@ -73,7 +73,7 @@ class Workforce:
             entries.listener,
             pinned,
             self.spares,
-            WorkerChannels(answer, selector, run.failures),
+            WorkerChannels(answer, selector, run.failures, entries.congestion.set_on),
             selector,
             news=self,
         )

@@ -36,6 +36,7 @@ from pipeline.runtime.worker import Attachment, Duty
 from pipeline.sealing.key_schedule import AES_256_GCM
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.shm.slot import SLOT_BYTES_MIN
+from pipeline.supervisor.kernel.congestion import CongestionControl
 from pipeline.supervisor.processes.worker_channels import WorkerChannels
 from pipeline.supervisor.roles.client_sealing import ClientSealing
 from pipeline.supervisor.roles.prover import Prover
@@ -147,7 +148,8 @@ class End:
             self.memory.peer_table.write_routes(EVERYTHING)
             self.memory.peer_table.write_record(FIRST_PEER_HANDLE, 0)
         self._selector = selectors.DefaultSelector()
-        self._channels = WorkerChannels(answer, self._selector, Failures())
+        congestion = CongestionControl(parse(config | {"encryption": "none", "congestion": known.congestion}))
+        self._channels = WorkerChannels(answer, self._selector, Failures(), congestion.set_on)
         self._random = random.Random(seed)
         self._listener: socket.socket | None = None
         if mode == "server":

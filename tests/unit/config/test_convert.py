@@ -68,7 +68,7 @@ def test_the_value_of_an_unknown_setting_is_not_printed_because_it_may_be_a_secr
         ({"name": "vpn\n"}, 'name: given "vpn\\n", expected 1 to 32 letters'),
         ({"tun_name": "sixteen-letters-"}, "expected 1 to 15 letters"),
         ({"tun_name": "tun%d"}, 'tun_name: given "tun%d", expected 1 to 15 letters'),
-        ({"congestion": "bbr cubic"}, 'congestion: given "bbr cubic", expected a name such as "bbr", or ""'),
+        ({"congestion": "bbr cubic"}, 'congestion: given "bbr cubic", expected "auto", a name such as "bbr", or ""'),
         ({"affinity": {"tun-0": 0}}, "affinity.tun-0: given 0, expected an array of cores, such as [0, 1]"),
     ],
 )

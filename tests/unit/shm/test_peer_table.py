@@ -215,7 +215,7 @@ def test_rows_are_read_back_in_order_and_cleared_ones_are_gone(table: PeerTable)
     st.builds(
         ConnectionStatus,
         st.sampled_from(["handshake", "established"]),
-        st.from_regex(r"[0-9a-f.:\[\]]{0,60}", fullmatch=True),
+        st.from_regex(r"[0-9a-f.:\[\]]{0,53}", fullmatch=True),
         st.integers(0, 65535),
         st.integers(0, 2**32 - 1),
         st.integers(0, U64),
@@ -227,11 +227,19 @@ def test_rows_are_read_back_in_order_and_cleared_ones_are_gone(table: PeerTable)
         st.integers(0, 65535),
         st.integers(0, 2**32 - 1),
         st.integers(0, 2**32 - 1),
+        st.from_regex(r"[a-z0-9_-]{0,11}", fullmatch=True),
     )
 )
 def test_any_row_is_read_as_it_was_written(original: ConnectionStatus) -> None:
     assert len(original.pack()) <= layout.STATUS_ROW_BYTES
     assert ConnectionStatus.unpack(original.pack().ljust(layout.STATUS_ROW_BYTES, b"\0")) == original
+
+
+def test_a_long_address_leaves_less_room_for_the_congestion_control() -> None:
+    long = row(address="f" * 62, congestion="highspeed")
+    data = long.pack()
+    assert len(data) == layout.STATUS_ROW_BYTES
+    assert ConnectionStatus.unpack(data) == long._replace(congestion="hi")
 
 
 @given(st.binary(min_size=layout.STATUS_ROW_BYTES, max_size=layout.STATUS_ROW_BYTES))

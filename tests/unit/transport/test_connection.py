@@ -12,7 +12,15 @@ import pytest
 from pipeline.transport.address import format_address
 from pipeline.transport.connection import CLOSED, ESTABLISHED, HANDSHAKE, Connection
 from pipeline.transport.connection_list import ConnectionList
-from pipeline.transport.socket_options import SO_MAX_PACING_RATE, UNPACED, configure, set_pacing_rate
+from pipeline.transport.socket_options import (
+    SO_MAX_PACING_RATE,
+    UNPACED,
+    configure,
+    congestion_control,
+    first_congestion_control,
+    set_congestion_control,
+    set_pacing_rate,
+)
 from pipeline.transport.tcp_info import TcpInfo, read_tcp_info
 from tests.harness.settings import WORKER_SETTINGS
 from tests.harness.tls_ends import tcp_pair
@@ -126,17 +134,38 @@ def test_what_was_sent_again_and_had_arrived_is_no_loss() -> None:
     assert [info._replace(total_retrans=count).lost_segments for count in (0, 2, 5)] == [0, 0, 3]
 
 
-def test_options_are_set_and_an_unknown_congestion_control_is_a_warning(
-    sockets: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+def test_options_are_set_and_an_unknown_congestion_control_leaves_that_of_the_host(
+    sockets: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, _ = sockets
+    host = congestion_control(ours)
     configure(ours, WORKER_SETTINGS._replace(congestion="no-such", timeout=7.0, notsent_lowat=40_000))
     assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
     assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 40_000
     assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     assert not ours.getblocking()
-    (message,) = caplog.messages
-    assert message.startswith("congestion control no-such")
+    assert congestion_control(ours) == host
+
+
+def test_a_closed_socket_has_no_congestion_control(sockets: tuple[socket.socket, socket.socket]) -> None:
+    assert set_congestion_control(sockets[0], congestion_control(sockets[0]))
+    sockets[0].close()
+    assert congestion_control(sockets[0]) == ""
+    assert not set_congestion_control(sockets[0], "reno")
+
+
+@pytest.mark.parametrize(
+    ("setting", "host", "first"),
+    [
+        ("", "westwood", "westwood"),
+        ("reno", "cubic", "reno"),
+        ("auto", "cubic", "cubic"),
+        ("auto", "reno", "reno"),
+        ("auto", "bbr", "cubic"),
+    ],
+)
+def test_a_connection_begins_without_pacing_unless_it_is_asked_for(setting: str, host: str, first: str) -> None:
+    assert first_congestion_control(setting, host) == first
 
 
 def test_a_pacing_rate_is_set_and_taken_away_and_a_closed_socket_is_no_error(

@@ -237,6 +237,7 @@ def test_connections_are_those_of_tcp_workers_that_run(running: Running) -> None
         3,
         7,
         90,
+        "cubic",
     )
     running.memory.peer_table.write_status_row(0, 0, connection)
     running.memory.peer_table.write_status_row(1, 3, connection._replace(serial=9, state="handshake"))
@@ -258,6 +259,7 @@ def test_connections_are_those_of_tcp_workers_that_run(running: Running) -> None
             "rtt_ms": 1.5,
             "resent_segments": 7,
             "sent_segments": 90,
+            "congestion": "cubic",
         }
     ]
 

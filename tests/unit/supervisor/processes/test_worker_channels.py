@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import selectors
@@ -28,8 +29,14 @@ class Loop:
     def __init__(self, answer: Callable[[Any], Any]) -> None:
         self.selector = selectors.DefaultSelector()
         self.failures = Failures()
-        self.channels = WorkerChannels(answer, self.selector, self.failures)
+        self.sockets: list[tuple[Any, int]] = []  # the algorithm and the device and inode of each that came
+        self.channels = WorkerChannels(answer, self.selector, self.failures, self._take)
         self.workers: dict[str, SupervisorChannel] = {}
+
+    def _take(self, name: Any, fd: int) -> None:
+        if name == "refused":
+            raise ValueError("no such algorithm")
+        self.sockets.append((name, os.fstat(fd).st_ino))
 
     def spawn(self, name: str) -> SupervisorChannel:
         """Start a worker, or the next generation of one."""
@@ -111,6 +118,63 @@ def test_certificates_of_any_size_arrive_after_a_reload(loop: Loop, size: int) -
     message = {"tls": {"certificate": "x", "ca": "y" * size}}
     loop.channels.send_to_all(message)
     assert answers(worker) == [message]
+
+
+# -- sockets that workers hand over
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    with socket.socket() as made:
+        yield made
+
+
+def open_descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def test_a_socket_comes_with_its_algorithm_between_other_requests(loop: Loop, sock: socket.socket) -> None:
+    worker = loop.spawn("tcp-0")
+    before = open_descriptors()
+    ask(worker, {"from": 1})
+    assert worker.hand_over({"congestion": "bbr"}, sock)
+    ask(worker, {"from": 2})
+    loop.serve()
+    assert loop.sockets == [("bbr", os.fstat(sock.fileno()).st_ino)]
+    assert answers(worker) == [{"to": 1}, {"to": 2}]
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("request_", [{"from": 1}, {"congestion": "refused"}, [], 7, {"congestion": "bbr", "from": 1}])
+def test_whatever_descriptors_come_with_a_request_are_closed(loop: Loop, sock: socket.socket, request_: Any) -> None:
+    worker = loop.spawn("tcp-0")
+    before = open_descriptors()
+    for count in (1, 5):
+        socket.send_fds(worker.socket, [json.dumps(request_).encode()], [sock.fileno()] * count)
+        loop.serve()
+        assert open_descriptors() == before
+    ask(worker, {"from": 3})
+    loop.serve()
+    assert answers(worker)[-1] == {"to": 3}
+
+
+def test_an_algorithm_without_a_socket_is_an_invalid_request(loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
+    worker = loop.spawn("tcp-0")
+    ask(worker, {"congestion": "bbr"})
+    loop.serve()
+    assert loop.sockets == []
+    assert "tcp-0 sent an invalid request" in caplog.text
+
+
+def test_a_socket_for_which_there_is_no_room_stays(loop: Loop, sock: socket.socket) -> None:
+    worker = loop.spawn("tcp-0")
+    handed = 0
+    while worker.hand_over({"congestion": "bbr"}, sock):
+        handed += 1
+    assert handed > 0
+    while len(loop.sockets) < handed:
+        loop.serve()
+    assert worker.hand_over({"congestion": "bbr"}, sock)
 
 
 # -- a worker that is broken, or was broken into

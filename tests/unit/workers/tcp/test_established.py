@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -24,6 +25,10 @@ LANE = 1
 NOW = 1_000_000_000_000
 
 
+def hand_over(name: str, sock: socket.socket) -> bool:
+    raise AssertionError(f"{name}: this test lets each connection keep what the host has")
+
+
 class Registry:
     """The established connections of the tcp worker of one lane, and how often the Sender was kicked."""
 
@@ -32,7 +37,9 @@ class Registry:
         attachment = run.attach(f"tcp-{LANE}")
         self.list = ConnectionList(NOW)
         self.kicks = 0
-        self.established = EstablishedConnections(attachment, self.list, LinkPublisher(attachment), self._kick)
+        self.established = EstablishedConnections(
+            attachment, self.list, LinkPublisher(attachment), self._kick, hand_over
+        )
 
     def _kick(self) -> None:
         self.kicks += 1
@@ -41,7 +48,7 @@ class Registry:
         connection = self.run.connection(peer)
         connection.dial_index = dial_index
         self.established.prepare_receiver(connection, NOW)
-        self.established.add(connection)
+        self.established.add(connection, NOW)
         return connection
 
 

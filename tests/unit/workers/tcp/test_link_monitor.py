@@ -77,7 +77,7 @@ class Link:
             self.now += TICK
             for each in self.connections:
                 each.moves(**fields)
-            self.monitor.update(self.connections, self.now)
+            self.monitor.update({each: each.tcp_info() for each in self.connections}, self.now)
         return self.parity()
 
     def parity(self) -> int:

@@ -1,0 +1,101 @@
+"""What the supervisor does for workers that may not choose: sockets are set, nothing else of theirs is touched."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.config import Config, parse
+from pipeline.policy.congestion import CALM, LOSSY
+from pipeline.supervisor.kernel import congestion
+from pipeline.supervisor.kernel.congestion import CongestionControl
+from pipeline.transport.socket_options import congestion_control
+
+
+def config(setting: str) -> Config:
+    return parse({"mode": "client", "remote_addr": "127.0.0.1:1", "encryption": "none", "congestion": setting})
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    with socket.socket() as made:
+        yield made
+
+
+def test_the_socket_of_a_worker_is_set_and_stays_the_workers(sock: socket.socket) -> None:
+    control = CongestionControl(config("reno"))
+    control.set_on("reno", sock.fileno())
+    assert congestion_control(sock) == "reno"
+    assert control.notes == []
+
+
+@pytest.mark.parametrize("name", ["dctcp", "x" * 200, "", None, 7, ["bbr"], {"bbr": 1}])
+def test_a_name_that_the_setting_does_not_know_is_invalid(sock: socket.socket, name: object) -> None:
+    before = congestion_control(sock)
+    with pytest.raises(ValueError, match="knows no such name"):
+        CongestionControl(config("auto")).set_on(name, sock.fileno())
+    assert congestion_control(sock) == before
+
+
+def test_what_is_no_tcp_socket_is_invalid(sock: socket.socket) -> None:
+    control = CongestionControl(config("reno"))
+    near, far = socket.socketpair()
+    reading, writing = os.pipe()
+    try:
+        with near, far, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+            for fd in (near.fileno(), datagrams.fileno(), reading):
+                with pytest.raises(ValueError, match="is no"):
+                    control.set_on("reno", fd)
+                os.fstat(fd)  # it is not closed here
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("no-such", "congestion control no-such cannot be had (the kernel does not have it): connections use what"),
+        ("auto", "congestion control no-such cannot be had (the kernel does not have it): where the path loses"),
+    ],
+)
+def test_what_the_kernel_does_not_have_is_said_with_what_it_costs_and_its_cure(
+    setting: str, words: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, sock: socket.socket
+) -> None:
+    monkeypatch.setattr(congestion, "LOSSY", "no-such")
+    control = CongestionControl(config(setting))
+    (note,) = control.notes
+    assert note.startswith(words)
+    assert "modprobe tcp_no-such" in note and "CONFIG_TCP_CONG_NO-SUCH" in note
+    control.set_on("no-such", sock.fileno())
+    assert caplog.messages == control.notes == [note], "it is said once"
+    control.configure(config(""))
+    assert control.notes == []
+
+
+def test_a_note_ends_when_the_kernel_has_it(monkeypatch: pytest.MonkeyPatch, sock: socket.socket) -> None:
+    control = CongestionControl(config("auto"))
+    control._missing["reno"] = "the kernel does not have it"
+    monkeypatch.setattr(congestion, "LOSSY", "reno")
+    control.set_on("reno", sock.fileno())
+    assert control.notes == []
+
+
+@pytest.mark.parametrize(("setting", "first"), [("auto", CALM), ("reno", "reno"), ("", LOSSY)])
+def test_accepted_connections_begin_with_the_algorithm_of_the_listening_socket(
+    setting: str, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a host whose default paces."""
+    monkeypatch.setattr(congestion, "_host_default", lambda: LOSSY)
+    control = CongestionControl(config("auto"))
+    if control.notes:
+        pytest.skip("this kernel has no BBR")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        control.prepare(listener)
+        control.configure(config(setting))  # a reload
+        control.prepare(listener)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert congestion_control(accepted) == first

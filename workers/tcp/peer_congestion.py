@@ -1,0 +1,90 @@
+"""The congestion control of a tcp worker's connections to one peer: set on their sockets, as they live.
+
+    ""       what the host has; nothing is done
+    a name   that one
+    "auto"   what pipeline.policy.congestion makes of the losses
+
+A worker has no rights, and the kernel lets it choose among a few algorithms alone
+(net.ipv4.tcp_allowed_congestion_control). A socket that it is refused goes to the supervisor, which sets the algorithm
+and closes its own descriptor of it. If the socket does not have the algorithm then, it is handed over again after
+AGAIN_NS: perhaps a module has been loaded meanwhile. Owned by the inbound duty.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+
+from pipeline.counters import ID
+from pipeline.log import LOG
+from pipeline.policy.congestion import AUTO, LossCounts, PathLoss, algorithm
+from pipeline.transport.connection import Connection
+from pipeline.transport.socket_options import congestion_control, set_congestion_control
+from pipeline.transport.tcp_info import TcpInfo
+
+AGAIN_NS = 60_000_000_000
+
+_CHANGED = ID["tcp.controls_changed"]
+
+HandOver = Callable[[str, socket.socket], bool]
+"""Let the supervisor set this algorithm on a socket. False if it takes no more requests now."""
+
+
+class PeerCongestion:
+    """`setting`: `congestion`, which is not empty."""
+
+    def __init__(self, setting: str, peer: int, hand_over: HandOver, counters: memoryview) -> None:
+        self._setting = setting
+        self._peer = peer
+        self._hand_over = hand_over
+        self._counters = counters
+        self._loss = PathLoss()
+        self._host: dict[Connection, str] = {}  # the algorithm that the host has chosen
+        self._refused: dict[Connection, int] = {}  # without the wanted algorithm; when to try again
+
+    @property
+    def idle_may_be_skipped(self) -> bool:
+        """Whether connections that send nothing need no update."""
+        return not self._refused
+
+    def begin(self, connection: Connection, now: int) -> None:
+        """A connection has been established."""
+        self._host[connection] = congestion_control(connection.socket)
+        self._set(connection, now)
+
+    def end(self, connection: Connection) -> None:
+        del self._host[connection]
+        self._refused.pop(connection, None)
+
+    def update(self, infos: Mapping[Connection, TcpInfo], now: int) -> None:
+        """The kernel's numbers of all connections. `now`: CLOCK_MONOTONIC ns."""
+        if self._setting == AUTO and self._has_changed(infos, now):
+            for connection in infos:
+                self._set(connection, now)
+        for connection, again_at in list(self._refused.items()):
+            if congestion_control(connection.socket) == self._wanted(connection):
+                del self._refused[connection]
+            elif now >= again_at:
+                self._set(connection, now)
+
+    def _has_changed(self, infos: Mapping[Connection, TcpInfo], now: int) -> bool:
+        before = self._loss.lossy
+        samples = [
+            LossCounts(connection.serial, info.lost_segments, info.data_segs_out, 1000 * info.min_rtt_us)
+            for connection, info in infos.items()
+        ]
+        if self._loss.update(samples, now) is before:
+            return False
+        self._counters[_CHANGED] += 1
+        LOG.debug("peer %d: the path %s packets", self._peer, "has lost no more" if before else "loses")
+        return True
+
+    def _wanted(self, connection: Connection) -> str:
+        return algorithm(self._host[connection], self._loss.lossy) if self._setting == AUTO else self._setting
+
+    def _set(self, connection: Connection, now: int) -> None:
+        wanted = self._wanted(connection)
+        self._refused.pop(connection, None)
+        if congestion_control(connection.socket) in ("", wanted) or set_congestion_control(connection.socket, wanted):
+            return
+        self._refused[connection] = now + AGAIN_NS if self._hand_over(wanted, connection.socket) else now
