@@ -109,8 +109,15 @@ class PathLoss:
             return False
         if now - self._hurt_at > self._calm_ns and self._sent_since >= CALM_SEGMENTS:
             return True
-        seconds = (now - self._window[0][2]) / 1e9
-        return sum(entry[1] for entry in self._window) * SEGMENT_BITS > FAST_BITS * seconds
+        return self.is_fast
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the connections have carried more than FAST_BITS in the window."""
+        if not self._window:
+            return False
+        sent = sum(entry[1] for entry in self._window)
+        return sent * SEGMENT_BITS * 1e9 > FAST_BITS * (self._updated_at - self._window[0][2])
 
     def _change(self, lossy: bool, now: int) -> None:
         self.lossy = lossy

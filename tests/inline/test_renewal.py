@@ -1,4 +1,5 @@
-"""New certificates of a reload, and what workers cannot use of them; connections with new keys in place of old ones."""
+"""New certificates of a reload, and what workers cannot use of them; new connections in place of old ones that have
+used up their keys, or that pace for ever."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.credentials import certificates
+from pipeline.policy.congestion import PathLoss
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.connection import CLOSED, Connection
 from pipeline.transport.settings import TlsMaterial
@@ -121,3 +123,49 @@ def test_with_compat_the_old_connection_ends_first_since_a_second_one_would_be_a
     until(lambda: old.state == CLOSED, server, client)
     assert client.established() == 0
     until(lambda: client.established() == server.established() == 1, server, client)
+
+
+# -- connections that have had BBR
+
+
+@pytest.fixture
+def fast_again(monkeypatch: pytest.MonkeyPatch) -> Callable[[End], list[Connection]]:
+    """The path was lossy, and is clean and fast now: all connections of a client that stand have had BBR."""
+
+    def let(client: End) -> list[Connection]:
+        connections = client.workers["tcp-0"].duty("inbound").connections
+        old = list(connections.established.values())
+        congestion = connections.peers[0]._congestion
+        congestion._pacing.update(dict.fromkeys(old))
+        monkeypatch.setattr(PathLoss, "is_fast", True)
+        return old
+
+    return let
+
+
+def test_a_connection_that_paces_for_ever_is_dialed_anew_on_a_fast_path_one_after_the_other(
+    make: Make, fast_again: Callable[[End], list[Connection]]
+) -> None:
+    server, client = connected_hub(make, count=1, clients={"connections": 3, "congestion": "auto"})
+    old = fast_again(client)
+    assert len(old) == 3
+
+    def are_replaced() -> bool:
+        assert client.established() >= 2
+        return all(each.state == CLOSED for each in old)
+
+    until(are_replaced, server, client)
+    step_for(0.5, server, client)
+    assert client.count("tcp.connections_established") == 6
+    client.write(between(1, 0, range(1))[0])
+    until(server.packets, server, client)
+
+
+def test_with_compat_a_connection_that_paces_goes_on(make: Make, fast_again: Callable[[End], list[Connection]]) -> None:
+    server = make("server", compat=True)
+    client = make("client", port=server.port, compat=True, congestion="auto")
+    until(lambda: client.established() == server.established() == 1, server, client)
+    (old,) = fast_again(client)
+    step_for(0.5, server, client)
+    assert only_connection(client) is old
+    assert client.count("tcp.connections_established") == 1

@@ -2,7 +2,8 @@
 
 The dialer makes them. A connection whose network has changed beneath it, or that stalls, is dialed anew although it
 stands (workers.tcp.underlay_check). So is one of compat that has carried much under one key of TLS
-(workers.tcp.connection_checks). The new one takes its place when it is established.
+(workers.tcp.connection_checks). Another that is dialed anew has had BBR, on a path that is fast now
+(workers.tcp.peer_congestion). The new one takes its place when it is established.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from workers.tcp.underlay_check import UnderlayCheck
 SILENT = "the server takes connections and says nothing: is it this server's port?"
 UNANSWERED = "our own supervisor, which has the key, did not answer in time"
 
+WORN = "it paces to its end, which costs a fast path; dialing another"
 REKEY = "rekey: enough bytes under one key; dialing a connection with new ones"
 
 
@@ -119,6 +121,8 @@ class ClientConnections(ConnectionManager):
         if key_worn_out(connection):
             self.close(connection, "it has carried all that its keys are good for")
             return False
+        if self._may_be_renewed and self.peers[connection.peer].worn is connection:
+            self._renew(connection, WORN, now)
         return not rekey_due(connection) or self._renew(connection, REKEY, now)
 
     def _check_underlay(self, now: int) -> None:

@@ -7,7 +7,10 @@
 A worker has no rights, and the kernel lets it choose among a few algorithms alone
 (net.ipv4.tcp_allowed_congestion_control). A socket that it is refused goes to the supervisor, which sets the algorithm
 and closes its own descriptor of it. If the socket does not have the algorithm then, it is handed over again after
-AGAIN_NS: perhaps a module has been loaded meanwhile. Owned by the inbound duty.
+AGAIN_NS: perhaps a module has been loaded meanwhile.
+
+A socket that has had BBR paces to its end, whatever it has later (sk_pacing_status, net/sock.h). On a fast path that
+costs a sixth. There such a connection is worn, and a client dials it anew. Owned by the inbound duty.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Callable, Mapping
 
 from pipeline.counters import ID
 from pipeline.log import LOG
-from pipeline.policy.congestion import AUTO, LossCounts, PathLoss, algorithm
+from pipeline.policy.congestion import AUTO, LOSSY, LossCounts, PathLoss, algorithm
 from pipeline.transport.connection import Connection
 from pipeline.transport.socket_options import congestion_control, set_congestion_control
 from pipeline.transport.tcp_info import TcpInfo
@@ -41,11 +44,19 @@ class PeerCongestion:
         self._loss = PathLoss()
         self._host: dict[Connection, str] = {}  # the algorithm that the host has chosen
         self._refused: dict[Connection, int] = {}  # without the wanted algorithm; when to try again
+        self._pacing: dict[Connection, None] = {}  # those that have had BBR, the first one first
 
     @property
     def idle_may_be_skipped(self) -> bool:
         """Whether connections that send nothing need no update."""
         return not self._refused
+
+    @property
+    def worn(self) -> Connection | None:
+        """The connection that is to be dialed anew now: one after the other, so that the others carry what it had."""
+        if self._setting == AUTO and not self._loss.lossy and self._loss.is_fast:
+            return next(iter(self._pacing), None)
+        return None
 
     def begin(self, connection: Connection, now: int) -> None:
         """A connection has been established."""
@@ -54,6 +65,7 @@ class PeerCongestion:
 
     def end(self, connection: Connection) -> None:
         del self._host[connection]
+        self._pacing.pop(connection, None)
         self._refused.pop(connection, None)
 
     def update(self, infos: Mapping[Connection, TcpInfo], now: int) -> None:
@@ -84,6 +96,8 @@ class PeerCongestion:
 
     def _set(self, connection: Connection, now: int) -> None:
         wanted = self._wanted(connection)
+        if wanted.startswith(LOSSY):
+            self._pacing[connection] = None
         self._refused.pop(connection, None)
         if congestion_control(connection.socket) in ("", wanted) or set_congestion_control(connection.socket, wanted):
             return

@@ -59,6 +59,11 @@ class PeerReceiver:
         if self._congestion is not None:
             self._congestion.end(connection)
 
+    @property
+    def worn(self) -> Connection | None:
+        """A connection that costs more than a new one would: see PeerCongestion."""
+        return self._congestion.worn if self._congestion is not None else None
+
     def record_received(self, size: int, charged: int, now: int) -> None:
         """Count bytes and their charge against the rate, here and for the other workers of the peer."""
         counted = 0

@@ -112,6 +112,17 @@ def test_connections_that_end_and_begin_are_no_losses() -> None:
     assert not lost.lossy
 
 
+def test_a_path_is_fast_that_has_carried_more_than_a_gigabit_a_second() -> None:
+    path = Path(connections=2)
+    assert not path.loss.is_fast
+    path.tick(10)
+    assert not path.loss.is_fast
+    path.tick(WINDOW, sent=FAST // 8)
+    assert path.loss.is_fast
+    path.tick(WINDOW, sent=SLOW)
+    assert not path.loss.is_fast
+
+
 # -- back
 
 

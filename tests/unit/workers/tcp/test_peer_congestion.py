@@ -58,7 +58,7 @@ class Ends:
     def connect(self) -> Connection:
         near, far = tcp_pair()
         self.sockets += [near, far]
-        made = Connection(near, near.getpeername(), ESTABLISHED, len(self.infos) + 1, 0)
+        made = Connection(near, near.getpeername(), ESTABLISHED, len(self.sockets), 0)
         self.infos[made] = TcpInfo(0, 0, 0, 40_000, 0, 0, 40_000, 0)
         self.congestion.begin(made, self.now)
         return made
@@ -156,6 +156,34 @@ def test_a_connection_that_has_ended_is_forgotten(ends: Callable[..., Ends]) -> 
     assert path.congestion.idle_may_be_skipped
     assert path.tick(2 * AGAIN_NS // TICK) == []
     assert len(path.handed) == 1
+
+
+def test_connections_that_have_had_bbr_are_worn_on_a_fast_path_the_first_one_first(ends: Callable[..., Ends]) -> None:
+    path = ends()
+    first, second = path.connect(), path.connect()
+    fast = WHOLE._replace(data_segs_out=20_000)
+    path.tick(10, fast)
+    assert path.congestion.worn is None, "none has had BBR"
+    assert path.tick(10, LOST) == ["bbr", "bbr"]
+    assert path.congestion.worn is None, "it has BBR"
+    path.tick(2 * CALM_LEAST_NS // TICK)
+    assert path.congestion.worn is None, "the path is slow"
+    path.tick(100, fast)
+    assert path.congestion.worn is first
+    del path.infos[first]
+    path.congestion.end(first)
+    path.connect()
+    path.tick(1, fast)
+    assert path.congestion.worn is second
+    path.congestion.end(second)
+    assert path.congestion.worn is None
+
+
+def test_a_connection_that_is_to_have_bbr_is_never_worn(ends: Callable[..., Ends]) -> None:
+    path = ends("bbr")
+    path.connect()
+    path.tick(20, WHOLE._replace(data_segs_out=20_000))
+    assert path.congestion.worn is None
 
 
 def test_the_kernel_changes_a_living_connection() -> None:
