@@ -3,9 +3,12 @@
 TCP hides loss and shows stalls instead. So the input is what the kernel does about loss, ten times a second.
 
     sign                                                    with fec "auto" it calls for
-    share of segments that were sent again                  one parity shard from LOSS_LEAST on, all from LOSS_FULL on
-    a timeout in progress, an end for want of an answer     all of the parity
-    either of them within CALM_NS                           as much as then
+    share of segments that were sent again                  from LOSS_LEAST on, as many parity shards as a block is
+                                                            likely to lose (pipeline.policy.parity_size), and a copy
+                                                            of each light packet; from LOSS_FULL on, two
+    the first losses, whose share is not known well, a      all of the parity, for STALL_NS, and two copies
+    timeout in progress, an end for want of an answer
+    losses within CALM_NS                                   as much as then
     losses within REMEMBER_NS                               a copy of each light packet
 
 The share is that of the last LOSS_WINDOW updates, which sees a change at once. If these sent less than LOSS_SEGMENTS,
@@ -27,11 +30,14 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from pipeline.policy.parity_size import parity_for_loss
+
 LOSS_WINDOW = 10  # updates, ten a second
 LOSS_SEGMENTS = 2000  # enough to tell LOSS_LEAST from nothing: six losses
 LOSS_LEAST = 0.003
 LOSS_FULL = 0.01
 CALM_NS = 3_000_000_000  # losses of 0.3 % are a second apart where little is sent
+STALL_NS = 1_000_000_000  # a connection that stands still goes on, or is dead and left out; at 2 % one often does
 REMEMBER_NS = 600_000_000_000  # a path that has lost packets will do so again
 REMEMBERED_LEAST = 2  # losses: a single one happens on any path
 
@@ -50,18 +56,22 @@ class LossSample(NamedTuple):
 
 
 class AdaptiveParity:
-    """`most`: parity shards of a full block. `parity`: those that the connections call for now.
+    """`most`: parity shards of a full block, which has so many `data_shards`. `parity`: what the connections call for.
 
     `copies`: of each light packet, beyond the first one.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, data_shards: int) -> None:
         self._most = most
+        self._data_shards = data_shards
+        self._copies_most = min(most, COPIES_MOST)
         self._before: dict[int, LossSample] = {}
         self._unconfirmed: dict[int, int] = {}  # losses seen in the last update, by connection
         self._window: deque[tuple[int, int]] = deque(maxlen=LOSS_WINDOW)  # resent, sent
         self._lost = self._sent = 0.0  # segments, the last LOSS_SEGMENTS of them
         self._called_at = [-CALM_NS] * most  # when each parity shard was called for last
+        self._copied_at = [-CALM_NS] * self._copies_most  # when each copy was
+        self._all_until = 0  # all of the parity is called for
         self._remembered_until = 0
         self.parity = 0
         self.copies = 0
@@ -71,13 +81,19 @@ class AdaptiveParity:
         update. `now`: ns."""
         timeouts = sum(sample.timeouts for sample in connections if not sample.unread)
         self._count(connections)
-        by_loss = self._for_loss()
-        if by_loss and self._lost >= REMEMBERED_LEAST:
+        parity, copies = self._for_loss()
+        if parity and self._lost >= REMEMBERED_LEAST:
             self._remembered_until = now + REMEMBER_NS
-        for shard in range(self._most if timeouts or ended else by_loss):
-            self._called_at[shard] = now
-        self.parity = sum(now - called_at < CALM_NS for called_at in self._called_at)
-        self.copies = max(min(self.parity, COPIES_MOST), int(now < self._remembered_until))
+        if timeouts or ended or (parity and not self.parity):
+            copies = self._copies_most
+            self._all_until = now + STALL_NS
+        self._called_at[:parity] = [now] * parity
+        self._copied_at[:copies] = [now] * copies
+        called = sum(now - called_at < CALM_NS for called_at in self._called_at)
+        self.parity = self._most if now < self._all_until else called
+        self.copies = max(
+            sum(now - copied_at < CALM_NS for copied_at in self._copied_at), int(now < self._remembered_until)
+        )
         return self.parity
 
     def _count(self, connections: list[LossSample]) -> None:
@@ -98,13 +114,15 @@ class AdaptiveParity:
         self._lost = max(0.0, self._lost * kept + resent)
         self._sent = self._sent * kept + sent
 
-    def _for_loss(self) -> int:
+    def _for_loss(self) -> tuple[int, int]:
+        """The parity shards and the copies that the share of losses calls for."""
         sent = sum(entry[1] for entry in self._window)
         if not sent:
-            return 0
+            return 0, 0
         share = sum(entry[0] for entry in self._window) / sent
         if sent < LOSS_SEGMENTS and self._lost >= REMEMBERED_LEAST:
             share = max(share, self._lost / self._sent)
         if share < LOSS_LEAST:
-            return 0
-        return min(self._most, 1 + int((self._most - 1) * (share - LOSS_LEAST) / (LOSS_FULL - LOSS_LEAST)))
+            return 0, 0
+        copies = COPIES_MOST if share >= LOSS_FULL else 1
+        return parity_for_loss(share, self._data_shards, self._most), min(copies, self._copies_most)

@@ -49,7 +49,7 @@ class LinkMonitor:
         self._adaptive: AdaptiveParity | None = None
         self.connections_unanswered = 0
         if settings.fec == "auto":
-            self._adaptive = AdaptiveParity(settings.fec_parity)
+            self._adaptive = AdaptiveParity(settings.fec_parity, settings.fec_data)
             self._copying = (0, 0)
         else:
             publisher.request_parity(peer, settings.fec_parity)

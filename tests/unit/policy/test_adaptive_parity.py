@@ -14,6 +14,7 @@ from pipeline.policy.adaptive_parity import (
     LOSS_SEGMENTS,
     LOSS_WINDOW,
     REMEMBER_NS,
+    STALL_NS,
     AdaptiveParity,
     LossSample,
 )
@@ -25,10 +26,10 @@ MOST = 3
 class Path:
     """One connection that sends so many segments a tick, some of them again."""
 
-    def __init__(self, serial: int = 1) -> None:
+    def __init__(self, serial: int = 1, most: int = MOST) -> None:
         self.serial = serial
         self.sent = self.resent = 0
-        self.adaptive = AdaptiveParity(MOST)
+        self.adaptive = AdaptiveParity(most, 10)
         self.now = 0
 
     def tick(
@@ -53,16 +54,16 @@ def test_a_clean_path_calls_for_no_parity() -> None:
     assert Path().tick(100) == 0
 
 
-def test_two_percent_of_segments_sent_again_call_for_all_within_a_second() -> None:
+@pytest.mark.parametrize(
+    ("resent", "parity", "copies"), [(1, 0, 0), (2, 1, 1), (8, 2, 2), (16, MOST, 2), (40, MOST, 2), (400, MOST, 2)]
+)
+def test_parity_has_the_size_of_the_losses_once_they_are_known_well(resent: int, parity: int, copies: int) -> None:
+    """Of 400 segments. At first they call for all."""
     path = Path()
     path.tick(20)
-    assert path.tick(10, resent=8) == MOST
-
-
-def test_half_a_percent_calls_for_some() -> None:
-    path = Path()
-    path.tick(20)
-    assert 0 < path.tick(10, resent=2) < MOST
+    assert path.tick(11, resent=resent) == (MOST if parity else 0)
+    assert path.tick(CALM_NS // TICK + LOSS_WINDOW, resent=resent) == parity
+    assert path.adaptive.copies == copies
 
 
 def test_what_a_congestion_control_loses_in_probing_calls_for_none() -> None:
@@ -70,6 +71,16 @@ def test_what_a_congestion_control_loses_in_probing_calls_for_none() -> None:
     path.tick(10)
     assert path.tick(1, resent=10) == 0  # 10 of 4000 in that second
     assert path.tick(30) == 0
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_setting_without_parity_means_no_copies_and_one_shard_means_one(most: int) -> None:
+    path = Path(most=most)
+    path.tick(20)
+    for losses in ({"resent": 2}, {"resent": 100}, {"timeouts": 1}):
+        assert path.tick(20, **losses) == most
+        assert path.adaptive.copies <= max(most, 1)
+    assert len(path.adaptive._copied_at) == len(path.adaptive._called_at) == most
 
 
 def test_one_loss_of_a_light_flow_calls_for_all_once_it_is_certain() -> None:
@@ -91,20 +102,29 @@ def test_a_connection_that_ended_for_want_of_an_answer_calls_for_all_at_once() -
     assert path.tick(1, ended=1) == MOST
 
 
-@pytest.mark.parametrize("sign", [{"ended": 1}, {"timeouts": 1}, {"resent": 200}])
-def test_a_false_alarm_is_over_in_seconds(sign: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("sign", "lasts"), [({"ended": 1}, STALL_NS), ({"timeouts": 1}, STALL_NS), ({"resent": 800}, CALM_NS)]
+)
+def test_a_false_alarm_is_over_in_seconds(sign: dict[str, int], lasts: int) -> None:
     path = Path()
     path.tick(5)
     path.tick(1, **sign)
     assert path.tick(5) == MOST
-    assert path.tick(CALM_NS // TICK - 10) == MOST
+    assert path.tick(lasts // TICK - 6) == MOST
     assert path.tick(5 + LOSS_WINDOW) == 0
+
+
+def test_a_connection_that_goes_on_standing_still_calls_for_all_until_it_ends() -> None:
+    path = Path()
+    path.tick(5)
+    for _ in range(60):
+        assert path.tick(1, timeouts=1) == MOST
 
 
 def test_after_a_quiet_time_there_is_as_much_as_was_called_for_meanwhile() -> None:
     path = Path()
     path.tick(5)
-    path.tick(10, resent=8)
+    assert path.tick(11, resent=40) == MOST
     assert path.tick(CALM_NS // TICK + 12, resent=2) == 1
     assert path.tick(20, resent=2) == 1
 
@@ -130,7 +150,7 @@ def test_a_few_percent_on_a_path_with_little_to_send_are_seen_and_are_over_when_
     for _ in range(60):  # a second each, 2 %
         path.tick(9, sent=15)
         path.tick(1, sent=15, resent=3)
-    assert path.adaptive.parity == MOST
+    assert path.adaptive.parity == 2
     seconds = 0
     while path.tick(10, sent=15):
         seconds += 1
@@ -139,9 +159,10 @@ def test_a_few_percent_on_a_path_with_little_to_send_are_seen_and_are_over_when_
 
 def test_an_idle_path_calls_for_nothing_and_what_was_known_of_it_is_there_again_with_its_first_segments() -> None:
     path = Path()
-    path.tick(20, sent=15, resent=1)
+    known = path.tick(20, sent=15, resent=1)
+    assert known > 0
     assert path.tick(CALM_NS // TICK + LOSS_WINDOW + 2, sent=0) == 0
-    assert path.tick(1, sent=15) == MOST
+    assert path.tick(1, sent=15) == known
 
 
 def test_a_path_that_has_lost_packets_gets_copies_of_light_packets_for_long() -> None:
@@ -188,9 +209,9 @@ def test_losses_one_by_one_below_the_least_share_never_call_for_parity_in_bulk(s
 
 def test_trouble_that_goes_on_keeps_it_up() -> None:
     path = Path()
-    path.tick(LOSS_WINDOW, resent=8)
+    path.tick(LOSS_WINDOW + 1, resent=40)
     for _ in range(30):
-        assert path.tick(LOSS_WINDOW, resent=8) == MOST
+        assert path.tick(LOSS_WINDOW, resent=40) == MOST
 
 
 def test_a_connection_that_is_new_brings_no_history() -> None:
