@@ -6,6 +6,7 @@
     bench hub [options]     a server with many clients, and with clients that never authenticate (hub)
     bench exporter [options]    what the exporter takes beside a hub (exporter)
     bench pairs [options]       two groups of settings, in turn (pairs)
+    bench peers [options]       this tunnel beside OpenVPN, WireGuard and fastd (peers)
 
 Each is imported only if it is asked for: some need what others do not.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-BENCHMARKS = {"fec": "loss", "codec": "codec", "hub": "hub", "exporter": "exporter", "pairs": "pairs"}
+BENCHMARKS = {"fec": "loss", "codec": "codec", "hub": "hub", "exporter": "exporter", "pairs": "pairs", "peers": "peers"}
 
 
 def main(argv: list[str]) -> int:

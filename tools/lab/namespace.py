@@ -194,6 +194,11 @@ class Namespace:
         """Settings of this namespace, each as in net.ipv4.ip_forward=1."""
         self.run(["sysctl", "-qw", *settings])
 
+    def devices(self) -> list[str]:
+        """Names of all network devices inside."""
+        lines = Path(f"/proc/{self.pid}/net/dev").read_text().splitlines()[2:]
+        return [line.partition(":")[0].strip() for line in lines]
+
     def processes(self) -> list[int]:
         """Pids of all processes inside, without the holder."""
         ours = os.fstat(self.netns).st_ino
