@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.supervisor.instance import Instance
 
 ANSWER_SECONDS = 2.0  # of a supervisor that may hang
+LITMUS_SECONDS = 10.0
+LITMUS_SECONDS_MAX = 86_400.0
 NEAR_MAX = 3  # names that an unknown one may have meant
 
 
@@ -48,6 +50,14 @@ def add_commands(command: AddCommand, add_instance: AddOptions, add_set: AddOpti
     add_instance(doctor)
     doctor.add_argument("-v", "--verbose", action="store_true", help="say what is right, too")
     doctor.add_argument("--json", action="store_true", help="print JSON, with schema_version")
+    doctor.add_argument(
+        "--litmus",
+        metavar="SECONDS",
+        type=float,
+        nargs="?",
+        const=LITMUS_SECONDS,
+        help=f"test for so long, {LITMUS_SECONDS:g} by default, whether processors keep the order of loads and stores",
+    )
 
     bundle = command("support-bundle", _support_bundle, "write an archive for somebody who helps, without secrets")
     bundle.add_argument("file", metavar="FILE", nargs="?", help="a new .tar.gz file, mode 0600")
@@ -136,11 +146,17 @@ def _schema(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from pipeline.doctor import report
+    from pipeline.doctor import ordering, report
     from pipeline.doctor.examination import examine, worst
 
+    seconds: float | None = arguments.litmus
+    if seconds is not None and not 0 < seconds <= LITMUS_SECONDS_MAX:
+        raise UsageError(f"--litmus: given {seconds:g}, expected at most {LITMUS_SECONDS_MAX:g} seconds, above 0")
     subject = _find_subject(arguments)
-    findings = examine(subject)
+    findings: Findings = []
+    if seconds is not None:  # before the threads of the examination: both processors are its own then
+        findings = [(report.LITMUS, finding) for finding in ordering.run_litmus(seconds)]
+    findings += examine(subject)
     if arguments.json:
         print(json.dumps({"name": subject.name, "runs": subject.runs} | report.as_data(findings)))
     else:

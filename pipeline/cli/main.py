@@ -175,10 +175,12 @@ def _add_instance(parser: argparse.ArgumentParser) -> None:
 
 
 def _start(arguments: argparse.Namespace) -> int:
-    from pipeline.shm import memory_order
+    from pipeline.shm import litmus, memory_order
 
     if refusal := memory_order.find_refusal():
         raise LocalError(refusal)
+    if memory_order.REORDERS:
+        litmus.check_start()
     invitation = invitation_line.read_invitation(arguments.join) if arguments.join is not None else None
 
     from pipeline import config, log
@@ -212,6 +214,8 @@ def _start(arguments: argparse.Namespace) -> int:
     log.start(first.name, "supervisor", first.log_level, first.log_format)
     if arguments.config and (exposure := ownership.find_exposure(Path(arguments.config))):
         log.LOG.warning("configuration: %s", exposure)
+    if caution := memory_order.find_caution():
+        log.LOG.warning("%s", caution)
     for warning in config.find_warnings(first, invited=invitation is not None):
         log.LOG.warning("%s", warning)
     return Supervisor(first, reread, key=invitation.key if invitation else b"").run()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipeline.doctor import clock, ends, files, firewall, machine, names, path, port, routes, sysctls
+from pipeline.doctor import clock, ends, files, firewall, machine, names, ordering, path, port, routes, sysctls
 from pipeline.doctor.finding import Finding, Level, note
 from pipeline.doctor.subject import Subject
 from pipeline.errors import TunnelError
@@ -58,7 +58,7 @@ def _addresses(subject: Subject) -> list[IPAddress]:
 
 
 CHECKS = (
-    Check("processor", "the architecture of this machine", machine.processor, start=True),
+    Check("processor", "the architecture of this machine", ordering.processor, start=True),
     Check("instance", "whether it works, and how well", ends.instance),
     Check("notes", "what the instance itself notes", ends.notes),
     Check("unapplied", "settings in the file that the instance has not read", ends.unapplied),

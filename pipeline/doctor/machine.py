@@ -1,4 +1,4 @@
-"""The offers of the machine: the processor, TUN, rights, shared memory, offloads."""
+"""The offers of the machine: TUN, rights, shared memory, offloads."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.subject import Subject
 from pipeline.runtime import topology
 from pipeline.runtime.tun import TUN_PATH
-from pipeline.shm import layout, memory_order
+from pipeline.shm import layout
 from pipeline.shm.segment import SHM_DIRECTORY
 from pipeline.supervisor.run.worker_account import preferred_misfit
 from pipeline.supervisor.run.worker_settings import worker_settings
 
 MEGABYTE = 1_000_000
-SMALL_SEGMENTS_BYTES = 4 * MEGABYTE  # scoreboard, doorbells and the like, generously
+SMALL_SEGMENTS_BYTES = 4 * MEGABYTE  # overview, event log, doorbells, generously
 
 CAP_SETGID, CAP_SETUID, CAP_NET_BIND_SERVICE, CAP_NET_ADMIN = 6, 7, 10, 12  # linux/capability.h
 CAPABILITIES = {CAP_NET_ADMIN: "CAP_NET_ADMIN", CAP_SETUID: "CAP_SETUID", CAP_SETGID: "CAP_SETGID"}
@@ -35,15 +35,6 @@ SIOCETHTOOL = 0x8946  # linux/sockios.h
 ETHTOOL_GTSO = 0x1E  # linux/ethtool.h
 _ETHTOOL_VALUE = struct.Struct("=II")
 _IFREQ = struct.Struct("16sP16x")
-
-
-def processor(subject: Subject) -> list[Finding]:
-    refusal = memory_order.find_refusal()
-    return (
-        [problem(refusal, "Run it on an x86-64 machine.")]
-        if refusal
-        else [ok("the processor keeps the order of stores")]
-    )
 
 
 # -- TUN
@@ -157,7 +148,7 @@ def needed_bytes(config: Config) -> int:
     peers = plan.peer_table
     rings = sum(layout.ring_bytes(ring.members, ring.slots, ring.slot_bytes) for ring in plan.rings)
     table = layout.peer_table_bytes(peers.capacity, plan.lanes, peers.status_rows)
-    return rings + table + SMALL_SEGMENTS_BYTES
+    return rings + table + layout.scoreboard_bytes(len(plan.workers)) + SMALL_SEGMENTS_BYTES
 
 
 class _Offloads:

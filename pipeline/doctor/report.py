@@ -8,6 +8,9 @@ from pipeline.doctor.examination import CHECKS, Findings, worst
 from pipeline.doctor.finding import Finding, Level
 from pipeline.plain_text import escaped
 
+LITMUS = "litmus"
+"""Its findings are there if the caller asks for that test."""
+
 SCHEMA_VERSION = 1
 """Counts up when a key changes its meaning or goes."""
 
@@ -40,7 +43,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def as_data(findings: Findings) -> dict[str, Any]:
-    looks = {check.name: check.looks_at for check in CHECKS}
+    looks = {check.name: check.looks_at for check in CHECKS} | {LITMUS: "the order of loads and stores"}
     return {
         "schema_version": SCHEMA_VERSION,
         "worst": worst(findings),

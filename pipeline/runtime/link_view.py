@@ -19,6 +19,7 @@ from pipeline.shm.layout import (
     LINK_PARITY,
     RECORD_WORDS,
 )
+from pipeline.shm.memory_order import REORDERS, fence
 
 ConnectionRef = tuple[int, int]
 """Consumer and ordinal of a connection."""
@@ -64,6 +65,8 @@ class LinkView:
         at = peer * RECORD_WORDS
         for words in self._words:
             if words[at + LINK_ESTABLISHED]:
+                if REORDERS:  # asked for each burst: a fence that is nothing would cost more than this
+                    fence()
                 return words[at + LINK_OFFLOADS]
         return None
 
@@ -73,6 +76,8 @@ class LinkView:
         parity = 0
         for words in self._words:
             if words[at + LINK_ESTABLISHED]:
+                if REORDERS:
+                    fence()
                 if not words[at + LINK_ACCEPTS_SHARDS]:
                     return 0
                 parity = max(parity, words[at + LINK_PARITY])

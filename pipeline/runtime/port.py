@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pipeline.runtime.plan import StagePosition
 from pipeline.shm.doorbell import Doorbell
 from pipeline.shm.layout import MASK64
+from pipeline.shm.memory_order import release
 from pipeline.shm.ring import Ring, StageView
 
 QUIET_NS = 2_000_000
@@ -38,6 +39,7 @@ class Port(StageView):
         self._on_mended = on_mended
         self._unkicked_max = max(1, ring.capacity // 4)  # they too must move on, before the ring is full of their slots
 
+    @release
     def advance(self, count: int) -> None:
         self.cursor = self._words[self._own_word] = cursor = self.cursor + count & MASK64
         self._done = cursor - self._lead

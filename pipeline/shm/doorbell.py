@@ -6,10 +6,11 @@
 A doorbell is a hint. It carries no count, no data and no truth: cursors are the truth.
 
 Ordering. The sleeper stores the flag and then loads the cursors; the kicker stores its cursor and then loads the flag.
-Each store must be visible before the load that follows it, and x86-64 does not promise that (store buffer). Taking an
-uncontended lock is a locked read-modify-write instruction, which is a full barrier on x86-64: `_FENCE` stands between
-store and load on both sides. A wake-up can still be lost, if the kicker is killed in between. Then the wait ends by its
-timeout, one period later, and the cursors are read again.
+Each store must be visible before the load that follows it, and no machine promises that (store buffer). On x86-64,
+taking an uncontended lock is a locked read-modify-write instruction, which is a full barrier: `_FENCE` stands between
+store and load on both sides. Elsewhere a lock is less than that, and `memory_order.fence` takes its place. A wake-up
+can still be lost, if the kicker is killed in between. Then the wait ends by its timeout, one period later, and the
+cursors are read again.
 
 Waits run on CLOCK_MONOTONIC (`semaphore`). No wait is longer than its period, and liveness never depends on a wait.
 """
@@ -20,12 +21,18 @@ import threading
 import time
 from collections.abc import Callable
 
+from pipeline.shm import memory_order
 from pipeline.shm.semaphore import POST_ERRORS, Semaphore, create, unlink
 
 __all__ = ["Doorbell", "create", "unlink"]
 
 _FENCE = threading.Lock()
-_acquire, _release = _FENCE.acquire, _FENCE.release  # half the price of a with statement
+FENCE_PAIR: tuple[Callable[[], object], Callable[[], object]] = (
+    (memory_order.fence, memory_order.nothing) if memory_order.REORDERS else (_FENCE.acquire, _FENCE.release)
+)
+"""Called one after the other, they are a fence between a store and a load: half the price of a with statement."""
+
+_acquire, _release = FENCE_PAIR
 
 SPIN_NS = 50_000
 """Idle strategy "spin-then-block": longer than a wake-up through the kernel (some 30 us)."""

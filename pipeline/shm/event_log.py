@@ -2,7 +2,8 @@
 
 It is a ring of records of one size. Record n of all is at place n modulo the number of records. The writer marks the
 place as empty, fills it, gives it the number n + 1, and then counts the events one up. A reader looks at the number
-before and after it copies a record: one that was overwritten meanwhile is not there any more, and is counted as missed.
+before and after it copies a record (docs/memory-order.md, "Versions"). One that was overwritten meanwhile is not there
+any more, and is counted as missed.
 
 An event that the supervisor was writing when it was stopped (SIGSTOP) or killed is not counted. All others can be read.
 """
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from pipeline.events import Event, EventKind, kind_of
 from pipeline.shm import layout, segment
+from pipeline.shm.memory_order import fence
 
 # time, begin of counting, count, kind, bytes of subject and text; subject and text follow. The number stands before.
 _RECORD = struct.Struct("<QQIHHH")
@@ -50,15 +52,19 @@ class EventLog:
         body = _cut(text, layout.EVENT_BYTES - _TEXT_AT - len(name))
         words, view = self.memory.words, self.memory.view
         words[at // 8] = 0
+        fence()
         data = _RECORD.pack(time_ns, since_ns, more, kind.id, len(name), len(body)) + name + body
         view[at + _BODY_AT : at + _BODY_AT + len(data)] = data
+        fence()
         words[at // 8] = number + 1
+        fence()
         words[_COUNT] = number + 1
         return Event(number, kind, subject, text, time_ns, more, since_ns)
 
     def read(self, start: int = 0) -> Read:
         """The events from this number on, as far as they are still there."""
         count = self.count
+        fence()
         if start > count:
             start = 0  # the numbers have begun anew
         start = max(0, start)
@@ -70,7 +76,9 @@ class EventLog:
         at = layout.EVENTS_AT + number % layout.EVENTS_KEPT * layout.EVENT_BYTES
         words = self.memory.words
         before = words[at // 8]
+        fence()
         data = bytes(self.memory.view[at + _BODY_AT : at + layout.EVENT_BYTES])
+        fence()
         if before != number + 1 or words[at // 8] != before:
             return None
         time_ns, since_ns, more, kind, subject, text = _RECORD.unpack_from(data)

@@ -2,7 +2,8 @@
 
 It is a memfd, not a name in /dev/shm: no other process can map it, and it ends with the processes that have it. The
 supervisor maps it and then forbids all later writers (F_SEAL_FUTURE_WRITE, linux/fcntl.h). Each peer index has a record
-with a version, which is odd while the record is written. A reader that finds it odd, or changed, has read nothing.
+with a version, which is odd while the record is written. A reader that finds it odd, or changed, has read nothing
+(docs/memory-order.md, "Versions").
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import struct
 from typing import NamedTuple
 
 from pipeline.shm.layout import PEER_INDEX_MASK
+from pipeline.shm.memory_order import fence
 
 KEY_BYTES = 32  # of the AEADs that there are
 
@@ -63,7 +65,9 @@ class KeyTable:
         """The keys of this session; None if it has none, or while they are written."""
         at = (peer_handle & PEER_INDEX_MASK) * RECORD_BYTES
         version = self.words[at // 8]
+        fence()
         data = bytes(self._view[at + _VERSION_BYTES : at + _VERSION_BYTES + _RECORD.size])
+        fence()
         if version & 1 or version != self.words[at // 8]:
             return None
         keys = BlockKeys(*_RECORD.unpack(data))
@@ -79,7 +83,9 @@ class KeyTable:
     def _replace(self, peer: int, data: bytes) -> None:
         at = peer * RECORD_BYTES
         self.words[at // 8] += 1
+        fence()
         self._view[at + _VERSION_BYTES : at + _VERSION_BYTES + _RECORD.size] = data
+        fence()
         self.words[at // 8] += 1
 
     def erase_all(self) -> None:

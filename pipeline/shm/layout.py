@@ -5,14 +5,20 @@ counters. The *peer table* says which peers are connected, and how packets find 
 supervisor knows, for observers. The *event log* has the last events.
 
 Each word has one writer. Words that different processes write never share a 64-byte cache line. Cursors keep 128 bytes
-apart, because x86-64 prefetches lines in pairs.
+apart, because x86-64 prefetches lines in pairs, and some arm64 processors have lines of 128 bytes.
+
+The areas that one worker alone writes begin and end at pages of the machine, which have 16 or 64 KiB on some arm64
+machines. All else is equal on every machine.
 """
 
 from __future__ import annotations
 
+import mmap
+
 # fmt: off
 CACHE_LINE = 64
-PAGE = 4096
+PAGE = 4096                # unit of slots, and of what no worker maps by itself
+MAP_PAGE = max(PAGE, mmap.PAGESIZE)   # a page of this machine: what one process writes is whole ones (mmap(2), offset)
 MASK64 = (1 << 64) - 1
 
 LAYOUT_VERSION = 7
@@ -30,7 +36,7 @@ EVENT_LOG_MAGIC = int.from_bytes(b"tnlevent", "little")
 RING_SLOTS_AT = 16         # u64, creator: capacity, a power of two because cursors wrap at 2^64
 RING_SLOT_BYTES_AT = 24    # u64, creator
 RING_MEMBERS_AT = 32       # u64, creator: number of cursors
-RING_CURSORS_AT = PAGE     # one cursor per member, on pages that every member can write to
+RING_CURSORS_AT = MAP_PAGE # one cursor per member, on pages that every member can write to
 CURSOR_STRIDE = 128
 
 # --- slot: `slot` writes and reads it ----------------------------------------------------------
@@ -56,8 +62,8 @@ SLOT_BODY_AT = PAGE        # outbound: the first packet; frame header and length
 
 # --- scoreboard --------------------------------------------------------------------------------
 SCOREBOARD_WORKERS_AT = 16 # u64, creator: number of pages
-SCOREBOARD_PAGES_AT = PAGE # one page per worker
-SCOREBOARD_PAGE_BYTES = PAGE
+SCOREBOARD_PAGES_AT = MAP_PAGE # one page per worker
+SCOREBOARD_PAGE_BYTES = MAP_PAGE
 
 # in a worker's page
 DUTIES = ("outbound", "inbound")
@@ -79,7 +85,7 @@ ROUTES_COUNT_AT = 136      # u64, supervisor
 ROUTES_AT = PAGE           # rows of ROUTE_BYTES
 ROUTE_BYTES = 32           # u8 4 or 6, u8 prefix length, 6 bytes 0, i64 peer handle, 16 bytes address
 ROUTES_MAX = 8192
-RECORDS_AT = ROUTES_AT + ROUTE_BYTES * ROUTES_MAX
+RECORDS_AT = -(-(ROUTES_AT + ROUTE_BYTES * ROUTES_MAX) // MAP_PAGE) * MAP_PAGE
 RECORD_WORDS = CACHE_LINE // 8
 PEER_INDEX_BITS = 12       # of a peer handle: the index; above it, a number that never repeats while the instance runs
 PEER_INDEX_MASK = (1 << PEER_INDEX_BITS) - 1
@@ -180,4 +186,4 @@ def page_at(worker: int) -> int:
 
 
 def _whole_pages(size: int) -> int:
-    return -(-size // PAGE) * PAGE
+    return -(-size // MAP_PAGE) * MAP_PAGE

@@ -3,7 +3,7 @@
 It has two places. The supervisor fills the place that readers do not look at, and then counts its texts one up: the
 text of that number is the current one. So there is always a whole text to read, even if the supervisor was stopped
 (SIGSTOP) while it wrote the next. A reader compares the count before and after it copies the text; if it has changed,
-the copy is thrown away.
+the copy is thrown away (docs/memory-order.md, "Versions").
 
 The supervisor stores a heartbeat here, too. At last it stores that this memory is in use no more: the instance has
 ended, or has made its memory anew under other names.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from pipeline.errors import LocalError
 from pipeline.shm import layout, segment
+from pipeline.shm.memory_order import fence
 
 ATTEMPTS = 100  # of a reader; the supervisor writes a few times a second
 _COUNT = layout.OVERVIEW_COUNT_AT // 8
@@ -54,10 +55,12 @@ class Overview:
             count = self.count
             if not count:
                 return ""
+            fence()
             at = self._at(count)
             size = self._words[at // 8]
             if size <= self.room:
                 data = bytes(self.memory.view[at + _LENGTH_BYTES : at + _LENGTH_BYTES + size])
+                fence()
                 if count == self.count:
                     return data.decode()
         raise LocalError(f"shared memory {self.memory.name}: its text cannot be read")
@@ -70,8 +73,10 @@ class Overview:
         if len(data) > self.room:
             raise LocalError(f"shared memory {self.memory.name}: has room for {self.room} bytes, not {len(data)}")
         at = self._at(self.count + 1)
+        fence()  # a reader that meets bytes of this text finds that the one before it was counted
         self.memory.view[at + _LENGTH_BYTES : at + _LENGTH_BYTES + len(data)] = data
         self._words[at // 8] = len(data)
+        fence()
         self._words[_COUNT] += 1
 
     def beat(self, now: int) -> None:

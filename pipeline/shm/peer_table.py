@@ -28,6 +28,7 @@ from pipeline.packet.route_table import RouteTable
 from pipeline.shm import layout, segment
 from pipeline.shm.connection_status import ConnectionColumns, ConnectionStatus, read_columns, rows_by_peer
 from pipeline.shm.layout import LANE_RECORDS, LINK_ESTABLISHED, PEER_INDEX_MASK, RECORD_WORDS, ROUTES_MAX
+from pipeline.shm.memory_order import fence
 
 _ROUTE = struct.Struct("<BB6xq16s")
 _VERSION = layout.ROUTES_VERSION_AT // 8
@@ -158,6 +159,7 @@ class PeerTable:
                 f"join prefixes in `allowed`, or lower max_clients"
             )
         self._words[_VERSION] += 1
+        fence()
         for index, (address, length, peer_handle) in enumerate(routes):
             _ROUTE.pack_into(
                 self.memory.view,
@@ -168,6 +170,7 @@ class PeerTable:
                 address,
             )
         self._words[_COUNT] = len(routes)
+        fence()
         self._words[_VERSION] += 1
 
     # -- a worker's
@@ -231,8 +234,10 @@ class RouteReader:
     def read_into(self, routes: RouteTable) -> None:
         """Replace the routes by the current ones. While the supervisor writes them, nothing is replaced."""
         version = self._words[_VERSION]
+        fence()
         count = min(self._words[_COUNT], ROUTES_MAX)
         data = bytes(self._view[layout.ROUTES_AT : layout.ROUTES_AT + count * _ROUTE.size])
+        fence()
         if version & 1 or version != self._words[_VERSION]:
             return
         self._seen = version

@@ -18,14 +18,17 @@ Amok. A worker that runs amok can overwrite the cursors of every ring that it vi
 than the ring holds moves its own cursor to that of the stage before it, and finds nothing ready. So slots are skipped,
 the whole ring meets at one cursor again, and no other worker ends.
 
-Ordering. advance() stores the cursor after the slot's bytes, and the next stage loads the cursor before it reads them.
-x86-64 keeps both orders (TSO) without a barrier. aarch64 keeps neither, so attaching is refused there. The store is one
-aligned 8-byte write through a "Q" view, and never struct.pack_into, which zeroes the field before it packs.
+Ordering. advance() stores the cursor after all that this member has done with the slots, and the next stage touches
+them after it has loaded the cursor. x86-64 keeps both orders by itself. Elsewhere a fence stands before the store
+(`release`), and one behind a load that has found more than the one before (`_acquire`): once a burst each. Code
+that loads or stores a cursor in another place needs them there (docs/memory-order.md). The store is one aligned 8-byte
+write through a "Q" view, and never struct.pack_into, which zeroes the field before it packs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 
 from pipeline.errors import LocalError
 from pipeline.shm import layout, memory_order, segment
@@ -58,7 +61,7 @@ def create(name: str, members: int, slots: int, slot_bytes: int, cursor: int = 0
     """Create a ring, all cursors at `cursor`. `slots` must be a power of two."""
     if slots & (slots - 1) or slots < 1:
         raise LocalError(f"ring {name}: slots must be a power of two, got {slots}")
-    _refuse_reordering_machines(name)
+    _refuse_unfit_machines(name)
     memory = segment.create_with_header(
         name, layout.ring_bytes(members, slots, slot_bytes), layout.RING_MAGIC, _geometry(members, slots, slot_bytes)
     )
@@ -73,7 +76,7 @@ def attach(name: str, members: int, slots: int, slot_bytes: int, *, only_reads: 
 
     `only_reads`: this process writes cursors, and no slot.
     """
-    _refuse_reordering_machines(name)
+    _refuse_unfit_machines(name)
     size = layout.ring_bytes(members, slots, slot_bytes)
     end = layout.ring_slots_at(members) if only_reads else size
     memory = segment.attach_with_header(
@@ -103,7 +106,7 @@ def _geometry(members: int, slots: int, slot_bytes: int) -> list[segment.Field]:
     ]
 
 
-def _refuse_reordering_machines(name: str) -> None:
+def _refuse_unfit_machines(name: str) -> None:
     if refusal := memory_order.find_refusal():
         raise LocalError(f"ring {name}: {refusal}")
 
@@ -111,6 +114,26 @@ def _refuse_reordering_machines(name: str) -> None:
 def _cursor_word(member: int) -> int:
     """Its index in Ring.cursors."""
     return layout.CURSOR_STRIDE * member // 8
+
+
+def _acquire(ready: Callable[[StageView], int]) -> Callable[[StageView], int]:
+    """Where a machine reorders: a fence between the load of the cursors before and the use of the slots that they free.
+
+    Slots up to the same end as at the last fence need no other: a poll of a ring in which nothing moves costs none.
+    """
+    if not memory_order.REORDERS:
+        return ready
+    fence = memory_order.fence
+
+    @wraps(ready)
+    def fenced(view: StageView) -> int:
+        count = ready(view)
+        if count and (end := view.cursor + count) != view.acquired:
+            view.acquired = end
+            fence()
+        return count
+
+    return fenced
 
 
 class StageView:
@@ -133,14 +156,17 @@ class StageView:
         self._mask = ring.capacity - 1
         self.slots = ring.slots
         self.mended = 0
+        self.acquired = -1  # the end of the slots that the last fence was for, where the machine needs fences
         if len(before) > 1:
             self.ready = self._ready_behind_group  # type: ignore[method-assign]
 
+    @_acquire
     def ready(self) -> int:
         """Slots that this member may touch now; 0 after cursors had to be mended, which `mended` counts."""
         count: int = self._words[self._word_before] - self._done & MASK64
         return count if count <= self._capacity else self._mend()
 
+    @_acquire
     def _ready_behind_group(self) -> int:
         words, done = self._words, self._done
         count = min([words[word] - done & MASK64 for word in self._words_before])
@@ -166,6 +192,7 @@ class StageView:
         """The i-th ready slot's index in `slots`, for tables that are kept beside them."""
         return (self.cursor + i) & self._mask
 
+    @memory_order.release
     def advance(self, count: int) -> None:
         """Hand `count` slots on. Once per burst; the caller kicks the next stage."""
         self.cursor = self._words[self._own_word] = self.cursor + count & MASK64

@@ -23,6 +23,7 @@ import posix_ipc
 
 from pipeline.errors import LocalError
 from pipeline.shm import layout
+from pipeline.shm.memory_order import fence
 
 SHM_DIRECTORY = "/dev/shm"
 
@@ -55,7 +56,7 @@ class Field(NamedTuple):
 
 
 class Area(NamedTuple):
-    """Whole pages of a segment."""
+    """Whole pages of a segment (layout.MAP_PAGE); the last may end with the segment."""
 
     at: int
     size: int
@@ -170,8 +171,11 @@ def attach(name: str, size: int, areas: Sequence[Area] | None = None, owner: int
 def create_with_header(name: str, size: int, magic: int, fields: Sequence[Field]) -> Segment:
     """Create a segment of this kind and geometry. The magic is written last: a segment with it is complete."""
     memory = create(name, size)
-    for field in reversed(_header(magic, fields)):
+    first, *others = _header(magic, fields)
+    for field in reversed(others):
         memory.words[field.at // 8] = field.value
+    fence()
+    memory.words[first.at // 8] = first.value
     return memory
 
 
@@ -187,6 +191,7 @@ def attach_with_header(
     memory = attach(name, size, areas, owner)
     for field in _header(magic, fields):
         found = memory.words[field.at // 8]
+        fence()
         if found != field.value:
             memory.close()
             raise LocalError(f"shared memory {name}: {field.meaning}: expected {field.value}, found {found}")

@@ -205,11 +205,11 @@ def test_a_worker_can_write_to_the_slots_of_its_own_lane_and_to_no_others(lanes:
             if path and f"tunnel@{lanes.name}@" in path[0] and "/sem." not in path[0] and "w" in rights:
                 begin, end = (int(part, 16) for part in area.split("-"))
                 written.setdefault(path[0].split("@")[-1].split(".")[0], []).append((int(at, 16), end - begin))
-        assert all(at >= layout.PAGE for areas in written.values() for at, _ in areas)
+        assert all(at >= layout.MAP_PAGE for areas in written.values() for at, _ in areas)
         slots = {
             name
             for name, areas in written.items()
-            if any(at + size > layout.RING_CURSORS_AT + layout.PAGE for at, size in areas)
+            if any(at + size > layout.RING_CURSORS_AT + layout.MAP_PAGE for at, size in areas)
         }
         assert slots - {"scoreboard", "peer-table"} == {name.format(lane) for name in CAN_WRITE[kind]}
         ((page_at, size),) = written["scoreboard"]

@@ -24,6 +24,7 @@ from pipeline.shm.layout import (
     LINK_RECEIVED_BYTES,
     RECORD_WORDS,
 )
+from pipeline.shm.memory_order import fence
 from pipeline.transport.connection import Connection
 from pipeline.wire import framing
 
@@ -55,6 +56,7 @@ class LinkPublisher:
         words[at + LINK_ACCEPTS_SHARDS] = bool(established) and all(
             connection.accepts_shards for connection in established
         )
+        fence()
         words[at + LINK_ESTABLISHED] = len(established)
 
     def request_parity(self, peer: int, parity: int) -> None:

@@ -12,6 +12,7 @@ from pipeline.cli import help_text
 from pipeline.cli.main import main, make_parser
 from pipeline.config.peer import PEER_SETTINGS
 from pipeline.config.schema import SETTINGS
+from pipeline.shm import memory_order
 from pipeline.version import VERSION
 
 
@@ -67,16 +68,16 @@ def test_the_command_version_prints_the_version_alone_for_scripts(capsys: pytest
     assert (main(["version"]), capsys.readouterr().out) == (0, f"{VERSION}\n")
 
 
-def test_a_machine_without_total_store_order_is_refused_before_anything_is_read(
+def test_a_machine_on_which_rings_do_not_work_is_refused_before_anything_is_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(memory_order, "find_refusal", lambda: "this machine is too small")
     assert main(["start", "--config", str(tmp_path / "missing.json")]) == 1
-    assert "this machine is aarch64: tunnel-supervisor needs x86-64" in capsys.readouterr().err
+    assert "this machine is too small" in capsys.readouterr().err
     file = tmp_path / "config.json"
     file.write_text('{"mode": "client", "remote_addr": "192.0.2.1:9", "encryption": "none", "name": "refusal-test"}')
     assert main(["check", str(file)]) == 1
-    assert "problem: this machine is aarch64" in capsys.readouterr().err
+    assert "problem: this machine is too small" in capsys.readouterr().err
     assert main(["check", "--offline", str(file)]) == 0
 
 

@@ -150,9 +150,9 @@ def test_records_and_rows_share_no_byte_and_fill_the_segment(make: Make, geometr
     for lane in range(lanes):
         assert [each.serial for each in made.connections(lane)] == [1000 * lane + index for index in range(rows)]
     assert bytes(made.memory.view[: layout.RECORDS_AT]) == header
-    tables, pages = 1 + 5 * lanes, layout.records_bytes(capacity) // layout.PAGE
-    assert layout.records_bytes(capacity) - layout.PAGE < 64 * capacity <= layout.records_bytes(capacity)
-    expected = layout.RECORDS_AT + layout.PAGE * pages * tables + lanes * layout.status_rows_bytes(rows)
+    tables, pages = 1 + 5 * lanes, layout.records_bytes(capacity) // layout.MAP_PAGE
+    assert layout.records_bytes(capacity) - layout.MAP_PAGE < 64 * capacity <= layout.records_bytes(capacity)
+    expected = layout.RECORDS_AT + layout.MAP_PAGE * pages * tables + lanes * layout.status_rows_bytes(rows)
     assert made.memory.size == expected
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import LocalError
-from pipeline.shm import layout, ring, segment
+from pipeline.shm import layout, memory_order, ring, segment
 from pipeline.shm.ring import Ring, StageView
 from tests.harness.factory import factory
 from tests.support import ROOT
@@ -262,7 +262,7 @@ def test_a_segment_whose_header_differs_is_refused_with_what_was_expected_and_fo
 
 
 @pytest.mark.parametrize(
-    ("members", "slots", "slot_bytes"), [(2, 8, SLOT_BYTES), (2, SLOTS, 2 * SLOT_BYTES), (40, SLOTS, SLOT_BYTES)]
+    ("members", "slots", "slot_bytes"), [(2, 8, SLOT_BYTES), (2, SLOTS, 2 * SLOT_BYTES), (1000, SLOTS, SLOT_BYTES)]
 )
 def test_a_ring_of_another_size_is_refused(make: Make, members: int, slots: int, slot_bytes: int) -> None:
     with pytest.raises(LocalError, match=r"expected .* bytes, has"):
@@ -274,11 +274,14 @@ def test_a_ring_of_as_many_bytes_but_another_shape_is_refused(make: Make) -> Non
         ring.attach(make(2).memory.name, 2, SLOTS // 2, 2 * SLOT_BYTES)
 
 
-def test_a_machine_without_total_store_order_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_is_refused_neither_makes_a_ring_nor_attaches_to_one(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attached = make(2)
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    with pytest.raises(LocalError, match=r"this machine is aarch64: .* needs x86-64"):
-        ring.attach(attached.memory.name, 2, SLOTS, SLOT_BYTES)
+    monkeypatch.setattr(memory_order, "find_refusal", lambda: "this machine is too small")
+    for way in (ring.attach, ring.create):
+        with pytest.raises(LocalError, match=f"ring {attached.memory.name}: this machine is too small"):
+            way(attached.memory.name, 2, SLOTS, SLOT_BYTES)
 
 
 def test_no_two_cursors_share_a_pair_of_cache_lines_and_slots_begin_on_a_page() -> None:
@@ -286,7 +289,7 @@ def test_no_two_cursors_share_a_pair_of_cache_lines_and_slots_begin_on_a_page() 
     assert layout.RING_CURSORS_AT % layout.CURSOR_STRIDE == 0
     for members in range(1, 200):
         first = layout.ring_slots_at(members)
-        assert first % layout.PAGE == 0
+        assert first % layout.MAP_PAGE == 0
         assert first >= layout.RING_CURSORS_AT + members * layout.CURSOR_STRIDE
 
 

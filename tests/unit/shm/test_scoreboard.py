@@ -102,7 +102,7 @@ def test_no_two_things_of_a_page_overlap_and_all_lie_in_it() -> None:
 
 
 def test_pages_lie_one_behind_the_other_and_fill_the_scoreboard() -> None:
-    assert [layout.page_at(w) for w in range(3)] == [layout.PAGE + w * layout.SCOREBOARD_PAGE_BYTES for w in range(3)]
+    assert [layout.page_at(w) for w in range(3)] == [layout.MAP_PAGE * (1 + w) for w in range(3)]
     assert layout.scoreboard_bytes(3) == layout.page_at(2) + layout.SCOREBOARD_PAGE_BYTES
 
 

@@ -14,7 +14,7 @@ from pipeline.errors import LocalError
 from pipeline.shm import layout, segment
 from pipeline.shm.segment import Area, Field
 
-SIZE = 3 * 4096 + 100  # the last word is not whole
+SIZE = 3 * layout.MAP_PAGE + 100  # the last word is not whole
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="changes the user id")
 NOBODY = 65534
@@ -122,9 +122,10 @@ def test_a_segment_with_a_header_is_attached_by_its_own_kind_and_geometry_alone(
 def test_a_segment_that_is_attached_leaves_no_descriptor_that_can_write_to_it(name: str) -> None:
     made = segment.create(name, SIZE)
     made_by_itself = descriptors_of(name)
-    attached = segment.attach(name, SIZE, [Area(4096, 4096)])
-    attached.cut(4096, 3)[:] = b"one"
-    assert bytes(made.view[4096:4099]) == b"one"
+    page = layout.MAP_PAGE
+    attached = segment.attach(name, SIZE, [Area(page, page)])
+    attached.cut(page, 3)[:] = b"one"
+    assert bytes(made.view[page : page + 3]) == b"one"
     with pytest.raises(TypeError, match="read-only"):
         attached.cut(0, 3)[:] = b"two"
     new = descriptors_of(name) - made_by_itself
