@@ -72,13 +72,16 @@ version = {version}
 executable = {interpreter}
 """
 
+ORDERED, FENCES = "amd64", "libatomic1"
+"""The architecture that needs no fences, and what the others have them from (pipeline.shm.memory_order)."""
+
 CONTROL = """\
 Package: {name}
 Version: {version}
 Architecture: {architecture}
 Maintainer: {maintainer}
 Installed-Size: {size}
-Depends: {python}, python3, libc6 (>= {libc}), iproute2, nftables
+Depends: {python}, python3, libc6 (>= {libc}), iproute2, nftables{fences}
 Suggests: iputils-ping, bash-completion
 Section: net
 Priority: optional
@@ -193,7 +196,8 @@ def _pack(stage: Path, version: str, python: str, libc: str, when: int) -> Path:
     sums = "".join(f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(stage)}\n" for path in files)
     architecture = run(["dpkg", "--print-architecture"]).strip()
     facts = {"name": NAME, "version": version, "architecture": architecture, "size": size, "maintainer": MAINTAINER}
-    _write(stage / "DEBIAN/control", CONTROL.format(**facts, python=python, libc=libc))
+    fences = f", {FENCES}" if architecture != ORDERED else ""
+    _write(stage / "DEBIAN/control", CONTROL.format(**facts, python=python, libc=libc, fences=fences))
     _write(stage / "DEBIAN/md5sums", sums)
     for script in MAINTAINER_SCRIPTS:
         _write(stage / "DEBIAN" / script, (SCRIPTS / script).read_text(), 0o755)

@@ -1,0 +1,45 @@
+"""The commands of tools/arm64. Exit status: that of the command inside."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tools.emulation.machine import EmulatedRoot, EmulationError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PYTEST = ("python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=900")
+TESTED = ("tests/unit", "tests/inline")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tools/arm64", description="This checkout on an emulated arm64 machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("make", "make the machine, or bring it up to date"),
+        ("run", "a command inside, in /src, with this machine's network"),
+        ("test", f"tests inside, those of {' and '.join(TESTED)} if none are named"),
+    ):
+        each = commands.add_parser(name, help=text)
+        each.add_argument("directory", type=Path, metavar="DIR", help="where the machine is kept")
+        each.set_defaults(rest=[])
+        if name != "make":
+            each.add_argument("rest", nargs=argparse.REMAINDER, help="the command, or arguments of pytest")
+    arguments = parser.parse_args()
+    machine = EmulatedRoot(arguments.directory.resolve())
+    try:
+        machine.make(CHECKOUT)
+    except EmulationError as error:
+        print(f"tools/arm64: {error}", file=sys.stderr)
+        return 1
+    words = {"make": [], "run": arguments.rest, "test": [*PYTEST, *(arguments.rest or TESTED)]}[arguments.command]
+    if words:
+        inside = machine.inside(CHECKOUT, "env", "-C", "/src", *words, network=arguments.command == "test")
+        os.execvp(inside[0], inside)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
