@@ -1,9 +1,10 @@
-"""A plugin of pytest that lets a process take this machine for arm64 with pages of 64 KiB, before it imports pipeline.
+"""A plugin of pytest that lets a process take this machine for arm64 with larger pages, before it imports pipeline.
 
     python -m pytest -p tests.harness.other_machine tests/unit/shm
 
-So fences are called where arm64 needs them, and each mapping is at a place where it can be there. The processor keeps
-its own order: whether fences suffice is no matter of these tests.
+Pages have 64 KiB, or as many bytes as OTHER_MACHINE_PAGE_BYTES says. So fences are called where arm64 needs them, and
+each mapping is at a place where it can be there. The processor keeps its own order: whether fences suffice is no matter
+of these tests.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import mmap
 import os
 from typing import Any
 
-PAGE_BYTES = 1 << 16
+PAGE_BYTES = int(os.environ.get("OTHER_MACHINE_PAGE_BYTES", 1 << 16))
 NAME = "aarch64"
 
 

@@ -1,7 +1,8 @@
-"""Pipelines and shared memory in a process that takes this machine for arm64 with pages of 64 KiB."""
+"""Pipelines and shared memory in a process that takes this machine for arm64 with pages of 16 or 64 KiB."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -15,16 +16,23 @@ OWN_PROCESSES = "not another_process"  # of tests that start processes, which ta
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "tests",
+    ("page_bytes", "tests"),
     [
-        ["tests/unit/shm"],
-        ["tests/inline/test_tunnel.py"],
-        ["tests/inline/test_sealed.py", "tests/inline/test_transit.py"],
+        (1 << 14, ["tests/unit/shm"]),
+        (1 << 16, ["tests/unit/shm"]),
+        (1 << 16, ["tests/inline/test_tunnel.py"]),
+        (1 << 16, ["tests/inline/test_sealed.py", "tests/inline/test_transit.py"]),
     ],
-    ids=" ".join,
+    ids=str,
 )
-def test_everything_works_with_fences_and_with_large_pages(tests: list[str]) -> None:
+def test_everything_works_with_fences_and_with_large_pages(page_bytes: int, tests: list[str]) -> None:
     done = subprocess.run(
-        [*PYTEST, "-k", OWN_PROCESSES, *tests], cwd=ROOT, capture_output=True, text=True, check=False, timeout=110
+        [*PYTEST, "-k", OWN_PROCESSES, *tests],
+        cwd=ROOT,
+        env=os.environ | {"OTHER_MACHINE_PAGE_BYTES": str(page_bytes)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -17,7 +17,7 @@ from pipeline.errors import LocalError
 from pipeline.supervisor.kernel.listener import listen
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2  # linux/prctl.h, linux/seccomp.h
-SYS_SOCKET = 41  # x86-64
+SYS_SOCKET = {"x86_64": 41, "aarch64": 198}[os.uname().machine]  # asm/unistd.h
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1  # linux/sockios.h, linux/if.h
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 RET_ERRNO, RET_ALLOW = 0x00050000, 0x7FFF0000

@@ -85,6 +85,7 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "TMPDIR": "/tmp",
     "PYTHONDONTWRITEBYTECODE": "1",  # the checkout is another machine's
+    "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",
 }
 
 

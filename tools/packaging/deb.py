@@ -81,7 +81,7 @@ Version: {version}
 Architecture: {architecture}
 Maintainer: {maintainer}
 Installed-Size: {size}
-Depends: {python}, python3, libc6 (>= {libc}), iproute2, nftables{fences}
+Depends: {needed}
 Suggests: iputils-ping, bash-completion
 Section: net
 Priority: optional
@@ -196,8 +196,9 @@ def _pack(stage: Path, version: str, python: str, libc: str, when: int) -> Path:
     sums = "".join(f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(stage)}\n" for path in files)
     architecture = run(["dpkg", "--print-architecture"]).strip()
     facts = {"name": NAME, "version": version, "architecture": architecture, "size": size, "maintainer": MAINTAINER}
-    fences = f", {FENCES}" if architecture != ORDERED else ""
-    _write(stage / "DEBIAN/control", CONTROL.format(**facts, python=python, libc=libc, fences=fences))
+    fences = [] if architecture == ORDERED else [FENCES]
+    needed = ", ".join([python, "python3", f"libc6 (>= {libc})", "iproute2", "nftables", *fences])
+    _write(stage / "DEBIAN/control", CONTROL.format(**facts, needed=needed))
     _write(stage / "DEBIAN/md5sums", sums)
     for script in MAINTAINER_SCRIPTS:
         _write(stage / "DEBIAN" / script, (SCRIPTS / script).read_text(), 0o755)
