@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import mmap
 import os
 import platform
 import stat
@@ -138,6 +139,7 @@ def _version() -> dict[str, Any]:
         "python": sys.version,
         "machine": platform.machine(),
         "kernel": platform.release(),
+        "page_bytes": mmap.PAGESIZE,
         "packages": packages,
     }
 

@@ -12,7 +12,8 @@ from pipeline.cli import help_text
 from pipeline.cli.main import main, make_parser
 from pipeline.config.peer import PEER_SETTINGS
 from pipeline.config.schema import SETTINGS
-from pipeline.shm import memory_order
+from pipeline.errors import LocalError
+from pipeline.shm import litmus, memory_order
 from pipeline.version import VERSION
 
 
@@ -79,6 +80,21 @@ def test_a_machine_on_which_rings_do_not_work_is_refused_before_anything_is_read
     assert main(["check", str(file)]) == 1
     assert "problem: this machine is too small" in capsys.readouterr().err
     assert main(["check", "--offline", str(file)]) == 0
+
+
+def test_a_machine_that_needs_fences_is_tested_before_a_start_and_refused_if_they_do_not_suffice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise LocalError("this machine does not keep the order")
+
+    monkeypatch.setattr(litmus, "check_start", fails)
+    missing = ["start", "--config", "/nonexistent/config.json"]
+    main(missing)
+    assert "does not keep the order" not in capsys.readouterr().err
+    monkeypatch.setattr(memory_order, "REORDERS", True)
+    assert main(missing) == 1
+    assert "this machine does not keep the order" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

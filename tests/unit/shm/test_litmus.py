@@ -60,10 +60,13 @@ def test_a_check_before_a_start_that_fails_says_what_failed(monkeypatch: pytest.
         litmus.check_start()
 
 
-def test_another_process_that_does_not_come_ends_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_that_does_not_come_ends_the_test_and_prevents_no_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(LocalError, match="its other process has ended"):
         litmus.run(SECONDS, [0, 0])
+    litmus.check_start()
 
 
 # -- each test fails on a memory as a machine would show it that orders too little
