@@ -76,8 +76,9 @@ mount -t tmpfs -o mode=1777 tmpfs tmp
 mkdir -p src
 mount --rbind -o ro "$CHECKOUT" src
 [ -z "$NETWORK" ] || chroot . /sbin/ip link set lo up
-exec chroot . /usr/bin/env -i $ENVIRONMENT "$@"
+exec chroot . /usr/bin/env -i $ENVIRONMENT /bin/sh -c '"$@"; exit $?' first "$@"
 """
+"""The shell inside is the first process: it reaps what others leave behind, which a program would take for its own."""
 
 ENVIRONMENT = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -194,6 +195,7 @@ class EmulatedRoot:
             *(f"--platform={platform}" for platform in PLATFORMS),
             *("--constraint", checkout / "constraints.txt", *_requirements(checkout)),
         )
+        (self.path / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
         (site / "hide_emulator.py").write_text(HIDE_EMULATOR)
         (site / "checkout.pth").write_text("/src\nimport hide_emulator\n")
         _run(*self.inside(checkout, "python3", "-c", "import pipeline.supervisor.supervisor, workers"))
