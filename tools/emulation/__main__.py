@@ -10,15 +10,16 @@ from pathlib import Path
 from tools.emulation.machine import EmulatedRoot, EmulationError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-EMULATOR_LACKS = (  # SO_MAX_PACING_RATE, most of TCP_INFO, a start with closed standard files
+LACKING = (  # in the emulator: SO_MAX_PACING_RATE, TCP_INFO, a start without standard files; the wheel of zfec
     "tests/unit/workers/tcp/test_link_monitor.py",
     "tests/unit/transport/test_connection.py::test_the_kernel_tells_of_bytes_that_were_acknowledged",
     "tests/unit/transport/test_connection.py::test_the_kernel_tells_how_long_the_other_ends_window_was_closed",
     "tests/unit/transport/test_connection.py::test_a_pacing_rate_is_set_and_taken_away_and_a_closed_socket_is_no_error",
     "tests/unit/system/test_inherited.py::test_a_file_that_is_opened_later_is_no_standard_file",
+    "tests/unit/fec/test_codec.py::test_the_bench_measures_the_code_beside_zfec",
 )
 PYTEST = ["python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=900"]
-PYTEST += [f"--deselect={each}" for each in EMULATOR_LACKS]
+PYTEST += [f"--deselect={each}" for each in LACKING]
 TESTED = ("tests/unit", "tests/inline")
 
 

@@ -208,10 +208,11 @@ class EmulatedMachine:
     """
 
     def __init__(self, root: EmulatedRoot, checkout: Path) -> None:
-        self._words = root.inside(checkout, "sh", "-c", "echo; exec sleep infinity", network=True)
+        self._words = root.inside(checkout, "sh", "-c", "echo; exec cat", network=True)
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(self._words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        # its first process reads until this process ends, however that happens
+        self._process = subprocess.Popen(self._words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         if not self._process.stdout.readline():
             self.close()
@@ -228,8 +229,9 @@ class EmulatedMachine:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def inside(self, *words: object) -> list[str]:
         """The words of a command inside."""
