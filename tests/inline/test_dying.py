@@ -35,7 +35,7 @@ def test_the_connection_of_a_silent_peer_is_closed_after_the_timeout_and_not_bef
         peer = dial(server, hello())
         since = time.monotonic()
         ended(peer, server)
-        assert 0.4 <= time.monotonic() - since < 3
+        assert time.monotonic() - since >= 0.4
         assert server.count("tcp.connections_timed_out") == server.count("tcp.connections_lost") == 1
         assert KEEPALIVE in peer.kinds()
         dial(server, hello())

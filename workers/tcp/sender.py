@@ -4,14 +4,16 @@ A burst, in the order in which `work` calls:
 
     1. follow_connections  connections that came or went: a send queue each; items of those that ended go to others
                            (`workers.tcp.outbound_peers`)
-    2. scan                each new slot becomes send items in the queues of their connections
+    2. send                while no queue has anything: slots for one connection go straight to its socket
+                           (`workers.tcp.direct_sender`). If that leaves anything, or a queue has something:
+    3. scan                each new slot becomes send items in the queues of their connections
                            (`workers.tcp.ring_scanner`), some a little later (`workers.tcp.delayed_items`)
-    3. _send               one sendmsg for each queue that has something, within the rate of its peer
+    4. _send               one sendmsg for each queue that has something, within the rate of its peer
                            (`workers.tcp.send_queue`)
-    4. _relieve            what full connections hold up is skipped, moved (`workers.tcp.peer_sender`) or copied out of
+    5. _relieve            what full connections hold up is skipped, moved (`workers.tcp.peer_sender`) or copied out of
                            the rings (`workers.tcp.backlog`)
-    5. release             slots whose items are all finished go on: the ring has room for TUN again
-    6. _tick               ten times a second: keepalives and rates
+    6. release             slots whose items are all finished go on: the ring has room for TUN again
+    7. _tick               ten times a second: keepalives and rates
 
 A full socket. With one peer, plain blocks wait in the ring, and only TLS records that the socket has not taken wait
 elsewhere. The ring fills and stalls the TUN reader, which may queue packets of its own (`workers.tun.backpressure`).
