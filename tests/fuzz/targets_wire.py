@@ -19,6 +19,7 @@ from pipeline.counters import ID
 from pipeline.credentials import invitation, keys
 from pipeline.credentials.invitation import Invitation
 from pipeline.errors import ConfigError, PeerError
+from pipeline.fec.shard import COPIES
 from pipeline.packet import gso as superpacket
 from pipeline.packet import ip as ippacket
 from pipeline.packet.flow_classifier import FlowClassifier
@@ -93,7 +94,8 @@ def frames(data: bytes) -> None:
         (length,) = struct.unpack_from(">I", view, at)
         assert length <= limit
         found += 1
-        found_runs += length > 0 and view[at + 4] == framing.RUN
+        is_run = length > 0 and view[at + 4] == framing.RUN
+        found_runs += is_run and (length < 9 or not view[at + 8] & COPIES)
         at += 4 + length
     assert (at, found, found_runs) == (whole, count, runs)
     assert framing.scan(view, 0, whole, limit) == (whole, 0, count, runs, bare, charged)
