@@ -114,6 +114,7 @@ KEYS = {
     "connections[].rtt_ms": "smoothed round trip time",
     "connections[].resent_segments": "lost TCP segments sent again: `retrans` of `ss -ti` without `dsack_dups`",
     "connections[].sent_segments": "TCP segments with data, those sent again included",
+    "connections[].congestion": 'the congestion control of its socket, such as `cubic`; `""` before it is established',
     "counters": "by name, the sum over all workers (`pipeline/counters.py`)",
     "events": "the last events; `events --json` has their keys",
 }
