@@ -22,6 +22,9 @@ SEALED_RUN = struct.Struct(">IBIIBBBBIHH")
 
 assert SEALED_RUN.size == RUN_BYTES
 
+_LANE_BYTE_AT = 8  # of a run frame: the last byte of the stream has the lane; sealed: pipeline.sealing.kinds
+_N_AT, _M_AT = 13, 14
+
 SHARD_MOST_BYTES = 1320
 """Most bytes of a block in one shard, unless the block is full: with header and padding it fits one TCP segment."""
 
@@ -86,3 +89,23 @@ COPIES = 0x80
 def stream(run: int, lane: int, traffic_class: int) -> int:
     """The number of a stream: it differs for each start of the sender (`run`), lane and traffic class."""
     return (run & 0xFFFFFF) << 8 | (lane & 0x3F) << 1 | traffic_class
+
+
+def lane_of(view: memoryview, at: int, length: int, sealed: bool) -> int:
+    """The lane that the stream of the run frame at view[at] names. `length`: as the frame says; a short one counts as
+    lane 0."""
+    if length < _M_AT:
+        return 0
+    return view[at + _LANE_BYTE_AT] >> 3 if sealed else (view[at + _LANE_BYTE_AT] & COPIES - 1) >> 1
+
+
+def is_whole(view: memoryview, at: int, length: int, sealed: bool, light: bool) -> bool:
+    """Whether the run frame at view[at] is a block that has travelled whole, or a copy of one: the tun worker's.
+
+    `light`: it has come on a connection for light flows. All others are shards, the fec worker's.
+    """
+    if length < _M_AT:
+        return False
+    if sealed:
+        return view[at + _N_AT] == 1 and (light or not view[at + _M_AT])
+    return view[at + _LANE_BYTE_AT] >= COPIES

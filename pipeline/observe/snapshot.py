@@ -23,9 +23,10 @@ from pipeline.observe.process_stat import HALTED, CpuMeter, read_process
 from pipeline.observe.sentence import describe
 from pipeline.peers.peer_status import PeerRow, PeerStatus, peer_status
 from pipeline.runtime.plan import Plan, RingPlan, WorkerPlan
+from pipeline.shm import link_requests
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.event_log import EventLog
-from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_PARITY, MASK64, RECORD_WORDS
+from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_REQUESTS, MASK64, RECORD_WORDS
 from pipeline.shm.overview import Overview
 from pipeline.shm.peer_table import PeerTable
 from pipeline.shm.ring import Ring
@@ -278,13 +279,13 @@ def _fec(plan: Plan, table: PeerTable) -> dict[str, Any]:
         return {"mode": "off"}
     established, decoding, parity = 0, 0, 0
     for words in table.links:
-        columns = (words[at::RECORD_WORDS] for at in (LINK_ESTABLISHED, LINK_ACCEPTS_SHARDS, LINK_PARITY))
+        columns = (words[at::RECORD_WORDS] for at in (LINK_ESTABLISHED, LINK_ACCEPTS_SHARDS, LINK_REQUESTS))
         for count, accepts, wanted in zip(*columns, strict=True):
             if count:
                 established += 1
                 if accepts:
                     decoding += 1
-                    parity = max(parity, wanted)
+                    parity = max(parity, link_requests.read(wanted).parity)
     return {
         "mode": settings.fec,
         "data": settings.fec_data,

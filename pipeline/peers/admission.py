@@ -245,7 +245,8 @@ class Admission:
         assigned = self._admit(known, certificate, hello, place)
         if isinstance(assigned, Refusal):
             return name, assigned
-        welcome = self._welcome(known.policy, assigned)
+        lane = hello.lane % len(self._table.links)  # that lane of ours answers which the client sends to
+        welcome = self._welcome(known.policy, assigned)._replace(lane=lane)
         if sealed := self._sealed(assigned):
             welcome = welcome._replace(key_share=answer_key_share(sealed, bytes.fromhex(request["certificate"])).pack())
         if transcript or request["certificate"]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 from pipeline.packet.route_table import NO_PEER
 from pipeline.policy.quota import QuotaState
 from pipeline.sealing.key_schedule import SUITES
+from pipeline.shm import link_requests
 from pipeline.shm.connection_status import ConnectionStatus
-from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_LIGHT, LINK_PARITY, RECORD_WORDS
+from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_LIGHT, LINK_REQUESTS, RECORD_WORDS
 from pipeline.shm.peer_table import PeerTable
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, f
     own = connections_of(index) if count else []
     established = [link for link in links if link[LINK_ESTABLISHED]]
     accepts = bool(established) and all(link[LINK_ACCEPTS_SHARDS] for link in established)
+    requests = link_requests.most(link[LINK_REQUESTS] for link in established if fec_data and accepts)
 
     def since(count: Callable[[int], int], before: int) -> int:
         return max(0, count(index) - before) if has_session else 0
@@ -192,7 +194,7 @@ def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, f
         "resent_segments": sum(each.resent_segments for each in own),
         "sent_segments": sum(each.sent_segments for each in own),
         "fec_data": fec_data,
-        "fec_parity": max((link[LINK_PARITY] for link in established), default=0) if fec_data and accepts else 0,
+        "fec_parity": requests.parity,
         "recovered_blocks": since(table.recovered, row.recovered),
         "expired_blocks": since(table.expired, row.expired),
     }

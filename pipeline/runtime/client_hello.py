@@ -29,4 +29,5 @@ def client_hello(settings: WorkerSettings, key_id: bytes, dial_index: int, nonce
         requested_addresses=tuple(map(ip_address, settings.requested_addresses)),
         program=settings.program,
         key_share=bytes.fromhex(settings.key_share),
+        lane=dial_index % settings.lanes,
     )

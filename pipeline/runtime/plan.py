@@ -77,6 +77,7 @@ class WorkerSettings(NamedTuple):
     key_share: str = ""  # of a client, for sealed blocks, hexadecimal
     seals: bool = False  # packets are encrypted by block (pipeline.sealing)
     program: str = ""  # version of a client's program; "": not told. An older supervisor's plan has none
+    lanes: int = 1  # of this end
 
     @property
     def frame_limit(self) -> int:

@@ -134,6 +134,7 @@ def build_plan(
     rows = min(STATUS_ROWS_MAX, STATUS_ROWS_MIN + STATUS_ROWS_PER_PEER * (capacity - 1))
     peers = PeerTablePlan(shm_name("peer-table"), capacity, rows)
     scoreboard, events, overview = (shm_name(what) for what in ("scoreboard", EVENTS, OVERVIEW))
+    settings = settings._replace(lanes=lanes)
     return Plan(name, run_id, mode, lanes, scoreboard, events, overview, peers, workers, rings, settings)
 
 

@@ -71,6 +71,7 @@ DUTY_AT = 0                # one area per duty
 DUTY_STRIDE = 128
 DUTY_HEARTBEAT_AT = 0      # u64, duty: CLOCK_MONOTONIC ns of its last loop
 DUTY_SLEEPING_AT = 64      # u64, duty: 1 while it waits on its doorbell
+CONNECTIONS_AT = 384       # u64, tcp inbound duty of a server: connections that it has, handshakes included
 COUNTERS_AT = 512          # u64 each, index = counter id
 COUNTERS_MAX = 256
 
@@ -93,8 +94,10 @@ FIRST_PEER_HANDLE = 1 << PEER_INDEX_BITS   # of peer 0 where there is no other
 
 # kinds of records, each with RECORD_WORDS for every peer: words in it. The first exists once, the others in each lane.
 PEER_HANDLE, PEER_RATE = range(2)                      # supervisor: current handle; bytes a second each way, or 0
-(LINK_ESTABLISHED, LINK_OFFLOADS, LINK_LIGHT, LINK_ACCEPTS_SHARDS, LINK_PARITY,
- LINK_RECEIVED_BYTES, LINK_COUNTED_BYTES, LINK_COPYING) = range(8)   # tcp inbound duty: see runtime.link_view
+(LINK_ESTABLISHED, LINK_OFFLOADS, LINK_LIGHT, LINK_ACCEPTS_SHARDS, LINK_REQUESTS,
+ LINK_RECEIVED_BYTES, LINK_COUNTED_BYTES, LINK_LANES) = range(8)   # tcp inbound duty: see runtime.link_view
+REQUESTS_BITS = 8       # of LINK_REQUESTS: parity; then as many of copies; above them the spacing, in microseconds
+LIGHT_LANES_SHIFT = 32  # of LINK_LANES: a bit for each lane of bulk connections, above them one of light ones
 SENT_BYTES, SENT_DROPPED = range(2)                    # tcp outbound duty
 NUMBER_CODED, NUMBER_LIGHT, NUMBER_PACKETS, NUMBER_COPIED = range(4)   # tun outbound duty: next block number of a
                                                        # stream; packets of bulk for the peer; bytes of copies for it
@@ -105,7 +108,6 @@ NUMBER_CODED, NUMBER_LIGHT, NUMBER_PACKETS, NUMBER_COPIED = range(4)   # tun out
                                                        # that the peer has; a connection that brings blocks which cannot
                                                        # be opened, and how many in a row
 RECOVERED_BLOCKS, EXPIRED_BLOCKS = range(2)            # fec inbound duty
-COPIES_BITS = 8                                        # of LINK_COPYING: copies; above them the spacing, microseconds
 LANE_RECORDS = ("link", "sent", "number", "transit", "recovered")
 
 STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the records, lane by lane

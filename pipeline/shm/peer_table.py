@@ -25,7 +25,7 @@ from itertools import chain
 
 from pipeline.errors import LocalError
 from pipeline.packet.route_table import RouteTable
-from pipeline.shm import layout, segment
+from pipeline.shm import layout, link_requests, segment
 from pipeline.shm.connection_status import ConnectionColumns, ConnectionStatus, read_columns, rows_by_peer
 from pipeline.shm.layout import LANE_RECORDS, LINK_ESTABLISHED, PEER_INDEX_MASK, RECORD_WORDS, ROUTES_MAX
 from pipeline.shm.memory_order import fence
@@ -93,8 +93,8 @@ class PeerTable:
 
     def spacing_ns(self, peer: int) -> int:
         """The time between two copies of a light packet for this peer, or two runs of a block; 0: none."""
-        at = peer * RECORD_WORDS + layout.LINK_COPYING
-        return 1000 * max(words[at] >> layout.COPIES_BITS for words in self.links)
+        at = peer * RECORD_WORDS + layout.LINK_REQUESTS
+        return 1000 * max(words[at] >> link_requests.SPACING_SHIFT for words in self.links)
 
     def copied_elsewhere(self, peer: int, lane: int) -> int:
         """Bytes of copies for this peer that the tun workers of other lanes have made."""

@@ -144,6 +144,7 @@ class Welcomed(NamedTuple):
     traffic_class: int
     accepts_shards: bool  # the other end does
     rest: bytes = b""  # bytes behind the handshake: the stream begins with them
+    lane: int = 0  # of the other end, that sends on this connection
 
 
 class Failed(NamedTuple):
@@ -295,6 +296,7 @@ class ServerHandshake(_Handshake):
             framing.LIGHT if hello.traffic_class == framing.LIGHT else framing.BULK,
             bool(hello.features & messages.ACCEPTS_SHARDS),
             bytes(self._received),
+            hello.lane,
         )
         return [Send(frame), welcomed]
 
@@ -357,6 +359,7 @@ class ClientHandshake(_Handshake):
             hello.connection_index,
             hello.traffic_class,
             bool(welcome.features & messages.ACCEPTS_SHARDS),
+            lane=welcome.lane,
         )
         if self.state is State.AWAIT_PROVED_WELCOME or hello.key_share:
             self._welcomed = welcomed

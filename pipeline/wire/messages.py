@@ -57,7 +57,7 @@ _CLOCK = struct.Struct(">Q")
 _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
-EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE = 1, 2, 3, 4, 5  # types of extensions
+EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE = 1, 2, 3, 4, 5, 6  # types of extensions
 
 ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
@@ -122,6 +122,7 @@ class Hello(NamedTuple):
     exchange: bytes = b""  # the client's public value for a new key; b"": none is asked for
     leaves: bool = False  # the client asks to be forgotten
     key_share: bytes = b""  # of the client, for sealed blocks (pipeline.sealing.session); b"": it offers none
+    lane: int = 0  # of the client, that sends on this connection (pipeline.policy.lane_pairs)
 
     def frame(self) -> bytes:
         _exactly(KEY_ID_BYTES, self.key_id, "key id")
@@ -137,7 +138,8 @@ class Hello(NamedTuple):
         if self.exchange:
             exchange = _extension(EXCHANGE, _exactly(PUBLIC_BYTES, self.exchange, "public value"))
         program = _extension(PROGRAM, self.program.encode()) if self.program else b""
-        return exchange + _extension(LEAVE, b"") * self.leaves + program + _key_share(self.key_share)
+        leave = _extension(LEAVE, b"") * self.leaves
+        return exchange + leave + program + _key_share(self.key_share) + _lane(self.lane)
 
 
 class Challenge(NamedTuple):
@@ -171,6 +173,7 @@ class Welcome(NamedTuple):
     program: str = ""  # version of the server's program; "": not told
     clock: int = 0  # of the server: seconds since 1970; 0: not told
     key_share: bytes = b""  # of the server, for sealed blocks; b"": blocks are not sealed
+    lane: int = 0  # of the server, that sends on this connection, as it tells this client
 
     def frame(self) -> bytes:
         _exactly(MAC_BYTES, self.mac, "mac")
@@ -187,7 +190,8 @@ class Welcome(NamedTuple):
             + routes
             + (_extension(PROGRAM, self.program.encode()) if self.program else b"")
             + (_extension(CLOCK, _CLOCK.pack(self.clock)) if self.clock else b"")
-            + _key_share(self.key_share),
+            + _key_share(self.key_share)
+            + _lane(self.lane),
         )
 
 
@@ -239,6 +243,10 @@ def _extension(kind: int, value: bytes) -> bytes:
 
 def _key_share(key_share: bytes) -> bytes:
     return _extension(KEY_SHARE, key_share) if key_share else b""
+
+
+def _lane(lane: int) -> bytes:
+    return _extension(LANE, bytes([lane])) if lane else b""
 
 
 def _prefixed(length: int, address: Address) -> bytes:
@@ -340,6 +348,7 @@ def _hello(body: _Body) -> Hello:
             exchange if is_public else b"",
             leaves,
             extensions.get(KEY_SHARE, b""),
+            _lane_of(extensions),
         ]
     )
 
@@ -349,6 +358,12 @@ def _program(extensions: dict[int, bytes]) -> str:
     text = extensions.get(PROGRAM, b"")[: PROGRAM_BYTES_MAX + 1]
     is_version = len(text) <= PROGRAM_BYTES_MAX and all(0x21 <= byte < 0x7F for byte in text)
     return text.decode("ascii") if is_version else ""
+
+
+def _lane_of(extensions: dict[int, bytes]) -> int:
+    """The lane that the other end tells; an end with one lane tells none."""
+    lane = extensions.get(LANE, b"")
+    return lane[0] if len(lane) == 1 else 0
 
 
 def _challenge(body: _Body) -> Challenge:
@@ -367,7 +382,8 @@ def _welcome(body: _Body) -> Welcome:
     extensions = body.read_extensions()
     clock = extensions.get(CLOCK, b"")
     known = int.from_bytes(clock, "big") if len(clock) == _CLOCK.size else 0
-    return Welcome._make([*fields, addresses, routes, _program(extensions), known, extensions.get(KEY_SHARE, b"")])
+    key_share, lane = extensions.get(KEY_SHARE, b""), _lane_of(extensions)
+    return Welcome._make([*fields, addresses, routes, _program(extensions), known, key_share, lane])
 
 
 def _refused(body: _Body) -> Refused:

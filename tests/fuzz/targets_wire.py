@@ -160,9 +160,9 @@ def _encoded_again(frame: bytes) -> None:
 def _without_extensions(message: messages.Message) -> messages.Message:
     match message:
         case messages.Hello():
-            return message._replace(program="", exchange=b"", leaves=False, key_share=b"")
+            return message._replace(program="", exchange=b"", leaves=False, key_share=b"", lane=0)
         case messages.Welcome():
-            return message._replace(program="", clock=0, key_share=b"")
+            return message._replace(program="", clock=0, key_share=b"", lane=0)
     return message
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections.abc import Iterable
 
 from pipeline.runtime import topology
 from pipeline.runtime.worker import Attachment
-from pipeline.shm import layout
+from pipeline.shm import layout, link_requests
 from pipeline.shm.layout import FIRST_PEER_HANDLE, RECORD_WORDS
+from pipeline.shm.link_requests import LinkRequests
 from pipeline.supervisor.run.shared_memory import SharedMemory
 from pipeline.transport.connection import ESTABLISHED, Connection
 from pipeline.wire import framing
@@ -37,6 +39,10 @@ class Run:
         """A word of the link record of a peer."""
         return self.memory.peer_table.links[lane][peer * RECORD_WORDS + word]
 
+    def requests(self, lane: int, peer: int) -> LinkRequests:
+        """What the connections that a tcp worker has to a peer call for."""
+        return link_requests.read(self.word(lane, peer, layout.LINK_REQUESTS))
+
     def write_link(
         self,
         lane: int,
@@ -46,15 +52,21 @@ class Run:
         offloads: int = 0,
         decodes: int = 0,
         parity: int = 0,
+        copies: int = 0,
+        spacing_us: int = 0,
+        of_lanes: Iterable[int] = (),
+        light_of_lanes: Iterable[int] = (),
     ) -> None:
-        """Write the link record of a peer, as the tcp worker of that lane does."""
+        """Write the link record of a peer, as the tcp worker of that lane does. `of_lanes`: of its bulk connections."""
+        bits = [*of_lanes, *(layout.LIGHT_LANES_SHIFT + lane for lane in light_of_lanes)]
         words = self.memory.peer_table.links[lane]
         for word, value in (
             (layout.LINK_ESTABLISHED, established),
             (layout.LINK_LIGHT, light),
             (layout.LINK_OFFLOADS, offloads),
             (layout.LINK_ACCEPTS_SHARDS, decodes),
-            (layout.LINK_PARITY, parity),
+            (layout.LINK_REQUESTS, LinkRequests(parity, copies, spacing_us).pack()),
+            (layout.LINK_LANES, sum(1 << bit for bit in bits)),
         ):
             words[peer * RECORD_WORDS + word] = value
 

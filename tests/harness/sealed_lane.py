@@ -23,6 +23,7 @@ from pipeline.wire import framing
 from workers.tun.sealing import BlockOpening, BlockSealing
 
 CAPACITY = 2
+LANES = 2
 SUITE = 1
 NO_KEY = bytes(32)
 
@@ -60,6 +61,7 @@ class Lane:
         self.attachment = cast(
             "Attachment",
             SimpleNamespace(
+                plan=SimpleNamespace(lanes=LANES),
                 worker=SimpleNamespace(lane=number),
                 page=SimpleNamespace(counters=self.counters),
                 peer_table=SimpleNamespace(transit_numbers=self.transit, capacity=CAPACITY),

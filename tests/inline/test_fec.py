@@ -10,7 +10,8 @@ import pytest
 from pipeline.fec import shard, stripe
 from pipeline.policy.copy_budget import SAVED_BYTES
 from pipeline.shm import layout
-from pipeline.shm.layout import LINK_PARITY, NUMBER_COPIED
+from pipeline.shm.layout import LINK_REQUESTS, NUMBER_COPIED
+from pipeline.shm.link_requests import MASK
 from pipeline.wire.framing import LIGHT
 from tests.inline.harness.ends import (
     BLOCK,
@@ -363,7 +364,7 @@ def test_auto_calls_for_parity_when_a_connection_ends_for_want_of_an_answer_and_
     ends = server, client
     until(lambda: any(end.count("tcp.parity_raised") for end in ends), *ends, path)
     sender, receiver = ends if server.count("tcp.parity_raised") else ends[::-1]
-    assert sender.memory.peer_table.links[0][LINK_PARITY] == 3
+    assert sender.memory.peer_table.links[0][LINK_REQUESTS] & MASK == 3
     through(path, sender, receiver, bulk(range(10, 20)))
     assert sender.count("fec.blocks_coded") > 0
 

@@ -13,7 +13,8 @@ import pytest
 from pipeline.fec import shard
 from pipeline.policy.epochs import EPOCH_NS
 from pipeline.sealing import kinds
-from pipeline.shm.layout import LINK_PARITY, SLOT_LENGTH_AT, TRANSIT_EPOCH_ACKNOWLEDGED
+from pipeline.shm.layout import LINK_REQUESTS, SLOT_LENGTH_AT, TRANSIT_EPOCH_ACKNOWLEDGED
+from pipeline.shm.link_requests import MASK
 from pipeline.shm.slot import read_header
 from pipeline.wire import framing
 from tests.inline.harness.ends import End, Make, carry, ipv4, number_of, push, until
@@ -38,7 +39,9 @@ def sealed_pair(make: Make, lanes: tuple[int, int] = (1, 1), **settings: object)
     until(lambda: server.established() == client.established() == every, server, client)
     if settings.get("fec") == "on":
         tables = [end.memory.peer_table for end in (server, client)]
-        until(lambda: all(any(words[LINK_PARITY] for words in table.links) for table in tables), server, client)
+        until(
+            lambda: all(any(words[LINK_REQUESTS] & MASK for words in table.links) for table in tables), server, client
+        )
     return server, client
 
 

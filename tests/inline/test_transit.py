@@ -11,7 +11,7 @@ import pytest
 from pipeline.fec import shard
 from pipeline.packet import ip
 from pipeline.runtime.tun import TSO, TUN_F_CSUM
-from pipeline.shm.layout import LINK_PARITY, PEER_INDEX_MASK, RECORD_WORDS
+from pipeline.shm.layout import LINK_REQUESTS, PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.slot import read_header
 from pipeline.wire import framing
 from tests.inline.harness.ends import (
@@ -336,7 +336,7 @@ def test_with_auto_blocks_that_were_not_coded_leave_no_gap_in_the_numbers(make: 
     kept, lost = (
         dial(server, hello(client=2, index=index, connections=2, features=ACCEPTS_SHARDS)) for index in (0, 1)
     )
-    (links,), at = server.memory.peer_table.links, index_of(server, 2) * RECORD_WORDS + LINK_PARITY
+    (links,), at = server.memory.peer_table.links, index_of(server, 2) * RECORD_WORDS + LINK_REQUESTS
 
     def has_arrived(number: int) -> bool:
         return packet_of(number) in all_packets(kept) + all_packets(lost)

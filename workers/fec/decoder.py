@@ -7,7 +7,7 @@
 4. _deliver   fill free slots of the decoded ring, a fair share of them for each peer, and hand them on
 5. pop        called by _deliver: the reassembly recovers missing shards, checks the block, gives blocks in their order
 
-A stream belongs to the worker whose lane is the stream's lane modulo the number of lanes.
+A stream belongs to the worker of the lane that answers to the stream's lane (`pipeline.policy.lane_pairs`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pipeline.fec import shard
 from pipeline.fec.codec import Codec
 from pipeline.fec.reassembly import BYTES_LIMIT, BYTES_LIMIT_OF_MANY, Reassembly
 from pipeline.fec.reorder import TORN_NS
+from pipeline.policy.lane_pairs import own_lane
 from pipeline.policy.ring_shares import RingShares
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
@@ -30,9 +31,6 @@ from pipeline.wire import framing
 SLOTS_AT_ONCE = 16  # of a ring in one step: then the heartbeat, and the other rings, have their turn
 
 _BLOCK_AT = layout.SLOT_HEADER_BYTES  # of a block in the decoded ring: no header will be put in front of it
-_LANE_BYTE_AT = 8  # of a run frame: the last byte of the stream's number holds the lane and the traffic class
-_N_AT, _M_AT = 13, 14  # of a run frame; n = 1 is a sealed block that has travelled whole, unless it is a copy (m > 0)
-# that has come on a connection for bulk: the tun worker's
 
 _frame_at = framing.FRAME.unpack_from
 
@@ -49,12 +47,11 @@ class Decoder:
         (self._decoded,) = attachment.ports(self.name, "decoded")
         self._doorbell = attachment.doorbells[self.name]
         self._lane = attachment.worker.lane
-        self._lanes = len(attachment.plan.workers_of_kind("fec"))
+        self._lanes = attachment.plan.lanes
         self._counters = attachment.page.counters
         self._codec = Codec()
         self._capacity = attachment.peer_table.capacity
         self._sealed = attachment.settings.seals
-        self._lane_shift = 3 if self._sealed else 1
         self._recoveries = attachment.peer_table.recoveries[self._lane]
         self._bytes_limit = BYTES_LIMIT if self._capacity == 1 else BYTES_LIMIT_OF_MANY
         self._peers: dict[int, Reassembly] = {}  # by peer handle
@@ -104,21 +101,19 @@ class Decoder:
             if at + 4 + length > end:
                 self._counters[_SLOT_SPOILT] += 1
                 return
-            if kind == framing.RUN and self._is_ours(slot, at, length, light):
+            if kind == framing.RUN and self._is_ours(slot, at, length, peer_handle, light):
                 reassembly = self._peers.get(peer_handle) or self._add_peer(peer_handle)
                 reassembly.add_run(slot, at, length, now)
             at += 4 + length
 
-    def _is_ours(self, slot: memoryview, at: int, length: int, light: bool) -> bool:
+    def _is_ours(self, slot: memoryview, at: int, length: int, peer_handle: int, light: bool) -> bool:
         """Whether a run is for this decoder."""
-        if length < _M_AT:
-            return self._lane == 0  # it has no lane: the first worker counts it as malformed
-        if self._sealed:
-            if slot[at + _N_AT] == 1 and (light or not slot[at + _M_AT]):
-                return False
-        elif slot[at + _LANE_BYTE_AT] & shard.COPIES:
+        if shard.is_whole(slot, at, length, self._sealed, light):
             return False
-        return (slot[at + _LANE_BYTE_AT] >> self._lane_shift) % self._lanes == self._lane
+        if self._lanes == 1:
+            return True
+        told = shard.lane_of(slot, at, length, self._sealed)
+        return own_lane(told, peer_handle & PEER_INDEX_MASK, self._lanes) == self._lane
 
     def _add_peer(self, peer_handle: int) -> Reassembly:
         """A new reassembly. That of an earlier session of the peer ends: else each session would use memory."""

@@ -21,6 +21,7 @@ from os import urandom
 from pipeline.counters import ID
 from pipeline.fec import shard, stripe
 from pipeline.fec.codec import Codec
+from pipeline.policy.lane_pairs import told_lane
 from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
@@ -34,6 +35,8 @@ BURST_BLOCKS = 4
 
 SIZES_KEPT = 4096
 """Cuts that are kept: one for each size of a block, parity and number of connections."""
+
+_CLASSES = (framing.BULK, framing.LIGHT)
 
 _pack_run_header = shard.RUN.pack_into
 _sealed_run_at = shard.SEALED_RUN.unpack_from
@@ -58,14 +61,12 @@ class Encoder:
         self._counters = attachment.page.counters
         self._links = LinkView(attachment)
         self._codec = Codec()
-        run, lane = int(attachment.plan.run_id, 16), attachment.worker.lane
+        run, lane, lanes = int(attachment.plan.run_id, 16), attachment.worker.lane, attachment.plan.lanes
         self._sealed = attachment.settings.seals
         self._least = 2 if self._sealed else 1  # copies of a sealed block would be equal on the wire
-        self._streams = [
-            {
-                traffic_class: shard.stream(run ^ index, lane, traffic_class)
-                for traffic_class in (framing.BULK, framing.LIGHT)
-            }
+        self._lane, self._lanes = lane, lanes
+        self._streams = [  # of each ring, by the lane that a peer is told, and traffic class
+            [[shard.stream(run ^ index, told, traffic_class) for traffic_class in _CLASSES] for told in range(lanes)]
             for index in range(len(self._ports))
         ]
         self._ready = any_ready(self._ports)
@@ -93,12 +94,12 @@ class Encoder:
     def drained(self) -> bool:
         return True
 
-    def _encode_slot(self, slot: memoryview, streams: dict[int, int]) -> None:
+    def _encode_slot(self, slot: memoryview, streams: list[list[int]]) -> None:
         start, size, _, peer_handle = read_header(slot)
         traffic_class, number = read_marks(slot)
         peer = peer_handle & PEER_INDEX_MASK
         if not (_START_MIN <= start <= layout.SLOT_BODY_AT and 0 < size <= shard.BLOCK_BYTES_MAX) or (
-            traffic_class not in streams or peer >= self._capacity
+            traffic_class not in _CLASSES or peer >= self._capacity
         ):
             self._counters[_BLOCKS_REFUSED] += 1
             clear_run_table(slot)
@@ -116,7 +117,7 @@ class Encoder:
             content = epoch << 16  # its tag is worth more than a checksum
             start += shard.RUN_BYTES
         else:
-            stream, content = streams[traffic_class], 0
+            stream, content = streams[told_lane(self._lane, peer, self._lanes)][traffic_class], 0
         n, m, shard_bytes = self._cut(size, parity, len(connections))
         if n == 1:
             step = 0  # the shards are copies: each is the block itself

@@ -241,7 +241,7 @@ class ConnectionManager(ABC):
             return
         self._handshaking.remove(connection)
         connection.establish(now)
-        self._established.stamp(connection)
+        self._established.stamp(connection, welcomed.lane)
         peer = self._established.prepare_receiver(connection, now)
         for other, why in self._established.replaced_by(connection):
             self.close(other, why)

@@ -23,7 +23,7 @@ from workers.tcp.send_queue import SendItem
 LIGHT_SPACING_NS = 1_000_000
 BYTES_MOST = 262144
 
-_Delayed = tuple[int, int, int, int, SendItem]  # due, number in the order of arrival, peer handle, ordinal, item
+_Delayed = tuple[int, int, int, int, SendItem]  # due, number in the order of arrival, peer handle, place, item
 
 
 class DelayedItems:
@@ -38,25 +38,28 @@ class DelayedItems:
         self._used = 0  # bytes of all that are not finished
         self.next_due = 0
 
-    def add(self, item: SendItem, due: int, peer_handle: int, ordinal: int) -> bool:
-        """Copy an item out of its slot, which it holds up no longer. False if too much waits already."""
+    def add(self, item: SendItem, due: int, peer_handle: int, place: int) -> bool:
+        """Copy an item out of its slot, which it holds up no longer. False if too much waits already.
+
+        `place`: of its connection, among those of its peer and class.
+        """
         if self._used + item.size > BYTES_MOST:
             return False
         self._used += item.size
         self._added += 1
         copied = item._replace(source=self, head=item.head and bytes(item.head), body=bytes(item.body))
-        heappush(self._heap, (due, self._added, peer_handle, ordinal, copied))
+        heappush(self._heap, (due, self._added, peer_handle, place, copied))
         self.next_due = self._heap[0][0]
         return True
 
     def pop(self, now: int) -> tuple[int, int, SendItem] | None:
-        """The next item that is due, with its peer handle and the ordinal of its connection."""
+        """The next item that is due, with its peer handle and the place of its connection."""
         heap = self._heap
         if not heap or heap[0][0] > now:
             return None
-        _, _, peer_handle, ordinal, item = heappop(heap)
+        _, _, peer_handle, place, item = heappop(heap)
         self.next_due = heap[0][0] if heap else 0
-        return peer_handle, ordinal, item
+        return peer_handle, place, item
 
     def finish(self, item: SendItem) -> None:
         self._used -= item.size

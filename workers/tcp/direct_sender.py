@@ -105,5 +105,5 @@ def _queue_for(peer: PeerSender, is_light: bool, lane: int) -> SendQueue | None:
     if not peer.queues or peer.bucket.rate:
         return None
     queues = peer.queues_for(is_light)
-    queue = queues[lane % len(queues)]
+    queue = queues[peer.place_of(lane, is_light)]
     return None if queue.broken or queue.connection.channel is not None else queue

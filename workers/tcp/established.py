@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pipeline.policy.lane_pairs import own_lane
 from pipeline.runtime.worker import Attachment
 from pipeline.transport.connection import Connection
 from pipeline.transport.connection_list import ConnectionList
@@ -57,18 +58,12 @@ class EstablishedConnections:
         """Whether a peer has a connection, here or with another worker."""
         return bool(self._table.established_count(peer))
 
-    def stamp(self, connection: Connection) -> None:
-        """Choose the lane whose tun worker gets the frames of a new connection.
-
-        Each lane in turn. Light connections of a peer have one lane: copies that come on several must meet.
-        """
+    def stamp(self, connection: Connection, told: int) -> None:
+        """Set the lane whose tun worker gets the frames of a connection. `told`: in which the other end sends on it."""
         receive = connection.receive
-        if connection.traffic_class == framing.LIGHT:
-            receive.stamped_lane = connection.peer % self._lanes
-            if receive.scanner is not None:
-                receive.scanner.copies_are_whole = True
-        else:
-            receive.stamped_lane = (self._lane + len(self._list.established)) % self._lanes
+        receive.stamped_lane = own_lane(told, connection.peer, self._lanes)
+        if connection.traffic_class == framing.LIGHT and receive.scanner is not None:
+            receive.scanner.copies_are_whole = True
 
     def prepare_receiver(self, connection: Connection, now: int) -> PeerReceiver:
         """Find or make the PeerReceiver of the connection's peer, and set the rate of this moment."""

@@ -18,6 +18,7 @@ from pipeline.policy.adaptive_parity import COPIES_MOST, AdaptiveParity, LossSam
 from pipeline.policy.loss_bursts import LossBursts
 from pipeline.policy.pacing import BulkPacer, PathSample
 from pipeline.runtime.plan import WorkerSettings
+from pipeline.shm.link_requests import NONE, LinkRequests
 from pipeline.transport.connection import Connection
 from pipeline.transport.socket_options import UNPACED, set_pacing_rate
 from pipeline.transport.tcp_info import TcpInfo
@@ -45,15 +46,13 @@ class LinkMonitor:
         self._fell: set[Connection] = set()  # the window became smaller from the update before it to the last one
         self._updated_at = 0
         self._bursts = LossBursts()
-        self._copying = (min(settings.fec_parity, COPIES_MOST), 0)  # published: copies, spacing
+        self._requests = NONE  # published
         self._adaptive: AdaptiveParity | None = None
         self.connections_unanswered = 0
         if settings.fec == "auto":
             self._adaptive = AdaptiveParity(settings.fec_parity, settings.fec_data)
-            self._copying = (0, 0)
         else:
-            publisher.request_parity(peer, settings.fec_parity)
-            publisher.request_copies(peer, *self._copying)
+            self._request(LinkRequests(settings.fec_parity, min(settings.fec_parity, COPIES_MOST), 0))
 
     @property
     def idle_may_be_skipped(self) -> bool:
@@ -73,9 +72,11 @@ class LinkMonitor:
             )
             for connection, info in infos.items()
         ]
+        requests = self._requests
         if self._adaptive is not None:
-            self._update_parity(self._adaptive, losses, now)
-        self._update_copying(losses, now)
+            parity = self._update_parity(self._adaptive, losses, now)
+            requests = requests._replace(parity=parity, copies=self._adaptive.copies)
+        self._request(requests._replace(spacing_us=self._update_spacing(losses, now)))
         self.connections_unanswered = 0
         bulk = {
             connection: PathSample(
@@ -108,24 +109,28 @@ class LinkMonitor:
         self._before, self._fell = infos, fell
         return unread
 
-    def _update_parity(self, adaptive: AdaptiveParity, losses: list[LossSample], now: int) -> None:
+    def _update_parity(self, adaptive: AdaptiveParity, losses: list[LossSample], now: int) -> int:
         before = adaptive.parity
         parity = adaptive.update(losses, self.connections_unanswered, now)
         if parity != before:
-            self._publisher.request_parity(self._peer, parity)
             self._counters[_PARITY_RAISED if parity > before else _PARITY_LOWERED] += 1
             LOG.debug("peer %d: parity changed from %d to %d", self._peer, before, parity)
+        return parity
 
-    def _update_copying(self, losses: list[LossSample], now: int) -> None:
+    def _update_spacing(self, losses: list[LossSample], now: int) -> int:
+        """The spacing that the bursts of losses call for, in microseconds."""
         spacing = self._bursts.update(
             {each.serial: (each.resent, each.sent) for each in losses if not each.unread}, now
         )
-        copying = (self._copying[0] if self._adaptive is None else self._adaptive.copies, spacing)
-        if copying != self._copying:
-            if spacing != self._copying[1]:
-                LOG.debug("peer %d: spacing between copies changed to %.1f ms", self._peer, spacing / 1e6)
-            self._copying = copying
-            self._publisher.request_copies(self._peer, *copying)
+        spacing_us = spacing // 1000
+        if spacing_us != self._requests.spacing_us:
+            LOG.debug("peer %d: spacing between copies changed to %.1f ms", self._peer, spacing / 1e6)
+        return spacing_us
+
+    def _request(self, requests: LinkRequests) -> None:
+        if requests != self._requests:
+            self._requests = requests
+            self._publisher.request(self._peer, requests)
 
     def _update_pacing(self, bulk: dict[Connection, PathSample], now: int) -> None:
         before = self._pacer.rate

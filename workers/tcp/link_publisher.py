@@ -1,7 +1,7 @@
 """The publisher of a tcp worker's connections: what the other processes read of them in the peer table.
 
-    link records    for the tun and fec workers: how many connections to each peer there are, which offloads they
-                    accept, whether they accept shards, and the parity, the copies and the spacing that they call for
+    link records    for the tun and fec workers: how many connections to each peer there are, of which lanes, which
+                    offloads they accept, whether they accept shards, and what they call for: parity, copies, spacing
     status rows     for `status`: one connection each
 
 Written by the inbound duty of the tcp worker alone.
@@ -13,17 +13,18 @@ from collections.abc import Collection, Iterable
 
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import (
-    COPIES_BITS,
+    LIGHT_LANES_SHIFT,
     LINK_ACCEPTS_SHARDS,
-    LINK_COPYING,
     LINK_COUNTED_BYTES,
     LINK_ESTABLISHED,
+    LINK_LANES,
     LINK_LIGHT,
     LINK_OFFLOADS,
-    LINK_PARITY,
     LINK_RECEIVED_BYTES,
+    LINK_REQUESTS,
     RECORD_WORDS,
 )
+from pipeline.shm.link_requests import NONE, LinkRequests
 from pipeline.shm.memory_order import fence
 from pipeline.transport.connection import Connection
 from pipeline.wire import framing
@@ -42,8 +43,7 @@ class LinkPublisher:
             self._peers.write_status_row(self._lane, row, None)
         for peer in range(self._peers.capacity):
             self.publish(peer, ())
-            self.request_parity(peer, 0)
-            self.request_copies(peer, 0, 0)
+            self.request(peer, NONE)
 
     def publish(self, peer: int, established: Collection[Connection]) -> None:
         """Publish the connections to one peer. The count is written last: its readers find the rest in place."""
@@ -51,6 +51,11 @@ class LinkPublisher:
         offloads = self._offloads
         for connection in established:
             offloads &= connection.offloads
+        lanes = 0
+        for connection in established:
+            shift = LIGHT_LANES_SHIFT if connection.traffic_class == framing.LIGHT else 0
+            lanes |= 1 << shift + connection.receive.stamped_lane
+        words[at + LINK_LANES] = lanes
         words[at + LINK_OFFLOADS] = offloads
         words[at + LINK_LIGHT] = sum(connection.traffic_class == framing.LIGHT for connection in established)
         words[at + LINK_ACCEPTS_SHARDS] = bool(established) and all(
@@ -59,13 +64,9 @@ class LinkPublisher:
         fence()
         words[at + LINK_ESTABLISHED] = len(established)
 
-    def request_parity(self, peer: int, parity: int) -> None:
-        """Publish how many parity shards the state of a peer's connections calls for."""
-        self._words[peer * RECORD_WORDS + LINK_PARITY] = parity
-
-    def request_copies(self, peer: int, copies: int, spacing_ns: int) -> None:
-        """Publish how many copies of a light packet they call for, and the time between copies or runs."""
-        self._words[peer * RECORD_WORDS + LINK_COPYING] = spacing_ns // 1000 << COPIES_BITS | copies
+    def request(self, peer: int, requests: LinkRequests) -> None:
+        """Publish what the state of a peer's connections calls for."""
+        self._words[peer * RECORD_WORDS + LINK_REQUESTS] = requests.pack()
 
     def add_received(self, peer: int, size: int, counted: int) -> None:
         """Add to the bytes received from a peer, and to those that count against its rate."""

@@ -26,6 +26,8 @@ from workers.tcp.peer_sender import PeerSender
 from workers.tcp.sealed_queue import SealedSendQueue
 from workers.tcp.send_queue import SendItem, SendQueue
 
+_SESSION_SHIFT = 20  # the number of a session is a time in ns: milliseconds differ from client to client
+
 _FRAMES_SENT = ID["tcp.frames_sent"]
 _BYTES_SENT = ID["tcp.bytes_sent"]
 _DROPPED_PARTIAL = ID["tcp.dropped_partial"]
@@ -51,6 +53,7 @@ class OutboundPeers:
         self._queue_bytes = settings.peer_queue_bytes
         self._hold_ns = int(settings.hold * 1e9)
         self._began = time.monotonic_ns()
+        self._turn = settings.session >> _SESSION_SHIFT
         self.several = attachment.peer_table.capacity > 1  # peers are possible
         self._several_connected = False  # at the last update, here or with another worker
         self.by_handle: dict[int, PeerSender] = {}
@@ -62,7 +65,7 @@ class OutboundPeers:
         """The PeerSender of a peer handle, made if there is none yet."""
         peer = self.by_handle.get(peer_handle)
         if peer is None:
-            peer = PeerSender(peer_handle, self._queue_bytes, self._began, self._counters)
+            peer = PeerSender(peer_handle, self._queue_bytes, self._began, self._counters, self._turn)
             self.by_handle[peer_handle] = peer
         return peer
 
@@ -145,13 +148,13 @@ class OutboundPeers:
         """Give the items that are due to their queues. One without a connection is dropped: others have gone out."""
         delayed, busy = self.delayed, self.busy
         while found := delayed.pop(now):
-            peer_handle, ordinal, item = found
+            peer_handle, place, item = found
             peer = self.by_handle.get(peer_handle)
             queues = peer.queues_for(item.light) if peer is not None else []
             if not queues:
                 delayed.finish(item)
                 continue
-            queue = queues[ordinal % len(queues)]
+            queue = queues[place % len(queues)]
             queue.append_moved(item)
             busy[queue] = None
 

@@ -1,7 +1,8 @@
 """One peer on the way out of a tcp worker: the queues of its connections, its backlog, its rate.
 
 Which queue an item gets. Plain blocks of one lane stay on one connection as long as the set of connections stays, so
-order inside a flow holds. Runs name a connection each, by its number.
+order inside a flow holds. Runs name a connection each, by its number: of copies of a light block, the numbers begin at
+the connection of the plain blocks of their lane.
 
 A connection that lags behind the others with its runs holds nobody up. Its runs are skipped, that is left unsent, as
 long as their blocks can do without them. After that they are moved to another queue. A connection that takes nothing
@@ -33,9 +34,13 @@ _RUNS_MOVED = ID["tcp.runs_moved"]
 
 
 class PeerSender:
-    """The peer of one peer handle. `bulk_queues` and `light_queues` are not empty while there is a queue."""
+    """The peer of one peer handle. `bulk_queues` and `light_queues` are not empty while there is a queue.
 
-    def __init__(self, peer_handle: int, queue_bytes: int, since: int, counters: memoryview) -> None:
+    `turn`: a number that differs from client to client. Lane 0 of a client would else send on its first connection, and
+    the first connections of all clients may be with one tcp worker of their hub.
+    """
+
+    def __init__(self, peer_handle: int, queue_bytes: int, since: int, counters: memoryview, turn: int = 0) -> None:
         self.peer_handle = peer_handle
         self.peer = peer_handle & PEER_INDEX_MASK
         self.record_at = self.peer * RECORD_WORDS  # of the peer's record, in words
@@ -43,6 +48,8 @@ class PeerSender:
         self.queues: list[SendQueue] = []
         self.bulk_queues: list[SendQueue] = []
         self.light_queues: list[SendQueue] = []
+        self._places: dict[int, int] = {}  # by lane and class: where in queues_for() the queue of plain blocks is
+        self._turn = turn
         self.backlog = Backlog(queue_bytes)
         self.disconnected_since = since
         self.bucket = SharedBucket()
@@ -54,6 +61,7 @@ class PeerSender:
         moving = [queue for queue in self.queues if not queue.stalled] or self.queues
         self.bulk_queues = [queue for queue in moving if queue.connection.traffic_class == framing.BULK] or moving
         self.light_queues = [queue for queue in moving if queue.connection.traffic_class == framing.LIGHT] or moving
+        self._places.clear()
 
     def queues_for(self, light: bool) -> list[SendQueue]:
         return self.light_queues if light else self.bulk_queues
@@ -61,7 +69,22 @@ class PeerSender:
     def queue_for(self, item: SendItem) -> SendQueue:
         """For plain blocks, one queue a lane as long as the queues stay; for runs, one queue in turn."""
         queues = self.queues_for(item.light)
-        return queues[(item.slot_index if item.shards else item.source.lane) % len(queues)]
+        if item.shards:
+            return queues[item.slot_index % len(queues)]
+        return queues[self.place_of(item.source.lane, item.light)]
+
+    def place_of(self, lane: int, light: bool) -> int:
+        """Where in queues_for() the queue of the plain blocks of a lane is."""
+        place = self._places.get(lane << 1 | light)
+        return self._choose(lane, light) if place is None else place
+
+    def _choose(self, lane: int, light: bool) -> int:
+        """Choose the queue of a lane: that of a connection of the lane, if there is one."""
+        every = self.queues_for(light)
+        own = [place for place, each in enumerate(every) if each.connection.receive.stamped_lane == lane]
+        places = own or range(len(every))
+        place = self._places[lane << 1 | light] = places[(lane + self._turn) % len(places)]
+        return place
 
     def assign_backlog(self) -> None:
         """Give what waited for a connection to the new queues, ahead of all that comes later."""

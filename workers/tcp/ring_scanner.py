@@ -123,12 +123,14 @@ class RingScanner:
         reader.unfinished[index] = 0
         queues = peer.queues_for(light)
         copies = reader.kind == "light"
+        first = peer.place_of(reader.lane, light) if copies and queues else 0
         spacing = max(LIGHT_SPACING_NS, peer.spacing_ns) if copies else peer.spacing_ns
         row = -1
         for consumer, ordinal, shards, head, start, length in read_runs(slot, runs):
             row += 1
             if consumer != position:
                 continue
+            place = first + ordinal
             if start + length > len(slot) or head > SLOT_RUN_HEADERS_END:
                 self._counters[_SLOT_SPOILT] += 1
                 continue
@@ -141,12 +143,12 @@ class RingScanner:
                 and row
                 and queues
                 and (copies or (row == runs - 1 and shards <= skippable))
-                and self._peers.delayed.add(item, now + (row if copies else 1) * spacing, peer.peer_handle, ordinal)
+                and self._peers.delayed.add(item, now + (row if copies else 1) * spacing, peer.peer_handle, place)
             ):
                 continue
             reader.unfinished[index] += 1
             if queues:
-                queue = queues[ordinal % len(queues)]
+                queue = queues[place % len(queues)]
                 (queue.light if light else queue.bulk).append(item)
                 busy[queue] = None
             elif not self._hold_or_drop(peer, item, now):

@@ -11,6 +11,10 @@ of a run, and copies of that run go to others as well:
 The connections are the same ones for all blocks of a lane, as long as the set of connections stays, and each brings its
 blocks in order. So the first copies that arrive are in order, too, as long as all blocks are copied.
 
+At the other end a run is for the lane that its stream names, on whatever connection it comes. A plain block is for the
+lane of its connection. So where no connection is of this lane, a block without copies is a run as well: a flow keeps
+its lane, whether its blocks have copies or not.
+
 Owned by the outbound duty.
 """
 
@@ -21,6 +25,7 @@ from pipeline.fec import shard
 from pipeline.packet.flow_classifier import FlowClassifier
 from pipeline.policy.adaptive_parity import COPIES_MOST
 from pipeline.policy.copy_budget import IDLE_NS, CopyBudget
+from pipeline.policy.lane_pairs import told_lane
 from pipeline.runtime.link_view import ConnectionRef, LinkView
 from pipeline.runtime.worker import Attachment
 from pipeline.sealing import kinds
@@ -51,7 +56,8 @@ class LightPacker:
         self._links = links
         self._may_copy = attachment.settings.fec != "off" and attachment.settings.fec_parity > 0
         self._lane = attachment.worker.lane
-        self._stream = shard.stream(int(attachment.plan.run_id, 16), self._lane, framing.LIGHT)
+        run, lanes = int(attachment.plan.run_id, 16), attachment.plan.lanes
+        self._streams = [shard.stream(run, told, framing.LIGHT) for told in range(lanes)]  # by the lane that is told
         self._table = attachment.peer_table
         self._numbers = attachment.peer_table.numbers[self._lane]
         self._budgets: dict[int, CopyBudget] = {}  # by peer handle
@@ -97,14 +103,16 @@ class LightPacker:
         peer = self._peer_handle & PEER_INDEX_MASK
         consumer = links.light_consumer(peer, links.bulk_consumer(peer))
         copies = 0
+        is_run = False
         connections: tuple[ConnectionRef, ...] = ()
-        if self._may_copy:
+        if self._may_copy and (called := links.copies(peer)) >= 0:
             connections = links.copy_connections(peer, consumer)
             if len(connections) > 1:
-                copies = min(self._copies(peer), len(connections) - 1)
+                copies = min(self._copies(peer, called), len(connections) - 1)
+                is_run = copies > 0 or links.is_foreign(peer, consumer)
         if self._private is None:
             seal_block(port.slot(), lengths, self._end, consumer, self._peer_handle)
-            if copies:
+            if is_run:
                 self._write_copies(port.slot(), 1 + copies, connections)
         else:
             copies = self._seal(port.slot(), self._private, consumer, copies, connections)
@@ -115,11 +123,10 @@ class LightPacker:
         self._end = layout.SLOT_BODY_AT
         port.advance(1)
 
-    def _copies(self, peer: int) -> int:
-        """Copies of the open block beyond the first."""
-        called = self._links.copies(peer)
+    def _copies(self, peer: int, called: int) -> int:
+        """Copies of the open block beyond the first. `called`: those that the connections call for."""
         if called:
-            return max(0, min(called, COPIES_MOST))  # below 0: the peer accepts none
+            return min(called, COPIES_MOST)
         budget = self._budgets.get(self._peer_handle) or self._add_budget(peer)
         if budget.is_due(self._now):
             table = self._table
@@ -147,10 +154,10 @@ class LightPacker:
         start, size, _, _ = read_header(slot)
         start -= shard.RUN_BYTES
         length = shard.RUN_BYTES + size
-        at = (self._peer_handle & PEER_INDEX_MASK) * RECORD_WORDS + NUMBER_LIGHT
-        number = next_block_number(self._numbers, at)
-        stream = self._stream
-        if self._links.has_light(self._peer_handle & PEER_INDEX_MASK):  # these have one lane, so copies meet
+        peer = self._peer_handle & PEER_INDEX_MASK
+        number = next_block_number(self._numbers, peer * RECORD_WORDS + NUMBER_LIGHT)
+        stream = self._streams[told_lane(self._lane, peer, len(self._streams))]
+        if self._links.has_light(peer):  # what comes on these is for the lane of its stream, so copies meet
             stream |= shard.COPIES
         shard.RUN.pack_into(slot, start, length - 4, framing.RUN, stream, number, 1, times - 1, 0, 1, size, 0)
         _write_rows(slot, times, connections, start, 0, length)

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pipeline.counters import ID
 from pipeline.fec import shard
 from pipeline.packet.vnet import PACKET_BYTES_MAX
+from pipeline.policy.lane_pairs import told_lane
 from pipeline.runtime.worker import Attachment
 from pipeline.sealing import aead, kinds
 from pipeline.sealing.block_seal import BlockOpener, BlockSealer
@@ -62,14 +63,15 @@ _pack_run = shard.SEALED_RUN.pack_into
 class _SealingSession:
     """A session for which a duty seals."""
 
-    __slots__ = ("epoch", "first", "numbers", "sealer", "version", "version_word")
+    __slots__ = ("epoch", "first", "numbers", "sealer", "streams", "version", "version_word")
 
-    def __init__(self, numbers: list[int], version_word: int) -> None:
+    def __init__(self, numbers: list[int], streams: dict[int, int], version_word: int) -> None:
         self.version_word = version_word  # of the key table
         self.version = -1
         self.epoch = -1
         self.sealer: BlockSealer | None = None
         self.numbers = numbers  # next of each kind
+        self.streams = streams  # by kind
         self.first = [0] * kinds.KINDS  # number of each kind with which this epoch has begun
 
 
@@ -82,7 +84,8 @@ class BlockSealing:
         self._no_key = no_key  # the counter
         self._words = attachment.peer_table.transit_numbers[attachment.worker.lane]
         self._counters = attachment.page.counters
-        self._streams = {kind: kinds.stream(process, attachment.worker.lane, kind) for kind in own}
+        self._process, self._own = process, tuple(own)
+        self._lane, self._lanes = attachment.worker.lane, attachment.plan.lanes
         self._sessions: dict[int, _SealingSession] = {}  # by peer handle, one for each peer index
         self._numbers: dict[int, list[int]] = {}  # next of each kind, by peer index: they never go back, in no session
 
@@ -108,7 +111,7 @@ class BlockSealing:
             return 0, 0
         numbers[kind] = number + 1
         number %= _NUMBERS
-        stream = self._streams[kind]
+        stream = session.streams[kind]
         size = len(plaintext) + aead.TAG_BYTES
         length = shard.RUN_BYTES + size
         m, counted = (copies - 1, 0) if copies > 1 else (0, packets)
@@ -134,7 +137,10 @@ class BlockSealing:
         if session is None:
             for other in [handle for handle in self._sessions if handle & PEER_INDEX_MASK == peer]:
                 del self._sessions[other]  # its session has ended
-            session = self._sessions[peer_handle] = _SealingSession(numbers, self._keys.version_word(peer_handle))
+            told = told_lane(self._lane, peer, self._lanes)
+            streams = {kind: kinds.stream(self._process, told, kind) for kind in self._own}
+            session = _SealingSession(numbers, streams, self._keys.version_word(peer_handle))
+            self._sessions[peer_handle] = session
         version = self._keys.version(peer_handle)
         keys = self._keys.read(peer_handle)
         if version & 1 or version != self._keys.version(peer_handle):

@@ -1,7 +1,8 @@
 """The inbound duty of a tun worker: packets of the peers into its TUN queue.
 
 1. wait           sleep on the doorbell until a slot is ready in an inbound ring, or in the decoded ring of this lane
-2. work           follow the routes; visit each ready slot; a slot that names another lane's worker is passed over
+2. work           follow the routes; visit each ready slot; a slot that names another lane's worker is passed over, but
+                  for runs of light flows, which are for the lane that their stream names
 3. _write_frames  find the frames of a slot; the shape of the instance decides the contents of each type of frame
 4. _write_packets check each packet of a block (`ip.check`)
 5. _route         with several peers: check both addresses, drop the packet, or forward it to another peer
@@ -35,6 +36,7 @@ from pipeline.fec.copy_window import CopyWindows
 from pipeline.packet.ip import check, destination, is_multicast, is_of_the_link, source
 from pipeline.packet.route_table import NO_PEER, RouteTable
 from pipeline.packet.vnet import VNET_HEADER_BYTES
+from pipeline.policy.lane_pairs import own_lane
 from pipeline.runtime import tun
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
@@ -55,6 +57,8 @@ FRAMES = COMPAT_FRAMES | {framing.BLOCK: PACKETS}
 FRAMES_BESIDE_DECODER = FRAMES | {framing.RUN: COPY}
 SEALED_FRAMES = {framing.PADDING: IGNORED, framing.RUN: SEALED}
 """For each shape of an instance, the contents of each type of frame. Other types are counted as unknown."""
+
+_RUNS = (SEALED, COPY)
 
 SLOTS_AT_ONCE = 16  # of a ring in one step: then the heartbeat, and the other rings, have their turn
 
@@ -127,6 +131,7 @@ class TunWriter:
         self._routes = RouteTable()
         self._bare_packet = memoryview(bytearray(VNET_HEADER_BYTES + framing.LENGTH_LIMIT))
         self._fd = fd
+        self._lane, self._lanes = attachment.worker.lane, attachment.plan.lanes
         self._port = self._ports[0]  # of the slot in hand
         self._counters = attachment.page.counters
 
@@ -136,6 +141,7 @@ class TunWriter:
     def work(self) -> int:
         """Write the packets of all ready slots that are for this lane."""
         found = NOTHING
+        has_lanes = self._lanes > 1
         for port in self._ports:
             ready = min(port.ready(), SLOTS_AT_ONCE)
             if ready and self._route_reader.has_changed():  # after ready(): routes are written before packets need them
@@ -143,12 +149,13 @@ class TunWriter:
             for ahead in range(ready):
                 slot = port.slot(ahead)
                 start, length, consumer, peer_handle = read_header(slot)
-                if consumer == port.position:
+                is_named = consumer == port.position
+                if is_named or (has_lanes and read_marks(slot)[0] & framing.LIGHT):
                     if start + length > len(slot) or peer_handle & PEER_INDEX_MASK >= self._capacity:
-                        self._counters[_SLOT_SPOILT] += 1
+                        self._counters[_SLOT_SPOILT] += is_named
                         continue
                     self._port = port
-                    self._write_frames(slot, start, start + length, peer_handle)
+                    self._write_frames(slot, start, start + length, peer_handle, is_named)
                     if port is self._uncharged_port:
                         self._charge(slot, start, length, peer_handle)
             if ready:
@@ -167,18 +174,22 @@ class TunWriter:
         except PeerError:
             pass  # of a worker that runs amok: the slot is counted already
 
-    def _write_frames(self, slot: memoryview, at: int, end: int, peer_handle: int) -> None:
+    def _write_frames(self, slot: memoryview, at: int, end: int, peer_handle: int, is_named: bool) -> None:
+        """`is_named`: the slot names this lane's worker. If not, only runs in it may be for this lane."""
         traffic_class = read_marks(slot)[0] & framing.LIGHT  # the other bits, if any, are of a worker that runs amok
         frames = self._frames
+        by_stream = traffic_class and self._lanes > 1
         while end - at > 4:
             length, kind = _frame_at(slot, at)
             after = at + 4 + length
             if after > end or length > framing.LENGTH_LIMIT:
-                self._counters[_SLOT_SPOILT] += 1
+                self._counters[_SLOT_SPOILT] += is_named
                 return
             if length:
                 content = frames.get(kind)
-                if content == PACKETS:
+                if by_stream and not (self._is_ours(slot, at, length, peer_handle) if content in _RUNS else is_named):
+                    pass
+                elif content == PACKETS:
                     try:
                         first, lengths = block.lengths(slot, at, after)
                     except PeerError:
@@ -196,6 +207,11 @@ class TunWriter:
                 elif content is None:
                     self._counters[_FRAME_UNKNOWN] += 1
             at = after
+
+    def _is_ours(self, slot: memoryview, at: int, length: int, peer_handle: int) -> bool:
+        """Whether a run of light flows is for this lane."""
+        told = shard.lane_of(slot, at, length, self._opening is not None)
+        return own_lane(told, peer_handle & PEER_INDEX_MASK, self._lanes) == self._lane
 
     def _write_sealed(self, slot: memoryview, at: int, after: int, peer_handle: int, traffic_class: int) -> None:
         """Open a block that travelled whole, or was made of shards, and write its packets."""

@@ -29,7 +29,7 @@ HANDED_DOWN = (
     *("connections", "light_connections", "timeout", "keepalive", "reconnect_min", "reconnect_max"),
     *("congestion", "notsent_lowat", "send_buffer_bytes", "receive_buffer_bytes"),
     *("client_isolation", "handshake_timeout", *LIMITS),
-    *("log_level", "log_format"),
+    *("log_level", "log_format", "lanes"),
 )
 """Settings that workers get unchanged."""
 

@@ -116,3 +116,32 @@ def test_the_number_of_a_stream_holds_lane_and_traffic_class(start: int, lane: i
     number = shard.stream(start, lane, traffic_class)
     assert number < 2**32
     assert (number >> 1 & 0x7F, number & 1) == (lane, traffic_class)
+
+
+LANES = st.integers(0, 31)
+
+
+@given(st.integers(0, 2**24 - 1), LANES, st.integers(1, 37), st.integers(0, 6), st.booleans(), st.booleans())
+def test_a_run_names_its_lane_and_is_the_tun_workers_if_all_blocks_of_its_stream_travel_in_copies(
+    start: int, lane: int, n: int, m: int, copies: bool, light: bool
+) -> None:
+    number = shard.stream(start, lane, light) | (shard.COPIES if copies else 0)
+    view = memoryview(RUN.pack(RUN_BYTES - 4, framing.RUN, number, 6, n, m, 0, 1, 8, 7))
+    assert shard.lane_of(view, 0, RUN_BYTES - 4, False) == lane
+    assert shard.is_whole(view, 0, RUN_BYTES - 4, False, light) is copies
+
+
+@given(st.integers(0, 2**24 - 1), LANES, st.integers(0, 7), st.integers(1, 37), st.integers(0, 6), st.booleans())
+def test_a_sealed_run_names_its_lane_and_is_the_tun_workers_if_its_block_is_whole_unless_it_is_a_copy_among_bulk(
+    process: int, lane: int, kind: int, n: int, m: int, light: bool
+) -> None:
+    number = process << 8 | lane << 3 | kind
+    view = memoryview(shard.SEALED_RUN.pack(RUN_BYTES - 4, framing.RUN, number, 6, n, m, 0, 1, 8, 0, 1))
+    assert shard.lane_of(view, 0, RUN_BYTES - 4, True) == lane
+    assert shard.is_whole(view, 0, RUN_BYTES - 4, True, light) is (n == 1 and (light or m == 0))
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_run_frame_that_is_too_short_has_no_lane_and_counts_as_shards_of_lane_0(sealed: bool) -> None:
+    view = memoryview(bytes(4) + b"\xff" * 13)
+    assert (shard.lane_of(view, 0, 13, sealed), shard.is_whole(view, 0, 13, sealed, True)) == (0, False)

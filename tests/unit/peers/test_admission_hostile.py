@@ -50,6 +50,7 @@ ANY_HELLO = st.builds(
     st.sampled_from(["", "0.1.0"]),
     st.one_of(st.just(b""), st.binary(min_size=32, max_size=32)),
     st.booleans(),
+    lane=U8,
 )
 
 

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.runtime.link_view import ConnectionRef, LinkView
-from pipeline.shm.layout import COPIES_BITS, LINK_COPYING, RECORD_WORDS
 from tests.harness.run import Run
 
 LANE, PEER, OTHER = 1, 2, 3
@@ -53,6 +52,37 @@ def test_light_blocks_are_for_the_worker_of_plain_blocks_unless_others_alone_hav
     assert link_view.light_consumer(PEER, own) == light
 
 
+@pytest.mark.parametrize(
+    ("of_lanes", "expected"),
+    [
+        (([0], [1], [2]), 1),  # the own worker has one of this lane
+        (([1], [1], [1]), 1),
+        (([1], [0], [2]), 0),
+        (([0], [2], [1, 2]), 2),
+        (([0], [2], [2]), 1),  # nobody has: the own worker
+        (([0], [], [2]), 0),
+    ],
+)
+def test_blocks_of_a_lane_go_to_a_worker_with_a_connection_of_that_lane(
+    run: Run, link_view: LinkView, of_lanes: tuple[list[int], ...], expected: int
+) -> None:
+    for worker, lanes in enumerate(of_lanes):
+        run.write_link(worker, PEER, len(lanes), of_lanes=lanes)
+    assert link_view.bulk_consumer(PEER) == expected
+
+
+def test_light_blocks_of_a_lane_go_to_a_worker_with_a_light_connection_of_that_lane(
+    run: Run, link_view: LinkView
+) -> None:
+    run.write_link(0, PEER, 2, light=1, of_lanes=[0], light_of_lanes=[2])
+    run.write_link(1, PEER, 2, light=1, of_lanes=[1], light_of_lanes=[0])
+    run.write_link(2, PEER, 2, light=1, of_lanes=[2], light_of_lanes=[LANE])
+    assert link_view.bulk_consumer(PEER) == 1
+    assert link_view.light_consumer(PEER, 1) == 2
+    run.write_link(2, PEER, 2, light=1, of_lanes=[2], light_of_lanes=[0])
+    assert link_view.light_consumer(PEER, 1) == 1
+
+
 def test_the_offloads_of_a_peer_are_known_once_it_has_a_connection(run: Run, link_view: LinkView) -> None:
     run.write_link(0, PEER, established=0, offloads=7)
     assert link_view.offloads(PEER) is None
@@ -84,8 +114,7 @@ def test_copies_are_those_of_the_worker_that_needs_most_and_a_peer_may_accept_no
 ) -> None:
     assert link_view.copies(PEER) == -1
     for lane, copies in enumerate((0, 2, 1)):
-        run.write_link(lane, PEER, established=1, decodes=1)
-        run.memory.peer_table.links[lane][PEER * RECORD_WORDS + LINK_COPYING] = 5000 << COPIES_BITS | copies
+        run.write_link(lane, PEER, established=1, decodes=1, parity=3, copies=copies, spacing_us=5000 - lane)
     assert link_view.copies(PEER) == 2
     assert run.memory.peer_table.spacing_ns(PEER) == 5_000_000
     run.write_link(1, PEER, established=0, decodes=1)
@@ -97,9 +126,9 @@ def test_copies_are_those_of_the_worker_that_needs_most_and_a_peer_may_accept_no
 @pytest.mark.parametrize(
     ("established", "consumer", "expected"),
     [
-        (((0, 0), (8, 3), (0, 0)), 1, ((1, 1), (1, 2), (1, 0))),  # a block without copies goes on (1, 1)
+        (((0, 0), (8, 3), (0, 0)), 1, ((1, 0), (1, 1), (1, 2))),
         (((2, 1), (2, 1), (2, 1)), 1, ((1, 0), (2, 0), (0, 0))),
-        (((2, 0), (0, 0), (0, 0)), 0, ((0, 1), (0, 0))),
+        (((2, 0), (0, 0), (0, 0)), 0, ((0, 0), (0, 1))),
         (((2, 1), (0, 0), (2, 2)), 1, ((0, 0), (2, 0), (2, 1))),  # that worker has lost its connections meanwhile
     ],
 )
@@ -114,6 +143,15 @@ def test_copies_begin_with_the_connection_that_a_block_without_copies_takes(
     assert link_view.copy_connections(PEER, consumer) == expected
     assert link_view.copy_connections(PEER, consumer) is link_view.copy_connections(PEER, consumer)
     assert link_view.has_light(PEER) == any(light for _, light in established)
+
+
+def test_a_lane_without_a_light_connection_of_its_own_uses_a_foreign_one(run: Run, link_view: LinkView) -> None:
+    run.write_link(0, PEER, 2, of_lanes=[LANE])
+    assert not link_view.is_foreign(PEER, 0)  # there are no light connections at all
+    run.write_link(2, PEER, 2, light=2, light_of_lanes=[0, 2])
+    assert link_view.is_foreign(PEER, link_view.light_consumer(PEER, 0))
+    run.write_link(1, PEER, 1, light=1, light_of_lanes=[LANE])
+    assert not link_view.is_foreign(PEER, link_view.light_consumer(PEER, 0))
 
 
 @pytest.mark.parametrize(

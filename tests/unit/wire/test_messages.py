@@ -69,12 +69,14 @@ HELLOS = st.builds(
     st.one_of(st.just(""), PROGRAMS),
     st.one_of(st.just(b""), of_size(32)),
     st.booleans(),
+    lane=U8,
 )
 CHALLENGES = st.builds(Challenge, of_size(32))
 PROOFS = st.builds(Proof, of_size(32))
 WELCOME_PARTS = (U8, U8, U16, U8, of_size(32), several(INTERFACES, ADDRESSES_MAX), several(NETWORKS, 20))
 WELCOMES = st.one_of(
-    st.builds(Welcome, *WELCOME_PARTS, st.just(""), st.just(0)), st.builds(Welcome, *WELCOME_PARTS, PROGRAMS, U64)
+    st.builds(Welcome, *WELCOME_PARTS, st.just(""), st.just(0), lane=U8),
+    st.builds(Welcome, *WELCOME_PARTS, PROGRAMS, U64, lane=U8),
 )
 REFUSALS = st.builds(Refused, U8, st.text(max_size=TEXT_BYTES_MAX // 4))
 DONES = st.builds(Done, of_size(32), of_size(32), st.text(st.characters(max_codepoint=127), max_size=32))
@@ -414,3 +416,20 @@ def test_every_reason_has_a_number_and_a_text_that_fits() -> None:
     assert messages.REASONS[ADDRESS_OUTSIDE].startswith("the requested address is not in the server's subnets")
     for reason, text in messages.REASONS.items():
         assert decode(Refused(reason, text).frame()) == Refused(reason, text)
+
+
+# -- the lane
+
+
+@pytest.mark.parametrize("message", [hello(), Welcome(messages.VERSION, 0, 1400, 0)], ids=["hello", "welcome"])
+def test_a_lane_is_told_in_an_extension_and_lane_0_in_none(message: Hello | Welcome) -> None:
+    told = message._replace(lane=3)
+    assert told.frame()[5:] == message.frame()[5:] + b"\x06\x01\x03"
+    assert decode(told.frame()) == told
+    assert decode(message.frame()).lane == 0
+
+
+@pytest.mark.parametrize("value", [b"", b"\x01\x02", b"\x00" * 200], ids=repr)
+def test_a_lane_of_another_length_counts_as_none(value: bytes) -> None:
+    body = hello().frame()[5:] + bytes([6, len(value)]) + value
+    assert decode(framing.frame(framing.HELLO, body)).lane == 0

@@ -29,6 +29,7 @@ from pipeline.runtime.plan import Plan, StageMember
 from pipeline.shm import doorbell, layout, peer_table, ring, scoreboard, segment
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import RECORD_WORDS
+from pipeline.shm.link_requests import LinkRequests
 from pipeline.shm.ring import StageView
 from pipeline.supervisor.processes.process import Process
 from pipeline.supervisor.processes.worker_channels import INVALID
@@ -43,6 +44,7 @@ NOW = 5_000 * SECOND
 SLOTS = 4
 OFF = WORKER_SETTINGS
 FEC = WORKER_SETTINGS._replace(fec="auto")
+PARITY = [LinkRequests(parity, 0, 0).pack() for parity in range(4)]
 U64 = 1 << 64
 
 
@@ -300,11 +302,14 @@ def test_the_text_shows_instance_workers_rings_connections_and_counters(running:
     [
         ({}, "fec auto, now no parity (at most 10 + 3): the other end accepts no shards, or is not connected"),
         (
-            {"established": 5, "accepts_shards": 0, "parity": 3},
+            {"established": 5, "accepts_shards": 0, "requests": PARITY[3]},
             "fec auto, now no parity (at most 10 + 3): the other end accepts no shards, or is not connected",
         ),
-        ({"established": 5, "accepts_shards": 1, "parity": 0}, "fec auto, now no parity (at most 10 + 3)"),
-        ({"established": 5, "accepts_shards": 1, "parity": 2}, "fec auto, now 10 + 2 shards a block (at most 10 + 3)"),
+        ({"established": 5, "accepts_shards": 1}, "fec auto, now no parity (at most 10 + 3)"),
+        (
+            {"established": 5, "accepts_shards": 1, "requests": PARITY[2]},
+            "fec auto, now 10 + 2 shards a block (at most 10 + 3)",
+        ),
     ],
 )
 def test_the_text_shows_how_blocks_are_cut_now(words: dict[str, int], line: str) -> None:
@@ -320,13 +325,13 @@ def test_the_text_shows_how_blocks_are_cut_now(words: dict[str, int], line: str)
 def test_with_several_peers_a_status_counts_them_and_has_the_highest_parity() -> None:
     running = Running(fec=True, capacity=5)
     try:
-        running.publish_link(0, 1, established=2, accepts_shards=1, parity=1)
-        running.publish_link(1, 1, established=1, accepts_shards=1, parity=1)
-        running.publish_link(1, 4, established=3, accepts_shards=1, parity=3)
+        running.publish_link(0, 1, established=2, accepts_shards=1, requests=PARITY[1])
+        running.publish_link(1, 1, established=1, accepts_shards=1, requests=PARITY[1])
+        running.publish_link(1, 4, established=3, accepts_shards=1, requests=PARITY[3])
         taken = running.snapshot()
         assert (taken["peers_connected"], taken["peers_max"]) == (2, 5)
         assert (taken["fec"]["parity"], taken["fec"]["peer_accepts_shards"]) == (3, True)
-        running.publish_link(0, 0, established=1, accepts_shards=0, parity=0)
+        running.publish_link(0, 0, established=1, accepts_shards=0)
         taken = running.snapshot()
         assert taken["peers_connected"] == 3
         assert (taken["fec"]["parity"], taken["fec"]["peer_accepts_shards"]) == (3, False)

@@ -16,7 +16,6 @@ from pipeline.shm.layout import (
 )
 from pipeline.transport.connection import Connection
 from pipeline.transport.connection_list import ConnectionList
-from pipeline.wire import framing
 from tests.harness.run import Run
 from workers.tcp.established import EstablishedConnections
 from workers.tcp.link_publisher import LinkPublisher
@@ -83,24 +82,18 @@ def test_a_removed_connection_is_out_of_service_and_its_descriptor_stays_taken(r
     assert connection.socket.fileno() == -1
 
 
-def test_each_lane_gets_the_frames_of_a_connection_in_turn(registry: Registry) -> None:
-    lanes = []
-    for dial_index in range(4):
-        connection = registry.run.connection()
-        registry.established.stamp(connection)
-        lanes.append(connection.receive.stamped_lane)
-        registry.add(dial_index=dial_index)
-    assert lanes == [1, 2, 0, 1]
+def test_a_lane_gets_the_frames_of_the_lane_that_the_peer_has_told_turned_by_the_index_of_the_peer(
+    registry: Registry,
+) -> None:
+    def lanes(peer: int) -> list[int]:
+        connection = registry.run.connection(peer)
+        found = []
+        for told in (0, 1, 2, 3, 255):
+            registry.established.stamp(connection, told)
+            found.append(connection.receive.stamped_lane)
+        return found
 
-
-def test_all_light_connections_of_a_peer_have_one_lane_so_that_copies_meet(registry: Registry) -> None:
-    lanes = {}
-    for peer in (1, 2, 1, 2):
-        connection = registry.run.connection(peer, traffic_class=framing.LIGHT)
-        registry.established.stamp(connection)
-        lanes.setdefault(peer, set()).add(connection.receive.stamped_lane)
-        registry.add(peer=peer)
-    assert lanes == {1: {1}, 2: {2}}
+    assert (lanes(0), lanes(2)) == ([0, 1, 2, 0, 0], [2, 0, 1, 2, 2])
 
 
 def test_a_connection_replaces_those_of_an_older_session_and_of_its_own_dial_slot(registry: Registry) -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from pipeline.counters import ID
 from pipeline.policy.adaptive_parity import CALM_NS
-from pipeline.shm.layout import LINK_COPYING, LINK_PARITY
 from pipeline.transport.connection import ESTABLISHED, Connection
 from pipeline.transport.socket_options import SO_MAX_PACING_RATE, UNPACED
 from pipeline.transport.tcp_info import TcpInfo
@@ -81,12 +80,12 @@ class Link:
         return self.parity()
 
     def parity(self) -> int:
-        return self.run.word(LANE, PEER, LINK_PARITY)
+        return self.run.requests(LANE, PEER).parity
 
     def copying(self) -> tuple[int, int]:
         """Copies, and the spacing in microseconds."""
-        word = self.run.word(LANE, PEER, LINK_COPYING)
-        return word & 0xFF, word >> 8
+        requests = self.run.requests(LANE, PEER)
+        return requests.copies, requests.spacing_us
 
     def count(self, name: str) -> int:
         return self.counters[ID[name]]
@@ -191,7 +190,7 @@ def test_losses_in_bursts_call_for_a_spacing_whatever_connection_they_hit(
 def test_parity_is_called_for_at_this_peer_alone(auto: Link) -> None:
     auto.connect().moves(retransmits=1)
     auto.tick()
-    assert [auto.run.word(LANE, peer, LINK_PARITY) for peer in range(4)] == [0, 0, MOST, 0]
+    assert [auto.run.requests(LANE, peer).parity for peer in range(4)] == [0, 0, MOST, 0]
 
 
 # -- pacing

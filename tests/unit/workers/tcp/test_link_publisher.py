@@ -11,9 +11,9 @@ from pipeline.shm.layout import (
     LINK_ESTABLISHED,
     LINK_LIGHT,
     LINK_OFFLOADS,
-    LINK_PARITY,
     LINK_RECEIVED_BYTES,
 )
+from pipeline.shm.link_requests import NONE, LinkRequests
 from pipeline.wire import framing
 from tests.harness.run import OFFLOADS, Run
 from workers.tcp.link_publisher import LinkPublisher
@@ -60,11 +60,11 @@ def test_a_peer_accepts_shards_if_every_connection_does(run: Run, publisher: Lin
 
 def test_a_link_record_belongs_to_one_peer_and_one_worker(run: Run, publisher: LinkPublisher) -> None:
     publisher.publish(2, [run.connection(2, offloads=0)])
-    publisher.request_parity(2, 3)
+    publisher.request(2, LinkRequests(3, 2, 1000))
     publisher.add_received(2, 1000, 2000)
     for peer in (0, 1, 3):
         assert published(run, peer) == NOTHING
-        assert run.word(LANE, peer, LINK_PARITY) == run.word(LANE, peer, LINK_RECEIVED_BYTES) == 0
+        assert (run.requests(LANE, peer), run.word(LANE, peer, LINK_RECEIVED_BYTES)) == (NONE, 0)
     for lane in (0, 2):
         assert not any(run.memory.peer_table.links[lane])
 
@@ -75,12 +75,12 @@ def test_after_the_last_connection_a_link_record_is_empty(run: Run, publisher: L
     assert published(run, 2) == NOTHING
 
 
-def test_parity_is_replaced_and_received_bytes_are_added_up(run: Run, publisher: LinkPublisher) -> None:
-    publisher.request_parity(1, 3)
-    publisher.request_parity(1, 2)
+def test_requests_are_replaced_and_received_bytes_are_added_up(run: Run, publisher: LinkPublisher) -> None:
+    publisher.request(1, LinkRequests(3, 2, 7000))
+    publisher.request(1, LinkRequests(2, 1, 0))
     publisher.add_received(1, 10, 20)
     publisher.add_received(1, 5, 9)
-    assert (run.word(LANE, 1, LINK_PARITY), run.word(LANE, 1, LINK_RECEIVED_BYTES)) == (2, 15)
+    assert (run.requests(LANE, 1), run.word(LANE, 1, LINK_RECEIVED_BYTES)) == (LinkRequests(2, 1, 0), 15)
     assert run.word(LANE, 1, LINK_COUNTED_BYTES) == 29
 
 
@@ -88,7 +88,7 @@ def test_a_successor_clears_all_that_its_predecessor_published_except_what_was_c
     run: Run, publisher: LinkPublisher
 ) -> None:
     publisher.publish(3, [run.connection(3, offloads=0)])
-    publisher.request_parity(3, 3)
+    publisher.request(3, LinkRequests(3, 2, 1000))
     publisher.add_received(3, 77, 88)
     connection = run.connection(3)
     connection.receive.status_row = publisher.acquire_row()
@@ -96,7 +96,7 @@ def test_a_successor_clears_all_that_its_predecessor_published_except_what_was_c
     run.write_link(0, 3, established=5)
     LinkPublisher(run.attach(f"tcp-{LANE}"))
     assert published(run, 3) == NOTHING
-    assert (run.word(LANE, 3, LINK_PARITY), run.word(LANE, 3, LINK_RECEIVED_BYTES)) == (0, 77)
+    assert (run.requests(LANE, 3), run.word(LANE, 3, LINK_RECEIVED_BYTES)) == (NONE, 77)
     assert run.memory.peer_table.connections(LANE) == []
     assert run.memory.peer_table.established_count(3) == 5
 

@@ -48,6 +48,24 @@ def test_plain_blocks_of_one_lane_stay_on_one_connection_and_lanes_have_differen
     assert chosen == [{bench.queues[lane % 3]} for lane in range(4)]
 
 
+def test_plain_blocks_of_a_lane_go_on_a_connection_of_that_lane(ends: Ends) -> None:
+    bench = Bench(ends, 4)
+    for queue, lane in zip(bench.queues, (1, 0, 1, 0), strict=True):
+        queue.connection.receive.stamped_lane = lane
+    bench.peer.set_queues(bench.queues)
+    rings = [OutboundRing(lane=lane) for lane in range(3)]
+    chosen = [{bench.peer.queue_for(ring.item(frame(number))) for number in range(5)} for ring in rings]
+    assert chosen == [{bench.queues[1]}, {bench.queues[2]}, {bench.queues[2]}]
+
+
+def test_the_first_lanes_of_two_clients_need_not_send_on_their_first_connections(ends: Ends) -> None:
+    bench = Bench(ends, 3)
+    other = PeerSender(bench.peer.peer, 1 << 20, NOW, bench.counters, turn=2)
+    other.set_queues(bench.queues)
+    item = OutboundRing(lane=0).item(frame(0))
+    assert (bench.peer.queue_for(item), other.queue_for(item)) == (bench.queues[0], bench.queues[2])
+
+
 def test_runs_without_a_connection_of_their_own_go_to_one_in_turn(ends: Ends, ring: OutboundRing) -> None:
     bench = Bench(ends, 3)
     chosen = [bench.peer.queue_for(ring.item(frame(number), shards=1)) for number in range(6)]

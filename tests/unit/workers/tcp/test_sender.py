@@ -13,7 +13,8 @@ from pipeline.counters import ID
 from pipeline.policy.loss_bursts import SPACING_MOST_NS
 from pipeline.policy.token_bucket import BURST_LEAST
 from pipeline.runtime.worker import DONE, MORE, NOTHING
-from pipeline.shm.layout import COPIES_BITS, FIRST_PEER_HANDLE, LINK_COPYING, SENT_BYTES, SENT_DROPPED
+from pipeline.shm.layout import FIRST_PEER_HANDLE, LINK_REQUESTS, SENT_BYTES, SENT_DROPPED
+from pipeline.shm.link_requests import LinkRequests
 from pipeline.transport.connection import Connection
 from pipeline.transport.tls_channel import TlsChannel
 from pipeline.wire import framing
@@ -110,7 +111,7 @@ def test_light_and_bulk_have_connections_of_their_own(make: Make) -> None:
 def test_each_copy_of_a_light_packet_goes_out_a_spacing_later_and_its_slot_waits_for_none(make: Make) -> None:
     run = make()
     connections = [run.connect() for _ in range(3)]
-    run.run.memory.peer_table.links[0][LINK_COPYING] = 50_000 << COPIES_BITS  # cut to SPACING_MOST_NS
+    run.run.memory.peer_table.links[0][LINK_REQUESTS] = LinkRequests(3, 2, 50_000).pack()  # cut to SPACING_MOST_NS
     run.burst()
     began = time.monotonic_ns()
     run.fill_runs("light", [(0, 0, frame(1)), (0, 1, frame(1)), (0, 2, frame(1))])
@@ -123,6 +124,22 @@ def test_each_copy_of_a_light_packet_goes_out_a_spacing_later_and_its_slot_waits
         wait_for(lambda: received(run, copy) == [(False, 1)], run)
         assert time.monotonic_ns() - began >= place * SPACING_MOST_NS
     assert not run.sender._delayed.next_due
+
+
+def test_the_first_copy_of_a_block_takes_the_connection_of_the_blocks_of_its_lane_that_have_none(make: Make) -> None:
+    run = make()
+    connections = [run.connect(traffic_class=framing.LIGHT) for _ in range(3)]
+    for connection, lane in zip(connections, (1, 0, 2), strict=True):
+        connection.receive.stamped_lane = lane
+    run.burst()
+    run.fill("light", frame(1))
+    run.burst()
+    run.fill_runs("light", [(0, 0, frame(2)), (0, 1, frame(2))])
+    run.fill("light", frame(3))
+    run.burst()
+    assert received(run, connections[1]) == [(False, 1), (False, 2), (False, 3)]
+    wait_for(lambda: received(run, connections[2]) == [(False, 2)], run)
+    assert received(run, connections[0]) == []
 
 
 def test_without_bursts_the_spacing_between_copies_is_short_and_there_is_none_between_runs(make: Make) -> None:
@@ -140,7 +157,7 @@ def test_without_bursts_the_spacing_between_copies_is_short_and_there_is_none_be
 def test_after_bursts_the_last_run_of_a_block_that_can_do_without_it_goes_out_later(make: Make) -> None:
     run = make()
     connections = [run.connect() for _ in range(3)]
-    run.run.memory.peer_table.links[0][LINK_COPYING] = 5_000 << COPIES_BITS
+    run.run.memory.peer_table.links[0][LINK_REQUESTS] = LinkRequests(3, 2, 5_000).pack()
     run.burst()
     for skippable, later in ((1, True), (0, False)):
         runs = [(0, place, frame(place)) for place in range(3)]

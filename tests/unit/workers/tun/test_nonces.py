@@ -17,11 +17,10 @@ from pipeline.sealing import kinds
 from pipeline.shm import key_table
 from pipeline.shm.key_table import BlockKeys, KeyTable
 from pipeline.shm.layout import PEER_INDEX_MASK
-from tests.harness.sealed_lane import CAPACITY, Lane, block_keys, handle, key, sealed
+from tests.harness.sealed_lane import CAPACITY, LANES, Lane, block_keys, handle, key, sealed
 from workers.tun import sealing as module
 from workers.tun.sealing import BlockSealing
 
-LANES = 2
 DUTIES = (kinds.FROM_TUN, kinds.FROM_PEERS)
 INSTANTS = ("before the count", "after the count", "in the middle of the seal", "after the seal")
 
