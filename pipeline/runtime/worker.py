@@ -28,9 +28,10 @@ from pipeline import log
 from pipeline.counters import ID
 from pipeline.errors import LocalError, SupervisorGone
 from pipeline.log import LOG
-from pipeline.runtime import privileges
+from pipeline.runtime import group_port, privileges
 from pipeline.runtime.assignment import report_ready
-from pipeline.runtime.plan import Plan, StageMember
+from pipeline.runtime.group_port import GroupPort
+from pipeline.runtime.plan import Plan, RingPlan, StageMember, StagePosition
 from pipeline.runtime.port import Port
 from pipeline.shm import doorbell, peer_table, ring, scoreboard
 from pipeline.system import task_limit
@@ -121,9 +122,28 @@ class Attachment:
                 self._rings.append(attached)
                 after = [self._doorbell(each) for each in position.after]
                 rarely = [self._doorbell(each) for each in position.after_rarely]
-                found.append(Port(attached, position, planned.lane, after, rarely, partial(self._count_mended, duty)))
+                found.append(self._port(planned, attached, position, after, rarely, duty))
         self._ports[duty] += found
         return found
+
+    def _port(
+        self,
+        planned: RingPlan,
+        attached: ring.Ring,
+        position: StagePosition,
+        after: list[doorbell.Doorbell],
+        rarely: list[doorbell.Doorbell],
+        duty: str,
+    ) -> Port:
+        on_mended = partial(self._count_mended, duty)
+        if len(after) == 1:
+            return Port(attached, position, planned.lane, after, rarely, on_mended)
+        writers, decoders = (
+            partial(concerns, sealed=self.settings.seals, lanes=self.plan.lanes)
+            for concerns in (group_port.writers, group_port.decoders)
+        )
+        concerned = writers if planned.kind == "inbound" else group_port.senders
+        return GroupPort(attached, position, planned.lane, after, rarely, on_mended, concerned, decoders)
 
     def ports_of(self, duty: str) -> list[Port]:
         """All ports that a duty has got so far."""
