@@ -1,6 +1,7 @@
 """The scoreboard: a segment in which every worker has a page that it alone writes.
 
     a duty                 writes its heartbeat, its sleeping flag and its counters
+    tcp workers            write and read how many connections each has, to accept in turn
     other workers          read sleeping flags, to kick
     supervisor and tools   read heartbeats and counters, without a word from the worker
 
@@ -8,6 +9,8 @@ A successor continues the counters that it finds. Offsets: `layout`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from pipeline.counters import COUNTERS
 from pipeline.shm import layout, segment
@@ -38,6 +41,7 @@ class WorkerPage:
         self._at = layout.page_at(worker)
         self._memory = memory
         self.counters = self._cut(layout.COUNTERS_AT, layout.COUNTERS_MAX)
+        self.connections = self._cut(layout.CONNECTIONS_AT, 1)
         self._sleeping = [
             self._cut(layout.DUTY_AT + d * layout.DUTY_STRIDE + layout.DUTY_SLEEPING_AT, 1)
             for d in range(len(layout.DUTIES))
@@ -56,12 +60,13 @@ class WorkerPage:
     def heartbeat(self, duty: str) -> memoryview:
         return self._heartbeats[layout.DUTIES.index(duty)]
 
-    def oldest_heartbeat(self) -> int:
-        """CLOCK_MONOTONIC ns of the last loop of the duty that is silent longest; 0 before its first loop."""
-        return min(word[0] for word in self._heartbeats)
+    def oldest_heartbeat(self, duties: Iterable[str] = layout.DUTIES) -> int:
+        """CLOCK_MONOTONIC ns of the last loop of the duty, of those of the worker, that is silent longest; 0 before its
+        first loop."""
+        return min(self.heartbeat(duty)[0] for duty in duties)
 
     def close(self) -> None:
-        for view in (self.counters, *self._sleeping, *self._heartbeats):
+        for view in (self.counters, self.connections, *self._sleeping, *self._heartbeats):
             view.release()
 
 

@@ -1,9 +1,9 @@
 """The listening socket of a server's tcp worker, behind the handshake limiter. Other tcp workers have it as well.
 
 accept() never blocks. A connection that the limiter rejects is reset at once and counted. That leaves nothing behind in
-the kernel, and costs no socket object. Accepting goes on until no connection waits any more, or until the caller's time
-is over. If any was rejected, accepting then pauses for REJECTED_PAUSE_NS: a flood waits in the kernel's queue
-meanwhile, and is rejected in batches.
+the kernel, and costs no socket object. Accepting goes on until no connection waits any more, until the caller's time is
+over, or until another worker has fewer connections (`workers.tcp.accept_share`). If any was rejected, accepting then
+pauses for REJECTED_PAUSE_NS: a flood waits in the kernel's queue meanwhile, and is rejected in batches.
 
 A server without a free descriptor cannot even reject: clients would wait for ever, and epoll would report them for
 ever. It makes room, as where all handshakes are in use. If that fails, there is one descriptor in reserve. It is given
@@ -25,6 +25,7 @@ from pipeline.counters import ID
 from pipeline.policy.handshake_limiter import HandshakeLimiter
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.address import SocketAddress
+from workers.tcp.accept_share import LOOK_AGAIN_NS
 
 FAILED_PAUSE_NS = 200_000_000
 REJECTED_PAUSE_NS = 10_000_000
@@ -38,7 +39,8 @@ RESET_ON_CLOSE, SHUT_DOWN_ON_CLOSE = struct.pack("=ii", 1, 0), struct.pack("=ii"
 
 
 class Acceptor:
-    """`workers`: how many share the limits; `make_room`: see HandshakeLimiter. Times are CLOCK_MONOTONIC ns."""
+    """`workers`: how many share the limits; `make_room`: see HandshakeLimiter; `is_our_turn`: see AcceptShare. Times
+    are CLOCK_MONOTONIC ns."""
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class Acceptor:
         counters: memoryview,
         epoll: select.epoll,
         make_room: Callable[[], bool] = lambda: False,
+        is_our_turn: Callable[[int], bool] = lambda now: True,
     ) -> None:
         self._socket = socket.socket(fileno=fd)
         self._family = self._socket.family
@@ -60,6 +63,7 @@ class Acceptor:
         self._counters = counters
         self._epoll = epoll
         self._make_room = make_room
+        self._is_our_turn = is_our_turn
         self.resume_at_ns = 0  # of a pause; 0: there is none
         self._reserve = -1
         self._take_reserve()
@@ -80,6 +84,9 @@ class Acceptor:
             return
         rejected = False
         while True:
+            if not self._is_our_turn(now):
+                self._pause(now + LOOK_AGAIN_NS)
+                return
             try:
                 fd, address = self._accept()
             except OSError as error:

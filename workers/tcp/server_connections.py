@@ -21,6 +21,7 @@ from pipeline.transport.connection import HANDSHAKE, Connection
 from pipeline.transport.socket_options import ask_other_end, configure
 from pipeline.wire import messages
 from pipeline.wire.handshake import Cause, Failed
+from workers.tcp.accept_share import AcceptShare
 from workers.tcp.acceptor import Acceptor
 from workers.tcp.connection_checks import RETRANSMITS_MAX
 from workers.tcp.connection_log import ConnectionLog
@@ -59,8 +60,15 @@ class ServerConnections(ConnectionManager):
         self._lane, lanes = context.attachment.worker.lane, context.attachment.plan.lanes
         self._queue = HandshakeQueue(self._epoll)
         self._handshake_epoll = self._queue.epoll
+        self._share = AcceptShare(context.attachment)
         self._acceptor = Acceptor(
-            context.fds.listener, self._settings, lanes, self._counters, self._queue.epoll, self._make_room
+            context.fds.listener,
+            self._settings,
+            lanes,
+            self._counters,
+            self._queue.epoll,
+            self._make_room,
+            self._share.is_ours,
         )
         self._handshaker = ServerHandshaker(self._settings, self._channel, self._lane)
         self._unauthenticated = UnauthenticatedLog()
@@ -104,11 +112,15 @@ class ServerConnections(ConnectionManager):
         for sock, address in self._acceptor.accept(now, until):
             configure(sock, self._settings)
             connection = self._register(sock, address, HANDSHAKE, now, READABLE)
+            self._note_count()
             if connection.receive.status_row < 0:
                 self._counters[ID["tcp.closed_row_full"]] += 1
                 self.close(connection, "this worker has as many connections as it can have", logging.DEBUG)
                 continue
             self._on_outcome(connection, self._handshaker.begin(connection))
+
+    def _note_count(self) -> None:
+        self._share.note(len(self._handshaking.by_fd) + len(self._established.by_fd))
 
     def _make_room(self) -> bool:
         """End the oldest handshake that has had time enough, unless the supervisor is about to decide."""
@@ -228,6 +240,7 @@ class ServerConnections(ConnectionManager):
         super().close(connection, why, level)
 
     def _end_service(self, connection: Connection, established: bool, why: str, now: int) -> None:
+        self._note_count()
         if established:
             self._connection_log.ended(connection.serial, why, now)
             if not self._established.is_connected(connection.peer):

@@ -82,7 +82,7 @@ def words() -> list[Word]:
         for kind in ("tun", "fec", "tcp"):
             found.append(Word(f"heartbeat {duty}", first + layout.DUTY_HEARTBEAT_AT, f"{kind} {duty}"))
             found.append(Word(f"sleeping {duty}", first + layout.DUTY_SLEEPING_AT, f"{kind} {duty}"))
-    return found
+    return [*found, Word("connections", layout.CONNECTIONS_AT, "tcp inbound")]
 
 
 def test_no_cache_line_of_a_page_is_written_by_two_duties() -> None:
