@@ -151,12 +151,13 @@ def _worker(
     plan: WorkerPlan, about: Mapping[str, Any], scoreboard: Scoreboard, meter: CpuMeter, now: int
 ) -> dict[str, Any]:
     page = scoreboard.pages[plan.page]
-    heartbeat = page.oldest_heartbeat()
+    heartbeat = page.oldest_heartbeat(plan.duties)
     pid = about["pid"]
     return {
         "name": plan.name,
         "kind": plan.kind,
         "lane": plan.lane,
+        "duties": list(plan.duties),
         "pid": pid,
         "state": about["state"],
         "restarts": about["restarts"],

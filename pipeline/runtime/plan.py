@@ -111,11 +111,20 @@ class WorkerFds(NamedTuple):
 class WorkerPlan(NamedTuple):
     """One worker process."""
 
-    name: str
+    name: str  # of a worker with one duty, such as tun-out-0 and tun-in-0; else tun-0
     kind: str  # tun, fec or tcp
     lane: int
     page: int  # number of its page on the scoreboard
-    doorbells: dict[str, str]  # name of a duty: name of the semaphore
+    doorbells: dict[str, str]  # name of each of its duties: name of the semaphore
+
+    @property
+    def duties(self) -> tuple[str, ...]:
+        return tuple(self.doorbells)
+
+    @property
+    def whole(self) -> str:
+        """The name of the worker that has both duties, or would have them."""
+        return f"{self.kind}-{self.lane}"
 
 
 class StageMember(NamedTuple):
@@ -213,6 +222,10 @@ class Plan(NamedTuple):
 
     def worker(self, name: str) -> WorkerPlan:
         return next(w for w in self.workers if w.name == name)
+
+    def named(self, name: str) -> list[WorkerPlan]:
+        """The worker of this name; or both, if it is the name that the worker would have if it were one."""
+        return [w for w in self.workers if name in (w.name, w.whole)]
 
     def workers_of_kind(self, kind: str) -> list[WorkerPlan]:
         return [w for w in self.workers if w.kind == kind]

@@ -10,17 +10,26 @@
 
 Each tcp worker has one inbound ring; each lane has one ring of every other kind. Rings from peer to peer exist only
 where more than one peer can be connected. `{ }` is a group: each member sees every slot and acts on its own slots.
-Workers start in START_ORDER: the consumers of a ring start before the worker that fills it from TUN.
+Workers start in START_ORDER: the consumers of a ring start before the worker that fills it from TUN. So does, of a
+worker that is two processes, the inbound duty before the outbound one.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import NamedTuple
 
 from pipeline.fec import shard
 from pipeline.runtime.plan import PeerTablePlan, Plan, RingPlan, StageMember, WorkerPlan, WorkerSettings
 from pipeline.shm import layout
+
+MAY_SPLIT = ("tun", "fec")
+"""Kinds of workers whose duties share nothing but shared memory and descriptors: they may be two processes of one duty
+each. The duties of a tcp worker share its connections: what one has read decides what the other may send, and both move
+what a connection that ends leaves behind."""
+
+SHORT = {"outbound": "out", "inbound": "in"}
 
 
 class Visitor(NamedTuple):
@@ -69,6 +78,8 @@ RINGS: dict[str, dict[str, Stages]] = {
 }
 # fmt: on
 
+_SPLIT = (("inbound",), ("outbound",))
+
 BETWEEN_PEERS = ("transit",)
 """Kinds of rings that one peer alone has no use for."""
 
@@ -99,8 +110,10 @@ def build_plan(
     settings: WorkerSettings,
     capacity: int = 1,
     name_key: bytes = b"",
+    split: Collection[str] = (),
 ) -> Plan:
-    """The plan of one run. `slots`, `slot_bytes`: of a ring for bulk; `capacity`: peers that can be connected.
+    """The plan of one run. `slots`, `slot_bytes`: of a ring for bulk; `capacity`: peers that can be connected; `split`:
+    kinds of workers whose duties are processes of their own.
 
     Everybody may make names in /dev/shm. With a secret `name_key`, nobody can make one of the run's before we do.
     """
@@ -110,10 +123,19 @@ def build_plan(
     def shm_name(what: str) -> str:
         return f"{base}{what}.{hashlib.blake2s(what.encode(), key=name_key, digest_size=8).hexdigest()}"
 
-    workers = [
-        WorkerPlan(f"{kind}-{lane}", kind, lane, page, {d: shm_name(f"{kind}-{lane}.{d}") for d in layout.DUTIES})
-        for page, (kind, lane) in enumerate((kind, lane) for kind in START_ORDER[shape] for lane in range(lanes))
+    seats = [
+        (kind, lane, duties)
+        for kind in START_ORDER[shape]
+        for duties in (_SPLIT if kind in split else (layout.DUTIES,))
+        for lane in range(lanes)
     ]
+    workers = [
+        WorkerPlan(
+            _worker_name(kind, lane, duties[0], split), kind, lane, page,
+            {duty: shm_name(f"{kind}-{lane}.{duty}") for duty in duties},
+        )
+        for page, (kind, lane, duties) in enumerate(seats)
+    ]  # fmt: skip
     geometry = {"light": (LIGHT_SLOTS, LIGHT_SLOT_BYTES)}
     if shape == "fec":
         geometry["coded"] = geometry["transit"] = slots, _coded_slot_bytes(settings.fec_data, settings.fec_parity)
@@ -124,8 +146,8 @@ def build_plan(
             kind,
             lane,
             *geometry.get(kind, (slots, slot_bytes)),
-            [[member for visitor in stage for member in _members(visitor, lane, lanes)] for stage in stages],
-            [member for stage in stages for v in stage if v.rarely for member in _members(v, lane, lanes)],
+            [[member for visitor in stage for member in _members(visitor, lane, lanes, split)] for stage in stages],
+            [member for stage in stages for v in stage if v.rarely for member in _members(v, lane, lanes, split)],
         )
         for kind, stages in RINGS[shape].items()
         if capacity > 1 or kind not in BETWEEN_PEERS
@@ -138,9 +160,15 @@ def build_plan(
     return Plan(name, run_id, mode, lanes, scoreboard, events, overview, peers, workers, rings, settings)
 
 
-def _members(visitor: Visitor, lane: int, lanes: int) -> list[StageMember]:
+def _members(visitor: Visitor, lane: int, lanes: int, split: Collection[str]) -> list[StageMember]:
     """The members that an entry of the table stands for, in the ring of this lane."""
-    return [StageMember(f"{visitor.worker}-{i}", visitor.duty) for i in (range(lanes) if visitor.group else (lane,))]
+    which = range(lanes) if visitor.group else (lane,)
+    return [StageMember(_worker_name(visitor.worker, i, visitor.duty, split), visitor.duty) for i in which]
+
+
+def _worker_name(kind: str, lane: int, duty: str, split: Collection[str]) -> str:
+    """The name of the worker that has this duty."""
+    return f"{kind}-{SHORT[duty]}-{lane}" if kind in split else f"{kind}-{lane}"
 
 
 def _coded_slot_bytes(n: int, m: int) -> int:

@@ -1,4 +1,4 @@
-"""The common part of all workers: attachment to shared memory, two duties with a heartbeat each, one way to end.
+"""The common part of all workers: attachment to shared memory, duties with a heartbeat each, one way to end.
 
 A duty has one small step and one way to wait. The loop, the signals and the exit are here, once:
 
@@ -54,7 +54,7 @@ NOTHING, DONE, MORE = range(3)
 
 
 class Duty(Protocol):
-    """One of a worker's two threads."""
+    """One of a worker's threads."""
 
     name: str
 
@@ -89,7 +89,7 @@ class Attachment:
         self.scoreboard = scoreboard.attach(plan.scoreboard, len(plan.workers), self.worker.page)
         self.page = self.scoreboard.pages[self.worker.page]
         peers = plan.peer_table
-        writer = self.worker.kind, self.worker.lane
+        writer = self.worker.kind, self.worker.lane, self.worker.duties
         self.peer_table = peer_table.attach(peers.segment, peers.capacity, plan.lanes, peers.status_rows, writer)
         for words in (self.page.counters, *self.peer_table.written_by(*writer)):
             _clear_impossible(words)
@@ -98,6 +98,7 @@ class Attachment:
         self._ports: dict[str, list[Port]] = {duty: [] for duty in self.worker.doorbells}
         self.doorbells = {duty: self._doorbell(StageMember(name, duty), owner=True) for duty in self.worker.doorbells}
         self.stop = Stop()
+        self.stop.outbound_ended = "outbound" not in self.worker.duties
 
     def _doorbell(self, member: StageMember, owner: bool = False) -> doorbell.Doorbell:
         target = self.plan.worker(member.worker)

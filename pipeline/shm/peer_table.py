@@ -34,8 +34,18 @@ _ROUTE = struct.Struct("<BB6xq16s")
 _VERSION = layout.ROUTES_VERSION_AT // 8
 _COUNT = layout.ROUTES_COUNT_AT // 8
 
-WRITTEN_BY = {"tcp": ("link", "sent"), "tun": ("number", "transit"), "fec": ("recovered",)}
-"""Records of its lane that a worker writes, by its kind."""
+WRITTEN_BY = {
+    ("tcp", "outbound"): ("sent",),
+    ("tcp", "inbound"): ("link",),
+    ("tun", "outbound"): ("number",),
+    ("tun", "inbound"): ("transit",),
+    ("fec", "outbound"): (),
+    ("fec", "inbound"): ("recovered",),
+}
+"""Records of its lane that a duty writes, by the kind of its worker."""
+
+Writer = tuple[str, int, Sequence[str]]
+"""A worker: its kind, its lane, its duties."""
 
 Route = tuple[bytes, int, int]
 """Address of 4 or 16 bytes, prefix length, peer handle (NO_PEER for a prefix that belongs to none)."""
@@ -175,11 +185,11 @@ class PeerTable:
 
     # -- a worker's
 
-    def written_by(self, kind: str, lane: int) -> list[memoryview]:
-        """The records that a worker of this kind and lane writes."""
+    def written_by(self, kind: str, lane: int, duties: Sequence[str]) -> list[memoryview]:
+        """The records that a worker of this kind and lane, with these duties, writes."""
         tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries
         by_name = dict(zip(LANE_RECORDS, tables, strict=True))
-        return [by_name[records][lane] for records in WRITTEN_BY[kind]]
+        return [by_name[records][lane] for duty in duties for records in WRITTEN_BY[kind, duty]]
 
     # -- a tcp worker's
 
@@ -255,10 +265,10 @@ def create(name: str, capacity: int, lanes: int, status_rows: int) -> PeerTable:
     return PeerTable(memory, capacity, lanes, status_rows)
 
 
-def attach(name: str, capacity: int, lanes: int, status_rows: int, writer: tuple[str, int] | None = None) -> PeerTable:
+def attach(name: str, capacity: int, lanes: int, status_rows: int, writer: Writer | None = None) -> PeerTable:
     """Attach to an existing peer table. LocalError if it is another one.
 
-    `writer`: kind and lane of a worker, which can write its own records and status rows alone; None: to all.
+    `writer`: a worker, which can write its own records and status rows alone; None: to all.
     """
     areas = None if writer is None else _areas_of(*writer, capacity, lanes, status_rows)
     return _attach(name, capacity, lanes, status_rows, areas, None)
@@ -278,11 +288,14 @@ def _attach(
     return PeerTable(memory, capacity, lanes, status_rows)
 
 
-def _areas_of(kind: str, lane: int, capacity: int, lanes: int, status_rows: int) -> list[segment.Area]:
-    """The areas that a worker of this kind and lane writes."""
+def _areas_of(
+    kind: str, lane: int, duties: Sequence[str], capacity: int, lanes: int, status_rows: int
+) -> list[segment.Area]:
+    """The areas that a worker of this kind and lane, with these duties, writes."""
     areas = [
         segment.Area(layout.records_at(capacity, lane, records), layout.records_bytes(capacity))
-        for records in WRITTEN_BY[kind]
+        for duty in duties
+        for records in WRITTEN_BY[kind, duty]
     ]
     if kind == "tcp":
         rows_at = layout.status_rows_at(capacity, lanes, status_rows, lane)

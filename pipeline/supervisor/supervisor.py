@@ -75,7 +75,8 @@ class Supervisor:
                 run.failures.survive("an event", key.data)
         now = time.monotonic_ns()
         pages, processes = memory.current.scoreboard.pages, workforce.workers.processes
-        workforce.tick({name: pages[each.plan.page].oldest_heartbeat() for name, each in processes.items()}, now)
+        plans = [each.plan for each in processes.values()]
+        workforce.tick({plan.name: pages[plan.page].oldest_heartbeat(plan.duties) for plan in plans}, now)
         times = {ALWAYS}
         if not workforce.lifecycle.is_stopping:
             times.add(UNTIL_STOP)

@@ -37,7 +37,8 @@ def overwrite(end: End, name: str, rng: random.Random) -> None:
                 slot[at : at + 64] = rng.randbytes(64)
     worker = end.plan.worker(name)
     table = end.memory.peer_table
-    for words in (*table.written_by(worker.kind, worker.lane), end.memory.scoreboard.pages[worker.page].counters):
+    own = table.written_by(worker.kind, worker.lane, worker.duties)
+    for words in (*own, end.memory.scoreboard.pages[worker.page].counters):
         words[rng.randrange(len(words))] = value()
 
 

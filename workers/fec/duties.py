@@ -1,4 +1,4 @@
-"""The two duties of a fec worker.
+"""The two duties of a fec worker. They share nothing, so each may have a process of its own.
 
 outbound    Encoder: blocks of the coded and transit rings of its lane into shards with parity
 inbound     Decoder: runs of shards from the inbound rings into blocks in the decoded ring of its lane
@@ -13,5 +13,6 @@ from workers.fec.encoder import Encoder
 
 
 def duties(attachment: Attachment, fds: WorkerFds) -> list[Duty]:
-    """The two duties of a fec worker, which owns no file descriptor."""
-    return [Encoder(attachment), Decoder(attachment)]
+    """The duties of a fec worker, or the one that this process has. It owns no file descriptor."""
+    kinds: tuple[type[Encoder] | type[Decoder], ...] = (Encoder, Decoder)
+    return [kind(attachment) for kind in kinds if kind.name in attachment.worker.duties]

@@ -1,10 +1,10 @@
-"""The two duties of a tun worker, built for the shape of its instance.
+"""The two duties of a tun worker, or the one that this process has, built for the shape of its instance.
 
     outbound    TunReader: packets of its TUN queue into the light, plain and coded rings of its lane
     inbound     TunWriter: packets of the inbound rings and of the decoded ring of its lane into its TUN queue
 
-The duties share the queue and nothing else. The shape decides here, once, which packer makes blocks of the packets,
-which frames the writer knows, and which forwarder passes packets from peer to peer.
+The duties share the queue and nothing else; two processes can have its descriptor. The shape decides here, once, which
+packer makes blocks of the packets, which frames the writer knows, and which forwarder passes packets from peer to peer.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from pipeline.runtime.worker import Attachment, Duty
 from pipeline.sealing import kinds
 from pipeline.sealing.replay_window import ReplayWindows
 from pipeline.shm import key_table
+from pipeline.shm.key_table import KeyTable
 from workers.tun.bulk_packer import BulkPacker
 from workers.tun.compat_forwarder import CompatForwarder
 from workers.tun.compat_hub_packer import CompatHubPacker
 from workers.tun.compat_packer import CompatPacker
+from workers.tun.epoch_watch import EpochWatch, WatchingReader
 from workers.tun.forwarder import Forwarder
-from workers.tun.packer import Packer
 from workers.tun.reader import TunReader
 from workers.tun.sealing import BlockOpening, BlockSealing
 from workers.tun.writer import (
@@ -36,34 +37,54 @@ from workers.tun.writer import (
 
 
 def duties(attachment: Attachment, fds: WorkerFds) -> list[Duty]:
-    """The two duties of a tun worker over the queue `fds.tun`."""
+    """The duties of a tun worker over the queue `fds.tun`."""
+    names = attachment.worker.duties
+    keys = key_table.attach(fds.keys, attachment.peer_table.capacity) if fds.keys >= 0 else None
+    opening = _opening(attachment, fds, keys) if "inbound" in names else None
+    found: list[Duty] = []
+    if "outbound" in names:
+        found.append(_outbound(attachment, fds, keys, opening))
+    if "inbound" in names:
+        found.append(_inbound(attachment, fds, keys, opening))
+    return found
+
+
+def _outbound(attachment: Attachment, fds: WorkerFds, keys: KeyTable | None, opening: BlockOpening | None) -> TunReader:
+    """`opening`: of the inbound duty, if this process has that too."""
+    if attachment.settings.compat:
+        several = attachment.peer_table.capacity > 1
+        return TunReader(attachment, fds.tun, CompatHubPacker(attachment) if several else CompatPacker(attachment))
+    if keys is None:
+        return TunReader(attachment, fds.tun, BulkPacker(attachment))
+    sealing = _sealing(attachment, keys, kinds.FROM_TUN, "tun.dropped_no_key")
+    if opening is not None:
+        return TunReader(attachment, fds.tun, BulkPacker(attachment, sealing, opening.owed))
+    watch = EpochWatch(attachment)
+    return WatchingReader(attachment, fds.tun, BulkPacker(attachment, sealing, watch.owed), watch)
+
+
+def _inbound(attachment: Attachment, fds: WorkerFds, keys: KeyTable | None, opening: BlockOpening | None) -> TunWriter:
     settings = attachment.settings
-    several = attachment.peer_table.capacity > 1
-    packer: Packer
     forwarder: PeerForwarder | None = None
-    outbound = transit = opening = None
-    if fds.keys >= 0:
-        outbound, transit, opening = _seals(attachment, fds)
-    if several and not settings.client_isolation:
+    if attachment.peer_table.capacity > 1 and not settings.client_isolation:
+        transit = None if keys is None else _sealing(attachment, keys, kinds.FROM_PEERS, "tun.dropped_transit_no_key")
         forwarder = CompatForwarder(attachment) if settings.compat else Forwarder(attachment, transit)
     if settings.compat:
-        packer = CompatHubPacker(attachment) if several else CompatPacker(attachment)
         frames = COMPAT_FRAMES
+    elif opening is not None:
+        frames = SEALED_FRAMES
     else:
-        packer = BulkPacker(attachment, outbound, opening.owed if opening is not None else None)
         frames = FRAMES if settings.fec == "off" else FRAMES_BESIDE_DECODER
-        if opening is not None:
-            frames = SEALED_FRAMES
-    return [TunReader(attachment, fds.tun, packer), TunWriter(attachment, fds.tun, frames, forwarder, opening)]
+    return TunWriter(attachment, fds.tun, frames, forwarder, opening)
 
 
-def _seals(attachment: Attachment, fds: WorkerFds) -> tuple[BlockSealing, BlockSealing, BlockOpening]:
-    """Those of both duties. Each has an object of its own, and kinds of blocks that the other never seals."""
-    capacity = attachment.peer_table.capacity
-    keys = key_table.attach(fds.keys, capacity)
-    windows = ReplayWindows(memoryview(mmap.mmap(fds.windows, ReplayWindows.bytes_of(capacity))))
-    return (
-        BlockSealing(attachment, keys, attachment.process, kinds.FROM_TUN, ID["tun.dropped_no_key"]),
-        BlockSealing(attachment, keys, attachment.process, kinds.FROM_PEERS, ID["tun.dropped_transit_no_key"]),
-        BlockOpening(attachment, keys, windows),
-    )
+def _sealing(attachment: Attachment, keys: KeyTable, own: tuple[int, ...], no_key: str) -> BlockSealing:
+    """That of a duty: each has an object of its own, and kinds of blocks that the other never seals."""
+    return BlockSealing(attachment, keys, attachment.process, own, ID[no_key])
+
+
+def _opening(attachment: Attachment, fds: WorkerFds, keys: KeyTable | None) -> BlockOpening | None:
+    if keys is None:
+        return None
+    size = ReplayWindows.bytes_of(attachment.peer_table.capacity)
+    return BlockOpening(attachment, keys, ReplayWindows(memoryview(mmap.mmap(fds.windows, size))))

@@ -77,7 +77,8 @@ class Commands:
     def _restart(self, request: Request) -> Answer:
         """Replace workers by ones with the program that is on disk now, all at once or one after the other."""
         workforce, worker = self._workforce, request.get("worker")
-        names = [each for each in workforce.names if not worker or each == worker]
+        plan = self._run.plan
+        names = [each.name for each in (plan.named(worker) if isinstance(worker, str) and worker else plan.workers)]
         if not names:
             raise LocalError(f'no worker "{worker}": there are {", ".join(workforce.names)}')
         if workforce.lifecycle.is_stopping:

@@ -104,6 +104,7 @@ class End:
         inside: Sequence[str] = ("10.0.0.1/24", "fd00::1/64"),
         connections_max: int = 40,
         seals: bool = False,
+        split: Sequence[str] = (),
         **settings: Any,
     ) -> None:
         known = WORKER_SETTINGS._replace(remote_port=port)._replace(**settings)
@@ -116,7 +117,7 @@ class End:
                 self._sealing = ClientSealing(self.seal_memory.keys)
                 known = known._replace(key_share=self._sealing.key_share.hex())
         self.plan = topology.build_plan(
-            "inlinetest", secrets.token_hex(4), mode, lanes, slots, SLOT_BYTES_MIN, known, capacity
+            "inlinetest", secrets.token_hex(4), mode, lanes, slots, SLOT_BYTES_MIN, known, capacity, split=split
         )
         self.memory = SharedMemory(self.plan)
         self.hub: Admission | None = None
@@ -207,7 +208,9 @@ class End:
             sealed = self.seal_memory.fds(lane) if self.seal_memory is not None else {}
             fds = WorkerFds(tun=self._device_sides[lane].fileno(), **sealed)
             duties = tun.duties(attachment, fds)
-            duties[0]._offloads_in_force = 0  # a socket takes none, and the other end accepts none
+            for duty in duties:
+                if isinstance(duty, tun.TunReader):
+                    duty._offloads_in_force = 0  # a socket takes none, and the other end accepts none
             if listen_fd is not None:
                 os.close(listen_fd)
         elif attachment.worker.kind == "fec":
@@ -266,7 +269,8 @@ class End:
 
     def free_slots(self, lane: int = 0) -> int:
         """Slots that the TUN reader of a lane may fill with bulk."""
-        reader = self.workers[f"tun-{lane}"].duty("outbound")
+        (name,) = [each.name for each in self.plan.named(f"tun-{lane}") if "outbound" in each.duties]
+        reader = self.workers[name].duty("outbound")
         assert isinstance(reader, tun.TunReader)
         packer = reader._packer
         port = packer._next_ring.port if isinstance(packer, BulkPacker) else packer._next_port

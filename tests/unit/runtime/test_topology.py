@@ -115,6 +115,46 @@ def test_consumers_of_a_ring_start_before_the_filler_from_tun(lanes: int, fec: b
     assert [w.page for w in plan.workers] == list(range(len(kinds) * lanes))
 
 
+def split(fec: bool, *kinds: str, lanes: int = 2) -> Plan:
+    settings = FEC if fec else OFF
+    return topology.build_plan("town", "0123abcd", "server", lanes, 32, 135168, settings, 2, split=kinds)
+
+
+def test_the_duties_of_a_worker_that_is_two_processes_take_its_places_in_the_rings() -> None:
+    whole, halves = build(2, True, 2), split(True, "tun", "fec")
+    names = {f"{kind}-{lane}.{duty}": f"{kind}-{short}-{lane}.{duty}" for kind in ("tun", "fec") for lane in range(2)
+             for duty, short in (("outbound", "out"), ("inbound", "in"))}  # fmt: skip
+    expected = {
+        name: " ".join(names.get(word, word) for word in stages.split(" ")) for name, stages in drawn(whole).items()
+    }
+    assert drawn(halves) == expected
+    assert [(each.rarely_kicked, each.members) for each in halves.rings if each.kind == "inbound"] == [
+        ([StageMember("fec-in-0", "inbound"), StageMember("fec-in-1", "inbound")], 5)
+    ] * 2
+
+
+def test_each_half_has_a_page_and_a_doorbell_and_the_inbound_half_starts_first() -> None:
+    plan = split(True, "tun")
+    assert [(each.name, each.kind, each.lane, each.duties) for each in plan.workers[4:]] == [
+        ("tun-in-0", "tun", 0, ("inbound",)),
+        ("tun-in-1", "tun", 1, ("inbound",)),
+        ("tun-out-0", "tun", 0, ("outbound",)),
+        ("tun-out-1", "tun", 1, ("outbound",)),
+    ]
+    assert [each.page for each in plan.workers] == list(range(8))
+    bells = [bell for each in plan.workers for bell in each.doorbells.values()]
+    assert len(set(bells)) == len(bells) == 12
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_both_halves_answer_to_the_name_of_the_whole() -> None:
+    plan = split(False, "tun")
+    assert [each.name for each in plan.named("tun-1")] == ["tun-in-1", "tun-out-1"]
+    assert [each.name for each in plan.named("tun-in-1")] == ["tun-in-1"]
+    assert [each.name for each in plan.named("tcp-0")] == ["tcp-0"]
+    assert plan.named("tun-2") == []
+
+
 @EVERY_SHAPE
 def test_rings_know_kind_and_lane_of_their_own(shape: Shape) -> None:
     for each in build(*shape).rings:

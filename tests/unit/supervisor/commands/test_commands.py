@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.errors import LocalError
+from pipeline.runtime.plan import PeerTablePlan, Plan, WorkerPlan
 from pipeline.supervisor.commands.commands import CHANGE_NOTHING, Commands
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.run.failures import Failures
+from tests.harness.settings import WORKER_SETTINGS
 
 
 class Instance:
@@ -30,7 +32,9 @@ class Instance:
         )
         publisher: Any = SimpleNamespace(publish_now=lambda: self.did.append("published"), status=dict)
         reloader: Any = SimpleNamespace(reload=lambda: {"ok": True})
-        run: Any = SimpleNamespace(failures=self.failures)
+        workers = [WorkerPlan(name, name[:3], 0, page, {}) for page, name in enumerate(workforce.names)]
+        plan = Plan("test", "0", "client", 1, "", "", "", PeerTablePlan("", 1, 1), workers, [], WORKER_SETTINGS)
+        run: Any = SimpleNamespace(failures=self.failures, plan=plan)
         self.workforce = workforce
         self.commands = Commands(run, workforce, self, publisher, reloader)
 
