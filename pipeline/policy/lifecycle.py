@@ -2,8 +2,8 @@
 
     an event, now (CLOCK_MONOTONIC ns) -> the actions that the supervisor carries out, in this order
 
-    start   In start order, each worker when the one before it is ready. A dead worker starts again when the restart
-            policy says so, a replaced worker as soon as its old process has ended.
+    start   Kind by kind, in start order, each kind when the one before it is ready. A dead worker starts again when the
+            restart policy says so, a replaced worker as soon as its old process has ended.
     watch   A worker that is not ready in time, or has no heartbeat, is aborted, and killed if it still does not end.
             Time in which the supervisor itself did not run does not count.
     stop    Kind by kind, in reverse start order, so that packets that were read are still sent. A worker that has not
@@ -231,8 +231,8 @@ class Lifecycle:
         due = [w for w in self.workers.values() if w.state is BACKOFF and w.due_ns <= now]
         if self.phase is Phase.STARTING:
             waiting = next((w for w in self.workers.values() if w.state is not RUNNING), None)
-            if waiting is not None and waiting.state is STOPPED:
-                due.append(waiting)
+            if waiting is not None:  # workers of one kind start together: of many lanes there are many
+                due += [w for w in self.workers.values() if w.kind == waiting.kind and w.state is STOPPED]
         return [self._start(worker, now) for worker in due]
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import groupby
 
 import pytest
 from hypothesis import given, settings
@@ -225,12 +226,14 @@ def test_the_events_above_are_all_that_there_are() -> None:
 # -- starting
 
 
-def test_workers_start_in_order_each_when_the_one_before_it_is_ready() -> None:
+def test_workers_start_kind_by_kind_each_kind_when_the_one_before_it_is_ready() -> None:
     instance = Instance()
-    for name in NAMES:
-        assert instance.tick() == [Start(name)]
-        assert instance.tick(SECOND) == []
-        instance.became_ready(name)
+    for _, group in groupby(WORKERS, key=lambda worker: worker[1]):
+        names = [name for name, _ in group]
+        assert instance.tick() == [Start(name) for name in names]
+        for name in names:
+            assert instance.tick(SECOND) == []
+            instance.became_ready(name)
     assert instance.phase() is Phase.STARTING
     assert instance.tick() == [ReportRunning()]
     assert instance.phase() is Phase.RUNNING
@@ -243,7 +246,7 @@ def test_a_worker_that_dies_while_others_wait_for_it_starts_again_before_they_do
     assert instance.died("tcp-0") == [ReportDeath("tcp-0", -9, False)]
     assert instance.tick() == []
     assert instance.tick(int(BACKOFF_MIN * SECOND)) == [Start("tcp-0")]
-    assert instance.states() == [STARTING, STOPPED, STOPPED, STOPPED, STOPPED]
+    assert instance.states() == [STARTING, STARTING, STOPPED, STOPPED, STOPPED]
 
 
 def test_a_worker_that_cannot_be_started_stops_the_instance() -> None:
@@ -251,6 +254,8 @@ def test_a_worker_that_cannot_be_started_stops_the_instance() -> None:
     instance.tick()
     why = "tcp-0 cannot be started: Cannot allocate memory"
     assert instance.lifecycle.start_failed("tcp-0", "Cannot allocate memory", 0) == [ReportStopping(1, why)]
+    assert instance.tick() == [Terminate("tcp-1")]
+    instance.died("tcp-1", 0)
     assert instance.tick() == []
     assert (instance.phase(), instance.lifecycle.exit_status) == (Phase.STOPPED, 1)
 
@@ -258,6 +263,7 @@ def test_a_worker_that_cannot_be_started_stops_the_instance() -> None:
 def test_a_worker_that_is_not_ready_in_time_is_aborted_then_killed_and_started_again() -> None:
     instance = Instance()
     instance.tick()
+    instance.became_ready("tcp-1")
     assert instance.tick(READY_NS) == []
     assert instance.tick(1) == [Abort("tcp-0", "not ready in time")]
     assert instance.tick(ABORT_NS) == []
@@ -468,10 +474,10 @@ def test_a_stop_while_workers_start_ends_those_that_there_are() -> None:
     instance = Instance()
     instance.tick()
     instance.lifecycle.stop(0, "asked")
-    assert instance.tick() == [Terminate("tcp-0")]
+    assert instance.tick() == [Terminate("tcp-0"), Terminate("tcp-1")]
     instance.became_ready("tcp-0")
     assert instance.state("tcp-0") is STOPPING
-    assert instance.died("tcp-0", 0) == []
+    assert instance.died("tcp-0", 0) == instance.died("tcp-1", 0) == []
     assert instance.tick() == []
     assert instance.phase() is Phase.STOPPED
 
