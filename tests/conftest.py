@@ -23,6 +23,7 @@ import psutil
 import pytest
 from hypothesis import settings
 
+from pipeline.policy.machine import made_of
 from pipeline.system import inherited
 from tests.harness.own_machine import Room, enter_own_machine, remove_room
 from tests.support import ROOT, eventually
@@ -47,6 +48,7 @@ ROUTES = (("/proc/net/route", (0, 1, 2, 6, 7)), ("/proc/net/ipv6_route", (0, 1, 
 
 
 DESCRIPTORS_MANY = 256
+TWO_CORES = made_of(1, 1, 2)
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +57,14 @@ def _few_descriptors() -> None:
     select() of a tool that a later test starts."""
     if len(os.listdir("/proc/self/fd")) > DESCRIPTORS_MANY:
         gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_cores() -> Iterator[None]:
+    """`lanes` and `split_workers` that say "auto" are the same in every run, however many cores there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.config.lanes.this_machine", lambda: TWO_CORES)
+        yield
 
 
 def traces() -> set[str]:

@@ -110,6 +110,13 @@ def affinity(config: Config) -> Violations:
         return
     present = [kind for kind in WORKER_KINDS if kind != "fec" or config.fec != "off"]
     workers = {f"{kind}-{lane}" for kind in present for lane in range(config.lanes)}
+    workers |= {
+        f"{kind}-{half}-{lane}"
+        for kind in config.split_workers
+        for half in ("in", "out")
+        for lane in range(config.lanes)
+        if kind in present
+    }
     for worker, cores in config.affinity.items():
         if worker not in workers:
             kinds = ", ".join(f'"{kind}-N"' for kind in present)
@@ -228,7 +235,7 @@ CHECKS = (
     Check(security_checks.peers, ("peers",)),
     Check(security_checks.server_name, ("tls_server_name",)),
     Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),
-    Check(affinity, ("affinity", "lanes", "fec")),
+    Check(affinity, ("affinity", "lanes", "fec", "split_workers")),
     Check(keepalive, ("keepalive", "timeout")),
     Check(reconnect, ("reconnect_min", "reconnect_max")),
     Check(compat_packets, ("compat", "offload")),

@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from pipeline.config import lanes
 from pipeline.config.peer import Peer
 from pipeline.config.schema import (
     AUTO,
@@ -15,20 +16,25 @@ from pipeline.config.schema import (
 )
 from pipeline.config.types import CONNECTIONS_MAX
 from pipeline.config.values import parse_endpoint
+from pipeline.policy.machine import Machine
 
 TUN_NAME_MAX = 15  # IFNAMSIZ - 1, linux/if.h
 LIGHT_CONNECTIONS = 3  # two copies beyond the first
 INHERITED = ("rate_mbit", "quota_gb", "quota_action", "quota_rate_mbit")  # a peer without one has that of all clients
 
 
-def derive(given: PartialConfig) -> Config:
-    """The complete configuration. Nothing is checked here: the result may still contradict itself."""
+def derive(given: PartialConfig, machine: Machine | None = None) -> Config:
+    """The complete configuration. Nothing is checked here: the result may still contradict itself.
+
+    `machine`: on which it would run; None for this one.
+    """
     is_server = given.mode == "server"
     name_fits = given.name is not None and len(given.name) <= TUN_NAME_MAX
     tun_name = given.tun_name or (given.name if given.name and name_fits else DEFAULT_TUN_NAME)
     name = given.name or tun_name
     fec = given.fec or ("off" if given.compat else "auto")
-    connections = given.connections or min(wanted_connections(given, fec), CONNECTIONS_MAX)
+    choice = lanes.choose(given, fec, machine or lanes.this_machine())
+    connections = given.connections or min(wanted_connections(given, fec, choice.lanes), CONNECTIONS_MAX)
     light = 0 if fec == "off" or connections == 1 else LIGHT_CONNECTIONS
     encryption = given.encryption or ("none" if given.compat and not given.tls_enabled else "tls")
     is_hub = is_server and (given.insecure if given.compat else encryption == "tls")
@@ -44,6 +50,8 @@ def derive(given: PartialConfig) -> Config:
         "encryption": encryption,
         "tls_enabled": encryption == "tls" if given.tls_enabled is None else given.tls_enabled,
         "tls_server_name": _server_name(given) if given.tls_server_name is None else given.tls_server_name,
+        "lanes": choice.lanes,
+        "split_workers": choice.split,
         "multi_client": is_hub if given.multi_client is None else given.multi_client,
         "peers": tuple(_peer(peer, given) for peer in given.peers),
         "user": given.user or "",
@@ -51,13 +59,13 @@ def derive(given: PartialConfig) -> Config:
     return Config(**msgspec.structs.asdict(given) | derived)
 
 
-def wanted_connections(given: PartialConfig, fec: Literal["off", "on", "auto"]) -> int:
+def wanted_connections(given: PartialConfig, fec: Literal["off", "on", "auto"], lane_count: int) -> int:
     """The connections for bulk with which each lane has one, and the loss of any one costs nothing."""
     if given.compat:
         return 1
     if fec == "off":
-        return given.lanes
-    return max(given.lanes, -(-(given.fec_data + given.fec_parity) // max(1, given.fec_parity)))
+        return lane_count
+    return max(lane_count, -(-(given.fec_data + given.fec_parity) // max(1, given.fec_parity)))
 
 
 def _tunnel_addr(given: PartialConfig) -> str | None:

@@ -11,14 +11,18 @@ from pipeline.config.derive import derive
 from pipeline.config.quote import escape, quote
 from pipeline.config.schema import Config, PartialConfig
 from pipeline.errors import ConfigError, Problem
+from pipeline.policy.machine import Machine
 from pipeline.system import small_file
 
 FILE_BYTES_MAX = 1 << 20
 COMMAND_LINE = "command line"
 
 
-def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
-    """The file at `path`, or none, with `key=value` overrides. A value is read as JSON; if it is none, as a string."""
+def load(path: str | None, overrides: Sequence[str] = (), machine: Machine | None = None) -> Config:
+    """The file at `path`, or none, with `key=value` overrides. A value is read as JSON; if it is none, as a string.
+
+    `machine`: on which it would run; None for this one.
+    """
     problems: list[Problem] = []
     overriding: dict[str, Any] = {}
     for override in overrides:
@@ -34,14 +38,14 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
             values = _read(path)
         except ConfigError as error:
             raise ConfigError(problems + error.problems) from None
-    return _build(values | overriding, path or COMMAND_LINE, overriding.keys(), problems)
+    return _build(values | overriding, path or COMMAND_LINE, overriding.keys(), problems, machine)
 
 
-def parse(values: Any, source: str = "") -> Config:
+def parse(values: Any, source: str = "", machine: Machine | None = None) -> Config:
     """A configuration from a decoded JSON value. `source` is the origin named in each problem."""
     if not isinstance(values, dict):
         raise ConfigError([Problem("", f"given {quote(values)}, expected an object of settings", source)])
-    return _build(values, source)
+    return _build(values, source, machine=machine)
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -87,7 +91,11 @@ def _json_or_string(text: str) -> Any:
 
 
 def _build(
-    values: dict[str, Any], file: str, overriding: Container[str] = (), problems: Sequence[Problem] = ()
+    values: dict[str, Any],
+    file: str,
+    overriding: Container[str] = (),
+    problems: Sequence[Problem] = (),
+    machine: Machine | None = None,
 ) -> Config:
     found = list(problems)
 
@@ -104,7 +112,7 @@ def _build(
     for problem in missing_settings(PartialConfig, values):
         add(problem, problem.path)
 
-    draft = derive(PartialConfig(**{"mode": "server"} | valid))
+    draft = derive(PartialConfig(**{"mode": "server"} | valid), machine)
     for path, expected, given in find_problems(draft, (values.keys() | {"mode"}) - valid.keys()):
         key = setting_of(path)
         add(Problem(path, f"given {quote(given) if key in values else 'nothing'}, expected {expected}"), key)

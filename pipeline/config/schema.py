@@ -32,6 +32,7 @@ from pipeline.config.types import (
     Gigabytes,
     Hooks,
     HostText,
+    LaneCount,
     Limit,
     LocalEndpoint,
     Mbit,
@@ -42,7 +43,7 @@ from pipeline.config.types import (
     Seconds,
     SecondsOrZero,
     SlowMbit,
-    SmallCount,
+    SplitKinds,
     TunName,
     UserName,
     about,
@@ -123,13 +124,19 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "not in a queue.", unit="packets")] = 1000
 
     # Workers and rings
-    lanes: Annotated[SmallCount, about(
-        "Complete pipelines side by side, each with its own TUN queue and workers. A flow stays in one lane. More "
-        "than one lane helps a machine that has a group of cores for each.")] = 1
+    lanes: Annotated[Literal["auto"] | LaneCount, about(
+        "Complete pipelines side by side, each with its own TUN queue and workers. A flow stays in one lane. `auto` "
+        "gives each lane a core for each of its busy duties, at one cache; below ten cores that is one lane. "
+        "`tune` prints the plan for this machine, with its reasons.")] = "auto"
+    split_workers: Annotated[Literal["auto"] | SplitKinds, about(
+        "Kinds of workers, `tun` and `fec`, whose two duties are processes of their own, so that traffic both ways "
+        "does not wait for one interpreter. Each such process takes some 20 MB more. `auto` does so where cores are "
+        "left for them. An empty array: none.")] = "auto"
     affinity: Annotated[Literal["auto", "none"] | CoresOfWorkers, about(
-        "CPU cores that each worker may use. `auto` gives each worker a core of its own, physical cores first, if "
-        "there are enough cores, and otherwise leaves the choice to the kernel. `none` always leaves it to the kernel. "
-        "An object names the cores of some workers; the others are placed as with `auto`.")] = "auto"
+        "CPU cores that each worker may use. `auto` gives each worker a physical core of its own, those of a lane at "
+        "one cache, if there are enough cores, and otherwise leaves the choice to the kernel. So it does under a quota "
+        "of CPU time. `none` always leaves it to the kernel. An object names the cores of some workers; the others are "
+        "placed as with `auto`. `tun-0` stands for both processes of that worker, if it has two.")] = "auto"
     idle: Annotated[Literal["block", "spin-then-block", "spin"], about(
         "How a worker waits when it has nothing to do. Spinning saves a wake-up at each stage but keeps a core busy. "
         "The default uses no CPU time while idle.", live=True)] = "block"
@@ -418,6 +425,8 @@ class Config(PartialConfig, frozen=True, kw_only=True):
     tls_enabled: bool
     tls_server_name: str
     multi_client: bool
+    lanes: int
+    split_workers: tuple[Literal["tun", "fec"], ...]
     user: str
     state_dir: str
 

@@ -45,7 +45,12 @@ def accepts(expected: str) -> Meta:
 Seconds = Annotated[float, Meta(ge=0.001, le=DAY)]
 SecondsOrZero = Annotated[float, Meta(ge=0, le=DAY)]
 Bytes = Annotated[int, Meta(ge=0, le=GIB)]
-SmallCount = Annotated[int, Meta(ge=1, le=64)]
+LaneCount = Annotated[int, Meta(ge=1, le=32)]
+"""The stream of a sealed block has five bits for its lane (pipeline.sealing.kinds)."""
+
+SplitKinds = Annotated[
+    tuple[Literal["tun", "fec"], ...], accepts('an array of kinds of workers, such as ["tun"] or ["tun", "fec"]')
+]
 CONNECTIONS_MAX = 32
 """A block's run table has rows for so many connections, a tcp worker status rows, beside those of light connections."""
 

@@ -218,7 +218,7 @@ def _of_a_client(config: Config, invited: bool) -> Iterator[str]:
             "tls_skip_verify is true and no key proves the server's identity: anybody on the path can pose as the "
             "server, and read and change everything."
         )
-    wanted = wanted_connections(config, config.fec)
+    wanted = wanted_connections(config, config.fec, config.lanes)
     if config.connections == CONNECTIONS_MAX < wanted:
         yield (
             f"connections is {CONNECTIONS_MAX}, the most that is possible, and {wanted} are needed: raise fec_parity, "

@@ -143,8 +143,9 @@ def needed_bytes(config: Config) -> int:
     settings = worker_settings(config, TlsSettings(None, b"", b""), device, 0, None)
     capacity = config.max_clients if config.mode == "server" and config.multi_client else 1
     plan = topology.build_plan(
-        config.name, "0" * 8, config.mode, config.lanes, config.ring_slots, config.slot_bytes, settings, capacity
-    )
+        config.name, "0" * 8, config.mode, config.lanes, config.ring_slots, config.slot_bytes, settings, capacity,
+        split=config.split_workers,
+    )  # fmt: skip
     peers = plan.peer_table
     rings = sum(layout.ring_bytes(ring.members, ring.slots, ring.slot_bytes) for ring in plan.rings)
     table = layout.peer_table_bytes(peers.capacity, plan.lanes, peers.status_rows)

@@ -41,6 +41,15 @@ class Visitor(NamedTuple):
     rarely: bool = False  # few slots concern it: it is kicked only for them
 
 
+class WorkerDuties(NamedTuple):
+    """A worker: its name, and its duties."""
+
+    name: str
+    kind: str
+    lane: int
+    duties: tuple[str, ...]
+
+
 # shape -> kinds of workers, in the order in which they start
 START_ORDER = {"compat": ("tcp", "tun"), "off": ("tcp", "tun"), "fec": ("tcp", "fec", "tun")}
 
@@ -117,25 +126,16 @@ def build_plan(
 
     Everybody may make names in /dev/shm. With a secret `name_key`, nobody can make one of the run's before we do.
     """
-    shape = "compat" if settings.compat else "off" if settings.fec == "off" else "fec"
+    shape = shape_of(settings.compat, settings.fec)
     base = f"/{name_prefix(name)}{run_id}@"
 
     def shm_name(what: str) -> str:
         return f"{base}{what}.{hashlib.blake2s(what.encode(), key=name_key, digest_size=8).hexdigest()}"
 
-    seats = [
-        (kind, lane, duties)
-        for kind in START_ORDER[shape]
-        for duties in (_SPLIT if kind in split else (layout.DUTIES,))
-        for lane in range(lanes)
-    ]
     workers = [
-        WorkerPlan(
-            _worker_name(kind, lane, duties[0], split), kind, lane, page,
-            {duty: shm_name(f"{kind}-{lane}.{duty}") for duty in duties},
-        )
-        for page, (kind, lane, duties) in enumerate(seats)
-    ]  # fmt: skip
+        WorkerPlan(name, kind, lane, page, {duty: shm_name(f"{kind}-{lane}.{duty}") for duty in duties})
+        for page, (name, kind, lane, duties) in enumerate(list_workers(shape, lanes, split))
+    ]
     geometry = {"light": (LIGHT_SLOTS, LIGHT_SLOT_BYTES)}
     if shape == "fec":
         geometry["coded"] = geometry["transit"] = slots, _coded_slot_bytes(settings.fec_data, settings.fec_parity)
@@ -158,6 +158,20 @@ def build_plan(
     scoreboard, events, overview = (shm_name(what) for what in ("scoreboard", EVENTS, OVERVIEW))
     settings = settings._replace(lanes=lanes)
     return Plan(name, run_id, mode, lanes, scoreboard, events, overview, peers, workers, rings, settings)
+
+
+def shape_of(compat: bool, fec: str) -> str:
+    return "compat" if compat else "off" if fec == "off" else "fec"
+
+
+def list_workers(shape: str, lanes: int, split: Collection[str] = ()) -> list[WorkerDuties]:
+    """The workers of an instance, in the order in which they start."""
+    return [
+        WorkerDuties(_worker_name(kind, lane, duties[0], split), kind, lane, duties)
+        for kind in START_ORDER[shape]
+        for duties in (_SPLIT if kind in split else (layout.DUTIES,))
+        for lane in range(lanes)
+    ]
 
 
 def _members(visitor: Visitor, lane: int, lanes: int, split: Collection[str]) -> list[StageMember]:

@@ -49,6 +49,7 @@ from pipeline.supervisor.processes.worker_channels import WorkerChannels
 from pipeline.supervisor.processes.worker_events import WorkerEvents
 from pipeline.supervisor.processes.workers import Workers
 from pipeline.supervisor.run.run import Run
+from pipeline.system import machine_reader
 
 
 class Workforce:
@@ -64,14 +65,14 @@ class Workforce:
         record: Record,
     ) -> None:
         config, planned = run.config, run.plan.workers
-        pinned = cores.assign([(each.name, each.lane) for each in planned], config.affinity, cores.available())
+        self.placement = cores.assign(config, planned, machine_reader.read_cores())
         kinds = [each.kind for each in planned]
         self.spares = Spares(kinds, config.mode, config.spares, selector, precedence)
         self.workers = Workers(
             run,
             entries.device,
             entries.listener,
-            pinned,
+            self.placement.threads,
             self.spares,
             WorkerChannels(answer, selector, run.failures, entries.congestion.set_on),
             selector,

@@ -102,6 +102,7 @@ class Run:
             settings,
             self._role.capacity,
             self._name_key,
+            config.split_workers,
         )
         plan = whole._replace(settings=settings.without_secrets())
         try:

@@ -39,6 +39,9 @@ NOBODY = [
 ]
 """Words in front of a command: it may read, wherever Python and the checkout are, and do nothing else."""
 
+FEW_PROCESSES = {"lanes": 1, "split_workers": []}
+"""Whatever machine the tests run on: its workers are tcp-0, fec-0 and tun-0."""
+
 STARTED: list[Instance] = []
 """Instances that run, or have run during the current test."""
 
@@ -61,7 +64,7 @@ class Instance(RunningInstance):
         environment: dict[str, str] | None = None,
         words: Sequence[str] = (),
     ) -> None:
-        named = {"name": unique_name(config["mode"][0]), **config}
+        named = {"name": unique_name(config["mode"][0]), **FEW_PROCESSES, **config}
         super().__init__(node, named, directory, wrap=wrap, environment=environment, words=words)
         self.exit_status: int | None = None
         self._directory = directory

@@ -223,7 +223,7 @@ GOOD = {  # values that are right by themselves and with any of the others
     "mtu": st.integers(1280, 1495),
     "compat": st.booleans(),
     "offload": st.sampled_from([None, False]),
-    "lanes": st.integers(1, 64),
+    "lanes": st.one_of(st.just("auto"), st.integers(1, 32)),
     "connections": st.sampled_from([None, 1]),
     "affinity": st.sampled_from(["auto", "none", {"tun-0": [0, 3]}]),
     "idle": st.sampled_from(["block", "spin"]),
