@@ -38,6 +38,7 @@ COUNTERS = (
     Counter(11, "tun.dropped_not_finished", OUT, "super-packets of too many segments, for a peer that accepts only "
             "finished packets"),
     Counter(12, "tun.dropped_no_key", OUT, "blocks dropped because there was no key to seal them with"),
+    Counter(13, "tun.flows_counted", OUT, "flows that have begun, or begun anew after many others; not with compat"),
     Counter(192, "tun.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
             "were skipped"),
     Counter(16, "tun.packets_written", IN, "IP packets written to TUN; a super-packet counts once"),

@@ -94,7 +94,7 @@ def verbose(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
         "",
         *_table(
             [
-                ["worker", "state", "pid", "restarts", "heartbeat", "cpu", "memory", "cores"],
+                ["worker", "state", "pid", "restarts", "heartbeat", "cpu", "memory", "cores", "ran on"],
                 *(
                     [
                         w["name"],
@@ -105,12 +105,15 @@ def verbose(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
                         f"{w['cpu_percent']:.0f} %",
                         amount(w["rss_bytes"]),
                         ",".join(map(str, w["cores"])) or "any",
+                        "-" if w.get("core") is None else str(w["core"]),
                     ]
                     for w in snapshot["workers"]
                 ),
             ]
         ),
         *_spares(snapshot),
+        *(f"cores: {reason}" for reason in snapshot.get("placement", ())),
+        *_lanes(snapshot.get("lanes", ())),
         "",
         *_table(
             [
@@ -143,6 +146,28 @@ def verbose(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
     if counted:
         lines += ["", *_table([["counter", "value"], *counted])]
     return "\n".join(lines)
+
+
+def _lanes(lanes: Sequence[dict[str, Any]]) -> list[str]:
+    """How flows and packets are spread, where there are several lanes."""
+    if len(lanes) < 2:
+        return []
+    sent, received = (sum(each[f"{way}_bytes"] for each in lanes) for way in ("sent", "received"))
+    rows = [
+        [
+            str(each["lane"]),
+            ",".join(map(str, each["cores"])) or "any",
+            str(each["flows"]),
+            _part(each["sent_bytes"], sent),
+            _part(each["received_bytes"], received),
+        ]
+        for each in lanes
+    ]
+    return ["", *_table([["lane", "cores", "flows", "from TUN", "to TUN"], *rows])]
+
+
+def _part(size: int, whole: int) -> str:
+    return f"{amount(size)} ({100 * size // whole if whole else 0} %)"
 
 
 def _spares(snapshot: dict[str, Any]) -> list[str]:

@@ -92,6 +92,8 @@ def _outline(
         "supervisor_failures": about["failures"],
         "uptime_seconds": round((now - about["started_ns"]) / 1e9, 3),
         "workers": workers,
+        "lanes": _lanes(workers),
+        "placement": about.get("placement", []),
         "spares": spares,
         "rolling": about["rolling"],
         "rings": [_ring(each, memory.rings[each.name]) for each in plan.rings],
@@ -166,6 +168,30 @@ def _worker(
         "cores": about["cores"],
         "counters": counters_of(plan.kind, page),
     }
+
+
+def _lanes(workers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lanes: the cores of each, and how flows are spread over them."""
+    found = []
+    for lane in sorted({each["lane"] for each in workers}):
+        own = [each for each in workers if each["lane"] == lane]
+        counters = [each["counters"] for each in own if each["kind"] == "tun"]
+        found.append(
+            {
+                "lane": lane,
+                "cores": sorted({core for each in own for core in each["cores"]}),
+                "flows": _sum(counters, "tun.flows_counted"),
+                "sent_packets": _sum(counters, "tun.packets_read"),
+                "sent_bytes": _sum(counters, "tun.bytes_read"),
+                "received_packets": _sum(counters, "tun.packets_written"),
+                "received_bytes": _sum(counters, "tun.bytes_written"),
+            }
+        )
+    return found
+
+
+def _sum(counters: list[dict[str, int]], name: str) -> int:
+    return sum(each[name] for each in counters)
 
 
 def _usage(pid: int, meter: CpuMeter) -> dict[str, Any]:

@@ -59,10 +59,11 @@ class _Flow:
 
 
 class FlowClassifier:
-    """The flows of one TUN queue. `is_empty` tells whether the light ring is empty."""
+    """The flows of one TUN queue. `is_empty` tells whether the light ring is empty; `count` hears of each new flow."""
 
-    def __init__(self, is_empty: Callable[[], bool]) -> None:
+    def __init__(self, is_empty: Callable[[], bool], count: Callable[[], object] = lambda: None) -> None:
         self._is_empty = is_empty
+        self._count = count
         self._flows: dict[bytes, _Flow] = {}
         self._last = _Flow(0)
 
@@ -82,6 +83,7 @@ class FlowClassifier:
             if len(self._flows) >= FLOWS_MAX:
                 self._flows.clear()
             flow = self._flows[key] = _Flow(now)
+            self._count()
         self._last = flow
         pause = now - flow.counted_ns
         tokens = flow.tokens + pause * _TOKENS_PER_NS

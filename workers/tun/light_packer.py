@@ -44,6 +44,7 @@ BUDGETS_MOST = 64
 _BLOCKS = ID["tun.blocks_light_filled"]
 _PACKETS = ID["tun.packets_light_read"]
 _COPIES = ID["tun.copies_added"]
+_FLOWS = ID["tun.flows_counted"]
 
 
 class LightPacker:
@@ -52,7 +53,7 @@ class LightPacker:
     def __init__(self, attachment: Attachment, links: LinkView, sealing: BlockSealing | None = None) -> None:
         (self._port,) = attachment.ports("outbound", "light")
         self._counters = attachment.page.counters
-        self._flows = FlowClassifier(self._is_empty)
+        self._flows = FlowClassifier(self._is_empty, self._count_flow)
         self._links = links
         self._may_copy = attachment.settings.fec != "off" and attachment.settings.fec_parity > 0
         self._lane = attachment.worker.lane
@@ -75,6 +76,9 @@ class LightPacker:
 
     def _is_empty(self) -> bool:
         return not self._lengths and self._port.ready() == self._port.ring.capacity
+
+    def _count_flow(self) -> None:
+        self._counters[_FLOWS] += 1
 
     def offer(self, slot: memoryview, at: int, length: int, now: int, peer_handle: int) -> bool:
         """Copy the packet at slot[at] into the open slot, if the packet is light and a slot is free."""

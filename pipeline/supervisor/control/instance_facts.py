@@ -59,6 +59,7 @@ class InstanceFacts:
                 }
                 for name, worker in self._workforce.lifecycle.workers.items()
             },
+            "placement": list(self._workforce.placement.reasons),
             "spares": self._workforce.spares.rows(),
             "rolling": self._workforce.rolling.status(),
             "device": self._device.status(),

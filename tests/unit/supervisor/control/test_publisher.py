@@ -14,6 +14,7 @@ import pytest
 from pipeline.events import BY_NAME, Event
 from pipeline.observe.overview_text import parse
 from pipeline.peers.peer_status import PeerRow
+from pipeline.policy.core_plan import Placement
 from pipeline.policy.lifecycle import Lifecycle, Limits
 from pipeline.policy.restart import RestartPolicy
 from pipeline.runtime import topology
@@ -44,6 +45,7 @@ class Instance:
         workforce = SimpleNamespace(
             lifecycle=Lifecycle([(worker.name, worker.kind) for worker in self.plan.workers], limits),
             workers=SimpleNamespace(processes={worker.name: Process(worker, []) for worker in self.plan.workers}),
+            placement=Placement({}, ("no worker is pinned",)),
             spares=SimpleNamespace(rows=list),
             rolling=SimpleNamespace(status=lambda: {"left": [], "error": ""}),
         )

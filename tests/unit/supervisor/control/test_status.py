@@ -380,6 +380,39 @@ def test_the_verbose_text_of_a_server_has_the_encryption_of_each_peer(running: R
     ]
 
 
+def test_a_status_shows_how_flows_are_spread_over_lanes(running: Running) -> None:
+    for lane, (flows, sent, received) in enumerate(((3, 3_000, 0), (1, 1_000, 500))):
+        counters = running.page(f"tun-{lane}").counters
+        for name, value in (("flows_counted", flows), ("bytes_read", sent), ("bytes_written", received)):
+            counters[ID[f"tun.{name}"]] = value
+    running.processes["tcp-1"].cores = [4, 5]
+    running.processes["tun-1"].cores = [2]
+    taken = running.snapshot()
+    assert [(each["lane"], each["cores"], each["flows"]) for each in taken["lanes"]] == [(0, [], 3), (1, [2, 4, 5], 1)]
+    text = verbose(taken)
+    assert "lane  cores  flows  from TUN       to TUN" in text
+    assert "0     any    3      3.0 kB (75 %)  0 B (0 %)" in text
+    assert "1     2,4,5  1      1.0 kB (25 %)  500 B (100 %)" in text
+
+
+def test_with_one_lane_there_is_nothing_to_spread(running: Running) -> None:
+    taken = running.snapshot()
+    taken["lanes"] = taken["lanes"][:1]
+    assert "from TUN" not in verbose(taken)
+
+
+def test_a_half_of_a_worker_is_as_alive_as_its_only_duty(running: Running) -> None:
+    running.plan = running.plan._replace(
+        workers=[
+            each._replace(doorbells={"inbound": each.doorbells["inbound"]}) if each.name == "tun-0" else each
+            for each in running.plan.workers
+        ]
+    )
+    running.page("tun-0").heartbeat("inbound")[0] = NOW - SECOND
+    (row,) = [each for each in running.snapshot()["workers"] if each["name"] == "tun-0"]
+    assert (row["duties"], row["heartbeat_age_ms"]) == (["inbound"], 1000.0)
+
+
 def test_the_text_says_that_there_is_no_connection(running: Running) -> None:
     assert "no connection" in verbose(running.snapshot()).splitlines()
 
