@@ -20,7 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "see it": ("status", "top", "events", "doctor", "support-bundle"),
     "configuration": ("check", "explain", "schema"),
     "keys and files": ("genkey", "gen-cert"),
-    "measure": ("bench", "demo"),
+    "measure and tune": ("bench", "demo", "tune"),
     "help": ("help", "version"),
 }
 

@@ -27,6 +27,7 @@ from pipeline.cli import (
     service_commands,
     status_command,
     top_command,
+    tune_command,
 )
 from pipeline.errors import LocalError, NotRunning, TunnelError, UsageError
 from pipeline.plain_text import escape_output
@@ -143,6 +144,7 @@ def make_parser() -> argparse.ArgumentParser:
     service_commands.add_commands(command)
     status_command.add_command(command, _add_instance)
     check_commands.add_commands(command, _add_instance, _add_set)
+    tune_command.add_command(command, _add_instance, _add_set)
     command("version", _version, "print the version alone")
     shown = command("help", lambda arguments: _help(parser, arguments), "explain a command, or list them all")
     shown.add_argument("of", metavar="COMMAND", nargs="?", default="")
