@@ -17,7 +17,7 @@ from __future__ import annotations
 
 
 def told_lane(lane: int, peer: int, lanes: int) -> int:
-    """What we tell this peer of our lane."""
+    """The number by which this peer knows our lane."""
     return (lane - peer) % lanes
 
 

@@ -92,7 +92,7 @@ class GroupPort(Port):
         super().__init__(ring, position, lane, after, rarely, on_mended)
         self._concerned = concerned
         self._concerned_rarely = concerned_rarely
-        self._next: Collection[int] = range(len(after))  # whom the next slot concerns, most likely
+        self._next: Collection[int] = range(len(after))  # those that the next slot concerns, most likely
 
     def advance(self, count: int) -> None:
         found = self._concerned(self.slot())

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from itertools import product
 
 import pytest
 
 from pipeline.runtime.link_view import LinkView
-from pipeline.shm.layout import LINK_REQUESTS
+from pipeline.shm.layout import LINK_ESTABLISHED, LINK_REQUESTS
 from pipeline.shm.link_requests import MASK
 from tests.inline.harness.ends import End, Make, pair, until
 from tests.inline.harness.hub_ends import BULK_BYTES, connected_hub, inside
@@ -83,30 +82,34 @@ def go_on(kernels: list[Kernel], flows: range, sizes: tuple[int, int], rounds: r
             for flow in flows:
                 kernel.send(flow, datagram(flow, number, size))
             until(
-                lambda other=other, wanted=number + 1: (
-                    other.take() and all(len(other.arrived.get(flow, ())) == wanted for flow in flows)
-                ),
+                lambda: other.take() and all(len(other.arrived.get(flow, ())) == number + 1 for flow in flows),
                 *(each.end for each in kernels),
             )
 
 
-SIZES = [(LIGHT_BYTES, LIGHT_BYTES), (BULK_BYTES, LIGHT_BYTES), (LIGHT_BYTES, BULK_BYTES), (BULK_BYTES, BULK_BYTES)]
-SIZES_NAMED = pytest.mark.parametrize("sizes", SIZES, ids=["light", "upload", "download", "both"])
+SIZES = {
+    "both light": (LIGHT_BYTES, LIGHT_BYTES),
+    "an upload": (BULK_BYTES, LIGHT_BYTES),
+    "a download": (LIGHT_BYTES, BULK_BYTES),
+    "both bulk": (BULK_BYTES, BULK_BYTES),
+}
 
 
-@SIZES_NAMED
 @pytest.mark.parametrize("sealed", [False, True], ids=["clear", "sealed"])
 @pytest.mark.parametrize("lanes", [(2, 2), (3, 2), (2, 3), (1, 3), (3, 3)], ids=lambda lanes: f"{lanes[0]}-{lanes[1]}")
 def test_a_flow_finds_its_lane_with_its_first_answer_and_keeps_it(
-    make: Make, lanes: tuple[int, int], sealed: bool, sizes: tuple[int, int]
+    make: Make, lanes: tuple[int, int], sealed: bool
 ) -> None:
     settings = FEC | {"fec": "auto"}
     server, client = sealed_pair(make, lanes, **settings) if sealed else pair(make, lanes, **settings)
-    flows = range(6)
-    for kernel in converse(client, server, flows, sizes):
-        for flow in flows:
-            assert len(kernel.lanes[flow]) <= 3, f"flow {flow} wanders: {kernel.lanes[flow]}"
-            assert kernel.arrived[flow] == list(range(ROUNDS))
+    kernels = [Kernel(client), Kernel(server)]
+    for number, (name, sizes) in enumerate(SIZES.items()):
+        flows = range(6 * number, 6 * number + 6)
+        go_on(kernels, flows, sizes, range(ROUNDS))
+        for kernel in kernels:
+            for flow in flows:
+                assert len(kernel.lanes[flow]) <= 3, f"{name}: flow {flow} wanders: {kernel.lanes[flow]}"
+                assert kernel.arrived[flow] == list(range(ROUNDS))
 
 
 @pytest.mark.parametrize("sealed", [False, True], ids=["clear", "sealed"])
@@ -209,16 +212,49 @@ def test_clients_with_one_lane_are_spread_over_the_lanes_of_their_hub(make: Make
     assert [len(queue) for queue in server.received] == [2, 2]
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [*product((1, 2, 3), repeat=2)])
-def test_answers_of_a_hub_come_back_through_the_lane_of_the_question(make: Make, ours: int, theirs: int) -> None:
-    server, client = connected_hub(make, 1, lanes=ours, clients={"lanes": theirs, "connections": theirs})
-    for lane in range(min(ours, theirs)):
-        client.write(datagram(lane, lane, BULK_BYTES, inside(1, 4), inside(0, 4)), lane)
-        until(lambda: len(server.packets()) == 1, server, client)
-        (came,) = [number for number, queue in enumerate(server.received) if queue]
-        server.write(datagram(lane, lane, BULK_BYTES, inside(0, 4), inside(1, 4)), came)
-        until(lambda: len(client.packets()) == 1, server, client)
-        assert [number for number, queue in enumerate(client.received) if queue] == [lane]
-        for end in (server, client):
-            for queue in end.received:
-                queue.clear()
+@pytest.mark.parametrize("fec", ["off", "on"])
+@pytest.mark.parametrize(("ours", "theirs"), [(2, 2), (2, 3), (3, 2), (1, 2)])
+def test_answers_of_a_hub_come_back_through_the_lane_of_the_question(
+    make: Make, ours: int, theirs: int, fec: str
+) -> None:
+    settings = {"lanes": theirs, "connections": max(theirs, 3), "light_connections": 2 if fec == "on" else 0}
+    server, *clients = connected_hub(make, 2, lanes=ours, fec=fec, clients=settings)
+    ends = server, *clients
+    if fec == "on":
+        until(
+            lambda: all(any(words[LINK_REQUESTS] & MASK for words in end.memory.peer_table.links) for end in ends),
+            *ends,
+        )
+    for number, client in enumerate(clients, 1):
+        for lane in range(min(ours, theirs)):
+            client.write(datagram(lane, lane, BULK_BYTES, inside(number, 4), inside(0, 4)), lane)
+            until(lambda: len(server.packets()) == 1, *ends)
+            (came,) = [number for number, queue in enumerate(server.received) if queue]
+            server.write(datagram(lane, lane, BULK_BYTES, inside(0, 4), inside(number, 4)), came)
+            until(lambda: len(client.packets()) == 1, *ends)
+            assert [number for number, queue in enumerate(client.received) if queue] == [lane]
+            for end in ends:
+                for queue in end.received:
+                    queue.clear()
+
+
+@pytest.mark.parametrize("count", [8, 32])
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_connections_are_accepted_alike_by_all_tcp_workers(make: Make, count: int, lanes: int) -> None:
+    server = make("server", lanes=lanes)
+    client = make("client", port=server.port, connections=count, client_id=1, session=1)
+    until(lambda: server.established() == client.established() == count, server, client)
+    here = [words[LINK_ESTABLISHED] for words in server.memory.peer_table.links]
+    assert sum(here) == count
+    assert max(here) - min(here) <= 2
+
+
+def test_a_worker_whose_connections_have_ended_gets_the_next_ones(make: Make) -> None:
+    server = make("server", lanes=2)
+    client = make("client", port=server.port, connections=8, client_id=1, session=1)
+    until(lambda: server.established() == client.established() == 8, server, client)
+    server.kill("tcp-1")
+    server.start("tcp-1")
+    until(lambda: server.established() == client.established() == 8, server, client)
+    here = [words[LINK_ESTABLISHED] for words in server.memory.peer_table.links]
+    assert max(here) - min(here) <= 2

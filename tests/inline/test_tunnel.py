@@ -141,6 +141,7 @@ def test_a_connection_stays_with_the_worker_that_has_accepted_it(make: Make) -> 
         return tcp[1][LINK_ESTABLISHED] == 2
 
     until(step_one_acceptor, client)
+    until(lambda: client.established() == 2, client)
     assert tcp[0][LINK_ESTABLISHED] == 0
     for lane in (0, 1):
         server.write(ipv4(lane), lane)
