@@ -81,7 +81,7 @@ def test_an_epoch_that_was_opened_is_acknowledged_although_nothing_is_sent(make:
                 end.tick_epochs(now)
         carry(client, server, light(range(10 * epoch, 10 * epoch + 5)))
         words = client.memory.peer_table.transit_numbers[0]
-        until(lambda epoch=epoch, words=words: words[TRANSIT_EPOCH_ACKNOWLEDGED] & 0xFFFF == epoch, server, client)
+        until(lambda: words[TRANSIT_EPOCH_ACKNOWLEDGED] & 0xFFFF == epoch, server, client)
     assert server.count("tun.packets_read") == 0 and drops(client) == drops(server) == {}
 
 
