@@ -144,14 +144,12 @@ class PeerTable:
         """Blocks given up, from every peer that has had this index."""
         return sum(words[peer * RECORD_WORDS + layout.EXPIRED_BLOCKS] for words in self.recoveries)
 
-    def unopened(self, peer: int, lane: int) -> tuple[int, int]:
-        """The connection of this tcp worker that brings blocks of the peer which cannot be opened: its serial number,
-        and how many in a row. 0 in a row: there is none."""
-        for words in self.transit_numbers:
-            source, count = divmod(words[peer * RECORD_WORDS + layout.TRANSIT_UNOPENED], 1 << 16)
-            if count and source >> 40 == lane:
-                return source & (1 << 40) - 1, count
-        return 0, 0
+    def unopened(self, peer: int, lane: int, serial: int) -> int:
+        """How many blocks in a row a tun worker could not open, at most, that a connection of this tcp worker has
+        brought."""
+        at, source = peer * RECORD_WORDS + layout.TRANSIT_UNOPENED, lane << 40 | serial & (1 << 40) - 1
+        found = (divmod(words[at], 1 << 16) for words in self.transit_numbers)
+        return max((count for each, count in found if each == source), default=0)
 
     # -- the supervisor's
 

@@ -107,8 +107,7 @@ class EstablishedConnections:
         return self._unopened(connection) - connection.receive.unopened_before >= UNOPENED_MAX
 
     def _unopened(self, connection: Connection) -> int:
-        serial, count = self._table.unopened(connection.peer, self._lane)
-        return count if serial == connection.serial else 0
+        return self._table.unopened(connection.peer, self._lane, connection.serial)
 
     def close_retired(self) -> None:
         self._list.close_retired()

@@ -405,3 +405,18 @@ def test_closing_unmaps_the_memory(table: PeerTable) -> None:
     attached.close()
     with pytest.raises(ValueError, match="released"):
         attached.peer_handle(0)
+
+
+def test_blocks_that_could_not_be_opened_count_for_their_connection_whatever_other_tun_workers_have_noted(
+    table: PeerTable,
+) -> None:
+    def note(lane: int, tcp_lane: int, serial: int, count: int) -> None:
+        table.transit_numbers[lane][RECORD_WORDS + layout.TRANSIT_UNOPENED] = (tcp_lane << 40 | serial) << 16 | count
+
+    assert table.unopened(1, 0, 7) == 0
+    note(0, 0, 7, 64)  # it has ended for that, and the word stays
+    note(1, 0, 9, 5)
+    assert [table.unopened(1, 0, serial) for serial in (7, 8, 9)] == [64, 0, 5]
+    assert table.unopened(1, 1, 7) == table.unopened(0, 0, 7) == 0
+    note(0, 0, 9, 3)
+    assert table.unopened(1, 0, 9) == 5
