@@ -77,6 +77,8 @@ KEYS = {
     "fec.data": "data shards of a full block",
     "fec.parity": "parity shards of a full block now, for the peer that needs most",
     "fec.parity_max": "parity shards of a full block, at most",
+    "fec.copies": "copies of a light packet, beside the first, that losses call for; 0: one, as far as a budget pays",
+    "fec.spacing_ms": "time between two copies, or two runs of a block, after losses in bursts; 0: as short as ever",
     "fec.peer_accepts_shards": "whether all other ends accept shards",
     "peers_connected": "peers with a connection",
     "peers_max": "peers that can be connected at a time",

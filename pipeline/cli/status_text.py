@@ -198,8 +198,17 @@ def _fec(fec: dict[str, Any]) -> list[str]:
     if fec["mode"] == "off":
         return []
     now = f"{fec['data']} + {fec['parity']} shards a block" if fec["parity"] else "no parity"
+    limit = f"(at most {fec['data']} + {fec['parity_max']})"
     why = "" if fec["peer_accepts_shards"] else ": the other end accepts no shards, or is not connected"
-    return [f"fec {fec['mode']}, now {now} (at most {fec['data']} + {fec['parity_max']}){why}"]
+    return [f"fec {fec['mode']}, now {now} {limit}{_copies(fec)}{why}"]
+
+
+def _copies(fec: dict[str, Any]) -> str:
+    """Those that losses call for. An older supervisor says nothing of them."""
+    copies, spacing = fec.get("copies", 0), fec.get("spacing_ms", 0)
+    if not copies:
+        return ""
+    return f", light packets {1 + copies} times" + (f", {spacing:.1f} ms apart" if spacing else "")
 
 
 def _encryption(snapshot: dict[str, Any]) -> list[str]:

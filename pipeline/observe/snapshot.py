@@ -300,11 +300,13 @@ def _server(server: dict[str, Any] | None, connections: list[dict[str, Any]], no
 
 
 def _fec(plan: Plan, table: PeerTable) -> dict[str, Any]:
-    """The mode, and how a full block is cut now, for the peer that needs most parity; 0: blocks travel whole."""
+    """The mode, and how a full block is cut now, for the peer that needs most parity; 0: blocks travel whole. And the
+    copies of a light packet beside the first."""
     settings = plan.settings
     if settings.fec == "off":
         return {"mode": "off"}
-    established, decoding, parity = 0, 0, 0
+    established, decoding = 0, 0
+    words_of_decoding = []
     for words in table.links:
         columns = (words[at::RECORD_WORDS] for at in (LINK_ESTABLISHED, LINK_ACCEPTS_SHARDS, LINK_REQUESTS))
         for count, accepts, wanted in zip(*columns, strict=True):
@@ -312,11 +314,14 @@ def _fec(plan: Plan, table: PeerTable) -> dict[str, Any]:
                 established += 1
                 if accepts:
                     decoding += 1
-                    parity = max(parity, link_requests.read(wanted).parity)
+                    words_of_decoding.append(wanted)
+    requests = link_requests.most(words_of_decoding)
     return {
         "mode": settings.fec,
         "data": settings.fec_data,
-        "parity": parity,
+        "parity": requests.parity,
         "parity_max": settings.fec_parity,
+        "copies": requests.copies,
+        "spacing_ms": requests.spacing_us / 1000,
         "peer_accepts_shards": 0 < established == decoding,
     }

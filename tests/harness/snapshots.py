@@ -135,7 +135,15 @@ def snapshot(**fields: Any) -> Snapshot:
             }
             for kind, stages in RINGS.items()
         ],
-        "fec": {"mode": "auto", "data": 10, "parity": 0, "parity_max": 3, "peer_accepts_shards": True},
+        "fec": {
+            "mode": "auto",
+            "data": 10,
+            "parity": 0,
+            "parity_max": 3,
+            "copies": 0,
+            "spacing_ms": 0.0,
+            "peer_accepts_shards": True,
+        },
         "peers_connected": 1,
         "peers_max": 1,
         "peers": [peer("server")],

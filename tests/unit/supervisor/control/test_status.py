@@ -310,6 +310,14 @@ def test_the_text_shows_instance_workers_rings_connections_and_counters(running:
             {"established": 5, "accepts_shards": 1, "requests": PARITY[2]},
             "fec auto, now 10 + 2 shards a block (at most 10 + 3)",
         ),
+        (
+            {"established": 5, "accepts_shards": 1, "requests": LinkRequests(0, 2, 0).pack()},
+            "fec auto, now no parity (at most 10 + 3), light packets 3 times",
+        ),
+        (
+            {"established": 5, "accepts_shards": 1, "requests": LinkRequests(3, 2, 4321).pack()},
+            "fec auto, now 10 + 3 shards a block (at most 10 + 3), light packets 3 times, 4.3 ms apart",
+        ),
     ],
 )
 def test_the_text_shows_how_blocks_are_cut_now(words: dict[str, int], line: str) -> None:
@@ -327,10 +335,11 @@ def test_with_several_peers_a_status_counts_them_and_has_the_highest_parity() ->
     try:
         running.publish_link(0, 1, established=2, accepts_shards=1, requests=PARITY[1])
         running.publish_link(1, 1, established=1, accepts_shards=1, requests=PARITY[1])
-        running.publish_link(1, 4, established=3, accepts_shards=1, requests=PARITY[3])
+        running.publish_link(1, 4, established=3, accepts_shards=1, requests=LinkRequests(3, 2, 1500).pack())
         taken = running.snapshot()
         assert (taken["peers_connected"], taken["peers_max"]) == (2, 5)
         assert (taken["fec"]["parity"], taken["fec"]["peer_accepts_shards"]) == (3, True)
+        assert (taken["fec"]["copies"], taken["fec"]["spacing_ms"]) == (2, 1.5)
         running.publish_link(0, 0, established=1, accepts_shards=0)
         taken = running.snapshot()
         assert taken["peers_connected"] == 3
