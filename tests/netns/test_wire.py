@@ -15,6 +15,7 @@ from tests.netns.harness.handmade_clients import Dialer, EchoResponder, connect,
 from tests.netns.harness.instance import Instance, command, server_config
 from tests.reference.client import ACCEPTS_RUNS, Ended, Refused, Runs, WireClient, tls
 from tests.reference.packets import echo_request, is_reply, udp_payload
+from tests.reference.sealed_blocks import LIGHT
 from tests.support import eventually
 from tools.lab.network import Lab
 from tools.load import flows
@@ -23,6 +24,7 @@ INSIDE = ("10.99.0.1", "fd99::1")
 VERSIONS = (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2)
 REPLY_SECONDS = 5.0
 DATAGRAMS, DATAGRAM_BYTES = 400, 1200
+COPIED = 10
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,27 @@ def test_copies_of_a_block_bring_it_once(dialer: Dialer) -> None:
         expect_reply(request, *pair)
         pings(pair[0], *pair)
         assert dialer.server.counter("tun.packets_written") <= before + 3
+
+
+def test_lanes_are_told_and_copies_meet_in_that_of_their_stream(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        lab = stack.enter_context(Lab())
+        dialer = stack.enter_context(inviting_server(lab, tmp_path, lanes=2, fec="on"))
+        session = dialer.new_session("one", lane=1)
+        known = {"session": session, "connections": 3, "traffic_class": LIGHT}
+        clients = [
+            stack.enter_context(dialer.dial("one", index=index, lane=lane, runs=Runs(), **known))
+            for index, lane in enumerate((0, 1, 7))
+        ]
+        assert [client.welcome.lane for client in clients] == [0, 1, 1]
+        address = str(clients[0].welcome.addresses[0].ip)
+        for number in range(COPIED):
+            request = echo_request(address, INSIDE[0], number)
+            for client, copy in zip(clients, session.seal_copies([request], 3), strict=True):
+                client.send_sealed(copy)
+            expect_reply(request, *clients)
+        eventually(lambda: dialer.server.counter("tun.copies_unneeded") == 2 * COPIED, REPLY_SECONDS, "all copies")
+        assert sorted(lane["received_packets"] for lane in dialer.server.running()["lanes"]) == [0, COPIED]
 
 
 def test_runs_of_one_shard_and_of_more_bring_every_packet(dialer: Dialer) -> None:

@@ -43,11 +43,11 @@ from tests.reference.blocks import (
 )
 from tests.reference.key_schedule import TO_CLIENT, TO_SERVER
 from tests.reference.records import Header, HeaderSeal
-from tests.reference.sealed_blocks import BULK, HASH_BYTES, LIGHT, Sealed, Session
+from tests.reference.sealed_blocks import BULK, HASH_BYTES, LIGHT, Sealed, Session, extensions_of
 
 HELLO, WELCOME, REFUSED, CHALLENGE, PROOF, DONE = 0x10, 0x11, 0x12, 0x13, 0x14, 0x15
 VERSION = 2
-EXCHANGE = 1  # an extension of a hello
+EXCHANGE, LANE = 1, 6  # extensions
 HELLO_FIELDS = struct.Struct(">4sBBHHHQQBBB8s32sB")
 WELCOME_FIELDS = struct.Struct(">BBHB32sB")
 MAGIC = b"tnl\x01"
@@ -79,6 +79,7 @@ class Welcome(NamedTuple):
     features: int
     addresses: tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface, ...]
     routes: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    lane: int  # of the server, that sends on this connection
 
 
 def tls(
@@ -125,10 +126,11 @@ class WireClient:
         client: int = 1,
         session: int | Session = 1,
         traffic_class: int = 0,
+        lane: int = 0,
         runs: Runs | None = None,
         seconds: float = 5.0,
     ) -> None:
-        """`session`: its number, or what this connection shares with others of the session."""
+        """`session`: its number, or what this connection shares with others of the session. `lane`: that is told."""
         self.socket = sock
         self.key = key
         self.runs = runs
@@ -155,6 +157,7 @@ class WireClient:
             traffic_class,
             ACCEPTS_RUNS if runs is not None else 0,
         )
+        self._lane = bytes([LANE, 1, lane]) if lane else b""
         self._addresses = b"".join(bytes([address.version]) + address.packed for address in requested)
         self._address_count = len(requested)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -219,7 +222,7 @@ class WireClient:
     def hello(self, wire_version: int = VERSION, extensions: bytes | None = None) -> bytes:
         """The frame of a HELLO with a new nonce. `extensions`: others than the key share of a connection with TLS."""
         if extensions is None:
-            extensions = self.session.hello_extension() if self.certificate_hash else b""
+            extensions = (self.session.hello_extension() if self.certificate_hash else b"") + self._lane
         key_id, nonce = bytes(8), bytes(32)
         if self.key:
             key_id, nonce = _mac(self.key, b"tunnel key id")[:8], secrets.token_bytes(32)
@@ -268,7 +271,8 @@ class WireClient:
         routes, at = _prefixed(body, at + 2, count, ipaddress.ip_network)
         if self.certificate_hash:
             self._leave_tls(body[at:])
-        self.welcome = Welcome._make([*fields[:4], tuple(addresses), tuple(routes)])
+        lane = next((value for kind, value in extensions_of(body[at:]) if kind == LANE), bytes(1))
+        self.welcome = Welcome._make([*fields[:4], tuple(addresses), tuple(routes), lane[0]])
         return self.welcome
 
     def _leave_tls(self, extensions: bytes) -> None:
