@@ -91,7 +91,7 @@ def _show(lab: Lab, seconds: float) -> int:
 def _transfer(pair: TunnelPair, flow: TcpFlow, seconds: float) -> list[tuple[str, int]]:
     """Show the transfer and kill one worker after the other. The names of the killed workers, and the times."""
     began = time.monotonic()
-    victims = [(end, worker) for end in (pair.client, pair.server) for worker in ("tun-0", "tcp-0")]
+    victims = [(end, worker) for end in (pair.client, pair.server) for worker in _victims(end)]
     due = [began + seconds * (i + 1) / (len(victims) + 1) for i in range(len(victims))]
     killed: list[tuple[str, int]] = []
     said = ""
@@ -107,6 +107,11 @@ def _transfer(pair: TunnelPair, flow: TcpFlow, seconds: float) -> list[tuple[str
         display.show(pair.client, flow, now - began, seconds, said)
         time.sleep(REFRESH_SECONDS)
     return killed
+
+
+def _victims(end: RunningInstance) -> list[str]:
+    """The workers of the first lane that every packet passes. On a machine with cores enough some are two processes."""
+    return [each["name"] for each in end.running()["workers"] if each["lane"] == 0 and each["kind"] in ("tun", "tcp")]
 
 
 def _gap(flow: TcpFlow, at: int) -> float:
