@@ -1,8 +1,9 @@
 """The budget for copies of light packets while the path seems to lose nothing, so that its first loss delays none.
 
 It grows by SHARE of all bytes sent to the peer, by FLOOR at least and by MOST at most. The rest is kept, up to
-SAVED_BYTES. A budget that is used up pays for nothing until RESUME of that is there again. So a flow beyond it is not
-copied now and then, which would change the order of its packets when the copy comes first.
+SAVED_BYTES. A budget that is used up pays for nothing until RESUME_BYTES of that are there again, and then only after a
+pause of PAUSE_NS. So a flow beyond it is not copied now and then: a copy that comes first, on another connection, would
+overtake the packets before it that have none.
 
 Copies that other workers have made for the same peer are paid out of it, too.
 """
@@ -14,6 +15,7 @@ FLOOR = 8_000  # bytes a second: 64 kbit/s, fifty small packets
 MOST = 125_000  # bytes a second: each copy takes time as well, of both ends
 SAVED_BYTES = 32_000  # the first flow of a session is copied whole for some seconds
 RESUME_BYTES = SAVED_BYTES // 4
+PAUSE_NS = 5_000_000  # packets before it are on their way: several workers may read the connections at the other end
 REFILL_NS = 100_000_000  # between two looks at what was sent
 IDLE_NS = 10_000_000_000  # after that the budget is full anyway
 
@@ -30,6 +32,7 @@ class CopyBudget:
         self.refilled_at = now
         self._left = float(SAVED_BYTES)
         self._used_up = False
+        self._unpaid_at = now  # when it has last paid for nothing
 
     def is_due(self, now: int) -> bool:
         return now - self.refilled_at >= REFILL_NS
@@ -40,14 +43,19 @@ class CopyBudget:
         grown = max(FLOOR * seconds, min((sent - self._sent) / SHARE, MOST * seconds))
         self._left = min(self._left + grown - (elsewhere - self._elsewhere), SAVED_BYTES)
         self._sent, self._elsewhere, self.refilled_at = sent, elsewhere, now
-        if self._left >= RESUME_BYTES:
-            self._used_up = False
 
-    def pays(self, size: int) -> bool:
+    def pass_over(self, now: int) -> None:
+        """A packet goes without a copy for another reason: those close behind it do so as well."""
+        self._used_up = True
+        self._unpaid_at = now
+
+    def pays(self, size: int, now: int) -> bool:
         """Whether a copy of so many bytes is paid for."""
         size += SEGMENT_BYTES
+        if self._used_up and self._left >= RESUME_BYTES and now - self._unpaid_at >= PAUSE_NS:
+            self._used_up = False
         if self._used_up or self._left < size:
-            self._used_up = True
+            self.pass_over(now)
             return False
         self._left -= size
         return True

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.config import parse
 from tests.netns.harness.instance import (
     Instance,
     Instances,
@@ -40,7 +41,15 @@ def sealed() -> dict[str, Any]:
 def instances(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instances]:
     protection = sealed() if request.param == "sealed" else {}
     with Lab() as lab, tunnel(lab, tmp_path_factory.mktemp("lanes"), **SPLIT, **protection) as made:
+        server, client = made
+        config = parse(client.config)
+        for instance in (server, client):  # a flow may change its connection when another one comes
+            eventually(lambda: established(instance) == config.connections + config.light_connections)
         yield made
+
+
+def established(instance: Instance) -> int:
+    return sum(row["state"] == "established" for row in instance.running()["connections"])
 
 
 def datagram_socket(node: Node, port: int = 0) -> socket.socket:

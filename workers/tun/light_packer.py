@@ -65,6 +65,7 @@ class LightPacker:
         self._now = 0  # of the last packet
         self._slot_bytes = self._port.ring.slot_bytes
         self._sealing = sealing
+        self._sealed_room = self._slot_bytes - SEALED_START
         self._private = None if sealing is None else memoryview(bytearray(self._slot_bytes))
         self._lengths: list[int] = []
         self._end = layout.SLOT_BODY_AT
@@ -136,7 +137,10 @@ class LightPacker:
             table = self._table
             budget.refill(table.sent_bytes(peer), table.copied_elsewhere(peer, self._lane), self._now)
         size = shard.RUN_BYTES + self._end - layout.SLOT_BODY_AT + TAG_BYTES
-        if not budget.pays(size):
+        if self._private is not None and 2 * (size + SEALED_PREFIXES[len(self._lengths)].size) > self._sealed_room:
+            budget.pass_over(self._now)  # no room in the slot
+            return 0
+        if not budget.pays(size, self._now):
             return 0
         self._numbers[peer * RECORD_WORDS + NUMBER_COPIED] += size
         return 1
@@ -181,7 +185,7 @@ class LightPacker:
         start = layout.SLOT_BODY_AT - prefix.size
         prefix.pack_into(buffer, start, sealing.acknowledged(self._peer_handle), len(lengths), *lengths)
         plaintext = buffer[start : self._end]
-        room = (self._slot_bytes - SEALED_START) // (shard.RUN_BYTES + len(plaintext) + TAG_BYTES)
+        room = self._sealed_room // (shard.RUN_BYTES + len(plaintext) + TAG_BYTES)
         times = min(1 + copies, room)
         kind = kinds.COPIED if times > 1 else kinds.LIGHT
         _, length = sealing.seal(slot, SEALED_START, self._peer_handle, kind, plaintext, len(lengths), times)

@@ -5,20 +5,29 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.policy.copy_budget import FLOOR, MOST, RESUME_BYTES, SAVED_BYTES, SEGMENT_BYTES, SHARE, CopyBudget
+from pipeline.policy.copy_budget import (
+    FLOOR,
+    MOST,
+    PAUSE_NS,
+    RESUME_BYTES,
+    SAVED_BYTES,
+    SEGMENT_BYTES,
+    SHARE,
+    CopyBudget,
+)
 
 SECOND = 1_000_000_000
 TICK = SECOND // 10
 
 
-def paid(budget: CopyBudget, size: int, times: int) -> int:
+def paid(budget: CopyBudget, size: int, times: int, now: int) -> int:
     """Bytes that were paid for."""
-    return sum((size + SEGMENT_BYTES) * budget.pays(size) for _ in range(times))
+    return sum((size + SEGMENT_BYTES) * budget.pays(size, now) for _ in range(times))
 
 
 def test_the_first_packets_of_a_session_are_paid_for() -> None:
     budget = CopyBudget(0, 0, 0)
-    assert all(budget.pays(120) for _ in range(100))
+    assert all(budget.pays(120, 0) for _ in range(100))
 
 
 def test_a_light_flow_alone_is_copied_as_far_as_the_floor_goes() -> None:
@@ -26,7 +35,7 @@ def test_a_light_flow_alone_is_copied_as_far_as_the_floor_goes() -> None:
     spent = 0
     for tick in range(1, 601):
         budget.refill(0, 0, tick * TICK)
-        spent += paid(budget, 4000, 10)
+        spent += paid(budget, 4000, 10, tick * TICK)
     assert FLOOR * 60 <= spent <= FLOOR * 60 + SAVED_BYTES
 
 
@@ -36,7 +45,7 @@ def test_beside_bulk_a_part_of_it_may_be_spent() -> None:
     spent = 0
     for tick in range(1, 601):
         budget.refill(rate * tick // 10, 0, tick * TICK)
-        spent += paid(budget, 120, 1000)
+        spent += paid(budget, 120, 1000, tick * TICK)
     assert rate * 60 / SHARE * 0.9 <= spent <= rate * 60 / SHARE + SAVED_BYTES
 
 
@@ -45,25 +54,46 @@ def test_beside_very_much_bulk_there_is_a_limit() -> None:
     spent = 0
     for tick in range(1, 101):
         budget.refill(tick << 30, 0, tick * TICK)
-        spent += paid(budget, 120, 1000)
+        spent += paid(budget, 120, 1000, tick * TICK)
     assert spent <= MOST * 10 + SAVED_BYTES
 
 
 def test_once_used_up_it_pays_for_nothing_until_a_part_of_it_is_there_again() -> None:
     budget = CopyBudget(0, 0, 0)
-    paid(budget, 1000, 100)
+    paid(budget, 1000, 100, 0)
     turns = []
     for tick in range(1, 41):
         budget.refill(0, 0, tick * TICK)
-        turns.append(budget.pays(0))
+        turns.append(budget.pays(0, tick * TICK))
     assert not any(turns[: RESUME_BYTES * 10 // FLOOR - 1])
     assert turns[-1]
+
+
+def test_once_used_up_it_pays_again_only_after_a_pause_in_which_all_before_it_arrives() -> None:
+    budget = CopyBudget(0, 0, 0)
+    paid(budget, 1000, 100, 0)
+    now = 10 * SECOND
+    budget.refill(0, 0, now)
+    assert budget.pays(100, now)
+    paid(budget, 1000, 100, now)
+    for step in range(1, 2000):
+        budget.refill(0, 0, now + step * PAUSE_NS // 2)
+        assert not budget.pays(100, now + step * PAUSE_NS // 2)
+    assert budget.pays(100, now + (step + 2) * PAUSE_NS // 2)
+
+
+def test_behind_a_packet_that_goes_without_a_copy_it_pays_only_after_a_pause() -> None:
+    budget = CopyBudget(0, 0, 0)
+    budget.pass_over(0)
+    assert [budget.pays(100, now) for now in (PAUSE_NS // 2, PAUSE_NS, 2 * PAUSE_NS, 2 * PAUSE_NS)] == [
+        False, False, True, True,
+    ]  # fmt: skip
 
 
 def test_what_others_have_copied_is_paid_for_too() -> None:
     budget = CopyBudget(0, 1_000_000, 0)
     budget.refill(0, 1_000_000 + 10 * SAVED_BYTES, SECOND)
-    assert not budget.pays(0)
+    assert not budget.pays(0, SECOND)
 
 
 @given(st.lists(st.tuples(st.integers(0, 20 * SECOND), st.integers(-1 << 40, 1 << 40), st.integers(0, 1 << 20))))
@@ -76,5 +106,5 @@ def test_it_never_pays_more_than_it_has_and_a_count_that_goes_back_does_no_harm(
         now += pause
         sent += more
         budget.refill(sent, 0, now)
-        spent += paid(budget, size, 3)
+        spent += paid(budget, size, 3, now)
         assert spent <= SAVED_BYTES + MOST * now / SECOND
