@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from pipeline.fec.shard import RUN_BYTES
@@ -103,6 +103,17 @@ class SenderRun:
         write_run_count(slot, len(runs), skippable, skip_owner)
         self.fillers[kind].advance(1)
 
+    def fill_copies(self, data: bytes, to: Sequence[tuple[int, int]], peer_handle: int = FIRST_PEER_HANDLE) -> None:
+        """A light slot whose block goes out whole to each (consumer, number of the connection)."""
+        slot = self.fillers["light"].slot()
+        slot[BODY_AT : BODY_AT + len(data)] = data
+        write_header(slot, BODY_AT, len(data), to[0][0], peer_handle)
+        for row, (consumer, ordinal) in enumerate(to):
+            row_at = layout.SLOT_RUN_TABLE_AT + row * layout.RUN_ROW_BYTES
+            write_run(slot, row_at, consumer, ordinal, 1, 0, BODY_AT, len(data))
+        write_run_count(slot, len(to), len(to) - 1, to[0][0])
+        self.fillers["light"].advance(1)
+
     def burst(self, times: int = 1) -> int:
         """The result of the last."""
         return [self.sender.work() for _ in range(times)][-1]
@@ -135,3 +146,12 @@ class SenderRun:
         for queue in self.sender._peers.queues.values():
             list(queue.drain())  # else the items hold the memory
         self.run.close()
+
+
+def wait_for(condition: Callable[[], object], run: SenderRun, seconds: float = 5.0) -> None:
+    """Bursts until it holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        run.sender.wait(0.005)
+        run.burst()

@@ -23,6 +23,12 @@ from workers.tcp.send_queue import SendItem
 LIGHT_SPACING_NS = 1_000_000
 BYTES_MOST = 262144
 
+
+def copy_spacing_ns(spacing_ns: int) -> int:
+    """Between two copies of a light packet, where bursts of losses call for `spacing_ns` between all."""
+    return max(LIGHT_SPACING_NS, spacing_ns)
+
+
 _Delayed = tuple[int, int, int, int, SendItem]  # due, number in the order of arrival, peer handle, place, item
 
 
@@ -38,12 +44,16 @@ class DelayedItems:
         self._used = 0  # bytes of all that are not finished
         self.next_due = 0
 
+    def has_room(self, size: int) -> bool:
+        """Whether items of so many bytes may wait."""
+        return self._used + size <= BYTES_MOST
+
     def add(self, item: SendItem, due: int, peer_handle: int, place: int) -> bool:
         """Copy an item out of its slot, which it holds up no longer. False if too much waits already.
 
         `place`: of its connection, among those of its peer and class.
         """
-        if self._used + item.size > BYTES_MOST:
+        if not self.has_room(item.size):
             return False
         self._used += item.size
         self._added += 1

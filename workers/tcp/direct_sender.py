@@ -1,11 +1,13 @@
 """The short way of blocks: from their slots onto a connection in one call, and the slots are free.
 
 Most bursts find every queue empty, and their slots are for one connection that takes them whole. Then no send item is
-made. A ring goes the long way (`workers.tcp.ring_scanner`, `workers.tcp.send_queue`)
+made. A light block with copies that is alone in its ring goes out likewise, with the first of them: the others are
+copied out of its slot, since they wait (`workers.tcp.delayed_items`). A ring goes the long way
+(`workers.tcp.ring_scanner`, `workers.tcp.send_queue`)
 
-    from the start    if slots of it have been visited already; if one of its slots has runs, is spoilt, or is not for
-                      this worker; if they are for several connections, or for none; if their peer has a rate; if the
-                      connection has TLS, or is broken
+    from the start    if slots of it have been visited already; if one of its slots has other runs, is spoilt, or is
+                      not for this worker; if they are for several connections, or for none; if their peer has a rate;
+                      if the connection has TLS, or is broken
     behind a send     if the socket did not take all of it: what is left becomes items of the queue
 
 Owned by the outbound duty.
@@ -13,8 +15,10 @@ Owned by the outbound duty.
 
 from __future__ import annotations
 
-from pipeline.shm.slot import read_header_and_runs, read_marks
+from pipeline.shm.layout import RUNS_MAX
+from pipeline.shm.slot import read_header_and_runs, read_marks, read_runs
 from pipeline.wire import framing
+from workers.tcp.delayed_items import copy_spacing_ns
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.ring_reader import RingReader
@@ -28,6 +32,7 @@ class DirectSender:
         self._peers = peers
         self._busy = peers.busy
         self._by_handle = peers.by_handle
+        self._delayed = peers.delayed
         self.is_complete = False
 
     def send(self, readers: list[RingReader], now: int) -> int:
@@ -56,7 +61,7 @@ class DirectSender:
             slot = port.slot(len(bodies))
             start, length, consumer, peer_handle, runs = read_header_and_runs(slot)
             if runs or consumer != port.position or start + length > len(slot):
-                return 0
+                return self._send_first_copy(reader, slot, peer_handle, runs, now) if runs and ready == 1 else 0
             if reader.kind == "transit" and is_light is not (read_marks(slot)[0] == framing.LIGHT):
                 if bodies:
                     return 0
@@ -70,26 +75,71 @@ class DirectSender:
             bodies.append(slot[start : start + length])
             size += length
         assert peer is not None and queue is not None
+        if not self._give(reader, peer, queue, bodies, is_light, now):
+            return 0
+        if not reader.scanned:
+            port.advance(len(bodies))
+        return len(bodies)
+
+    def _send_first_copy(self, reader: RingReader, slot: memoryview, peer_handle: int, runs: int, now: int) -> int:
+        """Send the first copy of the light block in the first slot; the others wait. 1, or 0 for the long way."""
+        peer = self._by_handle.get(peer_handle)
+        if reader.kind != "light" or runs > RUNS_MAX or peer is None:
+            return 0
+        port = reader.port
+        rows = list(read_runs(slot, runs))
+        consumer, ordinal, _, _, start, length = rows[0]
+        queue = _queue_for(peer, True, reader.lane, ordinal)
+        if (
+            queue is None
+            or consumer != port.position
+            or not self._delayed.has_room(runs * length)
+            or any(each[3] or each[4] + each[5] > len(slot) for each in rows)
+        ):
+            return 0
+        if not self._give(reader, peer, queue, [slot[start : start + length]], True, now):
+            return 0
+        spacing, first = copy_spacing_ns(peer.spacing_ns), peer.place_of(reader.lane, True)
+        for row in range(1, runs):
+            consumer, ordinal, shards, _, start, length = rows[row]
+            if consumer == port.position:
+                item = SendItem(reader, 0, shards, True, length, None, slot[start : start + length])
+                self._delayed.add(item, now + row * spacing, peer_handle, first + ordinal)
+        if not reader.scanned:
+            port.advance(1)
+        return 1
+
+    def _give(
+        self,
+        reader: RingReader,
+        peer: PeerSender,
+        queue: SendQueue,
+        bodies: list[memoryview],
+        is_light: bool,
+        now: int,
+    ) -> bool:
+        """Give the bodies of the next slots to a socket. False if it takes nothing.
+
+        If it does not take all of them, the slots have been visited, and what is left of them are items of the queue.
+        """
         views, size, frames = queue.frames_of(bodies)
         try:
             sent = queue.connection.socket.sendmsg(views)
         except BlockingIOError:
-            return 0
+            return False
         except OSError as error:
             queue.connection.write_failed(error)
             queue.broken = True
-            return 0
+            return False
+        finished = len(bodies)
         if sent == size:
-            done = finished = len(bodies)
-            queue.note_sent(done)
-            port.advance(done)
+            queue.note_sent(finished)
         else:
-            done = len(bodies)
             items = [self._visit(reader, body, is_light) for body in bodies]
             finished = queue.note_partly_sent(items, sent, views, frames)
             self._busy[queue] = None
         self._peers.count_sent(queue.connection, peer, sent, finished, now)
-        return done
+        return True
 
     @staticmethod
     def _visit(reader: RingReader, body: memoryview, is_light: bool) -> SendItem:
@@ -100,10 +150,13 @@ class DirectSender:
         return SendItem(reader, index, 0, is_light, len(body), None, body)
 
 
-def _queue_for(peer: PeerSender, is_light: bool, lane: int) -> SendQueue | None:
-    """The queue of the peer's blocks that may take the short way; None if they may not."""
+def _queue_for(peer: PeerSender, is_light: bool, lane: int, ordinal: int = 0) -> SendQueue | None:
+    """The queue of the peer's blocks that may take the short way; None if they may not.
+
+    `ordinal`: of a copy, counted from the connection that the block would take without copies.
+    """
     if not peer.queues or peer.bucket.rate:
         return None
     queues = peer.queues_for(is_light)
-    queue = queues[peer.place_of(lane, is_light)]
+    queue = queues[(peer.place_of(lane, is_light) + ordinal) % len(queues)]
     return None if queue.broken or queue.connection.channel is not None else queue

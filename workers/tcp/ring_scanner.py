@@ -16,7 +16,7 @@ from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import PEER_INDEX_MASK, RUNS_MAX, SLOT_RUN_HEADERS_END
 from pipeline.shm.slot import read_header_and_runs, read_marks, read_runs, read_skippable
 from pipeline.wire import framing
-from workers.tcp.delayed_items import LIGHT_SPACING_NS
+from workers.tcp.delayed_items import copy_spacing_ns
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.ring_reader import RingReader
@@ -124,7 +124,7 @@ class RingScanner:
         queues = peer.queues_for(light)
         copies = reader.kind == "light"
         first = peer.place_of(reader.lane, light) if copies and queues else 0
-        spacing = max(LIGHT_SPACING_NS, peer.spacing_ns) if copies else peer.spacing_ns
+        spacing = copy_spacing_ns(peer.spacing_ns) if copies else peer.spacing_ns
         row = -1
         for consumer, ordinal, shards, head, start, length in read_runs(slot, runs):
             row += 1

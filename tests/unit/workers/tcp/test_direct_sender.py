@@ -22,7 +22,7 @@ from pipeline.transport.tls_channel import TlsChannel
 from pipeline.wire import framing
 from tests.harness.factory import factory
 from tests.harness.send_queues import Channel, MeteredSocket, frame, numbers
-from tests.harness.sender import SenderRun
+from tests.harness.sender import SenderRun, wait_for
 from workers.tcp import direct_sender
 
 SECRET = HeaderSecret(bytes(range(32)))
@@ -142,6 +142,58 @@ def test_a_burst_takes_no_more_than_fits_one_call_and_says_that_there_is_more(
     assert numbers(run.received(connection)) == [(False, number) for number in range(3)]
 
 
+def test_the_first_copy_of_a_lone_light_block_leaves_at_once_and_its_slot_waits_for_no_other(make: Make) -> None:
+    run = make()
+    connections = [connect(run, is_sealed=True) for _ in range(3)]
+    run.burst()
+    run.fill_copies(sealed_frame(1, 100, True), [(0, 2), (0, 0), (1, 0), (0, 1)])
+    scan = run.sender._scanner.scan
+    run.sender._scanner.scan = lambda now: pytest.fail("the long way")  # type: ignore[method-assign]
+    run.burst()
+    assert run.in_rings() == 0
+    assert [len(run.received(each)) > 0 for each in connections] == [False, False, True]
+    run.sender._scanner.scan = scan  # type: ignore[method-assign]
+    for place in (0, 1):
+        copied = connections[place]
+        wait_for(lambda: sealed_numbers(run.received(copied)) == [(True, 1)], run)
+    assert not run.sender._delayed.next_due
+    assert run.counters[ID["tcp.frames_sent"]] == 3
+
+
+@pytest.mark.parametrize("is_sealed", [False, True], ids=["plain", "sealed"])
+def test_whatever_the_socket_takes_the_first_copies_come_out_once_and_in_order(is_sealed: bool) -> None:
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.one_of(st.just(-1), st.integers(0, 500)), max_size=30))
+    def check(steps: list[int]) -> None:
+        with closing(SenderRun(1, 1)) as run:
+            first, second = connect(run, is_sealed), connect(run, is_sealed)
+            sock = cast("MeteredSocket", first.socket)
+            cast("MeteredSocket", second.socket).allowance = 1 << 40
+            run.burst()
+            data, number, there = b"", 0, b""
+            for allowance in steps:
+                if allowance >= 0:
+                    sock.allowance = allowance
+                elif run.fillers["light"].ready():
+                    number += 1
+                    made = sealed_frame(number, 100, True) if is_sealed else frame(number, 100, True)
+                    run.fill_copies(made, [(0, 0), (0, 1)])
+                run.burst()
+                data += run.received(first)
+                there += run.received(second)
+            sock.allowance = 1 << 40
+            while run.in_rings() or run.sender._delayed.next_due or run.sender._busy:
+                run.burst()
+                data += run.received(first)
+                there += run.received(second)
+            read = sealed_numbers if is_sealed else numbers
+            assert {each for _, each in read(data) + read(there)} == set(range(1, number + 1))
+            assert [each for _, each in read(data)] == sorted({each for _, each in read(data)})
+            assert run.sent_record(0, SENT_BYTES) == len(data) + len(there)
+
+    check()
+
+
 def second_peer(run: SenderRun) -> None:
     run.fill("plain", frame(1))
     run.fill("plain", frame(2), FIRST_PEER_HANDLE | 1)
@@ -155,7 +207,10 @@ def with_tls(run: SenderRun) -> None:
 LONG = {
     "for several connections": second_peer,
     "for another worker": lambda run: run.fill("plain", frame(1), consumer=1),
-    "with runs": lambda run: run.fill_runs("light", [(0, 0, frame(1))]),
+    "with runs": lambda run: run.fill_runs("plain", [(0, 0, frame(1))]),
+    "with headers of runs": lambda run: run.fill_runs("light", [(0, 0, frame(1))]),
+    "with a first copy for another worker": lambda run: run.fill_copies(frame(1), [(1, 0), (0, 0)]),
+    "with copies, one behind the other": lambda run: [run.fill_copies(frame(each), [(0, 0)]) for each in (1, 2)],
     "for no connection": lambda run: run.fill("plain", frame(1), FIRST_PEER_HANDLE | 2),
     "for a connection with TLS": with_tls,
     "for a peer with a rate": lambda run: (

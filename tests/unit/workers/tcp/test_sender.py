@@ -20,7 +20,7 @@ from pipeline.transport.tls_channel import TlsChannel
 from pipeline.wire import framing
 from tests.harness.factory import factory
 from tests.harness.send_queues import Channel, frame, numbers
-from tests.harness.sender import SenderRun
+from tests.harness.sender import SenderRun, wait_for
 from workers.tcp.delayed_items import LIGHT_SPACING_NS
 from workers.tcp.sender import STUCK_NS
 
@@ -52,15 +52,6 @@ def blocked(run: SenderRun, count: int = 1) -> Connection:
         run.fill("plain", frame(number))
     run.burst()
     return made
-
-
-def wait_for(condition: Callable[[], object], run: SenderRun, seconds: float = 5.0) -> None:
-    """Bursts until it holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        run.sender.wait(0.005)
-        run.burst()
 
 
 # -- from slots to connections
