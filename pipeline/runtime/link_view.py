@@ -5,12 +5,19 @@ in the last stage of a ring. Ordinal is its number among that worker's connectio
 The state may change right after it was read, so the tcp worker takes an ordinal modulo the number of its connections.
 
 A connection is of the lane that gets what it brings (pipeline.policy.lane_pairs). That lane answers on it.
+
+The records of a peer change when a connection comes or goes, and when a path gets better or worse. The state is
+computed then; else a look at it is one comparison.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from pipeline.fec import stripe
 from pipeline.runtime.worker import Attachment
+from pipeline.shm import link_requests
 from pipeline.shm.layout import (
     LIGHT_LANES_SHIFT,
     LINK_ACCEPTS_SHARDS,
@@ -20,133 +27,114 @@ from pipeline.shm.layout import (
     LINK_OFFLOADS,
     LINK_REQUESTS,
     RECORD_WORDS,
+    STATE_WORDS,
 )
-from pipeline.shm.link_requests import COPIES_SHIFT, MASK
 from pipeline.shm.memory_order import REORDERS, fence
 
 ConnectionRef = tuple[int, int]
 """Consumer and ordinal of a connection."""
 
 
+class LinkState(NamedTuple):
+    """The connections to one peer."""
+
+    record: bytes  # of all tcp workers: this is what the rest follows from
+
+    bulk_consumer: int
+    """The consumer of this lane's plain blocks: a tcp worker that has a connection of this lane, its own one first.
+
+    If there is none, it is the own one if that has connections at all, or another one. So a flow stays on one
+    connection, in order, as long as the set of connections stays.
+    """
+
+    light_consumer: int
+    """The consumer of this lane's light blocks: one that has a connection of this lane for light flows, that of its
+    plain blocks first. If there is none, one that has a connection for light flows, in the same order."""
+
+    has_light: bool  # there are connections for light flows
+    is_foreign: bool  # there are, and none is of this lane
+
+    offloads: int | None  # TUN_F_* bits that the peer accepts; None while it has no connection
+    parity: int  # shards that the state of the connections calls for; 0 if the peer accepts no shards
+    copies: int  # of a light packet that it calls for; -1 if the peer accepts none
+
+    bulk_connections: tuple[ConnectionRef, ...]  # those for bulk; if there are none, those for light flows
+    light_connections: tuple[ConnectionRef, ...]  # those for light flows; if there are none, those for bulk
+
+    copy_connections: tuple[ConnectionRef, ...]
+    """Those for light flows in the order in which the copies of a block take them.
+
+    Of copies, ordinal 0 is the connection on which that tcp worker sends a light block of this lane that has none. So
+    the first copy takes the connection that the block alone would take.
+    """
+
+
 class LinkView:
-    """Every call reads the records anew."""
+    """The states of all peers, for one lane."""
 
     def __init__(self, attachment: Attachment) -> None:
         self._words = attachment.peer_table.links
+        self._alone = self._words[0] if len(self._words) == 1 else None
         self._lane = attachment.worker.lane
-        self._bulk_bit = 1 << self._lane
-        self._light_bit = 1 << self._lane + LIGHT_LANES_SHIFT
         self._most = attachment.peer_table.status_rows  # connections of a worker, even if it runs amok
-        self._copying: dict[int, tuple[tuple[ConnectionRef, ...], int, tuple[ConnectionRef, ...]]] = {}
-        self._seen: dict[tuple[int, bool], tuple[list[int], tuple[ConnectionRef, ...]]] = {}
+        self._states: dict[int, LinkState] = {}  # by peer index
 
-    def bulk_consumer(self, peer: int) -> int:
-        """The consumer of this lane's plain blocks: a tcp worker that has a connection of this lane, its own one first.
-
-        If there is none, it is the own one if that has connections at all, or another one. So a flow stays on one
-        connection, in order, as long as the set of connections stays.
-        """
-        words, at, lane = self._words, peer * RECORD_WORDS + LINK_LANES, self._lane
-        bit = self._bulk_bit
-        if words[lane][at] & bit:
-            return lane
-        for other, each in enumerate(words):
-            if each[at] & bit:
-                return other
-        at += LINK_ESTABLISHED - LINK_LANES
-        if not words[lane][at]:
-            lane = next((i for i, each in enumerate(words) if each[at]), lane)
-        return lane
-
-    def light_consumer(self, peer: int, bulk_consumer: int) -> int:
-        """The consumer of this lane's light blocks: one that has a connection of this lane for light flows, that of its
-        plain blocks first. If there is none, one that has a connection for light flows, in the same order."""
-        words, at = self._words, peer * RECORD_WORDS + LINK_LANES
-        bit = self._light_bit
-        if words[bulk_consumer][at] & bit:
-            return bulk_consumer
-        for other, each in enumerate(words):
-            if each[at] & bit:
-                return other
-        at += LINK_LIGHT - LINK_LANES
-        if words[bulk_consumer][at]:
-            return bulk_consumer
-        return next((i for i, each in enumerate(words) if each[at]), bulk_consumer)
-
-    def has_light(self, peer: int) -> bool:
-        """Whether a peer has connections for light flows."""
-        at = peer * RECORD_WORDS + LINK_LIGHT
-        return any(words[at] for words in self._words)
-
-    def is_foreign(self, peer: int, consumer: int) -> bool:
-        """Whether the peer has connections for light flows, and none of this lane. `consumer`: of light blocks."""
-        return not self._words[consumer][peer * RECORD_WORDS + LINK_LANES] & self._light_bit and self.has_light(peer)
-
-    def offloads(self, peer: int) -> int | None:
-        """TUN_F_* bits that a peer accepts; None while it has no connection."""
-        at = peer * RECORD_WORDS
-        for words in self._words:
-            if words[at + LINK_ESTABLISHED]:
-                if REORDERS:  # asked for each burst: a fence that is nothing would cost more than this
-                    fence()
-                return words[at + LINK_OFFLOADS]
-        return None
-
-    def parity(self, peer: int) -> int:
-        """Parity shards that the state of a peer's connections calls for; 0 if the peer accepts no shards."""
-        at = peer * RECORD_WORDS
-        parity = 0
-        for words in self._words:
-            if words[at + LINK_ESTABLISHED]:
-                if REORDERS:
-                    fence()
-                if not words[at + LINK_ACCEPTS_SHARDS]:
-                    return 0
-                parity = max(parity, words[at + LINK_REQUESTS] & MASK)
-        return parity
-
-    def copies(self, peer: int) -> int:
-        """Copies of a light packet that the state of a peer's connections calls for; -1 if the peer accepts none."""
-        at = peer * RECORD_WORDS
-        copies = -1
-        for words in self._words:
-            if words[at + LINK_ESTABLISHED]:
-                if not words[at + LINK_ACCEPTS_SHARDS]:
-                    return -1
-                copies = max(copies, words[at + LINK_REQUESTS] >> COPIES_SHIFT & MASK)
-        return copies
-
-    def bulk_connections(self, peer: int) -> tuple[ConnectionRef, ...]:
-        """A peer's connections for bulk; if there are none, those for light flows."""
-        return self._connections(peer, False)
-
-    def light_connections(self, peer: int) -> tuple[ConnectionRef, ...]:
-        """A peer's connections for light flows; if there are none, those for bulk."""
-        return self._connections(peer, True)
-
-    def copy_connections(self, peer: int, consumer: int) -> tuple[ConnectionRef, ...]:
-        """The connections for light flows in the order in which the copies of a block take them.
-
-        Of copies, ordinal 0 is the connection on which that tcp worker sends a light block of this lane that has none.
-        So the first copy takes the connection that the block alone would take on `consumer`.
-        """
-        connections = self.light_connections(peer)
-        seen = self._copying.get(peer)
-        if seen is None or seen[0] is not connections or seen[1] != consumer:
-            first = next((place for place, each in enumerate(connections) if each[0] == consumer), 0)
-            seen = self._copying[peer] = connections, consumer, connections[first:] + connections[:first]
-        return seen[2]
-
-    def _connections(self, peer: int, light: bool) -> tuple[ConnectionRef, ...]:
-        at = peer * RECORD_WORDS
-        if light:
-            counts = [words[at + LINK_LIGHT] for words in self._words]
+    def state(self, peer: int) -> LinkState:
+        """The state of a peer's connections now."""
+        alone = self._alone
+        if alone is not None:
+            at = peer * RECORD_WORDS
+            record = alone[at : at + STATE_WORDS].tobytes()
         else:
-            counts = [words[at + LINK_ESTABLISHED] - words[at + LINK_LIGHT] for words in self._words]
+            record = self._read(peer)
+        seen = self._states.get(peer)
+        return seen if seen is not None and seen.record == record else self._follow(peer, record)
+
+    def _read(self, peer: int) -> bytes:
+        at = peer * RECORD_WORDS
+        return b"".join([words[at : at + STATE_WORDS] for words in self._words])
+
+    def _follow(self, peer: int, record: bytes) -> LinkState:
+        if REORDERS:  # what a writer has stored before the count of connections is seen with it
+            fence()
+            record = self._read(peer)
+        every = memoryview(record).cast("Q").tolist()
+        records = [every[at : at + STATE_WORDS] for at in range(0, len(every), STATE_WORDS)]
+        bulk = _consumer(records, LINK_LANES, 1 << self._lane, LINK_ESTABLISHED, self._lane)
+        light_bit = 1 << self._lane + LIGHT_LANES_SHIFT
+        light = _consumer(records, LINK_LANES, light_bit, LINK_LIGHT, bulk)
+        has_light = any(each[LINK_LIGHT] for each in records)
+        connected = [each for each in records if each[LINK_ESTABLISHED]]
+        accepts = all(each[LINK_ACCEPTS_SHARDS] for each in connected)
+        requests = link_requests.most(each[LINK_REQUESTS] for each in connected)
+        light_connections = self._connections(records, [each[LINK_LIGHT] for each in records])
+        first = next((place for place, each in enumerate(light_connections) if each[0] == light), 0)
+        state = self._states[peer] = LinkState(
+            record=record,
+            bulk_consumer=bulk,
+            light_consumer=light,
+            has_light=has_light,
+            is_foreign=has_light and not records[light][LINK_LANES] & light_bit,
+            offloads=connected[0][LINK_OFFLOADS] if connected else None,
+            parity=requests.parity if accepts else 0,
+            copies=requests.copies if connected and accepts else -1,
+            bulk_connections=self._connections(
+                records, [each[LINK_ESTABLISHED] - each[LINK_LIGHT] for each in records]
+            ),
+            light_connections=light_connections,
+            copy_connections=light_connections[first:] + light_connections[:first],
+        )
+        return state
+
+    def _connections(self, records: Sequence[Sequence[int]], counts: list[int]) -> tuple[ConnectionRef, ...]:
+        """So many connections of each consumer, or all of them if there are none."""
         if not any(counts):
-            counts = [words[at + LINK_ESTABLISHED] for words in self._words]
-        seen, found = self._seen.get((peer, light), (None, ()))
-        if counts != seen:
-            found = stripe.connections([min(count, self._most) for count in counts])
-            self._seen[peer, light] = counts, found
-        return found
+            counts = [each[LINK_ESTABLISHED] for each in records]
+        return stripe.connections([min(count, self._most) for count in counts])
+
+
+def _consumer(records: Sequence[Sequence[int]], lanes: int, bit: int, count: int, first: int) -> int:
+    """A consumer with this bit in its word `lanes`; else one whose word `count` is not 0. `first` comes first."""
+    order = [first, *range(len(records))]
+    found = [at for at in order if records[at][lanes] & bit] or [at for at in order if records[at][count]]
+    return found[0] if found else first

@@ -94,8 +94,9 @@ FIRST_PEER_HANDLE = 1 << PEER_INDEX_BITS   # of peer 0 where there is no other
 
 # kinds of records, each with RECORD_WORDS for every peer: words in it. The first exists once, the others in each lane.
 PEER_HANDLE, PEER_RATE = range(2)                      # supervisor: current handle; bytes a second each way, or 0
-(LINK_ESTABLISHED, LINK_OFFLOADS, LINK_LIGHT, LINK_ACCEPTS_SHARDS, LINK_REQUESTS,
- LINK_RECEIVED_BYTES, LINK_COUNTED_BYTES, LINK_LANES) = range(8)   # tcp inbound duty: see runtime.link_view
+(LINK_ESTABLISHED, LINK_OFFLOADS, LINK_LIGHT, LINK_ACCEPTS_SHARDS, LINK_REQUESTS, LINK_LANES,
+ LINK_RECEIVED_BYTES, LINK_COUNTED_BYTES) = range(8)   # tcp inbound duty: see runtime.link_view
+STATE_WORDS = LINK_RECEIVED_BYTES   # of a link record: those that change with the connections, and not with bytes
 REQUESTS_BITS = 8       # of LINK_REQUESTS: parity; then as many of copies; above them the spacing, in microseconds
 LIGHT_LANES_SHIFT = 32  # of LINK_LANES: a bit for each lane of bulk connections, above them one of light ones
 SENT_BYTES, SENT_DROPPED = range(2)                    # tcp outbound duty

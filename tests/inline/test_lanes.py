@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("patient")
 
 LIGHT_BYTES = 100
 ROUNDS = 6
+STATE = LinkView.state
 FEC = {"connections": 4, "light_connections": 3}
 
 
@@ -133,10 +134,15 @@ def test_flows_keep_their_lanes_when_parity_begins_and_ends(
     kernels = converse(client, server, flows, sizes)
     lanes_before = [dict(kernel.steered) for kernel in kernels]
     for phase, parity in enumerate((3, 0, 1), 1):
-        monkeypatch.setattr(LinkView, "parity", lambda self, peer, parity=parity: parity)
+        call_for(monkeypatch, parity=parity)
         go_on(kernels, flows, sizes, range(phase * ROUNDS, (phase + 1) * ROUNDS))
         assert client.count("fec.blocks_coded") > 0
         assert [kernel.steered for kernel in kernels] == lanes_before
+
+
+def call_for(monkeypatch: pytest.MonkeyPatch, **requests: int) -> None:
+    """Let all links call for so much parity, or so many copies, whatever their monitors find."""
+    monkeypatch.setattr(LinkView, "state", lambda view, peer: STATE(view, peer)._replace(**requests))
 
 
 def copied(sender: End) -> int:
@@ -153,7 +159,7 @@ def test_copies_meet_in_the_lane_of_their_flow_whatever_connections_they_take(
     flows = range(6)
     kernels = converse(client, server, flows, (LIGHT_BYTES, LIGHT_BYTES))
     lanes_before = [dict(kernel.steered) for kernel in kernels]
-    monkeypatch.setattr(LinkView, "copies", lambda self, peer: 2)
+    call_for(monkeypatch, copies=2)
     go_on(kernels, flows, (LIGHT_BYTES, LIGHT_BYTES), range(ROUNDS, 3 * ROUNDS))
     assert [kernel.steered for kernel in kernels] == lanes_before
     for sender, receiver in ((client, server), (server, client)):
@@ -172,7 +178,7 @@ def test_a_light_flow_keeps_its_lane_where_there_are_fewer_light_connections_tha
     settings = {"connections": 4, "light_connections": light, "fec": "auto"}
     server, client = sealed_pair(make, (4, 4), **settings) if sealed else pair(make, (4, 4), **settings)
     turn = iter(range(1 << 30))
-    monkeypatch.setattr(LightPacker, "_copies", lambda self, peer, called: next(turn) % 3 == 0)
+    monkeypatch.setattr(LightPacker, "_copies", lambda self, called: next(turn) % 3 == 0)
     flows = range(8)
     kernels = converse(client, server, flows, (LIGHT_BYTES, LIGHT_BYTES))
     for kernel in kernels:
@@ -188,7 +194,7 @@ def test_light_packets_of_a_burst_arrive_in_order_although_only_some_of_them_hav
     settings = {"connections": 4, "light_connections": 2, "fec": "auto"}
     server, client = sealed_pair(make, (3, 3), **settings) if sealed else pair(make, (3, 3), **settings)
     turn = iter(range(1 << 30))
-    monkeypatch.setattr(LightPacker, "_copies", lambda self, peer, called: next(turn) % 2)
+    monkeypatch.setattr(LightPacker, "_copies", lambda self, called: next(turn) % 2)
     for number in range(60):
         for lane in range(3):
             client.write(datagram(lane, number, LIGHT_BYTES), lane)

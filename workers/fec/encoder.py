@@ -104,13 +104,13 @@ class Encoder:
             self._counters[_BLOCKS_REFUSED] += 1
             clear_run_table(slot)
             return
-        links = self._links
-        parity = links.parity(peer)
+        link = self._links.state(peer)
+        parity = link.parity
         if not parity or number == NO_NUMBER or (self._sealed and size <= shard.RUN_BYTES):
             clear_run_table(slot)
             return
         connections = (
-            links.light_connections(peer) if traffic_class == framing.LIGHT else links.bulk_connections(peer)
+            link.light_connections if traffic_class == framing.LIGHT else link.bulk_connections
         ) or self._own_connection
         if self._sealed:
             _, _, stream, number, _, _, _, _, size, epoch, _ = _sealed_run_at(slot, start)

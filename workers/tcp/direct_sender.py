@@ -1,13 +1,13 @@
 """The short way of blocks: from their slots onto a connection in one call, and the slots are free.
 
 Most bursts find every queue empty, and their slots are for one connection that takes them whole. Then no send item is
-made. A light block with copies that is alone in its ring goes out likewise, with the first of them: the others are
-copied out of its slot, since they wait (`workers.tcp.delayed_items`). A ring goes the long way
-(`workers.tcp.ring_scanner`, `workers.tcp.send_queue`)
+made. If a light block with copies is alone in its ring, the first copy goes out likewise. The others are copied out of
+the slot, since they wait (`workers.tcp.delayed_items`). A ring goes the long way (`workers.tcp.ring_scanner`,
+`workers.tcp.send_queue`)
 
     from the start    if slots of it have been visited already; if one of its slots has other runs, is spoilt, or is
-                      not for this worker; if they are for several connections, or for none; if their peer has a rate;
-                      if the connection has TLS, or is broken
+                      not for this worker. Also if they are for several connections, or for none; if their peer has a
+                      rate; if the connection has TLS, or is broken
     behind a send     if the socket did not take all of it: what is left becomes items of the queue
 
 Owned by the outbound duty.

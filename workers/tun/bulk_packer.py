@@ -69,8 +69,8 @@ class BulkPacker:
             peer_handle < 0
             or self._owed
             or self._route_reader.has_changed()
-            or self._links.offloads(peer_handle & PEER_INDEX_MASK) != offloads
-            or burst.ring_for(peer_handle & PEER_INDEX_MASK) is not burst.rings[0]
+            or (link := self._links.state(peer_handle & PEER_INDEX_MASK)).offloads != offloads
+            or (link.parity and burst.rings[0] is not burst.rings[-1])
             or not self._light.has_room()
         ):
             return None
@@ -112,7 +112,7 @@ class BulkPacker:
 
     def accepted_offloads(self) -> int | None:
         only = self._routes.only
-        return None if only == NO_PEER else self._links.offloads(only & PEER_INDEX_MASK)
+        return None if only == NO_PEER else self._links.state(only & PEER_INDEX_MASK).offloads
 
     def has_room(self) -> bool:
         return self._next_ring.port.ready() > 0 and self._light.has_room()

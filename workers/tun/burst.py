@@ -64,7 +64,7 @@ class Burst:
         slot = port.slot()
         block = OpenBlock(slot, self._maker.buffer(slot, 0), False)
         block.peer_handle = peer_handle
-        block.consumer = self._links.bulk_consumer(peer_handle & PEER_INDEX_MASK)
+        block.consumer = self._links.state(peer_handle & PEER_INDEX_MASK).bulk_consumer
         block.lengths.append(length)
         block.end += length
         self._blocks.append(block)
@@ -74,7 +74,7 @@ class Burst:
     def ring_for(self, peer: int) -> RingSlots:
         """The ring in which a block for this peer begins."""
         rings = self.rings
-        return rings[-1] if len(rings) > 1 and self._links.parity(peer) else rings[0]
+        return rings[-1] if len(rings) > 1 and self._links.state(peer).parity else rings[0]
 
     def look(self) -> bool:
         """Find out how many slots are free. Whether each ring has one."""
@@ -99,7 +99,7 @@ class Burst:
         """Open the block, which was prepared in this ring, for a peer."""
         ring.used += 1
         block.peer_handle = peer_handle
-        block.consumer = self._links.bulk_consumer(peer_handle & PEER_INDEX_MASK)
+        block.consumer = self._links.state(peer_handle & PEER_INDEX_MASK).bulk_consumer
         self.open[peer_handle] = block
         self._blocks.append(block)
 

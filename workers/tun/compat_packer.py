@@ -94,7 +94,7 @@ class CompatPacker:
 
     def _close_slot(self) -> None:
         slot = self._next_port.slot(self._used)
-        write_header(slot, _BODY_AT, self._end - _BODY_AT, self._links.bulk_consumer(0), layout.FIRST_PEER_HANDLE)
+        write_header(slot, _BODY_AT, self._end - _BODY_AT, self._links.state(0).bulk_consumer, layout.FIRST_PEER_HANDLE)
         self._used += 1
         self._end = _BODY_AT
 

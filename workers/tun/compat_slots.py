@@ -72,7 +72,7 @@ class CompatSlots:
         count = len(begun)
         if count:
             for place in begun:
-                consumer = self._links.bulk_consumer(place.peer_handle & PEER_INDEX_MASK)
+                consumer = self._links.state(place.peer_handle & PEER_INDEX_MASK).bulk_consumer
                 write_header(place.slot, SLOT_BODY_AT, place.end - SLOT_BODY_AT, consumer, place.peer_handle)
             begun.clear()
             self._open.clear()

@@ -29,7 +29,7 @@ class OffloadFinisher:
         """The TUN_F_* bits of our device that the peer does not accept."""
         accepted = self._accepted.get(peer_handle)
         if accepted is None:
-            accepted = self._accepted[peer_handle] = self._links.offloads(peer_handle & PEER_INDEX_MASK) or 0
+            accepted = self._accepted[peer_handle] = self._links.state(peer_handle & PEER_INDEX_MASK).offloads or 0
         return self._offloads & ~accepted
 
     def finish(self, packet: bytes) -> list[bytes]:

@@ -68,7 +68,7 @@ class Forwarder:
     ) -> None:
         """Forward the packet at slot[at], virtio-net header included, to a peer; finish it first if need be."""
         if slot[at] or slot[at + 1]:
-            accepted = self._links.offloads(peer_handle & PEER_INDEX_MASK) or 0
+            accepted = self._links.state(peer_handle & PEER_INDEX_MASK).offloads or 0
             if NEEDED_OFFLOADS.get(slot[at + 1], _ALL_OFFLOADS) & ~accepted:
                 if slot is not self._slot:
                     self._slot, self._segments = slot, 0
@@ -105,13 +105,11 @@ class Forwarder:
         if not free or not self._shares.may_add(sender):
             return None
         self._shares.add(sender, 0)
-        peer = peer_handle & PEER_INDEX_MASK
-        consumer = self._links.bulk_consumer(peer)
-        if traffic_class == framing.LIGHT:
-            consumer = self._links.light_consumer(peer, consumer)
+        link = self._links.state(peer_handle & PEER_INDEX_MASK)
+        consumer = link.light_consumer if traffic_class == framing.LIGHT else link.bulk_consumer
         slot = self._port.slot(ahead)
         block = self._open[peer_handle, traffic_class] = OpenBlock(
-            slot, self._maker.buffer(slot, ahead), self._links.parity(peer) > 0, traffic_class, consumer, peer_handle
+            slot, self._maker.buffer(slot, ahead), link.parity > 0, traffic_class, consumer, peer_handle
         )
         self._blocks.append(block)
         self._senders.append(sender)

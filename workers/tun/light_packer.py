@@ -26,7 +26,7 @@ from pipeline.packet.flow_classifier import FlowClassifier
 from pipeline.policy.adaptive_parity import COPIES_MOST
 from pipeline.policy.copy_budget import IDLE_NS, CopyBudget
 from pipeline.policy.lane_pairs import told_lane
-from pipeline.runtime.link_view import ConnectionRef, LinkView
+from pipeline.runtime.link_view import ConnectionRef, LinkState, LinkView
 from pipeline.runtime.worker import Attachment
 from pipeline.sealing import kinds
 from pipeline.sealing.aead import TAG_BYTES
@@ -104,23 +104,20 @@ class LightPacker:
         lengths = self._lengths
         if not lengths:
             return
-        port, links, counters = self._port, self._links, self._counters
-        peer = self._peer_handle & PEER_INDEX_MASK
-        consumer = links.light_consumer(peer, links.bulk_consumer(peer))
+        port, counters = self._port, self._counters
+        link = self._links.state(self._peer_handle & PEER_INDEX_MASK)
+        connections = link.copy_connections
         copies = 0
         is_run = False
-        connections: tuple[ConnectionRef, ...] = ()
-        if self._may_copy and (called := links.copies(peer)) >= 0:
-            connections = links.copy_connections(peer, consumer)
-            if len(connections) > 1:
-                copies = min(self._copies(peer, called), len(connections) - 1)
-                is_run = copies > 0 or links.is_foreign(peer, consumer)
+        if self._may_copy and link.copies >= 0 and len(connections) > 1:
+            copies = min(self._copies(link.copies), len(connections) - 1)
+            is_run = copies > 0 or link.is_foreign
         if self._private is None:
-            seal_block(port.slot(), lengths, self._end, consumer, self._peer_handle)
+            seal_block(port.slot(), lengths, self._end, link.light_consumer, self._peer_handle)
             if is_run:
-                self._write_copies(port.slot(), 1 + copies, connections)
+                self._write_copies(port.slot(), 1 + copies, link)
         else:
-            copies = self._seal(port.slot(), self._private, consumer, copies, connections)
+            copies = self._seal(port.slot(), self._private, link.light_consumer, copies, connections)
         counters[_COPIES] += copies
         counters[_BLOCKS] += 1
         counters[_PACKETS] += len(lengths)
@@ -128,10 +125,11 @@ class LightPacker:
         self._end = layout.SLOT_BODY_AT
         port.advance(1)
 
-    def _copies(self, peer: int, called: int) -> int:
+    def _copies(self, called: int) -> int:
         """Copies of the open block beyond the first. `called`: those that the connections call for."""
         if called:
             return min(called, COPIES_MOST)
+        peer = self._peer_handle & PEER_INDEX_MASK
         budget = self._budgets.get(self._peer_handle) or self._add_budget(peer)
         if budget.is_due(self._now):
             table = self._table
@@ -157,7 +155,7 @@ class LightPacker:
         )
         return budget
 
-    def _write_copies(self, slot: memoryview, times: int, connections: tuple[ConnectionRef, ...]) -> None:
+    def _write_copies(self, slot: memoryview, times: int, link: LinkState) -> None:
         """Make the block the single shard of a run, and give the run to so many connections."""
         start, size, _, _ = read_header(slot)
         start -= shard.RUN_BYTES
@@ -165,10 +163,10 @@ class LightPacker:
         peer = self._peer_handle & PEER_INDEX_MASK
         number = next_block_number(self._numbers, peer * RECORD_WORDS + NUMBER_LIGHT)
         stream = self._streams[told_lane(self._lane, peer, len(self._streams))]
-        if self._links.has_light(peer):  # what comes on these is for the lane of its stream, so copies meet
+        if link.has_light:  # what comes on these is for the lane of its stream, so copies meet
             stream |= shard.COPIES
         shard.RUN.pack_into(slot, start, length - 4, framing.RUN, stream, number, 1, times - 1, 0, 1, size, 0)
-        _write_rows(slot, times, connections, start, 0, length)
+        _write_rows(slot, times, link.copy_connections, start, 0, length)
 
     def _seal(
         self,

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.runtime.link_view import ConnectionRef, LinkView
+from pipeline.shm.layout import LINK_RECEIVED_BYTES, RECORD_WORDS
 from tests.harness.run import Run
 
 LANE, PEER, OTHER = 1, 2, 3
@@ -31,7 +32,7 @@ def test_plain_blocks_are_for_the_lanes_own_worker_or_for_another_while_only_oth
     run: Run, link_view: LinkView, established: tuple[int, ...], own: int
 ) -> None:
     counts(run, *established)
-    assert link_view.bulk_consumer(PEER) == own
+    assert link_view.state(PEER).bulk_consumer == own
 
 
 @pytest.mark.parametrize(
@@ -48,8 +49,8 @@ def test_light_blocks_are_for_the_worker_of_plain_blocks_unless_others_alone_hav
     run: Run, link_view: LinkView, established: tuple[tuple[int, int], ...], own: int, light: int
 ) -> None:
     counts(run, *established)
-    assert link_view.bulk_consumer(PEER) == own
-    assert link_view.light_consumer(PEER, own) == light
+    assert link_view.state(PEER).bulk_consumer == own
+    assert link_view.state(PEER).light_consumer == light
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_blocks_of_a_lane_go_to_a_worker_with_a_connection_of_that_lane(
 ) -> None:
     for worker, lanes in enumerate(of_lanes):
         run.write_link(worker, PEER, len(lanes), of_lanes=lanes)
-    assert link_view.bulk_consumer(PEER) == expected
+    assert link_view.state(PEER).bulk_consumer == expected
 
 
 def test_light_blocks_of_a_lane_go_to_a_worker_with_a_light_connection_of_that_lane(
@@ -77,50 +78,50 @@ def test_light_blocks_of_a_lane_go_to_a_worker_with_a_light_connection_of_that_l
     run.write_link(0, PEER, 2, light=1, of_lanes=[0], light_of_lanes=[2])
     run.write_link(1, PEER, 2, light=1, of_lanes=[1], light_of_lanes=[0])
     run.write_link(2, PEER, 2, light=1, of_lanes=[2], light_of_lanes=[LANE])
-    assert link_view.bulk_consumer(PEER) == 1
-    assert link_view.light_consumer(PEER, 1) == 2
+    assert link_view.state(PEER).bulk_consumer == 1
+    assert link_view.state(PEER).light_consumer == 2
     run.write_link(2, PEER, 2, light=1, of_lanes=[2], light_of_lanes=[0])
-    assert link_view.light_consumer(PEER, 1) == 1
+    assert link_view.state(PEER).light_consumer == 1
 
 
 def test_the_offloads_of_a_peer_are_known_once_it_has_a_connection(run: Run, link_view: LinkView) -> None:
     run.write_link(0, PEER, established=0, offloads=7)
-    assert link_view.offloads(PEER) is None
+    assert link_view.state(PEER).offloads is None
     run.write_link(2, PEER, established=1, offloads=0)
-    assert link_view.offloads(PEER) == 0
+    assert link_view.state(PEER).offloads == 0
     run.write_link(2, PEER, established=1, offloads=5)
-    assert link_view.offloads(PEER) == 5
-    assert link_view.offloads(OTHER) is None
+    assert link_view.state(PEER).offloads == 5
+    assert link_view.state(OTHER).offloads is None
 
 
 def test_parity_is_that_of_the_worker_that_needs_most(run: Run, link_view: LinkView) -> None:
-    assert link_view.parity(PEER) == 0
+    assert link_view.state(PEER).parity == 0
     run.write_link(1, PEER, established=1, decodes=1, parity=3)
     run.write_link(0, PEER, established=1, decodes=1, parity=1)
     run.write_link(2, PEER, established=2, decodes=1, parity=2)
-    assert link_view.parity(PEER) == 3
+    assert link_view.state(PEER).parity == 3
     run.write_link(1, PEER, established=0, decodes=1, parity=3)
-    assert link_view.parity(PEER) == 2
+    assert link_view.state(PEER).parity == 2
 
 
 def test_a_peer_that_does_not_accept_shards_on_every_connection_gets_none(run: Run, link_view: LinkView) -> None:
     run.write_link(0, PEER, established=1, decodes=1, parity=3)
     run.write_link(1, PEER, established=1, decodes=0, parity=3)
-    assert link_view.parity(PEER) == 0
+    assert link_view.state(PEER).parity == 0
 
 
 def test_copies_are_those_of_the_worker_that_needs_most_and_a_peer_may_accept_none(
     run: Run, link_view: LinkView
 ) -> None:
-    assert link_view.copies(PEER) == -1
+    assert link_view.state(PEER).copies == -1
     for lane, copies in enumerate((0, 2, 1)):
         run.write_link(lane, PEER, established=1, decodes=1, parity=3, copies=copies, spacing_us=5000 - lane)
-    assert link_view.copies(PEER) == 2
+    assert link_view.state(PEER).copies == 2
     assert run.memory.peer_table.spacing_ns(PEER) == 5_000_000
     run.write_link(1, PEER, established=0, decodes=1)
-    assert link_view.copies(PEER) == 1
+    assert link_view.state(PEER).copies == 1
     run.write_link(0, PEER, established=1, decodes=0)
-    assert link_view.copies(PEER) == -1
+    assert link_view.state(PEER).copies == -1
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_copies_are_those_of_the_worker_that_needs_most_and_a_peer_may_accept_no
         (((0, 0), (8, 3), (0, 0)), 1, ((1, 0), (1, 1), (1, 2))),
         (((2, 1), (2, 1), (2, 1)), 1, ((1, 0), (2, 0), (0, 0))),
         (((2, 0), (0, 0), (0, 0)), 0, ((0, 0), (0, 1))),
-        (((2, 1), (0, 0), (2, 2)), 1, ((0, 0), (2, 0), (2, 1))),  # that worker has lost its connections meanwhile
+        (((2, 1), (0, 0), (2, 2)), 0, ((0, 0), (2, 0), (2, 1))),
     ],
 )
 def test_copies_begin_with_the_connection_that_a_block_without_copies_takes(
@@ -140,18 +141,19 @@ def test_copies_begin_with_the_connection_that_a_block_without_copies_takes(
     expected: tuple[ConnectionRef, ...],
 ) -> None:
     counts(run, *established)
-    assert link_view.copy_connections(PEER, consumer) == expected
-    assert link_view.copy_connections(PEER, consumer) is link_view.copy_connections(PEER, consumer)
-    assert link_view.has_light(PEER) == any(light for _, light in established)
+    link = link_view.state(PEER)
+    assert link.light_consumer == consumer
+    assert link.copy_connections == expected
+    assert link.has_light == any(light for _, light in established)
 
 
 def test_a_lane_without_a_light_connection_of_its_own_uses_a_foreign_one(run: Run, link_view: LinkView) -> None:
     run.write_link(0, PEER, 2, of_lanes=[LANE])
-    assert not link_view.is_foreign(PEER, 0)  # there are no light connections at all
+    assert not link_view.state(PEER).is_foreign  # there are no light connections at all
     run.write_link(2, PEER, 2, light=2, light_of_lanes=[0, 2])
-    assert link_view.is_foreign(PEER, link_view.light_consumer(PEER, 0))
+    assert link_view.state(PEER).is_foreign
     run.write_link(1, PEER, 1, light=1, light_of_lanes=[LANE])
-    assert not link_view.is_foreign(PEER, link_view.light_consumer(PEER, 0))
+    assert not link_view.state(PEER).is_foreign
 
 
 @pytest.mark.parametrize(
@@ -171,15 +173,15 @@ def test_connections_are_for_bulk_or_for_light_flows_and_for_both_if_there_are_n
     light: tuple[ConnectionRef, ...],
 ) -> None:
     counts(run, *established)
-    assert link_view.bulk_connections(PEER) == bulk
-    assert link_view.light_connections(PEER) == light
+    assert link_view.state(PEER).bulk_connections == bulk
+    assert link_view.state(PEER).light_connections == light
 
 
 def test_connections_that_come_and_go_are_seen_at_once(run: Run, link_view: LinkView) -> None:
     for count in (1, 2, 0, 1):
         counts(run, 0, count, 0)
-        assert link_view.bulk_connections(PEER) == tuple((1, ordinal) for ordinal in range(count))
-        assert link_view.bulk_connections(PEER) is link_view.bulk_connections(PEER)  # made once, not for each block
+        assert link_view.state(PEER).bulk_connections == tuple((1, ordinal) for ordinal in range(count))
+        assert link_view.state(PEER) is link_view.state(PEER)  # made once, not for each block
 
 
 RECORDS = st.lists(st.tuples(*[st.integers(0, 5)] * 5), min_size=3, max_size=3)
@@ -195,23 +197,33 @@ def test_connections_of_one_peer_are_none_of_another(ours: list[tuple], theirs: 
             for lane, (bulk, light, offloads, decodes, parity) in enumerate(records):
                 run.write_link(lane, peer, bulk + light, light, offloads, decodes, parity)
 
-        def seen(peer: int) -> tuple:
-            own = link_view.bulk_consumer(peer)
-            return (
-                own,
-                link_view.light_consumer(peer, own),
-                link_view.offloads(peer),
-                link_view.parity(peer),
-                link_view.bulk_connections(peer),
-                link_view.light_connections(peer),
-            )
-
         write_links(ours, PEER)
-        before = seen(PEER)
+        before = link_view.state(PEER)
         write_links(theirs, OTHER)
         write_links(theirs, PEER - 1)
-        assert seen(PEER) == before
+        assert link_view.state(PEER) == before
         write_links(theirs, PEER)
-        assert seen(PEER) == seen(OTHER) == seen(PEER - 1)
+        assert link_view.state(PEER) == link_view.state(OTHER) == link_view.state(PEER - 1)
+    finally:
+        run.close()
+
+
+@given(RECORDS, RECORDS, st.booleans())
+def test_a_state_that_was_seen_before_is_as_true_as_one_that_was_not(
+    before: list[tuple], after: list[tuple], only_bytes: bool
+) -> None:
+    run = Run()
+    try:
+        attachment = run.attach(f"tun-{LANE}")
+        link_view = LinkView(attachment)
+        for records in (before, before if only_bytes else after):
+            for lane, (bulk, light, offloads, decodes, parity) in enumerate(records):
+                run.write_link(lane, PEER, bulk + light, light, offloads, decodes, parity, copies=light)
+                run.memory.peer_table.links[lane][PEER * RECORD_WORDS + LINK_RECEIVED_BYTES] += 1
+            seen = link_view.state(PEER)
+            assert seen == LinkView(attachment).state(PEER)
+        if only_bytes:  # which are counted in the record, and are no news
+            run.memory.peer_table.links[0][PEER * RECORD_WORDS + LINK_RECEIVED_BYTES] += 1
+            assert link_view.state(PEER) is seen
     finally:
         run.close()
