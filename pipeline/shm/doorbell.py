@@ -37,8 +37,12 @@ _acquire, _release = FENCE_PAIR
 SPIN_NS = 50_000
 """Idle strategy "spin-then-block": longer than a wake-up through the kernel (some 30 us)."""
 
-WAKE_AHEAD_NS = 100_000
-"""How long a duty that was kicked polls for the work that the kick announced."""
+WAKE_AHEAD_NS = 20_000
+"""How long a duty that was kicked polls for the work that the kick announced.
+
+Not for longer: the kernel may have woken it on the processor of the one that is about to hand on the work, which stands
+still meanwhile. The processor of a duty that sleeps again is awake for a while, so the next kick finds it quickly.
+"""
 
 SPIN_FOREVER_NS = 1 << 62
 """Idle strategy "spin": the wait ends by its timeout alone; the duty needs a core of its own."""
