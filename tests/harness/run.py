@@ -22,10 +22,10 @@ OFFLOADS = 0b111
 class Run:
     """The run of a server with several peers and lanes."""
 
-    def __init__(self, lanes: int = 3, capacity: int = 4) -> None:
+    def __init__(self, lanes: int = 3, capacity: int = 4, slot_bytes: int = layout.PAGE, slots: int = 4) -> None:
         settings = WORKER_SETTINGS._replace(offloads=OFFLOADS)
         self.plan = topology.build_plan(
-            "workertest", secrets.token_hex(4), "server", lanes, 4, layout.PAGE, settings, capacity
+            "workertest", secrets.token_hex(4), "server", lanes, slots, slot_bytes, settings, capacity
         )
         self.memory = SharedMemory(self.plan)
         self.attached: list[Attachment] = []

@@ -85,6 +85,7 @@ class BulkPacker:
         if self._light.offer(self._slot, _BODY_AT, length, now, peer_handle):
             self._light.flush()
             return 0
+        self._prepared = None  # its slot is handed on now
         self._burst.hand_on_alone(peer_handle, length)
         return 1
 

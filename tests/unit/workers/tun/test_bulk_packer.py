@@ -1,0 +1,162 @@
+"""The packer of a lane: whichever way bursts take, each packet is in one block, in order, and so are owed blocks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.packet.route_table import DEFAULT_ROUTES
+from pipeline.packet.vnet import VNET_HEADER_BYTES
+from pipeline.shm.layout import FIRST_PEER_HANDLE
+from pipeline.shm.slot import SLOT_BYTES_MIN, read_header
+from pipeline.wire import block
+from tests.harness.run import OFFLOADS, Run
+from workers.tun.bulk_packer import BulkPacker
+
+PEER = FIRST_PEER_HANDLE
+LIGHT_BYTES, BULK_BYTES = 100, 5000
+OWED: list[int] = []
+"""A block without packets."""
+
+
+def packet(number: int, size: int) -> bytes:
+    """A packet of IPv4, with its virtio-net header, of one flow for each size."""
+    head = bytes([0x45]) + bytes(8) + b"\x11" + bytes(2) + size.to_bytes(4, "big") + bytes(4)
+    return bytes(VNET_HEADER_BYTES) + head + number.to_bytes(4, "big") + bytes(size - len(head) - 4)
+
+
+def number_of(data: bytes) -> int:
+    return int.from_bytes(data[VNET_HEADER_BYTES + 20 : VNET_HEADER_BYTES + 24], "big")
+
+
+class Lane:
+    """The packer of lane 0, and the rings behind it as its tcp worker sees them."""
+
+    def __init__(self, run: Run) -> None:
+        run.memory.peer_table.write_record(PEER, 0)
+        run.memory.peer_table.write_routes([(address, length, PEER) for address, length in DEFAULT_ROUTES])
+        run.write_link(0, 0, established=1, offloads=OFFLOADS)
+        self.owed: deque[int] = deque()
+        tun, tcp = run.attach("tun-0"), run.attach("tcp-0")
+        self.packer = BulkPacker(tun, None, self.owed)
+        self._filled = {kind: tun.ports("outbound", kind)[0] for kind in ("plain", "light")}
+        self._handed_on = {kind: tcp.ports("outbound", kind)[0] for kind in ("plain", "light")}
+        self.packer.begin_burst()
+
+    def long(self, packets: Sequence[bytes], has_begun: bool = False) -> None:
+        """A burst that takes the long way. `has_begun`: the first packet has been read on the short one."""
+        self.packer.begin_burst()
+        for place, data in enumerate(packets):
+            if place or not has_begun:
+                buffers = self.packer.next_buffers()
+                assert buffers is not None
+                fill(buffers, data)
+            assert self.packer.commit(len(data), 0) is None
+        self.packer.next_buffers()  # for a read that finds nothing
+        self.packer.flush()
+
+    def alone(self, data: bytes) -> bool:
+        """A burst of one packet, if it may take the short way."""
+        if not self.begin_alone(data):
+            return False
+        self.packer.commit_alone(len(data), 0)
+        return True
+
+    def begin_alone(self, data: bytes) -> bool:
+        buffers = self.packer.lone_buffers(OFFLOADS)
+        if buffers is not None:
+            fill(buffers, data)
+        return buffers is not None
+
+    def take(self, kind: str) -> list[list[int]]:
+        """The numbers of the packets in each block that was handed on; the slots are overwritten and given back."""
+        found = []
+        port, slots = self._handed_on[kind], self._filled[kind].ring.slots
+        ready = port.ready()
+        for ahead in range(ready):
+            slot = port.slot(ahead)
+            start, length, _, peer_handle = read_header(slot)
+            assert peer_handle == PEER
+            at, lengths = block.lengths(slot, start, start + length)
+            numbers = []
+            for size in lengths:
+                numbers.append(number_of(bytes(slot[at : at + size])))
+                at += size
+            found.append(numbers)
+            slots[port.index(ahead)][:] = bytes(len(slot))
+        port.advance(ready)
+        return found
+
+
+def fill(buffers: Sequence[memoryview], data: bytes) -> None:
+    buffers[0][: len(data)] = data
+
+
+@contextmanager
+def lane() -> Iterator[Lane]:
+    run = Run(1, 1, SLOT_BYTES_MIN, slots=16)
+    try:
+        yield Lane(run)
+    finally:
+        run.close()
+
+
+def test_a_block_that_is_owed_does_not_meet_the_slot_of_a_packet_that_went_alone() -> None:
+    with lane() as own:
+        own.long([packet(1, LIGHT_BYTES), packet(2, LIGHT_BYTES)])  # a block is prepared, and nobody's
+        assert own.alone(packet(3, BULK_BYTES))
+        own.owed.append(PEER)
+        assert own.packer.acknowledge() == 1
+        assert own.take("plain") == [[3], OWED]
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["long", "begun"]), st.lists(st.sampled_from([LIGHT_BYTES, BULK_BYTES]), max_size=3)),
+        st.tuples(st.just("alone"), st.sampled_from([LIGHT_BYTES, BULK_BYTES]).map(lambda size: [size])),
+        st.tuples(st.sampled_from(["owed", "take"]), st.just([])),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEPS)
+def test_each_packet_is_in_one_block_and_each_class_in_order_whichever_way_bursts_take(
+    steps: list[tuple[str, list[int]]],
+) -> None:
+    with lane() as own:
+        number = 0
+        expected: dict[int, list[int]] = {LIGHT_BYTES: [], BULK_BYTES: []}
+        owed, taken = 0, {LIGHT_BYTES: [], BULK_BYTES: []}
+
+        def take() -> None:
+            taken[LIGHT_BYTES] += own.take("light")
+            taken[BULK_BYTES] += own.take("plain")
+
+        for step, sizes in steps:
+            packets = []
+            for size in sizes:
+                number += 1
+                expected[size].append(number)
+                packets.append(packet(number, size))
+            if step == "owed":
+                own.owed.append(PEER)
+                owed += 1
+                assert own.packer.acknowledge() == 1
+            elif step == "take":
+                take()
+            elif step == "alone":
+                assert own.alone(packets[0])
+            else:
+                own.long(packets, has_begun=step == "begun" and bool(packets) and own.begin_alone(packets[0]))
+            if own.packer.begin_burst():
+                take()
+        take()
+        for size, blocks in taken.items():
+            assert [each for numbers in blocks for each in numbers] == expected[size]
+        assert sum(numbers == OWED for numbers in taken[BULK_BYTES]) == owed
