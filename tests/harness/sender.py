@@ -25,8 +25,8 @@ READ_BYTES = 1 << 20
 class SenderRun:
     """Lane 0 of a run. Slots are those of tun-0; their bytes are small enough for any socket."""
 
-    def __init__(self, lanes: int = 1, capacity: int = 4, **settings: object) -> None:
-        self.run = Run(lanes, capacity)
+    def __init__(self, lanes: int = 1, capacity: int = 4, slots: int = 4, **settings: object) -> None:
+        self.run = Run(lanes, capacity, slots=slots)
         attachment = self.run.attach("tcp-0")
         attachment.settings = attachment.settings._replace(**settings)
         self.counters = attachment.page.counters

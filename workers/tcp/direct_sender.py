@@ -22,7 +22,7 @@ from workers.tcp.delayed_items import copy_spacing_ns
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.ring_reader import RingReader
-from workers.tcp.send_queue import BURST_BYTES, SendItem, SendQueue
+from workers.tcp.send_queue import BURST_BYTES, BURST_VIEWS, SendItem, SendQueue
 
 
 class DirectSender:
@@ -57,7 +57,8 @@ class DirectSender:
         queue: SendQueue | None = None
         bodies: list[memoryview] = []
         size = 0
-        while len(bodies) < ready and size < BURST_BYTES:
+        most = min(ready, BURST_VIEWS)
+        while len(bodies) < most and size < BURST_BYTES:
             slot = port.slot(len(bodies))
             start, length, consumer, peer_handle, runs = read_header_and_runs(slot)
             if runs or consumer != port.position or start + length > len(slot):

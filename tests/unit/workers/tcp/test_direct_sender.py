@@ -194,6 +194,24 @@ def test_whatever_the_socket_takes_the_first_copies_come_out_once_and_in_order(i
     check()
 
 
+@pytest.mark.parametrize("is_sealed", [False, True], ids=["plain", "sealed"])
+def test_more_small_blocks_than_one_call_takes_leave_in_several(make: Make, is_sealed: bool) -> None:
+    """A ring that has filled up while its worker was away."""
+    run = make(1, 1, slots=2048)
+    connection = run.connect()
+    if is_sealed:
+        connection.send.writer = RecordWriter(HeaderSealer(AES_256_GCM, SECRET))
+    run.burst()
+    for number in range(2048):
+        run.fill("plain", sealed_frame(number, 20, False) if is_sealed else frame(number, 20))
+    data = b""
+    while run.in_rings():
+        assert not run.queue(connection).broken
+        run.burst()
+        data += run.received(connection)
+    assert (sealed_numbers if is_sealed else numbers)(data) == [(False, number) for number in range(2048)]
+
+
 def second_peer(run: SenderRun) -> None:
     run.fill("plain", frame(1))
     run.fill("plain", frame(2), FIRST_PEER_HANDLE | 1)
