@@ -28,7 +28,7 @@ SCAN_ORDER = ("light", "plain", "coded", "transit")  # of rings, in the order in
 
 
 class RingScanner:
-    """`blocked`: at the last scan a ring held items that wait in it for a connection."""
+    """`blocked`: in this burst a scan has found a ring with items that wait in it for a connection."""
 
     def __init__(self, attachment: Attachment, duty: str, peers: OutboundPeers) -> None:
         self.readers = [RingReader(port, kind) for kind in SCAN_ORDER for port in attachment.ports(duty, kind)]
@@ -40,7 +40,6 @@ class RingScanner:
 
     def scan(self, now: int) -> int:
         """Visit each new slot, and give its items to their queues. Slots visited."""
-        self.blocked = False
         found = 0
         for number, reader in enumerate(self.readers):
             unscanned = reader.unscanned()

@@ -78,7 +78,7 @@ class Sender:
             peers.send_delayed(now)
         self._full.clear()
         self._limited.clear()
-        self._more = self._broken = False
+        self._more = self._broken = scanner.blocked = False
         self._credit_at = 0
         found = 0 if self._busy else self._direct.send(scanner.readers, now)
         if self._busy or not self._direct.is_complete:

@@ -533,6 +533,24 @@ def test_output_of_the_tls_channel_goes_out_although_nothing_else_does(make: Mak
     assert run.counters[ID["tcp.keepalives_sent"]] == 0
 
 
+def test_once_there_is_a_connection_again_the_duty_looks_at_its_rings_before_it_sleeps(make: Make) -> None:
+    """Its doorbell is a hint, and may be missed."""
+    run = make(1, 1, hold=3600.0)
+    run.connection_list.empty_since_ns = time.monotonic_ns()
+    run.fill("plain", frame(1))
+    run.burst()
+    assert run.in_rings() == 1
+    connection = run.connect()
+    run.burst(2)
+    assert received(run, connection) == [(False, 1)]
+    run.fill("plain", frame(2))
+    since = time.monotonic()
+    run.sender.wait(5)
+    run.burst()
+    assert received(run, connection) == [(False, 2)]
+    assert time.monotonic() - since < 4
+
+
 def test_waiting_ends_as_soon_as_a_connection_comes_or_a_socket_has_room(make: Make) -> None:
     run = make()
     assert run.burst() == NOTHING
