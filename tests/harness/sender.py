@@ -84,6 +84,7 @@ class SenderRun:
         peer_handle: int = FIRST_PEER_HANDLE,
         skippable: int = 0,
         skip_owner: int = 0,
+        traffic_class: int = framing.BULK,
     ) -> None:
         """A slot with a run table: (consumer, number of the connection, bytes) of each run, of one shard.
 
@@ -91,7 +92,7 @@ class SenderRun:
         """
         slot = self.fillers[kind].slot()
         at = BODY_AT
-        write_header(slot, at, 0, 0, peer_handle)
+        write_header(slot, at, 0, 0, peer_handle, traffic_class)
         for row, (consumer, ordinal, data) in enumerate(runs):
             head_at = layout.SLOT_RUN_HEADERS_AT + row * layout.RUN_HEADER_STRIDE
             slot[head_at : head_at + RUN_BYTES] = data[:RUN_BYTES]

@@ -125,8 +125,12 @@ class RingScanner:
         first = peer.place_of(reader.lane, light) if copies and queues else 0
         spacing = copy_spacing_ns(peer.spacing_ns) if copies else peer.spacing_ns
         row = -1
+        droppable = 0  # shards of light runs that wait, here or with another worker, and may be dropped then
         for consumer, ordinal, shards, head, start, length in read_runs(slot, runs):
             row += 1
+            waits = spacing and row and (copies or (row == runs - 1 and shards <= skippable))
+            if waits and light:
+                droppable += shards
             if consumer != position:
                 continue
             place = first + ordinal
@@ -137,14 +141,10 @@ class RingScanner:
             item = SendItem(
                 reader, index, shards, light, length + (RUN_BYTES if head else 0), header, slot[start : start + length]
             )
-            if (
-                spacing
-                and row
-                and queues
-                and (copies or (row == runs - 1 and shards <= skippable))
-                and self._peers.delayed.add(item, now + (row if copies else 1) * spacing, peer.peer_handle, place)
-            ):
-                continue
+            if waits and queues:
+                due = now + (row if copies else 1) * spacing
+                if self._peers.delayed.add(item, due, peer.peer_handle, place):
+                    continue
             reader.unfinished[index] += 1
             if queues:
                 queue = queues[place % len(queues)]
@@ -152,7 +152,7 @@ class RingScanner:
                 busy[queue] = None
             elif not self._hold_or_drop(peer, item, now):
                 return False
-        reader.skippable[index] = skippable if skip_owner == position else 0
+        reader.skippable[index] = max(0, skippable - droppable) if skip_owner == position else 0
         return True
 
     def _hold_or_drop(self, peer: PeerSender, item: SendItem, now: int) -> bool:

@@ -178,6 +178,57 @@ def test_copies_for_a_connection_that_takes_nothing_are_dropped_and_cost_no_more
     assert run.sender._delayed._used == 0
 
 
+def test_a_packet_is_not_lost_where_its_copy_was_dropped_and_it_lags_behind_itself(make: Make) -> None:
+    """Two of three connections take nothing: the third one carries all, or they do later."""
+    run = make()
+    lagging, full, free = (run.connect(traffic_class=framing.LIGHT) for _ in range(3))
+    for each in (lagging, full):
+        run.block(each)
+    came = []
+    for number in range(12):
+        run.fill_runs("light", [(0, 0, frame(number)), (0, 1, frame(number))], skippable=1)
+        run.burst()
+        wait_for(lambda: not run.sender._delayed.next_due, run)
+        run.burst()
+        came += received(run, free)
+    data = {each: b"" for each in (lagging, full)}
+
+    def is_idle() -> bool:
+        for each in data:
+            data[each] += run.received(each)
+        return all(run.queue(each).idle for each in data)
+
+    wait_for(is_idle, run)
+    came += received(run, free)
+    for each in data:
+        came += numbers((data[each] + run.received(each)).lstrip(b"\xff"))
+    assert {number for _, number in came} == set(range(12))
+    assert run.in_rings() == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "traffic_class", "spacing_us", "expected"),
+    [
+        ("light", framing.LIGHT, 0, 0),
+        ("transit", framing.LIGHT, 0, 2),
+        ("transit", framing.LIGHT, 5000, 1),
+        ("transit", framing.BULK, 5000, 2),  # a run that waits is moved to another connection, and not dropped
+    ],
+)
+def test_no_run_is_left_unsent_because_of_one_that_may_be_dropped(
+    make: Make, kind: str, traffic_class: int, spacing_us: int, expected: int
+) -> None:
+    run = make(2)
+    run.block(run.connect())
+    run.run.memory.peer_table.links[0][LINK_REQUESTS] = LinkRequests(0, 0, spacing_us).pack()
+    run.burst()
+    copies = [(0, 0, frame(1)), (0, 1, frame(1)), (1, 0, frame(1))]  # the last one is another worker's
+    run.fill_runs(kind, copies, skippable=2, traffic_class=traffic_class)
+    run.burst()
+    (reader,) = (each for each in run.sender._scanner.readers if each.kind == kind and each.lane == 0)
+    assert reader.skippable[0] == expected
+
+
 def test_a_copy_whose_connections_are_gone_is_forgotten(make: Make) -> None:
     run = make()
     connections = [run.connect() for _ in range(2)]
@@ -194,9 +245,9 @@ def test_a_copy_whose_connections_are_gone_is_forgotten(make: Make) -> None:
 def test_only_the_skip_owner_may_leave_shards_unsent(make: Make, owner: int, expected: int) -> None:
     run = make()
     run.block(run.connect())
-    run.fill_runs("light", [(0, 0, frame(1))], skippable=3, skip_owner=owner)
+    run.fill_runs("transit", [(0, 0, frame(1))], skippable=3, skip_owner=owner)
     run.burst()
-    (reader,) = (each for each in run.sender._scanner.readers if each.kind == "light")
+    (reader,) = (each for each in run.sender._scanner.readers if each.kind == "transit")
     assert reader.skippable[0] == expected
 
 
