@@ -151,7 +151,7 @@ class PeerSender:
                 self._counters[_RUNS_SKIPPED] += 1
             else:
                 target = min(others, key=lambda queue: len(queue.bulk) + len(queue.light))
-                target.bulk.append(item)
+                target.append_moved(item)
                 changed.append(target)
                 self._counters[_RUNS_MOVED] += 1
         return changed

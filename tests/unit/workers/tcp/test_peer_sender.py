@@ -8,6 +8,7 @@ from pipeline.counters import ID
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.wire import framing
 from tests.harness.send_queues import Ends, OutboundRing, Stuck, frame, numbers
+from workers.tcp.delayed_items import DelayedItems
 from workers.tcp.peer_sender import LAG_SLOTS, STALL_NS, PeerSender
 from workers.tcp.send_queue import SendQueue
 
@@ -189,6 +190,23 @@ def test_copies_in_the_backlog_hold_no_slot_up_and_stay(ends: Ends, ring: Outbou
     bench.peer.backlog.spill(slow)
     assert bench.relieve(slow) == []
     assert len(slow.bulk) == LAG_SLOTS + 3
+
+
+def test_slots_in_front_of_a_run_that_was_delayed_and_moved_spill_as_well(ends: Ends, ring: OutboundRing) -> None:
+    bench = Bench(ends, 2)
+    full, other = bench.queues
+    (late,) = ring.slot([(b"", frame(1), 1)])
+    delayed = DelayedItems()
+    assert delayed.add(late, NOW, bench.peer.peer_handle, 0)
+    late.source.finish(late)
+    found = delayed.pop(NOW)
+    assert found is not None
+    full.append_moved(found[-1])
+    lagging(ring, other, 2)
+    assert bench.relieve(full) == [other]
+    assert bench.peer.backlog.spill(other) == 0
+    assert ring.release() == 3
+    assert bodies(other) == [(False, 0), (False, 1), (False, 1)]
 
 
 def test_an_only_connection_loses_nothing(ends: Ends, ring: OutboundRing) -> None:
