@@ -109,6 +109,8 @@ class OutboundPeers:
                 self.busy[target] = None
             elif self.several:
                 self._add_unassigned(peer, item)
+            elif not item.source.in_ring:
+                item.source.finish(item)  # the slots are visited again, and it is in none of them
 
     def hold_or_drop(self, peer: PeerSender, item: SendItem, now: int) -> bool:
         """Hold an item of a peer without a connection, or drop it. False: it has to wait in its ring.

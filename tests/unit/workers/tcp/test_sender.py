@@ -191,7 +191,7 @@ def test_a_packet_is_not_lost_where_its_copy_was_dropped_and_it_lags_behind_itse
         wait_for(lambda: not run.sender._delayed.next_due, run)
         run.burst()
         came += received(run, free)
-    data = {each: b"" for each in (lagging, full)}
+    data = dict.fromkeys((lagging, full), b"")
 
     def is_idle() -> bool:
         for each in data:
@@ -424,6 +424,24 @@ def test_a_duty_has_drained_once_nothing_waits_for_a_socket_or_there_is_none(mak
     run.disconnect(connection, time.monotonic_ns())
     run.burst()
     assert run.sender.drained()
+
+
+@pytest.mark.parametrize("capacity", [1, 4])
+def test_copies_that_were_due_when_the_last_connection_ended_take_up_no_room_for_ever(
+    make: Make, capacity: int
+) -> None:
+    run = make(1, capacity, hold=0.0)
+    first, second = run.connect(), run.connect()
+    run.fill_runs("light", [(0, 0, frame(1)), (0, 1, frame(1))])
+    run.burst()
+    run.block(second)
+    queue = run.queue(second)
+    run.sender._peers.send_delayed(time.monotonic_ns() + SPACING_MOST_NS)
+    assert len(queue.light) == 1
+    for connection in (first, second):
+        run.disconnect(connection, time.monotonic_ns())
+    wait_for(lambda: not run.sender._peers.by_handle, run)
+    assert run.sender._delayed._used == 0
 
 
 # -- full connections
