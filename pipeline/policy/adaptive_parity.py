@@ -31,6 +31,7 @@ from collections import deque
 from typing import NamedTuple
 
 from pipeline.policy.parity_size import parity_for_loss
+from pipeline.policy.segment_counts import grown
 
 LOSS_WINDOW = 10  # updates, ten a second
 LOSS_SEGMENTS = 2000  # enough to tell LOSS_LEAST from nothing: six losses
@@ -106,7 +107,7 @@ class AdaptiveParity:
             resent += self._unconfirmed.get(sample.serial, 0) + min(0, lost)
             if not sample.unread:
                 unconfirmed[sample.serial] = max(0, lost)
-                sent += sample.sent - before.sent
+                sent += grown(sample.sent, before.sent)
         self._before = {sample.serial: sample for sample in connections}
         self._unconfirmed = unconfirmed
         self._window.append((resent, sent))

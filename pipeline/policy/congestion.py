@@ -22,6 +22,8 @@ from collections.abc import Collection
 from math import sqrt
 from typing import NamedTuple
 
+from pipeline.policy.segment_counts import grown
+
 AUTO = "auto"
 LOSSY = "bbr"
 CALM = "cubic"  # where the host has an algorithm that paces
@@ -79,7 +81,7 @@ class PathLoss:
         for sample in connections:
             before = self._before.get(sample.serial, sample)
             resent += sample.resent - before.resent  # below 0 when it turns out later that they had arrived
-            sent += sample.sent - before.sent
+            sent += grown(sample.sent, before.sent)
         self._before = {sample.serial: sample for sample in connections}
         self._window.append((resent, sent, self._updated_at or now))
         self._updated_at = now

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import math
 
+from pipeline.policy.segment_counts import grown
+
 LEAST_LOSSES = 6
 CERTAIN = 4  # standard deviations; of k updates with m losses each it is the root of (2 + 1 / m) / k
 KEPT = 1 - 1 / 300  # of what is known, in each update in which something was sent: half a minute
@@ -48,7 +50,7 @@ class LossBursts:
         for serial, (resent_now, sent_now) in connections.items():
             resent_before, sent_before = self._before.get(serial, (resent_now, sent_now))
             lost += max(0, resent_now - resent_before)
-            sent += sent_now - sent_before
+            sent += grown(sent_now, sent_before)
         self._before = connections
         seconds = (now - self._updated_at) / 1e9 if self._updated_at else 0.0
         self._updated_at = now

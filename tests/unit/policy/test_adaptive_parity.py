@@ -21,6 +21,7 @@ from pipeline.policy.adaptive_parity import (
 
 TICK = 100_000_000
 MOST = 3
+COUNT_END = 1 << 32
 
 
 class Path:
@@ -45,13 +46,24 @@ class Path:
             self.now += TICK
             self.sent += sent
             self.resent += resent
-            sample = LossSample(self.serial, timeouts, self.resent, self.sent, unread)
+            sample = LossSample(self.serial, timeouts, self.resent, self.sent % COUNT_END, unread)
             self.adaptive.update([sample], ended, self.now)
         return self.adaptive.parity
 
 
 def test_a_clean_path_calls_for_no_parity() -> None:
     assert Path().tick(100) == 0
+
+
+def test_a_count_of_segments_that_begins_anew_is_no_loss() -> None:
+    path = Path()
+    path.sent = COUNT_END - 25_500
+    path.tick(20, sent=1000)
+    path.tick(1, sent=1000, resent=2)
+    for _ in range(20):
+        assert path.tick(1, sent=1000) == 0
+    assert path.sent > COUNT_END
+    assert path.tick(LOSS_WINDOW, sent=400, resent=8), "what is lost afterwards shows as before"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pipeline.policy.congestion import (
 TICK = 100_000_000
 SECOND = 1_000_000_000
 MS = 1_000_000
+COUNT_END = 1 << 32
 
 SLOW, FAST = 430, 43_000  # segments in a tick: 50 Mbit/s, 5 Gbit/s
 
@@ -34,7 +35,7 @@ class Path:
         for _ in range(times):
             self.now += TICK
             self.counts = [each._replace(resent=each.resent + resent, sent=each.sent + sent) for each in self.counts]
-            self.loss.update(self.counts, self.now)
+            self.loss.update([each._replace(sent=each.sent % COUNT_END) for each in self.counts], self.now)
         return self.loss.lossy
 
     def ticks_until(self, lossy: bool, **counts: int) -> int:
@@ -51,6 +52,15 @@ class Path:
 )
 def test_the_host_chooses_the_algorithm_of_a_calm_path_but_for_pacing(host: str, calm: str, lossy: str) -> None:
     assert [algorithm(host, lossy=False), algorithm(host, lossy=True)] == [calm, lossy]
+
+
+def test_a_path_is_calm_again_although_a_count_of_segments_begins_anew() -> None:
+    path = Path()
+    path.counts = [each._replace(sent=COUNT_END - 10 * SLOW) for each in path.counts]
+    path.tick()
+    assert path.ticks_until(True, resent=SLOW // 50) == HURT_UPDATES
+    assert not path.tick(CALM_LEAST_NS // TICK + WINDOW)
+    assert path.counts[0].sent > COUNT_END
 
 
 def test_a_path_that_loses_two_percent_is_lossy_within_a_moment() -> None:

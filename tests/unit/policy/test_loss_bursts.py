@@ -13,6 +13,7 @@ from pipeline.policy.loss_bursts import FORGET_NS, SPACING_LEAST_NS, SPACING_MOS
 
 TICK = 100_000_000
 SHARE = 0.02
+COUNT_END = 1 << 32
 
 
 def gilbert(chance: random.Random, burst: float) -> Iterator[bool]:
@@ -42,8 +43,16 @@ class Path:
             self.now += TICK
             self.lost += sum(next(self.losses) for _ in range(self.each))
             self.sent += self.each
-            self.bursts.update({1: (self.lost, self.sent)}, self.now)
+            self.bursts.update({1: (self.lost, self.sent % COUNT_END)}, self.now)
         return self.bursts.spacing_ns
+
+
+def test_a_count_of_segments_that_begins_anew_is_no_burst() -> None:
+    path = Path(one_by_one(random.Random(1)), 4000)
+    path.sent = COUNT_END - 20_000
+    for _ in range(100):
+        assert path.pass_seconds(0.1) == 0
+    assert path.sent > COUNT_END
 
 
 @pytest.mark.parametrize("rate", [150, 1500, 4000])
