@@ -26,6 +26,8 @@ SEGMENT_BYTES = 80
 class CopyBudget:
     """That of one peer, in one worker. Full at first."""
 
+    __slots__ = ("_elsewhere", "_left", "_sent", "_used_up", "refilled_at")  # a hub has thousands
+
     def __init__(self, sent: int, elsewhere: int, now: int) -> None:
         self._sent = sent
         self._elsewhere = elsewhere

@@ -24,7 +24,7 @@ from pipeline.counters import ID
 from pipeline.fec import shard
 from pipeline.packet.flow_classifier import FlowClassifier
 from pipeline.policy.adaptive_parity import COPIES_MOST
-from pipeline.policy.copy_budget import IDLE_NS, CopyBudget
+from pipeline.policy.copy_budget import CopyBudget
 from pipeline.policy.lane_pairs import told_lane
 from pipeline.runtime.link_view import ConnectionRef, LinkState, LinkView
 from pipeline.runtime.worker import Attachment
@@ -37,9 +37,6 @@ from pipeline.wire import framing
 from pipeline.wire.block import SEALED_PREFIXES
 from workers.tun.open_block import NOBODY, SEALED_START
 from workers.tun.sealing import BlockSealing
-
-BUDGETS_MOST = 64
-"""Budgets that are kept: more peers than that are never sent light packets at a time, or theirs begin anew."""
 
 _BLOCKS = ID["tun.blocks_light_filled"]
 _PACKETS = ID["tun.packets_light_read"]
@@ -61,7 +58,7 @@ class LightPacker:
         self._streams = [shard.stream(run, told, framing.LIGHT) for told in range(lanes)]  # by the lane that is told
         self._table = attachment.peer_table
         self._numbers = attachment.peer_table.numbers[self._lane]
-        self._budgets: dict[int, CopyBudget] = {}  # by peer handle
+        self._budgets: dict[int, CopyBudget] = {}  # by peer handle, one for each peer index
         self._now = 0  # of the last packet
         self._slot_bytes = self._port.ring.slot_bytes
         self._sealing = sealing
@@ -144,14 +141,11 @@ class LightPacker:
         return 1
 
     def _add_budget(self, peer: int) -> CopyBudget:
-        budgets, now, table = self._budgets, self._now, self._table
-        if len(budgets) >= BUDGETS_MOST:
-            for handle in [handle for handle, each in budgets.items() if now - each.refilled_at > IDLE_NS]:
-                del budgets[handle]
-        if len(budgets) >= BUDGETS_MOST:
-            budgets.clear()
+        budgets, table = self._budgets, self._table
+        for other in [handle for handle in budgets if handle & PEER_INDEX_MASK == peer]:
+            del budgets[other]  # its session has ended
         budget = budgets[self._peer_handle] = CopyBudget(
-            table.sent_bytes(peer), table.copied_elsewhere(peer, self._lane), now
+            table.sent_bytes(peer), table.copied_elsewhere(peer, self._lane), self._now
         )
         return budget
 
