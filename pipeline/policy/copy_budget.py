@@ -17,7 +17,6 @@ SAVED_BYTES = 32_000  # the first flow of a session is copied whole for some sec
 RESUME_BYTES = SAVED_BYTES // 4
 PAUSE_NS = 5_000_000  # packets before it are on their way: several workers may read the connections at the other end
 REFILL_NS = 100_000_000  # between two looks at what was sent
-IDLE_NS = 10_000_000_000  # after that the budget is full anyway
 
 SEGMENT_BYTES = 80
 """The cost of a copy beside its own bytes: record, TCP and IP headers."""
@@ -26,7 +25,7 @@ SEGMENT_BYTES = 80
 class CopyBudget:
     """That of one peer, in one worker. Full at first."""
 
-    __slots__ = ("_elsewhere", "_left", "_sent", "_used_up", "refilled_at")  # a hub has thousands
+    __slots__ = ("_elsewhere", "_left", "_sent", "_unpaid_at", "_used_up", "refilled_at")  # a hub has thousands
 
     def __init__(self, sent: int, elsewhere: int, now: int) -> None:
         self._sent = sent
@@ -40,8 +39,8 @@ class CopyBudget:
         return now - self.refilled_at >= REFILL_NS
 
     def refill(self, sent: int, elsewhere: int, now: int) -> None:
-        """`sent`: bytes sent to the peer so far; `elsewhere`: bytes of copies that other workers have made so far."""
-        seconds = min(IDLE_NS, now - self.refilled_at) / 1e9
+        """`sent`: bytes sent to the peer so far; `elsewhere`: what other workers have paid so far."""
+        seconds = (now - self.refilled_at) / 1e9
         grown = max(FLOOR * seconds, min((sent - self._sent) / SHARE, MOST * seconds))
         self._left = min(self._left + grown - (elsewhere - self._elsewhere), SAVED_BYTES)
         self._sent, self._elsewhere, self.refilled_at = sent, elsewhere, now
@@ -51,13 +50,13 @@ class CopyBudget:
         self._used_up = True
         self._unpaid_at = now
 
-    def pays(self, size: int, now: int) -> bool:
-        """Whether a copy of so many bytes is paid for."""
-        size += SEGMENT_BYTES
+    def pay(self, size: int, now: int) -> int:
+        """What a copy of so many bytes costs, if it is paid for; else 0."""
+        cost = size + SEGMENT_BYTES
         if self._used_up and self._left >= RESUME_BYTES and now - self._unpaid_at >= PAUSE_NS:
             self._used_up = False
-        if self._used_up or self._left < size:
+        if self._used_up or self._left < cost:
             self.pass_over(now)
-            return False
-        self._left -= size
-        return True
+            return 0
+        self._left -= cost
+        return cost

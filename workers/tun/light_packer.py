@@ -135,10 +135,9 @@ class LightPacker:
         if self._private is not None and 2 * (size + SEALED_PREFIXES[len(self._lengths)].size) > self._sealed_room:
             budget.pass_over(self._now)  # no room in the slot
             return 0
-        if not budget.pays(size, self._now):
-            return 0
-        self._numbers[peer * RECORD_WORDS + NUMBER_COPIED] += size
-        return 1
+        cost = budget.pay(size, self._now)
+        self._numbers[peer * RECORD_WORDS + NUMBER_COPIED] += cost
+        return int(cost > 0)
 
     def _add_budget(self, peer: int) -> CopyBudget:
         budgets, table = self._budgets, self._table

@@ -22,12 +22,12 @@ TICK = SECOND // 10
 
 def paid(budget: CopyBudget, size: int, times: int, now: int) -> int:
     """Bytes that were paid for."""
-    return sum((size + SEGMENT_BYTES) * budget.pays(size, now) for _ in range(times))
+    return sum(budget.pay(size, now) for _ in range(times))
 
 
 def test_the_first_packets_of_a_session_are_paid_for() -> None:
     budget = CopyBudget(0, 0, 0)
-    assert all(budget.pays(120, 0) for _ in range(100))
+    assert all(budget.pay(120, 0) for _ in range(100))
 
 
 def test_a_light_flow_alone_is_copied_as_far_as_the_floor_goes() -> None:
@@ -64,7 +64,7 @@ def test_once_used_up_it_pays_for_nothing_until_a_part_of_it_is_there_again() ->
     turns = []
     for tick in range(1, 41):
         budget.refill(0, 0, tick * TICK)
-        turns.append(budget.pays(0, tick * TICK))
+        turns.append(bool(budget.pay(0, tick * TICK)))
     assert not any(turns[: RESUME_BYTES * 10 // FLOOR - 1])
     assert turns[-1]
 
@@ -74,18 +74,18 @@ def test_once_used_up_it_pays_again_only_after_a_pause_in_which_all_before_it_ar
     paid(budget, 1000, 100, 0)
     now = 10 * SECOND
     budget.refill(0, 0, now)
-    assert budget.pays(100, now)
+    assert budget.pay(100, now)
     paid(budget, 1000, 100, now)
     for step in range(1, 2000):
         budget.refill(0, 0, now + step * PAUSE_NS // 2)
-        assert not budget.pays(100, now + step * PAUSE_NS // 2)
-    assert budget.pays(100, now + (step + 2) * PAUSE_NS // 2)
+        assert not budget.pay(100, now + step * PAUSE_NS // 2)
+    assert budget.pay(100, now + (step + 2) * PAUSE_NS // 2)
 
 
 def test_behind_a_packet_that_goes_without_a_copy_it_pays_only_after_a_pause() -> None:
     budget = CopyBudget(0, 0, 0)
     budget.pass_over(0)
-    assert [budget.pays(100, now) for now in (PAUSE_NS // 2, PAUSE_NS, 2 * PAUSE_NS, 2 * PAUSE_NS)] == [
+    assert [budget.pay(100, now) > 0 for now in (PAUSE_NS // 2, PAUSE_NS, 2 * PAUSE_NS, 2 * PAUSE_NS)] == [
         False, False, True, True,
     ]  # fmt: skip
 
@@ -93,7 +93,17 @@ def test_behind_a_packet_that_goes_without_a_copy_it_pays_only_after_a_pause() -
 def test_what_others_have_copied_is_paid_for_too() -> None:
     budget = CopyBudget(0, 1_000_000, 0)
     budget.refill(0, 1_000_000 + 10 * SAVED_BYTES, SECOND)
-    assert not budget.pays(0, SECOND)
+    assert not budget.pay(0, SECOND)
+
+
+def test_a_worker_that_has_copied_nothing_for_long_owes_nothing_for_what_another_has_copied() -> None:
+    busy, idle = CopyBudget(0, 0, 0), CopyBudget(0, 0, 0)
+    spent = 0
+    for tick in range(1, 36_001):
+        busy.refill(0, 0, tick * TICK)
+        spent += paid(busy, 720, 1, tick * TICK)
+    idle.refill(0, spent, 36_000 * TICK)
+    assert idle.pay(720, 36_000 * TICK)
 
 
 @given(st.lists(st.tuples(st.integers(0, 20 * SECOND), st.integers(-1 << 40, 1 << 40), st.integers(0, 1 << 20))))
