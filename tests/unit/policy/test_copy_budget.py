@@ -5,16 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.policy.copy_budget import (
-    FLOOR,
-    MOST,
-    PAUSE_NS,
-    RESUME_BYTES,
-    SAVED_BYTES,
-    SEGMENT_BYTES,
-    SHARE,
-    CopyBudget,
-)
+from pipeline.policy.copy_budget import FLOOR, MOST, PAUSE_NS, RESUME_BYTES, SAVED_BYTES, SHARE, CopyBudget
 
 SECOND = 1_000_000_000
 TICK = SECOND // 10
