@@ -74,8 +74,10 @@ class PeerCongestion:
             for connection in infos:
                 self._set(connection, now)
         for connection, again_at in list(self._refused.items()):
-            if congestion_control(connection.socket) == self._wanted(connection):
+            wanted = self._wanted(connection)
+            if congestion_control(connection.socket) == wanted:
                 del self._refused[connection]
+                self._note(connection, wanted)
             elif now >= again_at:
                 self._set(connection, now)
 
@@ -96,9 +98,13 @@ class PeerCongestion:
 
     def _set(self, connection: Connection, now: int) -> None:
         wanted = self._wanted(connection)
-        if wanted.startswith(LOSSY):
-            self._pacing[connection] = None
         self._refused.pop(connection, None)
         if congestion_control(connection.socket) in ("", wanted) or set_congestion_control(connection.socket, wanted):
-            return
-        self._refused[connection] = now + AGAIN_NS if self._hand_over(wanted, connection.socket) else now
+            self._note(connection, wanted)
+        else:
+            self._refused[connection] = now + AGAIN_NS if self._hand_over(wanted, connection.socket) else now
+
+    def _note(self, connection: Connection, control: str) -> None:
+        """The connection has this algorithm now."""
+        if control.startswith(LOSSY):
+            self._pacing[connection] = None

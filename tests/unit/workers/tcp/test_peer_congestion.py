@@ -179,6 +179,24 @@ def test_connections_that_have_had_bbr_are_worn_on_a_fast_path_the_first_one_fir
     assert path.congestion.worn is None
 
 
+def test_a_connection_is_worn_by_bbr_that_it_has_had_and_not_by_bbr_that_it_was_refused(
+    ends: Callable[..., Ends],
+) -> None:
+    path = ends()
+    path.choosable.clear()
+    refused = path.connect()
+    fast = WHOLE._replace(data_segs_out=20_000)
+    assert path.tick(10, LOST) == ["cubic"]
+    path.tick(2 * CALM_LEAST_NS // TICK)
+    path.tick(100, fast)
+    assert path.congestion.worn is None
+    path.supervisor = path.grant
+    assert path.tick(10, LOST) == ["bbr"]
+    path.tick(2 * CALM_LEAST_NS // TICK)
+    assert path.tick(100, fast) == ["cubic"]
+    assert path.congestion.worn is refused
+
+
 def test_a_connection_that_is_to_have_bbr_is_never_worn(ends: Callable[..., Ends]) -> None:
     path = ends("bbr")
     path.connect()
