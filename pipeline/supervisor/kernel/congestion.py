@@ -5,13 +5,18 @@
     set_on(name, fd)       for a worker that the kernel has refused it
 
 No setting of the kernel changes, so nothing is to be put back. A module that has been loaded stays: others may use it.
+
+To look for a module the kernel starts modprobe, and we wait for that. So what it does not have is asked for seldom,
+however many connections, or whatever worker, want it.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
+import time
 from pathlib import Path
 
 from pipeline.config import Config
@@ -22,22 +27,29 @@ from pipeline.transport.socket_options import congestion_control, first_congesti
 HOST_DEFAULT = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 NO_LINGER = struct.pack("=ii", 0, 0)
+AGAIN_NS = 10_000_000_000
+NOT_PERMITTED = (
+    "A route of the connections locks another one (`ip route`, congctl lock), or it is missing in the sysctl "
+    "net.ipv4.tcp_allowed_congestion_control of this host."
+)
 
 
 class CongestionControl:
     """`notes`: for `status`, what cannot be had and how to get it."""
 
     def __init__(self, config: Config) -> None:
-        self._missing: dict[str, str] = {}  # algorithms that cannot be had: why
+        self._missing: dict[str, int] = {}  # algorithms that cannot be had: errno(3)
+        self._again_at: dict[str, int] = {}  # those that the kernel does not have: when it may be asked again
         self.configure(config)
 
     @property
     def notes(self) -> list[str]:
-        return [_explained(name, reason, self._setting) for name, reason in self._missing.items()]
+        return [_explained(name, error, self._setting) for name, error in self._missing.items()]
 
     def configure(self, config: Config) -> None:
         self._setting = config.congestion
         self._missing.clear()
+        self._again_at.clear()
         wanted = LOSSY if self._setting == AUTO else self._setting
         if wanted:
             with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
@@ -46,12 +58,13 @@ class CongestionControl:
     def prepare(self, listener: socket.socket) -> None:
         """Let the connections that this socket will accept begin with the right algorithm."""
         wanted = first_congestion_control(self._setting, _host_default())
-        if wanted != congestion_control(listener):
+        if wanted and wanted != congestion_control(listener):
             self._set(listener, wanted)
 
     def set_on(self, name: object, fd: int) -> None:
         """Set an algorithm that the setting knows on the TCP socket of a worker. ValueError for anything else."""
-        if name not in (LOSSY, CALM, self._setting, _host_default()) or not isinstance(name, str):
+        known = {LOSSY, CALM, self._setting, _host_default()} - {AUTO, ""}
+        if not isinstance(name, str) or name not in known:
             raise ValueError(f"congestion control {str(name)[:20]!r} of a worker: the setting knows no such name")
         try:
             sock = socket.socket(fileno=fd)
@@ -66,15 +79,24 @@ class CongestionControl:
             sock.detach()
 
     def _set(self, sock: socket.socket, name: str) -> None:
+        now = time.monotonic_ns()
+        if now < self._again_at.get(name, 0):
+            return
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+            _choose(sock, name)
         except OSError as error:
-            reason = _reason(error)
-            if self._missing.get(name) != reason:
-                self._missing[name] = reason
-                LOG.warning("%s", _explained(name, reason, self._setting))
+            if error.errno == errno.ENOENT:
+                self._again_at[name] = now + AGAIN_NS
+            if self._missing.get(name) != error.errno:
+                self._missing[name] = error.errno or 0
+                LOG.warning("%s", _explained(name, error.errno or 0, self._setting))
         else:
             self._missing.pop(name, None)
+            self._again_at.pop(name, None)
+
+
+def _choose(sock: socket.socket, name: str) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
 
 
 def _host_default() -> str:
@@ -84,15 +106,16 @@ def _host_default() -> str:
         return ""  # no /proc
 
 
-def _reason(error: OSError) -> str:
-    return "the kernel does not have it" if error.errno == errno.ENOENT else str(error.strerror)
-
-
-def _explained(name: str, reason: str, setting: str) -> str:
+def _explained(name: str, error: int, setting: str) -> str:
     if setting != AUTO:
         cost = "connections use what the host has"
     elif name == LOSSY:
         cost = COST_OF_LOSS
     else:
         cost = "connections pace themselves, which costs a fast path up to a quarter"
-    return f"congestion control {name} cannot be had ({reason}): {cost}. {cure(name)}"
+    reason, way = os.strerror(error), cure(name)
+    if error == errno.ENOENT:
+        reason = "the kernel does not have it"
+    elif error == errno.EPERM:
+        reason, way = "the kernel does not let us choose it", NOT_PERMITTED
+    return f"congestion control {name} cannot be had ({reason}): {cost}. {way}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def test_the_socket_of_a_worker_is_set_and_stays_the_workers(sock: socket.socket
     assert control.notes == []
 
 
-@pytest.mark.parametrize("name", ["dctcp", "x" * 200, "", None, 7, ["bbr"], {"bbr": 1}])
+@pytest.mark.parametrize("name", ["dctcp", "x" * 200, "", "auto", None, 7, ["bbr"], {"bbr": 1}])
 def test_a_name_that_the_setting_does_not_know_is_invalid(sock: socket.socket, name: object) -> None:
     before = congestion_control(sock)
     with pytest.raises(ValueError, match="knows no such name"):
@@ -76,9 +77,58 @@ def test_what_the_kernel_does_not_have_is_said_with_what_it_costs_and_its_cure(
     assert control.notes == []
 
 
+class Refusing:
+    """In place of the kernel: it refuses with this error."""
+
+    def __init__(self, error: int) -> None:
+        self.error = error
+        self.asked = 0
+
+    def choose(self, sock: socket.socket, name: str) -> None:
+        self.asked += 1
+        raise OSError(self.error, os.strerror(self.error))
+
+
+def test_a_kernel_that_does_not_have_it_is_asked_seldom_however_many_sockets_want_it(
+    monkeypatch: pytest.MonkeyPatch, sock: socket.socket
+) -> None:
+    kernel = Refusing(errno.ENOENT)
+    monkeypatch.setattr(congestion, "_choose", kernel.choose)
+    control = CongestionControl(config("auto"))
+    for _ in range(100):
+        control.set_on(LOSSY, sock.fileno())
+    assert kernel.asked == 1
+    control._again_at[LOSSY] = 0  # AGAIN_NS have passed
+    control.set_on(LOSSY, sock.fileno())
+    assert kernel.asked == 2
+    control.configure(config("auto"))
+    assert kernel.asked == 3, "a reload asks at once"
+
+
+def test_a_socket_that_the_kernel_refuses_holds_up_no_other_and_is_said_with_its_own_cure(
+    monkeypatch: pytest.MonkeyPatch, sock: socket.socket
+) -> None:
+    kernel = Refusing(errno.EPERM)
+    monkeypatch.setattr(congestion, "_choose", kernel.choose)
+    control = CongestionControl(config("auto"))
+    for _ in range(3):
+        control.set_on(LOSSY, sock.fileno())
+    assert kernel.asked == 4
+    (note,) = control.notes
+    assert "tcp_allowed_congestion_control" in note and "modprobe" not in note
+
+
+def test_without_proc_the_listening_socket_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(congestion, "_host_default", lambda: "")
+    control = CongestionControl(config(""))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        control.prepare(listener)
+    assert control.notes == []
+
+
 def test_a_note_ends_when_the_kernel_has_it(monkeypatch: pytest.MonkeyPatch, sock: socket.socket) -> None:
     control = CongestionControl(config("auto"))
-    control._missing["reno"] = "the kernel does not have it"
+    control._missing["reno"] = errno.EPERM
     monkeypatch.setattr(congestion, "LOSSY", "reno")
     control.set_on("reno", sock.fileno())
     assert control.notes == []
