@@ -457,6 +457,15 @@ def test_a_malformed_copy_is_counted_and_the_connection_goes_on(
     assert not peer.read_frames().ended
 
 
+@pytest.mark.parametrize("rest", [0, 7, 8, 9, 21])
+def test_a_copy_too_short_for_its_header_is_counted_once(server_with_fec: End, dial: Callable, rest: int) -> None:
+    peer: Peer = dial(server_with_fec, hello(features=ACCEPTS_SHARDS))
+    peer.send(frame(RUN, COPIED.to_bytes(4, "big") + bytes(rest)) + block_of(ipv4(2)))
+    until(lambda: [name for name in server_with_fec.counts() if "malformed" in name], server_with_fec)
+    assert server_with_fec.packets() == [ipv4(2)]
+    assert sum(count for name, count in server_with_fec.counts().items() if "dropped" in name) == 1
+
+
 def test_parity_that_does_not_fit_the_data_never_becomes_a_packet(server_with_fec: End, dial: Callable) -> None:
     peer: Peer = dial(server_with_fec, hello(features=ACCEPTS_SHARDS))
     block = block_of(ipv4(1, 4000))

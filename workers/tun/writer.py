@@ -67,6 +67,7 @@ _REFUSALS = (errno.EINVAL, errno.EMSGSIZE, errno.ENOMEM, errno.ENOBUFS, errno.EA
 
 _frame_at = framing.FRAME.unpack_from
 _N_AT = 13  # in pipeline.fec.shard.SEALED_RUN; m is behind it
+_STREAM_END_AT = 8  # the last byte of its stream
 
 _PACKETS_WRITTEN = ID["tun.packets_written"]
 _BYTES_WRITTEN = ID["tun.bytes_written"]
@@ -247,8 +248,10 @@ class TunWriter:
     def _write_copy(self, slot: memoryview, at: int, after: int, peer_handle: int, traffic_class: int) -> None:
         """Write the packets of a block that travels in copies, unless another copy came first."""
         begin = at + shard.RUN_BYTES
-        if after < begin:
-            return  # the decoder counts it
+        if after < begin:  # the decoder counts what is shorter still, and runs of other streams
+            is_copy = after - at > framing.LENGTH.size + _N_AT and slot[at + _STREAM_END_AT] & shard.COPIES
+            self._counters[_FRAME_MALFORMED] += bool(is_copy)
+            return
         _, _, stream, number, n, *_ = shard.RUN.unpack_from(slot, at)
         if not stream & shard.COPIES:
             return
