@@ -104,6 +104,11 @@ def test_a_worker_that_is_replaced_and_an_end_that_is_started_again_call_for_no_
             instance.wait_until_replaced("tcp-0", pid)
             flow.wait_for(100_000)
             eventually(lambda: instances[1].running()["connections"])
+        for instance, other in (instances, instances[::-1]):
+            lost = other.counter("tcp.connections_lost")
+            assert instance.command("restart").returncode == 0
+            eventually(lambda: other.counter("tcp.connections_lost") >= lost + 8)
+            flow.wait_for(100_000)
         for instance in instances:
             assert instance.running()["fec"]["parity"] == 0
             assert instance.counter("tcp.parity_raised") == instance.counter("fec.blocks_coded") == 0
