@@ -6,8 +6,8 @@
 
 No setting of the kernel changes, so nothing is to be put back. A module that has been loaded stays: others may use it.
 
-To look for a module the kernel starts modprobe, and we wait for that. So what it does not have is asked for seldom,
-however many connections, or whatever worker, want it.
+To look for a module the kernel starts modprobe, and we wait for that. So an algorithm that it does not have is asked
+for seldom, however many connections, or whatever worker, want it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class CongestionControl:
 
     def __init__(self, config: Config) -> None:
         self._missing: dict[str, int] = {}  # algorithms that cannot be had: errno(3)
+        self._setting = ""
+        self._given: set[str] = set()  # those of earlier settings, and those that routes gave to workers' sockets
         self._again_at: dict[str, int] = {}  # those that the kernel does not have: when it may be asked again
         self.configure(config)
 
@@ -47,6 +49,7 @@ class CongestionControl:
         return [_explained(name, error, self._setting) for name, error in self._missing.items()]
 
     def configure(self, config: Config) -> None:
+        self._given |= self._known()  # workers of the setting before are still there
         self._setting = config.congestion
         self._missing.clear()
         self._again_at.clear()
@@ -63,8 +66,7 @@ class CongestionControl:
 
     def set_on(self, name: object, fd: int) -> None:
         """Set an algorithm that the setting knows on the TCP socket of a worker. ValueError for anything else."""
-        known = {LOSSY, CALM, self._setting, _host_default()} - {AUTO, ""}
-        if not isinstance(name, str) or name not in known:
+        if not isinstance(name, str) or name not in self._known():
             raise ValueError(f"congestion control {str(name)[:20]!r} of a worker: the setting knows no such name")
         try:
             sock = socket.socket(fileno=fd)
@@ -74,9 +76,15 @@ class CongestionControl:
             if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.proto != socket.IPPROTO_TCP:
                 raise ValueError(f"congestion control {name}: what the worker has handed over is no TCP socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)  # to close our descriptor takes no time
+            self._given.add(congestion_control(sock))
             self._set(sock, name)
         finally:
             sock.detach()
+
+    def _known(self) -> set[str]:
+        """What a worker may ask for."""
+        setting = {LOSSY, CALM} if self._setting == AUTO else {self._setting}
+        return (setting | self._given | {_host_default()}) - {""}
 
     def _set(self, sock: socket.socket, name: str) -> None:
         now = time.monotonic_ns()

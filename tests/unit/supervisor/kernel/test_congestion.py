@@ -41,6 +41,36 @@ def test_a_name_that_the_setting_does_not_know_is_invalid(sock: socket.socket, n
     assert congestion_control(sock) == before
 
 
+@pytest.mark.parametrize(("setting", "name"), [("reno", LOSSY), ("reno", CALM), ("", LOSSY), ("", "reno")])
+def test_a_worker_gets_no_algorithm_that_only_another_setting_would_need(
+    setting: str, name: str, monkeypatch: pytest.MonkeyPatch, sock: socket.socket
+) -> None:
+    monkeypatch.setattr(congestion, "_host_default", lambda: "htcp")
+    with pytest.raises(ValueError, match="knows no such name"):
+        CongestionControl(config(setting)).set_on(name, sock.fileno())
+
+
+def test_workers_of_the_setting_before_a_reload_may_ask_for_what_it_needed(sock: socket.socket) -> None:
+    control = CongestionControl(config("reno"))
+    control.configure(config("auto"))
+    control.set_on("reno", sock.fileno())
+    assert congestion_control(sock) == "reno"
+
+
+def test_what_a_route_had_given_a_socket_it_gets_back(monkeypatch: pytest.MonkeyPatch, sock: socket.socket) -> None:
+    monkeypatch.setattr(congestion, "_host_default", lambda: CALM)
+    control = CongestionControl(config("auto"))
+    if control.notes:
+        pytest.skip("this kernel has no BBR")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+    with pytest.raises(ValueError, match="knows no such name"):
+        control.set_on("reno", sock.fileno())
+    control.set_on(LOSSY, sock.fileno())
+    assert congestion_control(sock) == LOSSY
+    control.set_on("reno", sock.fileno())
+    assert congestion_control(sock) == "reno"
+
+
 def test_what_is_no_tcp_socket_is_invalid(sock: socket.socket) -> None:
     control = CongestionControl(config("reno"))
     near, far = socket.socketpair()
