@@ -51,7 +51,7 @@ class CopyBudget:
         self._unpaid_at = now
 
     def pay(self, size: int, now: int) -> int:
-        """What a copy of so many bytes costs, if it is paid for; else 0."""
+        """The cost of a copy of so many bytes, if it is paid for; else 0."""
         cost = size + SEGMENT_BYTES
         if self._used_up and self._left >= RESUME_BYTES and now - self._unpaid_at >= PAUSE_NS:
             self._used_up = False

@@ -82,7 +82,7 @@ class CongestionControl:
             sock.detach()
 
     def _known(self) -> set[str]:
-        """What a worker may ask for."""
+        """The algorithms that a worker may ask for."""
         setting = {LOSSY, CALM} if self._setting == AUTO else {self._setting}
         return (setting | self._given | {_host_default()}) - {""}
 
