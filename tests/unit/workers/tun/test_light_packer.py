@@ -1,4 +1,4 @@
-"""The light packer of a hub: copies that a budget pays for, whoever else is sent to."""
+"""The light packer of a hub: copies that a budget pays for, however many peers there are."""
 
 from __future__ import annotations
 
