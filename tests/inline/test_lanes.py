@@ -178,7 +178,7 @@ def test_a_light_flow_keeps_its_lane_where_there_are_fewer_light_connections_tha
     settings = {"connections": 4, "light_connections": light, "fec": "auto"}
     server, client = sealed_pair(make, (4, 4), **settings) if sealed else pair(make, (4, 4), **settings)
     turn = iter(range(1 << 30))
-    monkeypatch.setattr(LightPacker, "_copies", lambda self, called: next(turn) % 3 == 0)
+    monkeypatch.setattr(LightPacker, "_copies", lambda self, block, called: next(turn) % 3 == 0)
     flows = range(8)
     kernels = converse(client, server, flows, (LIGHT_BYTES, LIGHT_BYTES))
     for kernel in kernels:
@@ -194,7 +194,7 @@ def test_light_packets_of_a_burst_arrive_in_order_although_only_some_of_them_hav
     settings = {"connections": 4, "light_connections": 2, "fec": "auto"}
     server, client = sealed_pair(make, (3, 3), **settings) if sealed else pair(make, (3, 3), **settings)
     turn = iter(range(1 << 30))
-    monkeypatch.setattr(LightPacker, "_copies", lambda self, called: next(turn) % 2)
+    monkeypatch.setattr(LightPacker, "_copies", lambda self, block, called: next(turn) % 2)
     for number in range(60):
         for lane in range(3):
             client.write(datagram(lane, number, LIGHT_BYTES), lane)

@@ -1,8 +1,8 @@
 """The light packer: copies packets of light flows into the light ring of a lane, past the flows that fill the path.
 
-The bulk packer offers it each packet. A light packet goes into the open slot. The slot leaves with the burst, when it
-is full, or when a light packet is for another peer. Then the block goes out on one connection, or is the single shard
-of a run, and copies of that run go to others as well:
+The bulk packer offers it each packet. A light packet goes into the open block of its peer. All open blocks leave with
+the burst, or when one of them is full, in the order in which they were begun. Then a block goes out on one connection,
+or is the single shard of a run, and copies of that run go to others as well:
 
     copies that the connections call for    while the path loses packets, and for some time after that
     one copy                                else, with fec "auto", as far as a budget pays for it: the first loss of a
@@ -44,8 +44,24 @@ _COPIES = ID["tun.copies_added"]
 _FLOWS = ID["tun.flows_counted"]
 
 
+class _OpenBlock:
+    """Packets for one peer, in `buffer` up to `end`, for `slot`; empty before its first packet, and after its last.
+
+    One with a `buffer` of its own is sealed into its slot; one without is gathered there.
+    """
+
+    __slots__ = ("buffer", "end", "is_private", "lengths", "peer_handle", "slot")
+
+    def __init__(self, buffer: memoryview | None) -> None:
+        self.is_private = buffer is not None
+        self.buffer = self.slot = memoryview(b"") if buffer is None else buffer
+        self.peer_handle = 0
+        self.lengths: list[int] = []
+        self.end = layout.SLOT_BODY_AT
+
+
 class LightPacker:
-    """Stage 0 of the lane's light ring. The open slot is for the peer `_peer_handle`; its packets end at `_end`."""
+    """Stage 0 of the lane's light ring. The blocks begun since the last flush() are open, one at most for each peer."""
 
     def __init__(self, attachment: Attachment, links: LinkView, sealing: BlockSealing | None = None) -> None:
         (self._port,) = attachment.ports("outbound", "light")
@@ -61,99 +77,130 @@ class LightPacker:
         self._budgets: dict[int, CopyBudget] = {}  # by peer handle, one for each peer index
         self._now = 0  # of the last packet
         self._slot_bytes = self._port.ring.slot_bytes
-        self._sealing = sealing
         self._sealed_room = self._slot_bytes - SEALED_START
-        self._private = None if sealing is None else memoryview(bytearray(self._slot_bytes))
-        self._lengths: list[int] = []
-        self._end = layout.SLOT_BODY_AT
-        self._peer_handle = 0
+        self._sealing = sealing
+        self._blocks = [self._new_block()]
+        self._open: dict[int, _OpenBlock] = {}  # by peer handle, the first of `_blocks`
+        self._last = self._blocks[0]  # the block of the last packet
 
     def has_room(self) -> bool:
         """Whether the ring takes a burst of one flow."""
         return self._port.ready() > self._port.ring.capacity // 4
 
     def _is_empty(self) -> bool:
-        return not self._lengths and self._port.ready() == self._port.ring.capacity
+        return not self._open and self._port.ready() == self._port.ring.capacity
 
     def _count_flow(self) -> None:
         self._counters[_FLOWS] += 1
 
     def offer(self, slot: memoryview, at: int, length: int, now: int, peer_handle: int) -> bool:
-        """Copy the packet at slot[at] into the open slot, if the packet is light and a slot is free."""
+        """Copy the packet at slot[at] into the open block of a peer, if the packet is light and a slot is free."""
         if not self._flows.classify_light(slot, at, length, now):
             return False
-        if self._end + length > self._slot_bytes or peer_handle != self._peer_handle:
-            self.flush()
-            self._peer_handle = peer_handle
-        if not self._lengths and not self._port.ready():
+        block = self._last
+        end = block.end + length
+        if block.peer_handle != peer_handle or end > self._slot_bytes:
+            block = self._last = self._turn_to(peer_handle, length)
+            end = block.end + length
+        if not block.lengths and not self._begin(block):
             self._flows.demote_last()  # the whole flow: else its packets would overtake each other
             return False
-        end = self._end + length
-        buffer = self._port.slot() if self._private is None else self._private
-        buffer[self._end : end] = slot[at : at + length]
-        self._end = end
-        self._lengths.append(length)
+        block.buffer[block.end : end] = slot[at : at + length]
+        block.end = end
+        block.lengths.append(length)
         self._now = now
         return True
 
-    def flush(self) -> None:
-        """Hand on the open slot, if there are packets in it."""
-        lengths = self._lengths
-        if not lengths:
-            return
-        port, counters = self._port, self._counters
-        link = self._links.state(self._peer_handle & PEER_INDEX_MASK)
-        connections = link.copy_connections
-        copies = 0
-        is_run = False
-        if self._may_copy and link.copies >= 0 and len(connections) > 1:
-            copies = min(self._copies(link.copies), len(connections) - 1)
-            is_run = copies > 0 or link.is_foreign
-        if self._private is None:
-            seal_block(port.slot(), lengths, self._end, link.light_consumer, self._peer_handle)
-            if is_run:
-                self._write_copies(port.slot(), 1 + copies, link)
-        else:
-            copies = self._seal(port.slot(), self._private, link.light_consumer, copies, connections)
-        counters[_COPIES] += copies
-        counters[_BLOCKS] += 1
-        counters[_PACKETS] += len(lengths)
-        lengths.clear()
-        self._end = layout.SLOT_BODY_AT
-        port.advance(1)
+    def _turn_to(self, peer_handle: int, length: int) -> _OpenBlock:
+        """The block of a peer, with room for so many bytes: the open one, or an empty one."""
+        block = self._open.get(peer_handle)
+        if block is not None:
+            if block.end + length <= self._slot_bytes:
+                return block
+            self.flush()
+        begun = len(self._open)
+        if begun == len(self._blocks):
+            self._blocks.append(self._new_block())
+        block = self._blocks[begun]
+        block.peer_handle = peer_handle
+        return block
 
-    def _copies(self, called: int) -> int:
-        """Copies of the open block beyond the first. `called`: those that the connections call for."""
+    def _new_block(self) -> _OpenBlock:
+        return _OpenBlock(None if self._sealing is None else memoryview(bytearray(self._slot_bytes)))
+
+    def _begin(self, block: _OpenBlock) -> bool:
+        """Open a block in the next slot. False if none is free."""
+        begun = len(self._open)
+        if self._port.ready() <= begun:
+            return False
+        block.slot = self._port.slot(begun)
+        if not block.is_private:
+            block.buffer = block.slot
+        self._open[block.peer_handle] = block
+        return True
+
+    def flush(self) -> None:
+        """Hand on the open blocks."""
+        blocks = self._open
+        if not blocks:
+            return
+        links, counters = self._links, self._counters
+        for block in blocks.values():
+            link = links.state(block.peer_handle & PEER_INDEX_MASK)
+            copies = 0
+            is_run = False
+            if self._may_copy and link.copies >= 0 and len(link.copy_connections) > 1:
+                copies = min(self._copies(block, link.copies), len(link.copy_connections) - 1)
+                is_run = copies > 0 or link.is_foreign
+            if block.is_private:
+                copies = self._seal(block, copies, link)
+            else:
+                seal_block(block.slot, block.lengths, block.end, link.light_consumer, block.peer_handle)
+                if is_run:
+                    self._write_copies(block, 1 + copies, link)
+            counters[_COPIES] += copies
+            counters[_PACKETS] += len(block.lengths)
+            block.lengths.clear()
+            block.end = layout.SLOT_BODY_AT
+        count = len(blocks)
+        counters[_BLOCKS] += count
+        blocks.clear()
+        self._last = self._blocks[0]
+        self._port.advance(count)
+
+    def _copies(self, block: _OpenBlock, called: int) -> int:
+        """Copies of the block beyond the first. `called`: those that the connections call for."""
         if called:
             return min(called, COPIES_MOST)
-        peer = self._peer_handle & PEER_INDEX_MASK
-        budget = self._budgets.get(self._peer_handle) or self._add_budget(peer)
+        peer = block.peer_handle & PEER_INDEX_MASK
+        budget = self._budgets.get(block.peer_handle) or self._add_budget(block.peer_handle)
         if budget.is_due(self._now):
             table = self._table
             budget.refill(table.sent_bytes(peer), table.copied_elsewhere(peer, self._lane), self._now)
-        size = shard.RUN_BYTES + self._end - layout.SLOT_BODY_AT + TAG_BYTES
-        if self._private is not None and 2 * (size + SEALED_PREFIXES[len(self._lengths)].size) > self._sealed_room:
+        size = shard.RUN_BYTES + block.end - layout.SLOT_BODY_AT + TAG_BYTES
+        if block.is_private and 2 * (size + SEALED_PREFIXES[len(block.lengths)].size) > self._sealed_room:
             budget.pass_over(self._now)  # no room in the slot
             return 0
         cost = budget.pay(size, self._now)
         self._numbers[peer * RECORD_WORDS + NUMBER_COPIED] += cost
         return int(cost > 0)
 
-    def _add_budget(self, peer: int) -> CopyBudget:
+    def _add_budget(self, peer_handle: int) -> CopyBudget:
         budgets, table = self._budgets, self._table
+        peer = peer_handle & PEER_INDEX_MASK
         for other in [handle for handle in budgets if handle & PEER_INDEX_MASK == peer]:
             del budgets[other]  # its session has ended
-        budget = budgets[self._peer_handle] = CopyBudget(
-            table.sent_bytes(peer), table.copied_elsewhere(peer, self._lane), self._now
-        )
+        budget = CopyBudget(table.sent_bytes(peer), table.copied_elsewhere(peer, self._lane), self._now)
+        budgets[peer_handle] = budget
         return budget
 
-    def _write_copies(self, slot: memoryview, times: int, link: LinkState) -> None:
+    def _write_copies(self, block: _OpenBlock, times: int, link: LinkState) -> None:
         """Make the block the single shard of a run, and give the run to so many connections."""
+        slot = block.slot
         start, size, _, _ = read_header(slot)
         start -= shard.RUN_BYTES
         length = shard.RUN_BYTES + size
-        peer = self._peer_handle & PEER_INDEX_MASK
+        peer = block.peer_handle & PEER_INDEX_MASK
         number = next_block_number(self._numbers, peer * RECORD_WORDS + NUMBER_LIGHT)
         stream = self._streams[told_lane(self._lane, peer, len(self._streams))]
         if link.has_light:  # what comes on these is for the lane of its stream, so copies meet
@@ -161,28 +208,21 @@ class LightPacker:
         shard.RUN.pack_into(slot, start, length - 4, framing.RUN, stream, number, 1, times - 1, 0, 1, size, 0)
         _write_rows(slot, times, link.copy_connections, start, 0, length)
 
-    def _seal(
-        self,
-        slot: memoryview,
-        buffer: memoryview,
-        consumer: int,
-        copies: int,
-        connections: tuple[ConnectionRef, ...],
-    ) -> int:
+    def _seal(self, block: _OpenBlock, copies: int, link: LinkState) -> int:
         """Seal the block into its slot, once for each copy. The copies beyond the first for which there was room."""
-        lengths, sealing = self._lengths, self._sealing
+        lengths, buffer, slot, sealing = block.lengths, block.buffer, block.slot, self._sealing
         assert sealing is not None
         prefix = SEALED_PREFIXES[len(lengths)]
         start = layout.SLOT_BODY_AT - prefix.size
-        prefix.pack_into(buffer, start, sealing.acknowledged(self._peer_handle), len(lengths), *lengths)
-        plaintext = buffer[start : self._end]
+        prefix.pack_into(buffer, start, sealing.acknowledged(block.peer_handle), len(lengths), *lengths)
+        plaintext = buffer[start : block.end]
         room = self._sealed_room // (shard.RUN_BYTES + len(plaintext) + TAG_BYTES)
         times = min(1 + copies, room)
         kind = kinds.COPIED if times > 1 else kinds.LIGHT
-        _, length = sealing.seal(slot, SEALED_START, self._peer_handle, kind, plaintext, len(lengths), times)
-        write_header(slot, SEALED_START, length, consumer if length else NOBODY, self._peer_handle)
+        _, length = sealing.seal(slot, SEALED_START, block.peer_handle, kind, plaintext, len(lengths), times)
+        write_header(slot, SEALED_START, length, link.light_consumer if length else NOBODY, block.peer_handle)
         if times > 1 and length:
-            _write_rows(slot, times, connections, SEALED_START, length, length)
+            _write_rows(slot, times, link.copy_connections, SEALED_START, length, length)
         return times - 1
 
 
