@@ -92,6 +92,7 @@ TARGETS = {
             "pipeline/wire/block.py",
             "pipeline/packet/ip.py",
             "pipeline/packet/gso.py",
+            "pipeline/packet/udp_merge.py",
             "pipeline/packet/route_table.py",
         ),
         targets_rings.inbound_seeds,

@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
 
 from pipeline.errors import PeerError
 from pipeline.packet import ip
@@ -18,6 +19,7 @@ from pipeline.packet.route_table import NO_PEER
 from pipeline.packet.vnet import NO_VNET, VNET, VNET_HEADER_BYTES
 from pipeline.runtime import topology
 from pipeline.runtime.plan import Plan, WorkerFds
+from pipeline.runtime.tun import USO
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import layout
 from pipeline.shm.layout import PEER_INDEX_BITS
@@ -30,6 +32,7 @@ from tests.fuzz.targets_wire import packet_of
 from tests.harness import frame_reader
 from tests.harness.reassembly import copies, runs
 from tests.harness.settings import WORKER_SETTINGS
+from tests.harness.udp import udp
 from tests.inline.harness.ends import arrived, enlarge
 from tests.reference.blocks import block_frame
 from tests.reference.packets import echo_request
@@ -126,7 +129,10 @@ class Workers:
         self.kind = kind
         self.capacity = 1 if kind in (COMPAT, ONE, DECODING) else PEERS
         settings = WORKER_SETTINGS._replace(
-            compat=kind == COMPAT, client_isolation=kind == ISOLATED, fec="on" if kind == DECODING else "off"
+            compat=kind == COMPAT,
+            client_isolation=kind == ISOLATED,
+            fec="on" if kind == DECODING else "off",
+            offloads_accepted=USO,
         )
         plan = topology.build_plan(
             "fuzztest", secrets.token_hex(4), "server", 1, 4, SLOT_BYTES_MIN, settings, self.capacity
@@ -266,6 +272,14 @@ def inbound_seeds() -> list[bytes]:
         ]
     )
     sound = block_frame(*packets)
+    datagrams = block_of(
+        [
+            udp(b"x" * 9, version, port, ends=ip_address(ends[0]).packed + ip_address(ends[1]).packed)
+            for version, *ends in ((4, "10.0.0.2", "10.9.9.9"), (6, "fd00::2", "fd09::9"))
+            for port in (1, 2)
+            for _ in range(5)
+        ]
+    )
     mixed = (
         framing.KEEPALIVE_FRAME
         + bytes(4)
@@ -280,7 +294,7 @@ def inbound_seeds() -> list[bytes]:
         bytes([kind | more]) + each
         for kind in range(5)
         for more in (0, LIGHT | FINISHED)
-        for each in (sound, raw, forged, mixed, shards)
+        for each in (sound, raw, forged, datagrams, mixed, shards)
     ]
 
 
