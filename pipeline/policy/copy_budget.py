@@ -45,18 +45,14 @@ class CopyBudget:
         self._left = min(self._left + grown - (elsewhere - self._elsewhere), SAVED_BYTES)
         self._sent, self._elsewhere, self.refilled_at = sent, elsewhere, now
 
-    def pass_over(self, now: int) -> None:
-        """A packet goes without a copy for another reason: those close behind it do so as well."""
-        self._used_up = True
-        self._unpaid_at = now
-
     def pay(self, size: int, now: int) -> int:
         """The cost of a copy of so many bytes, if it is paid for; else 0."""
         cost = size + SEGMENT_BYTES
         if self._used_up and self._left >= RESUME_BYTES and now - self._unpaid_at >= PAUSE_NS:
             self._used_up = False
         if self._used_up or self._left < cost:
-            self.pass_over(now)
+            self._used_up = True
+            self._unpaid_at = now
             return 0
         self._left -= cost
         return cost

@@ -11,6 +11,8 @@ from collections import Counter
 
 import pytest
 
+from pipeline.packet.flow_classifier import LIGHT_PACKET_BYTES
+from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.runtime.link_view import LinkView
 from pipeline.shm.layout import LINK_ESTABLISHED, LINK_REQUESTS
 from pipeline.shm.link_requests import MASK
@@ -171,6 +173,23 @@ def test_copies_meet_in_the_lane_of_their_flow_whatever_connections_they_take(
 
 
 @pytest.mark.parametrize("sealed", [False, True], ids=["clear", "sealed"])
+def test_each_block_of_a_long_burst_has_all_its_copies_so_that_none_is_overtaken(
+    make: Make, monkeypatch: pytest.MonkeyPatch, sealed: bool
+) -> None:
+    settings = FEC | {"fec": "auto"}
+    server, client = sealed_pair(make, (1, 1), **settings) if sealed else pair(make, (1, 1), **settings)
+    call_for(monkeypatch, copies=2)
+    blocks, copies = client.count("tun.blocks_light_filled"), copied(client)
+    for number in range(90):
+        client.write(datagram(0, number, LIGHT_PACKET_BYTES - VNET_HEADER_BYTES if number == 40 else 1000))
+    until(lambda: len(server.packets()) == 90, server, client)
+    assert [number_of(packet) for packet in server.packets()] == list(range(90))
+    blocks, copies = client.count("tun.blocks_light_filled") - blocks, copied(client) - copies
+    assert 0 < blocks < 45
+    assert copies == 2 * blocks
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["clear", "sealed"])
 @pytest.mark.parametrize("light", [2, 3])
 def test_a_light_flow_keeps_its_lane_where_there_are_fewer_light_connections_than_lanes_and_some_blocks_have_copies(
     make: Make, monkeypatch: pytest.MonkeyPatch, light: int, sealed: bool
@@ -185,22 +204,6 @@ def test_a_light_flow_keeps_its_lane_where_there_are_fewer_light_connections_tha
         assert kernel.lanes == {flow: [flow % 4] for flow in flows}
         assert kernel.arrived == {flow: list(range(ROUNDS)) for flow in flows}
     assert copied(client) > 0
-
-
-@pytest.mark.parametrize("sealed", [False, True], ids=["clear", "sealed"])
-def test_light_packets_of_a_burst_arrive_in_order_although_only_some_of_them_have_copies(
-    make: Make, monkeypatch: pytest.MonkeyPatch, sealed: bool
-) -> None:
-    settings = {"connections": 4, "light_connections": 2, "fec": "auto"}
-    server, client = sealed_pair(make, (3, 3), **settings) if sealed else pair(make, (3, 3), **settings)
-    turn = iter(range(1 << 30))
-    monkeypatch.setattr(LightPacker, "_copies", lambda self, block, called: next(turn) % 2)
-    for number in range(60):
-        for lane in range(3):
-            client.write(datagram(lane, number, LIGHT_BYTES), lane)
-    until(lambda: len(server.packets()) == 180, server, client)
-    for lane, queue in enumerate(server.received):
-        assert [(flow_of(packet), number_of(packet)) for packet in queue] == [(lane, number) for number in range(60)]
 
 
 @pytest.mark.parametrize("fec", ["off", "on"])

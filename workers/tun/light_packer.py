@@ -9,7 +9,9 @@ or is the single shard of a run, and copies of that run go to others as well:
                                             path, or the first in a long time, then delays nothing
 
 The connections are the same ones for all blocks of a lane, as long as the set of connections stays, and each brings its
-blocks in order. So the first copies that arrive are in order, too, as long as all blocks are copied.
+blocks in order. So the first copies that arrive are in order, too, as long as all blocks are copied. A block without
+copies among others would be overtaken by those behind it. So there is room in a slot for all copies of a sealed block,
+and a budget that was used up pays again after a pause alone.
 
 At the other end a run is for the lane that its stream names, on whatever connection it comes. A plain block is for the
 lane of its connection. So where no connection is of this lane, a block without copies is a run as well: a flow keeps
@@ -42,6 +44,9 @@ _BLOCKS = ID["tun.blocks_light_filled"]
 _PACKETS = ID["tun.packets_light_read"]
 _COPIES = ID["tun.copies_added"]
 _FLOWS = ID["tun.flows_counted"]
+
+_LENGTH_BYTES = SEALED_PREFIXES[1].size - SEALED_PREFIXES[0].size  # of a packet, in front of its block
+_SEALED_BYTES_MORE = shard.RUN_BYTES + SEALED_PREFIXES[1].size + TAG_BYTES  # than the packet of a block of one
 
 
 class _OpenBlock:
@@ -77,7 +82,10 @@ class LightPacker:
         self._budgets: dict[int, CopyBudget] = {}  # by peer handle, one for each peer index
         self._now = 0  # of the last packet
         self._slot_bytes = self._port.ring.slot_bytes
-        self._sealed_room = self._slot_bytes - SEALED_START
+        self._end_most = self._slot_bytes
+        if sealing is not None and self._may_copy:  # there is room for each copy: see above
+            share = (self._slot_bytes - SEALED_START) // (1 + COPIES_MOST)
+            self._end_most = layout.SLOT_BODY_AT + share - _SEALED_BYTES_MORE
         self._sealing = sealing
         self._blocks = [self._new_block()]
         self._open: dict[int, _OpenBlock] = {}  # by peer handle, the first of `_blocks`
@@ -99,7 +107,7 @@ class LightPacker:
             return False
         block = self._last
         end = block.end + length
-        if block.peer_handle != peer_handle or end > self._slot_bytes:
+        if block.peer_handle != peer_handle or end + _LENGTH_BYTES * len(block.lengths) > self._end_most:
             block = self._last = self._turn_to(peer_handle, length)
             end = block.end + length
         if not block.lengths and not self._begin(block):
@@ -115,7 +123,7 @@ class LightPacker:
         """The block of a peer, with room for so many bytes: the open one, or an empty one."""
         block = self._open.get(peer_handle)
         if block is not None:
-            if block.end + length <= self._slot_bytes:
+            if block.end + length + _LENGTH_BYTES * len(block.lengths) <= self._end_most:
                 return block
             self.flush()
         begun = len(self._open)
@@ -153,7 +161,7 @@ class LightPacker:
                 copies = min(self._copies(block, link.copies), len(link.copy_connections) - 1)
                 is_run = copies > 0 or link.is_foreign
             if block.is_private:
-                copies = self._seal(block, copies, link)
+                self._seal(block, 1 + copies, link)
             else:
                 seal_block(block.slot, block.lengths, block.end, link.light_consumer, block.peer_handle)
                 if is_run:
@@ -177,11 +185,7 @@ class LightPacker:
         if budget.is_due(self._now):
             table = self._table
             budget.refill(table.sent_bytes(peer), table.copied_elsewhere(peer, self._lane), self._now)
-        size = shard.RUN_BYTES + block.end - layout.SLOT_BODY_AT + TAG_BYTES
-        if block.is_private and 2 * (size + SEALED_PREFIXES[len(block.lengths)].size) > self._sealed_room:
-            budget.pass_over(self._now)  # no room in the slot
-            return 0
-        cost = budget.pay(size, self._now)
+        cost = budget.pay(shard.RUN_BYTES + block.end - layout.SLOT_BODY_AT + TAG_BYTES, self._now)
         self._numbers[peer * RECORD_WORDS + NUMBER_COPIED] += cost
         return int(cost > 0)
 
@@ -208,22 +212,19 @@ class LightPacker:
         shard.RUN.pack_into(slot, start, length - 4, framing.RUN, stream, number, 1, times - 1, 0, 1, size, 0)
         _write_rows(slot, times, link.copy_connections, start, 0, length)
 
-    def _seal(self, block: _OpenBlock, copies: int, link: LinkState) -> int:
-        """Seal the block into its slot, once for each copy. The copies beyond the first for which there was room."""
+    def _seal(self, block: _OpenBlock, times: int, link: LinkState) -> None:
+        """Seal the block into its slot so many times."""
         lengths, buffer, slot, sealing = block.lengths, block.buffer, block.slot, self._sealing
         assert sealing is not None
         prefix = SEALED_PREFIXES[len(lengths)]
         start = layout.SLOT_BODY_AT - prefix.size
         prefix.pack_into(buffer, start, sealing.acknowledged(block.peer_handle), len(lengths), *lengths)
         plaintext = buffer[start : block.end]
-        room = self._sealed_room // (shard.RUN_BYTES + len(plaintext) + TAG_BYTES)
-        times = min(1 + copies, room)
         kind = kinds.COPIED if times > 1 else kinds.LIGHT
         _, length = sealing.seal(slot, SEALED_START, block.peer_handle, kind, plaintext, len(lengths), times)
         write_header(slot, SEALED_START, length, link.light_consumer if length else NOBODY, block.peer_handle)
         if times > 1 and length:
             _write_rows(slot, times, link.copy_connections, SEALED_START, length, length)
-        return times - 1
 
 
 def _write_rows(

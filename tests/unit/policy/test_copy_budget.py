@@ -73,14 +73,6 @@ def test_once_used_up_it_pays_again_only_after_a_pause_in_which_all_before_it_ar
     assert budget.pay(100, now + (step + 2) * PAUSE_NS // 2)
 
 
-def test_behind_a_packet_that_goes_without_a_copy_it_pays_only_after_a_pause() -> None:
-    budget = CopyBudget(0, 0, 0)
-    budget.pass_over(0)
-    assert [budget.pay(100, now) > 0 for now in (PAUSE_NS // 2, PAUSE_NS, 2 * PAUSE_NS, 2 * PAUSE_NS)] == [
-        False, False, True, True,
-    ]  # fmt: skip
-
-
 def test_what_others_have_copied_is_paid_for_too() -> None:
     budget = CopyBudget(0, 1_000_000, 0)
     budget.refill(0, 1_000_000 + 10 * SAVED_BYTES, SECOND)
