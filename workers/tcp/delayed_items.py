@@ -6,9 +6,10 @@
 
 How long the spacing is follows from the bursts that were seen (`pipeline.policy.loss_bursts`).
 
-Items that wait are copied, so their slot goes on. At most BYTES_MOST wait; where more would have to, little time passes
-between two packets, and they go out at once. An item that is due while its connection takes nothing is not needed any
-more if it is a copy of a light packet.
+Items that wait are copied, so their slot goes on. At most BYTES_MOST wait. Where more would have to, a run does not
+wait, and light copies go out before they are due, those first that have waited longest. So they keep their order: a
+copy that passed others on its connection could come before the packets of its flow that are in front of it. An item
+that is due while its connection takes nothing is not needed any more if it is a copy of a light packet.
 
 Owned by the outbound duty.
 """
@@ -33,7 +34,7 @@ _Delayed = tuple[int, int, int, int, SendItem]  # due, number in the order of ar
 
 
 class DelayedItems:
-    """`next_due`: when the next item goes out, CLOCK_MONOTONIC ns; 0 if there is none."""
+    """`next_due`: when the next item goes out, CLOCK_MONOTONIC ns; 0 if there is none, 1 if too much waits."""
 
     in_ring: ClassVar[bool] = False
     lane = 0
@@ -44,31 +45,27 @@ class DelayedItems:
         self._used = 0  # bytes of all that are not finished
         self.next_due = 0
 
-    def has_room(self, size: int) -> bool:
-        """Whether items of so many bytes may wait."""
-        return self._used + size <= BYTES_MOST
-
     def add(self, item: SendItem, due: int, peer_handle: int, place: int) -> bool:
-        """Copy an item out of its slot, which it holds up no longer. False if too much waits already.
+        """Copy an item out of its slot, which it holds up no longer. False for a run if too much waits already.
 
         `place`: of its connection, among those of its peer and class.
         """
-        if not self.has_room(item.size):
+        if not item.light and self._used + item.size > BYTES_MOST:
             return False
         self._used += item.size
         self._added += 1
         copied = item._replace(source=self, head=item.head and bytes(item.head), body=bytes(item.body))
         heappush(self._heap, (due, self._added, peer_handle, place, copied))
-        self.next_due = self._heap[0][0]
+        self.next_due = self._heap[0][0] if self._used <= BYTES_MOST else 1
         return True
 
     def pop(self, now: int) -> tuple[int, int, SendItem] | None:
-        """The next item that is due, with its peer handle and the place of its connection."""
+        """The next item that is due, or has to make room, with its peer handle and the place of its connection."""
         heap = self._heap
-        if not heap or heap[0][0] > now:
+        if not heap or (heap[0][0] > now and self._used <= BYTES_MOST):
+            self.next_due = heap[0][0] if heap else 0
             return None
         _, _, peer_handle, place, item = heappop(heap)
-        self.next_due = heap[0][0] if heap else 0
         return peer_handle, place, item
 
     def finish(self, item: SendItem) -> None:

@@ -91,12 +91,7 @@ class DirectSender:
         rows = list(read_runs(slot, runs))
         consumer, ordinal, _, _, start, length = rows[0]
         queue = _queue_for(peer, True, reader.lane, ordinal)
-        if (
-            queue is None
-            or consumer != port.position
-            or not self._delayed.has_room(runs * length)
-            or any(each[3] or each[4] + each[5] > len(slot) for each in rows)
-        ):
+        if queue is None or consumer != port.position or any(each[3] or each[4] + each[5] > len(slot) for each in rows):
             return 0
         if not self._give(reader, peer, queue, [slot[start : start + length]], True, now):
             return 0

@@ -21,6 +21,7 @@ from pipeline.wire import framing
 from tests.harness.factory import factory
 from tests.harness.send_queues import Channel, frame, numbers
 from tests.harness.sender import SenderRun, wait_for
+from workers.tcp import delayed_items
 from workers.tcp.delayed_items import LIGHT_SPACING_NS
 from workers.tcp.sender import STUCK_NS
 
@@ -227,6 +228,25 @@ def test_no_run_is_left_unsent_because_of_one_that_may_be_dropped(
     run.burst()
     (reader,) = (each for each in run.sender._scanner.readers if each.kind == kind and each.lane == 0)
     assert reader.skippable[0] == expected
+
+
+def test_copies_that_find_no_room_to_wait_pass_no_other_on_their_connection(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delayed_items, "BYTES_MOST", 5 * len(frame(0)))
+    run = make()
+    connections = [run.connect() for _ in range(3)]
+    run.burst()
+    came: dict[Connection, list[tuple[bool, int]]] = {each: [] for each in connections}
+    for begin in range(0, 40, 8):
+        for number in range(begin, begin + 8):
+            run.fill_copies(frame(number), [(0, 0), (0, 1), (0, 2)])
+        run.burst()
+        for each in connections:
+            came[each] += received(run, each)
+    wait_for(lambda: not (run.sender._delayed.next_due or run.sender._busy), run)
+    for each in connections:
+        assert came[each] + received(run, each) == [(False, number) for number in range(40)]
 
 
 def test_a_copy_whose_connections_are_gone_is_forgotten(make: Make) -> None:
