@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from itertools import chain
 
 import pytest
@@ -75,6 +76,6 @@ def test_a_worker_that_overwrites_all_that_it_can_ends_no_other(
 
 def sends_anything(sender: End, receiver: End, before: int) -> bool:
     for lane in range(2):
-        if sender.has_room(lane):
+        with suppress(BlockingIOError):  # what has been read already is not known: its counter may be overwritten
             sender.write(ipv4(1), lane)
     return len(receiver.packets()) > before
