@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pipeline.packet.ip import IPPROTO_TCP, IPPROTO_UDP
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 
-LIGHT_PACKET_BYTES = 4096
-"""The longest packet that can be light."""
+LIGHT_PACKET_BYTES = 3072
+"""The longest packet that can be light: two of an ordinary MTU. The light ring has room for three copies of it."""
 
 RATE_BYTES_PER_S = 125_000
 """Tokens of a flow: 1 Mbit/s, a call, or the acknowledgements of some 50 Mbit/s."""

@@ -93,8 +93,8 @@ BETWEEN_PEERS = ("transit",)
 """Kinds of rings that one peer alone has no use for."""
 
 LIGHT_SLOTS = 64
-LIGHT_SLOT_BYTES = 4 * layout.PAGE
-"""For three copies of a sealed block, each with a packet of LIGHT_PACKET_BYTES, or several of an ordinary MTU."""
+LIGHT_SLOT_BYTES = 3 * layout.PAGE
+"""For three copies of a sealed block, each with a packet of LIGHT_PACKET_BYTES, or with many small ones."""
 
 STATUS_ROWS_MIN = 80  # connections of a tcp worker with one peer; a client keeps up to 72, and dials some anew
 STATUS_ROWS_PER_PEER = 10  # for each further peer; eight connections are usual

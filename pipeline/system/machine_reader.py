@@ -24,13 +24,16 @@ ROOT = Path("/")
 SHM = "dev/shm"
 INTERRUPT_BALANCER = "irqbalance"
 CGROUP_V1_CPU, CGROUP_V1_MEMORY = "cpu", "memory"
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 NO_MEMORY_LIMIT = 1 << 60  # cgroup v1 says a number above this for none
 
 
 def read_cores(pid: int = 0, root: Path = ROOT) -> Machine:
     """`pid`: whose limits count; 0 for this process."""
     pid = pid or os.getpid()
-    memory = min([psutil.virtual_memory().total, *_limits(pid, root, _memory_of)])
+    memory = min(
+        [_PAGE_BYTES * os.sysconf("SC_PHYS_PAGES"), *_limits(pid, root, _memory_of)]
+    )  # known without /proc, too
     return Machine(
         threads=tuple(_threads(root)),
         usable=tuple(_affinity(pid)),

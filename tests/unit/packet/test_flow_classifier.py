@@ -45,15 +45,15 @@ def test_a_flow_of_fifty_packets_a_second_is_light_for_ever(packet: memoryview) 
 
 def test_a_flow_that_goes_on_above_its_rate_becomes_bulk_and_stays_it() -> None:
     table = FlowClassifier(lambda: True)
-    found = [light(table, packet4(), 4000, SECOND + i * PAUSE_NS) for i in range(100)]
+    found = [light(table, packet4(), LIGHT_PACKET_BYTES, SECOND + i // 2 * PAUSE_NS) for i in range(100)]
     assert found == sorted(found, reverse=True)
-    assert BURST_BYTES // 4000 <= found.count(True) <= 3 * BURST_BYTES // 4000
+    assert BURST_BYTES // LIGHT_PACKET_BYTES <= found.count(True) <= 3 * BURST_BYTES // LIGHT_PACKET_BYTES
 
 
 def test_a_flow_stays_light_while_packets_of_light_flows_wait_in_their_ring() -> None:
     table = FlowClassifier(lambda: False)
-    for i in range(20):
-        assert light(table, packet4(), 4000, SECOND + i * PAUSE_NS)
+    for i in range(40):
+        assert light(table, packet4(), LIGHT_PACKET_BYTES, SECOND + i // 2 * PAUSE_NS)
 
 
 def test_a_burst_is_not_torn_apart() -> None:
