@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 import pytest
 
 from pipeline.runtime.worker import loop
+from pipeline.transport.connection import Connection
 from tests.inline.harness.ends import Make, Peer, carry, ipv4, pair, push, step_for, until
 from tests.inline.harness.hub_ends import tls
+from workers.tcp.link_publisher import LinkPublisher
 
 # -- ends and beginnings
+
+
+def test_who_counts_a_connection_finds_its_address(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, list[str]]] = []
+    publish = LinkPublisher.publish
+
+    def publish_and_look(publisher: LinkPublisher, peer: int, established: Collection[Connection]) -> None:
+        publish(publisher, peer, established)
+        table = publisher._peers
+        addresses = [row.address for row in table.connections(0) if row.state == "established"]
+        seen.append((table.established_count(0), addresses))
+
+    monkeypatch.setattr(LinkPublisher, "publish", publish_and_look)
+    server, client = pair(make, connections=3)
+    client.close()
+    until(lambda: not server.established(), server)
+    counts = [count for count, _ in seen]
+    assert max(counts) == 3 and counts[-1] == 0
+    assert all(len(addresses) >= count for count, addresses in seen), seen
 
 
 def test_a_server_that_vanishes_and_returns_is_found_again(make: Make) -> None:

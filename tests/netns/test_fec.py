@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns.harness.checked_flow import Flow
+from tests.netns.harness.hub import established
 from tests.netns.harness.instance import Instance, Instances, reaches, tunnel
 from tests.support import eventually
 from tools.lab.link_model import LinkSpec
@@ -103,8 +104,8 @@ def test_a_worker_that_is_replaced_and_an_end_that_is_started_again_call_for_no_
             pid = instance.signal_worker("tcp-0", signal.SIGKILL)
             instance.wait_until_replaced("tcp-0", pid)
             flow.wait_for(100_000)
-            eventually(lambda: instances[1].running()["connections"])
         for instance, other in (instances, instances[::-1]):
+            eventually(lambda: all(established(each) == 8 for each in instances))
             lost = other.counter("tcp.connections_lost")
             assert instance.command("restart").returncode == 0
             eventually(lambda: other.counter("tcp.connections_lost") >= lost + 8)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import parse
+from tests.netns.harness.hub import established
 from tests.netns.harness.instance import (
     Instance,
     Instances,
@@ -46,10 +47,6 @@ def instances(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         for instance in (server, client):  # a flow may change its connection when another one comes
             eventually(lambda: established(instance) == config.connections + config.light_connections)
         yield made
-
-
-def established(instance: Instance) -> int:
-    return sum(row["state"] == "established" for row in instance.running()["connections"])
 
 
 def datagram_socket(node: Node, port: int = 0) -> socket.socket:

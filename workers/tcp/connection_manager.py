@@ -247,8 +247,8 @@ class ConnectionManager(ABC):
             self.close(other, why)
         self._handshake_epoll.unregister(connection.fd)
         self._epoll.register(connection.fd, 0 if peer.paused else READABLE)
+        self._rows.write(connection)  # before the connection counts, so that whoever counts it finds its row
         self._established.add(connection, now)
-        self._rows.write(connection)
         self._counters[ID["tcp.connections_established"]] += 1
         self._begin_service(connection, now)
         self._peer_settings.warn(connection, welcomed.connections, welcomed.mtu)
@@ -263,13 +263,13 @@ class ConnectionManager(ABC):
         connection.state = CLOSED
         (self._epoll if established else self._handshake_epoll).unregister(connection.fd)
         self._observer.on_closed(connection)
-        self._rows.release(connection)
         if established:
             self._counters[ID["tcp.connections_lost"]] += 1
             self._established.remove(connection, now)
         else:
             self._handshaking.remove(connection)
             connection.close_unauthenticated()
+        self._rows.release(connection)
         LOG.log(level, "connection %d %s ended: %s", connection.serial, connection.address, why)
         self._end_service(connection, established, why, now)
 
