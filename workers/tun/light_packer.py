@@ -49,7 +49,7 @@ _LENGTH_BYTES = SEALED_PREFIXES[1].size - SEALED_PREFIXES[0].size  # of a packet
 _SEALED_BYTES_MORE = shard.RUN_BYTES + SEALED_PREFIXES[1].size + TAG_BYTES  # than the packet of a block of one
 
 
-class _OpenBlock:
+class _LightBlock:
     """Packets for one peer, in `buffer` up to `end`, for `slot`; empty before its first packet, and after its last.
 
     One with a `buffer` of its own is sealed into its slot; one without is gathered there.
@@ -88,7 +88,7 @@ class LightPacker:
             self._end_most = layout.SLOT_BODY_AT + share - _SEALED_BYTES_MORE
         self._sealing = sealing
         self._blocks = [self._new_block()]
-        self._open: dict[int, _OpenBlock] = {}  # by peer handle, the first of `_blocks`
+        self._open: dict[int, _LightBlock] = {}  # by peer handle, the first of `_blocks`
         self._last = self._blocks[0]  # the block of the last packet
 
     def has_room(self) -> bool:
@@ -119,7 +119,7 @@ class LightPacker:
         self._now = now
         return True
 
-    def _turn_to(self, peer_handle: int, length: int) -> _OpenBlock:
+    def _turn_to(self, peer_handle: int, length: int) -> _LightBlock:
         """The block of a peer, with room for so many bytes: the open one, or an empty one."""
         block = self._open.get(peer_handle)
         if block is not None:
@@ -133,10 +133,10 @@ class LightPacker:
         block.peer_handle = peer_handle
         return block
 
-    def _new_block(self) -> _OpenBlock:
-        return _OpenBlock(None if self._sealing is None else memoryview(bytearray(self._slot_bytes)))
+    def _new_block(self) -> _LightBlock:
+        return _LightBlock(None if self._sealing is None else memoryview(bytearray(self._slot_bytes)))
 
-    def _begin(self, block: _OpenBlock) -> bool:
+    def _begin(self, block: _LightBlock) -> bool:
         """Open a block in the next slot. False if none is free."""
         begun = len(self._open)
         if self._port.ready() <= begun:
@@ -176,7 +176,7 @@ class LightPacker:
         self._last = self._blocks[0]
         self._port.advance(count)
 
-    def _copies(self, block: _OpenBlock, called: int) -> int:
+    def _copies(self, block: _LightBlock, called: int) -> int:
         """Copies of the block beyond the first. `called`: those that the connections call for."""
         if called:
             return min(called, COPIES_MOST)
@@ -198,7 +198,7 @@ class LightPacker:
         budgets[peer_handle] = budget
         return budget
 
-    def _write_copies(self, block: _OpenBlock, times: int, link: LinkState) -> None:
+    def _write_copies(self, block: _LightBlock, times: int, link: LinkState) -> None:
         """Make the block the single shard of a run, and give the run to so many connections."""
         slot = block.slot
         start, size, _, _ = read_header(slot)
@@ -212,7 +212,7 @@ class LightPacker:
         shard.RUN.pack_into(slot, start, length - 4, framing.RUN, stream, number, 1, times - 1, 0, 1, size, 0)
         _write_rows(slot, times, link.copy_connections, start, 0, length)
 
-    def _seal(self, block: _OpenBlock, times: int, link: LinkState) -> None:
+    def _seal(self, block: _LightBlock, times: int, link: LinkState) -> None:
         """Seal the block into its slot so many times."""
         lengths, buffer, slot, sealing = block.lengths, block.buffer, block.slot, self._sealing
         assert sealing is not None
