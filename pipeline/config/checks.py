@@ -17,6 +17,12 @@ from pipeline.wire.messages import PUSHED_ROUTES_MAX
 
 COMPAT_MTU_MAX = 1495  # the original program's frame length counts type and packet, and is at most 1496
 IPV6_MTU_MIN = 1280  # RFC 8200, 5
+RESERVED_DOMAINS = {
+    "local": "for multicast DNS, so that resolvers ask no server for it (RFC 6762, 3)",
+    "localhost": "each machine itself (RFC 6761, 6.3)",
+    "invalid": "known to have no names (RFC 6761, 6.4)",
+    "onion": "for Tor, so that resolvers ask no server for it (RFC 7686)",
+}
 
 
 def local_addr(config: Config) -> Violations:
@@ -90,6 +96,11 @@ def push_routes(config: Config) -> Violations:
     if len(config.push_routes) > PUSHED_ROUTES_MAX:
         yield "push_routes", f"at most {PUSHED_ROUTES_MAX}: a WELCOME holds no more", len(config.push_routes)
     yield from _each_once({f"push_routes[{i}]": text for i, text in enumerate(config.push_routes)}, parse_prefix)
+
+
+def names(config: Config) -> Violations:
+    if use := RESERVED_DOMAINS.get(config.names.rpartition(".")[2]):
+        yield "names", f'another domain, such as "tunnel": this one is {use}', config.names
 
 
 def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Violations:
@@ -228,6 +239,7 @@ CHECKS = (
     Check(routes, ("routes",)),
     Check(accept_routes, ("accept_routes",)),
     Check(push_routes, ("push_routes",)),
+    Check(names, ("names",)),
     Check(state_dir, ("state_dir",)),
     Check(hooks, ("on",)),
     Check(quota, ("mode", "accounting", "quota_gb", "peers")),

@@ -26,6 +26,7 @@ from pipeline.config.types import (
     ConnectionCount,
     CoresOfWorkers,
     DirectoryText,
+    DomainText,
     EndpointOrNone,
     EndpointText,
     FingerprintText,
@@ -260,6 +261,10 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     push_routes: Annotated[tuple[PrefixText, ...], about(
         "Networks that the server tells clients to reach through the tunnel, at most 512. A client is not told the "
         "networks behind itself. One that is connected learns of a change when it connects anew.", live=True)] = ()
+    names: Annotated[DomainText, about(
+        "Domain in which each client has the name of its peer, such as laptop.tunnel with `tunnel`. The server keeps "
+        "/run/tunnel-names/NAME.hosts up to date, a hosts file for a DNS server of this machine. Empty: no names. See "
+        "docs/names.md.", live=True)] = ""
     rate_mbit: Annotated[Mbit, about(
         "Rate limit of each client, in each direction, unless its peer has a limit of its own. Packets from the client "
         "that are shorter than 300 bytes count for more than their bytes, as they cost more. 0: no limit.",

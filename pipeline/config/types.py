@@ -23,6 +23,12 @@ GIB = 1 << 30
 MBIT_MAX = 1_000_000
 GB_MAX = 1_000_000
 
+DOMAIN_MAX = 180
+"""Characters: with the longest label of a peer in front, a name in DNS has 253 at most (RFC 1035, 2.3.4)."""
+
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_TOP_LABEL = "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
+
 NAME_FORM = 'letters, digits, "_", "-" or ".", not beginning with "-" or "."'
 WORKER_CORES = 'an object of workers and cores, such as {"tun-0": [0], "tcp-0": [1, 2]}'
 HOOK_FORM = (
@@ -77,6 +83,11 @@ AddressText = Annotated[str, accepts(ADDRESS_FORM)]
 HostText = Annotated[str, accepts(HOST_FORM)]
 FingerprintText = Annotated[str, Meta(pattern=f"^({FINGERPRINT_PATTERN})?$"), accepts(f'{FINGERPRINT_FORM}, or ""')]
 CertificateName = Annotated[str, Meta(max_length=HOST_NAME_MAX), accepts('a name in a certificate, or ""')]
+DomainText = Annotated[
+    str,
+    Meta(pattern=f"^({_LABEL}[.])*{_TOP_LABEL}$|^$", max_length=DOMAIN_MAX),
+    accepts('a domain in lower case, such as "tunnel" or "tunnel.internal", or ""'),
+]
 PathText = Annotated[str, accepts("the path of a file")]
 DirectoryText = Annotated[str, accepts("the path of a directory, beginning with /")]
 HookEvent = Literal["up", "down", "connected", "lost", "peer-joined", "peer-left", "quota"]

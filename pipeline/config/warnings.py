@@ -68,6 +68,7 @@ UNUSED = (
             "max_clients",
             "client_isolation",
             "push_routes",
+            "names",
             "rate_mbit",
             "quota_gb",
             "quota_action",
@@ -100,7 +101,7 @@ UNUSED = (
     ),
     Unused(("public_addr",), _without_tls, "invite needs TLS"),
     Unused(
-        ("key_file", "push_routes", "accept_routes", "public_addr", "max_connections_per_client", "quota_gb"),
+        ("key_file", "push_routes", "names", "accept_routes", "public_addr", "max_connections_per_client", "quota_gb"),
         _with_compat,
         "the original program has no such feature",
     ),

@@ -27,7 +27,7 @@ from pipeline.peers.membership import Assigned, Member, Membership
 from pipeline.peers.peer_sessions import PeerSessions, Seals
 from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, describe_peers
 from pipeline.peers.quotas import Quotas
-from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
+from pipeline.peers.registry import ANYBODY, BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.policy.churn_limit import ChurnLimit
 from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted, Replaced, Seal
@@ -346,6 +346,14 @@ class Admission:
             return None
         addresses = self._membership.remembered.get(peer_session.name, ())
         return PresentSession(peer_session.name, ", ".join(map(str, addresses)), peer_session.session)
+
+    def named_addresses(self) -> dict[str, list[str]]:
+        """The addresses of every peer that is configured or a member, by its name; not of one that proves nothing."""
+        return {
+            member.policy.name: list(map(str, member.addresses))
+            for member in self._membership.list_members()
+            if member.addresses and not member.policy.name.startswith(ANYBODY)
+        }
 
     def peer_rows(self) -> list[PeerRow]:
         """Every peer that is configured or a member, by name."""

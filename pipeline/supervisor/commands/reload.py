@@ -34,6 +34,7 @@ APPLIED_BY_SUPERVISOR = {
     "heartbeat_timeout",
     "spares",
     "peers",
+    "names",
     "rate_mbit",
     "quota_gb",
     "quota_action",
