@@ -258,6 +258,12 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         unit="clients")] = 100
     client_isolation: Annotated[bool, about(
         "Pass no packets between clients, with `multi_client`.", live=True)] = False
+    multicast_kbit: Annotated[int, Meta(ge=0, le=1_000_000), about(
+        "Pass packets to multicast and broadcast addresses on to all clients and to this machine, at most so many of "
+        "each client, with `multi_client`. mDNS and SSDP need some 100 kbit/s. Each such packet goes out once for "
+        "each client; one that is shorter than 256 bytes counts for 256. All clients together may send four times as "
+        "much. With several `lanes` each counts by itself. 0: none. See docs/network.md.",
+        unit="kbit/s", live=True)] = 0
     push_routes: Annotated[tuple[PrefixText, ...], about(
         "Networks that the server tells clients to reach through the tunnel, at most 512. A client is not told the "
         "networks behind itself. One that is connected learns of a change when it connects anew.", live=True)] = ()

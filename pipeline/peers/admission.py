@@ -331,6 +331,7 @@ class Admission:
     def _publish_routes(self) -> None:
         """Called after each change of the peers, too."""
         self.changes += 1
+        self._membership.has_multicast = self.config.multicast_kbit > 0
         self._sessions.publish_routes(self._membership.routes())
 
     # -- for people

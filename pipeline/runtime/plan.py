@@ -78,6 +78,7 @@ class WorkerSettings(NamedTuple):
     seals: bool = False  # packets are encrypted by block (pipeline.sealing)
     program: str = ""  # version of a client's program; "": not told. An older supervisor's plan has none
     lanes: int = 1  # of this end
+    multicast_rate: int = 0  # bytes a second of each peer that go to all peers; 0: none
 
     @property
     def frame_limit(self) -> int:

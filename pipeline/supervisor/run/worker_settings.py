@@ -20,6 +20,8 @@ from pipeline.wire import auth
 LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address")
 """Settings that a reload changes in running tcp workers."""
 
+BYTES_PER_KBIT = 125
+
 MACHINE_ID = "/etc/machine-id"  # machine-id(5): 32 digits and a newline
 MACHINE_ID_BYTES_MAX = 4096
 
@@ -72,6 +74,7 @@ def worker_settings(
         offloads=device.offloads,
         offloads_accepted=device.accepted,
         account=(account.uid, account.gid) if account else None,
+        multicast_rate=0 if config.compat else BYTES_PER_KBIT * config.multicast_kbit,
         program=_program_to_tell(config, credentials),
     )
 
