@@ -13,6 +13,8 @@ from pipeline.config import security_checks
 from pipeline.config.schema import AUTO, WORKER_KINDS, Config
 from pipeline.config.security_checks import ONLY_ONCE, Violations
 from pipeline.config.values import INTERFACE_FORM, parse_endpoint, parse_interface, parse_prefix
+from pipeline.packet.flow_rules import RULE_FORM, FlowRules
+from pipeline.packet.marks import parse_dscp
 from pipeline.wire.messages import PUSHED_ROUTES_MAX
 
 COMPAT_MTU_MAX = 1495  # the original program's frame length counts type and packet, and is at most 1496
@@ -175,6 +177,28 @@ def ipv6_mtu(config: Config) -> Violations:
         yield "mtu", expected, config.mtu
 
 
+def dscp(config: Config) -> Violations:
+    for name in ("dscp_light", "dscp_bulk"):
+        try:
+            parse_dscp(getattr(config, name))
+        except ValueError as expected:
+            yield name, str(expected), getattr(config, name)
+
+
+def flow_rules(config: Config) -> Violations:
+    seen = set()
+    for name in ("always_light", "always_bulk"):
+        for index, rule in enumerate(getattr(config, name)):
+            path = f"{name}[{index}]"
+            try:
+                FlowRules([rule], ())
+            except ValueError:
+                yield path, RULE_FORM, rule
+            if rule.lower() in seen:
+                yield path, ONLY_ONCE, rule
+            seen.add(rule.lower())
+
+
 def fec(config: Config) -> Violations:
     if config.fec != "off" and config.compat:
         expected = '"off" with compat: the original program has no forward error correction on the wire'
@@ -247,6 +271,8 @@ CHECKS = (
     Check(security_checks.peers, ("peers",)),
     Check(security_checks.server_name, ("tls_server_name",)),
     Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),
+    Check(dscp, ("dscp_light", "dscp_bulk")),
+    Check(flow_rules, ("always_light", "always_bulk")),
     Check(affinity, ("affinity", "lanes", "fec", "split_workers")),
     Check(keepalive, ("keepalive", "timeout")),
     Check(reconnect, ("reconnect_min", "reconnect_max")),

@@ -27,9 +27,11 @@ from pipeline.config.types import (
     CoresOfWorkers,
     DirectoryText,
     DomainText,
+    Dscp,
     EndpointOrNone,
     EndpointText,
     FingerprintText,
+    FlowRuleText,
     Gigabytes,
     Hooks,
     HostText,
@@ -184,6 +186,20 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "TCP congestion control of the connections. With `auto` they have that of the host, or Cubic where it is BBR, "
         "and BBR while the path loses packets. A name such as `bbr`: that one always. Empty: that of the host.",
         live=True)] = "auto"
+    always_light: Annotated[tuple[FlowRuleText, ...], about(
+        "Packets that are light whatever their flows send, by the mark that they have or by a port, such as `EF`, "
+        "`udp/5060` or `tcp/8000-8099`; up to 20 Mbit/s in all. Without rules, flows that send less than 1 Mbit/s are "
+        "light. The other end has its own rules for what it sends.", live=True)] = ()
+    always_bulk: Annotated[tuple[FlowRuleText, ...], about(
+        "Packets that are bulk even if their flows send little, such as `CS1` or `tcp/873`. A rule of `always_light` "
+        "for the mark or port wins.", live=True)] = ()
+    dscp_light: Annotated[Dscp, about(
+        "Mark (DSCP) of the packets that this end sends on connections for light flows. Some routers, such as a modem "
+        "with a queue of its own, give marked packets precedence. A mark of the packets inside cannot be copied, since "
+        "a segment has many of them. Empty: that of the host, which is 0.", live=True)] = ""
+    dscp_bulk: Annotated[Dscp, about(
+        "Mark (DSCP) of the packets that this end sends on all other connections, such as `LE` for a backup that gives "
+        "way to everything else.", live=True)] = ""
     notsent_lowat: Annotated[Bytes, about(
         "TCP_NOTSENT_LOWAT: bytes that may wait unsent in a connection's socket. Bytes that wait there are latency. "
         "The default is two full blocks. 0: the kernel's default.",

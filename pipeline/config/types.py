@@ -17,6 +17,8 @@ from pipeline.config.values import (
     INTERFACE_FORM,
     PREFIX_FORM,
 )
+from pipeline.packet.flow_rules import RULE_FORM
+from pipeline.packet.marks import DSCP_FORM
 
 DAY = 86400
 GIB = 1 << 30
@@ -68,6 +70,8 @@ Gigabytes = Annotated[float, Meta(ge=0, le=GB_MAX)]
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), accepts(f"1 to 32 {NAME_FORM}")]
 TunName = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$"), accepts(f"1 to 15 {NAME_FORM}")]
 CongestionName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,15}$"), accepts('"auto", a name such as "bbr", or ""')]
+Dscp = Annotated[Annotated[int, Meta(ge=0, le=63)] | str, accepts(DSCP_FORM)]
+FlowRuleText = Annotated[str, accepts(RULE_FORM)]
 EndpointText = Annotated[str, accepts(ENDPOINT_FORM)]
 LocalEndpoint = Annotated[
     Annotated[int, Meta(ge=1, le=65535)] | str,

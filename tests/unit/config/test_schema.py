@@ -77,6 +77,7 @@ def test_a_reload_applies_only_settings_on_which_no_ring_device_or_process_depen
         "quota_gb", "quota_action", "quota_rate_mbit", "quota_day", "on", "hook_timeout",
         "names",
         "multicast_kbit",
+        "dscp_light", "dscp_bulk", "always_light", "always_bulk",
     }
     # fmt: on
     assert RELOAD.keys() == SETTINGS.keys() and set(RELOAD.values()) == {"live", "restart"}
