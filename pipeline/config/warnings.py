@@ -71,6 +71,7 @@ UNUSED = (
             "push_routes",
             "names",
             "rate_mbit",
+            "total_rate_mbit",
             "quota_gb",
             "quota_action",
             "quota_rate_mbit",
@@ -105,7 +106,7 @@ UNUSED = (
     Unused(
         (
             *("key_file", "push_routes", "names", "accept_routes", "public_addr", "max_connections_per_client"),
-            *("quota_gb", "multicast_kbit"),
+            *("quota_gb", "multicast_kbit", "total_rate_mbit"),
         ),
         _with_compat,
         "the original program has no such feature",

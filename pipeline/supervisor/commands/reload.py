@@ -36,6 +36,7 @@ APPLIED_BY_SUPERVISOR = {
     "peers",
     "names",
     "rate_mbit",
+    "total_rate_mbit",
     "quota_gb",
     "quota_action",
     "quota_rate_mbit",

@@ -78,6 +78,7 @@ def test_a_reload_applies_only_settings_on_which_no_ring_device_or_process_depen
         "names",
         "multicast_kbit",
         "dscp_light", "dscp_bulk", "always_light", "always_bulk",
+        "total_rate_mbit",
     }
     # fmt: on
     assert RELOAD.keys() == SETTINGS.keys() and set(RELOAD.values()) == {"live", "restart"}
