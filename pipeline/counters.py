@@ -39,6 +39,9 @@ COUNTERS = (
             "finished packets"),
     Counter(12, "tun.dropped_no_key", OUT, "blocks dropped because there was no key to seal them with"),
     Counter(13, "tun.flows_counted", OUT, "flows that have begun, or begun anew after many others; not with compat"),
+    Counter(14, "tun.packets_multicast_read", OUT, "multicast and broadcast packets from TUN for all peers (multicast_kbit)"),
+    Counter(15, "tun.dropped_own_multicast_limit", OUT, "multicast and broadcast packets from TUN beyond "
+            "multicast_kbit"),
     Counter(192, "tun.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
             "were skipped"),
     Counter(16, "tun.packets_written", IN, "IP packets written to TUN; a super-packet counts once"),
@@ -68,6 +71,10 @@ COUNTERS = (
     Counter(212, "tun.dropped_epoch_unknown", IN, "sealed blocks of an epoch, or a session, without a key here"),
     Counter(213, "tun.dropped_replayed", IN, "sealed blocks that have been opened before, or are too old to tell"),
     Counter(214, "tun.copies_unneeded", IN, "copies of blocks of light flows of which another copy came first"),
+    Counter(215, "tun.packets_multicast_received", IN, "multicast and broadcast packets from a peer for all others "
+            "(multicast_kbit)"),
+    Counter(216, "tun.dropped_multicast_limit", IN, "multicast and broadcast packets from a peer beyond "
+            "multicast_kbit"),
     Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards written to connections"),
     Counter(33, "tcp.bytes_sent", OUT, "wire bytes written to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),

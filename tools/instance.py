@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.shm.segment import SHM_DIRECTORY
-from pipeline.supervisor.instance import RUN_DIRECTORY
+from pipeline.supervisor.instance import RUN_DIRECTORY, hosts_path
 from tools.lab.namespace import LabError
 from tools.lab.network import Node
 from tools.lab.waiting import Overdue, until
@@ -31,8 +31,9 @@ SPARE_SECONDS = 10.0  # after this an instance has no spares
 
 
 def leftovers(name: str) -> list[Path]:
-    """Every file of an instance in /dev/shm and in the run directory."""
-    return sorted([*Path(SHM_DIRECTORY).glob(f"*tunnel@{name}@*"), *RUN_DIRECTORY.glob(f"{name}.*")])
+    """Every file of an instance in /dev/shm and in /run."""
+    hosts = [path for path in (hosts_path(name),) if path.exists()]
+    return sorted([*Path(SHM_DIRECTORY).glob(f"*tunnel@{name}@*"), *RUN_DIRECTORY.glob(f"{name}.*"), *hosts])
 
 
 class RunningInstance:

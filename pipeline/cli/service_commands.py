@@ -1,7 +1,7 @@
 """The command `install-service`: an installation that came from no package becomes a service of systemd.
 
-It writes the unit and the system user (pipeline.service.unit), says each thing that it did, and changes nothing the
-second time. A file that is not ours is never replaced or removed.
+It writes the unit, the system user and a directory of /run (pipeline.service.unit), says each thing that it did, and
+changes nothing the second time. A file that is not ours is never replaced or removed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ MODE = 0o644
 SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
 SYSTEM = Path("/")
 COMMAND_SECONDS = 60
-DIRECTORIES = tuple(Path(each, "tunnel-supervisor") for each in ("/run", "/var/lib", "/etc"))  # systemd makes them
+DIRECTORIES = (  # systemd makes them
+    *(Path(each, "tunnel-supervisor") for each in ("/run", "/var/lib", "/etc")),
+    Path("/run/tunnel-names"),
+)
 
 
 def add_commands(command: AddCommand) -> None:
@@ -60,6 +63,7 @@ def _install(arguments: argparse.Namespace) -> int:
     if root == SYSTEM:
         _warn_of_exposure(unit.program_path())
         _make_user(root / unit.SYSUSERS_PATH)
+        _make_directory(root / unit.TMPFILES_PATH)
         if changed:
             _reload_systemd()
     print("next: a configuration in /etc/tunnel-supervisor/NAME/config.json, and then")
@@ -152,6 +156,11 @@ def _make_user(sysusers: Path) -> None:
         print(f"made: user {USER}")
     else:
         print(f"note: systemd-sysusers is missing: there is no user {USER}, and workers get an id that nobody has")
+
+
+def _make_directory(tmpfiles: Path) -> None:
+    if shutil.which("systemd-tmpfiles"):
+        _run(["systemd-tmpfiles", "--create", str(tmpfiles)])
 
 
 def _reload_systemd() -> None:

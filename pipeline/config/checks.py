@@ -13,10 +13,18 @@ from pipeline.config import security_checks
 from pipeline.config.schema import AUTO, WORKER_KINDS, Config
 from pipeline.config.security_checks import ONLY_ONCE, Violations
 from pipeline.config.values import INTERFACE_FORM, parse_endpoint, parse_interface, parse_prefix
+from pipeline.packet.flow_rules import RULE_FORM, FlowRules
+from pipeline.packet.marks import parse_dscp
 from pipeline.wire.messages import PUSHED_ROUTES_MAX
 
 COMPAT_MTU_MAX = 1495  # the original program's frame length counts type and packet, and is at most 1496
 IPV6_MTU_MIN = 1280  # RFC 8200, 5
+RESERVED_DOMAINS = {
+    "local": "for multicast DNS, so that resolvers ask no server for it (RFC 6762, 3)",
+    "localhost": "each machine itself (RFC 6761, 6.3)",
+    "invalid": "known to have no names (RFC 6761, 6.4)",
+    "onion": "for Tor, so that resolvers ask no server for it (RFC 7686)",
+}
 
 
 def local_addr(config: Config) -> Violations:
@@ -92,6 +100,11 @@ def push_routes(config: Config) -> Violations:
     yield from _each_once({f"push_routes[{i}]": text for i, text in enumerate(config.push_routes)}, parse_prefix)
 
 
+def names(config: Config) -> Violations:
+    if use := RESERVED_DOMAINS.get(config.names.rpartition(".")[2]):
+        yield "names", f'another domain, such as "tunnel": this one is {use}', config.names
+
+
 def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Violations:
     seen = set()
     for path, text in texts.items():
@@ -164,6 +177,28 @@ def ipv6_mtu(config: Config) -> Violations:
         yield "mtu", expected, config.mtu
 
 
+def dscp(config: Config) -> Violations:
+    for name in ("dscp_light", "dscp_bulk"):
+        try:
+            parse_dscp(getattr(config, name))
+        except ValueError as expected:
+            yield name, str(expected), getattr(config, name)
+
+
+def flow_rules(config: Config) -> Violations:
+    seen = set()
+    for name in ("always_light", "always_bulk"):
+        for index, rule in enumerate(getattr(config, name)):
+            path = f"{name}[{index}]"
+            try:
+                FlowRules([rule], ())
+            except ValueError:
+                yield path, RULE_FORM, rule
+            if rule.lower() in seen:
+                yield path, ONLY_ONCE, rule
+            seen.add(rule.lower())
+
+
 def fec(config: Config) -> Violations:
     if config.fec != "off" and config.compat:
         expected = '"off" with compat: the original program has no forward error correction on the wire'
@@ -228,6 +263,7 @@ CHECKS = (
     Check(routes, ("routes",)),
     Check(accept_routes, ("accept_routes",)),
     Check(push_routes, ("push_routes",)),
+    Check(names, ("names",)),
     Check(state_dir, ("state_dir",)),
     Check(hooks, ("on",)),
     Check(quota, ("mode", "accounting", "quota_gb", "peers")),
@@ -235,6 +271,8 @@ CHECKS = (
     Check(security_checks.peers, ("peers",)),
     Check(security_checks.server_name, ("tls_server_name",)),
     Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),
+    Check(dscp, ("dscp_light", "dscp_bulk")),
+    Check(flow_rules, ("always_light", "always_bulk")),
     Check(affinity, ("affinity", "lanes", "fec", "split_workers")),
     Check(keepalive, ("keepalive", "timeout")),
     Check(reconnect, ("reconnect_min", "reconnect_max")),

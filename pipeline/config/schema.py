@@ -26,9 +26,12 @@ from pipeline.config.types import (
     ConnectionCount,
     CoresOfWorkers,
     DirectoryText,
+    DomainText,
+    Dscp,
     EndpointOrNone,
     EndpointText,
     FingerprintText,
+    FlowRuleText,
     Gigabytes,
     Hooks,
     HostText,
@@ -183,6 +186,20 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "TCP congestion control of the connections. With `auto` they have that of the host, or Cubic where it is BBR, "
         "and BBR while the path loses packets. A name such as `bbr`: that one always. Empty: that of the host.",
         live=True)] = "auto"
+    always_light: Annotated[tuple[FlowRuleText, ...], about(
+        "Packets that are light whatever their flows send, by the mark that they have or by a port, such as `EF`, "
+        "`udp/5060` or `tcp/8000-8099`; up to 20 Mbit/s in all. Without rules, flows that send less than 1 Mbit/s are "
+        "light. The other end has its own rules for what it sends.", live=True)] = ()
+    always_bulk: Annotated[tuple[FlowRuleText, ...], about(
+        "Packets that are bulk even if their flows send little, such as `CS1` or `tcp/873`. A rule of `always_light` "
+        "for the mark or port wins.", live=True)] = ()
+    dscp_light: Annotated[Dscp, about(
+        "Mark (DSCP) of the packets that this end sends on connections for light flows. Some routers, such as a modem "
+        "with a queue of its own, give marked packets precedence. A mark of the packets inside cannot be copied, since "
+        "a segment has many of them. Empty: that of the host, which is 0.", live=True)] = ""
+    dscp_bulk: Annotated[Dscp, about(
+        "Mark (DSCP) of the packets that this end sends on all other connections, such as `LE` for a backup that gives "
+        "way to everything else.", live=True)] = ""
     notsent_lowat: Annotated[Bytes, about(
         "TCP_NOTSENT_LOWAT: bytes that may wait unsent in a connection's socket. Bytes that wait there are latency. "
         "The default is two full blocks. 0: the kernel's default.",
@@ -257,13 +274,27 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         unit="clients")] = 100
     client_isolation: Annotated[bool, about(
         "Pass no packets between clients, with `multi_client`.", live=True)] = False
+    multicast_kbit: Annotated[int, Meta(ge=0, le=1_000_000), about(
+        "Pass packets to multicast and broadcast addresses on to all clients and to this machine, at most so many of "
+        "each client, with `multi_client`. mDNS and SSDP need some 100 kbit/s. Each such packet goes out once for "
+        "each client; one that is shorter than 256 bytes counts for 256. All clients together may send four times as "
+        "much. With several `lanes` each counts by itself. 0: none. See docs/network.md.",
+        unit="kbit/s", live=True)] = 0
     push_routes: Annotated[tuple[PrefixText, ...], about(
         "Networks that the server tells clients to reach through the tunnel, at most 512. A client is not told the "
         "networks behind itself. One that is connected learns of a change when it connects anew.", live=True)] = ()
+    names: Annotated[DomainText, about(
+        "Domain in which each client has the name of its peer, such as laptop.tunnel with `tunnel`. The server keeps "
+        "/run/tunnel-names/NAME.hosts up to date, a hosts file for a DNS server of this machine. Empty: no names. See "
+        "docs/names.md.", live=True)] = ""
     rate_mbit: Annotated[Mbit, about(
         "Rate limit of each client, in each direction, unless its peer has a limit of its own. Packets from the client "
         "that are shorter than 300 bytes count for more than their bytes, as they cost more. 0: no limit.",
         unit="Mbit/s", live=True)] = 0.0
+    total_rate_mbit: Annotated[Mbit, about(
+        "Rate limit of all clients together, in each direction. A client that wants less than an equal part has what "
+        "it wants; the others share the rest equally, within half a second. The rate of a client limits it as well. "
+        "0: no limit.", unit="Mbit/s", live=True)] = 0.0
     quota_gb: Annotated[Gigabytes, about(
         "Quota of each client in a month, unless its peer has a quota of its own: the bytes of both directions "
         "together, as `peers --month` shows them. A client that proves nothing has none. 0: no quota.",

@@ -17,11 +17,19 @@ from pipeline.config.values import (
     INTERFACE_FORM,
     PREFIX_FORM,
 )
+from pipeline.packet.flow_rules import RULE_FORM
+from pipeline.packet.marks import DSCP_FORM
 
 DAY = 86400
 GIB = 1 << 30
 MBIT_MAX = 1_000_000
 GB_MAX = 1_000_000
+
+DOMAIN_MAX = 180
+"""Characters: with the longest label of a peer in front, a name in DNS has 253 at most (RFC 1035, 2.3.4)."""
+
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_TOP_LABEL = "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
 
 NAME_FORM = 'letters, digits, "_", "-" or ".", not beginning with "-" or "."'
 WORKER_CORES = 'an object of workers and cores, such as {"tun-0": [0], "tcp-0": [1, 2]}'
@@ -62,6 +70,8 @@ Gigabytes = Annotated[float, Meta(ge=0, le=GB_MAX)]
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), accepts(f"1 to 32 {NAME_FORM}")]
 TunName = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$"), accepts(f"1 to 15 {NAME_FORM}")]
 CongestionName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,15}$"), accepts('"auto", a name such as "bbr", or ""')]
+Dscp = Annotated[Annotated[int, Meta(ge=0, le=63)] | str, accepts(DSCP_FORM)]
+FlowRuleText = Annotated[str, accepts(RULE_FORM)]
 EndpointText = Annotated[str, accepts(ENDPOINT_FORM)]
 LocalEndpoint = Annotated[
     Annotated[int, Meta(ge=1, le=65535)] | str,
@@ -77,6 +87,11 @@ AddressText = Annotated[str, accepts(ADDRESS_FORM)]
 HostText = Annotated[str, accepts(HOST_FORM)]
 FingerprintText = Annotated[str, Meta(pattern=f"^({FINGERPRINT_PATTERN})?$"), accepts(f'{FINGERPRINT_FORM}, or ""')]
 CertificateName = Annotated[str, Meta(max_length=HOST_NAME_MAX), accepts('a name in a certificate, or ""')]
+DomainText = Annotated[
+    str,
+    Meta(pattern=f"^({_LABEL}[.])*{_TOP_LABEL}$|^$", max_length=DOMAIN_MAX),
+    accepts('a domain in lower case, such as "tunnel" or "tunnel.internal", or ""'),
+]
 PathText = Annotated[str, accepts("the path of a file")]
 DirectoryText = Annotated[str, accepts("the path of a directory, beginning with /")]
 HookEvent = Literal["up", "down", "connected", "lost", "peer-joined", "peer-left", "quota"]

@@ -67,8 +67,11 @@ UNUSED = (
             "multi_client",
             "max_clients",
             "client_isolation",
+            "multicast_kbit",
             "push_routes",
+            "names",
             "rate_mbit",
+            "total_rate_mbit",
             "quota_gb",
             "quota_action",
             "quota_rate_mbit",
@@ -84,6 +87,7 @@ UNUSED = (
         "the server decides which clients it serves, and how",
     ),
     Unused(("max_clients", "client_isolation"), _for_one_client, "multi_client is false"),
+    Unused(("multicast_kbit",), _for_one_client, "multi_client is false, so multicast passes both ways anyway"),
     Unused(
         (
             "key_file",
@@ -100,7 +104,10 @@ UNUSED = (
     ),
     Unused(("public_addr",), _without_tls, "invite needs TLS"),
     Unused(
-        ("key_file", "push_routes", "accept_routes", "public_addr", "max_connections_per_client", "quota_gb"),
+        (
+            *("key_file", "push_routes", "names", "accept_routes", "public_addr", "max_connections_per_client"),
+            *("quota_gb", "multicast_kbit", "total_rate_mbit"),
+        ),
         _with_compat,
         "the original program has no such feature",
     ),

@@ -8,7 +8,8 @@
                               address need be looked up; else NO_PEER
 
 The table does not know what its numbers mean: workers store peer handles, AddressAssignment stores indexes of its
-claims, Membership stores peer indexes. NO_PEER as a number makes a hole in a wider network.
+claims, Membership stores peer indexes. NO_PEER as a number makes a hole in a wider network. EVERYBODY stands for all
+peers; to a duty that does not pass such packets on, it is no peer.
 
 An address is its 4 or 16 bytes as they are in a packet. Of two entries for one network, the first counts. `cache` is
 always the same dict. When it is full it begins anew, so a peer that uses ever new addresses costs time, not memory. One
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 NO_PEER = -1
+EVERYBODY = -2
 
 DEFAULT_ROUTES = ((bytes(4), 0), (bytes(16), 0))  # network address and prefix length of 0.0.0.0/0 and ::/0
 
@@ -30,6 +32,13 @@ LINK_ROUTES = (
     (b"\xfe\x80" + bytes(14), 10),
 )
 """The addresses that `pipeline.packet.ip.is_of_the_link` names, as routes."""
+
+GROUP_ROUTES = (
+    (bytes([224, 0, 0, 0]), 4),  # multicast
+    (bytes([255] * 4), 32),  # broadcast
+    (b"\xff" + bytes(15), 8),
+)
+"""The addresses of packets to everybody; those of the broadcasts of single subnets are not among them."""
 
 CACHE_MAX = 65536
 """Addresses in the cache, some 10 MB at most."""

@@ -27,9 +27,10 @@ from pipeline.peers.membership import Assigned, Member, Membership
 from pipeline.peers.peer_sessions import PeerSessions, Seals
 from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, describe_peers
 from pipeline.peers.quotas import Quotas
-from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
+from pipeline.peers.registry import ANYBODY, BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.policy.churn_limit import ChurnLimit
+from pipeline.policy.fair_share import Counts, FairShare
 from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted, Replaced, Seal
 from pipeline.sealing.session import SealedSession, answer_key_share
 from pipeline.shm.peer_table import PeerTable
@@ -104,6 +105,7 @@ class Admission:
         self._churn = ChurnLimit(SESSIONS_AT_ONCE, SESSION_INTERVAL_NS)
         self.changes = 0  # of peer_rows()
         self._rates: dict[str, int] = {}  # bytes a second, of the peers that are configured
+        self._fair_share = _fair_share(config)
         self.config = config
         self._publish_routes()
 
@@ -119,6 +121,8 @@ class Admission:
 
         `barred`, `shut_out`, `ended`: see PeerRegistry.
         """
+        if config.total_rate_mbit != self.config.total_rate_mbit:
+            self._fair_share = _fair_share(config)
         self.config = config
         self.registry.replace(known, barred, shut_out, ended)
         self._apply(
@@ -158,15 +162,30 @@ class Admission:
                 self._news.session_ended(peer, name, refusal)
                 self._sessions.end(peer)
             else:
-                self._sessions.write_rates({peer: self._rate(name)})
+                self._sessions.write_rates({peer: self._rate(peer, name)})
 
-    def _rate(self, name: str) -> int:
-        return self._quotas.rate(name, self._rates.get(name, 0))
+    def _rate(self, peer: int, name: str) -> int:
+        own = self._quotas.rate(name, self._rates.get(name, 0))
+        if self._fair_share is None:
+            return own
+        part = self._fair_share.part(peer)
+        return min(own, part) if own else part
+
+    def _share_rate(self, now: int) -> None:
+        """Give the clients that are connected their parts of the rate of all."""
+        assert self._fair_share is not None
+        established, table = self._table.established_counts(), self._table
+        names = {peer: each.name for peer, each in self._sessions.all() if established[peer]}
+        counts = {peer: Counts(table.received_bytes(peer), table.sent_bytes(peer)) for peer in names}
+        for peer in self._fair_share.look(counts, now):
+            self._sessions.write_rates({peer: self._rate(peer, names[peer])})
 
     def tick(self, now: int) -> None:
         """Call often: what could not be saved is saved again, and epochs go on."""
         self._remembered.tick(now)
         self.changes += self._sessions.tick(now)
+        if self._fair_share is not None and self._fair_share.is_due(now):
+            self._share_rate(now)
 
     # -- requests of tcp workers
 
@@ -325,12 +344,13 @@ class Admission:
         self._sessions.start(peer, known, certificate, hello, sealed, now)
         self._began(peer, name)
         self._publish_routes()  # before the peer handle: packets with that handle come afterwards
-        self._sessions.write_rates({peer: self._rate(name)})
+        self._sessions.write_rates({peer: self._rate(peer, name)})
         self._remembered.update(self._membership.remembered, now)
 
     def _publish_routes(self) -> None:
         """Called after each change of the peers, too."""
         self.changes += 1
+        self._membership.has_multicast = self.config.multicast_kbit > 0
         self._sessions.publish_routes(self._membership.routes())
 
     # -- for people
@@ -346,6 +366,14 @@ class Admission:
             return None
         addresses = self._membership.remembered.get(peer_session.name, ())
         return PresentSession(peer_session.name, ", ".join(map(str, addresses)), peer_session.session)
+
+    def named_addresses(self) -> dict[str, list[str]]:
+        """The addresses of every peer that is configured or a member, by its name; not of one that proves nothing."""
+        return {
+            member.policy.name: list(map(str, member.addresses))
+            for member in self._membership.list_members()
+            if member.addresses and not member.policy.name.startswith(ANYBODY)
+        }
 
     def peer_rows(self) -> list[PeerRow]:
         """Every peer that is configured or a member, by name."""
@@ -373,6 +401,10 @@ class Admission:
             quota_used_bytes=self._quotas.used(policy.name),
             quota_state=self._quotas.state(policy.name),
         )
+
+
+def _fair_share(config: Config) -> FairShare | None:
+    return FairShare(int(config.total_rate_mbit * BYTES_PER_MBIT)) if config.total_rate_mbit else None
 
 
 def _seal_of(session: SealedSession, request: AdmissionRequest, welcome: bytes) -> Seal:

@@ -13,7 +13,8 @@ ago and whose connection is not established yet.
                  connected; else FULL. An index is never given away before the last connection under it has ended
     addresses    see pipeline.peers.address_assignment
     routes       a peer's addresses and its allowed prefixes, while it is a member; with one member at most, multicast
-                 and link-local addresses as well
+                 and link-local addresses as well. With `has_multicast` those of groups and broadcasts lead to
+                 EVERYBODY, unless a longer allowed prefix of a peer has them
 
 A refusal changes nothing.
 """
@@ -25,7 +26,8 @@ from ipaddress import ip_network
 from itertools import chain
 from typing import NamedTuple
 
-from pipeline.packet.route_table import DEFAULT_ROUTES, LINK_ROUTES, NO_PEER, RouteTable
+from pipeline.packet.address_pool import LINK_ADDRESSES
+from pipeline.packet.route_table import DEFAULT_ROUTES, EVERYBODY, GROUP_ROUTES, LINK_ROUTES, NO_PEER, RouteTable
 from pipeline.peers.address_assignment import AddressAssignment, PeerPolicy, Refusal
 from pipeline.wire.messages import (
     ADDRESS_TAKEN,
@@ -75,6 +77,12 @@ class Membership:
         self._configured: dict[str, PeerPolicy] = {}
         self._members: dict[str, Member] = {}  # least recently admitted first
         self._is_for_one = False
+        self.has_multicast = False
+        self._broadcasts = [
+            interface.network.broadcast_address.packed
+            for interface in interfaces
+            if interface.version == 4 and interface.network.num_addresses > LINK_ADDRESSES
+        ]
         self.configure(())
 
     @classmethod
@@ -155,6 +163,9 @@ class Membership:
         }
         if self._capacity == 1:  # the tunnel is a link between two ends
             table.update({route: member.peer for member in self._members.values() for route in LINK_ROUTES})
+        if self.has_multicast and self._capacity > 1:
+            groups = [*GROUP_ROUTES, *((address, 32) for address in self._broadcasts)]
+            table.update(dict.fromkeys(groups, EVERYBODY))
         for network, length, name in self._addresses.claims:
             table.setdefault((network, length), self._members[name].peer if name in self._members else NO_PEER)
         return _without_idle_holes([(network, length, peer) for (network, length), peer in table.items()])

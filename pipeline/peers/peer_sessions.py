@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pipeline.errors import LocalError
 from pipeline.log import LOG
-from pipeline.packet.route_table import NO_PEER
+from pipeline.packet.route_table import EVERYBODY, NO_PEER
 from pipeline.peers.dial_slots import UNSEEN_NS, DialSlots, Place
 from pipeline.peers.peer_status import PeerRow
 from pipeline.peers.registry import KnownPeer
@@ -190,8 +190,9 @@ class PeerSessions:
             self._table.write_record(self.handle_of(peer), rate)
 
     def publish_routes(self, owned: Iterable[Route]) -> None:
-        """`owned`: each route with the index of its peer."""
+        """`owned`: each route with the index of its peer, or EVERYBODY."""
         handles = {peer: peer_session.peer_handle for peer, peer_session in self._by_index.items()}
+        handles[EVERYBODY] = EVERYBODY
         routes = [(address, length, handles.get(peer, NO_PEER)) for address, length, peer in owned]
         if routes != self._routes:
             try:

@@ -57,10 +57,13 @@ class SharedBucket(TokenBucket):
     def update(self, rate: int, elsewhere: int, now: int) -> None:
         """Set the peer's rate; `elsewhere` is the number of bytes that have passed the other workers so far.
 
-        A new rate begins with a full bucket.
+        The first rate begins with a full bucket. A change of it keeps the debt, or the credit up to the new burst: else
+        a rate that changes often would be no limit.
         """
+        self.spend(elsewhere - self._elsewhere, now)
         if rate != self.rate:
+            level = self._level if self.rate and rate else None
             self._refill(rate, 0)
-        elif rate:
-            self.spend(elsewhere - self._elsewhere, now)
+            if level is not None:
+                self._level, self._at = min(level, self._burst), now
         self._elsewhere = elsewhere

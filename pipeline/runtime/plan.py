@@ -78,6 +78,11 @@ class WorkerSettings(NamedTuple):
     seals: bool = False  # packets are encrypted by block (pipeline.sealing)
     program: str = ""  # version of a client's program; "": not told. An older supervisor's plan has none
     lanes: int = 1  # of this end
+    always_light: str = ""  # rules separated by blanks: pipeline.packet.flow_rules
+    always_bulk: str = ""
+    dscp_bulk: int = 0  # mark of what is sent on connections for bulk; 0: the host's
+    dscp_light: int = 0  # mark of what is sent on connections for light flows; 0: the host's
+    multicast_rate: int = 0  # bytes a second of each peer that go to all peers; 0: none
 
     @property
     def frame_limit(self) -> int:

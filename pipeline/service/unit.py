@@ -1,4 +1,4 @@
-"""The files that make an installation a service of systemd: the template of its unit, and its system user.
+"""The files that make an installation a service of systemd: the template of its unit, its system user, and a directory.
 
     files(program, needs)    the files for a program at this path, by their path beneath the root
     program_path()           where the program of this installation is
@@ -21,6 +21,7 @@ from pipeline.version import NAME
 UNIT = "tunnel-supervisor@.service"
 UNIT_PATH = f"etc/systemd/system/{UNIT}"
 SYSUSERS_PATH = "etc/sysusers.d/tunnel-supervisor.conf"
+TMPFILES_PATH = "etc/tmpfiles.d/tunnel-supervisor.conf"
 PACKAGED_UNITS = (Path("/usr/lib/systemd/system", UNIT), Path("/lib/systemd/system", UNIT))
 
 MARK = "# Written by `tunnel-supervisor install-service`, which replaces and removes this file.\n"
@@ -40,9 +41,14 @@ def sysusers_text() -> str:
     return resources.files("pipeline.service").joinpath("sysusers.conf").read_text()
 
 
+def tmpfiles_text() -> str:
+    return resources.files("pipeline.service").joinpath("tmpfiles.conf").read_text()
+
+
 def files(program: str, needs: list[str]) -> dict[str, str]:
     """The files that `install-service` writes: text by path beneath the root."""
-    return {UNIT_PATH: MARK + unit_text(program, needs), SYSUSERS_PATH: MARK + sysusers_text()}
+    texts = {UNIT_PATH: unit_text(program, needs), SYSUSERS_PATH: sysusers_text(), TMPFILES_PATH: tmpfiles_text()}
+    return {path: MARK + text for path, text in texts.items()}
 
 
 def program_path() -> str:

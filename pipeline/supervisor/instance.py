@@ -2,6 +2,7 @@
 
     /run/tunnel-supervisor/NAME.lock    flock held for life by the supervisor; holds its pid
     /run/tunnel-supervisor/NAME.sock    control socket, 0600
+    /run/tunnel-names/NAME.hosts        names of a server's peers, for a DNS server (roles.hosts_file)
     /dev/shm/tunnel@NAME@RUN@...        segments;  /dev/shm/sem.tunnel@NAME@RUN@...  doorbells
 
 The supervisor that holds the lock owns all other names of the instance. It removes what a dead predecessor left. The
@@ -28,7 +29,13 @@ from pipeline.shm.segment import SHM_DIRECTORY
 OPEN_ATTEMPTS = 100
 LOCK_SECONDS = 0.2  # supervisor_pid() in another process holds the lock for a moment
 RUN_DIRECTORY = Path("/run/tunnel-supervisor")
+NAMES_DIRECTORY = Path("/run/tunnel-names")
 _SHM_NAME = re.compile(r"(?:sem\.)?tunnel@(?P<name>[^@]+)@[0-9a-f]{8}@[^@]+")
+
+
+def hosts_path(name: str) -> Path:
+    """The hosts file of an instance."""
+    return NAMES_DIRECTORY / f"{name}.hosts"
 
 
 class Instance:
@@ -94,7 +101,7 @@ class Instance:
             return False
 
     def remove_leftovers(self) -> list[str]:
-        """Remove our names of this instance in /dev/shm, and a stale control socket. The lock must be held.
+        """Remove our names of this instance in /dev/shm, and its stale files in /run. The lock must be held.
 
         Everybody may make names in /dev/shm. A name that is not a file of ours is left alone.
         """
@@ -116,7 +123,8 @@ class Instance:
                 "%s has %d names like ours that are not ours, such as %s: they are left alone",
                 *(SHM_DIRECTORY, len(others), printable(others[0])),
             )
-        self.socket_path.unlink(missing_ok=True)
+        for path in (self.socket_path, hosts_path(self.name)):
+            path.unlink(missing_ok=True)
         return removed
 
     def hold_place(self) -> bool:
@@ -139,7 +147,7 @@ class Instance:
 
     def release(self) -> None:
         """Remove every trace of the instance, and release the lock. Files of another supervisor stay."""
-        for path in (self.socket_path, self.lock_path) if self._is_current() else ():
+        for path in (hosts_path(self.name), self.socket_path, self.lock_path) if self._is_current() else ():
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:

@@ -15,6 +15,8 @@ TCP_NOTSENT_LOWAT = 25
 SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
 UNPACED = (1 << 64) - 1  # SO_MAX_PACING_RATE: its initial value
 
+DSCP_SHIFT = 2  # RFC 2474, 3
+
 ASKED_TIMES = 3  # with a second between them
 
 CONGESTION_NAME_BYTES = 16  # TCP_CA_NAME_MAX, net/tcp.h
@@ -74,6 +76,17 @@ def set_congestion_control(sock: socket.socket, name: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def set_dscp(sock: socket.socket, dscp: int) -> None:
+    """Let the kernel mark what it sends (RFC 2474). The two bits of ECN stay the kernel's."""
+    mark = dscp << DSCP_SHIFT
+    try:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, mark)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, mark)  # an IPv6 socket may have an IPv4 connection
+    except OSError:
+        pass  # the connection has just ended
 
 
 def set_pacing_rate(sock: socket.socket, rate: int) -> None:

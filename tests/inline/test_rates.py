@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 
+import msgspec
 import pytest
 
 from pipeline.peers.address_assignment import PeerPolicy
@@ -223,3 +226,32 @@ def test_connections_that_come_and_go_give_a_client_no_more_than_its_rate(make: 
         for each in (peer, *other):
             each.close()
     assert limited < 1.5 * 500_000  # one more or less is a quarter of that
+
+
+@pytest.mark.parametrize("way", ["gets", "sends"])
+def test_clients_share_the_rate_of_all_and_one_that_wants_less_has_what_it_wants(make: Make, way: str) -> None:
+    """Clients 1 and 2 take all that they can, client 3 a packet now and then."""
+    server, *clients = connected_hub(make, 3, slots=16, **SMALL_SOCKETS)
+    total = 2 * RATE
+    config = msgspec.structs.replace(server.hub.config, total_rate_mbit=total * 8 / 1e6)
+    server.hub.configure(config, ())
+    turns = itertools.count()
+
+    def step() -> None:
+        for number, end in enumerate(clients, 1):
+            if number < 3 or not next(turns) % 100:
+                if way == "sends":
+                    push(end, between(number, 0, range(1), size=BULK_BYTES))
+                elif server.has_room():
+                    server.write(*between(0, number, range(1), size=BULK_BYTES))
+        server.hub.tick(time.monotonic_ns())
+        for end in (server, *clients):
+            end.step()
+            end.received[0].clear()
+
+    measure = sent_to if way == "gets" else received_from
+    rates(step, [])  # until the parts are found
+    first, second, third = rates(step, [partial(measure, server, number) for number in (1, 2, 3)])
+    assert first == pytest.approx(second, rel=0.2)
+    assert third < 0.8 * first
+    assert 0.8 * total < first + second + third < 1.1 * total

@@ -316,7 +316,7 @@ def test_an_installation_that_came_from_no_package_becomes_a_service_and_goes_ag
     left = {
         path for path in files(laptop) - before if not path.startswith(("/etc/passwd", "/etc/group", "/etc/shadow"))
     }
-    assert left <= {"/etc/sysusers.d"}, left
+    assert left <= {"/etc/sysusers.d", "/etc/tmpfiles.d"}, left
 
 
 def copy_program(machine: Machine) -> None:

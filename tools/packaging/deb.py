@@ -2,7 +2,7 @@
 
     /usr/lib/tunnel-supervisor/venv    made here, from wheels with the versions of constraints.txt
     /usr/bin/tunnel-supervisor         leads into it
-    units, sysusers.d, man page, completion, examples, documents
+    units, sysusers.d, tmpfiles.d, man page, completion, examples, documents
 
 It needs exactly the Python of this machine's release, pythonX.Y, by that name: an upgrade within X.Y changes nothing,
 and after an upgrade to the next release the program goes on until its own package for that release is there. Nothing
@@ -159,6 +159,7 @@ def _write_texts(root: Path, stage: Path, version: str, when: int) -> None:
     (stage / "etc" / NAME).mkdir(parents=True)
     _write(stage / "usr/lib/systemd/system" / unit.UNIT, unit.unit_text(f"/usr/bin/{NAME}", []))
     _write(stage / f"usr/lib/sysusers.d/{NAME}.conf", unit.sysusers_text())
+    _write(stage / f"usr/lib/tmpfiles.d/{NAME}.conf", unit.tmpfiles_text())
     page = manual.man_page(make_parser(), version, when)
     _write_gz(stage / f"usr/share/man/man{manual.SECTION}/{NAME}.{manual.SECTION}.gz", page)
     for shell, path in manual.SHELLS.items():

@@ -11,6 +11,7 @@ from pipeline.policy.lane_pairs import own_lane
 from pipeline.runtime.worker import Attachment
 from pipeline.transport.connection import Connection
 from pipeline.transport.connection_list import ConnectionList
+from pipeline.transport.socket_options import set_dscp
 from pipeline.wire import framing
 from workers.tcp.link_publisher import LinkPublisher
 from workers.tcp.peer_congestion import HandOver
@@ -88,6 +89,9 @@ class EstablishedConnections:
     def add(self, connection: Connection, now: int) -> None:
         self.by_fd[connection.fd] = connection
         connection.receive.unopened_before = self._unopened(connection)
+        is_light = connection.traffic_class == framing.LIGHT
+        if dscp := self._settings.dscp_light if is_light else self._settings.dscp_bulk:
+            set_dscp(connection.socket, dscp)
         self._list.add(connection)
         self.peers[connection.peer].add(connection, now)
         if not self.has_several_peers:

@@ -166,7 +166,7 @@ class BulkPacker:
         return self._append(self._scratch, _BODY_AT, len(packet), peer_handle)
 
     def _receiver(self, slot: memoryview, at: int) -> int:
-        """The handle of the peer that the packet at slot[at] is for; NO_PEER, counted, if it is for none."""
+        """The handle of the peer that the packet at slot[at] is for; less than 0, counted, if it is for none."""
         address = ip.destination(slot, at)
         peer_handle = self._routes.cache.get(address)
         if peer_handle is None:

@@ -24,6 +24,7 @@ from workers.tun.compat_hub_packer import CompatHubPacker
 from workers.tun.compat_packer import CompatPacker
 from workers.tun.epoch_watch import EpochWatch, WatchingReader
 from workers.tun.forwarder import Forwarder
+from workers.tun.multicast import MulticastPacker, MulticastWriter
 from workers.tun.reader import TunReader
 from workers.tun.sealing import BlockOpening, BlockSealing
 from workers.tun.writer import (
@@ -54,13 +55,14 @@ def _outbound(attachment: Attachment, fds: WorkerFds, keys: KeyTable | None, ope
     if attachment.settings.compat:
         several = attachment.peer_table.capacity > 1
         return TunReader(attachment, fds.tun, CompatHubPacker(attachment) if several else CompatPacker(attachment))
+    packer = MulticastPacker if _has_multicast(attachment) else BulkPacker
     if keys is None:
-        return TunReader(attachment, fds.tun, BulkPacker(attachment))
+        return TunReader(attachment, fds.tun, packer(attachment))
     sealing = _sealing(attachment, keys, kinds.FROM_TUN, "tun.dropped_no_key")
     if opening is not None:
-        return TunReader(attachment, fds.tun, BulkPacker(attachment, sealing, opening.owed))
+        return TunReader(attachment, fds.tun, packer(attachment, sealing, opening.owed))
     watch = EpochWatch(attachment)
-    return WatchingReader(attachment, fds.tun, BulkPacker(attachment, sealing, watch.owed), watch)
+    return WatchingReader(attachment, fds.tun, packer(attachment, sealing, watch.owed), watch)
 
 
 def _inbound(attachment: Attachment, fds: WorkerFds, keys: KeyTable | None, opening: BlockOpening | None) -> TunWriter:
@@ -75,7 +77,14 @@ def _inbound(attachment: Attachment, fds: WorkerFds, keys: KeyTable | None, open
         frames = SEALED_FRAMES
     else:
         frames = FRAMES if settings.fec == "off" else FRAMES_BESIDE_DECODER
+    if _has_multicast(attachment):
+        assert forwarder is None or isinstance(forwarder, Forwarder)
+        return MulticastWriter(attachment, fds.tun, frames, forwarder, opening)
     return TunWriter(attachment, fds.tun, frames, forwarder, opening)
+
+
+def _has_multicast(attachment: Attachment) -> bool:
+    return attachment.settings.multicast_rate > 0 and attachment.peer_table.capacity > 1
 
 
 def _sealing(attachment: Attachment, keys: KeyTable, own: tuple[int, ...], no_key: str) -> BlockSealing:

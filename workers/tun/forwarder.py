@@ -84,6 +84,12 @@ class Forwarder:
                 return
         self._append(slot[at : at + length], sender, peer_handle, traffic_class)
 
+    def has_room(self, sender: int) -> bool:
+        """Whether one more block of this sender can begin."""
+        free = self._port.ready() - len(self._blocks)
+        self._shares.follow(free)
+        return free > 0 and self._shares.may_add(sender)
+
     def _append(self, packet: memoryview, sender: int, peer_handle: int, traffic_class: int) -> None:
         """Put a packet into the open block of a peer; drop it if that needs a new slot and the sender gets none."""
         block = self._open.get((peer_handle, traffic_class)) or self._begin_block(sender, peer_handle, traffic_class)
@@ -99,11 +105,9 @@ class Forwarder:
             del self._open[peer_handle, traffic_class]
 
     def _begin_block(self, sender: int, peer_handle: int, traffic_class: int) -> OpenBlock | None:
-        ahead = len(self._blocks)
-        free = self._port.ready() - ahead
-        self._shares.follow(free)
-        if not free or not self._shares.may_add(sender):
+        if not self.has_room(sender):
             return None
+        ahead = len(self._blocks)
         self._shares.add(sender, 0)
         link = self._links.state(peer_handle & PEER_INDEX_MASK)
         consumer = link.light_consumer if traffic_class == framing.LIGHT else link.bulk_consumer

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from pipeline.counters import ID
 from pipeline.fec import shard
-from pipeline.packet.flow_classifier import FlowClassifier
+from pipeline.packet.flow_rules import classifier
 from pipeline.policy.adaptive_parity import COPIES_MOST
 from pipeline.policy.copy_budget import CopyBudget
 from pipeline.policy.lane_pairs import told_lane
@@ -71,7 +71,12 @@ class LightPacker:
     def __init__(self, attachment: Attachment, links: LinkView, sealing: BlockSealing | None = None) -> None:
         (self._port,) = attachment.ports("outbound", "light")
         self._counters = attachment.page.counters
-        self._flows = FlowClassifier(self._is_empty, self._count_flow)
+        self._flows = classifier(
+            attachment.settings.always_light.split(),
+            attachment.settings.always_bulk.split(),
+            self._is_empty,
+            self._count_flow,
+        )
         self._links = links
         self._may_copy = attachment.settings.fec != "off" and attachment.settings.fec_parity > 0
         self._lane = attachment.worker.lane

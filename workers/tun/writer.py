@@ -17,7 +17,7 @@ Nothing that a peer has sent is trusted. Step 5 is left out for a peer that owns
     source         must belong to the sender, by the longest prefix over all peers
     destination    of another peer: forwarded, past the kernel; dropped with client_isolation
                    multicast or link-local: for the kernel if the sender has these addresses, as an only peer has;
-                   multicast is dropped otherwise
+                   multicast is dropped otherwise, or goes to everybody (`multicast`)
                    of the sender itself: dropped
                    any other: for the kernel
 
@@ -345,7 +345,7 @@ class TunWriter:
             return False
         address = destination(slot, at)
         receiver = lookup(address)
-        if receiver == NO_PEER:
+        if receiver < 0:
             if not is_multicast(address):
                 return True
             self._counters[_MULTICAST] += 1

@@ -47,6 +47,7 @@ from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.client_sealing import preferred_suite
 from pipeline.supervisor.roles.client_watch import ClientWatch
+from pipeline.supervisor.roles.hosts_file import HostsFile
 from pipeline.supervisor.roles.invitations import Invitations
 from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.supervisor.roles.peer_commands import PeerCommands
@@ -81,6 +82,7 @@ class ServerRole(AdmissionNews):
         self._peers = ServerPeers(config, self._state, self.accountant, self._events)
         invitations = Invitations(self._peers, self._state, lambda: self.credentials.tls, self._events)
         self._commands = PeerCommands(self._peers, invitations, self._describe)
+        self._hosts_file = HostsFile(config)
         self._peer_watch: PeerWatch | None = None  # from start() on
         self._admission: Admission | None = None
         self._compat_admission: CompatAdmission | None = None
@@ -144,6 +146,7 @@ class ServerRole(AdmissionNews):
             self._admission.tick(now)
             self._admission.follow_quotas(changed)
             self._peers.tick(now)
+            self._hosts_file.tick(now, self.peers_version, self._admission.named_addresses)
 
     @property
     def problems(self) -> list[str]:
@@ -152,7 +155,8 @@ class ServerRole(AdmissionNews):
 
     def status(self) -> dict[str, Any]:
         """For `status`: this end is the server."""
-        return {"server": None, "notes": self.accountant.notes, "accounting": self.accountant.status()}
+        notes = [*self.accountant.notes, *self._hosts_file.notes]
+        return {"server": None, "notes": notes, "accounting": self.accountant.status()}
 
     def _server_certificate(self, make: bool) -> CertificatePair:
         assert self._state is not None, "with encryption there is a state directory"
@@ -170,6 +174,7 @@ class ServerRole(AdmissionNews):
         before = self.credentials.tls
         self._config, self.credentials, loaded = self._prepared
         changes = self._peers.reload(self._config, loaded)
+        self._hosts_file.configure(self._config)
         if self._compat_admission is not None:
             self._compat_admission.configure(self._config)
         if self._admission is not None and _has_lost_a_ca(before, self.credentials.tls):

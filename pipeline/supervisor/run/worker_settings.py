@@ -11,6 +11,7 @@ from typing import Protocol
 from pipeline.config import Config
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.errors import ConfigError
+from pipeline.packet.marks import parse_dscp
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.supervisor.run.worker_account import Account
 from pipeline.system import small_file
@@ -19,6 +20,8 @@ from pipeline.wire import auth
 
 LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address")
 """Settings that a reload changes in running tcp workers."""
+
+BYTES_PER_KBIT = 125
 
 MACHINE_ID = "/etc/machine-id"  # machine-id(5): 32 digits and a newline
 MACHINE_ID_BYTES_MAX = 4096
@@ -72,6 +75,11 @@ def worker_settings(
         offloads=device.offloads,
         offloads_accepted=device.accepted,
         account=(account.uid, account.gid) if account else None,
+        always_light=" ".join(config.always_light),
+        always_bulk=" ".join(config.always_bulk),
+        dscp_bulk=parse_dscp(config.dscp_bulk),
+        dscp_light=parse_dscp(config.dscp_light),
+        multicast_rate=0 if config.compat else BYTES_PER_KBIT * config.multicast_kbit,
         program=_program_to_tell(config, credentials),
     )
 

@@ -43,6 +43,7 @@ from pipeline.supervisor.roles.prover import Prover
 from pipeline.supervisor.run.failures import Failures
 from pipeline.supervisor.run.seal_memory import SealMemory
 from pipeline.supervisor.run.shared_memory import SharedMemory
+from pipeline.supervisor.run.worker_settings import BYTES_PER_KBIT
 from pipeline.wire import messages
 from tests.harness.settings import WORKER_SETTINGS
 from workers.tcp import duties as tcp
@@ -133,6 +134,7 @@ class End:
             ).handle_request
         elif mode == "server" and not known.compat:
             config |= {"encryption": "none", "multi_client": capacity > 1, "mtu": known.mtu, "fec": known.fec}
+            config["multicast_kbit"] = known.multicast_rate // BYTES_PER_KBIT
             self.hub = Admission(
                 parse(config | {"max_connections_per_client": connections_max}),
                 self.memory.peer_table,

@@ -9,7 +9,7 @@ import pytest
 from pipeline.cli.main import main
 from pipeline.service import unit
 
-UNIT, SYSUSERS = unit.UNIT_PATH, unit.SYSUSERS_PATH
+UNIT, SYSUSERS, TMPFILES = unit.UNIT_PATH, unit.SYSUSERS_PATH, unit.TMPFILES_PATH
 
 
 def run(root: Path, *words: str) -> int:
@@ -20,12 +20,12 @@ def tree(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
 
 
-def test_the_unit_and_the_user_are_written_and_a_second_time_changes_nothing(
+def test_the_unit_the_user_and_the_directory_are_written_and_a_second_time_changes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path) == 0
     first, said = tree(tmp_path), capsys.readouterr().out
-    assert first.keys() == {UNIT, SYSUSERS}
+    assert first.keys() == {UNIT, SYSUSERS, TMPFILES}
     assert f"written: {tmp_path / UNIT}" in said
     assert run(tmp_path) == 0
     assert tree(tmp_path) == first

@@ -169,14 +169,33 @@ def test_bytes_that_passed_elsewhere_before_the_rate_was_set_do_not_count() -> N
     assert burst_of(bucket) == burst_of(TokenBucket(MBIT))
 
 
-def test_a_new_rate_begins_with_a_full_bucket_and_the_rate_that_stays_with_its_debt() -> None:
+def test_the_first_rate_begins_with_a_full_bucket_and_a_change_keeps_the_debt() -> None:
     bucket = SharedBucket()
     bucket.update(MBIT, 0, START)
+    assert burst_of(bucket) == burst_of(TokenBucket(MBIT))
     bucket.spend(1 << 30, START)
+    for rate in (MBIT, 2 * MBIT, MBIT // 2):
+        bucket.update(rate, 0, START)
+        assert not bucket.in_credit(START)
+
+
+def test_a_rate_that_changes_all_the_time_is_a_limit_too() -> None:
+    bucket = SharedBucket()
+    passed, step = 0, SECOND // 10
+    for at in range(100):
+        now = START + at * step
+        bucket.update(MBIT + at % 2, 0, now)
+        while bucket.in_credit(now):
+            bucket.spend(1000, now)
+            passed += 1000
+    assert passed <= 10 * (MBIT + 1) + BURST_LEAST + 1000
+
+
+def test_a_lower_rate_leaves_no_more_than_its_own_burst() -> None:
+    bucket = SharedBucket()
+    bucket.update(1000 * MBIT, 0, START)
     bucket.update(MBIT, 0, START)
-    assert not bucket.in_credit(START)
-    bucket.update(2 * MBIT, 0, START)
-    assert burst_of(bucket) == burst_of(TokenBucket(2 * MBIT))
+    assert burst_of(bucket) == burst_of(TokenBucket(MBIT))
 
 
 def test_a_limit_can_be_lifted() -> None:

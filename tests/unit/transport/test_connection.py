@@ -19,6 +19,7 @@ from pipeline.transport.socket_options import (
     congestion_control,
     first_congestion_control,
     set_congestion_control,
+    set_dscp,
     set_pacing_rate,
 )
 from pipeline.transport.tcp_info import TcpInfo, read_tcp_info
@@ -145,6 +146,16 @@ def test_options_are_set_and_an_unknown_congestion_control_leaves_that_of_the_ho
     assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     assert not ours.getblocking()
     assert congestion_control(ours) == host
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_mark_is_set_for_ipv4_and_for_ipv6(family: int) -> None:
+    with socket.socket(family) as sock:
+        set_dscp(sock, 46)
+        assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 46 << 2
+        if family == socket.AF_INET6:
+            assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS) == 46 << 2
+    set_dscp(sock, 46)  # closed: nothing happens
 
 
 def test_a_closed_socket_has_no_congestion_control(sockets: tuple[socket.socket, socket.socket]) -> None:
