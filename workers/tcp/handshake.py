@@ -214,7 +214,7 @@ class ClientHandshaker(_Handshaker):
         if tls is not None:
             context = context_of(tls, server=False)
             self._context, self._pin, self._server_name = context, bytes.fromhex(tls.fingerprint), tls.server_name
-        self._key_id = key_id
+        self._key_id, self._settings = key_id, settings
 
     def _ending(self, handshake: Handshake, error: OSError) -> str:
         early = handshake.state is State.CONNECTING and self._context is not None
