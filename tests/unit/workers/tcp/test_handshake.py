@@ -299,6 +299,12 @@ def test_the_hello_has_the_key_share_of_the_latest_settings(ends: Ends) -> None:
     assert isinstance(hello, Hello) and hello.key_share == b"\2" * 33
 
 
+def test_a_visit_to_another_server_has_a_session_number_of_its_own(ends: Ends) -> None:
+    ends.client().begin(ends.connection, 77, "b")
+    hello = messages.decode(ends.far.recv(BIG))
+    assert isinstance(hello, Hello) and hello.session == 77
+
+
 @pytest.mark.parametrize(("index", "expected"), [(0, framing.BULK), (1, framing.BULK), (2, framing.LIGHT)])
 def test_the_connections_behind_the_bulk_ones_are_light(ends: Ends, index: int, expected: int) -> None:
     ends.client(WORKER_SETTINGS._replace(connections=2), index).begin(ends.connection)
