@@ -73,7 +73,7 @@ class TcpInfo(NamedTuple):
 
 
 def read_outstanding(sock: socket.socket) -> Outstanding:
-    """The segments without an answer, and when anything came last. On a socket that has failed nothing is outstanding."""
+    """The segments without an answer, and when anything came last. On a failed socket nothing is outstanding."""
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _OUTSTANDING.size)
     except OSError:

@@ -237,6 +237,7 @@ class ClientConnections(ConnectionManager):
         if not changes:
             return
         if changes.hurry:
+            self._list.probe_ns = now  # an idle connection shows by its answer whether its path is still there
             for visit in self._dialing_visits:
                 visit.dialer.hurry(now)
         renewed = 0
