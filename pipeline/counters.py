@@ -39,7 +39,8 @@ COUNTERS = (
             "finished packets"),
     Counter(12, "tun.dropped_no_key", OUT, "blocks dropped because there was no key to seal them with"),
     Counter(13, "tun.flows_counted", OUT, "flows that have begun, or begun anew after many others; not with compat"),
-    Counter(14, "tun.packets_multicast_read", OUT, "multicast and broadcast packets from TUN for all peers (multicast_kbit)"),
+    Counter(14, "tun.packets_multicast_read", OUT, "multicast and broadcast packets from TUN for all peers "
+            "(multicast_kbit)"),
     Counter(15, "tun.dropped_own_multicast_limit", OUT, "multicast and broadcast packets from TUN beyond "
             "multicast_kbit"),
     Counter(192, "tun.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "

@@ -59,6 +59,7 @@ KINDS = (
     EventKind(35, "server-changed", INFO, "server: {text}", "connections lead to another address of the server"),
     EventKind(36, "server-trouble", WARNING, "server {subject}: {text}", "attempts to reach the server fail",
               logged=False),
+    EventKind(37, "moved", INFO, "server {subject}: {text}", "a client with several servers has gone to another one"),
     # a server's peers
     EventKind(48, "peer-joined", INFO, "peer {subject}: joined: {text}", "the first connection of a peer's session"),
     EventKind(49, "peer-left", INFO, "peer {subject}: left: {text}", "the last connection of a peer has ended"),

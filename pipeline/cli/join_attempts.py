@@ -33,7 +33,7 @@ def complete(client: JoinedClient, pending: Pending, config: Config, until: floa
             name = _exchange(client, pending, Server.of(config, pending.line.key), until)
         except FirstContactError as error:
             end = "" if str(error).endswith("?") else "."
-            raise LocalError(f"{config.remote_addr}: {error}{end} {_what_is_left(client, pending)}") from None
+            raise LocalError(f"{config.remote_text}: {error}{end} {_what_is_left(client, pending)}") from None
         except KeyboardInterrupt:
             raise LocalError(f"interrupted. {_what_is_left(client, pending)}") from None
         except BaseException:
@@ -79,7 +79,7 @@ def _exchange(client: JoinedClient, pending: Pending, server: Server, until: flo
             if error.is_final or opened >= OPEN_ATTEMPTS or time.monotonic() + pause > until:
                 raise
             if attempts == 1:
-                print(f"{server.config.remote_addr}: {error}; trying again", file=sys.stderr)
+                print(f"{server.config.remote_text}: {error}; trying again", file=sys.stderr)
             time.sleep(pause)
             continue
         client.keep_key(found.key)

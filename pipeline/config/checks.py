@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pipeline.config import security_checks
 from pipeline.config.schema import AUTO, WORKER_KINDS, Config
 from pipeline.config.security_checks import ONLY_ONCE, Violations
-from pipeline.config.values import INTERFACE_FORM, parse_endpoint, parse_interface, parse_prefix
+from pipeline.config.values import INTERFACE_FORM, SrvName, parse_endpoint, parse_interface, parse_prefix, parse_remote
 from pipeline.packet.flow_rules import RULE_FORM, FlowRules
 from pipeline.packet.marks import parse_dscp
 from pipeline.wire.messages import PUSHED_ROUTES_MAX
@@ -35,7 +35,23 @@ def local_addr(config: Config) -> Violations:
 
 
 def remote_addr(config: Config) -> Violations:
-    yield from _dialable("remote_addr", config.remote_addr)
+    given = config.remote_addr
+    if isinstance(given, str):
+        yield from _dialable("remote_addr", given)
+        return
+    seen = set()
+    for index, text in enumerate(given):
+        found = (
+            list(_dialable(f"remote_addr[{index}]", text))
+            if text
+            else [(f"remote_addr[{index}]", 'a server, such as "192.0.2.1:9000"', text)]
+        )
+        yield from found
+        if not found:
+            remote = parse_remote(text)
+            if remote in seen:
+                yield f"remote_addr[{index}]", ONLY_ONCE, text
+            seen.add(remote)
 
 
 def public_addr(config: Config) -> Violations:
@@ -45,16 +61,19 @@ def public_addr(config: Config) -> Violations:
 def _dialable(name: str, text: str) -> Violations:
     if not text:
         return
+    is_remote = name.startswith("remote_addr")
     try:
-        endpoint = parse_endpoint(text)
+        endpoint = parse_remote(text) if is_remote else parse_endpoint(text)
     except ValueError as expected:
         yield name, str(expected), text
+        return
+    if isinstance(endpoint, SrvName):
         return
     if text.startswith(":"):
         yield name, "a host before the colon", text
     elif endpoint.port == 0:
         yield name, "a port of 1 to 65535", text
-    elif name == "remote_addr" and endpoint.lacks_zone:
+    elif is_remote and endpoint.lacks_zone:
         yield name, f'the interface in a link-local address, such as "[{endpoint.host}%eth0]:{endpoint.port}"', text
 
 

@@ -15,8 +15,9 @@ from pipeline.config.schema import (
     PartialConfig,
 )
 from pipeline.config.types import CONNECTIONS_MAX
-from pipeline.config.values import parse_endpoint
+from pipeline.config.values import Endpoint, parse_remote
 from pipeline.policy.machine import Machine
+from pipeline.policy.server_choice import Server
 
 TUN_NAME_MAX = 15  # IFNAMSIZ - 1, linux/if.h
 LIGHT_CONNECTIONS = 3  # two copies beyond the first
@@ -75,14 +76,14 @@ def _tunnel_addr(given: PartialConfig) -> str | None:
 
 
 def _server_name(given: PartialConfig) -> str:
-    """The host that a client dials, as certificates name it: without a zone and without a closing dot."""
-    if given.mode == "server":
+    """The host that a client dials, as certificates name it. "" for several servers: each is called by its own host."""
+    if given.mode == "server" or not isinstance(given.remote_addr, str):
         return ""
     try:
-        host = parse_endpoint(given.remote_addr).host
+        remote = parse_remote(given.remote_addr)
     except ValueError:  # which is reported for remote_addr
         return ""
-    return host.partition("%")[0].removesuffix(".")
+    return Server(*remote).certificate_name if isinstance(remote, Endpoint) else ""
 
 
 def _peer(peer: Peer, given: PartialConfig) -> Peer:

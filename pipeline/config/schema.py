@@ -43,6 +43,7 @@ from pipeline.config.types import (
     OwnAddresses,
     PathText,
     PrefixText,
+    Remotes,
     Seconds,
     SecondsOrZero,
     SlowMbit,
@@ -52,7 +53,15 @@ from pipeline.config.types import (
     about,
     accepts,
 )
-from pipeline.config.values import Endpoint, parse_endpoint, parse_fingerprint, parse_interface, parse_prefix
+from pipeline.config.values import (
+    Endpoint,
+    SrvName,
+    parse_endpoint,
+    parse_fingerprint,
+    parse_interface,
+    parse_prefix,
+    parse_remote,
+)
 from pipeline.shm.layout import PAGE
 
 WORKER_KINDS = ("tun", "fec", "tcp")
@@ -78,10 +87,22 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     local_addr: Annotated[EndpointText, about(
         "Address on which a server listens. Without a host, as in `:9000`, the server listens on every address, IPv4 "
         "and IPv6; with `0.0.0.0:9000` on every IPv4 address. With port 0 the kernel chooses the port.")] = ":9000"
-    remote_addr: Annotated[EndpointOrNone, about(
+    remote_addr: Annotated[Remotes, about(
         "Address of the server that a client dials; required for a client. A host name is resolved again for new "
         "attempts; of its addresses, the one that worked last is tried first. A link-local address has its interface "
-        "behind it, as in [fe80::1%eth0]:9000.", live=True)] = ""
+        "behind it, as in [fe80::1%eth0]:9000. An array names several servers, the preferred one first: the client is "
+        "at one of them, and goes to the next when it has to (docs/servers.md). `srv:NAME` stands for the servers that "
+        "the SRV records of NAME list.", live=True)] = ""
+    prefer: Annotated[Literal["first", "current"], about(
+        "Which of several servers a client returns to. `first`: to the one that comes first in `remote_addr`, once it "
+        "is there again. `current`: it stays where it is, until it has to go.", live=True)] = "first"
+    home_after: Annotated[Seconds, about(
+        "Time for which a client stays at another server before it returns to the preferred one. The time doubles each "
+        "time that the preferred one has not lasted.", unit="seconds", live=True)] = 60.0
+    standby: Annotated[bool, about(
+        "With several servers: keep one idle connection, with its handshake done, to the server that comes next. So a "
+        "client is there in the time of a round trip. That server shows this client as connected.",
+        live=True)] = True
     public_addr: Annotated[EndpointOrNone, about(
         "Address at which clients reach this server from outside. `invite` writes it into invitations.",
         live=True)] = ""
@@ -347,6 +368,10 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     drain_timeout: Annotated[SecondsOrZero, about(
         "Time that a stop waits for packets that are still in the rings. The default keeps a stop short.",
         unit="seconds", live=True)] = 2.0
+    move_timeout: Annotated[SecondsOrZero, about(
+        "Time that the stop of a server waits for clients that have another server: it tells them, and they go there "
+        "before it stops. Without such clients a stop waits for nothing. 0: they are not told.",
+        unit="seconds", live=True)] = 5.0
     user: Annotated[UserName | None, about(
         "System user that the workers run as, after everything that needs root has been opened. Empty: `tunnel`, if "
         "there is such a system user, without a login, else an id that no user and no process of this machine has, "
@@ -398,9 +423,31 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return parse_endpoint(text) if text else None
 
     @property
+    def remotes(self) -> tuple[Endpoint | SrvName, ...]:
+        """`remote_addr` of a client in parts, the preferred server first."""
+        given = self.remote_addr
+        return tuple(parse_remote(text) for text in ((given,) if isinstance(given, str) else given))
+
+    @property
+    def remote_endpoints(self) -> tuple[Endpoint, ...]:
+        """The servers that `remote_addr` names itself."""
+        return tuple(each for each in self.remotes if isinstance(each, Endpoint))
+
+    @property
     def remote_endpoint(self) -> Endpoint:
-        """`remote_addr` of a client in parts."""
-        return parse_endpoint(self.remote_addr)
+        """The first server of a client. Of SRV records alone, their name, with port 0."""
+        first, *_ = self.remote_endpoints or (Endpoint(str(self.remotes[0][0]), 0),)
+        return first
+
+    @property
+    def remote_text(self) -> str:
+        """`remote_addr` in words."""
+        return self.remote_addr if isinstance(self.remote_addr, str) else ", ".join(self.remote_addr)
+
+    @property
+    def has_several_servers(self) -> bool:
+        """Whether a client can be at more than one server."""
+        return self.mode == "client" and (len(self.remotes) > 1 or len(self.remote_endpoints) < len(self.remotes))
 
     @property
     def server_certificate_hash(self) -> bytes:

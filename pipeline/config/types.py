@@ -16,6 +16,7 @@ from pipeline.config.values import (
     HOST_NAME_MAX,
     INTERFACE_FORM,
     PREFIX_FORM,
+    REMOTE_FORM,
 )
 from pipeline.packet.flow_rules import RULE_FORM
 from pipeline.packet.marks import DSCP_FORM
@@ -78,6 +79,8 @@ LocalEndpoint = Annotated[
     accepts('a port, such as 9100, for this machine alone; or HOST:PORT with an address of this machine; or ""'),
 ]
 EndpointOrNone = Annotated[str, accepts(f'{ENDPOINT_FORM}, or ""')]
+RemoteText = Annotated[str, accepts(REMOTE_FORM)]
+Remotes = Annotated[RemoteText | tuple[RemoteText, ...], accepts(f"{REMOTE_FORM}, or an array of such")]
 InterfaceText = Annotated[str, accepts(INTERFACE_FORM)]
 OwnAddresses = Annotated[
     InterfaceText | tuple[InterfaceText, ...] | None, accepts(f'{INTERFACE_FORM}, or an array of such, or "auto"')

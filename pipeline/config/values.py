@@ -15,7 +15,10 @@ HOST_NAME_MAX = 253  # RFC 1035, 2.3.4, without the closing dot
 HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 EVERY_ADDRESS = "::"  # an empty host of a listener: IPv4 and IPv6, as in the original program
 
+SRV_PREFIX = "srv:"
+
 ENDPOINT_FORM = 'HOST:PORT, such as "192.0.2.1:9000", "vpn.example.org:9000" or "[2001:db8::1]:9000"'
+REMOTE_FORM = f'{ENDPOINT_FORM}, or "{SRV_PREFIX}" and the name of SRV records'
 INTERFACE_FORM = 'an address with its prefix length, such as "10.0.0.1/24" or "fd00::1/64"'
 PREFIX_FORM = 'a network, such as "10.1.0.0/16" or "fd01::/48"'
 ADDRESS_FORM = 'an address, such as "10.0.0.7" or "fd00::7"'
@@ -27,6 +30,9 @@ FINGERPRINT_PATTERN = "[0-9A-Fa-f]{64}|[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){31}"
 class Endpoint(NamedTuple):
     host: str  # an address without brackets, or a host name
     port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def address(self) -> IPv4Address | IPv6Address | None:
@@ -47,6 +53,28 @@ class Endpoint(NamedTuple):
         """Whether only this machine can reach it. Other machines may reach a wildcard address or an unknown name."""
         address = self.address
         return self.host.lower() == "localhost" if address is None else address.is_loopback
+
+
+class SrvName(NamedTuple):
+    """The name of SRV records (RFC 2782), which list servers."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return SRV_PREFIX + self.name
+
+
+def parse_remote(text: str) -> Endpoint | SrvName:
+    """A server that a client dials, or the name of SRV records that list some."""
+    if not text.startswith(SRV_PREFIX):
+        return parse_endpoint(text)
+    name = text.removeprefix(SRV_PREFIX)
+    labels = name.removesuffix(".").split(".")
+    if len(name) > HOST_NAME_MAX or not all(HOST_LABEL.fullmatch(label) for label in labels):
+        raise ValueError(
+            f'the name of SRV records after "{SRV_PREFIX}", such as "{SRV_PREFIX}_tunnel._tcp.example.org"'
+        )
+    return SrvName(name)
 
 
 def parse_endpoint(text: str) -> Endpoint:

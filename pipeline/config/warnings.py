@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pipeline.config.derive import derive, wanted_connections
 from pipeline.config.schema import SETTINGS, Config, PartialConfig
 from pipeline.config.types import CONNECTIONS_MAX
+from pipeline.config.values import Endpoint
 from pipeline.packet.address_pool import LINK_ADDRESSES, is_part_of
 
 _PLAIN_CLIENT = derive(PartialConfig(mode="client"))
@@ -48,6 +49,18 @@ def _without_metrics(config: Config) -> bool:
     return config.metrics_endpoint is None
 
 
+def _with_one_server(config: Config) -> bool:
+    return not config.has_several_servers
+
+
+def _stays(config: Config) -> bool:
+    return config.prefer == "current"
+
+
+def _without_sealing(config: Config) -> bool:
+    return config.compat or config.encryption == "none"
+
+
 def _for_one_client(config: Config) -> bool:
     return _on_server(config) and not config.multi_client
 
@@ -56,7 +69,14 @@ UNUSED = (
     Unused(("recv_queue_size",), _always, "inbound packets are held back by backpressure, not in a queue"),
     Unused(("local_addr",), _on_client, "a client does not listen"),
     Unused(("insecure",), _on_client, "it concerns servers only"),
-    Unused(("remote_addr", "reconnect_min", "reconnect_max"), _on_server, "a server does not dial"),
+    Unused(
+        ("remote_addr", "prefer", "home_after", "standby", "reconnect_min", "reconnect_max"),
+        _on_server,
+        "a server does not dial",
+    ),
+    Unused(("prefer", "home_after", "standby"), _with_one_server, "remote_addr names one server"),
+    Unused(("home_after",), _stays, 'prefer is "current"'),
+    Unused(("standby",), _without_sealing, "only where packets are sealed can two servers be connected at once"),
     Unused(("accept_routes",), _on_server, "nobody sends routes to a server"),
     Unused(("connections", "light_connections"), _on_server, "the client decides how many connections it opens"),
     Unused(("fec_data", "fec_parity"), _without_fec, "fec is off"),
@@ -82,6 +102,7 @@ UNUSED = (
             "connects_per_address",
             "max_connections_per_client",
             "peer_queue_bytes",
+            "move_timeout",
         ),
         _on_client,
         "the server decides which clients it serves, and how",
@@ -231,14 +252,20 @@ def _of_a_client(config: Config, invited: bool) -> Iterator[str]:
             f"connections is {CONNECTIONS_MAX}, the most that is possible, and {wanted} are needed: raise fec_parity, "
             "or lower fec_data or lanes."
         )
+    if config.has_several_servers and config.tls_fingerprint:
+        yield (
+            "remote_addr names several servers, and tls_fingerprint one certificate: a server that has another "
+            "certificate is refused. With a key_file the pin is not needed."
+        )
     yield from _routes_over_the_server(config)
 
 
 def _routes_over_the_server(config: Config) -> Iterator[str]:
-    address = config.remote_endpoint.address
-    for prefix in config.route_prefixes:
-        if prefix.prefixlen <= 1 if address is None else address in prefix:
-            yield (
-                f"routes leads {prefix} into the tunnel, and with it the connections to the server "
-                f"{config.remote_addr}: it is left out until a more specific route leads them around the tunnel."
-            )
+    for remote in config.remotes:
+        address = remote.address if isinstance(remote, Endpoint) else None
+        for prefix in config.route_prefixes:
+            if prefix.prefixlen <= 1 if address is None else address in prefix:
+                yield (
+                    f"routes leads {prefix} into the tunnel, and with it the connections to the server "
+                    f"{remote}: it is left out until a more specific route leads them around the tunnel."
+                )

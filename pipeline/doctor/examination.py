@@ -35,11 +35,14 @@ class Check(NamedTuple):
 
 def _server_name(subject: Subject) -> list[Finding]:
     config = subject.config
-    if config is None or not subject.is_client or config.remote_endpoint.address is not None:
+    if config is None or not subject.is_client:
         return []
-    host = config.remote_endpoint.host
-    connected_to = routes.server_addresses(subject)
-    return names.judge_name(host, names.look_up(host), connected_to, names.resolvers_in(subject))
+    hosts = [each.host for each in config.remote_endpoints if each.address is None]
+    connected_to = routes.server_addresses(subject) if len(config.remotes) == 1 else []
+    found = []
+    for host in hosts:
+        found += names.judge_name(host, names.look_up(host), connected_to, names.resolvers_in(subject))
+    return found
 
 
 def _way_to_server(subject: Subject) -> list[Finding]:
@@ -54,7 +57,10 @@ def _addresses(subject: Subject) -> list[IPAddress]:
     """Of a client's server, looked up if need be."""
     if not subject.is_client or subject.config is None:
         return []
-    return routes.server_addresses(subject) or names.look_up(subject.config.remote_endpoint.host).addresses
+    found = routes.server_addresses(subject)
+    if not found and subject.config.remote_endpoints:
+        found = names.look_up(subject.config.remote_endpoint.host).addresses
+    return found
 
 
 CHECKS = (

@@ -78,7 +78,7 @@ def _of_client(snapshot: dict[str, Any]) -> Health:
     if rows:
         wanted = server.get("connections_wanted", len(rows))
         missing = f"{len(rows)} of {wanted} connections" if len(rows) < wanted else ""
-        parts = [f"connected to {host} since {_since(rows)}", missing, *_figures(snapshot, rows)]
+        parts = [f"connected to {host} since {_since(rows)}", missing, *_figures(snapshot, rows), *_choice(server)]
         return Health(True, ", ".join(filter(None, [*parts, *_workers(snapshot)])), _why_missing(server))
     reasons = [printable(reason) for reason in server.get("trouble", [])]
     if not reasons:
@@ -88,6 +88,14 @@ def _of_client(snapshot: dict[str, Any]) -> Health:
         f", for {spoken(server.get('trouble_seconds', 0))} ({_count(attempts, 'failed attempt')})" if attempts else ""
     )
     return Health(False, f"not connected: {host} port {port}: {_listed(reasons)}{since}", advice_for(reasons))
+
+
+def _choice(server: dict[str, Any]) -> list[str]:
+    """Of a client with several servers: why it is at this one, and which one stands by."""
+    why, listed = server.get("why", ""), server.get("list", [])
+    standing = [each["server"] for each in listed if each.get("state") == "standby"]
+    found = [f"here because {printable(why)}"] if why and listed and listed[0].get("state") != "current" else []
+    return [*found, *(f"{each} stands by" for each in standing)]
 
 
 def _why_missing(server: dict[str, Any]) -> str:

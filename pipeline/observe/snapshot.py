@@ -291,12 +291,17 @@ def _server(server: dict[str, Any] | None, connections: list[dict[str, Any]], no
     """The server of a client, with the number of connections to it that stand; None at a server."""
     if server is None:
         return None
-    since = server["trouble_since_ns"]
-    shown = {name: value for name, value in server.items() if name != "trouble_since_ns"}
-    return shown | {
-        "trouble_seconds": round((now - since) / 1e9, 1) if since else 0.0,
-        "connections": sum(each["state"] == "established" for each in connections),
-    }
+    since, there = server["trouble_since_ns"], server.get("why_since_ns", 0)
+    shown = {name: value for name, value in server.items() if not name.endswith("since_ns")}
+    return (
+        {"why": "", "list": []}
+        | shown
+        | {
+            "trouble_seconds": round((now - since) / 1e9, 1) if since else 0.0,
+            "why_seconds": round((now - there) / 1e9, 1) if there else 0.0,
+            "connections": sum(each["state"] == "established" for each in connections),
+        }
+    )
 
 
 def _fec(plan: Plan, table: PeerTable) -> dict[str, Any]:

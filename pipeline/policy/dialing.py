@@ -7,6 +7,7 @@
     lost            the connection has ended
     renew, keep     it is to be dialed anew beside the one that still stands; no longer
     resolved        the resolver's answer
+    want            the slots are others: a reserve gets its further connections, or loses them again
     hurry           the network has changed: every waiting dial is due at once
 
 One object per server and tcp worker knows what all its slots share: the addresses, the backoff, whether the server is
@@ -18,7 +19,7 @@ divide that number, or they take turns. Times are CLOCK_MONOTONIC ns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import NamedTuple
 
 from pipeline.errors import LocalError
@@ -271,6 +272,14 @@ class Dialing:
         if stood < STABLE_NS:
             self._backoff.attempt = max(self._backoff.attempt, slot.attempts_before)
             self._wait(slot, now)
+
+    def want(self, indexes: Set[int], now: int) -> None:
+        """Keep up these slots and no others. Nothing is reported of the others any more; their sockets are closed."""
+        for index in [index for index in self.slots if index not in indexes]:
+            del self.slots[index]
+        for index in sorted(indexes - self.slots.keys()):
+            slot = self.slots[index] = DialSlot(index)
+            slot.due_at = now
 
     def renew(self, index: int, now: int) -> None:
         """Dial this slot anew, although its connection stands: the new one takes its place."""

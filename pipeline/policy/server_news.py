@@ -125,6 +125,10 @@ class ServerNews:
         self._flush_at: int | None = None
         self._flushed_at = -CALM_NS
 
+    def want(self, total: int, up: int) -> None:
+        """So many connections are kept up from now on, and so many of them stand."""
+        self._total, self._up = total, up
+
     def failed(self, failures: Mapping[str, str], why: str, now: int) -> None:
         """An attempt has failed: a reason for each address, or `why` for want of addresses."""
         kind = " ".join(sorted({*failures.values(), why}))

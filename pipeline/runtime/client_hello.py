@@ -30,4 +30,5 @@ def client_hello(settings: WorkerSettings, key_id: bytes, dial_index: int, nonce
         program=settings.program,
         key_share=bytes.fromhex(settings.key_share),
         lane=dial_index % settings.lanes,
+        moves=settings.has_others and settings.seals,
     )

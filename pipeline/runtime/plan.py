@@ -14,6 +14,16 @@ from pipeline.transport.settings import TlsMaterial
 from pipeline.wire import framing
 
 
+class Reserve(NamedTuple):
+    """The server to which a client makes connections that carry nothing yet (pipeline.policy.server_choice)."""
+
+    host: str
+    port: int
+    session: int  # of its HELLOs
+    known_servers: list[str]  # addresses at which this client has found it, the latest first
+    is_complete: bool  # it gets all connections; else one
+
+
 class WorkerSettings(NamedTuple):
     """The part of the configuration that workers need, and what the supervisor has found out for them."""
 
@@ -59,7 +69,7 @@ class WorkerSettings(NamedTuple):
 
     # a client's end
     client_id: int  # 64 bits, constant over restarts of this instance on this machine
-    session: int  # number of this start; a later start has a higher one
+    session: int  # number of this start, or of this visit to a server; a later one has a higher number
     requested_addresses: list[str]  # tunnel addresses that the client asks for
     remote_host: str  # the server; "" at a server
     remote_port: int  # the server's port; 0 at a server
@@ -83,6 +93,8 @@ class WorkerSettings(NamedTuple):
     dscp_bulk: int = 0  # mark of what is sent on connections for bulk; 0: the host's
     dscp_light: int = 0  # mark of what is sent on connections for light flows; 0: the host's
     multicast_rate: int = 0  # bytes a second of each peer that go to all peers; 0: none
+    has_others: bool = False  # a client can go to another server: it looks whether this one is silent
+    reserve: Reserve | None = None
 
     @property
     def frame_limit(self) -> int:
@@ -100,6 +112,7 @@ class WorkerSettings(NamedTuple):
         return settings._replace(
             tls=TlsMaterial(*settings.tls) if settings.tls else None,
             account=(settings.account[0], settings.account[1]) if settings.account else None,
+            reserve=Reserve(*settings.reserve) if settings.reserve else None,
         )
 
 

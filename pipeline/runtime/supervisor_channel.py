@@ -11,6 +11,7 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     ClaimDecision      server    supervisor -> worker    yes, or no and why
     Doubted            server    supervisor -> worker    with compat: is this peer still there?
     Replaced           server    supervisor -> worker    a client has dialed a slot again, perhaps at another worker
+    Goaway             server    supervisor -> worker    tell the clients that this server is about to stop
     NewSettings        both      supervisor -> worker    a reload has changed the settings
     ProofRequest       client    worker -> supervisor    which proof answers this challenge?
     OwnProof           client    supervisor -> worker    this one, or none and why
@@ -18,6 +19,7 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     ServerFound        client    worker -> supervisor    with compat: the server was found at this address
     Verdict            client    supervisor -> worker    it has, or not and why; only with a key, or sealed blocks
     TroubleReport      client    worker -> supervisor    why not all connections of this lane stand, for `status`
+    VisitsReport       client    worker -> supervisor    the connections of this lane to each of several servers
     CongestionRequest  both      worker -> supervisor    set this congestion control on the socket that comes with it
 """
 
@@ -43,6 +45,7 @@ class Seal(TypedDict):
     suite: int
     send: str
     receive: str
+    peer_handle: NotRequired[int]  # of the session, for a client
 
 
 @final
@@ -125,6 +128,13 @@ class Replaced(TypedDict):
 
 
 @final
+class Goaway(TypedDict):
+    """This server is about to stop: clients that have another one go there."""
+
+    goaway: bool
+
+
+@final
 class NewSettings(TypedDict):
     """Settings for connections that begin from now on."""
 
@@ -189,16 +199,33 @@ class TroubleReport(TypedDict):
 
 
 @final
+class VisitsReport(TypedDict):
+    """The connections of a lane to the servers that it dials are others now."""
+
+    lane: int
+    visits: list[list[Any]]  # session number, and the fields of pipeline.policy.server_choice.VisitReport
+
+
+@final
 class CongestionRequest(TypedDict):
     """The kernel does not let the worker choose this algorithm. The descriptor of one socket comes with the request."""
 
     congestion: str
 
 
-Request = AdmissionRequest | EndReport | AddressClaim | ProofRequest | WelcomeReport | ServerFound | TroubleReport
+Request = (
+    AdmissionRequest
+    | EndReport
+    | AddressClaim
+    | ProofRequest
+    | WelcomeReport
+    | ServerFound
+    | TroubleReport
+    | VisitsReport
+)
 Decision = Admitted | NotAdmitted
 HandshakeAnswer = Admitted | NotAdmitted | OwnProof | Verdict
-Answer = Admitted | NotAdmitted | OwnProof | Verdict | ClaimDecision | Doubted | Replaced | NewSettings
+Answer = Admitted | NotAdmitted | OwnProof | Verdict | ClaimDecision | Doubted | Replaced | Goaway | NewSettings
 
 
 class SupervisorChannel:

@@ -47,11 +47,12 @@ _BLOCK_CHARGE = charge.FRAME + charge.RECORD
 _PACKET_CHARGE = charge.PACKET
 
 KEEPALIVE_HEADER = bytes([framing.KEEPALIVE]) + bytes(HEADER_BYTES - 1)
+GOAWAY_HEADER = bytes([framing.GOAWAY]) + bytes(HEADER_BYTES - 1)
 
 _END_KIND = 256  # a peer has no such number for a kind
 _END_HEADER = (_END_KIND, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 _NO_HEADER: tuple[int, ...] = ()
-_BARE_KINDS = (framing.KEEPALIVE, _END_KIND)
+_BARE_KINDS = (framing.KEEPALIVE, framing.GOAWAY, _END_KIND)
 
 Pieces = list[bytes | bytearray | memoryview]
 
@@ -154,13 +155,16 @@ class RecordWriter:
     def keepalive(self) -> bytes:
         return self.control(KEEPALIVE_HEADER)
 
+    def goaway(self) -> bytes:
+        return self.control(GOAWAY_HEADER)
+
     def end(self) -> bytes:
         return self.control(END)
 
 
 class RecordScanner:
-    """The inbound direction of one connection. `ended`: the other end has said that it sends no more; `begin`: where
-    the first frame that the last scan() found begins, without padding.
+    """The inbound direction of one connection. `ended`: the other end has said that it sends no more; `leaving`: that
+    it is about to stop; `begin`: where the first frame that the last scan() found begins, without padding.
 
     `copies_are_whole`: copies count as blocks that travel whole, and not as runs: the tun worker takes them.
     """
@@ -170,7 +174,7 @@ class RecordScanner:
         self.copies_are_whole = False
         self._header: tuple[int, ...] = _NO_HEADER  # of the frame that is not whole yet, once it has been opened
         self._plan = _PLANS[0]
-        self.ended = False
+        self.ended = self.leaving = False
         self.begin = 0
 
     def scan(
@@ -207,6 +211,7 @@ class RecordScanner:
             else:
                 is_bare = kind in _BARE_KINDS
                 self.ended = kind == _END_KIND
+                self.leaving = self.leaving or kind == framing.GOAWAY
                 _pack_frame(view, at, plan.wire_bytes - _LENGTH_BYTES, framing.PADDING if is_bare else framing.UNKNOWN)
                 bare += is_bare
                 charged += _BLOCK_CHARGE

@@ -14,6 +14,8 @@ count as opened.
 
 from __future__ import annotations
 
+import mmap
+
 from pipeline.sealing.kinds import KINDS as KINDS_OF_LANE
 from pipeline.sealing.kinds import LANES_MAX
 from pipeline.shm.layout import PEER_INDEX_MASK
@@ -49,6 +51,15 @@ class ReplayWindows:
     def bytes_of(capacity: int) -> int:
         """For so many peers; most of it is never touched."""
         return capacity * KINDS * RECORD_BYTES
+
+    def copy(self) -> ReplayWindows:
+        """The same windows in private memory, of which only the used ones take any."""
+        copied = ReplayWindows(memoryview(mmap.mmap(-1, len(self._bytes))))
+        for at in range(0, len(self._bytes), RECORD_BYTES):
+            if self._words[at >> 3]:
+                copied._bytes[at : at + RECORD_BYTES] = self._bytes[at : at + RECORD_BYTES]
+        copied._next = dict(self._next)
+        return copied
 
     def may_open(self, peer_handle: int, stream: int, number: int) -> bool:
         if self._next.get(peer_handle << 32 | stream) == number:

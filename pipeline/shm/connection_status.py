@@ -17,7 +17,7 @@ _ROW = struct.Struct("<BBHIQQQQIBxHII8x")
 """State, length of the address, the fields from `lane` to `sent_segments`. The address follows, and the congestion
 control in what is left."""
 _TEXT_BYTES = layout.STATUS_ROW_BYTES - _ROW.size
-_STATES = ("", "handshake", "established")  # in the row: an index of these
+_STATES = ("", "handshake", "established", "standby")  # in the row: an index of these
 _ESTABLISHED = _STATES.index("established")
 
 _ROW_WORDS = layout.STATUS_ROW_BYTES // 4

@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.events import Event
 from pipeline.log import LOG
 from pipeline.supervisor.commands.commands import Commands
+from pipeline.supervisor.commands.departure import Departure
 from pipeline.supervisor.commands.reloader import Reloader
 from pipeline.supervisor.control import sd_notify
 from pipeline.supervisor.control.control_socket import ControlServer
@@ -62,6 +63,7 @@ class Parts(NamedTuple):
     workforce: Workforce
     hooks: Hooks
     reloader: Reloader
+    departure: Departure
     cares: list[Care]
 
 
@@ -121,7 +123,8 @@ def set_up(
     for subscriber in (publisher.handle, hooks.handle, sd_notify.handle):
         events.subscribe(subscriber)
     reloader = Reloader(reread, run, role, entries, workforce, exporter, hooks, publisher.publish_now, events.record)
-    commands = Commands(run, workforce, role, publisher, reloader)
+    departure = Departure(run, role, workforce, workforce.workers.channels.send_to_all)
+    commands = Commands(run, workforce, role, publisher, reloader, departure)
     control = ControlServer(instance.socket_path, commands.answer, selector, commands.take_back)
     clean_up(control.close)
     service_status = ServiceStatus()
@@ -131,6 +134,7 @@ def set_up(
         Care("the care for the run directory", UNTIL_STOP, RunFiles(instance, control).check),
         Care("the care for the peers", UNTIL_STOP, role.tick),
         Care("the news of the role", UNTIL_STOP, workforce.follow_role),
+        Care("the planned stop", UNTIL_STOP, departure.tick),
         Care("the rolling restart", UNTIL_STOP, workforce.tick_rolling),
         Care("the care for spares", UNTIL_STOP, workforce.tick_spares),
         Care("the care for the exporter", RUNNING, exporter.tick),
@@ -141,4 +145,4 @@ def set_up(
         Care("the watchdog", RUNNING, Watchdog().feed),
         Care("the status line", RUNNING, lambda now: service_status.tick(memory.current, role.status, now)),
     ]
-    return Parts(run, memory, workforce, hooks, reloader, cares)
+    return Parts(run, memory, workforce, hooks, reloader, departure, cares)

@@ -96,7 +96,7 @@ class Supervisor:
             workforce.stop_at_once()
             self._parts.hooks.end_all()
         else:
-            workforce.stop(0, f"signal {signal.Signals(number).name}")
+            self._parts.departure.stop(0, f"signal {signal.Signals(number).name}")
 
     def _tear_down(self) -> None:
         while self._clean_up:

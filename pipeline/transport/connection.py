@@ -88,6 +88,7 @@ class Connection:
         self.handshake: Handshake | None = None  # until it is over; owned by workers.tcp.handshake
         # known after the handshake, constant from then on
         self.peer_handle = 0  # whose it is; see pipeline.shm.peer_table
+        self.server_name = ""  # of a client's server, for its certificate
         self.dial_index = -1  # index of the client's dial slot; a client knows it from the beginning
         self.offloads = 0
         self.traffic_class = framing.BULK

@@ -18,6 +18,8 @@ class ConnectionList:
         self.established: tuple[Connection, ...] = ()
         self.version = 0
         self.empty_since_ns = now
+        self.probe_ns = 0  # a connection that has sent nothing since then sends a keepalive: is the other end there?
+        self.leaving = False  # this end is about to stop, and tells each other end
         self._retired: list[tuple[int, Connection]] = []  # with the version that is the first without it
         # outbound duty
         self.seen_version = 0

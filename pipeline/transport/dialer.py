@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import NamedTuple
 
 from pipeline.log import LEVELS, LOG
@@ -183,6 +183,19 @@ class Dialer:
         self.next_step_ns = 0
         self._dialing.lost(index, now)
         self._news.ended(why, now)
+
+    def keeps(self, index: int) -> bool:
+        """Whether this slot is kept up."""
+        return index in self._dialing.slots
+
+    def want(self, indexes: Set[int], now: int) -> None:
+        """Keep up these slots and no others: what becomes of the connections of those is not reported any more."""
+        self.next_step_ns = 0
+        for connecting in [each for each in self._connecting.values() if each.dial_index not in indexes]:
+            self._close(connecting)
+        self._winners = {index: address for index, address in self._winners.items() if index in indexes}
+        self._dialing.want(indexes, now)
+        self._news.want(len(indexes), self._dialing.established_count)
 
     # -- the network beneath
 

@@ -6,6 +6,8 @@ import socket
 import struct
 from typing import NamedTuple
 
+from pipeline.policy.silence import Outstanding
+
 _TCP_INFO = struct.Struct(
     "=2x"
     "B"  # tcpi_retransmits, at 2
@@ -28,6 +30,15 @@ _TCP_INFO = struct.Struct(
     "I"  # tcpi_dsack_dups, at 216
     "8x"
     "I"  # tcpi_snd_wnd, at 228
+)
+
+
+_OUTSTANDING = struct.Struct(
+    "=24x"
+    "I"  # tcpi_unacked, at 24
+    "24x"
+    "I"  # tcpi_last_data_recv, at 52
+    "I"  # tcpi_last_ack_recv, at 56
 )
 
 
@@ -59,6 +70,16 @@ class TcpInfo(NamedTuple):
     def timed_out(self) -> bool:
         """Whether the kernel has waited for an answer longer than its retransmission timeout."""
         return bool(self.retransmits or self.probes)
+
+
+def read_outstanding(sock: socket.socket) -> Outstanding:
+    """The segments without an answer, and when anything came last. On a failed socket nothing is outstanding."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _OUTSTANDING.size)
+    except OSError:
+        return Outstanding(0, 0)
+    unacked, data_ms, ack_ms = _OUTSTANDING.unpack(info)
+    return Outstanding(unacked, min(data_ms, ack_ms))
 
 
 def read_tcp_info(sock: socket.socket) -> TcpInfo:

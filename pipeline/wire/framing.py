@@ -22,6 +22,7 @@ PADDING = 0x00  # in slots alone, where a frame of sealed records has left room
 UNKNOWN = 0xFF  # in slots alone, for a header of a type that this program does not know
 DATA = 0x01  # one bare IP packet
 KEEPALIVE = 0x02  # no body
+GOAWAY = 0x03  # no body: the server is about to stop
 HELLO = 0x10  # the client's first message
 WELCOME = 0x11  # the server admits the client
 REFUSED = 0x12  # the server does not

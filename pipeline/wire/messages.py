@@ -57,7 +57,7 @@ _CLOCK = struct.Struct(">Q")
 _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
-EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE = 1, 2, 3, 4, 5, 6  # types of extensions
+EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES = 1, 2, 3, 4, 5, 6, 7  # types of extensions
 
 ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
@@ -123,6 +123,7 @@ class Hello(NamedTuple):
     leaves: bool = False  # the client asks to be forgotten
     key_share: bytes = b""  # of the client, for sealed blocks (pipeline.sealing.session); b"": it offers none
     lane: int = 0  # of the client, that sends on this connection (pipeline.policy.lane_pairs)
+    moves: bool = False  # the client has another server, and goes there if this one is about to stop
 
     def frame(self) -> bytes:
         _exactly(KEY_ID_BYTES, self.key_id, "key id")
@@ -139,7 +140,8 @@ class Hello(NamedTuple):
             exchange = _extension(EXCHANGE, _exactly(PUBLIC_BYTES, self.exchange, "public value"))
         program = _extension(PROGRAM, self.program.encode()) if self.program else b""
         leave = _extension(LEAVE, b"") * self.leaves
-        return exchange + leave + program + _key_share(self.key_share) + _lane(self.lane)
+        moves = _extension(MOVES, b"") * self.moves
+        return exchange + leave + program + _key_share(self.key_share) + _lane(self.lane) + moves
 
 
 class Challenge(NamedTuple):
@@ -349,6 +351,7 @@ def _hello(body: _Body) -> Hello:
             leaves,
             extensions.get(KEY_SHARE, b""),
             _lane_of(extensions),
+            extensions.get(MOVES) == b"",
         ]
     )
 

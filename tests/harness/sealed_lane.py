@@ -49,7 +49,7 @@ def block_keys(peer_handle: int, send: bytes, epoch: int = 0, **others: Any) -> 
 class Lane:
     """One lane of an end. `keys`: the table as its supervisor writes it."""
 
-    def __init__(self, number: int = 0, keys: KeyTable | None = None) -> None:
+    def __init__(self, number: int = 0, keys: KeyTable | None = None, mode: str = "server") -> None:
         self._fd = -1
         if keys is None:
             keys, self._fd = key_table.create(CAPACITY)
@@ -61,7 +61,7 @@ class Lane:
         self.attachment = cast(
             "Attachment",
             SimpleNamespace(
-                plan=SimpleNamespace(lanes=LANES),
+                plan=SimpleNamespace(lanes=LANES, mode=mode),
                 worker=SimpleNamespace(lane=number),
                 page=SimpleNamespace(counters=self.counters),
                 peer_table=SimpleNamespace(transit_numbers=self.transit, capacity=CAPACITY),

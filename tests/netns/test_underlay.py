@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -148,6 +149,62 @@ def test_what_does_not_concern_a_connection_leaves_it_alone(two_uplinks: tuple[L
     threading.Event().wait(0.5)
     assert client.counter("tcp.connections_established") == before
     assert client.counter("tcp.connections_lost") <= ALL
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1.5, 6.0])
+@pytest.mark.parametrize("far", [False, True], ids=["own-link", "far-link"])
+def test_a_link_that_was_down_carries_packets_within_a_second_of_its_return(
+    tmp_path: Path, seconds: float, far: bool
+) -> None:
+    """The kernel would wait for seconds before it sends again what it has sent in vain."""
+    with Lab() as lab, tunnel(lab, tmp_path, **CONNECTIONS) as (server, client):
+        node = lab.nodes[0 if far else 1]
+        stop = threading.Event()
+        sending = threading.Thread(target=lambda: _keep_sending(client, server, stop))
+        sending.start()
+        node.ip("link set link0 down")
+        threading.Event().wait(seconds)
+        node.ip("link set link0 up")
+        back = time.monotonic()
+        try:
+            eventually(lambda: reaches(client, server, count=1, seconds=0.1), 5.0, "a ping")
+        finally:
+            took = time.monotonic() - back
+            stop.set()
+            sending.join()
+        print(f"{took:.2f} s after the link was up")
+        assert took < 1.0
+        eventually(lambda: established(client) == ALL)
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+def test_idle_connections_that_another_network_does_not_know_are_dialed_anew_when_the_link_is_back(
+    tmp_path: Path,
+) -> None:
+    """Another access point gives this machine the address and the gateway that it had, and has a NAT of its own."""
+    with Lab() as lab, tunnel(lab, tmp_path, **CONNECTIONS) as (server, client):
+        node = lab.nodes[1]
+        server.node.run(["nft", "-f", "-"], input=FORGETFUL)
+        ports = ", ".join(row["address"].rpartition(":")[2] for row in server.running()["connections"])
+        node.ip("link set link0 down")
+        server.node.run(["nft", "add", "element", "inet", "forgetful", "forgotten", f"{{ {ports} }}"])
+        threading.Event().wait(0.7)
+        node.ip("link set link0 up")
+        back = time.monotonic()
+        eventually(lambda: reaches(client, server, count=1, seconds=0.1), 10.0, "a ping")
+        took = time.monotonic() - back
+        print(f"{took:.2f} s after the link was up")
+        assert took < 2.0
+        eventually(lambda: established(client) == ALL)
+
+
+def _keep_sending(client: Instance, server: Instance, stop: threading.Event) -> None:
+    """So that something is outstanding on many connections."""
+    while not stop.is_set():
+        reaches(client, server, count=5, size=1000, seconds=0.05)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import ssl
 import time
@@ -267,3 +268,18 @@ def test_with_certificates_there_is_no_proof_but_theirs(tmp_path: Path) -> None:
                 nobody.shake_hands()
             assert ended.value.how == "alert: TLSV13_ALERT_CERTIFICATE_REQUIRED"
             eventually(lambda: server.counter("tcp.closed_hello_invalid") == 1)
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_server_that_is_to_stop_tells_clients_and_waits_for_those_that_have_another_one(
+    tmp_path: Path, moves: bool
+) -> None:
+    with Lab() as lab, inviting_server(lab, tmp_path) as dialer, dialer.dial("one", moves=moves) as client:
+        dialer.server.signal(signal.SIGTERM)
+        if moves:
+            eventually(lambda: client.receive_packets(0.05) or client.goaways, what="a goaway")
+            pings(client)  # it goes on serving
+            assert (client.goaways, client.unknown) == (1, 0) and dialer.server.process.poll() is None
+            client.socket.close()
+        assert dialer.server.wait(4.0) == 0
+        assert ("about to stop" in dialer.server.log) is moves

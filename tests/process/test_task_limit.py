@@ -40,7 +40,7 @@ attachment = SimpleNamespace(stop=stop, page=SimpleNamespace(heartbeat=lambda na
 print(json.dumps({{
     "file": why(lambda: hang_guard.call(list)),
     "resolver": [answer.why for answer in resolver.answers()],
-    "lookup": why(lambda: ServerLookup("hub.test")),
+    "lookup": why(lambda: ServerLookup(["hub.test"])),
     "worker": why(lambda: worker.run(attachment, [SimpleNamespace(name="outbound")], -1, os.getppid())),
 }}))
 """

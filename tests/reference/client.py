@@ -32,6 +32,7 @@ from tests.reference.blocks import (
     BLOCK,
     DATA,
     FRAME,
+    GOAWAY,
     KEEPALIVE,
     RUN,
     Runs,
@@ -47,7 +48,7 @@ from tests.reference.sealed_blocks import BULK, HASH_BYTES, LIGHT, Sealed, Sessi
 
 HELLO, WELCOME, REFUSED, CHALLENGE, PROOF, DONE = 0x10, 0x11, 0x12, 0x13, 0x14, 0x15
 VERSION = 2
-EXCHANGE, LANE = 1, 6  # extensions
+EXCHANGE, LANE, MOVES = 1, 6, 7  # extensions
 HELLO_FIELDS = struct.Struct(">4sBBHHHQQBBB8s32sB")
 WELCOME_FIELDS = struct.Struct(">BBHB32sB")
 MAGIC = b"tnl\x01"
@@ -127,10 +128,12 @@ class WireClient:
         session: int | Session = 1,
         traffic_class: int = 0,
         lane: int = 0,
+        moves: bool = False,
         runs: Runs | None = None,
         seconds: float = 5.0,
     ) -> None:
-        """`session`: its number, or what this connection shares with others of the session. `lane`: that is told."""
+        """`session`: its number, or what this connection shares with others of the session. `lane`: that is told.
+        `moves`: it has another server."""
         self.socket = sock
         self.key = key
         self.runs = runs
@@ -143,6 +146,7 @@ class WireClient:
         self.welcome: Welcome | None = None
         self.unknown = 0  # frames received whose type is not in the document
         self.keepalives = 0  # keepalives received
+        self.goaways = 0  # received: the server is about to stop
         self._seconds = seconds
         self._buffer = bytearray()
         self._ready: list[bytes] = []
@@ -158,6 +162,7 @@ class WireClient:
             ACCEPTS_RUNS if runs is not None else 0,
         )
         self._lane = bytes([LANE, 1, lane]) if lane else b""
+        self._moves = bytes([MOVES, 0]) if moves else b""
         self._addresses = b"".join(bytes([address.version]) + address.packed for address in requested)
         self._address_count = len(requested)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -222,7 +227,7 @@ class WireClient:
     def hello(self, wire_version: int = VERSION, extensions: bytes | None = None) -> bytes:
         """The frame of a HELLO with a new nonce. `extensions`: others than the key share of a connection with TLS."""
         if extensions is None:
-            extensions = (self.session.hello_extension() if self.certificate_hash else b"") + self._lane
+            extensions = (self.session.hello_extension() if self.certificate_hash else b"") + self._lane + self._moves
         key_id, nonce = bytes(8), bytes(32)
         if self.key:
             key_id, nonce = _mac(self.key, b"tunnel key id")[:8], secrets.token_bytes(32)
@@ -404,6 +409,8 @@ class WireClient:
     def _add_other(self, kind: int) -> None:
         if kind == KEEPALIVE:
             self.keepalives += 1
+        elif kind == GOAWAY:
+            self.goaways += 1
         else:
             self.unknown += 1
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cryptography.exceptions import InvalidTag
 
 from tests.reference import erasure_code, key_schedule
-from tests.reference.blocks import KEEPALIVE, RUN, Violation
+from tests.reference.blocks import GOAWAY, KEEPALIVE, RUN, Violation
 
 RECORD = struct.Struct(">3sH")
 RECORD_BEGINS = bytes.fromhex("170303")
@@ -179,8 +179,8 @@ class Reader:
     @staticmethod
     def _checked(header: Header) -> Header:
         if header.kind != RUN:
-            if header.kind == KEEPALIVE and any(header[1:]):
-                raise Violation(f"a keepalive with {header}")
+            if header.kind in (KEEPALIVE, GOAWAY) and any(header[1:]):
+                raise Violation(f"a keepalive or goaway with {header}")
             return header
         n, m = header.n, header.m
         if (

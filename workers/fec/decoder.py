@@ -57,6 +57,7 @@ class Decoder:
         self._peers: dict[int, Reassembly] = {}  # by peer handle
         is_successor = any(port.cursor for port in self._ports)
         self._torn_until_ns = time.monotonic_ns() + TORN_NS if is_successor else 0
+        self._is_client = attachment.plan.mode == "client"
         self._ready = any_ready(self._ports)
         self._shares = RingShares(self._decoded.ring.capacity) if attachment.peer_table.capacity > 1 else None
         self._blocked_at = -1  # free slots of the decoded ring when blocks had to wait for more; -1: none had to
@@ -116,10 +117,14 @@ class Decoder:
         return own_lane(told, peer_handle & PEER_INDEX_MASK, self._lanes) == self._lane
 
     def _add_peer(self, peer_handle: int) -> Reassembly:
-        """A new reassembly. That of an earlier session of the peer ends: else each session would use memory."""
+        """A new reassembly. That of an earlier session of the peer ends: else each session would use memory.
+
+        A client goes to another server while blocks of the one before still come, so it keeps the latest of these.
+        """
         index = peer_handle & PEER_INDEX_MASK
-        for earlier in [each for each in self._peers if each < peer_handle and each & PEER_INDEX_MASK == index]:
-            del self._peers[earlier]
+        earlier = sorted(each for each in self._peers if each < peer_handle and each & PEER_INDEX_MASK == index)
+        for each in earlier[:-1] if self._is_client else earlier:
+            del self._peers[each]
         reassembly = self._peers[peer_handle] = Reassembly(
             self._codec, self._counters, self._bytes_limit, self._torn_until_ns, self._recoveries, index, self._sealed
         )

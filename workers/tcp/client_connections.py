@@ -4,6 +4,10 @@ The dialer makes them. A connection whose network has changed beneath it, or tha
 stands (workers.tcp.underlay_check). So is one of compat that has carried much under one key of TLS
 (workers.tcp.connection_checks). Another that is dialed anew has had BBR, on a path that is fast now
 (workers.tcp.peer_congestion). The new one takes its place when it is established.
+
+A client with several servers has visits (workers.tcp.visit): the supervisor says which one is current, and to which
+server connections are kept in reserve. All of them are established; those of the current session alone are published
+for the tun workers, and so carry packets.
 """
 
 from __future__ import annotations
@@ -16,15 +20,18 @@ from typing import ClassVar
 
 from pipeline.counters import ID
 from pipeline.log import LOG
+from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.connection import ESTABLISHED, HANDSHAKE, Connection
-from pipeline.transport.dialer import Dialed, Dialer, make_dialing
-from pipeline.transport.resolver import known_addresses
+from pipeline.transport.dialer import Dialed
 from pipeline.wire.handshake import Cause
 from workers.tcp.connection_checks import key_worn_out, rekey_due
 from workers.tcp.connection_manager import READABLE, ConnectionManager, ManagerContext
+from workers.tcp.established import REPLACED
 from workers.tcp.handshake import ClientHandshaker
 from workers.tcp.trouble_reporter import TroubleReporter
 from workers.tcp.underlay_check import UnderlayCheck
+from workers.tcp.visit import Target, Visit, targets
+from workers.tcp.visits_reporter import VisitsReporter
 
 SILENT = "the server takes connections and says nothing: is it this server's port?"
 UNANSWERED = "our own supervisor, which has the key, did not answer in time"
@@ -32,51 +39,99 @@ UNANSWERED = "our own supervisor, which has the key, did not answer in time"
 WORN = "it paces to its end, which costs a fast path; dialing another"
 REKEY = "rekey: enough bytes under one key; dialing a connection with new ones"
 
+LEFT = "this client is at another server now"
+NOT_NEEDED = "it is not needed in reserve any more"
+
 
 class ClientConnections(ConnectionManager):
-    """Adds the dialer, which begins connections, and the check of the network beneath them."""
+    """Adds the dialers, which begin connections, and the check of the network beneath them."""
 
     _handshaker: ClientHandshaker
     _failure_counters: ClassVar[Mapping[Cause, int]] = {Cause.INVALID: ID["tcp.closed_hello_invalid"]}
 
     def __init__(self, context: ManagerContext) -> None:
         super().__init__(context)
-        settings, lane, lanes = self._settings, context.attachment.worker.lane, context.attachment.plan.lanes
-        indexes = range(lane, settings.connections + settings.light_connections, lanes)
-        self._underlay = UnderlayCheck(settings.tun_name)
-        dialing = make_dialing(indexes, lane, lanes, settings)
-        dialing.addresses.take(known_addresses(settings.known_servers, settings.remote_port))
-        self._dialer = Dialer(settings.remote_host, settings.remote_port, dialing, settings, self._underlay.hindrance)
-        self._epoll.register(self._dialer.fd, select.EPOLLIN)
-        self._handshaker = ClientHandshaker(settings, self._channel)
-        self._trouble_reporter = TroubleReporter(lane, self._channel)
+        self._lane, self._lanes = context.attachment.worker.lane, context.attachment.plan.lanes
+        self._underlay = UnderlayCheck(self._settings.tun_name)
+        self._handshaker = ClientHandshaker(self._settings, self._channel)
+        self._trouble_reporter = TroubleReporter(self._lane, self._channel)
+        self._visits_reporter = VisitsReporter(self._lane, self._channel)
+        self._visits: list[Visit] = []  # the current one first, then the reserve if there is one, then those left
+        self._visit_of: dict[int, Visit] = {}  # by the serial number of a connection
+        self._has_others = False
+        self._is_asking = False  # the servers in reserve, whether they are there
+        self._follow_targets(self._settings, time.monotonic_ns())
 
     def close_descriptors(self) -> None:
         super().close_descriptors()
-        self._dialer.close()
+        for visit in self._dialing_visits:
+            visit.dialer.close()
         self._underlay.close()
+
+    @property
+    def _dialing_visits(self) -> list[Visit]:
+        return [visit for visit in self._visits if not visit.left_ns]
+
+    # -- which servers
+
+    def _apply_settings(self, settings: WorkerSettings) -> None:
+        super()._apply_settings(settings)
+        self._follow_targets(settings, time.monotonic_ns())
+
+    def _follow_targets(self, settings: WorkerSettings, now: int) -> None:
+        """Make the visits those of the settings. Of one that is left, sealed connections stay for a moment."""
+        self._has_others = settings.has_others
+        wanted = targets(settings, self._lane, self._lanes)
+        present = {visit.key: visit for visit in self._dialing_visits}
+        left = [visit for visit in self._visits if visit.left_ns]
+        for key in present.keys() - {target.key for target in wanted}:
+            left.append(self._leave(present[key], settings.seals, now))
+        self._visits = [self._visit(target, present.get(target.key), settings, now) for target in wanted] + left
+        for peer in self.peers.values():
+            peer.publish()  # the session may be another one
+
+    def _visit(self, target: Target, present: Visit | None, settings: WorkerSettings, now: int) -> Visit:
+        if present is None:
+            visit = Visit(target, self._lane, self._lanes, settings, self._underlay.hindrance)
+            self._epoll.register(visit.dialer.fd, select.EPOLLIN)
+            return visit
+        for connection in present.want(target.indexes, now):
+            self.close(connection, NOT_NEEDED)
+        return present
+
+    def _leave(self, visit: Visit, lingers: bool, now: int) -> Visit:
+        self._epoll.unregister(visit.dialer.fd)
+        visit.leave(now)
+        for connection in list(visit.connections.values()):
+            if not lingers or connection.state is not ESTABLISHED:
+                self.close(connection, LEFT)
+        return visit
 
     # -- they begin
 
     def _on_source_event(self, fd: int) -> None:
-        if fd == self._dialer.fd:
-            self._dial(time.monotonic_ns())
+        for visit in self._dialing_visits:
+            if fd == visit.dialer.fd:
+                self._dial(visit, time.monotonic_ns())
 
     def tick(self, now: int, unread: bool) -> None:
         super().tick(now, unread)
-        if now >= self._dialer.next_step_ns:
-            self._dial(now)
+        for visit in self._dialing_visits:
+            if now >= visit.dialer.next_step_ns:
+                self._dial(visit, now)
 
-    def _dial(self, now: int) -> None:
+    def _dial(self, visit: Visit, now: int) -> None:
         if not self._stop.requested:
-            for dialed in self._dialer.step(now):
-                self._begin(dialed, now)
+            for dialed in visit.dialer.step(now):
+                self._begin(visit, dialed, now)
 
-    def _begin(self, dialed: Dialed, now: int) -> None:
+    def _begin(self, visit: Visit, dialed: Dialed, now: int) -> None:
         connection = self._register(dialed.sock, dialed.address.sockaddr, HANDSHAKE, now, READABLE)
         connection.dial_index = dialed.dial_index
+        visit.connections[connection.serial] = connection
+        self._visit_of[connection.serial] = visit
         self._underlay.begin(connection, dialed.address)
-        self._on_outcome(connection, self._handshaker.begin(connection))
+        self._on_outcome(connection, self._handshaker.begin(connection, visit.session, visit.server_name))
 
     def _handshake_expired(self, connection: Connection) -> None:
         self.close(connection, UNANSWERED if self._handshaker.awaits_supervisor(connection) else SILENT)
@@ -84,11 +139,23 @@ class ClientConnections(ConnectionManager):
     # -- established, and the end
 
     def _check_peer_handle(self, connection: Connection) -> bool:
-        connection.peer_handle = self._established.sole_peer_handle()
+        if not connection.peer_handle:  # that of a sealed connection came with its secrets
+            connection.peer_handle = self._established.sole_peer_handle()
         return True
 
+    def _replaced_by(self, connection: Connection) -> list[tuple[Connection, str]]:
+        """A connection of the same dial slot, to the same server. Other visits have slots of the same numbers."""
+        visit = self._visit_of[connection.serial]
+        return [
+            (other, REPLACED)
+            for other in visit.established
+            if other is not connection
+            and (other.dial_index == connection.dial_index or other.peer_handle != connection.peer_handle)
+        ]
+
     def _begin_service(self, connection: Connection, now: int) -> None:
-        self._dialer.established(connection.dial_index, connection.address, now)
+        visit = self._visit_of[connection.serial]
+        visit.dialer.established(connection.dial_index, connection.address, now)
         if self._settings.compat:
             self._channel.ask({"found": connection.host})
         LOG.debug("connection %d to %s established", connection.serial, connection.address)
@@ -99,21 +166,55 @@ class ClientConnections(ConnectionManager):
 
     def _end_service(self, connection: Connection, established: bool, why: str, now: int) -> None:
         self._underlay.end(connection)
-        if self._stop.requested:
+        visit = self._visit_of.pop(connection.serial)
+        del visit.connections[connection.serial]
+        if self._stop.requested or visit.left_ns or not visit.dialer.keeps(connection.dial_index):
             return
         if established:
-            self._dialer.lost(connection.dial_index, why, now)
+            visit.dialer.lost(connection.dial_index, why, now)
         else:
-            self._dialer.failed(connection.dial_index, why)
+            visit.dialer.failed(connection.dial_index, why)
 
     # -- the clock
 
     def _check_all(self, now: int, unread: bool) -> None:
         super()._check_all(now, unread)
         self._check_underlay(now)
-        self._counters[ID["tcp.dials_failed"]] += self._dialer.failures
-        self._dialer.failures = 0
-        self._trouble_reporter.tick(self._dialer.trouble, now)
+        for visit in self._dialing_visits:
+            self._counters[ID["tcp.dials_failed"]] += visit.dialer.failures
+            visit.failures += visit.dialer.failures
+            visit.dialer.failures = 0
+        self._trouble_reporter.tick(self._visits[0].dialer.trouble, now)
+        self._check_left(now)
+        if self._has_others:
+            self._report_visits(now)
+
+    def _report_visits(self, now: int) -> None:
+        """If the current server is silent, the one in reserve is asked whether it is there: the path may be broken."""
+        current, *others = self._dialing_visits
+        for visit in (current, *others):
+            visit.look(now)
+        is_silent = current.silence.is_silent(now)
+        if is_silent and not self._is_asking:
+            self._list.probe_ns = now
+        self._is_asking = is_silent
+        for visit in others:
+            if is_silent:
+                visit.silence.ask(now)
+            else:
+                visit.silence.spare()
+        self._visits_reporter.tick({visit.session: visit.report(now) for visit in (current, *others)}, now)
+
+    def _check_left(self, now: int) -> None:
+        for visit in [each for each in self._visits if each.has_lingered(now)]:
+            for connection in list(visit.connections.values()):
+                self.close(connection, LEFT)
+            self._visits.remove(visit)
+
+    def _is_in_use(self, connection: Connection) -> bool:
+        """Also one in reserve, and one that is left a moment ago; the other ends of these have other sessions."""
+        visit = self._visit_of[connection.serial]
+        return visit is not self._visits[0] or super()._is_in_use(connection)
 
     def _check_established(self, connection: Connection, now: int, unread: bool) -> bool:
         if not super()._check_established(connection, now, unread):
@@ -128,13 +229,17 @@ class ClientConnections(ConnectionManager):
     def _check_underlay(self, now: int) -> None:
         established = list(self._established.by_fd.values())
         for connection, stalled in self._underlay.stalls(established, now):
-            if self._may_be_renewed:
-                self._dialer.renew(connection.dial_index, stalled, now)
-        changes = self._underlay.changes(self._dialer.known, now)
+            visit = self._visit_of[connection.serial]
+            if self._may_be_renewed and not visit.left_ns:
+                visit.dialer.renew(connection.dial_index, stalled, now)
+        known = [address for visit in self._dialing_visits for address in visit.dialer.known]
+        changes = self._underlay.changes(known, now)
         if not changes:
             return
         if changes.hurry:
-            self._dialer.hurry(now)
+            self._list.probe_ns = now  # an idle connection shows by its answer whether its path is still there
+            for visit in self._dialing_visits:
+                visit.dialer.hurry(now)
         renewed = 0
         for connection in [*established, *self._handshaking.by_fd.values()]:
             if connection.serial in changes.close:
@@ -152,8 +257,9 @@ class ClientConnections(ConnectionManager):
 
     def _renew(self, connection: Connection, why: str, now: int) -> bool:
         """Dial it anew beside itself, once, however often this is asked for. Whether it goes on until then."""
-        if self._may_be_renewed:
-            self._dialer.renew(connection.dial_index, True, now)
-        else:
+        visit = self._visit_of[connection.serial]
+        if not self._may_be_renewed:
             self.close(connection, why)
+        elif not visit.left_ns:
+            visit.dialer.renew(connection.dial_index, True, now)
         return self._may_be_renewed

@@ -107,6 +107,7 @@ class ConnectionManager(ABC):
         self._stop = attachment.stop
         self._counters = attachment.page.counters
         self._observer = context.observer
+        self._list = context.connection_list
         self._handshaking = HandshakingConnections()
         self._established = EstablishedConnections(
             attachment,
@@ -200,6 +201,9 @@ class ConnectionManager(ABC):
         if "doubted" in message:
             self._doubt(message)
             return
+        if "goaway" in message:
+            self._list.leaving = True
+            return
         connection = self._handshaking.find(message["serial"])
         if connection is None:
             return
@@ -243,16 +247,20 @@ class ConnectionManager(ABC):
         connection.establish(now)
         self._established.stamp(connection, welcomed.lane)
         peer = self._established.prepare_receiver(connection, now)
-        for other, why in self._established.replaced_by(connection):
+        for other, why in self._replaced_by(connection):
             self.close(other, why)
         self._handshake_epoll.unregister(connection.fd)
         self._epoll.register(connection.fd, 0 if peer.paused else READABLE)
-        self._rows.write(connection)  # before the connection counts, so that whoever counts it finds its row
+        self._rows.write(connection)  # before the connection counts, so that a reader that counts it finds its row
         self._established.add(connection, now)
         self._counters[ID["tcp.connections_established"]] += 1
         self._begin_service(connection, now)
         self._peer_settings.warn(connection, welcomed.connections, welcomed.mtu)
         self._observer.on_established(connection, welcomed.rest)
+
+    def _replaced_by(self, connection: Connection) -> list[tuple[Connection, str]]:
+        """The connections that end when this one is established, each with the reason."""
+        return self._established.replaced_by(connection)
 
     # -- the end
 
@@ -336,13 +344,21 @@ class ConnectionManager(ABC):
     def _handshake_expired(self, connection: Connection) -> None:
         self.close(connection, "no answer in time", logging.DEBUG)
 
+    def _is_in_use(self, connection: Connection) -> bool:
+        """Whether a connection belongs to a session that goes on."""
+        return self._established.is_current(connection)
+
     def _check_established(self, connection: Connection, now: int, unread: bool) -> bool:
         """Close a connection whose time is over. Whether it is in order."""
-        if not self._established.is_current(connection):
+        if not self._is_in_use(connection):
             self.close(connection, "its session has ended: there is a newer one, or the peer was revoked")
         elif unread or self.peers[connection.peer].paused or connection in self.peers[connection.peer].readable:
             connection.receive.last_ns = now  # the silence is our own fault
-        elif connection.receive.scanner is not None and self._established.is_rubbish(connection):
+        elif (
+            connection.receive.scanner is not None
+            and self._established.is_current(connection)
+            and self._established.is_rubbish(connection)
+        ):
             self._counters[ID["tcp.closed_unopened"]] += 1
             self.close(connection, "none of its blocks can be opened")
         elif self._timeouts.silence_expired(connection, now):

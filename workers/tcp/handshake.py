@@ -214,15 +214,17 @@ class ClientHandshaker(_Handshaker):
         if tls is not None:
             context = context_of(tls, server=False)
             self._context, self._pin, self._server_name = context, bytes.fromhex(tls.fingerprint), tls.server_name
-        self._key_id = key_id
+        self._key_id, self._settings = key_id, settings
 
     def _ending(self, handshake: Handshake, error: OSError) -> str:
         early = handshake.state is State.CONNECTING and self._context is not None
         return failure_words.ENDED_EARLY if early else super()._ending(handshake, error)
 
-    def begin(self, connection: Connection) -> Outcome:
-        """TCP is connected: the client speaks first."""
-        settings = self._settings
+    def begin(self, connection: Connection, session: int | None = None, server_name: str = "") -> Outcome:
+        """TCP is connected: the client speaks first. `session`: of this visit; `server_name`: for the certificate of
+        this server, where no name is configured."""
+        settings = self._settings if session is None else self._settings._replace(session=session)
+        connection.server_name = server_name
         if settings.compat:
             connection.handshake = CompatHandshake(connection.dial_index, settings.mtu, self._pin)
         else:
@@ -250,7 +252,9 @@ class ClientHandshaker(_Handshaker):
         return self._guarded(connection, act)
 
     def _make_channel(self, connection: Connection, context: TlsContext) -> TlsChannel:
-        return TlsChannel(connection.socket, context, server=False, hostname=self._server_name)
+        return TlsChannel(
+            connection.socket, context, server=False, hostname=self._server_name or connection.server_name
+        )
 
 
 def _seal(connection: Connection, outcome: Outcome, seal: Seal | None) -> Outcome:
@@ -259,6 +263,7 @@ def _seal(connection: Connection, outcome: Outcome, seal: Seal | None) -> Outcom
         return outcome
     if outcome.rest:
         return Failed(Cause.INVALID, "bytes in TLS behind the handshake")
+    connection.peer_handle = seal.get("peer_handle", connection.peer_handle)
     send, receive = (HeaderSecret(bytes.fromhex(each)) for each in (seal["send"], seal["receive"]))
     suite = seal["suite"]
     rest = connection.begin_sealing(

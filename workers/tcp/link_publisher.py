@@ -26,8 +26,11 @@ from pipeline.shm.layout import (
 )
 from pipeline.shm.link_requests import NONE, LinkRequests
 from pipeline.shm.memory_order import fence
-from pipeline.transport.connection import Connection
+from pipeline.transport.connection import ESTABLISHED, Connection
 from pipeline.wire import framing
+
+STANDBY = "standby"
+"""State of an established connection of another session than the present one: it carries nothing."""
 
 
 class LinkPublisher:
@@ -36,6 +39,7 @@ class LinkPublisher:
     def __init__(self, attachment: Attachment) -> None:
         self._peers = attachment.peer_table
         self._lane = attachment.worker.lane
+        self._is_client = attachment.plan.mode == "client"
         self._words = attachment.peer_table.links[self._lane]
         self._offloads = attachment.settings.offloads
         self._free_rows = list(range(self._peers.status_rows))[::-1]
@@ -46,7 +50,12 @@ class LinkPublisher:
             self.request(peer, NONE)
 
     def publish(self, peer: int, established: Collection[Connection]) -> None:
-        """Publish the connections to one peer. The count is written last: its readers find the rest in place."""
+        """Publish the connections to one peer. The count is written last: its readers find the rest in place.
+
+        Of a client's, those in reserve are left out, and those to the server before: they have other sessions.
+        """
+        if self._is_client:
+            established = [connection for connection in established if self.is_current(connection)]
         words, at = self._words, peer * RECORD_WORDS
         offloads = self._offloads
         for connection in established:
@@ -105,7 +114,10 @@ class LinkPublisher:
     def write_rows(self, connections: Iterable[Connection]) -> None:
         """Publish the status of connections in their rows."""
         for connection in connections:
-            self._peers.write_status_row(self._lane, connection.receive.status_row, connection.status())
+            status = connection.status()
+            if self._is_client and connection.state is ESTABLISHED and not self.is_current(connection):
+                status = status._replace(state=STANDBY)
+            self._peers.write_status_row(self._lane, connection.receive.status_row, status)
 
     def release_row(self, row: int) -> None:
         """Clear a row, and make it free."""

@@ -47,17 +47,21 @@ class PeerReceiver:
 
     def add(self, connection: Connection, now: int) -> None:
         self.established += (connection,)
-        self._publisher.publish(self.peer, self.established)
+        self.publish()
         if self._congestion is not None:
             self._congestion.begin(connection, now)
 
     def remove(self, connection: Connection) -> None:
         self.established = tuple(c for c in self.established if c is not connection)
-        self._publisher.publish(self.peer, self.established)
+        self.publish()
         if self._monitor is not None and connection.unanswered:
             self._monitor.connections_unanswered += 1
         if self._congestion is not None:
             self._congestion.end(connection)
+
+    def publish(self) -> None:
+        """Let the tun workers know the connections of its current session."""
+        self._publisher.publish(self.peer, self.established)
 
     @property
     def worn(self) -> Connection | None:

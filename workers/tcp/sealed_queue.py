@@ -43,6 +43,13 @@ class SealedSendQueue(SendQueue):
         sent = self.connection.socket.sendmsg(views)
         return sent, self._advance_records(sent, offered, views), sent == size
 
+    def put_behind(self, data: bytes) -> None:
+        """Send the one record of a frame without a body behind the frame that has begun, and before all others."""
+        if self.partial is not None:
+            self._rest = [*self._rest, data]
+        else:
+            self.unsent_tail = b"".join([self.unsent_tail, data])
+
     def frames_of(self, bodies: list[memoryview]) -> tuple[Pieces, int, Offered]:
         if len(bodies) == 1:
             pieces, size = self._writer.pieces(0, bodies[0][:RUN_BYTES], bodies[0][RUN_BYTES:])

@@ -13,7 +13,7 @@ A burst, in the order in which `work` calls:
     5. _relieve            what full connections hold up is skipped, moved (`workers.tcp.peer_sender`) or copied out of
                            the rings (`workers.tcp.backlog`)
     6. release             slots whose items are all finished go on: the ring has room for TUN again
-    7. _tick               ten times a second: keepalives and rates
+    7. _tick               ten times a second: keepalives, rates, and the news that this end is about to stop
 
 A full socket. With one peer, plain blocks wait in the ring, and only TLS records that the socket has not taken wait
 elsewhere. The ring fills and stalls the TUN reader, which may queue packets of its own (`workers.tun.backpressure`).
@@ -31,6 +31,7 @@ from pipeline.transport.connection_list import ConnectionList
 from workers.tcp.direct_sender import DirectSender
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.ring_scanner import RingScanner
+from workers.tcp.sealed_queue import SealedSendQueue
 from workers.tcp.send_queue import SendQueue
 
 TICK_NS = 100_000_000
@@ -62,6 +63,8 @@ class Sender:
         self._more = False  # a queue has more than goes into one sendmsg
         self._broken = False  # a write failed: nothing to do before the connections change
         self._next_tick = 0
+        self._list = connection_list
+        self._told: set[SendQueue] = set()  # whose other end knows that this one is about to stop
         self.ended = False
 
     # -- the duty
@@ -180,15 +183,27 @@ class Sender:
 
     def _tick(self, now: int) -> None:
         self._peers.count_connected()
+        if self._list.leaving:
+            self._say_leaving(now)
         for queue in self._peers.queues.values():
             if queue.idle and not queue.broken:
                 self._keep_alive(queue, now)
         self._peers.update(now)
 
+    def _say_leaving(self, now: int) -> None:
+        """Tell each other end once that this one is about to stop."""
+        for queue in [each for each in self._peers.queues.values() if each not in self._told]:
+            writer = queue.connection.send.writer
+            if writer is not None and isinstance(queue, SealedSendQueue) and not queue.broken:
+                queue.put_behind(writer.goaway())
+                self._busy[queue] = None
+                self._send(queue, now)
+            self._told.add(queue)
+
     def _keep_alive(self, queue: SendQueue, now: int) -> None:
         """Send a keepalive on an idle connection, or what its TLS channel has to send, if one is due."""
         connection = queue.connection
-        if now - connection.send.last_ns >= self._keepalive_ns:
+        if now - connection.send.last_ns >= self._keepalive_ns or connection.send.last_ns < self._list.probe_ns:
             keepalive = connection.keepalive()
             queue.put_control(keepalive)
             connection.send.keepalive_bytes += len(keepalive)

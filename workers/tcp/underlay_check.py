@@ -110,15 +110,19 @@ class UnderlayCheck:
     def stalls(self, established: Collection[Connection], now: int) -> list[tuple[Connection, bool]]:
         """The connections that have begun to stall (True), or do so no longer (False).
 
-        A connection stalls if a router between the ends has forgotten it, or no longer lets it pass.
+        A connection stalls if a router between the ends has forgotten it, or no longer lets it pass. For a moment after
+        news of the kernel's, one timeout is enough: the link may have been down, and the kernel may wait for seconds
+        before it sends again.
         """
-        if now < self._next_stalls_ns:
+        has_news = now < self._news_until_ns
+        if now < self._next_stalls_ns and not has_news:
             return []
         self._next_stalls_ns = now + STALLS_NS
+        most = 1 if has_news else RETRANSMITS_MAX
         changed = []
         for connection in established:
             retransmits = connection.tcp_info().retransmits
-            if retransmits >= RETRANSMITS_MAX and connection.serial not in self._stalled:
+            if retransmits >= most and connection.serial not in self._stalled:
                 self._stalled.add(connection.serial)
                 changed.append((connection, True))
             elif not retransmits and connection.serial in self._stalled:

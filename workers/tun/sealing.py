@@ -6,6 +6,9 @@
 Plaintext is in private memory alone: other workers map the slots, too. Each duty has objects of its own. They count the
 blocks that they seal (docs/security.md, "No nonce repeats"). They keep the keys of a session until the key table has
 others.
+
+A client that goes to another server has another session at once, while blocks of the one before are under way. So its
+duties keep the keys of the one session before: to open what still comes, and to seal what was begun.
 """
 
 from __future__ import annotations
@@ -86,7 +89,8 @@ class BlockSealing:
         self._counters = attachment.page.counters
         self._process, self._own = process, tuple(own)
         self._lane, self._lanes = attachment.worker.lane, attachment.plan.lanes
-        self._sessions: dict[int, _SealingSession] = {}  # by peer handle, one for each peer index
+        self._kept = 1 if attachment.plan.mode == "client" else 0  # sessions before the present one
+        self._sessions: dict[int, _SealingSession] = {}  # by peer handle, the latest last
         self._numbers: dict[int, list[int]] = {}  # next of each kind, by peer index: they never go back, in no session
 
     def seal(
@@ -135,8 +139,9 @@ class BlockSealing:
         numbers = self._numbers.setdefault(peer, [0] * kinds.KINDS)
         session = self._sessions.get(peer_handle)
         if session is None:
-            for other in [handle for handle in self._sessions if handle & PEER_INDEX_MASK == peer]:
-                del self._sessions[other]  # its session has ended
+            ended = [handle for handle in self._sessions if handle & PEER_INDEX_MASK == peer]
+            for other in ended[: len(ended) - self._kept]:
+                del self._sessions[other]
             told = told_lane(self._lane, peer, self._lanes)
             streams = {kind: kinds.stream(self._process, told, kind) for kind in self._own}
             session = _SealingSession(numbers, streams, self._keys.version_word(peer_handle))
@@ -146,7 +151,7 @@ class BlockSealing:
         if version & 1 or version != self._keys.version(peer_handle):
             return session  # they are written just now: the ones before serve a moment longer
         if keys is None:
-            session.sealer = None
+            session.sealer = session.sealer if self._kept else None
         else:
             session.sealer = BlockSealer(aead.aead(keys.suite, keys.send))
             if keys.send_epoch != session.epoch:
@@ -175,6 +180,9 @@ class BlockOpening:
     def __init__(self, attachment: Attachment, keys: KeyTable, windows: ReplayWindows) -> None:
         self._keys = keys
         self._windows = windows
+        self._keeps_late = attachment.plan.mode == "client"
+        self._late: _OpeningSession | None = None  # the session before the present one
+        self._late_windows = windows
         self._counters = attachment.page.counters
         self._words = attachment.peer_table.transit_numbers[attachment.worker.lane]
         self._sessions: dict[int, _OpeningSession] = {}
@@ -188,15 +196,16 @@ class BlockOpening:
         counted, if that cannot be."""
         counters = self._counters
         _, _, stream, number, _, copies, copy, _, _, epoch, self.packets = _run_at(slot, at)
-        if not self._windows.may_open(peer_handle, stream, number):
+        session = self._sessions.get(peer_handle & PEER_INDEX_MASK)
+        if session is None or session.peer_handle != peer_handle or session.version != self._keys.version(peer_handle):
+            session = self._follow(peer_handle)
+        windows = self._windows if session is not self._late else self._late_windows
+        if not windows.may_open(peer_handle, stream, number):
             if copies:
                 counters[_COPIES_UNNEEDED] += 1
                 return UNNEEDED
             counters[_REPLAYED] += 1
             return -1
-        session = self._sessions.get(peer_handle & PEER_INDEX_MASK)
-        if session is None or session.peer_handle != peer_handle or session.version != self._keys.version(peer_handle):
-            session = self._follow(peer_handle)
         opener = session.openers.get(epoch)
         if opener is None:
             counters[_EPOCH_UNKNOWN] += 1
@@ -206,9 +215,9 @@ class BlockOpening:
             counters[_NOT_OPENED] += 1
             return -1
         acknowledged = _acknowledged_at(self.plaintext)[0] if found >= _ACKNOWLEDGED_BYTES else session.acknowledged
-        if epoch != session.opened or acknowledged != session.acknowledged:
+        if (epoch != session.opened or acknowledged != session.acknowledged) and session is not self._late:
             self._note(session, epoch, acknowledged)
-        self._windows.mark(peer_handle, stream, number)
+        windows.mark(peer_handle, stream, number)
         return found
 
     def note_source(self, peer_handle: int, size: int, lane: int, slot: memoryview) -> None:
@@ -247,12 +256,21 @@ class BlockOpening:
     def _follow(self, peer_handle: int) -> _OpeningSession:
         """Read the keys of a session, which is new or has others."""
         session = self._sessions.get(peer_handle & PEER_INDEX_MASK)
-        if session is None or session.peer_handle != peer_handle:
-            session = self._sessions[peer_handle & PEER_INDEX_MASK] = _OpeningSession(peer_handle)
         version = self._keys.version(peer_handle)
         keys = self._keys.read(peer_handle)
+        if session is None or session.peer_handle != peer_handle:
+            if keys is None and self._late is not None and self._late.peer_handle == peer_handle:
+                return self._late
+            if keys is None and session is not None:
+                return _OpeningSession(peer_handle)  # of no present session, such as one in reserve
+            if session is not None and self._keeps_late:
+                self._late, self._late_windows = session, self._windows.copy()
+            session = self._sessions[peer_handle & PEER_INDEX_MASK] = _OpeningSession(peer_handle)
         if version & 1 or version != self._keys.version(peer_handle):
             return session  # they are written just now: the ones before serve a moment longer
+        if keys is None and session.openers and self._keeps_late:
+            session.version = version  # another session is the present one, and nothing of it has come yet
+            return session
         if keys is not None and not session.openers:  # a worker may be younger than the session
             session.opened, session.acknowledged = keys.open_epoch - 1 & 0xFFFF, keys.send_epoch - 1 & 0xFFFF
         elif session.opened:

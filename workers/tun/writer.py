@@ -138,6 +138,7 @@ class TunWriter:
         self._bare_packet = memoryview(bytearray(VNET_HEADER_BYTES + framing.LENGTH_LIMIT))
         self._fd = fd
         self._lane, self._lanes = attachment.worker.lane, attachment.plan.lanes
+        self._is_client = attachment.plan.mode == "client"  # then all packets are of its server, or of the one before
         self._merges = attachment.settings.offloads_accepted & tun.USO == tun.USO
         self._port = self._ports[0]  # of the slot in hand
         self._counters = attachment.page.counters
@@ -308,7 +309,7 @@ class TunWriter:
     ) -> None:
         fd = self._fd
         counters = self._counters
-        trusted = self._routes.only == peer_handle
+        trusted = self._is_client or self._routes.only == peer_handle
         written = size = 0
         for length in lengths:
             drop = check(slot, at, length)
@@ -328,7 +329,7 @@ class TunWriter:
     def _is_for_kernel(self, slot: memoryview, at: int, peer_handle: int) -> bool:
         """Whether _route() lets a sound packet pass, at least if it is neither multicast nor for the link."""
         routes = self._routes
-        if routes.only == peer_handle:
+        if self._is_client or routes.only == peer_handle:
             return True
         address = destination(slot, at)
         return (

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from pipeline.config import to_json
 from pipeline.errors import LocalError, TunnelError
+from pipeline.supervisor.commands.departure import Departure
 from pipeline.supervisor.commands.reloader import Reloader
 from pipeline.supervisor.control.publisher import Publisher
 from pipeline.supervisor.processes.workforce import Workforce
@@ -35,8 +36,17 @@ class Role(Protocol):
 
 
 class Commands:
-    def __init__(self, run: Run, workforce: Workforce, role: Role, publisher: Publisher, reloader: Reloader) -> None:
+    def __init__(
+        self,
+        run: Run,
+        workforce: Workforce,
+        role: Role,
+        publisher: Publisher,
+        reloader: Reloader,
+        departure: Departure,
+    ) -> None:
         self._run = run
+        self._departure = departure
         self._workforce = workforce
         self._role = role
         self._publisher = publisher
@@ -71,7 +81,7 @@ class Commands:
         return self._role.run_command(request) or {"ok": False, "error": f"unknown command {command!r}"}
 
     def _stop(self, request: Request) -> Answer:
-        self._workforce.stop(0, "asked by the control socket")
+        self._departure.stop(0, "asked by the control socket")
         return {"ok": True, "pid": os.getpid()}
 
     def _restart(self, request: Request) -> Answer:

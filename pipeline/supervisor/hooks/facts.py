@@ -17,12 +17,16 @@ class Rows(Protocol):
 
     def peer_rows(self) -> list[PeerRow]: ...
 
+    @property
+    def server(self) -> str:
+        """HOST:PORT of a client's server."""
+
 
 def facts_of(event: Event, config: Config, role: Rows, device: TunDevice, table: PeerTable, now: int) -> dict[str, str]:
     """By the name of a variable, without TUNNEL_. `now`: CLOCK_MONOTONIC ns."""
     facts = {"ADDRESSES": _listed(device.addresses), "DEVICE": device.status()["name"]}
     if config.mode == "client":
-        facts["SERVER"] = config.remote_addr
+        facts["SERVER"] = role.server
         rows = role.peer_rows()
     else:
         rows = [row for row in role.peer_rows() if row.name == event.subject]

@@ -44,7 +44,8 @@ class TunDevice:
         self._pushed: tuple[tuple[Interface, ...], tuple[Network, ...]] = ((), ())
         self._servers: deque[IPAddress] = deque(maxlen=SERVERS_MAX)
         self._clients = ClientAddresses()
-        self._lookup: ServerLookup | None = None  # runs
+        self._lookup: ServerLookup | None = None  # runs, or has ended with all answers
+        self._looked_up: set[IPAddress] = set()  # of those, the ones that are protected
         self._behind_peers: tuple[Network, ...] = ()
         self._device = _open(config)
         self.fds = self._device.fds
@@ -95,14 +96,14 @@ class TunDevice:
         """See that the addresses of a client's server are known, or will be."""
         if self._config.mode == "server":
             return
-        endpoint = self._config.remote_endpoint
-        if endpoint.address is not None:
-            self._remember_servers([endpoint.address])
-        elif not self._servers and self._lookup is None and self._config.routes:
+        endpoints = self._config.remote_endpoints
+        self._remember_servers([each.address for each in endpoints if each.address is not None])
+        names = [each.host for each in endpoints if each.address is None]
+        if names and self._config.routes and self._lookup is None and not (self._servers and len(endpoints) == 1):
             try:
-                self._lookup = ServerLookup(endpoint.host)
+                self._lookup = ServerLookup(names)
             except OSError as error:
-                LOG.warning("server %s is not looked up: %s", endpoint.host, task_limit.explain(error))
+                LOG.warning("server %s is not looked up: %s", names[0], task_limit.explain(error))
 
     def _remember_servers(self, addresses: Iterable[IPAddress]) -> None:
         for address in addresses:
@@ -186,9 +187,9 @@ class TunDevice:
 
         A device that an administrator has set down stays down.
         """
-        if self._lookup is not None and self._lookup.addresses:
+        if self._lookup is not None and not set(self._lookup.addresses) <= self._looked_up:
+            self._looked_up |= set(self._lookup.addresses)
             self._remember_servers(self._lookup.addresses)
-            self._lookup = None
             self._want()
             self._reconciler.look_soon()
         if self._deleted.poll(0):

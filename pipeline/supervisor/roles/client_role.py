@@ -42,6 +42,7 @@ from pipeline.runtime.supervisor_channel import (
     ServerFound,
     TroubleReport,
     Verdict,
+    VisitsReport,
     WelcomeReport,
 )
 from pipeline.shm.key_table import KeyTable
@@ -51,6 +52,7 @@ from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.client_sealing import ClientSealing
+from pipeline.supervisor.roles.client_servers import ClientServers
 from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.supervisor.roles.prover import Prover
 from pipeline.supervisor.roles.server_facts import ServerFacts
@@ -58,7 +60,6 @@ from pipeline.supervisor.roles.server_trouble import ServerTrouble
 from pipeline.supervisor.roles.server_watch import ServerWatch
 from pipeline.wire import messages
 
-KNOWN_SERVERS_MAX = 4
 ADDRESS_LENGTH_MAX = 64  # of IPv6 with its zone, the name of a device: 39 + 1 + 15
 NEWS_MAX = 256  # WELCOMEs that wait for the next tick, of all workers: four full turns of the channels
 
@@ -70,6 +71,7 @@ class ClientRole:
     """
 
     capacity = 1
+    movers = 0
     problems: tuple[str, ...] = ()
     _device: TunDevice  # from start() on
     tell_workers: Callable[[Any], object]  # of no use to a client
@@ -89,7 +91,8 @@ class ClientRole:
         self._notes: list[str] = []  # about the last WELCOME
         self._news: deque[tuple[messages.Welcome, str]] = deque(maxlen=NEWS_MAX)  # with the address of the server
         self._applied: tuple[object, ...] = ()  # addresses, routes and server of the last WELCOME
-        self.known_servers: list[str] = []  # that its name has led to, the latest first
+        self._servers = ClientServers(config, self._events.record)
+        self._in_reserve: tuple[int, messages.Welcome, str] | None = None  # the last WELCOME of a server to come
 
     def use_keys(self, keys: KeyTable) -> None:
         """Blocks are sealed, with keys in this table."""
@@ -107,16 +110,36 @@ class ClientRole:
         else:
             write_only_peer(table)
         self.accountant.start(table)
-        self.accountant.begin(0, self._config.remote_endpoint.host)
+        self.accountant.begin(0, self._servers.present.host)
         self._watch = ServerWatch(table, self._events, self._watch)
+
+    @property
+    def known_servers(self) -> list[str]:
+        """Addresses that the present server's name has led to, the latest first."""
+        return self._servers.known
+
+    @property
+    def server(self) -> str:
+        """HOST:PORT of the present server."""
+        return str(self._servers.present)
+
+    def with_servers(self, settings: WorkerSettings) -> WorkerSettings:
+        return self._servers.with_servers(settings)
 
     def expect(self, settings: WorkerSettings) -> None:
         self._settings = settings
+        if self._sealing is not None:
+            self._sealing.follow(settings, time.monotonic_ns())
         key = self.credentials.key
         is_offered = self._sealing.is_offered if self._sealing is not None else None
         self._prover = Prover(key, settings, is_offered) if key else None
 
     def tick(self, now: int) -> None:
+        if (move := self._servers.step(now)) is not None:
+            self.accountant.begin(0, move.visit.server.host)
+            if self._in_reserve is not None and self._in_reserve[0] == move.visit.number:
+                self._accept(*self._in_reserve[1:])
+            self._in_reserve = None
         while self._news:
             self._take(*self._news.popleft())
         self.accountant.tick(now)
@@ -132,9 +155,9 @@ class ClientRole:
     def apply_reload(self) -> PeerChanges:
         before = self._config
         self._config, self.credentials = self._prepared
+        self._servers.reload(self._config)
         if self._config.remote_addr != before.remote_addr:
-            self.known_servers = []
-            self.accountant.begin(0, self._config.remote_endpoint.host)
+            self.accountant.begin(0, self._servers.present.host)
         return PeerChanges()
 
     @property
@@ -144,7 +167,7 @@ class ClientRole:
     def peer_rows(self) -> list[PeerRow]:
         """The server is the one peer."""
         since_ns = self._watch.since_ns if self._watch is not None else 0
-        row = PeerRow(self._config.remote_endpoint.host, peer=0, since_ns=since_ns)
+        row = PeerRow(self._servers.present.host, peer=0, since_ns=since_ns)
         session = self._sealing.session if self._sealing is not None else None
         if session is not None:
             return [row.sealed_by(session)]
@@ -152,21 +175,25 @@ class ClientRole:
 
     def status(self) -> dict[str, Any]:
         """For `status`."""
-        server = self._trouble.status(self._config) | self._facts.status()
-        notes = [*self._notes, *self._facts.notes, *self.accountant.notes]
+        trouble = self._trouble.status(self._config, self._servers.present)
+        server = trouble | self._facts.status() | self._servers.status()
+        notes = [*self._notes, *self._facts.notes, *self._servers.notes, *self.accountant.notes]
         return {"server": server, "notes": notes, "accounting": self.accountant.status()}
 
     def answer_request(
-        self, request: ProofRequest | WelcomeReport | ServerFound | TroubleReport
+        self, request: ProofRequest | WelcomeReport | ServerFound | TroubleReport | VisitsReport
     ) -> OwnProof | Verdict | None:
         if "trouble" in request:
             self._trouble.take(request, self._config.lanes)
             if self._watch is not None:
-                self._watch.trouble(*self._trouble.reasons, self._config.remote_endpoint.host)
+                self._watch.trouble(*self._trouble.reasons, self._servers.present.host)
+            return None
+        if "visits" in request:
+            self._servers.take(request, self._config.lanes)
             return None
         if "found" in request:
             if self._config.compat:
-                self._remember(_address(request["found"]))
+                self._servers.remember(self._servers.present.host, _address(request["found"]))
             return None
         now = time.monotonic_ns()
         if "welcome" not in request:
@@ -179,11 +206,23 @@ class ClientRole:
                     verdict = self._seal(self._sealing, request, welcome, now)
                     if verdict["distrust"]:
                         return verdict
-                server = _address(request["server"])
-                self._remember(server)
-                self._facts.take(welcome, time.time())
-                self._news.append((welcome, server))
+                server, number = _address(request["server"]), self._number_in(request)
+                self._servers.remember(self._servers.host_of(number), server)
+                if self._servers.is_present(number):
+                    self._accept(welcome, server)
+                else:
+                    self._in_reserve = number, welcome, server
         return verdict
+
+    def _accept(self, welcome: messages.Welcome, server: str) -> None:
+        """The present server has sent this: what it has for us is given to the device at the next tick."""
+        self._facts.take(welcome, time.time())
+        self._news.append((welcome, server))
+
+    def _number_in(self, request: WelcomeReport) -> int:
+        """The session number of our HELLO; that of the present visit if the report does not have the HELLO."""
+        hello = messages.decode(bytes.fromhex(request["hello"])) if request["hello"] else None
+        return hello.session if isinstance(hello, messages.Hello) else self._settings.session
 
     def _seal(self, sealing: ClientSealing, request: WelcomeReport, welcome: messages.Welcome, now: int) -> Verdict:
         seal, distrust = sealing.take(request, welcome.key_share, self.credentials.key, self._settings, now)
@@ -214,12 +253,6 @@ class ClientRole:
             )
             self._notes = [note]
             LOG.warning("%s", note)
-
-    def _remember(self, server: str) -> None:
-        """Keep an address of the server for workers that start while its name cannot be looked up."""
-        if self._config.remote_endpoint.address is None:
-            others = [each for each in self.known_servers if each != server]
-            self.known_servers = [server, *others][:KNOWN_SERVERS_MAX]
 
     def take_back(self, request: dict[str, Any]) -> None:
         """No command of a client's has an answer that must arrive."""

@@ -3,6 +3,7 @@
     key_share          in every HELLO that is sent from now on
     start(table)       the peer table of this time
     take(...)          a genuine WELCOME has the server's answer: the secrets of its connection, or why there are none
+    follow(settings)   all packets go to this session from now on, if it has begun
     tick(now)          epochs; private values that are used up are forgotten
 
 The first answer to an offer uses it up, and the next HELLO has another one. The private value stays a minute longer,
@@ -11,12 +12,16 @@ for handshakes that are under way. So what this process holds does not open what
 A server that was started again has another key share, and so other keys. A new peer handle ends the connections of
 before, and no block of theirs goes to the new ones. A key share that was replaced is never taken again, or keys would
 come back.
+
+A client with several servers may have a session with two of them, each with a session number, a peer handle and keys of
+its own. One of them is the present one: it has the peer table and the key table.
 """
 
 from __future__ import annotations
 
 import hashlib
 import ssl
+from typing import NamedTuple
 
 from pipeline.errors import PeerError
 from pipeline.peers.sealed_sessions import SealedSessions
@@ -32,6 +37,7 @@ from pipeline.system import cpu
 from pipeline.wire import messages
 
 NO_KEY_SHARE = "the server seals no blocks: it is older, or has another `encryption`"
+FOREIGN_SESSION = "this client has gone to another server meanwhile"
 FOREIGN_CERTIFICATE = "the server was shown another certificate than ours"
 OLD_KEY_SHARE = "the server repeats a key share that it has replaced"
 USED_OFFER = "the server begins a session with a key share of ours that is used up"
@@ -45,6 +51,13 @@ def preferred_suite() -> int:
     return AES_256_GCM if cpu.has_aes() else CHACHA20_POLY1305
 
 
+class _Kept(NamedTuple):
+    """A session with a server, and its peer handle."""
+
+    session: SealedSession
+    peer_handle: int
+
+
 class ClientSealing:
     """`keys`: the table that tun workers read."""
 
@@ -55,6 +68,8 @@ class ClientSealing:
         self._seen: set[bytes] = set()  # hashes of the server's key shares
         self._session: SealedSession | None = None
         self._peer_handle = FIRST_PEER_HANDLE
+        self._last_handle = 0  # that a session has got
+        self._kept: dict[int, _Kept] = {}  # by session number
         self._table: PeerTable
         self._sessions: SealedSessions
 
@@ -96,48 +111,62 @@ class ClientSealing:
             return None, NO_KEY_SHARE
         if answer.client_hash != NO_HASH and answer.client_hash != _own_hash(settings):
             return None, FOREIGN_CERTIFICATE
-        if self._session is None or self._session.context.server_key_share != answer.public:
+        hello = _hello_in(request)
+        number = hello.session
+        if number != settings.session and (settings.reserve is None or number != settings.reserve.session):
+            return None, FOREIGN_SESSION
+        kept = self._kept.get(number)
+        if kept is None or kept.session.context.server_key_share != answer.public:
             digest = hashlib.sha256(answer.public).digest()
             if digest in self._seen:
                 return None, OLD_KEY_SHARE
-            offer = self._find(_offered_in(request))
+            offer = self._find(hello.key_share)
             if offer is None:
                 return None, USED_OFFER
             try:
-                session = offer.take_answer(answer, key, settings.client_id, settings.session)
+                session = offer.take_answer(answer, key, settings.client_id, number)
             except PeerError as error:
                 return None, str(error)
             self._seen.add(digest)
             self._use_up(offer, now)
-            self._begin(session, now)
-        assert self._session is not None
-        hello, challenge, welcome, server_hash = (
+            self._last_handle = self._last_handle + FIRST_PEER_HANDLE if self._last_handle else self._peer_handle
+            kept = self._kept[number] = _Kept(session, self._last_handle)
+        if number == settings.session:
+            self._begin(kept, now)
+        frame, challenge, welcome, server_hash = (
             bytes.fromhex(request[name]) for name in ("hello", "challenge", "welcome", "hash")
         )
-        suite, send, receive = self._session.connection_secrets(hello, challenge, welcome, server_hash)
-        return Seal(suite=suite, send=send.hex(), receive=receive.hex()), ""
+        suite, send, receive = kept.session.connection_secrets(frame, challenge, welcome, server_hash)
+        return Seal(suite=suite, send=send.hex(), receive=receive.hex(), peer_handle=kept.peer_handle), ""
+
+    def follow(self, settings: WorkerSettings, now: int) -> None:
+        """Let the session of this number be the present one. Sessions that no connection is made for are forgotten."""
+        wanted = {settings.session, *([settings.reserve.session] if settings.reserve is not None else [])}
+        self._kept = {number: kept for number, kept in self._kept.items() if number in wanted}
+        if settings.session in self._kept:
+            self._begin(self._kept[settings.session], now)
 
     def _use_up(self, offer: Offer, now: int) -> None:
         if offer is self._offer:
             self._offer = Offer(preferred_suite())
             self._used[offer] = now + KEEP_USED_NS
 
-    def _begin(self, session: SealedSession, now: int) -> None:
-        before = self._peer_handle
-        if self._session is not None:
-            self._peer_handle += FIRST_PEER_HANDLE  # the next number, of the same index
-        self._session = session
-        self._sessions.begin(self._peer_handle, session, now)
+    def _begin(self, kept: _Kept, now: int) -> None:
+        if kept.session is self._session:
+            return
+        before, self._peer_handle = self._peer_handle, kept.peer_handle
+        self._session = kept.session
+        self._sessions.begin(self._peer_handle, kept.session, now)
         if self._peer_handle != before:
             write_only_peer(self._table, self._peer_handle)
 
 
-def _offered_in(request: WelcomeReport) -> bytes:
-    """The key share in our HELLO."""
+def _hello_in(request: WelcomeReport) -> messages.Hello:
+    """Our HELLO."""
     hello = messages.decode(bytes.fromhex(request["hello"]))
     if not isinstance(hello, messages.Hello):
         raise PeerError("a handshake without HELLO")
-    return hello.key_share
+    return hello
 
 
 def _own_hash(settings: WorkerSettings) -> bytes:

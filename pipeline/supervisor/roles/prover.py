@@ -93,6 +93,8 @@ class Prover:
             settings = settings._replace(key_share=hello.key_share.hex())
         if index >= settings.connections + settings.light_connections:
             return b""
+        if settings.reserve is not None and hello.session == settings.reserve.session:
+            settings = settings._replace(session=hello.session)
         return client_hello(settings, self._key_id, index, hello.nonce).frame()
 
     def _refuse(self, reason: str, now: int) -> str:

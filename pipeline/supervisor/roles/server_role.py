@@ -40,6 +40,7 @@ from pipeline.peers.sealed_sessions import SealedSessions
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Doubted, EndReport, Replaced
 from pipeline.shm.key_table import KeyTable
+from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.accounting.accountant import Accountant
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
@@ -56,6 +57,7 @@ from pipeline.supervisor.roles.peer_watch import PeerWatch
 from pipeline.supervisor.roles.server_peers import ServerPeers
 from pipeline.transport.address import plain_host
 from pipeline.transport.settings import TlsMaterial
+from pipeline.wire import messages
 
 COMPAT_CLIENTS = "(clients)"
 """The name for the account of all clients of the original program: nothing says who each of them is."""
@@ -68,6 +70,7 @@ class ServerRole(AdmissionNews):
 
     known_servers: ClassVar[list[str]] = []
     key_share: ClassVar[str] = ""
+    server: ClassVar[str] = ""
     tell_workers: Callable[[Replaced | Doubted], object]  # once there are workers
     _client_watch: ClientWatch  # from start() on
 
@@ -88,12 +91,18 @@ class ServerRole(AdmissionNews):
         self._compat_admission: CompatAdmission | None = None
         self._events.subscribe(lambda event: self._peer_watch.note(event) if self._peer_watch is not None else None)
         self._keys: KeyTable | None = None
+        self._table: PeerTable | None = None  # from start() on
+        self._movers: dict[int, int] = {}  # by peer index, the handles of clients that can go to another server
 
     def use_keys(self, keys: KeyTable) -> None:
         """Blocks are sealed, with keys in this table."""
         self._keys = keys
 
+    def with_servers(self, settings: WorkerSettings) -> WorkerSettings:
+        return settings
+
     def start(self, table: PeerTable, device: TunDevice) -> None:
+        self._table = table
         self._client_watch = ClientWatch(table, device)
         if self._peer_watch is not None:
             self._peer_watch.leave_all("the shared memory is made anew")
@@ -228,7 +237,24 @@ class ServerRole(AdmissionNews):
             return self._compat_admission.handle_request(request)
         if self._admission is None or "claim" in request:
             return None
-        return self._admission.handle_hello(request)
+        answer = self._admission.handle_hello(request)
+        if answer is not None and "peer_handle" in answer:
+            hello = messages.decode(bytes.fromhex(request["hello"]))
+            index = answer["peer_handle"] & PEER_INDEX_MASK
+            if isinstance(hello, messages.Hello) and hello.moves:
+                self._movers[index] = answer["peer_handle"]
+            else:
+                self._movers.pop(index, None)
+        return answer
+
+    @property
+    def movers(self) -> int:
+        """How many clients are connected that can go to another server."""
+        table = self._table
+        if table is None:
+            return 0
+        movers = self._movers.items()
+        return sum(table.established_count(index) > 0 and table.peer_handle(index) == each for index, each in movers)
 
     def run_command(self, request: dict[str, Any]) -> dict[str, Any] | None:
         command = request.get("command")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pipeline.config import Config
 from pipeline.log import printable
+from pipeline.policy.server_choice import Server
 from pipeline.runtime.supervisor_channel import TroubleReport
 
 REASON_LENGTH_MAX = 300
@@ -43,13 +44,12 @@ class ServerTrouble:
     def _troubled_lanes(self) -> list[_Lane]:
         return [each for lane, each in sorted(self._lanes.items()) if each.reason]
 
-    def status(self, config: Config) -> dict[str, Any]:
+    def status(self, config: Config, server: Server) -> dict[str, Any]:
         """For `status`: the server, how many connections to it are wanted, and each reason why they do not stand."""
         lanes = self._troubled_lanes()
-        endpoint = config.remote_endpoint
         return {
-            "host": endpoint.host,
-            "port": endpoint.port,
+            "host": server.host,
+            "port": server.port,
             "connections_wanted": config.connections + config.light_connections,
             "trouble": self.reasons[0],
             "failed_attempts": sum(each.failures for each in lanes),

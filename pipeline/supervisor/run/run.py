@@ -4,7 +4,7 @@
     use(prepared)                        that configuration and its plan are in force
     write_plan(config)                   both at once
     renew_plan()                         workers that start from now on know what a client has learnt: where its server
-                                         is, and which key share comes next
+                                         is, and which key share comes next; also which of several servers it is at
 
 The plan is in file descriptors, from which workers read it. A reload writes it again under the run's old names, for the
 workers that are started from then on.
@@ -51,6 +51,9 @@ class Role(Protocol):
     def known_servers(self) -> list[str]:
         """Addresses at which a client has found its server."""
 
+    def with_servers(self, settings: WorkerSettings) -> WorkerSettings:
+        """The settings with the servers at which a client is and stands by."""
+
     def expect(self, settings: WorkerSettings) -> None:
         """These are the settings of tcp workers that start from now on."""
 
@@ -92,6 +95,7 @@ class Run:
         known_servers = self._role.known_servers
         settings = worker_settings(config, credentials, self._device, self._session, self._account, known_servers)
         settings = settings._replace(key_share=self._role.key_share, seals=self.seal_memory is not None)
+        settings = self._role.with_servers(settings)
         whole = topology.build_plan(
             config.name,
             self._run_id,
@@ -123,7 +127,9 @@ class Run:
     def renew_plan(self) -> bool:
         """Whether workers that run need the new settings, too. A plan that cannot be written now leaves the old one,
         which is as good as before."""
-        needs = self.settings.key_share != self._role.key_share
+        needs = (
+            self.settings.key_share != self._role.key_share or self._role.with_servers(self.settings) != self.settings
+        )
         if needs or self.settings.known_servers != self._role.known_servers:
             try:
                 self.write_plan(self.config)

@@ -151,6 +151,15 @@ def test_an_end_looks_like_that_of_tls_and_nothing_behind_it_counts() -> None:
     assert (whole, after, frames, bare) == (len(wire) - 7, 0, 2, 1) and scanner.ended
 
 
+def test_the_news_that_the_other_end_is_about_to_stop_is_heard_and_frames_go_on_behind_it() -> None:
+    writer, scanner = both()
+    wire = sent(writer, b"first") + writer.goaway() + sent(writer, b"last")
+    view = memoryview(bytearray(wire))
+    whole, after, frames, _, bare, _ = scanner.scan(view, 0, len(wire), LIMIT)
+    assert (whole, after, frames, bare) == (len(wire), 0, 3, 1) and scanner.leaving and not scanner.ended
+    assert [body for _, body in bodies_in(view, whole)] == [b"first", b"last"]
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_give_frames_or_an_error_of_the_peer(data: bytes) -> None:
     _, scanner = both()

@@ -224,6 +224,12 @@ def test_bytes_behind_a_hello_that_are_no_extension_of_ours_ask_for_nothing(more
     assert decode(grown(FULL_HELLO.frame(), more)) == FULL_HELLO
 
 
+def test_a_client_that_has_another_server_says_so_behind_all_else() -> None:
+    told = FULL_HELLO._replace(moves=True)
+    assert told.frame() == grown(FULL_HELLO.frame(), b"\x07\x00") and decode(told.frame()) == told
+    assert decode(grown(FULL_HELLO.frame(), b"\x07\x01x")) == FULL_HELLO
+
+
 def test_a_done_with_a_name_that_no_peer_has_is_no_message() -> None:
     for name, text in ((b"x" * 33, "name of 33 bytes"), (b"\xff", "not ASCII")):
         with pytest.raises(PeerError, match=text):

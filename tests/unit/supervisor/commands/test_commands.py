@@ -36,7 +36,7 @@ class Instance:
         plan = Plan("test", "0", "client", 1, "", "", "", PeerTablePlan("", 1, 1), workers, [], WORKER_SETTINGS)
         run: Any = SimpleNamespace(failures=self.failures, plan=plan)
         self.workforce = workforce
-        self.commands = Commands(run, workforce, self, publisher, reloader)
+        self.commands = Commands(run, workforce, self, publisher, reloader, workforce)
 
     def run_command(self, request: dict[str, Any]) -> dict[str, Any] | None:
         self.did.append(str(request["command"]))

@@ -24,6 +24,7 @@ from pipeline.observe.sentence import amount
 from pipeline.observe.snapshot import depth
 from pipeline.policy.lifecycle import Lifecycle, Limits, Phase, WorkerState
 from pipeline.policy.restart import RestartPolicy
+from pipeline.policy.server_choice import Server
 from pipeline.runtime import topology
 from pipeline.runtime.plan import Plan, StageMember
 from pipeline.shm import doorbell, layout, peer_table, ring, scoreboard, segment
@@ -562,7 +563,7 @@ def test_a_report_of_a_broken_worker_is_invalid_and_leaves_what_was_known(wrong:
     trouble.take(report, 2)
     with pytest.raises(INVALID):
         trouble.take(report | wrong, 2)
-    known = trouble.status(config)
+    known = trouble.status(config, Server(*config.remote_endpoint))
     assert (known["host"], known["port"], known["failed_attempts"]) == ("hub.test", 443, 4)
     assert known["trouble_since_ns"] == NOW - SECOND
     (reason,) = known["trouble"]

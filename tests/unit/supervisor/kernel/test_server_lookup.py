@@ -48,30 +48,32 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
 
 
 @pytest.fixture
-def look_up() -> Iterator[Callable[[str], ServerLookup]]:
+def look_up() -> Iterator[Callable[[list[str]], ServerLookup]]:
     with factory(ServerLookup) as make:
         yield make
 
 
 def test_each_address_is_known_once_and_without_its_interface(
-    resolver: Resolver, look_up: Callable[[str], ServerLookup]
+    resolver: Resolver, look_up: Callable[[list[str]], ServerLookup]
 ) -> None:
     resolver.works = True
-    lookup = look_up("hub.test")
+    lookup = look_up(["hub.test"])
     eventually(lambda: lookup.addresses)
     assert lookup.addresses == (ip_address("fe80::1"), ip_address("192.0.2.1")) and resolver.asked == 1
 
 
-def test_nobody_waits_for_a_resolver_that_hangs(resolver: Resolver, look_up: Callable[[str], ServerLookup]) -> None:
+def test_nobody_waits_for_a_resolver_that_hangs(
+    resolver: Resolver, look_up: Callable[[list[str]], ServerLookup]
+) -> None:
     resolver.waits.clear()
-    assert look_up("hub.test").addresses == ()
+    assert look_up(["hub.test"]).addresses == ()
     resolver.waits.set()
 
 
 def test_a_name_without_an_answer_is_looked_up_again_until_there_is_one_or_it_is_closed(
-    resolver: Resolver, look_up: Callable[[str], ServerLookup]
+    resolver: Resolver, look_up: Callable[[list[str]], ServerLookup]
 ) -> None:
-    lookup, closed = look_up("hub.test"), look_up("hub.test")
+    lookup, closed = look_up(["hub.test"]), look_up(["hub.test"])
     eventually(lambda: resolver.asked > 4)
     closed.close()
     eventually(lambda: len(threads()) == 1)
@@ -79,6 +81,25 @@ def test_a_name_without_an_answer_is_looked_up_again_until_there_is_one_or_it_is
     eventually(lambda: lookup.addresses)
     eventually(lambda: not threads())
     assert closed.addresses == ()
+
+
+def test_addresses_of_a_name_that_has_an_answer_are_known_while_others_are_looked_up_again(
+    resolver: Resolver, look_up: Callable[[list[str]], ServerLookup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver.works = True
+    answer = resolver.getaddrinfo
+
+    def one_fails(host: str, *rest: object, **more: object) -> object:
+        if host == "late.test" and resolver.asked < 4:
+            resolver.asked += 1
+            raise OSError("no answer")
+        return answer(host, *rest, **more)
+
+    monkeypatch.setattr(server_lookup.socket, "getaddrinfo", one_fails)
+    lookup = look_up(["late.test", "hub.test"])
+    eventually(lambda: lookup.addresses)
+    eventually(lambda: lookup.is_complete)
+    assert lookup.addresses == (ip_address("fe80::1"), ip_address("192.0.2.1"))
 
 
 def threads() -> list[threading.Thread]:

@@ -13,7 +13,8 @@ from pipeline.credentials import keys
 from pipeline.errors import ConfigError, LocalError
 from pipeline.runtime.client_hello import client_hello
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.supervisor.roles.client_role import KNOWN_SERVERS_MAX, ClientRole
+from pipeline.supervisor.roles.client_role import ClientRole
+from pipeline.supervisor.roles.client_servers import KNOWN_SERVERS_MAX
 from pipeline.supervisor.roles.prover import OLD_KEY, UNPROVED
 from pipeline.supervisor.run.worker_settings import worker_settings
 from pipeline.wire import auth

@@ -13,6 +13,7 @@ import pytest
 from pipeline.config import parse
 from pipeline.credentials import certificates
 from pipeline.observe.sentence import DOCTOR, describe
+from pipeline.runtime.plan import Reserve
 from pipeline.runtime.supervisor_channel import Seal
 from pipeline.sealing.key_schedule import AES_256_GCM, CHACHA20_POLY1305, SUITES
 from pipeline.sealing.session import NO_HASH, KeyShare, Offer, SealedSession, answer_key_share, answer_offer, hash_of
@@ -21,6 +22,7 @@ from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.supervisor.roles.client_role import ClientRole
 from pipeline.supervisor.roles.client_sealing import (
     FOREIGN_CERTIFICATE,
+    FOREIGN_SESSION,
     KEEP_USED_NS,
     NO_KEY_SHARE,
     OLD_KEY_SHARE,
@@ -45,8 +47,8 @@ def der(pair: certificates.CertificatePair) -> bytes:
     return ssl.PEM_cert_to_DER_cert(pair.certificate.decode())
 
 
-def hello_frame(key_share: bytes) -> bytes:
-    return hello(b"", key_share=key_share)._replace(nonce=bytes(32)).frame()
+def hello_frame(key_share: bytes, session: int = SESSION) -> bytes:
+    return hello(b"", key_share=key_share)._replace(nonce=bytes(32), session=session).frame()
 
 
 class Client:
@@ -69,18 +71,20 @@ class Client:
         """The client has this certificate."""
         self.settings = self.settings._replace(tls=TlsMaterial(pem, "", "", "1.3", ""))
 
-    def server(self, offer: KeyShare | None = None, key: bytes = KEY) -> SealedSession:
+    def server(self, offer: KeyShare | None = None, key: bytes = KEY, session: int = SESSION) -> SealedSession:
         """A server that has just begun the session of this client, or of another offer."""
         offer = offer or KeyShare.of_client(self.sealing.key_share)
         assert offer is not None
-        return answer_offer(offer, AES_256_GCM, key, CLIENT_ID, SESSION)
+        return answer_offer(offer, AES_256_GCM, key, CLIENT_ID, session)
 
-    def take(self, key_share: bytes, welcome: bytes = b"welcome", offered: bytes = b"") -> tuple[Seal | None, str]:
+    def take(
+        self, key_share: bytes, welcome: bytes = b"welcome", offered: bytes = b"", session: int = SESSION
+    ) -> tuple[Seal | None, str]:
         """A WELCOME comes for a HELLO that has `offered`."""
         request = {
             "serial": 7,
             "server": "192.0.2.1",
-            "hello": hello_frame(offered or self.first).hex(),
+            "hello": hello_frame(offered or self.first, session).hex(),
             **{name: name.encode().hex() for name in ("challenge", "hash")},
             "welcome": welcome.hex(),
         }
@@ -177,6 +181,52 @@ def test_new_shared_memory_has_the_session_of_before_with_its_handle(client: Cli
     client.table = client._table()
     client.sealing.start(client.table, NOW)
     assert client.connect(server) == handle == 2 * FIRST_PEER_HANDLE
+
+
+# -- several servers
+
+
+RESERVE = Reserve("b", 9000, 99, [], False)
+
+
+def in_reserve(client: Client) -> tuple[SealedSession, int]:
+    """A client that is at one server has a session with another one: that session, and its peer handle."""
+    client.connect(client.server())
+    client.settings = client.settings._replace(reserve=RESERVE)
+    client.sealing.follow(client.settings, NOW)
+    before = client.state()
+    other = client.server(session=RESERVE.session)
+    offered = bytes([preferred_suite()]) + other.context.client_key_share
+    seal, why = client.take(answer_key_share(other, b"").pack(), b"hello", offered, RESERVE.session)
+    assert seal is not None and not why and client.state() == before, "nothing goes there yet"
+    return other, seal["peer_handle"]
+
+
+def test_a_session_in_reserve_changes_nothing_until_it_is_the_present_one(client: Client) -> None:
+    other, handle = in_reserve(client)
+    assert handle != client.table.peer_handle(0) and client.keys.read(handle) is None
+    client.settings = client.settings._replace(session=RESERVE.session, reserve=None)
+    client.sealing.follow(client.settings, NOW)
+    assert client.table.peer_handle(0) == handle
+    keys = client.keys.read(handle)
+    assert keys is not None and (keys.send, keys.open_now) == (other.keys().open_now, other.keys().send)
+    before = client.state()
+    client.sealing.follow(client.settings, NOW)
+    assert client.state() == before
+
+
+def test_connections_of_a_session_in_reserve_have_its_peer_handle(client: Client) -> None:
+    other, handle = in_reserve(client)
+    offered = bytes([preferred_suite()]) + other.context.client_key_share
+    again, _ = client.take(answer_key_share(other, b"").pack(), b"more", offered, RESERVE.session)
+    assert again is not None and again["peer_handle"] == handle
+
+
+def test_a_server_that_the_client_has_left_begins_no_session_any_more(client: Client) -> None:
+    in_reserve(client)
+    client.settings = client.settings._replace(session=RESERVE.session, reserve=None)
+    client.sealing.follow(client.settings, NOW)
+    assert client.refusal(answer_key_share(client.server(), b"").pack()) == FOREIGN_SESSION
 
 
 # -- offers

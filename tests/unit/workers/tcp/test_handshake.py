@@ -290,6 +290,21 @@ def test_a_client_speaks_first_and_says_what_its_settings_say(ends: Ends) -> Non
     assert ends.connection.traffic_class == framing.LIGHT
 
 
+def test_the_hello_has_the_key_share_of_the_latest_settings(ends: Ends) -> None:
+    """The supervisor forgets the private value of the one before after a minute, and no connection could be made."""
+    side = ends.client(WORKER_SETTINGS._replace(key_share="01" * 33))
+    side.renew(WORKER_SETTINGS._replace(key_share="02" * 33))
+    side.begin(ends.connection)
+    hello = messages.decode(ends.far.recv(BIG))
+    assert isinstance(hello, Hello) and hello.key_share == b"\2" * 33
+
+
+def test_a_visit_to_another_server_has_a_session_number_of_its_own(ends: Ends) -> None:
+    ends.client().begin(ends.connection, 77, "b")
+    hello = messages.decode(ends.far.recv(BIG))
+    assert isinstance(hello, Hello) and hello.session == 77
+
+
 @pytest.mark.parametrize(("index", "expected"), [(0, framing.BULK), (1, framing.BULK), (2, framing.LIGHT)])
 def test_the_connections_behind_the_bulk_ones_are_light(ends: Ends, index: int, expected: int) -> None:
     ends.client(WORKER_SETTINGS._replace(connections=2), index).begin(ends.connection)

@@ -164,6 +164,18 @@ def test_a_keepalive_and_an_end_stand_between_frames(ends: Sealed) -> None:
     assert ends.numbers(queue) == [1, 2] and ends._scanners[queue][0].ended
 
 
+@pytest.mark.parametrize("taken", [0, 1, 41, 50, WIRE - 1, WIRE, WIRE + 7])
+def test_the_news_that_an_end_is_about_to_stop_goes_behind_the_frame_that_has_begun(ends: Sealed, taken: int) -> None:
+    queue = ends.sealed()
+    queue.bulk.extend(ends.item() for _ in range(3))
+    if taken:
+        ends.send(queue, taken)
+    queue.put_behind(queue.connection.send.writer.goaway())
+    assert not ends._scanners[queue][0].leaving
+    ends.send_all(queue)
+    assert ends.numbers(queue) == [1, 2, 3] and ends._scanners[queue][0].leaving
+
+
 @pytest.mark.parametrize("record", range(1, 4))
 @pytest.mark.parametrize("beside", range(-6, 7))
 def test_a_frame_of_several_records_is_whole_when_it_is_interrupted_at_any_of_their_headers(

@@ -190,3 +190,69 @@ def test_a_peer_hears_of_its_new_epoch_and_once_more_when_keys_change_for_the_ne
     assert receive(0) == receive(0) == []
     assert receive(1) == receive(1) == [ME]
     assert receive(2) == [ME]
+
+
+# -- a client that goes to another server
+
+
+@pytest.fixture
+def moving() -> Iterator[Lane]:
+    with closing(Lane(mode="client")) as made:
+        made.keys.write(block_keys(ME, key(1)))
+        yield made
+
+
+def test_a_client_opens_what_still_comes_from_the_server_that_it_has_left_each_block_once(moving: Lane) -> None:
+    sealing, opening = moving.sealing(3), moving.opening()
+    runs = [sealed(sealing, ME, kinds.PLAIN, BLOCK)[0] for _ in range(5)]
+    assert opened(opening, runs[0], ME) == BLOCK
+    moving.keys.write(block_keys(handle(2), key(2)))
+    assert opened(opening, runs[1], ME) == BLOCK, "nothing of the new session has come yet"
+    (new,) = sealed(sealing, handle(2), kinds.PLAIN, BLOCK)
+    assert opened(opening, new, handle(2)) == BLOCK
+    assert opened(opening, runs[2], ME) == BLOCK
+    for run in runs[:3]:
+        assert opened(opening, run, ME) is None
+    assert opened(opening, new, handle(2)) is None
+    assert moving.counts() == {"tun.dropped_replayed": 4}
+    assert opened(opening, runs[3], ME) == BLOCK
+
+
+def test_the_session_before_the_last_one_is_forgotten(moving: Lane) -> None:
+    sealing, opening = moving.sealing(3), moving.opening()
+    runs = [sealed(sealing, ME, kinds.PLAIN, BLOCK)[0] for _ in range(3)]
+    assert opened(opening, runs[0], ME) == BLOCK
+    for number in (2, 3):
+        moving.keys.write(block_keys(handle(number), key(number)))
+        (run,) = sealed(sealing, handle(number), kinds.PLAIN, BLOCK)
+        assert opened(opening, run, handle(number)) == BLOCK
+    assert opened(opening, runs[1], ME) is None and moving.counts() == EPOCH_UNKNOWN
+
+
+def test_a_session_in_reserve_has_no_keys_and_disturbs_nothing(moving: Lane) -> None:
+    sealing, opening = moving.sealing(3), moving.opening()
+    runs = [sealed(sealing, ME, kinds.PLAIN, BLOCK)[0] for _ in range(4)]
+    for run in runs:
+        assert opened(opening, run, ME) == BLOCK
+        assert opened(opening, run, handle(2)) is None
+    assert moving.counts() == {"tun.dropped_epoch_unknown": 4}
+
+
+def test_a_block_that_was_begun_for_the_session_before_is_sealed_with_its_key(moving: Lane) -> None:
+    sealing, opening = moving.sealing(3), moving.opening()
+    assert opened(opening, sealed(sealing, ME, kinds.PLAIN, BLOCK)[0], ME) == BLOCK
+    moving.keys.write(block_keys(handle(2), key(2)))
+    (late,) = sealed(sealing, ME, kinds.PLAIN, BLOCK)
+    (new,) = sealed(sealing, handle(2), kinds.PLAIN, BLOCK)
+    (last,) = sealed(sealing, ME, kinds.PLAIN, BLOCK)
+    numbers = [shard.SEALED_RUN.unpack_from(run)[3] for run in (late, new, last)]
+    assert numbers == sorted(set(numbers)), "no number is used twice, under whatever key"
+    assert [opened(opening, run, to) for run, to in ((new, handle(2)), (late, ME), (last, ME))] == [BLOCK] * 3
+
+
+def test_a_server_seals_and_opens_nothing_for_a_session_that_has_ended(lane: Lane) -> None:
+    sealing, opening = lane.sealing(3), lane.opening()
+    runs = [sealed(sealing, ME, kinds.PLAIN, BLOCK)[0] for _ in range(2)]
+    assert opened(opening, runs[0], ME) == BLOCK
+    lane.keys.write(block_keys(handle(2), key(2)))
+    assert sealed(sealing, ME, kinds.PLAIN, BLOCK) == [] and opened(opening, runs[1], ME) is None

@@ -1,0 +1,56 @@
+"""Whether the other end of some connections is silent: something is outstanding, and nothing has been heard. Pure.
+
+The kernel says for each connection which segments are unacknowledged, and when anything came last. A connection on
+which nothing is outstanding says nothing: an idle end has nothing to answer. One connection that hears something is
+enough, since a connection alone may be stuck behind a router that has forgotten it.
+
+    update      what the kernel says now
+    ask         the other end is asked whether it is there: it counts as silent until something comes
+    is_silent   the verdict
+
+Times are CLOCK_MONOTONIC ns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+SILENT_NS = 1_500_000_000
+"""Longer than the gaps of a path that works: a retransmission and its answer, on several connections at once."""
+
+MS = 1_000_000
+
+
+class Outstanding(NamedTuple):
+    """The kernel's word about a connection."""
+
+    unacked: int  # segments
+    heard_ms: int  # since data or an acknowledgement came
+
+
+class Silence:
+    """The connections to one other end, by any key."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, int] = {}  # since when something is outstanding on each
+        self._heard = 0  # when anything came last, on any
+        self._asked = 0  # when the other end was asked; 0: it need not answer
+
+    def update(self, connections: Mapping[int, Outstanding], now: int) -> None:
+        self._waiting = {key: self._waiting.get(key, now) for key, each in connections.items() if each.unacked}
+        self._heard = max((now - each.heard_ms * MS for each in connections.values()), default=now)
+
+    def ask(self, now: int) -> None:
+        """It is asked now, and once until spare()."""
+        self._asked = self._asked or now
+
+    def spare(self) -> None:
+        """It need not answer any more."""
+        self._asked = 0
+
+    def is_silent(self, now: int) -> bool:
+        if self._asked and self._heard <= self._asked:
+            return True
+        waited = now - min(self._waiting.values(), default=now)
+        return waited >= SILENT_NS and now - self._heard >= SILENT_NS

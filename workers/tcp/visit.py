@@ -1,0 +1,107 @@
+"""A visit: one server to which a client's tcp worker keeps up connections, with the dialer that makes them.
+
+A client with one server has one visit for ever. Of several servers there is the current one, and perhaps a reserve, to
+which connections are made that carry nothing yet (pipeline.policy.server_choice). When the supervisor says so, the
+reserve becomes the current visit. The one before is left: its connections carry what was under way, and then end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from pipeline.policy.server_addresses import ServerAddress
+from pipeline.policy.server_choice import Server, VisitReport
+from pipeline.policy.silence import Silence
+from pipeline.runtime.plan import WorkerSettings
+from pipeline.transport.connection import ESTABLISHED, Connection
+from pipeline.transport.dialer import Dialer, make_dialing
+from pipeline.transport.resolver import known_addresses
+from pipeline.transport.tcp_info import read_outstanding
+
+LINGER_NS = 1_000_000_000
+"""A connection of a visit that is left stays for so long: for packets that are under way. That is twice the round trip
+of a satellite."""
+
+
+class Target(NamedTuple):
+    """A server that is to be visited. `indexes`: of the dial slots that this worker keeps up."""
+
+    session: int
+    host: str
+    port: int
+    known_servers: list[str]
+    indexes: tuple[int, ...]
+
+    @property
+    def key(self) -> tuple[int, str, int]:
+        """It tells this visit from others."""
+        return self.session, self.host, self.port
+
+
+def targets(settings: WorkerSettings, lane: int, lanes: int) -> list[Target]:
+    """The current one, and the reserve if there is one."""
+    every = tuple(range(lane, settings.connections + settings.light_connections, lanes))
+    found = [Target(settings.session, settings.remote_host, settings.remote_port, settings.known_servers, every)]
+    if settings.reserve is not None:
+        host, port, session, known_servers, is_complete = settings.reserve
+        found.append(Target(session, host, port, known_servers, every if is_complete else every[: lane == 0]))
+    return found
+
+
+class Visit:
+    """`left_ns`: when it was left; 0: it is the current one, or the reserve."""
+
+    def __init__(
+        self,
+        target: Target,
+        lane: int,
+        lanes: int,
+        settings: WorkerSettings,
+        hindrance: Callable[[ServerAddress], str],
+    ) -> None:
+        self.key = target.key
+        self.session = target.session
+        self.server_name = Server(target.host, target.port).certificate_name
+        self.connections: dict[int, Connection] = {}  # by serial number; those in a handshake as well
+        self.failures = 0
+        self.left_ns = 0
+        self.silence = Silence()
+        self._wanted = len(target.indexes)
+        dialing = make_dialing(target.indexes, lane, lanes, settings)
+        dialing.addresses.take(known_addresses(target.known_servers, target.port))
+        self.dialer = Dialer(target.host, target.port, dialing, settings, hindrance)
+
+    def want(self, indexes: Iterable[int], now: int) -> list[Connection]:
+        """Keep up these dial slots and no others. The connections of the others."""
+        wanted = set(indexes)
+        self._wanted = len(wanted)
+        self.dialer.want(wanted, now)
+        return [each for each in self.connections.values() if each.dial_index not in wanted]
+
+    def leave(self, now: int) -> None:
+        """Dial no more."""
+        self.left_ns = now
+        self.dialer.close()
+
+    def has_lingered(self, now: int) -> bool:
+        return bool(self.left_ns) and now - self.left_ns >= LINGER_NS
+
+    @property
+    def established(self) -> list[Connection]:
+        return [each for each in self.connections.values() if each.state is ESTABLISHED]
+
+    def look(self, now: int) -> None:
+        """Ask the kernel what is outstanding, ten times a second."""
+        self.silence.update({each.serial: read_outstanding(each.socket) for each in self.established}, now)
+
+    def report(self, now: int) -> VisitReport:
+        established = self.established
+        return VisitReport(
+            len(established),
+            self._wanted,
+            bool(established) and self.silence.is_silent(now),
+            any(each.receive.scanner is not None and each.receive.scanner.leaving for each in established),
+            self.failures,
+            self.dialer.trouble.reason,
+        )
