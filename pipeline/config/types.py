@@ -77,6 +77,10 @@ AddressText = Annotated[str, accepts(ADDRESS_FORM)]
 HostText = Annotated[str, accepts(HOST_FORM)]
 FingerprintText = Annotated[str, Meta(pattern=f"^({FINGERPRINT_PATTERN})?$"), accepts(f'{FINGERPRINT_FORM}, or ""')]
 CertificateName = Annotated[str, Meta(max_length=HOST_NAME_MAX), accepts('a name in a certificate, or ""')]
+AlpnName = Annotated[str, Meta(pattern="^[!-~]{1,32}$"), accepts('a name such as "h2" or "http/1.1"')]
+AlpnNames = Annotated[
+    tuple[AlpnName, ...] | None, accepts('an array of names of protocols in TLS, such as ["h2", "http/1.1"]')
+]
 PathText = Annotated[str, accepts("the path of a file")]
 DirectoryText = Annotated[str, accepts("the path of a directory, beginning with /")]
 HookEvent = Literal["up", "down", "connected", "lost", "peer-joined", "peer-left", "quota"]

@@ -48,6 +48,14 @@ def _without_metrics(config: Config) -> bool:
     return config.metrics_endpoint is None
 
 
+def _without_fallback(config: Config) -> bool:
+    return not config.fallback
+
+
+def _with_fallback(config: Config) -> bool:
+    return _on_server(config) and bool(config.fallback)
+
+
 def _for_one_client(config: Config) -> bool:
     return _on_server(config) and not config.multi_client
 
@@ -79,11 +87,26 @@ UNUSED = (
             "connects_per_address",
             "max_connections_per_client",
             "peer_queue_bytes",
+            "fallback",
+            "fallback_h2",
+            "fallback_plain",
+            "fallback_proxy_protocol",
+            "fallback_connections",
         ),
         _on_client,
         "the server decides which clients it serves, and how",
     ),
     Unused(("max_clients", "client_isolation"), _for_one_client, "multi_client is false"),
+    Unused(
+        ("fallback_h2", "fallback_plain", "fallback_proxy_protocol", "fallback_connections"),
+        _without_fallback,
+        "fallback is empty",
+    ),
+    Unused(
+        ("max_handshakes", "max_handshakes_per_address", "connects_per_address"),
+        _with_fallback,
+        "with fallback, fallback_connections limits the clients that have not proved to be a peer",
+    ),
     Unused(
         (
             "key_file",
@@ -94,6 +117,7 @@ UNUSED = (
             "tls_fingerprint",
             "tls_skip_verify",
             "tls_min_version",
+            "tls_alpn",
         ),
         _without_tls,
         'encryption is "none"',

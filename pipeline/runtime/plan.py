@@ -8,9 +8,10 @@ quickly is a short gap in the traffic.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from pipeline.transport.settings import TlsMaterial
+from pipeline.transport.settings import FallbackSettings, TlsMaterial
 from pipeline.wire import framing
 
 
@@ -78,6 +79,10 @@ class WorkerSettings(NamedTuple):
     seals: bool = False  # packets are encrypted by block (pipeline.sealing)
     program: str = ""  # version of a client's program; "": not told. An older supervisor's plan has none
     lanes: int = 1  # of this end
+    knock_key: str = ""  # of a client with a key, hexadecimal (pipeline.wire.auth)
+
+    # a server that shares its port with a web server
+    fallback: FallbackSettings | None = None
 
     @property
     def frame_limit(self) -> int:
@@ -85,17 +90,24 @@ class WorkerSettings(NamedTuple):
         return framing.COMPAT_LENGTH_LIMIT if self.compat else framing.LENGTH_LIMIT
 
     def without_secrets(self) -> WorkerSettings:
-        """The settings for a worker that shakes no hands: the private key of the certificate is not in them."""
-        return self._replace(tls=None)
+        """The settings for a worker that shakes no hands: neither the private key of the certificate nor the key of
+        knocks is in them."""
+        return self._replace(tls=None, knock_key="")
 
     @classmethod
     def from_json(cls, fields: list[Any]) -> WorkerSettings:
         """The settings again, out of the array that json.dumps makes of them."""
         settings = cls(*fields)
         return settings._replace(
-            tls=TlsMaterial(*settings.tls) if settings.tls else None,
+            tls=_tls_from_json(settings.tls) if settings.tls else None,
+            fallback=FallbackSettings(*settings.fallback) if settings.fallback else None,
             account=(settings.account[0], settings.account[1]) if settings.account else None,
         )
+
+
+def _tls_from_json(fields: Iterable[Any]) -> TlsMaterial:
+    tls = TlsMaterial(*fields)
+    return tls._replace(alpn=tuple(tls.alpn))
 
 
 class WorkerFds(NamedTuple):

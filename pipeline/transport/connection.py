@@ -1,6 +1,7 @@
 """One TCP connection: its identity and its life, and the state that each of its two duties has for it.
 
     handshake -> established -> closed
+              -> given away to the fallback of a server, whose business it is from then on
 
 It begins once TCP is connected: a client's dialer has connected it, a server's acceptor has accepted it. The handshake
 is that of TLS, if there is TLS, and then the messages of our own. With compat there are no messages.
@@ -31,6 +32,7 @@ from pipeline.wire import framing
 from pipeline.wire.handshake import Handshake
 
 HANDSHAKE, ESTABLISHED, CLOSED = "handshake", "established", "closed"
+GIVEN_AWAY = "given away"  # to the fallback
 
 UNREAD_BYTES = 65536  # of an unauthenticated client's, read at most before its socket is closed
 
@@ -105,6 +107,11 @@ class Connection:
     @property
     def host(self) -> str:
         return self._address[0]
+
+    @property
+    def end(self) -> tuple[str, int]:
+        """Address and port of the other end."""
+        return self._address[0], self._address[1]
 
     @property
     def address(self) -> str:

@@ -58,6 +58,7 @@ _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
 EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE = 1, 2, 3, 4, 5, 6  # types of extensions
+KNOCK = 16
 
 ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
@@ -123,6 +124,7 @@ class Hello(NamedTuple):
     leaves: bool = False  # the client asks to be forgotten
     key_share: bytes = b""  # of the client, for sealed blocks (pipeline.sealing.session); b"": it offers none
     lane: int = 0  # of the client, that sends on this connection (pipeline.policy.lane_pairs)
+    knock: bytes = b""  # a mac that is good on this TLS connection alone (pipeline.wire.auth); b"": none
 
     def frame(self) -> bytes:
         _exactly(KEY_ID_BYTES, self.key_id, "key id")
@@ -139,7 +141,8 @@ class Hello(NamedTuple):
             exchange = _extension(EXCHANGE, _exactly(PUBLIC_BYTES, self.exchange, "public value"))
         program = _extension(PROGRAM, self.program.encode()) if self.program else b""
         leave = _extension(LEAVE, b"") * self.leaves
-        return exchange + leave + program + _key_share(self.key_share) + _lane(self.lane)
+        knock = _extension(KNOCK, _exactly(MAC_BYTES, self.knock, "knock")) if self.knock else b""
+        return exchange + leave + program + _key_share(self.key_share) + _lane(self.lane) + knock
 
 
 class Challenge(NamedTuple):
@@ -340,6 +343,7 @@ def _hello(body: _Body) -> Hello:
     exchange = extensions.get(EXCHANGE, b"")
     is_public = len(exchange) == PUBLIC_BYTES
     leaves = extensions.get(LEAVE) == b""
+    knock = extensions.get(KNOCK, b"")
     return Hello._make(
         [
             *fields,
@@ -349,6 +353,7 @@ def _hello(body: _Body) -> Hello:
             leaves,
             extensions.get(KEY_SHARE, b""),
             _lane_of(extensions),
+            knock if len(knock) == MAC_BYTES else b"",
         ]
     )
 

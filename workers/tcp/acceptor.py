@@ -30,6 +30,8 @@ from workers.tcp.accept_share import LOOK_AGAIN_NS
 FAILED_PAUSE_NS = 200_000_000
 REJECTED_PAUSE_NS = 10_000_000
 
+UNLIMITED_RATE = 1_000_000  # connections a second
+
 NOTHING_WAITS = errno.EAGAIN
 GIVEN_UP = errno.ECONNABORTED  # by a client, while it waited
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
@@ -57,9 +59,7 @@ class Acceptor:
         # a descriptor without an object around it; typeshed does not know this method, on which accept() is built
         self._accept: Callable[[], tuple[int, SocketAddress]] = self._socket._accept  # type: ignore[attr-defined]
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self._limiter = HandshakeLimiter(
-            settings.max_handshakes, settings.max_handshakes_per_address, settings.connects_per_address, workers
-        )
+        self._limiter = HandshakeLimiter(*_limits(settings), workers)
         self._counters = counters
         self._epoll = epoll
         self._make_room = make_room
@@ -74,9 +74,7 @@ class Acceptor:
         return self._socket.fileno()
 
     def set_limits(self, settings: WorkerSettings) -> None:
-        self._limiter.set_limits(
-            settings.max_handshakes, settings.max_handshakes_per_address, settings.connects_per_address
-        )
+        self._limiter.set_limits(*_limits(settings))
 
     def accept(self, now: int, until: int) -> Iterator[tuple[socket.socket, SocketAddress]]:
         """The connections that wait and may begin a handshake. After `until` no further one is looked at."""
@@ -161,3 +159,10 @@ class Acceptor:
         if self._reserve >= 0:
             os.close(self._reserve)
             self._reserve = -1
+
+
+def _limits(settings: WorkerSettings) -> tuple[int, int, int]:
+    """Of HandshakeLimiter. Browsers open many connections at once, and hold them for long."""
+    if settings.fallback is None:
+        return settings.max_handshakes, settings.max_handshakes_per_address, settings.connects_per_address
+    return settings.fallback.connections, settings.fallback.connections, UNLIMITED_RATE

@@ -75,6 +75,7 @@ def test_a_reload_applies_only_settings_on_which_no_ring_device_or_process_depen
         "tls_server_name", "max_handshakes", "max_handshakes_per_address", "connects_per_address",
         "handshake_timeout", "max_connections_per_client", "peer_queue_bytes", "spares",
         "quota_gb", "quota_action", "quota_rate_mbit", "quota_day", "on", "hook_timeout",
+        "tls_alpn", "fallback", "fallback_h2", "fallback_plain", "fallback_proxy_protocol", "fallback_connections",
     }
     # fmt: on
     assert RELOAD.keys() == SETTINGS.keys() and set(RELOAD.values()) == {"live", "restart"}
