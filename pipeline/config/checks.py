@@ -101,6 +101,11 @@ def push_routes(config: Config) -> Violations:
     yield from _each_once({f"push_routes[{i}]": text for i, text in enumerate(config.push_routes)}, parse_prefix)
 
 
+def proxies(config: Config) -> Violations:
+    texts = {f"proxy_protocol_from[{i}]": text for i, text in enumerate(config.proxy_protocol_from)}
+    yield from _each_once(texts, parse_prefix)
+
+
 def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Violations:
     seen = set()
     for path, text in texts.items():
@@ -234,6 +239,7 @@ CHECKS = (
     Check(remote_addr, ("remote_addr",)),
     Check(tunnel_addr, ("tunnel_addr",)),
     Check(public_addr, ("public_addr",)),
+    Check(proxies, ("proxy_protocol_from",)),
     Check(fallback, ("fallback", "fallback_h2", "fallback_plain")),
     Check(routes, ("routes",)),
     Check(accept_routes, ("accept_routes",)),

@@ -330,6 +330,11 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "on unauthenticated clients: web servers have none of these.",
         unit="connections", live=True)] = 256
 
+    proxy_protocol_from: Annotated[tuple[PrefixText, ...], about(
+        "Networks of proxies that tell the address of each client in a header of the PROXY protocol, version 1 or 2, "
+        "such as HAProxy. A connection from there without such a header is closed and counted. From any other address "
+        "a header is garbage like any other.", live=True)] = ()
+
     # Supervision
     spares: Annotated[bool, about(
         "One process of each kind waits to take the place of a worker that dies, so that traffic goes on sooner. The "

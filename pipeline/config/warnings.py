@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pipeline.config.derive import derive, wanted_connections
 from pipeline.config.schema import SETTINGS, Config, PartialConfig
 from pipeline.config.types import CONNECTIONS_MAX
+from pipeline.config.values import parse_prefix
 from pipeline.packet.address_pool import LINK_ADDRESSES, is_part_of
 
 _PLAIN_CLIENT = derive(PartialConfig(mode="client"))
@@ -87,6 +88,7 @@ UNUSED = (
             "connects_per_address",
             "max_connections_per_client",
             "peer_queue_bytes",
+            "proxy_protocol_from",
             "fallback",
             "fallback_h2",
             "fallback_plain",
@@ -186,6 +188,11 @@ def _of_a_server(config: Config) -> Iterator[str]:
         yield (
             "tls_ca_file is given and no peer has a fingerprint or certificate_name: every holder of a certificate "
             "from this CA is admitted under the name in the certificate."
+        )
+    if any(parse_prefix(text).prefixlen == 0 for text in config.proxy_protocol_from):
+        yield (
+            "proxy_protocol_from has every address: each client can say that it is at any other address, and so pass "
+            "the limits for each address."
         )
     yield from _limits(config)
     yield from _unrouted(config)

@@ -8,7 +8,7 @@ quickly is a short gap in the traffic.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.transport.settings import FallbackSettings, TlsMaterial
@@ -83,6 +83,7 @@ class WorkerSettings(NamedTuple):
 
     # a server that shares its port with a web server
     fallback: FallbackSettings | None = None
+    proxies: Sequence[str] = ()  # networks of proxies that speak the PROXY protocol
 
     @property
     def frame_limit(self) -> int:

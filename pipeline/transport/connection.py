@@ -84,7 +84,7 @@ class Connection:
         self.channel: TlsChannel | None = None  # with TLS, until the ends seal for themselves
         self.records_at_once = RECORDS_MOST  # of TLS, opened in one receive: 1 where the last one may be that of TLS
         self.serial = serial
-        self._address = address
+        self._address: SocketAddress = address
         self.state = state
         self.state_since_ns = now
         self.handshake: Handshake | None = None  # until it is over; owned by workers.tcp.handshake
@@ -103,6 +103,10 @@ class Connection:
         """Whether the supervisor is deciding about an address of the peer: nothing is read meanwhile."""
         learner = self.receive.learner
         return learner is not None and learner.claim is not None
+
+    def set_end(self, host: str, port: int) -> None:
+        """The other end is a proxy, and says where its client is."""
+        self._address = host, port
 
     @property
     def host(self) -> str:

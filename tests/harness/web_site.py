@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -36,8 +37,9 @@ class WebSite:
         self._threads[0].start()
 
     def _accept(self) -> None:
+        """accept() would reserve a descriptor while it waits, which a worker that maps memory may need."""
         with suppress(OSError):
-            while True:
+            while select.select([self._listener], [], []):
                 connection, _ = self._listener.accept()
                 self.accepted += 1
                 self._connections.append(connection)

@@ -12,15 +12,18 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from pipeline.counters import ID
+from pipeline.errors import PeerError
 from pipeline.log import LOG
 from pipeline.policy.churn_limit import ChurnLimit
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import Answer, ClaimDecision, Doubted, Replaced
 from pipeline.transport.address_learner import AddressLearner
 from pipeline.transport.connection import GIVEN_AWAY, HANDSHAKE, Connection
+from pipeline.transport.failure_words import of_error
 from pipeline.transport.socket_options import ask_other_end, configure
 from pipeline.wire import messages
 from pipeline.wire.handshake import Cause, Failed, ServerHandshake
+from pipeline.wire.proxy_protocol import ProxyHeader
 from workers.tcp.accept_share import AcceptShare
 from workers.tcp.acceptor import Acceptor
 from workers.tcp.connection_checks import RETRANSMITS_MAX
@@ -79,6 +82,11 @@ class ServerConnections(ConnectionManager):
         self._unauthenticated = CountedWarning(
             "client %s has not proved to be a peer (%d such clients since the last such line)"
         )
+        self._headers: dict[Connection, ProxyHeader] = {}  # of proxies, under way: the limiter does not know them yet
+        self._headless = CountedWarning(
+            "%s is in proxy_protocol_from, and its connection does not begin with a header of the PROXY protocol: %s "
+            "(%d such connections since the last such line)"
+        )
         self._fallback: Fallback | None = None
         if self._settings.fallback is not None:
             self._shows_handshakes = False  # there may be more than there are rows
@@ -135,9 +143,10 @@ class ServerConnections(ConnectionManager):
             self._note_count()
             if self._shows_handshakes and not self._has_row(connection):
                 continue
-            if self._fallback is not None:
-                self._fallback.expect(connection)
-            self._on_outcome(connection, self._handshaker.begin(connection))
+            if self._acceptor.is_proxy(connection.host):
+                self._headers[connection] = ProxyHeader()
+            else:
+                self._begin(connection)
 
     def _has_row(self, connection: Connection) -> bool:
         """Whether the connection has a status row; else it is closed."""
@@ -146,6 +155,47 @@ class ServerConnections(ConnectionManager):
             self.close(connection, "this worker has as many connections as it can have", logging.DEBUG)
             return False
         return True
+
+    def _begin(self, connection: Connection) -> None:
+        """The client's address is known, and has been admitted."""
+        if self._fallback is not None:
+            self._fallback.expect(connection)
+        self._on_outcome(connection, self._handshaker.begin(connection))
+
+    def _advance(self, connection: Connection) -> None:
+        if connection not in self._headers or self._read_header(connection, self._headers[connection]):
+            super()._advance(connection)
+
+    def _read_header(self, connection: Connection, header: ProxyHeader) -> bool:
+        """Read the header of a proxy, and no byte behind it. Whether the handshake has begun."""
+        try:
+            while header.needs:
+                data = connection.socket.recv(header.needs)
+                if not data:
+                    self.close(connection, "closed by the proxy")
+                    return False
+                header.feed(data)
+        except BlockingIOError:
+            return False
+        except PeerError as error:
+            self._close_headless(connection, str(error))
+            return False
+        except OSError as error:
+            self.close(connection, of_error(error))
+            return False
+        if header.client is not None:
+            connection.set_end(*header.client)
+        if not self._acceptor.admit(connection.host, time.monotonic_ns()):
+            self.close(connection, "too many clients that have not proved to be a peer")
+            return False
+        del self._headers[connection]
+        self._begin(connection)
+        return connection.state is HANDSHAKE and connection.handshake is not None
+
+    def _close_headless(self, connection: Connection, why: str) -> None:
+        self._counters[ID["tcp.closed_proxy_header"]] += 1
+        self._headless.record(time.monotonic_ns(), connection.host, why)
+        self.close(connection, why)
 
     def _note_count(self) -> None:
         taken = len(self._fallback) if self._fallback is not None else 0
@@ -160,7 +210,7 @@ class ServerConnections(ConnectionManager):
         for connection in self._handshaking.by_fd.values():
             if now - connection.state_since_ns < ENOUGH_NS:
                 return False
-            if not self._handshaker.awaits_supervisor(connection):
+            if connection not in self._headers and not self._handshaker.awaits_supervisor(connection):
                 self._counters[ID["tcp.closed_for_another"]] += 1
                 self.close(connection, "another client needs its place", logging.DEBUG)
                 return True
@@ -213,6 +263,9 @@ class ServerConnections(ConnectionManager):
         return super()._has_had_its_time(connection, now)
 
     def _handshake_expired(self, connection: Connection) -> None:
+        if connection in self._headers:
+            self._close_headless(connection, "it says too little")
+            return
         self._counters[ID["tcp.closed_too_late"]] += 1
         super()._handshake_expired(connection)
 
@@ -314,7 +367,8 @@ class ServerConnections(ConnectionManager):
         if not established:
             if self._fallback is not None:
                 self._fallback.let_go(connection)
-            self._acceptor.handshake_done(connection.host, proved=False)
+            if self._headers.pop(connection, None) is None:
+                self._acceptor.handshake_done(connection.host, proved=False)
             self._queue.forget(connection, free=False)
 
 

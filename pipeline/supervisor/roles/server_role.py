@@ -144,7 +144,7 @@ class ServerRole(AdmissionNews):
         """The workers of a server send no HELLO."""
 
     def tick(self, now: int) -> None:
-        self._client_watch.tick(now, has_routes=bool(self._config.routes))
+        self._client_watch.tick(now, has_routes=bool(self._config.routes), proxies=self._config.proxy_protocol_from)
         if self._peer_watch is not None:
             self._peer_watch.tick(now)
         changed = self.accountant.tick(now)

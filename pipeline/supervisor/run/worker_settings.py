@@ -65,6 +65,7 @@ def worker_settings(
         key_id=auth.key_id(credentials.key).hex() if credentials.key and not is_server else "",
         knock_key=auth.knock_key(credentials.key).hex() if credentials.key and not is_server else "",
         fallback=_fallback(config) if is_server else None,
+        proxies=config.proxy_protocol_from if is_server else (),
         client_subnets=_client_subnets(config),
         client_id=client_id(config.name),
         session=session,
