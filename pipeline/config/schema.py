@@ -225,7 +225,8 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     tls_cert_file: Annotated[PathText, about(
         "Path of this end's certificate in PEM format, followed by intermediate CAs, at most 64 KiB. `check`, a start "
         "and a reload prove that TLS 1.3 can use it. A server without one makes its own at its first start and keeps "
-        "it in `state_dir`. A client needs one if the server identifies it by certificate.", live=True)] = ""
+        "it in `state_dir`. A client needs one if the server identifies it by certificate. A file that is renewed is "
+        "taken over within half a minute.", live=True)] = ""
     tls_key_file: Annotated[PathText, about(
         "Path of the private key of `tls_cert_file`, PEM, readable by its owner only.", live=True)] = ""
     tls_ca_file: Annotated[PathText, about(

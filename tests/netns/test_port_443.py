@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import secrets
+import signal
 import socket
 import ssl
 import struct
@@ -86,6 +87,12 @@ def masked(text: str) -> str:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     directory = tmp_path_factory.mktemp("site")
     with Lab(names=("hub", "one", "two")) as lab, shared_port(lab, directory) as made:
+        yield made
+
+
+@pytest.fixture
+def lab_of_its_own(tmp_path: Path) -> Iterator[Shared]:
+    with Lab(names=("hub", "one")) as lab, shared_port(lab, tmp_path) as made:
         yield made
 
 
@@ -320,13 +327,41 @@ def test_a_session_is_resumed_as_nginx_resumes_it(shared: Shared) -> None:
                 session = sock.session
 
 
+# -- a renewed certificate
+
+
+@pytest.mark.slow
+def test_a_renewed_certificate_is_shown_without_a_command_and_peers_stay(lab_of_its_own: Shared) -> None:
+    hub, shared = lab_of_its_own.hub, lab_of_its_own
+    client = hub.join(shared.node)
+    lost = hub.server.counter("tcp.connections_lost")
+    pair = issue(NAME)
+    for setting, text in (("tls_cert_file", pair.certificate), ("tls_key_file", pair.key)):
+        path = Path(hub.server.config[setting])
+        new = path.with_suffix(".new")
+        new.touch(0o600)
+        new.write_text(text)
+        new.replace(path)
+
+    def shown() -> bytes:
+        with context().wrap_socket(shared.connect("shared"), server_hostname=NAME) as sock:
+            return sock.getpeercert(True) or b""
+
+    expected = ssl.PEM_cert_to_DER_cert(pair.certificate)
+    eventually(lambda: shown() == expected, 40.0, "the new certificate")
+    assert reaches(client.node, hub.server.address)
+    assert hub.server.counter("tcp.connections_lost") == lost
+    client.signal_worker("tcp-0", signal.SIGKILL)  # all its connections are dialed anew, and take the new certificate
+    eventually(lambda: reaches(client.node, hub.server.address, count=1, seconds=0.5), 20.0)
+
+
 # -- when the web server fails
 
 
 def test_while_nginx_hangs_visitors_wait_and_peers_come_and_go(shared: Shared) -> None:
     before = shared.hub.server.counter("tcp.fallbacks_begun")
     worker = eventually(lambda: worker_of(shared.nginx))
-    os.kill(worker, 19)
+    os.kill(worker, signal.SIGSTOP)
     try:
         with context().wrap_socket(shared.connect("shared"), server_hostname=NAME) as sock:
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -334,10 +369,10 @@ def test_while_nginx_hangs_visitors_wait_and_peers_come_and_go(shared: Shared) -
             client = shared.hub.join(shared.hub.lab["two"], fec="off")
             assert reaches(client.node, shared.hub.server.address)
             client.stop()
-            os.kill(worker, 18)
+            os.kill(worker, signal.SIGCONT)
             assert "Welcome" in outcome(sock).said
     finally:
-        os.kill(worker, 18)
+        os.kill(worker, signal.SIGCONT)
 
 
 def worker_of(nginx: Nginx) -> int:
