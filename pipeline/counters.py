@@ -137,6 +137,14 @@ COUNTERS = (
             "control, because the path had begun or ceased to lose packets"),
     Counter(240, "tcp.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
             "were skipped"),
+    Counter(241, "tcp.fallbacks_begun", IN, "clients that have not proved to be a peer, given to the web server of "
+            "`fallback`"),
+    Counter(242, "tcp.fallbacks_ended", IN, "connections of such clients that have ended"),
+    Counter(243, "tcp.fallbacks_failed", IN, "clients that the web server of `fallback` did not take"),
+    Counter(244, "tcp.fallback_bytes_sent", IN, "bytes from the web server to such clients"),
+    Counter(245, "tcp.fallback_bytes_received", IN, "bytes from such clients to the web server"),
+    Counter(246, "tcp.closed_proxy_header", IN, "connections from proxy_protocol_from closed because they did not "
+            "begin with a header of the PROXY protocol"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),
     Counter(65, "fec.bytes_coded", OUT, "bytes of blocks cut into shards"),
     Counter(66, "fec.bytes_added", OUT, "bytes of parity shards, and of copies, added to blocks"),

@@ -28,7 +28,6 @@ from pipeline.credentials import key_exchange, tls_settings
 from pipeline.errors import LocalError, PeerError
 from pipeline.log import printable
 from pipeline.transport import failure_words
-from pipeline.transport.settings import ALPN
 from pipeline.transport.tls_context import TlsContext, context_of
 from pipeline.wire import auth, framing, messages
 from pipeline.wire.messages import Challenge, Done, Hello, Message, Proof, Refused, Welcome
@@ -151,12 +150,14 @@ class _Conversation:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: Server, key: bytes) -> None:
         self._reader, self._writer = reader, writer
         self._pin = server.config.server_certificate_hash
+        self._context = server.context
         self._key = key
         self._is_open = False
 
     async def ask(self, hello: Hello) -> Done | Welcome:
         await asyncio.sleep(REFUSAL_SECONDS)
         shown = await self._certificate_hash()
+        hello = hello._replace(knock=self._knock(hello))
         self._writer.write(hello.frame())
         challenge, challenge_frame = await self._receive()
         if isinstance(challenge, Refused):
@@ -176,6 +177,10 @@ class _Conversation:
                 return answer
         raise FirstContactError("the server has not proved that it has our key", is_final=True, is_open=True)
 
+    def _knock(self, hello: Hello) -> bytes:
+        binding = self._writer.get_extra_info("ssl_object").get_channel_binding("tls-unique")
+        return auth.knock(auth.knock_key(self._key), hello.nonce, binding)
+
     async def _certificate_hash(self) -> bytes:
         channel = self._writer.get_extra_info("ssl_object")
         try:
@@ -183,7 +188,7 @@ class _Conversation:
         except ValueError:  # with TLS 1.3 the server refuses our certificate, or the lack of one, after our handshake
             await self._receive()
             raise FirstContactError(failure_words.ENDED_EARLY) from None
-        if channel.selected_alpn_protocol() != ALPN:
+        if not self._context.accepts(channel.selected_alpn_protocol()):
             raise FirstContactError(failure_words.NO_TUNNEL, is_final=True)
         found = hashlib.sha256(certificate).digest()
         if self._pin and found != self._pin:

@@ -73,11 +73,4 @@ def _hide(line: str) -> None:
 
 def overrides(invitation: Invitation) -> list[str]:
     """The settings that follow from the invitation. Its key is not among them: there is no setting for a key."""
-    return [
-        f"{name}={json.dumps(value)}"
-        for name, value in (
-            ("mode", "client"),
-            ("remote_addr", invitation.server),
-            ("tls_fingerprint", invitation.fingerprint),
-        )
-    ]
+    return [f"{name}={json.dumps(value)}" for name, value in {"mode": "client", **invitation.settings}.items()]

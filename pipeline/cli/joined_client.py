@@ -189,8 +189,7 @@ class JoinedClient:
         return {
             "mode": "client",
             "name": self.name,
-            "remote_addr": line.server,
-            "tls_fingerprint": line.fingerprint,
+            **line.settings,
             "key_file": str(self.key_path),
         }
 

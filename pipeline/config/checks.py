@@ -58,6 +58,15 @@ def public_addr(config: Config) -> Violations:
     yield from _dialable("public_addr", config.public_addr)
 
 
+def fallback(config: Config) -> Violations:
+    for name in ("fallback", "fallback_h2", "fallback_plain"):
+        text = getattr(config, name)
+        problems = list(_dialable(name, text))
+        if text and not problems and parse_endpoint(text).address is None:
+            problems = [(name, 'an address and a port, such as "127.0.0.1:8080", and no name', text)]
+        yield from problems
+
+
 def _dialable(name: str, text: str) -> Violations:
     if not text:
         return
@@ -122,6 +131,11 @@ def push_routes(config: Config) -> Violations:
 def names(config: Config) -> Violations:
     if use := RESERVED_DOMAINS.get(config.names.rpartition(".")[2]):
         yield "names", f'another domain, such as "tunnel": this one is {use}', config.names
+
+
+def proxies(config: Config) -> Violations:
+    texts = {f"proxy_protocol_from[{i}]": text for i, text in enumerate(config.proxy_protocol_from)}
+    yield from _each_once(texts, parse_prefix)
 
 
 def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Violations:
@@ -279,6 +293,8 @@ CHECKS = (
     Check(remote_addr, ("remote_addr",)),
     Check(tunnel_addr, ("tunnel_addr",)),
     Check(public_addr, ("public_addr",)),
+    Check(proxies, ("proxy_protocol_from",)),
+    Check(fallback, ("fallback", "fallback_h2", "fallback_plain")),
     Check(routes, ("routes",)),
     Check(accept_routes, ("accept_routes",)),
     Check(push_routes, ("push_routes",)),
@@ -303,6 +319,8 @@ CHECKS = (
     Check(security_checks.plaintext, ("encryption", "tls_enabled", "compat")),
     Check(security_checks.certificate, ("tls_cert_file", "tls_key_file")),
     Check(security_checks.verification, ("mode", "tls_skip_verify", "tls_ca_file", "tls_fingerprint")),
+    Check(security_checks.fallback, ("mode", "fallback", "encryption", "compat", "insecure", "tls_ca_file")),
+    Check(security_checks.alpn, ("mode", "tls_alpn", "compat", "encryption", "fallback", "fallback_h2")),
     Check(security_checks.insecure, ("mode", "local_addr", "insecure", "encryption", "tls_enabled", "compat")),
     Check(security_checks.multi_client, ("mode", "compat", "multi_client", "insecure")),
     Check(security_checks.peer_proofs, ("mode", "peers", "encryption", "tls_enabled", "compat", "tls_ca_file")),

@@ -18,6 +18,7 @@ from pipeline.config.types import CONNECTIONS_MAX
 from pipeline.config.values import Endpoint, parse_remote
 from pipeline.policy.machine import Machine
 from pipeline.policy.server_choice import Server
+from pipeline.wire.framing import ALPN
 
 TUN_NAME_MAX = 15  # IFNAMSIZ - 1, linux/if.h
 LIGHT_CONNECTIONS = 3  # two copies beyond the first
@@ -51,6 +52,7 @@ def derive(given: PartialConfig, machine: Machine | None = None) -> Config:
         "encryption": encryption,
         "tls_enabled": encryption == "tls" if given.tls_enabled is None else given.tls_enabled,
         "tls_server_name": _server_name(given) if given.tls_server_name is None else given.tls_server_name,
+        "tls_alpn": _tls_alpn(given) if given.tls_alpn is None else given.tls_alpn,
         "lanes": choice.lanes,
         "split_workers": choice.split,
         "multi_client": is_hub if given.multi_client is None else given.multi_client,
@@ -84,6 +86,14 @@ def _server_name(given: PartialConfig) -> str:
     except ValueError:  # which is reported for remote_addr
         return ""
     return Server(*remote).certificate_name if isinstance(remote, Endpoint) else ""
+
+
+def _tls_alpn(given: PartialConfig) -> tuple[str, ...]:
+    if given.compat:
+        return ()
+    if given.mode == "server" and given.fallback:
+        return ("h2", "http/1.1") if given.fallback_h2 else ("http/1.1",)
+    return (ALPN,)
 
 
 def _peer(peer: Peer, given: PartialConfig) -> Peer:

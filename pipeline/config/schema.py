@@ -21,6 +21,7 @@ from pipeline.config.setting import settings_of
 from pipeline.config.types import (
     GIB,
     PEER_FORM,
+    AlpnNames,
     Bytes,
     CongestionName,
     ConnectionCount,
@@ -262,7 +263,8 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     tls_cert_file: Annotated[PathText, about(
         "Path of this end's certificate in PEM format, followed by intermediate CAs, at most 64 KiB. `check`, a start "
         "and a reload prove that TLS 1.3 can use it. A server without one makes its own at its first start and keeps "
-        "it in `state_dir`. A client needs one if the server identifies it by certificate.", live=True)] = ""
+        "it in `state_dir`. A client needs one if the server identifies it by certificate. A file that is renewed is "
+        "taken over within half a minute.", live=True)] = ""
     tls_key_file: Annotated[PathText, about(
         "Path of the private key of `tls_cert_file`, PEM, readable by its owner only.", live=True)] = ""
     tls_ca_file: Annotated[PathText, about(
@@ -281,6 +283,13 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     tls_min_version: Annotated[Literal["1.3", "1.2"], about(
         "Oldest TLS version that this end accepts. Two ends of this program always use 1.3. `1.2` is for a middlebox "
         "or, with `compat`, another end that has no 1.3.")] = "1.3"
+    tls_alpn: Annotated[AlpnNames, about(
+        "Names of protocols in TLS (ALPN) that a client offers, in this order, and from which a server selects. "
+        "Everybody on the path can read those of a client. An end with `tunnel/1` alone goes on only if the other end "
+        "has it, too. With other names the ends tell each other inside TLS what they are.",
+        derived="`tunnel/1`; of a server with `fallback` `http/1.1`, and before it `h2` with `fallback_h2`; none with "
+        "`compat`",
+        live=True)] = None
 
     # Clients of a server
     peers: Annotated[tuple[Annotated[Peer, accepts(PEER_FORM)], ...], about(
@@ -352,6 +361,32 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Bytes that may wait in a tcp worker for one client that reads slowly. More is dropped and counted, so that a "
         "slow client does not hold up the others. The minimum is one block; the default is 84 ms at 100 Mbit/s.",
         unit="bytes", live=True)] = 1 << 20
+
+    # A port that is shared with a web server
+    fallback: Annotated[EndpointOrNone, about(
+        "Address of a web server, without TLS, to which all clients go that do not prove to be a peer. From the first "
+        "byte on they see that web server and nothing else: docs/port-443.md. Peers need a key.",
+        live=True)] = ""
+    fallback_h2: Annotated[EndpointOrNone, about(
+        "Address of the web server for clients that have selected HTTP/2 in TLS. It gets HTTP/2 without TLS, with "
+        "prior knowledge (h2c). Empty: no client can select HTTP/2, unless `tls_alpn` says so.", live=True)] = ""
+    fallback_plain: Annotated[EndpointOrNone, about(
+        "Address of the web server for clients that speak no TLS. It gets their bytes as they are. Let it be a port "
+        "with TLS: it answers as web servers answer HTTP without TLS on port 443. Empty: `fallback`.",
+        live=True)] = ""
+    fallback_proxy_protocol: Annotated[bool, about(
+        "Tell the web server the address of each client, in a header of the PROXY protocol, version 2. The web server "
+        "must be set to expect it.", live=True)] = False
+    fallback_connections: Annotated[Limit, about(
+        "Clients at a time that have not proved to be a peer, with `fallback`; a quarter of them from one address. "
+        "Beyond it the one that has been idle longest ends, after two seconds. It takes the place of the other limits "
+        "on unauthenticated clients: web servers have none of these.",
+        unit="connections", live=True)] = 256
+
+    proxy_protocol_from: Annotated[tuple[PrefixText, ...], about(
+        "Networks of proxies that tell the address of each client in a header of the PROXY protocol, version 1 or 2, "
+        "such as HAProxy. A connection from there without such a header is closed and counted. From any other address "
+        "a header is garbage like any other.", live=True)] = ()
 
     # Supervision
     spares: Annotated[bool, about(
@@ -502,6 +537,7 @@ class Config(PartialConfig, frozen=True, kw_only=True):
     encryption: Literal["tls", "none"]
     tls_enabled: bool
     tls_server_name: str
+    tls_alpn: tuple[str, ...]
     multi_client: bool
     lanes: int
     split_workers: tuple[Literal["tun", "fec"], ...]

@@ -16,6 +16,7 @@ from pipeline.shm.layout import ROUTES_MAX
 Violations = Iterator[tuple[str, str, Any]]
 """Path, expected, given."""
 
+HTTP_1 = "http/1.1"  # the ALPN name (RFC 7301, 6)
 ONLY_ONCE = "each value only once"
 
 
@@ -51,6 +52,35 @@ def server_name(config: Config) -> Violations:
             check_host(config.tls_server_name)
         except ValueError as expected:
             yield "tls_server_name", str(expected), config.tls_server_name
+
+
+def fallback(config: Config) -> Violations:
+    """With a fallback, only a proof inside TLS tells a peer from a browser."""
+    if config.mode == "client" or not config.fallback:
+        return
+    reasons = {
+        'encryption "none": a browser on a port of web servers speaks TLS': config.encryption == "none",
+        "compat: the original program's clients prove nothing": config.compat,
+        "insecure: every client would be a peer, and none the web server's": config.insecure,
+        "tls_ca_file: no web server asks every browser for a certificate. Give peers a key": bool(config.tls_ca_file),
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            yield "fallback", f"none with {reason}", config.fallback
+            return
+
+
+def alpn(config: Config) -> Violations:
+    if config.tls_alpn and config.compat:
+        yield "tls_alpn", "none with compat: the original program has no ALPN name", config.tls_alpn
+    elif not config.tls_alpn and not config.compat and config.encryption == "tls":
+        yield "tls_alpn", 'at least one name, such as "http/1.1"', config.tls_alpn
+    elif len(set(config.tls_alpn)) < len(config.tls_alpn):
+        yield "tls_alpn", ONLY_ONCE, config.tls_alpn
+    elif config.mode == "server" and config.fallback and HTTP_1 not in config.tls_alpn:
+        yield "tls_alpn", f'"{HTTP_1}" among the names with fallback: browsers offer it', config.tls_alpn
+    elif config.mode == "server" and config.fallback and "h2" in config.tls_alpn and not config.fallback_h2:
+        yield "fallback_h2", "an address, because tls_alpn has h2: HTTP/2 needs a web server that speaks it", ""
 
 
 def insecure(config: Config) -> Violations:

@@ -95,6 +95,10 @@ DomainText = Annotated[
     Meta(pattern=f"^({_LABEL}[.])*{_TOP_LABEL}$|^$", max_length=DOMAIN_MAX),
     accepts('a domain in lower case, such as "tunnel" or "tunnel.internal", or ""'),
 ]
+AlpnName = Annotated[str, Meta(pattern="^[!-~]{1,32}$"), accepts('a name such as "h2" or "http/1.1"')]
+AlpnNames = Annotated[
+    tuple[AlpnName, ...] | None, accepts('an array of names of protocols in TLS, such as ["h2", "http/1.1"]')
+]
 PathText = Annotated[str, accepts("the path of a file")]
 DirectoryText = Annotated[str, accepts("the path of a directory, beginning with /")]
 HookEvent = Literal["up", "down", "connected", "lost", "peer-joined", "peer-left", "quota"]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pipeline.config.derive import derive, wanted_connections
 from pipeline.config.schema import SETTINGS, Config, PartialConfig
 from pipeline.config.types import CONNECTIONS_MAX
-from pipeline.config.values import Endpoint
+from pipeline.config.values import Endpoint, parse_prefix
 from pipeline.packet.address_pool import LINK_ADDRESSES, is_part_of
 
 _PLAIN_CLIENT = derive(PartialConfig(mode="client"))
@@ -61,6 +61,14 @@ def _without_sealing(config: Config) -> bool:
     return config.compat or config.encryption == "none"
 
 
+def _without_fallback(config: Config) -> bool:
+    return not config.fallback
+
+
+def _with_fallback(config: Config) -> bool:
+    return _on_server(config) and bool(config.fallback)
+
+
 def _for_one_client(config: Config) -> bool:
     return _on_server(config) and not config.multi_client
 
@@ -103,12 +111,28 @@ UNUSED = (
             "max_connections_per_client",
             "peer_queue_bytes",
             "move_timeout",
+            "proxy_protocol_from",
+            "fallback",
+            "fallback_h2",
+            "fallback_plain",
+            "fallback_proxy_protocol",
+            "fallback_connections",
         ),
         _on_client,
         "the server decides which clients it serves, and how",
     ),
     Unused(("max_clients", "client_isolation"), _for_one_client, "multi_client is false"),
     Unused(("multicast_kbit",), _for_one_client, "multi_client is false, so multicast passes both ways anyway"),
+    Unused(
+        ("fallback_h2", "fallback_plain", "fallback_proxy_protocol", "fallback_connections"),
+        _without_fallback,
+        "fallback is empty",
+    ),
+    Unused(
+        ("max_handshakes", "max_handshakes_per_address", "connects_per_address"),
+        _with_fallback,
+        "with fallback, fallback_connections limits the clients that have not proved to be a peer",
+    ),
     Unused(
         (
             "key_file",
@@ -119,6 +143,7 @@ UNUSED = (
             "tls_fingerprint",
             "tls_skip_verify",
             "tls_min_version",
+            "tls_alpn",
         ),
         _without_tls,
         'encryption is "none"',
@@ -190,6 +215,11 @@ def _of_a_server(config: Config) -> Iterator[str]:
         yield (
             "tls_ca_file is given and no peer has a fingerprint or certificate_name: every holder of a certificate "
             "from this CA is admitted under the name in the certificate."
+        )
+    if any(parse_prefix(text).prefixlen == 0 for text in config.proxy_protocol_from):
+        yield (
+            "proxy_protocol_from has every address: each client can say that it is at any other address, and so pass "
+            "the limits for each address."
         )
     yield from _limits(config)
     yield from _unrouted(config)

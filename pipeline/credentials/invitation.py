@@ -8,6 +8,9 @@ After the prefix comes a JSON object, in base64url without padding (RFC 4648, 5)
     key           of the peer, base64
     certificate   SHA-256 of the server's certificate, hexadecimal: the client accepts no other server
     name          of the peer at the server
+    lasts         false: the server will have other certificates, so a client keeps no hash of this one. Its key tells
+                  it whether it is the server. Left out if true
+    alpn          names that the client is to offer in TLS. Left out for our own
 
 The server takes every holder of the line for the peer, so no text of an error holds any part of it. decode() is total.
 It ignores white space, since a long line is easily wrapped on its way, quotation marks around it, invisible characters,
@@ -18,11 +21,13 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from pipeline.config.peer import check_peer_name
+from pipeline.config.types import AlpnName
 from pipeline.config.values import check_host, parse_endpoint, parse_fingerprint
 from pipeline.credentials import keys
 from pipeline.errors import ConfigError, Problem
@@ -30,6 +35,7 @@ from pipeline.secret_text import INVITATION_PREFIX
 from pipeline.system import small_file
 
 SERVER_FORM = 'HOST or HOST:PORT, as clients reach this server, such as "vpn.example.org"'
+ALPN_NAMES_MAX = 8
 LINE_LENGTH_MAX = 2048  # four times the longest: a host name of 253 characters
 
 
@@ -38,6 +44,17 @@ class Invitation(NamedTuple):
     key: bytes
     fingerprint: str
     name: str
+    lasts: bool = True
+    alpn: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of a client that follow from it. Its key is not among them: there is no setting for a key."""
+        return {
+            "remote_addr": self.server,
+            **({"tls_fingerprint": self.fingerprint} if self.lasts else {}),
+            **({"tls_alpn": list(self.alpn)} if self.alpn else {}),
+        }
 
 
 class _Content(msgspec.Struct):
@@ -45,6 +62,8 @@ class _Content(msgspec.Struct):
     key: str
     certificate: str
     name: str
+    lasts: bool = True
+    alpn: Annotated[tuple[AlpnName, ...], Meta(max_length=ALPN_NAMES_MAX)] = ()
 
 
 def encode(invitation: Invitation) -> str:
@@ -54,6 +73,8 @@ def encode(invitation: Invitation) -> str:
         "key": base64.b64encode(invitation.key).decode(),
         "certificate": invitation.fingerprint,
         "name": invitation.name,
+        **({} if invitation.lasts else {"lasts": False}),
+        **({"alpn": invitation.alpn} if invitation.alpn else {}),
     }
     data = json.dumps(content, separators=(",", ":")).encode()
     return INVITATION_PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("=")
@@ -76,7 +97,12 @@ def decode(line: str) -> Invitation:
             raise ValueError("HOST:PORT of the server")
         check_peer_name(content.name)
         return Invitation(
-            content.server, keys.parse(content.key), parse_fingerprint(content.certificate).hex(), content.name
+            content.server,
+            keys.parse(content.key),
+            parse_fingerprint(content.certificate).hex(),
+            content.name,
+            content.lasts,
+            content.alpn,
         )
     except (ValueError, ConfigError):
         raise _invitation_error("no server prints a line with this content: ask for another invitation") from None

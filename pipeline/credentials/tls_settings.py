@@ -17,7 +17,7 @@ from pipeline.credentials.state_dir import SERVER_CERTIFICATE, SERVER_KEY
 from pipeline.errors import ConfigError, LocalError, Problem
 from pipeline.log import LOG
 from pipeline.transport import tls_context, tls_pem
-from pipeline.transport.settings import ALPN, TlsMaterial
+from pipeline.transport.settings import TlsMaterial
 
 
 class TlsSettings(NamedTuple):
@@ -82,7 +82,7 @@ def load(config: Config, own: OwnPair | None = None, key: bytes = b"") -> TlsSet
         # a pinned certificate, or a server that proves to have our key, needs no CA to vouch for it
         verify = not config.tls_skip_verify and bool(ca or not (pin or key))
         tls = TlsMaterial(*texts, pin.hex(), config.tls_server_name, verify)
-    tls = tls._replace(alpn="" if config.compat else ALPN)
+    tls = tls._replace(alpn=config.tls_alpn, like_a_web_server=is_server and bool(config.fallback))
     try:
         tls_context.prove_usable(tls, server=is_server)
     except ConfigError as error:

@@ -1,6 +1,7 @@
 """Admission to a server: the decision about a HELLO, and which sessions may go on.
 
     handle_hello(request)    a tcp worker's request about a connection; no bytes of a peer make it raise
+    judge_knock(request)     with a fallback, before that: whether the client has a key at all
     configure(known)         take over other peers; a peer that is gone, or has another key, loses its connections
     follow_quotas(names)     these peers have used up their quotas, or have new ones
     list_peers(now)          for the command `peers`
@@ -31,7 +32,16 @@ from pipeline.peers.registry import ANYBODY, BYTES_PER_MBIT, KnownPeer, PeerRegi
 from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.policy.churn_limit import ChurnLimit
 from pipeline.policy.fair_share import Counts, FairShare
-from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted, Replaced, Seal
+from pipeline.runtime.supervisor_channel import (
+    AdmissionRequest,
+    Admitted,
+    Decision,
+    Knocked,
+    KnockRequest,
+    NotAdmitted,
+    Replaced,
+    Seal,
+)
 from pipeline.sealing.session import SealedSession, answer_key_share
 from pipeline.shm.peer_table import PeerTable
 from pipeline.version import VERSION
@@ -188,6 +198,13 @@ class Admission:
             self._share_rate(now)
 
     # -- requests of tcp workers
+
+    def judge_knock(self, request: KnockRequest) -> Knocked:
+        """Whether the HELLO of a client has the knock of a key that is known."""
+        hello = messages.decode(bytes.fromhex(request["knock"]))
+        if not isinstance(hello, messages.Hello):
+            raise PeerError("expected a HELLO, found another message of the handshake")
+        return Knocked(serial=request["serial"], is_right=self.registry.knows(hello, bytes.fromhex(request["binding"])))
 
     def handle_hello(self, request: AdmissionRequest) -> Decision:
         """Admit a connection or refuse it. Bytes in a request are a peer's, and hexadecimal."""

@@ -209,6 +209,12 @@ class PeerRegistry:
         proved = auth.client_proved(found[1] if found else self._decoy_key, transcript, mac)
         return found if proved else None
 
+    def knows(self, hello: Hello, binding: bytes) -> bool:
+        """Whether the knock in a HELLO is that of a key that is known. An unknown key takes as long as a known one."""
+        found = self._keys.get(hello.key_id) if hello.auth == AUTH_KEY else None
+        right = auth.knocked(found[1] if found else self._decoy_key, hello.nonce, binding, hello.knock)
+        return right and found is not None
+
     def by_certificate(self, der: bytes) -> KnownPeer | None:
         """The peer of a certificate that TLS has verified."""
         known = self._certificates.get(hashlib.sha256(der).digest())

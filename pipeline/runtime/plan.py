@@ -8,9 +8,10 @@ quickly is a short gap in the traffic.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.transport.settings import TlsMaterial
+from pipeline.transport.settings import FallbackSettings, TlsMaterial
 from pipeline.wire import framing
 
 
@@ -95,6 +96,11 @@ class WorkerSettings(NamedTuple):
     multicast_rate: int = 0  # bytes a second of each peer that go to all peers; 0: none
     has_others: bool = False  # a client can go to another server: it looks whether this one is silent
     reserve: Reserve | None = None
+    knock_key: str = ""  # of a client with a key, hexadecimal (pipeline.wire.auth)
+
+    # a server that shares its port with a web server
+    fallback: FallbackSettings | None = None
+    proxies: Sequence[str] = ()  # networks of proxies that speak the PROXY protocol
 
     @property
     def frame_limit(self) -> int:
@@ -102,18 +108,25 @@ class WorkerSettings(NamedTuple):
         return framing.COMPAT_LENGTH_LIMIT if self.compat else framing.LENGTH_LIMIT
 
     def without_secrets(self) -> WorkerSettings:
-        """The settings for a worker that shakes no hands: the private key of the certificate is not in them."""
-        return self._replace(tls=None)
+        """The settings for a worker that shakes no hands: neither the private key of the certificate nor the key of
+        knocks is in them."""
+        return self._replace(tls=None, knock_key="")
 
     @classmethod
     def from_json(cls, fields: list[Any]) -> WorkerSettings:
         """The settings again, out of the array that json.dumps makes of them."""
         settings = cls(*fields)
         return settings._replace(
-            tls=TlsMaterial(*settings.tls) if settings.tls else None,
+            tls=_tls_from_json(settings.tls) if settings.tls else None,
+            fallback=FallbackSettings(*settings.fallback) if settings.fallback else None,
             account=(settings.account[0], settings.account[1]) if settings.account else None,
             reserve=Reserve(*settings.reserve) if settings.reserve else None,
         )
+
+
+def _tls_from_json(fields: Iterable[Any]) -> TlsMaterial:
+    tls = TlsMaterial(*fields)
+    return tls._replace(alpn=tuple(tls.alpn))
 
 
 class WorkerFds(NamedTuple):

@@ -4,6 +4,8 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
 `pipeline.supervisor.processes.worker_channels`. Bytes are hexadecimal.
 
     AdmissionRequest   server    worker -> supervisor    may this client connect?
+    KnockRequest       server    worker -> supervisor    with a fallback: does this HELLO have the knock of a peer?
+    Knocked            server    supervisor -> worker    yes or no
     Admitted           server    supervisor -> worker    yes, send this WELCOME
     NotAdmitted        server    supervisor -> worker    no, send this REFUSED, or nothing
     EndReport          server    worker -> supervisor    why the last connection of a peer has ended
@@ -60,6 +62,23 @@ class AdmissionRequest(TypedDict):
     certificate: str  # that the client has shown, DER; "" for none
     hash: str  # SHA-256 of the certificate that we have shown
     address: NotRequired[str]  # of the client, for an event about it
+
+
+@final
+class KnockRequest(TypedDict):
+    """Has the client that sent this HELLO a key that is known?"""
+
+    serial: int  # of the connection; the answer repeats it
+    knock: str  # its HELLO frame
+    binding: str  # of its TLS connection
+
+
+@final
+class Knocked(TypedDict):
+    """Whether it has."""
+
+    serial: int
+    is_right: bool
 
 
 @final
@@ -215,6 +234,7 @@ class CongestionRequest(TypedDict):
 
 Request = (
     AdmissionRequest
+    | KnockRequest
     | EndReport
     | AddressClaim
     | ProofRequest
@@ -224,8 +244,10 @@ Request = (
     | VisitsReport
 )
 Decision = Admitted | NotAdmitted
-HandshakeAnswer = Admitted | NotAdmitted | OwnProof | Verdict
-Answer = Admitted | NotAdmitted | OwnProof | Verdict | ClaimDecision | Doubted | Replaced | Goaway | NewSettings
+HandshakeAnswer = Admitted | NotAdmitted | Knocked | OwnProof | Verdict
+Answer = (
+    Admitted | NotAdmitted | Knocked | OwnProof | Verdict | ClaimDecision | Doubted | Replaced | Goaway | NewSettings
+)
 
 
 class SupervisorChannel:

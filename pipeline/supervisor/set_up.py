@@ -14,6 +14,7 @@ from pipeline import log
 from pipeline.config import Config
 from pipeline.events import Event
 from pipeline.log import LOG
+from pipeline.supervisor.commands.certificate_watch import CertificateWatch
 from pipeline.supervisor.commands.commands import Commands
 from pipeline.supervisor.commands.departure import Departure
 from pipeline.supervisor.commands.reloader import Reloader
@@ -133,6 +134,7 @@ def set_up(
         Care("the care for the clamp", UNTIL_STOP, entries.clamp.tick),
         Care("the care for the run directory", UNTIL_STOP, RunFiles(instance, control).check),
         Care("the care for the peers", UNTIL_STOP, role.tick),
+        Care("the care for the certificate", RUNNING, CertificateWatch(lambda: run.config, reloader.renew).tick),
         Care("the news of the role", UNTIL_STOP, workforce.follow_role),
         Care("the planned stop", UNTIL_STOP, departure.tick),
         Care("the rolling restart", UNTIL_STOP, workforce.tick_rolling),

@@ -1,6 +1,7 @@
 """One TCP connection: its identity and its life, and the state that each of its two duties has for it.
 
     handshake -> established -> closed
+              -> given away to the fallback of a server, whose business it is from then on
 
 It begins once TCP is connected: a client's dialer has connected it, a server's acceptor has accepted it. The handshake
 is that of TLS, if there is TLS, and then the messages of our own. With compat there are no messages.
@@ -31,6 +32,7 @@ from pipeline.wire import framing
 from pipeline.wire.handshake import Handshake
 
 HANDSHAKE, ESTABLISHED, CLOSED = "handshake", "established", "closed"
+GIVEN_AWAY = "given away"  # to the fallback
 
 UNREAD_BYTES = 65536  # of an unauthenticated client's, read at most before its socket is closed
 
@@ -82,7 +84,7 @@ class Connection:
         self.channel: TlsChannel | None = None  # with TLS, until the ends seal for themselves
         self.records_at_once = RECORDS_MOST  # of TLS, opened in one receive: 1 where the last one may be that of TLS
         self.serial = serial
-        self._address = address
+        self._address: SocketAddress = address
         self.state = state
         self.state_since_ns = now
         self.handshake: Handshake | None = None  # until it is over; owned by workers.tcp.handshake
@@ -103,9 +105,18 @@ class Connection:
         learner = self.receive.learner
         return learner is not None and learner.claim is not None
 
+    def set_end(self, host: str, port: int) -> None:
+        """The other end is a proxy, and says where its client is."""
+        self._address = host, port
+
     @property
     def host(self) -> str:
         return self._address[0]
+
+    @property
+    def end(self) -> tuple[str, int]:
+        """Address and port of the other end."""
+        return self._address[0], self._address[1]
 
     @property
     def address(self) -> str:

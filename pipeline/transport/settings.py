@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-ALPN = "tunnel/1"
-"""The name of our wire format in TLS (RFC 7301)."""
+from pipeline.wire import framing
+
+ALPN = framing.ALPN
 
 
 class TlsMaterial(NamedTuple):
@@ -21,7 +22,18 @@ class TlsMaterial(NamedTuple):
     fingerprint: str  # SHA-256 of the server's certificate, hexadecimal; a client's may be "": not pinned
     server_name: str | None = None  # a client expects it in the server's certificate; None at a server
     verify: bool = False  # a client has a CA verify the server's certificate
-    alpn: str = ALPN  # "" with compat: the original program offers none and selects none
+    alpn: tuple[str, ...] = (ALPN,)  # names that a client offers, and a server selects from; none with compat
+    like_a_web_server: bool = False  # a server sends tickets, as web servers do
+
+
+class FallbackSettings(NamedTuple):
+    """The web server to which clients go that do not prove to be a peer. Each address is HOST:PORT, "" for none."""
+
+    address: str  # for clients in TLS
+    h2: str  # for clients in TLS that have selected h2; it gets HTTP/2 without TLS
+    plain: str  # for clients without TLS; it gets all bytes as they are
+    tells_address: bool  # each connection to it begins with a header of the PROXY protocol
+    connections: int  # of such clients at a time, of all tcp workers together
 
 
 class SocketSettings(Protocol):

@@ -48,7 +48,7 @@ class TlsChannel:
     def __init__(self, sock: socket.socket, context: TlsContext, server: bool, hostname: str | None) -> None:
         self._socket = sock
         self._buffer = context.record_buffer
-        self._alpn = context.alpn or None
+        self._context = context
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server, hostname)
         # typeshed does not know the form of read() that fills a buffer and returns the number of bytes
@@ -92,8 +92,8 @@ class TlsChannel:
                 self._send_flight()
             raise
         self._awaits_peer = False
-        if self._object.selected_alpn_protocol() != self._alpn:
-            raise _aborted(f"the other end does not speak {self._alpn} (ALPN)")
+        if not self._context.accepts(self.selected_alpn):
+            raise _aborted(f"the other end does not speak {', '.join(self._context.alpn) or None} (ALPN)")
         if self._incoming.pending:  # records that arrived right behind the handshake
             self._buffer.replace(self._incoming.read())
             self.pending = self._buffer.has_whole_record
@@ -115,6 +115,15 @@ class TlsChannel:
             self._unsent_flight = self._unsent_flight[self._socket.send(self._unsent_flight) :]
             if self._unsent_flight:
                 raise _would_block()
+
+    @property
+    def selected_alpn(self) -> str | None:
+        """The ALPN name that both ends have, after the handshake."""
+        return self._object.selected_alpn_protocol()
+
+    def binding(self) -> bytes:
+        """The Finished message of the client: no two connections have one, and nobody else knows it (RFC 5929, 3)."""
+        return self._object.get_channel_binding("tls-unique") or b""
 
     def certificate(self) -> bytes:
         """The other end's certificate, DER; empty if it has shown none."""

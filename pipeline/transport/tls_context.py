@@ -1,6 +1,7 @@
 """TLS contexts of both ends: TLS 1.3 with an ALPN name of our own; 1.2 is allowed where the settings say so.
 
-The original program offers no ALPN name and selects none. So with compat a context has `alpn` "".
+An end whose only ALPN name is our own needs it selected. With other names, those of web servers, the HELLO inside tells
+what the other end is. The original program offers no ALPN name and selects none. So with compat `alpn` has none.
 
 A worker makes its context from TlsMaterial. The supervisor makes the same one first and throws it away (prove_usable),
 so that no file can bring a worker down. Only a handshake shows that a key and a certificate can be used in TLS 1.3:
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Sequence
 
 from pipeline.errors import ConfigError, Problem
 from pipeline.transport.settings import ALPN, TlsMaterial
@@ -22,18 +24,33 @@ CIPHERS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"  # forward secret and AEAD, RFC 9325
 
 
 class TlsContext(ssl.SSLContext):
-    """A context with the record buffer that its channels share, and the ALPN name that both ends must agree on."""
+    """A context with the record buffer that its channels share, and the ALPN names."""
 
     record_buffer: RecordBuffer
-    alpn: str  # "": none is offered or selected
+    alpn: tuple[str, ...]  # empty: none is offered or selected
+
+    def accepts(self, selected: str | None) -> bool:
+        """Whether a connection goes on with this ALPN name."""
+        if self.alpn in ((), (ALPN,)):
+            return selected == (self.alpn[0] if self.alpn else None)
+        return True
 
 
 def server_context(
-    certificate_pem: str, key_pem: str, ca_pem: str = "", minimum: str = "1.3", *, alpn: str = ALPN
+    certificate_pem: str,
+    key_pem: str,
+    ca_pem: str = "",
+    minimum: str = "1.3",
+    *,
+    alpn: Sequence[str] = (ALPN,),
+    like_a_web_server: bool = False,
 ) -> TlsContext:
     """`ca_pem`: clients need a certificate of one of these CAs. ConfigError says what is wrong with a text."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, minimum, alpn)
-    context.num_tickets = 0  # no client resumes a session, and a ticket's key would outlive it
+    if like_a_web_server:
+        context.options &= ~ssl.OP_NO_TICKET
+    else:
+        context.num_tickets = 0  # no client resumes a session, and a ticket's key would outlive it
     load_pair(context, certificate_pem, key_pem)
     if ca_pem:
         load_cas(context, ca_pem)
@@ -49,7 +66,7 @@ def client_context(
     verify: bool,
     certificate_pem: str = "",
     key_pem: str = "",
-    alpn: str = ALPN,
+    alpn: Sequence[str] = (ALPN,),
 ) -> TlsContext:
     """Without `verify` any server is accepted here, and the caller checks the channel's certificate()."""
     context = _context(ssl.PROTOCOL_TLS_CLIENT, minimum, alpn)
@@ -70,7 +87,14 @@ def client_context(
 def context_of(tls: TlsMaterial, *, server: bool) -> TlsContext:
     """The context of a worker. ConfigError says what is wrong with a text."""
     if server:
-        return server_context(tls.certificate_pem, tls.key_pem, tls.ca_pem, tls.minimum_version, alpn=tls.alpn)
+        return server_context(
+            tls.certificate_pem,
+            tls.key_pem,
+            tls.ca_pem,
+            tls.minimum_version,
+            alpn=tls.alpn,
+            like_a_web_server=tls.like_a_web_server,
+        )
     return client_context(
         tls.minimum_version,
         tls.ca_pem,
@@ -108,15 +132,15 @@ def _shake_hands(tls: TlsMaterial) -> None:
             raise ConfigError([Problem(CERTIFICATE, text)]) from None
 
 
-def _context(protocol: int, minimum: str, alpn: str) -> TlsContext:
+def _context(protocol: int, minimum: str, alpn: Sequence[str]) -> TlsContext:
     os.environ.pop("SSLKEYLOGFILE", None)  # an OpenSSL from 3.5 on may be built to obey it by itself
     context = TlsContext(protocol)
     context.record_buffer = RecordBuffer()
     context.minimum_version = VERSIONS[minimum]
     context.set_ciphers(CIPHERS_1_2)
-    context.alpn = alpn
+    context.alpn = tuple(alpn)
     if alpn:
-        context.set_alpn_protocols([alpn])
+        context.set_alpn_protocols(alpn)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN  # the defaults from Python 3.13 on
     return context

@@ -6,6 +6,11 @@
     client's proof  HMAC(key, "tunnel client", transcript)
     server's proof  HMAC(key, "tunnel server", transcript, SHA-256 of the WELCOME body without its mac)
                     HMAC(key, "tunnel answer", transcript, SHA-256 of the DONE body without its mac)
+    knock           HMAC(HMAC(key, "tunnel knock key"), "tunnel knock", nonce of HELLO, binding)
+
+A knock is in the HELLO of a client with a key. The binding is the client's Finished message of this TLS connection, so
+the knock is good on no other connection. A server that has a fallback answers a HELLO only if its knock is right. The
+key of knocks alone may be where the key itself may not: it proves nothing else.
 
 This is a challenge and a response with HMAC-SHA256 (RFC 2104) inside TLS; only TLS encrypts. The labels of the three
 proofs have one length, and the three inputs of HMAC have different lengths: no input can stand for another.
@@ -18,6 +23,7 @@ proofs have one length, and the three inputs of HMAC have different lengths: no 
     a field weakened on its way         both proofs cover every byte of HELLO and CHALLENGE, the server's proof every
                                         byte of WELCOME; this holds for bytes that a later version adds too
     a challenge left out                a client with a key rejects a WELCOME without the server's proof
+    a HELLO repeated, to find servers   the knock has the binding of the TLS connection that it was made for
     timing of the comparison            a comparison takes equally long wherever two macs differ
 
 A key is 256 bits from the system's random numbers, never a password. A false server sees a key id and a client's
@@ -44,6 +50,7 @@ CERTIFICATE_HASH_BYTES = 32
 # bytes of the wire format: they stay as they are
 _KEY_ID, _TRANSCRIPT, _CLIENT, _SERVER = b"tunnel key id", b"tunnel greeting", b"tunnel client", b"tunnel server"
 _ANSWER = b"tunnel answer"
+_KNOCK_KEY, _KNOCK = b"tunnel knock key", b"tunnel knock"
 
 
 def key_id(key: bytes) -> bytes:
@@ -94,6 +101,21 @@ def done_proved(key: bytes, transcript: bytes, done_frame: bytes) -> bool:
     """Whether the server that sent this DONE has the key."""
     mac = done_frame[framing.FRAME.size : framing.FRAME.size + MAC_BYTES]
     return hmac.compare_digest(done_proof(key, transcript, done_frame), mac)
+
+
+def knock_key(key: bytes) -> bytes:
+    """The key of knocks: from it nobody can compute the key."""
+    return _mac(key, _KNOCK_KEY)
+
+
+def knock(knock_key: bytes, nonce: bytes, binding: bytes) -> bytes:
+    """The knock of a HELLO with this nonce. `binding`: of its TLS connection."""
+    return _mac(knock_key, _KNOCK + nonce + binding)
+
+
+def knocked(key: bytes, nonce: bytes, binding: bytes, mac: bytes) -> bool:
+    """Whether the client that sent this HELLO has the key. For an unknown key id, try a random key."""
+    return hmac.compare_digest(knock(knock_key(key), nonce, binding), mac)
 
 
 def _mac(key: bytes, message: bytes) -> bytes:

@@ -14,6 +14,9 @@ import struct
 from pipeline.errors import PeerError
 from pipeline.wire import charge
 
+ALPN = "tunnel/1"
+"""The name of our wire format in TLS (RFC 7301)."""
+
 LENGTH = struct.Struct(">I")
 FRAME = struct.Struct(">IB")
 

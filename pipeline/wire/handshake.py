@@ -1,11 +1,13 @@
 """The handshake on one connection, as state machines: bytes and decisions go in, values come out.
 
     ServerHandshake    HELLO -> [CHALLENGE, PROOF] -> the supervisor's decision -> WELCOME, or REFUSED and the end
+                       with a fallback: HELLO with a knock -> the supervisor judges the knock -> CHALLENGE ...
     ClientHandshake    HELLO -> [CHALLENGE -> the supervisor's proof -> PROOF] -> WELCOME -> [its verdict], or REFUSED
     CompatHandshake    no message at all: connected is welcomed; a hub asks the supervisor first
 
-    begin(certificate)       the connection is there, TLS included; the certificate is that of the other end
+    begin(certificate, ...)  the connection is there, TLS included; the certificate is that of the other end
     feed(data)               bytes of the other end, in pieces of any size
+    judge_knock(is_right)    the supervisor's answer to AskKnock; for a server with a fallback only
     decide(admitted, ...)    the supervisor's answer to AskSupervisor; for a server only
     prove(mac)               its answer to AskProof, of a client with a key
     judge(distrust)          its answer to AskVerdict, of a client with a key
@@ -15,7 +17,9 @@ Each call returns what it has caused, in order; an empty list says that more byt
 last and once. No sockets, clock, TLS or key are in here, and random bytes are given in: one object serves one
 connection.
 
-The other end learns nothing from a failure: REFUSED is the only message about one, and the supervisor makes it.
+The other end learns nothing from a failure: REFUSED is the only message about one, and the supervisor makes it. A
+server that hides says nothing at all before a knock is right. Its fallback gets the bytes in `unanswered` then, so that
+it answers such clients as if no tunnel were.
 Bytes behind the handshake begin the stream. While the supervisor is asked, no message is read.
 """
 
@@ -36,6 +40,7 @@ class State(Enum):
 
     CONNECTING = "connecting"
     AWAIT_HELLO = "hello"
+    AWAIT_KNOCK = "verdict on a knock"
     AWAIT_PROOF = "proof"
     AWAIT_DECISION = "decision"
     AWAIT_CHALLENGE = "challenge"
@@ -52,9 +57,12 @@ Table = dict[State, dict[type[Message], tuple[State, ...]]]
 be decoded, leads to FAILED."""
 
 # begin():  CONNECTING -> AWAIT_HELLO
+# judge_knock(): AWAIT_KNOCK -> AWAIT_PROOF or FAILED
 # decide(): AWAIT_DECISION -> WELCOMED or FAILED
 SERVER: Table = {
-    State.AWAIT_HELLO: {Hello: (State.AWAIT_PROOF, State.AWAIT_DECISION)},  # with a key, and without one
+    State.AWAIT_HELLO: {  # with a key, without one; the others where this end hides
+        Hello: (State.AWAIT_PROOF, State.AWAIT_DECISION, State.AWAIT_KNOCK, State.FAILED),
+    },
     State.AWAIT_PROOF: {Proof: (State.AWAIT_DECISION,)},
 }
 # begin():  CONNECTING -> AWAIT_CHALLENGE with a key, AWAIT_WELCOME without one, FAILED at a wrong certificate
@@ -76,8 +84,12 @@ CLIENT: Table = {
     },
 }
 
-ASKED = (State.AWAIT_DECISION, State.AWAIT_OWN_PROOF, State.AWAIT_VERDICT)
+FIRST_BYTES = 16384  # RFC 8446, 5.1: the most data in a record
+
+ASKED = (State.AWAIT_KNOCK, State.AWAIT_DECISION, State.AWAIT_OWN_PROOF, State.AWAIT_VERDICT)
 """These wait for the supervisor, and for no bytes of the other end."""
+
+HTTP = b"HTTP"  # so begins an answer of a web server, and no frame: it would be longer than any limit
 
 NO_CERTIFICATE = bytes(auth.CERTIFICATE_HASH_BYTES)
 """The certificate hash of a connection without TLS."""
@@ -109,6 +121,13 @@ class AskSupervisor(NamedTuple):
     proof: bytes  # the mac; empty for a client that is not challenged
     certificate: bytes  # that the client has shown, DER; empty for none
     certificate_hash: bytes  # of the certificate that we have shown
+
+
+class AskKnock(NamedTuple):
+    """Ask whether this HELLO has the knock of a key that is known."""
+
+    hello: bytes  # the frame
+    binding: bytes  # of the TLS connection
 
 
 class AskProof(NamedTuple):
@@ -154,7 +173,7 @@ class Failed(NamedTuple):
     reason: str
 
 
-Question = AskSupervisor | AskProof | AskVerdict
+Question = AskSupervisor | AskKnock | AskProof | AskVerdict
 """The handshake waits for the supervisor."""
 
 Output = Send | Question | TellSupervisor | Welcomed | Failed
@@ -164,12 +183,17 @@ class _Handshake:
     """The part of both sides: the bytes received, and what is in turn."""
 
     limit: ClassVar[int] = 0
-    """The longest message (its length field) that is accepted: no more bytes need be received at once."""
+    """The longest message (its length field) that is accepted."""
     _table: ClassVar[Table] = {}
 
     def __init__(self) -> None:
         self.state = State.CONNECTING
         self._received = bytearray()
+
+    @property
+    def read_bytes(self) -> int:
+        """No more bytes need be received at once."""
+        return self.limit
 
     @property
     def awaits_supervisor(self) -> bool:
@@ -200,8 +224,9 @@ class _Handshake:
         """The other end has ended the connection before the handshake was over."""
         return self._fail(cause, reason)
 
-    def begin(self, certificate: bytes) -> list[Output]:
-        """The connection is there. `certificate`: the one that the other end has shown, DER; empty for none."""
+    def begin(self, certificate: bytes, binding: bytes = b"") -> list[Output]:
+        """The connection is there. `certificate`: the one that the other end has shown, DER; empty for none.
+        `binding`: that of the TLS connection, which both ends know and nobody else; empty without TLS."""
         raise NotImplementedError
 
     def _on_message(self, message: Message, frame: bytes) -> list[Output]:
@@ -210,6 +235,8 @@ class _Handshake:
     def _next_frame(self) -> bytes:
         """The first frame received, cut off; nothing while it is not whole."""
         received = self._received
+        if received.startswith(HTTP):
+            raise PeerError("a web server has answered: the server does not know us (any more), or is another one")
         if len(received) < framing.LENGTH.size:
             return b""
         (length,) = framing.LENGTH.unpack_from(received, 0)
@@ -241,13 +268,20 @@ def _hash_of(certificate: bytes) -> bytes:
 
 class ServerHandshake(_Handshake):
     """`with_keys`: clients that name a key are challenged; `nonce`: random bytes for the challenge; `certificate_hash`:
-    of the certificate that this connection shows, which may be set anew until begin()."""
+    of the certificate that this connection shows, which may be set anew until begin(). `hides`: no client gets an
+    answer before its knock is right. Its HELLO comes as a whole in the first bytes that are fed."""
 
     limit = framing.HELLO_LENGTH_LIMIT
     _table = SERVER
 
-    def __init__(self, with_keys: bool, nonce: bytes, certificate_hash: bytes = NO_CERTIFICATE) -> None:
+    def __init__(
+        self, with_keys: bool, nonce: bytes, certificate_hash: bytes = NO_CERTIFICATE, hides: bool = False
+    ) -> None:
         super().__init__()
+        self.hides = hides
+        self.unanswered: bytes | None = b""
+        """All bytes of the client, while it has got no answer; None from the first answer on."""
+        self._binding = b""
         self._with_keys = with_keys
         self._challenge_frame = Challenge(nonce).frame()
         self.certificate_hash = certificate_hash
@@ -255,15 +289,30 @@ class ServerHandshake(_Handshake):
         self._hello: Hello | None = None
         self._hello_frame = b""
 
-    def begin(self, certificate: bytes) -> list[Output]:
-        self._certificate = certificate
+    @property
+    def read_bytes(self) -> int:
+        """Where this end hides, as much as a record of TLS can have: the first one is a HELLO, or the fallback's."""
+        return FIRST_BYTES if self.hides else self.limit
+
+    def begin(self, certificate: bytes, binding: bytes = b"") -> list[Output]:
+        self._certificate, self._binding = certificate, binding
         self.state = State.AWAIT_HELLO
         return []
+
+    def feed(self, data: bytes) -> list[Output]:
+        if self.unanswered is not None and self.hides:
+            self.unanswered += data
+        outputs = super().feed(data)
+        if self.hides and self.state is State.AWAIT_HELLO:
+            outputs.append(self._fail(Cause.INVALID, "the first bytes are no whole HELLO"))
+        return outputs
 
     def _on_message(self, message: Message, frame: bytes) -> list[Output]:
         match message:
             case Hello():
                 self._hello, self._hello_frame = message, frame
+                if self.hides:
+                    return self._ask_knock(message, frame)
                 if message.auth == messages.AUTH_KEY and self._with_keys:
                     self.state = State.AWAIT_PROOF
                     return [Send(self._challenge_frame)]
@@ -271,6 +320,22 @@ class ServerHandshake(_Handshake):
             case Proof(mac):
                 return self._ask(self._challenge_frame, mac)
         return []
+
+    def _ask_knock(self, hello: Hello, frame: bytes) -> list[Output]:
+        if hello.auth != messages.AUTH_KEY or not hello.knock or not self._binding:
+            return [self._fail(Cause.UNPROVED, "a HELLO without a knock")]
+        self.state = State.AWAIT_KNOCK
+        return [AskKnock(frame, self._binding)]
+
+    def judge_knock(self, is_right: bool) -> list[Output]:
+        """The supervisor's verdict on the knock."""
+        if self.state is not State.AWAIT_KNOCK:
+            raise LocalError(f"a verdict on the knock of a handshake that waits for {self.state.value}")
+        if not is_right:
+            return [self._fail(Cause.UNPROVED, "a HELLO with a wrong knock")]
+        self.state = State.AWAIT_PROOF
+        self.unanswered = None
+        return [Send(self._challenge_frame), *self._read()]
 
     def _ask(self, challenge_frame: bytes, mac: bytes) -> list[Output]:
         self.state = State.AWAIT_DECISION
@@ -303,23 +368,28 @@ class ServerHandshake(_Handshake):
 
 class ClientHandshake(_Handshake):
     """`hello`: complete, with the nonce of this connection, and the id of our key if we have one; `pin`: the hash of
-    the certificate that the server must show, b"" for any."""
+    the certificate that the server must show, b"" for any. `knock_key`: b"" without a key."""
 
     limit = framing.WELCOME_LENGTH_LIMIT
     _table = CLIENT
 
-    def __init__(self, hello: Hello, pin: bytes = b"") -> None:
+    def __init__(self, hello: Hello, pin: bytes = b"", knock_key: bytes = b"") -> None:
         super().__init__()
         self._hello = hello
-        self._hello_frame = hello.frame()
+        self._knock_key = knock_key
+        self._hello_frame = b""
         self._pin = pin
         self._certificate_hash = NO_CERTIFICATE
         self._challenge_frame = b""
         self._welcomed: Welcomed | None = None
 
-    def begin(self, certificate: bytes) -> list[Output]:
+    def begin(self, certificate: bytes, binding: bytes = b"") -> list[Output]:
         if failed := self._pin_violation(self._pin, certificate):
             return [failed]
+        if self._knock_key and binding:
+            knock = auth.knock(self._knock_key, self._hello.nonce, binding)
+            self._hello = self._hello._replace(knock=knock)
+        self._hello_frame = self._hello.frame()
         self._certificate_hash = _hash_of(certificate)
         self.state = State.AWAIT_CHALLENGE if self._hello.auth == messages.AUTH_KEY else State.AWAIT_WELCOME
         return [Send(self._hello_frame)]
@@ -391,7 +461,7 @@ class CompatHandshake(_Handshake):
         self._pin = pin
         self._asks = asks
 
-    def begin(self, certificate: bytes) -> list[Output]:
+    def begin(self, certificate: bytes, binding: bytes = b"") -> list[Output]:
         if failed := self._pin_violation(self._pin, certificate):
             return [failed]
         if self._asks:

@@ -58,6 +58,7 @@ _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
 EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES = 1, 2, 3, 4, 5, 6, 7  # types of extensions
+KNOCK = 16
 
 ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
@@ -124,6 +125,7 @@ class Hello(NamedTuple):
     key_share: bytes = b""  # of the client, for sealed blocks (pipeline.sealing.session); b"": it offers none
     lane: int = 0  # of the client, that sends on this connection (pipeline.policy.lane_pairs)
     moves: bool = False  # the client has another server, and goes there if this one is about to stop
+    knock: bytes = b""  # a mac that is good on this TLS connection alone (pipeline.wire.auth); b"": none
 
     def frame(self) -> bytes:
         _exactly(KEY_ID_BYTES, self.key_id, "key id")
@@ -141,7 +143,8 @@ class Hello(NamedTuple):
         program = _extension(PROGRAM, self.program.encode()) if self.program else b""
         leave = _extension(LEAVE, b"") * self.leaves
         moves = _extension(MOVES, b"") * self.moves
-        return exchange + leave + program + _key_share(self.key_share) + _lane(self.lane) + moves
+        knock = _extension(KNOCK, _exactly(MAC_BYTES, self.knock, "knock")) if self.knock else b""
+        return exchange + leave + program + _key_share(self.key_share) + _lane(self.lane) + moves + knock
 
 
 class Challenge(NamedTuple):
@@ -342,6 +345,7 @@ def _hello(body: _Body) -> Hello:
     exchange = extensions.get(EXCHANGE, b"")
     is_public = len(exchange) == PUBLIC_BYTES
     leaves = extensions.get(LEAVE) == b""
+    knock = extensions.get(KNOCK, b"")
     return Hello._make(
         [
             *fields,
@@ -352,6 +356,7 @@ def _hello(body: _Body) -> Hello:
             extensions.get(KEY_SHARE, b""),
             _lane_of(extensions),
             extensions.get(MOVES) == b"",
+            knock if len(knock) == MAC_BYTES else b"",
         ]
     )
 

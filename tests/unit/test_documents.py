@@ -173,7 +173,7 @@ def test_the_sealed_frame_in_the_wire_format_is_what_the_code_makes():
     writer.sealer.advance(1)
     assert (b"".join(pieces), size) == (example["frame"], len(example["frame"]))
     assert writer.end() == example["end record"]
-    assert len(example) == 48  # each is looked at here or above
+    assert len(example) == 51  # each is looked at here or above
 
 
 def test_the_reasons_of_a_refusal_in_the_wire_format_are_those_of_the_code():
@@ -265,3 +265,11 @@ def test_the_tables_that_are_made_from_the_code_are_current():
     for name, make in reference.TABLES.items():
         text = (ROOT / name).read_text()
         assert reference.with_table(text, make()) == text, f"{name}: run python -m tools.reference"
+
+
+def test_the_knock_in_the_wire_format_is_what_the_code_makes():
+    example = named_example()
+    hello = messages.decode(example["hello"])
+    assert isinstance(hello, messages.Hello)
+    assert example["knock key"] == auth.knock_key(example["key"])
+    assert example["knock"] == auth.knock(example["knock key"], hello.nonce, example["binding"])

@@ -1,5 +1,8 @@
 """The listening socket of a server's tcp worker, behind the handshake limiter. Other tcp workers have it as well.
 
+A connection from a proxy (`proxy_protocol_from`) passes. The limiter is asked once the proxy has said who its client
+is.
+
 accept() never blocks. A connection that the limiter rejects is reset at once and counted. That leaves nothing behind in
 the kernel, and costs no socket object. Accepting goes on until no connection waits any more, until the caller's time is
 over, or until another worker has fewer connections (`workers.tcp.accept_share`). If any was rejected, accepting then
@@ -20,15 +23,18 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_network
 
 from pipeline.counters import ID
 from pipeline.policy.handshake_limiter import HandshakeLimiter
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.transport.address import SocketAddress
+from pipeline.transport.address import SocketAddress, plain_host
 from workers.tcp.accept_share import LOOK_AGAIN_NS
 
 FAILED_PAUSE_NS = 200_000_000
 REJECTED_PAUSE_NS = 10_000_000
+
+UNLIMITED_RATE = 1_000_000  # connections a second
 
 NOTHING_WAITS = errno.EAGAIN
 GIVEN_UP = errno.ECONNABORTED  # by a client, while it waited
@@ -57,9 +63,8 @@ class Acceptor:
         # a descriptor without an object around it; typeshed does not know this method, on which accept() is built
         self._accept: Callable[[], tuple[int, SocketAddress]] = self._socket._accept  # type: ignore[attr-defined]
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self._limiter = HandshakeLimiter(
-            settings.max_handshakes, settings.max_handshakes_per_address, settings.connects_per_address, workers
-        )
+        self._limiter = HandshakeLimiter(*_limits(settings), workers)
+        self._proxies = [ip_network(text) for text in settings.proxies]
         self._counters = counters
         self._epoll = epoll
         self._make_room = make_room
@@ -74,9 +79,7 @@ class Acceptor:
         return self._socket.fileno()
 
     def set_limits(self, settings: WorkerSettings) -> None:
-        self._limiter.set_limits(
-            settings.max_handshakes, settings.max_handshakes_per_address, settings.connects_per_address
-        )
+        self._limiter.set_limits(*_limits(settings))
 
     def accept(self, now: int, until: int) -> Iterator[tuple[socket.socket, SocketAddress]]:
         """The connections that wait and may begin a handshake. After `until` no further one is looked at."""
@@ -96,9 +99,7 @@ class Acceptor:
                     self._on_failed(error, now, until)
                     return
                 break
-            rejection = self._limiter.try_begin(address[0], now, self._make_room)
-            if rejection:
-                self._counters[ID[rejection]] += 1
+            if not self.is_proxy(address[0]) and not self.admit(address[0], now):
                 rejected = True
                 os.close(fd)
             else:
@@ -109,6 +110,20 @@ class Acceptor:
                 return
         if rejected:
             self._pause(now + REJECTED_PAUSE_NS)
+
+    def is_proxy(self, host: str) -> bool:
+        """Whether a connection from there begins with a header of the PROXY protocol."""
+        if not self._proxies:
+            return False
+        address = ip_address(plain_host(host).partition("%")[0])
+        return any(address in network for network in self._proxies)
+
+    def admit(self, host: str, now: int) -> bool:
+        """Whether the client of a proxy may begin its handshake; a rejection is counted."""
+        rejection = self._limiter.try_begin(host, now, self._make_room)
+        if rejection:
+            self._counters[ID[rejection]] += 1
+        return not rejection
 
     def _on_failed(self, error: OSError, now: int, until: int) -> None:
         """Accepting has failed, most likely for want of descriptors."""
@@ -161,3 +176,10 @@ class Acceptor:
         if self._reserve >= 0:
             os.close(self._reserve)
             self._reserve = -1
+
+
+def _limits(settings: WorkerSettings) -> tuple[int, int, int]:
+    """Of HandshakeLimiter. Browsers open many connections at once, and hold them for long."""
+    if settings.fallback is None:
+        return settings.max_handshakes, settings.max_handshakes_per_address, settings.connects_per_address
+    return settings.fallback.connections, settings.fallback.connections, UNLIMITED_RATE

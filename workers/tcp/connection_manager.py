@@ -29,7 +29,7 @@ from pipeline.runtime.worker import Attachment
 from pipeline.transport.address import SocketAddress
 from pipeline.transport.connection import CLOSED, ESTABLISHED, Connection
 from pipeline.transport.connection_list import ConnectionList
-from pipeline.wire.handshake import AskProof, AskSupervisor, AskVerdict, Cause, Failed, Welcomed
+from pipeline.wire.handshake import AskKnock, AskProof, AskSupervisor, AskVerdict, Cause, Failed, Welcomed
 from workers.tcp.connection_checks import Timeouts
 from workers.tcp.established import EstablishedConnections
 from workers.tcp.handshake import ClientHandshaker, Outcome, ServerHandshaker
@@ -99,6 +99,8 @@ class ConnectionManager(ABC):
     _handshaker: ServerHandshaker | ClientHandshaker
     _failure_counters: ClassVar[Mapping[Cause, int]]
     """Counters of failed handshakes. A cause without one is no fault of the other end's."""
+    _shows_handshakes = True
+    """Whether a connection has a status row from its beginning, or once it is established."""
 
     def __init__(self, context: ManagerContext) -> None:
         attachment = context.attachment
@@ -161,7 +163,8 @@ class ConnectionManager(ABC):
 
     def _register(self, sock: socket.socket, address: SocketAddress, state: str, now: int, events: int) -> Connection:
         connection = self._handshaking.add(sock, address, state, now)
-        self._rows.assign(connection)
+        if self._shows_handshakes:
+            self._rows.assign(connection)
         self._handshake_epoll.register(connection.fd, events)
         return connection
 
@@ -171,7 +174,7 @@ class ConnectionManager(ABC):
 
     def _on_outcome(self, connection: Connection, outcome: Outcome) -> None:
         match outcome:
-            case AskSupervisor() | AskProof() | AskVerdict():
+            case AskSupervisor() | AskKnock() | AskProof() | AskVerdict():
                 self._handshake_epoll.modify(connection.fd, 0)  # nothing more is read until the supervisor has answered
             case Welcomed():
                 self._establish(connection, outcome, time.monotonic_ns())
@@ -336,10 +339,13 @@ class ConnectionManager(ABC):
                 self.close(connection, f"this machine was suspended for {suspended / 1e9:.0f} s")
 
     def _check_handshake(self, connection: Connection, now: int) -> None:
-        if self._timeouts.handshake_expired(connection, now):
+        if self._has_had_its_time(connection, now):
             self._handshake_expired(connection)
         elif connection.channel is not None and connection.channel.wants_write:
             self._advance(connection)
+
+    def _has_had_its_time(self, connection: Connection, now: int) -> bool:
+        return self._timeouts.handshake_expired(connection, now)
 
     def _handshake_expired(self, connection: Connection) -> None:
         self.close(connection, "no answer in time", logging.DEBUG)

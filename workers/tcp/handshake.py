@@ -12,7 +12,8 @@ One object serves all connections of a worker. Each call does what can be done n
     Failed      the connection is to be closed
 
 No key is here: at both ends the supervisor makes the proofs, and checks those of the other end. An unauthenticated
-client learns nothing from a failure: the connection is closed at once, and nothing is sent.
+client learns nothing from a failure: the connection is closed at once, and nothing is sent. With a fallback it is the
+web server's instead (`workers.tcp.fallback`).
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from pipeline.sealing.key_schedule import HeaderSecret
 from pipeline.sealing.records import RecordScanner, RecordWriter
 from pipeline.transport import failure_words
 from pipeline.transport.connection import Connection
+from pipeline.transport.settings import ALPN
 from pipeline.transport.tls_channel import TlsChannel
 from pipeline.transport.tls_context import TlsContext, context_of
 from pipeline.wire import messages
 from pipeline.wire.handshake import (
     NO_CERTIFICATE,
+    AskKnock,
     AskProof,
     AskSupervisor,
     AskVerdict,
@@ -53,6 +56,9 @@ from pipeline.wire.handshake import (
     TellSupervisor,
     Welcomed,
 )
+
+TLS_HANDSHAKE, SSL_2 = 0x16, 0x80
+"""The first byte of TLS, as web servers tell it: a handshake record, or a bit of a hello of SSL 2."""
 
 UNASKED = "the supervisor answers nothing: too many requests wait for it"
 
@@ -105,7 +111,7 @@ class _Handshaker:
         if handshake.state is State.CONNECTING:
             outcome = self._connected(connection, handshake)
         while outcome is None and not handshake.awaits_supervisor:
-            data = connection.receive_bytes(handshake.limit)
+            data = connection.receive_bytes(handshake.read_bytes)
             if not data:
                 return handshake.ended(Cause.CLOSED, "closed by the peer")
             outcome = self._carry_out(connection, handshake.feed(data))
@@ -113,13 +119,17 @@ class _Handshaker:
 
     def _connected(self, connection: Connection, handshake: Handshake) -> Outcome:
         """TCP is connected: TLS, and the first messages."""
-        certificate = b""
+        certificate = binding = b""
         if self._context is not None and connection.channel is None:
             connection.channel = self._make_channel(connection, self._context)
         if connection.channel is not None:
             connection.channel.handshake()
-            certificate = connection.channel.certificate()
-        return self._carry_out(connection, handshake.begin(certificate))
+            certificate, binding = connection.channel.certificate(), connection.channel.binding()
+            self._on_tls(connection)
+        return self._carry_out(connection, handshake.begin(certificate, binding))
+
+    def _on_tls(self, connection: Connection) -> None:
+        """The handshake of TLS is over."""
 
     def _make_channel(self, connection: Connection, context: TlsContext) -> TlsChannel:
         raise NotImplementedError
@@ -129,7 +139,7 @@ class _Handshaker:
             match output:
                 case Send(data):
                     connection.send_frame(data)
-                case AskSupervisor() | AskProof() | AskVerdict():
+                case AskSupervisor() | AskKnock() | AskProof() | AskVerdict():
                     asked = self._supervisor.ask(_request(connection, output, self._lane))
                     return output if asked else Failed(Cause.CLOSED, UNASKED)
                 case TellSupervisor(welcome):
@@ -173,12 +183,17 @@ class ServerHandshaker(_Handshaker):
             CompatHandshake(connection.dial_index, settings.mtu, asks=bool(settings.client_subnets))
             if settings.compat
             else ServerHandshake(
-                settings.verifies_keys, secrets.token_bytes(messages.NONCE_BYTES), self._certificate_hash
+                settings.verifies_keys,
+                secrets.token_bytes(messages.NONCE_BYTES),
+                self._certificate_hash,
+                hides=settings.fallback is not None,
             )
         )
         return None if self._context is not None else self._guarded(connection, self._connected)
 
     def answered(self, connection: Connection, answer: HandshakeAnswer) -> Outcome:
+        if "is_right" in answer:
+            return self._guarded(connection, lambda *_: self._judge_knock(connection, answer["is_right"]))
         handshake = _handshake_of(connection)
         if not isinstance(handshake, ServerHandshake | CompatHandshake) or "frame" not in answer:
             raise _unasked(connection)
@@ -191,6 +206,29 @@ class ServerHandshaker(_Handshaker):
             return Failed(Cause.CLOSED, failure_words.of_error(error))
         connection.peer_handle = answer["peer_handle"]
         return _seal(connection, outcome, answer.get("seal"))
+
+    def _judge_knock(self, connection: Connection, is_right: bool) -> Outcome:
+        handshake = connection.handshake
+        if not isinstance(handshake, ServerHandshake):
+            raise _unasked(connection)
+        outcome = self._carry_out(connection, handshake.judge_knock(is_right))
+        return outcome or self._advance(connection, handshake)
+
+    def _connected(self, connection: Connection, handshake: Handshake) -> Outcome:
+        if connection.channel is None and isinstance(handshake, ServerHandshake) and handshake.hides:
+            first = connection.socket.recv(1, socket.MSG_PEEK)
+            if not first:
+                return handshake.ended(Cause.CLOSED, "closed by the peer")
+            if not (first[0] == TLS_HANDSHAKE or first[0] & SSL_2):
+                return Failed(Cause.INVALID, "the first byte is none of TLS")
+        return super()._connected(connection, handshake)
+
+    def _on_tls(self, connection: Connection) -> None:
+        """A client that has got our own ALPN name knows what this server is: nothing is hidden from it."""
+        if isinstance(connection.handshake, ServerHandshake) and connection.channel is not None:
+            connection.handshake.hides &= connection.channel.selected_alpn != ALPN
+            if connection.handshake.hides:
+                connection.records_at_once = 1
 
     def _make_channel(self, connection: Connection, context: TlsContext) -> TlsChannel:
         handshake = connection.handshake
@@ -231,7 +269,7 @@ class ClientHandshaker(_Handshaker):
             nonce = secrets.token_bytes(messages.NONCE_BYTES)
             hello = client_hello(settings, self._key_id, connection.dial_index, nonce)
             connection.traffic_class = hello.traffic_class
-            connection.handshake = ClientHandshake(hello, self._pin)
+            connection.handshake = ClientHandshake(hello, self._pin, bytes.fromhex(settings.knock_key))
             connection.records_at_once = 1
         return self.step(connection)
 
@@ -285,6 +323,12 @@ def _request(connection: Connection, question: Question, lane: int) -> Request:
                 "certificate": question.certificate.hex(),
                 "hash": question.certificate_hash.hex(),
                 "address": connection.host,
+            }
+        case AskKnock():
+            return {
+                "serial": connection.serial,
+                "knock": question.hello.hex(),
+                "binding": question.binding.hex(),
             }
         case AskProof():
             return {

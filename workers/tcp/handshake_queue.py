@@ -5,7 +5,8 @@ in the epoll of the worker, so that one call switches it off. While the Handshak
 clients do not even wake the duty: they wait in the kernel.
 
     begin_turn(...)       whether clients may be served now, and until when
-    ready()               the connections that have something to do, in the order in which they are served
+    ready()               the connections that have something to do, in the order in which they are served; then come
+                          the clients of the fallback
     charge(...)           the time that one step of a handshake took
     end_turn(...)         the time that the turn took
     forget(...)           a connection has been established, or has ended
@@ -59,14 +60,19 @@ class HandshakeQueue:
         self.has_work = self._off
         return now + allowance if allowance else 0
 
-    def ready(self, connections: Mapping[int, Connection]) -> list[Connection]:
-        """The connections that have something to do, in the order in which they are served.
+    def ready(self, connections: Mapping[int, Connection]) -> tuple[list[Connection], list[int]]:
+        """The connections that have something to do, in the order in which they are served; and all other descriptors.
 
-        `connections`: all of the queue, by descriptor. The listening socket is none of them.
+        `connections`: the handshakes of the queue, by descriptor.
         """
-        found = [connections[fd] for fd, _ in self.epoll.poll(0) if fd in connections]
+        found, others = [], []
+        for fd, _ in self.epoll.poll(0):
+            if fd in connections:
+                found.append(connections[fd])
+            else:
+                others.append(fd)
         found.sort(key=self._rank)
-        return found
+        return found, others
 
     def _rank(self, connection: Connection) -> tuple[bool, int]:
         """Handshakes that have begun come first: little is left to do, and their clients have worked for it. A

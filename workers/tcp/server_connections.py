@@ -12,27 +12,35 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from pipeline.counters import ID
+from pipeline.errors import PeerError
 from pipeline.log import LOG
 from pipeline.policy.churn_limit import ChurnLimit
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import Answer, ClaimDecision, Doubted, Replaced
 from pipeline.transport.address_learner import AddressLearner
-from pipeline.transport.connection import HANDSHAKE, Connection
+from pipeline.transport.connection import GIVEN_AWAY, HANDSHAKE, Connection
+from pipeline.transport.failure_words import of_error
 from pipeline.transport.socket_options import ask_other_end, configure
 from pipeline.wire import messages
-from pipeline.wire.handshake import Cause, Failed
+from pipeline.wire.handshake import Cause, Failed, ServerHandshake
+from pipeline.wire.proxy_protocol import ProxyHeader
 from workers.tcp.accept_share import AcceptShare
 from workers.tcp.acceptor import Acceptor
 from workers.tcp.connection_checks import RETRANSMITS_MAX
 from workers.tcp.connection_log import ConnectionLog
 from workers.tcp.connection_manager import READABLE, ConnectionManager, ManagerContext
+from workers.tcp.counted_warning import CountedWarning
 from workers.tcp.established import REPLACED
+from workers.tcp.fallback import Fallback
 from workers.tcp.handshake import ServerHandshaker
 from workers.tcp.handshake_queue import HandshakeQueue
-from workers.tcp.unauthenticated_log import UnauthenticatedLog
 
 ENOUGH_NS = 2_000_000_000
 """After so long, a handshake makes room for another where all are in use: three round trips of a satellite."""
+
+FALL_BACK = (Cause.INVALID, Cause.UNPROVED)
+"""Failures after which a client that has got no answer is the web server's. After others its connection has ended, or
+TLS itself has failed, as it would in the web server."""
 
 HANDSHAKES_AT_ONCE = 40
 HANDSHAKE_INTERVAL_NS = 250_000_000
@@ -71,12 +79,27 @@ class ServerConnections(ConnectionManager):
             self._share.is_ours,
         )
         self._handshaker = ServerHandshaker(self._settings, self._channel, self._lane)
-        self._unauthenticated = UnauthenticatedLog()
+        self._unauthenticated = CountedWarning(
+            "client %s has not proved to be a peer (%d such clients since the last such line)"
+        )
+        self._headers: dict[Connection, ProxyHeader] = {}  # of proxies, under way: the limiter does not know them yet
+        self._headless = CountedWarning(
+            "%s is in proxy_protocol_from, and its connection does not begin with a header of the PROXY protocol: %s "
+            "(%d such connections since the last such line)"
+        )
+        self._fallback: Fallback | None = None
+        if self._settings.fallback is not None:
+            self._shows_handshakes = False  # there may be more than there are rows
+            self._fallback = Fallback(
+                self._settings.fallback, self._queue.epoll, self._counters, self.close, self._on_fallback_ended
+            )
         self._connection_log = ConnectionLog()
         self._churn = ChurnLimit(HANDSHAKES_AT_ONCE, HANDSHAKE_INTERVAL_NS)
 
     def close_descriptors(self) -> None:
         super().close_descriptors()
+        if self._fallback is not None:
+            self._fallback.close_all()
         self._acceptor.close()
         self._queue.close()
 
@@ -94,18 +117,23 @@ class ServerConnections(ConnectionManager):
                 self._serve_queue(now, until)
         if now >= self._next_check_ns:
             self._connection_log.tick(now)
+            if self._fallback is not None:
+                self._fallback.check(now)
             super().tick(now, unread)
 
     def _serve_queue(self, now: int, until: int) -> None:
-        """New connections have half of the time, and handshakes under way the rest."""
+        """New connections have half of the time, handshakes under way the rest, and what they leave the fallback."""
         self._accept(now, (now + until) // 2)
-        for connection in self._queue.ready(self._handshaking.by_fd):
+        handshaking, others = self._queue.ready(self._handshaking.by_fd)
+        for connection in handshaking:
             began = time.monotonic_ns()
             if began > until:
                 break  # epoll reports the others again
             self._advance(connection)
             if connection.state is HANDSHAKE:
                 self._queue.charge(connection, time.monotonic_ns() - began)
+        if self._fallback is not None:
+            self._fallback.serve(others, until)
         self._queue.end_turn(time.monotonic_ns() - now)
 
     def _accept(self, now: int, until: int) -> None:
@@ -113,22 +141,76 @@ class ServerConnections(ConnectionManager):
             configure(sock, self._settings)
             connection = self._register(sock, address, HANDSHAKE, now, READABLE)
             self._note_count()
-            if connection.receive.status_row < 0:
-                self._counters[ID["tcp.closed_row_full"]] += 1
-                self.close(connection, "this worker has as many connections as it can have", logging.DEBUG)
+            if self._shows_handshakes and not self._has_row(connection):
                 continue
-            self._on_outcome(connection, self._handshaker.begin(connection))
+            if self._acceptor.is_proxy(connection.host):
+                self._headers[connection] = ProxyHeader()
+            else:
+                self._begin(connection)
+
+    def _has_row(self, connection: Connection) -> bool:
+        """Whether the connection has a status row; else it is closed."""
+        if connection.receive.status_row < 0:
+            self._counters[ID["tcp.closed_row_full"]] += 1
+            self.close(connection, "this worker has as many connections as it can have", logging.DEBUG)
+            return False
+        return True
+
+    def _begin(self, connection: Connection) -> None:
+        """The client's address is known, and has been admitted."""
+        if self._fallback is not None:
+            self._fallback.expect(connection)
+        self._on_outcome(connection, self._handshaker.begin(connection))
+
+    def _advance(self, connection: Connection) -> None:
+        if connection not in self._headers or self._read_header(connection, self._headers[connection]):
+            super()._advance(connection)
+
+    def _read_header(self, connection: Connection, header: ProxyHeader) -> bool:
+        """Read the header of a proxy, and no byte behind it. Whether the handshake has begun."""
+        try:
+            while header.needs:
+                data = connection.socket.recv(header.needs)
+                if not data:
+                    self.close(connection, "closed by the proxy")
+                    return False
+                header.feed(data)
+        except BlockingIOError:
+            return False
+        except PeerError as error:
+            self._close_headless(connection, str(error))
+            return False
+        except OSError as error:
+            self.close(connection, of_error(error))
+            return False
+        if header.client is not None:
+            connection.set_end(*header.client)
+        if not self._acceptor.admit(connection.host, time.monotonic_ns()):
+            self.close(connection, "too many clients that have not proved to be a peer")
+            return False
+        del self._headers[connection]
+        self._begin(connection)
+        return connection.state is HANDSHAKE and connection.handshake is not None
+
+    def _close_headless(self, connection: Connection, why: str) -> None:
+        self._counters[ID["tcp.closed_proxy_header"]] += 1
+        self._headless.record(time.monotonic_ns(), connection.host, why)
+        self.close(connection, why)
 
     def _note_count(self) -> None:
-        self._share.note(len(self._handshaking.by_fd) + len(self._established.by_fd))
+        taken = len(self._fallback) if self._fallback is not None else 0
+        self._share.note(len(self._handshaking.by_fd) + len(self._established.by_fd) + taken)
 
     def _make_room(self) -> bool:
         """End the oldest handshake that has had time enough, unless the supervisor is about to decide."""
         now = time.monotonic_ns()
+        if self._fallback is not None and self._fallback.end_longest_idle(now - ENOUGH_NS):
+            self._counters[ID["tcp.closed_for_another"]] += 1
+            return True
         for connection in self._handshaking.by_fd.values():
             if now - connection.state_since_ns < ENOUGH_NS:
                 return False
-            if not self._handshaker.awaits_supervisor(connection):
+            if connection not in self._headers and not self._handshaker.awaits_supervisor(connection):
                 self._counters[ID["tcp.closed_for_another"]] += 1
                 self.close(connection, "another client needs its place", logging.DEBUG)
                 return True
@@ -143,17 +225,47 @@ class ServerConnections(ConnectionManager):
     def _on_supervisor_message(self, message: Answer) -> None:
         if "name" in message and self._handshaking.find(message["serial"]) is not None:
             self._connection_log.identify(message["serial"], message["name"])
+        if self._fallback is not None and "is_right" in message and message["is_right"]:
+            knocking = self._handshaking.find(message["serial"])
+            if knocking is not None:
+                self._fallback.let_go(knocking)
         super()._on_supervisor_message(message)
 
     def _on_failed(self, connection: Connection, failed: Failed, level: int = logging.DEBUG) -> None:
         now = time.monotonic_ns()
+        if self._fallback is not None and failed.cause in FALL_BACK and _is_unanswered(connection):
+            self._fall_back(self._fallback, connection)
+            return
         if failed.cause is Cause.UNPROVED:
-            self._unauthenticated.record(connection.address, now)
+            self._unauthenticated.record(now, connection.address)
         elif failed.cause is Cause.REFUSED:
             self._connection_log.refused(connection.serial, failed.reason, now)
         super()._on_failed(connection, failed, level)
 
+    def _fall_back(self, fallback: Fallback, connection: Connection) -> None:
+        """The client has proved nothing, and has got no answer: it is the web server's."""
+        handshake = connection.handshake
+        first = handshake.unanswered if isinstance(handshake, ServerHandshake) else None
+        connection.state = GIVEN_AWAY
+        self._handshaking.remove(connection)
+        self._queue.forget(connection, free=False)
+        self._connection_log.forget(connection.serial)
+        fallback.take(connection, first or b"", time.monotonic_ns())
+
+    def _on_fallback_ended(self, connection: Connection) -> None:
+        self._acceptor.handshake_done(connection.host, proved=False)
+        self._note_count()
+
+    def _has_had_its_time(self, connection: Connection, now: int) -> bool:
+        """With a fallback, the web server's patience counts until a client has got an answer of ours."""
+        if self._fallback is not None and self._fallback.expects(connection):
+            return False
+        return super()._has_had_its_time(connection, now)
+
     def _handshake_expired(self, connection: Connection) -> None:
+        if connection in self._headers:
+            self._close_headless(connection, "it says too little")
+            return
         self._counters[ID["tcp.closed_too_late"]] += 1
         super()._handshake_expired(connection)
 
@@ -207,6 +319,10 @@ class ServerConnections(ConnectionManager):
     # -- established, and the end
 
     def _check_peer_handle(self, connection: Connection) -> bool:
+        if not self._shows_handshakes:
+            self._rows.assign(connection)
+            if not self._has_row(connection):
+                return False
         if not connection.peer_handle:  # a handshake without identities (compat): there is one peer at most
             connection.peer_handle = self._established.sole_peer_handle()
             if self._established.is_connected(connection.peer):
@@ -221,6 +337,8 @@ class ServerConnections(ConnectionManager):
         if self._settings.client_subnets:
             connection.receive.learner = AddressLearner(self._settings.client_subnets)
         self._acceptor.handshake_done(connection.host, proved=True)
+        if self._fallback is not None:
+            self._fallback.let_go(connection)
         is_free = self._churn.has_room(connection.peer, now)
         self._churn.record(connection.peer, now)
         self._counters[_HANDSHAKES_CHARGED] += not is_free
@@ -247,5 +365,14 @@ class ServerConnections(ConnectionManager):
                 self._channel.ask({"ended": connection.peer_handle, "reason": why})
         self._connection_log.forget(connection.serial)
         if not established:
-            self._acceptor.handshake_done(connection.host, proved=False)
+            if self._fallback is not None:
+                self._fallback.let_go(connection)
+            if self._headers.pop(connection, None) is None:
+                self._acceptor.handshake_done(connection.host, proved=False)
             self._queue.forget(connection, free=False)
+
+
+def _is_unanswered(connection: Connection) -> bool:
+    """Whether this end hides, and the client has got no answer that a web server would not give."""
+    handshake = connection.handshake
+    return isinstance(handshake, ServerHandshake) and handshake.hides and handshake.unanswered is not None

@@ -69,13 +69,18 @@ class Reloader:
         """Read the configuration again, and the files of keys and certificates that it names. The answer."""
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            return self._read_again().answer()
+            return self._read_again(self._reread).answer()
         finally:
             self._run.failures.survive("the overview", self._publish)
             notify("READY=1")
 
-    def _read_again(self) -> Reload:
-        reload = Reload(self._run.config, self._reread)
+    def renew(self) -> None:
+        """Read the files of keys and certificates again, with the configuration that is in force."""
+        self._read_again(lambda: self._run.config)
+        self._run.failures.survive("the overview", self._publish)
+
+    def _read_again(self, reread: Callable[[], Config]) -> Reload:
+        reload = Reload(self._run.config, reread)
         if self._workforce.lifecycle.is_stopping:
             reload.error = "the instance is stopping"
         if not reload.error:

@@ -17,9 +17,12 @@ from pipeline.peers.peer_file import InvitedPeer, Issued
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.roles import public_address
 from pipeline.supervisor.roles.server_peers import ServerPeers
-from pipeline.transport.settings import TlsMaterial
+from pipeline.transport.settings import ALPN, TlsMaterial
 
 INVITATION_SECONDS = 7 * 86400  # how long an invitation is good for, unless it says something else
+
+BROWSER_ALPN = ("h2", "http/1.1")
+"""The names that browsers offer."""
 
 Request = dict[str, Any]
 Answer = dict[str, Any]
@@ -58,7 +61,16 @@ class Invitations:
             raise LocalError(problem)
         given = str(request.get("server") or "")
         address = public_address.find(given, config, self._state)
-        line = invitation.encode(Invitation(address.server, issued.key, tls.fingerprint, peer.name))
+        line = invitation.encode(
+            Invitation(
+                address.server,
+                issued.key,
+                tls.fingerprint,
+                peer.name,
+                lasts=not config.tls_cert_file,
+                alpn=() if ALPN in tls.alpn else BROWSER_ALPN,
+            )
+        )
         if before := peers.invited(peer.name):
             peers.save(self._invited_again(before, peer))
         else:

@@ -38,7 +38,15 @@ from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, unse
 from pipeline.peers.registry import Loaded
 from pipeline.peers.sealed_sessions import SealedSessions
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.runtime.supervisor_channel import AddressClaim, AdmissionRequest, Answer, Doubted, EndReport, Replaced
+from pipeline.runtime.supervisor_channel import (
+    AddressClaim,
+    AdmissionRequest,
+    Answer,
+    Doubted,
+    EndReport,
+    KnockRequest,
+    Replaced,
+)
 from pipeline.shm.key_table import KeyTable
 from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.shm.peer_table import PeerTable
@@ -147,7 +155,7 @@ class ServerRole(AdmissionNews):
         """The workers of a server send no HELLO."""
 
     def tick(self, now: int) -> None:
-        self._client_watch.tick(now, has_routes=bool(self._config.routes))
+        self._client_watch.tick(now, has_routes=bool(self._config.routes), proxies=self._config.proxy_protocol_from)
         if self._peer_watch is not None:
             self._peer_watch.tick(now)
         changed = self.accountant.tick(now)
@@ -228,11 +236,13 @@ class ServerRole(AdmissionNews):
 
     # -- requests and commands
 
-    def answer_request(self, request: AdmissionRequest | AddressClaim | EndReport) -> Answer | None:
+    def answer_request(self, request: AdmissionRequest | KnockRequest | AddressClaim | EndReport) -> Answer | None:
         if "ended" in request:
             if self._peer_watch is not None:
                 self._peer_watch.ended(request["ended"], request["reason"])
             return None
+        if "knock" in request:
+            return self._admission.judge_knock(request) if self._admission is not None else None
         if self._compat_admission is not None:
             return self._compat_admission.handle_request(request)
         if self._admission is None or "claim" in request:

@@ -15,6 +15,7 @@ from pipeline.packet.marks import parse_dscp
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.supervisor.run.worker_account import Account
 from pipeline.system import small_file
+from pipeline.transport.settings import FallbackSettings
 from pipeline.version import VERSION
 from pipeline.wire import auth
 
@@ -65,6 +66,9 @@ def worker_settings(
         tls=credentials.tls,
         verifies_keys=is_server and config.encryption == "tls",
         key_id=auth.key_id(credentials.key).hex() if credentials.key and not is_server else "",
+        knock_key=auth.knock_key(credentials.key).hex() if credentials.key and not is_server else "",
+        fallback=_fallback(config) if is_server else None,
+        proxies=config.proxy_protocol_from if is_server else (),
         client_subnets=_client_subnets(config),
         client_id=client_id(config.name),
         session=session,
@@ -90,6 +94,18 @@ def _program_to_tell(config: Config, credentials: TlsSettings) -> str:
     if config.mode == "server" or config.compat or tls is None or not (tls.fingerprint or tls.verify):
         return ""
     return VERSION
+
+
+def _fallback(config: Config) -> FallbackSettings | None:
+    if not config.fallback:
+        return None
+    return FallbackSettings(
+        config.fallback,
+        config.fallback_h2,
+        config.fallback_plain or config.fallback,
+        config.fallback_proxy_protocol,
+        config.fallback_connections,
+    )
 
 
 def _client_subnets(config: Config) -> list[str]:

@@ -144,7 +144,7 @@ class End:
                 tell_workers=lambda replaced: self._channels.send_to_all(replaced),
                 seals=self._seals(),
             )
-            answer = self.hub.handle_hello
+            answer = self._admit
         elif self._sealing is not None:
             self._sealing.start(self.memory.peer_table, time.monotonic_ns())
         else:
@@ -177,6 +177,10 @@ class End:
         if self.seal_memory is None:
             return None
         return Seals(SealedSessions(self.seal_memory.keys, self.memory.peer_table), AES_256_GCM)
+
+    def _admit(self, request: Any) -> Answer | None:
+        assert self.hub is not None
+        return self.hub.judge_knock(request) if "knock" in request else self.hub.handle_hello(request)
 
     def _prove(self, request: Any) -> Answer | None:
         if "trouble" in request:

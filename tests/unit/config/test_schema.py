@@ -79,7 +79,9 @@ def test_a_reload_applies_only_settings_on_which_no_ring_device_or_process_depen
         "multicast_kbit",
         "dscp_light", "dscp_bulk", "always_light", "always_bulk",
         "total_rate_mbit",
-            "prefer", "home_after", "standby", "move_timeout",
+        "prefer", "home_after", "standby", "move_timeout",
+        "tls_alpn", "fallback", "fallback_h2", "fallback_plain", "fallback_proxy_protocol", "fallback_connections",
+        "proxy_protocol_from",
     }
     # fmt: on
     assert RELOAD.keys() == SETTINGS.keys() and set(RELOAD.values()) == {"live", "restart"}

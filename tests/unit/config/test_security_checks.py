@@ -434,3 +434,53 @@ def test_the_effective_peers_parse_to_themselves(peers: list, rate: float) -> No
         rate if peer.get("rate_mbit") is None else peer["rate_mbit"] for peer in peers
     ]
     assert all(warning.endswith(".") for warning in find_warnings(config))
+
+
+# --- a port that is shared with a web server --------------------------------------------------------
+
+SITE = SERVER | {"fallback": "127.0.0.1:8080"}
+
+
+@pytest.mark.parametrize(
+    ("values", "alpn"),
+    [
+        (SERVER, ("tunnel/1",)),
+        (CLIENT, ("tunnel/1",)),
+        (SITE, ("http/1.1",)),
+        (SITE | {"fallback_h2": "127.0.0.1:8082"}, ("h2", "http/1.1")),
+        (SITE | {"tls_alpn": ["http/1.1", "tunnel/1"]}, ("http/1.1", "tunnel/1")),
+        (CLIENT | {"fallback": "127.0.0.1:8080"}, ("tunnel/1",)),
+        (SERVER | COMPAT | {"insecure": True}, ()),
+    ],
+)
+def test_a_server_with_a_fallback_selects_the_names_of_web_servers(values: dict, alpn: tuple[str, ...]) -> None:
+    assert parse(values).tls_alpn == alpn
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        SITE | PLAIN | {"insecure": True},
+        SITE | COMPAT | {"insecure": True},
+        SITE | {"insecure": True},
+        SITE | {"tls_ca_file": "ca.pem"},
+        SERVER | {"fallback": "localhost:8080"},
+        SERVER | {"fallback": ":8080"},
+        SERVER | {"fallback": "127.0.0.1:0"},
+        SITE | {"fallback_plain": "example.org:80"},
+        SITE | {"tls_alpn": ["tunnel/1"]},
+        SITE | {"tls_alpn": ["h2", "http/1.1"]},
+        SERVER | {"tls_alpn": []},
+        SERVER | {"tls_alpn": ["h2", "h2"]},
+        SERVER | COMPAT | {"insecure": True, "tls_alpn": ["h2"]},
+        CLIENT | {"tls_alpn": ["with a space"]},
+    ],
+)
+def test_a_fallback_that_could_not_hide_anything_is_refused(values: dict) -> None:
+    assert problems(values)
+
+
+@pytest.mark.parametrize("name", ["max_handshakes", "max_handshakes_per_address", "connects_per_address"])
+def test_with_a_fallback_limits_that_web_servers_do_not_have_are_said_to_be_without_effect(name: str) -> None:
+    (warning,) = [each for each in find_warnings(parse(SITE | {name: 7})) if each.startswith(f"{name} has no effect")]
+    assert "fallback_connections" in warning

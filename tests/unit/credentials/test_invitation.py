@@ -186,3 +186,11 @@ def test_any_text_is_an_address_that_an_invitation_can_hold_or_refused(text: str
     except ValueError:
         return
     assert decode(line_of(server=server)).server == server
+
+
+def test_an_invitation_says_what_a_client_of_a_web_servers_port_is_to_do() -> None:
+    plain = Invitation("vpn.example.org:443", bytes(range(32)), "ab" * 32, "laptop")
+    assert plain.settings == {"remote_addr": "vpn.example.org:443", "tls_fingerprint": "ab" * 32}
+    hidden = plain._replace(lasts=False, alpn=("h2", "http/1.1"))
+    assert decode(encode(hidden)) == hidden and decode(encode(plain)) == plain
+    assert hidden.settings == {"remote_addr": "vpn.example.org:443", "tls_alpn": ["h2", "http/1.1"]}

@@ -51,6 +51,7 @@ ANY_HELLO = st.builds(
     st.one_of(st.just(b""), st.binary(min_size=32, max_size=32)),
     st.booleans(),
     lane=U8,
+    knock=st.one_of(st.just(b""), st.binary(min_size=32, max_size=32)),
 )
 
 

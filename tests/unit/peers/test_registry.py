@@ -434,3 +434,15 @@ def test_of_two_peers_with_one_fixed_address_the_first_stays(files: Files) -> No
 def test_everything_that_two_peers_share_is_reported() -> None:
     one = KnownPeer(PeerPolicy("ann", (ip_network("10.1.0.0/16"),)), KEYS["ann"])
     assert len(clashing([one, one._replace(policy=one.policy._replace(name="bob")), with_key("ann")])) == 3
+
+
+def test_a_knock_is_known_by_its_key_and_its_connection() -> None:
+    known = PeerRegistry(admits_unauthenticated=False)
+    known.replace([with_key("ann")])
+    binding = b"b" * 48
+    for name, of_connection, expected in (("ann", binding, True), ("ann", b"c" * 48, False), ("bob", binding, False)):
+        said = hello(KEYS[name])
+        knock = proof.knock(proof.knock_key(KEYS[name]), said.nonce, of_connection)
+        assert known.knows(said._replace(knock=knock), binding) is expected
+    assert not known.knows(hello(KEYS["ann"]), binding)
+    assert not known.knows(hello(None), binding)

@@ -199,3 +199,13 @@ def test_a_key_of_another_length_is_refused_and_not_shown(size: int) -> None:
 def test_a_certificate_in_the_place_of_its_hash_is_refused(certificate: bytes) -> None:
     with pytest.raises(LocalError, match=f"certificate: expected 32 bytes, found {len(certificate)}"):
         auth.transcript(HELLO, CHALLENGE, certificate)
+
+
+def test_a_knock_is_good_for_one_key_one_nonce_and_one_connection() -> None:
+    key, nonce, binding = bytes(range(32)), b"n" * 32, b"b" * 48
+    mac = auth.knock(auth.knock_key(key), nonce, binding)
+    assert auth.knocked(key, nonce, binding, mac)
+    assert not auth.knocked(bytes(32), nonce, binding, mac)
+    assert not auth.knocked(key, b"m" * 32, binding, mac)
+    assert not auth.knocked(key, nonce, b"c" * 48, mac)
+    assert not auth.knocked(key, nonce, binding, b"")

@@ -727,7 +727,7 @@ def test_a_client_sends_the_bytes_of_the_document_and_trusts_its_welcome() -> No
     hello = messages.decode(example["hello"])
     assert isinstance(hello, Hello)
     side = ClientHandshake(hello)
-    side._certificate_hash = example["certificate hash"]  # of no certificate in the document
+    side._hello_frame, side._certificate_hash = example["hello"], example["certificate hash"]  # of no certificate
     side.state = State.AWAIT_CHALLENGE
     supervisor = ClientSupervisor(example["key"])
     (question,) = side.feed(example["challenge"])
@@ -748,3 +748,80 @@ def test_a_server_asks_about_the_proof_of_the_document() -> None:
     assert isinstance(question, AskSupervisor) and question.hello == example["hello"]
     seen = auth.transcript(question.hello, question.challenge, question.certificate_hash)
     assert seen == example["transcript"] and auth.client_proved(example["key"], seen, question.proof)
+
+
+# -- a server that hides
+
+BINDING = b"f" * 48
+
+
+def hiding() -> ServerHandshake:
+    side = ServerHandshake(True, NONCE, CERTIFICATE_HASH, hides=True)
+    assert side.begin(b"", BINDING) == []
+    return side
+
+
+def knocking_hello() -> Hello:
+    keyed = HELLO._replace(auth=messages.AUTH_KEY, key_id=auth.key_id(KEY))
+    return keyed._replace(knock=auth.knock(auth.knock_key(KEY), keyed.nonce, BINDING))
+
+
+def test_a_hello_with_a_knock_is_asked_about_before_it_gets_an_answer() -> None:
+    side, frame = hiding(), knocking_hello().frame()
+    assert side.feed(frame) == [handshake.AskKnock(frame, BINDING)]
+    assert side.awaits_supervisor and side.unanswered == frame
+    assert side.judge_knock(True) == [Send(Challenge(NONCE).frame())]
+    assert side.unanswered is None and side.state is State.AWAIT_PROOF
+
+
+def test_a_wrong_knock_fails_and_leaves_all_bytes_to_the_fallback() -> None:
+    side, data = hiding(), knocking_hello().frame() + b"and more"
+    side.feed(data)
+    assert failure(side.judge_knock(False)).cause is Cause.UNPROVED
+    assert side.unanswered == data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\0",
+        b"\0\0\0\x82",
+        HELLO.frame(),
+        HELLO._replace(auth=messages.AUTH_KEY).frame(),
+        knocking_hello().frame()[:-1],
+        knocking_hello()._replace(auth=messages.AUTH_NONE).frame(),
+        Proof(bytes(32)).frame(),
+        framing.KEEPALIVE_FRAME,
+        bytes(4),
+    ],
+)
+def test_any_other_first_bytes_fail_at_once_and_are_the_fallbacks(data: bytes) -> None:
+    side = hiding()
+    assert failure(side.feed(data)).cause in (Cause.INVALID, Cause.UNPROVED)
+    assert side.unanswered == data
+
+
+def test_without_a_binding_no_knock_is_right() -> None:
+    side = ServerHandshake(True, NONCE, hides=True)
+    side.begin(b"")
+    assert failure(side.feed(knocking_hello().frame())).cause is Cause.UNPROVED
+
+
+def test_a_client_with_a_key_knocks_on_each_connection_in_tls() -> None:
+    made = HELLO._replace(auth=messages.AUTH_KEY, key_id=auth.key_id(KEY))
+    for binding, knock in ((BINDING, knocking_hello().knock), (b"", b"")):
+        (sent,) = ClientHandshake(made, knock_key=auth.knock_key(KEY)).begin(CERTIFICATE, binding)
+        assert isinstance(sent, Send)
+        assert messages.decode(sent.data) == made._replace(knock=knock)
+
+
+def test_a_client_that_a_web_server_answers_says_so() -> None:
+    side = client()
+    side.begin(CERTIFICATE)
+    assert "a web server has answered" in failure(side.feed(b"HTTP/1.1 400 Bad Request\r\n")).reason
+
+
+def test_a_verdict_on_a_knock_that_nobody_has_asked_for_is_our_own_mistake() -> None:
+    with pytest.raises(LocalError):
+        hiding().judge_knock(True)

@@ -70,6 +70,7 @@ HELLOS = st.builds(
     st.one_of(st.just(b""), of_size(32)),
     st.booleans(),
     lane=U8,
+    knock=st.one_of(st.just(b""), of_size(32)),
 )
 CHALLENGES = st.builds(Challenge, of_size(32))
 PROOFS = st.builds(Proof, of_size(32))

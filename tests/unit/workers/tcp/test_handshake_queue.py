@@ -47,7 +47,7 @@ class Waiting:
         return self.queue.begin_turn(byte_count, now)
 
     def order(self) -> list[int]:
-        return [connection.serial for connection in self.queue.ready(self.connections)]
+        return [connection.serial for connection in self.queue.ready(self.connections)[0]]
 
     def close(self) -> None:
         self.queue.close()
