@@ -68,6 +68,9 @@ COUNTERS = (
     Counter(212, "tun.dropped_epoch_unknown", IN, "sealed blocks of an epoch, or a session, without a key here"),
     Counter(213, "tun.dropped_replayed", IN, "sealed blocks that have been opened before, or are too old to tell"),
     Counter(214, "tun.copies_unneeded", IN, "copies of blocks of light flows of which another copy came first"),
+    Counter(218, "tun.dropped_not_reachable", IN, "packets from peer to peer that may_reach does not allow"),
+    Counter(219, "tun.dropped_unguarded", IN, "packets for the kernel from peers with rules, while the firewall table "
+            "that has their rules is missing"),
     Counter(32, "tcp.frames_sent", OUT, "frames with packets or shards written to connections"),
     Counter(33, "tcp.bytes_sent", OUT, "wire bytes written to connections"),
     Counter(34, "tcp.keepalives_sent", OUT, "keepalive frames sent"),

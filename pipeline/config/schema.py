@@ -30,6 +30,7 @@ from pipeline.config.types import (
     EndpointText,
     FingerprintText,
     Gigabytes,
+    Groups,
     Hooks,
     HostText,
     LaneCount,
@@ -44,6 +45,7 @@ from pipeline.config.types import (
     SecondsOrZero,
     SlowMbit,
     SplitKinds,
+    TargetText,
     TunName,
     UserName,
     about,
@@ -257,6 +259,12 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         unit="clients")] = 100
     client_isolation: Annotated[bool, about(
         "Pass no packets between clients, with `multi_client`.", live=True)] = False
+    may_reach: Annotated[tuple[TargetText, ...], about(
+        "Targets that each client may reach which has neither `may_reach` of its own nor a group. A client may always "
+        "answer what others begin. An empty array: nothing. See docs/reach.md.", live=True)] = ("any",)
+    groups: Annotated[Groups, about(
+        "Groups of clients, and the targets that the members of each may reach. A peer is in those that its `groups` "
+        "names. As a target, `group:NAME` means the tunnel addresses of its members.", live=True)] = {}
     push_routes: Annotated[tuple[PrefixText, ...], about(
         "Networks that the server tells clients to reach through the tunnel, at most 512. A client is not told the "
         "networks behind itself. One that is connected learns of a change when it connects anew.", live=True)] = ()

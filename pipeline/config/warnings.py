@@ -67,6 +67,8 @@ UNUSED = (
             "multi_client",
             "max_clients",
             "client_isolation",
+            "may_reach",
+            "groups",
             "push_routes",
             "rate_mbit",
             "quota_gb",
@@ -100,7 +102,7 @@ UNUSED = (
     ),
     Unused(("public_addr",), _without_tls, "invite needs TLS"),
     Unused(
-        ("key_file", "push_routes", "accept_routes", "public_addr", "max_connections_per_client", "quota_gb"),
+        ("key_file", "groups", "push_routes", "accept_routes", "public_addr", "max_connections_per_client", "quota_gb"),
         _with_compat,
         "the original program has no such feature",
     ),

@@ -1,6 +1,8 @@
-"""Keeps the table of the MSS clamp in the kernel: the firewall's own tools remove it with theirs (`nft flush ruleset`).
+"""Keeps a table of ours in the firewall: the firewall's own tools remove it with theirs (`nft flush ruleset`).
 
-    apply(wanted)    install the table, or remove what a run with a clamp has left
+    apply(wanted)    install the table, or remove what a run with it has left
+    is_in_place      whether it is there, as far as the kernel has told
+    has_failed       whether nft could not put it there
     tick(now)        look at the table if the kernel has news about it, and put it back
     close()          remove the table
 
@@ -14,7 +16,7 @@ import socket
 
 from pipeline.log import LOG
 from pipeline.policy.put_back import REST_TEXT, PutBackLimit
-from pipeline.supervisor.kernel.mss_clamp import MssClamp
+from pipeline.supervisor.kernel.own_table import OwnTable
 
 NETLINK_NETFILTER = 12  # linux/netlink.h
 NFNLGRP_NFTABLES = 7
@@ -23,11 +25,12 @@ READS_MAX = 300  # of one look; news may come as fast as they are read
 SETTLE_NS = 500_000_000  # a firewall is often loaded in several steps
 
 
-class ClampKeeper:
-    def __init__(self, tun_name: str, instance_name: str) -> None:
-        self._clamp = MssClamp(tun_name, instance_name)
-        self._name = self._clamp.table.encode() + b"\0"
+class TableKeeper:
+    def __init__(self, table: OwnTable) -> None:
+        self._table = table
+        self._name = table.table.encode() + b"\0"
         self._expected = ""  # the table as nft prints it; "" while there is none to keep
+        self.is_in_place = self.has_failed = False
         self._due = 0
         self._limit = PutBackLimit()
         self._events = _open()
@@ -35,8 +38,11 @@ class ClampKeeper:
     def apply(self, wanted: bool) -> list[str]:
         """Sentences about what is impossible, which have been logged."""
         self._limit.reset()
-        warning = self._clamp.install() if wanted else self._clamp.remove()
-        self._expected = self._clamp.listing() if wanted and not warning else ""
+        warning = self._table.install() if wanted else self._table.remove()
+        self._forget_news()
+        self.has_failed = wanted and bool(warning)
+        self._expected = self._table.listing() if wanted and not warning else ""
+        self.is_in_place = bool(self._expected)
         if warning:
             LOG.warning("%s", warning)
         return [warning] if warning else []
@@ -46,6 +52,7 @@ class ClampKeeper:
             return
         if self._has_news(self._events) and not self._due:
             self._due = now + SETTLE_NS
+            self.is_in_place = False
         if self._limit.rest_has_ended(now):
             self._due = now
         if self._due and now >= self._due:
@@ -53,16 +60,22 @@ class ClampKeeper:
             self._look(now)
 
     def _look(self, now: int) -> None:
-        if self._limit.is_resting(now) or self._clamp.listing() == self._expected:
+        if self._limit.is_resting(now):
+            return
+        if self._table.listing() == self._expected:
+            self.is_in_place = True
             return
         if not self._limit.may(now):
             LOG.error(
-                "mss_clamp: others remove table inet %s again and again: it stays away for %s, or until a reload",
-                *(self._clamp.table, REST_TEXT),
+                "%s: others remove table inet %s again and again: it stays away for %s, or until a reload",
+                *(self._table.setting, self._table.table, REST_TEXT),
             )
             return
-        warning = self._clamp.install()
-        LOG.warning("%s", warning or f"mss_clamp: put back table inet {self._clamp.table}, which others had removed")
+        warning = self._table.install()
+        self._forget_news()
+        self.is_in_place = not warning
+        done = f"{self._table.setting}: put back table inet {self._table.table}, which others had removed"
+        LOG.warning("%s", warning or done)
 
     def _has_news(self, events: socket.socket) -> bool:
         """Whether anything has happened to our table, or more than the kernel could keep for us."""
@@ -76,16 +89,21 @@ class ClampKeeper:
                 found = True
         return found
 
+    def _forget_news(self) -> None:
+        """Those that the kernel has for us now are of our own change."""
+        if self._events is not None:
+            self._has_news(self._events)
+
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
-        warning = self._clamp.remove()
+        warning = self._table.remove()
         if warning:
             LOG.warning("%s", warning)
 
 
 def _open() -> socket.socket | None:
-    """News of nf_tables; None where this kernel has none, and so no clamp."""
+    """News of nf_tables; None where this kernel has none, and so no table."""
     try:
         made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
         made.bind((0, 1 << (NFNLGRP_NFTABLES - 1)))
