@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import errno
 import json
+import random
 import shutil
 import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from pipeline.policy.reach import PeerFacts, Terms, compile_policies
+from pipeline.policy.targets import hosts
+from pipeline.supervisor.kernel.reach_table import Guarded, ReachTable
 from tests.netns.harness.hub import BOTH, PLAIN, Client, Hub, inside, reaches
 from tests.netns.harness.shared_hub import HostBehind, add_host_behind, networks_behind
 from tests.support import eventually
@@ -272,6 +277,52 @@ def test_an_accept_of_anothers_table_opens_nothing_and_a_drop_of_it_stays(site: 
                 assert outcome(site.laptop.node, LAN[0], 8022, seconds=1) != 0
         finally:
             site.router.run(["nft", "delete table inet docker"])
+
+
+def test_nft_takes_rules_that_overlap_in_any_way(site: Site) -> None:
+    chosen = random.Random(1)
+    networks = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "0.0.0.0/0", "::/0", "fd00::/8", "fd00::/64", "fd00::5"]
+    services = ["", "/icmp", "/tcp", ":80", ":1-65535/tcp", ":443,80,81-90/udp", ":443,90-95", "/gre", ":5/sctp"]
+    places = [*(f"[{each}]" if ":" in each else each for each in networks), "any", "internet", "hub", "peer:p1"]
+    for _ in range(15):
+        facts = [
+            PeerFacts(
+                name,
+                (ip_address(f"10.99.0.{last}"),),
+                may_reach=tuple({chosen.choice(places) + chosen.choice(services) for _ in range(12)} - {"any"}),
+            )
+            for last, name in enumerate(("p1", 'p2"; }', "p3"), 2)
+        ]
+        policies = compile_policies(facts, Terms(own=(ip_address("10.99.0.1"),)))
+        guarded = [Guarded(each.name, hosts(each.addresses), policies[each.name]) for each in facts]
+        table = ReachTable("tun0", "try", guarded)
+        assert site.router.inside(table.install) == ""
+        assert site.router.inside(table.remove) == "" and table.table not in site.rules()
+
+
+def test_the_internet_alone_is_a_target(site: Site) -> None:
+    """Nothing private, such as other peers and the networks of the hub, without a rule that denies."""
+    site.router.run(["ip", "address", "add", "198.51.100.1/32", "dev", "lan"])
+    site.laptop.node.run(["ip", "route", "add", "198.51.100.1/32", "dev", site.laptop.tun_name])
+    try:
+        site.limit("laptop", ["internet"])
+        assert reaches(site.laptop.node, "198.51.100.1", count=1)
+        for address in (LAN[0], site.gateway.address, site.hub.server.address):
+            assert not reaches(site.laptop.node, address, count=1, seconds=0.3)
+    finally:
+        site.router.run(["ip", "address", "del", "198.51.100.1/32", "dev", "lan"])
+
+
+def test_without_nft_peers_with_rules_reach_no_network_and_others_do(tmp_path: Path) -> None:
+    empty = tmp_path / "nft"
+    empty.touch(0o755)
+    hidden = shutil.which("nft")
+    without = ["unshare", "--mount", "sh", "-c", f'mount --bind {empty} {hidden} && exec "$@"', "sh"]
+    with Lab(names=("hub", "one")) as lab, Hub(lab, tmp_path, fec="off", wrap=without) as hub:
+        laptop = hub.join(lab["one"], "laptop", "--may-reach", "hub", **PLAIN)
+        assert not reaches(laptop.node, hub.server.address, count=2, seconds=0.3)
+        assert hub.server.counter("tun.dropped_unguarded") >= 2
+        hub.server.wait_for_log("Peers with rules reach nothing beyond other peers until the table is there")
 
 
 # -- from peer to peer

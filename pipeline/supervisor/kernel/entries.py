@@ -10,6 +10,7 @@ import socket
 from contextlib import ExitStack
 
 from pipeline.config import Config
+from pipeline.supervisor.kernel import nft
 from pipeline.supervisor.kernel.congestion import CongestionControl
 from pipeline.supervisor.kernel.listener import listen
 from pipeline.supervisor.kernel.mss_clamp import MssClamp
@@ -30,7 +31,7 @@ class KernelEntries:
             made.callback(self.clamp.close)
             self.reach: ReachGuard | None = None
             if config.mode == "server" and not config.compat:
-                self.reach = ReachGuard(config.tun_name, config.name)
+                self.reach = ReachGuard(config.tun_name, config.name, nft.tables())
                 made.callback(self.reach.close)
             self.clamp.apply(config.mss_clamp)
             self.congestion = CongestionControl(config)

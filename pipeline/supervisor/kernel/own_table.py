@@ -26,14 +26,13 @@ class OwnTable:
     def __init__(self, table: str, chains: str, setting: str, cost: str) -> None:
         self.table = table
         self.setting = setting
-        self.chains = chains
+        self.text = f"table inet {table} {{\n{chains}}}\n"
         self._cost = cost
         self._installed = False
 
     def install(self) -> str:
         """The text of a warning; "" if the table is in place."""
-        own = f"table inet {self.table} {{\n{self.chains}}}\n"
-        why_not = nft.run_script(DELETE_TABLE.format(table=self.table) + own)
+        why_not = nft.run_script(DELETE_TABLE.format(table=self.table) + self.text)
         self._installed = not why_not
         return why_not and f"{self.setting}: {why_not}. {self._cost}"
 

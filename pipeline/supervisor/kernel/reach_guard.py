@@ -12,7 +12,7 @@ then; what they had is kept here. They are read when the kernel tells of a refus
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pipeline.supervisor.kernel import nft
 from pipeline.supervisor.kernel.reach_table import TOLD_BYTES, Guarded, ReachTable, counter_of
@@ -24,9 +24,12 @@ RETRY_NS = 10_000_000_000  # after nft has failed
 
 
 class ReachGuard:
-    def __init__(self, tun_name: str, instance_name: str) -> None:
-        self._table = ReachTable(tun_name, instance_name)
-        self._keeper = TableKeeper(self._table)
+    """`there`: the tables that there are at the start."""
+
+    def __init__(self, tun_name: str, instance_name: str, there: Collection[str]) -> None:
+        self._names = tun_name, instance_name
+        self._table = ReachTable(*self._names)
+        self._keeper = TableKeeper(self._table, may_be_there=self._table.table in there)
         self._keeper.apply(False)  # what a killed run has left
         self._log: RefusalLog | None = None
         self._guarded: Sequence[Guarded] = ()
@@ -41,9 +44,12 @@ class ReachGuard:
         if guarded and self._log is None:
             self._log = open_log(TOLD_BYTES)
         self._guarded = guarded
-        self._table.describe(guarded, self._log.group if self._log is not None else None)
-        self._keeper.apply(bool(guarded))
         self._retry_due = 0
+        if guarded:
+            group = self._log.group if self._log is not None else None
+            self._keeper.replace(ReachTable(*self._names, guarded, group))
+        else:
+            self._keeper.apply(False)
         if not guarded and self._log is not None:
             self._log.close()
             self._log = None

@@ -54,16 +54,14 @@ class Guarded(NamedTuple):
 
 
 class ReachTable(OwnTable):
-    """The rules of one instance."""
+    """The rules of one instance. `log_group`: of the packets to be told; None: they are not."""
 
-    def __init__(self, tun_name: str, instance_name: str) -> None:
+    def __init__(
+        self, tun_name: str, instance_name: str, guarded: Sequence[Guarded] = (), log_group: int | None = None
+    ) -> None:
         cost = "Peers with rules reach nothing beyond other peers until the table is there"
-        super().__init__(f"tunnel-{instance_name}/reach", "", "may_reach", cost)
-        self._tun_name = tun_name
-
-    def describe(self, guarded: Sequence[Guarded], log_group: int | None) -> None:
-        """The rules that the next install() puts there. `log_group`: of the packets to be told; None: they are not."""
-        self.chains = describe(self._tun_name, guarded, log_group)
+        chains = describe(tun_name, guarded, log_group)
+        super().__init__(f"tunnel-{instance_name}/reach", chains, "may_reach", cost)
 
 
 def describe(tun_name: str, guarded: Sequence[Guarded], log_group: int | None) -> str:

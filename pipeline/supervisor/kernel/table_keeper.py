@@ -1,10 +1,11 @@
 """Keeps a table of ours in the firewall: the firewall's own tools remove it with theirs (`nft flush ruleset`).
 
     apply(wanted)    install the table, or remove what a run with it has left
+    replace(table)   install another version of it, under its name
+    tick(now)        look at the table if the kernel has news about it, and put it back
+    close()          remove the table, or leave it where it is
     is_in_place      whether it is there, as far as the kernel has told
     has_failed       whether nft could not put it there
-    tick(now)        look at the table if the kernel has news about it, and put it back
-    close()          remove the table
 
 The kernel tells of each change of nf_tables by a message that has the table's name in it (linux/netfilter/nfnetlink.h).
 So no command runs while others change their own tables.
@@ -26,22 +27,44 @@ SETTLE_NS = 500_000_000  # a firewall is often loaded in several steps
 
 
 class TableKeeper:
-    def __init__(self, table: OwnTable) -> None:
+    """`may_be_there`: a killed run may have left the table."""
+
+    def __init__(self, table: OwnTable, *, may_be_there: bool = True) -> None:
         self._table = table
+        self._may_be_there = may_be_there
         self._name = table.table.encode() + b"\0"
         self._expected = ""  # the table as nft prints it; "" while there is none to keep
         self.is_in_place = self.has_failed = False
         self._due = 0
         self._limit = PutBackLimit()
-        self._events = _open()
+        self._events: socket.socket | None = None  # while there is a table to keep
 
     def apply(self, wanted: bool) -> list[str]:
         """Sentences about what is impossible, which have been logged."""
         self._limit.reset()
-        warning = self._table.install() if wanted else self._table.remove()
+        if wanted:
+            return self._install()
+        if not self._may_be_there:
+            return []
+        warning, self._expected, self._may_be_there = self._table.remove(), "", False
+        self.is_in_place = self.has_failed = False
+        if warning:
+            LOG.warning("%s", warning)
+        return [warning] if warning else []
+
+    def replace(self, table: OwnTable) -> list[str]:
+        self._limit.reset()
+        self._table = table
+        return self._install()
+
+    def _install(self) -> list[str]:
+        self._may_be_there = True
+        if self._events is None:
+            self._events = _open()
+        warning = self._table.install()
         self._forget_news()
-        self.has_failed = wanted and bool(warning)
-        self._expected = self._table.listing() if wanted and not warning else ""
+        self.has_failed = bool(warning)
+        self._expected = "" if warning else self._table.listing()
         self.is_in_place = bool(self._expected)
         if warning:
             LOG.warning("%s", warning)
@@ -94,12 +117,11 @@ class TableKeeper:
         if self._events is not None:
             self._has_news(self._events)
 
-    def close(self) -> None:
+    def close(self, *, leave: bool = False) -> None:
         if self._events is not None:
             self._events.close()
-        warning = self._table.remove()
-        if warning:
-            LOG.warning("%s", warning)
+        if not leave:
+            self.apply(False)
 
 
 def _open() -> socket.socket | None:

@@ -25,7 +25,7 @@ class Firewall:
         self.trouble = ""
         self.looks = 0
         self.news: list[bytes | OSError] = []
-        self.closed = False
+        self.opened = self.closed = False
 
     def install(self) -> str:
         if not self.trouble:
@@ -75,7 +75,12 @@ class Kept:
 @pytest.fixture
 def firewall(monkeypatch: pytest.MonkeyPatch) -> Firewall:
     made = Firewall()
-    monkeypatch.setattr(table_keeper, "_open", lambda: made)
+
+    def opened() -> Firewall:
+        made.opened = True
+        return made
+
+    monkeypatch.setattr(table_keeper, "_open", opened)
     return made
 
 
@@ -84,7 +89,7 @@ def kept(firewall: Firewall) -> Iterator[Kept]:
     made = Kept(firewall)
     yield made
     made.keeper.close()
-    assert firewall.text == "" and firewall.closed
+    assert firewall.text == "" and firewall.closed is firewall.opened
 
 
 def test_a_table_that_others_have_removed_is_put_back_when_they_have_had_a_moment(
@@ -172,3 +177,35 @@ def test_what_keeps_it_from_being_put_back_is_said(kept: Kept, caplog: pytest.Lo
     kept.run(SETTLE_NS + TICK)
     assert caplog.messages == ["mss_clamp: nft is missing"]
     kept.firewall.trouble = ""
+
+
+def test_a_table_is_in_place_from_its_installation_to_the_news_of_its_end(kept: Kept) -> None:
+    assert not kept.keeper.is_in_place
+    kept.keeper.apply(True)
+    kept.run(TICK)
+    assert kept.keeper.is_in_place
+    kept.firewall.flush()
+    kept.run(TICK)
+    assert not kept.keeper.is_in_place, "before it is put back"
+    kept.run(SETTLE_NS)
+    assert kept.firewall.text == "rules" and kept.keeper.is_in_place
+    kept.run(2 * SETTLE_NS)
+    assert kept.keeper.is_in_place
+    kept.keeper.apply(False)
+    assert not kept.keeper.is_in_place
+
+
+def test_news_that_have_changed_nothing_are_seen_to_have_changed_nothing(kept: Kept) -> None:
+    kept.keeper.apply(True)
+    kept.firewall.news.append(OURS)
+    kept.run(2 * SETTLE_NS)
+    assert kept.keeper.is_in_place
+
+
+def test_a_table_that_cannot_be_installed_is_not_in_place(kept: Kept) -> None:
+    kept.firewall.trouble = "mss_clamp: nft is missing"
+    kept.keeper.apply(True)
+    assert kept.keeper.has_failed and not kept.keeper.is_in_place
+    kept.firewall.trouble = ""
+    kept.keeper.apply(True)
+    assert kept.keeper.is_in_place and not kept.keeper.has_failed
