@@ -80,6 +80,7 @@ KINDS = (
     EventKind(64, "quota", WARNING, "peer {subject}: {text}", "a peer has used up 80 or 100 percent of its quota"),
     EventKind(65, "quota-corrected", INFO, "peer {subject}: its quota was corrected: {text}",
               "an operator has said how much of a quota is used"),
+    EventKind(66, "reach-refused", WARNING, "peer {subject}: {text}", "a peer has begun what its rules do not allow"),
     # accounting and hooks
     EventKind(72, "accounting-failed", ERROR, "accounting: {text}", "the account cannot be written; counts wait",
               logged=False),

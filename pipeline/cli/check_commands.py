@@ -1,6 +1,7 @@
 """The commands that look for what is wrong: in a configuration, on this machine, with an instance.
 
-check            a configuration, its files, and whether this machine could start it; --offline: the configuration
+check            a configuration, its files, and whether this machine could start it; --offline: the configuration;
+                 --explain: whether a peer may reach something
 explain          one setting
 schema           of the configuration file
 doctor           everything, with a cure for each finding; exit status 1 if there is a problem
@@ -41,6 +42,15 @@ def add_commands(command: AddCommand, add_instance: AddOptions, add_set: AddOpti
         "--offline", action="store_true", help="look at the configuration alone: no file, no port, no device, no name"
     )
 
+    check.add_argument(
+        "--explain",
+        nargs=2,
+        metavar=("PEER", "TARGET"),
+        help="say whether PEER may reach TARGET, such as 192.168.10.5:443, and by which rule: as FILE says, or as the "
+        "running instance has it",
+    )
+    add_instance(check)
+
     explain = command("explain", _explain, "print what a setting means, accepts and defaults to")
     explain.add_argument("setting", metavar="SETTING", help="its name; of a peer's as well, as in peers.allowed")
 
@@ -72,6 +82,12 @@ def _check(arguments: argparse.Namespace) -> int:
     from pipeline import config
     from pipeline.credentials import ownership
 
+    if arguments.explain:
+        from pipeline.cli.reach_explanation import explain_reach
+
+        return explain_reach(arguments, *arguments.explain)
+    if arguments.config or arguments.name:
+        raise UsageError("--config and --name are only valid with --explain; without it, give FILE alone")
     checked = config.load(arguments.file, arguments.set)
     notes = config.find_warnings(checked)
     if not arguments.offline:

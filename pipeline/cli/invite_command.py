@@ -1,13 +1,15 @@
 """The command `invite`: a running server adds a peer, and the line that lets a machine join is printed.
 
-    {"command": "invite", "name", "server", "allowed", "rate_mbit", "quota_gb", "expires", "uses", "until",
-     "again"}
+    {"command": "invite", "name", "server", "allowed", "rate_mbit", "quota_gb", "groups", "may_reach", "expires",
+     "uses", "until", "again"}
                             -> {"ok": true, "line", "server", "certificate", "expires", "uses", "until", "guessed",
-                                "is_private", "remembered"}
+                                "is_private", "remembered", "reaches"}
         server: "", HOST or HOST:PORT; in the answer, the HOST:PORT in the line
         rate_mbit, quota_gb: null for the server's setting; certificate: the server asks its clients for one as well
         expires, until: UNIX time, 0 for never; a null `expires` lets the server choose
         again: the peer exists, and another machine is to take its place
+        groups: names; may_reach: targets, null for the server's setting
+        reaches: a sentence about which other peers, and what else, the peer reaches
         guessed: nobody has said at which address clients reach the server; is_private: and it is of a private network
 
 A line that cannot be printed is taken back, by the request of `revoke --invitation`: nobody has it.
@@ -49,6 +51,19 @@ def add_command(command: AddCommand, add_instance: AddOptions) -> None:
         "--quota", metavar="GB", type=float, help="quota in a month, in GB of both directions; 0 for none"
     )
     invite.add_argument(
+        "--group",
+        metavar="GROUP",
+        action="append",
+        default=[],
+        help="a group of the setting `groups`; may be given several times",
+    )
+    invite.add_argument(
+        "--may-reach",
+        metavar="TARGET",
+        action="append",
+        help='what the peer may reach, such as 192.168.10.0/24:443/tcp; several times for more, "" for nothing',
+    )
+    invite.add_argument(
         "--expires",
         metavar="WHEN",
         help='when the invitation dies if it is not used: "24h", a date, "never"; default: 7d',
@@ -78,6 +93,8 @@ def _invite(arguments: argparse.Namespace) -> int:
         "allowed": arguments.allow,
         "rate_mbit": arguments.rate,
         "quota_gb": arguments.quota,
+        "groups": arguments.group,
+        "may_reach": None if arguments.may_reach is None else [text for text in arguments.may_reach if text],
         "expires": None if arguments.expires is None else parse_moment(arguments.expires, "--expires", now),
         "uses": arguments.uses,
         "until": parse_moment(arguments.until, "--until", now) if arguments.until else 0,
@@ -85,7 +102,7 @@ def _invite(arguments: argparse.Namespace) -> int:
     }
     if len(json.dumps(request)) >= REQUEST_BYTES_MAX:
         raise UsageError(
-            "too many networks for one command: invite the peer without them, and write them into its file"
+            "too many networks or targets for one command: invite the peer without them, and write them into its file"
         )
     answer = send_command(arguments, request)
     try:
@@ -113,6 +130,8 @@ def _notes_on_invitation(peer: str, answer: dict[str, Any], now: float) -> list[
         f"the line is a secret: it makes its holder {machines}, which dials {answer['server']}",
         f"{end} On the client, give it to: tunnel-supervisor join -",
     ]
+    if answer.get("reaches"):
+        notes.append(answer["reaches"])
     if until:
         notes.append(f"the peer is excluded from {show_moment(until)} on")
     if answer.get("is_private"):

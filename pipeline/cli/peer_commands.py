@@ -3,13 +3,16 @@
 {"command": "peers"}                                              -> {"ok": true, "schema_version", "peers": [
     {"name", "state", "addresses", "allowed", "rate_mbit", "endpoint", "connections", "sent_bytes",
      "received_bytes", "dropped", "session_seconds", "version", "mtu", "fec",
-     "encryption", "sent_epoch", "received_epoch", "quota_bytes", "quota_used_bytes", "quota_state",
-     "problem", "until", "invitation", "invitation_expires", "invitation_uses_left"}]}
+     "encryption", "sent_epoch", "received_epoch", "quota_bytes", "quota_used_bytes", "quota_state", "groups",
+     "may_reach", "may_reach_count", "refused_packets", "problem", "until", "invitation", "invitation_expires",
+     "invitation_uses_left"}]}
     state: "connected" or "away"; an away peer has endpoint "" and session_seconds null
     "invited", "expired": no machine has become this peer yet, or none in time; "disabled"; "ended": past `until`
     "broken": it cannot connect, since its file cannot be used; problem: of its file, "" for none
     sent_bytes, received_bytes, dropped (packets): since the session began
     encryption: the suite of its session, "TLS" with compat, or "none"; sent_epoch, received_epoch: of that session
+    may_reach: the first targets that it may reach, those of its groups included; null: everything
+    may_reach_count: targets; refused_packets: that they do not allow, since the start
     quota_bytes: in a month, received and sent together, 0 for no quota; quota_state: open, slowed or stopped
     until: UNIX time from which it is excluded, 0 for none
     invitation: "" for none, "open", "expired", "used", or "kept" (its key is the peer's)
@@ -36,11 +39,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cli import peer_table, traffic_commands
 from pipeline.cli.control_request import send_command
 from pipeline.cli.moments import parse_moment
-from pipeline.errors import NotRunning, UsageError
+from pipeline.errors import LocalError, NotRunning, UsageError
 
 if TYPE_CHECKING:
     from pipeline.cli.command_line import AddCommand, AddOptions
 
+ACTIONS = ("disable", "enable", "quota")
 USED_MAX = 1e9  # GB
 
 
@@ -48,9 +52,10 @@ def add_commands(command: AddCommand, add_instance: AddOptions) -> None:
     peers = command("peers", _peers, "list the peers of a running instance, or change one of them")
     peers.add_argument(
         "action",
+        metavar="NAME, or disable, enable, quota",
         nargs="?",
-        choices=("disable", "enable", "quota"),
-        help="disable: end the session of a peer until it is enabled again; quota: say how much of it is used",
+        help="NAME: that peer alone, with what it may reach; disable: end the session of a peer until it is enabled "
+        "again; quota: say how much of it is used",
     )
     peers.add_argument("peer", metavar="NAME", nargs="?", default="", help="the peer's name")
     peers.add_argument("--until", metavar="WHEN", help='with enable: another end of its time, "never" for none')
@@ -70,8 +75,11 @@ def add_commands(command: AddCommand, add_instance: AddOptions) -> None:
 
 
 def _peers(arguments: argparse.Namespace) -> int:
-    if bool(arguments.action) is not bool(arguments.peer):
-        raise UsageError("expected nothing, or: disable NAME, or: enable NAME, or: quota NAME --used GB")
+    only = ""
+    if arguments.action not in (None, *ACTIONS) and not arguments.peer:
+        only, arguments.action = arguments.action, None
+    if bool(arguments.action) is not bool(arguments.peer) or arguments.action not in (None, *ACTIONS):
+        raise UsageError("expected nothing, or: disable NAME, or: enable NAME, or: quota NAME --used GB, or: NAME")
     if arguments.until and arguments.action != "enable":
         raise UsageError("--until is only valid with enable")
     if (arguments.used is not None) is not (arguments.action == "quota"):
@@ -83,7 +91,11 @@ def _peers(arguments: argparse.Namespace) -> int:
     if traffic_commands.is_asked_for(arguments):
         return traffic_commands.show(arguments)
     answer = send_command(arguments, {"command": "peers"})
-    print(json.dumps(answer) if arguments.json else peer_table.render(answer["peers"]))
+    if only:
+        answer["peers"] = [peer for peer in answer["peers"] if peer["name"] == only]
+        if not answer["peers"]:
+            raise LocalError(f'no peer "{only}"; `peers` lists them')
+    print(json.dumps(answer) if arguments.json else peer_table.render(answer["peers"], in_full=bool(only)))
     return 0
 
 

@@ -10,8 +10,11 @@ from pipeline.cli.moments import show_left, show_moment
 PEER_COLUMNS = ("name", "state", "addresses", "endpoint", "connections", "received", "sent", "since")
 
 
-def render(peers: list[dict[str, Any]]) -> str:
-    """A table of the peers, and notes below it. Names may come from unauthenticated clients, notes from a disk."""
+def render(peers: list[dict[str, Any]], in_full: bool = False) -> str:
+    """A table of the peers, and notes below it; `in_full`: with what each may reach.
+
+    Names may come from unauthenticated clients, notes from a disk.
+    """
     from pipeline.cli.status_text import duration
     from pipeline.log import printable
     from pipeline.observe.sentence import amount
@@ -40,6 +43,7 @@ def render(peers: list[dict[str, Any]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = [f"{printable(peer['name'])}: {note}" for peer in peers for note in _notes_on_peer(peer, time.time())]
+    notes += [f"{printable(peer['name'])}: {note}" for peer in peers for note in _reach(peer, in_full)]
     return escaped_lines("\n".join(table + notes))
 
 
@@ -53,6 +57,20 @@ def _notes_on_peer(peer: dict[str, Any], now: float) -> list[str]:
         notes.append(f"its invitation{machines} {how_long}")
     if peer.get("until"):
         notes.append(f"{'ended' if peer['until'] <= now else 'ends'} on {show_moment(peer['until'])}")
+    return notes
+
+
+def _reach(peer: dict[str, Any], in_full: bool) -> list[str]:
+    """The targets of a peer, and how much was refused; an instance of an older version has no rules."""
+    targets, refused = peer.get("may_reach"), peer.get("refused_packets")
+    notes = []
+    if in_full and "may_reach" in peer:
+        more = peer["may_reach_count"] - len(targets or ())
+        named = ", ".join(targets or ()) + (f" and {more} more" if more else "")
+        groups = f" (groups: {', '.join(peer['groups'])})" if peer["groups"] else ""
+        notes.append(f"may reach {'everything' if targets is None else named or 'nothing'}{groups}")
+    if refused:
+        notes.append(f"{refused} packets refused, that its rules do not allow: `events` names them")
     return notes
 
 

@@ -18,6 +18,7 @@ NOTES_MAX = 5
 ROWS_MAX = 8  # of peers or connections in the brief text
 
 HEAD = ["connection", "worker", "class", "state", "sent", "received", "rtt", "congestion", "last received"]
+REFUSED_SHOWN = 3  # peers, with the packets that their rules have refused
 SEE_MORE = "status --verbose has them all"
 
 
@@ -31,6 +32,7 @@ def brief(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
             *_head(snapshot, notes),
             *_fec(snapshot.get("fec", {"mode": "off"})),
             *_encryption(snapshot),
+            *_reach(snapshot),
             *([""] if len(rows) > 1 else []),
             *(_table(rows[: 1 + ROWS_MAX]) if len(rows) > 1 else []),
             *([f"{more} more: {SEE_MORE}"] if more > 0 else []),
@@ -46,6 +48,18 @@ def _head(snapshot: dict[str, Any], notes: Sequence[str]) -> list[str]:
         *_failures(snapshot.get("supervisor_failures", 0)),
         *_notes([*notes, *snapshot.get("notes", [])]),
     ]
+
+
+def _reach(snapshot: dict[str, Any]) -> list[str]:
+    """How many peers have rules, and what these have refused; an older instance has none."""
+    peers = peers_of(snapshot) or ()
+    limited = sum(peer.get("may_reach") is not None for peer in peers)
+    refused = {printable(peer["name"]): peer["refused_packets"] for peer in peers if peer.get("refused_packets")}
+    if not limited:
+        return []
+    most = sorted(refused, key=lambda name: -refused[name])[:REFUSED_SHOWN]
+    by = ", ".join(f"{name} {refused[name]}" for name in most)
+    return [f"may_reach limits {limited} peers; refused packets: {sum(refused.values())}" + (f" ({by})" if by else "")]
 
 
 def _peer_rows(peers: Sequence[dict[str, Any]]) -> list[list[str]]:

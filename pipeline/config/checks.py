@@ -15,6 +15,7 @@ from pipeline.config.security_checks import ONLY_ONCE, Violations
 from pipeline.config.values import INTERFACE_FORM, SrvName, parse_endpoint, parse_interface, parse_prefix, parse_remote
 from pipeline.packet.flow_rules import RULE_FORM, FlowRules
 from pipeline.packet.marks import parse_dscp
+from pipeline.policy.targets import ANY, GROUP, parse_target
 from pipeline.wire.messages import PUSHED_ROUTES_MAX
 
 COMPAT_MTU_MAX = 1495  # the original program's frame length counts type and packet, and is at most 1496
@@ -136,6 +137,35 @@ def names(config: Config) -> Violations:
 def proxies(config: Config) -> Violations:
     texts = {f"proxy_protocol_from[{i}]": text for i, text in enumerate(config.proxy_protocol_from)}
     yield from _each_once(texts, parse_prefix)
+
+
+def reach(config: Config) -> Violations:
+    """Each target by itself, and the groups that they name. A group without a description would shut out in silence."""
+    written = {"may_reach": config.may_reach}
+    written |= {f"groups.{name}": targets for name, targets in config.groups.items()}
+    for index, peer in enumerate(config.peers):
+        written[f"peers[{index}].may_reach"] = peer.may_reach or ()
+        for group in peer.groups:
+            if group not in config.groups:
+                expected = f'a group of the setting groups, such as "groups": {{"{group}": []}}'
+                yield f"peers[{index}].groups", expected, group
+        if len(set(peer.groups)) < len(peer.groups):
+            yield f"peers[{index}].groups", ONLY_ONCE, list(peer.groups)
+    for path, targets in written.items():
+        yield from _each_once({f"{path}[{i}]": text for i, text in enumerate(targets)}, parse_target)
+        for i, text in enumerate(targets):
+            try:
+                target = parse_target(text)
+            except ValueError:  # it has been said
+                continue
+            if target.kind == GROUP and target.name not in config.groups:
+                yield f"{path}[{i}]", f'a group of the setting groups, such as "groups": {{"{target.name}": []}}', text
+
+
+def compat_reach(config: Config) -> Violations:
+    if config.compat and config.may_reach != (ANY,):
+        expected = f'["{ANY}"] with compat: the original program\'s wire format does not say who a client is'
+        yield "may_reach", expected, list(config.may_reach)
 
 
 def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Violations:
@@ -299,6 +329,8 @@ CHECKS = (
     Check(accept_routes, ("accept_routes",)),
     Check(push_routes, ("push_routes",)),
     Check(names, ("names",)),
+    Check(reach, ("may_reach", "groups", "peers")),
+    Check(compat_reach, ("may_reach", "compat")),
     Check(state_dir, ("state_dir",)),
     Check(hooks, ("on",)),
     Check(quota, ("mode", "accounting", "quota_gb", "peers")),

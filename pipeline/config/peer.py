@@ -21,6 +21,7 @@ from pipeline.config.types import (
     PathText,
     PrefixText,
     SlowMbit,
+    TargetText,
     about,
 )
 from pipeline.config.values import parse_address, parse_fingerprint, parse_prefix
@@ -53,6 +54,12 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     address: Annotated[AddressText | tuple[AddressText, ...], about(
         "Fixed tunnel address of this peer, or a list of them, at most one in each subnet of `tunnel_addr`. A peer "
         "without a fixed address gets a free one and keeps it.", live=True)] = ()
+    groups: Annotated[tuple[Name, ...], about(
+        "Groups that this peer is in. It may reach what the setting `groups` says of each.", live=True)] = ()
+    may_reach: Annotated[tuple[TargetText, ...] | None, about(
+        "Targets that this peer, and the networks behind it, may reach beside those of its groups. An empty array: "
+        "nothing. See docs/reach.md.", derived="the setting `may_reach`, or nothing beside its groups",
+        live=True)] = None
     rate_mbit: Annotated[Mbit | None, about(
         "Rate limit of this peer, in each direction. 0: no limit.",
         unit="Mbit/s", derived="the setting `rate_mbit`", live=True)] = None

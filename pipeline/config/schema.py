@@ -34,6 +34,7 @@ from pipeline.config.types import (
     FingerprintText,
     FlowRuleText,
     Gigabytes,
+    Groups,
     Hooks,
     HostText,
     LaneCount,
@@ -49,6 +50,7 @@ from pipeline.config.types import (
     SecondsOrZero,
     SlowMbit,
     SplitKinds,
+    TargetText,
     TunName,
     UserName,
     about,
@@ -310,6 +312,12 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "each client; one that is shorter than 256 bytes counts for 256. All clients together may send four times as "
         "much. With several `lanes` each counts by itself. 0: none. See docs/network.md.",
         unit="kbit/s", live=True)] = 0
+    may_reach: Annotated[tuple[TargetText, ...], about(
+        "Targets that each client may reach which has neither `may_reach` of its own nor a group. A client may always "
+        "answer what others begin. An empty array: nothing. See docs/reach.md.", live=True)] = ("any",)
+    groups: Annotated[Groups, about(
+        "Groups of clients, and the targets that the members of each may reach. A peer is in those that its `groups` "
+        "names. As a target, `group:NAME` means the tunnel addresses of its members.", live=True)] = {}
     push_routes: Annotated[tuple[PrefixText, ...], about(
         "Networks that the server tells clients to reach through the tunnel, at most 512. A client is not told the "
         "networks behind itself. One that is connected learns of a change when it connects anew.", live=True)] = ()

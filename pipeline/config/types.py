@@ -20,6 +20,7 @@ from pipeline.config.values import (
 )
 from pipeline.packet.flow_rules import RULE_FORM
 from pipeline.packet.marks import DSCP_FORM
+from pipeline.policy.targets import TARGET_FORM
 
 DAY = 86400
 GIB = 1 << 30
@@ -37,6 +38,10 @@ WORKER_CORES = 'an object of workers and cores, such as {"tun-0": [0], "tcp-0": 
 HOOK_FORM = (
     "an object; its keys: up, down, connected, lost, peer-joined, peer-left, quota; its values: arrays of a path and "
     'arguments, such as {"up": ["/etc/tunnel-supervisor/up.sh", "office"]}'
+)
+GROUPS_FORM = (
+    'an object; its keys: names of groups; its values: arrays of targets, such as {"office": ["192.168.10.0/24", '
+    '"group:office"]}'
 )
 PEER_FORM = "an object with the name of a peer and its key_file, fingerprint or certificate_name"
 
@@ -101,6 +106,9 @@ AlpnNames = Annotated[
 ]
 PathText = Annotated[str, accepts("the path of a file")]
 DirectoryText = Annotated[str, accepts("the path of a directory, beginning with /")]
+TargetText = Annotated[str, accepts(TARGET_FORM)]
+Targets = Annotated[tuple[TargetText, ...], accepts(f"an array; in it, {TARGET_FORM}")]
+Groups = Annotated[dict[Name, Targets], accepts(GROUPS_FORM)]
 HookEvent = Literal["up", "down", "connected", "lost", "peer-joined", "peer-left", "quota"]
 HookCommand = Annotated[tuple[str, ...], accepts('an array of a path and arguments, such as ["/etc/up.sh", "office"]')]
 Hooks = Annotated[dict[HookEvent, HookCommand], accepts(HOOK_FORM)]

@@ -96,6 +96,8 @@ UNUSED = (
             "max_clients",
             "client_isolation",
             "multicast_kbit",
+            "may_reach",
+            "groups",
             "push_routes",
             "names",
             "rate_mbit",
@@ -152,7 +154,7 @@ UNUSED = (
     Unused(
         (
             *("key_file", "push_routes", "names", "accept_routes", "public_addr", "max_connections_per_client"),
-            *("quota_gb", "multicast_kbit", "total_rate_mbit"),
+            *("groups", "quota_gb", "multicast_kbit", "total_rate_mbit"),
         ),
         _with_compat,
         "the original program has no such feature",

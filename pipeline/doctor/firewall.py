@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.programs import run_program
 from pipeline.doctor.subject import Subject
+from pipeline.supervisor.kernel.reach_table import ReachTable
 
 DROPS = ("drop", "reject")
 HOOKS = ("input", "forward", "output")
@@ -35,12 +36,13 @@ def firewall(subject: Subject) -> list[Finding]:
     ruleset = run_program(["nft", "-j", "list", "ruleset"], NFT_SECONDS)
     if ruleset is None:
         return _without_nft(config.mss_clamp)
-    own = f"tunnel-{config.name}"
+    own, reach = f"tunnel-{config.name}", ReachTable("", config.name).table
     entries = json.loads(ruleset).get("nftables", [])
     port = config.listen_endpoint.port if subject.is_server else 0
     forwards = bool(subject.is_server and config.push_routes)
     return [
         *judge_own_table(own, config.mss_clamp, _has_table(entries, own), subject.tun_name),
+        *judge_reach_table(reach, _has_rules(subject), _has_table(entries, reach)),
         *judge_chains(chains_of(entries, own), subject.tun_name, port, forwards=forwards),
     ]
 
@@ -70,13 +72,35 @@ def judge_own_table(name: str, wanted: bool, is_there: bool, tun: str) -> list[F
     ]
 
 
+def _has_rules(subject: Subject) -> bool:
+    """Whether any peer has rules of reach, as a running server tells."""
+    return any(peer.get("may_reach") is not None for peer in subject.peers or ())
+
+
+def judge_reach_table(name: str, wanted: bool, is_there: bool) -> list[Finding]:
+    if not wanted:
+        return []
+    if is_there:
+        return [ok(f"the table inet {name} has the rules of who may reach what")]
+    return [
+        problem(
+            f"the table inet {name} is missing: peers with rules reach nothing but other peers",
+            "tunnel-supervisor reload puts it back; if it goes again, find the program that flushes the firewall.",
+        )
+    ]
+
+
 def chains_of(entries: Iterable[Mapping[str, Any]], own: str) -> list[Chain]:
     """The base chains of all tables but ours that look at packets of input, forward or output."""
     chains: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     accepting: dict[tuple[str, str, str], set[str]] = {}
     dropping: dict[tuple[str, str, str], set[str]] = {}
     for entry in entries:
-        if (chain := entry.get("chain")) is not None and chain.get("hook") in HOOKS and chain["table"] != own:
+        if (
+            (chain := entry.get("chain")) is not None
+            and chain.get("hook") in HOOKS
+            and not _is_own(chain["table"], own)
+        ):
             chains[chain["family"], chain["table"], chain["name"]] = chain
         if (rule := entry.get("rule")) is not None:
             key = rule["family"], rule["table"], rule["chain"]
@@ -92,6 +116,10 @@ def chains_of(entries: Iterable[Mapping[str, Any]], own: str) -> list[Chain]:
         )
         for key, chain in chains.items()
     ]
+
+
+def _is_own(table: str, own: str) -> bool:
+    return table.partition("/")[0] == own
 
 
 def _named(expressions: Iterable[Any]) -> set[str]:

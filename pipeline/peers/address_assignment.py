@@ -51,6 +51,8 @@ class PeerPolicy(NamedTuple):
     fixed: tuple[Address, ...] = ()
     rate: int = 0
     quota: QuotaTerms = UNLIMITED
+    groups: tuple[str, ...] = ()
+    may_reach: tuple[str, ...] | None = None
 
 
 class Refusal(NamedTuple):

@@ -70,6 +70,10 @@ Enroll = Callable[[KnownPeer, bytes, messages.Hello], KnownPeer | Answered | Ref
 class AdmissionNews:
     """Calls of the admission to its owner, which may record them."""
 
+    def members_changed(self, config: Config, members: list[Member], handles: Mapping[str, int]) -> None:
+        """The members are others now, or their addresses, or what is configured. Routes to them are written behind
+        this. `handles`: of the sessions that there are, by name."""
+
     def session_ended(self, peer: int, name: str, reason: str) -> None:
         """The server has ended the session of this index."""
 
@@ -368,6 +372,8 @@ class Admission:
         """Called after each change of the peers, too."""
         self.changes += 1
         self._membership.has_multicast = self.config.multicast_kbit > 0
+        handles = {each.name: each.peer_handle for _, each in self._sessions.all()}
+        self._news.members_changed(self.config, self._membership.list_members(), handles)
         self._sessions.publish_routes(self._membership.routes())
 
     # -- for people
@@ -417,6 +423,7 @@ class Admission:
             quota_bytes=self._quotas.terms(policy.name).limit,
             quota_used_bytes=self._quotas.used(policy.name),
             quota_state=self._quotas.state(policy.name),
+            groups=policy.groups,
         )
 
 

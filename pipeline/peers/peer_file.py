@@ -5,6 +5,7 @@
       "key": "...",               base64; without it, nobody has joined yet, or the peer has left
       "allowed": ["10.1.0.0/16"], "address": "10.0.0.7", "rate_mbit": 20,      each of these is optional
       "quota_gb": 50, "quota_action": "slow", "quota_rate_mbit": 2,
+      "groups": ["office"], "may_reach": ["192.168.10.0/24:443/tcp"],
       "until": 1798758000,                                                     so are these: times are UNIX seconds
       "invitation": {"key": "...", "expires": 1764400000, "uses": 1, "expired": false, "kept": false},
       "agreed": {"invitation": "<key id>", "client": "...", "server": "..."}   hexadecimal
@@ -29,13 +30,14 @@ import msgspec
 
 from pipeline.config.peer import check_peer_name
 from pipeline.config.quote import quote
-from pipeline.config.types import Gigabytes, Mbit, SlowMbit
+from pipeline.config.types import Gigabytes, Mbit, Name, SlowMbit
 from pipeline.config.values import parse_address, parse_prefix
 from pipeline.credentials import keys, state_dir
 from pipeline.credentials.ownership import find_exposure
 from pipeline.errors import ConfigError, Problem
 from pipeline.plain_text import escaped
 from pipeline.policy.quota import QuotaAction
+from pipeline.policy.targets import parse_target
 from pipeline.system import hang_guard, small_file
 
 DIRECTORY = state_dir.PEERS
@@ -81,6 +83,8 @@ class InvitedPeer(NamedTuple):
     quota_gb: float | None = None
     quota_action: QuotaAction | None = None
     quota_rate_mbit: float | None = None
+    groups: tuple[str, ...] = ()
+    may_reach: tuple[str, ...] | None = None
 
 
 class BrokenPeer(NamedTuple):
@@ -121,10 +125,19 @@ class _Content(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     quota_gb: Gigabytes | None = None
     quota_action: QuotaAction | None = None
     quota_rate_mbit: SlowMbit | None = None
+    groups: tuple[Name, ...] = ()
+    may_reach: tuple[str, ...] | None = None
 
 
 def new_peer(
-    name: Any, allowed: Any, rate_mbit: Any, issued: Issued | None = None, until: Any = 0, quota_gb: Any = None
+    name: Any,
+    allowed: Any,
+    rate_mbit: Any,
+    issued: Issued | None = None,
+    until: Any = 0,
+    quota_gb: Any = None,
+    groups: Any = (),
+    may_reach: Any = None,
 ) -> InvitedPeer:
     """A peer, from the request of `invite`. ConfigError if the request is invalid.
 
@@ -137,10 +150,12 @@ def new_peer(
         rate = msgspec.convert(rate_mbit, Mbit | None)
         end = msgspec.convert(until or 0, Time)
         quota = msgspec.convert(quota_gb, Gigabytes | None)
+        of_groups = msgspec.convert(groups or (), tuple[Name, ...])
+        targets = _targets("invite", msgspec.convert(may_reach, tuple[str, ...] | None))
     except msgspec.ValidationError as error:
         raise ConfigError([Problem("", str(error), "invite")]) from None
     key = keys.parse(keys.generate()) if issued is None else issued.key * (issued.uses == 1)
-    return InvitedPeer(name, key, networks, (), rate, end, issued, quota_gb=quota)
+    return InvitedPeer(name, key, networks, (), rate, end, issued, quota_gb=quota, groups=of_groups, may_reach=targets)
 
 
 def new_invitation(expires: Any, uses: Any) -> Issued:
@@ -245,6 +260,8 @@ def _encoded(peer: InvitedPeer, state: Path) -> bytes:
         peer.quota_gb,
         peer.quota_action,
         peer.quota_rate_mbit,
+        peer.groups,
+        peer.may_reach,
     )
     data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
     _decoded(peer.name, data, str(_path(state, peer.name)))
@@ -313,6 +330,8 @@ def _decoded(name: str, data: bytes, source: str) -> InvitedPeer:
         content.quota_gb,
         content.quota_action,
         content.quota_rate_mbit,
+        content.groups,
+        _targets(source, content.may_reach),
     )
 
 
@@ -326,6 +345,13 @@ def _key(setting: str, text: str, source: str) -> bytes:
         return keys.parse(text)
     except ValueError as expected:
         raise ConfigError([Problem(setting, f"expected {expected}", source)]) from None
+
+
+def _targets(source: str, texts: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Targets stay texts: their groups and peers may change. None: nothing was written."""
+    if texts is None:
+        return None
+    return tuple(target.text for target in _parsed(source, "may_reach", texts, parse_target))
 
 
 def _parsed(source: str, setting: str, texts: Sequence[str], parse: Callable[[str], T]) -> tuple[T, ...]:

@@ -54,6 +54,10 @@ class PeerRow(NamedTuple):
     quota_bytes: int = 0  # in a month, both directions together; 0: no quota
     quota_used_bytes: int = 0  # some seconds ago
     quota_state: str = QuotaState.OPEN  # or slowed, stopped
+    groups: tuple[str, ...] = ()
+    may_reach: tuple[str, ...] | None = None  # the first of its targets, those of its groups included; None: everything
+    may_reach_count: int = 0  # targets
+    refused_packets: int = 0  # since the instance has started
     peer: int = NO_PEER  # index of its session; NO_PEER without one
     since_ns: int = 0  # CLOCK_MONOTONIC, of its session; 0 without one
     version: str = ""  # of its program, as it has said at the beginning of its session
@@ -126,6 +130,10 @@ class PeerStatus(TypedDict):
     quota_bytes: int  # in a month, both directions together; 0: no quota
     quota_used_bytes: int  # in this month
     quota_state: str  # open, slowed or stopped
+    groups: list[str]
+    may_reach: list[str] | None  # the first 16 of its targets, those of its groups included; None: everything
+    may_reach_count: int  # targets
+    refused_packets: int  # that its rules do not allow, since the instance has started
     problem: str  # of its file; "" for none
     until: int  # UNIX time from which it is excluded; 0: none
     invitation: str  # open, expired, used or kept (pipeline.peers.enrollment); "" for none
@@ -183,6 +191,10 @@ def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, f
         "quota_bytes": row.quota_bytes,
         "quota_used_bytes": row.quota_used_bytes,
         "quota_state": row.quota_state,
+        "groups": list(row.groups),
+        "may_reach": None if row.may_reach is None else list(row.may_reach),
+        "may_reach_count": row.may_reach_count,
+        "refused_packets": row.refused_packets,
         "problem": row.problem,
         "until": row.until,
         "invitation": row.invitation,

@@ -85,7 +85,8 @@ def load(config: Config, previous: Iterable[KnownPeer] = ()) -> Loaded:
     found, broken = [], []
     for index, peer in enumerate(config.peers):
         policy = PeerPolicy(
-            peer.name, peer.prefixes, peer.addresses, _rate(peer.rate_mbit, config), quota_terms(config, peer)
+            *(peer.name, peer.prefixes, peer.addresses, _rate(peer.rate_mbit, config), quota_terms(config, peer)),
+            *(peer.groups, peer.may_reach),
         )
         key = b""
         if peer.key_file:
@@ -114,7 +115,10 @@ def check_distinct(known: Iterable[KnownPeer]) -> None:
 
 
 def known_peer_of(peer: InvitedPeer, config: Config) -> KnownPeer:
-    policy = PeerPolicy(peer.name, peer.allowed, peer.address, _rate(peer.rate_mbit, config), quota_terms(config, peer))
+    policy = PeerPolicy(
+        *(peer.name, peer.allowed, peer.address, _rate(peer.rate_mbit, config), quota_terms(config, peer)),
+        *(peer.groups, peer.may_reach),
+    )
     return KnownPeer(policy, peer.key, invited=peer)
 
 

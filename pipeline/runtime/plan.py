@@ -137,6 +137,8 @@ class WorkerFds(NamedTuple):
     supervisor: int = -1  # its end of the supervisor channel
     keys: int = -1  # the key table, if blocks are sealed
     windows: int = -1  # the replay windows of its lane
+    reach: int = -1  # the rules of reach, if there are peers
+    flows: int = -1  # the flows that peers have begun, of all lanes
 
 
 class WorkerPlan(NamedTuple):

@@ -4,7 +4,7 @@
     remove(name)    remove it, as the next start of that instance would; whether there was something
 
 The kernel has removed the device by then, with its addresses and routes. The lock file, the socket, names in /dev/shm
-and the table of the firewall may be left, each with the name of the instance. Names that are not files of ours are left
+and tables of the firewall may be left, each with the name of the instance. Names that are not files of ours are left
 alone, and so is what any process still maps: it may be an instance in a container.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.runtime.topology import name_prefix
 from pipeline.supervisor.instance import Instance, find_instances, names_in_shared_memory
-from pipeline.supervisor.kernel.mss_clamp import MssClamp
+from pipeline.supervisor.kernel.entries import remove_remains
 from pipeline.version import NAME
 
 PROGRAMS = NAME.encode(), b"pipeline.cli.main"
@@ -34,7 +34,7 @@ def remove(name: str) -> bool:
         return False
     dead.acquire()
     try:
-        MssClamp("", name).remove()
+        remove_remains(name)
     finally:
         dead.release()
     return True

@@ -38,6 +38,7 @@ from pipeline.supervisor.processes.process import raise_descriptor_limit
 from pipeline.supervisor.processes.workforce import Workforce
 from pipeline.supervisor.roles.client_role import ClientRole
 from pipeline.supervisor.roles.server_role import ServerRole
+from pipeline.supervisor.run.reach_memory import ReachMemory
 from pipeline.supervisor.run.run import Run
 from pipeline.supervisor.run.seal_memory import SealMemory
 from pipeline.supervisor.run.worker_account import account_beside, choose_account
@@ -97,6 +98,10 @@ def set_up(
         run.seal_memory = SealMemory(role.capacity, config.lanes)
         clean_up(run.seal_memory.close)
         role.use_keys(run.seal_memory.keys)
+    if isinstance(role, ServerRole) and entries.reach is not None:
+        run.reach_memory = ReachMemory(config.lanes)
+        clean_up(run.reach_memory.close)
+        role.use_reach(entries.reach, run.reach_memory)
     run.write_plan(config)
     memory = MemoryKeeper(run, role.accountant.settle, events.record)
     clean_up(memory.end)

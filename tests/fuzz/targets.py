@@ -50,7 +50,13 @@ TARGETS = {
     "packet": Target(
         alone(targets_wire.packet),
         (),
-        ("pipeline/packet/ip.py", "pipeline/packet/gso.py", "pipeline/packet/flow_classifier.py"),
+        (
+            "pipeline/packet/ip.py",
+            "pipeline/packet/gso.py",
+            "pipeline/packet/flow_classifier.py",
+            "pipeline/packet/flow.py",
+            "pipeline/packet/refusal.py",
+        ),
         targets_wire.packet_seeds,
         5000,
     ),

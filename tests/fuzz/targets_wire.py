@@ -22,7 +22,9 @@ from pipeline.errors import ConfigError, PeerError
 from pipeline.fec.shard import COPIES
 from pipeline.packet import gso as superpacket
 from pipeline.packet import ip as ippacket
+from pipeline.packet.flow import ERROR, flow_of_packet, told_of
 from pipeline.packet.flow_classifier import FlowClassifier
+from pipeline.packet.refusal import refusal
 from pipeline.packet.vnet import GSO_ECN, NEEDS_CSUM, NO_VNET, VNET, VNET_HEADER_BYTES
 from pipeline.peers.peer_file import DIRECTORY, DIRECTORY_MODE, read_all, write
 from pipeline.secret_text import INVITATION_PREFIX
@@ -222,6 +224,15 @@ def packet(data: bytes) -> None:
     header = 40 if data[VNET_HEADER_BYTES] >> 4 == 6 else (data[VNET_HEADER_BYTES] & 15) * 4
     assert not flags & NEEDS_CSUM or start >= header  # or the checksum lands where an address was checked
     FlowClassifier(lambda: True).classify_light(view, 0, size, 5)
+    flow = flow_of_packet(view, VNET_HEADER_BYTES, size)
+    assert flow is not None and (flow.source, flow.destination) == (
+        ippacket.source(view, 0),
+        ippacket.destination(view, 0),
+    )
+    if flow.part == ERROR:
+        told_of(view, flow, size)
+    answer = refusal(view, VNET_HEADER_BYTES, size, flow, bytes(len(flow.source)))
+    assert not answer or ippacket.check_bare(memoryview(answer), 0, len(answer)) is None
     finished = superpacket.finish(data)
     kind = data[1] & ~GSO_ECN
     assert len(finished) <= superpacket.SEGMENTS_MAX

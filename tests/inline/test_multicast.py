@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.policy.reach import PeerFacts, Terms, compile_policies
+from pipeline.shm.reach_rules import NO_POLICY
 from tests.inline.harness.ends import End, Make, push, until
-from tests.inline.harness.hub_ends import connected_hub, dropped, inside, packet, tls
+from tests.inline.harness.hub_ends import connected_hub, dropped, index_of, inside, packet, tls
 
 RATE = 16_000
 GROUPS = ["224.0.0.251", "239.1.2.3", "255.255.255.255", "10.0.0.255", "ff02::fb"]
@@ -104,6 +106,23 @@ def test_with_client_isolation_the_kernel_alone_gets_it(make: Make) -> None:
     until(lambda: server.packets() == [out], *ends)
     settle(*ends)
     assert second.packets() == []
+
+
+def test_rules_of_reach_hold_for_groups_and_a_refused_packet_is_not_answered(make: Make) -> None:
+    server, first, second = ends = hub_of(make, 2, reach=True, clients={})
+    allowed, refused, of_second = (
+        group_packet(*each) for each in ((1, "239.1.2.3"), (1, "239.9.9.9"), (2, "239.9.9.9"))
+    )
+    found = compile_policies([PeerFacts("first", may_reach=("239.1.2.0/24",))], Terms())
+    handles = {server.memory.peer_table.peer_handle(index_of(server, 1)): 0}
+    handles[server.memory.peer_table.peer_handle(index_of(server, 2))] = NO_POLICY
+    server.reach_memory.rules.write(True, 1, [], handles, [found["first"].rows])
+    first.write(refused)
+    first.write(allowed)
+    until(lambda: second.packets() == [allowed], *ends)
+    second.write(of_second)
+    until(lambda: first.packets() == [of_second], *ends)
+    assert server.counts()["tun.dropped_not_reachable"] == 1
 
 
 def test_other_packets_pass_as_ever(make: Make) -> None:

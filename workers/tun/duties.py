@@ -17,14 +17,17 @@ from pipeline.runtime.worker import Attachment, Duty
 from pipeline.sealing import kinds
 from pipeline.sealing.replay_window import ReplayWindows
 from pipeline.shm import key_table
+from pipeline.shm.flow_table import FlowTable
 from pipeline.shm.key_table import KeyTable
+from pipeline.shm.reach_rules import RulesReader
 from workers.tun.bulk_packer import BulkPacker
 from workers.tun.compat_forwarder import CompatForwarder
 from workers.tun.compat_hub_packer import CompatHubPacker
 from workers.tun.compat_packer import CompatPacker
 from workers.tun.epoch_watch import EpochWatch, WatchingReader
-from workers.tun.forwarder import Forwarder
+from workers.tun.forwarder import Forwarder, PeerForwarder
 from workers.tun.multicast import MulticastPacker, MulticastWriter
+from workers.tun.reach_filter import ReachFilter
 from workers.tun.reader import TunReader
 from workers.tun.sealing import BlockOpening, BlockSealing
 from workers.tun.writer import (
@@ -32,7 +35,6 @@ from workers.tun.writer import (
     FRAMES,
     FRAMES_BESIDE_DECODER,
     SEALED_FRAMES,
-    PeerForwarder,
     TunWriter,
 )
 
@@ -77,10 +79,20 @@ def _inbound(attachment: Attachment, fds: WorkerFds, keys: KeyTable | None, open
         frames = SEALED_FRAMES
     else:
         frames = FRAMES if settings.fec == "off" else FRAMES_BESIDE_DECODER
+    reach = _reach(attachment, fds, forwarder)
     if _has_multicast(attachment):
         assert forwarder is None or isinstance(forwarder, Forwarder)
-        return MulticastWriter(attachment, fds.tun, frames, forwarder, opening)
-    return TunWriter(attachment, fds.tun, frames, forwarder, opening)
+        return MulticastWriter(attachment, fds.tun, frames, forwarder, opening, reach)
+    return TunWriter(attachment, fds.tun, frames, forwarder, opening, reach)
+
+
+def _reach(attachment: Attachment, fds: WorkerFds, forwarder: PeerForwarder | None) -> ReachFilter | None:
+    """The filter in front of the forwarder, on a server whose peers may have rules."""
+    if fds.reach < 0:
+        return None
+    reader = RulesReader(fds.reach)
+    flows = FlowTable(fds.flows, attachment.plan.lanes, attachment.worker.lane, reader.secret)
+    return ReachFilter(attachment, reader, flows, forwarder)
 
 
 def _has_multicast(attachment: Attachment) -> bool:

@@ -9,6 +9,8 @@ Cutting super-packets is dear, and their sender is charged for it. Of one slot S
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from pipeline.counters import ID
 from pipeline.packet import gso
 from pipeline.packet.vnet import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
@@ -45,6 +47,20 @@ _HEADER_MALFORMED = ID["tun.dropped_header_malformed"]
 _TRANSIT_FULL = ID["tun.dropped_transit_full"]
 _SEGMENTS_MANY = ID["tun.dropped_segments_many"]
 _FORWARDED = ID["tun.packets_forwarded"]
+
+
+class PeerForwarder(Protocol):
+    """The calls of TunWriter to what passes packets from peer to peer."""
+
+    def forward(
+        self, slot: memoryview, at: int, length: int, sender: int, peer_handle: int, traffic_class: int
+    ) -> None:
+        """Forward the packet of `sender` at slot[at], virtio-net header included, to a peer."""
+        ...
+
+    def flush(self) -> None:
+        """The slot is finished: hand on what was put into open blocks."""
+        ...
 
 
 class Forwarder:

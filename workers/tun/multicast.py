@@ -7,7 +7,8 @@ where the setting asks for it, so it costs nothing where it is off.
     MulticastWriter    a packet from a peer goes to the kernel, and to all other peers
 
 A packet goes out unchanged, time to live included, as on one link: receivers of mDNS expect 255 there (RFC 6762, 11).
-It never goes back to its sender, and a kernel sends none on that has come from TUN. So none goes in circles.
+Rules of reach hold for it as for any other packet. It never goes back to its sender, and a kernel sends none on that
+has come from TUN. So none goes in circles.
 
 A hub may have more peers than a ring has slots. So COPIES_AT_ONCE go out in one turn, and the others wait here. Packets
 beyond the limit (pipeline.policy.multicast_limit), or beyond WAITING_MAX of them, are dropped and counted.
@@ -27,6 +28,7 @@ from pipeline.policy.multicast_limit import MulticastLimit
 from pipeline.runtime.worker import Attachment
 from workers.tun.bulk_packer import BulkPacker
 from workers.tun.forwarder import Forwarder
+from workers.tun.reach_filter import ReachFilter
 from workers.tun.sealing import BlockOpening, BlockSealing
 from workers.tun.writer import TunWriter
 
@@ -42,6 +44,7 @@ _DROPPED_OWN = ID["tun.dropped_own_multicast_limit"]
 _RECEIVED = ID["tun.packets_multicast_received"]
 _DROPPED = ID["tun.dropped_multicast_limit"]
 _SOURCE_REFUSED = ID["tun.dropped_source_refused"]
+_UNGUARDED = ID["tun.dropped_unguarded"]
 
 
 class _Waiting(NamedTuple):
@@ -128,9 +131,10 @@ class MulticastWriter(TunWriter):
         frames: Mapping[int, int],
         forwarder: Forwarder | None,
         opening: BlockOpening | None = None,
+        reach: ReachFilter | None = None,
     ) -> None:
-        super().__init__(attachment, fd, frames, forwarder, opening)
-        self._to_peers = forwarder
+        super().__init__(attachment, fd, frames, forwarder, opening, reach)
+        self._slots = forwarder
         self._everybody = Everybody(attachment)
 
     def work(self) -> int:
@@ -151,15 +155,18 @@ class MulticastWriter(TunWriter):
             self._counters[_DROPPED] += 1
             return False
         self._counters[_RECEIVED] += 1
+        if peer_handle in self._kept_from_kernel:
+            self._counters[_UNGUARDED] += 1
+            return False
         return True
 
     def _forward_waiting(self) -> None:
-        forwarder, waiting = self._to_peers, self._everybody.waiting
-        if forwarder is None:
+        slots, forwarder, waiting = self._slots, self._forwarder, self._everybody.waiting
+        if slots is None or forwarder is None:
             waiting.clear()
             return
         for _ in range(COPIES_AT_ONCE):
-            if not (waiting and forwarder.has_room(waiting[0].sender)):
+            if not (waiting and slots.has_room(waiting[0].sender)):
                 break
             packet, sender, traffic_class, receivers = waiting[0]
             forwarder.forward(memoryview(packet), 0, len(packet), sender, receivers.pop(), traffic_class)

@@ -20,6 +20,7 @@ Nothing that a peer has sent is trusted. Step 5 is left out for a peer that owns
                    multicast is dropped otherwise, or goes to everybody (`multicast`)
                    of the sender itself: dropped
                    any other: for the kernel
+    rules          between peers with rules, what these allow (`reach_filter`), which is in the way while there are any
 
 Each dropped packet is counted by its reason. A slot may be seen twice, after a worker was killed while it had the slot:
 that is a duplicated packet, which IP allows.
@@ -30,7 +31,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from os import write, writev
-from typing import Protocol
 
 from pipeline.counters import ID
 from pipeline.errors import PeerError
@@ -46,10 +46,13 @@ from pipeline.runtime import tun
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
 from pipeline.shm.layout import PEER_INDEX_MASK
+from pipeline.shm.memory_order import fence
 from pipeline.shm.peer_table import RouteReader
 from pipeline.shm.slot import read_header, read_marks
 from pipeline.wire import block, charge, framing
+from workers.tun.forwarder import PeerForwarder
 from workers.tun.late_charges import LateCharges
+from workers.tun.reach_filter import ReachFilter
 from workers.tun.sealing import UNNEEDED, BlockOpening
 
 PACKETS, BARE_PACKET, IGNORED, SEALED, COPY = range(5)
@@ -64,6 +67,8 @@ SEALED_FRAMES = {framing.PADDING: IGNORED, framing.RUN: SEALED}
 """For each shape of an instance, the contents of each type of frame. Other types are counted as unknown."""
 
 _RUNS = (SEALED, COPY)
+
+FOLLOWED_MOST = 3  # times that rules are read for one burst, while they change
 
 SLOTS_AT_ONCE = 16  # of a ring in one step: then the heartbeat, and the other rings, have their turn
 
@@ -83,24 +88,11 @@ _SOURCE_REFUSED = ID["tun.dropped_source_refused"]
 _OWN_DESTINATION = ID["tun.dropped_own_destination"]
 _MULTICAST = ID["tun.dropped_multicast"]
 _ISOLATED = ID["tun.dropped_isolated"]
+_UNGUARDED = ID["tun.dropped_unguarded"]
 _LINK_DOWN = ID["tun.dropped_link_down"]
 _WRITE_REFUSED = ID["tun.dropped_write_refused"]
 _OFFLOAD_REFUSED = ID["tun.dropped_offload_refused"]
 _COPIES_UNNEEDED = ID["tun.copies_unneeded"]
-
-
-class PeerForwarder(Protocol):
-    """The calls of TunWriter to a forwarder."""
-
-    def forward(
-        self, slot: memoryview, at: int, length: int, sender: int, peer_handle: int, traffic_class: int
-    ) -> None:
-        """Forward the packet of `sender` at slot[at], virtio-net header included, to a peer."""
-        ...
-
-    def flush(self) -> None:
-        """The slot is finished: hand on what was put into open blocks."""
-        ...
 
 
 class TunWriter:
@@ -118,13 +110,16 @@ class TunWriter:
         frames: Mapping[int, int],
         forwarder: PeerForwarder | None,
         opening: BlockOpening | None = None,
+        reach: ReachFilter | None = None,
     ) -> None:
         decoded = attachment.ports(self.name, "decoded")
         self._ports = decoded + attachment.ports(self.name, "inbound")
         self._doorbell = attachment.doorbells[self.name]
         self._ready = any_ready(self._ports)
         self._frames = frames
-        self._forwarder = forwarder
+        self._forwarder = self._unfiltered = forwarder
+        self._reach = reach
+        self._kept_from_kernel: frozenset[int] = frozenset()
         self._opening = opening
         self._charges = LateCharges(attachment)
         self._capacity = attachment.peer_table.capacity
@@ -152,8 +147,8 @@ class TunWriter:
         has_lanes = self._lanes > 1
         for port in self._ports:
             ready = min(port.ready(), SLOTS_AT_ONCE)
-            if ready and self._route_reader.has_changed():  # after ready(): routes are written before packets need them
-                self._route_reader.read_into(self._routes)
+            if ready and self._has_news():  # after ready(): routes are written before packets need them
+                self._follow()
             for ahead in range(ready):
                 slot = port.slot(ahead)
                 start, length, consumer, peer_handle = read_header(slot)
@@ -175,6 +170,26 @@ class TunWriter:
 
     def drained(self) -> bool:
         return True
+
+    def _has_news(self) -> bool:
+        return self._route_reader.has_changed() or (self._reach is not None and self._reach.has_changed())
+
+    def _follow(self) -> None:
+        """Take the present routes, and before them the rules: those of a new session are written before its routes."""
+        reach = self._reach
+        if reach is None:
+            self._route_reader.read_into(self._routes)
+            return
+        for _ in range(FOLLOWED_MOST):
+            fence()
+            if not reach.follow():
+                break
+            if self._route_reader.has_changed():
+                self._route_reader.read_into(self._routes)
+            if not reach.has_changed():
+                break
+        self._forwarder = reach if reach.is_needed else self._unfiltered
+        self._kept_from_kernel = reach.kept_from_kernel
 
     def _charge(self, slot: memoryview, start: int, length: int, peer_handle: int) -> None:
         try:
@@ -309,7 +324,8 @@ class TunWriter:
     ) -> None:
         fd = self._fd
         counters = self._counters
-        trusted = self._is_client or self._routes.only == peer_handle
+        is_known = self._is_client or self._routes.only == peer_handle
+        trusted = is_known and peer_handle not in self._kept_from_kernel
         written = size = 0
         for length in lengths:
             drop = check(slot, at, length)
@@ -329,6 +345,8 @@ class TunWriter:
     def _is_for_kernel(self, slot: memoryview, at: int, peer_handle: int) -> bool:
         """Whether _route() lets a sound packet pass, at least if it is neither multicast nor for the link."""
         routes = self._routes
+        if peer_handle in self._kept_from_kernel:
+            return False
         if self._is_client or routes.only == peer_handle:
             return True
         address = destination(slot, at)
@@ -347,9 +365,12 @@ class TunWriter:
         address = destination(slot, at)
         receiver = lookup(address)
         if receiver < 0:
-            if not is_multicast(address):
+            if is_multicast(address):
+                self._counters[_MULTICAST] += 1
+            elif peer_handle in self._kept_from_kernel:
+                self._counters[_UNGUARDED] += 1
+            else:
                 return True
-            self._counters[_MULTICAST] += 1
         elif receiver == peer_handle:
             if is_of_the_link(address):
                 return True

@@ -41,6 +41,8 @@ APPLIED_BY_SUPERVISOR = {
     "quota_action",
     "quota_rate_mbit",
     "quota_day",
+    "may_reach",
+    "groups",
     "on",
     "hook_timeout",
     "move_timeout",

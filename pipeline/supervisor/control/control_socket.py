@@ -47,7 +47,7 @@ NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 Request = dict[str, Any]
 Answer = dict[str, Any]
 
-PEER_COMMANDS = ("peers", "invite", "withdraw", "revoke", "disable", "enable", "quota")
+PEER_COMMANDS = ("peers", "invite", "withdraw", "revoke", "disable", "enable", "quota", "explain")
 """Commands about the peers of a server; pipeline.cli.peer_commands and invite_command have their fields."""
 
 

@@ -1,4 +1,5 @@
-"""All that a running instance has in the kernel beside its processes: the device, the clamp, a server's listener.
+"""All that a running instance has in the kernel beside its processes: the device, tables of the firewall, a server's
+listener.
 
 The congestion control of sockets is set here as well.
 """
@@ -9,9 +10,13 @@ import socket
 from contextlib import ExitStack
 
 from pipeline.config import Config
-from pipeline.supervisor.kernel.clamp_keeper import ClampKeeper
+from pipeline.supervisor.kernel import nft
 from pipeline.supervisor.kernel.congestion import CongestionControl
 from pipeline.supervisor.kernel.listener import listen
+from pipeline.supervisor.kernel.mss_clamp import MssClamp
+from pipeline.supervisor.kernel.reach_guard import ReachGuard
+from pipeline.supervisor.kernel.reach_table import ReachTable
+from pipeline.supervisor.kernel.table_keeper import TableKeeper
 from pipeline.supervisor.kernel.tun_device import TunDevice
 
 
@@ -22,8 +27,12 @@ class KernelEntries:
         with ExitStack() as made:
             self.device = TunDevice(config)
             made.callback(self.device.close)
-            self.clamp = ClampKeeper(config.tun_name, config.name)
+            self.clamp = TableKeeper(MssClamp(config.tun_name, config.name))
             made.callback(self.clamp.close)
+            self.reach: ReachGuard | None = None
+            if config.mode == "server" and not config.compat:
+                self.reach = ReachGuard(config.tun_name, config.name, nft.tables())
+                made.callback(self.reach.close)
             self.clamp.apply(config.mss_clamp)
             self.congestion = CongestionControl(config)
             self.listener: socket.socket | None = None
@@ -43,3 +52,9 @@ class KernelEntries:
     def close(self) -> None:
         """Remove them, the last one first."""
         self._made.close()
+
+
+def remove_remains(name: str) -> None:
+    """Remove what a killed run of the instance has left. The device and its routes have gone with the process."""
+    for table in (MssClamp("", name), ReachTable("", name)):
+        table.remove()

@@ -102,6 +102,8 @@ class Workers:
                 fds["tun"] = self._device.fds[process.plan.lane]
                 if self._run.seal_memory is not None:
                     fds |= self._run.seal_memory.fds(process.plan.lane)
+                if self._run.reach_memory is not None:
+                    fds |= self._run.reach_memory.fds()
             elif process.plan.kind == "tcp":
                 fds["supervisor"] = channel = self.channels.open_channel(process.name)
                 if self._listener is not None:

@@ -14,6 +14,7 @@ from pipeline.errors import LocalError
 from pipeline.peers import peer_file, registry
 from pipeline.peers.invitation_life import EXPIRED, OPEN
 from pipeline.peers.peer_file import InvitedPeer, Issued
+from pipeline.policy.targets import GROUP, parse_target
 from pipeline.supervisor.control.events import Events
 from pipeline.supervisor.roles import public_address
 from pipeline.supervisor.roles.server_peers import ServerPeers
@@ -29,12 +30,21 @@ Answer = dict[str, Any]
 
 
 class Invitations:
-    """`tls`: of the server now; None without encryption. The fields of requests: `invite_command` of pipeline.cli."""
+    """`tls`: of the server now; None without encryption. `reaches`: a sentence about what a peer reaches.
+
+    The fields of requests: `invite_command` of pipeline.cli.
+    """
 
     def __init__(
-        self, peers: ServerPeers, state: StateDir | None, tls: Callable[[], TlsMaterial | None], events: Events
+        self,
+        peers: ServerPeers,
+        state: StateDir | None,
+        tls: Callable[[], TlsMaterial | None],
+        events: Events,
+        reaches: Callable[[str], str],
     ) -> None:
         self._peers = peers
+        self._reaches = reaches
         self._state = state
         self._tls = tls
         self._events = events
@@ -55,6 +65,8 @@ class Invitations:
             issued,
             request.get("until"),
             request.get("quota_gb"),
+            request.get("groups"),
+            request.get("may_reach"),
         )
         peers.enrollment.settle(peer.name)
         if problem := self._objection(peer, issued, again=bool(request.get("again"))):
@@ -91,6 +103,7 @@ class Invitations:
             "guessed": address.is_guessed,
             "is_private": address.is_private,
             "remembered": public_address.remember(given, config, self._state),
+            "reaches": self._reaches(peer.name),
         }
 
     def withdraw(self, name: str) -> bool:
@@ -113,6 +126,8 @@ class Invitations:
         now = time.time()
         if 0 < peer.until <= now or 0 < issued.expires <= now:
             return "the time that is given is past"
+        if unknown := sorted(self._groups_of(peer) - self._peers.config.groups.keys()):
+            return f'no group "{unknown[0]}": the setting groups has {", ".join(self._peers.config.groups) or "none"}'
         if issued.uses > 1 and peer.allowed:
             return "an invitation for several machines cannot give them one network: invite each by itself"
         if issued.uses > 1:
@@ -139,6 +154,12 @@ class Invitations:
             return f'peer "{name}" exists already; revoke it, or choose another name'
         return ""
 
+    @staticmethod
+    def _groups_of(peer: InvitedPeer) -> set[str]:
+        """The groups that a peer is in, and those that its targets name."""
+        targets = map(parse_target, peer.may_reach or ())
+        return {*peer.groups, *(target.name for target in targets if target.kind == GROUP)}
+
     def _invited_again(self, before: InvitedPeer, peer: InvitedPeer) -> InvitedPeer:
         """A peer with a new invitation. The machine that it is now stays connected until another one has joined."""
         return peer._replace(
@@ -149,5 +170,7 @@ class Invitations:
             quota_gb=before.quota_gb if peer.quota_gb is None else peer.quota_gb,
             quota_action=before.quota_action,
             quota_rate_mbit=before.quota_rate_mbit,
+            groups=peer.groups or before.groups,
+            may_reach=before.may_reach if peer.may_reach is None else peer.may_reach,
             until=peer.until or before.until,
         )

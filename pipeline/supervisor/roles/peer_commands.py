@@ -11,16 +11,22 @@ from pipeline.observe.snapshot import SCHEMA_VERSION
 from pipeline.peers import peer_file
 from pipeline.peers.peer_status import PeerStatus
 from pipeline.peers.shut_out import in_words
+from pipeline.policy.reach_words import Explained
 from pipeline.supervisor.roles.invitations import Answer, Invitations, Request
 from pipeline.supervisor.roles.server_peers import ServerPeers, comes_back
 
 
 class PeerCommands:
-    """`describe`: the peers at CLOCK_MONOTONIC ns."""
+    """`describe`: the peers at CLOCK_MONOTONIC ns. `explain`: whether a peer, by its name, may reach a target."""
 
     def __init__(
-        self, peers: ServerPeers, invitations: Invitations, describe: Callable[[int], list[PeerStatus]]
+        self,
+        peers: ServerPeers,
+        invitations: Invitations,
+        describe: Callable[[int], list[PeerStatus]],
+        explain: Callable[[str, str], Explained],
     ) -> None:
+        self._explain_reach = explain
         self._peers = peers
         self._invitations = invitations
         self._describe = describe
@@ -32,6 +38,7 @@ class PeerCommands:
             "disable": self._disable,
             "enable": self._enable,
             "quota": self._set_used,
+            "explain": self._explain,
         }
 
     def run(self, command: str, request: Request) -> Answer:
@@ -48,6 +55,11 @@ class PeerCommands:
 
     def _list(self, request: Request) -> Answer:
         return {"ok": True, "schema_version": SCHEMA_VERSION, "peers": self._describe(time.monotonic_ns())}
+
+    def _explain(self, request: Request) -> Answer:
+        """`target`: see pipeline.policy.targets. `may`: whether the peer may reach it; `lines`: why."""
+        found = self._explain_reach(str(request.get("name")), str(request.get("target")))
+        return {"ok": True, "may": found.may, "lines": found.lines}
 
     def _withdraw(self, request: Request) -> Answer:
         name = str(request.get("name"))

@@ -20,7 +20,7 @@ packets go there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from pipeline.config import Config
@@ -33,6 +33,7 @@ from pipeline.observe.snapshot import SCHEMA_VERSION
 from pipeline.peers.admission import Admission, AdmissionNews
 from pipeline.peers.compat_admission import CompatAdmission
 from pipeline.peers.known_peers import PeerChanges
+from pipeline.peers.membership import Member
 from pipeline.peers.peer_sessions import Seals
 from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, unsealed
 from pipeline.peers.registry import Loaded
@@ -53,6 +54,7 @@ from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.accounting.accountant import Accountant
 from pipeline.supervisor.control.control_socket import PEER_COMMANDS
 from pipeline.supervisor.control.events import Events
+from pipeline.supervisor.kernel.reach_guard import ReachGuard
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.roles.client_sealing import preferred_suite
 from pipeline.supervisor.roles.client_watch import ClientWatch
@@ -60,9 +62,11 @@ from pipeline.supervisor.roles.hosts_file import HostsFile
 from pipeline.supervisor.roles.invitations import Invitations
 from pipeline.supervisor.roles.only_peer import write_only_peer
 from pipeline.supervisor.roles.peer_commands import PeerCommands
+from pipeline.supervisor.roles.peer_reach import PeerReach
 from pipeline.supervisor.roles.peer_rows import complete_rows, connected_first
 from pipeline.supervisor.roles.peer_watch import PeerWatch
 from pipeline.supervisor.roles.server_peers import ServerPeers
+from pipeline.supervisor.run.reach_memory import ReachMemory
 from pipeline.transport.address import plain_host
 from pipeline.transport.settings import TlsMaterial
 from pipeline.wire import messages
@@ -91,9 +95,12 @@ class ServerRole(AdmissionNews):
         self.capacity = config.max_clients if config.multi_client else 1
         self.credentials: TlsSettings = tls_settings.load(config, lambda: self._server_certificate(make=True))
         self._peers = ServerPeers(config, self._state, self.accountant, self._events)
-        invitations = Invitations(self._peers, self._state, lambda: self.credentials.tls, self._events)
-        self._commands = PeerCommands(self._peers, invitations, self._describe)
         self._hosts_file = HostsFile(config)
+        self._reach = PeerReach(config, self._events)
+        invitations = Invitations(
+            *(self._peers, self._state, lambda: self.credentials.tls, self._events, self._reach.about_invited)
+        )
+        self._commands = PeerCommands(self._peers, invitations, self._describe, self._reach.explain)
         self._peer_watch: PeerWatch | None = None  # from start() on
         self._admission: Admission | None = None
         self._compat_admission: CompatAdmission | None = None
@@ -108,6 +115,10 @@ class ServerRole(AdmissionNews):
 
     def with_servers(self, settings: WorkerSettings) -> WorkerSettings:
         return settings
+
+    def use_reach(self, guard: ReachGuard, memory: ReachMemory) -> None:
+        """Rules of reach are enforced there: in the kernel, and by tun workers."""
+        self._reach.use(guard, memory)
 
     def start(self, table: PeerTable, device: TunDevice) -> None:
         self._table = table
@@ -164,6 +175,7 @@ class ServerRole(AdmissionNews):
             self._admission.follow_quotas(changed)
             self._peers.tick(now)
             self._hosts_file.tick(now, self.peers_version, self._admission.named_addresses)
+            self._reach.tick(now)
 
     @property
     def problems(self) -> list[str]:
@@ -204,7 +216,7 @@ class ServerRole(AdmissionNews):
     def peers_version(self) -> int:
         """Another number after each event, since some changes come with time: an invitation ends."""
         admissions = (self._admission, self._compat_admission)
-        return self._events.count + sum(each.changes for each in admissions if each is not None)
+        return self._events.count + self._reach.changes + sum(each.changes for each in admissions if each is not None)
 
     def peer_rows(self) -> list[PeerRow]:
         """Every peer that is known or connected: those with a session first, then by name."""
@@ -212,12 +224,13 @@ class ServerRole(AdmissionNews):
             return self._compat_admission.peer_rows()
         if self._admission is None:
             return [PeerRow("client", peer=0, encryption=unsealed(self._config.encryption))]
-        return connected_first(complete_rows(self._admission.peer_rows(), self._peers))
+        return connected_first(self._reach.complete(complete_rows(self._admission.peer_rows(), self._peers)))
 
     def _describe(self, now: int) -> list[PeerStatus]:
         """For the command `peers`, by name."""
         assert self._admission is not None, "there is an admission where there are peers"
-        return self._admission.describe(complete_rows(self._admission.peer_rows(), self._peers), now)
+        rows = self._reach.complete(complete_rows(self._admission.peer_rows(), self._peers))
+        return self._admission.describe(rows, now)
 
     def _name_session(self, peer: int) -> PresentSession | None:
         if self._compat_admission is not None:
@@ -225,6 +238,9 @@ class ServerRole(AdmissionNews):
         return self._admission.name_session(peer) if self._admission is not None else PresentSession("client")
 
     # -- news of the admission
+
+    def members_changed(self, config: Config, members: list[Member], handles: Mapping[str, int]) -> None:
+        self._reach.follow(config, members, handles)
 
     def session_ended(self, peer: int, name: str, reason: str) -> None:
         if self._peer_watch is not None:

@@ -27,6 +27,7 @@ from pipeline.runtime import topology
 from pipeline.runtime.plan import Plan, WorkerSettings
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.run.failures import Failures
+from pipeline.supervisor.run.reach_memory import ReachMemory
 from pipeline.supervisor.run.seal_memory import SealMemory
 from pipeline.supervisor.run.worker_account import Account
 from pipeline.supervisor.run.worker_settings import new_session, worker_settings
@@ -83,6 +84,7 @@ class Run:
         self._account = account
         self._session = new_session()
         self.seal_memory: SealMemory | None = None  # where blocks are sealed
+        self.reach_memory: ReachMemory | None = None  # of a server whose peers may have rules
         self.renew_names()
 
     def renew_names(self) -> None:

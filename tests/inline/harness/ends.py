@@ -41,6 +41,7 @@ from pipeline.supervisor.processes.worker_channels import WorkerChannels
 from pipeline.supervisor.roles.client_sealing import ClientSealing
 from pipeline.supervisor.roles.prover import Prover
 from pipeline.supervisor.run.failures import Failures
+from pipeline.supervisor.run.reach_memory import ReachMemory
 from pipeline.supervisor.run.seal_memory import SealMemory
 from pipeline.supervisor.run.shared_memory import SharedMemory
 from pipeline.supervisor.run.worker_settings import BYTES_PER_KBIT
@@ -91,7 +92,8 @@ class End:
 
     A server of several peers (`capacity`) has the addresses `inside`, and admits `connections_max` connections of each;
     `hub` is its supervisor's part. With compat it is a hub if it has `client_subnets`. `prover` is that of a client
-    with a key. While `supervisor_stands_still`, requests of workers wait in their channels.
+    with a key. With `reach` its tun workers follow rules, which a test writes. While `supervisor_stands_still`,
+    requests of workers wait in their channels.
     """
 
     def __init__(
@@ -106,10 +108,12 @@ class End:
         connections_max: int = 40,
         seals: bool = False,
         split: Sequence[str] = (),
+        reach: bool = False,
         **settings: Any,
     ) -> None:
         known = WORKER_SETTINGS._replace(remote_port=port)._replace(**settings)
         self.seal_memory = SealMemory(capacity, lanes) if seals else None
+        self.reach_memory = ReachMemory(lanes) if reach else None
         self._sealing: ClientSealing | None = None
         self._processes = itertools.count(1)
         if self.seal_memory is not None:
@@ -212,7 +216,8 @@ class End:
         if attachment.worker.kind == "tun":
             lane = attachment.worker.lane
             sealed = self.seal_memory.fds(lane) if self.seal_memory is not None else {}
-            fds = WorkerFds(tun=self._device_sides[lane].fileno(), **sealed)
+            rules = self.reach_memory.fds() if self.reach_memory is not None else {}
+            fds = WorkerFds(tun=self._device_sides[lane].fileno(), **sealed, **rules)
             duties = tun.duties(attachment, fds)
             for duty in duties:
                 if isinstance(duty, tun.TunReader):
@@ -297,6 +302,8 @@ class End:
         self.memory.unlink()
         if self.seal_memory is not None:
             self.seal_memory.close()
+        if self.reach_memory is not None:
+            self.reach_memory.close()
 
 
 def enlarge(sock: socket.socket) -> None:

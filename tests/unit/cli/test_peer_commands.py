@@ -62,7 +62,7 @@ BOB = {
     "dropped": 0,
     "session_seconds": None,
 }
-UNGIVEN = {"quota_gb": None, "expires": None, "uses": 1, "until": 0, "again": False}
+UNGIVEN = {"quota_gb": None, "groups": [], "may_reach": None, "expires": None, "uses": 1, "until": 0, "again": False}
 PEERS = {"ok": True, "schema_version": 2, "peers": [ALICE, BOB]}
 
 Result = tuple[int, str, str]

@@ -74,7 +74,6 @@ def test_a_reload_applies_only_settings_on_which_no_ring_device_or_process_depen
         "public_addr", "client_isolation", "rate_mbit", "tls_cert_file", "tls_key_file", "tls_ca_file",
         "tls_server_name", "max_handshakes", "max_handshakes_per_address", "connects_per_address",
         "handshake_timeout", "max_connections_per_client", "peer_queue_bytes", "spares",
-        "quota_gb", "quota_action", "quota_rate_mbit", "quota_day", "on", "hook_timeout",
         "names",
         "multicast_kbit",
         "dscp_light", "dscp_bulk", "always_light", "always_bulk",
@@ -82,6 +81,7 @@ def test_a_reload_applies_only_settings_on_which_no_ring_device_or_process_depen
         "prefer", "home_after", "standby", "move_timeout",
         "tls_alpn", "fallback", "fallback_h2", "fallback_plain", "fallback_proxy_protocol", "fallback_connections",
         "proxy_protocol_from",
+        "may_reach", "groups", "quota_gb", "quota_action", "quota_rate_mbit", "quota_day", "on", "hook_timeout",
     }
     # fmt: on
     assert RELOAD.keys() == SETTINGS.keys() and set(RELOAD.values()) == {"live", "restart"}

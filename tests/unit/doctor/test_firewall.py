@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.doctor.finding import Level
-from pipeline.doctor.firewall import Chain, chains_of, judge_chains, judge_own_table
+from pipeline.doctor.firewall import Chain, chains_of, judge_chains, judge_own_table, judge_reach_table
 
 OWN = "tunnel-town"
 
@@ -91,3 +91,15 @@ def test_expressions_of_any_kind_are_read() -> None:
     assert chains_of([chain("in", "input"), rule("in", *odd)], OWN) == [
         Chain("inet filter in", "input", False, frozenset(), frozenset())
     ]
+
+
+def test_a_table_with_the_rules_of_peers_has_to_be_there_if_there_are_any() -> None:
+    table = f"{OWN}/reach"
+    assert judge_reach_table(table, wanted=False, is_there=False) == []
+    for is_there, level in ((True, Level.OK), (False, Level.PROBLEM)):
+        assert [each.level for each in judge_reach_table(table, wanted=True, is_there=is_there)] == [level]
+
+
+def test_chains_of_every_table_of_ours_are_ours() -> None:
+    entries = chain("forward", "forward", table=f"{OWN}/reach"), chain("forward", "forward", table=f"{OWN}-2")
+    assert [each.where for each in chains_of(entries, OWN)] == [f"inet {OWN}-2 forward"]
