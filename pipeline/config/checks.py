@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from pipeline.config import security_checks
 from pipeline.config.schema import AUTO, WORKER_KINDS, Config
 from pipeline.config.security_checks import ONLY_ONCE, Violations
-from pipeline.config.values import INTERFACE_FORM, parse_endpoint, parse_interface, parse_prefix
-from pipeline.wire.messages import PUSHED_ROUTES_MAX
+from pipeline.config.values import INTERFACE_FORM, parse_address, parse_endpoint, parse_interface, parse_prefix
+from pipeline.wire.messages import DNS_SERVERS_MAX, PUSHED_ROUTES_MAX
 
 COMPAT_MTU_MAX = 1495  # the original program's frame length counts type and packet, and is at most 1496
 IPV6_MTU_MIN = 1280  # RFC 8200, 5
@@ -90,6 +90,21 @@ def push_routes(config: Config) -> Violations:
     if len(config.push_routes) > PUSHED_ROUTES_MAX:
         yield "push_routes", f"at most {PUSHED_ROUTES_MAX}: a WELCOME holds no more", len(config.push_routes)
     yield from _each_once({f"push_routes[{i}]": text for i, text in enumerate(config.push_routes)}, parse_prefix)
+
+
+def dns(config: Config) -> Violations:
+    for name, given in (("dns", () if config.dns == AUTO else config.dns), ("push_dns", config.push_dns)):
+        yield from _each_once({f"{name}[{i}]": text for i, text in enumerate(given)}, parse_address)
+        if len(given) > DNS_SERVERS_MAX:
+            yield name, f"at most {DNS_SERVERS_MAX}", len(given)
+
+
+def full_tunnel(config: Config) -> Violations:
+    if config.full_tunnel and config.mode == "client" and config.user == "root":
+        expected = (
+            "a system user of the workers' own, or nothing, with full_tunnel: their connections go around the tunnel"
+        )
+        yield "user", expected, config.user
 
 
 def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Violations:
@@ -228,6 +243,8 @@ CHECKS = (
     Check(routes, ("routes",)),
     Check(accept_routes, ("accept_routes",)),
     Check(push_routes, ("push_routes",)),
+    Check(dns, ("dns", "push_dns")),
+    Check(full_tunnel, ("full_tunnel", "mode", "user")),
     Check(state_dir, ("state_dir",)),
     Check(hooks, ("on",)),
     Check(quota, ("mode", "accounting", "quota_gb", "peers")),

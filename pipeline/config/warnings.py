@@ -40,6 +40,10 @@ def _without_tls(config: Config) -> bool:
     return config.encryption == "none"
 
 
+def _without_full_tunnel(config: Config) -> bool:
+    return config.full_tunnel is False
+
+
 def _with_compat(config: Config) -> bool:
     return config.compat
 
@@ -58,6 +62,8 @@ UNUSED = (
     Unused(("insecure",), _on_client, "it concerns servers only"),
     Unused(("remote_addr", "reconnect_min", "reconnect_max"), _on_server, "a server does not dial"),
     Unused(("accept_routes",), _on_server, "nobody sends routes to a server"),
+    Unused(("full_tunnel", "kill_switch", "dns"), _on_server, "a server has the Internet by itself"),
+    Unused(("kill_switch", "dns"), _without_full_tunnel, "full_tunnel is false"),
     Unused(("connections", "light_connections"), _on_server, "the client decides how many connections it opens"),
     Unused(("fec_data", "fec_parity"), _without_fec, "fec is off"),
     Unused(("metrics_token_file", "metrics_peers"), _without_metrics, "metrics_addr is empty"),
@@ -68,6 +74,8 @@ UNUSED = (
             "max_clients",
             "client_isolation",
             "push_routes",
+            "push_dns",
+            "nat",
             "rate_mbit",
             "quota_gb",
             "quota_action",
@@ -100,7 +108,15 @@ UNUSED = (
     ),
     Unused(("public_addr",), _without_tls, "invite needs TLS"),
     Unused(
-        ("key_file", "push_routes", "accept_routes", "public_addr", "max_connections_per_client", "quota_gb"),
+        (
+            "key_file",
+            "push_routes",
+            "push_dns",
+            "accept_routes",
+            "public_addr",
+            "max_connections_per_client",
+            "quota_gb",
+        ),
         _with_compat,
         "the original program has no such feature",
     ),
@@ -224,14 +240,18 @@ def _of_a_client(config: Config, invited: bool) -> Iterator[str]:
             f"connections is {CONNECTIONS_MAX}, the most that is possible, and {wanted} are needed: raise fec_parity, "
             "or lower fec_data or lanes."
         )
+    if config.full_tunnel and config.user:
+        yield f"user is {config.user}: whatever else runs as that user goes around the tunnel, like the workers."
     yield from _routes_over_the_server(config)
 
 
 def _routes_over_the_server(config: Config) -> Iterator[str]:
+    """They need workers with a user of their own."""
     address = config.remote_endpoint.address
-    for prefix in config.route_prefixes:
+    for prefix in config.route_prefixes if config.user == "root" else ():
         if prefix.prefixlen <= 1 if address is None else address in prefix:
             yield (
                 f"routes leads {prefix} into the tunnel, and with it the connections to the server "
-                f"{config.remote_addr}: it is left out until a more specific route leads them around the tunnel."
+                f"{config.remote_addr}, as the user of the workers is root: it is left out until a more specific route "
+                "leads them around the tunnel."
             )

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.programs import run_program
 from pipeline.doctor.subject import Subject
+from pipeline.supervisor.kernel.hub_nat import HubNat
+from pipeline.supervisor.kernel.kill_switch import KillSwitch
 
 DROPS = ("drop", "reject")
 HOOKS = ("input", "forward", "output")
@@ -35,12 +37,14 @@ def firewall(subject: Subject) -> list[Finding]:
     ruleset = run_program(["nft", "-j", "list", "ruleset"], NFT_SECONDS)
     if ruleset is None:
         return _without_nft(config.mss_clamp)
-    own = f"tunnel-{config.name}"
+    own, nat, guard = f"tunnel-{config.name}", HubNat("", config.name).table, KillSwitch("", config.name).table
     entries = json.loads(ruleset).get("nftables", [])
     port = config.listen_endpoint.port if subject.is_server else 0
-    forwards = bool(subject.is_server and config.push_routes)
+    forwards = bool(subject.is_server and (config.push_routes or config.nat))
     return [
         *judge_own_table(own, config.mss_clamp, _has_table(entries, own), subject.tun_name),
+        *judge_nat_table(nat, config.nat, _has_table(entries, nat)),
+        *judge_kill_switch(guard, (subject.snapshot or {}).get("full_tunnel"), _has_table(entries, guard)),
         *judge_chains(chains_of(entries, own), subject.tun_name, port, forwards=forwards),
     ]
 
@@ -70,13 +74,51 @@ def judge_own_table(name: str, wanted: bool, is_there: bool, tun: str) -> list[F
     ]
 
 
+def judge_nat_table(name: str, wanted: bool, is_there: bool) -> list[Finding]:
+    if not wanted:
+        return []
+    if is_there:
+        return [ok(f"the table inet {name} gives packets of clients this machine's address")]
+    return [
+        problem(
+            f"the table inet {name} is missing: clients reach only networks that know the way back to the tunnel",
+            "tunnel-supervisor reload puts it back; if it goes again, find the program that flushes the firewall.",
+        )
+    ]
+
+
+def judge_kill_switch(name: str, full_tunnel: Mapping[str, Any] | None, is_there: bool) -> list[Finding]:
+    """`full_tunnel`: as `status --json` has it."""
+    if not (full_tunnel and full_tunnel["on"]):
+        return []
+    if not full_tunnel["kill_switch"]:
+        return [
+            note(
+                "there is a full tunnel without a kill switch: packets may leave around it when the instance dies",
+                "Set kill_switch to true.",
+            )
+        ]
+    if is_there:
+        return [ok(f"the kill switch is shut: table inet {name}")]
+    return [
+        problem(
+            f"the kill switch is gone: the table inet {name} is missing",
+            "tunnel-supervisor reload puts it back; if it goes again, find the program that flushes the firewall.",
+        )
+    ]
+
+
 def chains_of(entries: Iterable[Mapping[str, Any]], own: str) -> list[Chain]:
     """The base chains of all tables but ours that look at packets of input, forward or output."""
     chains: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     accepting: dict[tuple[str, str, str], set[str]] = {}
     dropping: dict[tuple[str, str, str], set[str]] = {}
     for entry in entries:
-        if (chain := entry.get("chain")) is not None and chain.get("hook") in HOOKS and chain["table"] != own:
+        if (
+            (chain := entry.get("chain")) is not None
+            and chain.get("hook") in HOOKS
+            and not _is_own(chain["table"], own)
+        ):
             chains[chain["family"], chain["table"], chain["name"]] = chain
         if (rule := entry.get("rule")) is not None:
             key = rule["family"], rule["table"], rule["chain"]
@@ -92,6 +134,10 @@ def chains_of(entries: Iterable[Mapping[str, Any]], own: str) -> list[Chain]:
         )
         for key, chain in chains.items()
     ]
+
+
+def _is_own(table: str, own: str) -> bool:
+    return table.partition("/")[0] == own
 
 
 def _named(expressions: Iterable[Any]) -> set[str]:

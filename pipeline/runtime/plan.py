@@ -78,6 +78,7 @@ class WorkerSettings(NamedTuple):
     seals: bool = False  # packets are encrypted by block (pipeline.sealing)
     program: str = ""  # version of a client's program; "": not told. An older supervisor's plan has none
     lanes: int = 1  # of this end
+    asks_around: bool = False  # of a client with a full tunnel: names are looked up around it, too
 
     @property
     def frame_limit(self) -> int:

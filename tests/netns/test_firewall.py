@@ -24,7 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.schema import Name, TunName
-from pipeline.supervisor.kernel.mss_clamp import SBIN_DIRECTORIES, MssClamp
+from pipeline.supervisor.kernel.mss_clamp import MssClamp
+from pipeline.supervisor.kernel.nft import SBIN_DIRECTORIES
 from tests.support import ROOT, eventually
 from tools.lab.namespace import Namespace
 from tools.lab.network import LabError, add_veth_pair
@@ -286,9 +287,10 @@ def test_nft_takes_every_name_that_the_configuration_takes(route: Route, name: s
 # -- where it cannot work
 
 INSTALL = """
-from pipeline.supervisor.kernel import mss_clamp
-mss_clamp.NFT_SECONDS = 0.3
-clamp = mss_clamp.MssClamp("narrow", "one")
+from pipeline.supervisor.kernel import nft
+from pipeline.supervisor.kernel.mss_clamp import MssClamp
+nft.NFT_SECONDS = 0.3
+clamp = MssClamp("narrow", "one")
 print(clamp.install())
 """
 REMOVE_BY_ANOTHER_NFT = """

@@ -24,8 +24,9 @@ from pipeline.errors import LocalError
 from pipeline.log import LOG
 from pipeline.policy import put_back
 from pipeline.supervisor.kernel import reconciler, server_lookup
-from pipeline.supervisor.kernel.clamp_keeper import ClampKeeper
+from pipeline.supervisor.kernel.mss_clamp import MssClamp
 from pipeline.supervisor.kernel.rtnetlink import Refusal
+from pipeline.supervisor.kernel.table_keeper import TableKeeper
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from tests.support import eventually
 from tools.lab.namespace import LabError, Namespace, stop
@@ -656,8 +657,8 @@ def test_a_route_lost_in_a_storm_of_events_is_put_back(host: Host) -> None:
 
 
 @contextmanager
-def clamp(host: Host, name: str) -> Iterator[ClampKeeper]:
-    made = host.node.inside(lambda: ClampKeeper(TUN, name))
+def clamp(host: Host, name: str) -> Iterator[TableKeeper]:
+    made = host.node.inside(lambda: TableKeeper(MssClamp(TUN, name)))
     try:
         host.node.inside(lambda: made.apply(True))
         yield made
@@ -665,7 +666,7 @@ def clamp(host: Host, name: str) -> Iterator[ClampKeeper]:
         host.node.inside(made.close)
 
 
-def kept(host: Host, *keepers: ClampKeeper) -> str:
+def kept(host: Host, *keepers: TableKeeper) -> str:
     """The rules after each keeper has had its turn."""
     for keeper in keepers:
         host.node.inside(lambda: keeper.tick(time.monotonic_ns()))

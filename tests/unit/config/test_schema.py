@@ -75,6 +75,7 @@ def test_a_reload_applies_only_settings_on_which_no_ring_device_or_process_depen
         "tls_server_name", "max_handshakes", "max_handshakes_per_address", "connects_per_address",
         "handshake_timeout", "max_connections_per_client", "peer_queue_bytes", "spares",
         "quota_gb", "quota_action", "quota_rate_mbit", "quota_day", "on", "hook_timeout",
+        "nat", "full_tunnel", "kill_switch", "dns", "push_dns",
     }
     # fmt: on
     assert RELOAD.keys() == SETTINGS.keys() and set(RELOAD.values()) == {"live", "restart"}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.doctor.finding import Level
-from pipeline.doctor.firewall import Chain, chains_of, judge_chains, judge_own_table
+from pipeline.doctor.firewall import Chain, chains_of, judge_chains, judge_nat_table, judge_own_table
 
 OWN = "tunnel-town"
 
@@ -91,3 +91,15 @@ def test_expressions_of_any_kind_are_read() -> None:
     assert chains_of([chain("in", "input"), rule("in", *odd)], OWN) == [
         Chain("inet filter in", "input", False, frozenset(), frozenset())
     ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_there", "levels"),
+    [(False, False, []), (True, True, [Level.OK]), (True, False, [Level.PROBLEM])],
+)
+def test_the_table_of_nat_is_missed_where_it_is_wanted(wanted: bool, is_there: bool, levels: list[Level]) -> None:
+    assert [each.level for each in judge_nat_table("tunnel-town/nat", wanted, is_there)] == levels
+
+
+def test_all_tables_of_an_instance_are_its_own() -> None:
+    assert chains_of([chain("way", "output", "drop", table=f"{OWN}/nat")], OWN) == []

@@ -1,4 +1,4 @@
-"""The keeper of the MSS clamp: when it looks at its table and puts it back. With nft: tests/netns."""
+"""The keeper of a table of ours: when it looks at its table and puts it back. With nft: tests/netns."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.policy.put_back import PERIOD_NS, PUT_BACK_MAX, REST_NS
-from pipeline.supervisor.kernel import clamp_keeper
-from pipeline.supervisor.kernel.clamp_keeper import SETTLE_NS, ClampKeeper
+from pipeline.supervisor.kernel import table_keeper
+from pipeline.supervisor.kernel.table_keeper import SETTLE_NS, TableKeeper
 
 TICK = 100_000_000
 OURS, THEIRS = b"..tunnel-one\0..", b"..tunnel-one-more\0.."
 
 
 class Firewall:
-    """Stands for MssClamp and for the kernel's news."""
+    """Stands for a table of ours and for the kernel's news."""
 
     table = "tunnel-one"
+    setting = "mss_clamp"
 
     def __init__(self) -> None:
         self.text = ""
         self.trouble = ""
         self.looks = 0
         self.news: list[bytes | OSError] = []
-        self.closed = False
+        self.opened = self.closed = False
 
     def install(self) -> str:
         if not self.trouble:
@@ -61,7 +62,7 @@ class Kept:
 
     def __init__(self, firewall: Firewall) -> None:
         self.firewall = firewall
-        self.keeper = ClampKeeper("tun-one", "one")
+        self.keeper = TableKeeper(firewall)
         self.now = 1_000 * REST_NS
 
     def run(self, ns: int) -> None:
@@ -74,8 +75,12 @@ class Kept:
 @pytest.fixture
 def firewall(monkeypatch: pytest.MonkeyPatch) -> Firewall:
     made = Firewall()
-    monkeypatch.setattr(clamp_keeper, "MssClamp", lambda tun_name, instance_name: made)
-    monkeypatch.setattr(clamp_keeper, "_open", lambda: made)
+
+    def opened() -> Firewall:
+        made.opened = True
+        return made
+
+    monkeypatch.setattr(table_keeper, "_open", opened)
     return made
 
 
@@ -84,7 +89,7 @@ def kept(firewall: Firewall) -> Iterator[Kept]:
     made = Kept(firewall)
     yield made
     made.keeper.close()
-    assert firewall.text == "" and firewall.closed
+    assert firewall.text == "" and firewall.closed is firewall.opened
 
 
 def test_a_table_that_others_have_removed_is_put_back_when_they_have_had_a_moment(
