@@ -6,14 +6,17 @@ Chains of iptables-nft are among them; those of iptables-legacy are not seen.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.programs import run_program
 from pipeline.doctor.subject import Subject
+from pipeline.supervisor.instance import find_instances
+from pipeline.supervisor.kernel import nft
 from pipeline.supervisor.kernel.hub_nat import HubNat
-from pipeline.supervisor.kernel.kill_switch import KillSwitch
+from pipeline.supervisor.kernel.kill_switch import KillSwitch, guarded_instance
+from pipeline.version import NAME
 
 DROPS = ("drop", "reject")
 HOOKS = ("input", "forward", "output")
@@ -46,6 +49,23 @@ def firewall(subject: Subject) -> list[Finding]:
         *judge_nat_table(nat, config.nat, _has_table(entries, nat)),
         *judge_kill_switch(guard, (subject.snapshot or {}).get("full_tunnel"), _has_table(entries, guard)),
         *judge_chains(chains_of(entries, own), subject.tun_name, port, forwards=forwards),
+    ]
+
+
+def left_shut(subject: Subject) -> list[Finding]:
+    """Kill switches of instances that do not run: then this machine reaches nothing but its LAN."""
+    shut = [name for table in nft.tables() if (name := guarded_instance(table))]
+    return judge_left_shut(shut, find_instances().running) if shut else []
+
+
+def judge_left_shut(shut: Iterable[str], running: Collection[str]) -> list[Finding]:
+    return [
+        problem(
+            f"the kill switch of {name} is shut, and {name} does not run: this machine reaches nothing but its LAN",
+            f"Start it, or open the kill switch: {NAME} down {name}.",
+        )
+        for name in shut
+        if name not in running
     ]
 
 

@@ -19,6 +19,7 @@ A host in the LAN could send packets to the tunnel's address and learn from the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from ipaddress import ip_network
 
@@ -91,6 +92,12 @@ class KillSwitch(OwnTable):
             chains += ARRIVE.format(rules="\n".join(rules))
         cost = "Without it packets could leave around the tunnel, so full_tunnel needs nftables, or kill_switch false"
         super().__init__(f"tunnel-{instance_name}/guard", chains, "kill_switch", cost)
+
+
+def guarded_instance(table: str) -> str:
+    """The name of the instance whose kill switch a table is; "" if it is none."""
+    found = re.fullmatch("tunnel-([^/]+)/guard", table)
+    return found[1] if found else ""
 
 
 def near_networks(connected: Iterable[Network]) -> list[Network]:

@@ -4,9 +4,9 @@
     split(data)           the messages of a datagram; total: what does not fit ends the datagram
     decode(message)       the Link, Address, Route or Rule in a message, or None for anything else
 
-Why own code: pyroute2 0.9 costs the supervisor 160 ms at its start and 24 MB for good, twice its size without
-(`python -c "import pyroute2"`). It makes objects of every message, and a router has 100 000 foreign routes. ip(8) is a
-process for each look, and tells errors by the number of a line. The formats below have not changed since Linux 2.2.
+Why own code: pyroute2 0.9.7 costs the supervisor 160 ms at its start and 11 MB for good, beside 37 MB without. It makes
+objects of every message, and a router has 100 000 foreign routes. ip(8) is a process for each look, and tells errors by
+the number of a line. The formats below have not changed since Linux 2.2, those of rules since 4.17.
 
 Sources: linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h, fib_rules.h; man 7 netlink, rtnetlink.
 """

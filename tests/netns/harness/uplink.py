@@ -18,6 +18,7 @@ from ipaddress import ip_address, ip_network
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from tests.netns.harness.hub import Hub
 from tools.lab.namespace import Namespace
 from tools.lab.network import Lab, Node, add_veth_pair
 
@@ -40,7 +41,9 @@ class Seen(NamedTuple):
 
 
 class World:
-    """The machine, its gateway, and the host outside."""
+    """The machine, its gateway, and the host outside. `hub`: one that runs all the time, if there is one."""
+
+    hub: Hub | None = None
 
     def __init__(self, stack: ExitStack) -> None:
         self.lab = stack.enter_context(Lab())
