@@ -33,6 +33,7 @@ def brief(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
             *_fec(snapshot.get("fec", {"mode": "off"})),
             *_encryption(snapshot),
             *_reach(snapshot),
+            *_full_tunnel(snapshot.get("full_tunnel") or {}),
             *([""] if len(rows) > 1 else []),
             *(_table(rows[: 1 + ROWS_MAX]) if len(rows) > 1 else []),
             *([f"{more} more: {SEE_MORE}"] if more > 0 else []),
@@ -60,6 +61,14 @@ def _reach(snapshot: dict[str, Any]) -> list[str]:
     most = sorted(refused, key=lambda name: -refused[name])[:REFUSED_SHOWN]
     by = ", ".join(f"{name} {refused[name]}" for name in most)
     return [f"may_reach limits {limited} peers; refused packets: {sum(refused.values())}" + (f" ({by})" if by else "")]
+
+
+def _full_tunnel(found: dict[str, Any]) -> list[str]:
+    if not found.get("on"):
+        return []
+    shut = "the kill switch is shut" if found["kill_switch"] else "without a kill switch"
+    names = f"DNS servers {', '.join(found['dns'])}" if found["dns"] else "DNS as the LAN has it"
+    return [f"full tunnel: {shut}; {names}"]
 
 
 def _peer_rows(peers: Sequence[dict[str, Any]]) -> list[list[str]]:

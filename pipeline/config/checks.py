@@ -12,11 +12,19 @@ from typing import Any, NamedTuple
 from pipeline.config import security_checks
 from pipeline.config.schema import AUTO, WORKER_KINDS, Config
 from pipeline.config.security_checks import ONLY_ONCE, Violations
-from pipeline.config.values import INTERFACE_FORM, SrvName, parse_endpoint, parse_interface, parse_prefix, parse_remote
+from pipeline.config.values import (
+    INTERFACE_FORM,
+    SrvName,
+    parse_address,
+    parse_endpoint,
+    parse_interface,
+    parse_prefix,
+    parse_remote,
+)
 from pipeline.packet.flow_rules import RULE_FORM, FlowRules
 from pipeline.packet.marks import parse_dscp
 from pipeline.policy.targets import ANY, GROUP, parse_target
-from pipeline.wire.messages import PUSHED_ROUTES_MAX
+from pipeline.wire.messages import DNS_SERVERS_MAX, PUSHED_ROUTES_MAX
 
 COMPAT_MTU_MAX = 1495  # the original program's frame length counts type and packet, and is at most 1496
 IPV6_MTU_MIN = 1280  # RFC 8200, 5
@@ -166,6 +174,21 @@ def compat_reach(config: Config) -> Violations:
     if config.compat and config.may_reach != (ANY,):
         expected = f'["{ANY}"] with compat: the original program\'s wire format does not say who a client is'
         yield "may_reach", expected, list(config.may_reach)
+
+
+def dns(config: Config) -> Violations:
+    for name, given in (("dns", () if config.dns == AUTO else config.dns), ("push_dns", config.push_dns)):
+        yield from _each_once({f"{name}[{i}]": text for i, text in enumerate(given)}, parse_address)
+        if len(given) > DNS_SERVERS_MAX:
+            yield name, f"at most {DNS_SERVERS_MAX}", len(given)
+
+
+def full_tunnel(config: Config) -> Violations:
+    if config.full_tunnel and config.mode == "client" and config.user == "root":
+        expected = (
+            "a system user of the workers' own, or nothing, with full_tunnel: their connections go around the tunnel"
+        )
+        yield "user", expected, config.user
 
 
 def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Violations:
@@ -331,6 +354,8 @@ CHECKS = (
     Check(names, ("names",)),
     Check(reach, ("may_reach", "groups", "peers")),
     Check(compat_reach, ("may_reach", "compat")),
+    Check(dns, ("dns", "push_dns")),
+    Check(full_tunnel, ("full_tunnel", "mode", "user")),
     Check(state_dir, ("state_dir",)),
     Check(hooks, ("on",)),
     Check(quota, ("mode", "accounting", "quota_gb", "peers")),

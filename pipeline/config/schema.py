@@ -10,7 +10,7 @@ Both are immutable. Their constructors check nothing. Secrets live in files of t
 printed Config gives no secret away.
 """
 
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Annotated, Literal
 
 import msgspec
@@ -21,6 +21,7 @@ from pipeline.config.setting import settings_of
 from pipeline.config.types import (
     GIB,
     PEER_FORM,
+    AddressText,
     AlpnNames,
     Bytes,
     CongestionName,
@@ -59,6 +60,7 @@ from pipeline.config.types import (
 from pipeline.config.values import (
     Endpoint,
     SrvName,
+    parse_address,
     parse_endpoint,
     parse_fingerprint,
     parse_interface,
@@ -69,6 +71,7 @@ from pipeline.shm.layout import PAGE
 
 WORKER_KINDS = ("tun", "fec", "tcp")
 AUTO = "auto"
+PUSHED = "pushed"
 DEFAULT_TUN_NAME = "tun0"
 LOOPBACK = "127.0.0.1"
 DEFAULT_SERVER_ADDRESS = "10.0.0.1/24"
@@ -133,6 +136,19 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "networks that lie in a listed one; a network that the list names itself, such as `0.0.0.0/0`, is routed as "
         "if it were in `routes`. No route from the server covers a network that this machine is connected to.",
         live=True)] = True
+    full_tunnel: Annotated[bool | Literal["pushed"], about(
+        "Send everything from this machine through the tunnel, but for the LAN. The connections to the server go "
+        "around it by themselves. Packets that the tunnel does not carry, such as IPv6 in one without, are blocked. "
+        "`pushed`: if the server has `0.0.0.0/0` in `push_routes`. The server needs `nat`, as a rule. See "
+        "docs/full-tunnel.md.",
+        live=True)] = False
+    kill_switch: Annotated[bool, about(
+        "With a full tunnel, let nothing leave this machine around it, whatever happens (nftables). It holds from the "
+        "start until an orderly stop or `down`: also while there is no connection, and after a crash.",
+        live=True)] = True
+    dns: Annotated[Literal["auto"] | tuple[AddressText, ...], about(
+        "DNS servers of this machine while it has a full tunnel. `auto`: those that the server pushes. An empty array: "
+        "the machine keeps its own, which learn the names that it looks up.", live=True)] = "auto"
     mtu: Annotated[int, Meta(ge=68, le=65535), about(
         "MTU of the TUN device. 68 is the minimum of IPv4; IPv6 inside the tunnel needs 1280; `compat` allows at most "
         "1495. The default is the original program's. A tunnel in a byte stream needs no small MTU.",
@@ -325,6 +341,14 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Domain in which each client has the name of its peer, such as laptop.tunnel with `tunnel`. The server keeps "
         "/run/tunnel-names/NAME.hosts up to date, a hosts file for a DNS server of this machine. Empty: no names. See "
         "docs/names.md.", live=True)] = ""
+    push_dns: Annotated[tuple[AddressText, ...], about(
+        "DNS servers for clients with a full tunnel, at most 4. Each must be reached through the tunnel. One that is "
+        "connected learns of a change when it connects anew.", live=True)] = ()
+    nat: Annotated[bool, about(
+        "Forward packets of clients to networks behind this server, with the server's own address there (masquerade by "
+        "nftables). So clients reach the Internet and a network whose router knows "
+        "nothing of the tunnel. Forwarding is switched on where it is off, and back off at the stop. Linux 5.7.",
+        live=True)] = False
     rate_mbit: Annotated[Mbit, about(
         "Rate limit of each client, in each direction, unless its peer has a limit of its own. Packets from the client "
         "that are shorter than 300 bytes count for more than their bytes, as they cost more. 0: no limit.",
@@ -521,6 +545,16 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def push_prefixes(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """`push_routes`, parsed."""
         return tuple(map(parse_prefix, self.push_routes))
+
+    @property
+    def dns_addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """`dns`, parsed; empty if it is "auto"."""
+        return () if self.dns == AUTO else tuple(map(parse_address, self.dns))
+
+    @property
+    def push_dns_addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """`push_dns`, parsed."""
+        return tuple(map(parse_address, self.push_dns))
 
     @property
     def has_ipv6_inside(self) -> bool:

@@ -41,6 +41,10 @@ def _without_tls(config: Config) -> bool:
     return config.encryption == "none"
 
 
+def _without_full_tunnel(config: Config) -> bool:
+    return config.full_tunnel is False
+
+
 def _with_compat(config: Config) -> bool:
     return config.compat
 
@@ -86,6 +90,8 @@ UNUSED = (
     Unused(("home_after",), _stays, 'prefer is "current"'),
     Unused(("standby",), _without_sealing, "only where packets are sealed can two servers be connected at once"),
     Unused(("accept_routes",), _on_server, "nobody sends routes to a server"),
+    Unused(("full_tunnel", "kill_switch", "dns"), _on_server, "a server has the Internet by itself"),
+    Unused(("kill_switch", "dns"), _without_full_tunnel, "full_tunnel is false"),
     Unused(("connections", "light_connections"), _on_server, "the client decides how many connections it opens"),
     Unused(("fec_data", "fec_parity"), _without_fec, "fec is off"),
     Unused(("metrics_token_file", "metrics_peers"), _without_metrics, "metrics_addr is empty"),
@@ -100,6 +106,8 @@ UNUSED = (
             "groups",
             "push_routes",
             "names",
+            "push_dns",
+            "nat",
             "rate_mbit",
             "total_rate_mbit",
             "quota_gb",
@@ -153,8 +161,8 @@ UNUSED = (
     Unused(("public_addr",), _without_tls, "invite needs TLS"),
     Unused(
         (
-            *("key_file", "push_routes", "names", "accept_routes", "public_addr", "max_connections_per_client"),
-            *("groups", "quota_gb", "multicast_kbit", "total_rate_mbit"),
+            *("key_file", "push_routes", "names", "push_dns", "accept_routes", "public_addr"),
+            *("max_connections_per_client", "groups", "quota_gb", "multicast_kbit", "total_rate_mbit"),
         ),
         _with_compat,
         "the original program has no such feature",
@@ -289,15 +297,24 @@ def _of_a_client(config: Config, invited: bool) -> Iterator[str]:
             "remote_addr names several servers, and tls_fingerprint one certificate: a server that has another "
             "certificate is refused. With a key_file the pin is not needed."
         )
+    if config.full_tunnel and config.user:
+        yield f"user is {config.user}: whatever else runs as that user goes around the tunnel, like the workers."
+    if config.full_tunnel and config.kill_switch and not config.remote_endpoints:
+        yield (
+            "remote_addr has SRV records alone, and the kill switch keeps their lookup in while there is no tunnel: "
+            "name a server itself as well."
+        )
     yield from _routes_over_the_server(config)
 
 
 def _routes_over_the_server(config: Config) -> Iterator[str]:
-    for remote in config.remotes:
+    """They need workers with a user of their own."""
+    for remote in config.remotes if config.user == "root" else ():
         address = remote.address if isinstance(remote, Endpoint) else None
         for prefix in config.route_prefixes:
             if prefix.prefixlen <= 1 if address is None else address in prefix:
                 yield (
                     f"routes leads {prefix} into the tunnel, and with it the connections to the server "
-                    f"{remote}: it is left out until a more specific route leads them around the tunnel."
+                    f"{remote}, as the user of the workers is root: it is left out until a more specific route "
+                    "leads them around the tunnel."
                 )

@@ -6,13 +6,18 @@ Chains of iptables-nft are among them; those of iptables-legacy are not seen.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.programs import run_program
 from pipeline.doctor.subject import Subject
+from pipeline.supervisor.instance import find_instances
+from pipeline.supervisor.kernel import nft
+from pipeline.supervisor.kernel.hub_nat import HubNat
+from pipeline.supervisor.kernel.kill_switch import KillSwitch, guarded_instance
 from pipeline.supervisor.kernel.reach_table import ReachTable
+from pipeline.version import NAME
 
 DROPS = ("drop", "reject")
 HOOKS = ("input", "forward", "output")
@@ -36,14 +41,34 @@ def firewall(subject: Subject) -> list[Finding]:
     ruleset = run_program(["nft", "-j", "list", "ruleset"], NFT_SECONDS)
     if ruleset is None:
         return _without_nft(config.mss_clamp)
-    own, reach = f"tunnel-{config.name}", ReachTable("", config.name).table
+    own = f"tunnel-{config.name}"
+    reach, nat, guard = (kind("", config.name).table for kind in (ReachTable, HubNat, KillSwitch))
     entries = json.loads(ruleset).get("nftables", [])
     port = config.listen_endpoint.port if subject.is_server else 0
-    forwards = bool(subject.is_server and config.push_routes)
+    forwards = bool(subject.is_server and (config.push_routes or config.nat))
     return [
         *judge_own_table(own, config.mss_clamp, _has_table(entries, own), subject.tun_name),
         *judge_reach_table(reach, _has_rules(subject), _has_table(entries, reach)),
+        *judge_nat_table(nat, config.nat, _has_table(entries, nat)),
+        *judge_kill_switch(guard, (subject.snapshot or {}).get("full_tunnel"), _has_table(entries, guard)),
         *judge_chains(chains_of(entries, own), subject.tun_name, port, forwards=forwards),
+    ]
+
+
+def left_shut(subject: Subject) -> list[Finding]:
+    """Kill switches of instances that do not run: then this machine reaches nothing but its LAN."""
+    shut = [name for table in nft.tables() if (name := guarded_instance(table))]
+    return judge_left_shut(shut, find_instances().running) if shut else []
+
+
+def judge_left_shut(shut: Iterable[str], running: Collection[str]) -> list[Finding]:
+    return [
+        problem(
+            f"the kill switch of {name} is shut, and {name} does not run: this machine reaches nothing but its LAN",
+            f"Start it, or open the kill switch: {NAME} down {name}.",
+        )
+        for name in shut
+        if name not in running
     ]
 
 
@@ -85,6 +110,40 @@ def judge_reach_table(name: str, wanted: bool, is_there: bool) -> list[Finding]:
     return [
         problem(
             f"the table inet {name} is missing: peers with rules reach nothing but other peers",
+            "tunnel-supervisor reload puts it back; if it goes again, find the program that flushes the firewall.",
+        )
+    ]
+
+
+def judge_nat_table(name: str, wanted: bool, is_there: bool) -> list[Finding]:
+    if not wanted:
+        return []
+    if is_there:
+        return [ok(f"the table inet {name} gives packets of clients this machine's address")]
+    return [
+        problem(
+            f"the table inet {name} is missing: clients reach only networks that know the way back to the tunnel",
+            "tunnel-supervisor reload puts it back; if it goes again, find the program that flushes the firewall.",
+        )
+    ]
+
+
+def judge_kill_switch(name: str, full_tunnel: Mapping[str, Any] | None, is_there: bool) -> list[Finding]:
+    """`full_tunnel`: as `status --json` has it."""
+    if not (full_tunnel and full_tunnel["on"]):
+        return []
+    if not full_tunnel["kill_switch"]:
+        return [
+            note(
+                "there is a full tunnel without a kill switch: packets may leave around it when the instance dies",
+                "Set kill_switch to true.",
+            )
+        ]
+    if is_there:
+        return [ok(f"the kill switch is shut: table inet {name}")]
+    return [
+        problem(
+            f"the kill switch is gone: the table inet {name} is missing",
             "tunnel-supervisor reload puts it back; if it goes again, find the program that flushes the firewall.",
         )
     ]

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from ipaddress import ip_address
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.doctor.finding import Finding, note, ok, problem
@@ -13,6 +14,7 @@ from pipeline.doctor.subject import Subject
 from pipeline.errors import LocalError
 from pipeline.policy.kernel_entries import IPAddress, Network, share
 from pipeline.supervisor.kernel.route_socket import RouteSocket
+from pipeline.supervisor.kernel.rtnetlink import Sender
 
 
 class Way(NamedTuple):
@@ -33,9 +35,9 @@ def ways_to(networks: Iterable[Network]) -> list[tuple[Network, Way | None]]:
     return found
 
 
-def _way(ask: RouteSocket, address: IPAddress) -> Way | None:
+def _way(ask: RouteSocket, address: IPAddress, sender: Sender | None = None) -> Way | None:
     try:
-        route = ask.lookup(address)
+        route = ask.lookup(address, sender)
         return None if route is None else Way(_name(route.device), route.gateway, route.is_local)
     except (LocalError, OSError):
         return None
@@ -60,9 +62,22 @@ def loop(subject: Subject, addresses: Sequence[IPAddress]) -> list[Finding]:
     """`addresses`: of the server."""
     if not subject.is_client:
         return []
+    sender = Sender(uid=_user_of_workers(subject))
     with closing(RouteSocket()) as ask:
-        ways = [(address, _way(ask, address)) for address in addresses]
+        ways = [(address, _way(ask, address, sender)) for address in addresses]
     return judge_ways_to_server(ways, subject.tun_name)
+
+
+def _user_of_workers(subject: Subject) -> int | None:
+    """Their packets may go another way than ours (policy.bypass); None if there are none."""
+    workers = subject.snapshot["workers"] if subject.snapshot is not None else []
+    for worker in workers:
+        try:
+            status = Path(f"/proc/{worker['pid']}/status").read_text()
+        except OSError:
+            continue  # it has just ended
+        return int(next(line for line in status.splitlines() if line.startswith("Uid:")).split()[2])
+    return None
 
 
 def judge_ways_to_server(ways: Sequence[tuple[IPAddress, Way | None]], tun: str) -> list[Finding]:

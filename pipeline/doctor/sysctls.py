@@ -110,12 +110,15 @@ def judge_uplink(uplink: str, tun: str, strength: int) -> list[Finding]:
 
 
 def forwarding(subject: Subject) -> list[Finding]:
-    """A server that sends its clients to networks behind it has to forward."""
+    """A server that sends its clients to networks behind it has to forward. With `nat` it does so while it runs."""
     config = subject.config
-    if config is None or not subject.is_server or not config.push_routes:
+    if config is None or not subject.is_server or not (config.push_routes or (config.nat and subject.runs)):
         return []
+    if config.nat and not subject.runs:
+        return [ok("nat switches forwarding on at the start")]
+    beyond = [SOMEWHERE] if config.nat and not config.push_routes else config.push_prefixes
     found: list[Finding] = []
-    for network, way in ways_to(config.push_prefixes):
+    for network, way in ways_to(beyond):
         if way is not None and way.is_local:
             continue  # an address of this machine itself
         devices = [subject.tun_name if subject.runs else "default", *([way.device] if way is not None else [])]

@@ -106,6 +106,7 @@ def _outline(
         "server": _server(about["server"], connections, now),
         "notes": [*about["device"]["notes"], *about["notes"]],
         "left_out": about["device"]["left_out"],
+        "full_tunnel": about.get("full_tunnel"),
         "accounting": about.get("accounting"),
         "hooks": about.get("hooks"),
         "connections": connections,

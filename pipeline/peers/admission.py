@@ -321,6 +321,7 @@ class Admission:
                 for route in config.push_prefixes
                 if not any(is_part_of(route, network) for network in policy.allowed)
             ),
+            dns=config.push_dns_addresses,
         )
 
     def _admit(self, known: KnownPeer, certificate: bytes, hello: messages.Hello, place: Place) -> Refusal | Assigned:

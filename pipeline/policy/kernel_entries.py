@@ -1,6 +1,6 @@
 """Entries of the kernel that this program puts there or looks at: links, addresses, routes. Values alone.
 
-Our routes are in the main table. Two marks tell them from the routes of others:
+Our routes are in the main table, or in the tunnel table (policy.bypass). Two marks tell them from the routes of others:
 
     ROUTE_PROTOCOL    the protocol number of each route of ours (`ip route show proto 116`)
     metric            of two routes to one network the kernel uses the one with the lower metric. Ours never have
@@ -19,6 +19,8 @@ Network = IPv4Network | IPv6Network
 
 ROUTE_PROTOCOL = 116
 """Unassigned in linux/rtnetlink.h and in iproute2's rt_protos; "t" for tunnel."""
+
+MAIN_TABLE = 254  # RT_TABLE_MAIN, linux/rtnetlink.h
 
 CONFIGURED_METRIC = 10
 """Of a route that our own configuration asks for: better than any that a network manager makes (50 and more)."""
@@ -54,6 +56,8 @@ class Route(NamedTuple):
     protocol: int = ROUTE_PROTOCOL
     is_local: bool = False  # it leads to this host itself
     is_by_rule: bool = False  # of a table that a rule names (ip-rule(8)): routes of the main table do not matter
+    table: int = MAIN_TABLE  # of a route of ours
+    is_fence: bool = False  # of ours: it leads nowhere
 
 
 def contains(network: Network, address: IPAddress) -> bool:

@@ -8,6 +8,8 @@ Each entry is decided by itself; an entry that cannot be costs no other one. Rul
   The better metric wins. Where that is the other's, a sentence says so.
 - The way to the other end stays outside: an address on it (the server or a connected client, the gateway to it) is
   `protected`. No route of ours is longer than the route that leads there now.
+- With a tunnel table (policy.bypass) this holds by itself: the routes of the configuration go there, whatever they
+  name.
 - A server cannot know where the next client comes from. So a route to a large part of the Internet waits for the first
   client, and a sentence says which clients can connect beside it.
 - Entries that the server has sent (`pushed`) yield to every network that another device is connected to.
@@ -25,7 +27,9 @@ from typing import NamedTuple
 
 from pipeline.policy.kernel_entries import (
     CONFIGURED_METRIC,
+    MAIN_TABLE,
     PUSHED_METRIC,
+    ROUTE_PROTOCOL,
     Address,
     Interface,
     IPAddress,
@@ -41,7 +45,7 @@ IPV6_OFF = "IPv6 is off"
 ANOTHER_SUBNET = "choose another tunnel_addr on the server"
 ONE_OF_TWO = "choose other networks for one of the two"
 NETWORK_PAGE = "docs/network.md"
-SEND_EVERYTHING = "To send everything through the tunnel, set routes here, and a route to the server around the tunnel"
+SEND_EVERYTHING = "To send everything through the tunnel, set full_tunnel here"
 
 
 class FarEnd(StrEnum):
@@ -62,6 +66,7 @@ class Wanted(NamedTuple):
     behind_peers: tuple[Network, ...] = ()  # of a server: networks of its peers
     far_end: FarEnd = FarEnd.SERVER
     is_far_end_known: bool = True  # an address of it is protected
+    tunnel_table: int | None = None  # for the routes of the configuration; None: the main table
 
     @property
     def prefixes(self) -> tuple[Network, ...]:
@@ -113,17 +118,34 @@ def plan(wanted: Wanted, seen: Seen) -> Plan:
         else:
             routes.append(route)
     own = [each.interface for each in seen.addresses if each.device == seen.device]
-    there = {(each.prefix, each.metric, each.source) for each in seen.routes}
-    to_be = {(each.prefix, each.metric, each.source) for each in routes}
+    there = set(map(_identity, seen.routes))
+    to_be = set(map(_identity, routes))
     return Plan(
         frozenset((*addresses, *(each.prefix for each in routes))),
         [each for each in addresses if each not in own],
-        [each for each in routes if (each.prefix, each.metric, each.source) not in there],
+        [each for each in routes if _identity(each) not in there],
         [each for each in own if each not in addresses],
-        [each for each in seen.routes if (each.prefix, each.metric, each.source) not in to_be],
+        [each for each in seen.routes if _identity(each) not in to_be],
         left_out,
-        dict((*_overlaps(wanted, addresses, left_out, seen), *_shadows(routes, seen), *_exclusions(routes, wanted))),
+        dict(
+            (
+                *_overlaps(wanted, addresses, left_out, seen),
+                *_shadows(routes, seen),
+                *_exclusions(routes, wanted),
+                *_loops(seen),
+            )
+        ),
     )
+
+
+def asked(wanted: Wanted) -> tuple[Network, ...]:
+    """The routes that the configuration asks for, itself or by a name in accept_routes."""
+    named = () if isinstance(wanted.accept_routes, bool) else wanted.accept_routes
+    return tuple(dict.fromkeys((*wanted.routes, *(each for each in wanted.pushed_routes if each in named))))
+
+
+def _identity(route: Route) -> tuple[object, ...]:
+    return route.prefix, route.metric, route.source, route.table
 
 
 def _addresses(wanted: Wanted) -> Iterator[tuple[Interface, bool]]:
@@ -133,8 +155,6 @@ def _addresses(wanted: Wanted) -> Iterator[tuple[Interface, bool]]:
 
 def _routes(wanted: Wanted, addresses: list[Interface], device: int) -> Iterator[tuple[Route, bool, str]]:
     """Every route that is wanted, once, whether the server alone wants it, and why it is not accepted."""
-    accept = wanted.accept_routes
-    named = () if isinstance(accept, bool) else accept
     seen: set[Network] = set()
     for interface in addresses:
         prefix = interface.network
@@ -144,12 +164,14 @@ def _routes(wanted: Wanted, addresses: list[Interface], device: int) -> Iterator
             why = sort_out([prefix], True, ()).refused.get(prefix, "") if pushed else ""
             metric = PUSHED_METRIC if pushed else CONFIGURED_METRIC
             yield Route(prefix, metric, device, source=interface.ip), pushed, why
+    accept = wanted.accept_routes
+    named = () if isinstance(accept, bool) else accept
     sorted_out = sort_out(wanted.pushed_routes, accept, {*wanted.routes, *named})
-    asked = [*wanted.routes, *(each for each in sorted_out.taken if each in named)]
-    for prefix in asked:
+    table = MAIN_TABLE if wanted.tunnel_table is None else wanted.tunnel_table
+    for prefix in asked(wanted):
         if prefix not in seen:
             seen.add(prefix)
-            yield Route(prefix, CONFIGURED_METRIC, device), False, ""
+            yield Route(prefix, CONFIGURED_METRIC, device, table=table), False, ""
     for prefix in (*sorted_out.taken, *sorted_out.refused):
         if prefix not in seen:
             seen.add(prefix)
@@ -176,6 +198,8 @@ def _why_not_route(route: Route, pushed: bool, wanted: Wanted, seen: Seen) -> st
     prefix = route.prefix
     if prefix.version == 6 and not seen.ipv6:
         return IPV6_OFF
+    if route.table != MAIN_TABLE:
+        return ""  # the connections to the server take no route of ours
     if not wanted.is_far_end_known and route.source is None:
         if wanted.far_end is FarEnd.SERVER:
             return "it waits until the server's address is known"
@@ -242,7 +266,7 @@ def _overlaps(
 def _shadows(routes: list[Route], seen: Seen) -> Iterator[tuple[str, str]]:
     """Routes of ours that the kernel does not use, because another's to the same network has a better metric."""
     for route in routes:
-        rival = seen.rivals.get(route.prefix)
+        rival = seen.rivals.get(route.prefix) if route.table == MAIN_TABLE else None
         if rival is not None and rival.metric < route.metric:
             what = f"route {route.prefix} into the tunnel has no effect"
             theirs = f"{route.prefix} {_hop(rival, seen)} has the better metric {rival.metric}, and stays"
@@ -255,6 +279,15 @@ def _exclusions(routes: list[Route], wanted: Wanted) -> Iterator[tuple[str, str]
         if wanted.far_end is FarEnd.CLIENT and route.source is None and is_large(route.prefix):
             what = f"route {route.prefix} leads the answers to most clients into the tunnel"
             yield what, f"{what}: only a client to which a longer route or a rule leads can connect ({NETWORK_PAGE})"
+
+
+def _loops(seen: Seen) -> Iterator[tuple[str, str]]:
+    """Routes of others that lead the connections to the server into the tunnel."""
+    for address, way in seen.ways.items():
+        if way is not None and way.device == seen.device and way.protocol != ROUTE_PROTOCOL and not way.is_local:
+            what = f"the way to {address} leads into the tunnel itself"
+            hop = f"dev {seen.names.get(way.device, '?')}"
+            yield what, f"{what}, by a route of others: no connection lasts. Remove it: ip route del {way.prefix} {hop}"
 
 
 def _preference(route: Route) -> str:

@@ -101,6 +101,7 @@ class WorkerSettings(NamedTuple):
     # a server that shares its port with a web server
     fallback: FallbackSettings | None = None
     proxies: Sequence[str] = ()  # networks of proxies that speak the PROXY protocol
+    asks_around: bool = False  # of a client with a full tunnel: names are looked up around it, too
 
     @property
     def frame_limit(self) -> int:

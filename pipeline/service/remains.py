@@ -4,7 +4,8 @@
     remove(name)    remove it, as the next start of that instance would; whether there was something
 
 The kernel has removed the device by then, with its addresses and routes. The lock file, the socket, names in /dev/shm
-and tables of the firewall may be left, each with the name of the instance. Names that are not files of ours are left
+the tables of
+the firewall and sysctls may be left, each with the name of the instance. Names that are not files of ours are left
 alone, and so is what any process still maps: it may be an instance in a container.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from pipeline.runtime.topology import name_prefix
 from pipeline.supervisor.instance import Instance, find_instances, names_in_shared_memory
-from pipeline.supervisor.kernel.entries import remove_remains
+from pipeline.supervisor.kernel.entries import instances_with_tables, remove_remains
 from pipeline.version import NAME
 
 PROGRAMS = NAME.encode(), b"pipeline.cli.main"
@@ -23,14 +24,14 @@ PROGRAMS = NAME.encode(), b"pipeline.cli.main"
 
 def find_dead() -> list[str]:
     found = find_instances()
-    without_lock = names_in_shared_memory() - {*found.running, *found.dead}
+    without_lock = (names_in_shared_memory() | instances_with_tables()) - {*found.running, *found.dead}
     return sorted([*found.dead, *(name for name in without_lock if not _is_mapped(name))])
 
 
 def remove(name: str) -> bool:
     """LocalError if the instance runs."""
     dead = Instance(name)
-    if not dead.lock_path.exists() and name not in names_in_shared_memory():
+    if not (dead.lock_path.exists() or name in names_in_shared_memory() or name in instances_with_tables()):
         return False
     dead.acquire()
     try:

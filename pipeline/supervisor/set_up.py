@@ -41,7 +41,7 @@ from pipeline.supervisor.roles.server_role import ServerRole
 from pipeline.supervisor.run.reach_memory import ReachMemory
 from pipeline.supervisor.run.run import Run
 from pipeline.supervisor.run.seal_memory import SealMemory
-from pipeline.supervisor.run.worker_account import account_beside, choose_account
+from pipeline.supervisor.run.worker_account import Account, account_beside, choose_account
 
 ALWAYS, UNTIL_STOP, RUNNING = range(3)
 """When a care is taken: in each turn, until the instance is to stop, or only while all workers run."""
@@ -62,6 +62,7 @@ class Parts(NamedTuple):
 
     run: Run
     memory: MemoryKeeper
+    entries: KernelEntries
     workforce: Workforce
     hooks: Hooks
     reloader: Reloader
@@ -90,7 +91,7 @@ def set_up(
     exporter = Exporter(account_beside(choice.account), selector, precedence, events.record)
     exporter.prepare(config)
     role = ServerRole(config, events) if config.mode == "server" else ClientRole(config, key, events)
-    entries = KernelEntries(config)
+    entries = KernelEntries(config, _own_id(choice.account))
     clean_up(entries.close)
     run = Run(choice.account, entries.device, role)
     clean_up(run.close)
@@ -123,7 +124,7 @@ def set_up(
     clean_up(exporter.close)
     memory.lend(lambda current: exporter.renew())
     peers = GatheredPeers(role)
-    facts_about = InstanceFacts(run, workforce, role, entries.device, exporter, entries.congestion, hooks.status)
+    facts_about = InstanceFacts(run, workforce, role, entries, exporter, hooks.status)
     publisher = Publisher(run, facts_about, peers)
     memory.lend(publisher.use)
     for subscriber in (publisher.handle, hooks.handle, sd_notify.handle):
@@ -135,8 +136,7 @@ def set_up(
     clean_up(control.close)
     service_status = ServiceStatus()
     cares = [
-        Care("the care for the device", UNTIL_STOP, entries.device.repair),
-        Care("the care for the clamp", UNTIL_STOP, entries.clamp.tick),
+        Care("the care for the kernel's entries", UNTIL_STOP, entries.tick),
         Care("the care for the run directory", UNTIL_STOP, RunFiles(instance, control).check),
         Care("the care for the peers", UNTIL_STOP, role.tick),
         Care("the care for the certificate", RUNNING, CertificateWatch(lambda: run.config, reloader.renew).tick),
@@ -152,4 +152,10 @@ def set_up(
         Care("the watchdog", RUNNING, Watchdog().feed),
         Care("the status line", RUNNING, lambda now: service_status.tick(memory.current, role.status, now)),
     ]
-    return Parts(run, memory, workforce, hooks, reloader, departure, cares)
+    entries.stays_shut = True  # an orderly stop says otherwise
+    return Parts(run, memory, entries, workforce, hooks, reloader, departure, cares)
+
+
+def _own_id(account: Account | None) -> int | None:
+    """The user id of the workers, if they have another than the supervisor."""
+    return account.uid if account is not None else None

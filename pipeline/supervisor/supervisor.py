@@ -59,6 +59,7 @@ class Supervisor:
             self._events.record("starting", text=f"{config.mode}, {config.lanes} lane(s), run {run_id}")
             while lifecycle.phase is not Phase.STOPPED or self._parts.hooks.is_waited_for:
                 self._step()
+            self._parts.entries.stays_shut = lifecycle.exit_status != 0
             self._events.record("down", text=f"exit status {lifecycle.exit_status}")
             return lifecycle.exit_status
         finally:
@@ -66,7 +67,7 @@ class Supervisor:
 
     def _step(self) -> None:
         """One turn of the loop."""
-        run, memory, workforce, *_ = self._parts
+        run, memory, workforce = self._parts.run, self._parts.memory, self._parts.workforce
         events = self._selector.select(TICK)
         workforce.look_at_clock(time.monotonic_ns())
         for key, _ in events:

@@ -61,7 +61,7 @@ class Dialer:
         self._dialing = dialing
         self._settings = settings
         self._hindrance = hindrance
-        self._resolver = Resolver(host, port)
+        self._resolver = Resolver(host, port, asks_around=settings.asks_around)
         self._news = ServerNews(f"server {host} port {port}", host, len(dialing.slots))
         self._connecting: dict[int, Connecting] = {}  # by descriptor
         self._winners: dict[int, ServerAddress] = {}  # connected for this slot, their handshake under way

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from pipeline.policy.server_addresses import ServerAddress
 from pipeline.system import task_limit
 from pipeline.transport.failure_words import of_error
+from pipeline.transport.uplink_names import look_up_around, uplink_servers
 
 
 class ResolverAnswer(NamedTuple):
@@ -27,11 +28,12 @@ class ResolverAnswer(NamedTuple):
 
 
 class Resolver:
-    """Looks one name up, any number of times."""
+    """Looks one name up, any number of times. `asks_around`: also around the tunnel, if the system's resolver fails."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, asks_around: bool = False) -> None:
         self._host = host
         self._port = port
+        self._asks_around = asks_around
         self._is_address = _is_address(host)
         self._answers: queue.SimpleQueue[ResolverAnswer] = queue.SimpleQueue()
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -61,7 +63,11 @@ class Resolver:
         os.close(self.wake)
 
     def _look_up(self) -> None:
-        self._answers.put(look_up(self._host, self._port))
+        answer = look_up(self._host, self._port)
+        if self._asks_around and not answer.addresses:
+            found = look_up_around(self._host, self._port, uplink_servers())
+            answer = ResolverAnswer(found) if found else answer
+        self._answers.put(answer)
         try:
             os.eventfd_write(self.wake, 1)
         except OSError:

@@ -63,3 +63,6 @@ class DialSettings(SocketSettings, Protocol):
 
     @property
     def reconnect_max(self) -> float: ...  # seconds
+
+    @property
+    def asks_around(self) -> bool: ...  # also around the tunnel for the server's name

@@ -45,6 +45,7 @@ NONCE_BYTES = 32  # from the system's random numbers: no two nonces are equal
 MAC_BYTES = 32  # HMAC-SHA256
 ADDRESSES_MAX = 8  # requested or assigned: a few subnets, IPv4 and IPv6 each
 PUSHED_ROUTES_MAX = 512  # in a WELCOME; with the addresses about 10 kB, below framing.WELCOME_LENGTH_LIMIT
+DNS_SERVERS_MAX = 4  # in a WELCOME
 TEXT_BYTES_MAX = 200  # in a REFUSED
 PROGRAM_BYTES_MAX = 64  # of the version of a program; a HELLO with it and eight addresses is below HELLO_LENGTH_LIMIT
 PUBLIC_BYTES = 32  # a public value of X25519 (RFC 7748)
@@ -57,7 +58,7 @@ _CLOCK = struct.Struct(">Q")
 _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
-EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES = 1, 2, 3, 4, 5, 6, 7  # types of extensions
+EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES, DNS = 1, 2, 3, 4, 5, 6, 7, 8  # types of extensions
 KNOCK = 16
 
 ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
@@ -179,6 +180,7 @@ class Welcome(NamedTuple):
     clock: int = 0  # of the server: seconds since 1970; 0: not told
     key_share: bytes = b""  # of the server, for sealed blocks; b"": blocks are not sealed
     lane: int = 0  # of the server, that sends on this connection, as it tells this client
+    dns: tuple[Address, ...] = ()  # DNS servers for a client that sends everything through the tunnel
 
     def frame(self) -> bytes:
         _exactly(MAC_BYTES, self.mac, "mac")
@@ -196,7 +198,8 @@ class Welcome(NamedTuple):
             + (_extension(PROGRAM, self.program.encode()) if self.program else b"")
             + (_extension(CLOCK, _CLOCK.pack(self.clock)) if self.clock else b"")
             + _key_share(self.key_share)
-            + _lane(self.lane),
+            + _lane(self.lane)
+            + _dns(self.dns),
         )
 
 
@@ -252,6 +255,12 @@ def _key_share(key_share: bytes) -> bytes:
 
 def _lane(lane: int) -> bytes:
     return _extension(LANE, bytes([lane])) if lane else b""
+
+
+def _dns(servers: tuple[Address, ...]) -> bytes:
+    _at_most(DNS_SERVERS_MAX, servers, "DNS servers of a peer")
+    listed = b"".join(bytes([server.version]) + server.packed for server in servers)
+    return _extension(DNS, listed) if listed else b""
 
 
 def _prefixed(length: int, address: Address) -> bytes:
@@ -391,7 +400,20 @@ def _welcome(body: _Body) -> Welcome:
     clock = extensions.get(CLOCK, b"")
     known = int.from_bytes(clock, "big") if len(clock) == _CLOCK.size else 0
     key_share, lane = extensions.get(KEY_SHARE, b""), _lane_of(extensions)
-    return Welcome._make([*fields, addresses, routes, _program(extensions), known, key_share, lane])
+    dns = _dns_of(extensions.get(DNS, b""))
+    return Welcome._make([*fields, addresses, routes, _program(extensions), known, key_share, lane, dns])
+
+
+def _dns_of(listed: bytes) -> tuple[Address, ...]:
+    """The DNS servers in an extension; none if it is not whole."""
+    body = _Body(listed)
+    found: list[Address] = []
+    try:
+        while body.read_rest(1):
+            found.append(body.read_address())
+    except PeerError:
+        return ()
+    return tuple(found[:DNS_SERVERS_MAX])
 
 
 def _refused(body: _Body) -> Refused:

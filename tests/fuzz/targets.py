@@ -60,6 +60,13 @@ TARGETS = {
         targets_wire.packet_seeds,
         5000,
     ),
+    "dns_answer": Target(
+        alone(targets_wire.dns_answer),
+        (),
+        ("pipeline/wire/dns.py",),
+        targets_wire.dns_answer_seeds,
+        3000,
+    ),
     "claims": Target(
         alone(targets_wire.claims),
         (PeerError,),

@@ -265,7 +265,9 @@ class _Device:
     def __init__(self) -> None:
         self.applied: list[tuple[tuple[Any, ...], tuple[Any, ...]]] = []
 
-    def take_from_server(self, addresses: Iterable[Any], routes: Iterable[Any], server: str) -> list[Any]:
+    def take_from_server(
+        self, addresses: Iterable[Any], routes: Iterable[Any], server: str, dns: Iterable[Any]
+    ) -> list[Any]:
         self.applied.append((tuple(addresses), tuple(routes)))
         way = {ip_address(server): Route(ip_network("0.0.0.0/0"), 100, 2)}
         wanted = Wanted(pushed_addresses=tuple(addresses), pushed_routes=tuple(routes))

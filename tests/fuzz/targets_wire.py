@@ -29,7 +29,7 @@ from pipeline.packet.vnet import GSO_ECN, NEEDS_CSUM, NO_VNET, VNET, VNET_HEADER
 from pipeline.peers.peer_file import DIRECTORY, DIRECTORY_MODE, read_all, write
 from pipeline.secret_text import INVITATION_PREFIX
 from pipeline.transport.address_learner import AddressLearner
-from pipeline.wire import block, charge, framing, messages
+from pipeline.wire import block, charge, dns, framing, messages
 from tests.fuzz.fuzzer import Feed
 from tests.reference.blocks import block_frame
 from tests.reference.packets import echo_request
@@ -78,6 +78,24 @@ def claims(data: bytes) -> None:
 def claims_seeds() -> list[bytes]:
     packets = [echo_request(source, "10.0.0.1" if "." in source else "fd00::1", 1) for source in CLIENTS]
     return [framing.KEEPALIVE_FRAME + framing.frame(framing.DATA, each) for each in packets]
+
+
+# -- DNS
+
+DNS_NUMBER = 0x0707
+
+
+def dns_answer(data: bytes) -> None:
+    """Each address that is read stands in the answer."""
+    for version in (4, 6):
+        for address in dns.addresses_in(data, DNS_NUMBER, version):
+            assert address.version == version and address.packed in data
+
+
+def dns_answer_seeds() -> list[bytes]:
+    asked = dns.question(DNS_NUMBER, "vpn.example.org", 4)
+    answered = asked[:2] + bytes([0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]) + asked[12:]
+    return [asked, answered + b"\xc0\x0c\x00\x01\x00\x01" + bytes(4) + b"\x00\x04\xc6\x12\x00\x01"]
 
 
 # -- frames and blocks

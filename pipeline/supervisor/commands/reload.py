@@ -19,6 +19,7 @@ CERTIFICATE = "connections from now on have it; an end that knows the old certif
 
 LATER = {
     "push_routes": "a client that is connected gets them at its next connection",
+    "push_dns": "a client that is connected gets them at its next connection",
     "max_connections_per_client": "it counts for connections from now on",
     "public_addr": "invitations from now on have it; clients that have joined keep the old one",
     "tls_cert_file": CERTIFICATE,
@@ -29,6 +30,10 @@ LATER = {
 APPLIED_BY_SUPERVISOR = {
     "routes",
     "accept_routes",
+    "nat",
+    "full_tunnel",
+    "kill_switch",
+    "dns",
     "restart_intensity",
     "restart_period",
     "heartbeat_timeout",

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from pipeline.credentials.tls_settings import TlsSettings
-from pipeline.supervisor.kernel.congestion import CongestionControl
-from pipeline.supervisor.kernel.tun_device import TunDevice
+from pipeline.supervisor.kernel.entries import KernelEntries
 from pipeline.supervisor.processes.exporter import Exporter
 from pipeline.supervisor.processes.workforce import Workforce
 from pipeline.supervisor.run.run import Run
@@ -31,17 +30,15 @@ class InstanceFacts:
         run: Run,
         workforce: Workforce,
         role: Role,
-        device: TunDevice,
+        entries: KernelEntries,
         exporter: Exporter,
-        congestion: CongestionControl,
         hooks: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._run = run
         self._workforce = workforce
         self._role = role
-        self._device = device
+        self._entries = entries
         self._exporter = exporter
-        self._congestion = congestion
         self._hooks = hooks
 
     def gather(self) -> dict[str, Any]:
@@ -62,10 +59,11 @@ class InstanceFacts:
             "placement": list(self._workforce.placement.reasons),
             "spares": self._workforce.spares.rows(),
             "rolling": self._workforce.rolling.status(),
-            "device": self._device.status(),
+            "device": self._entries.device.status(),
+            "full_tunnel": self._entries.full_tunnel.status(),
             "certificate_expires": self._role.credentials.expires,
             "server": role["server"],
-            "notes": [*role["notes"], *self._congestion.notes, *self._exporter.notes],
+            "notes": [*role["notes"], *self._entries.notes, *self._exporter.notes],
             "accounting": role.get("accounting"),
             "hooks": self._hooks(),
         }

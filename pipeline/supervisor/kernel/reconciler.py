@@ -23,10 +23,21 @@ from typing import Any
 
 from pipeline.errors import LocalError
 from pipeline.log import LOG
-from pipeline.policy.kernel_entries import ROUTE_PROTOCOL, Interface, IPAddress, Link, Network, Route, contains
+from pipeline.policy.kernel_entries import (
+    MAIN_TABLE,
+    ROUTE_PROTOCOL,
+    Address,
+    Interface,
+    IPAddress,
+    Link,
+    Network,
+    Route,
+    contains,
+)
 from pipeline.policy.put_back import REST_TEXT, PutBackLimit
 from pipeline.policy.reconcile import IPV6_OFF, Plan, Seen, Wanted, plan
 from pipeline.supervisor.kernel import rtnetlink
+from pipeline.supervisor.kernel.bypass_keeper import BypassKeeper
 from pipeline.supervisor.kernel.route_socket import RouteEvents, RouteSocket
 from pipeline.supervisor.kernel.rtnetlink import Message, Refusal, Sender
 
@@ -42,7 +53,9 @@ Entry = Interface | Network
 
 
 class Reconciler:
-    def __init__(self, name: str, index: int) -> None:
+    """`uid`: of the workers, if they have one of their own: then there can be a bypass."""
+
+    def __init__(self, name: str, index: int, instance_name: str, uid: int | None = None) -> None:
         self._name = self.present_name = name
         self._index = index
         self._wanted = Wanted()
@@ -56,6 +69,8 @@ class Reconciler:
         self._due = 0  # when to look; 0: there is no reason to
         self._socket = RouteSocket()
         self._events = RouteEvents()
+        self.bypass = BypassKeeper(instance_name, uid, self._socket)
+        self.near: tuple[Network, ...] = ()  # networks that other devices are connected to, at the last look
 
     def close(self) -> None:
         self._events.close()
@@ -141,6 +156,7 @@ class Reconciler:
             raise
 
     def _reconcile(self, now: int) -> dict[Entry, str]:
+        refused = self.bypass.apply()
         link = self._socket.link(self._index)
         self.present_name = link.name if link is not None else self._name
         if link is None or not link.is_up:
@@ -150,7 +166,7 @@ class Reconciler:
                 f"TUN device {name} is down, set so by an administrator or a network manager: no packet passes. Its "
                 f"addresses and routes return once it is set up: ip link set {name} up"
             )
-            self._tell(self._renamed() | {"down": down})
+            self._tell(self._renamed() | refused | {"down": down})
             self._left_out = dict.fromkeys(self._wanted.entries, "the device is down")
             return self._left_out
         decided = plan(self._wanted, self._see(link.name))
@@ -159,7 +175,7 @@ class Reconciler:
         left_out = dict(decided.left_out)
         self._put &= decided.taken
         self._add(decided, left_out, now)
-        self._tell(self._renamed() | decided.notes | self._sentences(left_out))
+        self._tell(self._renamed() | refused | decided.notes | self._sentences(left_out))
         self._left_out = left_out
         return left_out
 
@@ -167,6 +183,7 @@ class Reconciler:
         ask = self._socket
         ipv6 = _has_ipv6(name)
         addresses = ask.addresses()
+        self.near = near_networks(addresses, self._index)
         ways = {far_end: ask.lookup(far_end, self._sender) for far_end in self._far_ends}
         gateways = [way.gateway for way in ways.values() if way is not None and way.gateway is not None]
         ways |= {each: ask.lookup(each) for each in gateways if not each.is_link_local}
@@ -180,7 +197,8 @@ class Reconciler:
         return Seen(self._index, ipv6, tuple(addresses), tuple(routes), ways, rivals, names)
 
     def _own_routes(self, version: int) -> list[Route]:
-        return self._socket.routes(version, self._index, ROUTE_PROTOCOL)
+        tables = (MAIN_TABLE, self.bypass.numbers.table)
+        return [route for table in tables for route in self._socket.routes(version, self._index, ROUTE_PROTOCOL, table)]
 
     def _remove(self, decided: Plan) -> bool:
         """Remove what is ours and not wanted. Whether an address has gone, and so perhaps routes that are wanted."""
@@ -295,6 +313,12 @@ def _listed(entries: Iterable[Entry]) -> str:
 
 def _kind_of(entry: Entry) -> str:
     return "address" if hasattr(entry, "ip") else "route"
+
+
+def near_networks(addresses: Iterable[Address], own: int = 0) -> tuple[Network, ...]:
+    """The networks that devices are connected to, but for the device `own` and those of one address."""
+    networks = [each.network for each in addresses if each.device != own and not each.interface.is_loopback]
+    return tuple(dict.fromkeys(each for each in networks if each.prefixlen < each.max_prefixlen))
 
 
 def _has_ipv6(name: str) -> bool:

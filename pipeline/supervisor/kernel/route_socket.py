@@ -1,4 +1,4 @@
-"""The sockets on which the supervisor talks with the kernel about links, addresses and routes (NETLINK_ROUTE).
+"""The sockets on which the supervisor talks with the kernel about links, addresses, routes and rules (NETLINK_ROUTE).
 
     RouteSocket    requests, one at a time; a refusal is a value
     RouteEvents    news of changes that anybody makes
@@ -12,7 +12,8 @@ import socket
 from typing import NamedTuple
 
 from pipeline.errors import LocalError
-from pipeline.policy.kernel_entries import Address, Interface, IPAddress, Link, Network, Route
+from pipeline.policy.bypass import Rule
+from pipeline.policy.kernel_entries import MAIN_TABLE, Address, Interface, IPAddress, Link, Network, Route
 from pipeline.supervisor.kernel import rtnetlink as rt
 from pipeline.supervisor.kernel.rtnetlink import Message, Refusal, Sender
 
@@ -20,8 +21,11 @@ SOL_NETLINK = 270  # linux/socket.h
 NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 10, 11, 12  # linux/netlink.h; strict: a dump is filtered
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x10, 0x40  # linux/rtnetlink.h
 RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE, RTMGRP_IPV6_IFINFO = 0x100, 0x400, 0x800
+RTMGRP_IPV4_RULE, RTMGRP_IPV6_RULE = 0x80, 1 << 18
 GROUPS = (
-    RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_IFINFO
+    (RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_IFINFO)
+    | RTMGRP_IPV4_RULE
+    | RTMGRP_IPV6_RULE
 )
 RECEIVE_BYTES = 1 << 16
 EVENT_BUFFER_BYTES = 1 << 17
@@ -66,6 +70,12 @@ class RouteSocket:
     def remove_route(self, route: Route) -> Refusal | None:
         return self._change(rt.RTM_DELROUTE, 0, rt.route_body(route, deleted=True))
 
+    def add_rule(self, version: int, rule: Rule) -> Refusal | None:
+        return self._change(rt.RTM_NEWRULE, rt.NLM_F_CREATE, rt.rule_body(version, rule))
+
+    def remove_rule(self, version: int, rule: Rule) -> Refusal | None:
+        return self._change(rt.RTM_DELRULE, 0, rt.rule_body(version, rule))
+
     # -- looks
 
     def link(self, index: int) -> Link | None:
@@ -77,9 +87,14 @@ class RouteSocket:
         found = map(rt.decode, self._dump(rt.RTM_GETADDR, rt.get_addresses_body()))
         return [each for each in found if isinstance(each, Address)]
 
-    def routes(self, version: int, index: int, protocol: int) -> list[Route]:
-        """Routes in the main table that are of this protocol and go through this device."""
-        found = map(rt.decode, self._dump(rt.RTM_GETROUTE, rt.get_routes_body(version, index, protocol)))
+    def rules(self, version: int) -> list[Rule]:
+        """The rules of our protocol, those of other instances as well."""
+        found = map(rt.decode, self._dump(rt.RTM_GETRULE, rt.get_rules_body(version)))
+        return [each for each in found if isinstance(each, Rule)]
+
+    def routes(self, version: int, index: int, protocol: int, table: int = MAIN_TABLE) -> list[Route]:
+        """Routes in a table that are of this protocol and go through this device; 0: through any, or none."""
+        found = map(rt.decode, self._dump(rt.RTM_GETROUTE, rt.get_routes_body(version, index, protocol, table)))
         return [each for each in found if isinstance(each, Route)]
 
     def lookup(self, address: IPAddress, sender: Sender | None = None) -> Route | None:

@@ -19,8 +19,12 @@ from ipaddress import ip_address
 from typing import Any
 
 from pipeline.config import Config
+from pipeline.config.schema import PUSHED
 from pipeline.errors import LocalError
 from pipeline.log import LOG
+from pipeline.policy import reconcile
+from pipeline.policy.bypass import EVERYTHING
+from pipeline.policy.bypass import is_needed as is_bypass_needed
 from pipeline.policy.client_addresses import ClientAddresses
 from pipeline.policy.kernel_entries import Interface, IPAddress, Network
 from pipeline.policy.reconcile import FarEnd, Wanted
@@ -37,11 +41,17 @@ SERVERS_MAX = 16
 
 
 class TunDevice:
-    """Open, configured and routed on creation; gone, with addresses and routes, on close()."""
+    """Open, configured and routed on creation; gone, with addresses and routes, on close().
 
-    def __init__(self, config: Config) -> None:
+    `uid`: of the workers, None if it is not theirs alone. Without it there is no bypass.
+    """
+
+    def __init__(self, config: Config, uid: int | None = None) -> None:
         self._config = config
+        self._uid = uid
         self._pushed: tuple[tuple[Interface, ...], tuple[Network, ...]] = ((), ())
+        self.pushed_dns: tuple[IPAddress, ...] = ()
+        self.has_heard = False  # a server has said what it pushes
         self._servers: deque[IPAddress] = deque(maxlen=SERVERS_MAX)
         self._clients = ClientAddresses()
         self._lookup: ServerLookup | None = None  # runs, or has ended with all answers
@@ -56,7 +66,7 @@ class TunDevice:
         self._deleted.register(self.fds[0], 0)  # POLLERR is always reported: the device was deleted
         self._next_attempt = 0
         try:
-            self._reconciler = Reconciler(config.tun_name, self._device.index)
+            self._reconciler = Reconciler(config.tun_name, self._device.index, config.name, uid)
         except BaseException:
             self._device.close()
             raise
@@ -80,9 +90,11 @@ class TunDevice:
         self._look_up_server()
         is_server = config.mode == "server"
         protected = self._clients.within(config.route_prefixes) if is_server else self._servers
+        inside = {each.version for each in (*config.tunnel_interfaces, *addresses)}
+        everything = [EVERYTHING[version] for version in EVERYTHING if self.is_full_tunnel and version in inside]
         wanted = Wanted(
             addresses=config.tunnel_interfaces,
-            routes=config.route_prefixes,
+            routes=tuple(dict.fromkeys((*config.route_prefixes, *everything))),
             pushed_addresses=addresses,
             pushed_routes=routes,
             accept_routes=config.accepted_prefixes,
@@ -90,7 +102,33 @@ class TunDevice:
             far_end=FarEnd.CLIENT if is_server else FarEnd.SERVER,
             is_far_end_known=self._clients.were_any if is_server else bool(self._servers),
         )
-        self._reconciler.configure(wanted, protected, sender=_listener(config) if is_server else None, anew=anew)
+        if is_server:
+            sender = _listener(config)
+        else:
+            sender = Sender(uid=self._uid)
+            wanted = self._want_bypass(wanted)
+        self._reconciler.configure(wanted, protected, sender=sender, anew=anew)
+
+    def _want_bypass(self, wanted: Wanted) -> Wanted:
+        """See that the connections to the server go around the tunnel, where it matters."""
+        bypass, routes = self._reconciler.bypass, reconcile.asked(wanted)
+        is_needed = self.is_full_tunnel or is_bypass_needed(routes, self._servers)
+        if self._uid is None or not is_needed:
+            bypass.want((), ())
+            return wanted
+        if self.is_full_tunnel:
+            tunnelled = {each.version for each in routes if each in EVERYTHING.values()}
+            untunnelled = EVERYTHING.keys() - tunnelled if tunnelled else ()
+            bypass.want(EVERYTHING, EVERYTHING if self._config.kill_switch else untunnelled)
+        else:
+            bypass.want({each.version for each in routes}, ())
+        return wanted._replace(tunnel_table=bypass.numbers.table)
+
+    @property
+    def is_full_tunnel(self) -> bool:
+        """Whether all packets of this machine are to go into the tunnel."""
+        given = self._config.full_tunnel if self._uid is not None else False
+        return given is True or (given == PUSHED and EVERYTHING[4] in self._pushed[1])
 
     def _look_up_server(self) -> None:
         """See that the addresses of a client's server are known, or will be."""
@@ -99,7 +137,8 @@ class TunDevice:
         endpoints = self._config.remote_endpoints
         self._remember_servers([each.address for each in endpoints if each.address is not None])
         names = [each.host for each in endpoints if each.address is None]
-        if names and self._config.routes and self._lookup is None and not (self._servers and len(endpoints) == 1):
+        is_wanted = self._config.routes and not self.is_full_tunnel and self._lookup is None
+        if names and is_wanted and not (self._servers and len(endpoints) == 1):
             try:
                 self._lookup = ServerLookup(names)
             except OSError as error:
@@ -143,10 +182,13 @@ class TunDevice:
         own = {*self._config.tunnel_interfaces, *self._config.route_prefixes}
         return self._reconciler.sentences({entry: why for entry, why in left_out.items() if entry in own})
 
-    def take_from_server(self, addresses: Iterable[Interface], routes: Iterable[Network], server: str) -> list[Entry]:
+    def take_from_server(
+        self, addresses: Iterable[Interface], routes: Iterable[Network], server: str, dns: Iterable[IPAddress] = ()
+    ) -> list[Entry]:
         """Add these addresses and routes to the configured ones, instead of those of an earlier call. Which of them
-        are in the kernel now. LocalError if the kernel cannot be read."""
+        are in the kernel now. LocalError if the kernel cannot be read. `dns`: servers, for a full tunnel."""
         self._pushed = tuple(addresses), tuple(routes)
+        self.pushed_dns, self.has_heard = tuple(dns), True
         self._remember_servers([ip_address(server.partition("%")[0])])
         self._want()
         left_out = self._reconciler.reconcile(time.monotonic_ns())
@@ -155,6 +197,20 @@ class TunDevice:
     def look_soon(self) -> None:
         """Compare what is wanted with what the kernel has, at the next tick."""
         self._reconciler.look_soon()
+
+    @property
+    def has_bypass(self) -> bool:
+        """Whether routes of ours are in the tunnel table, or are to be."""
+        return self._reconciler.bypass.is_wanted
+
+    def remove_bypass(self) -> None:
+        """At the end. LocalError if the kernel cannot be read."""
+        self._reconciler.bypass.remove()
+
+    @property
+    def near(self) -> tuple[Network, ...]:
+        """The networks that other devices are connected to."""
+        return self._reconciler.near
 
     def know_peers(self, networks: Iterable[Network]) -> None:
         """The networks behind the peers of a server, for a warning where the server has one of them itself."""

@@ -232,13 +232,14 @@ class ClientRole:
         return verdict
 
     def _take(self, welcome: messages.Welcome, server: str) -> None:
-        news = welcome.addresses, welcome.routes, server
+        news = welcome.addresses, welcome.routes, server, welcome.dns
         if news == self._applied:
             self._device.look_soon()
             return
         auto = self._config.tunnel_addr == AUTO
         try:
-            there = self._device.take_from_server(welcome.addresses if auto else (), welcome.routes, server)
+            addresses = welcome.addresses if auto else ()
+            there = self._device.take_from_server(addresses, welcome.routes, server, welcome.dns)
         except LocalError as error:
             self._notes = [f"addresses and routes from the server cannot be applied: {error}"]
             LOG.error("%s", self._notes[0])

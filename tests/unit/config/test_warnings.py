@@ -44,8 +44,16 @@ def test_a_plain_configuration_gets_no_warning() -> None:
         (OPEN_SERVER | {"compat": True, "tunnel_addr": "fd00::1/64"}, "drops IPv6 packets"),
         (CLIENT | {"idle": "spin"}, 'idle is "spin"'),
         (CLIENT | {"send_buffer_bytes": 65536}, "send_buffer_bytes is 65536"),
-        (CLIENT | {"routes": ["192.0.2.0/24"]}, "routes leads 192.0.2.0/24 into the tunnel"),
-        (CLIENT | {"remote_addr": "a.example:1", "routes": ["0.0.0.0/1"]}, "routes leads 0.0.0.0/1 into the"),
+        (CLIENT | {"routes": ["192.0.2.0/24"], "user": "root"}, "routes leads 192.0.2.0/24 into the tunnel"),
+        (
+            CLIENT | {"remote_addr": "a.example:1", "routes": ["0.0.0.0/1"], "user": "root"},
+            "routes leads 0.0.0.0/1 into the",
+        ),
+        (CLIENT | {"nat": True}, "nat has no effect: the server decides"),
+        (CLIENT | {"push_dns": ["10.0.0.1"]}, "push_dns has no effect: the server decides"),
+        (SERVER | {"full_tunnel": True}, "full_tunnel has no effect: a server has the Internet by itself."),
+        (CLIENT | {"dns": ["10.0.0.1"]}, "dns has no effect: full_tunnel is false."),
+        (CLIENT | {"full_tunnel": True, "user": "www-data"}, "whatever else runs as that user goes around the tunnel"),
     ],
 )
 def test_a_setting_without_effect_or_with_a_risk_gets_one_sentence(values: dict, sentence: str) -> None:

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from pipeline.doctor.finding import Level
-from pipeline.doctor.firewall import Chain, chains_of, judge_chains, judge_own_table, judge_reach_table
+from pipeline.doctor.firewall import (
+    Chain,
+    chains_of,
+    judge_chains,
+    judge_kill_switch,
+    judge_left_shut,
+    judge_nat_table,
+    judge_own_table,
+    judge_reach_table,
+)
+from pipeline.supervisor.kernel.kill_switch import guarded_instance
 
 OWN = "tunnel-town"
 
@@ -103,3 +113,35 @@ def test_a_table_with_the_rules_of_peers_has_to_be_there_if_there_are_any() -> N
 def test_chains_of_every_table_of_ours_are_ours() -> None:
     entries = chain("forward", "forward", table=f"{OWN}/reach"), chain("forward", "forward", table=f"{OWN}-2")
     assert [each.where for each in chains_of(entries, OWN)] == [f"inet {OWN}-2 forward"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_there", "levels"),
+    [(False, False, []), (True, True, [Level.OK]), (True, False, [Level.PROBLEM])],
+)
+def test_the_table_of_nat_is_missed_where_it_is_wanted(wanted: bool, is_there: bool, levels: list[Level]) -> None:
+    assert [each.level for each in judge_nat_table("tunnel-town/nat", wanted, is_there)] == levels
+
+
+def test_all_tables_of_an_instance_are_its_own() -> None:
+    assert chains_of([chain("way", "output", "drop", table=f"{OWN}/nat")], OWN) == []
+
+
+def test_a_kill_switch_that_is_shut_while_its_instance_does_not_run_is_a_problem_with_its_cure() -> None:
+    assert guarded_instance("tunnel-town/guard") == "town" and guarded_instance("tunnel-town/nat") == ""
+    (found,) = judge_left_shut(["town", "village"], ["village"])
+    assert found.level is Level.PROBLEM and "tunnel-supervisor down town" in found.cure
+
+
+@pytest.mark.parametrize(
+    ("on", "shut", "is_there", "levels"),
+    [(False, False, False, []), (True, True, True, [Level.OK]), (True, True, False, [Level.PROBLEM])]
+    + [(True, False, False, [Level.NOTE])],
+)
+def test_the_kill_switch_of_a_full_tunnel_is_missed(on: bool, shut: bool, is_there: bool, levels: list[Level]) -> None:
+    found = judge_kill_switch("tunnel-town/guard", {"on": on, "kill_switch": shut, "dns": []}, is_there)
+    assert [each.level for each in found] == levels
+
+
+def test_an_instance_of_an_older_version_has_no_full_tunnel() -> None:
+    assert judge_kill_switch("tunnel-town/guard", None, False) == []

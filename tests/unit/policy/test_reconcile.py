@@ -9,10 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.policy.kernel_entries import CONFIGURED_METRIC, PUSHED_METRIC, Address, Route, contains, is_within
+from pipeline.policy.kernel_entries import (
+    CONFIGURED_METRIC,
+    MAIN_TABLE,
+    PUSHED_METRIC,
+    Address,
+    Route,
+    contains,
+    is_within,
+)
 from pipeline.policy.reconcile import FarEnd, Plan, Seen, Wanted, plan
 
 TUN, ETH = 7, 2
+TUNNEL_TABLE = 1000
 SERVER, GATEWAY = ip_address("198.18.0.1"), ip_address("192.168.1.254")
 LAN = ip_network("192.168.1.0/24")
 DEFAULT = ip_network("0.0.0.0/0")
@@ -58,6 +67,7 @@ WANTED = st.builds(
     ).map(tuple),
     pushed_routes=st.lists(NETWORKS, max_size=6).map(tuple),
     accept_routes=st.one_of(st.booleans(), st.lists(NETWORKS, max_size=3).map(tuple)),
+    tunnel_table=st.sampled_from([None, TUNNEL_TABLE]),
 )
 
 
@@ -69,7 +79,8 @@ def test_a_plan_carried_out_leaves_nothing_to_do(wanted: Wanted) -> None:
 
 @given(WANTED)
 def test_no_plan_leads_the_way_to_the_server_into_the_tunnel(wanted: Wanted) -> None:
-    for route in plan(wanted, seen()).add_routes:
+    """The tunnel table is none of its ways: the rules of the bypass see to that."""
+    for route in (each for each in plan(wanted, seen()).add_routes if each.table == MAIN_TABLE):
         for address, way in WAYS.items():
             if contains(route.prefix, address):
                 assert (way.prefix.prefixlen, -way.metric) >= (route.prefix.prefixlen, -route.metric)
@@ -90,6 +101,27 @@ def test_every_entry_is_there_or_has_a_reason(wanted: Wanted) -> None:
         made.taken | made.left_out.keys()
     )
     assert not made.taken & made.left_out.keys()
+
+
+def test_with_a_tunnel_table_every_configured_route_is_there_and_what_the_server_pushes_is_judged_as_ever() -> None:
+    wanted = Wanted((OWN,), (DEFAULT, LAN), pushed_routes=networks("198.18.0.0/16", "10.5.0.0/16"))
+    made = plan(wanted._replace(tunnel_table=TUNNEL_TABLE), seen(rivals={DEFAULT: WAYS[SERVER]}))
+    tables = {route.prefix: route.table for route in made.add_routes}
+    assert tables == {
+        OWN.network: MAIN_TABLE,
+        DEFAULT: TUNNEL_TABLE,
+        LAN: TUNNEL_TABLE,
+        ip_network("10.5.0.0/16"): MAIN_TABLE,
+    }
+    assert list(made.left_out) == [ip_network("198.18.0.0/16")]
+    assert not any("has no effect" in note for note in made.notes.values())
+
+
+def test_a_route_of_others_that_leads_to_the_server_through_the_tunnel_is_said_with_its_cure() -> None:
+    theirs = Route(ip_network("198.18.0.1/32"), 0, TUN, protocol=3)
+    (note,) = plan(Wanted(), seen(ways={SERVER: theirs})).notes.values()
+    assert "ip route del 198.18.0.1/32 dev tun0" in note
+    assert not plan(Wanted(), seen(ways={SERVER: WAYS[SERVER]})).notes
 
 
 def test_the_subnet_of_an_address_is_a_route_from_that_address() -> None:

@@ -16,6 +16,7 @@ from pipeline.wire.messages import (
     ADDRESSES_MAX,
     AUTH_KEY,
     BUSY,
+    DNS_SERVERS_MAX,
     PUSHED_ROUTES_MAX,
     TEXT_BYTES_MAX,
     Challenge,
@@ -76,8 +77,8 @@ CHALLENGES = st.builds(Challenge, of_size(32))
 PROOFS = st.builds(Proof, of_size(32))
 WELCOME_PARTS = (U8, U8, U16, U8, of_size(32), several(INTERFACES, ADDRESSES_MAX), several(NETWORKS, 20))
 WELCOMES = st.one_of(
-    st.builds(Welcome, *WELCOME_PARTS, st.just(""), st.just(0), lane=U8),
-    st.builds(Welcome, *WELCOME_PARTS, PROGRAMS, U64, lane=U8),
+    st.builds(Welcome, *WELCOME_PARTS, st.just(""), st.just(0), lane=U8, dns=st.just(())),
+    st.builds(Welcome, *WELCOME_PARTS, PROGRAMS, U64, lane=U8, dns=several(st.ip_addresses(), DNS_SERVERS_MAX)),
 )
 REFUSALS = st.builds(Refused, U8, st.text(max_size=TEXT_BYTES_MAX // 4))
 DONES = st.builds(Done, of_size(32), of_size(32), st.text(st.characters(max_codepoint=127), max_size=32))
@@ -213,6 +214,15 @@ def test_an_unknown_extension_is_passed_over_and_a_clock_of_another_size_is_none
     assert told == FULL_WELCOME._replace(program="0.1.0", clock=0)
 
 
+def test_dns_servers_are_an_extension_and_one_that_is_not_whole_has_none() -> None:
+    told = FULL_WELCOME._replace(dns=(ip_address("10.0.0.1"), ip_address("fd00::1")))
+    listed = b"\x04\x0a\x00\x00\x01" + b"\x06" + ip_address("fd00::1").packed
+    assert told.frame() == grown(FULL_WELCOME.frame(), b"\x07" + bytes([len(listed)]) + listed)
+    assert decode(told.frame()) == told
+    for broken in (listed[:-1], b"\x05" + listed, listed + b"\x04"):
+        assert decode(grown(FULL_WELCOME.frame(), b"\x07" + bytes([len(broken)]) + broken)) == FULL_WELCOME
+
+
 def test_the_extensions_of_a_hello_on_the_wire_stand_behind_its_addresses_and_others_are_skipped() -> None:
     plain = FULL_HELLO.frame()
     asked = FULL_HELLO._replace(exchange=b"x" * 32, leaves=True)
@@ -257,6 +267,7 @@ def test_every_message_fits_the_limit_of_its_sender() -> None:
         (ip_network("fd00::/64"),) * PUSHED_ROUTES_MAX,
         "x" * messages.PROGRAM_BYTES_MAX,
         1,
+        dns=(ip_address("fd00::1"),) * DNS_SERVERS_MAX,
     )
     refusal = Refused(BUSY, "x" * 2 * TEXT_BYTES_MAX)
     for frame in (longest.frame(), refusal.frame(), Challenge(bytes(32)).frame()):

@@ -51,7 +51,9 @@ class Instance:
         )
         device = SimpleNamespace(status=lambda: {"name": "tun9", "notes": [], "left_out": []})
         run = SimpleNamespace(plan=self.plan, started_ns=0, failures=SimpleNamespace(count=0))
-        facts = InstanceFacts(run, workforce, self, device, SimpleNamespace(notes=[]), SimpleNamespace(notes=[]))
+        full = SimpleNamespace(status=lambda: {"on": False, "kill_switch": False, "dns": []})
+        entries = SimpleNamespace(device=device, notes=[], full_tunnel=full)
+        facts = InstanceFacts(run, workforce, self, entries, SimpleNamespace(notes=[]))
         self.publisher = Publisher(run, facts, GatheredPeers(self))
         self.publisher.use(self.memory)
         self.now = SECOND

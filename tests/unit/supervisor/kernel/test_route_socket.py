@@ -46,7 +46,7 @@ def test_a_refusal_is_a_value_with_the_kernels_words(kernel: RouteSocket) -> Non
 
 def test_a_link_that_cannot_be_set_is_an_error_with_what_was_wanted() -> None:
     with factory(Reconciler) as make:
-        reconciler = make("tun-test", NOBODY)
+        reconciler = make("tun-test", NOBODY, "one")
         with pytest.raises(LocalError, match="TUN device tun-test: MTU 1400, queue 1000: "):
             reconciler.set_link(1400, 1000, up=True)
 

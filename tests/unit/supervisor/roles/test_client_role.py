@@ -36,7 +36,9 @@ class Device:
         self.looks = 0
         self.fails = False
 
-    def take_from_server(self, addresses: Iterable[Any], routes: Iterable[Any], server: str) -> list[Any]:
+    def take_from_server(
+        self, addresses: Iterable[Any], routes: Iterable[Any], server: str, dns: Iterable[Any]
+    ) -> list[Any]:
         if self.fails:
             raise LocalError("no kernel")
         self.servers.append(server)
