@@ -99,6 +99,7 @@ class ServerChoice:
         self.is_complete = False  # of the reserve: it gets all connections
         self.why = FIRST
         self.since = now  # of the current visit
+        self._dialed_since = now  # since when workers dial the current server: they take a while to start
         self._stood_since = 0  # when the current visit got its first connection; 0: it has had none
         self._gone_since = 0  # since when it has none again
         self._row = 0  # visits in a row that have failed
@@ -109,6 +110,7 @@ class ServerChoice:
         self._leaving: dict[Server, int] = {}  # that are about to stop, and until when that counts
         self._tried = {self.current.server: now}  # when a visit to each began last
         self._shuns: dict[Server, int] = {}  # how often, since a visit to it has lasted
+        self._short_stays = 0  # at the first server, in a row
         self._home_wait = terms.home_ns
         self._home_at = now
 
@@ -133,6 +135,8 @@ class ServerChoice:
         return (self.current, self.reserve, self.is_complete) != before
 
     def _note(self, here: VisitReport, now: int) -> None:
+        if not here.wanted:
+            self._dialed_since = now
         if here.leaving:
             self._note_leaving(self.current.server, now)
         if here.established:
@@ -179,7 +183,7 @@ class ServerChoice:
         if self._stood_since:
             return before if now - self._gone_since >= GRACE_NS else ""
         patience = min(PATIENCE_NS << min(self._row // len(self.servers), 10), PATIENCE_MAX_NS)
-        return before if now - self.since >= patience else ""
+        return before if now - self._dialed_since >= patience else ""
 
     # -- with connections
 
@@ -246,6 +250,8 @@ class ServerChoice:
         if self.reserve is None:
             return
         report = reports.get(self.reserve.number, NO_REPORT)
+        if not report.wanted:
+            self._reserve_since = now
         if report.leaving:
             self._note_leaving(self.reserve.server, now)
             self._drop_reserve()
@@ -271,16 +277,15 @@ class ServerChoice:
 
     def _promote(self, visit: Visit, why: str, now: int) -> None:
         before = self.current.server
-        self._home_wait = self.terms.home_ns
-        if before in self.servers and self._place == 0 and why not in (LEAVING, HOME):
-            stood = now - self._stood_since if self._stood_since else 0
-            shuns = self._shuns.get(before, 0)
-            if stood < self.terms.home_ns and shuns:  # home does not last: wait longer each time
-                self._home_wait = min(self.terms.home_ns << min(shuns, 10), HOME_MAX_NS)
+        if self._place == 0 and why != LEAVING:
+            has_lasted = self._stood_since and now - self._stood_since >= self.terms.home_ns
+            self._short_stays = 0 if has_lasted else self._short_stays + 1
+        longer = max(0, min(self._short_stays - 1, 10))  # home does not last: wait longer each time
+        self._home_wait = max(self.terms.home_ns, min(self.terms.home_ns << longer, HOME_MAX_NS))
         if why == SILENT:
             self._shun(before, now)
         self.current, self.why, self.since = visit, why, now
-        self._tried[visit.server] = now
+        self._tried[visit.server] = self._dialed_since = now
         self._stood_since = self._gone_since = self._failures = 0
         self._drop_reserve()
 

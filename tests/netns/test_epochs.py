@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +83,15 @@ def test_epochs_of_an_end_that_hears_no_packet_go_on_all_the_same(pair: tuple[Hu
         assert hub.server.counter("tun.packets_read") == read
     for end in (hub.server, client):
         assert drops(end) == dict.fromkeys(DROPS, 0)
+
+
+def test_a_client_whose_first_offer_is_forgotten_dials_anew_with_the_next_one(tmp_path: Path) -> None:
+    """Its workers go on, and say the key share that the supervisor has told them."""
+    soon = altered("from pipeline.supervisor.roles import client_sealing; client_sealing.KEEP_USED_NS = 10**8")
+    with Lab() as lab, Hub(lab, tmp_path) as hub:
+        client = hub.join(lab.nodes[1], wrap=soon)
+        before = client.counter("tcp.connections_established")
+        threading.Event().wait(0.5)
+        hub.server.signal_worker("tcp-0", signal.SIGKILL)
+        eventually(lambda: client.counter("tcp.connections_established") == 2 * before, what="all connections again")
+        assert "the handshake is none of this run" not in client.log

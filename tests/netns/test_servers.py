@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from pipeline.credentials import keys
 from tests.netns.harness.hub import Hub, established, hub_config, port_of, reaches
 from tests.netns.harness.instance import Instance
+from tests.netns.harness.name_server import NXDOMAIN, NameServer
 from tests.support import eventually
 from tools.lab.network import Lab
 from tools.load.flows import Echoes
@@ -32,7 +33,15 @@ DIES, VANISHES = 1.0, 3.0
 class Site:
     """Servers a and b, each on a node of its own, and a client of both."""
 
-    def __init__(self, lab: Lab, directory: Path, stack: ExitStack, **settings: Any) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        directory: Path,
+        stack: ExitStack,
+        remotes: Callable[[list[str]], Any] = list,
+        wrap: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
         self.lab = lab
         self._stack = stack
         self._key = directory / "key"
@@ -49,8 +58,9 @@ class Site:
             Instance(
                 lab["client"],
                 {"mode": "client", "key_file": str(self._key), "reconnect_max": 0.5, "home_after": 600.0}
-                | {"remote_addr": self.addresses, "state_dir": str(directory / "state")} | settings,
+                | {"remote_addr": remotes(self.addresses), "state_dir": str(directory / "state")} | settings,
                 directory,
+                wrap=wrap,
             )
         )  # fmt: skip
         self.client.wait_until_running()
@@ -229,6 +239,38 @@ def test_without_encryption_a_client_goes_to_the_next_server_as_well(lab: Lab, t
         servers[0].kill()
         eventually(lambda: client.running()["server"]["host"] == lab["b"].address, 5.0, "the other server")
         eventually(lambda: reaches(lab["client"], INSIDE, count=1, seconds=0.3), 5.0, "a ping")
+
+
+@pytest.mark.slow
+def test_srv_records_list_the_servers_and_a_dead_name_server_takes_none_away(lab: Lab, tmp_path: Path) -> None:
+    hosts = {"fra.test": lab["a"].address, "ams.test": lab["b"].address}
+
+    def remotes(addresses: list[str]) -> str:
+        a, b = (int(each.rpartition(":")[2]) for each in addresses)
+        names.tell([(20, b, "ams.test"), (10, a, "fra.test")], hosts)
+        return "srv:_tunnel._tcp.example.test"
+
+    with NameServer(lab["client"], tmp_path) as names, site(lab, tmp_path, remotes=remotes, wrap=names.wrap) as here:
+        here.wait_for_standby()
+        listed = [each["server"].partition(":")[0] for each in here.client.running()["server"]["list"]]
+        assert listed == ["fra.test", "ams.test"]
+        assert {row["address"].partition(":")[0] for row in here.client.running()["connections"]} == {*hosts.values()}
+        names.silence()
+        here.servers["a"].kill()
+        eventually(lambda: here.client.running()["server"]["host"] == "ams.test", 5.0, "the other server")
+        eventually(lambda: established(here.client) == ALL and here.reaches(), 5.0, "all connections")
+
+
+@pytest.mark.slow
+def test_a_first_server_whose_name_nobody_knows_holds_up_nothing(lab: Lab, tmp_path: Path) -> None:
+    def remotes(addresses: list[str]) -> list[str]:
+        return ["gone.test:9000", addresses[1]]
+
+    with NameServer(lab["client"], tmp_path) as names:
+        names.refuse(NXDOMAIN)
+        with site(lab, tmp_path, remotes=remotes, wrap=names.wrap) as here:
+            assert here.server_of_client() == "b"
+            assert "the name is unknown" in here.client.command("status").stdout
 
 
 def test_a_client_with_one_server_stops_it_as_quickly_as_ever(lab: Lab, tmp_path: Path) -> None:

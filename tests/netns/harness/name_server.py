@@ -2,6 +2,7 @@
 
 wrap        words in front of a command whose resolver asks this server
 answer()    A records, whatever the name
+tell()      SRV records, whatever the name, and A records of these hosts alone
 refuse()    an error (RFC 1035, 4.1.1), such as NXDOMAIN
 silence()   no answer
 delay       seconds before each answer
@@ -12,6 +13,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -19,7 +21,7 @@ from tools.lab.network import Node
 
 PORT = 53
 SERVFAIL, NXDOMAIN = 2, 3
-TYPE_A, CLASS_IN = 1, 1
+TYPE_A, TYPE_SRV, CLASS_IN = 1, 33, 1
 HEADER = struct.Struct(">HHHHHH")
 RESPONSE = 0x8180  # a response, recursion desired and available
 NAME_OF_QUESTION = 0xC00C
@@ -34,6 +36,8 @@ class NameServer:
         self.delay = 0.0
         self.asked = 0
         self._addresses: list[str] = []
+        self._hosts: dict[bytes, str] = {}  # as names stand in a question
+        self._services: list[bytes] = []  # the contents of SRV records
         self._error = 0
         self._is_silent = False
         self._socket = node.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -45,6 +49,12 @@ class NameServer:
 
     def answer(self, *addresses: str) -> None:
         self._addresses, self._error, self._is_silent = list(addresses), 0, False
+
+    def tell(self, services: Sequence[tuple[int, int, str]], hosts: Mapping[str, str]) -> None:
+        """`services`: priority, port and host of each record; `hosts`: their addresses."""
+        self._services = [struct.pack(">HHH", priority, 0, port) + _encoded(host) for priority, port, host in services]
+        self._hosts = {_encoded(host): address for host, address in hosts.items()}
+        self._error, self._is_silent = 0, False
 
     def refuse(self, error: int) -> None:
         self._error, self._is_silent = error, False
@@ -82,12 +92,21 @@ class NameServer:
         serial = HEADER.unpack_from(query)[0]
         end = query.index(0, HEADER.size) + 5
         question = query[HEADER.size : end]
-        records = b""
-        count = 0
-        if not self._error and struct.unpack(">HH", question[-4:]) == (TYPE_A, CLASS_IN):
-            count = len(self._addresses)
-            records = b"".join(
-                struct.pack(">HHHIH", NAME_OF_QUESTION, TYPE_A, CLASS_IN, 0, 4) + socket.inet_aton(address)
-                for address in self._addresses
-            )
-        return HEADER.pack(serial, RESPONSE | self._error, 1, count, 0, 0) + question + records
+        kind, kind_of_class = struct.unpack(">HH", question[-4:])
+        contents: list[bytes] = []
+        if not self._error and kind_of_class == CLASS_IN:
+            if kind == TYPE_A:
+                known = self._hosts.get(question[:-4])
+                addresses = [known] if known else [] if self._hosts else self._addresses
+                contents = [socket.inet_aton(address) for address in addresses]
+            elif kind == TYPE_SRV:
+                contents = self._services
+        records = b"".join(
+            struct.pack(">HHHIH", NAME_OF_QUESTION, kind, CLASS_IN, 0, len(content)) + content for content in contents
+        )
+        return HEADER.pack(serial, RESPONSE | self._error, 1, len(contents), 0, 0) + question + records
+
+
+def _encoded(host: str) -> bytes:
+    """A name as it stands in a message (RFC 1035, 3.1)."""
+    return b"".join(bytes([len(label)]) + label.encode() for label in host.split(".")) + b"\0"

@@ -246,7 +246,17 @@ def test_a_server_that_answers_nothing_at_the_start_is_left_after_the_patience()
     assert server == B and "is out of reach" in why and PATIENCE_NS <= when - begin <= PATIENCE_NS + 2 * STEP
 
 
-def test_a_home_that_does_not_last_is_waited_for_longer_each_time() -> None:
+def test_the_time_until_workers_dial_is_no_fault_of_a_server() -> None:
+    world = World(A, B)
+    for _ in range(1000):
+        world.now += STEP
+        world.choice.step({}, world.now)
+    assert world.choice.current.server == A
+    assert world.run(5).moves == []
+
+
+@pytest.mark.parametrize("stay", [2, 20])
+def test_a_home_that_does_not_last_is_waited_for_longer_each_time(stay: int) -> None:
     world = World(A, B).run(5)
     stays = []
     for _ in range(3):
@@ -259,8 +269,14 @@ def test_a_home_that_does_not_last_is_waited_for_longer_each_time() -> None:
             if world.choice.current.server == A:
                 break
         stays.append(world.now - left)
-        world.run(2)
+        world.run(stay)
     assert stays == sorted(stays) and stays[-1] >= 2 * stays[0]
+    world.run(2 * HOME_NS / SECOND)
+    world.lose(A)
+    world.run(1)
+    world.bring(A)
+    world.run(HOME_NS / SECOND + 20)
+    assert world.choice.current.server == A, "it has lasted, and all is forgotten"
 
 
 def test_a_server_that_is_no_longer_in_the_list_is_left_without_a_gap(world: World) -> None:
