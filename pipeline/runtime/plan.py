@@ -120,6 +120,7 @@ class WorkerSettings(NamedTuple):
         return settings._replace(
             tls=_tls_from_json(settings.tls) if settings.tls else None,
             fallback=FallbackSettings(*settings.fallback) if settings.fallback else None,
+            proxies=tuple(settings.proxies),
             account=(settings.account[0], settings.account[1]) if settings.account else None,
             reserve=Reserve(*settings.reserve) if settings.reserve else None,
         )

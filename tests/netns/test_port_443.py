@@ -40,9 +40,9 @@ END_SECONDS = 15.0
 LARGE = 20_000_000
 
 HTTP = """\
-    server {{ listen 127.0.0.1:{one}; {site} }}
-    server {{ listen 127.0.0.1:{two} http2; {site} }}
-    server {{ listen 127.0.0.1:{plain} ssl; {tls} {site} }}
+    server {{ listen 127.0.0.1:{one}{says}; {site} }}
+    server {{ listen 127.0.0.1:{two} http2{says}; {site} }}
+    server {{ listen 127.0.0.1:{plain} ssl{says}; {tls} {site} }}
     server {{ listen {address}:{direct} ssl http2; {tls} {site} }}
 """
 SITE = """\
@@ -62,9 +62,11 @@ class Shared(NamedTuple):
     def url(self, where: str, path: str = "/", scheme: str = "https") -> str:
         return f"{scheme}://{NAME}:{self.ports[where]}{path}"
 
-    def curl(self, where: str, *words: str, path: str = "/", scheme: str = "https") -> tuple[int, str]:
+    def curl(
+        self, where: str, *words: str, path: str = "/", scheme: str = "https", address: str = ""
+    ) -> tuple[int, str]:
         """Exit status and output, with the headers of the answer."""
-        resolve = f"{NAME}:{self.ports[where]}:{self.hub.node.address}"
+        resolve = f"{NAME}:{self.ports[where]}:{address or self.hub.node.address}"
         done = self.node.run(
             ["curl", "-ksi", "--max-time", "30", "--resolve", resolve, *words, self.url(where, path, scheme)],
             check=False,
@@ -97,7 +99,8 @@ def lab_of_its_own(tmp_path: Path) -> Iterator[Shared]:
 
 
 @contextlib.contextmanager
-def shared_port(lab: Lab, directory: Path, **settings: Any) -> Iterator[Shared]:
+def shared_port(lab: Lab, directory: Path, says: str = "", **settings: Any) -> Iterator[Shared]:
+    """`says`: behind each `listen` of the ports that the hub talks to."""
     node, one = lab.nodes[:2]
     pair = issue(NAME)
     files = {"certificate": directory / "fullchain.pem", "key": directory / "privkey.pem"}
@@ -112,7 +115,7 @@ def shared_port(lab: Lab, directory: Path, **settings: Any) -> Iterator[Shared]:
     large.write_bytes(os.urandom(LARGE))
     ports = {name: node.free_port() for name in ("one", "two", "plain", "direct")}
     site = SITE.format(root=root, patience=PATIENCE)
-    http = HTTP.format(site=site, tls=TLS.format(**files), address=node.address, **ports)
+    http = HTTP.format(says=says, site=site, tls=TLS.format(**files), address=node.address, **ports)
     with (
         Nginx(node, directory / "nginx", http) as nginx,
         Hub(
@@ -353,6 +356,26 @@ def test_a_renewed_certificate_is_shown_without_a_command_and_peers_stay(lab_of_
     assert hub.server.counter("tcp.connections_lost") == lost
     client.signal_worker("tcp-0", signal.SIGKILL)  # all its connections are dialed anew, and take the new certificate
     eventually(lambda: reaches(client.node, hub.server.address, count=1, seconds=0.5), 20.0)
+
+
+# -- the address of a visitor
+
+
+@pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
+def test_nginx_is_told_the_address_of_each_visitor(tmp_path: Path, six: bool) -> None:
+    """With each of its three ports: for HTTP/1.1, for HTTP/2 and for clients without TLS."""
+    says = ' proxy_protocol; set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol; return 200 "$remote_addr"'
+    with (
+        Lab(names=("hub", "one")) as lab,
+        shared_port(lab, tmp_path, says=says, fallback_proxy_protocol=True) as shared,
+    ):
+        address = lab["hub"].address6 if six else lab["hub"].address
+        own = lab["one"].address6 if six else lab["one"].address
+        for words, scheme in ((["--http1.1"], "https"), (["--http2"], "https")):
+            status, said = shared.curl("shared", *words, scheme=scheme, address=address)
+            assert (status, said.split()[-1]) == (0, own), said
+        status, said = shared.curl("shared", scheme="http", address=address)
+        assert "The plain HTTP request was sent to HTTPS port" in said
 
 
 # -- when the web server fails
