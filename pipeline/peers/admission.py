@@ -30,6 +30,7 @@ from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.policy.churn_limit import ChurnLimit
+from pipeline.policy.targets import ANY
 from pipeline.runtime.supervisor_channel import AdmissionRequest, Admitted, Decision, NotAdmitted, Replaced, Seal
 from pipeline.sealing.session import SealedSession, answer_key_share
 from pipeline.shm.peer_table import PeerTable
@@ -46,6 +47,9 @@ from pipeline.wire.messages import (
 
 DISOWNED = "what it has proved does not make it this peer any more"
 
+UNLIMITED_REACH = (ANY,)
+"""`may_reach` of a server that limits nobody."""
+
 SESSIONS_AT_ONCE = 10
 SESSION_INTERVAL_NS = 1_000_000_000
 """A session costs the supervisor up to 12 ms and each tun worker 3 ms, with 500 peers of 5500 networks. A client that
@@ -60,8 +64,8 @@ class AdmissionNews:
     """Calls of the admission to its owner, which may record them."""
 
     def members_changed(self, config: Config, members: list[Member], handles: Mapping[str, int]) -> None:
-        """The members are others now, or their addresses, or what is configured. Routes to them are written behind
-        this. `handles`: of the sessions that there are, by name."""
+        """Where there are rules of reach: the members are others now, or their addresses, or what is configured. Routes
+        to them are written behind this. `handles`: of the sessions that there are, by name."""
 
     def session_ended(self, peer: int, name: str, reason: str) -> None:
         """The server has ended the session of this index."""
@@ -109,6 +113,7 @@ class Admission:
         self.changes = 0  # of peer_rows()
         self._rates: dict[str, int] = {}  # bytes a second, of the peers that are configured
         self.config = config
+        self._has_rules = config.may_reach != UNLIMITED_REACH
         self._publish_routes()
 
     def configure(
@@ -125,6 +130,12 @@ class Admission:
         """
         self.config = config
         self.registry.replace(known, barred, shut_out, ended)
+        had_rules = self._has_rules
+        self._has_rules = config.may_reach != UNLIMITED_REACH or any(
+            each.policy.groups or each.policy.may_reach is not None for each in self.registry.known
+        )
+        if had_rules and not self._has_rules:
+            self._news.members_changed(config, [], {})
         self._apply(
             {
                 each.name: self.registry.shut_out.get(each.name, DISOWNED)
@@ -335,11 +346,16 @@ class Admission:
     def _publish_routes(self) -> None:
         """Called after each change of the peers, too."""
         self.changes += 1
-        handles = {each.name: each.peer_handle for _, each in self._sessions.all()}
-        self._news.members_changed(self.config, self._membership.list_members(), handles)
+        if self._has_rules:
+            handles = {each.name: each.peer_handle for _, each in self._sessions.all()}
+            self._news.members_changed(self.config, self._membership.list_members(), handles)
         self._sessions.publish_routes(self._membership.routes())
 
     # -- for people
+
+    def members(self) -> list[Member]:
+        """Every peer that is configured or a member, by name."""
+        return self._membership.list_members()
 
     def is_member(self, name: str) -> bool:
         """Whether the peer has been admitted, and has lost its index to no other since."""
