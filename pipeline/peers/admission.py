@@ -32,6 +32,7 @@ from pipeline.peers.registry import ANYBODY, BYTES_PER_MBIT, KnownPeer, PeerRegi
 from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.policy.churn_limit import ChurnLimit
 from pipeline.policy.fair_share import Counts, FairShare
+from pipeline.policy.targets import ANY
 from pipeline.runtime.supervisor_channel import (
     AdmissionRequest,
     Admitted,
@@ -57,6 +58,9 @@ from pipeline.wire.messages import (
 
 DISOWNED = "what it has proved does not make it this peer any more"
 
+UNLIMITED_REACH = (ANY,)
+"""`may_reach` of a server that limits nobody."""
+
 SESSIONS_AT_ONCE = 10
 SESSION_INTERVAL_NS = 1_000_000_000
 """A session costs the supervisor up to 12 ms and each tun worker 3 ms, with 500 peers of 5500 networks. A client that
@@ -71,8 +75,8 @@ class AdmissionNews:
     """Calls of the admission to its owner, which may record them."""
 
     def members_changed(self, config: Config, members: list[Member], handles: Mapping[str, int]) -> None:
-        """The members are others now, or their addresses, or what is configured. Routes to them are written behind
-        this. `handles`: of the sessions that there are, by name."""
+        """Where there are rules of reach: the members are others now, or their addresses, or what is configured. Routes
+        to them are written behind this. `handles`: of the sessions that there are, by name."""
 
     def session_ended(self, peer: int, name: str, reason: str) -> None:
         """The server has ended the session of this index."""
@@ -121,6 +125,7 @@ class Admission:
         self._rates: dict[str, int] = {}  # bytes a second, of the peers that are configured
         self._fair_share = _fair_share(config)
         self.config = config
+        self._has_rules = config.may_reach != UNLIMITED_REACH
         self._publish_routes()
 
     def configure(
@@ -139,6 +144,12 @@ class Admission:
             self._fair_share = _fair_share(config)
         self.config = config
         self.registry.replace(known, barred, shut_out, ended)
+        had_rules = self._has_rules
+        self._has_rules = config.may_reach != UNLIMITED_REACH or any(
+            each.policy.groups or each.policy.may_reach is not None for each in self.registry.known
+        )
+        if had_rules and not self._has_rules:
+            self._news.members_changed(config, [], {})
         self._apply(
             {
                 each.name: self.registry.shut_out.get(each.name, DISOWNED)
@@ -373,11 +384,16 @@ class Admission:
         """Called after each change of the peers, too."""
         self.changes += 1
         self._membership.has_multicast = self.config.multicast_kbit > 0
-        handles = {each.name: each.peer_handle for _, each in self._sessions.all()}
-        self._news.members_changed(self.config, self._membership.list_members(), handles)
+        if self._has_rules:
+            handles = {each.name: each.peer_handle for _, each in self._sessions.all()}
+            self._news.members_changed(self.config, self._membership.list_members(), handles)
         self._sessions.publish_routes(self._membership.routes())
 
     # -- for people
+
+    def members(self) -> list[Member]:
+        """Every peer that is configured or a member, by name."""
+        return self._membership.list_members()
 
     def is_member(self, name: str) -> bool:
         """Whether the peer has been admitted, and has lost its index to no other since."""

@@ -39,15 +39,18 @@ class ReachGuard:
         self._count_due = self._retry_due = 0
 
     def apply(self, guarded: Sequence[Guarded]) -> None:
-        self._read_log()
-        self._settle_counts()
         if guarded and self._log is None:
             self._log = open_log(TOLD_BYTES)
-        self._guarded = guarded
-        self._retry_due = 0
+        group = self._log.group if self._log is not None else None
+        table = ReachTable(*self._names, guarded, group)
+        if guarded and table.text == self._table.text and self._keeper.is_in_place:
+            self._guarded = guarded
+            return  # a peer has come or gone that no rule concerns
+        self._read_log()
+        self._settle_counts()
+        self._guarded, self._table, self._retry_due = guarded, table, 0
         if guarded:
-            group = self._log.group if self._log is not None else None
-            self._keeper.replace(ReachTable(*self._names, guarded, group))
+            self._keeper.replace(table)
         else:
             self._keeper.apply(False)
         if not guarded and self._log is not None:

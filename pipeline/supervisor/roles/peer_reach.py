@@ -63,9 +63,13 @@ class PeerReach:
     def use(self, guard: ReachGuard, memory: ReachMemory) -> None:
         self._guard, self._memory = guard, memory
 
+    def configure(self, config: Config) -> None:
+        """Another configuration; follow() comes with its rules."""
+        self._config = config
+
     def follow(self, config: Config, members: Sequence[Member], handles: Mapping[str, int]) -> None:
         """Before routes to these sessions are written: so no packet of a peer meets the rules of none."""
-        self._config = config
+        self.configure(config)
         self._count_between()
         self._handles = handles
         seen = terms_of(config), facts_of(members)
@@ -148,13 +152,13 @@ class PeerReach:
 
     def _tell(self, name: str, destination: bytes, protocol: int, port: int, now: int) -> None:
         """An event for a packet that was refused: one for each target in a while, and few in all."""
-        text = reach_words.refused(ip_address(destination), protocol, port)
+        policy = self._policies.get(name)
+        rules = f"; it may reach {reach_words.in_short(policy)}" if policy is not None else ""
+        text = reach_words.refused(ip_address(destination), protocol, port) + rules
         self._told = {key: when for key, when in self._told.items() if now - when < TOLD_NS}
         if (name, text) not in self._told and len(self._told) < TOLD_MAX:
             self._told[name, text] = now
-            policy = self._policies.get(name)
-            rules = f"; it may reach {reach_words.in_short(policy)}" if policy is not None else ""
-            self._events.record("reach-refused", name, f"{text}{rules}")
+            self._events.record("reach-refused", name, text)
 
     # -- for people
 
@@ -171,9 +175,9 @@ class PeerReach:
         texts = tuple(rule.target.text for rule in policy.rules)
         return row._replace(may_reach=texts[:TARGETS_SHOWN], may_reach_count=len(texts), refused_packets=refused)
 
-    def explain(self, name: str, text: str) -> Explained:
-        """LocalError for a peer that there is not, or a question that is none."""
-        terms, facts = self._seen
+    def explain(self, members: Iterable[Member], name: str, text: str) -> Explained:
+        """`members`: all of now. LocalError for a peer that there is not, or a question that is none."""
+        terms, facts = terms_of(self._config), facts_of(members)
         return reach_facts.explain(self._config, terms, facts, self._policies, name, text)
 
     def about_invited(self, name: str) -> str:

@@ -38,6 +38,7 @@ from pipeline.peers.peer_sessions import Seals
 from pipeline.peers.peer_status import PeerRow, PeerStatus, PresentSession, unsealed
 from pipeline.peers.registry import Loaded
 from pipeline.peers.sealed_sessions import SealedSessions
+from pipeline.policy.reach_words import Explained
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import (
     AddressClaim,
@@ -100,7 +101,7 @@ class ServerRole(AdmissionNews):
         invitations = Invitations(
             *(self._peers, self._state, lambda: self.credentials.tls, self._events, self._reach.about_invited)
         )
-        self._commands = PeerCommands(self._peers, invitations, self._describe, self._reach.explain)
+        self._commands = PeerCommands(self._peers, invitations, self._describe, self._explain)
         self._peer_watch: PeerWatch | None = None  # from start() on
         self._admission: Admission | None = None
         self._compat_admission: CompatAdmission | None = None
@@ -202,6 +203,7 @@ class ServerRole(AdmissionNews):
     def apply_reload(self) -> PeerChanges:
         before = self.credentials.tls
         self._config, self.credentials, loaded = self._prepared
+        self._reach.configure(self._config)
         changes = self._peers.reload(self._config, loaded)
         self._hosts_file.configure(self._config)
         if self._compat_admission is not None:
@@ -231,6 +233,11 @@ class ServerRole(AdmissionNews):
         assert self._admission is not None, "there is an admission where there are peers"
         rows = self._reach.complete(complete_rows(self._admission.peer_rows(), self._peers))
         return self._admission.describe(rows, now)
+
+    def _explain(self, name: str, target: str) -> Explained:
+        """For the command `explain`: whether a peer may reach a target."""
+        assert self._admission is not None, "there is an admission where there are peers"
+        return self._reach.explain(self._admission.members(), name, target)
 
     def _name_session(self, peer: int) -> PresentSession | None:
         if self._compat_admission is not None:
