@@ -20,7 +20,7 @@ import mmap
 import os
 import secrets
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.errors import LocalError
@@ -38,7 +38,7 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | F_SEAL_FUTURE_WRITE | fcntl.F
 
 _COUNTS = struct.Struct("<IIII")  # own addresses, handles, policies, rows
 _OWN = struct.Struct("<B16s")
-_HANDLE = struct.Struct("<qi")
+_HANDLE = struct.Struct("<qiB")  # peer handle, number of its policy, whether it is kept from the kernel
 _POLICY = struct.Struct("<I")  # rows of it; they follow each other
 _ROW = struct.Struct("<BBBHH16s")  # bytes of the address, prefix length, protocol, first and last port, address
 
@@ -46,11 +46,11 @@ NO_POLICY = -1
 
 
 class Rules(NamedTuple):
-    """`policies`: by peer handle, None for a peer that may reach everything. `own`: the server's addresses in the
-    tunnel, by their size."""
+    """`policies`: by peer handle, None for a peer that may reach everything. `kept`: the peer handles whose packets do
+    not go to the kernel. `own`: the server's addresses in the tunnel, by their size."""
 
-    is_guarded: bool = True
     policies: Mapping[int, Reach | None] = {}
+    kept: frozenset[int] = frozenset()
     own: Mapping[int, bytes] = {}
 
 
@@ -77,13 +77,15 @@ class RulesWriter:
         own: Iterable[bytes],
         handles: Mapping[int, int],
         policies: Sequence[Sequence[Row]],
+        kept: Collection[int] = (),
     ) -> None:
-        """`handles`: the number of its policy, or NO_POLICY. LocalError if there are too many rows: nothing changes."""
+        """`handles`: the number of its policy, or NO_POLICY. `kept`: those of whose rules the kernel has not heard yet.
+        LocalError if there are too many rows: nothing changes."""
         addresses = list(own)
         rows = [row for policy in policies for row in policy]
         parts = [_COUNTS.pack(len(addresses), len(handles), len(policies), len(rows))]
         parts += [_OWN.pack(len(each), each) for each in addresses]
-        parts += [_HANDLE.pack(handle, number) for handle, number in handles.items()]
+        parts += [_HANDLE.pack(handle, number, handle in kept) for handle, number in handles.items()]
         parts += [_POLICY.pack(len(policy)) for policy in policies]
         parts += [_ROW.pack(len(row[0]), *row[1:], row[0]) for row in rows]
         body = b"".join(parts)
@@ -159,7 +161,9 @@ class RulesReader:
                 self._reaches.append(Reach(found[:count]))
                 found = found[count:]
         self.rules = Rules(
-            is_guarded,
-            {handle: None if number == NO_POLICY else self._reaches[number] for handle, number in numbers},
+            {handle: None if number == NO_POLICY else self._reaches[number] for handle, number, _ in numbers},
+            frozenset(
+                handle for handle, number, is_kept in numbers if number != NO_POLICY and (is_kept or not is_guarded)
+            ),
             {size: address[:size] for size, address in reversed(addresses)},
         )

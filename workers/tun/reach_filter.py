@@ -85,10 +85,8 @@ class ReachFilter:
 
     @property
     def kept_from_kernel(self) -> frozenset[int]:
-        """The peers with rules, while the kernel does not have its part of these."""
-        if self._rules.is_guarded:
-            return frozenset()
-        return frozenset(handle for handle, policy in self._rules.policies.items() if policy is not None)
+        """The peers with rules of which the kernel does not have its part."""
+        return self._rules.kept
 
     def flush(self) -> None:
         if self.forwarder is not None:

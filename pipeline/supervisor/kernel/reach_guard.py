@@ -100,9 +100,10 @@ class ReachGuard:
 
     def _settle_counts(self) -> None:
         """The counts of this table stay when it goes."""
-        if self._guarded:
-            self._before.update(self._read_counts() or self._now)
-        self._now = {}
+        if self._told or self._count_due or self._log is None:
+            self._now = self._read_counts() or self._now
+        self._before.update(self._now)
+        self._now, self._count_due = {}, 0
 
     def close(self) -> None:
         if self._log is not None:

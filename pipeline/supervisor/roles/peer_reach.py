@@ -12,6 +12,7 @@ peers with rules from the kernel.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
@@ -35,6 +36,7 @@ from pipeline.supervisor.kernel.reach_guard import ReachGuard
 from pipeline.supervisor.kernel.reach_table import Guarded
 from pipeline.supervisor.run.reach_memory import ReachMemory
 
+APPLY_SHARE = 4  # nft takes at most one part in so many more of the supervisor's time, while peers come
 TARGETS_SHOWN = 16  # of a peer, in its row
 LOOK_NS = 250_000_000  # between two looks at refusals
 TOLD_NS = 10_000_000_000  # between two events of one text of one peer
@@ -52,6 +54,10 @@ class PeerReach:
         self._seen: tuple[Terms, tuple[PeerFacts, ...]] = (Terms(), ())
         self._policies: dict[str, Policy] = {}
         self._serial = 0  # of these policies
+        self._guarded: list[Guarded] = []  # as the kernel is to have them
+        self._is_pending = False  # they are others than those that the kernel has
+        self._applied: dict[str, tuple[Network, ...]] = {}  # by name, the addresses that the kernel has
+        self._apply_ns = 0  # before that, a peer that comes waits for the next ones
         self._handles: Mapping[str, int] = {}  # of the sessions, by name
         self._is_guarded = True  # as tun workers have been told
         self._between: Counter[str] = Counter()  # packets that tun workers have refused, by name
@@ -72,28 +78,44 @@ class PeerReach:
         self.configure(config)
         self._count_between()
         self._handles = handles
-        seen = terms_of(config), facts_of(members)
-        differs, self._seen = seen != self._seen, seen
+        before, seen = self._seen, (terms_of(config), facts_of(members))
+        differs, self._seen = seen != before, seen
         if differs:
-            terms, facts = seen
-            policies = compile_policies(facts, terms)
+            policies = compile_policies(seen[1], seen[0])
             differs = bool(policies or self._policies)
             self._policies = policies
         if differs:
             self._serial += 1
             self.changes += 1
-            if self._guard is not None:
-                self._guard.apply(self._guarded(seen[1]))
+            self._guarded, self._is_pending = self._guarded_of(seen[1]), True
+            now = time.monotonic_ns()
+            if now >= self._apply_ns or _is_urgent(before, seen):
+                self._apply(now)
         if differs or self._policies:
             self._write_rules()
 
-    def _guarded(self, facts: Sequence[PeerFacts]) -> list[Guarded]:
+    def _guarded_of(self, facts: Sequence[PeerFacts]) -> list[Guarded]:
         if not self._policies:
             return []
         own: dict[str, list[Network]] = {}
         for network, name in sources(owners_of(self._config, facts)):
             own.setdefault(name, []).append(network)
         return [Guarded(name, tuple(own.get(name, ())), policy) for name, policy in self._policies.items()]
+
+    def _apply(self, now: int) -> None:
+        """Give the kernel its part. Where that takes long and peers come in numbers, it is done for many together."""
+        if self._guard is None:
+            return
+        self._is_pending = False
+        self._guard.apply(self._guarded)
+        self._applied = {peer.name: peer.sources for peer in self._guarded}
+        ended = time.monotonic_ns()
+        self._apply_ns = ended + APPLY_SHARE * (ended - now)
+
+    @property
+    def _lacking(self) -> set[str]:
+        """The peers with rules whose addresses the kernel has not heard of."""
+        return {peer.name for peer in self._guarded if self._applied.get(peer.name) != peer.sources}
 
     def _write_rules(self) -> None:
         if self._memory is None or self._guard is None:
@@ -110,16 +132,20 @@ class PeerReach:
         }
         self._is_guarded = self._guard.is_in_place or not self._policies
         own = [interface.ip.packed for interface in self._config.tunnel_interfaces]
+        kept = {self._handles[name] for name in self._lacking & self._handles.keys()}
         try:
-            self._memory.rules.write(self._is_guarded, self._serial, own, handles, policies)
+            self._memory.rules.write(self._is_guarded, self._serial, own, handles, policies, kept)
         except LocalError as error:
             LOG.error("%s. Until then, peers with rules reach no other peer", error)
-            self._memory.rules.write(self._is_guarded, self._serial, own, handles, [[] for _ in policies])
+            self._memory.rules.write(self._is_guarded, self._serial, own, handles, [[] for _ in policies], kept)
 
     def tick(self, now: int) -> None:
         if self._guard is None or self._memory is None or not self._policies:
             return
         self._guard.tick(now)
+        if self._is_pending and now >= self._apply_ns:
+            self._apply(now)
+            self._write_rules()
         if self._guard.is_in_place != self._is_guarded:
             self._write_rules()
         if now < self._due:
@@ -182,3 +208,12 @@ class PeerReach:
 
     def about_invited(self, name: str) -> str:
         return reach_words.about_invited(self._policies.get(name), self._config.client_isolation)
+
+
+def _is_urgent(before: tuple[Terms, tuple[PeerFacts, ...]], now: tuple[Terms, tuple[PeerFacts, ...]]) -> bool:
+    """Whether rules have changed, and not only peers and their addresses."""
+    known = {peer.name: (peer.allowed, peer.groups, peer.may_reach) for peer in before[1]}
+    return before[0] != now[0] or any(
+        known.get(peer.name, (peer.allowed, peer.groups, peer.may_reach)) != (peer.allowed, peer.groups, peer.may_reach)
+        for peer in now[1]
+    )

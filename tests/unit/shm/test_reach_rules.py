@@ -31,7 +31,7 @@ def test_a_reader_has_what_was_written(writer: RulesWriter) -> None:
     writer.write(True, 1, OWN, {100: 0, 200: 1, 300: NO_POLICY, 400: 0}, [[LAN], [LAN, SIX]])
     assert reader.has_changed() and reader.follow() and not reader.has_changed()
     rules = reader.rules
-    assert rules.is_guarded and rules.own == {4: OWN[0], 16: OWN[1]}
+    assert not rules.kept and rules.own == {4: OWN[0], 16: OWN[1]}
     assert set(rules.policies) == {100, 200, 300, 400} and rules.policies[300] is None
     assert rules.policies[100] is rules.policies[400]
     inside, six = bytes([192, 168, 10, 5]), ip_address("fd00::5").packed
@@ -46,7 +46,7 @@ def test_policies_are_read_anew_only_if_they_are_others(writer: RulesWriter) -> 
     before = reader.rules.policies[100]
     writer.write(False, 1, OWN, {101: 0}, [[LAN]])
     reader.follow()
-    assert reader.rules.policies == {101: before} and not reader.rules.is_guarded
+    assert reader.rules.policies == {101: before} and reader.rules.kept == {101}
     writer.write(True, 2, OWN, {101: 0}, [[SIX]])
     reader.follow()
     assert reader.rules.policies[101] is not before
@@ -73,3 +73,10 @@ def test_nobody_but_the_supervisor_can_write(writer: RulesWriter) -> None:
 
     with pytest.raises(PermissionError):
         mmap.mmap(writer.fd, 4096)
+
+
+def test_peers_of_whose_rules_the_kernel_has_not_heard_are_kept_from_it(writer: RulesWriter) -> None:
+    reader = RulesReader(writer.fd)
+    writer.write(True, 1, OWN, {100: 0, 200: 0, 300: NO_POLICY}, [[LAN]], kept={200, 300})
+    reader.follow()
+    assert reader.rules.kept == {200}, "without rules there is nothing to hear of"

@@ -56,10 +56,11 @@ class Memory:
         self.notes: list[Note] = []
         self.room = 1000
 
-    def write(self, is_guarded: bool, serial: int, own: list, handles: dict, policies: list) -> None:
+    def write(self, is_guarded: bool, serial: int, own: list, handles: dict, policies: list, kept: set) -> None:
         if sum(map(len, policies)) > self.room:
             raise LocalError("may_reach: too many rows")
         self.written.append((is_guarded, handles, policies))
+        self.kept = kept
 
     def counts(self, peer: int) -> int:
         return self.refused[peer]
@@ -115,6 +116,35 @@ def test_a_new_session_changes_the_handles_alone(reach: Reach) -> None:
     reach.follow({"laptop": 7 << 12 | 5}, laptop=("192.168.10.0/24",), nas=None)
     assert len(reach.kernel.applied) == 1
     assert reach.memory.written[-1][1] == {7 << 12 | 5: 0}
+
+
+def test_peers_that_come_in_numbers_are_told_to_the_kernel_together(reach: Reach) -> None:
+    reach.follow(laptop=("192.168.10.0/24",))
+    reach.it._apply_ns = 1 << 62  # nft has just taken long
+    reach.follow(laptop=("192.168.10.0/24",), nas=())
+    assert len(reach.kernel.applied) == 1 and reach.memory.kept == {HANDLES["nas"]}, "until then it waits"
+    reach.look()
+    assert len(reach.kernel.applied) == 1
+    reach.it._apply_ns = 0
+    reach.look()
+    assert len(reach.kernel.applied) == 2 and reach.memory.kept == set()
+
+
+def test_a_group_that_grows_meanwhile_is_told_to_the_kernel_as_well(reach: Reach) -> None:
+    reach.follow(laptop=("peer:nas",), nas=None)
+    reach.it._apply_ns = 1 << 62
+    reach.follow(laptop=("peer:nas",), other=None, nas=None)  # nas has another address now
+    assert len(reach.kernel.applied) == 1 and reach.memory.kept == set()
+    reach.it._apply_ns = 0
+    reach.look()
+    assert len(reach.kernel.applied) == 2
+
+
+def test_rules_that_change_do_not_wait(reach: Reach) -> None:
+    reach.follow(laptop=("192.168.10.0/24",))
+    reach.it._apply_ns = 1 << 62
+    reach.follow(laptop=())
+    assert len(reach.kernel.applied) == 2 and reach.memory.kept == set()
 
 
 def test_when_the_last_rule_goes_everything_of_it_goes(reach: Reach) -> None:
