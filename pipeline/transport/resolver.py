@@ -1,7 +1,8 @@
 """The resolver of a server's name. A lookup can take any time, so it runs in a thread of its own.
 
 An address needs no thread: its lookup only finds the number of the interface that a link-local address names. The
-eventfd `wake` becomes readable when there is an answer.
+eventfd `wake` becomes readable when there is an answer. A thread that ends after close() touches no descriptor: another
+one may have its number by then.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from pipeline.system import task_limit
 from pipeline.transport.failure_words import of_error
 
 
+NOT_LISTED = "its SRV records are not known yet"
+
+
 class ResolverAnswer(NamedTuple):
     """The addresses of the name; without any, the reason."""
 
@@ -34,12 +38,16 @@ class Resolver:
         self._port = port
         self._is_address = _is_address(host)
         self._answers: queue.SimpleQueue[ResolverAnswer] = queue.SimpleQueue()
+        self._closing = threading.Lock()
+        self._is_closed = False
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def begin(self) -> None:
         """Begin a lookup; an address is looked up at once."""
         if self._is_address:
             self._answers.put(look_up(self._host, self._port))
+        elif not self._port:
+            self._answers.put(ResolverAnswer([], NOT_LISTED))
         else:
             try:
                 task_limit.start(threading.Thread(target=self._look_up, name="resolver", daemon=True))
@@ -58,14 +66,15 @@ class Resolver:
         return found
 
     def close(self) -> None:
-        os.close(self.wake)
+        with self._closing:
+            self._is_closed = True
+            os.close(self.wake)
 
     def _look_up(self) -> None:
         self._answers.put(look_up(self._host, self._port))
-        try:
-            os.eventfd_write(self.wake, 1)
-        except OSError:
-            pass  # closed: the worker ends
+        with self._closing:
+            if not self._is_closed:
+                os.eventfd_write(self.wake, 1)
 
 
 def look_up(host: str, port: int) -> ResolverAnswer:
