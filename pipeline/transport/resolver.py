@@ -19,7 +19,6 @@ from pipeline.policy.server_addresses import ServerAddress
 from pipeline.system import task_limit
 from pipeline.transport.failure_words import of_error
 
-
 NOT_LISTED = "its SRV records are not known yet"
 
 
