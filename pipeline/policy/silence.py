@@ -19,7 +19,10 @@ from typing import NamedTuple
 SILENT_NS = 1_500_000_000
 """Longer than the gaps of a path that works: a retransmission and its answer, on several connections at once."""
 
+ROUND_TRIPS = 3  # on a path with a long round trip, or a long queue, silence takes so many at least
+
 MS = 1_000_000
+US = 1_000
 
 
 class Outstanding(NamedTuple):
@@ -27,6 +30,7 @@ class Outstanding(NamedTuple):
 
     unacked: int  # segments
     heard_ms: int  # since data or an acknowledgement came
+    rtt_us: int = 0  # smoothed
 
 
 class Silence:
@@ -35,10 +39,13 @@ class Silence:
     def __init__(self) -> None:
         self._waiting: dict[int, int] = {}  # since when something is outstanding on each
         self._heard = 0  # when anything came last, on any
+        self._limit = SILENT_NS
         self._asked = 0  # when the other end was asked; 0: it need not answer
 
     def update(self, connections: Mapping[int, Outstanding], now: int) -> None:
         self._waiting = {key: self._waiting.get(key, now) for key, each in connections.items() if each.unacked}
+        round_trip = min((each.rtt_us * US for each in connections.values() if each.rtt_us), default=0)
+        self._limit = max(SILENT_NS, ROUND_TRIPS * round_trip)
         self._heard = max((now - each.heard_ms * MS for each in connections.values()), default=now)
 
     def ask(self, now: int) -> None:
@@ -53,4 +60,4 @@ class Silence:
         if self._asked and self._heard <= self._asked:
             return True
         waited = now - min(self._waiting.values(), default=now)
-        return waited >= SILENT_NS and now - self._heard >= SILENT_NS
+        return waited >= self._limit and now - self._heard >= self._limit

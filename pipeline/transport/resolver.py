@@ -1,7 +1,8 @@
 """The resolver of a server's name. A lookup can take any time, so it runs in a thread of its own.
 
 An address needs no thread: its lookup only finds the number of the interface that a link-local address names. The
-eventfd `wake` becomes readable when there is an answer.
+eventfd `wake` becomes readable when there is an answer. A thread that ends after close() touches no descriptor: another
+one may have its number by then.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pipeline.policy.server_addresses import ServerAddress
 from pipeline.system import task_limit
 from pipeline.transport.failure_words import of_error
 from pipeline.transport.uplink_names import look_up_around, uplink_servers
+
+NOT_LISTED = "its SRV records are not known yet"
 
 
 class ResolverAnswer(NamedTuple):
@@ -36,12 +39,16 @@ class Resolver:
         self._asks_around = asks_around
         self._is_address = _is_address(host)
         self._answers: queue.SimpleQueue[ResolverAnswer] = queue.SimpleQueue()
+        self._closing = threading.Lock()
+        self._is_closed = False
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def begin(self) -> None:
         """Begin a lookup; an address is looked up at once."""
         if self._is_address:
             self._answers.put(look_up(self._host, self._port))
+        elif not self._port:
+            self._answers.put(ResolverAnswer([], NOT_LISTED))
         else:
             try:
                 task_limit.start(threading.Thread(target=self._look_up, name="resolver", daemon=True))
@@ -60,7 +67,9 @@ class Resolver:
         return found
 
     def close(self) -> None:
-        os.close(self.wake)
+        with self._closing:
+            self._is_closed = True
+            os.close(self.wake)
 
     def _look_up(self) -> None:
         answer = look_up(self._host, self._port)
@@ -68,10 +77,9 @@ class Resolver:
             found = look_up_around(self._host, self._port, uplink_servers())
             answer = ResolverAnswer(found) if found else answer
         self._answers.put(answer)
-        try:
-            os.eventfd_write(self.wake, 1)
-        except OSError:
-            pass  # closed: the worker ends
+        with self._closing:
+            if not self._is_closed:
+                os.eventfd_write(self.wake, 1)
 
 
 def look_up(host: str, port: int) -> ResolverAnswer:

@@ -39,6 +39,8 @@ _OUTSTANDING = struct.Struct(
     "24x"
     "I"  # tcpi_last_data_recv, at 52
     "I"  # tcpi_last_ack_recv, at 56
+    "8x"
+    "I"  # tcpi_rtt, at 68
 )
 
 
@@ -78,8 +80,8 @@ def read_outstanding(sock: socket.socket) -> Outstanding:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _OUTSTANDING.size)
     except OSError:
         return Outstanding(0, 0)
-    unacked, data_ms, ack_ms = _OUTSTANDING.unpack(info)
-    return Outstanding(unacked, min(data_ms, ack_ms))
+    unacked, data_ms, ack_ms, rtt_us = _OUTSTANDING.unpack(info)
+    return Outstanding(unacked, min(data_ms, ack_ms), rtt_us)
 
 
 def read_tcp_info(sock: socket.socket) -> TcpInfo:

@@ -192,6 +192,19 @@ def test_a_client_comes_home_without_losing_a_packet(lab: Lab, tmp_path: Path) -
         eventually(lambda: here.states() == ["current", "standby"], what="b stands by")
 
 
+@pytest.mark.alone
+@pytest.mark.slow
+def test_a_reload_with_another_list_costs_no_packet(lab: Lab, tmp_path: Path) -> None:
+    with site(lab, tmp_path, home_after=0.5) as here:
+        here.wait_for_standby()
+        with here.gap(5.0) as found:
+            here.client.write({**here.client.config, "remote_addr": here.addresses[::-1]})
+            said = here.client.command("reload")
+            assert said.returncode == 0 and "replaced" not in said.stdout, said.stdout
+            here.wait_until_at("b")
+        assert found == [0, 0]
+
+
 @pytest.mark.slow
 def test_a_standby_server_that_stops_does_not_wait_for_its_client(lab: Lab, tmp_path: Path) -> None:
     with site(lab, tmp_path) as here:

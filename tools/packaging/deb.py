@@ -121,7 +121,7 @@ def _make_venv(root: Path, wheel: Path, stage: Path, python: str) -> Path:
     venv = stage / VENV
     run([python, "-m", "venv", "--without-pip", str(venv)])
     words = [sys.executable, "-m", "pip", "--python", str(venv / "bin/python3"), "install", "--quiet", "--no-compile"]
-    run([*words, str(wheel)], PIP_CONSTRAINT=str(root / "constraints.txt"))
+    run([*words, f"{wheel}[srv]"], PIP_CONSTRAINT=str(root / "constraints.txt"))
     (site,) = venv.glob("lib/python3.*/site-packages")
     for path in (venv / "bin").iterdir():
         path.unlink()

@@ -79,15 +79,17 @@ class PeerReceiver:
     def update_link(self, now: int) -> None:
         """On the clock: do what the kernel's numbers call for, unless nothing can be in flight.
 
-        That is so for a peer to which nothing but keepalives was sent for IDLE_UPDATES.
+        That is so for a peer to which nothing but keepalives was sent for IDLE_UPDATES. The path to another server of a
+        client, in reserve or left, says nothing about this one.
         """
         followers = [each for each in (self._monitor, self._congestion) if each is not None]
         if not followers:
             return
-        sent = sum(connection.send.byte_count - connection.send.keepalive_bytes for connection in self.established)
+        current = [connection for connection in self.established if self._publisher.is_current(connection)]
+        sent = sum(connection.send.byte_count - connection.send.keepalive_bytes for connection in current)
         self._idle_updates = self._idle_updates + 1 if sent == self._sent_bytes else 0
         self._sent_bytes = sent
         if self._idle_updates < IDLE_UPDATES or not all(each.idle_may_be_skipped for each in followers):
-            infos = {connection: connection.tcp_info() for connection in self.established}
+            infos = {connection: connection.tcp_info() for connection in current}
             for each in followers:
                 each.update(infos, now)

@@ -73,7 +73,7 @@ class Reload:
     """
 
     def __init__(self, old: Config, reread: Callable[[], Config]) -> None:
-        self.config = old
+        self.config = self._old = old
         self.changed: list[str] = []
         self.contents: list[str] = []
         self.peers = PeerChanges()
@@ -96,7 +96,11 @@ class Reload:
     @property
     def replacing(self) -> list[str]:
         """The changed settings that workers read at their start alone: workers are replaced for them."""
-        return [name for name in self.changed if name not in APPLIED_BY_SUPERVISOR]
+        return [name for name in self.changed if name not in APPLIED_BY_SUPERVISOR and not self._is_followed(name)]
+
+    def _is_followed(self, name: str) -> bool:
+        """Whether the client follows another list of servers without a gap."""
+        return name == "remote_addr" and self._old.has_several_servers and self.config.has_several_servers
 
     @property
     def summary(self) -> str:

@@ -47,6 +47,11 @@ def test_an_end_that_acknowledges_all_the_time_is_not_silent_although_something_
     assert not is_silent_after(*[{1: Outstanding(9, 20)}] * 100)
 
 
+def test_on_a_path_with_a_long_round_trip_silence_takes_longer() -> None:
+    slow = [{1: each[1]._replace(rtt_us=1_000_000)} for each in waiting(31)]
+    assert not is_silent_after(*slow[:20]) and is_silent_after(*slow)
+
+
 def test_without_anything_outstanding_or_without_connections_nothing_is_silent() -> None:
     assert not is_silent_after(*[{1: Outstanding(0, 60_000)}] * 100)
     assert not is_silent_after(*[{}] * 100)

@@ -220,3 +220,17 @@ def test_only_the_pages_of_windows_in_use_are_touched() -> None:
     ReplayWindows(memoryview(data)).mark(handle(7, 1), stream(3, 2, KIND), 1 << 31)
     touched = {at // RECORD_BYTES for at, value in enumerate(data) if value}
     assert touched == {KINDS + 2 * 8 + KIND}
+
+
+def test_a_copy_knows_what_was_opened_and_goes_its_own_way() -> None:
+    data = memory()
+    windows = ReplayWindows(memoryview(data))
+    here = stream(3, 0, KIND)
+    for number in (5, 6, 9):
+        assert windows.may_open(PEER, here, number)
+        windows.mark(PEER, here, number)
+    copied = windows.copy()
+    before = bytes(data)
+    assert [copied.may_open(PEER, here, number) for number in (5, 6, 7, 9, 10)] == [False, False, True, False, True]
+    copied.mark(PEER, here, 7)
+    assert not copied.may_open(PEER, here, 7) and windows.may_open(PEER, here, 7) and bytes(data) == before

@@ -235,3 +235,29 @@ def test_when_it_is_closed_no_socket_is_left(make: Make) -> None:
         Dialer(
             "127.0.0.1", port_of(listener), make_dialing(range(3), 0, 1, SETTINGS), SETTINGS
         ).close()  # a socket that is not closed fails the test
+
+
+def test_further_slots_are_dialed_as_soon_as_they_are_wanted_and_of_others_nothing_is_heard(
+    make: Make, listener: socket.socket
+) -> None:
+    dialer = make("127.0.0.1", port_of(listener))
+    with until_dialed(dialer).sock:
+        dialer.established(0, "127.0.0.1", NOW)
+        dialer.want({0, 1}, NOW)
+        second = until_dialed(dialer)
+        with second.sock:
+            assert second.dial_index == 1 and dialer.keeps(1)
+            dialer.want({0}, NOW)
+            assert not dialer.keeps(1) and dialer.step(NOW + SECOND) == []
+            dialer.lost(0, "closed by the peer", NOW + 2 * SECOND)
+            with until_dialed(dialer, NOW + 2 * SECOND).sock as again:
+                assert again.getpeername() == listener.getsockname()
+
+
+def test_the_socket_of_a_slot_that_is_wanted_no_longer_is_closed(make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, socket.create_connection(silent.getsockname()):
+        dialer = make("127.0.0.1", silent.getsockname()[1])  # the queue is full: the kernel answers no further SYN
+        dialer.step(NOW)
+        (connecting,) = dialer._connecting.values()
+        dialer.want(set(), NOW)
+        assert connecting.sock.fileno() == -1 and dialer.step(NOW + CONNECT_NS * 2) == []

@@ -15,7 +15,7 @@ from pipeline.policy.server_addresses import ServerAddress
 from pipeline.policy.underlay import SOURCE_GONE, WAY_CHANGED, Changes, Way
 from pipeline.transport.kernel_route import RouteAnswer
 from workers.tcp import underlay_check
-from workers.tcp.underlay_check import LOOK_NS, RETRANSMITS_MAX, STALLS_NS, UnderlayCheck
+from workers.tcp.underlay_check import LOOK_NS, NEWS_NS, RETRANSMITS_MAX, STALLS_NS, UnderlayCheck
 
 TICK = 100_000_000
 TUN = "tun-test"
@@ -201,6 +201,21 @@ def test_a_connection_on_which_the_kernel_sends_in_vain_is_said_once_and_once_mo
     assert stalls() == []
     one.retransmits = 0
     assert stalls() == [(one, False)] and stalls() == []
+
+
+def test_for_a_moment_after_news_of_the_kernels_one_timeout_is_a_stall(kernel: Kernel, client: Client) -> None:
+    one = client.connect(1)
+    one.retransmits = 1
+    client.now += STALLS_NS
+    assert client.check.stalls([one], client.now) == []
+    kernel.has_news = True
+    client.tick()
+    assert client.check.stalls([one], client.now) == [(one, True)]
+    one.retransmits = 0
+    assert client.check.stalls([one], client.now + 1) == [(one, False)]
+    client.now += NEWS_NS + STALLS_NS
+    one.retransmits = 1
+    assert client.check.stalls([one], client.now) == []
 
 
 def test_a_connection_that_ends_while_it_stalls_is_forgotten(client: Client) -> None:
