@@ -26,6 +26,7 @@ from typing import NamedTuple
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.subject import Subject
 from pipeline.errors import LocalError
+from pipeline.policy import bypass
 from pipeline.policy.kernel_entries import IPAddress
 from pipeline.supervisor.kernel.route_socket import RouteSocket
 from pipeline.transport.settings import ALPN
@@ -64,16 +65,16 @@ def outside(subject: Subject, addresses: Sequence[IPAddress]) -> list[Finding]:
     config = subject.config
     if config is None or not subject.is_client or config.encryption == "none" or not addresses:
         return []
-    port = config.remote_endpoint.port
+    port, mark = config.remote_endpoint.port, bypass.numbers(config.name).table
     address, first = addresses[0], Passed.UNTRIED
     for address in addresses[:ADDRESSES_MAX]:
-        first = send_long_message(str(address), port)
+        first = send_long_message(str(address), port, mark=mark)
         if first is not Passed.UNTRIED:
             break
     found: dict[int, Passed] = {}
     if first is Passed.STUCK:
         with ThreadPoolExecutor(len(SEGMENTS)) as pool:
-            tries = pool.map(lambda size: send_long_message(str(address), port, size), SEGMENTS)
+            tries = pool.map(lambda size: send_long_message(str(address), port, size, mark), SEGMENTS)
             found = dict(zip(SEGMENTS, tries, strict=True))
     return judge_outside(address, first, found)
 
@@ -100,11 +101,13 @@ def judge_outside(address: IPAddress, first: Passed, by_size: dict[int, Passed])
     ]
 
 
-def send_long_message(host: str, port: int, segment: int = 0) -> Passed:
-    """`segment`: bytes of a segment at most; 0: the kernel's choice."""
+def send_long_message(host: str, port: int, segment: int = 0, mark: int = 0) -> Passed:
+    """`segment`: bytes of a segment at most; 0: the kernel's choice. `mark`: that of the bypass (policy.bypass)."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
         try:
+            with suppress(PermissionError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
             if segment:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -2,7 +2,8 @@
 
 A packet of the workers' user marks its connection, which the kernel's connection tracking knows from then on. Its other
 packets get the mark: those that arrive, before the reverse path filter looks at them (`src_valid_mark`), and those that
-no process sends. The packets of the workers need none, and are not routed twice.
+no process sends. The packets of the workers need none, and are not routed twice. A program with rights that sets the
+mark itself goes the same way: `doctor` does, to try the path to the server.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ CHAINS = """\
     chain send {{
         type route hook output priority mangle; policy accept;
         meta skuid {uid} ct mark set {mark} accept
+        meta mark {mark} ct mark set {mark} accept
         ct mark {mark} meta mark set {mark}
     }}
     chain receive {{

@@ -35,6 +35,7 @@ NO_USER = (
     "full_tunnel needs workers with a user of their own, whose connections go around the tunnel: remove the setting "
     "user, or let it name a system user that nothing else runs as"
 )
+RETRY_NS = 5_000_000_000
 LAN_DNS = (
     "full_tunnel: no DNS server inside the tunnel is known, so names are looked up where the LAN says, outside the "
     "tunnel. Set push_dns on the server, or dns here"
@@ -54,6 +55,8 @@ class FullTunnel:
         self._marks = BypassMarks(config.name, uid, there)
         self._names = NameServers(config.tun_name, config.name)
         self._asked: tuple[IPAddress, ...] = ()  # DNS servers that have been set
+        self._asked_for = 0  # index of the device for which
+        self._next_try = 0  # of shutting what could not be shut
         self._refused = ""  # why they could not be
         self._lan_dns = False
         self._is_on = False
@@ -64,8 +67,7 @@ class FullTunnel:
         if given and self._uid is None:
             raise LocalError(NO_USER)
         if self._config.kill_switch and (given is True or (given and self.found_shut)):
-            self._shut(self._wanted_switch(None))
-            if not self.is_shut:
+            if not self._shut(self._wanted_switch(None)):
                 raise LocalError("full_tunnel: the kill switch cannot be shut")
         elif self.found_shut:
             self._guard.apply(False)
@@ -86,8 +88,9 @@ class FullTunnel:
         self._is_on = device.is_full_tunnel or is_awaited
         if self._is_on and self._config.kill_switch:
             switch = self._wanted_switch(device)
-            if not self.is_shut or switch.inputs != self._switch.inputs:
-                self._shut(switch)
+            is_there = self.is_shut and switch.inputs == self._switch.inputs
+            if not is_there and now >= self._next_try:
+                self._next_try = 0 if self._shut(switch) else now + RETRY_NS
         elif self.is_shut:
             self._guard.apply(False)
             self.is_shut = False
@@ -114,19 +117,21 @@ class FullTunnel:
             return self._config.dns_addresses
         return device.pushed_dns if device is not None else ()
 
-    def _shut(self, switch: KillSwitch) -> None:
-        warnings = self._guard.replace(switch)
-        if not warnings:
-            if not self.is_shut:
-                LOG.info("the kill switch is shut: table inet %s", switch.table)
-            self._switch, self.is_shut = switch, True
+    def _shut(self, switch: KillSwitch) -> bool:
+        """Whether it is in place. If not, an earlier one stays."""
+        if self._guard.replace(switch):
+            return False
+        if not self.is_shut:
+            LOG.info("the kill switch is shut: table inet %s", switch.table)
+        self._switch, self.is_shut = switch, True
+        return True
 
     def _set_names(self, device: TunDevice) -> None:
         servers = self._servers(device) if self._is_on else ()
         self._lan_dns = self._is_on and self._may_ask_lan(device)
-        if servers == self._asked:
+        if (servers, device.index) == (self._asked, self._asked_for) or servers == self._asked == ():
             return
-        self._asked = servers
+        self._asked, self._asked_for = servers, device.index
         if not servers:
             self._refused = ""
             self._names.restore()

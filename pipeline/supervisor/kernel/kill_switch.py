@@ -2,7 +2,7 @@
 
     leaves, in this order                   because
     by the tunnel, or to this machine       that is what the tunnel is for
-    connections of the workers' user        they carry the tunnel
+    connections of the workers' user        they carry the tunnel; so do those with the mark of the bypass
     (no DNS)                                a resolver of the LAN would ask on the Internet for us
     to private, link-local and near         the LAN stays reachable
     nothing else
@@ -48,6 +48,7 @@ CHAINS = """\
         oifname {{ "lo", "{tun}" }} accept
         meta skuid {uid} accept
         ct mark {mark} accept
+        meta mark {mark} accept
         {no_dns}
         ip daddr {{ {near4} }} accept
         ip6 daddr {{ {near6} }} accept

@@ -199,6 +199,10 @@ class TunDevice:
         self._reconciler.look_soon()
 
     @property
+    def index(self) -> int:
+        return self._device.index
+
+    @property
     def has_bypass(self) -> bool:
         """Whether routes of ours are in the tunnel table, or are to be."""
         return self._reconciler.bypass.is_wanted
