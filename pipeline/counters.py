@@ -140,12 +140,12 @@ COUNTERS = (
             "control, because the path had begun or ceased to lose packets"),
     Counter(240, "tcp.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
             "were skipped"),
-    Counter(241, "tcp.fallbacks_begun", IN, "clients that have not proved to be a peer, given to the web server of "
+    Counter(241, "tcp.fallbacks_opened", IN, "clients that have not proved to be a peer, given to the web server of "
             "`fallback`"),
     Counter(242, "tcp.fallbacks_ended", IN, "connections of such clients that have ended"),
     Counter(243, "tcp.fallbacks_failed", IN, "clients that the web server of `fallback` did not take"),
-    Counter(244, "tcp.fallback_bytes_sent", IN, "bytes from the web server to such clients"),
-    Counter(245, "tcp.fallback_bytes_received", IN, "bytes from such clients to the web server"),
+    Counter(244, "tcp.bytes_fallback_sent", IN, "bytes from the web server to such clients"),
+    Counter(245, "tcp.bytes_fallback_received", IN, "bytes from such clients to the web server"),
     Counter(246, "tcp.closed_proxy_header", IN, "connections from proxy_protocol_from closed because they did not "
             "begin with a header of the PROXY protocol"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),

@@ -132,7 +132,7 @@ def test_a_client_that_looks_like_a_browser_is_connected_and_carries_packets(mak
     sent = packet(inside(1, 4), inside(0, 4))
     client.write(sent)
     until(lambda: server.packets() == [sent], server, client)
-    assert site.got == [] and server.count("tcp.fallbacks_begun") == 0
+    assert site.got == [] and server.count("tcp.fallbacks_opened") == 0
 
 
 def test_the_web_server_keeps_no_connection_for_a_peer(make: Make, site: WebSite) -> None:
@@ -201,7 +201,7 @@ def test_the_web_server_gets_the_first_bytes_of_all_others_and_answers(make: Mak
     said = FIRST_BYTES[what](server)
     assert ask(server, said) == ANSWER
     assert site.got == [said]
-    until(lambda: server.count("tcp.fallbacks_ended") == server.count("tcp.fallbacks_begun") == 1, server)
+    until(lambda: server.count("tcp.fallbacks_ended") == server.count("tcp.fallbacks_opened") == 1, server)
     assert server.count("tcp.closed_proof_wrong") == server.count("tcp.closed_hello_invalid") == 0
 
 
@@ -270,7 +270,7 @@ def test_a_transfer_of_megabytes_both_ways_arrives_as_it_was(make: Make) -> None
     with WebSite(echo) as site:
         server = shared(make, site.address)
         assert ask(server, data) == data
-        assert server.count("tcp.fallback_bytes_sent") == server.count("tcp.fallback_bytes_received") == len(data)
+        assert server.count("tcp.bytes_fallback_sent") == server.count("tcp.bytes_fallback_received") == len(data)
 
 
 def test_an_end_of_the_client_reaches_the_web_server_and_the_answer_still_arrives(make: Make) -> None:

@@ -382,13 +382,13 @@ def test_nginx_is_told_the_address_of_each_visitor(tmp_path: Path, six: bool) ->
 
 
 def test_while_nginx_hangs_visitors_wait_and_peers_come_and_go(shared: Shared) -> None:
-    before = shared.hub.server.counter("tcp.fallbacks_begun")
+    before = shared.hub.server.counter("tcp.fallbacks_opened")
     worker = eventually(lambda: worker_of(shared.nginx))
     os.kill(worker, signal.SIGSTOP)
     try:
         with context().wrap_socket(shared.connect("shared"), server_hostname=NAME) as sock:
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            eventually(lambda: shared.hub.server.counter("tcp.fallbacks_begun") > before)
+            eventually(lambda: shared.hub.server.counter("tcp.fallbacks_opened") > before)
             client = shared.hub.join(shared.hub.lab["two"], fec="off")
             assert reaches(client.node, shared.hub.server.address)
             client.stop()

@@ -45,8 +45,8 @@ end."""
 HTTP_2 = "h2"
 ENDED_BY_WEB_SERVER = select.EPOLLRDHUP
 
-_BEGUN, _ENDED, _FAILED = (ID[f"tcp.fallbacks_{what}"] for what in ("begun", "ended", "failed"))
-_BYTES_SENT, _BYTES_RECEIVED = ID["tcp.fallback_bytes_sent"], ID["tcp.fallback_bytes_received"]
+_OPENED, _ENDED, _FAILED = (ID[f"tcp.fallbacks_{what}"] for what in ("opened", "ended", "failed"))
+_BYTES_SENT, _BYTES_RECEIVED = ID["tcp.bytes_fallback_sent"], ID["tcp.bytes_fallback_received"]
 
 
 class Fallback:
@@ -116,7 +116,7 @@ class Fallback:
     # -- clients that are taken
 
     def take(self, connection: Connection, first: bytes, now: int) -> None:
-        self._counters[_BEGUN] += 1
+        self._counters[_OPENED] += 1
         self._counters[_BYTES_RECEIVED] += len(first)
         self._epoll.unregister(connection.fd)
         web = self._release(connection)
