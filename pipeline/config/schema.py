@@ -72,6 +72,7 @@ from pipeline.shm.layout import PAGE
 WORKER_KINDS = ("tun", "fec", "tcp")
 AUTO = "auto"
 PUSHED = "pushed"
+UNTIL_DOWN = "until-down"
 DEFAULT_TUN_NAME = "tun0"
 LOOPBACK = "127.0.0.1"
 DEFAULT_SERVER_ADDRESS = "10.0.0.1/24"
@@ -142,9 +143,10 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "`pushed`: if the server has `0.0.0.0/0` in `push_routes`. The server needs `nat`, as a rule. See "
         "docs/full-tunnel.md.",
         live=True)] = False
-    kill_switch: Annotated[bool, about(
+    kill_switch: Annotated[bool | Literal["until-down"], about(
         "With a full tunnel, let nothing leave this machine around it, whatever happens (nftables). It holds from the "
-        "start until an orderly stop or `down`: also while there is no connection, and after a crash.",
+        "start until an orderly stop or `down`: also while there is no connection, and after a crash. With "
+        "`until-down` it holds over stops too, such as that in `systemctl restart`: `down` alone opens it.",
         live=True)] = True
     dns: Annotated[Literal["auto"] | tuple[AddressText, ...], about(
         "DNS servers of this machine while it has a full tunnel. `auto`: those that the server pushes. An empty array: "

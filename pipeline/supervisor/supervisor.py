@@ -59,7 +59,7 @@ class Supervisor:
             self._events.record("starting", text=f"{config.mode}, {config.lanes} lane(s), run {run_id}")
             while lifecycle.phase is not Phase.STOPPED or self._parts.hooks.is_waited_for:
                 self._step()
-            self._parts.entries.stays_shut = lifecycle.exit_status != 0
+            self._parts.entries.ended(well=lifecycle.exit_status == 0)
             self._events.record("down", text=f"exit status {lifecycle.exit_status}")
             return lifecycle.exit_status
         finally:

@@ -293,6 +293,39 @@ def test_the_machine_is_after_any_end_as_it_was(shared: World, tmp_path: Path) -
         assert is_as_it_was()
 
 
+def test_a_kill_switch_until_down_stays_shut_over_an_orderly_stop(shared: World, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        tunnel = Tunnel(stack, shared, tmp_path, kill_switch="until-down")
+        tunnel.joined()
+        with Uplink(shared.machine) as uplink, Programs(shared.machine):
+            tunnel.client.stop()
+            tunnel.start()
+            tunnel.joined().stop()
+            assert tunnel.is_shut() and uplink.strange(tunnel.hub.port) == set()
+        shared.machine.run([EXECUTABLE, "down", tunnel.name])
+        assert tunnel.state(tunnel.name) == tunnel.before
+
+
+def test_a_dhcp_server_that_hands_out_routes_or_a_large_network_leads_nothing_around(
+    shared: World, tmp_path: Path
+) -> None:
+    """TunnelVision and TunnelCrack: the route is used, and the packets are dropped."""
+    machine = shared.machine
+    with ExitStack() as stack:
+        tunnel = Tunnel(stack, shared, tmp_path)
+        tunnel.joined()
+        for adding in (f"route {{}} 198.51.100.0/25 via {GATEWAY}", "address {} 198.51.7.7/16 dev link0"):
+            machine.ip(adding.format("add"))
+            try:
+                with Uplink(machine) as uplink, Programs(machine):
+                    go_on()
+                    assert not reaches(machine, OUTSIDE, count=1, seconds=0.3)
+                assert uplink.strange(tunnel.hub.port) == set()
+            finally:
+                machine.ip(adding.format("del"))
+        tunnel.joined()
+
+
 def test_an_instance_that_fails_leaves_the_kill_switch_shut_and_says_how_to_open_it(
     shared: World, tmp_path: Path
 ) -> None:

@@ -97,6 +97,10 @@ class KernelEntries:
         """For `status`: sentences about what cannot be had, beside those about the device."""
         return [*self.congestion.notes, *self.forwarding.notes, *self.full_tunnel.notes]
 
+    def ended(self, *, well: bool) -> None:
+        """`well`: by an orderly stop. Then a kill switch is opened, unless it is to wait for `down`."""
+        self.stays_shut = not well or self.full_tunnel.waits_for_down
+
     def close(self) -> None:
         """Remove them, the last one first."""
         self._made.close()

@@ -19,7 +19,7 @@ from collections.abc import Collection
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.config.schema import AUTO
+from pipeline.config.schema import AUTO, UNTIL_DOWN
 from pipeline.errors import LocalError
 from pipeline.log import LOG
 from pipeline.policy.kernel_entries import IPAddress
@@ -79,6 +79,10 @@ class FullTunnel:
         self._config = config
         self._refused = ""
         self._asked = ()
+
+    @property
+    def waits_for_down(self) -> bool:
+        return self._config.kill_switch == UNTIL_DOWN
 
     # -- once a turn
 
@@ -164,7 +168,7 @@ class FullTunnel:
         self._marks.close(leave=stays)
         if stays:
             name = self._config.name
-            LOG.error("the kill switch stays shut: `%s down %s` opens it, and a start takes it over", NAME, name)
+            LOG.warning("the kill switch stays shut: `%s down %s` opens it, and a start takes it over", NAME, name)
 
 
 def remove_remains(instance_name: str) -> None:
