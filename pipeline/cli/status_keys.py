@@ -121,7 +121,7 @@ KEYS = {
     "full_tunnel.dns": "DNS servers that have been set",
     "connections[].worker": "its tcp worker",
     "connections[].serial": "its number at that worker",
-    "connections[].state": "handshake or established",
+    "connections[].state": "handshake, established, or standby: established, to a server where the client is not",
     "connections[].address": "of the other end",
     "connections[].peer": "index of the peer",
     "connections[].lane": "whose tun worker its packets go to",

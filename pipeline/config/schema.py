@@ -437,7 +437,7 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     drain_timeout: Annotated[SecondsOrZero, about(
         "Time that a stop waits for packets that are still in the rings. The default keeps a stop short.",
         unit="seconds", live=True)] = 2.0
-    move_timeout: Annotated[SecondsOrZero, about(
+    move_timeout: Annotated[Annotated[float, Meta(ge=0, le=20)], about(
         "Time that the stop of a server waits for clients that have another server: it tells them, and they go there "
         "before it stops. Without such clients a stop waits for nothing. 0: they are not told.",
         unit="seconds", live=True)] = 5.0

@@ -194,9 +194,15 @@ class ClientServers:
 
     @property
     def notes(self) -> list[str]:
-        """Problems with SRV records."""
+        """Problems with SRV records, and with the server that is to stand by."""
         problems = self._lookup.problems if self._lookup is not None else {}
-        return [f"SRV records of {name}: {problem}" for name, problem in problems.items()]
+        found = [f"SRV records of {name}: {problem}" for name, problem in problems.items()]
+        reserve = self._choice.reserve if self._choice is not None else None
+        if reserve is not None:
+            report = self._reports().get(reserve.number, VisitReport())
+            if report.failures and not report.established:
+                found.append(f"server {reserve.server} does not stand by: {report.why}")
+        return found
 
 
 def _terms(config: Config) -> Terms:

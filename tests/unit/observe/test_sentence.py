@@ -42,6 +42,15 @@ def test_a_client_that_is_connected_says_since_when_and_how_well() -> None:
     )
 
 
+def test_a_client_with_several_servers_says_why_it_is_not_at_the_first_and_which_one_stands_by() -> None:
+    listed = [{"server": "a:9000", "state": "standby"}, {"server": "b:9000", "state": "current"}]
+    away = SERVER | {"host": "b", "connections_wanted": 1, "why": "a:9000 was lost: no answer", "list": listed}
+    sentence = describe(client(row(), server=away)).sentence
+    assert sentence.endswith(", here because a:9000 was lost: no answer, a:9000 stands by")
+    at_home = away | {"why": "it comes first in remote_addr", "list": [dict(each) for each in listed[::-1]]}
+    assert describe(client(row(), server=at_home)).sentence.endswith(" out, a:9000 stands by")
+
+
 def test_a_client_that_lacks_connections_says_how_many_and_why() -> None:
     trouble = SERVER | {"connections_wanted": 8, "trouble": ["no answer"]}
     health = describe(client(row(), server=trouble))

@@ -149,6 +149,19 @@ def test_a_reload_that_takes_the_present_server_off_the_list_makes_the_client_le
     assert kept.step().visit.number == reserve
 
 
+def test_a_server_that_cannot_stand_by_is_a_note() -> None:
+    kept = Kept(A, B)
+    number = kept.settings().session
+    kept.report(0, standing(number))
+    kept.step()
+    assert kept.servers.notes == []
+    reserve = kept.settings().reserve.session
+    kept.report(0, standing(number), [reserve, 0, 1, False, False, 2, "it does not know us"])
+    assert kept.servers.notes == [f"server {B} does not stand by: it does not know us"]
+    kept.report(0, standing(number), standing(reserve, 1))
+    assert kept.servers.notes == []
+
+
 # -- SRV records
 
 
