@@ -81,6 +81,8 @@ class WorkerSettings(NamedTuple):
     lanes: int = 1  # of this end
     knock_key: str = ""  # of a client with a key, hexadecimal (pipeline.wire.auth)
 
+    noise: bool = False  # sizes of the handshake and times of keepalives are random
+
     # a server that shares its port with a web server
     fallback: FallbackSettings | None = None
     proxies: Sequence[str] = ()  # networks of proxies that speak the PROXY protocol

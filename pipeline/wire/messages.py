@@ -58,7 +58,7 @@ _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
 EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE = 1, 2, 3, 4, 5, 6  # types of extensions
-KNOCK = 16
+KNOCK, PADDING = 16, 17
 
 ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
@@ -125,6 +125,7 @@ class Hello(NamedTuple):
     key_share: bytes = b""  # of the client, for sealed blocks (pipeline.sealing.session); b"": it offers none
     lane: int = 0  # of the client, that sends on this connection (pipeline.policy.lane_pairs)
     knock: bytes = b""  # a mac that is good on this TLS connection alone (pipeline.wire.auth); b"": none
+    padding: bytes = b""  # means nothing
 
     def frame(self) -> bytes:
         _exactly(KEY_ID_BYTES, self.key_id, "key id")
@@ -142,25 +143,28 @@ class Hello(NamedTuple):
         program = _extension(PROGRAM, self.program.encode()) if self.program else b""
         leave = _extension(LEAVE, b"") * self.leaves
         knock = _extension(KNOCK, _exactly(MAC_BYTES, self.knock, "knock")) if self.knock else b""
-        return exchange + leave + program + _key_share(self.key_share) + _lane(self.lane) + knock
+        rest = _key_share(self.key_share) + _lane(self.lane) + knock + _padding(self.padding)
+        return exchange + leave + program + rest
 
 
 class Challenge(NamedTuple):
     """The server asks a client that names a key to prove that it has the key."""
 
     nonce: bytes
+    padding: bytes = b""  # means nothing
 
     def frame(self) -> bytes:
-        return framing.frame(framing.CHALLENGE, _exactly(NONCE_BYTES, self.nonce, "nonce"))
+        return framing.frame(framing.CHALLENGE, _exactly(NONCE_BYTES, self.nonce, "nonce") + self.padding)
 
 
 class Proof(NamedTuple):
     """The client proves that it has the key."""
 
     mac: bytes
+    padding: bytes = b""  # means nothing
 
     def frame(self) -> bytes:
-        return framing.frame(framing.PROOF, _exactly(MAC_BYTES, self.mac, "mac"))
+        return framing.frame(framing.PROOF, _exactly(MAC_BYTES, self.mac, "mac") + self.padding)
 
 
 class Welcome(NamedTuple):
@@ -177,6 +181,7 @@ class Welcome(NamedTuple):
     clock: int = 0  # of the server: seconds since 1970; 0: not told
     key_share: bytes = b""  # of the server, for sealed blocks; b"": blocks are not sealed
     lane: int = 0  # of the server, that sends on this connection, as it tells this client
+    padding: bytes = b""  # means nothing
 
     def frame(self) -> bytes:
         _exactly(MAC_BYTES, self.mac, "mac")
@@ -194,7 +199,8 @@ class Welcome(NamedTuple):
             + (_extension(PROGRAM, self.program.encode()) if self.program else b"")
             + (_extension(CLOCK, _CLOCK.pack(self.clock)) if self.clock else b"")
             + _key_share(self.key_share)
-            + _lane(self.lane),
+            + _lane(self.lane)
+            + _padding(self.padding),
         )
 
 
@@ -250,6 +256,10 @@ def _key_share(key_share: bytes) -> bytes:
 
 def _lane(lane: int) -> bytes:
     return _extension(LANE, bytes([lane])) if lane else b""
+
+
+def _padding(padding: bytes) -> bytes:
+    return _extension(PADDING, padding) if padding else b""
 
 
 def _prefixed(length: int, address: Address) -> bytes:
@@ -354,6 +364,7 @@ def _hello(body: _Body) -> Hello:
             extensions.get(KEY_SHARE, b""),
             _lane_of(extensions),
             knock if len(knock) == MAC_BYTES else b"",
+            extensions.get(PADDING, b""),
         ]
     )
 
@@ -387,8 +398,8 @@ def _welcome(body: _Body) -> Welcome:
     extensions = body.read_extensions()
     clock = extensions.get(CLOCK, b"")
     known = int.from_bytes(clock, "big") if len(clock) == _CLOCK.size else 0
-    key_share, lane = extensions.get(KEY_SHARE, b""), _lane_of(extensions)
-    return Welcome._make([*fields, addresses, routes, _program(extensions), known, key_share, lane])
+    key_share, lane, padding = extensions.get(KEY_SHARE, b""), _lane_of(extensions), extensions.get(PADDING, b"")
+    return Welcome._make([*fields, addresses, routes, _program(extensions), known, key_share, lane, padding])
 
 
 def _refused(body: _Body) -> Refused:

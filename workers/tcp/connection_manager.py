@@ -250,7 +250,7 @@ class ConnectionManager(ABC):
             self.close(other, why)
         self._handshake_epoll.unregister(connection.fd)
         self._epoll.register(connection.fd, 0 if peer.paused else READABLE)
-        self._rows.write(connection)  # before the connection counts, so that whoever counts it finds its row
+        self._rows.write(connection)  # before the connection counts, so that a reader that counts it finds its row
         self._established.add(connection, now)
         self._counters[ID["tcp.connections_established"]] += 1
         self._begin_service(connection, now)

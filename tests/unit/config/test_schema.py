@@ -76,7 +76,7 @@ def test_a_reload_applies_only_settings_on_which_no_ring_device_or_process_depen
         "handshake_timeout", "max_connections_per_client", "peer_queue_bytes", "spares",
         "quota_gb", "quota_action", "quota_rate_mbit", "quota_day", "on", "hook_timeout",
         "tls_alpn", "fallback", "fallback_h2", "fallback_plain", "fallback_proxy_protocol", "fallback_connections",
-        "proxy_protocol_from",
+        "proxy_protocol_from", "noise",
     }
     # fmt: on
     assert RELOAD.keys() == SETTINGS.keys() and set(RELOAD.values()) == {"live", "restart"}
