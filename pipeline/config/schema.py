@@ -311,6 +311,11 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "`compat`",
         live=True)] = None
 
+    noise: Annotated[bool, about(
+        "Add random bytes to the messages of the handshake, and send keepalives at random times, sooner than "
+        "`keepalive`. Sizes and times of these then tell less to somebody who watches. Those of packets tell what they "
+        "tell without it. The other end need not have it.", live=True)] = False
+
     # Clients of a server
     peers: Annotated[tuple[Annotated[Peer, accepts(PEER_FORM)], ...], about(
         "Peers that may connect, and their networks: see below. Peers that `invite` has added are not in this file; "

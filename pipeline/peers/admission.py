@@ -46,7 +46,7 @@ from pipeline.runtime.supervisor_channel import (
 from pipeline.sealing.session import SealedSession, answer_key_share
 from pipeline.shm.peer_table import PeerTable
 from pipeline.version import VERSION
-from pipeline.wire import auth, messages
+from pipeline.wire import auth, messages, noise
 from pipeline.wire.messages import (
     QUOTA_USED,
     REASONS,
@@ -333,6 +333,7 @@ class Admission:
                 if not any(is_part_of(route, network) for network in policy.allowed)
             ),
             dns=config.push_dns_addresses,
+            padding=noise.padding(noise.IN_OTHERS) if config.noise else b"",
         )
 
     def _admit(self, known: KnownPeer, certificate: bytes, hello: messages.Hello, place: Place) -> Refusal | Assigned:

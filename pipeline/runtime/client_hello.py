@@ -1,4 +1,4 @@
-"""The HELLO of a client: its settings determine everything but the dial index and the nonce.
+"""The HELLO of a client: its settings determine everything but the dial index, the nonce, knock and padding.
 
 A tcp worker sends it. The supervisor, which has the key, makes it anew, and proves no other.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from pipeline.runtime.plan import WorkerSettings
-from pipeline.wire import framing, messages
+from pipeline.wire import framing, messages, noise
 
 
 def client_hello(settings: WorkerSettings, key_id: bytes, dial_index: int, nonce: bytes) -> messages.Hello:
@@ -31,4 +31,5 @@ def client_hello(settings: WorkerSettings, key_id: bytes, dial_index: int, nonce
         key_share=bytes.fromhex(settings.key_share),
         lane=dial_index % settings.lanes,
         moves=settings.has_others and settings.seals,
+        padding=noise.padding(noise.IN_HELLO) if settings.noise else b"",
     )

@@ -98,6 +98,8 @@ class WorkerSettings(NamedTuple):
     reserve: Reserve | None = None
     knock_key: str = ""  # of a client with a key, hexadecimal (pipeline.wire.auth)
 
+    noise: bool = False  # sizes of the handshake and times of keepalives are random
+
     # a server that shares its port with a web server
     fallback: FallbackSettings | None = None
     proxies: Sequence[str] = ()  # networks of proxies that speak the PROXY protocol

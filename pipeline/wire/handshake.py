@@ -269,13 +269,19 @@ def _hash_of(certificate: bytes) -> bytes:
 class ServerHandshake(_Handshake):
     """`with_keys`: clients that name a key are challenged; `nonce`: random bytes for the challenge; `certificate_hash`:
     of the certificate that this connection shows, which may be set anew until begin(). `hides`: no client gets an
-    answer before its knock is right. Its HELLO comes as a whole in the first bytes that are fed."""
+    answer before its knock is right. Its HELLO comes as a whole in the first bytes that are fed. `padding`: of the
+    challenge."""
 
     limit = framing.HELLO_LENGTH_LIMIT
     _table = SERVER
 
     def __init__(
-        self, with_keys: bool, nonce: bytes, certificate_hash: bytes = NO_CERTIFICATE, hides: bool = False
+        self,
+        with_keys: bool,
+        nonce: bytes,
+        certificate_hash: bytes = NO_CERTIFICATE,
+        hides: bool = False,
+        padding: bytes = b"",
     ) -> None:
         super().__init__()
         self.hides = hides
@@ -283,7 +289,7 @@ class ServerHandshake(_Handshake):
         """All bytes of the client, while it has got no answer; None from the first answer on."""
         self._binding = b""
         self._with_keys = with_keys
-        self._challenge_frame = Challenge(nonce).frame()
+        self._challenge_frame = Challenge(nonce, padding).frame()
         self.certificate_hash = certificate_hash
         self._certificate = b""
         self._hello: Hello | None = None
@@ -368,13 +374,14 @@ class ServerHandshake(_Handshake):
 
 class ClientHandshake(_Handshake):
     """`hello`: complete, with the nonce of this connection, and the id of our key if we have one; `pin`: the hash of
-    the certificate that the server must show, b"" for any. `knock_key`: b"" without a key."""
+    the certificate that the server must show, b"" for any. `knock_key`: b"" without a key. `padding`: of the proof."""
 
     limit = framing.WELCOME_LENGTH_LIMIT
     _table = CLIENT
 
-    def __init__(self, hello: Hello, pin: bytes = b"", knock_key: bytes = b"") -> None:
+    def __init__(self, hello: Hello, pin: bytes = b"", knock_key: bytes = b"", padding: bytes = b"") -> None:
         super().__init__()
+        self._padding = padding
         self._hello = hello
         self._knock_key = knock_key
         self._hello_frame = b""
@@ -416,7 +423,7 @@ class ClientHandshake(_Handshake):
         if self.state is not State.AWAIT_OWN_PROOF:
             raise LocalError(f"a proof for a handshake that waits for {self.state.value}")
         self.state = State.AWAIT_PROVED_WELCOME
-        return [Send(Proof(mac).frame()), *self._read()]
+        return [Send(Proof(mac, self._padding).frame()), *self._read()]
 
     def _on_welcome(self, welcome: Welcome, frame: bytes) -> list[Output]:
         if self.state is State.AWAIT_CHALLENGE:

@@ -59,7 +59,7 @@ _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
 EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES, DNS = 1, 2, 3, 4, 5, 6, 7, 8  # types of extensions
-KNOCK = 16
+KNOCK, PADDING = 16, 17
 
 ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
 AUTH_NONE, AUTH_KEY = 0, 1
@@ -127,6 +127,7 @@ class Hello(NamedTuple):
     lane: int = 0  # of the client, that sends on this connection (pipeline.policy.lane_pairs)
     moves: bool = False  # the client has another server, and goes there if this one is about to stop
     knock: bytes = b""  # a mac that is good on this TLS connection alone (pipeline.wire.auth); b"": none
+    padding: bytes = b""  # means nothing
 
     def frame(self) -> bytes:
         _exactly(KEY_ID_BYTES, self.key_id, "key id")
@@ -145,25 +146,28 @@ class Hello(NamedTuple):
         leave = _extension(LEAVE, b"") * self.leaves
         moves = _extension(MOVES, b"") * self.moves
         knock = _extension(KNOCK, _exactly(MAC_BYTES, self.knock, "knock")) if self.knock else b""
-        return exchange + leave + program + _key_share(self.key_share) + _lane(self.lane) + moves + knock
+        rest = _key_share(self.key_share) + _lane(self.lane) + moves + knock + _padding(self.padding)
+        return exchange + leave + program + rest
 
 
 class Challenge(NamedTuple):
     """The server asks a client that names a key to prove that it has the key."""
 
     nonce: bytes
+    padding: bytes = b""  # means nothing
 
     def frame(self) -> bytes:
-        return framing.frame(framing.CHALLENGE, _exactly(NONCE_BYTES, self.nonce, "nonce"))
+        return framing.frame(framing.CHALLENGE, _exactly(NONCE_BYTES, self.nonce, "nonce") + self.padding)
 
 
 class Proof(NamedTuple):
     """The client proves that it has the key."""
 
     mac: bytes
+    padding: bytes = b""  # means nothing
 
     def frame(self) -> bytes:
-        return framing.frame(framing.PROOF, _exactly(MAC_BYTES, self.mac, "mac"))
+        return framing.frame(framing.PROOF, _exactly(MAC_BYTES, self.mac, "mac") + self.padding)
 
 
 class Welcome(NamedTuple):
@@ -181,6 +185,7 @@ class Welcome(NamedTuple):
     key_share: bytes = b""  # of the server, for sealed blocks; b"": blocks are not sealed
     lane: int = 0  # of the server, that sends on this connection, as it tells this client
     dns: tuple[Address, ...] = ()  # DNS servers for a client that sends everything through the tunnel
+    padding: bytes = b""  # means nothing
 
     def frame(self) -> bytes:
         _exactly(MAC_BYTES, self.mac, "mac")
@@ -199,7 +204,8 @@ class Welcome(NamedTuple):
             + (_extension(CLOCK, _CLOCK.pack(self.clock)) if self.clock else b"")
             + _key_share(self.key_share)
             + _lane(self.lane)
-            + _dns(self.dns),
+            + _dns(self.dns)
+            + _padding(self.padding),
         )
 
 
@@ -261,6 +267,10 @@ def _dns(servers: tuple[Address, ...]) -> bytes:
     _at_most(DNS_SERVERS_MAX, servers, "DNS servers of a peer")
     listed = b"".join(bytes([server.version]) + server.packed for server in servers)
     return _extension(DNS, listed) if listed else b""
+
+
+def _padding(padding: bytes) -> bytes:
+    return _extension(PADDING, padding) if padding else b""
 
 
 def _prefixed(length: int, address: Address) -> bytes:
@@ -366,6 +376,7 @@ def _hello(body: _Body) -> Hello:
             _lane_of(extensions),
             extensions.get(MOVES) == b"",
             knock if len(knock) == MAC_BYTES else b"",
+            extensions.get(PADDING, b""),
         ]
     )
 
@@ -399,9 +410,9 @@ def _welcome(body: _Body) -> Welcome:
     extensions = body.read_extensions()
     clock = extensions.get(CLOCK, b"")
     known = int.from_bytes(clock, "big") if len(clock) == _CLOCK.size else 0
-    key_share, lane = extensions.get(KEY_SHARE, b""), _lane_of(extensions)
+    key_share, lane, padding = extensions.get(KEY_SHARE, b""), _lane_of(extensions), extensions.get(PADDING, b"")
     dns = _dns_of(extensions.get(DNS, b""))
-    return Welcome._make([*fields, addresses, routes, _program(extensions), known, key_share, lane, dns])
+    return Welcome._make([*fields, addresses, routes, _program(extensions), known, key_share, lane, dns, padding])
 
 
 def _dns_of(listed: bytes) -> tuple[Address, ...]:

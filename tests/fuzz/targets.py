@@ -40,6 +40,13 @@ TARGETS = {
     "blocks": Target(
         alone(targets_wire.blocks), (PeerError,), ("pipeline/wire/block.py",), targets_wire.blocks_seeds, 10000
     ),
+    "proxy_header": Target(
+        alone(targets_wire.proxy_header),
+        (PeerError,),
+        ("pipeline/wire/proxy_protocol.py",),
+        targets_wire.proxy_header_seeds,
+        5000,
+    ),
     "handshake_message": Target(
         alone(targets_wire.handshake_message),
         (PeerError,),

@@ -30,6 +30,7 @@ from pipeline.peers.peer_file import DIRECTORY, DIRECTORY_MODE, read_all, write
 from pipeline.secret_text import INVITATION_PREFIX
 from pipeline.transport.address_learner import AddressLearner
 from pipeline.wire import block, charge, dns, framing, messages
+from pipeline.wire.proxy_protocol import Client, ProxyHeader, header
 from tests.fuzz.fuzzer import Feed
 from tests.reference.blocks import block_frame
 from tests.reference.packets import echo_request
@@ -49,6 +50,38 @@ def alone(take: Feed) -> Callable:
         yield take
 
     return opened
+
+
+# -- what a proxy says about its client
+
+
+def proxy_header(data: bytes) -> None:
+    """No byte behind a header is taken, whatever the pieces are, and a client that is named has an address."""
+    ends = []
+    for piece in (1, len(data) or 1):
+        reader, at = ProxyHeader(), 0
+        while reader.needs and at < len(data):
+            size = min(reader.needs, piece, len(data) - at)
+            reader.feed(data[at : at + size])
+            at += size
+        ends.append((reader.client, at))
+    assert ends[0] == ends[1]
+    client, _ = ends[0]
+    if client is not None:
+        assert ip_address(client.host) and 0 <= client.port <= 65535
+
+
+def proxy_header_seeds() -> list[bytes]:
+    four = header(Client("192.0.2.7", 40000), Client("192.0.2.1", 443))
+    return [
+        four,
+        header(Client("2001:db8::7", 40000), Client("2001:db8::1", 443)),
+        four[:12] + b"\x20" + four[13:],
+        b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 443\r\n\x16\x03\x01",
+        b"PROXY TCP6 2001:db8::7 2001:db8::1 40000 443\r\n",
+        b"PROXY UNKNOWN\r\n",
+        b"GET / HTTP/1.1\r\n",
+    ]
 
 
 # -- the original program's frames on a hub

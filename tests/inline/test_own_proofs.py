@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 import pytest
 
@@ -142,3 +143,27 @@ def test_a_reload_with_a_new_key_leaves_connections_and_proves_with_the_new_one(
     client.prover = Prover(OTHER_KEY, settings)
     client._channels.send_to_all({"settings": list(settings)})
     until(lambda: client.established() == server.established() == 1, server, client)
+
+
+def test_with_noise_sizes_of_the_handshake_differ_and_both_ends_agree(make: Make) -> None:
+    server, client = keyed_pair(make, connections=6, noise=True)
+    hellos: list[int] = []
+    sound = client._channels._answer
+
+    def answer(request: Any) -> Answer | None:
+        hellos.append(len(request["hello"]))
+        return sound(request)
+
+    client._channels._answer = answer
+    until(lambda: server.established() == client.established() == 6, server, client)
+    assert len(set(hellos)) > 1 and client.count("tcp.dials_failed") == 0
+
+
+def test_with_noise_each_keepalive_comes_at_a_time_of_its_own(make: Make) -> None:
+    server, client = keyed_pair(make, connections=6, noise=True, keepalive=1.0)
+    until(lambda: server.established() == client.established() == 6, server, client)
+    connections = list(client.workers["tcp-0"].duty("inbound").connections.established.values())
+    until(lambda: client.count("tcp.keepalives_sent") >= 6, server, client)
+    until(lambda: all(each.send.keepalive_after_ns for each in connections), server, client)
+    times = {each.send.keepalive_after_ns for each in connections}
+    assert len(times) == 6 and all(500_000_000 <= each <= 1_000_000_000 for each in times)

@@ -128,6 +128,7 @@ def shared_port(lab: Lab, directory: Path, says: str = "", **settings: Any) -> I
             fallback_h2=f"127.0.0.1:{ports['two']}",
             fallback_plain=f"127.0.0.1:{ports['plain']}",
             handshake_timeout=0.5,
+            noise=True,
             **settings,
         ) as hub,
     ):
@@ -389,7 +390,7 @@ def test_while_nginx_hangs_visitors_wait_and_peers_come_and_go(shared: Shared) -
         with context().wrap_socket(shared.connect("shared"), server_hostname=NAME) as sock:
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
             eventually(lambda: shared.hub.server.counter("tcp.fallbacks_opened") > before)
-            client = shared.hub.join(shared.hub.lab["two"], fec="off")
+            client = shared.hub.join(shared.hub.lab["two"], fec="off", noise=True)
             assert reaches(client.node, shared.hub.server.address)
             client.stop()
             os.kill(worker, signal.SIGCONT)

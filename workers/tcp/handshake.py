@@ -36,7 +36,7 @@ from pipeline.transport.connection import Connection
 from pipeline.transport.settings import ALPN
 from pipeline.transport.tls_channel import TlsChannel
 from pipeline.transport.tls_context import TlsContext, context_of
-from pipeline.wire import messages
+from pipeline.wire import messages, noise
 from pipeline.wire.handshake import (
     NO_CERTIFICATE,
     AskKnock,
@@ -187,6 +187,7 @@ class ServerHandshaker(_Handshaker):
                 secrets.token_bytes(messages.NONCE_BYTES),
                 self._certificate_hash,
                 hides=settings.fallback is not None,
+                padding=_padding(settings),
             )
         )
         return None if self._context is not None else self._guarded(connection, self._connected)
@@ -269,7 +270,9 @@ class ClientHandshaker(_Handshaker):
             nonce = secrets.token_bytes(messages.NONCE_BYTES)
             hello = client_hello(settings, self._key_id, connection.dial_index, nonce)
             connection.traffic_class = hello.traffic_class
-            connection.handshake = ClientHandshake(hello, self._pin, bytes.fromhex(settings.knock_key))
+            connection.handshake = ClientHandshake(
+                hello, self._pin, bytes.fromhex(settings.knock_key), _padding(settings)
+            )
             connection.records_at_once = 1
         return self.step(connection)
 
@@ -356,6 +359,10 @@ def _report(connection: Connection, welcome: bytes) -> WelcomeReport:
         "welcome": welcome.hex(),
         "server": connection.host,
     }
+
+
+def _padding(settings: WorkerSettings) -> bytes:
+    return noise.padding(noise.IN_OTHERS) if settings.noise else b""
 
 
 def _handshake_of(connection: Connection) -> Handshake:

@@ -28,6 +28,7 @@ import time
 from pipeline.counters import ID
 from pipeline.runtime.worker import DONE, MORE, NOTHING, Attachment
 from pipeline.transport.connection_list import ConnectionList
+from pipeline.wire import noise
 from workers.tcp.direct_sender import DirectSender
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.ring_scanner import RingScanner
@@ -57,6 +58,7 @@ class Sender:
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
         self._keepalive_ns = int(attachment.settings.keepalive * 1e9)
+        self._noise = attachment.settings.noise
         self._full: list[SendQueue] = []
         self._limited: list[SendQueue] = []  # those of peers that have used up their rate
         self._credit_at = 0  # when the first of those peers may be sent to again; 0: there is none
@@ -203,7 +205,12 @@ class Sender:
     def _keep_alive(self, queue: SendQueue, now: int) -> None:
         """Send a keepalive on an idle connection, or what its TLS channel has to send, if one is due."""
         connection = queue.connection
-        if now - connection.send.last_ns >= self._keepalive_ns or connection.send.last_ns < self._list.probe_ns:
+        send = connection.send
+        if self._noise and not send.keepalive_after_ns:
+            send.keepalive_after_ns = noise.keepalive_ns(self._keepalive_ns)
+        is_due = now - send.last_ns >= (send.keepalive_after_ns or self._keepalive_ns)
+        if is_due or send.last_ns < self._list.probe_ns:
+            send.keepalive_after_ns = 0  # drawn anew
             keepalive = connection.keepalive()
             queue.put_control(keepalive)
             connection.send.keepalive_bytes += len(keepalive)

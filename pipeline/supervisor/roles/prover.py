@@ -95,7 +95,8 @@ class Prover:
             return b""
         if settings.reserve is not None and hello.session == settings.reserve.session:
             settings = settings._replace(session=hello.session)
-        return client_hello(settings, self._key_id, index, hello.nonce)._replace(knock=hello.knock).frame()
+        own = client_hello(settings, self._key_id, index, hello.nonce)
+        return own._replace(knock=hello.knock, padding=hello.padding).frame()
 
     def _refuse(self, reason: str, now: int) -> str:
         """The reason, which is in our log from time to time. A worker that a reload is about to end may give cause for

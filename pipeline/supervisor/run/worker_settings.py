@@ -33,7 +33,7 @@ HANDED_DOWN = (
     *("connections", "light_connections", "timeout", "keepalive", "reconnect_min", "reconnect_max"),
     *("congestion", "notsent_lowat", "send_buffer_bytes", "receive_buffer_bytes"),
     *("client_isolation", "handshake_timeout", *LIMITS),
-    *("log_level", "log_format", "lanes"),
+    *("log_level", "log_format", "lanes", "noise"),
 )
 """Settings that workers get unchanged."""
 

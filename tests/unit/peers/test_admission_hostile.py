@@ -52,6 +52,7 @@ ANY_HELLO = st.builds(
     st.booleans(),
     lane=U8,
     knock=st.one_of(st.just(b""), st.binary(min_size=32, max_size=32)),
+    padding=st.binary(max_size=100),
 )
 
 

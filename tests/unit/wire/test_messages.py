@@ -72,13 +72,22 @@ HELLOS = st.builds(
     st.booleans(),
     lane=U8,
     knock=st.one_of(st.just(b""), of_size(32)),
+    padding=st.binary(max_size=100),
 )
-CHALLENGES = st.builds(Challenge, of_size(32))
-PROOFS = st.builds(Proof, of_size(32))
+CHALLENGES = st.builds(Challenge, of_size(32), st.just(b""))
+PROOFS = st.builds(Proof, of_size(32), st.just(b""))
 WELCOME_PARTS = (U8, U8, U16, U8, of_size(32), several(INTERFACES, ADDRESSES_MAX), several(NETWORKS, 20))
 WELCOMES = st.one_of(
-    st.builds(Welcome, *WELCOME_PARTS, st.just(""), st.just(0), lane=U8, dns=st.just(())),
-    st.builds(Welcome, *WELCOME_PARTS, PROGRAMS, U64, lane=U8, dns=several(st.ip_addresses(), DNS_SERVERS_MAX)),
+    st.builds(Welcome, *WELCOME_PARTS, st.just(""), st.just(0), lane=U8, dns=st.just(()), padding=st.just(b"")),
+    st.builds(
+        Welcome,
+        *WELCOME_PARTS,
+        PROGRAMS,
+        U64,
+        lane=U8,
+        dns=several(st.ip_addresses(), DNS_SERVERS_MAX),
+        padding=st.binary(max_size=255),
+    ),
 )
 REFUSALS = st.builds(Refused, U8, st.text(max_size=TEXT_BYTES_MAX // 4))
 DONES = st.builds(Done, of_size(32), of_size(32), st.text(st.characters(max_codepoint=127), max_size=32))
