@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -21,6 +23,7 @@ from tools.lab.namespace import stop
 from tools.lab.network import Lab, Node
 
 DNSMASQ, UNBOUND = shutil.which("dnsmasq"), shutil.which("unbound")
+LOCAL = "listen-address=127.0.0.1\nbind-interfaces\nno-hosts\nno-resolv\n"
 HUB, HUB6 = (text.partition("/")[0] for text in INSIDE)
 
 pytestmark = pytest.mark.skipif(DNSMASQ is None, reason="dnsmasq is missing: apt-get install dnsmasq-base")
@@ -155,9 +158,7 @@ def test_unbound_answers_by_way_of_dnsmasq(hub: Hub, tmp_path: Path) -> None:
     port, behind = hub.node.free_port(), hub.node.free_port()
     text = recipe.replace("10.0.0.1", f"{HUB}@{port}", 1).replace("10.0.0.0/24", "10.99.0.0/24")
     text = text.replace("5300", str(behind)).replace("0.0.10.in", "0.99.10.in")
-    (tmp_path / "unbound.conf").write_text(
-        f'server:\n  username: ""\n  chroot: ""\n  directory: "{tmp_path}"\n  pidfile: ""\n  use-syslog: no\n{text}'
-    )
+    (tmp_path / "unbound.conf").write_text(unbound_head(tmp_path) + text)
     inner = dnsmasq_config("").replace("interface=\n", "listen-address=127.0.0.1\n")
     inner = (
         inner.replace("except-interface=lo\n", "").replace("bind-dynamic\n", "bind-interfaces\n") + f"port={behind}\n"
@@ -177,6 +178,48 @@ def test_unbound_answers_by_way_of_dnsmasq(hub: Hub, tmp_path: Path) -> None:
     ):
         eventually(lambda: asks("laptop.tunnel") == [laptop.address], 15, "an answer of unbound")
         eventually(lambda: asks(reverse, PTR) == ["laptop.tunnel"], 15, "a name from unbound")
+
+
+@pytest.mark.parametrize("program", ["dnsmasq", "unbound"])
+def test_a_client_asks_the_hub_for_the_domain_alone(hub: Hub, tmp_path: Path, program: str) -> None:
+    """By the recipes of docs/names.md. The usual server of the client knows another domain."""
+    if program == "unbound" and UNBOUND is None:
+        pytest.skip("unbound is missing: apt-get install unbound")
+    client = hub["laptop"]
+    port, usual = (client.node.free_port(socket.SOCK_DGRAM) for _ in range(2))
+    if program == "dnsmasq":
+        lines = recipe("    server=/tunnel/10.0.0.1", 2).replace("10.0.0.", "10.99.0.")
+        asked = dnsmasq(client.node, f"{lines}{LOCAL}port={port}\nserver=127.0.0.1#{usual}\n", tmp_path)
+    else:
+        lines = recipe("    forward-zone:\n", 5).replace("10.0.0.", "10.99.0.")
+        (tmp_path / "unbound.conf").write_text(
+            f"{unbound_head(tmp_path)}  interface: 127.0.0.1@{port}\n  do-not-query-localhost: no\n{lines}"
+            f'forward-zone:\n  name: "."\n  forward-addr: 127.0.0.1@{usual}\n'
+        )
+        asked = running(client.node, UNBOUND, "-d", "-c", str(tmp_path / "unbound.conf"))
+
+    def asks(name: str) -> Sequence[str]:
+        try:
+            return ask(client.node, "127.0.0.1", name, port=port)
+        except (NoAnswer, TimeoutError):
+            return ()
+
+    other = tmp_path / "usual"
+    other.mkdir()
+    with dnsmasq(client.node, f"{LOCAL}port={usual}\naddress=/example.org/192.0.2.1\n", other), asked:
+        eventually(lambda: asks("hub-names.tunnel") == [HUB], 15, "a name of the tunnel")
+        eventually(lambda: asks("www.example.org") == ["192.0.2.1"], 15, "another name")
+
+
+def recipe(first: str, lines: int) -> str:
+    """So many lines of docs/names.md from this one on."""
+    document = (ROOT / "docs/names.md").read_text()
+    return textwrap.dedent("".join(document[document.index(first) :].splitlines(keepends=True)[:lines]))
+
+
+def unbound_head(directory: Path) -> str:
+    """For an unbound that needs nothing of the machine."""
+    return f'server:\n  username: ""\n  chroot: ""\n  directory: "{directory}"\n  pidfile: ""\n  use-syslog: no\n'
 
 
 @pytest.mark.slow
