@@ -48,13 +48,9 @@ class Silence:
         self._limit = max(SILENT_NS, ROUND_TRIPS * round_trip)
         self._heard = max((now - each.heard_ms * MS for each in connections.values()), default=now)
 
-    def ask(self, now: int) -> None:
-        """It is asked now, and once until spare()."""
-        self._asked = self._asked or now
-
-    def spare(self) -> None:
-        """It need not answer any more."""
-        self._asked = 0
+    def ask(self, since: int) -> None:
+        """It has been asked at this time; 0: it need not answer. A connection that was made later is an answer."""
+        self._asked = since
 
     def is_silent(self, now: int) -> bool:
         if self._asked and self._heard <= self._asked:

@@ -59,7 +59,7 @@ class ClientConnections(ConnectionManager):
         self._visits: list[Visit] = []  # the current one first, then the reserve if there is one, then those left
         self._visit_of: dict[int, Visit] = {}  # by the serial number of a connection
         self._has_others = False
-        self._is_asking = False  # the servers in reserve, whether they are there
+        self._asking_ns = 0  # since when the server in reserve is asked whether it is there; 0: it is not
         self._follow_targets(self._settings, time.monotonic_ns())
 
     def close_descriptors(self) -> None:
@@ -194,15 +194,12 @@ class ClientConnections(ConnectionManager):
         current, *others = self._dialing_visits
         for visit in (current, *others):
             visit.look(now)
-        is_silent = current.silence.is_silent(now)
-        if is_silent and not self._is_asking:
-            self._list.probe_ns = now
-        self._is_asking = is_silent
+        if not current.silence.is_silent(now):
+            self._asking_ns = 0
+        elif not self._asking_ns:
+            self._asking_ns = self._list.probe_ns = now
         for visit in others:
-            if is_silent:
-                visit.silence.ask(now)
-            else:
-                visit.silence.spare()
+            visit.silence.ask(self._asking_ns)
         self._visits_reporter.tick({visit.session: visit.report(now) for visit in (current, *others)}, now)
 
     def _check_left(self, now: int) -> None:

@@ -62,13 +62,19 @@ def test_an_end_that_is_asked_counts_as_silent_until_it_answers_or_need_not() ->
     silence = Silence()
     silence.update({1: Outstanding(0, 30)}, BEGIN)
     silence.ask(BEGIN)
-    silence.ask(BEGIN + STEP)
     silence.update({1: Outstanding(1, 130)}, BEGIN + STEP)
     assert silence.is_silent(BEGIN + STEP)
     silence.update({1: Outstanding(0, 20)}, BEGIN + 2 * STEP)
     assert not silence.is_silent(BEGIN + 2 * STEP)
-    silence.spare()
     silence.ask(BEGIN + 3 * STEP)
     assert silence.is_silent(BEGIN + 3 * STEP)
-    silence.spare()
+    silence.ask(0)
     assert not silence.is_silent(BEGIN + 3 * STEP)
+
+
+def test_a_connection_that_was_made_since_is_an_answer() -> None:
+    silence = Silence()
+    silence.update({}, BEGIN + STEP)
+    silence.ask(BEGIN)
+    silence.update({1: Outstanding(0, 99)}, BEGIN + STEP)
+    assert not silence.is_silent(BEGIN + STEP)
