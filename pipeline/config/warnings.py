@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pipeline.config.derive import derive, wanted_connections
 from pipeline.config.schema import SETTINGS, Config, PartialConfig
 from pipeline.config.types import CONNECTIONS_MAX
-from pipeline.config.values import Endpoint, parse_prefix
+from pipeline.config.values import Endpoint, parse_endpoint, parse_prefix
 from pipeline.packet.address_pool import LINK_ADDRESSES, is_part_of
 
 _PLAIN_CLIENT = derive(PartialConfig(mode="client"))
@@ -226,6 +226,10 @@ def _of_a_server(config: Config) -> Iterator[str]:
             "tls_ca_file is given and no peer has a fingerprint or certificate_name: every holder of a certificate "
             "from this CA is admitted under the name in the certificate."
         )
+    for name in ("fallback", "fallback_h2"):
+        address = getattr(config, name)
+        if address and not parse_endpoint(address).is_loopback:
+            yield f"{name} is {address}: what visitors of the web site say and get travels there without encryption."
     if any(parse_prefix(text).prefixlen == 0 for text in config.proxy_protocol_from):
         yield (
             "proxy_protocol_from has every address: each client can say that it is at any other address, and so pass "

@@ -484,3 +484,20 @@ def test_a_fallback_that_could_not_hide_anything_is_refused(values: dict) -> Non
 def test_with_a_fallback_limits_that_web_servers_do_not_have_are_said_to_be_without_effect(name: str) -> None:
     (warning,) = [each for each in find_warnings(parse(SITE | {name: 7})) if each.startswith(f"{name} has no effect")]
     assert "fallback_connections" in warning
+
+
+def test_a_web_server_elsewhere_is_warned_of() -> None:
+    assert not [each for each in find_warnings(parse(SITE)) if "without encryption" in each]
+    (warning,) = [each for each in find_warnings(parse(SERVER | {"fallback": "192.0.2.1:80"})) if "visitors" in each]
+    assert "192.0.2.1:80" in warning
+
+
+@pytest.mark.parametrize(("networks", "warned"), [(["192.0.2.1/32"], False), (["0.0.0.0/0"], True), (["::/0"], True)])
+def test_a_list_of_all_proxies_is_warned_of(networks: list[str], warned: bool) -> None:
+    found = find_warnings(parse(SERVER | {"proxy_protocol_from": networks}))
+    assert any("proxy_protocol_from has every address" in each for each in found) is warned
+
+
+@pytest.mark.parametrize("networks", [["192.0.2.1/24"], ["proxy.example.org"], ["10.0.0.0/8"] * 2])
+def test_proxies_are_networks_and_each_stands_once(networks: list[str]) -> None:
+    assert problems(SERVER | {"proxy_protocol_from": networks})
