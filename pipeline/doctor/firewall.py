@@ -36,7 +36,7 @@ def firewall(subject: Subject) -> list[Finding]:
     ruleset = run_program(["nft", "-j", "list", "ruleset"], NFT_SECONDS)
     if ruleset is None:
         return _without_nft(config.mss_clamp)
-    own, reach = f"tunnel-{config.name}", ReachTable("", config.name).table
+    own, reach = f"tunnel-{config.name}", ReachTable(("", 0), config.name).table
     entries = json.loads(ruleset).get("nftables", [])
     port = config.listen_endpoint.port if subject.is_server else 0
     forwards = bool(subject.is_server and config.push_routes)

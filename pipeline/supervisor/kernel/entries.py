@@ -31,7 +31,7 @@ class KernelEntries:
             made.callback(self.clamp.close)
             self.reach: ReachGuard | None = None
             if config.mode == "server" and not config.compat:
-                self.reach = ReachGuard(config.tun_name, config.name, nft.tables())
+                self.reach = ReachGuard(config.tun_name, config.name, lambda: self.device.index, nft.tables())
                 made.callback(self.reach.close)
             self.clamp.apply(config.mss_clamp)
             self.congestion = CongestionControl(config)
@@ -56,5 +56,5 @@ class KernelEntries:
 
 def remove_remains(name: str) -> None:
     """Remove what a killed run of the instance has left. The device and its routes have gone with the process."""
-    for table in (MssClamp("", name), ReachTable("", name)):
+    for table in (MssClamp("", name), ReachTable(("", 0), name)):
         table.remove()
