@@ -345,7 +345,9 @@ def test_without_nft_peers_with_rules_reach_no_network_and_others_do(tmp_path: P
         laptop = hub.join(lab["one"], "laptop", "--may-reach", "hub", **PLAIN)
         assert not reaches(laptop.node, hub.server.address, count=2, seconds=0.3)
         assert hub.server.counter("tun.dropped_unguarded") >= 2
-        hub.server.wait_for_log("Peers with rules reach nothing beyond other peers until the table is there")
+        said = "Peers with rules reach nothing beyond other peers until the table is there"
+        hub.server.wait_for_log(said)
+        assert any(said in note for note in hub.server.ask({"command": "status"})["notes"])
 
 
 # -- from peer to peer

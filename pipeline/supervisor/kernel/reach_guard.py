@@ -3,6 +3,7 @@
     apply(guarded)      these peers have rules from now on; without any, the kernel has nothing of ours
     is_in_place         whether all packets that need a rule meet it; False without any rules, too
     take_refusals()     the peers and packets that were refused, as many as the kernel tells
+    notes               sentences about what the kernel does not take
     counts              refused packets by peer, since the start
 
 The table replaces the one before it in one transaction, so no packet passes between the two. Its counters begin anew
@@ -31,6 +32,7 @@ class ReachGuard:
         self._table = ReachTable((tun_name, index()), instance_name)
         self._keeper = TableKeeper(self._table, may_be_there=self._table.table in there)
         self._keeper.apply(False)  # what a killed run has left
+        self.notes: list[str] = []
         self._log: RefusalLog | None = None
         self._guarded: Sequence[Guarded] = ()
         self._before: Counter[str] = Counter()  # of earlier tables
@@ -50,10 +52,7 @@ class ReachGuard:
         self._read_log()
         self._settle_counts()
         self._guarded, self._table, self._retry_due = guarded, table, 0
-        if guarded:
-            self._keeper.replace(table)
-        else:
-            self._keeper.apply(False)
+        self.notes = self._keeper.replace(table) if guarded else self._keeper.apply(False)
         if not guarded and self._log is not None:
             self._log.close()
             self._log = None
@@ -80,7 +79,7 @@ class ReachGuard:
             self._retry_due = self._retry_due or now + RETRY_NS
             if now >= self._retry_due:
                 self._retry_due = 0
-                self._keeper.apply(True)
+                self.notes = self._keeper.apply(True)
 
     def take_refusals(self) -> list[tuple[str, bytes]]:
         """Name of the peer, and the packet from its IP header on."""

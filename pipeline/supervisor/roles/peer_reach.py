@@ -195,6 +195,11 @@ class PeerReach:
 
     # -- for people
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about rules that cannot be enforced as they should be."""
+        return self._guard.notes if self._guard is not None else []
+
     def complete(self, rows: Iterable[PeerRow]) -> list[PeerRow]:
         refused = self._refused()
         if not self._policies and not refused:

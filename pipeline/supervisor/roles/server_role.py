@@ -165,7 +165,8 @@ class ServerRole(AdmissionNews):
 
     def status(self) -> dict[str, Any]:
         """For `status`: this end is the server."""
-        return {"server": None, "notes": self.accountant.notes, "accounting": self.accountant.status()}
+        notes = [*self.accountant.notes, *self._reach.notes]
+        return {"server": None, "notes": notes, "accounting": self.accountant.status()}
 
     def _server_certificate(self, make: bool) -> CertificatePair:
         assert self._state is not None, "with encryption there is a state directory"

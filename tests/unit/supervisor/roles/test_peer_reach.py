@@ -33,6 +33,7 @@ class Kernel:
         self.is_in_place = True
         self.counts: Counter[str] = Counter()
         self.told: list[tuple[str, bytes]] = []
+        self.notes: list[str] = []
 
     def apply(self, guarded: Sequence[Guarded]) -> None:
         self.applied.append(guarded)
