@@ -42,7 +42,8 @@ def firewall(subject: Subject) -> list[Finding]:
     if ruleset is None:
         return _without_nft(config.mss_clamp)
     own = f"tunnel-{config.name}"
-    reach, nat, guard = (kind("", config.name).table for kind in (ReachTable, HubNat, KillSwitch))
+    reach = ReachTable(("", 0), config.name).table
+    nat, guard = (kind("", config.name).table for kind in (HubNat, KillSwitch))
     entries = json.loads(ruleset).get("nftables", [])
     port = config.listen_endpoint.port if subject.is_server else 0
     forwards = bool(subject.is_server and (config.push_routes or config.nat))

@@ -266,6 +266,29 @@ def test_rules_that_others_flush_are_put_back_and_hardly_anything_passes_meanwhi
     site.router.run(["nft", "delete table inet others"])
 
 
+def test_rules_hold_for_a_device_that_others_rename_or_delete(site: Site) -> None:
+    name = site.hub.server.tun_name
+    site.limit("laptop", [f"{LAN[0]}:8443/tcp"])
+
+    def rename(before: str, after: str) -> None:
+        for words in (f"{before} down", f"{before} name {after}", f"{after} up"):
+            site.router.run(["ip", "link", "set", *words.split()])
+
+    def holds() -> bool:
+        passes = outcome(site.laptop.node, LAN[0], 8443, seconds=0.5) == 0
+        assert outcome(site.laptop.node, LAN[0], 8022, seconds=0.5) != 0
+        return passes
+
+    with listener(site.lan, 8443), listener(site.lan, 8022):
+        rename(name, "renamed")
+        try:
+            eventually(holds, what="what is allowed passes under another name")
+        finally:
+            rename("renamed", name)
+        site.router.run(["ip", "link", "del", name])
+        eventually(holds, what="what is allowed passes through the new device")
+
+
 def test_an_accept_of_anothers_table_opens_nothing_and_a_drop_of_it_stays(site: Site) -> None:
     site.limit("laptop", [f"{LAN[0]}:8443/tcp"])
     for verdict, allowed in (("accept", True), ("drop", False)):
@@ -295,7 +318,7 @@ def test_nft_takes_rules_that_overlap_in_any_way(site: Site) -> None:
         ]
         policies = compile_policies(facts, Terms(own=(ip_address("10.99.0.1"),)))
         guarded = [Guarded(each.name, hosts(each.addresses), policies[each.name]) for each in facts]
-        table = ReachTable("tun0", "try", guarded)
+        table = ReachTable(("tun0", 1), "try", guarded)
         assert site.router.inside(table.install) == ""
         assert site.router.inside(table.remove) == "" and table.table not in site.rules()
 
@@ -322,7 +345,9 @@ def test_without_nft_peers_with_rules_reach_no_network_and_others_do(tmp_path: P
         laptop = hub.join(lab["one"], "laptop", "--may-reach", "hub", **PLAIN)
         assert not reaches(laptop.node, hub.server.address, count=2, seconds=0.3)
         assert hub.server.counter("tun.dropped_unguarded") >= 2
-        hub.server.wait_for_log("Peers with rules reach nothing beyond other peers until the table is there")
+        said = "Peers with rules reach nothing beyond other peers until the table is there"
+        hub.server.wait_for_log(said)
+        assert any(said in note for note in hub.server.ask({"command": "status"})["notes"])
 
 
 # -- from peer to peer
@@ -379,9 +404,10 @@ def test_an_answer_passes_after_the_tun_worker_was_killed(site: Site) -> None:
     with listener(site.gateway.node, 7001) as waiting, dialed(site.laptop.node, site.gateway.address, 7001) as begun:
         accepted, _ = waiting.accept()
         with accepted:
-            (name,) = [name for name in site.hub.server.worker_pids() if name.startswith("tun")]
-            pid = site.hub.server.signal_worker(name, signal.SIGKILL)
-            site.hub.server.wait_until_replaced(name, pid)
+            names = [name for name in site.hub.server.worker_pids() if name.startswith("tun")]
+            pids = {name: site.hub.server.signal_worker(name, signal.SIGKILL) for name in names}
+            for name, pid in pids.items():
+                site.hub.server.wait_until_replaced(name, pid)
             accepted.sendall(b"answer")
             begun.settimeout(15)
             assert begun.recv(6) == b"answer"

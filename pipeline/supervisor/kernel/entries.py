@@ -47,7 +47,7 @@ class KernelEntries:
             made.callback(self.clamp.close)
             self.reach: ReachGuard | None = None
             if config.mode == "server" and not config.compat:
-                self.reach = ReachGuard(config.tun_name, config.name, there)
+                self.reach = ReachGuard(config.tun_name, config.name, lambda: self.device.index, there)
                 made.callback(self.reach.close)
             nat = HubNat(config.tun_name, config.name)
             self.nat = TableKeeper(nat, may_be_there=nat.table in there)
@@ -123,6 +123,6 @@ def remove_remains(name: str) -> None:
     """Remove what a killed run of the instance has left. The device and its routes have gone with the process."""
     bypass_keeper.remove_remains(name)
     full_tunnel.remove_remains(name)
-    for table in (MssClamp("", name), ReachTable("", name), HubNat("", name)):
+    for table in (MssClamp("", name), ReachTable(("", 0), name), HubNat("", name)):
         table.remove()
     Forwarding(name).close()

@@ -8,6 +8,9 @@
 A packet of a peer that begins a flow is compared with the rules as often as it comes. So a rule that goes ends the
 flows that it has allowed: their TCP is reset. Every refused packet is answered, so that programs need not wait.
 
+The device is named twice: by its name, which it has again when it was deleted and made anew, and by its index, which it
+keeps when others rename it.
+
 The address is the peer's: a tun worker has looked at it. Names of peers are not in the rules, as a certificate may have
 any. They are in the names of counters, where nft takes them.
 """
@@ -28,15 +31,17 @@ TOLD_BYTES = 128  # of each: the headers
 FAMILIES = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
 PLAIN_NAME = re.compile("[A-Za-z0-9_.-]{1,64}")
 
+DEVICES = """\
+        iifname "{name}" jump peers
+        iifname != "{name}" iif {index} jump peers
+"""
 TOP = """\
     chain forward {{
         type filter hook forward priority filter; policy accept;
-        iifname "{tun}" jump peers
-    }}
+{devices}    }}
     chain input {{
         type filter hook input priority filter; policy accept;
-        iifname "{tun}" jump peers
-    }}
+{devices}    }}
     chain peers {{
         ct direction reply accept
         ct state related accept
@@ -54,17 +59,24 @@ class Guarded(NamedTuple):
 
 
 class ReachTable(OwnTable):
-    """The rules of one instance. `log_group`: of the packets to be told; None: they are not."""
+    """The rules of one instance. `tun`: name and index of the device.
+
+    `log_group`: of the packets to be told; None: they are not.
+    """
 
     def __init__(
-        self, tun_name: str, instance_name: str, guarded: Sequence[Guarded] = (), log_group: int | None = None
+        self,
+        tun: tuple[str, int],
+        instance_name: str,
+        guarded: Sequence[Guarded] = (),
+        log_group: int | None = None,
     ) -> None:
         cost = "Peers with rules reach nothing beyond other peers until the table is there"
-        chains = describe(tun_name, guarded, log_group)
+        chains = describe(tun, guarded, log_group)
         super().__init__(f"tunnel-{instance_name}/reach", chains, "may_reach", cost)
 
 
-def describe(tun_name: str, guarded: Sequence[Guarded], log_group: int | None) -> str:
+def describe(tun: tuple[str, int], guarded: Sequence[Guarded], log_group: int | None) -> str:
     numbers: dict[int, int] = {}  # of each policy, by its identity
     parts = []
     for peer in guarded:
@@ -75,7 +87,8 @@ def describe(tun_name: str, guarded: Sequence[Guarded], log_group: int | None) -
         counter = counter_of(index, peer.name)
         parts.append(f"    counter {counter} {{ }}\n")
         parts.append(_chain(index, counter, numbers[id(peer.policy)], log_group))
-    return "".join([*parts, TOP.format(tun=tun_name, sources=_sources(guarded))])
+    devices = DEVICES.format(name=tun[0], index=tun[1])
+    return "".join([*parts, TOP.format(devices=devices, sources=_sources(guarded))])
 
 
 def counter_of(index: int, name: str) -> str:

@@ -76,6 +76,11 @@ class TunDevice:
             self.close()
             raise
 
+    @property
+    def index(self) -> int:
+        """Its present one: another once it was made again."""
+        return self._device.index
+
     def _set_up(self, now: int) -> None:
         self._reconciler.set_link(self._config.mtu, self._config.send_queue_size, up=True)
         self._want()

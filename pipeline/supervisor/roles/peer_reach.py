@@ -76,6 +76,8 @@ class PeerReach:
     def follow(self, config: Config, members: Sequence[Member], handles: Mapping[str, int]) -> None:
         """Before routes to these sessions are written: so no packet of a peer meets the rules of none."""
         self.configure(config)
+        if self._policies:
+            self._tell_refusals(time.monotonic_ns())  # with the rules that have refused
         self._count_between()
         self._handles = handles
         before, seen = self._seen, (terms_of(config), facts_of(members))
@@ -154,6 +156,11 @@ class PeerReach:
         before = self._refused()
         self._count_between()
         self.changes += self._refused() != before
+        self._tell_refusals(now)
+
+    def _tell_refusals(self, now: int) -> None:
+        if self._guard is None or self._memory is None:
+            return
         for name, packet in self._guard.take_refusals():
             if (flow := flow_of_packet(packet)) is not None:
                 self._tell(name, flow.destination, flow.protocol, flow.port, now)
@@ -187,6 +194,11 @@ class PeerReach:
             self._events.record("reach-refused", name, text)
 
     # -- for people
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about rules that cannot be enforced as they should be."""
+        return self._guard.notes if self._guard is not None else []
 
     def complete(self, rows: Iterable[PeerRow]) -> list[PeerRow]:
         refused = self._refused()

@@ -185,7 +185,7 @@ class ServerRole(AdmissionNews):
 
     def status(self) -> dict[str, Any]:
         """For `status`: this end is the server."""
-        notes = [*self.accountant.notes, *self._hosts_file.notes]
+        notes = [*self.accountant.notes, *self._hosts_file.notes, *self._reach.notes]
         return {"server": None, "notes": notes, "accounting": self.accountant.status()}
 
     def _server_certificate(self, make: bool) -> CertificatePair:

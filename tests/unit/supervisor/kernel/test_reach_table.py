@@ -10,7 +10,9 @@ from pipeline.supervisor.kernel.reach_table import Guarded, ReachTable, counter_
 
 def text(*targets: str, name: str = "laptop", log_group: int | None = 7) -> str:
     policy = compile_policies([PeerFacts(name, may_reach=targets)], Terms())[name]
-    return describe("tun0", [Guarded(name, (ip_network("10.0.0.2/32"), ip_network("fd00::2/128")), policy)], log_group)
+    return describe(
+        ("tun0", 12), [Guarded(name, (ip_network("10.0.0.2/32"), ip_network("fd00::2/128")), policy)], log_group
+    )
 
 
 def test_targets_of_one_service_are_one_set_without_overlaps() -> None:
@@ -33,6 +35,7 @@ def test_every_protocol_needs_no_match_and_icmp_is_that_of_the_version() -> None
 def test_the_address_leads_to_the_chain_of_the_peer_and_answers_pass_before() -> None:
     found = text("10.1.0.0/16")
     assert "ip saddr vmap { 10.0.0.2/32 : goto peer-0 }" in found and "ip6 saddr vmap { fd00::2/128" in found
+    assert 'iifname "tun0" jump peers' in found and 'iifname != "tun0" iif 12 jump peers' in found
     assert found.index("ct direction reply accept") < found.index("saddr vmap")
 
 
@@ -46,7 +49,7 @@ def test_where_the_kernel_has_no_log_nothing_is_told() -> None:
 
 def test_peers_with_equal_rules_share_a_chain() -> None:
     facts = [PeerFacts(name, may_reach=("10.1.0.0/16",)) for name in ("one", "two")]
-    found = describe("tun0", [Guarded(name, (), p) for name, p in compile_policies(facts, Terms()).items()], None)
+    found = describe(("tun0", 12), [Guarded(name, (), p) for name, p in compile_policies(facts, Terms()).items()], None)
     assert found.count("chain rules-") == 1 and found.count("jump rules-0") == 2
 
 
@@ -58,4 +61,4 @@ def test_no_name_of_a_peer_can_be_more_than_a_name() -> None:
 
 
 def test_the_table_is_that_of_one_instance() -> None:
-    assert ReachTable("tun0", "hub").table == "tunnel-hub/reach"
+    assert ReachTable(("tun0", 12), "hub").table == "tunnel-hub/reach"

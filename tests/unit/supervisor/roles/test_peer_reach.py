@@ -33,6 +33,7 @@ class Kernel:
         self.is_in_place = True
         self.counts: Counter[str] = Counter()
         self.told: list[tuple[str, bytes]] = []
+        self.notes: list[str] = []
 
     def apply(self, guarded: Sequence[Guarded]) -> None:
         self.applied.append(guarded)
@@ -187,6 +188,13 @@ def test_refusals_of_both_are_events_and_counted_together(reach: Reach) -> None:
     laptop, nas = reach.it.complete([PeerRow("laptop"), PeerRow("nas")])
     assert (laptop.refused_packets, laptop.may_reach, laptop.may_reach_count) == (5, ("10.1.0.0/16",), 1)
     assert (nas.refused_packets, nas.may_reach) == (0, None)
+
+
+def test_a_refusal_is_told_with_the_rules_that_have_refused(reach: Reach) -> None:
+    reach.follow(laptop=("10.1.0.0/16",))
+    reach.memory.notes = [Note(HANDLES["laptop"], 6, 22, bytes([10, 0, 0, 9]))]
+    reach.follow(laptop=("10.0.0.0/8",))
+    assert [text for _, _, text in reach.events] == ["may not reach 10.0.0.9:22/tcp; it may reach 10.1.0.0/16"]
 
 
 def test_events_of_refusals_are_few(reach: Reach) -> None:
