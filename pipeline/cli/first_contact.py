@@ -27,10 +27,12 @@ from pipeline.config import Config
 from pipeline.credentials import key_exchange, tls_settings
 from pipeline.errors import LocalError, PeerError
 from pipeline.log import printable
-from pipeline.transport import failure_words
+from pipeline.transport import approach, failure_words
+from pipeline.transport.approach import ApproachFailed
 from pipeline.transport.settings import ALPN
 from pipeline.transport.tls_context import TlsContext, context_of
 from pipeline.wire import auth, framing, messages
+from pipeline.wire.approach import Proxy
 from pipeline.wire.messages import Challenge, Done, Hello, Message, Proof, Refused, Welcome
 
 ADDRESS_DELAY = 0.25  # seconds before the next address of the server is tried beside the one before (RFC 8305)
@@ -70,18 +72,19 @@ class Exchanged(NamedTuple):
 
 
 class Server(NamedTuple):
-    """`config`: of the client whose server it is; `context`: TLS to it."""
+    """`config`: of the client whose server it is; `context`: TLS to it; `proxy`: on the way there."""
 
     config: Config
     context: TlsContext
+    proxy: Proxy | None = None
 
     @classmethod
     def of(cls, config: Config, key: bytes) -> Server:
         """ConfigError if a file that a setting names cannot be used."""
-        tls = tls_settings.load(config, key=key).tls
-        if tls is None:
+        loaded = tls_settings.load(config, key=key)
+        if loaded.tls is None:
             raise LocalError('encryption is "none": there is no key')
-        return cls(config, context_of(tls, server=False))
+        return cls(config, context_of(loaded.tls, server=False), loaded.proxy)
 
 
 def exchange(server: Server, key: bytes, private: bytes) -> Exchanged:
@@ -123,15 +126,19 @@ def _ask(server: Server, key: bytes, exchange: bytes = b"", leaves: bool = False
 
 async def _converse(server: Server, key: bytes, hello: Hello) -> Done | Welcome:
     endpoint = server.config.remote_endpoint
+    name = server.config.tls_server_name or endpoint.host.partition("%")[0]
     try:
-        connecting = asyncio.open_connection(
-            endpoint.host,
-            endpoint.port,
-            ssl=server.context,
-            server_hostname=server.config.tls_server_name or endpoint.host.partition("%")[0],
-            happy_eyeballs_delay=ADDRESS_DELAY,
-        )
+        if server.proxy is None:
+            connecting = asyncio.open_connection(
+                *endpoint, ssl=server.context, server_hostname=name, happy_eyeballs_delay=ADDRESS_DELAY
+            )
+        else:
+            sock = await asyncio.to_thread(approach.connect, server.proxy, *endpoint, SILENCE_SECONDS)
+            sock.setblocking(False)
+            connecting = asyncio.open_connection(sock=sock, ssl=server.context, server_hostname=name)
         reader, writer = await asyncio.wait_for(connecting, SILENCE_SECONDS)
+    except ApproachFailed as error:
+        raise FirstContactError(printable(str(error))) from None
     except TimeoutError:
         raise FirstContactError("no answer") from None
     except ssl.SSLError as error:

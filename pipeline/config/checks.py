@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from pipeline.config import security_checks
+from pipeline.config import proxy_url, security_checks
 from pipeline.config.schema import AUTO, WORKER_KINDS, Config
 from pipeline.config.security_checks import ONLY_ONCE, Violations
 from pipeline.config.values import INTERFACE_FORM, parse_endpoint, parse_interface, parse_prefix
@@ -28,6 +28,20 @@ def local_addr(config: Config) -> Violations:
 
 def remote_addr(config: Config) -> Violations:
     yield from _dialable("remote_addr", config.remote_addr)
+
+
+def proxy(config: Config) -> Violations:
+    """A password in it is not shown."""
+    if not config.proxy or not config.remote_addr:
+        return
+    try:
+        named = config.named_proxy
+    except ValueError as expected:
+        where = ", in https_proxy or all_proxy" if config.proxy == proxy_url.ENVIRONMENT else ""
+        yield "proxy", f"{expected}{where}", proxy_url.without_login(config.proxy)
+        return
+    if named is not None and "%" in config.remote_endpoint.host:
+        yield "remote_addr", "an address that the proxy can reach, without an interface of this machine", ""
 
 
 def public_addr(config: Config) -> Violations:
@@ -234,6 +248,7 @@ CHECKS = (
     Check(metrics_addr, ("metrics_addr", "metrics_token_file")),
     Check(security_checks.peers, ("peers",)),
     Check(security_checks.server_name, ("tls_server_name",)),
+    Check(proxy, ("proxy", "remote_addr")),
     Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),
     Check(affinity, ("affinity", "lanes", "fec", "split_workers")),
     Check(keepalive, ("keepalive", "timeout")),

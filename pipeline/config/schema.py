@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from pipeline.config import proxy_url
 from pipeline.config.peer import Peer
 from pipeline.config.setting import settings_of
 from pipeline.config.types import (
@@ -40,6 +41,7 @@ from pipeline.config.types import (
     OwnAddresses,
     PathText,
     PrefixText,
+    ProxyText,
     Seconds,
     SecondsOrZero,
     SlowMbit,
@@ -51,6 +53,7 @@ from pipeline.config.types import (
 )
 from pipeline.config.values import Endpoint, parse_endpoint, parse_fingerprint, parse_interface, parse_prefix
 from pipeline.shm.layout import PAGE
+from pipeline.wire.approach import Proxy
 
 WORKER_KINDS = ("tun", "fec", "tcp")
 AUTO = "auto"
@@ -79,6 +82,12 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Address of the server that a client dials; required for a client. A host name is resolved again for new "
         "attempts; of its addresses, the one that worked last is tried first. A link-local address has its interface "
         "behind it, as in [fe80::1%eth0]:9000.", live=True)] = ""
+    proxy: Annotated[ProxyText, about(
+        "Proxy through which a client dials its server: docs/proxy.md. The proxy looks the server's name up. "
+        "`environment`: the one that https_proxy or all_proxy names, unless no_proxy has the server. Empty: none, "
+        "whatever the environment says.", live=True)] = ""
+    proxy_login_file: Annotated[PathText, about(
+        "Path of the file with USER:PASSWORD for `proxy`, on one line, readable by its owner only.", live=True)] = ""
     public_addr: Annotated[EndpointOrNone, about(
         "Address at which clients reach this server from outside. `invite` writes it into invitations.",
         live=True)] = ""
@@ -370,6 +379,19 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def remote_endpoint(self) -> Endpoint:
         """`remote_addr` of a client in parts."""
         return parse_endpoint(self.remote_addr)
+
+    @property
+    def named_proxy(self) -> Proxy | None:
+        """`proxy` in parts, or that of the environment; None: the server is dialed itself."""
+        if self.proxy == proxy_url.ENVIRONMENT:
+            return proxy_url.of_environment(self.remote_endpoint.host)
+        return proxy_url.parse(self.proxy) if self.proxy else None
+
+    @property
+    def dialed_endpoint(self) -> Endpoint:
+        """Where the connections of a client lead: to the proxy if there is one, else to the server."""
+        proxy = self.named_proxy
+        return self.remote_endpoint if proxy is None else Endpoint(proxy.host, proxy.port)
 
     @property
     def server_certificate_hash(self) -> bytes:

@@ -16,6 +16,7 @@ from pipeline.config.values import (
     HOST_NAME_MAX,
     INTERFACE_FORM,
     PREFIX_FORM,
+    PROXY_FORM,
 )
 
 DAY = 86400
@@ -68,6 +69,7 @@ LocalEndpoint = Annotated[
     accepts('a port, such as 9100, for this machine alone; or HOST:PORT with an address of this machine; or ""'),
 ]
 EndpointOrNone = Annotated[str, accepts(f'{ENDPOINT_FORM}, or ""')]
+ProxyText = Annotated[str, accepts(f'{PROXY_FORM}, or ""')]
 InterfaceText = Annotated[str, accepts(INTERFACE_FORM)]
 OwnAddresses = Annotated[
     InterfaceText | tuple[InterfaceText, ...] | None, accepts(f'{INTERFACE_FORM}, or an array of such, or "auto"')

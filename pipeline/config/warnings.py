@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pipeline.config.derive import derive, wanted_connections
 from pipeline.config.schema import SETTINGS, Config, PartialConfig
 from pipeline.config.types import CONNECTIONS_MAX
+from pipeline.config.values import Endpoint
 from pipeline.packet.address_pool import LINK_ADDRESSES, is_part_of
 
 _PLAIN_CLIENT = derive(PartialConfig(mode="client"))
@@ -44,6 +45,10 @@ def _with_compat(config: Config) -> bool:
     return config.compat
 
 
+def _without_proxy(config: Config) -> bool:
+    return not config.proxy
+
+
 def _without_metrics(config: Config) -> bool:
     return config.metrics_endpoint is None
 
@@ -56,10 +61,15 @@ UNUSED = (
     Unused(("recv_queue_size",), _always, "inbound packets are held back by backpressure, not in a queue"),
     Unused(("local_addr",), _on_client, "a client does not listen"),
     Unused(("insecure",), _on_client, "it concerns servers only"),
-    Unused(("remote_addr", "reconnect_min", "reconnect_max"), _on_server, "a server does not dial"),
+    Unused(
+        ("remote_addr", "proxy", "proxy_login_file", "reconnect_min", "reconnect_max"),
+        _on_server,
+        "a server does not dial",
+    ),
     Unused(("accept_routes",), _on_server, "nobody sends routes to a server"),
     Unused(("connections", "light_connections"), _on_server, "the client decides how many connections it opens"),
     Unused(("fec_data", "fec_parity"), _without_fec, "fec is off"),
+    Unused(("proxy_login_file",), _without_proxy, "proxy names none"),
     Unused(("metrics_token_file", "metrics_peers"), _without_metrics, "metrics_addr is empty"),
     Unused(
         (
@@ -224,14 +234,27 @@ def _of_a_client(config: Config, invited: bool) -> Iterator[str]:
             f"connections is {CONNECTIONS_MAX}, the most that is possible, and {wanted} are needed: raise fec_parity, "
             "or lower fec_data or lanes."
         )
+    yield from _proxied(config)
     yield from _routes_over_the_server(config)
 
 
+def _proxied(config: Config) -> Iterator[str]:
+    proxy = config.named_proxy
+    if config.proxy and proxy is None:
+        yield (
+            "proxy is environment, and the environment of this command names no proxy for the server: without "
+            "https_proxy or all_proxy the server is dialed itself."
+        )
+    elif proxy is not None and config.proxy_login_file and not Endpoint(proxy.host, proxy.port).is_loopback:
+        yield f"proxy_login_file: user and password travel to {proxy} in clear text: others on that way can read them."
+
+
 def _routes_over_the_server(config: Config) -> Iterator[str]:
-    address = config.remote_endpoint.address
+    address = config.dialed_endpoint.address
+    far_end = f"the server {config.remote_addr}" if config.named_proxy is None else f"the proxy {config.named_proxy}"
     for prefix in config.route_prefixes:
         if prefix.prefixlen <= 1 if address is None else address in prefix:
             yield (
-                f"routes leads {prefix} into the tunnel, and with it the connections to the server "
-                f"{config.remote_addr}: it is left out until a more specific route leads them around the tunnel."
+                f"routes leads {prefix} into the tunnel, and with it the connections to {far_end}: it is left out "
+                "until a more specific route leads them around the tunnel."
             )

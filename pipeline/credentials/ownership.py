@@ -30,7 +30,10 @@ LINKS_MAX = 40  # MAXSYMLINKS, linux/namei.h
 OVERFLOW_ID = Path("/proc/sys/fs/overflowuid")  # the owner of files whose own is not mapped; NFS gives them to nobody
 EVERY_ID_MAPPED = "0 0 4294967295"
 
-NAMED_FILES = ("tls_cert_file", "tls_key_file", "tls_ca_file", "key_file", "metrics_token_file")
+NAMED_FILES = (
+    *("tls_cert_file", "tls_key_file", "tls_ca_file", "key_file"),
+    *("proxy_login_file", "metrics_token_file"),
+)
 
 
 def check(config: Config) -> None:

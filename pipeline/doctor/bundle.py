@@ -94,7 +94,10 @@ def _names(subject: Subject) -> list[str]:
     hosts = [platform.node()]
     if config is not None:
         hosts += [config.tls_server_name, *(peer.name for peer in config.peers)]
-        hosts += [config.remote_endpoint.host] if config.mode == "client" else [config.public_addr.rpartition(":")[0]]
+        if config.mode == "client":
+            hosts += [config.remote_endpoint.host, config.dialed_endpoint.host]
+        else:
+            hosts.append(config.public_addr.rpartition(":")[0])
     return [*hosts, *(peer["name"] for peer in subject.peers or ())]
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipeline.doctor import clock, ends, files, firewall, machine, names, ordering, path, port, routes, sysctls
+from pipeline.doctor import clock, ends, files, firewall, machine, names, ordering, path, port, proxy, routes, sysctls
 from pipeline.doctor.finding import Finding, Level, note
 from pipeline.doctor.subject import Subject
 from pipeline.errors import TunnelError
@@ -35,11 +35,12 @@ class Check(NamedTuple):
 
 def _server_name(subject: Subject) -> list[Finding]:
     config = subject.config
-    if config is None or not subject.is_client or config.remote_endpoint.address is not None:
+    if config is None or not subject.is_client or config.dialed_endpoint.address is not None:
         return []
-    host = config.remote_endpoint.host
+    host = config.dialed_endpoint.host
     connected_to = routes.server_addresses(subject)
-    return names.judge_name(host, names.look_up(host), connected_to, names.resolvers_in(subject))
+    resolvers = names.resolvers_in(subject)
+    return names.judge_name(host, names.look_up(host), connected_to, resolvers, proxied=config.named_proxy is not None)
 
 
 def _way_to_server(subject: Subject) -> list[Finding]:
@@ -47,14 +48,16 @@ def _way_to_server(subject: Subject) -> list[Finding]:
 
 
 def _path_to_server(subject: Subject) -> list[Finding]:
+    if subject.config is None or subject.config.named_proxy is not None:
+        return []  # a proxy understands nothing but its own protocol
     return path.outside(subject, _addresses(subject))
 
 
 def _addresses(subject: Subject) -> list[IPAddress]:
-    """Of a client's server, looked up if need be."""
+    """Of a client's server, or of the proxy to it, looked up if need be."""
     if not subject.is_client or subject.config is None:
         return []
-    return routes.server_addresses(subject) or names.look_up(subject.config.remote_endpoint.host).addresses
+    return routes.server_addresses(subject) or names.look_up(subject.config.dialed_endpoint.host).addresses
 
 
 CHECKS = (
@@ -73,7 +76,8 @@ CHECKS = (
     Check("state", "the state directory", files.state_directory, start=True),
     Check("unit", "whether the service starts with the machine", files.unit),
     Check("port", "whether the port is free, and who has it", port.port, network=True, start=True),
-    Check("name", "the server's name in DNS", _server_name, network=True, start=True),
+    Check("name", "the name of the server, or of the proxy, in DNS", _server_name, network=True, start=True),
+    Check("proxy", "whether the proxy connects with the server", proxy.proxy, network=True, start=True),
     Check("way", "the route to the server", _way_to_server, network=True),
     Check("overlaps", "devices and networks like ours", routes.overlaps, network=True, start=True),
     Check("rp_filter", "the reverse path filter of the device", sysctls.reverse_path, network=True),

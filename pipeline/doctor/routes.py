@@ -49,10 +49,10 @@ def _name(device: int) -> str:
 
 
 def server_addresses(subject: Subject) -> list[IPAddress]:
-    """Where a client's connections lead, or would; none while its name is not known."""
+    """Where a client's connections lead, or would, a proxy included; none while its name is not known."""
     hosts = [row["address"].rpartition(":")[0].strip("[]") for row in subject.established]
-    if not hosts and subject.config is not None and subject.config.remote_endpoint.address is not None:
-        hosts = [str(subject.config.remote_endpoint.address)]
+    if not hosts and subject.config is not None and subject.config.dialed_endpoint.address is not None:
+        hosts = [str(subject.config.dialed_endpoint.address)]
     return list(dict.fromkeys(ip_address(host.partition("%")[0]) for host in hosts))
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pipeline.transport.settings import TlsMaterial
 from pipeline.wire import framing
+from pipeline.wire.approach import Proxy
 
 
 class WorkerSettings(NamedTuple):
@@ -61,9 +62,9 @@ class WorkerSettings(NamedTuple):
     client_id: int  # 64 bits, constant over restarts of this instance on this machine
     session: int  # number of this start; a later start has a higher one
     requested_addresses: list[str]  # tunnel addresses that the client asks for
-    remote_host: str  # the server; "" at a server
+    remote_host: str  # the server, also behind a proxy; "" at a server
     remote_port: int  # the server's port; 0 at a server
-    known_servers: list[str]  # addresses at which this client has found its server, the latest first
+    known_servers: list[str]  # addresses at which this client has found its server or its proxy, the latest first
 
     # the device and the process
     tun_name: str  # of the TUN device
@@ -79,14 +80,18 @@ class WorkerSettings(NamedTuple):
     program: str = ""  # version of a client's program; "": not told. An older supervisor's plan has none
     lanes: int = 1  # of this end
 
+    # between a client and its server
+    proxy: Proxy | None = None  # with its login; None: the server is dialed itself
+
     @property
     def frame_limit(self) -> int:
         """The longest frame that the other end may send, by its length field."""
         return framing.COMPAT_LENGTH_LIMIT if self.compat else framing.LENGTH_LIMIT
 
     def without_secrets(self) -> WorkerSettings:
-        """The settings for a worker that shakes no hands: the private key of the certificate is not in them."""
-        return self._replace(tls=None)
+        """The settings for a worker that shakes no hands, without the private key of the certificate and the login at a
+        proxy."""
+        return self._replace(tls=None, proxy=None)
 
     @classmethod
     def from_json(cls, fields: list[Any]) -> WorkerSettings:
@@ -95,6 +100,7 @@ class WorkerSettings(NamedTuple):
         return settings._replace(
             tls=TlsMaterial(*settings.tls) if settings.tls else None,
             account=(settings.account[0], settings.account[1]) if settings.account else None,
+            proxy=Proxy(*settings.proxy) if settings.proxy else None,
         )
 
 

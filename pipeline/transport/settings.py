@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from pipeline.wire.approach import Proxy
+
 ALPN = "tunnel/1"
 """The name of our wire format in TLS (RFC 7301)."""
 
@@ -44,7 +46,13 @@ class SocketSettings(Protocol):
 
 
 class DialSettings(SocketSettings, Protocol):
-    """The options, and the pauses between two attempts to connect."""
+    """The options, the pauses between two attempts to connect, and the proxy between the ends."""
+
+    @property
+    def proxy(self) -> Proxy | None: ...
+
+    @property
+    def handshake_timeout(self) -> float: ...  # seconds
 
     @property
     def reconnect_min(self) -> float: ...  # seconds

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from pipeline.counters import ID
 from pipeline.log import LOG
+from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.connection import ESTABLISHED, HANDSHAKE, Connection
 from pipeline.transport.dialer import Dialed, Dialer, make_dialing
 from pipeline.transport.resolver import known_addresses
@@ -45,7 +46,8 @@ class ClientConnections(ConnectionManager):
         indexes = range(lane, settings.connections + settings.light_connections, lanes)
         self._underlay = UnderlayCheck(settings.tun_name)
         dialing = make_dialing(indexes, lane, lanes, settings)
-        dialing.addresses.take(known_addresses(settings.known_servers, settings.remote_port))
+        port = settings.remote_port if settings.proxy is None else settings.proxy.port
+        dialing.addresses.take(known_addresses(settings.known_servers, port))
         self._dialer = Dialer(settings.remote_host, settings.remote_port, dialing, settings, self._underlay.hindrance)
         self._epoll.register(self._dialer.fd, select.EPOLLIN)
         self._handshaker = ClientHandshaker(settings, self._channel)
@@ -55,6 +57,10 @@ class ClientConnections(ConnectionManager):
         super().close_descriptors()
         self._dialer.close()
         self._underlay.close()
+
+    def _apply_settings(self, settings: WorkerSettings) -> None:
+        super()._apply_settings(settings)
+        self._dialer.use(settings)
 
     # -- they begin
 

@@ -95,7 +95,7 @@ class TunDevice:
         """See that the addresses of a client's server are known, or will be."""
         if self._config.mode == "server":
             return
-        endpoint = self._config.remote_endpoint
+        endpoint = self._config.dialed_endpoint
         if endpoint.address is not None:
             self._remember_servers([endpoint.address])
         elif not self._servers and self._lookup is None and self._config.routes:

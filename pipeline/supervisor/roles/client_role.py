@@ -89,7 +89,7 @@ class ClientRole:
         self._notes: list[str] = []  # about the last WELCOME
         self._news: deque[tuple[messages.Welcome, str]] = deque(maxlen=NEWS_MAX)  # with the address of the server
         self._applied: tuple[object, ...] = ()  # addresses, routes and server of the last WELCOME
-        self.known_servers: list[str] = []  # that its name has led to, the latest first
+        self.known_servers: list[str] = []  # that its name, or that of the proxy, has led to, the latest first
 
     def use_keys(self, keys: KeyTable) -> None:
         """Blocks are sealed, with keys in this table."""
@@ -132,8 +132,9 @@ class ClientRole:
     def apply_reload(self) -> PeerChanges:
         before = self._config
         self._config, self.credentials = self._prepared
-        if self._config.remote_addr != before.remote_addr:
+        if self._config.dialed_endpoint != before.dialed_endpoint:
             self.known_servers = []
+        if self._config.remote_addr != before.remote_addr:
             self.accountant.begin(0, self._config.remote_endpoint.host)
         return PeerChanges()
 
@@ -216,8 +217,8 @@ class ClientRole:
             LOG.warning("%s", note)
 
     def _remember(self, server: str) -> None:
-        """Keep an address of the server for workers that start while its name cannot be looked up."""
-        if self._config.remote_endpoint.address is None:
+        """Keep an address that was dialed for workers that start while its name cannot be looked up."""
+        if self._config.dialed_endpoint.address is None:
             others = [each for each in self.known_servers if each != server]
             self.known_servers = [server, *others][:KNOWN_SERVERS_MAX]
 

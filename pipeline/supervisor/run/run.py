@@ -9,8 +9,8 @@
 The plan is in file descriptors, from which workers read it. A reload writes it again under the run's old names, for the
 workers that are started from then on.
 
-The plan of tcp workers has the private key of the certificate, which OpenSSL needs there, and no other has. No plan has
-the key of a peer.
+The plan of tcp workers has the private key of the certificate, which OpenSSL needs there, and the login at a proxy. No
+other plan has these, and none has the key of a peer.
 """
 
 from __future__ import annotations

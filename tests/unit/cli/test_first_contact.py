@@ -17,6 +17,7 @@ from pipeline.cli.first_contact import FirstContactError, Server
 from pipeline.config import Config, parse
 from pipeline.credentials import key_exchange, keys
 from pipeline.transport.settings import ALPN
+from tests.harness.fake_proxy import FakeProxy, ForwardingProxy
 from tests.harness.tls_ends import Pair, issue
 
 KEY = bytes(range(32))
@@ -63,7 +64,7 @@ class StrictServer:
         self._thread.join()
         self._listener.close()
 
-    def config(self, client: Pair | None) -> Config:
+    def config(self, client: Pair | None, proxy: int = 0) -> Config:
         pin = hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.own.certificate)).hexdigest()
         key = self.directory / "key"
         keys.write_secret(key, b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n", replace=True)
@@ -74,11 +75,14 @@ class StrictServer:
                 "tls_key_file": self.file("client.key", client.key),
             }
         remote = f"127.0.0.1:{self.port}"
-        return parse({"mode": "client", "remote_addr": remote, "tls_fingerprint": pin, "key_file": str(key), **files})
+        through = {"proxy": f"http://127.0.0.1:{proxy}"} if proxy else {}
+        return parse(
+            {"mode": "client", "remote_addr": remote, "tls_fingerprint": pin, "key_file": str(key), **files, **through}
+        )
 
-    def failure(self, client: Pair | None) -> FirstContactError:
+    def failure(self, client: Pair | None, proxy: int = 0) -> FirstContactError:
         with pytest.raises(FirstContactError) as caught:
-            first_contact.exchange(Server.of(self.config(client), KEY), KEY, key_exchange.new_private())
+            first_contact.exchange(Server.of(self.config(client, proxy), KEY), KEY, key_exchange.new_private())
         return caught.value
 
 
@@ -104,3 +108,19 @@ def test_a_certificate_of_another_ca_is_named_as_the_trouble(strict: StrictServe
 def test_a_client_with_a_certificate_gets_through(strict: StrictServer) -> None:
     failure = strict.failure(issue("client.test", strict.ca))
     assert WANTED not in str(failure) and strict.accepted == 1, failure
+
+
+def test_through_a_proxy_the_server_is_the_one_that_the_line_names(strict: StrictServer) -> None:
+    with ForwardingProxy() as proxy:
+        failure = strict.failure(issue("client.test", strict.ca), proxy.port)
+        assert proxy.asked == [f"CONNECT 127.0.0.1:{strict.port} HTTP/1.1"]
+    assert strict.accepted == 1, failure
+
+
+def test_a_proxy_that_does_not_let_us_through_is_named_and_the_invitation_is_not_in_doubt(
+    strict: StrictServer,
+) -> None:
+    with FakeProxy(b"HTTP/1.1 403 \xe9\x9b\r\n\r\n") as proxy:
+        failure = strict.failure(None, proxy.port)
+    assert f"proxy http://127.0.0.1:{proxy.port}: the proxy forbids" in str(failure)
+    assert str(failure).isprintable() and not failure.is_final and not failure.is_open

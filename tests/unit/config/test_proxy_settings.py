@@ -1,0 +1,114 @@
+"""The settings of a proxy: which ones are one, what the environment counts for, and that no password is shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config import find_warnings, parse
+from pipeline.config.values import Endpoint
+from pipeline.wire.approach import Proxy
+from tests.harness.config_problems import CLIENT, SERVER, the_problem
+
+VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY", "http_proxy")
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "proxy"),
+    [
+        ("", None),
+        ("http://proxy.test:3128", Proxy("http", "proxy.test", 3128)),
+        ("HTTP://proxy.test:3128/", Proxy("http", "proxy.test", 3128)),
+        ("socks5://[fd00::1]:1080", Proxy("socks5", "fd00::1", 1080)),
+        ("socks5h://192.0.2.9:1080", Proxy("socks5", "192.0.2.9", 1080)),
+    ],
+)
+def test_a_client_dials_the_proxy_that_is_named(given: str, proxy: Proxy | None) -> None:
+    config = parse(CLIENT | {"proxy": given})
+    assert config.named_proxy == proxy
+    assert config.dialed_endpoint == (Endpoint(proxy.host, proxy.port) if proxy else Endpoint("192.0.2.1", 9000))
+    assert config.remote_endpoint == Endpoint("192.0.2.1", 9000)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("proxy.test:3128", "a URL of scheme http or socks5"),
+        ("ftp://proxy.test:21", "a URL of scheme http or socks5"),
+        ("socks4://proxy.test:1080", "a URL of scheme http or socks5"),
+        ("http://proxy.test", "HOST:PORT"),
+        ("http://proxy.test:3128/path", "a URL of scheme http or socks5"),
+        ("http://:3128", "a URL of scheme http or socks5"),
+        ("http://proxy.test:0", "a URL of scheme http or socks5"),
+        ("http://proxy.test:x", "a port from 0 to 65535"),
+        ("http://[fe80::1]:3128", "the interface in a link-local address"),
+        (7, "environment"),
+    ],
+)
+def test_anything_else_is_refused(given: object, expected: str) -> None:
+    problem = the_problem(CLIENT | {"proxy": given})
+    assert problem.startswith("test.json: proxy: given") and expected in problem
+
+
+@pytest.mark.parametrize("given", ["http://user:secret@proxy.test:1", "ftp://user:secret@proxy.test:1"])
+def test_a_password_in_the_setting_is_refused_and_not_shown(given: str) -> None:
+    problem = the_problem(CLIENT | {"proxy": given})
+    assert "secret" not in problem and "...@proxy.test:1" in problem
+
+
+def test_the_environment_counts_only_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://us%40er:pass%2Fword@proxy.test:3128")
+    assert parse(CLIENT).named_proxy is None
+    asked = CLIENT | {"proxy": "environment"}
+    assert parse(asked).named_proxy == Proxy("http", "proxy.test", 3128, ("us@er", "pass/word"))
+    monkeypatch.setenv("no_proxy", "192.0.2.1,localhost")
+    config = parse(asked)
+    assert config.named_proxy is None
+    assert any("names no proxy for the server" in warning for warning in find_warnings(config))
+
+
+def test_a_lower_case_variable_and_the_one_for_https_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://all.test:1080")
+    assert str(parse(CLIENT | {"proxy": "environment"}).named_proxy) == "socks5://all.test:1080"
+    monkeypatch.setenv("HTTPS_PROXY", "http://upper.test:1")
+    monkeypatch.setenv("https_proxy", "http://lower.test:1")
+    assert str(parse(CLIENT | {"proxy": "environment"}).named_proxy) == "http://lower.test:1"
+
+
+@pytest.mark.parametrize("value", ["http://user:secret@:1", f"http://{'u' * 256}:secret@proxy.test:1"])
+def test_an_environment_that_makes_no_sense_is_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("https_proxy", value)
+    problem = the_problem(CLIENT | {"proxy": "environment"})
+    assert "https_proxy" in problem and "secret" not in problem
+
+
+def test_a_link_local_server_is_none_that_a_proxy_could_reach() -> None:
+    given = CLIENT | {"remote_addr": "[fe80::1%lo]:9000", "proxy": "http://proxy.test:1"}
+    assert "that the proxy can reach" in the_problem(given)
+
+
+def test_settings_without_effect_and_risks_are_said() -> None:
+    said = find_warnings(parse(CLIENT | {"proxy_login_file": "/etc/login"}))
+    assert "proxy_login_file has no effect: proxy names none." in said
+    said = find_warnings(parse(SERVER | {"proxy": "http://proxy.test:1"}))
+    assert "proxy has no effect: a server does not dial." in said
+    login = {"proxy_login_file": "/etc/login"}
+    said = find_warnings(parse(CLIENT | login | {"proxy": "http://proxy.test:1"}))
+    assert any("in clear text" in warning for warning in said)
+    said = find_warnings(parse(CLIENT | login | {"proxy": "http://127.0.0.1:1"}))
+    assert not any("in clear text" in warning for warning in said)
+
+
+def test_routes_over_the_proxy_are_warned_of_and_those_over_the_server_are_not() -> None:
+    given = CLIENT | {"proxy": "http://198.51.100.1:3128"}
+    said = find_warnings(parse(given | {"routes": ["198.51.100.0/24"]}))
+    assert any("the proxy http://198.51.100.1:3128" in warning for warning in said)
+    said = find_warnings(parse(given | {"routes": ["192.0.2.0/24"]}))
+    assert not any("left out" in warning for warning in said)
