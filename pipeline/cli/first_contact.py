@@ -23,10 +23,14 @@ import ssl
 import time
 from typing import NamedTuple
 
+from pipeline.bridge.bridge import dial
+from pipeline.bridge.far_end import NoWay, proxy_context
+from pipeline.bridge.plan import BridgePlan
 from pipeline.config import Config
 from pipeline.credentials import key_exchange, tls_settings
 from pipeline.errors import LocalError, PeerError
 from pipeline.log import printable
+from pipeline.supervisor.processes.bridge import plan_of
 from pipeline.transport import approach, failure_words
 from pipeline.transport.approach import ApproachFailed
 from pipeline.transport.settings import ALPN
@@ -72,11 +76,13 @@ class Exchanged(NamedTuple):
 
 
 class Server(NamedTuple):
-    """`config`: of the client whose server it is; `context`: TLS to it; `proxy`: on the way there."""
+    """`config`: of the client whose server it is; `context`: TLS to it; `proxy`: on the way there. `bridge`: the plan
+    of one, where something must stay around the connection."""
 
     config: Config
     context: TlsContext
     proxy: Proxy | None = None
+    bridge: BridgePlan | None = None
 
     @classmethod
     def of(cls, config: Config, key: bytes) -> Server:
@@ -84,7 +90,7 @@ class Server(NamedTuple):
         loaded = tls_settings.load(config, key=key)
         if loaded.tls is None:
             raise LocalError('encryption is "none": there is no key')
-        return cls(config, context_of(loaded.tls, server=False), loaded.proxy)
+        return cls(config, context_of(loaded.tls, server=False), loaded.proxy, plan_of(config, loaded, "", None))
 
 
 def exchange(server: Server, key: bytes, private: bytes) -> Exchanged:
@@ -125,19 +131,10 @@ def _ask(server: Server, key: bytes, exchange: bytes = b"", leaves: bool = False
 
 
 async def _converse(server: Server, key: bytes, hello: Hello) -> Done | Welcome:
-    endpoint = server.config.remote_endpoint
-    name = server.config.tls_server_name or endpoint.host.partition("%")[0]
+    carriers: list[asyncio.Future[None]] = []
     try:
-        if server.proxy is None:
-            connecting = asyncio.open_connection(
-                *endpoint, ssl=server.context, server_hostname=name, happy_eyeballs_delay=ADDRESS_DELAY
-            )
-        else:
-            sock = await asyncio.to_thread(approach.connect, server.proxy, *endpoint, SILENCE_SECONDS)
-            sock.setblocking(False)
-            connecting = asyncio.open_connection(sock=sock, ssl=server.context, server_hostname=name)
-        reader, writer = await asyncio.wait_for(connecting, SILENCE_SECONDS)
-    except ApproachFailed as error:
+        reader, writer = await asyncio.wait_for(_connect(server, carriers), SILENCE_SECONDS)
+    except (ApproachFailed, NoWay) as error:
         raise FirstContactError(printable(str(error))) from None
     except TimeoutError:
         raise FirstContactError("no answer") from None
@@ -150,6 +147,28 @@ async def _converse(server: Server, key: bytes, hello: Hello) -> Done | Welcome:
         return await _Conversation(reader, writer, server, key).ask(hello)
     finally:
         writer.transport.abort()
+        for carrier in carriers:
+            carrier.cancel()
+        await asyncio.gather(*carriers, return_exceptions=True)
+
+
+async def _connect(
+    server: Server, carriers: list[asyncio.Future[None]]
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """TLS to the server. `carriers`: gets what has to be cancelled in the end."""
+    endpoint = server.config.remote_endpoint
+    name = server.config.tls_server_name or endpoint.host.partition("%")[0]
+    if server.bridge is not None:
+        sock, carrier = await dial(server.bridge, proxy_context(server.bridge.ca_pem), *endpoint)
+        carriers.append(carrier)
+    elif server.proxy is not None:
+        sock = await asyncio.to_thread(approach.connect, server.proxy, *endpoint, SILENCE_SECONDS)
+    else:
+        return await asyncio.open_connection(
+            *endpoint, ssl=server.context, server_hostname=name, happy_eyeballs_delay=ADDRESS_DELAY
+        )
+    sock.setblocking(False)
+    return await asyncio.open_connection(sock=sock, ssl=server.context, server_hostname=name)
 
 
 class _Conversation:

@@ -40,6 +40,8 @@ def proxy(config: Config) -> Violations:
         where = ", in https_proxy or all_proxy" if config.proxy == proxy_url.ENVIRONMENT else ""
         yield "proxy", f"{expected}{where}", proxy_url.without_login(config.proxy)
         return
+    if config.proxy and config.proxy_command:
+        yield "proxy_command", "nothing beside `proxy`: one way to the server is enough", list(config.proxy_command)
     if named is not None and "%" in config.remote_endpoint.host:
         yield "remote_addr", "an address that the proxy can reach, without an interface of this machine", ""
 
@@ -221,12 +223,16 @@ def quota(config: Config) -> Violations:
                 return
 
 
-def hooks(config: Config) -> Violations:
-    for event, argv in config.on.items():
+def commands(config: Config) -> Violations:
+    """Hooks, and the command in place of a proxy."""
+    given: dict[str, tuple[str, ...]] = {f"on.{event}": argv for event, argv in config.on.items()}
+    if config.proxy_command:
+        given["proxy_command"] = config.proxy_command
+    for path, argv in given.items():
         if not argv or not argv[0].startswith("/"):
-            yield f"on.{event}", "a path beginning with /, then arguments: no shell looks for the program", list(argv)
+            yield path, "a path beginning with /, then arguments: no shell looks for the program", list(argv)
         elif not all(word.isprintable() for word in argv):
-            yield f"on.{event}", "words without control characters", list(argv)
+            yield path, "words without control characters", list(argv)
 
 
 class Check(NamedTuple):
@@ -243,12 +249,12 @@ CHECKS = (
     Check(accept_routes, ("accept_routes",)),
     Check(push_routes, ("push_routes",)),
     Check(state_dir, ("state_dir",)),
-    Check(hooks, ("on",)),
+    Check(commands, ("on", "proxy_command")),
     Check(quota, ("mode", "accounting", "quota_gb", "peers")),
     Check(metrics_addr, ("metrics_addr", "metrics_token_file")),
     Check(security_checks.peers, ("peers",)),
     Check(security_checks.server_name, ("tls_server_name",)),
-    Check(proxy, ("proxy", "remote_addr")),
+    Check(proxy, ("proxy", "proxy_command", "remote_addr")),
     Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),
     Check(affinity, ("affinity", "lanes", "fec", "split_workers")),
     Check(keepalive, ("keepalive", "timeout")),

@@ -12,8 +12,8 @@ from pipeline.config.values import parse_endpoint
 from pipeline.wire.approach import Proxy
 
 ENVIRONMENT = "environment"
-SCHEMES = {"http": "http", "socks5": "socks5", "socks5h": "socks5"}  # socks5h: curl's name, as the proxy looks names up
-FORM = 'a URL of scheme http or socks5 with host and port, such as "http://proxy.example.org:3128"'
+SCHEMES = {each: each for each in ("http", "https", "socks5")} | {"socks5h": "socks5"}  # socks5h: curl's name
+FORM = 'a URL of scheme http, https or socks5 with host and port, such as "http://proxy.example.org:3128"'
 FIELD_BYTES_MAX = 255  # of a user or a password (RFC 1929)
 VARIABLES = ("https", "all")  # as getproxies() names them: https_proxy, all_proxy
 

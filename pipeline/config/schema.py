@@ -31,6 +31,7 @@ from pipeline.config.types import (
     EndpointText,
     FingerprintText,
     Gigabytes,
+    HookCommand,
     Hooks,
     HostText,
     LaneCount,
@@ -88,6 +89,13 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "whatever the environment says.", live=True)] = ""
     proxy_login_file: Annotated[PathText, about(
         "Path of the file with USER:PASSWORD for `proxy`, on one line, readable by its owner only.", live=True)] = ""
+    proxy_ca_file: Annotated[PathText, about(
+        "Path of the CA certificates, PEM, from which the certificate of an `https://` proxy must come. Empty: the CAs "
+        "of the system.", live=True)] = ""
+    proxy_command: Annotated[HookCommand, about(
+        "Command that connects a client with its server in place of `proxy`, by its standard input and output. It is a "
+        "path with arguments, and no shell reads them; %h and %p stand for host and port. It runs once for each "
+        "connection, as the user of the workers: docs/proxy.md.", live=True)] = ()
     public_addr: Annotated[EndpointOrNone, about(
         "Address at which clients reach this server from outside. `invite` writes it into invitations.",
         live=True)] = ""
@@ -382,10 +390,25 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     @property
     def named_proxy(self) -> Proxy | None:
-        """`proxy` in parts, or that of the environment; None: the server is dialed itself."""
+        """`proxy` of a client in parts, or that of the environment; None: there is none."""
+        if self.mode == "server":
+            return None
         if self.proxy == proxy_url.ENVIRONMENT:
             return proxy_url.of_environment(self.remote_endpoint.host)
         return proxy_url.parse(self.proxy) if self.proxy else None
+
+    @property
+    def needs_bridge(self) -> bool:
+        """Whether something must stay around the connections of a client: TLS to a proxy, or a command."""
+        proxy = self.named_proxy
+        return bool(self.proxy_command) or (proxy is not None and proxy.scheme == "https")
+
+    @property
+    def way_text(self) -> str:
+        """The way to the server in words: the URL of a proxy, or `proxy_command` with its program; "" for none."""
+        if self.proxy_command:
+            return f"proxy_command {self.proxy_command[0]}"
+        return str(self.named_proxy or "")
 
     @property
     def dialed_endpoint(self) -> Endpoint:

@@ -8,6 +8,7 @@ from pipeline.config.schema import SETTINGS, Config, PartialConfig
 from pipeline.config.types import CONNECTIONS_MAX
 from pipeline.config.values import Endpoint
 from pipeline.packet.address_pool import LINK_ADDRESSES, is_part_of
+from pipeline.wire.approach import Proxy
 
 _PLAIN_CLIENT = derive(PartialConfig(mode="client"))
 DEFAULT_CLIENT_CONNECTIONS = _PLAIN_CLIENT.connections + _PLAIN_CLIENT.light_connections
@@ -49,6 +50,10 @@ def _without_proxy(config: Config) -> bool:
     return not config.proxy
 
 
+def _without_tls_to_a_proxy(config: Config) -> bool:
+    return config.proxy_command != () or not config.needs_bridge
+
+
 def _without_metrics(config: Config) -> bool:
     return config.metrics_endpoint is None
 
@@ -62,7 +67,10 @@ UNUSED = (
     Unused(("local_addr",), _on_client, "a client does not listen"),
     Unused(("insecure",), _on_client, "it concerns servers only"),
     Unused(
-        ("remote_addr", "proxy", "proxy_login_file", "reconnect_min", "reconnect_max"),
+        (
+            *("remote_addr", "reconnect_min", "reconnect_max"),
+            *("proxy", "proxy_login_file", "proxy_ca_file", "proxy_command"),
+        ),
         _on_server,
         "a server does not dial",
     ),
@@ -70,6 +78,7 @@ UNUSED = (
     Unused(("connections", "light_connections"), _on_server, "the client decides how many connections it opens"),
     Unused(("fec_data", "fec_parity"), _without_fec, "fec is off"),
     Unused(("proxy_login_file",), _without_proxy, "proxy names none"),
+    Unused(("proxy_ca_file",), _without_tls_to_a_proxy, "proxy is no https:// URL"),
     Unused(("metrics_token_file", "metrics_peers"), _without_metrics, "metrics_addr is empty"),
     Unused(
         (
@@ -238,6 +247,11 @@ def _of_a_client(config: Config, invited: bool) -> Iterator[str]:
     yield from _routes_over_the_server(config)
 
 
+def _is_private(proxy: Proxy) -> bool:
+    """Whether nobody on the way to the proxy can read a login."""
+    return proxy.scheme == "https" or Endpoint(proxy.host, proxy.port).is_loopback
+
+
 def _proxied(config: Config) -> Iterator[str]:
     proxy = config.named_proxy
     if config.proxy and proxy is None:
@@ -245,7 +259,7 @@ def _proxied(config: Config) -> Iterator[str]:
             "proxy is environment, and the environment of this command names no proxy for the server: without "
             "https_proxy or all_proxy the server is dialed itself."
         )
-    elif proxy is not None and config.proxy_login_file and not Endpoint(proxy.host, proxy.port).is_loopback:
+    elif proxy is not None and config.proxy_login_file and not _is_private(proxy):
         yield f"proxy_login_file: user and password travel to {proxy} in clear text: others on that way can read them."
 
 

@@ -1,15 +1,15 @@
-"""The proxy of a client with its login: user and password from a file that only its owner can read."""
+"""The proxy of a client with its login and its CAs. User and password are in a file that only its owner can read."""
 
 from __future__ import annotations
 
 from pipeline.config import Config
 from pipeline.config.proxy_url import FIELD_BYTES_MAX
-from pipeline.credentials import keys
+from pipeline.credentials import certificates, keys
 from pipeline.errors import ConfigError, Problem
 from pipeline.system import small_file
 from pipeline.wire.approach import Proxy
 
-SETTING = "proxy_login_file"
+SETTING, CA_SETTING = "proxy_login_file", "proxy_ca_file"
 FORM = f"USER:PASSWORD on one line, each of 1 to {FIELD_BYTES_MAX} bytes"
 
 
@@ -22,6 +22,13 @@ def load(config: Config) -> Proxy | None:
         return proxy._replace(login=parse(small_file.decode(keys.read_secret(path, SETTING))))
     except ValueError as expected:
         raise ConfigError([Problem(SETTING, f"expected {expected}", path)]) from None
+
+
+def load_ca(config: Config) -> str:
+    """The CAs of a proxy with TLS, PEM; "" for those of the system."""
+    if not (config.needs_bridge and config.proxy_ca_file):
+        return ""
+    return certificates.read_certificates(config.proxy_ca_file, CA_SETTING).decode()
 
 
 def parse(text: str) -> tuple[str, str]:

@@ -26,6 +26,7 @@ class TlsSettings(NamedTuple):
     """`tls`: None without encryption. `key`: of a client, b"" for none. `certificate`: our own, PEM, b"" for none.
 
     `expires`: the time at which that certificate does (time_t); None for none. `proxy`: of a client, with its login.
+    `proxy_ca`: CAs of the proxy, PEM, "" for those of the system.
     """
 
     tls: TlsMaterial | None
@@ -33,6 +34,7 @@ class TlsSettings(NamedTuple):
     certificate: bytes
     expires: float | None = None
     proxy: Proxy | None = None
+    proxy_ca: str = ""
 
 
 class _Content(NamedTuple):
@@ -48,6 +50,7 @@ CONTENTS = (
     _Content("tls_ca_file", lambda found: found.tls and found.tls.ca_pem),
     _Content("key_file", lambda found: found.key),
     _Content("proxy_login_file", lambda found: found.proxy),
+    _Content("proxy_ca_file", lambda found: found.proxy_ca),
 )
 
 
@@ -65,8 +68,8 @@ def load(config: Config, own: OwnPair | None = None, key: bytes = b"") -> TlsSet
 
     LocalError if that cannot be tried. `key`: of a client, from an invitation.
     """
-    proxy = proxy_login.load(config) if config.mode == "client" else None
-    return _load_proofs(config, own, key)._replace(proxy=proxy)
+    proxy, proxy_ca = proxy_login.load(config), proxy_login.load_ca(config)
+    return _load_proofs(config, own, key)._replace(proxy=proxy, proxy_ca=proxy_ca)
 
 
 def _load_proofs(config: Config, own: OwnPair | None, key: bytes) -> TlsSettings:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from pipeline.bridge.far_end import NoWay, open_far_end, proxy_context
+from pipeline.bridge.plan import BridgePlan
 from pipeline.credentials import proxy_login
+from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.doctor.finding import Finding, ok, problem
 from pipeline.doctor.subject import Subject
 from pipeline.errors import TunnelError
 from pipeline.log import printable
 from pipeline.observe.sentence import advice_for
+from pipeline.supervisor.processes.bridge import plan_of
 from pipeline.transport.approach import ApproachFailed, connect
 from pipeline.wire.approach import Proxy
 
@@ -19,16 +25,25 @@ def proxy(subject: Subject) -> list[Finding]:
     if config is None or not subject.is_client:
         return []
     try:
-        found = proxy_login.load(config)
+        loaded = TlsSettings(None, b"", b"", proxy=proxy_login.load(config), proxy_ca=proxy_login.load_ca(config))
     except TunnelError:
         return []  # `files` says it
-    return [] if found is None else try_proxy(found, *config.remote_endpoint)
+    if loaded.proxy is None or config.proxy_command:
+        return []  # a command is run for packets alone
+    return try_proxy(loaded.proxy, *config.remote_endpoint, plan_of(config, loaded, "", None))
 
 
-def try_proxy(through: Proxy, host: str, port: int, seconds: float = CONNECT_SECONDS) -> list[Finding]:
+def try_proxy(through: Proxy, host: str, port: int, bridge: BridgePlan | None = None) -> list[Finding]:
     try:
-        connect(through, host, port, seconds).close()
-    except ApproachFailed as error:
-        reason = printable(str(error))
+        if bridge is not None:
+            asyncio.run(_try_with_tls(bridge._replace(seconds=CONNECT_SECONDS), host, port))
+        else:
+            connect(through, host, port, CONNECT_SECONDS).close()
+    except (ApproachFailed, NoWay) as error:
+        reason = printable(str(error)) if bridge is None else f"proxy {through}: {printable(str(error))}"
         return [problem(f"{reason}; it was asked for {host} port {port}", advice_for([reason], proxied=True))]
     return [ok(f"proxy {through} connects with {host} port {port}")]
+
+
+async def _try_with_tls(bridge: BridgePlan, host: str, port: int) -> None:
+    await (await open_far_end(bridge, proxy_context(bridge.ca_pem), host, port)).close()

@@ -30,6 +30,7 @@ from pipeline.supervisor.hooks.hooks import Hooks
 from pipeline.supervisor.instance import Instance
 from pipeline.supervisor.kernel.entries import KernelEntries
 from pipeline.supervisor.memory_keeper import MemoryKeeper
+from pipeline.supervisor.processes.bridge import Bridge
 from pipeline.supervisor.processes.exporter import Exporter
 from pipeline.supervisor.processes.precedence import Precedence
 from pipeline.supervisor.processes.process import raise_descriptor_limit
@@ -94,6 +95,9 @@ def set_up(
         run.seal_memory = SealMemory(role.capacity, config.lanes)
         clean_up(run.seal_memory.close)
         role.use_keys(run.seal_memory.keys)
+    bridge = Bridge(account_beside(choice.account), selector, precedence, events.record)
+    clean_up(bridge.close)
+    run.way_of = bridge.way_of
     run.write_plan(config)
     memory = MemoryKeeper(run, role.accountant.settle, events.record)
     clean_up(memory.end)
@@ -111,16 +115,21 @@ def set_up(
     workforce = Workforce(run, entries, role.answer_request, selector, precedence, events.record)
     clean_up(workforce.close)
     role.tell_workers = workforce.workers.channels.send_to_all
+    bridge.apply()
     exporter.configure_prepared()
     clean_up(exporter.close)
     memory.lend(lambda current: exporter.renew())
     peers = GatheredPeers(role)
-    facts_about = InstanceFacts(run, workforce, role, entries.device, exporter, entries.congestion, hooks.status)
+    facts_about = InstanceFacts(
+        run, workforce, role, entries.device, exporter, bridge, entries.congestion, hooks.status
+    )
     publisher = Publisher(run, facts_about, peers)
     memory.lend(publisher.use)
     for subscriber in (publisher.handle, hooks.handle, sd_notify.handle):
         events.subscribe(subscriber)
-    reloader = Reloader(reread, run, role, entries, workforce, exporter, hooks, publisher.publish_now, events.record)
+    reloader = Reloader(
+        reread, run, role, entries, workforce, exporter, bridge, hooks, publisher.publish_now, events.record
+    )
     commands = Commands(run, workforce, role, publisher, reloader)
     control = ControlServer(instance.socket_path, commands.answer, selector, commands.take_back)
     clean_up(control.close)
@@ -133,6 +142,7 @@ def set_up(
         Care("the news of the role", UNTIL_STOP, workforce.follow_role),
         Care("the rolling restart", UNTIL_STOP, workforce.tick_rolling),
         Care("the care for spares", UNTIL_STOP, workforce.tick_spares),
+        Care("the care for the bridge", UNTIL_STOP, bridge.tick),
         Care("the care for the exporter", RUNNING, exporter.tick),
         Care("the counts of events", ALWAYS, events.tick),
         Care("the overview", ALWAYS, publisher.tick),  # before the hooks, whose programs may look at it

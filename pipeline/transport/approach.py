@@ -14,7 +14,8 @@ import time
 
 from pipeline.errors import LocalError
 from pipeline.transport.failure_words import of_error
-from pipeline.wire.approach import SILENT, Approach, Proxy, Step
+from pipeline.wire.approach import BRIDGED, SILENT, Approach, Proxy, Step
+from pipeline.wire.bridge_approach import BridgeApproach
 from pipeline.wire.socks import SocksApproach
 
 LOOK_BYTES = 65536  # at the answer of a proxy
@@ -27,6 +28,8 @@ class ApproachFailed(LocalError):
 def make_approach(proxy: Proxy, host: str, port: int) -> Approach:
     if proxy.scheme == "socks5":
         return SocksApproach(host, port, proxy.login)
+    if proxy.scheme == BRIDGED:
+        return BridgeApproach(host, port, proxy.login[1] if proxy.login else "")
     from pipeline.wire.http_connect import ConnectApproach  # h11 is loaded where there is such a proxy alone
 
     return ConnectApproach(host, port, proxy.login)

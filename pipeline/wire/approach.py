@@ -25,16 +25,21 @@ class Step(NamedTuple):
     failure: str = ""
 
 
+BRIDGED = "bridge"
+"""The scheme of our own bridge, which workers dial in place of what is behind it."""
+
+
 class Proxy(NamedTuple):
     """A proxy between a client and its server."""
 
-    scheme: str  # "http" or "socks5"
+    scheme: str  # "http", "https" or "socks5"; to workers also BRIDGED
     host: str  # an address or a name
     port: int
-    login: tuple[str, str] | None = None  # user and password
+    login: tuple[str, str] | None = None  # user and password; of the bridge its token
+    shown: str = ""  # the way behind the bridge, in words
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        return self.shown or f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 class Approach(Protocol):

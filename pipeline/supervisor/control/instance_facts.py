@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.supervisor.kernel.congestion import CongestionControl
 from pipeline.supervisor.kernel.tun_device import TunDevice
+from pipeline.supervisor.processes.bridge import Bridge
 from pipeline.supervisor.processes.exporter import Exporter
 from pipeline.supervisor.processes.workforce import Workforce
 from pipeline.supervisor.run.run import Run
@@ -33,6 +34,7 @@ class InstanceFacts:
         role: Role,
         device: TunDevice,
         exporter: Exporter,
+        bridge: Bridge,
         congestion: CongestionControl,
         hooks: Callable[[], dict[str, Any]] = dict,
     ) -> None:
@@ -41,6 +43,7 @@ class InstanceFacts:
         self._role = role
         self._device = device
         self._exporter = exporter
+        self._bridge = bridge
         self._congestion = congestion
         self._hooks = hooks
 
@@ -65,7 +68,7 @@ class InstanceFacts:
             "device": self._device.status(),
             "certificate_expires": self._role.credentials.expires,
             "server": role["server"],
-            "notes": [*role["notes"], *self._congestion.notes, *self._exporter.notes],
+            "notes": [*role["notes"], *self._congestion.notes, *self._exporter.notes, *self._bridge.notes],
             "accounting": role.get("accounting"),
             "hooks": self._hooks(),
         }

@@ -44,6 +44,7 @@ class TunDevice:
         self._pushed: tuple[tuple[Interface, ...], tuple[Network, ...]] = ((), ())
         self._servers: deque[IPAddress] = deque(maxlen=SERVERS_MAX)
         self._clients = ClientAddresses()
+        self._is_connected = False  # a client, once at least
         self._lookup: ServerLookup | None = None  # runs
         self._behind_peers: tuple[Network, ...] = ()
         self._device = _open(config)
@@ -87,7 +88,7 @@ class TunDevice:
             accept_routes=config.accepted_prefixes,
             behind_peers=self._behind_peers,
             far_end=FarEnd.CLIENT if is_server else FarEnd.SERVER,
-            is_far_end_known=self._clients.were_any if is_server else bool(self._servers),
+            is_far_end_known=self._clients.were_any if is_server else self._is_server_known,
         )
         self._reconciler.configure(wanted, protected, sender=_listener(config) if is_server else None, anew=anew)
 
@@ -98,11 +99,16 @@ class TunDevice:
         endpoint = self._config.dialed_endpoint
         if endpoint.address is not None:
             self._remember_servers([endpoint.address])
-        elif not self._servers and self._lookup is None and self._config.routes:
+        elif not self._servers and self._lookup is None and (self._config.routes or self._config.needs_bridge):
             try:
                 self._lookup = ServerLookup(endpoint.host)
             except OSError as error:
                 LOG.warning("server %s is not looked up: %s", endpoint.host, task_limit.explain(error))
+
+    @property
+    def _is_server_known(self) -> bool:
+        """A command connects with what it likes: that it has connected is all that can be known."""
+        return bool(self._servers) or (self._is_connected and bool(self._config.proxy_command))
 
     def _remember_servers(self, addresses: Iterable[IPAddress]) -> None:
         for address in addresses:
@@ -146,7 +152,9 @@ class TunDevice:
         """Add these addresses and routes to the configured ones, instead of those of an earlier call. Which of them
         are in the kernel now. LocalError if the kernel cannot be read."""
         self._pushed = tuple(addresses), tuple(routes)
-        self._remember_servers([ip_address(server.partition("%")[0])])
+        self._is_connected = True
+        if not self._config.needs_bridge:  # which is at a loopback address, and says nothing about the way
+            self._remember_servers([ip_address(server.partition("%")[0])])
         self._want()
         left_out = self._reconciler.reconcile(time.monotonic_ns())
         return [entry for entry in (*self._pushed[0], *self._pushed[1]) if entry not in left_out]

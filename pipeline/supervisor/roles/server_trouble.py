@@ -46,11 +46,11 @@ class ServerTrouble:
     def status(self, config: Config) -> dict[str, Any]:
         """For `status`: the server, how many connections to it are wanted, and each reason why they do not stand."""
         lanes = self._troubled_lanes()
-        endpoint, proxy = config.remote_endpoint, config.named_proxy
+        endpoint = config.remote_endpoint
         return {
             "host": endpoint.host,
             "port": endpoint.port,
-            "proxy": str(proxy or ""),
+            "proxy": config.way_text,
             "connections_wanted": config.connections + config.light_connections,
             "trouble": self.reasons[0],
             "failed_attempts": sum(each.failures for each in lanes),

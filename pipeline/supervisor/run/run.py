@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from pipeline.config import Config
@@ -30,9 +31,14 @@ from pipeline.supervisor.run.failures import Failures
 from pipeline.supervisor.run.seal_memory import SealMemory
 from pipeline.supervisor.run.worker_account import Account
 from pipeline.supervisor.run.worker_settings import new_session, worker_settings
+from pipeline.wire.approach import Proxy
 
 SECRET_KINDS = ("tcp",)
 """Kinds of workers that shake hands."""
+
+
+WayOf = Callable[[Config, TlsSettings], Proxy | None]
+"""Says which proxy a client dials by a configuration; None: it dials the server itself."""
 
 
 class Role(Protocol):
@@ -80,6 +86,7 @@ class Run:
         self._account = account
         self._session = new_session()
         self.seal_memory: SealMemory | None = None  # where blocks are sealed
+        self.way_of: WayOf = lambda config, credentials: credentials.proxy
         self.renew_names()
 
     def renew_names(self) -> None:
@@ -90,7 +97,8 @@ class Run:
     def prepare_plan(self, config: Config, credentials: TlsSettings) -> PreparedPlan:
         """LocalError if the plan cannot be written."""
         known_servers = self._role.known_servers
-        settings = worker_settings(config, credentials, self._device, self._session, self._account, known_servers)
+        way = self.way_of(config, credentials)
+        settings = worker_settings(config, credentials, self._device, self._session, self._account, known_servers, way)
         settings = settings._replace(key_share=self._role.key_share, seals=self.seal_memory is not None)
         whole = topology.build_plan(
             config.name,

@@ -2,7 +2,7 @@
 
     choose_account(user)   the account that workers change to, or None if they keep the supervisor's; ConfigError and
                            PermissionDenied for a user that they cannot have
-    account_beside(...)    the account of the exporter
+    account_beside(...)    the account of the exporter, and of the bridge
     preferred_misfit()     why workers do not have the user `tunnel`, though there is one; "" otherwise
 
 Where the configuration names no user, and there is no user `tunnel`, workers get an id that nobody else has. So they do

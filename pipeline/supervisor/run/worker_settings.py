@@ -16,6 +16,7 @@ from pipeline.supervisor.run.worker_account import Account
 from pipeline.system import small_file
 from pipeline.version import VERSION
 from pipeline.wire import auth
+from pipeline.wire.approach import Proxy
 
 LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address")
 """Settings that a reload changes in running tcp workers."""
@@ -51,10 +52,11 @@ def worker_settings(
     session: int,
     account: Account | None,
     known_servers: Iterable[str] = (),
+    way: Proxy | None = None,
 ) -> WorkerSettings:
     """`session`: the number of this start; `account`: what workers change to, None if they stay what we are.
 
-    `known_servers`: addresses at which a client has found its server.
+    `known_servers`: addresses at which a client has found its server. `way`: what it dials in place of the server.
     """
     is_server = config.mode == "server"
     return WorkerSettings(
@@ -73,7 +75,7 @@ def worker_settings(
         offloads_accepted=device.accepted,
         account=(account.uid, account.gid) if account else None,
         program=_program_to_tell(config, credentials),
-        proxy=credentials.proxy,
+        proxy=way,
     )
 
 

@@ -26,6 +26,20 @@ SQUID_USER = "proxy"
 SQUID_LOGINS = "/usr/lib/squid/basic_ncsa_auth"
 
 
+HAPROXY = """
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+frontend tls
+    bind {at} ssl crt {pem}
+    default_backend plain
+backend plain
+    server plain {backend}
+"""
+
+
 class RunningProxy:
     """`url`: as the setting `proxy` has it."""
 
@@ -151,6 +165,18 @@ def microsocks(node: Node, directory: Path, *, login: Login = None, host: str = 
     host, port = host or node.address, node.free_port()
     argv = ["microsocks", "-i", host, "-p", port, *(("-u", login[0], "-P", login[1]) if login else ())]
     with _run(node, "socks5", host, port, argv, directory) as proxy:
+        yield proxy
+
+
+@contextmanager
+def haproxy(node: Node, pem: Path, backend: str, directory: Path, name: str) -> Iterator[RunningProxy]:
+    """TLS in front of another proxy; `name`: of the certificate in `pem`."""
+    _needs("haproxy")
+    port = node.free_port()
+    file = directory / f"haproxy-{port}.cfg"
+    file.write_text(HAPROXY.format(pem=pem, at=f"{node.address}:{port}", backend=backend))
+    with _run(node, "https", node.address, port, ["haproxy", "-db", "-f", file], directory) as proxy:
+        proxy.url = f"https://{name}:{port}"
         yield proxy
 
 

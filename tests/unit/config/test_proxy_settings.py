@@ -24,6 +24,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", None),
         ("http://proxy.test:3128", Proxy("http", "proxy.test", 3128)),
         ("HTTP://proxy.test:3128/", Proxy("http", "proxy.test", 3128)),
+        ("https://proxy.test:3129", Proxy("https", "proxy.test", 3129)),
         ("socks5://[fd00::1]:1080", Proxy("socks5", "fd00::1", 1080)),
         ("socks5h://192.0.2.9:1080", Proxy("socks5", "192.0.2.9", 1080)),
     ],
@@ -38,13 +39,13 @@ def test_a_client_dials_the_proxy_that_is_named(given: str, proxy: Proxy | None)
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("proxy.test:3128", "a URL of scheme http or socks5"),
-        ("ftp://proxy.test:21", "a URL of scheme http or socks5"),
-        ("socks4://proxy.test:1080", "a URL of scheme http or socks5"),
+        ("proxy.test:3128", "a URL of scheme http, https or socks5"),
+        ("ftp://proxy.test:21", "a URL of scheme http, https or socks5"),
+        ("socks4://proxy.test:1080", "a URL of scheme http, https or socks5"),
         ("http://proxy.test", "HOST:PORT"),
-        ("http://proxy.test:3128/path", "a URL of scheme http or socks5"),
-        ("http://:3128", "a URL of scheme http or socks5"),
-        ("http://proxy.test:0", "a URL of scheme http or socks5"),
+        ("http://proxy.test:3128/path", "a URL of scheme http, https or socks5"),
+        ("http://:3128", "a URL of scheme http, https or socks5"),
+        ("http://proxy.test:0", "a URL of scheme http, https or socks5"),
         ("http://proxy.test:x", "a port from 0 to 65535"),
         ("http://[fe80::1]:3128", "the interface in a link-local address"),
         (7, "environment"),
@@ -112,3 +113,39 @@ def test_routes_over_the_proxy_are_warned_of_and_those_over_the_server_are_not()
     assert any("the proxy http://198.51.100.1:3128" in warning for warning in said)
     said = find_warnings(parse(given | {"routes": ["192.0.2.0/24"]}))
     assert not any("left out" in warning for warning in said)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"proxy_command": ["nc", "%h", "%p"]}, "a path beginning with /"),
+        ({"proxy_command": ["/usr/bin/nc", "a\nb"]}, "words without control characters"),
+        ({"proxy_command": ["/usr/bin/nc"], "proxy": "http://proxy.test:1"}, "one way to the server is enough"),
+        ({"proxy_command": "/usr/bin/nc %h %p"}, "an array of a path and arguments"),
+    ],
+)
+def test_a_command_is_a_path_and_words_and_the_only_way(given: dict[str, object], expected: str) -> None:
+    assert expected in the_problem(CLIENT | given)
+
+
+def test_only_a_command_and_tls_need_the_bridge() -> None:
+    needs = {
+        "": {},
+        "http://proxy.test:1": {"proxy": "http://proxy.test:1"},
+        "https://proxy.test:1": {"proxy": "https://proxy.test:1"},
+        "proxy_command /usr/bin/nc": {"proxy_command": ["/usr/bin/nc", "%h", "%p"]},
+    }
+    found = {text: parse(CLIENT | given) for text, given in needs.items()}
+    assert [config.way_text for config in found.values()] == list(needs)
+    assert [config.needs_bridge for config in found.values()] == [False, False, True, True]
+    server = parse(SERVER | needs["https://proxy.test:1"])
+    assert not server.needs_bridge and server.way_text == ""
+
+
+def test_a_login_inside_tls_is_no_risk_and_a_ca_without_tls_has_no_effect() -> None:
+    login = {"proxy_login_file": "/etc/login", "proxy_ca_file": "/etc/ca"}
+    assert not any(
+        "clear text" in said for said in find_warnings(parse(CLIENT | login | {"proxy": "https://p.test:1"}))
+    )
+    said = find_warnings(parse(CLIENT | login | {"proxy": "http://p.test:1"}))
+    assert "proxy_ca_file has no effect: proxy is no https:// URL." in said

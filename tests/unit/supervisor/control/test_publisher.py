@@ -51,7 +51,8 @@ class Instance:
         )
         device = SimpleNamespace(status=lambda: {"name": "tun9", "notes": [], "left_out": []})
         run = SimpleNamespace(plan=self.plan, started_ns=0, failures=SimpleNamespace(count=0))
-        facts = InstanceFacts(run, workforce, self, device, SimpleNamespace(notes=[]), SimpleNamespace(notes=[]))
+        quiet = SimpleNamespace(notes=[])
+        facts = InstanceFacts(run, workforce, self, device, quiet, quiet, quiet)
         self.publisher = Publisher(run, facts, GatheredPeers(self))
         self.publisher.use(self.memory)
         self.now = SECOND
