@@ -152,7 +152,7 @@ def test_nothing_but_the_connections_to_the_proxy_leaves_by_the_uplink(world: Wo
         uplink = stack.enter_context(Uplink(world.machine))
         stack.enter_context(Programs(world.machine))
         tunnel = Tunnel(stack, world, tmp_path, wrap=wrap, **settings)
-        eventually(tunnel.is_shut)
+        eventually(tunnel.is_shut, 30)
         shut = time.monotonic()
         tunnel.joined()
         go_on()
