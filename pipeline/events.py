@@ -52,6 +52,9 @@ KINDS = (
               "the process of metrics and page has ended"),
     EventKind(25, "exporter-given-up", ERROR, "exporter given up until the next reload: {text}",
               "the process of metrics and page died again and again"),
+    # the bridge
+    EventKind(26, "bridge-died", ERROR, "bridge died: {text}; it is started again",
+              "the process between the workers and a proxy with TLS, or `proxy_command`, has ended"),
     # a client's server
     EventKind(32, "connected", INFO, "connected: {text}", "the first connection to the server is established"),
     EventKind(33, "lost", WARNING, "connection lost: {text}", "the last connection to the server has ended"),

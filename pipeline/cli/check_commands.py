@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 2.0  # of a supervisor that may hang
 LITMUS_SECONDS = 10.0
 LITMUS_SECONDS_MAX = 86_400.0
+ELSEWHERE = ("name", "proxy")  # findings about other machines, which may change before a start
 NEAR_MAX = 3  # names that an unknown one may have meant
 
 
@@ -100,9 +101,9 @@ def _check(arguments: argparse.Namespace) -> int:
         print(f"note: {text}", file=sys.stderr)
     for name, finding in findings:
         if finding.cure:
-            said = "note" if finding.level == "note" or name == "name" else "problem"
+            said = "note" if finding.level == "note" or name in ELSEWHERE else "problem"
             print(f"{said}: {finding.text}. {finding.cure}", file=sys.stderr)
-    return int(any(finding.level == "problem" and name != "name" for name, finding in findings))
+    return int(any(finding.level == "problem" and name not in ELSEWHERE for name, finding in findings))
 
 
 def _look_before_a_start(checked: Config, notes: list[str]) -> Findings:

@@ -23,13 +23,19 @@ import ssl
 import time
 from typing import NamedTuple
 
+from pipeline.bridge.bridge import dial
+from pipeline.bridge.far_end import NoWay, proxy_context
+from pipeline.bridge.plan import BridgePlan
 from pipeline.config import Config
 from pipeline.credentials import key_exchange, tls_settings
 from pipeline.errors import LocalError, PeerError
 from pipeline.log import printable
-from pipeline.transport import failure_words
+from pipeline.supervisor.processes.bridge import plan_of
+from pipeline.transport import approach, failure_words
+from pipeline.transport.approach import ApproachFailed
 from pipeline.transport.tls_context import TlsContext, context_of
 from pipeline.wire import auth, framing, messages
+from pipeline.wire.approach import Proxy
 from pipeline.wire.messages import Challenge, Done, Hello, Message, Proof, Refused, Welcome
 
 ADDRESS_DELAY = 0.25  # seconds before the next address of the server is tried beside the one before (RFC 8305)
@@ -69,18 +75,21 @@ class Exchanged(NamedTuple):
 
 
 class Server(NamedTuple):
-    """`config`: of the client whose server it is; `context`: TLS to it."""
+    """`config`: of the client whose server it is; `context`: TLS to it; `proxy`: on the way there. `bridge`: the plan
+    of one, where something must stay around the connection."""
 
     config: Config
     context: TlsContext
+    proxy: Proxy | None = None
+    bridge: BridgePlan | None = None
 
     @classmethod
     def of(cls, config: Config, key: bytes) -> Server:
         """ConfigError if a file that a setting names cannot be used."""
-        tls = tls_settings.load(config, key=key).tls
-        if tls is None:
+        loaded = tls_settings.load(config, key=key)
+        if loaded.tls is None:
             raise LocalError('encryption is "none": there is no key')
-        return cls(config, context_of(tls, server=False))
+        return cls(config, context_of(loaded.tls, server=False), loaded.proxy, plan_of(config, loaded, "", None))
 
 
 def exchange(server: Server, key: bytes, private: bytes) -> Exchanged:
@@ -121,16 +130,11 @@ def _ask(server: Server, key: bytes, exchange: bytes = b"", leaves: bool = False
 
 
 async def _converse(server: Server, key: bytes, hello: Hello) -> Done | Welcome:
-    endpoint = server.config.remote_endpoint
+    carriers: list[asyncio.Future[None]] = []
     try:
-        connecting = asyncio.open_connection(
-            endpoint.host,
-            endpoint.port,
-            ssl=server.context,
-            server_hostname=server.config.tls_server_name or endpoint.host.partition("%")[0],
-            happy_eyeballs_delay=ADDRESS_DELAY,
-        )
-        reader, writer = await asyncio.wait_for(connecting, SILENCE_SECONDS)
+        reader, writer = await asyncio.wait_for(_connect(server, carriers), SILENCE_SECONDS)
+    except (ApproachFailed, NoWay) as error:
+        raise FirstContactError(printable(str(error))) from None
     except TimeoutError:
         raise FirstContactError("no answer") from None
     except ssl.SSLError as error:
@@ -142,6 +146,28 @@ async def _converse(server: Server, key: bytes, hello: Hello) -> Done | Welcome:
         return await _Conversation(reader, writer, server, key).ask(hello)
     finally:
         writer.transport.abort()
+        for carrier in carriers:
+            carrier.cancel()
+        await asyncio.gather(*carriers, return_exceptions=True)
+
+
+async def _connect(
+    server: Server, carriers: list[asyncio.Future[None]]
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """TLS to the server. `carriers`: gets what has to be cancelled in the end."""
+    endpoint = server.config.remote_endpoint
+    name = server.config.tls_server_name or endpoint.host.partition("%")[0]
+    if server.bridge is not None:
+        sock, carrier = await dial(server.bridge, proxy_context(server.bridge.ca_pem), *endpoint)
+        carriers.append(carrier)
+    elif server.proxy is not None:
+        sock = await asyncio.to_thread(approach.connect, server.proxy, *endpoint, SILENCE_SECONDS)
+    else:
+        return await asyncio.open_connection(
+            *endpoint, ssl=server.context, server_hostname=name, happy_eyeballs_delay=ADDRESS_DELAY
+        )
+    sock.setblocking(False)
+    return await asyncio.open_connection(sock=sock, ssl=server.context, server_hostname=name)
 
 
 class _Conversation:

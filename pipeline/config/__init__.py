@@ -15,6 +15,7 @@ Used by everything above but runtime. Workers get what they need handed down, an
 Modules, each importing only those above it:
 
     values             texts with a form of their own: endpoints, addresses, prefixes, fingerprints
+    proxy_url          the proxy of a client
     quote              values in messages
     types              ranges, patterns, and what they accept in words
     setting            what the declaration of a setting says

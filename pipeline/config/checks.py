@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from pipeline.config import security_checks
+from pipeline.config import proxy_url, security_checks
 from pipeline.config.schema import AUTO, WORKER_KINDS, Config
 from pipeline.config.security_checks import ONLY_ONCE, Violations
 from pipeline.config.values import (
@@ -61,6 +61,28 @@ def remote_addr(config: Config) -> Violations:
             if remote in seen:
                 yield f"remote_addr[{index}]", ONLY_ONCE, text
             seen.add(remote)
+
+
+def proxy(config: Config) -> Violations:
+    """A password in it is not shown."""
+    if not config.proxy or not config.remote_addr:
+        return
+    try:
+        named = config.named_proxy
+    except ValueError as expected:
+        where = ", in https_proxy or all_proxy" if config.proxy == proxy_url.ENVIRONMENT else ""
+        yield "proxy", f"{expected}{where}", proxy_url.without_login(config.proxy)
+        return
+    if config.proxy and config.proxy_command:
+        yield "proxy_command", "nothing beside `proxy`: one way to the server is enough", list(config.proxy_command)
+    if config.proxy == proxy_url.ENVIRONMENT:
+        hosts = [each[0] for each in config.remotes]
+        others = [host for host in hosts if proxy_url.of_environment(host) != named]
+        if others:
+            found = f"{others[0]} goes another way than {config.remote_endpoint.host}"
+            yield "proxy", "one way to all servers: no_proxy has to name all or none of them", found
+    if named is not None and any("%" in each.host for each in config.remote_endpoints):
+        yield "remote_addr", "addresses that the proxy can reach, without an interface of this machine", ""
 
 
 def public_addr(config: Config) -> Violations:
@@ -328,12 +350,16 @@ def quota(config: Config) -> Violations:
                 return
 
 
-def hooks(config: Config) -> Violations:
-    for event, argv in config.on.items():
+def commands(config: Config) -> Violations:
+    """Hooks, and the command in place of a proxy."""
+    given: dict[str, tuple[str, ...]] = {f"on.{event}": argv for event, argv in config.on.items()}
+    if config.proxy_command:
+        given["proxy_command"] = config.proxy_command
+    for path, argv in given.items():
         if not argv or not argv[0].startswith("/"):
-            yield f"on.{event}", "a path beginning with /, then arguments: no shell looks for the program", list(argv)
+            yield path, "a path beginning with /, then arguments: no shell looks for the program", list(argv)
         elif not all(word.isprintable() for word in argv):
-            yield f"on.{event}", "words without control characters", list(argv)
+            yield path, "words without control characters", list(argv)
 
 
 class Check(NamedTuple):
@@ -357,11 +383,12 @@ CHECKS = (
     Check(dns, ("dns", "push_dns")),
     Check(full_tunnel, ("full_tunnel", "mode", "user")),
     Check(state_dir, ("state_dir",)),
-    Check(hooks, ("on",)),
+    Check(commands, ("on", "proxy_command")),
     Check(quota, ("mode", "accounting", "quota_gb", "peers")),
     Check(metrics_addr, ("metrics_addr", "metrics_token_file")),
     Check(security_checks.peers, ("peers",)),
     Check(security_checks.server_name, ("tls_server_name",)),
+    Check(proxy, ("proxy", "proxy_command", "remote_addr")),
     Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),
     Check(dscp, ("dscp_light", "dscp_bulk")),
     Check(flow_rules, ("always_light", "always_bulk")),

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from pipeline.config import proxy_url
 from pipeline.config.peer import Peer
 from pipeline.config.setting import settings_of
 from pipeline.config.types import (
@@ -36,6 +37,7 @@ from pipeline.config.types import (
     FlowRuleText,
     Gigabytes,
     Groups,
+    HookCommand,
     Hooks,
     HostText,
     LaneCount,
@@ -46,6 +48,7 @@ from pipeline.config.types import (
     OwnAddresses,
     PathText,
     PrefixText,
+    ProxyText,
     Remotes,
     Seconds,
     SecondsOrZero,
@@ -68,6 +71,7 @@ from pipeline.config.values import (
     parse_remote,
 )
 from pipeline.shm.layout import PAGE
+from pipeline.wire.approach import Proxy
 
 WORKER_KINDS = ("tun", "fec", "tcp")
 AUTO = "auto"
@@ -110,6 +114,19 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "With several servers: keep one idle connection, with its handshake done, to the server that comes next. So a "
         "client is there in the time of a round trip. That server shows this client as connected.",
         live=True)] = True
+    proxy: Annotated[ProxyText, about(
+        "Proxy through which a client dials its server: docs/proxy.md. The proxy looks the server's name up. "
+        "`environment`: the one that https_proxy or all_proxy names, unless no_proxy has the server. Empty: none, "
+        "whatever the environment says.", live=True)] = ""
+    proxy_login_file: Annotated[PathText, about(
+        "Path of the file with USER:PASSWORD for `proxy`, on one line, readable by its owner only.", live=True)] = ""
+    proxy_ca_file: Annotated[PathText, about(
+        "Path of the CA certificates, PEM, from which the certificate of an `https://` proxy must come. Empty: the CAs "
+        "of the system.", live=True)] = ""
+    proxy_command: Annotated[HookCommand, about(
+        "Command that connects a client with its server in place of `proxy`, by its standard input and output. It is a "
+        "path with arguments, and no shell reads them; %h and %p stand for host and port. It runs once for each "
+        "connection, as the user of the workers: docs/proxy.md.", live=True)] = ()
     public_addr: Annotated[EndpointOrNone, about(
         "Address at which clients reach this server from outside. `invite` writes it into invitations.",
         live=True)] = ""
@@ -522,6 +539,39 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def has_several_servers(self) -> bool:
         """Whether a client can be at more than one server."""
         return self.mode == "client" and (len(self.remotes) > 1 or len(self.remote_endpoints) < len(self.remotes))
+
+    @property
+    def named_proxy(self) -> Proxy | None:
+        """`proxy` of a client in parts, or that of the environment; None: there is none."""
+        if self.mode == "server":
+            return None
+        if self.proxy == proxy_url.ENVIRONMENT:
+            return proxy_url.of_environment(self.remote_endpoint.host)
+        return proxy_url.parse(self.proxy) if self.proxy else None
+
+    @property
+    def needs_bridge(self) -> bool:
+        """Whether something must stay around the connections of a client: TLS to a proxy, or a command."""
+        proxy = self.named_proxy
+        return bool(self.proxy_command) or (proxy is not None and proxy.scheme == "https")
+
+    @property
+    def way_text(self) -> str:
+        """The way to the server in words: the URL of a proxy, or `proxy_command` with its program; "" for none."""
+        if self.proxy_command:
+            return f"proxy_command {self.proxy_command[0]}"
+        return str(self.named_proxy or "")
+
+    @property
+    def dialed(self) -> tuple[Endpoint | SrvName, ...]:
+        """Where the connections of a client lead: to the proxy if there is one, else to the servers."""
+        proxy = self.named_proxy
+        return self.remotes if proxy is None else (Endpoint(proxy.host, proxy.port),)
+
+    @property
+    def dialed_endpoints(self) -> tuple[Endpoint, ...]:
+        """Those of `dialed` that the configuration names itself."""
+        return tuple(each for each in self.dialed if isinstance(each, Endpoint))
 
     @property
     def server_certificate_hash(self) -> bytes:

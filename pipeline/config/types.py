@@ -16,6 +16,7 @@ from pipeline.config.values import (
     HOST_NAME_MAX,
     INTERFACE_FORM,
     PREFIX_FORM,
+    PROXY_FORM,
     REMOTE_FORM,
 )
 from pipeline.packet.flow_rules import RULE_FORM
@@ -86,6 +87,7 @@ LocalEndpoint = Annotated[
 EndpointOrNone = Annotated[str, accepts(f'{ENDPOINT_FORM}, or ""')]
 RemoteText = Annotated[str, accepts(REMOTE_FORM)]
 Remotes = Annotated[RemoteText | tuple[RemoteText, ...], accepts(f"{REMOTE_FORM}, or an array of such")]
+ProxyText = Annotated[str, accepts(f'{PROXY_FORM}, or ""')]
 InterfaceText = Annotated[str, accepts(INTERFACE_FORM)]
 OwnAddresses = Annotated[
     InterfaceText | tuple[InterfaceText, ...] | None, accepts(f'{INTERFACE_FORM}, or an array of such, or "auto"')
@@ -110,7 +112,10 @@ TargetText = Annotated[str, accepts(TARGET_FORM)]
 Targets = Annotated[tuple[TargetText, ...], accepts(f"an array; in it, {TARGET_FORM}")]
 Groups = Annotated[dict[Name, Targets], accepts(GROUPS_FORM)]
 HookEvent = Literal["up", "down", "connected", "lost", "peer-joined", "peer-left", "quota"]
-HookCommand = Annotated[tuple[str, ...], accepts('an array of a path and arguments, such as ["/etc/up.sh", "office"]')]
+CommandWord = Annotated[str, accepts("a path or an argument")]
+HookCommand = Annotated[
+    tuple[CommandWord, ...], accepts('an array of a path and arguments, such as ["/etc/up.sh", "office"]')
+]
 Hooks = Annotated[dict[HookEvent, HookCommand], accepts(HOOK_FORM)]
 UserName = Annotated[str, accepts('the name of a system user, or ""')]
 Cores = Annotated[list[Annotated[int, Meta(ge=0, le=4095)]], accepts("an array of cores, such as [0, 1]")]

@@ -8,6 +8,7 @@ from pipeline.config.schema import SETTINGS, Config, PartialConfig
 from pipeline.config.types import CONNECTIONS_MAX
 from pipeline.config.values import Endpoint, parse_endpoint, parse_prefix
 from pipeline.packet.address_pool import LINK_ADDRESSES, is_part_of
+from pipeline.wire.approach import Proxy
 
 _PLAIN_CLIENT = derive(PartialConfig(mode="client"))
 DEFAULT_CLIENT_CONNECTIONS = _PLAIN_CLIENT.connections + _PLAIN_CLIENT.light_connections
@@ -49,6 +50,14 @@ def _with_compat(config: Config) -> bool:
     return config.compat
 
 
+def _without_proxy(config: Config) -> bool:
+    return not config.proxy
+
+
+def _without_tls_to_a_proxy(config: Config) -> bool:
+    return config.proxy_command != () or not config.needs_bridge
+
+
 def _without_metrics(config: Config) -> bool:
     return config.metrics_endpoint is None
 
@@ -82,7 +91,10 @@ UNUSED = (
     Unused(("local_addr",), _on_client, "a client does not listen"),
     Unused(("insecure",), _on_client, "it concerns servers only"),
     Unused(
-        ("remote_addr", "prefer", "home_after", "standby", "reconnect_min", "reconnect_max"),
+        (
+            *("remote_addr", "prefer", "home_after", "standby", "reconnect_min", "reconnect_max"),
+            *("proxy", "proxy_login_file", "proxy_ca_file", "proxy_command"),
+        ),
         _on_server,
         "a server does not dial",
     ),
@@ -94,6 +106,8 @@ UNUSED = (
     Unused(("kill_switch", "dns"), _without_full_tunnel, "full_tunnel is false"),
     Unused(("connections", "light_connections"), _on_server, "the client decides how many connections it opens"),
     Unused(("fec_data", "fec_parity"), _without_fec, "fec is off"),
+    Unused(("proxy_login_file",), _without_proxy, "proxy names none"),
+    Unused(("proxy_ca_file",), _without_tls_to_a_proxy, "proxy is no https:// URL"),
     Unused(("metrics_token_file", "metrics_peers"), _without_metrics, "metrics_addr is empty"),
     Unused(
         (
@@ -308,17 +322,41 @@ def _of_a_client(config: Config, invited: bool) -> Iterator[str]:
             "remote_addr has SRV records alone, and the kill switch keeps their lookup in while there is no tunnel: "
             "name a server itself as well."
         )
+    yield from _proxied(config)
     yield from _routes_over_the_server(config)
+
+
+def _is_private(proxy: Proxy) -> bool:
+    """Whether nobody on the way to the proxy can read a login."""
+    return proxy.scheme == "https" or Endpoint(proxy.host, proxy.port).is_loopback
+
+
+def _proxied(config: Config) -> Iterator[str]:
+    proxy = config.named_proxy
+    if config.proxy and proxy is None:
+        yield (
+            "proxy is environment, and the environment of this command names no proxy for the server: without "
+            "https_proxy or all_proxy the server is dialed itself."
+        )
+    elif proxy is not None and config.proxy_login_file and not _is_private(proxy):
+        yield f"proxy_login_file: user and password travel to {proxy} in clear text: others on that way can read them."
+    leads_all = config.full_tunnel or any(prefix.prefixlen <= 1 for prefix in config.route_prefixes)
+    if proxy is not None and leads_all and Endpoint(proxy.host, proxy.port).is_loopback:
+        yield (
+            f"the proxy {proxy} is a program of this machine, and what it sends goes into the tunnel as well: let it "
+            "run as a system user of its own, and name that user in `user`."
+        )
 
 
 def _routes_over_the_server(config: Config) -> Iterator[str]:
     """They need workers with a user of their own."""
-    for remote in config.remotes if config.user == "root" else ():
+    whose = "the server" if config.named_proxy is None else "the proxy"
+    for remote in config.dialed if config.user == "root" else ():
         address = remote.address if isinstance(remote, Endpoint) else None
         for prefix in config.route_prefixes:
             if prefix.prefixlen <= 1 if address is None else address in prefix:
                 yield (
-                    f"routes leads {prefix} into the tunnel, and with it the connections to the server "
+                    f"routes leads {prefix} into the tunnel, and with it the connections to {whose} "
                     f"{remote}, as the user of the workers is root: it is left out until a more specific route "
                     "leads them around the tunnel."
                 )

@@ -30,7 +30,10 @@ LINKS_MAX = 40  # MAXSYMLINKS, linux/namei.h
 OVERFLOW_ID = Path("/proc/sys/fs/overflowuid")  # the owner of files whose own is not mapped; NFS gives them to nobody
 EVERY_ID_MAPPED = "0 0 4294967295"
 
-NAMED_FILES = ("tls_cert_file", "tls_key_file", "tls_ca_file", "key_file", "metrics_token_file")
+NAMED_FILES = (
+    *("tls_cert_file", "tls_key_file", "tls_ca_file", "key_file"),
+    *("proxy_login_file", "proxy_ca_file", "metrics_token_file"),
+)
 
 
 def check(config: Config) -> None:
@@ -38,6 +41,8 @@ def check(config: Config) -> None:
     paths = {name: path for name in NAMED_FILES if (path := getattr(config, name))}
     paths |= {f"peers[{i}].key_file": peer.key_file for i, peer in enumerate(config.peers) if peer.key_file}
     paths |= {f"on.{event}": argv[0] for event, argv in config.on.items()}
+    if config.proxy_command:
+        paths["proxy_command"] = config.proxy_command[0]
     if config.mode == "server":
         paths |= dict.fromkeys(("state_dir",), config.state_dir)
     found: dict[str, Problem] = {}  # a directory that several paths pass is one problem
@@ -50,8 +55,9 @@ def check(config: Config) -> None:
 
 def check_source(config: Config, file: str | None) -> None:
     """ConfigError if another user could change a configuration whose commands we run."""
-    if config.on and file and (exposure := find_exposure(Path(file))):
-        raise ConfigError([Problem("on", f"its commands run with our rights, but {exposure}", file)])
+    setting = "on" if config.on else "proxy_command"
+    if getattr(config, setting) and file and (exposure := find_exposure(Path(file))):
+        raise ConfigError([Problem(setting, f"its commands run with our rights, but {exposure}", file)])
 
 
 def find_exposure(path: Path) -> str:

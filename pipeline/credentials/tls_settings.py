@@ -1,4 +1,5 @@
 """TLS settings: by what this end proves its identity and verifies the other end, from the files that settings name.
+The login at a proxy is one of these files.
 
 `tls` goes to the tcp workers with the plan, and again after a reload. It has certificates and private key as PEM, and
 how the other end is verified. A server's pre-shared keys stay with the supervisor (pipeline.peers.registry).
@@ -11,25 +12,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config import Config
-from pipeline.credentials import certificates, keys
+from pipeline.credentials import certificates, keys, proxy_login
 from pipeline.credentials.certificates import CertificatePair
 from pipeline.credentials.state_dir import SERVER_CERTIFICATE, SERVER_KEY
 from pipeline.errors import ConfigError, LocalError, Problem
 from pipeline.log import LOG
 from pipeline.transport import tls_context, tls_pem
 from pipeline.transport.settings import TlsMaterial
+from pipeline.wire.approach import Proxy
 
 
 class TlsSettings(NamedTuple):
     """`tls`: None without encryption. `key`: of a client, b"" for none. `certificate`: our own, PEM, b"" for none.
 
-    `expires`: the time at which that certificate does (time_t); None for none.
+    `expires`: the time at which that certificate does (time_t); None for none. `proxy`: of a client, with its login.
+    `proxy_ca`: CAs of the proxy, PEM, "" for those of the system.
     """
 
     tls: TlsMaterial | None
     key: bytes
     certificate: bytes
     expires: float | None = None
+    proxy: Proxy | None = None
+    proxy_ca: str = ""
 
 
 class _Content(NamedTuple):
@@ -44,6 +49,8 @@ CONTENTS = (
     _Content("tls_key_file", lambda found: found.tls and found.tls.key_pem),
     _Content("tls_ca_file", lambda found: found.tls and found.tls.ca_pem),
     _Content("key_file", lambda found: found.key),
+    _Content("proxy_login_file", lambda found: found.proxy),
+    _Content("proxy_ca_file", lambda found: found.proxy_ca),
 )
 
 
@@ -61,6 +68,11 @@ def load(config: Config, own: OwnPair | None = None, key: bytes = b"") -> TlsSet
 
     LocalError if that cannot be tried. `key`: of a client, from an invitation.
     """
+    proxy, proxy_ca = proxy_login.load(config), proxy_login.load_ca(config)
+    return _load_proofs(config, own, key)._replace(proxy=proxy, proxy_ca=proxy_ca)
+
+
+def _load_proofs(config: Config, own: OwnPair | None, key: bytes) -> TlsSettings:
     if config.encryption == "none":
         return TlsSettings(None, b"", b"")
     pair = CertificatePair(b"", b"")

@@ -94,8 +94,10 @@ def _names(subject: Subject) -> list[str]:
     hosts = [platform.node()]
     if config is not None:
         hosts += [config.tls_server_name, *(peer.name for peer in config.peers)]
-        is_client = config.mode == "client"
-        hosts += [each[0] for each in config.remotes] if is_client else [config.public_addr.rpartition(":")[0]]
+        if config.mode == "client":
+            hosts += [each[0] for each in (*config.remotes, *config.dialed)]
+        else:
+            hosts.append(config.public_addr.rpartition(":")[0])
     return [*hosts, *(peer["name"] for peer in subject.peers or ())]
 
 

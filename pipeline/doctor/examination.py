@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipeline.doctor import clock, ends, files, firewall, machine, names, ordering, path, port, routes, sysctls
+from pipeline.doctor import clock, ends, files, firewall, machine, names, ordering, path, port, proxy, routes, sysctls
 from pipeline.doctor.finding import Finding, Level, note
 from pipeline.doctor.subject import Subject
 from pipeline.errors import TunnelError
@@ -37,11 +37,12 @@ def _server_name(subject: Subject) -> list[Finding]:
     config = subject.config
     if config is None or not subject.is_client:
         return []
-    hosts = [each.host for each in config.remote_endpoints if each.address is None]
-    connected_to = routes.server_addresses(subject) if len(config.remotes) == 1 else []
+    hosts = [each.host for each in config.dialed_endpoints if each.address is None]
+    connected_to = routes.server_addresses(subject) if len(config.dialed) == 1 else []
+    resolvers, proxied = names.resolvers_in(subject), config.named_proxy is not None
     found = []
     for host in hosts:
-        found += names.judge_name(host, names.look_up(host), connected_to, names.resolvers_in(subject))
+        found += names.judge_name(host, names.look_up(host), connected_to, resolvers, proxied=proxied)
     return found
 
 
@@ -50,16 +51,18 @@ def _way_to_server(subject: Subject) -> list[Finding]:
 
 
 def _path_to_server(subject: Subject) -> list[Finding]:
+    if subject.config is None or subject.config.named_proxy is not None:
+        return []  # a proxy understands nothing but its own protocol
     return path.outside(subject, _addresses(subject))
 
 
 def _addresses(subject: Subject) -> list[IPAddress]:
-    """Of a client's server, looked up if need be."""
+    """Of a client's server, or of the proxy to it, looked up if need be."""
     if not subject.is_client or subject.config is None:
         return []
     found = routes.server_addresses(subject)
-    if not found and subject.config.remote_endpoints:
-        found = names.look_up(subject.config.remote_endpoint.host).addresses
+    if not found and subject.config.dialed_endpoints:
+        found = names.look_up(subject.config.dialed_endpoints[0].host).addresses
     return found
 
 
@@ -79,7 +82,8 @@ CHECKS = (
     Check("state", "the state directory", files.state_directory, start=True),
     Check("unit", "whether the service starts with the machine", files.unit),
     Check("port", "whether the port is free, and who has it", port.port, network=True, start=True),
-    Check("name", "the server's name in DNS", _server_name, network=True, start=True),
+    Check("name", "the name of the server, or of the proxy, in DNS", _server_name, network=True, start=True),
+    Check("proxy", "whether the proxy connects with the server", proxy.proxy, network=True, start=True),
     Check("way", "the route to the server", _way_to_server, network=True),
     Check("overlaps", "devices and networks like ours", routes.overlaps, network=True, start=True),
     Check("rp_filter", "the reverse path filter of the device", sysctls.reverse_path, network=True),

@@ -44,30 +44,37 @@ def look_up(host: str, seconds: float = ANSWER_SECONDS) -> Lookup:
 
 
 def judge_name(
-    host: str, found: Lookup, connected_to: list[IPAddress], resolvers_in_tunnel: list[str]
+    host: str,
+    found: Lookup,
+    connected_to: list[IPAddress],
+    resolvers_in_tunnel: list[str],
+    *,
+    proxied: bool = False,
 ) -> list[Finding]:
-    """`connected_to`: addresses of the connections that stand. `resolvers_in_tunnel`: DNS servers behind the tunnel."""
+    """`connected_to`: addresses of the connections that stand. `resolvers_in_tunnel`: DNS servers behind the tunnel.
+    `proxied`: it is the name of a proxy."""
+    whose, setting = ("proxy", "proxy") if proxied else ("server", "remote_addr")
     if found.trouble:
-        text = f"the server's name, {host}, cannot be looked up: {found.trouble}"
+        text = f"the {whose}'s name, {host}, cannot be looked up: {found.trouble}"
         if resolvers_in_tunnel:
             cure = (
                 f"The DNS server {', '.join(resolvers_in_tunnel)} is reached through the tunnel: name one outside it, "
-                "or write the server's address into remote_addr."
+                f"or write the {whose}'s address into {setting}."
             )
         else:
-            cure = "Check the name in remote_addr and the DNS server in /etc/resolv.conf, or write the address instead."
+            cure = f"Check the name in {setting} and the DNS server in /etc/resolv.conf, or write the address instead."
         return [problem(text, cure)]
     findings = [ok(f"{host} is {', '.join(map(str, found.addresses))}")]
     if connected_to and not set(connected_to) & set(found.addresses):
         listed = ", ".join(map(str, connected_to))
         text = f"{host} leads elsewhere by now than to {listed}, where the connections go"
-        findings.append(note(text, "If the server has moved: tunnel-supervisor restart."))
+        findings.append(note(text, f"If the {whose} has moved: tunnel-supervisor restart."))
     if resolvers_in_tunnel:
         findings.append(
             note(
                 f"the DNS server {', '.join(resolvers_in_tunnel)} is reached through the tunnel: while the tunnel is "
                 f"down, {host} cannot be looked up",
-                "Write the server's address into remote_addr, or its name into /etc/hosts.",
+                f"Write the {whose}'s address into {setting}, or its name into /etc/hosts.",
             )
         )
     return findings

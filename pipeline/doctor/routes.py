@@ -51,10 +51,12 @@ def _name(device: int) -> str:
 
 
 def server_addresses(subject: Subject) -> list[IPAddress]:
-    """Where a client's connections lead, or would; none while its name is not known."""
-    hosts = [row["address"].rpartition(":")[0].strip("[]") for row in subject.established]
-    if not hosts and subject.config is not None and subject.config.remote_endpoint.address is not None:
-        hosts = [str(subject.config.remote_endpoint.address)]
+    """Where a client's connections lead, or would, a proxy included; none while its name is not known."""
+    config = subject.config
+    rows = [] if config is not None and config.needs_bridge else subject.established  # the bridge is on this machine
+    hosts = [row["address"].rpartition(":")[0].strip("[]") for row in rows]
+    if not hosts and config is not None and subject.is_client:
+        hosts = [str(each.address) for each in config.dialed_endpoints[:1] if each.address is not None]
     return list(dict.fromkeys(ip_address(host.partition("%")[0]) for host in hosts))
 
 

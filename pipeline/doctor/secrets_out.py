@@ -33,7 +33,7 @@ _NAMED = re.compile(
 """As in hooks, which may call another service: "Authorization: Bearer WORD", "--password=WORD", "?token=WORD"."""
 
 _IN_URL = re.compile(r"(?<=://)[^\s/@]+@")
-PUBLIC_FILES = ("tls_cert_file", "tls_ca_file")
+PUBLIC_FILES = ("tls_cert_file", "tls_ca_file", "proxy_ca_file")
 """Settings that name files without secrets. Every other file that a setting names is taken for a secret."""
 
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
@@ -98,6 +98,8 @@ def secrets_of(config: Config) -> list[bytes]:
     named = [getattr(config, name) for name in SETTINGS if name.endswith("_file") and name not in PUBLIC_FILES]
     files = [*named, *(peer.key_file for peer in config.peers), str(state / SERVER_KEY)]
     known = [data for file in files if file for data in _read(Path(file))]
+    if config.proxy_login_file:
+        known += [data.partition(b":")[2] for data in _read(Path(config.proxy_login_file))]
     try:
         invited = [state / PEERS / name for name in os.listdir(state / PEERS)]
     except OSError:

@@ -52,6 +52,26 @@ ADVICE = (
 )
 """By words of the reason (pipeline.transport.failure_words, pipeline.wire.handshake). The first that fits counts."""
 
+OF_PROXY = (
+    ("connection refused", "Check that the proxy runs, and host and port in `proxy`."),
+    ("no answer from the server", "Check that the server is up, and remote_addr: the proxy dials what stands there."),
+    ("no answer", "Check that the proxy is up, and host and port in `proxy`."),
+    ("the name", "Check the spelling of `proxy`, and the DNS server of this machine."),
+    ("does not accept this user", "Check the file of proxy_login_file; `reload` reads it again."),
+    ("proxy_login_file", "Put USER:PASSWORD into a file of mode 0600, and name it in proxy_login_file."),
+    ("captive portal", "Log in at the portal with a browser, or check host and port in `proxy`."),
+    ("proxy_command has ended", "The log has what it has said; run it by hand, as the user of the workers."),
+    ("proxy_command cannot", "Check the path in proxy_command, and that the user of the workers may run it."),
+    ("needs proxy_command", "Let a program that knows that login stand between: docs/proxy.md."),
+    ("port 443", "Let the server listen on port 443, or ask the proxy's administrator."),
+    ("this proxy's port", "Check host, port and scheme in `proxy`."),
+    ("no proxy", "Check host, port and scheme in `proxy`."),
+    ("understand CONNECT", "Check host, port and scheme in `proxy`."),
+    ("the proxy wants TLS", "Check the scheme in `proxy`."),
+    ("the proxy", "Check remote_addr, and ask the proxy's administrator whether this machine may go there."),
+)
+"""Of a client with a proxy these come first."""
+
 DOCTOR = "`tunnel-supervisor doctor` looks for the cause."
 
 
@@ -75,19 +95,24 @@ def _of_client(snapshot: dict[str, Any]) -> Health:
     server = snapshot.get("server") or {}
     rows = established(snapshot)
     host, port = server.get("host", "the server"), server.get("port", 0)
+    way = f"proxy {server['proxy']} to " if server.get("proxy") else ""
     if rows:
         wanted = server.get("connections_wanted", len(rows))
         missing = f"{len(rows)} of {wanted} connections" if len(rows) < wanted else ""
-        parts = [f"connected to {host} since {_since(rows)}", missing, *_figures(snapshot, rows), *_choice(server)]
+        through = f" through {server['proxy']}" if server.get("proxy") else ""
+        since = f"connected to {host}{through} since {_since(rows)}"
+        parts = [since, missing, *_figures(snapshot, rows), *_choice(server)]
         return Health(True, ", ".join(filter(None, [*parts, *_workers(snapshot)])), _why_missing(server))
     reasons = [printable(reason) for reason in server.get("trouble", [])]
     if not reasons:
-        return Health(False, f"not connected yet: dialing {host} port {port}")
+        return Health(False, f"not connected yet: dialing {way}{host} port {port}")
     attempts = server.get("failed_attempts", 0)
     since = (
         f", for {spoken(server.get('trouble_seconds', 0))} ({_count(attempts, 'failed attempt')})" if attempts else ""
     )
-    return Health(False, f"not connected: {host} port {port}: {_listed(reasons)}{since}", advice_for(reasons))
+    return Health(
+        False, f"not connected: {way}{host} port {port}: {_listed(reasons)}{since}", advice_for(reasons, bool(way))
+    )
 
 
 def _choice(server: dict[str, Any]) -> list[str]:
@@ -101,11 +126,12 @@ def _choice(server: dict[str, Any]) -> list[str]:
 def _why_missing(server: dict[str, Any]) -> str:
     """Of a client that is connected, and whose connections do not all stand or cannot be replaced."""
     reasons = [printable(reason) for reason in server.get("trouble", [])]
-    return f"Not all connections stand: {_listed(reasons)}. {advice_for(reasons)}" if reasons else ""
+    advice = advice_for(reasons, bool(server.get("proxy")))
+    return f"Not all connections stand: {_listed(reasons)}. {advice}" if reasons else ""
 
 
-def advice_for(reasons: Sequence[str]) -> str:
-    for words, advice in ADVICE:
+def advice_for(reasons: Sequence[str], proxied: bool = False) -> str:
+    for words, advice in (*OF_PROXY, *ADVICE) if proxied else ADVICE:
         if any(words in reason for reason in reasons):
             return advice
     return DOCTOR

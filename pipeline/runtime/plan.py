@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pipeline.transport.settings import FallbackSettings, TlsMaterial
 from pipeline.wire import framing
+from pipeline.wire.approach import Proxy
 
 
 class Reserve(NamedTuple):
@@ -72,9 +73,9 @@ class WorkerSettings(NamedTuple):
     client_id: int  # 64 bits, constant over restarts of this instance on this machine
     session: int  # number of this start, or of this visit to a server; a later one has a higher number
     requested_addresses: list[str]  # tunnel addresses that the client asks for
-    remote_host: str  # the server; "" at a server
+    remote_host: str  # the server, also behind a proxy; "" at a server
     remote_port: int  # the server's port; 0 at a server
-    known_servers: list[str]  # addresses at which this client has found its server, the latest first
+    known_servers: list[str]  # addresses at which this client has found its server or its proxy, the latest first
 
     # the device and the process
     tun_name: str  # of the TUN device
@@ -105,15 +106,18 @@ class WorkerSettings(NamedTuple):
     proxies: Sequence[str] = ()  # networks of proxies that speak the PROXY protocol
     asks_around: bool = False  # of a client with a full tunnel: names are looked up around it, too
 
+    # between a client and its server
+    proxy: Proxy | None = None  # with its login; None: the server is dialed itself
+
     @property
     def frame_limit(self) -> int:
         """The longest frame that the other end may send, by its length field."""
         return framing.COMPAT_LENGTH_LIMIT if self.compat else framing.LENGTH_LIMIT
 
     def without_secrets(self) -> WorkerSettings:
-        """The settings for a worker that shakes no hands: neither the private key of the certificate nor the key of
-        knocks is in them."""
-        return self._replace(tls=None, knock_key="")
+        """The settings for a worker that shakes no hands: the private key of the certificate, the key of knocks and the
+        login at a proxy are not in them."""
+        return self._replace(tls=None, knock_key="", proxy=None)
 
     @classmethod
     def from_json(cls, fields: list[Any]) -> WorkerSettings:
@@ -125,6 +129,7 @@ class WorkerSettings(NamedTuple):
             proxies=tuple(settings.proxies),
             account=(settings.account[0], settings.account[1]) if settings.account else None,
             reserve=Reserve(*settings.reserve) if settings.reserve else None,
+            proxy=Proxy(*settings.proxy) if settings.proxy else None,
         )
 
 

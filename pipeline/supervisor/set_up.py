@@ -32,6 +32,7 @@ from pipeline.supervisor.hooks.hooks import Hooks
 from pipeline.supervisor.instance import Instance
 from pipeline.supervisor.kernel.entries import KernelEntries
 from pipeline.supervisor.memory_keeper import MemoryKeeper
+from pipeline.supervisor.processes.bridge import Bridge
 from pipeline.supervisor.processes.exporter import Exporter
 from pipeline.supervisor.processes.precedence import Precedence
 from pipeline.supervisor.processes.process import raise_descriptor_limit
@@ -103,6 +104,9 @@ def set_up(
         run.reach_memory = ReachMemory(config.lanes)
         clean_up(run.reach_memory.close)
         role.use_reach(entries.reach, run.reach_memory)
+    bridge = Bridge(choice.account, selector, precedence, events.record)
+    clean_up(bridge.close)
+    run.way_of = bridge.way_of
     run.write_plan(config)
     memory = MemoryKeeper(run, role.accountant.settle, events.record)
     clean_up(memory.end)
@@ -120,16 +124,19 @@ def set_up(
     workforce = Workforce(run, entries, role.answer_request, selector, precedence, events.record)
     clean_up(workforce.close)
     role.tell_workers = workforce.workers.channels.send_to_all
+    bridge.apply()
     exporter.configure_prepared()
     clean_up(exporter.close)
     memory.lend(lambda current: exporter.renew())
     peers = GatheredPeers(role)
-    facts_about = InstanceFacts(run, workforce, role, entries, exporter, hooks.status)
+    facts_about = InstanceFacts(run, workforce, role, entries, exporter, bridge, hooks.status)
     publisher = Publisher(run, facts_about, peers)
     memory.lend(publisher.use)
     for subscriber in (publisher.handle, hooks.handle, sd_notify.handle):
         events.subscribe(subscriber)
-    reloader = Reloader(reread, run, role, entries, workforce, exporter, hooks, publisher.publish_now, events.record)
+    reloader = Reloader(
+        reread, run, role, entries, workforce, exporter, bridge, hooks, publisher.publish_now, events.record
+    )
     departure = Departure(run, role, workforce, workforce.workers.channels.send_to_all)
     commands = Commands(run, workforce, role, publisher, reloader, departure)
     control = ControlServer(instance.socket_path, commands.answer, selector, commands.take_back)
@@ -144,6 +151,7 @@ def set_up(
         Care("the planned stop", UNTIL_STOP, departure.tick),
         Care("the rolling restart", UNTIL_STOP, workforce.tick_rolling),
         Care("the care for spares", UNTIL_STOP, workforce.tick_spares),
+        Care("the care for the bridge", UNTIL_STOP, bridge.tick),
         Care("the care for the exporter", RUNNING, exporter.tick),
         Care("the counts of events", ALWAYS, events.tick),
         Care("the overview", ALWAYS, publisher.tick),  # before the hooks, whose programs may look at it

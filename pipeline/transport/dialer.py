@@ -1,8 +1,11 @@
 """The dialer of a client's tcp worker: the sockets that connect to the server. It never gives up.
 
 `pipeline.policy.dialing` decides when each dial slot is dialed, and at which address; the sockets, the resolver and
-the log are here. A socket belongs to the dialer until TCP is connected. Then the caller gets it, and reports what
-became of it: established, failed, lost. The descriptor `fd` is readable when step() has something to do.
+the log are here. A socket belongs to the dialer until TCP is connected, and through a proxy until the approach is done:
+then it leads to the server. The caller gets it, and reports what became of it: established, failed, lost. The
+descriptor `fd` is readable when step() has something to do.
+
+With a proxy, all addresses here are those of the proxy.
 """
 
 from __future__ import annotations
@@ -12,16 +15,18 @@ import socket
 from collections.abc import Callable, Iterable, Set
 from typing import NamedTuple
 
-from pipeline.log import LEVELS, LOG
+from pipeline.log import LEVELS, LOG, printable
 from pipeline.policy.backoff import Backoff
 from pipeline.policy.dialing import CONNECT_NS, Abandon, Connect, Dialing, Resolve
 from pipeline.policy.server_addresses import ServerAddress
 from pipeline.policy.server_news import PresentTrouble, ServerNews
+from pipeline.transport.approach import advance, make_approach
 from pipeline.transport.connection import WOULD_BLOCK
 from pipeline.transport.failure_words import WITHOUT_NEWS, of_errno, of_error
 from pipeline.transport.resolver import Resolver
 from pipeline.transport.settings import DialSettings
 from pipeline.transport.socket_options import configure
+from pipeline.wire.approach import SILENT, Approach, Proxy
 
 STEP_NS = 20_000_000  # between two steps: a small part of the delay after which the next address is tried
 REST_NS = 200_000_000  # the same while nothing is dialed: then there are lines of the log at most
@@ -30,7 +35,7 @@ FAILED = select.EPOLLERR | select.EPOLLHUP
 
 
 class Dialed(NamedTuple):
-    """A socket whose TCP connection is there."""
+    """A socket that leads to the server."""
 
     dial_index: int  # of the dial slot
     sock: socket.socket
@@ -43,6 +48,14 @@ class Connecting(NamedTuple):
     dial_index: int
     sock: socket.socket
     address: ServerAddress
+
+
+class Approaching(NamedTuple):
+    """A socket that is connected to the proxy, which has not let us through yet."""
+
+    connecting: Connecting
+    approach: Approach
+    until: int
 
 
 class Dialer:
@@ -61,9 +74,14 @@ class Dialer:
         self._dialing = dialing
         self._settings = settings
         self._hindrance = hindrance
-        self._resolver = Resolver(host, port, asks_around=settings.asks_around)
-        self._news = ServerNews(f"server {host} port {port}", host, len(dialing.slots))
+        self._host, self._port = host, port
+        proxy = settings.proxy
+        dialed = (host, port) if proxy is None else (proxy.host, proxy.port)
+        way = f"server {host} port {port}" if proxy is None else f"proxy {proxy} to server {host} port {port}"
+        self._resolver = Resolver(*dialed, asks_around=settings.asks_around)
+        self._news = ServerNews(way, dialed[0], len(dialing.slots))
         self._connecting: dict[int, Connecting] = {}  # by descriptor
+        self._approaching: dict[int, Approaching] = {}  # by descriptor
         self._winners: dict[int, ServerAddress] = {}  # connected for this slot, their handshake under way
         self._epoll = select.epoll()
         self._epoll.register(self._resolver.wake, select.EPOLLIN)
@@ -74,13 +92,17 @@ class Dialer:
 
     @property
     def known(self) -> list[ServerAddress]:
-        """The addresses of the server."""
+        """The addresses of the server, or of the proxy."""
         return self._dialing.addresses.known
 
     @property
     def trouble(self) -> PresentTrouble:
         """Why not all connections stand."""
         return self._news.present
+
+    def use(self, settings: DialSettings) -> None:
+        """Another login at the proxy, for connections that begin from now on."""
+        self._settings = settings
 
     # -- connecting
 
@@ -91,6 +113,7 @@ class Dialer:
         self.next_step_ns = now + (REST_NS if rests else STEP_NS)
         if not rests:
             self._handle_events(now, dialed)
+            self._end_overdue(now)
             self._carry_out(now, dialed)
         self._report(now)
         return dialed
@@ -99,6 +122,9 @@ class Dialer:
         for answer in self._resolver.answers():
             self._dialing.resolved(answer.addresses, answer.why, now)
         for fd, events in self._epoll.poll(0):
+            if fd in self._approaching:
+                self._approach(self._approaching[fd], dialed)
+                continue
             connecting = self._connecting.get(fd)
             if connecting is None:
                 continue  # the resolver's, or closed by an event before this one
@@ -148,7 +174,10 @@ class Dialer:
         self._forget(connecting)
         self._winners[connecting.dial_index] = connecting.address
         self._dialing.connected(connecting.dial_index, connecting.address, now)
-        dialed.append(Dialed(*connecting))
+        if self._settings.proxy is None:
+            dialed.append(Dialed(*connecting))
+        else:
+            self._begin_approach(connecting, self._settings.proxy, now)
 
     def _abandon(self, index: int, address: ServerAddress) -> None:
         for connecting in list(self._connecting.values()):
@@ -162,6 +191,49 @@ class Dialer:
     def _forget(self, connecting: Connecting) -> None:
         del self._connecting[connecting.sock.fileno()]
         self._epoll.unregister(connecting.sock.fileno())
+
+    # -- the approach through a proxy
+
+    def _begin_approach(self, connecting: Connecting, proxy: Proxy, now: int) -> None:
+        approach = make_approach(proxy, self._host, self._port)
+        until = now + int(self._settings.handshake_timeout * 1e9)
+        try:
+            connecting.sock.send(approach.begin())
+        except OSError as error:
+            connecting.sock.close()
+            self.failed(connecting.dial_index, of_error(error))
+            return
+        self._approaching[connecting.sock.fileno()] = Approaching(connecting, approach, until)
+        self._epoll.register(connecting.sock.fileno(), select.EPOLLIN)
+
+    def _approach(self, approaching: Approaching, dialed: list[Dialed]) -> None:
+        connecting = approaching.connecting
+        try:
+            step = advance(connecting.sock, approaching.approach)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail_approach(approaching, of_error(error))
+            return
+        if step.failure:
+            self._fail_approach(approaching, printable(step.failure))
+        elif step.done:
+            self._end_approach(approaching)
+            dialed.append(Dialed(*connecting))
+
+    def _end_overdue(self, now: int) -> None:
+        for approaching in list(self._approaching.values()):
+            if now >= approaching.until:
+                self._fail_approach(approaching, SILENT)
+
+    def _fail_approach(self, approaching: Approaching, why: str) -> None:
+        self._end_approach(approaching)
+        approaching.connecting.sock.close()
+        self.failed(approaching.connecting.dial_index, why)
+
+    def _end_approach(self, approaching: Approaching) -> None:
+        del self._approaching[approaching.connecting.sock.fileno()]
+        self._epoll.unregister(approaching.connecting.sock.fileno())
 
     # -- what became of a connected socket
 
@@ -193,6 +265,9 @@ class Dialer:
         self.next_step_ns = 0
         for connecting in [each for each in self._connecting.values() if each.dial_index not in indexes]:
             self._close(connecting)
+        for approaching in [each for each in self._approaching.values() if each.connecting.dial_index not in indexes]:
+            self._end_approach(approaching)
+            approaching.connecting.sock.close()
         self._winners = {index: address for index, address in self._winners.items() if index in indexes}
         self._dialing.want(indexes, now)
         self._news.want(len(indexes), self._dialing.established_count)
@@ -210,11 +285,14 @@ class Dialer:
     def hurry(self, now: int) -> None:
         """The network has changed: begin every attempt anew that is not connected."""
         self.next_step_ns = 0
+        for approaching in list(self._approaching.values()):
+            self._fail_approach(approaching, "the network has changed meanwhile")
         self._dialing.hurry(now)
 
     def close(self) -> None:
         """Close every descriptor."""
-        for connecting in self._connecting.values():
+        approaching = [each.connecting for each in self._approaching.values()]
+        for connecting in [*self._connecting.values(), *approaching]:
             connecting.sock.close()
         self._resolver.close()
         self._epoll.close()

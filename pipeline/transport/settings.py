@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from pipeline.wire import framing
+from pipeline.wire.approach import Proxy
 
 ALPN = framing.ALPN
 
@@ -56,7 +57,13 @@ class SocketSettings(Protocol):
 
 
 class DialSettings(SocketSettings, Protocol):
-    """The options, and the pauses between two attempts to connect."""
+    """The options, the pauses between two attempts to connect, and the proxy between the ends."""
+
+    @property
+    def proxy(self) -> Proxy | None: ...
+
+    @property
+    def handshake_timeout(self) -> float: ...  # seconds
 
     @property
     def reconnect_min(self) -> float: ...  # seconds

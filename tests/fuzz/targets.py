@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pipeline.errors import PeerError
 from tests.fuzz import (
+    targets_approach,
     targets_control,
     targets_fec,
     targets_files,
@@ -34,6 +35,20 @@ _PEERS = (
 )
 
 TARGETS = {
+    "http_answer": Target(
+        alone(targets_approach.http_answer),
+        (),
+        ("pipeline/wire/http_connect.py",),
+        targets_approach.http_answer_seeds,
+        400,
+    ),
+    "socks_answer": Target(
+        alone(targets_approach.socks_answer),
+        (),
+        ("pipeline/wire/socks.py",),
+        targets_approach.socks_answer_seeds,
+        2000,
+    ),
     "frames": Target(
         alone(targets_wire.frames), (PeerError,), ("pipeline/wire/framing.py",), targets_wire.frames_seeds, 10000
     ),

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pipeline.transport.kernel_route import RouteNews
+from tests.netns.harness.hosts import with_hosts
 from tests.netns.harness.hub import Hub, established
 from tests.netns.harness.instance import Instance, Instances, client_config, reaches, server_config, tunnel
 from tests.support import eventually
@@ -35,13 +36,6 @@ table inet forgetful {
     chain in { type filter hook input priority 0; tcp sport @forgotten drop; }
 }
 """
-
-
-def with_hosts(directory: Path, *lines: str) -> list[str]:
-    """Words in front of a command that sees these lines in place of /etc/hosts."""
-    hosts = directory / "hosts"
-    hosts.write_text("".join(f"{line}\n" for line in lines))
-    return ["unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh"]
 
 
 def sources(server: Instance) -> set[str]:

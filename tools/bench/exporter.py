@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import json
 import os
 import secrets
 import socket
@@ -28,7 +29,7 @@ from pipeline.runtime import topology
 from pipeline.runtime.assignment import FORMAT
 from pipeline.shm import layout
 from pipeline.shm.connection_status import ConnectionStatus
-from pipeline.supervisor.processes.exporter_process import ExporterProcess
+from pipeline.supervisor.processes.companion import CompanionProcess
 from pipeline.supervisor.run.shared_memory import SharedMemory
 from pipeline.supervisor.run.worker_settings import worker_settings
 from pipeline.version import VERSION
@@ -171,7 +172,7 @@ def exporter(hub: MadeHub, peers_max: int) -> Iterator[tuple[int, Callable[[str]
             "log_level": "info",
             "log_format": "text",
         }
-        process = ExporterProcess(listener, plan)
+        process = CompanionProcess("pipeline.exporter", listener, json.dumps(plan))
         browser = http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=30)
 
         def ask(path: str) -> None:

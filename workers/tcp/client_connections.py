@@ -95,6 +95,7 @@ class ClientConnections(ConnectionManager):
             visit = Visit(target, self._lane, self._lanes, settings, self._underlay.hindrance)
             self._epoll.register(visit.dialer.fd, select.EPOLLIN)
             return visit
+        present.dialer.use(settings)
         for connection in present.want(target.indexes, now):
             self.close(connection, NOT_NEEDED)
         return present

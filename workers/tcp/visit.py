@@ -69,7 +69,8 @@ class Visit:
         self.silence = Silence()
         self._wanted = len(target.indexes)
         dialing = make_dialing(target.indexes, lane, lanes, settings)
-        dialing.addresses.take(known_addresses(target.known_servers, target.port))
+        port = target.port if settings.proxy is None else settings.proxy.port
+        dialing.addresses.take(known_addresses(target.known_servers, port))
         self.dialer = Dialer(target.host, target.port, dialing, settings, hindrance)
 
     def want(self, indexes: Iterable[int], now: int) -> list[Connection]:

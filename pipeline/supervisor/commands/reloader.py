@@ -18,6 +18,7 @@ from pipeline.supervisor.commands.reload import Reload
 from pipeline.supervisor.control.sd_notify import notify
 from pipeline.supervisor.hooks.hooks import Hooks
 from pipeline.supervisor.kernel.entries import KernelEntries
+from pipeline.supervisor.processes.bridge import Bridge
 from pipeline.supervisor.processes.exporter import Exporter
 from pipeline.supervisor.processes.workforce import Workforce
 from pipeline.supervisor.run.run import PreparedPlan, Run
@@ -51,6 +52,7 @@ class Reloader:
         entries: KernelEntries,
         workforce: Workforce,
         exporter: Exporter,
+        bridge: Bridge,
         hooks: Hooks,
         publish: Callable[[], object],
         record: Record,
@@ -61,6 +63,7 @@ class Reloader:
         self._entries = entries
         self._workforce = workforce
         self._exporter = exporter
+        self._bridge = bridge
         self._hooks = hooks
         self._publish = publish
         self._record = record
@@ -116,6 +119,7 @@ class Reloader:
         self._record("reloaded", "", reload.summary)
         reload.problems += self._entries.configure(config)
         reload.problems += self._exporter.apply()
+        self._bridge.apply()
         self._hooks.configure(config)
         for note in reload.notes:  # after a signal nobody else says it
             LOG.info("reload: %s", note)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.supervisor.kernel.entries import KernelEntries
+from pipeline.supervisor.processes.bridge import Bridge
 from pipeline.supervisor.processes.exporter import Exporter
 from pipeline.supervisor.processes.workforce import Workforce
 from pipeline.supervisor.run.run import Run
@@ -32,6 +33,7 @@ class InstanceFacts:
         role: Role,
         entries: KernelEntries,
         exporter: Exporter,
+        bridge: Bridge,
         hooks: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._run = run
@@ -39,6 +41,7 @@ class InstanceFacts:
         self._role = role
         self._entries = entries
         self._exporter = exporter
+        self._bridge = bridge
         self._hooks = hooks
 
     def gather(self) -> dict[str, Any]:
@@ -63,7 +66,7 @@ class InstanceFacts:
             "full_tunnel": self._entries.full_tunnel.status(),
             "certificate_expires": self._role.credentials.expires,
             "server": role["server"],
-            "notes": [*role["notes"], *self._entries.notes, *self._exporter.notes],
+            "notes": [*role["notes"], *self._entries.notes, *self._exporter.notes, *self._bridge.notes],
             "accounting": role.get("accounting"),
             "hooks": self._hooks(),
         }

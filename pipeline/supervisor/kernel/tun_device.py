@@ -105,7 +105,7 @@ class TunDevice:
             accept_routes=config.accepted_prefixes,
             behind_peers=self._behind_peers,
             far_end=FarEnd.CLIENT if is_server else FarEnd.SERVER,
-            is_far_end_known=self._clients.were_any if is_server else bool(self._servers),
+            is_far_end_known=self._clients.were_any if is_server else self._is_server_known,
         )
         if is_server:
             sender = _listener(config)
@@ -139,15 +139,20 @@ class TunDevice:
         """See that the addresses of a client's server are known, or will be."""
         if self._config.mode == "server":
             return
-        endpoints = self._config.remote_endpoints
+        endpoints = self._config.dialed_endpoints
         self._remember_servers([each.address for each in endpoints if each.address is not None])
         names = [each.host for each in endpoints if each.address is None]
-        is_wanted = self._config.routes and not self.is_full_tunnel and self._lookup is None
-        if names and is_wanted and not (self._servers and len(endpoints) == 1):
+        are_needed = (self._config.routes and not self.is_full_tunnel) or self._config.needs_bridge
+        if names and are_needed and self._lookup is None and not (self._servers and len(endpoints) == 1):
             try:
                 self._lookup = ServerLookup(names)
             except OSError as error:
                 LOG.warning("server %s is not looked up: %s", names[0], task_limit.explain(error))
+
+    @property
+    def _is_server_known(self) -> bool:
+        """A command connects with what it likes: that it has connected is all that can be known."""
+        return bool(self._servers) or (self.has_heard and bool(self._config.proxy_command))
 
     def _remember_servers(self, addresses: Iterable[IPAddress]) -> None:
         for address in addresses:
@@ -194,7 +199,8 @@ class TunDevice:
         are in the kernel now. LocalError if the kernel cannot be read. `dns`: servers, for a full tunnel."""
         self._pushed = tuple(addresses), tuple(routes)
         self.pushed_dns, self.has_heard = tuple(dns), True
-        self._remember_servers([ip_address(server.partition("%")[0])])
+        if not self._config.needs_bridge:  # which is at a loopback address, and says nothing about the way
+            self._remember_servers([ip_address(server.partition("%")[0])])
         self._want()
         left_out = self._reconciler.reconcile(time.monotonic_ns())
         return [entry for entry in (*self._pushed[0], *self._pushed[1]) if entry not in left_out]
@@ -202,10 +208,6 @@ class TunDevice:
     def look_soon(self) -> None:
         """Compare what is wanted with what the kernel has, at the next tick."""
         self._reconciler.look_soon()
-
-    @property
-    def index(self) -> int:
-        return self._device.index
 
     @property
     def has_bypass(self) -> bool:

@@ -12,6 +12,7 @@ given up until the next reload.
 
 from __future__ import annotations
 
+import json
 import selectors
 import socket
 import time
@@ -24,18 +25,15 @@ from pipeline.credentials import metrics_token
 from pipeline.errors import TunnelError
 from pipeline.events import Record
 from pipeline.log import LOG
-from pipeline.observe.process_stat import HALTED, read_process
 from pipeline.policy.restart import GiveUp, RestartPolicy
 from pipeline.supervisor.kernel.listener import listen
-from pipeline.supervisor.processes.exporter_process import ExporterProcess
+from pipeline.supervisor.processes.companion import CompanionProcess, hang
 from pipeline.supervisor.processes.precedence import Precedence
 from pipeline.supervisor.run.worker_account import Account
 from pipeline.system import task_limit
 
 SECOND = 1_000_000_000
 INTENSITY, PERIOD = 8, 300.0  # restarts, and the seconds in which they count
-STOPPED_NS = 5 * SECOND  # without a sign of life, due every two seconds, of a process that somebody has stopped
-HANG_NS = 20 * SECOND  # of any other: its priority is low, so it may wait for a core; workers have 5 s by default
 LISTEN_AGAIN_NS = 5 * SECOND
 BACKLOG = 64
 SETTING = "metrics_addr"
@@ -77,7 +75,7 @@ class Exporter:
         self._prepared: ExporterSettings | None = None
         self._settings: ExporterSettings | None = None
         self._listener: socket.socket | None = None
-        self._process: ExporterProcess | None = None
+        self._process: CompanionProcess | None = None
         self._next_ns = 0  # when the next listener or start is due
         self._ticked_ns = 0
         self._alive_ns = 0  # its last sign of life; `_ready_ns`: its first one
@@ -134,7 +132,7 @@ class Exporter:
         if self._process is not None:
             if paused:
                 self._alive_ns = now
-            elif reason := self._hang(self._process.pid, now - self._alive_ns):
+            elif reason := hang(self._process.pid, now - self._alive_ns):
                 LOG.warning("exporter: %s, it is killed", reason)
                 self._killed_for, self._alive_ns = reason, now
                 self._process.kill()
@@ -145,16 +143,6 @@ class Exporter:
         self._settings = None
         self._end()
         self._stop_listening()
-
-    @staticmethod
-    def _hang(pid: int, silent_ns: int) -> str:
-        """Why a process that has been silent for so long is to be replaced; "" if it is not."""
-        if silent_ns > HANG_NS:
-            return f"no sign of life for {HANG_NS // SECOND} s"
-        found = read_process(pid) if silent_ns > STOPPED_NS else None
-        if found is None or found.state not in HALTED:
-            return ""
-        return f"no sign of life for {STOPPED_NS // SECOND} s, since it is {found.state}"
 
     # -- the listener
 
@@ -182,7 +170,7 @@ class Exporter:
     def _start(self, settings: ExporterSettings, now: int) -> None:
         assert self._listener is not None
         try:
-            process = ExporterProcess(self._listener, settings.plan)
+            process = CompanionProcess("pipeline.exporter", self._listener, json.dumps(settings.plan))
         except OSError as error:
             self._count_death(f"its process cannot be started: {task_limit.explain(error)}", 0, now)
             return
@@ -191,7 +179,7 @@ class Exporter:
         self._selector.register(process.pidfd, selectors.EVENT_READ, self._died)
         self._selector.register(process.channel, selectors.EVENT_READ, lambda: self._read_news(process))
 
-    def _read_news(self, process: ExporterProcess) -> None:
+    def _read_news(self, process: CompanionProcess) -> None:
         now = time.monotonic_ns()
         match process.has_written():
             case True:

@@ -49,7 +49,7 @@ class ClientServers:
         self._choice: ServerChoice | None = None
         self._lookup: SrvLookup | None = None
         self._lanes: dict[int, dict[int, VisitReport]] = {}  # the last report of each lane, by session number
-        self._known: dict[str, list[str]] = {}  # addresses at which each host was found, the latest first
+        self._known: dict[str, list[str]] = {}  # addresses of each host that is dialed, the latest first
         self._use(config)
 
     def _use(self, config: Config) -> None:
@@ -67,6 +67,7 @@ class ClientServers:
     def reload(self, config: Config) -> None:
         if _relevant(config) != _relevant(self._config):
             self._use(config)
+        self._config = config
 
     def close(self) -> None:
         if self._lookup is not None:
@@ -92,15 +93,25 @@ class ClientServers:
         return self.present.host
 
     def remember(self, host: str, address: str) -> None:
-        """Keep an address of a named server for workers that start while the name cannot be looked up."""
-        if Endpoint(host, 0).address is None:
-            others = [each for each in self._known.get(host, []) if each != address]
-            self._known[host] = [address, *others][:KNOWN_SERVERS_MAX]
+        """Keep an address of a named server, or of the proxy to it, for workers that start while the name cannot be
+        looked up."""
+        dialed = self._dialed_for(host)
+        if Endpoint(dialed, 0).address is None and not self._config.needs_bridge:
+            others = [each for each in self._known.get(dialed, []) if each != address]
+            self._known[dialed] = [address, *others][:KNOWN_SERVERS_MAX]
 
     @property
     def known(self) -> list[str]:
-        """Addresses at which the present server was found, the latest first."""
-        return self._known.get(self.present.host, [])
+        """Addresses at which the present server, or the proxy to it, was found, the latest first."""
+        return self._known_for(self.present.host)
+
+    def _known_for(self, host: str) -> list[str]:
+        return self._known.get(self._dialed_for(host), []) if not self._config.needs_bridge else []
+
+    def _dialed_for(self, host: str) -> str:
+        """The host that is dialed for this server."""
+        proxy = self._config.named_proxy
+        return host if proxy is None else proxy.host
 
     def with_servers(self, settings: WorkerSettings) -> WorkerSettings:
         if self._choice is None:
@@ -108,7 +119,7 @@ class ClientServers:
         current, reserve = self._choice.current, self._choice.reserve
         second = None
         if reserve is not None:
-            known = self._known.get(reserve.server.host, [])
+            known = self._known_for(reserve.server.host)
             second = Reserve(*reserve.server, reserve.number, known, self._choice.is_complete)
         return settings._replace(
             remote_host=current.server.host,

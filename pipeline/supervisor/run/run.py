@@ -9,8 +9,8 @@
 The plan is in file descriptors, from which workers read it. A reload writes it again under the run's old names, for the
 workers that are started from then on.
 
-The plan of tcp workers has the private key of the certificate, which OpenSSL needs there, and no other has. No plan has
-the key of a peer.
+The plan of tcp workers has the private key of the certificate, which OpenSSL needs there, and the login at a proxy. No
+other plan has these, and none has the key of a peer.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from pipeline.config import Config
@@ -31,9 +32,14 @@ from pipeline.supervisor.run.reach_memory import ReachMemory
 from pipeline.supervisor.run.seal_memory import SealMemory
 from pipeline.supervisor.run.worker_account import Account
 from pipeline.supervisor.run.worker_settings import new_session, worker_settings
+from pipeline.wire.approach import Proxy
 
 SECRET_KINDS = ("tcp",)
 """Kinds of workers that shake hands."""
+
+
+WayOf = Callable[[Config, TlsSettings], Proxy | None]
+"""Says which proxy a client dials by a configuration; None: it dials the server itself."""
 
 
 class Role(Protocol):
@@ -85,6 +91,7 @@ class Run:
         self._session = new_session()
         self.seal_memory: SealMemory | None = None  # where blocks are sealed
         self.reach_memory: ReachMemory | None = None  # of a server whose peers may have rules
+        self.way_of: WayOf = lambda config, credentials: credentials.proxy
         self.renew_names()
 
     def renew_names(self) -> None:
@@ -95,7 +102,8 @@ class Run:
     def prepare_plan(self, config: Config, credentials: TlsSettings) -> PreparedPlan:
         """LocalError if the plan cannot be written."""
         known_servers = self._role.known_servers
-        settings = worker_settings(config, credentials, self._device, self._session, self._account, known_servers)
+        way = self.way_of(config, credentials)
+        settings = worker_settings(config, credentials, self._device, self._session, self._account, known_servers, way)
         settings = settings._replace(key_share=self._role.key_share, seals=self.seal_memory is not None)
         settings = self._role.with_servers(settings)
         whole = topology.build_plan(

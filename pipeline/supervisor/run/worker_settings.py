@@ -18,6 +18,7 @@ from pipeline.system import small_file
 from pipeline.transport.settings import FallbackSettings
 from pipeline.version import VERSION
 from pipeline.wire import auth
+from pipeline.wire.approach import Proxy
 
 LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address")
 """Settings that a reload changes in running tcp workers."""
@@ -55,10 +56,11 @@ def worker_settings(
     session: int,
     account: Account | None,
     known_servers: Iterable[str] = (),
+    way: Proxy | None = None,
 ) -> WorkerSettings:
     """`session`: the number of this start; `account`: what workers change to, None if they stay what we are.
 
-    `known_servers`: addresses at which a client has found its server.
+    `known_servers`: addresses at which a client has found its server. `way`: what it dials in place of the server.
     """
     is_server = config.mode == "server"
     return WorkerSettings(
@@ -86,6 +88,7 @@ def worker_settings(
         multicast_rate=0 if config.compat else BYTES_PER_KBIT * config.multicast_kbit,
         program=_program_to_tell(config, credentials),
         asks_around=bool(config.full_tunnel),
+        proxy=way,
     )
 
 

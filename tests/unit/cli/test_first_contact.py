@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +18,7 @@ from pipeline.cli.first_contact import FirstContactError, Server
 from pipeline.config import Config, parse
 from pipeline.credentials import key_exchange, keys
 from pipeline.transport.settings import ALPN
+from tests.harness.fake_proxy import FakeProxy, ForwardingProxy
 from tests.harness.tls_ends import Pair, issue
 
 KEY = bytes(range(32))
@@ -63,7 +65,7 @@ class StrictServer:
         self._thread.join()
         self._listener.close()
 
-    def config(self, client: Pair | None) -> Config:
+    def config(self, client: Pair | None, **way: object) -> Config:
         pin = hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.own.certificate)).hexdigest()
         key = self.directory / "key"
         keys.write_secret(key, b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n", replace=True)
@@ -74,11 +76,13 @@ class StrictServer:
                 "tls_key_file": self.file("client.key", client.key),
             }
         remote = f"127.0.0.1:{self.port}"
-        return parse({"mode": "client", "remote_addr": remote, "tls_fingerprint": pin, "key_file": str(key), **files})
+        return parse(
+            {"mode": "client", "remote_addr": remote, "tls_fingerprint": pin, "key_file": str(key), **files, **way}
+        )
 
-    def failure(self, client: Pair | None) -> FirstContactError:
+    def failure(self, client: Pair | None, **way: object) -> FirstContactError:
         with pytest.raises(FirstContactError) as caught:
-            first_contact.exchange(Server.of(self.config(client), KEY), KEY, key_exchange.new_private())
+            first_contact.exchange(Server.of(self.config(client, **way), KEY), KEY, key_exchange.new_private())
         return caught.value
 
 
@@ -104,3 +108,42 @@ def test_a_certificate_of_another_ca_is_named_as_the_trouble(strict: StrictServe
 def test_a_client_with_a_certificate_gets_through(strict: StrictServer) -> None:
     failure = strict.failure(issue("client.test", strict.ca))
     assert WANTED not in str(failure) and strict.accepted == 1, failure
+
+
+def test_through_a_proxy_the_server_is_the_one_that_the_line_names(strict: StrictServer) -> None:
+    with ForwardingProxy() as proxy:
+        failure = strict.failure(issue("client.test", strict.ca), proxy=f"http://127.0.0.1:{proxy.port}")
+        assert proxy.asked == [f"CONNECT 127.0.0.1:{strict.port} HTTP/1.1"]
+    assert strict.accepted == 1, failure
+
+
+def test_a_proxy_that_does_not_let_us_through_is_named_and_the_invitation_is_not_in_doubt(
+    strict: StrictServer,
+) -> None:
+    with FakeProxy(b"HTTP/1.1 403 \xe9\x9b\r\n\r\n") as proxy:
+        failure = strict.failure(None, proxy=f"http://127.0.0.1:{proxy.port}")
+    assert f"proxy http://127.0.0.1:{proxy.port}: the proxy forbids" in str(failure)
+    assert str(failure).isprintable() and not failure.is_final and not failure.is_open
+
+
+RELAY = """
+import os, select, socket, sys
+sock = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+while True:
+    for ready in select.select([0, sock], [], [])[0]:
+        data = os.read(0, 65536) if ready == 0 else sock.recv(65536)
+        if not data:
+            sys.exit()
+        sock.sendall(data) if ready == 0 else os.write(1, data)
+"""
+
+
+def test_through_a_command_the_server_is_the_one_that_the_line_names(strict: StrictServer) -> None:
+    command = [sys.executable, strict.file("relay.py", RELAY), "%h", "%p"]
+    failure = strict.failure(issue("client.test", strict.ca), proxy_command=command)
+    assert strict.accepted == 1, failure
+
+
+def test_a_command_that_fails_is_quoted_and_the_invitation_is_not_in_doubt(strict: StrictServer) -> None:
+    failure = strict.failure(None, proxy_command=["/bin/sh", "-c", "echo no way >&2; exit 1"])
+    assert "ended at once (exit status 1): no way" in str(failure) and not failure.is_final and not failure.is_open

@@ -160,3 +160,12 @@ def test_names_of_hosts_and_peers_are_masked_in_values_and_not_in_keys() -> None
     masks = Masks(["vpn.example.org", "name", "ab", "laptop", "laptop-2"])
     assert masks.over("laptop-2 and laptop at vpn.example.org, ab") == "name-4 and name-3 at name-1, ab"
     assert masks.over_value({"name": ["laptop"], "n": 7}) == {"name": ["name-3"], "n": 7}
+
+
+def test_the_password_at_a_proxy_is_known_alone_and_with_its_user(tmp_path: Path) -> None:
+    login = tmp_path / "login"
+    login.write_text("office:correct horse\n")
+    given = {"mode": "client", "remote_addr": "192.0.2.1:9", "proxy": "http://proxy.test:1"}
+    clean = Secrets(secrets_of(parse(given | {"proxy_login_file": str(login)})))
+    for text in ("it says correct horse", base64.b64encode(b"office:correct horse").decode()):
+        assert clean.out_of(text) in ("it says " + CONCEALED, CONCEALED)

@@ -19,7 +19,9 @@ from pipeline.policy.dialing import CONNECT_NS
 from pipeline.policy.server_addresses import ServerAddress
 from pipeline.transport.dialer import Dialed, Dialer, make_dialing
 from pipeline.transport.resolver import Resolver, ResolverAnswer
+from pipeline.wire.approach import Proxy
 from tests.harness.factory import factory
+from tests.harness.fake_proxy import FakeProxy
 from tests.harness.no_descriptors import no_descriptor_left
 from tests.harness.settings import WORKER_SETTINGS
 from tests.support import eventually
@@ -261,3 +263,90 @@ def test_the_socket_of_a_slot_that_is_wanted_no_longer_is_closed(make: Make) -> 
         (connecting,) = dialer._connecting.values()
         dialer.want(set(), NOW)
         assert connecting.sock.fileno() == -1 and dialer.step(NOW + CONNECT_NS * 2) == []
+
+
+# -- through a proxy
+
+
+def through(make: Make, fake: FakeProxy, slots: int = 1, scheme: str = "http", **settings: Any) -> Dialer:
+    proxy = Proxy(scheme, "127.0.0.1", fake.port, ("user", "password"))
+    return make("hub.test", 9000, slots, proxy=proxy, **settings)
+
+
+LET_IN = b"HTTP/1.1 200 OK\r\n\r\n"
+FIRST = b"the server's first bytes"
+
+
+@pytest.mark.parametrize("in_pieces", [False, True], ids=["at once", "byte by byte"])
+def test_a_socket_is_the_callers_once_the_proxy_has_let_it_through_with_all_bytes_behind(
+    make: Make, in_pieces: bool
+) -> None:
+    with FakeProxy(LET_IN + FIRST, in_pieces=in_pieces) as fake:
+        dialed = until_dialed(through(make, fake))
+        with dialed.sock as sock:
+            assert fake.asked[0].startswith(b"CONNECT hub.test:9000 ")
+            assert b"Basic dXNlcjpwYXNzd29yZA==" in fake.asked[0]
+            assert dialed.address.host == "127.0.0.1"
+            assert sock.gettimeout() == 0.0
+            assert eventually(lambda: len(sock.recv(100, socket.MSG_PEEK)) == len(FIRST))
+            assert sock.recv(100) == FIRST
+
+
+@pytest.mark.parametrize(
+    ("answer", "closes", "said"),
+    [
+        (b"HTTP/1.1 407 No\r\nProxy-Authenticate: NTLM\r\n\r\n", False, "wants a login by NTLM"),
+        (b"HTTP/1.1 418 \x1b[31m\r\n\r\n", False, "(418 \\x1b[31m)"),
+        (b"HTTP/1.1 302 Found\r\nLocation: \xe9\x9b\r\n\r\n", False, "\\x9b"),
+        (b"", True, "closed the connection without an answer"),
+    ],
+    ids=["refused", "control characters", "more of them", "closed"],
+)
+def test_a_refusal_of_the_proxy_is_a_failed_attempt_in_plain_words(
+    make: Make, caplog: pytest.LogCaptureFixture, answer: bytes, closes: bool, said: str
+) -> None:
+    with FakeProxy(answer, closes=closes) as fake:
+        dialer = through(make, fake)
+        eventually(lambda: not dialer.step(NOW) and dialer.failures == 1)
+        (line,) = warnings(caplog)
+        assert line.startswith(f"proxy http://127.0.0.1:{fake.port} to server hub.test port 9000: ")
+        assert said in line and line.isprintable()
+        assert dialer._approaching == {}
+
+
+def test_a_proxy_that_says_nothing_fails_the_attempt_in_time(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    with FakeProxy(None) as fake:
+        dialer = through(make, fake, handshake_timeout=3.0)
+        eventually(lambda: not dialer.step(NOW) and fake.asked)
+        assert dialer.step(NOW + 3 * SECOND - 1) == []
+        assert dialer.failures == 0
+        dialer.step(NOW + 3 * SECOND)
+        assert dialer.failures == 1 and "takes connections and says nothing" in caplog.text
+
+
+def test_a_change_of_the_network_ends_an_approach_and_begins_another(make: Make) -> None:
+    with FakeProxy(None) as fake:
+        dialer = through(make, fake, reconnect_min=0.001, reconnect_max=0.001)
+        eventually(lambda: not dialer.step(NOW) and fake.asked)
+        dialer.hurry(NOW)
+        eventually(lambda: not dialer.step(NOW + SECOND) and len(fake.asked) == 2)
+
+
+def test_another_login_counts_from_the_next_connection_on(make: Make) -> None:
+    with FakeProxy(LET_IN) as fake:
+        dialer = through(make, fake)
+        until_dialed(dialer).sock.close()
+        dialer.established(0, "", NOW)
+        dialer.use(SETTINGS._replace(proxy=Proxy("http", "127.0.0.1", fake.port, ("other", "word"))))
+        dialer.lost(0, "closed by the peer", NOW + 100 * SECOND)
+        until_dialed(dialer, NOW + 100 * SECOND).sock.close()
+        assert b"Basic b3RoZXI6d29yZA==" in fake.asked[1]
+
+
+def test_a_slot_that_is_not_kept_up_any_more_ends_its_approach_without_a_word(make: Make) -> None:
+    with FakeProxy(None) as fake:
+        dialer = through(make, fake, slots=2)
+        eventually(lambda: not dialer.step(NOW) and fake.asked)
+        dialer.want(set(), NOW)
+        assert dialer._approaching == {}
+        assert dialer.step(NOW + 100 * SECOND) == [] and dialer.failures == 0

@@ -13,14 +13,8 @@ import pytest
 
 from pipeline.config.values import Endpoint
 from pipeline.supervisor.processes import exporter as module
-from pipeline.supervisor.processes.exporter import (
-    HANG_NS,
-    INTENSITY,
-    LISTEN_AGAIN_NS,
-    STOPPED_NS,
-    Exporter,
-    ExporterSettings,
-)
+from pipeline.supervisor.processes.companion import HANG_NS, STOPPED_NS
+from pipeline.supervisor.processes.exporter import INTENSITY, LISTEN_AGAIN_NS, Exporter, ExporterSettings
 from pipeline.supervisor.processes.precedence import SPARE_NICE, Precedence
 from tests.support import eventually
 

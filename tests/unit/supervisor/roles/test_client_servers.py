@@ -136,6 +136,19 @@ def test_addresses_are_remembered_for_the_server_that_they_belong_to() -> None:
     assert kept.servers.known == [] and kept.settings().reserve.known_servers == ["192.0.2.77"]
 
 
+def test_behind_a_proxy_addresses_are_those_of_the_proxy_whichever_server_was_dialed() -> None:
+    servers = Kept("fra.test:1", "ams.test:1", proxy="http://proxy.test:3128").servers
+    servers.remember("ams.test", "192.0.2.7")
+    assert servers.known == ["192.0.2.7"]
+    servers.reload(config("fra.test:1", "ams.test:1", proxy=""))
+    assert servers.known == []
+    servers.reload(config("fra.test:1", "ams.test:1", proxy_command=["/usr/bin/nc"]))
+    servers.remember("fra.test", "127.0.0.1")
+    assert servers.known == []
+    servers.reload(config("fra.test:1", "ams.test:1"))
+    assert servers.known == []
+
+
 def test_a_reload_that_takes_the_present_server_off_the_list_makes_the_client_leave_it() -> None:
     kept = Kept(A, B)
     number = kept.settings().session
