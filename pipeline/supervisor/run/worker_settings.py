@@ -73,7 +73,7 @@ def worker_settings(
         offloads_accepted=device.accepted,
         account=(account.uid, account.gid) if account else None,
         program=_program_to_tell(config, credentials),
-        asks_around=bool(config.full_tunnel),
+        asks_around=bool(config.wants_full_tunnel),
     )
 
 
