@@ -216,10 +216,10 @@ def test_an_unknown_extension_is_passed_over_and_a_clock_of_another_size_is_none
 def test_dns_servers_are_an_extension_and_one_that_is_not_whole_has_none() -> None:
     told = FULL_WELCOME._replace(dns=(ip_address("10.0.0.1"), ip_address("fd00::1")))
     listed = b"\x04\x0a\x00\x00\x01" + b"\x06" + ip_address("fd00::1").packed
-    assert told.frame() == grown(FULL_WELCOME.frame(), b"\x07" + bytes([len(listed)]) + listed)
+    assert told.frame() == grown(FULL_WELCOME.frame(), b"\x08" + bytes([len(listed)]) + listed)
     assert decode(told.frame()) == told
     for broken in (listed[:-1], b"\x05" + listed, listed + b"\x04"):
-        assert decode(grown(FULL_WELCOME.frame(), b"\x07" + bytes([len(broken)]) + broken)) == FULL_WELCOME
+        assert decode(grown(FULL_WELCOME.frame(), b"\x08" + bytes([len(broken)]) + broken)) == FULL_WELCOME
 
 
 def test_the_extensions_of_a_hello_on_the_wire_stand_behind_its_addresses_and_others_are_skipped() -> None:
