@@ -604,6 +604,11 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return tuple(map(parse_prefix, self.push_routes))
 
     @property
+    def wants_full_tunnel(self) -> bool | Literal["pushed"]:
+        """`full_tunnel` of a client; a server has none."""
+        return self.full_tunnel if self.mode == "client" else False
+
+    @property
     def dns_addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
         """`dns`, parsed; empty if it is "auto"."""
         return () if self.dns == AUTO else tuple(map(parse_address, self.dns))

@@ -33,6 +33,7 @@ class BypassKeeper:
         self._with_rules: Collection[int] = ()
         self._with_fences: Collection[int] = ()
         self._is_in_place = False  # all that is wanted has been there since it was wanted
+        self._empty_looks = 0  # in a row at which nothing was wanted
 
     def want(self, rules: Collection[int], fences: Collection[int]) -> None:
         """IP versions."""
@@ -45,8 +46,16 @@ class BypassKeeper:
     def is_wanted(self) -> bool:
         return bool(self._with_rules)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Nothing is wanted, and nothing is left: at the first look what is ours goes, after it the routes do."""
+        return self._empty_looks > 1 and not (self._with_rules or self._with_fences)
+
     def apply(self) -> dict[str, str]:
         """Sentences about what the kernel refuses, by what each is about. LocalError if it cannot be read."""
+        if self.is_at_rest:
+            return {}
+        self._empty_looks = 0 if self._with_rules or self._with_fences else self._empty_looks + 1
         refused: dict[str, str] = {}
         added: list[str] = []
         for version in VERSIONS:

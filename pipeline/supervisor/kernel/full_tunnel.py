@@ -55,15 +55,15 @@ class FullTunnel:
         self._marks = BypassMarks(config.name, uid, there)
         self._names = NameServers(config.tun_name, config.name)
         self._asked: tuple[IPAddress, ...] = ()  # DNS servers that have been set
-        self._asked_for = 0  # index of the device for which
-        self._next_try = 0  # of shutting what could not be shut
+        self._asked_for = 0  # index of the device for which; 0: they are to be set again
         self._refused = ""  # why they could not be
+        self._next_try = 0  # to shut a kill switch that could not be shut
         self._lan_dns = False
         self._is_on = False
 
     def begin(self) -> None:
         """LocalError if the kill switch cannot be shut."""
-        given = self._config.full_tunnel
+        given = self._config.wants_full_tunnel
         if given and self._uid is None:
             raise LocalError(NO_USER)
         if self._config.kill_switch and (given is True or (given and self.found_shut)):
@@ -74,11 +74,10 @@ class FullTunnel:
 
     def configure(self, config: Config) -> None:
         """Other settings; the next turn follows them. LocalError as at a start."""
-        if config.full_tunnel and self._uid is None:
+        if config.wants_full_tunnel and self._uid is None:
             raise LocalError(NO_USER)
         self._config = config
-        self._refused = ""
-        self._asked = ()
+        self._asked_for = 0
 
     @property
     def waits_for_down(self) -> bool:
@@ -88,7 +87,7 @@ class FullTunnel:
 
     def follow(self, device: TunDevice, now: int) -> None:
         self._marks.follow(device.has_bypass, now)
-        is_awaited = bool(self._config.full_tunnel) and not device.has_heard and self.is_shut
+        is_awaited = bool(self._config.wants_full_tunnel) and not device.has_heard and self.is_shut
         self._is_on = device.is_full_tunnel or is_awaited
         if self._is_on and self._config.kill_switch:
             switch = self._wanted_switch(device)
@@ -113,7 +112,8 @@ class FullTunnel:
         )
 
     def _may_ask_lan(self, device: TunDevice | None) -> bool:
-        is_known = self._config.dns != AUTO or (device is not None and device.has_heard)
+        """The server may still name one; that of the original program never does."""
+        is_known = self._config.dns != AUTO or self._config.compat or (device is not None and device.has_heard)
         return is_known and not self._servers(device)
 
     def _servers(self, device: TunDevice | None) -> tuple[IPAddress, ...]:

@@ -197,7 +197,7 @@ class Reconciler:
         return Seen(self._index, ipv6, tuple(addresses), tuple(routes), ways, rivals, names)
 
     def _own_routes(self, version: int) -> list[Route]:
-        tables = (MAIN_TABLE, self.bypass.numbers.table)
+        tables = (MAIN_TABLE,) if self.bypass.is_at_rest else (MAIN_TABLE, self.bypass.numbers.table)
         return [route for table in tables for route in self._socket.routes(version, self._index, ROUTE_PROTOCOL, table)]
 
     def _remove(self, decided: Plan) -> bool:

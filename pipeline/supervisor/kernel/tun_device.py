@@ -132,7 +132,7 @@ class TunDevice:
     @property
     def is_full_tunnel(self) -> bool:
         """Whether all packets of this machine are to go into the tunnel."""
-        given = self._config.full_tunnel if self._uid is not None else False
+        given = self._config.wants_full_tunnel if self._uid is not None else False
         return given is True or (given == PUSHED and EVERYTHING[4] in self._pushed[1])
 
     def _look_up_server(self) -> None:

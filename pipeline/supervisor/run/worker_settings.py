@@ -87,7 +87,7 @@ def worker_settings(
         dscp_light=parse_dscp(config.dscp_light),
         multicast_rate=0 if config.compat else BYTES_PER_KBIT * config.multicast_kbit,
         program=_program_to_tell(config, credentials),
-        asks_around=bool(config.full_tunnel),
+        asks_around=bool(config.wants_full_tunnel),
         proxy=way,
     )
 
