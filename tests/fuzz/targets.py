@@ -55,6 +55,13 @@ TARGETS = {
     "blocks": Target(
         alone(targets_wire.blocks), (PeerError,), ("pipeline/wire/block.py",), targets_wire.blocks_seeds, 10000
     ),
+    "offered_alpn": Target(
+        alone(targets_wire.offered_alpn),
+        (),
+        ("pipeline/transport/offered_alpn.py",),
+        targets_wire.offered_alpn_seeds,
+        5000,
+    ),
     "proxy_header": Target(
         alone(targets_wire.proxy_header),
         (PeerError,),

@@ -29,6 +29,7 @@ from pipeline.packet.vnet import GSO_ECN, NEEDS_CSUM, NO_VNET, VNET, VNET_HEADER
 from pipeline.peers.peer_file import DIRECTORY, DIRECTORY_MODE, read_all, write
 from pipeline.secret_text import INVITATION_PREFIX
 from pipeline.transport.address_learner import AddressLearner
+from pipeline.transport.offered_alpn import offered
 from pipeline.wire import block, charge, dns, framing, messages
 from pipeline.wire.proxy_protocol import Client, ProxyHeader, header
 from tests.fuzz.fuzzer import Feed
@@ -50,6 +51,26 @@ def alone(take: Feed) -> Callable:
         yield take
 
     return opened
+
+
+# -- the ALPN names of a client that nobody knows
+
+
+def offered_alpn(data: bytes) -> None:
+    """Names, or none: they stand in the bytes that have arrived."""
+    for name in offered(data) or ():
+        assert name.encode("latin-1") in data
+
+
+def offered_alpn_seeds() -> list[bytes]:
+    """As a browser and a bare client send it; random bytes and the list of ciphers are shorter."""
+    alpn = b"\0\x10\0\x0e\0\x0c\x02h2\x08http/1.1"
+    hellos = [
+        b"\x03\x03" + bytes(32) + b"\0" + b"\0\x02\x13\x01" + b"\1\0" + struct.pack("!H", len(each)) + each
+        for each in (b"", alpn, b"\0\x0a\0\x02\0\0" + alpn)
+    ]
+    whole = [b"\x01" + len(each).to_bytes(3, "big") + each for each in hellos]
+    return [b"\x16\x03\x01" + struct.pack("!H", len(each)) + each for each in whole]
 
 
 # -- what a proxy says about its client

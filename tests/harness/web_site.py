@@ -61,6 +61,6 @@ class WebSite:
         for sock in (self._listener, *self._connections):
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
         for thread in self._threads:
             thread.join()
+        self._listener.close()

@@ -319,6 +319,19 @@ def test_tls_agrees_on_what_nginx_agrees_on(shared: Shared, version: ssl.TLSVers
     assert seen[0] == seen[1]
 
 
+@pytest.mark.parametrize("alpn", [("tunnel/1",), ("spdy/3", "x")], ids=str)
+def test_tls_for_another_protocol_ends_as_with_nginx(shared: Shared, alpn: tuple[str, ...]) -> None:
+    seen = []
+    for where in ("direct", "shared"):
+        out = ssl.MemoryBIO()
+        with pytest.raises(ssl.SSLWantReadError):
+            context(alpn).wrap_bio(ssl.MemoryBIO(), out, server_hostname=NAME).do_handshake()
+        with shared.connect(where) as sock:
+            sock.sendall(out.read())
+            seen.append(outcome(sock))
+    assert seen[0] == seen[1] and seen[0].said
+
+
 def test_a_session_is_resumed_as_nginx_resumes_it(shared: Shared) -> None:
     for where in ("direct", "shared"):
         made = context()

@@ -33,8 +33,9 @@ from pipeline.sealing.key_schedule import HeaderSecret
 from pipeline.sealing.records import RecordScanner, RecordWriter
 from pipeline.transport import failure_words
 from pipeline.transport.connection import Connection
+from pipeline.transport.offered_alpn import NO_APPLICATION_PROTOCOL, offered
 from pipeline.transport.settings import ALPN
-from pipeline.transport.tls_channel import TlsChannel
+from pipeline.transport.tls_channel import FLIGHT_BYTES, TlsChannel
 from pipeline.transport.tls_context import TlsContext, context_of
 from pipeline.wire import messages, noise
 from pipeline.wire.handshake import (
@@ -217,12 +218,21 @@ class ServerHandshaker(_Handshaker):
 
     def _connected(self, connection: Connection, handshake: Handshake) -> Outcome:
         if connection.channel is None and isinstance(handshake, ServerHandshake) and handshake.hides:
-            first = connection.socket.recv(1, socket.MSG_PEEK)
+            first = connection.socket.recv(FLIGHT_BYTES, socket.MSG_PEEK)
             if not first:
                 return handshake.ended(Cause.CLOSED, "closed by the peer")
             if not (first[0] == TLS_HANDSHAKE or first[0] & SSL_2):
                 return Failed(Cause.INVALID, "the first byte is none of TLS")
+            if self._context is not None and not self._shares_a_name(self._context, first):
+                connection.socket.send(NO_APPLICATION_PROTOCOL)
+                return Failed(Cause.BROKEN, "the client offers other ALPN names than ours")
         return super()._connected(connection, handshake)
+
+    @staticmethod
+    def _shares_a_name(context: TlsContext, first: bytes) -> bool:
+        """Whether a web server would go on: the client offers no ALPN name, or one that we have."""
+        names = offered(first)
+        return not names or not set(names).isdisjoint(context.alpn)
 
     def _on_tls(self, connection: Connection) -> None:
         """A client that has got our own ALPN name knows what this server is: nothing is hidden from it."""

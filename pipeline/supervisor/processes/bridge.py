@@ -178,5 +178,5 @@ def plan_of(config: Config, credentials: TlsSettings, token: str, account: Accou
         notsent_lowat=config.notsent_lowat,
         log_level=config.log_level,
         log_format=config.log_format,
-        asks_around=bool(config.full_tunnel),
+        asks_around=bool(config.wants_full_tunnel),
     )
