@@ -17,6 +17,7 @@ from pipeline.config.values import (
     INTERFACE_FORM,
     PREFIX_FORM,
     PROXY_FORM,
+    WEBSOCKET_FORM,
 )
 
 DAY = 86400
@@ -69,6 +70,7 @@ LocalEndpoint = Annotated[
     accepts('a port, such as 9100, for this machine alone; or HOST:PORT with an address of this machine; or ""'),
 ]
 EndpointOrNone = Annotated[str, accepts(f'{ENDPOINT_FORM}, or ""')]
+WebSocketText = Annotated[str, accepts(f'{WEBSOCKET_FORM}, or ""')]
 ProxyText = Annotated[str, accepts(f'{PROXY_FORM}, or ""')]
 InterfaceText = Annotated[str, accepts(INTERFACE_FORM)]
 OwnAddresses = Annotated[
