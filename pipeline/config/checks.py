@@ -47,7 +47,7 @@ def proxy(config: Config) -> Violations:
 
 
 def websocket(config: Config) -> Violations:
-    if not config.websocket:
+    if not config.websocket or not config.remote_addr:
         return
     try:
         url = proxy_url.parse_websocket(config.websocket)

@@ -183,3 +183,9 @@ def test_what_is_no_url_of_a_websocket_is_refused(given: str) -> None:
 @pytest.mark.parametrize("other", [{"proxy_command": ["/usr/bin/nc"]}, {"proxy": "https://proxy.test:1"}])
 def test_a_websocket_goes_with_a_plain_proxy_alone(other: dict[str, object]) -> None:
     assert the_problem(CLIENT | other | {"websocket": "wss://www.test/"}).startswith("test.json: proxy")
+
+
+@pytest.mark.parametrize("proxy", ["environment", "http://proxy.test:1", "nonsense"])
+def test_without_a_server_that_alone_is_the_problem(proxy: str) -> None:
+    given = CLIENT | {"remote_addr": "", "proxy": proxy, "websocket": "wss://www.test/"}
+    assert the_problem(given).startswith("test.json: remote_addr")
