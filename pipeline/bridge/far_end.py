@@ -1,4 +1,5 @@
-"""Ways from the bridge to the server: TLS to a proxy and then CONNECT, or a command's standard input and output.
+"""Ways from the bridge to the server: TLS to a proxy and then CONNECT, a command's standard input and output, or a
+WebSocket of a web server, which may be behind a proxy.
 
 open_far_end(plan, context, host, port)    a FarEnd that leads to the server; NoWay says why there is none
 """
@@ -21,6 +22,7 @@ from pipeline.transport import failure_words
 from pipeline.transport.approach import make_approach
 from pipeline.transport.uplink_names import look_up_around, uplink_servers
 from pipeline.wire.approach import Proxy
+from pipeline.wire.websocket import Received, WebSocket
 
 CHUNK_BYTES = 1 << 18  # read at a time, at most
 NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305
@@ -31,6 +33,11 @@ LINES_MAX = 20  # of one command, in the log
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LANG = "C.UTF-8"
+
+
+WEB_SERVER_CLOSED = "the web server has closed the connection without an answer"
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class NoWay(Exception):
@@ -64,6 +71,32 @@ class FarEnd:
         self._writer.close()
 
 
+class WebSocketEnd(FarEnd):
+    """A WebSocket on the streams."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, websocket: WebSocket, first: bytes
+    ) -> None:
+        super().__init__(reader, writer, first)
+        self._websocket = websocket
+        self._is_over = False
+
+    async def read(self) -> bytes:
+        while not (self._first or self._is_over):
+            data = await self._reader.read(CHUNK_BYTES)
+            got = self._websocket.receive(data) if data else Received(is_over=True)
+            self._first, self._is_over = got.data, got.is_over
+            self._writer.write(got.send)
+        first, self._first = self._first, b""
+        return first
+
+    async def write(self, data: bytes) -> None:
+        await super().write(self._websocket.send(data))
+
+    def write_eof(self) -> None:
+        self._writer.write(self._websocket.end())
+
+
 class CommandEnd(FarEnd):
     """A command, which ends with the connection, and its process group with it."""
 
@@ -92,6 +125,8 @@ class CommandEnd(FarEnd):
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._process.wait()), KILL_SECONDS)
         self._listener.cancel()
+        # what the command has left in the background may hold its output open for ever
+        self._process._transport.close()  # type: ignore[attr-defined]
 
     async def _log_errors(self) -> None:
         lines = 0
@@ -108,12 +143,12 @@ async def open_far_end(plan: BridgePlan, context: ssl.SSLContext, host: str, por
         async with asyncio.timeout(plan.seconds):
             if plan.command:
                 return await _run_command(plan.command, host, port)
-            assert plan.proxy is not None
-            return await _through_proxy(plan, plan.proxy, context, host, port)
+            return await _connect(plan, context, host, port)
     except TimeoutError:
-        raise NoWay("the proxy takes too long to answer, or does not answer at all") from None
+        raise NoWay("no answer in time") from None
     except ssl.SSLError as error:
-        raise NoWay(f"TLS to the proxy: {failure_words.of_error(error)}") from None
+        where = "TLS to the web server" if plan.websocket else "TLS to the proxy"
+        raise NoWay(f"{where}: {failure_words.of_error(error)}") from None
     except OSError as error:
         known = failure_words.OF_SOCKETS.get(error.errno or 0)  # asyncio has a text of its own
         raise NoWay(known or failure_words.of_error(error)) from None
@@ -129,11 +164,59 @@ def proxy_context(ca_pem: str) -> ssl.SSLContext:
     return context
 
 
-async def _through_proxy(plan: BridgePlan, proxy: Proxy, context: ssl.SSLContext, host: str, port: int) -> FarEnd:
-    reader, writer = await _open(plan, proxy, context)
+async def _connect(plan: BridgePlan, context: ssl.SSLContext, host: str, port: int) -> FarEnd:
+    url = plan.websocket
+    if url is None:
+        assert plan.proxy is not None
+        return FarEnd(*await _through_proxy(plan, plan.proxy, context, host, port))
+    name = url.host if url.scheme == "wss" else None
+    if plan.proxy is None:
+        reader, writer = await _dial(plan, url.host, url.port, context if name else None)
+        first = b""
+    else:
+        reader, writer, first = await _through_proxy(plan, plan.proxy, context, url.host, url.port)
+        if name:
+            await writer.start_tls(context, server_hostname=name)
     try:
-        _configure(writer.get_extra_info("socket"), plan)
-        approach = make_approach(proxy._replace(scheme="http"), host, port)
+        return await _open_websocket(reader, writer, first, WebSocket(url))
+    except BaseException:
+        writer.close()
+        raise
+
+
+async def _dial(plan: BridgePlan, host: str, port: int, context: ssl.SSLContext | None) -> Streams:
+    name = host if context is not None else None
+
+    async def to(dialed: str) -> Streams:
+        return await asyncio.open_connection(
+            *(dialed, port),
+            ssl=context,
+            server_hostname=name,
+            happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,
+            limit=CHUNK_BYTES,
+        )
+
+    try:
+        reader, writer = await to(host)
+    except socket.gaierror:
+        if not plan.asks_around:
+            raise
+        found = await asyncio.to_thread(look_up_around, host, port, uplink_servers())
+        if not found:
+            raise
+        reader, writer = await to(found[0].host)
+    _configure(writer.get_extra_info("socket"), plan)
+    return reader, writer
+
+
+async def _through_proxy(
+    plan: BridgePlan, proxy: Proxy, context: ssl.SSLContext, host: str, port: int
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+    """Also the bytes that came behind the proxy's answer."""
+    has_tls = proxy.scheme == "https"
+    reader, writer = await _dial(plan, proxy.host, proxy.port, context if has_tls else None)
+    try:
+        approach = make_approach(proxy._replace(scheme="http") if has_tls else proxy, host, port)
         writer.write(approach.begin())
         while True:
             data = await reader.read(CHUNK_BYTES)
@@ -144,29 +227,26 @@ async def _through_proxy(plan: BridgePlan, proxy: Proxy, context: ssl.SSLContext
             if step.failure:
                 raise NoWay(step.failure)
             if step.done:
-                return FarEnd(reader, writer, data[step.used :])
+                return reader, writer, data[step.used :]
     except BaseException:
         writer.close()
         raise
 
 
-async def _open(
-    plan: BridgePlan, proxy: Proxy, context: ssl.SSLContext
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    async def to(host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(
-            host, proxy.port, ssl=context, server_hostname=proxy.host, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS
-        )
-
-    try:
-        return await to(proxy.host)
-    except socket.gaierror:
-        if not plan.asks_around:
-            raise
-        found = await asyncio.to_thread(look_up_around, proxy.host, proxy.port, uplink_servers())
-        if not found:
-            raise
-    return await to(found[0].host)
+async def _open_websocket(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes, websocket: WebSocket
+) -> FarEnd:
+    writer.write(websocket.begin())
+    data = first
+    while True:
+        got = websocket.receive(data) if data else Received()
+        if got.failure:
+            raise NoWay(got.failure)
+        if got.is_open:
+            return WebSocketEnd(reader, writer, websocket, got.data)
+        data = await reader.read(CHUNK_BYTES)
+        if not data:
+            raise NoWay(WEB_SERVER_CLOSED)
 
 
 def _configure(sock: socket.socket, plan: BridgePlan) -> None:

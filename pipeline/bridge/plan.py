@@ -6,16 +6,18 @@ import json
 from typing import Any, NamedTuple
 
 from pipeline.wire.approach import Proxy
+from pipeline.wire.websocket_url import WebSocketUrl
 
 
 class BridgePlan(NamedTuple):
-    """Either `proxy` or `command` is the way to the server."""
+    """The way to the server is a command; or a WebSocket, by way of a proxy or not; or a proxy."""
 
     name: str  # of the instance
     account: list[int] | None  # uid and gid to change to; None: we keep ours
     token: str  # hexadecimal: what a worker has to show
-    proxy: Proxy | None  # reached by TLS
+    proxy: Proxy | None
     command: list[str]  # program and arguments, with %h and %p for host and port of the server
+    websocket: WebSocketUrl | None
     ca_pem: str  # CAs that a certificate must come from; "": those of the system
     seconds: float  # that the way to the server may take
     timeout: float  # seconds without an acknowledgement after which a connection ends
@@ -30,7 +32,8 @@ class BridgePlan(NamedTuple):
     @classmethod
     def from_json(cls, text: str) -> BridgePlan:
         plan = cls(*json.loads(text))
-        return plan._replace(proxy=_proxy(plan.proxy))
+        websocket = WebSocketUrl(*plan.websocket) if plan.websocket else None
+        return plan._replace(proxy=_proxy(plan.proxy), websocket=websocket)
 
 
 def _proxy(fields: Any) -> Proxy | None:

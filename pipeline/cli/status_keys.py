@@ -97,7 +97,7 @@ KEYS = {
     "server": "of a client, its server; null at a server",
     "server.host": "as in remote_addr; of several servers, that of the one where the client is",
     "server.port": "as in remote_addr",
-    "server.proxy": 'through which it is dialed, as a URL; "" for none',
+    "server.way": '`proxy`, `proxy_command` or `websocket` through which it is dialed, in words; "" for none',
     "server.connections": "connections to it that stand",
     "server.connections_wanted": "connections that are kept up",
     "server.trouble": "reasons why not all stand, or cannot be replaced",

@@ -85,6 +85,22 @@ def proxy(config: Config) -> Violations:
         yield "remote_addr", "addresses that the proxy can reach, without an interface of this machine", ""
 
 
+def websocket(config: Config) -> Violations:
+    if not config.websocket or not config.remote_addr:
+        return
+    try:
+        url = proxy_url.parse_websocket(config.websocket)
+    except ValueError as expected:
+        yield "websocket", str(expected), proxy_url.without_login(config.websocket)
+        return
+    if config.proxy_command:
+        yield "proxy_command", "nothing beside `websocket`: one way to the server is enough", list(config.proxy_command)
+    elif config.proxy and config.named_proxy is not None and config.named_proxy.scheme == "https":
+        yield "proxy", f"a proxy without TLS, or none, with {url.scheme}://", proxy_url.without_login(config.proxy)
+    elif config.has_several_servers:
+        yield "remote_addr", "one server with `websocket`: its URL leads to one", config.remote_text
+
+
 def public_addr(config: Config) -> Violations:
     yield from _dialable("public_addr", config.public_addr)
 
@@ -389,6 +405,7 @@ CHECKS = (
     Check(security_checks.peers, ("peers",)),
     Check(security_checks.server_name, ("tls_server_name",)),
     Check(proxy, ("proxy", "proxy_command", "remote_addr")),
+    Check(websocket, ("websocket", "proxy", "proxy_command", "remote_addr")),
     Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),
     Check(dscp, ("dscp_light", "dscp_bulk")),
     Check(flow_rules, ("always_light", "always_bulk")),

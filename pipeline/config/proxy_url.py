@@ -1,19 +1,25 @@
-"""The proxy of a client, as `proxy` or the environment names it: a URL without a path.
+"""The proxy of a client, as `proxy` or the environment names it: a URL without a path. And the URL of a WebSocket.
 
-    parse(text)           of the setting, which has no password in it: `proxy_login_file` has it
-    of_environment(host)  of https_proxy or all_proxy, in either case, unless no_proxy has the host
+    parse(text)              of the setting, which has no password in it: `proxy_login_file` has it
+    of_environment(host)     of https_proxy or all_proxy, in either case, unless no_proxy has the host
+    parse_websocket(text)    of `websocket`
 
 ValueError says what was expected, and shows no password.
 """
 
 from __future__ import annotations
 
+import string
+
 from pipeline.config.values import parse_endpoint
 from pipeline.wire.approach import Proxy
+from pipeline.wire.websocket_url import PORTS, WebSocketUrl
 
 ENVIRONMENT = "environment"
 SCHEMES = {each: each for each in ("http", "https", "socks5")} | {"socks5h": "socks5"}  # socks5h: curl's name
 FORM = 'a URL of scheme http, https or socks5 with host and port, such as "http://proxy.example.org:3128"'
+WEBSOCKET_FORM = 'a URL of scheme wss or ws with host and path, such as "wss://www.example.org/tunnel"'
+PATH_CHARACTERS = set(string.ascii_letters + string.digits + "/-._~!$&'()*+,;=:@%?")  # RFC 3986
 FIELD_BYTES_MAX = 255  # of a user or a password (RFC 1929)
 VARIABLES = ("https", "all")  # as getproxies() names them: https_proxy, all_proxy
 
@@ -23,6 +29,19 @@ def parse(text: str) -> Proxy:
     if login:
         raise ValueError("no user and password in it: put USER:PASSWORD into a file, and name it in proxy_login_file")
     return proxy
+
+
+def parse_websocket(text: str) -> WebSocketUrl:
+    scheme, slashes, rest = text.partition("://")
+    place, _, path = rest.partition("/")
+    port = PORTS.get(scheme.lower())
+    if not slashes or port is None or not place or "@" in place or not set(path) <= PATH_CHARACTERS:
+        raise ValueError(WEBSOCKET_FORM)
+    has_port = ":" in place.rpartition("]")[2]
+    endpoint = parse_endpoint(place if has_port else f"{place}:{port}")
+    if place.startswith(":") or endpoint.port == 0 or endpoint.lacks_zone:
+        raise ValueError(WEBSOCKET_FORM)
+    return WebSocketUrl(scheme.lower(), endpoint.host, endpoint.port, f"/{path}")
 
 
 def without_login(text: str) -> str:

@@ -57,6 +57,7 @@ from pipeline.config.types import (
     TargetText,
     TunName,
     UserName,
+    WebSocketText,
     about,
     accepts,
 )
@@ -72,6 +73,7 @@ from pipeline.config.values import (
 )
 from pipeline.shm.layout import PAGE
 from pipeline.wire.approach import Proxy
+from pipeline.wire.websocket_url import WebSocketUrl
 
 WORKER_KINDS = ("tun", "fec", "tcp")
 AUTO = "auto"
@@ -127,6 +129,9 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Command that connects a client with its server in place of `proxy`, by its standard input and output. It is a "
         "path with arguments, and no shell reads them; %h and %p stand for host and port. It runs once for each "
         "connection, as the user of the workers: docs/proxy.md.", live=True)] = ()
+    websocket: Annotated[WebSocketText, about(
+        "URL of a WebSocket that leads a client to its server by way of a web server, which ends TLS: "
+        "docs/proxy.md. `remote_addr` still names the server. Our own TLS and sealing are inside.", live=True)] = ""
     public_addr: Annotated[EndpointOrNone, about(
         "Address at which clients reach this server from outside. `invite` writes it into invitations.",
         live=True)] = ""
@@ -550,23 +555,30 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return proxy_url.parse(self.proxy) if self.proxy else None
 
     @property
+    def named_websocket(self) -> WebSocketUrl | None:
+        """`websocket` of a client in parts; None: there is none."""
+        return proxy_url.parse_websocket(self.websocket) if self.websocket and self.mode == "client" else None
+
+    @property
     def needs_bridge(self) -> bool:
-        """Whether something must stay around the connections of a client: TLS to a proxy, or a command."""
+        """Whether something must stay around a client's connections: TLS to a proxy, a command, a WebSocket."""
         proxy = self.named_proxy
-        return bool(self.proxy_command) or (proxy is not None and proxy.scheme == "https")
+        return bool(self.proxy_command or self.named_websocket) or (proxy is not None and proxy.scheme == "https")
 
     @property
     def way_text(self) -> str:
-        """The way to the server in words: the URL of a proxy, or `proxy_command` with its program; "" for none."""
+        """The way to the server in words: each setting with its URL, or with its program; "" for none."""
         if self.proxy_command:
             return f"proxy_command {self.proxy_command[0]}"
-        return str(self.named_proxy or "")
+        websocket = self.named_websocket
+        stages = (self.named_proxy, websocket and f"websocket {websocket}")
+        return " to ".join(str(each) for each in stages if each)
 
     @property
     def dialed(self) -> tuple[Endpoint | SrvName, ...]:
-        """Where the connections of a client lead: to the proxy if there is one, else to the servers."""
-        proxy = self.named_proxy
-        return self.remotes if proxy is None else (Endpoint(proxy.host, proxy.port),)
+        """Where the connections of a client lead: to the proxy, to the web server of a WebSocket, or to the servers."""
+        first = self.named_proxy or self.named_websocket
+        return self.remotes if first is None else (Endpoint(first.host, first.port),)
 
     @property
     def dialed_endpoints(self) -> tuple[Endpoint, ...]:

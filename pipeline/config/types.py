@@ -18,6 +18,7 @@ from pipeline.config.values import (
     PREFIX_FORM,
     PROXY_FORM,
     REMOTE_FORM,
+    WEBSOCKET_FORM,
 )
 from pipeline.packet.flow_rules import RULE_FORM
 from pipeline.packet.marks import DSCP_FORM
@@ -87,6 +88,7 @@ LocalEndpoint = Annotated[
 EndpointOrNone = Annotated[str, accepts(f'{ENDPOINT_FORM}, or ""')]
 RemoteText = Annotated[str, accepts(REMOTE_FORM)]
 Remotes = Annotated[RemoteText | tuple[RemoteText, ...], accepts(f"{REMOTE_FORM}, or an array of such")]
+WebSocketText = Annotated[str, accepts(f'{WEBSOCKET_FORM}, or ""')]
 ProxyText = Annotated[str, accepts(f'{PROXY_FORM}, or ""')]
 InterfaceText = Annotated[str, accepts(INTERFACE_FORM)]
 OwnAddresses = Annotated[

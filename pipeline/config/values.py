@@ -20,6 +20,7 @@ SRV_PREFIX = "srv:"
 ENDPOINT_FORM = 'HOST:PORT, such as "192.0.2.1:9000", "vpn.example.org:9000" or "[2001:db8::1]:9000"'
 REMOTE_FORM = f'{ENDPOINT_FORM}, or "{SRV_PREFIX}" and the name of SRV records'
 PROXY_FORM = '"http://HOST:PORT", "https://HOST:PORT", "socks5://HOST:PORT", "environment"'
+WEBSOCKET_FORM = '"wss://HOST/PATH" or "wss://HOST:PORT/PATH"'
 INTERFACE_FORM = 'an address with its prefix length, such as "10.0.0.1/24" or "fd00::1/64"'
 PREFIX_FORM = 'a network, such as "10.1.0.0/16" or "fd01::/48"'
 ADDRESS_FORM = 'an address, such as "10.0.0.7" or "fd00::7"'

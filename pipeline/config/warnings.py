@@ -55,7 +55,7 @@ def _without_proxy(config: Config) -> bool:
 
 
 def _without_tls_to_a_proxy(config: Config) -> bool:
-    return config.proxy_command != () or not config.needs_bridge
+    return config.proxy_command != () or not config.needs_bridge or config.websocket.startswith("ws:")
 
 
 def _without_metrics(config: Config) -> bool:
@@ -93,7 +93,7 @@ UNUSED = (
     Unused(
         (
             *("remote_addr", "prefer", "home_after", "standby", "reconnect_min", "reconnect_max"),
-            *("proxy", "proxy_login_file", "proxy_ca_file", "proxy_command"),
+            *("proxy", "proxy_login_file", "proxy_ca_file", "proxy_command", "websocket"),
         ),
         _on_server,
         "a server does not dial",
@@ -107,7 +107,7 @@ UNUSED = (
     Unused(("connections", "light_connections"), _on_server, "the client decides how many connections it opens"),
     Unused(("fec_data", "fec_parity"), _without_fec, "fec is off"),
     Unused(("proxy_login_file",), _without_proxy, "proxy names none"),
-    Unused(("proxy_ca_file",), _without_tls_to_a_proxy, "proxy is no https:// URL"),
+    Unused(("proxy_ca_file",), _without_tls_to_a_proxy, "there is neither an https:// proxy nor a wss:// WebSocket"),
     Unused(("metrics_token_file", "metrics_peers"), _without_metrics, "metrics_addr is empty"),
     Unused(
         (
@@ -350,13 +350,13 @@ def _proxied(config: Config) -> Iterator[str]:
 
 def _routes_over_the_server(config: Config) -> Iterator[str]:
     """They need workers with a user of their own."""
-    whose = "the server" if config.named_proxy is None else "the proxy"
+    through = config.named_proxy or config.named_websocket
     for remote in config.dialed if config.user == "root" else ():
         address = remote.address if isinstance(remote, Endpoint) else None
         for prefix in config.route_prefixes:
             if prefix.prefixlen <= 1 if address is None else address in prefix:
                 yield (
-                    f"routes leads {prefix} into the tunnel, and with it the connections to {whose} "
-                    f"{remote}, as the user of the workers is root: it is left out until a more specific route "
-                    "leads them around the tunnel."
+                    f"routes leads {prefix} into the tunnel, and with it the connections to "
+                    f"{through or f'the server {remote}'}, as the user of the workers is root: it is left out until a "
+                    "more specific route leads them around the tunnel."
                 )

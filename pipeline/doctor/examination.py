@@ -39,10 +39,12 @@ def _server_name(subject: Subject) -> list[Finding]:
         return []
     hosts = [each.host for each in config.dialed_endpoints if each.address is None]
     connected_to = routes.server_addresses(subject) if len(config.dialed) == 1 else []
-    resolvers, proxied = names.resolvers_in(subject), config.named_proxy is not None
+    resolvers = names.resolvers_in(subject)
+    settings = {"proxy": config.named_proxy, "websocket": config.named_websocket}
+    setting = next((name for name, url in settings.items() if url is not None), "remote_addr")
     found = []
     for host in hosts:
-        found += names.judge_name(host, names.look_up(host), connected_to, resolvers, proxied=proxied)
+        found += names.judge_name(host, names.look_up(host), connected_to, resolvers, setting)
     return found
 
 
@@ -51,7 +53,7 @@ def _way_to_server(subject: Subject) -> list[Finding]:
 
 
 def _path_to_server(subject: Subject) -> list[Finding]:
-    if subject.config is None or subject.config.named_proxy is not None:
+    if subject.config is None or subject.config.way_text:
         return []  # a proxy understands nothing but its own protocol
     return path.outside(subject, _addresses(subject))
 
@@ -82,7 +84,13 @@ CHECKS = (
     Check("state", "the state directory", files.state_directory, start=True),
     Check("unit", "whether the service starts with the machine", files.unit),
     Check("port", "whether the port is free, and who has it", port.port, network=True, start=True),
-    Check("name", "the name of the server, or of the proxy, in DNS", _server_name, network=True, start=True),
+    Check(
+        "name",
+        "the name of the server, or of its proxy, in DNS",
+        _server_name,
+        network=True,
+        start=True,
+    ),
     Check("proxy", "whether the proxy connects with the server", proxy.proxy, network=True, start=True),
     Check("way", "the route to the server", _way_to_server, network=True),
     Check("overlaps", "devices and networks like ours", routes.overlaps, network=True, start=True),

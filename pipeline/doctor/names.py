@@ -16,6 +16,7 @@ from pipeline.transport.failure_words import of_error
 
 ANSWER_SECONDS = 3.0
 RESOLVERS = Path("/etc/resolv.conf")
+WHOSE = {"remote_addr": "server", "proxy": "proxy", "websocket": "web server"}
 NO_ANSWER = "the DNS server does not answer"
 
 
@@ -48,12 +49,11 @@ def judge_name(
     found: Lookup,
     connected_to: list[IPAddress],
     resolvers_in_tunnel: list[str],
-    *,
-    proxied: bool = False,
+    setting: str = "remote_addr",
 ) -> list[Finding]:
     """`connected_to`: addresses of the connections that stand. `resolvers_in_tunnel`: DNS servers behind the tunnel.
-    `proxied`: it is the name of a proxy."""
-    whose, setting = ("proxy", "proxy") if proxied else ("server", "remote_addr")
+    `setting`: that names this host."""
+    whose = WHOSE[setting]
     if found.trouble:
         text = f"the {whose}'s name, {host}, cannot be looked up: {found.trouble}"
         if resolvers_in_tunnel:

@@ -1,4 +1,4 @@
-"""The proxy of a client: whether it connects this machine with the server, by trying. The server hears nothing."""
+"""The proxy of a client, or its WebSocket: whether it connects this machine with the server, by trying."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ CONNECT_SECONDS = 4.0
 
 def proxy(subject: Subject) -> list[Finding]:
     config = subject.config
-    if config is None or not subject.is_client:
-        return []
+    if config is None or not subject.is_client or not config.way_text or config.proxy_command:
+        return []  # a command is run for packets alone
     try:
         loaded = TlsSettings(None, b"", b"", proxy=proxy_login.load(config), proxy_ca=proxy_login.load_ca(config))
     except TunnelError:
         return []  # `files` says it
-    if loaded.proxy is None or config.proxy_command:
-        return []  # a command is run for packets alone
     if (subject.snapshot or {}).get("full_tunnel", {}).get("on"):
         return []  # what we send would go into the tunnel: only the workers go around it
     bridge = plan_of(config, loaded, "", None)
-    return [found for server in config.remote_endpoints for found in try_proxy(loaded.proxy, *server, bridge)]
+    servers = config.remote_endpoints
+    return [found for each in servers for found in try_way(config.way_text, loaded.proxy, bridge, *each)]
 
 
-def try_proxy(through: Proxy, host: str, port: int, bridge: BridgePlan | None = None) -> list[Finding]:
+def try_way(way: str, through: Proxy | None, bridge: BridgePlan | None, host: str, port: int) -> list[Finding]:
+    """Through a proxy, or as a bridge would do it."""
     try:
         if bridge is not None:
-            asyncio.run(_try_with_tls(bridge._replace(seconds=CONNECT_SECONDS), host, port))
-        else:
+            asyncio.run(_try_with_bridge(bridge._replace(seconds=CONNECT_SECONDS), host, port))
+        elif through is not None:
             connect(through, host, port, CONNECT_SECONDS).close()
     except (ApproachFailed, NoWay) as error:
-        reason = printable(str(error)) if bridge is None else f"proxy {through}: {printable(str(error))}"
+        reason = printable(f"{way}: {str(error).removeprefix(f'{way}: ')}")
         return [problem(f"{reason}; it was asked for {host} port {port}", advice_for([reason], proxied=True))]
-    return [ok(f"proxy {through} connects with {host} port {port}")]
+    return [ok(f"{way} connects with {host} port {port}")]
 
 
-async def _try_with_tls(bridge: BridgePlan, host: str, port: int) -> None:
+async def _try_with_bridge(bridge: BridgePlan, host: str, port: int) -> None:
     await (await open_far_end(bridge, proxy_context(bridge.ca_pem), host, port)).close()

@@ -59,6 +59,9 @@ OF_PROXY = (
     ("the name", "Check the spelling of `proxy`, and the DNS server of this machine."),
     ("does not accept this user", "Check the file of proxy_login_file; `reload` reads it again."),
     ("proxy_login_file", "Put USER:PASSWORD into a file of mode 0600, and name it in proxy_login_file."),
+    ("this path", "Check host and path in `websocket`, and the location in the web server's configuration."),
+    ("server behind it", "Check that the server runs, and where the web server leads this path."),
+    ("TLS to the web server", "Check `websocket`, the clock, and the certificate of the web server (proxy_ca_file)."),
     ("captive portal", "Log in at the portal with a browser, or check host and port in `proxy`."),
     ("proxy_command has ended", "The log has what it has said; run it by hand, as the user of the workers."),
     ("proxy_command cannot", "Check the path in proxy_command, and that the user of the workers may run it."),
@@ -95,11 +98,11 @@ def _of_client(snapshot: dict[str, Any]) -> Health:
     server = snapshot.get("server") or {}
     rows = established(snapshot)
     host, port = server.get("host", "the server"), server.get("port", 0)
-    way = f"proxy {server['proxy']} to " if server.get("proxy") else ""
+    way = f"{server['way']} to " if server.get("way") else ""
     if rows:
         wanted = server.get("connections_wanted", len(rows))
         missing = f"{len(rows)} of {wanted} connections" if len(rows) < wanted else ""
-        through = f" through {server['proxy']}" if server.get("proxy") else ""
+        through = f" through {server['way']}" if server.get("way") else ""
         since = f"connected to {host}{through} since {_since(rows)}"
         parts = [since, missing, *_figures(snapshot, rows), *_choice(server)]
         return Health(True, ", ".join(filter(None, [*parts, *_workers(snapshot)])), _why_missing(server))
@@ -126,7 +129,7 @@ def _choice(server: dict[str, Any]) -> list[str]:
 def _why_missing(server: dict[str, Any]) -> str:
     """Of a client that is connected, and whose connections do not all stand or cannot be replaced."""
     reasons = [printable(reason) for reason in server.get("trouble", [])]
-    advice = advice_for(reasons, bool(server.get("proxy")))
+    advice = advice_for(reasons, bool(server.get("way")))
     return f"Not all connections stand: {_listed(reasons)}. {advice}" if reasons else ""
 
 

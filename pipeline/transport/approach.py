@@ -54,7 +54,7 @@ def connect(proxy: Proxy, host: str, port: int, seconds: float) -> socket.socket
     try:
         sock = socket.create_connection((proxy.host, proxy.port), seconds)
     except OSError as error:
-        raise ApproachFailed(f"proxy {proxy}: {of_error(error)}") from None
+        raise ApproachFailed(f"{proxy}: {of_error(error)}") from None
     try:
         approach = make_approach(proxy, host, port)
         sock.sendall(approach.begin())
@@ -63,13 +63,13 @@ def connect(proxy: Proxy, host: str, port: int, seconds: float) -> socket.socket
             sock.settimeout(max(until - time.monotonic(), 0.001))
             step = advance(sock, approach)
             if step.failure:
-                raise ApproachFailed(f"proxy {proxy}: {step.failure}")
+                raise ApproachFailed(f"{proxy}: {step.failure}")
     except TimeoutError:
         sock.close()
-        raise ApproachFailed(f"proxy {proxy}: {SILENT}") from None
+        raise ApproachFailed(f"{proxy}: {SILENT}") from None
     except OSError as error:
         sock.close()
-        raise ApproachFailed(f"proxy {proxy}: {of_error(error)}") from None
+        raise ApproachFailed(f"{proxy}: {of_error(error)}") from None
     except BaseException:
         sock.close()
         raise

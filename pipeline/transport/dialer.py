@@ -77,7 +77,7 @@ class Dialer:
         self._host, self._port = host, port
         proxy = settings.proxy
         dialed = (host, port) if proxy is None else (proxy.host, proxy.port)
-        way = f"server {host} port {port}" if proxy is None else f"proxy {proxy} to server {host} port {port}"
+        way = f"server {host} port {port}" if proxy is None else f"{proxy} to server {host} port {port}"
         self._resolver = Resolver(*dialed, asks_around=settings.asks_around)
         self._news = ServerNews(way, dialed[0], len(dialing.slots))
         self._connecting: dict[int, Connecting] = {}  # by descriptor

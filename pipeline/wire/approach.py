@@ -36,10 +36,11 @@ class Proxy(NamedTuple):
     host: str  # an address or a name
     port: int
     login: tuple[str, str] | None = None  # user and password; of the bridge its token
-    shown: str = ""  # the way behind the bridge, in words
+    way: str = ""  # behind the bridge, in words
 
     def __str__(self) -> str:
-        return self.shown or f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        """Where it is, or what is behind the bridge."""
+        return self.way or f"proxy {self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 class Approach(Protocol):

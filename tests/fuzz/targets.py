@@ -42,6 +42,13 @@ TARGETS = {
         targets_approach.http_answer_seeds,
         400,
     ),
+    "websocket": Target(
+        alone(targets_approach.websocket),
+        (),
+        ("pipeline/wire/websocket.py",),
+        targets_approach.websocket_seeds,
+        300,
+    ),
     "socks_answer": Target(
         alone(targets_approach.socks_answer),
         (),

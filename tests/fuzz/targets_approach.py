@@ -1,12 +1,19 @@
-"""The targets of a client's approach: what a proxy answers, or whatever is there in its place."""
+"""The targets of a client on its way to the server: the answers of a proxy or a web server."""
 
 from __future__ import annotations
+
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, TextMessage
 
 from pipeline.log import printable
 from pipeline.wire.approach import Approach
 from pipeline.wire.http_connect import ConnectApproach
 from pipeline.wire.socks import SocksApproach
+from pipeline.wire.websocket import WebSocket
+from pipeline.wire.websocket_url import WebSocketUrl
 
+URL = WebSocketUrl("wss", "www.test", 443, "/path")
+OPEN = b"\1"
 LOGIN = ("user", "password")
 
 
@@ -37,6 +44,33 @@ def _compare(at_once: Approach, in_pieces: Approach, data: bytes) -> None:
         assert (used, send, step.done) == (whole.used, whole.send, True)
     elif not whole.failure and data:
         assert (used, send, step.done, step.failure) == (len(data), whole.send, False, "")
+
+
+def websocket(data: bytes) -> None:
+    """The answer of a web server, and then frames. The first byte: whether the WebSocket is open."""
+    client, server = WebSocket(URL), WSConnection(ConnectionType.SERVER)
+    server.receive_data(client.begin())
+    list(server.events())
+    if data[:1] == OPEN:
+        client.receive(server.send(AcceptConnection()))
+    got = client.receive(data[1:])
+    assert len(got.data) <= len(data)
+    assert not got.failure or got.is_over
+    assert len(got.send) <= 4 * len(data)
+
+
+def websocket_seeds() -> list[bytes]:
+    server = WSConnection(ConnectionType.SERVER)
+    server.receive_data(WebSocket(URL).begin())
+    list(server.events())
+    answer = server.send(AcceptConnection())
+    frames = [BytesMessage(data=b"data"), Ping(payload=b"x"), TextMessage(data="x"), CloseConnection(code=1000)]
+    return [
+        b"\0" + answer,
+        b"\0HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nhi",
+        b"\0HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        *(OPEN + server.send(frame) for frame in frames),
+    ]
 
 
 def http_answer_seeds() -> list[bytes]:

@@ -20,7 +20,16 @@ import pytest
 from tests.harness.tls_ends import issue
 from tests.netns.harness.hosts import with_hosts
 from tests.netns.harness.instance import Instance, client_config, reaches, server_config
-from tests.netns.harness.proxies import RunningProxy, haproxy, login_file, microsocks, squid, tinyproxy
+from tests.netns.harness.proxies import (
+    RunningProxy,
+    haproxy,
+    login_file,
+    microsocks,
+    nginx,
+    squid,
+    tinyproxy,
+    websockify,
+)
 from tests.support import eventually
 from tools.instance import EXECUTABLE
 from tools.lab.network import Lab
@@ -85,7 +94,7 @@ def test_all_connections_go_through_the_proxy_and_packets_pass(
         client.wait_until_connected(ALL)
         assert sources(server) == {lab["proxy"].address}
         assert reaches(client, server) and reaches(client, server, six=True)
-        assert f" through {proxy.url} since " in client.command("status").stdout
+        assert f" through proxy {proxy.url} since " in client.command("status").stdout
 
 
 def test_the_proxy_looks_up_a_name_that_the_client_does_not_know(lab: Lab, server: Instance, tmp_path: Path) -> None:
@@ -143,7 +152,8 @@ def test_a_refusal_is_said_in_the_log_by_status_and_by_the_doctor(
     lab: Lab, server: Instance, tmp_path: Path, run: Run, settings: dict[str, Any], said: str
 ) -> None:
     with run(lab["proxy"], tmp_path, **settings) as proxy, client_of(lab, server, proxy.url, tmp_path) as client:
-        client.wait_for_log(f"{said}")
+        client.wait_until_running()
+        client.wait_for_log(said)
         eventually(lambda: said in client.command("status").stdout)
         found = lab["client"].run([EXECUTABLE, "doctor", "--name", client.name], check=False)
         assert said in found.stdout and found.returncode == 1
@@ -155,6 +165,7 @@ def test_a_wrong_login_is_said_and_a_reload_reads_the_right_one(lab: Lab, server
         squid(lab["proxy"], tmp_path, login=("user", "right")) as proxy,
         client_of(lab, server, proxy.url, tmp_path, proxy_login_file=path) as client,
     ):
+        client.wait_until_running()
         client.wait_for_log("does not accept this user and password (407)")
         login_file(tmp_path, ("user", "right"))
         assert "new contents: proxy_login_file" in client.command("reload").stdout
@@ -172,6 +183,7 @@ def test_a_server_that_the_proxy_does_not_reach_is_told_from_a_proxy_that_is_not
             lab["client"], client_config(config, lab["server"].address, proxy=proxy.url, **BOTH, **OWN), tmp_path
         ) as client,
     ):
+        client.wait_until_running()
         client.wait_for_log("the proxy cannot connect to the server, or not find its name (503")
         eventually(lambda: "ask the proxy's administrator" in client.command("status").stdout)
 
@@ -269,7 +281,7 @@ def test_a_proxy_is_reached_by_tls_with_a_login(lab: Lab, server: Instance, cert
         eventually(lambda: not left_out(client))
         assert sources(server) == {lab["proxy"].address}
         assert reaches(client, server)
-        assert f" through {proxy.url} since " in client.command("status").stdout
+        assert f" through proxy {proxy.url} since " in client.command("status").stdout
         (pid,) = bridge_of(client)
         os.kill(pid, signal.SIGKILL)
         client.wait_for_log("bridge died: signal 9; it is started again")
@@ -288,6 +300,7 @@ def test_a_proxy_that_shows_another_certificate_gets_no_login(
         with_tls(lab, plain, certificate, tmp_path) as proxy,
         own_client(lab, server, tmp_path, proxy=proxy.url) as client,
     ):
+        client.wait_until_running()
         client.wait_for_log("TLS to the proxy: the other end's certificate is not accepted here")
 
 
@@ -313,8 +326,9 @@ def test_a_command_connects_and_ends_with_the_instance_however_that_ends(
 def test_a_command_that_fails_is_quoted_in_status(lab: Lab, server: Instance, tmp_path: Path) -> None:
     command = ["/bin/sh", "-c", "echo no way to $0 >&2; exit 3", "%h:%p"]
     with own_client(lab, server, tmp_path, proxy_command=command) as client:
+        client.wait_until_running()
         said = f"proxy_command has ended at once (exit status 3): no way to {lab['server'].address}:"
-        client.wait_for_log(f"proxy proxy_command /bin/sh to server {lab['server'].address} port ")
+        client.wait_for_log(f"proxy_command /bin/sh to server {lab['server'].address} port ")
         client.wait_for_log(said)
         eventually(lambda: said in client.command("status").stdout)
 
@@ -331,6 +345,46 @@ def test_a_reload_goes_from_one_way_to_another(lab: Lab, server: Instance, tmp_p
             eventually(lambda: client.counter("tcp.connections_established") >= before + ALL, 20.0)
             assert len(bridge_of(client)) == bridges
             assert reaches(client, server)
+
+
+# -- a WebSocket
+
+
+@pytest.fixture
+def web_server(lab: Lab, server: Instance, certificate: Path, tmp_path: Path) -> Iterator[RunningProxy]:
+    """nginx ends TLS, and leads a path to the tunnel's server by way of websockify."""
+    port = server.config["local_addr"].rpartition(":")[2]
+    with (
+        websockify(lab["server"], f"127.0.0.1:{port}", tmp_path) as behind,
+        nginx(lab["proxy"], certificate, behind.url.removeprefix("ws://"), tmp_path, PROXY_NAME, "/tunnel") as made,
+    ):
+        yield made
+
+
+@pytest.mark.parametrize("by_proxy", [False, True], ids=["directly", "behind a proxy"])
+def test_a_websocket_passes_a_web_server_that_ends_tls(
+    lab: Lab, server: Instance, web_server: RunningProxy, certificate: Path, tmp_path: Path, by_proxy: bool
+) -> None:
+    ca = str(certificate.parent / "ca.crt")
+    wrap = with_hosts(tmp_path, f"{lab['proxy'].address} {PROXY_NAME}")
+    with tinyproxy(lab["proxy"], tmp_path, wrap=wrap) as proxy:
+        way = {"proxy": proxy.url} if by_proxy else {}
+        with own_client(lab, server, tmp_path, websocket=web_server.url, proxy_ca_file=ca, **way) as client:
+            client.wait_until_connected(ALL)
+            assert sources(server) == {"127.0.0.1"}
+            assert reaches(client, server) and reaches(client, server, size=1300, count=20)
+            assert f"websocket {web_server.url} since " in client.command("status").stdout
+            assert "Traceback" not in client.log and "exception" not in client.log
+
+
+def test_a_path_where_there_is_no_websocket_is_said(
+    lab: Lab, server: Instance, web_server: RunningProxy, certificate: Path, tmp_path: Path
+) -> None:
+    ca = str(certificate.parent / "ca.crt")
+    with own_client(lab, server, tmp_path, websocket=f"{web_server.url}/no", proxy_ca_file=ca) as client:
+        client.wait_until_running()
+        client.wait_for_log("the web server has nothing at this path (status 404)")
+        eventually(lambda: "Check host and path in `websocket`" in client.command("status").stdout)
 
 
 def relay_command(proxy: RunningProxy) -> list[str]:

@@ -16,12 +16,23 @@ import pytest
 
 from tests.support import ROOT
 
-WORKER_MAY_NOT_LOAD = {"msgspec", "psutil", "cryptography", "numpy", "asyncio", "multiprocessing", "uuid", "h11"}
+WORKER_MAY_NOT_LOAD = {
+    "msgspec",
+    "psutil",
+    "cryptography",
+    "numpy",
+    "asyncio",
+    "multiprocessing",
+    "uuid",
+    "h11",
+    "wsproto",
+}
 """Each would lengthen the gap that a restarted worker leaves. A kind loads one of them if it has use for it alone."""
 
 OURS = ("pipeline", "workers", "tools")
-NAMED = {"cryptography", "dns", "h11", "msgspec", "numpy", "posix_ipc", "prometheus_client", "psutil", "rich"}
-ALLOWED = {*NAMED, *OURS} | set(sys.stdlib_module_names)
+PACKAGES = {"cryptography", "dns", "h11", "msgspec", "numpy", "posix_ipc", "prometheus_client", "psutil", "rich"}
+PACKAGES |= {"wsproto"}
+ALLOWED = {*PACKAGES, *OURS} | set(sys.stdlib_module_names)
 PURE = ("packet", "policy", "wire")
 
 

@@ -56,7 +56,7 @@ class Bridge:
         self._token = secrets.token_hex(TOKEN_BYTES)
         self._prepared: BridgePlan | None = None
         self._plan: BridgePlan | None = None
-        self._shown = ""  # the way behind it, in words
+        self._way = ""  # the way behind it, in words
         self._listener: socket.socket | None = None
         self._process: CompanionProcess | None = None
         self._backoff = Backoff(BACKOFF_MIN, BACKOFF_MAX)
@@ -74,9 +74,9 @@ class Bridge:
         self._prepared = plan_of(config, credentials, self._token, self._account)
         if self._prepared is None:
             return credentials.proxy
-        self._shown = config.way_text
+        self._way = config.way_text
         host, port = self._listening().getsockname()
-        return Proxy(BRIDGED, host, port, ("", self._token), self._shown)
+        return Proxy(BRIDGED, host, port, ("", self._token), self._way)
 
     def _listening(self) -> socket.socket:
         if self._listener is None:
@@ -144,7 +144,7 @@ class Bridge:
 
     def _note_death(self, reason: str, now: int) -> None:
         self._next_ns = now + int(self._backoff.next_delay() * SECOND)
-        self.notes = [f"no connection through {self._shown}: the bridge has died: {reason}"]
+        self.notes = [f"no connection through {self._way}: the bridge has died: {reason}"]
         self._record("bridge-died", "", reason)
 
     def _end(self) -> None:
@@ -172,6 +172,7 @@ def plan_of(config: Config, credentials: TlsSettings, token: str, account: Accou
         token=token,
         proxy=credentials.proxy,
         command=list(config.proxy_command),
+        websocket=config.named_websocket,
         ca_pem=credentials.proxy_ca,
         seconds=config.handshake_timeout * IN_TIME,
         timeout=config.timeout,

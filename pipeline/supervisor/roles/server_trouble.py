@@ -50,7 +50,7 @@ class ServerTrouble:
         return {
             "host": server.host,
             "port": server.port,
-            "proxy": config.way_text,
+            "way": config.way_text,
             "connections_wanted": config.connections + config.light_connections,
             "trouble": self.reasons[0],
             "failed_attempts": sum(each.failures for each in lanes),

@@ -40,6 +40,35 @@ backend plain
 """
 
 
+NGINX = """
+daemon off;
+user root;
+worker_processes 1;
+pid {own}/pid;
+events {{ worker_connections 100; }}
+http {{
+    access_log {own}/access.log;
+    client_body_temp_path {own}/body;
+    proxy_temp_path {own}/proxy;
+    fastcgi_temp_path {own}/fastcgi;
+    uwsgi_temp_path {own}/uwsgi;
+    scgi_temp_path {own}/scgi;
+    server {{
+        listen {at} ssl;
+        ssl_certificate {pem};
+        ssl_certificate_key {pem};
+        location = {path} {{
+            proxy_pass http://{backend};
+            proxy_http_version 1.1;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection "upgrade";
+            proxy_buffering off;
+        }}
+    }}
+}}
+"""
+
+
 class RunningProxy:
     """`url`: as the setting `proxy` has it."""
 
@@ -177,6 +206,30 @@ def haproxy(node: Node, pem: Path, backend: str, directory: Path, name: str, hos
     file.write_text(HAPROXY.format(pem=pem, at=f"{host}:{port}", backend=backend))
     with _run(node, "https", host, port, ["haproxy", "-db", "-f", file], directory) as proxy:
         proxy.url = f"https://{name}:{port}"
+        yield proxy
+
+
+@contextmanager
+def nginx(node: Node, pem: Path, backend: str, directory: Path, name: str, path: str) -> Iterator[RunningProxy]:
+    """It ends TLS, and leads one path to a WebSocket server. `url`: of that path, as the setting `websocket` has it."""
+    _needs("nginx")
+    port = node.free_port()
+    own = directory / f"nginx-{port}"
+    own.mkdir()
+    file = own / "nginx.conf"
+    file.write_text(NGINX.format(own=own, pem=pem, at=f"{node.address}:{port}", backend=backend, path=path))
+    with _run(node, "wss", node.address, port, ["nginx", "-e", own / "error.log", "-c", file], directory) as proxy:
+        proxy.url = f"wss://{name}:{port}{path}"
+        yield proxy
+
+
+@contextmanager
+def websockify(node: Node, target: str, directory: Path) -> Iterator[RunningProxy]:
+    """A WebSocket server in front of a TCP port. `url`: ws:// of its own."""
+    _needs("websockify")
+    port = node.free_port()
+    argv = ["websockify", f"{node.address}:{port}", target]
+    with _run(node, "ws", node.address, port, argv, directory) as proxy:
         yield proxy
 
 

@@ -25,7 +25,7 @@ LET_IN = b"HTTP/1.1 200 OK\r\n\r\n"
 FIRST = b"the server's first bytes"
 SECONDS = 10.0
 
-PLAN = BridgePlan("test", None, TOKEN, None, [], "", SECONDS, 5.0, 131072, "info", "text")
+PLAN = BridgePlan("test", None, TOKEN, None, [], None, "", SECONDS, 5.0, 131072, "info", "text")
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -43,10 +43,8 @@ async def bridge(**change: Any) -> AsyncIterator[int]:
         serving.cancel()
         with suppress(asyncio.CancelledError):
             await serving
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
 
 
 async def through(port: int, token: str = TOKEN, host: str = "127.0.0.1", to: int = 9) -> tuple[Ends, str]:

@@ -7,6 +7,7 @@ import pytest
 from pipeline.config import find_warnings, parse
 from pipeline.config.values import Endpoint
 from pipeline.wire.approach import Proxy
+from pipeline.wire.websocket_url import WebSocketUrl
 from tests.harness.config_problems import CLIENT, SERVER, the_problem
 
 VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY", "http_proxy")
@@ -75,10 +76,10 @@ def test_the_environment_counts_only_when_it_is_asked_for(monkeypatch: pytest.Mo
 
 def test_a_lower_case_variable_and_the_one_for_https_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("all_proxy", "socks5://all.test:1080")
-    assert str(parse(CLIENT | {"proxy": "environment"}).named_proxy) == "socks5://all.test:1080"
+    assert str(parse(CLIENT | {"proxy": "environment"}).named_proxy) == "proxy socks5://all.test:1080"
     monkeypatch.setenv("HTTPS_PROXY", "http://upper.test:1")
     monkeypatch.setenv("https_proxy", "http://lower.test:1")
-    assert str(parse(CLIENT | {"proxy": "environment"}).named_proxy) == "http://lower.test:1"
+    assert str(parse(CLIENT | {"proxy": "environment"}).named_proxy) == "proxy http://lower.test:1"
 
 
 @pytest.mark.parametrize("value", ["http://user:secret@:1", f"http://{'u' * 256}:secret@proxy.test:1"])
@@ -111,7 +112,7 @@ def test_routes_over_the_proxy_are_warned_of_and_those_over_the_server_are_not()
     """Workers with a user of their own go around the tunnel anyway."""
     given = CLIENT | {"proxy": "http://198.51.100.1:3128", "user": "root"}
     said = find_warnings(parse(given | {"routes": ["198.51.100.0/24"]}))
-    assert any("the connections to the proxy 198.51.100.1:3128" in warning for warning in said)
+    assert any("connections to proxy http://198.51.100.1:3128" in warning for warning in said)
     said = find_warnings(parse(given | {"routes": ["192.0.2.0/24"]}))
     assert not any("left out" in warning for warning in said)
 
@@ -132,14 +133,14 @@ def test_a_command_is_a_path_and_words_and_the_only_way(given: dict[str, object]
 def test_only_a_command_and_tls_need_the_bridge() -> None:
     needs = {
         "": {},
-        "http://proxy.test:1": {"proxy": "http://proxy.test:1"},
-        "https://proxy.test:1": {"proxy": "https://proxy.test:1"},
+        "proxy http://proxy.test:1": {"proxy": "http://proxy.test:1"},
+        "proxy https://proxy.test:1": {"proxy": "https://proxy.test:1"},
         "proxy_command /usr/bin/nc": {"proxy_command": ["/usr/bin/nc", "%h", "%p"]},
     }
     found = {text: parse(CLIENT | given) for text, given in needs.items()}
     assert [config.way_text for config in found.values()] == list(needs)
     assert [config.needs_bridge for config in found.values()] == [False, False, True, True]
-    server = parse(SERVER | needs["https://proxy.test:1"])
+    server = parse(SERVER | needs["proxy https://proxy.test:1"])
     assert not server.needs_bridge and server.way_text == ""
 
 
@@ -149,7 +150,7 @@ def test_a_login_inside_tls_is_no_risk_and_a_ca_without_tls_has_no_effect() -> N
         "clear text" in said for said in find_warnings(parse(CLIENT | login | {"proxy": "https://p.test:1"}))
     )
     said = find_warnings(parse(CLIENT | login | {"proxy": "http://p.test:1"}))
-    assert "proxy_ca_file has no effect: proxy is no https:// URL." in said
+    assert "proxy_ca_file has no effect: there is neither an https:// proxy nor a wss:// WebSocket." in said
 
 
 # -- with several servers, and with a full tunnel
@@ -168,7 +169,7 @@ def test_an_environment_that_leads_to_some_servers_by_a_proxy_and_not_to_others_
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
     given = SEVERAL | {"proxy": "environment"}
-    assert str(parse(given).named_proxy) == "http://proxy.test:3128"
+    assert str(parse(given).named_proxy) == "proxy http://proxy.test:3128"
     monkeypatch.setenv("no_proxy", "ams.test")
     problem = the_problem(given)
     assert "no_proxy has to name all or none" in problem and "ams.test goes another way than fra.test" in problem
@@ -197,3 +198,49 @@ def test_a_proxy_of_this_machine_would_send_its_own_packets_into_the_tunnel(sett
 @pytest.mark.parametrize("word", [None, 7])
 def test_a_word_of_the_command_that_is_no_text_is_refused(word: object) -> None:
     assert "proxy_command[0]: given" in the_problem(CLIENT | {"proxy_command": [word]})
+
+
+# -- by a WebSocket
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("wss://www.test/tunnel", WebSocketUrl("wss", "www.test", 443, "/tunnel")),
+        ("WSS://www.test", WebSocketUrl("wss", "www.test", 443, "/")),
+        ("ws://[fd00::1]:8080/a/b?c=d", WebSocketUrl("ws", "fd00::1", 8080, "/a/b?c=d")),
+        ("wss://192.0.2.7:8443/", WebSocketUrl("wss", "192.0.2.7", 8443, "/")),
+    ],
+)
+def test_a_websocket_is_dialed_in_place_of_the_server(given: str, url: WebSocketUrl) -> None:
+    config = parse(CLIENT | {"websocket": given})
+    assert config.named_websocket == url and config.needs_bridge
+    assert config.dialed == (Endpoint(url.host, url.port),)
+    assert config.remote_endpoint == Endpoint("192.0.2.1", 9000)
+    behind = parse(CLIENT | {"websocket": given, "proxy": "http://proxy.test:1"})
+    assert behind.dialed == (Endpoint("proxy.test", 1),)
+    assert behind.way_text == f"proxy http://proxy.test:1 to websocket {url}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["https://www.test/", "wss:///x", "wss://user:secret@www.test/", "wss://www.test/a b", "wss://www.test:0/", "x"],
+)
+def test_what_is_no_url_of_a_websocket_is_refused(given: str) -> None:
+    problem = the_problem(CLIENT | {"websocket": given})
+    assert "wss" in problem and "secret" not in problem
+
+
+@pytest.mark.parametrize("other", [{"proxy_command": ["/usr/bin/nc"]}, {"proxy": "https://proxy.test:1"}])
+def test_a_websocket_goes_with_a_plain_proxy_alone(other: dict[str, object]) -> None:
+    assert the_problem(CLIENT | other | {"websocket": "wss://www.test/"}).startswith("test.json: proxy")
+
+
+@pytest.mark.parametrize("proxy", ["environment", "http://proxy.test:1", "nonsense"])
+def test_without_a_server_that_alone_is_the_problem(proxy: str) -> None:
+    given = CLIENT | {"remote_addr": "", "proxy": proxy, "websocket": "wss://www.test/"}
+    assert the_problem(given).startswith("test.json: remote_addr")
+
+
+def test_a_websocket_leads_to_one_server() -> None:
+    assert "one server" in the_problem(SEVERAL | {"websocket": "wss://www.test/"})

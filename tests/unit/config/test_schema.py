@@ -68,6 +68,7 @@ def test_a_reload_applies_only_settings_on_which_no_ring_device_or_process_depen
     # fmt: off
     assert live == {
         "proxy", "proxy_login_file", "proxy_ca_file", "proxy_command",
+        "websocket",
         "keepalive", "timeout", "log_level", "log_format", "idle", "congestion", "notsent_lowat", "routes",
         "accept_routes", "metrics_addr", "metrics_token_file", "metrics_peers",
         "remote_addr", "send_buffer_bytes", "receive_buffer_bytes", "restart_intensity", "restart_period",

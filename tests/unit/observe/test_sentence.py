@@ -166,7 +166,7 @@ def test_the_reasons_that_advice_is_for_are_said_somewhere(words: str) -> None:
 
 
 def proxied(*rows: dict[str, Any], **server: Any) -> dict[str, Any]:
-    return client(*rows, server=SERVER | {"proxy": "http://proxy.test:3128"} | server)
+    return client(*rows, server=SERVER | {"way": "proxy http://proxy.test:3128"} | server)
 
 
 def test_of_a_client_with_a_proxy_the_proxy_is_named_and_advice_is_about_it() -> None:
@@ -174,7 +174,7 @@ def test_of_a_client_with_a_proxy_the_proxy_is_named_and_advice_is_about_it() ->
     found = describe(refused)
     assert "not connected: proxy http://proxy.test:3128 to " in found.sentence
     assert found.advice == "Check that the proxy runs, and host and port in `proxy`."
-    assert " through http://proxy.test:3128 since " in describe(proxied(row())).sentence
+    assert " through proxy http://proxy.test:3128 since " in describe(proxied(row())).sentence
 
 
 def test_every_reason_of_a_socket_that_points_to_a_place_has_its_advice() -> None:

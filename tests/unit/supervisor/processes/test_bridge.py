@@ -74,7 +74,7 @@ def care(interpreter: Interpreter, serve: Serve, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("proxy", [None, PLAIN], ids=["no proxy", "a plain one"])
 def test_where_nothing_must_stay_around_a_connection_there_is_no_process(care: Care, proxy: Proxy | None) -> None:
-    settings = {"proxy": str(proxy)} if proxy else {}
+    settings = {"proxy": "http://proxy.test:3128"} if proxy else {}
     assert care.configure(proxy, **settings) == proxy
     assert care.bridge.pid == 0
 
@@ -87,7 +87,7 @@ def test_workers_dial_a_port_of_the_loopback_with_a_token_and_name_the_way_behin
     with socket.create_connection((way.host, way.port)):
         pass
     tls = care.configure(Proxy("https", "proxy.test", 443), proxy="https://proxy.test:443")
-    assert (tls.port, tls.login, str(tls)) == (way.port, way.login, "https://proxy.test:443")
+    assert (tls.port, tls.login, str(tls)) == (way.port, way.login, "proxy https://proxy.test:443")
 
 
 def test_one_that_dies_comes_back_and_the_port_stays(care: Care) -> None:
