@@ -93,7 +93,7 @@ class TlsChannel:
             raise
         self._awaits_peer = False
         if not self._context.accepts(self.selected_alpn):
-            raise _aborted(f"the other end does not speak {', '.join(self._context.alpn) or None} (ALPN)")
+            raise _aborted(f"by ALPN the other end does not speak {', '.join(self._context.alpn) or None}")
         if self._incoming.pending:  # records that arrived right behind the handshake
             self._buffer.replace(self._incoming.read())
             self.pending = self._buffer.has_whole_record

@@ -352,5 +352,5 @@ def test_a_client_of_our_own_wire_format_says_that_a_compat_server_speaks_anothe
         host, _, port = made.instance.config["local_addr"].rpartition(":")
         native = {"mode": "client", "remote_addr": f"{host}:{port}", "tls_skip_verify": True}
         with Instance(made.theirs, native, tmp_path) as client:
-            client.wait_for_log("the other end does not speak tunnel/1 (ALPN)")
+            client.wait_for_log("by ALPN the other end does not speak tunnel/1")
             assert client.counter("tcp.connections_established") == 0
