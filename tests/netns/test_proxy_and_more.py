@@ -57,7 +57,7 @@ def test_a_client_of_two_servers_has_both_through_the_proxy_and_goes_to_the_one_
         assert found[0] < 1.5
         assert sources(here.servers["b"]) == {lab["proxy"].address}
         said = here.client.command("status").stdout.splitlines()[0]
-        assert f"connected to {lab['b'].address} through {proxy.url} since " in said and "here because" in said
+        assert f"connected to {lab['b'].address} through proxy {proxy.url} since " in said and "here because" in said
 
 
 def test_a_server_that_vanishes_behind_the_proxy_is_left_after_the_timeout(lab: Lab, tmp_path: Path) -> None:

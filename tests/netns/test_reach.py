@@ -107,7 +107,7 @@ def unlimited(site: Site) -> Iterator[None]:
     yield
     for peer in ("laptop", "gateway"):
         site.limit(peer, None)
-    assert site.table not in site.rules()
+    eventually(lambda: site.table not in site.rules())
 
 
 @contextmanager

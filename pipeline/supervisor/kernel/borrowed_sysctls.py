@@ -32,9 +32,15 @@ class BorrowedSysctls:
         self._notes = self._read(self._path)
 
     def borrow(self, wanted: Mapping[str, str], along: Iterable[str] = ()) -> dict[str, str]:
+        if not wanted and not self._notes:
+            return {}
+        try:
+            others = self._others()
+        except OSError as error:
+            return dict.fromkeys(wanted, f"{self._path.parent}: {error.strerror}")
         along = list(along)
         present = _values([*wanted, *along])
-        found = borrowed.borrow(wanted, present, self._notes, self._others(), along)
+        found = borrowed.borrow(wanted, present, self._notes, others, along)
         if found.notes != self._notes:
             try:
                 self._write(found.notes)
@@ -45,8 +51,13 @@ class BorrowedSysctls:
 
     def give_back(self) -> None:
         if self._notes:
+            try:
+                others = self._others()
+            except OSError as error:
+                LOG.warning("sysctls are not set back: %s: %s", self._path.parent, error.strerror)
+                return
             present = _values([*self._notes, FORWARDING_OF_ALL])
-            for name, value in borrowed.give_back(self._notes, present, self._others()).items():
+            for name, value in borrowed.give_back(self._notes, present, others).items():
                 if why := _set(name, value):
                     LOG.warning("sysctl net/%s cannot be set back to %s: %s", name, value, why)
         self._notes = {}
@@ -56,8 +67,10 @@ class BorrowedSysctls:
             LOG.warning("%s cannot be removed: %s", self._path, error.strerror)
 
     def _others(self) -> list[dict[str, Note]]:
-        """The notes of other instances, and of other purposes."""
-        paths = self._path.parent.glob(f"*{ENDING}")
+        """The notes of other instances, and of other purposes. OSError if they cannot be listed."""
+        parent = self._path.parent
+        names = os.listdir(parent) if parent.is_dir() else []
+        paths = [parent / name for name in names if name.endswith(ENDING)]
         return [notes for path in paths if path != self._path and (notes := self._read(path))]
 
     def _read(self, path: Path) -> dict[str, Note]:
