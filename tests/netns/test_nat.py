@@ -121,6 +121,7 @@ def test_forwarding_and_the_firewall_are_afterwards_as_they_were(world: World, t
         name = hub.server.name
         client.stop()
         hub.server.stop()
+        eventually(lambda: "tentative" not in world.state(name)["-o address"], what="addresses are known to be unique")
         before = world.state(name)
         with hub.server.start_again() as server:
             server.wait_until_running()

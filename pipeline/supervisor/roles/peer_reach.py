@@ -142,7 +142,7 @@ class PeerReach:
             self._memory.rules.write(self._is_guarded, self._serial, own, handles, [[] for _ in policies], kept)
 
     def tick(self, now: int) -> None:
-        if self._guard is None or self._memory is None or not self._policies:
+        if self._guard is None or self._memory is None or not (self._policies or self._is_pending):
             return
         self._guard.tick(now)
         if self._is_pending and now >= self._apply_ns:
