@@ -34,7 +34,6 @@ LINES_MAX = 20  # of one command, in the log
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LANG = "C.UTF-8"
 
-
 WEB_SERVER_CLOSED = "the web server has closed the connection without an answer"
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
