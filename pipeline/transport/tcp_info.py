@@ -12,7 +12,9 @@ _TCP_INFO = struct.Struct(
     "=2x"
     "B"  # tcpi_retransmits, at 2
     "B"  # tcpi_probes, at 3
-    "24x"
+    "12x"
+    "I"  # tcpi_snd_mss, at 16
+    "8x"
     "I"  # tcpi_sacked, at 28
     "36x"
     "I"  # tcpi_rtt, at 68
@@ -49,6 +51,7 @@ class TcpInfo(NamedTuple):
 
     retransmits: int  # retransmission timeouts since the last progress
     probes: int  # of a closed window, without an answer
+    snd_mss: int  # bytes of a segment now; the kernel lowers it where longer ones do not pass
     sacked: int  # segments that arrived behind a missing one, which the other end keeps until that one comes
     rtt_us: int  # smoothed
     total_retrans: int  # segments sent again

@@ -207,7 +207,8 @@ def test_a_worker_that_hangs_leaves_its_stack_and_is_replaced(lab: Lab, tmp_path
             client.wait_until_replaced(worker, pid, 5.0)
             assert belongs_to(client, worker, *default_ids(client))
         assert client.log.count("Fatal Python error: Aborted") == len(client.workers())
-        assert client.log.count("died: SIGABRT") == len(client.workers())
+        # A stopped process runs on for its end, and of threads that run the interpreter cannot always read the stack.
+        assert len(re.findall("died: (?:SIGABRT|SIGSEGV)", client.log)) == len(client.workers())
         eventually(lambda: reaches(client, server))
 
 

@@ -10,7 +10,9 @@ and closes its own descriptor of it. If the socket does not have the algorithm t
 AGAIN_NS: perhaps a module has been loaded meanwhile.
 
 A socket that has had BBR paces to its end, whatever it has later (sk_pacing_status, net/sock.h). On a fast path that
-costs a sixth. There such a connection is worn, and a client dials it anew. Owned by the inbound duty.
+costs a sixth. There such a connection is worn, and a client dials it anew. One whose segments have become shorter is
+kept: its kernel has found out that long ones vanish (RFC 4821), which a new one would have to find out again, for
+seconds. Owned by the inbound duty.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ class PeerCongestion:
         self._host: dict[Connection, str] = {}  # the algorithm that the host has chosen
         self._refused: dict[Connection, int] = {}  # without the wanted algorithm; when to try again
         self._pacing: dict[Connection, None] = {}  # those that have had BBR, the first one first
+        self._longest: dict[Connection, int] = {}  # bytes of the longest segment that each has had
+        self._shortened: set[Connection] = set()  # those whose segments have become shorter
 
     @property
     def idle_may_be_skipped(self) -> bool:
@@ -55,7 +59,7 @@ class PeerCongestion:
     def worn(self) -> Connection | None:
         """The connection that is to be dialed anew now: one after the other, so that the others carry what it had."""
         if self._setting == AUTO and not self._loss.lossy and self._loss.is_fast:
-            return next(iter(self._pacing), None)
+            return next((each for each in self._pacing if each not in self._shortened), None)
         return None
 
     def begin(self, connection: Connection, now: int) -> None:
@@ -65,11 +69,13 @@ class PeerCongestion:
 
     def end(self, connection: Connection) -> None:
         del self._host[connection]
-        self._pacing.pop(connection, None)
-        self._refused.pop(connection, None)
+        for known in (self._pacing, self._longest, self._refused):
+            known.pop(connection, None)
+        self._shortened.discard(connection)
 
     def update(self, infos: Mapping[Connection, TcpInfo], now: int) -> None:
         """The kernel's numbers of all connections. `now`: CLOCK_MONOTONIC ns."""
+        self._note_lengths(infos)
         if self._setting == AUTO and self._has_changed(infos, now):
             for connection in infos:
                 self._set(connection, now)
@@ -80,6 +86,12 @@ class PeerCongestion:
                 self._note(connection, wanted)
             elif now >= again_at:
                 self._set(connection, now)
+
+    def _note_lengths(self, infos: Mapping[Connection, TcpInfo]) -> None:
+        for connection, info in infos.items():
+            longest = self._longest[connection] = max(self._longest.get(connection, 0), info.snd_mss)
+            if info.snd_mss < longest:
+                self._shortened.add(connection)
 
     def _has_changed(self, infos: Mapping[Connection, TcpInfo], now: int) -> bool:
         before = self._loss.lossy

@@ -19,7 +19,8 @@ from workers.tcp import peer_congestion
 from workers.tcp.peer_congestion import AGAIN_NS, PeerCongestion
 
 TICK = 100_000_000
-LOST = TcpInfo(0, 0, 0, 40_000, 10, 0, 40_000, 400)
+MSS = 1448
+LOST = TcpInfo(0, 0, MSS, 0, 40_000, 10, 0, 40_000, 400)
 WHOLE = LOST._replace(total_retrans=0)
 
 
@@ -59,7 +60,7 @@ class Ends:
         near, far = tcp_pair()
         self.sockets += [near, far]
         made = Connection(near, near.getpeername(), ESTABLISHED, len(self.sockets), 0)
-        self.infos[made] = TcpInfo(0, 0, 0, 40_000, 0, 0, 40_000, 0)
+        self.infos[made] = TcpInfo(0, 0, MSS, 0, 40_000, 0, 0, 40_000, 0)
         self.congestion.begin(made, self.now)
         return made
 
@@ -195,6 +196,20 @@ def test_a_connection_is_worn_by_bbr_that_it_has_had_and_not_by_bbr_that_it_was_
     path.tick(2 * CALM_LEAST_NS // TICK)
     assert path.tick(100, fast) == ["cubic"]
     assert path.congestion.worn is refused
+
+
+def test_a_connection_whose_kernel_has_found_that_long_segments_vanish_is_kept(ends: Callable[..., Ends]) -> None:
+    path = ends()
+    first, second = path.connect(), path.connect()
+    fast = WHOLE._replace(data_segs_out=20_000)
+    path.tick(10, LOST)
+    path.infos[first] = path.infos[first]._replace(snd_mss=1024)
+    path.congestion.update(path.infos, path.now)
+    path.tick(2 * CALM_LEAST_NS // TICK)
+    path.tick(100, fast)
+    assert path.congestion.worn is second
+    path.congestion.end(second)
+    assert path.congestion.worn is None
 
 
 def test_a_connection_that_is_to_have_bbr_is_never_worn(ends: Callable[..., Ends]) -> None:
