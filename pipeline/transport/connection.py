@@ -30,6 +30,7 @@ from pipeline.transport.tcp_info import TcpInfo, read_tcp_info
 from pipeline.transport.tls_channel import RECORDS_MOST, TlsChannel
 from pipeline.wire import framing
 from pipeline.wire.handshake import Handshake
+from pipeline.wire.uplink import Uplink
 
 HANDSHAKE, ESTABLISHED, CLOSED = "handshake", "established", "closed"
 GIVEN_AWAY = "given away"  # to the fallback
@@ -96,6 +97,7 @@ class Connection:
         self.offloads = 0
         self.traffic_class = framing.BULK
         self.accepts_shards = False  # the other end does
+        self.uplink: Uplink | None = None  # of the client, if it has several
         # each written by one duty alone
         self.receive = ReceiveState(now)
         self.send = SendState(now)
