@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.fec import stripe
+from pipeline.runtime import link_paths
+from pipeline.runtime.link_paths import Paths
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import link_requests
 from pipeline.shm.layout import (
@@ -26,6 +28,8 @@ from pipeline.shm.layout import (
     LINK_LIGHT,
     LINK_OFFLOADS,
     LINK_REQUESTS,
+    PATH_BULK,
+    PATH_RATES,
     RECORD_WORDS,
     STATE_WORDS,
 )
@@ -66,6 +70,17 @@ class LinkState(NamedTuple):
 
     Of copies, ordinal 0 is the connection on which that tcp worker sends a light block of this lane that has none. So
     the first copy takes the connection that the block alone would take.
+    Of a peer with uplinks, neighbours are on different uplinks, and each ordinal stands for its own connection.
+    """
+
+    is_coded: bool  # bulk travels as runs: for parity, or over several uplinks
+    has_paths: bool  # the peer has uplinks
+    is_paired: bool  # on two of which light packets travel
+
+    shares: tuple[float, ...]
+    """How much of the bulk each of bulk_connections is to carry, by the rate of its uplink; () for equal shares.
+
+    Of a peer with uplinks, backups are among the connections only while no main uplink carries anything.
     """
 
 
@@ -74,6 +89,7 @@ class LinkView:
 
     def __init__(self, attachment: Attachment) -> None:
         self._words = attachment.peer_table.links
+        self._path_words = attachment.peer_table.paths
         self._alone = self._words[0] if len(self._words) == 1 else None
         self._lane = attachment.worker.lane
         self._most = attachment.peer_table.status_rows  # connections of a worker, even if it runs amok
@@ -109,6 +125,16 @@ class LinkView:
         requests = link_requests.most(each[LINK_REQUESTS] for each in connected)
         light_connections = self._connections(records, [each[LINK_LIGHT] for each in records])
         first = next((place for place, each in enumerate(light_connections) if each[0] == light), 0)
+        copy_connections = light_connections[first:] + light_connections[:first]
+        bulk_connections = self._connections(records, [each[LINK_ESTABLISHED] - each[LINK_LIGHT] for each in records])
+        has_paths = accepts and any(each[LINK_ACCEPTS_SHARDS] > 1 for each in connected)
+        shares: tuple[float, ...] = ()
+        is_paired = False
+        if has_paths:
+            paths = self._paths(peer, records)
+            bulk_connections, shares = _by_rate(bulk_connections, paths)
+            copy_connections, is_paired = _in_turn(copy_connections, paths)
+            light_connections = copy_connections
         state = self._states[peer] = LinkState(
             record=record,
             bulk_consumer=bulk,
@@ -118,19 +144,76 @@ class LinkView:
             offloads=connected[0][LINK_OFFLOADS] if connected else None,
             parity=requests.parity if accepts else 0,
             copies=requests.copies if connected and accepts else -1,
-            bulk_connections=self._connections(
-                records, [each[LINK_ESTABLISHED] - each[LINK_LIGHT] for each in records]
-            ),
+            bulk_connections=bulk_connections,
             light_connections=light_connections,
-            copy_connections=light_connections[first:] + light_connections[:first],
+            copy_connections=copy_connections,
+            is_coded=accepts and (has_paths or requests.parity > 0),
+            has_paths=has_paths,
+            is_paired=is_paired,
+            shares=shares,
         )
         return state
+
+    def _paths(self, peer: int, records: Sequence[Sequence[int]]) -> list[Paths]:
+        """The paths of each consumer's connections."""
+        at = peer * RECORD_WORDS
+        return [
+            link_paths.unpack(
+                words[at + PATH_BULK : at + PATH_RATES + 1],
+                min(each[LINK_ESTABLISHED] - each[LINK_LIGHT], self._most),
+                min(each[LINK_LIGHT], self._most),
+            )
+            for words, each in zip(self._path_words, records, strict=True)
+        ]
 
     def _connections(self, records: Sequence[Sequence[int]], counts: list[int]) -> tuple[ConnectionRef, ...]:
         """So many connections of each consumer, or all of them if there are none."""
         if not any(counts):
             counts = [each[LINK_ESTABLISHED] for each in records]
         return stripe.connections([min(count, self._most) for count in counts])
+
+
+def _by_rate(
+    connections: tuple[ConnectionRef, ...], paths: Sequence[Paths]
+) -> tuple[tuple[ConnectionRef, ...], tuple[float, ...]]:
+    """Of the connections for bulk those that are to carry some, and the share of each by the rate of its uplink."""
+    numbers = [_number(paths[consumer].bulk, ordinal) for consumer, ordinal in connections]
+    used = _used(connections, numbers, paths)
+    rates = []
+    for (consumer, _), number in used:
+        of_consumer = paths[consumer]
+        rates.append(of_consumer.rates.get(number, 0.0) / max(1, of_consumer.bulk.count(number)))
+    total = sum(rates)
+    return tuple(each for each, _ in used), tuple(rate / total for rate in rates) if total else ()
+
+
+def _in_turn(connections: tuple[ConnectionRef, ...], paths: Sequence[Paths]) -> tuple[tuple[ConnectionRef, ...], bool]:
+    """Of the connections for light flows those that are to carry some, in turn of their uplinks; and whether they are
+    on several."""
+    numbers = [_number(paths[consumer].light, ordinal) for consumer, ordinal in connections]
+    used = _used(connections, numbers, paths)
+    turns = [
+        (sum(other == number for _, other in used[:place]), place, each) for place, (each, number) in enumerate(used)
+    ]
+    return tuple(each for *_, each in sorted(turns)), len({number for _, number in used}) > 1
+
+
+def _number(numbers: Sequence[int], ordinal: int) -> int:
+    """The uplink of a connection; -1 while there is none of its traffic class, and another one stands in for it."""
+    return numbers[ordinal] if ordinal < len(numbers) else -1
+
+
+def _used(
+    connections: Sequence[ConnectionRef], numbers: Sequence[int], paths: Sequence[Paths]
+) -> list[tuple[ConnectionRef, int]]:
+    """The connections on main uplinks that carry anything, or else all of them; each with the number of its uplink."""
+    every = list(zip(connections, numbers, strict=True))
+    mains = [
+        (each, number)
+        for each, number in every
+        if number in paths[each[0]].mains and paths[each[0]].rates.get(number, 0.0)
+    ]
+    return mains or every
 
 
 def _consumer(records: Sequence[Sequence[int]], lanes: int, bit: int, count: int, first: int) -> int:

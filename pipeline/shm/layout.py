@@ -109,7 +109,8 @@ NUMBER_CODED, NUMBER_LIGHT, NUMBER_PACKETS, NUMBER_COPIED = range(4)   # tun out
                                                        # that the peer has; a connection that brings blocks which cannot
                                                        # be opened, and how many in a row
 RECOVERED_BLOCKS, EXPIRED_BLOCKS = range(2)            # fec inbound duty
-LANE_RECORDS = ("link", "sent", "number", "transit", "recovered")
+PATH_BULK, PATH_LIGHT, PATH_RATES = range(3)           # tcp inbound duty: see runtime.link_paths
+LANE_RECORDS = ("link", "sent", "number", "transit", "recovered", "path")
 
 STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the records, lane by lane
 

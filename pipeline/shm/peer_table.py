@@ -36,7 +36,7 @@ _COUNT = layout.ROUTES_COUNT_AT // 8
 
 WRITTEN_BY = {
     ("tcp", "outbound"): ("sent",),
-    ("tcp", "inbound"): ("link",),
+    ("tcp", "inbound"): ("link", "path"),
     ("tun", "outbound"): ("number",),
     ("tun", "inbound"): ("transit",),
     ("fec", "outbound"): (),
@@ -62,7 +62,7 @@ class PeerTable:
         self.status_rows = status_rows
         self._words = memory.words
         self.records = self._cut(layout.RECORDS_AT)
-        self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries = (
+        self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths = (
             [self._cut(layout.records_at(capacity, lane, kind)) for lane in range(lanes)] for kind in LANE_RECORDS
         )
         self._rows = [
@@ -185,7 +185,7 @@ class PeerTable:
 
     def written_by(self, kind: str, lane: int, duties: Sequence[str]) -> list[memoryview]:
         """The records that a worker of this kind and lane, with these duties, writes."""
-        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries
+        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths
         by_name = dict(zip(LANE_RECORDS, tables, strict=True))
         return [by_name[records][lane] for duty in duties for records in WRITTEN_BY[kind, duty]]
 
@@ -221,7 +221,7 @@ class PeerTable:
         return ConnectionStatus.unpack(bytes(self._rows[lane][at : at + layout.STATUS_ROW_BYTES]))
 
     def close(self) -> None:
-        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self._rows
+        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self._rows
         for view in (self.records, *chain.from_iterable(tables)):
             view.release()
         self.memory.close()

@@ -73,6 +73,7 @@ class SendState:
         self.keepalive_bytes = 0  # bytes of those that were keepalives
         self.keepalive_after_ns = 0  # after so long without a frame the next one is due; 0: as the settings say
         self.writer: RecordWriter | None = None  # of sealed records, once the handshake is over
+        self.late = False  # its uplink is silent: others send what it has taken
         self.error = ""  # why a write has failed; the inbound duty reads it
         self.unanswered = False  # with an error of UNANSWERED
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import sys
 from typing import NamedTuple
 
 from pipeline.policy.silence import Outstanding
+
+SIOCOUTQ = 0x5411  # asm-generic/ioctls.h, as TIOCOUTQ
 
 _TCP_INFO = struct.Struct(
     "=2x"
@@ -22,7 +26,8 @@ _TCP_INFO = struct.Struct(
     "I"  # tcpi_total_retrans, at 100
     "16x"
     "Q"  # tcpi_bytes_acked, at 120
-    "20x"
+    "16x"
+    "I"  # tcpi_notsent_bytes, at 144
     "I"  # tcpi_min_rtt, at 148
     "4x"
     "I"  # tcpi_data_segs_out, at 156
@@ -46,6 +51,23 @@ _OUTSTANDING = struct.Struct(
 )
 
 
+_ACKNOWLEDGED = struct.Struct(
+    "=56x"
+    "I"  # tcpi_last_ack_recv, at 56
+    "8x"
+    "I"  # tcpi_rtt, at 68
+    "I"  # tcpi_rttvar, at 72
+)
+
+
+class Acknowledged(NamedTuple):
+    """When the other end of a connection has acknowledged anything, and how long that takes as a rule."""
+
+    last_ms: int  # since the last acknowledgement, whatever it was for
+    rtt_us: int
+    rttvar_us: int
+
+
 class TcpInfo(NamedTuple):
     """The fields that are read, in the order of the struct. Counts are since the connection was made."""
 
@@ -56,6 +78,7 @@ class TcpInfo(NamedTuple):
     rtt_us: int  # smoothed
     total_retrans: int  # segments sent again
     bytes_acked: int
+    notsent_bytes: int  # given to the kernel, which has not sent them yet
     min_rtt_us: int
     data_segs_out: int  # segments with data, those sent again included
     rwnd_limited_us: int = 0  # time in which the other end's window was closed, since it reads slowly
@@ -94,3 +117,20 @@ def read_tcp_info(sock: socket.socket) -> TcpInfo:
     except OSError:
         info = b""
     return TcpInfo._make(_TCP_INFO.unpack(info.ljust(_TCP_INFO.size, b"\0")))
+
+
+def read_acknowledged(sock: socket.socket) -> Acknowledged | None:
+    """None on a failed socket."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.size)
+    except OSError:
+        return None
+    return Acknowledged._make(_ACKNOWLEDGED.unpack(info))
+
+
+def unacknowledged_bytes(sock: socket.socket) -> int:
+    """Bytes that the other end has not acknowledged, sent or not (SIOCOUTQ, linux/sockios.h); 0 on a failed socket."""
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), SIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0

@@ -29,7 +29,7 @@ HEADER_AT = 64
 BODY_AT = 256
 HEADER_BYTES_MAX = BODY_AT - HEADER_AT
 READ_BYTES = 1 << 20
-TIMED_OUT = TcpInfo(1, 0, 0, 0, 0, 0, 0, 0, 0)
+TIMED_OUT = TcpInfo(1, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class MeteredSocket(socket.socket):

@@ -3,10 +3,11 @@
 1. wait             sleep on the doorbell until a block is ready
 2. work             visit a few ready slots of each ring, then hand them on to the tcp workers together
 3. _encode_slot     a block stays plain if it has no number (NO_NUMBER), or if its peer's connections call for no parity
+                    and are all on one path
 4. _cut             how many data and parity shards, and of how many bytes, for the size of the block
 5. _encode_slot     write zeros behind the block; a block too small to be cut is sent as copies, without steps 6 and 7
 6. Codec.encode     the parity shards, behind the zeros; then Codec.checksum
-7. spread           which connection carries which shards
+7. _spread          which connection carries which shards
 8. _write_runs      frame headers and the rows of the run table, in front of the block
 9. write_run_count  the last act: it makes the run table valid
 
@@ -22,7 +23,7 @@ from pipeline.counters import ID
 from pipeline.fec import shard, stripe
 from pipeline.fec.codec import Codec
 from pipeline.policy.lane_pairs import told_lane
-from pipeline.runtime.link_view import LinkView
+from pipeline.runtime.link_view import LinkState, LinkView
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
 from pipeline.shm import layout
@@ -75,6 +76,7 @@ class Encoder:
         self._data_shards = attachment.settings.fec_data
         self._parity_shards = attachment.settings.fec_parity
         self._cuts: dict[tuple[int, int, int], tuple[int, int, int]] = {}
+        self._shares: dict[int, tuple[LinkState, stripe.Shares]] = {}  # by peer index
 
     def wait(self, seconds: float) -> None:
         self._doorbell.wait(self._ready, seconds)
@@ -106,7 +108,7 @@ class Encoder:
             return
         link = self._links.state(peer)
         parity = link.parity
-        if not parity or number == NO_NUMBER or (self._sealed and size <= shard.RUN_BYTES):
+        if not link.is_coded or number == NO_NUMBER or (self._sealed and size <= shard.RUN_BYTES):
             clear_run_table(slot)
             return
         connections = (
@@ -121,22 +123,40 @@ class Encoder:
         n, m, shard_bytes = self._cut(size, parity, len(connections))
         if n == 1:
             step = 0  # the shards are copies: each is the block itself
-            runs = [(*connections[(number + copy) % len(connections)], copy, 1) for copy in range(1 + m)]
+            runs = stripe.spread(1 + m, shard_bytes, connections, number)
         else:
             step = shard_bytes
             end = start + n * shard_bytes
             slot[start + size : end] = (urandom if self._sealed else bytes)(end - start - size)
             area = slot[start : end + m * shard_bytes]
-            self._codec.encode(area, n, m, shard_bytes)
-            if not self._sealed:
-                content = self._codec.checksum(area, n, m, shard_bytes)
-            runs = stripe.spread(n + m, shard_bytes, connections, number)
+            if m:
+                self._codec.encode(area, n, m, shard_bytes)
+                if not self._sealed:
+                    content = self._codec.checksum(area, n, m, shard_bytes)
+            runs = self._spread(peer, link, connections, n + m, shard_bytes, number)
         _write_runs(slot, runs, (stream, number, n, m, size, content), start, step, shard_bytes)
         write_run_count(slot, len(runs), m, connections[number % len(connections)][0])
         counters = self._counters
         counters[_BLOCKS_CODED] += 1
         counters[_BYTES_CODED] += size
         counters[_BYTES_ADDED] += m * shard_bytes
+
+    def _spread(
+        self,
+        peer: int,
+        link: LinkState,
+        connections: tuple[tuple[int, int], ...],
+        shards: int,
+        shard_bytes: int,
+        number: int,
+    ) -> list[tuple[int, int, int, int]]:
+        """The runs of a block: by the rates of the uplinks, or as evenly as possible."""
+        if not link.shares or connections is not link.bulk_connections:
+            return stripe.spread(shards, shard_bytes, connections, number)
+        of_peer = self._shares.get(peer)
+        if of_peer is None or of_peer[0] is not link:
+            of_peer = self._shares[peer] = link, stripe.Shares(connections, link.shares)
+        return of_peer[1].spread(shards, shard_bytes)
 
     def _cut(self, size: int, parity: int, connections: int) -> tuple[int, int, int]:
         """Data shards, parity shards and bytes of a shard."""
@@ -147,7 +167,7 @@ class Encoder:
                 self._cuts.clear()
             n = max(self._least, shard.data_shards(size, self._data_shards))
             parity = min(parity, self._parity_shards)
-            m = shard.parity_shards(n, parity, connections) if n > 1 else min(1, connections - 1)
+            m = shard.parity_shards(n, parity, connections) if n > 1 else min(1, parity, connections - 1)
             cut = self._cuts[key] = n, m, shard.shard_bytes(size, n, m)
         return cut
 

@@ -7,7 +7,7 @@ the slot, since they wait (`workers.tcp.delayed_items`). A ring goes the long wa
 
     from the start    if slots of it have been visited already; if one of its slots has other runs, is spoilt, or is
                       not for this worker. Also if they are for several connections, or for none; if their peer has a
-                      rate; if the connection has TLS, or is broken
+                      rate; if the connection has TLS, keeps what it sends, or is broken
     behind a send     if the socket did not take all of it: what is left becomes items of the queue
 
 Owned by the outbound duty.
@@ -155,4 +155,4 @@ def _queue_for(peer: PeerSender, is_light: bool, lane: int, ordinal: int = 0) ->
         return None
     queues = peer.queues_for(is_light)
     queue = queues[(peer.place_of(lane, is_light) + ordinal) % len(queues)]
-    return None if queue.broken or queue.connection.channel is not None else queue
+    return None if queue.broken or queue.kept is not None or queue.connection.channel is not None else queue

@@ -2,6 +2,8 @@
 
     link records    for the tun and fec workers: how many connections to each peer there are, of which lanes, which
                     offloads they accept, whether they accept shards, and what they call for: parity, copies, spacing
+    path records    for the tun and fec workers, of a client with several uplinks: on which each connection is, and how
+                    much each uplink carries (pipeline.runtime.link_paths)
     status rows     for `status`: one connection each
 
 Written by the inbound duty of the tcp worker alone.
@@ -9,8 +11,12 @@ Written by the inbound duty of the tcp worker alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from array import array
+from collections.abc import Collection, Iterable, Mapping
 
+from pipeline.policy import path_rates
+from pipeline.runtime import link_paths
+from pipeline.runtime.link_paths import Paths
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import (
     LIGHT_LANES_SHIFT,
@@ -22,6 +28,9 @@ from pipeline.shm.layout import (
     LINK_OFFLOADS,
     LINK_RECEIVED_BYTES,
     LINK_REQUESTS,
+    MASK64,
+    PATH_BULK,
+    PATH_RATES,
     RECORD_WORDS,
 )
 from pipeline.shm.link_requests import NONE, LinkRequests
@@ -41,6 +50,9 @@ class LinkPublisher:
         self._lane = attachment.worker.lane
         self._is_client = attachment.plan.mode == "client"
         self._words = attachment.peer_table.links[self._lane]
+        self._paths = attachment.peer_table.paths[self._lane]
+        self._rates: dict[int, Mapping[int, float]] = {}  # by peer: what each of its uplinks carries
+        self._paths_version = 0
         self._offloads = attachment.settings.offloads
         self._free_rows = list(range(self._peers.status_rows))[::-1]
         for row in self._free_rows:
@@ -67,11 +79,41 @@ class LinkPublisher:
         words[at + LINK_LANES] = lanes
         words[at + LINK_OFFLOADS] = offloads
         words[at + LINK_LIGHT] = sum(connection.traffic_class == framing.LIGHT for connection in established)
-        words[at + LINK_ACCEPTS_SHARDS] = bool(established) and all(
-            connection.accepts_shards for connection in established
-        )
+        accepts = bool(established) and all(connection.accepts_shards for connection in established)
+        version = self._publish_paths(peer, established)
+        words[at + LINK_ACCEPTS_SHARDS] = (version << 1 | 1) & MASK64 if accepts else 0
         fence()
         words[at + LINK_ESTABLISHED] = len(established)
+
+    def _publish_paths(self, peer: int, established: Collection[Connection]) -> int:
+        """Publish the paths of these connections. A number that tells them from others; 0: they have no uplinks."""
+        if not any(connection.uplink for connection in established):
+            self._rates.pop(peer, None)
+            return 0
+        listed = list(established)
+        ordered = [listed[at] for at in link_paths.in_order(connection.uplink for connection in listed)]
+        numbers: tuple[list[int], list[int]] = ([], [])  # by traffic class
+        mains = set()
+        for connection in ordered:
+            uplink = connection.uplink
+            numbers[connection.traffic_class].append(uplink.number if uplink else 0)
+            if uplink is None or not uplink.is_backup:
+                mains.add(uplink.number if uplink else 0)
+        rates = self._rates.get(peer, {})
+        present = {number: rates.get(number, path_rates.UNKNOWN) for number in {*numbers[0], *numbers[1]}}
+        found = Paths(tuple(numbers[framing.BULK]), tuple(numbers[framing.LIGHT]), present, frozenset(mains))
+        at = peer * RECORD_WORDS
+        self._paths[at + PATH_BULK : at + PATH_RATES + 1] = array("Q", found.pack())
+        fence()
+        self._paths_version += 1
+        return self._paths_version
+
+    def set_rates(self, peer: int, rates: Mapping[int, float], established: Collection[Connection]) -> None:
+        """Publish what each uplink of a peer carries, in bytes a second."""
+        before = self._rates.get(peer, {})
+        if link_paths.differ(before, rates):
+            self._rates[peer] = dict(rates)
+            self.publish(peer, established)
 
     def request(self, peer: int, requests: LinkRequests) -> None:
         """Publish what the state of a peer's connections calls for."""

@@ -1,6 +1,7 @@
 """The peers to which a tcp worker sends, and the queues of its connections, as connections come and go.
 
-A connection that ends: its items go to the peer's other connections. If the peer has none, they wait `hold` seconds for
+A connection that ends: its items go to the peer's other connections, and with uplinks also those that it has sent and
+that are not acknowledged. If the peer has none, they wait `hold` seconds for
 the next one, and are then dropped and counted. They wait in the ring if there can be one peer only, and in the peer's
 backlog if there can be several.
 
@@ -22,6 +23,8 @@ from pipeline.shm.layout import LINK_ESTABLISHED, RECORD_WORDS, SENT_BYTES, SENT
 from pipeline.transport.connection import Connection
 from pipeline.transport.connection_list import ConnectionList
 from workers.tcp.delayed_items import DelayedItems
+from workers.tcp.kept_items import KeptItems, copy_of
+from workers.tcp.path_watch import PathWatch, put_ahead
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.sealed_queue import SealedSendQueue
 from workers.tcp.send_queue import SendItem, SendQueue
@@ -32,6 +35,7 @@ _FRAMES_SENT = ID["tcp.frames_sent"]
 _BYTES_SENT = ID["tcp.bytes_sent"]
 _DROPPED_PARTIAL = ID["tcp.dropped_partial"]
 _BLOCKS_RESENT = ID["tcp.blocks_resent"]
+_SENT_AGAIN = ID["tcp.runs_resent"]
 _DROPPED_NO_CONNECTION = ID["tcp.dropped_no_connection"]
 _DROPPED_PEER_FULL = ID["tcp.dropped_peer_full"]
 
@@ -60,6 +64,7 @@ class OutboundPeers:
         self.queues: dict[Connection, SendQueue] = {}
         self.busy: dict[SendQueue, None] = {}
         self.delayed = DelayedItems()
+        self.watch = PathWatch(self._counters)
 
     def add(self, peer_handle: int) -> PeerSender:
         """The PeerSender of a peer handle, made if there is none yet."""
@@ -102,6 +107,8 @@ class OutboundPeers:
         self._counters[_BLOCKS_RESENT] += ended.partial is not None
         self._counters[_DROPPED_PARTIAL] += ended.tail_is_block
         peer = self.add(ended.connection.peer_handle)
+        if ended.kept is not None:
+            self._send_again(peer, ended)
         for item in ended.drain():
             if peer.queues:
                 target = peer.queue_for(item)
@@ -111,6 +118,21 @@ class OutboundPeers:
                 self._add_unassigned(peer, item)
             elif not item.source.in_ring:
                 item.source.finish(item)  # the slots are visited again, and it is in none of them
+
+    def _send_again(self, peer: PeerSender, ended: SendQueue) -> None:
+        """Give to others what a connection has sent in vain; without any, it waits for the next one."""
+        assert ended.kept is not None
+        ended.kept.drop_acknowledged()
+        again = ended.kept.take()
+        self._counters[_SENT_AGAIN] += len(again)
+        if ended.partial is not None:
+            again.append(copy_of(ended.partial))
+            ended.partial.source.finish(ended.partial)
+            ended.partial = None
+        if peer.queues:
+            self.busy.update(dict.fromkeys(put_ahead(peer, again)))
+        else:
+            peer.backlog.unassigned.extend(again)
 
     def hold_or_drop(self, peer: PeerSender, item: SendItem, now: int) -> bool:
         """Hold an item of a peer without a connection, or drop it. False: it has to wait in its ring.
@@ -159,6 +181,10 @@ class OutboundPeers:
             queue = queues[place % len(queues)]
             queue.append_moved(item)
             busy[queue] = None
+
+    def look_at_paths(self, now: int) -> None:
+        """Let others send what silent uplinks have taken."""
+        self.busy.update(dict.fromkeys(self.watch.look(self.by_handle.values(), now)))
 
     # -- what full connections hold up
 
@@ -214,4 +240,7 @@ class OutboundPeers:
 
 def _queue_for(connection: Connection) -> SendQueue:
     writer = connection.send.writer
-    return SendQueue(connection) if writer is None else SealedSendQueue(connection, writer)
+    queue = SendQueue(connection) if writer is None else SealedSendQueue(connection, writer)
+    if connection.uplink is not None:
+        queue.kept = KeptItems(connection)
+    return queue

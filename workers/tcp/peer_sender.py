@@ -9,6 +9,9 @@ long as their blocks can do without them. After that they are moved to another q
 for STALL_NS, and for which the kernel waits beyond its retransmission timeout, hands its plain blocks to another as
 well. The pauses that BBR makes by itself (PROBE_RTT) do not count.
 
+A peer with several uplinks has paths. A connection whose uplink is silent gets nothing (`workers.tcp.path_watch`), and
+one on a backup gets nothing while one on a main uplink is there. Each ordinal stands for its own connection then.
+
 Owned by the outbound duty.
 """
 
@@ -19,6 +22,7 @@ from collections.abc import Iterable
 
 from pipeline.counters import ID
 from pipeline.policy.token_bucket import SharedBucket
+from pipeline.runtime import link_paths
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.wire import framing
 from workers.tcp.backlog import Backlog
@@ -53,12 +57,19 @@ class PeerSender:
         self.backlog = Backlog(queue_bytes)
         self.disconnected_since = since
         self.bucket = SharedBucket()
+        self.has_paths = False
         self.spacing_ns = 0  # between two copies, or runs, as bursts of losses call for
 
     def set_queues(self, queues: Iterable[SendQueue]) -> None:
         """Set the queues of its connections, sorted by traffic class; a stalled one gets no items unless all are."""
         self.queues = list(queues)
-        moving = [queue for queue in self.queues if not queue.stalled] or self.queues
+        self.has_paths = any(queue.kept is not None for queue in self.queues)
+        if self.has_paths:
+            order = link_paths.in_order(queue.connection.uplink for queue in self.queues)
+            self.queues = [self.queues[at] for at in order]
+        moving = [queue for queue in self.queues if not (queue.stalled or queue.late)] or self.queues
+        if self.has_paths:
+            moving = [queue for queue in moving if not is_on_backup(queue)] or moving
         self.bulk_queues = [queue for queue in moving if queue.connection.traffic_class == framing.BULK] or moving
         self.light_queues = [queue for queue in moving if queue.connection.traffic_class == framing.LIGHT] or moving
         self._places.clear()
@@ -155,6 +166,11 @@ class PeerSender:
                 changed.append(target)
                 self._counters[_RUNS_MOVED] += 1
         return changed
+
+
+def is_on_backup(queue: SendQueue) -> bool:
+    uplink = queue.connection.uplink
+    return uplink is not None and uplink.is_backup
 
 
 def _progress(queue: SendQueue, reader: RingReader, light: bool) -> int:

@@ -122,7 +122,7 @@ class RingScanner:
         reader.unfinished[index] = 0
         queues = peer.queues_for(light)
         copies = reader.kind == "light"
-        first = peer.place_of(reader.lane, light) if copies and queues else 0
+        first = peer.place_of(reader.lane, light) if copies and queues and not peer.has_paths else 0
         spacing = copy_spacing_ns(peer.spacing_ns) if copies else peer.spacing_ns
         row = -1
         droppable = 0  # shards of light runs that wait, here or with another worker, and may be dropped then

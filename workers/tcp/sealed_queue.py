@@ -73,6 +73,8 @@ class SealedSendQueue(SendQueue):
     def _advance_records(self, sent: int, offered: list[tuple[SendItem, int, int]], views: Pieces) -> int:
         """Note that the first `sent` bytes are gone. Items finished."""
         done, left = 0, sent
+        if self.kept is not None:
+            self.kept.note_given(sent)
         if self.unsent_tail:
             left = self._advance_tail(left)
             if self.unsent_tail:
@@ -84,7 +86,7 @@ class SealedSendQueue(SendQueue):
                 self._rest = _behind(self._rest, left)
                 return 0
             left -= rest
-            partial.source.finish(partial)
+            self._finish(partial, left)
             self.partial, self._rest = None, []
             done = 1
         started = 0
@@ -98,7 +100,7 @@ class SealedSendQueue(SendQueue):
                 self.partial, self._rest = item, _behind(views[begin:end], left)
                 break
             left -= length
-            item.source.finish(item)
+            self._finish(item, left)
             done += 1
         self._writer.sealer.advance(started)
         return done

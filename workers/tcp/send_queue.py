@@ -8,6 +8,8 @@ A send item is a reference into a slot, and its bytes are sent from there. The s
 skipped or moved elsewhere. An item can be copied out of its slot (`workers.tcp.backlog`), so that the slot need not
 wait for it.
 
+On a connection with an uplink, items are kept until they are acknowledged (`workers.tcp.kept_items`).
+
 In TLS, which is compat's, an item counts as sent once it is sealed: its ciphertext waits in `unsent_tail`, and its slot
 goes on.
 
@@ -19,9 +21,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from pipeline.transport.connection import Connection
+
+if TYPE_CHECKING:
+    from workers.tcp.kept_items import KeptItems
 
 BURST_VIEWS = 64  # pieces in one sendmsg; IOV_MAX is 1024 (linux/uio.h)
 BURST_BYTES = 262144  # and their bytes: more would not fit a socket's unsent limit anyway
@@ -80,10 +85,22 @@ class SendQueue:
         self.stalled = False  # full for so long that others carry what waits
         self.broken = False  # a write failed: the inbound duty will take the connection off the list
         self.mixed = False  # copied items may stand behind items that are in slots
+        self.kept: KeptItems | None = None  # what was sent and is not acknowledged, if the connection has an uplink
 
     @property
     def idle(self) -> bool:
         return not (self.light or self.bulk or self.partial or self.unsent_tail)
+
+    @property
+    def path(self) -> int:
+        """The number of its uplink."""
+        uplink = self.connection.uplink
+        return uplink.number if uplink is not None else 0
+
+    @property
+    def late(self) -> bool:
+        """Whether its uplink is silent: it gets nothing more, unless all are."""
+        return self.connection.send.late
 
     def of_class(self, light: bool) -> deque[SendItem]:
         return self.light if light else self.bulk
@@ -159,6 +176,8 @@ class SendQueue:
         """Note that the first `sent` bytes of what was gathered are gone. Items finished."""
         done = 0
         left = sent
+        if self.kept is not None:
+            self.kept.note_given(sent)
         if self.unsent_tail:
             left = self._advance_tail(left)
             if self.unsent_tail:
@@ -169,7 +188,7 @@ class SendQueue:
                 self.partial_sent += left
                 return 0
             left -= partial.size - self.partial_sent
-            partial.source.finish(partial)
+            self._finish(partial, left)
             self.partial = None
             done = 1
         for queue in (self.light, self.bulk):
@@ -182,10 +201,16 @@ class SendQueue:
                     return done
                 queue.popleft()
                 left -= item.size
-                item.source.finish(item)
+                self._finish(item, left)
                 items -= 1
                 done += 1
         return done
+
+    def _finish(self, item: SendItem, behind: int) -> None:
+        """The socket has taken all of an item, and so many bytes behind it."""
+        if self.kept is not None:
+            self.kept.note_finished(item, behind)
+        item.source.finish(item)
 
     def _advance_tail(self, sent: int) -> int:
         """Note that the first `sent` bytes, the tail's before all others, are gone. Those of them behind the tail."""

@@ -31,6 +31,7 @@ from pipeline.transport.connection_list import ConnectionList
 from pipeline.wire import noise
 from workers.tcp.direct_sender import DirectSender
 from workers.tcp.outbound_peers import OutboundPeers
+from workers.tcp.path_watch import LOOK_NS
 from workers.tcp.ring_scanner import RingScanner
 from workers.tcp.sealed_queue import SealedSendQueue
 from workers.tcp.send_queue import SendQueue
@@ -55,6 +56,7 @@ class Sender:
         self._direct = DirectSender(self._peers)
         self._busy = self._peers.busy
         self._delayed = self._peers.delayed
+        self._watch = self._peers.watch
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
         self._keepalive_ns = int(attachment.settings.keepalive * 1e9)
@@ -81,6 +83,8 @@ class Sender:
                 scanner.rewind()
         if self._delayed.next_due:
             peers.send_delayed(now)
+        if self._watch.next_look and now >= self._watch.next_look:
+            peers.look_at_paths(now)
         self._full.clear()
         self._limited.clear()
         self._more = self._broken = scanner.blocked = False
@@ -101,6 +105,8 @@ class Sender:
     def wait(self, seconds: float) -> None:
         if self._delayed.next_due:
             seconds = min(seconds, max(0.0, (self._delayed.next_due - time.monotonic_ns()) / 1e9))
+        if self._watch.next_look:
+            seconds = min(seconds, max(0.0, (self._watch.next_look - time.monotonic_ns()) / 1e9))
         if self._credit_at:
             seconds = min(seconds, max(0.0, (self._credit_at - time.monotonic_ns()) / 1e9))
         if self._full:
@@ -147,6 +153,9 @@ class Sender:
         if queue.full_since and now - queue.full_since > STUCK_NS and now < queue.retry_at:
             self._full.append(queue)
             return
+        if queue.kept is not None:
+            queue.kept.now = now
+            self._watch.next_look = self._watch.next_look or now + LOOK_NS
         try:
             sent, frames, took_all = queue.send()
             self._more |= took_all and not queue.idle

@@ -70,7 +70,7 @@ class BulkPacker:
             or self._owed
             or self._route_reader.has_changed()
             or (link := self._links.state(peer_handle & PEER_INDEX_MASK)).offloads != offloads
-            or (link.parity and burst.rings[0] is not burst.rings[-1])
+            or (link.is_coded and burst.rings[0] is not burst.rings[-1])
             or not self._light.has_room()
         ):
             return None

@@ -74,7 +74,7 @@ class Burst:
     def ring_for(self, peer: int) -> RingSlots:
         """The ring in which a block for this peer begins."""
         rings = self.rings
-        return rings[-1] if len(rings) > 1 and self._links.state(peer).parity else rings[0]
+        return rings[-1] if len(rings) > 1 and self._links.state(peer).is_coded else rings[0]
 
     def look(self) -> bool:
         """Find out how many slots are free. Whether each ring has one."""

@@ -129,7 +129,7 @@ class Forwarder:
         consumer = link.light_consumer if traffic_class == framing.LIGHT else link.bulk_consumer
         slot = self._port.slot(ahead)
         block = self._open[peer_handle, traffic_class] = OpenBlock(
-            slot, self._maker.buffer(slot, ahead), link.parity > 0, traffic_class, consumer, peer_handle
+            slot, self._maker.buffer(slot, ahead), link.is_coded, traffic_class, consumer, peer_handle
         )
         self._blocks.append(block)
         self._senders.append(sender)

@@ -5,6 +5,7 @@ the burst, or when one of them is full, in the order in which they were begun. T
 or is the single shard of a run, and copies of that run go to others as well:
 
     copies that the connections call for    while the path loses packets, and for some time after that
+    one copy                                to a peer with two uplinks, on the other one
     one copy                                else, with fec "auto", as far as a budget pays for it: the first loss of a
                                             path, or the first in a long time, then delays nothing
 
@@ -163,8 +164,9 @@ class LightPacker:
             copies = 0
             is_run = False
             if self._may_copy and link.copies >= 0 and len(link.copy_connections) > 1:
-                copies = min(self._copies(block, link.copies), len(link.copy_connections) - 1)
-                is_run = copies > 0 or link.is_foreign
+                called = max(link.copies, link.is_paired)
+                copies = min(self._copies(block, called), len(link.copy_connections) - 1)
+                is_run = copies > 0 or link.is_foreign or link.has_paths
             if block.is_private:
                 self._seal(block, 1 + copies, link)
             else:

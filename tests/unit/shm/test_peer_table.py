@@ -126,7 +126,7 @@ def test_a_segment_of_as_many_bytes_but_another_shape_is_refused(make: Make) -> 
 
 
 def views(table: PeerTable) -> list[memoryview]:
-    tables = table.links, table.sent, table.numbers, table.transit_numbers, table.recoveries
+    tables = table.links, table.sent, table.numbers, table.transit_numbers, table.recoveries, table.paths
     return [table.records, *(view for views in tables for view in views)]
 
 
@@ -150,7 +150,7 @@ def test_records_and_rows_share_no_byte_and_fill_the_segment(make: Make, geometr
     for lane in range(lanes):
         assert [each.serial for each in made.connections(lane)] == [1000 * lane + index for index in range(rows)]
     assert bytes(made.memory.view[: layout.RECORDS_AT]) == header
-    tables, pages = 1 + 5 * lanes, layout.records_bytes(capacity) // layout.MAP_PAGE
+    tables, pages = 1 + len(layout.LANE_RECORDS) * lanes, layout.records_bytes(capacity) // layout.MAP_PAGE
     assert layout.records_bytes(capacity) - layout.MAP_PAGE < 64 * capacity <= layout.records_bytes(capacity)
     expected = layout.RECORDS_AT + layout.MAP_PAGE * pages * tables + lanes * layout.status_rows_bytes(rows)
     assert made.memory.size == expected

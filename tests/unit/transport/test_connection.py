@@ -120,18 +120,18 @@ def test_the_kernel_tells_how_long_the_other_ends_window_was_closed(
 
 def test_a_closed_socket_has_nothing_to_tell(sockets: tuple[socket.socket, socket.socket]) -> None:
     sockets[0].close()
-    assert read_tcp_info(sockets[0]) == TcpInfo(0, 0, 0, 0, 0, 0, 0, 0, 0)
+    assert read_tcp_info(sockets[0]) == TcpInfo(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("retransmits", "probes", "timed_out"), [(0, 0, False), (1, 0, True), (0, 1, True)])
 def test_a_retransmission_or_a_probe_without_an_answer_is_a_timeout(
     retransmits: int, probes: int, timed_out: bool
 ) -> None:
-    assert TcpInfo(retransmits, probes, 0, 0, 0, 0, 0, 0, 0).timed_out is timed_out
+    assert TcpInfo(retransmits, probes, 0, 0, 0, 0, 0, 0, 0, 0).timed_out is timed_out
 
 
 def test_what_was_sent_again_and_had_arrived_is_no_loss() -> None:
-    info = TcpInfo(0, 0, 0, 0, 0, 0, 0, 0, 0, dsack_dups=2)
+    info = TcpInfo(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, dsack_dups=2)
     assert [info._replace(total_retrans=count).lost_segments for count in (0, 2, 5)] == [0, 0, 3]
 
 

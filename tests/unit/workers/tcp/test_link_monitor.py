@@ -33,7 +33,7 @@ MS = 1_000
 class Observed(Connection):
     """The kernel says what the test wants it to say."""
 
-    info = TcpInfo(0, 0, 0, 0, 40 * MS, 0, 0, 40 * MS, 0)
+    info = TcpInfo(0, 0, 0, 0, 40 * MS, 0, 0, 0, 40 * MS, 0)
 
     def tcp_info(self) -> TcpInfo:
         return self.info

@@ -20,7 +20,7 @@ from workers.tcp.peer_congestion import AGAIN_NS, PeerCongestion
 
 TICK = 100_000_000
 MSS = 1448
-LOST = TcpInfo(0, 0, MSS, 0, 40_000, 10, 0, 40_000, 400)
+LOST = TcpInfo(0, 0, MSS, 0, 40_000, 10, 0, 0, 40_000, 400)
 WHOLE = LOST._replace(total_retrans=0)
 
 
@@ -60,7 +60,7 @@ class Ends:
         near, far = tcp_pair()
         self.sockets += [near, far]
         made = Connection(near, near.getpeername(), ESTABLISHED, len(self.sockets), 0)
-        self.infos[made] = TcpInfo(0, 0, MSS, 0, 40_000, 0, 0, 40_000, 0)
+        self.infos[made] = TcpInfo(0, 0, MSS, 0, 40_000, 0, 0, 0, 40_000, 0)
         self.congestion.begin(made, self.now)
         return made
 

@@ -1,0 +1,81 @@
+"""The items that a connection on one of several uplinks has sent, until the other end's kernel has acknowledged them.
+
+What a socket has taken is lost to us with its connection. And it is late by many round trips if its uplink has gone
+without a word. So on a client with several uplinks, and at its server, each connection keeps a copy of every item until
+it is acknowledged. If the uplink falls silent, or the connection ends, others send the items once more
+(`workers.tcp.path_watch`). Blocks are numbered, and the other end drops what it has already.
+
+An item is acknowledged when the bytes that the kernel still holds (SIOCOUTQ) are fewer than those given to it since
+the item's end. Owned by the outbound duty.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import ClassVar, NamedTuple
+
+from pipeline.transport.connection import Connection
+from pipeline.transport.tcp_info import unacknowledged_bytes
+from workers.tcp.send_queue import SendItem
+
+
+class KeptSource:
+    """The holder of copies that stand in no slot and count nowhere."""
+
+    in_ring: ClassVar[bool] = False
+    lane = 0
+
+    def finish(self, item: SendItem) -> None:
+        """Nothing waits for it."""
+
+
+KEPT = KeptSource()
+
+
+class _Kept(NamedTuple):
+    end: int  # of the item, in bytes given to the socket
+    sent_ns: int
+    item: SendItem
+
+
+class KeptItems:
+    """Those of one connection, in the order in which they were sent."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._socket = connection.socket
+        self._given = 0  # bytes to the socket
+        self._kept: deque[_Kept] = deque()
+        self.now = 0  # of the burst, CLOCK_MONOTONIC ns
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def oldest_ns(self) -> int:
+        """When the oldest one was sent. There is one."""
+        return self._kept[0].sent_ns
+
+    def note_given(self, sent: int) -> None:
+        """The socket has taken so many bytes; note_finished() follows for the items that end among them."""
+        self._given += sent
+
+    def note_finished(self, item: SendItem, behind: int) -> None:
+        """The socket has taken all of an item, and so many bytes behind it."""
+        self._kept.append(_Kept(self._given - behind, self.now, copy_of(item)))
+
+    def drop_acknowledged(self) -> None:
+        kept = self._kept
+        acknowledged = self._given - unacknowledged_bytes(self._socket)
+        while kept and kept[0].end <= acknowledged:
+            kept.popleft()
+
+    def take(self) -> list[SendItem]:
+        """All that is not acknowledged; it is kept no longer."""
+        items = [each.item for each in self._kept]
+        self._kept.clear()
+        return items
+
+
+def copy_of(item: SendItem) -> SendItem:
+    """A copy that needs no slot."""
+    return item._replace(source=KEPT, head=item.head and bytes(item.head), body=bytes(item.body))

@@ -1,0 +1,115 @@
+"""The watch over a client's uplinks, at either end: what a silent one has taken goes out on the others.
+
+Looked at every LOOK_NS while anything that was sent has no answer:
+
+    1. drop      what the other end's kernel has acknowledged (`workers.tcp.kept_items`)
+    2. late      which connections are silent (`pipeline.policy.path_silence`)
+    3. move      what these have sent, and what waits in their queues, goes to others, ahead of what waits there. Late
+                 ones get nothing more until something is heard on them
+
+While no other connection is left, all stays where it is. Owned by the outbound duty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pipeline.counters import ID
+from pipeline.policy import path_silence
+from pipeline.policy.path_silence import Sample
+from pipeline.transport.tcp_info import read_acknowledged
+from workers.tcp.kept_items import copy_of
+from workers.tcp.peer_sender import PeerSender
+from workers.tcp.send_queue import SendItem, SendQueue
+
+LOOK_NS = 5_000_000
+
+_LATE = ID["tcp.uplinks_timed_out"]
+_RESENT = ID["tcp.runs_resent"]
+
+
+class PathWatch:
+    """`next_look`: when to look again, CLOCK_MONOTONIC ns; 0: nothing waits for an answer."""
+
+    def __init__(self, counters: memoryview) -> None:
+        self._counters = counters
+        self.next_look = 0
+
+    def look(self, peers: Iterable[PeerSender], now: int) -> list[SendQueue]:
+        """Look at the uplinks of these peers. The queues that got something to send."""
+        changed: list[SendQueue] = []
+        waits = False
+        for peer in peers:
+            if not peer.has_paths:
+                continue
+            for queue in peer.queues:
+                if queue.kept:
+                    queue.kept.drop_acknowledged()
+            if any(queue.kept or queue.late for queue in peer.queues):
+                waits = True
+                changed += self._follow(peer, now)
+        self.next_look = now + LOOK_NS if waits else 0
+        return changed
+
+    def _follow(self, peer: PeerSender, now: int) -> list[SendQueue]:
+        paths: dict[int, list[SendQueue]] = {}
+        for queue in peer.queues:
+            paths.setdefault(queue.path, []).append(queue)
+        verdicts: dict[SendQueue, bool] = {}
+        for queues in paths.values():
+            verdicts.update(self._verdicts(queues, now))
+        late = [queue for queue, is_late in verdicts.items() if is_late and not queue.late]
+        returned = [queue for queue, is_late in verdicts.items() if queue.late and not is_late]
+        if not late and not returned:
+            return []
+        for queue in returned:
+            queue.connection.send.late = False
+        for queue in late:
+            queue.connection.send.late = True
+        self._counters[_LATE] += len({queue.path for queue in late})
+        peer.set_queues(peer.queues)
+        changed = []
+        for queue in late:
+            changed += self._move(peer, queue)
+        return changed
+
+    @staticmethod
+    def _verdicts(queues: list[SendQueue], now: int) -> dict[SendQueue, bool]:
+        """Whether each of the connections on one uplink is late. One that was stays so until something is heard."""
+        samples = {}
+        for queue in queues:
+            heard = read_acknowledged(queue.connection.socket)
+            if heard is not None:
+                oldest = now - queue.kept.oldest_ns if queue.kept else None
+                samples[queue] = Sample(oldest, heard.last_ms * 1_000_000, heard.rtt_us * 1000, heard.rttvar_us * 1000)
+        verdicts = dict(zip(samples, path_silence.late(samples.values()), strict=True))
+        heard_now = any(each.heard_ns < LOOK_NS for each in samples.values())
+        return {queue: is_late or (queue.late and not heard_now) for queue, is_late in verdicts.items()}
+
+    def _move(self, peer: PeerSender, late: SendQueue) -> list[SendQueue]:
+        """Give to others what a late connection has sent, and what waits for it."""
+        if all(queue.late for queue in peer.queues):
+            return []
+        assert late.kept is not None
+        again = late.kept.take()
+        if late.partial is not None:
+            again.append(copy_of(late.partial))
+            late.copy_out_partial()
+        self._counters[_RESENT] += len(again)
+        changed = put_ahead(peer, again)
+        for item in late.drain():
+            target = peer.queue_for(item)
+            target.append_moved(item)
+            changed.append(target)
+        return changed
+
+
+def put_ahead(peer: PeerSender, items: list[SendItem]) -> list[SendQueue]:
+    """Put these copies into the peer's queues, in turn, ahead of what waits there. The queues that got some."""
+    shares: dict[tuple[SendQueue, bool], list[SendItem]] = {}
+    for turn, item in enumerate(items):
+        queues = peer.queues_for(item.light)
+        shares.setdefault((queues[turn % len(queues)], item.light), []).append(item)
+    for (queue, light), share in shares.items():
+        queue.of_class(light).extendleft(reversed(share))
+    return [queue for queue, _ in shares]
