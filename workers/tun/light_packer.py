@@ -163,7 +163,7 @@ class LightPacker:
             link = links.state(block.peer_handle & PEER_INDEX_MASK)
             copies = 0
             is_run = False
-            if self._may_copy and link.copies >= 0 and len(link.copy_connections) > 1:
+            if self._may_copy and link.copies >= 0 and (len(link.copy_connections) > 1 or link.has_paths):
                 called = max(link.copies, link.is_paired)
                 copies = min(self._copies(block, called), len(link.copy_connections) - 1)
                 is_run = copies > 0 or link.is_foreign or link.has_paths
