@@ -61,7 +61,7 @@ class Numbered:
         sent = {way: flow.sent for way, flow in self.flows.items()}
         print(f"sent {sent}, longest gap in ms {self.longest_gaps_ms()}")  # pytest -rP shows it
         assert lost == dict.fromkeys(lost, 0), f"lost of {sent}"
-        assert self.twice() == dict.fromkeys(lost, 0)
+        assert self.twice() == dict.fromkeys(lost, 0), f"arrived twice of {sent}"
 
     def twice(self) -> dict[str, int]:
         """How many copies arrived beside the first one."""

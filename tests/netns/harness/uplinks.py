@@ -47,7 +47,8 @@ def two_cables(
 ) -> Iterator[tuple[Cables, Instances]]:
     """A tunnel whose client has an uplink for each cable; `client`: settings of it alone."""
     with Cables(*(specs or (NEAR, FAR))) as lab:
-        client = {"tls_skip_verify": True, **uplinks(*(cable.interface for cable in lab.cables)), **(client or {})}
+        verify = {"tls_skip_verify": True} if settings.get("encryption") == "tls" else {}
+        client = {**verify, **uplinks(*(cable.interface for cable in lab.cables)), **(client or {})}
         with tunnel(lab, directory, client=client, **QUICK, **settings) as instances:
             yield lab, instances
 
