@@ -34,7 +34,7 @@ READY_SECONDS = 15.0
 
 
 class TunnelPair:
-    """`settings` go to both instances, and so do `overrides` ("key=value", the command's --set)."""
+    """`settings` go to both instances, and so do `overrides`, of the form "key=value"; `client` goes to that one."""
 
     def __init__(
         self,
@@ -42,9 +42,11 @@ class TunnelPair:
         client_node: Node,
         settings: Mapping[str, Any] | None = None,
         *,
+        client: Mapping[str, Any] | None = None,
         overrides: Sequence[str] = (),
         command: Sequence[str] = (EXECUTABLE,),
     ) -> None:
+        self._client_settings = dict(client or {})
         self._nodes = server_node, client_node
         self._settings = dict(settings or {})
         self._command = command
@@ -80,6 +82,7 @@ class TunnelPair:
                     "remote_addr": f"{server.address}:{CARRIER_PORT}",
                     "tls_skip_verify": True,
                     "tunnel_addr": f"{CLIENT_ADDRESS}/{PREFIX_LENGTH}",
+                    **self._client_settings,
                 },
             )
             self._wait_until_ready()

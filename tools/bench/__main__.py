@@ -7,6 +7,7 @@
     bench exporter [options]    what the exporter takes beside a hub (exporter)
     bench pairs [options]       two groups of settings, in turn (pairs)
     bench peers [options]       this tunnel beside OpenVPN, WireGuard and fastd (peers)
+    bench uplinks [options]     a client with two uplinks, and a cable that is pulled (uplinks)
 
 Each is imported only if it is asked for: some need what others do not.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-BENCHMARKS = {"fec": "loss", "codec": "codec", "hub": "hub", "exporter": "exporter", "pairs": "pairs", "peers": "peers"}
+BENCHMARKS = {"fec": "loss"} | {name: name for name in ("codec", "hub", "exporter", "pairs", "peers", "uplinks")}
 
 
 def main(argv: list[str]) -> int:

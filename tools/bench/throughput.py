@@ -155,7 +155,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure the tunnel against the bare link on this machine. "
         '"bench fec" is the loss lab, "bench codec" the erasure code, '
         '"bench hub" many clients, "bench exporter" what observation costs, '
-        '"bench pairs" two groups of settings in turn, "bench peers" other programs; each has --help of its own.',
+        '"bench pairs" two groups of settings in turn, "bench peers" other programs, '
+        '"bench uplinks" a client with two uplinks; each has --help of its own.',
     )
     parser.add_argument("--seconds", type=int, default=3, metavar="N", help="length of each measurement (%(default)s)")
     parser.add_argument(

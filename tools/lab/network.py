@@ -22,7 +22,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 from tools.lab.link_emulator import Direction, Link
 from tools.lab.link_model import LinkSpec
@@ -73,7 +73,7 @@ class Lab:
         self.links: list[Link] = []
         """The emulated links, in the order of nodes[1:]; none with veth."""
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Self:
         self._catch_sigterm()
         try:
             self._build()
