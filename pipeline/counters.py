@@ -96,8 +96,8 @@ COUNTERS = (
             "on without them"),
     Counter(42, "tcp.uplinks_timed_out", OUT, "uplinks of a client on which nothing was heard any more, "
             "while something waited for an answer"),
-    Counter(43, "tcp.runs_resent", OUT, "runs and blocks sent once more on another uplink, because theirs was silent or "
-            "its connection had ended"),
+    Counter(43, "tcp.runs_resent", OUT, "runs and blocks sent once more on another uplink, because theirs was silent "
+            "or their connection had ended"),
     Counter(224, "tcp.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
             "were skipped"),
     Counter(225, "tcp.dropped_slot_spoilt", OUT, "slots and runs whose header contradicts itself"),

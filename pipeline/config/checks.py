@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from pipeline.config import proxy_url, security_checks
+from pipeline.config import proxy_url, security_checks, uplink_checks
 from pipeline.config.schema import AUTO, WORKER_KINDS, Config
 from pipeline.config.security_checks import ONLY_ONCE, Violations
 from pipeline.config.values import (
@@ -407,6 +407,9 @@ CHECKS = (
     Check(proxy, ("proxy", "proxy_command", "remote_addr")),
     Check(websocket, ("websocket", "proxy", "proxy_command", "remote_addr")),
     Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),
+    Check(uplink_checks.interfaces, ("uplinks", "tun_name")),
+    Check(uplink_checks.others, ("uplinks", "mode", "compat", "fec", "proxy", "proxy_command", "websocket")),
+    Check(uplink_checks.connections, ("uplinks", "mode", "compat", "fec", "connections", "light_connections")),
     Check(dscp, ("dscp_light", "dscp_bulk")),
     Check(flow_rules, ("always_light", "always_bulk")),
     Check(affinity, ("affinity", "lanes", "fec", "split_workers")),

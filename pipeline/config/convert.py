@@ -25,7 +25,7 @@ KEY_LENGTH_MAX = 64  # of an unknown key that is compared with ours
 KNOWN: dict[type[Struct], dict[str, Setting]] = {PartialConfig: SETTINGS, Peer: PEER_SETTINGS}
 TYPES = {struct: {field.name: field.type for field in msgspec.structs.fields(struct)} for struct in KNOWN}
 KEY = "`key`"  # how msgspec says that the key of an object does not fit
-ELEMENT = re.compile(r"at `\$\[([0-9]+)\]`$")  # how msgspec says which element of an array does not fit
+ELEMENT = re.compile(r"at `\$\[([0-9]+)\][^`]*`$")  # how msgspec says which element of an array does not fit
 
 
 def convert_setting(struct: type[Struct], key: str, value: Any, path: str) -> tuple[Any, list[Problem]]:

@@ -37,7 +37,7 @@ def derive(given: PartialConfig, machine: Machine | None = None) -> Config:
     fec = given.fec or ("off" if given.compat else "auto")
     choice = lanes.choose(given, fec, machine or lanes.this_machine())
     connections = given.connections or min(wanted_connections(given, fec, choice.lanes), CONNECTIONS_MAX)
-    light = 0 if fec == "off" or connections == 1 else LIGHT_CONNECTIONS
+    light = 0 if fec == "off" or connections == 1 else max(LIGHT_CONNECTIONS, len(given.uplinks))
     encryption = given.encryption or ("none" if given.compat and not given.tls_enabled else "tls")
     is_hub = is_server and (given.insecure if given.compat else encryption == "tls")
     derived = {
@@ -68,7 +68,7 @@ def wanted_connections(given: PartialConfig, fec: Literal["off", "on", "auto"], 
         return 1
     if fec == "off":
         return lane_count
-    return max(lane_count, -(-(given.fec_data + given.fec_parity) // max(1, given.fec_parity)))
+    return max(lane_count, len(given.uplinks), -(-(given.fec_data + given.fec_parity) // max(1, given.fec_parity)))
 
 
 def _tunnel_addr(given: PartialConfig) -> str | None:

@@ -61,6 +61,7 @@ from pipeline.config.types import (
     about,
     accepts,
 )
+from pipeline.config.uplink_entry import BACKUP, UplinkEntry, Uplinks
 from pipeline.config.values import (
     Endpoint,
     SrvName,
@@ -73,6 +74,7 @@ from pipeline.config.values import (
 )
 from pipeline.shm.layout import PAGE
 from pipeline.wire.approach import Proxy
+from pipeline.wire.uplink import Uplink
 from pipeline.wire.websocket_url import WebSocketUrl
 
 WORKER_KINDS = ("tun", "fec", "tcp")
@@ -233,7 +235,7 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Further connections for the packets of flows that send little, so that these packets never wait behind a "
         "bulk transfer. With FEC such a packet is sent on up to three of them at once. With 0, light packets share "
         "the other connections.",
-        derived="3 with FEC and more than one connection, else 0")] = None
+        derived="3 with FEC and more than one connection, 4 with four `uplinks`; else 0")] = None
     timeout: Annotated[Seconds, about(
         "A connection that has received nothing for this long is considered dead and is closed. The default is the "
         "original program's.", unit="seconds", live=True)] = 30.0
@@ -246,6 +248,11 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     reconnect_max: Annotated[Seconds, about(
         "Longest pause of a client before it dials again. A client never gives up. With the default it finds a server "
         "within seconds of the server's return.", unit="seconds", live=True)] = 10.0
+    uplinks: Annotated[Uplinks, about(
+        "Interfaces on which a client reaches its server at the same time, two to four: docs/uplinks.md. Each "
+        "connection is bound to one of them, in turn. An uplink with the role `backup` carries nothing while another "
+        "one works. An interface that is missing is used when it appears. Both ends need `fec`. Empty: the connections "
+        "take the way that the routes of this machine lead.", live=True)] = ()
     congestion: Annotated[CongestionName, about(
         "TCP congestion control of the connections. With `auto` they have that of the host, or Cubic where it is BBR, "
         "and BBR while the path loses packets. A name such as `bbr`: that one always. Empty: that of the host.",
@@ -544,6 +551,14 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def has_several_servers(self) -> bool:
         """Whether a client can be at more than one server."""
         return self.mode == "client" and (len(self.remotes) > 1 or len(self.remote_endpoints) < len(self.remotes))
+
+    @property
+    def named_uplinks(self) -> tuple[Uplink, ...]:
+        """`uplinks` of a client in parts; empty: it leaves the way to the routes."""
+        if self.mode == "server":
+            return ()
+        entries = [UplinkEntry(interface=each) if isinstance(each, str) else each for each in self.uplinks]
+        return tuple(Uplink(i, each.interface, each.role == BACKUP) for i, each in enumerate(entries))
 
     @property
     def named_proxy(self) -> Proxy | None:

@@ -45,6 +45,10 @@ GROUPS_FORM = (
     'an object; its keys: names of groups; its values: arrays of targets, such as {"office": ["192.168.10.0/24", '
     '"group:office"]}'
 )
+UPLINK_FORM = (
+    'the name of an interface, such as "eth0", or an object with it and a role, "main" or "backup", such as '
+    '{"interface": "wwan0", "role": "backup"}'
+)
 PEER_FORM = "an object with the name of a peer and its key_file, fingerprint or certificate_name"
 
 
@@ -77,6 +81,7 @@ SlowMbit = Annotated[float, Meta(ge=0.001, le=MBIT_MAX)]
 Gigabytes = Annotated[float, Meta(ge=0, le=GB_MAX)]
 Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), accepts(f"1 to 32 {NAME_FORM}")]
 TunName = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$"), accepts(f"1 to 15 {NAME_FORM}")]
+InterfaceName = Annotated[str, Meta(pattern="^[!-.0-9;-~]{1,15}$"), accepts("1 to 15 characters without '/' and ':'")]
 CongestionName = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,15}$"), accepts('"auto", a name such as "bbr", or ""')]
 Dscp = Annotated[Annotated[int, Meta(ge=0, le=63)] | str, accepts(DSCP_FORM)]
 FlowRuleText = Annotated[str, accepts(RULE_FORM)]

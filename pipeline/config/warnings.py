@@ -93,7 +93,7 @@ UNUSED = (
     Unused(
         (
             *("remote_addr", "prefer", "home_after", "standby", "reconnect_min", "reconnect_max"),
-            *("proxy", "proxy_login_file", "proxy_ca_file", "proxy_command", "websocket"),
+            *("proxy", "proxy_login_file", "proxy_ca_file", "proxy_command", "websocket", "uplinks"),
         ),
         _on_server,
         "a server does not dial",

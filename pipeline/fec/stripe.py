@@ -49,8 +49,8 @@ def spread(
 class Shares:
     """Connections that carry shares of different sizes. `shares`: of each in `over`, one in all.
 
-    Each is owed its share of the bytes of every block, and gets as many shards as it is owed. What was too much or too
-    little counts for the next block.
+    Each is owed its share of the bytes of every block, and gets as many shards as it is owed. A difference
+    counts for the next block.
     """
 
     def __init__(self, over: Sequence[tuple[int, int]], shares: Sequence[float]) -> None:

@@ -26,6 +26,11 @@ class ServerAddress(NamedTuple):
     def host(self) -> str:
         return self.sockaddr[0]
 
+    @property
+    def zone(self) -> int:
+        """Index of the interface to which a link-local address belongs; 0: it is none."""
+        return self.sockaddr[3] if len(self.sockaddr) == 4 else 0
+
 
 class ServerAddresses:
     """`known`: the answer of the resolver, in the order of RFC 8305; empty before the first one."""

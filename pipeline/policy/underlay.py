@@ -7,6 +7,9 @@
     a way has appeared, or changed            every waiting dial is due at once
     the machine slept                         as if every way had changed
 
+A client with several uplinks has one such object for each. Those that have lost their carrier need not wait for
+another observation: lose(), and the other uplinks carry on.
+
 A change counts once two observations in a row agree. Changes that follow each other closely are acted upon less and
 less often, so a link that flaps costs a few dials. A source address that is merely no longer preferred (RFC 8981)
 changes nothing: its connections work as long as the machine has it. Times are in ns.
@@ -113,6 +116,11 @@ class Underlay:
         self._damper.acted(now)
         self._hurry = self._slept = False
         return changes
+
+    def lose(self) -> None:
+        """The interface of all ways has gone, or has no carrier: whatever way there is next has appeared then."""
+        self.ways = dict.fromkeys(self.ways)
+        self._seen = {}
 
     def _settle(self, ways: Mapping[str, Way | None]) -> None:
         for destination, way in ways.items():

@@ -31,5 +31,6 @@ def client_hello(settings: WorkerSettings, key_id: bytes, dial_index: int, nonce
         key_share=bytes.fromhex(settings.key_share),
         lane=dial_index % settings.lanes,
         moves=settings.has_others and settings.seals,
+        uplink=settings.uplink_of(dial_index),
         padding=noise.padding(noise.IN_HELLO) if settings.noise else b"",
     )

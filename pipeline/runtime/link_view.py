@@ -73,7 +73,6 @@ class LinkState(NamedTuple):
     Of a peer with uplinks, neighbours are on different uplinks, and each ordinal stands for its own connection.
     """
 
-    is_coded: bool  # bulk travels as runs: for parity, or over several uplinks
     has_paths: bool  # the peer has uplinks
     is_paired: bool  # on two of which light packets travel
 
@@ -82,6 +81,11 @@ class LinkState(NamedTuple):
 
     Of a peer with uplinks, backups are among the connections only while no main uplink carries anything.
     """
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether bulk travels as runs: for parity, or over several uplinks."""
+        return self.parity > 0 or self.has_paths
 
 
 class LinkView:
@@ -147,7 +151,6 @@ class LinkView:
             bulk_connections=bulk_connections,
             light_connections=light_connections,
             copy_connections=copy_connections,
-            is_coded=accepts and (has_paths or requests.parity > 0),
             has_paths=has_paths,
             is_paired=is_paired,
             shares=shares,

@@ -11,9 +11,11 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from pipeline.policy.uplink_share import uplink_of
 from pipeline.transport.settings import FallbackSettings, TlsMaterial
 from pipeline.wire import framing
 from pipeline.wire.approach import Proxy
+from pipeline.wire.uplink import Uplink
 
 
 class Reserve(NamedTuple):
@@ -108,11 +110,18 @@ class WorkerSettings(NamedTuple):
 
     # between a client and its server
     proxy: Proxy | None = None  # with its login; None: the server is dialed itself
+    uplinks: Sequence[Uplink] = ()  # interfaces that connections are bound to; none: the routes decide
 
     @property
     def frame_limit(self) -> int:
         """The longest frame that the other end may send, by its length field."""
         return framing.COMPAT_LENGTH_LIMIT if self.compat else framing.LENGTH_LIMIT
+
+    def uplink_of(self, dial_index: int) -> Uplink | None:
+        """The uplink of a dial slot; None: the routes decide."""
+        if not self.uplinks:
+            return None
+        return self.uplinks[uplink_of(dial_index, self.connections, self.lanes, len(self.uplinks))]
 
     def without_secrets(self) -> WorkerSettings:
         """The settings for a worker that shakes no hands: the private key of the certificate, the key of knocks and the
@@ -130,6 +139,7 @@ class WorkerSettings(NamedTuple):
             account=(settings.account[0], settings.account[1]) if settings.account else None,
             reserve=Reserve(*settings.reserve) if settings.reserve else None,
             proxy=Proxy(*settings.proxy) if settings.proxy else None,
+            uplinks=tuple(Uplink(*each) for each in settings.uplinks),
         )
 
 

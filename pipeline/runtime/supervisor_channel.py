@@ -20,7 +20,7 @@ One JSON object a datagram in each direction, over a socket pair that never bloc
     WelcomeReport      client    worker -> supervisor    the server has sent this WELCOME; with a key: has it our key?
     ServerFound        client    worker -> supervisor    with compat: the server was found at this address
     Verdict            client    supervisor -> worker    it has, or not and why; only with a key, or sealed blocks
-    TroubleReport      client    worker -> supervisor    why not all connections of this lane stand, for `status`
+    TroubleReport      client    worker -> supervisor    why not all connections of a lane, or of an uplink, stand
     VisitsReport       client    worker -> supervisor    the connections of this lane to each of several servers
     CongestionRequest  both      worker -> supervisor    set this congestion control on the socket that comes with it
 """
@@ -209,9 +209,11 @@ class Verdict(TypedDict):
 
 @final
 class TroubleReport(TypedDict):
-    """The trouble of a lane with its connections is another now. See pipeline.policy.server_news.PresentTrouble."""
+    """The trouble of a lane with its connections, or with those of one uplink, is another now. See
+    pipeline.policy.server_news.PresentTrouble."""
 
     lane: int
+    uplink: int  # its number; 0 of a client without
     trouble: str  # the reason; "" if nothing is wrong any more
     failures: int
     since_ns: int  # CLOCK_MONOTONIC

@@ -5,7 +5,7 @@ the log are here. A socket belongs to the dialer until TCP is connected, and thr
 then it leads to the server. The caller gets it, and reports what became of it: established, failed, lost. The
 descriptor `fd` is readable when step() has something to do.
 
-With a proxy, all addresses here are those of the proxy.
+With a proxy, all addresses here are those of the proxy. With several uplinks, each has a dialer of its own.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from pipeline.transport.connection import WOULD_BLOCK
 from pipeline.transport.failure_words import WITHOUT_NEWS, of_errno, of_error
 from pipeline.transport.resolver import Resolver
 from pipeline.transport.settings import DialSettings
-from pipeline.transport.socket_options import configure
+from pipeline.transport.socket_options import bind_to_interface, configure
 from pipeline.wire.approach import SILENT, Approach, Proxy
 
 STEP_NS = 20_000_000  # between two steps: a small part of the delay after which the next address is tried
 REST_NS = 200_000_000  # the same while nothing is dialed: then there are lines of the log at most
+
+UNBOUND = "only Linux 5.7 and newer let a worker choose the interface of a connection (setting: uplinks)"
 
 FAILED = select.EPOLLERR | select.EPOLLHUP
 
@@ -59,7 +61,8 @@ class Approaching(NamedTuple):
 
 
 class Dialer:
-    """`hindrance` says why a connection to an address would be of no use, or ""."""
+    """`hindrance` says why a connection to an address would be of no use, or "". `interface`: that connections are
+    bound to; "": the routes decide."""
 
     def __init__(
         self,
@@ -68,16 +71,19 @@ class Dialer:
         dialing: Dialing,
         settings: DialSettings,
         hindrance: Callable[[ServerAddress], str] = lambda address: "",
+        interface: str = "",
     ) -> None:
         self.failures = 0  # attempts, all their addresses included; the caller counts them and sets this to 0
         self.next_step_ns = 0  # when step() is due, without any event
         self._dialing = dialing
         self._settings = settings
         self._hindrance = hindrance
+        self._interface = interface
         self._host, self._port = host, port
         proxy = settings.proxy
         dialed = (host, port) if proxy is None else (proxy.host, proxy.port)
         way = f"server {host} port {port}" if proxy is None else f"{proxy} to server {host} port {port}"
+        way += f" by {interface}" if interface else ""
         self._resolver = Resolver(*dialed, asks_around=settings.asks_around)
         self._news = ServerNews(way, dialed[0], len(dialing.slots))
         self._connecting: dict[int, Connecting] = {}  # by descriptor
@@ -156,11 +162,10 @@ class Dialer:
             self._dialing.failed(index, address, why)
             return
         try:
-            sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            sock = self._make_socket(address)
         except OSError as error:
             self._dialing.failed(index, address, of_error(error))
             return
-        configure(sock, self._settings)
         connecting = Connecting(index, sock, address)
         result = sock.connect_ex(address.sockaddr)
         if result not in (0, *WOULD_BLOCK):
@@ -171,6 +176,17 @@ class Dialer:
         self._epoll.register(sock.fileno(), select.EPOLLOUT)
         if not result:
             self._connected(connecting, now, dialed)
+
+    def _make_socket(self, address: ServerAddress) -> socket.socket:
+        sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        configure(sock, self._settings)
+        try:
+            if self._interface:
+                bind_to_interface(sock, self._interface)
+        except OSError as error:
+            sock.close()
+            raise OSError(UNBOUND) if isinstance(error, PermissionError) else error from None
+        return sock
 
     def _connected(self, connecting: Connecting, now: int, dialed: list[Dialed]) -> None:
         self._forget(connecting)
@@ -313,6 +329,6 @@ class Dialer:
 
 
 def make_dialing(indexes: Iterable[int], lane: int, lanes: int, settings: DialSettings) -> Dialing:
-    """The dialing of one worker, with the settings' pauses and time limits."""
+    """The dialing of one worker, or of one uplink of it, with the settings' pauses and time limits."""
     backoff = Backoff(settings.reconnect_min, settings.reconnect_max)
     return Dialing(indexes, lane, lanes, backoff, min(CONNECT_NS, int(settings.timeout * 1e9)))

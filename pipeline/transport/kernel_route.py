@@ -1,6 +1,9 @@
 """The kernel's answer to: how would a connection to this address leave the machine? No packet is sent for it.
 
-    KernelRoutes.find   RTM_GETROUTE (rtnetlink(7)) for TCP to a port, with the rules for our own user id
+    KernelRoutes.find   RTM_GETROUTE (rtnetlink(7)) for TCP to a port, with the rules for our own user id; by any
+                        interface, or by a certain one, as SO_BINDTODEVICE does
+    KernelRoutes.link   whether an interface is there, and has a carrier
+    KernelRoutes.has    whether an interface has an address
     is_ours             whether an address is on any interface of this machine
     RouteNews           whether the kernel has told of any change
 
@@ -15,20 +18,21 @@ import errno
 import fcntl
 import socket
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline.policy.server_addresses import ServerAddress
 from pipeline.policy.underlay import Way
 
 # linux/netlink.h, linux/rtnetlink.h
-RTM_NEWROUTE, RTM_GETROUTE = 24, 26
-NLMSG_ERROR = 2
-NLM_F_REQUEST = 1
+RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
+NLM_F_REQUEST, NLM_F_DUMP = 1, 0x300
 RTN_UNICAST, RTN_LOCAL = 1, 2
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_VIA, RTA_IP_PROTO, RTA_DPORT = 1, 4, 5, 18, 27, 29
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_VIA, RTA_IP_PROTO, RTA_DPORT = 1, 4, 5, 7, 18, 27, 29
+RTM_F_FIB_MATCH = 0x2000
 
 SIOCGIFFLAGS = 0x8913  # linux/sockios.h
-IFF_RUNNING = 0x40  # linux/if.h: it is up, and has a carrier
+IFF_UP, IFF_RUNNING = 0x1, 0x40  # linux/if.h: it is switched on; it also has a carrier
 
 NEWS_OF = (1, 5, 7, 8, 9, 11, 19, 32)
 """RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_RULE and _NEXTHOP."""
@@ -40,13 +44,23 @@ NOBODY_HAS_IT = (errno.EADDRNOTAVAIL, errno.ENODEV)
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr
+_OF_ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
 
 
 class RouteAnswer(NamedTuple):
-    """The way of packets to an address, None if there is none; and the name of its interface."""
+    """The way of packets to an address, None if there is none; the name of its interface; the address that they get."""
 
     way: Way | None
     interface: str = ""
+    source: bytes = b""
+
+
+class Link(NamedTuple):
+    """An interface. `device`: its index, 0 if there is none of that name."""
+
+    device: int
+    up: bool = False
+    running: bool = False  # it also has a carrier
 
 
 class RouteNews:
@@ -65,6 +79,11 @@ class RouteNews:
 
     def close(self) -> None:
         self._netlink.close()
+
+    @property
+    def fd(self) -> int:
+        """Readable when there is news."""
+        return self._netlink.fileno()
 
     def take(self) -> bool:
         """Whether there is any since the last call."""
@@ -99,45 +118,74 @@ class KernelRoutes:
         self._netlink.close()
         self._links.close()
 
-    def find(self, address: ServerAddress) -> RouteAnswer:
-        """Ask for the way to an address."""
-        request = self._request(address)
+    def find(self, address: ServerAddress, device: int = 0) -> RouteAnswer:
+        """Ask for the way to an address. `device`: the interface that a socket is bound to; 0: the routes decide."""
+        if device and address.family == socket.AF_INET and not self._is_routed(address, device):
+            return RouteAnswer(None)
+        answer = self._ask(self._request(address, device))
+        found, gateway, source = _parse(answer)
+        if not found or device not in (0, found):
+            return RouteAnswer(None)
+        try:
+            interface = socket.if_indextoname(found)
+        except OSError:
+            interface = ""  # it has just been deleted
+        return RouteAnswer(Way(found, gateway, self.link(interface).running), interface, source)
+
+    def _is_routed(self, address: ServerAddress, device: int) -> bool:
+        """Whether there is a route by this interface. Without one, the kernel takes the address to be on the link."""
+        return _leads_somewhere(self._ask(self._request(address, device, RTM_F_FIB_MATCH)))
+
+    def link(self, name: str) -> Link:
+        """The state of an interface."""
+        try:
+            answer = fcntl.ioctl(self._links, SIOCGIFFLAGS, struct.pack("16sH22x", name.encode(), 0))
+            flags = struct.unpack_from("16xH", answer)[0]
+            return Link(socket.if_nametoindex(name), bool(flags & IFF_UP), bool(flags & IFF_RUNNING))
+        except OSError:
+            return Link(0)
+
+    def has(self, device: int, address: bytes) -> bool:
+        """Whether this interface has the address."""
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        body = _OF_ADDRESS.pack(socket.AF_INET if len(address) == 4 else socket.AF_INET6, 0, 0, 0, 0)
+        request = _HEADER.pack(_HEADER.size + len(body), RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0)
+        answer, found, is_last = self._ask(request + body), False, False
+        while answer and not is_last:  # the next question has to wait for the last part
+            has_it, is_last = _has(answer, device, address)
+            found = found or has_it
+            answer = self._receive() if not is_last else b""
+        return found
+
+    def _ask(self, request: bytes) -> bytes:
+        """The answer; b"" for want of memory: it is asked for again soon."""
         try:
             self._netlink.send(request)
+        except OSError:
+            return b""
+        return self._receive()
+
+    def _receive(self) -> bytes:
+        """The next answer to the last question."""
+        try:
             while True:
                 answer = self._netlink.recv(ANSWER_BYTES)
-                _, kind, _, sequence, _ = _HEADER.unpack_from(answer)
-                if sequence == self._sequence:
-                    break
+                if _HEADER.unpack_from(answer)[3] == self._sequence:
+                    return answer
         except OSError:
-            return RouteAnswer(None)  # for want of memory: it is asked for again soon
-        if kind != RTM_NEWROUTE:
-            return RouteAnswer(None)
-        device, gateway = _parse(answer)
-        if not device:
-            return RouteAnswer(None)
-        interface, running = self._link(device)
-        return RouteAnswer(Way(device, gateway, running), interface)
+            return b""
 
-    def _request(self, address: ServerAddress) -> bytes:
+    def _request(self, address: ServerAddress, device: int = 0, flags: int = 0) -> bytes:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         destination = socket.inet_pton(address.family, address.host.partition("%")[0])
         attributes = _attribute(RTA_DST, destination)
         attributes += _attribute(RTA_IP_PROTO, bytes([socket.IPPROTO_TCP]))
         attributes += _attribute(RTA_DPORT, address.sockaddr[1].to_bytes(2, "big"))
-        scope = address.sockaddr[3] if len(address.sockaddr) == 4 else 0
-        if scope:
-            attributes += _attribute(RTA_OIF, scope.to_bytes(4, "little"))
-        body = _ROUTE.pack(address.family, 8 * len(destination), 0, 0, 0, 0, 0, 0, 0) + attributes
+        device = device or address.zone
+        if device:
+            attributes += _attribute(RTA_OIF, device.to_bytes(4, "little"))
+        body = _ROUTE.pack(address.family, 8 * len(destination), 0, 0, 0, 0, 0, 0, flags) + attributes
         return _HEADER.pack(_HEADER.size + len(body), RTM_GETROUTE, NLM_F_REQUEST, self._sequence, 0) + body
-
-    def _link(self, device: int) -> tuple[str, bool]:
-        try:
-            name = socket.if_indextoname(device)
-            answer = fcntl.ioctl(self._links, SIOCGIFFLAGS, struct.pack("16sH22x", name.encode(), 0))
-        except OSError:
-            return "", False  # it has just been deleted
-        return name, bool(struct.unpack_from("16xH", answer)[0] & IFF_RUNNING)
 
 
 def is_ours(sockaddr: tuple[str | int, ...]) -> bool:
@@ -156,21 +204,47 @@ def _attribute(kind: int, value: bytes) -> bytes:
     return _ATTRIBUTE.pack(size, kind) + value + bytes(-size % 4)
 
 
-def _parse(answer: bytes) -> tuple[int, bytes]:
-    """Interface index and gateway of an RTM_NEWROUTE; 0 for a route that leads nowhere."""
-    kind = _ROUTE.unpack_from(answer, _HEADER.size)[7]
-    if kind not in (RTN_UNICAST, RTN_LOCAL):
-        return 0, b""
-    device, gateway = 0, b""
-    at = _HEADER.size + _ROUTE.size
-    while at + _ATTRIBUTE.size <= len(answer):
-        size, attribute = _ATTRIBUTE.unpack_from(answer, at)
+def _attributes(message: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """The attributes of a message from an offset on, until one is cut off."""
+    while at + _ATTRIBUTE.size <= len(message):
+        size, kind = _ATTRIBUTE.unpack_from(message, at)
         if size < _ATTRIBUTE.size:
-            break
-        value = answer[at + _ATTRIBUTE.size : at + size]
-        if attribute == RTA_OIF:
-            device = int.from_bytes(value, "little")
-        elif attribute in (RTA_GATEWAY, RTA_VIA):
-            gateway = value
+            return
+        yield kind, message[at + _ATTRIBUTE.size : at + size]
         at += (size + 3) & ~3
-    return device, gateway
+
+
+def _leads_somewhere(answer: bytes) -> bool:
+    """Whether an answer is an RTM_NEWROUTE with a way, and not an error or a route that forbids."""
+    if len(answer) < _HEADER.size + _ROUTE.size or _HEADER.unpack_from(answer)[1] != RTM_NEWROUTE:
+        return False
+    return _ROUTE.unpack_from(answer, _HEADER.size)[7] in (RTN_UNICAST, RTN_LOCAL)
+
+
+def _parse(answer: bytes) -> tuple[int, bytes, bytes]:
+    """Interface index, gateway and source of an RTM_NEWROUTE; 0 for a route that leads nowhere, and other answers."""
+    if not _leads_somewhere(answer):
+        return 0, b"", b""
+    device, gateway, source = 0, b"", b""
+    for kind, value in _attributes(answer, _HEADER.size + _ROUTE.size):
+        if kind == RTA_OIF:
+            device = int.from_bytes(value, "little")
+        elif kind in (RTA_GATEWAY, RTA_VIA):
+            gateway = value
+        elif kind == RTA_PREFSRC:
+            source = value
+    return device, gateway, source
+
+
+def _has(answer: bytes, device: int, address: bytes) -> tuple[bool, bool]:
+    """Whether a part of a list of addresses has that one of that interface, and whether it is the last part."""
+    at, found = 0, False
+    while at + _HEADER.size <= len(answer):
+        size, kind = _HEADER.unpack_from(answer, at)[:2]
+        if kind != RTM_NEWADDR or size < _HEADER.size + _OF_ADDRESS.size:
+            return found, True
+        message = answer[at : at + size]
+        values = {value for _, value in _attributes(message, _HEADER.size + _OF_ADDRESS.size)}
+        found = found or (address in values and _OF_ADDRESS.unpack_from(message, _HEADER.size)[4] == device)
+        at += (size + 3) & ~3
+    return found, False

@@ -12,7 +12,7 @@ from pipeline.transport.settings import SocketSettings
 TCP_USER_TIMEOUT = 18
 TCP_NOTSENT_LOWAT = 25
 
-SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
+SO_BINDTODEVICE, SO_MAX_PACING_RATE = 25, 47  # asm-generic/socket.h
 UNPACED = (1 << 64) - 1  # SO_MAX_PACING_RATE: its initial value
 
 DSCP_SHIFT = 2  # RFC 2474, 3
@@ -40,6 +40,11 @@ def configure(sock: socket.socket, settings: SocketSettings) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer_bytes)
     if settings.receive_buffer_bytes:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, settings.receive_buffer_bytes)
+
+
+def bind_to_interface(sock: socket.socket, name: str) -> None:
+    """Let a socket send and receive on one interface alone, whatever the routes prefer. OSError if it cannot be."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, name.encode())
 
 
 def ask_other_end(sock: socket.socket) -> None:

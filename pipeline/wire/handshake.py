@@ -33,6 +33,7 @@ from typing import ClassVar, NamedTuple
 from pipeline.errors import LocalError, PeerError
 from pipeline.wire import auth, framing, messages
 from pipeline.wire.messages import Challenge, Done, Hello, Message, Proof, Refused, Welcome
+from pipeline.wire.uplink import Uplink
 
 
 class State(Enum):
@@ -164,6 +165,7 @@ class Welcomed(NamedTuple):
     accepts_shards: bool  # the other end does
     rest: bytes = b""  # bytes behind the handshake: the stream begins with them
     lane: int = 0  # of the other end, that sends on this connection
+    uplink: Uplink | None = None  # of the client, if it has several
 
 
 class Failed(NamedTuple):
@@ -368,6 +370,7 @@ class ServerHandshake(_Handshake):
             bool(hello.features & messages.ACCEPTS_SHARDS),
             bytes(self._received),
             hello.lane,
+            hello.uplink,
         )
         return [Send(frame), welcomed]
 
@@ -437,6 +440,7 @@ class ClientHandshake(_Handshake):
             hello.traffic_class,
             bool(welcome.features & messages.ACCEPTS_SHARDS),
             lane=welcome.lane,
+            uplink=hello.uplink,
         )
         if self.state is State.AWAIT_PROVED_WELCOME or hello.key_share:
             self._welcomed = welcomed

@@ -32,6 +32,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from pipeline.errors import LocalError, PeerError
 from pipeline.wire import framing
+from pipeline.wire.uplink import Uplink
+from pipeline.wire.uplink import unpack as unpack_uplink
 
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
@@ -58,7 +60,7 @@ _CLOCK = struct.Struct(">Q")
 _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
-EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES, DNS = 1, 2, 3, 4, 5, 6, 7, 8  # types of extensions
+EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES, DNS, UPLINK = range(1, 10)  # types of extensions
 KNOCK, PADDING = 16, 17
 
 ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
@@ -127,6 +129,7 @@ class Hello(NamedTuple):
     lane: int = 0  # of the client, that sends on this connection (pipeline.policy.lane_pairs)
     moves: bool = False  # the client has another server, and goes there if this one is about to stop
     knock: bytes = b""  # a mac that is good on this TLS connection alone (pipeline.wire.auth); b"": none
+    uplink: Uplink | None = None  # of this connection; a client with one uplink tells none
     padding: bytes = b""  # means nothing
 
     def frame(self) -> bytes:
@@ -146,7 +149,8 @@ class Hello(NamedTuple):
         leave = _extension(LEAVE, b"") * self.leaves
         moves = _extension(MOVES, b"") * self.moves
         knock = _extension(KNOCK, _exactly(MAC_BYTES, self.knock, "knock")) if self.knock else b""
-        rest = _key_share(self.key_share) + _lane(self.lane) + moves + knock + _padding(self.padding)
+        uplink = _extension(UPLINK, self.uplink.pack()) if self.uplink is not None else b""
+        rest = _key_share(self.key_share) + _lane(self.lane) + moves + knock + uplink + _padding(self.padding)
         return exchange + leave + program + rest
 
 
@@ -376,6 +380,7 @@ def _hello(body: _Body) -> Hello:
             _lane_of(extensions),
             extensions.get(MOVES) == b"",
             knock if len(knock) == MAC_BYTES else b"",
+            unpack_uplink(extensions.get(UPLINK, b"")),
             extensions.get(PADDING, b""),
         ]
     )

@@ -48,7 +48,7 @@ from tests.reference.sealed_blocks import BULK, HASH_BYTES, LIGHT, Sealed, Sessi
 
 HELLO, WELCOME, REFUSED, CHALLENGE, PROOF, DONE = 0x10, 0x11, 0x12, 0x13, 0x14, 0x15
 VERSION = 2
-EXCHANGE, LANE, MOVES = 1, 6, 7  # extensions
+EXCHANGE, LANE, MOVES, UPLINK = 1, 6, 7, 9  # extensions
 HELLO_FIELDS = struct.Struct(">4sBBHHHQQBBB8s32sB")
 WELCOME_FIELDS = struct.Struct(">BBHB32sB")
 MAGIC = b"tnl\x01"
@@ -129,11 +129,12 @@ class WireClient:
         traffic_class: int = 0,
         lane: int = 0,
         moves: bool = False,
+        uplink: tuple[int, bool, str] | None = None,
         runs: Runs | None = None,
         seconds: float = 5.0,
     ) -> None:
         """`session`: its number, or what this connection shares with others of the session. `lane`: that is told.
-        `moves`: it has another server."""
+        `moves`: it has another server. `uplink`: number, whether it is a backup, and name."""
         self.socket = sock
         self.key = key
         self.runs = runs
@@ -163,6 +164,11 @@ class WireClient:
         )
         self._lane = bytes([LANE, 1, lane]) if lane else b""
         self._moves = bytes([MOVES, 0]) if moves else b""
+        self._uplink = b""
+        if uplink is not None:
+            number, is_backup, name = uplink
+            value = bytes([number, is_backup]) + name.encode()
+            self._uplink = bytes([UPLINK, len(value)]) + value
         self._addresses = b"".join(bytes([address.version]) + address.packed for address in requested)
         self._address_count = len(requested)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -227,7 +233,8 @@ class WireClient:
     def hello(self, wire_version: int = VERSION, extensions: bytes | None = None) -> bytes:
         """The frame of a HELLO with a new nonce. `extensions`: others than the key share of a connection with TLS."""
         if extensions is None:
-            extensions = (self.session.hello_extension() if self.certificate_hash else b"") + self._lane + self._moves
+            extensions = self.session.hello_extension() if self.certificate_hash else b""
+            extensions += self._lane + self._moves + self._uplink
         key_id, nonce = bytes(8), bytes(32)
         if self.key:
             key_id, nonce = _mac(self.key, b"tunnel key id")[:8], secrets.token_bytes(32)

@@ -1,6 +1,6 @@
 """The connections of a client's tcp worker: dialed, welcomed by the server, replaced when they end.
 
-The dialer makes them. A connection whose network has changed beneath it, or that stalls, is dialed anew although it
+The dialers make them. A connection whose network has changed beneath it, or that stalls, is dialed anew although it
 stands (workers.tcp.underlay_check). So is one of compat that has carried much under one key of TLS
 (workers.tcp.connection_checks). Another that is dialed anew has had BBR, on a path that is fast now
 (workers.tcp.peer_congestion). The new one takes its place when it is established.
@@ -15,15 +15,16 @@ from __future__ import annotations
 import logging
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from pipeline.counters import ID
 from pipeline.log import LOG
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.connection import ESTABLISHED, HANDSHAKE, Connection
-from pipeline.transport.dialer import Dialed
+from pipeline.transport.dialer import Dialed, Dialer
 from pipeline.wire.handshake import Cause
+from pipeline.wire.uplink import Uplink
 from workers.tcp.connection_checks import key_worn_out, rekey_due
 from workers.tcp.connection_manager import READABLE, ConnectionManager, ManagerContext
 from workers.tcp.established import REPLACED
@@ -52,9 +53,13 @@ class ClientConnections(ConnectionManager):
     def __init__(self, context: ManagerContext) -> None:
         super().__init__(context)
         self._lane, self._lanes = context.attachment.worker.lane, context.attachment.plan.lanes
-        self._underlay = UnderlayCheck(self._settings.tun_name)
+        self._uplinks: Sequence[Uplink | None] = self._settings.uplinks or (None,)
+        self._checks = [UnderlayCheck(self._settings.tun_name, each.name if each else "") for each in self._uplinks]
+        self._reporters = [TroubleReporter(self._lane, self._channel, number) for number in range(len(self._uplinks))]
+        if self._settings.uplinks:
+            for check in self._checks:
+                check.register(self._epoll)
         self._handshaker = ClientHandshaker(self._settings, self._channel)
-        self._trouble_reporter = TroubleReporter(self._lane, self._channel)
         self._visits_reporter = VisitsReporter(self._lane, self._channel)
         self._visits: list[Visit] = []  # the current one first, then the reserve if there is one, then those left
         self._visit_of: dict[int, Visit] = {}  # by the serial number of a connection
@@ -64,13 +69,18 @@ class ClientConnections(ConnectionManager):
 
     def close_descriptors(self) -> None:
         super().close_descriptors()
-        for visit in self._dialing_visits:
-            visit.dialer.close()
-        self._underlay.close()
+        for dialer in self._dialers:
+            dialer.close()
+        for check in self._checks:
+            check.close()
 
     @property
     def _dialing_visits(self) -> list[Visit]:
         return [visit for visit in self._visits if not visit.left_ns]
+
+    @property
+    def _dialers(self) -> list[Dialer]:
+        return [dialer for visit in self._dialing_visits for dialer in visit.dialers]
 
     # -- which servers
 
@@ -92,16 +102,20 @@ class ClientConnections(ConnectionManager):
 
     def _visit(self, target: Target, present: Visit | None, settings: WorkerSettings, now: int) -> Visit:
         if present is None:
-            visit = Visit(target, self._lane, self._lanes, settings, self._underlay.hindrance)
-            self._epoll.register(visit.dialer.fd, select.EPOLLIN)
+            hindrances = [check.hindrance for check in self._checks]
+            visit = Visit(target, self._lane, self._lanes, settings, hindrances)
+            for dialer in visit.dialers:
+                self._epoll.register(dialer.fd, select.EPOLLIN)
             return visit
-        present.dialer.use(settings)
+        for dialer in present.dialers:
+            dialer.use(settings)
         for connection in present.want(target.indexes, now):
             self.close(connection, NOT_NEEDED)
         return present
 
     def _leave(self, visit: Visit, lingers: bool, now: int) -> Visit:
-        self._epoll.unregister(visit.dialer.fd)
+        for dialer in visit.dialers:
+            self._epoll.unregister(dialer.fd)
         visit.leave(now)
         for connection in list(visit.connections.values()):
             if not lingers or connection.state is not ESTABLISHED:
@@ -111,27 +125,35 @@ class ClientConnections(ConnectionManager):
     # -- they begin
 
     def _on_source_event(self, fd: int) -> None:
+        now = time.monotonic_ns()
         for visit in self._dialing_visits:
-            if fd == visit.dialer.fd:
-                self._dial(visit, time.monotonic_ns())
+            for dialer in visit.dialers:
+                if fd == dialer.fd:
+                    self._dial(visit, dialer, now)
+        for check in self._checks:
+            if fd == check.fd:
+                check.hear(now)
+                self._end_cut_off()
 
     def tick(self, now: int, unread: bool) -> None:
         super().tick(now, unread)
         for visit in self._dialing_visits:
-            if now >= visit.dialer.next_step_ns:
-                self._dial(visit, now)
+            for dialer in visit.dialers:
+                if now >= dialer.next_step_ns:
+                    self._dial(visit, dialer, now)
 
-    def _dial(self, visit: Visit, now: int) -> None:
+    def _dial(self, visit: Visit, dialer: Dialer, now: int) -> None:
         if not self._stop.requested:
-            for dialed in visit.dialer.step(now):
+            for dialed in dialer.step(now):
                 self._begin(visit, dialed, now)
 
     def _begin(self, visit: Visit, dialed: Dialed, now: int) -> None:
         connection = self._register(dialed.sock, dialed.address.sockaddr, HANDSHAKE, now, READABLE)
         connection.dial_index = dialed.dial_index
+        connection.uplink = self._settings.uplink_of(dialed.dial_index)
         visit.connections[connection.serial] = connection
         self._visit_of[connection.serial] = visit
-        self._underlay.begin(connection, dialed.address)
+        self._check_of(connection).begin(connection, dialed.address)
         self._on_outcome(connection, self._handshaker.begin(connection, visit.session, visit.server_name))
 
     def _handshake_expired(self, connection: Connection) -> None:
@@ -156,7 +178,7 @@ class ClientConnections(ConnectionManager):
 
     def _begin_service(self, connection: Connection, now: int) -> None:
         visit = self._visit_of[connection.serial]
-        visit.dialer.established(connection.dial_index, connection.address, now)
+        visit.dialer_of(connection.dial_index).established(connection.dial_index, connection.address, now)
         if self._settings.compat:
             self._channel.ask({"found": connection.host})
         LOG.debug("connection %d to %s established", connection.serial, connection.address)
@@ -166,26 +188,28 @@ class ClientConnections(ConnectionManager):
         super().close(connection, why, level)
 
     def _end_service(self, connection: Connection, established: bool, why: str, now: int) -> None:
-        self._underlay.end(connection)
+        self._check_of(connection).end(connection)
         visit = self._visit_of.pop(connection.serial)
         del visit.connections[connection.serial]
-        if self._stop.requested or visit.left_ns or not visit.dialer.keeps(connection.dial_index):
+        dialer = visit.dialer_of(connection.dial_index)
+        if self._stop.requested or visit.left_ns or not dialer.keeps(connection.dial_index):
             return
         if established:
-            visit.dialer.lost(connection.dial_index, why, now)
+            dialer.lost(connection.dial_index, why, now)
         else:
-            visit.dialer.failed(connection.dial_index, why)
+            dialer.failed(connection.dial_index, why)
 
     # -- the clock
 
     def _check_all(self, now: int, unread: bool) -> None:
         super()._check_all(now, unread)
-        self._check_underlay(now)
+        self._end_cut_off()
+        for number in range(len(self._uplinks)):
+            self._check_underlay(number, now)
         for visit in self._dialing_visits:
-            self._counters[ID["tcp.dials_failed"]] += visit.dialer.failures
-            visit.failures += visit.dialer.failures
-            visit.dialer.failures = 0
-        self._trouble_reporter.tick(self._visits[0].dialer.trouble, now)
+            self._counters[ID["tcp.dials_failed"]] += visit.take_failures()
+        for reporter, dialer in zip(self._reporters, self._visits[0].dialers, strict=True):
+            reporter.tick(dialer.trouble, now)
         self._check_left(now)
         if self._has_others:
             self._report_visits(now)
@@ -224,29 +248,52 @@ class ClientConnections(ConnectionManager):
             self._renew(connection, WORN, now)
         return not rekey_due(connection) or self._renew(connection, REKEY, now)
 
-    def _check_underlay(self, now: int) -> None:
-        established = list(self._established.by_fd.values())
-        for connection, stalled in self._underlay.stalls(established, now):
+    def _check_of(self, connection: Connection) -> UnderlayCheck:
+        return self._checks[connection.uplink.number if connection.uplink is not None else 0]
+
+    def _of_uplink(self, number: int) -> list[Connection]:
+        """The connections of an uplink, those that are established first; without uplinks all."""
+        every = [*self._established.by_fd.values(), *self._handshaking.by_fd.values()]
+        return [each for each in every if each.uplink == self._uplinks[number]]
+
+    def _end_cut_off(self) -> None:
+        """End the connections of an uplink that has lost its carrier, if there is another uplink that has one: what
+        they had to carry goes by that."""
+        reasons = [check.cut_off() for check in self._checks] if self._settings.uplinks else []
+        if all(reasons):
+            return
+        for number, why in enumerate(reasons):
+            if why and (connections := self._of_uplink(number)):
+                self._checks[number].lose()
+                for connection in connections:
+                    self.close(connection, why)
+
+    def _check_underlay(self, number: int, now: int) -> None:
+        check, connections = self._checks[number], self._of_uplink(number)
+        established = [each for each in connections if each.state is ESTABLISHED]
+        for connection, stalled in check.stalls(established, now):
             visit = self._visit_of[connection.serial]
             if self._may_be_renewed and not visit.left_ns:
-                visit.dialer.renew(connection.dial_index, stalled, now)
-        known = [address for visit in self._dialing_visits for address in visit.dialer.known]
-        changes = self._underlay.changes(known, now)
+                visit.dialer_of(connection.dial_index).renew(connection.dial_index, stalled, now)
+        dialers = [visit.dialers[number] for visit in self._dialing_visits]
+        changes = check.changes([address for dialer in dialers for address in dialer.known], now)
         if not changes:
             return
         if changes.hurry:
             self._list.probe_ns = now  # an idle connection shows by its answer whether its path is still there
-            for visit in self._dialing_visits:
-                visit.dialer.hurry(now)
+            for dialer in dialers:
+                dialer.hurry(now)
         renewed = 0
-        for connection in [*established, *self._handshaking.by_fd.values()]:
+        for connection in connections:
             if connection.serial in changes.close:
                 self.close(connection, changes.close[connection.serial])
             elif connection.serial in changes.renew and connection.state is ESTABLISHED:
                 renewed += 1
                 self._renew(connection, changes.renew[connection.serial], now)
         if renewed:
-            LOG.info("%s: dialing %d connections anew", next(iter(changes.renew.values())), renewed)
+            uplink = self._uplinks[number]
+            by = f" by {uplink.name}" if uplink is not None else ""
+            LOG.info("%s%s: dialing %d connections anew", next(iter(changes.renew.values())), by, renewed)
 
     @property
     def _may_be_renewed(self) -> bool:
@@ -259,5 +306,5 @@ class ClientConnections(ConnectionManager):
         if not self._may_be_renewed:
             self.close(connection, why)
         elif not visit.left_ns:
-            visit.dialer.renew(connection.dial_index, True, now)
+            visit.dialer_of(connection.dial_index).renew(connection.dial_index, True, now)
         return self._may_be_renewed

@@ -1,8 +1,8 @@
 """The items that a connection on one of several uplinks has sent, until the other end's kernel has acknowledged them.
 
-What a socket has taken is lost to us with its connection. And it is late by many round trips if its uplink has gone
-without a word. So on a client with several uplinks, and at its server, each connection keeps a copy of every item until
-it is acknowledged. If the uplink falls silent, or the connection ends, others send the items once more
+Bytes that a socket has taken are lost to us with its connection. And they are late by many round trips if its uplink
+has gone without a word. So on a client with several uplinks, and at its server, each connection keeps a copy of every
+item until it is acknowledged. If the uplink falls silent, or the connection ends, others send the items once more
 (`workers.tcp.path_watch`). Blocks are numbered, and the other end drops what it has already.
 
 An item is acknowledged when the bytes that the kernel still holds (SIOCOUTQ) are fewer than those given to it since

@@ -162,7 +162,7 @@ class LinkMonitor:
             self._counters[_PACES_CHANGED] += 1
 
     def _update_rates(self, infos: Mapping[Connection, TcpInfo], now: int) -> None:
-        """Publish what each uplink carries. What waits in a socket there is for UNSENT_NS at most."""
+        """Publish what each uplink carries. Bytes wait unsent in a socket there for UNSENT_NS at most."""
         paths = _by_uplink(connection for connection in infos if connection.traffic_class == framing.BULK)
         samples = {
             number: [

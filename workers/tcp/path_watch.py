@@ -69,8 +69,9 @@ class PathWatch:
         self._counters[_LATE] += len({queue.path for queue in late})
         peer.set_queues(peer.queues)
         changed = []
-        for queue in late:
-            changed += self._move(peer, queue)
+        for queue in peer.queues:
+            if queue.late:
+                changed += self._move(peer, queue)
         return changed
 
     @staticmethod

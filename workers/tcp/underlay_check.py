@@ -4,10 +4,13 @@ For a second after any news of the kernel's about links, addresses or routes, it
 asks for the way to each address of the server, and whether the local address of each connection is still ours.
 `pipeline.policy.underlay` decides what a change means. While the server's name is not resolved yet, the ways to two
 addresses of the Internet tell whether there is a network at all.
+
+Each of several uplinks has a check of its own. The ways are those by its interface then.
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 from collections.abc import Collection
@@ -32,10 +35,14 @@ SOMEWHERE = (
 
 
 class UnderlayCheck:
-    """`tun_name`: our own device. A way into it leads nowhere, since its packets would need the connection."""
+    """`tun_name`: our own device. A way into it leads nowhere, since its packets would need the connection.
 
-    def __init__(self, tun_name: str) -> None:
+    `interface`: that connections are bound to; "": the routes decide.
+    """
+
+    def __init__(self, tun_name: str, interface: str = "") -> None:
         self._tun_name = tun_name
+        self._interface = interface
         self._underlay = Underlay()
         self._paths: dict[int, Path] = {}  # by the serial number of the connection
         self._sources: dict[str, tuple[str | int, ...]] = {}  # local addresses of connections, as sockets name them
@@ -58,8 +65,50 @@ class UnderlayCheck:
             if netlink is not None:
                 netlink.close()
 
+    @property
+    def fd(self) -> int:
+        """Readable when the kernel has news; -1: there will be none."""
+        return self._news.fd if self._news is not None else -1
+
+    # -- one uplink of several
+
+    def register(self, epoll: select.epoll) -> None:
+        """Let the news of the kernel wake the worker."""
+        if self._news is not None:
+            epoll.register(self._news.fd, select.EPOLLIN)
+
+    def cut_off(self) -> str:
+        """Why nothing can be sent by the interface, or ""."""
+        if self._routes is None:
+            return ""
+        device, up, running = self._routes.link(self._interface)
+        if not device:
+            return f"this machine has no interface {self._interface}"
+        return "" if running else f"{self._interface} has no carrier" if up else f"{self._interface} is down"
+
+    def lose(self) -> None:
+        """The interface is cut off, and its connections are closed: what comes next is news."""
+        self._underlay.lose()
+
+    def _hindrance_of_uplink(self, routes: KernelRoutes, address: ServerAddress) -> str:
+        if why := self.cut_off():
+            return why
+        device = routes.link(self._interface).device
+        if address.zone not in (0, device):
+            return f"it is on another link than {self._interface}"
+        way, _, source = routes.find(address, device)
+        if way is None:
+            return f"this machine has no route to it by {self._interface}"
+        if source and not routes.has(device, source):
+            return f"{self._interface} has no address of this family"
+        return ""
+
+    # --
+
     def hindrance(self, address: ServerAddress) -> str:
         """Why a connection to an address would be of no use, or ""."""
+        if self._routes is not None and self._interface:
+            return self._hindrance_of_uplink(self._routes, address)
         if self._routes is None or self._routes.find(address).interface != self._tun_name:
             return ""
         return (
@@ -90,10 +139,14 @@ class UnderlayCheck:
         if not any(other.destination == path.destination for other in self._paths.values()):
             self._targets.pop(path.destination, None)
 
-    def changes(self, known: Collection[ServerAddress], now: int) -> Changes:
-        """Ask the kernel if it is time, and say what is to be done. `known`: the addresses of the server."""
+    def hear(self, now: int) -> None:
+        """Take the kernel's news: for a moment it is asked at each call."""
         if self._news is not None and self._news.take():
             self._news_until_ns = now + NEWS_NS
+
+    def changes(self, known: Collection[ServerAddress], now: int) -> Changes:
+        """Ask the kernel if it is time, and say what is to be done. `known`: the addresses of the server."""
+        self.hear(now)
         if self._routes is None or (now >= self._news_until_ns and now < self._next_look_ns):
             return Changes()
         self._next_look_ns = now + LOOK_NS
@@ -133,5 +186,8 @@ class UnderlayCheck:
     def _find(self, address: ServerAddress) -> Way | None:
         if self._routes is None:
             return None
-        way, interface = self._routes.find(address)
+        if self._interface:
+            device = self._routes.link(self._interface).device
+            return self._routes.find(address, device).way if device else None
+        way, interface, _ = self._routes.find(address)
         return None if interface == self._tun_name else way

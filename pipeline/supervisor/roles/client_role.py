@@ -83,7 +83,7 @@ class ClientRole:
         self.accountant = Accountant(config, self._events.record)
         self._key = key
         self.credentials: TlsSettings = tls_settings.load(config, key=key)
-        self._trouble = ServerTrouble()
+        self._trouble = ServerTrouble(config.named_uplinks)
         self._sealing: ClientSealing | None = None
         self._watch: ServerWatch | None = None  # from start() on
         self._events.subscribe(lambda event: self._watch.note(event) if self._watch is not None else None)

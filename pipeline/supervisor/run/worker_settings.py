@@ -89,6 +89,7 @@ def worker_settings(
         program=_program_to_tell(config, credentials),
         asks_around=bool(config.wants_full_tunnel),
         proxy=way,
+        uplinks=config.named_uplinks,
     )
 
 

@@ -35,6 +35,9 @@ def test_the_schema_knows_every_setting_and_refuses_others() -> None:
     assert schema["properties"].keys() == SETTINGS.keys()
     assert schema["additionalProperties"] is False and schema["required"] == ["mode"]
     peer = schema["$defs"]["Peer"]
-    assert schema["properties"]["peers"]["items"] == {"$ref": "#/$defs/Peer"} and schema["$defs"].keys() == {"Peer"}
+    assert schema["properties"]["peers"]["items"] == {"$ref": "#/$defs/Peer"} and schema["$defs"].keys() == {
+        "Peer",
+        "UplinkEntry",
+    }
     assert peer["properties"].keys() == PEER_SETTINGS.keys()
     assert peer["additionalProperties"] is False and peer["required"] == ["name"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.runtime.link_paths import Paths
 from pipeline.runtime.link_view import ConnectionRef, LinkView
 from pipeline.shm.layout import LINK_RECEIVED_BYTES, RECORD_WORDS
 from tests.harness.run import Run
@@ -182,6 +185,62 @@ def test_connections_that_come_and_go_are_seen_at_once(run: Run, link_view: Link
         counts(run, 0, count, 0)
         assert link_view.state(PEER).bulk_connections == tuple((1, ordinal) for ordinal in range(count))
         assert link_view.state(PEER) is link_view.state(PEER)  # made once, not for each block
+
+
+ETH, WWAN = 0, 1
+
+
+def write_paths(
+    run: Run, lane: int, bulk: list[int], light: list[int], rates: dict[int, float], mains: set[int], version: int = 1
+) -> None:
+    """The connections of a tcp worker to the peer, on these uplinks."""
+    record = Paths(tuple(bulk), tuple(light), rates, frozenset(mains)).pack()
+    at = PEER * RECORD_WORDS
+    run.memory.peer_table.paths[lane][at : at + 3] = array("Q", record)
+    run.write_link(lane, PEER, len(bulk) + len(light), light=len(light), decodes=version << 1 | 1)
+
+
+def test_bulk_of_a_peer_with_uplinks_is_coded_and_shared_out_by_their_rates(run: Run, link_view: LinkView) -> None:
+    write_paths(run, LANE, [ETH, WWAN, ETH], [ETH, WWAN], {ETH: 8e6, WWAN: 1e6}, {ETH, WWAN})
+    link = link_view.state(PEER)
+    assert link.is_coded and link.has_paths and not link.parity
+    assert link.bulk_connections == ((LANE, 0), (LANE, 1), (LANE, 2))
+    assert link.shares == pytest.approx((4 / 9, 1 / 9, 4 / 9), rel=0.1)
+    write_paths(run, LANE, [ETH, WWAN, ETH], [ETH, WWAN], {ETH: 1e6, WWAN: 1e6}, {ETH, WWAN}, version=2)
+    assert link_view.state(PEER).shares == pytest.approx((1 / 4, 1 / 2, 1 / 4), rel=0.1)
+
+
+def test_light_packets_of_a_peer_with_uplinks_go_on_two_of_them(run: Run, link_view: LinkView) -> None:
+    write_paths(run, LANE, [ETH, WWAN], [ETH, ETH, WWAN], {ETH: 8e6, WWAN: 1e6}, {ETH, WWAN})
+    link = link_view.state(PEER)
+    assert link.copy_connections == ((LANE, 0), (LANE, 2), (LANE, 1)) and link.is_paired
+
+
+def test_a_backup_gets_nothing_until_no_main_uplink_carries_anything(run: Run, link_view: LinkView) -> None:
+    write_paths(run, LANE, [ETH, WWAN], [ETH, WWAN], {ETH: 1e6, WWAN: 8e6}, {ETH})
+    link = link_view.state(PEER)
+    assert (link.bulk_connections, link.shares) == (((LANE, 0),), (1.0,))
+    assert link.copy_connections == ((LANE, 0),) and not link.is_paired
+    write_paths(run, LANE, [ETH, WWAN], [ETH, WWAN], {ETH: 0.0, WWAN: 8e6}, {ETH}, version=2)
+    link = link_view.state(PEER)
+    assert link.shares == (0.0, 1.0) and (LANE, 1) in link.copy_connections
+    write_paths(run, LANE, [WWAN], [WWAN], {WWAN: 8e6}, set(), version=3)
+    assert link_view.state(PEER).shares == (1.0,)
+
+
+def test_the_uplinks_of_a_peer_may_be_with_several_tcp_workers(run: Run, link_view: LinkView) -> None:
+    write_paths(run, 0, [ETH, ETH], [ETH], {ETH: 8e6}, {ETH})
+    write_paths(run, 2, [WWAN], [WWAN], {WWAN: 2e6}, {WWAN})
+    link = link_view.state(PEER)
+    assert link.bulk_connections == ((0, 0), (0, 1), (2, 0))
+    assert link.shares == pytest.approx((0.4, 0.4, 0.2), rel=0.1)
+    assert set(link.copy_connections) == {(0, 0), (2, 0)} and link.is_paired
+
+
+def test_a_peer_that_accepts_no_shards_has_no_paths(run: Run, link_view: LinkView) -> None:
+    write_paths(run, 0, [ETH, WWAN], [], {ETH: 8e6, WWAN: 8e6}, {ETH, WWAN})
+    run.write_link(2, PEER, 1, decodes=0)
+    assert not link_view.state(PEER).is_coded and not link_view.state(PEER).has_paths
 
 
 RECORDS = st.lists(st.tuples(*[st.integers(0, 5)] * 5), min_size=3, max_size=3)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.policy.server_addresses import ServerAddress
-from pipeline.transport.kernel_route import RTA_OIF, KernelRoutes, RouteAnswer, _attribute, _parse, is_ours
+from pipeline.transport.kernel_route import RTA_OIF, KernelRoutes, Link, RouteAnswer, _attribute, _parse, is_ours
 from tests.harness.factory import factory
 
 
@@ -19,7 +19,7 @@ def routes() -> Iterator[KernelRoutes]:
 
 
 def test_the_way_to_the_loopback_is_its_interface(routes: KernelRoutes) -> None:
-    way, interface = routes.find(ServerAddress(socket.AF_INET, ("127.0.0.1", 9000)))
+    way, interface, _ = routes.find(ServerAddress(socket.AF_INET, ("127.0.0.1", 9000)))
     assert interface == "lo"
     assert way == (socket.if_nametoindex("lo"), b"", True)
 
@@ -47,6 +47,20 @@ def test_only_an_address_with_an_interface_is_asked_for_by_that_interface(routes
     assert not is_asked(ServerAddress(socket.AF_INET, ("127.0.0.1", 9000)))
 
 
+def test_a_bound_socket_has_a_way_only_where_a_route_leads_by_its_interface(routes: KernelRoutes) -> None:
+    lo = routes.link("lo").device
+    way, _, source = routes.find(ServerAddress(socket.AF_INET, ("127.0.0.1", 9000)), lo)
+    assert way == (lo, b"", True)
+    assert routes.has(lo, source) and not routes.has(lo + 1, source) and not routes.has(lo, b"\xc0\0\2\1")
+    assert routes.find(ServerAddress(socket.AF_INET, ("192.0.2.1", 9000)), lo) == RouteAnswer(None)
+    assert routes.find(ServerAddress(socket.AF_INET6, ("2001:db8::1", 9000, 0, 0)), lo).way is None
+
+
+def test_an_interface_that_is_missing_is_none(routes: KernelRoutes) -> None:
+    assert routes.link("lo") == (socket.if_nametoindex("lo"), True, True)
+    assert routes.link("no-such-link") == Link(0)
+
+
 def test_an_address_is_ours_or_is_not() -> None:
     assert is_ours(("127.0.0.1", 40000))
     assert not is_ours(("192.0.2.1", 40000))
@@ -54,7 +68,7 @@ def test_an_address_is_ours_or_is_not() -> None:
 
 
 def test_an_answer_that_is_cut_off_leads_nowhere_and_ends() -> None:
-    head = bytes(16) + bytes([2, 32, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0])
-    assert _parse(head) == (0, b"")
-    assert _parse(head + b"\0\0\0\0") == (0, b"")
-    assert _parse(head + b"\x08\0\x04\0\x05\0\0\0") == (5, b"")
+    head = bytes(4) + b"\x18\0" + bytes(10) + bytes([2, 32, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0])
+    assert _parse(head) == (0, b"", b"")
+    assert _parse(head + b"\0\0\0\0") == (0, b"", b"")
+    assert _parse(head + b"\x08\0\x04\0\x05\0\0\0") == (5, b"", b"")

@@ -36,6 +36,7 @@ from pipeline.wire.handshake import (
     Welcomed,
 )
 from pipeline.wire.messages import Challenge, Hello, Message, Proof, Refused, Welcome
+from pipeline.wire.uplink import Uplink
 from tests.harness.wire_document import named_example
 from tests.reference.blocks import Runs
 from tests.reference.client import WireClient
@@ -704,7 +705,15 @@ def test_the_reference_client_is_welcomed() -> None:
     side = server()
     with (
         theirs,
-        WireClient(ours, key=KEY, index=1, connections=3, requested_addresses=["10.0.0.2"], runs=Runs()) as reference,
+        WireClient(
+            ours,
+            key=KEY,
+            index=1,
+            connections=3,
+            requested_addresses=["10.0.0.2"],
+            runs=Runs(),
+            uplink=(1, True, "wwan0"),
+        ) as reference,
     ):
         reference.certificate_hash = CERTIFICATE_HASH
         reference.send_hello()
@@ -717,7 +726,7 @@ def test_the_reference_client_is_welcomed() -> None:
         assert isinstance(question, AskSupervisor)
         welcome, welcomed = Supervisor(KEY).decide(side, question)
         assert isinstance(welcome, Send)
-        assert welcomed == Welcomed(0, 1400, 3, 1, framing.BULK, True)
+        assert welcomed == Welcomed(0, 1400, 3, 1, framing.BULK, True, uplink=Uplink(1, "wwan0", True))
         theirs.sendall(welcome.data)
         assert reference.receive_welcome().addresses == WELCOME.addresses
 

@@ -28,6 +28,7 @@ from pipeline.wire.messages import (
     Welcome,
     decode,
 )
+from pipeline.wire.uplink import Uplink
 
 PROGRAMS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=64)
 U8, U16, U64 = st.integers(0, 255), st.integers(0, 65535), st.integers(0, (1 << 64) - 1)
@@ -72,6 +73,7 @@ HELLOS = st.builds(
     st.booleans(),
     lane=U8,
     knock=st.one_of(st.just(b""), of_size(32)),
+    uplink=st.none() | st.builds(Uplink, st.integers(0, 3), st.text("ethwlan0.-", max_size=15), st.booleans()),
     padding=st.binary(max_size=100),
 )
 CHALLENGES = st.builds(Challenge, of_size(32), st.just(b""))

@@ -549,6 +549,8 @@ def test_reasons_of_many_lanes_and_many_notes_stay_few_lines(running: Running) -
         {"lane": -1},
         {"lane": "0"},
         {"lane": [0]},
+        {"uplink": 1},
+        {"uplink": -1},
         {"trouble": 7},
         {"trouble": None},
         {"failures": "many"},
@@ -559,7 +561,13 @@ def test_reasons_of_many_lanes_and_many_notes_stay_few_lines(running: Running) -
 def test_a_report_of_a_broken_worker_is_invalid_and_leaves_what_was_known(wrong: dict[str, Any]) -> None:
     trouble = ServerTrouble()
     config = parse({"mode": "client", "remote_addr": "hub.test:443", "encryption": "none"})
-    report: Any = {"lane": 0, "trouble": "no route\n" + "x" * 10_000, "failures": 4, "since_ns": NOW - SECOND}
+    report: Any = {
+        "lane": 0,
+        "uplink": 0,
+        "trouble": "no route\n" + "x" * 10_000,
+        "failures": 4,
+        "since_ns": NOW - SECOND,
+    }
     trouble.take(report, 2)
     with pytest.raises(INVALID):
         trouble.take(report | wrong, 2)

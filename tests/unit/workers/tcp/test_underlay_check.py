@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.policy.server_addresses import ServerAddress
 from pipeline.policy.underlay import SOURCE_GONE, WAY_CHANGED, Changes, Way
-from pipeline.transport.kernel_route import RouteAnswer
+from pipeline.transport.kernel_route import Link, RouteAnswer
 from workers.tcp import underlay_check
 from workers.tcp.underlay_check import LOOK_NS, NEWS_NS, RETRANSMITS_MAX, STALLS_NS, UnderlayCheck
 
@@ -35,11 +35,21 @@ class Kernel:
         self.gone: set[str] = set()
         self.has_news = False
         self.asked: list[str] = []
+        self.devices: set[int] = set()
+        self.state = Link(2, True, True)
+        self.own: set[bytes] = set()
         self.closed = 0
 
-    def find(self, address: ServerAddress) -> RouteAnswer:
+    def find(self, address: ServerAddress, device: int = 0) -> RouteAnswer:
         self.asked.append(address.host)
+        self.devices.add(device)
         return self.ways.get(address.host, self.way)
+
+    def link(self, name: str) -> Link:
+        return self.state
+
+    def has(self, device: int, address: bytes) -> bool:
+        return address in self.own
 
     def take(self) -> bool:
         had, self.has_news = self.has_news, False
@@ -252,3 +262,65 @@ def test_without_netlink_nothing_is_asked_and_nothing_hinders(
     assert client.run() == [] and client.check.hindrance(SERVER) == "" and kernel.asked == []
     client.check.end(made)
     client.check.close()
+
+
+# -- one uplink of several
+
+
+@pytest.fixture
+def uplink(kernel: Kernel) -> Iterator[UnderlayCheck]:
+    made = UnderlayCheck(TUN, "eth0")
+    yield made
+    made.close()
+
+
+def test_an_uplink_is_asked_for_by_its_own_interface(kernel: Kernel, uplink: UnderlayCheck) -> None:
+    uplink.changes([SERVER], 1)
+    assert kernel.devices == {2}
+
+
+@pytest.mark.parametrize(
+    ("link", "reason"),
+    [
+        (Link(0), "this machine has no interface eth0"),
+        (Link(2, False, False), "eth0 is down"),
+        (Link(2, True, False), "eth0 has no carrier"),
+    ],
+)
+def test_an_uplink_without_a_carrier_is_cut_off_and_hinders(
+    kernel: Kernel, uplink: UnderlayCheck, link: Link, reason: str
+) -> None:
+    assert uplink.cut_off() == uplink.hindrance(SERVER) == ""
+    kernel.state = link
+    assert uplink.cut_off() == uplink.hindrance(SERVER) == reason
+
+
+def test_an_uplink_without_a_route_or_an_address_of_its_own_hinders(kernel: Kernel, uplink: UnderlayCheck) -> None:
+    kernel.way = NOWHERE
+    assert uplink.hindrance(SERVER) == "this machine has no route to it by eth0"
+    kernel.way = UPLINK._replace(source=b"\x0a\0\0\x07")
+    assert uplink.hindrance(SERVER) == "eth0 has no address of this family"
+    kernel.own = {b"\x0a\0\0\x07"}
+    assert uplink.hindrance(SERVER) == ""
+
+
+def test_a_link_local_server_is_reached_by_its_own_link_alone(uplink: UnderlayCheck) -> None:
+    def server(zone: int) -> ServerAddress:
+        return ServerAddress(socket.AF_INET6, ("fe80::1", 9000, 0, zone))
+
+    assert uplink.hindrance(server(2)) == ""
+    assert uplink.hindrance(server(3)) == "it is on another link than eth0"
+
+
+def test_a_way_that_is_the_old_one_is_news_after_the_uplink_was_lost(kernel: Kernel, uplink: UnderlayCheck) -> None:
+    now = 1_000_000_000_000
+    for _ in range(30):
+        now += TICK
+        assert not uplink.changes([SERVER], now)
+    uplink.lose()
+    kernel.has_news = True
+    found = []
+    for _ in range(3):
+        now += TICK
+        found.append(uplink.changes([SERVER], now))
+    assert [each for each in found if each] == [Changes(hurry=True)]

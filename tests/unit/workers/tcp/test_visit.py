@@ -11,6 +11,7 @@ import pytest
 from pipeline.policy.server_choice import VisitReport
 from pipeline.runtime.plan import Reserve, WorkerSettings
 from pipeline.runtime.supervisor_channel import SupervisorChannel
+from pipeline.wire.uplink import Uplink
 from tests.harness.settings import WORKER_SETTINGS
 from workers.tcp.visit import LINGER_NS, Target, Visit, targets
 from workers.tcp.visits_reporter import INTERVAL_NS, VisitsReporter
@@ -42,7 +43,7 @@ def test_a_complete_reserve_has_all_slots() -> None:
 
 
 def test_a_visit_that_is_left_dials_no_more_and_lingers_for_a_moment() -> None:
-    visit = Visit(targets(SETTINGS, 0, 1)[0], 0, 1, SETTINGS, lambda address: "")
+    visit = Visit(targets(SETTINGS, 0, 1)[0], 0, 1, SETTINGS, [lambda address: ""])
     assert visit.report(NOW) == VisitReport(0, 8) and not visit.has_lingered(NOW + 10 * LINGER_NS)
     visit.leave(NOW)
     assert not visit.has_lingered(NOW + LINGER_NS - 1) and visit.has_lingered(NOW + LINGER_NS)
@@ -84,3 +85,47 @@ def test_each_change_is_told_once_and_a_worker_that_was_just_started_tells_what_
     assert told() is None
     reporter.tick(first, NOW + 11 * INTERVAL_NS)
     assert told() is not None
+
+
+# -- several uplinks
+
+TWO = SETTINGS._replace(uplinks=(Uplink(0, "eth0", False), Uplink(1, "wwan0", True)))
+FREE = [lambda address: ""] * 2
+
+
+@pytest.fixture
+def visit() -> Iterator[Visit]:
+    made = Visit(targets(TWO, 0, 1)[0], 0, 1, TWO, FREE)
+    yield made
+    made.leave(NOW)
+
+
+def test_each_uplink_has_a_dialer_with_its_own_slots(visit: Visit) -> None:
+    first, second = visit.dialers
+    assert [index for index in range(8) if visit.dialer_of(index) is first] == [0, 2, 4, 5, 7]
+    assert [index for index in range(8) if second.keeps(index)] == [1, 3, 6]
+
+
+def test_a_server_fails_as_often_as_on_the_uplink_on_which_it_fails_least(visit: Visit) -> None:
+    visit.dialers[1].failures = 3
+    assert visit.take_failures() == 3 and visit.report(NOW).failures == 0
+    visit.dialers[0].failures = 1
+    assert visit.take_failures() == 1 and visit.report(NOW).failures == 1
+
+
+def test_a_connection_of_each_uplink_stands_by() -> None:
+    waiting = TWO._replace(reserve=Reserve("b", 9001, 8, [], False))
+    assert [each.indexes for each in targets(waiting, 0, 1)] == [tuple(range(8)), (0, 1)]
+    assert targets(waiting, 1, 2)[1].indexes == ()
+
+
+def test_slots_that_are_not_wanted_any_more_leave_their_own_dialer(visit: Visit) -> None:
+    assert visit.want((0, 1), NOW) == []
+    assert [dialer.keeps(index) for dialer in visit.dialers for index in (0, 1, 3)] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
