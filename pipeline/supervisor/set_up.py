@@ -92,7 +92,7 @@ def set_up(
     exporter = Exporter(account_beside(choice.account), selector, precedence, events.record)
     exporter.prepare(config)
     role = ServerRole(config, events) if config.mode == "server" else ClientRole(config, key, events)
-    entries = KernelEntries(config, _own_id(choice.account))
+    entries = KernelEntries(config, _own_id(choice.account), selector)
     clean_up(entries.close)
     run = Run(choice.account, entries.device, role)
     clean_up(run.close)

@@ -15,6 +15,7 @@ successor takes it over in one transaction. With full_tunnel "pushed" it stays u
 
 from __future__ import annotations
 
+import selectors
 from collections.abc import Collection
 from typing import Any
 
@@ -46,13 +47,19 @@ LAN_DNS = (
 class FullTunnel:
     """`uid`: of the workers, None if it is not theirs alone. `there`: the tables of the firewall before the start."""
 
-    def __init__(self, config: Config, uid: int | None, there: Collection[str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        uid: int | None,
+        there: Collection[str],
+        selector: selectors.BaseSelector | None = None,
+    ) -> None:
         self._config = config
         self._uid = uid
         self._switch = KillSwitch(config.tun_name, config.name)
         self.is_shut = False
         self.found_shut = self._switch.table in there
-        self._guard = TableKeeper(self._switch, may_be_there=self.found_shut)
+        self._guard = TableKeeper(self._switch, may_be_there=self.found_shut, is_guard=True, selector=selector)
         self._marks = BypassMarks(config.name, uid, there)
         self._names = NameServers(config.tun_name, config.name)
         self._asked: tuple[IPAddress, ...] = ()  # DNS servers that have been set
