@@ -87,7 +87,7 @@ def set_up(
     instance = Instance(config.name)
     instance.acquire()
     clean_up(instance.release)
-    choice = choose_account(config.user)
+    choice = choose_account(config.user, is_client=config.mode == "client")
     LOG.info("%s", choice.text)
     exporter = Exporter(account_beside(choice.account), selector, precedence, events.record)
     exporter.prepare(config)

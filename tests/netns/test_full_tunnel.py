@@ -19,6 +19,7 @@ from pipeline.doctor.subject import Subject
 from pipeline.policy import bypass
 from tests.netns.harness.full_tunnel import SERVING, Tunnel, source_seen
 from tests.netns.harness.hub import PLAIN, Client, Hub, reaches
+from tests.netns.harness.instance import Instance
 from tests.netns.harness.name_server import NameServer
 from tests.netns.harness.uplink import (
     GATEWAY,
@@ -366,6 +367,27 @@ def test_beside_another_instance_both_have_their_rules_and_leave_those_of_the_ot
         eventually(
             lambda: tunnel.state(tunnel.name) == alone
         )  # its address returns, which was in a network of the other
+
+
+def test_connections_of_another_instance_go_through_the_tunnel(shared: World, tmp_path: Path) -> None:
+    """With the user `tunnel` of the package, which all instances would have."""
+    passwd = tmp_path / "passwd"
+    passwd.write_text("root:x:0:0::/root:/bin/sh\ntunnel:x:990:990::/:/usr/sbin/nologin\n")
+    wrap = ["unshare", "--mount", "sh", "-c", f'mount --bind {passwd} /etc/passwd && exec "$@"', "sh"]
+    serving = {"mode": "server", "local_addr": f"{OUTSIDE}:{shared.host.free_port()}", "tunnel_addr": "10.98.0.1/24"}
+    plain = {"encryption": "none", **PLAIN}
+    with ExitStack() as stack:
+        server = stack.enter_context(Instance(shared.host, {**serving, **plain, "insecure": True}, tmp_path))
+        server.wait_until_running()
+        tunnel = Tunnel(stack, shared, tmp_path, wrap=wrap)
+        tunnel.joined()
+        dialing = {"mode": "client", "remote_addr": serving["local_addr"], "tunnel_addr": "10.98.0.2/24", **plain}
+        uplink = stack.enter_context(Uplink(shared.machine))
+        other = stack.enter_context(Instance(shared.machine, dialing, tmp_path, wrap=wrap))
+        other.wait_until_connected()
+        (row,) = server.running()["connections"]
+        assert row["address"].startswith(f"{HUB_OUTSIDE}:")
+        assert uplink.strange(tunnel.hub.port) == set()
 
 
 def test_what_the_machine_forwards_goes_the_same_way_and_nowhere_else(shared: World, tmp_path: Path) -> None:
