@@ -476,9 +476,10 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "before it stops. Without such clients a stop waits for nothing. 0: they are not told.",
         unit="seconds", live=True)] = 5.0
     user: Annotated[UserName | None, about(
-        "System user that the workers run as, after everything that needs root has been opened. Empty: `tunnel`, if "
-        "there is such a system user, without a login, else an id that no user and no process of this machine has, "
-        "chosen at each start; the log says which. `root`: workers stay root, without capabilities.",
+        "System user that the workers run as, after everything that needs root has been opened. Empty: on a server "
+        "`tunnel`, if there is such a system user, without a login. On a client, or else, it is an id that no user and "
+        "no process of this machine has, chosen at each start; the log says which. `root`: workers stay root, without "
+        "capabilities.",
         derived='`""`')] = None
     state_dir: Annotated[DirectoryText | None, about(
         "Directory, of mode 0700, for data that survives a restart. Only root and the supervisor's user may be able to "

@@ -22,6 +22,8 @@ RESOLV_CONF = Path("/etc/resolv.conf")
 BY_RESOLVED = Path("/run/systemd/resolve/resolv.conf")  # the servers behind its stub
 BY_RESOLVCONF = (Path("/run/resolvconf/interface"), Path("/run/resolvconf/interfaces"))  # resolvconf, openresolv
 OF_TUNNELS = "tun."  # records of resolvconf
+BY_NETWORK_MANAGER = Path("/run/NetworkManager/conf.d")  # NetworkManager.conf(5)
+NOTED = "#: "
 
 SERVERS_MAX = 6
 ANSWER_SECONDS = 2.0
@@ -30,14 +32,24 @@ FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 def uplink_servers() -> list[str]:
     """The files of those who know the network beneath come first; what they do not know, nobody does."""
-    files = [BY_RESOLVED, *(path for place in BY_RESOLVCONF for path in _records(place)), RESOLV_CONF]
-    found = [server for path in files for server in servers_in(_read(path)) if not _is_loopback(server)]
+    noted = BY_NETWORK_MANAGER.glob(network_manager_config("*").name)
+    files = [*noted, BY_RESOLVED, *(path for place in BY_RESOLVCONF for path in _records(place)), RESOLV_CONF]
+    found = [server for path in files for server in servers_in(read(path)) if not _is_loopback(server)]
     return list(dict.fromkeys(found))[:SERVERS_MAX]
 
 
+def resolv_conf() -> str:
+    return read(RESOLV_CONF)
+
+
+def network_manager_config(instance_name: str) -> Path:
+    """The file by which an instance gives NetworkManager other servers, with those of the network in comments."""
+    return BY_NETWORK_MANAGER / f"tunnel-{instance_name}.conf"
+
+
 def servers_in(resolv_conf: str) -> list[str]:
-    """resolv.conf(5)"""
-    lines = (line.split() for line in resolv_conf.splitlines())
+    """resolv.conf(5), and comments that begin with NOTED."""
+    lines = (line.removeprefix(NOTED).split() for line in resolv_conf.splitlines())
     return [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
 
 
@@ -83,7 +95,7 @@ def _records(place: Path) -> list[Path]:
         return []
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
     try:
         return path.read_text(errors="replace")
     except OSError:

@@ -5,22 +5,21 @@ client -- link0 -- hub -- outside -- host      the hub is the client's default g
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.doctor.firewall import left_shut
 from pipeline.doctor.subject import Subject
 from pipeline.policy import bypass
+from tests.netns.harness.full_tunnel import SERVING, Tunnel, source_seen
 from tests.netns.harness.hub import PLAIN, Client, Hub, reaches
-from tests.netns.harness.instance import traces, unique_name
+from tests.netns.harness.instance import Instance
 from tests.netns.harness.name_server import NameServer
 from tests.netns.harness.uplink import (
     GATEWAY,
@@ -41,9 +40,6 @@ from tools.lab.network import add_veth_pair
 SECONDS = 0.5  # that programs go on sending while nothing happens
 
 
-SERVING = {"nat": True, "push_dns": ["10.99.0.1"]}
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """With a hub that runs all the time. Tests leave both as they are."""
@@ -58,72 +54,6 @@ def world() -> Iterator[World]:
     """For a test that changes it."""
     with ExitStack() as stack:
         yield World(stack)
-
-
-class Tunnel:
-    """A hub with `nat`, and a client that has joined."""
-
-    def __init__(
-        self,
-        stack: ExitStack,
-        world: World,
-        directory: Path,
-        *,
-        hub: dict[str, Any] | None = None,
-        host: str = SERVER,
-        wrap: Sequence[str] = (),
-        **settings: Any,
-    ) -> None:
-        self.world = world
-        self._stack = stack
-        self.hub = world.hub or stack.enter_context(Hub(world.lab, directory, **SERVING, **(hub or {})))
-        self.line = self.hub.invite(unique_name("p"), "--address", f"{host}:{self.hub.port}")
-        self._wrap = wrap
-        self._directory = directory
-        self._settings = {**PLAIN, "full_tunnel": True, "timeout": 5.0, "keepalive": 1.0, **settings}
-        self.before = self.state("none")
-        self.client = self.start()
-
-    def start(self) -> Client:
-        self.client = Client(self.world.machine, self.line, self._directory, wrap=self._wrap, **self._settings)
-        self.name = self.client.name
-        self._settings["name"] = self.name
-        return self._stack.enter_context(self.client)
-
-    def joined(self) -> Client:
-        self.client.wait_until_joined()
-        eventually(lambda: reaches(self.client.node, OUTSIDE, count=1, seconds=0.3), what="the Internet")
-        return self.client
-
-    def state(self, name: str) -> dict[str, Any]:
-        node = self.world.machine
-        tables = sorted(node.run(["nft", "list", "ruleset"]).stdout.split("table "))
-        found = traces(node, name) | {"ruleset": tables}
-        found["sysctls"] = node.run(["sysctl", "net.ipv4.conf.all.src_valid_mark"]).stdout
-        return {key: value for key, value in found.items() if key != "processes"}
-
-    def is_shut(self) -> bool:
-        return f"tunnel-{self.name}/guard" in self.world.machine.run(["nft", "list", "tables"]).stdout
-
-    def kill_everything(self) -> None:
-        """The supervisor and every worker at once."""
-        pids = [*self.client.worker_pids().values(), self.client.process.pid]
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        self.client.wait()
-
-
-def source_seen(world: World, family: int, address: str) -> str:
-    """Where a connection of the machine comes from, as the host outside sees it."""
-    with world.host.socket(family) as server, world.machine.socket(family) as sock:
-        server.bind((address, 0))
-        server.listen()
-        server.settimeout(10)
-        sock.settimeout(10)
-        sock.connect((address, server.getsockname()[1]))
-        accepted, source = server.accept()
-        accepted.close()
-    return str(source[0])
 
 
 def go_on(seconds: float = SECONDS) -> None:
@@ -437,6 +367,27 @@ def test_beside_another_instance_both_have_their_rules_and_leave_those_of_the_ot
         eventually(
             lambda: tunnel.state(tunnel.name) == alone
         )  # its address returns, which was in a network of the other
+
+
+def test_connections_of_another_instance_go_through_the_tunnel(shared: World, tmp_path: Path) -> None:
+    """With the user `tunnel` of the package, which all instances would have."""
+    passwd = tmp_path / "passwd"
+    passwd.write_text("root:x:0:0::/root:/bin/sh\ntunnel:x:990:990::/:/usr/sbin/nologin\n")
+    wrap = ["unshare", "--mount", "sh", "-c", f'mount --bind {passwd} /etc/passwd && exec "$@"', "sh"]
+    serving = {"mode": "server", "local_addr": f"{OUTSIDE}:{shared.host.free_port()}", "tunnel_addr": "10.98.0.1/24"}
+    plain = {"encryption": "none", **PLAIN}
+    with ExitStack() as stack:
+        server = stack.enter_context(Instance(shared.host, {**serving, **plain, "insecure": True}, tmp_path))
+        server.wait_until_running()
+        tunnel = Tunnel(stack, shared, tmp_path, wrap=wrap)
+        tunnel.joined()
+        dialing = {"mode": "client", "remote_addr": serving["local_addr"], "tunnel_addr": "10.98.0.2/24", **plain}
+        uplink = stack.enter_context(Uplink(shared.machine))
+        other = stack.enter_context(Instance(shared.machine, dialing, tmp_path, wrap=wrap))
+        other.wait_until_connected()
+        (row,) = server.running()["connections"]
+        assert row["address"].startswith(f"{HUB_OUTSIDE}:")
+        assert uplink.strange(tunnel.hub.port) == set()
 
 
 def test_what_the_machine_forwards_goes_the_same_way_and_nowhere_else(shared: World, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.harness.fresh_machine import outside
+from tests.netns.harness.unpacked import unpack
 from tests.support import ROOT
 
 PACKAGES = ["openresolv", "resolvconf"]
@@ -53,14 +53,7 @@ print(json.dumps([*said, look()]))
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the files of each package."""
-    directory = tmp_path_factory.mktemp("packages")
-    for name in PACKAGES:
-        words = ["sh", "-c", f"cd {directory} && apt-get download -q {name} && dpkg -x {name}_*.deb {name}"]
-        done = subprocess.run(outside(*words), capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"the package {name} cannot be had here: {done.stderr.strip()[-200:]}")
-    return directory
+    return unpack(tmp_path_factory.mktemp("packages"), PACKAGES)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -1,4 +1,4 @@
-"""Clients behind proxies of the distribution: tinyproxy, squid, microsocks, HAProxy with TLS, netcat.
+"""Clients behind proxies of the distribution: tinyproxy, squid, microsocks, dante, HAProxy with TLS, netcat.
 
 server    the tunnel's server
 proxy     the proxy, and the only one who knows the server's name
@@ -22,6 +22,7 @@ from tests.netns.harness.hosts import with_hosts
 from tests.netns.harness.instance import Instance, client_config, reaches, server_config
 from tests.netns.harness.proxies import (
     RunningProxy,
+    dante,
     haproxy,
     login_file,
     microsocks,
@@ -51,7 +52,7 @@ table inet closed {{
 """
 
 Run = Callable[..., AbstractContextManager[RunningProxy]]
-PROXIES = pytest.mark.parametrize("run", [tinyproxy, squid, microsocks], ids=lambda run: run.__name__)
+PROXIES = pytest.mark.parametrize("run", [tinyproxy, squid, microsocks, dante], ids=lambda run: run.__name__)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_the_proxy_looks_up_a_name_that_the_client_does_not_know(lab: Lab, serve
         client.wait_until_connected(ALL)
 
 
-@pytest.mark.parametrize("run", [tinyproxy, microsocks], ids=lambda run: run.__name__)
+@pytest.mark.parametrize("run", [tinyproxy, microsocks, dante], ids=lambda run: run.__name__)
 def test_proxy_and_server_are_reached_by_ipv6(lab: Lab, server: Instance, tmp_path: Path, run: Run) -> None:
     with (
         run(lab["proxy"], tmp_path, host=lab["proxy"].address6) as proxy,
@@ -145,8 +146,9 @@ def test_idle_connections_outlive_a_proxy_that_cuts_idle_ones(lab: Lab, server: 
     [
         (squid, {"ports": [443]}, "many proxies allow port 443 alone (403 Forbidden, ERR_ACCESS_DENIED 0"),
         (microsocks, {"login": LOGIN}, "wants a user and a password (setting: proxy_login_file)"),
+        (dante, {"login": LOGIN}, "wants a user and a password (setting: proxy_login_file)"),
     ],
-    ids=["squid", "microsocks"],
+    ids=["squid", "microsocks", "dante"],
 )
 def test_a_refusal_is_said_in_the_log_by_status_and_by_the_doctor(
     lab: Lab, server: Instance, tmp_path: Path, run: Run, settings: dict[str, Any], said: str
@@ -159,14 +161,17 @@ def test_a_refusal_is_said_in_the_log_by_status_and_by_the_doctor(
         assert said in found.stdout and found.returncode == 1
 
 
-def test_a_wrong_login_is_said_and_a_reload_reads_the_right_one(lab: Lab, server: Instance, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("run", "said"), [(squid, " (407)"), (dante, "")], ids=["squid", "dante"])
+def test_a_wrong_login_is_said_and_a_reload_reads_the_right_one(
+    lab: Lab, server: Instance, tmp_path: Path, run: Run, said: str
+) -> None:
     path = login_file(tmp_path, ("user", "wrong"))
     with (
-        squid(lab["proxy"], tmp_path, login=("user", "right")) as proxy,
+        run(lab["proxy"], tmp_path, login=("user", "right")) as proxy,
         client_of(lab, server, proxy.url, tmp_path, proxy_login_file=path) as client,
     ):
         client.wait_until_running()
-        client.wait_for_log("does not accept this user and password (407)")
+        client.wait_for_log(f"does not accept this user and password{said}")
         login_file(tmp_path, ("user", "right"))
         assert "new contents: proxy_login_file" in client.command("reload").stdout
         client.wait_until_connected(ALL)

@@ -330,6 +330,22 @@ def test_without_a_name_it_is_a_user_without_rights() -> None:
     assert choices[0].text == f"workers run as user {first.uid}, an id that nobody else has"
 
 
+WITH_USER = """
+mount --bind "$1" /etc/passwd
+shift
+exec "$@"
+"""
+
+
+def test_a_client_has_an_id_of_its_own_beside_a_user_tunnel_that_servers_share(tmp_path: Path) -> None:
+    passwd = tmp_path / "passwd"
+    passwd.write_text("root:x:0:0::/root:/bin/sh\ntunnel:x:990:990::/nonexistent:/usr/sbin/nologin\n")
+    asked = "say([choose_account(None, is_client=each).account.name for each in (False, False, True, True)])"
+    *servers, first, second = process(asked, wrap=["unshare", "--mount", "sh", "-c", WITH_USER, "sh", str(passwd)])
+    assert servers == ["tunnel", "tunnel"]
+    assert len({first, second, "tunnel"}) == 3
+
+
 def test_a_free_id_has_no_account_and_no_process() -> None:
     number = find_free_id()
     assert any(number in each for each in RANGES) and number not in ids_in_use()

@@ -7,6 +7,7 @@ The congestion control of sockets is set here as well, and forwarding.
 from __future__ import annotations
 
 import re
+import selectors
 import socket
 from contextlib import ExitStack
 
@@ -31,13 +32,13 @@ class KernelEntries:
     """Makes all or nothing: TunnelError says what is missing. `listener`: None at a client.
 
     `uid`: of the workers, None if it is not theirs alone. `stays_shut`: whether a full tunnel is left shut at the end,
-    as after a failure. A start that fails leaves one as it was.
+    as after a failure. A start that fails leaves one as it was. `selector`: of the supervisor, for news about guards.
     """
 
-    def __init__(self, config: Config, uid: int | None = None) -> None:
+    def __init__(self, config: Config, uid: int | None = None, selector: selectors.BaseSelector | None = None) -> None:
         there = nft.tables()
         with ExitStack() as made:
-            self.full_tunnel = FullTunnel(config, uid, there)
+            self.full_tunnel = FullTunnel(config, uid, there, selector)
             self.stays_shut = self.full_tunnel.found_shut
             made.callback(lambda: self.full_tunnel.end(leave=self.stays_shut))
             self.full_tunnel.begin()
@@ -47,7 +48,7 @@ class KernelEntries:
             made.callback(self.clamp.close)
             self.reach: ReachGuard | None = None
             if config.mode == "server" and not config.compat:
-                self.reach = ReachGuard(config.tun_name, config.name, lambda: self.device.index, there)
+                self.reach = ReachGuard(config.tun_name, config.name, lambda: self.device.index, there, selector)
                 made.callback(self.reach.close)
             nat = HubNat(config.tun_name, config.name)
             self.nat = TableKeeper(nat, may_be_there=nat.table in there)

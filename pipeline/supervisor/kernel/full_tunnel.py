@@ -15,6 +15,7 @@ successor takes it over in one transaction. With full_tunnel "pushed" it stays u
 
 from __future__ import annotations
 
+import selectors
 from collections.abc import Collection
 from typing import Any
 
@@ -22,7 +23,7 @@ from pipeline.config import Config
 from pipeline.config.schema import AUTO, UNTIL_DOWN
 from pipeline.errors import LocalError
 from pipeline.log import LOG
-from pipeline.policy.kernel_entries import IPAddress
+from pipeline.policy.kernel_entries import IPAddress, Network
 from pipeline.supervisor.kernel import name_servers
 from pipeline.supervisor.kernel.bypass_marks import BypassMarks
 from pipeline.supervisor.kernel.kill_switch import KillSwitch
@@ -36,6 +37,7 @@ NO_USER = (
     "user, or let it name a system user that nothing else runs as"
 )
 RETRY_NS = 5_000_000_000
+NETWORK_SETTLE_NS = 2_000_000_000
 LAN_DNS = (
     "full_tunnel: no DNS server inside the tunnel is known, so names are looked up where the LAN says, outside the "
     "tunnel. Set push_dns on the server, or dns here"
@@ -45,18 +47,26 @@ LAN_DNS = (
 class FullTunnel:
     """`uid`: of the workers, None if it is not theirs alone. `there`: the tables of the firewall before the start."""
 
-    def __init__(self, config: Config, uid: int | None, there: Collection[str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        uid: int | None,
+        there: Collection[str],
+        selector: selectors.BaseSelector | None = None,
+    ) -> None:
         self._config = config
         self._uid = uid
         self._switch = KillSwitch(config.tun_name, config.name)
         self.is_shut = False
         self.found_shut = self._switch.table in there
-        self._guard = TableKeeper(self._switch, may_be_there=self.found_shut)
+        self._guard = TableKeeper(self._switch, may_be_there=self.found_shut, is_guard=True, selector=selector)
         self._marks = BypassMarks(config.name, uid, there)
         self._names = NameServers(config.tun_name, config.name)
         self._asked: tuple[IPAddress, ...] = ()  # DNS servers that have been set
         self._asked_for = 0  # index of the device for which; 0: they are to be set again
         self._refused = ""  # why they could not be
+        self._near: tuple[Network, ...] = ()
+        self._look_at = 0  # when to look at the DNS servers of the network beneath again; 0: it has not changed
         self._next_try = 0  # to shut a kill switch that could not be shut
         self._lan_dns = False
         self._is_on = False
@@ -99,6 +109,15 @@ class FullTunnel:
             self.is_shut = False
         self._guard.tick(now)
         self._set_names(device)
+        self._follow_network(tuple(device.near), now)
+
+    def _follow_network(self, near: tuple[Network, ...], now: int) -> None:
+        """Another network has other DNS servers, a moment after its addresses."""
+        if near != self._near:
+            self._near, self._look_at = near, now + NETWORK_SETTLE_NS
+        elif self._look_at and now >= self._look_at:
+            self._look_at = 0
+            self._names.look_again()
 
     def _wanted_switch(self, device: TunDevice | None) -> KillSwitch:
         config = self._config

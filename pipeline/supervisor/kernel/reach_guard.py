@@ -12,6 +12,7 @@ then; what they had is kept here. They are read when the kernel tells of a refus
 
 from __future__ import annotations
 
+import selectors
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
@@ -27,10 +28,19 @@ RETRY_NS = 10_000_000_000  # after nft has failed
 class ReachGuard:
     """`index`: the present index of the device. `there`: the tables that there are at the start."""
 
-    def __init__(self, tun_name: str, instance_name: str, index: Callable[[], int], there: Collection[str]) -> None:
+    def __init__(
+        self,
+        tun_name: str,
+        instance_name: str,
+        index: Callable[[], int],
+        there: Collection[str],
+        selector: selectors.BaseSelector | None = None,
+    ) -> None:
         self._tun_name, self._instance_name, self._index = tun_name, instance_name, index
         self._table = ReachTable((tun_name, index()), instance_name)
-        self._keeper = TableKeeper(self._table, may_be_there=self._table.table in there)
+        self._keeper = TableKeeper(
+            self._table, may_be_there=self._table.table in there, is_guard=True, selector=selector
+        )
         self._keeper.apply(False)  # what a killed run has left
         self.notes: list[str] = []
         self._log: RefusalLog | None = None

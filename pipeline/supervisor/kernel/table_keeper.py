@@ -9,10 +9,14 @@
 
 The kernel tells of each change of nf_tables by a message that has the table's name in it (linux/netfilter/nfnetlink.h).
 So no command runs while others change their own tables.
+
+Without a guard packets leave that must not. So its news wake the supervisor, it is put back at once, and it is
+never given up. After too many times it comes back as late as other tables, without a word.
 """
 
 from __future__ import annotations
 
+import selectors
 import socket
 
 from pipeline.log import LOG
@@ -27,10 +31,19 @@ SETTLE_NS = 500_000_000  # a firewall is often loaded in several steps
 
 
 class TableKeeper:
-    """`may_be_there`: a killed run may have left the table."""
+    """`may_be_there`: a killed run may have left the table. `selector`: of the supervisor, if news are to wake it."""
 
-    def __init__(self, table: OwnTable, *, may_be_there: bool = True) -> None:
+    def __init__(
+        self,
+        table: OwnTable,
+        *,
+        may_be_there: bool = True,
+        is_guard: bool = False,
+        selector: selectors.BaseSelector | None = None,
+    ) -> None:
         self._table = table
+        self._is_guard = is_guard
+        self._selector = selector
         self._may_be_there = may_be_there
         self._name = table.table.encode() + b"\0"
         self._expected = ""  # the table as nft prints it; "" while there is none to keep
@@ -38,6 +51,7 @@ class TableKeeper:
         self._due = 0
         self._limit = PutBackLimit()
         self._events: socket.socket | None = None  # while there is a table to keep
+        self._has_heard = False
 
     def apply(self, wanted: bool) -> list[str]:
         """Sentences about what is impossible, which have been logged."""
@@ -61,6 +75,8 @@ class TableKeeper:
         self._may_be_there = True
         if self._events is None:
             self._events = _open()
+            if self._events is not None and self._selector is not None:
+                self._selector.register(self._events, selectors.EVENT_READ, self._hear)
         warning = self._table.install()
         self._forget_news()
         self.has_failed = bool(warning)
@@ -71,10 +87,13 @@ class TableKeeper:
         return [warning] if warning else []
 
     def tick(self, now: int) -> None:
-        if self._events is None or not self._expected:
+        self._hear()
+        heard, self._has_heard = self._has_heard, False
+        if not self._expected:
             return
-        if self._has_news(self._events) and not self._due:
-            self._due = now + SETTLE_NS
+        if heard and not self._due:
+            at_once = self._is_guard and not self._limit.is_resting(now)
+            self._due = now + (0 if at_once else SETTLE_NS)
             self.is_in_place = False
         if self._limit.rest_has_ended(now):
             self._due = now
@@ -83,42 +102,52 @@ class TableKeeper:
             self._look(now)
 
     def _look(self, now: int) -> None:
-        if self._limit.is_resting(now):
+        is_resting = self._limit.is_resting(now)
+        if is_resting and not self._is_guard:
             return
         if self._table.listing() == self._expected:
             self.is_in_place = True
             return
-        if not self._limit.may(now):
-            LOG.error(
-                "%s: others remove table inet %s again and again: it stays away for %s, or until a reload",
-                *(self._table.setting, self._table.table, REST_TEXT),
+        if not is_resting and not self._limit.may(now):
+            cost = (
+                f"it comes back half a second late for {REST_TEXT}, and packets may leave meanwhile"
+                if self._is_guard
+                else f"it stays away for {REST_TEXT}, or until a reload"
             )
-            return
+            LOG.error(
+                "%s: others remove table inet %s again and again: %s", *(self._table.setting, self._table.table, cost)
+            )
+            if not self._is_guard:
+                return
         warning = self._table.install()
         self._forget_news()
         self.is_in_place = not warning
+        if is_resting and not warning:
+            return
         done = f"{self._table.setting}: put back table inet {self._table.table}, which others had removed"
         LOG.warning("%s", warning or done)
 
-    def _has_news(self, events: socket.socket) -> bool:
+    def _hear(self) -> None:
         """Whether anything has happened to our table, or more than the kernel could keep for us."""
-        found = False
+        if self._events is None:
+            return
         for _ in range(READS_MAX):
             try:
-                found = self._name in events.recv(RECEIVE_BYTES) or found
+                self._has_heard = self._name in self._events.recv(RECEIVE_BYTES) or self._has_heard
             except BlockingIOError:
                 break
             except OSError:  # ENOBUFS
-                found = True
-        return found
+                self._has_heard = True
 
     def _forget_news(self) -> None:
         """Those that the kernel has for us now are of our own change."""
-        if self._events is not None:
-            self._has_news(self._events)
+        self._hear()
+        self._has_heard = False
 
     def close(self, *, leave: bool = False) -> None:
         if self._events is not None:
+            if self._selector is not None:
+                self._selector.unregister(self._events)
             self._events.close()
         if not leave:
             self.apply(False)

@@ -1,13 +1,17 @@
 """The account of the workers: a user without rights, and the sentence about it for the log.
 
-    choose_account(user)   the account that workers change to, or None if they keep the supervisor's; ConfigError and
+    choose_account(...)    the account that workers change to, or None if they keep the supervisor's; ConfigError and
                            PermissionDenied for a user that they cannot have
     account_beside(...)    the account of the exporter
     preferred_misfit()     why workers do not have the user `tunnel`, though there is one; "" otherwise
 
 Where the configuration names no user, and there is no user `tunnel`, workers get an id that nobody else has. So they do
-if `tunnel` is a user that logs in: a person's processes could end the workers, and the workers read its files. The
-supervisor needs CAP_SETUID and CAP_SETGID to give a worker another user, and CAP_KILL to end that worker.
+if `tunnel` is a user that logs in: a person's processes could end the workers, and the workers read its files.
+
+Those of a client get such an id in any case. Rules and the kill switch of a full tunnel know the client's connections
+by it. All instances of a machine share `tunnel`, so those of another instance would go around the tunnel.
+
+The supervisor needs CAP_SETUID and CAP_SETGID to give a worker another user, and CAP_KILL to end that worker.
 """
 
 from __future__ import annotations
@@ -43,12 +47,12 @@ class AccountChoice(NamedTuple):
     text: str  # with the reason
 
 
-def choose_account(user: str | None) -> AccountChoice:
+def choose_account(user: str | None, *, is_client: bool = False) -> AccountChoice:
     """The account of the workers. `user`: the setting; None or "" if there is none.
 
     ConfigError if that user does not exist, PermissionDenied if this process cannot give a worker its account.
     """
-    account = find_account(user)
+    account = find_account(user, alone=is_client)
     if account is None:
         why = 'the setting user says "root"' if user else "this user namespace has no free id for them"
     elif account.uid == os.geteuid():
@@ -61,8 +65,9 @@ def choose_account(user: str | None) -> AccountChoice:
     return AccountChoice(None, f"workers stay {_name(os.geteuid())}: {why}")
 
 
-def find_account(user: str | None) -> Account | None:
-    """The account of that name; without a name, PREFERRED_USER or a free id. None for root, or if no id is free."""
+def find_account(user: str | None, *, alone: bool = False) -> Account | None:
+    """The account of that name; without a name, PREFERRED_USER or a free id, which comes first if they are to be alone.
+    None for root, or if there is neither."""
     if user:
         try:
             return _account(user)
@@ -80,10 +85,12 @@ def find_account(user: str | None) -> Account | None:
         preferred = _account(PREFERRED_USER)
     except KeyError:
         preferred = None
-    if preferred is not None and preferred.gid and not preferred_misfit():
+    if preferred is not None and not (preferred.gid and not preferred_misfit()):
+        preferred = None
+    if preferred is not None and not alone:
         return preferred
     number = find_free_id()
-    return None if number is None else Account(number, number, f"user {number}", is_free=True)
+    return preferred if number is None else Account(number, number, f"user {number}", is_free=True)
 
 
 def preferred_misfit() -> str:

@@ -29,9 +29,11 @@ POLL_SECONDS = 0.1
 
 
 class NameServer:
-    def __init__(self, node: Node, directory: Path) -> None:
+    def __init__(self, node: Node, directory: Path, address: str = "") -> None:
+        """`address`: another one of the node."""
+        address = address or node.address
         file = directory / "resolv.conf"
-        file.write_text(f"nameserver {node.address}\n")
+        file.write_text(f"nameserver {address}\n")
         self.wrap = ["unshare", "--mount", "sh", "-c", f'mount --bind {file} /etc/resolv.conf && exec "$@"', "sh"]
         self.delay = 0.0
         self.asked = 0
@@ -41,7 +43,7 @@ class NameServer:
         self._error = 0
         self._is_silent = False
         self._socket = node.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((node.address, PORT))
+        self._socket.bind((address, PORT))
         self._socket.settimeout(POLL_SECONDS)
         self._done = threading.Event()
         self._timers: list[threading.Timer] = []

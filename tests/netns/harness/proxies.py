@@ -40,6 +40,19 @@ backend plain
 """
 
 
+DANTE = """
+logoutput: stderr
+internal: {host} port = {port}
+external: {host}
+clientmethod: none
+socksmethod: {method}
+user.privileged: root
+user.unprivileged: nobody
+client pass {{ from: 0/0 to: 0/0 }}
+socks pass {{ from: 0/0 to: 0/0 command: connect }}
+"""
+
+
 NGINX = """
 daemon off;
 user root;
@@ -172,10 +185,7 @@ def _squid_lines(host: str, port: int, own: Path, login: Login, ports: Sequence[
         "visible_hostname proxy.test",
     ]
     if login:
-        digest = subprocess.run(
-            ["openssl", "passwd", "-6", login[1]], capture_output=True, text=True, check=True
-        ).stdout
-        (own / "logins").write_text(f"{login[0]}:{digest}")
+        (own / "logins").write_text(f"{login[0]}:{_digest(login[1])}\n")
         shutil.chown(own / "logins", SQUID_USER)
         lines += [
             f"auth_param basic program {SQUID_LOGINS} {own}/logins",
@@ -195,6 +205,40 @@ def microsocks(node: Node, directory: Path, *, login: Login = None, host: str = 
     argv = ["microsocks", "-i", host, "-p", port, *(("-u", login[0], "-P", login[1]) if login else ())]
     with _run(node, "socks5", host, port, argv, directory) as proxy:
         yield proxy
+
+
+@contextmanager
+def dante(node: Node, directory: Path, *, login: Login = None, host: str = "") -> Iterator[RunningProxy]:
+    """Its users are those of the system: it sees a passwd and a shadow of its own, which have the user of the login."""
+    _needs("danted")
+    _needs("openssl")
+    host, port = host or node.address, node.free_port()
+    file = directory / f"danted-{port}.conf"
+    file.write_text(DANTE.format(host=host, port=port, method="username" if login else "none"))
+    wrap = _with_user(directory, login) if login else []
+    with _run(node, "socks5", host, port, [*wrap, "danted", "-f", file], directory) as proxy:
+        yield proxy
+
+
+def _with_user(directory: Path, login: tuple[str, str]) -> list[str]:
+    """Words in front of a command for which the system has this user with this password."""
+    user, word = login
+    users = {"root": 0, "nobody": 65534, user: 64991}
+    files = {
+        "passwd": "".join(f"{name}:x:{uid}:65534::/:/bin/false\n" for name, uid in users.items()),
+        "shadow": f"{user}:{_digest(word)}:20000:0:99999:7:::\n",
+    }
+    mounts = ""
+    for name, text in files.items():
+        (directory / name).write_text(text)
+        mounts += f"mount --bind {directory / name} /etc/{name} && "
+    return ["unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', "sh"]
+
+
+def _digest(word: str) -> str:
+    """As it stands in crypt(5)."""
+    done = subprocess.run(["openssl", "passwd", "-6", word], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 @contextmanager

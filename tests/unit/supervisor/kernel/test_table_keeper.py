@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import selectors
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -60,9 +62,9 @@ class Firewall:
 class Kept:
     """A keeper at a clock that the test moves."""
 
-    def __init__(self, firewall: Firewall) -> None:
+    def __init__(self, firewall: Firewall, *, is_guard: bool = False) -> None:
         self.firewall = firewall
-        self.keeper = TableKeeper(firewall)
+        self.keeper = TableKeeper(firewall, is_guard=is_guard)
         self.now = 1_000 * REST_NS
 
     def run(self, ns: int) -> None:
@@ -92,6 +94,13 @@ def kept(firewall: Firewall) -> Iterator[Kept]:
     assert firewall.text == "" and firewall.closed is firewall.opened
 
 
+@pytest.fixture
+def guard(firewall: Firewall) -> Iterator[Kept]:
+    made = Kept(firewall, is_guard=True)
+    yield made
+    made.keeper.close()
+
+
 def test_a_table_that_others_have_removed_is_put_back_when_they_have_had_a_moment(
     kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -101,6 +110,55 @@ def test_a_table_that_others_have_removed_is_put_back_when_they_have_had_a_momen
     assert kept.firewall.text == ""
     kept.run(TICK)
     assert kept.firewall.text == "rules" and caplog.text.count("put back table inet tunnel-one") == 1
+
+
+def test_a_guard_is_put_back_at_once(guard: Kept) -> None:
+    guard.keeper.apply(True)
+    guard.firewall.flush()
+    guard.run(TICK)
+    assert guard.firewall.text == "rules" and guard.keeper.is_in_place
+
+
+def test_a_guard_is_never_given_up_and_its_removal_is_not_told_for_ever(
+    guard: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard.keeper.apply(True)
+    for _ in range(4 * PUT_BACK_MAX):
+        guard.firewall.flush()
+        guard.run(SETTLE_NS + TICK)
+        assert guard.firewall.text == "rules"
+    assert caplog.text.count("again and again: it comes back half a second late") == 1
+    assert len(caplog.messages) == 2 + PUT_BACK_MAX
+    guard.firewall.flush()
+    guard.run(TICK)
+    assert guard.firewall.text == ""
+    guard.run(REST_NS)
+    guard.firewall.flush()
+    guard.run(TICK)
+    assert guard.firewall.text == "rules"
+
+
+def test_news_wake_the_supervisor_and_are_not_lost_when_it_hears_them_before_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The news are those of a socket pair."""
+    kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    monkeypatch.setattr(table_keeper, "_open", lambda: ours)
+    firewall, selector = Firewall(), selectors.DefaultSelector()
+    keeper = TableKeeper(firewall, is_guard=True, selector=selector)
+    keeper.apply(True)
+    firewall.text = ""
+    kernel.send(OURS)
+    ((key, _),) = selector.select(0)
+    key.data()
+    assert selector.select(0) == []
+    keeper.tick(REST_NS)
+    assert firewall.text == "rules"
+    keeper.close()
+    assert not selector.get_map()
+    selector.close()
+    kernel.close()
 
 
 def test_news_that_go_on_put_off_no_look_and_many_are_one_look(kept: Kept) -> None:
