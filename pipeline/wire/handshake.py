@@ -164,6 +164,7 @@ class Welcomed(NamedTuple):
     accepts_shards: bool  # the other end does
     rest: bytes = b""  # bytes behind the handshake: the stream begins with them
     lane: int = 0  # of the other end, that sends on this connection
+    answers: bool = False  # the other end answers questions
 
 
 class Failed(NamedTuple):
@@ -368,6 +369,7 @@ class ServerHandshake(_Handshake):
             bool(hello.features & messages.ACCEPTS_SHARDS),
             bytes(self._received),
             hello.lane,
+            bool(hello.features & messages.ANSWERS),
         )
         return [Send(frame), welcomed]
 
@@ -437,6 +439,7 @@ class ClientHandshake(_Handshake):
             hello.traffic_class,
             bool(welcome.features & messages.ACCEPTS_SHARDS),
             lane=welcome.lane,
+            answers=bool(welcome.features & messages.ANSWERS),
         )
         if self.state is State.AWAIT_PROVED_WELCOME or hello.key_share:
             self._welcomed = welcomed

@@ -151,6 +151,7 @@ class _Handshaker:
                     connection.offloads = output.offloads
                     connection.traffic_class = output.traffic_class
                     connection.accepts_shards = output.accepts_shards
+                    connection.answers = output.answers
                     return output
                 case Failed():
                     return output
