@@ -27,6 +27,7 @@ from pipeline.bridge.bridge import dial
 from pipeline.bridge.far_end import NoWay, proxy_context
 from pipeline.bridge.plan import BridgePlan
 from pipeline.config import Config
+from pipeline.config.values import Endpoint
 from pipeline.credentials import key_exchange, tls_settings
 from pipeline.errors import LocalError, PeerError
 from pipeline.log import printable
@@ -51,12 +52,18 @@ SETTLING_REASONS = (
     messages.INVITATION_REVOKED,
     messages.NEEDS_JOIN,
 )
+ADDRESS_SECONDS = 3.0  # for each of several servers, until there is TLS: another one is to have its turn
 FINAL_REASONS = (*SETTLING_REASONS, messages.WRONG_VERSION, messages.SHUT_OUT)
 
 UNKNOWN = (
     "the server does not know this key: the peer was revoked or invited anew, the line was altered, or another server "
     "is at this address"
 )
+ANOTHER = (
+    "it is another server than the one that has made the invitation, or that server has another certificate now: ask "
+    "for another invitation"
+)
+NOT_THE_MAKER = "this server has not made the invitation, and the one that has must answer first"
 
 
 class FirstContactError(LocalError):
@@ -75,21 +82,37 @@ class Exchanged(NamedTuple):
 
 
 class Server(NamedTuple):
-    """`config`: of the client whose server it is; `context`: TLS to it; `proxy`: on the way there. `bridge`: the plan
-    of one, where something must stay around the connection."""
+    """`config`: of the client whose server it is; `context`: TLS to it; `pin`: the hash of its certificate, if that is
+    known. `proxy`: on the way there. `bridge`: the plan of one, where something must stay around the connection."""
 
     config: Config
+    endpoint: Endpoint
     context: TlsContext
+    pin: bytes = b""
     proxy: Proxy | None = None
     bridge: BridgePlan | None = None
 
     @classmethod
-    def of(cls, config: Config, key: bytes) -> Server:
-        """ConfigError if a file that a setting names cannot be used."""
+    def all_of(cls, config: Config, key: bytes, pin: bytes = b"") -> list[Server]:
+        """The servers of a client, the preferred one first. ConfigError if a file that a setting names cannot be used.
+
+        `pin`: where the configuration has none.
+        """
         loaded = tls_settings.load(config, key=key)
         if loaded.tls is None:
             raise LocalError('encryption is "none": there is no key')
-        return cls(config, context_of(loaded.tls, server=False), loaded.proxy, plan_of(config, loaded, "", None))
+        context, bridge = context_of(loaded.tls, server=False), plan_of(config, loaded, "", None)
+        pin = config.server_certificate_hash or pin
+        endpoints = config.remote_endpoints or (config.remote_endpoint,)
+        return [cls(config, each, context, pin, loaded.proxy, bridge) for each in endpoints]
+
+    @property
+    def is_alone(self) -> bool:
+        return not self.config.has_several_servers
+
+    @property
+    def text(self) -> str:
+        return self.config.remote_text if self.is_alone else str(self.endpoint)
 
 
 def exchange(server: Server, key: bytes, private: bytes) -> Exchanged:
@@ -132,7 +155,8 @@ def _ask(server: Server, key: bytes, exchange: bytes = b"", leaves: bool = False
 async def _converse(server: Server, key: bytes, hello: Hello) -> Done | Welcome:
     carriers: list[asyncio.Future[None]] = []
     try:
-        reader, writer = await asyncio.wait_for(_connect(server, carriers), SILENCE_SECONDS)
+        seconds = SILENCE_SECONDS if server.is_alone else ADDRESS_SECONDS
+        reader, writer = await asyncio.wait_for(_connect(server, carriers), seconds)
     except (ApproachFailed, NoWay) as error:
         raise FirstContactError(printable(str(error))) from None
     except TimeoutError:
@@ -155,7 +179,7 @@ async def _connect(
     server: Server, carriers: list[asyncio.Future[None]]
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """TLS to the server. `carriers`: gets what has to be cancelled in the end."""
-    endpoint = server.config.remote_endpoint
+    endpoint = server.endpoint
     name = server.config.tls_server_name or endpoint.host.partition("%")[0]
     if server.bridge is not None:
         sock, carrier = await dial(server.bridge, proxy_context(server.bridge.ca_pem), *endpoint)
@@ -175,7 +199,7 @@ class _Conversation:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: Server, key: bytes) -> None:
         self._reader, self._writer = reader, writer
-        self._pin = server.config.server_certificate_hash
+        self._server = server
         self._context = server.context
         self._key = key
         self._is_open = False
@@ -217,12 +241,8 @@ class _Conversation:
         if not self._context.accepts(channel.selected_alpn_protocol()):
             raise FirstContactError(failure_words.NO_TUNNEL, is_final=True)
         found = hashlib.sha256(certificate).digest()
-        if self._pin and found != self._pin:
-            raise FirstContactError(
-                "it is another server than the one that has made the invitation, or that server has another "
-                "certificate now: ask for another invitation",
-                is_final=True,
-            )
+        if self._server.pin and found != self._server.pin:
+            raise FirstContactError(ANOTHER if self._server.is_alone else NOT_THE_MAKER, is_final=True)
         return found
 
     async def _receive(self) -> tuple[Message, bytes]:

@@ -2,9 +2,10 @@
 
     {"command": "invite", "name", "server", "allowed", "rate_mbit", "quota_gb", "groups", "may_reach", "expires",
      "uses", "until", "again"}
-                            -> {"ok": true, "line", "server", "certificate", "expires", "uses", "until", "guessed",
-                                "is_private", "remembered", "reaches"}
+                            -> {"ok": true, "line", "server", "others", "file", "certificate", "expires", "uses",
+                                "until", "guessed", "is_private", "remembered", "reaches"}
         server: "", HOST or HOST:PORT; in the answer, the HOST:PORT in the line
+        others: further servers in the line; file: that of the peer
         rate_mbit, quota_gb: null for the server's setting; certificate: the server asks its clients for one as well
         expires, until: UNIX time, 0 for never; a null `expires` lets the server choose
         again: the peer exists, and another machine is to take its place
@@ -37,7 +38,10 @@ def add_command(command: AddCommand, add_instance: AddOptions) -> None:
     invite = command("invite", _invite, "add a peer to a running server, and print its invitation")
     invite.add_argument("peer", metavar="NAME", help="a name for the peer")
     invite.add_argument(
-        "--address", metavar="HOST[:PORT]", default="", help="the address at which clients reach this server"
+        "--address",
+        metavar="HOST[:PORT]",
+        default="",
+        help="the address at which clients reach this server, in place of public_addr",
     )
     invite.add_argument(
         "--allow",
@@ -126,10 +130,17 @@ def _notes_on_invitation(peer: str, answer: dict[str, Any], now: float) -> list[
     expires, uses, until = answer.get("expires", 0), answer.get("uses", 1), answer.get("until", 0)
     machines = f"the peers {peer}, {peer}-2, ..., {uses} machines in all" if uses > 1 else f"the peer {peer}"
     end = f"it is good until {show_moment(expires)} ({show_left(expires - now)})." if expires else "it never expires."
+    others = answer.get("others") or []
+    dialed = ", ".join([answer["server"], *others])
     notes = [
-        f"the line is a secret: it makes its holder {machines}, which dials {answer['server']}",
+        f"the line is a secret: it makes its holder {machines}, which dials {dialed}",
         f"{end} On the client, give it to: tunnel-supervisor join -",
     ]
+    if others:
+        notes.append(
+            f"only this server takes the line. When {peer} has joined, copy {answer['file']} to the directory peers in "
+            "the state directory of the other servers, and reload them (docs/servers.md)"
+        )
     if answer.get("reaches"):
         notes.append(answer["reaches"])
     if until:

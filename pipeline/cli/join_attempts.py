@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.errors import LocalError
 
 if TYPE_CHECKING:
-    from pipeline.cli.first_contact import Server
+    from pipeline.cli.first_contact import FirstContactError, Server
     from pipeline.cli.joined_client import JoinedClient, Pending
     from pipeline.config import Config
 
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts, the last one again and again
-OPEN_ATTEMPTS = 3  # at a server that ends the connection behind our proof: it may have died just then
+OPEN_ATTEMPTS = 3  # at each server that ends the connection behind our proof: it may have died just then
 
 
 def complete(client: JoinedClient, pending: Pending, config: Config, until: float) -> None:
@@ -30,10 +32,11 @@ def complete(client: JoinedClient, pending: Pending, config: Config, until: floa
 
     if not client.has_key:
         try:
-            name = _exchange(client, pending, Server.of(config, pending.line.key), until)
+            pin = pending.line.pin if pending.line.others else b""
+            name = _exchange(client, pending, Server.all_of(config, pending.line.key, pin), until)
         except FirstContactError as error:
             end = "" if str(error).endswith("?") else "."
-            raise LocalError(f"{config.remote_text}: {error}{end} {_what_is_left(client, pending)}") from None
+            raise LocalError(f"{error}{end} {_what_is_left(client, pending)}") from None
         except KeyboardInterrupt:
             raise LocalError(f"interrupted. {_what_is_left(client, pending)}") from None
         except BaseException:
@@ -61,26 +64,46 @@ def _what_is_left(client: JoinedClient, pending: Pending) -> str:
     )
 
 
-def _exchange(client: JoinedClient, pending: Pending, server: Server, until: float) -> str:
-    """Keep the new key. The name at the server, "" if the key is the old one. FirstContactError after all attempts."""
+def _exchange(client: JoinedClient, pending: Pending, servers: Sequence[Server], until: float) -> str:
+    """Keep the new key. The name at the server, "" if the key is the old one. FirstContactError after all attempts.
+
+    The servers are asked in turn. One that cannot have made the invitation is left out, and one that has often ended
+    the connection behind our proof. The word of a server that knows the invitation is the last.
+    """
     from pipeline.cli import first_contact
     from pipeline.cli.first_contact import FirstContactError
 
-    attempts = opened = 0
+    asked = list(servers)
+    opened: Counter[str] = Counter()
+    said: dict[str, FirstContactError] = {}
+    rounds = 0
     while True:
-        was_open, pending.is_open = pending.is_open, True  # whatever ends this
-        try:
-            found = first_contact.exchange(server, pending.line.key, pending.private)
-        except FirstContactError as error:
-            pending.is_open = (was_open or error.is_open) and not error.is_settled
-            attempts += 1
-            opened += error.is_open
-            pause = PAUSES[min(attempts, len(PAUSES)) - 1]
-            if error.is_final or opened >= OPEN_ATTEMPTS or time.monotonic() + pause > until:
-                raise
-            if attempts == 1:
-                print(f"{server.config.remote_text}: {error}; trying again", file=sys.stderr)
-            time.sleep(pause)
-            continue
-        client.keep_key(found.key)
-        return found.name
+        for server in list(asked):
+            was_open, pending.is_open = pending.is_open, True  # whatever ends this
+            try:
+                found = first_contact.exchange(server, pending.line.key, pending.private)
+            except FirstContactError as error:
+                pending.is_open = (was_open or error.is_open) and not error.is_settled
+                if error.is_settled:
+                    raise _failure({server.text: error}) from None
+                said[server.text] = error
+                opened[server.text] += error.is_open
+                if error.is_final or opened[server.text] >= OPEN_ATTEMPTS:
+                    asked.remove(server)
+                continue
+            client.keep_key(found.key)
+            return found.name
+        rounds += 1
+        pause = PAUSES[min(rounds, len(PAUSES)) - 1]
+        if not asked or time.monotonic() + pause > until:
+            raise _failure(said)
+        if rounds == 1:
+            print(f"{_failure(said)}; trying again", file=sys.stderr)
+        time.sleep(pause)
+
+
+def _failure(said: Mapping[str, FirstContactError]) -> FirstContactError:
+    """The words of the servers as one error."""
+    from pipeline.cli.first_contact import FirstContactError
+
+    return FirstContactError("; ".join(f"{server}: {error}" for server, error in said.items()))

@@ -1,6 +1,7 @@
 """The command `leave`: stop the instance, let the server forget it, and remove its files.
 
-An error changes nothing. A machine whose server cannot be told leaves anyway, and says so.
+Of several servers each is told. An error changes nothing. A machine whose server cannot be told leaves anyway, and
+says so.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pipeline.errors import LocalError, TunnelError
 
 if TYPE_CHECKING:
     from pipeline.cli.command_line import AddCommand
-    from pipeline.cli.joined_client import JoinedClient
+    from pipeline.cli.first_contact import Server
+    from pipeline.cli.joined_client import JoinedClient, Pending
 
 ATTEMPTS = 2
+THE_SERVER = "the server"
 
 
 def add_command(command: AddCommand) -> None:
@@ -33,9 +36,8 @@ def _leave(arguments: argparse.Namespace) -> int:
     client = JoinedClient(checked_name(arguments.instance_name))
     expect_root("leave")
     with client.locked():
-        untold = _tell(client)
-        if untold:
-            print(f"note: the server has not been told: {untold}. There, `revoke` removes the peer", file=sys.stderr)
+        for server, reason in _tell(client).items():
+            print(f"note: {server} has not been told: {reason}. There, `revoke` removes the peer", file=sys.stderr)
         state = _state_of(client)
         others = client.remove()
         try:
@@ -60,14 +62,14 @@ def _state_of(client: JoinedClient) -> Path:
         return Path(STATE_DIRECTORY, client.name)
 
 
-def _tell(client: JoinedClient) -> str:
-    """Stop the instance, and let the server forget it. Returns the reason if the server has not been told, else "".
+def _tell(client: JoinedClient) -> dict[str, str]:
+    """Stop the instance, and let its servers forget it. Returns those that have not been told, each with the reason.
 
     An error changes nothing. A join that was cut off may have been done by the server: then its key is got first.
     """
     from pipeline import config
-    from pipeline.cli import first_contact, service_manager
-    from pipeline.cli.first_contact import FirstContactError, Server
+    from pipeline.cli import service_manager
+    from pipeline.cli.first_contact import Server
     from pipeline.errors import ConfigError
 
     try:
@@ -77,27 +79,41 @@ def _tell(client: JoinedClient) -> str:
         elif client.is_configured:
             found = config.load(str(client.config_path))
         else:
-            return "nothing has been exchanged with it"
+            return {THE_SERVER: "nothing has been exchanged with it"}
     except ConfigError as error:
         if not client.is_ours:
             raise _not_ours(client) from None
         service_manager.stop(client.name)
-        return str(error)
+        return {THE_SERVER: str(error)}
     if found.mode != "client" or found.key_file != str(client.key_path):
         raise _not_ours(client)
     service_manager.stop(client.name)
     try:
-        server = Server.of(found, client.key() if client.has_key else pending.line.key if pending else b"")
-        for attempt in range(ATTEMPTS):
-            try:
-                if not client.has_key and pending is not None:
-                    client.keep_key(first_contact.exchange(server, pending.line.key, pending.private).key)
-                return "" if first_contact.leave(server, client.key()) else "it is of an older version"
-            except FirstContactError as error:
-                if error.is_final or attempt == ATTEMPTS - 1:
-                    return str(error)
+        key = client.key() if client.has_key else pending.line.key if pending else b""
+        pin = pending.line.pin if pending is not None and pending.line.others else b""
+        servers = Server.all_of(found, key, pin if not client.has_key else b"")
     except ConfigError as error:
-        return str(error)
+        return {THE_SERVER: str(error)}
+    told = {THE_SERVER if each.is_alone else each.text: _tell_one(each, client, pending) for each in servers}
+    return {server: reason for server, reason in told.items() if reason}
+
+
+def _tell_one(server: Server, client: JoinedClient, pending: Pending | None) -> str:
+    """The reason if this server has not been told, else ""."""
+    from pipeline.cli import first_contact
+    from pipeline.cli.first_contact import FirstContactError
+    from pipeline.errors import ConfigError
+
+    for attempt in range(ATTEMPTS):
+        try:
+            if not client.has_key and pending is not None:
+                client.keep_key(first_contact.exchange(server, pending.line.key, pending.private).key)
+            return "" if first_contact.leave(server, client.key()) else "it is of an older version"
+        except FirstContactError as error:
+            if error.is_final or attempt == ATTEMPTS - 1:
+                return str(error)
+        except ConfigError as error:
+            return str(error)
     return ""
 
 

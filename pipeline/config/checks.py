@@ -13,6 +13,7 @@ from pipeline.config import proxy_url, security_checks, uplink_checks
 from pipeline.config.schema import AUTO, WORKER_KINDS, Config
 from pipeline.config.security_checks import ONLY_ONCE, Violations
 from pipeline.config.values import (
+    ENDPOINT_FORM,
     INTERFACE_FORM,
     SrvName,
     parse_address,
@@ -102,7 +103,19 @@ def websocket(config: Config) -> Violations:
 
 
 def public_addr(config: Config) -> Violations:
-    yield from _dialable("public_addr", config.public_addr)
+    given = config.public_addr
+    if isinstance(given, str):
+        yield from _dialable("public_addr", given)
+        return
+    if not given:
+        yield "public_addr", 'at least one server, or ""', []
+    for index, text in enumerate(given):
+        if text:
+            yield from _dialable(f"public_addr[{index}]", text)
+        else:
+            yield f"public_addr[{index}]", ENDPOINT_FORM, text
+        if text in given[:index]:
+            yield f"public_addr[{index}]", ONLY_ONCE, text
 
 
 def fallback(config: Config) -> Violations:

@@ -49,6 +49,7 @@ from pipeline.config.types import (
     PathText,
     PrefixText,
     ProxyText,
+    PublicAddresses,
     Remotes,
     Seconds,
     SecondsOrZero,
@@ -134,9 +135,10 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     websocket: Annotated[WebSocketText, about(
         "URL of a WebSocket that leads a client to its server by way of a web server, which ends TLS: "
         "docs/proxy.md. `remote_addr` still names the server. Our own TLS and sealing are inside.", live=True)] = ""
-    public_addr: Annotated[EndpointOrNone, about(
-        "Address at which clients reach this server from outside. `invite` writes it into invitations.",
-        live=True)] = ""
+    public_addr: Annotated[PublicAddresses, about(
+        "Address at which clients reach this server from outside. `invite` writes it into invitations. An array names "
+        "up to eight servers, the preferred one first. A client that joins can be at each of them that knows it: "
+        "docs/servers.md.", live=True)] = ""
     insecure: Annotated[bool, about(
         "Admit every client, without proof of identity. A server that other machines can reach needs it where nothing "
         "can be proved: with `encryption` `none` and with `compat`. A wildcard address can be reached, too.")] = False
@@ -525,6 +527,12 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         if text.isascii() and text.isdigit():
             text = f"{LOOPBACK}:{text}"
         return parse_endpoint(text) if text else None
+
+    @property
+    def public_addresses(self) -> tuple[str, ...]:
+        """`public_addr` in parts; empty if there is none."""
+        given = self.public_addr
+        return tuple(filter(None, (given,))) if isinstance(given, str) else given
 
     @property
     def remotes(self) -> tuple[Endpoint | SrvName, ...]:

@@ -25,6 +25,9 @@ from pipeline.packet.marks import DSCP_FORM
 from pipeline.policy.targets import TARGET_FORM
 
 DAY = 86400
+SERVERS_MAX = 8
+"""Servers in an invitation: its line is pasted, and shown as a picture."""
+
 GIB = 1 << 30
 MBIT_MAX = 1_000_000
 GB_MAX = 1_000_000
@@ -91,6 +94,10 @@ LocalEndpoint = Annotated[
     accepts('a port, such as 9100, for this machine alone; or HOST:PORT with an address of this machine; or ""'),
 ]
 EndpointOrNone = Annotated[str, accepts(f'{ENDPOINT_FORM}, or ""')]
+PublicAddresses = Annotated[
+    EndpointText | Annotated[tuple[EndpointText, ...], Meta(max_length=SERVERS_MAX)],
+    accepts(f'{ENDPOINT_FORM}, or an array of such, or ""'),
+]
 RemoteText = Annotated[str, accepts(REMOTE_FORM)]
 Remotes = Annotated[RemoteText | tuple[RemoteText, ...], accepts(f"{REMOTE_FORM}, or an array of such")]
 WebSocketText = Annotated[str, accepts(f'{WEBSOCKET_FORM}, or ""')]

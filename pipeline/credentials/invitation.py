@@ -11,10 +11,12 @@ After the prefix comes a JSON object, in base64url without padding (RFC 4648, 5)
     lasts         false: the server will have other certificates, so a client keeps no hash of this one. Its key tells
                   it whether it is the server. Left out if true
     alpn          names that the client is to offer in TLS. Left out for our own
+    others        further servers at which the client can be, each HOST:PORT, or HOST with the port of `server`. The
+                  certificate tells which of them all has made the line. Left out if there are none
 
 The server takes every holder of the line for the peer, so no text of an error holds any part of it. decode() is total.
 It ignores white space, since a long line is easily wrapped on its way, quotation marks around it, invisible characters,
-and keys that a later version may add.
+and keys that a later version may add. A version that knows no `others` uses `server` alone.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import msgspec
 from msgspec import Meta
 
 from pipeline.config.peer import check_peer_name
-from pipeline.config.types import AlpnName
+from pipeline.config.types import SERVERS_MAX, AlpnName
 from pipeline.config.values import check_host, parse_endpoint, parse_fingerprint
 from pipeline.credentials import keys
 from pipeline.errors import ConfigError, Problem
@@ -36,7 +38,7 @@ from pipeline.system import small_file
 
 SERVER_FORM = 'HOST or HOST:PORT, as clients reach this server, such as "vpn.example.org"'
 ALPN_NAMES_MAX = 8
-LINE_LENGTH_MAX = 2048  # four times the longest: a host name of 253 characters
+LINE_LENGTH_MAX = 4096  # above the longest: SERVERS_MAX host names of 253 characters
 
 
 class Invitation(NamedTuple):
@@ -46,13 +48,22 @@ class Invitation(NamedTuple):
     name: str
     lasts: bool = True
     alpn: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def pin(self) -> bytes:
+        """The hash of the certificate of the server that has made it; empty if that server will have others."""
+        return parse_fingerprint(self.fingerprint) if self.lasts else b""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of a client that follow from it. Its key is not among them: there is no setting for a key."""
+        """The settings of a client that follow from it. Its key is not among them: there is no setting for a key.
+
+        Of several servers each has a certificate of its own, and proves by the key that it is one of them.
+        """
         return {
-            "remote_addr": self.server,
-            **({"tls_fingerprint": self.fingerprint} if self.lasts else {}),
+            "remote_addr": [self.server, *self.others] if self.others else self.server,
+            **({"tls_fingerprint": self.fingerprint} if self.lasts and not self.others else {}),
             **({"tls_alpn": list(self.alpn)} if self.alpn else {}),
         }
 
@@ -64,6 +75,7 @@ class _Content(msgspec.Struct):
     name: str
     lasts: bool = True
     alpn: Annotated[tuple[AlpnName, ...], Meta(max_length=ALPN_NAMES_MAX)] = ()
+    others: Annotated[tuple[str, ...], Meta(max_length=SERVERS_MAX - 1)] = ()
 
 
 def encode(invitation: Invitation) -> str:
@@ -75,6 +87,7 @@ def encode(invitation: Invitation) -> str:
         "name": invitation.name,
         **({} if invitation.lasts else {"lasts": False}),
         **({"alpn": invitation.alpn} if invitation.alpn else {}),
+        **({"others": _shortened(invitation)} if invitation.others else {}),
     }
     data = json.dumps(content, separators=(",", ":")).encode()
     return INVITATION_PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("=")
@@ -95,6 +108,10 @@ def decode(line: str) -> Invitation:
     try:
         if content.server.startswith(":") or not parse_endpoint(content.server).port:
             raise ValueError("HOST:PORT of the server")
+        port = parse_endpoint(content.server).port
+        others = tuple(with_port(text, port) for text in content.others)
+        if len({content.server, *others}) <= len(others):
+            raise ValueError("each server once")
         check_peer_name(content.name)
         return Invitation(
             content.server,
@@ -103,6 +120,7 @@ def decode(line: str) -> Invitation:
             content.name,
             content.lasts,
             content.alpn,
+            others,
         )
     except (ValueError, ConfigError):
         raise _invitation_error("no server prints a line with this content: ask for another invitation") from None
@@ -127,6 +145,12 @@ def with_port(server: str, port: int) -> str:
             raise ValueError(SERVER_FORM) from None
         return server
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _shortened(invitation: Invitation) -> list[str]:
+    """The further servers, without the port of the first one: people paste the line, and show it as a picture."""
+    port = f":{parse_endpoint(invitation.server).port}"
+    return [text.removesuffix(port) for text in invitation.others]
 
 
 def _read(text: str) -> _Content:

@@ -97,7 +97,7 @@ def _names(subject: Subject) -> list[str]:
         if config.mode == "client":
             hosts += [each[0] for each in (*config.remotes, *config.dialed)]
         else:
-            hosts.append(config.public_addr.rpartition(":")[0])
+            hosts += [text.rpartition(":")[0] for text in config.public_addresses]
     return [*hosts, *(peer["name"] for peer in subject.peers or ())]
 
 

@@ -325,7 +325,7 @@ class Admission:
             messages.VERSION,
             self._offloads_accepted,
             config.mtu,
-            messages.ACCEPTS_SHARDS if config.fec != "off" else 0,
+            messages.ANSWERS | (messages.ACCEPTS_SHARDS if config.fec != "off" else 0),
             addresses=assigned.addresses,
             routes=tuple(
                 route

@@ -48,11 +48,12 @@ _PACKET_CHARGE = charge.PACKET
 
 KEEPALIVE_HEADER = bytes([framing.KEEPALIVE]) + bytes(HEADER_BYTES - 1)
 GOAWAY_HEADER = bytes([framing.GOAWAY]) + bytes(HEADER_BYTES - 1)
+QUESTION_HEADER = bytes([framing.QUESTION]) + bytes(HEADER_BYTES - 1)
 
 _END_KIND = 256  # a peer has no such number for a kind
 _END_HEADER = (_END_KIND, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 _NO_HEADER: tuple[int, ...] = ()
-_BARE_KINDS = (framing.KEEPALIVE, framing.GOAWAY, _END_KIND)
+_BARE_KINDS = (framing.KEEPALIVE, framing.GOAWAY, framing.QUESTION, _END_KIND)
 
 Pieces = list[bytes | bytearray | memoryview]
 
@@ -158,13 +159,17 @@ class RecordWriter:
     def goaway(self) -> bytes:
         return self.control(GOAWAY_HEADER)
 
+    def question(self) -> bytes:
+        return self.control(QUESTION_HEADER)
+
     def end(self) -> bytes:
         return self.control(END)
 
 
 class RecordScanner:
     """The inbound direction of one connection. `ended`: the other end has said that it sends no more; `leaving`: that
-    it is about to stop; `begin`: where the first frame that the last scan() found begins, without padding.
+    it is about to stop; `asked`: it waits for an answer, which the outbound duty gives and notes here; `begin`: where
+    the first frame that the last scan() found begins, without padding.
 
     `copies_are_whole`: copies count as blocks that travel whole, and not as runs: the tun worker takes them.
     """
@@ -174,7 +179,7 @@ class RecordScanner:
         self.copies_are_whole = False
         self._header: tuple[int, ...] = _NO_HEADER  # of the frame that is not whole yet, once it has been opened
         self._plan = _PLANS[0]
-        self.ended = self.leaving = False
+        self.ended = self.leaving = self.asked = False
         self.begin = 0
 
     def scan(
@@ -212,6 +217,7 @@ class RecordScanner:
                 is_bare = kind in _BARE_KINDS
                 self.ended = kind == _END_KIND
                 self.leaving = self.leaving or kind == framing.GOAWAY
+                self.asked = self.asked or kind == framing.QUESTION
                 _pack_frame(view, at, plan.wire_bytes - _LENGTH_BYTES, framing.PADDING if is_bare else framing.UNKNOWN)
                 bare += is_bare
                 charged += _BLOCK_CHARGE

@@ -53,6 +53,7 @@ class ReceiveState:
         self.last_ns = now  # when bytes came last, or when their absence was our own fault
         self.byte_count = 0
         self.unanswered = False  # it ends because nothing came, or with an error of UNANSWERED
+        self.is_held_up = False  # its bytes wait unread, for reasons of our own
         self.partial_frame = b""  # bytes of an unfinished frame, while another connection has the slot
         self.frame_end = 0  # where that frame ends, counted from its beginning; 0: not known yet
         self.has_frames = False  # there may be whole frames among those bytes, which wait for the next slot
@@ -70,8 +71,9 @@ class SendState:
     def __init__(self, now: int) -> None:
         self.last_ns = now
         self.byte_count = 0
-        self.keepalive_bytes = 0  # bytes of those that were keepalives
+        self.keepalive_bytes = 0  # bytes of those that were keepalives or questions
         self.keepalive_after_ns = 0  # after so long without a frame the next one is due; 0: as the settings say
+        self.asked_ns = now  # when the other end was asked last
         self.writer: RecordWriter | None = None  # of sealed records, once the handshake is over
         self.late = False  # its uplink is silent: others send what it has taken
         self.error = ""  # why a write has failed; the inbound duty reads it
@@ -98,6 +100,7 @@ class Connection:
         self.offloads = 0
         self.traffic_class = framing.BULK
         self.accepts_shards = False  # the other end does
+        self.answers = False  # the other end answers questions, where frames are sealed
         self.uplink: Uplink | None = None  # of the client, if it has several
         # each written by one duty alone
         self.receive = ReceiveState(now)
@@ -179,6 +182,11 @@ class Connection:
         self.channel = None
         self.send.writer, self.receive.scanner = writer, scanner
         return rest
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether the other end answers questions on this connection."""
+        return self.answers and self.receive.scanner is not None
 
     @property
     def has_tls_output(self) -> bool:

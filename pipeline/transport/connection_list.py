@@ -19,6 +19,7 @@ class ConnectionList:
         self.version = 0
         self.empty_since_ns = now
         self.probe_ns = 0  # a connection that has sent nothing since then sends a keepalive: is the other end there?
+        self.question_ns = 0  # an end that answers, and was not asked since then, is asked whether its program is there
         self.leaving = False  # this end is about to stop, and tells each other end
         self._retired: list[tuple[int, Connection]] = []  # with the version that is the first without it
         # outbound duty

@@ -9,6 +9,7 @@ import sys
 from typing import NamedTuple
 
 from pipeline.policy.silence import Outstanding
+from pipeline.policy.standstill import Arrival
 
 SIOCOUTQ = 0x5411  # asm-generic/ioctls.h, as TIOCOUTQ
 
@@ -48,6 +49,22 @@ _OUTSTANDING = struct.Struct(
     "I"  # tcpi_last_ack_recv, at 56
     "8x"
     "I"  # tcpi_rtt, at 68
+)
+
+_ARRIVAL = struct.Struct(
+    "=16x"
+    "I"  # tcpi_snd_mss, at 16
+    "48x"
+    "I"  # tcpi_rtt, at 68
+    "48x"
+    "Q"  # tcpi_bytes_acked, at 120
+    "16x"
+    "I"  # tcpi_notsent_bytes, at 144
+    "52x"
+    "Q"  # tcpi_bytes_sent, at 200
+    "Q"  # tcpi_bytes_retrans, at 208
+    "12x"
+    "I"  # tcpi_snd_wnd, at 228
 )
 
 
@@ -108,6 +125,22 @@ def read_outstanding(sock: socket.socket) -> Outstanding:
         return Outstanding(0, 0)
     unacked, data_ms, ack_ms, rtt_us = _OUTSTANDING.unpack(info)
     return Outstanding(unacked, min(data_ms, ack_ms), rtt_us)
+
+
+def read_arrival(sock: socket.socket) -> Arrival:
+    """The bytes that the kernel has got for a connection, and those that are at the other end.
+
+    Where the window is closed, all counts as arrived: the rest waits for a program that does not read. A socket that is
+    no TCP socket, or has failed, tells nothing, and neither does a kernel before Linux 5.4.
+    """
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ARRIVAL.size)
+    except OSError:
+        return Arrival()
+    segment, rtt_us, acked, unsent, sent, repeated, window = _ARRIVAL.unpack(info.ljust(_ARRIVAL.size, b"\0"))
+    if window < segment:
+        return Arrival(rtt_us=rtt_us)
+    return Arrival(sent - repeated + unsent, acked, rtt_us)
 
 
 def read_tcp_info(sock: socket.socket) -> TcpInfo:

@@ -166,6 +166,7 @@ class Welcomed(NamedTuple):
     rest: bytes = b""  # bytes behind the handshake: the stream begins with them
     lane: int = 0  # of the other end, that sends on this connection
     uplink: Uplink | None = None  # of the client, if it has several
+    answers: bool = False  # the other end answers questions
 
 
 class Failed(NamedTuple):
@@ -371,6 +372,7 @@ class ServerHandshake(_Handshake):
             bytes(self._received),
             hello.lane,
             hello.uplink,
+            bool(hello.features & messages.ANSWERS),
         )
         return [Send(frame), welcomed]
 
@@ -441,6 +443,7 @@ class ClientHandshake(_Handshake):
             bool(welcome.features & messages.ACCEPTS_SHARDS),
             lane=welcome.lane,
             uplink=hello.uplink,
+            answers=bool(welcome.features & messages.ANSWERS),
         )
         if self.state is State.AWAIT_PROVED_WELCOME or hello.key_share:
             self._welcomed = welcomed

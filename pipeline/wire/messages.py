@@ -63,7 +63,9 @@ WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the
 EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES, DNS, UPLINK = range(1, 10)  # types of extensions
 KNOCK, PADDING = 16, 17
 
-ACCEPTS_SHARDS = 1  # feature bit: this end accepts shards (pipeline.fec.shard)
+ACCEPTS_SHARDS, ANSWERS = 1, 2
+"""Feature bits: this end accepts shards (pipeline.fec.shard), and it answers questions on sealed connections."""
+
 AUTH_NONE, AUTH_KEY = 0, 1
 
 (
@@ -117,7 +119,7 @@ class Hello(NamedTuple):
     client_id: int  # constant over restarts of the client
     session: int  # number of this start of the client
     traffic_class: int  # of this connection
-    features: int  # ACCEPTS_SHARDS
+    features: int  # ACCEPTS_SHARDS, ANSWERS
     auth: int = AUTH_NONE
     key_id: bytes = bytes(KEY_ID_BYTES)
     nonce: bytes = bytes(NONCE_BYTES)
@@ -180,7 +182,7 @@ class Welcome(NamedTuple):
     version: int
     offloads: int  # TUN_F_* bits that the server's device accepts in packets written to it
     mtu: int  # of the server's device
-    features: int  # ACCEPTS_SHARDS
+    features: int  # ACCEPTS_SHARDS, ANSWERS
     mac: bytes = bytes(MAC_BYTES)  # the server's proof
     addresses: tuple[Interface, ...] = ()  # of the client in the tunnel, with the prefix of their subnet
     routes: tuple[Network, ...] = ()  # networks that the client reaches through the tunnel

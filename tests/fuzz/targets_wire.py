@@ -391,6 +391,8 @@ def invited_seeds() -> list[bytes]:
         invitation.encode(Invitation(server, bytes(range(32)), "ab" * 32, "ann"))
         for server in ("vpn.example.org:9000", "[fd00::1]:9000", "192.0.2.1:1")
     ]
+    several = Invitation("a.example:1", bytes(range(32)), "ab" * 32, "ann", others=("b.example:1", "[fd00::1]:2"))
+    lines.append(invitation.encode(several))
     objects = [base64.urlsafe_b64decode(line.removeprefix(INVITATION_PREFIX) + "==") for line in lines]
     return (
         [b"\0" + line.encode() for line in lines]

@@ -181,7 +181,7 @@ def test_a_peer_that_was_invited_is_in_the_tunnel_and_notices_nothing_of_the_sit
 def test_a_machine_that_joins_gets_a_key_of_its_own(shared: Shared) -> None:
     line = invitation.decode(shared.hub.invite("joining"))
     assert not line.lasts and line.alpn == ("h2", "http/1.1")
-    server = Server.of(parse({"mode": "client", **line.settings}), line.key)
+    [server] = Server.all_of(parse({"mode": "client", **line.settings}), line.key)
     exchanged = shared.node.inside(lambda: exchange(server, line.key, secrets.token_bytes(32)))
     assert exchanged.name == "joining" and exchanged.key != line.key
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.netns.harness.handmade_clients import Dialer, EchoResponder, connect, inviting_server
 from tests.netns.harness.instance import Instance, command, server_config
-from tests.reference.client import ACCEPTS_RUNS, Ended, Refused, Runs, WireClient, tls
+from tests.reference.client import ACCEPTS_RUNS, ANSWERS, Ended, Refused, Runs, WireClient, tls
 from tests.reference.packets import echo_request, is_reply, udp_payload
 from tests.reference.sealed_blocks import LIGHT
 from tests.support import eventually
@@ -268,6 +268,17 @@ def test_with_certificates_there_is_no_proof_but_theirs(tmp_path: Path) -> None:
                 nobody.shake_hands()
             assert ended.value.how == "alert: TLSV13_ALERT_CERTIFICATE_REQUIRED"
             eventually(lambda: server.counter("tcp.closed_hello_invalid") == 1)
+
+
+def test_a_server_answers_each_question_with_a_keepalive(tmp_path: Path) -> None:
+    with Lab() as lab, inviting_server(lab, tmp_path) as dialer, dialer.dial("one") as client:
+        assert client.welcome.features & ANSWERS
+        for _ in range(2):
+            client.keepalives = 0
+            client.question()
+            eventually(lambda: client.receive_packets(0.05) or client.keepalives, what="an answer")
+        pings(client)
+        assert client.unknown == 0
 
 
 @pytest.mark.parametrize("moves", [True, False])

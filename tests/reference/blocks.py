@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tests.reference import erasure_code
 
-DATA, KEEPALIVE, GOAWAY, BLOCK, RUN = 0x01, 0x02, 0x03, 0x20, 0x21
+DATA, KEEPALIVE, GOAWAY, QUESTION, BLOCK, RUN = 0x01, 0x02, 0x03, 0x04, 0x20, 0x21
 FRAME = struct.Struct(">IB")
 RUN_FIELDS = struct.Struct(">IIBBBBII")
 PACKETS_MAX = 512

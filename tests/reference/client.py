@@ -34,6 +34,7 @@ from tests.reference.blocks import (
     FRAME,
     GOAWAY,
     KEEPALIVE,
+    QUESTION,
     RUN,
     Runs,
     Violation,
@@ -54,7 +55,7 @@ WELCOME_FIELDS = struct.Struct(">BBHB32sB")
 MAGIC = b"tnl\x01"
 LENGTH_LIMIT, WELCOME_LIMIT = 133163, 16384
 ALPN = "tunnel/1"
-ACCEPTS_RUNS = 1
+ACCEPTS_RUNS, ANSWERS = 1, 2
 
 
 class Refused(Exception):
@@ -454,6 +455,10 @@ class WireClient:
 
     def keepalive(self) -> None:
         self.socket.sendall(self.sealed_frame(Header(KEEPALIVE)) if self.certificate_hash else frame(KEEPALIVE))
+
+    def question(self) -> None:
+        """Ask whether the server's program is there. Only on a sealed connection."""
+        self.socket.sendall(self.sealed_frame(Header(QUESTION)))
 
     def end(self) -> None:
         """End our direction."""

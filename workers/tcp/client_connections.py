@@ -215,16 +215,20 @@ class ClientConnections(ConnectionManager):
             self._report_visits(now)
 
     def _report_visits(self, now: int) -> None:
-        """If the current server is silent, the one in reserve is asked whether it is there: the path may be broken."""
+        """A server is asked whether its program is there. If the current one is silent, the one in reserve is asked as
+        well: the path may be broken."""
         current, *others = self._dialing_visits
         for visit in (current, *others):
             visit.look(now)
-        if not current.silence.is_silent(now):
+        if current.standstill.wants(now):
+            current.standstill.ask(now)
+            self._list.question_ns = now
+        if not current.is_silent(now):
             self._asking_ns = 0
         elif not self._asking_ns:
-            self._asking_ns = self._list.probe_ns = now
+            self._asking_ns = self._list.probe_ns = self._list.question_ns = now
         for visit in others:
-            visit.silence.ask(self._asking_ns)
+            visit.demand(self._asking_ns)
         self._visits_reporter.tick({visit.session: visit.report(now) for visit in (current, *others)}, now)
 
     def _check_left(self, now: int) -> None:

@@ -354,11 +354,17 @@ class ConnectionManager(ABC):
         """Whether a connection belongs to a session that goes on."""
         return self._established.is_current(connection)
 
+    def _note_held_up(self, connection: Connection, unread: bool) -> bool:
+        """Whether its bytes may wait unread for reasons of our own. The outbound duty tells the other end."""
+        peer = self.peers[connection.peer]
+        connection.receive.is_held_up = unread or peer.paused or connection in peer.readable
+        return connection.receive.is_held_up
+
     def _check_established(self, connection: Connection, now: int, unread: bool) -> bool:
         """Close a connection whose time is over. Whether it is in order."""
         if not self._is_in_use(connection):
             self.close(connection, "its session has ended: there is a newer one, or the peer was revoked")
-        elif unread or self.peers[connection.peer].paused or connection in self.peers[connection.peer].readable:
+        elif self._note_held_up(connection, unread):
             connection.receive.last_ns = now  # the silence is our own fault
         elif (
             connection.receive.scanner is not None

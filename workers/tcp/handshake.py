@@ -152,6 +152,7 @@ class _Handshaker:
                     connection.traffic_class = output.traffic_class
                     connection.accepts_shards = output.accepts_shards
                     connection.uplink = output.uplink
+                    connection.answers = output.answers
                     return output
                 case Failed():
                     return output

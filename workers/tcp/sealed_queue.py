@@ -50,6 +50,14 @@ class SealedSendQueue(SendQueue):
         else:
             self.unsent_tail = b"".join([self.unsent_tail, data])
 
+    def send_tail(self) -> int:
+        """Send what goes before all items, unless a frame has begun. Bytes sent; OSError if the socket takes none."""
+        if self.partial is not None:
+            return 0
+        sent = self.connection.socket.send(self.unsent_tail)
+        self._advance_tail(sent)
+        return sent
+
     def frames_of(self, bodies: list[memoryview]) -> tuple[Pieces, int, Offered]:
         if len(bodies) == 1:
             pieces, size = self._writer.pieces(0, bodies[0][:RUN_BYTES], bodies[0][RUN_BYTES:])

@@ -13,7 +13,8 @@ A burst, in the order in which `work` calls:
     5. _relieve            what full connections hold up is skipped, moved (`workers.tcp.peer_sender`) or copied out of
                            the rings (`workers.tcp.backlog`)
     6. release             slots whose items are all finished go on: the ring has room for TUN again
-    7. _tick               ten times a second: keepalives, rates, and the news that this end is about to stop
+    7. _tick               ten times a second: keepalives, questions and answers, rates, and the news that this end is
+                           about to stop
 
 A full socket. With one peer, plain blocks wait in the ring, and only TLS records that the socket has not taken wait
 elsewhere. The ring fills and stalls the TUN reader, which may queue packets of its own (`workers.tun.backpressure`).
@@ -40,6 +41,7 @@ TICK_NS = 100_000_000
 BLOCKED_PAUSE_S = 0.001  # how long to wait on full sockets while a ring may have something for another
 STUCK_NS = 20_000_000  # a connection that has taken nothing for so long is not waited for
 RETRY_NS = 5_000_000  # but tried again so often
+EXCUSE_NS = 500_000_000  # an end whose bytes wait unread may have asked: it hears something so often
 
 _SOCKET_FULL_WAITS = ID["tcp.socket_full_waits"]
 _KEEPALIVES_SENT = ID["tcp.keepalives_sent"]
@@ -197,6 +199,8 @@ class Sender:
         if self._list.leaving:
             self._say_leaving(now)
         for queue in self._peers.queues.values():
+            if isinstance(queue, SealedSendQueue) and not queue.broken:
+                self._converse(queue, now)
             if queue.idle and not queue.broken:
                 self._keep_alive(queue, now)
         self._peers.update(now)
@@ -210,6 +214,36 @@ class Sender:
                 self._busy[queue] = None
                 self._send(queue, now)
             self._told.add(queue)
+
+    def _converse(self, queue: SealedSendQueue, now: int) -> None:
+        """Ask the other end whether its program is there, or answer that."""
+        connection = queue.connection
+        send, receive = connection.send, connection.receive
+        if send.writer is None or receive.scanner is None:
+            return
+        excuses = receive.is_held_up and connection.answers and now - send.last_ns >= EXCUSE_NS
+        if connection.answers and send.asked_ns < self._list.question_ns:
+            send.asked_ns = now
+            self._send_at_once(queue, send.writer.question(), now)
+        elif receive.scanner.asked or excuses:
+            receive.scanner.asked = False
+            self._send_at_once(queue, send.writer.keepalive(), now)
+
+    def _send_at_once(self, queue: SealedSendQueue, record: bytes, now: int) -> None:
+        """Send the record of a frame without a body whatever waits, and whatever the rate of the peer is."""
+        connection = queue.connection
+        queue.put_behind(record)
+        connection.send.keepalive_bytes += len(record)
+        self._counters[_KEEPALIVES_SENT] += 1
+        try:
+            sent = queue.send_tail()
+        except OSError:  # the next burst finds it full or broken
+            sent = 0
+        if sent:
+            peer = self._peers.by_handle[connection.peer_handle]
+            self._peers.count_sent(connection, peer, sent, 0, now)
+        if not queue.idle:
+            self._busy[queue] = None
 
     def _keep_alive(self, queue: SendQueue, now: int) -> None:
         """Send a keepalive on an idle connection, or what its TLS channel has to send, if one is due."""

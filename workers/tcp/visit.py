@@ -16,11 +16,12 @@ from typing import NamedTuple
 from pipeline.policy.server_addresses import ServerAddress
 from pipeline.policy.server_choice import Server, VisitReport
 from pipeline.policy.silence import Silence
+from pipeline.policy.standstill import Arrival, Spoken, Standstill
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.connection import ESTABLISHED, Connection
 from pipeline.transport.dialer import Dialer, make_dialing
 from pipeline.transport.resolver import known_addresses
-from pipeline.transport.tcp_info import read_outstanding
+from pipeline.transport.tcp_info import read_arrival, read_outstanding
 
 Hindrance = Callable[[ServerAddress], str]
 """Why a connection to an address would be of no use, or ""."""
@@ -81,6 +82,7 @@ class Visit:
         self.connections: dict[int, Connection] = {}  # by serial number; those in a handshake as well
         self.left_ns = 0
         self.silence = Silence()
+        self.standstill = Standstill()
         self._settings = settings
         self._indexes = set(target.indexes)
         self.dialers = [
@@ -133,7 +135,21 @@ class Visit:
 
     def look(self, now: int) -> None:
         """Ask the kernel what is outstanding, ten times a second."""
-        self.silence.update({each.serial: read_outstanding(each.socket) for each in self.established}, now)
+        established = self.established
+        self.silence.update({each.serial: read_outstanding(each.socket) for each in established}, now)
+        self.standstill.update({each.serial: self._spoken(each) for each in established if each.can_be_asked}, now)
+
+    def _spoken(self, connection: Connection) -> Spoken:
+        arrival = read_arrival(connection.socket) if self.standstill.is_asked else Arrival()
+        return Spoken(connection.send.last_ns, connection.receive.last_ns, arrival)
+
+    def demand(self, since: int) -> None:
+        """The server has to show that it is there; 0: it need not."""
+        self.silence.ask(since)
+        self.standstill.demand(since)
+
+    def is_silent(self, now: int) -> bool:
+        return self.silence.is_silent(now) or self.standstill.is_silent(now)
 
     def report(self, now: int) -> VisitReport:
         """The server is said to fail as often as it fails on the best of the uplinks."""
@@ -143,7 +159,7 @@ class Visit:
         return VisitReport(
             len(established),
             len(self._indexes),
-            bool(established) and self.silence.is_silent(now),
+            bool(established) and self.is_silent(now),
             any(each.receive.scanner is not None and each.receive.scanner.leaving for each in established),
             min((self._failures[number] for number in in_use), default=0),
             next(filter(None, troubles), ""),

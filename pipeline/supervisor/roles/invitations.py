@@ -81,6 +81,7 @@ class Invitations:
                 peer.name,
                 lasts=not config.tls_cert_file,
                 alpn=() if ALPN in tls.alpn else BROWSER_ALPN,
+                others=address.others,
             )
         )
         if before := peers.invited(peer.name):
@@ -91,11 +92,13 @@ class Invitations:
             peer_file.write(peers.directory, peer, replace=peers.known.is_excluded(peer.name))
             peers.known.add(known)
         peers.admit_as_known()
-        self._events.record("invited", peer.name, f"to {address.server}")
+        self._events.record("invited", peer.name, f"to {', '.join((address.server, *address.others))}")
         return {
             "ok": True,
             "line": line,
             "server": address.server,
+            "others": list(address.others),
+            "file": str(peers.directory / peer_file.DIRECTORY / f"{peer.name}{peer_file.SUFFIX}"),
             "certificate": bool(config.tls_ca_file),
             "expires": issued.expires,
             "uses": issued.uses,

@@ -1,4 +1,7 @@
-"""The address at which clients reach a server, for an invitation: given, configured, remembered, or guessed."""
+"""The address at which clients reach a server, for an invitation: given, configured, remembered, or guessed.
+
+A configured one may be a list: the client can be at each of these servers.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,11 @@ PRIVATE = tuple(
 
 
 class PublicAddress(NamedTuple):
-    """`server`: HOST:PORT. `is_guessed`: nobody has named it."""
+    """`server`: HOST:PORT. `is_guessed`: nobody has named it. `others`: further servers, each HOST:PORT."""
 
     server: str
     is_guessed: bool
+    others: tuple[str, ...] = ()
 
     @property
     def is_private(self) -> bool:
@@ -44,13 +48,14 @@ class PublicAddress(NamedTuple):
 
 def find(given: str, config: Config, state: StateDir | None) -> PublicAddress:
     """`given`: by the command, or "". TunnelError if none is known, or the one that is known is none."""
+    configured, *others = ("",) if given else config.public_addresses or ("",)
     remembered = state.load_public_addr() if state and not config.public_addr else ""
-    named = given or config.public_addr or remembered
+    named = given or configured or remembered
     try:
         server = invitation.with_port(named or _guess(config), config.listen_endpoint.port)
     except ValueError as expected:
         raise LocalError(f"--address: given {named}, expected {expected}") from None
-    return PublicAddress(server, is_guessed=not named)
+    return PublicAddress(server, is_guessed=not named, others=tuple(others))
 
 
 def remember(given: str, config: Config, state: StateDir | None) -> bool:

@@ -82,7 +82,7 @@ class StrictServer:
 
     def failure(self, client: Pair | None, **way: object) -> FirstContactError:
         with pytest.raises(FirstContactError) as caught:
-            first_contact.exchange(Server.of(self.config(client, **way), KEY), KEY, key_exchange.new_private())
+            first_contact.exchange(Server.all_of(self.config(client, **way), KEY)[0], KEY, key_exchange.new_private())
         return caught.value
 
 

@@ -24,7 +24,7 @@ from pipeline.cli import (
     service_manager,
     started_instance,
 )
-from pipeline.cli.first_contact import Exchanged, FirstContactError
+from pipeline.cli.first_contact import Exchanged, FirstContactError, Server
 from pipeline.cli.main import main
 from pipeline.credentials import key_exchange, keys
 from pipeline.credentials.invitation import Invitation, encode
@@ -53,6 +53,9 @@ class World:
         self.loses: Callable[[], bool] = lambda: False
         """Whether the answer of the server is lost."""
         self.started: list[str] = []
+        self.asked: list[str] = []  # servers
+        self.others: dict[str, FirstContactError] = {}
+        """Further servers, and how they answer."""
         self._write, self._unlink = keys.write_secret, Path.unlink
         patch.setattr(joined_client, "ETC", self.etc)
         patch.setattr(joined_client.keys, "write_secret", self._write_secret)
@@ -88,8 +91,11 @@ class World:
         machine.private = private
         return machine
 
-    def _exchange(self, server: Any, key: bytes, private: bytes) -> Exchanged:
+    def _exchange(self, server: Server, key: bytes, private: bytes) -> Exchanged:
         self.step()
+        self.asked.append(server.text)
+        if server.text in self.others:
+            raise self.others[server.text]
         machine = self._machine(key, private)
         answer = machine.exchange()
         self.step()
@@ -106,12 +112,15 @@ class World:
             key_exchange.new_key(key, private, client_public=public, server_public=answer.exchange), answer.name
         )
 
-    def _leave(self, server: Any, key: bytes) -> bool:
+    def _leave(self, server: Server, key: bytes) -> bool:
+        if server.text in self.others:
+            raise self.others[server.text]
         return isinstance(self._machine(key, b"").ask(key, leaves=True), Done)
 
     def join(self, line: bytes, *words: str, name: str = "ann") -> int:
         file = self.etc.parent / "line"
-        file.write_text(encode(Invitation("vpn.example.org:9000", line, FINGERPRINT, "ann")))
+        server, *others = [*self.others, "vpn.example.org:9000"]
+        file.write_text(encode(Invitation(server, line, FINGERPRINT, "ann", others=tuple(others))))
         file.chmod(0o600)
         return main(["join", f"@{file}", "--name", name, "--wait", "1", *words])
 
@@ -325,7 +334,7 @@ def test_a_join_that_is_interrupted_before_the_server_was_asked_leaves_nothing(
 
     line = world.server.invite("ann")
     with monkeypatch.context() as patch:
-        patch.setattr(first_contact.Server, "of", interrupt)
+        patch.setattr(first_contact.Server, "all_of", interrupt)
         assert world.join(line) == 1
     assert "interrupted. Nothing is left" in capsys.readouterr().err and not world.etc.exists()
     with monkeypatch.context() as patch:
@@ -362,3 +371,57 @@ def test_settings_of_a_join_that_is_done_are_not_taken_and_that_is_said(
     assert world.join(line, "--set", "mtu=1280") == 0
     assert "--set changes nothing now: edit " in capsys.readouterr().err
     assert "mtu" not in json.loads((world.etc / "ann" / "config.json").read_text())
+
+
+# -- several servers
+
+AWAY = FirstContactError("no answer")
+OTHER = FirstContactError(first_contact.NOT_THE_MAKER, is_final=True)
+IGNORANT = FirstContactError(first_contact.UNKNOWN, is_open=True)
+
+
+@pytest.mark.parametrize("answer", [AWAY, OTHER, IGNORANT], ids=str)
+def test_of_several_servers_the_first_that_takes_the_line_is_enough(world: World, answer: FirstContactError) -> None:
+    world.others = {"fra.example.org:9000": answer}
+    assert world.join(world.server.invite("ann")) == 0 and world.is_good()
+    assert world.asked == ["fra.example.org:9000", "vpn.example.org:9000"], "in the order of the line"
+    written = json.loads((world.etc / "ann" / "config.json").read_text())
+    assert written["remote_addr"] == world.asked and "tls_fingerprint" not in written
+
+
+def test_a_server_that_has_not_made_the_invitation_is_not_asked_again(world: World) -> None:
+    world.others = {"fra.example.org:9000": OTHER}
+    world.loses = iter([True, True, False]).__next__
+    assert world.join(world.server.invite("ann")) == 0 and world.is_good()
+    assert world.asked.count("fra.example.org:9000") == 1
+
+
+def test_if_no_server_takes_the_line_each_has_its_reason_in_the_error(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.others = {"fra.example.org:9000": AWAY, "ams.example.org:9000": OTHER}
+    world.loses = lambda: True
+    assert world.join(world.server.invite("ann"), "--wait", "0") == 1
+    said = capsys.readouterr().err
+    assert "fra.example.org:9000: no answer; ams.example.org:9000: this server has not made the invitation" in said
+    assert "vpn.example.org:9000: the server does not answer. The invitation is kept" in said
+
+
+def test_the_word_of_the_server_that_knows_the_line_is_the_last(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = world.server.invite("ann")
+    assert Machine(world.server, line).exchange()
+    world.others = {"fra.example.org:9000": IGNORANT}
+    assert world.join(line) == 1 and world.asked == ["fra.example.org:9000", "vpn.example.org:9000"]
+    said = capsys.readouterr().err
+    assert "vpn.example.org:9000: this invitation has been used" in said and "Nothing is left" in said
+    assert not world.etc.exists()
+
+
+def test_a_machine_that_leaves_tells_each_of_its_servers(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.others = {"fra.example.org:9000": AWAY}
+    assert world.join(world.server.invite("ann")) == 0
+    assert main(["leave", "ann"]) == 0 and world.server.states() == {}
+    said = capsys.readouterr().err
+    assert "fra.example.org:9000 has not been told: no answer" in said and "vpn.example.org" not in said

@@ -106,6 +106,11 @@ from tests.harness.config_problems import CLIENT, problems, the_problem
         ({"state_dir": "state"}, 'state_dir: given "state", expected a path beginning with /'),
         ({"public_addr": ":9000"}, 'public_addr: given ":9000", expected a host before the colon'),
         ({"public_addr": "vpn.example.org"}, "public_addr: given"),
+        ({"public_addr": []}, "public_addr: given [], expected at least one server"),
+        ({"public_addr": ["a.example:1", ":9000"]}, 'public_addr[1]: given ":9000", expected a host before the colon'),
+        ({"public_addr": ["a.example:1", ""]}, 'public_addr[1]: given "", expected HOST:PORT'),
+        ({"public_addr": ["a.example:1", "srv:x.example"]}, "public_addr[1]: given"),
+        ({"public_addr": ["a.example:1", "a.example:1"]}, "public_addr[1]: given"),
         (
             {"push_routes": ["10.1.2.3/16"]},
             'push_routes[0]: given "10.1.2.3/16", expected a network without bits after its prefix',

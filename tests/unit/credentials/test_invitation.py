@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.config.types import SERVERS_MAX
 from pipeline.credentials.invitation import LINE_LENGTH_MAX, Invitation, decode, encode, with_port
 from pipeline.errors import ConfigError
 from pipeline.secret_text import INVITATION_PREFIX
@@ -101,6 +102,11 @@ def test_a_text_that_is_no_invitation_is_refused_with_the_command_that_makes_one
         {"name": "../alice"},
         {"name": "a\nb"},
         {"name": "alice\n"},
+        {"others": ["a b"]},
+        {"others": [":443"]},
+        {"others": ["b.example:0"]},
+        {"others": ["vpn.example.org"]},
+        {"others": ["b.example", "b.example:9000"]},
     ],
     ids=repr,
 )
@@ -109,7 +115,16 @@ def test_a_line_that_no_server_prints_is_refused(changes: dict[str, str]) -> Non
 
 
 @pytest.mark.parametrize(
-    "changes", [{"server": 9000}, {"key": None}, {"name": ["alice"]}, {"certificate": None}], ids=repr
+    "changes",
+    [
+        {"server": 9000},
+        {"key": None},
+        {"name": ["alice"]},
+        {"certificate": None},
+        {"others": "b.example"},
+        {"others": [f"{each}.example" for each in range(SERVERS_MAX)]},
+    ],
+    ids=repr,
 )
 def test_a_line_with_parts_missing_or_of_other_types_is_refused(changes: dict[str, object]) -> None:
     assert "cut off or altered" in refusal(line_of(**changes))
@@ -194,3 +209,31 @@ def test_an_invitation_says_what_a_client_of_a_web_servers_port_is_to_do() -> No
     hidden = plain._replace(lasts=False, alpn=("h2", "http/1.1"))
     assert decode(encode(hidden)) == hidden and decode(encode(plain)) == plain
     assert hidden.settings == {"remote_addr": "vpn.example.org:443", "tls_alpn": ["h2", "http/1.1"]}
+
+
+SEVERAL = INVITATION._replace(others=("ams.example.org:9000", "[2001:db8::2]:443"))
+
+
+def test_an_invitation_for_several_servers_makes_a_client_of_them_all() -> None:
+    assert decode(encode(SEVERAL)) == SEVERAL
+    assert SEVERAL.settings == {"remote_addr": ["vpn.example.org:9000", "ams.example.org:9000", "[2001:db8::2]:443"]}, (
+        "and its certificate, which is that of one server, is no setting"
+    )
+    assert SEVERAL.pin == bytes.fromhex("ab" * 32) and SEVERAL._replace(lasts=False).pin == b""
+
+
+def test_a_further_server_with_the_port_of_the_first_costs_its_name_alone() -> None:
+    port = len(encode(SEVERAL._replace(others=("ams.example.org:9001",))))
+    assert len(encode(SEVERAL._replace(others=("ams.example.org:9000",)))) < port
+
+
+def test_a_version_that_knows_one_server_gets_the_first_one() -> None:
+    data = base64.urlsafe_b64decode(encode(SEVERAL).removeprefix(INVITATION_PREFIX) + "==")
+    known = {key: value for key, value in json.loads(data).items() if key != "others"}
+    assert decode(line_of(**known)) == INVITATION
+
+
+def test_the_longest_line_for_several_servers_is_read() -> None:
+    hosts = [f"{each}{'a' * 59}.{'.'.join(['b' * 60] * 3)}" for each in range(SERVERS_MAX)]
+    longest = INVITATION._replace(server=f"{hosts[0]}:65535", others=tuple(f"{host}:65534" for host in hosts[1:]))
+    assert len(encode(longest)) < LINE_LENGTH_MAX and decode(encode(longest)) == longest

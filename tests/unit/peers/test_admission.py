@@ -50,7 +50,7 @@ def test_a_peer_that_proves_its_identity_gets_a_welcome(make_server: MakeHub) ->
         messages.VERSION,
         OFFLOADS,
         1380,
-        messages.ACCEPTS_SHARDS,
+        messages.ACCEPTS_SHARDS | messages.ANSWERS,
         answer.message.mac,
         (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64")),
         (ip_network("10.9.0.0/16"), ip_network("fd09::/64")),
@@ -80,12 +80,12 @@ def test_the_version_that_a_peer_tells_is_shown_while_it_is_connected(make_serve
 
 
 @pytest.mark.parametrize(
-    ("fec", "features"), [("off", 0), ("on", messages.ACCEPTS_SHARDS), ("auto", messages.ACCEPTS_SHARDS)]
+    ("fec", "shards"), [("off", 0), ("on", messages.ACCEPTS_SHARDS), ("auto", messages.ACCEPTS_SHARDS)]
 )
 def test_a_server_takes_shards_unless_forward_error_correction_is_off(
-    make_server: MakeHub, fec: str, features: int
+    make_server: MakeHub, fec: str, shards: int
 ) -> None:
-    assert make_server(ANN, fec=fec).ask("ann").message.features == features
+    assert make_server(ANN, fec=fec).ask("ann").message.features == shards | messages.ANSWERS
 
 
 def test_the_server_proves_its_identity_to_a_client_with_a_key(server: HubServer) -> None:

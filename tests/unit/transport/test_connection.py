@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from pipeline.policy.standstill import Arrival
 from pipeline.transport.address import format_address
 from pipeline.transport.connection import CLOSED, ESTABLISHED, HANDSHAKE, Connection
 from pipeline.transport.connection_list import ConnectionList
@@ -22,7 +23,7 @@ from pipeline.transport.socket_options import (
     set_dscp,
     set_pacing_rate,
 )
-from pipeline.transport.tcp_info import TcpInfo, read_tcp_info
+from pipeline.transport.tcp_info import TcpInfo, read_arrival, read_tcp_info
 from tests.harness.settings import WORKER_SETTINGS
 from tests.harness.tls_ends import tcp_pair
 from tests.support import eventually
@@ -220,3 +221,33 @@ def test_the_list_knows_since_when_it_is_empty(sockets: tuple[socket.socket, soc
     assert connections.established == (second,)
     connections.remove(second, NOW + 2)
     assert connections.empty_since_ns == NOW + 2
+
+
+# -- the way of bytes
+
+
+def test_bytes_have_arrived_when_the_other_ends_kernel_has_them_though_nobody_reads(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, _ = sockets
+    ours.setblocking(True)
+    ours.sendall(bytes(1000))
+    eventually(lambda: read_arrival(ours).arrived >= read_arrival(ours).written >= 1000, 5.0, "they have arrived")
+    assert read_arrival(ours).rtt_us > 0
+
+
+def test_what_waits_for_a_program_that_does_not_read_counts_as_arrived(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, _ = sockets
+    ours.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            ours.send(bytes(1 << 16))
+    eventually(lambda: read_arrival(ours)[:2] == (0, 0), 5.0, "the window is closed")
+
+
+def test_of_a_socket_that_is_no_tcp_socket_nothing_is_known() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert read_arrival(ours) == Arrival()

@@ -282,6 +282,14 @@ def test_an_admitted_client_is_sent_its_welcome_and_the_stream_begins_behind_its
     assert side.state is State.WELCOMED
 
 
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_server_learns_whether_its_client_answers_questions(answers: bool) -> None:
+    side = server()
+    side.feed(HELLO._replace(features=messages.ANSWERS if answers else 0).frame())
+    _, welcomed = side.decide(True, WELCOME.frame())
+    assert isinstance(welcomed, Welcomed) and welcomed.answers is answers
+
+
 @pytest.mark.parametrize(("given", "expected"), [(0, framing.BULK), (1, framing.LIGHT), (2, framing.BULK), (255, 0)])
 def test_an_unknown_traffic_class_is_bulk(given: int, expected: int) -> None:
     side = server()

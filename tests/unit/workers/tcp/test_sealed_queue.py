@@ -165,6 +165,21 @@ def test_a_keepalive_and_an_end_stand_between_frames(ends: Sealed) -> None:
 
 
 @pytest.mark.parametrize("taken", [0, 1, 41, 50, WIRE - 1, WIRE, WIRE + 7])
+def test_a_question_goes_before_all_frames_that_have_not_begun(ends: Sealed, taken: int) -> None:
+    queue = ends.sealed()
+    queue.bulk.extend(ends.item() for _ in range(3))
+    if taken:
+        ends.send(queue, taken)
+    scanner = ends._scanners[queue][0]
+    queue.put_behind(queue.connection.send.writer.question())
+    begun = queue.partial is not None
+    assert bool(queue.send_tail()) is not begun
+    assert ends.numbers(queue) == list(range(1, taken // WIRE + 1)) and scanner.asked is not begun
+    ends.send_all(queue)
+    assert ends.numbers(queue) == [1, 2, 3] and scanner.asked
+
+
+@pytest.mark.parametrize("taken", [0, 1, 41, 50, WIRE - 1, WIRE, WIRE + 7])
 def test_the_news_that_an_end_is_about_to_stop_goes_behind_the_frame_that_has_begun(ends: Sealed, taken: int) -> None:
     queue = ends.sealed()
     queue.bulk.extend(ends.item() for _ in range(3))

@@ -13,6 +13,9 @@ from pipeline.counters import ID
 from pipeline.policy.loss_bursts import SPACING_MOST_NS
 from pipeline.policy.token_bucket import BURST_LEAST
 from pipeline.runtime.worker import DONE, MORE, NOTHING
+from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
+from pipeline.sealing.key_schedule import AES_256_GCM, HeaderSecret
+from pipeline.sealing.records import RecordScanner, RecordWriter
 from pipeline.shm.layout import FIRST_PEER_HANDLE, LINK_REQUESTS, SENT_BYTES, SENT_DROPPED
 from pipeline.shm.link_requests import LinkRequests
 from pipeline.transport.connection import Connection
@@ -23,10 +26,11 @@ from tests.harness.send_queues import Channel, frame, numbers
 from tests.harness.sender import SenderRun, wait_for
 from workers.tcp import delayed_items
 from workers.tcp.delayed_items import LIGHT_SPACING_NS
-from workers.tcp.sender import STUCK_NS
+from workers.tcp.sender import EXCUSE_NS, STUCK_NS
 
 HOLD_S = 0.05
 RATE = 1_000_000
+SECRET = HeaderSecret(bytes(range(32)))
 
 Make = Callable[..., SenderRun]
 
@@ -653,3 +657,57 @@ def test_waiting_ends_as_soon_as_a_connection_comes_or_a_socket_has_room(make: M
     run.received(connection)
     run.sender.wait(5)
     assert time.monotonic() - since < 4
+
+
+# -- questions
+
+
+def sealed(run: SenderRun, answers: bool = True) -> tuple[Connection, RecordScanner]:
+    """A connection that is sealed both ways, and what its other end makes of the bytes."""
+    made = run.connect()
+    made.send.writer = RecordWriter(HeaderSealer(AES_256_GCM, SECRET))
+    made.receive.scanner = RecordScanner(HeaderOpener(AES_256_GCM, SECRET))
+    made.answers = answers
+    return made, RecordScanner(HeaderOpener(AES_256_GCM, SECRET))
+
+
+def bare_frames(run: SenderRun, connection: Connection, scanner: RecordScanner) -> int:
+    """The frames without a body that have come since."""
+    data = memoryview(bytearray(run.received(connection)))
+    return scanner.scan(data, 0, len(data), framing.LENGTH_LIMIT)[4]
+
+
+def test_each_end_that_answers_is_asked_once_for_each_question(make: Make) -> None:
+    run = make()
+    asked, its = sealed(run)
+    older, others = sealed(run, answers=False)
+    run.connection_list.question_ns = time.monotonic_ns()
+    wait_for(lambda: run.counters[ID["tcp.keepalives_sent"]], run)
+    run.burst(3)
+    assert bare_frames(run, asked, its) == 1 and its.asked
+    assert not bare_frames(run, older, others)
+
+
+def test_a_question_is_answered_once_whatever_the_rate_of_the_peer_is(make: Make) -> None:
+    run = make()
+    asking, its = sealed(run)
+    run.burst()
+    run.run.memory.peer_table.write_record(FIRST_PEER_HANDLE, RATE)
+    run.sender._peers.by_handle[asking.peer_handle].bucket.spend(100 * RATE, time.monotonic_ns())
+    assert asking.receive.scanner is not None
+    asking.receive.scanner.asked = True
+    wait_for(lambda: not asking.receive.scanner.asked, run)
+    run.burst(3)
+    assert bare_frames(run, asking, its) == 1 and not its.asked
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_end_whose_question_may_wait_unread_hears_something_all_the_same(make: Make, answers: bool) -> None:
+    run = make()
+    held_up, its = sealed(run, answers)
+    held_up.receive.is_held_up = True
+    held_up.send.last_ns -= EXCUSE_NS
+    until = time.monotonic() + 0.3
+    while time.monotonic() < until:
+        run.burst()
+    assert bare_frames(run, held_up, its) == answers, "and no more than one in half a second"
