@@ -25,6 +25,7 @@ from __future__ import annotations
 from pipeline.counters import ID
 from pipeline.fec import shard
 from pipeline.packet.flow_rules import classifier
+from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.policy.adaptive_parity import COPIES_MOST
 from pipeline.policy.copy_budget import CopyBudget
 from pipeline.policy.lane_pairs import told_lane
@@ -33,7 +34,7 @@ from pipeline.runtime.worker import Attachment
 from pipeline.sealing import kinds
 from pipeline.sealing.aead import TAG_BYTES
 from pipeline.shm import layout
-from pipeline.shm.layout import NUMBER_COPIED, NUMBER_LIGHT, PEER_INDEX_MASK, RECORD_WORDS
+from pipeline.shm.layout import NUMBER_COPIED, NUMBER_LIGHT, NUMBER_LIGHT_BYTES, PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.slot import next_block_number, read_header, seal_block, write_header, write_run, write_run_count
 from pipeline.wire import framing
 from pipeline.wire.block import SEALED_PREFIXES
@@ -157,7 +158,7 @@ class LightPacker:
         blocks = self._open
         if not blocks:
             return
-        links, counters = self._links, self._counters
+        links, counters, numbers = self._links, self._counters, self._numbers
         for block in blocks.values():
             link = links.state(block.peer_handle & PEER_INDEX_MASK)
             copies = 0
@@ -171,8 +172,11 @@ class LightPacker:
                 seal_block(block.slot, block.lengths, block.end, link.light_consumer, block.peer_handle)
                 if is_run:
                     self._write_copies(block, 1 + copies, link)
+            packets = len(block.lengths)
             counters[_COPIES] += copies
-            counters[_PACKETS] += len(block.lengths)
+            counters[_PACKETS] += packets
+            record_at = (block.peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
+            numbers[record_at + NUMBER_LIGHT_BYTES] += block.end - layout.SLOT_BODY_AT - packets * VNET_HEADER_BYTES
             block.lengths.clear()
             block.end = layout.SLOT_BODY_AT
         count = len(blocks)

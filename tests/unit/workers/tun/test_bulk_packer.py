@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.packet.route_table import DEFAULT_ROUTES
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.shm.layout import FIRST_PEER_HANDLE
+from pipeline.shm.peer_table import CLASSES
 from pipeline.shm.slot import SLOT_BYTES_MIN, read_header
 from pipeline.wire import block
 from tests.harness.run import OFFLOADS, Run
@@ -41,11 +42,15 @@ class Lane:
         run.memory.peer_table.write_routes([(address, length, PEER) for address, length in DEFAULT_ROUTES])
         run.write_link(0, 0, established=1, offloads=OFFLOADS)
         self.owed: deque[int] = deque()
+        self._table = run.memory.peer_table
         tun, tcp = run.attach("tun-0"), run.attach("tcp-0")
         self.packer = BulkPacker(tun, None, self.owed)
         self._filled = {kind: tun.ports("outbound", kind)[0] for kind in ("plain", "light")}
         self._handed_on = {kind: tcp.ports("outbound", kind)[0] for kind in ("plain", "light")}
         self.packer.begin_burst()
+
+    def class_bytes(self) -> dict[str, int]:
+        return dict(zip(CLASSES, self._table.class_bytes(0), strict=True))
 
     def long(self, packets: Sequence[bytes], has_begun: bool = False) -> None:
         """A burst that takes the long way. `has_begun`: the first packet has been read on the short one."""
@@ -160,3 +165,12 @@ def test_each_packet_is_in_one_block_and_each_class_in_order_whichever_way_burst
         for size, blocks in taken.items():
             assert [each for numbers in blocks for each in numbers] == expected[size]
         assert sum(numbers == OWED for numbers in taken[BULK_BYTES]) == owed
+
+
+def test_bytes_are_counted_for_their_peer_by_class_whichever_way_they_take() -> None:
+    with lane() as own:
+        own.long([packet(1, LIGHT_BYTES), packet(2, BULK_BYTES), packet(3, BULK_BYTES)])
+        assert own.alone(packet(4, BULK_BYTES))
+        assert own.alone(packet(5, LIGHT_BYTES))
+        expected = {"voice": 0, "normal_light": 2 * LIGHT_BYTES, "normal_bulk": 3 * BULK_BYTES, "bulk": 0}
+        assert own.class_bytes() == expected
