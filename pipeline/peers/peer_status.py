@@ -217,7 +217,7 @@ def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, f
 
 
 def _class_bytes(row: PeerRow, table: PeerTable) -> dict[str, int]:
-    """An overview of an older version has no counts of the beginning."""
-    counts = table.class_bytes(row.peer)
-    before = row.classes if len(row.classes) == len(counts) else counts
-    return {name: max(0, count - old) for name, count, old in zip(CLASSES, counts, before, strict=True)}
+    """Those of the session; of a client, those since its start."""
+    before = row.classes or (0,) * len(CLASSES)
+    counts = zip(CLASSES, table.class_bytes(row.peer), before, strict=True)
+    return {name: max(0, count - old) for name, count, old in counts}

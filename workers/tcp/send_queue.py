@@ -62,6 +62,7 @@ class SendItem(NamedTuple):
     size: int
     head: memoryview | bytes | None
     body: memoryview | bytes
+    voice: bool = False  # goes ahead of other light items
 
 
 class SendQueue:
@@ -194,6 +195,15 @@ class SendQueue:
         if not self.unsent_tail:
             self.tail_is_block = False
         return sent - gone
+
+    def put_voice(self, item: SendItem) -> None:
+        """Put an item of voice ahead of the other light items, and behind those of voice."""
+        light = self.light
+        place = len(light)
+        while place and not light[place - 1].voice:
+            place -= 1
+        self.mixed |= place < len(light)
+        light.insert(place, item)
 
     # -- items that this queue does not send from their slots
 
