@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.log import printable
 from pipeline.observe.sentence import amount, describe, established, peers_of, spoken
 from pipeline.peers.peer_status import IN_TLS, NOT_ENCRYPTED
+from pipeline.shm.peer_table import CLASSES
 
 NOTES_MAX = 5
 ROWS_MAX = 8  # of peers or connections in the brief text
@@ -160,7 +161,7 @@ def verbose(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
     if peers := peers_of(snapshot):
         ciphers = ["encryption", *map(_cipher, peers)]
         rows = [[*row, cipher] for row, cipher in zip(_peer_rows(peers), ciphers, strict=True)]
-        lines += ["", *_table(rows)]
+        lines += ["", *_table(rows), *_classes(peers)]
     if snapshot["connections"]:
         lines += ["", *_table(_connection_rows(snapshot["connections"]))]
     else:
@@ -246,6 +247,20 @@ def _encryption(snapshot: dict[str, Any]) -> list[str]:
         return [f"encrypted with {_cipher(peers[0])}"]
     parts = [f"{name} ({count} peer{'s' * (count > 1)})" for name, count in counts.most_common()]
     return [f"encrypted with {', '.join(parts)}"]
+
+
+def _classes(peers: Sequence[dict[str, Any]]) -> list[str]:
+    """The bytes from TUN for each peer, by class. An instance of an older version does not count them."""
+    counted = [(peer["name"], peer["class_bytes"]) for peer in peers if any(peer.get("class_bytes", {}).values())]
+    if not counted:
+        return []
+    head = ["to peer, by class", *(name.replace("_", ", ") for name in CLASSES)]
+    return [
+        "",
+        *_table(
+            [head, *([printable(name), *(amount(found.get(each, 0)) for each in CLASSES)] for name, found in counted)]
+        ),
+    ]
 
 
 def _cipher(peer: dict[str, Any]) -> str:

@@ -322,13 +322,16 @@ def dscp(config: Config) -> Violations:
             yield name, str(expected), getattr(config, name)
 
 
+FLOW_RULES = ("always_voice", "always_light", "always_bulk")
+
+
 def flow_rules(config: Config) -> Violations:
     seen = set()
-    for name in ("always_light", "always_bulk"):
+    for name in FLOW_RULES:
         for index, rule in enumerate(getattr(config, name)):
             path = f"{name}[{index}]"
             try:
-                FlowRules([rule], ())
+                FlowRules([rule])
             except ValueError:
                 yield path, RULE_FORM, rule
             if rule.lower() in seen:
@@ -424,7 +427,7 @@ CHECKS = (
     Check(uplink_checks.others, ("uplinks", "mode", "compat", "fec", "proxy", "proxy_command", "websocket")),
     Check(uplink_checks.connections, ("uplinks", "mode", "compat", "fec", "connections", "light_connections")),
     Check(dscp, ("dscp_light", "dscp_bulk")),
-    Check(flow_rules, ("always_light", "always_bulk")),
+    Check(flow_rules, FLOW_RULES),
     Check(affinity, ("affinity", "lanes", "fec", "split_workers")),
     Check(keepalive, ("keepalive", "timeout")),
     Check(reconnect, ("reconnect_min", "reconnect_max")),

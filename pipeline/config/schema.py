@@ -263,6 +263,13 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Packets that are light whatever their flows send, by the mark that they have or by a port, such as `EF`, "
         "`udp/5060` or `tcp/8000-8099`; up to 20 Mbit/s in all. Without rules, flows that send less than 1 Mbit/s are "
         "light. The other end has its own rules for what it sends.", live=True)] = ()
+    always_voice: Annotated[tuple[FlowRuleText, ...], about(
+        "Packets that are light and go ahead of other light packets, by a mark or port, such as `EF` or "
+        "`udp/10000-20000`; up to 20 Mbit/s in all. A rule for light or bulk with an equal mark or port yields.",
+        live=True)] = ()
+    class_by_dscp: Annotated[bool, about(
+        "The marks of packets choose their class where no rule names the mark: `EF`, `VA` and `CS5` are voice, `CS1` "
+        "and `LE` bulk. All that can send into the tunnel can mark its packets.", live=True)] = False
     always_bulk: Annotated[tuple[FlowRuleText, ...], about(
         "Packets that are bulk even if their flows send little, such as `CS1` or `tcp/873`. A rule of `always_light` "
         "for the mark or port wins.", live=True)] = ()

@@ -181,6 +181,11 @@ UNUSED = (
         _with_compat,
         "the original program has no such feature",
     ),
+    Unused(
+        ("always_voice", "always_light", "always_bulk", "class_by_dscp"),
+        _with_compat,
+        "the original program has no classes of traffic",
+    ),
     Unused(("key_file",), _on_server, "the keys of a server are those of its peers"),
     Unused(("tls_server_name", "tls_fingerprint", "tls_skip_verify"), _on_server, "a server does not dial"),
 )

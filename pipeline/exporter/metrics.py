@@ -139,6 +139,12 @@ _rings = _of_each(lambda moment: moment.snapshot["rings"], ("name", "kind", "lan
 _peers = _of_each(lambda moment: moment.peers, ("name",))
 
 
+def _class_bytes(moment: Moment) -> Iterator[Sample]:
+    for peer in moment.peers:
+        for name, count in peer["class_bytes"].items():
+            yield (_text(peer["name"]), name), float(count)
+
+
 def _ring_waiting(moment: Moment) -> Iterator[Sample]:
     for ring in moment.snapshot["rings"]:
         for stage in ring["stages"][1:]:
@@ -312,6 +318,8 @@ OWN = (
            _peers(lambda peer: peer["received_bytes"])),
     Family("tunnel_peer_dropped", COUNTER, "runs and blocks for the peer that were dropped in its present session",
            _PEER, _peers(lambda peer: peer["dropped"])),
+    Family("tunnel_peer_class_bytes", COUNTER, "bytes of packets from TUN for the peer in its present session, by "
+           "class: voice, normal_light, normal_bulk, bulk", (*_PEER, "class"), _class_bytes),
     Family("tunnel_peer_round_trip_seconds", GAUGE, "round trip of the peer's fastest connection", _PEER,
            _peers(lambda peer: _seconds(peer["rtt_ms"]))),
     Family("tunnel_peer_segments_resent", GAUGE, "lost TCP segments sent again on the connections that the peer "

@@ -1,18 +1,23 @@
-"""Rules that say which packets are light and which are bulk, whatever their flows send (`always_light`, `always_bulk`).
+"""Rules that choose the class of a packet inside a peer: by its mark (DSCP), or by a port of its flow.
+
+    voice     always light, and ahead of other light packets          (always_voice)
+    normal    light or bulk, as its flow behaves: without rules all   (always_light: light whatever its flow sends)
+    bulk      never light                                             (always_bulk)
 
 A rule is a mark, "EF" or "46", or a protocol and ports at either end of a flow, "udp/5060" or "tcp/8000-8099". A mark
-comes before a port, and a rule for light before one for bulk.
+comes before a port; then voice comes before light, and light before bulk. With `by_dscp` the usual marks of voice and
+bulk count where no rule names them.
 
-Rules may make a lot of traffic light, which would then delay the other light flows. So all of it together has
-RULED_RATE. A packet beyond that, or longer than a light packet may be, is classified as if there were no rules.
+Rules may make a lot of traffic light, which would then delay the other light flows. So voice has RULED_RATE, and
+all that is always light has it, too. A packet beyond that, or longer than a light packet may be, is classified
+as if there were no rules.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from pipeline.packet.flow_classifier import LIGHT_PACKET_BYTES, FlowClassifier
 from pipeline.packet.ip import IPPROTO_TCP, IPPROTO_UDP
 from pipeline.packet.marks import parse_dscp
 from pipeline.packet.vnet import VNET_HEADER_BYTES
@@ -24,9 +29,11 @@ RULED_RATE = 2_500_000
 
 RULED_BURST_BYTES = 131072
 
-NO_RULE, LIGHT, BULK = range(3)
+NO_RULE, LIGHT, BULK, VOICE = range(4)
 
-_TOKENS_PER_NS = RULED_RATE / 1e9
+USUAL_VOICE = ("EF", "VA", "CS5")  # RFC 4594: telephony, and its signals
+USUAL_BULK = ("CS1", "LE")  # RFC 3662, RFC 8622
+
 _PROTOCOLS = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
 _PORTS = re.compile(r"(tcp|udp)/([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _PORT_MAX = 65535
@@ -39,10 +46,13 @@ _FRAGMENT_OFFSET = 0x1F
 class FlowRules:
     """ValueError if a rule is none."""
 
-    def __init__(self, light: Iterable[str], bulk: Iterable[str]) -> None:
+    def __init__(
+        self, light: Iterable[str] = (), bulk: Iterable[str] = (), voice: Iterable[str] = (), by_dscp: bool = False
+    ) -> None:
         self._marks = bytearray(_CLASSES)
         self._ports: dict[int, bytearray] = {}
-        for verdict, rules in ((BULK, bulk), (LIGHT, light)):  # the later one counts
+        usual = ((BULK, USUAL_BULK), (VOICE, USUAL_VOICE)) if by_dscp else ()
+        for verdict, rules in (*usual, (BULK, bulk), (LIGHT, light), (VOICE, voice)):  # the later one counts
             for rule in rules:
                 self._add(rule, verdict)
 
@@ -80,38 +90,3 @@ class FlowRules:
                 return verdict
             at += 40
         return of_protocol[slot[at] << 8 | slot[at + 1]] or of_protocol[slot[at + 2] << 8 | slot[at + 3]]
-
-
-class RuledClassifier(FlowClassifier):
-    """A FlowClassifier behind rules."""
-
-    def __init__(self, rules: FlowRules, is_empty: Callable[[], bool], count: Callable[[], object]) -> None:
-        super().__init__(is_empty, count)
-        self._rules = rules
-        self._tokens: float = RULED_BURST_BYTES
-        self._counted_ns = 0
-
-    def classify_light(self, slot: memoryview, at: int, length: int, now: int) -> bool:
-        verdict = self._rules.look(slot, at)
-        if verdict == BULK:
-            return False
-        if verdict == LIGHT and length <= LIGHT_PACKET_BYTES and self._has_room(length, now):
-            return True
-        return super().classify_light(slot, at, length, now)
-
-    def _has_room(self, length: int, now: int) -> bool:
-        tokens = min(RULED_BURST_BYTES, self._tokens + (now - self._counted_ns) * _TOKENS_PER_NS) - length
-        if tokens < 0:
-            return False
-        self._tokens, self._counted_ns = tokens, now
-        return True
-
-
-def classifier(
-    light: Iterable[str], bulk: Iterable[str], is_empty: Callable[[], bool], count: Callable[[], object]
-) -> FlowClassifier:
-    """The classifier for these rules."""
-    light, bulk = list(light), list(bulk)
-    if not (light or bulk):
-        return FlowClassifier(is_empty, count)
-    return RuledClassifier(FlowRules(light, bulk), is_empty, count)

@@ -15,7 +15,7 @@ from pipeline.sealing.key_schedule import SUITES
 from pipeline.shm import link_requests
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_LIGHT, LINK_REQUESTS, RECORD_WORDS
-from pipeline.shm.peer_table import PeerTable
+from pipeline.shm.peer_table import CLASSES, PeerTable
 
 if TYPE_CHECKING:
     from pipeline.sealing.session import SealedSession
@@ -71,6 +71,7 @@ class PeerRow(NamedTuple):
     dropped: int = 0
     recovered: int = 0
     expired: int = 0
+    classes: tuple[int, ...] = ()
 
     def with_session(self, index: int, since_ns: int, table: PeerTable) -> PeerRow:
         """The row of a peer whose session begins now, under this index."""
@@ -82,6 +83,7 @@ class PeerRow(NamedTuple):
             dropped=table.dropped(index),
             recovered=table.recovered(index),
             expired=table.expired(index),
+            classes=tuple(table.class_bytes(index)),
         )
 
     def sealed_by(self, session: SealedSession) -> PeerRow:
@@ -148,6 +150,7 @@ class PeerStatus(TypedDict):
     fec_parity: NotRequired[int]  # parity shards that are in force now
     recovered_blocks: NotRequired[int]  # in this session, from the peer
     expired_blocks: NotRequired[int]
+    class_bytes: NotRequired[dict[str, int]]  # of packets from TUN for it in this session, by class: CLASSES
 
 
 def describe_peers(rows: Iterable[PeerRow], table: PeerTable, now: int) -> list[PeerStatus]:
@@ -209,4 +212,12 @@ def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, f
         "fec_parity": requests.parity,
         "recovered_blocks": since(table.recovered, row.recovered),
         "expired_blocks": since(table.expired, row.expired),
+        "class_bytes": _class_bytes(row, table) if has_session else dict.fromkeys(CLASSES, 0),
     }
+
+
+def _class_bytes(row: PeerRow, table: PeerTable) -> dict[str, int]:
+    """Those of the session; of a client, those since its start."""
+    before = row.classes or (0,) * len(CLASSES)
+    counts = zip(CLASSES, table.class_bytes(row.peer), before, strict=True)
+    return {name: max(0, count - old) for name, count, old in counts}

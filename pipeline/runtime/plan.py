@@ -94,6 +94,8 @@ class WorkerSettings(NamedTuple):
     lanes: int = 1  # of this end
     always_light: str = ""  # rules separated by blanks: pipeline.packet.flow_rules
     always_bulk: str = ""
+    always_voice: str = ""
+    class_by_dscp: bool = False  # the usual marks count as rules, too
     dscp_bulk: int = 0  # mark of what is sent on connections for bulk; 0: the host's
     dscp_light: int = 0  # mark of what is sent on connections for light flows; 0: the host's
     multicast_rate: int = 0  # bytes a second of each peer that go to all peers; 0: none
@@ -111,6 +113,16 @@ class WorkerSettings(NamedTuple):
     # between a client and its server
     proxy: Proxy | None = None  # with its login; None: the server is dialed itself
     uplinks: Sequence[Uplink] = ()  # interfaces that connections are bound to; none: the routes decide
+
+    @property
+    def has_voice(self) -> bool:
+        """Whether a packet may be of the class voice."""
+        return bool(self.always_voice) or self.class_by_dscp
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether a packet may be of another class than normal, or always light."""
+        return self.has_voice or bool(self.always_light or self.always_bulk)
 
     @property
     def frame_limit(self) -> int:

@@ -21,7 +21,7 @@ PAGE = 4096                # unit of slots, and of what no worker maps by itself
 MAP_PAGE = max(PAGE, mmap.PAGESIZE)   # a page of this machine: what one process writes is whole ones (mmap(2), offset)
 MASK64 = (1 << 64) - 1
 
-LAYOUT_VERSION = 8
+LAYOUT_VERSION = 9
 
 # --- every segment -----------------------------------------------------------------------------
 MAGIC_AT = 0               # u64, creator: one of the five below
@@ -100,8 +100,10 @@ STATE_WORDS = LINK_RECEIVED_BYTES   # of a link record: those that change with t
 REQUESTS_BITS = 8       # of LINK_REQUESTS: parity; then as many of copies; above them the spacing, in microseconds
 LIGHT_LANES_SHIFT = 32  # of LINK_LANES: a bit for each lane of bulk connections, above them one of light ones
 SENT_BYTES, SENT_DROPPED = range(2)                    # tcp outbound duty
-NUMBER_CODED, NUMBER_LIGHT, NUMBER_PACKETS, NUMBER_COPIED = range(4)   # tun outbound duty: next block number of a
-                                                       # stream; packets of bulk for the peer; bytes of copies for it
+(NUMBER_CODED, NUMBER_LIGHT, NUMBER_PACKETS, NUMBER_COPIED, NUMBER_LIGHT_BYTES, NUMBER_BULK_BYTES,
+ NUMBER_VOICE_CLASS, NUMBER_BULK_CLASS) = range(8)     # tun outbound duty: next block number of a stream; packets of
+                                                       # bulk for the peer; bytes of copies for it; bytes of packets
+                                                       # for it by how they go, and what rules have made of them
 (TRANSIT_NUMBER_BULK, TRANSIT_NUMBER_LIGHT, TRANSIT_CHARGE, TRANSIT_EPOCH_OPENED, TRANSIT_EPOCH_ACKNOWLEDGED,
  TRANSIT_UNOPENED) = range(6)                          # tun inbound duty: next block number of a transit stream; charge
                                                        # that only this duty could know; with the peer handle in front,

@@ -44,6 +44,9 @@ WRITTEN_BY = {
 }
 """Records of its lane that a duty writes, by the kind of its worker."""
 
+CLASSES = ("voice", "normal_light", "normal_bulk", "bulk")
+"""Of packets from TUN: the class of each, and whether its flow is light. Without rules all are normal."""
+
 Writer = tuple[str, int, Sequence[str]]
 """A worker: its kind, its lane, its duties."""
 
@@ -110,6 +113,13 @@ class PeerTable:
         """Bytes of copies for this peer that the tun workers of other lanes have made."""
         at = peer * RECORD_WORDS + layout.NUMBER_COPIED
         return sum(words[at] for other, words in enumerate(self.numbers) if other != lane)
+
+    def class_bytes(self, peer: int) -> list[int]:
+        """Bytes of packets from TUN for every peer that has had this index, in the order of CLASSES."""
+        first = peer * RECORD_WORDS + layout.NUMBER_LIGHT_BYTES
+        of_lanes = (words[first : first + len(CLASSES)] for words in self.numbers)
+        light, bulk, voice_class, bulk_class = map(sum, zip(*of_lanes, strict=True))
+        return [voice_class, light - voice_class, bulk - bulk_class, bulk_class]
 
     def established_count(self, peer: int) -> int:
         """Established connections of a peer."""

@@ -28,6 +28,9 @@ SLOT_BYTES_MIN = layout.SLOT_BODY_AT + framing.BLOCK_PAYLOAD_MAX
 FILL_LIMIT = framing.BLOCK_PAYLOAD_MAX - PACKET_BYTES_MAX
 """A block takes another packet while it holds at most this: a shorter read buffer truncates silently."""
 
+VOICE = 2
+"""In the light ring, the traffic class of a block that goes ahead of the others; they have 0."""
+
 NO_NUMBER = 0xFFFFFFFF
 """The number of a block that is not to be coded."""
 

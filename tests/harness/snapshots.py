@@ -94,6 +94,7 @@ def peer(name: str, **fields: Any) -> dict[str, Any]:
         "sent_segments": 400,
         "recovered_blocks": 0,
         "expired_blocks": 0,
+        "class_bytes": {"voice": 0, "normal_light": 300, "normal_bulk": 4000, "bulk": 0},
         **fields,
     }
 

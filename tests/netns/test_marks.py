@@ -18,7 +18,8 @@ ETHERNET_BYTES = 14
 IPPROTO_TCP = 6
 SECONDS = 10.0
 COUNT = 1500
-EF, LE, CS1 = 46, 1, 8
+EF, LE, CS1, CS2 = 46, 1, 8, 16
+PING_BYTES = 84
 SETTINGS = {"connections": 2, "light_connections": 1, "keepalive": 0.2}
 
 
@@ -101,6 +102,24 @@ def test_rules_make_packets_bulk_and_light(lab: Lab, tmp_path: Path) -> None:
                 eventually(lambda: len(flow.arrivals) >= COUNT, 20)
                 share = (light_packets(source) - before) / flow.end()
             assert (share > 0.9) is is_light and (share < 0.5) is not is_light, share
+
+
+@pytest.mark.parametrize("fec", ["off", "on"])
+def test_each_class_arrives_whole_and_is_counted_at_the_end_that_sends_it(lab: Lab, tmp_path: Path, fec: str) -> None:
+    with tunnel(lab, tmp_path, client={"class_by_dscp": True, "always_bulk": ["CS2"]}, fec=fec) as (server, client):
+        for mark, name in ((EF, "voice"), (0, "normal_light"), (LE, "bulk"), (CS2, "bulk")):
+            before = class_bytes(client)
+            client.node.run(["ping", "-c", "20", "-i", "0.01", "-Q", hex(mark << 2), server.address])
+            grown = {each: count - before[each] for each, count in class_bytes(client).items()}
+            assert grown[name] >= 20 * PING_BYTES
+            assert {each for each, count in grown.items() if count > 5 * PING_BYTES} == {name}
+        assert class_bytes(server)["voice"] == 0
+
+
+def class_bytes(end: Instance) -> dict[str, int]:
+    (peer,) = end.running()["peers"]
+    counted: dict[str, int] = peer["class_bytes"]
+    return counted
 
 
 def light_packets(end: Instance) -> int:

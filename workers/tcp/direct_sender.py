@@ -16,7 +16,7 @@ Owned by the outbound duty.
 from __future__ import annotations
 
 from pipeline.shm.layout import RUNS_MAX
-from pipeline.shm.slot import read_header_and_runs, read_marks, read_runs
+from pipeline.shm.slot import VOICE, read_header_and_runs, read_marks, read_runs
 from pipeline.wire import framing
 from workers.tcp.delayed_items import copy_spacing_ns
 from workers.tcp.outbound_peers import OutboundPeers
@@ -141,9 +141,10 @@ class DirectSender:
     def _visit(reader: RingReader, body: memoryview, is_light: bool) -> SendItem:
         """The item of the next slot, which has been visited now."""
         index = reader.port.index(reader.scanned)
+        voice = reader.kind == "light" and read_marks(reader.port.slot(reader.scanned))[0] == VOICE
         reader.unfinished[index] = 1
         reader.scanned += 1
-        return SendItem(reader, index, 0, is_light, len(body), None, body)
+        return SendItem(reader, index, 0, is_light, len(body), None, body, voice)
 
 
 def _queue_for(peer: PeerSender, is_light: bool, lane: int, ordinal: int = 0) -> SendQueue | None:

@@ -231,7 +231,9 @@ class OutboundPeers:
 
     def _follow_table(self, peer: PeerSender, now: int) -> None:
         peer.spacing_ns = min(self._table.spacing_ns(peer.peer), SPACING_MOST_NS)
-        peer.bucket.update(self._table.rate(peer.peer), self._table.sent_elsewhere(peer.peer, self._lane), now)
+        rate = self._table.rate(peer.peer)
+        peer.bucket.update(rate, self._table.sent_elsewhere(peer.peer, self._lane), now)
+        peer.light_bucket.update(-(-rate // len(self._table.sent)), 0, now)
 
 
 def _queue_for(connection: Connection) -> SendQueue:

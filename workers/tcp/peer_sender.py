@@ -58,6 +58,7 @@ class PeerSender:
         self.disconnected_since = since
         self.bucket = SharedBucket()
         self.has_paths = False
+        self.light_bucket = SharedBucket()  # of light items, while the bucket of all is out of credit
         self.spacing_ns = 0  # between two copies, or runs, as bursts of losses call for
 
     def set_queues(self, queues: Iterable[SendQueue]) -> None:

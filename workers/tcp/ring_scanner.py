@@ -14,7 +14,7 @@ from pipeline.counters import ID
 from pipeline.fec.shard import RUN_BYTES
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import PEER_INDEX_MASK, RUNS_MAX, SLOT_RUN_HEADERS_END
-from pipeline.shm.slot import read_header_and_runs, read_marks, read_runs, read_skippable
+from pipeline.shm.slot import VOICE, read_header_and_runs, read_marks, read_runs, read_skippable
 from pipeline.wire import framing
 from workers.tcp.delayed_items import copy_spacing_ns
 from workers.tcp.outbound_peers import OutboundPeers
@@ -36,6 +36,7 @@ class RingScanner:
         self._busy = peers.busy
         self._capacity = attachment.peer_table.capacity
         self._counters = attachment.page.counters
+        self._has_voice = attachment.settings.has_voice
         self.blocked = False
 
     def scan(self, now: int) -> int:
@@ -79,6 +80,8 @@ class RingScanner:
         slot_bytes, capacity = port.ring.slot_bytes, self._capacity
         light = reader.kind == "light"
         transit = reader.kind == "transit"
+        may_be_voice = light and self._has_voice
+        voice = False
         done = 0
         while done < unscanned:
             ahead = reader.scanned
@@ -87,6 +90,8 @@ class RingScanner:
             start, length, consumer, peer_handle, runs = read_header_and_runs(slot)
             if transit:
                 light = read_marks(slot)[0] == framing.LIGHT
+            elif may_be_voice:
+                voice = read_marks(slot)[0] == VOICE
             if start + length > slot_bytes or runs > RUNS_MAX or peer_handle & PEER_INDEX_MASK >= capacity:
                 self._counters[_SLOT_SPOILT] += 1
                 unfinished[index] = 0
@@ -95,16 +100,19 @@ class RingScanner:
                 continue
             peer = by_handle.get(peer_handle) or self._peers.add(peer_handle)
             if runs:
-                if not self._scan_table(reader, slot, index, runs, peer, light, now):
+                if not self._scan_table(reader, slot, index, runs, peer, light, voice, now):
                     break
             elif consumer != position:
                 unfinished[index] = 0
             else:
                 unfinished[index] = 1
-                item = SendItem(reader, index, 0, light, length, None, slot[start : start + length])
+                item = SendItem(reader, index, 0, light, length, None, slot[start : start + length], voice)
                 if peer.queues:
                     queue = peer.queue_for(item)
-                    (queue.light if light else queue.bulk).append(item)
+                    if voice:
+                        queue.put_voice(item)
+                    else:
+                        (queue.light if light else queue.bulk).append(item)
                     busy[queue] = None
                 elif not self._hold_or_drop(peer, item, now):
                     break
@@ -113,7 +121,15 @@ class RingScanner:
         return done
 
     def _scan_table(
-        self, reader: RingReader, slot: memoryview, index: int, runs: int, peer: PeerSender, light: bool, now: int
+        self,
+        reader: RingReader,
+        slot: memoryview,
+        index: int,
+        runs: int,
+        peer: PeerSender,
+        light: bool,
+        voice: bool,
+        now: int,
     ) -> bool:
         """Visit a slot with a run table. False if it has to wait for a connection."""
         busy = self._busy
@@ -138,9 +154,8 @@ class RingScanner:
                 self._counters[_SLOT_SPOILT] += 1
                 continue
             header = slot[head : head + RUN_BYTES] if head else None
-            item = SendItem(
-                reader, index, shards, light, length + (RUN_BYTES if head else 0), header, slot[start : start + length]
-            )
+            size, body = length + (RUN_BYTES if head else 0), slot[start : start + length]
+            item = SendItem(reader, index, shards, light, size, header, body, voice)
             if waits and queues:
                 due = now + (row if copies else 1) * spacing
                 if self._peers.delayed.add(item, due, peer.peer_handle, place):
@@ -148,7 +163,10 @@ class RingScanner:
             reader.unfinished[index] += 1
             if queues:
                 queue = queues[place % len(queues)]
-                (queue.light if light else queue.bulk).append(item)
+                if voice:
+                    queue.put_voice(item)
+                else:
+                    (queue.light if light else queue.bulk).append(item)
                 busy[queue] = None
             elif not self._hold_or_drop(peer, item, now):
                 return False

@@ -25,12 +25,12 @@ class SealedSendQueue(SendQueue):
         self._writer = writer
         self._rest: Pieces = []
 
-    def send(self) -> tuple[int, int, bool]:
+    def send(self, bulk: bool = True) -> tuple[int, int, bool]:
         views: Pieces = [self.unsent_tail] if self.unsent_tail else []
         views += self._rest
         size = sum(map(len, views))
         offered: list[tuple[SendItem, int, int]] = []  # an item, where its pieces begin, and their bytes
-        for item in chain(self.light, self.bulk):
+        for item in chain(self.light, self.bulk) if bulk else self.light:
             if size >= BURST_BYTES or len(views) >= BURST_VIEWS:
                 break
             head, body = item.head, item.body

@@ -67,6 +67,7 @@ class SendItem(NamedTuple):
     size: int
     head: memoryview | bytes | None
     body: memoryview | bytes
+    voice: bool = False  # goes ahead of other light items
 
 
 class SendQueue:
@@ -105,20 +106,22 @@ class SendQueue:
     def of_class(self, light: bool) -> deque[SendItem]:
         return self.light if light else self.bulk
 
-    def send(self) -> tuple[int, int, bool]:
+    def send(self, bulk: bool = True) -> tuple[int, int, bool]:
         """Send what one call takes: bytes sent, items finished, and whether the socket took all that was offered.
+
+        Without `bulk`, light items alone, behind what has begun.
 
         BlockingIOError if the socket takes nothing, OSError if the connection is broken.
         """
         channel = self.connection.channel
         if channel is None:
-            views, size, items = self._gather(BURST_BYTES)
+            views, size, items = self._gather(BURST_BYTES, bulk)
             sent = self.connection.socket.sendmsg(views)
             return sent, self._advance(sent, items), sent == size
         done = 0
         pieces: Sequence[bytes | memoryview] = [self.unsent_tail] if self.unsent_tail else []
         if not pieces:
-            views, size, items = self._gather(SEAL_BYTES)
+            views, size, items = self._gather(SEAL_BYTES, bulk)
             pieces = channel.seal_records(views)
             done = self._advance(size, items)
         sent = 0
@@ -149,7 +152,7 @@ class SendQueue:
         """Send a keepalive, or bytes of the channel itself, next. The queue is idle."""
         self.unsent_tail = data
 
-    def _gather(self, limit: int) -> tuple[list[bytes | memoryview], int, int]:
+    def _gather(self, limit: int, bulk: bool) -> tuple[list[bytes | memoryview], int, int]:
         """The next call's pieces, how many bytes they are, and how many items of the deques they are."""
         views: list[bytes | memoryview] = []
         size = 0
@@ -162,7 +165,7 @@ class SendQueue:
             views += _unsent_part(partial, self.partial_sent)
             size += partial.size - self.partial_sent
         items = 0
-        for item in chain(self.light, self.bulk):
+        for item in chain(self.light, self.bulk) if bulk else self.light:
             if size >= limit or len(views) >= BURST_VIEWS:
                 break
             if item.head is not None:
@@ -219,6 +222,15 @@ class SendQueue:
         if not self.unsent_tail:
             self.tail_is_block = False
         return sent - gone
+
+    def put_voice(self, item: SendItem) -> None:
+        """Put an item of voice ahead of the other light items, and behind those of voice."""
+        light = self.light
+        place = len(light)
+        while place and not light[place - 1].voice:
+            place -= 1
+        self.mixed |= place < len(light)
+        light.insert(place, item)
 
     # -- items that this queue does not send from their slots
 

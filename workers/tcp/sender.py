@@ -19,6 +19,9 @@ A burst, in the order in which `work` calls:
 A full socket. With one peer, plain blocks wait in the ring, and only TLS records that the socket has not taken wait
 elsewhere. The ring fills and stalls the TUN reader, which may queue packets of its own (`workers.tun.backpressure`).
 With several peers that would hold up the others: once a ring is half full, items for full connections are copied out.
+
+A peer that has used up its rate. Its bulk waits. Light items go on, and the bulk waits the longer, up to the rate for
+light items alone.
 """
 
 from __future__ import annotations
@@ -27,12 +30,14 @@ import select
 import time
 
 from pipeline.counters import ID
+from pipeline.policy.token_bucket import SharedBucket
 from pipeline.runtime.worker import DONE, MORE, NOTHING, Attachment
 from pipeline.transport.connection_list import ConnectionList
 from pipeline.wire import noise
 from workers.tcp.direct_sender import DirectSender
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.path_watch import LOOK_NS
+from workers.tcp.peer_sender import PeerSender
 from workers.tcp.ring_scanner import RingScanner
 from workers.tcp.sealed_queue import SealedSendQueue
 from workers.tcp.send_queue import SendQueue
@@ -146,11 +151,8 @@ class Sender:
             return
         connection = queue.connection
         peer = self._peers.by_handle[connection.peer_handle]
-        bucket = peer.bucket
-        if not bucket.in_credit(now):
-            credit_at = bucket.credit_at()
-            self._credit_at = min(credit_at, self._credit_at) if self._credit_at else credit_at
-            self._limited.append(queue)
+        has_credit = peer.bucket.in_credit(now)
+        if not has_credit and not self._passes_limit(queue, peer, now):
             return
         if queue.full_since and now - queue.full_since > STUCK_NS and now < queue.retry_at:
             self._full.append(queue)
@@ -159,8 +161,8 @@ class Sender:
             queue.kept.now = now
             self._watch.next_look = self._watch.next_look or now + LOOK_NS
         try:
-            sent, frames, took_all = queue.send()
-            self._more |= took_all and not queue.idle
+            sent, frames, took_all = queue.send(bulk=has_credit)
+            self._more |= took_all and (not queue.idle if has_credit else bool(queue.light))
         except BlockingIOError:
             sent = frames = 0
             took_all = False
@@ -177,7 +179,9 @@ class Sender:
         elif queue.idle:
             del self._busy[queue]
         if sent:
-            bucket.spend(sent, now)
+            peer.bucket.spend(sent, now)
+            if not has_credit:
+                peer.light_bucket.spend(sent, now)
             self._peers.count_sent(connection, peer, sent, frames, now)
             queue.full_since = 0 if took_all else now
             if queue.stalled:
@@ -185,6 +189,20 @@ class Sender:
                 peer.set_queues(peer.queues)
         elif not took_all and not queue.full_since:
             queue.full_since = now
+
+    def _passes_limit(self, queue: SendQueue, peer: PeerSender, now: int) -> bool:
+        """Let a queue of a peer that has used up its rate wait. Whether its light items go on."""
+        self._limited.append(queue)
+        self._wait_for(peer.bucket)
+        if not queue.light or peer.light_bucket.in_credit(now):
+            return bool(queue.light)
+        self._wait_for(peer.light_bucket)
+        return False
+
+    def _wait_for(self, bucket: SharedBucket) -> None:
+        """Look again when this bucket is in credit."""
+        credit_at = bucket.credit_at()
+        self._credit_at = min(credit_at, self._credit_at) if self._credit_at else credit_at
 
     def _relieve(self, now: int) -> None:
         """Free the slots, and the queues, that full connections hold up."""

@@ -26,8 +26,8 @@ from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.shm.peer_table import RouteReader
 from pipeline.wire import framing
 from workers.tun.burst import Burst
+from workers.tun.class_packer import light_packer
 from workers.tun.finisher import OffloadFinisher
-from workers.tun.light_packer import LightPacker
 from workers.tun.open_block import FULL_AT, OpenBlock, outbound_blocks
 from workers.tun.packer import BULK_FULL, LIGHT_FULL
 from workers.tun.sealing import BlockSealing
@@ -49,7 +49,7 @@ class BulkPacker:
         maker = outbound_blocks(attachment.peer_table.numbers[attachment.worker.lane], sealing)
         self._burst = Burst(attachment, self._links, maker)
         self._open = self._burst.open
-        self._light = LightPacker(attachment, self._links, sealing)
+        self._light = light_packer(attachment, self._links, sealing)
         self._finisher = OffloadFinisher(attachment, self._links)
         self._route_reader = RouteReader(attachment.peer_table)
         self._routes = RouteTable()

@@ -13,10 +13,11 @@ in the plain one. The blocks leave in the order in which they were begun. Owned 
 
 from __future__ import annotations
 
+from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.port import Port
 from pipeline.runtime.worker import Attachment
-from pipeline.shm.layout import NUMBER_PACKETS, PEER_INDEX_MASK, RECORD_WORDS
+from pipeline.shm.layout import NUMBER_BULK_BYTES, NUMBER_PACKETS, PEER_INDEX_MASK, RECORD_WORDS, SLOT_BODY_AT
 from workers.tun.open_block import BlockMaker, OpenBlock
 from workers.tun.packer import BURST_SLOTS
 
@@ -108,11 +109,14 @@ class Burst:
         blocks = self._blocks
         if not blocks:
             return 0
+        numbers = self._numbers
         for block in blocks:
             self._maker.finish(block)
+            packets = len(block.lengths)
+            record_at = (block.peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
+            numbers[record_at + NUMBER_BULK_BYTES] += block.end - SLOT_BODY_AT - packets * VNET_HEADER_BYTES
             if self._counts_packets:
-                peer = block.peer_handle & PEER_INDEX_MASK
-                self._numbers[peer * RECORD_WORDS + NUMBER_PACKETS] += len(block.lengths)
+                numbers[record_at + NUMBER_PACKETS] += packets
         count = len(blocks)
         blocks.clear()
         self.open.clear()

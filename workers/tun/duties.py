@@ -21,6 +21,7 @@ from pipeline.shm.flow_table import FlowTable
 from pipeline.shm.key_table import KeyTable
 from pipeline.shm.reach_rules import RulesReader
 from workers.tun.bulk_packer import BulkPacker
+from workers.tun.classed_packer import ClassedMulticastPacker, ClassedPacker
 from workers.tun.compat_forwarder import CompatForwarder
 from workers.tun.compat_hub_packer import CompatHubPacker
 from workers.tun.compat_packer import CompatPacker
@@ -37,6 +38,14 @@ from workers.tun.writer import (
     SEALED_FRAMES,
     TunWriter,
 )
+
+_PACKERS: dict[tuple[bool, bool], type[BulkPacker]] = {
+    (False, False): BulkPacker,
+    (True, False): MulticastPacker,
+    (False, True): ClassedPacker,
+    (True, True): ClassedMulticastPacker,
+}
+"""By whether packets go to everybody, and whether rules choose classes."""
 
 
 def duties(attachment: Attachment, fds: WorkerFds) -> list[Duty]:
@@ -57,7 +66,7 @@ def _outbound(attachment: Attachment, fds: WorkerFds, keys: KeyTable | None, ope
     if attachment.settings.compat:
         several = attachment.peer_table.capacity > 1
         return TunReader(attachment, fds.tun, CompatHubPacker(attachment) if several else CompatPacker(attachment))
-    packer = MulticastPacker if _has_multicast(attachment) else BulkPacker
+    packer = _PACKERS[_has_multicast(attachment), attachment.settings.has_rules]
     if keys is None:
         return TunReader(attachment, fds.tun, packer(attachment))
     sealing = _sealing(attachment, keys, kinds.FROM_TUN, "tun.dropped_no_key")

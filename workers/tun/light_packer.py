@@ -25,7 +25,8 @@ from __future__ import annotations
 
 from pipeline.counters import ID
 from pipeline.fec import shard
-from pipeline.packet.flow_rules import classifier
+from pipeline.packet.flow_classifier import FlowClassifier
+from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.policy.adaptive_parity import COPIES_MOST
 from pipeline.policy.copy_budget import CopyBudget
 from pipeline.policy.lane_pairs import told_lane
@@ -34,7 +35,7 @@ from pipeline.runtime.worker import Attachment
 from pipeline.sealing import kinds
 from pipeline.sealing.aead import TAG_BYTES
 from pipeline.shm import layout
-from pipeline.shm.layout import NUMBER_COPIED, NUMBER_LIGHT, PEER_INDEX_MASK, RECORD_WORDS
+from pipeline.shm.layout import NUMBER_COPIED, NUMBER_LIGHT, NUMBER_LIGHT_BYTES, PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.slot import next_block_number, read_header, seal_block, write_header, write_run, write_run_count
 from pipeline.wire import framing
 from pipeline.wire.block import SEALED_PREFIXES
@@ -49,19 +50,24 @@ _FLOWS = ID["tun.flows_counted"]
 _LENGTH_BYTES = SEALED_PREFIXES[1].size - SEALED_PREFIXES[0].size  # of a packet, in front of its block
 _SEALED_BYTES_MORE = shard.RUN_BYTES + SEALED_PREFIXES[1].size + TAG_BYTES  # than the packet of a block of one
 
+MARK_STEP = 1 << 63
+"""A key is a peer handle and so many times the mark."""
+
 
 class _LightBlock:
     """Packets for one peer, in `buffer` up to `end`, for `slot`; empty before its first packet, and after its last.
 
+    `key`: its peer handle, and with it the `mark` that its slot gets (`class_packer`).
+
     One with a `buffer` of its own is sealed into its slot; one without is gathered there.
     """
 
-    __slots__ = ("buffer", "end", "is_private", "lengths", "peer_handle", "slot")
+    __slots__ = ("buffer", "end", "is_private", "key", "lengths", "mark", "peer_handle", "slot")
 
     def __init__(self, buffer: memoryview | None) -> None:
         self.is_private = buffer is not None
         self.buffer = self.slot = memoryview(b"") if buffer is None else buffer
-        self.peer_handle = 0
+        self.key = self.peer_handle = self.mark = 0
         self.lengths: list[int] = []
         self.end = layout.SLOT_BODY_AT
 
@@ -72,12 +78,8 @@ class LightPacker:
     def __init__(self, attachment: Attachment, links: LinkView, sealing: BlockSealing | None = None) -> None:
         (self._port,) = attachment.ports("outbound", "light")
         self._counters = attachment.page.counters
-        self._flows = classifier(
-            attachment.settings.always_light.split(),
-            attachment.settings.always_bulk.split(),
-            self._is_empty,
-            self._count_flow,
-        )
+        self._flows = FlowClassifier(self._is_empty, self._count_flow)
+        self._kept = 0  # slots that none but blocks with a mark may take
         self._links = links
         self._may_copy = attachment.settings.fec != "off" and attachment.settings.fec_parity > 0
         self._lane = attachment.worker.lane
@@ -94,7 +96,7 @@ class LightPacker:
             self._end_most = layout.SLOT_BODY_AT + share - _SEALED_BYTES_MORE
         self._sealing = sealing
         self._blocks = [self._new_block()]
-        self._open: dict[int, _LightBlock] = {}  # by peer handle, the first of `_blocks`
+        self._open: dict[int, _LightBlock] = {}  # by key, the first of `_blocks`
         self._last = self._blocks[0]  # the block of the last packet
 
     def has_room(self) -> bool:
@@ -111,13 +113,19 @@ class LightPacker:
         """Copy the packet at slot[at] into the open block of a peer, if the packet is light and a slot is free."""
         if not self._flows.classify_light(slot, at, length, now):
             return False
+        if self._put(slot, at, length, now, peer_handle):
+            return True
+        self._flows.demote_last()  # the whole flow: else its packets would overtake each other
+        return False
+
+    def _put(self, slot: memoryview, at: int, length: int, now: int, key: int) -> bool:
+        """Copy the packet into the open block of this key. False if no slot is free."""
         block = self._last
         end = block.end + length
-        if block.peer_handle != peer_handle or end + _LENGTH_BYTES * len(block.lengths) > self._end_most:
-            block = self._last = self._turn_to(peer_handle, length)
+        if block.key != key or end + _LENGTH_BYTES * len(block.lengths) > self._end_most:
+            block = self._last = self._turn_to(key, length)
             end = block.end + length
         if not block.lengths and not self._begin(block):
-            self._flows.demote_last()  # the whole flow: else its packets would overtake each other
             return False
         block.buffer[block.end : end] = slot[at : at + length]
         block.end = end
@@ -125,9 +133,9 @@ class LightPacker:
         self._now = now
         return True
 
-    def _turn_to(self, peer_handle: int, length: int) -> _LightBlock:
-        """The block of a peer, with room for so many bytes: the open one, or an empty one."""
-        block = self._open.get(peer_handle)
+    def _turn_to(self, key: int, length: int) -> _LightBlock:
+        """The block of a key, with room for so many bytes: the open one, or an empty one."""
+        block = self._open.get(key)
         if block is not None:
             if block.end + length + _LENGTH_BYTES * len(block.lengths) <= self._end_most:
                 return block
@@ -136,7 +144,8 @@ class LightPacker:
         if begun == len(self._blocks):
             self._blocks.append(self._new_block())
         block = self._blocks[begun]
-        block.peer_handle = peer_handle
+        block.key = key
+        block.mark, block.peer_handle = divmod(key, MARK_STEP)
         return block
 
     def _new_block(self) -> _LightBlock:
@@ -145,12 +154,12 @@ class LightPacker:
     def _begin(self, block: _LightBlock) -> bool:
         """Open a block in the next slot. False if none is free."""
         begun = len(self._open)
-        if self._port.ready() <= begun:
+        if self._port.ready() <= begun + (0 if block.mark else self._kept):
             return False
         block.slot = self._port.slot(begun)
         if not block.is_private:
             block.buffer = block.slot
-        self._open[block.peer_handle] = block
+        self._open[block.key] = block
         return True
 
     def flush(self) -> None:
@@ -158,7 +167,7 @@ class LightPacker:
         blocks = self._open
         if not blocks:
             return
-        links, counters = self._links, self._counters
+        links, counters, numbers = self._links, self._counters, self._numbers
         for block in blocks.values():
             link = links.state(block.peer_handle & PEER_INDEX_MASK)
             copies = 0
@@ -170,11 +179,14 @@ class LightPacker:
             if block.is_private:
                 self._seal(block, 1 + copies, link)
             else:
-                seal_block(block.slot, block.lengths, block.end, link.light_consumer, block.peer_handle)
+                seal_block(block.slot, block.lengths, block.end, link.light_consumer, block.peer_handle, block.mark)
                 if is_run:
                     self._write_copies(block, 1 + copies, link)
+            packets = len(block.lengths)
             counters[_COPIES] += copies
-            counters[_PACKETS] += len(block.lengths)
+            counters[_PACKETS] += packets
+            record_at = (block.peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
+            numbers[record_at + NUMBER_LIGHT_BYTES] += block.end - layout.SLOT_BODY_AT - packets * VNET_HEADER_BYTES
             block.lengths.clear()
             block.end = layout.SLOT_BODY_AT
         count = len(blocks)
@@ -229,7 +241,9 @@ class LightPacker:
         plaintext = buffer[start : block.end]
         kind = kinds.COPIED if times > 1 else kinds.LIGHT
         _, length = sealing.seal(slot, SEALED_START, block.peer_handle, kind, plaintext, len(lengths), times)
-        write_header(slot, SEALED_START, length, link.light_consumer if length else NOBODY, block.peer_handle)
+        write_header(
+            slot, SEALED_START, length, link.light_consumer if length else NOBODY, block.peer_handle, block.mark
+        )
         if times > 1 and length:
             _write_rows(slot, times, link.copy_connections, SEALED_START, length, length)
 

@@ -179,6 +179,7 @@ def peer_details(snapshot: Mapping[str, Any], peer: Mapping[str, Any], rates: Ra
         ("limit", f"{peer['rate_mbit']:g} Mbit/s" if peer["rate_mbit"] else ""),
         ("sent", f"{amount(peer['sent_bytes'])}, now {bits(rate.sent)}"),
         ("received", f"{amount(peer['received_bytes'])}, now {bits(rate.received)}"),
+        ("by class", _classes(peer.get("class_bytes") or {})),
         ("segments", f"{peer['sent_segments']} sent, {peer['resent_segments']} of them again"),
         (
             "blocks",
@@ -191,6 +192,11 @@ def peer_details(snapshot: Mapping[str, Any], peer: Mapping[str, Any], rates: Ra
     lines = [Text.assemble(("peer ", "bold"), (escaped(peer["name"]), "bold cyan"))]
     lines += [Text.assemble((f" {title:<10}", "dim"), escaped(text)) for title, text in facts if text]
     return [*lines, *_connections(snapshot, peer["peer"], glyphs)]
+
+
+def _classes(counted: Mapping[str, int]) -> str:
+    """The bytes that it got from TUN, by class; "" for none."""
+    return ", ".join(f"{name.replace('_', ' ')} {amount(count)}" for name, count in counted.items() if count)
 
 
 def _connections(snapshot: Mapping[str, Any], peer: int, glyphs: Glyphs) -> list[Text]:

@@ -34,7 +34,7 @@ HANDED_DOWN = (
     *("connections", "light_connections", "timeout", "keepalive", "reconnect_min", "reconnect_max"),
     *("congestion", "notsent_lowat", "send_buffer_bytes", "receive_buffer_bytes"),
     *("client_isolation", "handshake_timeout", *LIMITS),
-    *("log_level", "log_format", "lanes", "noise"),
+    *("log_level", "log_format", "lanes", "noise", "class_by_dscp"),
 )
 """Settings that workers get unchanged."""
 
@@ -83,6 +83,7 @@ def worker_settings(
         account=(account.uid, account.gid) if account else None,
         always_light=" ".join(config.always_light),
         always_bulk=" ".join(config.always_bulk),
+        always_voice=" ".join(config.always_voice),
         dscp_bulk=parse_dscp(config.dscp_bulk),
         dscp_light=parse_dscp(config.dscp_light),
         multicast_rate=0 if config.compat else BYTES_PER_KBIT * config.multicast_kbit,

@@ -170,3 +170,9 @@ def test_segments_grow_with_connections_that_come_and_go() -> None:
         totals.add(columns(connections))
     assert (totals.sent, totals.resent) == (50 + 10 + 30, 3 + 1 + 1)
     assert b"tunnel_segments_resent_total 5.0" in generate_latest(Collector(moment(snapshot(), totals, 0)))
+
+
+def test_the_bytes_for_a_peer_are_told_by_class() -> None:
+    text = exposed(snapshot(peers=[peer("one")]))
+    assert value(text, "tunnel_peer_class_bytes_total", **{"peer": "one", "class": "normal_bulk"}) == 4000
+    assert value(text, "tunnel_peer_class_bytes_total", **{"peer": "one", "class": "voice"}) == 0

@@ -1,4 +1,4 @@
-"""Rules for light and bulk: by mark and by port, for both versions of IP, and within a limit."""
+"""Rules that choose the class of a packet: by mark and by port, for both versions of IP."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import struct
 
 import pytest
 
-from pipeline.packet.flow_classifier import LIGHT_PACKET_BYTES, FlowClassifier
 from pipeline.packet.flow_rules import (
     BULK,
     LIGHT,
     NO_RULE,
-    RULED_BURST_BYTES,
-    RULED_RATE,
+    VOICE,
     FlowRules,
-    RuledClassifier,
-    classifier,
 )
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 
-SECOND = 1_000_000_000
 TCP, UDP, ICMP = 6, 17, 1
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
 
@@ -60,6 +55,23 @@ def test_a_mark_comes_before_a_port_and_light_before_bulk(version: int) -> None:
     assert rules.look(packet(version, ports=(53, 9)), 0) == LIGHT
 
 
+def test_voice_comes_before_light() -> None:
+    rules = FlowRules(["EF", "udp/1-9"], ["udp/5"], ["46", "udp/5"])
+    assert rules.look(packet(4, tos=46 << 2), 0) == rules.look(packet(4, ports=(5, 900)), 0) == VOICE
+    assert rules.look(packet(4, ports=(6, 900)), 0) == LIGHT
+
+
+@VERSIONS
+def test_the_usual_marks_count_where_no_rule_names_them(version: int) -> None:
+    usual, ruled = FlowRules(by_dscp=True), FlowRules(["VA"], ["EF"], ["CS1"], by_dscp=True)
+    found = {mark: tuple(each.look(packet(version, tos=mark << 2), 0) for each in (usual, ruled)) for mark in range(64)}
+    voice, bulk = {46: BULK, 44: LIGHT, 40: VOICE}, {8: VOICE, 1: BULK}
+    assert {mark: pair for mark, pair in found.items() if pair != (NO_RULE, NO_RULE)} == {
+        **{mark: (VOICE, other) for mark, other in voice.items()},
+        **{mark: (BULK, other) for mark, other in bulk.items()},
+    }
+
+
 def test_a_later_fragment_and_a_packet_with_options_have_no_ports() -> None:
     rules = FlowRules(["udp/53"], [])
     assert rules.look(packet(4, more=0x2000), 0) == LIGHT  # the first fragment
@@ -76,30 +88,3 @@ def test_a_later_fragment_and_a_packet_with_options_have_no_ports() -> None:
 def test_anything_else_is_no_rule(rule: str) -> None:
     with pytest.raises(ValueError, match="a mark such as"):
         FlowRules([rule], [])
-
-
-def test_without_rules_there_is_no_look_at_any() -> None:
-    assert type(classifier([], [], bool, bool)) is FlowClassifier
-    assert type(classifier([], ["LE"], bool, bool)) is RuledClassifier
-
-
-def test_ruled_bulk_is_never_light_and_ruled_light_is_so_up_to_a_rate() -> None:
-    table = classifier(["EF"], ["LE"], lambda: True, bool)
-    assert not any(table.classify_light(packet(4, tos=1 << 2), 0, 100, at * SECOND) for at in range(1, 9))
-    step = SECOND // 10_000
-    light = sum(
-        1000 for at in range(20_000) if table.classify_light(packet(4, tos=46 << 2), 0, 1000, SECOND + at * step)
-    )
-    assert 2 * RULED_RATE <= light <= 2 * RULED_RATE + 3 * RULED_BURST_BYTES
-
-
-def test_a_long_packet_is_never_light() -> None:
-    table = classifier(["EF"], [], lambda: True, bool)
-    assert not table.classify_light(packet(4, tos=46 << 2), 0, LIGHT_PACKET_BYTES + 1, SECOND)
-
-
-def test_a_full_light_ring_changes_nothing_for_ruled_flows() -> None:
-    table = classifier(["EF"], [], lambda: True, bool)
-    assert table.classify_light(packet(4, tos=46 << 2), 0, 100, SECOND)
-    table.demote_last()
-    assert table.classify_light(packet(4, tos=46 << 2), 0, 100, SECOND)

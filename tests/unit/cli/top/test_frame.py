@@ -290,7 +290,9 @@ def test_the_details_of_a_peer_have_its_connections() -> None:
         "resent_segments": 2,
     }
     taken = snapshot(connections=[connection, {**connection, "peer": 1, "address": "192.0.2.9:1"}])
+    taken["peers"][0]["class_bytes"] = {"voice": 0, "normal_light": 2000, "normal_bulk": 3_000_000}
     text = "\n".join(drawn(taken, state=State(selected="peer-000", shows_peer=True)))
+    assert "normal light 2.0 kB, normal bulk 3.0 MB" in text and "voice" not in text
     assert "192.0.2.1:4000" in text and "192.0.2.9" not in text and "connected since 1m30s" in text
 
 

@@ -12,6 +12,7 @@ from pipeline.transport.connection import ESTABLISHED, Connection
 from pipeline.transport.tls_context import client_context, server_context
 from tests.harness.send_queues import FRAME, Ends, OutboundRing, frame, numbers
 from tests.harness.tls_ends import NAME, connected, issue
+from workers.tcp.backlog import Backlog
 from workers.tcp.send_queue import BURST_VIEWS, SendQueue
 
 HEAD = 31
@@ -279,3 +280,49 @@ def test_a_moved_item_goes_behind_those_of_its_class(ends: Ends, ring: OutboundR
     assert queue.mixed
     ends.send_all(queue)
     assert numbers(ends.wire(queue)) == [(True, 2), (True, 4), (False, 1), (False, 3)]
+
+
+# -- voice
+
+
+@SEALED
+@given(items=st.lists(st.sampled_from(["voice", "light", "bulk"]), max_size=12), allowances=ALLOWANCES)
+def test_voice_passes_what_waits_and_each_class_stays_in_order(
+    sealed: bool, items: list[str], allowances: list[int]
+) -> None:
+    ends, ring = Ends(), OutboundRing()
+    queue = ends.queue(sealed=sealed)
+    try:
+        for number, kind in enumerate(items):
+            light = kind != "bulk"
+            item = ring.item(frame(number, 100, light), light=light)._replace(voice=kind == "voice")
+            if item.voice:
+                queue.put_voice(item)
+            else:
+                queue.of_class(light).append(item)
+            if number == len(items) // 2 and allowances:
+                ends.send(queue, allowances[0])
+        while not queue.idle:
+            ends.send(queue, 1 << 40)
+        ring.release()
+        found = [number for _, number in numbers(ends.wire(queue))]
+        for kind in ("voice", "light", "bulk"):
+            own = [number for number, each in enumerate(items) if each == kind]
+            assert [number for number in found if items[number] == kind] == own
+        if not allowances:
+            assert [items[number] for number in found] == sorted(items, key=["voice", "light", "bulk"].index)
+        assert ring.room() == ring.port.ring.capacity
+    finally:
+        ends.close()
+
+
+def test_voice_in_a_slot_ahead_of_copies_leaves_its_slot_when_the_queue_spills(ends: Ends, ring: OutboundRing) -> None:
+    queue, backlog = ends.queue(), Backlog(1 << 20)
+    append(queue, ring, 1, light=1)
+    assert backlog.spill(queue) == 0
+    queue.put_voice(ring.item(frame(2, 100, True), light=True)._replace(voice=True))
+    assert backlog.spill(queue) == 0
+    ring.release()
+    assert ring.room() == ring.port.ring.capacity
+    ends.send_all(queue)
+    assert [number for _, number in numbers(ends.wire(queue))] == [2, 1]

@@ -565,6 +565,49 @@ def test_a_peer_that_has_used_up_its_rate_waits_and_another_does_not(make: Make)
     assert received(run, limited) == [(False, 1)]
 
 
+@pytest.mark.parametrize("connections", [1, 2])
+def test_light_packets_of_a_peer_that_has_used_up_its_rate_pass_its_bulk_up_to_that_rate(
+    make: Make, connections: int
+) -> None:
+    run = make()
+    bulk = light = run.connect(1)
+    if connections > 1:
+        light = run.connect(1, traffic_class=framing.LIGHT)
+    run.run.memory.peer_table.write_record(handle(1), RATE)
+    run.burst()
+    peer = run.sender._peers.by_handle[handle(1)]
+    peer.bucket.spend(1 << 30, time.monotonic_ns())
+    run.fill("plain", frame(1), handle(1))
+    run.fill("light", frame(2, light=True), handle(1))
+    run.burst()
+    assert run.burst() == NOTHING  # else it would spin until there is credit
+    assert received(run, light) == [(True, 2)]
+    assert not run.sender._peers.queues[bulk].idle
+    peer.light_bucket.spend(1 << 30, time.monotonic_ns())
+    run.fill("light", frame(3, light=True), handle(1))
+    run.burst()
+    assert run.received(light) == b""
+    peer.bucket.update(0, 0, time.monotonic_ns())
+    run.burst()
+    found = received(run, light)
+    assert (
+        found == [(True, 3), (False, 1)] if bulk is light else [*found, *received(run, bulk)] == [(True, 3), (False, 1)]
+    )
+
+
+def test_light_packets_beyond_the_rate_count_for_it(make: Make) -> None:
+    run = make()
+    run.connect(1)
+    run.run.memory.peer_table.write_record(handle(1), RATE)
+    run.burst()
+    peer = run.sender._peers.by_handle[handle(1)]
+    peer.bucket.spend(BURST_LEAST + RATE, time.monotonic_ns())
+    owed, free = peer.bucket.credit_at(), peer.light_bucket.credit_at()
+    run.fill("light", frame(1, 1000, light=True), handle(1))
+    run.burst()
+    assert peer.bucket.credit_at() > owed and peer.light_bucket.credit_at() > free
+
+
 def test_what_is_sent_uses_the_rate_up_and_waiting_ends_when_there_is_credit_again(make: Make) -> None:
     run = make()
     connection = run.connect(1)

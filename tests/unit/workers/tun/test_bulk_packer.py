@@ -6,26 +6,30 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.packet.route_table import DEFAULT_ROUTES
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.shm.layout import FIRST_PEER_HANDLE
+from pipeline.shm.peer_table import CLASSES
 from pipeline.shm.slot import SLOT_BYTES_MIN, read_header
 from pipeline.wire import block
 from tests.harness.run import OFFLOADS, Run
 from workers.tun.bulk_packer import BulkPacker
+from workers.tun.classed_packer import ClassedPacker
 
 PEER = FIRST_PEER_HANDLE
 LIGHT_BYTES, BULK_BYTES = 100, 5000
+EF, CS1 = 46, 8
 OWED: list[int] = []
 """A block without packets."""
 
 
-def packet(number: int, size: int) -> bytes:
+def packet(number: int, size: int, mark: int = 0) -> bytes:
     """A packet of IPv4, with its virtio-net header, of one flow for each size."""
-    head = bytes([0x45]) + bytes(8) + b"\x11" + bytes(2) + size.to_bytes(4, "big") + bytes(4)
+    head = bytes([0x45, mark << 2]) + bytes(7) + b"\x11" + bytes(2) + size.to_bytes(4, "big") + bytes(4)
     return bytes(VNET_HEADER_BYTES) + head + number.to_bytes(4, "big") + bytes(size - len(head) - 4)
 
 
@@ -36,16 +40,21 @@ def number_of(data: bytes) -> int:
 class Lane:
     """The packer of lane 0, and the rings behind it as its tcp worker sees them."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, maker: type[BulkPacker] = BulkPacker, **settings: object) -> None:
         run.memory.peer_table.write_record(PEER, 0)
         run.memory.peer_table.write_routes([(address, length, PEER) for address, length in DEFAULT_ROUTES])
         run.write_link(0, 0, established=1, offloads=OFFLOADS)
         self.owed: deque[int] = deque()
+        self._table = run.memory.peer_table
         tun, tcp = run.attach("tun-0"), run.attach("tcp-0")
-        self.packer = BulkPacker(tun, None, self.owed)
+        tun.settings = tun.settings._replace(**settings)
+        self.packer = maker(tun, None, self.owed)
         self._filled = {kind: tun.ports("outbound", kind)[0] for kind in ("plain", "light")}
         self._handed_on = {kind: tcp.ports("outbound", kind)[0] for kind in ("plain", "light")}
         self.packer.begin_burst()
+
+    def class_bytes(self) -> dict[str, int]:
+        return dict(zip(CLASSES, self._table.class_bytes(0), strict=True))
 
     def long(self, packets: Sequence[bytes], has_begun: bool = False) -> None:
         """A burst that takes the long way. `has_begun`: the first packet has been read on the short one."""
@@ -97,10 +106,10 @@ def fill(buffers: Sequence[memoryview], data: bytes) -> None:
 
 
 @contextmanager
-def lane() -> Iterator[Lane]:
+def lane(maker: type[BulkPacker] = BulkPacker, **settings: object) -> Iterator[Lane]:
     run = Run(1, 1, SLOT_BYTES_MIN, slots=16)
     try:
-        yield Lane(run)
+        yield Lane(run, maker, **settings)
     finally:
         run.close()
 
@@ -124,12 +133,14 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.parametrize("maker", [BulkPacker, ClassedPacker])
 @settings(max_examples=40, deadline=None)
-@given(STEPS)
+@given(steps=STEPS)
 def test_each_packet_is_in_one_block_and_each_class_in_order_whichever_way_bursts_take(
+    maker: type[BulkPacker],
     steps: list[tuple[str, list[int]]],
 ) -> None:
-    with lane() as own:
+    with lane(maker, class_by_dscp=maker is ClassedPacker) as own:
         number = 0
         expected: dict[int, list[int]] = {LIGHT_BYTES: [], BULK_BYTES: []}
         owed, taken = 0, {LIGHT_BYTES: [], BULK_BYTES: []}
@@ -160,3 +171,43 @@ def test_each_packet_is_in_one_block_and_each_class_in_order_whichever_way_burst
         for size, blocks in taken.items():
             assert [each for numbers in blocks for each in numbers] == expected[size]
         assert sum(numbers == OWED for numbers in taken[BULK_BYTES]) == owed
+
+
+def test_bytes_are_counted_for_their_peer_by_class_whichever_way_they_take() -> None:
+    with lane() as own:
+        own.long([packet(1, LIGHT_BYTES), packet(2, BULK_BYTES), packet(3, BULK_BYTES)])
+        assert own.alone(packet(4, BULK_BYTES))
+        assert own.alone(packet(5, LIGHT_BYTES))
+        expected = {"voice": 0, "normal_light": 2 * LIGHT_BYTES, "normal_bulk": 3 * BULK_BYTES, "bulk": 0}
+        assert own.class_bytes() == expected
+
+
+def test_the_class_bulk_is_never_light_and_counted_once_whichever_way_it_takes() -> None:
+    with lane(ClassedPacker, class_by_dscp=True) as own:
+        own.long([packet(1, LIGHT_BYTES, CS1), packet(2, LIGHT_BYTES, EF), packet(3, LIGHT_BYTES)])
+        assert own.alone(packet(4, LIGHT_BYTES, CS1))
+        assert own.alone(packet(5, BULK_BYTES))
+        assert own.packer.retry(packet(6, BULK_BYTES, CS1))
+        own.packer.flush()
+        assert own.take("plain") == [[1], [4], [5], [6]]
+        bulk = 2 * LIGHT_BYTES + BULK_BYTES
+        assert own.class_bytes() == {
+            "voice": LIGHT_BYTES, "normal_light": LIGHT_BYTES, "normal_bulk": BULK_BYTES, "bulk": bulk,
+        }  # fmt: skip
+
+
+def test_a_packet_of_the_class_bulk_that_finds_no_slot_is_counted_when_it_does() -> None:
+    with lane(ClassedPacker, class_by_dscp=True) as own:
+        left: list[bytes] = []
+        while not left:
+            own.packer.begin_burst()
+            fill(own.packer.scratch_buffers(), packet(1, BULK_BYTES, CS1))
+            found = own.packer.commit(BULK_BYTES + VNET_HEADER_BYTES, 0)
+            left += [] if found is None else [found]
+            own.packer.flush()
+        sent = own.class_bytes()["bulk"]
+        own.take("plain")
+        own.packer.begin_burst()
+        assert own.packer.retry(left[0])
+        own.packer.flush()
+        assert own.class_bytes()["bulk"] == sent + BULK_BYTES

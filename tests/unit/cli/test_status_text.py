@@ -1,0 +1,21 @@
+"""The text of `status --verbose`."""
+
+from __future__ import annotations
+
+from pipeline.cli.status_text import verbose
+from tests.harness.snapshots import peer, snapshot
+
+
+def test_the_bytes_for_each_peer_stand_there_by_class_where_there_are_any() -> None:
+    counted = {"voice": 10, "normal_light": 2000, "normal_bulk": 3_000_000, "bulk": 0}
+    text = verbose(snapshot(mode="server", peers=[peer("one", class_bytes=counted), peer("idle", class_bytes={})]))
+    _, _, table = text.partition("to peer, by class")
+    head, row, *_ = table.splitlines()
+    assert head.split() == ["voice", "normal,", "light", "normal,", "bulk", "bulk"]
+    assert row.split("  ")[0] == "one" and "10 B" in row and "2.0 kB" in row and "3.0 MB" in row and "0 B" in row
+
+
+def test_an_instance_of_an_older_version_counts_no_classes() -> None:
+    old = peer("one")
+    del old["class_bytes"]
+    assert "by class" not in verbose(snapshot(mode="server", peers=[old]))
