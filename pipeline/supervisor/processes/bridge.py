@@ -14,17 +14,15 @@ import secrets
 import selectors
 import socket
 import time
-from contextlib import suppress
 
 from pipeline.bridge.plan import BridgePlan
 from pipeline.config import Config
 from pipeline.config.values import Endpoint
 from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.events import Record
-from pipeline.log import LOG
 from pipeline.policy.backoff import Backoff
 from pipeline.supervisor.kernel.listener import listen
-from pipeline.supervisor.processes.companion import CompanionProcess, hang
+from pipeline.supervisor.processes.companion import Companion
 from pipeline.supervisor.processes.precedence import Precedence
 from pipeline.supervisor.run.worker_account import Account
 from pipeline.system import task_limit
@@ -50,7 +48,6 @@ class Bridge:
         self, account: Account | None, selector: selectors.BaseSelector, precedence: Precedence, record: Record
     ) -> None:
         self._account = account
-        self._selector = selector
         self._precedence = precedence
         self._record = record
         self._token = secrets.token_hex(TOKEN_BYTES)
@@ -58,17 +55,15 @@ class Bridge:
         self._plan: BridgePlan | None = None
         self._way = ""  # the way behind it, in words
         self._listener: socket.socket | None = None
-        self._process: CompanionProcess | None = None
+        self._companion = Companion("bridge", "pipeline.bridge", selector, self)
         self._backoff = Backoff(BACKOFF_MIN, BACKOFF_MAX)
-        self._next_ns = 0
-        self._ticked_ns = self._alive_ns = self._started_ns = 0
-        self._killed_for = ""
+        self._next_ns = self._started_ns = 0
         self.notes: list[str] = []
 
     @property
     def pid(self) -> int:
         """0 if there is no process."""
-        return self._process.pid if self._process is not None else 0
+        return self._companion.pid
 
     def way_of(self, config: Config, credentials: TlsSettings) -> Proxy | None:
         self._prepared = plan_of(config, credentials, self._token, self._account)
@@ -89,27 +84,19 @@ class Bridge:
         """Connections through a process that is replaced end; workers are replaced anyway."""
         if self._prepared != self._plan:
             self._plan = self._prepared
-            self._end()
+            self._companion.end()
             self._backoff.reset()
             self._next_ns = 0
         self.tick(time.monotonic_ns())
 
     def tick(self, now: int) -> None:
-        paused = now - self._ticked_ns > SECOND
-        self._ticked_ns = now
-        if self._process is not None:
-            if paused:
-                self._alive_ns = now
-            elif reason := hang(self._process.pid, now - self._alive_ns):
-                LOG.warning("bridge: %s, it is killed", reason)
-                self._killed_for, self._alive_ns = reason, now
-                self._process.kill()
-        elif self._plan is not None and now >= self._next_ns:
+        self._companion.tick(now)
+        if self._plan is not None and not self.pid and now >= self._next_ns:
             self._start(self._plan, now)
 
     def close(self) -> None:
         self._plan = None
-        self._end()
+        self._companion.end()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -118,48 +105,25 @@ class Bridge:
 
     def _start(self, plan: BridgePlan, now: int) -> None:
         try:
-            process = CompanionProcess("pipeline.bridge", self._listening(), plan.to_json())
+            pid = self._companion.start(self._listening(), plan.to_json(), now)
         except OSError as error:
             self._note_death(f"its process cannot be started: {task_limit.explain(error)}", now)
             return
-        self._precedence.set_worker(process.pid)
-        self._process, self._alive_ns, self._started_ns, self._killed_for = process, now, now, ""
-        self._selector.register(process.pidfd, selectors.EVENT_READ, self._died)
-        self._selector.register(process.channel, selectors.EVENT_READ, lambda: self._read_news(process))
+        self._precedence.set_worker(pid)
+        self._started_ns = now
 
-    def _read_news(self, process: CompanionProcess) -> None:
-        now = time.monotonic_ns()
-        match process.has_written():
-            case True:
-                self._alive_ns, self.notes = now, []
-                if now - self._started_ns > STABLE_NS:
-                    self._backoff.reset()
-            case None:
-                self._selector.unregister(process.channel)  # it has died, or will be found to hang
+    def on_sign(self, now: int) -> None:
+        self.notes = []
+        if now - self._started_ns > STABLE_NS:
+            self._backoff.reset()
 
-    def _died(self) -> None:
-        status = self._forget()
-        how = f"exit status {status}" if status >= 0 else f"signal {-status}"
-        self._note_death(self._killed_for or how, time.monotonic_ns())
+    def on_died(self, reason: str, status: int, now: int) -> None:
+        self._note_death(reason, now)
 
     def _note_death(self, reason: str, now: int) -> None:
         self._next_ns = now + int(self._backoff.next_delay() * SECOND)
         self.notes = [f"no connection through {self._way}: the bridge has died: {reason}"]
         self._record("bridge-died", "", reason)
-
-    def _end(self) -> None:
-        """Leave no process."""
-        if self._process is not None:
-            self._process.kill()
-            self._forget()
-
-    def _forget(self) -> int:
-        process, self._process = self._process, None
-        assert process is not None
-        self._selector.unregister(process.pidfd)
-        with suppress(KeyError):
-            self._selector.unregister(process.channel)
-        return process.reap()
 
 
 def plan_of(config: Config, credentials: TlsSettings, token: str, account: Account | None) -> BridgePlan | None:

@@ -16,7 +16,6 @@ import json
 import selectors
 import socket
 import time
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pipeline.config import Config
@@ -27,7 +26,7 @@ from pipeline.events import Record
 from pipeline.log import LOG
 from pipeline.policy.restart import GiveUp, RestartPolicy
 from pipeline.supervisor.kernel.listener import listen
-from pipeline.supervisor.processes.companion import CompanionProcess, hang
+from pipeline.supervisor.processes.companion import Companion
 from pipeline.supervisor.processes.precedence import Precedence
 from pipeline.supervisor.run.worker_account import Account
 from pipeline.system import task_limit
@@ -69,25 +68,21 @@ class Exporter:
         self, account: Account | None, selector: selectors.BaseSelector, precedence: Precedence, record: Record
     ) -> None:
         self._account = account
-        self._selector = selector
         self._precedence = precedence
         self._record = record
         self._prepared: ExporterSettings | None = None
         self._settings: ExporterSettings | None = None
         self._listener: socket.socket | None = None
-        self._process: CompanionProcess | None = None
+        self._companion = Companion("exporter", "pipeline.exporter", selector, self)
         self._next_ns = 0  # when the next listener or start is due
-        self._ticked_ns = 0
-        self._alive_ns = 0  # its last sign of life; `_ready_ns`: its first one
-        self._ready_ns = 0
-        self._killed_for = ""
+        self._ready_ns = 0  # its first sign of life
         self._restarts = RestartPolicy(INTENSITY, PERIOD)
         self.notes: list[str] = []
 
     @property
     def pid(self) -> int:
         """0 if there is no process."""
-        return self._process.pid if self._process is not None else 0
+        return self._companion.pid
 
     def prepare(self, config: Config) -> None:
         self._prepared = settings_of(config, self._account)
@@ -112,7 +107,7 @@ class Exporter:
         before, self._settings = self._settings, settings
         if settings == before and not self.notes:
             return
-        self._end()
+        self._companion.end()
         if settings is None or before is None or settings.endpoint != before.endpoint:
             self._stop_listening()
         self._restarts = RestartPolicy(INTENSITY, PERIOD)
@@ -120,28 +115,19 @@ class Exporter:
 
     def renew(self) -> None:
         """Start the process anew: it cannot attach again."""
-        if self._process is not None:
-            self._end()
+        if self.pid:
+            self._companion.end()
             self._next_ns = 0
 
     def tick(self, now: int) -> None:
-        settings, paused = self._settings, now - self._ticked_ns > SECOND
-        self._ticked_ns = now
-        if settings is None:
-            return
-        if self._process is not None:
-            if paused:
-                self._alive_ns = now
-            elif reason := hang(self._process.pid, now - self._alive_ns):
-                LOG.warning("exporter: %s, it is killed", reason)
-                self._killed_for, self._alive_ns = reason, now
-                self._process.kill()
-        elif now >= self._next_ns and self._listen(settings, now):
+        self._companion.tick(now)
+        settings = self._settings
+        if settings is not None and not self.pid and now >= self._next_ns and self._listen(settings, now):
             self._start(settings, now)
 
     def close(self) -> None:
         self._settings = None
-        self._end()
+        self._companion.end()
         self._stop_listening()
 
     # -- the listener
@@ -170,32 +156,20 @@ class Exporter:
     def _start(self, settings: ExporterSettings, now: int) -> None:
         assert self._listener is not None
         try:
-            process = CompanionProcess("pipeline.exporter", self._listener, json.dumps(settings.plan))
+            pid = self._companion.start(self._listener, json.dumps(settings.plan), now)
         except OSError as error:
             self._count_death(f"its process cannot be started: {task_limit.explain(error)}", 0, now)
             return
-        self._precedence.set_spare(process.pid)
-        self._process, self._alive_ns, self._ready_ns, self._killed_for = process, now, 0, ""
-        self._selector.register(process.pidfd, selectors.EVENT_READ, self._died)
-        self._selector.register(process.channel, selectors.EVENT_READ, lambda: self._read_news(process))
+        self._precedence.set_spare(pid)
+        self._ready_ns = 0
 
-    def _read_news(self, process: CompanionProcess) -> None:
-        now = time.monotonic_ns()
-        match process.has_written():
-            case True:
-                if not self._ready_ns and self._settings is not None:
-                    self._ready_ns = now
-                    LOG.info("exporter ready: pid %d, http://%s", process.pid, _shown(self._settings.endpoint))
-                self._alive_ns = now
-            case None:
-                self._selector.unregister(process.channel)  # it has died, or will be found to hang
+    def on_sign(self, now: int) -> None:
+        if not self._ready_ns and self._settings is not None:
+            self._ready_ns = now
+            LOG.info("exporter ready: pid %d, http://%s", self.pid, _shown(self._settings.endpoint))
 
-    def _died(self) -> None:
-        now = time.monotonic_ns()
-        lived = now - self._ready_ns if self._ready_ns else 0
-        status = self._forget()
-        how = f"exit status {status}" if status >= 0 else f"signal {-status}"
-        self._count_death(self._killed_for or how, lived, now, status)
+    def on_died(self, reason: str, status: int, now: int) -> None:
+        self._count_death(reason, now - self._ready_ns if self._ready_ns else 0, now, status)
 
     def _count_death(self, reason: str, lived_ns: int, now: int, status: int = 1) -> None:
         verdict = self._restarts.died("the exporter", status, lived_ns, now)
@@ -207,20 +181,6 @@ class Exporter:
             return
         self._next_ns = verdict.at_ns
         self._record("exporter-died", "", reason)
-
-    def _end(self) -> None:
-        """Leave no process."""
-        if self._process is not None:
-            self._process.kill()
-            self._forget()
-
-    def _forget(self) -> int:
-        process, self._process = self._process, None
-        assert process is not None
-        self._selector.unregister(process.pidfd)
-        with suppress(KeyError):
-            self._selector.unregister(process.channel)
-        return process.reap()
 
 
 def _shown(endpoint: Endpoint) -> str:
