@@ -19,7 +19,8 @@ from pipeline.policy import path_silence
 from pipeline.policy.path_silence import Sample
 from pipeline.transport.tcp_info import read_acknowledged
 from workers.tcp.peer_sender import PeerSender
-from workers.tcp.send_queue import SendItem, SendQueue
+from workers.tcp.send_item import SendItem
+from workers.tcp.send_queue import SendQueue
 
 LOOK_NS = 5_000_000
 HEARD_NS = 10_000_000  # something is heard now: the kernel counts in ticks of up to 10 ms
@@ -34,6 +35,12 @@ class PathWatch:
     def __init__(self, counters: memoryview) -> None:
         self._counters = counters
         self.next_look = 0
+
+    def note_send(self, queue: SendQueue, now: int) -> None:
+        """This queue is about to send."""
+        if queue.kept is not None:
+            queue.kept.now = now
+            self.next_look = self.next_look or now + LOOK_NS
 
     def look(self, peers: Iterable[PeerSender], now: int) -> list[SendQueue]:
         """Look at the uplinks of these peers. The queues that got something to send."""

@@ -11,6 +11,7 @@ from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.registry import KnownPeer
 from pipeline.wire import auth, messages
 from pipeline.wire.messages import Hello, Refused, Welcome
+from pipeline.wire.uplink import UPLINKS_MAX, Uplink
 from tests.harness.hub import ANN, BOB, CERTIFICATE_HASH, KEYS, SILENCE, Answer, HubServer, known, request
 
 # -- any message
@@ -53,6 +54,7 @@ ANY_HELLO = st.builds(
     lane=U8,
     knock=st.one_of(st.just(b""), st.binary(min_size=32, max_size=32)),
     padding=st.binary(max_size=100),
+    uplink=st.none() | st.builds(Uplink, st.integers(0, UPLINKS_MAX - 1), st.text(max_size=20), st.booleans()),
 )
 
 
