@@ -161,6 +161,13 @@ class Dialing:
         actions, self._actions = self._actions, []
         return actions
 
+    def take_abandoned(self) -> list[Abandon]:
+        """The sockets that nobody waits for since the last step. They are to be closed before they have news."""
+        abandoned = [action for action in self._actions if isinstance(action, Abandon)]
+        if abandoned:
+            self._actions = [action for action in self._actions if not isinstance(action, Abandon)]
+        return abandoned
+
     def _begin_due(self, now: int) -> None:
         for slot in self.slots.values():
             if slot.race is None and slot.due_at is not None and slot.due_at <= now and self._may_begin(now):

@@ -128,6 +128,8 @@ class Dialer:
         for answer in self._resolver.answers():
             self._dialing.resolved(answer.addresses, answer.why, now)
         for fd, events in self._epoll.poll(0):
+            for index, address in self._dialing.take_abandoned():  # these have no race any more, and no news of it
+                self._abandon(index, address)
             if fd in self._approaching:
                 self._approach(self._approaching[fd], dialed)
                 continue

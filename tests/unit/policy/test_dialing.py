@@ -423,6 +423,18 @@ def test_a_change_of_the_network_makes_waiting_dials_due_at_once() -> None:
     assert network.run_until(lambda: len(network.established) == 8) < 200 * MS
 
 
+def test_sockets_under_way_when_the_network_changes_are_abandoned_before_they_have_news() -> None:
+    network = connected(four(1))
+    network.answers = {four(1): SILENT}
+    network.lose()
+    network.run(2 * STEP)
+    network.dialing.hurry(network.now)
+    abandoned = network.dialing.take_abandoned()
+    assert abandoned and all(each.address == four(1) for each in abandoned)
+    assert network.dialing.take_abandoned() == []
+    assert not any(isinstance(action, Abandon) for action in network.dialing.step(network.now))
+
+
 def test_after_a_change_of_the_network_the_name_is_looked_up_although_a_lookup_hangs() -> None:
     network = Network()
     network.resolver = None

@@ -96,6 +96,14 @@ def test_the_descriptor_of_the_dialer_tells_that_a_connection_is_there(make: Mak
     assert poll.poll(0) == []
 
 
+def test_a_socket_that_connects_as_the_network_changes_is_dialed_anew(make: Make, listener: socket.socket) -> None:
+    dialer = make("127.0.0.1", port_of(listener))
+    assert dialer.step(NOW) == []  # the kernel tells of the connection at the next look
+    dialer.hurry(NOW)
+    until_dialed(dialer).sock.close()
+    assert dialer.failures == 0
+
+
 def test_a_name_is_resolved_beside_the_caller_that_is_woken(make: Make, listener: socket.socket) -> None:
     dialer = make("localhost", port_of(listener))
     assert dialer.step(NOW) == []
