@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.credentials import keys
 from tests.netns.harness.hosts import with_hosts
+from tests.netns.harness.hub import hub_config, port_of
 from tests.netns.harness.instance import Instance, client_config, reaches, server_config
 from tests.support import eventually
 from tools.instance import EXECUTABLE
@@ -90,6 +93,8 @@ def test_each_connection_leaves_by_its_uplink(lab: Lab, started: Any) -> None:
     server, client = started()
     eventually(lambda: sockets(client.node) == {"link0": FIRST, "link1": SECOND})
     eventually(lambda: sources(server) == {lab.nodes[1].address: FIRST, "10.78.0.2": SECOND})
+    for end in (server, client):
+        assert Counter(row["uplink"] for row in end.running()["connections"]) == {0: FIRST, 1: SECOND}
     assert reaches(client, server)
 
 
@@ -112,7 +117,8 @@ def test_a_pulled_cable_ends_its_connections_at_once_and_they_come_back_with_it(
     client.wait_for_log("by link1: 3 connections ended: link1 has no carrier")
     assert client.counter("tcp.connections_lost") == SECOND and reaches(client, server)
     lab.nodes[0].ip("link set link1 up")
-    eventually(lambda: sockets(client.node) == {"link0": FIRST, "link1": SECOND})
+    eventually(lambda: sockets(client.node) == {"link0": FIRST, "link1": SECOND}, SLOW)
+    eventually(lambda: not trouble_of(client, "link1"))
     assert client.counter("tcp.connections_lost") == SECOND
 
 
@@ -227,6 +233,34 @@ def test_rules_of_policy_routing_leave_each_connection_on_its_uplink(lab: Lab, s
     eventually(lambda: sockets(client.node) == {"link0": FIRST})
     lab.nodes[0].ip("link set link1 up")
     eventually(lambda: sockets(client.node) == {"link0": FIRST, "link1": SECOND}, SLOW)
+
+
+def test_a_missing_uplink_makes_no_server_look_dead(tmp_path: Path) -> None:
+    """With keys, TLS and a second server, to which a connection stands by."""
+    key = tmp_path / "key"
+    keys.write_secret(key, keys.generate().encode())
+    peers = [{"name": "laptop", "key_file": str(key)}]
+    with Lab(names=("a", "b", "client")) as lab, ExitStack() as stack:
+        servers = [
+            stack.enter_context(Instance(lab[name], hub_config(lab[name], tmp_path, peers=peers), tmp_path))
+            for name in ("a", "b")
+        ]
+        for server in servers:
+            server.wait_until_running()
+        remotes = [f"{server.node.address}:{port_of(server)}" for server in servers]
+        given = {"mode": "client", "key_file": str(key), "remote_addr": remotes, **UPLINKS}
+        client = stack.enter_context(Instance(lab["client"], given, tmp_path))
+        client.wait_until_running()
+
+        def is_at(server: Instance, standby: int) -> bool:
+            states = Counter(row["state"] for row in client.running()["connections"])
+            there = client.running()["server"]["host"] == server.node.address
+            return there and states["established"] == FIRST and states["standby"] == standby
+
+        eventually(lambda: is_at(servers[0], 1), SLOW)
+        assert "server-changed" not in client.log
+        servers[0].kill()
+        eventually(lambda: is_at(servers[1], 0), SLOW)
 
 
 def test_a_reload_changes_the_uplinks(lab: Lab, started: Any) -> None:
