@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pipeline.doctor import (
     clock,
     ends,
+    fallback,
     files,
     firewall,
     machine,
@@ -110,6 +111,7 @@ CHECKS = (
         start=True,
     ),
     Check("proxy", "whether the proxy connects with the server", proxy.proxy, network=True, start=True),
+    Check("web server", "whether it answers, and in which protocol", fallback.fallback, network=True, start=True),
     Check("way", "the route to the server", _way_to_server, network=True),
     Check("uplinks", "each of several uplinks", _uplinks, network=True, start=True),
     Check("overlaps", "devices and networks like ours", routes.overlaps, network=True, start=True),

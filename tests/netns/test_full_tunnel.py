@@ -23,11 +23,13 @@ from tests.netns.harness.instance import Instance
 from tests.netns.harness.name_server import NameServer
 from tests.netns.harness.uplink import (
     GATEWAY,
+    GATEWAY6,
     HUB_OUTSIDE,
     HUB_OUTSIDE6,
     OUTSIDE,
     OUTSIDE6,
     SERVER,
+    SERVER6,
     Programs,
     Uplink,
     World,
@@ -86,6 +88,41 @@ def test_a_reverse_path_filter_keeps_no_answer_of_the_server_out(world: World, t
             tunnel.client.command("restart")
             eventually(lambda: tunnel.client.counter("tcp.connections_established") > established, 20)
             tunnel.joined()
+
+
+REVERSE_PATH = """
+table inet firewall {{
+    chain filter_PREROUTING {{
+        type filter hook prerouting priority {priority}; policy accept;
+        icmpv6 type {{ nd-router-advert, nd-neighbor-solicit }} accept
+        {condition} counter drop
+    }}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("priority", "condition", "cure"),
+    [
+        ("filter + 10", "meta nfproto ipv6 fib saddr . mark . iif oif missing", ""),
+        ("filter + 10", "fib saddr . mark oif missing", ""),
+        ("raw + 10", "meta nfproto ipv6 fib saddr . iif oif missing", f"route add {SERVER6} via {GATEWAY6} dev link0"),
+    ],
+    ids=["firewalld", "loose", "old firewalld, with a route to the server"],
+)
+def test_a_reverse_path_filter_of_the_firewall_keeps_no_answer_of_the_server_out(
+    world: World, tmp_path: Path, priority: str, condition: str, cure: str
+) -> None:
+    """As firewalld 1.3 has it with IPv6_rpfilter: it looks at the mark, behind the table that sets it."""
+    if cure:
+        world.machine.ip(cure)
+    world.machine.run(["nft", "-f", "-"], input=REVERSE_PATH.format(priority=priority, condition=condition))
+    with ExitStack() as stack:
+        tunnel = Tunnel(stack, world, tmp_path, host=f"[{SERVER6}]")
+        tunnel.joined()
+        assert reaches(world.machine, OUTSIDE6) and reaches(world.machine, "fd77::1")
+        assert connected_to(tunnel.client) == {f"[{SERVER6}]"}
+        assert "counter packets 0" in world.machine.run(["nft", "list", "ruleset"]).stdout
 
 
 def test_ipv6_is_blocked_at_once_where_the_tunnel_has_none(world: World, tmp_path: Path) -> None:

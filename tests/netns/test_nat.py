@@ -157,10 +157,12 @@ def test_a_machine_that_forwards_already_goes_on_forwarding(world: World, tmp_pa
 def test_forwarding_that_docker_switches_on_meanwhile_stays_on(world: World, tmp_path: Path) -> None:
     with ExitStack() as stack:
         hub, client = hub_and_client(stack, world, tmp_path)
-        world.hub_node.sysctl("net.ipv4.ip_forward=1")
+        world.hub_node.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         client.stop()
         hub.server.stop()
         assert world.switch("ipv4.conf.outside.forwarding") == world.switch("ipv4.ip_forward") == "1"
+        assert world.switch("ipv6.conf.outside.forwarding") == world.switch("ipv6.conf.all.forwarding") == "1"
+        assert world.switch("ipv6.conf.outside.accept_ra") == "2", "it goes on hearing its router"
 
 
 def test_of_two_instances_the_last_one_switches_forwarding_off(world: World, tmp_path: Path) -> None:
@@ -175,7 +177,9 @@ def test_of_two_instances_the_last_one_switches_forwarding_off(world: World, tmp
             second.wait_until_running()
             client.stop()
             hub.server.stop()
-            assert world.switch("ipv4.conf.outside.forwarding") == world.switch("ipv6.conf.all.forwarding") == "1"
+            assert world.switch("ipv4.conf.outside.forwarding") == "1"
+            assert world.switch("ipv6.conf.all.forwarding") == world.switch("ipv6.conf.outside.accept_ra") == "2"
+        assert world.switch("ipv6.conf.outside.accept_ra") == "1"
         assert world.switch("ipv4.conf.outside.forwarding") == world.switch("ipv6.conf.all.forwarding") == "0"
 
 

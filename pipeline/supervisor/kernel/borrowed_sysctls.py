@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.log import LOG
 from pipeline.policy import borrowed
-from pipeline.policy.borrowed import FORWARDING_OF_ALL, Note
+from pipeline.policy.borrowed import FORWARDING_OF_ALL, IPV6_FORWARDING_OF_ALL, Note
 from pipeline.supervisor import instance
 
 NET = Path("/proc/sys/net")
@@ -31,15 +31,14 @@ class BorrowedSysctls:
         self._namespace = _namespace()
         self._notes = self._read(self._path)
 
-    def borrow(self, wanted: Mapping[str, str], along: Iterable[str] = ()) -> dict[str, str]:
+    def borrow(self, wanted: Mapping[str, str], along: Mapping[str, str] | None = None) -> dict[str, str]:
         if not wanted and not self._notes:
             return {}
         try:
             others = self._others()
         except OSError as error:
             return dict.fromkeys(wanted, f"{self._path.parent}: {error.strerror}")
-        along = list(along)
-        present = _values([*wanted, *along])
+        present = _values([*wanted, *(along or {})])
         found = borrowed.borrow(wanted, present, self._notes, others, along)
         if found.notes != self._notes:
             try:
@@ -56,7 +55,7 @@ class BorrowedSysctls:
             except OSError as error:
                 LOG.warning("sysctls are not set back: %s: %s", self._path.parent, error.strerror)
                 return
-            present = _values([*self._notes, FORWARDING_OF_ALL])
+            present = _values([*self._notes, FORWARDING_OF_ALL, IPV6_FORWARDING_OF_ALL])
             for name, value in borrowed.give_back(self._notes, present, others).items():
                 if why := _set(name, value):
                     LOG.warning("sysctl net/%s cannot be set back to %s: %s", name, value, why)

@@ -8,8 +8,9 @@ at random. A client can choose its ports. With a kept port it could stand before
 some address to that port would go to the client ("port shadow", CVE-2021-3773).
 
 IPv4 is forwarded by the device on which a packet arrives. So each device gets the switch, and the one for all devices
-stays as it is: if others set it meanwhile, as Docker does, it shows. IPv6 has one switch for all. A machine that
-forwards IPv6 takes no routes from routers' advertisements, unless accept_ra is 2.
+stays as it is: if others set it meanwhile, as Docker does, it shows. IPv6 has one switch for all. It gets a value that
+nobody else writes, so that it shows as well (policy.borrowed). A machine that forwards IPv6 takes no routes from
+routers' advertisements, unless accept_ra is 2.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 from collections.abc import Collection
 
 from pipeline.log import LOG
+from pipeline.policy.borrowed import FORWARDING_OF_ALL, IPV6_FORWARDING_OF_ALL, OFF, ON, ON_BY_US
 from pipeline.policy.put_back import REST_TEXT, PutBackLimit
 from pipeline.supervisor.kernel.borrowed_sysctls import NET, BorrowedSysctls
 from pipeline.supervisor.kernel.own_table import OwnTable
@@ -34,8 +36,6 @@ CHAIN = """\
 
 LOOK_NS = 1_000_000_000
 NO_DEVICES = {"all", "default", "lo"}
-IPV6_ALL = "ipv6/conf/all/forwarding"
-ON, OFF = "1", "0"
 HOST_ONLY, ALSO_ROUTERS = "1", "2"  # of accept_ra
 PURPOSE = "nat"
 CURES = {4: "net.ipv4.ip_forward=1", 6: "net.ipv6.conf.all.forwarding=1"}
@@ -89,19 +89,23 @@ class Forwarding:
 
     def _wanted(self) -> dict[str, str]:
         wanted: dict[str, str] = {}
-        if 4 in self._versions and _read("ipv4/conf/all/forwarding") != ON:
+        if 4 in self._versions and _read(FORWARDING_OF_ALL) != ON:
             wanted |= {f"ipv4/conf/{device}/forwarding": ON for device in _devices(4)}
         if 6 in self._versions:
-            if _read(IPV6_ALL) != ON:
+            is_others = _read(IPV6_FORWARDING_OF_ALL) == ON
+            if not is_others:
                 names = [f"ipv6/conf/{device}/accept_ra" for device in _devices(6)]
-                wanted |= {name: ALSO_ROUTERS for name in names if _read(name) == HOST_ONLY}
-            wanted[IPV6_ALL] = ON
+                wanted |= {name: ALSO_ROUTERS for name in names if _read(name) in (HOST_ONLY, ALSO_ROUTERS)}
+            wanted[IPV6_FORWARDING_OF_ALL] = ON if is_others else ON_BY_US
         return wanted
 
     def _set(self) -> None:
         wanted = self._wanted()
-        along = [f"ipv6/conf/{device}/forwarding" for device in _devices(6)] if IPV6_ALL in wanted else []
-        failed = self._sysctls.borrow(wanted, [name for name in along if _read(name) == ON])
+        along = {}
+        if wanted.get(IPV6_FORWARDING_OF_ALL) == ON_BY_US:
+            names = [f"ipv6/conf/{device}/forwarding" for device in _devices(6)]
+            along = {name: ON_BY_US for name in names if _read(name) in (ON, ON_BY_US)}
+        failed = self._sysctls.borrow(wanted, along)
         reasons = {4 if name.startswith("ipv4") else 6: why for name, why in failed.items()}
         self.notes = [
             f"nat: IPv{version} is not forwarded, as that cannot be switched on here: {why}. On the host: "

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tools.lab.namespace import Namespace
 from tools.lab.network import Node
 
 PORT = 53
@@ -29,9 +30,11 @@ POLL_SECONDS = 0.1
 
 
 class NameServer:
-    def __init__(self, node: Node, directory: Path, address: str = "") -> None:
-        """`address`: another one of the node."""
-        address = address or node.address
+    def __init__(self, node: Namespace, directory: Path, address: str = "") -> None:
+        """`address`: of the node; a node of a lab has one by itself."""
+        if not address:
+            assert isinstance(node, Node)
+            address = node.address
         file = directory / "resolv.conf"
         file.write_text(f"nameserver {address}\n")
         self.wrap = ["unshare", "--mount", "sh", "-c", f'mount --bind {file} /etc/resolv.conf && exec "$@"', "sh"]

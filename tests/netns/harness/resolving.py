@@ -50,6 +50,7 @@ NETWORK_MANAGER = """
 [main]
 plugins=keyfile
 no-auto-default=*
+dns={dns}
 """
 CONNECTION = """
 [connection]
@@ -112,9 +113,15 @@ class Resolving:
         eventually(lambda: self.node.run(words, check=False).returncode == 0, START_SECONDS, "systemd-resolved")
         return process
 
-    def start_network_manager(self, device: str, address: str, gateway: str, server: str) -> subprocess.Popen:
+    def start_network_manager(
+        self, device: str, address: str, gateway: str, server: str, dns: str = "default"
+    ) -> subprocess.Popen:
+        """`dns`: how it serves names (NetworkManager.conf(5))."""
         connection = CONNECTION.format(device=device, address=address, gateway=gateway, server=server)
-        files = {"NetworkManager.conf": NETWORK_MANAGER, "system-connections/lan.nmconnection": connection}
+        files = {
+            "NetworkManager.conf": NETWORK_MANAGER.format(dns=dns),
+            "system-connections/lan.nmconnection": connection,
+        }
         for path, text in files.items():
             file = self.path(f"/etc/NetworkManager/{path}")
             file.write_text(text)
