@@ -11,7 +11,21 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipeline.doctor import clock, ends, files, firewall, machine, names, ordering, path, port, proxy, routes, sysctls
+from pipeline.doctor import (
+    clock,
+    ends,
+    files,
+    firewall,
+    machine,
+    names,
+    ordering,
+    path,
+    port,
+    proxy,
+    routes,
+    servers,
+    sysctls,
+)
 from pipeline.doctor.finding import Finding, Level, note
 from pipeline.doctor.subject import Subject
 from pipeline.errors import TunnelError
@@ -92,6 +106,7 @@ CHECKS = (
         start=True,
     ),
     Check("proxy", "whether the proxy connects with the server", proxy.proxy, network=True, start=True),
+    Check("servers", "each of several servers", servers.servers, network=True, start=True),
     Check("way", "the route to the server", _way_to_server, network=True),
     Check("overlaps", "devices and networks like ours", routes.overlaps, network=True, start=True),
     Check("rp_filter", "the reverse path filter of the device", sysctls.reverse_path, network=True),
