@@ -15,8 +15,10 @@ import pytest
 from pipeline.credentials import invitation
 from tests.netns.harness.hub import hub_config, reaches
 from tests.netns.harness.instance import Instance
+from tests.netns.harness.name_server import NameServer
 from tests.netns.test_join import Machine
 from tests.support import eventually
+from tools.instance import EXECUTABLE
 from tools.lab.network import Lab
 
 INSIDE = "10.99.0.1"
@@ -128,3 +130,17 @@ def test_a_machine_that_leaves_is_forgotten_by_both_hubs(hubs: Hubs) -> None:
     assert "has not been told" not in left.stderr
     for hub in hubs.hubs.values():
         assert hub.ask({"command": "peers"})["peers"] == []
+
+
+def test_neither_a_name_without_an_answer_nor_a_machine_that_is_gone_keeps_a_machine_from_joining(
+    hubs: Hubs, tmp_path: Path
+) -> None:
+    line = invitation.decode(hubs.invite())
+    line = line._replace(server="gone.test:9000", others=tuple(hubs.addresses))
+    hubs.lab.cut(hubs.lab["a"])
+    with NameServer(hubs.lab["client"], tmp_path) as names:
+        names.silence()
+        words = ["join", "-", "--name", hubs.machine.name, "--wait", "30", "--set", "fec=off"]
+        hubs.lab["client"].run([*names.wrap, EXECUTABLE, *words], input=invitation.encode(line))
+    hubs.lab.join(hubs.lab["a"])
+    assert hubs.server_of_machine() == "b"
