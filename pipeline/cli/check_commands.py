@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 2.0  # of a supervisor that may hang
 LITMUS_SECONDS = 10.0
 LITMUS_SECONDS_MAX = 86_400.0
-ELSEWHERE = ("name", "proxy", "web server", "uplinks")  # findings about what may change before a start, or after it
+ELSEWHERE = ("name", "proxy", "web server", "servers", "uplinks")
+"""Findings about what may change before a start, or after it."""
+
 NEAR_MAX = 3  # names that an unknown one may have meant
 
 

@@ -3,7 +3,7 @@
     complete(client, pending, config, until)    after an error nothing is left that was not there, or all that another
                                                 attempt needs
 
-`pipeline.cli.first_contact` says how one attempt has ended, `joined_client` has the files.
+`pipeline.contact.first_contact` says how one attempt has ended, `joined_client` has the files.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from pipeline.errors import LocalError
 
 if TYPE_CHECKING:
-    from pipeline.cli.first_contact import FirstContactError, Server
     from pipeline.cli.joined_client import JoinedClient, Pending
     from pipeline.config import Config
+    from pipeline.contact.first_contact import FirstContactError, Server
 
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts, the last one again and again
 OPEN_ATTEMPTS = 3  # at each server that ends the connection behind our proof: it may have died just then
@@ -28,7 +28,7 @@ OPEN_ATTEMPTS = 3  # at each server that ends the connection behind our proof: i
 def complete(client: JoinedClient, pending: Pending, config: Config, until: float) -> None:
     """Exchange the key, unless that is done, and finish. After an error nothing is left that was not there, or all
     that another attempt needs."""
-    from pipeline.cli.first_contact import FirstContactError, Server
+    from pipeline.contact.first_contact import FirstContactError, Server
 
     if not client.has_key:
         try:
@@ -70,8 +70,8 @@ def _exchange(client: JoinedClient, pending: Pending, servers: Sequence[Server],
     The servers are asked in turn. One that cannot have made the invitation is left out, and one that has often ended
     the connection behind our proof. The word of a server that knows the invitation is the last.
     """
-    from pipeline.cli import first_contact
-    from pipeline.cli.first_contact import FirstContactError
+    from pipeline.contact import first_contact
+    from pipeline.contact.first_contact import FirstContactError
 
     asked = list(servers)
     opened: Counter[str] = Counter()
@@ -104,6 +104,6 @@ def _exchange(client: JoinedClient, pending: Pending, servers: Sequence[Server],
 
 def _failure(said: Mapping[str, FirstContactError]) -> FirstContactError:
     """The words of the servers as one error."""
-    from pipeline.cli.first_contact import FirstContactError
+    from pipeline.contact.first_contact import FirstContactError
 
     return FirstContactError("; ".join(f"{server}: {error}" for server, error in said.items()))

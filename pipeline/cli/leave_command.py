@@ -16,8 +16,8 @@ from pipeline.errors import LocalError, TunnelError
 
 if TYPE_CHECKING:
     from pipeline.cli.command_line import AddCommand
-    from pipeline.cli.first_contact import Server
     from pipeline.cli.joined_client import JoinedClient, Pending
+    from pipeline.contact.first_contact import Server
 
 ATTEMPTS = 2
 THE_SERVER = "the server"
@@ -69,7 +69,7 @@ def _tell(client: JoinedClient) -> dict[str, str]:
     """
     from pipeline import config
     from pipeline.cli import service_manager
-    from pipeline.cli.first_contact import Server
+    from pipeline.contact.first_contact import Server
     from pipeline.errors import ConfigError
 
     try:
@@ -100,8 +100,8 @@ def _tell(client: JoinedClient) -> dict[str, str]:
 
 def _tell_one(server: Server, client: JoinedClient, pending: Pending | None) -> str:
     """The reason if this server has not been told, else ""."""
-    from pipeline.cli import first_contact
-    from pipeline.cli.first_contact import FirstContactError
+    from pipeline.contact import first_contact
+    from pipeline.contact.first_contact import FirstContactError
     from pipeline.errors import ConfigError
 
     for attempt in range(ATTEMPTS):

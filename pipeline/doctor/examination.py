@@ -24,6 +24,7 @@ from pipeline.doctor import (
     port,
     proxy,
     routes,
+    servers,
     sysctls,
     uplinks,
 )
@@ -112,6 +113,7 @@ CHECKS = (
     ),
     Check("proxy", "whether the proxy connects with the server", proxy.proxy, network=True, start=True),
     Check("web server", "whether it answers, and in which protocol", fallback.fallback, network=True, start=True),
+    Check("servers", "each of several servers", servers.servers, network=True, start=True),
     Check("way", "the route to the server", _way_to_server, network=True),
     Check("uplinks", "each of several uplinks", _uplinks, network=True, start=True),
     Check("overlaps", "devices and networks like ours", routes.overlaps, network=True, start=True),

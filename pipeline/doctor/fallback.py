@@ -49,7 +49,8 @@ def fallback(subject: Subject) -> list[Finding]:
 
 def _ask(config: Config, setting: str, address: str) -> Answer:
     server = parse_endpoint(address)
-    host = parse_endpoint(config.public_addr).host if config.public_addr else server.host
+    public = config.public_addresses
+    host = parse_endpoint(public[0]).host if public else server.host
     begun = time.monotonic()
     try:
         with socket.create_connection((server.host, server.port), SECONDS) as sock:

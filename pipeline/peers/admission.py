@@ -61,6 +61,8 @@ DISOWNED = "what it has proved does not make it this peer any more"
 UNLIMITED_REACH = (ANY,)
 """`may_reach` of a server that limits nobody."""
 
+SPOKEN = (messages.VERSION, messages.ASKS)  # versions of clients with a key
+
 SESSIONS_AT_ONCE = 10
 SESSION_INTERVAL_NS = 1_000_000_000
 """A session costs the supervisor up to 12 ms and each tun worker 3 ms, with 500 peers of 5500 networks. A client that
@@ -279,11 +281,11 @@ class Admission:
         if known is None:
             return "", Refusal(0, "has not proved to be a peer")
         name = known.policy.name
-        if hello.version != messages.VERSION:
+        if hello.version not in (SPOKEN if key else (messages.VERSION,)):
             return name, Refusal(WRONG_VERSION, REASONS[WRONG_VERSION])
         if name in self.registry.shut_out and known.is_meant_by(key):
             return name, Refusal(SHUT_OUT, self.registry.shut_out[name])
-        enrolled = self._enroll(known, key, hello) if key else known
+        enrolled = self._enrolled(known, key, hello)
         if isinstance(enrolled, Answered):
             mac = auth.done_proof(key, transcript, enrolled.done.frame())
             return name, enrolled._replace(done=enrolled.done._replace(mac=mac))
@@ -305,6 +307,13 @@ class Admission:
         if transcript:
             welcome = welcome._replace(mac=auth.server_proof(known.key, transcript, welcome.frame()))
         return name, (assigned, welcome.frame())
+
+    def _enrolled(self, known: KnownPeer, key: bytes, hello: messages.Hello) -> KnownPeer | Answered | Refusal:
+        if not key:
+            return known
+        if hello.version == messages.ASKS and key in (known.key, known.invitation_key):
+            return Answered(messages.Done(), "it asks whether it is known")
+        return self._enroll(known, key, hello)
 
     def _identify(
         self, request: AdmissionRequest, hello_frame: bytes, hello: messages.Hello

@@ -67,6 +67,9 @@ ACCEPTS_SHARDS, ANSWERS = 1, 2
 """Feature bits: this end accepts shards (pipeline.fec.shard), and it answers questions on sealed connections."""
 
 AUTH_NONE, AUTH_KEY = 0, 1
+ASKS = 0
+"""A version that no program speaks: the client asks whether the server knows its key, and wants nothing else."""
+
 
 (
     BUSY,

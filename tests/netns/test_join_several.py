@@ -15,8 +15,10 @@ import pytest
 from pipeline.credentials import invitation
 from tests.netns.harness.hub import hub_config, reaches
 from tests.netns.harness.instance import Instance
+from tests.netns.harness.name_server import NameServer
 from tests.netns.test_join import Machine
 from tests.support import eventually
+from tools.instance import EXECUTABLE
 from tools.lab.network import Lab
 
 INSIDE = "10.99.0.1"
@@ -64,6 +66,11 @@ class Hubs:
         host = self.machine.status()["server"]["host"]
         return next(name for name in NAMES if self.lab[name].address == host)
 
+    def said_by_doctor(self) -> list[str]:
+        """About the servers, each by its name."""
+        found = json.loads(self.machine.type("doctor", "--json", "--name", self.machine.name, check=False).stdout)
+        return [each["text"] for each in found["findings"] if each["check"] == "servers"]
+
     def reaches(self) -> bool:
         return reaches(self.lab["client"], INSIDE, count=1, seconds=0.3)
 
@@ -83,9 +90,16 @@ def test_a_machine_joins_at_the_hub_that_made_the_line_and_is_at_the_other_one_o
     assert f"connected to {hubs.lab['b'].address} as" in joined.stdout
     written = json.loads((hubs.machine.directory / "config.json").read_text())
     assert written["remote_addr"] == hubs.addresses and "tls_fingerprint" not in written
+    assert hubs.said_by_doctor() == [
+        f"server {hubs.addresses[0]}: it does not know this client, or another server is at this address",
+        f"server {hubs.addresses[1]} answers with a good certificate, and knows this client",
+    ]
     hubs.copy_peer()
     states = lambda: [each["state"] for each in hubs.machine.status()["server"]["list"]]  # noqa: E731
     eventually(lambda: states() == ["standby", "current"], 20.0, "the first hub lets it in")
+    sessions = hubs.hubs["b"].log.count("connected")
+    assert all("knows this client" in line for line in hubs.said_by_doctor())
+    assert hubs.hubs["b"].log.count("connected") == sessions and hubs.server_of_machine() == "b", "it disturbs nothing"
     hubs.hubs["b"].stop()
     eventually(lambda: hubs.server_of_machine() == "a" and hubs.reaches(), 10.0, "it has moved")
 
@@ -116,3 +130,17 @@ def test_a_machine_that_leaves_is_forgotten_by_both_hubs(hubs: Hubs) -> None:
     assert "has not been told" not in left.stderr
     for hub in hubs.hubs.values():
         assert hub.ask({"command": "peers"})["peers"] == []
+
+
+def test_neither_a_name_without_an_answer_nor_a_machine_that_is_gone_keeps_a_machine_from_joining(
+    hubs: Hubs, tmp_path: Path
+) -> None:
+    line = invitation.decode(hubs.invite())
+    line = line._replace(server="gone.test:9000", others=tuple(hubs.addresses))
+    hubs.lab.cut(hubs.lab["a"])
+    with NameServer(hubs.lab["client"], tmp_path) as names:
+        names.silence()
+        words = ["join", "-", "--name", hubs.machine.name, "--wait", "30", "--set", "fec=off"]
+        hubs.lab["client"].run([*names.wrap, EXECUTABLE, *words], input=invitation.encode(line))
+    hubs.lab.join(hubs.lab["a"])
+    assert hubs.server_of_machine() == "b"

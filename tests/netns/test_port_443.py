@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipeline.cli.first_contact import Server, exchange
 from pipeline.config import parse
+from pipeline.contact.first_contact import Server, exchange
 from pipeline.credentials import invitation
 from tests.harness.tls_ends import issue
 from tests.netns.harness.hub import Hub, reaches

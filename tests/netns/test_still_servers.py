@@ -96,3 +96,11 @@ def test_a_client_that_sends_one_way_alone_stays_at_a_server_that_works(lab: Lab
             threading.Event().wait(0.02)
         assert here.server_of_client() == "a"
         assert here.servers["a"].counter("tcp.keepalives_sent") - before >= 3, "it was asked, and has answered"
+
+
+@pytest.mark.slow
+def test_an_idle_client_leaves_a_server_that_stands_still_after_its_next_keepalive(lab: Lab, tmp_path: Path) -> None:
+    with site(lab, tmp_path, keepalive=1.0) as here, Still() as still:
+        here.wait_for_standby()
+        still.stop(here.servers["a"])
+        here.wait_until_at("b", 8.0)

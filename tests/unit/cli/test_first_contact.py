@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import first_contact
-from pipeline.cli.first_contact import FirstContactError, Server
 from pipeline.config import Config, parse
+from pipeline.contact import first_contact
+from pipeline.contact.first_contact import FirstContactError, Server
 from pipeline.credentials import key_exchange, keys
 from pipeline.transport.settings import ALPN
 from tests.harness.fake_proxy import FakeProxy, ForwardingProxy

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from pipeline.cli import (
-    first_contact,
     join_attempts,
     join_commands,
     joined_client,
@@ -24,8 +23,9 @@ from pipeline.cli import (
     service_manager,
     started_instance,
 )
-from pipeline.cli.first_contact import Exchanged, FirstContactError, Server
 from pipeline.cli.main import main
+from pipeline.contact import first_contact
+from pipeline.contact.first_contact import Exchanged, FirstContactError, Server
 from pipeline.credentials import key_exchange, keys
 from pipeline.credentials.invitation import Invitation, encode
 from pipeline.errors import LocalError

@@ -88,6 +88,19 @@ def test_a_server_takes_shards_unless_forward_error_correction_is_off(
     assert make_server(ANN, fec=fec).ask("ann").message.features == shards | messages.ANSWERS
 
 
+def test_a_client_that_asks_whether_it_is_known_gets_a_proved_answer_and_no_session(server: HubServer) -> None:
+    asks = hello(KEYS["ann"])._replace(version=messages.ASKS, leaves=True)
+    asked = request(asks.frame(), KEYS["ann"])
+    answer = Answer(server.admission.handle_hello(asked))
+    transcript = auth.transcript(asks.frame(), bytes.fromhex(asked["challenge"]), CERTIFICATE_HASH)
+    assert isinstance(answer.message, messages.Done) and auth.done_proved(
+        KEYS["ann"], transcript, answer.message.frame()
+    )
+    assert not server.admission.is_member("ann")
+    unknown = request(asks.frame(), bytes(range(32, 64)))
+    assert not Answer(server.admission.handle_hello(unknown)).message
+
+
 def test_the_server_proves_its_identity_to_a_client_with_a_key(server: HubServer) -> None:
     hello_frame = hello(KEYS["ann"]).frame()
     asked = request(hello_frame, KEYS["ann"])

@@ -12,6 +12,7 @@ FirstContactError says how an attempt has ended:
     is_final      another attempt would end in the same way
     is_open       the server may have done what it was asked for
     is_settled    the server says that it has not, and never will
+    reason        of a refusal; else 0
 """
 
 from __future__ import annotations
@@ -67,8 +68,11 @@ NOT_THE_MAKER = "this server has not made the invitation, and the one that has m
 
 
 class FirstContactError(LocalError):
-    def __init__(self, text: str, *, is_final: bool = False, is_open: bool = False, is_settled: bool = False) -> None:
+    def __init__(
+        self, text: str, *, is_final: bool = False, is_open: bool = False, is_settled: bool = False, reason: int = 0
+    ) -> None:
         super().__init__(text)
+        self.reason = reason
         self.is_final = is_final
         self.is_open = is_open
         self.is_settled = is_settled
@@ -83,7 +87,8 @@ class Exchanged(NamedTuple):
 
 class Server(NamedTuple):
     """`config`: of the client whose server it is; `context`: TLS to it; `pin`: the hash of its certificate, if that is
-    known. `proxy`: on the way there. `bridge`: the plan of one, where something must stay around the connection."""
+    known. `proxy`: on the way there. `bridge`: the plan of one, where something must stay around the connection.
+    `patience`: seconds for each of its answers."""
 
     config: Config
     endpoint: Endpoint
@@ -91,6 +96,7 @@ class Server(NamedTuple):
     pin: bytes = b""
     proxy: Proxy | None = None
     bridge: BridgePlan | None = None
+    patience: float = SILENCE_SECONDS
 
     @classmethod
     def all_of(cls, config: Config, key: bytes, pin: bytes = b"") -> list[Server]:
@@ -132,9 +138,23 @@ def leave(server: Server, key: bytes) -> bool:
     return isinstance(_ask(server, key, leaves=True), Done)
 
 
-def _ask(server: Server, key: bytes, exchange: bytes = b"", leaves: bool = False) -> Done | Welcome:
+def expect_known(server: Server, key: bytes) -> None:
+    """FirstContactError unless the server proves that it knows this key. No session there begins or ends.
+
+    An older server refuses the question, and does so only where it knows the key.
+    """
+    try:
+        _ask(server, key, version=messages.ASKS)
+    except FirstContactError as error:
+        if error.reason != messages.WRONG_VERSION:
+            raise
+
+
+def _ask(
+    server: Server, key: bytes, exchange: bytes = b"", leaves: bool = False, version: int = messages.VERSION
+) -> Done | Welcome:
     hello = Hello(
-        version=messages.VERSION,
+        version=version,
         offloads=0,
         connection_index=0,
         connections=1,
@@ -247,7 +267,7 @@ class _Conversation:
 
     async def _receive(self) -> tuple[Message, bytes]:
         try:
-            return await asyncio.wait_for(self._receive_frame(), SILENCE_SECONDS)
+            return await asyncio.wait_for(self._receive_frame(), self._server.patience)
         except TimeoutError:
             raise FirstContactError("the server does not answer", is_open=self._is_open) from None
         except asyncio.IncompleteReadError:
@@ -279,4 +299,5 @@ class _Conversation:
             is_final=refused.reason in FINAL_REASONS,
             is_open=self._is_open and not is_settled,
             is_settled=is_settled,
+            reason=refused.reason,
         )
