@@ -45,6 +45,7 @@ COUNTERS = (
             "multicast_kbit"),
     Counter(192, "tun.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
             "were skipped"),
+    Counter(193, "tun.dropped_bulk_limit", OUT, "packets of the class bulk beyond bulk_rate_mbit"),
     Counter(16, "tun.packets_written", IN, "IP packets written to TUN; a super-packet counts once"),
     Counter(17, "tun.bytes_written", IN, "bytes of packets written to TUN, without virtio-net headers"),
     Counter(18, "tun.dropped_frame_malformed", IN, "frames whose lengths contradict each other"),

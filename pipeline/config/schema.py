@@ -273,6 +273,12 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     always_bulk: Annotated[tuple[FlowRuleText, ...], about(
         "Packets that are bulk even if their flows send little, such as `CS1` or `tcp/873`. A rule of `always_light` "
         "for the mark or port wins.", live=True)] = ()
+    bulk_rate_mbit: Annotated[Mbit, about(
+        "Rate limit of the class bulk that this end sends to each of its peers, so that a backup leaves room: what "
+        "`always_bulk` and `class_by_dscp` make bulk. 0: no limit.", unit="Mbit/s", live=True)] = 0.0
+    send_rate_mbit: Annotated[Mbit, about(
+        "Rate limit of what this end sends to each of its peers, light packets first. A little less than the uplink "
+        "carries keeps the queue of the modem short for others as well. 0: no limit.", unit="Mbit/s", live=True)] = 0.0
     dscp_light: Annotated[Dscp, about(
         "Mark (DSCP) of the packets that this end sends on connections for light flows. Some routers, such as a modem "
         "with a queue of its own, give marked packets precedence. A mark of the packets inside cannot be copied, since "

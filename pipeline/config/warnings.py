@@ -82,6 +82,10 @@ def _with_fallback(config: Config) -> bool:
     return _on_server(config) and bool(config.fallback)
 
 
+def _without_bulk_class(config: Config) -> bool:
+    return not (config.always_bulk or config.class_by_dscp)
+
+
 def _for_one_client(config: Config) -> bool:
     return _on_server(config) and not config.multi_client
 
@@ -182,10 +186,11 @@ UNUSED = (
         "the original program has no such feature",
     ),
     Unused(
-        ("always_voice", "always_light", "always_bulk", "class_by_dscp"),
+        ("always_voice", "always_light", "always_bulk", "class_by_dscp", "bulk_rate_mbit"),
         _with_compat,
         "the original program has no classes of traffic",
     ),
+    Unused(("bulk_rate_mbit",), _without_bulk_class, "neither always_bulk nor class_by_dscp makes packets bulk"),
     Unused(("key_file",), _on_server, "the keys of a server are those of its peers"),
     Unused(("tls_server_name", "tls_fingerprint", "tls_skip_verify"), _on_server, "a server does not dial"),
 )

@@ -96,6 +96,8 @@ class WorkerSettings(NamedTuple):
     always_bulk: str = ""
     always_voice: str = ""
     class_by_dscp: bool = False  # the usual marks count as rules, too
+    bulk_rate: int = 0  # bytes a second of the class bulk that this end sends to each peer; 0: no limit
+    send_rate: int = 0  # bytes a second that this end sends to each peer; 0: no limit
     dscp_bulk: int = 0  # mark of what is sent on connections for bulk; 0: the host's
     dscp_light: int = 0  # mark of what is sent on connections for light flows; 0: the host's
     multicast_rate: int = 0  # bytes a second of each peer that go to all peers; 0: none

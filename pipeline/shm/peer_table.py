@@ -114,6 +114,11 @@ class PeerTable:
         at = peer * RECORD_WORDS + layout.NUMBER_COPIED
         return sum(words[at] for other, words in enumerate(self.numbers) if other != lane)
 
+    def bulk_class_elsewhere(self, peer: int, lane: int) -> int:
+        """Bytes of the class bulk for this peer that the tun workers of other lanes have put into blocks."""
+        at = peer * RECORD_WORDS + layout.NUMBER_BULK_CLASS
+        return sum(words[at] for other, words in enumerate(self.numbers) if other != lane)
+
     def class_bytes(self, peer: int) -> list[int]:
         """Bytes of packets from TUN for every peer that has had this index, in the order of CLASSES."""
         first = peer * RECORD_WORDS + layout.NUMBER_LIGHT_BYTES

@@ -56,6 +56,7 @@ class OutboundPeers:
         self._sent = attachment.peer_table.sent[attachment.worker.lane]
         self._counters = attachment.page.counters
         self._queue_bytes = settings.peer_queue_bytes
+        self._send_rate = settings.send_rate
         self._hold_ns = int(settings.hold * 1e9)
         self._began = time.monotonic_ns()
         self._turn = settings.session >> _SESSION_SHIFT
@@ -232,7 +233,8 @@ class OutboundPeers:
 
     def _follow_table(self, peer: PeerSender, now: int) -> None:
         peer.spacing_ns = min(self._table.spacing_ns(peer.peer), SPACING_MOST_NS)
-        rate = self._table.rate(peer.peer)
+        rates = self._table.rate(peer.peer), self._send_rate
+        rate = min(filter(None, rates), default=0)
         peer.bucket.update(rate, self._table.sent_elsewhere(peer.peer, self._lane), now)
         peer.light_bucket.update(-(-rate // len(self._table.sent)), 0, now)
 

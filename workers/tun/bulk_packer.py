@@ -41,6 +41,8 @@ _RING_FULL = ID["tun.dropped_ring_full"]
 class BulkPacker:
     """A Packer. The next packet is read to `_slot`, from `_at` on."""
 
+    due_ns = 0
+
     def __init__(
         self, attachment: Attachment, sealing: BlockSealing | None = None, owed: deque[int] | None = None
     ) -> None:

@@ -24,6 +24,8 @@ _TOO_LONG = ID["tun.dropped_packet_too_long"]
 class CompatHubPacker:
     """A Packer; stage 0 of the lane's plain ring."""
 
+    due_ns = 0
+
     def __init__(self, attachment: Attachment) -> None:
         (port,) = attachment.ports("outbound", "plain")
         self._slots = CompatSlots(port, LinkView(attachment))

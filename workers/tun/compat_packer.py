@@ -25,6 +25,8 @@ _TOO_LONG = ID["tun.dropped_packet_too_long"]
 class CompatPacker:
     """A Packer; stage 0 of the lane's plain ring. The frames of the open slot end at `_end`."""
 
+    due_ns = 0
+
     def __init__(self, attachment: Attachment) -> None:
         (self._next_port,) = attachment.ports("outbound", "plain")
         self._links = LinkView(attachment)

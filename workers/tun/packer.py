@@ -7,7 +7,7 @@
 A burst, in the order of the calls:
 
     lone_buffers, commit_alone         for a burst of one packet, the short way; in most cases there is one
-    acknowledge                        before each burst: a block that the packer has to send by itself
+    acknowledge                        before each burst: blocks that the packer has to send by itself
     begin_burst                        which rings are full
     retry                              for each packet that found no slot in an earlier burst
     next_buffers or scratch_buffers    for each packet: where it is read to
@@ -28,7 +28,12 @@ BURST_SLOTS = 4
 
 
 class Packer(Protocol):
-    """The calls of TunReader to a packer."""
+    """The calls of TunReader to a packer.
+
+    `due_ns`: when acknowledge() has to be called, packets or not; 0: there is no need.
+    """
+
+    due_ns: int
 
     def lone_buffers(self, offloads: int) -> Sequence[memoryview] | None:
         """Where to read the first packet of a burst to. None: the burst takes the long way, from acknowledge() on.
@@ -43,7 +48,8 @@ class Packer(Protocol):
         ...
 
     def acknowledge(self) -> int:
-        """Hand on blocks without packets, where a peer waits for news of its epoch. Their number."""
+        """Hand on blocks without packets, where a peer waits for news of its epoch, and packets that have waited for
+        their rate. The number of blocks."""
         ...
 
     def begin_burst(self) -> int:

@@ -88,6 +88,9 @@ class TunReader:
             if time.monotonic_ns() >= self._pause_until_ns:
                 self._pause_until_ns = 0
         else:
+            due = self._packer.due_ns
+            if due:
+                seconds = max(0.0, min(seconds, (due - time.monotonic_ns()) / 1e9))
             self._is_readable = bool(self._poll(seconds * 1000))
             if self._is_readable:
                 now = time.monotonic_ns()
@@ -148,7 +151,7 @@ class TunReader:
         return MORE if more or self._overflow.packets else DONE
 
     def drained(self) -> bool:
-        return not self._overflow.packets
+        return not (self._overflow.packets or self._packer.due_ns)
 
     def _set_offloads(self, accepted: int) -> None:
         offloads = self._offloads & accepted

@@ -24,6 +24,7 @@ LIMITS = ("max_handshakes", "max_handshakes_per_address", "connects_per_address"
 """Settings that a reload changes in running tcp workers."""
 
 BYTES_PER_KBIT = 125
+BYTES_PER_MBIT = 125_000
 
 MACHINE_ID = "/etc/machine-id"  # machine-id(5): 32 digits and a newline
 MACHINE_ID_BYTES_MAX = 4096
@@ -84,6 +85,8 @@ def worker_settings(
         always_light=" ".join(config.always_light),
         always_bulk=" ".join(config.always_bulk),
         always_voice=" ".join(config.always_voice),
+        bulk_rate=int(BYTES_PER_MBIT * config.bulk_rate_mbit),
+        send_rate=int(BYTES_PER_MBIT * config.send_rate_mbit),
         dscp_bulk=parse_dscp(config.dscp_bulk),
         dscp_light=parse_dscp(config.dscp_light),
         multicast_rate=0 if config.compat else BYTES_PER_KBIT * config.multicast_kbit,

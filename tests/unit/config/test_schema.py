@@ -79,6 +79,7 @@ def test_a_reload_applies_only_settings_on_which_no_ring_device_or_process_depen
         "names",
         "multicast_kbit",
         "dscp_light", "dscp_bulk", "always_light", "always_bulk", "always_voice", "class_by_dscp",
+        "send_rate_mbit", "bulk_rate_mbit",
         "total_rate_mbit",
         "prefer", "home_after", "standby", "move_timeout",
         "tls_alpn", "fallback", "fallback_h2", "fallback_plain", "fallback_proxy_protocol", "fallback_connections",

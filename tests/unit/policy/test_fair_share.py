@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.policy.fair_share import LOOK_NS, Counts, FairShare, fair_level
+from pipeline.policy.fair_share import LOOK_NS, SECOND, Counts, FairShare, fair_level
+from pipeline.policy.token_bucket import BURST_LEAST
 
 TOTAL = 10_000_000
 LOOKS = 12
@@ -103,3 +104,25 @@ def test_a_part_that_hardly_changes_is_not_told_again() -> None:
 
 def test_many_idle_clients_take_nothing_from_one_that_works() -> None:
     assert Clients(math.inf, *[0.0] * 200).go_on()[0] >= 0.95 * TOTAL
+
+
+def test_clients_that_begin_at_once_pass_the_rate_and_not_each_all_of_it() -> None:
+    clients = Clients(0.0, 0.0, 0.0, 0.0)
+    clients.go_on(3)
+    clients.wants = dict.fromkeys(clients.wants, math.inf)
+    for _ in range(LOOKS):
+        assert sum(clients.go_on(1).values()) <= 1.05 * TOTAL
+
+
+def test_clients_that_pass_bursts_with_pauses_between_keep_equal_parts() -> None:
+    share, now = FairShare(8 * BURST_LEAST), 1_000 * LOOK_NS
+    counts = dict.fromkeys(range(8), Counts(0, 0))
+    share.look(counts, now)
+    every = SECOND // LOOK_NS  # a burst a second: what eight equal parts of the rate are
+    for number in range(6 * every):
+        now += LOOK_NS
+        turn = [peer for peer in counts if (number + peer) % every == 0]
+        counts |= {peer: Counts(0, counts[peer].sent + BURST_LEAST) for peer in turn}
+        share.look(counts, now)
+        if number > 2 * every:
+            assert sum(share.part(peer) for peer in counts) <= 1.06 * 8 * BURST_LEAST

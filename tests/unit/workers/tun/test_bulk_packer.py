@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.counters import ID
 from pipeline.packet.route_table import DEFAULT_ROUTES
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.shm.layout import FIRST_PEER_HANDLE
@@ -17,12 +19,14 @@ from pipeline.shm.peer_table import CLASSES
 from pipeline.shm.slot import SLOT_BYTES_MIN, read_header
 from pipeline.wire import block
 from tests.harness.run import OFFLOADS, Run
+from tests.support import eventually
 from workers.tun.bulk_packer import BulkPacker
 from workers.tun.classed_packer import ClassedPacker
 
 PEER = FIRST_PEER_HANDLE
 LIGHT_BYTES, BULK_BYTES = 100, 5000
 EF, CS1 = 46, 8
+RATE = 1_000_000
 OWED: list[int] = []
 """A block without packets."""
 
@@ -47,11 +51,15 @@ class Lane:
         self.owed: deque[int] = deque()
         self._table = run.memory.peer_table
         tun, tcp = run.attach("tun-0"), run.attach("tcp-0")
+        self._counters = tun.page.counters
         tun.settings = tun.settings._replace(**settings)
         self.packer = maker(tun, None, self.owed)
         self._filled = {kind: tun.ports("outbound", kind)[0] for kind in ("plain", "light")}
         self._handed_on = {kind: tcp.ports("outbound", kind)[0] for kind in ("plain", "light")}
         self.packer.begin_burst()
+
+    def dropped(self) -> int:
+        return int(self._counters[ID["tun.dropped_bulk_limit"]])
 
     def class_bytes(self) -> dict[str, int]:
         return dict(zip(CLASSES, self._table.class_bytes(0), strict=True))
@@ -211,3 +219,51 @@ def test_a_packet_of_the_class_bulk_that_finds_no_slot_is_counted_when_it_does()
         assert own.packer.retry(left[0])
         own.packer.flush()
         assert own.class_bytes()["bulk"] == sent + BULK_BYTES
+
+
+def offered(own: Lane, mark: int, packets: int) -> int:
+    """Bursts of a packet each; how many of them the reader has to keep."""
+    kept = 0
+    for number in range(packets):
+        own.packer.begin_burst()
+        data = packet(number, BULK_BYTES, mark)
+        fill(own.packer.next_buffers() or own.packer.scratch_buffers(), data)
+        kept += own.packer.commit(len(data), time.monotonic_ns()) is not None
+        own.packer.flush()
+    return kept
+
+
+def test_the_class_bulk_beyond_its_rate_waits_and_other_bulk_does_not() -> None:
+    with lane(ClassedPacker, class_by_dscp=True, bulk_rate=RATE) as own:
+        taken = []
+        while not own.packer.due_ns:
+            assert not offered(own, CS1, 1)
+            taken += own.take("plain")
+        assert offered(own, 0, 1) == 0 and own.take("plain") == [[0]]
+        before = own.class_bytes()["bulk"]
+        assert before == len(taken) * BULK_BYTES
+        assert own.packer.lone_buffers(OFFLOADS) is None
+
+        def goes_on() -> bool:
+            own.packer.acknowledge()
+            return own.take("plain") == [[0]]
+
+        eventually(goes_on, 5)
+        assert own.class_bytes()["bulk"] == before + BULK_BYTES and not own.packer.due_ns
+        assert offered(own, CS1, 200) == 0
+        own.take("plain")
+        assert own.dropped() > 0
+
+
+def test_the_class_bulk_with_a_rate_keeps_its_order_where_no_slot_is_free() -> None:
+    with lane(ClassedPacker, class_by_dscp=True, bulk_rate=1 << 30) as own:
+        assert offered(own, CS1, 20) == 0  # the ring has 16 slots
+        found = own.take("plain")
+
+        def all_have_come() -> bool:
+            own.packer.acknowledge()
+            found.extend(own.take("plain"))
+            return sum(map(len, found)) == 20
+
+        eventually(all_have_come, 5)
+        assert [number for each in found for number in each] == list(range(20))
