@@ -52,13 +52,13 @@ class WebSocketStream:
             return Received(is_over=True, failure=NO_WEBSOCKET)
 
     def _take(self) -> Received:
-        pieces: list[bytes] = []
+        pieces: list[bytes | bytearray] = []
         send, over, frames, bare = b"", False, 0, 0
         for event in islice(self._talk.events(), FRAMES_AT_ONCE):
             frames += 1
             match event:
                 case BytesMessage(data=piece):
-                    pieces.append(bytes(piece))
+                    pieces.append(piece)
                     bare += not piece
                 case Ping():
                     send += self._talk.send(event.response())

@@ -36,6 +36,10 @@ LISTEN_AGAIN_NS = 5 * SECOND
 BACKLOG = 512
 SETTING = "websocket_addr"
 LOSS = "no connection by a WebSocket"
+NO_UPGRADE = (
+    f"{LOSS} so far, only requests at websocket_path that ask for none: the web server in front has to pass on the "
+    "header fields Upgrade and Connection, by HTTP/1.1"
+)
 
 
 class WebSocketBridge:
@@ -62,13 +66,20 @@ class WebSocketBridge:
     @property
     def notes(self) -> list[str]:
         """For the status: what is wrong with it."""
-        return [self._note] if self._note else self._process.notes
+        if self._note or self._process.notes:
+            return [self._note] if self._note else self._process.notes
+        counts = self._counts
+        return [NO_UPGRADE] if counts.without_upgrade and not counts.opened else []
 
     def status(self) -> dict[str, Any] | None:
         """Its counts; None where there is none."""
         if self._endpoint is None:
             return None
-        return {"pid": self.pid, **(Counts.latest(self._process.reports) or Counts())._asdict()}
+        return {"pid": self.pid, **self._counts._asdict()}
+
+    @property
+    def _counts(self) -> Counts:
+        return Counts.latest(self._process.reports) or Counts()
 
     def prepare(self, config: Config) -> None:
         endpoint = config.websocket_endpoint

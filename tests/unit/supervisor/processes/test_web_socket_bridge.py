@@ -74,6 +74,14 @@ def port() -> int:
         return found
 
 
+def is_free(port: int) -> bool:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False
+
+
 def test_without_the_setting_there_is_neither_process_nor_socket(care: Care) -> None:
     care.configure()
     assert (care.bridge.pid, care.bridge.inner, care.bridge.status(), care.bridge.notes) == (0, None, None, [])
@@ -102,6 +110,19 @@ def test_its_counts_are_in_the_status_and_those_of_a_process_that_has_gone_are_n
         pass
 
 
+def test_a_web_server_that_passes_no_upgrade_on_is_noted_until_one_comes(
+    care: Care, port: int, interpreter: Interpreter
+) -> None:
+    for counts, notes in ((Counts(without_upgrade=1), 1), (Counts(without_upgrade=1, opened=1), 0)):
+        text = "".join(f"\\{byte:03o}" for byte in counts.packed())
+        interpreter(f"while printf '{text}' >&\"$channel\"; do sleep 0.02; done")
+        care.configure()
+        care.configure(websocket_addr=port, **PATH)
+        status = counts._asdict()
+        care.until(lambda: care.bridge.status() == {"pid": care.bridge.pid, **status})
+        assert ["Upgrade and Connection" in note for note in care.bridge.notes] == [True] * notes
+
+
 def test_an_address_that_is_taken_is_said_once_and_tried_again(
     care: Care, port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -125,8 +146,7 @@ def test_a_reload_replaces_the_process_for_another_path_and_ends_it_where_it_is_
     assert care.bridge.pid not in (0, pid) and care.bridge.inner is inner
     care.configure()
     assert care.bridge.pid == 0 and care.bridge.status() is None
-    with socket.create_server(("127.0.0.1", port)):
-        pass
+    eventually(lambda: is_free(port))  # a child of the script may have the socket for a moment
 
 
 def test_its_plan_has_the_limits_of_the_server_and_the_web_server_of_the_fallback(care: Care, port: int) -> None:
