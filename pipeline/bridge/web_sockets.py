@@ -191,7 +191,7 @@ class WebSockets:
             self._warned = now
             LOG.warning(
                 "a request at websocket_path asks for no WebSocket: the web server in front has to pass on the "
-                "header fields Upgrade and Connection, by HTTP/1.1"
+                "header fields Upgrade and Connection"
             )
 
     async def _open_tunnel(self, streams: Streams, host: str, upgrade: Upgrade, head: Head) -> None:

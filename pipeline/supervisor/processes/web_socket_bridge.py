@@ -38,7 +38,7 @@ SETTING = "websocket_addr"
 LOSS = "no connection by a WebSocket"
 NO_UPGRADE = (
     f"{LOSS} so far, only requests at websocket_path that ask for none: the web server in front has to pass on the "
-    "header fields Upgrade and Connection, by HTTP/1.1"
+    "header fields Upgrade and Connection"
 )
 
 
