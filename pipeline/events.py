@@ -54,7 +54,7 @@ KINDS = (
               "the process of metrics and page died again and again"),
     # the bridge
     EventKind(26, "bridge-died", ERROR, "bridge died: {text}; it is started again",
-              "the process between the workers and a proxy with TLS, or `proxy_command`, has ended"),
+              "the process between the workers and a proxy with TLS, `proxy_command` or WebSockets has ended"),
     # a client's server
     EventKind(32, "connected", INFO, "connected: {text}", "the first connection to the server is established"),
     EventKind(33, "lost", WARNING, "connection lost: {text}", "the last connection to the server has ended"),

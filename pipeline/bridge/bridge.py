@@ -1,10 +1,10 @@
-"""The bridge: it takes the connections of our workers, finds a way to the server for each, and carries the bytes.
+"""The bridge of a client: it takes the connections of our workers, finds a way to the server for each, and carries the
+bytes.
 
     near end    a worker, on the loopback; its first bytes are its token, and host and port of the server
     far end     see far_end
 
-A connection without the token is closed without a word. Bytes are carried as they come, and are held back where the
-other end takes none. When one end has no more bytes, the other end gets LINGER_SECONDS for its own.
+A connection without the token is closed without a word.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from pipeline.bridge.far_end import CHUNK_BYTES, FarEnd, NoWay, open_far_end
+from pipeline.bridge.carry import CHUNK_BYTES, carry
+from pipeline.bridge.far_end import NoWay, open_far_end
 from pipeline.bridge.plan import BridgePlan
 from pipeline.errors import PeerError
 from pipeline.log import LOG, printable
 from pipeline.wire import bridge_approach
 
 TOKEN_SECONDS = 2.0  # that a worker takes to show it
-LINGER_SECONDS = 2.0
 
 Task = asyncio.Future[None]
 
@@ -39,6 +38,9 @@ class Bridge:
         server = await asyncio.start_server(self._handle, sock=listener, limit=CHUNK_BYTES)
         async with server:
             await server.serve_forever()
+
+    def report(self) -> bytes:
+        return b"."
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -59,7 +61,7 @@ class Bridge:
             writer.write(bridge_approach.reply(str(reason)))
             return
         writer.write(bridge_approach.reply())
-        await _carry(reader, writer, far_end)
+        await carry(reader, writer, far_end)
 
 
 async def dial(plan: BridgePlan, context: ssl.SSLContext, host: str, port: int) -> tuple[socket.socket, Task]:
@@ -67,33 +69,4 @@ async def dial(plan: BridgePlan, context: ssl.SSLContext, host: str, port: int) 
     far_end = await open_far_end(plan, context, host, port)
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=theirs, limit=CHUNK_BYTES)
-    return ours, asyncio.ensure_future(_carry(reader, writer, far_end))
-
-
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, far_end: FarEnd) -> None:
-    async def to_near(data: bytes) -> None:
-        writer.write(data)
-        await writer.drain()
-
-    ways = [
-        asyncio.ensure_future(_pump(lambda: reader.read(CHUNK_BYTES), far_end.write, far_end.write_eof)),
-        asyncio.ensure_future(_pump(far_end.read, to_near, writer.write_eof)),
-    ]
-    try:
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait(ways, timeout=LINGER_SECONDS)
-    finally:
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
-        writer.close()
-        await far_end.close()
-
-
-async def _pump(
-    read: Callable[[], Awaitable[bytes]], write: Callable[[bytes], Awaitable[None]], end: Callable[[], None]
-) -> None:
-    with suppress(OSError):  # of either end: the connection is over
-        while data := await read():
-            await write(data)
-        end()
+    return ours, asyncio.ensure_future(carry(reader, writer, far_end))

@@ -14,7 +14,9 @@ import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 
+from pipeline.bridge.carry import CHUNK_BYTES
 from pipeline.bridge.plan import BridgePlan
+from pipeline.bridge.socket_ends import FarEnd, WebSocketEnd, configure
 from pipeline.log import LOG
 from pipeline.plain_text import escaped
 from pipeline.runtime import privileges
@@ -22,9 +24,9 @@ from pipeline.transport import failure_words
 from pipeline.transport.approach import make_approach
 from pipeline.transport.uplink_names import look_up_around, uplink_servers
 from pipeline.wire.approach import Proxy
-from pipeline.wire.websocket import Received, WebSocket
+from pipeline.wire.websocket import WebSocket
+from pipeline.wire.websocket_stream import Received
 
-CHUNK_BYTES = 1 << 18  # read at a time, at most
 NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305
 EARLY_SECONDS = 0.1  # a command that ends within that has found no way; one that looks for longer is taken at its word
 KILL_SECONDS = 1.0  # from SIGTERM to SIGKILL
@@ -41,59 +43,6 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 class NoWay(Exception):
     """There is no way to the server, with the reason in words."""
-
-
-class FarEnd:
-    """Bytes to and from the server."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes = b"") -> None:
-        self._reader, self._writer = reader, writer
-        self._first = first  # that came behind the answer of a proxy
-
-    async def read(self) -> bytes:
-        """b"" at the end."""
-        if self._first:
-            first, self._first = self._first, b""
-            return first
-        return await self._reader.read(CHUNK_BYTES)
-
-    async def write(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
-
-    def write_eof(self) -> None:
-        """No more bytes follow. TLS knows no such thing: there the end of all follows soon."""
-        if self._writer.can_write_eof():
-            self._writer.write_eof()
-
-    async def close(self) -> None:
-        self._writer.close()
-
-
-class WebSocketEnd(FarEnd):
-    """A WebSocket on the streams."""
-
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, websocket: WebSocket, first: bytes
-    ) -> None:
-        super().__init__(reader, writer, first)
-        self._websocket = websocket
-        self._is_over = False
-
-    async def read(self) -> bytes:
-        while not (self._first or self._is_over):
-            data = await self._reader.read(CHUNK_BYTES)
-            got = self._websocket.receive(data) if data else Received(is_over=True)
-            self._first, self._is_over = got.data, got.is_over
-            self._writer.write(got.send)
-        first, self._first = self._first, b""
-        return first
-
-    async def write(self, data: bytes) -> None:
-        await super().write(self._websocket.send(data))
-
-    def write_eof(self) -> None:
-        self._writer.write(self._websocket.end())
 
 
 class CommandEnd(FarEnd):
@@ -204,7 +153,7 @@ async def _dial(plan: BridgePlan, host: str, port: int, context: ssl.SSLContext 
         if not found:
             raise
         reader, writer = await to(found[0].host)
-    _configure(writer.get_extra_info("socket"), plan)
+    configure(writer.get_extra_info("socket"), plan.timeout, plan.notsent_lowat)
     return reader, writer
 
 
@@ -246,14 +195,6 @@ async def _open_websocket(
         data = await reader.read(CHUNK_BYTES)
         if not data:
             raise NoWay(WEB_SERVER_CLOSED)
-
-
-def _configure(sock: socket.socket, plan: BridgePlan) -> None:
-    """Nobody but the kernel sees that a proxy has gone without a word."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(plan.timeout * 1000))
-    if plan.notsent_lowat:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, plan.notsent_lowat)
 
 
 # -- a command

@@ -1,4 +1,9 @@
-"""The plan of a bridge: all that its process is told, as data. The supervisor writes it as JSON."""
+"""The plans of bridges: all that such a process is told, as data. The supervisor writes it as JSON.
+
+BridgePlan         of a client
+WebSocketPlan      of a server
+to_text, of_text   as JSON, with its kind
+"""
 
 from __future__ import annotations
 
@@ -26,14 +31,46 @@ class BridgePlan(NamedTuple):
     log_format: str
     asks_around: bool = False  # the tunnel, for the proxy's name (transport.uplink_names)
 
-    def to_json(self) -> str:
-        return json.dumps(self)
+    def revived(self) -> BridgePlan:
+        """The plan again, out of the array that JSON has made of it."""
+        websocket = WebSocketUrl(*self.websocket) if self.websocket else None
+        return self._replace(proxy=_proxy(self.proxy), websocket=websocket)
 
-    @classmethod
-    def from_json(cls, text: str) -> BridgePlan:
-        plan = cls(*json.loads(text))
-        websocket = WebSocketUrl(*plan.websocket) if plan.websocket else None
-        return plan._replace(proxy=_proxy(plan.proxy), websocket=websocket)
+
+class WebSocketPlan(NamedTuple):
+    """WebSockets at one path lead to the tcp workers, and all other requests to the web server, if there is one."""
+
+    name: str  # of the instance
+    account: list[int] | None  # uid and gid to change to; None: we keep ours
+    path: str
+    proxies: list[str]  # networks of web servers that are believed
+    field: str  # of a request, in lower case, that has the address of the client
+    target: list[Any]  # host and port of the tcp workers
+    token: str  # hexadecimal: what the tcp workers have to see
+    web_server: list[Any] | None  # host and port; None: other requests are answered here
+    tells_address: bool  # to the web server, by the PROXY protocol
+    seconds: float  # that a client may take for the head of its request
+    timeout: float  # seconds without an acknowledgement after which a connection ends
+    requests: int  # heads that are awaited at a time
+    tunnels: int  # WebSockets at a time
+    visitors: int  # of the web server at a time
+    log_level: str
+    log_format: str
+
+    def revived(self) -> WebSocketPlan:
+        return self
+
+
+PLANS: dict[str, type[BridgePlan] | type[WebSocketPlan]] = {"client": BridgePlan, "server": WebSocketPlan}
+
+
+def to_text(plan: BridgePlan | WebSocketPlan) -> str:
+    return json.dumps([next(kind for kind, known in PLANS.items() if isinstance(plan, known)), *plan])
+
+
+def of_text(text: str) -> BridgePlan | WebSocketPlan:
+    kind, *fields = json.loads(text)
+    return PLANS[kind](*fields).revived()
 
 
 def _proxy(fields: Any) -> Proxy | None:

@@ -15,6 +15,7 @@ from pipeline.config.security_checks import ONLY_ONCE, Violations
 from pipeline.config.values import (
     ENDPOINT_FORM,
     INTERFACE_FORM,
+    WEBSOCKET_PATH_FORM,
     SrvName,
     parse_address,
     parse_endpoint,
@@ -100,6 +101,33 @@ def websocket(config: Config) -> Violations:
         yield "proxy", f"a proxy without TLS, or none, with {url.scheme}://", proxy_url.without_login(config.proxy)
     elif config.has_several_servers:
         yield "remote_addr", "one server with `websocket`: its URL leads to one", config.remote_text
+
+
+def websocket_addr(config: Config) -> Violations:
+    try:
+        endpoint = config.websocket_endpoint
+    except ValueError as expected:
+        yield "websocket_addr", str(expected), config.websocket_addr
+        return
+    if endpoint is None:
+        return
+    if endpoint.port == 0:
+        yield "websocket_addr", "a port of 1 to 65535", config.websocket_addr
+    elif endpoint.address is None and not endpoint.is_loopback:
+        yield (
+            "websocket_addr",
+            'an address of this machine, such as "10.0.0.1:8080", and no name',
+            config.websocket_addr,
+        )
+    elif endpoint == config.listen_endpoint:
+        yield "websocket_addr", "another port than that of local_addr", config.websocket_addr
+    elif not config.websocket_path:
+        yield "websocket_path", f"{WEBSOCKET_PATH_FORM}: web servers in front pass on WebSockets of this path", ""
+
+
+def websocket_proxies(config: Config) -> Violations:
+    texts = {f"websocket_proxies[{i}]": text for i, text in enumerate(config.websocket_proxies)}
+    yield from _each_once(texts, parse_prefix)
 
 
 def public_addr(config: Config) -> Violations:
@@ -405,6 +433,8 @@ CHECKS = (
     Check(tunnel_addr, ("tunnel_addr",)),
     Check(public_addr, ("public_addr",)),
     Check(proxies, ("proxy_protocol_from",)),
+    Check(websocket_addr, ("websocket_addr", "websocket_path", "local_addr")),
+    Check(websocket_proxies, ("websocket_proxies",)),
     Check(fallback, ("fallback", "fallback_h2", "fallback_plain")),
     Check(routes, ("routes",)),
     Check(accept_routes, ("accept_routes",)),

@@ -33,6 +33,7 @@ from pipeline.config.types import (
     Dscp,
     EndpointOrNone,
     EndpointText,
+    FieldName,
     FingerprintText,
     FlowRuleText,
     Gigabytes,
@@ -58,6 +59,7 @@ from pipeline.config.types import (
     TargetText,
     TunName,
     UserName,
+    WebSocketPath,
     WebSocketText,
     about,
     accepts,
@@ -471,6 +473,21 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "such as HAProxy. A connection from there without such a header is closed and counted. From any other address "
         "a header is garbage like any other.", live=True)] = ()
 
+    # WebSockets, by way of a web server that ends TLS
+    websocket_addr: Annotated[LocalEndpoint, about(
+        "Where a server takes WebSockets from a web server in front of it, over HTTP without TLS: docs/port-443.md. A "
+        "port alone means this machine alone, 127.0.0.1. Empty: nowhere. Clients have the URL in `websocket`. Our own "
+        "TLS and sealing are inside.", live=True)] = ""
+    websocket_path: Annotated[WebSocketPath, about(
+        "Path of those WebSockets; required with `websocket_addr`. Requests for anything else go to `fallback`, or get "
+        "the answer 404. Let it be one that nobody guesses.", live=True)] = ""
+    websocket_proxies: Annotated[tuple[PrefixText, ...], about(
+        "Networks of the web servers and content delivery networks in front. They are believed when they say at which "
+        "address a client is.", live=True)] = (f"{LOOPBACK}/32", "::1/128")
+    websocket_client_field: Annotated[FieldName, about(
+        "Field of a request to which each of them adds the address of its client. No other field is read: a web server "
+        "may pass on all others as a client has written them.", live=True)] = "X-Forwarded-For"
+
     # Supervision
     spares: Annotated[bool, about(
         "One process of each kind waits to take the place of a worker that dies, so that traffic goes on sooner. The "
@@ -535,11 +552,13 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     @property
     def metrics_endpoint(self) -> Endpoint | None:
-        """`metrics_addr` in parts, None if it is empty; a port alone is one of this machine."""
-        text = str(self.metrics_addr)
-        if text.isascii() and text.isdigit():
-            text = f"{LOOPBACK}:{text}"
-        return parse_endpoint(text) if text else None
+        """`metrics_addr` in parts, None if it is empty."""
+        return _own_endpoint(self.metrics_addr)
+
+    @property
+    def websocket_endpoint(self) -> Endpoint | None:
+        """`websocket_addr` of a server in parts, None if it is empty."""
+        return _own_endpoint(self.websocket_addr) if self.mode == "server" else None
 
     @property
     def public_addresses(self) -> tuple[str, ...]:
@@ -705,3 +724,11 @@ RELOAD = {name: "live" if setting.live else "restart" for name, setting in SETTI
 def changes(old: Config, new: Config) -> list[str]:
     """Names of the settings that differ. RELOAD says which of them a running instance can apply."""
     return [name for name in SETTINGS if getattr(old, name) != getattr(new, name)]
+
+
+def _own_endpoint(given: int | str) -> Endpoint | None:
+    """A port alone is one of this machine."""
+    text = str(given)
+    if text.isascii() and text.isdigit():
+        text = f"{LOOPBACK}:{text}"
+    return parse_endpoint(text) if text else None

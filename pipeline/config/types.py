@@ -10,6 +10,7 @@ from msgspec import Meta
 from pipeline.config.values import (
     ADDRESS_FORM,
     ENDPOINT_FORM,
+    FIELD_FORM,
     FINGERPRINT_FORM,
     FINGERPRINT_PATTERN,
     HOST_FORM,
@@ -19,6 +20,7 @@ from pipeline.config.values import (
     PROXY_FORM,
     REMOTE_FORM,
     WEBSOCKET_FORM,
+    WEBSOCKET_PATH_FORM,
 )
 from pipeline.packet.flow_rules import RULE_FORM
 from pipeline.packet.marks import DSCP_FORM
@@ -101,6 +103,12 @@ PublicAddresses = Annotated[
 RemoteText = Annotated[str, accepts(REMOTE_FORM)]
 Remotes = Annotated[RemoteText | tuple[RemoteText, ...], accepts(f"{REMOTE_FORM}, or an array of such")]
 WebSocketText = Annotated[str, accepts(f'{WEBSOCKET_FORM}, or ""')]
+WebSocketPath = Annotated[
+    str,
+    Meta(pattern=r"^(/[A-Za-z0-9/._~!$&'()*+,;=:@%?-]*)?$", max_length=1000),
+    accepts(f'{WEBSOCKET_PATH_FORM}, or ""'),
+]
+FieldName = Annotated[str, Meta(pattern="^[A-Za-z0-9-]{1,64}$"), accepts(FIELD_FORM)]
 ProxyText = Annotated[str, accepts(f'{PROXY_FORM}, or ""')]
 InterfaceText = Annotated[str, accepts(INTERFACE_FORM)]
 OwnAddresses = Annotated[

@@ -90,6 +90,10 @@ def _for_one_client(config: Config) -> bool:
     return _on_server(config) and not config.multi_client
 
 
+def _without_websockets(config: Config) -> bool:
+    return _on_server(config) and config.websocket_endpoint is None
+
+
 UNUSED = (
     Unused(("recv_queue_size",), _always, "inbound packets are held back by backpressure, not in a queue"),
     Unused(("local_addr",), _on_client, "a client does not listen"),
@@ -145,6 +149,10 @@ UNUSED = (
             "fallback_plain",
             "fallback_proxy_protocol",
             "fallback_connections",
+            "websocket_addr",
+            "websocket_path",
+            "websocket_proxies",
+            "websocket_client_field",
         ),
         _on_client,
         "the server decides which clients it serves, and how",
@@ -155,6 +163,11 @@ UNUSED = (
         ("fallback_h2", "fallback_plain", "fallback_proxy_protocol", "fallback_connections"),
         _without_fallback,
         "fallback is empty",
+    ),
+    Unused(
+        ("websocket_path", "websocket_proxies", "websocket_client_field"),
+        _without_websockets,
+        "websocket_addr is empty",
     ),
     Unused(
         ("max_handshakes", "max_handshakes_per_address", "connects_per_address"),
@@ -258,6 +271,12 @@ def _of_a_server(config: Config) -> Iterator[str]:
         yield (
             "proxy_protocol_from has every address: each client can say that it is at any other address, and so pass "
             "the limits for each address."
+        )
+    web = config.websocket_endpoint
+    if web is not None and any(parse_prefix(text).prefixlen == 0 for text in config.websocket_proxies):
+        yield (
+            "websocket_proxies has every address: each client can say that it is at any other address, and so pass the "
+            "limits for each address."
         )
     yield from _limits(config)
     yield from _unrouted(config)

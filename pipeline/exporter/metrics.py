@@ -23,6 +23,7 @@ from pipeline.exporter.reading import Snapshot, hindrance
 from pipeline.observe.glance import Glance, SegmentTotals
 from pipeline.wire import framing
 
+REFUSALS = ("not_ours", "late", "full", "bad_frames", "bare_frames", "failed")
 GAUGE, COUNTER, INFO = "gauge", "counter", "info"
 SUFFIXES = {GAUGE: "", COUNTER: "_total", INFO: "_info"}
 
@@ -233,6 +234,11 @@ def _counter_families() -> Iterator[Family]:
         yield Family(each.name, COUNTER, each.meaning, ("worker", *each.labels), _counted(shared[each.name]))
 
 
+def _refused(moment: Moment) -> Iterable[Sample]:
+    about = moment.snapshot.get("websockets") or {}
+    return [((reason,), about[reason]) for reason in REFUSALS if reason in about]
+
+
 # -- the table
 
 _WORKER, _RING, _PEER, _UPLINK = ("worker", "kind", "lane"), ("ring", "kind", "lane"), ("peer",), ("uplink", "role")
@@ -264,6 +270,12 @@ OWN = (
            _one(lambda snapshot: not about["problem"] if (about := snapshot.get("accounting")) else None)),
     Family("tunnel_accounting_failures", COUNTER, "writes of the account that have failed", (),
            _part("accounting", "failures")),
+    Family("tunnel_websockets_open", GAUGE, "open WebSockets at a server's bridge", (),
+           _part("websockets", "open")),
+    Family("tunnel_websockets_opened", COUNTER, "number of WebSockets that were opened at a server's bridge", (),
+           _part("websockets", "opened")),
+    Family("tunnel_websockets_refused", COUNTER, "requests and WebSockets that ended at a server's bridge, by reason: "
+           "the keys of `websockets` in `status --json`", ("reason",), _refused),
     Family("tunnel_hooks_run", COUNTER, "commands of `on` that were run", (), _part("hooks", "run")),
     Family("tunnel_hooks_failed", COUNTER, "commands of `on` that have failed, or took too long", (),
            _part("hooks", "failed")),

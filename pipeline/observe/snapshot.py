@@ -109,6 +109,7 @@ def _outline(
         "full_tunnel": about.get("full_tunnel"),
         "accounting": about.get("accounting"),
         "hooks": about.get("hooks"),
+        "websockets": about.get("websockets"),
         "connections": connections,
         "counters": scoreboard.totals(),
         "events": [event_dict(each) for each in memory.event_log.read(memory.event_log.count - EVENTS_SHOWN).events],

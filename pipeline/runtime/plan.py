@@ -110,6 +110,7 @@ class WorkerSettings(NamedTuple):
     # a server that shares its port with a web server
     fallback: FallbackSettings | None = None
     proxies: Sequence[str] = ()  # networks of proxies that speak the PROXY protocol
+    bridge_token: str = ""  # hexadecimal: what shows that a connection is of the server's own bridge
     asks_around: bool = False  # of a client with a full tunnel: names are looked up around it, too
 
     # between a client and its server
@@ -138,9 +139,9 @@ class WorkerSettings(NamedTuple):
         return self.uplinks[uplink_of(dial_index, self.connections, self.lanes, len(self.uplinks))]
 
     def without_secrets(self) -> WorkerSettings:
-        """The settings for a worker that shakes no hands: the private key of the certificate, the key of knocks and the
-        login at a proxy are not in them."""
-        return self._replace(tls=None, knock_key="", proxy=None)
+        """The settings for a worker that shakes no hands. They lack the private key of the certificate, the key of
+        knocks, the login at a proxy and the token of the bridge."""
+        return self._replace(tls=None, knock_key="", proxy=None, bridge_token="")
 
     @classmethod
     def from_json(cls, fields: list[Any]) -> WorkerSettings:
@@ -167,6 +168,7 @@ class WorkerFds(NamedTuple):
 
     tun: int = -1  # its queue of the TUN device
     listener: int = -1  # the listening socket
+    bridged: int = -1  # the listening socket for the server's own bridge, if it has one
     supervisor: int = -1  # its end of the supervisor channel
     keys: int = -1  # the key table, if blocks are sealed
     windows: int = -1  # the replay windows of its lane

@@ -36,6 +36,7 @@ from pipeline.supervisor.processes.bridge import Bridge
 from pipeline.supervisor.processes.exporter import Exporter
 from pipeline.supervisor.processes.precedence import Precedence
 from pipeline.supervisor.processes.process import raise_descriptor_limit
+from pipeline.supervisor.processes.web_socket_bridge import WebSocketBridge
 from pipeline.supervisor.processes.workforce import Workforce
 from pipeline.supervisor.roles.client_role import ClientRole
 from pipeline.supervisor.roles.server_role import ServerRole
@@ -107,6 +108,10 @@ def set_up(
     bridge = Bridge(choice.account, selector, precedence, events.record)
     clean_up(bridge.close)
     run.way_of = bridge.way_of
+    web_sockets = WebSocketBridge(account_beside(choice.account), selector, precedence, events.record)
+    clean_up(web_sockets.close)
+    web_sockets.prepare(config)
+    run.bridge_token = web_sockets.token
     run.write_plan(config)
     memory = MemoryKeeper(run, role.accountant.settle, events.record)
     clean_up(memory.end)
@@ -121,22 +126,24 @@ def set_up(
     hooks = Hooks(selector, precedence, facts, events.record)
     clean_up(hooks.close)
     hooks.configure(config)
-    workforce = Workforce(run, entries, role.answer_request, selector, precedence, events.record)
+    workforce = Workforce(
+        run, entries, role.answer_request, selector, precedence, events.record, lambda: web_sockets.inner
+    )
     clean_up(workforce.close)
     role.tell_workers = workforce.workers.channels.send_to_all
     bridge.apply()
+    web_sockets.apply()
     exporter.configure_prepared()
     clean_up(exporter.close)
     memory.lend(lambda current: exporter.renew())
     peers = GatheredPeers(role)
-    facts_about = InstanceFacts(run, workforce, role, entries, exporter, bridge, hooks.status)
+    facts_about = InstanceFacts(run, workforce, role, entries, exporter, bridge, web_sockets, hooks.status)
     publisher = Publisher(run, facts_about, peers)
     memory.lend(publisher.use)
     for subscriber in (publisher.handle, hooks.handle, sd_notify.handle):
         events.subscribe(subscriber)
-    reloader = Reloader(
-        reread, run, role, entries, workforce, exporter, bridge, hooks, publisher.publish_now, events.record
-    )
+    companions = exporter, bridge, web_sockets
+    reloader = Reloader(reread, run, role, entries, workforce, *companions, hooks, publisher.publish_now, events.record)
     departure = Departure(run, role, workforce, workforce.workers.channels.send_to_all)
     commands = Commands(run, workforce, role, publisher, reloader, departure)
     control = ControlServer(instance.socket_path, commands.answer, selector, commands.take_back)
@@ -152,6 +159,7 @@ def set_up(
         Care("the rolling restart", UNTIL_STOP, workforce.tick_rolling),
         Care("the care for spares", UNTIL_STOP, workforce.tick_spares),
         Care("the care for the bridge", UNTIL_STOP, bridge.tick),
+        Care("the care for WebSockets", UNTIL_STOP, web_sockets.tick),
         Care("the care for the exporter", RUNNING, exporter.tick),
         Care("the counts of events", ALWAYS, events.tick),
         Care("the overview", ALWAYS, publisher.tick),  # before the hooks, whose programs may look at it

@@ -5,12 +5,14 @@
 
 The document is proxy-protocol.txt of HAProxy. A proxy may speak for itself (LOCAL, for its health checks), or for a
 client without an address (UNKNOWN, AF_UNSPEC, AF_UNIX). It names nobody then: the connection is its own, and addresses
-in such a header are not read. So nobody can name an address with a LOCAL. TLVs behind the addresses are skipped. A
-header is short, and proxies send it at once; whether it comes in time is its reader's business.
+in such a header are not read. So nobody can name an address with a LOCAL. TLVs behind the addresses are skipped, but
+for one with the token of our own bridge. A header is short, and proxies send it at once; whether it comes in time is
+its reader's business.
 """
 
 from __future__ import annotations
 
+import hmac
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
@@ -28,11 +30,14 @@ V2_REST_MAX = 8192  # addresses and TLVs; those of a client's certificate are th
 LOCAL, PROXY = 0x20, 0x21  # version and command
 TCP4, TCP6, UNIX_STREAM, UNSPECIFIED = 0x11, 0x21, 0x31, 0x00  # family and protocol
 
+TOKEN_TYPE = 0xE7  # of a TLV; 0xE0 to 0xEF are for applications
 _V2 = struct.Struct("!12sBBH")
+_TLV = struct.Struct("!BH")
 _ADDRESSES = {TCP4: struct.Struct("!4s4sHH"), TCP6: struct.Struct("!16s16sHH")}
 _V1_FAMILIES = {b"TCP4": IPv4Address, b"TCP6": IPv6Address}
 
 NO_HEADER = "the first bytes are no header of the PROXY protocol"
+NO_TOKEN = "the header has not the token of our own bridge"
 
 
 class Client(NamedTuple):
@@ -45,17 +50,22 @@ class Client(NamedTuple):
 class ProxyHeader:
     """Feed it at most `needs` bytes at a time until that is 0. `client` is None then if the header names nobody.
 
-    PeerError says what is wrong with a header.
+    `token`: that it must have, b"" for none. PeerError says what is wrong with a header.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, token: bytes = b"") -> None:
         self.client: Client | None = None
+        self._token = token
         self.needs = V1_BYTES_MIN
         self._data = b""
 
+    @property
+    def is_of_our_bridge(self) -> bool:
+        return bool(self._token)
+
     def feed(self, data: bytes) -> None:
         self._data += data
-        prefix = SIGNATURE if self._data[:1] == SIGNATURE[:1] else V1_PREFIX
+        prefix = SIGNATURE if self._token or self._data[:1] == SIGNATURE[:1] else V1_PREFIX
         if self._data[: len(prefix)] != prefix[: len(self._data)]:
             raise PeerError(NO_HEADER)
         if prefix is SIGNATURE:
@@ -72,9 +82,15 @@ class ProxyHeader:
         if command not in (LOCAL, PROXY) or rest > V2_REST_MAX:
             raise PeerError(f"PROXY header of version and command {command:#04x} with {rest} bytes behind it")
         self.needs = _V2.size + rest - len(data)
-        if self.needs or command == LOCAL or family in (UNSPECIFIED, UNIX_STREAM):
+        if self.needs:
             return
         form = _ADDRESSES.get(family)
+        if self._token and not hmac.compare_digest(
+            data[_V2.size + (form.size if form else 0) :], _token_tlv(self._token)
+        ):
+            raise PeerError(NO_TOKEN)
+        if command == LOCAL or family in (UNSPECIFIED, UNIX_STREAM):
+            return
         if form is None or form.size > rest:
             raise PeerError(f"PROXY header of family and protocol {family:#04x} with {rest} bytes of addresses")
         packed, _, port, _ = form.unpack_from(data, _V2.size)
@@ -104,11 +120,16 @@ class ProxyHeader:
         self.client = Client(str(source), port)
 
 
-def header(client: Client, server: Client) -> bytes:
+def header(client: Client, server: Client, token: bytes = b"") -> bytes:
     """A header of version 2. Addresses of two families are both written as IPv6."""
     ends = [ip_address(end.host.partition("%")[0]) for end in (client, server)]
     if len({end.version for end in ends}) > 1:
         ends = [IPv6Address(f"::ffff:{end}") if end.version == 4 else end for end in ends]
     family = TCP4 if ends[0].version == 4 else TCP6
-    addresses = _ADDRESSES[family].pack(ends[0].packed, ends[1].packed, client.port, server.port)
-    return _V2.pack(SIGNATURE, PROXY, family, len(addresses)) + addresses
+    rest = _ADDRESSES[family].pack(ends[0].packed, ends[1].packed, client.port, server.port)
+    rest += _token_tlv(token) if token else b""
+    return _V2.pack(SIGNATURE, PROXY, family, len(rest)) + rest
+
+
+def _token_tlv(token: bytes) -> bytes:
+    return _TLV.pack(TOKEN_TYPE, len(token)) + token

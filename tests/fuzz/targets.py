@@ -45,8 +45,15 @@ TARGETS = {
     "websocket": Target(
         alone(targets_approach.websocket),
         (),
-        ("pipeline/wire/websocket.py",),
+        ("pipeline/wire/websocket.py", "pipeline/wire/websocket_stream.py"),
         targets_approach.websocket_seeds,
+        300,
+    ),
+    "websocket_request": Target(
+        alone(targets_approach.websocket_request),
+        (),
+        ("pipeline/wire/websocket_server.py", "pipeline/wire/forwarded.py"),
+        targets_approach.websocket_request_seeds,
         300,
     ),
     "socks_answer": Target(

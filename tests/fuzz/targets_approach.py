@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Request, TextMessage
 
 from pipeline.log import printable
 from pipeline.wire.approach import Approach
+from pipeline.wire.forwarded import FORWARDED, find_client
 from pipeline.wire.http_connect import ConnectApproach
 from pipeline.wire.socks import SocksApproach
 from pipeline.wire.websocket import WebSocket
+from pipeline.wire.websocket_server import Head, for_one_answer, path_of, read_upgrade, refusal, values_of
 from pipeline.wire.websocket_url import WebSocketUrl
 
 URL = WebSocketUrl("wss", "www.test", 443, "/path")
@@ -70,6 +72,39 @@ def websocket_seeds() -> list[bytes]:
         b"\0HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nhi",
         b"\0HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         *(OPEN + server.send(frame) for frame in frames),
+    ]
+
+
+def websocket_request(data: bytes) -> None:
+    """The head of a request, and frames of a client behind it."""
+    head = Head()
+    for at in range(0, len(data), 100):
+        head.add(data[at : at + 100])
+    assert head.head + head.rest == data
+    assert refusal(head.head).startswith(b"HTTP/1.1 4")
+    for_one_answer(head.head)
+    path_of(head.head)
+    for name in (FORWARDED, "x-forwarded-for"):
+        assert find_client("192.0.2.1", name, values_of(head.head, name.encode()), lambda at: True)
+    upgrade = read_upgrade(head.head) if head.is_whole else None
+    if upgrade is not None:
+        got = upgrade.stream.receive(head.rest)
+        assert len(got.data) <= len(head.rest) and len(got.send) <= len(head.rest)
+
+
+def websocket_request_seeds() -> list[bytes]:
+    client = WSConnection(ConnectionType.CLIENT)
+    fields = [
+        ("X-Forwarded-For", "192.0.2.7, 10.0.0.1"),
+        ("Forwarded", 'for="[2001:db8::7]:1";proto=https, for=10.0.0.1'),
+    ]
+    request = client.send(Request(host="www.test", target="/path", extra_headers=fields))
+    return [
+        request,
+        request + b"\x82\x84mask\0\0\0\0\x89\x80mask",
+        request + b"\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xffmaskdata",
+        request + b"\x82\x04data",
+        b"POST / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\nbody",
     ]
 
 

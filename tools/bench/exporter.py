@@ -182,7 +182,7 @@ def exporter(hub: MadeHub, peers_max: int) -> Iterator[tuple[int, Callable[[str]
             assert answer.status == 200, (path, answer.status)
 
         try:
-            until(process.has_written, "the exporter's first sign of life")
+            until(process.read_reports, "the exporter's first sign of life")
             yield process.pid, ask
         finally:
             browser.close()

@@ -1,7 +1,7 @@
 """The listening socket of a server's tcp worker, behind the handshake limiter. Other tcp workers have it as well.
 
-A connection from a proxy (`proxy_protocol_from`) passes. The limiter is asked once the proxy has said who its client
-is.
+A connection from a proxy (`proxy_protocol_from`) passes, and so does one from the server's own bridge, which has a
+listening socket of its own. The limiter is asked once the proxy or the bridge has said who its client is.
 
 accept() never blocks. A connection that the limiter rejects is reset at once and counted. That leaves nothing behind in
 the kernel, and costs no socket object. Accepting goes on until no connection waits any more, until the caller's time is
@@ -24,11 +24,13 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
+from typing import NamedTuple
 
 from pipeline.counters import ID
 from pipeline.policy.handshake_limiter import HandshakeLimiter
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.transport.address import SocketAddress, plain_host
+from pipeline.wire.proxy_protocol import ProxyHeader
 from workers.tcp.accept_share import LOOK_AGAIN_NS
 
 FAILED_PAUSE_NS = 200_000_000
@@ -44,9 +46,25 @@ RESET_ON_CLOSE, SHUT_DOWN_ON_CLOSE = struct.pack("=ii", 1, 0), struct.pack("=ii"
 """SO_LINGER. An accepted socket inherits it from the listening one."""
 
 
+class Listener(NamedTuple):
+    """A listening socket."""
+
+    socket: socket.socket
+    accept: Callable[[], tuple[int, SocketAddress]]  # a descriptor without an object around it
+    is_bridged: bool  # the server's own bridge connects here
+
+
+class Arrival(NamedTuple):
+    """A connection. `header`: that it begins with, of a proxy or of our own bridge; None if it is a client's."""
+
+    socket: socket.socket
+    address: SocketAddress
+    header: ProxyHeader | None
+
+
 class Acceptor:
     """`workers`: how many share the limits; `make_room`: see HandshakeLimiter; `is_our_turn`: see AcceptShare. Times
-    are CLOCK_MONOTONIC ns."""
+    are CLOCK_MONOTONIC ns. `bridged`: the listening socket for the server's own bridge; -1: there is none."""
 
     def __init__(
         self,
@@ -57,14 +75,14 @@ class Acceptor:
         epoll: select.epoll,
         make_room: Callable[[], bool] = lambda: False,
         is_our_turn: Callable[[int], bool] = lambda now: True,
+        bridged: int = -1,
     ) -> None:
-        self._socket = socket.socket(fileno=fd)
-        self._family = self._socket.family
-        # a descriptor without an object around it; typeshed does not know this method, on which accept() is built
-        self._accept: Callable[[], tuple[int, SocketAddress]] = self._socket._accept  # type: ignore[attr-defined]
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self._listeners = [_listener(fd, is_bridged=False)]
+        if bridged >= 0:
+            self._listeners.append(_listener(bridged, is_bridged=True))
         self._limiter = HandshakeLimiter(*_limits(settings), workers)
         self._proxies = [ip_network(text) for text in settings.proxies]
+        self._bridge_token = bytes.fromhex(settings.bridge_token)
         self._counters = counters
         self._epoll = epoll
         self._make_room = make_room
@@ -72,51 +90,59 @@ class Acceptor:
         self.resume_at_ns = 0  # of a pause; 0: there is none
         self._reserve = -1
         self._take_reserve()
-        epoll.register(fd, select.EPOLLIN)
+        for each in self._listeners:
+            epoll.register(each.socket.fileno(), select.EPOLLIN)
 
     @property
     def fd(self) -> int:
-        return self._socket.fileno()
+        return self._listeners[0].socket.fileno()
 
     def set_limits(self, settings: WorkerSettings) -> None:
         self._limiter.set_limits(*_limits(settings))
 
-    def accept(self, now: int, until: int) -> Iterator[tuple[socket.socket, SocketAddress]]:
+    def accept(self, now: int, until: int) -> Iterator[Arrival]:
         """The connections that wait and may begin a handshake. After `until` no further one is looked at."""
-        if self.resume_at_ns:
-            return
+        for each in self._listeners:
+            if self.resume_at_ns:
+                return
+            yield from self._accept_at(each, now, until)
+
+    def _accept_at(self, listener: Listener, now: int, until: int) -> Iterator[Arrival]:
         rejected = False
         while True:
             if not self._is_our_turn(now):
                 self._pause(now + LOOK_AGAIN_NS)
                 return
             try:
-                fd, address = self._accept()
+                fd, address = listener.accept()
             except OSError as error:
                 if error.errno == GIVEN_UP or (error.errno in NO_DESCRIPTOR and self._make_room()):
                     continue
                 if error.errno != NOTHING_WAITS:
-                    self._on_failed(error, now, until)
+                    self._on_failed(listener, error, now, until)
                     return
                 break
-            if not self.is_proxy(address[0]) and not self.admit(address[0], now):
+            header = self._expect_header(listener, address[0])
+            if header is None and not self.admit(address[0], now):
                 rejected = True
                 os.close(fd)
             else:
-                sock = socket.socket(self._family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd)
+                sock = socket.socket(listener.socket.family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, SHUT_DOWN_ON_CLOSE)
-                yield sock, address
+                yield Arrival(sock, address, header)
             if time.monotonic_ns() > until:
                 return
         if rejected:
             self._pause(now + REJECTED_PAUSE_NS)
 
-    def is_proxy(self, host: str) -> bool:
-        """Whether a connection from there begins with a header of the PROXY protocol."""
+    def _expect_header(self, listener: Listener, host: str) -> ProxyHeader | None:
+        """Of the PROXY protocol; None if a connection from there begins with the client's first byte."""
+        if listener.is_bridged:
+            return ProxyHeader(self._bridge_token)
         if not self._proxies:
-            return False
+            return None
         address = ip_address(plain_host(host).partition("%")[0])
-        return any(address in network for network in self._proxies)
+        return ProxyHeader() if any(address in network for network in self._proxies) else None
 
     def admit(self, host: str, now: int) -> bool:
         """Whether the client of a proxy may begin its handshake; a rejection is counted."""
@@ -125,20 +151,20 @@ class Acceptor:
             self._counters[ID[rejection]] += 1
         return not rejection
 
-    def _on_failed(self, error: OSError, now: int, until: int) -> None:
+    def _on_failed(self, listener: Listener, error: OSError, now: int, until: int) -> None:
         """Accepting has failed, most likely for want of descriptors."""
-        count = self._reset_waiting(until) if error.errno in NO_DESCRIPTOR else 0
+        count = self._reset_waiting(listener, until) if error.errno in NO_DESCRIPTOR else 0
         self._counters[ID["tcp.accepts_failed"]] += count or 1
         self._pause(now + FAILED_PAUSE_NS)
 
-    def _reset_waiting(self, until: int) -> int:
+    def _reset_waiting(self, listener: Listener, until: int) -> int:
         """Reset the connections that wait, on the descriptor that is in reserve. Their number."""
         count = 0
         while self._reserve >= 0 and time.monotonic_ns() <= until:
             os.close(self._reserve)
             self._reserve = -1
             try:
-                fd, _ = self._accept()
+                fd, _ = listener.accept()
             except OSError:
                 fd = -1  # nobody waits any more, or another process has taken the descriptor
             if fd >= 0:
@@ -165,17 +191,28 @@ class Acceptor:
         """End a pause."""
         self.resume_at_ns = 0
         self._take_reserve()
-        self._epoll.modify(self.fd, select.EPOLLIN)
+        self._watch(select.EPOLLIN)
 
     def _pause(self, until: int) -> None:
         self.resume_at_ns = until
-        self._epoll.modify(self.fd, 0)
+        self._watch(0)
+
+    def _watch(self, events: int) -> None:
+        for each in self._listeners:
+            self._epoll.modify(each.socket.fileno(), events)
 
     def close(self) -> None:
-        self._socket.close()
+        for each in self._listeners:
+            each.socket.close()
         if self._reserve >= 0:
             os.close(self._reserve)
             self._reserve = -1
+
+
+def _listener(fd: int, *, is_bridged: bool) -> Listener:
+    sock = socket.socket(fileno=fd)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    return Listener(sock, sock._accept, is_bridged)  # type: ignore[attr-defined]  # accept() is built on this method
 
 
 def _limits(settings: WorkerSettings) -> tuple[int, int, int]:

@@ -77,6 +77,7 @@ class ServerConnections(ConnectionManager):
             self._queue.epoll,
             self._make_room,
             self._share.is_ours,
+            context.fds.bridged,
         )
         self._handshaker = ServerHandshaker(self._settings, self._channel, self._lane)
         self._unauthenticated = CountedWarning(
@@ -137,16 +138,16 @@ class ServerConnections(ConnectionManager):
         self._queue.end_turn(time.monotonic_ns() - now)
 
     def _accept(self, now: int, until: int) -> None:
-        for sock, address in self._acceptor.accept(now, until):
+        for sock, address, header in self._acceptor.accept(now, until):
             configure(sock, self._settings)
             connection = self._register(sock, address, HANDSHAKE, now, READABLE)
             self._note_count()
             if self._shows_handshakes and not self._has_row(connection):
                 continue
-            if self._acceptor.is_proxy(connection.host):
-                self._headers[connection] = ProxyHeader()
-            else:
+            if header is None:
                 self._begin(connection)
+            else:
+                self._headers[connection] = header
 
     def _has_row(self, connection: Connection) -> bool:
         """Whether the connection has a status row; else it is closed."""
@@ -194,7 +195,8 @@ class ServerConnections(ConnectionManager):
 
     def _close_headless(self, connection: Connection, why: str) -> None:
         self._counters[ID["tcp.closed_proxy_header"]] += 1
-        self._headless.record(time.monotonic_ns(), connection.host, why)
+        if not self._headers[connection].is_of_our_bridge:
+            self._headless.record(time.monotonic_ns(), connection.host, why)
         self.close(connection, why)
 
     def _note_count(self) -> None:

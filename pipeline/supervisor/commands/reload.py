@@ -58,6 +58,9 @@ APPLIED_BY_SUPERVISOR = {
     "metrics_addr",
     "metrics_token_file",
     "metrics_peers",
+    "websocket_path",
+    "websocket_proxies",
+    "websocket_client_field",
     *LIMITS,
     *LATER,
 }

@@ -20,6 +20,7 @@ from pipeline.supervisor.hooks.hooks import Hooks
 from pipeline.supervisor.kernel.entries import KernelEntries
 from pipeline.supervisor.processes.bridge import Bridge
 from pipeline.supervisor.processes.exporter import Exporter
+from pipeline.supervisor.processes.web_socket_bridge import WebSocketBridge
 from pipeline.supervisor.processes.workforce import Workforce
 from pipeline.supervisor.run.run import PreparedPlan, Run
 
@@ -53,6 +54,7 @@ class Reloader:
         workforce: Workforce,
         exporter: Exporter,
         bridge: Bridge,
+        web_sockets: WebSocketBridge,
         hooks: Hooks,
         publish: Callable[[], object],
         record: Record,
@@ -64,6 +66,7 @@ class Reloader:
         self._workforce = workforce
         self._exporter = exporter
         self._bridge = bridge
+        self._web_sockets = web_sockets
         self._hooks = hooks
         self._publish = publish
         self._record = record
@@ -90,6 +93,7 @@ class Reloader:
             try:
                 credentials = self._role.prepare_reload(reload.config)
                 self._exporter.prepare(reload.config)
+                self._web_sockets.prepare(reload.config)
                 reload.contents = self._changed_contents(reload.config, credentials)
                 self._apply(reload, self._run.prepare_plan(reload.config, credentials))
                 reload.problems += self._role.problems
@@ -120,6 +124,7 @@ class Reloader:
         reload.problems += self._entries.configure(config)
         reload.problems += self._exporter.apply()
         self._bridge.apply()
+        reload.problems += self._web_sockets.apply()
         self._hooks.configure(config)
         for note in reload.notes:  # after a signal nobody else says it
             LOG.info("reload: %s", note)

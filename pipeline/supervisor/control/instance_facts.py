@@ -9,6 +9,7 @@ from pipeline.credentials.tls_settings import TlsSettings
 from pipeline.supervisor.kernel.entries import KernelEntries
 from pipeline.supervisor.processes.bridge import Bridge
 from pipeline.supervisor.processes.exporter import Exporter
+from pipeline.supervisor.processes.web_socket_bridge import WebSocketBridge
 from pipeline.supervisor.processes.workforce import Workforce
 from pipeline.supervisor.run.run import Run
 
@@ -34,6 +35,7 @@ class InstanceFacts:
         entries: KernelEntries,
         exporter: Exporter,
         bridge: Bridge,
+        web_sockets: WebSocketBridge,
         hooks: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._run = run
@@ -42,10 +44,12 @@ class InstanceFacts:
         self._entries = entries
         self._exporter = exporter
         self._bridge = bridge
+        self._web_sockets = web_sockets
         self._hooks = hooks
 
     def gather(self) -> dict[str, Any]:
         processes, role = self._workforce.workers.processes, self._role.status()
+        beside = self._exporter, self._bridge, self._web_sockets
         return {
             "state": self._workforce.lifecycle.phase,
             "started_ns": self._run.started_ns,
@@ -66,7 +70,8 @@ class InstanceFacts:
             "full_tunnel": self._entries.full_tunnel.status(),
             "certificate_expires": self._role.credentials.expires,
             "server": role["server"],
-            "notes": [*role["notes"], *self._entries.notes, *self._exporter.notes, *self._bridge.notes],
+            "websockets": self._web_sockets.status(),
+            "notes": [*role["notes"], *self._entries.notes, *(note for each in beside for note in each.notes)],
             "accounting": role.get("accounting"),
             "hooks": self._hooks(),
         }

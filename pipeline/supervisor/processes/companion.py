@@ -3,7 +3,8 @@
     CompanionProcess    one process, from its spawn until it is reaped
     Companion           the care for it: there is one process or none, and its owner hears how it is
 
-It inherits a listening socket and a file with its plan. It writes a byte to its channel every two seconds.
+It inherits a listening socket and a file with its plan. It writes a report to its channel every two seconds, of a byte
+at least, as a sign of life.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ class CompanionProcess:
     def pid(self) -> int:
         return self._popen.pid
 
-    def has_written(self) -> bool | None:
-        """Whether it has given a sign of life since the last call; None if it has closed its channel."""
+    def read_reports(self) -> bytes | None:
+        """The reports since the last call; None if it has closed its channel."""
         try:
-            return True if self.channel.recv(NEWS_BYTES) else None
+            return self.channel.recv(NEWS_BYTES) or None
         except BlockingIOError:
-            return False
+            return b""
         except OSError:
             return None
 
@@ -88,7 +89,7 @@ def hang(pid: int, silent_ns: int) -> str:
 class CompanionNews(Protocol):
     """The owner's answers to what a companion does."""
 
-    def on_sign(self, now: int) -> None:
+    def on_sign(self, reports: bytes, now: int) -> None:
         """It has given a sign of life."""
 
     def on_died(self, reason: str, status: int, now: int) -> None:
@@ -141,12 +142,12 @@ class Companion:
             self._forget()
 
     def _read_news(self, process: CompanionProcess) -> None:
-        match process.has_written():
-            case True:
-                self._alive_ns = time.monotonic_ns()
-                self._news.on_sign(self._alive_ns)
-            case None:
-                self._selector.unregister(process.channel)  # it has died, or will be found to hang
+        reports = process.read_reports()
+        if reports is None:
+            self._selector.unregister(process.channel)  # it has died, or will be found to hang
+        elif reports:
+            self._alive_ns = time.monotonic_ns()
+            self._news.on_sign(reports, self._alive_ns)
 
     def _died(self) -> None:
         status = self._forget()

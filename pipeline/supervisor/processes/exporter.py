@@ -163,7 +163,7 @@ class Exporter:
         self._precedence.set_spare(pid)
         self._ready_ns = 0
 
-    def on_sign(self, now: int) -> None:
+    def on_sign(self, reports: bytes, now: int) -> None:
         if not self._ready_ns and self._settings is not None:
             self._ready_ns = now
             LOG.info("exporter ready: pid %d, http://%s", self.pid, _shown(self._settings.endpoint))

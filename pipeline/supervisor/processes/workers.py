@@ -37,7 +37,8 @@ class WorkerNews(Protocol):
 
 
 class Workers:
-    """`processes` by the name of the worker. `listener`: a server's listening socket."""
+    """`processes` by the name of the worker. `listener`: a server's listening socket; `bridged`: that for its own
+    bridge, when a worker starts."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Workers:
         channels: WorkerChannels,
         selector: selectors.BaseSelector,
         news: WorkerNews,
+        bridged: Callable[[], socket.socket | None] = lambda: None,
     ) -> None:
         self.processes = {plan.name: Process(plan, pinned.get(plan.name, [])) for plan in run.plan.workers}
         self.spares = spares
@@ -56,6 +58,7 @@ class Workers:
         self._run = run
         self._device = device
         self._listener = listener
+        self._bridged = bridged
         self._selector = selector
         self._news = news
         self._assigned = 0  # number of the latest process that was made a worker: in the nonces of its blocks
@@ -108,6 +111,8 @@ class Workers:
                 fds["supervisor"] = channel = self.channels.open_channel(process.name)
                 if self._listener is not None:
                     fds["listener"] = self._listener.fileno()
+                if (bridged := self._bridged()) is not None:
+                    fds["bridged"] = bridged.fileno()
             self._assigned += 1
             process.assign(self._assigned, fds)
         except (BrokenPipeError, ConnectionResetError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import selectors
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -53,7 +54,7 @@ from pipeline.system import machine_reader
 
 
 class Workforce:
-    """`answer`: the answer to a request of a tcp worker. `record`: an event."""
+    """`answer`: the answer to a request of a tcp worker. `record`: an event. `bridged`: see Workers."""
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Workforce:
         selector: selectors.BaseSelector,
         precedence: Precedence,
         record: Record,
+        bridged: Callable[[], socket.socket | None] = lambda: None,
     ) -> None:
         config, planned = run.config, run.plan.workers
         self.placement = cores.assign(config, planned, machine_reader.read_cores())
@@ -77,6 +79,7 @@ class Workforce:
             WorkerChannels(answer, selector, run.failures, entries.congestion.set_on),
             selector,
             news=self,
+            bridged=bridged,
         )
         self.lifecycle = Lifecycle([(each.name, each.kind) for each in planned], _limits(config))
         self.rolling = Rolling(self.spares, lambda name: self.restart([name]))

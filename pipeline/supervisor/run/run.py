@@ -9,8 +9,8 @@
 The plan is in file descriptors, from which workers read it. A reload writes it again under the run's old names, for the
 workers that are started from then on.
 
-The plan of tcp workers has the private key of the certificate, which OpenSSL needs there, and the login at a proxy. No
-other plan has these, and none has the key of a peer.
+The plan of tcp workers has the private key of the certificate, which OpenSSL needs there, the login at a proxy, and the
+token of the bridge. No other plan has these, and none has the key of a peer.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class Run:
         self.seal_memory: SealMemory | None = None  # where blocks are sealed
         self.reach_memory: ReachMemory | None = None  # of a server whose peers may have rules
         self.way_of: WayOf = lambda config, credentials: credentials.proxy
+        self.bridge_token = ""  # of a server, with which its bridge shows itself to tcp workers
         self.renew_names()
 
     def renew_names(self) -> None:
@@ -104,7 +105,9 @@ class Run:
         known_servers = self._role.known_servers
         way = self.way_of(config, credentials)
         settings = worker_settings(config, credentials, self._device, self._session, self._account, known_servers, way)
-        settings = settings._replace(key_share=self._role.key_share, seals=self.seal_memory is not None)
+        settings = settings._replace(
+            key_share=self._role.key_share, seals=self.seal_memory is not None, bridge_token=self.bridge_token
+        )
         settings = self._role.with_servers(settings)
         whole = topology.build_plan(
             config.name,

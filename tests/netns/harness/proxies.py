@@ -117,7 +117,7 @@ class RunningProxy:
 
 
 @contextmanager
-def _run(
+def run_proxy(
     node: Node, scheme: str, host: str, port: int, argv: Sequence[object], directory: Path
 ) -> Iterator[RunningProxy]:
     proxy = RunningProxy(node, scheme, host, port, argv, directory / f"{argv[0]}-{port}.log")
@@ -151,7 +151,7 @@ def tinyproxy(
     lines += [f"ConnectPort {each}" for each in ports]
     file = directory / f"tinyproxy-{port}.conf"
     file.write_text("".join(f"{line}\n" for line in lines))
-    with _run(node, "http", host, port, [*wrap, "tinyproxy", "-d", "-c", file], directory) as proxy:
+    with run_proxy(node, "http", host, port, [*wrap, "tinyproxy", "-d", "-c", file], directory) as proxy:
         yield proxy
 
 
@@ -165,7 +165,7 @@ def squid(node: Node, directory: Path, *, login: Login = None, ports: Sequence[i
         file = Path(own) / "squid.conf"
         port = node.free_port()
         file.write_text("".join(f"{line}\n" for line in _squid_lines(node.address, port, Path(own), login, ports)))
-        with _run(node, "http", node.address, port, ["squid", "-N", "-f", file], directory) as proxy:
+        with run_proxy(node, "http", node.address, port, ["squid", "-N", "-f", file], directory) as proxy:
             yield proxy
 
 
@@ -203,7 +203,7 @@ def microsocks(node: Node, directory: Path, *, login: Login = None, host: str = 
     _needs("microsocks")
     host, port = host or node.address, node.free_port()
     argv = ["microsocks", "-i", host, "-p", port, *(("-u", login[0], "-P", login[1]) if login else ())]
-    with _run(node, "socks5", host, port, argv, directory) as proxy:
+    with run_proxy(node, "socks5", host, port, argv, directory) as proxy:
         yield proxy
 
 
@@ -248,7 +248,7 @@ def haproxy(node: Node, pem: Path, backend: str, directory: Path, name: str, hos
     host, port = host or node.address, node.free_port()
     file = directory / f"haproxy-{port}.cfg"
     file.write_text(HAPROXY.format(pem=pem, at=f"{host}:{port}", backend=backend))
-    with _run(node, "https", host, port, ["haproxy", "-db", "-f", file], directory) as proxy:
+    with run_proxy(node, "https", host, port, ["haproxy", "-db", "-f", file], directory) as proxy:
         proxy.url = f"https://{name}:{port}"
         yield proxy
 
@@ -262,7 +262,7 @@ def nginx(node: Node, pem: Path, backend: str, directory: Path, name: str, path:
     own.mkdir()
     file = own / "nginx.conf"
     file.write_text(NGINX.format(own=own, pem=pem, at=f"{node.address}:{port}", backend=backend, path=path))
-    with _run(node, "wss", node.address, port, ["nginx", "-e", own / "error.log", "-c", file], directory) as proxy:
+    with run_proxy(node, "wss", node.address, port, ["nginx", "-e", own / "error.log", "-c", file], directory) as proxy:
         proxy.url = f"wss://{name}:{port}{path}"
         yield proxy
 
@@ -273,7 +273,7 @@ def websockify(node: Node, target: str, directory: Path) -> Iterator[RunningProx
     _needs("websockify")
     port = node.free_port()
     argv = ["websockify", f"{node.address}:{port}", target]
-    with _run(node, "ws", node.address, port, argv, directory) as proxy:
+    with run_proxy(node, "ws", node.address, port, argv, directory) as proxy:
         yield proxy
 
 

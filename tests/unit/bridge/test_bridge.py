@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.bridge.bridge import Bridge
 from pipeline.bridge.far_end import expand, proxy_context
-from pipeline.bridge.plan import BridgePlan
+from pipeline.bridge.plan import BridgePlan, of_text, to_text
 from pipeline.wire.approach import Proxy
 from pipeline.wire.bridge_approach import BridgeApproach
 from tests.harness.tls_ends import Pair, issue
@@ -33,7 +33,8 @@ Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 @asynccontextmanager
 async def bridge(**change: Any) -> AsyncIterator[int]:
     """The port of a bridge with this plan."""
-    plan = BridgePlan.from_json(PLAN._replace(**change).to_json())
+    plan = of_text(to_text(PLAN._replace(**change)))
+    assert isinstance(plan, BridgePlan)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     serving = asyncio.ensure_future(Bridge(plan, proxy_context(plan.ca_pem)).serve(listener))

@@ -124,3 +124,40 @@ def test_a_header_that_was_made_is_read(client: Client, server: Client, expected
     found, rest = read(header(client, server) + BEHIND)
     assert found is not None and rest == BEHIND
     assert found == expected or found.host.replace("c000:207", "192.0.2.7") == expected.host
+
+
+# -- the token of our own bridge
+
+TOKEN = bytes(range(16))
+OF_BRIDGE = header(Client("192.0.2.7", 0), Client("127.0.0.1", 443), TOKEN)
+
+
+def read_with(data: bytes, token: bytes) -> Client | None:
+    reader = ProxyHeader(token)
+    while reader.needs:
+        piece, data = data[: reader.needs], data[reader.needs :]
+        reader.feed(piece)
+    return reader.client
+
+
+def test_a_header_with_the_token_is_one_of_our_bridge_and_to_others_one_like_any_other() -> None:
+    assert read_with(OF_BRIDGE + BEHIND, TOKEN) == Client("192.0.2.7", 0)
+    assert read_with(OF_BRIDGE + BEHIND, b"") == Client("192.0.2.7", 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        header(Client("192.0.2.7", 0), Client("127.0.0.1", 443)),
+        header(Client("192.0.2.7", 0), Client("127.0.0.1", 443), bytes(16)),
+        header(Client("192.0.2.7", 0), Client("127.0.0.1", 443), TOKEN[:-1]),
+        v2(PROXY, TCP4, FOUR + TLV + OF_BRIDGE[-19:]),
+        v2(LOCAL, UNSPECIFIED, b""),
+        b"PROXY TCP4 192.0.2.7 10.0.0.1 40000 443\r\n",
+        b"PROXY UNKNOWN\r\n",
+        BEHIND + bytes(100),
+    ],
+)
+def test_where_the_token_is_needed_nothing_else_is_believed(wrong: bytes) -> None:
+    with pytest.raises(PeerError):
+        read_with(wrong, TOKEN)

@@ -8,7 +8,8 @@ import pytest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, Request, TextMessage
 
-from pipeline.wire.websocket import Received, WebSocket
+from pipeline.wire.websocket import WebSocket
+from pipeline.wire.websocket_stream import Received
 from pipeline.wire.websocket_url import WebSocketUrl
 
 URL = WebSocketUrl("wss", "www.test", 443, "/a/path?x=1")

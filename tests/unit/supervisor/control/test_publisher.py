@@ -53,8 +53,8 @@ class Instance:
         run = SimpleNamespace(plan=self.plan, started_ns=0, failures=SimpleNamespace(count=0))
         full = SimpleNamespace(status=lambda: {"on": False, "kill_switch": False, "dns": []})
         entries = SimpleNamespace(device=device, notes=[], full_tunnel=full)
-        quiet = SimpleNamespace(notes=[])
-        facts = InstanceFacts(run, workforce, self, entries, quiet, quiet)
+        quiet = SimpleNamespace(notes=[], status=lambda: None)
+        facts = InstanceFacts(run, workforce, self, entries, quiet, quiet, quiet)
         self.publisher = Publisher(run, facts, GatheredPeers(self))
         self.publisher.use(self.memory)
         self.now = SECOND

@@ -48,8 +48,8 @@ class Entrance:
     def accept(self, now: int = NOW, seconds: float = 10.0) -> list[str]:
         """The clients' addresses, as they see them themselves."""
         found = list(self.acceptor.accept(now, time.monotonic_ns() + int(seconds * 1e9)))
-        self.accepted += [sock for sock, _ in found]
-        return [f"{host}:{port}" for _, (host, port, *_) in found]
+        self.accepted += [each.socket for each in found]
+        return ["{}:{}".format(*each.address) for each in found]
 
     def tick(self, now: int) -> None:
         """End a pause, as the duty does, if it is over."""
@@ -287,7 +287,7 @@ def test_without_descriptors_a_handshake_may_end_for_the_next_client(entrance: M
 
     made.acceptor._make_room = make_room
     with no_descriptor_left():
-        found = [sock for sock, _ in made.acceptor.accept(NOW, time.monotonic_ns() + LONG_NS)]
+        found = [each.socket for each in made.acceptor.accept(NOW, time.monotonic_ns() + LONG_NS)]
     made.accepted += found
     assert len(found) == 1
     assert made.counts() == {"tcp.accepts_failed": 1}
