@@ -182,7 +182,8 @@ def verbose(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
     if peers := peers_of(snapshot):
         ciphers = ["encryption", *map(_cipher, peers)]
         rows = [[*row, cipher] for row, cipher in zip(_peer_rows(peers), ciphers, strict=True)]
-        lines += ["", *_table(rows), *_classes(peers)]
+        lines += ["", *_table(rows)]
+    lines += _classes(snapshot.get("peers", ()))
     if snapshot["connections"]:
         lines += ["", *_table(_connection_rows(snapshot["connections"]))]
     else:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pipeline.cli.status_text import verbose
 from tests.harness.snapshots import peer, snapshot
 
 
-def test_the_bytes_for_each_peer_stand_there_by_class_where_there_are_any() -> None:
+@pytest.mark.parametrize("mode", ["server", "client"])
+def test_the_bytes_for_each_peer_stand_there_by_class_where_there_are_any(mode: str) -> None:
     counted = {"voice": 10, "normal_light": 2000, "normal_bulk": 3_000_000, "bulk": 0}
-    text = verbose(snapshot(mode="server", peers=[peer("one", class_bytes=counted), peer("idle", class_bytes={})]))
+    text = verbose(snapshot(mode=mode, peers=[peer("one", class_bytes=counted), peer("idle", class_bytes={})]))
     _, _, table = text.partition("to peer, by class")
     head, row, *_ = table.splitlines()
     assert head.split() == ["voice", "normal,", "light", "normal,", "bulk", "bulk"]

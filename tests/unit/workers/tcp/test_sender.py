@@ -18,6 +18,7 @@ from pipeline.sealing.key_schedule import AES_256_GCM, HeaderSecret
 from pipeline.sealing.records import RecordScanner, RecordWriter
 from pipeline.shm.layout import FIRST_PEER_HANDLE, LINK_REQUESTS, SENT_BYTES, SENT_DROPPED
 from pipeline.shm.link_requests import LinkRequests
+from pipeline.shm.slot import VOICE
 from pipeline.transport.connection import Connection
 from pipeline.transport.tls_channel import TlsChannel
 from pipeline.wire import framing
@@ -541,6 +542,25 @@ def test_a_stalled_connection_that_takes_something_gets_items_again(make: Make) 
     run.burst()
     assert queue in peer.bulk_queues
     assert not queue.stalled
+
+
+# -- voice
+
+
+@pytest.mark.parametrize("has_runs", [False, True])
+def test_a_slot_with_the_mark_of_voice_passes_the_light_ones_that_wait(make: Make, has_runs: bool) -> None:
+    run = make(always_voice="EF", slots=8)
+    connection = run.connect()
+    run.block(connection)
+    for number in (1, 2):
+        run.fill("light", frame(number, light=True))
+    run.burst()
+    if has_runs:
+        run.fill_runs("light", [(0, 0, frame(3, light=True))], traffic_class=VOICE)
+    else:
+        run.fill("light", frame(3, light=True), traffic_class=VOICE)
+    run.burst()
+    assert [item.voice for item in run.queue(connection).light] == [True, False, False]
 
 
 # -- rates
