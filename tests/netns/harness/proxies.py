@@ -216,7 +216,7 @@ def dante(node: Node, directory: Path, *, login: Login = None, host: str = "") -
     file = directory / f"danted-{port}.conf"
     file.write_text(DANTE.format(host=host, port=port, method="username" if login else "none"))
     wrap = _with_user(directory, login) if login else []
-    with _run(node, "socks5", host, port, [*wrap, "danted", "-f", file], directory) as proxy:
+    with run_proxy(node, "socks5", host, port, [*wrap, "danted", "-f", file], directory) as proxy:
         yield proxy
 
 
