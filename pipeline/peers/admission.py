@@ -350,10 +350,10 @@ class Admission:
         if refusal := self._quotas.refusal(policy.name):
             return Refusal(QUOTA_USED, refusal)
         now = time.monotonic_ns()
-        is_new = not any(sessions.has(peer, policy.name, hello) for peer, _ in sessions.all())
-        if is_new and not self._churn.has_room(policy.name, now):
+        known_as = next((peer for peer, _ in sessions.all() if sessions.has(peer, policy.name, hello)), None)
+        if known_as is None and not self._churn.has_room(policy.name, now):
             return Refusal(TOO_MANY_SESSIONS, REASONS[TOO_MANY_SESSIONS])
-        goes_on = any(sessions.goes_on(peer, policy.name, hello, now) for peer, _ in sessions.all())
+        goes_on = known_as is not None and sessions.goes_on(known_as, policy.name, hello, now)
         try:
             sealed = None if goes_on else sessions.answer_offer(known, hello)
         except PeerError as error:
@@ -363,8 +363,7 @@ class Admission:
         )
         if isinstance(assigned, Refusal):
             return assigned
-        peer, limit = assigned.peer, self.config.max_connections_per_client
-        goes_on = sessions.goes_on(peer, policy.name, hello, now)
+        peer, limit = assigned.peer, self.config.max_connections_per_client  # the index stays: a member keeps its own
         if goes_on and not sessions.has_room(peer, hello.connection_index, limit, now):
             return Refusal(TOO_MANY_CONNECTIONS, REASONS[TOO_MANY_CONNECTIONS])
         sessions.admitted(peer, now)
