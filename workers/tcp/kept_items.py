@@ -6,7 +6,8 @@ item until it is acknowledged. If the uplink falls silent, or the connection end
 (`workers.tcp.path_watch`). Blocks are numbered, and the other end drops what it has already.
 
 An item is acknowledged when the bytes that the kernel still holds (SIOCOUTQ) are fewer than those given to it since
-the item's end. Owned by the outbound duty.
+the item's end. The other end's process may not have read it yet, and never will if the connection ends. So an item
+stays for READ_NS after that, for the end of the connection alone. Owned by the outbound duty.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from typing import ClassVar, NamedTuple
 from pipeline.transport.connection import Connection
 from pipeline.transport.tcp_info import unacknowledged_bytes
 from workers.tcp.send_queue import SendItem
+
+READ_NS = 200_000_000
+"""A process that reads has read what arrived so long ago."""
 
 
 class KeptSource:
@@ -45,6 +49,7 @@ class KeptItems:
         self._socket = connection.socket
         self._given = 0  # bytes to the socket
         self._kept: deque[_Kept] = deque()
+        self._arrived: deque[tuple[int, SendItem]] = deque()  # acknowledged; when that was noticed
         self.now = 0  # of the burst, CLOCK_MONOTONIC ns
 
     def __len__(self) -> int:
@@ -55,6 +60,11 @@ class KeptItems:
         """When the oldest one was sent. There is one."""
         return self._kept[0].sent_ns
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the other end's kernel has acknowledged all that the socket has taken."""
+        return not unacknowledged_bytes(self._socket)
+
     def note_given(self, sent: int) -> None:
         """The socket has taken so many bytes; note_finished() follows for the items that end among them."""
         self._given += sent
@@ -63,17 +73,26 @@ class KeptItems:
         """The socket has taken all of an item, and so many bytes behind it."""
         self._kept.append(_Kept(self._given - behind, self.now, copy_of(item)))
 
-    def drop_acknowledged(self) -> None:
+    def drop_acknowledged(self, now: int) -> None:
         kept = self._kept
         acknowledged = self._given - unacknowledged_bytes(self._socket)
         while kept and kept[0].end <= acknowledged:
-            kept.popleft()
+            self._arrived.append((now, kept.popleft().item))
+        while self._arrived and now - self._arrived[0][0] > READ_NS:
+            self._arrived.popleft()
 
     def take(self) -> list[SendItem]:
         """All that is not acknowledged; it is kept no longer."""
         items = [each.item for each in self._kept]
         self._kept.clear()
         return items
+
+    def take_unread(self, now: int) -> list[SendItem]:
+        """The connection has ended: all that the other end's process may not have read."""
+        self.drop_acknowledged(now)
+        items = [item for _, item in self._arrived]
+        self._arrived.clear()
+        return items + self.take()
 
 
 def copy_of(item: SendItem) -> SendItem:

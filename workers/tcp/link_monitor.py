@@ -36,7 +36,7 @@ UNREAD_LEAST = 8192  # by so many, as a few packets that are about to be read ta
 UNSENT_NS = 10_000_000
 """How long bytes wait in a socket on one of several uplinks: those of a slow one hold up what the others bring."""
 
-UNSENT_LEAST = 16384
+UNSENT_LEAST, UNSENT_MOST = 16384, 131072
 
 _PARITY_RAISED = ID["tcp.parity_raised"]
 _PARITY_LOWERED = ID["tcp.parity_lowered"]
@@ -52,7 +52,7 @@ class LinkMonitor:
         self._counters = counters
         self._pacers: dict[int, BulkPacer] = {}  # by uplink
         self._path_rates = PathRates()
-        self._unsent_most = settings.notsent_lowat
+        self._unsent_most = settings.notsent_lowat or UNSENT_MOST
         self._unsent_limits: dict[Connection, int] = {}
         self._before: Mapping[Connection, TcpInfo] = {}  # at the last update
         self._fell: set[Connection] = set()  # the window became smaller from the update before it to the last one
@@ -88,6 +88,7 @@ class LinkMonitor:
                 connection.serial, info.retransmits, info.lost_segments, info.data_segs_out, connection in unread
             )
             for connection, info in infos.items()
+            if not connection.send.late  # others send what it has taken, and need no parity for that
         ]
         requests = self._requests
         if self._adaptive is not None:

@@ -99,16 +99,16 @@ class OutboundPeers:
                 peer.assign_backlog()
                 self.busy.update(dict.fromkeys(current))
         for queue in ended:
-            self._reassign(queue)
+            self._reassign(queue, now)
 
-    def _reassign(self, ended: SendQueue) -> None:
+    def _reassign(self, ended: SendQueue, now: int) -> None:
         """Move the items of a connection that has ended to others of its peer, or into the backlog."""
         self.busy.pop(ended, None)
         self._counters[_BLOCKS_RESENT] += ended.partial is not None
         self._counters[_DROPPED_PARTIAL] += ended.tail_is_block
         peer = self.add(ended.connection.peer_handle)
         if ended.kept is not None:
-            self._send_again(peer, ended)
+            self._send_again(peer, ended, now)
         for item in ended.drain():
             if peer.queues:
                 target = peer.queue_for(item)
@@ -119,11 +119,10 @@ class OutboundPeers:
             elif not item.source.in_ring:
                 item.source.finish(item)  # the slots are visited again, and it is in none of them
 
-    def _send_again(self, peer: PeerSender, ended: SendQueue) -> None:
+    def _send_again(self, peer: PeerSender, ended: SendQueue, now: int) -> None:
         """Give to others what a connection has sent in vain; without any, it waits for the next one."""
         assert ended.kept is not None
-        ended.kept.drop_acknowledged()
-        again = ended.kept.take()
+        again = ended.kept.take_unread(now)
         self._counters[_SENT_AGAIN] += len(again)
         if ended.partial is not None:
             again.append(copy_of(ended.partial))

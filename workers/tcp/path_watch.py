@@ -5,7 +5,7 @@ Looked at every LOOK_NS while anything that was sent has no answer:
     1. drop      what the other end's kernel has acknowledged (`workers.tcp.kept_items`)
     2. late      which connections are silent (`pipeline.policy.path_silence`)
     3. move      what these have sent, and what waits in their queues, goes to others, ahead of what waits there. Late
-                 ones get nothing more until something is heard on them
+                 ones get nothing more until all that they took has arrived
 
 While no other connection is left, all stays where it is. Owned by the outbound duty.
 """
@@ -44,7 +44,7 @@ class PathWatch:
                 continue
             for queue in peer.queues:
                 if queue.kept:
-                    queue.kept.drop_acknowledged()
+                    queue.kept.drop_acknowledged(now)
             if any(queue.kept or queue.late for queue in peer.queues):
                 waits = True
                 changed += self._follow(peer, now)
@@ -76,7 +76,11 @@ class PathWatch:
 
     @staticmethod
     def _verdicts(queues: list[SendQueue], now: int) -> dict[SendQueue, bool]:
-        """Whether each of the connections on one uplink is late. One that was stays so until something is heard."""
+        """Whether each of the connections on one uplink is late.
+
+        One that was stays so until something is heard, and all that it took before has arrived: the kernel repeats that
+        first, and slowly.
+        """
         samples = {}
         for queue in queues:
             heard = read_acknowledged(queue.connection.socket)
@@ -85,7 +89,10 @@ class PathWatch:
                 samples[queue] = Sample(oldest, heard.last_ms * 1_000_000, heard.rtt_us * 1000, heard.rttvar_us * 1000)
         verdicts = dict(zip(samples, path_silence.late(samples.values()), strict=True))
         heard_now = any(each.heard_ns < LOOK_NS for each in samples.values())
-        return {queue: is_late or (queue.late and not heard_now) for queue, is_late in verdicts.items()}
+        return {
+            queue: is_late or (queue.late and not (heard_now and queue.kept is not None and queue.kept.is_answered))
+            for queue, is_late in verdicts.items()
+        }
 
     def _move(self, peer: PeerSender, late: SendQueue) -> list[SendQueue]:
         """Give to others what a late connection has sent, and what waits for it."""

@@ -164,8 +164,8 @@ class LightPacker:
             copies = 0
             is_run = False
             if self._may_copy and link.copies >= 0 and (len(link.copy_connections) > 1 or link.has_paths):
-                called = max(link.copies, link.is_paired)
-                copies = min(self._copies(block, called), len(link.copy_connections) - 1)
+                most = len(link.copy_connections) - 1
+                copies = min(self._copies(block, max(link.copies, link.is_paired)), most) if most else 0
                 is_run = copies > 0 or link.is_foreign or link.has_paths
             if block.is_private:
                 self._seal(block, 1 + copies, link)

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from pipeline.counters import ID
 from pipeline.policy.adaptive_parity import CALM_NS
+from pipeline.runtime import link_paths
+from pipeline.shm.layout import FIRST_PEER_HANDLE, RECORD_WORDS
 from pipeline.transport.connection import ESTABLISHED, Connection
-from pipeline.transport.socket_options import SO_MAX_PACING_RATE, UNPACED
+from pipeline.transport.socket_options import SO_MAX_PACING_RATE, TCP_NOTSENT_LOWAT, UNPACED
 from pipeline.transport.tcp_info import TcpInfo
 from pipeline.wire import framing
+from pipeline.wire.uplink import Uplink
 from tests.harness.run import Run
 from tests.harness.settings import WORKER_SETTINGS
 from tests.harness.tls_ends import tcp_pair
@@ -28,6 +31,7 @@ TICK = 100_000_000
 MOST = 3
 RATE = 6_250_000  # bytes a second that arrive
 MS = 1_000
+ETH, WWAN = Uplink(0, "eth0", False), Uplink(1, "wwan0", False)
 
 
 class Observed(Connection):
@@ -44,6 +48,9 @@ class Observed(Connection):
         self.info = self.info._replace(
             **{name: value + getattr(self.info, name) if name in growing else value for name, value in fields.items()}
         )
+
+    def unsent_limit(self) -> int:
+        return self.socket.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT)
 
     def pacing_rate(self) -> int:
         (rate,) = struct.unpack("=Q", self.socket.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 8))
@@ -67,6 +74,8 @@ class Link:
         self.run.sockets += [near, far]
         made = Observed(near, near.getpeername(), ESTABLISHED, len(self.connections) + 1, 0)
         made.traffic_class = traffic_class
+        made.peer_handle = FIRST_PEER_HANDLE | PEER
+        made.accepts_shards = True
         self.connections.append(made)
         return made
 
@@ -81,6 +90,12 @@ class Link:
 
     def parity(self) -> int:
         return self.run.requests(LANE, PEER).parity
+
+    def rates(self) -> Mapping[int, float]:
+        """The published ones of the uplinks."""
+        at = PEER * RECORD_WORDS
+        words = self.run.memory.peer_table.paths[LANE][at : at + 3]
+        return link_paths.unpack(words, len(self.connections), 0).rates
 
     def copying(self) -> tuple[int, int]:
         """Copies, and the spacing in microseconds."""
@@ -319,3 +334,46 @@ def test_an_idle_peer_needs_no_update_unless_something_is_to_be_taken_back(auto:
     assert not auto.monitor.idle_may_be_skipped
     auto.tick(2 * CALM_NS // TICK)
     assert auto.monitor.idle_may_be_skipped
+
+
+# -- several uplinks
+
+
+def test_a_queue_on_one_uplink_paces_the_connections_on_that_one_alone(on: Link) -> None:
+    on.connect(framing.LIGHT)
+    eth, wwan = on.connect(), on.connect()
+    eth.uplink, wwan.uplink = ETH, WWAN
+    for _ in range(5):
+        on.now += TICK
+        eth.moves(bytes_acked=RATE // 10, data_segs_out=100, rtt_us=40 * MS)
+        wwan.moves(bytes_acked=RATE // 10, data_segs_out=100, rtt_us=90 * MS)
+        on.monitor.update({each: each.tcp_info() for each in on.connections}, on.now)
+    assert eth.pacing_rate() == UNPACED
+    assert wwan.pacing_rate() < UNPACED
+
+
+def test_the_rates_of_uplinks_are_published_and_a_silent_one_carries_nothing(on: Link) -> None:
+    eth, wwan = on.connect(), on.connect()
+    eth.uplink, wwan.uplink = ETH, WWAN
+    for _ in range(50):
+        on.now += TICK
+        eth.moves(bytes_acked=4 * RATE // 10, notsent_bytes=1000)
+        wwan.moves(bytes_acked=RATE // 10, notsent_bytes=1000)
+        on.monitor.update({each: each.tcp_info() for each in on.connections}, on.now)
+    rates = on.rates()
+    assert rates[ETH.number] == pytest.approx(4 * RATE, rel=0.1) and rates[WWAN.number] == pytest.approx(RATE, rel=0.1)
+    assert wwan.unsent_limit() < eth.unsent_limit(), "less may wait where less goes"
+    wwan.send.late = True
+    on.tick(bytes_acked=0)
+    assert on.rates()[WWAN.number] == 0
+
+
+def test_the_timeouts_of_a_silent_uplink_call_for_no_parity(auto: Link) -> None:
+    eth, wwan = auto.connect(), auto.connect()
+    eth.uplink, wwan.uplink = ETH, WWAN
+    auto.tick(3, data_segs_out=100)
+    wwan.send.late = True
+    wwan.moves(retransmits=1)
+    assert auto.tick(data_segs_out=100) == 0
+    wwan.send.late = False
+    assert auto.tick(data_segs_out=100) == MOST

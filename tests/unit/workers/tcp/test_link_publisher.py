@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.runtime import link_paths
 from pipeline.shm.layout import (
     FIRST_PEER_HANDLE,
     LINK_ACCEPTS_SHARDS,
@@ -12,9 +13,11 @@ from pipeline.shm.layout import (
     LINK_LIGHT,
     LINK_OFFLOADS,
     LINK_RECEIVED_BYTES,
+    RECORD_WORDS,
 )
 from pipeline.shm.link_requests import NONE, LinkRequests
 from pipeline.wire import framing
+from pipeline.wire.uplink import Uplink
 from tests.harness.run import OFFLOADS, Run
 from workers.tcp.link_publisher import LinkPublisher
 
@@ -142,3 +145,25 @@ def test_a_row_that_is_released_is_empty(run: Run, publisher: LinkPublisher) -> 
     publisher.write_rows(connections)
     publisher.release_row(connections[0].receive.status_row)
     assert [row.peer for row in run.memory.peer_table.connections(LANE)] == [1]
+
+
+def test_connections_on_uplinks_have_a_path_record_and_those_on_a_backup_come_last(
+    run: Run, publisher: LinkPublisher
+) -> None:
+    uplinks = (Uplink(1, "wwan0", True), Uplink(0, "eth0", False), None)
+    connections = [run.connection(2) for _ in uplinks]
+    for connection, uplink in zip(connections, uplinks, strict=True):
+        connection.uplink = uplink
+    publisher.publish(2, connections[:2])
+    at = 2 * RECORD_WORDS
+    words = run.memory.peer_table.paths[LANE]
+    found = link_paths.unpack(words[at : at + 3], 2, 0)
+    assert found.bulk == (0, 1) and found.mains == {0} and set(found.rates) == {0, 1}
+    first = published(run, 2)["decodes"]
+    assert first & 1 and first > 1
+    publisher.set_rates(2, {0: 1e6, 1: 2e6}, connections[:2])
+    assert published(run, 2)["decodes"] not in (0, first), "readers see that it has changed"
+    publisher.publish(2, connections[2:])
+    assert published(run, 2)["decodes"] == 1
+    publisher.publish(2, [])
+    assert published(run, 2) == NOTHING

@@ -121,6 +121,10 @@ def test_a_late_connection_gets_nothing_until_something_is_heard_on_it(
     bench.send(first, 1)
     bench.pass_time(100, wwan)
     assert bench.peer.bulk_queues == [wwan], "nor does the other connection on that uplink"
+    bench.acknowledges.update(queue.connection.socket for queue in (second, wwan))
+    bench.pass_time(50, first, wwan)
+    assert bench.peer.bulk_queues == [second, wwan], "the kernel has yet to repeat what the first one took"
+    bench.acknowledges.add(first.connection.socket)
     bench.pass_time(50, first, wwan)
     assert bench.peer.bulk_queues == [first, second, wwan]
 
@@ -153,6 +157,7 @@ def test_a_backup_gets_something_when_all_main_uplinks_are_silent(ends: Ends, mo
     bench.pass_time(200, lte)
     assert sorted(bench.came(lte)) == [1, 2]
     assert bench.peer.bulk_queues == [lte]
+    bench.acknowledges.add(eth.connection.socket)
     bench.pass_time(50, eth, lte)
     assert bench.peer.bulk_queues == [eth], "and then no more"
 
@@ -164,6 +169,7 @@ def test_with_all_uplinks_silent_everything_stays_where_it_is(ends: Ends, monkey
     bench.send(wwan, 2)
     assert bench.pass_time(500) == []
     assert bench.came(eth) == [1] and bench.came(wwan) == [2]
+    bench.acknowledges.add(wwan.connection.socket)
     bench.pass_time(50, wwan)
     assert bench.came(wwan) == [2, 1]
 
