@@ -53,7 +53,13 @@ class KeptItems:
         self.now = 0  # of the burst, CLOCK_MONOTONIC ns
 
     def __len__(self) -> int:
+        """Items that are not acknowledged."""
         return len(self._kept)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no item that may have to be sent again."""
+        return not (self._kept or self._arrived)
 
     @property
     def oldest_ns(self) -> int:
@@ -70,7 +76,7 @@ class KeptItems:
         self._given += sent
 
     def note_finished(self, item: SendItem, behind: int) -> None:
-        """The socket has taken all of an item, and so many bytes behind it."""
+        """The socket has taken all of an item, and so many bytes behind it; less than 0: these are yet to come."""
         self._kept.append(_Kept(self._given - behind, self.now, copy_of(item)))
 
     def drop_acknowledged(self, now: int) -> None:

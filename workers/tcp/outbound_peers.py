@@ -23,7 +23,7 @@ from pipeline.shm.layout import LINK_ESTABLISHED, RECORD_WORDS, SENT_BYTES, SENT
 from pipeline.transport.connection import Connection
 from pipeline.transport.connection_list import ConnectionList
 from workers.tcp.delayed_items import DelayedItems
-from workers.tcp.kept_items import KeptItems, copy_of
+from workers.tcp.kept_items import KeptItems
 from workers.tcp.path_watch import PathWatch, put_ahead
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.sealed_queue import SealedSendQueue
@@ -105,7 +105,7 @@ class OutboundPeers:
         """Move the items of a connection that has ended to others of its peer, or into the backlog."""
         self.busy.pop(ended, None)
         self._counters[_BLOCKS_RESENT] += ended.partial is not None
-        self._counters[_DROPPED_PARTIAL] += ended.tail_is_block
+        self._counters[_DROPPED_PARTIAL] += ended.tail_is_block and ended.kept is None
         peer = self.add(ended.connection.peer_handle)
         if ended.kept is not None:
             self._send_again(peer, ended, now)
@@ -122,12 +122,9 @@ class OutboundPeers:
     def _send_again(self, peer: PeerSender, ended: SendQueue, now: int) -> None:
         """Give to others what a connection has sent in vain; without any, it waits for the next one."""
         assert ended.kept is not None
+        ended.copy_out_partial()
         again = ended.kept.take_unread(now)
         self._counters[_SENT_AGAIN] += len(again)
-        if ended.partial is not None:
-            again.append(copy_of(ended.partial))
-            ended.partial.source.finish(ended.partial)
-            ended.partial = None
         if peer.queues:
             self.busy.update(dict.fromkeys(put_ahead(peer, again)))
         else:

@@ -18,11 +18,11 @@ from pipeline.counters import ID
 from pipeline.policy import path_silence
 from pipeline.policy.path_silence import Sample
 from pipeline.transport.tcp_info import read_acknowledged
-from workers.tcp.kept_items import copy_of
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.send_queue import SendItem, SendQueue
 
 LOOK_NS = 5_000_000
+HEARD_NS = 10_000_000  # something is heard now: the kernel counts in ticks of up to 10 ms
 
 _LATE = ID["tcp.uplinks_timed_out"]
 _RESENT = ID["tcp.runs_resent"]
@@ -43,8 +43,9 @@ class PathWatch:
             if not peer.has_paths:
                 continue
             for queue in peer.queues:
-                if queue.kept:
+                if queue.kept is not None and not queue.kept.is_empty:
                     queue.kept.drop_acknowledged(now)
+                    waits = True
             if any(queue.kept or queue.late for queue in peer.queues):
                 waits = True
                 changed += self._follow(peer, now)
@@ -88,7 +89,7 @@ class PathWatch:
                 oldest = now - queue.kept.oldest_ns if queue.kept else None
                 samples[queue] = Sample(oldest, heard.last_ms * 1_000_000, heard.rtt_us * 1000, heard.rttvar_us * 1000)
         verdicts = dict(zip(samples, path_silence.late(samples.values()), strict=True))
-        heard_now = any(each.heard_ns < LOOK_NS for each in samples.values())
+        heard_now = any(each.heard_ns <= HEARD_NS for each in samples.values())
         return {
             queue: is_late or (queue.late and not (heard_now and queue.kept is not None and queue.kept.is_answered))
             for queue, is_late in verdicts.items()
@@ -99,10 +100,8 @@ class PathWatch:
         if all(queue.late for queue in peer.queues):
             return []
         assert late.kept is not None
+        late.copy_out_partial()
         again = late.kept.take()
-        if late.partial is not None:
-            again.append(copy_of(late.partial))
-            late.copy_out_partial()
         self._counters[_RESENT] += len(again)
         changed = put_ahead(peer, again)
         for item in late.drain():

@@ -109,7 +109,7 @@ class SealedSendQueue(SendQueue):
         partial = self.partial
         if partial is not None:
             self.unsent_tail = b"".join([self.unsent_tail, *self._rest])
-            partial.source.finish(partial)
+            self._finish(partial, -len(self.unsent_tail))
             self.partial, self._rest = None, []
             self.tail_is_block = True
 

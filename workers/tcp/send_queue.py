@@ -207,7 +207,7 @@ class SendQueue:
         return done
 
     def _finish(self, item: SendItem, behind: int) -> None:
-        """The socket has taken all of an item, and so many bytes behind it."""
+        """The socket has taken all of an item, and so many bytes behind it; less than 0: these are yet to come."""
         if self.kept is not None:
             self.kept.note_finished(item, behind)
         item.source.finish(item)
@@ -227,7 +227,7 @@ class SendQueue:
         partial = self.partial
         if partial is not None:
             self.unsent_tail = b"".join([self.unsent_tail, *_unsent_part(partial, self.partial_sent)])
-            partial.source.finish(partial)
+            self._finish(partial, -len(self.unsent_tail))
             self.partial = None
             self.tail_is_block = True
 

@@ -190,7 +190,7 @@ def test_nothing_is_looked_at_while_nothing_waits_for_an_answer(ends: Ends, monk
     bench.watch.look([bench.peer], bench.now)
     assert bench.watch.next_look == bench.now + LOOK_NS
     bench.acknowledges.add(eth.connection.socket)
-    bench.watch.look([bench.peer], bench.now)
+    bench.pass_time(500, eth)
     assert bench.watch.next_look == 0
 
 
