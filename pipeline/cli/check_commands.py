@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 2.0  # of a supervisor that may hang
 LITMUS_SECONDS = 10.0
 LITMUS_SECONDS_MAX = 86_400.0
-ELSEWHERE = ("name", "proxy")  # findings about other machines, which may change before a start
+ELSEWHERE = ("name", "proxy", "uplinks")  # findings about what may change before a start, or after it
 NEAR_MAX = 3  # names that an unknown one may have meant
 
 

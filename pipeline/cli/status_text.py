@@ -18,6 +18,7 @@ NOTES_MAX = 5
 ROWS_MAX = 8  # of peers or connections in the brief text
 
 HEAD = ["connection", "worker", "class", "state", "sent", "received", "rtt", "congestion", "last received"]
+UPLINK_HEAD = ["uplink", "role", "connections", "rtt", "resent", "sent", "received", "trouble"]
 REFUSED_SHOWN = 3  # peers, with the packets that their rules have refused
 SEE_MORE = "status --verbose has them all"
 
@@ -34,6 +35,7 @@ def brief(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
             *_encryption(snapshot),
             *_reach(snapshot),
             *_full_tunnel(snapshot.get("full_tunnel") or {}),
+            *_uplinks(snapshot),
             *([""] if len(rows) > 1 else []),
             *(_table(rows[: 1 + ROWS_MAX]) if len(rows) > 1 else []),
             *([f"{more} more: {SEE_MORE}"] if more > 0 else []),
@@ -69,6 +71,24 @@ def _full_tunnel(found: dict[str, Any]) -> list[str]:
     shut = "the kill switch is shut" if found["kill_switch"] else "without a kill switch"
     names = f"DNS servers {', '.join(found['dns'])}" if found["dns"] else "DNS as the LAN has it"
     return [f"full tunnel: {shut}; {names}"]
+
+
+def _uplinks(snapshot: dict[str, Any]) -> list[str]:
+    """Of a client with several, each; an older instance has none."""
+    rows = [
+        [
+            each["interface"],
+            each["role"],
+            f"{each['connections']} of {each['connections_wanted']}",
+            f"{each['rtt_ms']:.1f} ms" if each["rtt_ms"] else "-",
+            f"{100 * each['resent_segments'] / each['sent_segments']:.1f} %" if each["sent_segments"] else "-",
+            amount(each["sent_bytes"]),
+            amount(each["received_bytes"]),
+            "; ".join(each["trouble"]) or "-",
+        ]
+        for each in (snapshot.get("server") or {}).get("uplinks", ())
+    ]
+    return ["", *_table([UPLINK_HEAD, *rows])] if rows else []
 
 
 def _peer_rows(peers: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -156,6 +176,7 @@ def verbose(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
         "",
         *_fec(snapshot["fec"]),
         *_encryption(snapshot),
+        *_uplinks(snapshot),
     ]
     if peers := peers_of(snapshot):
         ciphers = ["encryption", *map(_cipher, peers)]

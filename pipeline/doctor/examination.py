@@ -11,7 +11,21 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipeline.doctor import clock, ends, files, firewall, machine, names, ordering, path, port, proxy, routes, sysctls
+from pipeline.doctor import (
+    clock,
+    ends,
+    files,
+    firewall,
+    machine,
+    names,
+    ordering,
+    path,
+    port,
+    proxy,
+    routes,
+    sysctls,
+    uplinks,
+)
 from pipeline.doctor.finding import Finding, Level, note
 from pipeline.doctor.subject import Subject
 from pipeline.errors import TunnelError
@@ -50,6 +64,10 @@ def _server_name(subject: Subject) -> list[Finding]:
 
 def _way_to_server(subject: Subject) -> list[Finding]:
     return routes.loop(subject, _addresses(subject))
+
+
+def _uplinks(subject: Subject) -> list[Finding]:
+    return uplinks.look(subject, _addresses(subject))
 
 
 def _path_to_server(subject: Subject) -> list[Finding]:
@@ -93,6 +111,7 @@ CHECKS = (
     ),
     Check("proxy", "whether the proxy connects with the server", proxy.proxy, network=True, start=True),
     Check("way", "the route to the server", _way_to_server, network=True),
+    Check("uplinks", "each of several uplinks", _uplinks, network=True, start=True),
     Check("overlaps", "devices and networks like ours", routes.overlaps, network=True, start=True),
     Check("rp_filter", "the reverse path filter of the device", sysctls.reverse_path, network=True),
     Check("uplink", "the reverse path filter of the uplink", sysctls.uplink_reverse_path, network=True),

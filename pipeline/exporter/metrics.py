@@ -137,6 +137,7 @@ def _of_each(rows: Callable[[Moment], Iterable[dict[str, Any]]], labels: tuple[s
 _workers = _of_each(lambda moment: moment.snapshot["workers"], ("name", "kind", "lane"))
 _rings = _of_each(lambda moment: moment.snapshot["rings"], ("name", "kind", "lane"))
 _peers = _of_each(lambda moment: moment.peers, ("name",))
+_uplinks = _of_each(lambda moment: (moment.snapshot["server"] or {}).get("uplinks", ()), ("interface", "role"))
 
 
 def _ring_waiting(moment: Moment) -> Iterator[Sample]:
@@ -228,7 +229,7 @@ def _counter_families() -> Iterator[Family]:
 
 # -- the table
 
-_WORKER, _RING, _PEER = ("worker", "kind", "lane"), ("ring", "kind", "lane"), ("peer",)
+_WORKER, _RING, _PEER, _UPLINK = ("worker", "kind", "lane"), ("ring", "kind", "lane"), ("peer",), ("uplink", "role")
 
 # fmt: off
 OWN = (
@@ -292,6 +293,12 @@ OWN = (
            _server("connections_wanted")),
     Family("tunnel_server_failed_attempts", GAUGE, "attempts to reach the server that have failed since the trouble "
            "with it began", (), _server("failed_attempts")),
+    Family("tunnel_uplink_connections", GAUGE, "connections of a client on the uplink", _UPLINK,
+           _uplinks(lambda uplink: uplink["connections"])),
+    Family("tunnel_uplink_connections_wanted", GAUGE, "connections that a client keeps up on the uplink", _UPLINK,
+           _uplinks(lambda uplink: uplink["connections_wanted"])),
+    Family("tunnel_uplink_round_trip_seconds", GAUGE, "round trip of the fastest connection on the uplink", _UPLINK,
+           _uplinks(lambda uplink: _seconds(uplink["rtt_ms"] or None))),
     Family("tunnel_fec_data_shards", GAUGE, "data shards of a full block", (), _fec("data")),
     Family("tunnel_fec_parity_shards", GAUGE, "parity shards of a full block now, for the peer that needs most", (),
            _fec("parity")),

@@ -275,6 +275,7 @@ def _connection(worker: WorkerPlan, connection: ConnectionStatus, now: int) -> d
         "resent_segments": connection.resent_segments,
         "sent_segments": connection.sent_segments,
         "congestion": connection.congestion,
+        "uplink": connection.uplink_row - 1 if connection.uplink_row else None,
     }
 
 
@@ -301,8 +302,23 @@ def _server(server: dict[str, Any] | None, connections: list[dict[str, Any]], no
             "trouble_seconds": round((now - since) / 1e9, 1) if since else 0.0,
             "why_seconds": round((now - there) / 1e9, 1) if there else 0.0,
             "connections": sum(each["state"] == "established" for each in connections),
+            "uplinks": [
+                each | _uplink([row for row in connections if row["uplink"] == number])
+                for number, each in enumerate(server.get("uplinks", ()))
+            ],
         }
     )
+
+
+def _uplink(connections: list[dict[str, Any]]) -> dict[str, Any]:
+    """The sums of the connections of one uplink that stand; the round trip is the shortest, since queues add to it."""
+    there = [each for each in connections if each["state"] == "established"]
+    sums = ("sent_bytes", "received_bytes", "resent_segments", "sent_segments")
+    return {
+        "connections": len(there),
+        "rtt_ms": min((each["rtt_ms"] for each in there if each["rtt_ms"]), default=0.0),
+        **{name: sum(each[name] for each in there) for name in sums},
+    }
 
 
 def _fec(plan: Plan, table: PeerTable) -> dict[str, Any]:

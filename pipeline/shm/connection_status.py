@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from pipeline.shm import layout
 
-_ROW = struct.Struct("<BBHIQQQQIBxHII8x")
-"""State, length of the address, the fields from `lane` to `sent_segments`. The address follows, and the congestion
+_ROW = struct.Struct("<BBHIQQQQIBxHIIB7x")
+"""State, length of the address, the fields from `lane` to `uplink_row`. The address follows, and the congestion
 control in what is left."""
 _TEXT_BYTES = layout.STATUS_ROW_BYTES - _ROW.size
 _STATES = ("", "handshake", "established", "standby")  # in the row: an index of these
@@ -41,6 +41,7 @@ class ConnectionStatus(NamedTuple):
     peer: int  # index
     resent_segments: int = 0  # sent again by the kernel, and not arrived before (TcpInfo.lost_segments)
     sent_segments: int = 0  # those with data, those sent again included
+    uplink_row: int = 0  # number of its uplink, and 1; 0: it has none
     congestion: str = ""  # the socket's congestion control; "" while it is not established
 
     def pack(self) -> bytes:

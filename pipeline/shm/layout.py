@@ -21,7 +21,7 @@ PAGE = 4096                # unit of slots, and of what no worker maps by itself
 MAP_PAGE = max(PAGE, mmap.PAGESIZE)   # a page of this machine: what one process writes is whole ones (mmap(2), offset)
 MASK64 = (1 << 64) - 1
 
-LAYOUT_VERSION = 8
+LAYOUT_VERSION = 9
 
 # --- every segment -----------------------------------------------------------------------------
 MAGIC_AT = 0               # u64, creator: one of the five below

@@ -205,6 +205,7 @@ class Connection:
             self.peer,
             info.lost_segments if info else 0,
             info.data_segs_out if info else 0,
+            0 if self.uplink is None else self.uplink.number + 1,
             congestion_control(self.socket) if info else "",
         )
 

@@ -292,8 +292,8 @@ class ClientConnections(ConnectionManager):
                 self._renew(connection, changes.renew[connection.serial], now)
         if renewed:
             uplink = self._uplinks[number]
-            by = f" by {uplink.name}" if uplink is not None else ""
-            LOG.info("%s%s: dialing %d connections anew", next(iter(changes.renew.values())), by, renewed)
+            of_uplink = f"{uplink.name}: " if uplink is not None else ""
+            LOG.info("%s%s: dialing %d connections anew", of_uplink, next(iter(changes.renew.values())), renewed)
 
     @property
     def _may_be_renewed(self) -> bool:

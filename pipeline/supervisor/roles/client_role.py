@@ -156,6 +156,8 @@ class ClientRole:
         before = self._config
         self._config, self.credentials = self._prepared
         self._servers.reload(self._config)
+        if self._config.named_uplinks != before.named_uplinks:
+            self._trouble = ServerTrouble(self._config.named_uplinks)  # workers are replaced, and report anew
         if self._config.remote_addr != before.remote_addr:
             self.accountant.begin(0, self._servers.present.host)
         return PeerChanges()

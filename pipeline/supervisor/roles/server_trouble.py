@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pipeline.config import Config
+from pipeline.config.uplink_entry import BACKUP, MAIN
 from pipeline.log import printable
 from pipeline.policy.server_choice import Server
+from pipeline.policy.uplink_share import uplink_of
 from pipeline.runtime.supervisor_channel import TroubleReport
 from pipeline.wire.uplink import Uplink
 
@@ -49,9 +51,20 @@ class ServerTrouble:
         reasons = [f"{name}: {each.reason}" if name else each.reason for name, each in named]
         return list(dict.fromkeys(reasons)), any(each.failures for _, each in named)
 
-    def of_uplink(self, number: int) -> list[str]:
-        """Each reason of one uplink."""
-        return list(dict.fromkeys(each.reason for (uplink, _), each in self._present() if uplink == number))
+    def _uplinks_of(self, config: Config) -> list[dict[str, Any]]:
+        """Each uplink, with the connections that it should have, and why it does not have them."""
+        slots = range(config.connections + config.light_connections)
+        count = len(self._uplinks)
+        numbers = [uplink_of(slot, config.connections, config.lanes, count) for slot in slots if count]
+        return [
+            {
+                "interface": name,
+                "role": BACKUP if is_backup else MAIN,
+                "connections_wanted": numbers.count(number),
+                "trouble": list(dict.fromkeys(each.reason for place, each in self._present() if place[0] == number)),
+            }
+            for number, name, is_backup in self._uplinks
+        ]
 
     def _present(self) -> list[tuple[tuple[int, int], _Trouble]]:
         return [(place, each) for place, each in sorted(self._troubles.items()) if each.reason]
@@ -69,5 +82,6 @@ class ServerTrouble:
             "connections_wanted": config.connections + config.light_connections,
             "trouble": self.reasons[0],
             "failed_attempts": sum(each.failures for each in troubles),
+            "uplinks": self._uplinks_of(config),
             "trouble_since_ns": min((each.since_ns for each in troubles if each.failures), default=0),
         }

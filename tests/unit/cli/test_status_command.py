@@ -81,6 +81,21 @@ def test_the_json_is_the_snapshot(answers: Answers, capsys: pytest.CaptureFixtur
     assert (exit_status, json.loads(text)) == (0, CONNECTED)
 
 
+def test_each_of_several_uplinks_has_a_row(answers: Answers, capsys: pytest.CaptureFixture[str]) -> None:
+    uplink = {"role": "main", "sent_bytes": 5, "received_bytes": 6, "resent_segments": 1, "sent_segments": 50}
+    uplinks = [
+        uplink | {"interface": "eth0", "connections": 5, "connections_wanted": 5, "rtt_ms": 20.0, "trouble": []},
+        {"interface": "wwan0", "role": "backup", "connections": 0, "connections_wanted": 3, "rtt_ms": 0.0}
+        | dict.fromkeys(("sent_bytes", "received_bytes", "resent_segments", "sent_segments"), 0)
+        | {"trouble": ["wwan0 has no carrier"]},
+    ]
+    answers.snapshots = [CONNECTED | {"server": CONNECTED["server"] | {"uplinks": uplinks}}]
+    rows = [line.split("  ") for line in status(capsys)[1].splitlines()]
+    found = {row[0]: [cell.strip() for cell in row if cell] for row in rows}
+    assert found["eth0"] == ["eth0", "main", "5 of 5", "20.0 ms", "2.0 %", "5 B", "6 B", "-"]
+    assert found["wwan0"] == ["wwan0", "backup", "0 of 3", "-", "-", "0 B", "0 B", "wwan0 has no carrier"]
+
+
 def test_many_rows_are_cut_and_the_rest_is_counted(answers: Answers, capsys: pytest.CaptureFixture[str]) -> None:
     answers.snapshots = [CONNECTED | {"connections": [ROW] * 20}]
     text = status(capsys)[1]

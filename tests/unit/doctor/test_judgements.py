@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from pipeline.config import parse
-from pipeline.doctor import clock, ends, files, machine, names, path, port, routes, sysctls
+from pipeline.doctor import clock, ends, files, machine, names, path, port, routes, sysctls, uplinks
 from pipeline.doctor.finding import Finding, Level
 from pipeline.doctor.path import Echoes, Passed
 from pipeline.doctor.routes import Way
 from pipeline.doctor.sysctls import Congestion
+from pipeline.doctor.uplinks import Ways
+from pipeline.transport.kernel_route import Link
 
 OK, NOTE, PROBLEM = Level.OK, Level.NOTE, Level.PROBLEM
 NOW = datetime(2027, 1, 31, tzinfo=UTC)
@@ -23,6 +25,9 @@ HOST, SIX = ip_address("192.0.2.1"), ip_address("2001:db8::1")
 LAN = ip_network("10.1.0.0/16")
 ALL_RIGHTS = (1 << 41) - 1
 MB = 1_000_000
+FAR = ip_address("198.51.100.1")
+FIRST = Ways("eth0", Link(2, True, True), (LAN,), (FAR,), (FAR,))
+SECOND = Ways("wwan0", Link(3, True, True), (), (FAR,))
 
 SNAPSHOT: dict[str, Any] = {
     "state": "running",
@@ -87,6 +92,24 @@ CASES: dict[str, tuple[Finding | list[Finding], list[Level], str]] = {
     "rp-loose-nowhere": (sysctls.judge_reverse_path("tun0", 2, [(LAN, None)]), [PROBLEM], "10.1.0.0/16"),
     "uplink": (sysctls.judge_uplink("eth0", "tun0", 2), [], ""),
     "uplink-strict": (sysctls.judge_uplink("eth0", "tun0", 1), [NOTE], "conf.eth0.rp_filter=2"),
+    "uplinks": (uplinks.judge([FIRST, SECOND], [FAR]), [OK], "eth0, wwan0"),
+    "uplinks-unknown-server": (uplinks.judge([FIRST, SECOND._replace(routed=())], []), [OK], "eth0, wwan0"),
+    "uplink-missing": (uplinks.judge([FIRST, SECOND._replace(link=Link(0))], [FAR]), [NOTE], "wwan0 does not exist"),
+    "uplink-down": (uplinks.judge([FIRST, SECOND._replace(link=Link(3))], [FAR]), [NOTE], "wwan0 is down"),
+    "uplink-pulled": (uplinks.judge([FIRST, SECOND._replace(link=Link(3, True))], [FAR]), [NOTE], "no carrier"),
+    "uplink-no-route": (uplinks.judge([FIRST, SECOND._replace(routed=())], [FAR]), [PROBLEM], "dev wwan0 metric"),
+    "uplink-no-address": (uplinks.judge([FIRST, SECOND._replace(foreign=(FAR,))], [FAR]), [PROBLEM], "no address"),
+    "uplink-rp": (uplinks.judge([FIRST, SECOND._replace(rp_filter=1)], [FAR]), [PROBLEM], "rp_filter drops"),
+    "uplink-rp-best": (uplinks.judge([FIRST._replace(rp_filter=1), SECOND], [FAR]), [OK], ""),
+    "uplink-rp-loose": (uplinks.judge([FIRST, SECOND._replace(rp_filter=2)], [FAR]), [OK], ""),
+    "uplinks-one-subnet": (uplinks.judge([FIRST, SECOND._replace(networks=(LAN,))], [FAR]), [NOTE], "answers ARP"),
+    "uplinks-one-subnet-set": (
+        uplinks.judge([each._replace(networks=(LAN,), arp_ignore=1) for each in (FIRST, SECOND)], [FAR]),
+        [OK],
+        "",
+    ),
+    "kernel-old": (uplinks.judge_kernel((5, 6)), [PROBLEM], "Linux 5.6"),
+    "kernel-new": (uplinks.judge_kernel((5, 7)), [], ""),
     "forwarding": (sysctls.judge_forwarding(LAN, []), [], ""),
     "forwarding-off": (sysctls.judge_forwarding(LAN, ["eth0"]), [PROBLEM], "net.ipv4.ip_forward=1"),
     "forwarding-off-6": (

@@ -24,6 +24,7 @@ ROWS = st.builds(
     peer=st.integers(0, PEER_INDEX_MASK),
     resent_segments=WORD,
     sent_segments=WORD,
+    uplink_row=st.integers(0, 4),
 )
 
 

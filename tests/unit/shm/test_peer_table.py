@@ -227,6 +227,7 @@ def test_rows_are_read_back_in_order_and_cleared_ones_are_gone(table: PeerTable)
         st.integers(0, 65535),
         st.integers(0, 2**32 - 1),
         st.integers(0, 2**32 - 1),
+        st.integers(0, 255),
         st.from_regex(r"[a-z0-9_-]{0,11}", fullmatch=True),
     )
 )

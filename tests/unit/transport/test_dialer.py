@@ -19,6 +19,7 @@ from pipeline.policy.dialing import CONNECT_NS
 from pipeline.policy.server_addresses import ServerAddress
 from pipeline.transport.dialer import Dialed, Dialer, make_dialing
 from pipeline.transport.resolver import Resolver, ResolverAnswer
+from pipeline.transport.socket_options import SO_BINDTODEVICE
 from pipeline.wire.approach import Proxy
 from tests.harness.factory import factory
 from tests.harness.fake_proxy import FakeProxy
@@ -38,9 +39,12 @@ Make = Callable[..., Dialer]
 def make() -> Iterator[Make]:
     """Makes dialers; their descriptors are closed after the test."""
 
-    def dialer(host: str, port: int, slots: int = 1, hindrance: str = "", **settings: Any) -> Dialer:
+    def dialer(
+        host: str, port: int, slots: int = 1, hindrance: str = "", interface: str = "", **settings: Any
+    ) -> Dialer:
         known = SETTINGS._replace(**settings)
-        return Dialer(host, port, make_dialing(range(slots), 0, 1, known), known, lambda address: hindrance)
+        dialing = make_dialing(range(slots), 0, 1, known)
+        return Dialer(host, port, dialing, known, lambda address: hindrance, interface)
 
     with factory(dialer) as make_dialer:
         yield make_dialer
@@ -222,6 +226,19 @@ def test_without_a_free_descriptor_an_attempt_fails_in_plain_words(
         assert dialer.step(NOW) == []
     assert dialer.failures == 1 and "no file descriptor left" in caplog.text
     until_dialed(dialer, NOW + SECOND).sock.close()
+
+
+def test_the_connection_of_an_uplink_is_bound_to_its_interface(make: Make, listener: socket.socket) -> None:
+    with until_dialed(make("127.0.0.1", port_of(listener), interface="lo")).sock as sock:
+        assert sock.getsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, 16) == b"lo\0"
+
+
+def test_an_uplink_that_is_missing_fails_and_the_log_names_it(
+    make: Make, listener: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    dialer = make("127.0.0.1", port_of(listener), interface="no-such-link")
+    eventually(lambda: dialer.step(NOW) or dialer.failures)
+    assert "by no-such-link: the network interface is gone; trying again" in caplog.text
 
 
 def test_every_change_from_outside_makes_a_step_due_at_once(make: Make, listener: socket.socket) -> None:

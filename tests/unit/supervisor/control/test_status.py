@@ -240,6 +240,7 @@ def test_connections_are_those_of_tcp_workers_that_run(running: Running) -> None
         3,
         7,
         90,
+        2,
         "cubic",
     )
     running.memory.peer_table.write_status_row(0, 0, connection)
@@ -263,7 +264,21 @@ def test_connections_are_those_of_tcp_workers_that_run(running: Running) -> None
             "resent_segments": 7,
             "sent_segments": 90,
             "congestion": "cubic",
+            "uplink": 1,
         }
+    ]
+
+
+def test_each_uplink_has_its_own_connections_and_its_own_trouble() -> None:
+    given = {"uplinks": ["eth0", {"interface": "wwan0", "role": "backup"}]}
+    config = parse({"mode": "client", "remote_addr": "hub.test:443", "encryption": "none"} | given)
+    trouble = ServerTrouble(config.named_uplinks)
+    trouble.take({"lane": 0, "uplink": 1, "trouble": "no answer", "failures": 2, "since_ns": NOW}, 1)
+    known = trouble.status(config, Server(*config.remote_endpoint))
+    assert known["trouble"] == ["wwan0: no answer"]
+    assert known["uplinks"] == [
+        {"interface": "eth0", "role": "main", "connections_wanted": 5, "trouble": []},
+        {"interface": "wwan0", "role": "backup", "connections_wanted": 3, "trouble": ["no answer"]},
     ]
 
 

@@ -28,6 +28,7 @@ from pipeline.supervisor.roles.prover import (
 from pipeline.transport.settings import TlsMaterial
 from pipeline.wire import auth, framing
 from pipeline.wire.messages import AUTH_NONE, WELCOME_MAC_AT, Challenge, Hello, Proof, Refused, Welcome
+from pipeline.wire.uplink import Uplink
 from tests.harness.settings import WORKER_SETTINGS
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
@@ -88,6 +89,16 @@ def test_each_connection_of_the_client_gets_its_proof() -> None:
         for index in range(3)
     }
     assert len(proofs) == 3 and "" not in proofs
+
+
+def test_a_hello_names_the_uplink_of_its_slot_and_no_other_one_is_proved() -> None:
+    uplinks = (Uplink(0, "eth0", False), Uplink(1, "wwan0", True))
+    settings = SETTINGS._replace(uplinks=uplinks)
+    hello = client_hello(settings, auth.key_id(KEY), 1, b"n" * 32)
+    assert hello.uplink == uplinks[1]
+    assert refusal(prover(uplinks=uplinks).prove(asked(hello.frame()), NOW)) == ""
+    for other in (None, uplinks[0]):
+        assert refusal(prover(uplinks=uplinks).prove(asked(hello._replace(uplink=other).frame()), NOW)) == FOREIGN
 
 
 def test_a_challenge_with_bytes_of_a_later_version_is_answered() -> None:
