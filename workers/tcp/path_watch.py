@@ -35,6 +35,12 @@ class PathWatch:
         self._counters = counters
         self.next_look = 0
 
+    def note_send(self, queue: SendQueue, now: int) -> None:
+        """This queue is about to send."""
+        if queue.kept is not None:
+            queue.kept.now = now
+            self.next_look = self.next_look or now + LOOK_NS
+
     def look(self, peers: Iterable[PeerSender], now: int) -> list[SendQueue]:
         """Look at the uplinks of these peers. The queues that got something to send."""
         changed: list[SendQueue] = []

@@ -31,7 +31,6 @@ from pipeline.transport.connection_list import ConnectionList
 from pipeline.wire import noise
 from workers.tcp.direct_sender import DirectSender
 from workers.tcp.outbound_peers import OutboundPeers
-from workers.tcp.path_watch import LOOK_NS
 from workers.tcp.ring_scanner import RingScanner
 from workers.tcp.sealed_queue import SealedSendQueue
 from workers.tcp.send_queue import SendQueue
@@ -153,9 +152,7 @@ class Sender:
         if queue.full_since and now - queue.full_since > STUCK_NS and now < queue.retry_at:
             self._full.append(queue)
             return
-        if queue.kept is not None:
-            queue.kept.now = now
-            self._watch.next_look = self._watch.next_look or now + LOOK_NS
+        self._watch.note_send(queue, now)
         try:
             sent, frames, took_all = queue.send()
             self._more |= took_all and not queue.idle
