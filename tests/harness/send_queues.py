@@ -22,7 +22,8 @@ from pipeline.transport.tcp_info import TcpInfo
 from pipeline.transport.tls_channel import TlsChannel
 from pipeline.wire import framing
 from workers.tcp.ring_reader import RingReader
-from workers.tcp.send_queue import SendItem, SendQueue
+from workers.tcp.send_item import SendItem
+from workers.tcp.send_queue import SendQueue
 
 FRAME = struct.Struct(">IBI")  # length of the frame, whether it is light, number
 HEADER_AT = 64

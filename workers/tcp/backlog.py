@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections import deque
 from typing import ClassVar
 
-from workers.tcp.send_queue import SendItem, SendQueue
+from workers.tcp.send_item import SendItem
+from workers.tcp.send_queue import SendQueue
 
 
 class Backlog:

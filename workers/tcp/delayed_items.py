@@ -19,7 +19,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import ClassVar
 
-from workers.tcp.send_queue import SendItem
+from workers.tcp.send_item import SendItem
 
 LIGHT_SPACING_NS = 1_000_000
 BYTES_MOST = 262144

@@ -22,7 +22,8 @@ from workers.tcp.delayed_items import copy_spacing_ns
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.ring_reader import RingReader
-from workers.tcp.send_queue import BURST_BYTES, BURST_VIEWS, SendItem, SendQueue
+from workers.tcp.send_item import SendItem
+from workers.tcp.send_queue import BURST_BYTES, BURST_VIEWS, SendQueue
 
 
 class DirectSender:

@@ -17,7 +17,7 @@ from typing import ClassVar, NamedTuple
 
 from pipeline.transport.connection import Connection
 from pipeline.transport.tcp_info import unacknowledged_bytes
-from workers.tcp.send_queue import SendItem
+from workers.tcp.send_item import SendItem
 
 READ_NS = 200_000_000
 """A process that reads has read what arrived so long ago."""

@@ -27,7 +27,8 @@ from workers.tcp.kept_items import KeptItems
 from workers.tcp.path_watch import PathWatch, put_ahead
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.sealed_queue import SealedSendQueue
-from workers.tcp.send_queue import SendItem, SendQueue
+from workers.tcp.send_item import SendItem
+from workers.tcp.send_queue import SendQueue
 
 _SESSION_SHIFT = 20  # the number of a session is a time in ns: milliseconds differ from client to client
 

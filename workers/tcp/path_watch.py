@@ -19,7 +19,8 @@ from pipeline.policy import path_silence
 from pipeline.policy.path_silence import Sample
 from pipeline.transport.tcp_info import read_acknowledged
 from workers.tcp.peer_sender import PeerSender
-from workers.tcp.send_queue import SendItem, SendQueue
+from workers.tcp.send_item import SendItem
+from workers.tcp.send_queue import SendQueue
 
 LOOK_NS = 5_000_000
 HEARD_NS = 10_000_000  # something is heard now: the kernel counts in ticks of up to 10 ms

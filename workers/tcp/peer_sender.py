@@ -28,7 +28,8 @@ from pipeline.wire import framing
 from workers.tcp.backlog import Backlog
 from workers.tcp.delayed_items import DelayedItems
 from workers.tcp.ring_reader import RingReader
-from workers.tcp.send_queue import SendItem, SendQueue
+from workers.tcp.send_item import SendItem
+from workers.tcp.send_queue import SendQueue
 
 STALL_NS = 200_000_000  # the least retransmission timeout of Linux (TCP_RTO_MIN)
 LAG_SLOTS = 4  # a connection so far behind the middle of the others loses its runs

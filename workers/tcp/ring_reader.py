@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pipeline.runtime.port import Port
-from workers.tcp.send_queue import SendItem
+from workers.tcp.send_item import SendItem
 
 
 class RingReader:

@@ -20,7 +20,7 @@ from workers.tcp.delayed_items import copy_spacing_ns
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.ring_reader import RingReader
-from workers.tcp.send_queue import SendItem
+from workers.tcp.send_item import SendItem
 
 _SLOT_SPOILT = ID["tcp.dropped_slot_spoilt"]
 

@@ -14,7 +14,8 @@ from itertools import chain
 from pipeline.fec.shard import RUN_BYTES
 from pipeline.sealing.records import RecordWriter
 from pipeline.transport.connection import Connection
-from workers.tcp.send_queue import BURST_BYTES, BURST_VIEWS, Offered, Pieces, SendItem, SendQueue
+from workers.tcp.send_item import SendItem
+from workers.tcp.send_queue import BURST_BYTES, BURST_VIEWS, Offered, Pieces, SendQueue
 
 
 class SealedSendQueue(SendQueue):

@@ -4,10 +4,7 @@
     partial        the item of which a part has been sent; it is finished before any other
     light, bulk    whole items; light ones go first
 
-A send item is a reference into a slot, and its bytes are sent from there. The slot goes on once all its items are sent,
-skipped or moved elsewhere. An item can be copied out of its slot (`workers.tcp.backlog`), so that the slot need not
-wait for it.
-
+The items (`workers.tcp.send_item`) are sent from their slots.
 On a connection with an uplink, items are kept until they are acknowledged (`workers.tcp.kept_items`).
 
 In TLS, which is compat's, an item counts as sent once it is sealed: its ciphertext waits in `unsent_tail`, and its slot
@@ -21,12 +18,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from pipeline.transport.connection import Connection
-
-if TYPE_CHECKING:
-    from workers.tcp.kept_items import KeptItems
+from workers.tcp.kept_items import KeptItems
+from workers.tcp.send_item import SendItem
 
 BURST_VIEWS = 64  # pieces in one sendmsg; IOV_MAX is 1024 (linux/uio.h)
 BURST_BYTES = 262144  # and their bytes: more would not fit a socket's unsent limit anyway
@@ -38,35 +33,6 @@ Pieces = list[bytes | bytearray | memoryview]
 
 Offered = list[tuple[int, int]]
 """Of each frame among the pieces of a sendmsg, if its records are sealed: which piece is its first, and its bytes."""
-
-
-class ItemSource(Protocol):
-    """The holder of an item's bytes: a ring, or the backlog of a peer."""
-
-    in_ring: ClassVar[bool]
-    """Whether the bytes stand in a slot, which waits for them."""
-
-    @property
-    def lane(self) -> int:
-        """The lane of the ring; 0 for a backlog."""
-
-    def finish(self, item: SendItem) -> None:
-        """Note that the item is done with: sent, moved or dropped."""
-
-
-class SendItem(NamedTuple):
-    """Bytes of one slot for one connection: `head` (or None) and then `body`, `size` bytes in all.
-
-    `shards` 0: a plain block, which goes out once and is never skipped.
-    """
-
-    source: ItemSource
-    slot_index: int
-    shards: int
-    light: bool
-    size: int
-    head: memoryview | bytes | None
-    body: memoryview | bytes
 
 
 class SendQueue:

@@ -18,7 +18,8 @@ from pipeline.wire import framing
 from tests.harness.send_queues import Ends, OutboundRing
 from workers.tcp.backlog import Backlog
 from workers.tcp.sealed_queue import SealedSendQueue
-from workers.tcp.send_queue import SendItem, SendQueue
+from workers.tcp.send_item import SendItem
+from workers.tcp.send_queue import SendQueue
 
 SECRET = HeaderSecret(bytes(range(32)))
 BODY = 300

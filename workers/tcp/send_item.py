@@ -1,0 +1,38 @@
+"""A send item: a reference into a slot, for one connection. Its bytes are sent from there.
+
+The slot goes on once all its items are sent, skipped or moved elsewhere. An item can be copied out of its slot
+(`workers.tcp.backlog`, `workers.tcp.delayed_items`, `workers.tcp.kept_items`), so that the slot need not wait for it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple, Protocol
+
+
+class ItemSource(Protocol):
+    """The holder of an item's bytes: a ring, or the backlog of a peer."""
+
+    in_ring: ClassVar[bool]
+    """Whether the bytes stand in a slot, which waits for them."""
+
+    @property
+    def lane(self) -> int:
+        """The lane of the ring; 0 for a backlog."""
+
+    def finish(self, item: SendItem) -> None:
+        """Note that the item is done with: sent, moved or dropped."""
+
+
+class SendItem(NamedTuple):
+    """Bytes of one slot for one connection: `head` (or None) and then `body`, `size` bytes in all.
+
+    `shards` 0: a plain block, which goes out once and is never skipped.
+    """
+
+    source: ItemSource
+    slot_index: int
+    shards: int
+    light: bool
+    size: int
+    head: memoryview | bytes | None
+    body: memoryview | bytes
