@@ -35,6 +35,7 @@ from tools.lab.link_model import LinkSpec
 from tools.lab.network import INTERFACE, Node, add_veth_pair
 
 SOON, LATE = LinkSpec(delay_ms=2, rate_mbit=20), LinkSpec(delay_ms=120, rate_mbit=20)
+FAR_AWAY = LinkSpec(delay_ms=350, rate_mbit=20)
 IDLE_SHARE = 0.02
 """Of the bytes that the main uplink carries meanwhile: keepalives of a backup are less."""
 
@@ -59,6 +60,21 @@ def test_bytes_arrive_in_order_over_two_paths_of_very_different_delay(tmp_path: 
         for cable, then in zip(lab.cables, before, strict=True):
             now = cable.carried()
             assert all(now[way] - then[way] > BULK_BYTES / 10 for way in (UP, DOWN)), f"{cable.interface} {then} {now}"
+
+
+@pytest.mark.slow
+def test_a_far_path_leaves_bulk_to_the_near_one_and_carries_all_of_it_alone(tmp_path: Path) -> None:
+    with two_cables(tmp_path, SOON, FAR_AWAY) as (lab, (server, client)):
+        near, far = lab.cables
+        with Flow(client, server) as up, Flow(server, client) as down:
+            before = near.carried(), far.carried()
+            for flow in (up, down):
+                flow.wait_for(2 * BULK_BYTES)
+            for way in (UP, DOWN):
+                assert far.carried()[way] - before[1][way] < (near.carried()[way] - before[0][way]) / 4
+            near.pull("end")
+            for flow in (up, down):
+                flow.wait_for(BULK_BYTES // 8, 30.0)
 
 
 def test_many_short_connections_arrive_over_two_paths(tmp_path: Path) -> None:
