@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -122,6 +123,32 @@ def test_a_pulled_cable_ends_its_connections_at_once_and_they_come_back_with_it(
     assert client.counter("tcp.connections_lost") == SECOND
 
 
+def test_both_cables_are_pulled_and_one_is_plugged_again(lab: Lab, started: Any) -> None:
+    add_uplink(lab)
+    server, client = started()
+    eventually(lambda: sockets(client.node) == {"link0": FIRST, "link1": SECOND})
+    lab.nodes[0].ip("link set link0 down", "link set link1 down")
+    lab.nodes[0].ip("link set link0 up")
+    eventually(lambda: sockets(client.node)["link0"] == FIRST and trouble_of(client, "link1"), SLOW)
+    assert reaches(client, server)
+    lab.nodes[0].ip("link set link1 up")
+    eventually(lambda: sockets(client.node) == {"link0": FIRST, "link1": SECOND}, SLOW)
+
+
+def test_the_last_uplink_that_loses_its_carrier_keeps_its_connections(lab: Lab, started: Any) -> None:
+    """They outlive a short gap, as those of a client with one uplink do."""
+    add_uplink(lab)
+    server, client = started()
+    eventually(lambda: sockets(client.node) == {"link0": FIRST, "link1": SECOND})
+    lab.nodes[0].ip("link set link1 down")
+    eventually(lambda: sockets(client.node) == {"link0": FIRST})
+    lab.nodes[0].ip("link set link0 down")
+    threading.Event().wait(0.5)
+    assert sockets(client.node) == {"link0": FIRST}
+    lab.nodes[0].ip("link set link0 up")
+    eventually(lambda: reaches(client, server), SLOW)
+
+
 def test_another_address_of_an_uplink_renews_its_own_connections_alone(lab: Lab, started: Any) -> None:
     add_uplink(lab)
     server, client = started()
@@ -142,6 +169,7 @@ table inet silent {
 """
 
 
+@pytest.mark.slow
 def test_a_gateway_that_is_dead_costs_its_own_connections_alone(lab: Lab, started: Any) -> None:
     add_uplink(lab)
     lab.nodes[0].run(["nft", "-f", "-"], input=SILENT)
@@ -235,6 +263,7 @@ def test_rules_of_policy_routing_leave_each_connection_on_its_uplink(lab: Lab, s
     eventually(lambda: sockets(client.node) == {"link0": FIRST, "link1": SECOND}, SLOW)
 
 
+@pytest.mark.slow
 def test_a_missing_uplink_makes_no_server_look_dead(tmp_path: Path) -> None:
     """With keys, TLS and a second server, to which a connection stands by."""
     key = tmp_path / "key"
@@ -263,6 +292,7 @@ def test_a_missing_uplink_makes_no_server_look_dead(tmp_path: Path) -> None:
         eventually(lambda: is_at(servers[1], 0), SLOW)
 
 
+@pytest.mark.slow
 def test_a_reload_changes_the_uplinks(lab: Lab, started: Any) -> None:
     add_uplink(lab)
     server, client = started(uplinks=[])
