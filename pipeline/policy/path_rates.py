@@ -10,6 +10,9 @@ until it is full as well:
 
 A rate is never below a small share of all, or nothing would show that the uplink carries again. Rates are in bytes a
 second, times in ns.
+
+An uplink whose way is much longer than the shortest one carries no bulk while a shorter one works (`far`). The other
+end would wait for its blocks longer than it waits for any, and each of them would be out of order inside.
 """
 
 from __future__ import annotations
@@ -23,7 +26,15 @@ FOLLOW = 0.4  # of the way to what was delivered, with each update
 GROWTH = 1.2
 MORE_MOST = 2.0
 LEAST_SHARE = 0.02
+FAR_NS = 120_000_000  # of a round trip: less than the other end waits there and back (pipeline.fec.reorder)
 WINDOW = 3  # updates over which deliveries are averaged: acknowledgements come in bursts
+
+
+def far(round_trips: Mapping[int, int]) -> set[int]:
+    """The uplinks whose shortest round trip is longer by FAR_NS than that of another one; 0: not known."""
+    known = {number: each for number, each in round_trips.items() if each}
+    nearest = min(known.values(), default=0)
+    return {number for number, each in known.items() if each > nearest + FAR_NS}
 
 
 class PathSample(NamedTuple):

@@ -62,6 +62,7 @@ class ReceiveState:
         self.status_row = -1  # in the peer table
         self.unopened_before = 0  # blocks of an earlier connection with this serial number that were not opened
         self.scanner: RecordScanner | None = None  # of sealed records, once the handshake is over
+        self.far = False  # its uplink is much longer than another one that works: it carries no bulk
         self.learner: AddressLearner | None = None  # on a hub of the original program, until all addresses are learnt
 
 

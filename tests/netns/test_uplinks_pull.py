@@ -30,21 +30,22 @@ from tests.support import eventually
 from tools.lab.cables import DOWN, UP, Where
 from tools.lab.link_emulator import Direction
 
-EITHER_CABLE = pytest.mark.parametrize("which", [0, 1], ids=["first", "second"])
 
-
-@EITHER_CABLE
 @EITHER_END
-def test_a_pulled_cable_costs_no_packet_and_carries_again(tmp_path: Path, where: Where, which: int) -> None:
-    with two_cables(tmp_path) as (lab, instances), load(instances) as running:
+@pytest.mark.parametrize("encryption", ["none", "tls"])
+def test_each_cable_pulled_in_turn_costs_no_packet_and_carries_again(
+    tmp_path: Path, where: Where, encryption: str
+) -> None:
+    with two_cables(tmp_path, encryption=encryption) as (lab, instances), load(instances) as running:
+        for cable in lab.cables:
+            wait_until_carrying(*lab.cables)
+            cable.pull(where)
+            go_on(*running)
+            cable.plug()
         wait_until_carrying(*lab.cables)
-        lab.cables[which].pull(where)
-        go_on(*running)
-        lab.cables[which].plug()
-        wait_until_carrying(*lab.cables)
-        go_on(*running)
 
 
+@pytest.mark.slow
 @EITHER_END
 def test_a_stream_of_bulk_packets_alone_loses_none_when_a_cable_is_pulled(tmp_path: Path, where: Where) -> None:
     with two_cables(tmp_path) as (lab, (server, client)), Numbered(client, server, rate=500, size=1200) as packets:
@@ -57,16 +58,7 @@ def test_a_stream_of_bulk_packets_alone_loses_none_when_a_cable_is_pulled(tmp_pa
         packets.all_arrive()
 
 
-@EITHER_END
-def test_a_pulled_cable_costs_no_packet_with_encryption(tmp_path: Path, where: Where) -> None:
-    with two_cables(tmp_path, encryption="tls") as (lab, instances), load(instances) as running:
-        wait_until_carrying(*lab.cables)
-        lab.cables[0].pull(where)
-        go_on(*running)
-        lab.cables[0].plug()
-        wait_until_carrying(*lab.cables)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [UP, DOWN], ids=["up", "down"])
 def test_a_cable_that_carries_one_way_alone_costs_no_packet(tmp_path: Path, way: Direction) -> None:
     with two_cables(tmp_path) as (lab, instances), load(instances) as running:
@@ -78,6 +70,7 @@ def test_a_cable_that_carries_one_way_alone_costs_no_packet(tmp_path: Path, way:
         wait_until_carrying(*lab.cables)
 
 
+@pytest.mark.slow
 @EITHER_END
 def test_a_cable_that_flaps_costs_no_packet(tmp_path: Path, where: Where) -> None:
     with two_cables(tmp_path) as (lab, instances), load(instances) as running:
@@ -90,33 +83,25 @@ def test_a_cable_that_flaps_costs_no_packet(tmp_path: Path, where: Where) -> Non
         wait_until_carrying(*lab.cables)
 
 
+@pytest.mark.slow
 @EITHER_END
-def test_the_cables_pulled_in_turn_cost_no_packet(tmp_path: Path, where: Where) -> None:
-    with two_cables(tmp_path) as (lab, instances), load(instances) as running:
-        for cable in (*lab.cables, *lab.cables):
-            wait_until_carrying(*lab.cables)
-            cable.pull(where)
-            go_on(*running)
-            cable.plug()
-
-
-@EITHER_CABLE
-@EITHER_END
-def test_when_both_are_pulled_and_one_is_plugged_again_connections_inside_go_on(
-    tmp_path: Path, where: Where, which: int
+def test_when_both_are_pulled_and_either_is_plugged_again_connections_inside_go_on(
+    tmp_path: Path, where: Where
 ) -> None:
     with two_cables(tmp_path) as (lab, (server, client)), Flow(client, server) as up, Flow(server, client) as down:
-        wait_until_carrying(*lab.cables)
-        for cable in lab.cables:
-            cable.pull(where)
-        wait_until_still(up, down)
-        lab.cables[which].plug()
-        for flow in (up, down):
-            flow.wait_for(BULK_BYTES, 30.0)
-        lab.cables[1 - which].plug()
+        for first, second in (lab.cables, reversed(lab.cables)):
+            wait_until_carrying(*lab.cables)
+            for cable in lab.cables:
+                cable.pull(where)
+            wait_until_still(up, down)
+            first.plug()
+            for flow in (up, down):
+                flow.wait_for(BULK_BYTES, 30.0)
+            second.plug()
         wait_until_carrying(*lab.cables)
 
 
+@pytest.mark.slow
 @EITHER_END
 def test_of_three_cables_two_may_be_pulled(tmp_path: Path, where: Where) -> None:
     with two_cables(tmp_path, NEAR, FAR, NEAR) as (lab, instances), load(instances) as running:

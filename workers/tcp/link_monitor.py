@@ -38,6 +38,8 @@ UNSENT_NS = 10_000_000
 
 UNSENT_LEAST, UNSENT_MOST = 16384, 131072
 
+UNMEASURED_US = 0xFFFFFFFF  # tcpi_min_rtt before the first measurement
+
 _PARITY_RAISED = ID["tcp.parity_raised"]
 _PARITY_LOWERED = ID["tcp.parity_lowered"]
 _PACES_CHANGED = ID["tcp.paces_changed"]
@@ -179,6 +181,13 @@ class LinkMonitor:
                 self._limit_unsent(connection, max(UNSENT_LEAST, min(limit, self._unsent_most)))
             if all(connection.send.late for connection in connections):
                 rates[number] = 0.0
+        mains = {number: each for number, each in paths.items() if rates[number] and not _is_backup(each)}
+        far = path_rates.far({number: _round_trip_ns(each, infos) for number, each in mains.items()})
+        for number, connections in paths.items():
+            for connection in connections:
+                connection.receive.far = number in far
+            if number in far:
+                rates[number] = 0.0
         self._publisher.set_rates(self._peer, rates, infos)
 
     def _limit_unsent(self, connection: Connection, limit: int) -> None:
@@ -186,6 +195,17 @@ class LinkMonitor:
         if abs(limit - before) * 4 > before:
             self._unsent_limits[connection] = limit
             set_unsent_limit(connection.socket, limit)
+
+
+def _is_backup(connections: Iterable[Connection]) -> bool:
+    """Whether the uplink of these connections is one."""
+    return any(each.uplink is not None and each.uplink.is_backup for each in connections)
+
+
+def _round_trip_ns(connections: Iterable[Connection], infos: Mapping[Connection, TcpInfo]) -> int:
+    """The shortest one of these connections; 0: the kernel has measured none."""
+    measured = (infos[each].min_rtt_us for each in connections)
+    return 1000 * min((each for each in measured if each != UNMEASURED_US), default=0)
 
 
 def _by_uplink(connections: Iterable[Connection]) -> dict[int, list[Connection]]:

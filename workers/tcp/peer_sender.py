@@ -124,7 +124,9 @@ class PeerSender:
                 self._counters[_RUNS_MOVED] += target is not full
         for light in (True, False):
             items = full.of_class(light)
-            others = [queue for queue in self.queues_for(light) if queue is not full]
+            others = [
+                queue for queue in self.queues_for(light) if queue is not full and not queue.connection.receive.far
+            ]
             if items and isinstance(items[0].source, DelayedItems):
                 changed += self._drop_or_move_delayed(items, others)
             if others and items and items[0].shards:

@@ -26,15 +26,15 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 SPAWN = """
-import types
+import subprocess, types
 from pipeline.supervisor.processes import spawn
-real = spawn.subprocess.Popen
+real = subprocess.Popen
 
 def start(command, **options):
     python, isolated, _, *words = command
     return real([python, isolated, "-c", *arguments, *words], **options)
 
-spawn.subprocess = types.SimpleNamespace(Popen=start)
+spawn.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": start})
 """
 
 

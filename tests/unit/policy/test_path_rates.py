@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.policy.path_rates import LEAST_SHARE, UNKNOWN, PathRates, PathSample
+from pipeline.policy.path_rates import FAR_NS, LEAST_SHARE, UNKNOWN, PathRates, PathSample, far
 
 TICK = 100_000_000
 MBIT = 125_000.0
+MS = 1_000_000
 
 
 class Links:
@@ -78,3 +79,18 @@ def test_a_link_on_which_nothing_arrives_keeps_a_small_share_by_which_it_is_foun
     assert links.rates.rates[1] == pytest.approx(LEAST_SHARE * sum(links.rates.rates.values()), rel=0.1)
     links.carry[1] = 40 * MBIT
     assert links.run(500 * MBIT, 60) > 0.9 * 80 * MBIT
+
+
+@pytest.mark.parametrize(
+    ("round_trips", "expected"),
+    [
+        ({0: MS, 1: MS + FAR_NS}, set()),
+        ({0: MS, 1: MS + FAR_NS + 1, 2: 700 * MS}, {1, 2}),
+        ({0: 700 * MS, 1: 700 * MS}, set()),
+        ({0: 0, 1: 700 * MS}, set()),
+        ({}, set()),
+    ],
+    ids=["near", "far", "all far", "not measured", "none"],
+)
+def test_a_link_is_far_if_another_one_is_much_nearer(round_trips: dict[int, int], expected: set[int]) -> None:
+    assert far(round_trips) == expected

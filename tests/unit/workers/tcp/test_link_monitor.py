@@ -368,6 +368,27 @@ def test_the_rates_of_uplinks_are_published_and_a_silent_one_carries_nothing(on:
     assert on.rates()[WWAN.number] == 0
 
 
+def test_a_far_uplink_carries_no_bulk_while_a_near_one_works(on: Link) -> None:
+    eth, wwan = on.connect(), on.connect()
+    eth.uplink, wwan.uplink = ETH, WWAN
+    wwan.moves(min_rtt_us=700 * MS)
+    on.tick()
+    assert [number for number, rate in on.rates().items() if not rate] == [1]
+    assert wwan.receive.far and not eth.receive.far
+    eth.send.late = True
+    on.tick()
+    assert [number for number, rate in on.rates().items() if not rate] == [0]
+    assert not wwan.receive.far
+
+
+def test_a_main_uplink_is_not_far_because_a_backup_is_near(on: Link) -> None:
+    eth, wwan = on.connect(), on.connect()
+    eth.uplink, wwan.uplink = ETH, WWAN._replace(is_backup=True)
+    eth.moves(min_rtt_us=700 * MS)
+    on.tick()
+    assert all(on.rates().values()) and not eth.receive.far
+
+
 def test_the_timeouts_of_a_silent_uplink_call_for_no_parity(auto: Link) -> None:
     eth, wwan = auto.connect(), auto.connect()
     eth.uplink, wwan.uplink = ETH, WWAN

@@ -146,6 +146,16 @@ def test_runs_that_cannot_be_skipped_move_to_the_connection_with_the_fewest_item
     assert not ring.release()
 
 
+def test_runs_move_to_no_connection_on_a_far_uplink(ends: Ends, ring: OutboundRing) -> None:
+    bench = Bench(ends, 3)
+    slow, far, near = bench.queues
+    far.connection.receive.far = True
+    near.light.append(OutboundRing().item(frame(100), light=True))
+    lagging(ring, slow, LAG_SLOTS + 1)
+    assert bench.relieve(slow) == [near] * 2
+    assert far.idle
+
+
 def test_the_shards_of_one_block_are_skipped_up_to_their_number(ends: Ends, ring: OutboundRing) -> None:
     bench = Bench(ends, 2)
     slow, other = bench.queues
