@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.packet.route_table import NO_PEER
 from pipeline.peers.registry import KnownPeer
 from pipeline.wire import auth, messages
-from pipeline.wire.messages import Hello, Refused, Welcome
+from pipeline.wire.messages import Done, Hello, Refused, Welcome
 from pipeline.wire.uplink import UPLINKS_MAX, Uplink
 from tests.harness.hub import ANN, BOB, CERTIFICATE_HASH, KEYS, SILENCE, Answer, HubServer, known, request
 
@@ -69,6 +69,8 @@ def test_a_peer_gets_an_answer_to_any_hello(hellos: list[Hello]) -> None:
                 assert sent.auth != messages.AUTH_KEY
             elif isinstance(answer.message, Refused):
                 assert answer.reason in messages.REASONS
+            elif isinstance(answer.message, Done):
+                assert sent.version == messages.ASKS, "it asks whether it is known, and gets no session"
             else:
                 assert server.is_current(answer)
             assert server.is_current(bob)
