@@ -186,6 +186,7 @@ def test_a_server_that_does_not_know_uplinks_works_and_survives_a_pulled_cable(t
         settings = client_config(serving, lab.server.address, **QUICK, **uplinks("cable1", "cable2"))
         client = stack.enter_context(Instance(lab.client, settings, tmp_path))
         client.wait_until_connected(ALL)
+        assert uplinks_of(server) == {None} and uplinks_of(client) == {0, 1}
         with Flow(client, server) as up, Flow(server, client) as down:
             for flow in (up, down):
                 flow.wait_for(BULK_BYTES)
@@ -194,6 +195,11 @@ def test_a_server_that_does_not_know_uplinks_works_and_survives_a_pulled_cable(t
                 flow.wait_for(BULK_BYTES, 30.0)
             lab.cables[0].plug()
             wait_until_carrying(lab.cables[0])
+
+
+def uplinks_of(instance: Instance) -> set[int | None]:
+    """The uplinks of its connections, as far as it knows of them."""
+    return {row["uplink"] for row in instance.running()["connections"]}
 
 
 # -- other clients
