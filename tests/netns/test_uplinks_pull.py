@@ -71,6 +71,22 @@ def test_a_cable_that_carries_one_way_alone_costs_no_packet(tmp_path: Path, way:
 
 
 @pytest.mark.slow
+def test_a_cable_that_is_away_until_its_connections_have_timed_out_costs_no_packet(tmp_path: Path) -> None:
+    with two_cables(tmp_path) as (lab, instances), load(instances) as running:
+        wait_until_carrying(*lab.cables)
+        lab.cables[0].pull("middle")
+        for instance in instances:
+            eventually(
+                lambda: instance.counter("tcp.connections_timed_out"),
+                20.0,
+                f"a connection of {instance.name} timed out",
+            )
+        go_on(*running)
+        lab.cables[0].plug()
+        wait_until_carrying(*lab.cables)
+
+
+@pytest.mark.slow
 @EITHER_END
 def test_a_cable_that_flaps_costs_no_packet(tmp_path: Path, where: Where) -> None:
     with two_cables(tmp_path) as (lab, instances), load(instances) as running:

@@ -34,8 +34,8 @@ from tools.lab.cables import DOWN, UP, Cable, Cables, Where
 from tools.lab.link_model import LinkSpec
 from tools.lab.network import INTERFACE, Node, add_veth_pair
 
-SOON, LATE = LinkSpec(delay_ms=2, rate_mbit=20), LinkSpec(delay_ms=120, rate_mbit=20)
-FAR_AWAY = LinkSpec(delay_ms=350, rate_mbit=20)
+SOON, LATE = LinkSpec(delay_ms=2, rate_mbit=20), LinkSpec(delay_ms=50, rate_mbit=20)
+FAR_AWAY = LinkSpec(delay_ms=200, rate_mbit=20)
 IDLE_SHARE = 0.02
 """Of the bytes that the main uplink carries meanwhile: keepalives of a backup are less."""
 
@@ -75,6 +75,7 @@ def test_a_far_path_leaves_bulk_to_the_near_one_and_carries_all_of_it_alone(tmp_
             near.pull("end")
             for flow in (up, down):
                 flow.wait_for(BULK_BYTES // 8, 30.0)
+            near.plug()
 
 
 def test_many_short_connections_arrive_over_two_paths(tmp_path: Path) -> None:
@@ -185,6 +186,7 @@ def test_a_server_that_does_not_know_uplinks_works_and_survives_a_pulled_cable(t
         settings = client_config(serving, lab.server.address, **QUICK, **uplinks("cable1", "cable2"))
         client = stack.enter_context(Instance(lab.client, settings, tmp_path))
         client.wait_until_connected(ALL)
+        assert uplinks_of(server) == {None} and uplinks_of(client) == {0, 1}
         with Flow(client, server) as up, Flow(server, client) as down:
             for flow in (up, down):
                 flow.wait_for(BULK_BYTES)
@@ -193,6 +195,11 @@ def test_a_server_that_does_not_know_uplinks_works_and_survives_a_pulled_cable(t
                 flow.wait_for(BULK_BYTES, 30.0)
             lab.cables[0].plug()
             wait_until_carrying(lab.cables[0])
+
+
+def uplinks_of(instance: Instance) -> set[int | None]:
+    """The uplinks of its connections, as far as it knows of them."""
+    return {row["uplink"] for row in instance.running()["connections"]}
 
 
 # -- other clients
