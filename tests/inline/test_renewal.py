@@ -135,7 +135,7 @@ def fast_again(monkeypatch: pytest.MonkeyPatch) -> Callable[[End], list[Connecti
     def let(client: End) -> list[Connection]:
         connections = client.workers["tcp-0"].duty("inbound").connections
         old = list(connections.established.values())
-        congestion = connections.peers[0]._congestion
+        congestion = connections.peers[0]._congestions[0]
         congestion._pacing.update(dict.fromkeys(old))
         monkeypatch.setattr(PathLoss, "is_fast", True)
         return old
