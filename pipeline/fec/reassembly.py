@@ -131,7 +131,9 @@ class Reassembly:
         records: memoryview | None = None,
         peer: int = 0,
         sealed: bool = False,
+        has_paths: bool = False,
     ) -> None:
+        self._has_paths = has_paths
         self._codec = codec
         self._sealed = sealed
         self._single_bytes = SINGLE_BYTES + (_HEADER_BYTES if sealed else 0)
@@ -447,7 +449,7 @@ class Reassembly:
         streams = self._streams
         if len(streams) >= STREAMS_MAX:
             self._drop_stream(min(streams.values(), key=lambda stream: stream.last_received_ns))
-        stream = streams[key >> 32] = ReorderBuffer(key >> 32, key & _U32, self._torn_until_ns)
+        stream = streams[key >> 32] = ReorderBuffer(key >> 32, key & _U32, self._torn_until_ns, self._has_paths)
         return stream
 
     def _drop_stream(self, stream: _Stream) -> None:

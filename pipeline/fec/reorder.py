@@ -34,6 +34,9 @@ WAIT_NS = {
 }
 """How long a complete block waits for the blocks before it."""
 
+WAIT_OF_PATHS_NS = 200_000_000
+"""It waits for so long where the peer has several uplinks: what one of them has taken may go again on another."""
+
 TORN_NS = 100_000_000
 """After a decoder has died: how long its successor may meet blocks of which the dead one had some shards. Nobody will
 complete them, so the blocks behind them wait no longer than light ones."""
@@ -46,14 +49,14 @@ _WHOLE_WINDOW = (1 << REORDER_WINDOW) - 1
 class ReorderBuffer(Generic[Content]):
     """The stream `number`. `first` is the block that was seen first; blocks before it may still come.
 
-    `torn_until_ns`: until then blocks may be torn (TORN_NS); 0 for never.
+    `torn_until_ns`: until then blocks may be torn (TORN_NS); 0 for never. `has_paths`: the peer has several uplinks.
 
     Four attributes are the owner's. `last_received_ns` is when a run of the stream came last, and `last_wanted_ns` when
     one came of a block that was wanted. `strays` counts those since then that were far behind. `opened` is a heap of
     the blocks that the owner has opened, at least those of the window.
     """
 
-    def __init__(self, number: int, first: int, torn_until_ns: int = 0) -> None:
+    def __init__(self, number: int, first: int, torn_until_ns: int = 0, has_paths: bool = False) -> None:
         self.number = number
         self.last_received_ns = self.last_wanted_ns = 0
         self.strays = 0
@@ -62,7 +65,7 @@ class ReorderBuffer(Generic[Content]):
         self.waiting: dict[int, Content] = {}
         self.undone = _WHOLE_WINDOW  # bit i stands for block next - 1 - i
         self.lost = 0
-        self._wait_ns = WAIT_NS[number & 1]
+        self._wait_ns = WAIT_OF_PATHS_NS if has_paths and not number & 1 else WAIT_NS[number & 1]
         self._torn_until_ns = torn_until_ns
         self._queue: list[int] = []  # a heap of the waiting blocks
         self._deadlines: deque[tuple[int, int]] = deque()  # (waits until, block); blocks that were passed stay in it

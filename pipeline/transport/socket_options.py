@@ -100,11 +100,3 @@ def set_pacing_rate(sock: socket.socket, rate: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, _PACING_RATE.pack(rate))
     except OSError:
         pass  # the connection has just ended
-
-
-def set_unsent_limit(sock: socket.socket, size: int) -> None:
-    """Let at most so many bytes wait unsent in the kernel; 0 for its default."""
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, size)
-    except OSError:
-        pass  # the connection has just ended

@@ -69,20 +69,33 @@ _ARRIVAL = struct.Struct(
 
 
 _ACKNOWLEDGED = struct.Struct(
-    "=56x"
+    "=16x"
+    "I"  # tcpi_snd_mss, at 16
+    "36x"
     "I"  # tcpi_last_ack_recv, at 56
     "8x"
     "I"  # tcpi_rtt, at 68
     "I"  # tcpi_rttvar, at 72
+    "4x"
+    "I"  # tcpi_snd_cwnd, at 80
+    "64x"
+    "I"  # tcpi_min_rtt, at 148
+    "8x"
+    "Q"  # tcpi_delivery_rate, at 160
 )
 
 
 class Acknowledged(NamedTuple):
-    """When the other end of a connection has acknowledged anything, and how long that takes as a rule."""
+    """When the other end of a connection has acknowledged anything, how long that takes as a rule, and how much may be
+    on its way meanwhile."""
 
+    snd_mss: int  # bytes of a segment
     last_ms: int  # since the last acknowledgement, whatever it was for
     rtt_us: int
     rttvar_us: int
+    snd_cwnd: int  # segments
+    min_rtt_us: int
+    delivery_rate: int  # bytes a second, when it last had enough to send; 0: not known
 
 
 class TcpInfo(NamedTuple):

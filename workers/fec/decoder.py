@@ -21,6 +21,7 @@ from pipeline.fec.reassembly import BYTES_LIMIT, BYTES_LIMIT_OF_MANY, Reassembly
 from pipeline.fec.reorder import TORN_NS
 from pipeline.policy.lane_pairs import own_lane
 from pipeline.policy.ring_shares import RingShares
+from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
 from pipeline.shm import layout
@@ -57,6 +58,7 @@ class Decoder:
         self._peers: dict[int, Reassembly] = {}  # by peer handle
         is_successor = any(port.cursor for port in self._ports)
         self._torn_until_ns = time.monotonic_ns() + TORN_NS if is_successor else 0
+        self._links = LinkView(attachment)
         self._is_client = attachment.plan.mode == "client"
         self._ready = any_ready(self._ports)
         self._shares = RingShares(self._decoded.ring.capacity) if attachment.peer_table.capacity > 1 else None
@@ -126,7 +128,14 @@ class Decoder:
         for each in earlier[:-1] if self._is_client else earlier:
             del self._peers[each]
         reassembly = self._peers[peer_handle] = Reassembly(
-            self._codec, self._counters, self._bytes_limit, self._torn_until_ns, self._recoveries, index, self._sealed
+            self._codec,
+            self._counters,
+            self._bytes_limit,
+            self._torn_until_ns,
+            self._recoveries,
+            index,
+            self._sealed,
+            self._links.state(index).has_paths,
         )
         return reassembly
 

@@ -19,8 +19,12 @@ from pipeline.transport.connection import Connection
 from pipeline.transport.tcp_info import unacknowledged_bytes
 from workers.tcp.send_item import SendItem
 
-READ_NS = 200_000_000
+READ_NS = 100_000_000
 """A process that reads has read what arrived so long ago."""
+
+
+UNSENT = 16384  # bytes that may wait in the kernel, so that it never waits for us
+FIRST_ROOM = 10 * 1460 + UNSENT  # of the initial window (RFC 6928)
 
 
 class KeptSource:
@@ -48,8 +52,11 @@ class KeptItems:
     def __init__(self, connection: Connection) -> None:
         self._socket = connection.socket
         self._given = 0  # bytes to the socket
+        self._acknowledged = 0  # of these, when it was last asked
         self._kept: deque[_Kept] = deque()
         self._arrived: deque[tuple[int, SendItem]] = deque()  # acknowledged; when that was noticed
+        self.room = FIRST_ROOM  # bytes that it can have on their way, and a few that wait for that
+        self.rtt_us = 0
         self.now = 0  # of the burst, CLOCK_MONOTONIC ns
 
     def __len__(self) -> int:
@@ -71,6 +78,17 @@ class KeptItems:
         """Whether the other end's kernel has acknowledged all that the socket has taken."""
         return not unacknowledged_bytes(self._socket)
 
+    @property
+    def outstanding(self) -> int:
+        """Bytes that the socket has taken, and that were not acknowledged at the last look."""
+        return self._given - self._acknowledged
+
+    def room_left(self) -> int:
+        """Bytes up to `room`, or none. The kernel is asked whether that has changed, if there are none."""
+        if self.outstanding >= self.room:
+            self._acknowledged = self._given - unacknowledged_bytes(self._socket)
+        return max(0, self.room - self.outstanding)
+
     def note_given(self, sent: int) -> None:
         """The socket has taken so many bytes; note_finished() follows for the items that end among them."""
         self._given += sent
@@ -81,24 +99,23 @@ class KeptItems:
 
     def drop_acknowledged(self, now: int) -> None:
         kept = self._kept
-        acknowledged = self._given - unacknowledged_bytes(self._socket)
+        acknowledged = self._acknowledged = self._given - unacknowledged_bytes(self._socket)
         while kept and kept[0].end <= acknowledged:
             self._arrived.append((now, kept.popleft().item))
         while self._arrived and now - self._arrived[0][0] > READ_NS:
             self._arrived.popleft()
 
-    def take(self) -> list[SendItem]:
-        """All that is not acknowledged; it is kept no longer."""
-        items = [each.item for each in self._kept]
+    def take(self) -> list[tuple[int, SendItem]]:
+        """All that is not acknowledged, and when it was sent; it is kept no longer."""
+        items = [(each.sent_ns, each.item) for each in self._kept]
         self._kept.clear()
         return items
 
-    def take_unread(self, now: int) -> list[SendItem]:
-        """The connection has ended: all that the other end's process may not have read."""
-        self.drop_acknowledged(now)
+    def take_arrived(self) -> list[SendItem]:
+        """All that was acknowledged, and that the other end's process may not have read."""
         items = [item for _, item in self._arrived]
         self._arrived.clear()
-        return items + self.take()
+        return items
 
 
 def copy_of(item: SendItem) -> SendItem:

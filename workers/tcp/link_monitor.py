@@ -2,8 +2,8 @@
 
     loss, stalls    the parity and the copies that they call for, which the link publisher tells the tun and fec workers
     bursts          the spacing between copies or runs, which it tells the outbound duties of the tcp workers
-    delay           how fast the bulk connections may send, so that light flows find the path's queue short; of a client
-                    with several uplinks, those of each uplink by themselves
+    delay           how fast the bulk connections may send, so that light flows find the path's queue short. On
+                    several uplinks there is none: each connection holds little there (workers.tcp.path_watch)
     rates           of a client with several uplinks: how much each carries, so that the fec workers share out bulk
 
 Neither says anything about the path while the other end does not read, because it is busy: its window becomes smaller
@@ -24,7 +24,7 @@ from pipeline.policy.path_rates import PathRates
 from pipeline.runtime.plan import WorkerSettings
 from pipeline.shm.link_requests import NONE, LinkRequests
 from pipeline.transport.connection import Connection
-from pipeline.transport.socket_options import UNPACED, set_pacing_rate, set_unsent_limit
+from pipeline.transport.socket_options import UNPACED, set_pacing_rate
 from pipeline.transport.tcp_info import TcpInfo
 from pipeline.wire import framing
 from workers.tcp.link_publisher import LinkPublisher
@@ -32,11 +32,6 @@ from workers.tcp.link_publisher import LinkPublisher
 CLOSED_SHARE = 10  # a connection is unread if the other end's window was closed for a tenth of the time,
 UNREAD_SHARE = 2  # or if the window has become smaller by half of the bytes that arrived, and
 UNREAD_LEAST = 8192  # by so many, as a few packets that are about to be read take some of it
-
-UNSENT_NS = 10_000_000
-"""How long bytes wait in a socket on one of several uplinks: those of a slow one hold up what the others bring."""
-
-UNSENT_LEAST, UNSENT_MOST = 16384, 131072
 
 UNMEASURED_US = 0xFFFFFFFF  # tcpi_min_rtt before the first measurement
 
@@ -52,10 +47,8 @@ class LinkMonitor:
         self._peer = peer
         self._publisher = publisher
         self._counters = counters
-        self._pacers: dict[int, BulkPacer] = {}  # by uplink
+        self._pacer = BulkPacer()
         self._path_rates = PathRates()
-        self._unsent_most = settings.notsent_lowat or UNSENT_MOST
-        self._unsent_limits: dict[Connection, int] = {}
         self._before: Mapping[Connection, TcpInfo] = {}  # at the last update
         self._fell: set[Connection] = set()  # the window became smaller from the update before it to the last one
         self._updated_at = 0
@@ -72,18 +65,13 @@ class LinkMonitor:
     def idle_may_be_skipped(self) -> bool:
         """Whether a peer whose connections send nothing needs no update."""
         return not (
-            self.connections_unanswered or self._limits or (self._adaptive is not None and self._adaptive.parity)
+            self.connections_unanswered or self._pacer.rate or (self._adaptive is not None and self._adaptive.parity)
         )
-
-    @property
-    def _limits(self) -> bool:
-        """Whether a pacing rate is in force."""
-        return any(pacer.rate for pacer in self._pacers.values())
 
     def update(self, infos: Mapping[Connection, TcpInfo], now: int) -> None:
         """Set parity and pacing rates by the kernel's numbers of all connections. `now`: CLOCK_MONOTONIC ns."""
         if self._before.keys().isdisjoint(infos):
-            self._pacers.clear()  # for other connections: perhaps on another path
+            self._pacer = BulkPacer()  # for other connections: perhaps on another path
         unread = self._unread(infos, now)
         losses = [
             LossSample(
@@ -106,11 +94,10 @@ class LinkMonitor:
             if connection.traffic_class == framing.BULK
         }
         # without light connections nothing needs the room; but a limit that is in force must go on to follow the path
-        if len(bulk) < len(infos) or self._limits:
-            for uplink, connections in _by_uplink(bulk).items():
-                self._update_pacing(uplink, {each: bulk[each] for each in connections}, now)
         if any(connection.uplink for connection in infos):
             self._update_rates(infos, now)
+        elif len(bulk) < len(infos) or self._pacer.rate:
+            self._update_pacing(bulk, now)
 
     def _unread(self, infos: Mapping[Connection, TcpInfo], now: int) -> set[Connection]:
         """The connections of which the other end does not read what arrives.
@@ -155,17 +142,16 @@ class LinkMonitor:
             self._requests = requests
             self._publisher.request(self._peer, requests)
 
-    def _update_pacing(self, uplink: int, bulk: dict[Connection, PathSample], now: int) -> None:
-        pacer = self._pacers.setdefault(uplink, BulkPacer())
-        before = pacer.rate
-        each = pacer.update(list(bulk.values()), now)
+    def _update_pacing(self, bulk: dict[Connection, PathSample], now: int) -> None:
+        before = self._pacer.rate
+        each = self._pacer.update(list(bulk.values()), now)
         if before or each:
             for connection in bulk:
                 set_pacing_rate(connection.socket, int(each) or UNPACED)
             self._counters[_PACES_CHANGED] += 1
 
     def _update_rates(self, infos: Mapping[Connection, TcpInfo], now: int) -> None:
-        """Publish what each uplink carries. Bytes wait unsent in a socket there for UNSENT_NS at most."""
+        """Publish what each uplink carries."""
         paths = _by_uplink(connection for connection in infos if connection.traffic_class == framing.BULK)
         samples = {
             number: [
@@ -176,9 +162,6 @@ class LinkMonitor:
         }
         rates = dict(self._path_rates.update(samples, now))
         for number, connections in paths.items():
-            limit = int(rates[number] / len(connections) * UNSENT_NS / 1e9)
-            for connection in connections:
-                self._limit_unsent(connection, max(UNSENT_LEAST, min(limit, self._unsent_most)))
             if all(connection.send.late for connection in connections):
                 rates[number] = 0.0
         mains = {number: each for number, each in paths.items() if rates[number] and not _is_backup(each)}
@@ -189,12 +172,6 @@ class LinkMonitor:
             if number in far:
                 rates[number] = 0.0
         self._publisher.set_rates(self._peer, rates, infos)
-
-    def _limit_unsent(self, connection: Connection, limit: int) -> None:
-        before = self._unsent_limits.get(connection, self._unsent_most)
-        if abs(limit - before) * 4 > before:
-            self._unsent_limits[connection] = limit
-            set_unsent_limit(connection.socket, limit)
 
 
 def _is_backup(connections: Iterable[Connection]) -> bool:

@@ -24,7 +24,7 @@ from pipeline.transport.connection import Connection
 from pipeline.transport.connection_list import ConnectionList
 from workers.tcp.delayed_items import DelayedItems
 from workers.tcp.kept_items import KeptItems
-from workers.tcp.path_watch import PathWatch, put_ahead
+from workers.tcp.path_watch import PathWatch, send_again
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.sealed_queue import SealedSendQueue
 from workers.tcp.send_item import SendItem
@@ -36,7 +36,6 @@ _FRAMES_SENT = ID["tcp.frames_sent"]
 _BYTES_SENT = ID["tcp.bytes_sent"]
 _DROPPED_PARTIAL = ID["tcp.dropped_partial"]
 _BLOCKS_RESENT = ID["tcp.blocks_resent"]
-_SENT_AGAIN = ID["tcp.runs_resent"]
 _DROPPED_NO_CONNECTION = ID["tcp.dropped_no_connection"]
 _DROPPED_PEER_FULL = ID["tcp.dropped_peer_full"]
 
@@ -100,17 +99,21 @@ class OutboundPeers:
             if current and peer.backlog.unassigned:
                 peer.assign_backlog()
                 self.busy.update(dict.fromkeys(current))
+        for peer_handle in of_handles:
+            of_uplinks = [
+                each for each in ended if each.kept is not None and each.connection.peer_handle == peer_handle
+            ]
+            if of_uplinks:
+                self._send_again(self.add(peer_handle), of_uplinks, now)
         for queue in ended:
-            self._reassign(queue, now)
+            self._reassign(queue)
 
-    def _reassign(self, ended: SendQueue, now: int) -> None:
+    def _reassign(self, ended: SendQueue) -> None:
         """Move the items of a connection that has ended to others of its peer, or into the backlog."""
         self.busy.pop(ended, None)
         self._counters[_BLOCKS_RESENT] += ended.partial is not None
         self._counters[_DROPPED_PARTIAL] += ended.tail_is_block and ended.kept is None
         peer = self.add(ended.connection.peer_handle)
-        if ended.kept is not None:
-            self._send_again(peer, ended, now)
         for item in ended.drain():
             if peer.queues:
                 target = peer.queue_for(item)
@@ -121,16 +124,26 @@ class OutboundPeers:
             elif not item.source.in_ring:
                 item.source.finish(item)  # the slots are visited again, and it is in none of them
 
-    def _send_again(self, peer: PeerSender, ended: SendQueue, now: int) -> None:
-        """Give to others what a connection has sent in vain; without any, it waits for the next one."""
-        assert ended.kept is not None
-        ended.copy_out_partial()
-        again = ended.kept.take_unread(now)
-        self._counters[_SENT_AGAIN] += len(again)
+    def _send_again(self, peer: PeerSender, ended: list[SendQueue], now: int) -> None:
+        """Give to others what connections on uplinks have sent in vain; without any, it waits for the next one."""
+        for queue in ended:
+            queue.copy_out_partial()
+        kept = [queue.kept for queue in ended if queue.kept is not None]
+        for each in kept:
+            each.drop_acknowledged(now)
         if peer.queues:
-            self.busy.update(dict.fromkeys(put_ahead(peer, again)))
+            self.busy.update(dict.fromkeys(send_again(peer, ended, self._counters)))
         else:
-            peer.backlog.unassigned.extend(again)
+            peer.backlog.unassigned.extend(item for each in kept for _, item in each.take())
+        for item in [
+            item for each in kept for item in each.take_arrived()
+        ]:  # most likely these were read: they come last
+            if peer.queues:
+                target = peer.queue_for(item)
+                target.append_moved(item)
+                self.busy[target] = None
+            else:
+                peer.backlog.unassigned.append(item)
 
     def hold_or_drop(self, peer: PeerSender, item: SendItem, now: int) -> bool:
         """Hold an item of a peer without a connection, or drop it. False: it has to wait in its ring.

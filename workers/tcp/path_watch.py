@@ -13,16 +13,18 @@ While no other connection is left, all stays where it is. Owned by the outbound 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import itemgetter
 
 from pipeline.counters import ID
-from pipeline.policy import path_silence
-from pipeline.policy.path_silence import Sample
+from pipeline.policy.path_silence import PathSilence, Sample
 from pipeline.transport.tcp_info import read_acknowledged
+from workers.tcp.kept_items import UNSENT
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.send_item import SendItem
-from workers.tcp.send_queue import SendQueue
+from workers.tcp.send_queue import BURST_BYTES, SendQueue
 
 LOOK_NS = 5_000_000
+SOON_US = 15_000  # behind a round trip: a connection holds no more than it delivers until then
 HEARD_NS = 10_000_000  # something is heard now: the kernel counts in ticks of up to 10 ms
 
 _LATE = ID["tcp.uplinks_timed_out"]
@@ -36,11 +38,15 @@ class PathWatch:
         self._counters = counters
         self.next_look = 0
 
-    def note_send(self, queue: SendQueue, now: int) -> None:
-        """This queue is about to send."""
-        if queue.kept is not None:
-            queue.kept.now = now
-            self.next_look = self.next_look or now + LOOK_NS
+    def has_room(self, queue: SendQueue, now: int) -> bool:
+        """This queue is about to send. Whether it holds less than it delivers soon; always without uplinks."""
+        kept = queue.kept
+        if kept is None:
+            return True
+        kept.now = now
+        self.next_look = self.next_look or now + LOOK_NS
+        queue.burst_bytes = min(BURST_BYTES, kept.room_left())
+        return queue.burst_bytes > 0
 
     def look(self, peers: Iterable[PeerSender], now: int) -> list[SendQueue]:
         """Look at the uplinks of these peers. The queues that got something to send."""
@@ -64,8 +70,8 @@ class PathWatch:
         for queue in peer.queues:
             paths.setdefault(queue.path, []).append(queue)
         verdicts: dict[SendQueue, bool] = {}
-        for queues in paths.values():
-            verdicts.update(self._verdicts(queues, now))
+        for path, queues in paths.items():
+            verdicts.update(self._verdicts(queues, peer.silence_of(path), now))
         late = [queue for queue, is_late in verdicts.items() if is_late and not queue.late]
         returned = [queue for queue, is_late in verdicts.items() if queue.late and not is_late]
         if not late and not returned:
@@ -76,14 +82,11 @@ class PathWatch:
             queue.connection.send.late = True
         self._counters[_LATE] += len({queue.path for queue in late})
         peer.set_queues(peer.queues)
-        changed = []
-        for queue in peer.queues:
-            if queue.late:
-                changed += self._move(peer, queue)
-        return changed
+        late = [queue for queue in peer.queues if queue.late]
+        return self._move(peer, late) if len(late) < len(peer.queues) else []
 
     @staticmethod
-    def _verdicts(queues: list[SendQueue], now: int) -> dict[SendQueue, bool]:
+    def _verdicts(queues: list[SendQueue], silence: PathSilence, now: int) -> dict[SendQueue, bool]:
         """Whether each of the connections on one uplink is late.
 
         One that was stays so until something is heard, and all that it took before has arrived: the kernel repeats that
@@ -92,33 +95,51 @@ class PathWatch:
         samples = {}
         for queue in queues:
             heard = read_acknowledged(queue.connection.socket)
-            if heard is not None:
+            if heard is not None and queue.kept is not None:
+                queue.kept.rtt_us = heard.rtt_us
+                queue.kept.room = heard.snd_cwnd * heard.snd_mss + UNSENT
+                if heard.delivery_rate:
+                    soon = heard.delivery_rate * (heard.min_rtt_us + SOON_US) // 1_000_000
+                    queue.kept.room = min(queue.kept.room, max(soon, 2 * heard.snd_mss))
                 oldest = now - queue.kept.oldest_ns if queue.kept else None
-                samples[queue] = Sample(oldest, heard.last_ms * 1_000_000, heard.rtt_us * 1000, heard.rttvar_us * 1000)
-        verdicts = dict(zip(samples, path_silence.late(samples.values()), strict=True))
+                samples[queue] = Sample(
+                    oldest,
+                    heard.last_ms * 1_000_000,
+                    heard.rtt_us * 1000,
+                    heard.rttvar_us * 1000,
+                    heard.min_rtt_us * 1000,
+                )
+        verdicts = dict(zip(samples, silence.late(samples.values()), strict=True))
         heard_now = any(each.heard_ns <= HEARD_NS for each in samples.values())
         return {
             queue: is_late or (queue.late and not (heard_now and queue.kept is not None and queue.kept.is_answered))
             for queue, is_late in verdicts.items()
         }
 
-    def _move(self, peer: PeerSender, late: SendQueue) -> list[SendQueue]:
-        """Give to others what a late connection has sent, and what waits for it."""
-        if all(queue.late for queue in peer.queues):
-            return []
-        assert late.kept is not None
-        late.copy_out_partial()
-        again = late.kept.take()
-        self._counters[_RESENT] += len(again)
-        changed = put_ahead(peer, again)
-        for item in late.drain():
-            target = peer.queue_for(item)
-            target.append_moved(item)
-            changed.append(target)
+    def _move(self, peer: PeerSender, late: list[SendQueue]) -> list[SendQueue]:
+        """Give to others what late connections have sent, and what waits for them."""
+        changed = send_again(peer, late, self._counters)
+        for queue in late:
+            for item in queue.drain():
+                target = peer.queue_for(item)
+                target.append_moved(item)
+                changed.append(target)
         return changed
 
 
-def put_ahead(peer: PeerSender, items: list[SendItem]) -> list[SendQueue]:
+def send_again(peer: PeerSender, queues: Iterable[SendQueue], counters: memoryview) -> list[SendQueue]:
+    """Give to others what these connections have sent without an answer, the oldest first. The queues that got some."""
+    again = []
+    for queue in queues:
+        assert queue.kept is not None
+        queue.copy_out_partial()
+        again += queue.kept.take()
+    again.sort(key=itemgetter(0))
+    counters[_RESENT] += len(again)
+    return _put_ahead(peer, [item for _, item in again])
+
+
+def _put_ahead(peer: PeerSender, items: list[SendItem]) -> list[SendQueue]:
     """Put these copies into the peer's queues, in turn, ahead of what waits there. The queues that got some."""
     shares: dict[tuple[SendQueue, bool], list[SendItem]] = {}
     for turn, item in enumerate(items):

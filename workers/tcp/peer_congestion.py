@@ -2,7 +2,8 @@
 
     ""       what the host has; nothing is done
     a name   that one
-    "auto"   what pipeline.policy.congestion makes of the losses
+    "auto"   what pipeline.policy.congestion makes of the losses; on several uplinks BBR at once, which fills no queue:
+             packets would wait for those in the longest one
 
 A worker has no rights, and the kernel lets it choose among a few algorithms alone
 (net.ipv4.tcp_allowed_congestion_control). A socket that it is refused goes to the supervisor, which sets the algorithm
@@ -59,7 +60,8 @@ class PeerCongestion:
     def worn(self) -> Connection | None:
         """The connection that is to be dialed anew now: one after the other, so that the others carry what it had."""
         if self._setting == AUTO and not self._loss.lossy and self._loss.is_fast:
-            return next((each for each in self._pacing if each not in self._shortened), None)
+            kept = self._shortened
+            return next((each for each in self._pacing if each not in kept and each.uplink is None), None)
         return None
 
     def begin(self, connection: Connection, now: int) -> None:
@@ -106,7 +108,9 @@ class PeerCongestion:
         return True
 
     def _wanted(self, connection: Connection) -> str:
-        return algorithm(self._host[connection], self._loss.lossy) if self._setting == AUTO else self._setting
+        if self._setting != AUTO:
+            return self._setting
+        return algorithm(self._host[connection], self._loss.lossy or connection.uplink is not None)
 
     def _set(self, connection: Connection, now: int) -> None:
         wanted = self._wanted(connection)

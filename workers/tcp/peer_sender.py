@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from pipeline.counters import ID
+from pipeline.policy.path_silence import PathSilence
 from pipeline.policy.token_bucket import SharedBucket
 from pipeline.runtime import link_paths
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
@@ -59,6 +60,7 @@ class PeerSender:
         self.disconnected_since = since
         self.bucket = SharedBucket()
         self.has_paths = False
+        self._silences: dict[int, PathSilence] = {}  # by uplink
         self.light_bucket = SharedBucket()  # of light items, while the bucket of all is out of credit
         self.spacing_ns = 0  # between two copies, or runs, as bursts of losses call for
 
@@ -85,6 +87,23 @@ class PeerSender:
         if item.shards:
             return queues[item.slot_index % len(queues)]
         return queues[self.place_of(item.source.lane, item.light)]
+
+    def silence_of(self, path: int) -> PathSilence:
+        """How long acknowledgements stay away on one of its uplinks."""
+        return self._silences.setdefault(path, PathSilence())
+
+    def first_to_arrive(self) -> SendQueue:
+        """Of the connections for bulk on several uplinks: one on the nearest uplink that has room, else the emptiest.
+
+        So an uplink with a longer way carries what the others have no room for, as far as it has some itself.
+        """
+        near = [queue for queue in self.bulk_queues if not queue.connection.receive.far] or self.bulk_queues
+        loads = [(queue.load, place) for place, queue in enumerate(near)]
+        room = [(near[place].kept.rtt_us, near[place].path) for load, place in loads if load < 1]  # type: ignore[union-attr]
+        if room:
+            nearest = min(room)[1]
+            loads = [each for each in loads if near[each[1]].path == nearest]
+        return near[min(loads)[1]]
 
     def place_of(self, lane: int, light: bool) -> int:
         """Where in queues_for() the queue of the plain blocks of a lane is."""

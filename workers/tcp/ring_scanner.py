@@ -162,7 +162,8 @@ class RingScanner:
                     continue
             reader.unfinished[index] += 1
             if queues:
-                queue = queues[place % len(queues)]
+                is_free = peer.has_paths and not light  # the encoder has chosen the worker alone
+                queue = peer.first_to_arrive() if is_free else queues[place % len(queues)]
                 if voice:
                     queue.put_voice(item)
                 else:

@@ -15,7 +15,7 @@ from pipeline.fec.shard import RUN_BYTES
 from pipeline.sealing.records import RecordWriter
 from pipeline.transport.connection import Connection
 from workers.tcp.send_item import SendItem
-from workers.tcp.send_queue import BURST_BYTES, BURST_VIEWS, Offered, Pieces, SendQueue
+from workers.tcp.send_queue import BURST_VIEWS, Offered, Pieces, SendQueue
 
 
 class SealedSendQueue(SendQueue):
@@ -32,7 +32,7 @@ class SealedSendQueue(SendQueue):
         size = sum(map(len, views))
         offered: list[tuple[SendItem, int, int]] = []  # an item, where its pieces begin, and their bytes
         for item in chain(self.light, self.bulk) if bulk else self.light:
-            if size >= BURST_BYTES or len(views) >= BURST_VIEWS:
+            if size >= self.burst_bytes or len(views) >= BURST_VIEWS:
                 break
             head, body = item.head, item.body
             if head is None:

@@ -50,6 +50,7 @@ class SendQueue:
         self.retry_at = 0  # when a connection that has been full for long is tried again
         self.stalled = False  # full for so long that others carry what waits
         self.broken = False  # a write failed: the inbound duty will take the connection off the list
+        self.burst_bytes = BURST_BYTES  # in one call
         self.mixed = False  # copied items may stand behind items that are in slots
         self.kept: KeptItems | None = None  # what was sent and is not acknowledged, if the connection has an uplink
 
@@ -68,6 +69,14 @@ class SendQueue:
         """Whether its uplink is silent: it gets nothing more, unless all are."""
         return self.connection.send.late
 
+    @property
+    def load(self) -> float:
+        """On an uplink, how much it holds of what it can have on its way; with 1 or more it is full."""
+        kept = self.kept
+        if kept is None:
+            return 0.0
+        return (kept.outstanding + sum(item.size for item in self.bulk)) / kept.room
+
     def of_class(self, light: bool) -> deque[SendItem]:
         return self.light if light else self.bulk
 
@@ -80,7 +89,7 @@ class SendQueue:
         """
         channel = self.connection.channel
         if channel is None:
-            views, size, items = self._gather(BURST_BYTES, bulk)
+            views, size, items = self._gather(self.burst_bytes, bulk)
             sent = self.connection.socket.sendmsg(views)
             return sent, self._advance(sent, items), sent == size
         done = 0

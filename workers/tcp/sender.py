@@ -44,6 +44,7 @@ from workers.tcp.send_queue import SendQueue
 TICK_NS = 100_000_000
 BLOCKED_PAUSE_S = 0.001  # how long to wait on full sockets while a ring may have something for another
 STUCK_NS = 20_000_000  # a connection that has taken nothing for so long is not waited for
+HELD_PAUSE_NS = 2_000_000  # while a connection on an uplink holds as much as it delivers soon
 RETRY_NS = 5_000_000  # but tried again so often
 EXCUSE_NS = 500_000_000  # an end whose bytes wait unread may have asked: it hears something so often
 
@@ -68,8 +69,8 @@ class Sender:
         self._keepalive_ns = int(attachment.settings.keepalive * 1e9)
         self._noise = attachment.settings.noise
         self._full: list[SendQueue] = []
-        self._limited: list[SendQueue] = []  # those of peers that have used up their rate
-        self._credit_at = 0  # when the first of those peers may be sent to again; 0: there is none
+        self._limited: list[SendQueue] = []  # of peers that have used up their rate, or of uplinks that hold enough
+        self._credit_at = 0  # when the first of those may be sent to again; 0: there is none
         self._more = False  # a queue has more than goes into one sendmsg
         self._broken = False  # a write failed: nothing to do before the connections change
         self._next_tick = 0
@@ -153,24 +154,17 @@ class Sender:
         has_credit = peer.bucket.in_credit(now)
         if not has_credit and not self._passes_limit(queue, peer, now):
             return
+        has_room = self._watch.has_room(queue, now)
+        if not has_room and not self._passes_uplink(queue, now):
+            return
         if queue.full_since and now - queue.full_since > STUCK_NS and now < queue.retry_at:
             self._full.append(queue)
             return
-        self._watch.note_send(queue, now)
-        try:
-            sent, frames, took_all = queue.send(bulk=has_credit)
-            self._more |= took_all and (not queue.idle if has_credit else bool(queue.light))
-        except BlockingIOError:
-            sent = frames = 0
-            took_all = False
-        except OSError as error:
-            connection.write_failed(error)
-            queue.broken = True
-            self._broken = True
+        sent, frames, took_all = self._write(queue, has_credit and has_room)
+        if queue.broken:
             return
-        counters = self._counters
         if not took_all:
-            counters[_SOCKET_FULL_WAITS] += 1
+            self._counters[_SOCKET_FULL_WAITS] += 1
             queue.retry_at = now + RETRY_NS
             self._full.append(queue)
         elif queue.idle:
@@ -187,6 +181,25 @@ class Sender:
         elif not took_all and not queue.full_since:
             queue.full_since = now
 
+    def _write(self, queue: SendQueue, bulk: bool) -> tuple[int, int, bool]:
+        """Bytes sent, items finished, whether the socket took all. A queue whose connection has failed is broken."""
+        try:
+            sent, frames, took_all = queue.send(bulk=bulk)
+        except BlockingIOError:
+            return 0, 0, False
+        except OSError as error:
+            queue.connection.write_failed(error)
+            queue.broken = self._broken = True
+            return 0, 0, False
+        self._more |= took_all and (not queue.idle if bulk else bool(queue.light))
+        return sent, frames, took_all
+
+    def _passes_uplink(self, queue: SendQueue, now: int) -> bool:
+        """Let a queue wait whose connection holds as much as it delivers soon. Whether its light items go on."""
+        self._limited.append(queue)
+        self._look_again(now + HELD_PAUSE_NS)
+        return bool(queue.light)
+
     def _passes_limit(self, queue: SendQueue, peer: PeerSender, now: int) -> bool:
         """Let a queue of a peer that has used up its rate wait. Whether its light items go on."""
         self._limited.append(queue)
@@ -198,8 +211,10 @@ class Sender:
 
     def _wait_for(self, bucket: SharedBucket) -> None:
         """Look again when this bucket is in credit."""
-        credit_at = bucket.credit_at()
-        self._credit_at = min(credit_at, self._credit_at) if self._credit_at else credit_at
+        self._look_again(bucket.credit_at())
+
+    def _look_again(self, at: int) -> None:
+        self._credit_at = min(at, self._credit_at) if self._credit_at else at
 
     def _relieve(self, now: int) -> None:
         """Free the slots, and the queues, that full connections hold up."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.counters import ID
+from pipeline.policy.path_silence import OVERDUE_NS
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.transport.tcp_info import Acknowledged
 from pipeline.wire import framing
@@ -46,7 +47,7 @@ class Bench:
         )
 
     def _read(self, sock: object) -> Acknowledged:
-        return Acknowledged((self.now - self.heard[sock]) // MS, 20_000, 1000)
+        return Acknowledged(1448, (self.now - self.heard[sock]) // MS, 20_000, 1000, 10, 20_000, 0)
 
     def hear(self, *queues: SendQueue) -> None:
         for queue in queues:
@@ -104,13 +105,14 @@ def test_what_is_acknowledged_is_not_sent_again(ends: Ends, monkeypatch: pytest.
     assert bench.came(wwan) == [3]
 
 
-def test_an_uplink_on_which_acknowledgements_come_keeps_what_it_has_for_long(
+def test_an_uplink_on_which_acknowledgements_come_keeps_what_it_has_unless_that_takes_too_long(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(ends, monkeypatch, ETH, WWAN)
-    eth, _ = bench.queues
+    eth, wwan = bench.queues
     bench.send(eth, 1)
-    assert bench.pass_time(2000, eth) == [] and not eth.late
+    assert bench.pass_time(OVERDUE_NS // MS, eth) == [] and not eth.late
+    assert wwan in bench.pass_time(100, eth), "it has become slow"
 
 
 def test_a_late_connection_gets_nothing_until_something_is_heard_on_it(
@@ -205,3 +207,46 @@ def test_traffic_classes_have_connections_of_their_own_on_each_uplink(
     bench.send(bench.queues[1], 2, light=True)
     bench.pass_time(100, *bench.queues[2:])
     assert bench.came(bench.queues[2]) == [1] and bench.came(bench.queues[3]) == [2]
+
+
+# -- which connection gets a run of bulk
+
+
+def load(queue: SendQueue, share: float) -> None:
+    """Let the connection hold so much of its room."""
+    assert queue.kept is not None
+    queue.kept.note_given(int(share * queue.kept.room) - queue.kept.outstanding)
+
+
+def test_bulk_goes_on_the_nearest_uplink_that_has_room_and_else_where_most_is_left(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(ends, monkeypatch, WWAN, ETH, ETH)
+    wwan, first, second = bench.queues
+    for queue, rtt_us in ((wwan, 60_000), (first, 20_000), (second, 21_000)):
+        assert queue.kept is not None
+        queue.kept.rtt_us = rtt_us
+    assert bench.peer.first_to_arrive() is first
+    load(first, 0.5)
+    assert bench.peer.first_to_arrive() is second, "both are on the nearest one"
+    load(first, 1.1)
+    load(second, 1.2)
+    assert bench.peer.first_to_arrive() is wwan
+    load(wwan, 1.15)
+    assert bench.peer.first_to_arrive() is first
+    first.connection.receive.far = second.connection.receive.far = True
+    assert bench.peer.first_to_arrive() is wwan
+
+
+def test_a_connection_that_holds_as_much_as_it_delivers_soon_gets_no_more_in_one_call_than_it_has_room_for(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(ends, monkeypatch, ETH, WWAN)
+    eth, _ = bench.queues
+    assert bench.watch.has_room(eth, bench.now)
+    assert eth.kept is not None
+    assert eth.burst_bytes == eth.kept.room
+    load(eth, 1.0)
+    assert not bench.watch.has_room(eth, bench.now)
+    bench.acknowledges.add(eth.connection.socket)
+    assert bench.watch.has_room(eth, bench.now)

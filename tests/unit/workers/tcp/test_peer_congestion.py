@@ -14,6 +14,7 @@ from pipeline.transport import socket_options
 from pipeline.transport.connection import ESTABLISHED, Connection
 from pipeline.transport.socket_options import congestion_control
 from pipeline.transport.tcp_info import TcpInfo
+from pipeline.wire.uplink import Uplink
 from tests.harness.tls_ends import tcp_pair
 from workers.tcp import peer_congestion
 from workers.tcp.peer_congestion import AGAIN_NS, PeerCongestion
@@ -56,10 +57,11 @@ class Ends:
         self.has[sock] = name
         return True
 
-    def connect(self) -> Connection:
+    def connect(self, uplink: Uplink | None = None) -> Connection:
         near, far = tcp_pair()
         self.sockets += [near, far]
         made = Connection(near, near.getpeername(), ESTABLISHED, len(self.sockets), 0)
+        made.uplink = uplink
         self.infos[made] = TcpInfo(0, 0, MSS, 0, 40_000, 0, 0, 0, 40_000, 0)
         self.congestion.begin(made, self.now)
         return made
@@ -102,6 +104,15 @@ def test_all_connections_follow_the_path_there_and_back(ends: Callable[..., Ends
     assert path.tick(2 * CALM_LEAST_NS // TICK) == [calm] * 3
     assert path.counters[ID["tcp.controls_changed"]] == 2
     assert path.handed == []
+
+
+def test_a_connection_on_one_of_several_uplinks_has_bbr_from_its_beginning(ends: Callable[..., Ends]) -> None:
+    path = ends()
+    path.connect(uplink=Uplink(0, "eth0", False))
+    assert path.tick() == ["bbr"]
+    path.tick(2 * CALM_LEAST_NS // TICK)
+    assert path.tick(100, WHOLE._replace(data_segs_out=20_000)) == ["bbr"]
+    assert path.congestion.worn is None
 
 
 def test_a_name_is_set_on_each_connection_whatever_is_lost(ends: Callable[..., Ends]) -> None:
