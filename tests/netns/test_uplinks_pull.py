@@ -78,7 +78,7 @@ def test_a_cable_that_is_away_until_its_connections_have_timed_out_costs_no_pack
         for instance in instances:
             eventually(
                 lambda: instance.counter("tcp.connections_lost"),  # by our own timeout, or by the kernel's
-                30.0,
+                20.0,
                 f"a connection of {instance.name} has ended for want of an answer",
             )
         go_on(*running)

@@ -3,6 +3,7 @@
 Looked at every LOOK_NS while anything that was sent has no answer:
 
     1. drop      what the other end's kernel has acknowledged (`workers.tcp.kept_items`)
+                 and how much each connection has room for: what TCP lets it have on its way, and what it delivers soon
     2. late      which connections are silent (`pipeline.policy.path_silence`)
     3. move      what these have sent, and what waits in their queues, goes to others, ahead of what waits there. Late
                  ones get nothing more until all that they took has arrived

@@ -10,7 +10,8 @@ for STALL_NS, and for which the kernel waits beyond its retransmission timeout, 
 well. The pauses that BBR makes by itself (PROBE_RTT) do not count.
 
 A peer with several uplinks has paths. A connection whose uplink is silent gets nothing (`workers.tcp.path_watch`), and
-one on a backup gets nothing while one on a main uplink is there. Each ordinal stands for its own connection then.
+one on a backup gets nothing while one on a main uplink is there. A run of bulk goes where it arrives first, whatever
+its number; of light copies each number stands for its own connection.
 
 Owned by the outbound duty.
 """
@@ -99,7 +100,7 @@ class PeerSender:
         """
         near = [queue for queue in self.bulk_queues if not queue.connection.receive.far] or self.bulk_queues
         loads = [(queue.load, place) for place, queue in enumerate(near)]
-        room = [(near[place].kept.rtt_us, near[place].path) for load, place in loads if load < 1]  # type: ignore[union-attr]
+        room = [(near[place].rtt_us, near[place].path) for load, place in loads if load < 1]
         if room:
             nearest = min(room)[1]
             loads = [each for each in loads if near[each[1]].path == nearest]

@@ -70,6 +70,11 @@ class SendQueue:
         return self.connection.send.late
 
     @property
+    def rtt_us(self) -> int:
+        """The round trip on its uplink at the last look; 0 without one."""
+        return self.kept.rtt_us if self.kept is not None else 0
+
+    @property
     def load(self) -> float:
         """On an uplink, how much it holds of what it can have on its way; with 1 or more it is full."""
         kept = self.kept

@@ -250,3 +250,17 @@ def test_a_connection_that_holds_as_much_as_it_delivers_soon_gets_no_more_in_one
     assert not bench.watch.has_room(eth, bench.now)
     bench.acknowledges.add(eth.connection.socket)
     assert bench.watch.has_room(eth, bench.now)
+
+
+def test_a_connection_of_before_the_client_had_uplinks_may_be_among_the_others(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(ends, monkeypatch, ETH, WWAN)
+    earlier = ends.queue()
+    bench.hear(earlier)
+    bench.peer.set_queues([*bench.queues, earlier])
+    assert bench.peer.first_to_arrive() in bench.peer.bulk_queues
+    assert bench.watch.has_room(earlier, bench.now)
+    bench.send(bench.queues[0], 1)
+    bench.pass_time(200, bench.queues[1])
+    assert bench.queues[0] not in bench.peer.bulk_queues
