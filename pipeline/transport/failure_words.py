@@ -17,6 +17,7 @@ WITHOUT_NEWS = frozenset({NO_ROUTE})
 """Reasons of an address that are normal on a machine with one family of addresses."""
 
 OF_SOCKETS = {
+    0: "refused on the way, and the kernel has lost the reason",  # SO_ERROR of a closed socket, one in thousands
     errno.ECONNREFUSED: "connection refused: nothing listens on this port there",
     errno.ETIMEDOUT: "no answer",
     errno.ENETUNREACH: NO_ROUTE,

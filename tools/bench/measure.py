@@ -11,7 +11,7 @@ import os
 import shutil
 import statistics
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,15 +44,24 @@ def tcp_gbit(source: Namespace, sink: Namespace, address: str, seconds: float, s
 
 
 def udp_packets(source: Namespace, sink: Namespace, address: str, seconds: float) -> float:
-    """Packets of 200 payload bytes received a second, sent as fast as one sender can.
-
-    The time ends with the last packet, to SERVER_INTERVAL. iperf3's own ends with a word on its control connection,
-    which a full queue may drop and hold up for seconds.
-    """
+    """Packets of 200 payload bytes received a second, sent as fast as one sender can."""
     said = _iperf(source, sink, address, seconds, "-u", "-b", 0, "-l", UDP_PAYLOAD_BYTES, "--get-server-output")
-    received = [interval["sum"] for interval in said["server_output_json"]["intervals"]]
-    packets = sum(interval["packets"] - interval["lost_packets"] for interval in received)
-    return packets / max((interval["end"] for interval in received if interval["bytes"]), default=seconds)
+    return received_rate([interval["sum"] for interval in said["server_output_json"]["intervals"]])
+
+
+def received_rate(intervals: Sequence[Mapping[str, float]]) -> float:
+    """Packets received a second, from iperf3's intervals of about SERVER_INTERVAL.
+
+    The time ends with the last packet, to an interval. iperf3's own ends with a word on its control connection, which a
+    full queue may drop and hold up for seconds. That holds up the first and the last interval too: neither counts if
+    there are others.
+    """
+    arrived = [at for at, interval in enumerate(intervals) if interval["bytes"]]
+    if not arrived:
+        return 0.0
+    whole = intervals[1 : arrived[-1]] if len(arrived) > 2 else intervals[: arrived[-1] + 1]
+    packets = sum(interval["packets"] - interval["lost_packets"] for interval in whole)
+    return packets / sum(interval["end"] - interval["start"] for interval in whole)
 
 
 def ping_idle(source: Namespace, sink: Namespace, address: str, seconds: float) -> Pings:

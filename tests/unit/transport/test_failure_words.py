@@ -65,6 +65,10 @@ def test_every_errno_has_words(number: int) -> None:
     assert of_errno(number)
 
 
+def test_a_refusal_whose_errno_the_kernel_has_lost_is_no_success() -> None:
+    assert of_errno(0).startswith("refused on the way")
+
+
 def test_a_text_of_our_own_stays() -> None:
     assert of_error(ConnectionResetError(errno.ECONNRESET, "the stream ended without close_notify")) == (
         "the stream ended without close_notify"
