@@ -2,27 +2,23 @@
 
 A check takes a Config and yields a violation (path, expected, given) for each broken rule. CHECKS says which settings
 each check reads. A check is skipped while one of these is invalid by itself, so that one mistake gives one problem.
-The rules of encryption, keys and peers are in security_checks.
+The rules of addresses and ports are in address_checks, those of encryption, keys and peers in security_checks, those of
+uplinks in uplink_checks.
 """
 
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from pipeline.config import proxy_url, security_checks, uplink_checks
+from pipeline.config import address_checks, security_checks, uplink_checks
 from pipeline.config.schema import AUTO, WORKER_KINDS, Config
-from pipeline.config.security_checks import ONLY_ONCE, Violations
 from pipeline.config.values import (
-    ENDPOINT_FORM,
     INTERFACE_FORM,
-    WEBSOCKET_PATH_FORM,
-    SrvName,
     parse_address,
-    parse_endpoint,
     parse_interface,
     parse_prefix,
-    parse_remote,
 )
+from pipeline.config.violation import ONLY_ONCE, Violations, each_once
 from pipeline.packet.flow_rules import RULE_FORM, FlowRules
 from pipeline.packet.marks import parse_dscp
 from pipeline.policy.targets import ANY, GROUP, parse_target
@@ -38,152 +34,16 @@ RESERVED_DOMAINS = {
 }
 
 
-def local_addr(config: Config) -> Violations:
-    try:
-        parse_endpoint(config.local_addr)
-    except ValueError as expected:
-        yield "local_addr", str(expected), config.local_addr
-
-
-def remote_addr(config: Config) -> Violations:
-    given = config.remote_addr
-    if isinstance(given, str):
-        yield from _dialable("remote_addr", given)
-        return
-    seen = set()
-    for index, text in enumerate(given):
-        found = (
-            list(_dialable(f"remote_addr[{index}]", text))
-            if text
-            else [(f"remote_addr[{index}]", 'a server, such as "192.0.2.1:9000"', text)]
-        )
-        yield from found
-        if not found:
-            remote = parse_remote(text)
-            if remote in seen:
-                yield f"remote_addr[{index}]", ONLY_ONCE, text
-            seen.add(remote)
-
-
-def proxy(config: Config) -> Violations:
-    """A password in it is not shown."""
-    if not config.proxy or not config.remote_addr:
-        return
-    try:
-        named = config.named_proxy
-    except ValueError as expected:
-        where = ", in https_proxy or all_proxy" if config.proxy == proxy_url.ENVIRONMENT else ""
-        yield "proxy", f"{expected}{where}", proxy_url.without_login(config.proxy)
-        return
-    if config.proxy and config.proxy_command:
-        yield "proxy_command", "nothing beside `proxy`: one way to the server is enough", list(config.proxy_command)
-    if config.proxy == proxy_url.ENVIRONMENT:
-        hosts = [each[0] for each in config.remotes]
-        others = [host for host in hosts if proxy_url.of_environment(host) != named]
-        if others:
-            found = f"{others[0]} goes another way than {config.remote_endpoint.host}"
-            yield "proxy", "one way to all servers: no_proxy has to name all or none of them", found
-    if named is not None and any("%" in each.host for each in config.remote_endpoints):
-        yield "remote_addr", "addresses that the proxy can reach, without an interface of this machine", ""
-
-
-def websocket(config: Config) -> Violations:
-    if not config.websocket or not config.remote_addr:
-        return
-    try:
-        url = proxy_url.parse_websocket(config.websocket)
-    except ValueError as expected:
-        yield "websocket", str(expected), proxy_url.without_login(config.websocket)
-        return
-    if config.proxy_command:
-        yield "proxy_command", "nothing beside `websocket`: one way to the server is enough", list(config.proxy_command)
-    elif config.proxy and config.named_proxy is not None and config.named_proxy.scheme == "https":
-        yield "proxy", f"a proxy without TLS, or none, with {url.scheme}://", proxy_url.without_login(config.proxy)
-    elif config.has_several_servers:
-        yield "remote_addr", "one server with `websocket`: its URL leads to one", config.remote_text
-
-
-def websocket_addr(config: Config) -> Violations:
-    try:
-        endpoint = config.websocket_endpoint
-    except ValueError as expected:
-        yield "websocket_addr", str(expected), config.websocket_addr
-        return
-    if endpoint is None:
-        return
-    if endpoint.port == 0:
-        yield "websocket_addr", "a port of 1 to 65535", config.websocket_addr
-    elif endpoint.address is None and not endpoint.is_loopback:
-        yield (
-            "websocket_addr",
-            'an address of this machine, such as "10.0.0.1:8080", and no name',
-            config.websocket_addr,
-        )
-    elif endpoint == config.listen_endpoint:
-        yield "websocket_addr", "another port than that of local_addr", config.websocket_addr
-    elif not config.websocket_path:
-        yield "websocket_path", f"{WEBSOCKET_PATH_FORM}: web servers in front pass on WebSockets of this path", ""
-
-
-def websocket_proxies(config: Config) -> Violations:
-    texts = {f"websocket_proxies[{i}]": text for i, text in enumerate(config.websocket_proxies)}
-    yield from _each_once(texts, parse_prefix)
-
-
-def public_addr(config: Config) -> Violations:
-    given = config.public_addr
-    if isinstance(given, str):
-        yield from _dialable("public_addr", given)
-        return
-    if not given:
-        yield "public_addr", 'at least one server, or ""', []
-    for index, text in enumerate(given):
-        if text:
-            yield from _dialable(f"public_addr[{index}]", text)
-        else:
-            yield f"public_addr[{index}]", ENDPOINT_FORM, text
-        if text in given[:index]:
-            yield f"public_addr[{index}]", ONLY_ONCE, text
-
-
-def fallback(config: Config) -> Violations:
-    for name in ("fallback", "fallback_h2", "fallback_plain"):
-        text = getattr(config, name)
-        problems = list(_dialable(name, text))
-        if text and not problems and parse_endpoint(text).address is None:
-            problems = [(name, 'an address and a port, such as "127.0.0.1:8080", and no name', text)]
-        yield from problems
-
-
-def _dialable(name: str, text: str) -> Violations:
-    if not text:
-        return
-    is_remote = name.startswith("remote_addr")
-    try:
-        endpoint = parse_remote(text) if is_remote else parse_endpoint(text)
-    except ValueError as expected:
-        yield name, str(expected), text
-        return
-    if isinstance(endpoint, SrvName):
-        return
-    if text.startswith(":"):
-        yield name, "a host before the colon", text
-    elif endpoint.port == 0:
-        yield name, "a port of 1 to 65535", text
-    elif is_remote and endpoint.lacks_zone:
-        yield name, f'the interface in a link-local address, such as "[{endpoint.host}%eth0]:{endpoint.port}"', text
-
-
 def tunnel_addr(config: Config) -> Violations:
     given = config.tunnel_addr
     if given == AUTO:
         return
     if isinstance(given, str):
-        yield from _each_once({"tunnel_addr": given}, _tunnel_ip)
+        yield from each_once({"tunnel_addr": given}, _tunnel_ip)
     elif given is not None:
         if not given:
             yield "tunnel_addr", "at least one address", given
-        yield from _each_once({f"tunnel_addr[{i}]": text for i, text in enumerate(given)}, _tunnel_ip)
+        yield from each_once({f"tunnel_addr[{i}]": text for i, text in enumerate(given)}, _tunnel_ip)
 
 
 def _tunnel_ip(text: str) -> Any:
@@ -201,29 +61,24 @@ def required(config: Config) -> Violations:
 
 
 def routes(config: Config) -> Violations:
-    yield from _each_once({f"routes[{i}]": text for i, text in enumerate(config.routes)}, parse_prefix)
+    yield from each_once({f"routes[{i}]": text for i, text in enumerate(config.routes)}, parse_prefix)
 
 
 def accept_routes(config: Config) -> Violations:
     given = config.accept_routes
     if not isinstance(given, bool):
-        yield from _each_once({f"accept_routes[{i}]": text for i, text in enumerate(given)}, parse_prefix)
+        yield from each_once({f"accept_routes[{i}]": text for i, text in enumerate(given)}, parse_prefix)
 
 
 def push_routes(config: Config) -> Violations:
     if len(config.push_routes) > PUSHED_ROUTES_MAX:
         yield "push_routes", f"at most {PUSHED_ROUTES_MAX}: a WELCOME holds no more", len(config.push_routes)
-    yield from _each_once({f"push_routes[{i}]": text for i, text in enumerate(config.push_routes)}, parse_prefix)
+    yield from each_once({f"push_routes[{i}]": text for i, text in enumerate(config.push_routes)}, parse_prefix)
 
 
 def names(config: Config) -> Violations:
     if use := RESERVED_DOMAINS.get(config.names.rpartition(".")[2]):
         yield "names", f'another domain, such as "tunnel": this one is {use}', config.names
-
-
-def proxies(config: Config) -> Violations:
-    texts = {f"proxy_protocol_from[{i}]": text for i, text in enumerate(config.proxy_protocol_from)}
-    yield from _each_once(texts, parse_prefix)
 
 
 def reach(config: Config) -> Violations:
@@ -239,7 +94,7 @@ def reach(config: Config) -> Violations:
         if len(set(peer.groups)) < len(peer.groups):
             yield f"peers[{index}].groups", ONLY_ONCE, list(peer.groups)
     for path, targets in written.items():
-        yield from _each_once({f"{path}[{i}]": text for i, text in enumerate(targets)}, parse_target)
+        yield from each_once({f"{path}[{i}]": text for i, text in enumerate(targets)}, parse_target)
         for i, text in enumerate(targets):
             try:
                 target = parse_target(text)
@@ -257,7 +112,7 @@ def compat_reach(config: Config) -> Violations:
 
 def dns(config: Config) -> Violations:
     for name, given in (("dns", () if config.dns == AUTO else config.dns), ("push_dns", config.push_dns)):
-        yield from _each_once({f"{name}[{i}]": text for i, text in enumerate(given)}, parse_address)
+        yield from each_once({f"{name}[{i}]": text for i, text in enumerate(given)}, parse_address)
         if len(given) > DNS_SERVERS_MAX:
             yield name, f"at most {DNS_SERVERS_MAX}", len(given)
 
@@ -268,19 +123,6 @@ def full_tunnel(config: Config) -> Violations:
             "a system user of the workers' own, or nothing, with full_tunnel: their connections go around the tunnel"
         )
         yield "user", expected, config.user
-
-
-def _each_once(texts: dict[str, str], parse: Callable[[str], Any]) -> Violations:
-    seen = set()
-    for path, text in texts.items():
-        try:
-            value = parse(text)
-        except ValueError as expected:
-            yield path, str(expected), text
-            continue
-        if value in seen:
-            yield path, ONLY_ONCE, text
-        seen.add(value)
 
 
 def affinity(config: Config) -> Violations:
@@ -375,26 +217,6 @@ def fec(config: Config) -> Violations:
         yield "fec_parity", 'at least 1, or fec "off"', 0
 
 
-def metrics_addr(config: Config) -> Violations:
-    try:
-        endpoint = config.metrics_endpoint
-    except ValueError as expected:
-        yield "metrics_addr", str(expected), config.metrics_addr
-        return
-    if endpoint is None:
-        return
-    if endpoint.port == 0:
-        yield "metrics_addr", "a port of 1 to 65535", config.metrics_addr
-    elif endpoint.address is None and not endpoint.is_loopback:
-        yield "metrics_addr", 'an address of this machine, such as "10.0.0.1:9100", and no name', config.metrics_addr
-    elif not (endpoint.is_loopback or config.metrics_token_file):
-        expected_path = (
-            f"the path of a file with a token, because {config.metrics_addr} is no loopback address: others would see "
-            "peers and addresses. Make a token with `tunnel-supervisor genkey`, or set metrics_addr to a port alone"
-        )
-        yield "metrics_token_file", expected_path, ""
-
-
 def state_dir(config: Config) -> Violations:
     if not config.state_dir.startswith("/"):
         expected = "a path beginning with /: every later start, from any directory, must find this directory again"
@@ -428,14 +250,14 @@ class Check(NamedTuple):
 
 
 CHECKS = (
-    Check(local_addr, ("local_addr",)),
-    Check(remote_addr, ("remote_addr",)),
+    Check(address_checks.local_addr, ("local_addr",)),
+    Check(address_checks.remote_addr, ("remote_addr",)),
     Check(tunnel_addr, ("tunnel_addr",)),
-    Check(public_addr, ("public_addr",)),
-    Check(proxies, ("proxy_protocol_from",)),
-    Check(websocket_addr, ("websocket_addr", "websocket_path", "local_addr")),
-    Check(websocket_proxies, ("websocket_proxies",)),
-    Check(fallback, ("fallback", "fallback_h2", "fallback_plain")),
+    Check(address_checks.public_addr, ("public_addr",)),
+    Check(address_checks.proxy_protocol_from, ("proxy_protocol_from",)),
+    Check(address_checks.websocket_addr, ("websocket_addr", "websocket_path", "local_addr")),
+    Check(address_checks.websocket_proxies, ("websocket_proxies",)),
+    Check(address_checks.fallback, ("fallback", "fallback_h2", "fallback_plain")),
     Check(routes, ("routes",)),
     Check(accept_routes, ("accept_routes",)),
     Check(push_routes, ("push_routes",)),
@@ -447,11 +269,11 @@ CHECKS = (
     Check(state_dir, ("state_dir",)),
     Check(commands, ("on", "proxy_command")),
     Check(quota, ("mode", "accounting", "quota_gb", "peers")),
-    Check(metrics_addr, ("metrics_addr", "metrics_token_file")),
+    Check(address_checks.metrics_addr, ("metrics_addr", "metrics_token_file")),
     Check(security_checks.peers, ("peers",)),
     Check(security_checks.server_name, ("tls_server_name",)),
-    Check(proxy, ("proxy", "proxy_command", "remote_addr")),
-    Check(websocket, ("websocket", "proxy", "proxy_command", "remote_addr")),
+    Check(address_checks.proxy, ("proxy", "proxy_command", "remote_addr")),
+    Check(address_checks.websocket, ("websocket", "proxy", "proxy_command", "remote_addr")),
     Check(required, ("mode", "compat", "remote_addr", "tunnel_addr")),
     Check(uplink_checks.interfaces, ("uplinks", "tun_name")),
     Check(uplink_checks.others, ("uplinks", "mode", "compat", "fec", "proxy", "proxy_command", "websocket")),

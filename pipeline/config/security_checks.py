@@ -5,19 +5,15 @@ These checks have the form that `checks` describes; its table CHECKS lists them.
 
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any
 
 from pipeline.config.peer import PROOFS, Peer
 from pipeline.config.schema import Config
 from pipeline.config.values import check_host, parse_address, parse_prefix
+from pipeline.config.violation import ONLY_ONCE, Violations
 from pipeline.packet.address_pool import AddressPool
 from pipeline.shm.layout import ROUTES_MAX
 
-Violations = Iterator[tuple[str, str, Any]]
-"""Path, expected, given."""
-
 HTTP_1 = "http/1.1"  # the ALPN name (RFC 7301, 6)
-ONLY_ONCE = "each value only once"
 
 
 # -- encryption

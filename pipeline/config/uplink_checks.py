@@ -1,7 +1,7 @@
 """Rules about the uplinks of a client, as those in `checks`."""
 
 from pipeline.config.schema import Config
-from pipeline.config.security_checks import ONLY_ONCE, Violations
+from pipeline.config.violation import ONLY_ONCE, Violations
 from pipeline.wire.uplink import UPLINKS_MAX
 
 UPLINKS_MIN = 2
