@@ -28,7 +28,7 @@ from tests.harness.tls_ends import issue
 from tests.netns.harness.hub import Hub, reaches
 from tests.netns.harness.nginx import Nginx
 from tests.reference.blocks import frame
-from tests.reference.client import HELLO, is_bare_end
+from tests.reference.client import HELLO, read_to_end
 from tests.support import eventually
 from tools.lab.network import Lab, Node
 from tools.load import flows
@@ -196,17 +196,7 @@ class Seen(NamedTuple):
 
 def outcome(sock: socket.socket) -> Seen:
     """Read to the end."""
-    said = b""
-    try:
-        while data := sock.recv(65536):
-            said += data
-        how = "close_notify" if isinstance(sock, ssl.SSLSocket) else "closed"
-    except ssl.SSLError as error:
-        if not is_bare_end(error):
-            raise
-        how = "closed"
-    except ConnectionResetError:
-        how = "reset"
+    said, how = read_to_end(sock)
     return Seen(masked(said.decode("latin-1")), how)
 
 

@@ -22,7 +22,7 @@ import pytest
 from tests.netns.harness.handmade_clients import PLENTY, Dialer, EchoResponder, connect, inviting_server
 from tests.netns.harness.instance import Instance, server_config
 from tests.reference.blocks import FRAME, frame
-from tests.reference.client import BARE_END, CHALLENGE, HELLO, PROOF, VERSION, WireClient, is_bare_end, tls
+from tests.reference.client import BARE_END, CHALLENGE, HELLO, PROOF, VERSION, WireClient, read_to_end, tls
 from tests.support import eventually
 from tools.lab.network import Lab
 from tools.load import flows
@@ -85,18 +85,9 @@ def closings(server: Instance) -> dict[str, int]:
 
 def outcome(sock: socket.socket) -> Outcome:
     """Read to the end."""
-    began, said = time.monotonic(), b""
+    began = time.monotonic()
     sock.settimeout(END_SECONDS)
-    try:
-        while data := sock.recv(65536):
-            said += data
-        how = "close_notify" if isinstance(sock, ssl.SSLSocket) else "closed"
-    except ssl.SSLError as error:
-        if not is_bare_end(error):
-            raise
-        how = "closed"
-    except ConnectionResetError:
-        how = "reset"
+    said, how = read_to_end(sock)
     return Outcome(said, how, time.monotonic() - began)
 
 

@@ -486,6 +486,21 @@ def is_bare_end(error: OSError) -> bool:
     return isinstance(error, ssl.SSLError) and re.search(BARE_END, str(error)) is not None
 
 
+def read_to_end(sock: socket.socket) -> tuple[bytes, str]:
+    """All that still comes, and how it ended."""
+    said = b""
+    try:
+        while data := sock.recv(65536):
+            said += data
+    except ssl.SSLError as error:
+        if not is_bare_end(error):
+            raise
+        return said, "closed"
+    except ConnectionResetError:
+        return said, "reset"
+    return said, "close_notify" if isinstance(sock, ssl.SSLSocket) else "closed"
+
+
 def _how(error: OSError) -> str:
     if is_bare_end(error):
         return "closed"

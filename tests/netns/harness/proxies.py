@@ -70,14 +70,17 @@ http {{
         listen {at} ssl;
         ssl_certificate {pem};
         ssl_certificate_key {pem};
-        location = {path} {{
-            proxy_pass http://{backend};
-            proxy_http_version 1.1;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection "upgrade";
-            proxy_buffering off;
-        }}
+        {blocks}
     }}
+}}
+"""
+NGINX_WEBSOCKET = """
+location = {path} {{
+    proxy_pass http://{backend};
+    proxy_http_version 1.1;
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header Connection "upgrade";
+    proxy_buffering off;
 }}
 """
 
@@ -261,7 +264,8 @@ def nginx(node: Node, pem: Path, backend: str, directory: Path, name: str, path:
     own = directory / f"nginx-{port}"
     own.mkdir()
     file = own / "nginx.conf"
-    file.write_text(NGINX.format(own=own, pem=pem, at=f"{node.address}:{port}", backend=backend, path=path))
+    blocks = NGINX_WEBSOCKET.format(backend=backend, path=path)
+    file.write_text(NGINX.format(own=own, pem=pem, at=f"{node.address}:{port}", blocks=blocks))
     with run_proxy(node, "wss", node.address, port, ["nginx", "-e", own / "error.log", "-c", file], directory) as proxy:
         proxy.url = f"wss://{name}:{port}{path}"
         yield proxy

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.harness.proxies import RunningProxy, run_proxy
+from tests.netns.harness.proxies import NGINX, RunningProxy, run_proxy
 from tools.lab.network import Node
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "port-443.md"
@@ -22,28 +22,7 @@ HEADING = "## By a WebSocket"
 PATH, BACKEND = "/tunnel-8d1f", "127.0.0.1:8080"
 INDENT = "    "
 
-NGINX = """
-daemon off;
-user root;
-worker_processes 1;
-pid {own}/pid;
-events {{ worker_connections 100; }}
-http {{
-    access_log {own}/access.log;
-    client_body_temp_path {own}/body;
-    proxy_temp_path {own}/proxy;
-    fastcgi_temp_path {own}/fastcgi;
-    uwsgi_temp_path {own}/uwsgi;
-    scgi_temp_path {own}/scgi;
-    server {{
-        listen {at} ssl;
-        ssl_certificate {pem};
-        ssl_certificate_key {pem};
-        location / {{ return 200 "the site\\n"; }}
-        {block}
-    }}
-}}
-"""
+NGINX_SITE = 'location / { return 200 "the site\\n"; }\n'
 HAPROXY = """
 {block}
 backend web
@@ -85,7 +64,7 @@ def web_front(kind: str, node: Node, pem: Path, backend: str, directory: Path, n
     file, at = own / "config", f"{node.address}:{port}"
     block = documented(FIRST_LINES[kind]).replace(BACKEND, backend)
     if kind == "nginx":
-        file.write_text(NGINX.format(own=own, pem=pem, at=at, block=block))
+        file.write_text(NGINX.format(own=own, pem=pem, at=at, blocks=NGINX_SITE + block))
         argv = ["nginx", "-e", own / "error.log", "-c", file]
     elif kind == "haproxy":
         assert HAPROXY_BIND in block

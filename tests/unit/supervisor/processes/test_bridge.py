@@ -3,87 +3,53 @@
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from pipeline.config import parse
 from pipeline.credentials.tls_settings import TlsSettings
-from pipeline.supervisor.processes import bridge as module
 from pipeline.supervisor.processes.bridge import Bridge
 from pipeline.supervisor.processes.companion import HANG_NS
-from pipeline.supervisor.processes.precedence import Precedence
 from pipeline.wire.approach import BRIDGED, Proxy
+from tests.harness.companion_care import DIES, SECOND, WORKS, CompanionCare, Interpreter, Serve
 from tests.harness.config_problems import CLIENT
-from tests.support import eventually
 
-SECOND = 1_000_000_000
-WORKS = 'while printf . >&"$channel"; do sleep 0.02; done'
-DIES = "exit 7"
 COMMAND = {"proxy_command": ["/bin/cat"]}
 PLAIN = Proxy("http", "proxy.test", 3128)
 
-Serve = Callable[[selectors.BaseSelector], None]
-Interpreter = Callable[[str], None]
 
-
-class Care:
-    """A Bridge with a loop, at a clock that the test moves."""
-
-    def __init__(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.selector = selectors.DefaultSelector()
-        self.events: list[tuple[str, str]] = []
-        self.now = 1000 * SECOND
-        monkeypatch.setattr(module.time, "monotonic_ns", lambda: self.now)
-        self.bridge = Bridge(
-            None, self.selector, Precedence(), lambda kind, subject, text: self.events.append((kind, text))
-        )
-        self._serve = serve
+class Care(CompanionCare):
+    OWNER = Bridge
 
     def configure(self, through: Proxy | None = None, **settings: Any) -> Proxy | None:
         """What workers dial."""
-        way = self.bridge.way_of(parse(CLIENT | settings), TlsSettings(None, b"", b"", proxy=through))
-        self.bridge.apply()
+        way = self.owner.way_of(parse(CLIENT | settings), TlsSettings(None, b"", b"", proxy=through))
+        self.owner.apply()
         return way
-
-    def until(self, condition: Callable[[], object], step: float = 0.1) -> None:
-        def holds() -> bool:
-            self.now += int(step * SECOND)
-            self.bridge.tick(self.now)
-            self._serve(self.selector)
-            return bool(condition())
-
-        eventually(holds)
 
 
 @pytest.fixture
 def care(interpreter: Interpreter, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[Care]:
-    interpreter(WORKS)
-    made = Care(serve, monkeypatch)
-    yield made
-    made.bridge.close()
-    assert made.selector.get_map() == {}
-    made.selector.close()
-    assert psutil.Process().children() == []
+    with Care.run(interpreter, serve, monkeypatch) as made:
+        yield made
 
 
 @pytest.mark.parametrize("proxy", [None, PLAIN], ids=["no proxy", "a plain one"])
 def test_where_nothing_must_stay_around_a_connection_there_is_no_process(care: Care, proxy: Proxy | None) -> None:
     settings = {"proxy": "http://proxy.test:3128"} if proxy else {}
     assert care.configure(proxy, **settings) == proxy
-    assert care.bridge.pid == 0
+    assert care.owner.pid == 0
 
 
 def test_workers_dial_a_port_of_the_loopback_with_a_token_and_name_the_way_behind_it(care: Care) -> None:
     way = care.configure(**COMMAND)
     assert (way.scheme, way.host, str(way)) == (BRIDGED, "127.0.0.1", "proxy_command /bin/cat")
     assert len(way.login[1]) == 32
-    assert care.bridge.pid
+    assert care.owner.pid
     with socket.create_connection((way.host, way.port)):
         pass
     tls = care.configure(Proxy("https", "proxy.test", 443), proxy="https://proxy.test:443")
@@ -92,11 +58,11 @@ def test_workers_dial_a_port_of_the_loopback_with_a_token_and_name_the_way_behin
 
 def test_one_that_dies_comes_back_and_the_port_stays(care: Care) -> None:
     way = care.configure(**COMMAND)
-    pid = care.bridge.pid
+    pid = care.owner.pid
     os.kill(pid, signal.SIGKILL)
-    care.until(lambda: care.bridge.pid not in (0, pid))
+    care.until(lambda: care.owner.pid not in (0, pid))
     assert care.events == [("bridge-died", "signal 9")]
-    care.until(lambda: not care.bridge.notes)
+    care.until(lambda: not care.owner.notes)
     with socket.create_connection((way.host, way.port)):
         pass
 
@@ -107,25 +73,25 @@ def test_one_that_dies_again_and_again_is_tried_for_ever_ever_more_seldom(care: 
     began = care.now
     care.until(lambda: len(care.events) == 12, step=0.2)
     assert care.now - began > 20 * SECOND
-    assert care.bridge.notes == ["no connection through proxy_command /bin/cat: the bridge has died: exit status 7"]
+    assert care.owner.notes == ["no connection through proxy_command /bin/cat: the bridge has died: exit status 7"]
     interpreter(WORKS)
-    care.until(lambda: not care.bridge.notes, step=1.0)
+    care.until(lambda: not care.owner.notes, step=1.0)
 
 
 def test_one_without_a_sign_of_life_is_replaced(care: Care, interpreter: Interpreter) -> None:
     interpreter("exec sleep 60")
     care.configure(**COMMAND)
-    pid = care.bridge.pid
-    care.until(lambda: care.bridge.pid not in (0, pid), step=0.5)
+    pid = care.owner.pid
+    care.until(lambda: care.owner.pid not in (0, pid), step=0.5)
     assert care.events == [("bridge-died", f"no sign of life for {HANG_NS // SECOND} s")]
 
 
 def test_a_reload_replaces_it_only_for_another_way_and_ends_it_where_it_is_not_needed(care: Care) -> None:
     care.configure(**COMMAND)
-    pid = care.bridge.pid
+    pid = care.owner.pid
     care.configure(**COMMAND)
-    assert care.bridge.pid == pid
+    assert care.owner.pid == pid
     care.configure(proxy_command=["/bin/other"])
-    assert care.bridge.pid not in (0, pid)
+    assert care.owner.pid not in (0, pid)
     care.configure()
-    assert care.bridge.pid == 0
+    assert care.owner.pid == 0

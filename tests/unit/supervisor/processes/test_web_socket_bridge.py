@@ -3,68 +3,36 @@
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from pipeline.bridge.counts import Counts
 from pipeline.config import parse
-from pipeline.supervisor.processes import bridge as module
-from pipeline.supervisor.processes.precedence import Precedence
 from pipeline.supervisor.processes.web_socket_bridge import WebSocketBridge, plan_of
+from tests.harness.companion_care import SECOND, WORKS, CompanionCare, Interpreter, Serve
 from tests.harness.config_problems import SERVER
 from tests.support import eventually
 
-SECOND = 1_000_000_000
-WORKS = 'while printf . >&"$channel"; do sleep 0.02; done'
 COUNTS = Counts(open=3, opened=7)
 PATH = {"websocket_path": "/hidden"}
 
-Serve = Callable[[selectors.BaseSelector], None]
-Interpreter = Callable[[str], None]
 
-
-class Care:
-    """A WebSocketBridge with a loop, at a clock that the test moves."""
-
-    def __init__(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.selector = selectors.DefaultSelector()
-        self.events: list[tuple[str, str]] = []
-        self.now = 1000 * SECOND
-        monkeypatch.setattr(module.time, "monotonic_ns", lambda: self.now)
-        self.bridge = WebSocketBridge(
-            None, self.selector, Precedence(), lambda kind, subject, text: self.events.append((kind, text))
-        )
-        self._serve = serve
+class Care(CompanionCare):
+    OWNER = WebSocketBridge
 
     def configure(self, **settings: Any) -> None:
-        self.bridge.prepare(parse(SERVER | settings))
-        self.bridge.apply()
-
-    def until(self, condition: Callable[[], object], step: float = 0.1) -> None:
-        def holds() -> bool:
-            self.now += int(step * SECOND)
-            self.bridge.tick(self.now)
-            self._serve(self.selector)
-            return bool(condition())
-
-        eventually(holds)
+        self.owner.prepare(parse(SERVER | settings))
+        self.owner.apply()
 
 
 @pytest.fixture
 def care(interpreter: Interpreter, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[Care]:
-    interpreter(WORKS)
-    made = Care(serve, monkeypatch)
-    yield made
-    made.bridge.close()
-    assert made.selector.get_map() == {}
-    made.selector.close()
-    assert psutil.Process().children() == []
+    with Care.run(interpreter, serve, monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture
@@ -84,13 +52,13 @@ def is_free(port: int) -> bool:
 
 def test_without_the_setting_there_is_neither_process_nor_socket(care: Care) -> None:
     care.configure()
-    assert (care.bridge.pid, care.bridge.inner, care.bridge.status(), care.bridge.notes) == (0, None, None, [])
+    assert (care.owner.pid, care.owner.inner, care.owner.status(), care.owner.notes) == (0, None, None, [])
 
 
 def test_it_listens_for_web_servers_and_for_itself_before_tcp_workers(care: Care, port: int) -> None:
     care.configure(websocket_addr=port, **PATH)
-    assert care.bridge.pid and care.bridge.inner is not None
-    assert care.bridge.inner.getsockname()[0] == "127.0.0.1"
+    assert care.owner.pid and care.owner.inner is not None
+    assert care.owner.inner.getsockname()[0] == "127.0.0.1"
     with socket.create_connection(("127.0.0.1", port)):
         pass
 
@@ -101,11 +69,11 @@ def test_its_counts_are_in_the_status_and_those_of_a_process_that_has_gone_are_n
     text = "".join(f"\\{byte:03o}" for byte in COUNTS.packed())
     interpreter(f"while printf '{text}' >&\"$channel\"; do sleep 0.02; done")
     care.configure(websocket_addr=port, **PATH)
-    care.until(lambda: care.bridge.status() == {"pid": care.bridge.pid, **COUNTS._asdict()})
+    care.until(lambda: care.owner.status() == {"pid": care.owner.pid, **COUNTS._asdict()})
     interpreter(WORKS)
-    os.kill(care.bridge.pid, signal.SIGKILL)
-    care.until(lambda: care.events == [("bridge-died", "signal 9")] and care.bridge.pid)
-    assert care.bridge.status() == {"pid": care.bridge.pid, **Counts()._asdict()}
+    os.kill(care.owner.pid, signal.SIGKILL)
+    care.until(lambda: care.events == [("bridge-died", "signal 9")] and care.owner.pid)
+    assert care.owner.status() == {"pid": care.owner.pid, **Counts()._asdict()}
     with socket.create_connection(("127.0.0.1", port)):
         pass
 
@@ -119,8 +87,8 @@ def test_a_web_server_that_passes_no_upgrade_on_is_noted_until_one_comes(
         care.configure()
         care.configure(websocket_addr=port, **PATH)
         status = counts._asdict()
-        care.until(lambda: care.bridge.status() == {"pid": care.bridge.pid, **status})
-        assert ["Upgrade and Connection" in note for note in care.bridge.notes] == [True] * notes
+        care.until(lambda: care.owner.status() == {"pid": care.owner.pid, **status})
+        assert ["Upgrade and Connection" in note for note in care.owner.notes] == [True] * notes
 
 
 def test_an_address_that_is_taken_is_said_once_and_tried_again(
@@ -129,23 +97,23 @@ def test_an_address_that_is_taken_is_said_once_and_tried_again(
     with socket.create_server(("127.0.0.1", port)):
         care.configure(websocket_addr=port, **PATH)
         care.until(lambda: care.now > 1020 * SECOND, step=1.0)
-        (note,) = care.bridge.notes
-        assert "no connection by a WebSocket: websocket_addr 127.0.0.1" in note and not care.bridge.pid
-    care.until(lambda: care.bridge.pid, step=1.0)
-    assert care.bridge.notes == [] and caplog.text.count("trying again") == 1
+        (note,) = care.owner.notes
+        assert "no connection by a WebSocket: websocket_addr 127.0.0.1" in note and not care.owner.pid
+    care.until(lambda: care.owner.pid, step=1.0)
+    assert care.owner.notes == [] and caplog.text.count("trying again") == 1
 
 
 def test_a_reload_replaces_the_process_for_another_path_and_ends_it_where_it_is_not_wanted(
     care: Care, port: int
 ) -> None:
     care.configure(websocket_addr=port, **PATH)
-    pid, inner = care.bridge.pid, care.bridge.inner
+    pid, inner = care.owner.pid, care.owner.inner
     care.configure(websocket_addr=port, **PATH)
-    assert care.bridge.pid == pid
+    assert care.owner.pid == pid
     care.configure(websocket_addr=port, websocket_path="/another")
-    assert care.bridge.pid not in (0, pid) and care.bridge.inner is inner
+    assert care.owner.pid not in (0, pid) and care.owner.inner is inner
     care.configure()
-    assert care.bridge.pid == 0 and care.bridge.status() is None
+    assert care.owner.pid == 0 and care.owner.status() is None
     eventually(lambda: is_free(port))  # a child of the script may have the socket for a moment
 
 
