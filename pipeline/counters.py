@@ -180,6 +180,21 @@ COUNTERS = (
     Counter(144, "fec.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
             "were skipped"),
     Counter(145, "fec.dropped_slot_spoilt", IN, "slots whose header or frames contradict themselves"),
+    Counter(256, "dgram.segments_sent", OUT, "segments given to the kernel, parity and repeats included"),
+    Counter(257, "dgram.bytes_sent", OUT, "bytes of them, with their headers"),
+    Counter(258, "dgram.blocks_sent", OUT, "blocks of which segments were sent"),
+    Counter(259, "dgram.parity_sent", OUT, "segments with parity"),
+    Counter(260, "dgram.segments_repeated", OUT, "segments sent again, since the other end has missed them"),
+    Counter(272, "dgram.segments_received", IN, "segments with a known token"),
+    Counter(273, "dgram.bytes_received", IN, "bytes of them, with their headers"),
+    Counter(274, "dgram.blocks_whole", IN, "blocks that arrived without a lost row, or whose lost rows were parity"),
+    Counter(275, "dgram.blocks_recovered", IN, "blocks with rows recovered from parity"),
+    Counter(276, "dgram.blocks_expired", IN, "blocks given up: too many of their rows were lost"),
+    Counter(277, "dgram.blocks_overtaken", IN, "blocks handed on behind a later block, which had waited long enough"),
+    Counter(278, "dgram.segments_unneeded", IN, "segments that arrived when their part was complete, or twice"),
+    Counter(279, "dgram.segments_late", IN, "segments of blocks that had been given up or are too old to tell"),
+    Counter(280, "dgram.dropped_segment_malformed", IN, "segments whose header contradicts itself or their block"),
+    Counter(281, "dgram.dropped_token_unknown", IN, "datagrams with a token of no session, or too short for one"),
 )
 # fmt: on
 

@@ -30,7 +30,7 @@ from pipeline.counters import ID
 from pipeline.fec import shard
 from pipeline.fec.buffer_pool import BufferPool, rounded_up
 from pipeline.fec.codec import Codec
-from pipeline.fec.reorder import REORDER_WINDOW, ReorderBuffer
+from pipeline.fec.reorder import REORDER_WINDOW, WAIT_NS, WAIT_OF_PATHS_NS, ReorderBuffer
 from pipeline.shm.layout import EXPIRED_BLOCKS, RECORD_WORDS, RECOVERED_BLOCKS
 from pipeline.wire import framing
 
@@ -133,7 +133,7 @@ class Reassembly:
         sealed: bool = False,
         has_paths: bool = False,
     ) -> None:
-        self._has_paths = has_paths
+        self._bulk_wait_ns = WAIT_OF_PATHS_NS if has_paths else WAIT_NS[framing.BULK]
         self._codec = codec
         self._sealed = sealed
         self._single_bytes = SINGLE_BYTES + (_HEADER_BYTES if sealed else 0)
@@ -449,7 +449,9 @@ class Reassembly:
         streams = self._streams
         if len(streams) >= STREAMS_MAX:
             self._drop_stream(min(streams.values(), key=lambda stream: stream.last_received_ns))
-        stream = streams[key >> 32] = ReorderBuffer(key >> 32, key & _U32, self._torn_until_ns, self._has_paths)
+        number = key >> 32
+        wait_ns = WAIT_NS[framing.LIGHT] if number & 1 else self._bulk_wait_ns
+        stream = streams[number] = ReorderBuffer(number, key & _U32, self._torn_until_ns, wait_ns)
         return stream
 
     def _drop_stream(self, stream: _Stream) -> None:

@@ -49,14 +49,15 @@ _WHOLE_WINDOW = (1 << REORDER_WINDOW) - 1
 class ReorderBuffer(Generic[Content]):
     """The stream `number`. `first` is the block that was seen first; blocks before it may still come.
 
-    `torn_until_ns`: until then blocks may be torn (TORN_NS); 0 for never. `has_paths`: the peer has several uplinks.
+    `torn_until_ns`: until then blocks may be torn (TORN_NS); 0 for never. `wait_ns`: how long a complete block waits for
+    those before it; the owner may change it.
 
     Four attributes are the owner's. `last_received_ns` is when a run of the stream came last, and `last_wanted_ns` when
     one came of a block that was wanted. `strays` counts those since then that were far behind. `opened` is a heap of
     the blocks that the owner has opened, at least those of the window.
     """
 
-    def __init__(self, number: int, first: int, torn_until_ns: int = 0, has_paths: bool = False) -> None:
+    def __init__(self, number: int, first: int, torn_until_ns: int = 0, wait_ns: int = 0) -> None:
         self.number = number
         self.last_received_ns = self.last_wanted_ns = 0
         self.strays = 0
@@ -65,14 +66,14 @@ class ReorderBuffer(Generic[Content]):
         self.waiting: dict[int, Content] = {}
         self.undone = _WHOLE_WINDOW  # bit i stands for block next - 1 - i
         self.lost = 0
-        self._wait_ns = WAIT_OF_PATHS_NS if has_paths and not number & 1 else WAIT_NS[number & 1]
+        self.wait_ns = wait_ns or WAIT_NS[number & 1]
         self._torn_until_ns = torn_until_ns
         self._queue: list[int] = []  # a heap of the waiting blocks
         self._deadlines: deque[tuple[int, int]] = deque()  # (waits until, block); blocks that were passed stay in it
 
     def add_waiting(self, block: int, content: Content, now: int) -> int:
         """Add a block that is complete ahead of its turn. Returns until when it waits."""
-        until = now + (self._wait_ns if now >= self._torn_until_ns else WAIT_NS[framing.LIGHT])
+        until = now + (self.wait_ns if now >= self._torn_until_ns else WAIT_NS[framing.LIGHT])
         self.waiting[block] = content
         heappush(self._queue, block)
         self.due()

@@ -73,7 +73,7 @@ DUTY_HEARTBEAT_AT = 0      # u64, duty: CLOCK_MONOTONIC ns of its last loop
 DUTY_SLEEPING_AT = 64      # u64, duty: 1 while it waits on its doorbell
 CONNECTIONS_AT = 384       # u64, tcp inbound duty of a server: connections that it has, handshakes included
 COUNTERS_AT = 512          # u64 each, index = counter id
-COUNTERS_MAX = 256
+COUNTERS_MAX = 320
 
 assert COUNTERS_AT + 8 * COUNTERS_MAX <= SCOREBOARD_PAGE_BYTES
 

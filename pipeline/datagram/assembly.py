@@ -1,0 +1,432 @@
+"""The assembly of one peer: segments, in any order, become sealed blocks.
+
+    add_rows(fields, rows, now)      segments that came together, as columns (segment.ROWS) and rows
+    add_row(fields, row, now)        one segment
+    pop(now)                         the next block that may be delivered, or None
+    write(block, slot, at)           put it into a slot, as a run that is whole
+    due()                            when pop() will have a block because time has passed, with no further segment
+
+    a block is   while                                                             and is found in
+    open         some part has fewer than n of its rows                            _open, the oldest first
+    waiting      it is complete, and a block before it in its stream is not        ReorderBuffer.waiting
+    ready        it may be delivered; light ones come first                        _ready
+    done, lost   it was delivered or dropped; it was given up                      the bits of pipeline.fec.reorder
+
+Blocks of light streams wait for none. A block of one row is complete with its first copy. Lost rows are recovered when
+a block is delivered, as rows that arrive until then save that work.
+
+The tag of a block is checked by who opens it, and only then is it known to be of the peer. So a forged segment costs its
+block. An open block is given up when it is too old, or its stream has gone too far ahead, or when memory runs out. So a
+hostile peer loses some of its own blocks; it costs a bounded number of bytes, and a bounded time for each segment.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from heapq import heappop, heappush
+from typing import Any
+
+import numpy as np
+
+from pipeline.counters import ID
+from pipeline.datagram.cut import PARTS_MAX, is_cut, parts_of
+from pipeline.fec import shard
+from pipeline.fec.buffer_pool import BufferPool, rounded_up
+from pipeline.fec.codec import Codec
+from pipeline.fec.reorder import REORDER_WINDOW, ReorderBuffer
+from pipeline.wire import framing
+
+KEEP_NS = 1_000_000_000
+"""How long a block stays open: its lost rows have been sent again by then, or they never will be."""
+
+STREAMS_MAX = 32
+"""As in pipeline.fec.reassembly."""
+
+SINGLE_BYTES = 256
+"""Bytes of the objects that stand for a block of one row, beside its own bytes; rounded up."""
+
+LARGEST_BYTES = rounded_up(8 * shard.BLOCK_BYTES_MAX)
+"""The largest buffer that a block can need: of parts with two data rows and six of parity, and their padding."""
+
+_pack_run = shard.SEALED_RUN.pack_into
+_REST_BYTES = shard.RUN_BYTES - framing.LENGTH.size
+_U32 = 0xFFFFFFFF
+
+_WHOLE = ID["dgram.blocks_whole"]
+_RECOVERED = ID["dgram.blocks_recovered"]
+_EXPIRED = ID["dgram.blocks_expired"]
+_OVERTAKEN = ID["dgram.blocks_overtaken"]
+_LATE = ID["dgram.segments_late"]
+_UNNEEDED = ID["dgram.segments_unneeded"]
+_MALFORMED = ID["dgram.dropped_segment_malformed"]
+
+
+class Block:
+    """A block of several rows. Its segments agree on size, epoch, `code` (n << 8 | m) and row size."""
+
+    __slots__ = (
+        "area", "code", "epoch", "key", "missing", "number", "opened_ns", "parts", "present", "row_bytes", "rows",
+        "size", "stream",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        key: int,
+        stream: _Stream,
+        number: int,
+        size: int,
+        epoch: int,
+        code: int,
+        row_bytes: int,
+        area: memoryview,
+        opened_ns: int,
+    ) -> None:
+        self.key = key
+        self.stream = stream
+        self.number = number
+        self.size = size
+        self.epoch = epoch
+        self.code = code
+        self.row_bytes = row_bytes
+        self.parts = parts_of(size, code >> 8, row_bytes)
+        self.area = area
+        total = self.parts * ((code >> 8) + (code & 0xFF))
+        self.rows = np.frombuffer(area, np.uint8, total * row_bytes).reshape(total, row_bytes)
+        self.opened_ns = opened_ns
+        self.present = [0] * self.parts  # bit i of a part: row i is present
+        self.missing = self.parts  # parts that are not complete
+
+
+class Single:
+    """A block of one row. `copy`: its number among the copies of the block."""
+
+    __slots__ = ("content", "copies", "copy", "epoch", "key")
+
+    def __init__(self, key: int, epoch: int, copies: int, copy: int, content: bytes) -> None:
+        self.key = key
+        self.epoch = epoch
+        self.copies = copies
+        self.copy = copy
+        self.content = content
+
+
+_Stream = ReorderBuffer["Block | Single"]
+
+
+class Assembly:
+    """The blocks of one peer. `wait_ns`: how long a complete block waits for those before it in its stream."""
+
+    def __init__(self, codec: Codec, counters: memoryview, bytes_limit: int, wait_ns: int) -> None:
+        self._codec = codec
+        self._counters = counters
+        self._wait_ns = wait_ns
+        self._buffers = BufferPool(max(bytes_limit, 2 * LARGEST_BYTES))
+        self._short_above = self._buffers.limit * 3 // 4
+        self._streams: dict[int, _Stream] = {}
+        self._open: OrderedDict[int, Block] = OrderedDict()
+        self._complete: dict[int, Block] = {}
+        self._bulk: deque[Block | Single] = deque()
+        self._light: deque[Block | Single] = deque()
+        self._next_timer_ns = 0
+
+    # -- segments come
+
+    def add_rows(self, fields: np.ndarray, rows: np.ndarray, now: int) -> None:
+        """Add segments that came together. `fields`: of each; `rows`: of each, all of one size."""
+        blocks = fields["block"]
+        ends = [*(np.flatnonzero(blocks[1:] != blocks[:-1]) + 1).tolist(), len(blocks)]
+        first = 0
+        for end in ends:
+            self._add_group(fields[first:end], rows[first:end], now)
+            first = end
+
+    def _add_group(self, fields: np.ndarray, rows: np.ndarray, now: int) -> None:
+        """Add rows of one block."""
+        _, _, key, epoch, size, _, code, _ = fields[0].item()
+        n, total = code >> 8, (code >> 8) + (code & 0xFF)
+        count, row_bytes = rows.shape
+        if n <= 1 or count == 1:
+            for each, row in zip(fields.tolist(), rows, strict=True):
+                self.add_row(each, row.data, now)
+            return
+        index, part = fields["index"], fields["part"]
+        same = (fields["code"] == code).all() and (fields["size"] == size).all() and (fields["epoch"] == epoch).all()
+        if not same or int(index.max()) >= total:
+            self._counters[_MALFORMED] += count
+            return
+        block = self._open.get(key) or self._open_block(key, epoch, size, code, row_bytes, count, now)
+        if block is None:
+            return
+        if not self._agrees(block, epoch, size, code, row_bytes) or int(part.max()) >= block.parts:
+            self._counters[_MALFORMED] += count
+            return
+        block.rows[part.astype(np.intp) * total + index] = rows
+        bits = np.left_shift(np.uint64(1), index, dtype=np.uint64)
+        for number in range(block.parts):
+            of_part = bits if block.parts == 1 else bits[part == number]
+            if len(of_part):
+                self._mark(block, number, int(np.bitwise_or.reduce(of_part)), len(of_part))
+        if not block.missing:
+            self._on_complete(block, now)
+
+    def add_row(self, fields: tuple[Any, ...], row: memoryview, now: int) -> None:
+        """Add one segment: sequence, sender, block, epoch, size, part, code, index; and its row."""
+        _, _, key, epoch, size, part, code, index = fields
+        if code >> 8 == 1:
+            self._add_single(key, epoch, size, part, code & 0xFF, index, row, now)
+            return
+        total = (code >> 8) + (code & 0xFF)
+        block = self._open.get(key) or self._open_block(key, epoch, size, code, len(row), 1, now)
+        if block is None:
+            return
+        if not self._agrees(block, epoch, size, code, len(row)) or part >= block.parts or index >= total:
+            self._counters[_MALFORMED] += 1
+            return
+        at = (part * total + index) * block.row_bytes
+        block.area[at : at + block.row_bytes] = row
+        self._mark(block, part, 1 << index, 1)
+        if not block.missing:
+            self._on_complete(block, now)
+
+    def _mark(self, block: Block, part: int, rows: int, count: int) -> None:
+        """Rows of a part have come, `count` with those that came twice."""
+        before = block.present[part]
+        after = block.present[part] = before | rows
+        n, had = block.code >> 8, before.bit_count()
+        has = after.bit_count()
+        if has - had < count:
+            self._counters[_UNNEEDED] += count - (has - had)
+        if had < n <= has:
+            block.missing -= 1
+
+    @staticmethod
+    def _agrees(block: Block, epoch: int, size: int, code: int, row_bytes: int) -> bool:
+        return block.code == code and block.size == size and block.epoch == epoch and block.row_bytes == row_bytes
+
+    def _add_single(
+        self, key: int, epoch: int, size: int, part: int, copies: int, copy: int, row: memoryview, now: int
+    ) -> None:
+        if size != len(row) or part or copy > copies or not is_cut(size, 1, copies, size):
+            self._counters[_MALFORMED] += 1
+            return
+        if key >> 32 & 1:  # the windows of who opens it know what has come
+            if self._buffers.reserve(size + SINGLE_BYTES):
+                self._light.append(Single(key, epoch, copies, copy, bytes(row)))
+            else:
+                self._counters[_LATE] += 1
+            return
+        stream, number = self._place(key, 1, now)
+        if stream is None:
+            return
+        if not self._buffers.reserve(size + SINGLE_BYTES):
+            if self._make_room(size + SINGLE_BYTES):
+                self._add_single(key, epoch, size, part, copies, copy, row, now)
+            else:
+                self._counters[_LATE] += 1
+            return
+        self._pass_on(stream, number, Single(key, epoch, copies, copy, bytes(row)), now)
+
+    def _open_block(
+        self, key: int, epoch: int, size: int, code: int, row_bytes: int, count: int, now: int
+    ) -> Block | None:
+        """The block of segments that belong to none that is open, if they are wanted."""
+        n, m = code >> 8, code & 0xFF
+        if not is_cut(size, n, m, row_bytes):
+            self._counters[_MALFORMED] += count
+            return None
+        complete = self._complete.get(key)
+        if complete is not None:
+            self._counters[_UNNEEDED] += count
+            return None
+        stream, number = self._place(key, count, now)
+        if stream is None:
+            return None
+        need = parts_of(size, n, row_bytes) * (n + m) * row_bytes
+        area = self._buffers.acquire(need)
+        if area is None:
+            if self._make_room(rounded_up(need)):
+                return self._open_block(key, epoch, size, code, row_bytes, count, now)
+            self._counters[_LATE] += count
+            return None
+        self._prune(stream)
+        heappush(stream.opened, number)
+        block = self._open[key] = Block(key, stream, number, size, epoch, code, row_bytes, area, now)
+        return block
+
+    def _place(self, key: int, count: int, now: int) -> tuple[_Stream | None, int]:
+        """The stream and number of a block; None and 0 if it is not wanted any more, which is counted."""
+        stream = self._streams.get(key >> 32) or self._add_stream(key)
+        stream.last_received_ns = now
+        ahead = key - stream.next & _U32
+        if ahead <= REORDER_WINDOW:
+            number = stream.next + ahead
+            if number not in stream.waiting:
+                return stream, number
+        elif ahead <= _U32 >> 1:
+            number = stream.next + ahead
+            self._expire(stream, stream.skip_to(number - 1, self._bulk))
+            return stream, number
+        else:
+            behind = _U32 - ahead
+            if behind >= REORDER_WINDOW or stream.lost >> behind & 1:
+                self._counters[_LATE] += count
+                return None, 0
+            if stream.undone >> behind & 1:
+                return stream, stream.next - 1 - behind
+        self._counters[_UNNEEDED] += count
+        return None, 0
+
+    # -- a block is complete
+
+    def _on_complete(self, block: Block, now: int) -> None:
+        del self._open[block.key]
+        self._complete[block.key] = block
+        self._pass_on(block.stream, block.number, block, now)
+
+    def _pass_on(self, stream: _Stream, number: int, block: Block | Single, now: int) -> None:
+        """A block has become complete: it is ready, or it waits for its turn."""
+        ready = self._light if stream.number & 1 else self._bulk
+        if number == stream.next:
+            ready.append(block)
+            self._expire(stream, stream.advance(ready))
+        elif number < stream.next:
+            stream.mark_done(number)
+            ready.append(block)
+            self._counters[_OVERTAKEN] += 1
+        elif self._buffers.used > self._short_above or stream.number & 1:
+            self._expire(stream, stream.skip_to(number - 1, ready))
+            ready.append(block)
+            self._expire(stream, stream.advance(ready))
+        else:
+            until = stream.add_waiting(number, block, now)
+            self._next_timer_ns = min(self._next_timer_ns, until)
+
+    # -- a block is delivered
+
+    def pop(self, now: int) -> Block | Single | None:
+        """The next block that may be delivered. Its memory is free again after write() or drop()."""
+        if now >= self._next_timer_ns:
+            self._run_timers(now)
+        if self._light:
+            return self._light.popleft()
+        return self._bulk.popleft() if self._bulk else None
+
+    def write(self, block: Block | Single, slot: memoryview, at: int) -> int:
+        """Put the block into slot[at:], as the frame of a run that is whole. Where it ends."""
+        key = block.key
+        if isinstance(block, Single):
+            size = len(block.content)
+            copies, copy = block.copies, block.copy
+            start = at + shard.RUN_BYTES
+            slot[start : start + size] = block.content
+            self._buffers.unreserve(size + SINGLE_BYTES)
+            self._counters[_WHOLE] += 1
+        else:
+            size, copies, copy = block.size, 0, 0
+            self._write_rows(block, slot, at + shard.RUN_BYTES)
+            self._forget(block)
+        _pack_run(
+            slot, at, _REST_BYTES + size, framing.RUN,
+            key >> 32, key & _U32, 1, copies, copy, 1, size, block.epoch, 0,
+        )  # fmt: skip
+        return at + shard.RUN_BYTES + size
+
+    def _write_rows(self, block: Block, slot: memoryview, at: int) -> None:
+        n, m, row_bytes = block.code >> 8, block.code & 0xFF, block.row_bytes
+        data, stride = n * row_bytes, (n + m) * row_bytes
+        every = (1 << n) - 1
+        recovered = False
+        for part, present in enumerate(block.present):
+            if present & every != every:
+                recovered = True
+                area = block.area[part * stride : (part + 1) * stride]
+                self._codec.recover(area, n, m, row_bytes, present)
+            size = min(data, block.size - part * data)
+            slot[at : at + size] = block.area[part * stride : part * stride + size]
+            at += size
+        self._counters[_RECOVERED if recovered else _WHOLE] += 1
+
+    def _forget(self, block: Block) -> None:
+        del self._complete[block.key]
+        self._buffers.release(block.area)
+
+    # -- time passes
+
+    def due(self) -> int:
+        """When (CLOCK_MONOTONIC ns) pop() will have a block even if no segment comes before; 0 if no block waits."""
+        return min([stream.due() for stream in self._streams.values() if stream.waiting], default=0)
+
+    def is_idle(self, now: int) -> bool:
+        """Whether no block is left, and the last segment came long ago."""
+        return (
+            not (self._open or self._complete or self._bulk or self._light)
+            and now - max([each.last_received_ns for each in self._streams.values()], default=0) >= KEEP_NS
+        )
+
+    def _run_timers(self, now: int) -> None:
+        for stream in self._streams.values():
+            last = stream.expired_up_to(now)
+            if last >= stream.next:
+                self._expire(stream, stream.skip_to(last, self._bulk))
+        oldest = next(iter(self._open.values()), None)
+        while oldest is not None and oldest.opened_ns + KEEP_NS <= now:
+            self._give_up(oldest)
+            oldest = next(iter(self._open.values()), None)
+        self._next_timer_ns = (now if oldest is None else oldest.opened_ns) + KEEP_NS
+        due = self.due()
+        if due:
+            self._next_timer_ns = min(due, self._next_timer_ns)
+
+    # -- blocks are given up
+
+    def _make_room(self, size: int) -> bool:
+        """Give up the oldest open blocks until so many bytes are free. False if that frees too few."""
+        buffers = self._buffers
+        while buffers.used + size > buffers.limit and self._open:
+            self._give_up(next(iter(self._open.values())))
+        return buffers.used + size <= buffers.limit
+
+    def _give_up(self, block: Block) -> None:
+        del self._open[block.key]
+        self._buffers.release(block.area)
+        self._counters[_EXPIRED] += 1
+        ready = self._light if block.stream.number & 1 else self._bulk
+        self._expire(block.stream, block.stream.give_up(block.number, ready))
+
+    def _expire(self, stream: _Stream, left: int) -> None:
+        """So many blocks left the window undone: count them, and close the open ones among them."""
+        if left:
+            self._counters[_EXPIRED] += left
+            self._prune(stream)
+
+    def _prune(self, stream: _Stream) -> None:
+        opened = stream.opened
+        floor = stream.next - REORDER_WINDOW if stream.undone else stream.next
+        while opened and opened[0] < floor:
+            number = heappop(opened)
+            block = self._open.pop(stream.number << 32 | number & _U32, None)
+            if block is not None:
+                self._buffers.release(block.area)
+
+    # -- streams
+
+    def _add_stream(self, key: int) -> _Stream:
+        """Follow a stream that is new, or that was dropped. It may take the place of another one."""
+        if len(self._streams) >= STREAMS_MAX:
+            self._drop_stream(min(self._streams.values(), key=lambda stream: stream.last_received_ns))
+        stream = self._streams[key >> 32] = ReorderBuffer(key >> 32, key & _U32, 0, self._wait_ns)
+        return stream
+
+    def _drop_stream(self, stream: _Stream) -> None:
+        del self._streams[stream.number]
+        for number in stream.opened:
+            opened = self._open.pop(stream.number << 32 | number & _U32, None)
+            if opened is not None:
+                self._buffers.release(opened.area)
+                self._counters[_EXPIRED] += 1
+        for block in stream.waiting.values():
+            if isinstance(block, Single):
+                self._buffers.unreserve(len(block.content) + SINGLE_BYTES)
+            else:
+                self._forget(block)
+            self._counters[_EXPIRED] += 1
