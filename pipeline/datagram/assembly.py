@@ -15,9 +15,10 @@
 Blocks of light streams wait for none. A block of one row is complete with its first copy. Lost rows are recovered when
 a block is delivered, as rows that arrive until then save that work.
 
-The tag of a block is checked by who opens it, and only then is it known to be of the peer. So a forged segment costs its
-block. An open block is given up when it is too old, or its stream has gone too far ahead, or when memory runs out. So a
-hostile peer loses some of its own blocks; it costs a bounded number of bytes, and a bounded time for each segment.
+The tag of a block is checked by who opens it, and only then is it known to be of the peer. So a forged segment costs
+its block. An open block is given up when it is too old, or its stream has gone too far ahead, or when memory runs out.
+So a hostile peer loses some of its own blocks; it costs a bounded number of bytes, and a bounded time for each
+segment.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.counters import ID
-from pipeline.datagram.cut import PARTS_MAX, is_cut, parts_of
+from pipeline.datagram.cut import is_cut, parts_of
 from pipeline.fec import shard
 from pipeline.fec.buffer_pool import BufferPool, rounded_up
 from pipeline.fec.codec import Codec

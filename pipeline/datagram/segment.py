@@ -3,10 +3,10 @@
     token u32 | sequence u32 | sender u16 | stream u32 | number u32 | epoch u16 | size u32 | part u8 | n u8 | m u8 |
     index u8 | row
 
-`sequence` counts the segments of the process `sender` (modulo 2^16) to this peer; the others are those of the block and of
-its cut (`pipeline.datagram.cut`). What is behind the token is masked as the header of a QUIC packet is (RFC 9001, 5.4.3):
-XOR with AES-ECB of a sample of what the segment carries. The sample is the first 32 bytes of the row, with zeros behind a
-shorter one. So nothing but the token is the same in two segments.
+`sequence` counts the segments of the process `sender` (modulo 2^16) to this peer. The others are those of the block and
+of its cut (`pipeline.datagram.cut`). All behind the token is masked as the header of a QUIC packet is (RFC 9001,
+5.4.3): XOR with AES-ECB of a sample. The sample is the first 32 bytes of the row, with zeros behind a shorter one. So
+nothing but the token is the same in two segments.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Mask:
     """The mask of the fields, with one key. `most`: segments of one call."""
 
     def __init__(self, key: bytes, most: int) -> None:
-        self._ecb = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305 -- a mask, as in RFC 9001, 5.4.3
+        self._ecb = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
         self._samples = np.zeros((most, SAMPLE_BYTES), np.uint8)
         self._masks = bytearray(most * SAMPLE_BYTES + SAMPLE_BYTES // 2 - 1)  # update_into asks for a block less one
         self._rows = np.frombuffer(self._masks, np.uint8, most * SAMPLE_BYTES).reshape(most, SAMPLE_BYTES)

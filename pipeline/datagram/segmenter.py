@@ -68,7 +68,7 @@ class Segmenter:
         number: int,
         epoch: int,
     ) -> Train:
-        """Lay out the segments of a block of several rows in `memory`. The next sequence is the train's count higher."""
+        """Lay out the segments of a block of several rows in `memory`."""
         train = Train(memory, cut)
         self._lay_rows(train, sealed)
         self._write_headers(train, token, mask, sequence, stream, number, epoch, len(sealed))
@@ -120,9 +120,7 @@ class Segmenter:
         self, train: Train, token: int, mask: Mask, sequence: int, stream: int, number: int, epoch: int, size: int
     ) -> None:
         cut = train.cut
-        header = TOKEN.pack(token) + FIELDS.pack(
-            0, self._sender, stream, number, epoch, size, 0, cut.n, cut.m, 0
-        )
+        header = TOKEN.pack(token) + FIELDS.pack(0, self._sender, stream, number, epoch, size, 0, cut.n, cut.m, 0)
         heads = train.rows[:, :HEADER_BYTES]
         heads[:] = np.frombuffer(header, np.uint8)
         places = self._places.get(cut)

@@ -49,8 +49,8 @@ _WHOLE_WINDOW = (1 << REORDER_WINDOW) - 1
 class ReorderBuffer(Generic[Content]):
     """The stream `number`. `first` is the block that was seen first; blocks before it may still come.
 
-    `torn_until_ns`: until then blocks may be torn (TORN_NS); 0 for never. `wait_ns`: how long a complete block waits for
-    those before it; the owner may change it.
+    `torn_until_ns`: until then blocks may be torn (TORN_NS); 0 for never. `wait_ns`: how long a complete block waits
+    for those before it; the owner may change it.
 
     Four attributes are the owner's. `last_received_ns` is when a run of the stream came last, and `last_wanted_ns` when
     one came of a block that was wanted. `strays` counts those since then that were far behind. `opened` is a heap of

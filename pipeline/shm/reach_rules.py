@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 from pipeline.errors import LocalError
 from pipeline.policy.reach import Reach, Row
-from pipeline.shm.key_table import F_SEAL_FUTURE_WRITE
 from pipeline.shm.memory_order import fence
+from pipeline.shm.secret_table import F_SEAL_FUTURE_WRITE
 
 RULES_BYTES = 1 << 24  # most of it is never touched
 SECRET_BYTES = 32

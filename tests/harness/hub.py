@@ -17,7 +17,8 @@ from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import KnownPeer
 from pipeline.peers.sealed_sessions import SealedSessions
 from pipeline.sealing.key_schedule import AES_256_GCM
-from pipeline.shm import key_table, layout, peer_table, segment
+from pipeline.shm import layout, peer_table, segment
+from pipeline.shm.key_table import KeyTable
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.peer_table import RouteReader
 from pipeline.wire import auth, messages
@@ -151,7 +152,7 @@ class HubServer:
         self.saved: list[dict[str, list[str]]] = []
         self.told: list[dict] = []
         self.quotas = Quotas()
-        self.keys, self._keys_fd = key_table.create(capacity)
+        self.keys, self._keys_fd = KeyTable.create(capacity)
         sealed = SealedSessions(self.keys, self.table)
         self.began: list[tuple[int, str]] = []
         self.admission = Admission(

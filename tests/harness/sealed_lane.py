@@ -16,7 +16,6 @@ from pipeline.fec import shard
 from pipeline.runtime.worker import Attachment
 from pipeline.sealing import aead, kinds
 from pipeline.sealing.replay_window import ReplayWindows
-from pipeline.shm import key_table
 from pipeline.shm.key_table import BlockKeys, KeyTable
 from pipeline.shm.layout import COUNTERS_MAX, PEER_INDEX_BITS, RECORD_WORDS
 from pipeline.wire import framing
@@ -52,7 +51,7 @@ class Lane:
     def __init__(self, number: int = 0, keys: KeyTable | None = None, mode: str = "server") -> None:
         self._fd = -1
         if keys is None:
-            keys, self._fd = key_table.create(CAPACITY)
+            keys, self._fd = KeyTable.create(CAPACITY)
         self.keys = keys
         self.number = number
         self.counters = words(COUNTERS_MAX)

@@ -16,7 +16,6 @@ from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import Attachment, Duty
 from pipeline.sealing import kinds
 from pipeline.sealing.replay_window import ReplayWindows
-from pipeline.shm import key_table
 from pipeline.shm.flow_table import FlowTable
 from pipeline.shm.key_table import KeyTable
 from pipeline.shm.reach_rules import RulesReader
@@ -51,7 +50,7 @@ _PACKERS: dict[tuple[bool, bool], type[BulkPacker]] = {
 def duties(attachment: Attachment, fds: WorkerFds) -> list[Duty]:
     """The duties of a tun worker over the queue `fds.tun`."""
     names = attachment.worker.duties
-    keys = key_table.attach(fds.keys, attachment.peer_table.capacity) if fds.keys >= 0 else None
+    keys = KeyTable.attach(fds.keys, attachment.peer_table.capacity) if fds.keys >= 0 else None
     opening = _opening(attachment, fds, keys) if "inbound" in names else None
     found: list[Duty] = []
     if "outbound" in names:

@@ -9,7 +9,6 @@ import os
 
 from pipeline.errors import LocalError
 from pipeline.sealing.replay_window import ReplayWindows
-from pipeline.shm import key_table
 from pipeline.shm.key_table import KeyTable
 
 
@@ -21,7 +20,7 @@ class SealMemory:
     def __init__(self, capacity: int, lanes: int) -> None:
         self._fds: list[int] = []  # of the keys, and of the windows of each lane
         try:
-            self.keys, fd = key_table.create(capacity)
+            self.keys, fd = KeyTable.create(capacity)
             self._fds.append(fd)
             for _ in range(lanes):
                 self._fds.append(os.memfd_create("windows", os.MFD_CLOEXEC))

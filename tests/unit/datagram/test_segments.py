@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from os import urandom
 from random import Random
 
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.counters import ID
-from pipeline.datagram.assembly import Assembly, Block, Single
+from pipeline.datagram.assembly import Assembly, Single
 from pipeline.datagram.cut import PARTS_MAX, cut, is_cut, parts_of
 from pipeline.datagram.segment import FIELDS, HEADER_BYTES, ROWS, TOKEN_BYTES, Mask
 from pipeline.datagram.segmenter import Segmenter
@@ -65,12 +64,14 @@ def give(to: Assembly, segments: list[bytes], now: int = 1, *, together: bool = 
         batch, segments = segments[:count], segments[count:]
         if together and size >= HEADER_BYTES + 32:
             rows = np.frombuffer(b"".join(batch), np.uint8).reshape(count, size)
-            fields = np.ascontiguousarray(rows[:, TOKEN_BYTES:HEADER_BYTES] ^ Mask(KEY, count).of_rows(rows[:, HEADER_BYTES:]))
+            fields = np.ascontiguousarray(
+                rows[:, TOKEN_BYTES:HEADER_BYTES] ^ Mask(KEY, count).of_rows(rows[:, HEADER_BYTES:])
+            )
             to.add_rows(fields.view(ROWS).reshape(count), rows[:, HEADER_BYTES:], now)
         else:
             for each in batch:
-                fields, row = unmasked(each)
-                to.add_row(fields, memoryview(row), now)
+                one, row = unmasked(each)
+                to.add_row(one, memoryview(row), now)
 
 
 def taken(frm: Assembly, now: int = 1) -> list[tuple[int, bytes]]:
@@ -101,11 +102,7 @@ def test_a_block_arrives_whatever_m_rows_of_each_part_are_lost(
     block = urandom(size)
     how = cut(size, row_most, m)
     segments = segments_of(block, 9, m, row_most)
-    lost = {
-        index * how.parts + part
-        for part in range(how.parts)
-        for index in chance.sample(range(how.n + m), m)
-    }
+    lost = {index * how.parts + part for part in range(how.parts) for index in chance.sample(range(how.n + m), m)}
     left = [each for at, each in enumerate(segments) if at not in lost]
     if not together:
         chance.shuffle(left)
@@ -217,4 +214,3 @@ def test_rows_have_no_block_of_another_key() -> None:
     segment = segments_of(bytes(range(60)), 1)[0]
     other = int.from_bytes(segment[TOKEN_BYTES:HEADER_BYTES], "big") ^ Mask(bytes(32), 1).of_row(segment[HEADER_BYTES:])
     assert FIELDS.unpack(other.to_bytes(24, "big"))[5] != 60
-    assert random and Block

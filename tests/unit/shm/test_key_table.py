@@ -11,7 +11,6 @@ from contextlib import closing
 
 import pytest
 
-from pipeline.shm import key_table
 from pipeline.shm.key_table import RECORD_BYTES, BlockKeys, KeyTable
 from tests.harness.sealed_lane import handle
 
@@ -21,8 +20,8 @@ CAPACITY = 3
 @pytest.fixture
 def ends() -> Iterator[tuple[KeyTable, KeyTable, int]]:
     """The table at its supervisor, at a tun worker, and its descriptor."""
-    table, fd = key_table.create(CAPACITY)
-    with closing(table), closing(key_table.attach(fd, CAPACITY)) as reader:
+    table, fd = KeyTable.create(CAPACITY)
+    with closing(table), closing(KeyTable.attach(fd, CAPACITY)) as reader:
         try:
             yield table, reader, fd
         finally:
