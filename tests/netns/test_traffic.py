@@ -68,18 +68,17 @@ def own_lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module", params=SHAPES)
-def instances(
-    request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Instances]:
+def instances(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instances]:
+    """Each in a lab of its own: a TCP connection inside that has not ended yet, ends in the next tunnel of its lab."""
     shape = SHAPES[request.param]
-    a = lab.nodes[0]
-    server, host = shape.server, a.address
-    if shape.six_outside:
-        server, host = {**server, "local_addr": f"[::]:{a.free_port()}"}, f"[{a.address6}]"
-    with tunnel(
-        lab, tmp_path_factory.mktemp(request.param), server=server, client=shape.client, host=host, **shape.both
-    ) as made:
-        yield made
+    with Lab() as lab:
+        a = lab.nodes[0]
+        server, host = shape.server, a.address
+        if shape.six_outside:
+            server, host = {**server, "local_addr": f"[::]:{a.free_port()}"}, f"[{a.address6}]"
+        directory = tmp_path_factory.mktemp(request.param)
+        with tunnel(lab, directory, server=server, client=shape.client, host=host, **shape.both) as made:
+            yield made
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
