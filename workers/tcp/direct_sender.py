@@ -22,7 +22,7 @@ from workers.tcp.delayed_items import copy_spacing_ns
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.ring_reader import RingReader
-from workers.tcp.send_item import SendItem
+from workers.tcp.send_item import CopiedBlock, SendItem
 from workers.tcp.send_queue import BURST_BYTES, BURST_VIEWS, SendQueue
 
 
@@ -97,10 +97,12 @@ class DirectSender:
         if not self._give(reader, peer, queue, [slot[start : start + length]], True, now):
             return 0
         spacing, first = copy_spacing_ns(peer.spacing_ns), peer.place_of(reader.lane, True)
+        copied = CopiedBlock(queue.connection)
         for row in range(1, runs):
             consumer, ordinal, shards, _, start, length = rows[row]
             if consumer == port.position:
-                item = SendItem(reader, 0, shards, True, length, None, slot[start : start + length])
+                body = slot[start : start + length]
+                item = SendItem(reader, 0, shards, True, length, None, body, copied=copied)
                 self._delayed.add(item, now + row * spacing, peer_handle, first + ordinal)
         if not reader.scanned:
             port.advance(1)

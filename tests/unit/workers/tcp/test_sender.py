@@ -184,6 +184,32 @@ def test_copies_for_a_connection_that_takes_nothing_are_dropped_and_cost_no_more
     assert run.sender._delayed._used == 0
 
 
+def test_while_all_connections_take_nothing_each_keeps_every_copy_in_order(make: Make) -> None:
+    run = make()
+    connections = [run.connect(traffic_class=framing.LIGHT) for _ in range(3)]
+    for each in connections:
+        run.block(each)
+    for number in range(12):
+        run.fill_copies(frame(number), [(0, 0), (0, 1), (0, 2)])
+        run.burst()
+        wait_for(lambda: not run.sender._delayed.next_due, run)
+        run.burst()
+    for each in reversed(connections):
+        data = [run.received(each)]
+
+        def is_idle(each: Connection = each, data: list[bytes] = data) -> bool:
+            data.append(run.received(each))
+            return run.queue(each).idle
+
+        wait_for(is_idle, run)
+        came = numbers((b"".join(data) + run.received(each)).lstrip(b"\xff"))
+        assert [number for _, number in came] == sorted({number for _, number in came})
+        if each is connections[2]:
+            assert len(came) == 12
+    assert run.in_rings() == 0
+    assert run.counters[ID["tcp.runs_moved"]] == 0
+
+
 def test_a_packet_is_not_lost_where_its_copy_was_dropped_and_it_lags_behind_itself(make: Make) -> None:
     """Two of three connections take nothing: the third one carries all, or they do later."""
     run = make()
