@@ -126,6 +126,7 @@ KEYS = {
     "server.uplinks[].role": "main or backup",
     "server.uplinks[].connections": "on it that stand",
     "server.uplinks[].connections_wanted": "on it that are kept up",
+    "server.uplinks[].carries": "whether packets go on it now: not while it is silent, too far, or a backup in reserve",
     "server.uplinks[].rtt_ms": "the shortest round trip time of its connections; 0 without one",
     "server.uplinks[].sent_bytes": "by its present connections",
     "server.uplinks[].received_bytes": "by its present connections",

@@ -103,7 +103,7 @@ def _of_client(snapshot: dict[str, Any]) -> Health:
         wanted = server.get("connections_wanted", len(rows))
         missing = f"{len(rows)} of {wanted} connections" if len(rows) < wanted else ""
         through = f" through {server['way']}" if server.get("way") else ""
-        since = f"connected to {host}{through} since {_since(rows)}"
+        since = f"connected to {host}{through} since {_of_session(snapshot, rows)}"
         parts = [since, missing, *_figures(snapshot, rows), *_choice(server)]
         return Health(True, ", ".join(filter(None, [*parts, *_workers(snapshot)])), _why_missing(server))
     reasons = [printable(reason) for reason in server.get("trouble", [])]
@@ -215,6 +215,13 @@ def _workers(snapshot: dict[str, Any]) -> list[str]:
         for name, state, process in found
         if state != "running" or process in HALTED
     ]
+
+
+def _of_session(snapshot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """For how long a client is at this server: its connections may be younger. An outline has no peers."""
+    seconds = next((each.get("session_seconds") for each in snapshot.get("peers", ())), None)
+    here = (snapshot.get("server") or {}).get("why_seconds", 0)  # of several servers
+    return _since(rows) if seconds is None else spoken(min(seconds, here) if here else seconds)
 
 
 def _since(rows: Sequence[dict[str, Any]]) -> str:

@@ -42,6 +42,14 @@ def test_a_client_that_is_connected_says_since_when_and_how_well() -> None:
     )
 
 
+def test_a_session_is_as_old_as_itself_though_all_its_connections_are_younger() -> None:
+    peers = [{"session_seconds": 11_000}]
+    assert " since 3 h, " in describe(client(row(age_seconds=3), peers=peers)).sentence
+    moved = SERVER | {"why": "a:9000 was lost: no answer", "why_seconds": 20}
+    assert " since 20 s, " in describe(client(row(), peers=peers, server=moved)).sentence
+    assert " since 3 h, " in describe(client(row(), peers=[{"session_seconds": None}])).sentence
+
+
 def test_a_client_with_several_servers_says_why_it_is_not_at_the_first_and_which_one_stands_by() -> None:
     listed = [{"server": "a:9000", "state": "standby"}, {"server": "b:9000", "state": "current"}]
     away = SERVER | {"host": "b", "connections_wanted": 1, "why": "a:9000 was lost: no answer", "list": listed}
