@@ -18,6 +18,8 @@ MUCH_LOSS = (500, 0.05), (30, 0.15)
 """Segments that were sent, and the share of them that was sent again: of few, many."""
 LISTED_MAX = 5
 LOG = "Look into the log of the instance."
+PAGES = (("server ", "servers.md"), ("SRV records ", "servers.md"))
+"""How notes of an instance begin that are explained elsewhere than most."""
 
 
 def instance(subject: Subject) -> list[Finding]:
@@ -100,7 +102,12 @@ def notes(subject: Subject) -> list[Finding]:
     """All that the instance itself notes. Each note has its cure in it."""
     if subject.snapshot is None:
         return []
-    return [note(text, "See docs/network.md.") for text in subject.snapshot.get("notes", [])]
+    return [judge_note(text) for text in subject.snapshot.get("notes", [])]
+
+
+def judge_note(text: str) -> Finding:
+    page = next((page for words, page in PAGES if text.startswith(words)), "network.md")
+    return note(text, f"See docs/{page}.")
 
 
 # -- what the ends know of each other

@@ -92,6 +92,8 @@ CASES: dict[str, tuple[Finding | list[Finding], list[Level], str]] = {
     "rp-loose-nowhere": (sysctls.judge_reverse_path("tun0", 2, [(LAN, None)]), [PROBLEM], "10.1.0.0/16"),
     "uplink": (sysctls.judge_uplink("eth0", "tun0", 2), [], ""),
     "uplink-strict": (sysctls.judge_uplink("eth0", "tun0", 1), [NOTE], "conf.eth0.rp_filter=2"),
+    "note": (ends.judge_note("fd01::/16 is not routed"), [NOTE], "docs/network.md"),
+    "note-of-servers": (ends.judge_note("server ams:9000 does not stand by: no answer"), [NOTE], "docs/servers.md"),
     "uplinks": (uplinks.judge([FIRST, SECOND], [FAR]), [OK], "eth0, wwan0"),
     "uplinks-unknown-server": (uplinks.judge([FIRST, SECOND._replace(routed=())], []), [OK], "eth0, wwan0"),
     "uplink-missing": (uplinks.judge([FIRST, SECOND._replace(link=Link(0))], [FAR]), [NOTE], "wwan0 does not exist"),
