@@ -142,6 +142,7 @@ KEYS = {
     "full_tunnel.on": "whether everything from this machine goes into the tunnel, or nowhere",
     "full_tunnel.kill_switch": "whether it is shut",
     "full_tunnel.dns": "DNS servers that have been set",
+    "full_tunnel.lan_dns": "whether DNS servers in the LAN can be asked",
     "connections[].worker": "its tcp worker",
     "connections[].serial": "its number at that worker",
     "connections[].state": "handshake, established, or standby: established, to a server where the client is not",

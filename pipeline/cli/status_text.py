@@ -70,8 +70,15 @@ def _full_tunnel(found: dict[str, Any]) -> list[str]:
     if not found.get("on"):
         return []
     shut = "the kill switch is shut" if found["kill_switch"] else "without a kill switch"
-    names = f"DNS servers {', '.join(found['dns'])}" if found["dns"] else "DNS as the LAN has it"
-    return [f"full tunnel: {shut}; {names}"]
+    return [f"full tunnel: {shut}; {_dns(found)}"]
+
+
+def _dns(found: dict[str, Any]) -> str:
+    if found["dns"]:
+        return f"DNS servers {', '.join(found['dns'])}"
+    return (
+        "DNS as the LAN has it" if found.get("lan_dns", True) else "no DNS server is set, and none in the LAN is asked"
+    )
 
 
 def _uplinks(snapshot: dict[str, Any]) -> list[str]:

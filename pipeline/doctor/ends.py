@@ -18,7 +18,11 @@ MUCH_LOSS = (500, 0.05), (30, 0.15)
 """Segments that were sent, and the share of them that was sent again: of few, many."""
 LISTED_MAX = 5
 LOG = "Look into the log of the instance."
-PAGES = (("server ", "servers.md"), ("SRV records ", "servers.md"))
+PAGES = (
+    ("server ", "servers.md"),
+    ("SRV records ", "servers.md"),
+    ("none of systemd-resolved, NetworkManager and resolvconf ", "full-tunnel.md"),
+)
 """How notes of an instance begin that are explained elsewhere than most."""
 
 
