@@ -45,6 +45,7 @@ KEYS = {
     "workers[].pid": "0 while it has no process",
     "workers[].state": "stopped, starting, running, stopping, backoff (dead, started again soon) or failed",
     "workers[].restarts": "how often it was started again",
+    "workers[].deaths": "of these, how often because it had ended or hung, and not for a reload or a restart",
     "workers[].heartbeat_age_ms": "of the duty that is silent for longer; null before the first heartbeat",
     "workers[].process": "running, sleeping, waiting for a device, stopped, traced, zombie or dead, as the kernel says",
     "workers[].cpu_seconds": "since the process began",

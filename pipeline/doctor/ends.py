@@ -13,7 +13,7 @@ from pipeline.observe.sentence import DOCTOR, describe
 from pipeline.supervisor.instance import find_instances
 from pipeline.version import NAME, VERSION
 
-RESTARTS_NOTE = 3
+DEATHS_NOTE = 3
 MUCH_LOSS = (500, 0.05), (30, 0.15)
 """Segments that were sent, and the share of them that was sent again: of few, many."""
 LISTED_MAX = 5
@@ -55,9 +55,9 @@ def judge_health(snapshot: dict[str, Any]) -> Finding:
 
 def judge_workers(snapshot: dict[str, Any]) -> list[Finding]:
     found = [
-        note(f"{row['name']} has been started again {row['restarts']} times", LOG)
+        note(f"{row['name']} has died {row['deaths']} times, and was started again", LOG)
         for row in snapshot["workers"]
-        if row["restarts"] >= RESTARTS_NOTE
+        if row.get("deaths", 0) >= DEATHS_NOTE
     ]
     found += [
         problem(

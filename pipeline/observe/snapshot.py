@@ -173,6 +173,7 @@ def _worker(
         "pid": pid,
         "state": about["state"],
         "restarts": about["restarts"],
+        "deaths": about.get("deaths", 0),
         "heartbeat_age_ms": round(max(0, now - heartbeat) / 1e6, 1) if heartbeat else None,
         **_usage(pid, meter),
         "cores": about["cores"],

@@ -181,10 +181,10 @@ CASES: dict[str, tuple[Finding | list[Finding], list[Level], str]] = {
     "health-down": (ends.judge_health(SNAPSHOT), [PROBLEM], "not connected yet"),
     "dead": (ends.judge_dead(["hub"]), [PROBLEM], "tunnel-supervisor up hub"),
     "workers": (ends.judge_workers(SNAPSHOT), [], ""),
-    "workers-restarted": (
-        ends.judge_workers({"workers": [{"name": "tun-0", "restarts": 3}], "supervisor_failures": 2}),
+    "workers-that-die": (
+        ends.judge_workers({"workers": [{"name": "tun-0", "restarts": 9, "deaths": 3}], "supervisor_failures": 2}),
         [NOTE, NOTE],
-        "tun-0 has been started again 3 times",
+        "tun-0 has died 3 times",
     ),
     "supervisor-stopped": (
         ends.judge_workers({"workers": [], "pid": 7, "supervisor": {"state": "stopped"}}),
@@ -192,7 +192,9 @@ CASES: dict[str, tuple[Finding | list[Finding], list[Level], str]] = {
         "kill -CONT 7",
     ),
     "worker-stopped": (
-        ends.judge_workers({"workers": [{"name": "tcp-0", "restarts": 0, "process": "stopped", "pid": 8}]}),
+        ends.judge_workers(
+            {"workers": [{"name": "tcp-0", "restarts": 9, "deaths": 2, "process": "stopped", "pid": 8}]}
+        ),
         [PROBLEM],
         "kill -CONT 8",
     ),

@@ -162,6 +162,7 @@ def test_a_status_has_every_worker_in_start_order_with_every_promised_key(runnin
             "pid",
             "state",
             "restarts",
+            "deaths",
             "heartbeat_age_ms",
             "cpu_percent",
             "rss_bytes",
