@@ -75,6 +75,13 @@ OF_PROXY = (
 )
 """Of a client with a proxy these come first."""
 
+OF_WEBSOCKET = (
+    ("connection refused", "Check that the web server runs, and host and port in `websocket`."),
+    ("no answer", "Check that the web server is up, and host and port in `websocket`."),
+    ("the name", "Check the spelling of `websocket`, and the DNS server of this machine."),
+)
+"""Of one that dials a web server these come before."""
+
 DOCTOR = "`tunnel-supervisor doctor` looks for the cause."
 
 
@@ -113,9 +120,7 @@ def _of_client(snapshot: dict[str, Any]) -> Health:
     since = (
         f", for {spoken(server.get('trouble_seconds', 0))} ({_count(attempts, 'failed attempt')})" if attempts else ""
     )
-    return Health(
-        False, f"not connected: {way}{host} port {port}: {_listed(reasons)}{since}", advice_for(reasons, bool(way))
-    )
+    return Health(False, f"not connected: {way}{host} port {port}: {_listed(reasons)}{since}", advice_for(reasons, way))
 
 
 def _choice(server: dict[str, Any]) -> list[str]:
@@ -129,12 +134,18 @@ def _choice(server: dict[str, Any]) -> list[str]:
 def _why_missing(server: dict[str, Any]) -> str:
     """Of a client that is connected, and whose connections do not all stand or cannot be replaced."""
     reasons = [printable(reason) for reason in server.get("trouble", [])]
-    advice = advice_for(reasons, bool(server.get("way")))
+    advice = advice_for(reasons, server.get("way", ""))
     return f"Not all connections stand: {_listed(reasons)}. {advice}" if reasons else ""
 
 
-def advice_for(reasons: Sequence[str], proxied: bool = False) -> str:
-    for words, advice in (*OF_PROXY, *ADVICE) if proxied else ADVICE:
+def advice_for(reasons: Sequence[str], way: str = "") -> str:
+    """`way`: of a client that reaches its server through something."""
+    table = [*ADVICE]
+    if way:
+        table = [*OF_PROXY, *table]
+    if way.startswith("websocket "):
+        table = [*OF_WEBSOCKET, *table]
+    for words, advice in table:
         if any(words in reason for reason in reasons):
             return advice
     return DOCTOR
