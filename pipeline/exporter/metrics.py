@@ -315,6 +315,8 @@ OWN = (
            _uplinks(lambda uplink: uplink["connections"])),
     Family("tunnel_uplink_connections_wanted", GAUGE, "connections that a client keeps up on the uplink", _UPLINK,
            _uplinks(lambda uplink: uplink["connections_wanted"])),
+    Family("tunnel_uplink_carries", GAUGE, "1 if packets go on the uplink now", _UPLINK,
+           _uplinks(lambda uplink: uplink["carries"])),
     Family("tunnel_uplink_round_trip_seconds", GAUGE, "round trip of the fastest connection on the uplink", _UPLINK,
            _uplinks(lambda uplink: _seconds(uplink["rtt_ms"] or None))),
     Family("tunnel_fec_data_shards", GAUGE, "data shards of a full block", (), _fec("data")),

@@ -78,6 +78,24 @@ def test_the_internet_is_reached_through_the_hub_and_the_lan_as_before(shared: W
         assert tunnel.client.running()["full_tunnel"]["on"]
 
 
+def test_what_goes_to_everybody_in_the_lan_goes_there_as_before(shared: World, tmp_path: Path) -> None:
+    def sources() -> list[str]:
+        found = []
+        for address in ("224.0.0.251", "239.255.255.250", "255.255.255.255", OUTSIDE):
+            with shared.machine.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+                sock.connect((address, 1900))
+                found.append(sock.getsockname()[0])
+        return found
+
+    with ExitStack() as stack:
+        tunnel = Tunnel(stack, shared, tmp_path)
+        *before, outside = sources()
+        tunnel.joined()
+        *within, through = sources()
+        assert within == before and through != outside
+
+
 def test_a_reverse_path_filter_keeps_no_answer_of_the_server_out(world: World, tmp_path: Path) -> None:
     with ExitStack() as stack:
         tunnel = Tunnel(stack, world, tmp_path)

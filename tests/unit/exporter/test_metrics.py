@@ -182,8 +182,11 @@ def test_each_of_several_uplinks_has_its_series_and_a_client_without_has_none() 
     assert value(exposed(snapshot()), "tunnel_uplink_connections") is None
     uplink = {"interface": "eth0", "role": "main", "connections": 5, "connections_wanted": 5, "rtt_ms": 20.0}
     dead = {"interface": "wwan0", "role": "backup", "connections": 0, "connections_wanted": 3, "rtt_ms": 0.0}
+    uplink, dead = uplink | {"carries": True}, dead | {"carries": False}
     text = exposed(snapshot(server=snapshot()["server"] | {"uplinks": [uplink, dead]}))
     assert value(text, "tunnel_uplink_connections", uplink="eth0", role="main") == 5
+    assert value(text, "tunnel_uplink_carries", uplink="eth0", role="main") == 1
+    assert value(text, "tunnel_uplink_carries", uplink="wwan0", role="backup") == 0
     assert value(text, "tunnel_uplink_round_trip_seconds", uplink="eth0") == 0.02
     assert value(text, "tunnel_uplink_connections_wanted", uplink="wwan0", role="backup") == 3
     assert value(text, "tunnel_uplink_round_trip_seconds", uplink="wwan0") is None
