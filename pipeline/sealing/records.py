@@ -80,7 +80,7 @@ def _plan(body_bytes: int, padding: int = 0) -> _Plan:
     """PeerError if no frame with such a body has so much padding."""
     plan = cut(body_bytes)
     if padding:
-        if plan.further or plan.wire_bytes + padding > PADDED_FRAME_MOST:
+        if plan.wire_bytes + padding > PADDED_FRAME_MOST:
             raise PeerError(f"padding of {padding} bytes in a frame of {plan.wire_bytes}")
         plan = plan._replace(wire_bytes=plan.wire_bytes + padding, body_at=plan.body_at + padding)
     sizes = [plan.record_bytes(record) for record in range(plan.further + 1)]
