@@ -108,22 +108,16 @@ def _plan(body_bytes: int, padding: int = 0) -> _Plan:
 
 
 class _Plans(dict[int, _Plan]):
-    """The plans that were asked for, by the size of the body."""
+    """The plans that were asked for, by the size of the body. `pads`: of frames that a sender pads."""
+
+    def __init__(self, pads: bool) -> None:
+        super().__init__()
+        self._pads = pads
 
     def __missing__(self, body_bytes: int) -> _Plan:
         if len(self) >= _PLANS_KEPT:
             self.clear()
-        found = self[body_bytes] = _plan(body_bytes)
-        return found
-
-
-class _PaddedPlans(dict[int, _Plan]):
-    """The plans of frames that a sender pads, by the size of the body."""
-
-    def __missing__(self, body_bytes: int) -> _Plan:
-        padding = padding_of(FRONT_BYTES + body_bytes)
-        if not padding:
-            return _PLANS[body_bytes]
+        padding = padding_of(FRONT_BYTES + body_bytes) if self._pads else 0
         found = self[body_bytes] = _plan(body_bytes, padding)
         return found
 
@@ -143,8 +137,7 @@ class _RunPlans(dict[tuple[int, ...], _Plan]):
         return found
 
 
-_PLANS = _Plans()
-_PADDED_PLANS = _PaddedPlans()
+_PLANS, _PADDED_PLANS = _Plans(pads=False), _Plans(pads=True)
 _RUN_PLANS = _RunPlans()
 _END_PLAN = _PLANS[0]._replace(wire_bytes=RECORD_HEADER_BYTES + END_RECORD_BYTES)
 
@@ -159,7 +152,7 @@ class RecordWriter:
     def __init__(self, sealer: HeaderSealer, padding: PaddingSource | None = None) -> None:
         self.sealer = sealer
         self._padding = padding
-        self._plans: dict[int, _Plan] = _PLANS if padding is None else _PADDED_PLANS
+        self._plans = _PLANS if padding is None else _PADDED_PLANS
         self._offered: list[int] = []  # padding of the frames that are not sent yet, by those ahead of each
         self.padding_bytes = 0
 

@@ -12,7 +12,7 @@ from pipeline.errors import PeerError
 from pipeline.fec import shard
 from pipeline.sealing import frame_cut, padding
 from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
-from pipeline.sealing.key_schedule import AES_256_GCM, HeaderSecret
+from pipeline.sealing.key_schedule import AES_256_GCM, CHACHA20_POLY1305, HeaderSecret
 from pipeline.sealing.padding import PADDED_FRAME_MOST, SIZES, PaddingSource
 from pipeline.sealing.records import RecordScanner, RecordWriter
 from pipeline.wire import charge, framing
@@ -63,9 +63,20 @@ def test_a_large_frame_has_the_bytes_that_it_has_without_padding(body_bytes: int
     assert padded.padding_bytes == 0
 
 
-def test_no_frame_with_padding_is_longer_than_any_end_takes() -> None:
+def test_a_frame_with_padding_is_one_segment_of_any_path_and_no_longer_than_any_end_takes() -> None:
+    web_socket, tls = 8, 5 + 1 + 16  # a masked frame, a record around it
+    assert max(SIZES) + web_socket + tls <= 1280 - 40 - 20 - 12  # headers of IPv6 and TCP, time stamps
     assert max(SIZES) <= PADDED_FRAME_MOST
     assert list(SIZES) == sorted(SIZES)
+
+
+@pytest.mark.parametrize("suite", [AES_256_GCM, CHACHA20_POLY1305])
+def test_both_suites_pad(suite: int) -> None:
+    writer = RecordWriter(HeaderSealer(suite, SECRET), PaddingSource())
+    scanner = RecordScanner(HeaderOpener(suite, SECRET))
+    wire = sent(writer, b"body")
+    view, _ = scan(scanner, wire)
+    assert len(wire) == SIZES[0] and bodies_in(view, len(wire)) == [(run(b"body"), b"body")]
 
 
 def test_without_a_source_of_padding_no_frame_has_any() -> None:
