@@ -361,6 +361,11 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Add random bytes to the messages of the handshake, and send keepalives at random times, sooner than "
         "`keepalive`. Sizes and times of these then tell less to somebody who watches. Those of packets tell what they "
         "tell without it. The other end need not have it.", live=True)] = False
+    padding: Annotated[bool, about(
+        "Pad what carries small packets to 300, 600 or 1170 bytes on the wire. So the sizes of keystrokes, calls and "
+        "DNS tell less to somebody who watches; how many there are, when, and which way they go still shows. Full "
+        "packets stay as they are. It holds for what this end sends, to an end that takes padding; that one need not "
+        "have this setting. Padding counts in no rate, quota or account. See docs/port-443.md.", live=True)] = False
 
     # Clients of a server
     peers: Annotated[tuple[Annotated[Peer, accepts(PEER_FORM)], ...], about(

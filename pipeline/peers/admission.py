@@ -334,7 +334,7 @@ class Admission:
             messages.VERSION,
             self._offloads_accepted,
             config.mtu,
-            messages.ANSWERS | (messages.ACCEPTS_SHARDS if config.fec != "off" else 0),
+            messages.features(config.fec != "off"),
             addresses=assigned.addresses,
             routes=tuple(
                 route

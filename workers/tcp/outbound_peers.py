@@ -34,6 +34,7 @@ _SESSION_SHIFT = 20  # the number of a session is a time in ns: milliseconds dif
 
 _FRAMES_SENT = ID["tcp.frames_sent"]
 _BYTES_SENT = ID["tcp.bytes_sent"]
+_PADDING_SENT = ID["tcp.bytes_padding_sent"]
 _DROPPED_PARTIAL = ID["tcp.dropped_partial"]
 _BLOCKS_RESENT = ID["tcp.blocks_resent"]
 _DROPPED_NO_CONNECTION = ID["tcp.dropped_no_connection"]
@@ -168,14 +169,21 @@ class OutboundPeers:
 
     # -- what has been sent
 
-    def count_sent(self, connection: Connection, peer: PeerSender, sent: int, frames: int, now: int) -> None:
-        """A socket has taken so many bytes, and with them the end of so many frames."""
+    def count_sent(self, connection: Connection, peer: PeerSender, sent: int, frames: int, now: int) -> int:
+        """A socket has taken so many bytes, and with them the end of so many frames. Those that count as the peer's:
+        all but padding."""
         counters, send = self._counters, connection.send
         counters[_FRAMES_SENT] += frames
         counters[_BYTES_SENT] += sent
-        self._sent[peer.record_at + SENT_BYTES] += sent
         send.byte_count += sent
         send.last_ns = now
+        writer = send.writer
+        if writer is not None and writer.padding_bytes:
+            padding = writer.take_padding(sent)
+            counters[_PADDING_SENT] += padding
+            sent -= padding
+        self._sent[peer.record_at + SENT_BYTES] += sent
+        return sent
 
     # -- what goes out later
 

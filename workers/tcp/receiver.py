@@ -48,6 +48,7 @@ SHARE_WAIT_S = 0.0002  # for room in a share; meanwhile no event of another peer
 
 _BYTES_RECEIVED = ID["tcp.bytes_received"]
 _FRAMES_RECEIVED = ID["tcp.frames_received"]
+_PADDING_RECEIVED = ID["tcp.bytes_padding_received"]
 _RING_FULL_WAITS = ID["tcp.ring_full_waits"]
 _SHARE_WAITS = ID["tcp.share_waits"]
 
@@ -287,6 +288,12 @@ class Receiver:
         counters = self._counters
         counters[_BYTES_RECEIVED] += size
         counters[_FRAMES_RECEIVED] += frames
+        scanner = receive.scanner
+        if scanner is not None and scanner.padding_bytes:
+            padding = scanner.take_padding(size)
+            counters[_PADDING_RECEIVED] += padding
+            size -= padding
+            charged += padding  # its bytes are no traffic of the peer's, and yet work
         peer.record_received(size, charged, now)
         if peer.bucket.rate and not peer.paused and not peer.bucket.in_credit(now):
             self._pause(peer)

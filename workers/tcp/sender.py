@@ -170,10 +170,10 @@ class Sender:
         elif queue.idle:
             del self._busy[queue]
         if sent:
-            peer.bucket.spend(sent, now)
+            counted = self._peers.count_sent(connection, peer, sent, frames, now)
+            peer.bucket.spend(counted, now)
             if not has_credit:
-                peer.light_bucket.spend(sent, now)
-            self._peers.count_sent(connection, peer, sent, frames, now)
+                peer.light_bucket.spend(counted, now)
             queue.full_since = 0 if took_all else now
             if queue.stalled:
                 queue.stalled = False
