@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.subject import Subject
 from pipeline.errors import LocalError
+from pipeline.policy import bypass
 from pipeline.policy.kernel_entries import IPAddress, Network, share
 from pipeline.supervisor.kernel.route_socket import RouteSocket
 from pipeline.supervisor.kernel.rtnetlink import Sender
@@ -64,8 +65,8 @@ def loop(subject: Subject, addresses: Sequence[IPAddress]) -> list[Finding]:
     """`addresses`: of the server."""
     if not subject.is_client:
         return []
-    sender = Sender(uid=_user_of_workers(subject))
     with closing(RouteSocket()) as ask:
+        sender = Sender(uid=_user_of_workers(subject) if subject.runs else _user_in_rules(ask, subject.name))
         ways = [(address, _way(ask, address, sender)) for address in addresses]
     return judge_ways_to_server(ways, subject.tun_name)
 
@@ -80,6 +81,14 @@ def _user_of_workers(subject: Subject) -> int | None:
             continue  # it has just ended
         return int(next(line for line in status.splitlines() if line.startswith("Uid:")).split()[2])
     return None
+
+
+def _user_in_rules(ask: RouteSocket, name: str) -> int | None:
+    """That of the workers of a killed run, whose rules would lead our question into its tunnel; None if there are none.
+    The next run removes them."""
+    priorities = bypass.numbers(name).priorities
+    rules = [rule for version in (4, 6) for rule in ask.rules(version)]
+    return next((rule.uid for rule in rules if rule.priority in priorities and rule.uid is not None), None)
 
 
 def judge_ways_to_server(ways: Sequence[tuple[IPAddress, Way | None]], tun: str) -> list[Finding]:

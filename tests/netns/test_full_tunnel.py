@@ -10,11 +10,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from pipeline.config import parse
+from pipeline.doctor.finding import Level
 from pipeline.doctor.firewall import left_shut
+from pipeline.doctor.routes import loop
 from pipeline.doctor.subject import Subject
 from pipeline.policy import bypass
 from tests.netns.harness.full_tunnel import SERVING, Tunnel, source_seen
@@ -267,6 +271,9 @@ def test_the_machine_is_after_any_end_as_it_was(shared: World, tmp_path: Path) -
         assert tunnel.is_shut() and not reaches(shared.machine, OUTSIDE, count=1, seconds=0.3)
         (found,) = shared.machine.inside(lambda: left_shut(Subject()))
         assert f"the kill switch of {tunnel.name} is shut, and {tunnel.name} does not run" in found.text
+        dead = Subject(name=tunnel.name, config=parse({"mode": "client", "remote_addr": f"{SERVER}:9000"} | PLAIN))
+        (way,) = shared.machine.inside(lambda: loop(dead, [ip_address(SERVER)]))
+        assert way.level is Level.OK
         assert f"down: {tunnel.name}" in shared.machine.run([EXECUTABLE, "down", tunnel.name]).stdout
         assert is_as_it_was()
 
