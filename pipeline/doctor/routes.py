@@ -66,13 +66,16 @@ def loop(subject: Subject, addresses: Sequence[IPAddress]) -> list[Finding]:
     if not subject.is_client:
         return []
     with closing(RouteSocket()) as ask:
-        sender = Sender(uid=_user_of_workers(subject) if subject.runs else _user_in_rules(ask, subject.name))
+        sender = Sender(uid=user_of_workers(subject, ask))
         ways = [(address, _way(ask, address, sender)) for address in addresses]
     return judge_ways_to_server(ways, subject.tun_name)
 
 
-def _user_of_workers(subject: Subject) -> int | None:
-    """Their packets may go another way than ours (policy.bypass); None if there are none."""
+def user_of_workers(subject: Subject, ask: RouteSocket) -> int | None:
+    """Their packets may go another way than ours (policy.bypass); None if nothing says it.
+
+    Where none is to be seen, the rules may have it: of a run that `check` knows nothing of, or of a killed one.
+    """
     workers = subject.snapshot["workers"] if subject.snapshot is not None else []
     for worker in workers:
         try:
@@ -80,13 +83,7 @@ def _user_of_workers(subject: Subject) -> int | None:
         except OSError:
             continue  # it has just ended
         return int(next(line for line in status.splitlines() if line.startswith("Uid:")).split()[2])
-    return None
-
-
-def _user_in_rules(ask: RouteSocket, name: str) -> int | None:
-    """That of the workers of a killed run, whose rules would lead our question into its tunnel; None if there are none.
-    The next run removes them."""
-    priorities = bypass.numbers(name).priorities
+    priorities = bypass.numbers(subject.name).priorities
     rules = [rule for version in (4, 6) for rule in ask.rules(version)]
     return next((rule.uid for rule in rules if rule.priority in priorities and rule.uid is not None), None)
 
