@@ -10,10 +10,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from pipeline.config import parse
+from pipeline.doctor import routes, uplinks
+from pipeline.doctor.finding import Level
 from pipeline.doctor.firewall import left_shut
 from pipeline.doctor.subject import Subject
 from pipeline.policy import bypass
@@ -267,6 +271,12 @@ def test_the_machine_is_after_any_end_as_it_was(shared: World, tmp_path: Path) -
         assert tunnel.is_shut() and not reaches(shared.machine, OUTSIDE, count=1, seconds=0.3)
         (found,) = shared.machine.inside(lambda: left_shut(Subject()))
         assert f"the kill switch of {tunnel.name} is shut, and {tunnel.name} does not run" in found.text
+        settings = {"mode": "client", "remote_addr": f"{SERVER}:9000", "uplinks": ["link0", "link9"]}
+        dead = Subject(name=tunnel.name, config=parse({**PLAIN, **settings, "fec": "auto"}))
+        (way,) = shared.machine.inside(lambda: routes.loop(dead, [ip_address(SERVER)]))
+        assert way.level is Level.OK
+        (missing,) = shared.machine.inside(lambda: uplinks.look(dead, [ip_address(SERVER)]))
+        assert missing.text == "the uplink link9 does not exist now"  # and link0 leads to the server
         assert f"down: {tunnel.name}" in shared.machine.run([EXECUTABLE, "down", tunnel.name]).stdout
         assert is_as_it_was()
 
