@@ -408,8 +408,8 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         unit="Mbit/s", live=True)] = 0.0
     total_rate_mbit: Annotated[Mbit, about(
         "Rate limit of all clients together, in each direction. A client that wants less than an equal part has what "
-        "it wants; the others share the rest equally, within half a second. The rate of a client limits it as well. "
-        "0: no limit.", unit="Mbit/s", live=True)] = 0.0
+        "it wants; the others share the rest equally. The rate of a client limits it as well. 0: no limit.",
+        unit="Mbit/s", live=True)] = 0.0
     quota_gb: Annotated[Gigabytes, about(
         "Quota of each client in a month, unless its peer has a quota of its own: the bytes of both directions "
         "together, as `peers --month` shows them. A client that proves nothing has none. 0: no quota.",

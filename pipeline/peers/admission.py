@@ -31,7 +31,6 @@ from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import ANYBODY, BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.policy.churn_limit import ChurnLimit
-from pipeline.policy.fair_share import Counts, FairShare
 from pipeline.policy.targets import ANY
 from pipeline.runtime.supervisor_channel import (
     AdmissionRequest,
@@ -125,8 +124,8 @@ class Admission:
         self._churn = ChurnLimit(SESSIONS_AT_ONCE, SESSION_INTERVAL_NS)
         self.changes = 0  # of peer_rows()
         self._rates: dict[str, int] = {}  # bytes a second, of the peers that are configured
-        self._fair_share = _fair_share(config)
         self.config = config
+        table.write_total_rate(_total_rate(config))
         self._has_rules = config.may_reach != UNLIMITED_REACH
         self._publish_routes()
 
@@ -142,9 +141,8 @@ class Admission:
 
         `barred`, `shut_out`, `ended`: see PeerRegistry.
         """
-        if config.total_rate_mbit != self.config.total_rate_mbit:
-            self._fair_share = _fair_share(config)
         self.config = config
+        self._table.write_total_rate(_total_rate(config))
         self.registry.replace(known, barred, shut_out, ended)
         had_rules = self._has_rules
         self._has_rules = config.may_reach != UNLIMITED_REACH or any(
@@ -189,30 +187,15 @@ class Admission:
                 self._news.session_ended(peer, name, refusal)
                 self._sessions.end(peer)
             else:
-                self._sessions.write_rates({peer: self._rate(peer, name)})
+                self._sessions.write_rates({peer: self._rate(name)})
 
-    def _rate(self, peer: int, name: str) -> int:
-        own = self._quotas.rate(name, self._rates.get(name, 0))
-        if self._fair_share is None:
-            return own
-        part = self._fair_share.part(peer)
-        return min(own, part) if own else part
-
-    def _share_rate(self, now: int) -> None:
-        """Give the clients that are connected their parts of the rate of all."""
-        assert self._fair_share is not None
-        established, table = self._table.established_counts(), self._table
-        names = {peer: each.name for peer, each in self._sessions.all() if established[peer]}
-        counts = {peer: Counts(table.received_bytes(peer), table.sent_bytes(peer)) for peer in names}
-        for peer in self._fair_share.look(counts, now):
-            self._sessions.write_rates({peer: self._rate(peer, names[peer])})
+    def _rate(self, name: str) -> int:
+        return self._quotas.rate(name, self._rates.get(name, 0))
 
     def tick(self, now: int) -> None:
         """Call often: what could not be saved is saved again, and epochs go on."""
         self._remembered.tick(now)
         self.changes += self._sessions.tick(now)
-        if self._fair_share is not None and self._fair_share.is_due(now):
-            self._share_rate(now)
 
     # -- requests of tcp workers
 
@@ -386,7 +369,7 @@ class Admission:
         self._sessions.start(peer, known, certificate, hello, sealed, now)
         self._began(peer, name)
         self._publish_routes()  # before the peer handle: packets with that handle come afterwards
-        self._sessions.write_rates({peer: self._rate(peer, name)})
+        self._sessions.write_rates({peer: self._rate(name)})
         self._remembered.update(self._membership.remembered, now)
 
     def _publish_routes(self) -> None:
@@ -453,8 +436,8 @@ class Admission:
         )
 
 
-def _fair_share(config: Config) -> FairShare | None:
-    return FairShare(int(config.total_rate_mbit * BYTES_PER_MBIT)) if config.total_rate_mbit else None
+def _total_rate(config: Config) -> int:
+    return int(config.total_rate_mbit * BYTES_PER_MBIT)
 
 
 def _seal_of(session: SealedSession, request: AdmissionRequest, welcome: bytes) -> Seal:

@@ -1,6 +1,6 @@
 """The peer table: which peers are connected, over what, and which packets are theirs.
 
-    supervisor    writes the routes, and a record for each peer: its handle, its rate
+    supervisor    writes the routes, the rate of all peers, and a record for each peer: its handle, its rate
     tcp workers   write records for each peer: the state of its link, what was sent; and a status row a connection
     tun workers   write records for each peer: the next block number of each of its streams
     fec workers   write records for each peer: blocks that were recovered or given up
@@ -33,6 +33,7 @@ from pipeline.shm.memory_order import fence
 _ROUTE = struct.Struct("<BB6xq16s")
 _VERSION = layout.ROUTES_VERSION_AT // 8
 _COUNT = layout.ROUTES_COUNT_AT // 8
+_TOTAL_RATE = layout.TOTAL_RATE_AT // 8
 
 WRITTEN_BY = {
     ("tcp", "outbound"): ("sent",),
@@ -83,6 +84,10 @@ class PeerTable:
     def rate(self, peer: int) -> int:
         """Bytes a second, each way; 0: no limit."""
         return self.records[peer * RECORD_WORDS + layout.PEER_RATE]
+
+    def total_rate(self) -> int:
+        """Bytes a second of all peers together, each way; 0: no limit."""
+        return self._words[_TOTAL_RATE]
 
     def sent_elsewhere(self, peer: int, lane: int) -> int:
         """Bytes that the tcp workers of other lanes have sent to this peer."""
@@ -173,6 +178,9 @@ class PeerTable:
         at = (peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
         self.records[at + layout.PEER_RATE] = rate
         self.records[at + layout.PEER_HANDLE] = peer_handle
+
+    def write_total_rate(self, rate: int) -> None:
+        self._words[_TOTAL_RATE] = rate
 
     def write_routes(self, routes: Sequence[Route]) -> None:
         """Replace the routes. LocalError if there are more than ROUTES_MAX."""

@@ -181,6 +181,13 @@ def test_the_record_of_a_peer_holds_its_handle_and_its_rate_and_no_other_peers(t
     assert (table.peer_handle(1), table.rate(1)) == (peer_handle(1, 8), 0)
 
 
+def test_the_rate_of_all_peers_is_in_the_table_and_in_no_record(table: PeerTable) -> None:
+    assert table.total_rate() == 0
+    table.write_total_rate(5_000_000)
+    assert table.total_rate() == 5_000_000
+    assert [table.rate(peer) for peer in range(CAPACITY)] == [0] * CAPACITY
+
+
 def test_a_peer_handle_has_room_for_every_index_that_a_configuration_can_ask_for() -> None:
     most = layout.PEER_INDEX_MASK + 1
     assert parse({"mode": "server", "tunnel_addr": "10.0.0.1/16", "max_clients": most}).max_clients == most
