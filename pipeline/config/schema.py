@@ -277,7 +277,8 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "for the mark or port wins.", live=True)] = ()
     bulk_rate_mbit: Annotated[Mbit, about(
         "Rate limit of the class bulk that this end sends to each of its peers, so that a backup leaves room: what "
-        "`always_bulk` and `class_by_dscp` make bulk. 0: no limit.", unit="Mbit/s", live=True)] = 0.0
+        "`always_bulk` and `class_by_dscp` make bulk. Unless a peer has a limit of its own. 0: no limit.",
+        unit="Mbit/s", live=True)] = 0.0
     send_rate_mbit: Annotated[Mbit, about(
         "Rate limit of what this end sends to each of its peers, light packets first. A little less than the uplink "
         "carries keeps the queue of the modem short for others as well. 0: no limit.", unit="Mbit/s", live=True)] = 0.0

@@ -123,7 +123,7 @@ class Admission:
         self._offloads_accepted = offloads_accepted
         self._churn = ChurnLimit(SESSIONS_AT_ONCE, SESSION_INTERVAL_NS)
         self.changes = 0  # of peer_rows()
-        self._rates: dict[str, int] = {}  # bytes a second, of the peers that are configured
+        self._policies: dict[str, PeerPolicy] = {}  # of the peers that are configured
         self.config = config
         table.write_total_rate(_total_rate(config))
         self._has_rules = config.may_reach != UNLIMITED_REACH
@@ -171,7 +171,7 @@ class Admission:
             LOG.info("peer %s: session ended: %s", name, refusal.text)
             self._news.session_ended(peer, name, refusal.text)
             self._sessions.end(peer)
-        self._rates = {each.policy.name: each.policy.rate for each in self.registry.known}
+        self._policies = {each.policy.name: each.policy for each in self.registry.known}
         self.follow_quotas({each.name for _, each in self._sessions.all()})
         self._publish_routes()
 
@@ -187,10 +187,11 @@ class Admission:
                 self._news.session_ended(peer, name, refusal)
                 self._sessions.end(peer)
             else:
-                self._sessions.write_rates({peer: self._rate(name)})
+                self._write_rates(peer, name)
 
-    def _rate(self, name: str) -> int:
-        return self._quotas.rate(name, self._rates.get(name, 0))
+    def _write_rates(self, peer: int, name: str) -> None:
+        policy = self._policies.get(name) or PeerPolicy(name)
+        self._sessions.write_rates(peer, self._quotas.rate(name, policy.rate), policy.bulk_rate)
 
     def tick(self, now: int) -> None:
         """Call often: what could not be saved is saved again, and epochs go on."""
@@ -369,7 +370,7 @@ class Admission:
         self._sessions.start(peer, known, certificate, hello, sealed, now)
         self._began(peer, name)
         self._publish_routes()  # before the peer handle: packets with that handle come afterwards
-        self._sessions.write_rates({peer: self._rate(name)})
+        self._write_rates(peer, name)
         self._remembered.update(self._membership.remembered, now)
 
     def _publish_routes(self) -> None:
@@ -429,6 +430,9 @@ class Admission:
             addresses=tuple(map(str, member.addresses)),
             allowed=tuple(map(str, policy.allowed)),
             rate_mbit=policy.rate / BYTES_PER_MBIT,
+            bulk_rate_mbit=self.config.bulk_rate_mbit
+            if policy.bulk_rate is None
+            else policy.bulk_rate / BYTES_PER_MBIT,
             quota_bytes=self._quotas.terms(policy.name).limit,
             quota_used_bytes=self._quotas.used(policy.name),
             quota_state=self._quotas.state(policy.name),

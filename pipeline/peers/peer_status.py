@@ -45,6 +45,7 @@ class PeerRow(NamedTuple):
     addresses: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
     rate_mbit: float = 0.0  # 0: no limit
+    bulk_rate_mbit: float = 0.0  # of the class bulk, to the peer; 0: no limit
     state: str = "away"  # while it has no connection: away, broken, invited, expired, disabled, ended
     problem: str = ""  # of its file; "" for none
     until: int = 0  # UNIX time from which it is excluded; 0: none
@@ -117,6 +118,7 @@ class PeerStatus(TypedDict):
     addresses: list[str]
     allowed: list[str]
     rate_mbit: float  # 0: no limit
+    bulk_rate_mbit: float  # of the class bulk, to the peer; 0: no limit
     endpoint: str  # addresses from which it is connected; "" without a connection
     connections: int
     sent_bytes: int  # in this session
@@ -179,6 +181,7 @@ def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, f
         "addresses": list(row.addresses),
         "allowed": list(row.allowed),
         "rate_mbit": row.rate_mbit,
+        "bulk_rate_mbit": row.bulk_rate_mbit,
         "endpoint": ", ".join(sorted({each.address.rpartition(":")[0] for each in own})),
         "connections": count,
         "sent_bytes": since(table.sent_bytes, row.sent),

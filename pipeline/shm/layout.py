@@ -95,7 +95,8 @@ PEER_INDEX_MASK = (1 << PEER_INDEX_BITS) - 1
 FIRST_PEER_HANDLE = 1 << PEER_INDEX_BITS   # of peer 0 where there is no other
 
 # kinds of records, each with RECORD_WORDS for every peer: words in it. The first exists once, the others in each lane.
-PEER_HANDLE, PEER_RATE = range(2)                      # supervisor: current handle; bytes a second each way, or 0
+PEER_HANDLE, PEER_RATE, PEER_BULK_RATE = range(3)      # supervisor: current handle; bytes a second each way, or 0;
+                                                       # one more than its own bytes a second of the class bulk, or 0
 (LINK_ESTABLISHED, LINK_OFFLOADS, LINK_LIGHT, LINK_ACCEPTS_SHARDS, LINK_REQUESTS, LINK_LANES,
  LINK_RECEIVED_BYTES, LINK_COUNTED_BYTES) = range(8)   # tcp inbound duty: see runtime.link_view
 STATE_WORDS = LINK_RECEIVED_BYTES   # of a link record: those that change with the connections, and not with bytes

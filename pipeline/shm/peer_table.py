@@ -1,6 +1,6 @@
 """The peer table: which peers are connected, over what, and which packets are theirs.
 
-    supervisor    writes the routes, the rate of all peers, and a record for each peer: its handle, its rate
+    supervisor    writes the routes, the rate of all peers, and a record for each peer: its handle, its rates
     tcp workers   write records for each peer: the state of its link, what was sent; and a status row a connection
     tun workers   write records for each peer: the next block number of each of its streams
     fec workers   write records for each peer: blocks that were recovered or given up
@@ -84,6 +84,11 @@ class PeerTable:
     def rate(self, peer: int) -> int:
         """Bytes a second, each way; 0: no limit."""
         return self.records[peer * RECORD_WORDS + layout.PEER_RATE]
+
+    def bulk_rate(self, peer: int) -> int | None:
+        """Bytes a second of the class bulk for this peer, 0: no limit; None: as for all peers."""
+        word = self.records[peer * RECORD_WORDS + layout.PEER_BULK_RATE]
+        return word - 1 if word else None
 
     def total_rate(self) -> int:
         """Bytes a second of all peers together, each way; 0: no limit."""
@@ -173,9 +178,10 @@ class PeerTable:
 
     # -- the supervisor's
 
-    def write_record(self, peer_handle: int, rate: int) -> None:
+    def write_record(self, peer_handle: int, rate: int, bulk_rate: int | None = None) -> None:
         """Make this the current handle of its index."""
         at = (peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
+        self.records[at + layout.PEER_BULK_RATE] = 0 if bulk_rate is None else bulk_rate + 1
         self.records[at + layout.PEER_RATE] = rate
         self.records[at + layout.PEER_HANDLE] = peer_handle
 

@@ -77,6 +77,7 @@ def peer(name: str, **fields: Any) -> dict[str, Any]:
         "addresses": ["10.0.0.2", "fd00::2"],
         "allowed": [],
         "rate_mbit": 0.0,
+        "bulk_rate_mbit": 0.0,
         "endpoint": "192.0.2.9",
         "connections": 8,
         "sent_bytes": 5000,
