@@ -115,7 +115,10 @@ SENT_BYTES, SENT_DROPPED = range(2)                    # tcp outbound duty
                                                        # be opened, and how many in a row
 RECOVERED_BLOCKS, EXPIRED_BLOCKS = range(2)            # fec inbound duty
 PATH_BULK, PATH_LIGHT, PATH_RATES = range(3)           # tcp inbound duty: see runtime.link_paths
-LANE_RECORDS = ("link", "sent", "number", "transit", "recovered", "path")
+(ARRIVED_BULK_BYTES, ARRIVED_LIGHT_BYTES, ARRIVED_TRANSIT_BULK_BYTES,
+ ARRIVED_TRANSIT_LIGHT_BYTES) = range(4)               # tun inbound duty: bytes of packets from the peer, and of
+                                                       # other peers' for it, by the traffic class that they came in
+LANE_RECORDS = ("link", "sent", "number", "transit", "recovered", "path", "arrived")
 
 STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the records, lane by lane
 

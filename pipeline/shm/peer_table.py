@@ -39,7 +39,7 @@ WRITTEN_BY = {
     ("tcp", "outbound"): ("sent",),
     ("tcp", "inbound"): ("link", "path"),
     ("tun", "outbound"): ("number",),
-    ("tun", "inbound"): ("transit",),
+    ("tun", "inbound"): ("transit", "arrived"),
     ("fec", "outbound"): (),
     ("fec", "inbound"): ("recovered",),
 }
@@ -47,6 +47,9 @@ WRITTEN_BY = {
 
 CLASSES = ("voice", "normal_light", "normal_bulk", "bulk")
 """Of packets from TUN: the class of each, and whether its flow is light. Without rules all are normal."""
+
+ARRIVED_CLASSES = ("bulk", "light")
+"""Of packets from peers: the traffic class that the other end has given them. More of its rules is not told."""
 
 Writer = tuple[str, int, Sequence[str]]
 """A worker: its kind, its lane, its duties."""
@@ -66,7 +69,7 @@ class PeerTable:
         self.status_rows = status_rows
         self._words = memory.words
         self.records = self._cut(layout.RECORDS_AT)
-        self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths = (
+        self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self.arrived = (
             [self._cut(layout.records_at(capacity, lane, kind)) for lane in range(lanes)] for kind in LANE_RECORDS
         )
         self._rows = [
@@ -135,6 +138,13 @@ class PeerTable:
         of_lanes = (words[first : first + len(CLASSES)] for words in self.numbers)
         light, bulk, voice_class, bulk_class = map(sum, zip(*of_lanes, strict=True))
         return [voice_class, light - voice_class, bulk - bulk_class, bulk_class]
+
+    def arrived_bytes(self, peer: int) -> list[int]:
+        """Bytes of packets from every peer that has had this index, in the order of ARRIVED_CLASSES; and likewise of
+        those of other peers for it."""
+        first = peer * RECORD_WORDS
+        of_lanes = (words[first : first + 2 * len(ARRIVED_CLASSES)] for words in self.arrived)
+        return list(map(sum, zip(*of_lanes, strict=True)))
 
     def established_count(self, peer: int) -> int:
         """Established connections of a peer."""
@@ -214,7 +224,7 @@ class PeerTable:
 
     def written_by(self, kind: str, lane: int, duties: Sequence[str]) -> list[memoryview]:
         """The records that a worker of this kind and lane, with these duties, writes."""
-        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths
+        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self.arrived
         by_name = dict(zip(LANE_RECORDS, tables, strict=True))
         return [by_name[records][lane] for duty in duties for records in WRITTEN_BY[kind, duty]]
 
@@ -250,8 +260,8 @@ class PeerTable:
         return ConnectionStatus.unpack(bytes(self._rows[lane][at : at + layout.STATUS_ROW_BYTES]))
 
     def close(self) -> None:
-        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self._rows
-        for view in (self.records, *chain.from_iterable(tables)):
+        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self.arrived
+        for view in (self.records, *chain.from_iterable(tables), *self._rows):
             view.release()
         self.memory.close()
 

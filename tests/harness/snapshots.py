@@ -96,6 +96,8 @@ def peer(name: str, **fields: Any) -> dict[str, Any]:
         "recovered_blocks": 0,
         "expired_blocks": 0,
         "class_bytes": {"voice": 0, "normal_light": 300, "normal_bulk": 4000, "bulk": 0},
+        "received_class_bytes": {"bulk": 6000, "light": 0},
+        "transit_class_bytes": {"bulk": 0, "light": 70},
         **fields,
     }
 

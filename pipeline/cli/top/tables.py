@@ -186,6 +186,8 @@ def peer_details(snapshot: Mapping[str, Any], peer: Mapping[str, Any], rates: Ra
         ("sent", f"{amount(peer['sent_bytes'])}, now {bits(rate.sent)}"),
         ("received", f"{amount(peer['received_bytes'])}, now {bits(rate.received)}"),
         ("by class", _classes(peer.get("class_bytes") or {})),
+        ("from it", _classes(peer.get("received_class_bytes") or {})),
+        ("transit", _classes(peer.get("transit_class_bytes") or {})),
         ("segments", f"{peer['sent_segments']} sent, {peer['resent_segments']} of them again"),
         (
             "blocks",
@@ -201,7 +203,7 @@ def peer_details(snapshot: Mapping[str, Any], peer: Mapping[str, Any], rates: Ra
 
 
 def _classes(counted: Mapping[str, int]) -> str:
-    """The bytes that it got from TUN, by class; "" for none."""
+    """Bytes by class; "" for none. An instance of an older version counts fewer."""
     return ", ".join(f"{name.replace('_', ' ')} {amount(count)}" for name, count in counted.items() if count)
 
 
