@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.log import printable
 from pipeline.observe.sentence import amount, describe, established, peers_of, spoken
 from pipeline.peers.peer_status import IN_TLS, NOT_ENCRYPTED
-from pipeline.shm.peer_table import CLASSES
+from pipeline.shm.peer_table import ARRIVED_CLASSES, CLASSES
 
 NOTES_MAX = 5
 ROWS_MAX = 8  # of peers or connections in the brief text
@@ -286,15 +286,24 @@ def _encryption(snapshot: dict[str, Any]) -> list[str]:
 
 
 def _classes(peers: Sequence[dict[str, Any]]) -> list[str]:
-    """The bytes from TUN for each peer, by class. An instance of an older version does not count them."""
-    counted = [(peer["name"], peer["class_bytes"]) for peer in peers if any(peer.get("class_bytes", {}).values())]
+    """The bytes for each peer and from it, by class. An instance of an older version does not count all of them."""
+    tables = (
+        ("to peer, by class", "class_bytes", CLASSES),
+        ("from peer, by class", "received_class_bytes", ARRIVED_CLASSES),
+        ("peers to peer, by class", "transit_class_bytes", ARRIVED_CLASSES),
+    )
+    return [line for title, key, classes in tables for line in _by_class(peers, title, key, classes)]
+
+
+def _by_class(peers: Sequence[dict[str, Any]], title: str, key: str, classes: Sequence[str]) -> list[str]:
+    counted = [(peer["name"], peer[key]) for peer in peers if any(peer.get(key, {}).values())]
     if not counted:
         return []
-    head = ["to peer, by class", *(name.replace("_", ", ") for name in CLASSES)]
+    head = [title, *(name.replace("_", ", ") for name in classes)]
     return [
         "",
         *_table(
-            [head, *([printable(name), *(amount(found.get(each, 0)) for each in CLASSES)] for name, found in counted)]
+            [head, *([printable(name), *(amount(found.get(each, 0)) for each in classes)] for name, found in counted)]
         ),
     ]
 

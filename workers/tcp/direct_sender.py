@@ -7,7 +7,7 @@ the slot, since they wait (`workers.tcp.delayed_items`). A ring goes the long wa
 
     from the start    if slots of it have been visited already; if one of its slots has other runs, is spoilt, or is
                       not for this worker. Also if they are for several connections, or for none; if their peer has a
-                      rate; if the connection has TLS, keeps what it sends, or is broken
+                      rate, or all have; if the connection has TLS, keeps what it sends, or is broken
     behind a send     if the socket did not take all of it: what is left becomes items of the queue
 
 Owned by the outbound duty.
@@ -155,7 +155,7 @@ def _queue_for(peer: PeerSender, is_light: bool, lane: int, ordinal: int = 0) ->
 
     `ordinal`: of a copy, counted from the connection that the block would take without copies.
     """
-    if not peer.queues or peer.bucket.rate:
+    if not peer.queues or peer.is_limited:
         return None
     queues = peer.queues_for(is_light)
     queue = queues[(peer.place_of(lane, is_light) + ordinal) % len(queues)]

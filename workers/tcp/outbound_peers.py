@@ -29,6 +29,7 @@ from workers.tcp.peer_sender import PeerSender
 from workers.tcp.sealed_queue import SealedSendQueue
 from workers.tcp.send_item import SendItem
 from workers.tcp.send_queue import SendQueue
+from workers.tcp.total_rate import TotalRate
 
 _SESSION_SHIFT = 20  # the number of a session is a time in ns: milliseconds differ from client to client
 
@@ -67,6 +68,7 @@ class OutboundPeers:
         self.busy: dict[SendQueue, None] = {}
         self.delayed = DelayedItems()
         self.watch = PathWatch(self._counters)
+        self.total = TotalRate(attachment, "outbound")
 
     def add(self, peer_handle: int) -> PeerSender:
         """The PeerSender of a peer handle, made if there is none yet."""
@@ -245,6 +247,7 @@ class OutboundPeers:
 
     def update(self, now: int) -> None:
         """Follow rates and spacings; forget peers that have been away for too long, or have another session now."""
+        self.total.follow(now)
         for peer_handle, peer in list(self.by_handle.items()):
             if peer.queues:
                 self._follow_table(peer, now)
@@ -257,6 +260,7 @@ class OutboundPeers:
         rates = self._table.rate(peer.peer), self._send_rate
         rate = min(filter(None, rates), default=0)
         peer.bucket.update(rate, self._table.sent_elsewhere(peer.peer, self._lane), now)
+        peer.is_limited = bool(rate or self.total.shared)
         peer.light_bucket.update(-(-rate // len(self._table.sent)), 0, now)
 
 

@@ -64,6 +64,7 @@ class PeerSender:
         self.backlog = Backlog(queue_bytes)
         self.disconnected_since = since
         self.bucket = SharedBucket()
+        self.is_limited = False  # by its rate, or that of all
         self.has_paths = False
         self._silences: dict[int, PathSilence] = {}  # by uplink
         self.light_bucket = SharedBucket()  # of light items, while the bucket of all is out of credit

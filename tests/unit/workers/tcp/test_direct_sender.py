@@ -244,7 +244,13 @@ LONG = {
     "for no connection": lambda run: run.fill("plain", frame(1), FIRST_PEER_HANDLE | 2),
     "for a connection with TLS": with_tls,
     "for a peer with a rate": lambda run: (
-        run.sender._peers.by_handle[FIRST_PEER_HANDLE].bucket.update(10**9, 0, 0),
+        run.run.memory.peer_table.write_record(FIRST_PEER_HANDLE, 10**9),
+        run.sender._peers.update(0),
+        run.fill("plain", frame(1)),
+    ),
+    "for peers that share a rate": lambda run: (
+        run.run.memory.peer_table.write_total_rate(10**9),
+        run.sender._peers.update(0),
         run.fill("plain", frame(1)),
     ),
     "of both classes": lambda run: (

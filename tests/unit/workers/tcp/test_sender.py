@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.counters import ID
 from pipeline.policy.loss_bursts import SPACING_MOST_NS
+from pipeline.policy.shared_rate import QUANTUM
 from pipeline.policy.token_bucket import BURST_LEAST
 from pipeline.runtime.worker import DONE, MORE, NOTHING
 from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
@@ -697,6 +698,76 @@ def test_bytes_that_other_workers_send_to_a_peer_count_for_its_rate(make: Make) 
     run.run.memory.peer_table.sent[1][SENT_BYTES + run.sender._peers.by_handle[handle(1)].record_at] += 1 << 30
     peers.update(time.monotonic_ns())
     assert not bucket.in_credit(time.monotonic_ns())
+
+
+def test_beyond_the_rate_of_all_bulk_waits_but_not_light_packets_nor_a_peer_that_wants_less(make: Make) -> None:
+    run = make()
+    connections = [run.connect(1), run.connect(2)]
+    run.run.memory.peer_table.write_total_rate(RATE)
+    run.burst()
+    shared = run.sender._peers.total.shared
+    assert shared is not None
+    shared.spend(1, BURST_LEAST + RATE // 5, time.monotonic_ns())
+    run.fill("plain", frame(1), handle(1))
+    run.fill("plain", frame(2), handle(2))
+    run.fill("light", frame(3, light=True), handle(1))
+    run.burst()
+    assert run.burst() == NOTHING  # else it would spin until there is credit
+    assert [received(run, each) for each in connections] == [[(True, 3)], [(False, 2)]]
+    shared.spend(2, QUANTUM, time.monotonic_ns())
+    run.fill("plain", frame(4), handle(2))
+    run.burst()
+    assert run.received(connections[1]) == b""
+    run.run.memory.peer_table.write_total_rate(0)
+    run.sender._peers.update(time.monotonic_ns())
+    run.burst()
+    assert [received(run, each) for each in connections] == [[(False, 1)], [(False, 4)]]
+
+
+def test_the_rate_of_all_is_used_up_by_what_is_sent_and_waiting_ends_when_there_is_some_again(make: Make) -> None:
+    run = make()
+    connection = run.connect(1)
+    run.run.memory.peer_table.write_total_rate(RATE)
+    run.burst()
+    shared = run.sender._peers.total.shared
+    assert shared is not None
+    shared.spend(1, QUANTUM - 1, time.monotonic_ns())
+    run.fill("plain", frame(1), handle(1))
+    run.burst()
+    assert received(run, connection) == [(False, 1)]
+    assert not shared.may_pass(1, time.monotonic_ns())
+    shared.spend(1, BURST_LEAST + RATE // 20, time.monotonic_ns())
+    run.fill("plain", frame(2), handle(1))
+    since = time.monotonic()
+    run.burst()
+    assert run.received(connection) == b""
+    while not run.received(connection):
+        run.sender.wait(5)
+        run.burst()
+    assert time.monotonic() - since < 4
+
+
+def test_workers_divide_the_rate_of_all_by_the_peers_that_wait_at_each(make: Make) -> None:
+    run = make(2)
+    run.connect(1)
+    run.run.memory.peer_table.write_total_rate(RATE)
+    run.burst()
+    pages = {each.name: run.run.memory.scoreboard.pages[each.page] for each in run.run.plan.workers_of_kind("tcp")}
+    own, other = pages.values()
+    shared = run.sender._peers.total.shared
+    assert shared is not None
+    shared.spend(1, 2 * BURST_LEAST, time.monotonic_ns())
+    run.fill("plain", frame(1), handle(1))
+    run.burst()
+    run.sender._peers.update(time.monotonic_ns())
+    assert own.waiting("outbound")[0] == 1
+    waits = shared.passes_at(1) - time.monotonic_ns()
+    other.waiting("outbound")[0] = 3
+    run.sender._peers.update(time.monotonic_ns())
+    assert shared.passes_at(1) - time.monotonic_ns() > 3 * waits
+    run.run.memory.peer_table.write_total_rate(0)
+    run.sender._peers.update(time.monotonic_ns())
+    assert own.waiting("outbound")[0] == 0
 
 
 # -- the tick
