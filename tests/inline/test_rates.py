@@ -28,6 +28,8 @@ from tests.inline.harness.hub_ends import (
     tls,
 )
 
+pytestmark = pytest.mark.alone
+
 RATE = 2_000_000
 SMALL_SOCKETS = {"send_buffer_bytes": 200_000, "receive_buffer_bytes": 65_536}  # so that one call takes little
 MEASURED_S = 1.5
