@@ -14,10 +14,11 @@ _COUNTER = {"outbound": ID["tcp.bytes_sent"], "inbound": ID["tcp.bytes_received"
 
 
 class TotalRate:
-    """`shared`: None while there is no such rate."""
+    """`shared`: None while there is no such rate; `rate`: bytes a second, 0 without."""
 
     def __init__(self, attachment: Attachment, duty: str) -> None:
         self.shared: SharedRate | None = None
+        self.rate = 0
         self._table = attachment.peer_table
         self._counter = _COUNTER[duty]
         self._own = attachment.page.waiting(duty)
@@ -26,7 +27,7 @@ class TotalRate:
 
     def follow(self, now: int) -> None:
         """On the clock."""
-        rate = self._table.total_rate()
+        rate = self.rate = self._table.total_rate()
         if not rate:
             self.shared = None
             self._own[0] = 0

@@ -28,6 +28,7 @@ from tests.harness.send_queues import Channel, frame, numbers
 from tests.harness.sender import SenderRun, wait_for
 from workers.tcp import delayed_items
 from workers.tcp.delayed_items import LIGHT_SPACING_NS
+from workers.tcp.send_queue import BURST_BYTES
 from workers.tcp.sender import EXCUSE_NS, STUCK_NS
 
 HOLD_S = 0.05
@@ -698,6 +699,44 @@ def test_bytes_that_other_workers_send_to_a_peer_count_for_its_rate(make: Make) 
     run.run.memory.peer_table.sent[1][SENT_BYTES + run.sender._peers.by_handle[handle(1)].record_at] += 1 << 30
     peers.update(time.monotonic_ns())
     assert not bucket.in_credit(time.monotonic_ns())
+
+
+def test_a_session_that_begins_anew_has_no_new_burst(make: Make) -> None:
+    run = make()
+    first = run.connect(1)
+    run.run.memory.peer_table.write_record(handle(1), RATE)
+    run.burst()
+    run.sender._peers.by_handle[handle(1)].bucket.spend(BURST_LEAST + RATE, time.monotonic_ns())
+    run.disconnect(first, time.monotonic_ns())
+    again = 2 * FIRST_PEER_HANDLE | 1
+    run.run.memory.peer_table.write_record(again, RATE)
+    run.burst()
+    peers = run.sender._peers
+    peers.add(again)
+    peers._follow_table(peers.by_handle[again], time.monotonic_ns())
+    assert not peers.by_handle[again].bucket.in_credit(time.monotonic_ns())
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst_bytes"), [(0, BURST_BYTES), (1000, 65536), (5_000_000, 100_000), (10**9, BURST_BYTES)]
+)
+@pytest.mark.parametrize("of_all", [False, True], ids=["own", "of all"])
+def test_the_lower_a_rate_is_the_less_is_sent_in_one_call(
+    make: Make, rate: int, burst_bytes: int, of_all: bool
+) -> None:
+    run = make()
+    connection = run.connect(1)
+    if of_all:
+        run.run.memory.peer_table.write_total_rate(rate)
+    else:
+        run.run.memory.peer_table.write_record(handle(1), rate)
+    run.burst()
+    run.sender._peers.update(time.monotonic_ns())
+    assert run.queue(connection).burst_bytes == burst_bytes
+    run.run.memory.peer_table.write_record(handle(1), 0)
+    run.run.memory.peer_table.write_total_rate(0)
+    run.sender._peers.update(time.monotonic_ns())
+    assert run.queue(connection).burst_bytes == BURST_BYTES
 
 
 def test_beyond_the_rate_of_all_bulk_waits_but_not_light_packets_nor_a_peer_that_wants_less(make: Make) -> None:
