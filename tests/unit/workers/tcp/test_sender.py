@@ -10,12 +10,14 @@ from typing import cast
 import pytest
 
 from pipeline.counters import ID
+from pipeline.fec import shard
 from pipeline.policy.loss_bursts import SPACING_MOST_NS
 from pipeline.policy.shared_rate import QUANTUM
 from pipeline.policy.token_bucket import BURST_LEAST
 from pipeline.runtime.worker import DONE, MORE, NOTHING
 from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
 from pipeline.sealing.key_schedule import AES_256_GCM, HeaderSecret
+from pipeline.sealing.padding import SIZES, PaddingSource
 from pipeline.sealing.records import RecordScanner, RecordWriter
 from pipeline.shm.layout import FIRST_PEER_HANDLE, LINK_REQUESTS, SENT_BYTES, SENT_DROPPED
 from pipeline.shm.link_requests import LinkRequests
@@ -809,6 +811,21 @@ def test_workers_divide_the_rate_of_all_by_the_peers_that_wait_at_each(make: Mak
     assert own.waiting("outbound")[0] == 0
 
 
+def test_padding_uses_nothing_of_a_rate_up(make: Make) -> None:
+    run = make()
+    padded, _ = sealed(run, padding=PaddingSource())
+    run.burst()
+    run.run.memory.peer_table.write_record(FIRST_PEER_HANDLE, 1)
+    wait_for(lambda: run.sender._peers.by_handle[padded.peer_handle].bucket.rate, run)
+    body = bytes(100)
+    for _ in range(10):
+        run.fill("plain", shard.SEALED_RUN.pack(21 + 100, framing.RUN, 1 << 8, 1, 1, 0, 0, 1, 100, 0, 1) + body)
+        run.burst()
+    assert padded.send.byte_count == 10 * SIZES[0]
+    bucket = run.sender._peers.by_handle[padded.peer_handle].bucket
+    assert (bucket._burst - bucket._level) // 10**9 in range(10 * 142 - 10, 10 * 142 + 1)
+
+
 # -- the tick
 
 
@@ -872,10 +889,12 @@ def test_waiting_ends_as_soon_as_a_connection_comes_or_a_socket_has_room(make: M
 # -- questions
 
 
-def sealed(run: SenderRun, answers: bool = True) -> tuple[Connection, RecordScanner]:
+def sealed(
+    run: SenderRun, answers: bool = True, padding: PaddingSource | None = None
+) -> tuple[Connection, RecordScanner]:
     """A connection that is sealed both ways, and what its other end makes of the bytes."""
     made = run.connect()
-    made.send.writer = RecordWriter(HeaderSealer(AES_256_GCM, SECRET))
+    made.send.writer = RecordWriter(HeaderSealer(AES_256_GCM, SECRET), padding)
     made.receive.scanner = RecordScanner(HeaderOpener(AES_256_GCM, SECRET))
     made.answers = answers
     return made, RecordScanner(HeaderOpener(AES_256_GCM, SECRET))
