@@ -17,8 +17,9 @@ A peer that had credit left as a round began wants less than the others. It does
 it up to a burst; those that want more pay that back. Light items of any peer do not wait either, up to LIGHT_DEBT.
 
 With several lanes each worker has such a bucket. Lanes in which peers wait have parts of the rate, by the number of
-those peers, and pay for what passes in the others. A lane where nobody waits pays for all out of its credit: so it
-notices when nothing is left, and never has a debt of others. Peers are numbers.
+those peers, and pay for what passes in the others. A part that a lane leaves, beyond a burst, is that of the others. A
+lane where nobody waits pays for all out of its credit: so it notices when nothing is left, and never has a debt of
+others. Peers are numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from pipeline.policy.token_bucket import SharedBucket
+from pipeline.policy.token_bucket import BURST_LEAST, SECOND, SharedBucket
 
 QUANTUM = 65536
 """A full super-packet: less would only make more rounds."""
@@ -77,6 +78,7 @@ class SharedRate:
     def __init__(self, exchange: Exchange | None = None) -> None:
         self._exchange = exchange
         self._passed: list[int] = []  # in the other lanes, at the last look
+        self._left: list[float] = []  # by the other lanes, of their parts
         self._waited: dict[int, int] = {}  # peers, and when each has waited last
         self._rate = 0
         self._bucket = SharedBucket()
@@ -94,7 +96,7 @@ class SharedRate:
 
     def _follow(self, exchange: Exchange, now: int) -> None:
         """Set this lane's part of the rate, and pay for the others."""
-        self._followed_ns = now
+        seconds, self._followed_ns = min(1.0, (now - self._followed_ns) / SECOND), now
         self._waited = {peer: at for peer, at in self._waited.items() if now - at < WAITED_NS}
         own = len(self._waited)
         others = exchange(own)
@@ -103,8 +105,21 @@ class SharedRate:
         paid = sum(
             max(0, each.passed - old) for each, old in zip(others, before, strict=True) if not (own and each.waiting)
         )
+        if own:
+            paid -= int(self._unused(others, before, parts, seconds) * parts)
         self._bucket.spend(paid * own // parts if own else min(paid, self._bucket.credit(now)), now)
         self._bucket.update(max(1, self._rate * max(1, own) // parts), 0, now)
+
+    def _unused(self, others: list[OtherLane], before: list[int], parts: int, seconds: float) -> float:
+        """The rest that lanes leave of their parts, beyond a burst, for each peer that waits elsewhere."""
+        found = 0.0
+        self._left = self._left or [0.0] * len(others)
+        for place, (each, old) in enumerate(zip(others, before, strict=True)):
+            left = self._left[place] + self._rate * seconds * each.waiting / parts - (each.passed - old)
+            self._left[place] = max(-BURST_LEAST, min(BURST_LEAST, left)) if each.waiting else 0.0
+            if each.waiting and left > BURST_LEAST:
+                found += (left - BURST_LEAST) / (parts - each.waiting)
+        return found
 
     def may_pass(self, peer: int, now: int, *, light: bool = False) -> bool:
         """`light`: light items alone."""

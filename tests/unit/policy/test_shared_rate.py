@@ -265,6 +265,14 @@ def test_a_lane_where_nobody_waits_pays_for_the_others_until_nothing_is_left() -
     assert not late.may_pass(102, now)
 
 
+def test_a_lane_where_peers_wait_pays_for_what_passes_in_another_where_nobody_does() -> None:
+    hub = Hub([Peer(), Peer()], [Peer(RATE / 5, amount=2000)])
+    hub.go_on(1)
+    *waiting, other = hub.go_on(5)
+    assert other == pytest.approx(RATE / 5, rel=0.05)
+    assert sum(waiting) + other == pytest.approx(RATE, rel=0.05)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     peers=st.lists(
