@@ -99,6 +99,7 @@ COUNTERS = (
             "while something waited for an answer"),
     Counter(43, "tcp.runs_resent", OUT, "runs and blocks sent once more on another uplink, because theirs was silent "
             "or their connection had ended"),
+    Counter(44, "tcp.bytes_padding_sent", OUT, "bytes of padding written to connections (setting: padding)"),
     Counter(224, "tcp.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
             "were skipped"),
     Counter(225, "tcp.dropped_slot_spoilt", OUT, "slots and runs whose header contradicts itself"),
@@ -153,6 +154,7 @@ COUNTERS = (
     Counter(245, "tcp.bytes_fallback_received", IN, "bytes from such clients to the web server"),
     Counter(246, "tcp.closed_proxy_header", IN, "connections from proxy_protocol_from closed because they did not "
             "begin with a header of the PROXY protocol"),
+    Counter(247, "tcp.bytes_padding_received", IN, "bytes of padding received on established connections"),
     Counter(64, "fec.blocks_coded", OUT, "blocks cut into shards"),
     Counter(65, "fec.bytes_coded", OUT, "bytes of blocks cut into shards"),
     Counter(66, "fec.bytes_added", OUT, "bytes of parity shards, and of copies, added to blocks"),

@@ -1,12 +1,13 @@
 """The command `invite`: a running server adds a peer, and the line that lets a machine join is printed.
 
-    {"command": "invite", "name", "server", "allowed", "rate_mbit", "quota_gb", "groups", "may_reach", "expires",
-     "uses", "until", "again"}
+    {"command": "invite", "name", "server", "allowed", "rate_mbit", "bulk_rate_mbit", "quota_gb", "groups",
+     "may_reach", "expires", "uses", "until", "again"}
                             -> {"ok": true, "line", "server", "others", "file", "certificate", "expires", "uses",
                                 "until", "guessed", "is_private", "remembered", "reaches"}
         server: "", HOST or HOST:PORT; in the answer, the HOST:PORT in the line
         others: further servers in the line; file: that of the peer
-        rate_mbit, quota_gb: null for the server's setting; certificate: the server asks its clients for one as well
+        rate_mbit, bulk_rate_mbit, quota_gb: null for the server's setting
+        certificate: the server asks its clients for one as well
         expires, until: UNIX time, 0 for never; a null `expires` lets the server choose
         again: the peer exists, and another machine is to take its place
         groups: names; may_reach: targets, null for the server's setting
@@ -52,6 +53,9 @@ def add_command(command: AddCommand, add_instance: AddOptions) -> None:
     )
     invite.add_argument("--rate", metavar="MBIT", type=float, help="limit in each direction, in Mbit/s; 0 for none")
     invite.add_argument(
+        "--bulk-rate", metavar="MBIT", type=float, help="limit of the class bulk to the peer, in Mbit/s; 0 for none"
+    )
+    invite.add_argument(
         "--quota", metavar="GB", type=float, help="quota in a month, in GB of both directions; 0 for none"
     )
     invite.add_argument(
@@ -96,6 +100,7 @@ def _invite(arguments: argparse.Namespace) -> int:
         "server": arguments.address,
         "allowed": arguments.allow,
         "rate_mbit": arguments.rate,
+        "bulk_rate_mbit": arguments.bulk_rate,
         "quota_gb": arguments.quota,
         "groups": arguments.group,
         "may_reach": None if arguments.may_reach is None else [text for text in arguments.may_reach if text],

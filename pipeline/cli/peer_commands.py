@@ -1,8 +1,8 @@
 """The commands about the peers of a running server: `peers`, `peers disable`, `enable` and `quota`, `revoke`.
 
 {"command": "peers"}                                              -> {"ok": true, "schema_version", "peers": [
-    {"name", "state", "addresses", "allowed", "rate_mbit", "endpoint", "connections", "sent_bytes",
-     "received_bytes", "dropped", "session_seconds", "version", "mtu", "fec",
+    {"name", "state", "addresses", "allowed", "rate_mbit", "bulk_rate_mbit", "endpoint", "connections",
+     "sent_bytes", "received_bytes", "dropped", "session_seconds", "version", "mtu", "fec",
      "encryption", "sent_epoch", "received_epoch", "quota_bytes", "quota_used_bytes", "quota_state", "groups",
      "may_reach", "may_reach_count", "refused_packets", "problem", "until", "invitation", "invitation_expires",
      "invitation_uses_left"}]}

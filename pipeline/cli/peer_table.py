@@ -70,7 +70,9 @@ def _reach(peer: dict[str, Any], in_full: bool) -> list[str]:
         groups = f" (groups: {', '.join(peer['groups'])})" if peer["groups"] else ""
         notes.append(f"may reach {'everything' if targets is None else named or 'nothing'}{groups}")
     if refused:
-        notes.append(f"{refused} packets refused, that its rules do not allow: `events` names them")
+        notes.append(
+            f"{refused} packet{'s' * (refused != 1)} refused, that its rules do not allow: `events` names them"
+        )
     return notes
 
 

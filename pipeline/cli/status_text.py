@@ -13,13 +13,13 @@ from typing import Any
 from pipeline.log import printable
 from pipeline.observe.sentence import amount, describe, established, peers_of, spoken
 from pipeline.peers.peer_status import IN_TLS, NOT_ENCRYPTED
-from pipeline.shm.peer_table import CLASSES
+from pipeline.shm.peer_table import ARRIVED_CLASSES, CLASSES
 
 NOTES_MAX = 5
 ROWS_MAX = 8  # of peers or connections in the brief text
 
 HEAD = ["connection", "worker", "class", "state", "sent", "received", "rtt", "congestion", "last received"]
-UPLINK_HEAD = ["uplink", "role", "connections", "rtt", "resent", "sent", "received", "trouble"]
+UPLINK_HEAD = ["uplink", "role", "connections", "carries", "rtt", "resent", "sent", "received", "trouble"]
 REFUSED_SHOWN = 3  # peers, with the packets that their rules have refused
 SEE_MORE = "status --verbose has them all"
 
@@ -27,7 +27,7 @@ SEE_MORE = "status --verbose has them all"
 def brief(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
     """`notes`: besides those of the instance."""
     connected = [peer for peer in peers_of(snapshot) or () if peer.get("state") == "connected"]
-    rows = _peer_rows(connected) if connected else _connection_rows(established(snapshot))
+    rows = _peer_rows(connected) if connected else _connection_rows(snapshot, established(snapshot))
     more = len(rows) - 1 - ROWS_MAX
     return "\n".join(
         [
@@ -70,8 +70,15 @@ def _full_tunnel(found: dict[str, Any]) -> list[str]:
     if not found.get("on"):
         return []
     shut = "the kill switch is shut" if found["kill_switch"] else "without a kill switch"
-    names = f"DNS servers {', '.join(found['dns'])}" if found["dns"] else "DNS as the LAN has it"
-    return [f"full tunnel: {shut}; {names}"]
+    return [f"full tunnel: {shut}; {_dns(found)}"]
+
+
+def _dns(found: dict[str, Any]) -> str:
+    if found["dns"]:
+        return f"DNS servers {', '.join(found['dns'])}"
+    return (
+        "DNS as the LAN has it" if found.get("lan_dns", True) else "no DNS server is set, and none in the LAN is asked"
+    )
 
 
 def _uplinks(snapshot: dict[str, Any]) -> list[str]:
@@ -81,6 +88,7 @@ def _uplinks(snapshot: dict[str, Any]) -> list[str]:
             each["interface"],
             each["role"],
             f"{each['connections']} of {each['connections_wanted']}",
+            "yes" if each.get("carries") else "no",
             f"{each['rtt_ms']:.1f} ms" if each["rtt_ms"] else "-",
             f"{100 * each['resent_segments'] / each['sent_segments']:.1f} %" if each["sent_segments"] else "-",
             amount(each["sent_bytes"]),
@@ -110,8 +118,10 @@ def _peer_rows(peers: Sequence[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-def _connection_rows(connections: Sequence[dict[str, Any]]) -> list[list[str]]:
-    return [HEAD] + [
+def _connection_rows(snapshot: dict[str, Any], connections: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Of a client with several uplinks, each with its uplink in the first column."""
+    names = [each["interface"] for each in (snapshot.get("server") or {}).get("uplinks", ())]
+    rows = [HEAD] + [
         [
             c["address"],
             c["worker"],
@@ -125,6 +135,10 @@ def _connection_rows(connections: Sequence[dict[str, Any]]) -> list[list[str]]:
         ]
         for c in connections
     ]
+    if not names:
+        return rows
+    uplinks = ["uplink", *("-" if c["uplink"] is None else names[c["uplink"]] for c in connections)]
+    return [[uplink, *row] for uplink, row in zip(uplinks, rows, strict=True)]
 
 
 def verbose(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
@@ -185,7 +199,7 @@ def verbose(snapshot: dict[str, Any], notes: Sequence[str] = ()) -> str:
         lines += ["", *_table(rows)]
     lines += _classes(snapshot.get("peers", ()))
     if snapshot["connections"]:
-        lines += ["", *_table(_connection_rows(snapshot["connections"]))]
+        lines += ["", *_table(_connection_rows(snapshot, snapshot["connections"]))]
     else:
         lines.append("no connection")
     counted = [[name, str(value)] for name, value in snapshot["counters"].items() if value]
@@ -272,15 +286,24 @@ def _encryption(snapshot: dict[str, Any]) -> list[str]:
 
 
 def _classes(peers: Sequence[dict[str, Any]]) -> list[str]:
-    """The bytes from TUN for each peer, by class. An instance of an older version does not count them."""
-    counted = [(peer["name"], peer["class_bytes"]) for peer in peers if any(peer.get("class_bytes", {}).values())]
+    """The bytes for each peer and from it, by class. An instance of an older version does not count all of them."""
+    tables = (
+        ("to peer, by class", "class_bytes", CLASSES),
+        ("from peer, by class", "received_class_bytes", ARRIVED_CLASSES),
+        ("peers to peer, by class", "transit_class_bytes", ARRIVED_CLASSES),
+    )
+    return [line for title, key, classes in tables for line in _by_class(peers, title, key, classes)]
+
+
+def _by_class(peers: Sequence[dict[str, Any]], title: str, key: str, classes: Sequence[str]) -> list[str]:
+    counted = [(peer["name"], peer[key]) for peer in peers if any(peer.get(key, {}).values())]
     if not counted:
         return []
-    head = ["to peer, by class", *(name.replace("_", ", ") for name in CLASSES)]
+    head = [title, *(name.replace("_", ", ") for name in classes)]
     return [
         "",
         *_table(
-            [head, *([printable(name), *(amount(found.get(each, 0)) for each in CLASSES)] for name, found in counted)]
+            [head, *([printable(name), *(amount(found.get(each, 0)) for each in classes)] for name, found in counted)]
         ),
     ]
 

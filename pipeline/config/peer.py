@@ -63,6 +63,9 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     rate_mbit: Annotated[Mbit | None, about(
         "Rate limit of this peer, in each direction. 0: no limit.",
         unit="Mbit/s", derived="the setting `rate_mbit`", live=True)] = None
+    bulk_rate_mbit: Annotated[Mbit | None, about(
+        "Rate limit of the class bulk that this server sends to this peer. 0: no limit.",
+        unit="Mbit/s", derived="the setting `bulk_rate_mbit`", live=True)] = None
     quota_gb: Annotated[Gigabytes | None, about(
         "Quota of this peer in a month. 0: no quota.",
         unit="GB", derived="the setting `quota_gb`", live=True)] = None

@@ -277,7 +277,8 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "for the mark or port wins.", live=True)] = ()
     bulk_rate_mbit: Annotated[Mbit, about(
         "Rate limit of the class bulk that this end sends to each of its peers, so that a backup leaves room: what "
-        "`always_bulk` and `class_by_dscp` make bulk. 0: no limit.", unit="Mbit/s", live=True)] = 0.0
+        "`always_bulk` and `class_by_dscp` make bulk. Unless a peer has a limit of its own. 0: no limit.",
+        unit="Mbit/s", live=True)] = 0.0
     send_rate_mbit: Annotated[Mbit, about(
         "Rate limit of what this end sends to each of its peers, light packets first. A little less than the uplink "
         "carries keeps the queue of the modem short for others as well. 0: no limit.", unit="Mbit/s", live=True)] = 0.0
@@ -361,6 +362,11 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         "Add random bytes to the messages of the handshake, and send keepalives at random times, sooner than "
         "`keepalive`. Sizes and times of these then tell less to somebody who watches. Those of packets tell what they "
         "tell without it. The other end need not have it.", live=True)] = False
+    padding: Annotated[bool, about(
+        "Pad what carries small packets to 300, 600 or 1170 bytes on the wire. So the sizes of keystrokes, calls and "
+        "DNS tell less to somebody who watches; how many there are, when, and which way they go still shows. Full "
+        "packets stay as they are. It holds for what this end sends, to an end that takes padding; that one need not "
+        "have this setting. Padding counts in no rate, quota or account. See docs/port-443.md.", live=True)] = False
 
     # Clients of a server
     peers: Annotated[tuple[Annotated[Peer, accepts(PEER_FORM)], ...], about(
@@ -408,8 +414,8 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         unit="Mbit/s", live=True)] = 0.0
     total_rate_mbit: Annotated[Mbit, about(
         "Rate limit of all clients together, in each direction. A client that wants less than an equal part has what "
-        "it wants; the others share the rest equally, within half a second. The rate of a client limits it as well. "
-        "0: no limit.", unit="Mbit/s", live=True)] = 0.0
+        "it wants; the others share the rest equally. The rate of a client limits it as well. 0: no limit.",
+        unit="Mbit/s", live=True)] = 0.0
     quota_gb: Annotated[Gigabytes, about(
         "Quota of each client in a month, unless its peer has a quota of its own: the bytes of both directions "
         "together, as `peers --month` shows them. A client that proves nothing has none. 0: no quota.",

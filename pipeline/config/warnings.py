@@ -109,6 +109,7 @@ UNUSED = (
     Unused(("prefer", "home_after", "standby"), _with_one_server, "remote_addr names one server"),
     Unused(("home_after",), _stays, 'prefer is "current"'),
     Unused(("standby",), _without_sealing, "only where packets are sealed can two servers be connected at once"),
+    Unused(("padding",), _without_sealing, "only records of sealed connections are padded"),
     Unused(("accept_routes",), _on_server, "nobody sends routes to a server"),
     Unused(("full_tunnel", "kill_switch", "dns"), _on_server, "a server has the Internet by itself"),
     Unused(("kill_switch", "dns"), _without_full_tunnel, "full_tunnel is false"),

@@ -174,18 +174,19 @@ def _ask(
 
 async def _converse(server: Server, key: bytes, hello: Hello) -> Done | Welcome:
     carriers: list[asyncio.Future[None]] = []
+    way = f"{server.config.way_text}: " if server.config.way_text else ""
     try:
         seconds = SILENCE_SECONDS if server.is_alone else ADDRESS_SECONDS
         reader, writer = await asyncio.wait_for(_connect(server, carriers), seconds)
     except (ApproachFailed, NoWay) as error:
-        raise FirstContactError(printable(str(error))) from None
+        raise FirstContactError(way + printable(str(error).removeprefix(way))) from None
     except TimeoutError:
-        raise FirstContactError("no answer") from None
+        raise FirstContactError(f"{way}no answer") from None
     except ssl.SSLError as error:
         raise FirstContactError(printable(failure_words.of_error(error)), is_final=True) from None
     except OSError as error:
         known = failure_words.OF_SOCKETS.get(error.errno or 0)  # asyncio has a text of its own
-        raise FirstContactError(known or printable(failure_words.of_error(error))) from None
+        raise FirstContactError(way + (known or printable(failure_words.of_error(error)))) from None
     try:
         return await _Conversation(reader, writer, server, key).ask(hello)
     finally:

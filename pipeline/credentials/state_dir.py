@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -89,13 +90,19 @@ class StateDir:
         except OSError as error:
             raise keys.write_error(path, error) from None
 
+    def make_peers(self) -> None:
+        """Make the directory of peers, so that files of another server's peers can be copied there. `invite` says it
+        if it cannot be made."""
+        with suppress(OSError):
+            hang_guard.call(lambda: (self.path / PEERS).mkdir(DIRECTORY_MODE, exist_ok=True))
+
     def remove_unfinished(self) -> None:
         """Remove the temporary files of writes that were cut short: one may hold the key of a peer revoked since."""
         for directory in (self.path, self.path / PEERS):
             try:
                 hang_guard.call(partial(_remove_unfinished, directory))
             except FileNotFoundError:
-                pass  # no peer has been invited yet
+                pass  # it cannot be made
             except OSError as error:
                 LOG.warning("%s: files left by writes that were cut short stay: %s", directory, error.strerror)
 

@@ -49,7 +49,7 @@ CONTENTS = (
     _Content("tls_key_file", lambda found: found.tls and found.tls.key_pem),
     _Content("tls_ca_file", lambda found: found.tls and found.tls.ca_pem),
     _Content("key_file", lambda found: found.key),
-    _Content("proxy_login_file", lambda found: found.proxy),
+    _Content("proxy_login_file", lambda found: found.proxy and found.proxy.login),
     _Content("proxy_ca_file", lambda found: found.proxy_ca),
 )
 

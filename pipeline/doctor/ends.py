@@ -13,11 +13,17 @@ from pipeline.observe.sentence import DOCTOR, describe
 from pipeline.supervisor.instance import find_instances
 from pipeline.version import NAME, VERSION
 
-RESTARTS_NOTE = 3
+DEATHS_NOTE = 3
 MUCH_LOSS = (500, 0.05), (30, 0.15)
 """Segments that were sent, and the share of them that was sent again: of few, many."""
 LISTED_MAX = 5
 LOG = "Look into the log of the instance."
+PAGES = (
+    ("server ", "servers.md"),
+    ("SRV records ", "servers.md"),
+    ("none of systemd-resolved, NetworkManager and resolvconf ", "full-tunnel.md"),
+)
+"""How notes of an instance begin that are explained elsewhere than most."""
 
 
 def instance(subject: Subject) -> list[Finding]:
@@ -49,9 +55,9 @@ def judge_health(snapshot: dict[str, Any]) -> Finding:
 
 def judge_workers(snapshot: dict[str, Any]) -> list[Finding]:
     found = [
-        note(f"{row['name']} has been started again {row['restarts']} times", LOG)
+        note(f"{row['name']} has died {row['deaths']} times, and was started again", LOG)
         for row in snapshot["workers"]
-        if row["restarts"] >= RESTARTS_NOTE
+        if row.get("deaths", 0) >= DEATHS_NOTE
     ]
     found += [
         problem(
@@ -100,7 +106,12 @@ def notes(subject: Subject) -> list[Finding]:
     """All that the instance itself notes. Each note has its cure in it."""
     if subject.snapshot is None:
         return []
-    return [note(text, "See docs/network.md.") for text in subject.snapshot.get("notes", [])]
+    return [judge_note(text) for text in subject.snapshot.get("notes", [])]
+
+
+def judge_note(text: str) -> Finding:
+    page = next((page for words, page in PAGES if text.startswith(words)), "network.md")
+    return note(text, f"See docs/{page}.")
 
 
 # -- what the ends know of each other

@@ -44,7 +44,7 @@ def try_way(way: str, through: Proxy | None, bridge: BridgePlan | None, host: st
             connect(through, host, port, CONNECT_SECONDS).close()
     except (ApproachFailed, NoWay) as error:
         reason = printable(f"{way}: {str(error).removeprefix(f'{way}: ')}")
-        return [problem(f"{reason}; it was asked for {host} port {port}", advice_for([reason], proxied=True))]
+        return [problem(f"{reason} (it was asked for {host} port {port})", advice_for([reason], way))]
     return [ok(f"{way} connects with {host} port {port}")]
 
 

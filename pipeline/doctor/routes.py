@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pipeline.doctor.finding import Finding, note, ok, problem
 from pipeline.doctor.subject import Subject
 from pipeline.errors import LocalError
+from pipeline.policy import bypass
 from pipeline.policy.kernel_entries import IPAddress, Network, share
 from pipeline.supervisor.kernel.route_socket import RouteSocket
 from pipeline.supervisor.kernel.rtnetlink import Sender
@@ -64,14 +65,17 @@ def loop(subject: Subject, addresses: Sequence[IPAddress]) -> list[Finding]:
     """`addresses`: of the server."""
     if not subject.is_client:
         return []
-    sender = Sender(uid=_user_of_workers(subject))
     with closing(RouteSocket()) as ask:
+        sender = Sender(uid=user_of_workers(subject, ask))
         ways = [(address, _way(ask, address, sender)) for address in addresses]
     return judge_ways_to_server(ways, subject.tun_name)
 
 
-def _user_of_workers(subject: Subject) -> int | None:
-    """Their packets may go another way than ours (policy.bypass); None if there are none."""
+def user_of_workers(subject: Subject, ask: RouteSocket) -> int | None:
+    """Their packets may go another way than ours (policy.bypass); None if nothing says it.
+
+    Where none is to be seen, the rules may have it: of a run that `check` knows nothing of, or of a killed one.
+    """
     workers = subject.snapshot["workers"] if subject.snapshot is not None else []
     for worker in workers:
         try:
@@ -79,7 +83,9 @@ def _user_of_workers(subject: Subject) -> int | None:
         except OSError:
             continue  # it has just ended
         return int(next(line for line in status.splitlines() if line.startswith("Uid:")).split()[2])
-    return None
+    priorities = bypass.numbers(subject.name).priorities
+    rules = [rule for version in (4, 6) for rule in ask.rules(version)]
+    return next((rule.uid for rule in rules if rule.priority in priorities and rule.uid is not None), None)
 
 
 def judge_ways_to_server(ways: Sequence[tuple[IPAddress, Way | None]], tun: str) -> list[Finding]:

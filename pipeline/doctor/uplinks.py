@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from pipeline.doctor.finding import Finding, note, ok, problem
+from pipeline.doctor.routes import user_of_workers
 from pipeline.doctor.subject import Subject
 from pipeline.doctor.sysctls import STRICT, read_number
 from pipeline.policy.kernel_entries import IPAddress, Network
@@ -43,7 +44,7 @@ def look(subject: Subject, addresses: Sequence[IPAddress]) -> list[Finding]:
     config = subject.config
     if config is None or not config.named_uplinks:
         return []
-    with closing(KernelRoutes()) as routes, closing(RouteSocket()) as ask:
+    with closing(RouteSocket()) as ask, closing(KernelRoutes(user_of_workers(subject, ask))) as routes:
         own = [(each.device, each.network) for each in ask.addresses() if not each.interface.is_link_local]
         found = []
         for _, name, _ in config.named_uplinks:

@@ -141,10 +141,15 @@ _peers = _of_each(lambda moment: moment.peers, ("name",))
 _uplinks = _of_each(lambda moment: (moment.snapshot["server"] or {}).get("uplinks", ()), ("interface", "role"))
 
 
-def _class_bytes(moment: Moment) -> Iterator[Sample]:
-    for peer in moment.peers:
-        for name, count in peer["class_bytes"].items():
-            yield (_text(peer["name"]), name), float(count)
+def _by_class(key: str) -> Callable[[Moment], Iterator[Sample]]:
+    """The bytes of each peer by class, under this key."""
+
+    def samples(moment: Moment) -> Iterator[Sample]:
+        for peer in moment.peers:
+            for name, count in peer[key].items():
+                yield (_text(peer["name"]), name), float(count)
+
+    return samples
 
 
 def _ring_waiting(moment: Moment) -> Iterator[Sample]:
@@ -315,6 +320,8 @@ OWN = (
            _uplinks(lambda uplink: uplink["connections"])),
     Family("tunnel_uplink_connections_wanted", GAUGE, "connections that a client keeps up on the uplink", _UPLINK,
            _uplinks(lambda uplink: uplink["connections_wanted"])),
+    Family("tunnel_uplink_carries", GAUGE, "1 if packets go on the uplink now", _UPLINK,
+           _uplinks(lambda uplink: uplink["carries"])),
     Family("tunnel_uplink_round_trip_seconds", GAUGE, "round trip of the fastest connection on the uplink", _UPLINK,
            _uplinks(lambda uplink: _seconds(uplink["rtt_ms"] or None))),
     Family("tunnel_fec_data_shards", GAUGE, "data shards of a full block", (), _fec("data")),
@@ -338,7 +345,11 @@ OWN = (
     Family("tunnel_peer_dropped", COUNTER, "runs and blocks for the peer that were dropped in its present session",
            _PEER, _peers(lambda peer: peer["dropped"])),
     Family("tunnel_peer_class_bytes", COUNTER, "bytes of packets from TUN for the peer in its present session, by "
-           "class: voice, normal_light, normal_bulk, bulk", (*_PEER, "class"), _class_bytes),
+           "class: voice, normal_light, normal_bulk, bulk", (*_PEER, "class"), _by_class("class_bytes")),
+    Family("tunnel_peer_received_class_bytes", COUNTER, "bytes of packets from the peer in its present session, by "
+           "class: light, bulk", (*_PEER, "class"), _by_class("received_class_bytes")),
+    Family("tunnel_peer_transit_class_bytes", COUNTER, "bytes of packets of other peers for the peer in its present "
+           "session, by class: light, bulk", (*_PEER, "class"), _by_class("transit_class_bytes")),
     Family("tunnel_peer_round_trip_seconds", GAUGE, "round trip of the peer's fastest connection", _PEER,
            _peers(lambda peer: _seconds(peer["rtt_ms"]))),
     Family("tunnel_peer_segments_resent", GAUGE, "lost TCP segments sent again on the connections that the peer "

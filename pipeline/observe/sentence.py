@@ -75,6 +75,13 @@ OF_PROXY = (
 )
 """Of a client with a proxy these come first."""
 
+OF_WEBSOCKET = (
+    ("connection refused", "Check that the web server runs, and host and port in `websocket`."),
+    ("no answer", "Check that the web server is up, and host and port in `websocket`."),
+    ("the name", "Check the spelling of `websocket`, and the DNS server of this machine."),
+)
+"""Of one that dials a web server these come before."""
+
 DOCTOR = "`tunnel-supervisor doctor` looks for the cause."
 
 
@@ -103,7 +110,7 @@ def _of_client(snapshot: dict[str, Any]) -> Health:
         wanted = server.get("connections_wanted", len(rows))
         missing = f"{len(rows)} of {wanted} connections" if len(rows) < wanted else ""
         through = f" through {server['way']}" if server.get("way") else ""
-        since = f"connected to {host}{through} since {_since(rows)}"
+        since = f"connected to {host}{through} since {_of_session(snapshot, rows)}"
         parts = [since, missing, *_figures(snapshot, rows), *_choice(server)]
         return Health(True, ", ".join(filter(None, [*parts, *_workers(snapshot)])), _why_missing(server))
     reasons = [printable(reason) for reason in server.get("trouble", [])]
@@ -113,9 +120,7 @@ def _of_client(snapshot: dict[str, Any]) -> Health:
     since = (
         f", for {spoken(server.get('trouble_seconds', 0))} ({_count(attempts, 'failed attempt')})" if attempts else ""
     )
-    return Health(
-        False, f"not connected: {way}{host} port {port}: {_listed(reasons)}{since}", advice_for(reasons, bool(way))
-    )
+    return Health(False, f"not connected: {way}{host} port {port}: {_listed(reasons)}{since}", advice_for(reasons, way))
 
 
 def _choice(server: dict[str, Any]) -> list[str]:
@@ -129,12 +134,18 @@ def _choice(server: dict[str, Any]) -> list[str]:
 def _why_missing(server: dict[str, Any]) -> str:
     """Of a client that is connected, and whose connections do not all stand or cannot be replaced."""
     reasons = [printable(reason) for reason in server.get("trouble", [])]
-    advice = advice_for(reasons, bool(server.get("way")))
+    advice = advice_for(reasons, server.get("way", ""))
     return f"Not all connections stand: {_listed(reasons)}. {advice}" if reasons else ""
 
 
-def advice_for(reasons: Sequence[str], proxied: bool = False) -> str:
-    for words, advice in (*OF_PROXY, *ADVICE) if proxied else ADVICE:
+def advice_for(reasons: Sequence[str], way: str = "") -> str:
+    """`way`: of a client that reaches its server through something."""
+    table = [*ADVICE]
+    if way:
+        table = [*OF_PROXY, *table]
+    if way.startswith("websocket "):
+        table = [*OF_WEBSOCKET, *table]
+    for words, advice in table:
         if any(words in reason for reason in reasons):
             return advice
     return DOCTOR
@@ -215,6 +226,13 @@ def _workers(snapshot: dict[str, Any]) -> list[str]:
         for name, state, process in found
         if state != "running" or process in HALTED
     ]
+
+
+def _of_session(snapshot: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """For how long a client is at this server: its connections may be younger. An outline has no peers."""
+    seconds = next((each.get("session_seconds") for each in snapshot.get("peers", ())), None)
+    here = (snapshot.get("server") or {}).get("why_seconds", 0)  # of several servers
+    return _since(rows) if seconds is None else spoken(min(seconds, here) if here else seconds)
 
 
 def _since(rows: Sequence[dict[str, Any]]) -> str:

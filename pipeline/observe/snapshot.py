@@ -22,11 +22,19 @@ from pipeline.events import Event
 from pipeline.observe.process_stat import HALTED, CpuMeter, read_process
 from pipeline.observe.sentence import describe
 from pipeline.peers.peer_status import PeerRow, PeerStatus, peer_status
+from pipeline.runtime import link_paths
 from pipeline.runtime.plan import Plan, RingPlan, WorkerPlan
 from pipeline.shm import link_requests
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.event_log import EventLog
-from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_REQUESTS, MASK64, RECORD_WORDS
+from pipeline.shm.layout import (
+    LINK_ACCEPTS_SHARDS,
+    LINK_ESTABLISHED,
+    LINK_REQUESTS,
+    MASK64,
+    PATH_RATES,
+    RECORD_WORDS,
+)
 from pipeline.shm.overview import Overview
 from pipeline.shm.peer_table import PeerTable
 from pipeline.shm.ring import Ring
@@ -103,7 +111,7 @@ def _outline(
         "peers": [dict(each) for each in peers(about["peers"], about, plan, table, now)] if with_rows else [],
         "peers_left_out": about["peers_left_out"],
         "certificate_expires": about.get("certificate_expires"),
-        "server": _server(about["server"], connections, now),
+        "server": _server(about["server"], connections, table, now),
         "notes": [*about["device"]["notes"], *about["notes"]],
         "left_out": about["device"]["left_out"],
         "full_tunnel": about.get("full_tunnel"),
@@ -165,6 +173,7 @@ def _worker(
         "pid": pid,
         "state": about["state"],
         "restarts": about["restarts"],
+        "deaths": about.get("deaths", 0),
         "heartbeat_age_ms": round(max(0, now - heartbeat) / 1e6, 1) if heartbeat else None,
         **_usage(pid, meter),
         "cores": about["cores"],
@@ -290,10 +299,13 @@ def peers(
         yield peer_status(PeerRow.from_dict(each), table, connections_of, fec_data, now)
 
 
-def _server(server: dict[str, Any] | None, connections: list[dict[str, Any]], now: int) -> dict[str, Any] | None:
+def _server(
+    server: dict[str, Any] | None, connections: list[dict[str, Any]], table: PeerTable, now: int
+) -> dict[str, Any] | None:
     """The server of a client, with the number of connections to it that stand; None at a server."""
     if server is None:
         return None
+    carrying = link_paths.carriers(words[PATH_RATES] for words in table.paths)  # the server is peer 0
     since, there = server["trouble_since_ns"], server.get("why_since_ns", 0)
     shown = {name: value for name, value in server.items() if not name.endswith("since_ns")}
     return (
@@ -304,19 +316,20 @@ def _server(server: dict[str, Any] | None, connections: list[dict[str, Any]], no
             "why_seconds": round((now - there) / 1e9, 1) if there else 0.0,
             "connections": sum(each["state"] == "established" for each in connections),
             "uplinks": [
-                each | _uplink([row for row in connections if row["uplink"] == number])
+                each | _uplink([row for row in connections if row["uplink"] == number], number in carrying)
                 for number, each in enumerate(server.get("uplinks", ()))
             ],
         }
     )
 
 
-def _uplink(connections: list[dict[str, Any]]) -> dict[str, Any]:
+def _uplink(connections: list[dict[str, Any]], carries: bool) -> dict[str, Any]:
     """The sums of the connections of one uplink that stand; the round trip is the shortest, since queues add to it."""
     there = [each for each in connections if each["state"] == "established"]
     sums = ("sent_bytes", "received_bytes", "resent_segments", "sent_segments")
     return {
         "connections": len(there),
+        "carries": bool(there) and carries,
         "rtt_ms": min((each["rtt_ms"] for each in there if each["rtt_ms"]), default=0.0),
         **{name: sum(each[name] for each in there) for name in sums},
     }

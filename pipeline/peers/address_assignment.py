@@ -44,7 +44,8 @@ ADVICE = 'choose another tunnel_addr, or "auto" to get one from the server'
 
 
 class PeerPolicy(NamedTuple):
-    """The configuration's grants to a peer. `rate`: bytes a second, 0 for no limit."""
+    """The configuration's grants to a peer. `rate`, `bulk_rate`: bytes a second of all and of the class bulk, 0 for no
+    limit, None for that of all peers."""
 
     name: str
     allowed: tuple[Network, ...] = ()
@@ -53,6 +54,7 @@ class PeerPolicy(NamedTuple):
     quota: QuotaTerms = UNLIMITED
     groups: tuple[str, ...] = ()
     may_reach: tuple[str, ...] | None = None
+    bulk_rate: int | None = None
 
 
 class Refusal(NamedTuple):

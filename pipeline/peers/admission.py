@@ -31,7 +31,6 @@ from pipeline.peers.quotas import Quotas
 from pipeline.peers.registry import ANYBODY, BYTES_PER_MBIT, KnownPeer, PeerRegistry
 from pipeline.peers.remembered_addresses import RememberedAddresses
 from pipeline.policy.churn_limit import ChurnLimit
-from pipeline.policy.fair_share import Counts, FairShare
 from pipeline.policy.targets import ANY
 from pipeline.runtime.supervisor_channel import (
     AdmissionRequest,
@@ -124,9 +123,9 @@ class Admission:
         self._offloads_accepted = offloads_accepted
         self._churn = ChurnLimit(SESSIONS_AT_ONCE, SESSION_INTERVAL_NS)
         self.changes = 0  # of peer_rows()
-        self._rates: dict[str, int] = {}  # bytes a second, of the peers that are configured
-        self._fair_share = _fair_share(config)
+        self._policies: dict[str, PeerPolicy] = {}  # of the peers that are configured
         self.config = config
+        table.write_total_rate(_total_rate(config))
         self._has_rules = config.may_reach != UNLIMITED_REACH
         self._publish_routes()
 
@@ -142,9 +141,8 @@ class Admission:
 
         `barred`, `shut_out`, `ended`: see PeerRegistry.
         """
-        if config.total_rate_mbit != self.config.total_rate_mbit:
-            self._fair_share = _fair_share(config)
         self.config = config
+        self._table.write_total_rate(_total_rate(config))
         self.registry.replace(known, barred, shut_out, ended)
         had_rules = self._has_rules
         self._has_rules = config.may_reach != UNLIMITED_REACH or any(
@@ -173,7 +171,7 @@ class Admission:
             LOG.info("peer %s: session ended: %s", name, refusal.text)
             self._news.session_ended(peer, name, refusal.text)
             self._sessions.end(peer)
-        self._rates = {each.policy.name: each.policy.rate for each in self.registry.known}
+        self._policies = {each.policy.name: each.policy for each in self.registry.known}
         self.follow_quotas({each.name for _, each in self._sessions.all()})
         self._publish_routes()
 
@@ -189,30 +187,16 @@ class Admission:
                 self._news.session_ended(peer, name, refusal)
                 self._sessions.end(peer)
             else:
-                self._sessions.write_rates({peer: self._rate(peer, name)})
+                self._write_rates(peer, name)
 
-    def _rate(self, peer: int, name: str) -> int:
-        own = self._quotas.rate(name, self._rates.get(name, 0))
-        if self._fair_share is None:
-            return own
-        part = self._fair_share.part(peer)
-        return min(own, part) if own else part
-
-    def _share_rate(self, now: int) -> None:
-        """Give the clients that are connected their parts of the rate of all."""
-        assert self._fair_share is not None
-        established, table = self._table.established_counts(), self._table
-        names = {peer: each.name for peer, each in self._sessions.all() if established[peer]}
-        counts = {peer: Counts(table.received_bytes(peer), table.sent_bytes(peer)) for peer in names}
-        for peer in self._fair_share.look(counts, now):
-            self._sessions.write_rates({peer: self._rate(peer, names[peer])})
+    def _write_rates(self, peer: int, name: str) -> None:
+        policy = self._policies.get(name) or PeerPolicy(name)
+        self._sessions.write_rates(peer, self._quotas.rate(name, policy.rate), policy.bulk_rate)
 
     def tick(self, now: int) -> None:
         """Call often: what could not be saved is saved again, and epochs go on."""
         self._remembered.tick(now)
         self.changes += self._sessions.tick(now)
-        if self._fair_share is not None and self._fair_share.is_due(now):
-            self._share_rate(now)
 
     # -- requests of tcp workers
 
@@ -334,7 +318,7 @@ class Admission:
             messages.VERSION,
             self._offloads_accepted,
             config.mtu,
-            messages.ANSWERS | (messages.ACCEPTS_SHARDS if config.fec != "off" else 0),
+            messages.features(config.fec != "off"),
             addresses=assigned.addresses,
             routes=tuple(
                 route
@@ -386,7 +370,7 @@ class Admission:
         self._sessions.start(peer, known, certificate, hello, sealed, now)
         self._began(peer, name)
         self._publish_routes()  # before the peer handle: packets with that handle come afterwards
-        self._sessions.write_rates({peer: self._rate(peer, name)})
+        self._write_rates(peer, name)
         self._remembered.update(self._membership.remembered, now)
 
     def _publish_routes(self) -> None:
@@ -446,6 +430,9 @@ class Admission:
             addresses=tuple(map(str, member.addresses)),
             allowed=tuple(map(str, policy.allowed)),
             rate_mbit=policy.rate / BYTES_PER_MBIT,
+            bulk_rate_mbit=self.config.bulk_rate_mbit
+            if policy.bulk_rate is None
+            else policy.bulk_rate / BYTES_PER_MBIT,
             quota_bytes=self._quotas.terms(policy.name).limit,
             quota_used_bytes=self._quotas.used(policy.name),
             quota_state=self._quotas.state(policy.name),
@@ -453,8 +440,8 @@ class Admission:
         )
 
 
-def _fair_share(config: Config) -> FairShare | None:
-    return FairShare(int(config.total_rate_mbit * BYTES_PER_MBIT)) if config.total_rate_mbit else None
+def _total_rate(config: Config) -> int:
+    return int(config.total_rate_mbit * BYTES_PER_MBIT)
 
 
 def _seal_of(session: SealedSession, request: AdmissionRequest, welcome: bytes) -> Seal:

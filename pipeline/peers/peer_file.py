@@ -4,7 +4,7 @@
     {
       "key": "...",               base64; without it, nobody has joined yet, or the peer has left
       "allowed": ["10.1.0.0/16"], "address": "10.0.0.7", "rate_mbit": 20,      each of these is optional
-      "quota_gb": 50, "quota_action": "slow", "quota_rate_mbit": 2,
+      "bulk_rate_mbit": 5, "quota_gb": 50, "quota_action": "slow", "quota_rate_mbit": 2,
       "groups": ["office"], "may_reach": ["192.168.10.0/24:443/tcp"],
       "until": 1798758000,                                                     so are these: times are UNIX seconds
       "invitation": {"key": "...", "expires": 1764400000, "uses": 1, "expired": false, "kept": false},
@@ -85,6 +85,7 @@ class InvitedPeer(NamedTuple):
     quota_rate_mbit: float | None = None
     groups: tuple[str, ...] = ()
     may_reach: tuple[str, ...] | None = None
+    bulk_rate_mbit: float | None = None
 
 
 class BrokenPeer(NamedTuple):
@@ -127,6 +128,7 @@ class _Content(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     quota_rate_mbit: SlowMbit | None = None
     groups: tuple[Name, ...] = ()
     may_reach: tuple[str, ...] | None = None
+    bulk_rate_mbit: Mbit | None = None
 
 
 def new_peer(
@@ -138,6 +140,7 @@ def new_peer(
     quota_gb: Any = None,
     groups: Any = (),
     may_reach: Any = None,
+    bulk_rate_mbit: Any = None,
 ) -> InvitedPeer:
     """A peer, from the request of `invite`. ConfigError if the request is invalid.
 
@@ -148,6 +151,7 @@ def new_peer(
     try:
         networks = _parsed("invite", "allowed", msgspec.convert(allowed, tuple[str, ...]), parse_prefix)
         rate = msgspec.convert(rate_mbit, Mbit | None)
+        of_bulk = msgspec.convert(bulk_rate_mbit, Mbit | None)
         end = msgspec.convert(until or 0, Time)
         quota = msgspec.convert(quota_gb, Gigabytes | None)
         of_groups = msgspec.convert(groups or (), tuple[Name, ...])
@@ -155,7 +159,13 @@ def new_peer(
     except msgspec.ValidationError as error:
         raise ConfigError([Problem("", str(error), "invite")]) from None
     key = keys.parse(keys.generate()) if issued is None else issued.key * (issued.uses == 1)
-    return InvitedPeer(name, key, networks, (), rate, end, issued, quota_gb=quota, groups=of_groups, may_reach=targets)
+    return InvitedPeer(
+        *(name, key, networks, (), rate, end, issued),
+        quota_gb=quota,
+        groups=of_groups,
+        may_reach=targets,
+        bulk_rate_mbit=of_bulk,
+    )
 
 
 def new_invitation(expires: Any, uses: Any) -> Issued:
@@ -262,6 +272,7 @@ def _encoded(peer: InvitedPeer, state: Path) -> bytes:
         peer.quota_rate_mbit,
         peer.groups,
         peer.may_reach,
+        peer.bulk_rate_mbit,
     )
     data = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
     _decoded(peer.name, data, str(_path(state, peer.name)))
@@ -332,6 +343,7 @@ def _decoded(name: str, data: bytes, source: str) -> InvitedPeer:
         content.quota_rate_mbit,
         content.groups,
         _targets(source, content.may_reach),
+        content.bulk_rate_mbit,
     )
 
 

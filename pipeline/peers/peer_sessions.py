@@ -9,7 +9,7 @@ Not here: who may have a session, and under which index (admission, membership).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from pipeline.errors import LocalError
@@ -184,10 +184,9 @@ class PeerSessions:
 
     # -- the peer table
 
-    def write_rates(self, rates: Mapping[int, int]) -> None:
-        """Of these indexes, in bytes a second."""
-        for peer, rate in rates.items():
-            self._table.write_record(self.handle_of(peer), rate)
+    def write_rates(self, peer: int, rate: int, bulk_rate: int | None) -> None:
+        """In bytes a second. `bulk_rate`: None for that of all peers."""
+        self._table.write_record(self.handle_of(peer), rate, bulk_rate)
 
     def publish_routes(self, owned: Iterable[Route]) -> None:
         """`owned`: each route with the index of its peer, or EVERYBODY."""

@@ -15,7 +15,7 @@ from pipeline.sealing.key_schedule import SUITES
 from pipeline.shm import link_requests
 from pipeline.shm.connection_status import ConnectionStatus
 from pipeline.shm.layout import LINK_ACCEPTS_SHARDS, LINK_ESTABLISHED, LINK_LIGHT, LINK_REQUESTS, RECORD_WORDS
-from pipeline.shm.peer_table import CLASSES, PeerTable
+from pipeline.shm.peer_table import ARRIVED_CLASSES, CLASSES, PeerTable
 
 if TYPE_CHECKING:
     from pipeline.sealing.session import SealedSession
@@ -45,6 +45,7 @@ class PeerRow(NamedTuple):
     addresses: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
     rate_mbit: float = 0.0  # 0: no limit
+    bulk_rate_mbit: float = 0.0  # of the class bulk, to the peer; 0: no limit
     state: str = "away"  # while it has no connection: away, broken, invited, expired, disabled, ended
     problem: str = ""  # of its file; "" for none
     until: int = 0  # UNIX time from which it is excluded; 0: none
@@ -72,6 +73,7 @@ class PeerRow(NamedTuple):
     recovered: int = 0
     expired: int = 0
     classes: tuple[int, ...] = ()
+    arrived: tuple[int, ...] = ()
 
     def with_session(self, index: int, since_ns: int, table: PeerTable) -> PeerRow:
         """The row of a peer whose session begins now, under this index."""
@@ -84,6 +86,7 @@ class PeerRow(NamedTuple):
             recovered=table.recovered(index),
             expired=table.expired(index),
             classes=tuple(table.class_bytes(index)),
+            arrived=tuple(table.arrived_bytes(index)),
         )
 
     def sealed_by(self, session: SealedSession) -> PeerRow:
@@ -117,6 +120,7 @@ class PeerStatus(TypedDict):
     addresses: list[str]
     allowed: list[str]
     rate_mbit: float  # 0: no limit
+    bulk_rate_mbit: float  # of the class bulk, to the peer; 0: no limit
     endpoint: str  # addresses from which it is connected; "" without a connection
     connections: int
     sent_bytes: int  # in this session
@@ -151,6 +155,8 @@ class PeerStatus(TypedDict):
     recovered_blocks: NotRequired[int]  # in this session, from the peer
     expired_blocks: NotRequired[int]
     class_bytes: NotRequired[dict[str, int]]  # of packets from TUN for it in this session, by class: CLASSES
+    received_class_bytes: NotRequired[dict[str, int]]  # of packets from it in this session: ARRIVED_CLASSES
+    transit_class_bytes: NotRequired[dict[str, int]]  # of packets of other peers for it in this session: the same
 
 
 def describe_peers(rows: Iterable[PeerRow], table: PeerTable, now: int) -> list[PeerStatus]:
@@ -173,12 +179,24 @@ def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, f
     def since(count: Callable[[int], int], before: int) -> int:
         return max(0, count(index) - before) if has_session else 0
 
+    def grown(counts: Callable[[int], list[int]], before: tuple[int, ...], words: int) -> list[int]:
+        """Those of the session; of a client, those since its start."""
+        old = before or (0,) * words
+        return (
+            [max(0, count - each) for count, each in zip(counts(index), old, strict=True)]
+            if has_session
+            else [0] * words
+        )
+
+    classes = grown(table.class_bytes, row.classes, len(CLASSES))
+    arrived = grown(table.arrived_bytes, row.arrived, 2 * len(ARRIVED_CLASSES))
     return {
         "name": row.name,
         "state": "connected" if count and row.state not in SHUT_OUT else row.state,
         "addresses": list(row.addresses),
         "allowed": list(row.allowed),
         "rate_mbit": row.rate_mbit,
+        "bulk_rate_mbit": row.bulk_rate_mbit,
         "endpoint": ", ".join(sorted({each.address.rpartition(":")[0] for each in own})),
         "connections": count,
         "sent_bytes": since(table.sent_bytes, row.sent),
@@ -212,12 +230,7 @@ def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, f
         "fec_parity": requests.parity,
         "recovered_blocks": since(table.recovered, row.recovered),
         "expired_blocks": since(table.expired, row.expired),
-        "class_bytes": _class_bytes(row, table) if has_session else dict.fromkeys(CLASSES, 0),
+        "class_bytes": dict(zip(CLASSES, classes, strict=True)),
+        "received_class_bytes": dict(zip(ARRIVED_CLASSES, arrived, strict=False)),
+        "transit_class_bytes": dict(zip(ARRIVED_CLASSES, arrived[len(ARRIVED_CLASSES) :], strict=True)),
     }
-
-
-def _class_bytes(row: PeerRow, table: PeerTable) -> dict[str, int]:
-    """Those of the session; of a client, those since its start."""
-    before = row.classes or (0,) * len(CLASSES)
-    counts = zip(CLASSES, table.class_bytes(row.peer), before, strict=True)
-    return {name: max(0, count - old) for name, count, old in counts}

@@ -86,7 +86,7 @@ def load(config: Config, previous: Iterable[KnownPeer] = ()) -> Loaded:
     for index, peer in enumerate(config.peers):
         policy = PeerPolicy(
             *(peer.name, peer.prefixes, peer.addresses, _rate(peer.rate_mbit, config), quota_terms(config, peer)),
-            *(peer.groups, peer.may_reach),
+            *(peer.groups, peer.may_reach, _bulk_rate(peer)),
         )
         key = b""
         if peer.key_file:
@@ -117,7 +117,7 @@ def check_distinct(known: Iterable[KnownPeer]) -> None:
 def known_peer_of(peer: InvitedPeer, config: Config) -> KnownPeer:
     policy = PeerPolicy(
         *(peer.name, peer.allowed, peer.address, _rate(peer.rate_mbit, config), quota_terms(config, peer)),
-        *(peer.groups, peer.may_reach),
+        *(peer.groups, peer.may_reach, _bulk_rate(peer)),
     )
     return KnownPeer(policy, peer.key, invited=peer)
 
@@ -125,6 +125,10 @@ def known_peer_of(peer: InvitedPeer, config: Config) -> KnownPeer:
 def _rate(mbit: float | None, config: Config) -> int:
     """Bytes a second; None: the limit of all clients."""
     return int((config.rate_mbit if mbit is None else mbit) * BYTES_PER_MBIT)
+
+
+def _bulk_rate(peer: Peer | InvitedPeer) -> int | None:
+    return None if peer.bulk_rate_mbit is None else int(peer.bulk_rate_mbit * BYTES_PER_MBIT)
 
 
 def quota_terms(config: Config, peer: Peer | InvitedPeer | None = None) -> QuotaTerms:

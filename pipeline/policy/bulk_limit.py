@@ -4,7 +4,7 @@
     hold               a packet that has to. False: too much waits already
     first, take        the packets whose time has come, in their order
 
-A packet waits behind all of its peer's that wait. So no flow overtakes itself.
+A packet waits behind all of its peer's that wait. So no flow overtakes itself. With rate 0 a peer has no limit.
 
 Bytes that other lanes have sent to a peer count for its rate, too. Times are CLOCK_MONOTONIC ns.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 
 from pipeline.policy.token_bucket import SECOND, SharedBucket
 
@@ -41,14 +41,13 @@ class _Peer:
 
 
 class BulkLimit:
-    """`rate`: bytes a second to each peer. `elsewhere` tells what other lanes have sent to the peer of a handle.
+    """`rate_of` tells the bytes a second to the peer of a handle, `elsewhere` what other lanes have sent to it.
 
     `due_ns`: when the first packet may go; 0 if none waits.
     """
 
-    def __init__(self, rate: int, elsewhere: Callable[[int], int]) -> None:
-        self._rate = rate
-        self._most = max(WAIT_BYTES_LEAST, rate * WAIT_NS // SECOND)
+    def __init__(self, rate_of: Callable[[int], int], elsewhere: Callable[[int], int]) -> None:
+        self.rate_of = rate_of
         self._elsewhere = elsewhere
         self._peers: dict[int, _Peer] = {}
         self._waiting: list[tuple[int, int, int]] = []  # a heap: time, number in the order of arrival, peer handle
@@ -59,7 +58,7 @@ class BulkLimit:
         peer = self._peers.get(peer_handle) or self._add(peer_handle)
         if now - peer.followed_ns >= FOLLOW_NS:
             peer.followed_ns = now
-            peer.bucket.update(self._rate, self._elsewhere(peer_handle), now)
+            self._follow(peer_handle, peer, now)
         return not peer.packets and peer.bucket.in_credit(now)
 
     def spend(self, peer_handle: int, size: int, now: int) -> None:
@@ -68,7 +67,7 @@ class BulkLimit:
     def hold(self, peer_handle: int, packet: bytes) -> bool:
         """Behind may_pass() alone."""
         peer = self._peers[peer_handle]
-        if peer.held_bytes + len(packet) > self._most:
+        if peer.held_bytes + len(packet) > max(WAIT_BYTES_LEAST, peer.bucket.rate * WAIT_NS // SECOND):
             return False
         peer.packets.append(packet)
         peer.held_bytes += len(packet)
@@ -99,6 +98,16 @@ class BulkLimit:
             self._wait(peer_handle)
         self._find_due()
 
+    def _follow(self, peer_handle: int, peer: _Peer, now: int) -> None:
+        """Take over the rate of this moment; with another one its first packet has another time."""
+        before = peer.bucket.rate
+        peer.bucket.update(self.rate_of(peer_handle), self._elsewhere(peer_handle), now)
+        if peer.bucket.rate != before and peer.packets:
+            at = peer.bucket.credit_at()
+            self._waiting = [(at if each[2] == peer_handle else each[0], *each[1:]) for each in self._waiting]
+            heapify(self._waiting)
+            self._find_due()
+
     def _wait(self, peer_handle: int) -> None:
         self._count += 1
         heappush(self._waiting, (self._peers[peer_handle].bucket.credit_at(), self._count, peer_handle))
@@ -111,5 +120,5 @@ class BulkLimit:
         if len(self._peers) >= PEERS_MOST:
             self._peers = {handle: each for handle, each in self._peers.items() if each.packets}
         peer = self._peers[peer_handle] = _Peer()
-        peer.bucket.update(self._rate, self._elsewhere(peer_handle), 0)
+        self._follow(peer_handle, peer, 0)
         return peer

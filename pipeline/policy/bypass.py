@@ -18,7 +18,8 @@ reverse path filter asks for the way back of the first. So the firewall notes th
 to these packets (kernel.bypass_marks).
 
 A fence is an unreachable default route in the tunnel table. It needs no device, so it is there when the device is not:
-then nothing leaves this machine by another way. It also keeps in IPv6 where the tunnel has none.
+then nothing leaves this machine by another way. It also keeps in IPv6 where the tunnel has none. Beside it are gaps:
+what programs send to everybody in the LAN, without the name of an interface, goes there. IPv6 does that by itself.
 
 The numbers follow from the name of the instance, so that the remains of a killed run can be found.
 """
@@ -42,6 +43,9 @@ RULES_OF_ONE = 5
 
 FENCE_METRIC = 4_000_000_000
 """Worse than any route of ours."""
+
+TO_ALL_IN_LAN = tuple(map(ip_network, ("224.0.0.0/24", "239.0.0.0/8", "255.255.255.255/32")))
+"""Multicast that a router leaves there (RFC 5771, RFC 2365), and broadcasts."""
 
 EVERYTHING: dict[int, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 """By IP version."""
@@ -112,8 +116,11 @@ def compare(wanted: Collection[Rule], present: Iterable[Rule], own: Numbers) -> 
     )
 
 
-def fence(version: int, own: Numbers) -> Route:
-    return Route(EVERYTHING[version], FENCE_METRIC, protocol=ROUTE_PROTOCOL, table=own.table, is_fence=True)
+def fences(version: int, own: Numbers) -> tuple[Route, ...]:
+    """The fence, and its gaps."""
+    made = Route(EVERYTHING[version], FENCE_METRIC, protocol=ROUTE_PROTOCOL, table=own.table)
+    gaps = [each for each in TO_ALL_IN_LAN if each.version == version]
+    return (made._replace(is_fence=True), *(made._replace(prefix=each, is_gap=True) for each in gaps))
 
 
 def is_needed(routes: Iterable[Network], protected: Collection[IPAddress]) -> bool:

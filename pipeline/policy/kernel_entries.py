@@ -58,6 +58,7 @@ class Route(NamedTuple):
     is_by_rule: bool = False  # of a table that a rule names (ip-rule(8)): routes of the main table do not matter
     table: int = MAIN_TABLE  # of a route of ours
     is_fence: bool = False  # of ours: it leads nowhere
+    is_gap: bool = False  # of ours: the rules behind decide
 
 
 def contains(network: Network, address: IPAddress) -> bool:

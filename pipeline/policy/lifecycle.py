@@ -167,6 +167,7 @@ class Worker:
     kind: str
     state: WorkerState = STOPPED
     restarts: int = 0
+    deaths: int = 0  # of these, those that nobody has asked for
     due_ns: int = 0  # in BACKOFF: when it is started again
     started_ns: int = 0
     ready_ns: int = 0
@@ -334,6 +335,7 @@ class Lifecycle:
         worker.move(Event.DIED, BACKOFF)
         worker.due_ns = decision.at_ns
         worker.restarts += 1
+        worker.deaths += 1
         return [report]
 
     # -- an operator's wish

@@ -240,6 +240,12 @@ def _connected(prefix: Network, seen: Seen) -> Address | None:
     return max(others, key=lambda each: each.network.prefixlen, default=None)
 
 
+def _disputes(other: Network, own: Network) -> bool:
+    """Whether both have an address. A part of an IPv6 network on the link may be ours: a hub answers there for it."""
+    is_cut_out = own.version == 6 and own.prefixlen > other.prefixlen
+    return share(own, other) and not is_cut_out
+
+
 # -- sentences about what is there
 
 
@@ -249,7 +255,7 @@ def _overlaps(
     """Networks of ours that other devices have as well."""
     others = [each for each in seen.addresses if each.device != seen.device]
     for interface in addresses:
-        other = next((each for each in others if share(interface.network, each.network)), None)
+        other = next((each for each in others if _disputes(each.network, interface.network)), None)
         if other and interface.network not in left_out:
             cure = "choose another tunnel_addr" if interface in wanted.addresses else ANOTHER_SUBNET
             what = f"tunnel_addr {interface} overlaps {_of(other, seen)}"

@@ -4,6 +4,7 @@
                        the bucket refuses nothing; bytes beyond its level are a debt
     in_credit(now)     whether no debt is left, so that the caller may read or write
     credit_at()        the time at which that is so
+    lends(now)         whether the debt is less than a burst, for callers that may overdraw it so far; lends_at()
 
 Take a caller that spends only while the bucket is in credit. Over any time t it passes at most burst + rate * t and the
 last amount spent. It passes at least rate * t if it always has something to pass. The bucket counts in integers:
@@ -42,6 +43,17 @@ class TokenBucket:
     def credit_at(self) -> int:
         """The time from which on the bucket is in credit; one in the past if it is."""
         return self._at - self._level // self.rate if self.rate else 0
+
+    def credit(self, now: int) -> int:
+        """Bytes above a debt; 0 in debt."""
+        return max(0, min(self._burst, self._level + self.rate * (now - self._at)) // SECOND)
+
+    def lends(self, now: int) -> bool:
+        return self._level + self._burst + self.rate * (now - self._at) >= 0
+
+    def lends_at(self) -> int:
+        """The time from which on the bucket lends; one in the past if it does."""
+        return self._at - (self._level + self._burst) // self.rate if self.rate else 0
 
 
 class SharedBucket(TokenBucket):

@@ -56,6 +56,13 @@ def unpack(words: Sequence[int], bulk: int, light: int) -> Paths:
     )
 
 
+def carriers(words: Iterable[int]) -> set[int]:
+    """The uplinks that carry packets, by the words PATH_RATES of all tcp workers: main ones, else backups."""
+    packed = [(number, word >> RATE_BITS * number) for word in words for number in range(UPLINKS_MAX)]
+    working = [(number, each & IS_MAIN) for number, each in packed if each & _RATE_MASK]
+    return {number for number, is_main in working if is_main} or {number for number, _ in working}
+
+
 def differ(rates: Mapping[int, float], others: Mapping[int, float]) -> bool:
     """Whether a record would say something else of them."""
     return {number: _step(rate) for number, rate in rates.items()} != {

@@ -106,6 +106,7 @@ class WorkerSettings(NamedTuple):
     knock_key: str = ""  # of a client with a key, hexadecimal (pipeline.wire.auth)
 
     noise: bool = False  # sizes of the handshake and times of keepalives are random
+    padding: bool = False  # small frames to ends that take padding have few sizes
 
     # a server that shares its port with a web server
     fallback: FallbackSettings | None = None

@@ -5,7 +5,8 @@
 
 In a slot, a frame that has arrived is a frame of padding and then a run frame, or just padding. Its records had room
 for both; nobody needs the padding in front of the first one (`begin`). The body stays where it was received, and the
-five bytes of it under each record header are put back.
+five bytes of it under each record header are put back. Padding on the wire (`pipeline.sealing.padding`) stands in front
+of the body, so it becomes part of the padding in the slot.
 
 A peer whose header does not make sense has sent that itself, since the tag proves it: PeerError ends the connection.
 """
@@ -32,6 +33,7 @@ from pipeline.sealing.frame_cut import (
     cut,
 )
 from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
+from pipeline.sealing.padding import PADDED_FRAME_MOST, PaddingSource, marked, padding_of, split
 from pipeline.wire import charge, framing
 
 _LENGTH_BYTES = framing.LENGTH.size
@@ -62,6 +64,7 @@ class _Plan(NamedTuple):
     """All that follows from the size of a body: computed once for each."""
 
     body_bytes: int
+    padding: int  # bytes in front of the body
     wire_bytes: int  # of the frame
     body_at: int  # in the frame
     first_bytes: int  # the length field of the first record
@@ -73,8 +76,13 @@ class _Plan(NamedTuple):
     expected: tuple[int, ...]  # their fields
 
 
-def _plan(body_bytes: int) -> _Plan:
+def _plan(body_bytes: int, padding: int = 0) -> _Plan:
+    """PeerError if no frame with such a body has so much padding."""
     plan = cut(body_bytes)
+    if padding:
+        if plan.wire_bytes + padding > PADDED_FRAME_MOST:
+            raise PeerError(f"padding of {padding} bytes in a frame of {plan.wire_bytes}")
+        plan = plan._replace(wire_bytes=plan.wire_bytes + padding, body_at=plan.body_at + padding)
     sizes = [plan.record_bytes(record) for record in range(plan.further + 1)]
     records = [(APPLICATION_DATA, TLS_VERSION, size) for size in sizes]
     displaced, parts, begin = [], [], 0
@@ -86,6 +94,7 @@ def _plan(body_bytes: int) -> _Plan:
     headers = "".join(f"{size}x{RECORD_HEADER.format[1:]}" for size in sizes[:-1])
     return _Plan(
         body_bytes,
+        padding,
         plan.wire_bytes,
         plan.body_at,
         sizes[0],
@@ -99,45 +108,59 @@ def _plan(body_bytes: int) -> _Plan:
 
 
 class _Plans(dict[int, _Plan]):
-    """The plans that were asked for, by the size of the body."""
+    """The plans that were asked for, by the size of the body. `pads`: of frames that a sender pads."""
+
+    def __init__(self, pads: bool) -> None:
+        super().__init__()
+        self._pads = pads
 
     def __missing__(self, body_bytes: int) -> _Plan:
         if len(self) >= _PLANS_KEPT:
             self.clear()
-        found = self[body_bytes] = _plan(body_bytes)
+        padding = padding_of(FRONT_BYTES + body_bytes) if self._pads else 0
+        found = self[body_bytes] = _plan(body_bytes, padding)
         return found
 
 
 class _RunPlans(dict[tuple[int, ...], _Plan]):
-    """The plans of runs, by n, m, first, count and size of their headers. PeerError if there is no such run."""
+    """The plans of runs, by n, m, first, count and size field of their headers. PeerError if there is no such run."""
 
     def __missing__(self, key: tuple[int, ...]) -> _Plan:
-        n, m, first, count, size = key
+        n, m, first, count, field = key
+        padding, size = split(field)
         body_bytes = count * shard.shard_bytes(size, n, m)
         if not body_bytes or first + count > n + m:
             raise PeerError(f"run of {count} shards from {first} on, {n} + {m} of a block of {size} bytes")
         if len(self) >= _PLANS_KEPT:
             self.clear()
-        found = self[key] = _PLANS[body_bytes]
+        found = self[key] = _plan(body_bytes, padding) if padding else _PLANS[body_bytes]
         return found
 
 
-_PLANS = _Plans()
+_PLANS, _PADDED_PLANS = _Plans(pads=False), _Plans(pads=True)
 _RUN_PLANS = _RunPlans()
 _END_PLAN = _PLANS[0]._replace(wire_bytes=RECORD_HEADER_BYTES + END_RECORD_BYTES)
 
 
 class RecordWriter:
-    """The outbound direction of one connection. `sealer.count` moves when the socket has taken bytes."""
+    """The outbound direction of one connection.
 
-    def __init__(self, sealer: HeaderSealer) -> None:
+    `sealer.count` moves when the socket has taken bytes, and `padding_bytes` too: those on their way since the last
+    take_padding(). Without `padding` there are none.
+    """
+
+    def __init__(self, sealer: HeaderSealer, padding: PaddingSource | None = None) -> None:
         self.sealer = sealer
+        self._padding = padding
+        self._plans = _PLANS if padding is None else _PADDED_PLANS
+        self._offered: list[int] = []  # padding of the frames that are not sent yet, by those ahead of each
+        self.padding_bytes = 0
 
     def pieces(self, ahead: int, run_header: bytes | memoryview, body: bytes | memoryview) -> tuple[Pieces, int]:
         """The pieces of a run frame, and their bytes. `run_header`: as in a slot; `ahead`: frames that go before it
         and are not sent yet."""
-        plan = _PLANS[len(body)]
-        front = plan.first + self.sealer.seal(ahead, run_header[_LENGTH_BYTES:])
+        plan = self._plans[len(body)]
+        front = self._front(plan, ahead, run_header[_LENGTH_BYTES:])
         if not plan.parts:
             return [front, body], plan.wire_bytes
         body = memoryview(body)
@@ -147,11 +170,33 @@ class RecordWriter:
         pieces.append(body[plan.last])
         return pieces, plan.wire_bytes
 
-    def control(self, plaintext: bytes) -> bytes:
+    def started(self, frames: int) -> None:
+        """The socket has taken a byte, or more, of so many of the frames that pieces() has made."""
+        self.sealer.advance(frames)
+        if self._padding is not None:
+            self.padding_bytes += sum(self._offered[:frames])
+
+    def take_padding(self, most: int) -> int:
+        """Count so much of the padding on its way, at most."""
+        taken = min(self.padding_bytes, most)
+        self.padding_bytes -= taken
+        return taken
+
+    def _front(self, plan: _Plan, ahead: int, header: bytes | memoryview) -> bytes:
+        """All of a frame up to its displaced bytes, or its body."""
+        if self._padding is None:
+            return plan.first + self.sealer.seal(ahead, header)
+        self._offered[ahead:] = (plan.padding,)
+        if not plan.padding:
+            return plan.first + self.sealer.seal(ahead, header)
+        sealed = self.sealer.seal(ahead, marked(header, plan.padding))
+        return b"".join((plan.first, sealed, self._padding.take(plan.padding)))
+
+    def control(self, header: bytes) -> bytes:
         """The one record of a frame without a body, which goes out next: it counts at once."""
-        sealed = self.sealer.seal(0, plaintext)
-        self.sealer.advance(1)
-        return RECORD_HEADER.pack(APPLICATION_DATA, TLS_VERSION, len(sealed)) + sealed
+        front = self._front(self._plans[0], 0, header)
+        self.started(1)
+        return front
 
     def keepalive(self) -> bytes:
         return self.control(KEEPALIVE_HEADER)
@@ -163,13 +208,16 @@ class RecordWriter:
         return self.control(QUESTION_HEADER)
 
     def end(self) -> bytes:
-        return self.control(END)
+        sealed = self.sealer.seal(0, END)
+        self.sealer.advance(1)
+        return RECORD_HEADER.pack(APPLICATION_DATA, TLS_VERSION, len(sealed)) + sealed
 
 
 class RecordScanner:
     """The inbound direction of one connection. `ended`: the other end has said that it sends no more; `leaving`: that
     it is about to stop; `asked`: it waits for an answer, which the outbound duty gives and notes here; `begin`: where
-    the first frame that the last scan() found begins, without padding.
+    the first frame that the last scan() found begins, without padding; `padding_bytes`: of whole frames since the last
+    take_padding().
 
     `copies_are_whole`: copies count as blocks that travel whole, and not as runs: the tun worker takes them.
     """
@@ -181,6 +229,7 @@ class RecordScanner:
         self._plan = _PLANS[0]
         self.ended = self.leaving = self.asked = False
         self.begin = 0
+        self.padding_bytes = 0
 
     def scan(
         self, view: memoryview, at: int, end: int, limit: int, most: int = framing.UNBOUNDED
@@ -197,6 +246,9 @@ class RecordScanner:
                 return at, after, frames, runs, bare, charged
             kind, stream, number, n, m, first, count, size, epoch, packets = self._header
             self._header = _NO_HEADER
+            if plan.padding:
+                self.padding_bytes += plan.padding
+                size = split(size)[1]
             if kind == framing.RUN:
                 if plan.parts:
                     _put_back(plan, view, at)
@@ -227,6 +279,12 @@ class RecordScanner:
                 break
         return at, 0, frames, runs, bare, charged
 
+    def take_padding(self, most: int) -> int:
+        """Count so much of the padding that has come, at most."""
+        taken = min(self.padding_bytes, most)
+        self.padding_bytes -= taken
+        return taken
+
     def _open(self, view: memoryview, at: int, end: int, limit: int) -> bool:
         """Open the header of the frame at view[at]. False if not all of it is there."""
         kind, version, length = _record_header_at(view, at)
@@ -237,11 +295,13 @@ class RecordScanner:
         if end - at < FRONT_BYTES:
             return False
         header = _header_of(self._open_header(view[at + RECORD_HEADER_BYTES : at + FRONT_BYTES]))
-        plan = _PLANS[0]
         if header[0] == framing.RUN:
             plan = _RUN_PLANS[header[3:8]]
             if plan.body_bytes > limit:
                 raise PeerError(f"run of {plan.body_bytes} bytes, at most {limit} allowed")
+        else:
+            padding, _ = split(header[7])
+            plan = _plan(0, padding) if padding else _PLANS[0]
         if length != plan.first_bytes:
             raise PeerError(f"record of {length} bytes, {plan.first_bytes} expected for its frame")
         self._header, self._plan = header, plan

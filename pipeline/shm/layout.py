@@ -21,7 +21,7 @@ PAGE = 4096                # unit of slots, and of what no worker maps by itself
 MAP_PAGE = max(PAGE, mmap.PAGESIZE)   # a page of this machine: what one process writes is whole ones (mmap(2), offset)
 MASK64 = (1 << 64) - 1
 
-LAYOUT_VERSION = 9
+LAYOUT_VERSION = 10
 
 # --- every segment -----------------------------------------------------------------------------
 MAGIC_AT = 0               # u64, creator: one of the five below
@@ -70,6 +70,7 @@ DUTIES = ("outbound", "inbound")
 DUTY_AT = 0                # one area per duty
 DUTY_STRIDE = 128
 DUTY_HEARTBEAT_AT = 0      # u64, duty: CLOCK_MONOTONIC ns of its last loop
+DUTY_WAITING_AT = 8        # u64, duty of a tcp worker: peers that wait for the rate of all
 DUTY_SLEEPING_AT = 64      # u64, duty: 1 while it waits on its doorbell
 CONNECTIONS_AT = 384       # u64, tcp inbound duty of a server: connections that it has, handshakes included
 COUNTERS_AT = 512          # u64 each, index = counter id
@@ -83,6 +84,7 @@ PEER_TABLE_LANES_AT = 24        # u64, creator
 PEER_TABLE_STATUS_ROWS_AT = 32  # u64, creator: status rows of a tcp worker
 ROUTES_VERSION_AT = 128    # u64, supervisor: odd while it writes routes, higher afterwards
 ROUTES_COUNT_AT = 136      # u64, supervisor
+TOTAL_RATE_AT = 144        # u64, supervisor: bytes a second of all peers together, each way, or 0
 ROUTES_AT = PAGE           # rows of ROUTE_BYTES
 ROUTE_BYTES = 32           # u8 4 or 6, u8 prefix length, 6 bytes 0, i64 peer handle, 16 bytes address
 ROUTES_MAX = 8192
@@ -93,7 +95,8 @@ PEER_INDEX_MASK = (1 << PEER_INDEX_BITS) - 1
 FIRST_PEER_HANDLE = 1 << PEER_INDEX_BITS   # of peer 0 where there is no other
 
 # kinds of records, each with RECORD_WORDS for every peer: words in it. The first exists once, the others in each lane.
-PEER_HANDLE, PEER_RATE = range(2)                      # supervisor: current handle; bytes a second each way, or 0
+PEER_HANDLE, PEER_RATE, PEER_BULK_RATE = range(3)      # supervisor: current handle; bytes a second each way, or 0;
+                                                       # one more than its own bytes a second of the class bulk, or 0
 (LINK_ESTABLISHED, LINK_OFFLOADS, LINK_LIGHT, LINK_ACCEPTS_SHARDS, LINK_REQUESTS, LINK_LANES,
  LINK_RECEIVED_BYTES, LINK_COUNTED_BYTES) = range(8)   # tcp inbound duty: see runtime.link_view
 STATE_WORDS = LINK_RECEIVED_BYTES   # of a link record: those that change with the connections, and not with bytes
@@ -112,7 +115,10 @@ SENT_BYTES, SENT_DROPPED = range(2)                    # tcp outbound duty
                                                        # be opened, and how many in a row
 RECOVERED_BLOCKS, EXPIRED_BLOCKS = range(2)            # fec inbound duty
 PATH_BULK, PATH_LIGHT, PATH_RATES = range(3)           # tcp inbound duty: see runtime.link_paths
-LANE_RECORDS = ("link", "sent", "number", "transit", "recovered", "path")
+(ARRIVED_BULK_BYTES, ARRIVED_LIGHT_BYTES, ARRIVED_TRANSIT_BULK_BYTES,
+ ARRIVED_TRANSIT_LIGHT_BYTES) = range(4)               # tun inbound duty: bytes of packets from the peer, and of
+                                                       # other peers' for it, by the traffic class that they came in
+LANE_RECORDS = ("link", "sent", "number", "transit", "recovered", "path", "arrived")
 
 STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the records, lane by lane
 

@@ -1,6 +1,6 @@
 """The peer table: which peers are connected, over what, and which packets are theirs.
 
-    supervisor    writes the routes, and a record for each peer: its handle, its rate
+    supervisor    writes the routes, the rate of all peers, and a record for each peer: its handle, its rates
     tcp workers   write records for each peer: the state of its link, what was sent; and a status row a connection
     tun workers   write records for each peer: the next block number of each of its streams
     fec workers   write records for each peer: blocks that were recovered or given up
@@ -33,12 +33,13 @@ from pipeline.shm.memory_order import fence
 _ROUTE = struct.Struct("<BB6xq16s")
 _VERSION = layout.ROUTES_VERSION_AT // 8
 _COUNT = layout.ROUTES_COUNT_AT // 8
+_TOTAL_RATE = layout.TOTAL_RATE_AT // 8
 
 WRITTEN_BY = {
     ("tcp", "outbound"): ("sent",),
     ("tcp", "inbound"): ("link", "path"),
     ("tun", "outbound"): ("number",),
-    ("tun", "inbound"): ("transit",),
+    ("tun", "inbound"): ("transit", "arrived"),
     ("fec", "outbound"): (),
     ("fec", "inbound"): ("recovered",),
 }
@@ -46,6 +47,9 @@ WRITTEN_BY = {
 
 CLASSES = ("voice", "normal_light", "normal_bulk", "bulk")
 """Of packets from TUN: the class of each, and whether its flow is light. Without rules all are normal."""
+
+ARRIVED_CLASSES = ("bulk", "light")
+"""Of packets from peers: the traffic class that the other end has given them. More of its rules is not told."""
 
 Writer = tuple[str, int, Sequence[str]]
 """A worker: its kind, its lane, its duties."""
@@ -65,7 +69,7 @@ class PeerTable:
         self.status_rows = status_rows
         self._words = memory.words
         self.records = self._cut(layout.RECORDS_AT)
-        self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths = (
+        self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self.arrived = (
             [self._cut(layout.records_at(capacity, lane, kind)) for lane in range(lanes)] for kind in LANE_RECORDS
         )
         self._rows = [
@@ -83,6 +87,15 @@ class PeerTable:
     def rate(self, peer: int) -> int:
         """Bytes a second, each way; 0: no limit."""
         return self.records[peer * RECORD_WORDS + layout.PEER_RATE]
+
+    def bulk_rate(self, peer: int) -> int | None:
+        """Bytes a second of the class bulk for this peer, 0: no limit; None: as for all peers."""
+        word = self.records[peer * RECORD_WORDS + layout.PEER_BULK_RATE]
+        return word - 1 if word else None
+
+    def total_rate(self) -> int:
+        """Bytes a second of all peers together, each way; 0: no limit."""
+        return self._words[_TOTAL_RATE]
 
     def sent_elsewhere(self, peer: int, lane: int) -> int:
         """Bytes that the tcp workers of other lanes have sent to this peer."""
@@ -126,6 +139,13 @@ class PeerTable:
         light, bulk, voice_class, bulk_class = map(sum, zip(*of_lanes, strict=True))
         return [voice_class, light - voice_class, bulk - bulk_class, bulk_class]
 
+    def arrived_bytes(self, peer: int) -> list[int]:
+        """Bytes of packets from every peer that has had this index, in the order of ARRIVED_CLASSES; and likewise of
+        those of other peers for it."""
+        first = peer * RECORD_WORDS
+        of_lanes = (words[first : first + 2 * len(ARRIVED_CLASSES)] for words in self.arrived)
+        return list(map(sum, zip(*of_lanes, strict=True)))
+
     def established_count(self, peer: int) -> int:
         """Established connections of a peer."""
         return sum(words[peer * RECORD_WORDS + layout.LINK_ESTABLISHED] for words in self.links)
@@ -168,11 +188,15 @@ class PeerTable:
 
     # -- the supervisor's
 
-    def write_record(self, peer_handle: int, rate: int) -> None:
+    def write_record(self, peer_handle: int, rate: int, bulk_rate: int | None = None) -> None:
         """Make this the current handle of its index."""
         at = (peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
+        self.records[at + layout.PEER_BULK_RATE] = 0 if bulk_rate is None else bulk_rate + 1
         self.records[at + layout.PEER_RATE] = rate
         self.records[at + layout.PEER_HANDLE] = peer_handle
+
+    def write_total_rate(self, rate: int) -> None:
+        self._words[_TOTAL_RATE] = rate
 
     def write_routes(self, routes: Sequence[Route]) -> None:
         """Replace the routes. LocalError if there are more than ROUTES_MAX."""
@@ -200,7 +224,7 @@ class PeerTable:
 
     def written_by(self, kind: str, lane: int, duties: Sequence[str]) -> list[memoryview]:
         """The records that a worker of this kind and lane, with these duties, writes."""
-        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths
+        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self.arrived
         by_name = dict(zip(LANE_RECORDS, tables, strict=True))
         return [by_name[records][lane] for duty in duties for records in WRITTEN_BY[kind, duty]]
 
@@ -236,8 +260,8 @@ class PeerTable:
         return ConnectionStatus.unpack(bytes(self._rows[lane][at : at + layout.STATUS_ROW_BYTES]))
 
     def close(self) -> None:
-        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self._rows
-        for view in (self.records, *chain.from_iterable(tables)):
+        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self.arrived
+        for view in (self.records, *chain.from_iterable(tables), *self._rows):
             view.release()
         self.memory.close()
 

@@ -42,6 +42,10 @@ class WorkerPage:
         self._memory = memory
         self.counters = self._cut(layout.COUNTERS_AT, layout.COUNTERS_MAX)
         self.connections = self._cut(layout.CONNECTIONS_AT, 1)
+        self._waiting = [
+            self._cut(layout.DUTY_AT + d * layout.DUTY_STRIDE + layout.DUTY_WAITING_AT, 1)
+            for d in range(len(layout.DUTIES))
+        ]
         self._sleeping = [
             self._cut(layout.DUTY_AT + d * layout.DUTY_STRIDE + layout.DUTY_SLEEPING_AT, 1)
             for d in range(len(layout.DUTIES))
@@ -57,6 +61,9 @@ class WorkerPage:
     def sleeping(self, duty: str) -> memoryview:
         return self._sleeping[layout.DUTIES.index(duty)]
 
+    def waiting(self, duty: str) -> memoryview:
+        return self._waiting[layout.DUTIES.index(duty)]
+
     def heartbeat(self, duty: str) -> memoryview:
         return self._heartbeats[layout.DUTIES.index(duty)]
 
@@ -66,7 +73,7 @@ class WorkerPage:
         return min(self.heartbeat(duty)[0] for duty in duties)
 
     def close(self) -> None:
-        for view in (self.counters, self.connections, *self._sleeping, *self._heartbeats):
+        for view in (self.counters, self.connections, *self._waiting, *self._sleeping, *self._heartbeats):
             view.release()
 
 

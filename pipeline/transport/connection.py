@@ -102,6 +102,7 @@ class Connection:
         self.traffic_class = framing.BULK
         self.accepts_shards = False  # the other end does
         self.answers = False  # the other end answers questions, where frames are sealed
+        self.takes_padding = False  # the other end does, where frames are sealed
         self.uplink: Uplink | None = None  # of the client, if it has several
         # each written by one duty alone
         self.receive = ReceiveState(now)

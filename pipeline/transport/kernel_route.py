@@ -1,7 +1,7 @@
 """The kernel's answer to: how would a connection to this address leave the machine? No packet is sent for it.
 
-    KernelRoutes.find   RTM_GETROUTE (rtnetlink(7)) for TCP to a port, with the rules for our own user id; by any
-                        interface, or by a certain one, as SO_BINDTODEVICE does
+    KernelRoutes.find   RTM_GETROUTE (rtnetlink(7)) for TCP to a port, with the rules for our own user id, or for that
+                        of another process; by any interface, or by a certain one, as SO_BINDTODEVICE does
     KernelRoutes.link   whether an interface is there, and has a carrier
     KernelRoutes.has    whether an interface has an address
     is_ours             whether an address is on any interface of this machine
@@ -28,7 +28,7 @@ from pipeline.policy.underlay import Way
 RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
 NLM_F_REQUEST, NLM_F_DUMP = 1, 0x300
 RTN_UNICAST, RTN_LOCAL = 1, 2
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_VIA, RTA_IP_PROTO, RTA_DPORT = 1, 4, 5, 7, 18, 27, 29
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_VIA, RTA_UID, RTA_IP_PROTO, RTA_DPORT = 1, 4, 5, 7, 18, 25, 27, 29
 RTM_F_FIB_MATCH = 0x2000
 
 SIOCGIFFLAGS = 0x8913  # linux/sockios.h
@@ -100,10 +100,12 @@ class RouteNews:
 
 
 class KernelRoutes:
-    """One netlink socket, and one for ioctl(2). OSError if the system has no netlink."""
+    """One netlink socket, and one for ioctl(2). OSError if the system has no netlink. `uid`: of the process whose ways
+    they are; None: of this one."""
 
-    def __init__(self) -> None:
+    def __init__(self, uid: int | None = None) -> None:
         self._sequence = 0
+        self._sender = b"" if uid is None else _attribute(RTA_UID, uid.to_bytes(4, "little"))
         self._links = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             self._netlink = socket.socket(
@@ -178,7 +180,7 @@ class KernelRoutes:
     def _request(self, address: ServerAddress, device: int = 0, flags: int = 0) -> bytes:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         destination = socket.inet_pton(address.family, address.host.partition("%")[0])
-        attributes = _attribute(RTA_DST, destination)
+        attributes = _attribute(RTA_DST, destination) + self._sender
         attributes += _attribute(RTA_IP_PROTO, bytes([socket.IPPROTO_TCP]))
         attributes += _attribute(RTA_DPORT, address.sockaddr[1].to_bytes(2, "big"))
         device = device or address.zone

@@ -167,6 +167,7 @@ class Welcomed(NamedTuple):
     lane: int = 0  # of the other end, that sends on this connection
     uplink: Uplink | None = None  # of the client, if it has several
     answers: bool = False  # the other end answers questions
+    takes_padding: bool = False  # the other end does
 
 
 class Failed(NamedTuple):
@@ -373,6 +374,7 @@ class ServerHandshake(_Handshake):
             hello.lane,
             hello.uplink,
             bool(hello.features & messages.ANSWERS),
+            bool(hello.features & messages.TAKES_PADDING),
         )
         return [Send(frame), welcomed]
 
@@ -444,6 +446,7 @@ class ClientHandshake(_Handshake):
             lane=welcome.lane,
             uplink=hello.uplink,
             answers=bool(welcome.features & messages.ANSWERS),
+            takes_padding=bool(welcome.features & messages.TAKES_PADDING),
         )
         if self.state is State.AWAIT_PROVED_WELCOME or hello.key_share:
             self._welcomed = welcomed

@@ -63,8 +63,15 @@ WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the
 EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES, DNS, UPLINK = range(1, 10)  # types of extensions
 KNOCK, PADDING = 16, 17
 
-ACCEPTS_SHARDS, ANSWERS = 1, 2
-"""Feature bits: this end accepts shards (pipeline.fec.shard), and it answers questions on sealed connections."""
+ACCEPTS_SHARDS, ANSWERS, TAKES_PADDING = 1, 2, 4
+"""Feature bits: this end accepts shards (pipeline.fec.shard), and on sealed connections it answers questions and takes
+padding."""
+
+
+def features(accepts_shards: bool) -> int:
+    """The features of this program."""
+    return ANSWERS | TAKES_PADDING | (ACCEPTS_SHARDS if accepts_shards else 0)
+
 
 AUTH_NONE, AUTH_KEY = 0, 1
 ASKS = 0
@@ -122,7 +129,7 @@ class Hello(NamedTuple):
     client_id: int  # constant over restarts of the client
     session: int  # number of this start of the client
     traffic_class: int  # of this connection
-    features: int  # ACCEPTS_SHARDS, ANSWERS
+    features: int  # ACCEPTS_SHARDS, ANSWERS, TAKES_PADDING
     auth: int = AUTH_NONE
     key_id: bytes = bytes(KEY_ID_BYTES)
     nonce: bytes = bytes(NONCE_BYTES)
@@ -185,7 +192,7 @@ class Welcome(NamedTuple):
     version: int
     offloads: int  # TUN_F_* bits that the server's device accepts in packets written to it
     mtu: int  # of the server's device
-    features: int  # ACCEPTS_SHARDS, ANSWERS
+    features: int  # ACCEPTS_SHARDS, ANSWERS, TAKES_PADDING
     mac: bytes = bytes(MAC_BYTES)  # the server's proof
     addresses: tuple[Interface, ...] = ()  # of the client in the tunnel, with the prefix of their subnet
     routes: tuple[Network, ...] = ()  # networks that the client reaches through the tunnel

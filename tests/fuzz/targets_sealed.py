@@ -16,6 +16,7 @@ from pipeline.sealing.block_seal import BlockSealer
 from pipeline.sealing.frame_cut import HEADER, HEADER_BYTES, RECORD_HEADER, SEALED_HEADER_BYTES, cut
 from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
 from pipeline.sealing.key_schedule import AES_256_GCM, HeaderSecret
+from pipeline.sealing.padding import PADDED_FRAME_MOST, marked, split
 from pipeline.sealing.records import KEEPALIVE_HEADER, RecordScanner
 from pipeline.sealing.session import NO_HASH, KeyShare, Offer, answer_key_share, answer_offer
 from pipeline.wire import block, framing
@@ -49,11 +50,13 @@ def stream_of(data: bytes) -> bytes:
         if part == END:
             wire += RECORD_HEADER.pack(23, 0x303, len(sealed)) + sealed
             continue
-        kind, _, _, n, m, _, count, size, _, _ = HEADER.unpack(plaintext)
+        kind, _, _, n, m, _, count, field, _, _ = HEADER.unpack(plaintext)
+        padding, size = split(field)
         body = count * shard.shard_bytes(size, n, m) if kind == framing.RUN else 0
         plan = cut(min(body, BODY_MOST))
-        length = source.number(2) if part == ANOTHER_LENGTH else plan.record_bytes(0)
-        frame = bytearray(RECORD_HEADER.pack(23, 0x303, length) + sealed).ljust(plan.wire_bytes, b"\x17")
+        padding = 0 if plan.further or plan.wire_bytes + padding > PADDED_FRAME_MOST else padding
+        length = source.number(2) if part == ANOTHER_LENGTH else plan.record_bytes(0) + padding
+        frame = bytearray(RECORD_HEADER.pack(23, 0x303, length) + sealed).ljust(plan.wire_bytes + padding, b"\x17")
         for record in range(1, plan.further + 1):
             RECORD_HEADER.pack_into(
                 frame, record * plan.unit, 23, 0x303, plan.record_bytes(record) - (part == SPOILT_RECORD)
@@ -118,11 +121,19 @@ def sealed_records_seeds() -> list[bytes]:
         header(count=0),
         header(kind=0x55),
         KEEPALIVE_HEADER,
+        marked(header(), 200),
+        marked(header(size=1), PADDED_FRAME_MOST - 43),
+        marked(header(size=1), PADDED_FRAME_MOST - 42),
+        marked(header(10, 3, 1, 2000), 60),
+        marked(header(size=20_000), 1),
+        marked(KEEPALIVE_HEADER, 258),
+        marked(header(kind=0x55), 16383),
     ]
     parts = [bytes([AS_MADE]) + each for each in frames]
-    good = b"\x40" + b"".join(parts[:4]) + parts[-1] + parts[-2] + bytes([END]) + b"\1\0\x15" + parts[0]
+    good = b"\x40" + b"".join(parts[:4]) + parts[9] + parts[8] + bytes([END]) + b"\1\0\x15" + parts[0]
     return [
         good,
+        b"\x07" + b"".join((parts[10], parts[0], parts[15], parts[11])),
         *(b"\x05" + each for each in parts),
         b"\xff" + bytes([SPOILT_RECORD]) + header(size=30_000),
         b"\x90" + bytes([ANOTHER_LENGTH]) + header() + b"\0\x30",

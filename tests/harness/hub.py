@@ -30,9 +30,12 @@ KEYS = {name: number.to_bytes(31) + b"k" for number, name in enumerate(("ann", "
 ROWS = 8
 
 
-def known(name: str, *allowed: str, fixed: Iterable[str] = (), rate: int = 0) -> KnownPeer:
+def known(
+    name: str, *allowed: str, fixed: Iterable[str] = (), rate: int = 0, bulk_rate: int | None = None
+) -> KnownPeer:
     """A peer that proves its identity with its key."""
-    return KnownPeer(PeerPolicy(name, tuple(map(ip_network, allowed)), tuple(map(ip_address, fixed)), rate), KEYS[name])
+    policy = PeerPolicy(name, tuple(map(ip_network, allowed)), tuple(map(ip_address, fixed)), rate, bulk_rate=bulk_rate)
+    return KnownPeer(policy, KEYS[name])
 
 
 ANN, BOB, CYD = known("ann"), known("bob"), known("cyd")

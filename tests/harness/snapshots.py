@@ -77,6 +77,7 @@ def peer(name: str, **fields: Any) -> dict[str, Any]:
         "addresses": ["10.0.0.2", "fd00::2"],
         "allowed": [],
         "rate_mbit": 0.0,
+        "bulk_rate_mbit": 0.0,
         "endpoint": "192.0.2.9",
         "connections": 8,
         "sent_bytes": 5000,
@@ -95,6 +96,8 @@ def peer(name: str, **fields: Any) -> dict[str, Any]:
         "recovered_blocks": 0,
         "expired_blocks": 0,
         "class_bytes": {"voice": 0, "normal_light": 300, "normal_bulk": 4000, "bulk": 0},
+        "received_class_bytes": {"bulk": 6000, "light": 0},
+        "transit_class_bytes": {"bulk": 0, "light": 70},
         **fields,
     }
 

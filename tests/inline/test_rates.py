@@ -28,7 +28,9 @@ from tests.inline.harness.hub_ends import (
     tls,
 )
 
-RATE = 4_000_000
+pytestmark = pytest.mark.alone
+
+RATE = 2_000_000
 SMALL_SOCKETS = {"send_buffer_bytes": 200_000, "receive_buffer_bytes": 65_536}  # so that one call takes little
 MEASURED_S = 1.5
 BLOCK = block_of(*between(1, 0, range(1), size=BULK_BYTES))

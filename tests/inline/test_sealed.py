@@ -6,7 +6,7 @@ What a middlebox or a taken-over tcp worker could do to a block is done to it in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -28,12 +28,25 @@ NOT_OPENED, EPOCH_UNKNOWN, REPLAYED = (f"tun.dropped_{why}" for why in ("not_ope
 FEC = {"fec": "on", "connections": 3, "light_connections": 3}
 
 
-def sealed_pair(make: Make, lanes: tuple[int, int] = (1, 1), **settings: object) -> tuple[End, End]:
-    """Server and client, connected, that seal."""
+def sealed_pair(
+    make: Make,
+    lanes: tuple[int, int] = (1, 1),
+    each: Sequence[dict[str, object]] = ({}, {}),
+    **settings: object,
+) -> tuple[End, End]:
+    """Server and client, connected, that seal. `each`: settings of the one and of the other."""
     serving, dialling = tls()
-    server = make("server", lanes=lanes[0], seals=True, tls=serving, **settings)
+    server = make("server", lanes=lanes[0], seals=True, tls=serving, **settings, **each[0])
     client = make(
-        "client", lanes=lanes[1], port=server.port, seals=True, tls=dialling, client_id=1, session=1, **settings
+        "client",
+        lanes=lanes[1],
+        port=server.port,
+        seals=True,
+        tls=dialling,
+        client_id=1,
+        session=1,
+        **settings,
+        **each[1],
     )
     every = client.plan.settings.connections + client.plan.settings.light_connections
     until(lambda: server.established() == client.established() == every, server, client)

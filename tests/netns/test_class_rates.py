@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.netns.harness.hub import PLAIN, Hub
+from tests.support import eventually
 from tools.lab.network import Lab
 from tools.load.flows import TcpFlow
 
@@ -44,3 +46,18 @@ def test_an_end_keeps_to_the_rate_for_what_it_sends_and_for_nothing_else(
             with TcpFlow(source, sink, address, seconds=60, interval=0.1) as flow:
                 found = rate(flow)
             assert 0.7 * RATE_MBIT < found < 1.15 * RATE_MBIT if is_limited else found > 2 * RATE_MBIT
+
+
+def test_a_rate_of_bulk_of_a_peer_is_its_own_and_a_reload_changes_it_as_packets_pass(tmp_path: Path) -> None:
+    with Lab() as lab, Hub(lab, tmp_path, always_bulk=["tcp/1-65535"], **PLAIN) as hub:
+        client = hub.join(lab["b"], "", "--bulk-rate", str(RATE_MBIT), **PLAIN)
+        workers = hub.server.worker_pids()
+        with TcpFlow(hub.node, client.node, client.address, seconds=60, interval=0.1) as flow:
+            assert 0.7 * RATE_MBIT < rate(flow) < 1.15 * RATE_MBIT
+            assert hub.peers()["b"]["bulk_rate_mbit"] == RATE_MBIT
+            file = Path(hub.server.config["state_dir"]) / "peers" / "b.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"bulk_rate_mbit": 0}))
+            hub.configure()
+            assert hub.peers()["b"]["bulk_rate_mbit"] == 0
+            eventually(lambda: rate(flow) > 2 * RATE_MBIT, what="no limit")
+        assert hub.server.worker_pids() == workers

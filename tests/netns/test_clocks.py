@@ -58,6 +58,7 @@ def test_an_instance_that_was_stopped_for_a_while_goes_on_with_its_workers_and_c
         assert "hangs" not in client.log
 
 
+@pytest.mark.alone
 def test_connections_that_the_far_end_has_given_up_meanwhile_are_dialed_at_once(lab: Lab, tmp_path: Path) -> None:
     with tunnel(lab, tmp_path, server=TIMEOUTS, client={"timeout": 60.0}, connections=2) as (server, client):
         pids = client.worker_pids()

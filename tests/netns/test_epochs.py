@@ -13,7 +13,7 @@ import pytest
 
 from tests.netns.harness.altered import altered
 from tests.netns.harness.checked_flow import Flow
-from tests.netns.harness.hub import Client, Hub
+from tests.netns.harness.hub import Client, Hub, established
 from tests.netns.harness.instance import Instance
 from tests.netns.harness.key_tables import keys_in
 from tests.support import eventually
@@ -29,6 +29,7 @@ sealed_sessions.TICK_NS //= 10
 """
 DROPS = ("tun.dropped_not_opened", "tun.dropped_epoch_unknown", "tun.dropped_replayed", "tun.dropped_no_key")
 SECONDS = 20.0
+CONNECTIONS = 8  # of a client with the default settings
 
 
 def send_epoch(instance: Instance) -> int:
@@ -86,12 +87,16 @@ def test_epochs_of_an_end_that_hears_no_packet_go_on_all_the_same(pair: tuple[Hu
 
 
 def test_a_client_whose_first_offer_is_forgotten_dials_anew_with_the_next_one(tmp_path: Path) -> None:
-    """Its workers go on, and say the key share that the supervisor has told them."""
+    """Its workers go on, and say the key share that the supervisor has told them. Before, a handshake of the first ones
+    that takes longer than the offer is kept may fail."""
     soon = altered("from pipeline.supervisor.roles import client_sealing; client_sealing.KEEP_USED_NS = 10**8")
     with Lab() as lab, Hub(lab, tmp_path) as hub:
         client = hub.join(lab.nodes[1], wrap=soon)
-        before = client.counter("tcp.connections_established")
+        eventually(lambda: established(client) == CONNECTIONS, what="all connections")
+        before, said = client.counter("tcp.connections_established"), client.log
         threading.Event().wait(0.5)
         hub.server.signal_worker("tcp-0", signal.SIGKILL)
-        eventually(lambda: client.counter("tcp.connections_established") == 2 * before, what="all connections again")
-        assert "the handshake is none of this run" not in client.log
+        eventually(
+            lambda: client.counter("tcp.connections_established") >= before + CONNECTIONS, what="all connections again"
+        )
+        assert "the handshake is none of this run" not in client.log.removeprefix(said)

@@ -211,6 +211,7 @@ def test_names_that_vanish_during_the_start_are_made_anew(lab: Lab, tmp_path: Pa
 # -- the peer and the network
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_peer_that_vanishes_while_nothing_is_sent_is_noticed_in_time(tmp_path: Path) -> None:
     with Lab(link=LinkSpec()) as lab, tunnel(lab, tmp_path, **QUICK) as instances:
@@ -230,6 +231,7 @@ def test_a_peer_that_vanishes_while_nothing_is_sent_is_noticed_in_time(tmp_path:
             flow.wait_for(100_000)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_peer_that_vanishes_with_data_in_flight_is_noticed_in_time(tmp_path: Path) -> None:
     with Lab(link=LinkSpec()) as lab, tunnel(lab, tmp_path, **QUICK) as instances:

@@ -104,6 +104,7 @@ def peer_files(disk: Path) -> list[str]:
     return sorted(os.listdir(disk / "state" / "peers"))
 
 
+@pytest.mark.alone
 def test_on_a_read_only_disk_a_revoked_peer_is_out_and_the_command_says_that_it_comes_back(
     hub: Hub, vic: Client, disk: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_on_a_read_only_disk_a_revoked_peer_is_out_and_the_command_says_that_it_
         flow.wait_for(100_000)
 
 
+@pytest.mark.alone
 def test_on_a_full_disk_a_peer_is_revoked_and_none_is_half_invited(hub: Hub, vic: Client, disk: Path) -> None:
     with full(disk):
         before = peer_files(disk)
@@ -133,6 +135,7 @@ def test_on_a_full_disk_a_peer_is_revoked_and_none_is_half_invited(hub: Hub, vic
     assert peer_files(disk) == ["one.json"] and reaches(hub["one"].node, hub.server.address)
 
 
+@pytest.mark.alone
 def test_a_peer_is_revoked_while_other_files_are_broken_and_their_names_are_said(
     hub: Hub, vic: Client, disk: Path
 ) -> None:
@@ -151,6 +154,7 @@ def test_a_peer_is_revoked_while_other_files_are_broken_and_their_names_are_said
     assert hub.server.command("reload").returncode == 0 and "other" not in hub.peers()
 
 
+@pytest.mark.alone
 def test_a_key_that_a_reload_replaces_ends_the_connections_of_the_old_one_alone(
     hub: Hub, vic: Client, disk: Path
 ) -> None:
@@ -162,6 +166,7 @@ def test_a_key_that_a_reload_replaces_ends_the_connections_of_the_old_one_alone(
     assert hub["one"].counter("tcp.connections_lost") == lost
 
 
+@pytest.mark.alone
 def test_a_file_system_that_hangs_stops_nothing_and_a_revoked_peer_is_out(hub: Hub, vic: Client, disk: Path) -> None:
     with Flow(hub["one"], hub.server) as flow, hanging(disk / "state" / "peers"):
         said = hub.server.command("revoke", "vic")
@@ -179,6 +184,7 @@ def test_a_file_system_that_hangs_stops_nothing_and_a_revoked_peer_is_out(hub: H
     eventually(lambda: peer_files(disk) == ["one.json"])
 
 
+@pytest.mark.alone
 def test_without_a_free_descriptor_every_command_gets_an_answer_and_a_peer_is_revoked(hub: Hub, vic: Client) -> None:
     pid = hub.server.process.pid
     with Flow(hub["one"], hub.server) as flow:

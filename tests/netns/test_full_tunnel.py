@@ -10,10 +10,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from pipeline.config import parse
+from pipeline.doctor import routes, uplinks
+from pipeline.doctor.finding import Level
 from pipeline.doctor.firewall import left_shut
 from pipeline.doctor.subject import Subject
 from pipeline.policy import bypass
@@ -76,6 +80,24 @@ def test_the_internet_is_reached_through_the_hub_and_the_lan_as_before(shared: W
         assert reaches(shared.machine, GATEWAY) and reaches(shared.machine, "fd77::1")
         assert "full tunnel: the kill switch is shut" in tunnel.client.command("status").stdout
         assert tunnel.client.running()["full_tunnel"]["on"]
+
+
+def test_what_goes_to_everybody_in_the_lan_goes_there_as_before(shared: World, tmp_path: Path) -> None:
+    def sources() -> list[str]:
+        found = []
+        for address in ("224.0.0.251", "239.255.255.250", "255.255.255.255", OUTSIDE):
+            with shared.machine.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+                sock.connect((address, 1900))
+                found.append(sock.getsockname()[0])
+        return found
+
+    with ExitStack() as stack:
+        tunnel = Tunnel(stack, shared, tmp_path)
+        *before, outside = sources()
+        tunnel.joined()
+        *within, through = sources()
+        assert within == before and through != outside
 
 
 def test_a_reverse_path_filter_keeps_no_answer_of_the_server_out(world: World, tmp_path: Path) -> None:
@@ -249,6 +271,12 @@ def test_the_machine_is_after_any_end_as_it_was(shared: World, tmp_path: Path) -
         assert tunnel.is_shut() and not reaches(shared.machine, OUTSIDE, count=1, seconds=0.3)
         (found,) = shared.machine.inside(lambda: left_shut(Subject()))
         assert f"the kill switch of {tunnel.name} is shut, and {tunnel.name} does not run" in found.text
+        settings = {"mode": "client", "remote_addr": f"{SERVER}:9000", "uplinks": ["link0", "link9"]}
+        dead = Subject(name=tunnel.name, config=parse({**PLAIN, **settings, "fec": "auto"}))
+        (way,) = shared.machine.inside(lambda: routes.loop(dead, [ip_address(SERVER)]))
+        assert way.level is Level.OK
+        (missing,) = shared.machine.inside(lambda: uplinks.look(dead, [ip_address(SERVER)]))
+        assert missing.text == "the uplink link9 does not exist now"  # and link0 leads to the server
         assert f"down: {tunnel.name}" in shared.machine.run([EXECUTABLE, "down", tunnel.name]).stdout
         assert is_as_it_was()
 

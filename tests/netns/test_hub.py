@@ -214,6 +214,7 @@ def test_without_multi_client_one_client_is_admitted_and_the_next_is_refused_wit
             assert reaches(two.node, hub.server.address)
 
 
+@pytest.mark.alone
 def test_a_revoked_client_is_out_at_once_and_for_good_and_no_other_notices(
     hub: Hub, invitation: str, tmp_path: Path
 ) -> None:
@@ -229,6 +230,7 @@ def test_a_revoked_client_is_out_at_once_and_for_good_and_no_other_notices(
     assert hub["one"].counter("tcp.connections_lost") == before
 
 
+@pytest.mark.alone
 def test_peers_of_the_configuration_come_and_go_under_load_and_the_others_lose_nothing(
     hub: Hub, tmp_path: Path
 ) -> None:
@@ -257,6 +259,7 @@ def test_peers_of_the_configuration_come_and_go_under_load_and_the_others_lose_n
 # -- what one costs the others
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("way", ["sends", "receives"])
 def test_a_client_sends_and_receives_at_its_rate_and_the_others_faster(hub: Hub, way: str) -> None:
     three = (hub["three"], hub.server) if way == "sends" else (hub.server, hub["three"])

@@ -76,6 +76,7 @@ def test_clients_have_public_addresses_out_of_the_link_of_the_hub(lab: Lab, tmp_
         assert public in addresses(hub, "one")
         eventually(lambda: reaches(router, public, count=1), 15, "the client from the provider's router")
         assert reaches(one.node, f"{LINK}1")
+        assert "overlaps" not in " ".join(hub.server.running()["notes"])
         one.stop()
         eventually(lambda: not proxies(hub_node), 15, "no proxy entry left")
         assert not reaches(router, public, count=1, seconds=0.3)

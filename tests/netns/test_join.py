@@ -272,6 +272,7 @@ def two_nodes() -> Iterator[Lab]:
 # -- disabled
 
 
+@pytest.mark.alone
 def test_a_disabled_peer_is_cut_off_under_traffic_and_goes_on_when_it_is_enabled(join_hub: Hub) -> None:
     client = join_hub.join(join_hub.lab["two"], peer := f"d-{secrets.token_hex(3)}")
     with Flow(client, join_hub.server) as flow:

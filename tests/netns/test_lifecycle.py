@@ -109,6 +109,7 @@ def test_stop_waits_until_everything_is_gone(lab: Lab, tmp_path: Path) -> None:
     assert traces(a, name) == before
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("which", [0, 1], ids=["server", "client"])
 def test_a_stop_under_load_takes_a_bounded_time(lab: Lab, tmp_path: Path, which: int) -> None:
     with tunnel(lab, tmp_path) as instances:
@@ -158,6 +159,7 @@ def test_a_signal_while_workers_start_is_a_stop(lab: Lab, tmp_path: Path) -> Non
     assert traces(a, name) == before
 
 
+@pytest.mark.alone
 def test_a_killed_supervisor_takes_its_workers_along_and_the_next_cleans_up(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
     name = unique_name("s")

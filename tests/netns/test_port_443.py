@@ -283,6 +283,7 @@ def after_a_page(shared: Shared, where: str) -> socket.socket:
     return sock
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("what", SLOW)
 def test_a_silent_client_is_ended_as_and_when_nginx_ends_it(shared: Shared, what: str) -> None:
     seen, seconds = [], []

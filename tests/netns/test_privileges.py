@@ -163,6 +163,7 @@ def test_without_the_right_to_change_users_workers_keep_theirs(lab: Lab, tmp_pat
         transfer(client, server, streams=1, size=1_000_000)
 
 
+@pytest.mark.alone
 def test_workers_end_with_their_supervisor_at_once(lab: Lab, tmp_path: Path) -> None:
     """By the kernel's signal, which they asked for as the user that they are; their own look is one in a second."""
     with Instance(lab.nodes[0], server_config(lab.nodes[0], lanes=2, **FEC), tmp_path) as instance:

@@ -161,6 +161,7 @@ def test_a_stop_while_a_worker_is_restarted_leaves_no_trace(lab: Lab, tmp_path: 
         assert traces(a, name) == before
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_storm_of_reloads_is_no_storm_for_the_tunnel(lab: Lab, tmp_path: Path) -> None:
     with tunnel(lab, tmp_path) as (server, client):

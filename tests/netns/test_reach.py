@@ -256,6 +256,7 @@ def test_a_connection_that_is_no_longer_allowed_is_reset_and_others_go_on(site: 
             ends.recv(1)
 
 
+@pytest.mark.alone
 def test_rules_that_others_flush_are_put_back_and_hardly_anything_passes_meanwhile(site: Site) -> None:
     site.limit("laptop", [f"{LAN[0]}:8443/tcp"])
     site.router.run(

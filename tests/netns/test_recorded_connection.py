@@ -82,16 +82,19 @@ def test_each_look_finds_the_structure_that_is_there() -> None:
     assert steady_fields([row[:7] + bytes([at % 64]) + row[8:] for at, row in enumerate(rows)]) == [7]
 
 
-@pytest.fixture(scope="module", params=["off", "on"], ids=["plain", "fec"])
+PLAIN, PADDED = {"fec": "off"}, {"fec": "on", "padding": True}
+
+
+@pytest.fixture(scope="module", params=[PLAIN, {"fec": "on"}, PADDED], ids=["plain", "fec", "padded"])
 def recorded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[tuple[int, str], bytes]]:
     """All connections of a client that has sent equal packets, and large ones, and has been stopped."""
     directory = tmp_path_factory.mktemp("recorded")
-    with Lab(names=("a", "b", "c")) as lab, Hub(lab, directory, fec=request.param, keepalive=0.3) as hub:
+    with Lab(names=("a", "b", "c")) as lab, Hub(lab, directory, keepalive=0.3, **request.param) as hub:
         with Relay(lab["b"], (hub.node.address, hub.port)) as relay:
             invitation = hub.invite("one", "--address", relay.address)
-            settings = {"fec": request.param, "connections": 2, "keepalive": 0.3}
+            settings = {"connections": 2, "keepalive": 0.3, **request.param}
             with Client(lab["c"], invitation, directory, **settings) as client:
                 client.wait_until_joined()
                 for node, address in ((client.node, hub.server.address), (hub.node, client.address)):

@@ -15,6 +15,7 @@ from pipeline.config import parse
 from tests.netns.harness.checked_flow import transfer
 from tests.netns.harness.instance import Instance, Instances, client_config, reaches, server_config, tunnel
 from tests.support import eventually
+from tools.lab.link_model import LinkSpec
 from tools.lab.network import Lab
 from tools.load import flows
 from tools.load.pattern import connect
@@ -68,18 +69,17 @@ def own_lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module", params=SHAPES)
-def instances(
-    request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Instances]:
+def instances(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instances]:
+    """Each in a lab of its own: a TCP connection inside that has not ended yet, ends in the next tunnel of its lab."""
     shape = SHAPES[request.param]
-    a = lab.nodes[0]
-    server, host = shape.server, a.address
-    if shape.six_outside:
-        server, host = {**server, "local_addr": f"[::]:{a.free_port()}"}, f"[{a.address6}]"
-    with tunnel(
-        lab, tmp_path_factory.mktemp(request.param), server=server, client=shape.client, host=host, **shape.both
-    ) as made:
-        yield made
+    with Lab() as lab:
+        a = lab.nodes[0]
+        server, host = shape.server, a.address
+        if shape.six_outside:
+            server, host = {**server, "local_addr": f"[::]:{a.free_port()}"}, f"[{a.address6}]"
+        directory = tmp_path_factory.mktemp(request.param)
+        with tunnel(lab, directory, server=server, client=shape.client, host=host, **shape.both) as made:
+            yield made
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
@@ -104,6 +104,14 @@ def test_a_burst_of_small_udp_packets_arrives_whole_and_in_order(instances: Inst
     source = random.Random(2)
     sent = [source.randbytes(source.randrange(0, 200)) for _ in range(BURST_PACKETS)]
     assert exchange_datagrams(client, server, sent, six) == sent
+
+
+def test_a_burst_that_is_more_than_a_long_path_takes_at_once_arrives_in_order(tmp_path: Path) -> None:
+    """The first one: no connection knows yet how much it may send. All its packets have copies."""
+    source = random.Random(3)
+    sent = [source.randbytes(source.randrange(0, 200)) for _ in range(BURST_PACKETS)]
+    with Lab(link=LinkSpec(delay_ms=20)) as lab, tunnel(lab, tmp_path, fec="on") as (server, client):
+        assert exchange_datagrams(client, server, sent, six=False) == sent
 
 
 def exchange_datagrams(source: Instance, sink: Instance, sent: list[bytes], six: bool) -> list[bytes]:

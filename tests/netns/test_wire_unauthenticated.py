@@ -283,6 +283,7 @@ def test_without_tls_bytes_that_are_no_handshake_are_closed_without_an_answer(
 # -- silence, too little, or too slow
 
 
+@pytest.mark.alone
 def test_a_client_that_takes_too_long_is_closed_at_the_deadline_in_every_way_of_being_slow(
     dialer: Dialer, responder: EchoResponder
 ) -> None:

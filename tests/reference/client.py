@@ -55,7 +55,7 @@ WELCOME_FIELDS = struct.Struct(">BBHB32sB")
 MAGIC = b"tnl\x01"
 LENGTH_LIMIT, WELCOME_LIMIT = 133163, 16384
 ALPN = "tunnel/1"
-ACCEPTS_RUNS, ANSWERS = 1, 2
+ACCEPTS_RUNS, ANSWERS, TAKES_PADDING = 1, 2, 4
 
 
 class Refused(Exception):
@@ -132,6 +132,7 @@ class WireClient:
         moves: bool = False,
         uplink: tuple[int, bool, str] | None = None,
         runs: Runs | None = None,
+        takes_padding: bool = False,
         seconds: float = 5.0,
     ) -> None:
         """`session`: its number, or what this connection shares with others of the session. `lane`: that is told.
@@ -149,6 +150,8 @@ class WireClient:
         self.unknown = 0  # frames received whose type is not in the document
         self.keepalives = 0  # keepalives received
         self.goaways = 0  # received: the server is about to stop
+        self.frame_bytes: list[int] = []  # of each sealed frame that has come
+        self._takes_padding = takes_padding
         self._seconds = seconds
         self._buffer = bytearray()
         self._ready: list[bytes] = []
@@ -161,7 +164,7 @@ class WireClient:
             client,
             self.session.number,
             traffic_class,
-            ACCEPTS_RUNS if runs is not None else 0,
+            (ACCEPTS_RUNS if runs is not None else 0) | (TAKES_PADDING if takes_padding else 0),
         )
         self._lane = bytes([LANE, 1, lane]) if lane else b""
         self._moves = bytes([MOVES, 0]) if moves else b""
@@ -355,6 +358,10 @@ class WireClient:
             if data is None:
                 return None
             self._reader.feed(data)
+        header, body = found
+        if header.padding and not self._takes_padding:
+            raise Violation("padding for an end that does not take it")
+        self.frame_bytes.append(records.cut(len(body))[2] + header.padding)
         return found
 
     def _receive_bytes(self, deadline: float) -> bytes | None:

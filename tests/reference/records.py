@@ -7,6 +7,7 @@ Reader(seal)                     frames from the bytes of the wire
 
 from __future__ import annotations
 
+import secrets
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -28,6 +29,8 @@ END_BYTES = len(END_PLAIN) + key_schedule.TAG_BYTES
 BODY_MAX = 133155
 SEALED_BYTES = 20, 133140
 N_MAX, M_MAX = 37, 6
+PADDED_MOST = 1500
+SIZE_BITS = 18  # of the size field; the others are the padding
 
 
 class Header(NamedTuple):
@@ -41,6 +44,15 @@ class Header(NamedTuple):
     size: int = 0
     epoch: int = 0
     packets: int = 0
+    padding: int = 0  # in the upper bits of the size
+
+    @classmethod
+    def unpack(cls, plain: bytes) -> Header:
+        header = cls._make([*FIELDS.unpack(plain), 0])
+        return header._replace(size=header.size % (1 << SIZE_BITS), padding=header.size >> SIZE_BITS)
+
+    def pack(self) -> bytes:
+        return FIELDS.pack(*self._replace(size=(self.padding << SIZE_BITS) + self.size)[:-1])
 
     @property
     def shard_bytes(self) -> int:
@@ -98,7 +110,10 @@ def _fitting(body_bytes: int, unit: int) -> tuple[int, int]:
 
 def records(seal: HeaderSeal, header: Header, body: bytes = b"") -> bytes:
     """A frame. `body`: the shards, one behind the other."""
-    return records_of(seal.seal(FIELDS.pack(*header)), body)
+    if header.padding:
+        frame = seal.seal(header.pack()) + secrets.token_bytes(header.padding) + body
+        return RECORD.pack(RECORD_BEGINS, len(frame)) + frame
+    return records_of(seal.seal(header.pack()), body)
 
 
 def records_of(sealed_header: bytes, body: bytes) -> bytes:
@@ -144,9 +159,13 @@ class Reader:
                 raise Violation(f"the first record of a frame has {length} bytes")
             if len(buffer) < HEAD_BYTES:
                 return None
-            self._header = self._checked(Header._make(FIELDS.unpack(self._seal.open(buffer[5:HEAD_BYTES]))))
+            self._header = self._checked(Header.unpack(self._seal.open(buffer[5:HEAD_BYTES])))
         header = self._header
         unit, further, whole = cut(header.body_bytes)
+        if header.padding:
+            whole += header.padding
+            if further or whole > PADDED_MOST:
+                raise Violation(f"padding of {header.padding} bytes in a frame of {whole}")
         for number in range(further + 1):
             at = number * unit
             if len(buffer) >= at + 5 and self._record_length(at) != min(unit, whole - at) - RECORD.size:
@@ -156,7 +175,7 @@ class Reader:
         for number in range(1, further + 1):
             displaced = HEAD_BYTES + 5 * (number - 1)
             buffer[number * unit : number * unit + 5] = buffer[displaced : displaced + 5]
-        body = bytes(buffer[HEAD_BYTES + 5 * further : whole])
+        body = bytes(buffer[HEAD_BYTES + 5 * further + header.padding : whole])
         del buffer[:whole]
         self._header = None
         return header, body
@@ -179,7 +198,7 @@ class Reader:
     @staticmethod
     def _checked(header: Header) -> Header:
         if header.kind != RUN:
-            if header.kind in (KEEPALIVE, GOAWAY) and any(header[1:]):
+            if header.kind in (KEEPALIVE, GOAWAY) and any(header[1:-1]):
                 raise Violation(f"a keepalive or goaway with {header}")
             return header
         n, m = header.n, header.m

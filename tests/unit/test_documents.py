@@ -246,7 +246,7 @@ def test_records_and_status_rows_are_where_the_shared_memory_document_says():
     capacity, lanes, rows = 5, 3, 70
 
     def record_at(lane: int, table: int, peer: int) -> int:
-        return layout.RECORDS_AT + whole_pages(64 * capacity) * (1 + 6 * lane + table) + 64 * peer
+        return layout.RECORDS_AT + whole_pages(64 * capacity) * (1 + 7 * lane + table) + 64 * peer
 
     def whole_pages(size: int) -> int:
         return -(-size // layout.MAP_PAGE) * layout.MAP_PAGE

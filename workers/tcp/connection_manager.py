@@ -37,6 +37,7 @@ from workers.tcp.link_publisher import LinkPublisher
 from workers.tcp.peer_receiver import PeerReceiver
 from workers.tcp.peer_settings import PeerSettingsCheck
 from workers.tcp.status_rows import StatusRows
+from workers.tcp.total_rate import TotalRate
 
 CHECK_NS = 100_000_000  # between two checks of all connections
 
@@ -135,6 +136,10 @@ class ConnectionManager(ABC):
     def has_several_peers(self) -> bool:
         """Whether more than one peer is connected, here or with another worker."""
         return self._established.has_several_peers
+
+    @property
+    def total_rate(self) -> TotalRate:
+        return self._established.total_rate
 
     def poll(self, seconds: float) -> list[tuple[int, int]]:
         """Wait for events of any descriptor: (descriptor, events)."""

@@ -8,8 +8,8 @@ How long the spacing is follows from the bursts that were seen (`pipeline.policy
 
 Items that wait are copied, so their slot goes on. At most BYTES_MOST wait. Where more would have to, a run does not
 wait, and light copies go out before they are due, those first that have waited longest. So they keep their order: a
-copy that passed others on its connection could come before the packets of its flow that are in front of it. An item
-that is due while its connection takes nothing is not needed any more if it is a copy of a light packet.
+copy that passed others on its connection could come before the packets of its flow that are in front of it. A copy that
+is due while its connection takes nothing waits in the queue, until it is dropped (`workers.tcp.peer_sender`).
 
 Owned by the outbound duty.
 """
@@ -43,7 +43,17 @@ class DelayedItems:
         self._heap: list[_Delayed] = []
         self._added = 0
         self._used = 0  # bytes of all that are not finished
+        self._given = 0  # and of the light copies among them that are in queues now
         self.next_due = 0
+
+    @property
+    def fill_queues(self) -> bool:
+        """Whether light copies for connections that take nothing have become too many."""
+        return self._given > BYTES_MOST
+
+    @property
+    def _is_full(self) -> bool:
+        return self._used - self._given > BYTES_MOST
 
     def add(self, item: SendItem, due: int, peer_handle: int, place: int) -> bool:
         """Copy an item out of its slot, which it holds up no longer. False for a run if too much waits already.
@@ -56,17 +66,19 @@ class DelayedItems:
         self._added += 1
         copied = item._replace(source=self, head=item.head and bytes(item.head), body=bytes(item.body))
         heappush(self._heap, (due, self._added, peer_handle, place, copied))
-        self.next_due = self._heap[0][0] if self._used <= BYTES_MOST else 1
+        self.next_due = 1 if self._is_full else self._heap[0][0]
         return True
 
     def pop(self, now: int) -> tuple[int, int, SendItem] | None:
         """The next item that is due, or has to make room, with its peer handle and the place of its connection."""
         heap = self._heap
-        if not heap or (heap[0][0] > now and self._used <= BYTES_MOST):
+        if not heap or (heap[0][0] > now and not self._is_full):
             self.next_due = heap[0][0] if heap else 0
             return None
         _, _, peer_handle, place, item = heappop(heap)
+        self._given += item.size * item.light
         return peer_handle, place, item
 
     def finish(self, item: SendItem) -> None:
         self._used -= item.size
+        self._given -= item.size * item.light

@@ -7,7 +7,7 @@ the slot, since they wait (`workers.tcp.delayed_items`). A ring goes the long wa
 
     from the start    if slots of it have been visited already; if one of its slots has other runs, is spoilt, or is
                       not for this worker. Also if they are for several connections, or for none; if their peer has a
-                      rate; if the connection has TLS, keeps what it sends, or is broken
+                      rate, or all have; if the connection has TLS, keeps what it sends, or is broken
     behind a send     if the socket did not take all of it: what is left becomes items of the queue
 
 Owned by the outbound duty.
@@ -22,7 +22,7 @@ from workers.tcp.delayed_items import copy_spacing_ns
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.ring_reader import RingReader
-from workers.tcp.send_item import SendItem
+from workers.tcp.send_item import CopiedBlock, SendItem
 from workers.tcp.send_queue import BURST_BYTES, BURST_VIEWS, SendQueue
 
 
@@ -97,10 +97,12 @@ class DirectSender:
         if not self._give(reader, peer, queue, [slot[start : start + length]], True, now):
             return 0
         spacing, first = copy_spacing_ns(peer.spacing_ns), peer.place_of(reader.lane, True)
+        copied = CopiedBlock(queue.connection)
         for row in range(1, runs):
             consumer, ordinal, shards, _, start, length = rows[row]
             if consumer == port.position:
-                item = SendItem(reader, 0, shards, True, length, None, slot[start : start + length])
+                body = slot[start : start + length]
+                item = SendItem(reader, 0, shards, True, length, None, body, copied=copied)
                 self._delayed.add(item, now + row * spacing, peer_handle, first + ordinal)
         if not reader.scanned:
             port.advance(1)
@@ -153,7 +155,7 @@ def _queue_for(peer: PeerSender, is_light: bool, lane: int, ordinal: int = 0) ->
 
     `ordinal`: of a copy, counted from the connection that the block would take without copies.
     """
-    if not peer.queues or peer.bucket.rate:
+    if not peer.queues or peer.is_limited:
         return None
     queues = peer.queues_for(is_light)
     queue = queues[(peer.place_of(lane, is_light) + ordinal) % len(queues)]

@@ -16,6 +16,7 @@ from pipeline.wire import framing
 from workers.tcp.link_publisher import LinkPublisher
 from workers.tcp.peer_congestion import HandOver
 from workers.tcp.peer_receiver import PeerReceiver
+from workers.tcp.total_rate import TotalRate
 
 UNOPENED_MAX = 64
 """Blocks in a row that the tun workers could not open: more than a few that are late for their epoch or session."""
@@ -46,6 +47,7 @@ class EstablishedConnections:
         self._table = attachment.peer_table
         self._lane = attachment.worker.lane
         self._lanes = attachment.plan.lanes
+        self.total_rate = TotalRate(attachment, "inbound")
 
     def is_current(self, connection: Connection) -> bool:
         """Whether a connection belongs to the current session of its peer."""
@@ -120,8 +122,9 @@ class EstablishedConnections:
         self._list.close_all()
 
     def update_peers(self, now: int) -> None:
-        """On the clock: the rate of each connected peer, and the state of its links."""
+        """On the clock: the rate of all and of each connected peer, and the state of its links."""
         self._count_peers()
+        self.total_rate.follow(now)
         for peer in self.peers.values():
             if peer.established:
                 self._update_rate(peer, now)

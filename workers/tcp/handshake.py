@@ -30,6 +30,7 @@ from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import HandshakeAnswer, Request, Seal, SupervisorChannel, WelcomeReport
 from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
 from pipeline.sealing.key_schedule import HeaderSecret
+from pipeline.sealing.padding import PaddingSource
 from pipeline.sealing.records import RecordScanner, RecordWriter
 from pipeline.transport import failure_words
 from pipeline.transport.connection import Connection
@@ -75,6 +76,7 @@ class _Handshaker:
         self._settings = settings
         self._supervisor = supervisor
         self._context: TlsContext | None = None
+        self._padding = PaddingSource() if settings.padding else None
 
     def step(self, connection: Connection) -> Outcome:
         """Go on: the socket has bytes or room."""
@@ -153,10 +155,26 @@ class _Handshaker:
                     connection.accepts_shards = output.accepts_shards
                     connection.uplink = output.uplink
                     connection.answers = output.answers
+                    connection.takes_padding = output.takes_padding
                     return output
                 case Failed():
                     return output
         return None
+
+    def _seal(self, connection: Connection, outcome: Outcome, seal: Seal | None) -> Outcome:
+        """The handshake is over: where blocks are sealed, TLS has done its part."""
+        if seal is None or not isinstance(outcome, Welcomed):
+            return outcome
+        if outcome.rest:
+            return Failed(Cause.INVALID, "bytes in TLS behind the handshake")
+        connection.peer_handle = seal.get("peer_handle", connection.peer_handle)
+        send, receive = (HeaderSecret(bytes.fromhex(each)) for each in (seal["send"], seal["receive"]))
+        suite = seal["suite"]
+        rest = connection.begin_sealing(
+            RecordWriter(HeaderSealer(suite, send), self._padding if connection.takes_padding else None),
+            RecordScanner(HeaderOpener(suite, receive)),
+        )
+        return outcome._replace(rest=rest)
 
     def answered(self, connection: Connection, answer: HandshakeAnswer) -> Outcome:
         """The supervisor's answer about a connection for which it was asked."""
@@ -209,7 +227,7 @@ class ServerHandshaker(_Handshaker):
         except OSError as error:  # the client has ended the connection while the supervisor decided
             return Failed(Cause.CLOSED, failure_words.of_error(error))
         connection.peer_handle = answer["peer_handle"]
-        return _seal(connection, outcome, answer.get("seal"))
+        return self._seal(connection, outcome, answer.get("seal"))
 
     def _judge_knock(self, connection: Connection, is_right: bool) -> Outcome:
         handshake = connection.handshake
@@ -294,7 +312,7 @@ class ClientHandshaker(_Handshaker):
                 raise _unasked(connection)
             if "distrust" in answer:
                 outcome = self._carry_out(connection, handshake.judge(answer["distrust"]))
-                return _seal(connection, outcome, answer.get("seal"))
+                return self._seal(connection, outcome, answer.get("seal"))
             if "proof" not in answer:
                 raise _unasked(connection)
             if answer["refusal"]:
@@ -308,21 +326,6 @@ class ClientHandshaker(_Handshaker):
         return TlsChannel(
             connection.socket, context, server=False, hostname=self._server_name or connection.server_name
         )
-
-
-def _seal(connection: Connection, outcome: Outcome, seal: Seal | None) -> Outcome:
-    """The handshake is over: where blocks are sealed, TLS has done its part."""
-    if seal is None or not isinstance(outcome, Welcomed):
-        return outcome
-    if outcome.rest:
-        return Failed(Cause.INVALID, "bytes in TLS behind the handshake")
-    connection.peer_handle = seal.get("peer_handle", connection.peer_handle)
-    send, receive = (HeaderSecret(bytes.fromhex(each)) for each in (seal["send"], seal["receive"]))
-    suite = seal["suite"]
-    rest = connection.begin_sealing(
-        RecordWriter(HeaderSealer(suite, send)), RecordScanner(HeaderOpener(suite, receive))
-    )
-    return outcome._replace(rest=rest)
 
 
 def _request(connection: Connection, question: Question, lane: int) -> Request:

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 
 from pipeline.counters import ID
 from pipeline.policy.loss_bursts import SPACING_MOST_NS
+from pipeline.policy.token_bucket import SharedBucket
 from pipeline.runtime.worker import Attachment
 from pipeline.shm.layout import LINK_ESTABLISHED, RECORD_WORDS, SENT_BYTES, SENT_DROPPED
 from pipeline.transport.connection import Connection
@@ -28,12 +29,17 @@ from workers.tcp.path_watch import PathWatch, send_again
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.sealed_queue import SealedSendQueue
 from workers.tcp.send_item import SendItem
-from workers.tcp.send_queue import SendQueue
+from workers.tcp.send_queue import BURST_BYTES, SendQueue
+from workers.tcp.total_rate import TotalRate
+
+LIMITED_BYTES = 65536  # in one call, at a low rate: what is overdrawn is silence later
+LIMITED_SHARE = 50  # else so much of a second's bytes
 
 _SESSION_SHIFT = 20  # the number of a session is a time in ns: milliseconds differ from client to client
 
 _FRAMES_SENT = ID["tcp.frames_sent"]
 _BYTES_SENT = ID["tcp.bytes_sent"]
+_PADDING_SENT = ID["tcp.bytes_padding_sent"]
 _DROPPED_PARTIAL = ID["tcp.dropped_partial"]
 _BLOCKS_RESENT = ID["tcp.blocks_resent"]
 _DROPPED_NO_CONNECTION = ID["tcp.dropped_no_connection"]
@@ -66,12 +72,17 @@ class OutboundPeers:
         self.busy: dict[SendQueue, None] = {}
         self.delayed = DelayedItems()
         self.watch = PathWatch(self._counters)
+        self.total = TotalRate(attachment, "outbound")
+        self._buckets: dict[
+            int, tuple[SharedBucket, SharedBucket]
+        ] = {}  # by peer index: a new session has no new burst
 
     def add(self, peer_handle: int) -> PeerSender:
         """The PeerSender of a peer handle, made if there is none yet."""
         peer = self.by_handle.get(peer_handle)
         if peer is None:
             peer = PeerSender(peer_handle, self._queue_bytes, self._began, self._counters, self._turn)
+            peer.bucket, peer.light_bucket = self._buckets.setdefault(peer.peer, (peer.bucket, peer.light_bucket))
             self.by_handle[peer_handle] = peer
         return peer
 
@@ -168,14 +179,21 @@ class OutboundPeers:
 
     # -- what has been sent
 
-    def count_sent(self, connection: Connection, peer: PeerSender, sent: int, frames: int, now: int) -> None:
-        """A socket has taken so many bytes, and with them the end of so many frames."""
+    def count_sent(self, connection: Connection, peer: PeerSender, sent: int, frames: int, now: int) -> int:
+        """A socket has taken so many bytes, and with them the end of so many frames. Those that count as the peer's:
+        all but padding."""
         counters, send = self._counters, connection.send
         counters[_FRAMES_SENT] += frames
         counters[_BYTES_SENT] += sent
-        self._sent[peer.record_at + SENT_BYTES] += sent
         send.byte_count += sent
         send.last_ns = now
+        writer = send.writer
+        if writer is not None and writer.padding_bytes:
+            padding = writer.take_padding(sent)
+            counters[_PADDING_SENT] += padding
+            sent -= padding
+        self._sent[peer.record_at + SENT_BYTES] += sent
+        return sent
 
     # -- what goes out later
 
@@ -237,6 +255,7 @@ class OutboundPeers:
 
     def update(self, now: int) -> None:
         """Follow rates and spacings; forget peers that have been away for too long, or have another session now."""
+        self.total.follow(now)
         for peer_handle, peer in list(self.by_handle.items()):
             if peer.queues:
                 self._follow_table(peer, now)
@@ -248,7 +267,13 @@ class OutboundPeers:
         peer.spacing_ns = min(self._table.spacing_ns(peer.peer), SPACING_MOST_NS)
         rates = self._table.rate(peer.peer), self._send_rate
         rate = min(filter(None, rates), default=0)
+        limit = min(filter(None, (rate, self.total.rate)), default=0)
+        burst_bytes = min(BURST_BYTES, max(LIMITED_BYTES, limit // LIMITED_SHARE)) if limit else BURST_BYTES
+        for queue in peer.queues:
+            if queue.kept is None:
+                queue.burst_bytes = burst_bytes
         peer.bucket.update(rate, self._table.sent_elsewhere(peer.peer, self._lane), now)
+        peer.is_limited = limit > 0
         peer.light_bucket.update(-(-rate // len(self._table.sent)), 0, now)
 
 

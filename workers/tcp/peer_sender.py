@@ -6,8 +6,12 @@ the connection of the plain blocks of their lane.
 
 A connection that lags behind the others with its runs holds nobody up. Its runs are skipped, that is left unsent, as
 long as their blocks can do without them. After that they are moved to another queue. A connection that takes nothing
-for STALL_NS, and for which the kernel waits beyond its retransmission timeout, hands its plain blocks to another as
-well. The pauses that BBR makes by itself (PROBE_RTT) do not count.
+for STALL_NS, and for which the kernel waits beyond its retransmission timeout, is stalled. It hands its plain blocks to
+another as well. The pauses that BBR makes by itself (PROBE_RTT) do not count.
+
+Copies of light blocks are in no stream that the other end puts in order, so each connection has to carry all of them. A
+full one may leave out a copy once another one of that block is on its way, and behind that connection's kernel. All
+connections are full at once while a burst is more than the path takes, or the other end does not read. Then all wait.
 
 A peer with several uplinks has paths. A connection whose uplink is silent gets nothing (`workers.tcp.path_watch`), and
 one on a backup gets nothing while one on a main uplink is there. A run of bulk goes where it arrives first, whatever
@@ -30,7 +34,7 @@ from pipeline.wire import framing
 from workers.tcp.backlog import Backlog
 from workers.tcp.delayed_items import DelayedItems
 from workers.tcp.ring_reader import RingReader
-from workers.tcp.send_item import SendItem
+from workers.tcp.send_item import CopiedBlock, SendItem
 from workers.tcp.send_queue import SendQueue
 
 STALL_NS = 200_000_000  # the least retransmission timeout of Linux (TCP_RTO_MIN)
@@ -60,6 +64,7 @@ class PeerSender:
         self.backlog = Backlog(queue_bytes)
         self.disconnected_since = since
         self.bucket = SharedBucket()
+        self.is_limited = False  # by its rate, or that of all
         self.has_paths = False
         self._silences: dict[int, PathSilence] = {}  # by uplink
         self.light_bucket = SharedBucket()  # of light items, while the bucket of all is out of credit
@@ -148,21 +153,30 @@ class PeerSender:
                 queue for queue in self.queues_for(light) if queue is not full and not queue.connection.receive.far
             ]
             if items and isinstance(items[0].source, DelayedItems):
-                changed += self._drop_or_move_delayed(items, others)
+                changed += self._drop_or_move_delayed(items, full, others)
             if others and items and items[0].shards:
                 reader = items[0].source
                 if isinstance(reader, RingReader):
-                    changed += self._skip_or_move(items, reader, others)
+                    changed += self._skip_or_move(items, reader, full, others)
         return changed
 
-    def _skip_or_move(self, items: deque[SendItem], reader: RingReader, others: list[SendQueue]) -> list[SendQueue]:
+    def _skip_or_move(
+        self, items: deque[SendItem], reader: RingReader, full: SendQueue, others: list[SendQueue]
+    ) -> list[SendQueue]:
         """Skip or move the runs in front that are LAG_SLOTS or more behind. The queues that got some."""
         progress = sorted(_progress(queue, reader, items[0].light) for queue in others)
         limit = progress[len(progress) // 2] - LAG_SLOTS
         changed = []
         while items and items[0].shards and items[0].source is reader and reader.distance(items[0].slot_index) <= limit:
+            copied = items[0].copied
+            is_spare = copied is not None and self._is_on_its_way(copied, full)
+            if not (copied is None or is_spare or full.stalled):
+                break
             item = items.popleft()
-            if reader.skippable[item.slot_index] >= item.shards:
+            if is_spare:
+                reader.finish(item)
+                self._counters[_RUNS_SKIPPED] += 1
+            elif reader.skippable[item.slot_index] >= item.shards:
                 reader.skippable[item.slot_index] -= item.shards
                 reader.finish(item)
                 self._counters[_RUNS_SKIPPED] += 1
@@ -173,13 +187,18 @@ class PeerSender:
                 self._counters[_RUNS_MOVED] += 1
         return changed
 
-    def _drop_or_move_delayed(self, items: deque[SendItem], others: list[SendQueue]) -> list[SendQueue]:
+    def _drop_or_move_delayed(
+        self, items: deque[SendItem], full: SendQueue, others: list[SendQueue]
+    ) -> list[SendQueue]:
         """Drop copies of light packets in front, whose other copies have gone out; move runs. The queues that got some.
 
         Items that stand behind them can be skipped or moved then.
         """
         changed = []
         while items and isinstance(items[0].source, DelayedItems) and (items[0].light or others):
+            copied, delayed = items[0].copied, items[0].source
+            if not (copied is None or delayed.fill_queues or self._is_on_its_way(copied, full)):
+                break
             item = items.popleft()
             if item.light:
                 item.source.finish(item)
@@ -190,6 +209,16 @@ class PeerSender:
                 changed.append(target)
                 self._counters[_RUNS_MOVED] += 1
         return changed
+
+    def _is_on_its_way(self, copied: CopiedBlock, full: SendQueue) -> bool:
+        """Whether a copy has gone out on another connection, in whose kernel nothing waits."""
+        gone_on = copied.gone_on
+        return (
+            gone_on is not None
+            and gone_on is not full.connection
+            and any(queue.connection is gone_on for queue in self.queues)
+            and not gone_on.tcp_info().notsent_bytes
+        )
 
 
 def is_on_backup(queue: SendQueue) -> bool:

@@ -8,8 +8,9 @@ A packet's way, in the order in which `work` calls:
     3. _take_turn     a turn for each peer that has something to read and room in the ring
     4. _read_burst    up to READ_BURST receives on one connection, straight into a slot of the ring
                       (`workers.tcp.frame_reader`)
-    5. _count         bytes, frames and their charge; a peer beyond its rate is paused, all its connections together
-    6. _resume_peers  paused peers that are in credit again
+    5. _count         bytes, frames and their charge; a peer beyond its rate, or that of all, is paused, all its
+                      connections together
+    6. _resume_peers  paused peers that are in credit again, of those beyond the rate of all one after the other
     7. tick           the connection manager's clock: timeouts, checks, rates, status rows
 
 A connection is readable when epoll says so, or when bytes of it are left inside. These stand in its TLS channel, behind
@@ -28,6 +29,7 @@ from pipeline.counters import ID
 from pipeline.errors import PeerError
 from pipeline.log import printable
 from pipeline.policy.ring_shares import RingShares
+from pipeline.policy.shared_rate import SharedRate
 from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.port import QUIET_NS
 from pipeline.runtime.worker import DONE, NOTHING, Attachment
@@ -48,6 +50,7 @@ SHARE_WAIT_S = 0.0002  # for room in a share; meanwhile no event of another peer
 
 _BYTES_RECEIVED = ID["tcp.bytes_received"]
 _FRAMES_RECEIVED = ID["tcp.frames_received"]
+_PADDING_RECEIVED = ID["tcp.bytes_padding_received"]
 _RING_FULL_WAITS = ID["tcp.ring_full_waits"]
 _SHARE_WAITS = ID["tcp.share_waits"]
 
@@ -72,10 +75,13 @@ class Receiver:
         kind: type[ServerConnections | ClientConnections]
         kind = ServerConnections if fds.listener >= 0 else ClientConnections
         self.connections: ConnectionManager = kind(ManagerContext(attachment, connection_list, sender.kick, fds, self))
+        self._total = self.connections.total_rate
 
     # -- the duty
 
     def wait(self, seconds: float) -> None:
+        if self._paused and self._total.shared is not None:
+            seconds = min(seconds, max(0.0, (self._resume_at(self._total.shared) - time.monotonic_ns()) / 1e9))
         if self._blocked_at >= 0:
             self._bell.wait(self._has_more_room, min(seconds, SHARE_WAIT_S) if self._blocked_at else seconds)
             seconds = 0
@@ -139,6 +145,8 @@ class Receiver:
         """Turns of those that have something to read, credit and room. Bytes."""
         done = 0
         blocked = True
+        if self._total.shared is not None:
+            self._pause_limited(self._total.shared)
         peers = list(self._readable)
         in_turns = self._frame_reader.shares is not None
         if in_turns:
@@ -150,7 +158,7 @@ class Receiver:
             if not peer.readable or peer.paused:
                 self._readable.pop(peer, None)
                 peer.turns.rest()
-        if blocked:
+        if blocked and peers:
             self._note_blocked()
         return done
 
@@ -222,7 +230,7 @@ class Receiver:
         in_turns = reader.shares is not None
         total = reads = bare = 0
         try:
-            for _ in range(READ_BURST):
+            for _ in range(READ_BURST if self._total.shared is None else 1):
                 room = self._room(peer) if in_turns else port.ready()
                 if not room:
                     receive.last_ns = time.monotonic_ns()  # its silence is our own fault
@@ -287,10 +295,31 @@ class Receiver:
         counters = self._counters
         counters[_BYTES_RECEIVED] += size
         counters[_FRAMES_RECEIVED] += frames
+        scanner = receive.scanner
+        if scanner is not None and scanner.padding_bytes:
+            padding = scanner.take_padding(size)
+            counters[_PADDING_RECEIVED] += padding
+            size -= padding
+            charged += padding  # its bytes are no traffic of the peer's, and yet work
         peer.record_received(size, charged, now)
-        if peer.bucket.rate and not peer.paused and not peer.bucket.in_credit(now):
+        shared = self._total.shared
+        if shared is not None:
+            shared.spend(peer.peer, charge.against_rate(size, size + charged), now)
+        if (peer.bucket.rate or shared is not None) and not peer.paused and not self._may_go_on(peer, shared, now):
             self._pause(peer)
         return bare
+
+    @staticmethod
+    def _may_go_on(peer: PeerReceiver, shared: SharedRate | None, now: int) -> bool:
+        return peer.bucket.in_credit(now) and (shared is None or shared.may_pass(peer.peer, now))
+
+    def _pause_limited(self, shared: SharedRate) -> None:
+        """Let those wait who may not be read now."""
+        now = time.monotonic_ns()
+        for peer in [each for each in self._readable if not shared.may_pass(each.peer, now)]:
+            del self._readable[peer]
+            peer.turns.rest()
+            self._pause(peer)
 
     def _pause(self, peer: PeerReceiver) -> None:
         peer.paused = True
@@ -300,14 +329,26 @@ class Receiver:
             self.connections.watch(connection, False)
 
     def _resume_peers(self, now: int) -> None:
+        """Let those go on that may; of the rate of all, the first of them, which has its turn before the next."""
+        shared = self._total.shared
+        if shared is not None:
+            waiting = [peer.peer for peer in self._paused if peer.bucket.in_credit(now)]
+            shared.note_waiting(waiting, now)
+            shared.begin_round(waiting, now)
         for peer in self._paused:
-            if peer.bucket.in_credit(now):
+            if self._may_go_on(peer, shared, now):
                 peer.paused = False
                 for connection in peer.established:
                     self.connections.watch(connection, not connection.is_held)
                 if peer.readable:
                     self._readable[peer] = None
+                if shared is not None:
+                    break
         self._paused = [peer for peer in self._paused if peer.paused]
+
+    def _resume_at(self, shared: SharedRate) -> int:
+        """When the first of the paused peers may go on."""
+        return min(max(peer.bucket.credit_at(), shared.passes_at(peer.peer)) for peer in self._paused)
 
     # -- called by the connection manager
 

@@ -20,7 +20,7 @@ from workers.tcp.delayed_items import copy_spacing_ns
 from workers.tcp.outbound_peers import OutboundPeers
 from workers.tcp.peer_sender import PeerSender
 from workers.tcp.ring_reader import RingReader
-from workers.tcp.send_item import SendItem
+from workers.tcp.send_item import CopiedBlock, SendItem
 
 _SLOT_SPOILT = ID["tcp.dropped_slot_spoilt"]
 
@@ -138,6 +138,7 @@ class RingScanner:
         reader.unfinished[index] = 0
         queues = peer.queues_for(light)
         copies = reader.kind == "light"
+        copied = CopiedBlock() if copies and runs > 1 else None
         first = peer.place_of(reader.lane, light) if copies and queues and not peer.has_paths else 0
         spacing = copy_spacing_ns(peer.spacing_ns) if copies else peer.spacing_ns
         row = -1
@@ -155,7 +156,7 @@ class RingScanner:
                 continue
             header = slot[head : head + RUN_BYTES] if head else None
             size, body = length + (RUN_BYTES if head else 0), slot[start : start + length]
-            item = SendItem(reader, index, shards, light, size, header, body, voice)
+            item = SendItem(reader, index, shards, light, size, header, body, voice, copied)
             if waits and queues:
                 due = now + (row if copies else 1) * spacing
                 if self._peers.delayed.add(item, due, peer.peer_handle, place):

@@ -72,7 +72,7 @@ class SealedSendQueue(SendQueue):
         return views, sum(size for _, size in offered), offered
 
     def note_sent(self, frames: int) -> None:
-        self._writer.sealer.advance(frames)
+        self._writer.started(frames)
 
     def note_partly_sent(self, items: list[SendItem], sent: int, pieces: Pieces, offered: Offered) -> int:
         for item in items:
@@ -111,7 +111,7 @@ class SealedSendQueue(SendQueue):
             left -= length
             self._finish(item, left)
             done += 1
-        self._writer.sealer.advance(started)
+        self._writer.started(started)
         return done
 
     def copy_out_partial(self) -> None:

@@ -6,7 +6,10 @@ The slot goes on once all its items are sent, skipped or moved elsewhere. An ite
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from pipeline.transport.connection import Connection
 
 
 class ItemSource(Protocol):
@@ -23,6 +26,15 @@ class ItemSource(Protocol):
         """Note that the item is done with: sent, moved or dropped."""
 
 
+class CopiedBlock:
+    """A block of which several copies go out, each of them an item. `gone_on`: the connection that took one last."""
+
+    __slots__ = ("gone_on",)
+
+    def __init__(self, gone_on: Connection | None = None) -> None:
+        self.gone_on = gone_on
+
+
 class SendItem(NamedTuple):
     """Bytes of one slot for one connection: `head` (or None) and then `body`, `size` bytes in all.
 
@@ -37,3 +49,4 @@ class SendItem(NamedTuple):
     head: memoryview | bytes | None
     body: memoryview | bytes
     voice: bool = False  # goes ahead of other light items
+    copied: CopiedBlock | None = None  # the block of which it is a copy

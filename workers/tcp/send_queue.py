@@ -190,6 +190,8 @@ class SendQueue:
 
     def _finish(self, item: SendItem, behind: int) -> None:
         """The socket has taken all of an item, and so many bytes behind it; less than 0: these are yet to come."""
+        if item.copied is not None:
+            item.copied.gone_on = self.connection
         if self.kept is not None:
             self.kept.note_finished(item, behind)
         item.source.finish(item)

@@ -8,7 +8,7 @@ A burst, in the order in which `work` calls:
                            (`workers.tcp.direct_sender`). If that leaves anything, or a queue has something:
     3. scan                each new slot becomes send items in the queues of their connections
                            (`workers.tcp.ring_scanner`), some a little later (`workers.tcp.delayed_items`)
-    4. _send               one sendmsg for each queue that has something, within the rate of its peer
+    4. _send               one sendmsg for each queue that has something, within the rate of its peer and that of all
                            (`workers.tcp.send_queue`)
     5. _relieve            what full connections hold up is skipped, moved (`workers.tcp.peer_sender`) or copied out of
                            the rings (`workers.tcp.backlog`)
@@ -21,7 +21,7 @@ elsewhere. The ring fills and stalls the TUN reader, which may queue packets of 
 With several peers that would hold up the others: once a ring is half full, items for full connections are copied out.
 
 A peer that has used up its rate. Its bulk waits. Light items go on, and the bulk waits the longer, up to the rate for
-light items alone.
+light items alone. The rate of all peers is like that, and they take turns (`pipeline.policy.shared_rate`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ import select
 import time
 
 from pipeline.counters import ID
-from pipeline.policy.token_bucket import SharedBucket
 from pipeline.runtime.worker import DONE, MORE, NOTHING, Attachment
 from pipeline.transport.connection_list import ConnectionList
 from pipeline.wire import noise
@@ -64,6 +63,7 @@ class Sender:
         self._busy = self._peers.busy
         self._delayed = self._peers.delayed
         self._watch = self._peers.watch
+        self._total = self._peers.total
         self._bell = attachment.doorbells[self.name]
         self._counters = attachment.page.counters
         self._keepalive_ns = int(attachment.settings.keepalive * 1e9)
@@ -71,6 +71,8 @@ class Sender:
         self._full: list[SendQueue] = []
         self._limited: list[SendQueue] = []  # of peers that have used up their rate, or of uplinks that hold enough
         self._credit_at = 0  # when the first of those may be sent to again; 0: there is none
+        self._waiting: list[int] = []  # peers that wait for the rate of all
+        self._has_sent = False  # something, in this burst
         self._more = False  # a queue has more than goes into one sendmsg
         self._broken = False  # a write failed: nothing to do before the connections change
         self._next_tick = 0
@@ -94,13 +96,18 @@ class Sender:
             peers.look_at_paths(now)
         self._full.clear()
         self._limited.clear()
-        self._more = self._broken = scanner.blocked = False
+        self._waiting.clear()
+        self._more = self._broken = self._has_sent = scanner.blocked = False
         self._credit_at = 0
         found = 0 if self._busy else self._direct.send(scanner.readers, now)
         if self._busy or not self._direct.is_complete:
             found += scanner.scan(now)
             for queue in list(self._busy):
                 self._send(queue, now)
+            if self._waiting and self._total.shared is not None:
+                self._total.shared.note_waiting(self._waiting, now)
+                if not self._has_sent:
+                    self._total.shared.begin_round(self._waiting, now)
             if self._full or self._limited:
                 self._relieve(now)
             found += scanner.release()
@@ -151,8 +158,10 @@ class Sender:
             return
         connection = queue.connection
         peer = self._peers.by_handle[connection.peer_handle]
-        has_credit = peer.bucket.in_credit(now)
-        if not has_credit and not self._passes_limit(queue, peer, now):
+        shared = self._total.shared
+        in_credit = peer.bucket.in_credit(now)
+        has_credit = in_credit and (shared is None or shared.may_pass(peer.peer, now))
+        if not has_credit and not self._passes_limit(queue, peer, in_credit, now):
             return
         has_room = self._watch.has_room(queue, now)
         if not has_room and not self._passes_uplink(queue, now):
@@ -170,10 +179,8 @@ class Sender:
         elif queue.idle:
             del self._busy[queue]
         if sent:
-            peer.bucket.spend(sent, now)
-            if not has_credit:
-                peer.light_bucket.spend(sent, now)
-            self._peers.count_sent(connection, peer, sent, frames, now)
+            counted = self._peers.count_sent(connection, peer, sent, frames, now)
+            self._spend(peer, counted, in_credit, now)
             queue.full_since = 0 if took_all else now
             if queue.stalled:
                 queue.stalled = False
@@ -200,18 +207,31 @@ class Sender:
         self._look_again(now + HELD_PAUSE_NS)
         return bool(queue.light)
 
-    def _passes_limit(self, queue: SendQueue, peer: PeerSender, now: int) -> bool:
-        """Let a queue of a peer that has used up its rate wait. Whether its light items go on."""
-        self._limited.append(queue)
-        self._wait_for(peer.bucket)
-        if not queue.light or peer.light_bucket.in_credit(now):
-            return bool(queue.light)
-        self._wait_for(peer.light_bucket)
-        return False
+    def _spend(self, peer: PeerSender, sent: int, in_credit: bool, now: int) -> None:
+        self._has_sent = True
+        peer.bucket.spend(sent, now)
+        if not in_credit:
+            peer.light_bucket.spend(sent, now)
+        if self._total.shared is not None:
+            self._total.shared.spend(peer.peer, sent, now)
 
-    def _wait_for(self, bucket: SharedBucket) -> None:
-        """Look again when this bucket is in credit."""
-        self._look_again(bucket.credit_at())
+    def _passes_limit(self, queue: SendQueue, peer: PeerSender, in_credit: bool, now: int) -> bool:
+        """Let a queue wait whose peer is not in credit, or not to pass now. Whether its light items go on."""
+        self._limited.append(queue)
+        shared, light = self._total.shared, bool(queue.light)
+        if not in_credit:
+            self._look_again(peer.bucket.credit_at())
+            if light and not peer.light_bucket.in_credit(now):
+                self._look_again(peer.light_bucket.credit_at())
+                return False
+        elif shared is not None:
+            self._waiting.append(peer.peer)
+            self._look_again(shared.passes_at(peer.peer))
+        if light and shared is not None and not shared.may_pass(peer.peer, now, light=True):
+            self._waiting.append(peer.peer)
+            self._look_again(shared.passes_at(peer.peer, light=True))
+            return False
+        return light
 
     def _look_again(self, at: int) -> None:
         self._credit_at = min(at, self._credit_at) if self._credit_at else at

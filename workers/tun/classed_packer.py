@@ -1,8 +1,9 @@
 """The packer of an instance with rules for classes: it knows which packets of bulk are of the class bulk.
 
 ClassedPacker takes the place of BulkPacker where a setting asks for it (`class_packer`), so classes cost nothing where
-they are off. It counts the bytes of the class bulk as they get into blocks. With `bulk_rate_mbit` packets of that class
-wait in a BulkLimit until the rate of their peer lets them go, however empty the rings are. Owned by the outbound duty.
+they are off. It counts the bytes of the class bulk as they get into blocks. With `bulk_rate_mbit`, of all peers or of
+one, packets of that class wait in a BulkLimit until the rate of their peer lets them go, however empty the rings are.
+Owned by the outbound duty.
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ class ClassedPacker(BulkPacker):
         self._numbers = attachment.peer_table.numbers[attachment.worker.lane]
         self._lane = attachment.worker.lane
         self._table = attachment.peer_table
-        rate = attachment.settings.bulk_rate
-        self._limit = BulkLimit(rate, self._sent_elsewhere) if rate else None
+        self._rate = attachment.settings.bulk_rate  # of a peer without its own
+        self._limit = BulkLimit(self._rate_of, self._sent_elsewhere)
         self._now = 0
 
     def lone_buffers(self, offloads: int) -> list[memoryview] | None:
-        return None if self._limit else super().lone_buffers(offloads)
+        only = self._routes.only
+        return None if only >= 0 and self._rate_of(only) else super().lone_buffers(offloads)
 
     def acknowledge(self) -> int:
         count = super().acknowledge()
@@ -74,13 +76,12 @@ class ClassedPacker(BulkPacker):
         if self._light.verdict != BULK:
             return super()._append(slot, at, length, peer_handle)
         limit = self._limit
-        if limit is None or limit.may_pass(peer_handle, self._now):
+        if limit.may_pass(peer_handle, self._now):
             if super()._append(slot, at, length, peer_handle):
                 self._count(peer_handle, length)
-                if limit:
-                    limit.spend(peer_handle, length, self._now)
+                limit.spend(peer_handle, length, self._now)
                 return True
-            if limit is None:
+            if not self._rate_of(peer_handle):
                 return False
         if not limit.hold(peer_handle, bytes(slot[at : at + length])):
             self._counters[_DROPPED_BULK_LIMIT] += 1
@@ -90,7 +91,6 @@ class ClassedPacker(BulkPacker):
     def _send_held(self, now: int) -> None:
         """Put the packets whose time has come, as far as there are slots; without one, look again a moment later."""
         limit = self._limit
-        assert limit is not None
         while found := limit.first(now):
             peer_handle, packet = found
             if not super()._append(memoryview(packet), 0, len(packet), peer_handle):
@@ -99,6 +99,10 @@ class ClassedPacker(BulkPacker):
             self._count(peer_handle, len(packet))
             limit.take(now)
         self.due_ns = limit.due_ns
+
+    def _rate_of(self, peer_handle: int) -> int:
+        own = self._table.bulk_rate(peer_handle & PEER_INDEX_MASK)
+        return self._rate if own is None else own
 
     def _sent_elsewhere(self, peer_handle: int) -> int:
         return self._table.bulk_class_elsewhere(peer_handle & PEER_INDEX_MASK, self._lane)

@@ -13,12 +13,12 @@ from typing import Protocol
 
 from pipeline.counters import ID
 from pipeline.packet import gso
-from pipeline.packet.vnet import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
+from pipeline.packet.vnet import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_HEADER_BYTES
 from pipeline.policy.ring_shares import RingShares
 from pipeline.runtime.link_view import LinkView
 from pipeline.runtime.tun import TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, USO
 from pipeline.runtime.worker import Attachment
-from pipeline.shm.layout import PEER_INDEX_MASK
+from pipeline.shm.layout import ARRIVED_TRANSIT_BULK_BYTES, PEER_INDEX_MASK, RECORD_WORDS, SLOT_BODY_AT
 from pipeline.wire import charge, framing
 from workers.tun.late_charges import LateCharges
 from workers.tun.open_block import FULL_AT, OpenBlock, transit_blocks
@@ -75,6 +75,7 @@ class Forwarder:
         self._links = LinkView(attachment)
         self._maker = transit_blocks(attachment.peer_table.transit_numbers[attachment.worker.lane], sealing)
         self._counters = attachment.page.counters
+        self._arrived = attachment.peer_table.arrived[attachment.worker.lane]
         self._blocks: list[OpenBlock] = []
         self._senders: list[int] = []  # of the first packet of each
         self._open: dict[tuple[int, int], OpenBlock] = {}  # by peer handle and traffic class
@@ -142,7 +143,10 @@ class Forwarder:
             return
         for block, sender in zip(blocks, self._senders, strict=True):
             self._maker.finish(block)
-            self._charges.add(sender, charge.FORWARD * len(block.lengths))
+            packets = len(block.lengths)
+            self._charges.add(sender, charge.FORWARD * packets)
+            word = (block.peer_handle & PEER_INDEX_MASK) * RECORD_WORDS + ARRIVED_TRANSIT_BULK_BYTES
+            self._arrived[word + block.traffic_class] += block.end - SLOT_BODY_AT - packets * VNET_HEADER_BYTES
         self._port.advance(len(blocks))
         blocks.clear()
         self._senders.clear()

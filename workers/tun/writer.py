@@ -45,7 +45,7 @@ from pipeline.policy.lane_pairs import own_lane
 from pipeline.runtime import tun
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
-from pipeline.shm.layout import PEER_INDEX_MASK
+from pipeline.shm.layout import ARRIVED_BULK_BYTES, PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.memory_order import fence
 from pipeline.shm.peer_table import RouteReader
 from pipeline.shm.slot import read_header, read_marks
@@ -137,6 +137,7 @@ class TunWriter:
         self._merges = attachment.settings.offloads_accepted & tun.USO == tun.USO
         self._port = self._ports[0]  # of the slot in hand
         self._counters = attachment.page.counters
+        self._arrived = attachment.peer_table.arrived[self._lane]
 
     def wait(self, seconds: float) -> None:
         self._doorbell.wait(self._ready, seconds)
@@ -294,6 +295,8 @@ class TunWriter:
     def _write_packets(
         self, slot: memoryview, at: int, lengths: tuple[int, ...], peer_handle: int, traffic_class: int
     ) -> None:
+        word = (peer_handle & PEER_INDEX_MASK) * RECORD_WORDS + ARRIVED_BULK_BYTES + traffic_class
+        self._arrived[word] += max(0, sum(lengths) - len(lengths) * VNET_HEADER_BYTES)  # packets are not checked yet
         if not self._merges or len(lengths) < MERGED_LEAST:
             self._write_each(slot, at, lengths, peer_handle, traffic_class)
             return

@@ -155,6 +155,12 @@ def _rtt(peer: Mapping[str, Any]) -> str:
     return "-" if peer["rtt_ms"] is None else f"{peer['rtt_ms']:.1f} ms"
 
 
+def _limits(peer: Mapping[str, Any]) -> str:
+    """An instance of an older version says nothing of a limit of bulk."""
+    limits = ("rate_mbit", ""), ("bulk_rate_mbit", " of the class bulk")
+    return ", ".join(f"{peer[name]:g} Mbit/s{what}" for name, what in limits if peer.get(name))
+
+
 def _resent(peer: Mapping[str, Any], rate: PeerRates) -> Text:
     """Segments that the kernel sends again, a second; without any now, their share since the connections began.
 
@@ -176,10 +182,12 @@ def peer_details(snapshot: Mapping[str, Any], peer: Mapping[str, Any], rates: Ra
         ("from", peer["endpoint"]),
         ("addresses", ", ".join(peer["addresses"])),
         ("networks", ", ".join(peer["allowed"])),
-        ("limit", f"{peer['rate_mbit']:g} Mbit/s" if peer["rate_mbit"] else ""),
+        ("limit", _limits(peer)),
         ("sent", f"{amount(peer['sent_bytes'])}, now {bits(rate.sent)}"),
         ("received", f"{amount(peer['received_bytes'])}, now {bits(rate.received)}"),
         ("by class", _classes(peer.get("class_bytes") or {})),
+        ("from it", _classes(peer.get("received_class_bytes") or {})),
+        ("transit", _classes(peer.get("transit_class_bytes") or {})),
         ("segments", f"{peer['sent_segments']} sent, {peer['resent_segments']} of them again"),
         (
             "blocks",
@@ -195,7 +203,7 @@ def peer_details(snapshot: Mapping[str, Any], peer: Mapping[str, Any], rates: Ra
 
 
 def _classes(counted: Mapping[str, int]) -> str:
-    """The bytes that it got from TUN, by class; "" for none."""
+    """Bytes by class; "" for none. An instance of an older version counts fewer."""
     return ", ".join(f"{name.replace('_', ' ')} {amount(count)}" for name, count in counted.items() if count)
 
 

@@ -59,6 +59,7 @@ class InstanceFacts:
                     "pid": processes[name].pid,
                     "state": worker.state,
                     "restarts": worker.restarts,
+                    "deaths": worker.deaths,
                     "cores": processes[name].cores,
                 }
                 for name, worker in self._workforce.lifecycle.workers.items()

@@ -69,15 +69,19 @@ class BypassKeeper:
         return refused
 
     def _put_fence(self, version: int, added: list[str], refused: dict[str, str]) -> None:
-        fence = bypass.fence(version, self.numbers)
-        there = any(each.is_fence for each in self._ask.routes(version, 0, ROUTE_PROTOCOL, self.numbers.table))
-        if version in self._with_fences and not there:
-            if why := self._ask.add_route(fence):
+        wanted = bypass.fences(version, self.numbers) if version in self._with_fences else ()
+        routes = self._ask.routes(version, 0, ROUTE_PROTOCOL, self.numbers.table)
+        there = [each for each in routes if each.is_fence or each.is_gap]
+        for route in wanted:
+            if route in there:
+                continue
+            if why := self._ask.add_route(route):
                 refused[f"fence {version}"] = f"the fence for IPv{version} cannot be set: {why.text}"
-            else:
-                added.append(f"fence of IPv{version}")
-        elif there and version not in self._with_fences:
-            self._ask.remove_route(fence)
+                return
+            added.append(f"fence of IPv{version}" if route.is_fence else f"gap for {route.prefix}")
+        for route in there:
+            if route not in wanted:
+                self._ask.remove_route(route)
 
     def _put_rules(self, version: int, added: list[str], refused: dict[str, str]) -> None:
         wanted = self._rules if version in self._with_rules else ()

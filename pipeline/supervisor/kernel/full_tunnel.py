@@ -176,6 +176,7 @@ class FullTunnel:
             "on": self._is_on,
             "kill_switch": self.is_shut,
             "dns": [] if self._refused else [str(server) for server in self._asked],
+            "lan_dns": self._lan_dns or not self.is_shut,
         }
 
     # -- the end

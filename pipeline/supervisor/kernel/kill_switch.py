@@ -23,17 +23,15 @@ import re
 from collections.abc import Collection, Iterable
 from ipaddress import ip_network
 
-from pipeline.policy.bypass import numbers
+from pipeline.policy.bypass import TO_ALL_IN_LAN, numbers
 from pipeline.policy.kernel_entries import Interface, Network, is_within, is_within_any
 from pipeline.policy.pushed import PRIVATE
 from pipeline.supervisor.kernel.own_table import OwnTable
 
 NEAR: tuple[Network, ...] = (
     *PRIVATE,
-    *map(
-        ip_network,
-        ("169.254.0.0/16", "224.0.0.0/24", "239.0.0.0/8", "255.255.255.255/32", "fe80::/10", "ff02::/16", "ff05::/16"),
-    ),
+    *TO_ALL_IN_LAN,
+    *map(ip_network, ("169.254.0.0/16", "fe80::/10", "ff02::/16", "ff05::/16")),
 )
 """Networks that are nobody's on the Internet: private, link-local, and multicast that stays near."""
 

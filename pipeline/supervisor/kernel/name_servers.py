@@ -36,6 +36,12 @@ def tool(resolv_conf: str, link: str, programs: Iterable[str]) -> str:
     return ""
 
 
+def is_by_hand(resolv_conf: str, servers: Iterable[IPAddress]) -> bool:
+    """Whether somebody has written these into the file, and no others."""
+    asked = set(servers_in(resolv_conf))
+    return bool(asked) and asked <= set(map(str, servers))
+
+
 class NameServers:
     def __init__(self, tun_name: str, instance_name: str) -> None:
         self._tun_name = tun_name
@@ -49,6 +55,8 @@ class NameServers:
         if self._tool not in ("", found):
             self.restore()
         if not found:
+            if is_by_hand(resolv_conf(), servers):
+                return ""
             return (
                 "none of systemd-resolved, NetworkManager and resolvconf sets the DNS servers of this machine, so they "
                 f"stay as they are; in {RESOLV_CONF}, by hand: nameserver {servers[0]}"

@@ -56,7 +56,7 @@ FRA_PROTOCOL = 21
 RT_TABLE_UNSPEC, RT_TABLE_DEFAULT, RT_TABLE_MAIN, RT_TABLE_LOCAL = 0, 253, 254, 255
 OWN_TABLES = {RT_TABLE_UNSPEC, RT_TABLE_DEFAULT, RT_TABLE_MAIN, RT_TABLE_LOCAL}  # of the kernel's own rules
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
-RTN_UNICAST, RTN_LOCAL, RTN_UNREACHABLE = 1, 2, 7
+RTN_UNICAST, RTN_LOCAL, RTN_UNREACHABLE, RTN_THROW = 1, 2, 7, 9
 RTM_F_LOOKUP_TABLE = 0x1000  # answer with the table of the route; of IPv4 alone, since IPv6 always does
 RTM_F_FIB_MATCH = 0x2000  # answer with the route, not with the way of one packet
 NLMSGERR_ATTR_MSG = 1
@@ -145,18 +145,19 @@ def get_addresses_body() -> bytes:
 
 def route_body(route: Route, *, deleted: bool = False) -> bytes:
     """RTM_NEWROUTE or RTM_DELROUTE in the route's table."""
-    scope = RT_SCOPE_LINK if route.prefix.version == 4 and not route.is_fence else RT_SCOPE_UNIVERSE
+    kind = RTN_UNREACHABLE if route.is_fence else RTN_THROW if route.is_gap else RTN_UNICAST
+    scope = RT_SCOPE_LINK if route.prefix.version == 4 and kind == RTN_UNICAST else RT_SCOPE_UNIVERSE
     length = route.prefix.prefixlen
     body = ROUTE.pack(
         *(FAMILIES[route.prefix.version], length, 0, 0, RT_TABLE_UNSPEC, route.protocol),
-        *(RT_SCOPE_NOWHERE if deleted else scope, RTN_UNREACHABLE if route.is_fence else RTN_UNICAST, 0),
+        *(RT_SCOPE_NOWHERE if deleted else scope, kind, 0),
     )
     body += _attribute(RTA_TABLE, WORD.pack(route.table))
     if length:
         body += _attribute(RTA_DST, route.prefix.network_address.packed)
     if route.source is not None and not deleted:
         body += _attribute(RTA_PREFSRC, route.source.packed)
-    if not route.is_fence:
+    if kind == RTN_UNICAST:
         body += _attribute(RTA_OIF, WORD.pack(route.device))
     return body + _attribute(RTA_PRIORITY, WORD.pack(route.metric))
 
@@ -275,8 +276,8 @@ def _address(body: bytes) -> Address | None:
 
 def _route(body: bytes) -> Route | None:
     family, length, _, _, table, protocol, _, kind, _ = ROUTE.unpack_from(body)
-    is_fence = kind == RTN_UNREACHABLE and protocol == ROUTE_PROTOCOL
-    if family not in ADDRESS_BITS or (kind not in (RTN_UNICAST, RTN_LOCAL) and not is_fence):
+    is_bare = kind in (RTN_UNREACHABLE, RTN_THROW) and protocol == ROUTE_PROTOCOL
+    if family not in ADDRESS_BITS or (kind not in (RTN_UNICAST, RTN_LOCAL) and not is_bare):
         return None
     found = _attributes(body, ROUTE.size)
     if RTA_TABLE in found:
@@ -290,8 +291,9 @@ def _route(body: bytes) -> Route | None:
         hop = _attributes(found[RTA_MULTIPATH][:size], NEXT_HOP.size)
     source = ip_address(found[RTA_PREFSRC]) if RTA_PREFSRC in found else None
     made = Route(prefix, metric, index, _gateway(hop), source, protocol, kind == RTN_LOCAL, table not in OWN_TABLES)
-    if is_fence:
-        return made._replace(device=0, table=table, is_by_rule=False, is_fence=True)  # IPv6 names a device
+    if is_bare:  # IPv6 names a device
+        bare = made._replace(device=0, table=table, is_by_rule=False)
+        return bare._replace(is_fence=True) if kind == RTN_UNREACHABLE else bare._replace(is_gap=True)
     return made._replace(table=table) if protocol == ROUTE_PROTOCOL and made.is_by_rule else made
 
 

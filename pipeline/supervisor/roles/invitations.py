@@ -67,6 +67,7 @@ class Invitations:
             request.get("quota_gb"),
             request.get("groups"),
             request.get("may_reach"),
+            request.get("bulk_rate_mbit"),
         )
         peers.enrollment.settle(peer.name)
         if problem := self._objection(peer, issued, again=bool(request.get("again"))):
@@ -170,6 +171,7 @@ class Invitations:
             allowed=peer.allowed or before.allowed,
             address=before.address,
             rate_mbit=before.rate_mbit if peer.rate_mbit is None else peer.rate_mbit,
+            bulk_rate_mbit=before.bulk_rate_mbit if peer.bulk_rate_mbit is None else peer.bulk_rate_mbit,
             quota_gb=before.quota_gb if peer.quota_gb is None else peer.quota_gb,
             quota_action=before.quota_action,
             quota_rate_mbit=before.quota_rate_mbit,

@@ -144,6 +144,7 @@ class ServerRole(AdmissionNews):
 
     def _start_admission(self, table: PeerTable, device: TunDevice) -> None:
         if self._state:
+            self._state.make_peers()
             self._state.remove_unfinished()
         self._admission = Admission(
             self._config,

@@ -35,7 +35,7 @@ HANDED_DOWN = (
     *("connections", "light_connections", "timeout", "keepalive", "reconnect_min", "reconnect_max"),
     *("congestion", "notsent_lowat", "send_buffer_bytes", "receive_buffer_bytes"),
     *("client_isolation", "handshake_timeout", *LIMITS),
-    *("log_level", "log_format", "lanes", "noise", "class_by_dscp"),
+    *("log_level", "log_format", "lanes", "noise", "padding", "class_by_dscp"),
 )
 """Settings that workers get unchanged."""
 

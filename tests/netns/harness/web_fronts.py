@@ -19,7 +19,7 @@ from tools.lab.network import Node
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "port-443.md"
 HEADING = "## By a WebSocket"
-PATH, BACKEND = "/tunnel-8d1f", "127.0.0.1:8080"
+PATH, BACKEND = "/tunnel-8d1f", "127.0.0.1:8090"
 INDENT = "    "
 
 NGINX_SITE = 'location / { return 200 "the site\\n"; }\n'

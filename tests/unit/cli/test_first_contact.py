@@ -147,3 +147,15 @@ def test_through_a_command_the_server_is_the_one_that_the_line_names(strict: Str
 def test_a_command_that_fails_is_quoted_and_the_invitation_is_not_in_doubt(strict: StrictServer) -> None:
     failure = strict.failure(None, proxy_command=["/bin/sh", "-c", "echo no way >&2; exit 1"])
     assert "ended at once (exit status 1): no way" in str(failure) and not failure.is_final and not failure.is_open
+
+
+@pytest.mark.parametrize("way", ["websocket wss://127.0.0.1:{}/x", "proxy https://127.0.0.1:{}"])
+def test_a_web_server_or_proxy_that_is_not_there_is_named_in_place_of_the_server(
+    strict: StrictServer, way: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        text = way.format(listener.getsockname()[1])
+    setting, url = text.split()
+    failure = strict.failure(None, **{setting: url})
+    assert str(failure).startswith(f"{text}: connection refused")
+    assert not failure.is_final and not failure.is_open

@@ -42,6 +42,7 @@ ALICE = {
     "addresses": ["10.0.0.2", "fd00::2"],
     "allowed": [],
     "rate_mbit": 0.0,
+    "bulk_rate_mbit": 0.0,
     "endpoint": "192.0.2.7:40000",
     "connections": 5,
     "sent_bytes": 20,
@@ -55,6 +56,7 @@ BOB = {
     "addresses": [],
     "allowed": ["10.1.0.0/16"],
     "rate_mbit": 5.0,
+    "bulk_rate_mbit": 0.0,
     "endpoint": "",
     "connections": 0,
     "sent_bytes": 0,
@@ -62,7 +64,16 @@ BOB = {
     "dropped": 0,
     "session_seconds": None,
 }
-UNGIVEN = {"quota_gb": None, "groups": [], "may_reach": None, "expires": None, "uses": 1, "until": 0, "again": False}
+UNGIVEN = {
+    "bulk_rate_mbit": None,
+    "quota_gb": None,
+    "groups": [],
+    "may_reach": None,
+    "expires": None,
+    "uses": 1,
+    "until": 0,
+    "again": False,
+}
 PEERS = {"ok": True, "schema_version": 2, "peers": [ALICE, BOB]}
 
 Result = tuple[int, str, str]
@@ -249,6 +260,8 @@ def test_an_invitation_is_requested_and_its_line_printed(run: Run, server: Serve
         "10.2.0.0/16",
         "--rate",
         "20",
+        "--bulk-rate",
+        "0.5",
     )
     assert (status, out) == (0, LINE + "\n")
     assert "alice" in err and INVITATION.server in err and LINE not in err and "certificate" not in err
@@ -260,6 +273,7 @@ def test_an_invitation_is_requested_and_its_line_printed(run: Run, server: Serve
             "allowed": ["10.1.0.0/16", "fd01::/48", "10.2.0.0/16"],
             "rate_mbit": 20,
             **UNGIVEN,
+            "bulk_rate_mbit": 0.5,
         }
     ]
 

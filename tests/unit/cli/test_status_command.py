@@ -84,16 +84,20 @@ def test_the_json_is_the_snapshot(answers: Answers, capsys: pytest.CaptureFixtur
 def test_each_of_several_uplinks_has_a_row(answers: Answers, capsys: pytest.CaptureFixture[str]) -> None:
     uplink = {"role": "main", "sent_bytes": 5, "received_bytes": 6, "resent_segments": 1, "sent_segments": 50}
     uplinks = [
-        uplink | {"interface": "eth0", "connections": 5, "connections_wanted": 5, "rtt_ms": 20.0, "trouble": []},
+        uplink
+        | {"interface": "eth0", "connections": 5, "connections_wanted": 5, "rtt_ms": 20.0, "trouble": []}
+        | {"carries": True},
         {"interface": "wwan0", "role": "backup", "connections": 0, "connections_wanted": 3, "rtt_ms": 0.0}
         | dict.fromkeys(("sent_bytes", "received_bytes", "resent_segments", "sent_segments"), 0)
-        | {"trouble": ["wwan0 has no carrier"]},
+        | {"carries": False, "trouble": ["wwan0 has no carrier"]},
     ]
-    answers.snapshots = [CONNECTED | {"server": CONNECTED["server"] | {"uplinks": uplinks}}]
-    rows = [line.split("  ") for line in status(capsys)[1].splitlines()]
-    found = {row[0]: [cell.strip() for cell in row if cell] for row in rows}
-    assert found["eth0"] == ["eth0", "main", "5 of 5", "20.0 ms", "2.0 %", "5 B", "6 B", "-"]
-    assert found["wwan0"] == ["wwan0", "backup", "0 of 3", "-", "-", "0 B", "0 B", "wwan0 has no carrier"]
+    connections = [row | {"uplink": 0} for row in CONNECTED["connections"]]
+    server = CONNECTED["server"] | {"uplinks": uplinks}
+    answers.snapshots = [CONNECTED | {"server": server, "connections": connections}]
+    rows = [[cell.strip() for cell in line.split("  ") if cell] for line in status(capsys)[1].splitlines()]
+    assert ["eth0", "main", "5 of 5", "yes", "20.0 ms", "2.0 %", "5 B", "6 B", "-"] in rows
+    assert ["wwan0", "backup", "0 of 3", "no", "-", "-", "0 B", "0 B", "wwan0 has no carrier"] in rows
+    assert [row[:2] for row in rows[-2:]] == [["uplink", "connection"], ["eth0", connections[0]["address"]]]
 
 
 def test_many_rows_are_cut_and_the_rest_is_counted(answers: Answers, capsys: pytest.CaptureFixture[str]) -> None:

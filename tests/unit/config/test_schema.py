@@ -83,7 +83,7 @@ def test_a_reload_applies_only_settings_on_which_no_ring_device_or_process_depen
         "total_rate_mbit",
         "prefer", "home_after", "standby", "move_timeout",
         "tls_alpn", "fallback", "fallback_h2", "fallback_plain", "fallback_proxy_protocol", "fallback_connections",
-        "proxy_protocol_from", "noise",
+        "proxy_protocol_from", "noise", "padding",
         "websocket_addr", "websocket_path", "websocket_proxies", "websocket_client_field",
         "may_reach", "groups", "quota_gb", "quota_action", "quota_rate_mbit", "quota_day", "on", "hook_timeout",
         "nat", "full_tunnel", "kill_switch", "dns", "push_dns", "uplinks",

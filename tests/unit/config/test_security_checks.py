@@ -200,6 +200,7 @@ def test_to_accept_any_certificate_and_a_certain_one_is_a_contradiction(other: d
             "anybody on the path can pose as the server",
         ),
         (KEYED | PLAIN, 'key_file has no effect: encryption is "none".'),
+        (CLIENT | PLAIN | {"padding": True}, "padding has no effect: only records of sealed connections are padded."),
         (CLIENT | PLAIN | {"tls_skip_verify": True}, 'tls_skip_verify has no effect: encryption is "none".'),
         (CLIENT | PLAIN | {"tls_min_version": "1.2"}, 'tls_min_version has no effect: encryption is "none".'),
         (

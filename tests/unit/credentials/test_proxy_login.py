@@ -69,5 +69,7 @@ def test_another_login_in_the_file_is_a_change_that_a_reload_tells(tmp_path: Pat
     given = config(path)
     before = tls_settings.load(given)
     assert tls_settings.changed_contents(given, before, tls_settings.load(given)) == []
+    other = parse(CLIENT | PROXY | {"proxy_login_file": str(path), "proxy": "http://other.test:3128"})
+    assert tls_settings.changed_contents(other, before, tls_settings.load(other)) == []  # the proxy is, not its login
     path.write_text("user:other")
     assert tls_settings.changed_contents(given, before, tls_settings.load(given)) == ["proxy_login_file"]

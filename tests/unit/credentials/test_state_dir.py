@@ -47,6 +47,15 @@ def test_addresses_that_cannot_be_read_are_said_and_cost_nothing_else(
     assert f"{file}: not used, peers may get other addresses than before: " in caplog.text
 
 
+def test_the_file_of_another_servers_peer_can_be_copied_before_any_was_invited(state: StateDir) -> None:
+    for _ in range(2):
+        state.make_peers()
+    assert (state.path / "peers").stat().st_mode & 0o777 == 0o700
+    (state.path / "peers").rmdir()
+    (state.path / "peers").write_text("in its place")
+    state.make_peers()  # the start goes on
+
+
 def test_files_of_writes_that_were_cut_short_are_removed_and_no_others(state: StateDir) -> None:
     (state.path / "peers").mkdir()
     left = [".addresses.json.0123abcd", "peers/.ann.json.89abcdef"]

@@ -92,6 +92,8 @@ CASES: dict[str, tuple[Finding | list[Finding], list[Level], str]] = {
     "rp-loose-nowhere": (sysctls.judge_reverse_path("tun0", 2, [(LAN, None)]), [PROBLEM], "10.1.0.0/16"),
     "uplink": (sysctls.judge_uplink("eth0", "tun0", 2), [], ""),
     "uplink-strict": (sysctls.judge_uplink("eth0", "tun0", 1), [NOTE], "conf.eth0.rp_filter=2"),
+    "note": (ends.judge_note("fd01::/16 is not routed"), [NOTE], "docs/network.md"),
+    "note-of-servers": (ends.judge_note("server ams:9000 does not stand by: no answer"), [NOTE], "docs/servers.md"),
     "uplinks": (uplinks.judge([FIRST, SECOND], [FAR]), [OK], "eth0, wwan0"),
     "uplinks-unknown-server": (uplinks.judge([FIRST, SECOND._replace(routed=())], []), [OK], "eth0, wwan0"),
     "uplink-missing": (uplinks.judge([FIRST, SECOND._replace(link=Link(0))], [FAR]), [NOTE], "wwan0 does not exist"),
@@ -179,10 +181,10 @@ CASES: dict[str, tuple[Finding | list[Finding], list[Level], str]] = {
     "health-down": (ends.judge_health(SNAPSHOT), [PROBLEM], "not connected yet"),
     "dead": (ends.judge_dead(["hub"]), [PROBLEM], "tunnel-supervisor up hub"),
     "workers": (ends.judge_workers(SNAPSHOT), [], ""),
-    "workers-restarted": (
-        ends.judge_workers({"workers": [{"name": "tun-0", "restarts": 3}], "supervisor_failures": 2}),
+    "workers-that-die": (
+        ends.judge_workers({"workers": [{"name": "tun-0", "restarts": 9, "deaths": 3}], "supervisor_failures": 2}),
         [NOTE, NOTE],
-        "tun-0 has been started again 3 times",
+        "tun-0 has died 3 times",
     ),
     "supervisor-stopped": (
         ends.judge_workers({"workers": [], "pid": 7, "supervisor": {"state": "stopped"}}),
@@ -190,7 +192,9 @@ CASES: dict[str, tuple[Finding | list[Finding], list[Level], str]] = {
         "kill -CONT 7",
     ),
     "worker-stopped": (
-        ends.judge_workers({"workers": [{"name": "tcp-0", "restarts": 0, "process": "stopped", "pid": 8}]}),
+        ends.judge_workers(
+            {"workers": [{"name": "tcp-0", "restarts": 9, "deaths": 2, "process": "stopped", "pid": 8}]}
+        ),
         [PROBLEM],
         "kill -CONT 8",
     ),

@@ -178,12 +178,22 @@ def test_the_bytes_for_a_peer_are_told_by_class() -> None:
     assert value(text, "tunnel_peer_class_bytes_total", **{"peer": "one", "class": "voice"}) == 0
 
 
+def test_the_bytes_from_a_peer_and_of_others_for_it_are_told_by_class() -> None:
+    text = exposed(snapshot(peers=[peer("one")]))
+    for family, of_class, count in (("received", "bulk", 6000), ("received", "light", 0), ("transit", "light", 70)):
+        labels = {"peer": "one", "class": of_class}
+        assert value(text, f"tunnel_peer_{family}_class_bytes_total", **labels) == count
+
+
 def test_each_of_several_uplinks_has_its_series_and_a_client_without_has_none() -> None:
     assert value(exposed(snapshot()), "tunnel_uplink_connections") is None
     uplink = {"interface": "eth0", "role": "main", "connections": 5, "connections_wanted": 5, "rtt_ms": 20.0}
     dead = {"interface": "wwan0", "role": "backup", "connections": 0, "connections_wanted": 3, "rtt_ms": 0.0}
+    uplink, dead = uplink | {"carries": True}, dead | {"carries": False}
     text = exposed(snapshot(server=snapshot()["server"] | {"uplinks": [uplink, dead]}))
     assert value(text, "tunnel_uplink_connections", uplink="eth0", role="main") == 5
+    assert value(text, "tunnel_uplink_carries", uplink="eth0", role="main") == 1
+    assert value(text, "tunnel_uplink_carries", uplink="wwan0", role="backup") == 0
     assert value(text, "tunnel_uplink_round_trip_seconds", uplink="eth0") == 0.02
     assert value(text, "tunnel_uplink_connections_wanted", uplink="wwan0", role="backup") == 3
     assert value(text, "tunnel_uplink_round_trip_seconds", uplink="wwan0") is None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.observe.sentence import ADVICE, DOCTOR, OF_PROXY, Health, advice_for, describe, spoken
+from pipeline.observe.sentence import ADVICE, DOCTOR, OF_PROXY, OF_WEBSOCKET, Health, advice_for, describe, spoken
 from pipeline.transport import failure_words
 from pipeline.wire import messages
 from tests.support import ROOT
@@ -40,6 +40,14 @@ def test_a_client_that_is_connected_says_since_when_and_how_well() -> None:
     assert describe(client(row(), row(age_seconds=3, rtt_ms=40))) == Health(
         True, "connected to vpn.example.org since 3 h, 41 ms, no loss, 12.4 GB in, 1.1 GB out"
     )
+
+
+def test_a_session_is_as_old_as_itself_though_all_its_connections_are_younger() -> None:
+    peers = [{"session_seconds": 11_000}]
+    assert " since 3 h, " in describe(client(row(age_seconds=3), peers=peers)).sentence
+    moved = SERVER | {"why": "a:9000 was lost: no answer", "why_seconds": 20}
+    assert " since 20 s, " in describe(client(row(), peers=peers, server=moved)).sentence
+    assert " since 3 h, " in describe(client(row(), peers=[{"session_seconds": None}])).sentence
 
 
 def test_a_client_with_several_servers_says_why_it_is_not_at_the_first_and_which_one_stands_by() -> None:
@@ -157,12 +165,12 @@ def test_an_instance_of_an_older_version_tells_less_and_is_described_all_the_sam
     assert describe(bare | {"mode": "server"}).sentence == "0 clients connected, up 5 s"
 
 
-@pytest.mark.parametrize("words", [words for words, _ in (*ADVICE, *OF_PROXY)])
+@pytest.mark.parametrize("words", [words for words, _ in (*ADVICE, *OF_PROXY, *OF_WEBSOCKET)])
 def test_the_reasons_that_advice_is_for_are_said_somewhere(words: str) -> None:
     sources = [path.read_text() for top in ("pipeline", "workers") for path in (ROOT / top).rglob("*.py")]
     said = [text for text in sources if words in text]
     assert len(said) > 1  # here, and where the reason is made
-    assert advice_for([f"it is so: {words}!"], proxied=True) != DOCTOR
+    assert advice_for([f"it is so: {words}!"], "proxy http://proxy.test:3128") != DOCTOR
 
 
 def proxied(*rows: dict[str, Any], **server: Any) -> dict[str, Any]:
@@ -174,6 +182,8 @@ def test_of_a_client_with_a_proxy_the_proxy_is_named_and_advice_is_about_it() ->
     found = describe(refused)
     assert "not connected: proxy http://proxy.test:3128 to " in found.sentence
     assert found.advice == "Check that the proxy runs, and host and port in `proxy`."
+    web = proxied(trouble=["connection refused: nothing listens"], failed_attempts=3, way="websocket wss://web.test/x")
+    assert describe(web).advice == "Check that the web server runs, and host and port in `websocket`."
     assert " through proxy http://proxy.test:3128 since " in describe(proxied(row())).sentence
 
 

@@ -50,7 +50,7 @@ def test_a_peer_that_proves_its_identity_gets_a_welcome(make_server: MakeHub) ->
         messages.VERSION,
         OFFLOADS,
         1380,
-        messages.ACCEPTS_SHARDS | messages.ANSWERS,
+        messages.ACCEPTS_SHARDS | messages.ANSWERS | messages.TAKES_PADDING,
         answer.message.mac,
         (ip_interface("10.0.0.2/24"), ip_interface("fd00::2/64")),
         (ip_network("10.9.0.0/16"), ip_network("fd09::/64")),
@@ -85,7 +85,7 @@ def test_the_version_that_a_peer_tells_is_shown_while_it_is_connected(make_serve
 def test_a_server_takes_shards_unless_forward_error_correction_is_off(
     make_server: MakeHub, fec: str, shards: int
 ) -> None:
-    assert make_server(ANN, fec=fec).ask("ann").message.features == shards | messages.ANSWERS
+    assert make_server(ANN, fec=fec).ask("ann").message.features == shards | messages.ANSWERS | messages.TAKES_PADDING
 
 
 def test_a_client_that_asks_whether_it_is_known_gets_a_proved_answer_and_no_session(server: HubServer) -> None:

@@ -265,6 +265,18 @@ def row(peer: int, address: str, state: str = "established") -> ConnectionStatus
     return ConnectionStatus(state, address, 0, 1, 0, 0, 0, 0, 0, 0, peer)
 
 
+def test_a_changed_rate_of_bulk_applies_without_ending_a_session(server: HubServer) -> None:
+    ann = server.connect("ann")
+    assert server.table.bulk_rate(ann.peer) is None
+    for rate in (250_000, 0):
+        server.configure(known("ann", bulk_rate=rate), BOB)
+        assert server.is_current(ann) and server.table.bulk_rate(ann.peer) == rate
+        shown, _ = server.admission.list_peers(time.monotonic_ns())
+        assert shown["bulk_rate_mbit"] == rate / 125_000
+    server.configure(ANN, BOB)
+    assert server.table.bulk_rate(ann.peer) is None
+
+
 def test_every_peer_is_listed_by_name_connected_or_not(make_server: MakeHub) -> None:
     server = make_server(known("bob", "10.1.0.0/16", rate=250_000), known("ann", fixed=["10.0.0.9"]), CYD)
     bob = server.connect("bob")

@@ -33,6 +33,7 @@ FULL = InvitedPeer(
     1_798_758_000,
     Issued(bytes(range(1, 33)), 1_764_400_000, 3, True, True),
     Agreed("ab" * 8, "cd" * 32, "ef" * 32),
+    bulk_rate_mbit=0.0,
 )
 
 
@@ -81,7 +82,14 @@ def test_a_peer_that_is_written_again_is_replaced_as_a_whole(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"key": b"short"}, {"key": bytes(32)}, {"rate_mbit": -1.0}, {"rate_mbit": 1e9}, {"allowed": ("10.1.0.1/16",)}],
+    [
+        {"key": b"short"},
+        {"key": bytes(32)},
+        {"rate_mbit": -1.0},
+        {"rate_mbit": 1e9},
+        {"bulk_rate_mbit": -1.0},
+        {"allowed": ("10.1.0.1/16",)},
+    ],
     ids=repr,
 )
 def test_a_peer_that_could_not_be_read_back_is_not_written(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -135,6 +143,7 @@ def test_a_file_may_be_written_by_hand_and_leave_out_settings_with_a_default(tmp
         ({"key": TEXT, "address": "10.0.0.7/24"}, 'address: given "10.0.0.7/24", expected '),
         ({"key": TEXT, "address": ["fd00::7", "x"]}, 'address: given "x", expected '),
         ({"key": TEXT, "rate_mbit": -1}, "Expected `float` >= 0"),
+        ({"key": TEXT, "bulk_rate_mbit": -1}, "Expected `float` >= 0"),
         ({"key": TEXT, "rate_mbit": True}, "Expected `float | null`, got `bool`"),
     ],
     ids=lambda value: str(value)[:40],

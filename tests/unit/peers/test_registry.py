@@ -274,6 +274,14 @@ def test_a_peer_of_the_configuration_has_its_key_its_networks_and_its_rate(files
     assert (bob.policy.name, bob.policy.rate) == ("bob", BYTES_PER_MBIT // 2)
 
 
+def test_a_peer_of_the_configuration_or_of_a_file_has_its_rate_of_bulk_or_none_of_its_own(files: Files) -> None:
+    files.invite("eve", bulk_rate_mbit=2.0)
+    files.invite("fay")
+    ann = {"name": "ann", "key_file": files.key("ann"), "bulk_rate_mbit": 0}
+    known = registry.load(files.config(ann, bulk_rate_mbit=7)).known
+    assert [each.policy.bulk_rate for each in known] == [0, 2 * BYTES_PER_MBIT, None]
+
+
 def test_a_peer_has_the_certificate_hash_or_name_of_the_configuration(files: Files, authority: CertificatePair) -> None:
     ca = files.path / "ca.crt"
     ca.write_bytes(authority.certificate)

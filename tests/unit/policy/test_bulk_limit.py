@@ -19,7 +19,11 @@ class Source:
 
     def __init__(self, rate: int = RATE) -> None:
         self.elsewhere: dict[int, int] = {}
-        self.limit = BulkLimit(rate, lambda peer_handle: self.elsewhere.get(peer_handle, 0))
+        self.rates: dict[int, int] = {}
+        self.limit = BulkLimit(
+            lambda peer_handle: self.rates.get(peer_handle, rate),
+            lambda peer_handle: self.elsewhere.get(peer_handle, 0),
+        )
         self.now = SECOND
         self.sent: dict[int, list[int]] = {}
         self.dropped = 0
@@ -78,6 +82,28 @@ def test_no_more_waits_than_a_moment_takes_and_due_tells_when_it_goes() -> None:
     source.go_on(1)
     assert 0 < len(source.sent[1]) - before <= WAIT_BYTES_LEAST // SIZE + 1
     assert source.limit.due_ns == 0 and source.limit.first(source.now) is None
+
+
+def test_each_peer_has_its_own_rate_and_with_none_there_is_no_limit() -> None:
+    source = Source()
+    source.rates = {2: 2 * RATE, 3: 0}
+    source.go_on(4, 1, 2, 3)
+    for peer, rate in ((1, RATE), (2, 2 * RATE)):
+        assert 4 * rate <= len(source.sent[peer]) * SIZE <= 4 * rate + BURST_LEAST + SIZE
+    assert len(source.sent[3]) == 4 * SECOND // STEP_NS
+
+
+@pytest.mark.parametrize("rate", [0, 10 * RATE])
+def test_packets_that_wait_go_on_by_a_new_rate(rate: int) -> None:
+    source = Source()
+    source.rates = {1: SIZE // 10}
+    source.go_on(0.1, 1)
+    assert source.limit.due_ns > source.now + 5 * SECOND
+    source.rates = {1: rate}
+    before = len(source.sent[1])
+    source.go_on(0.1, 1)
+    assert len(source.sent[1]) - before > WAIT_BYTES_LEAST // SIZE - 2
+    assert source.sent[1] == sorted(source.sent[1])
 
 
 def test_bytes_of_other_lanes_count() -> None:

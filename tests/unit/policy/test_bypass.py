@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.policy.bypass import PRIORITY_BASE, Action, Rule, compare, fence, is_needed, numbers, rules
+from pipeline.policy.bypass import PRIORITY_BASE, Action, Rule, compare, fences, is_needed, numbers, rules
 from pipeline.policy.kernel_entries import MAIN_TABLE
 
 OWN = numbers("town")
@@ -70,7 +70,7 @@ def test_the_rules_of_other_instances_stay() -> None:
 def test_the_rules_of_any_instance_come_before_the_main_table(name: str) -> None:
     found = numbers(name)
     assert found.priorities[0] >= PRIORITY_BASE and found.priorities[-1] < MAIN_PRIORITY
-    assert found.table == numbers(name).table < 1 << 32 and fence(4, found).table == found.table
+    assert found.table == numbers(name).table < 1 << 32 and {each.table for each in fences(4, found)} == {found.table}
 
 
 @pytest.mark.parametrize(

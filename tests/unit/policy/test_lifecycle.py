@@ -282,7 +282,7 @@ def test_a_dead_worker_that_has_worked_is_started_again_at_once_and_counted() ->
     assert instance.died("fec-0", 1) == [ReportDeath("fec-0", 1, False)]
     assert instance.tick() == [Start("fec-0")]
     assert instance.phase() is Phase.DEGRADED
-    assert instance.lifecycle.workers["fec-0"].restarts == 1
+    assert instance.lifecycle.workers["fec-0"].restarts == instance.lifecycle.workers["fec-0"].deaths == 1
     instance.became_ready("fec-0")
     assert instance.tick() == []  # only the first time is told
     assert instance.phase() is Phase.RUNNING
@@ -393,7 +393,7 @@ def test_a_replaced_worker_drains_and_is_started_again_at_once_without_a_report(
     assert instance.phase() is Phase.DEGRADED
     assert instance.died("tcp-1", 0) == []
     assert instance.tick() == [Start("tcp-1")]
-    assert instance.lifecycle.workers["tcp-1"].restarts == 1
+    assert (instance.lifecycle.workers["tcp-1"].restarts, instance.lifecycle.workers["tcp-1"].deaths) == (1, 0)
     instance.became_ready("tcp-1")
     assert instance.died("tcp-1") == [ReportDeath("tcp-1", -9, False)]  # replaced once, not for ever
 

@@ -229,3 +229,18 @@ def test_a_route_through_several_gateways_is_named_without_one() -> None:
     prefix = ip_network("10.60.0.0/16")
     made = plan(Wanted(routes=(prefix,)), seen(rivals={prefix: Route(prefix, 0, 0)}))
     assert "dev ? has the better metric 0" in next(iter(made.notes.values()))
+
+
+@pytest.mark.parametrize(
+    ("own", "link", "is_said"),
+    [
+        ("2001:db8:1:2:7::1/80", "2001:db8:1:2::2/64", False),  # the hub answers there for its clients
+        ("2001:db8:1:2:7::1/64", "2001:db8:1:2::2/64", True),
+        ("2001:db8:1:2::1/48", "2001:db8:1:2::2/64", True),
+        ("10.99.0.129/25", "10.99.0.2/24", True),
+    ],
+)
+def test_a_part_of_the_ipv6_network_on_the_link_is_no_overlap(own: str, link: str, is_said: bool) -> None:
+    wanted = Wanted(addresses=(ip_interface(own),), far_end=FarEnd.CLIENT)
+    found = plan(wanted, seen(addresses=(Address(ETH, ip_interface(link), ip_interface(link).network),)))
+    assert (f"tunnel_addr {own} overlaps" in " ".join(found.notes.values())) is is_said

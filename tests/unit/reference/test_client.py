@@ -181,6 +181,26 @@ def test_both_ends_of_it_understand_each_other(pair: tuple[WireClient, socket.so
     assert ended.value.how == "close_notify"
 
 
+def test_padding_is_skipped_where_it_was_announced_and_a_violation_elsewhere(
+    pair: tuple[WireClient, socket.socket],
+) -> None:
+    client, theirs = pair
+    client.received_challenge = named_example()["challenge"]
+    theirs.sendall(named_example()["welcome"])
+    client.receive_welcome()
+    session, seal = server_of(client)
+    for takes, padding in ((False, 0), (True, 100), (True, 0), (True, 1258), (False, 100)):
+        client._takes_padding = takes
+        block = session.seal(0, [b"packet"])
+        theirs.sendall(records.records(seal, block.header._replace(padding=padding), block.shards[0]))
+        if takes or not padding:
+            assert client.receive_packets(5.0) == [b"packet"]
+            assert client.frame_bytes[-1] == records.HEAD_BYTES + len(block.shards[0]) + padding
+        else:
+            with pytest.raises(Violation, match="does not take it"):
+                client.receive_packets(5.0)
+
+
 def test_a_frame_with_a_changed_byte_before_its_body_is_not_taken(pair: tuple[WireClient, socket.socket]) -> None:
     client, theirs = pair
     client.received_challenge = named_example()["challenge"]

@@ -31,6 +31,17 @@ def test_a_path_that_carries_nothing_has_no_rate() -> None:
     assert found.rates[0] == 0.0 and found.mains == {0, 1}
 
 
+def rates_word(rates: dict[int, float], mains: set[int]) -> int:
+    return Paths((), (), rates, frozenset(mains)).pack()[2]
+
+
+def test_a_backup_carries_once_no_main_uplink_of_any_worker_does() -> None:
+    at_rest, silent = rates_word({1: 5e6, 2: 1e6}, {1}), rates_word({0: 0.0, 2: 1e6}, {0})
+    assert link_paths.carriers([at_rest, silent]) == {1}
+    assert link_paths.carriers([silent, silent]) == {2}
+    assert link_paths.carriers([0, 0]) == set()
+
+
 def test_rates_differ_if_their_records_do() -> None:
     assert not link_paths.differ({0: 2**20}, {0: 2**20 + 1000})
     assert link_paths.differ({0: 1e6}, {0: 1.2e6}) and link_paths.differ({0: 1e6}, {0: 1e6, 1: 1e6})

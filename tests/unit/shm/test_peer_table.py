@@ -164,7 +164,14 @@ def test_words_of_different_writers_share_no_cache_line() -> None:
 
 
 def test_the_words_of_a_record_are_different_words_and_fit_it() -> None:
-    for kinds in (("PEER_HANDLE", "PEER_RATE"), "LINK_", "SENT_", "NUMBER_", "TRANSIT_NUMBER_"):
+    for kinds in (
+        ("PEER_HANDLE", "PEER_RATE", "PEER_BULK_RATE"),
+        "LINK_",
+        "SENT_",
+        "NUMBER_",
+        "TRANSIT_NUMBER_",
+        "ARRIVED_",
+    ):
         words = [value for name, value in vars(layout).items() if name.startswith(kinds)]
         assert sorted(words) == list(range(len(words)))
         assert 0 < len(words) <= RECORD_WORDS
@@ -179,6 +186,29 @@ def test_the_record_of_a_peer_holds_its_handle_and_its_rate_and_no_other_peers(t
     ]
     table.write_record(peer_handle(1, 8), 0)
     assert (table.peer_handle(1), table.rate(1)) == (peer_handle(1, 8), 0)
+
+
+@pytest.mark.parametrize("rate", [None, 0, 5_000_000])
+def test_the_record_of_a_peer_holds_its_rate_of_bulk_if_it_has_its_own(table: PeerTable, rate: int | None) -> None:
+    table.write_record(peer_handle(1, 7), 125_000, rate)
+    assert [table.bulk_rate(peer) for peer in range(CAPACITY)] == [None, rate, None]
+    table.write_record(peer_handle(1, 8), 125_000)
+    assert table.bulk_rate(1) is None
+
+
+def test_bytes_that_have_arrived_are_summed_over_the_lanes_for_each_peer(table: PeerTable) -> None:
+    for lane in range(2):
+        for word in range(4):
+            table.arrived[lane][RECORD_WORDS + word] = 10 ** (word + lane)
+    assert table.arrived_bytes(1) == [11, 110, 1100, 11000]
+    assert table.arrived_bytes(0) == table.arrived_bytes(2) == [0] * 4
+
+
+def test_the_rate_of_all_peers_is_in_the_table_and_in_no_record(table: PeerTable) -> None:
+    assert table.total_rate() == 0
+    table.write_total_rate(5_000_000)
+    assert table.total_rate() == 5_000_000
+    assert [table.rate(peer) for peer in range(CAPACITY)] == [0] * CAPACITY
 
 
 def test_a_peer_handle_has_room_for_every_index_that_a_configuration_can_ask_for() -> None:

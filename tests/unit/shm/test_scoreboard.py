@@ -81,6 +81,7 @@ def words() -> list[Word]:
         first = layout.DUTY_AT + number * layout.DUTY_STRIDE
         for kind in ("tun", "fec", "tcp"):
             found.append(Word(f"heartbeat {duty}", first + layout.DUTY_HEARTBEAT_AT, f"{kind} {duty}"))
+            found.append(Word(f"waiting {duty}", first + layout.DUTY_WAITING_AT, f"{kind} {duty}"))
             found.append(Word(f"sleeping {duty}", first + layout.DUTY_SLEEPING_AT, f"{kind} {duty}"))
     return [*found, Word("connections", layout.CONNECTIONS_AT, "tcp inbound")]
 
@@ -111,7 +112,7 @@ def test_a_worker_writes_on_its_own_page_alone(made: Scoreboard) -> None:
     page = made.pages[1]
     page.counters[layout.COUNTERS_MAX - 1] = U64
     for duty in layout.DUTIES:
-        page.heartbeat(duty)[0] = page.sleeping(duty)[0] = U64
+        page.heartbeat(duty)[0] = page.waiting(duty)[0] = page.sleeping(duty)[0] = U64
     after = [bytes(made.memory.view[layout.page_at(w) : layout.page_at(w + 1)]) for w in range(WORKERS)]
     assert (after[0], after[2]) == (before[0], before[2])
     assert after[1] != before[1]

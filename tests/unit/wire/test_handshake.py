@@ -290,6 +290,18 @@ def test_a_server_learns_whether_its_client_answers_questions(answers: bool) -> 
     assert isinstance(welcomed, Welcomed) and welcomed.answers is answers
 
 
+@pytest.mark.parametrize("takes", [False, True])
+def test_each_end_learns_whether_the_other_takes_padding(takes: bool) -> None:
+    features = messages.TAKES_PADDING if takes else 0xFF & ~messages.TAKES_PADDING
+    side = server()
+    side.feed(HELLO._replace(features=features).frame())
+    _, of_server = side.decide(True, WELCOME.frame())
+    asks = client(keyed=False)
+    _, of_client = asks.feed(WELCOME._replace(features=features, key_share=b"").frame())
+    assert isinstance(of_server, Welcomed) and isinstance(of_client, Welcomed)
+    assert of_server.takes_padding is of_client.takes_padding is takes
+
+
 @pytest.mark.parametrize(("given", "expected"), [(0, framing.BULK), (1, framing.LIGHT), (2, framing.BULK), (255, 0)])
 def test_an_unknown_traffic_class_is_bulk(given: int, expected: int) -> None:
     side = server()

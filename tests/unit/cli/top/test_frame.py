@@ -45,6 +45,7 @@ def peer(name: str, **changes: Any) -> dict[str, Any]:
         "addresses": ["10.0.0.2"],
         "allowed": [],
         "rate_mbit": 0.0,
+        "bulk_rate_mbit": 0.0,
         "endpoint": "192.0.2.1",
         "connections": 8,
         "sent_bytes": 10,

@@ -87,7 +87,7 @@ def test_the_overview_has_the_plan_without_secrets_and_the_state(instance: Insta
     about = instance.tick()
     assert Plan.from_json(json.dumps(about["plan"])) == instance.plan
     assert about["state"] == "starting"
-    assert about["workers"]["tcp-0"] == {"pid": 0, "state": "stopped", "restarts": 0, "cores": []}
+    assert about["workers"]["tcp-0"] == {"pid": 0, "state": "stopped", "restarts": 0, "deaths": 0, "cores": []}
     assert (about["peers"], about["peers_left_out"]) == ([], 0)
     assert instance.memory.overview.heartbeat == instance.now
 

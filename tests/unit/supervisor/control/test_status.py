@@ -26,10 +26,11 @@ from pipeline.policy.lifecycle import Lifecycle, Limits, Phase, WorkerState
 from pipeline.policy.restart import RestartPolicy
 from pipeline.policy.server_choice import Server
 from pipeline.runtime import topology
+from pipeline.runtime.link_paths import Paths
 from pipeline.runtime.plan import Plan, StageMember
 from pipeline.shm import doorbell, layout, peer_table, ring, scoreboard, segment
 from pipeline.shm.connection_status import ConnectionStatus
-from pipeline.shm.layout import RECORD_WORDS
+from pipeline.shm.layout import PATH_RATES, RECORD_WORDS
 from pipeline.shm.link_requests import LinkRequests
 from pipeline.shm.ring import StageView
 from pipeline.supervisor.processes.process import Process
@@ -161,6 +162,7 @@ def test_a_status_has_every_worker_in_start_order_with_every_promised_key(runnin
             "pid",
             "state",
             "restarts",
+            "deaths",
             "heartbeat_age_ms",
             "cpu_percent",
             "rss_bytes",
@@ -280,6 +282,19 @@ def test_each_uplink_has_its_own_connections_and_its_own_trouble() -> None:
         {"interface": "eth0", "role": "main", "connections_wanted": 5, "trouble": []},
         {"interface": "wwan0", "role": "backup", "connections_wanted": 3, "trouble": ["no answer"]},
     ]
+
+
+def test_an_uplink_carries_if_its_path_does_and_a_connection_stands(running: Running) -> None:
+    uplinks = [{"interface": name} for name in ("eth0", "eth1", "wwan0")]
+    running.role = {"server": SERVER | {"uplinks": uplinks}, "notes": []}
+    rates = Paths((), (), {0: 5e6, 1: 0.0, 2: 1e6}, frozenset({0, 1})).pack()[2]
+    running.memory.peer_table.paths[0][PATH_RATES] = rates
+    assert [each["carries"] for each in running.snapshot()["server"]["uplinks"]] == [False, False, False]
+    running.has_started("tcp-0")
+    for row, uplink_row in enumerate((1, 2, 3)):
+        status = ConnectionStatus("established", "192.0.2.1:9000", 0, 8, 0, 0, NOW, NOW, 0, framing.BULK, 0)
+        running.memory.peer_table.write_status_row(0, row, status._replace(uplink_row=uplink_row))
+    assert [each["carries"] for each in running.snapshot()["server"]["uplinks"]] == [True, False, False]
 
 
 @given(st.integers(0, U64 - 1), st.integers(0, U64 - 1), st.integers(0, U64 - 1))

@@ -77,9 +77,12 @@ def test_a_reload_sets_others_or_those_of_the_machine(names: Names) -> None:
 def test_the_lan_is_asked_only_if_no_server_is_known_and_that_is_said(names: Names) -> None:
     made = FullTunnel(config(), 99, ())
     made.follow(device(has_heard=False, pushed_dns=()), 0)
-    assert made.notes == []
+    assert made.status()["lan_dns"]  # there is no kill switch here
+    made.is_shut = True
+    assert made.notes == [] and not made.status()["lan_dns"]
     made.follow(device(pushed_dns=()), 0)
-    assert made.notes == [full_tunnel.LAN_DNS]
+    made.is_shut = True
+    assert made.notes == [full_tunnel.LAN_DNS] and made.status()["lan_dns"]
 
 
 def test_workers_without_a_user_of_their_own_are_refused_at_a_start_and_at_a_reload(names: Names) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
-from pipeline.supervisor.kernel.name_servers import tool
+from pipeline.supervisor.kernel.name_servers import is_by_hand, tool
 from pipeline.supervisor.kernel.network_manager import CONFIG
 from pipeline.transport.uplink_names import NOTED, servers_in
 
@@ -34,6 +36,13 @@ BOTH = ["resolvectl", "resolvconf"]
 )
 def test_the_program_that_manages_the_file_is_asked(text: str, link: str, programs: list[str], expected: str) -> None:
     assert tool(text, link, programs) == expected
+
+
+def test_a_file_that_names_these_servers_and_no_others_was_written_by_hand() -> None:
+    servers = [ip_address("10.83.47.1"), ip_address("10.83.47.3")]
+    assert is_by_hand("nameserver 10.83.47.1\n", servers)
+    assert not is_by_hand("nameserver 10.83.47.1\nnameserver 192.168.1.1\n", servers)
+    assert not is_by_hand("", servers)
 
 
 def test_the_servers_of_a_file_are_read_as_the_resolver_does() -> None:

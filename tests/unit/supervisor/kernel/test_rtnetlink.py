@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.policy.bypass import fences, numbers
 from pipeline.policy.kernel_entries import Address, Link, Route
 from pipeline.supervisor.kernel import rtnetlink as rt
 from pipeline.supervisor.kernel.rtnetlink import Message, Refusal
@@ -36,6 +37,11 @@ def routes(draw: st.DrawFn) -> Route:
 
 @given(routes())
 def test_a_route_that_is_written_can_be_read(route: Route) -> None:
+    assert rt.decode(Message(rt.RTM_NEWROUTE, 0, 1, rt.route_body(route))) == route
+
+
+@pytest.mark.parametrize("route", [*fences(4, numbers("hub")), *fences(6, numbers("hub"))], ids=str)
+def test_a_fence_and_its_gaps_that_are_written_can_be_read(route: Route) -> None:
     assert rt.decode(Message(rt.RTM_NEWROUTE, 0, 1, rt.route_body(route))) == route
 
 

@@ -559,6 +559,20 @@ def test_the_holder_of_a_used_line_cannot_make_a_peer_leave(running: Running) ->
     assert isinstance(answer, Refused) and Machine(running, line).may_connect(key)
 
 
+# -- rates
+
+
+def test_an_invitation_gives_a_rate_of_bulk_which_another_one_keeps_or_changes(running: Running) -> None:
+    def invite(**wanted: object) -> float | None:
+        running.command("invite", name="ann", allowed=[], rate_mbit=None, **wanted)
+        return json.loads((running.peers / "ann.json").read_text()).get("bulk_rate_mbit")
+
+    assert invite(bulk_rate_mbit=2) == 2
+    assert invite(again=True) == 2
+    assert invite(again=True, bulk_rate_mbit=0) == 0
+    assert "Expected `float` >= 0" in running.refused("invite", name="b", allowed=[], rate_mbit=None, bulk_rate_mbit=-1)
+
+
 # -- the address in the line
 
 

@@ -15,6 +15,7 @@ from pipeline.fec import shard
 from pipeline.runtime.worker import MORE, NOTHING
 from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
 from pipeline.sealing.key_schedule import AES_256_GCM, HeaderSecret
+from pipeline.sealing.padding import PaddingSource
 from pipeline.sealing.records import RecordScanner, RecordWriter
 from pipeline.shm.layout import FIRST_PEER_HANDLE, SENT_BYTES
 from pipeline.transport.connection import Connection
@@ -36,7 +37,9 @@ def make() -> Iterator[Make]:
         yield make_run
 
 
-def connect(run: SenderRun, is_sealed: bool = False, **settings_of_it: Any) -> Connection:
+def connect(
+    run: SenderRun, is_sealed: bool = False, padding: PaddingSource | None = None, **settings_of_it: Any
+) -> Connection:
     """A connection whose socket takes what its `allowance` says."""
     made = run.connect(**settings_of_it)
     plain = made.socket
@@ -44,7 +47,7 @@ def connect(run: SenderRun, is_sealed: bool = False, **settings_of_it: Any) -> C
     made.socket.setblocking(False)
     run.run.sockets.append(made.socket)
     if is_sealed:
-        made.send.writer = RecordWriter(HeaderSealer(AES_256_GCM, SECRET))
+        made.send.writer = RecordWriter(HeaderSealer(AES_256_GCM, SECRET), padding)
     return made
 
 
@@ -72,32 +75,38 @@ def sealed_numbers(data: bytes) -> list[tuple[bool, int]]:
     return found
 
 
+PADDING = {20: 300 - 62, 100: 300 - 142, 2000: 0}
+"""Of the frames of a body."""
+
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["plain", "light"]), st.sampled_from([20, 100, 2000])),
+        st.tuples(st.sampled_from(["plain", "light"]), st.sampled_from(list(PADDING))),
         st.tuples(st.just("burst"), st.integers(0, 5000)),
     ),
     max_size=40,
 )
 
 
-@pytest.mark.parametrize("is_sealed", [False, True], ids=["plain", "sealed"])
-def test_whatever_the_socket_takes_each_block_comes_out_once_and_each_class_in_order(is_sealed: bool) -> None:
+@pytest.mark.parametrize("form", ["plain", "sealed", "padded"])
+def test_whatever_the_socket_takes_each_block_comes_out_once_and_each_class_in_order(form: str) -> None:
+    is_sealed, padding = form != "plain", PaddingSource() if form == "padded" else None
+
     @settings(max_examples=80, deadline=None)
     @given(STEPS)
     def check(steps: list[tuple[str, int]]) -> None:
         with closing(SenderRun(1, 1)) as run:
-            connection = connect(run, is_sealed)
+            connection = connect(run, is_sealed, padding)
             sock = cast("MeteredSocket", connection.socket)
             run.burst()
             made: dict[bool, list[int]] = {False: [], True: []}
-            data, number = b"", 0
+            data, number, sizes = b"", 0, []
             for step, amount in steps:
                 if step == "burst":
                     sock.allowance = amount
                     run.burst()
                 elif run.fillers[step].ready():
                     number += 1
+                    sizes.append(amount)
                     light = step == "light"
                     run.fill(step, sealed_frame(number, amount, light) if is_sealed else frame(number, amount, light))
                     made[light].append(number)
@@ -110,7 +119,10 @@ def test_whatever_the_socket_takes_each_block_comes_out_once_and_each_class_in_o
             for light, expected in made.items():
                 assert [each for is_light, each in found if is_light == light] == expected
             assert run.counters[ID["tcp.frames_sent"]] == number
-            assert run.sent_record(0, SENT_BYTES) == connection.send.byte_count == len(data)
+            padded = run.counters[ID["tcp.bytes_padding_sent"]]
+            assert padded == (sum(PADDING[size] for size in sizes) if form == "padded" else 0)
+            assert run.counters[ID["tcp.bytes_sent"]] == connection.send.byte_count == len(data)
+            assert run.sent_record(0, SENT_BYTES) == len(data) - padded
 
     check()
 
@@ -232,7 +244,13 @@ LONG = {
     "for no connection": lambda run: run.fill("plain", frame(1), FIRST_PEER_HANDLE | 2),
     "for a connection with TLS": with_tls,
     "for a peer with a rate": lambda run: (
-        run.sender._peers.by_handle[FIRST_PEER_HANDLE].bucket.update(10**9, 0, 0),
+        run.run.memory.peer_table.write_record(FIRST_PEER_HANDLE, 10**9),
+        run.sender._peers.update(0),
+        run.fill("plain", frame(1)),
+    ),
+    "for peers that share a rate": lambda run: (
+        run.run.memory.peer_table.write_total_rate(10**9),
+        run.sender._peers.update(0),
         run.fill("plain", frame(1)),
     ),
     "of both classes": lambda run: (

@@ -284,7 +284,7 @@ def test_a_client_speaks_first_and_says_what_its_settings_say(ends: Ends) -> Non
     assert ends.client(settings, index=2).begin(ends.connection) is None
     hello = messages.decode(ends.far.recv(BIG))
     assert isinstance(hello, Hello)
-    features = messages.ACCEPTS_SHARDS | messages.ANSWERS
+    features = messages.ACCEPTS_SHARDS | messages.ANSWERS | messages.TAKES_PADDING
     assert hello[:9] == (messages.VERSION, 0x13, 2, 2, 1400, 11, 12, framing.LIGHT, features)
     assert (hello.auth, hello.key_id) == (messages.AUTH_NONE, bytes(8))
     assert [str(address) for address in hello.requested_addresses] == ["10.0.0.2"]

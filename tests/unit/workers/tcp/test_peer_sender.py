@@ -6,10 +6,14 @@ import pytest
 
 from pipeline.counters import ID
 from pipeline.shm.layout import FIRST_PEER_HANDLE
+from pipeline.transport.connection import Connection
+from pipeline.transport.tcp_info import TcpInfo
 from pipeline.wire import framing
 from tests.harness.send_queues import Ends, OutboundRing, Stuck, frame, numbers
+from workers.tcp import delayed_items
 from workers.tcp.delayed_items import DelayedItems
 from workers.tcp.peer_sender import LAG_SLOTS, STALL_NS, PeerSender
+from workers.tcp.send_item import CopiedBlock
 from workers.tcp.send_queue import SendQueue
 
 NOW = 3_600_000_000_000
@@ -227,6 +231,87 @@ def test_an_only_connection_loses_nothing(ends: Ends, ring: OutboundRing) -> Non
     assert bench.relieve(slow, since=2 * STALL_NS) == []
     assert not slow.stalled
     assert len(slow.bulk) == LAG_SLOTS + 4
+
+
+# -- copies of light blocks
+
+
+class Backed(Connection):
+    """Its kernel has not sent all that it was given."""
+
+    def tcp_info(self) -> TcpInfo:
+        return TcpInfo(0, 0, 0, 0, 0, 0, 0, 1, 0, 0)
+
+
+def copied(ring: OutboundRing, delayed: DelayedItems, queues: list[SendQueue], blocks: int) -> None:
+    """So many blocks, of which each queue has a copy: the first one in its slot, the others copied out."""
+    for number in range(blocks):
+        block = CopiedBlock()
+        (first,) = ring.slot([(b"", frame(number, light=True), 1)], light=True)
+        queues[0].light.append(first._replace(copied=block))
+        for queue in queues[1:]:
+            delayed.add(first._replace(copied=block), NOW, queue.connection.peer_handle, 0)
+            found = delayed.pop(NOW)
+            assert found is not None
+            queue.append_moved(found[-1])
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["the-first", "a-further-one"])
+def test_a_copy_waits_until_another_one_has_gone_out(ends: Ends, ring: OutboundRing, place: int) -> None:
+    bench = Bench(ends, 0)
+    bench.peer.set_queues([ends.queue() for _ in range(3)])
+    full, other, _ = bench.peer.queues[place:] + bench.peer.queues[:place]
+    delayed = DelayedItems()
+    copied(ring, delayed, bench.peer.queues, 2 * LAG_SLOTS)
+    assert bench.relieve(full) == []
+    assert [number for _, number in bodies(full)] == list(range(2 * LAG_SLOTS))
+    ends.send_all(other)
+    assert bench.relieve(full) == []
+    assert bench.count("tcp.runs_skipped") == (LAG_SLOTS + 1 if place == 0 else 2 * LAG_SLOTS)
+    assert bench.count("tcp.runs_moved") == 0
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["the-first", "a-further-one"])
+def test_one_that_waits_in_a_kernel_has_not_gone_out(ends: Ends, ring: OutboundRing, place: int) -> None:
+    bench = Bench(ends, 2, kind=Backed)
+    full, other = bench.queues[place:] + bench.queues[:place]
+    copied(ring, DelayedItems(), bench.queues, 2 * LAG_SLOTS)
+    ends.send_all(other)
+    assert bench.relieve(full) == []
+    assert len(bodies(full)) == 2 * LAG_SLOTS
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["the-first", "a-further-one"])
+def test_one_that_went_out_on_a_connection_that_has_ended_does_not_count(
+    ends: Ends, ring: OutboundRing, place: int
+) -> None:
+    bench = Bench(ends, 3)
+    full, other = bench.queues[place], bench.queues[1 - place]
+    copied(ring, DelayedItems(), bench.queues[:2], 2 * LAG_SLOTS)
+    ends.send_all(other)
+    bench.peer.set_queues([full, bench.queues[2]])
+    assert bench.relieve(full) == []
+    assert len(bodies(full)) == 2 * LAG_SLOTS
+
+
+def test_first_copies_leave_a_stalled_connection_for_another(ends: Ends, ring: OutboundRing) -> None:
+    bench = Bench(ends, 3)
+    still, _, free = bench.queues
+    copied(ring, DelayedItems(), bench.queues[:2], 2 * LAG_SLOTS)
+    assert bench.relieve(still, since=STALL_NS + 1) == [free] * (LAG_SLOTS + 1)
+    assert [number for _, number in bodies(free)] == list(range(LAG_SLOTS + 1))
+
+
+def test_copies_that_wait_in_queues_are_dropped_beyond_a_limit(
+    ends: Ends, ring: OutboundRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delayed_items, "BYTES_MOST", 5 * len(frame(0)))
+    bench = Bench(ends, 2)
+    full = bench.queues[1]
+    copied(ring, DelayedItems(), bench.queues, 8)
+    assert bench.relieve(full) == []
+    assert [number for _, number in bodies(full)] == list(range(3, 8))
+    assert bench.count("tcp.runs_skipped") == 3
 
 
 # -- a connection that stands still

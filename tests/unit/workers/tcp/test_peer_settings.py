@@ -1,12 +1,14 @@
-"""Warnings about settings of the other end: of forward error correction once, of an MTU with each connection."""
+"""Warnings about settings of the other end: of FEC and of padding once, of an MTU with each connection."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
+from pipeline.sealing.records import RecordWriter
 from pipeline.transport.connection import ESTABLISHED, Connection
 from tests.harness.settings import WORKER_SETTINGS
 from workers.tcp.peer_settings import PeerSettingsCheck
@@ -53,6 +55,23 @@ def test_without_fec_nothing_is_said_of_it(connection: Connection, caplog: pytes
     connection.accepts_shards = False
     PeerSettingsCheck(OURS._replace(fec="off")).warn(connection, connections=1, mtu=1400)
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "takes", "seals", "said"),
+    [(True, False, True, 1), (True, True, True, 0), (True, False, False, 0), (False, False, True, 0)],
+)
+def test_an_end_that_takes_no_padding_is_warned_of_once_where_there_is_some(
+    connection: Connection, caplog: pytest.LogCaptureFixture, ours: bool, takes: bool, seals: bool, said: int
+) -> None:
+    connection.takes_padding = takes
+    connection.send.writer = cast("RecordWriter", object()) if seals else None
+    check = PeerSettingsCheck(OURS._replace(padding=ours))
+    for _ in range(3):
+        check.warn(connection, connections=2, mtu=1400)
+    assert (
+        caplog.messages == ["padding: 192.0.2.1:9000 has a version that takes none, so nothing to it is padded"] * said
+    )
 
 
 def test_another_mtu_is_warned_of_with_each_connection(

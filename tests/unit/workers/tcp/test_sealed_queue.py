@@ -13,6 +13,7 @@ from pipeline.fec import shard
 from pipeline.sealing import frame_cut
 from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
 from pipeline.sealing.key_schedule import AES_256_GCM, HeaderSecret
+from pipeline.sealing.padding import SIZES, PaddingSource
 from pipeline.sealing.records import RecordScanner, RecordWriter
 from pipeline.wire import framing
 from tests.harness.send_queues import Ends, OutboundRing
@@ -24,6 +25,7 @@ from workers.tcp.send_queue import SendQueue
 SECRET = HeaderSecret(bytes(range(32)))
 BODY = 300
 WIRE = 42 + BODY  # of a frame with such a body
+PADDED = 600  # of that with padding
 LARGE = 7000  # what a slot of the ring holds
 
 
@@ -37,9 +39,9 @@ class Sealed(Ends):
         self._found: dict[SendQueue, list[tuple[bool, int, int]]] = {}
         self.serial = 0
 
-    def sealed(self) -> SealedSendQueue:
+    def sealed(self, padding: PaddingSource | None = None) -> SealedSendQueue:
         plain = self.queue()
-        plain.connection.send.writer = writer = RecordWriter(HeaderSealer(AES_256_GCM, SECRET))
+        plain.connection.send.writer = writer = RecordWriter(HeaderSealer(AES_256_GCM, SECRET), padding)
         queue = SealedSendQueue(plain.connection, writer)
         self._far[queue], self._received[queue] = self._far.pop(plain), self._received.pop(plain)
         self._scanners[queue] = RecordScanner(HeaderOpener(AES_256_GCM, SECRET)), bytearray()
@@ -105,6 +107,23 @@ def test_frames_are_whole_wherever_the_socket_stops(ends: Sealed, first: int, ru
     ends.send_all(queue)
     assert ends.numbers(queue) == [1, 2, 3]
     assert ends.ring.release() == 3
+
+
+@pytest.mark.parametrize("first", range(1, PADDED + 40, 3))
+def test_padded_frames_are_whole_wherever_the_socket_stops_and_their_padding_counts_once(
+    ends: Sealed, first: int
+) -> None:
+    queue = ends.sealed(PaddingSource())
+    queue.bulk.extend(ends.item() for _ in range(2))
+    ends.send(queue, first)
+    assert queue._writer.padding_bytes == (PADDED - WIRE) * -(-first // PADDED)
+    queue.light.append(ends.item(light=True))
+    ends.send(queue, 5)
+    queue.copy_out_partial()
+    queue.put_behind(queue.connection.keepalive())
+    ends.send_all(queue)
+    assert sorted(ends.numbers(queue)) == [1, 2, 3] and ends.ring.release() == 3
+    assert queue._writer.padding_bytes == 3 * (PADDED - WIRE) + SIZES[0] - 42
 
 
 @pytest.mark.parametrize("first", range(1, WIRE + 60))

@@ -10,11 +10,14 @@ from typing import cast
 import pytest
 
 from pipeline.counters import ID
+from pipeline.fec import shard
 from pipeline.policy.loss_bursts import SPACING_MOST_NS
+from pipeline.policy.shared_rate import QUANTUM
 from pipeline.policy.token_bucket import BURST_LEAST
 from pipeline.runtime.worker import DONE, MORE, NOTHING
 from pipeline.sealing.header_seal import HeaderOpener, HeaderSealer
 from pipeline.sealing.key_schedule import AES_256_GCM, HeaderSecret
+from pipeline.sealing.padding import SIZES, PaddingSource
 from pipeline.sealing.records import RecordScanner, RecordWriter
 from pipeline.shm.layout import FIRST_PEER_HANDLE, LINK_REQUESTS, SENT_BYTES, SENT_DROPPED
 from pipeline.shm.link_requests import LinkRequests
@@ -27,6 +30,7 @@ from tests.harness.send_queues import Channel, frame, numbers
 from tests.harness.sender import SenderRun, wait_for
 from workers.tcp import delayed_items
 from workers.tcp.delayed_items import LIGHT_SPACING_NS
+from workers.tcp.send_queue import BURST_BYTES
 from workers.tcp.sender import EXCUSE_NS, STUCK_NS
 
 HOLD_S = 0.05
@@ -182,6 +186,32 @@ def test_copies_for_a_connection_that_takes_nothing_are_dropped_and_cost_no_more
     assert not run.queue(second).light
     assert run.counters[ID["tcp.runs_skipped"]] == 300
     assert run.sender._delayed._used == 0
+
+
+def test_while_all_connections_take_nothing_each_keeps_every_copy_in_order(make: Make) -> None:
+    run = make()
+    connections = [run.connect(traffic_class=framing.LIGHT) for _ in range(3)]
+    for each in connections:
+        run.block(each)
+    for number in range(12):
+        run.fill_copies(frame(number), [(0, 0), (0, 1), (0, 2)])
+        run.burst()
+        wait_for(lambda: not run.sender._delayed.next_due, run)
+        run.burst()
+    for each in reversed(connections):
+        data = [run.received(each)]
+
+        def is_idle(each: Connection = each, data: list[bytes] = data) -> bool:
+            data.append(run.received(each))
+            return run.queue(each).idle
+
+        wait_for(is_idle, run)
+        came = numbers((b"".join(data) + run.received(each)).lstrip(b"\xff"))
+        assert [number for _, number in came] == sorted({number for _, number in came})
+        if each is connections[2]:
+            assert len(came) == 12
+    assert run.in_rings() == 0
+    assert run.counters[ID["tcp.runs_moved"]] == 0
 
 
 def test_a_packet_is_not_lost_where_its_copy_was_dropped_and_it_lags_behind_itself(make: Make) -> None:
@@ -673,6 +703,129 @@ def test_bytes_that_other_workers_send_to_a_peer_count_for_its_rate(make: Make) 
     assert not bucket.in_credit(time.monotonic_ns())
 
 
+def test_a_session_that_begins_anew_has_no_new_burst(make: Make) -> None:
+    run = make()
+    first = run.connect(1)
+    run.run.memory.peer_table.write_record(handle(1), RATE)
+    run.burst()
+    run.sender._peers.by_handle[handle(1)].bucket.spend(BURST_LEAST + RATE, time.monotonic_ns())
+    run.disconnect(first, time.monotonic_ns())
+    again = 2 * FIRST_PEER_HANDLE | 1
+    run.run.memory.peer_table.write_record(again, RATE)
+    run.burst()
+    peers = run.sender._peers
+    peers.add(again)
+    peers._follow_table(peers.by_handle[again], time.monotonic_ns())
+    assert not peers.by_handle[again].bucket.in_credit(time.monotonic_ns())
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst_bytes"), [(0, BURST_BYTES), (1000, 65536), (5_000_000, 100_000), (10**9, BURST_BYTES)]
+)
+@pytest.mark.parametrize("of_all", [False, True], ids=["own", "of all"])
+def test_the_lower_a_rate_is_the_less_is_sent_in_one_call(
+    make: Make, rate: int, burst_bytes: int, of_all: bool
+) -> None:
+    run = make()
+    connection = run.connect(1)
+    if of_all:
+        run.run.memory.peer_table.write_total_rate(rate)
+    else:
+        run.run.memory.peer_table.write_record(handle(1), rate)
+    run.burst()
+    run.sender._peers.update(time.monotonic_ns())
+    assert run.queue(connection).burst_bytes == burst_bytes
+    run.run.memory.peer_table.write_record(handle(1), 0)
+    run.run.memory.peer_table.write_total_rate(0)
+    run.sender._peers.update(time.monotonic_ns())
+    assert run.queue(connection).burst_bytes == BURST_BYTES
+
+
+def test_beyond_the_rate_of_all_bulk_waits_but_not_light_packets_nor_a_peer_that_wants_less(make: Make) -> None:
+    run = make()
+    connections = [run.connect(1), run.connect(2)]
+    run.run.memory.peer_table.write_total_rate(RATE)
+    run.burst()
+    shared = run.sender._peers.total.shared
+    assert shared is not None
+    shared.spend(1, BURST_LEAST + RATE // 5, time.monotonic_ns())
+    run.fill("plain", frame(1), handle(1))
+    run.fill("plain", frame(2), handle(2))
+    run.fill("light", frame(3, light=True), handle(1))
+    run.burst()
+    assert run.burst() == NOTHING  # else it would spin until there is credit
+    assert [received(run, each) for each in connections] == [[(True, 3)], [(False, 2)]]
+    shared.spend(2, QUANTUM, time.monotonic_ns())
+    run.fill("plain", frame(4), handle(2))
+    run.burst()
+    assert run.received(connections[1]) == b""
+    run.run.memory.peer_table.write_total_rate(0)
+    run.sender._peers.update(time.monotonic_ns())
+    run.burst()
+    assert [received(run, each) for each in connections] == [[(False, 1)], [(False, 4)]]
+
+
+def test_the_rate_of_all_is_used_up_by_what_is_sent_and_waiting_ends_when_there_is_some_again(make: Make) -> None:
+    run = make()
+    connection = run.connect(1)
+    run.run.memory.peer_table.write_total_rate(RATE)
+    run.burst()
+    shared = run.sender._peers.total.shared
+    assert shared is not None
+    shared.spend(1, QUANTUM - 1, time.monotonic_ns())
+    run.fill("plain", frame(1), handle(1))
+    run.burst()
+    assert received(run, connection) == [(False, 1)]
+    assert not shared.may_pass(1, time.monotonic_ns())
+    shared.spend(1, BURST_LEAST + RATE // 20, time.monotonic_ns())
+    run.fill("plain", frame(2), handle(1))
+    since = time.monotonic()
+    run.burst()
+    assert run.received(connection) == b""
+    while not run.received(connection):
+        run.sender.wait(5)
+        run.burst()
+    assert time.monotonic() - since < 4
+
+
+def test_workers_divide_the_rate_of_all_by_the_peers_that_wait_at_each(make: Make) -> None:
+    run = make(2)
+    run.connect(1)
+    run.run.memory.peer_table.write_total_rate(RATE)
+    run.burst()
+    pages = {each.name: run.run.memory.scoreboard.pages[each.page] for each in run.run.plan.workers_of_kind("tcp")}
+    own, other = pages.values()
+    shared = run.sender._peers.total.shared
+    assert shared is not None
+    shared.spend(1, 2 * BURST_LEAST, time.monotonic_ns())
+    run.fill("plain", frame(1), handle(1))
+    run.burst()
+    run.sender._peers.update(time.monotonic_ns())
+    assert own.waiting("outbound")[0] == 1
+    waits = shared.passes_at(1) - time.monotonic_ns()
+    other.waiting("outbound")[0] = 3
+    run.sender._peers.update(time.monotonic_ns())
+    assert shared.passes_at(1) - time.monotonic_ns() > 3 * waits
+    run.run.memory.peer_table.write_total_rate(0)
+    run.sender._peers.update(time.monotonic_ns())
+    assert own.waiting("outbound")[0] == 0
+
+
+def test_padding_uses_nothing_of_a_rate_up(make: Make) -> None:
+    run = make()
+    padded, _ = sealed(run, padding=PaddingSource())
+    run.burst()
+    run.run.memory.peer_table.write_record(FIRST_PEER_HANDLE, 1)
+    wait_for(lambda: run.sender._peers.by_handle[padded.peer_handle].bucket.rate, run)
+    body = bytes(100)
+    for _ in range(10):
+        run.fill("plain", shard.SEALED_RUN.pack(21 + 100, framing.RUN, 1 << 8, 1, 1, 0, 0, 1, 100, 0, 1) + body)
+        run.burst()
+    assert padded.send.byte_count == 10 * SIZES[0]
+    bucket = run.sender._peers.by_handle[padded.peer_handle].bucket
+    assert (bucket._burst - bucket._level) // 10**9 in range(10 * 142 - 10, 10 * 142 + 1)
+
+
 # -- the tick
 
 
@@ -736,10 +889,12 @@ def test_waiting_ends_as_soon_as_a_connection_comes_or_a_socket_has_room(make: M
 # -- questions
 
 
-def sealed(run: SenderRun, answers: bool = True) -> tuple[Connection, RecordScanner]:
+def sealed(
+    run: SenderRun, answers: bool = True, padding: PaddingSource | None = None
+) -> tuple[Connection, RecordScanner]:
     """A connection that is sealed both ways, and what its other end makes of the bytes."""
     made = run.connect()
-    made.send.writer = RecordWriter(HeaderSealer(AES_256_GCM, SECRET))
+    made.send.writer = RecordWriter(HeaderSealer(AES_256_GCM, SECRET), padding)
     made.receive.scanner = RecordScanner(HeaderOpener(AES_256_GCM, SECRET))
     made.answers = answers
     return made, RecordScanner(HeaderOpener(AES_256_GCM, SECRET))

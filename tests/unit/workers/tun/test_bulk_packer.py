@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline.counters import ID
 from pipeline.packet.route_table import DEFAULT_ROUTES
 from pipeline.packet.vnet import VNET_HEADER_BYTES
+from pipeline.policy.token_bucket import BURST_LEAST
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.shm.peer_table import CLASSES
 from pipeline.shm.slot import SLOT_BYTES_MIN, read_header
@@ -60,6 +61,10 @@ class Lane:
 
     def dropped(self) -> int:
         return int(self._counters[ID["tun.dropped_bulk_limit"]])
+
+    def write_bulk_rate(self, rate: int) -> None:
+        """That of the peer itself."""
+        self._table.write_record(PEER, 0, rate)
 
     def class_bytes(self) -> dict[str, int]:
         return dict(zip(CLASSES, self._table.class_bytes(0), strict=True))
@@ -253,6 +258,17 @@ def test_the_class_bulk_beyond_its_rate_waits_and_other_bulk_does_not() -> None:
         assert offered(own, CS1, 200) == 0
         own.take("plain")
         assert own.dropped() > 0
+
+
+@pytest.mark.parametrize("setting", [0, RATE])
+def test_a_rate_of_the_peer_for_the_class_bulk_takes_the_place_of_that_of_all_as_it_runs(setting: int) -> None:
+    with lane(ClassedPacker, class_by_dscp=True, bulk_rate=setting) as own:
+        own.write_bulk_rate(RATE - setting)
+        for _ in range(5 * BURST_LEAST // BULK_BYTES):
+            assert offered(own, CS1, 1) == 0
+            own.take("plain")
+        assert bool(own.packer.due_ns) is bool(RATE - setting)
+        assert (own.packer.lone_buffers(OFFLOADS) is None) is bool(RATE - setting)
 
 
 def test_the_class_bulk_with_a_rate_keeps_its_order_where_no_slot_is_free() -> None:
