@@ -136,6 +136,26 @@ def test_after_traffic_has_ended_the_next_probe_comes_before_the_nat_forgets() -
     assert nat.shut == shut
 
 
+def test_after_traffic_has_ended_no_probe_comes_before_the_proved_time() -> None:
+    nat = Nat(1000)
+    nat.pass_ns(HOUR // 2)
+    nat.pass_ns(300 * SECOND, traffic=True)
+    before = nat.probes
+    nat.pass_ns((STEPS_S[-1] - 2) * SECOND)
+    assert nat.probes == before
+    nat.pass_ns(3 * SECOND)
+    assert nat.probes == before + 1
+
+
+def test_a_missing_answer_while_something_else_was_sent_takes_nothing_back() -> None:
+    nat = Nat(1000)
+    nat.pass_ns(HOUR // 2)
+    before, nat.loss = nat.probes, 1.0
+    nat.pass_ns(300 * SECOND, traffic=True)
+    assert nat.client.idle_s == STEPS_S[-1]
+    assert nat.probes == before
+
+
 def test_a_path_that_loses_some_answers_still_keeps_the_way_open() -> None:
     nat = Nat(125, loss=0.05)
     nat.pass_ns(24 * HOUR)

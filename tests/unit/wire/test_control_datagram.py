@@ -80,6 +80,17 @@ def test_a_report_with_more_than_there_is_room_for_has_the_first_of_it() -> None
     assert back(pack_report(more)) == FULL
 
 
+def test_a_whole_report_with_too_many_streams_or_codewords_is_refused() -> None:
+    fields = pack_report(FULL._replace(streams=(), incomplete=()))[3:]
+    stream, codeword = bytes(9), bytes(6) + b"\1" * 8
+    for streams, incomplete in ((STREAMS_MOST, 0), (1, INCOMPLETE_MOST)):
+        body = bytes([3, streams, incomplete]) + fields + stream * streams + codeword * incomplete
+        assert back(body)
+    for streams, incomplete in ((STREAMS_MOST + 1, 0), (1, INCOMPLETE_MOST + 1)):
+        body = bytes([3, streams, incomplete]) + fields + stream * streams + codeword * incomplete
+        assert back(body) is None
+
+
 @given(reports())
 def test_each_cut_and_each_byte_more_of_a_report_or_an_answer_is_refused(report: Report) -> None:
     for body in (pack_report(report), pack_answer(Answer(1, 2, 300))):
