@@ -3,6 +3,7 @@
     root             of a session, from both key shares and the key; it is forgotten once the secrets below are made
     EpochSecret      of a direction: the key of the blocks of one epoch, and the secret of the next one
     HeaderSecret     of a connection and direction: the key of 2^20 headers, and the secret of the next ones
+    DatagramSecret   of a session and direction: the two tokens, the mask key and the control keys of its datagrams
 
 Secrets lead forward only: nobody who has one of them can compute the one before it, or the root. docs/wire.md has all
 of this as a table.
@@ -23,7 +24,10 @@ SECRET_BYTES = 32
 
 CLIENT_TO_SERVER, SERVER_TO_CLIENT = b"client to server", b"server to client"
 
+TOKEN_BYTES = 4
+
 _LENGTH = struct.Struct(">I")
+_STRETCH = struct.Struct(">Q")
 _CONTEXT = struct.Struct(f">B{KEY_SHARE_BYTES}s{KEY_SHARE_BYTES}sQQ")
 
 
@@ -90,6 +94,34 @@ class HeaderSecret(NamedTuple):
 
     def header_key(self) -> bytes:
         return _expand(self.secret, b"tunnel header key")
+
+
+class DatagramSecret(NamedTuple):
+    """The secret of the datagrams in one direction of a session.
+
+    The tokens and the mask key last as long as the session. A mask hides numbers, and encrypts nothing else: two
+    headers have one mask if the samples of ciphertext agree. Of 2^48 samples two agree with a chance of 2^-33. Keys of
+    control datagrams belong to a stretch of counts (pipeline.sealing.datagram_seal): each process has its own ones.
+    """
+
+    secret: bytes
+
+    @classmethod
+    def of(cls, header_root: bytes, direction: bytes) -> DatagramSecret:
+        return cls(_expand(header_root, b"tunnel datagrams " + direction))
+
+    def data_token(self) -> int:
+        return int.from_bytes(_expand(self.secret, b"tunnel data token")[:TOKEN_BYTES], "big")
+
+    def control_token(self) -> int:
+        return int.from_bytes(_expand(self.secret, b"tunnel control token")[:TOKEN_BYTES], "big")
+
+    def mask_key(self) -> bytes:
+        """Of AES-256, in either suite: it masks as RFC 9001, 5.4.3, does."""
+        return _expand(self.secret, b"tunnel mask key")
+
+    def control_key(self, stretch: int) -> bytes:
+        return _expand(self.secret, b"tunnel control key" + _STRETCH.pack(stretch))
 
 
 def _extract(salt: bytes, material: bytes) -> bytes:

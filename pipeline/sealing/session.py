@@ -28,6 +28,7 @@ from pipeline.sealing.key_schedule import (
     SECRET_BYTES,
     SERVER_TO_CLIENT,
     SUITES,
+    DatagramSecret,
     EpochSecret,
     HeaderSecret,
     Session,
@@ -74,6 +75,14 @@ class ConnectionSecrets(NamedTuple):
     receive: bytes
 
 
+class DatagramSecrets(NamedTuple):
+    """The secrets of the datagrams of a session, as its dgram workers get them."""
+
+    suite: int
+    send: bytes
+    receive: bytes
+
+
 class BlockKeysNow(NamedTuple):
     """The keys that tun workers need at this time: see pipeline.shm.key_table."""
 
@@ -112,6 +121,12 @@ class SealedSession:
             HeaderSecret.first(self._header_root, direction, connection).secret for direction in self._directions
         )
         return ConnectionSecrets(self.context.suite, send, receive)
+
+    # -- datagrams
+
+    def datagram_secrets(self) -> DatagramSecrets:
+        send, receive = (DatagramSecret.of(self._header_root, each).secret for each in self._directions)
+        return DatagramSecrets(self.context.suite, send, receive)
 
     # -- epochs
 

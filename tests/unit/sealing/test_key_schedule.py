@@ -18,6 +18,7 @@ from pipeline.sealing.key_schedule import (
     CHACHA20_POLY1305,
     CLIENT_TO_SERVER,
     SERVER_TO_CLIENT,
+    DatagramSecret,
     EpochSecret,
     HeaderSecret,
     Session,
@@ -176,6 +177,14 @@ def test_the_secrets_are_those_of_the_document(key: bytes) -> None:
         for _ in range(4):
             assert stretch.header_key() == expand(headers, b"tunnel header key")
             headers, stretch = expand(headers, b"tunnel next headers"), stretch.next()
+        datagrams = DatagramSecret.of(header_root, direction)
+        assert datagrams.secret == expand(header_root, b"tunnel datagrams " + direction)
+        assert datagrams.data_token().to_bytes(4, "big") == expand(datagrams.secret, b"tunnel data token")[:4]
+        assert datagrams.control_token().to_bytes(4, "big") == expand(datagrams.secret, b"tunnel control token")[:4]
+        assert datagrams.mask_key() == expand(datagrams.secret, b"tunnel mask key")
+        for number in (0, 1, 2**35 + 1, 2**64 - 1):
+            info = b"tunnel control key" + number.to_bytes(8, "big")
+            assert datagrams.control_key(number) == expand(datagrams.secret, info)
     assert (CLIENT_TO_SERVER, SERVER_TO_CLIENT) == (b"client to server", b"server to client")
 
 
@@ -204,4 +213,7 @@ def test_each_label_direction_epoch_session_and_suite_gives_another_key() -> Non
         for connection in connections[:3]:
             stretch = HeaderSecret.first(header_root, direction, connection)
             keys += stretch.secret, stretch.header_key(), stretch.next().secret, stretch.next().header_key()
-    assert len(set(keys)) == len(keys) == 2 * 8 * 2 * (6 + 12)
+        datagrams = DatagramSecret.of(header_root, direction)
+        keys += datagrams.secret, datagrams.mask_key(), datagrams.control_key(0), datagrams.control_key(1)
+        keys += (token.to_bytes(4, "big") for token in (datagrams.data_token(), datagrams.control_token()))
+    assert len(set(keys)) == len(keys) == 2 * 8 * 2 * (6 + 12 + 6)

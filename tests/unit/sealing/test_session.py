@@ -48,6 +48,8 @@ def agree(client: SealedSession, server: SealedSession) -> bool:
     }
     ours, theirs = (each.connection_secrets(**HANDSHAKE) for each in (client, server))
     fits |= {ours.send == theirs.receive, theirs.send == ours.receive}
+    near, far = client.datagram_secrets(), server.datagram_secrets()
+    fits |= {near.send == far.receive, far.send == near.receive}
     assert len(fits) == 1
     return fits.pop()
 
@@ -57,7 +59,10 @@ def test_both_ends_have_equal_keys_for_each_direction(key: bytes) -> None:
     client, server = both(key, key)
     assert agree(client, server)
     secrets = client.connection_secrets(**HANDSHAKE)
-    assert len({client.keys().send, server.keys().send, secrets.send, secrets.receive}) == 4
+    datagrams = client.datagram_secrets()
+    assert datagrams.suite == server.datagram_secrets().suite == AES_256_GCM
+    both_ways = (client.keys().send, server.keys().send, *secrets[1:], *datagrams[1:])
+    assert len(set(both_ways)) == 6
 
 
 @pytest.mark.parametrize(
