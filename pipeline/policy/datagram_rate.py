@@ -24,9 +24,9 @@ a long one:
     excess loss   yield: the ceiling of the window comes to 0.7 of what was under way when the lost segment was sent
                   (Cubic's factor, RFC 9438), or 0.85 if not shared (BBRHeadroom). Then no UP for two to three
                   seconds, so that Cubic can grow (BBRPickProbeWait). Each UP raises the ceiling
-    still so in   the others do not yield (BBR 1, or a path that loses so much). No ceiling for FREE_NS, as the
-    STUBBORN      bulk pacer (pacing.py) has it
-    rounds
+    still so in   yield again. After STUBBORN of them the others do not yield (BBR 1, or a path that loses so much).
+    AGAIN round   No ceiling for FREE_NS then, as the bulk pacer (pacing.py) has it
+    trips
 
 The usual losses of the path count for nothing: `path_losses.py` tells them from excess ones, and the rate is that of
 what passed, as if they had come. The ceiling of that is what came, divided by one less the usual share. A path that
@@ -71,7 +71,8 @@ YIELD = 0.85
 RAISE = 1.25
 WAIT_NS = 2 * SECOND
 WAIT_RANDOM_NS = SECOND  # the clock decides: flows that yield together go up apart
-STUBBORN = 4  # round trips with excess loss while we wait
+AGAIN = 3  # round trips with excess loss while we wait
+STUBBORN = 5
 FREE_NS = 30 * SECOND
 NO_CEILING = 1 << 50
 SILENT_ROUND_TRIPS = 3
@@ -168,17 +169,19 @@ class RateControl:
     def _yield(self, now: int) -> None:
         """There was excess loss in the round that has just ended."""
         if now > self._wait_until:
-            kept = YIELD_SHARED if self.shared else YIELD
-            self._ceiling = int(kept * min(self._ceiling, self._losses.sent_with))
-            self._yielded_at, self._stubborn = now, 0
             self._wait_until = now + WAIT_NS + now % WAIT_RANDOM_NS
+            self._stubborn = 0
             if self.phase == UP:
                 self._enter(DOWN, now)
-            return
-        self._stubborn += 1
+        else:
+            self._stubborn += 1
         if self._stubborn > STUBBORN:
             self._free_until, self._wait_until = now + FREE_NS, now
             self._ceiling = NO_CEILING
+        elif self._stubborn % AGAIN == 0:
+            kept = YIELD_SHARED if self.shared else YIELD
+            self._ceiling = int(kept * min(self._ceiling, self._losses.sent_with))
+            self._yielded_at = now
 
     def _follow_rate(self, rate: float, new_round: bool) -> None:
         rates = self._rates
@@ -207,6 +210,7 @@ class RateControl:
                 self._enter(CRUISE if self._full_rounds >= FULL_ROUNDS else STARTUP, now)
         elif phase == DRAIN:
             if self.under_way <= flight:
+                self._losses.begin_round()
                 self._yielded_at = now  # what STARTUP lost is no reason to yield
                 self._cruises = 2
                 self._enter(CRUISE, now)
