@@ -156,6 +156,13 @@ def test_two_flows_in_a_queue_of_one_flight_lose_little() -> None:
     assert sum(flow.lost for flow in flows) - lost < 0.02 * (sum(flow.sequence for flow in flows) - sent)
 
 
+def test_losses_of_the_startup_bound_nothing_afterwards() -> None:
+    flow = Datagrams(link(queue=0.5))
+    delivered(flow, 1)
+    assert flow.lost > 100
+    assert flow.control.window > 2 * 0.040 * flow.link.rate
+
+
 @pytest.mark.parametrize("supply", [1, 0.05])
 def test_a_flow_that_sends_little_for_long_keeps_its_rate(supply: float) -> None:
     flow = Datagrams(link())
