@@ -129,8 +129,8 @@ COUNTERS = (
             "max_handshakes_per_address of their address were under way"),
     Counter(115, "tcp.closed_connects_of_address", IN, "connections closed on arrival because connects_per_address "
             "had arrived from their address within a second"),
-    Counter(116, "tcp.rate_pauses", IN, "times that a peer's connections were not read because the peer had used up "
-            "its rate"),
+    Counter(116, "tcp.rate_pauses", IN, "times that a peer's connections for bulk were not read because the peer had "
+            "used up its rate, or all had used up theirs"),
     Counter(117, "tcp.closed_for_another", IN, "handshakes that had had time enough, closed because max_handshakes "
             "were under way and another client came"),
     Counter(120, "tcp.share_waits", IN, "times that the receiver waited although slots were free, because each peer "

@@ -57,14 +57,15 @@ class Observer:
         view = self.view()
         return glance.take(view.read_overview(), view.plan, view, time.monotonic_ns())
 
-    def peers(self, first: int | None = None) -> Iterator[PeerStatus]:
-        """The peers, each when it is reached; or the first few by name."""
+    def peers(self, first: int | None = None, *, by_class: bool = True) -> Iterator[PeerStatus]:
+        """The peers, each when it is reached; or the first few by name. `by_class`: with the bytes of each class."""
         view = self.view()
         about = view.read_overview()
         rows = about["peers"]
         if first is not None:
             rows = heapq.nsmallest(first, rows, key=lambda row: row["name"])
-        return snapshot.peers(rows, about, view.plan, view.peer_table, time.monotonic_ns())
+        now = time.monotonic_ns()
+        return snapshot.peers(rows, about, view.plan, view.peer_table, now, by_class=by_class)
 
     @property
     def peers_known(self) -> int:

@@ -290,13 +290,19 @@ def _connection(worker: WorkerPlan, connection: ConnectionStatus, now: int) -> d
 
 
 def peers(
-    rows: Iterable[Mapping[str, Any]], about: Mapping[str, Any], plan: Plan, table: PeerTable, now: int
+    rows: Iterable[Mapping[str, Any]],
+    about: Mapping[str, Any],
+    plan: Plan,
+    table: PeerTable,
+    now: int,
+    *,
+    by_class: bool = True,
 ) -> Iterator[PeerStatus]:
     """The status of the peers that have these rows in the overview, each when it is reached."""
     connections_of = table.connections_by_peer([each.lane for each in running_senders(about, plan)])
     fec_data = 0 if plan.settings.fec == "off" else plan.settings.fec_data
     for each in rows:
-        yield peer_status(PeerRow.from_dict(each), table, connections_of, fec_data, now)
+        yield peer_status(PeerRow.from_dict(each), table, connections_of, fec_data, now, by_class=by_class)
 
 
 def _server(

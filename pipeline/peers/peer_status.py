@@ -165,8 +165,11 @@ def describe_peers(rows: Iterable[PeerRow], table: PeerTable, now: int) -> list[
     return [peer_status(row, table, connections_of, 0, now) for row in rows]
 
 
-def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, fec_data: int, now: int) -> PeerStatus:
-    """`fec_data`: data shards of a full block, 0 with fec "off"."""
+def peer_status(
+    row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, fec_data: int, now: int, *, by_class: bool = True
+) -> PeerStatus:
+    """`fec_data`: data shards of a full block, 0 with fec "off". Without `by_class` the bytes of each class are left
+    out, and their memory is not mapped."""
     index = row.peer
     has_session = 0 <= index < table.capacity
     links = [words[index * RECORD_WORDS :][:RECORD_WORDS] for words in table.links] if has_session else []
@@ -179,18 +182,7 @@ def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, f
     def since(count: Callable[[int], int], before: int) -> int:
         return max(0, count(index) - before) if has_session else 0
 
-    def grown(counts: Callable[[int], list[int]], before: tuple[int, ...], words: int) -> list[int]:
-        """Those of the session; of a client, those since its start."""
-        old = before or (0,) * words
-        return (
-            [max(0, count - each) for count, each in zip(counts(index), old, strict=True)]
-            if has_session
-            else [0] * words
-        )
-
-    classes = grown(table.class_bytes, row.classes, len(CLASSES))
-    arrived = grown(table.arrived_bytes, row.arrived, 2 * len(ARRIVED_CLASSES))
-    return {
+    found: PeerStatus = {
         "name": row.name,
         "state": "connected" if count and row.state not in SHUT_OUT else row.state,
         "addresses": list(row.addresses),
@@ -230,7 +222,22 @@ def peer_status(row: PeerRow, table: PeerTable, connections_of: ConnectionsOf, f
         "fec_parity": requests.parity,
         "recovered_blocks": since(table.recovered, row.recovered),
         "expired_blocks": since(table.expired, row.expired),
-        "class_bytes": dict(zip(CLASSES, classes, strict=True)),
-        "received_class_bytes": dict(zip(ARRIVED_CLASSES, arrived, strict=False)),
-        "transit_class_bytes": dict(zip(ARRIVED_CLASSES, arrived[len(ARRIVED_CLASSES) :], strict=True)),
     }
+    if by_class:
+        _add_classes(found, row, table, has_session)
+    return found
+
+
+def _add_classes(found: PeerStatus, row: PeerRow, table: PeerTable, has_session: bool) -> None:
+    """The bytes of each class, of the session; of a client, those since its start."""
+
+    def grown(counts: Callable[[int], list[int]], before: tuple[int, ...], words: int) -> list[int]:
+        if not has_session:
+            return [0] * words
+        return [max(0, count - old) for count, old in zip(counts(row.peer), before or (0,) * words, strict=True)]
+
+    classes = grown(table.class_bytes, row.classes, len(CLASSES))
+    arrived = grown(table.arrived_bytes, row.arrived, 2 * len(ARRIVED_CLASSES))
+    found["class_bytes"] = dict(zip(CLASSES, classes, strict=True))
+    found["received_class_bytes"] = dict(zip(ARRIVED_CLASSES, arrived, strict=False))
+    found["transit_class_bytes"] = dict(zip(ARRIVED_CLASSES, arrived[len(ARRIVED_CLASSES) :], strict=True))

@@ -241,7 +241,7 @@ class Source:
         has_rows = self._known["mode"] == "client"
         return self._known | {"peers": []} | ({} if has_rows else {"connections": []})
 
-    def peers(self, first: int | None = None) -> list[dict[str, Any]]:
+    def peers(self, first: int | None = None, *, by_class: bool = True) -> list[dict[str, Any]]:
         self.listings += 1
         found: list[dict[str, Any]] = self._known["peers"]
         return found if first is None else sorted(found, key=lambda each: each["name"])[:first]

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.alone
 
 RATE = 2_000_000
 SMALL_SOCKETS = {"send_buffer_bytes": 200_000, "receive_buffer_bytes": 65_536}  # so that one call takes little
+SLOW = 20_000
 MEASURED_S = 1.5
 BLOCK = block_of(*between(1, 0, range(1), size=BULK_BYTES))
 
@@ -133,6 +134,37 @@ def test_a_client_with_a_rate_sends_no_more_and_another_as_much_as_it_likes(make
     expect_a_limit_for_the_first([server, first, second], write, received_from)
     assert server.count("tcp.rate_pauses") > 0
     assert not [name for name in server.counts() | first.counts() if ".dropped_" in name]  # TCP slows it down
+
+
+def test_light_packets_of_a_client_beyond_its_rate_go_on_up_to_that_rate(make: Make, dial: Dial) -> None:
+    server = make("server", capacity=4, slots=16, **SMALL_SOCKETS)
+    bulk, light = (dial(server, hello(index=each, connections=2, traffic_class=each)) for each in (0, 1))
+    dial(server, hello(client=2))
+    limit(server, 1, SLOW)
+    client = server.workers["tcp-0"].duty("inbound").connections.peers[index_of(server, 1)]
+
+    def flood(peer: Peer, unsent: bytes) -> bytes:
+        server.step()
+        server.received[0].clear()
+        return send(peer, unsent)
+
+    unsent = b""
+    while not client.paused:
+        unsent = flood(bulk, unsent)
+    client.bucket.spend(100 * SLOW, time.monotonic_ns())  # it stays paused, whatever the last receive has brought
+    (packet,) = between(1, 0, range(1), size=100)
+    for _ in range(20):
+        server.received[0].clear()
+        light.send(block_of(packet))
+        until(lambda: packet in server.packets(), server)
+        assert client.paused and not client.light_waits
+    unsent = b""
+    while not client.light_waits:
+        unsent = flood(light, unsent)
+    before = received_from(server, 1)
+    for _ in range(100):
+        unsent = flood(light, unsent)
+    assert client.paused and received_from(server, 1) == before
 
 
 def test_a_connection_more_does_not_free_a_client_from_its_rate(make: Make, dial: Dial) -> None:

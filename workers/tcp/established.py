@@ -134,5 +134,6 @@ class EstablishedConnections:
         self.has_several_peers = self._table.capacity > 1 and self._publisher.several_connected()
 
     def _update_rate(self, peer: PeerReceiver, now: int) -> None:
-        elsewhere = self._table.received_elsewhere(peer.peer, self._lane)
-        peer.bucket.update(self._table.rate(peer.peer), elsewhere, now)
+        rate, elsewhere = self._table.rate(peer.peer), self._table.received_elsewhere(peer.peer, self._lane)
+        peer.bucket.update(rate, elsewhere, now)
+        peer.light_bucket.update(-(-rate // len(self._table.links)), 0, now)

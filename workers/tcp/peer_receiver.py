@@ -1,6 +1,7 @@
 """One peer as the inbound duty of a tcp worker sees it: its connections here, its rate, its turns, its links.
 
-A peer that sends more than its rate is not read for a moment: TCP slows it down, and nothing is lost.
+The bulk of a peer that sends more than its rate is not read for a moment: TCP slows it down, and nothing is lost. Its
+light flows go on, and the bulk waits the longer.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ IDLE_UPDATES = 50  # five seconds: longer than a retransmission takes that will 
 class PeerReceiver:
     """`established`: its connections here; `readable`: those that have something to read, in this order.
 
-    `paused`: they are not read, because the peer is beyond its rate.
+    `paused`: those for bulk are not read, because the peer is beyond its rate. `light_waits`: nor are the others.
     """
 
     def __init__(
@@ -38,7 +39,8 @@ class PeerReceiver:
         self.readable: dict[Connection, None] = {}
         self.turns = PeerTurns(peer, publisher)
         self.bucket = SharedBucket()
-        self.paused = False
+        self.light_bucket = SharedBucket()  # of light flows, while the peer is paused
+        self.paused = self.light_waits = False
         self._publisher = publisher
         self._monitor = LinkMonitor(settings, peer, publisher, counters) if settings.fec != "off" else None
         self._make_congestion = partial(PeerCongestion, settings.congestion, peer, hand_over, counters)
@@ -79,6 +81,8 @@ class PeerReceiver:
         if self.bucket.rate:
             counted = charge.against_rate(size, size + charged)
             self.bucket.spend(counted, now)
+            if self.paused:
+                self.light_bucket.spend(counted, now)
         self._publisher.add_received(self.peer, size, counted)
 
     def update_link(self, now: int) -> None:

@@ -9,7 +9,7 @@ A packet's way, in the order in which `work` calls:
     4. _read_burst    up to READ_BURST receives on one connection, straight into a slot of the ring
                       (`workers.tcp.frame_reader`)
     5. _count         bytes, frames and their charge; a peer beyond its rate, or that of all, is paused, all its
-                      connections together
+                      connections for bulk together
     6. _resume_peers  paused peers that are in credit again, of those beyond the rate of all one after the other
     7. tick           the connection manager's clock: timeouts, checks, rates, status rows
 
@@ -35,7 +35,7 @@ from pipeline.runtime.port import QUIET_NS
 from pipeline.runtime.worker import DONE, NOTHING, Attachment
 from pipeline.transport.connection import BARE_FRAMES_RATE, UNANSWERED, Connection
 from pipeline.transport.connection_list import ConnectionList
-from pipeline.wire import charge
+from pipeline.wire import charge, framing
 from workers.tcp.client_connections import ClientConnections
 from workers.tcp.connection_manager import ConnectionManager, ManagerContext
 from workers.tcp.frame_reader import FrameReader
@@ -107,10 +107,14 @@ class Receiver:
             connection = established.get(fd)
             if connection is None:
                 connections.handle_event(fd)
+                continue
+            peer = peers[connection.peer]
+            if peer.paused and connection.traffic_class == framing.LIGHT:
+                done += self._read_light(connection, peer)
             elif in_turns:
                 self._add_readable(connection)
             else:
-                done += self._read(connection, peers[connection.peer])
+                done += self._read(connection, peer)
         self._events = []
         if self._readable:
             done += self._read_round()
@@ -209,6 +213,14 @@ class Receiver:
         return done
 
     # -- reading
+
+    def _read_light(self, connection: Connection, peer: PeerReceiver) -> int:
+        """Read a connection for light flows of a peer that is paused. Bytes."""
+        if self._light_may_pass(peer, time.monotonic_ns()):
+            return self._read(connection, peer)
+        peer.light_waits = True
+        self.connections.watch(connection, False)
+        return 0
 
     def _read(self, connection: Connection, peer: PeerReceiver) -> int:
         """Read an established connection; close it if it has ended or sends nonsense. Bytes."""
@@ -321,12 +333,18 @@ class Receiver:
             peer.turns.rest()
             self._pause(peer)
 
+    def _light_may_pass(self, peer: PeerReceiver, now: int) -> bool:
+        shared = self._total.shared
+        return peer.light_bucket.in_credit(now) and (shared is None or shared.may_pass(peer.peer, now, light=True))
+
     def _pause(self, peer: PeerReceiver) -> None:
+        """Read the peer's bulk no more. Its light flows go on, up to its rate for themselves."""
         peer.paused = True
         self._paused.append(peer)
         self._counters[ID["tcp.rate_pauses"]] += 1
         for connection in peer.established:
-            self.connections.watch(connection, False)
+            if connection.traffic_class != framing.LIGHT:
+                self.connections.watch(connection, False)
 
     def _resume_peers(self, now: int) -> None:
         """Let those go on that may; of the rate of all, the first of them, which has its turn before the next."""
@@ -337,13 +355,18 @@ class Receiver:
             shared.begin_round(waiting, now)
         for peer in self._paused:
             if self._may_go_on(peer, shared, now):
-                peer.paused = False
+                peer.paused = peer.light_waits = False
                 for connection in peer.established:
                     self.connections.watch(connection, not connection.is_held)
                 if peer.readable:
                     self._readable[peer] = None
                 if shared is not None:
                     break
+            elif peer.light_waits and self._light_may_pass(peer, now):
+                peer.light_waits = False
+                for connection in peer.established:
+                    if connection.traffic_class == framing.LIGHT:
+                        self.connections.watch(connection, not connection.is_held)
         self._paused = [peer for peer in self._paused if peer.paused]
 
     def _resume_at(self, shared: SharedRate) -> int:

@@ -1,7 +1,7 @@
 """The rate that all clients of a hub share (`total_rate_mbit`), as one duty of a tcp worker follows it.
 
 The supervisor writes it into the peer table. Tcp workers tell each other on the scoreboard how many peers wait there;
-what each has sent, or received, is in its counters.
+what each has sent, or received, is in its counters. Padding counts in no rate.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from pipeline.counters import ID
 from pipeline.policy.shared_rate import OtherLane, SharedRate
 from pipeline.runtime.worker import Attachment
 
-_COUNTER = {"outbound": ID["tcp.bytes_sent"], "inbound": ID["tcp.bytes_received"]}
+_COUNTERS = {
+    "outbound": (ID["tcp.bytes_sent"], ID["tcp.bytes_padding_sent"]),
+    "inbound": (ID["tcp.bytes_received"], ID["tcp.bytes_padding_received"]),
+}
 
 
 class TotalRate:
@@ -20,7 +23,7 @@ class TotalRate:
         self.shared: SharedRate | None = None
         self.rate = 0
         self._table = attachment.peer_table
-        self._counter = _COUNTER[duty]
+        self._bytes, self._padding = _COUNTERS[duty]
         self._own = attachment.page.waiting(duty)
         pages = [attachment.scoreboard.pages[worker.page] for worker in attachment.plan.workers_of_kind("tcp")]
         self._others = [(page.waiting(duty), page.counters) for page in pages if page is not attachment.page]
@@ -38,4 +41,6 @@ class TotalRate:
 
     def _exchange(self, waiting: int) -> list[OtherLane]:
         self._own[0] = waiting
-        return [OtherLane(other[0], counters[self._counter]) for other, counters in self._others]
+        return [
+            OtherLane(other[0], counters[self._bytes] - counters[self._padding]) for other, counters in self._others
+        ]

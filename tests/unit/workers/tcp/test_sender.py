@@ -811,6 +811,15 @@ def test_workers_divide_the_rate_of_all_by_the_peers_that_wait_at_each(make: Mak
     assert own.waiting("outbound")[0] == 0
 
 
+def test_padding_of_another_worker_uses_nothing_of_the_rate_of_all_up(make: Make) -> None:
+    run = make(2)
+    _, other = (run.run.memory.scoreboard.pages[each.page] for each in run.run.plan.workers_of_kind("tcp"))
+    other.waiting("outbound")[0] = 3
+    other.counters[ID["tcp.bytes_sent"]] = 1000
+    other.counters[ID["tcp.bytes_padding_sent"]] = 400
+    assert run.sender._peers.total._exchange(2) == [(3, 600)]
+
+
 def test_padding_uses_nothing_of_a_rate_up(make: Make) -> None:
     run = make()
     padded, _ = sealed(run, padding=PaddingSource())
