@@ -1,12 +1,15 @@
 """Blocks become segments: the rows, their parity, their headers.
 
-    train = segmenter.cut_block(...)     the segments of one block, ready to be given to the kernel in one piece
+    train = segmenter.lay_block(...)     the segments of one block, with their rows, and without headers
+    segmenter.write_heads(train, ...)    the headers of those that go out now
+    segmenter.cut_block(...)             both
     segmenter.head_of_row(...)           the header of a segment whose row is a whole block
 
 A train is one piece of memory with segments of one size, one behind the other. So the kernel cuts it (UDP_SEGMENT). Its
-owner keeps it until the block has arrived or is given up, and may send single segments of it again: with new headers.
+owner keeps it until the block has arrived or is given up, and may send single segments of it again. A header has the
+sequence of its segment, so it is written when the segment goes out, each time anew.
 
-One Segmenter belongs to one duty of one process. `sequence` is that of the next segment.
+One Segmenter belongs to one duty of one process.
 """
 
 from __future__ import annotations
@@ -34,16 +37,31 @@ CUTS_KEPT = 256
 
 
 class Train:
-    """The segments of a block: `count` of them, each of `segment_bytes`, in `memory`."""
+    """The segments of a block: `count` of them, each of `segment_bytes`, in `memory`.
 
-    __slots__ = ("count", "cut", "memory", "rows", "segment_bytes")
+    `header`: what the headers of all have in common. `places`: the parts of headers in which they differ.
+    """
 
-    def __init__(self, memory: memoryview, cut: Cut) -> None:
+    __slots__ = ("count", "cut", "header", "mask", "memory", "places", "rows", "segment_bytes", "size")
+
+    def __init__(
+        self, memory: memoryview, cut: Cut, size: int, header: np.ndarray, places: np.ndarray, mask: Mask
+    ) -> None:
         self.cut = cut
+        self.size = size
+        self.header = header
+        self.places = places
+        self.mask = mask
         self.count = cut.segments
         self.segment_bytes = HEADER_BYTES + cut.row_bytes
         self.memory = memory[: self.count * self.segment_bytes]
         self.rows = np.frombuffer(self.memory, np.uint8).reshape(self.count, self.segment_bytes)
+
+    def block(self) -> bytes:
+        """The sealed block."""
+        parts, n, m, row_bytes = self.cut
+        rows = self.rows.reshape(n + m, parts, self.segment_bytes)[:n, :, HEADER_BYTES:]
+        return rows.transpose(1, 0, 2).reshape(parts * n * row_bytes)[: self.size].tobytes()
 
 
 class Segmenter:
@@ -52,7 +70,7 @@ class Segmenter:
     def __init__(self, codec: Codec, sender: int, most: int) -> None:
         self._codec = codec
         self._sender = sender % SENDERS
-        self._places: dict[Cut, np.ndarray] = {}  # part and index of each segment, in their order
+        self._places: dict[Cut, np.ndarray] = {}  # headers with nothing but part and index
         self._sequences = np.arange(most, dtype=np.uint32)
         self._scratch = np.zeros(0, np.uint8)  # a part, with parity
 
@@ -68,11 +86,43 @@ class Segmenter:
         number: int,
         epoch: int,
     ) -> Train:
-        """Lay out the segments of a block of several rows in `memory`."""
-        train = Train(memory, cut)
-        self._lay_rows(train, sealed)
-        self._write_headers(train, token, mask, sequence, stream, number, epoch, len(sealed))
+        """Lay out the segments of a block of several rows in `memory`, ready to be given to the kernel."""
+        train = self.lay_block(memory, sealed, cut, token, mask, stream, number, epoch)
+        self.write_heads(train, 0, train.count, sequence)
         return train
+
+    def lay_block(
+        self,
+        memory: memoryview,
+        sealed: memoryview,
+        cut: Cut,
+        token: int,
+        mask: Mask,
+        stream: int,
+        number: int,
+        epoch: int,
+    ) -> Train:
+        """Lay out the rows of a block in `memory`, without their headers."""
+        size = len(sealed)
+        fields = FIELDS.pack(0, self._sender, stream, number, epoch, size, 0, cut.n, cut.m, 0)
+        header = np.frombuffer(TOKEN.pack(token) + fields, np.uint8)
+        places = self._places.get(cut)
+        if places is None:
+            places = self._add_places(cut)
+        train = Train(memory, cut, size, header, places, mask)
+        self._lay_rows(train, sealed)
+        return train
+
+    def write_heads(self, train: Train, first: int, end: int, sequence: int, step: int = 1) -> None:
+        """Write the headers of the segments from `first` up to `end`. `sequence`: of the first; `step`: to the next."""
+        count = end - first
+        rows = train.rows[first:end]
+        heads = rows[:, :HEADER_BYTES]
+        np.bitwise_xor(train.places[first:end], train.header, out=heads)
+        sequences = self._sequences[:count] if step == 1 else self._sequences[:count] * np.uint32(step)
+        sequences = (sequences + np.uint32(sequence % SEQUENCES)).astype(_SEQUENCE)
+        heads[:, TOKEN_BYTES : TOKEN_BYTES + 4] = sequences.view(np.uint8).reshape(count, 4)
+        heads[:, TOKEN_BYTES:] ^= train.mask.of_rows(rows[:, HEADER_BYTES:])
 
     def head_of_row(
         self,
@@ -116,25 +166,10 @@ class Segmenter:
             self._codec.encode(area, n, m, row_bytes)
         return area
 
-    def _write_headers(
-        self, train: Train, token: int, mask: Mask, sequence: int, stream: int, number: int, epoch: int, size: int
-    ) -> None:
-        cut = train.cut
-        header = TOKEN.pack(token) + FIELDS.pack(0, self._sender, stream, number, epoch, size, 0, cut.n, cut.m, 0)
-        heads = train.rows[:, :HEADER_BYTES]
-        heads[:] = np.frombuffer(header, np.uint8)
-        places = self._places.get(cut)
-        if places is None:
-            places = self._add_places(cut)
-        heads[:, _PART_AT] = places[0]
-        heads[:, _INDEX_AT] = places[1]
-        sequences = (self._sequences[: train.count] + np.uint32(sequence % SEQUENCES)).astype(_SEQUENCE)
-        heads[:, TOKEN_BYTES : TOKEN_BYTES + 4] = sequences.view(np.uint8).reshape(train.count, 4)
-        heads[:, TOKEN_BYTES:] ^= mask.of_rows(train.rows[:, HEADER_BYTES:])
-
     def _add_places(self, cut: Cut) -> np.ndarray:
         if len(self._places) >= CUTS_KEPT:
             self._places.clear()
         index, part = np.divmod(np.arange(cut.segments), cut.parts)
-        places = self._places[cut] = np.array([part, index], np.uint8)
+        places = self._places[cut] = np.zeros((cut.segments, HEADER_BYTES), np.uint8)
+        places[:, _PART_AT], places[:, _INDEX_AT] = part, index
         return places
