@@ -197,6 +197,7 @@ COUNTERS = (
     Counter(279, "dgram.segments_late", IN, "segments of blocks that had been given up or are too old to tell"),
     Counter(280, "dgram.dropped_segment_malformed", IN, "segments whose header contradicts itself or their block"),
     Counter(281, "dgram.dropped_token_unknown", IN, "datagrams with a token of no session, or too short for one"),
+    Counter(282, "dgram.sessions_refused", IN, "sessions without datagrams here, as another one has their token"),
 )
 # fmt: on
 
