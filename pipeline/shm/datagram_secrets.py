@@ -1,29 +1,51 @@
 """The secrets of datagrams of each peer's session, which dgram workers alone read (pipeline.sealing.key_schedule).
 
-Blocks have keys of their own, which these do not lead to.
+A session has a record while its blocks may travel in datagrams. Blocks have keys of their own, which these do not lead
+to. A client's record says where the server is, as well. If that changes, the record is written again.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from typing import NamedTuple
 
 from pipeline.shm.secret_table import VERSION_BYTES, SecretTable
 
 _RECORD_BYTES = 128
-_LAYOUT = struct.Struct("<QII32s32s")
+_LAYOUT = struct.Struct("<QI16sH2x32s32sI")
 
 assert VERSION_BYTES + _LAYOUT.size <= _RECORD_BYTES
 
+NO_HOST = bytes(16)
+
+
+class DatagramServer(NamedTuple):
+    """Where datagrams for a server go. All zeros at a server itself."""
+
+    host: bytes = NO_HOST  # an IPv6 address, or an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2)
+    port: int = 0
+    scope: int = 0  # number of the interface of a link-local address
+
+    @classmethod
+    def at(cls, address: str, port: int, scope: int = 0) -> DatagramServer:
+        """`address`: IPv4 or IPv6, without a zone."""
+        found = ipaddress.ip_address(address)
+        if found.version == 4:
+            return cls(b"\0" * 10 + b"\xff\xff" + found.packed, port)
+        return cls(found.packed, port, scope)
+
 
 class DatagramSecrets(NamedTuple):
-    """`port`: of the server's datagrams, at a client."""
+    """`host`, `port`, `scope`: see DatagramServer."""
 
     peer_handle: int
     suite: int
+    host: bytes
     port: int
     send: bytes
     receive: bytes
+    scope: int = 0
 
 
 class DatagramSecretTable(SecretTable[DatagramSecrets]):
