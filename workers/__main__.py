@@ -64,11 +64,18 @@ def _kind(kind: str) -> Callable[[worker.Attachment, WorkerFds], list[worker.Dut
     if kind == "tun":
         from workers.tun.duties import duties
     elif kind == "fec":
-        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else numpy starts a thread per core, and uses none of them here
+        _keep_numpy_single()
         from workers.fec.duties import duties
+    elif kind == "dgram":
+        _keep_numpy_single()
+        from workers.dgram.duties import duties
     else:
         from workers.tcp.duties import duties
     return duties
+
+
+def _keep_numpy_single() -> None:
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else numpy starts a thread per core, and uses none of them here
 
 
 def _import_late(kind_and_mode: str) -> None:

@@ -217,6 +217,27 @@ def fec(config: Config) -> Violations:
         yield "fec_parity", 'at least 1, or fec "off"', 0
 
 
+WAYS = ("remote_addr", "uplinks", "proxy", "proxy_command", "websocket")
+
+
+def carrier(config: Config) -> Violations:
+    if config.carrier == "tcp":
+        return
+    is_client = config.mode == "client"
+    reasons = {
+        "compat: the original program knows no datagrams": config.compat,
+        'encryption "none": blocks in datagrams are sealed': config.encryption == "none",
+        "uplinks: datagrams know one way": bool(config.named_uplinks),
+        "proxy: it passes no datagrams": config.named_proxy is not None,
+        "proxy_command: it passes no datagrams": is_client and bool(config.proxy_command),
+        "websocket: a web server passes no datagrams": config.named_websocket is not None,
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            yield "carrier", f'"tcp" with {reason}', config.carrier
+            return
+
+
 def state_dir(config: Config) -> Violations:
     if not config.state_dir.startswith("/"):
         expected = "a path beginning with /: every later start, from any directory, must find this directory again"
@@ -278,6 +299,7 @@ CHECKS = (
     Check(uplink_checks.interfaces, ("uplinks", "tun_name")),
     Check(uplink_checks.others, ("uplinks", "mode", "compat", "fec", "proxy", "proxy_command", "websocket")),
     Check(uplink_checks.connections, ("uplinks", "mode", "compat", "fec", "connections", "light_connections")),
+    Check(carrier, ("carrier", "mode", "compat", "encryption", *WAYS)),
     Check(dscp, ("dscp_light", "dscp_bulk")),
     Check(flow_rules, FLOW_RULES),
     Check(affinity, ("affinity", "lanes", "fec", "split_workers")),

@@ -252,6 +252,11 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     reconnect_max: Annotated[Seconds, about(
         "Longest pause of a client before it dials again. A client never gives up. With the default it finds a server "
         "within seconds of the server's return.", unit="seconds", live=True)] = 10.0
+    carrier: Annotated[Literal["tcp", "udp", "auto"], about(
+        "How blocks of packets travel. `udp`: in datagrams, on the port that the connections have. `auto`: in "
+        "datagrams while they get through, else in the connections. `tcp`: in the connections alone, where no "
+        "datagram is sent or taken. Both ends need another value than `tcp`. A peer with a rate has its blocks in "
+        "the connections whatever is set: docs/datagrams.md.")] = "tcp"
     uplinks: Annotated[Uplinks, about(
         "Interfaces on which a client reaches its server at the same time, two to four: docs/uplinks.md. Each "
         "connection is bound to one of them, in turn. An uplink with the role `backup` carries nothing while another "
@@ -626,6 +631,11 @@ class PartialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         """Whether something must stay around a client's connections: TLS to a proxy, a command, a WebSocket."""
         proxy = self.named_proxy
         return bool(self.proxy_command or self.named_websocket) or (proxy is not None and proxy.scheme == "https")
+
+    @property
+    def has_rate_of_connections(self) -> bool:
+        """Whether all peers of this end have a rate that datagrams would not keep."""
+        return bool(self.send_rate_mbit or (self.total_rate_mbit if self.mode == "server" else self.bulk_rate_mbit))
 
     @property
     def way_text(self) -> str:

@@ -62,6 +62,10 @@ def _without_metrics(config: Config) -> bool:
     return config.metrics_endpoint is None
 
 
+def _with_a_rate_of_connections(config: Config) -> bool:
+    return config.has_rate_of_connections
+
+
 def _with_one_server(config: Config) -> bool:
     return not config.has_several_servers
 
@@ -110,6 +114,7 @@ UNUSED = (
     Unused(("home_after",), _stays, 'prefer is "current"'),
     Unused(("standby",), _without_sealing, "only where packets are sealed can two servers be connected at once"),
     Unused(("padding",), _without_sealing, "only records of sealed connections are padded"),
+    Unused(("carrier",), _with_a_rate_of_connections, "only connections keep the rate that this end has"),
     Unused(("accept_routes",), _on_server, "nobody sends routes to a server"),
     Unused(("full_tunnel", "kill_switch", "dns"), _on_server, "a server has the Internet by itself"),
     Unused(("kill_switch", "dns"), _without_full_tunnel, "full_tunnel is false"),

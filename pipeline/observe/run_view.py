@@ -47,7 +47,9 @@ class RunView:
         try:
             self.scoreboard = self._keep(scoreboard.observe(plan.scoreboard, len(plan.workers), owner))
             self.peer_table = self._keep(
-                peer_table.observe(peers.segment, peers.capacity, plan.lanes, peers.status_rows, owner)
+                peer_table.observe(
+                    peers.segment, peers.capacity, plan.lanes, peers.status_rows, owner, plan.settings.datagrams
+                )
             )
             self.event_log: event_log.EventLog = self._keep(event_log.attach(plan.event_log, owner))
             self.rings = {

@@ -1,6 +1,6 @@
 """A port in front of a group, where there are several lanes: it kicks the members that its slots concern.
 
-    outbound rings    the tcp workers that send the slot: its consumer, or those in its run table
+    outbound rings    the tcp or dgram workers that send the slot: its consumer, or those in its run table
     inbound rings     the tun worker that is its consumer, those whose light runs are in it, and the fec workers whose
                       runs are in it
 
@@ -22,13 +22,16 @@ from pipeline.shm.ring import Ring, StageView
 from pipeline.shm.slot import read_header, read_header_and_runs, read_marks, read_runs
 from pipeline.wire import framing
 
+FROM_THE_NETWORK = ("inbound", "arrived")
+"""Kinds of rings in front of the tun workers."""
+
 _OF_NOBODY = (framing.PADDING, framing.KEEPALIVE)
 
 _frame_at = framing.FRAME.unpack_from
 
 
 def senders(slot: memoryview) -> Collection[int]:
-    """The positions of the tcp workers that send an outbound slot."""
+    """The positions of the tcp and dgram workers that send an outbound slot."""
     _, _, consumer, _, runs = read_header_and_runs(slot)
     return {row[0] for row in read_runs(slot, runs)} if 0 < runs <= RUNS_MAX else (consumer,)
 

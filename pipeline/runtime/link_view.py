@@ -4,6 +4,9 @@ The tcp workers write the link records. A connection is (consumer, ordinal). Con
 in the last stage of a ring. Ordinal is its number among that worker's connections to the peer for one traffic class.
 The state may change right after it was read, so the tcp worker takes an ordinal modulo the number of its connections.
 
+While a dgram worker has a path to the peer, that worker is the consumer of everything, and nothing is coded or copied:
+datagrams have parity and copies of their own. Its position is behind those of the tcp workers.
+
 A connection is of the lane that gets what it brings (pipeline.policy.lane_pairs). That lane answers on it.
 
 The records of a peer change when a connection comes or goes, and when a path gets better or worse. The state is
@@ -21,6 +24,7 @@ from pipeline.runtime.link_paths import Paths
 from pipeline.runtime.worker import Attachment
 from pipeline.shm import link_requests
 from pipeline.shm.layout import (
+    DATAGRAM_PATH,
     LIGHT_LANES_SHIFT,
     LINK_ACCEPTS_SHARDS,
     LINK_ESTABLISHED,
@@ -30,6 +34,7 @@ from pipeline.shm.layout import (
     LINK_REQUESTS,
     PATH_BULK,
     PATH_RATES,
+    PEER_HANDLE,
     RECORD_WORDS,
     STATE_WORDS,
 )
@@ -42,7 +47,7 @@ ConnectionRef = tuple[int, int]
 class LinkState(NamedTuple):
     """The connections to one peer."""
 
-    record: bytes  # of all tcp workers: this is what the rest follows from
+    record: bytes  # of all tcp and dgram workers: this is what the rest follows from
 
     bulk_consumer: int
     """The consumer of this lane's plain blocks: a tcp worker that has a connection of this lane, its own one first.
@@ -89,12 +94,14 @@ class LinkState(NamedTuple):
 
 
 class LinkView:
-    """The states of all peers, for one lane."""
+    """The states of all peers, for one lane. `datagrams`: paths of dgram workers count."""
 
-    def __init__(self, attachment: Attachment) -> None:
+    def __init__(self, attachment: Attachment, datagrams: bool = True) -> None:
         self._words = attachment.peer_table.links
         self._path_words = attachment.peer_table.paths
-        self._alone = self._words[0] if len(self._words) == 1 else None
+        self._datagram_words = attachment.peer_table.datagrams_in if datagrams else []
+        self._peer_words = attachment.peer_table.records
+        self._alone = self._words[0] if len(self._words) == 1 and not self._datagram_words else None
         self._lane = attachment.worker.lane
         self._most = attachment.peer_table.status_rows  # connections of a worker, even if it runs amok
         self._states: dict[int, LinkState] = {}  # by peer index
@@ -112,14 +119,19 @@ class LinkView:
 
     def _read(self, peer: int) -> bytes:
         at = peer * RECORD_WORDS
-        return b"".join([words[at : at + STATE_WORDS] for words in self._words])
+        record = [words[at : at + STATE_WORDS] for words in self._words]
+        if self._datagram_words:
+            record += [words[at + DATAGRAM_PATH : at + DATAGRAM_PATH + 1] for words in self._datagram_words]
+            record.append(self._peer_words[at + PEER_HANDLE : at + PEER_HANDLE + 1])
+        return b"".join(record)
 
     def _follow(self, peer: int, record: bytes) -> LinkState:
         if REORDERS:  # what a writer has stored before the count of connections is seen with it
             fence()
             record = self._read(peer)
         every = memoryview(record).cast("Q").tolist()
-        records = [every[at : at + STATE_WORDS] for at in range(0, len(every), STATE_WORDS)]
+        end = STATE_WORDS * len(self._words)
+        records = [every[at : at + STATE_WORDS] for at in range(0, end, STATE_WORDS)]
         bulk = _consumer(records, LINK_LANES, 1 << self._lane, LINK_ESTABLISHED, self._lane)
         light_bit = 1 << self._lane + LIGHT_LANES_SHIFT
         light = _consumer(records, LINK_LANES, light_bit, LINK_LIGHT, bulk)
@@ -155,7 +167,28 @@ class LinkView:
             is_paired=is_paired,
             shares=shares,
         )
+        lane = self._lane_with_path(every[end:])
+        if lane is not None:
+            consumer = len(self._words) + lane
+            state = self._states[peer] = state._replace(
+                bulk_consumer=consumer,
+                light_consumer=consumer,
+                is_foreign=False,
+                parity=0,
+                copies=-1,
+                has_paths=False,
+                is_paired=False,
+            )
         return state
+
+    def _lane_with_path(self, words: Sequence[int]) -> int | None:
+        """The lane whose dgram worker has a path to the peer, this one first. `words`: a handle of each lane for which
+        that is so, and the current handle."""
+        if not words or not words[-1]:
+            return None
+        *handles, current = words
+        lanes = (self._lane, *range(len(handles)))
+        return next((lane for lane in lanes if handles[lane] == current), None)
 
     def _paths(self, peer: int, records: Sequence[Sequence[int]]) -> list[Paths]:
         """The paths of each consumer's connections."""

@@ -118,6 +118,13 @@ class WorkerSettings(NamedTuple):
     proxy: Proxy | None = None  # with its login; None: the server is dialed itself
     uplinks: Sequence[Uplink] = ()  # interfaces that connections are bound to; none: the routes decide
 
+    carrier: str = "tcp"  # of blocks: "tcp", "udp", or "auto" (pipeline.policy.carrier)
+
+    @property
+    def datagrams(self) -> bool:
+        """Whether blocks may travel in datagrams: there are dgram workers then."""
+        return self.carrier != "tcp"
+
     @property
     def has_voice(self) -> bool:
         """Whether a packet may be of the class voice."""
@@ -175,13 +182,16 @@ class WorkerFds(NamedTuple):
     windows: int = -1  # the replay windows of its lane
     reach: int = -1  # the rules of reach, if there are peers
     flows: int = -1  # the flows that peers have begun, of all lanes
+    datagrams: int = -1  # the UDP socket of its lane
+    datagram_secrets: int = -1  # the table of the secrets for datagrams (pipeline.shm.datagram_secrets)
+    datagram_memory: int = -1  # what its lane knows of the paths of each peer
 
 
 class WorkerPlan(NamedTuple):
     """One worker process."""
 
     name: str  # of a worker with one duty, such as tun-out-0 and tun-in-0; else tun-0
-    kind: str  # tun, fec or tcp
+    kind: str  # tun, fec, dgram or tcp
     lane: int
     page: int  # number of its page on the scoreboard
     doorbells: dict[str, str]  # name of each of its duties: name of the semaphore

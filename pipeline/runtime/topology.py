@@ -8,6 +8,12 @@
     decoded i                                                    fec_i -> tun_i                 blocks made of shards
     transit i      tun_i -> { tcp_j }     tun_i -> { tcp_j }     tun_i -> fec_i -> { tcp_j }    from peer to peer
 
+Where blocks may travel in datagrams, the dgram workers stand behind the tcp workers in every group but that of the
+coded ring, and each has two rings of its own.
+
+    arrived j      dgram_j -> { tun_i }      from datagrams
+    returned j     dgram_j -> { tcp_i }      blocks that datagrams did not bring to the peer
+
 Each tcp worker has one inbound ring; each lane has one ring of every other kind. Rings from peer to peer exist only
 where more than one peer can be connected. `{ }` is a group: each member sees every slot and acts on its own slots.
 Workers start in START_ORDER: the consumers of a ring start before the worker that fills it from TUN. So does, of a
@@ -51,13 +57,21 @@ class WorkerDuties(NamedTuple):
 
 
 # shape -> kinds of workers, in the order in which they start
-START_ORDER = {"compat": ("tcp", "tun"), "off": ("tcp", "tun"), "fec": ("tcp", "fec", "tun")}
+START_ORDER = {
+    "compat": ("tcp", "tun"),
+    "off": ("tcp", "tun"),
+    "fec": ("tcp", "fec", "tun"),
+    "off, datagrams": ("tcp", "dgram", "tun"),
+    "fec, datagrams": ("tcp", "dgram", "fec", "tun"),
+}
 
 # fmt: off
 _TUN_READER, _TUN_WRITER = Visitor("tun", "outbound"), Visitor("tun", "inbound")
 _ENCODER, _DECODER = Visitor("fec", "outbound"), Visitor("fec", "inbound")
 _RECEIVER = Visitor("tcp", "inbound")
 _SENDERS = Visitor("tcp", "outbound", group=True)
+_DATAGRAM_RECEIVER, _DATAGRAM_SENDER = Visitor("dgram", "inbound"), Visitor("dgram", "outbound")
+_DATAGRAM_SENDERS = Visitor("dgram", "outbound", group=True)
 _TUN_WRITERS = Visitor("tun", "inbound", group=True)
 _DECODERS = Visitor("fec", "inbound", group=True, rarely=True)  # slots without runs are none of theirs
 
@@ -83,6 +97,24 @@ RINGS: dict[str, dict[str, Stages]] = {
         "inbound": ((_RECEIVER,), (_TUN_WRITERS, _DECODERS)),
         "decoded": ((_DECODER,), (_TUN_WRITER,)),
         "transit": ((_TUN_WRITER,), (_ENCODER,), (_SENDERS,)),
+    },
+    "off, datagrams": {
+        "plain": ((_TUN_READER,), (_SENDERS, _DATAGRAM_SENDERS)),
+        "light": ((_TUN_READER,), (_SENDERS, _DATAGRAM_SENDERS)),
+        "inbound": ((_RECEIVER,), (_TUN_WRITERS,)),
+        "arrived": ((_DATAGRAM_RECEIVER,), (_TUN_WRITERS,)),
+        "transit": ((_TUN_WRITER,), (_SENDERS, _DATAGRAM_SENDERS)),
+        "returned": ((_DATAGRAM_SENDER,), (_SENDERS,)),
+    },
+    "fec, datagrams": {
+        "plain": ((_TUN_READER,), (_SENDERS, _DATAGRAM_SENDERS)),
+        "light": ((_TUN_READER,), (_SENDERS, _DATAGRAM_SENDERS)),
+        "coded": ((_TUN_READER,), (_ENCODER,), (_SENDERS,)),
+        "inbound": ((_RECEIVER,), (_TUN_WRITERS, _DECODERS)),
+        "decoded": ((_DECODER,), (_TUN_WRITER,)),
+        "arrived": ((_DATAGRAM_RECEIVER,), (_TUN_WRITERS,)),
+        "transit": ((_TUN_WRITER,), (_ENCODER,), (_SENDERS, _DATAGRAM_SENDERS)),
+        "returned": ((_DATAGRAM_SENDER,), (_SENDERS,)),
     },
 }
 # fmt: on
@@ -126,7 +158,7 @@ def build_plan(
 
     Everybody may make names in /dev/shm. With a secret `name_key`, nobody can make one of the run's before we do.
     """
-    shape = shape_of(settings.compat, settings.fec)
+    shape = shape_of(settings.compat, settings.fec, settings.datagrams)
     base = f"/{name_prefix(name)}{run_id}@"
 
     def shm_name(what: str) -> str:
@@ -137,7 +169,7 @@ def build_plan(
         for page, (name, kind, lane, duties) in enumerate(list_workers(shape, lanes, split))
     ]
     geometry = {"light": (LIGHT_SLOTS, LIGHT_SLOT_BYTES)}
-    if shape == "fec":
+    if settings.fec != "off" and not settings.compat:
         geometry["coded"] = geometry["transit"] = slots, _coded_slot_bytes(settings.fec_data, settings.fec_parity)
     rings = [
         RingPlan(
@@ -160,8 +192,10 @@ def build_plan(
     return Plan(name, run_id, mode, lanes, scoreboard, events, overview, peers, workers, rings, settings)
 
 
-def shape_of(compat: bool, fec: str) -> str:
-    return "compat" if compat else "off" if fec == "off" else "fec"
+def shape_of(compat: bool, fec: str, datagrams: bool = False) -> str:
+    if compat:
+        return "compat"
+    return ("off" if fec == "off" else "fec") + ", datagrams" * datagrams
 
 
 def list_workers(shape: str, lanes: int, split: Collection[str] = ()) -> list[WorkerDuties]:

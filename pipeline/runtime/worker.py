@@ -90,7 +90,9 @@ class Attachment:
         self.page = self.scoreboard.pages[self.worker.page]
         peers = plan.peer_table
         writer = self.worker.kind, self.worker.lane, self.worker.duties
-        self.peer_table = peer_table.attach(peers.segment, peers.capacity, plan.lanes, peers.status_rows, writer)
+        self.peer_table = peer_table.attach(
+            peers.segment, peers.capacity, plan.lanes, peers.status_rows, writer, plan.settings.datagrams
+        )
         for words in (self.page.counters, *self.peer_table.written_by(*writer)):
             _clear_impossible(words)
         self._rings: list[ring.Ring] = []
@@ -143,7 +145,7 @@ class Attachment:
             partial(concerns, sealed=self.settings.seals, lanes=self.plan.lanes)
             for concerns in (group_port.writers, group_port.decoders)
         )
-        concerned = writers if planned.kind == "inbound" else group_port.senders
+        concerned = writers if planned.kind in group_port.FROM_THE_NETWORK else group_port.senders
         return GroupPort(attached, position, planned.lane, after, rarely, on_mended, concerned, decoders)
 
     def ports_of(self, duty: str) -> list[Port]:

@@ -21,7 +21,7 @@ PAGE = 4096                # unit of slots, and of what no worker maps by itself
 MAP_PAGE = max(PAGE, mmap.PAGESIZE)   # a page of this machine: what one process writes is whole ones (mmap(2), offset)
 MASK64 = (1 << 64) - 1
 
-LAYOUT_VERSION = 10
+LAYOUT_VERSION = 11
 
 # --- every segment -----------------------------------------------------------------------------
 MAGIC_AT = 0               # u64, creator: one of the five below
@@ -42,12 +42,13 @@ CURSOR_STRIDE = 128
 # --- slot: `slot` writes and reads it ----------------------------------------------------------
 SLOT_START_AT = 0          # u64, stage 0: offset in the slot of the first wire byte
 SLOT_LENGTH_AT = 8         # u64, stage 0: number of wire bytes
-SLOT_CONSUMER_AT = 16      # u64, stage 0: position, in the next group, of the tun or tcp worker that acts on this slot
+SLOT_CONSUMER_AT = 16      # u64, stage 0: position, in the next group, of the worker that acts on this slot
 SLOT_PEER_HANDLE_AT = 24   # u64, stage 0: the peer that it goes to (outbound) or comes from (inbound)
 SLOT_RUNS_AT = 32          # u64, the stage before the tcp workers: rows in the run table; 0: the slot is one unit
 SLOT_SKIPPABLE_AT = 40     # u64, the stage before the tcp workers: shards that may stay unsent
 SLOT_SKIP_OWNER_AT = 48    # u64, the stage before the tcp workers: position of the member that may skip them
-SLOT_TRAFFIC_CLASS_AT = 56 # u32, stage 0 of transit, inbound, decoded: class of the connection or stream it comes from
+SLOT_TRAFFIC_CLASS_AT = 56 # u32, stage 0 of transit, returned: class of the block; inbound, arrived, decoded: class of
+                           # the connection or stream it comes from
 SLOT_NUMBER_AT = 60        # u32, stage 0 of coded and transit: number of the block in its stream
 SLOT_HEADER_BYTES = CACHE_LINE
 SLOT_RUN_TABLE_AT = 64     # the stage before the tcp workers: rows of RUN_ROW_BYTES
@@ -56,7 +57,8 @@ RUNS_MAX = 40
 SLOT_RUN_HEADERS_AT = SLOT_RUN_TABLE_AT + RUN_ROW_BYTES * RUNS_MAX   # frame headers of runs
 RUN_HEADER_STRIDE = 32
 SLOT_RUN_HEADERS_END = SLOT_RUN_HEADERS_AT + RUN_HEADER_STRIDE * RUNS_MAX
-SLOT_CONNECTION_AT = 32    # u64, inbound: serial number of the connection, in the place of the number of runs
+SLOT_CONNECTION_AT = 32    # u64, inbound: serial number of the connection, in the place of the number of runs;
+                           # arrived: 0
 SLOT_SEALED_AT = 2016      # of a sealed block: its run header ends here
 SLOT_BODY_AT = PAGE        # outbound: the first packet; frame header and length table end here
 
@@ -82,6 +84,7 @@ assert COUNTERS_AT + 8 * COUNTERS_MAX <= SCOREBOARD_PAGE_BYTES
 PEER_TABLE_CAPACITY_AT = 16     # u64, creator: peers that can be connected at a time
 PEER_TABLE_LANES_AT = 24        # u64, creator
 PEER_TABLE_STATUS_ROWS_AT = 32  # u64, creator: status rows of a tcp worker
+PEER_TABLE_DATAGRAMS_AT = 40    # u64, creator: 1 if there are dgram workers
 ROUTES_VERSION_AT = 128    # u64, supervisor: odd while it writes routes, higher afterwards
 ROUTES_COUNT_AT = 136      # u64, supervisor
 TOTAL_RATE_AT = 144        # u64, supervisor: bytes a second of all peers together, each way, or 0
@@ -121,6 +124,16 @@ PATH_BULK, PATH_LIGHT, PATH_RATES = range(3)           # tcp inbound duty: see r
 LANE_RECORDS = ("link", "sent", "number", "transit", "recovered", "path", "arrived")
 
 STATUS_ROW_BYTES = 128     # tcp inbound duty: one connection each, behind the records, lane by lane
+
+# kinds of records behind the status rows, lane by lane, of an instance with dgram workers
+(DATAGRAM_PATH, DATAGRAM_STATE, DATAGRAM_RECEIVED_BYTES, DATAGRAM_RECOVERED,
+ DATAGRAM_EXPIRED) = range(5)                          # dgram inbound duty: the current peer handle while a path is
+                                                       # open here, else 0; what the carrier does; blocks that parity
+                                                       # has made whole, and blocks given up
+(DATAGRAM_SENT_BYTES, DATAGRAM_DROPPED, DATAGRAM_RATE, DATAGRAM_ROUND_TRIP, DATAGRAM_SENT_SEGMENTS,
+ DATAGRAM_LOST_SEGMENTS) = range(6)                    # dgram outbound duty: blocks dropped; pace in bytes a second;
+                                                       # microseconds; segments, and of these the lost ones
+DATAGRAM_RECORDS = ("datagram_in", "datagram_out")
 
 # tables of records, and the status rows of a worker, have pages of their own: a process maps those that it writes
 
@@ -162,9 +175,15 @@ def status_rows_bytes(rows: int) -> int:
     return _whole_pages(STATUS_ROW_BYTES * rows)
 
 
-def peer_table_bytes(capacity: int, lanes: int, rows: int) -> int:
+def datagram_records_at(capacity: int, lanes: int, rows: int, lane: int, kind: str) -> int:
+    """Offset of a lane's records of one kind of DATAGRAM_RECORDS."""
+    tables = len(DATAGRAM_RECORDS) * lane + DATAGRAM_RECORDS.index(kind)
+    return status_rows_at(capacity, lanes, rows, lanes) + records_bytes(capacity) * tables
+
+
+def peer_table_bytes(capacity: int, lanes: int, rows: int, datagrams: bool = False) -> int:
     """Size of the peer table."""
-    return status_rows_at(capacity, lanes, rows, lanes)
+    return datagram_records_at(capacity, lanes, rows, lanes if datagrams else 0, DATAGRAM_RECORDS[0])
 
 
 def overview_bytes(place: int) -> int:

@@ -4,6 +4,7 @@
     tcp workers   write records for each peer: the state of its link, what was sent; and a status row a connection
     tun workers   write records for each peer: the next block number of each of its streams
     fec workers   write records for each peer: blocks that were recovered or given up
+    dgram workers write records for each peer: whether a path is open; what was sent and received in datagrams
     all           read
 
 A peer has an index, 0 to capacity - 1; a client has one peer, the server. One view holds the records of all peers: word
@@ -22,12 +23,20 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 from pipeline.errors import LocalError
 from pipeline.packet.route_table import RouteTable
 from pipeline.shm import layout, link_requests, segment
 from pipeline.shm.connection_status import ConnectionColumns, ConnectionStatus, read_columns, rows_by_peer
-from pipeline.shm.layout import LANE_RECORDS, LINK_ESTABLISHED, PEER_INDEX_MASK, RECORD_WORDS, ROUTES_MAX
+from pipeline.shm.layout import (
+    DATAGRAM_RECORDS,
+    LANE_RECORDS,
+    LINK_ESTABLISHED,
+    PEER_INDEX_MASK,
+    RECORD_WORDS,
+    ROUTES_MAX,
+)
 from pipeline.shm.memory_order import fence
 
 _ROUTE = struct.Struct("<BB6xq16s")
@@ -42,6 +51,8 @@ WRITTEN_BY = {
     ("tun", "inbound"): ("transit", "arrived"),
     ("fec", "outbound"): (),
     ("fec", "inbound"): ("recovered",),
+    ("dgram", "outbound"): ("datagram_out",),
+    ("dgram", "inbound"): ("datagram_in",),
 }
 """Records of its lane that a duty writes, by the kind of its worker."""
 
@@ -60,22 +71,61 @@ Route = tuple[bytes, int, int]
 assert _ROUTE.size == layout.ROUTE_BYTES
 
 
-class PeerTable:
-    """An attached peer table."""
+class Geometry(NamedTuple):
+    """The numbers that the offsets in a peer table follow from."""
 
-    def __init__(self, memory: segment.Segment, capacity: int, lanes: int, status_rows: int) -> None:
+    capacity: int
+    lanes: int
+    status_rows: int
+    datagrams: bool = False  # there are dgram workers
+
+    @property
+    def size(self) -> int:
+        return layout.peer_table_bytes(*self)
+
+    def tables(self) -> list[tuple[str, int]]:
+        """Each kind of records, and in how many lanes they are."""
+        lanes_of_datagrams = self.lanes if self.datagrams else 0
+        return [(kind, self.lanes) for kind in LANE_RECORDS] + [(kind, lanes_of_datagrams) for kind in DATAGRAM_RECORDS]
+
+    def records_at(self, lane: int, kind: str) -> int:
+        """Offset of a lane's records of any kind."""
+        if kind in DATAGRAM_RECORDS:
+            return layout.datagram_records_at(self.capacity, self.lanes, self.status_rows, lane, kind)
+        return layout.records_at(self.capacity, lane, kind)
+
+    def status_rows_of(self, lane: int) -> tuple[int, int]:
+        """Offset and bytes of a tcp worker's status rows."""
+        at = layout.status_rows_at(self.capacity, self.lanes, self.status_rows, lane)
+        return at, layout.STATUS_ROW_BYTES * self.status_rows
+
+    @property
+    def fields(self) -> list[segment.Field]:
+        return [
+            segment.Field(layout.PEER_TABLE_CAPACITY_AT, self.capacity, "capacity"),
+            segment.Field(layout.PEER_TABLE_LANES_AT, self.lanes, "lanes"),
+            segment.Field(layout.PEER_TABLE_STATUS_ROWS_AT, self.status_rows, "status rows"),
+            segment.Field(layout.PEER_TABLE_DATAGRAMS_AT, int(self.datagrams), "dgram workers"),
+        ]
+
+
+class PeerTable:
+    """An attached peer table. `datagrams_in`, `datagrams_out` are empty if there are no dgram workers."""
+
+    def __init__(self, memory: segment.Segment, geometry: Geometry) -> None:
         self.memory = memory
-        self.capacity = capacity
-        self.status_rows = status_rows
+        self.capacity, self.status_rows = geometry.capacity, geometry.status_rows
         self._words = memory.words
         self.records = self._cut(layout.RECORDS_AT)
+        self._tables = {
+            kind: [self._cut(geometry.records_at(lane, kind)) for lane in range(lanes)]
+            for kind, lanes in geometry.tables()
+        }
         self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self.arrived = (
-            [self._cut(layout.records_at(capacity, lane, kind)) for lane in range(lanes)] for kind in LANE_RECORDS
+            self._tables[kind] for kind in LANE_RECORDS
         )
-        self._rows = [
-            memory.cut(layout.status_rows_at(capacity, lanes, status_rows, lane), layout.STATUS_ROW_BYTES * status_rows)
-            for lane in range(lanes)
-        ]
+        self.datagrams_in, self.datagrams_out = (self._tables[kind] for kind in DATAGRAM_RECORDS)
+        self._rows = [memory.cut(*geometry.status_rows_of(lane)) for lane in range(geometry.lanes)]
 
     def _cut(self, at: int) -> memoryview:
         return self.memory.cut_words(at, RECORD_WORDS * self.capacity)
@@ -160,24 +210,27 @@ class PeerTable:
         return self.records[layout.PEER_HANDLE :: RECORD_WORDS].tolist()
 
     def sent_bytes(self, peer: int) -> int:
-        """Bytes sent to every peer that has had this index."""
-        return sum(words[peer * RECORD_WORDS + layout.SENT_BYTES] for words in self.sent)
+        """Bytes sent to every peer that has had this index, over TCP and in datagrams."""
+        return _sum_of(peer, (self.sent, layout.SENT_BYTES), (self.datagrams_out, layout.DATAGRAM_SENT_BYTES))
 
     def received_bytes(self, peer: int) -> int:
-        """Bytes received from every peer that has had this index."""
-        return sum(words[peer * RECORD_WORDS + layout.LINK_RECEIVED_BYTES] for words in self.links)
+        """Bytes received from every peer that has had this index, over TCP and in datagrams."""
+        of_datagrams = self.datagrams_in, layout.DATAGRAM_RECEIVED_BYTES
+        return _sum_of(peer, (self.links, layout.LINK_RECEIVED_BYTES), of_datagrams)
 
     def dropped(self, peer: int) -> int:
         """Runs and blocks dropped for every peer that has had this index."""
-        return sum(words[peer * RECORD_WORDS + layout.SENT_DROPPED] for words in self.sent)
+        return _sum_of(peer, (self.sent, layout.SENT_DROPPED), (self.datagrams_out, layout.DATAGRAM_DROPPED))
 
     def recovered(self, peer: int) -> int:
         """Blocks recovered with parity, from every peer that has had this index."""
-        return sum(words[peer * RECORD_WORDS + layout.RECOVERED_BLOCKS] for words in self.recoveries)
+        of_datagrams = self.datagrams_in, layout.DATAGRAM_RECOVERED
+        return _sum_of(peer, (self.recoveries, layout.RECOVERED_BLOCKS), of_datagrams)
 
     def expired(self, peer: int) -> int:
         """Blocks given up, from every peer that has had this index."""
-        return sum(words[peer * RECORD_WORDS + layout.EXPIRED_BLOCKS] for words in self.recoveries)
+        of_datagrams = self.datagrams_in, layout.DATAGRAM_EXPIRED
+        return _sum_of(peer, (self.recoveries, layout.EXPIRED_BLOCKS), of_datagrams)
 
     def unopened(self, peer: int, lane: int, serial: int) -> int:
         """How many blocks in a row a tun worker could not open, at most, that a connection of this tcp worker has
@@ -224,9 +277,7 @@ class PeerTable:
 
     def written_by(self, kind: str, lane: int, duties: Sequence[str]) -> list[memoryview]:
         """The records that a worker of this kind and lane, with these duties, writes."""
-        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self.arrived
-        by_name = dict(zip(LANE_RECORDS, tables, strict=True))
-        return [by_name[records][lane] for duty in duties for records in WRITTEN_BY[kind, duty]]
+        return [self._tables[records][lane] for duty in duties for records in WRITTEN_BY[kind, duty]]
 
     # -- a tcp worker's
 
@@ -260,10 +311,15 @@ class PeerTable:
         return ConnectionStatus.unpack(bytes(self._rows[lane][at : at + layout.STATUS_ROW_BYTES]))
 
     def close(self) -> None:
-        tables = self.links, self.sent, self.numbers, self.transit_numbers, self.recoveries, self.paths, self.arrived
-        for view in (self.records, *chain.from_iterable(tables), *self._rows):
+        for view in (self.records, *chain.from_iterable(self._tables.values()), *self._rows):
             view.release()
         self.memory.close()
+
+
+def _sum_of(peer: int, *words: tuple[list[memoryview], int]) -> int:
+    """The sum of these words of a peer, each over all lanes."""
+    at = peer * RECORD_WORDS
+    return sum(records[at + word] for of_lanes, word in words for records in of_lanes)
 
 
 class RouteReader:
@@ -294,55 +350,44 @@ class RouteReader:
         )
 
 
-def create(name: str, capacity: int, lanes: int, status_rows: int) -> PeerTable:
+def create(name: str, capacity: int, lanes: int, status_rows: int, datagrams: bool = False) -> PeerTable:
     """Create an empty peer table: no peer is connected, no packet has a route."""
-    size = layout.peer_table_bytes(capacity, lanes, status_rows)
-    geometry = _geometry(capacity, lanes, status_rows)
-    memory = segment.create_with_header(name, size, layout.PEER_TABLE_MAGIC, geometry)
-    return PeerTable(memory, capacity, lanes, status_rows)
+    geometry = Geometry(capacity, lanes, status_rows, datagrams)
+    memory = segment.create_with_header(name, geometry.size, layout.PEER_TABLE_MAGIC, geometry.fields)
+    return PeerTable(memory, geometry)
 
 
-def attach(name: str, capacity: int, lanes: int, status_rows: int, writer: Writer | None = None) -> PeerTable:
+def attach(
+    name: str, capacity: int, lanes: int, status_rows: int, writer: Writer | None = None, datagrams: bool = False
+) -> PeerTable:
     """Attach to an existing peer table. LocalError if it is another one.
 
     `writer`: a worker, which can write its own records and status rows alone; None: to all.
     """
-    areas = None if writer is None else _areas_of(*writer, capacity, lanes, status_rows)
-    return _attach(name, capacity, lanes, status_rows, areas, None)
+    geometry = Geometry(capacity, lanes, status_rows, datagrams)
+    return _attach(name, geometry, None if writer is None else _areas_of(*writer, geometry), None)
 
 
-def observe(name: str, capacity: int, lanes: int, status_rows: int, owner: int | None = None) -> PeerTable:
-    """Attach to the peer table of this owner, to read alone. LocalError if it is another one."""
-    return _attach(name, capacity, lanes, status_rows, (), owner)
-
-
-def _attach(
-    name: str, capacity: int, lanes: int, status_rows: int, areas: Sequence[segment.Area] | None, owner: int | None
+def observe(
+    name: str, capacity: int, lanes: int, status_rows: int, owner: int | None = None, datagrams: bool = False
 ) -> PeerTable:
-    size = layout.peer_table_bytes(capacity, lanes, status_rows)
-    geometry = _geometry(capacity, lanes, status_rows)
-    memory = segment.attach_with_header(name, size, layout.PEER_TABLE_MAGIC, geometry, areas, owner)
-    return PeerTable(memory, capacity, lanes, status_rows)
+    """Attach to the peer table of this owner, to read alone. LocalError if it is another one."""
+    return _attach(name, Geometry(capacity, lanes, status_rows, datagrams), (), owner)
 
 
-def _areas_of(
-    kind: str, lane: int, duties: Sequence[str], capacity: int, lanes: int, status_rows: int
-) -> list[segment.Area]:
+def _attach(name: str, geometry: Geometry, areas: Sequence[segment.Area] | None, owner: int | None) -> PeerTable:
+    memory = segment.attach_with_header(name, geometry.size, layout.PEER_TABLE_MAGIC, geometry.fields, areas, owner)
+    return PeerTable(memory, geometry)
+
+
+def _areas_of(kind: str, lane: int, duties: Sequence[str], geometry: Geometry) -> list[segment.Area]:
     """The areas that a worker of this kind and lane, with these duties, writes."""
     areas = [
-        segment.Area(layout.records_at(capacity, lane, records), layout.records_bytes(capacity))
+        segment.Area(geometry.records_at(lane, records), layout.records_bytes(geometry.capacity))
         for duty in duties
         for records in WRITTEN_BY[kind, duty]
     ]
     if kind == "tcp":
-        rows_at = layout.status_rows_at(capacity, lanes, status_rows, lane)
-        areas.append(segment.Area(rows_at, layout.status_rows_bytes(status_rows)))
+        rows_at, _ = geometry.status_rows_of(lane)
+        areas.append(segment.Area(rows_at, layout.status_rows_bytes(geometry.status_rows)))
     return areas
-
-
-def _geometry(capacity: int, lanes: int, status_rows: int) -> list[segment.Field]:
-    return [
-        segment.Field(layout.PEER_TABLE_CAPACITY_AT, capacity, "capacity"),
-        segment.Field(layout.PEER_TABLE_LANES_AT, lanes, "lanes"),
-        segment.Field(layout.PEER_TABLE_STATUS_ROWS_AT, status_rows, "status rows"),
-    ]

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.shm.key_table import KeyTable
 from tests.netns.harness.altered import altered
 from tests.netns.harness.checked_flow import Flow
 from tests.netns.harness.hub import Client, Hub, established
 from tests.netns.harness.instance import Instance
-from tests.netns.harness.key_tables import keys_in
+from tests.netns.harness.secret_tables import records_in
 from tests.support import eventually
 from tools.lab.network import Lab
 from tools.load import generators
@@ -33,7 +34,7 @@ CONNECTIONS = 8  # of a client with the default settings
 
 
 def send_epoch(instance: Instance) -> int:
-    (keys,) = keys_in(instance)
+    (keys,) = records_in(instance, KeyTable)
     return keys.send_epoch
 
 

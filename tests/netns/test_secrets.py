@@ -18,7 +18,7 @@ from pipeline.credentials import invitation, keys
 from tests.harness.process_memory import forms_of, found_in
 from tests.netns.harness.hub import Hub, reaches
 from tests.netns.harness.instance import Instance, command
-from tests.netns.harness.key_tables import key_table_bytes
+from tests.netns.harness.secret_tables import table_bytes
 from tests.netns.harness.telling_client import telling, told
 from tests.reference import key_schedule
 from tests.reference.key_schedule import TO_CLIENT, TO_SERVER
@@ -161,10 +161,10 @@ def test_block_keys_and_secrets_of_headers_are_with_the_workers_that_need_them_u
     assert site.is_connected()
     site.expect_sealing_secrets_where_they_belong()
     block_keys = site.sealing()["tun"]
-    assert all(key in key_table_bytes(server) for key in block_keys.values())
+    assert all(key in table_bytes(server) for key in block_keys.values())
     assert server.ask({"command": "disable", "name": "joined"})["ok"]
     try:
-        assert not any(key in key_table_bytes(server) for key in block_keys.values())
+        assert not any(key in table_bytes(server) for key in block_keys.values())
         assert server.command("restart", "--rolling", "tun-0").returncode == 0
         assert found_in(server.worker_pids()["tun-0"], block_keys) == set()
     finally:

@@ -38,7 +38,9 @@ class SharedMemory:
         try:
             self.scoreboard = scoreboard.create(plan.scoreboard, len(plan.workers))
             self._note(segment.path(plan.scoreboard))
-            self.peer_table = peer_table.create(peers.segment, peers.capacity, plan.lanes, peers.status_rows)
+            self.peer_table = peer_table.create(
+                peers.segment, peers.capacity, plan.lanes, peers.status_rows, plan.settings.datagrams
+            )
             self._note(segment.path(peers.segment))
             self.event_log = event_log.create(plan.event_log)
             self._note(segment.path(plan.event_log))

@@ -17,7 +17,8 @@ from pipeline.runtime.plan import Reserve
 from pipeline.runtime.supervisor_channel import Seal
 from pipeline.sealing.key_schedule import AES_256_GCM, CHACHA20_POLY1305, SUITES
 from pipeline.sealing.session import NO_HASH, KeyShare, Offer, SealedSession, answer_key_share, answer_offer, hash_of
-from pipeline.shm import key_table, peer_table, segment
+from pipeline.shm import peer_table, segment
+from pipeline.shm.key_table import KeyTable
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.supervisor.roles.client_role import ClientRole
 from pipeline.supervisor.roles.client_sealing import (
@@ -55,7 +56,7 @@ class Client:
     """A client's sealing with a key table and a peer table of its own, and servers that answer its offer."""
 
     def __init__(self) -> None:
-        self.keys, self._fd = key_table.create(1)
+        self.keys, self._fd = KeyTable.create(1)
         self.table = self._table()
         self.sealing = ClientSealing(self.keys)
         self.sealing.start(self.table, NOW)

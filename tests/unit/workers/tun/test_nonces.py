@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from pipeline.fec import shard
 from pipeline.sealing import kinds
-from pipeline.shm import key_table
 from pipeline.shm.key_table import BlockKeys, KeyTable
 from pipeline.shm.layout import PEER_INDEX_MASK
 from tests.harness.sealed_lane import CAPACITY, LANES, Lane, block_keys, handle, key, sealed
@@ -72,7 +71,7 @@ class Ends:
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        self.table, self._fd = key_table.create(CAPACITY)
+        self.table, self._fd = KeyTable.create(CAPACITY)
         self.lanes = [Lane(lane, self.table) for lane in range(LANES)]
         self._numbers = count(1)
         self._handles, self._secrets = count(1), count(1)
@@ -229,7 +228,7 @@ class _SlowSupervisor:
         if next(self._looks) in self._at:
             if not self._words[0] & 1:
                 self._epoch += 1
-                data = key_table._RECORD.pack(*block_keys(handle(1), key(1 + self._epoch), self._epoch))
+                data = KeyTable.LAYOUT.pack(*block_keys(handle(1), key(1 + self._epoch), self._epoch))
                 self._view[8 : 8 + len(data)] = data
             self._words[0] += 1
 

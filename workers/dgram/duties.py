@@ -1,0 +1,17 @@
+"""The two duties of a dgram worker.
+
+    outbound    Sender      blocks from the outbound rings of all lanes into segments, within the pace of each path
+    inbound     Receiver    segments into blocks in the arrived ring of its lane; probes, answers and reports
+
+The duties share the paths to the peers. Each word of a path has one writer among them, so they need no lock.
+"""
+
+from __future__ import annotations
+
+from pipeline.runtime.plan import WorkerFds
+from pipeline.runtime.worker import Attachment, Duty
+
+
+def duties(attachment: Attachment, fds: WorkerFds) -> list[Duty]:
+    """`fds.datagrams` is the UDP socket of the lane, and `fds.datagram_memory` what its paths outlive a worker in."""
+    return []
