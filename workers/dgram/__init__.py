@@ -1,6 +1,5 @@
-"""The dgram worker: sealed blocks as UDP datagrams, and datagrams as sealed blocks again.
+"""The dgram worker: sealed blocks to peers and from them in UDP datagrams.
 
-Not here: cutting and assembling blocks (pipeline/datagram), what is decided about a path (pipeline/policy), the keys of
-blocks (workers/tun).
-Used by workers/__main__ alone.
+Not here: the format of segments and the assembly of blocks (pipeline/datagram), decisions about a path
+(pipeline/policy). Used by workers/__main__ alone.
 """
