@@ -196,6 +196,8 @@ COUNTERS = (
     Counter(267, "dgram.socket_full_waits", OUT, "bursts for which the socket or the interface had no room"),
     Counter(268, "dgram.sends_refused", OUT, "bursts that the kernel has refused for other reasons"),
     Counter(269, "dgram.sends_single", OUT, "segments given to a kernel that cuts no bursts"),
+    Counter(304, "dgram.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
+            "were skipped"),
     Counter(272, "dgram.segments_received", IN, "segments with a known token"),
     Counter(273, "dgram.bytes_received", IN, "bytes of them, with their headers"),
     Counter(274, "dgram.blocks_whole", IN, "blocks that arrived without a lost row, or whose lost rows were parity"),
@@ -207,6 +209,8 @@ COUNTERS = (
     Counter(280, "dgram.dropped_segment_malformed", IN, "segments whose header contradicts itself or their block"),
     Counter(281, "dgram.dropped_token_unknown", IN, "datagrams with a token of no session, or too short for one"),
     Counter(282, "dgram.sessions_refused", IN, "sessions without datagrams here, as another one has their token"),
+    Counter(303, "dgram.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
+            "were skipped"),
 )
 # fmt: on
 
