@@ -1,4 +1,4 @@
-"""The outbound duty of a dgram worker on the shared memory of a run, and the other end of its paths, in the test's hand.
+"""The outbound duty of a dgram worker on the memory of a run, and the other end of its paths, in the hand of the test.
 
 FarEnd       one lane of a peer: takes what comes to its UDP socket, loses what the test says, and reports when it is
              told to
