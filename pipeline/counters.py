@@ -187,6 +187,8 @@ COUNTERS = (
     Counter(258, "dgram.blocks_sent", OUT, "blocks of which segments were sent"),
     Counter(259, "dgram.parity_sent", OUT, "segments with parity"),
     Counter(260, "dgram.segments_repeated", OUT, "segments sent again, since the other end has missed them"),
+    Counter(304, "dgram.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
+            "were skipped"),
     Counter(272, "dgram.segments_received", IN, "segments with a known token"),
     Counter(273, "dgram.bytes_received", IN, "bytes of them, with their headers"),
     Counter(274, "dgram.blocks_whole", IN, "blocks that arrived without a lost row, or whose lost rows were parity"),
@@ -204,6 +206,8 @@ COUNTERS = (
     Counter(286, "dgram.paths_opened", IN, "times that a path to a peer was opened"),
     Counter(287, "dgram.paths_closed", IN, "times that a path to a peer was closed"),
     Counter(288, "dgram.ring_full_waits", IN, "times datagrams were left in the socket, as the arrived ring was full"),
+    Counter(303, "dgram.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
+            "were skipped"),
 )
 # fmt: on
 
