@@ -209,6 +209,12 @@ COUNTERS = (
     Counter(280, "dgram.dropped_segment_malformed", IN, "segments whose header contradicts itself or their block"),
     Counter(281, "dgram.dropped_token_unknown", IN, "datagrams with a token of no session, or too short for one"),
     Counter(282, "dgram.sessions_refused", IN, "sessions without datagrams here, as another one has their token"),
+    Counter(283, "dgram.control_received", IN, "probes, answers and reports that were opened"),
+    Counter(284, "dgram.control_sent", IN, "probes, answers and reports given to the kernel"),
+    Counter(285, "dgram.dropped_control_refused", IN, "control datagrams that are old, forged, or of another version"),
+    Counter(286, "dgram.paths_opened", IN, "times that a path to a peer was opened"),
+    Counter(287, "dgram.paths_closed", IN, "times that a path to a peer was closed"),
+    Counter(288, "dgram.ring_full_waits", IN, "times datagrams were left in the socket, as the arrived ring was full"),
     Counter(303, "dgram.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
             "were skipped"),
 )

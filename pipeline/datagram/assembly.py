@@ -4,6 +4,7 @@
     add_row(fields, row, now)        one segment
     pop(now)                         the next block that may be delivered, or None
     write(block, slot, at)           put it into a slot, as a run that is whole
+    progress(since, quiet_since)     which blocks have come, and which rows are missing, for a report
     due()                            when pop() will have a block because time has passed, with no further segment
 
     a block is   while                                                             and is found in
@@ -36,6 +37,7 @@ from pipeline.fec.buffer_pool import BufferPool, rounded_up
 from pipeline.fec.codec import Codec
 from pipeline.fec.reorder import REORDER_WINDOW, ReorderBuffer
 from pipeline.wire import framing
+from pipeline.wire.control_datagram import BITS_MOST, INCOMPLETE_MOST, STREAMS_MOST, Arrivals, Incomplete
 
 KEEP_NS = 1_000_000_000
 """How long a block stays open: its lost rows have been sent again by then, or they never will be."""
@@ -66,8 +68,8 @@ class Block:
     """A block of several rows. Its segments agree on size, epoch, `code` (n << 8 | m) and row size."""
 
     __slots__ = (
-        "area", "code", "epoch", "key", "missing", "number", "opened_ns", "parts", "present", "row_bytes", "rows",
-        "size", "stream",
+        "area", "code", "epoch", "key", "missing", "number", "opened_ns", "parts", "present", "received_ns",
+        "row_bytes", "rows", "size", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +95,7 @@ class Block:
         self.area = area
         total = self.parts * ((code >> 8) + (code & 0xFF))
         self.rows = np.frombuffer(area, np.uint8, total * row_bytes).reshape(total, row_bytes)
-        self.opened_ns = opened_ns
+        self.opened_ns = self.received_ns = opened_ns
         self.present = [0] * self.parts  # bit i of a part: row i is present
         self.missing = self.parts  # parts that are not complete
 
@@ -115,7 +117,10 @@ _Stream = ReorderBuffer["Block | Single"]
 
 
 class Assembly:
-    """The blocks of one peer. `wait_ns`: how long a complete block waits for those before it in its stream."""
+    """The blocks of one peer. `wait_ns`: how long a complete block waits for those before it in its stream.
+
+    `refused`: segments that have come, and for which there was no room. `recovered`, `expired`: blocks.
+    """
 
     def __init__(self, codec: Codec, counters: memoryview, bytes_limit: int, wait_ns: int) -> None:
         self._codec = codec
@@ -129,6 +134,7 @@ class Assembly:
         self._bulk: deque[Block | Single] = deque()
         self._light: deque[Block | Single] = deque()
         self._next_timer_ns = 0
+        self.refused = self.recovered = self.expired = 0
 
     # -- segments come
 
@@ -161,6 +167,7 @@ class Assembly:
         if not self._agrees(block, epoch, size, code, row_bytes) or int(part.max()) >= block.parts:
             self._counters[_MALFORMED] += count
             return
+        block.received_ns = now
         block.rows[part.astype(np.intp) * total + index] = rows
         bits = np.left_shift(np.uint64(1), index, dtype=np.uint64)
         for number in range(block.parts):
@@ -183,6 +190,7 @@ class Assembly:
         if not self._agrees(block, epoch, size, code, len(row)) or part >= block.parts or index >= total:
             self._counters[_MALFORMED] += 1
             return
+        block.received_ns = now
         at = (part * total + index) * block.row_bytes
         block.area[at : at + block.row_bytes] = row
         self._mark(block, part, 1 << index, 1)
@@ -214,7 +222,7 @@ class Assembly:
             if self._buffers.reserve(size + SINGLE_BYTES):
                 self._light.append(Single(key, epoch, copies, copy, bytes(row)))
             else:
-                self._counters[_LATE] += 1
+                self._refuse(1)
             return
         stream, number = self._place(key, 1, now)
         if stream is None:
@@ -223,7 +231,7 @@ class Assembly:
             if self._make_room(size + SINGLE_BYTES):
                 self._add_single(key, epoch, size, part, copies, copy, row, now)
             else:
-                self._counters[_LATE] += 1
+                self._refuse(1)
             return
         self._pass_on(stream, number, Single(key, epoch, copies, copy, bytes(row)), now)
 
@@ -247,7 +255,7 @@ class Assembly:
         if area is None:
             if self._make_room(rounded_up(need)):
                 return self._open_block(key, epoch, size, code, row_bytes, count, now)
-            self._counters[_LATE] += count
+            self._refuse(count)
             return None
         self._prune(stream)
         heappush(stream.opened, number)
@@ -346,10 +354,51 @@ class Assembly:
             slot[at : at + size] = block.area[part * stride : part * stride + size]
             at += size
         self._counters[_RECOVERED if recovered else _WHOLE] += 1
+        self.recovered += recovered
 
     def _forget(self, block: Block) -> None:
         del self._complete[block.key]
         self._buffers.release(block.area)
+
+    # -- what the other end is told
+
+    def progress(self, since: int, quiet_since: int) -> tuple[list[Arrivals], list[Incomplete]]:
+        """The streams of which segments have come since then, the latest first, and codewords of them that lack rows.
+
+        The newest block of a stream is left out if it has got a row since `quiet_since`: its other rows are under way.
+        Rows of the rest may be under way, too.
+        """
+        streams = sorted(
+            (stream for stream in self._streams.values() if stream.last_received_ns >= since),
+            key=lambda stream: -stream.last_received_ns,
+        )[:STREAMS_MOST]
+        lacking: list[Incomplete] = []
+        if self._open:
+            positions = {stream.number: position for position, stream in enumerate(streams)}
+            newest = {block.stream.number: block for block in self._open.values()}
+            for block in self._open.values():
+                position = positions.get(block.stream.number)
+                if position is None or (block is newest[block.stream.number] and block.received_ns >= quiet_since):
+                    continue
+                lacking += self._lacking(block, position)
+                if len(lacking) >= INCOMPLETE_MOST:
+                    break
+        return [self._arrivals(stream) for stream in streams], lacking[:INCOMPLETE_MOST]
+
+    @staticmethod
+    def _arrivals(stream: _Stream) -> Arrivals:
+        ahead = [number - stream.next - 1 for number in stream.waiting]
+        bits = sum(1 << each for each in ahead if each < 8 * BITS_MOST)
+        return Arrivals(stream.number, stream.next & _U32, bits.to_bytes(-(-bits.bit_length() // 8), "little"))
+
+    @staticmethod
+    def _lacking(block: Block, position: int) -> list[Incomplete]:
+        n, every = block.code >> 8, (1 << (block.code >> 8) + (block.code & 0xFF)) - 1
+        return [
+            Incomplete(position, block.number & _U32, part, every & ~present)
+            for part, present in enumerate(block.present)
+            if present.bit_count() < n
+        ]
 
     # -- time passes
 
@@ -380,6 +429,10 @@ class Assembly:
 
     # -- blocks are given up
 
+    def _refuse(self, count: int) -> None:
+        self.refused += count
+        self._counters[_LATE] += count
+
     def _make_room(self, size: int) -> bool:
         """Give up the oldest open blocks until so many bytes are free. False if that frees too few."""
         buffers = self._buffers
@@ -390,15 +443,19 @@ class Assembly:
     def _give_up(self, block: Block) -> None:
         del self._open[block.key]
         self._buffers.release(block.area)
-        self._counters[_EXPIRED] += 1
+        self._count_expired(1)
         ready = self._light if block.stream.number & 1 else self._bulk
         self._expire(block.stream, block.stream.give_up(block.number, ready))
 
     def _expire(self, stream: _Stream, left: int) -> None:
         """So many blocks left the window undone: count them, and close the open ones among them."""
         if left:
-            self._counters[_EXPIRED] += left
+            self._count_expired(left)
             self._prune(stream)
+
+    def _count_expired(self, count: int) -> None:
+        self.expired += count
+        self._counters[_EXPIRED] += count
 
     def _prune(self, stream: _Stream) -> None:
         opened = stream.opened
@@ -424,10 +481,10 @@ class Assembly:
             opened = self._open.pop(stream.number << 32 | number & _U32, None)
             if opened is not None:
                 self._buffers.release(opened.area)
-                self._counters[_EXPIRED] += 1
+                self._count_expired(1)
         for block in stream.waiting.values():
             if isinstance(block, Single):
                 self._buffers.unreserve(len(block.content) + SINGLE_BYTES)
             else:
                 self._forget(block)
-            self._counters[_EXPIRED] += 1
+            self._count_expired(1)

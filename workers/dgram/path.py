@@ -29,7 +29,7 @@ class Path:
 
     __slots__ = (
         "address", "ancillary", "doubted", "is_open", "outstanding_since", "peer_handle", "probed_round_trip",
-        "remote_lane", "reports", "round_trip", "segment_most", "sent_ns", "session", "too_big",
+        "remote_lane", "reported", "reports", "round_trip", "segment_most", "sent_ns", "session", "too_big",
     )  # fmt: skip
 
     def __init__(self, session: Session, remote_lane: int) -> None:
@@ -42,6 +42,7 @@ class Path:
         self.ancillary: Ancillary = []  # of sendmsg: the address that it goes out from
         self.segment_most = 0  # bytes of UDP payload; 0: nothing may go
         self.is_open = False
+        self.reported: int | None = None  # the latest sequence of which anything was reported, modulo 2^32
         self.probed_round_trip = 0  # ns, of the latest probe; 0: not known
         self.reports: deque[tuple[int, Report]] = deque(maxlen=REPORTS_KEPT)  # (ns, report); the outbound duty pops
 
