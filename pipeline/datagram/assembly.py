@@ -378,7 +378,8 @@ class Assembly:
             newest = {block.stream.number: block for block in self._open.values()}
             for block in self._open.values():
                 position = positions.get(block.stream.number)
-                if position is None or (block is newest[block.stream.number] and block.received_ns >= quiet_since):
+                is_newest = block is newest[block.stream.number] and not block.stream.waiting
+                if position is None or (is_newest and block.received_ns >= quiet_since):
                     continue
                 lacking += self._lacking(block, position)
                 if len(lacking) >= INCOMPLETE_MOST:
