@@ -196,6 +196,17 @@ class SenderRun:
         self.returned.advance(len(found))
         return found
 
+    def take_all_returned(self, count: int) -> list[tuple[Block, int]]:
+        """So many, as they come."""
+        found: list[tuple[Block, int]] = []
+
+        def have_come() -> bool:
+            found.extend(self.take_returned())
+            return len(found) >= count
+
+        self.until(have_come)
+        return found
+
     def burst(self) -> int:
         """One burst, and what it brings to the other ends is reported."""
         result = self.sender.work()

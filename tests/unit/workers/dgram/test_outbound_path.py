@@ -266,11 +266,11 @@ def test_a_path_that_goes_dark_gives_back_what_was_not_reported(make: Callable[.
 
 
 def test_a_path_that_becomes_narrow_gets_its_blocks_in_smaller_segments(make: Callable[..., Ends]) -> None:
-    ends = make(lambda number: number >= sent)
-    sent = 1000
+    ends = make(lambda number: False)
     ends.add(66_000)
     ends.steps(0.01, reports=False)
     sent = ends.count("segments_sent")
+    ends.far.fate = lambda number: number >= sent
     ends.path.segment_most = BASE
     ends.steps(0.4)
     assert sent > 0 and ends.far.blocks == ends.sent and max(ends.far.sizes) <= BASE

@@ -71,7 +71,7 @@ def test_a_burst_arrives_as_its_segments(pair: Pair, count: int) -> None:
 def test_a_kernel_that_cuts_no_bursts_gets_segments_one_by_one(
     pair: Pair, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pair.socket = SegmentSocket(Failing(pair.near, number), pair.counters)  # type: ignore[arg-type]
+    pair.socket = SegmentSocket(Failing(pair.near, number), pair.counters)
     segments = [os.urandom(SIZE) for _ in range(7)]
     for _ in range(3):
         assert pair.send(segments) == 7
@@ -81,7 +81,7 @@ def test_a_kernel_that_cuts_no_bursts_gets_segments_one_by_one(
 
 
 def test_what_is_refused_one_by_one_as_well_is_no_matter_of_cutting(pair: Pair) -> None:
-    pair.socket = SegmentSocket(Failing(pair.near, errno.EINVAL, is_always=True), pair.counters)  # type: ignore[arg-type]
+    pair.socket = SegmentSocket(Failing(pair.near, errno.EINVAL, is_always=True), pair.counters)
     assert pair.send([bytes(SIZE)] * 3) == REFUSED and pair.socket.cuts
 
 
@@ -98,7 +98,7 @@ def test_what_is_refused_one_by_one_as_well_is_no_matter_of_cutting(pair: Pair) 
     ],
 )
 def test_nothing_is_raised_for_what_the_network_does(pair: Pair, number: int, expected: int) -> None:
-    pair.socket = SegmentSocket(Failing(pair.near, number, is_always=True), pair.counters)  # type: ignore[arg-type]
+    pair.socket = SegmentSocket(Failing(pair.near, number, is_always=True), pair.counters)
     assert pair.send([bytes(SIZE)] * 2) == expected
     assert pair.send([bytes(SIZE)]) == expected
 

@@ -102,8 +102,7 @@ def test_what_a_dark_path_has_not_brought_goes_back_to_tcp(make_sender: Make) ->
     for _ in range(3):
         run.burst()
     run.paths.close(path)
-    found = []
-    run.until(lambda: found.extend(run.take_returned()) or len(found) == len(sent))
+    found = run.take_all_returned(len(sent))
     assert sorted(block for block, _ in found) == sorted(sent)
     assert [number for (stream, number, _), _ in found if stream == BULK] == list(range(12)), "bulk by number"
     assert all(mark == stream & 1 for (stream, _, _), mark in found)
@@ -130,8 +129,7 @@ def test_without_any_path_blocks_go_to_tcp_at_once_and_more_than_it_takes_wait(m
     run.burst()
     sent += [run.fill(6000) for _ in range(16)]
     run.burst()
-    found = []
-    run.until(lambda: found.extend(run.take_returned()) or len(found) == 32)
+    found = run.take_all_returned(32)
     assert [block for block, _ in found] == sent
 
 
