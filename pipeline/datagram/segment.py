@@ -6,7 +6,7 @@
 `sequence` counts the segments of the process `sender` (modulo 2^16) to this peer. The others are those of the block and
 of its cut (`pipeline.datagram.cut`). All behind the token is masked as the header of a QUIC packet is (RFC 9001,
 5.4.3): XOR with AES-ECB of a sample. The sample is the first 32 bytes of the row, with zeros behind a shorter one. So
-nothing but the token is the same in two segments.
+two segments have nothing in common but the token.
 """
 
 from __future__ import annotations
