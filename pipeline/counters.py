@@ -187,6 +187,8 @@ COUNTERS = (
     Counter(258, "dgram.blocks_sent", OUT, "blocks of which segments were sent"),
     Counter(259, "dgram.parity_sent", OUT, "segments with parity"),
     Counter(260, "dgram.segments_repeated", OUT, "segments sent again, since the other end has missed them"),
+    Counter(304, "dgram.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
+            "were skipped"),
     Counter(272, "dgram.segments_received", IN, "segments with a known token"),
     Counter(273, "dgram.bytes_received", IN, "bytes of them, with their headers"),
     Counter(274, "dgram.blocks_whole", IN, "blocks that arrived without a lost row, or whose lost rows were parity"),
@@ -197,6 +199,8 @@ COUNTERS = (
     Counter(279, "dgram.segments_late", IN, "segments of blocks that had been given up or are too old to tell"),
     Counter(280, "dgram.dropped_segment_malformed", IN, "segments whose header contradicts itself or their block"),
     Counter(281, "dgram.dropped_token_unknown", IN, "datagrams with a token of no session, or too short for one"),
+    Counter(303, "dgram.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
+            "were skipped"),
 )
 # fmt: on
 

@@ -64,7 +64,7 @@ class DirectSender:
             start, length, consumer, peer_handle, runs = read_header_and_runs(slot)
             if runs or consumer != port.position or start + length > len(slot):
                 return self._send_first_copy(reader, slot, peer_handle, runs, now) if runs and ready == 1 else 0
-            if reader.kind == "transit" and is_light is not (read_marks(slot)[0] == framing.LIGHT):
+            if reader.marks_class and is_light is not (read_marks(slot)[0] == framing.LIGHT):
                 if bodies:
                     return 0
                 is_light = True

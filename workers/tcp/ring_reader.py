@@ -11,6 +11,7 @@ from workers.tcp.send_item import SendItem
 class RingReader:
     """The first `scanned` slots behind the port's cursor have been visited.
 
+    `marks_class`: the ring has slots of both traffic classes, and the mark of a slot says of which it is.
     By slot index: `unfinished`, the items of a slot that are not finished, and `skippable`, the shards of its block
     that this worker may still leave unsent.
     """
@@ -20,6 +21,7 @@ class RingReader:
     def __init__(self, port: Port, kind: str) -> None:
         self.port = port
         self.kind = kind
+        self.marks_class = kind in ("transit", "returned")
         self.lane = port.lane
         self.scanned = 0
         self.unfinished = [0] * port.ring.capacity

@@ -24,7 +24,8 @@ from workers.tcp.send_item import CopiedBlock, SendItem
 
 _SLOT_SPOILT = ID["tcp.dropped_slot_spoilt"]
 
-SCAN_ORDER = ("light", "plain", "coded", "transit")  # of rings, in the order in which they are scanned
+SCAN_ORDER = ("light", "returned", "plain", "coded", "transit")
+"""Of rings, in the order in which they are scanned. What is given back is older than what is in the plain ring."""
 
 
 class RingScanner:
@@ -79,7 +80,7 @@ class RingScanner:
         position = port.position
         slot_bytes, capacity = port.ring.slot_bytes, self._capacity
         light = reader.kind == "light"
-        transit = reader.kind == "transit"
+        marks_class = reader.marks_class
         may_be_voice = light and self._has_voice
         voice = False
         done = 0
@@ -88,7 +89,7 @@ class RingScanner:
             slot = port.slot(ahead)
             index = port.index(ahead)
             start, length, consumer, peer_handle, runs = read_header_and_runs(slot)
-            if transit:
+            if marks_class:
                 light = read_marks(slot)[0] == framing.LIGHT
             elif may_be_voice:
                 voice = read_marks(slot)[0] == VOICE

@@ -1,6 +1,6 @@
 """The inbound duty of a tun worker: packets of the peers into its TUN queue.
 
-1. wait           sleep on the doorbell until a slot is ready in an inbound ring, or in the decoded ring of this lane
+1. wait           sleep on the doorbell until a slot is ready in any inbound or arrived ring, or in the own decoded one
 2. work           follow the routes; visit each ready slot; a slot that names another lane's worker is passed over, but
                   for runs of light flows, which are for the lane that their stream names
 3. _write_frames  find the frames of a slot; the shape of the instance decides the contents of each type of frame
@@ -43,6 +43,7 @@ from pipeline.packet.udp_merge import MERGED_LEAST, stretches, super_packet
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.policy.lane_pairs import own_lane
 from pipeline.runtime import tun
+from pipeline.runtime.group_port import FROM_THE_NETWORK
 from pipeline.runtime.port import any_ready
 from pipeline.runtime.worker import MORE, NOTHING, Attachment
 from pipeline.shm.layout import ARRIVED_BULK_BYTES, PEER_INDEX_MASK, RECORD_WORDS
@@ -96,7 +97,7 @@ _COPIES_UNNEEDED = ID["tun.copies_unneeded"]
 
 
 class TunWriter:
-    """Every inbound ring, and this lane's decoded ring, to the TUN queue `fd`.
+    """Every inbound and arrived ring, and this lane's decoded ring, to the TUN queue `fd`.
 
     `frames`: of the shape, by type; `forwarder`: None if no packet passes from peer to peer.
     """
@@ -113,7 +114,7 @@ class TunWriter:
         reach: ReachFilter | None = None,
     ) -> None:
         decoded = attachment.ports(self.name, "decoded")
-        self._ports = decoded + attachment.ports(self.name, "inbound")
+        self._ports = decoded + [port for kind in FROM_THE_NETWORK for port in attachment.ports(self.name, kind)]
         self._doorbell = attachment.doorbells[self.name]
         self._ready = any_ready(self._ports)
         self._frames = frames

@@ -47,6 +47,8 @@ from pipeline.supervisor.run.shared_memory import SharedMemory
 from pipeline.supervisor.run.worker_settings import BYTES_PER_KBIT
 from pipeline.wire import messages
 from tests.harness.settings import WORKER_SETTINGS
+from tests.inline.harness.datagrams import DatagramParts, DutiesMaker, listen
+from workers.dgram import duties as dgram
 from workers.tcp import duties as tcp
 from workers.tun import duties as tun
 from workers.tun.bulk_packer import BulkPacker
@@ -85,6 +87,8 @@ class Worker:
         for duty in self.duties:
             if isinstance(duty, tcp.Receiver):
                 duty.connections.close_descriptors()
+            elif hasattr(duty, "close_descriptors"):  # of a dgram worker
+                duty.close_descriptors()
 
 
 class End:
@@ -94,6 +98,7 @@ class End:
     `hub` is its supervisor's part. With compat it is a hub if it has `client_subnets`. `prover` is that of a client
     with a key. With `reach` its tun workers follow rules, which a test writes. While `supervisor_stands_still`,
     requests of workers wait in their channels.
+    With a `carrier` other than "tcp" there are dgram workers, whose duties `dgram` makes (`harness.datagrams`).
     """
 
     def __init__(
@@ -109,6 +114,7 @@ class End:
         seals: bool = False,
         split: Sequence[str] = (),
         reach: bool = False,
+        dgram: DutiesMaker = dgram.duties,
         **settings: Any,
     ) -> None:
         known = WORKER_SETTINGS._replace(remote_port=port)._replace(**settings)
@@ -159,9 +165,17 @@ class End:
         self._channels = WorkerChannels(answer, self._selector, Failures(), congestion.set_on)
         self._random = random.Random(seed)
         self._listener: socket.socket | None = None
+        datagram_socket: socket.socket | None = None
         if mode == "server":
-            self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
+            if known.datagrams:
+                self._listener, datagram_socket = listen(port, backlog=64)
+            else:
+                self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
             self._listener.setblocking(False)
+        self._make_datagram_duties = dgram
+        self.datagrams: DatagramParts | None = None
+        if known.datagrams:
+            self.datagrams = DatagramParts(lanes, capacity, datagram_socket)
         self.outside: list[socket.socket] = []
         self._device_sides: list[socket.socket] = []
         for _ in range(lanes):
@@ -228,6 +242,10 @@ class End:
             from workers.fec import duties as fec
 
             duties = fec.duties(attachment, WorkerFds())
+            if listen_fd is not None:
+                os.close(listen_fd)
+        elif attachment.worker.kind == "dgram":
+            duties = self._make_datagram_duties(attachment, self.datagrams.fds(attachment.worker.lane))
             if listen_fd is not None:
                 os.close(listen_fd)
         else:
@@ -304,6 +322,8 @@ class End:
             self.seal_memory.close()
         if self.reach_memory is not None:
             self.reach_memory.close()
+        if self.datagrams is not None:
+            self.datagrams.close()
 
 
 def enlarge(sock: socket.socket) -> None:

@@ -20,7 +20,7 @@ U64 = (1 << 64) - 1
 
 PARTICIPLE = r"(?:[a-z]+ed|read|sent|resent|written|lost|timed_out|late|duplicate|overtaken|whole|recovered_[1-6])"
 COUNTER_NAME = re.compile(
-    rf"(tun|fec|tcp)\.(?:(?:[a-z]+s|parity)(?:_[a-z]+)*_{PARTICIPLE}"  # packets_read
+    rf"(tun|fec|tcp|dgram)\.(?:(?:[a-z]+s|parity)(?:_[a-z]+)*_{PARTICIPLE}"  # packets_read
     r"|(?:dropped|closed)_[a-z]+(?:_[a-z]+)*"  # dropped_link_down
     r"|[a-z]+(?:_[a-z]+)*_(?:waits|errors|pauses))"
 )  # ring_full_waits
