@@ -128,7 +128,8 @@ def full_tunnel(config: Config) -> Violations:
 def affinity(config: Config) -> Violations:
     if isinstance(config.affinity, str):
         return
-    present = [kind for kind in WORKER_KINDS if kind != "fec" or config.fec != "off"]
+    absent = {"fec": config.fec == "off", "dgram": config.carrier == "tcp"}
+    present = [kind for kind in WORKER_KINDS if not absent.get(kind)]
     workers = {f"{kind}-{lane}" for kind in present for lane in range(config.lanes)}
     workers |= {
         f"{kind}-{half}-{lane}"
@@ -302,7 +303,7 @@ CHECKS = (
     Check(carrier, ("carrier", "mode", "compat", "encryption", *WAYS)),
     Check(dscp, ("dscp_light", "dscp_bulk")),
     Check(flow_rules, FLOW_RULES),
-    Check(affinity, ("affinity", "lanes", "fec", "split_workers")),
+    Check(affinity, ("affinity", "lanes", "fec", "carrier", "split_workers")),
     Check(keepalive, ("keepalive", "timeout")),
     Check(reconnect, ("reconnect_min", "reconnect_max")),
     Check(compat_packets, ("compat", "offload")),

@@ -16,6 +16,9 @@ from pipeline.system import machine_reader
 RINGS = {"compat": 2, "off": 3, "fec": 7}
 """Rings of a lane with slots of `slot_bytes`, rounded up: those of coded blocks are longer."""
 
+RINGS_OF_DATAGRAMS = 2
+"""Rings besides, where blocks may travel in datagrams."""
+
 
 @functools.cache
 def this_machine() -> Machine:
@@ -25,11 +28,12 @@ def this_machine() -> Machine:
 def shape_of(given: PartialConfig, fec: str) -> Shape:
     """`fec`: complete, if it was left out."""
     kind = "compat" if given.compat else "off" if fec == "off" else "fec"
+    datagrams = given.carrier != "tcp"
     return Shape(
-        ("tcp", "fec", "tun") if kind == "fec" else ("tcp", "tun"),
+        ("tcp", *(["dgram"] if datagrams else []), *(["fec"] if kind == "fec" else []), "tun"),
         fec == AUTO,
         _lanes_most(given),
-        RINGS[kind] * given.ring_slots * given.slot_bytes,
+        (RINGS[kind] + (RINGS_OF_DATAGRAMS if datagrams else 0)) * given.ring_slots * given.slot_bytes,
     )
 
 

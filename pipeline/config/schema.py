@@ -80,7 +80,7 @@ from pipeline.wire.approach import Proxy
 from pipeline.wire.uplink import Uplink
 from pipeline.wire.websocket_url import WebSocketUrl
 
-WORKER_KINDS = ("tun", "fec", "tcp")
+WORKER_KINDS = ("tun", "fec", "dgram", "tcp")
 AUTO = "auto"
 PUSHED = "pushed"
 UNTIL_DOWN = "until-down"

@@ -1,4 +1,4 @@
-"""What has come of the segments of one process: how many, and how many are lost. Pure.
+"""Counts of the segments of one process that have come, and of those that are lost. Pure.
 
     add, add_one    segments have come
     judge           take for lost what has not come in time
@@ -29,6 +29,7 @@ FORGET_NS = 1_000_000_000  # an eighth of the patience above PATIENCE_NS is forg
 _MASK = WINDOW - 1
 _U32 = 0xFFFFFFFF
 _HALF = 1 << 31
+_RAMP = np.arange(1 << 10, dtype=np.uint32)
 
 
 class ArrivalCounts:
@@ -54,24 +55,21 @@ class ArrivalCounts:
         return self._next > self._judged
 
     def add(self, sequences: np.ndarray, now: int) -> None:
-        """`sequences`: unsigned, in the order in which they came."""
+        """`sequences`: unsigned, in the order in which they came; 2^10 at most."""
         count = len(sequences)
         self.received += count
         self.is_new = True
-        first = int(sequences[0])
+        numbers = sequences.astype(np.uint32)
+        first = int(numbers[0])
         if self._next < 0 or abs(_ahead(first, self._next)) >= REACH:
             self._begin(first)
         at = self._next
-        if (
-            first == at & _U32
-            and int(sequences[-1]) == first + count - 1
-            and (count < 3 or bool((sequences[1:] - sequences[:-1] == 1).all()))
-        ):
+        if first == at & _U32 and (numbers - _RAMP[:count] == numbers[0]).all():
             self._set(at, at + count, came=True)
             self._next = at + count
             self._latest_at = now
         else:
-            self._add_any(sequences, now)
+            self._add_any(numbers, now)
 
     def add_one(self, sequence: int, now: int) -> None:
         self.received += 1

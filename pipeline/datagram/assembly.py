@@ -31,7 +31,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.counters import ID
+from pipeline.datagram.arriving_block import Block, Single
 from pipeline.datagram.cut import is_cut, parts_of
+from pipeline.datagram.segment import OF_BLOCK, WORDS
 from pipeline.fec import shard
 from pipeline.fec.buffer_pool import BufferPool, rounded_up
 from pipeline.fec.codec import Codec
@@ -64,56 +66,7 @@ _UNNEEDED = ID["dgram.segments_unneeded"]
 _MALFORMED = ID["dgram.dropped_segment_malformed"]
 
 
-class Block:
-    """A block of several rows. Its segments agree on size, epoch, `code` (n << 8 | m) and row size."""
-
-    __slots__ = (
-        "area", "code", "epoch", "key", "missing", "number", "opened_ns", "parts", "present", "received_ns",
-        "row_bytes", "rows", "size", "stream",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        key: int,
-        stream: _Stream,
-        number: int,
-        size: int,
-        epoch: int,
-        code: int,
-        row_bytes: int,
-        area: memoryview,
-        opened_ns: int,
-    ) -> None:
-        self.key = key
-        self.stream = stream
-        self.number = number
-        self.size = size
-        self.epoch = epoch
-        self.code = code
-        self.row_bytes = row_bytes
-        self.parts = parts_of(size, code >> 8, row_bytes)
-        self.area = area
-        total = self.parts * ((code >> 8) + (code & 0xFF))
-        self.rows = np.frombuffer(area, np.uint8, total * row_bytes).reshape(total, row_bytes)
-        self.opened_ns = self.received_ns = opened_ns
-        self.present = [0] * self.parts  # bit i of a part: row i is present
-        self.missing = self.parts  # parts that are not complete
-
-
-class Single:
-    """A block of one row. `copy`: its number among the copies of the block."""
-
-    __slots__ = ("content", "copies", "copy", "epoch", "key")
-
-    def __init__(self, key: int, epoch: int, copies: int, copy: int, content: bytes) -> None:
-        self.key = key
-        self.epoch = epoch
-        self.copies = copies
-        self.copy = copy
-        self.content = content
-
-
-_Stream = ReorderBuffer["Block | Single"]
+_Stream = ReorderBuffer[Block | Single]
 
 
 class Assembly:
@@ -139,41 +92,57 @@ class Assembly:
     # -- segments come
 
     def add_rows(self, fields: np.ndarray, rows: np.ndarray, now: int) -> None:
-        """Add segments that came together. `fields`: of each; `rows`: of each, all of one size."""
+        """Add segments that came together. `fields`: of each, in memory of their own; `rows`: of each, all of one
+        size."""
+        words = fields.view(np.uint64).reshape(len(fields), WORDS)
+        if len(fields) > 1 and not ((words ^ words[0]) & OF_BLOCK).any():
+            self._add_group(fields, rows, now)
+            return
         blocks = fields["block"]
         ends = [*(np.flatnonzero(blocks[1:] != blocks[:-1]) + 1).tolist(), len(blocks)]
         first = 0
         for end in ends:
-            self._add_group(fields[first:end], rows[first:end], now)
+            of_block = words[first:end]
+            if end - first == 1 or ((of_block ^ of_block[0]) & OF_BLOCK).any():
+                for each, row in zip(fields[first:end].tolist(), rows[first:end], strict=True):
+                    self.add_row(each, row.data, now)
+            else:
+                self._add_group(fields[first:end], rows[first:end], now)
             first = end
 
     def _add_group(self, fields: np.ndarray, rows: np.ndarray, now: int) -> None:
-        """Add rows of one block."""
+        """Add rows of one block, which have all in common but part and index."""
         _, _, key, epoch, size, _, code, _ = fields[0].item()
-        n, total = code >> 8, (code >> 8) + (code & 0xFF)
+        total = (code >> 8) + (code & 0xFF)
         count, row_bytes = rows.shape
-        if n <= 1 or count == 1:
+        if code >> 8 <= 1:
             for each, row in zip(fields.tolist(), rows, strict=True):
                 self.add_row(each, row.data, now)
-            return
-        index, part = fields["index"], fields["part"]
-        same = (fields["code"] == code).all() and (fields["size"] == size).all() and (fields["epoch"] == epoch).all()
-        if not same or int(index.max()) >= total:
-            self._counters[_MALFORMED] += count
             return
         block = self._open.get(key) or self._open_block(key, epoch, size, code, row_bytes, count, now)
         if block is None:
             return
-        if not self._agrees(block, epoch, size, code, row_bytes) or int(part.max()) >= block.parts:
+        index = fields["index"]
+        if not self._agrees(block, epoch, size, code, row_bytes) or int(index.max()) >= total:
             self._counters[_MALFORMED] += count
             return
-        block.received_ns = now
-        block.rows[part.astype(np.intp) * total + index] = rows
-        bits = np.left_shift(np.uint64(1), index, dtype=np.uint64)
-        for number in range(block.parts):
-            of_part = bits if block.parts == 1 else bits[part == number]
-            if len(of_part):
-                self._mark(block, number, int(np.bitwise_or.reduce(of_part)), len(of_part))
+        places = index if block.parts == 1 else fields["part"].astype(np.intp) * total + index
+        try:
+            block.rows[places] = rows
+        except IndexError:  # a part behind the last one; nothing is written then
+            self._counters[_MALFORMED] += count
+            return
+        block.received_ns = block.stream.last_received_ns = now
+        came = np.zeros(block.parts * total, np.bool_)
+        came[places] = True
+        bits = int.from_bytes(np.packbits(came, bitorder="little").tobytes(), "little")
+        if bits.bit_count() < count:
+            self._counters[_UNNEEDED] += count - bits.bit_count()
+        every = (1 << total) - 1
+        for part in range(block.parts):
+            of_part = bits >> part * total & every
+            if of_part:
+                self._mark(block, part, of_part)
         if not block.missing:
             self._on_complete(block, now)
 
@@ -190,22 +159,20 @@ class Assembly:
         if not self._agrees(block, epoch, size, code, len(row)) or part >= block.parts or index >= total:
             self._counters[_MALFORMED] += 1
             return
-        block.received_ns = now
+        block.received_ns = block.stream.last_received_ns = now
         at = (part * total + index) * block.row_bytes
         block.area[at : at + block.row_bytes] = row
-        self._mark(block, part, 1 << index, 1)
+        self._mark(block, part, 1 << index)
         if not block.missing:
             self._on_complete(block, now)
 
-    def _mark(self, block: Block, part: int, rows: int, count: int) -> None:
-        """Rows of a part have come, `count` with those that came twice."""
+    def _mark(self, block: Block, part: int, rows: int) -> None:
+        """Rows of a part have come."""
         before = block.present[part]
+        if before & rows:
+            self._counters[_UNNEEDED] += (before & rows).bit_count()
         after = block.present[part] = before | rows
-        n, had = block.code >> 8, before.bit_count()
-        has = after.bit_count()
-        if has - had < count:
-            self._counters[_UNNEEDED] += count - (has - had)
-        if had < n <= has:
+        if before.bit_count() < block.code >> 8 <= after.bit_count():
             block.missing -= 1
 
     @staticmethod

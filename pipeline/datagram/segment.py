@@ -6,7 +6,7 @@
 `sequence` counts the segments of the process `sender` (modulo 2^16) to this peer. The others are those of the block and
 of its cut (`pipeline.datagram.cut`). All behind the token is masked as the header of a QUIC packet is (RFC 9001,
 5.4.3): XOR with AES-ECB of a sample. The sample is the first 32 bytes of the row, with zeros behind a shorter one. So
-nothing but the token is the same in two segments.
+two segments have nothing in common but the token.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ ROWS = np.dtype(
     }
 )
 """The fields as columns. `block`: stream and number; `code`: n << 8 | m."""
+
+WORDS = FIELD_BYTES // 8
+OF_BLOCK = np.frombuffer(bytes(4) + b"\xff" * 16 + b"\0\xff\xff\0", np.uint64)
+"""The bits of the fields, as words, that segments of one process and block have in common: all but sequence, part and
+index."""
 
 assert FIELD_BYTES == 24 <= SAMPLE_BYTES
 

@@ -57,10 +57,15 @@ from pipeline.wire.messages import (
 
 DISOWNED = "what it has proved does not make it this peer any more"
 
+LEAVES_DATAGRAMS = "it has a rate now, which its datagrams would not keep: it connects again without them"
+
 UNLIMITED_REACH = (ANY,)
 """`may_reach` of a server that limits nobody."""
 
 SPOKEN = (messages.VERSION, messages.ASKS)  # versions of clients with a key
+
+SAME_PORT = 0
+"""As the `datagram_port` of a WELCOME: the port that the client has dialed, whatever leads from there to ours."""
 
 SESSIONS_AT_ONCE = 10
 SESSION_INTERVAL_NS = 1_000_000_000
@@ -176,22 +181,38 @@ class Admission:
         self._publish_routes()
 
     def follow_quotas(self, names: set[str]) -> None:
-        """End the sessions of those peers that have used up their quotas, and give the others their rates."""
+        """End the sessions of those peers that have used up their quotas, and give the others their rates.
+
+        A session ends as well if it uses datagrams and gets a rate: the client has to learn that from a WELCOME.
+        """
         self.changes += bool(names)
         for peer, peer_session in self._sessions.all():
             name = peer_session.name
             if name not in names:
                 continue
-            if refusal := self._quotas.refusal(name):
-                LOG.warning("peer %s: session ended: %s", name, refusal)
-                self._news.session_ended(peer, name, refusal)
+            reason = self._quotas.refusal(name)
+            if not reason and self._sessions.uses_datagrams(peer) and self._has_rate(name):
+                reason = LEAVES_DATAGRAMS
+            if reason:
+                LOG.warning("peer %s: session ended: %s", name, reason)
+                self._news.session_ended(peer, name, reason)
                 self._sessions.end(peer)
             else:
                 self._write_rates(peer, name)
 
     def _write_rates(self, peer: int, name: str) -> None:
-        policy = self._policies.get(name) or PeerPolicy(name)
+        policy = self._policy_of(name)
         self._sessions.write_rates(peer, self._quotas.rate(name, policy.rate), policy.bulk_rate)
+        self._sessions.use_datagrams(peer, not self._has_rate(name))
+
+    def _policy_of(self, name: str) -> PeerPolicy:
+        return self._policies.get(name) or PeerPolicy(name)
+
+    def _has_rate(self, name: str) -> bool:
+        """Whether there is a rate for this peer: connections alone keep it."""
+        policy = self._policy_of(name)
+        bulk_rate = self.config.bulk_rate_mbit if policy.bulk_rate is None else policy.bulk_rate
+        return bool(self._quotas.rate(name, policy.rate) or bulk_rate) or self.config.has_rate_of_connections
 
     def tick(self, now: int) -> None:
         """Call often: what could not be saved is saved again, and epochs go on."""
@@ -326,6 +347,7 @@ class Admission:
                 if not any(is_part_of(route, network) for network in policy.allowed)
             ),
             dns=config.push_dns_addresses,
+            datagram_port=SAME_PORT if self._sessions.uses_datagrams(assigned.peer) else None,
             padding=noise.padding(noise.IN_OTHERS) if config.noise else b"",
         )
 

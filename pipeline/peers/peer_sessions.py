@@ -21,9 +21,10 @@ from pipeline.peers.registry import KnownPeer
 from pipeline.peers.sealed_sessions import SealedSessions
 from pipeline.runtime.supervisor_channel import Replaced
 from pipeline.sealing.session import KeyShare, SealedSession, answer_offer
+from pipeline.shm.datagram_secrets import DatagramServer
 from pipeline.shm.layout import PEER_INDEX_BITS
 from pipeline.shm.peer_table import PeerTable, Route
-from pipeline.wire.messages import ACCEPTS_SHARDS, Hello
+from pipeline.wire.messages import ACCEPTS_SHARDS, TAKES_DATAGRAMS, Hello
 
 CONNECTING_NS = UNSEEN_NS
 
@@ -40,6 +41,7 @@ class PeerSession(NamedTuple):
     row: PeerRow
     key_share: bytes = b""  # of the client, as its HELLO has it
     sealed: SealedSession | None = None  # where blocks are sealed
+    takes_datagrams: bool = False  # the client does, as its HELLO says
 
 
 class Seals(NamedTuple):
@@ -164,6 +166,7 @@ class PeerSessions:
             row._replace(version=hello.program, mtu=hello.mtu, fec=bool(hello.features & ACCEPTS_SHARDS)),
             hello.key_share,
             sealed,
+            bool(hello.features & TAKES_DATAGRAMS),
         )
         if self._seals is not None and sealed is not None:
             self._seals.sessions.begin(peer_handle, sealed, now)
@@ -173,6 +176,16 @@ class PeerSessions:
         if ended is not None and self._seals is not None:
             self._seals.sessions.end(ended.peer_handle)
         self._table.write_record(self._new_handle(peer), 0)
+
+    def use_datagrams(self, peer: int, allowed: bool) -> None:
+        """Let blocks of this session travel in datagrams, if the client and this end take them."""
+        peer_session = self._by_index[peer]
+        if self._seals is not None and peer_session.takes_datagrams:
+            server = DatagramServer() if allowed else None
+            self._seals.sessions.use_datagrams(peer_session.peer_handle, server)
+
+    def uses_datagrams(self, peer: int) -> bool:
+        return self._seals is not None and self._seals.sessions.uses_datagrams(self.handle_of(peer))
 
     def tick(self, now: int) -> bool:
         """The epochs of sealed sessions go on: whether one has changed."""

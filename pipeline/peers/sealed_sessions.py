@@ -1,8 +1,9 @@
 """The sealed sessions of an end: their keys are in the key table, and their epochs go on.
 
-    begin(peer_handle, session)    before anything is sent to the peer
-    end(peer_handle)               nothing is sealed or opened any more, within a burst of the tun workers
-    tick(now)                      once a second: epochs; whether one has changed
+    begin(peer_handle, session)        before anything is sent to the peer
+    end(peer_handle)                   nothing is sealed or opened any more, within a burst of the tun workers
+    tick(now)                          once a second: epochs; whether one has changed
+    use_datagrams(peer_handle, ...)    whether blocks of the session may travel in datagrams, and to where
 
 The peer table has what tun workers have seen: the latest epoch of the peer that they have opened, and the latest of
 ours that the peer has.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from pipeline.policy.epochs import KEEP_BEFORE_NS, SendEpoch
 from pipeline.sealing.session import SealedSession
+from pipeline.shm.datagram_secrets import DatagramSecrets, DatagramSecretTable, DatagramServer
 from pipeline.shm.key_table import BlockKeys, KeyTable
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS, TRANSIT_EPOCH_ACKNOWLEDGED, TRANSIT_EPOCH_OPENED
 from pipeline.shm.peer_table import PeerTable
@@ -24,16 +26,18 @@ _EPOCH_MASK = (1 << _EPOCH_BITS) - 1
 class _Kept:
     def __init__(self, session: SealedSession, now: int, sent_bytes: int) -> None:
         self.session = session
+        self.server: DatagramServer | None = None  # to which datagrams go; None: there are none
         self.sending = SendEpoch(now, sent_bytes)
         # when the epoch before is forgotten; 0: there is none, but in a session that goes on in other memory
         self.before_until_ns = now + KEEP_BEFORE_NS if session.has_before else 0
 
 
 class SealedSessions:
-    """`peers`: the peer table of this time."""
+    """`peers`: the peer table of this time. `datagrams`: the table of their secrets; None where there are none."""
 
-    def __init__(self, table: KeyTable, peers: PeerTable) -> None:
+    def __init__(self, table: KeyTable, peers: PeerTable, datagrams: DatagramSecretTable | None = None) -> None:
         self._table = table
+        self._datagrams = datagrams
         self._peers = peers
         self._kept: dict[int, _Kept] = {}  # by peer handle
         self._next_tick_ns = 0
@@ -41,13 +45,34 @@ class SealedSessions:
     def begin(self, peer_handle: int, session: SealedSession, now: int) -> None:
         peer = peer_handle & PEER_INDEX_MASK
         for other in [each for each in self._kept if each & PEER_INDEX_MASK == peer]:
-            del self._kept[other]
+            self._forget(other)
         self._kept[peer_handle] = _Kept(session, now, self._peers.sent_bytes(peer))
         self._write(peer_handle, session)
 
     def end(self, peer_handle: int) -> None:
-        if self._kept.pop(peer_handle, None) is not None:
+        if peer_handle in self._kept:
+            self._forget(peer_handle)
             self._table.erase(peer_handle)
+
+    def _forget(self, peer_handle: int) -> None:
+        self.use_datagrams(peer_handle, None)
+        del self._kept[peer_handle]
+
+    def uses_datagrams(self, peer_handle: int) -> bool:
+        return peer_handle in self._kept and self._kept[peer_handle].server is not None
+
+    def use_datagrams(self, peer_handle: int, server: DatagramServer | None) -> None:
+        """Let blocks of this session travel in datagrams, which a client sends to `server`; None: not any more."""
+        kept = self._kept.get(peer_handle)
+        if self._datagrams is None or kept is None or kept.server == server:
+            return
+        kept.server = server
+        if server is None:
+            self._datagrams.erase(peer_handle)
+        else:
+            suite, send, receive = kept.session.datagram_secrets()
+            record = DatagramSecrets(peer_handle, suite, server.host, server.port, send, receive, server.scope)
+            self._datagrams.write(record)
 
     def tick(self, now: int) -> bool:
         if now < self._next_tick_ns:

@@ -6,7 +6,8 @@
 Both are pure, and give their reasons in sentences.
 
 The rules. A lane gets a core for each of its busy duties, so that none waits for another. With `auto` the two duties of
-the fec worker share one, since they rest on a good path. All cores of a lane share a last-level cache, as its rings go
+the fec worker share one, since they rest on a good path. Either the tcp or the dgram worker is busy: blocks for a peer
+take one way at a time. All cores of a lane share a last-level cache, as its rings go
 from one to the next. All lanes are on one node of memory: every tcp worker visits the rings of all lanes. One core in
 eight stays free for the kernel and other programs. Slow cores of a machine that has fast ones carry no lane of their
 own: the flows in it would be slow, and nobody chooses the lane of a flow.
@@ -34,7 +35,7 @@ SHARED_SHARE = 2  # and of /dev/shm
 class Shape(NamedTuple):
     """The part of a configuration that the plan depends on."""
 
-    kinds: tuple[str, ...]  # of workers: tun and tcp, and fec between them
+    kinds: tuple[str, ...]  # of workers: tun and tcp, perhaps fec and dgram between them
     fec_rests: bool = False  # fec is "auto"
     lanes_most: int = LANES_MOST  # the configuration has no use for more
     lane_shared_bytes: int = 0  # of the rings of a lane
@@ -77,7 +78,8 @@ def has_tight_quota(machine: Machine) -> bool:
 
 def busy_duties(shape: Shape) -> int:
     """Cores of a lane whose duties all have one of their own."""
-    return 2 * len(shape.kinds) - (1 if "fec" in shape.kinds and shape.fec_rests else 0)
+    kinds = [kind for kind in shape.kinds if kind != "dgram"]
+    return 2 * len(kinds) - (1 if "fec" in kinds and shape.fec_rests else 0)
 
 
 # -- how many lanes
@@ -152,7 +154,7 @@ def _home(machine: Machine, busy: int) -> tuple[int, list[Core]]:
 def _split(machine: Machine, shape: Shape, lanes: int, reasons: list[str]) -> tuple[str, ...]:
     """The kinds that are split: tun before fec, whose duties have less to do; each lane has a core more for it.
 
-    The second duty of the tcp worker has a core before fec is split.
+    The second duty of the tcp worker, or the dgram worker beside it, has a core before fec is split.
     """
     kinds = len(shape.kinds)
     each = _cores_of_a_lane(machine, shape, lanes)
@@ -216,7 +218,7 @@ def _own_cores(machine: Machine, cores: Sequence[Core], workers: Sequence[Member
     free = sorted(cores, key=lambda core: (not core.is_fast, core.node != home))
     own: dict[str, list[Core]] = {}
     for lane in sorted(lanes):
-        wanted = [name for each in lanes[lane] for name in _names_of(each, spare)]
+        wanted = [name for each in lanes[lane] for name in _names_of(each, lanes[lane][0].kind, spare)]
         least = [each.name for each in lanes[lane]]
         chosen = _near(free, len(wanted)) or _near(free, len(least)) or free[: len(wanted)]
         for name, core in zip(wanted if len(chosen) >= len(wanted) else least, chosen, strict=True):
@@ -227,12 +229,12 @@ def _own_cores(machine: Machine, cores: Sequence[Core], workers: Sequence[Member
 
 def _busiest_first(member: Member) -> tuple[int, str]:
     """They get the fast cores."""
-    return ("tcp", "tun", "fec").index(member.kind), member.name
+    return ("dgram", "tcp", "tun", "fec").index(member.kind), member.name
 
 
-def _names_of(member: Member, spare: int) -> list[str]:
-    """A core, and one for the second duty of the tcp worker."""
-    return [member.name] * (2 if member.kind == "tcp" and member.duties > 1 and spare else 1)
+def _names_of(member: Member, busiest: str, spare: int) -> list[str]:
+    """A core, and one for the second duty of the tcp worker. A dgram worker has that one instead."""
+    return [member.name] * (2 if member.kind == busiest == "tcp" and member.duties > 1 and spare else 1)
 
 
 def _near(free: Sequence[Core], count: int) -> list[Core]:

@@ -126,6 +126,11 @@ class WorkerSettings(NamedTuple):
         return self.carrier != "tcp"
 
     @property
+    def takes_datagrams(self) -> bool:
+        """Whether a client asks its server for them. They keep no rate that this end has."""
+        return self.datagrams and not (self.send_rate or self.bulk_rate)
+
+    @property
     def has_voice(self) -> bool:
         """Whether a packet may be of the class voice."""
         return bool(self.always_voice) or self.class_by_dscp

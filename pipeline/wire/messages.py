@@ -57,20 +57,23 @@ _HELLO = struct.Struct(f">4sBBHHHQQBBB{KEY_ID_BYTES}s{NONCE_BYTES}s")
 _WELCOME = struct.Struct(f">BBHB{MAC_BYTES}s")
 _COUNT = struct.Struct(">H")
 _CLOCK = struct.Struct(">Q")
+_PORT = struct.Struct(">H")
 _ADDRESS_BYTES = {4: 4, 6: 16}
 WELCOME_MAC_AT = framing.FRAME.size + _WELCOME.size - MAC_BYTES  # offset in the frame
 
-EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES, DNS, UPLINK = range(1, 10)  # types of extensions
+EXCHANGE, LEAVE, PROGRAM, CLOCK, KEY_SHARE, LANE, MOVES, DNS, UPLINK, DATAGRAM_PORT = range(
+    1, 11
+)  # types of extensions
 KNOCK, PADDING = 16, 17
 
-ACCEPTS_SHARDS, ANSWERS, TAKES_PADDING = 1, 2, 4
+ACCEPTS_SHARDS, ANSWERS, TAKES_PADDING, TAKES_DATAGRAMS = 1, 2, 4, 8
 """Feature bits: this end accepts shards (pipeline.fec.shard), and on sealed connections it answers questions and takes
-padding."""
+padding. A client takes datagrams; a server says so by its port."""
 
 
-def features(accepts_shards: bool) -> int:
+def features(accepts_shards: bool, takes_datagrams: bool = False) -> int:
     """The features of this program."""
-    return ANSWERS | TAKES_PADDING | (ACCEPTS_SHARDS if accepts_shards else 0)
+    return ANSWERS | TAKES_PADDING | ACCEPTS_SHARDS * accepts_shards | TAKES_DATAGRAMS * takes_datagrams
 
 
 AUTH_NONE, AUTH_KEY = 0, 1
@@ -129,7 +132,7 @@ class Hello(NamedTuple):
     client_id: int  # constant over restarts of the client
     session: int  # number of this start of the client
     traffic_class: int  # of this connection
-    features: int  # ACCEPTS_SHARDS, ANSWERS, TAKES_PADDING
+    features: int  # ACCEPTS_SHARDS, ANSWERS, TAKES_PADDING, TAKES_DATAGRAMS
     auth: int = AUTH_NONE
     key_id: bytes = bytes(KEY_ID_BYTES)
     nonce: bytes = bytes(NONCE_BYTES)
@@ -201,6 +204,7 @@ class Welcome(NamedTuple):
     key_share: bytes = b""  # of the server, for sealed blocks; b"": blocks are not sealed
     lane: int = 0  # of the server, that sends on this connection, as it tells this client
     dns: tuple[Address, ...] = ()  # DNS servers for a client that sends everything through the tunnel
+    datagram_port: int | None = None  # of the server; 0: the one that the client has dialed; None: it takes none
     padding: bytes = b""  # means nothing
 
     def frame(self) -> bytes:
@@ -221,6 +225,7 @@ class Welcome(NamedTuple):
             + _key_share(self.key_share)
             + _lane(self.lane)
             + _dns(self.dns)
+            + (_extension(DATAGRAM_PORT, _PORT.pack(self.datagram_port)) if self.datagram_port is not None else b"")
             + _padding(self.padding),
         )
 
@@ -429,7 +434,10 @@ def _welcome(body: _Body) -> Welcome:
     known = int.from_bytes(clock, "big") if len(clock) == _CLOCK.size else 0
     key_share, lane, padding = extensions.get(KEY_SHARE, b""), _lane_of(extensions), extensions.get(PADDING, b"")
     dns = _dns_of(extensions.get(DNS, b""))
-    return Welcome._make([*fields, addresses, routes, _program(extensions), known, key_share, lane, dns, padding])
+    port = extensions.get(DATAGRAM_PORT, b"")
+    datagram_port = int.from_bytes(port, "big") if len(port) == _PORT.size else None
+    told = _program(extensions), known, key_share, lane, dns, datagram_port, padding
+    return Welcome._make([*fields, addresses, routes, *told])
 
 
 def _dns_of(listed: bytes) -> tuple[Address, ...]:

@@ -17,7 +17,8 @@ import numpy as np
 
 from pipeline.counters import COUNTERS, ID
 from pipeline.datagram.arrival_counts import ArrivalCounts
-from pipeline.datagram.assembly import Assembly, Single
+from pipeline.datagram.arriving_block import Single
+from pipeline.datagram.assembly import Assembly
 from pipeline.datagram.segment import FIELD_BYTES, HEADER_BYTES, ROWS, TOKEN_BYTES
 from pipeline.fec import shard
 from pipeline.fec.codec import Codec

@@ -18,6 +18,7 @@ from pipeline.peers.registry import KnownPeer
 from pipeline.peers.sealed_sessions import SealedSessions
 from pipeline.sealing.key_schedule import AES_256_GCM
 from pipeline.shm import layout, peer_table, segment
+from pipeline.shm.datagram_secrets import DatagramSecretTable
 from pipeline.shm.key_table import KeyTable
 from pipeline.shm.layout import PEER_INDEX_MASK, RECORD_WORDS
 from pipeline.shm.peer_table import RouteReader
@@ -88,6 +89,7 @@ def hello(
     version: int = messages.VERSION,
     index: int = 0,
     key_share: bytes = b"",
+    features: int = 0,
 ) -> Hello:
     """The HELLO of a client with a key, or without one, in its session of this number."""
     method = messages.AUTH_KEY if key else messages.AUTH_NONE
@@ -100,7 +102,7 @@ def hello(
         client,
         number,
         0,
-        0,
+        features,
         method,
         auth.key_id(key) if key else bytes(8),
         secrets.token_bytes(32),
@@ -135,7 +137,8 @@ def request(
 
 class HubServer:
     """A hub with these peers. `settings`: its configuration; `saved`: the addresses that it saved, each time; `told`:
-    what all workers were told; `seals`: with `keys`, the table of the tun workers."""
+    what all workers were told; `seals`: with `keys`, the table of the tun workers; `secrets`: that of dgram workers,
+    used with `datagrams`."""
 
     def __init__(
         self,
@@ -144,6 +147,7 @@ class HubServer:
         lanes: int = 2,
         remembered: dict | None = None,
         seals: bool = False,
+        datagrams: bool = False,
         **settings: object,
     ) -> None:
         self.settings = {
@@ -156,7 +160,8 @@ class HubServer:
         self.told: list[dict] = []
         self.quotas = Quotas()
         self.keys, self._keys_fd = KeyTable.create(capacity)
-        sealed = SealedSessions(self.keys, self.table)
+        self.secrets, self._secrets_fd = DatagramSecretTable.create(capacity)
+        sealed = SealedSessions(self.keys, self.table, self.secrets if datagrams else None)
         self.began: list[tuple[int, str]] = []
         self.admission = Admission(
             self.config,
@@ -182,8 +187,9 @@ class HubServer:
     def close(self) -> None:
         segment.unlink(self.table.memory.name)
         self.table.close()
-        self.keys.close()
-        os.close(self._keys_fd)
+        for table, fd in ((self.keys, self._keys_fd), (self.secrets, self._secrets_fd)):
+            table.close()
+            os.close(fd)
 
     # -- clients
 

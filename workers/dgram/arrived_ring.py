@@ -6,7 +6,7 @@ is whole, sealed as it came. Where peers share the ring, none of them takes all 
 
 from __future__ import annotations
 
-from pipeline.datagram.assembly import Block, Single
+from pipeline.datagram.arriving_block import Block, Single
 from pipeline.fec import shard
 from pipeline.policy.lane_pairs import own_lane
 from pipeline.policy.ring_shares import RingShares

@@ -5,8 +5,8 @@
     tick            the clock of all paths
 
 A path is published in the peer table while it is open: then the tun workers give this worker the blocks for the peer.
-It is closed there before its flag says so, and opened after it. What is open outlives this process
-(`workers.dgram.remembered_paths`), so a successor goes on at once.
+It is closed there before its flag says so, and opened after it. Open paths outlive this
+process (`workers.dgram.remembered_paths`), so a successor goes on at once.
 
 A session has one sealer and one opener. Control datagrams tell the number of the process that sends from a lane of the
 peer. Segments of other processes are counted in no report.

@@ -20,7 +20,8 @@ from workers.dgram.path import Ancillary
 SOL_UDP, UDP_GRO = 17, 104  # linux/udp.h
 IP_TOS, IP_PKTINFO = 1, 8  # linux/in.h
 IPV6_PKTINFO, IPV6_TCLASS = 50, 67  # linux/in6.h
-_IP, _IPV6 = socket.IPPROTO_IP, socket.IPPROTO_IPV6
+_IP, _IPV6 = int(socket.IPPROTO_IP), int(socket.IPPROTO_IPV6)
+_TRUNCATED = int(socket.MSG_TRUNC)
 
 MEMORY_BYTES = 1 << 16
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4) * 2 + socket.CMSG_SPACE(20) + socket.CMSG_SPACE(12)
@@ -59,7 +60,7 @@ class DatagramSocket:
         except OSError as error:
             self.size = 0
             return error.errno not in (errno.EAGAIN, errno.ENOMEM)  # an error of a route or a host: there may be more
-        self.size = self.segment_bytes = 0 if flags & socket.MSG_TRUNC else size
+        self.size = self.segment_bytes = 0 if flags & _TRUNCATED else size
         self.is_marked = False
         for level, kind, data in ancillary:
             if kind == UDP_GRO and level == SOL_UDP:

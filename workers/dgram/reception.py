@@ -15,7 +15,8 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.counters import ID
-from pipeline.datagram.assembly import Assembly, Block, Single
+from pipeline.datagram.arriving_block import Block, Single
+from pipeline.datagram.assembly import Assembly
 from pipeline.datagram.segment import FIELD_BYTES, FIELDS, HEADER_BYTES, ROWS, SAMPLE_BYTES, TOKEN_BYTES
 from pipeline.fec import shard
 from pipeline.fec.codec import Codec
@@ -57,7 +58,8 @@ class Reception:
             codec, counters, BYTES_LIMIT_OF_MANY if is_one_of_many else BYTES_LIMIT, WAIT_NS[framing.BULK]
         )
         self._mask = session.receive_mask(SEGMENTS_MOST)
-        self._fields = np.zeros((SEGMENTS_MOST, FIELD_BYTES), np.uint8)
+        self._fields = np.zeros(SEGMENTS_MOST, ROWS)
+        self._unmasked = self._fields.view(np.uint8).reshape(SEGMENTS_MOST, FIELD_BYTES)
         self._counters = counters
         self._words = words
         self._at = session.peer * RECORD_WORDS
@@ -71,14 +73,12 @@ class Reception:
             return
         self._count(count, count * size)
         rows = datagrams[:, HEADER_BYTES:]
-        unmasked = self._fields[:count]
-        np.bitwise_xor(datagrams[:, TOKEN_BYTES:HEADER_BYTES], self._mask.of_rows(rows), out=unmasked)
-        fields = unmasked.view(ROWS).reshape(count)
-        first, last = fields[0], fields[-1]
-        sender = self.senders.get(int(first["sender"]))
-        if sender is not None and first["sender"] == last["sender"] and int(first["size"]) <= shard.BLOCK_BYTES_MAX:
-            counts = sender.counts
-            counts.add(fields["sequence"], now)
+        np.bitwise_xor(datagrams[:, TOKEN_BYTES:HEADER_BYTES], self._mask.of_rows(rows), out=self._unmasked[:count])
+        fields = self._fields[:count]
+        _, process, _, _, block_size, *_ = fields[0].item()
+        sender = self.senders.get(process)
+        if sender is not None and block_size <= shard.BLOCK_BYTES_MAX and fields["sender"][-1] == process:
+            sender.counts.add(fields["sequence"], now)
             self._note(sender, count if is_marked else 0, now)
         self.assembly.add_rows(fields, rows, now)
 

@@ -21,6 +21,7 @@ so what was impossible at an earlier one is tried again.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -45,6 +46,7 @@ from pipeline.runtime.supervisor_channel import (
     VisitsReport,
     WelcomeReport,
 )
+from pipeline.shm.datagram_secrets import DatagramSecretTable, DatagramServer
 from pipeline.shm.key_table import KeyTable
 from pipeline.shm.peer_table import PeerTable
 from pipeline.supervisor.accounting.accountant import Accountant
@@ -94,9 +96,9 @@ class ClientRole:
         self._servers = ClientServers(config, self._events.record)
         self._in_reserve: tuple[int, messages.Welcome, str] | None = None  # the last WELCOME of a server to come
 
-    def use_keys(self, keys: KeyTable) -> None:
-        """Blocks are sealed, with keys in this table."""
-        self._sealing = ClientSealing(keys)
+    def use_keys(self, keys: KeyTable, datagrams: DatagramSecretTable | None = None) -> None:
+        """Blocks are sealed, with keys in this table. `datagrams`: for their secrets, where blocks travel in them."""
+        self._sealing = ClientSealing(keys, datagrams)
 
     @property
     def key_share(self) -> str:
@@ -204,12 +206,13 @@ class ClientRole:
         if verdict is None or not verdict["distrust"]:
             welcome = messages.decode(bytes.fromhex(request["welcome"]))
             if isinstance(welcome, messages.Welcome):
+                server, number = _address(request["server"]), self._number_in(request)
                 if self._sealing is not None:
                     verdict = self._seal(self._sealing, request, welcome, now)
                     if verdict["distrust"]:
                         return verdict
-                server, number = _address(request["server"]), self._number_in(request)
-                self._servers.remember(self._servers.host_of(number), server)
+                    self._sealing.use_datagrams(number, self._datagram_server(welcome, server, number))
+                self._servers.remember(self._servers.server_of(number).host, server)
                 if self._servers.is_present(number):
                     self._accept(welcome, server)
                 else:
@@ -232,6 +235,15 @@ class ClientRole:
         if seal is not None:
             verdict["seal"] = seal
         return verdict
+
+    def _datagram_server(self, welcome: messages.Welcome, server: str, number: int) -> DatagramServer | None:
+        """Where datagrams go; None if either end takes none."""
+        if welcome.datagram_port is None or not self._settings.takes_datagrams:
+            return None
+        host, _, zone = server.partition("%")
+        return DatagramServer.at(
+            host, welcome.datagram_port or self._servers.server_of(number).port, _number_of_interface(zone)
+        )
 
     def _take(self, welcome: messages.Welcome, server: str) -> None:
         news = welcome.addresses, welcome.routes, server, welcome.dns
@@ -272,6 +284,14 @@ def _address(server: object) -> str:
     if len(text) > ADDRESS_LENGTH_MAX:
         raise ValueError(f"address of {len(text)} characters")
     return str(ip_address(text))
+
+
+def _number_of_interface(zone: str) -> int:
+    """`zone`: of a link-local address, the name or the number of its interface; 0 if there is none."""
+    try:
+        return int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    except OSError:
+        return 0
 
 
 def _listed(values: Iterable[object]) -> str:

@@ -1,10 +1,11 @@
 """The sealed session of a client with its server.
 
-    key_share          in every HELLO that is sent from now on
-    start(table)       the peer table of this time
-    take(...)          a genuine WELCOME has the server's answer: the secrets of its connection, or why there are none
-    follow(settings)   all packets go to this session from now on, if it has begun
-    tick(now)          epochs; private values that are used up are forgotten
+    key_share            in every HELLO that is sent from now on
+    start(table)         the peer table of this time
+    take(...)            a genuine WELCOME has the server's answer: the secrets of its connection, or why there are none
+    use_datagrams(...)   where that WELCOME says that the server takes datagrams
+    follow(settings)     all packets go to this session from now on, if it has begun
+    tick(now)            epochs; private values that are used up are forgotten
 
 The first answer to an offer uses it up, and the next HELLO has another one. The private value stays a minute longer,
 for handshakes that are under way. So what this process holds does not open what was recorded long ago.
@@ -21,7 +22,6 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from typing import NamedTuple
 
 from pipeline.errors import PeerError
 from pipeline.peers.sealed_sessions import SealedSessions
@@ -29,6 +29,7 @@ from pipeline.runtime.plan import WorkerSettings
 from pipeline.runtime.supervisor_channel import Seal, WelcomeReport
 from pipeline.sealing.key_schedule import AES_256_GCM, CHACHA20_POLY1305
 from pipeline.sealing.session import NO_HASH, KeyShare, Offer, SealedSession, hash_of
+from pipeline.shm.datagram_secrets import DatagramSecretTable, DatagramServer
 from pipeline.shm.key_table import KeyTable
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.shm.peer_table import PeerTable
@@ -51,22 +52,25 @@ def preferred_suite() -> int:
     return AES_256_GCM if cpu.has_aes() else CHACHA20_POLY1305
 
 
-class _Kept(NamedTuple):
-    """A session with a server, and its peer handle."""
+class _Kept:
+    """A session with a server, its peer handle, and where the server takes datagrams; None: nowhere."""
 
-    session: SealedSession
-    peer_handle: int
+    def __init__(self, session: SealedSession, peer_handle: int) -> None:
+        self.session = session
+        self.peer_handle = peer_handle
+        self.server: DatagramServer | None = None
 
 
 class ClientSealing:
-    """`keys`: the table that tun workers read."""
+    """`keys`: the table that tun workers read. `datagrams`: that of dgram workers; None where there are none."""
 
-    def __init__(self, keys: KeyTable) -> None:
+    def __init__(self, keys: KeyTable, datagrams: DatagramSecretTable | None = None) -> None:
         self._keys = keys
+        self._datagrams = datagrams
         self._offer = Offer(preferred_suite())
         self._used: dict[Offer, int] = {}  # those that are used up, and until when they are kept
         self._seen: set[bytes] = set()  # hashes of the server's key shares
-        self._session: SealedSession | None = None
+        self._present: _Kept | None = None
         self._peer_handle = FIRST_PEER_HANDLE
         self._last_handle = 0  # that a session has got
         self._kept: dict[int, _Kept] = {}  # by session number
@@ -76,7 +80,7 @@ class ClientSealing:
     @property
     def session(self) -> SealedSession | None:
         """The present one; None before the first answer."""
-        return self._session
+        return self._present.session if self._present is not None else None
 
     @property
     def key_share(self) -> bytes:
@@ -84,10 +88,11 @@ class ClientSealing:
 
     def start(self, table: PeerTable, now: int) -> None:
         self._table = table
-        self._sessions = SealedSessions(self._keys, table)
+        self._sessions = SealedSessions(self._keys, table, self._datagrams)
         write_only_peer(table, self._peer_handle)
-        if self._session is not None:
-            self._sessions.begin(self._peer_handle, self._session, now)
+        if self._present is not None:
+            self._sessions.begin(self._peer_handle, self._present.session, now)
+            self._sessions.use_datagrams(self._peer_handle, self._present.server)
 
     def tick(self, now: int) -> None:
         self._sessions.tick(now)
@@ -139,6 +144,13 @@ class ClientSealing:
         suite, send, receive = kept.session.connection_secrets(frame, challenge, welcome, server_hash)
         return Seal(suite=suite, send=send.hex(), receive=receive.hex(), peer_handle=kept.peer_handle), ""
 
+    def use_datagrams(self, number: int, server: DatagramServer | None) -> None:
+        """The latest WELCOME of the session with this number says where the server takes datagrams; None: nowhere."""
+        kept = self._kept[number]
+        kept.server = server
+        if kept is self._present:
+            self._sessions.use_datagrams(kept.peer_handle, server)
+
     def follow(self, settings: WorkerSettings, now: int) -> None:
         """Let the session of this number be the present one. Sessions that no connection is made for are forgotten."""
         wanted = {settings.session, *([settings.reserve.session] if settings.reserve is not None else [])}
@@ -152,11 +164,12 @@ class ClientSealing:
             self._used[offer] = now + KEEP_USED_NS
 
     def _begin(self, kept: _Kept, now: int) -> None:
-        if kept.session is self._session:
+        if kept is self._present:
             return
         before, self._peer_handle = self._peer_handle, kept.peer_handle
-        self._session = kept.session
+        self._present = kept
         self._sessions.begin(self._peer_handle, kept.session, now)
+        self._sessions.use_datagrams(self._peer_handle, kept.server)
         if self._peer_handle != before:
             write_only_peer(self._table, self._peer_handle)
 

@@ -86,11 +86,11 @@ class ClientServers:
         """Whether this session number is that of the present visit; any is where there is one server."""
         return self._choice is None or number == self._choice.current.number
 
-    def host_of(self, number: int) -> str:
-        """The host that a HELLO with this session number goes to."""
+    def server_of(self, number: int) -> Server:
+        """The server that a HELLO with this session number goes to."""
         if self._choice is not None and self._choice.reserve is not None and number == self._choice.reserve.number:
-            return self._choice.reserve.server.host
-        return self.present.host
+            return self._choice.reserve.server
+        return self.present
 
     def remember(self, host: str, address: str) -> None:
         """Keep an address of a named server, or of the proxy to it, for workers that start while the name cannot be

@@ -49,6 +49,7 @@ from pipeline.runtime.supervisor_channel import (
     KnockRequest,
     Replaced,
 )
+from pipeline.shm.datagram_secrets import DatagramSecretTable
 from pipeline.shm.key_table import KeyTable
 from pipeline.shm.layout import PEER_INDEX_MASK
 from pipeline.shm.peer_table import PeerTable
@@ -107,12 +108,14 @@ class ServerRole(AdmissionNews):
         self._compat_admission: CompatAdmission | None = None
         self._events.subscribe(lambda event: self._peer_watch.note(event) if self._peer_watch is not None else None)
         self._keys: KeyTable | None = None
+        self._datagrams: DatagramSecretTable | None = None
         self._table: PeerTable | None = None  # from start() on
         self._movers: dict[int, int] = {}  # by peer index, the handles of clients that can go to another server
 
-    def use_keys(self, keys: KeyTable) -> None:
-        """Blocks are sealed, with keys in this table."""
+    def use_keys(self, keys: KeyTable, datagrams: DatagramSecretTable | None = None) -> None:
+        """Blocks are sealed, with keys in this table. `datagrams`: for their secrets, where blocks travel in them."""
         self._keys = keys
+        self._datagrams = datagrams
 
     def with_servers(self, settings: WorkerSettings) -> WorkerSettings:
         return settings
@@ -157,12 +160,17 @@ class ServerRole(AdmissionNews):
             self,
             quotas=self.accountant.quotas,
             began=self.accountant.begin,
-            seals=Seals(SealedSessions(self._keys, table), preferred_suite()) if self._keys is not None else None,
+            seals=self._seals(table),
         )
         self._peers.start(self._admission, device.know_peers)
         nobody = not (self._peers.known.known or self._config.insecure or self._config.tls_ca_file)
         if self._config.encryption == "tls" and nobody:
             LOG.info("no peer can connect yet: add one with `tunnel-supervisor invite NAME`")
+
+    def _seals(self, table: PeerTable) -> Seals | None:
+        if self._keys is None:
+            return None
+        return Seals(SealedSessions(self._keys, table, self._datagrams), preferred_suite())
 
     def expect(self, settings: WorkerSettings) -> None:
         """The workers of a server send no HELLO."""

@@ -72,6 +72,8 @@ from tests.harness.config_problems import CLIENT, problems, the_problem
             {"fec": "off", "affinity": {"fec-0": [0]}},
             'affinity: given "fec-0", expected names of workers, "tun-N", "tcp-N"',
         ),
+        ({"affinity": {"dgram-0": [0]}}, 'affinity: given "dgram-0", expected names of workers, "tun-N", "fec-N"'),
+        ({"carrier": "udp", "affinity": {"dgram-1": [0]}}, '"fec-N", "dgram-N", "tcp-N", with N less than lanes (1)'),
         ({"mode": "server", "may_reach": ["office"]}, 'may_reach[0]: given "office", expected a target, such as'),
         ({"mode": "server", "may_reach": ["10.0.0.5:https"]}, "may_reach[0]"),
         ({"mode": "server", "may_reach": ["group:office"]}, "expected a group of the setting groups"),

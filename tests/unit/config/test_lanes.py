@@ -20,12 +20,21 @@ TWO = made_of(1, 1, 2)
         (SERVER, TWO, 1, ()),
         (SERVER, LARGE, 5, ("tun", "fec")),
         (SERVER | {"fec": "off"}, LARGE, 7, ("tun",)),
+        (SERVER | {"carrier": "auto"}, LARGE, 5, ("tun",)),
+        (SERVER | {"carrier": "udp", "fec": "off"}, LARGE, 7, ("tun",)),
         (SERVER | {"lanes": 3}, TWO, 3, ()),
         (SERVER | {"lanes": 2, "split_workers": ["tun"]}, TWO, 2, ("tun",)),
         (SERVER | {"split_workers": []}, LARGE, 5, ()),
         (CLIENT, LARGE, 5, ("tun", "fec")),
         (CLIENT | {"connections": 2}, LARGE, 2, ("tun", "fec")),  # a lane without a connection is of no use
         (CLIENT | {"compat": True, "tunnel_addr": "10.0.0.2/24"}, LARGE, 1, ("tun",)),
+        (SERVER | {"ring_slots": 1024, "fec": "off"}, made_of(1, 2, 16, shared_bytes=2 << 30), 2, ("tun",)),
+        (
+            SERVER | {"ring_slots": 1024, "fec": "off", "carrier": "auto"},
+            made_of(1, 2, 16, shared_bytes=2 << 30),
+            1,
+            ("tun",),
+        ),
         (SERVER | {"ring_slots": 4096, "fec": "off"}, made_of(1, 2, 16, shared_bytes=1 << 30), 1, ("tun",)),
     ],
 )

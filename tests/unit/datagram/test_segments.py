@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.counters import ID
-from pipeline.datagram.assembly import Assembly, Single
+from pipeline.datagram.arriving_block import Single
+from pipeline.datagram.assembly import Assembly
 from pipeline.datagram.cut import PARTS_MAX, cut, is_cut, parts_of
 from pipeline.datagram.segment import FIELDS, HEADER_BYTES, ROWS, TOKEN_BYTES, Mask
 from pipeline.datagram.segmenter import Segmenter

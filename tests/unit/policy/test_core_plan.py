@@ -14,6 +14,8 @@ from pipeline.policy.machine import Device, Machine, Thread, made_of
 OFF = Shape(("tcp", "tun"))
 ON = Shape(("tcp", "fec", "tun"))
 AUTO = Shape(("tcp", "fec", "tun"), fec_rests=True)
+DATAGRAMS = Shape(("tcp", "dgram", "tun"))
+DATAGRAMS_AND_FEC = Shape(("tcp", "dgram", "fec", "tun"), fec_rests=True)
 
 FOUR = made_of(1, 1, 4)
 SIXTEEN = made_of(1, 2, 8, smt=2)
@@ -71,6 +73,10 @@ def cores_of(machine: Machine, threads: list[int]) -> set[tuple[int, int]]:
         (HYBRID, AUTO, 1, ("tun", "fec")),
         (HYBRID_SMALL, AUTO, 1, ("tun", "fec")),
         (CONTAINER, AUTO, 1, ()),
+        (CLOUD, DATAGRAMS, 1, ()),
+        (FOUR, DATAGRAMS, 1, ("tun",)),
+        (SIXTEEN, DATAGRAMS, 3, ("tun",)),
+        (SIXTEEN, DATAGRAMS_AND_FEC, 2, ("tun", "fec")),
         (made_of(1, 2, 8, quota=8.0), OFF, 2, ("tun",)),
         (made_of(2, 2, 32, smt=2), OFF, 8, ("tun",)),  # as many as `auto` makes
     ],
@@ -88,6 +94,13 @@ def test_four_cores_without_fec_have_one_busy_duty_each() -> None:
 def test_four_cores_with_fec_have_one_process_each() -> None:
     _, placement = planned(FOUR, AUTO)
     assert placement.threads == {"tcp-0": [0], "tun-in-0": [1], "tun-out-0": [2], "fec-0": [3]}
+
+
+def test_a_dgram_worker_has_the_core_that_the_second_duty_of_the_tcp_worker_would_have() -> None:
+    choice = Choice(1, (), ())
+    for shape, twice in ((OFF, {"tcp-0"}), (DATAGRAMS, set())):
+        threads = place(made_of(1, 1, 5), members(shape, choice), "auto").threads
+        assert {name for name, its in threads.items() if len(its) > 1} == twice
 
 
 def test_sixteen_cores_with_smt_have_a_lane_at_each_cache_and_siblings_stay_together() -> None:
@@ -256,7 +269,9 @@ MACHINES = st.builds(
 
 
 @settings(max_examples=300)
-@given(MACHINES, st.sampled_from([OFF, ON, AUTO]), st.one_of(st.none(), st.integers(1, 12)))
+@given(
+    MACHINES, st.sampled_from([OFF, ON, AUTO, DATAGRAMS, DATAGRAMS_AND_FEC]), st.one_of(st.none(), st.integers(1, 12))
+)
 def test_no_two_processes_share_a_core_and_all_or_none_are_pinned(
     machine: Machine, shape: Shape, lanes: int | None
 ) -> None:
@@ -272,7 +287,7 @@ def test_no_two_processes_share_a_core_and_all_or_none_are_pinned(
 
 
 @settings(max_examples=300)
-@given(MACHINES, st.sampled_from([OFF, ON, AUTO]))
+@given(MACHINES, st.sampled_from([OFF, ON, AUTO, DATAGRAMS, DATAGRAMS_AND_FEC]))
 def test_where_several_lanes_are_made_each_busy_duty_has_a_core_of_one_cache(machine: Machine, shape: Shape) -> None:
     choice, placement = planned(machine, shape)
     if choice.lanes == 1 or not placement.threads:

@@ -80,7 +80,16 @@ CHALLENGES = st.builds(Challenge, of_size(32), st.just(b""))
 PROOFS = st.builds(Proof, of_size(32), st.just(b""))
 WELCOME_PARTS = (U8, U8, U16, U8, of_size(32), several(INTERFACES, ADDRESSES_MAX), several(NETWORKS, 20))
 WELCOMES = st.one_of(
-    st.builds(Welcome, *WELCOME_PARTS, st.just(""), st.just(0), lane=U8, dns=st.just(()), padding=st.just(b"")),
+    st.builds(
+        Welcome,
+        *WELCOME_PARTS,
+        st.just(""),
+        st.just(0),
+        lane=U8,
+        dns=st.just(()),
+        datagram_port=st.none(),
+        padding=st.just(b""),
+    ),
     st.builds(
         Welcome,
         *WELCOME_PARTS,
@@ -88,6 +97,7 @@ WELCOMES = st.one_of(
         U64,
         lane=U8,
         dns=several(st.ip_addresses(), DNS_SERVERS_MAX),
+        datagram_port=st.none() | U16,
         padding=st.binary(max_size=255),
     ),
 )
@@ -232,6 +242,21 @@ def test_dns_servers_are_an_extension_and_one_that_is_not_whole_has_none() -> No
     assert decode(told.frame()) == told
     for broken in (listed[:-1], b"\x05" + listed, listed + b"\x04"):
         assert decode(grown(FULL_WELCOME.frame(), b"\x08" + bytes([len(broken)]) + broken)) == FULL_WELCOME
+
+
+def test_a_server_tells_its_port_for_datagrams_behind_all_else_and_one_of_another_size_is_none() -> None:
+    for port, value in ((0, b"\0\0"), (443, b"\x01\xbb"), (65535, b"\xff\xff")):
+        told = FULL_WELCOME._replace(datagram_port=port)
+        assert told.frame() == grown(FULL_WELCOME.frame(), b"\x0a\x02" + value) and decode(told.frame()) == told
+    for value in (b"", b"\1", b"\0\1\0"):
+        assert decode(grown(FULL_WELCOME.frame(), b"\x0a" + bytes([len(value)]) + value)) == FULL_WELCOME
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_client_that_takes_datagrams_has_a_feature_and_the_others_are_as_they_were(takes: bool) -> None:
+    features = messages.features(True, takes)
+    assert bool(features & messages.TAKES_DATAGRAMS) == takes
+    assert features & ~messages.TAKES_DATAGRAMS == messages.features(True)
 
 
 def test_the_extensions_of_a_hello_on_the_wire_stand_behind_its_addresses_and_others_are_skipped() -> None:

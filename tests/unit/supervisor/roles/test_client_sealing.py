@@ -18,6 +18,7 @@ from pipeline.runtime.supervisor_channel import Seal
 from pipeline.sealing.key_schedule import AES_256_GCM, CHACHA20_POLY1305, SUITES
 from pipeline.sealing.session import NO_HASH, KeyShare, Offer, SealedSession, answer_key_share, answer_offer, hash_of
 from pipeline.shm import peer_table, segment
+from pipeline.shm.datagram_secrets import DatagramSecretTable, DatagramServer
 from pipeline.shm.key_table import KeyTable
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.supervisor.roles.client_role import ClientRole
@@ -57,8 +58,9 @@ class Client:
 
     def __init__(self) -> None:
         self.keys, self._fd = KeyTable.create(1)
+        self.secrets, self._secrets_fd = DatagramSecretTable.create(1)
         self.table = self._table()
-        self.sealing = ClientSealing(self.keys)
+        self.sealing = ClientSealing(self.keys, self.secrets)
         self.sealing.start(self.table, NOW)
         self.settings = WORKER_SETTINGS._replace(client_id=CLIENT_ID, session=SESSION)
         self.first = self.sealing.key_share  # that a HELLO of these tests has, unless they say otherwise
@@ -124,8 +126,9 @@ class Client:
 
     def close(self) -> None:
         self.close_table()
-        self.keys.close()
-        os.close(self._fd)
+        for table, fd in ((self.keys, self._fd), (self.secrets, self._secrets_fd)):
+            table.close()
+            os.close(fd)
 
 
 @pytest.fixture
@@ -228,6 +231,60 @@ def test_a_server_that_the_client_has_left_begins_no_session_any_more(client: Cl
     client.settings = client.settings._replace(session=RESERVE.session, reserve=None)
     client.sealing.follow(client.settings, NOW)
     assert client.refusal(answer_key_share(client.server(), b"").pack()) == FOREIGN_SESSION
+
+
+# -- datagrams
+
+
+SERVER, ELSEWHERE = DatagramServer.at("192.0.2.1", 443), DatagramServer.at("fe80::1", 443, 3)
+
+
+def test_a_session_has_secrets_of_datagrams_while_its_server_takes_them_and_where_it_is(client: Client) -> None:
+    server = client.server()
+    handle = client.connect(server)
+    assert client.secrets.read_index(0) is None
+    for place in (SERVER, ELSEWHERE):
+        client.sealing.use_datagrams(SESSION, place)
+        found = client.secrets.read(handle)
+        theirs = server.datagram_secrets()
+        assert (found.suite, found.send, found.receive) == (theirs.suite, theirs.receive, theirs.send)
+        assert (found.host, found.port, found.scope) == place
+    version = client.secrets.version(handle)
+    client.sealing.use_datagrams(SESSION, ELSEWHERE)
+    assert client.secrets.version(handle) == version
+    client.sealing.use_datagrams(SESSION, None)
+    assert client.secrets.read_index(0) is None
+
+
+def test_another_session_has_no_datagrams_before_its_server_says_so(client: Client) -> None:
+    client.connect(client.server())
+    client.sealing.use_datagrams(SESSION, SERVER)
+    handle = client.connect(client.server())
+    assert client.secrets.read_index(0) is None
+    client.sealing.use_datagrams(SESSION, SERVER)
+    assert client.secrets.read(handle) is not None
+
+
+def test_secrets_of_a_session_in_reserve_are_there_once_it_is_the_present_one(client: Client) -> None:
+    other, handle = in_reserve(client)
+    client.sealing.use_datagrams(SESSION, SERVER)
+    before = client.secrets.read_index(0)
+    client.sealing.use_datagrams(RESERVE.session, ELSEWHERE)
+    assert client.secrets.read_index(0) == before
+    client.settings = client.settings._replace(session=RESERVE.session, reserve=None)
+    client.sealing.follow(client.settings, NOW)
+    found = client.secrets.read(handle)
+    assert found.send == other.datagram_secrets().receive and found.host == ELSEWHERE.host
+
+
+def test_in_other_memory_a_session_goes_on_with_its_datagrams(client: Client) -> None:
+    handle = client.connect(client.server())
+    client.sealing.use_datagrams(SESSION, SERVER)
+    before = client.secrets.read(handle)
+    client.close_table()
+    client.table = client._table()
+    client.sealing.start(client.table, NOW)
+    assert client.secrets.read(handle) == before
 
 
 # -- offers

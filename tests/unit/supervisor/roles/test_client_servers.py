@@ -130,7 +130,9 @@ def test_addresses_are_remembered_for_the_server_that_they_belong_to() -> None:
     kept.report(0, standing(number))
     kept.step()
     reserve = kept.settings().reserve.session
-    assert kept.servers.host_of(reserve) == "b.example.org" and kept.servers.host_of(number) == "192.0.2.1"
+    assert (
+        kept.servers.server_of(reserve).host == "b.example.org" and kept.servers.server_of(number).host == "192.0.2.1"
+    )
     kept.servers.remember("b.example.org", "192.0.2.77")
     kept.servers.remember("192.0.2.1", "192.0.2.1")
     assert kept.servers.known == [] and kept.settings().reserve.known_servers == ["192.0.2.77"]

@@ -18,7 +18,7 @@ from pipeline.supervisor.run.worker_account import Account
 from pipeline.supervisor.run.worker_settings import HANDED_DOWN, client_id, new_session, worker_settings
 from pipeline.transport.settings import TlsMaterial
 from pipeline.version import VERSION
-from pipeline.wire import auth
+from pipeline.wire import auth, messages
 
 KEY = bytes(range(100, 132))
 TLS = TlsMaterial("certificate", "key", "ca", "1.3", "00ff", "vpn.example.org", True)
@@ -65,6 +65,22 @@ def test_the_workers_of_a_server_are_told_no_key() -> None:
 def test_only_a_server_that_tls_verifies_is_told_the_version_of_a_client(change: dict[str, Any], told: str) -> None:
     settings = worker_settings(CLIENT, TlsSettings(TLS._replace(**change), KEY, b""), DEVICE, 7, None)
     assert settings.program == client_hello(settings, b"", 0, bytes(32)).program == told
+
+
+@pytest.mark.parametrize(
+    ("change", "takes"),
+    [
+        ({"carrier": "udp"}, True),
+        ({"carrier": "auto"}, True),
+        ({"carrier": "tcp"}, False),
+        ({"carrier": "udp", "send_rate": 1000}, False),
+        ({"carrier": "udp", "bulk_rate": 1000}, False),
+    ],
+)
+def test_a_client_asks_for_datagrams_unless_it_has_none_or_keeps_a_rate(change: dict[str, Any], takes: bool) -> None:
+    settings = worker_settings(CLIENT, TlsSettings(TLS, KEY, b""), DEVICE, 7, None)._replace(**change)
+    hello = client_hello(settings, b"", 0, bytes(32))
+    assert bool(hello.features & messages.TAKES_DATAGRAMS) == takes
 
 
 def test_in_clear_text_with_the_original_program_and_by_a_server_no_version_is_told() -> None:
