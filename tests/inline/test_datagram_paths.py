@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
+from random import Random
 
 import pytest
 
 from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_RECEIVED_BYTES, DATAGRAM_RECOVERED, RECORD_WORDS
 from tests.inline.harness.datagrams import DatagramWay, share_secrets
 from tests.inline.harness.ends import End, Make, ipv4, number_of, step_for, until
+from tests.inline.harness.hub_ends import between, connected_hub, index_of, tls
 from tests.inline.harness.plain_datagrams import PlainSender, duties
 from tests.inline.test_sealed import sealed_pair
 from workers.dgram.control import Control
@@ -276,3 +279,80 @@ def test_nothing_is_left_to_do_when_nothing_comes(joined: Joined) -> None:
     before = server.count("dgram.control_sent") + client.count("dgram.control_sent")
     step_for(1.0, server, client, way)
     assert server.count("dgram.control_sent") + client.count("dgram.control_sent") - before <= 4
+
+
+def test_each_of_several_clients_has_its_path_and_none_waits_for_another(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.policy.carrier.SILENT_NS", 5_000_000_000)
+    serving, dialling = tls()
+    server, *clients = connected_hub(
+        make,
+        2,
+        slots=8,
+        seals=True,
+        tls=serving,
+        carrier="auto",
+        light_connections=1,
+        dgram=duties,
+        clients={"tls": dialling},
+    )
+    for number, client in enumerate(clients, 1):
+        share_secrets(server, client, index_of(server, number))
+    every = (server, *clients)
+    until(lambda: server.count("dgram.paths_opened") == 2 and all(map(open_paths, clients)), *every)
+    tun = server.workers.pop("tun-0")
+    busy, other = clients
+    for packet in between(1, 0, range(100), size=BULK_BYTES):
+        until(busy.has_room, *every)
+        busy.write(packet)
+    until(lambda: busy.count("tun.packets_read") == 100 and server.count("dgram.segments_received") == 200, *every)
+    (ring,) = [each._ring._port for each in [receiver(server)]]
+    assert ring.ready() > 0, "one alone has not all of the ring"
+    (packet,) = between(2, 0, range(1), size=BULK_BYTES)
+    before = ring.ready()
+    other.write(packet)
+    until(lambda: ring.ready() < before, *every)
+    server.workers["tun-0"] = tun
+    until(lambda: len(server.packets()) == 101, *every)
+    for number, client in enumerate(clients, 1):
+        sent = between(0, number, range(20), size=BULK_BYTES)
+        for each in sent:
+            until(server.has_room, *every)
+            server.write(each)
+        until(lambda: len(client.packets()) == 20, *every)
+        assert client.packets() == sent and client.count("dgram.segments_received")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_comes_from_anybody_ends_nothing(joined: Joined, seed: int) -> None:
+    """Bytes at random, and genuine datagrams that were changed, cut, joined and repeated."""
+    server, client, way = joined()
+    chance = Random(seed)
+    heard: list[bytes] = []
+
+    def fate(number: int, to_server: bool, datagram: bytes) -> int:
+        if to_server and len(heard) < 200:
+            heard.append(datagram)
+        return 1
+
+    way.fate = fate
+    send(client, server, range(20), server, client, way)
+    sock = server.datagrams.sockets[0]
+    for _ in range(400):
+        genuine = bytearray(chance.choice(heard))
+        changed = chance.randrange(5)
+        if changed == 0:
+            genuine[chance.randrange(len(genuine))] ^= 1 << chance.randrange(8)
+        elif changed == 1:
+            del genuine[chance.randrange(len(genuine)) :]
+        elif changed == 2:
+            genuine += chance.randbytes(chance.randrange(100))
+        elif changed == 3:
+            genuine[4:] = chance.randbytes(chance.choice([0, 1, 23, 24, 25, 56, 1400]))
+        sizes = [(17, 103, struct.pack("=H", chance.choice([1200, 100, 30])))] if len(genuine) < 2000 else []
+        with suppress(OSError):
+            sock.sendmsg([genuine], sizes, 0, ("127.0.0.1", server.port))
+        server.step()
+    send(client, server, range(100, 120), server, client, way)
+    assert is_open(server, client)
