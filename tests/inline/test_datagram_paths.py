@@ -190,13 +190,17 @@ def test_a_client_behind_a_nat_that_forgets_is_found_at_its_new_port(joined: Joi
 def test_a_successor_goes_on_with_the_path_at_once(joined: Joined, which: int) -> None:
     server, client, way = joined()
     killed, other = (server, client)[which], (client, server)[which]
+    send(killed, other, range(500, 510), server, client, way)
     killed.kill("dgram-0")
     killed.start("dgram-0")
     assert is_open(killed) and open_paths(killed), "without a step"
+    process = killed.workers["dgram-0"].attachment.process
     send(killed, other, range(30), server, client, way)
     send(other, killed, range(100, 130), server, client, way)
     assert other.count("dgram.segments_received") and killed.count("dgram.segments_received")
     assert other.count("dgram.paths_closed") == killed.count("dgram.paths_closed") == 0
+    until(lambda: sender(killed).reports, server, client, way)
+    assert all(report.counts.sender == process for report in sender(killed).reports), "none is of the predecessor"
 
 
 def test_an_ended_session_closes_its_paths(joined: Joined) -> None:
@@ -271,6 +275,68 @@ def test_a_full_ring_leaves_datagrams_in_the_socket(joined: Joined) -> None:
     until(lambda: server.count("dgram.ring_full_waits") > 0, server, client, way)
     server.workers["tun-0"] = tun
     until(lambda: len(server.packets()) == 200, server, client, way)
+
+
+def test_while_the_ring_is_full_probes_are_answered(joined: Joined) -> None:
+    server, client, way = joined()
+    server.workers.pop("tun-0")
+    for number in range(20):
+        until(client.has_room, server, client, way)
+        client.write(ipv4(number, BULK_BYTES))
+    until(lambda: server.count("dgram.ring_full_waits") > 0, server, client, way)
+    before = client.count("dgram.control_received")
+    control(client).carrier.doubt()
+    until(lambda: control(client).carrier._is_doubted is False, server, client, way)
+    assert client.count("dgram.control_received") > before and is_open(client)
+
+
+def test_a_path_that_swallows_long_datagrams_goes_on_with_short_ones(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client, way = joined()
+    until(lambda: all(path.segment_most > 1472 for path in open_paths(client)), server, client, way)
+    monkeypatch.setattr("pipeline.policy.carrier.SILENT_NS", 100_000_000)
+    way.fate = lambda number, to_server, datagram: int(len(datagram) <= 1472)
+    client.write(ipv4(1, BULK_BYTES))
+    until(lambda: not is_open(client), server, client, way)
+    monkeypatch.setattr("pipeline.policy.carrier.SILENT_NS", 5_000_000_000)
+    control(client).path.outstanding_since = None
+    until(lambda: is_open(client), server, client, way, seconds=20)
+    assert [path.segment_most for path in open_paths(client)] == [1200]
+    before = server.count("dgram.blocks_whole")
+    send(client, server, range(10, 20), server, client, way)
+    assert server.count("dgram.blocks_whole") == before + 10
+
+
+def test_what_one_receive_has_brought_is_told_apart(joined: Joined) -> None:
+    """Segments of one size, of which one is of nobody, and a shorter one behind them."""
+    server, client, way = joined()
+    heard: list[bytes] = []
+
+    def fate(number: int, to_server: bool, datagram: bytes) -> int:
+        if to_server and datagram[:4] == token:
+            heard.append(datagram)
+            return 0
+        return 1
+
+    token = control(client).path.session.send_token.to_bytes(4, "big")
+    way.fate = fate
+    for number, size in ((1, BULK_BYTES), (2, BULK_BYTES), (3, 90)):
+        client.write(ipv4(number, size))
+        until(lambda: client.count("tun.packets_read") == number, server, client, way)
+    until(lambda: len(heard) == 5, server, client, way)
+    *long, short = heard
+    assert len({len(each) for each in long}) == 1
+    of_nobody = bytes(4) + long[0][4:]
+    together = b"".join([*long[:2], of_nobody, *long[2:], short])
+    about = [(17, 103, struct.pack("=H", len(long[0])))]
+    way.fate = lambda number, to_server, datagram: 1
+    client.datagrams.sockets[0].sendmsg([together], about, 0, ("127.0.0.1", server.port))
+    until(lambda: len(server.packets()) == 3, server, client, way)
+    assert server.count("dgram.dropped_token_unknown") == 1
+    assert server.count("dgram.segments_received") == 5
+    client.datagrams.sockets[0].sendmsg([b"".join([*long, short])], about, 0, ("127.0.0.1", server.port))
+    until(lambda: server.count("dgram.segments_received") == 10, server, client, way)
 
 
 def test_nothing_is_left_to_do_when_nothing_comes(joined: Joined) -> None:
