@@ -23,9 +23,16 @@ PICTURES = ROOT / "docs" / "pictures"
 FONT = "font-family='sans-serif'"
 INK, FILL, RING = "#4a5568", "#edf2f7", "#2b6cb0"
 
-SHAPES = {"fec": "with FEC", "off": "without FEC", "compat": "compat"}
+SHAPES = {
+    "fec, datagrams": "with FEC and datagrams",
+    "fec": "with FEC",
+    "off, datagrams": "without FEC, with datagrams",
+    "off": "without FEC",
+    "compat": "compat",
+}
 """The shapes of the topology, the fullest first, and their captions."""
-KINDS = ("tun", "fec", "tcp")  # from left to right
+KINDS = ("tun", "fec", "tcp", "dgram")  # from left to right
+OUTSIDE = {"tun": "TUN queue", "tcp": "connections", "dgram": "datagrams"}
 BOX_WIDTH, GAP = 110, 190
 TRACK = 44  # height of a ring's track
 MARGIN = 24
@@ -61,8 +68,10 @@ def tree() -> str:
         folders = [f"pipeline/{name.strip()}" for name in layer.split("|")]
         y = MARGIN + number * (LAYER_HEIGHT + ROW_GAP)
         parts += _row(folders, MARGIN, y, half if number < beside else inside, LAYER_HEIGHT)
-    height = beside * (LAYER_HEIGHT + ROW_GAP) - ROW_GAP
-    parts += _row([f"workers/{kind}" for kind in KINDS], MARGIN + half + COLUMN_GAP, MARGIN, half, height)
+    height = (beside * (LAYER_HEIGHT + ROW_GAP) - ROW_GAP - COLUMN_GAP) / 2
+    for row in range(2):
+        folders = [f"workers/{kind}" for kind in KINDS[2 * row : 2 * row + 2]]
+        parts += _row(folders, MARGIN + half + COLUMN_GAP, MARGIN + row * (height + COLUMN_GAP), half, height)
     return _svg(TREE_WIDTH, 2 * MARGIN + len(layers) * (LAYER_HEIGHT + ROW_GAP) - ROW_GAP, parts)
 
 
@@ -107,7 +116,7 @@ def topology() -> str:
         drawn, height = _lane(RINGS[shape], y + 28)
         parts += drawn
         y += height + 58
-    return _svg(2 * MARGIN + 2 * 150 + 3 * BOX_WIDTH + 2 * GAP, int(y), parts)
+    return _svg(2 * MARGIN + 2 * 150 + len(KINDS) * BOX_WIDTH + (len(KINDS) - 1) * GAP, int(y), parts)
 
 
 def _lane(rings: Mapping[str, Stages], top: float) -> tuple[list[str], float]:
@@ -134,14 +143,19 @@ def _lane(rings: Mapping[str, Stages], top: float) -> tuple[list[str], float]:
 
 
 def _duties(stages: Mapping[str, Way], tracks: Mapping[str, float]) -> Ends:
-    """The first and the last track of each duty. A duty that only taps a ring which goes on is drawn beside it."""
+    """The first and the last track of each duty. A duty that only taps a ring is drawn beside it."""
     found: dict[Duty, list[float]] = {}
     for kind, ring in stages.items():
         for stage in ring:
             for duty in stage:
-                if duty == stage[0] and not _comes_from_below(ring, duty):
+                if (duty == stage[0] or _is_beyond(stage, duty)) and not _comes_from_below(ring, duty):
                     found.setdefault(duty, []).append(tracks[kind])
     return {duty: (min(ys), max(ys)) for duty, ys in found.items()}
+
+
+def _is_beyond(stage: list[Duty], duty: Duty) -> bool:
+    """Whether a member is drawn to the right of the first one, with an arrow that goes on to it."""
+    return KINDS.index(duty[0]) > KINDS.index(stage[0][0])
 
 
 def _comes_from_below(ring: Way, duty: Duty) -> bool:
@@ -149,7 +163,7 @@ def _comes_from_below(ring: Way, duty: Duty) -> bool:
 
 
 def _ring(kind: str, ring: Way, y: float, ends: Ends) -> list[str]:
-    """Arrows from stage to stage, with the ring's name; a second member of a stage is reached by a branch."""
+    """Arrows from stage to stage, with the ring's name; other members of a stage are beyond the first, or branches."""
     parts = []
     source = ring[0][0]
     if _comes_from_below(ring, source):
@@ -157,6 +171,7 @@ def _ring(kind: str, ring: Way, y: float, ends: Ends) -> list[str]:
         target = _x(ring[1][0][0])
         parts.append(_arrow([(x, from_y), (x, y), (target, y)]))
         parts.append(_label(x + BOX_WIDTH / 2 + 24, y, kind))
+        parts += [_onward(ring[1][0], other, y) for other in ring[1][1:]]
         ring, source = ring[1:], ring[1][0]
     for number, stage in enumerate(ring[1:]):
         right = KINDS.index(stage[0][0]) > KINDS.index(source[0])
@@ -166,27 +181,32 @@ def _ring(kind: str, ring: Way, y: float, ends: Ends) -> list[str]:
         if number == 0:
             parts.append(_label(start + (70 if right else -70), y, kind))
         for other in stage[1:]:
-            x = _x(other[0]) + BOX_WIDTH / 2
-            parts.append(_arrow([(x, y), (x, ends[other][1] + TRACK / 2 - 5)]))
+            if _is_beyond(stage, other):
+                parts.append(_onward(stage[0], other, y))
+            else:
+                x = _x(other[0]) + BOX_WIDTH / 2
+                parts.append(_arrow([(x, y), (x, ends[other][1] + TRACK / 2 - 5)]))
         source = stage[0]
     return parts
 
 
+def _onward(member: Duty, beyond: Duty, y: float) -> str:
+    return _arrow([(_x(member[0]) + BOX_WIDTH, y), (_x(beyond[0]), y)])
+
+
 def _outside(ends: Ends) -> list[str]:
-    """The TUN queue at the left and the connections at the right."""
+    """The TUN queue at the left, connections and datagrams at the right: above the arrows that go on to the right."""
     parts = []
     for (worker, duty), (first, last) in ends.items():
-        y = (first + last) / 2
-        if worker == "tun":
-            x, far, text = _x("tun"), _x("tun") - 40, "TUN queue"
-        elif worker == "tcp":
-            x, far, text = _x("tcp") + BOX_WIDTH, _x("tcp") + BOX_WIDTH + 40, "connections"
-        else:
+        if worker not in OUTSIDE:
             continue
+        goes_on = worker == "tcp" and ("dgram", duty) in ends
+        x, y = _x(worker), first - TRACK / 2 + 12 if goes_on else (first + last) / 2
+        x, far = (x, x - 40) if worker == "tun" else (x + BOX_WIDTH, x + BOX_WIDTH + 40)
         inwards = (worker == "tun") == (duty == "outbound")
         parts.append(_arrow([(far, y), (x, y)] if inwards else [(x, y), (far, y)], INK))
         anchor = "end" if worker == "tun" else "start"
-        parts.append(_text(far + (-6 if worker == "tun" else 6), y + 4, text, size=11, anchor=anchor))
+        parts.append(_text(far + (-6 if worker == "tun" else 6), y + 4, OUTSIDE[worker], size=11, anchor=anchor))
     return parts
 
 

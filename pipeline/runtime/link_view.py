@@ -4,7 +4,7 @@ The tcp workers write the link records. A connection is (consumer, ordinal). Con
 in the last stage of a ring. Ordinal is its number among that worker's connections to the peer for one traffic class.
 The state may change right after it was read, so the tcp worker takes an ordinal modulo the number of its connections.
 
-While a dgram worker has a path to the peer, that worker is the consumer of everything, and nothing is coded or copied:
+While a dgram worker has a path to the peer, that worker is the consumer of everything. Nothing is coded or copied then:
 datagrams have parity and copies of their own. Its position is behind those of the tcp workers.
 
 A connection is of the lane that gets what it brings (pipeline.policy.lane_pairs). That lane answers on it.

@@ -8,8 +8,8 @@
     decoded i                                                    fec_i -> tun_i                 blocks made of shards
     transit i      tun_i -> { tcp_j }     tun_i -> { tcp_j }     tun_i -> fec_i -> { tcp_j }    from peer to peer
 
-Where blocks may travel in datagrams, the dgram workers stand behind the tcp workers in every group but that of the
-coded ring, and each has two rings of its own.
+Where blocks may travel in datagrams, each lane has a dgram worker. They stand behind the tcp workers in the groups of
+the plain, light and transit rings. Each fills two rings of its own.
 
     arrived j      dgram_j -> { tun_i }      from datagrams
     returned j     dgram_j -> { tcp_i }      blocks that datagrams did not bring to the peer

@@ -4,6 +4,7 @@ import hashlib
 import mmap
 import re
 from ipaddress import ip_address, ip_interface, ip_network
+from itertools import product
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -198,7 +199,7 @@ def test_the_limits_in_the_wire_format_are_those_of_the_code():
 
 def _drawn(kind: str, shape: str) -> str:
     """A ring as the design document draws it."""
-    own, other = ("j", "i") if kind == "inbound" else ("i", "j")
+    own, other = ("j", "i") if kind in ("inbound", "arrived", "returned") else ("i", "j")
     stages = []
     for stage in topology.RINGS[shape].get(kind, ()):
         names = [f"{visitor.worker}_{other if visitor.group else own}" for visitor in stage]
@@ -206,13 +207,24 @@ def _drawn(kind: str, shape: str) -> str:
     return " -> ".join(stages)
 
 
-def test_the_rings_in_the_design_document_are_those_of_the_code():
+TABLES_OF_RINGS = {
+    "| ring | compat | fec off | fec on or auto |": ("compat", "off", "fec"),
+    "| ring, with datagrams | fec off | fec on or auto |": ("off, datagrams", "fec, datagrams"),
+}
+
+
+@pytest.mark.parametrize(("head", "shapes"), TABLES_OF_RINGS.items())
+def test_the_rings_in_the_design_document_are_those_of_the_code(head, shapes):
     text = (DOCS / "design.md").read_text()
-    table = text[text.index("| ring | compat | fec off |") : text.index("## Why it is fast")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+    table = text[text.index(head) :].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     documented = {row[0].split()[0]: row[1:] for row in rows}
-    kinds = {kind for rings in topology.RINGS.values() for kind in rings}
-    assert documented == {kind: [_drawn(kind, shape) for shape in ("compat", "off", "fec")] for kind in kinds}
+    kinds = {kind for shape in shapes for kind in topology.RINGS[shape]}
+    assert documented == {kind: [_drawn(kind, shape) for shape in shapes] for kind in kinds}
+
+
+def test_every_shape_is_in_the_design_document():
+    assert {shape for shapes in TABLES_OF_RINGS.values() for shape in shapes} == topology.RINGS.keys()
 
 
 @pytest.mark.skipif(mmap.PAGESIZE != 4096, reason="the document has the offsets with pages of 4 KiB")
@@ -258,7 +270,16 @@ def test_records_and_status_rows_are_where_the_shared_memory_document_says():
             layout.status_rows_at(capacity, lanes, rows, lane)
             == record_at(lanes, 0, 0) + whole_pages(128 * rows) * lane
         )
-    assert layout.peer_table_bytes(capacity, lanes, rows) == layout.status_rows_at(capacity, lanes, rows, lanes)
+    behind = layout.status_rows_at(capacity, lanes, rows, lanes)
+    assert layout.peer_table_bytes(capacity, lanes, rows) == behind
+    table = text[text.index("| datagram records | written by |") : text.index("Let S be the place")]
+    kinds = re.findall(r"^\| ([a-z_]+) \| dgram (?:in|out)bound duty \|$", table, re.MULTILINE)
+    assert tuple(kinds) == layout.DATAGRAM_RECORDS
+    for lane, (number, kind) in product(range(lanes), enumerate(layout.DATAGRAM_RECORDS)):
+        at = layout.datagram_records_at(capacity, lanes, rows, lane, kind)
+        assert at == behind + whole_pages(64 * capacity) * (2 * lane + number)
+    datagrams = 2 * lanes * whole_pages(64 * capacity)
+    assert layout.peer_table_bytes(capacity, lanes, rows, True) == behind + datagrams
 
 
 def test_the_tables_that_are_made_from_the_code_are_current():

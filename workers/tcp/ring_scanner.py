@@ -25,7 +25,7 @@ from workers.tcp.send_item import CopiedBlock, SendItem
 _SLOT_SPOILT = ID["tcp.dropped_slot_spoilt"]
 
 SCAN_ORDER = ("light", "returned", "plain", "coded", "transit")
-"""Of rings, in the order in which they are scanned. What is given back is older than what is in the plain ring."""
+"""Of rings, in the order in which they are scanned. Blocks in a returned ring are older than plain ones."""
 
 
 class RingScanner:
