@@ -1,4 +1,4 @@
-"""What a lane's dgram worker leaves to its successor: which control datagrams it has opened, and where peers are.
+"""The memory that a dgram worker leaves to its successor: which control datagrams were opened, and where peers are.
 
     for each peer index: the windows of control datagrams, then the place for addresses
 

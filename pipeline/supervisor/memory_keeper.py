@@ -47,8 +47,10 @@ class MemoryKeeper:
         workforce.replace_all(REASON)
         kept = self.current.kept()
         self._settle()
-        if self._run.seal_memory is not None and self._run.config.mode == "server":  # a client's session goes on
-            self._run.seal_memory.begin_anew()
+        if self._run.config.mode == "server":  # a client's session goes on
+            for memory in (self._run.seal_memory, self._run.datagram_memory):
+                if memory is not None:
+                    memory.begin_anew()
         self.current.close()  # first: there may not be room for both
         self._run.renew_names()
         self._run.write_plan(self._run.config)

@@ -40,6 +40,7 @@ from pipeline.supervisor.processes.web_socket_bridge import WebSocketBridge
 from pipeline.supervisor.processes.workforce import Workforce
 from pipeline.supervisor.roles.client_role import ClientRole
 from pipeline.supervisor.roles.server_role import ServerRole
+from pipeline.supervisor.run.datagram_memory import DatagramMemory
 from pipeline.supervisor.run.reach_memory import ReachMemory
 from pipeline.supervisor.run.run import Run
 from pipeline.supervisor.run.seal_memory import SealMemory
@@ -100,7 +101,10 @@ def set_up(
     if config.encryption == "tls" and not config.compat:
         run.seal_memory = SealMemory(role.capacity, config.lanes)
         clean_up(run.seal_memory.close)
-        role.use_keys(run.seal_memory.keys)
+        if entries.datagrams is not None:
+            run.datagram_memory = DatagramMemory(role.capacity, config.lanes)
+            clean_up(run.datagram_memory.close)
+        role.use_keys(run.seal_memory.keys, run.datagram_memory.secrets if run.datagram_memory is not None else None)
     if isinstance(role, ServerRole) and entries.reach is not None:
         run.reach_memory = ReachMemory(config.lanes)
         clean_up(run.reach_memory.close)

@@ -1,5 +1,5 @@
 """All that a running instance has in the kernel beside its processes: the device, tables of the firewall, a server's
-listener.
+listener, the sockets of datagrams.
 
 The congestion control of sockets is set here as well, and forwarding.
 """
@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pipeline.config import Config
 from pipeline.errors import LocalError
 from pipeline.log import LOG
-from pipeline.supervisor.kernel import bypass_keeper, full_tunnel, nft
+from pipeline.supervisor.kernel import bypass_keeper, datagram_sockets, full_tunnel, nft
 from pipeline.supervisor.kernel.congestion import CongestionControl
 from pipeline.supervisor.kernel.full_tunnel import FullTunnel
 from pipeline.supervisor.kernel.hub_nat import Forwarding, HubNat
@@ -25,11 +25,13 @@ from pipeline.supervisor.kernel.reach_table import ReachTable
 from pipeline.supervisor.kernel.table_keeper import TableKeeper
 from pipeline.supervisor.kernel.tun_device import TunDevice
 
+NO_DATAGRAMS = "the sockets for datagrams could not be had at the start, as the log says: all blocks travel by TCP"
 OWN_TABLE = re.compile(r"tunnel-([^/]+)/(?:nat|guard|bypass|reach)")
 
 
 class KernelEntries:
-    """Makes all or nothing: TunnelError says what is missing. `listener`: None at a client.
+    """Makes all or nothing: TunnelError says what is missing. `listener`: None at a client. `datagrams`: None where
+    blocks travel by TCP alone.
 
     `uid`: of the workers, None if it is not theirs alone. `stays_shut`: whether a full tunnel is left shut at the end,
     as after a failure. A start that fails leaves one as it was. `selector`: of the supervisor, for news about guards.
@@ -62,6 +64,10 @@ class KernelEntries:
                 self.listener = listen(config.listen_endpoint)
                 made.callback(self.listener.close)
                 self.congestion.prepare(self.listener)
+            self.datagrams = datagram_sockets.make(config, self.listener)
+            if self.datagrams is not None:
+                made.callback(self.datagrams.close)
+            self._lacks_datagrams = config.carrier != "tcp" and self.datagrams is None
             self._made = made.pop_all()
 
     def configure(self, config: Config) -> list[str]:
@@ -89,6 +95,8 @@ class KernelEntries:
         """Put back what others have taken."""
         self.device.repair(now)
         self.full_tunnel.follow(self.device, now)
+        if self.datagrams is not None:
+            self.datagrams.follow(self.device.has_bypass)
         for keeper in (self.clamp, self.nat):
             keeper.tick(now)
         self.forwarding.tick(now)
@@ -96,7 +104,8 @@ class KernelEntries:
     @property
     def notes(self) -> list[str]:
         """For `status`: sentences about what cannot be had, beside those about the device."""
-        return [*self.congestion.notes, *self.forwarding.notes, *self.full_tunnel.notes]
+        lack = [NO_DATAGRAMS] if self._lacks_datagrams else []
+        return [*self.congestion.notes, *self.forwarding.notes, *self.full_tunnel.notes, *lack]
 
     def ended(self, *, well: bool) -> None:
         """`well`: by an orderly stop. Then a kill switch is opened, unless it is to wait for `down`."""

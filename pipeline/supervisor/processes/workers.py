@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pipeline.log import LOG
+from pipeline.supervisor.kernel.datagram_sockets import DatagramSockets
 from pipeline.supervisor.kernel.tun_device import TunDevice
 from pipeline.supervisor.processes.process import Process
 from pipeline.supervisor.processes.spare import SpareState
@@ -38,7 +39,7 @@ class WorkerNews(Protocol):
 
 class Workers:
     """`processes` by the name of the worker. `listener`: a server's listening socket; `bridged`: that for its own
-    bridge, when a worker starts."""
+    bridge, when a worker starts; `datagrams`: the UDP sockets."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Workers:
         selector: selectors.BaseSelector,
         news: WorkerNews,
         bridged: Callable[[], socket.socket | None] = lambda: None,
+        datagrams: DatagramSockets | None = None,
     ) -> None:
         self.processes = {plan.name: Process(plan, pinned.get(plan.name, [])) for plan in run.plan.workers}
         self.spares = spares
@@ -59,6 +61,7 @@ class Workers:
         self._device = device
         self._listener = listener
         self._bridged = bridged
+        self._datagrams = datagrams
         self._selector = selector
         self._news = news
         self._assigned = 0  # number of the latest process that was made a worker: in the nonces of its blocks
@@ -113,6 +116,8 @@ class Workers:
                     fds["listener"] = self._listener.fileno()
                 if (bridged := self._bridged()) is not None:
                     fds["bridged"] = bridged.fileno()
+            elif process.plan.kind == "dgram" and self._datagrams is not None and self._run.datagram_memory is not None:
+                fds |= self._datagrams.fds(process.plan.lane) | self._run.datagram_memory.fds(process.plan.lane)
             self._assigned += 1
             process.assign(self._assigned, fds)
         except (BrokenPipeError, ConnectionResetError):

@@ -80,6 +80,7 @@ class Workforce:
             selector,
             news=self,
             bridged=bridged,
+            datagrams=entries.datagrams,
         )
         self.lifecycle = Lifecycle([(each.name, each.kind) for each in planned], _limits(config))
         self.rolling = Rolling(self.spares, lambda name: self.restart([name]))

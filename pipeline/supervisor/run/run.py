@@ -27,6 +27,7 @@ from pipeline.errors import LocalError
 from pipeline.runtime import topology
 from pipeline.runtime.plan import Plan, WorkerSettings
 from pipeline.supervisor.kernel.tun_device import TunDevice
+from pipeline.supervisor.run.datagram_memory import DatagramMemory
 from pipeline.supervisor.run.failures import Failures
 from pipeline.supervisor.run.reach_memory import ReachMemory
 from pipeline.supervisor.run.seal_memory import SealMemory
@@ -90,6 +91,7 @@ class Run:
         self._account = account
         self._session = new_session()
         self.seal_memory: SealMemory | None = None  # where blocks are sealed
+        self.datagram_memory: DatagramMemory | None = None  # where they travel in datagrams
         self.reach_memory: ReachMemory | None = None  # of a server whose peers may have rules
         self.way_of: WayOf = lambda config, credentials: credentials.proxy
         self.bridge_token = ""  # of a server, with which its bridge shows itself to tcp workers
@@ -106,7 +108,10 @@ class Run:
         way = self.way_of(config, credentials)
         settings = worker_settings(config, credentials, self._device, self._session, self._account, known_servers, way)
         settings = settings._replace(
-            key_share=self._role.key_share, seals=self.seal_memory is not None, bridge_token=self.bridge_token
+            key_share=self._role.key_share,
+            seals=self.seal_memory is not None,
+            carrier=config.carrier if self.datagram_memory is not None else "tcp",
+            bridge_token=self.bridge_token,
         )
         settings = self._role.with_servers(settings)
         whole = topology.build_plan(

@@ -25,6 +25,7 @@ class Instance:
         self.did: list[str] = []
         self.config = SimpleNamespace(mode=mode)
         self.seal_memory = SimpleNamespace(begin_anew=lambda: self.did.append("keys forgotten"))
+        self.datagram_memory = SimpleNamespace(begin_anew=lambda: self.did.append("datagrams forgotten"))
         self.lent: list[SharedMemory] = []
         self.renew_names()
         self.write_plan(None)
@@ -72,7 +73,7 @@ def test_a_name_that_is_gone_brings_another_memory_with_the_same_counts(instance
     os.unlink(segment.path(instance.plan.overview))
     instance.check()
     is_server = instance.config.mode == "server"  # a client's session goes on, with its keys
-    forgotten = ["keys forgotten"] if is_server else []
+    forgotten = ["keys forgotten", "datagrams forgotten"] if is_server else []
     assert instance.did == ["lent", "memory-lost", "workers replaced", "settled", *forgotten, "lent", "plan adopted"]
     assert instance.lent == [before, instance.keeper.current] and instance.plan.scoreboard != old
     assert instance.keeper.current.scoreboard.pages[0].counters[3] == 77
