@@ -22,8 +22,10 @@ OFFLOADS = 0b111
 class Run:
     """The run of a server with several peers and lanes."""
 
-    def __init__(self, lanes: int = 3, capacity: int = 4, slot_bytes: int = layout.PAGE, slots: int = 4) -> None:
-        settings = WORKER_SETTINGS._replace(offloads=OFFLOADS)
+    def __init__(
+        self, lanes: int = 3, capacity: int = 4, slot_bytes: int = layout.PAGE, slots: int = 4, carrier: str = "tcp"
+    ) -> None:
+        settings = WORKER_SETTINGS._replace(offloads=OFFLOADS, carrier=carrier)
         self.plan = topology.build_plan(
             "workertest", secrets.token_hex(4), "server", lanes, slots, slot_bytes, settings, capacity
         )
