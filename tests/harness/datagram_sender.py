@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import numpy as np
 
-from pipeline.counters import ID
+from pipeline.counters import COUNTERS, ID
 from pipeline.datagram.arrival_counts import ArrivalCounts
 from pipeline.datagram.arriving_block import Single
 from pipeline.datagram.assembly import Assembly
@@ -22,6 +23,7 @@ from pipeline.datagram.segment import FIELD_BYTES, HEADER_BYTES, ROWS, TOKEN_BYT
 from pipeline.fec import shard
 from pipeline.fec.codec import Codec
 from pipeline.runtime.plan import WorkerFds
+from pipeline.runtime.worker import MORE
 from pipeline.sealing.key_schedule import AES_256_GCM
 from pipeline.shm import layout
 from pipeline.shm.datagram_secrets import DatagramSecrets
@@ -153,7 +155,7 @@ class SenderRun:
         tcp = self.run.attach("tcp-0")
         (self.returned,) = tcp.ports("outbound", "returned")
         self._passers = [port for kind in self.fillers for port in tcp.ports("outbound", kind)]
-        self.far: list[FarEnd] = []
+        self.far: dict[Path, FarEnd] = {}
         self._numbers: dict[int, int] = {}
         for peer in range(capacity):
             self.run.memory.peer_table.write_record(FIRST_PEER_HANDLE | peer, 0)
@@ -162,8 +164,8 @@ class SenderRun:
         """One more open path, which leads to a FarEnd."""
         session = session_of(FIRST_PEER_HANDLE | peer)
         path = Path(session, remote_lane)
-        self.far.append(FarEnd(session, fate))
-        path.address, path.segment_most = self.far[-1].address, SEGMENT_MOST
+        self.far[path] = FarEnd(session, fate)
+        path.address, path.segment_most = self.far[path].address, SEGMENT_MOST
         self.paths.open(path)
         self.run.write_link(0, peer, 1)
         return path
@@ -195,6 +197,33 @@ class SenderRun:
         self.returned.advance(len(found))
         return found
 
+    def take_all_returned(self, count: int) -> list[tuple[Block, int]]:
+        """So many, as they come."""
+        found: list[tuple[Block, int]] = []
+
+        def have_come() -> bool:
+            found.extend(self.take_returned())
+            return len(found) >= count
+
+        self.until(have_come)
+        return found
+
+    def burst(self) -> int:
+        """One burst, and what it brings to the other ends is reported."""
+        result = self.sender.work()
+        now = time.monotonic_ns()
+        for path, far in self.far.items():
+            if far.step(now) and path.is_open:
+                path.reports.append((now, far.report(now)))
+        return result
+
+    def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, [each.name for each in COUNTERS if self.counters[each.id]]
+            if self.burst() is not MORE:
+                self.sender.wait(0.001)
+
     def count(self, name: str) -> int:
         return self.counters[ID[f"dgram.{name}"]]
 
@@ -209,6 +238,6 @@ class SenderRun:
 
     def close(self) -> None:
         self.sender.close_descriptors()
-        for each in self.far:
+        for each in self.far.values():
             each.close()
         self.run.close()

@@ -19,7 +19,7 @@ from pipeline.wire.control_datagram import FAR_LAG, Counts
 
 UPDATE_NS = 100_000_000
 SEGMENTS_MOST = 16_384
-HALF_NS = 5_000_000_000
+HALF_NS = 2_000_000_000
 SEGMENTS_LEAST = 256
 CUTS_KEPT = 512
 

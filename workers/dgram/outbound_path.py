@@ -10,7 +10,8 @@ What waits goes in this order, each burst anew: light blocks, lost rows, bulk. S
 that pauses. Light blocks wait for no pace, and only for twice the window. All are charged: bulk goes the later.
 
 The pace is credit by time. A burst has BURST_NS of it at most, and credit of up to LATE_NS is kept, since a sleep of
-some 60 us ends late, and a busy machine gives the processor back later still.
+some 60 us ends late, and a busy machine gives the processor back later still. Beyond, it is this end that is slow, and
+the rate of the path has nothing to learn from it.
 
 If the last rows of all are lost, no later one tells. So of what was sent last something goes out once more if nothing
 is heard of it.
@@ -91,6 +92,7 @@ class OutboundPath:
         self._now = now
         self._next_at = now  # when the pace lets bulk go
         self._pause_until = 0  # the kernel takes nothing
+        self._is_held = False  # the window was full since the last burst
         self._tail_ns = 0  # how long the tail waits, after it went out again; 0: it did not
         self._next_tick = now
         self._counted = 0, 0, 0
@@ -241,7 +243,10 @@ class OutboundPath:
             room = rate.window - rate.under_way
             if self._light and room > -(LIGHT_WINDOWS - 1) * rate.window:
                 goes = self._send_burst(self._light, SEGMENTS_MOST, now)
-            elif room <= 0 or self._next_at > now:
+            elif room <= 0:
+                self._is_held = True
+                return False
+            elif self._next_at > now:
                 return False
             elif self._again:
                 goes = self._send_burst(self._again, self._most(self._again, room), now)
@@ -284,8 +289,10 @@ class OutboundPath:
         size *= sent
         if queue is self._bulk:
             self._bulk_bytes -= size
+        was_late = self._next_at < now - LATE_NS and not self._is_held
+        self._is_held = False
         emptied = not (self.more or self._bulk or self._light or self._again)
-        self.feedback.on_sent(sent, size, emptied, now)
+        self.feedback.on_sent(sent, size, emptied or was_late, now)
         self.path.sent_ns = now
         self._next_at = max(self._next_at, now - LATE_NS) + int(size * SECOND / self._rate.pacing_rate)
         self._counters[_SEGMENTS] += sent
