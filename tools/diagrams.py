@@ -69,8 +69,9 @@ def tree() -> str:
         y = MARGIN + number * (LAYER_HEIGHT + ROW_GAP)
         parts += _row(folders, MARGIN, y, half if number < beside else inside, LAYER_HEIGHT)
     height = (beside * (LAYER_HEIGHT + ROW_GAP) - ROW_GAP - COLUMN_GAP) / 2
-    for kinds, y in ((KINDS[:2], MARGIN), (KINDS[2:], MARGIN + height + COLUMN_GAP)):
-        parts += _row([f"workers/{kind}" for kind in kinds], MARGIN + half + COLUMN_GAP, y, half, height)
+    for row in range(2):
+        folders = [f"workers/{kind}" for kind in KINDS[2 * row : 2 * row + 2]]
+        parts += _row(folders, MARGIN + half + COLUMN_GAP, MARGIN + row * (height + COLUMN_GAP), half, height)
     return _svg(TREE_WIDTH, 2 * MARGIN + len(layers) * (LAYER_HEIGHT + ROW_GAP) - ROW_GAP, parts)
 
 
@@ -162,7 +163,7 @@ def _comes_from_below(ring: Way, duty: Duty) -> bool:
 
 
 def _ring(kind: str, ring: Way, y: float, ends: Ends) -> list[str]:
-    """Arrows from stage to stage, with the ring's name; another member of a stage is beyond the first one, or at a branch."""
+    """Arrows from stage to stage, with the ring's name; other members of a stage are beyond the first, or branches."""
     parts = []
     source = ring[0][0]
     if _comes_from_below(ring, source):

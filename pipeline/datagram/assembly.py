@@ -332,7 +332,7 @@ class Assembly:
     def progress(self, since: int, quiet_since: int) -> tuple[list[Arrivals], list[Incomplete]]:
         """The streams of which segments have come since then, the latest first, and codewords of them that lack rows.
 
-        The newest block of a stream is left out if it has got a row since `quiet_since`: its other rows are under way.
+        The newest block of a stream is left out if it has got a row after `quiet_since`: its other rows are under way.
         Rows of the rest may be under way, too.
         """
         streams = sorted(
@@ -346,7 +346,7 @@ class Assembly:
             for block in self._open.values():
                 position = positions.get(block.stream.number)
                 is_newest = block is newest[block.stream.number] and not block.stream.waiting
-                if position is None or (is_newest and block.received_ns >= quiet_since):
+                if position is None or (is_newest and block.received_ns > quiet_since):
                     continue
                 lacking += self._lacking(block, position)
                 if len(lacking) >= INCOMPLETE_MOST:

@@ -29,6 +29,7 @@ from pipeline.sealing.datagram_memory import DatagramMemory
 from pipeline.sealing.datagram_seal import LANE_BITS, NUMBER_BITS, ControlOpener, ControlSealer
 from pipeline.sealing.kinds import LANES_MAX
 from pipeline.shm.layout import DATAGRAM_PATH, DATAGRAM_STATE, RECORD_WORDS
+from pipeline.transport.address import format_address
 from pipeline.wire import control_datagram
 from pipeline.wire.control_datagram import Answer, Probe, Report
 from workers.dgram.datagram_socket import MEMORY_BYTES, DatagramSocket
@@ -294,12 +295,7 @@ class Control:
             self._paths.open(path)
             self._words[peer.session.peer * RECORD_WORDS + DATAGRAM_PATH] = path.peer_handle
             self._counters[_OPENED] += 1
-            LOG.info(
-                "datagrams: the path to %s is open (peer %d, lane %d)",
-                control.address,
-                peer.session.peer,
-                path.remote_lane,
-            )
+            LOG.info("datagrams: the path %s is open", _name_of(control))
         self._remember(peer)
         self._kick()
 
@@ -313,13 +309,7 @@ class Control:
         self._counters[_CLOSED] += 1
         self._remember(peer)
         self._kick()
-        LOG.info(
-            "datagrams: the path to %s is closed (peer %d, lane %d): %s",
-            control.address,
-            peer.session.peer,
-            path.remote_lane,
-            control.carrier.status.reason,
-        )
+        LOG.info("datagrams: the path %s is closed: %s", _name_of(control), control.carrier.status.reason)
 
     def _publish_state(self, peer: _Peer) -> None:
         """The best of its paths."""
@@ -353,6 +343,12 @@ class Control:
         error = self._socket.send(self._room[:size], way.address, way.ancillary)
         self._counters[_SENT] += not error
         return error
+
+
+def _name_of(control: PathControl) -> str:
+    address, path = control.address, control.path
+    where = "" if address is None else f" at {format_address(address)}"
+    return f"to lane {path.remote_lane} of peer {path.session.peer}{where}"
 
 
 def _address_of(host: bytes, port: int, scope: int) -> Address:

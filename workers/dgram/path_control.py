@@ -27,6 +27,7 @@ from workers.dgram.path import Ancillary, Path
 INTERFACE_MOST = 9000
 """Bytes of the largest packet that is tried: jumbo frames of Ethernet. A smaller interface refuses it at once."""
 
+RESUMING_PROBES = 2  # one of them may be lost
 ASKED_MOST = 32  # probes whose answers are waited for
 WAYS_MOST = 8  # addresses that are remembered
 _ANSWER_BYTES = len(pack_answer(Answer(0, 0, PROBE_LEAST))) + SEAL_BYTES
@@ -102,9 +103,15 @@ class PathControl:
         return self.path.round_trip or self.path.probed_round_trip
 
     def resume(self, address: Address, way: Way, size: int, now: int) -> None:
-        """Begin as the predecessor of this process left it: open. A probe finds out whether that holds."""
+        """Begin as the predecessor of this process left it: open.
+
+        Probes find out whether that holds. They also tell the other end from which process segments come now: it
+        reports those of no other.
+        """
         self._lead_to(address, way)
         self.carrier.due(now)
+        for _ in range(RESUMING_PROBES):
+            self._probe(BASE, address, now)
         self.carrier.answered(now)
         self.carrier.doubt()
         self._mtu.answered(size, now)

@@ -38,7 +38,8 @@ from workers.dgram.sessions import DATA, EAGER_NS, Session, Sessions
 
 READS = 16  # receives in one step: then the heartbeat and what is due have their turn
 FULL_NS = 50_000_000
-FULL_WAIT_S = 0.001
+FULL_WAIT_S = 0.001  # for room in the ring, before the socket is looked at again
+SHARE_WAIT_S = 0.0002  # for room in the share of a peer; meanwhile nothing of another one is seen
 
 _TOKEN = np.dtype(">u4")
 _UNKNOWN = ID["dgram.dropped_token_unknown"]
@@ -92,13 +93,13 @@ class Receiver:
     # -- the duty
 
     def wait(self, seconds: float) -> None:
-        if self._full_since:
-            self._bell.wait(self._ring.ready, min(seconds, FULL_WAIT_S))
+        if any(each.held for each in self._waiting):
+            free = self._ring.ready()
+            self._bell.wait(lambda: self._ring.ready() > free, min(seconds, SHARE_WAIT_S if free else FULL_WAIT_S))
             return
         now = time.monotonic_ns()
-        due = min([each.assembly.due() or now for each in self._waiting], default=0)
-        report_at = self._reports.due()
-        until = min(each for each in (due, report_at, self._tick_at, now + int(seconds * 1e9)) if each)
+        blocks_due = [each.assembly.due() for each in self._waiting]
+        until = min(at for at in (*blocks_due, self._reports.due(), self._tick_at, now + int(seconds * 1e9)) if at)
         left = 0.0 if self._spins else max(0.0, (until - now) / 1e6)
         if self._poll.poll(left) and time.monotonic_ns() - self._last_event_ns > QUIET_NS:
             self._ring.wake_ahead()

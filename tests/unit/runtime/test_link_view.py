@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,13 @@ from hypothesis import strategies as st
 
 from pipeline.runtime.link_paths import Paths
 from pipeline.runtime.link_view import ConnectionRef, LinkView
-from pipeline.shm.layout import LINK_RECEIVED_BYTES, RECORD_WORDS
+from pipeline.shm.layout import (
+    DATAGRAM_PATH,
+    DATAGRAM_RECEIVED_BYTES,
+    LINK_RECEIVED_BYTES,
+    PEER_INDEX_BITS,
+    RECORD_WORDS,
+)
 from tests.harness.run import Run
 
 LANE, PEER, OTHER = 1, 2, 3
@@ -286,3 +294,83 @@ def test_a_state_that_was_seen_before_is_as_true_as_one_that_was_not(
             assert link_view.state(PEER) is seen
     finally:
         run.close()
+
+
+# -- datagrams
+
+HANDLE, HANDLE_BEFORE = (session << PEER_INDEX_BITS | PEER for session in (9, 8))
+
+
+@pytest.fixture
+def datagram_run() -> Iterator[Run]:
+    with closing(Run(carrier="auto")) as made:
+        made.memory.peer_table.write_record(HANDLE, 0)
+        for lane in range(3):
+            made.write_link(lane, PEER, 2, light=1, offloads=5, decodes=1, parity=3, copies=2)
+        yield made
+
+
+def paths(run: Run, *handles: int) -> None:
+    """The paths that the dgram workers of these lanes have to the peer."""
+    for lane, handle in enumerate(handles):
+        run.memory.peer_table.datagrams_in[lane][PEER * RECORD_WORDS + DATAGRAM_PATH] = handle
+
+
+@pytest.mark.parametrize(
+    ("handles", "lane"),
+    [
+        ((HANDLE, HANDLE, HANDLE), LANE),
+        ((HANDLE, 0, HANDLE), 0),
+        ((0, 0, HANDLE), 2),
+        ((HANDLE_BEFORE, HANDLE_BEFORE, HANDLE), 2),
+    ],
+)
+def test_while_a_dgram_worker_has_a_path_to_the_peer_it_is_the_consumer_and_nothing_is_coded_or_copied(
+    datagram_run: Run, handles: tuple[int, ...], lane: int
+) -> None:
+    paths(datagram_run, *handles)
+    state = LinkView(datagram_run.attach(f"tun-{LANE}")).state(PEER)
+    assert state.bulk_consumer == state.light_consumer == 3 + lane
+    assert (state.parity, state.copies, state.is_coded) == (0, -1, False)
+    assert state.offloads == 5
+
+
+@pytest.mark.parametrize("handles", [(0, 0, 0), (HANDLE_BEFORE,) * 3, (HANDLE + 1,) * 3])
+def test_without_a_path_to_this_session_of_the_peer_the_connections_are_all_there_is(
+    datagram_run: Run, handles: tuple[int, ...]
+) -> None:
+    attachment = datagram_run.attach(f"tun-{LANE}")
+    paths(datagram_run, *handles)
+    state = LinkView(attachment).state(PEER)
+    of_tcp = LinkView(attachment, datagrams=False).state(PEER)
+    assert state._replace(record=b"") == of_tcp._replace(record=b"")
+    assert (state.bulk_consumer, state.parity, state.copies) == (LANE, 3, 2)
+
+
+def test_a_path_that_opens_or_closes_and_a_session_that_ends_are_seen_at_once(datagram_run: Run) -> None:
+    table = datagram_run.memory.peer_table
+    view, of_tcp = (LinkView(datagram_run.attach(f"tun-{LANE}"), datagrams) for datagrams in (True, False))
+    consumers = []
+    for change in (
+        lambda: None,
+        lambda: paths(datagram_run, 0, HANDLE, 0),
+        lambda: table.write_record(HANDLE_BEFORE, 0),
+        lambda: table.write_record(HANDLE, 0),
+        lambda: paths(datagram_run, 0, 0, 0),
+    ):
+        change()
+        consumers.append(view.state(PEER).bulk_consumer)
+        assert of_tcp.state(PEER).bulk_consumer == LANE
+    assert consumers == [LANE, 3 + LANE, LANE, 3 + LANE, LANE]
+
+
+def test_bytes_in_datagrams_are_no_news(datagram_run: Run) -> None:
+    paths(datagram_run, 0, HANDLE, 0)
+    view = LinkView(datagram_run.attach(f"tun-{LANE}"))
+    seen = view.state(PEER)
+    datagram_run.memory.peer_table.datagrams_in[LANE][PEER * RECORD_WORDS + DATAGRAM_RECEIVED_BYTES] += 1
+    assert view.state(PEER) is seen
+
+
+def test_no_peer_has_a_path_before_its_first_session(datagram_run: Run) -> None:
+    assert LinkView(datagram_run.attach(f"tun-{LANE}")).state(OTHER).bulk_consumer == LANE

@@ -340,3 +340,69 @@ def test_only_the_fec_workers_are_kicked_rarely_and_only_in_inbound_rings() -> N
     assert rarely == {"inbound-0": fec, "inbound-1": fec}
     receiver = ring(build(2, True), "inbound-0").position_of(StageMember("tcp-0", "inbound"))
     assert (receiver.after, receiver.after_rarely) == ([StageMember(f"tun-{i}", "inbound") for i in range(2)], fec)
+
+
+# -- datagrams
+
+
+def with_datagrams(lanes: int, fec: bool, capacity: int = 1, carrier: str = "auto") -> Plan:
+    settings = (FEC if fec else OFF)._replace(carrier=carrier)
+    return topology.build_plan("town", "0123abcd", "server", lanes, 32, 135168, settings, capacity)
+
+
+@LANE_COUNTS
+@pytest.mark.parametrize("fec", [False, True])
+@pytest.mark.parametrize("capacity", [1, 5])
+def test_the_dgram_workers_stand_behind_the_tcp_workers_in_every_last_stage_but_that_of_coded_blocks(
+    lanes: int, fec: bool, capacity: int
+) -> None:
+    before, behind = drawn(build(lanes, fec, capacity)), group("dgram", "outbound", lanes)
+    expected = {
+        name: f"{stages} {behind}" if name.startswith(("plain", "light", "transit")) else stages
+        for name, stages in before.items()
+    }
+    for lane in range(lanes):
+        expected[f"arrived-{lane}"] = f"dgram-{lane}.inbound -> {group('tun', 'inbound', lanes)}"
+        expected[f"returned-{lane}"] = f"dgram-{lane}.outbound -> {group('tcp', 'outbound', lanes)}"
+    assert drawn(with_datagrams(lanes, fec, capacity)) == expected
+
+
+def test_a_dgram_worker_is_the_consumer_behind_those_of_tcp() -> None:
+    plan = with_datagrams(3, True, 5)
+    for kind in ("plain-1", "light-2", "transit-0"):
+        assert ring(plan, kind).position_of(StageMember("dgram-2", "outbound")).position == 3 + 2
+        assert ring(plan, kind).only_reads(StageMember("dgram-2", "outbound"))
+
+
+@pytest.mark.parametrize(("fec", "kinds"), [(False, ["tcp", "dgram", "tun"]), (True, ["tcp", "dgram", "fec", "tun"])])
+def test_dgram_workers_start_behind_the_tcp_workers_that_they_give_blocks_back_to(fec: bool, kinds: list[str]) -> None:
+    plan = with_datagrams(2, fec)
+    assert [each.name for each in plan.workers] == [f"{kind}-{lane}" for kind in kinds for lane in range(2)]
+    assert all(each.duties == layout.DUTIES for each in plan.workers_of_kind("dgram"))
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_every_duty_of_a_dgram_worker_is_kicked_by_those_that_it_waits_for() -> None:
+    plan = with_datagrams(2, True, 5)
+    visiting = {member for each in plan.rings for stage in each.stages for member in stage}
+    assert visiting == {StageMember(w.name, duty) for w in plan.workers for duty in layout.DUTIES}
+    filler = ring(plan, "plain-0").position_of(StageMember("tun-0", "outbound"))
+    assert [each.worker for each in filler.after] == ["tcp-0", "tcp-1", "dgram-0", "dgram-1"]
+
+
+@EVERY_SHAPE
+def test_with_carrier_tcp_there_is_no_dgram_worker_no_ring_and_no_record(shape: Shape) -> None:
+    lanes, fec, capacity = shape
+    plan = with_datagrams(lanes, fec, capacity, "tcp")
+    assert plan == build(*shape) and not plan.settings.datagrams
+    assert not [each for each in plan.workers if each.kind == "dgram"]
+    assert not [each for each in plan.rings if each.kind in ("arrived", "returned")]
+    assert with_datagrams(lanes, fec, capacity, "udp").settings.datagrams
+
+
+@pytest.mark.parametrize("fec", [False, True])
+def test_rings_of_datagrams_have_room_for_the_longest_block(fec: bool) -> None:
+    plan = with_datagrams(1, fec)
+    for kind in ("arrived", "returned"):
+        room = ring(plan, f"{kind}-0").slot_bytes - layout.SLOT_HEADER_BYTES
+        assert room >= shard.RUN_BYTES + shard.BLOCK_BYTES_MAX

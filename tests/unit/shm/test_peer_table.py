@@ -31,8 +31,9 @@ Make = Callable[..., PeerTable]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    def create(capacity: int = CAPACITY, lanes: int = LANES, rows: int = ROWS) -> PeerTable:
-        return peer_table.create(f"/tunnel@peerstest@{secrets.token_hex(4)}@peer-table", capacity, lanes, rows)
+    def create(capacity: int = CAPACITY, lanes: int = LANES, rows: int = ROWS, datagrams: bool = False) -> PeerTable:
+        name = f"/tunnel@peerstest@{secrets.token_hex(4)}@peer-table"
+        return peer_table.create(name, capacity, lanes, rows, datagrams)
 
     def dispose(made: PeerTable) -> None:
         segment.unlink(made.memory.name)
@@ -96,6 +97,7 @@ def test_an_attached_process_reads_the_words_of_the_others(table: PeerTable) -> 
         (layout.PEER_TABLE_CAPACITY_AT, "capacity"),
         (layout.PEER_TABLE_LANES_AT, "lanes"),
         (layout.PEER_TABLE_STATUS_ROWS_AT, "status rows"),
+        (layout.PEER_TABLE_DATAGRAMS_AT, "dgram workers"),
     ],
 )
 def test_a_segment_whose_header_differs_is_refused_with_what_was_expected_and_found(
@@ -126,13 +128,17 @@ def test_a_segment_of_as_many_bytes_but_another_shape_is_refused(make: Make) -> 
 
 
 def views(table: PeerTable) -> list[memoryview]:
-    tables = table.links, table.sent, table.numbers, table.transit_numbers, table.recoveries, table.paths
-    return [table.records, *(view for views in tables for view in views)]
+    tables = table.links, table.sent, table.numbers, table.transit_numbers, table.recoveries, table.paths, table.arrived
+    of_datagrams = table.datagrams_in, table.datagrams_out
+    return [table.records, *(view for views in (*tables, *of_datagrams) for view in views)]
 
 
+@pytest.mark.parametrize("datagrams", [False, True])
 @pytest.mark.parametrize("geometry", [(1, 1, 64), (CAPACITY, LANES, ROWS), (2, 3, 1)], ids=str)
-def test_records_and_rows_share_no_byte_and_fill_the_segment(make: Make, geometry: tuple[int, int, int]) -> None:
-    made = make(*geometry)
+def test_records_and_rows_share_no_byte_and_fill_the_segment(
+    make: Make, geometry: tuple[int, int, int], datagrams: bool
+) -> None:
+    made = make(*geometry, datagrams)
     capacity, lanes, rows = geometry
     header = bytes(made.memory.view[: layout.RECORDS_AT])
     number = 0
@@ -150,7 +156,9 @@ def test_records_and_rows_share_no_byte_and_fill_the_segment(make: Make, geometr
     for lane in range(lanes):
         assert [each.serial for each in made.connections(lane)] == [1000 * lane + index for index in range(rows)]
     assert bytes(made.memory.view[: layout.RECORDS_AT]) == header
-    tables, pages = 1 + len(layout.LANE_RECORDS) * lanes, layout.records_bytes(capacity) // layout.MAP_PAGE
+    kinds = len(layout.LANE_RECORDS) + (len(layout.DATAGRAM_RECORDS) if datagrams else 0)
+    tables, pages = 1 + kinds * lanes, layout.records_bytes(capacity) // layout.MAP_PAGE
+    assert len(views(made)) == tables
     assert layout.records_bytes(capacity) - layout.MAP_PAGE < 64 * capacity <= layout.records_bytes(capacity)
     expected = layout.RECORDS_AT + layout.MAP_PAGE * pages * tables + lanes * layout.status_rows_bytes(rows)
     assert made.memory.size == expected
@@ -171,6 +179,8 @@ def test_the_words_of_a_record_are_different_words_and_fit_it() -> None:
         "NUMBER_",
         "TRANSIT_NUMBER_",
         "ARRIVED_",
+        ("DATAGRAM_PATH", "DATAGRAM_STATE", "DATAGRAM_RECEIVED_", "DATAGRAM_RECOVERED", "DATAGRAM_EXPIRED"),
+        ("DATAGRAM_SENT_", "DATAGRAM_DROPPED", "DATAGRAM_RATE", "DATAGRAM_ROUND_TRIP", "DATAGRAM_LOST_"),
     ):
         words = [value for name, value in vars(layout).items() if name.startswith(kinds)]
         assert sorted(words) == list(range(len(words)))
@@ -202,6 +212,45 @@ def test_bytes_that_have_arrived_are_summed_over_the_lanes_for_each_peer(table: 
             table.arrived[lane][RECORD_WORDS + word] = 10 ** (word + lane)
     assert table.arrived_bytes(1) == [11, 110, 1100, 11000]
     assert table.arrived_bytes(0) == table.arrived_bytes(2) == [0] * 4
+
+
+def test_what_datagrams_carry_counts_wherever_that_of_connections_does(make: Make) -> None:
+    table = make(datagrams=True)
+    sums = (
+        (table.sent_bytes, table.sent, layout.SENT_BYTES, table.datagrams_out, layout.DATAGRAM_SENT_BYTES),
+        (table.dropped, table.sent, layout.SENT_DROPPED, table.datagrams_out, layout.DATAGRAM_DROPPED),
+        (table.received_bytes, table.links, layout.LINK_RECEIVED_BYTES,
+         table.datagrams_in, layout.DATAGRAM_RECEIVED_BYTES),
+        (table.recovered, table.recoveries, layout.RECOVERED_BLOCKS, table.datagrams_in, layout.DATAGRAM_RECOVERED),
+        (table.expired, table.recoveries, layout.EXPIRED_BLOCKS, table.datagrams_in, layout.DATAGRAM_EXPIRED),
+    )  # fmt: skip
+    for number, (_, words, word, of_datagrams, datagram_word) in enumerate(sums, 1):
+        for lane in range(LANES):
+            words[lane][RECORD_WORDS + word] = number * 10**lane
+            of_datagrams[lane][RECORD_WORDS + datagram_word] = number * 100 * 10**lane
+    assert [total(1) for total, *_ in sums] == [number * 1111 for number in range(1, len(sums) + 1)]
+    assert [total(peer) for total, *_ in sums for peer in (0, 2)] == [0] * 2 * len(sums)
+
+
+def test_a_table_with_dgram_workers_is_another_one_than_a_table_without(make: Make) -> None:
+    for datagrams in (False, True):
+        made = make(datagrams=datagrams)
+        with pytest.raises(LocalError, match="expected"):
+            peer_table.attach(made.memory.name, CAPACITY, LANES, ROWS, datagrams=not datagrams)
+        attached = peer_table.attach(made.memory.name, CAPACITY, LANES, ROWS, datagrams=datagrams)
+        assert len(attached.datagrams_in) == len(attached.datagrams_out) == (LANES if datagrams else 0)
+        attached.close()
+
+
+def test_a_dgram_worker_writes_the_datagram_records_of_its_lane_alone(make: Make) -> None:
+    made = make(datagrams=True)
+    writer = "dgram", 1, layout.DUTIES
+    attached = peer_table.attach(made.memory.name, CAPACITY, LANES, ROWS, writer, datagrams=True)
+    assert [view.readonly for view in (*attached.datagrams_in, *attached.datagrams_out)] == [True, False] * 2
+    assert all(view.readonly for view in (*attached.links, *attached.sent, attached.records))
+    attached.datagrams_in[1][layout.DATAGRAM_PATH] = peer_handle(0)
+    assert made.datagrams_in[1][layout.DATAGRAM_PATH] == peer_handle(0)
+    attached.close()
 
 
 def test_the_rate_of_all_peers_is_in_the_table_and_in_no_record(table: PeerTable) -> None:
