@@ -14,10 +14,11 @@ bytes that fill the path without a queue.
                                seconds, or if all of a second were half as long again (another route)
 
 The pace is so many times the rate, the window so many flights. Behind the window come the bytes of REPORT_NS, because
-a report comes no sooner. If reports come later, at an end that gets the processor late, they are those of a longer
-time: the shortest round trip tells nothing of that, and with less the rate would fall and fall. A limited sender
-(nothing waits behind a burst) keeps what it knows, unless each segment of a round trip met a long queue: a flow inside
-that fills the path leaves nothing waiting here.
+a report comes no sooner. An end that gets the processor late reports late, or hears late. Then these are the bytes of a
+longer time. The shortest round trip tells nothing of that, and with a smaller window the rate would fall and fall.
+
+A limited sender (nothing waits behind a burst) keeps what it knows. It is not limited if each segment of a round trip
+met a long queue: a flow inside that fills the path leaves nothing waiting here.
 
 Beside others it has rules of its own, since BBR 1 takes all from Cubic in a short queue, and its flows are unequal in
 a long one:
