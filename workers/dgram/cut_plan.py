@@ -59,7 +59,11 @@ class CutPlan:
         self._cuts: dict[int, BlockCut] = {}
         self._row_most = 0
 
-    def take(self, counts: Counts, now: int) -> None:
+    def begin(self, counts: Counts) -> None:
+        """A first report has come: its counts are of another time, or of few segments."""
+        self._seen = counts
+
+    def take(self, counts: Counts) -> None:
         """A report has come."""
         seen, self._seen = self._seen, counts
         lost = growth(seen.lost, counts.lost)
@@ -67,6 +71,8 @@ class CutPlan:
         self._lost += lost
         self._pairs += growth(seen.pairs, counts.pairs)
         self._far_pairs += growth(seen.far_pairs, counts.far_pairs)
+
+    def _forget(self, now: int) -> None:
         is_old = now - self._halved_at > HALF_NS and self._segments > SEGMENTS_LEAST
         if self._segments > SEGMENTS_MOST or is_old:
             self._halved_at = now
@@ -80,6 +86,7 @@ class CutPlan:
         if now - self._updated_at < UPDATE_NS:
             return
         self._updated_at = now
+        self._forget(now)
         self._cuts.clear()
         self._segment_ns = max(1, int(segment_bytes * 1e9 / pace))
         self._round_trip = round_trip

@@ -4,7 +4,7 @@
     follow         what the other end and the inbound duty say: the rate follows, blocks are kept no longer, lost rows
                    wait to go again
     send           some bursts, as far as pace and window let them go
-    take_back      the path has gone dark: all blocks that were not reported
+    go_dark        the path is closed: all blocks that were not reported
 
 What waits goes in this order, each burst anew: light blocks, lost rows, bulk. So a light block is never behind a train
 that pauses. Light blocks wait for no pace, and only for twice the window. All are charged: bulk goes the later.
@@ -75,7 +75,6 @@ class OutboundPath:
         self.path = path
         self.feedback = PathFeedback(now)
         self.more = False
-        self._rate = self.feedback.rate
         self._plan = self.feedback.plan
         self._memory = memory
         self._socket = socket
@@ -103,7 +102,7 @@ class OutboundPath:
         """Whether bulk may be added. If not, there is `more`."""
         if self.is_usable and self._kept.size < KEPT_MOST:
             waiting = self._bulk_bytes
-            if not waiting or waiting * SECOND < self._rate.pacing_rate * ROOM_NS:
+            if not waiting or waiting * SECOND < self.feedback.rate.pacing_rate * ROOM_NS:
                 return True
             last = self._bulk[-1]
             if isinstance(last, TrainGroup) and last.is_open:
@@ -160,7 +159,7 @@ class OutboundPath:
             heappush(self._copies, (now + number * self._plan.spacing_ns, self._copies_added, copy))
 
     def _on_done(self, kept: KeptBlock) -> None:
-        if kept.repeated_ns and self._now - kept.repeated_ns < self._rate.round_trip:
+        if kept.repeated_ns and self._now - kept.repeated_ns < self.feedback.rate.round_trip:
             self.feedback.was_impatient(self._now)
         if kept.last != NOT_SENT:  # else its group still sends it
             self._free(kept)
@@ -238,7 +237,7 @@ class OutboundPath:
                 self._light.append(copy)
         if not (self._light or self._again or self._bulk) or not self.is_usable or now < self._pause_until:
             return False
-        rate = self._rate
+        rate = self.feedback.rate
         for _ in range(BURSTS_MOST):
             room = rate.window - rate.under_way
             if self._light and room > -(LIGHT_WINDOWS - 1) * rate.window:
@@ -260,7 +259,7 @@ class OutboundPath:
 
     def _most(self, queue: deque[Unsent], room: int) -> int:
         """Segments of the next burst."""
-        credit = self._rate.pacing_rate * BURST_NS / SECOND
+        credit = self.feedback.rate.pacing_rate * BURST_NS / SECOND
         return max(LEAST_SEGMENTS, int(min(credit, room)) // queue[0].segment_bytes)
 
     def _send_burst(self, queue: deque[Unsent], most: int, now: int) -> bool:
@@ -294,7 +293,7 @@ class OutboundPath:
         emptied = not (self.more or self._bulk or self._light or self._again)
         self.feedback.on_sent(sent, size, emptied or was_late, now)
         self.path.sent_ns = now
-        self._next_at = max(self._next_at, now - LATE_NS) + int(size * SECOND / self._rate.pacing_rate)
+        self._next_at = max(self._next_at, now - LATE_NS) + int(size * SECOND / self.feedback.rate.pacing_rate)
         self._counters[_SEGMENTS] += sent
         self._counters[_BYTES] += size
         if queue is self._again:
@@ -336,7 +335,7 @@ class OutboundPath:
         if (self._light or self._again or self._bulk) and self.is_usable:
             if self._pause_until > self._now:
                 return self._pause_until
-            if self._rate.window > self._rate.under_way:
+            if self.feedback.rate.window > self.feedback.rate.under_way:
                 due = min(due, self._next_at) if due else self._next_at
         if self.path.outstanding_since is not None:
             due = min(due, self._next_tick) if due else self._next_tick
@@ -372,3 +371,13 @@ class OutboundPath:
             kept.train = None
             self._free(kept)
         return every
+
+    def go_dark(self, now: int) -> list[KeptBlock]:
+        """The path is closed. It begins anew when it is opened again."""
+        back = self.take_back()
+        self.feedback.begin(now)
+        self.path.outstanding_since = None
+        self.path.reports.clear()
+        self.more = self._is_held = False
+        self._next_at, self._pause_until, self._tail_ns = now, 0, 0
+        return back

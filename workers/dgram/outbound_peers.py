@@ -4,10 +4,12 @@
     light flows              onto a path at once
     bulk                     onto a path that has room. If none has, it waits in its ring, and TUN with it; or, with
                              several peers connected or from peer to peer, in the queue of its peer
-    a peer without a path    into the queue of its peer. With `carrier` "auto" what is in there goes to the tcp workers
+    a peer without a path    into the queue of its peer; bulk may wait in its ring while that is full. With `carrier`
+                             "auto" what is in there goes to the tcp workers
 
-So does what a path that has gone dark was to bring, and has not been reported. A queue has `peer_queue_bytes` at most,
-and nothing stays in it for longer than `hold`: beyond, blocks are dropped and counted.
+So does what a path that has gone dark was to bring, and has not been reported, however much that is: the path had it
+all in memory. Else a queue has `peer_queue_bytes` at most, and nothing stays in it for longer than `hold`: beyond,
+blocks are dropped and counted.
 
 A stream stays on one path while the open paths of its peer are the same ones: the other end puts its blocks in order
 by path. Paths are spread over the streams by the lane that a stream names.
@@ -39,7 +41,7 @@ from pipeline.shm.layout import (
     RECORD_WORDS,
 )
 from workers.dgram.outbound_path import OutboundPath
-from workers.dgram.path import Path, Paths
+from workers.dgram.path import Paths
 from workers.dgram.returned_blocks import ReturnedBlocks
 from workers.dgram.segment_socket import SegmentSocket
 
@@ -78,7 +80,7 @@ class OutboundPeer:
 
 
 class OutboundPeers:
-    """`paths`: those on which something was sent, or will be."""
+    """`paths`: all on which something was sent. One that is closed stays while its session lasts: sequences go on."""
 
     def __init__(self, attachment: Attachment, paths: Paths, socket: SegmentSocket, now: int) -> None:
         settings = attachment.settings
@@ -98,7 +100,7 @@ class OutboundPeers:
         self._by_handle: dict[int, OutboundPeer] = {}
         self._waiting: dict[OutboundPeer, None] = {}
         self._busy: dict[OutboundPath, None] = {}  # what was sent has not been reported, or something waits to be
-        self.paths: dict[Path, OutboundPath] = {}
+        self.paths: dict[tuple[int, int], OutboundPath] = {}  # by peer handle and lane of the other end
 
     # -- paths come and go
 
@@ -106,27 +108,34 @@ class OutboundPeers:
         if self._open.version == self._version:
             return
         self._version = self._open.version
-        for path in [each for each in self.paths if each not in self._open.of(each.peer_handle)]:
-            outbound = self.paths.pop(path)
+        for (peer_handle, lane), outbound in self.paths.items():
+            path = next((each for each in self._open.of(peer_handle) if each.remote_lane == lane), None)
+            if path is not None:
+                outbound.path = path
+                continue
             self._busy.pop(outbound, None)
-            self._count(outbound)
-            peer = self._peer(path.peer_handle)
-            taken = [Waiting(each.stream, each.number, each.epoch, each.row, now) for each in outbound.take_back()]
-            for light, queue in ((1, peer.light), (0, peer.bulk)):
-                back = [each for each in taken if each.stream & 1 == light and self._fits(peer, each.sealed)]
-                queue.extendleft(reversed(back))
+            peer = self._peer(peer_handle)
+            taken = [Waiting(each.stream, each.number, each.epoch, each.row, now) for each in outbound.go_dark(now)]
+            peer.light.extendleft(each for each in reversed(taken) if each.stream & 1)
+            peer.bulk.extendleft(each for each in reversed(taken) if not each.stream & 1)
+            peer.size += sum(len(each.sealed) for each in taken)
+            if taken:
+                self._waiting[peer] = None
         for peer in self._by_handle.values():
             peer.routes.clear()
-        self._busy.update(dict.fromkeys(self.paths.values()))  # a path may carry segments of another size
+        self._busy.update(dict.fromkeys(self._open_paths()))  # a path may carry segments of another size
 
     def has_news(self) -> bool:
         """Whether the inbound duty has something to say."""
         if self._open.version != self._version:
             return True
-        for path in self.paths:  # noqa: SIM110 -- asked in a spin, where a generator costs too much
-            if path.reports:
+        for outbound in self.paths.values():  # noqa: SIM110 -- asked in a spin, where a generator costs too much
+            if outbound.path.reports:
                 return True
         return False
+
+    def _open_paths(self) -> list[OutboundPath]:
+        return [each for each in self.paths.values() if each.path.is_open]
 
     def _route(self, peer: OutboundPeer, stream: int, now: int) -> OutboundPath | None:
         """Find the path of a stream."""
@@ -135,10 +144,11 @@ class OutboundPeers:
         if paths:
             lane = lane_of(stream)
             path = next((each for each in paths if each.remote_lane == lane), paths[lane % len(paths)])
-            found = self.paths.get(path)
+            key = peer.peer_handle, path.remote_lane
+            found = self.paths.get(key)
             if found is None:
                 found = OutboundPath(path, self._segmenter, self._memory, self._socket, self._counters, now)
-                self.paths[path] = found
+                self.paths[key] = found
         if len(peer.routes) >= ROUTES_MOST:
             peer.routes.clear()
         peer.routes[stream] = found
@@ -167,19 +177,16 @@ class OutboundPeers:
             if is_next and path.add(stream, number, epoch, sealed, now):
                 self._busy[path] = None
                 return True
-            if may_wait and not light and not self._several:
-                return False
-        if self._fits(peer, sealed):
+        is_full = peer.size + len(sealed) > self._queue_bytes
+        if may_wait and not light and not self._several and (path is not None or is_full):
+            return False
+        if is_full:
+            self._drop(peer, 1, _DROPPED_FULL)
+        else:
             queue = peer.light if light else peer.bulk
             queue.append(Waiting(stream, number, epoch, bytes(sealed), now))
-        return True
-
-    def _fits(self, peer: OutboundPeer, sealed: bytes | memoryview) -> bool:
-        if peer.size + len(sealed) > self._queue_bytes:
-            self._drop(peer, 1, _DROPPED_FULL)
-            return False
-        peer.size += len(sealed)
-        self._waiting[peer] = None
+            peer.size += len(sealed)
+            self._waiting[peer] = None
         return True
 
     def _drop(self, peer: OutboundPeer, count: int, counter: int) -> None:
@@ -231,8 +238,8 @@ class OutboundPeers:
     def send(self, now: int) -> bool:
         """Send on each path in turn. Whether more may go at once."""
         busy = self._busy
-        for path, outbound in self.paths.items():
-            if path.reports:
+        for outbound in self.paths.values():
+            if outbound.path.reports:
                 busy[outbound] = None
         more = False
         for outbound in list(busy):
@@ -257,15 +264,17 @@ class OutboundPeers:
         connected = sum(count > 0 for count in self._table.established_counts()) if self._table.capacity > 1 else 1
         self._several = connected > 1
         pace: dict[int, int] = {}
-        for path in self.paths.values():
+        for key, path in list(self.paths.items()):
             self._count(path)
+            if not path.path.is_open and not self._is_current(key[0]):
+                del self.paths[key]
+        for path in self._open_paths():
             at = (path.path.peer_handle & PEER_INDEX_MASK) * RECORD_WORDS
             pace[at] = pace.get(at, 0) + int(path.feedback.rate.pacing_rate)
             self._words[at + DATAGRAM_ROUND_TRIP] = path.feedback.smoothed // 1000
         for peer_handle, peer in list(self._by_handle.items()):
             self._words[peer.record_at + DATAGRAM_RATE] = pace.get(peer.record_at, 0)
-            is_current = self._table.peer_handle(peer_handle & PEER_INDEX_MASK) == peer_handle
-            if not self._open.of(peer_handle) and not (is_current and peer.waits):
+            if not self._open.of(peer_handle) and not (self._is_current(peer_handle) and peer.waits):
                 self._drop(peer, len(peer.light) + len(peer.bulk), _DROPPED_NO_PATH)
                 del self._by_handle[peer_handle]
                 self._waiting.pop(peer, None)
@@ -273,6 +282,9 @@ class OutboundPeers:
             self._used_at = now
         elif self._memory.kept and now - self._used_at > TRIM_NS:
             self._memory.trim()
+
+    def _is_current(self, peer_handle: int) -> bool:
+        return self._table.peer_handle(peer_handle & PEER_INDEX_MASK) == peer_handle
 
     def _count(self, path: OutboundPath) -> None:
         at = (path.path.peer_handle & PEER_INDEX_MASK) * RECORD_WORDS

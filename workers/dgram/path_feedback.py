@@ -8,6 +8,9 @@
 A row may be overtaken. The patience with it grows when rows that were sent again turn out to have been on their way
 (RFC 8985, 6.2), up to a round trip. It shrinks when that has not happened for long.
 
+A path that goes dark begins anew: its rate, its log, its round trip. The sequence goes on, and so do the counts of the
+other end. What they say of the time before is left out.
+
 Reports count segments, and the rate needs bytes. Segments that have passed had so many bytes; of those the received
 ones have their share. Counts are modulo 2^32. That of lost ones may go back, when a segment comes late.
 
@@ -33,22 +36,28 @@ class PathFeedback:
     """`sequence`: of the next segment. `sent`: bytes, `lost`: segments, ever. `smoothed`: round trip; 0: not known."""
 
     def __init__(self, now: int) -> None:
-        self.rate = RateControl(now)
         self.plan = CutPlan()
         self.sequence = 0
         self.sent = 0
         self.lost = 0
-        self.smoothed = 0
-        self.highest = -1  # sequence that was reported
-        self.lost_until = 0
-        self._log = SentLog(now)
         self._counts = Counts(0, 0, 0, 0, 0, 0, 0, 0, 0)
+        self._patience_ns = 0
+        self._impatient_at = now
+        self.begin(now)
+
+    def begin(self, now: int) -> None:
+        """The path is new, or was dark."""
+        self.rate = RateControl(now)
+        self.smoothed = 0
+        self.highest = self.sequence - 1  # sequence that was reported
+        self.lost_until = 0
+        self._first, self._sent_before, self._lost_before = self.sequence, self.sent, self.lost
+        self._log = SentLog(now, self.sequence - 1)
+        self._is_new = True  # no report has come
         self._marked = 0
         self._passed = 0  # bytes
         self._received = 0.0  # bytes
         self._mean = 0.0  # bytes of a segment
-        self._patience_ns = 0
-        self._impatient_at = now
 
     @property
     def patience_ns(self) -> int:
@@ -62,31 +71,44 @@ class PathFeedback:
     def on_sent(self, count: int, size: int, emptied: bool, now: int) -> None:
         self.sequence += count
         self.sent += size
-        self._log.add(self.sequence - 1, self.sent, now)
-        self.rate.on_sent(now, self.sent, self.sequence - 1, emptied)
+        sent = self.sent - self._sent_before
+        self._log.add(self.sequence - 1, sent, now)
+        self.rate.on_sent(now, sent, self.sequence - self._first - 1, emptied)
 
     def take(self, counts: Counts, now: int) -> bool:
         newest = self.sequence - 1
         highest = newest - (newest - counts.highest & _MASK)
-        if highest < self.highest or highest < 0:
+        if highest < max(self.highest, self._first):
             return False
         hold = 1000 * counts.age
         if highest == self.highest:
             self.lost_until = self._log.passed_ns + hold - self.patience_ns
             return True
-        seen, self._counts = self._counts, counts
+        segments = highest - self.highest
+        received = self._take_counts(counts, segments)
         passed = self._log.pass_by(highest)
-        self._mean = (passed - self._passed) / (highest - self.highest)
+        self._mean = (passed - self._passed) / segments
         self.highest, self._passed = highest, passed
-        self._received = min(passed, self._received + growth(seen.received, counts.received) * self._mean)
-        self.lost = max(0, self.lost + growth(seen.lost, counts.lost))
-        self._marked += growth(seen.marked, counts.marked)
+        self._received = min(passed, self._received + received * self._mean)
         round_trip = max(1, now - hold - self._log.passed_ns)
         self.smoothed += (round_trip - self.smoothed) // SMOOTHED if self.smoothed else round_trip
-        self.rate.on_report(now, int(self._received), highest, hold, self._marked, self.lost)
-        self.plan.take(counts, now)
+        lost = max(0, self.lost - self._lost_before)
+        self.rate.on_report(now, int(self._received), highest - self._first, hold, self._marked, lost)
         self.lost_until = self._log.passed_ns + hold - self.patience_ns
         return True
+
+    def _take_counts(self, counts: Counts, segments: int) -> int:
+        """Segments that have come, of so many that have passed."""
+        seen, self._counts = self._counts, counts
+        received = growth(seen.received, counts.received)
+        if self._is_new:
+            self._is_new = False
+            self.plan.begin(counts)
+            return max(0, min(received, segments))
+        self.lost = max(0, self.lost + growth(seen.lost, counts.lost))
+        self._marked += growth(seen.marked, counts.marked)
+        self.plan.take(counts)
+        return received
 
     def was_impatient(self, now: int) -> None:
         """A row was sent again that had been on its way."""

@@ -16,9 +16,11 @@ BURSTS_MOST = 4096
 
 
 class SentLog:
-    def __init__(self, now: int) -> None:
+    """`before`: the last sequence that it does not know."""
+
+    def __init__(self, now: int, before: int = -1) -> None:
         self._bursts: deque[tuple[int, int, int]] = deque()
-        self._before = -1, 0  # the last sequence, and the bytes, in front of the first burst
+        self._before = before, 0  # the last sequence, and the bytes, in front of the first burst
         self.passed_ns = now
 
     def add(self, highest: int, sent: int, now: int) -> None:

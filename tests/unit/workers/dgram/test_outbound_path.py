@@ -216,7 +216,7 @@ def test_all_arrives_at_a_path_that_loses_always(make: Callable[..., Ends], shar
 def loses(ends: Ends, share: float) -> None:
     """The path is known to lose so much."""
     lost = round(10_000 * share)
-    ends.out.feedback.plan.take(Counts(7, 0, 0, 10_000 - lost, 0, 0, lost, 0, 0), ends.now)
+    ends.out.feedback.plan.take(Counts(7, 0, 0, 10_000 - lost, 0, 0, lost, 0, 0))
     ends.out.feedback.plan.update(ends.now + SECOND, 1_000_000, SEGMENT_MOST, 50 * MS)
 
 

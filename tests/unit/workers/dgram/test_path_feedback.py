@@ -49,9 +49,10 @@ def test_bytes_are_computed_from_segments_of_several_sizes() -> None:
 
 def test_counts_go_round_and_losses_back() -> None:
     feedback = PathFeedback(0)
-    feedback.sequence, feedback.highest = 2**32 - 5, 2**32 - 6
-    feedback._log._before = 2**32 - 6, 0
-    feedback._counts = counts(-6, -5, lost=-1)
+    feedback.sequence = 2**32 - 5
+    feedback.begin(0)
+    feedback.on_sent(1, 100, False, 0)
+    feedback.take(counts(-5, -5, lost=-1), MS // 2)
     feedback.on_sent(10, 1000, False, MS)
     assert feedback.take(counts(2**32 + 4, 4, lost=1), 2 * MS)
     assert (feedback.highest, feedback.lost, feedback._received) == (2**32 + 4, 2, 900)
@@ -88,7 +89,7 @@ def test_what_had_time_enough_to_come_is_lost_and_patience_grows() -> None:
 def plan_of(share: float, segments: int = 10_000, round_trip: int = 40 * MS) -> CutPlan:
     plan = CutPlan()
     lost = round(segments * share)
-    plan.take(counts(segments, segments - lost, lost, pairs=round(lost * share)), SECOND)
+    plan.take(counts(segments, segments - lost, lost, pairs=round(lost * share)))
     plan.update(SECOND, 6_250_000, 1472, round_trip)
     return plan
 
@@ -110,15 +111,15 @@ def test_a_plan_forgets_losses_of_the_past() -> None:
     segments = 10_000
     for second in range(2, 40):
         segments += 1000
-        plan.take(counts(segments, segments - 1000, 1000), second * SECOND)
+        plan.take(counts(segments, segments - 1000, 1000))
         plan.update(second * SECOND, 6_250_000, 1472, 40 * MS)
     assert plan.loss.loss < 0.001 and plan.copies <= 1
 
 
 def test_losses_that_were_none_leave_no_plan_without_an_answer() -> None:
     plan = CutPlan()
-    plan.take(counts(10, 8, lost=2), SECOND)
-    plan.take(counts(20, 20, lost=0), 2 * SECOND)
+    plan.take(counts(10, 8, lost=2))
+    plan.take(counts(20, 20, lost=0))
     plan.update(2 * SECOND, 6_250_000, 1472, 40 * MS)
     assert plan.loss.loss == 0
 

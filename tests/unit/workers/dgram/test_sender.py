@@ -109,6 +109,27 @@ def test_what_a_dark_path_has_not_brought_goes_back_to_tcp(make_sender: Make) ->
     assert run.count("blocks_returned") == 15 and run.sender.drained()
 
 
+def test_a_path_that_is_open_again_goes_on_with_its_sequence(make_sender: Make) -> None:
+    run = make_sender(capacity=1)
+    path = run.connect()
+    far = run.far[path]
+    for _ in range(5):
+        run.fill(60_000)
+    run.until(lambda: len(far.blocks) == 5 and run.sender.drained())
+    last = far.fields[-1][0]
+    for _ in range(2):
+        run.paths.close(path)
+        run.burst()
+        run.paths.open(path)
+        before = len(far.fields)
+        blocks = len(far.blocks)
+        run.fill(60_000)
+        run.until(lambda blocks=blocks: len(far.blocks) > blocks and run.sender.drained())  # type: ignore[misc]
+        assert far.fields[before][0] == last + 1
+        last = far.fields[-1][0]
+        assert path.outstanding_since is None and run.count("segments_repeated") == 0
+
+
 def test_what_was_reported_does_not_go_back(make_sender: Make) -> None:
     run = make_sender(capacity=1)
     path = run.connect()
@@ -141,11 +162,13 @@ def test_with_the_carrier_udp_blocks_wait_for_a_path_and_are_dropped_when_it_com
     run.paths.close(path)
     run.burst()
     assert not run.take_returned() and not run.sender.drained()
-    again = run.connect()
-    run.until(lambda: len(run.far[again].blocks) == 6)
-    assert run.far[again].blocks == first
+    far = run.far[path]
+    far.fate = lambda number: True
+    run.paths.open(path)
+    run.until(lambda: len(far.blocks) == 6)
+    assert far.blocks == first
     run.until(run.sender.drained)
-    run.paths.close(again)
+    run.paths.close(path)
     run.fill(6000)
     run.until(lambda: run.count("dropped_no_path") == 1)
     assert run.sender.drained() and run.word(0, DATAGRAM_DROPPED) == 1
