@@ -104,9 +104,10 @@ class Reception:
     def publish(self) -> None:
         """The blocks that were recovered or given up count for the peer."""
         assembly, words = self.assembly, self._words
-        words[self._at + DATAGRAM_RECOVERED] += assembly.recovered
-        words[self._at + DATAGRAM_EXPIRED] += assembly.expired
-        assembly.recovered = assembly.expired = 0
+        if assembly.recovered or assembly.expired:
+            words[self._at + DATAGRAM_RECOVERED] += assembly.recovered
+            words[self._at + DATAGRAM_EXPIRED] += assembly.expired
+            assembly.recovered = assembly.expired = 0
 
     def _note(self, sender: Sender, marked: int, now: int) -> None:
         sender.counts.marked += marked
