@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from pipeline.datagram.segment import HEADER_BYTES, Mask
 from pipeline.datagram.segmenter import Segmenter, Train
 from workers.dgram.kept_blocks import KeptBlock
-from workers.dgram.segment_socket import Pieces
+from workers.dgram.segment_socket import SEGMENTS_MOST, Pieces
 
 
 class Header(NamedTuple):
@@ -42,9 +42,12 @@ class Unsent(Protocol):
 
 
 class TrainGroup:
-    """`blocks` have trains of one `cut`; `spread` of them at most."""
+    """`blocks` have trains of one `cut`; `spread` of them at most.
 
-    __slots__ = ("_at", "_header", "_spread", "_trains", "blocks", "cut", "left", "segment_bytes")
+    Headers of a single train are written ahead. They stay right if nothing else goes out in between.
+    """
+
+    __slots__ = ("_ahead", "_at", "_begin", "_header", "_spread", "_trains", "blocks", "cut", "left", "segment_bytes")
 
     is_done = False
 
@@ -53,6 +56,7 @@ class TrainGroup:
         self._spread = spread
         self._trains = [train]
         self._at = 0  # of all segments in their order
+        self._begin, self._ahead = 0, 0  # headers are written up to here, if segment 0 has this sequence
         self.blocks = [first]
         self.cut = train.cut
         self.segment_bytes = train.segment_bytes
@@ -74,8 +78,11 @@ class TrainGroup:
         width = len(trains)
         write = self._header.segmenter.write_heads
         if width == 1:
-            write(trains[0], first, end, sequence)
-            return [trains[0].memory[first * size : end * size]]
+            train = trains[0]
+            if sequence - first != self._begin or end > self._ahead:
+                self._begin, self._ahead = sequence - first, min(train.count, first + SEGMENTS_MOST)
+                write(train, first, self._ahead, sequence)
+            return [train.memory[first * size : end * size]]
         for place, train in enumerate(trains):
             begin, stop = (first - place + width - 1) // width, (end - place + width - 1) // width
             if begin < stop:

@@ -197,6 +197,8 @@ def test_light_blocks_pass_a_train_that_pauses(make: Callable[..., Ends]) -> Non
     ends.add(4000, LIGHT)
     ends.step(reports=False)
     assert ends.far.blocks == ends.sent[1:]
+    ends.steps(0.2)
+    assert ends.far.blocks == [*ends.sent[1:], ends.sent[0]]
     assert [fields[0] for fields in ends.far.fields] == list(range(len(ends.far.fields))), "in the order of the wire"
 
 
