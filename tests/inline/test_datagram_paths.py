@@ -266,13 +266,17 @@ def test_of_several_lanes_each_finds_a_path(joined: Joined) -> None:
         assert to.count("dgram.segments_received") > 0
 
 
-def test_a_full_ring_leaves_datagrams_in_the_socket(joined: Joined) -> None:
+def test_a_full_ring_leaves_datagrams_in_the_socket(joined: Joined, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.dgram.receiver.FULL_NS", 60_000_000_000)
     server, client, way = joined()
     tun = server.workers.pop("tun-0")
     for number in range(200):
         until(client.has_room, server, client, way)
         client.write(ipv4(number, BULK_BYTES))
     until(lambda: server.count("dgram.ring_full_waits") > 0, server, client, way)
+    before = server.count("dgram.segments_received")
+    step_for(0.1, server, client, way)
+    assert server.count("dgram.segments_received") == before < way.counts()["to the server"] - 20
     server.workers["tun-0"] = tun
     until(lambda: len(server.packets()) == 200, server, client, way)
 
