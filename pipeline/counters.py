@@ -220,6 +220,9 @@ COUNTERS = (
 )
 # fmt: on
 
+BYTES_SENT, BYTES_RECEIVED = (("tcp.bytes_" + way, "dgram.bytes_" + way) for way in ("sent", "received"))
+"""All that goes over the network, in connections and in datagrams."""
+
 ID = {counter.name: counter.id for counter in COUNTERS}
 
 assert len(ID) == len(COUNTERS) == len(set(ID.values()))
