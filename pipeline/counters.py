@@ -187,6 +187,15 @@ COUNTERS = (
     Counter(258, "dgram.blocks_sent", OUT, "blocks of which segments were sent"),
     Counter(259, "dgram.parity_sent", OUT, "segments with parity"),
     Counter(260, "dgram.segments_repeated", OUT, "segments sent again, since the other end has missed them"),
+    Counter(261, "dgram.copies_sent", OUT, "further copies of light blocks"),
+    Counter(262, "dgram.blocks_forgotten", OUT, "blocks of which no report came while the other end could want rows"),
+    Counter(263, "dgram.blocks_returned", OUT, "blocks given to tcp workers, since no datagram gets to the peer"),
+    Counter(264, "dgram.dropped_no_path", OUT, "blocks dropped: no datagram got to the peer for `hold`"),
+    Counter(265, "dgram.dropped_peer_full", OUT, "blocks dropped: peer_queue_bytes waited for the peer"),
+    Counter(266, "dgram.dropped_slot_spoilt", OUT, "slots, or runs in them, whose header contradicts itself"),
+    Counter(267, "dgram.socket_full_waits", OUT, "bursts for which the socket or the interface had no room"),
+    Counter(268, "dgram.sends_refused", OUT, "bursts that the kernel has refused for other reasons"),
+    Counter(269, "dgram.sends_single", OUT, "segments given to a kernel that cuts no bursts"),
     Counter(304, "dgram.rings_outbound_mended", OUT, "rings whose cursors contradicted each other: slots "
             "were skipped"),
     Counter(272, "dgram.segments_received", IN, "segments with a known token"),
@@ -199,10 +208,20 @@ COUNTERS = (
     Counter(279, "dgram.segments_late", IN, "segments of blocks that had been given up or are too old to tell"),
     Counter(280, "dgram.dropped_segment_malformed", IN, "segments whose header contradicts itself or their block"),
     Counter(281, "dgram.dropped_token_unknown", IN, "datagrams with a token of no session, or too short for one"),
+    Counter(282, "dgram.sessions_refused", IN, "sessions without datagrams here, as another one has their token"),
+    Counter(283, "dgram.control_received", IN, "probes, answers and reports that were opened"),
+    Counter(284, "dgram.control_sent", IN, "probes, answers and reports given to the kernel"),
+    Counter(285, "dgram.dropped_control_refused", IN, "control datagrams that are old, forged, or of another version"),
+    Counter(286, "dgram.paths_opened", IN, "times that a path to a peer was opened"),
+    Counter(287, "dgram.paths_closed", IN, "times that a path to a peer was closed"),
+    Counter(288, "dgram.ring_full_waits", IN, "times datagrams were left in the socket, as the arrived ring was full"),
     Counter(303, "dgram.rings_inbound_mended", IN, "rings whose cursors contradicted each other: slots "
             "were skipped"),
 )
 # fmt: on
+
+BYTES_SENT, BYTES_RECEIVED = (("tcp.bytes_" + way, "dgram.bytes_" + way) for way in ("sent", "received"))
+"""All that goes over the network, in connections and in datagrams."""
 
 ID = {counter.name: counter.id for counter in COUNTERS}
 

@@ -4,6 +4,7 @@
     add_row(fields, row, now)        one segment
     pop(now)                         the next block that may be delivered, or None
     write(block, slot, at)           put it into a slot, as a run that is whole
+    progress(since, quiet_since)     which blocks have come, and which rows are missing, for a report
     due()                            when pop() will have a block because time has passed, with no further segment
 
     a block is   while                                                             and is found in
@@ -30,12 +31,15 @@ from typing import Any
 import numpy as np
 
 from pipeline.counters import ID
+from pipeline.datagram.arriving_block import Block, Single
 from pipeline.datagram.cut import is_cut, parts_of
+from pipeline.datagram.segment import OF_BLOCK, WORDS
 from pipeline.fec import shard
 from pipeline.fec.buffer_pool import BufferPool, rounded_up
 from pipeline.fec.codec import Codec
 from pipeline.fec.reorder import REORDER_WINDOW, ReorderBuffer
 from pipeline.wire import framing
+from pipeline.wire.control_datagram import BITS_MOST, INCOMPLETE_MOST, STREAMS_MOST, Arrivals, Incomplete
 
 KEEP_NS = 1_000_000_000
 """How long a block stays open: its lost rows have been sent again by then, or they never will be."""
@@ -62,60 +66,14 @@ _UNNEEDED = ID["dgram.segments_unneeded"]
 _MALFORMED = ID["dgram.dropped_segment_malformed"]
 
 
-class Block:
-    """A block of several rows. Its segments agree on size, epoch, `code` (n << 8 | m) and row size."""
-
-    __slots__ = (
-        "area", "code", "epoch", "key", "missing", "number", "opened_ns", "parts", "present", "row_bytes", "rows",
-        "size", "stream",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        key: int,
-        stream: _Stream,
-        number: int,
-        size: int,
-        epoch: int,
-        code: int,
-        row_bytes: int,
-        area: memoryview,
-        opened_ns: int,
-    ) -> None:
-        self.key = key
-        self.stream = stream
-        self.number = number
-        self.size = size
-        self.epoch = epoch
-        self.code = code
-        self.row_bytes = row_bytes
-        self.parts = parts_of(size, code >> 8, row_bytes)
-        self.area = area
-        total = self.parts * ((code >> 8) + (code & 0xFF))
-        self.rows = np.frombuffer(area, np.uint8, total * row_bytes).reshape(total, row_bytes)
-        self.opened_ns = opened_ns
-        self.present = [0] * self.parts  # bit i of a part: row i is present
-        self.missing = self.parts  # parts that are not complete
-
-
-class Single:
-    """A block of one row. `copy`: its number among the copies of the block."""
-
-    __slots__ = ("content", "copies", "copy", "epoch", "key")
-
-    def __init__(self, key: int, epoch: int, copies: int, copy: int, content: bytes) -> None:
-        self.key = key
-        self.epoch = epoch
-        self.copies = copies
-        self.copy = copy
-        self.content = content
-
-
-_Stream = ReorderBuffer["Block | Single"]
+_Stream = ReorderBuffer[Block | Single]
 
 
 class Assembly:
-    """The blocks of one peer. `wait_ns`: how long a complete block waits for those before it in its stream."""
+    """The blocks of one peer. `wait_ns`: how long a complete block waits for those before it in its stream.
+
+    `refused`: segments that have come, and for which there was no room. `recovered`, `expired`: blocks.
+    """
 
     def __init__(self, codec: Codec, counters: memoryview, bytes_limit: int, wait_ns: int) -> None:
         self._codec = codec
@@ -129,44 +87,62 @@ class Assembly:
         self._bulk: deque[Block | Single] = deque()
         self._light: deque[Block | Single] = deque()
         self._next_timer_ns = 0
+        self.refused = self.recovered = self.expired = 0
 
     # -- segments come
 
     def add_rows(self, fields: np.ndarray, rows: np.ndarray, now: int) -> None:
-        """Add segments that came together. `fields`: of each; `rows`: of each, all of one size."""
+        """Add segments that came together. `fields`: of each, in memory of their own; `rows`: of each, all of one
+        size."""
+        words = fields.view(np.uint64).reshape(len(fields), WORDS)
+        if len(fields) > 1 and not ((words ^ words[0]) & OF_BLOCK).any():
+            self._add_group(fields, rows, now)
+            return
         blocks = fields["block"]
         ends = [*(np.flatnonzero(blocks[1:] != blocks[:-1]) + 1).tolist(), len(blocks)]
         first = 0
         for end in ends:
-            self._add_group(fields[first:end], rows[first:end], now)
+            of_block = words[first:end]
+            if end - first == 1 or ((of_block ^ of_block[0]) & OF_BLOCK).any():
+                for each, row in zip(fields[first:end].tolist(), rows[first:end], strict=True):
+                    self.add_row(each, row.data, now)
+            else:
+                self._add_group(fields[first:end], rows[first:end], now)
             first = end
 
     def _add_group(self, fields: np.ndarray, rows: np.ndarray, now: int) -> None:
-        """Add rows of one block."""
+        """Add rows of one block, which have all in common but part and index."""
         _, _, key, epoch, size, _, code, _ = fields[0].item()
-        n, total = code >> 8, (code >> 8) + (code & 0xFF)
+        total = (code >> 8) + (code & 0xFF)
         count, row_bytes = rows.shape
-        if n <= 1 or count == 1:
+        if code >> 8 <= 1:
             for each, row in zip(fields.tolist(), rows, strict=True):
                 self.add_row(each, row.data, now)
-            return
-        index, part = fields["index"], fields["part"]
-        same = (fields["code"] == code).all() and (fields["size"] == size).all() and (fields["epoch"] == epoch).all()
-        if not same or int(index.max()) >= total:
-            self._counters[_MALFORMED] += count
             return
         block = self._open.get(key) or self._open_block(key, epoch, size, code, row_bytes, count, now)
         if block is None:
             return
-        if not self._agrees(block, epoch, size, code, row_bytes) or int(part.max()) >= block.parts:
+        index = fields["index"]
+        if not self._agrees(block, epoch, size, code, row_bytes) or int(index.max()) >= total:
             self._counters[_MALFORMED] += count
             return
-        block.rows[part.astype(np.intp) * total + index] = rows
-        bits = np.left_shift(np.uint64(1), index, dtype=np.uint64)
-        for number in range(block.parts):
-            of_part = bits if block.parts == 1 else bits[part == number]
-            if len(of_part):
-                self._mark(block, number, int(np.bitwise_or.reduce(of_part)), len(of_part))
+        places = index if block.parts == 1 else fields["part"].astype(np.intp) * total + index
+        try:
+            block.rows[places] = rows
+        except IndexError:  # a part behind the last one; nothing is written then
+            self._counters[_MALFORMED] += count
+            return
+        block.received_ns = block.stream.last_received_ns = now
+        came = np.zeros(block.parts * total, np.bool_)
+        came[places] = True
+        bits = int.from_bytes(np.packbits(came, bitorder="little").tobytes(), "little")
+        if bits.bit_count() < count:
+            self._counters[_UNNEEDED] += count - bits.bit_count()
+        every = (1 << total) - 1
+        for part in range(block.parts):
+            of_part = bits >> part * total & every
+            if of_part:
+                self._mark(block, part, of_part)
         if not block.missing:
             self._on_complete(block, now)
 
@@ -183,21 +159,20 @@ class Assembly:
         if not self._agrees(block, epoch, size, code, len(row)) or part >= block.parts or index >= total:
             self._counters[_MALFORMED] += 1
             return
+        block.received_ns = block.stream.last_received_ns = now
         at = (part * total + index) * block.row_bytes
         block.area[at : at + block.row_bytes] = row
-        self._mark(block, part, 1 << index, 1)
+        self._mark(block, part, 1 << index)
         if not block.missing:
             self._on_complete(block, now)
 
-    def _mark(self, block: Block, part: int, rows: int, count: int) -> None:
-        """Rows of a part have come, `count` with those that came twice."""
+    def _mark(self, block: Block, part: int, rows: int) -> None:
+        """Rows of a part have come."""
         before = block.present[part]
+        if before & rows:
+            self._counters[_UNNEEDED] += (before & rows).bit_count()
         after = block.present[part] = before | rows
-        n, had = block.code >> 8, before.bit_count()
-        has = after.bit_count()
-        if has - had < count:
-            self._counters[_UNNEEDED] += count - (has - had)
-        if had < n <= has:
+        if before.bit_count() < block.code >> 8 <= after.bit_count():
             block.missing -= 1
 
     @staticmethod
@@ -214,7 +189,7 @@ class Assembly:
             if self._buffers.reserve(size + SINGLE_BYTES):
                 self._light.append(Single(key, epoch, copies, copy, bytes(row)))
             else:
-                self._counters[_LATE] += 1
+                self._refuse(1)
             return
         stream, number = self._place(key, 1, now)
         if stream is None:
@@ -223,7 +198,7 @@ class Assembly:
             if self._make_room(size + SINGLE_BYTES):
                 self._add_single(key, epoch, size, part, copies, copy, row, now)
             else:
-                self._counters[_LATE] += 1
+                self._refuse(1)
             return
         self._pass_on(stream, number, Single(key, epoch, copies, copy, bytes(row)), now)
 
@@ -247,7 +222,7 @@ class Assembly:
         if area is None:
             if self._make_room(rounded_up(need)):
                 return self._open_block(key, epoch, size, code, row_bytes, count, now)
-            self._counters[_LATE] += count
+            self._refuse(count)
             return None
         self._prune(stream)
         heappush(stream.opened, number)
@@ -346,10 +321,52 @@ class Assembly:
             slot[at : at + size] = block.area[part * stride : part * stride + size]
             at += size
         self._counters[_RECOVERED if recovered else _WHOLE] += 1
+        self.recovered += recovered
 
     def _forget(self, block: Block) -> None:
         del self._complete[block.key]
         self._buffers.release(block.area)
+
+    # -- what the other end is told
+
+    def progress(self, since: int, quiet_since: int) -> tuple[list[Arrivals], list[Incomplete]]:
+        """The streams of which segments have come since then, the latest first, and codewords of them that lack rows.
+
+        The newest block of a stream is left out if it has got a row after `quiet_since`: its other rows are under way.
+        Rows of the rest may be under way, too.
+        """
+        streams = sorted(
+            (stream for stream in self._streams.values() if stream.last_received_ns >= since),
+            key=lambda stream: -stream.last_received_ns,
+        )[:STREAMS_MOST]
+        lacking: list[Incomplete] = []
+        if self._open:
+            positions = {stream.number: position for position, stream in enumerate(streams)}
+            newest = {block.stream.number: block for block in self._open.values()}
+            for block in self._open.values():
+                position = positions.get(block.stream.number)
+                is_newest = block is newest[block.stream.number] and not block.stream.waiting
+                if position is None or (is_newest and block.received_ns > quiet_since):
+                    continue
+                lacking += self._lacking(block, position)
+                if len(lacking) >= INCOMPLETE_MOST:
+                    break
+        return [self._arrivals(stream) for stream in streams], lacking[:INCOMPLETE_MOST]
+
+    @staticmethod
+    def _arrivals(stream: _Stream) -> Arrivals:
+        ahead = [number - stream.next - 1 for number in stream.waiting]
+        bits = sum(1 << each for each in ahead if each < 8 * BITS_MOST)
+        return Arrivals(stream.number, stream.next & _U32, bits.to_bytes(-(-bits.bit_length() // 8), "little"))
+
+    @staticmethod
+    def _lacking(block: Block, position: int) -> list[Incomplete]:
+        n, every = block.code >> 8, (1 << (block.code >> 8) + (block.code & 0xFF)) - 1
+        return [
+            Incomplete(position, block.number & _U32, part, every & ~present)
+            for part, present in enumerate(block.present)
+            if present.bit_count() < n
+        ]
 
     # -- time passes
 
@@ -380,6 +397,10 @@ class Assembly:
 
     # -- blocks are given up
 
+    def _refuse(self, count: int) -> None:
+        self.refused += count
+        self._counters[_LATE] += count
+
     def _make_room(self, size: int) -> bool:
         """Give up the oldest open blocks until so many bytes are free. False if that frees too few."""
         buffers = self._buffers
@@ -390,15 +411,19 @@ class Assembly:
     def _give_up(self, block: Block) -> None:
         del self._open[block.key]
         self._buffers.release(block.area)
-        self._counters[_EXPIRED] += 1
+        self._count_expired(1)
         ready = self._light if block.stream.number & 1 else self._bulk
         self._expire(block.stream, block.stream.give_up(block.number, ready))
 
     def _expire(self, stream: _Stream, left: int) -> None:
         """So many blocks left the window undone: count them, and close the open ones among them."""
         if left:
-            self._counters[_EXPIRED] += left
+            self._count_expired(left)
             self._prune(stream)
+
+    def _count_expired(self, count: int) -> None:
+        self.expired += count
+        self._counters[_EXPIRED] += count
 
     def _prune(self, stream: _Stream) -> None:
         opened = stream.opened
@@ -424,10 +449,10 @@ class Assembly:
             opened = self._open.pop(stream.number << 32 | number & _U32, None)
             if opened is not None:
                 self._buffers.release(opened.area)
-                self._counters[_EXPIRED] += 1
+                self._count_expired(1)
         for block in stream.waiting.values():
             if isinstance(block, Single):
                 self._buffers.unreserve(len(block.content) + SINGLE_BYTES)
             else:
                 self._forget(block)
-            self._counters[_EXPIRED] += 1
+            self._count_expired(1)

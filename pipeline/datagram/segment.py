@@ -24,6 +24,9 @@ HEADER_BYTES = TOKEN_BYTES + FIELD_BYTES
 SAMPLE_BYTES = 32
 """Two blocks of AES, whose mask covers the fields."""
 
+WORD_BYTES = 4  # the header and the rows of a train are whole words
+SAMPLE_WORDS = SAMPLE_BYTES // WORD_BYTES
+
 SEQUENCES = 1 << 32
 SENDERS = 1 << 16
 
@@ -37,6 +40,11 @@ ROWS = np.dtype(
 )
 """The fields as columns. `block`: stream and number; `code`: n << 8 | m."""
 
+WORDS = FIELD_BYTES // 8
+OF_BLOCK = np.frombuffer(bytes(4) + b"\xff" * 16 + b"\0\xff\xff\0", np.uint64)
+"""The bits of the fields, as words, that segments of one process and block have in common: all but sequence, part and
+index."""
+
 assert FIELD_BYTES == 24 <= SAMPLE_BYTES
 
 
@@ -48,6 +56,10 @@ class Mask:
         self._samples = np.zeros((most, SAMPLE_BYTES), np.uint8)
         self._masks = bytearray(most * SAMPLE_BYTES + SAMPLE_BYTES // 2 - 1)  # update_into asks for a block less one
         self._rows = np.frombuffer(self._masks, np.uint8, most * SAMPLE_BYTES).reshape(most, SAMPLE_BYTES)
+        self._sample_words, self._words = (
+            np.frombuffer(each, np.uint32).reshape(most, SAMPLE_WORDS)
+            for each in (self._samples, memoryview(self._masks)[: most * SAMPLE_BYTES])
+        )
 
     def of_rows(self, rows: np.ndarray) -> np.ndarray:
         """The masks of the fields of these rows, each of at least SAMPLE_BYTES; valid until the next call."""
@@ -56,6 +68,13 @@ class Mask:
         samples[:] = rows[:, :SAMPLE_BYTES]
         self._ecb.update_into(samples.data.cast("B"), self._masks)
         return self._rows[:count, :FIELD_BYTES]
+
+    def of_samples(self, samples: np.ndarray) -> np.ndarray:
+        """The masks of samples, each of SAMPLE_WORDS, and as many words; valid until the next call."""
+        count = len(samples)
+        self._sample_words[:count] = samples
+        self._ecb.update_into(self._samples[:count].data.cast("B"), self._masks)
+        return self._words[:count]
 
     def of_row(self, row: bytes | memoryview) -> int:
         """The mask of one row, as a number of FIELD_BYTES."""

@@ -1,12 +1,15 @@
 """Blocks become segments: the rows, their parity, their headers.
 
-    train = segmenter.cut_block(...)     the segments of one block, ready to be given to the kernel in one piece
+    train = segmenter.lay_block(...)     the segments of one block, with their rows, and without headers
+    segmenter.write_heads(train, ...)    the headers of those that go out now
+    segmenter.cut_block(...)             both
     segmenter.head_of_row(...)           the header of a segment whose row is a whole block
 
 A train is one piece of memory with segments of one size, one behind the other. So the kernel cuts it (UDP_SEGMENT). Its
-owner keeps it until the block has arrived or is given up, and may send single segments of it again: with new headers.
+owner keeps it until the block has arrived or is given up, and may send single segments of it again. A header has the
+sequence of its segment, so it is written when the segment goes out, each time anew.
 
-One Segmenter belongs to one duty of one process. `sequence` is that of the next segment.
+One Segmenter belongs to one duty of one process.
 """
 
 from __future__ import annotations
@@ -20,30 +23,49 @@ from pipeline.datagram.segment import (
     FIELD_BYTES,
     FIELDS,
     HEADER_BYTES,
+    SAMPLE_WORDS,
     SENDERS,
     SEQUENCES,
     TOKEN,
     TOKEN_BYTES,
+    WORD_BYTES,
     Mask,
 )
 from pipeline.fec.codec import Codec
 
 _SEQUENCE = np.dtype(">u4")
-_PART_AT, _INDEX_AT = TOKEN_BYTES + 20, TOKEN_BYTES + 23
+_PART_AT, _INDEX_AT = 20, 23  # of the fields
+_FIELDS_AT, _ROW_AT = TOKEN_BYTES // WORD_BYTES, HEADER_BYTES // WORD_BYTES
+_FIELD_WORDS = FIELD_BYTES // WORD_BYTES
 CUTS_KEPT = 256
 
 
 class Train:
-    """The segments of a block: `count` of them, each of `segment_bytes`, in `memory`."""
+    """The segments of a block: `count` of them, each of `segment_bytes`, in `memory`.
 
-    __slots__ = ("count", "cut", "memory", "rows", "segment_bytes")
+    `plain`: the fields of each without sequence and mask. All that stands in words is of WORD_BYTES.
+    """
 
-    def __init__(self, memory: memoryview, cut: Cut) -> None:
+    __slots__ = ("count", "cut", "fields", "mask", "memory", "plain", "rows", "samples", "segment_bytes", "size")
+
+    def __init__(self, memory: memoryview, cut: Cut, size: int, plain: np.ndarray, mask: Mask) -> None:
         self.cut = cut
+        self.size = size
+        self.plain = plain
+        self.mask = mask
         self.count = cut.segments
         self.segment_bytes = HEADER_BYTES + cut.row_bytes
         self.memory = memory[: self.count * self.segment_bytes]
         self.rows = np.frombuffer(self.memory, np.uint8).reshape(self.count, self.segment_bytes)
+        words = self.rows.view(np.uint32)
+        self.fields = words[:, _FIELDS_AT:_ROW_AT]
+        self.samples = words[:, _ROW_AT : _ROW_AT + SAMPLE_WORDS]
+
+    def block(self) -> bytes:
+        """The sealed block."""
+        parts, n, m, row_bytes = self.cut
+        rows = self.rows.reshape(n + m, parts, self.segment_bytes)[:n, :, HEADER_BYTES:]
+        return rows.transpose(1, 0, 2).reshape(parts * n * row_bytes)[: self.size].tobytes()
 
 
 class Segmenter:
@@ -52,7 +74,7 @@ class Segmenter:
     def __init__(self, codec: Codec, sender: int, most: int) -> None:
         self._codec = codec
         self._sender = sender % SENDERS
-        self._places: dict[Cut, np.ndarray] = {}  # part and index of each segment, in their order
+        self._places: dict[Cut, np.ndarray] = {}  # fields with nothing but part and index, as words
         self._sequences = np.arange(most, dtype=np.uint32)
         self._scratch = np.zeros(0, np.uint8)  # a part, with parity
 
@@ -68,11 +90,41 @@ class Segmenter:
         number: int,
         epoch: int,
     ) -> Train:
-        """Lay out the segments of a block of several rows in `memory`."""
-        train = Train(memory, cut)
-        self._lay_rows(train, sealed)
-        self._write_headers(train, token, mask, sequence, stream, number, epoch, len(sealed))
+        """Lay out the segments of a block of several rows in `memory`, ready to be given to the kernel."""
+        train = self.lay_block(memory, sealed, cut, token, mask, stream, number, epoch)
+        self.write_heads(train, 0, train.count, sequence)
         return train
+
+    def lay_block(
+        self,
+        memory: memoryview,
+        sealed: memoryview,
+        cut: Cut,
+        token: int,
+        mask: Mask,
+        stream: int,
+        number: int,
+        epoch: int,
+    ) -> Train:
+        """Lay out the rows of a block in `memory`, without their headers."""
+        size = len(sealed)
+        fields = FIELDS.pack(0, self._sender, stream, number, epoch, size, 0, cut.n, cut.m, 0)
+        places = self._places.get(cut)
+        if places is None:
+            places = self._add_places(cut)
+        train = Train(memory, cut, size, places ^ np.frombuffer(fields, np.uint32), mask)
+        train.rows[:, :TOKEN_BYTES] = np.frombuffer(TOKEN.pack(token), np.uint8)
+        self._lay_rows(train, sealed)
+        return train
+
+    def write_heads(self, train: Train, first: int, end: int, sequence: int, step: int = 1) -> None:
+        """Write the headers of the segments from `first` up to `end`. `sequence`: of the first; `step`: to the next."""
+        sequences = self._sequences[: end - first]
+        if step != 1:
+            sequences = sequences * np.uint32(step)
+        masks = train.mask.of_samples(train.samples[first:end])
+        masks[:, 0] ^= (sequences + np.uint32(sequence % SEQUENCES)).astype(_SEQUENCE).view(np.uint32)
+        np.bitwise_xor(train.plain[first:end], masks[:, :_FIELD_WORDS], out=train.fields[first:end])
 
     def head_of_row(
         self,
@@ -93,17 +145,26 @@ class Segmenter:
 
     def _lay_rows(self, train: Train, sealed: memoryview) -> None:
         parts, n, m, row_bytes = train.cut
-        size = n * row_bytes
         source = np.frombuffer(sealed, np.uint8)
         rows = train.rows.reshape(n + m, parts, train.segment_bytes)[:, :, HEADER_BYTES:]
+        if m:
+            for part in range(parts):
+                data = source[part * n * row_bytes : (part + 1) * n * row_bytes]
+                rows[:, part] = self._code(data, n, m, row_bytes).reshape(n + m, row_bytes)
+            return
+        whole = len(source) // row_bytes
         for part in range(parts):
-            data = source[part * size : (part + 1) * size]
-            if m or len(data) < size:
-                data = self._code(data, n, m, row_bytes)
-            rows[:, part] = data.reshape(n + m, row_bytes)
+            first = part * n
+            count = max(0, min(n, whole - first))
+            rows[:count, part] = source[first * row_bytes : (first + count) * row_bytes].reshape(count, row_bytes)
+        if whole < parts * n:
+            rest = n - count
+            padding = urandom((parts * n - whole) * row_bytes - (len(source) - whole * row_bytes))
+            tail = np.frombuffer(bytes(sealed[whole * row_bytes :]) + padding, np.uint8)
+            rows[count:, parts - 1] = tail.reshape(rest, row_bytes)
 
     def _code(self, data: np.ndarray, n: int, m: int, row_bytes: int) -> np.ndarray:
-        """A part with random bytes behind its end, as they are seen on the wire, and its parity."""
+        """A part with its parity, and random bytes behind its end, since they are seen on the wire."""
         size = n * row_bytes
         total = (n + m) * row_bytes
         if len(self._scratch) < total:
@@ -116,25 +177,11 @@ class Segmenter:
             self._codec.encode(area, n, m, row_bytes)
         return area
 
-    def _write_headers(
-        self, train: Train, token: int, mask: Mask, sequence: int, stream: int, number: int, epoch: int, size: int
-    ) -> None:
-        cut = train.cut
-        header = TOKEN.pack(token) + FIELDS.pack(0, self._sender, stream, number, epoch, size, 0, cut.n, cut.m, 0)
-        heads = train.rows[:, :HEADER_BYTES]
-        heads[:] = np.frombuffer(header, np.uint8)
-        places = self._places.get(cut)
-        if places is None:
-            places = self._add_places(cut)
-        heads[:, _PART_AT] = places[0]
-        heads[:, _INDEX_AT] = places[1]
-        sequences = (self._sequences[: train.count] + np.uint32(sequence % SEQUENCES)).astype(_SEQUENCE)
-        heads[:, TOKEN_BYTES : TOKEN_BYTES + 4] = sequences.view(np.uint8).reshape(train.count, 4)
-        heads[:, TOKEN_BYTES:] ^= mask.of_rows(train.rows[:, HEADER_BYTES:])
-
     def _add_places(self, cut: Cut) -> np.ndarray:
         if len(self._places) >= CUTS_KEPT:
             self._places.clear()
         index, part = np.divmod(np.arange(cut.segments), cut.parts)
-        places = self._places[cut] = np.array([part, index], np.uint8)
-        return places
+        places = np.zeros((cut.segments, FIELD_BYTES), np.uint8)
+        places[:, _PART_AT], places[:, _INDEX_AT] = part, index
+        found = self._places[cut] = places.view(np.uint32)
+        return found

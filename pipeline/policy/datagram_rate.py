@@ -14,7 +14,9 @@ bytes that fill the path without a queue.
                                seconds, or if all of a second were half as long again (another route)
 
 The pace is so many times the rate, the window so many flights. Behind the window come the bytes of REPORT_NS, because
-a report comes no sooner. A limited sender (nothing waits behind a burst) keeps what it knows.
+a report comes no sooner. If reports come later, at an end that gets the processor late, they are those of a longer
+time: the shortest round trip tells nothing of that, and with less the rate would fall and fall. A limited sender
+(nothing waits behind a burst) keeps what it knows.
 
 Beside others it has rules of its own, since BBR 1 takes all from Cubic in a short queue, and its flows are unequal in
 a long one:
@@ -54,6 +56,9 @@ FIRST_WINDOW = 14_600  # bytes (RFC 6928)
 FIRST_NS = 1_000_000  # the round trip before one is known (BBRInitPacingRate)
 LEAST_WINDOW = 6_000  # bytes: four segments (BBRMinPipeCwnd)
 REPORT_NS = 5_000_000
+LATE = 2  # times what the longest gap between reports has beyond REPORT_NS: both ends may be late
+LATE_MOST_NS = 100_000_000
+LATE_KEPT_NS = 500_000_000  # at least, and at most twice as long
 ROUNDS = 10  # BBR 1: longer than the cycle of eight phases
 FALLEN = 2
 FULL_GROWTH = 1.25  # BBRCheckFullBWReached
@@ -104,6 +109,8 @@ class RateControl:
         self._least_since, self._least = now, 0
         self._met_none = False  # a segment met no queue since the last UP
         self._rate_before = 0.0  # before the last UP
+        self._gaps = [0, 0]  # the longest one between two reports of now, and of the time before
+        self._gaps_since = now
         self._ceiling = NO_CEILING
         self._yielded_at = now
         self._wait_until = now
@@ -125,8 +132,10 @@ class RateControl:
     def on_report(self, now: int, received: int, highest: int, hold: int, ce: int, lost: int) -> None:
         """The peer has got so much, and the segment `highest` had come `hold` ns before it said so."""
         sample = self._samples
+        gap = now - sample.heard_at
         if not sample.on_report(now, received, highest, hold, ce, lost):
             return
+        self._follow_gaps(gap, now)
         self._follow_round_trip(sample.round_trip, now)
         self._follow_losses(now)
         limited = sample.limited or sample.sent_in == SHORT
@@ -194,6 +203,13 @@ class RateControl:
         if rate > rates[self._round]:
             rates[self._round] = rate
         self.rate = max(rates)
+
+    def _follow_gaps(self, gap: int, now: int) -> None:
+        gaps = self._gaps
+        if now - self._gaps_since > LATE_KEPT_NS:
+            self._gaps_since = now
+            gaps[:] = 0, gaps[0]
+        gaps[0] = max(gaps[0], min(gap, LATE_MOST_NS))
 
     def _step(self, now: int, limited: bool) -> None:
         phase = self.phase
@@ -277,5 +293,6 @@ class RateControl:
             elif phase == CRUISE and now > self._free_until:
                 pace *= SHARED_CRUISE
         self.pacing_rate = max(pace, LEAST_WINDOW)
-        window = (WINDOWS[phase] * rate * round_trip + pace * REPORT_NS) / SECOND
+        late = REPORT_NS + LATE * max(0, max(self._gaps) - self.round_trip - REPORT_NS)
+        window = (WINDOWS[phase] * rate * round_trip + pace * late) / SECOND
         self.window = max(least, min(int(window), self._ceiling))

@@ -11,12 +11,13 @@ Sizes are bytes of UDP payload. Nothing but an answer makes a size good, and no 
                  become narrower (a black hole), and the search goes on below it
 
 An ICMP "too big" may be forged, and may name any size. It says which size to try first, in the search or after a doubt.
-It changes neither `size` nor the time of a probe.
+It changes neither `size` nor the time of a probe. The own interface forges nothing: what it refuses is bad at once.
 
     due           the size of the probe that goes out now; 0: none
     answered      a probe has come back
     doubt         segments are outstanding, and none has been reported for too long (pipeline.policy.carrier)
     too_big       a router says so
+    refused       the own interface says so of the latest probe
 
 Times are CLOCK_MONOTONIC ns.
 """
@@ -86,6 +87,12 @@ class PathMtu:
         self._hint = size
         if BASE <= self.size < size < self._tried:
             self._tried, self._failed = size, 0
+
+    def refused(self, now: int) -> None:
+        """The interface carries no datagram of the size that due() gave last."""
+        if self._tried > BASE:
+            self._failed = MAX_PROBES
+            self._next_at = now
 
     def _try(self, size: int, now: int) -> None:
         self._tried, self._failed = size, 0

@@ -22,3 +22,7 @@ def stream(process: int, lane: int, kind: int) -> int:
     if not (0 <= process < PROCESSES_MAX and 0 <= lane < LANES_MAX):
         raise ValueError(f"process {process}, lane {lane}: below {PROCESSES_MAX} and {LANES_MAX} expected")
     return process << _PROCESS_SHIFT | lane << _KIND_BITS | kind
+
+
+def lane_of(stream: int) -> int:
+    return stream >> _KIND_BITS & LANES_MAX - 1

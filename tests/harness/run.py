@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Iterable
+from typing import Any
 
 from pipeline.runtime import topology
 from pipeline.runtime.worker import Attachment
@@ -23,11 +24,18 @@ class Run:
     """The run of a server with several peers and lanes."""
 
     def __init__(
-        self, lanes: int = 3, capacity: int = 4, slot_bytes: int = layout.PAGE, slots: int = 4, carrier: str = "tcp"
+        self, lanes: int = 3, capacity: int = 4, slot_bytes: int = layout.PAGE, slots: int = 4, **settings: Any
     ) -> None:
-        settings = WORKER_SETTINGS._replace(offloads=OFFLOADS, carrier=carrier)
+        settings = {"offloads": OFFLOADS} | settings
         self.plan = topology.build_plan(
-            "workertest", secrets.token_hex(4), "server", lanes, slots, slot_bytes, settings, capacity
+            "workertest",
+            secrets.token_hex(4),
+            "server",
+            lanes,
+            slots,
+            slot_bytes,
+            WORKER_SETTINGS._replace(**settings),
+            capacity,
         )
         self.memory = SharedMemory(self.plan)
         self.attached: list[Attachment] = []

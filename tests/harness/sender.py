@@ -23,10 +23,12 @@ READ_BYTES = 1 << 20
 
 
 class SenderRun:
-    """Lane 0 of a run. Slots are those of tun-0; their bytes are small enough for any socket."""
+    """Lane 0 of a run. Slots are those of tun-0, or of dgram-0; their bytes are small enough for any socket."""
 
-    def __init__(self, lanes: int = 1, capacity: int = 4, slots: int = 4, **settings: object) -> None:
-        self.run = Run(lanes, capacity, slots=slots)
+    def __init__(
+        self, lanes: int = 1, capacity: int = 4, slots: int = 4, carrier: str = "tcp", **settings: object
+    ) -> None:
+        self.run = Run(lanes, capacity, slots=slots, carrier=carrier)
         attachment = self.run.attach("tcp-0")
         attachment.settings = attachment.settings._replace(**settings)
         self.counters = attachment.page.counters
@@ -40,6 +42,8 @@ class SenderRun:
             for port in tun.ports(duty, kind)
             if port.ready()
         }
+        if carrier != "tcp":
+            (self.fillers["returned"],) = self.run.attach("dgram-0").ports("outbound", "returned")
         self._far: dict[Connection, socket.socket] = {}
         for peer in range(capacity):
             self.run.memory.peer_table.write_record(FIRST_PEER_HANDLE | peer, 0)

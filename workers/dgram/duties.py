@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from pipeline.runtime.plan import WorkerFds
 from pipeline.runtime.worker import Attachment, Duty
+from workers.dgram.path import Paths
+from workers.dgram.receiver import Receiver
+from workers.dgram.sender import Sender
 
 
 def duties(attachment: Attachment, fds: WorkerFds) -> list[Duty]:
     """`fds.datagrams` is the UDP socket of the lane, and `fds.datagram_memory` what its paths outlive a worker in."""
-    return []
+    paths = Paths()
+    return [Sender(attachment, paths, fds), Receiver(attachment, paths, fds)]

@@ -198,6 +198,8 @@ class End:
 
     def _admit(self, request: Any) -> Answer | None:
         assert self.hub is not None
+        if "ended" in request:
+            return None
         return self.hub.judge_knock(request) if "knock" in request else self.hub.handle_hello(request)
 
     def _prove(self, request: Any) -> Answer | None:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.counters import ID
-from pipeline.datagram.assembly import Assembly, Single
+from pipeline.datagram.arriving_block import Single
+from pipeline.datagram.assembly import Assembly
 from pipeline.datagram.cut import PARTS_MAX, cut, is_cut, parts_of
 from pipeline.datagram.segment import FIELDS, HEADER_BYTES, ROWS, TOKEN_BYTES, Mask
 from pipeline.datagram.segmenter import Segmenter
@@ -214,3 +215,35 @@ def test_rows_have_no_block_of_another_key() -> None:
     segment = segments_of(bytes(range(60)), 1)[0]
     other = int.from_bytes(segment[TOKEN_BYTES:HEADER_BYTES], "big") ^ Mask(bytes(32), 1).of_row(segment[HEADER_BYTES:])
     assert FIELDS.unpack(other.to_bytes(24, "big"))[5] != 60
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1445, 80_000), st.integers(0, 6), st.integers(600, 1444))
+def test_a_train_gives_its_block_back(size: int, m: int, row_most: int) -> None:
+    block = urandom(size)
+    how = cut(size, row_most, m)
+    memory = memoryview(bytearray(how.segments * (HEADER_BYTES + how.row_bytes)))
+    train = Segmenter(CODEC, 7, MOST).lay_block(memory, memoryview(block), how, TOKEN, Mask(KEY, MOST), BULK, 9, 3)
+    assert train.block() == block
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 6), st.integers(1, 8), st.integers(0, 2**32 - 1), st.randoms())
+def test_headers_are_written_when_segments_go_out_each_with_its_sequence(
+    m: int, step: int, sequence: int, chance: Random
+) -> None:
+    block = urandom(30_000)
+    how = cut(len(block), 1400, m)
+    memory = memoryview(bytearray(how.segments * (HEADER_BYTES + how.row_bytes)))
+    segmenter = Segmenter(CODEC, 7, MOST)
+    train = segmenter.lay_block(memory, memoryview(block), how, TOKEN, Mask(KEY, MOST), BULK, 9, 3)
+    first = chance.randrange(train.count)
+    end = chance.randrange(first, train.count) + 1
+    for _ in range(2):  # a segment that goes out again is a segment of its own
+        segmenter.write_heads(train, first, end, sequence, step)
+        for at in range(first, end):
+            fields, _ = unmasked(bytes(train.rows[at]))
+            assert fields[0] == (sequence + (at - first) * step) % 2**32
+            assert fields[2] == BULK << 32 | 9 and fields[4] == len(block)
+            assert (fields[5], fields[7]) == (at % how.parts, at // how.parts)
+        sequence += 1000

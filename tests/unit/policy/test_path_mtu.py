@@ -199,3 +199,25 @@ def test_answers_about_sizes_that_were_never_tried_are_ignored() -> None:
     for size in (0, BASE - 1, MOST + 1, 65535):
         mtu.answered(size, 5)
     assert mtu.size == 0
+
+
+def test_what_the_own_interface_refuses_is_bad_without_further_probes() -> None:
+    mtu = PathMtu(9000)
+    assert mtu.due(0) == BASE
+    mtu.answered(BASE, 1)
+    refused = []
+    while (size := mtu.due(1)) > 1500:
+        refused.append(size)
+        mtu.refused(1)
+    assert refused[0] == 9000 and len(refused) < 10
+    assert BASE < size <= 1500
+    mtu.answered(size, 2)
+    assert mtu.size == size
+
+
+def test_a_refused_base_size_is_tried_as_ever() -> None:
+    mtu = PathMtu(9000)
+    assert mtu.due(0) == BASE
+    mtu.refused(0)
+    assert mtu.due(PROBE_NS - 1) == 0
+    assert mtu.due(PROBE_NS) == BASE

@@ -16,6 +16,7 @@ from pipeline.shm import layout, ring, segment
 from pipeline.shm.layout import FIRST_PEER_HANDLE
 from pipeline.shm.slot import write_header, write_run, write_run_count
 from pipeline.wire import framing
+from tests.harness.run import Run
 from tests.unit.runtime.test_port import Sleeper
 
 SLOTS = 16
@@ -200,3 +201,26 @@ def test_a_sealed_block_among_bulk_is_for_the_lane_of_the_connection_and_a_copy_
     with closing(Inbound(sealed=True)) as group:
         group.bring(1, framing.BULK, copy(2, True, m))
         assert (group.kicks(), group.rare_kicks()) == ([0, 1, 0], expected)
+
+
+def test_an_arrived_slot_kicks_the_tun_workers_of_its_lanes_as_an_inbound_one_does() -> None:
+    with closing(Run(carrier="auto", slots=16)) as run:
+        (port,) = run.attach("dgram-1").ports("inbound", "arrived")
+        for worker in run.plan.workers_of_kind("tun"):
+            run.memory.scoreboard.pages[worker.page].sleeping("inbound")[0] = 1
+        slot, data = port.slot(), copy(2, sealed=False)
+        slot[64 : 64 + len(data)] = data
+        write_header(slot, 64, len(data), 1, FIRST_PEER_HANDLE, framing.LIGHT)
+        port.advance(1)
+        assert [bell._semaphore.value for bell in port._after] == [0, 0, 1]
+
+
+def test_outbound_slots_kick_a_dgram_worker_by_its_place_behind_the_tcp_workers() -> None:
+    with closing(Run(carrier="auto", slots=16)) as run:
+        (port,) = run.attach("tun-0").ports("outbound", "plain")
+        members = [*run.plan.workers_of_kind("tcp"), *run.plan.workers_of_kind("dgram")]
+        for worker in members:
+            run.memory.scoreboard.pages[worker.page].sleeping("outbound")[0] = 1
+        write_header(port.slot(), 64, 0, 3 + 1, FIRST_PEER_HANDLE)
+        port.advance(1)
+        assert [bell._semaphore.value for bell in port._after] == [0, 0, 0, 0, 1, 0]

@@ -260,6 +260,20 @@ LONG = {
 }
 
 
+@pytest.mark.parametrize("traffic_class", [framing.BULK, framing.LIGHT])
+def test_blocks_in_a_returned_ring_take_the_short_way_onto_a_connection_of_their_traffic_class(
+    make: Make, traffic_class: int
+) -> None:
+    run = make(carrier="auto")
+    connections = [connect(run, traffic_class=each) for each in (framing.BULK, framing.LIGHT)]
+    run.burst()
+    for number in range(2):
+        run.fill("returned", frame(number), traffic_class=traffic_class)
+    assert run.sender._direct.send(run.sender._scanner.readers, 0) == 2
+    assert numbers(run.received(connections[traffic_class])) == [(False, 0), (False, 1)]
+    assert run.received(connections[1 - traffic_class]) == b""
+
+
 @pytest.mark.parametrize("fill", LONG.values(), ids=LONG)
 def test_slots_take_the_long_way(make: Make, fill: Callable[[SenderRun], object]) -> None:
     run = make()

@@ -109,6 +109,22 @@ def test_light_and_bulk_have_connections_of_their_own(make: Make) -> None:
     assert received(run, bulk) == [(False, 2), (False, 4)]
 
 
+def test_blocks_that_datagrams_did_not_bring_to_the_peer_go_ahead_of_plain_ones_by_their_traffic_class(
+    make: Make,
+) -> None:
+    run = make(carrier="auto")
+    light, bulk = run.connect(traffic_class=framing.LIGHT), run.connect()
+    run.fill("plain", frame(1))
+    run.fill("plain", frame(2), consumer=1)  # the dgram worker's
+    run.fill("returned", frame(3), traffic_class=framing.LIGHT)
+    run.fill("returned", frame(4))
+    run.fill("returned", frame(5), consumer=3)
+    run.burst()
+    assert received(run, light) == [(False, 3)]
+    assert received(run, bulk) == [(False, 4), (False, 1)]
+    assert run.in_rings() == 0
+
+
 def test_each_copy_of_a_light_packet_goes_out_a_spacing_later_and_its_slot_waits_for_none(make: Make) -> None:
     run = make()
     connections = [run.connect() for _ in range(3)]

@@ -1,0 +1,53 @@
+"""The paths to a peer that are open, as they outlive this process: behind the peer handle in the lane's memory.
+
+    valid u8 | lane of the peer u8 | size of segments u16 | port u16 | local port's ancillary, bytes u8 |
+    scope u32 | host, 16 bytes | ancillary: level u8, kind u8, 20 bytes at most
+
+There is room for two of them: most peers have one path to a worker. An entry is not valid while it is written, so a
+kill at any instant leaves one that is whole, or none.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_ENTRY = struct.Struct("<BBHHB16sIBB20s")
+ENTRIES = 2
+
+
+class Remembered(NamedTuple):
+    """A path that was open. `host`: 16 bytes."""
+
+    remote_lane: int
+    segment_most: int
+    host: bytes
+    port: int
+    scope: int
+    ancillary: tuple[int, int, bytes] | None
+
+
+class RememberedPaths:
+    """`place`: of one peer."""
+
+    def __init__(self, place: memoryview) -> None:
+        self._place = place
+
+    def __iter__(self) -> Iterator[Remembered]:
+        for at in range(0, ENTRIES * _ENTRY.size, _ENTRY.size):
+            valid, lane, size, port, length, host, scope, level, kind, data = _ENTRY.unpack_from(self._place, at)
+            if valid:
+                yield Remembered(lane, size, host, port, scope, (level, kind, data[:length]) if length else None)
+
+    def replace(self, paths: list[Remembered]) -> None:
+        """Remember the first of these, and no others."""
+        for number in range(ENTRIES):
+            at = number * _ENTRY.size
+            self._place[at] = 0
+            if number < len(paths):
+                lane, size, host, port, scope, ancillary = paths[number]
+                level, kind, data = ancillary or (0, 0, b"")
+                entry = _ENTRY.pack(0, lane, size, port, len(data), host, scope, level, kind, data)
+                self._place[at + 1 : at + _ENTRY.size] = entry[1:]
+                self._place[at] = 1
