@@ -14,9 +14,11 @@ bytes that fill the path without a queue.
                                seconds, or if all of a second were half as long again (another route)
 
 The pace is so many times the rate, the window so many flights. Behind the window come the bytes of REPORT_NS, because
-a report comes no sooner. If reports come later, at an end that gets the processor late, they are those of a longer
-time: the shortest round trip tells nothing of that, and with less the rate would fall and fall. A limited sender
-(nothing waits behind a burst) keeps what it knows.
+a report comes no sooner. An end that gets the processor late reports late, or hears late. Then these are the bytes of a
+longer time. The shortest round trip tells nothing of that, and with a smaller window the rate would fall and fall.
+
+A limited sender (nothing waits behind a burst) keeps what it knows. It is not limited if each segment of a round trip
+met a long queue: a flow inside that fills the path leaves nothing waiting here.
 
 Beside others it has rules of its own, since BBR 1 takes all from Cubic in a short queue, and its flows are unequal in
 a long one:
@@ -63,6 +65,8 @@ ROUNDS = 10  # BBR 1: longer than the cycle of eight phases
 FALLEN = 2
 FULL_GROWTH = 1.25  # BBRCheckFullBWReached
 FULL_ROUNDS = 3
+QUEUED = 1.5  # shortest round trips, and REPORT_NS
+QUEUED_SHARE = 0.25  # of a flight, at least, in that round trip: else it was no queue of ours
 LEAST_KEPT_NS = 10 * SECOND  # MinRTTFilterLen
 SHORT_NS = 200_000_000  # ProbeRTTDuration
 RISEN = 1.5
@@ -105,6 +109,8 @@ class RateControl:
         self._phase_at = now
         self._cruises = 0
         self._full_rate, self._full_rounds = 0.0, 0
+        self._round_least, self._round_from = 0, 0  # the shortest round trip of this round, and what had passed before
+        self._queued = False
         self._found_at = now  # when the round trip was as short as ever
         self._least_since, self._least = now, 0
         self._met_none = False  # a segment met no queue since the last UP
@@ -138,7 +144,8 @@ class RateControl:
         self._follow_gaps(gap, now)
         self._follow_round_trip(sample.round_trip, now)
         self._follow_losses(now)
-        limited = sample.limited or sample.sent_in == SHORT
+        self._look_for_queue()
+        limited = (sample.limited and not self._queued) or sample.sent_in == SHORT
         passed = min(sample.passed, sample.received / (1 - self._losses.usual))
         rate = passed * SECOND / sample.interval
         if (not limited or rate > self.rate) and (sample.interval >= self.round_trip or not self.rate):
@@ -203,6 +210,16 @@ class RateControl:
         if rate > rates[self._round]:
             rates[self._round] = rate
         self.rate = max(rates)
+
+    def _look_for_queue(self) -> None:
+        """Whether each segment of the last round trip has met a long queue."""
+        sample = self._samples
+        if sample.new_round:
+            passed = sample.passed_ever - self._round_from
+            is_ours = passed * SECOND > QUEUED_SHARE * self.rate * self.round_trip
+            self._queued = is_ours and self._round_least > QUEUED * self.round_trip + REPORT_NS
+            self._round_from, self._round_least = sample.passed_ever, sample.round_trip
+        self._round_least = min(self._round_least, sample.round_trip)
 
     def _follow_gaps(self, gap: int, now: int) -> None:
         gaps = self._gaps

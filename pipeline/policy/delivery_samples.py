@@ -60,6 +60,11 @@ class DeliverySamples:
         self._arriveds = [0] * NOTES
         self._senders = [0] * NOTES
 
+    @property
+    def passed_ever(self) -> int:
+        """Bytes."""
+        return self._passed
+
     def on_sent(self, now: int, sent: int, highest: int, emptied: bool, phase: int) -> None:
         """`emptied`: nothing waits behind this burst."""
         if not self.under_way:

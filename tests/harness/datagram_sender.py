@@ -107,7 +107,7 @@ class FarEnd:
         self._assembly.add_row(fields, row, now)
 
     def report(self, now: int) -> Report:
-        """What has come, with every codeword that lacks rows."""
+        """All that has come, with every codeword that lacks rows."""
         assert self._counts is not None
         self._counts.judge(now)
         streams, incomplete = [], []
@@ -185,7 +185,7 @@ class SenderRun:
         return stream, number, content
 
     def take_returned(self) -> list[tuple[Block, int]]:
-        """What has been given back to TCP, with the marks of its slots."""
+        """The blocks that were given back to TCP, with the marks of its slots."""
         found = []
         for ahead in range(self.returned.ready()):
             slot = self.returned.slot(ahead)

@@ -21,11 +21,16 @@ BURST_MOST = 47
 
 
 class Datagrams:
-    """`supply`: bytes a second that the application has to send, 0 for as many as go."""
+    """`supply`: bytes a second that the application has to send, 0 for as many as go. `inside`: the window of a flow
+    inside, 0 for none: it sends no more than that before it hears of what has arrived."""
 
-    def __init__(self, link: Link, start: int = 0, *, supply: float = 0, packet: int = PACKET) -> None:
+    def __init__(
+        self, link: Link, start: int = 0, *, supply: float = 0, packet: int = PACKET, inside: float = 0
+    ) -> None:
         self.link, self.clock, self.packet = link, link.clock, packet
         self.supply, self.supplied_at = supply, start
+        self.inside, self._heard = inside, 0  # bytes of which the flow inside has heard
+        self.report_every = REPORT_EVERY
         self.control = RateControl(start)
         self.sent = self.delivered = self.sequence = self.lost = self.marks = 0
         self.waiting = 0.0
@@ -60,12 +65,16 @@ class Datagrams:
             self._pump_at(self._free_at)
             return
         rate = control.pacing_rate
+        left = 0
         count = max(2, min(BURST_MOST, int(rate * BURST_NS / SECOND) // self.packet))
         room = (control.window - control.under_way) // self.packet
         if self.supply:
             self.waiting += self.supply * (now - self.supplied_at) / SECOND
             self.supplied_at = now
             room = min(room, int(self.waiting) // self.packet)
+        if self.inside:
+            left = int(self.inside - (self.sent - self._heard)) // self.packet
+            room = min(room, left)
         count = min(count, room)
         if count <= 0:
             return  # a report, or the next tick, goes on
@@ -76,7 +85,8 @@ class Datagrams:
             self.sequence += 1
         self.sent += count * self.packet
         self.waiting -= count * self.packet
-        control.on_sent(now, self.sent, self.sequence - 1, bool(self.supply) and self.waiting < self.packet)
+        emptied = (bool(self.supply) and self.waiting < self.packet) or (bool(self.inside) and count >= left)
+        control.on_sent(now, self.sent, self.sequence - 1, emptied)
         self._free_at = max(self._free_at, now - BURST_NS) + int(count * self.packet * SECOND / rate)
         self._report_soon()
         self._pump_at(self._free_at)
@@ -88,7 +98,7 @@ class Datagrams:
     def _report_soon(self) -> None:
         if self._arriving and not self._report_due:
             self._report_due = True
-            self.clock.at(max(self._arriving[0][0], self._reported_at + REPORT_EVERY), self._report)
+            self.clock.at(max(self._arriving[0][0], self._reported_at + self.report_every), self._report)
 
     def _report(self) -> None:
         self._report_due = False
@@ -109,6 +119,7 @@ class Datagrams:
 
     def _reported(self, state: tuple[int, int, int, int, int]) -> None:
         self.control.on_report(self.clock.now, *state)
+        self._heard = max(self._heard, (state[1] + 1) * self.packet)
         if not self._pumping:
             self._pump()
 

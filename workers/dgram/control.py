@@ -210,7 +210,7 @@ class Control:
             case Probe():
                 control.on_probe(body, source, len(datagram), now)
             case Answer():
-                control.on_answer(body, now)
+                control.on_answer(body, now, now - self._socket.waited_ns)
             case Report():
                 self._on_report(control, body, now)
         self._tick(peer, control, now, False)
@@ -245,7 +245,7 @@ class Control:
         if is_news:
             path.reported = report.counts.highest
         control.on_report(is_news, now)
-        path.reports.append((now, report))
+        path.reports.append((now - self._socket.waited_ns, report))
         self._kick()
 
     # -- the clock

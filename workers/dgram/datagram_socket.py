@@ -4,7 +4,8 @@
     send        one datagram
 
 With UDP_GRO the kernel puts datagrams of one flow together, and says how long each is; the last one may be shorter.
-Beside them it says to which address they were sent, and how they are marked (ECN).
+Beside them it says to which address they were sent, how they are marked (ECN), and when they came. On a busy machine
+they wait for this process much longer than they were under way. A round trip must not have that time in it.
 """
 
 from __future__ import annotations
@@ -12,23 +13,28 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import time
 from typing import Any
 
 from pipeline.policy.return_address import Address
 from workers.dgram.path import Ancillary
 
 SOL_UDP, UDP_GRO = 17, 104  # linux/udp.h
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 IP_TOS, IP_PKTINFO = 1, 8  # linux/in.h
 IPV6_PKTINFO, IPV6_TCLASS = 50, 67  # linux/in6.h
+_SOCKET = int(socket.SOL_SOCKET)
 _IP, _IPV6 = int(socket.IPPROTO_IP), int(socket.IPPROTO_IPV6)
 _TRUNCATED = int(socket.MSG_TRUNC)
 
 MEMORY_BYTES = 1 << 16
-_ANCILLARY_BYTES = socket.CMSG_SPACE(4) * 2 + socket.CMSG_SPACE(20) + socket.CMSG_SPACE(12)
+WAITED_MOST_NS = 1_000_000_000  # more than that is a step of the clock
+_ANCILLARY_BYTES = socket.CMSG_SPACE(4) * 2 + socket.CMSG_SPACE(20) + socket.CMSG_SPACE(16)
 _MAPPED = "::ffff:"
 _ECN, _CE = 3, 3  # RFC 3168, 5
 
 _SIZE = struct.Struct("=i")
+_TIME = struct.Struct("@ll")
 _PKTINFO4 = struct.Struct("=i4s4s")  # interface, address to answer from, address in the header
 _PKTINFO6 = struct.Struct("=16si")
 
@@ -36,12 +42,14 @@ _PKTINFO6 = struct.Struct("=16si")
 class DatagramSocket:
     """`fd`: it is the socket's from now on.
 
-    Of the latest receive: `size` in all, `segment_bytes` of each but the last, `source`, `is_marked` with ECN-CE.
+    Of the latest receive: `size` in all, `segment_bytes` of each but the last, `source`, `is_marked` with ECN-CE, and
+    `waited_ns`, since it came to this machine.
     """
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self.family = self._socket.family
         self.memory = memoryview(bytearray(MEMORY_BYTES))
         self._into = [self.memory]
@@ -49,6 +57,7 @@ class DatagramSocket:
         self.size = self.segment_bytes = 0
         self.source: tuple[Any, ...] = ()
         self.is_marked = False
+        self.waited_ns = 0
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -67,6 +76,10 @@ class DatagramSocket:
                 self.segment_bytes = _SIZE.unpack(data)[0]
             elif (kind == IP_TOS and level == _IP) or (kind == IPV6_TCLASS and level == _IPV6):
                 self.is_marked = data[0] & _ECN == _CE
+            elif kind == SO_TIMESTAMPNS and level == _SOCKET:
+                seconds, rest = _TIME.unpack(data)
+                waited = time.time_ns() - seconds * 1_000_000_000 - rest
+                self.waited_ns = waited if 0 < waited < WAITED_MOST_NS else 0
             elif kind in (IP_PKTINFO, IPV6_PKTINFO):
                 self._local = level, data
         return True

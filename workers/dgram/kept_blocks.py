@@ -7,7 +7,7 @@
     take_all       the path has gone dark
 
 A row is lost if a report lacks it that speaks of later segments, and was made a while after it must have come. The
-other end lists no codeword of the newest block of a stream while its rows come, so a block that is not in the list has
+other end lists no codeword of the newest block of a stream while its rows come. So a block that is not in the list has
 lost all of its rows only if a later one is known.
 
 Light blocks of one row are in no report. They stay until the report has passed them by, for a path that goes dark.

@@ -6,12 +6,12 @@
     send           some bursts, as far as pace and window let them go
     go_dark        the path is closed: all blocks that were not reported
 
-What waits goes in this order, each burst anew: light blocks, lost rows, bulk. So a light block is never behind a train
+The order, each burst anew: light blocks, lost rows, bulk. So a light block is never behind a train
 that pauses. Light blocks wait for no pace, and only for twice the window. All are charged: bulk goes the later.
 
-The pace is credit by time. A burst has BURST_NS of it at most, and credit of up to LATE_NS is kept, since a sleep of
-some 60 us ends late, and a busy machine gives the processor back later still. Beyond, it is this end that is slow, and
-the rate of the path has nothing to learn from it.
+The pace is credit by time. A burst has BURST_NS of it at most. Credit of up to LATE_NS is kept, since a sleep of some
+60 us ends late, and on a busy machine later still. Beyond, it is this end that is slow, and the rate of the path has
+nothing to learn from it.
 
 If the last rows of all are lost, no later one tells. So of what was sent last something goes out once more if nothing
 is heard of it.
@@ -57,7 +57,7 @@ _BLOCKS = ID["dgram.blocks_sent"]
 _PARITY = ID["dgram.parity_sent"]
 _REPEATED = ID["dgram.segments_repeated"]
 _COPIES = ID["dgram.copies_sent"]
-_FORGOTTEN = ID["dgram.blocks_forgotten"]
+_FORGOTTEN = ID["dgram.blocks_unreported"]
 
 
 class OutboundPath:

@@ -21,6 +21,9 @@ from workers.dgram.sessions import Session
 REPORTS_KEPT = 64
 """Reports that wait for the outbound duty. Their counts are sums, so the latest ones are the ones to keep."""
 
+Reports = deque[tuple[int, Report]]
+"""Each with the time when it came to this machine (ns)."""
+
 Ancillary = list[tuple[int, int, bytes]]
 
 
@@ -44,7 +47,7 @@ class Path:
         self.is_open = False
         self.reported: int | None = None  # the latest sequence of which anything was reported, modulo 2^32
         self.probed_round_trip = 0  # ns, of the latest probe; 0: not known
-        self.reports: deque[tuple[int, Report]] = deque(maxlen=REPORTS_KEPT)  # (ns, report); the outbound duty pops
+        self.reports: Reports = deque(maxlen=REPORTS_KEPT)  # the outbound duty pops
 
         # the outbound duty's
         self.outstanding_since: int | None = None  # ns; when the oldest segment went out that nothing was reported of

@@ -147,7 +147,8 @@ class PathControl:
         else:
             self._send(body, way, now)
 
-    def on_answer(self, answer: Answer, now: int) -> None:
+    def on_answer(self, answer: Answer, now: int, came_ns: int) -> None:
+        """`came_ns`: when it came to this machine."""
         asked = self._asked.pop(answer.challenge, None)
         if asked is None:
             return
@@ -157,7 +158,7 @@ class PathControl:
             if self._nat is not None:
                 self._nat.answered(asked.wait, now)
             return
-        self.path.probed_round_trip = max(1, now - asked.sent_ns)
+        self.path.probed_round_trip = max(1, came_ns - asked.sent_ns)
         if not self._is_client:
             self._take_change(self._return.proved(asked.to, now), now)
         if asked.size >= BASE and asked.to == self._return.address:

@@ -1,4 +1,4 @@
-"""What reports say about one path, as numbers: the rate, the losses, the round trip.
+"""The reports about one path, as numbers: the rate, the losses, the round trip.
 
     on_sent        a burst has gone out
     take           a report has come; true unless a later one has come before
@@ -9,7 +9,7 @@ A row may be overtaken. The patience with it grows when rows that were sent agai
 (RFC 8985, 6.2), up to a round trip. It shrinks when that has not happened for long.
 
 A path that goes dark begins anew: its rate, its log, its round trip. The sequence goes on, and so do the counts of the
-other end. What they say of the time before is left out.
+other end; their growth until the first report is left out.
 
 Reports count segments, and the rate needs bytes. Segments that have passed had so many bytes; of those the received
 ones have their share. Counts are modulo 2^32. That of lost ones may go back, when a segment comes late.

@@ -152,7 +152,7 @@ class Receiver:
             if found is not None and found[1] == DATA and (tokens == token).all():
                 reception = self._reception_of(found[0])
                 datagrams = self._bytes[:end].reshape(whole, segment_bytes)
-                reception.add_batch(datagrams, self._socket.is_marked, now)
+                reception.add_batch(datagrams, self._socket.is_marked, now, self._socket.waited_ns)
                 if end < size:
                     self._take_one(memory[end:size], now)
                 self._hand_on(reception, now)
@@ -167,7 +167,7 @@ class Receiver:
             self._counters[_UNKNOWN] += 1
         elif found[1] == DATA:
             reception = self._reception_of(found[0])
-            reception.add_one(datagram, self._socket.is_marked, now)
+            reception.add_one(datagram, self._socket.is_marked, now, self._socket.waited_ns)
             self._hand_on(reception, now)
         else:
             self._control.on_datagram(found[0], datagram, now)

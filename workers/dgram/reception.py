@@ -64,12 +64,12 @@ class Reception:
         self._words = words
         self._at = session.peer * RECORD_WORDS
 
-    def add_batch(self, datagrams: np.ndarray, is_marked: bool, now: int) -> None:
-        """`datagrams`: of this session, each a row; SEGMENTS_MOST of them at most."""
+    def add_batch(self, datagrams: np.ndarray, is_marked: bool, now: int, waited_ns: int = 0) -> None:
+        """`datagrams`: of this session, each a row; SEGMENTS_MOST of them at most. `waited_ns`: since they came."""
         count, size = datagrams.shape
         if size < HEADER_BYTES + SAMPLE_BYTES:
             for each in datagrams:
-                self.add_one(each.data, is_marked, now)
+                self.add_one(each.data, is_marked, now, waited_ns)
             return
         self._count(count, count * size)
         rows = datagrams[:, HEADER_BYTES:]
@@ -78,11 +78,11 @@ class Reception:
         _, process, _, _, block_size, *_ = fields[0].item()
         sender = self.senders.get(process)
         if sender is not None and block_size <= shard.BLOCK_BYTES_MAX and fields["sender"][-1] == process:
-            sender.counts.add(fields["sequence"], now)
+            sender.counts.add(fields["sequence"], now - waited_ns)
             self._note(sender, count if is_marked else 0, now)
         self.assembly.add_rows(fields, rows, now)
 
-    def add_one(self, datagram: memoryview, is_marked: bool, now: int) -> None:
+    def add_one(self, datagram: memoryview, is_marked: bool, now: int, waited_ns: int = 0) -> None:
         size = len(datagram)
         self._count(1, size)
         if size <= HEADER_BYTES:
@@ -95,7 +95,7 @@ class Reception:
         )
         sender = self.senders.get(process)
         if sender is not None and block_size <= shard.BLOCK_BYTES_MAX:
-            sender.counts.add_one(sequence, now)
+            sender.counts.add_one(sequence, now - waited_ns)
             self._note(sender, is_marked, now)
         self.assembly.add_row(
             (sequence, process, stream << 32 | number, epoch, block_size, part, n << 8 | m, index), row, now
@@ -104,9 +104,10 @@ class Reception:
     def publish(self) -> None:
         """The blocks that were recovered or given up count for the peer."""
         assembly, words = self.assembly, self._words
-        words[self._at + DATAGRAM_RECOVERED] += assembly.recovered
-        words[self._at + DATAGRAM_EXPIRED] += assembly.expired
-        assembly.recovered = assembly.expired = 0
+        if assembly.recovered or assembly.expired:
+            words[self._at + DATAGRAM_RECOVERED] += assembly.recovered
+            words[self._at + DATAGRAM_EXPIRED] += assembly.expired
+            assembly.recovered = assembly.expired = 0
 
     def _note(self, sender: Sender, marked: int, now: int) -> None:
         sender.counts.marked += marked

@@ -34,7 +34,7 @@ _SIZES_KEPT = 256
 
 _FULL_WAITS = ID["dgram.socket_full_waits"]
 _SENDS_REFUSED = ID["dgram.sends_refused"]
-_SENDS_SINGLE = ID["dgram.sends_single"]
+_SENDS_SINGLE = ID["dgram.segments_single_sent"]
 
 Pieces = list[memoryview | bytes]
 

@@ -1,4 +1,4 @@
-"""What has gone out on a path: bytes and times by sequence, for reports, which know segments alone.
+"""The bursts that have gone out on a path: bytes and times by sequence, as reports know segments alone.
 
     add(highest, sent, now)    a burst has gone out, up to this sequence; `sent`: bytes ever
     pass_by(highest)           the bytes that went out up to this sequence; it is forgotten then

@@ -1,4 +1,4 @@
-"""What waits on a path to be sent, as pieces of a burst: segments of one size, whose headers are written as they go.
+"""Segments of one size that wait on a path, as pieces of a burst. Their headers are written as they go.
 
     TrainGroup    blocks of several rows. The rows of the blocks of a group go out in turn, so that a burst of losses
                   takes few of each
@@ -20,7 +20,7 @@ from workers.dgram.segment_socket import Pieces
 
 
 class Header(NamedTuple):
-    """What makes the headers of a path."""
+    """The maker of headers of a path, with its token and mask."""
 
     segmenter: Segmenter
     token: int

@@ -182,6 +182,24 @@ def test_a_flow_that_has_always_sent_little_is_still_starting() -> None:
     assert delivered(flow, 1) > 0.9
 
 
+def test_a_flow_inside_that_fills_the_path_does_not_fill_its_queue() -> None:
+    path = link(queue=8)
+    flow = Datagrams(path, inside=2 * path.rate * path.round_trip / SECOND)
+    delivered(flow, 3)
+    flow.queues.clear()
+    assert delivered(flow, 10) > 0.9
+    assert percentile(flow.queues, 0.9) < 20 * MS, "the flow inside alone would make 40 ms"
+
+
+@pytest.mark.parametrize("late", [20, 40])
+def test_ends_that_get_the_processor_late_have_a_rate_nevertheless(late: int) -> None:
+    flow = Datagrams(link(rate=500, round_trip=1.4))
+    delivered(flow, 1)
+    flow.report_every = late * MS
+    delivered(flow, 3)
+    assert delivered(flow, 5) > 0.8
+
+
 @pytest.mark.parametrize(("lost", "late"), [(0.3, 0), (0.7, 0), (0, 100)])
 def test_lost_and_late_reports_cost_no_rate(lost: float, late: int) -> None:
     flow = Datagrams(link())

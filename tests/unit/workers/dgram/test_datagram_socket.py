@@ -6,6 +6,7 @@ import errno
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -13,6 +14,7 @@ import pytest
 
 from pipeline.policy.return_address import Address
 from pipeline.supervisor.kernel import datagram_sockets
+from tests.support import eventually
 from workers.dgram.datagram_socket import SOL_UDP, DatagramSocket
 
 UDP_SEGMENT = 103  # linux/udp.h
@@ -103,3 +105,16 @@ def test_a_datagram_that_the_interface_does_not_carry_is_an_error_and_no_excepti
     ends.send(b"x")
     ends.here.receive()
     assert ends.here.send(memoryview(bytes(65_530)), ends.here.source, []) == errno.EMSGSIZE
+
+
+def test_the_time_that_a_datagram_has_waited_here_is_told(ends: Ends) -> None:
+    ends.send(b"first")
+    began = time.monotonic_ns()
+    ends.send(b"second")
+    eventually(lambda: time.monotonic_ns() - began > 30_000_000)
+    waited = []
+    for _ in range(2):
+        assert ends.here.receive()
+        waited.append(ends.here.waited_ns)
+    assert waited[0] > waited[1] > 30_000_000
+    assert waited[0] < time.monotonic_ns() - began + 5_000_000_000

@@ -1,4 +1,4 @@
-"""What is kept until it is reported, and what a report says about it."""
+"""Blocks are kept until they are reported, and a report says which of their rows are lost."""
 
 from __future__ import annotations
 

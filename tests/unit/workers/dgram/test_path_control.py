@@ -78,7 +78,7 @@ class Ends:
             end.on_probe(message, at, size, self.now)
         else:
             assert isinstance(message, Answer)
-            end.on_answer(message, self.now)
+            end.on_answer(message, self.now, self.now)
 
 
 def test_a_path_opens_at_both_ends_within_two_round_trips() -> None:

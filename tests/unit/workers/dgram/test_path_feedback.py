@@ -1,4 +1,4 @@
-"""What reports say about a path: bytes, losses, round trips, and how a block is cut for it."""
+"""Reports tell bytes, losses and round trips of a path, and so how a block is cut for it."""
 
 from __future__ import annotations
 

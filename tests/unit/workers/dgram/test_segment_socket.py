@@ -76,7 +76,7 @@ def test_a_kernel_that_cuts_no_bursts_gets_segments_one_by_one(
     for _ in range(3):
         assert pair.send(segments) == 7
     assert pair.received() == 3 * segments
-    assert not pair.socket.cuts and pair.counters[ID["dgram.sends_single"]] == 21
+    assert not pair.socket.cuts and pair.counters[ID["dgram.segments_single_sent"]] == 21
     assert len(caplog.records) == 1, "it is said once"
 
 
