@@ -95,7 +95,7 @@ class Assembly:
         """Add segments that came together. `fields`: of each, in memory of their own; `rows`: of each, all of one
         size."""
         words = fields.view(np.uint64).reshape(len(fields), WORDS)
-        if len(fields) > 1 and not ((words ^ words[0]) & OF_BLOCK).any():
+        if len(fields) > 1 and not np.count_nonzero((words ^ words[0]) & OF_BLOCK):
             self._add_group(fields, rows, now)
             return
         blocks = fields["block"]
@@ -123,7 +123,7 @@ class Assembly:
         if block is None:
             return
         index = fields["index"]
-        if not self._agrees(block, epoch, size, code, row_bytes) or int(index.max()) >= total:
+        if not self._agrees(block, epoch, size, code, row_bytes) or int(np.maximum.reduce(index)) >= total:
             self._counters[_MALFORMED] += count
             return
         places = index if block.parts == 1 else fields["part"].astype(np.intp) * total + index
