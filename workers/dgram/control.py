@@ -53,8 +53,8 @@ SENDERS_MOST = 2 * LANES_MAX
 STATES = (State.OFF, State.PROBING, State.OPEN, State.DARK)
 """By the word of the peer table."""
 
-_RECEIVED = ID["dgram.control_received"]
-_SENT = ID["dgram.control_sent"]
+_RECEIVED = ID["dgram.datagrams_control_received"]
+_SENT = ID["dgram.datagrams_control_sent"]
 _OPENED = ID["dgram.paths_opened"]
 _CLOSED = ID["dgram.paths_closed"]
 _REFUSED = ID["dgram.dropped_control_refused"]
