@@ -310,6 +310,6 @@ class RateControl:
             elif phase == CRUISE and now > self._free_until:
                 pace *= SHARED_CRUISE
         self.pacing_rate = max(pace, LEAST_WINDOW)
-        late = REPORT_NS + LATE * max(0, max(self._gaps) - self.round_trip - REPORT_NS)
-        window = (WINDOWS[phase] * rate * round_trip + pace * late) / SECOND
+        late = LATE * max(0, max(self._gaps) - self.round_trip - REPORT_NS)
+        window = (WINDOWS[phase] * rate * round_trip + pace * REPORT_NS + rate * late) / SECOND
         self.window = max(least, min(int(window), self._ceiling))
