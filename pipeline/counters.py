@@ -209,8 +209,8 @@ COUNTERS = (
     Counter(280, "dgram.dropped_segment_malformed", IN, "segments whose header contradicts itself or their block"),
     Counter(281, "dgram.dropped_token_unknown", IN, "datagrams with a token of no session, or too short for one"),
     Counter(282, "dgram.sessions_refused", IN, "sessions without datagrams here, as another one has their token"),
-    Counter(283, "dgram.control_received", IN, "probes, answers and reports that were opened"),
-    Counter(284, "dgram.control_sent", IN, "probes, answers and reports given to the kernel"),
+    Counter(283, "dgram.datagrams_control_received", IN, "probes, answers and reports that were opened"),
+    Counter(284, "dgram.datagrams_control_sent", IN, "probes, answers and reports given to the kernel"),
     Counter(285, "dgram.dropped_control_refused", IN, "control datagrams that are old, forged, or of another version"),
     Counter(286, "dgram.paths_opened", IN, "times that a path to a peer was opened"),
     Counter(287, "dgram.paths_closed", IN, "times that a path to a peer was closed"),
@@ -219,6 +219,9 @@ COUNTERS = (
             "were skipped"),
 )
 # fmt: on
+
+BYTES_SENT, BYTES_RECEIVED = (("tcp.bytes_" + way, "dgram.bytes_" + way) for way in ("sent", "received"))
+"""All that goes over the network, in connections and in datagrams."""
 
 ID = {counter.name: counter.id for counter in COUNTERS}
 

@@ -144,6 +144,7 @@ def _line(look: Look) -> str:
     """One moment in one line."""
     from pipeline.cli.top.picture import verdicts
     from pipeline.cli.top.tables import bits, count
+    from pipeline.counters import BYTES_RECEIVED, BYTES_SENT
 
     stamp = time.strftime("%H:%M:%S")
     if look.snapshot is None:
@@ -155,8 +156,8 @@ def _line(look: Look) -> str:
         *([f"supervisor {taken['supervisor']['state']}"] if taken["supervisor"]["state"] != "running" else []),
     ]
     return (
-        f"{stamp} {taken['name']} {taken['state']} sent {bits(found.get('tcp.bytes_sent', 0))} "
-        f"received {bits(found.get('tcp.bytes_received', 0))} packets {count(found.get('tun.packets_read', 0))}/s "
+        f"{stamp} {taken['name']} {taken['state']} sent {bits(look.rates.of_all(BYTES_SENT))} "
+        f"received {bits(look.rates.of_all(BYTES_RECEIVED))} packets {count(found.get('tun.packets_read', 0))}/s "
         f"{count(found.get('tun.packets_written', 0))}/s connected {taken['peers_connected']} "
         f"drops {count(drops)}/s{''.join(f'; {word}' for word in words)}"
     )

@@ -63,7 +63,7 @@ class ArrivalCounts:
         if self._next < 0 or abs(_ahead(first, self._next)) >= REACH:
             self._begin(first)
         at = self._next
-        if first == at & _U32 and (numbers - _RAMP[:count] == numbers[0]).all():
+        if first == at & _U32 and np.count_nonzero(numbers - _RAMP[:count] == numbers[0]) == count:
             self._set(at, at + count, came=True)
             self._next = at + count
             self._latest_at = now

@@ -13,8 +13,9 @@
     ready        it may be delivered; light ones come first                        _ready
     done, lost   it was delivered or dropped; it was given up                      the bits of pipeline.fec.reorder
 
-Blocks of light streams wait for none. A block of one row is complete with its first copy. Lost rows are recovered when
-a block is delivered, as rows that arrive until then save that work.
+After KEEP_NS without a segment a stream begins anew: its blocks have gone by TCP meanwhile. Blocks of light streams
+wait for none. A block of one row is complete with its first copy. Lost rows are recovered when a block is delivered, as
+rows that arrive until then save that work.
 
 The tag of a block is checked by who opens it, and only then is it known to be of the peer. So a forged segment costs
 its block. An open block is given up when it is too old, or its stream has gone too far ahead, or when memory runs out.
@@ -95,7 +96,7 @@ class Assembly:
         """Add segments that came together. `fields`: of each, in memory of their own; `rows`: of each, all of one
         size."""
         words = fields.view(np.uint64).reshape(len(fields), WORDS)
-        if len(fields) > 1 and not ((words ^ words[0]) & OF_BLOCK).any():
+        if len(fields) > 1 and not np.count_nonzero((words ^ words[0]) & OF_BLOCK):
             self._add_group(fields, rows, now)
             return
         blocks = fields["block"]
@@ -123,7 +124,7 @@ class Assembly:
         if block is None:
             return
         index = fields["index"]
-        if not self._agrees(block, epoch, size, code, row_bytes) or int(index.max()) >= total:
+        if not self._agrees(block, epoch, size, code, row_bytes) or int(np.maximum.reduce(index)) >= total:
             self._counters[_MALFORMED] += count
             return
         places = index if block.parts == 1 else fields["part"].astype(np.intp) * total + index
@@ -232,8 +233,11 @@ class Assembly:
     def _place(self, key: int, count: int, now: int) -> tuple[_Stream | None, int]:
         """The stream and number of a block; None and 0 if it is not wanted any more, which is counted."""
         stream = self._streams.get(key >> 32) or self._add_stream(key)
-        stream.last_received_ns = now
         ahead = key - stream.next & _U32
+        if 0 < ahead <= _U32 >> 1 and now - stream.last_received_ns >= KEEP_NS and stream.last_received_ns:
+            self._drop_stream(stream)
+            stream, ahead = self._add_stream(key), 0
+        stream.last_received_ns = now
         if ahead <= REORDER_WINDOW:
             number = stream.next + ahead
             if number not in stream.waiting:

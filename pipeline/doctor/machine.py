@@ -140,7 +140,7 @@ def _look_at_shared_memory() -> SharedMemory:
 def needed_bytes(config: Config) -> int:
     """Shared memory of an instance with this configuration, rounded up."""
     device = _Offloads()
-    settings = worker_settings(config, TlsSettings(None, b"", b""), device, 0, None)
+    settings = worker_settings(config, TlsSettings(None, b"", b""), device, 0, None)._replace(carrier=config.carrier)
     capacity = config.max_clients if config.mode == "server" and config.multi_client else 1
     plan = topology.build_plan(
         config.name, "0" * 8, config.mode, config.lanes, config.ring_slots, config.slot_bytes, settings, capacity,
@@ -148,7 +148,7 @@ def needed_bytes(config: Config) -> int:
     )  # fmt: skip
     peers = plan.peer_table
     rings = sum(layout.ring_bytes(ring.members, ring.slots, ring.slot_bytes) for ring in plan.rings)
-    table = layout.peer_table_bytes(peers.capacity, plan.lanes, peers.status_rows)
+    table = layout.peer_table_bytes(peers.capacity, plan.lanes, peers.status_rows, settings.datagrams)
     return rings + table + layout.scoreboard_bytes(len(plan.workers)) + SMALL_SEGMENTS_BYTES
 
 

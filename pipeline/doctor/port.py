@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import psutil
 
+from pipeline.config import Config
 from pipeline.config.values import Endpoint
-from pipeline.doctor.finding import Finding, ok, problem
+from pipeline.doctor.finding import Finding, Level, note, ok, problem
 from pipeline.doctor.subject import Subject
 from pipeline.errors import PermissionDenied, TunnelError
+from pipeline.supervisor.kernel.datagram_sockets import DatagramSockets
 from pipeline.supervisor.kernel.listener import listen
 from pipeline.transport.address import format_address
 
@@ -19,6 +23,8 @@ def port(subject: Subject) -> list[Finding]:
     found = []
     if subject.is_server:
         found.append(_try("local_addr", config.local_addr, config.listen_endpoint))
+        if config.carrier != "tcp" and found[0].level is Level.OK:
+            found.append(_try_datagrams(config))
     if (metrics := config.metrics_endpoint) is not None:
         found.append(_try("metrics_addr", format_address((metrics.host, metrics.port)), metrics))
     return found
@@ -33,6 +39,19 @@ def _try(setting: str, address: str, endpoint: Endpoint) -> Finding:
     except TunnelError as error:
         return judge_port(setting, address, str(error), _owners(endpoint.port))
     return ok(f"{address} is free")
+
+
+def _try_datagrams(config: Config) -> Finding:
+    """Have the sockets of datagrams on the port for a moment."""
+    try:
+        with closing(listen(config.listen_endpoint)) as listener, closing(DatagramSockets(config, listener)):
+            return ok(f"{config.local_addr} is free for datagrams")
+    except (TunnelError, OSError) as error:
+        text = f"no datagrams on {config.local_addr}: {getattr(error, 'strerror', '') or error}"
+        cure = "Stop the program that has this UDP port, or set another port in local_addr"
+        if config.carrier == "auto":
+            return note(text, f"All blocks travel by TCP. {cure}.")
+        return problem(text, f'{cure}, or carrier to "auto".')
 
 
 def _owners(number: int) -> list[str]:

@@ -16,13 +16,15 @@ from array import array
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pipeline.counters import BYTES_RECEIVED, BYTES_SENT
+
 COUNTED = {
-    "received": ("tcp.bytes_received",),
-    "sent": ("tcp.bytes_sent",),
+    "received": BYTES_RECEIVED,
+    "sent": BYTES_SENT,
     "packets_in": ("tun.packets_written",),
     "packets_out": ("tun.packets_read",),
-    "recovered": tuple(f"fec.blocks_recovered_{missing}" for missing in range(1, 7)),
-    "given_up": ("fec.blocks_expired",),
+    "recovered": (*(f"fec.blocks_recovered_{missing}" for missing in range(1, 7)), "dgram.blocks_recovered"),
+    "given_up": ("fec.blocks_expired", "dgram.blocks_expired"),
 }
 """Rates a second, each of the sum of some counters. `dropped`: of all drops; `resent`: of segments."""
 

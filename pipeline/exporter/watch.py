@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from pipeline.counters import COUNTERS
+from pipeline.counters import BYTES_RECEIVED, BYTES_SENT, COUNTERS
 from pipeline.errors import TunnelError
 from pipeline.exporter.history import LEAST_SECONDS, REST_SECONDS, SPANS, History, State
 from pipeline.exporter.reading import Snapshot, hindrance
@@ -44,8 +44,10 @@ WORK = {
     "tun": (("tun.bytes_read", "tun.packets_read"), ("tun.bytes_written", "tun.packets_written")),
     "tcp": (("tcp.bytes_sent", "tcp.frames_sent"), ("tcp.bytes_received", "tcp.frames_received")),
     "fec": (("fec.bytes_coded", "fec.blocks_coded"), ("", "fec.runs_received")),
+    "dgram": (("dgram.bytes_sent", "dgram.segments_sent"), ("dgram.bytes_received", "dgram.segments_received")),
 }
-"""Counters of the work of each kind of worker, outbound and inbound: bytes, and packets, frames, blocks or runs."""
+"""Counters of the work of each kind of worker, outbound and inbound: bytes, and packets, frames, blocks, runs or
+segments."""
 
 PASSING = {
     "plain": (("tun.blocks_filled",), ("fec.blocks_coded",)),
@@ -54,6 +56,8 @@ PASSING = {
     "inbound": (("tcp.frames_received",), ()),
     "decoded": (("fec.blocks_whole", *(f"fec.blocks_recovered_{missing}" for missing in range(1, 7))), ()),
     "transit": (("tun.packets_forwarded",), ()),
+    "arrived": (("dgram.blocks_whole", "dgram.blocks_recovered"), ()),
+    "returned": (("dgram.blocks_returned",), ()),
 }
 """By kind of ring: counters of its lane whose rates, added and taken away, are about what passes it."""
 
@@ -63,7 +67,7 @@ PEER_COLUMNS = (
     *("quota_bytes", "quota_used_bytes", "quota_state"),
 )
 
-TOTALS = ("tcp.bytes_sent", "tcp.bytes_received")
+TOTALS = (*BYTES_SENT, *BYTES_RECEIVED)
 DROPS = {counter.name: counter.meaning for counter in COUNTERS if ".dropped_" in counter.name}
 
 

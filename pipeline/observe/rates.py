@@ -6,7 +6,7 @@ snapshots at one moment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 LEAST_NS = 1_000_000  # between two snapshots
@@ -31,6 +31,10 @@ class Rates(NamedTuple):
 
     def worker(self, name: str, counter: str) -> float:
         return self.workers.get(name, {}).get(counter, 0.0)
+
+    def of_all(self, counters: Iterable[str]) -> float:
+        """The sum of these totals."""
+        return sum(self.counters.get(name, 0.0) for name in counters)
 
 
 NO_RATES = Rates(0.0, {}, {}, {})

@@ -30,7 +30,8 @@ class TuningPlan(NamedTuple):
 
 def make_plan(config: Config, machine: Machine) -> TuningPlan:
     """`config` is for this very machine."""
-    workers = list_workers(topology_shape(config.compat, config.fec), config.lanes, config.split_workers)
+    shape = topology_shape(config.compat, config.fec, config.carrier != "tcp")
+    workers = list_workers(shape, config.lanes, config.split_workers)
     members = [
         Member(each.name, each.kind, each.lane, len(each.duties), f"{each.kind}-{each.lane}") for each in workers
     ]

@@ -288,10 +288,10 @@ def test_while_the_ring_is_full_probes_are_answered(joined: Joined) -> None:
         until(client.has_room, server, client, way)
         client.write(ipv4(number, BULK_BYTES))
     until(lambda: server.count("dgram.ring_full_waits") > 0, server, client, way)
-    before = client.count("dgram.control_received")
+    before = client.count("dgram.datagrams_control_received")
     control(client).carrier.doubt()
     until(lambda: control(client).carrier._is_doubted is False, server, client, way)
-    assert client.count("dgram.control_received") > before and is_open(client)
+    assert client.count("dgram.datagrams_control_received") > before and is_open(client)
 
 
 def test_a_path_that_swallows_long_datagrams_goes_on_with_short_ones(
@@ -346,9 +346,9 @@ def test_what_one_receive_has_brought_is_told_apart(joined: Joined) -> None:
 def test_nothing_is_left_to_do_when_nothing_comes(joined: Joined) -> None:
     server, client, way = joined()
     step_for(1.0, server, client, way)
-    before = server.count("dgram.control_sent") + client.count("dgram.control_sent")
+    before = server.count("dgram.datagrams_control_sent") + client.count("dgram.datagrams_control_sent")
     step_for(1.0, server, client, way)
-    assert server.count("dgram.control_sent") + client.count("dgram.control_sent") - before <= 4
+    assert server.count("dgram.datagrams_control_sent") + client.count("dgram.datagrams_control_sent") - before <= 4
 
 
 def test_each_of_several_clients_has_its_path_and_none_waits_for_another(

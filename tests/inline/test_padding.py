@@ -105,7 +105,7 @@ def test_keepalives_have_the_size_of_a_small_packet(make: Make) -> None:
 
 def test_an_end_that_does_not_take_padding_gets_none(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     features = messages.features
-    monkeypatch.setattr(messages, "features", lambda shards: features(shards) & ~messages.TAKES_PADDING)
+    monkeypatch.setattr(messages, "features", lambda *about: features(*about) & ~messages.TAKES_PADDING)
     server, client = sealed_pair(make, each=[{"padding": True}] * 2, **FEC)
     carry(client, server, [ipv4(number, 100) for number in range(20)])
     carry(server, client, [ipv4(number, 100) for number in range(20)])

@@ -106,6 +106,16 @@ def test_a_second_instance_cannot_share_the_port_of_one_lane_or_of_several(liste
             DatagramSockets(config("server", lanes=lanes), listener)
 
 
+def test_the_only_lane_of_a_server_shares_its_port_with_nobody(listener: socket.socket) -> None:
+    with (
+        closing(DatagramSockets(config("server", lanes=1), listener)),
+        socket.socket(listener.family, socket.SOCK_DGRAM) as other,
+    ):
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(listener.getsockname())
+
+
 def test_where_blocks_travel_by_tcp_there_is_no_socket(listener: socket.socket) -> None:
     assert datagram_sockets.make(config("server", "tcp"), listener) is None
     assert datagram_sockets.make(config("client", "tcp"), None) is None

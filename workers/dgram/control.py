@@ -41,8 +41,8 @@ from workers.dgram.sessions import Session, Sessions
 TICK_NS = 100_000_000
 """Between two looks at all paths."""
 
-BUSY_TICK_NS = 10_000_000
-"""Between two looks at those with segments outstanding, or without an answer yet."""
+BUSY_TICK_NS = 20_000_000
+"""Between two looks at those with segments outstanding: as often as a duty wakes anyway."""
 
 FORGET_NS = 300_000_000_000
 """A path of a server that is not open, and from which nothing has come for so long, is given up."""
@@ -53,8 +53,8 @@ SENDERS_MOST = 2 * LANES_MAX
 STATES = (State.OFF, State.PROBING, State.OPEN, State.DARK)
 """By the word of the peer table."""
 
-_RECEIVED = ID["dgram.control_received"]
-_SENT = ID["dgram.control_sent"]
+_RECEIVED = ID["dgram.datagrams_control_received"]
+_SENT = ID["dgram.datagrams_control_sent"]
 _OPENED = ID["dgram.paths_opened"]
 _CLOSED = ID["dgram.paths_closed"]
 _REFUSED = ID["dgram.dropped_control_refused"]

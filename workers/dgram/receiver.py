@@ -149,7 +149,7 @@ class Receiver:
             tokens = np.ndarray(whole, _TOKEN, self._socket.memory, 0, (segment_bytes,))
             token = int(tokens[0])
             found = self._session_of(token, now)
-            if found is not None and found[1] == DATA and (tokens == token).all():
+            if found is not None and found[1] == DATA and np.count_nonzero(tokens == token) == whole:
                 reception = self._reception_of(found[0])
                 datagrams = self._bytes[:end].reshape(whole, segment_bytes)
                 reception.add_batch(datagrams, self._socket.is_marked, now, self._socket.waited_ns)

@@ -19,6 +19,7 @@ from pipeline.cli.status_text import duration
 from pipeline.cli.top import tables
 from pipeline.cli.top.picture import Glyphs, picture
 from pipeline.cli.top.state import State, sorted_peers
+from pipeline.counters import BYTES_RECEIVED, BYTES_SENT
 from pipeline.observe.rates import Rates
 from pipeline.plain_text import escaped
 
@@ -95,8 +96,8 @@ def _head(snapshot: Mapping[str, Any], rates: Rates, glyphs: Glyphs, state: Stat
     if snapshot["mode"] == "server":
         line.append(f"  {snapshot['peers_connected']} of {snapshot['peers_max']} peers")
     line.append(
-        f"  {glyphs.up} {tables.bits(rates.counters.get('tcp.bytes_sent', 0))}"
-        f"  {glyphs.down} {tables.bits(rates.counters.get('tcp.bytes_received', 0))}"
+        f"  {glyphs.up} {tables.bits(rates.of_all(BYTES_SENT))}"
+        f"  {glyphs.down} {tables.bits(rates.of_all(BYTES_RECEIVED))}"
     )
     if state.is_frozen:
         line.append(" ")

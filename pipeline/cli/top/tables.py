@@ -29,8 +29,9 @@ TRAFFIC = {
     "tun": ("tun.bytes_read", "tun.bytes_written", ("tun.packets_read", "tun.packets_written")),
     "fec": ("fec.bytes_coded", "", ("fec.runs_received",)),
     "tcp": ("tcp.bytes_sent", "tcp.bytes_received", ("tcp.frames_sent", "tcp.frames_received")),
+    "dgram": ("dgram.bytes_sent", "dgram.bytes_received", ("dgram.segments_sent", "dgram.segments_received")),
 }
-"""Of each kind of worker: the counters of bytes out and in, and those whose sum is packets, runs or frames."""
+"""Of each kind of worker: the counters of bytes out and in, and those whose sum is packets, runs and the like."""
 
 WANTED = ("dropped_", "closed_")
 ALSO = ("fec.blocks_expired", "tcp.connections_timed_out", "tcp.dials_failed", "tcp.accepts_failed")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.counters import ID
+from pipeline.counters import BYTES_RECEIVED, BYTES_SENT, ID
 from pipeline.shm.peer_table import PeerTable
 from pipeline.shm.scoreboard import Scoreboard
 from pipeline.supervisor.control.sd_notify import has_manager, notify
@@ -17,7 +17,7 @@ from pipeline.supervisor.run.shared_memory import SharedMemory
 
 CHECK_NS = 2_000_000_000
 RATE_NS = 30_000_000_000
-CARRIED = ID["tcp.bytes_sent"], ID["tcp.bytes_received"]
+CARRIED = [ID[name] for name in (*BYTES_SENT, *BYTES_RECEIVED)]
 IDLE_MBIT = 0.1  # keepalives are below
 
 Server = Mapping[str, Any] | None
@@ -68,7 +68,7 @@ def _connected(peers: PeerTable) -> int:
 
 
 def _carried(scoreboard: Scoreboard) -> int:
-    """Bytes of all connections, both ways."""
+    """Bytes of all connections and datagrams, both ways."""
     return sum(page.counters[number] for page in scoreboard.pages for number in CARRIED)
 
 

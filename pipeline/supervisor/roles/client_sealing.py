@@ -148,8 +148,7 @@ class ClientSealing:
         """The latest WELCOME of the session with this number says where the server takes datagrams; None: nowhere."""
         kept = self._kept[number]
         kept.server = server
-        if kept is self._present:
-            self._sessions.use_datagrams(kept.peer_handle, server)
+        self._sessions.use_datagrams(kept.peer_handle, server)  # which knows the present one alone
 
     def follow(self, settings: WorkerSettings, now: int) -> None:
         """Let the session of this number be the present one. Sessions that no connection is made for are forgotten."""

@@ -58,6 +58,16 @@ def test_lanes_that_are_configured_are_beside_those_that_auto_would_choose(
     assert "`auto` would choose lanes 1, split_workers [tun]" in text
 
 
+def test_with_datagrams_the_dgram_worker_of_each_lane_is_in_the_plan(
+    capsys: pytest.CaptureFixture[str], describe: Describe
+) -> None:
+    machine = describe(made_of(1, 1, 8))
+    plan = json.loads(printed(capsys, "--machine", machine, "--set", "carrier=auto", "--set", "fec=off", "--json"))
+    names = [each["name"] for each in plan["workers"]]
+    assert [name for name in names if name.startswith("dgram")] == ["dgram-0"]
+    assert all(each["cores"] for each in plan["workers"])
+
+
 def test_a_configuration_file_says_what_is_to_run(
     capsys: pytest.CaptureFixture[str], describe: Describe, tmp_path: Path
 ) -> None:

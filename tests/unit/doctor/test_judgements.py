@@ -265,6 +265,10 @@ def test_the_shared_memory_of_an_instance_is_what_it_takes() -> None:
         for fec in ("off", "on")
     )
     assert 9 * MB < machine.needed_bytes(plain) < 20 * MB < machine.needed_bytes(coded) < 30 * MB
+    known = {"mode": "client", "remote_addr": "192.0.2.1:9", "fec": "off"}
+    with_datagrams, without = (machine.needed_bytes(parse(known | {"carrier": each})) for each in ("auto", "tcp"))
+    two_rings = 2 * plain.ring_slots * plain.slot_bytes
+    assert two_rings < with_datagrams - without < two_rings + MB
 
 
 def test_the_checksum_of_an_echo_makes_the_sum_of_its_words_all_ones() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from pipeline.cli.top.tables import TRAFFIC
+from pipeline.counters import ID
 from pipeline.errors import NotRunning
 from pipeline.exporter.__main__ import rehearse
 from pipeline.exporter.access import Access
@@ -12,7 +14,8 @@ from pipeline.exporter.reading import Snapshot
 from pipeline.exporter.request import Request
 from pipeline.exporter.server import Answer
 from pipeline.exporter.site import Site
-from pipeline.exporter.watch import FOLLOWED_SECONDS, Watch
+from pipeline.exporter.watch import FOLLOWED_SECONDS, PASSING, WORK, Watch
+from pipeline.runtime.topology import RINGS, START_ORDER
 from tests.harness.snapshots import Source, counters, peer, snapshot, worker
 
 START = 120_000.5
@@ -20,9 +23,10 @@ RATE = 1000  # bytes a second
 
 
 class Exporter:
-    """A watch and its site under a clock of their own; the instance sends RATE all the time."""
+    """A watch and its site under a clock of their own; a worker of the kind `sender` sends RATE all the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, sender: str = "tcp") -> None:
+        self._sender = sender
         self.now = START
         self.is_gone = False
         self.source = Source(self._read)
@@ -32,8 +36,8 @@ class Exporter:
     def _read(self) -> Snapshot:
         if self.is_gone:
             raise NotRunning("it does not run")
-        sent = counters("tcp", bytes_sent=int(RATE * (self.now - START)))
-        workers = [worker("tcp-0", counters=sent), worker("tun-0")]
+        sent = counters(self._sender, bytes_sent=int(RATE * (self.now - START)))
+        workers = [worker(f"{self._sender}-0", counters=sent), worker("tun-0")]
         return snapshot(mode="server", peers=[peer("one")], taken_ns=int(1e9 * self.now), workers=workers)
 
     def let_pass(self, seconds: float) -> None:
@@ -167,3 +171,21 @@ def test_after_a_sleep_of_the_machine_a_glance_is_due_at_once_and_the_graph_has_
     made.let_pass(60)
     graph = made.graph("sent")
     assert None in graph[-360:-60] and graph[-50:] == [RATE] * 50
+
+
+def test_every_kind_of_worker_and_of_ring_that_there_can_be_has_its_work() -> None:
+    assert WORK.keys() == {kind for kinds in START_ORDER.values() for kind in kinds}
+    assert PASSING.keys() == {kind for rings in RINGS.values() for kind in rings}
+    assert TRAFFIC.keys() == WORK.keys()
+    named = {name for ways in WORK.values() for way in ways for name in way if name}
+    named |= {name for both in PASSING.values() for names in both for name in names}
+    assert named <= ID.keys() | {"dgram.blocks_returned"}
+
+
+def test_what_goes_in_datagrams_is_in_the_graphs_and_in_the_sums() -> None:
+    made = Exporter(sender="dgram")
+    made.let_pass(REST_SECONDS * 10 + 7.3)
+    present = json.loads(made.ask("/api/present").body)
+    assert present["totals"]["dgram.bytes_sent"] == int(RATE * (made.now - START))
+    assert present["point"]["sent"] == RATE
+    assert present["workers"][0]["out"] == [RATE, 0.0]

@@ -64,8 +64,8 @@ def peer(name: str, **changes: Any) -> dict[str, Any]:
     return {"name": name, **fields, **changes}
 
 
-def snapshot(lanes: int = 1, peers: int = 1, fec: bool = True, **changes: Any) -> dict[str, Any]:
-    settings = WORKER_SETTINGS._replace(fec="auto" if fec else "off")
+def snapshot(lanes: int = 1, peers: int = 1, fec: bool = True, carrier: str = "tcp", **changes: Any) -> dict[str, Any]:
+    settings = WORKER_SETTINGS._replace(fec="auto" if fec else "off", carrier=carrier)
     plan = topology.build_plan("town", "0123abcd", "server", lanes, 4, layout.PAGE, settings, 2)
     rings = [
         {
@@ -181,6 +181,20 @@ def test_the_pipeline_is_drawn_as_it_is_wired() -> None:
     assert any(line.startswith(" transit ") for line in lines)
     without = "\n".join(drawn(snapshot(fec=False)))
     assert "coded" not in without and "fec-0" not in without
+
+
+def test_datagrams_have_their_workers_their_rings_and_their_part_of_the_sums() -> None:
+    before, after = snapshot(carrier="auto"), snapshot(carrier="auto", taken_ns=2 * 10**9)
+    moved = {"tcp.bytes_sent": 125, "dgram.bytes_sent": 1_000_000, "dgram.bytes_received": 250_000}
+    after["counters"] |= moved
+    (worker,) = (each for each in after["workers"] if each["kind"] == "dgram")
+    worker["counters"] |= {name: value for name, value in moved.items() if name.startswith("dgram")}
+    lines = drawn(after, between(before, after), width=120, height=40)
+    assert "8.0 Mbit/s" in lines[0] and "2.0 Mbit/s" in lines[0]
+    (row,) = (line for line in lines if line.startswith(" dgram-0"))
+    assert "8.0M " in row and "2.0M " in row
+    for ring, ends in (("plain", "dgram-0"), ("arrived", "tun-0"), ("returned", "tcp-0")):
+        assert any(line.startswith(f" {ring} ") and ends in line for line in lines)
 
 
 def test_with_lanes_a_row_shows_the_fullest_ring_and_the_workers_in_trouble() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.counters import ID
 from pipeline.supervisor.control.service_status import CARRIED, CHECK_NS, RATE_NS, ServiceStatus, describe
 
 FRA = {"host": "fra1.example.org", "trouble": []}
@@ -16,12 +17,12 @@ class Memory:
     """So many peers connected, so many bytes carried."""
 
     def __init__(self) -> None:
-        self.connected, self.carried = 1, 0
+        self.connected, self.carried, self.by = 1, 0, ID["tcp.bytes_sent"]
         self.peer_table = SimpleNamespace(capacity=100, established_count=lambda peer: int(peer < self.connected))
 
     @property
     def scoreboard(self) -> SimpleNamespace:
-        return SimpleNamespace(pages=[SimpleNamespace(counters={CARRIED[0]: self.carried, CARRIED[1]: 0})])
+        return SimpleNamespace(pages=[SimpleNamespace(counters=dict.fromkeys(CARRIED, 0) | {self.by: self.carried})])
 
 
 @pytest.fixture
@@ -54,7 +55,9 @@ def test_a_server_says_how_many_peers_are_connected() -> None:
     ]
 
 
-def test_the_rate_is_that_since_the_line_before_in_two_digits(line: Any) -> None:
+@pytest.mark.parametrize("by", ["tcp.bytes_sent", "tcp.bytes_received", "dgram.bytes_sent", "dgram.bytes_received"])
+def test_the_rate_is_that_since_the_line_before_in_two_digits(line: Any, by: str) -> None:
+    line.memory.by = ID[by]
     assert line.look(1) == "STATUS=1 peer connected"
     line.memory.carried += 1_284_000_000  # in 30 s: 342.4 Mbit/s
     assert line.look(1 + RATE_NS) == "STATUS=1 peer connected, 340 Mbit/s"

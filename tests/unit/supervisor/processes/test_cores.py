@@ -16,7 +16,7 @@ FOUR = made_of(1, 1, 4)
 
 def assign(affinity: object, machine: Machine = FOUR, **settings: object) -> dict[str, list[int]]:
     config = parse({"mode": "server", "fec": "off", "affinity": affinity, **settings}, machine=machine)
-    shape = topology.shape_of(config.compat, config.fec)
+    shape = topology.shape_of(config.compat, config.fec, config.carrier != "tcp")
     found = topology.list_workers(shape, config.lanes, config.split_workers)
     workers = [
         WorkerPlan(name, kind, lane, page, dict.fromkeys(duties, "/bell"))
@@ -35,6 +35,7 @@ def test_the_plan_of_the_machine_is_followed() -> None:
     assert assign("auto") == {"tcp-0": [0, 1], "tun-in-0": [2], "tun-out-0": [3]}
     assert assign("auto", split_workers=[]) == {"tcp-0": [0, 1], "tun-0": [2]}
     assert assign("none") == {}
+    assert assign("auto", carrier="auto") == {"dgram-0": [0], "tcp-0": [1], "tun-in-0": [2], "tun-out-0": [3]}
 
 
 def test_configured_cores_are_used_and_other_workers_get_other_cores() -> None:

@@ -285,6 +285,8 @@ def test_in_other_memory_a_session_goes_on_with_its_datagrams(client: Client) ->
     client.table = client._table()
     client.sealing.start(client.table, NOW)
     assert client.secrets.read(handle) == before
+    client.sealing.use_datagrams(SESSION, None)
+    assert client.secrets.read_index(0) is None
 
 
 # -- offers
