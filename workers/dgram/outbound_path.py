@@ -44,6 +44,7 @@ ROOM_NS = 2 * MS  # of the pace: so much may be cut and wait
 BURSTS_MOST = 4  # of one turn: other paths have theirs
 LEAST_SEGMENTS = 2  # of a burst
 LIGHT_WINDOWS = 2
+LIGHT_MOST = 512  # blocks that wait, and their copies
 KEPT_MOST = 32 << 20  # bytes of blocks
 FULL_NS = MS // 2  # until the kernel is asked again that has no room
 REFUSED_NS = 10 * MS  # and one that has refused a burst
@@ -113,6 +114,10 @@ class OutboundPath:
     @property
     def is_usable(self) -> bool:
         return self._segment_most > 0 and self.path.is_open
+
+    @property
+    def takes_light(self) -> bool:
+        return self.is_usable and len(self._light) < LIGHT_MOST
 
     def add(self, stream: int, number: int, epoch: int, sealed: memoryview | bytes, now: int) -> bool:
         """A block waits to be sent. False if there is no memory for it. ValueError if it is too long."""

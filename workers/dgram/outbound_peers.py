@@ -173,7 +173,7 @@ class OutboundPeers:
             path = self._route(peer, stream, now)
         light = stream & 1
         if path is not None:
-            is_next = not (peer.light if light else peer.bulk) and (path.is_usable if light else path.has_room())
+            is_next = not (peer.light if light else peer.bulk) and (path.takes_light if light else path.has_room())
             if is_next and path.add(stream, number, epoch, sealed, now):
                 self._busy[path] = None
                 return True
@@ -211,7 +211,7 @@ class OutboundPeers:
         while queue:
             stream, number, epoch, sealed, since = queue[0]
             path = peer.routes[stream] if stream in peer.routes else self._route(peer, stream, now)
-            if path is not None and (path.is_usable if stream & 1 else path.has_room()):
+            if path is not None and (path.takes_light if stream & 1 else path.has_room()):
                 gone = path.add(stream, number, epoch, sealed, now)
                 self._busy[path] = None
             else:

@@ -19,7 +19,7 @@ from pipeline.fec.buffer_pool import BufferPool
 from pipeline.policy.path_mtu import BASE
 from pipeline.wire.control_datagram import Counts, Report
 from tests.harness.datagram_sender import CODEC, SEGMENT_MOST, Block, FarEnd, session_of, udp_socket
-from workers.dgram.outbound_path import BURST_NS, LATE_NS, MS, OutboundPath
+from workers.dgram.outbound_path import BURST_NS, LATE_NS, LIGHT_MOST, MS, OutboundPath
 from workers.dgram.path import Path
 from workers.dgram.segment_socket import SegmentSocket
 
@@ -332,6 +332,18 @@ def test_what_the_interface_refuses_for_its_size_waits_for_another_size(make: Ca
     ends.path.segment_most = SEGMENT_MOST
     ends.steps(0.2)
     assert ends.far.blocks == ends.sent
+
+
+def test_light_blocks_that_nobody_reports_are_bounded(make: Callable[..., Ends]) -> None:
+    ends = make(lambda number: False)
+    added = 0
+    for _ in range(300):
+        while ends.out.takes_light and added < 10_000:
+            ends.add(1000, LIGHT)
+            added += 1
+        ends.step()
+    assert LIGHT_MOST <= added < 2 * LIGHT_MOST and sum(ends.far.sizes) == 0
+    assert ends.count("bytes_sent") < 4 * ends.out.feedback.rate.window + 30_000
 
 
 def test_memory_is_bounded(make: Callable[..., Ends]) -> None:
