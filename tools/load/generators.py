@@ -43,6 +43,7 @@ class Pings(msgspec.Struct):
     """One for each echo that came back in time, in the order of arrival."""
     lost: list[int]
     """Sequence numbers that never came back."""
+    duplicates: int = 0
 
 
 class Sample(msgspec.Struct):
@@ -101,6 +102,7 @@ def ping(address: str, count: int, interval: float, size: int, timeout: float = 
     padding = bytes(max(0, size - 8))
     waiting: set[int] = set()
     rtts: list[float] = []
+    duplicates = 0
     with socket.socket(family, kind, protocol) as echo:
         echo.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
         echo.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -117,7 +119,11 @@ def ping(address: str, count: int, interval: float, size: int, timeout: float = 
                     continue
                 what, _, _, identifier, number, stamp = ICMP.unpack_from(message)
                 sequence = next((one for one in waiting if one & 0xFFFF == number), None)
-                if what == reply and identifier == identity and sequence is not None:
+                if what != reply or identifier != identity:
+                    continue
+                if sequence is None:
+                    duplicates += 1
+                else:
                     waiting.discard(sequence)
                     rtts.append((came - stamp) / 1e6)
             elif sent < count:
@@ -133,7 +139,7 @@ def ping(address: str, count: int, interval: float, size: int, timeout: float = 
                 end += 2 * overslept
             else:
                 break
-    return Pings(sent=sent, rtts_ms=rtts, lost=sorted(waiting))
+    return Pings(sent=sent, rtts_ms=rtts, lost=sorted(waiting), duplicates=duplicates)
 
 
 def _echo(request: int, identity: int, number: int, padding: bytes, six: bool) -> bytes:
