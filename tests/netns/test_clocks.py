@@ -68,6 +68,7 @@ def test_connections_that_the_far_end_has_given_up_meanwhile_are_dialed_at_once(
         assert client.worker_pids() == pids
 
 
+@pytest.mark.alone
 def test_instances_run_on_machines_that_have_been_up_for_a_second_and_for_ten_years(lab: Lab, tmp_path: Path) -> None:
     """Times near 0 are times like others, though a 0 stands for "never"."""
     server, client = lab.nodes[:2]
@@ -76,6 +77,7 @@ def test_instances_run_on_machines_that_have_been_up_for_a_second_and_for_ten_ye
         Instance(server, serving, tmp_path, wrap=clock_at(1)) as young,
         Instance(client, client_config(serving, server.address, fec="on"), tmp_path, wrap=clock_at(10 * YEAR)) as old,
     ):
+        young.wait_until_running()
         old.wait_until_connected(8)
         assert reaches(old, young)
         young.wait_until_replaced("fec-0", young.signal_worker("fec-0", signal.SIGKILL))

@@ -57,7 +57,7 @@ def test_epochs_go_on_under_load_and_over_replaced_workers_and_no_packet_is_lost
     lost: list[int] = []
 
     def has_gone_on(epochs: dict[Instance, int]) -> bool:
-        lost.extend(client.node.inside(lambda: generators.ping(hub.server.address, 20, 0.01, 56, 2.0)).lost)
+        lost.extend(client.node.inside(lambda: generators.ping(hub.server.address, 20, 0.01, 56, 10.0)).lost)
         return all(send_epoch(end) >= epoch for end, epoch in epochs.items())
 
     with Flow(client, hub.server), Flow(hub.server, client):
