@@ -19,6 +19,8 @@ from tools.lab.network import Lab
 PAUSE_SECONDS = 6.0  # longer than heartbeat_timeout and timeout
 YEAR = 365 * 24 * 3600
 TIMEOUTS = {"heartbeat_timeout": 2.0, "timeout": 3.0, "keepalive": 0.5}
+PATIENT = {"timeout": 60.0, "keepalive": 0.5}
+"""Of the far end: it keeps its connections, and keeps them from being silent."""
 
 
 def clock_at(seconds: int) -> list[str]:
@@ -45,7 +47,7 @@ def test_an_instance_that_was_stopped_for_a_while_goes_on_with_its_workers_and_c
     lab: Lab, tmp_path: Path
 ) -> None:
     """The far end has patience. A flow through the tunnel goes on, and the connections are those from before."""
-    with tunnel(lab, tmp_path, client=TIMEOUTS, server={"timeout": 60.0}, connections=2) as (server, client):
+    with tunnel(lab, tmp_path, client=TIMEOUTS, server=PATIENT, connections=2) as (server, client):
         pids = client.worker_pids()
         with Flow(client, server) as flow:
             flow.wait_for(1_000_000)
@@ -60,7 +62,7 @@ def test_an_instance_that_was_stopped_for_a_while_goes_on_with_its_workers_and_c
 
 @pytest.mark.alone
 def test_connections_that_the_far_end_has_given_up_meanwhile_are_dialed_at_once(lab: Lab, tmp_path: Path) -> None:
-    with tunnel(lab, tmp_path, server=TIMEOUTS, client={"timeout": 60.0}, connections=2) as (server, client):
+    with tunnel(lab, tmp_path, server=TIMEOUTS, client=PATIENT, connections=2) as (server, client):
         pids = client.worker_pids()
         stop_all(client, PAUSE_SECONDS)
         eventually(lambda: client.counter("tcp.connections_established") == 10, 2.0, "all five dialed again")

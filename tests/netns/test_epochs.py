@@ -95,6 +95,8 @@ def test_a_client_whose_first_offer_is_forgotten_dials_anew_with_the_next_one(tm
         eventually(lambda: established(client) == CONNECTIONS, what="all connections")
         before, said = client.counter("tcp.connections_established"), client.log
         threading.Event().wait(0.5)
+        for _ in range(2):  # a whole turn of its supervisor lies between the answers, in which workers are told
+            client.running()
         hub.server.signal_worker("tcp-0", signal.SIGKILL)
         eventually(
             lambda: client.counter("tcp.connections_established") >= before + CONNECTIONS, what="all connections again"
