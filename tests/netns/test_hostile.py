@@ -200,8 +200,10 @@ def test_a_flood_from_many_addresses_keeps_out_no_client_that_was_connected_befo
         full = counted(hub, "tcp.closed_handshakes_full")
         with Flood(hub.lab["two"], hub.node.address, hub.port, ADDRESSES):
             eventually(lambda: counted(hub, "tcp.closed_handshakes_full") > full + IN_ALL)
+            back = counted(hub, "tcp.connections_established")
             three.wait_until_replaced("tcp-0", three.signal_worker("tcp-0", signal.SIGKILL))
             eventually(lambda: established(three), what="it is back")
+            eventually(lambda: counted(hub, "tcp.connections_established") > back, what="the server knows so, too")
             assert eventually(lambda: without_proof(hub), what="the flood goes on") <= IN_ALL
         assert reaches(three.node, hub.server.address)
     eventually(lambda: not without_proof(hub), HANDSHAKE_SECONDS + MARGIN_SECONDS)
