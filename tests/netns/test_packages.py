@@ -197,7 +197,7 @@ def test_a_reload_by_systemctl_is_applied_or_fails_and_the_tunnel_goes_on(pair: 
 @pytest.mark.alone
 def test_a_supervisor_that_was_killed_or_hangs_is_started_again(pair: Pair) -> None:
     hub = pair.hub
-    hub.write(f"/etc/systemd/system/{UNIT}.d/watchdog.conf", "[Service]\nWatchdogSec=2\nRestartSec=0.1\n", 0o644)
+    hub.write(f"/etc/systemd/system/{UNIT}.d/watchdog.conf", "[Service]\nWatchdogSec=5\nRestartSec=0.1\n", 0o644)
     hub.run("systemctl", "daemon-reload")
     hub.run("systemctl", "restart", UNIT)
     for sign, result in (("KILL", "signal"), ("STOP", "watchdog")):
