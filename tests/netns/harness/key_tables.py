@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.shm.key_table import _RECORD, _VERSION_BYTES, RECORD_BYTES, BlockKeys
@@ -19,5 +20,8 @@ def keys_in(instance: Instance) -> list[BlockKeys]:
 
 
 def key_table_bytes(instance: Instance) -> bytes:
-    links = Path(f"/proc/{instance.process.pid}/fd").iterdir()
-    return next(link for link in links if os.readlink(link).startswith("/memfd:keys ")).read_bytes()
+    for link in Path(f"/proc/{instance.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # another one, which was closed meanwhile
+            if os.readlink(link).startswith("/memfd:keys "):
+                return link.read_bytes()
+    raise AssertionError(f"{instance.name} has no key table")
