@@ -195,7 +195,7 @@ def test_the_name_of_the_proxy_is_looked_up_around_the_tunnel(world: World, tmp_
         before = tunnel.client.counter("tcp.connections_established")
         uplink = stack.enter_context(Uplink(world.machine))
         world.lab.cut()
-        tunnel.client.wait_for_log("server", 20)
+        eventually(lambda: not established(tunnel.client), 30, "no connection is left")
         world.lab.join()
         world.machine.run(["ip", "route", "replace", "default", "via", GATEWAY])
         eventually(lambda: tunnel.client.counter("tcp.connections_established") > before, 30)
