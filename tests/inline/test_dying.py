@@ -43,6 +43,7 @@ def test_the_connection_of_a_silent_peer_is_closed_after_the_timeout_and_not_bef
         server.close()
 
 
+@pytest.mark.alone
 def test_any_byte_is_a_sign_of_life(dial: Dial) -> None:
     server = End("server", timeout=0.8)
     try:

@@ -232,6 +232,7 @@ def test_there_are_at_most_max_clients_at_a_time(make: Make, dial: Dial) -> None
     assert dial_refused(server, dial, hello(client=1))[0] == FULL
 
 
+@pytest.mark.alone
 def test_a_revoked_peer_loses_its_address_and_within_a_tick_its_connections(make: Make, dial: Dial) -> None:
     server = make("server", lanes=2, capacity=4)
     peers = []

@@ -208,6 +208,7 @@ def test_a_reader_that_stands_still_costs_time_and_no_packet_that_found_room(mak
     assert not [name for name in server.counts() | client.counts() if ".dropped_" in name]
 
 
+@pytest.mark.alone
 def test_a_full_ring_is_our_own_silence_and_ends_no_connection(make: Make) -> None:
     server = make("server", timeout=0.4, keepalive=0.1)
     client = make("client", port=server.port, client_id=1, session=1)  # has patience with a window that stays closed
@@ -231,6 +232,7 @@ def test_a_full_ring_is_our_own_silence_and_ends_no_connection(make: Make) -> No
 # -- silence
 
 
+@pytest.mark.alone
 def test_an_idle_connection_is_kept_alive_beyond_the_timeout(make: Make) -> None:
     server, client = pair(make, timeout=1.0, keepalive=0.2)
     step_for(1.5, server, client)
@@ -241,6 +243,7 @@ def test_an_idle_connection_is_kept_alive_beyond_the_timeout(make: Make) -> None
     until(lambda: server.count("tcp.frames_received") == client.count("tcp.keepalives_sent"), server, client)
 
 
+@pytest.mark.alone
 def test_a_connection_that_carries_packets_sends_no_keepalives(make: Make) -> None:
     server, client = pair(make, keepalive=0.4)
     sent = [0]

@@ -9,6 +9,7 @@ import pytest
 from tools.lab.cables import DOWN, UP, WHERES, Cable, Cables, Where
 from tools.lab.link_model import LinkSpec
 from tools.lab.namespace import LabError
+from tools.lab.network import Node
 from tools.lab.waiting import until
 from tools.load.flows import ping
 
@@ -25,21 +26,33 @@ def lab() -> Iterator[Cables]:
 def answers(lab: Cables, cable: Cable, count: int = 1) -> bool:
     """Whether the far end of a cable answers, over either IP version."""
     return not any(
-        ping(lab.client, address, count=count, interval=0.01, timeout=0.3).lost
+        ping(lab.client, address, count=count, interval=0.01, timeout=3.0).lost
         for address in (cable.far_address, cable.far_address6)
     )
+
+
+def quickest_ms(node: Node, address: str, less_than: float) -> float:
+    """A round trip that is quicker than that, since a busy machine makes some of them longer."""
+    found: list[float] = []
+
+    def look() -> bool:
+        found.extend(ping(node, address, count=3, interval=0.01).rtts_ms)
+        return min(found, default=less_than) < less_than
+
+    until(look, f"an echo of {address} within {less_than:g} ms")
+    return min(found)
 
 
 def test_each_cable_is_a_way_of_its_own_with_its_own_delay(lab: Cables) -> None:
     for cable, rtt_ms in zip(lab.cables, (2, 30), strict=True):
         assert answers(lab, cable)
-        assert rtt_ms <= min(ping(lab.client, cable.far_address, count=3, interval=0.01).rtts_ms) < rtt_ms + 10
+        assert quickest_ms(lab.client, cable.far_address, rtt_ms + 10) >= rtt_ms
 
 
 def test_a_node_is_reached_at_its_own_address_by_the_first_cable(lab: Cables) -> None:
     for source, sink in ((lab.client, lab.server), (lab.server, lab.client)):
         for address in (sink.address, sink.address6):
-            assert min(ping(source, address, count=3, interval=0.01).rtts_ms) < 15
+            quickest_ms(source, address, 15)
 
 
 @EITHER_END

@@ -19,6 +19,8 @@ from tools.lab.network import Lab
 PAUSE_SECONDS = 6.0  # longer than heartbeat_timeout and timeout
 YEAR = 365 * 24 * 3600
 TIMEOUTS = {"heartbeat_timeout": 2.0, "timeout": 3.0, "keepalive": 0.5}
+PATIENT = {"timeout": 60.0, "keepalive": 0.5}
+"""Of the far end: it keeps its connections, and keeps them from being silent."""
 
 
 def clock_at(seconds: int) -> list[str]:
@@ -45,7 +47,7 @@ def test_an_instance_that_was_stopped_for_a_while_goes_on_with_its_workers_and_c
     lab: Lab, tmp_path: Path
 ) -> None:
     """The far end has patience. A flow through the tunnel goes on, and the connections are those from before."""
-    with tunnel(lab, tmp_path, client=TIMEOUTS, server={"timeout": 60.0}, connections=2) as (server, client):
+    with tunnel(lab, tmp_path, client=TIMEOUTS, server=PATIENT, connections=2) as (server, client):
         pids = client.worker_pids()
         with Flow(client, server) as flow:
             flow.wait_for(1_000_000)
@@ -60,7 +62,7 @@ def test_an_instance_that_was_stopped_for_a_while_goes_on_with_its_workers_and_c
 
 @pytest.mark.alone
 def test_connections_that_the_far_end_has_given_up_meanwhile_are_dialed_at_once(lab: Lab, tmp_path: Path) -> None:
-    with tunnel(lab, tmp_path, server=TIMEOUTS, client={"timeout": 60.0}, connections=2) as (server, client):
+    with tunnel(lab, tmp_path, server=TIMEOUTS, client=PATIENT, connections=2) as (server, client):
         pids = client.worker_pids()
         stop_all(client, PAUSE_SECONDS)
         eventually(lambda: client.counter("tcp.connections_established") == 10, 2.0, "all five dialed again")
@@ -68,6 +70,7 @@ def test_connections_that_the_far_end_has_given_up_meanwhile_are_dialed_at_once(
         assert client.worker_pids() == pids
 
 
+@pytest.mark.alone
 def test_instances_run_on_machines_that_have_been_up_for_a_second_and_for_ten_years(lab: Lab, tmp_path: Path) -> None:
     """Times near 0 are times like others, though a 0 stands for "never"."""
     server, client = lab.nodes[:2]
@@ -76,6 +79,7 @@ def test_instances_run_on_machines_that_have_been_up_for_a_second_and_for_ten_ye
         Instance(server, serving, tmp_path, wrap=clock_at(1)) as young,
         Instance(client, client_config(serving, server.address, fec="on"), tmp_path, wrap=clock_at(10 * YEAR)) as old,
     ):
+        young.wait_until_running()
         old.wait_until_connected(8)
         assert reaches(old, young)
         young.wait_until_replaced("fec-0", young.signal_worker("fec-0", signal.SIGKILL))

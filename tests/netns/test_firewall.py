@@ -286,10 +286,12 @@ def test_nft_takes_every_name_that_the_configuration_takes(route: Route, name: s
 
 # -- where it cannot work
 
-INSTALL = """
+HASTY = """
 from pipeline.supervisor.kernel import nft
-from pipeline.supervisor.kernel.mss_clamp import MssClamp
 nft.NFT_SECONDS = 0.3
+"""
+INSTALL = """
+from pipeline.supervisor.kernel.mss_clamp import MssClamp
 clamp = MssClamp("narrow", "one")
 print(clamp.install())
 """
@@ -343,7 +345,7 @@ def test_an_nft_that_cannot_be_run_is_named_with_the_reason(route: Route) -> Non
 
 def test_an_nft_that_hangs_does_not_hold_up_the_start(route: Route, tmp_path: Path) -> None:
     path = f"{stub(tmp_path, 'exec sleep 60')}:{os.environ['PATH']}"
-    assert "nft has not ended within 0.3 s" in carry_out(route, INSTALL, path=path)
+    assert "nft has not ended within 0.3 s" in carry_out(route, HASTY + INSTALL, path=path)
 
 
 def test_nft_is_found_also_where_the_path_has_no_sbin(route: Route) -> None:

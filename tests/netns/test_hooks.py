@@ -95,7 +95,7 @@ def test_a_hook_may_use_the_commands_hang_and_fail_and_holds_up_nothing(tmp_path
     slow.chmod(0o700)
     with (
         Lab(names=("hub", "one")) as lab,
-        Hub(lab, tmp_path, on={"up": [str(slow)], "peer-joined": ["/no/such/program"]}, hook_timeout=5) as hub,
+        Hub(lab, tmp_path, on={"up": [str(slow)], "peer-joined": ["/no/such/program"]}, hook_timeout=12) as hub,
     ):
         one = hub.join(lab["one"], **PLAIN)
         with Flow(one, hub.server) as flow:
@@ -103,7 +103,7 @@ def test_a_hook_may_use_the_commands_hang_and_fail_and_holds_up_nothing(tmp_path
             flow.wait_for(1_000_000)
         assert f"{hub.server.name}: " in said.read_text() and "workers: tun-0" in said.read_text()
         hub.server.wait_for_log("hook peer-joined: /no/such/program cannot be started: No such file or directory")
-        hub.server.wait_for_log("hook up: still running after 5 s: it is ended, with its process group", 15)
+        hub.server.wait_for_log("hook up: still running after 12 s: it is ended, with its process group")
         # a reload brings other hooks, and refuses wrong ones
         other = Recorder(tmp_path / "other", "sleep 1")
         hub.configure(on=other.on)

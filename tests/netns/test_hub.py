@@ -134,7 +134,7 @@ def test_nothing_is_left_of_a_hub_and_its_client(tmp_path: Path) -> None:
         before = left()
         with Hub(lab, tmp_path, push_routes=BEHIND_HUB) as hub:
             client = hub.join(b, **PLAIN)
-            assert set(BEHIND_HUB) <= set(client.routes())
+            eventually(lambda: set(BEHIND_HUB) <= set(client.routes()), what="the pushed routes")
             names = hub.server.name, client.name
             now = left(names)
             assert names[0] in now[2] and names[1] in now[3], "each has a table of nftables"
@@ -280,6 +280,7 @@ def taken(flow: Flow, count: int) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["stopped", "cut"])
 def test_a_client_that_takes_nothing_costs_the_others_little(hub: Hub, how: str) -> None:
     one, two = hub["one"], hub["two"]

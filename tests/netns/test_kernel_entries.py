@@ -105,7 +105,7 @@ class Device:
     def tick(self) -> None:
         self.host.node.inside(lambda: self.tun.repair(time.monotonic_ns()))
 
-    def until(self, condition: Any, seconds: float = 5.0) -> None:
+    def until(self, condition: Any, seconds: float = 10.0) -> None:
         def turn() -> Any:
             self.tick()
             return condition()

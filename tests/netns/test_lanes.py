@@ -144,6 +144,7 @@ def test_a_restart_of_the_whole_worker_replaces_both_halves(instances: Instances
     assert reaches(client, server, count=5, seconds=5.0)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("connections", [8, 32])
 def test_connections_are_shared_out_among_the_tcp_workers(tmp_path: Path, connections: int) -> None:
     both = {"lanes": LANES, "fec": "off"}

@@ -135,6 +135,7 @@ def test_a_worker_that_hangs_holds_up_a_stop_for_a_bounded_time(lab: Lab, tmp_pa
         assert leftovers(instance.name) == []
 
 
+@pytest.mark.alone
 def test_a_second_signal_ends_a_stop_that_takes_long(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes[0]
     with Instance(a, server_config(a, drain_timeout=60), tmp_path) as instance:

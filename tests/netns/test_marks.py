@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ COUNT = 1500
 EF, LE, CS1, CS2 = 46, 1, 8, 16
 PING_BYTES = 84
 SETTINGS = {"connections": 2, "light_connections": 1, "keepalive": 0.2}
+CONNECTIONS = 3
 
 
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
@@ -78,10 +80,11 @@ def test_each_end_marks_what_it_sends_by_the_class_of_the_connection(ends: Insta
 
 def test_a_reload_brings_another_mark(ends: Instances) -> None:
     _, client = ends
-    pid = client.worker_pids()["tcp-0"]
+    pid, before = client.worker_pids()["tcp-0"], client.counter("tcp.connections_established")
     client.write({**client.config, "dscp_bulk": "CS1"})
     assert client.command("reload").returncode == 0
     client.wait_until_replaced("tcp-0", pid)
+    client.wait_until_connected(before + CONNECTIONS)  # a handshake has no mark
     eventually(lambda: reaches(*ends[::-1]), 10)
     assert marks(ends, ours=True) == {EF, CS1}
 
@@ -100,7 +103,9 @@ def test_rules_make_packets_bulk_and_light(lab: Lab, tmp_path: Path) -> None:
             before = light_packets(source)
             with UdpFlow(source.node, sink.node, sink.address, rate=1500, size=1200) as flow:
                 eventually(lambda: len(flow.arrivals) >= COUNT, 20)
-                share = (light_packets(source) - before) / flow.end()
+                sent = flow.end()
+                flow.wait_for_all(time.monotonic() + SECONDS)  # then they are counted as well
+                share = (light_packets(source) - before) / sent
             assert (share > 0.9) is is_light and (share < 0.5) is not is_light, share
 
 

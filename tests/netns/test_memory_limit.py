@@ -6,6 +6,7 @@ import secrets
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +45,13 @@ VERSIONS = (
 )
 
 
+def removed(group: Path) -> bool:
+    """A control group is busy for a moment after its last process has gone from its list."""
+    with suppress(OSError):
+        group.rmdir()
+    return not group.exists()
+
+
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[Group]:
     mounted = tmp_path / "cgroup"
@@ -59,7 +67,7 @@ def group(tmp_path: Path) -> Iterator[Group]:
                 return
         finally:
             eventually(lambda: not (path / "cgroup.procs").read_text())
-            path.rmdir()
+            eventually(lambda: removed(path), what=f"{path} is not busy any more")
             subprocess.run(["umount", mounted], check=True)
     pytest.skip("no control group with a limit of memory can be made here")
 

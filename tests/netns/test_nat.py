@@ -198,7 +198,7 @@ def test_a_reload_begins_and_ends_it(world: World, tmp_path: Path) -> None:
         for nat in (False, True):
             hub.server.write({**hub.server.config, "nat": nat})
             assert "nat" in hub.server.command("reload").stdout
-            assert reaches(client.node, OUTSIDE, count=1, seconds=0.5) is nat
+            assert reaches(client.node, OUTSIDE, count=1, seconds=5.0 if nat else 0.5) is nat
 
 
 def test_where_the_kernels_settings_are_read_only_the_command_for_the_host_is_said(

@@ -37,6 +37,12 @@ def seen(instance: Instance) -> dict[str, Any]:
     return found
 
 
+def run_of(instance: Instance) -> str:
+    """The run that the command shows; "" if there is none to show, while the memory is made anew."""
+    done = instance.command("status", "--json")
+    return str(json.loads(done.stdout)["run"]) if done.returncode in (0, 1) else ""
+
+
 def worker(instance: Instance, name: str) -> dict[str, Any]:
     return next(each for each in seen(instance)["workers"] if each["name"] == name)
 
@@ -118,10 +124,15 @@ def follow_into_new_memory(server: Instance, client: Instance) -> None:
     observer = Observer(client.name)
     run = observer.snapshot()["run"]
     assert observer.read_events().events[0].number == 0
-    for name in names:
-        os.unlink(f"{SHM_DIRECTORY}/{name}")
-    assert observer.snapshot()["run"] == run  # its mappings are good until the supervisor has noticed
-    eventually(lambda: seen(client)["run"] != run, 10.0)
+    client.signal(signal.SIGSTOP)  # so that it does not notice before we have looked
+    try:
+        eventually(lambda: observer.snapshot()["supervisor"]["process"] == "stopped")
+        for name in names:
+            os.unlink(f"{SHM_DIRECTORY}/{name}")
+        assert observer.snapshot()["run"] == run  # its mappings are good until the supervisor has noticed
+    finally:
+        client.signal(signal.SIGCONT)
+    eventually(lambda: run_of(client) not in ("", run))
     observer.read_last()
     eventually(lambda: observer.snapshot()["run"] != run)
     observer.close()

@@ -101,7 +101,7 @@ def pair(packages: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFac
         assert "connected to" in laptop.run("tunnel-supervisor", "join", "-", input=line)
         config = json.loads(hub.run("cat", CONFIG))
         made = Pair(hub, laptop, package, before, config, [each.partition("/")[0] for each in config["tunnel_addr"]])
-        assert reaches(made)
+        eventually(lambda: reaches(made), 30, "the hub reached")
         for machine in (laptop, hub):
             machine.reboot()
         yield made
@@ -190,12 +190,14 @@ def test_a_reload_by_systemctl_is_applied_or_fails_and_the_tunnel_goes_on(pair: 
     hub.write(CONFIG, json.dumps(pair.config))
     hub.run("systemctl", "reload", UNIT)
     assert (hub.property(UNIT, "ActiveState"), hub.property(UNIT, "MainPID")) == ("active", main)
-    assert pids(hub) == workers and reaches(pair)
+    assert pids(hub) == workers
+    eventually(lambda: reaches(pair), 20, "the hub reached")
 
 
+@pytest.mark.alone
 def test_a_supervisor_that_was_killed_or_hangs_is_started_again(pair: Pair) -> None:
     hub = pair.hub
-    hub.write(f"/etc/systemd/system/{UNIT}.d/watchdog.conf", "[Service]\nWatchdogSec=2\nRestartSec=0.1\n", 0o644)
+    hub.write(f"/etc/systemd/system/{UNIT}.d/watchdog.conf", "[Service]\nWatchdogSec=5\nRestartSec=0.1\n", 0o644)
     hub.run("systemctl", "daemon-reload")
     hub.run("systemctl", "restart", UNIT)
     for sign, result in (("KILL", "signal"), ("STOP", "watchdog")):
@@ -225,6 +227,7 @@ def test_instances_come_and_go_beside_each_other(pair: Pair) -> None:
     hub.run("rm", "-r", "/etc/tunnel-supervisor/other")
 
 
+@pytest.mark.alone
 def test_an_upgrade_replaces_the_workers_and_traffic_goes_on(pair: Pair) -> None:
     laptop = pair.laptop
     main, before = laptop.property(LAPTOP_UNIT, "MainPID"), pids(laptop, "laptop")

@@ -357,7 +357,7 @@ def test_an_address_in_the_tunnel_is_served_once_it_is_there_and_again_after_a_k
         client = made.join(node, "laptop", **settings)
         eventually(lambda: status_of(node, "/metrics", inside) == 401, 20)
         client.kill()
-        assert status_of(node, "/healthz", inside) == 0  # the exporter has gone with its supervisor
+        eventually(lambda: status_of(node, "/healthz", inside) == 0, what="the exporter has gone with its supervisor")
         with client.start_again():
             eventually(lambda: status_of(node, "/metrics", inside) == 401, 20)
 

@@ -232,6 +232,7 @@ FIRST_BYTES = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("what", FIRST_BYTES)
 def test_first_bytes_in_tls_get_what_nginx_says_to_them_as_soon_as_nginx_says_it(shared: Shared, what: str) -> None:
     seen: dict[str, list[tuple[float, Seen]]] = {"direct": [], "shared": []}

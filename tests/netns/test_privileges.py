@@ -202,7 +202,7 @@ def test_the_successor_of_a_dead_worker_has_no_rights_either(instances: Instance
 
 
 def test_a_worker_that_hangs_leaves_its_stack_and_is_replaced(lab: Lab, tmp_path: Path) -> None:
-    with tunnel(lab, tmp_path, client={"heartbeat_timeout": 0.5}, **FEC) as (server, client):
+    with tunnel(lab, tmp_path, client={"heartbeat_timeout": 1.5}, **FEC) as (server, client):
         for worker in client.workers():
             pid = client.signal_worker(worker, signal.SIGSTOP)
             client.wait_until_replaced(worker, pid, 5.0)

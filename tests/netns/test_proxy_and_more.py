@@ -42,6 +42,14 @@ def sources(server: Instance) -> set[str]:
     return {row["address"].rpartition(":")[0] for row in rows if row["state"] == "established"}
 
 
+def expect_all_by_the_proxy(here: Site) -> None:
+    """All connections to the first server, and that which stands by at the second one."""
+    for name, count in (("a", ALL), ("b", 1)):
+        eventually(lambda: established(here.servers[name]) == count, what=f"{count} connection(s) at {name}")
+        assert sources(here.servers[name]) == {here.lab["proxy"].address}
+
+
+@pytest.mark.alone
 def test_a_client_of_two_servers_has_both_through_the_proxy_and_goes_to_the_one_that_is_left(
     lab: Lab, tmp_path: Path
 ) -> None:
@@ -50,16 +58,18 @@ def test_a_client_of_two_servers_has_both_through_the_proxy_and_goes_to_the_one_
         here = Site(lab, tmp_path, stack, proxy=proxy.url)
         here.wait_for_standby()
         assert here.states() == ["current", "standby"]
-        assert sources(here.servers["a"]) == sources(here.servers["b"]) == {lab["proxy"].address}
+        expect_all_by_the_proxy(here)
         with here.gap(3.0) as found:
             here.servers["a"].kill()
             here.wait_until_at("b")
         assert found[0] < 1.5
+        eventually(lambda: established(here.servers["b"]) == ALL, what="all connections at b")
         assert sources(here.servers["b"]) == {lab["proxy"].address}
         said = here.client.command("status").stdout.splitlines()[0]
         assert f"connected to {lab['b'].address} through proxy {proxy.url} since " in said and "here because" in said
 
 
+@pytest.mark.alone
 def test_a_server_that_vanishes_behind_the_proxy_is_left_long_before_the_timeout(lab: Lab, tmp_path: Path) -> None:
     """The proxy goes on acknowledging what it cannot deliver, and answers no question."""
     with ExitStack() as stack:
@@ -87,7 +97,7 @@ def test_servers_of_srv_records_are_dialed_by_their_names_through_the_proxy(lab:
         names = stack.enter_context(NameServer(lab["client"], tmp_path))
         here = Site(lab, tmp_path, stack, remotes, names.wrap, proxy=proxy.url)
         here.wait_for_standby()
-        assert sources(here.servers["a"]) == sources(here.servers["b"]) == {lab["proxy"].address}
+        expect_all_by_the_proxy(here)
 
 
 def test_a_command_leads_to_the_server_that_the_client_goes_to(lab: Lab, tmp_path: Path) -> None:
@@ -98,6 +108,7 @@ def test_a_command_leads_to_the_server_that_the_client_goes_to(lab: Lab, tmp_pat
         here.wait_for_standby()
         here.servers["a"].kill()
         here.wait_until_at("b", 20.0)
+        eventually(lambda: established(here.servers["b"]) == ALL, what="all connections at b")
         assert sources(here.servers["b"]) == {lab["proxy"].address} and established(here.client) == ALL
 
 
@@ -184,7 +195,7 @@ def test_the_name_of_the_proxy_is_looked_up_around_the_tunnel(world: World, tmp_
         before = tunnel.client.counter("tcp.connections_established")
         uplink = stack.enter_context(Uplink(world.machine))
         world.lab.cut()
-        tunnel.client.wait_for_log("server", 20)
+        eventually(lambda: not established(tunnel.client), 30, "no connection is left")
         world.lab.join()
         world.machine.run(["ip", "route", "replace", "default", "via", GATEWAY])
         eventually(lambda: tunnel.client.counter("tcp.connections_established") > before, 30)
@@ -206,5 +217,6 @@ def test_a_server_behind_a_web_site_knows_a_client_that_comes_through_a_proxy(
     ):
         client = site.hub.join(lab["one"], proxy=proxy.url)
         assert reaches(lab["one"], site.hub.server.address)
+        eventually(lambda: established(site.hub.server) == ALL, what="all connections at the hub")
         assert connected_to(client) == {lab["proxy"].address} == sources(site.hub.server)
         assert site.curl("shared")[0] == 0

@@ -302,10 +302,11 @@ def test_an_accept_of_anothers_table_opens_nothing_and_a_drop_of_it_stays(site: 
     site.limit("laptop", [f"{LAN[0]}:8443/tcp"])
     for verdict, allowed in (("accept", True), ("drop", False)):
         chain = f"{{ type filter hook forward priority -10; policy {verdict}; }}"
+        patience = SECONDS if allowed else 1
         site.router.run(["nft", f"add table inet docker; add chain inet docker forward {chain}"])
         try:
             with listener(site.lan, 8443), listener(site.lan, 8022):
-                assert (outcome(site.laptop.node, LAN[0], 8443, seconds=1) == 0) is allowed
+                assert (outcome(site.laptop.node, LAN[0], 8443, seconds=patience) == 0) is allowed
                 assert outcome(site.laptop.node, LAN[0], 8022, seconds=1) != 0
         finally:
             site.router.run(["nft", "delete table inet docker"])
@@ -353,10 +354,10 @@ def test_without_nft_peers_with_rules_reach_no_network_and_others_do(tmp_path: P
     with Lab(names=("hub", "one")) as lab, Hub(lab, tmp_path, fec="off", wrap=without) as hub:
         laptop = hub.join(lab["one"], "laptop", "--may-reach", "hub", **PLAIN)
         assert not reaches(laptop.node, hub.server.address, count=2, seconds=0.3)
-        assert hub.server.counter("tun.dropped_unguarded") >= 2
+        eventually(lambda: hub.server.counter("tun.dropped_unguarded") >= 2, what="both were dropped")
         said = "Peers with rules reach nothing beyond other peers until the table is there"
         hub.server.wait_for_log(said)
-        assert any(said in note for note in hub.server.ask({"command": "status"})["notes"])
+        eventually(lambda: any(said in note for note in hub.server.running()["notes"]), what="it is a note")
 
 
 # -- from peer to peer
@@ -377,7 +378,7 @@ def test_from_peer_to_peer_the_same_rules_hold(site: Site, six: bool) -> None:
         assert outcome(node, address, 8022) in PROHIBITED, "it is told at once"
         assert not reaches(node, address, count=1, seconds=0.3)
     site.hub.server.wait_for_log(f"may not reach {f'[{address}]' if six else address}:8022/tcp", SECONDS)
-    assert site.hub.server.counter("tun.dropped_not_reachable") >= dropped + 2
+    eventually(lambda: site.hub.server.counter("tun.dropped_not_reachable") >= dropped + 2, what="both were dropped")
     eventually(lambda: site.refused("laptop") > 0)
     may, text = site.explain("laptop", "peer:gateway:8443")
     assert may and "which is peer gateway" in text and "tun worker" in text

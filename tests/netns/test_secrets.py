@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.credentials import invitation, keys
 from tests.harness.process_memory import forms_of, found_in
-from tests.netns.harness.hub import Hub, reaches
+from tests.netns.harness.hub import Hub, established, reaches
 from tests.netns.harness.instance import Instance, command
 from tests.netns.harness.secret_tables import table_bytes
 from tests.netns.harness.telling_client import telling, told
@@ -27,6 +27,7 @@ from tools.instance import EXECUTABLE
 from tools.lab.network import Lab
 
 DEBUG = {"log_level": "debug", "fec": "on"}
+ALL = 8
 
 
 def secret_forms(keys_by_name: dict[str, bytes]) -> dict[str, bytes]:
@@ -66,7 +67,7 @@ class Site:
                 directory,
             )
         )
-        self.filed.wait_until_connected(8)
+        self.filed.wait_until_connected(ALL)
 
     @property
     def keys(self) -> dict[str, bytes]:
@@ -76,7 +77,11 @@ class Site:
         }
 
     def is_connected(self) -> bool:
-        return all(reaches(client.node, "10.99.0.1", count=1, seconds=0.5) for client in (self.joined, self.filed))
+        """Each client has all its connections, and reaches the hub. A handshake may have secrets that no worker has."""
+        return all(
+            established(client) == ALL and reaches(client.node, "10.99.0.1", count=1, seconds=0.5)
+            for client in (self.joined, self.filed)
+        )
 
     @property
     def instances(self) -> tuple[Instance, ...]:
@@ -180,7 +185,7 @@ def test_a_new_key_is_used_after_a_reload_and_workers_hold_neither_key(site: Sit
     for instance in (site.hub.server, site.filed):
         done = instance.command("reload")
         assert done.returncode == 0, done.stderr
-    site.filed.wait_until_connected(before + 8)
+    site.filed.wait_until_connected(before + ALL)
     eventually(site.is_connected, 20, "both clients reach the hub with the new key")
     site.expect_keys_with_supervisors_alone()
     assert set(holders(site.filed, forms_of(old))) <= {"supervisor"}
@@ -273,7 +278,7 @@ def test_handshakes_wait_for_a_supervisor_that_was_stopped_for_a_while(site: Sit
     try:
         server = site.hub.server
         server.wait_until_replaced("tcp-0", server.signal_worker("tcp-0", signal.SIGKILL))
-        eventually(lambda: connections() == {"filed": 8, "joined": 0}, 20, "the other client is back")
+        eventually(lambda: connections() == {"filed": ALL, "joined": 0}, 20, "the other client is back")
         before = server.counter("tcp.closed_too_late")
         assert connections()["joined"] == 0, "nobody proves for it"
     finally:

@@ -283,7 +283,7 @@ def test_a_first_server_whose_name_nobody_knows_holds_up_nothing(lab: Lab, tmp_p
         names.refuse(NXDOMAIN)
         with site(lab, tmp_path, remotes=remotes, wrap=names.wrap) as here:
             assert here.server_of_client() == "b"
-            assert "the name is unknown" in here.client.command("status").stdout
+            eventually(lambda: "the name is unknown" in here.client.command("status").stdout, what="why not the first")
 
 
 def test_a_client_with_one_server_stops_it_as_quickly_as_ever(lab: Lab, tmp_path: Path) -> None:

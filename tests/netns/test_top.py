@@ -29,10 +29,11 @@ def top(instance: Instance, *words: str, **environment: str) -> Terminal:
 def test_a_frame_shows_the_pipeline_the_workers_the_peers_and_the_events(pair: Instances) -> None:
     _, client = pair
     with top(client) as terminal:
-        frame = terminal.until("plain    tun-0")
+        terminal.until("plain    tun-0")
+        frame = terminal.until("connected: to")  # the supervisor says so a moment after the workers know
         lines = frame.splitlines()
         assert len(lines) == 24 and all(len(line) <= 80 for line in lines)
-        for text in ("coded    tun-0", "fec-0", "worker", "peer", "drops", "connected: to", "q quit"):
+        for text in ("plain    tun-0", "coded    tun-0", "fec-0", "worker", "peer", "drops", "connected: to", "q quit"):
             assert text in frame
         terminal.press(b"\r")
         terminal.until("light")

@@ -197,7 +197,19 @@ def test_ten_pings_are_counted_to_the_byte_everywhere(own_lab: Lab, tmp_path: Pa
     with tunnel(own_lab, tmp_path, **ends, fec="off") as (server, client):  # without copies each travels once
         before = {instance: instance.device() for instance in (server, client)}
         counted = {instance: instance.running()["counters"] for instance in (server, client)}
+
+        def grown_by(instance: Instance, name: str) -> int:
+            return instance.counter(name) - counted[instance][name]
+
+        def is_counted() -> bool:
+            """A worker counts what it has written or sent a moment later than others have it."""
+            ways = (server, client), (client, server)
+            return all(grown_by(each, "tun.packets_written") == 10 for each in (server, client)) and all(
+                grown_by(one, "tcp.bytes_sent") == grown_by(other, "tcp.bytes_received") for one, other in ways
+            )
+
         assert reaches(client, server, count=10, size=PING_PAYLOAD, six=six)
+        eventually(is_counted, what="ten packets written at each end, and what was sent has been received")
         for instance in (server, client):
             now = instance.device()
             grown = {name: now[name] - before[instance][name] for name in now}
@@ -240,7 +252,7 @@ def test_what_is_routed_into_the_tunnel_goes_through_it(own_lab: Lab, tmp_path: 
     with tunnel(own_lab, tmp_path, client={"routes": ["10.98.0.0/16", "fd98::/48"]}) as (server, client):
         for address in ("10.98.0.1", "fd98::1"):
             assert not flows.ping(client.node, address, count=2, interval=0.01).lost
-        assert server.counter("tun.packets_written") >= 4
+        eventually(lambda: server.counter("tun.packets_written") >= 4, what="they went through it")
 
 
 def test_ends_with_different_mtus_say_so_and_carry_what_fits_both(own_lab: Lab, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,13 @@ def client_of(
 
 
 def sources(hub: Instance) -> set[str]:
-    rows = hub.running()["connections"]
-    return {row["address"].rpartition(":")[0] for row in rows if row["state"] == "established"}
+    """The addresses from which all connections of a client come, once the server knows of them and of no others."""
+
+    def all_of_them() -> list[str]:
+        rows = [row for row in hub.running()["connections"] if row["state"] == "established"]
+        return [row["address"].rpartition(":")[0] for row in rows] if len(rows) == ALL else []
+
+    return set(eventually(all_of_them, what=f"{ALL} connections"))
 
 
 def counts(hub: Instance) -> dict[str, int]:
@@ -120,9 +125,13 @@ def counts(hub: Instance) -> dict[str, int]:
 
 def bridge_of(instance: Instance) -> int:
     """The pid of its bridge."""
-    supervisor = psutil.Process(instance.process.pid)
-    (found,) = [each.pid for each in supervisor.children() if "pipeline.bridge" in each.cmdline()]
-    return found
+    found = []
+    for each in psutil.Process(instance.process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # another one, which has ended meanwhile
+            if "pipeline.bridge" in each.cmdline():
+                found.append(each.pid)
+    (pid,) = found
+    return pid
 
 
 @pytest.mark.parametrize("kind", FRONTS)
@@ -270,7 +279,7 @@ def test_a_reload_moves_it_hides_the_old_path_and_takes_it_away(lab: Lab, certif
             eventually(lambda: "has nothing at this path (status 404)" in client.command("status").stdout)
             hub.write(hub.config | web)
             hub.command("reload")
-            client.wait_until_connected(ALL)
+            client.wait_until_connected(2 * ALL)
             assert hub.worker_pids() == workers
             hub.write(hub.config)
             hub.command("reload")

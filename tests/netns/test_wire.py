@@ -207,7 +207,7 @@ def test_a_later_session_takes_the_place_of_an_earlier_one_and_not_the_other_way
 
 @pytest.mark.slow
 def test_keepalives_keep_a_silent_connection_and_one_without_them_is_closed(tmp_path: Path) -> None:
-    with Lab() as lab, inviting_server(lab, tmp_path, keepalive=0.2, timeout=1.0) as dialer:
+    with Lab() as lab, inviting_server(lab, tmp_path, keepalive=0.5, timeout=2.5) as dialer:
         with dialer.dial("one") as speaks, dialer.dial("two") as mute:
 
             def both_ways() -> bool:
@@ -215,7 +215,7 @@ def test_keepalives_keep_a_silent_connection_and_one_without_them_is_closed(tmp_
                 speaks.receive_packets(0.2)
                 return speaks.keepalives >= 10
 
-            eventually(both_ways, what="ten keepalives")
+            eventually(both_ways, 20.0, "ten keepalives")
             with pytest.raises(Ended):
                 mute.receive_packets(REPLY_SECONDS)
             assert 2 <= mute.keepalives < 10
@@ -281,6 +281,7 @@ def test_a_server_answers_each_question_with_a_keepalive(tmp_path: Path) -> None
         assert client.unknown == 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("moves", [True, False])
 def test_a_server_that_is_to_stop_tells_clients_and_waits_for_those_that_have_another_one(
     tmp_path: Path, moves: bool

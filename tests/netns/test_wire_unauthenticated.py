@@ -27,7 +27,9 @@ from tests.support import eventually
 from tools.lab.network import Lab
 from tools.load import flows
 
-HANDSHAKE_SECONDS = 1.5
+HANDSHAKE_SECONDS = 4.0
+"""So long that what is ended at once is ended before, on a machine that stands still for a moment too."""
+
 LATE_SECONDS = 1.5
 """Allowed beyond the deadline on a busy machine."""
 
@@ -74,7 +76,9 @@ def undisturbed(dialer: Dialer, responder: EchoResponder, **counted: int) -> Ite
     yield
     assert echoes.finish().lost == []
     expected = {name: count + counted.get(name.removeprefix("tcp."), 0) for name, count in before.items()}
-    eventually(lambda: closings(server) == expected, 2.0, f"{counted} more than {before}, found {closings(server)}")
+    eventually(
+        lambda: closings(server) == expected, END_SECONDS, f"{counted} more than {before}, found {closings(server)}"
+    )
     assert server.restarts() == started and responder.ended is None
 
 
@@ -215,6 +219,7 @@ def test_a_failed_handshake_is_closed_at_once_without_an_answer(
     assert seen.seconds < HANDSHAKE_SECONDS
 
 
+@pytest.mark.alone
 def test_nobody_can_tell_an_unknown_key_from_a_wrong_proof(dialer: Dialer, responder: EchoResponder) -> None:
     """By the shortest of many times for each case: other load on the machine can only add to a time."""
     seen: dict[str, list[Outcome]] = {"unknown key": [], "wrong proof": []}

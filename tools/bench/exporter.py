@@ -2,7 +2,8 @@
 
 The hub is its shared memory alone, made here, with all peers connected and counters that count. The exporter is the
 real process, started as the supervisor starts it. It is left alone, scraped, and watched by a page, one after the
-other. Its memory is the largest proportional size that was seen; here two processes share what many share in a hub.
+other. Its memory is the largest proportional size that was seen; here two processes share what many share in a hub. The
+part of it that the process has written itself depends on no other process.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from pipeline.supervisor.run.worker_settings import worker_settings
 from pipeline.version import VERSION
 from tools.bench.command import progress, run_command
 from tools.bench.machine import Machine, machine
-from tools.bench.measure import proportional_bytes
+from tools.bench.measure import proportional_bytes, written_bytes
 from tools.lab.waiting import until
 
 SCHEMA_VERSION = 1
@@ -124,12 +125,13 @@ class MadeHub:
 
 
 class Case(msgspec.Struct):
-    """`cpu_ms`: processor time a minute. `memory`: bytes, the most that was seen."""
+    """`cpu_ms`: processor time a minute. `memory`: bytes, the most that was seen; `written`: without pages of files."""
 
     peers: int
     looked: str
     cpu_ms: float
     memory: int
+    written: int
 
 
 class ExporterResult(msgspec.Struct, kw_only=True):
@@ -207,15 +209,16 @@ def measure_case(hub: MadeHub, peers: int, looked: str, seconds: float, peers_ma
                 look, pause = (lambda now: ask("/metrics")), SCRAPE_SECONDS
             case _:
                 look = Page(ask, peers)
-        before, began, due, memory = cpu_ms(pid), time.monotonic(), 0.0, 0
+        before, began, due, memory, written = cpu_ms(pid), time.monotonic(), 0.0, 0, 0
         while (now := time.monotonic()) < began + seconds:
             hub.tick()
             if now >= due:
                 due = now + pause
                 look(now)
-                memory = max(memory, proportional_bytes(pid))
+                memory, written = max(memory, proportional_bytes(pid)), max(written, written_bytes(pid))
             time.sleep(max(0.0, min(due, now + 1.0, began + seconds) - time.monotonic()))
-        return Case(peers, looked, (cpu_ms(pid) - before) * 60 / seconds, max(memory, proportional_bytes(pid)))
+        used = (cpu_ms(pid) - before) * 60 / seconds
+        return Case(peers, looked, used, max(memory, proportional_bytes(pid)), max(written, written_bytes(pid)))
 
 
 LOOKED = ("unlooked", "scraped", "page")
@@ -239,10 +242,11 @@ def table(result: ExporterResult) -> str:
     lines = [
         f"{result.machine}; {result.seconds:g} s each",
         "",
-        f"{'peers':>6}  {'':<10}{'CPU ms a minute':>16}{'MB':>8}",
+        f"{'peers':>6}  {'':<10}{'CPU ms a minute':>16}{'MB':>8}{'written':>9}",
     ]
     for each in result.cases:
-        lines.append(f"{each.peers:>6}  {each.looked:<10}{each.cpu_ms:>16.0f}{each.memory / MEGABYTE:>8.1f}")
+        megabytes = f"{each.memory / MEGABYTE:>8.1f}{each.written / MEGABYTE:>9.1f}"
+        lines.append(f"{each.peers:>6}  {each.looked:<10}{each.cpu_ms:>16.0f}{megabytes}")
     return "\n".join(lines)
 
 

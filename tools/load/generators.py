@@ -21,6 +21,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -31,6 +32,7 @@ UDP_STAMP = struct.Struct("!QQ")  # sequence, send time
 CHUNK_BYTES = 256 * 1024
 SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_TIMESTAMPNS = 32, 33, 35  # asm-generic/socket.h
 CLOCK_READING_NS = 20_000
+OVERSLEPT_SECONDS = 0.1
 TIMESPEC = struct.Struct("=qq")
 UDP_BUFFER_BYTES = 4 * 1024 * 1024
 
@@ -41,6 +43,7 @@ class Pings(msgspec.Struct):
     """One for each echo that came back in time, in the order of arrival."""
     lost: list[int]
     """Sequence numbers that never came back."""
+    duplicates: int = 0
 
 
 class Sample(msgspec.Struct):
@@ -87,7 +90,10 @@ class Received(msgspec.Struct):
 
 
 def ping(address: str, count: int, interval: float, size: int, timeout: float = 1.0) -> Pings:
-    """`count` echo requests of `size` payload bytes, one every `interval` seconds; `timeout` for the last."""
+    """`count` echo requests of `size` payload bytes, one every `interval` seconds; `timeout` for the last.
+
+    What has come before the last look counts. Time in which this process did not run is not the echo's.
+    """
     family, kind, *_, where = socket.getaddrinfo(address, None, type=socket.SOCK_RAW)[0]
     six = family == socket.AF_INET6
     protocol = socket.IPPROTO_ICMPV6 if six else socket.IPPROTO_ICMP
@@ -96,34 +102,44 @@ def ping(address: str, count: int, interval: float, size: int, timeout: float = 
     padding = bytes(max(0, size - 8))
     waiting: set[int] = set()
     rtts: list[float] = []
+    duplicates = 0
     with socket.socket(family, kind, protocol) as echo:
         echo.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
         echo.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         start = time.monotonic()
         sent = 0
-        end = start + (count - 1) * interval + timeout
-        while sent < count or (waiting and time.monotonic() < end):
+        end = start
+        while sent < count or waiting:
             due = start + sent * interval if sent < count else end
             ready, _, _ = select.select([echo], [], [], max(0.0, due - time.monotonic()))
             if ready:
-                packet, came = _receive(echo)
+                packet, came, _ = receive(echo)
                 message = packet if six else packet[(packet[0] & 15) * 4 :]  # IPv4 comes with its header
                 if len(message) < ICMP.size:
                     continue
                 what, _, _, identifier, number, stamp = ICMP.unpack_from(message)
                 sequence = next((one for one in waiting if one & 0xFFFF == number), None)
-                if what == reply and identifier == identity and sequence is not None:
+                if what != reply or identifier != identity:
+                    continue
+                if sequence is None:
+                    duplicates += 1
+                else:
                     waiting.discard(sequence)
                     rtts.append((came - stamp) / 1e6)
             elif sent < count:
                 message = _echo(request, identity, sent & 0xFFFF, padding, six)
                 waiting.add(sent)
                 sent += 1
+                end = time.monotonic() + timeout
                 try:
                     echo.sendto(message, where)
                 except OSError:
                     continue  # no route, or no room: it counts as lost
-    return Pings(sent=sent, rtts_ms=rtts, lost=sorted(waiting))
+            elif (overslept := time.monotonic() - end) > OVERSLEPT_SECONDS:
+                end += 2 * overslept
+            else:
+                break
+    return Pings(sent=sent, rtts_ms=rtts, lost=sorted(waiting), duplicates=duplicates)
 
 
 def _echo(request: int, identity: int, number: int, padding: bytes, six: bool) -> bytes:
@@ -139,14 +155,15 @@ def _echo(request: int, identity: int, number: int, padding: bytes, six: bool) -
     return ICMP.pack(request, 0, ~total & 0xFFFF, identity, number, stamp) + padding
 
 
-def _receive(source: socket.socket) -> tuple[bytes, int]:
-    """A datagram and the monotonic time of its arrival; the kernel's stamp is on the wall clock."""
-    packet, ancillary, _, _ = source.recvmsg(65536, 64)
+def receive(source: socket.socket) -> tuple[bytes, int, Any]:
+    """A datagram, the monotonic time of its arrival, and its address. The kernel's stamp, which a socket with
+    SO_TIMESTAMPNS gets, is on the wall clock."""
+    packet, ancillary, _, address = source.recvmsg(65536, 64)
     for _, kind, content in ancillary:
         if kind == SO_TIMESTAMPNS:
             seconds, nanoseconds = TIMESPEC.unpack(content)
-            return packet, seconds * 1_000_000_000 + nanoseconds - _wall_less_monotonic()
-    return packet, time.monotonic_ns()
+            return packet, seconds * 1_000_000_000 + nanoseconds - _wall_less_monotonic(), address
+    return packet, time.monotonic_ns(), address
 
 
 def _wall_less_monotonic() -> int:
@@ -207,7 +224,7 @@ def udp_sink(address: str, port: int, idle: float, each: bool) -> Iterator[dict 
         sink.settimeout(None)
         while True:
             try:
-                packet, came = _receive(sink)
+                packet, came, _ = receive(sink)
             except TimeoutError:
                 break
             number, stamp = UDP_STAMP.unpack_from(packet)
@@ -235,7 +252,7 @@ def udp_arrivals(address: str, port: int) -> Iterator[dict | Arrival]:
     with _udp_listener(address, port) as sink:
         yield {"port": sink.getsockname()[1]}
         while True:
-            packet, came = _receive(sink)
+            packet, came, _ = receive(sink)
             number, stamp = UDP_STAMP.unpack_from(packet)
             yield Arrival(number=number, time_ns=came, delay_ms=(came - stamp) / 1e6)
 

@@ -65,18 +65,18 @@ class Tunnel:
     def kill_everything(self) -> None:
         """The supervisor and every worker at once."""
         pids = [*self.client.worker_pids().values(), self.client.process.pid]
-        for pid in pids:
+        for pid in filter(None, pids):
             os.kill(pid, signal.SIGKILL)
         self.client.wait()
 
 
-def source_seen(world: World, family: int, address: str) -> str:
+def source_seen(world: World, family: int, address: str, *, seconds: float = 10.0) -> str:
     """Where a connection of the machine comes from, as the host outside sees it."""
     with world.host.socket(family) as server, world.machine.socket(family) as sock:
         server.bind((address, 0))
         server.listen()
-        server.settimeout(10)
-        sock.settimeout(10)
+        server.settimeout(seconds)
+        sock.settimeout(seconds)
         sock.connect((address, server.getsockname()[1]))
         accepted, source = server.accept()
         accepted.close()

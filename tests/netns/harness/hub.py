@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import parse
-from tests.netns.harness.instance import Instance, unique_name
+from tests.netns.harness.instance import REACHED_SECONDS, Instance, unique_name
 from tests.support import eventually
 from tools.lab.namespace import Namespace
 from tools.lab.network import Lab, Node
@@ -36,7 +36,7 @@ PLAIN = {"fec": "off"}
 BOTH = pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
 
 
-def reaches(source: Namespace, address: str, *, count: int = 2, seconds: float = 2.0) -> bool:
+def reaches(source: Namespace, address: str, *, count: int = 2, seconds: float = REACHED_SECONDS) -> bool:
     """Whether every one of `count` pings comes back."""
     return not source.inside(lambda: generators.ping(address, count, 0.01, 56, seconds)).lost
 
@@ -111,10 +111,12 @@ class Client(Instance):
         return Client(self.node, self.invitation, self._directory, wrap=self._wrap, **self.config)
 
     def wait_until_joined(self) -> None:
-        """Until it has all its connections, and addresses."""
+        """Until it has all its connections, addresses and routes."""
         effective = parse({**self.config, "remote_addr": "192.0.2.1:9"})
         self.wait_until_connected(effective.connections + effective.light_connections)
         eventually(self._tunnel_addresses, what=f"addresses of {self.name}")
+        for _ in range(2):  # a whole turn of its supervisor lies between the answers: all that follows is there as well
+            self.running()
 
     def routes(self) -> list[str]:
         """Networks that are routed into its tunnel, its own subnets included."""

@@ -28,6 +28,10 @@ from tools.load import flows
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
+LOG_SECONDS = 20.0
+"""A server sums up the connections of a peer every ten seconds."""
+
+REACHED_SECONDS = 4.0
 
 NOBODY = [
     "setpriv",
@@ -140,7 +144,7 @@ class Instance(RunningInstance):
             f"{connections} connection(s) of {self.name}",
         )
 
-    def wait_for_log(self, text: str, seconds: float = 10.0) -> None:
+    def wait_for_log(self, text: str, seconds: float = LOG_SECONDS) -> None:
         eventually(lambda: text in self.log, seconds, f'"{text}" in the log of {self.name}')
 
     def signal(self, number: int) -> None:
@@ -245,7 +249,13 @@ def tunnel(
 
 
 def reaches(
-    source: Instance, sink: Instance, *, count: int = 2, size: int = 56, six: bool = False, seconds: float = 2.0
+    source: Instance,
+    sink: Instance,
+    *,
+    count: int = 2,
+    size: int = 56,
+    six: bool = False,
+    seconds: float = REACHED_SECONDS,
 ) -> bool:
     """Whether every one of `count` pings through the tunnel comes back."""
     address = sink.address6 if six else sink.address

@@ -6,6 +6,7 @@ tell()      SRV records, whatever the name, and A records of these hosts alone
 refuse()    an error (RFC 1035, 4.1.1), such as NXDOMAIN
 silence()   no answer
 delay       seconds before each answer
+names       that were asked for
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class NameServer:
         file.write_text(f"nameserver {address}\n")
         self.wrap = ["unshare", "--mount", "sh", "-c", f'mount --bind {file} /etc/resolv.conf && exec "$@"', "sh"]
         self.delay = 0.0
-        self.asked = 0
+        self.names: list[str] = []
+        """Of the questions, in their order."""
         self._addresses: list[str] = []
         self._hosts: dict[bytes, str] = {}  # as names stand in a question
         self._services: list[bytes] = []  # the contents of SRV records
@@ -67,6 +69,11 @@ class NameServer:
     def silence(self) -> None:
         self._is_silent = True
 
+    @property
+    def asked(self) -> int:
+        """How many questions there were."""
+        return len(self.names)
+
     def __enter__(self) -> NameServer:
         self._thread.start()
         return self
@@ -87,7 +94,7 @@ class NameServer:
                 query, client = self._socket.recvfrom(512)
             except TimeoutError:
                 continue
-            self.asked += 1
+            self.names.append(_name_in(query))
             if not self._is_silent:
                 timer = threading.Timer(self.delay, self._socket.sendto, (self._answer_to(query), client))
                 timer.start()
@@ -110,6 +117,14 @@ class NameServer:
             struct.pack(">HHHIH", NAME_OF_QUESTION, kind, CLASS_IN, 0, len(content)) + content for content in contents
         )
         return HEADER.pack(serial, RESPONSE | self._error, 1, len(contents), 0, 0) + question + records
+
+
+def _name_in(query: bytes) -> str:
+    labels, at = [], HEADER.size
+    while size := query[at]:
+        labels.append(query[at + 1 : at + 1 + size].decode("ascii", "replace").lower())
+        at += 1 + size
+    return ".".join(labels)
 
 
 def _encoded(host: str) -> bytes:

@@ -4,6 +4,7 @@ supervisor."""
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,5 +21,8 @@ def records_in(instance: Instance, kind: type[SecretTable[Record]]) -> list[Reco
 
 
 def table_bytes(instance: Instance, kind: type[SecretTable[Any]] = KeyTable) -> bytes:
-    links = Path(f"/proc/{instance.process.pid}/fd").iterdir()
-    return next(link for link in links if os.readlink(link).startswith(f"/memfd:{kind.NAME} ")).read_bytes()
+    for link in Path(f"/proc/{instance.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # another one, which was closed meanwhile
+            if os.readlink(link).startswith(f"/memfd:{kind.NAME} "):
+                return link.read_bytes()
+    raise AssertionError(f"{instance.name} has no table of {kind.NAME}")

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -72,14 +72,16 @@ class Terminal:
 
     def until(self, text: str, seconds: float = 10.0) -> str:
         """The first frame with this text."""
-        return eventually(lambda: self._if(text in self.read()), seconds, f'"{text}" on the terminal')
+        return eventually(lambda: self._frame(lambda frame: text in frame), seconds, f'"{text}" on the terminal')
 
     def until_not(self, text: str, seconds: float = 10.0) -> str:
         """The first frame without this text."""
-        return eventually(lambda: self._if(text not in self.read()), seconds, f'no "{text}" on the terminal')
+        return eventually(lambda: self._frame(lambda frame: text not in frame), seconds, f'no "{text}" on the terminal')
 
-    def _if(self, is_wanted: bool) -> str:
-        return self.read() if is_wanted else ""
+    def _frame(self, is_wanted: Callable[[str], bool]) -> str:
+        """The last frame, if it is wanted: it is read once."""
+        frame = self.read()
+        return frame if is_wanted(frame) else ""
 
     def close(self) -> None:
         """As when its window is closed."""

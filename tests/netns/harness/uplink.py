@@ -12,7 +12,6 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-import time
 from contextlib import ExitStack
 from ipaddress import ip_address, ip_network
 from types import TracebackType
@@ -21,6 +20,7 @@ from typing import NamedTuple, Self
 from tests.netns.harness.hub import Hub
 from tools.lab.namespace import Namespace
 from tools.lab.network import Lab, Node, add_veth_pair
+from tools.load.generators import SO_TIMESTAMPNS, receive
 
 OUTSIDE, OUTSIDE6 = "198.51.100.9", "2001:db8:9::9"
 SERVER, SERVER6 = "198.18.0.1", "2001:db8:18::1"
@@ -34,7 +34,7 @@ PAUSE_SECONDS = 0.002
 
 
 class Seen(NamedTuple):
-    time: float  # monotonic
+    time: float  # monotonic, when it left
     protocol: int
     destination: str
     port: int  # 0: none
@@ -73,6 +73,7 @@ class Uplink:
 
     def __init__(self, node: Node, device: str = "link0") -> None:
         self._socket = node.socket(socket.AF_PACKET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._socket.bind((device, ETH_P_ALL))
         self._socket.settimeout(0.1)
         self._end = threading.Event()
@@ -101,21 +102,21 @@ class Uplink:
     def _record(self) -> None:
         while not self._end.is_set():
             try:
-                packet, (_, kind, direction, *_) = self._socket.recvfrom(65536)
+                packet, left_ns, (_, kind, direction, *_) = receive(self._socket)
             except OSError:
                 continue  # nothing for a while; or the device went down, which is told once
             if direction == socket.PACKET_OUTGOING and kind in (ETH_P_IP, ETH_P_IPV6):
-                self.seen.append(_parsed(packet, kind))
+                self.seen.append(_parsed(packet, kind, left_ns / 1e9))
 
 
-def _parsed(packet: bytes, kind: int) -> Seen:
+def _parsed(packet: bytes, kind: int, left: float) -> Seen:
     if kind == ETH_P_IP:
         protocol, header, destination = packet[9], (packet[0] & 15) * 4, packet[16:20]
     else:
         protocol, header, destination = packet[6], 40, packet[24:40]
     has_ports = protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
     port = struct.unpack_from(">H", packet, header + 2)[0] if has_ports else 0
-    return Seen(time.monotonic(), protocol, str(ip_address(destination)), port)
+    return Seen(left, protocol, str(ip_address(destination)), port)
 
 
 def _is_allowed(seen: Seen, port: int) -> bool:

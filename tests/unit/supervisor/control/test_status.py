@@ -271,6 +271,15 @@ def test_connections_are_those_of_tcp_workers_that_run(running: Running) -> None
     ]
 
 
+def test_a_connection_that_has_begun_and_received_later_than_now_has_no_negative_age(running: Running) -> None:
+    later = NOW + SECOND
+    connection = ConnectionStatus("established", "192.0.2.1:9000", 0, 8, 0, 0, later, later, 0, framing.BULK, 0)
+    running.memory.peer_table.write_status_row(0, 0, connection)
+    running.has_started("tcp-0")
+    (row,) = running.snapshot()["connections"]
+    assert (row["age_seconds"], row["last_received_ms_ago"]) == (0, 0)
+
+
 def test_each_uplink_has_its_own_connections_and_its_own_trouble() -> None:
     given = {"uplinks": ["eth0", {"interface": "wwan0", "role": "backup"}]}
     config = parse({"mode": "client", "remote_addr": "hub.test:443", "encryption": "none"} | given)
