@@ -1,0 +1,417 @@
+"""Fake TCP between real kernels: past a NAT and a firewall that follows windows, without offloads, under attack.
+
+The ends receive in threads without any right.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import random
+import select
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from io import FileIO
+
+import pytest
+
+from pipeline.faketcp import filters
+from pipeline.faketcp.flow import Agreed, Ends, Flow
+from pipeline.faketcp.packet import FIN, RST, SYN
+from pipeline.supervisor.kernel.fake_tcp_sockets import open_tap
+from pipeline.transport import fake_tcp
+from pipeline.transport.next_hop import ETH_P_IP
+from tests.netns.harness.fake_tcp import (
+    End,
+    Routed,
+    Watch,
+    add_client,
+    add_server,
+    ip,
+    set_offloads,
+)
+from tests.support import eventually
+from tools.lab.link_model import LinkSpec
+from tools.lab.namespace import Namespace
+from tools.lab.network import Lab
+
+SEGMENT = 1400
+SECONDS = 10
+STRICT = """
+table inet own {
+    chain input {
+        type filter hook input priority filter; policy drop;
+        ct state established accept
+    }
+    chain output {
+        type filter hook output priority filter; policy drop;
+        ct state invalid drop
+        ct state new,established accept
+    }
+}
+"""
+"""A firewall of an end that does not translate, and lets nothing in but answers."""
+
+TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x1, 0x1000  # linux/if_tun.h
+
+Address = tuple[str, int]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Routed]:
+    with Routed() as made:
+        yield made
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def start(opened: ExitStack, lab: Routed, version: int = 4) -> tuple[End, End, Address]:
+    """A client, a server and its address, with a flow between them."""
+    (server,), port = add_server(lab.server)
+    opened.callback(server.close)
+    address = (lab.addresses[version], port)
+    client = add_client(lab.client, address)
+    opened.callback(client.close)
+    return client, server, address
+
+
+def train(number: int, size: int = 20 * SEGMENT) -> bytes:
+    """The payload of a super-packet. Each segment begins with a number of its own."""
+    rest = random.Random(number).randbytes(SEGMENT - 6)
+    return b"".join(struct.pack(">IH", number, index) + rest for index in range(-(-size // SEGMENT)))[:size]
+
+
+def send_all(end: End, address: Address, trains: list[bytes]) -> None:
+    for each in trains:
+        eventually(partial(end.may_send, each, SEGMENT, address), SECONDS, "room in the window")
+
+
+def cut(payload: bytes, segment_bytes: int = SEGMENT) -> list[bytes]:
+    return [payload[at : at + segment_bytes] for at in range(0, len(payload), segment_bytes)]
+
+
+def segments(end: End) -> list[bytes]:
+    return [segment for each in list(end.received) for segment in cut(each.content, each.segment_bytes)]
+
+
+STRAY = Counter(cut(train(0)))
+"""What is sent to learn whether a flow is alive."""
+
+
+def exchange(client: End, server: End, address: Address, count: int = 30) -> Address:
+    """Trains each way, all of which arrive with the borders of their segments. The client's address, as seen there."""
+    trains = [train(number, 19 * SEGMENT + number + 1) for number in range(1, count + 1)]
+    seen = []
+    for sender, receiver, there in ((client, server, lambda: address), (server, client, lambda: seen[0])):
+        receiver.received.clear()
+        send_all(sender, there(), trains)
+        wanted = Counter(segment for each in trains for segment in cut(each))
+        eventually(partial(has_all, receiver, wanted), SECONDS, "all segments")
+        seen.append(receiver.received[-1].address)
+    return seen[0]
+
+
+def has_all(end: End, wanted: Counter[bytes]) -> bool:
+    got = Counter(segments(end))
+    assert not set(got) - set(wanted) - set(STRAY)
+    return not wanted - got
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_segments_pass_a_nat_and_a_firewall_that_follows_windows(lab: Routed, opened: ExitStack, version: int) -> None:
+    before = lab.invalid()
+    with Watch(lab.router, "near") as watch:
+        client, server, address = start(opened, lab, version)
+        seen = exchange(client, server, address)
+        assert seen[0] == ("10.2.0.1" if version == 4 else "fd02::1")
+        client.finish()
+        eventually(lambda: not client.fake._flows and not server.fake._flows, SECONDS)
+    assert lab.invalid() == before
+    assert [packet.flags for packet in watch.packets if packet.flags & RST] == []
+    assert sum(bool(packet.flags & SYN) for packet in watch.packets) == 2
+    assert sum(bool(packet.flags & FIN) for packet in watch.packets) == 2
+    assert server.count("dgram.dropped_segment_outside") == client.count("dgram.dropped_segment_outside") == 0
+
+
+def test_devices_without_offloads_carry_whole_segments_with_good_checksums(lab: Routed, opened: ExitStack) -> None:
+    devices = [(lab.client, "link0"), (lab.router, "near"), (lab.router, "far"), (lab.server, "link0")]
+    for node, device in devices:
+        set_offloads(node, device, False)
+        opened.callback(set_offloads, node, device, True)
+    before = lab.invalid()
+    with Watch(lab.router, "near") as watch:
+        client, server, address = start(opened, lab)
+        exchange(client, server, address)
+    assert lab.invalid() == before
+    assert max(packet.end - packet.begin for packet in watch.packets) == SEGMENT
+    assert [packet for packet in watch.packets if packet.is_damaged or packet.flags & RST] == []
+
+
+@pytest.mark.parametrize("reorder_percent", [0, 5])
+def test_losses_and_reordering_leave_the_borders_of_segments(reorder_percent: float, opened: ExitStack) -> None:
+    link = LinkSpec(delay_ms=3, loss_percent=3, reorder_percent=reorder_percent)
+    lossy = opened.enter_context(Lab(link=link))
+    near, far = lossy.nodes
+    (server,), port = add_server(far)
+    opened.callback(server.close)
+    address = (far.address, port)
+    client = add_client(near, address)
+    opened.callback(client.close)
+    trains = [train(number) for number in range(100)]
+    send_all(client, address, trains)
+    sent = {segment for each in trains for segment in cut(each)}
+    eventually(lambda: len(segments(server)) > 0.9 * len(sent), SECONDS)
+    got = segments(server)
+    assert set(got) <= sent and len(got) == len(set(got)) < len(sent)
+
+
+def test_devices_without_link_headers_carry_them_too(opened: ExitStack) -> None:
+    """As PPP and tunnels of others: here two TUN devices, between which packets are carried by hand."""
+    ends = [opened.enter_context(closing(Namespace(name))) for name in ("client", "server")]
+    files = [node.inside(tun) for node in ends]
+    for number, node in enumerate(ends):
+        ip(node, f"address add 10.3.0.{number + 1} peer 10.3.0.{2 - number} dev tun0")
+        ip(node, "link set tun0 up")
+    over = threading.Event()
+    carriers = [threading.Thread(target=carry, args=(*pair, over)) for pair in (files, files[::-1])]
+    for file in files:
+        opened.callback(file.close)
+    for thread in carriers:
+        thread.start()
+        opened.callback(thread.join)
+    opened.callback(over.set)
+    (server,), port = add_server(ends[1])
+    opened.callback(server.close)
+    client = add_client(ends[0], ("10.3.0.2", port))
+    opened.callback(client.close)
+    exchange(client, server, ("10.3.0.2", port), 3)
+
+
+def tun() -> FileIO:
+    file = FileIO("/dev/net/tun", "r+")
+    fcntl.ioctl(file, TUNSETIFF, struct.pack("16sH22x", b"tun0", IFF_TUN | IFF_NO_PI))
+    return file
+
+
+def carry(source: FileIO, to: FileIO, over: threading.Event) -> None:
+    while not over.is_set():
+        if select.select([source], [], [], 0.05)[0]:
+            to.write(source.read(65536) or b"")
+
+
+def test_the_route_of_the_own_address_decides_where_a_segment_leaves(lab: Routed, opened: ExitStack) -> None:
+    """As on a server with two providers: answers go out on the way of the address that was dialed."""
+    ip(lab.router, f"link add second type veth peer name link1 netns {lab.server.pid}")
+    opened.callback(lambda: ip(lab.router, "link del second"))
+    ip(lab.router, "address add 10.4.0.1/24 dev second")
+    ip(lab.router, "link set second up")
+    for words in (
+        "address add 10.4.0.2/24 dev link1",
+        "link set link1 up",
+        "route add default via 10.4.0.1 table 44",
+        "rule add from 10.4.0.2 lookup 44",
+    ):
+        ip(lab.server, words)
+    opened.callback(lambda: ip(lab.server, "rule del from 10.4.0.2 lookup 44"))
+    (server,), port = add_server(lab.server)
+    opened.callback(server.close)
+    client = add_client(lab.client, ("10.4.0.2", port))
+    opened.callback(client.close)
+    exchange(client, server, ("10.4.0.2", port), 3)
+    assert [each.way.interface for each in server.fake._flows.values()] == ["link1"]
+
+
+def test_a_segment_that_does_not_fit_the_interface_is_refused(lab: Routed, opened: ExitStack) -> None:
+    client, server, address = start(opened, lab)
+    whole = bytes(1500 - 52)
+    with pytest.raises(OSError, match="too large"):
+        client.send(whole + b"x", len(whole) + 1, address)
+    client.send(whole, len(whole), address)
+    eventually(lambda: server.received, SECONDS)
+
+
+def test_nobody_is_sent_to_without_a_flow(lab: Routed, opened: ExitStack) -> None:
+    _, server, _ = start(opened, lab)
+    with pytest.raises(OSError, match="no fake flow"):
+        server.send(b"x", 1, ("10.2.0.1", 1))
+
+
+def test_a_full_window_waits_for_an_acknowledgement(lab: Routed, opened: ExitStack) -> None:
+    client, _, address = start(opened, lab)
+    flow = client.fake._current.flow
+    with lab.rule("iifname", "far", "drop"):
+        eventually(lambda: not client.may_send(train(0, 45 * SEGMENT), SEGMENT, address), SECONDS, "a full window")
+        assert flow.sent - flow.acknowledged & 0xFFFFFFFF <= flow.window
+    eventually(lambda: client.may_send(train(0, 45 * SEGMENT), SEGMENT, address), SECONDS, "room")
+
+
+# -- flows that die
+
+
+def test_a_reset_by_a_box_on_the_way_makes_another_flow(lab: Routed, opened: ExitStack) -> None:
+    """The firewall rejects what it knows, as a provider's does after a while."""
+    client, server, address = start(opened, lab)
+    exchange(client, server, address, 3)
+    with lab.rule("tcp", "flags", "&", "syn", "!=", "syn", "reject", "with", "tcp", "reset"):
+        client.may_send(train(0), SEGMENT, address)
+        eventually(lambda: client.count("dgram.fake_flows_reset"), SECONDS)
+    eventually(lambda: client.count("dgram.fake_flows_opened") == 2, SECONDS)
+    exchange(client, server, address, 3)
+
+
+def test_a_nat_that_forgets_makes_another_flow(lab: Routed, opened: ExitStack) -> None:
+    """It drops what it does not know, in silence, as after a sleep or another address of a router."""
+    client, server, address = start(opened, lab)
+    seen = exchange(client, server, address, 3)
+    lab.router.sysctl("net.netfilter.nf_conntrack_tcp_loose=0")
+    try:
+        lab.forget()
+
+        def is_new() -> bool:
+            client.may_send(train(0), SEGMENT, address)
+            return client.count("dgram.fake_flows_opened") == 2
+
+        eventually(is_new, SECONDS)
+        assert exchange(client, server, address, 3) != seen
+    finally:
+        lab.router.sysctl("net.netfilter.nf_conntrack_tcp_loose=1")
+
+
+def test_a_worker_that_is_killed_is_followed_by_another_flow(lab: Routed, opened: ExitStack) -> None:
+    """The kernel resets what comes for it: with numbers that fit. Its successor has the same port."""
+    (server,), port = add_server(lab.server)
+    address = (lab.addresses[4], port)
+    client = add_client(lab.client, address)
+    opened.callback(client.close)
+    exchange(client, server, address, 3)
+    server.die()
+    (successor,), _ = add_server(lab.server, port=port)
+    opened.callback(successor.close)
+    client.may_send(train(0), SEGMENT, address)
+    eventually(lambda: client.count("dgram.fake_flows_reset"), SECONDS)
+    eventually(lambda: client.count("dgram.fake_flows_opened") == 2, SECONDS)
+    exchange(client, successor, address, 3)
+
+
+def test_a_neighbour_that_the_kernel_forgets_is_the_one_that_is_heard(lab: Routed, opened: ExitStack) -> None:
+    client, server, address = start(opened, lab)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake_tcp, "WAY_NS", 0)
+        for node in (lab.client, lab.server):
+            ip(node, "neigh flush dev link0")
+        looked = [end.fake._flows.copy().popitem()[1] for end in (client, server)]
+        before = [each.looked_ns for each in looked]
+        eventually(lambda: all(each.looked_ns > then for each, then in zip(looked, before, strict=True)), SECONDS)
+        exchange(client, server, address, 3)
+
+
+# -- a firewall of this machine, and other lanes
+
+
+def test_an_end_with_a_strict_firewall_of_its_own_needs_no_rule_for_it(lab: Routed, opened: ExitStack) -> None:
+    lab.client.run(["nft", "-f", "-"], input=STRICT)
+    opened.callback(lambda: lab.client.run(["nft", "delete", "table", "inet", "own"]))
+    client, server, address = start(opened, lab)
+    with Watch(lab.router, "near") as watch:
+        exchange(client, server, address)
+    assert [packet for packet in watch.packets if packet.flags & RST] == []
+
+
+def test_each_lane_gets_its_own_flows(lab: Routed, opened: ExitStack) -> None:
+    servers, port = add_server(lab.server, lanes=3)
+    address = (lab.addresses[4], port)
+    clients = [add_client(lab.client, address, lane, 2) for lane in (0, 1)]
+    for end in (*servers, *clients):
+        opened.callback(end.close)
+    for number, client in enumerate(clients):
+        send_all(client, address, [train(number)])
+    eventually(lambda: sum(len(segments(server)) for server in servers) == 2 * 20, SECONDS)
+    for lane, server in enumerate(servers):
+        assert {payload.address[1] % 3 for payload in server.received} <= {lane}
+    for number, client in enumerate(clients):
+        assert client.fake._current.flow.ends.local_port % 2 == number
+        assert client.count("dgram.dropped_segment_no_flow") == 0
+
+
+# -- attacks
+
+
+def forge(lab: Routed, flow: Flow, size: int = 0) -> None:
+    """One packet with the headers that `flow` makes, as if from the router: anybody on the way could send it."""
+    flow.set_link(lab.attack_link)
+    header = flow.header(size, max(size, 1), time.monotonic_ns())
+    lab.attack.sendmsg([header, bytes(size)], [], 0, ("far", ETH_P_IP))
+
+
+@pytest.fixture(scope="module")
+def attacked(lab: Routed) -> Iterator[Routed]:
+    """The lab with a packet socket of an attacker, whose link header leads to the server."""
+    lab.attack = lab.router.inside(lambda: open_tap(ETH_P_IP, filters.tap_of_server(4, 1, 0, 1)))
+    near, far = mac_of(lab.server, "link0"), mac_of(lab.router, "far")
+    lab.attack_link = near + far + b"\x08\x00"
+    yield lab
+    lab.attack.close()
+
+
+def mac_of(node: Namespace, device: str) -> bytes:
+    shown = node.run(["ip", "-br", "link", "show", device]).stdout.split()
+    return bytes.fromhex(next(word for word in shown if word.count(":") == 5).replace(":", ""))
+
+
+def test_forged_packets_for_a_flow_cost_counters(attacked: Routed, opened: ExitStack) -> None:
+    client, server, address = start(opened, attacked)
+    seen = exchange(client, server, address, 3)
+    source = random.Random(5)
+    before = server.bytes_received
+    for _ in range(300):
+        ends = Ends(socket.inet_aton(seen[0]), seen[1], socket.inet_aton(address[0]), address[1])
+        flow = Flow(ends, Agreed(7, 7, True, 5, 64), source.getrandbits(32), source.getrandbits(32), 0, ExitStack(), 0)
+        forge(attacked, flow, source.choice([0, 1000]))
+    eventually(lambda: server.count("dgram.dropped_segment_outside") >= 290, SECONDS)
+    assert server.bytes_received - before <= 10 * 1000
+    exchange(client, server, address, 3)
+    assert client.count("dgram.fake_flows_opened") == server.count("dgram.fake_flows_opened") == 1
+
+
+def test_a_flood_of_connections_leaves_memory_bounded_and_flows_alone(lab: Routed, opened: ExitStack) -> None:
+    """Somebody finishes handshakes and says nothing, from addresses of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake_tcp, "UNUSED_MOST", 16)
+        client, server, address = start(opened, lab)
+        seen = exchange(client, server, address, 3)
+        for _ in range(100):
+            with lab.client.socket() as sock:
+                sock.settimeout(SECONDS)
+                sock.connect(address)
+        eventually(lambda: server.count("dgram.fake_flows_refused") > 50, SECONDS)
+        assert len(server.fake._flows) + len(server.fake._fresh) <= 20
+        assert exchange(client, server, address, 3) == seen
+
+
+def test_a_flood_of_syns_costs_no_memory_here(attacked: Routed, opened: ExitStack) -> None:
+    """The kernel answers with SYN cookies, and a client still gets its flow."""
+    (server,), port = add_server(attacked.server)
+    opened.callback(server.close)
+    address = (attacked.addresses[4], port)
+    source = random.Random(6)
+    for _ in range(3000):
+        ends = Ends(bytes([10, 9, source.getrandbits(8), source.getrandbits(8)]), source.randrange(1024, 65536),
+                    socket.inet_aton(address[0]), port)  # fmt: skip
+        flow = Flow(ends, Agreed(0, 0, False, 5, 64), source.getrandbits(32), 0, 0, ExitStack(), 0)
+        flow.set_link(attacked.attack_link)
+        header = flow.keepalive(0)
+        header[len(header) - 7] = SYN
+        attacked.attack.sendmsg([header], [], 0, ("far", ETH_P_IP))
+    client = add_client(attacked.client, address)
+    opened.callback(client.close)
+    exchange(client, server, address, 3)
+    assert len(server.fake._flows) + len(server.fake._fresh) == 1
