@@ -13,9 +13,9 @@ sees a connection without losses. It lets pass only bytes inside the window that
 may_send() keeps to that. If all acknowledgements are lost, the window stays full. Then the numbers begin again behind
 the last acknowledged byte, as those of a retransmission do. Firewalls and the other end take that for one.
 
-Nobody verifies a packet. A forged one must have the addresses and ports, a sequence number inside the window, and an
-acknowledgement of bytes that are under way. Then its payload gets to those who verify, and the numbers may be spoilt.
-That costs the flow at most, and a flow is easily made anew.
+Nobody verifies a packet. A forged one must have the addresses and ports, a sequence number inside the window, an
+acknowledgement of bytes that are under way, and a timestamp of this moment. Then its payload gets to those who verify,
+and the numbers may be spoilt. That costs the flow at most, and a flow is easily made anew.
 
 The two duties of a worker share a flow. The numbers of what is sent are drawn under a lock, since both send.
 take() is the inbound duty's.
@@ -49,8 +49,11 @@ WINDOW = 0xFFFF
 ACK_BYTES = 256 << 10  # or a quarter of the window
 ACK_NS = 40_000_000  # RFC 9293, 3.8.6.3, allows 500 ms
 STALL_NS = 200_000_000  # the shortest time after which Linux sends again (TCP_RTO_MIN)
+STAMP_MS = 2000
+"""So much a timestamp may be off: the newest one was this long before it, or it runs ahead of our clock since then."""
+
 PROBE_BYTES = 1460
-"""What goes out after that even if no window is announced, as TCP probes a window of zero."""
+"""So much goes out after that even if no window is announced, as TCP probes a window of zero."""
 
 RESET_BEHIND = 1 << 20
 """So far behind the newest byte a reset may be: it answers a header that may be a little old."""
@@ -98,6 +101,7 @@ class Agreed(NamedTuple):
     has_stamps: bool
     clock_ms: int
     hop_limit: int
+    payload_most: int  # of a segment: what the other end accepts, lowered by boxes on the way that know a smaller MTU
 
 
 class Flow:
@@ -106,7 +110,7 @@ class Flow:
 
     __slots__ = (
         "_ack_bytes", "_addresses_sum", "_answer", "_clock", "_fixed_sum", "_highest", "_id", "_ip", "_is_v4", "_lock",
-        "_owed_ns", "_remote_scale", "_stalled_at", "_stalled_ns", "_stamp", "_tcp", "_template",
+        "_owed_ns", "_remote_scale", "_stalled_at", "_stalled_ns", "_stamp", "_stamped_ns", "_template",
         "_told", "_window_here", "acknowledged", "agreed", "asked_ns", "ends", "has_ended", "head_bytes", "heard_ns",
         "opened_ns", "received", "sent", "was_reset", "window",
     )  # fmt: skip
@@ -133,7 +137,7 @@ class Flow:
         self.received = received
         self.was_reset = False  # somebody says that there is no such connection
         self.has_ended = False  # the other end does
-        self._stamp = 0
+        self._stamp, self._stamped_ns = 0, 0  # the newest timestamp, and when it came; 0: none has
         self._owed_ns = 0  # since when an acknowledgement is owed; 0: none is
         self._answer = False  # one is owed at once
 
@@ -257,27 +261,33 @@ class Flow:
             return _FLAGS
         size = packet.end - packet.begin
         ahead = packet.sequence + size - self.received & _U32
-        if ahead > self._window_here and -ahead & _U32 > self._window_here:
-            return _OUTSIDE
         more = packet.acknowledged - self.acknowledged & _U32
-        if more <= (self._highest - self.acknowledged & _U32):
-            self._on_acknowledged(packet.acknowledged, packet.window)
-        elif -more & _U32 > self.window:
+        is_new, is_answer = ahead <= self._window_here, more <= (self._highest - self.acknowledged & _U32)
+        if (
+            (not is_new and -ahead & _U32 > self._window_here)
+            or (not is_answer and -more & _U32 > self.window)
+            or (self._stamped_ns and not self._is_of_now(packet.stamp, now))
+        ):
             return _OUTSIDE
         self.heard_ns, self.asked_ns = now, 0
-        if ahead <= self._window_here:
-            self.received = packet.sequence + size & _U32
-            if packet.stamp >= 0:
-                self._stamp = packet.stamp
-            if flags & FIN and not self.has_ended:
-                self.has_ended = True
-                self.received = self.received + 1 & _U32
-                self._answer = True
+        if is_answer:
+            self._on_acknowledged(packet.acknowledged, packet.window)
+        if is_new:
+            self._on_new(packet, size, now)
         elif size or -ahead & _U32 == 1:
             self._answer = True  # it is sent again, or asks for an acknowledgement
         if size and not self._owed_ns:
             self._owed_ns = now
         return None
+
+    def _on_new(self, packet: Arrived, size: int, now: int) -> None:
+        self.received = packet.sequence + size & _U32
+        if self.agreed.has_stamps and packet.stamp >= 0:
+            self._stamp, self._stamped_ns = packet.stamp, now
+        if packet.flags & FIN and not self.has_ended:
+            self.has_ended = True
+            self.received = self.received + 1 & _U32
+            self._answer = True
 
     def due(self, now: int) -> bool:
         """Whether an acknowledgement has to go out, since nothing else has taken it along."""
@@ -286,6 +296,10 @@ class Flow:
         if not self._owed_ns:
             return False
         return (self.received - self._told & _U32) >= self._ack_bytes or now - self._owed_ns >= ACK_NS
+
+    def _is_of_now(self, stamp: int, now: int) -> bool:
+        ahead = stamp - self._stamp + STAMP_MS & _U32
+        return stamp >= 0 and ahead <= (now - self._stamped_ns) // 1_000_000 + 2 * STAMP_MS
 
     def _on_acknowledged(self, number: int, window: int) -> None:
         self.acknowledged = number

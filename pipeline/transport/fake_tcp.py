@@ -3,6 +3,7 @@
     send(pieces, size, segment_bytes, address, now)    payload, as one super-packet of equal segments; the last one may
                                                        be shorter
     receive(into, now)                                 the next payload, with the size of its segments and its sender
+    segment_most(address)                              bytes of a segment that will probably get through
     tick(now)                                          all that time brings: every 10 ms, from the duty that receives
     finish(), close()                                  end all flows; the sockets of flows
 
@@ -37,12 +38,14 @@ PACKET_BYTES_MAX = 65536 + 64
 
 READS_MOST = 64  # packets without payload, in one call of receive()
 LOOK_NS = 1_000_000_000  # between two looks at all flows
-WAY_NS = 5_000_000_000  # between two looks at the way of a flow
+WAY_NS = 10_000_000_000  # between two looks at the way of a flow
 KEEPALIVE_NS = 60_000_000_000
 FINISHING_NS = 2_000_000_000  # how long a flow stays that has been finished: the last packets of the other end come
 UNUSED_NS = 10_000_000_000  # a flow from which nobody has proved to be a peer
 IDLE_NS = 300_000_000_000  # a peer probes every 120 s at least
 FLOWS_MOST, UNUSED_MOST = 4096, 256
+ACCEPTS_MOST = 200
+"""In a second. More of them wait in the kernel, and do not take the time of peers."""
 
 _OPENED = ID["dgram.fake_flows_opened"]
 _REFUSED = ID["dgram.fake_flows_refused"]
@@ -126,6 +129,14 @@ class FakeTcp:
             flow.take_back(header, size)
             raise
 
+    def segment_most(self, address: Address) -> int:
+        """Larger ones may be tried. 0: there is no flow."""
+        open_flow = self._by_address.get(address)
+        if open_flow is None or open_flow.way is None:
+            return 0
+        flow = open_flow.flow
+        return min(open_flow.way.mtu - flow.head_bytes, flow.agreed.payload_most)
+
     def receive(self, into: memoryview, now: int) -> Received | None:
         """The next payload, in `into`; None: nothing more has come."""
         for tap in self._taps.values():
@@ -136,7 +147,10 @@ class FakeTcp:
                     break
                 except OSError:
                     continue  # an interface went down, which is said once
-                received = None if flags & socket.MSG_TRUNC else self._take(into, size, source, now)
+                if flags & socket.MSG_TRUNC:
+                    self._counters[_DAMAGED] += 1  # larger than an IP packet is by default (gro_max_size, ip-link(8))
+                    continue
+                received = self._take(into, size, source, now)
                 if received is not None:
                     return received
         return None
@@ -266,6 +280,8 @@ class ServerFakeTcp(FakeTcp):
         super().__init__(taps, counters)
         self._listener = listener
         self._fresh: dict[bytes, Fresh] = {}
+        self._unused: dict[bytes, OpenFlow] = {}  # the oldest first; some may be used by now
+        self._accepts_left = ACCEPTS_MOST
 
     def _on_unknown(self, packet: Arrived, heard_from: HeardFrom, now: int) -> OpenFlow | None:
         if packet.flags & (SYN | RST | ACK) == ACK and not packet.is_damaged:
@@ -274,35 +290,49 @@ class ServerFakeTcp(FakeTcp):
             fresh = self._fresh.pop(packet.key, None)
             if fresh is not None:
                 window = packet.window << fresh.agreed.remote_scale
-                return self._open(fresh, packet.acknowledged, packet.sequence, window, 0, heard_from, now)
+                made = self._open(fresh, packet.acknowledged, packet.sequence, window, 0, heard_from, now)
+                self._unused[packet.key] = made
+                return made
         if not packet.flags & SYN:
             self._counters[_NO_FLOW] += 1
         return None
 
     def _accept(self, now: int) -> None:
-        for _ in range(READS_MOST):
+        while self._accepts_left:
             try:
                 sock, _ = self._listener.accept()
             except OSError:
                 return  # there is none, or its client has gone
+            self._accepts_left -= 1
             try:
                 flow_socket.silence(sock)
                 ends, agreed = flow_socket.ends(sock), flow_socket.agreed(sock)
             except OSError:
                 flow_socket.close(sock)
                 continue
-            self._make_room()
-            self._fresh[ends.key] = Fresh(sock, ends, agreed, now)
-
-    def _make_room(self) -> None:
-        """Flows from which nobody has proved to be a peer make room first, the oldest of them before the others."""
-        unused = [each for each in self._flows.values() if not each.is_used]
-        if len(unused) + len(self._fresh) >= UNUSED_MOST or len(self._flows) + len(self._fresh) >= FLOWS_MOST:
-            self._counters[_REFUSED] += 1
-            if self._fresh:
-                flow_socket.close(self._fresh.pop(next(iter(self._fresh))).sock)
+            if self._has_room():
+                self._fresh[ends.key] = Fresh(sock, ends, agreed, now)
             else:
-                self._forget(unused[0] if unused else min(self._flows.values(), key=lambda each: each.flow.heard_ns))
+                self._refuse(sock)
+
+    def _has_room(self) -> bool:
+        """The oldest flow from which nobody has proved to be a peer makes room for another one."""
+        if len(self._unused) + len(self._fresh) < UNUSED_MOST and len(self._flows) + len(self._fresh) < FLOWS_MOST:
+            return True
+        while self._unused:
+            oldest = self._unused.pop(next(iter(self._unused)))
+            if not oldest.is_used:
+                self._counters[_REFUSED] += 1
+                self._forget(oldest)
+                return True
+        if not self._fresh:
+            return False
+        self._refuse(self._fresh.pop(next(iter(self._fresh))).sock)
+        return True
+
+    def _forget(self, open_flow: OpenFlow) -> None:
+        self._unused.pop(open_flow.flow.ends.key, None)
+        super()._forget(open_flow)
 
     def _refuse(self, sock: socket.socket) -> None:
         self._counters[_REFUSED] += 1
@@ -312,7 +342,9 @@ class ServerFakeTcp(FakeTcp):
         is_look = now >= self._next_look_ns
         super().tick(now)
         if is_look:
+            self._accepts_left = ACCEPTS_MOST
             self._accept(now)
+            self._unused = {key: each for key, each in self._unused.items() if not each.is_used}
             for key, fresh in list(self._fresh.items()):
                 if now - fresh.since_ns > UNUSED_NS:
                     del self._fresh[key]

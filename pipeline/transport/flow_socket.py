@@ -42,7 +42,7 @@ PORT_TAKEN = (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL)
 MAPPED = "::ffff:"
 """IPv4 addresses begin so at a socket for both versions (RFC 4291, 2.5.5.2)."""
 
-_INFO = struct.Struct("=B4xBB")  # struct tcp_info: tcpi_state, tcpi_options, both scales
+_INFO = struct.Struct("=B4xBB9xI")  # struct tcp_info: tcpi_state, tcpi_options, both scales; tcpi_snd_mss, at 16
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
 Address = tuple[str, int]
@@ -98,12 +98,12 @@ def _packed(host: str) -> bytes:
 
 
 def agreed(sock: socket.socket) -> Agreed:
-    _, options, scales = _INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size))
+    _, options, scales, payload_most = _INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size))
     is_v6 = sock.family == socket.AF_INET6 and not sock.getpeername()[0].startswith(MAPPED)
     level, option = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) if is_v6 else (socket.IPPROTO_IP, socket.IP_TTL)
     clock = sock.getsockopt(socket.IPPROTO_TCP, TCP_TIMESTAMP) & 0xFFFFFFFF
     hop_limit = min(sock.getsockopt(level, option), HOPS_MOST - 1)
-    return Agreed(scales & 15, scales >> 4, bool(options & TCPI_OPT_TIMESTAMPS), clock, hop_limit)
+    return Agreed(scales & 15, scales >> 4, bool(options & TCPI_OPT_TIMESTAMPS), clock, hop_limit, payload_most)
 
 
 def silence(sock: socket.socket) -> None:

@@ -21,12 +21,14 @@ from io import FileIO
 import pytest
 
 from pipeline.faketcp import filters
-from pipeline.faketcp.flow import Agreed, Ends, Flow
+from pipeline.faketcp.flow import WINDOW, Agreed, Ends, Flow
 from pipeline.faketcp.packet import FIN, RST, SYN
+from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.supervisor.kernel.fake_tcp_sockets import open_tap
 from pipeline.transport import fake_tcp
 from pipeline.transport.next_hop import ETH_P_IP
 from tests.netns.harness.fake_tcp import (
+    ETHTOOL_SGRO,
     End,
     Routed,
     Watch,
@@ -139,6 +141,8 @@ def test_segments_pass_a_nat_and_a_firewall_that_follows_windows(lab: Routed, op
     assert [packet.flags for packet in watch.packets if packet.flags & RST] == []
     assert sum(bool(packet.flags & SYN) for packet in watch.packets) == 2
     assert sum(bool(packet.flags & FIN) for packet in watch.packets) == 2
+    of_kernels = [packet for packet in watch.packets if packet.window != WINDOW]
+    assert len(of_kernels) == 3, "the kernels have made the handshake and nothing else"
     assert server.count("dgram.dropped_segment_outside") == client.count("dgram.dropped_segment_outside") == 0
 
 
@@ -172,6 +176,47 @@ def test_losses_and_reordering_leave_the_borders_of_segments(reorder_percent: fl
     eventually(lambda: len(segments(server)) > 0.9 * len(sent), SECONDS)
     got = segments(server)
     assert set(got) <= sent and len(got) == len(set(got)) < len(sent)
+
+
+def test_what_the_receiver_merges_keeps_its_borders(lab: Routed, opened: ExitStack) -> None:
+    """Segments come one by one, of several sizes, with acknowledgements and timestamps that change, and some are lost.
+    The receiver's device merges them (GRO)."""
+    for node, device in ((lab.client, "link0"), (lab.router, "far")):  # veth merges nothing for a device that cuts
+        set_offloads(node, device, False)
+        opened.callback(set_offloads, node, device, True)
+    set_offloads(lab.server, "link0", True, (ETHTOOL_SGRO,))
+    opened.callback(set_offloads, lab.server, "link0", False, (ETHTOOL_SGRO,))
+    client, server, address = start(opened, lab)
+    seen = exchange(client, server, address, 1)
+    source = random.Random(3)
+    wanted: Counter[bytes] = Counter()
+    with lab.rule("iifname", "near", "meta", "length", ">", "300", "numgen", "random", "mod", "100", "<", "2", "drop"):
+        server.received.clear()
+        for number in range(400):
+            size = source.choice([300, 1000, 1000, SEGMENT, SEGMENT])
+            payload = source.randbytes(source.randrange(1, 40) * size + source.choice([0, source.randrange(1, size)]))
+            wanted += Counter(cut(payload, size))
+            eventually(partial(client.may_send, payload, size, address), SECONDS)
+            if number % 7 == 0:
+                server.may_send(b"x", 1, seen)
+        eventually(lambda: len(segments(server)) > 0.9 * wanted.total(), SECONDS)
+    got = Counter(segments(server))
+    assert not got - wanted
+    assert got.total() < wanted.total()
+    assert sum(len(each.content) > each.segment_bytes for each in server.received) > 100
+
+
+def test_the_first_data_open_a_flow_whose_handshake_lost_its_last_packet(lab: Routed, opened: ExitStack) -> None:
+    with (
+        Watch(lab.router, "far") as watch,
+        lab.rule("iifname", "near", "meta", "length", "52", "tcp", "flags", "==", "ack", "drop"),
+    ):
+        client, server, address = start(opened, lab)
+        assert server.count("dgram.fake_flows_opened") == 0
+        eventually(lambda: client.may_send(train(0), SEGMENT, address) and len(segments(server)) > 20, SECONDS)
+    assert not [packet for packet in watch.packets if packet.window != WINDOW and not packet.flags & SYN]
+    exchange(client, server, address, 3)
+    assert client.count("dgram.fake_flows_opened") == 1
 
 
 def test_devices_without_link_headers_carry_them_too(opened: ExitStack) -> None:
@@ -312,6 +357,35 @@ def test_a_neighbour_that_the_kernel_forgets_is_the_one_that_is_heard(lab: Route
         before = [each.looked_ns for each in looked]
         eventually(lambda: all(each.looked_ns > then for each, then in zip(looked, before, strict=True)), SECONDS)
         exchange(client, server, address, 3)
+    assert client.count("dgram.fake_flows_opened") == 1
+
+
+def test_a_flow_that_is_doubted_is_replaced(lab: Routed, opened: ExitStack) -> None:
+    client, server, address = start(opened, lab)
+    client.fake.doubt()
+    eventually(lambda: client.count("dgram.fake_flows_opened") == 2, SECONDS)
+    exchange(client, server, address, 3)
+    eventually(lambda: len(client.fake._flows) == 1, SECONDS)
+
+
+def test_an_idle_flow_is_kept_alive(lab: Routed, opened: ExitStack) -> None:
+    with pytest.MonkeyPatch.context() as patch, Watch(lab.router, "near") as watch:
+        patch.setattr(fake_tcp, "KEEPALIVE_NS", 0)
+        client, server, address = start(opened, lab)
+        begin = client.fake._current.flow.heard_ns
+        eventually(lambda: client.fake._current.flow.heard_ns > begin + 1_500_000_000, SECONDS, "two keepalives")
+    assert len([packet for packet in watch.packets if packet.window == WINDOW]) >= 5
+    exchange(client, server, address, 3)
+    assert client.count("dgram.fake_flows_opened") == 1
+
+
+def test_a_flow_without_a_proof_of_a_peer_is_ended(lab: Routed, opened: ExitStack) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake_tcp, "UNUSED_NS", 0)
+        client, server, _ = start(opened, lab)
+        eventually(lambda: client.fake._current.flow.has_ended, SECONDS)
+        eventually(lambda: client.count("dgram.fake_flows_opened") == 2, SECONDS)
+        eventually(lambda: len(server.fake._flows) <= 1, SECONDS)
 
 
 # -- a firewall of this machine, and other lanes
@@ -345,10 +419,13 @@ def test_each_lane_gets_its_own_flows(lab: Routed, opened: ExitStack) -> None:
 # -- attacks
 
 
-def forge(lab: Routed, flow: Flow, size: int = 0) -> None:
-    """One packet with the headers that `flow` makes, as if from the router: anybody on the way could send it."""
+def forge(lab: Routed, flow: Flow, size: int = 0, at: int = 0, value: int = 0) -> None:
+    """One packet with the headers that `flow` makes, as if from the router: anybody on the way could send it. A byte of
+    its link header or IP header may be another one."""
     flow.set_link(lab.attack_link)
     header = flow.header(size, max(size, 1), time.monotonic_ns())
+    if at:
+        header[VNET_HEADER_BYTES + at] ^= value
     lab.attack.sendmsg([header, bytes(size)], [], 0, ("far", ETH_P_IP))
 
 
@@ -374,12 +451,26 @@ def test_forged_packets_for_a_flow_cost_counters(attacked: Routed, opened: ExitS
     before = server.bytes_received
     for _ in range(300):
         ends = Ends(socket.inet_aton(seen[0]), seen[1], socket.inet_aton(address[0]), address[1])
-        flow = Flow(ends, Agreed(7, 7, True, 5, 64), source.getrandbits(32), source.getrandbits(32), 0, ExitStack(), 0)
+        flow = Flow(
+            ends, Agreed(7, 7, True, 5, 64, 1448), source.getrandbits(32), source.getrandbits(32), 0, ExitStack(), 0
+        )
         forge(attacked, flow, source.choice([0, 1000]))
     eventually(lambda: server.count("dgram.dropped_segment_outside") >= 290, SECONDS)
     assert server.bytes_received - before <= 10 * 1000
     exchange(client, server, address, 3)
     assert client.count("dgram.fake_flows_opened") == server.count("dgram.fake_flows_opened") == 1
+
+
+def test_fragments_and_packets_for_another_machine_reach_no_tap(attacked: Routed, opened: ExitStack) -> None:
+    (server,), port = add_server(attacked.server)
+    opened.callback(server.close)
+    ends = Ends(bytes([10, 2, 0, 1]), 5000, socket.inet_aton(attacked.addresses[4]), port)
+    flow = Flow(ends, Agreed(7, 7, True, 5, 64, 1448), 1, 1, 0, ExitStack(), 0)
+    fragment_at = 14 + 7
+    for at, value in ((5, 1), (fragment_at, 1), (0, 0)):
+        forge(attacked, flow, 8, at, value)
+    eventually(lambda: server.count("dgram.dropped_segment_no_flow"), SECONDS)
+    assert server.count("dgram.dropped_segment_no_flow") == 1
 
 
 def test_a_flood_of_connections_leaves_memory_bounded_and_flows_alone(lab: Routed, opened: ExitStack) -> None:
@@ -397,6 +488,20 @@ def test_a_flood_of_connections_leaves_memory_bounded_and_flows_alone(lab: Route
         assert exchange(client, server, address, 3) == seen
 
 
+def test_more_connections_than_a_second_may_have_wait_in_the_kernel(lab: Routed, opened: ExitStack) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake_tcp, "ACCEPTS_MOST", 3)
+        (server,), port = add_server(lab.server)
+        opened.callback(server.close)
+        flood = [opened.enter_context(lab.client.socket()) for _ in range(10)]
+        for sock in flood:
+            sock.settimeout(SECONDS)
+            sock.connect((lab.addresses[4], port))
+        began = time.monotonic()
+        eventually(lambda: server.count("dgram.fake_flows_opened") + len(server.fake._fresh) == 10, SECONDS)
+        assert time.monotonic() - began > 1.5
+
+
 def test_a_flood_of_syns_costs_no_memory_here(attacked: Routed, opened: ExitStack) -> None:
     """The kernel answers with SYN cookies, and a client still gets its flow."""
     (server,), port = add_server(attacked.server)
@@ -406,7 +511,7 @@ def test_a_flood_of_syns_costs_no_memory_here(attacked: Routed, opened: ExitStac
     for _ in range(3000):
         ends = Ends(bytes([10, 9, source.getrandbits(8), source.getrandbits(8)]), source.randrange(1024, 65536),
                     socket.inet_aton(address[0]), port)  # fmt: skip
-        flow = Flow(ends, Agreed(0, 0, False, 5, 64), source.getrandbits(32), 0, 0, ExitStack(), 0)
+        flow = Flow(ends, Agreed(0, 0, False, 5, 64, 1448), source.getrandbits(32), 0, 0, ExitStack(), 0)
         flow.set_link(attacked.attack_link)
         header = flow.keepalive(0)
         header[len(header) - 7] = SYN

@@ -50,6 +50,7 @@ table inet lab {
 
 SIOCETHTOOL = 0x8946
 ETHTOOL_SRXCSUM, ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO = 0x15, 0x17, 0x1F, 0x24, 0x2C
+OFFLOADS = (ETHTOOL_SRXCSUM, ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO)
 LOOP_SECONDS = 0.005
 ETH_P_ALL = 3
 
@@ -122,12 +123,12 @@ def ip(node: Namespace, command: str) -> None:
     node.run(["ip", *command.split()])
 
 
-def set_offloads(node: Namespace, device: str, on: bool) -> None:
+def set_offloads(node: Namespace, device: str, on: bool, switches: tuple[int, ...] = OFFLOADS) -> None:
     """Let a device compute checksums, cut super-packets and merge segments, or none of it."""
 
     def change() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            for command in (ETHTOOL_SRXCSUM, ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO):
+            for command in switches:
                 value = ctypes.create_string_buffer(struct.pack("=II", command, int(on)), 8)
                 request = struct.pack("@16sP", device.encode(), ctypes.addressof(value))
                 try:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.counters import ID
-from pipeline.faketcp.flow import ACK_NS, STALL_NS, WINDOW, Agreed, Ends, Flow
+from pipeline.faketcp.flow import ACK_NS, STALL_NS, STAMP_MS, WINDOW, Agreed, Ends, Flow
 from pipeline.faketcp.packet import ACK, FIN, RST, SYN, URG, Arrived, read
 from pipeline.packet import gso
 from pipeline.packet.vnet import NO_VNET, VNET_HEADER_BYTES
@@ -27,8 +27,8 @@ def pair(ends: Ends = V4, stamps: bool = True, next_byte: int = U32 - 5000, scal
     """A client and a server behind their handshake."""
     there = Ends(ends.remote, ends.remote_port, ends.local, ends.local_port)
     clock = U32 - 10
-    client = Flow(ends, Agreed(scale, scale, stamps, clock, 64), next_byte, 77, FIRST_WINDOW, nullcontext(), 0)
-    server = Flow(there, Agreed(scale, scale, stamps, 5, 64), 77, next_byte, FIRST_WINDOW, nullcontext(), 0)
+    client = Flow(ends, Agreed(scale, scale, stamps, clock, 64, 1448), next_byte, 77, FIRST_WINDOW, nullcontext(), 0)
+    server = Flow(there, Agreed(scale, scale, stamps, 5, 64, 1448), 77, next_byte, FIRST_WINDOW, nullcontext(), 0)
     return client, server
 
 
@@ -222,6 +222,33 @@ def test_timestamps_count_milliseconds_and_answer_the_newest() -> None:
     header = server.acknowledge(0)
     assert int.from_bytes(header[-4:], "big") == (U32 - 10 + 50) & U32
     assert int.from_bytes(header[-8:-4], "big") == 5
+
+
+@pytest.mark.parametrize(("stamp", "after_ms", "is_good"), [
+    (1000, 0, True), (1000 + STAMP_MS, 0, True), (1000 + STAMP_MS + 1, 0, False), (1000 + STAMP_MS + 500, 500, True),
+    ((1000 - STAMP_MS) & U32, 0, True), ((999 - STAMP_MS) & U32, 0, False), (1 << 31, 0, False), (-1, 0, False),
+])  # fmt: skip
+def test_a_timestamp_has_to_be_of_this_moment(stamp: int, after_ms: int, is_good: bool) -> None:
+    client, _ = pair()
+    assert client.take(arrived(client, stamp=1000), 5) is None
+    assert (client.take(arrived(client, stamp=stamp), 5 + after_ms * MS) is None) is is_good
+
+
+def test_without_timestamps_none_is_expected() -> None:
+    client, _ = pair(stamps=False)
+    for _ in range(2):
+        assert client.take(arrived(client, stamp=-1), 5) is None
+
+
+def test_the_numbers_of_a_packet_that_could_not_be_sent_are_free_again() -> None:
+    client, _ = pair()
+    begin = client.sent
+    header = client.header(1000, 1000, 0)
+    client.take_back(header, 1000)
+    assert client.sent == begin
+    later = client.header(500, 500, 0), client.header(10, 10, 0)
+    client.take_back(later[0], 500)
+    assert client.sent == begin + 510
 
 
 # -- keepalive, end, and packets of others
