@@ -47,6 +47,9 @@ FLOWS_MOST, UNUSED_MOST = 4096, 256
 ACCEPTS_MOST = 200
 """In a second. More of them wait in the kernel, and do not take the time of peers."""
 
+INTERFACE_GONE = (errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
+NO_WAY = "there is no way for a fake flow"
+
 _OPENED = ID["dgram.fake_flows_opened"]
 _REFUSED = ID["dgram.fake_flows_refused"]
 _ACKS = ID["dgram.fake_acks_sent"]
@@ -116,7 +119,7 @@ class FakeTcp:
             raise OSError(errno.ENOTCONN, "there is no fake flow")
         way, flow = open_flow.way, open_flow.flow
         if way is None:
-            raise OSError(errno.EHOSTUNREACH, "there is no way for a fake flow")
+            raise OSError(errno.EHOSTUNREACH, NO_WAY)
         if flow.head_bytes + segment_bytes > way.mtu or size > flow.payload_most:
             raise OSError(errno.EMSGSIZE, "a segment of a fake flow is too large")
         if not flow.may_send(size, now):
@@ -125,8 +128,10 @@ class FakeTcp:
         header = flow.header(size, segment_bytes, now)
         try:
             self._taps[open_flow.to[1]].sendmsg([header, *pieces], [], 0, open_flow.to)
-        except OSError:
+        except OSError as error:
             flow.take_back(header, size)
+            if error.errno in INTERFACE_GONE:
+                raise OSError(errno.EHOSTUNREACH, NO_WAY) from None
             raise
 
     def segment_most(self, address: Address) -> int:

@@ -360,6 +360,18 @@ def test_a_neighbour_that_the_kernel_forgets_is_the_one_that_is_heard(lab: Route
     assert client.count("dgram.fake_flows_opened") == 1
 
 
+def test_an_interface_that_goes_down_and_up_again_brings_another_flow(opened: ExitStack) -> None:
+    lab = opened.enter_context(Routed())
+    client, server, address = start(opened, lab)
+    ip(lab.client, "link set link0 down")
+    with pytest.raises(OSError, match="no way"):
+        client.send(b"x", 1, address)
+    ip(lab.client, "link set link0 up")
+    ip(lab.client, "route add default via 10.1.0.1")
+    eventually(lambda: client.may_send(train(0), SEGMENT, address) and segments(server), 2 * SECONDS)
+    exchange(client, server, address, 3)
+
+
 def test_a_flow_that_is_doubted_is_replaced(lab: Routed, opened: ExitStack) -> None:
     client, server, address = start(opened, lab)
     client.fake.doubt()

@@ -1,92 +1,116 @@
-"""The speed of fake TCP beside that of a UDP socket with segmentation, one way between two namespaces.
+"""The speed of fake TCP beside that of a UDP socket with segmentation, one way through a router.
 
     python -m tests.netns.harness.fake_tcp_speed [SECONDS]
 
-Each sender is a thread of this process, as each receiver is: the two share the interpreter's lock, so a worker of its
-own does better. The two carriers take turns, so that what else the machine does hits both.
+The receiver is a process of its own. The two carriers take turns, so that what else the machine does hits both.
 """
 
 from __future__ import annotations
 
-import select
+import os
 import socket
 import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 
-from pipeline.faketcp.flow import IP_BYTES_MAX
 from tests.netns.harness.fake_tcp import Routed, add_client, add_server
 
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
+BUFFER_BYTES = 8 << 20
 SEGMENT = 1400
-COUNT = min(46, (IP_BYTES_MAX - 60) // SEGMENT)
-TRAIN = bytes(SEGMENT * COUNT)
+TRAIN = bytes(SEGMENT * 46)
 ROUNDS = 3
+ANSWER = struct.Struct("Q")
+
+Receiver = Callable[[], tuple[int, Callable[[], int]]]
+"""Its port, and how many bytes have come."""
+
+
+def received(receiver: Receiver, send: Callable[[int], int], seconds: float) -> tuple[float, float]:
+    """Run the receiver in a child, and send for some seconds: bytes a second at both ends."""
+    to_parent, to_child = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        port, count = receiver()
+        os.write(to_parent[1], ANSWER.pack(port))
+        os.read(to_child[0], 1)
+        time.sleep(0.2)
+        os.write(to_parent[1], ANSWER.pack(count()))
+        os._exit(0)
+    port = ANSWER.unpack(os.read(to_parent[0], ANSWER.size))[0]
+    sent = send(port)
+    os.write(to_child[1], b"x")
+    got = ANSWER.unpack(os.read(to_parent[0], ANSWER.size))[0]
+    os.waitpid(child, 0)
+    for fd in (*to_parent, *to_child):
+        os.close(fd)
+    return sent / seconds, got / seconds
+
+
+def send_for(seconds: float, send: Callable[[], object]) -> int:
+    end, sent = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        try:
+            send()
+            sent += len(TRAIN)
+        except BlockingIOError:
+            time.sleep(0)
+    return sent
 
 
 def fake_tcp(lab: Routed, seconds: float) -> tuple[float, float]:
-    (server,), port = add_server(lab.server)
-    server.keep = False
-    address = (lab.addresses[4], port)
-    client = add_client(lab.client, address)
-    time.sleep(0.1)
-    begin, sent = time.monotonic(), 0
-    while time.monotonic() < begin + seconds:
-        try:
-            client.send(TRAIN, SEGMENT, address)
-            sent += len(TRAIN)
-        except BlockingIOError:
-            time.sleep(0)
-    time.sleep(0.2)
-    got = server.bytes_received
-    client.close()
-    server.close()
-    return sent / seconds, got / seconds
+    def receive() -> tuple[int, Callable[[], int]]:
+        (server,), port = add_server(lab.server)
+        server.keep = False
+        return port, lambda: server.bytes_received
+
+    def send(port: int) -> int:
+        address = (lab.addresses[4], port)
+        client = add_client(lab.client, address)
+        sent = send_for(seconds, lambda: client.send(TRAIN, SEGMENT, address))
+        client.close()
+        return sent
+
+    return received(receive, send, seconds)
 
 
 def udp(lab: Routed, seconds: float) -> tuple[float, float]:
-    to = lab.server.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    to.setsockopt(SOL_UDP, UDP_GRO, 1)
-    to.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)
-    to.bind((lab.addresses[4], 0))
-    over = threading.Event()
-    got = 0
+    def receive() -> tuple[int, Callable[[], int]]:
+        sock = lab.server.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
+        sock.bind((lab.addresses[4], 0))
 
-    def receive() -> None:
-        nonlocal got
-        into = memoryview(bytearray(65536))
-        while not over.is_set():
-            if select.select([to], [], [], 0.05)[0]:
-                got += to.recvmsg_into([into], 64)[0]
+        got = [0]
 
-    thread = threading.Thread(target=receive)
-    thread.start()
-    by = lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    by.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
-    by.setblocking(False)
-    by.connect(to.getsockname())
-    size = [(SOL_UDP, UDP_SEGMENT, struct.pack("H", SEGMENT))]
-    begin, sent = time.monotonic(), 0
-    while time.monotonic() < begin + seconds:
-        try:
-            by.sendmsg([TRAIN], size)
-            sent += len(TRAIN)
-        except BlockingIOError:
-            time.sleep(0)
-    time.sleep(0.2)
-    over.set()
-    thread.join()
-    by.close()
-    to.close()
-    return sent / seconds, got / seconds
+        def work() -> None:
+            into = memoryview(bytearray(65536))
+            while True:
+                got[0] += sock.recvmsg_into([into], 64)[0]
+
+        threading.Thread(target=work, daemon=True).start()
+        return sock.getsockname()[1], lambda: got[0]
+
+    def send(port: int) -> int:
+        sock = lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER_BYTES)
+        sock.setblocking(False)
+        sock.connect((lab.addresses[4], port))
+        size = [(SOL_UDP, UDP_SEGMENT, struct.pack("H", SEGMENT))]
+        sent = send_for(seconds, lambda: sock.sendmsg([TRAIN], size))
+        sock.close()
+        return sent
+
+    return received(receive, send, seconds)
 
 
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
     with Routed() as lab:
         lab.router.run(["nft", "delete", "table", "inet", "lab"])
-
         for _ in range(ROUNDS):
             for carrier in (udp, fake_tcp):
                 sent, got = carrier(lab, seconds)
