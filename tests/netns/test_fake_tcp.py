@@ -275,6 +275,33 @@ def test_the_route_of_the_own_address_decides_where_a_segment_leaves(lab: Routed
     assert [each.way.interface for each in server.fake._flows.values()] == ["link1"]
 
 
+def test_kernels_that_agree_on_no_options_carry_segments_within_a_small_window(lab: Routed, opened: ExitStack) -> None:
+    names = ("net.ipv4.tcp_timestamps", "net.ipv4.tcp_window_scaling")
+    lab.client.sysctl(*(f"{name}=0" for name in names))
+    opened.callback(lab.client.sysctl, *(f"{name}=1" for name in names))
+    before = lab.invalid()
+    client, server, address = start(opened, lab)
+    agreed = client.fake._current.flow.agreed
+    assert (agreed.has_stamps, agreed.local_scale, agreed.remote_scale) == (False, 0, 0)
+    assert client.fake.segment_most(address) == 1460
+    exchange(client, server, address)
+    assert lab.invalid() == before
+
+
+def test_ends_on_one_link_whose_packets_begin_with_255_hops_keep_their_kernels_out(opened: ExitStack) -> None:
+    with Lab() as near, Watch(near.nodes[1], "link0") as watch:
+        for node in near:
+            node.sysctl("net.ipv4.ip_default_ttl=255")
+        (server,), port = add_server(near.nodes[1])
+        opened.callback(server.close)
+        address = (near.nodes[1].address, port)
+        client = add_client(near.nodes[0], address)
+        opened.callback(client.close)
+        exchange(client, server, address, 3)
+        opened.close()
+    assert len([packet for packet in watch.packets if packet.window != WINDOW]) == 3
+
+
 def test_a_segment_that_does_not_fit_the_interface_is_refused(lab: Routed, opened: ExitStack) -> None:
     client, server, address = start(opened, lab)
     whole = bytes(1500 - 52)

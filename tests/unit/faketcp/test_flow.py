@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -249,6 +252,19 @@ def test_the_numbers_of_a_packet_that_could_not_be_sent_are_free_again() -> None
     later = client.header(500, 500, 0), client.header(10, 10, 0)
     client.take_back(later[0], 500)
     assert client.sent == begin + 510
+
+
+def test_the_numbers_that_two_duties_draw_at_once_do_not_overlap() -> None:
+    ends = Ends(V4.local, 1, V4.remote, 2)
+    flow = Flow(ends, Agreed(0, 0, False, 5, 64, 1460), 0, 0, 0, threading.Lock(), 0)
+
+    def draw(size: int) -> list[tuple[int, int]]:
+        headers = [flow.header(size, size, 0) for _ in range(3000)]
+        return [(int.from_bytes(each[-16:-12], "big"), size) for each in headers]
+
+    with ThreadPoolExecutor() as duties:
+        drawn = sorted(each for part in duties.map(draw, (1000, 7, 1)) for each in part)
+    assert all(at + size == later for (at, size), (later, _) in itertools.pairwise(drawn))
 
 
 # -- keepalive, end, and packets of others
