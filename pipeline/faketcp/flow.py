@@ -109,7 +109,7 @@ class Flow:
     `lock`: of this flow alone."""
 
     __slots__ = (
-        "_ack_bytes", "_addresses_sum", "_answer", "_clock", "_fixed_sum", "_highest", "_id", "_ip", "_is_v4", "_lock",
+        "_ack_bytes", "_addresses_sum", "_answer", "_clock", "_fixed_sum", "_highest", "_id", "_is_v4", "_lock",
         "_owed_ns", "_remote_scale", "_stalled_at", "_stalled_ns", "_stamp", "_stamped_ns", "_template",
         "_told", "_window_here", "acknowledged", "agreed", "asked_ns", "ends", "has_ended", "head_bytes", "heard_ns",
         "opened_ns", "received", "sent", "was_reset", "window",
