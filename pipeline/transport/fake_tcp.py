@@ -2,7 +2,8 @@
 
     send(pieces, size, segment_bytes, address, now)    payload, as one super-packet of equal segments; the last one may
                                                        be shorter
-    receive(into, now)                                 the next payload, with the size of its segments and its sender
+    receive(into, now)                                 the next payload, at the beginning of `into`: its size, that of
+                                                       its segments, and its sender
     segment_most(address)                              bytes of a segment that will probably get through
     tick(now)                                          all that time brings: every 10 ms, from the duty that receives
     finish(), close()                                  end all flows; the sockets of flows
@@ -21,6 +22,8 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
+import time
 from collections.abc import Sequence
 from threading import Lock
 from typing import NamedTuple
@@ -33,8 +36,13 @@ from pipeline.transport import flow_socket
 from pipeline.transport.flow_socket import Address
 from pipeline.transport.next_hop import ETH_P_IP, ETH_P_IPV6, LINK_BYTES, HeardFrom, NextHop, NextHops
 
-PACKET_BYTES_MAX = 65536 + 64
-"""A super-packet with its headers: the size of a buffer for receive()."""
+PAYLOAD_BYTES_MAX = 65536
+"""The size of a buffer for receive()."""
+
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h
+WAITED_MOST_NS = 1_000_000_000  # more than that is a step of the clock
+HEAD_BYTES = {ETH_P_IP: 76, ETH_P_IPV6: 96}
+"""All headers of a packet with timestamps, from an Ethernet device: the first guess."""
 
 READS_MOST = 64  # packets without payload, in one call of receive()
 LOOK_NS = 1_000_000_000  # between two looks at all flows
@@ -50,6 +58,7 @@ ACCEPTS_MOST = 200
 INTERFACE_GONE = (errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
 NO_WAY = "there is no way for a fake flow"
 
+_TIME = struct.Struct("@ll")
 _OPENED = ID["dgram.fake_flows_opened"]
 _REFUSED = ID["dgram.fake_flows_refused"]
 _ACKS = ID["dgram.fake_acks_sent"]
@@ -58,11 +67,51 @@ _DAMAGED = ID["dgram.dropped_segment_damaged"]
 
 
 class Received(NamedTuple):
-    """`payload`: a part of the buffer."""
+    """`size`: of the payload; `waited_ns`: since it came to this machine."""
 
-    payload: memoryview
+    size: int
     segment_bytes: int
     address: Address
+    waited_ns: int
+
+
+class Tap:
+    """A packet socket. `head`: where it puts headers; `source`, `waited_ns`: of the latest packet."""
+
+    __slots__ = ("_ancillary_bytes", "head", "socket", "source", "waited_ns")
+
+    def __init__(self, sock: socket.socket, head_bytes: int) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self.socket = sock
+        self.head = memoryview(bytearray(head_bytes))
+        self.source: tuple[str, int, int, int, bytes] = ("", 0, 0, 0, b"")
+        self.waited_ns = 0
+        self._ancillary_bytes = socket.CMSG_SPACE(_TIME.size)
+
+    def receive(self, into: memoryview) -> int:
+        """Bytes in head and `into`; 0: more than they hold, which is only with a greater gro_max_size (ip-link(8)).
+
+        OSError: nothing is there, or an interface went down."""
+        size, ancillary, flags, self.source = self.socket.recvmsg_into([self.head, into], self._ancillary_bytes)
+        for level, kind, data in ancillary:
+            if kind == SO_TIMESTAMPNS and level == socket.SOL_SOCKET:
+                seconds, rest = _TIME.unpack(data)
+                waited = time.time_ns() - seconds * 1_000_000_000 - rest
+                self.waited_ns = waited if 0 < waited < WAITED_MOST_NS else 0
+        return 0 if flags & socket.MSG_TRUNC else size
+
+    def read(self, into: memoryview, size: int, link_bytes: int) -> Arrived | None:
+        """The packet of so many bytes, whose payload is at the beginning of `into` then."""
+        expected = len(self.head)
+        found = read(self.head[:size], into[: max(0, size - expected)], link_bytes)
+        if found is not None and found.begin == min(expected, size):
+            return found
+        whole = memoryview(bytes(self.head[:size]) + bytes(into[: max(0, size - expected)]))
+        found = read(whole, whole[:0], link_bytes)
+        if found is not None and found.end > found.begin:  # a flow without timestamps, or another kind of device
+            into[: found.end - found.begin] = whole[found.begin : found.end]
+            self.head = memoryview(bytearray(found.begin))
+        return found
 
 
 class OpenFlow:
@@ -94,7 +143,7 @@ class FakeTcp:
     """The flows of one lane. `taps`: by protocol of the link layer, not blocking. `counters`: of the worker."""
 
     def __init__(self, taps: dict[int, socket.socket], counters: memoryview) -> None:
-        self._taps = taps
+        self._taps = {protocol: Tap(tap, HEAD_BYTES[protocol]) for protocol, tap in taps.items()}
         self._counters = counters
         self._hops = NextHops()
         self._flows: dict[bytes, OpenFlow] = {}
@@ -105,7 +154,7 @@ class FakeTcp:
     @property
     def fds(self) -> list[int]:
         """Readable when a segment has come."""
-        return [tap.fileno() for tap in self._taps.values()]
+        return [tap.socket.fileno() for tap in self._taps.values()]
 
     # -- payload
 
@@ -127,7 +176,7 @@ class FakeTcp:
         open_flow.is_used = True
         header = flow.header(size, segment_bytes, now)
         try:
-            self._taps[open_flow.to[1]].sendmsg([header, *pieces], [], 0, open_flow.to)
+            self._taps[open_flow.to[1]].socket.sendmsg([header, *pieces], [], 0, open_flow.to)
         except OSError as error:
             flow.take_back(header, size)
             if error.errno in INTERFACE_GONE:
@@ -147,23 +196,20 @@ class FakeTcp:
         for tap in self._taps.values():
             for _ in range(READS_MOST):
                 try:
-                    size, _, flags, source = tap.recvmsg_into([into])
+                    size = tap.receive(into)
                 except BlockingIOError:
                     break
                 except OSError:
                     continue  # an interface went down, which is said once
-                if flags & socket.MSG_TRUNC:
-                    self._counters[_DAMAGED] += 1  # larger than an IP packet is by default (gro_max_size, ip-link(8))
-                    continue
-                received = self._take(into, size, source, now)
+                received = self._take(tap, into, size, now)
                 if received is not None:
                     return received
         return None
 
-    def _take(self, into: memoryview, size: int, source: tuple[str, int, int, int, bytes], now: int) -> Received | None:
-        interface, _, _, kind, link_address = source
+    def _take(self, tap: Tap, into: memoryview, size: int, now: int) -> Received | None:
+        interface, _, _, kind, link_address = tap.source
         link_bytes = LINK_BYTES.get(kind)
-        packet = None if link_bytes is None else read(into, size, link_bytes)
+        packet = None if link_bytes is None else tap.read(into, size, link_bytes)
         if packet is None:
             self._counters[_DAMAGED] += 1
             return None
@@ -181,7 +227,7 @@ class FakeTcp:
             self._owing.add(open_flow)
         if packet.end == packet.begin:
             return None
-        return Received(into[packet.begin : packet.end], packet.segment_bytes, open_flow.address)
+        return Received(packet.end - packet.begin, packet.segment_bytes, open_flow.address, tap.waited_ns)
 
     def _on_unknown(self, packet: Arrived, heard_from: HeardFrom, now: int) -> OpenFlow | None:
         """The flow that begins with a packet, if the kernel knows of it; else the packet is counted."""
@@ -223,7 +269,7 @@ class FakeTcp:
         """A packet without payload. One that cannot be sent is as good as lost."""
         if open_flow.way is not None:
             try:
-                self._taps[open_flow.to[1]].sendmsg([header], [], 0, open_flow.to)
+                self._taps[open_flow.to[1]].socket.sendmsg([header], [], 0, open_flow.to)
             except OSError:
                 pass
 
@@ -274,7 +320,7 @@ class FakeTcp:
         for open_flow in list(self._flows.values()):
             self._forget(open_flow)
         for tap in self._taps.values():
-            tap.close()
+            tap.socket.close()
         self._hops.close()
 
 

@@ -12,6 +12,7 @@ from pipeline.packet import gso as superpacket
 NOW = 5_000_000
 LINK_BYTES = 14
 U32 = 0xFFFFFFFF
+NOTHING = memoryview(b"")
 V4 = Ends(bytes([10, 0, 0, 1]), 443, bytes([10, 0, 0, 2]), 40000)
 V6 = Ends(bytes(15) + b"\1", 443, bytes(15) + b"\2", 40000)
 
@@ -26,7 +27,7 @@ def _flow(has_stamps: bool) -> Flow:
 def fake_tcp(data: bytes) -> None:
     """Its payload is inside it. A flow moves no further than its window, and can go on whatever came."""
     for link_bytes in (0, LINK_BYTES):
-        packet = read(memoryview(data), len(data), link_bytes)
+        packet = read(memoryview(data), NOTHING, link_bytes)
         if packet is None:
             continue
         assert packet.begin <= packet.end <= len(data)

@@ -152,6 +152,7 @@ def test_what_the_receiver_merges_keeps_its_borders(lab: Routed, opened: ExitSta
     assert not got - wanted
     assert got.total() < wanted.total()
     assert sum(len(each.content) > each.segment_bytes for each in server.received) > 100
+    assert max(len(cut(each.content, each.segment_bytes)) for each in server.received) <= 40, "trains stay apart"
 
 
 def test_the_first_data_open_a_flow_whose_handshake_lost_its_last_packet(lab: Routed, opened: ExitStack) -> None:

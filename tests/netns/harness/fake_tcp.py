@@ -26,7 +26,7 @@ from pipeline.faketcp.packet import Arrived, read
 from pipeline.packet.vnet import NO_VNET
 from pipeline.runtime.privileges import _set_capabilities
 from pipeline.supervisor.kernel.fake_tcp_sockets import open_listeners, open_tap
-from pipeline.transport.fake_tcp import PACKET_BYTES_MAX, ClientFakeTcp, FakeTcp, ServerFakeTcp
+from pipeline.transport.fake_tcp import PAYLOAD_BYTES_MAX, ClientFakeTcp, FakeTcp, ServerFakeTcp
 from pipeline.transport.next_hop import ETH_P_IP, ETH_P_IPV6
 from tests.support import eventually
 from tools.lab.namespace import Namespace
@@ -51,6 +51,7 @@ table inet lab {
 SIOCETHTOOL = 0x8946
 ETHTOOL_SRXCSUM, ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO = 0x15, 0x17, 0x1F, 0x24, 0x2C
 OFFLOADS = (ETHTOOL_SRXCSUM, ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO)
+NOTHING = memoryview(b"")
 LOOP_SECONDS = 0.005
 ETH_P_ALL = 3
 
@@ -162,16 +163,16 @@ class End:
 
     def _work(self) -> None:
         _set_capabilities(0, 0, inheritable=0)  # of this thread alone
-        into = memoryview(bytearray(PACKET_BYTES_MAX))
+        into = memoryview(bytearray(PAYLOAD_BYTES_MAX))
         poll = select.poll()
         for fd in self.fake.fds:
             poll.register(fd, select.POLLIN)
         while not self._end.is_set():
             poll.poll(LOOP_SECONDS * 1000)
             while (found := self.fake.receive(into, time.monotonic_ns())) is not None:
-                self.bytes_received += len(found.payload)
+                self.bytes_received += found.size
                 if self.keep:
-                    self.received.append(Payload(bytes(found.payload), found.segment_bytes, found.address))
+                    self.received.append(Payload(bytes(into[: found.size]), found.segment_bytes, found.address))
             self.fake.tick(time.monotonic_ns())
             if self._finish:
                 self._finish = False
@@ -267,6 +268,6 @@ class Watch:
                 continue
             ip = len(NO_VNET)
             if packet[ip + (9 if packet[ip] >> 4 == 4 else 6)] == socket.IPPROTO_TCP:
-                found = read(memoryview(packet), len(packet), 0)
+                found = read(memoryview(packet), NOTHING, 0)
                 if found is not None:
                     self.packets.append(found)

@@ -23,6 +23,7 @@ V4 = Ends(bytes([10, 1, 0, 2]), 40000, bytes([192, 0, 2, 9]), 443)
 V6 = Ends(bytes.fromhex("fd770000000000000000000000000001"), 40000, bytes(range(16)), 443)
 FIRST_WINDOW = 64240
 MS = 1_000_000
+NOTHING = memoryview(b"")
 SCALE = 7
 
 
@@ -40,7 +41,7 @@ def cut(header: bytearray, payload: bytes = b"") -> list[Arrived]:
     found = []
     for packet in gso.finish(bytes(header) + payload):
         assert packet[:VNET_HEADER_BYTES] == NO_VNET
-        arrived = read(memoryview(packet), len(packet), 0)
+        arrived = read(memoryview(packet), NOTHING, 0)
         assert arrived is not None and not arrived.is_damaged
         found.append(arrived)
     return found
@@ -82,7 +83,7 @@ def test_the_whole_super_packet_reads_as_one() -> None:
     client, server = pair()
     header = client.header(5000, 1400, 0)
     packet = bytes(header) + bytes(5000)
-    found = read(memoryview(packet), len(packet), 0)
+    found = read(memoryview(packet), NOTHING, 0)
     assert found is not None
     assert (found.segment_bytes, found.end - found.begin, found.is_damaged) == (1400, 5000, False)
     assert server.take(found, 0) is None and server.received == client.sent
@@ -93,7 +94,7 @@ def test_a_link_header_and_padding_are_no_part_of_the_packet() -> None:
     client.set_link(bytes(range(14)))
     header = client.header(3, 3, 0)
     packet = bytes(header) + b"abc" + bytes(20)
-    found = read(memoryview(packet), len(packet), 14)
+    found = read(memoryview(packet), NOTHING, 14)
     assert found is not None and packet[found.begin : found.end] == b"abc"
     assert packet[VNET_HEADER_BYTES : VNET_HEADER_BYTES + 14] == bytes(range(14))
     assert found.key == server.ends.key
@@ -101,7 +102,7 @@ def test_a_link_header_and_padding_are_no_part_of_the_packet() -> None:
 
 @given(st.binary(max_size=200), st.sampled_from([0, 14]))
 def test_any_bytes_are_read_or_refused(noise: bytes, link: int) -> None:
-    found = read(memoryview(noise), len(noise), link)
+    found = read(memoryview(noise), NOTHING, link)
     assert found is None or found.begin <= found.end <= len(noise)
 
 
@@ -113,7 +114,7 @@ def test_a_changed_byte_is_no_good_packet(at: int, change: int) -> None:
     if at < 12 and at != 9:
         return
     packet[VNET_HEADER_BYTES + at] ^= change
-    found = read(memoryview(packet), len(packet), 0)
+    found = read(memoryview(packet), NOTHING, 0)
     assert found is None or found.is_damaged or found.key != server.ends.key or at in (9, 10, 11)
 
 
