@@ -10,7 +10,6 @@
 
     tap         the packet socket of a version of IP: it sees all segments of our port and lane, and sends all of ours
     open flow   a fake flow, and the kernel's socket that has made its handshake
-    fresh       said of a connection that the kernel has made, before a tap has seen a segment of it
 
 A process without rights does all of this. The supervisor has made the taps and their filters, which are locked.
 
@@ -22,25 +21,21 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
-import time
 from collections.abc import Sequence
 from threading import Lock
 from typing import NamedTuple
 
 from pipeline.counters import ID
 from pipeline.faketcp.flow import Agreed, Ends, Flow
-from pipeline.faketcp.packet import ACK, RST, SYN, Arrived, read
-from pipeline.policy.flow_renewal import FlowRenewal
+from pipeline.faketcp.packet import Arrived
 from pipeline.transport import flow_socket
 from pipeline.transport.flow_socket import Address
 from pipeline.transport.next_hop import ETH_P_IP, ETH_P_IPV6, LINK_BYTES, HeardFrom, NextHop, NextHops
+from pipeline.transport.tap import Tap
 
 PAYLOAD_BYTES_MAX = 65536
 """The size of a buffer for receive()."""
 
-SO_TIMESTAMPNS = 35  # asm-generic/socket.h
-WAITED_MOST_NS = 1_000_000_000  # more than that is a step of the clock
 HEAD_BYTES = {ETH_P_IP: 76, ETH_P_IPV6: 96}
 """All headers of a packet with timestamps, from an Ethernet device: the first guess."""
 
@@ -51,18 +46,11 @@ KEEPALIVE_NS = 60_000_000_000
 FINISHING_NS = 2_000_000_000  # how long a flow stays that has been finished: the last packets of the other end come
 UNUSED_NS = 10_000_000_000  # a flow from which nobody has proved to be a peer
 IDLE_NS = 300_000_000_000  # a peer probes every 120 s at least
-FLOWS_MOST, UNUSED_MOST = 4096, 256
-ACCEPTS_MOST = 200
-"""In a second. More of them wait in the kernel, and do not take the time of peers."""
-
 INTERFACE_GONE = (errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
 NO_WAY = "there is no way for a fake flow"
 
-_TIME = struct.Struct("@ll")
 _OPENED = ID["dgram.fake_flows_opened"]
-_REFUSED = ID["dgram.fake_flows_refused"]
 _ACKS = ID["dgram.fake_acks_sent"]
-_NO_FLOW = ID["dgram.dropped_segment_no_flow"]
 _DAMAGED = ID["dgram.dropped_segment_damaged"]
 
 
@@ -73,45 +61,6 @@ class Received(NamedTuple):
     segment_bytes: int
     address: Address
     waited_ns: int
-
-
-class Tap:
-    """A packet socket. `head`: where it puts headers; `source`, `waited_ns`: of the latest packet."""
-
-    __slots__ = ("_ancillary_bytes", "head", "socket", "source", "waited_ns")
-
-    def __init__(self, sock: socket.socket, head_bytes: int) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        self.socket = sock
-        self.head = memoryview(bytearray(head_bytes))
-        self.source: tuple[str, int, int, int, bytes] = ("", 0, 0, 0, b"")
-        self.waited_ns = 0
-        self._ancillary_bytes = socket.CMSG_SPACE(_TIME.size)
-
-    def receive(self, into: memoryview) -> int:
-        """Bytes in head and `into`; 0: more than they hold, which is only with a greater gro_max_size (ip-link(8)).
-
-        OSError: nothing is there, or an interface went down."""
-        size, ancillary, flags, self.source = self.socket.recvmsg_into([self.head, into], self._ancillary_bytes)
-        for level, kind, data in ancillary:
-            if kind == SO_TIMESTAMPNS and level == socket.SOL_SOCKET:
-                seconds, rest = _TIME.unpack(data)
-                waited = time.time_ns() - seconds * 1_000_000_000 - rest
-                self.waited_ns = waited if 0 < waited < WAITED_MOST_NS else 0
-        return 0 if flags & socket.MSG_TRUNC else size
-
-    def read(self, into: memoryview, size: int, link_bytes: int) -> Arrived | None:
-        """The packet of so many bytes, whose payload is at the beginning of `into` then."""
-        expected = len(self.head)
-        found = read(self.head[:size], into[: max(0, size - expected)], link_bytes)
-        if found is not None and found.begin == min(expected, size):
-            return found
-        whole = memoryview(bytes(self.head[:size]) + bytes(into[: max(0, size - expected)]))
-        found = read(whole, whole[:0], link_bytes)
-        if found is not None and found.end > found.begin:  # a flow without timestamps, or another kind of device
-            into[: found.end - found.begin] = whole[found.begin : found.end]
-            self.head = memoryview(bytearray(found.begin))
-        return found
 
 
 class OpenFlow:
@@ -322,190 +271,3 @@ class FakeTcp:
         for tap in self._taps.values():
             tap.socket.close()
         self._hops.close()
-
-
-class ServerFakeTcp(FakeTcp):
-    """`listener`: of this lane, not blocking. The kernel makes the handshakes, with SYN cookies under a flood."""
-
-    def __init__(self, taps: dict[int, socket.socket], listener: socket.socket, counters: memoryview) -> None:
-        super().__init__(taps, counters)
-        self._listener = listener
-        self._fresh: dict[bytes, Fresh] = {}
-        self._unused: dict[bytes, OpenFlow] = {}  # the oldest first; some may be used by now
-        self._accepts_left = ACCEPTS_MOST
-
-    def _on_unknown(self, packet: Arrived, heard_from: HeardFrom, now: int) -> OpenFlow | None:
-        if packet.flags & (SYN | RST | ACK) == ACK and not packet.is_damaged:
-            if packet.key not in self._fresh:
-                self._accept(now)
-            fresh = self._fresh.pop(packet.key, None)
-            if fresh is not None:
-                window = packet.window << fresh.agreed.remote_scale
-                made = self._open(fresh, packet.acknowledged, packet.sequence, window, 0, heard_from, now)
-                self._unused[packet.key] = made
-                return made
-        if not packet.flags & SYN:
-            self._counters[_NO_FLOW] += 1
-        return None
-
-    def _accept(self, now: int) -> None:
-        while self._accepts_left:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return  # there is none, or its client has gone
-            self._accepts_left -= 1
-            try:
-                flow_socket.silence(sock)
-                ends, agreed = flow_socket.ends(sock), flow_socket.agreed(sock)
-            except OSError:
-                flow_socket.close(sock)
-                continue
-            if self._has_room():
-                self._fresh[ends.key] = Fresh(sock, ends, agreed, now)
-            else:
-                self._refuse(sock)
-
-    def _has_room(self) -> bool:
-        """The oldest flow from which nobody has proved to be a peer makes room for another one."""
-        if len(self._unused) + len(self._fresh) < UNUSED_MOST and len(self._flows) + len(self._fresh) < FLOWS_MOST:
-            return True
-        while self._unused:
-            oldest = self._unused.pop(next(iter(self._unused)))
-            if not oldest.is_used:
-                self._counters[_REFUSED] += 1
-                self._forget(oldest)
-                return True
-        if not self._fresh:
-            return False
-        self._refuse(self._fresh.pop(next(iter(self._fresh))).sock)
-        return True
-
-    def _forget(self, open_flow: OpenFlow) -> None:
-        self._unused.pop(open_flow.flow.ends.key, None)
-        super()._forget(open_flow)
-
-    def _refuse(self, sock: socket.socket) -> None:
-        self._counters[_REFUSED] += 1
-        flow_socket.close(sock)
-
-    def tick(self, now: int) -> None:
-        is_look = now >= self._next_look_ns
-        super().tick(now)
-        if is_look:
-            self._accepts_left = ACCEPTS_MOST
-            self._accept(now)
-            self._unused = {key: each for key, each in self._unused.items() if not each.is_used}
-            for key, fresh in list(self._fresh.items()):
-                if now - fresh.since_ns > UNUSED_NS:
-                    del self._fresh[key]
-                    self._refuse(fresh.sock)
-
-    def close(self) -> None:
-        for fresh in self._fresh.values():
-            flow_socket.close(fresh.sock)
-        self._listener.close()
-        super().close()
-
-
-class ClientFakeTcp(FakeTcp):
-    """One flow to the server, and another one when it is no good. `port`, `host`: of the server's fake TCP."""
-
-    def __init__(
-        self,
-        taps: dict[int, socket.socket],
-        server: Address,
-        scope: int,
-        lane: int,
-        lanes: int,
-        counters: memoryview,
-    ) -> None:
-        super().__init__(taps, counters)
-        self.server = server
-        self._family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
-        self._scope = scope
-        self._lane, self._lanes = lane, lanes
-        self._renewal = FlowRenewal()
-        self._dialing: socket.socket | None = None
-        self._answer: tuple[Arrived, HeardFrom] | None = None  # the SYN-ACK that the tap has seen
-        self._current: OpenFlow | None = None
-        self._is_doubted = False
-        self._is_ending = False
-
-    def doubt(self) -> None:
-        """Nothing gets through, although segments may be acknowledged: somebody else may do that."""
-        self._is_doubted = True
-
-    def _on_unknown(self, packet: Arrived, heard_from: HeardFrom, now: int) -> OpenFlow | None:
-        is_answer = packet.flags & (SYN | ACK | RST) == SYN | ACK and not packet.is_damaged
-        if self._dialing is None or not is_answer:
-            self._counters[_NO_FLOW] += 1
-            return None
-        self._answer = (packet, heard_from)
-        try:
-            self._try_to_open(now)
-        except OSError:
-            self._give_up()
-        return None
-
-    def _try_to_open(self, now: int) -> None:
-        """The tap may see the answer before the kernel does. OSError: the dialing has failed."""
-        sock = self._dialing
-        if sock is None or not flow_socket.is_connected(sock) or self._answer is None:
-            return
-        packet, heard_from = self._answer
-        ends = flow_socket.ends(sock)
-        if packet.key != ends.key:
-            return
-        flow_socket.silence(sock)
-        fresh = Fresh(sock, ends, flow_socket.agreed(sock), now)
-        before = self._current
-        received = packet.sequence + 1 & 0xFFFFFFFF
-        opened = self._open(fresh, packet.acknowledged, received, packet.window, self._scope, heard_from, now)
-        opened.is_used = True
-        self._current, self._dialing, self._answer, self._is_doubted = opened, None, None, False
-        if before is not None and not before.finished_ns:
-            self._finish(before, now)
-
-    def tick(self, now: int) -> None:
-        super().tick(now)
-        try:
-            self._try_to_open(now)
-        except OSError:
-            self._give_up()
-        if self._is_ending:
-            return
-        current = self._current
-        if current is None:
-            is_due = self._renewal.due(now, 0, 0, False)
-        else:
-            flow = current.flow
-            is_over = (
-                self._is_doubted or flow.was_reset or flow.has_ended or current.finished_ns > 0 or current.way is None
-            )
-            is_due = self._renewal.due(now, flow.opened_ns, flow.asked_ns, is_over)
-        if is_due:
-            self._dial()
-
-    def _dial(self) -> None:
-        self._give_up()
-        try:
-            self._dialing = flow_socket.dial(self._family, self.server, self._scope, self._lane, self._lanes)
-        except OSError:
-            self._counters[_REFUSED] += 1
-
-    def finish(self, now: int) -> None:
-        self._is_ending = True
-        self._give_up()
-        super().finish(now)
-
-    def _give_up(self) -> None:
-        if self._dialing is not None:
-            self._counters[_REFUSED] += 1
-            flow_socket.close(self._dialing)
-            self._dialing = self._answer = None
-
-    def close(self) -> None:
-        if self._dialing is not None:
-            flow_socket.close(self._dialing)
-        super().close()

@@ -15,7 +15,7 @@ from pipeline.faketcp.flow import Agreed, Ends, Flow
 from pipeline.faketcp.packet import SYN
 from pipeline.packet.vnet import VNET_HEADER_BYTES
 from pipeline.supervisor.kernel.fake_tcp_sockets import open_tap
-from pipeline.transport import fake_tcp
+from pipeline.transport import fake_tcp_server
 from pipeline.transport.next_hop import ETH_P_IP
 from tests.netns.harness.fake_tcp import Routed, add_client, add_server
 from tests.netns.harness.fake_tcp_trains import SECONDS, exchange, start
@@ -92,7 +92,7 @@ def test_fragments_and_packets_for_another_machine_reach_no_tap(attacked: Routed
 def test_a_flood_of_connections_leaves_memory_bounded_and_flows_alone(lab: Routed, opened: ExitStack) -> None:
     """Somebody finishes handshakes and says nothing, from addresses of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fake_tcp, "UNUSED_MOST", 16)
+        patch.setattr(fake_tcp_server, "UNUSED_MOST", 16)
         client, server, address = start(opened, lab)
         seen = exchange(client, server, address, 3)
         for _ in range(100):
@@ -106,7 +106,7 @@ def test_a_flood_of_connections_leaves_memory_bounded_and_flows_alone(lab: Route
 
 def test_more_connections_than_a_second_may_have_wait_in_the_kernel(lab: Routed, opened: ExitStack) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fake_tcp, "ACCEPTS_MOST", 3)
+        patch.setattr(fake_tcp_server, "ACCEPTS_MOST", 3)
         (server,), port = add_server(lab.server)
         opened.callback(server.close)
         flood = [opened.enter_context(lab.client.socket()) for _ in range(10)]

@@ -26,7 +26,9 @@ from pipeline.faketcp.packet import Arrived, read
 from pipeline.packet.vnet import NO_VNET
 from pipeline.runtime.privileges import _set_capabilities
 from pipeline.supervisor.kernel.fake_tcp_sockets import open_listeners, open_tap
-from pipeline.transport.fake_tcp import PAYLOAD_BYTES_MAX, ClientFakeTcp, FakeTcp, ServerFakeTcp
+from pipeline.transport.fake_tcp import PAYLOAD_BYTES_MAX, FakeTcp
+from pipeline.transport.fake_tcp_client import ClientFakeTcp
+from pipeline.transport.fake_tcp_server import ServerFakeTcp
 from pipeline.transport.next_hop import ETH_P_IP, ETH_P_IPV6
 from tests.support import eventually
 from tools.lab.namespace import Namespace
