@@ -197,14 +197,14 @@ COUNTERS = (
     Counter(279, "dgram.segments_late", IN, "segments of blocks that had been given up or are too old to tell"),
     Counter(280, "dgram.dropped_segment_malformed", IN, "segments whose header contradicts itself or their block"),
     Counter(281, "dgram.dropped_token_unknown", IN, "datagrams with a token of no session, or too short for one"),
-    Counter(304, "dgram.fake_flows_opened", IN, "fake flows that were opened"),
-    Counter(305, "dgram.fake_flows_reset", IN, "resets of fake flows; each makes the client open another one"),
-    Counter(306, "dgram.fake_flows_refused", IN, "fake flows that came to nothing, or were closed for want of room"),
-    Counter(307, "dgram.fake_acks_sent", IN, "acknowledgements without payload, on fake flows"),
-    Counter(308, "dgram.dropped_segment_no_flow", IN, "TCP packets at our port that belong to no fake flow"),
-    Counter(309, "dgram.dropped_segment_outside", IN, "segments with numbers outside the window of their fake flow"),
-    Counter(310, "dgram.dropped_segment_flags", IN, "segments with flags that no end of a fake flow sends"),
-    Counter(311, "dgram.dropped_segment_damaged", IN, "segments with a wrong TCP checksum, or impossible lengths"),
+    Counter(290, "dgram.fake_flows_opened", IN, "fake flows that were opened"),
+    Counter(291, "dgram.fake_flows_reset", IN, "resets of fake flows; each makes the client open another one"),
+    Counter(292, "dgram.fake_flows_refused", IN, "fake flows that came to nothing, or were closed for want of room"),
+    Counter(293, "dgram.fake_acks_sent", IN, "acknowledgements without payload, on fake flows"),
+    Counter(294, "dgram.dropped_segment_no_flow", IN, "TCP packets at our port that belong to no fake flow"),
+    Counter(295, "dgram.dropped_segment_outside", IN, "segments with numbers outside the window of their fake flow"),
+    Counter(296, "dgram.dropped_segment_flags", IN, "segments with flags that no end of a fake flow sends"),
+    Counter(297, "dgram.dropped_segment_damaged", IN, "segments with a wrong TCP checksum, or impossible lengths"),
 )
 # fmt: on
 
