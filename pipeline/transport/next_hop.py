@@ -26,6 +26,7 @@ SIOCGIFMTU, SIOCGIFHWADDR = 0x8921, 0x8927
 ARPHRD_ETHER, ARPHRD_PPP, ARPHRD_RAWIP, ARPHRD_NONE = 1, 512, 519, 0xFFFE
 ARPHRD_TUNNEL, ARPHRD_TUNNEL6, ARPHRD_LOOPBACK, ARPHRD_SIT = 768, 769, 772, 776
 MAC_BYTES = 6
+_FAMILY_BYTES = 2
 
 LINK_BYTES = {
     ARPHRD_ETHER: 14,
@@ -73,7 +74,7 @@ class NextHops:
         if way is None:
             return None
         try:
-            return self._by(interface, way.device, way.gateway or ends.remote, heard_from, is_v4)
+            return self._by(interface, way.device, _address_in(way.gateway) or ends.remote, heard_from, is_v4)
         except OSError:
             return None  # the interface has just gone
 
@@ -96,3 +97,8 @@ class NextHops:
                 return None
         protocol = ETH_P_IP if is_v4 else ETH_P_IPV6
         return NextHop(interface, there + own[:MAC_BYTES] + protocol.to_bytes(2, "big"), mtu)
+
+
+def _address_in(gateway: bytes) -> bytes:
+    """A gateway of the other version of IP stands behind its family (struct rtvia)."""
+    return gateway[_FAMILY_BYTES:] if len(gateway) in (_FAMILY_BYTES + 4, _FAMILY_BYTES + 16) else gateway

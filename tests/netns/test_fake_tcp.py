@@ -168,6 +168,15 @@ def test_the_first_data_open_a_flow_whose_handshake_lost_its_last_packet(lab: Ro
     assert client.count("dgram.fake_flows_opened") == 1
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_loopback_carries_both_ends_of_a_flow(lab: Routed, opened: ExitStack, host: str) -> None:
+    (server,), port = add_server(lab.server)
+    opened.callback(server.close)
+    client = add_client(lab.server, (host, port))
+    opened.callback(client.close)
+    exchange(client, server, (host, port), 3)
+
+
 def test_devices_without_link_headers_carry_them_too(opened: ExitStack) -> None:
     """As PPP and tunnels of others: here two TUN devices, between which packets are carried by hand."""
     ends = [opened.enter_context(closing(Namespace(name))) for name in ("client", "server")]

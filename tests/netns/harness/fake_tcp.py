@@ -234,7 +234,11 @@ def add_client(node: Namespace, server: tuple[str, int], lane: int = 0, lanes: i
         node,
         lambda counters: ClientFakeTcp({protocol: open_tap(protocol, program)}, server, 0, lane, lanes, counters),
     )
-    eventually(lambda: end.count("dgram.fake_flows_opened") == 1, 10, "a fake flow")
+    try:
+        eventually(lambda: end.count("dgram.fake_flows_opened") == 1, 10, "a fake flow")
+    except AssertionError:
+        end.close()
+        raise
     return end
 
 
