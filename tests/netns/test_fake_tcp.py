@@ -260,6 +260,16 @@ def test_ends_on_one_link_whose_packets_begin_with_255_hops_keep_their_kernels_o
     assert len([packet for packet in watch.packets if packet.window != WINDOW]) == 3
 
 
+def test_a_gateway_may_have_an_address_of_the_other_version(opened: ExitStack) -> None:
+    lab = opened.enter_context(Routed())
+    lab.client.run(["ping", "-c", "1", "fd01::1"])  # the lab has no link-local addresses that could ask for it later
+    ip(lab.client, "-4 route replace default via inet6 fd01::1 dev link0")
+    client, server, address = start(opened, lab)
+    exchange(client, server, address, 3)
+    open_flow = client.fake._current
+    assert lab.client.inside(lambda: client.fake._hops.find(open_flow.flow.ends, 0, None)) == open_flow.way
+
+
 def test_a_segment_that_does_not_fit_the_interface_is_refused(lab: Routed, opened: ExitStack) -> None:
     client, server, address = start(opened, lab)
     whole = bytes(1500 - 52)
